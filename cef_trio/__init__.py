@@ -1,0 +1,31 @@
+"""cef-trio uploads growing MP4 recordings to S3-compatible storage while they are still being written.
+
+The promises (P1 … P8), the words and the house plan are in ``docs/architecture.md``.
+"""
+
+from cef_trio.exceptions import (
+    CefMp4ProcessorError,
+    ChunkProcessingError,
+    FFprobeError,
+    LeaseLostError,
+    RecordingChangedError,
+    RedisOperationError,
+    S3OperationError,
+    StreamFinalizationError,
+    StreamInitializationError,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CefMp4ProcessorError",
+    "ChunkProcessingError",
+    "FFprobeError",
+    "LeaseLostError",
+    "RecordingChangedError",
+    "RedisOperationError",
+    "S3OperationError",
+    "StreamFinalizationError",
+    "StreamInitializationError",
+    "__version__",
+]

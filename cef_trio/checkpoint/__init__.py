@@ -1,0 +1,1 @@
+"""What Redis knows of every stream: the states, the record's shape, and the stores that keep it."""

@@ -1,0 +1,92 @@
+"""Every exception that crosses a room of this project.
+
+Libraries' exceptions (httpx, redis, OSError, subprocess) are mapped to these at the edge where the library is called,
+with ``raise … from``, so that inside the house only these are seen. Each says what was tried, on what, why it failed,
+and whether trying again can help (``transient``).
+"""
+
+from __future__ import annotations
+
+
+class CefMp4ProcessorError(Exception):
+    """Base of every error that cef-trio raises on purpose."""
+
+    transient: bool = False
+    """Whether the same call may succeed later without anybody changing anything."""
+
+
+class StreamInitializationError(CefMp4ProcessorError):
+    """A stream could not be begun: its file cannot be opened, or no upload could be created for it."""
+
+
+class ChunkProcessingError(CefMp4ProcessorError):
+    """A part could not be read from its recording."""
+
+
+class StreamFinalizationError(CefMp4ProcessorError):
+    """A recording was uploaded but could not be verified or completed."""
+
+
+class FFprobeError(CefMp4ProcessorError):
+    """ffprobe is missing, failed, timed out, or printed something that is not its JSON."""
+
+
+class RecordingChangedError(CefMp4ProcessorError):
+    """The file changed under a read: it is shorter than it was, or its bytes differ between two passes."""
+
+    transient = True
+
+
+class LeaseLostError(CefMp4ProcessorError):
+    """Another daemon owns the stream now, or the lease ran out: nothing was written, and nothing may be."""
+
+
+class OperationError(CefMp4ProcessorError):
+    """An operation of an outside service failed. ``str()`` is ``<service> operation '<operation>' failed: <message>``."""
+
+    service = "Outside"
+
+    def __init__(self, operation: str, message: str, *, transient: bool = False) -> None:
+        self.operation = operation
+        self.message = message
+        self.transient = transient
+        super().__init__(f"{self.service} operation {operation!r} failed: {message}")
+
+
+class S3OperationError(OperationError):
+    """An S3 call failed.
+
+    ``code`` is S3's error code (``NoSuchUpload``, ``SlowDown``, …) or, for failures without a reply, the name of the
+    network error. ``status`` is the HTTP status, ``None`` without a reply.
+    """
+
+    service = "S3"
+
+    def __init__(
+        self,
+        operation: str,
+        message: str,
+        *,
+        transient: bool = False,
+        code: str | None = None,
+        status: int | None = None,
+        request_id: str | None = None,
+        bucket: str | None = None,
+        key: str | None = None,
+        part_number: int | None = None,
+        retry_after_seconds: float | None = None,
+    ) -> None:
+        self.code = code
+        self.status = status
+        self.request_id = request_id
+        self.bucket = bucket
+        self.key = key
+        self.part_number = part_number
+        self.retry_after_seconds = retry_after_seconds
+        super().__init__(operation, message, transient=transient)
+
+
+class RedisOperationError(OperationError):
+    """A Redis call failed; nothing is known about whether it took effect unless the message says so."""
+
+    service = "Redis"
