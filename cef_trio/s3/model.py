@@ -1,0 +1,122 @@
+"""What goes into the S3 client and what comes out of it: plain values, and the one interface it asks of its caller.
+
+Pure: no httpx, no trio.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Protocol
+
+
+class ChecksumAlgorithm(StrEnum):
+    """How a part's bytes are proved to S3. The values are those of ``S3_CHECKSUM`` (there also ``auto``)."""
+
+    CRC64NVME = "crc64nvme"
+    CRC32C = "crc32c"
+    SHA256 = "sha256"
+    MD5 = "md5"
+
+
+class ByteSource(Protocol):
+    """Bytes that can be read from their beginning more than once: once for the checksum, once for each sending."""
+
+    @property
+    def size_bytes(self) -> int:
+        """How many bytes there are."""
+        ...
+
+    def blocks(self) -> AsyncIterator[bytes]:
+        """Read them from the beginning, in blocks of at most 512 KiB, ``size_bytes`` in all.
+
+        Raises:
+            RecordingChangedError: there are fewer bytes than there were.
+            ChunkProcessingError: the disk could not be read.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class CreatedUpload:
+    """A multipart upload that S3 opened, and how its parts are to be proved."""
+
+    upload_id: str
+    checksum: ChecksumAlgorithm
+
+
+@dataclass(frozen=True, slots=True)
+class UploadedPart:
+    """A part that S3 acknowledged. ``crc64nvme`` is ours, of the bytes that were sent, whatever S3 was told."""
+
+    part_number: int
+    size_bytes: int
+    etag: str
+    crc64nvme: int
+    checksum: str | None
+    """What Complete must repeat for this part, base64 (crc32c, sha256); ``None`` for crc64nvme and md5."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListedPart:
+    """A part as ListParts tells it. ``etag`` is without quotes."""
+
+    part_number: int
+    size_bytes: int
+    etag: str
+    crc64nvme: int | None
+    checksum: str | None
+    """Another checksum S3 returned for it (``crc32c`` or ``sha256``), base64."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListedUpload:
+    """An open multipart upload as ListMultipartUploads tells it."""
+
+    key: str
+    upload_id: str
+    initiated_at_utc: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class PartToComplete:
+    """One entry of the list that CompleteMultipartUpload sends."""
+
+    part_number: int
+    etag: str
+    size_bytes: int
+    crc64nvme: int
+    checksum: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """A finished object, as Complete, PutObject or HeadObject tell it. ``etag`` is without quotes."""
+
+    key: str
+    size_bytes: int
+    etag: str
+    crc64nvme: int | None
+    """The full-object CRC64NVME that S3 itself holds; ``None`` where the store keeps none."""
+    metadata: dict[str, str]
+    """User metadata, names in lower case and without ``x-amz-meta-``."""
+
+
+def multipart_etag(part_etags: Sequence[str]) -> str | None:
+    """The ETag that S3 gives an object made of parts with these ETags: MD5 of their MD5s, ``-``, their number.
+
+    ``None`` if any of them is not an MD5 (SSE-KMS, or a store that makes its own ETags): then nothing can be expected.
+    """
+    digests = []
+    for etag in part_etags:
+        try:
+            digest = bytes.fromhex(etag)
+        except ValueError:
+            return None
+        if len(digest) != hashlib.md5(usedforsecurity=False).digest_size:
+            return None
+        digests.append(digest)
+    return f"{hashlib.md5(b''.join(digests), usedforsecurity=False).hexdigest()}-{len(digests)}"
