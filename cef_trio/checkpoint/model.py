@@ -1,0 +1,111 @@
+"""The shape of a checkpoint: what is known of one stream, as values. Pure.
+
+Field names are those of ``stream:<id>:meta`` (DESIGN 4): a person who opens ``redis-cli`` reads the same words as a
+person who opens the code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from cef_trio.checkpoint.states import Status, StreamSet
+
+
+@dataclass(frozen=True, slots=True)
+class FileIdentity:
+    """Which file this is, whatever its name: device, inode, and a checksum of how it begins.
+
+    ``head_size_bytes`` (0 to 4096) is how many bytes ``head_crc64nvme`` is of; a file that was empty has 0 and 0.
+    """
+
+    file_dev: int
+    file_ino: int
+    head_size_bytes: int = 0
+    head_crc64nvme: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PartRecord:
+    """A part that S3 acknowledged: the value of its number in ``stream:<id>:parts``."""
+
+    part_number: int
+    etag: str
+    size_bytes: int
+    crc64nvme: int
+    uploaded_at_utc: datetime
+    checksum: str | None = None
+    """What Complete must repeat for it where the upload's algorithm is crc32c or sha256 (base64)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamMeta:
+    """``stream:<id>:meta``. Times are aware and UTC; ``None`` is a field that is not there.
+
+    ``original_path`` is absolute, as ``os.fsdecode`` gives it: bytes that are not UTF-8 are surrogate escapes.
+    ``s3_key_prefix`` is the object's whole key (the name is the wire format's).
+    """
+
+    stream_id: str
+    original_path: str
+    identity: FileIdentity
+    current_path: str
+    """Where the file is now: ``original_path`` until it is renamed. This one is the key in ``streams:by_path``."""
+    s3_bucket: str
+    s3_key_prefix: str
+    part_size: int
+    equal_parts: bool
+    started_at_utc: datetime
+    last_activity_at_utc: datetime
+    status: Status = Status.ACTIVE
+    failure_reason: str | None = None
+    """In words, for a person; with the status it says all."""
+    s3_upload_id: str | None = None
+    checksum_algorithm: str | None = None
+    """How the parts of the open upload are proved (a ``ChecksumAlgorithm``); set with ``s3_upload_id``."""
+    total_bytes_sent: int = 0
+    """Bytes of all parts that S3 acknowledged, parts sent again counted again."""
+    next_part_to_upload: int = 1
+    """One past the highest part number recorded."""
+    parts_rewritten: int = 0
+    bytes_rewritten: int = 0
+    uploads_restarted: int = 0
+    """How often the upload was begun again (truncated file, upload lost)."""
+    retry_at_utc: datetime | None = None
+    retry_attempts: int = 0
+    object_etag: str | None = None
+    """Set once the object exists, whole and verified: from then on only its metadata is still to be written."""
+    object_crc64nvme: int | None = None
+    verified_size_bytes: int | None = None
+    verified_mtime_ns: int | None = None
+    """Size and mtime of the file as it stood when it was verified: a file that still has both is done."""
+    completed_at_utc: datetime | None = None
+    duration_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """All that is known of one stream."""
+
+    meta: StreamMeta
+    stream_set: StreamSet
+    parts: Mapping[int, PartRecord] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Who owns streams: one value a daemon process.
+
+    ``instance`` is the daemon's lasting name (a restarted daemon takes its own leases over at once), ``token`` is this
+    process's own. The key's value is ``<instance>/<token>``.
+    """
+
+    instance: str
+    token: str
+    ttl_seconds: float
+
+    @property
+    def value(self) -> str:
+        """What ``stream:<id>:lease`` holds."""
+        return f"{self.instance}/{self.token}"

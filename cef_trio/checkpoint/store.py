@@ -1,0 +1,143 @@
+"""The interface of the checkpoint store, and what every implementation promises.
+
+Two implementations (``redis.py``, ``memory.py``) pass the same conformance tests. Rules for all of them:
+
+- Every method is one atomic step: all of it happened, or none.
+- Every method may be repeated with the same arguments: a reply lost on the way is safe to repeat.
+- Every write names the lease it is made under. If the stream's lease is not that one (another daemon's, expired, or
+  gone with Redis's memory), nothing is written and :class:`~cef_trio.exceptions.LeaseLostError` is raised.
+- On cancellation a call either happened or did not; the Redis one waits for its answer (at most its socket timeout)
+  before Cancelled is raised, so that the next call never meets the last one's reply.
+- Failures are :class:`~cef_trio.exceptions.RedisOperationError`, ``transient`` saying whether a retry can help.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
+
+from cef_trio.checkpoint.model import Checkpoint, Lease, PartRecord, StreamMeta
+from cef_trio.checkpoint.states import Status, StreamSet
+
+
+@dataclass(frozen=True, slots=True)
+class Saving:
+    """One stream's state on the way out: what :meth:`CheckpointStore.save_interrupted` writes."""
+
+    stream_id: str
+    status: Status
+    at_utc: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class KnownPath:
+    """What ``streams:by_path`` leads to: enough to tell whether a file on disk is done, open or failed."""
+
+    meta: StreamMeta
+    stream_set: StreamSet
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Fields of :class:`StreamMeta` to set; a value of ``None`` removes the field. Never ``stream_id`` or ``status``."""
+
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+class CheckpointStore(Protocol):
+    """Where checkpoints are kept."""
+
+    async def ping(self) -> None:
+        """Reach the store, or raise."""
+        ...
+
+    async def create(self, meta: StreamMeta, lease: Lease, parts: Sequence[PartRecord] = ()) -> None:
+        """Begin a stream: record, ``streams:by_path``, set, lease, and the parts already adopted, in one step.
+
+        ``streams:by_path`` of its path leads to this stream from now on, whatever it led to before. Repeating it with
+        the same stream id under the same lease changes nothing once the record exists.
+
+        Raises:
+            LeaseLostError: a stream of this id exists under another daemon's lease.
+        """
+        ...
+
+    async def acquire(self, stream_id: str, lease: Lease) -> bool:
+        """Take the stream's lease if it is free, ours, or an earlier process's of our instance. Sets its TTL."""
+        ...
+
+    async def renew(self, stream_ids: Collection[str], lease: Lease) -> frozenset[str]:
+        """Set the TTL of these leases anew in one round trip; returns those that are no longer ours."""
+        ...
+
+    async def release(self, stream_ids: Collection[str], lease: Lease) -> None:
+        """Give these leases up where they are ours."""
+        ...
+
+    async def load(self, stream_id: str) -> Checkpoint | None:
+        """All that is known of the stream; ``None`` if nothing is."""
+        ...
+
+    async def load_metas(self, stream_ids: Collection[str]) -> Mapping[str, KnownPath]:
+        """The records (without parts) of those streams that exist, in as few round trips as can be."""
+        ...
+
+    async def members(self, stream_set: StreamSet) -> frozenset[str]:
+        """The ids of the streams in that set."""
+        ...
+
+    async def find_by_path(self, paths: Collection[str]) -> Mapping[str, KnownPath]:
+        """What is known of these paths; unknown ones are absent. In as few round trips as can be."""
+        ...
+
+    async def update(self, stream_id: str, lease: Lease, change: Change) -> None:
+        """Set or remove fields of the record."""
+        ...
+
+    async def record_part(self, stream_id: str, lease: Lease, part: PartRecord, *, rewritten: bool = False) -> None:
+        """Record a part that S3 acknowledged, replacing an earlier record of the same number.
+
+        Adds its size to ``total_bytes_sent``, raises ``next_part_to_upload`` past it, sets ``last_activity_at_utc``;
+        if ``rewritten``, counts it in ``parts_rewritten`` and ``bytes_rewritten``. Repeating the very same record (same
+        etag, size, crc and time) counts nothing twice.
+        """
+        ...
+
+    async def adopt_parts(self, stream_id: str, lease: Lease, parts: Sequence[PartRecord]) -> None:
+        """Record parts found in S3 whose bytes were compared with the file's; nothing counts as sent."""
+        ...
+
+    async def start_over(self, stream_id: str, lease: Lease, change: Change) -> None:
+        """Forget the upload and all its parts (``s3_upload_id``, ``parts``, ``next_part_to_upload`` = 1); status active.
+
+        Applies ``change`` in the same step (part size, identity, counters).
+        """
+        ...
+
+    async def transition(self, stream_id: str, lease: Lease, status: Status, change: Change) -> None:
+        """Put the stream into ``status`` and its set (``states.HOME``), and apply ``change``, in one step.
+
+        Raises:
+            ValueError: ``states.TRANSITIONS`` does not allow it (a bug of the caller, not of the store's state).
+        """
+        ...
+
+    async def rename(self, stream_id: str, lease: Lease, new_path: str) -> None:
+        """The stream's file has another name now: ``original_path`` stays what it first was, ``current_path`` and
+        ``streams:by_path`` follow. The old path's entry goes if it still leads to this stream.
+        """
+        ...
+
+    async def save_interrupted(self, savings: Sequence[Saving], lease: Lease) -> frozenset[str]:
+        """Write the way many streams' tasks ended, and release their leases, in one round trip.
+
+        A stream in ``s3_completed`` keeps that status (it says exactly where to go on). Returns the ids that could not
+        be saved because their lease is not ours; raises if the store cannot be reached.
+        """
+        ...
+
+    async def forget(self, stream_id: str) -> None:
+        """Remove an ended stream and every key of it (pruning); an open one is left alone."""
+        ...
