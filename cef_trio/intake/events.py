@@ -1,0 +1,76 @@
+"""What the watcher tells, as values, and to whom. Pure.
+
+Events are hints and may be lost, repeated or late; :class:`Scanned` is the truth as it stood at one moment. A listener
+must therefore be right after a ``Scanned`` alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class FileStat:
+    """What ``stat`` says of a regular file."""
+
+    file_dev: int
+    file_ino: int
+    size_bytes: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A file is there, or has grown or changed."""
+
+    path: str
+    stat: FileStat
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """A writer closed the file (``IN_CLOSE_WRITE``). Another writer may still have it open."""
+
+    path: str
+    stat: FileStat
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """A file got another name inside the watch folder. Either name may be one that ``WATCH_PATTERNS`` does not match."""
+
+    old_path: str
+    new_path: str
+    stat: FileStat
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """A file was deleted, or moved out of the watch folder."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Scanned:
+    """Every matching file in the watch folder, read from end to end without an error.
+
+    ``unreadable`` names folders below the watch folder that could not be read: nothing is known of files in them, and
+    their absence from ``files`` means nothing.
+    """
+
+    files: Mapping[str, FileStat]
+    unreadable: frozenset[str] = frozenset()
+
+
+FileEvent = Seen | Closed | Moved | Gone | Scanned
+
+
+class FileListener(Protocol):
+    """Who is told. Synchronous on purpose: an event is taken in at once, with no checkpoint between two of them."""
+
+    def tell(self, event: FileEvent) -> None:
+        """Take the event in. Never blocks, never raises for anything the file system does."""
+        ...
