@@ -10,15 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-
-@dataclass(frozen=True, slots=True)
-class FileStat:
-    """What ``stat`` says of a regular file."""
-
-    file_dev: int
-    file_ino: int
-    size_bytes: int
-    mtime_ns: int
+from cef_trio.recording import FileStat
 
 
 @dataclass(frozen=True, slots=True)

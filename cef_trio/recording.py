@@ -1,0 +1,20 @@
+"""What ``stat`` says of a recording. Pure; the smallest thing that intake and streams share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class FileStat:
+    """A regular file at one moment."""
+
+    file_dev: int
+    file_ino: int
+    size_bytes: int
+    mtime_ns: int
+
+    @property
+    def inode(self) -> tuple[int, int]:
+        """Device and inode: which file it is, whatever it is called."""
+        return (self.file_dev, self.file_ino)

@@ -1,0 +1,86 @@
+"""Object keys: made from a template when a stream begins, read back when an upload is found in S3. Pure.
+
+A key holds the stream's id and its file's name. The name is made fit for a key, not turned round again: bytes that are
+not UTF-8, and control characters, which XML listings cannot carry, are percent-encoded; all else stays as it is. So a
+key read back *proposes* the files whose name gives the same text, and the bytes decide.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Final
+from uuid import UUID
+
+STREAM_ID: Final = "{stream_id}"
+FILE_NAME: Final = "{file_name}"
+FILE_STEM: Final = "{file_stem}"
+_UUID: Final = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
+METADATA_SUFFIX: Final = ".metadata.json"
+
+
+def key_text(name: str) -> str:
+    """The file name as it stands in a key; ``name`` as ``os.fsdecode`` gives it."""
+    out = []
+    for character in name:
+        if 0xDC80 <= ord(character) <= 0xDCFF or unicodedata.category(character) in {"Cc", "Cs", "Cn"} or character in "\ufffe\uffff":
+            out.append("".join(f"%{byte:02X}" for byte in character.encode("utf-8", "surrogateescape")))
+        else:
+            out.append(character)
+    return "".join(out)
+
+
+@dataclass(frozen=True, slots=True)
+class ProposedStream:
+    """What a key says: the stream's id, and the texts that its file's name must give (``None``: not in the template)."""
+
+    stream_id: str
+    file_name: str | None
+    file_stem: str | None
+
+    def fits(self, path: str) -> bool:
+        """Whether a file of that path may be the one; a proposal, never a proof."""
+        name = os.path.basename(path)  # noqa: PTH119 - PurePath would drop nothing here, but paths may hold any byte
+        return (self.file_name is None or key_text(name) == self.file_name) and (
+            self.file_stem is None or key_text(PurePath(name).stem) == self.file_stem
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class KeyTemplate:
+    """``S3_KEY_TEMPLATE``, already validated: it holds ``{stream_id}`` once, behind a fixed prefix."""
+
+    template: str
+
+    @property
+    def prefix(self) -> str:
+        """What all our keys begin with."""
+        return self.template[: self.template.index("{")]
+
+    def key(self, stream_id: str, path: str) -> str:
+        """The object's key for that stream and file."""
+        name = os.path.basename(path)  # noqa: PTH119 - see above
+        return (
+            self.template.replace(STREAM_ID, stream_id)
+            .replace(FILE_STEM, key_text(PurePath(name).stem))
+            .replace(FILE_NAME, key_text(name))
+        )
+
+    def parse(self, key: str) -> ProposedStream | None:
+        """What a key of this template says; ``None`` if it is none of ours."""
+        pattern = re.escape(self.template)
+        for field, group in ((STREAM_ID, f"(?P<stream_id>{_UUID})"), (FILE_NAME, "(?P<file_name>[^/]*)"), (FILE_STEM, "(?P<file_stem>[^/]*)")):
+            pattern = pattern.replace(re.escape(field), group, 1)
+        match = re.fullmatch(pattern, key, re.DOTALL)
+        if match is None:
+            return None
+        found = match.groupdict()
+        return ProposedStream(str(UUID(found["stream_id"])), found.get("file_name"), found.get("file_stem"))
+
+
+def metadata_key(object_key: str) -> str:
+    """Where the metadata JSON of an object is."""
+    return object_key + METADATA_SUFFIX
