@@ -42,7 +42,7 @@ class LeaseLostError(CefMp4ProcessorError):
 
 
 class OperationError(CefMp4ProcessorError):
-    """An operation of an outside service failed. ``str()`` is ``<service> operation '<operation>' failed: <message>``."""
+    """A call of an outside service failed. ``str()`` is ``<service> operation '<operation>' failed: <message>``."""
 
     service = "Outside"
 

@@ -125,13 +125,22 @@ TRANSITIONS: Final[Mapping[Status, frozenset[Status]]] = MappingProxyType(
         # an interruption leaves this status as it is, since it says exactly where to go on.
         Status.S3_COMPLETED: frozenset({Status.S3_COMPLETED, Status.RETRYING, Status.COMPLETED}) | FAILED,
         Status.RETRYING: _OPEN | {Status.COMPLETED} | FAILED | {Status.DELETED_LOCALLY, Status.ABORTED_NO_PARTS},
-        Status.INTERRUPTED_SHUTDOWN: _OPEN | {Status.COMPLETED} | FAILED | {Status.DELETED_LOCALLY, Status.ABORTED_NO_PARTS},
-        Status.INTERRUPTED_CANCELLED: _OPEN | {Status.COMPLETED} | FAILED | {Status.DELETED_LOCALLY, Status.ABORTED_NO_PARTS},
+        Status.INTERRUPTED_SHUTDOWN: _OPEN
+        | {Status.COMPLETED}
+        | FAILED
+        | {Status.DELETED_LOCALLY, Status.ABORTED_NO_PARTS},
+        Status.INTERRUPTED_CANCELLED: _OPEN
+        | {Status.COMPLETED}
+        | FAILED
+        | {Status.DELETED_LOCALLY, Status.ABORTED_NO_PARTS},
         # Ended. Repeating the same transition is harmless (a reply lost on the way); `retry` makes a failed one active.
         Status.COMPLETED: frozenset({Status.COMPLETED}),
         Status.DELETED_LOCALLY: frozenset({Status.DELETED_LOCALLY}),
         Status.ABORTED_NO_PARTS: frozenset({Status.ABORTED_NO_PARTS}),
-        **{status: frozenset({status, Status.ACTIVE, Status.PENDING_COMPLETION, Status.S3_COMPLETED}) for status in FAILED},
+        **{
+            status: frozenset({status, Status.ACTIVE, Status.PENDING_COMPLETION, Status.S3_COMPLETED})
+            for status in FAILED
+        },
     }
 )
 

@@ -110,7 +110,7 @@ class CheckpointStore(Protocol):
         ...
 
     async def start_over(self, stream_id: str, lease: Lease, change: Change) -> None:
-        """Forget the upload and all its parts (``s3_upload_id``, ``parts``, ``next_part_to_upload`` = 1); status active.
+        """Forget the upload and all its parts (``next_part_to_upload`` is 1 again); the status is active.
 
         Applies ``change`` in the same step (part size, identity, counters).
         """

@@ -19,6 +19,7 @@ STREAM_ID: Final = "{stream_id}"
 FILE_NAME: Final = "{file_name}"
 FILE_STEM: Final = "{file_stem}"
 _UUID: Final = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
+_FIELD: Final = re.compile(r"\{(?:stream_id|file_name|file_stem)\}")
 METADATA_SUFFIX: Final = ".metadata.json"
 
 
@@ -26,7 +27,8 @@ def key_text(name: str) -> str:
     """The file name as it stands in a key; ``name`` as ``os.fsdecode`` gives it."""
     out = []
     for character in name:
-        if 0xDC80 <= ord(character) <= 0xDCFF or unicodedata.category(character) in {"Cc", "Cs", "Cn"} or character in "\ufffe\uffff":
+        # Cs are the surrogate escapes of bytes that are not UTF-8; Cc and Cn are control characters and no characters.
+        if unicodedata.category(character) in {"Cc", "Cs", "Cn"}:
             out.append("".join(f"%{byte:02X}" for byte in character.encode("utf-8", "surrogateescape")))
         else:
             out.append(character)
@@ -35,7 +37,7 @@ def key_text(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ProposedStream:
-    """What a key says: the stream's id, and the texts that its file's name must give (``None``: not in the template)."""
+    """What a key says: the stream's id, and the texts its file's name must give (``None``: not in the template)."""
 
     stream_id: str
     file_name: str | None
@@ -63,18 +65,19 @@ class KeyTemplate:
     def key(self, stream_id: str, path: str) -> str:
         """The object's key for that stream and file."""
         name = os.path.basename(path)  # noqa: PTH119 - see above
-        return (
-            self.template.replace(STREAM_ID, stream_id)
-            .replace(FILE_STEM, key_text(PurePath(name).stem))
-            .replace(FILE_NAME, key_text(name))
-        )
+        values = {STREAM_ID: stream_id, FILE_NAME: key_text(name), FILE_STEM: key_text(PurePath(name).stem)}
+        return _FIELD.sub(lambda match: values[match[0]], self.template)
 
     def parse(self, key: str) -> ProposedStream | None:
         """What a key of this template says; ``None`` if it is none of ours."""
-        pattern = re.escape(self.template)
-        for field, group in ((STREAM_ID, f"(?P<stream_id>{_UUID})"), (FILE_NAME, "(?P<file_name>[^/]*)"), (FILE_STEM, "(?P<file_stem>[^/]*)")):
-            pattern = pattern.replace(re.escape(field), group, 1)
-        match = re.fullmatch(pattern, key, re.DOTALL)
+        groups = {
+            STREAM_ID: f"(?P<stream_id>{_UUID})",
+            FILE_NAME: "(?P<file_name>[^/]*)",
+            FILE_STEM: "(?P<file_stem>[^/]*)",
+        }
+        fixed = _FIELD.split(self.template)
+        fields = [groups[field] for field in _FIELD.findall(self.template)] + [""]
+        match = re.fullmatch("".join(re.escape(text) + group for text, group in zip(fixed, fields, strict=True)), key)
         if match is None:
             return None
         found = match.groupdict()

@@ -3,7 +3,7 @@
 S3's rules (https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html): 1 to 10,000 parts, each 5 MiB to 5 GiB,
 only the last may be shorter. A recording's length is not known when its first part is sent, so part sizes double every
 1,000 parts: with the smallest first size, 5 MiB, the 10,000th part ends at 5 TiB, and a recording of an hour still has
-parts of its first size. Stores that insist on equal parts (Cloudflare R2) get them, and a limit of 10,000 times the size.
+parts of its first size. Stores that insist on equal parts (Cloudflare R2) get them, up to 10,000 times that size.
 
 ``part number → (offset, size)`` depends on nothing but the plan, so any daemon that reads the plan from the checkpoint
 cuts the file at the same places.
@@ -95,7 +95,9 @@ class PartPlan:
             ValueError: the file does not fit into 10,000 parts.
         """
         if size_bytes > self.max_size_bytes:
-            raise ValueError(f"{size_bytes} bytes do not fit into {MAX_PARTS} parts that begin with {self.part_size} bytes")
+            raise ValueError(
+                f"{size_bytes} bytes do not fit into {MAX_PARTS} parts that begin with {self.part_size} bytes"
+            )
         full = self.count_full(size_bytes)
         end = 0
         for number in range(1, full + 1):

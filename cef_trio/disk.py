@@ -1,0 +1,251 @@
+"""Reading recordings without ever stalling the loop, and without a thread for what is in memory already.
+
+A growing recording's bytes are almost always in the page cache: its writer has just put them there. ``preadv2`` with
+``RWF_NOWAIT`` (Linux) reads what is cached and refuses to wait for a disk, so hot blocks are read inline, and only what
+is cold, or on a file system that cannot say, goes to a worker thread. A hop to a thread for each block costs a third of
+the speed (DESIGN 5).
+
+Reads change nothing, so a worker that a hung disk holds is abandoned on cancellation: no disk can hold an exit back
+(promise P4). A limiter of its own keeps a hung disk from piling up threads (P7).
+
+:class:`Disk` is the interface; :class:`KernelDisk` is the real one. The laboratory has one without threads, whose
+checkpoints a virtual clock can count.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat as stat_module
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from typing import Final, Protocol, TypeVar
+
+import trio
+
+from cef_trio.exceptions import ChunkProcessingError, RecordingChangedError
+from cef_trio.recording import FileStat
+
+T = TypeVar("T")
+
+BLOCK_BYTES: Final = 512 * 1024
+"""The most that is read at once, and so the memory that one part in flight takes."""
+
+_HOT_BLOCK: Final = memoryview(bytearray(BLOCK_BYTES))
+"""Where hot blocks are read to before they are copied out: one is enough, since no await lies between the two."""
+
+_RWF_NOWAIT: Final[int | None] = getattr(os, "RWF_NOWAIT", None)
+_CANNOT_SAY: Final = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
+
+
+class OpenRecording(Protocol):
+    """A recording that is open for reading."""
+
+    async def stat(self) -> FileStat:
+        """What the open file is now (``fstat``), whatever its name leads to."""
+        ...
+
+    async def read(self, offset: int, size_bytes: int) -> bytes:
+        """Read at most ``size_bytes`` (up to 512 KiB) at ``offset``; empty at the file's end.
+
+        Raises:
+            ChunkProcessingError: the disk refused.
+        """
+        ...
+
+
+class Disk(Protocol):
+    """The file system, as far as streams need it."""
+
+    async def stat(self, path: str) -> FileStat | None:
+        """The regular file of that name; ``None`` if there is none. Symbolic links are not followed.
+
+        Raises:
+            ChunkProcessingError: the file system refused to say (that is not the same as "not there").
+        """
+        ...
+
+    def open(self, path: str) -> AbstractAsyncContextManager[OpenRecording]:
+        """Open a recording for reading; symbolic links are not followed.
+
+        Raises:
+            RecordingChangedError: there is no regular file of that name (any more).
+            ChunkProcessingError: it cannot be opened.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FileSlice:
+    """Bytes ``offset`` to ``offset + size_bytes`` of an open recording, to be read any number of times."""
+
+    recording: OpenRecording
+    offset: int
+    size_bytes: int
+
+    async def blocks(self) -> AsyncIterator[bytes]:
+        """Read the slice from its beginning, in blocks of at most 512 KiB.
+
+        Raises:
+            RecordingChangedError: the file ends before the slice does.
+            ChunkProcessingError: the disk refused.
+        """
+        position, end = self.offset, self.offset + self.size_bytes
+        while position < end:
+            block = await self.recording.read(position, min(BLOCK_BYTES, end - position))
+            if not block:
+                raise RecordingChangedError(f"the file ends at byte {position}, before byte {end} that it had")
+            position += len(block)
+            yield block
+
+
+def regular_file_stat(result: os.stat_result) -> FileStat | None:
+    """A :class:`FileStat` of ``os.stat``'s answer; ``None`` for anything but a regular file."""
+    if not stat_module.S_ISREG(result.st_mode):
+        return None
+    return FileStat(result.st_dev, result.st_ino, result.st_size, result.st_mtime_ns)
+
+
+class KernelDisk:
+    """The real file system."""
+
+    def __init__(self, *, max_threads: int = 8) -> None:
+        self._threads = trio.CapacityLimiter(max_threads)
+
+    async def _in_thread(self, call: Callable[[], T]) -> T:
+        return await trio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=self._threads)
+
+    async def stat(self, path: str) -> FileStat | None:
+        """See :meth:`Disk.stat`."""
+        try:
+            result = await self._in_thread(lambda: os.lstat(path))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise ChunkProcessingError(f"cannot look at {path!r}: {error.strerror}") from error
+        return regular_file_stat(result)
+
+    @asynccontextmanager
+    async def open(self, path: str) -> AsyncIterator[OpenRecording]:
+        """See :meth:`Disk.open`."""
+        descriptor = _Descriptor(path)
+        try:
+            try:
+                # O_NONBLOCK: the open of a FIFO that took the recording's name must not wait for its writer.
+                await self._in_thread(descriptor.open)
+            except (FileNotFoundError, NotADirectoryError) as error:
+                raise RecordingChangedError(f"{path!r} is not there any more") from error
+            except OSError as error:
+                if error.errno in {errno.ELOOP, errno.EMLINK, errno.ENXIO}:
+                    raise RecordingChangedError(f"{path!r} is not a regular file any more") from error
+                raise ChunkProcessingError(f"cannot open {path!r}: {error.strerror}") from error
+            recording = _KernelRecording(descriptor.number, path, self._in_thread)
+            await recording.stat()
+            yield recording
+        finally:
+            descriptor.close()
+
+
+class _Descriptor:
+    """A file descriptor that is closed exactly once, even if its opener was abandoned in a worker thread."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._number: int | None = None
+        self._unwanted = False
+        self._lock = threading.Lock()
+
+    @property
+    def number(self) -> int:
+        if self._number is None:
+            raise RuntimeError("the file is not open")
+        return self._number
+
+    def open(self) -> None:
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        number = os.open(self._path, flags)
+        with self._lock:
+            if not self._unwanted:
+                self._number = number
+                return
+        os.close(number)  # the task was cancelled while a slow disk kept this thread
+
+    def close(self) -> None:
+        with self._lock:
+            self._unwanted = True
+            number, self._number = self._number, None
+        if number is not None:
+            os.close(number)
+
+
+class _KernelRecording:
+    def __init__(self, descriptor: int, path: str, in_thread: _InThread) -> None:
+        self._descriptor = descriptor
+        self._path = path
+        self._in_thread = in_thread
+        self._nowait = _RWF_NOWAIT
+
+    async def stat(self) -> FileStat:
+        # fstat of an open file asks no directory, and on local file systems no disk; a network file system may ask its
+        # server, so it is a worker's job too.
+        descriptor = self._descriptor
+        try:
+            found = regular_file_stat(await self._in_thread(lambda: os.fstat(descriptor)))
+        except OSError as error:
+            raise ChunkProcessingError(f"cannot look at {self._path!r}: {error.strerror}") from error
+        if found is None:
+            raise RecordingChangedError(f"{self._path!r} is not a regular file")
+        return found
+
+    async def read(self, offset: int, size_bytes: int) -> bytes:
+        if self._nowait is not None:
+            view = _HOT_BLOCK[:size_bytes]
+            try:
+                count = os.preadv(self._descriptor, [view], offset, self._nowait)
+            except BlockingIOError:
+                pass  # cold: the disk has to be waited for
+            except OSError as error:
+                if error.errno not in _CANNOT_SAY:
+                    raise self._refused(offset, error) from error
+                self._nowait = None  # this file system cannot tell hot from cold
+            else:
+                block = bytes(view[:count])
+                # A checkpoint for each block read inline: fair to the other tasks, and a place to be cancelled at.
+                await trio.lowlevel.checkpoint()
+                return block
+        descriptor = self._descriptor
+        try:
+            return await self._in_thread(lambda: os.pread(descriptor, size_bytes, offset))
+        except OSError as error:
+            raise self._refused(offset, error) from error
+
+    def _refused(self, offset: int, error: OSError) -> ChunkProcessingError:
+        return ChunkProcessingError(f"cannot read {self._path!r} at byte {offset}: {error.strerror}")
+
+
+class _InThread(Protocol):
+    async def __call__(self, call: Callable[[], T]) -> T: ...
+
+
+async def head_of(recording: OpenRecording, size_bytes: int) -> bytes:
+    """The first ``size_bytes`` bytes of a recording, fewer if it is shorter."""
+    head = b""
+    while len(head) < size_bytes:
+        block = await recording.read(len(head), size_bytes - len(head))
+        if not block:
+            break
+        head += block
+    return head
+
+
+__all__: Sequence[str] = (
+    "BLOCK_BYTES",
+    "Disk",
+    "FileSlice",
+    "KernelDisk",
+    "OpenRecording",
+    "head_of",
+    "regular_file_stat",
+)
