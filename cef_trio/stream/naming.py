@@ -27,8 +27,8 @@ def key_text(name: str) -> str:
     """The file name as it stands in a key; ``name`` as ``os.fsdecode`` gives it."""
     out = []
     for character in name:
-        # Cs are the surrogate escapes of bytes that are not UTF-8; Cc and Cn are control characters and no characters.
-        if unicodedata.category(character) in {"Cc", "Cs", "Cn"}:
+        # Cs: the surrogate escapes of bytes that are not UTF-8; Cc: control characters; the two: no characters in XML.
+        if unicodedata.category(character) in {"Cc", "Cs"} or character in "\ufffe\uffff":
             out.append("".join(f"%{byte:02X}" for byte in character.encode("utf-8", "surrogateescape")))
         else:
             out.append(character)
