@@ -21,6 +21,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Final, Protocol, TypeVar
 
 import trio
@@ -37,6 +38,23 @@ _HOT_BLOCK: Final = memoryview(bytearray(BLOCK_BYTES))
 """Where hot blocks are read to before they are copied out: one is enough, since no await lies between the two."""
 
 _RWF_NOWAIT: Final[int | None] = getattr(os, "RWF_NOWAIT", None)
+_MAY_PASS: Final = {
+    errno.EIO,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+    errno.ENOMEM,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.EAGAIN,
+    errno.EINTR,
+    errno.EBUSY,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.ENOTCONN,
+    errno.ECONNRESET,
+    errno.ENODEV,
+}
+"""What a network mount or a full table of open files says; a permission does not mend itself."""
 _CANNOT_SAY: Final = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
 
@@ -64,6 +82,13 @@ class Disk(Protocol):
 
         Raises:
             ChunkProcessingError: the file system refused to say (that is not the same as "not there").
+        """
+        ...
+
+    async def device_around(self, path: str) -> int | None:
+        """The device of the nearest folder above ``path`` that exists; ``None`` if it is the root folder.
+
+        A file that is gone while its folder is on another device than it was is not deleted: something is not mounted.
         """
         ...
 
@@ -101,11 +126,27 @@ class FileSlice:
             yield block
 
 
+def refusal(what: str, error: OSError) -> ChunkProcessingError:
+    """The file system's refusal, as ours: which says whether it may pass."""
+    return ChunkProcessingError(f"{what}: {error.strerror}", transient=error.errno in _MAY_PASS)
+
+
 def regular_file_stat(result: os.stat_result) -> FileStat | None:
     """A :class:`FileStat` of ``os.stat``'s answer; ``None`` for anything but a regular file."""
     if not stat_module.S_ISREG(result.st_mode):
         return None
     return FileStat(result.st_dev, result.st_ino, result.st_size, result.st_mtime_ns)
+
+
+def device_of_nearest_folder(path: str) -> int | None:
+    """See :meth:`Disk.device_around`. Blocks."""
+    for folder in PurePath(path).parents:
+        try:
+            found = os.stat(folder)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        return None if folder == folder.parent else found.st_dev
+    return None
 
 
 class KernelDisk:
@@ -124,8 +165,15 @@ class KernelDisk:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            raise ChunkProcessingError(f"cannot look at {path!r}: {error.strerror}") from error
+            raise refusal(f"cannot look at {path!r}", error) from error
         return regular_file_stat(result)
+
+    async def device_around(self, path: str) -> int | None:
+        """See :meth:`Disk.device_around`."""
+        try:
+            return await self._in_thread(lambda: device_of_nearest_folder(path))
+        except OSError as error:
+            raise refusal(f"cannot look at the folder of {path!r}", error) from error
 
     @asynccontextmanager
     async def open(self, path: str) -> AsyncIterator[OpenRecording]:
@@ -140,7 +188,7 @@ class KernelDisk:
             except OSError as error:
                 if error.errno in {errno.ELOOP, errno.EMLINK, errno.ENXIO}:
                     raise RecordingChangedError(f"{path!r} is not a regular file any more") from error
-                raise ChunkProcessingError(f"cannot open {path!r}: {error.strerror}") from error
+                raise refusal(f"cannot open {path!r}", error) from error
             recording = _KernelRecording(descriptor.number, path, self._in_thread)
             await recording.stat()
             yield recording
@@ -194,7 +242,7 @@ class _KernelRecording:
         try:
             found = regular_file_stat(await self._in_thread(lambda: os.fstat(descriptor)))
         except OSError as error:
-            raise ChunkProcessingError(f"cannot look at {self._path!r}: {error.strerror}") from error
+            raise refusal(f"cannot look at {self._path!r}", error) from error
         if found is None:
             raise RecordingChangedError(f"{self._path!r} is not a regular file")
         return found
@@ -222,7 +270,7 @@ class _KernelRecording:
             raise self._refused(offset, error) from error
 
     def _refused(self, offset: int, error: OSError) -> ChunkProcessingError:
-        return ChunkProcessingError(f"cannot read {self._path!r} at byte {offset}: {error.strerror}")
+        return refusal(f"cannot read {self._path!r} at byte {offset}", error)
 
 
 class _InThread(Protocol):

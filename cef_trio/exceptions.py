@@ -22,6 +22,10 @@ class StreamInitializationError(CefMp4ProcessorError):
 class ChunkProcessingError(CefMp4ProcessorError):
     """A part could not be read from its recording."""
 
+    def __init__(self, message: str, *, transient: bool = False) -> None:
+        self.transient = transient
+        super().__init__(message)
+
 
 class StreamFinalizationError(CefMp4ProcessorError):
     """A recording was uploaded but could not be verified or completed."""

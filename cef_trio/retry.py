@@ -9,8 +9,8 @@ Two pieces, and one policy for every call to S3 and Redis:
   other call waits for it instead of knocking, one probe with a back-off of its own notices the end, and all go on.
 
 A wait is ``trio.sleep``: cancelled at once. tenacity catches ``BaseException`` inside, so the predicate is a type check
-that Cancelled cannot pass, and the exception itself is raised, not a ``RetryError``. Between an attempt's success and the
-return of :meth:`ServiceRetrier.call` there is no checkpoint: an acknowledged part cannot be lost there (promise P2).
+that Cancelled cannot pass, and the exception itself is raised, not a ``RetryError``. Between an attempt's success and
+the return of :meth:`ServiceRetrier.call` there is no checkpoint: an acknowledged part cannot be lost there (P2).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Retrier(Protocol):
 class SingleAttempt:
     """The retrier that never retries."""
 
-    async def call(self, operation: str, attempt: Callable[[], Awaitable[T]]) -> T:  # noqa: ARG002 - the interface's
+    async def call(self, operation: str, attempt: Callable[[], Awaitable[T]]) -> T:
         """Run ``attempt`` once."""
         return await attempt()
 
@@ -70,7 +70,7 @@ def is_transient(error: BaseException) -> bool:
 
 
 def is_outage(error: BaseException) -> bool:
-    """Whether a transient error speaks of the whole service, and not of this call's own bytes (BadDigest, a changed file)."""
+    """Whether a transient error speaks of the whole service, not of this call's own bytes (BadDigest, a changed file)."""
     return isinstance(error, OperationError) and error.transient and getattr(error, "code", None) != "BadDigest"
 
 

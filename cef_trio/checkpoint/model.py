@@ -71,7 +71,7 @@ class StreamMeta:
     parts_rewritten: int = 0
     bytes_rewritten: int = 0
     uploads_restarted: int = 0
-    """How often the upload was begun again (truncated file, upload lost)."""
+    """How often S3 had lost the upload, so that it was begun again."""
     retry_at_utc: datetime | None = None
     retry_attempts: int = 0
     object_etag: str | None = None

@@ -1,0 +1,71 @@
+"""What a stream does next. Pure, and small enough to be enumerated.
+
+``next_action`` is asked again after every step and every piece of news; the shell in ``processor.py`` does what it says.
+The order of the rules is the order of importance: an object that exists needs only its metadata; a file in doubt is
+looked at before anything is done with it; bytes that are ready are sent before the end is considered.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from cef_trio.stream.parts import PartPlan
+from cef_trio.stream.situation import Ending, Situation
+
+
+class Action(Enum):
+    """What to do next."""
+
+    PARK = "park"
+    """Save the state and leave: the daemon is on its way out."""
+    WRITE_METADATA = "write_metadata"
+    LOOK = "look"
+    """Look at the file itself: it may be gone, replaced or shorter."""
+    UPLOAD = "upload"
+    FINALIZE = "finalize"
+    WAIT = "wait"
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a stream knows of itself."""
+
+    plan: PartPlan
+    first_missing: int
+    """The lowest part number that S3 has not acknowledged."""
+    object_exists: bool = False
+
+
+def next_action(known: Known, situation: Situation) -> Action:
+    """Decide. ``Ending.CLOSED`` must have been held for the grace by whoever acts on ``FINALIZE``."""
+    if situation.draining:
+        return Action.PARK
+    if known.object_exists:
+        return Action.WRITE_METADATA
+    if situation.doubted:
+        return Action.LOOK
+    if known.first_missing <= known.plan.count_full(situation.stat.size_bytes):
+        return Action.UPLOAD
+    if situation.ending is not Ending.NOT:
+        return Action.FINALIZE
+    return Action.WAIT
+
+
+class Look(Enum):
+    """What a look at the file showed."""
+
+    SAME = "same"
+    GONE = "gone"
+    REPLACED = "replaced"
+    SHRUNK = "shrunk"
+    """It is shorter than the parts that were sent: it was truncated, and is another recording now."""
+
+
+def judge_look(*, covered_bytes: int, inode: tuple[int, int], found: tuple[int, int] | None, size_bytes: int) -> Look:
+    """Judge a fresh ``stat`` of the stream's path (``found``: its inode, ``None`` if nothing is there)."""
+    if found is None:
+        return Look.GONE
+    if found != inode:
+        return Look.REPLACED
+    return Look.SHRUNK if size_bytes < covered_bytes else Look.SAME

@@ -1,0 +1,66 @@
+"""Which error ends a stream, and by which name. Pure.
+
+Transient errors never do (promise P6); this table is for the others. Whether the open upload is aborted depends on
+whether ``cef-trio retry`` could go on from it: while the file is there it could, so its parts are kept.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from cef_trio.checkpoint.states import FailureReason
+from cef_trio.exceptions import (
+    ChunkProcessingError,
+    RedisOperationError,
+    S3OperationError,
+    StreamFinalizationError,
+    StreamInitializationError,
+)
+
+_ACCESS: Final = frozenset(
+    {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "AllAccessDisabled"}
+)
+_FINALIZING: Final = frozenset({"complete_multipart_upload", "head_object", "put_object"})
+
+
+class GivenUpError(StreamFinalizationError):
+    """A stream is given up for a reason that is known by name."""
+
+    def __init__(self, reason: FailureReason, message: str) -> None:
+        self.reason = reason
+        super().__init__(message)
+
+
+def reason_of(error: BaseException) -> FailureReason:
+    """The reason under which a permanent error is recorded; ``UNEXPECTED`` for whatever nobody foresaw."""
+    match error:
+        case GivenUpError():
+            return error.reason
+        case S3OperationError(code=code) if code in _ACCESS:
+            return FailureReason.ACCESS_DENIED
+        case S3OperationError(code="NoSuchBucket"):
+            return FailureReason.NO_SUCH_BUCKET
+        case S3OperationError(operation="upload_part"):
+            return FailureReason.S3_UPLOAD
+        case S3OperationError(operation=operation) if operation in _FINALIZING:
+            return FailureReason.FINALIZATION
+        case S3OperationError():
+            return FailureReason.S3_REFUSED
+        case RedisOperationError():
+            return FailureReason.REDIS_UPDATE
+        case ChunkProcessingError() | StreamInitializationError():
+            return FailureReason.FILE_UNREADABLE
+        case StreamFinalizationError():
+            return FailureReason.FINALIZATION
+        case _:
+            return FailureReason.UNEXPECTED
+
+
+KEEPS_ITS_UPLOAD: Final = frozenset(FailureReason) - {
+    FailureReason.FILE_MISSING,
+    FailureReason.FILE_MISSING_ON_RESUME,
+    FailureReason.FILE_REPLACED,
+    FailureReason.FILE_TOO_LARGE,
+    FailureReason.UPLOAD_LOST,
+}
+"""Failures after which the open upload stays, known to Redis, for ``cef-trio retry`` to go on from."""

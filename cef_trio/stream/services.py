@@ -1,0 +1,92 @@
+"""What every stream works with: the outside services, the limits, the rules. Made once, by the daemon."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+import trio
+
+from cef_trio.checkpoint.exit_saves import ExitSaves
+from cef_trio.checkpoint.model import Lease
+from cef_trio.checkpoint.store import CheckpointStore
+from cef_trio.disk import Disk
+from cef_trio.media.metadata import MediaInfo
+from cef_trio.retry import CircuitBreaker
+from cef_trio.s3.client import S3Client
+from cef_trio.shielded import shielded
+from cef_trio.stream.naming import KeyTemplate
+
+
+class Prober(Protocol):
+    """Asks what a recording is."""
+
+    async def __call__(self, path: str) -> MediaInfo:
+        """Probe the file.
+
+        Raises:
+            FFprobeError: it cannot be told.
+        """
+        ...
+
+
+class WriterCheck(Protocol):
+    """Asks whether anybody has a file open for writing."""
+
+    async def __call__(self, path: str) -> bool | None:
+        """True, false, or ``None`` where the file system or our rights do not let us know."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamRules:
+    """Settings that streams go by. Sizes in bytes, times in seconds."""
+
+    bucket: str
+    key_template: KeyTemplate
+    part_size: int
+    equal_parts: bool = False
+    close_grace_seconds: float = 1.0
+    gone_grace_seconds: float = 0.5
+    """How long a file may be missing before it counts as gone: news of its new name may be on the way."""
+    save_seconds: float = 2.0
+    """How long a state may take to be saved on the way out."""
+    record_seconds: float = 1.0
+    """How long a cancellation waits for a part's record. With Redis's own time-out it is within ``save_seconds``."""
+    retry_initial_seconds: float = 1.0
+    retry_max_seconds: float = 300.0
+    max_uploads_lost: int = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """Everything outside a stream that it may touch."""
+
+    store: CheckpointStore
+    s3: S3Client
+    disk: Disk
+    probe: Prober
+    has_writer: WriterCheck
+    lease: Lease
+    exit_saves: ExitSaves
+    s3_breaker: CircuitBreaker
+    redis_breaker: CircuitBreaker
+    stream_slots: trio.CapacityLimiter
+    part_slots: trio.CapacityLimiter
+    rules: StreamRules
+    utc_now: Callable[[], datetime]
+    new_stream_id: Callable[[], str]
+
+    async def record_effect(self, saving: str, write: Callable[[], Awaitable[None]]) -> None:
+        """Record what S3 has just done, before anything else happens (promise P2).
+
+        ``write`` must be safe to repeat. A cancellation waits for it, for ``record_seconds`` at most. If Redis does not
+        answer in that time and nobody cancels, it is tried for as long as the outage lasts; if somebody does cancel,
+        the effect is found in S3 by the next start (``recovery.py``).
+        """
+        with shielded(self.rules.record_seconds, saving=saving) as scope:
+            await write()
+        if scope.cancelled_caught:
+            await write()

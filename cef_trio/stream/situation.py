@@ -1,0 +1,91 @@
+"""What the rest of the daemon tells a stream about its file, and how news changes it. Pure.
+
+The watcher, the rescan and the stale checker all write here; the stream's task waits on it (an ``AsyncValue``), so a
+thousand writes to a file are one wake-up. News may be late, repeated or wrong, so a situation only *proposes*: before a
+stream does anything it cannot take back, it looks at the file itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from cef_trio.recording import FileStat
+
+
+class Ending(Enum):
+    """Whether, and how, the recording seems to have ended."""
+
+    NOT = "not"
+    CLOSED = "closed"
+    """Its writer closed it, or nobody had it open when it was found."""
+    IDLE = "idle"
+    """Nothing was written for ``STREAM_TIMEOUT_SECONDS``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """A stream's file, as far as is known, and whether the daemon is on its way out."""
+
+    path: str
+    stat: FileStat
+    ending: Ending = Ending.NOT
+    doubted: bool = False
+    """Something does not fit (gone, replaced, shrunk?): the stream must look for itself."""
+    draining: bool = False
+
+
+def seen(situation: Situation, stat: FileStat) -> Situation:
+    """The file was looked at. A look that is older than what is known is passed over."""
+    known = situation.stat
+    if stat.inode != known.inode:
+        return replace(situation, doubted=True)
+    if stat == known:
+        return situation
+    if stat.mtime_ns < known.mtime_ns and stat.size_bytes <= known.size_bytes:
+        return situation
+    return replace(
+        situation, stat=stat, ending=Ending.NOT, doubted=situation.doubted or stat.size_bytes < known.size_bytes
+    )
+
+
+def closed(situation: Situation, stat: FileStat) -> Situation:
+    """A writer closed it."""
+    if stat.inode != situation.stat.inode:
+        return replace(situation, doubted=True)
+    shrunk = stat.size_bytes < situation.stat.size_bytes
+    return replace(situation, stat=stat, ending=Ending.CLOSED, doubted=situation.doubted or shrunk)
+
+
+def moved(situation: Situation, path: str, stat: FileStat) -> Situation:
+    """It has another name now."""
+    return replace(seen(situation, stat), path=path)
+
+
+def gone(situation: Situation) -> Situation:
+    """It seems not to be there any more."""
+    return replace(situation, doubted=True)
+
+
+def idle(situation: Situation) -> Situation:
+    """Nothing was written for a long time."""
+    return situation if situation.ending is not Ending.NOT else replace(situation, ending=Ending.IDLE)
+
+
+def looked(situation: Situation, path: str, stat: FileStat) -> Situation:
+    """The stream looked for itself, at ``path``: this is how it is. News that came meanwhile about a move stays."""
+    if stat == situation.stat:
+        return replace(situation, doubted=False)
+    if path != situation.path:
+        return situation
+    return replace(situation, stat=stat, ending=Ending.NOT, doubted=False)
+
+
+def still_written(situation: Situation) -> Situation:
+    """It was closed by one writer, but another one has it open: its own close will be told."""
+    return replace(situation, ending=Ending.NOT)
+
+
+def draining(situation: Situation) -> Situation:
+    """The daemon is on its way out: finish what is in flight, start nothing."""
+    return replace(situation, draining=True)
