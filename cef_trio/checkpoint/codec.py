@@ -1,0 +1,251 @@
+"""Checkpoints as Redis keeps them: flat hash fields and one JSON value a part (DESIGN 4). Pure.
+
+The promise is the round trip: what was encoded is decoded to an equal value, whatever bytes a file name is made of.
+Fields that are not ours (a newer version's) are ignored here and left alone by every write. A field that is ours and
+cannot be read is a :class:`CorruptFieldError` that names it: a checkpoint is believed or refused, never guessed at.
+
+- Times are ISO 8601 in UTC with microseconds and ``Z``: they sort as text as they sort in time.
+- Checksums are 16 hexadecimal digits, paths are the raw bytes of the file system (``os.fsencode``).
+- ``identity`` is flattened into ``file_dev``, ``file_ino``, ``head_size_bytes`` and ``head_crc64nvme``.
+- ``None`` is a field that is not there.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, fields
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Any, Final
+
+from cef_trio.checkpoint.model import FileIdentity, PartRecord, StreamMeta
+from cef_trio.checkpoint.states import Status
+
+_CRC64_DIGITS: Final = re.compile(r"[0-9a-f]{16}")
+
+
+class CorruptFieldError(ValueError):
+    """A field of ours that holds what this version can neither have written nor read."""
+
+    def __init__(self, field: str, why: str) -> None:
+        self.field = field
+        super().__init__(f"field {field!r} {why}")
+
+
+def encode_time(value: datetime) -> str:
+    """``2026-01-31T12:00:00.000000Z``.
+
+    Raises:
+        ValueError: the time is naive.
+    """
+    if value.tzinfo is None:
+        raise ValueError(f"a checkpoint's times are aware; {value!r} is not")
+    return value.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+
+
+def decode_time(text: str) -> datetime:
+    """The time that :func:`encode_time` wrote.
+
+    Raises:
+        ValueError: it did not write that.
+    """
+    value = datetime.fromisoformat(text)
+    if value.tzinfo is None:
+        raise ValueError("is a time without its zone")
+    return value.astimezone(UTC)
+
+
+def encode_crc64(value: int) -> str:
+    """16 hexadecimal digits.
+
+    Raises:
+        ValueError: the value does not fit into 64 bits.
+    """
+    if not 0 <= value < 1 << 64:
+        raise ValueError(f"{value} is no 64-bit checksum")
+    return f"{value:016x}"
+
+
+def decode_crc64(text: str) -> int:
+    """The checksum that :func:`encode_crc64` wrote.
+
+    Raises:
+        ValueError: it did not write that.
+    """
+    if _CRC64_DIGITS.fullmatch(text) is None:
+        raise ValueError("is not 16 hexadecimal digits")
+    return int(text, 16)
+
+
+def _decode_bool(text: str) -> bool:
+    try:
+        return {"true": True, "false": False}[text]
+    except KeyError:
+        raise ValueError("is neither true nor false") from None
+
+
+def _encode_text(text: str) -> bytes:
+    # Surrogate escapes are how Python spells the bytes of a path; they also get into texts that quote a path. This is
+    # os.fsencode as it is on every Linux with UTF-8 mode or a UTF-8 locale, and the same on a host with another one.
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _decode_text(raw: bytes) -> str:
+    return raw.decode("utf-8", "surrogateescape")
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """How values of one kind are written and read."""
+
+    encode: Callable[[Any], str]
+    decode: Callable[[str], Any]
+
+
+_TEXT: Final = _Form(str, str)
+_INTEGER: Final = _Form(lambda value: str(int(value)), int)
+_FLOAT: Final = _Form(lambda value: repr(float(value)), float)
+_BOOL: Final = _Form(lambda value: "true" if value else "false", _decode_bool)
+_TIME: Final = _Form(encode_time, decode_time)
+_CRC64: Final = _Form(encode_crc64, decode_crc64)
+_STATUS: Final = _Form(lambda value: Status(value).value, Status)
+
+_FORMS: Final[Mapping[str, _Form]] = MappingProxyType(
+    {
+        "stream_id": _TEXT,
+        "original_path": _TEXT,
+        "current_path": _TEXT,
+        "s3_bucket": _TEXT,
+        "s3_key_prefix": _TEXT,
+        "part_size": _INTEGER,
+        "equal_parts": _BOOL,
+        "started_at_utc": _TIME,
+        "last_activity_at_utc": _TIME,
+        "status": _STATUS,
+        "failure_reason": _TEXT,
+        "s3_upload_id": _TEXT,
+        "checksum_algorithm": _TEXT,
+        "total_bytes_sent": _INTEGER,
+        "next_part_to_upload": _INTEGER,
+        "parts_rewritten": _INTEGER,
+        "bytes_rewritten": _INTEGER,
+        "uploads_restarted": _INTEGER,
+        "retry_at_utc": _TIME,
+        "retry_attempts": _INTEGER,
+        "object_etag": _TEXT,
+        "object_crc64nvme": _CRC64,
+        "verified_size_bytes": _INTEGER,
+        "verified_mtime_ns": _INTEGER,
+        "completed_at_utc": _TIME,
+        "duration_seconds": _FLOAT,
+    }
+)
+_IDENTITY_FORMS: Final[Mapping[str, _Form]] = MappingProxyType(
+    {"file_dev": _INTEGER, "file_ino": _INTEGER, "head_size_bytes": _INTEGER, "head_crc64nvme": _CRC64}
+)
+# Without its status a record says nothing about how to go on, so it is required although the model has a default.
+_REQUIRED: Final = {field.name for field in fields(StreamMeta) if field.default is MISSING} | {"status"}
+
+
+def encode_field(name: str, value: Any) -> dict[str, bytes]:
+    """The hash fields of one field of :class:`StreamMeta`: one, or the four of ``identity``. ``value`` is not None.
+
+    Raises:
+        ValueError: there is no such field, or its value cannot be kept.
+    """
+    if name == "identity":
+        return {part: _encode_text(form.encode(getattr(value, part))) for part, form in _IDENTITY_FORMS.items()}
+    if name not in _FORMS:
+        raise ValueError(f"a checkpoint has no field {name!r}")
+    return {name: _encode_text(_FORMS[name].encode(value))}
+
+
+def encode_meta(meta: StreamMeta) -> dict[str, bytes]:
+    """All hash fields of a record.
+
+    Raises:
+        ValueError: a value cannot be kept (a naive time, a checksum of more than 64 bits).
+    """
+    encoded: dict[str, bytes] = {}
+    for field in fields(StreamMeta):
+        value = getattr(meta, field.name)
+        if value is not None:
+            encoded.update(encode_field(field.name, value))
+    return encoded
+
+
+def decode_meta(raw: Mapping[bytes, bytes]) -> StreamMeta:
+    """The record that these hash fields hold.
+
+    Raises:
+        CorruptFieldError: a field is missing, or its value cannot be read.
+    """
+    values: dict[str, Any] = {}
+    for name, form in _FORMS.items():
+        value = raw.get(name.encode())
+        if value is not None:
+            values[name] = _decode(name, form, value)
+        elif name in _REQUIRED:
+            raise CorruptFieldError(name, "is missing")
+    identity: dict[str, int] = {}
+    for name, form in _IDENTITY_FORMS.items():
+        value = raw.get(name.encode())
+        if value is None:
+            raise CorruptFieldError(name, "is missing")
+        identity[name] = _decode(name, form, value)
+    return StreamMeta(identity=FileIdentity(**identity), **values)
+
+
+def _decode(name: str, form: _Form, raw: bytes) -> Any:
+    try:
+        return form.decode(_decode_text(raw))
+    except (ValueError, OverflowError) as error:
+        raise CorruptFieldError(name, f"cannot be read from {raw[:80]!r}: {error}") from error
+
+
+def encode_path(path: str) -> bytes:
+    """A path as a field of ``streams:by_path``."""
+    return _encode_text(path)
+
+
+def encode_part(part: PartRecord) -> bytes:
+    """The JSON value of a part. Equal records give equal bytes: the stores tell a repeated record by them.
+
+    Raises:
+        ValueError: a value cannot be kept.
+    """
+    value: dict[str, Any] = {
+        "etag": part.etag,
+        "size": part.size_bytes,
+        "crc64nvme": encode_crc64(part.crc64nvme),
+        "uploaded_at_utc": encode_time(part.uploaded_at_utc),
+    }
+    if part.checksum is not None:
+        value["checksum"] = part.checksum
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+def decode_part(number: bytes, raw: bytes) -> PartRecord:
+    """The part that a field of ``stream:<id>:parts`` holds.
+
+    Raises:
+        CorruptFieldError: its number or its JSON cannot be read.
+    """
+    name = repr(number)[2:-1]
+    try:
+        value = json.loads(raw)
+        etag, size, checksum = value["etag"], value["size"], value.get("checksum")
+        if not isinstance(etag, str) or type(size) is not int or not isinstance(checksum, str | None):
+            raise TypeError("has a value of another type")  # noqa: TRY301 - one place says what is wrong with the JSON
+        return PartRecord(
+            part_number=int(number),
+            etag=etag,
+            size_bytes=size,
+            crc64nvme=decode_crc64(value["crc64nvme"]),
+            uploaded_at_utc=decode_time(value["uploaded_at_utc"]),
+            checksum=checksum,
+        )
+    except (ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError) as error:
+        raise CorruptFieldError(name, f"cannot be read from {raw[:80]!r}: {error}") from error

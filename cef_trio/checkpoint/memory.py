@@ -1,0 +1,396 @@
+"""The checkpoint store that lives in this process: for deterministic tests and for the laboratory.
+
+It keeps the promises of ``store.py`` as the Redis store does, and copies its moments, so that a test which cancels or
+breaks a call here has shown something about the real one:
+
+1. ``BEFORE``: the call was made, nothing was sent. Cancellation is delivered here.
+2. ``SENT``: the request is on its way. From here on cancellation waits, as it does for a call in a worker thread.
+3. the effect, with no checkpoint in it.
+4. ``AFTER``: the effect happened, the answer is on its way. Then the call returns, even into a cancelled scope.
+
+A fault hook is awaited at each moment and may raise or wait. What waits at ``SENT`` or ``AFTER`` longer than
+``answer_timeout_seconds`` becomes the transient error that a frozen server gives. Values go through the codec on their
+way in, so that nothing can be kept here that Redis could not keep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Protocol, TypeVar
+
+import trio
+
+from cef_trio.checkpoint import codec, rules
+from cef_trio.checkpoint.model import Checkpoint, Lease, PartRecord, StreamMeta
+from cef_trio.checkpoint.states import ENDED, HOME, Status, StreamSet, may_follow
+from cef_trio.checkpoint.store import Change, KnownPath, Saving
+from cef_trio.exceptions import RedisOperationError
+from cef_trio.retry import Retrier, SingleAttempt
+from cef_trio.shielded import shielded
+
+T = TypeVar("T")
+
+
+class Moment(StrEnum):
+    """When a fault hook is awaited."""
+
+    BEFORE = "before"
+    SENT = "sent"
+    AFTER = "after"
+
+
+class FaultHook(Protocol):
+    """What a test puts into the way of a call; it may raise or wait."""
+
+    async def __call__(self, operation: str, moment: Moment) -> None:
+        """Be awaited at ``moment`` of ``operation`` (the method's name)."""
+        ...
+
+
+@dataclass(slots=True)
+class _Stream:
+    meta: StreamMeta
+    stream_set: StreamSet
+    parts: dict[int, PartRecord] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Held:
+    holder: str
+    expires_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything the store held at one moment. Opaque: only :meth:`MemoryCheckpointStore.restore` reads it."""
+
+    streams: Mapping[str, _Stream]
+    by_path: Mapping[str, str]
+    leases: Mapping[str, _Held]
+
+
+class MemoryCheckpointStore:
+    """A ``CheckpointStore`` in this process.
+
+    Args:
+        clock: seconds, for the leases' TTLs; trio's clock by default.
+        fault: awaited at each :class:`Moment` of each operation.
+        retrier: as for the Redis store; a single attempt by default.
+        answer_timeout_seconds: how long a hook may wait at ``SENT`` or ``AFTER``.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: Callable[[], float] = trio.current_time,
+        fault: FaultHook | None = None,
+        retrier: Retrier | None = None,
+        answer_timeout_seconds: float = 1.0,
+    ) -> None:
+        self.fault = fault
+        """May be replaced at any time."""
+        self._clock = clock
+        self._retrier: Retrier = SingleAttempt() if retrier is None else retrier
+        self._answer_timeout_seconds = answer_timeout_seconds
+        self._streams: dict[str, _Stream] = {}
+        self._by_path: dict[str, str] = {}
+        self._leases: dict[str, _Held] = {}
+
+    # ---- what only the in-process store can do -----------------------------------------------------------------
+
+    def snapshot(self) -> Snapshot:
+        """What the store holds now."""
+        return Snapshot(
+            {
+                stream_id: _Stream(stream.meta, stream.stream_set, dict(stream.parts))
+                for stream_id, stream in self._streams.items()
+            },
+            dict(self._by_path),
+            {stream_id: replace(held) for stream_id, held in self._leases.items()},
+        )
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Hold what the store held then: a server that lost what it had not yet written to its disk."""
+        self._streams = {
+            stream_id: _Stream(stream.meta, stream.stream_set, dict(stream.parts))
+            for stream_id, stream in snapshot.streams.items()
+        }
+        self._by_path = dict(snapshot.by_path)
+        self._leases = {stream_id: replace(held) for stream_id, held in snapshot.leases.items()}
+
+    def clear(self) -> None:
+        """Hold nothing: a server that lost everything."""
+        self.restore(Snapshot({}, {}, {}))
+
+    # ---- CheckpointStore ---------------------------------------------------------------------------------------
+
+    async def ping(self) -> None:
+        """Reach the store, or raise what the fault hook raises."""
+        await self._call("ping", lambda: None)
+
+    async def create(self, meta: StreamMeta, lease: Lease, parts: Sequence[PartRecord] = ()) -> None:
+        """Begin a stream (see the Protocol)."""
+        meta = codec.decode_meta({name.encode(): value for name, value in codec.encode_meta(meta).items()})
+        meta = replace(meta, next_part_to_upload=max(meta.next_part_to_upload, rules.past(parts)))
+        checked = _checked(parts)
+
+        def effect() -> None:
+            holder = self._holder(meta.stream_id)
+            if meta.stream_id in self._streams:
+                if holder != lease.value:
+                    raise rules.lease_lost(meta.stream_id, holder)
+                return
+            if not rules.may_take(holder, lease):
+                raise rules.lease_lost(meta.stream_id, holder)
+            self._hold(meta.stream_id, lease)
+            self._streams[meta.stream_id] = _Stream(meta, rules.first_home(meta.status), dict(checked))
+            self._by_path[meta.current_path] = meta.stream_id
+
+        await self._call("create", effect)
+
+    async def acquire(self, stream_id: str, lease: Lease) -> bool:
+        """Take the stream's lease if it may be taken (see the Protocol)."""
+
+        def effect() -> bool:
+            if not rules.may_take(self._holder(stream_id), lease):
+                return False
+            self._hold(stream_id, lease)
+            return True
+
+        return await self._call("acquire", effect)
+
+    async def renew(self, stream_ids: Collection[str], lease: Lease) -> frozenset[str]:
+        """Set the TTL of these leases anew; returns those that are no longer ours."""
+
+        def effect() -> frozenset[str]:
+            ours = {stream_id for stream_id in stream_ids if self._holder(stream_id) == lease.value}
+            for stream_id in ours:
+                self._hold(stream_id, lease)
+            return frozenset(stream_ids) - ours
+
+        return await self._call("renew", effect)
+
+    async def release(self, stream_ids: Collection[str], lease: Lease) -> None:
+        """Give these leases up where they are ours."""
+
+        def effect() -> None:
+            for stream_id in stream_ids:
+                if self._holder(stream_id) == lease.value:
+                    del self._leases[stream_id]
+
+        await self._call("release", effect)
+
+    async def load(self, stream_id: str) -> Checkpoint | None:
+        """All that is known of the stream; ``None`` if nothing is."""
+
+        def effect() -> Checkpoint | None:
+            stream = self._streams.get(stream_id)
+            return None if stream is None else Checkpoint(stream.meta, stream.stream_set, dict(stream.parts))
+
+        return await self._call("load", effect)
+
+    async def load_metas(self, stream_ids: Collection[str]) -> Mapping[str, KnownPath]:
+        """The records of those streams that exist."""
+        return await self._call("load_metas", lambda: self._known(stream_ids))
+
+    async def members(self, stream_set: StreamSet) -> frozenset[str]:
+        """The ids of the streams in that set."""
+        return await self._call(
+            "members",
+            lambda: frozenset(key for key, stream in self._streams.items() if stream.stream_set is stream_set),
+        )
+
+    async def find_by_path(self, paths: Collection[str]) -> Mapping[str, KnownPath]:
+        """What is known of these paths; unknown ones are absent."""
+
+        def effect() -> Mapping[str, KnownPath]:
+            ids = {path: self._by_path[path] for path in paths if path in self._by_path}
+            known = self._known(ids.values())
+            return {path: known[stream_id] for path, stream_id in ids.items() if stream_id in known}
+
+        return await self._call("find_by_path", effect)
+
+    async def update(self, stream_id: str, lease: Lease, change: Change) -> None:
+        """Set or remove fields of the record."""
+        change = _kept(change)
+
+        def effect() -> None:
+            stream = self._fenced(stream_id, lease)
+            stream.meta = rules.apply_change(stream.meta, change)
+
+        await self._call("update", effect)
+
+    async def record_part(self, stream_id: str, lease: Lease, part: PartRecord, *, rewritten: bool = False) -> None:
+        """Record a part that S3 acknowledged (see the Protocol)."""
+        [(_, part)] = _checked([part]).items()
+
+        def effect() -> None:
+            stream = self._fenced(stream_id, lease)
+            if stream.parts.get(part.part_number) != part:
+                stream.meta = rules.count_part(stream.meta, part, rewritten=rewritten)
+                stream.parts[part.part_number] = part
+
+        await self._call("record_part", effect)
+
+    async def adopt_parts(self, stream_id: str, lease: Lease, parts: Sequence[PartRecord]) -> None:
+        """Record parts found in S3; nothing counts as sent."""
+        checked = _checked(parts)
+
+        def effect() -> None:
+            stream = self._fenced(stream_id, lease)
+            stream.parts.update(checked)
+            following = max(stream.meta.next_part_to_upload, rules.past(parts))
+            stream.meta = replace(stream.meta, next_part_to_upload=following)
+
+        await self._call("adopt_parts", effect)
+
+    async def start_over(self, stream_id: str, lease: Lease, change: Change) -> None:
+        """Forget the upload and all its parts; status active."""
+        change = _kept(rules.starting_over(change))
+
+        def effect() -> None:
+            stream = self._fenced(stream_id, lease)
+            self._move(stream, Status.ACTIVE)
+            stream.meta = rules.apply_change(stream.meta, change)
+            stream.parts.clear()
+
+        await self._call("start_over", effect)
+
+    async def transition(self, stream_id: str, lease: Lease, status: Status, change: Change) -> None:
+        """Put the stream into ``status`` and its set, and apply ``change``, in one step."""
+        change = _kept(change)
+
+        def effect() -> None:
+            stream = self._fenced(stream_id, lease)
+            self._move(stream, status)
+            stream.meta = rules.apply_change(stream.meta, change)
+
+        await self._call("transition", effect)
+
+    async def rename(self, stream_id: str, lease: Lease, new_path: str) -> None:
+        """The stream's file has another name now."""
+
+        def effect() -> None:
+            stream = self._fenced(stream_id, lease)
+            self._leave_path(stream)
+            stream.meta = replace(stream.meta, current_path=new_path)
+            self._by_path[new_path] = stream_id
+
+        await self._call("rename", effect)
+
+    async def save_interrupted(self, savings: Sequence[Saving], lease: Lease) -> frozenset[str]:
+        """Write the way many streams' tasks ended, and release their leases."""
+        rules.check_savings(savings)
+
+        def effect() -> frozenset[str]:
+            return frozenset(saving.stream_id for saving in savings if not self._save_one(saving, lease))
+
+        return await self._call("save_interrupted", effect)
+
+    async def forget(self, stream_id: str) -> None:
+        """Remove an ended stream; an open one is left alone."""
+
+        def effect() -> None:
+            stream = self._streams.get(stream_id)
+            if stream is not None:
+                if stream.meta.status not in ENDED:
+                    return
+                self._leave_path(stream)
+                del self._streams[stream_id]
+            self._leases.pop(stream_id, None)
+
+        await self._call("forget", effect)
+
+    # ---- below: one call, and the steps of which effects are made ------------------------------------------------
+
+    async def _call(self, operation: str, effect: Callable[[], T]) -> T:
+        async def attempt() -> T:
+            await trio.lowlevel.checkpoint()
+            fault = self.fault
+            if fault is None:
+                result = effect()
+                await trio.lowlevel.cancel_shielded_checkpoint()
+                return result
+            await fault(operation, Moment.BEFORE)
+            return await self._in_flight(operation, effect, fault)
+
+        return await self._retrier.call(operation, attempt)
+
+    async def _in_flight(self, operation: str, effect: Callable[[], T], fault: FaultHook) -> T:
+        answer: list[T] = []
+        with shielded(self._answer_timeout_seconds, saving="checkpoint call in flight"):
+            await fault(operation, Moment.SENT)
+            result = effect()
+            await fault(operation, Moment.AFTER)
+            answer.append(result)
+        if not answer:
+            raise RedisOperationError(
+                operation, f"no answer within {self._answer_timeout_seconds:g} seconds", transient=True
+            )
+        return answer[0]
+
+    def _holder(self, stream_id: str) -> str | None:
+        held = self._leases.get(stream_id)
+        if held is None:
+            return None
+        if held.expires_at <= self._clock():
+            del self._leases[stream_id]
+            return None
+        return held.holder
+
+    def _hold(self, stream_id: str, lease: Lease) -> None:
+        self._leases[stream_id] = _Held(lease.value, self._clock() + lease.ttl_seconds)
+
+    def _fenced(self, stream_id: str, lease: Lease) -> _Stream:
+        holder = self._holder(stream_id)
+        if holder != lease.value:
+            raise rules.lease_lost(stream_id, holder)
+        if stream_id not in self._streams:
+            raise rules.record_gone(stream_id)
+        return self._streams[stream_id]
+
+    def _move(self, stream: _Stream, status: Status) -> None:
+        if not may_follow(stream.meta.status, status):
+            raise rules.not_allowed(stream.meta.stream_id, stream.meta.status, status)
+        stream.meta = replace(stream.meta, status=status)
+        stream.stream_set = HOME[status] or stream.stream_set
+
+    def _save_one(self, saving: Saving, lease: Lease) -> bool:
+        stream = self._streams.get(saving.stream_id)
+        holder = self._holder(saving.stream_id)
+        if stream is None:
+            return False
+        status = stream.meta.status if stream.meta.status is Status.S3_COMPLETED else saving.status
+        saved = stream.meta.status is status and stream.meta.last_activity_at_utc == saving.at_utc
+        ended = not may_follow(stream.meta.status, status)
+        if holder is None:
+            # Saving gives the lease up: repeated because its answer was lost, it finds its work done and no lease.
+            return saved or ended
+        if holder != lease.value:
+            return False
+        del self._leases[saving.stream_id]
+        if not ended:
+            stream.meta = replace(stream.meta, status=status, last_activity_at_utc=saving.at_utc)
+        return True
+
+    def _known(self, stream_ids: Collection[str]) -> dict[str, KnownPath]:
+        found = {stream_id: self._streams.get(stream_id) for stream_id in stream_ids}
+        return {key: KnownPath(stream.meta, stream.stream_set) for key, stream in found.items() if stream is not None}
+
+    def _leave_path(self, stream: _Stream) -> None:
+        if self._by_path.get(stream.meta.current_path) == stream.meta.stream_id:
+            del self._by_path[stream.meta.current_path]
+
+
+def _checked(parts: Sequence[PartRecord]) -> dict[int, PartRecord]:
+    return {part.part_number: codec.decode_part(b"%d" % part.part_number, codec.encode_part(part)) for part in parts}
+
+
+def _kept(change: Change) -> Change:
+    rules.check_change(change)
+    for name, value in change.fields.items():
+        if value is not None:
+            codec.encode_field(name, value)
+    return change
