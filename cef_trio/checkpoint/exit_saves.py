@@ -70,7 +70,7 @@ class ExitSaves:
             not_ours = await self._store.save_interrupted(batch.savings, self._lease)
         except RedisOperationError as error:
             self.unreachable = True
-            log.error("states_not_saved", streams=len(batch.savings), error=str(error))
+            log.exception("states_not_saved", streams=len(batch.savings), error=str(error))
             return
         # A stream that another daemon owns by now is not ours to save: its state is true, and theirs.
         self.unsaved -= {saving.stream_id for saving in batch.savings}

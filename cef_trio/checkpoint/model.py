@@ -25,6 +25,11 @@ class FileIdentity:
     head_size_bytes: int = 0
     head_crc64nvme: int = 0
 
+    @property
+    def inode(self) -> tuple[int, int]:
+        """Device and inode."""
+        return (self.file_dev, self.file_ino)
+
 
 @dataclass(frozen=True, slots=True)
 class PartRecord:

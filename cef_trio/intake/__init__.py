@@ -1,1 +1,1 @@
-"""How recordings come in: the watcher, and the stale checker that looks after what the watcher cannot see."""
+"""How recordings come in: the watcher, its scans, and what it tells."""

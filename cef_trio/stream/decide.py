@@ -1,6 +1,6 @@
 """What a stream does next. Pure, and small enough to be enumerated.
 
-``next_action`` is asked again after every step and every piece of news; the shell in ``processor.py`` does what it says.
+``next_action`` is asked again after every step and every piece of news; the shell (``processor.py``) does what it says.
 The order of the rules is the order of importance: an object that exists needs only its metadata; a file in doubt is
 looked at before anything is done with it; bytes that are ready are sent before the end is considered.
 """
@@ -20,6 +20,8 @@ class Action(Enum):
     PARK = "park"
     """Save the state and leave: the daemon is on its way out."""
     WRITE_METADATA = "write_metadata"
+    RENAME = "rename"
+    """Record the file's new name."""
     LOOK = "look"
     """Look at the file itself: it may be gone, replaced or shorter."""
     UPLOAD = "upload"
@@ -34,13 +36,17 @@ class Known:
     plan: PartPlan
     first_missing: int
     """The lowest part number that S3 has not acknowledged."""
+    path: str
+    """Where the file is, as Redis has it."""
     object_exists: bool = False
 
 
-def next_action(known: Known, situation: Situation) -> Action:
+def next_action(known: Known, situation: Situation) -> Action:  # noqa: PLR0911 - one return a rule, in their order
     """Decide. ``Ending.CLOSED`` must have been held for the grace by whoever acts on ``FINALIZE``."""
     if situation.draining:
         return Action.PARK
+    if known.path != situation.path:
+        return Action.RENAME
     if known.object_exists:
         return Action.WRITE_METADATA
     if situation.doubted:

@@ -31,7 +31,7 @@ class GivenUpError(StreamFinalizationError):
         super().__init__(message)
 
 
-def reason_of(error: BaseException) -> FailureReason:
+def reason_of(error: BaseException) -> FailureReason:  # noqa: PLR0911 - it is a table
     """The reason under which a permanent error is recorded; ``UNEXPECTED`` for whatever nobody foresaw."""
     match error:
         case GivenUpError():

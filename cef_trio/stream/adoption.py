@@ -1,0 +1,108 @@
+"""Taking over uploads that S3 has and Redis does not know: Redis lost its memory, or never got the record.
+
+At the start, and whenever Redis turns out to have forgotten a stream, the open uploads under our prefix are listed. A
+key's file name *proposes* a file; the bytes *decide*: an upload is adopted for a file only if at least one of its parts
+is, byte for byte, a part of that file. One that fits no file is left to ``cef-trio gc``, never guessed at (promise P5).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import structlog
+
+from cef_trio.checkpoint.model import PartRecord
+from cef_trio.disk import OpenRecording
+from cef_trio.exceptions import S3OperationError
+from cef_trio.s3.model import ListedUpload
+from cef_trio.stream.compare import algorithm_of, matching_parts, plan_of
+from cef_trio.stream.naming import ProposedStream
+from cef_trio.stream.parts import PartPlan
+from cef_trio.stream.services import Services
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """An open upload that Redis does not know."""
+
+    upload: ListedUpload
+    proposed: ProposedStream
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """An upload that was found to be of a file."""
+
+    stream_id: str
+    upload: ListedUpload
+    plan: PartPlan
+    checksum_algorithm: str
+    parts: tuple[PartRecord, ...]
+
+
+class UnknownUploads:
+    """The open uploads under our prefix that Redis does not know, until they are claimed."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._proposals: list[Proposal] = []
+
+    async def look(self) -> None:
+        """List them anew.
+
+        Raises:
+            S3OperationError: S3 cannot be asked now. If it refuses to list, that is logged and nothing is adopted.
+            RedisOperationError: Redis cannot be asked.
+        """
+        template = self._services.rules.key_template
+        try:
+            uploads = await self._services.s3.list_multipart_uploads(template.prefix)
+        except S3OperationError as error:
+            if error.transient:
+                raise
+            log.warning("adoption_off", error=str(error))
+            return
+        found = [Proposal(upload, proposed) for upload in uploads if (proposed := template.parse(upload.key))]
+        known = await self._services.store.load_metas({proposal.proposed.stream_id for proposal in found})
+        self._proposals = [proposal for proposal in found if proposal.proposed.stream_id not in known]
+        if self._proposals:
+            log.info("unknown_uploads_found", uploads=len(self._proposals))
+
+    def may_fit(self, path: str) -> bool:
+        """Whether any of them may be of that file."""
+        return any(proposal.proposed.fits(path) for proposal in self._proposals)
+
+    async def claim(self, path: str, recording: OpenRecording) -> Adopted | None:
+        """The upload of that file, if there is one: the one of which most bytes are the file's."""
+        rules = self._services.rules
+        expected = PartPlan(rules.part_size, equal_parts=rules.equal_parts)
+        best: Adopted | None = None
+        for proposal in [proposal for proposal in self._proposals if proposal.proposed.fits(path)]:
+            adopted = await self._compare(proposal, recording, expected)
+            if adopted is not None and (best is None or _bytes_of(adopted) > _bytes_of(best)):
+                best = adopted
+        if best is not None:
+            self._proposals = [proposal for proposal in self._proposals if proposal.upload != best.upload]
+        return best
+
+    async def _compare(self, proposal: Proposal, recording: OpenRecording, expected: PartPlan) -> Adopted | None:
+        upload = proposal.upload
+        try:
+            listed = await self._services.s3.list_parts(upload.key, upload.upload_id)
+        except S3OperationError as error:
+            if error.transient:
+                raise
+            return None  # it was completed or aborted meanwhile
+        plan = plan_of(listed, expected)
+        if plan is None:
+            return None
+        matching = await matching_parts(recording, listed, plan, at=self._services.utc_now())
+        if not matching:
+            return None
+        return Adopted(proposal.proposed.stream_id, upload, plan, algorithm_of(listed).value, tuple(matching.values()))
+
+
+def _bytes_of(adopted: Adopted) -> int:
+    return sum(part.size_bytes for part in adopted.parts)

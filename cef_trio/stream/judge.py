@@ -1,0 +1,46 @@
+"""What a file on disk means to us, judged by what Redis knows of its name. Pure."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from cef_trio.checkpoint.states import ENDED, Status
+from cef_trio.checkpoint.store import KnownPath
+from cef_trio.recording import FileStat
+
+_FILE_WAS_GONE = frozenset(
+    {
+        Status.DELETED_LOCALLY,
+        Status.ABORTED_NO_PARTS,
+        Status.FAILED_FILE_MISSING,
+        Status.FAILED_FILE_MISSING_ON_RESUME,
+        Status.FAILED_FILE_REPLACED,
+    }
+)
+
+
+class Verdict(Enum):
+    """What to do about a file."""
+
+    NEW = "new"
+    RESUME = "resume"
+    REPLACED = "replaced"
+    """A stream of this name is open, but of another file: that stream ends, and a new one begins."""
+    SETTLED = "settled"
+    """Nothing: it is uploaded and unchanged, or failed and waits for a person."""
+
+
+def judge(known: KnownPath | None, stat: FileStat) -> Verdict:
+    """Judge a file by the stream that its path leads to (``None``: to none)."""
+    if known is None:
+        return Verdict.NEW
+    meta = known.meta
+    same_inode = meta.identity.file_ino == stat.file_ino
+    if meta.status not in ENDED:
+        return Verdict.RESUME if same_inode else Verdict.REPLACED
+    if meta.status in _FILE_WAS_GONE or not same_inode:
+        return Verdict.NEW
+    if meta.status is Status.COMPLETED:
+        unchanged = (meta.verified_size_bytes, meta.verified_mtime_ns) == (stat.size_bytes, stat.mtime_ns)
+        return Verdict.SETTLED if unchanged else Verdict.NEW
+    return Verdict.SETTLED

@@ -1,0 +1,334 @@
+"""A stream's task: does what ``decide.next_action`` says, from the first byte to the metadata, and saves how it ended.
+
+What it promises, whatever is raised at whichever await:
+
+- However it ends, Redis says how (P3): done, failed with a reason, parked (``interrupted_shutdown``) or cancelled
+  (``interrupted_cancelled``). The saves on the way out are shielded and bounded.
+- It never ends another stream's task: everything but Cancelled stays inside. A transient failure never ends it at all;
+  it waits, without a slot, for the outage's end, and comes back through ``recovery.resume`` like a restarted daemon.
+- It holds a slot of ``MAX_CONCURRENT_STREAMS`` only while it works, and gives it up between parts when others wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from datetime import timedelta
+from enum import Enum
+
+import structlog
+import trio
+from trio_util import AsyncValue
+
+from cef_trio.checkpoint.states import SENTENCES, FailureReason, Status
+from cef_trio.checkpoint.store import Saving
+from cef_trio.disk import OpenRecording
+from cef_trio.exceptions import CefMp4ProcessorError, LeaseLostError, RecordingChangedError, S3OperationError
+from cef_trio.shielded import shielded
+from cef_trio.stream import recovery
+from cef_trio.stream.adoption import UnknownUploads
+from cef_trio.stream.decide import Action, Look, judge_look, next_action
+from cef_trio.stream.failures import KEEPS_ITS_UPLOAD, GivenUpError, reason_of
+from cef_trio.stream.finalize import finish, verify_and_complete
+from cef_trio.stream.parts import Part
+from cef_trio.stream.sending import send_all
+from cef_trio.stream.services import Services
+from cef_trio.stream.situation import Ending, Situation, closed, looked, still_written
+from cef_trio.stream.upload import StreamUpload
+
+log = structlog.get_logger(__name__)
+
+
+class Outcome(Enum):
+    """How a stream's task ended."""
+
+    COMPLETED = "completed"
+    FAILED = "failed"
+    PARKED = "parked"
+    LEASE_LOST = "lease_lost"
+    NOTHING_THERE = "nothing_there"
+    """The file was gone before a stream was begun for it."""
+
+
+class StreamProcessor:
+    """One stream's task. ``situation`` is written by the watcher's side, and read here."""
+
+    def __init__(
+        self,
+        services: Services,
+        unknown: UnknownUploads,
+        situation: AsyncValue[Situation],
+        stream_id: str | None,
+    ) -> None:
+        self.situation = situation
+        self.stream_id = stream_id
+        self.working = False
+        """Whether it holds a slot."""
+        self.upload: StreamUpload | None = None
+        self._services = services
+        self._unknown = unknown
+        self._attempts = 0
+
+    async def run(self) -> Outcome:
+        """Process the stream to its end.
+
+        Raises:
+            trio.Cancelled: after the state ``interrupted_cancelled`` was saved, or its time for that was over.
+        """
+        try:
+            return await self._run()
+        except trio.Cancelled:
+            with shielded(self._services.rules.save_seconds, saving="interrupted state"):
+                await self._save_exit(Status.INTERRUPTED_CANCELLED)
+            raise
+
+    async def _run(self) -> Outcome:
+        while True:
+            try:
+                return await self._process()
+            except LeaseLostError as error:
+                log.warning("lease_lost", error=str(error))
+                return Outcome.LEASE_LOST
+            except CefMp4ProcessorError as error:
+                if not _can_go_on(error):
+                    return await self._insist(lambda error=error: self._fail(error))  # type: ignore[misc]
+                await self._wait_to_retry(error)
+            except Exception as error:  # a bug must end its own stream only, and be told: P6
+                log.exception("stream_failed_unexpectedly")
+                return await self._insist(lambda error=error: self._fail(error))  # type: ignore[misc]
+            if self.situation.value.draining:
+                return await self._park()
+
+    async def _process(self) -> Outcome:
+        upload = self.upload = await self._come_in()
+        if upload is None:
+            return Outcome.NOTHING_THERE
+        await self._ask_whether_ended()
+        while True:
+            situation = self.situation.value
+            action = next_action(upload.known, situation)
+            match action:
+                case Action.PARK:
+                    return await self._park()
+                case Action.WAIT:
+                    known = upload.known
+                    await self.situation.wait_value(lambda now: next_action(known, now) is not Action.WAIT)  # noqa: B023
+                case Action.RENAME:
+                    await upload.rename(situation.path)
+                    log.info("recording_renamed", path=situation.path)
+                case Action.LOOK:
+                    if await self._look(upload):
+                        return Outcome.FAILED
+                case Action.UPLOAD:
+                    await self._with_recording(upload, self._send_ready)
+                case Action.FINALIZE:
+                    if await self._has_ended(situation):
+                        await self._with_recording(upload, self._verify_and_complete)
+                case Action.WRITE_METADATA:
+                    async with self._services.stream_slots:
+                        await finish(self._services, upload, self.situation.value.path)
+                    return Outcome.COMPLETED
+            self._attempts = 0
+
+    async def _come_in(self) -> StreamUpload | None:
+        async with self._services.stream_slots:
+            if self.stream_id is not None:
+                return await recovery.resume(self._services, self.stream_id, self.situation.value.path)
+            try:
+                upload = await recovery.begin(self._services, self._unknown, self.situation.value.path)
+            except RecordingChangedError as error:
+                log.info("nothing_there", reason=str(error))
+                return None
+            self.stream_id = upload.stream_id
+            structlog.contextvars.bind_contextvars(stream_id=upload.stream_id)
+            return upload
+
+    async def _with_recording(
+        self, upload: StreamUpload, work: Callable[[StreamUpload, OpenRecording], Awaitable[None]]
+    ) -> None:
+        """Do some work on the open file, with a slot. A file that is not the stream's any more is looked at instead."""
+        async with self._services.stream_slots:
+            self.working = True
+            try:
+                async with self._services.disk.open(self.situation.value.path) as recording:
+                    if (await recording.stat()).inode != upload.meta.identity.inode:
+                        self._doubt()
+                        return
+                    await work(upload, recording)
+            except RecordingChangedError as error:
+                log.info("recording_changed_under_read", reason=str(error))
+                self._doubt()
+            finally:
+                self.working = False
+
+    def _doubt(self) -> None:
+        situation = self.situation.value
+        self.situation.value = Situation(situation.path, situation.stat, situation.ending, True, situation.draining)
+
+    async def _send_ready(self, upload: StreamUpload, recording: OpenRecording) -> None:
+        """Send the parts that are full, several at once, until none is left or others wait for the slot."""
+        await upload.ensure_open()
+        await send_all(self._services, upload, recording, self._ready(upload), stop=self._leaving)
+
+    async def _ready(self, upload: StreamUpload) -> AsyncGenerator[Part, None]:
+        turn = int(self._services.part_slots.total_tokens)
+        sent = 0
+        while part := upload.next_to_send(self.situation.value.stat.size_bytes):
+            if sent >= turn and self._services.stream_slots.statistics().tasks_waiting:
+                return
+            yield part
+            sent += 1
+
+    def _leaving(self) -> bool:
+        draining: bool = self.situation.value.draining
+        return draining
+
+    async def _look(self, upload: StreamUpload) -> bool:
+        """Look at the file itself, since something did not fit; returns whether that ended the stream."""
+        situation = self.situation.value
+        look = await self._look_once(upload)
+        if look in {Look.GONE, Look.REPLACED}:
+            # It may only have another name now, and the news of that be on its way.
+            with trio.move_on_after(self._services.rules.gone_grace_seconds):
+                path = situation.path
+                await self.situation.wait_value(lambda now: now.path != path or now.draining)
+            if self.situation.value.draining:
+                return False
+            look = await self._look_once(upload)
+        match look:
+            case Look.SAME:
+                return False
+            case Look.SHRUNK:
+                log.warning("recording_truncated", covered_bytes=upload.covered_bytes)
+                await upload.start_over()
+                return False
+            case Look.REPLACED:
+                raise GivenUpError(FailureReason.FILE_REPLACED, "another file took the recording's name")
+            case Look.GONE:
+                await recovery.check_mounted(self._services, upload.meta, self.situation.value.path)
+                return await self._deleted(upload)
+
+    async def _look_once(self, upload: StreamUpload) -> Look:
+        path = self.situation.value.path
+        stat = await self._services.disk.stat(path)
+        look = judge_look(
+            covered_bytes=upload.covered_bytes,
+            inode=upload.meta.identity.inode,
+            found=stat.inode if stat else None,
+            size_bytes=stat.size_bytes if stat else 0,
+        )
+        if stat is not None and look in {Look.SAME, Look.SHRUNK}:
+            self.situation.value = looked(self.situation.value, path, stat)
+        return look
+
+    async def _deleted(self, upload: StreamUpload) -> bool:
+        log.warning("recording_deleted", parts=len(upload.parts))
+        status = Status.DELETED_LOCALLY if upload.parts else Status.ABORTED_NO_PARTS
+        await upload.abort()
+        await upload.transition(status, failure_reason="The recording was deleted before it was uploaded whole.")
+        await self._services.store.release([upload.stream_id], self._services.lease)
+        return True
+
+    async def _ask_whether_ended(self) -> None:
+        """Nobody will close a file that was there before us, or was moved in: ask whether it has a writer at all."""
+        situation = self.situation.value
+        if situation.ending is not Ending.NOT:
+            return
+        has_writer = await self._services.has_writer(situation.path)
+        if has_writer is False and self.situation.value == situation:
+            self.situation.value = closed(situation, situation.stat)
+
+    async def _has_ended(self, situation: Situation) -> bool:
+        """Whether a recording that seems to have ended really has."""
+        if situation.ending is Ending.IDLE:
+            return True
+        with trio.move_on_after(self._services.rules.close_grace_seconds):
+            await self.situation.wait_value(lambda now: now != situation)
+            return False
+        if await self._services.has_writer(situation.path):
+            if self.situation.value == situation:
+                self.situation.value = still_written(situation)
+            return False
+        unchanged: bool = self.situation.value == situation
+        return unchanged
+
+    async def _verify_and_complete(self, upload: StreamUpload, recording: OpenRecording) -> None:
+        stat = await verify_and_complete(self._services, upload, recording, leaving=self._leaving)
+        if stat is not None:  # it is still being written
+            self.situation.value = looked(self.situation.value, self.situation.value.path, stat)
+
+    async def _park(self) -> Outcome:
+        with shielded(self._services.rules.save_seconds, saving="parked state"):
+            await self._save_exit(Status.INTERRUPTED_SHUTDOWN)
+        return Outcome.PARKED
+
+    async def _save_exit(self, status: Status) -> None:
+        if self.stream_id is not None:
+            await self._services.exit_saves.save(Saving(self.stream_id, status, self._services.utc_now()))
+
+    async def _wait_to_retry(self, error: CefMp4ProcessorError) -> None:
+        """Wait, without a slot, until it is worth trying again; at once when the daemon leaves."""
+        rules = self._services.rules
+        self._attempts += 1
+        seconds = min(rules.retry_max_seconds, rules.retry_initial_seconds * 2 ** min(self._attempts - 1, 32))
+        log.warning("stream_retrying", error=str(error), wait_seconds=seconds, attempt=self._attempts)
+        upload = self.upload
+        if upload is not None and self._services.redis_breaker.up.value:
+            retry_at = self._services.utc_now() + timedelta(seconds=seconds)
+            try:
+                await upload.transition(
+                    Status.RETRYING,
+                    retry_at_utc=retry_at,
+                    retry_attempts=self._attempts,
+                    failure_reason=str(error),
+                )
+            except CefMp4ProcessorError as unsaved:
+                if not unsaved.transient:
+                    raise
+        with trio.move_on_after(seconds):
+            await self.situation.wait_value(lambda now: now.draining)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._until_draining, nursery.cancel_scope)
+            await self._services.s3_breaker.wait_up()
+            await self._services.redis_breaker.wait_up()
+            nursery.cancel_scope.cancel()
+
+    async def _until_draining(self, scope: trio.CancelScope) -> None:
+        await self.situation.wait_value(lambda now: now.draining)
+        scope.cancel()
+
+    async def _insist(self, end: Callable[[], Awaitable[Outcome]]) -> Outcome:
+        """End the stream, for as long as it takes to have that recorded."""
+        while True:
+            try:
+                return await end()
+            except LeaseLostError:
+                return Outcome.LEASE_LOST
+            except CefMp4ProcessorError as error:
+                if not error.transient:
+                    log.exception("failure_not_recorded", error=str(error))
+                    return Outcome.FAILED
+                await self._wait_to_retry(error)
+            if self.situation.value.draining:
+                return await self._park()
+
+    async def _fail(self, error: BaseException) -> Outcome:
+        reason = reason_of(error)
+        upload = self.upload
+        if upload is None and self.stream_id is not None:
+            checkpoint = await self._services.store.load(self.stream_id)
+            upload = StreamUpload(self._services, checkpoint) if checkpoint else None
+        if upload is None:
+            upload = self.upload = await recovery.record_refused(self._services, self.situation.value)
+            self.stream_id = upload.stream_id
+        log.error("stream_failed", reason=reason.value, error=str(error), exc_info=error)
+        if reason not in KEEPS_ITS_UPLOAD:
+            await upload.abort()
+        await upload.transition(Status.failed(reason), failure_reason=f"{SENTENCES[reason]} {error}")
+        await self._services.store.release([upload.stream_id], self._services.lease)
+        return Outcome.FAILED
+
+
+def _can_go_on(error: CefMp4ProcessorError) -> bool:
+    """Whether coming back through ``recovery.resume`` may help: what S3 lost can be begun again."""
+    lost = isinstance(error, S3OperationError) and error.code in {"NoSuchUpload", "InvalidPart"}
+    return error.transient or lost

@@ -1,0 +1,269 @@
+"""How a stream begins, and how it goes on after anything: a restart, a crash, an outage, a lost reply.
+
+There is one way back, for all of them: read the checkpoint, look at the file, ask S3, and make the three agree.
+
+- Redis says what was acknowledged. It is believed unless S3 contradicts it, so no recorded part is sent again (P2).
+- S3 may know more than Redis (a part, an upload or a completed object whose record was lost): parts are adopted if
+  their bytes are the file's, an upload is ours if its key is, an object if its metadata, size and checksum are.
+- The file decides who it is: device, inode, first bytes, and where these disagree, the recorded parts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import structlog
+
+from cef_trio.checkpoint.model import Checkpoint, FileIdentity, StreamMeta
+from cef_trio.checkpoint.states import FailureReason, Status, StreamSet
+from cef_trio.disk import OpenRecording, head_of
+from cef_trio.exceptions import ChunkProcessingError, LeaseLostError, RecordingChangedError, S3OperationError
+from cef_trio.recording import FileStat
+from cef_trio.s3.checksums import crc64nvme
+from cef_trio.s3.model import ListedPart
+from cef_trio.stream.adoption import UnknownUploads
+from cef_trio.stream.compare import algorithm_of, crc_of, matching_parts
+from cef_trio.stream.failures import GivenUpError
+from cef_trio.stream.identity import HEAD_BYTES, Sameness, compare
+from cef_trio.stream.services import Services
+from cef_trio.stream.situation import Situation
+from cef_trio.stream.upload import StreamUpload
+
+log = structlog.get_logger(__name__)
+
+_SAME_FILE_PARTS = 3
+"""How many recorded parts are compared at most before a file whose first bytes changed is called another one."""
+
+
+async def begin(services: Services, unknown: UnknownUploads, path: str) -> StreamUpload:
+    """Begin a stream for a file that Redis does not know: adopt its upload if S3 has one, else make a new record.
+
+    Raises:
+        RecordingChangedError: the file is not there (any more).
+    """
+    async with services.disk.open(path) as recording:
+        stat = await recording.stat()
+        identity = await identify(recording, stat, HEAD_BYTES)
+        adopted = await unknown.claim(path, recording) if unknown.may_fit(path) else None
+    meta = _new_record(services, adopted.stream_id if adopted else services.new_stream_id(), path, identity)
+    parts = adopted.parts if adopted else ()
+    if adopted:
+        meta = replace(
+            meta,
+            s3_key_prefix=adopted.upload.key,
+            s3_upload_id=adopted.upload.upload_id,
+            checksum_algorithm=adopted.checksum_algorithm,
+            part_size=adopted.plan.part_size,
+            equal_parts=adopted.plan.equal_parts,
+            started_at_utc=adopted.upload.initiated_at_utc,
+            next_part_to_upload=max(part.part_number for part in parts) + 1,
+        )
+    await services.store.create(meta, services.lease, parts)
+    if adopted:
+        log.info("upload_adopted", key=meta.s3_key_prefix, parts=len(parts))
+    else:
+        log.info("stream_began", key=meta.s3_key_prefix, part_size=meta.part_size)
+    records = {part.part_number: part for part in parts}
+    return StreamUpload(services, Checkpoint(meta, StreamSet.ACTIVE, records))
+
+
+def _new_record(services: Services, stream_id: str, path: str, identity: FileIdentity) -> StreamMeta:
+    rules, now = services.rules, services.utc_now()
+    return StreamMeta(
+        stream_id=stream_id,
+        original_path=path,
+        current_path=path,
+        identity=identity,
+        s3_bucket=rules.bucket,
+        s3_key_prefix=rules.key_template.key(stream_id, path),
+        part_size=rules.part_size,
+        equal_parts=rules.equal_parts,
+        started_at_utc=now,
+        last_activity_at_utc=now,
+    )
+
+
+async def record_refused(services: Services, situation: Situation) -> StreamUpload:
+    """A record for a file that no stream could be begun for, so that its failure has a place (promise P6)."""
+    identity = FileIdentity(situation.stat.file_dev, situation.stat.file_ino)
+    meta = _new_record(services, services.new_stream_id(), situation.path, identity)
+    await services.store.create(meta, services.lease)
+    return StreamUpload(services, Checkpoint(meta, StreamSet.ACTIVE))
+
+
+async def resume(services: Services, stream_id: str, path: str | None) -> StreamUpload:
+    """Go on with a stream that Redis knows. ``path`` is where its file was last seen, if that is known better.
+
+    Raises:
+        LeaseLostError: another daemon owns it, or Redis does not know it any more.
+        GivenUpError: it cannot go on: its file is gone or another one, or S3 lost its upload too often.
+    """
+    if not await services.store.acquire(stream_id, services.lease):
+        raise LeaseLostError(f"another daemon owns stream {stream_id}")
+    checkpoint = await services.store.load(stream_id)
+    if checkpoint is None:
+        raise LeaseLostError(f"Redis does not know stream {stream_id} any more")
+    upload = StreamUpload(services, checkpoint)
+    if upload.meta.object_etag is not None:
+        return upload
+    path = path or upload.meta.current_path
+    try:
+        async with services.disk.open(path) as recording:
+            await _check_identity(services, upload, recording)
+            await _agree_with_s3(services, upload, recording)
+    except RecordingChangedError as error:
+        if await _was_completed(services, upload):
+            return upload
+        await check_mounted(services, upload.meta, path)
+        raise GivenUpError(FailureReason.FILE_MISSING_ON_RESUME, str(error)) from error
+    if upload.meta.object_etag is None and upload.meta.status is not Status.ACTIVE:
+        await upload.transition(Status.ACTIVE, retry_at_utc=None, failure_reason=None)
+    log.info("stream_resumed", parts=len(upload.parts), covered_bytes=upload.covered_bytes)
+    return upload
+
+
+async def identify(recording: OpenRecording, stat: FileStat, head_bytes: int) -> FileIdentity:
+    """Which file this is."""
+    head = await head_of(recording, head_bytes)
+    return FileIdentity(stat.file_dev, stat.file_ino, len(head), crc64nvme(head))
+
+
+async def check_mounted(services: Services, meta: StreamMeta, path: str) -> None:
+    """A file that is gone is only gone if its file system is there.
+
+    Raises:
+        ChunkProcessingError: transient; its folder is on another device than the file was: something is not mounted.
+    """
+    device = await services.disk.device_around(path)
+    if device != meta.identity.file_dev:
+        raise ChunkProcessingError(
+            f"{path!r} is not there, and its folder is on another file system than it was: is something not mounted?",
+            transient=True,
+        )
+
+
+async def _check_identity(services: Services, upload: StreamUpload, recording: OpenRecording) -> None:
+    recorded = upload.meta.identity
+    observed = await identify(recording, await recording.stat(), recorded.head_size_bytes)
+    sameness = compare(recorded, observed)
+    if sameness is Sameness.ASK_BYTES:
+        sameness = await _ask_bytes(upload, recording)
+    if sameness is Sameness.REPLACED:
+        raise GivenUpError(FailureReason.FILE_REPLACED, "another file has the recording's name now")
+    if observed != recorded or recorded.head_size_bytes < HEAD_BYTES:
+        observed = await identify(recording, await recording.stat(), HEAD_BYTES)
+        if observed != recorded:
+            await upload.update(identity=observed)
+
+
+async def _ask_bytes(upload: StreamUpload, recording: OpenRecording) -> Sameness:
+    numbers = sorted(upload.parts, reverse=True)[:_SAME_FILE_PARTS]
+    if not numbers:
+        return Sameness.SAME  # nothing of it was sent: nothing of a stranger's can be mixed with it
+    for number in numbers:
+        record = upload.parts[number]
+        try:
+            crc = await crc_of(recording, upload.plan.part(number).offset, record.size_bytes)
+        except RecordingChangedError:
+            continue
+        if crc == record.crc64nvme:
+            return Sameness.SAME
+    return Sameness.REPLACED
+
+
+async def _agree_with_s3(services: Services, upload: StreamUpload, recording: OpenRecording) -> None:
+    if upload.meta.s3_upload_id is None:
+        await _find_upload(services, upload, recording)
+        return
+    try:
+        listed = await services.s3.list_parts(upload.meta.s3_key_prefix, upload.meta.s3_upload_id)
+    except S3OperationError as error:
+        if error.code not in {"NoSuchUpload", "NoSuchKey"}:
+            raise
+        if not await _was_completed(services, upload):
+            await upload_lost(services, upload)
+        return
+    await _adopt_parts(services, upload, recording, listed)
+
+
+async def _find_upload(services: Services, upload: StreamUpload, recording: OpenRecording) -> None:
+    """Redis has no upload id: was one created, and only its record lost? The key holds the stream's UUID."""
+    key = upload.meta.s3_key_prefix
+    try:
+        found = [candidate for candidate in await services.s3.list_multipart_uploads(key) if candidate.key == key]
+    except S3OperationError as error:
+        if error.transient:
+            raise
+        log.warning("uploads_not_listed", error=str(error))
+        return
+    if not found:
+        return
+    *others, newest = sorted(found, key=lambda candidate: candidate.initiated_at_utc)
+    for stray in others:
+        await services.s3.abort_multipart_upload(key, stray.upload_id)
+    listed = await services.s3.list_parts(key, newest.upload_id)
+    if not listed:
+        # How its parts would have to be proved cannot be read from an empty upload; a new one costs one call.
+        await services.s3.abort_multipart_upload(key, newest.upload_id)
+        return
+    await upload.update(s3_upload_id=newest.upload_id, checksum_algorithm=algorithm_of(listed).value)
+    await _adopt_parts(services, upload, recording, listed)
+
+
+async def _adopt_parts(
+    services: Services, upload: StreamUpload, recording: OpenRecording, listed: list[ListedPart]
+) -> None:
+    """Take over parts that S3 has and Redis does not; forget records that S3 contradicts.
+
+    A recorded part that is not listed is believed: some stores list late, and Complete will tell if it is not there.
+    """
+    contradicting = [part for part in listed if _contradicts(upload, part)]
+    matching = await matching_parts(recording, contradicting, upload.plan, at=services.utc_now())
+    for part in contradicting:
+        if part.part_number not in matching and part.part_number in upload.parts:
+            upload.drop(part.part_number)
+    if matching:
+        await upload.adopt(list(matching.values()))
+        log.info("parts_adopted", parts=sorted(matching))
+
+
+def _contradicts(upload: StreamUpload, part: ListedPart) -> bool:
+    record = upload.parts.get(part.part_number)
+    return record is None or (record.etag, record.size_bytes) != (part.etag, part.size_bytes)
+
+
+async def _was_completed(services: Services, upload: StreamUpload) -> bool:
+    """Whether S3 completed the upload and only our record of that was lost."""
+    size = upload.meta.verified_size_bytes
+    if size is None or upload.meta.s3_upload_id is None:
+        return False
+    if size == 0 or any(part.number not in upload.parts for part in upload.plan.cut(size)):
+        return False
+    try:
+        stored = await services.s3.complete_multipart_upload(
+            upload.meta.s3_key_prefix,
+            upload.meta.s3_upload_id,
+            upload.parts_to_complete(size),
+            checksum=upload.checksum,
+            stream_id=upload.stream_id,
+        )
+    except S3OperationError as error:
+        if error.transient:
+            raise
+        return False
+    await upload.record_object(stored)
+    log.info("completion_found", key=stored.key)
+    return True
+
+
+async def upload_lost(services: Services, upload: StreamUpload) -> None:
+    """S3 does not know the upload any more: begin it again, unless that has happened too often.
+
+    Raises:
+        GivenUpError: it has.
+    """
+    lost = upload.meta.uploads_restarted + 1
+    if lost > services.rules.max_uploads_lost:
+        raise GivenUpError(FailureReason.UPLOAD_LOST, f"S3 lost the upload {lost} times")
+    log.warning("upload_lost", key=upload.meta.s3_key_prefix, times=lost)
+    await upload.start_over(uploads_restarted=lost)

@@ -1,0 +1,119 @@
+"""The stale checker: looks after what the watcher cannot see.
+
+Close events do not reach us from network mounts or other hosts, a writer may hang, a daemon may have died with streams
+that nobody works on. So every few seconds each stream is judged by :func:`judge_stale`, whose cases have names:
+
+- idle and all sent → finalize · idle and more on disk → upload · shrunk → start over · missing → abort and fail
+- no processor for a stream that Redis knows → resume (a retry that is due is one of these)
+
+The checker only proposes: a stream looks at its file itself before it does anything it cannot take back.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+import structlog
+import trio
+from trio_util import periodic
+
+from cef_trio.checkpoint.states import StreamSet
+from cef_trio.exceptions import CefMp4ProcessorError
+from cef_trio.recording import FileStat
+from cef_trio.stream import situation as news
+from cef_trio.stream.services import Services
+from cef_trio.stream.supervisor import LiveStream, StreamSupervisor
+
+log = structlog.get_logger(__name__)
+
+
+class Finding(Enum):
+    """What the checker found of one stream."""
+
+    FRESH = "fresh"
+    IDLE_ALL_SENT = "idle_all_sent"
+    IDLE_MORE_ON_DISK = "idle_more_on_disk"
+    SHRUNK = "shrunk"
+    MISSING = "missing"
+
+
+def judge_stale(*, idle_seconds: float, timeout_seconds: float, known: FileStat, found: FileStat | None) -> Finding:
+    """Judge a stream by how long nothing was heard of its file (``known``), and by what is on disk now (``found``)."""
+    if found is None:
+        return Finding.MISSING
+    if found.inode != known.inode or found.size_bytes < known.size_bytes:
+        return Finding.SHRUNK if found.inode == known.inode else Finding.MISSING
+    if found.size_bytes > known.size_bytes or found.mtime_ns != known.mtime_ns:
+        return Finding.IDLE_MORE_ON_DISK
+    return Finding.IDLE_ALL_SENT if idle_seconds >= timeout_seconds else Finding.FRESH
+
+
+class StaleChecker:
+    """Checks all streams every ``period_seconds``."""
+
+    def __init__(
+        self,
+        services: Services,
+        supervisor: StreamSupervisor,
+        *,
+        watch_folder: str,
+        timeout_seconds: float,
+        period_seconds: float,
+    ) -> None:
+        self._services = services
+        self._supervisor = supervisor
+        self._watch_folder = watch_folder
+        self._timeout_seconds = timeout_seconds
+        self._period_seconds = period_seconds
+        self.last_turn = trio.current_time()
+        """``trio.current_time()`` when it last began a round: a health check looks at it."""
+
+    async def run(self) -> None:
+        """Check for ever."""
+        async for _ in periodic(self._period_seconds):
+            self.last_turn = trio.current_time()
+            try:
+                for live in self._supervisor.live:
+                    await self._check(live)
+                await self._resume_unattended()
+            except CefMp4ProcessorError as error:
+                log.warning("stale_check_failed", error=str(error))
+
+    async def _check(self, live: LiveStream) -> None:
+        situation = live.situation.value
+        found = await self._services.disk.stat(situation.path)
+        if live.situation.value != situation:
+            return  # news came meanwhile, and is newer than this look
+        finding = judge_stale(
+            idle_seconds=trio.current_time() - live.changed_at,
+            timeout_seconds=self._timeout_seconds,
+            known=situation.stat,
+            found=found,
+        )
+        match finding:
+            case Finding.IDLE_ALL_SENT:
+                if news.idle(situation) != situation:
+                    log.info("stream_idle", stream_id=live.processor.stream_id, seconds=self._timeout_seconds)
+                    live.learn(news.idle(situation))
+            case Finding.IDLE_MORE_ON_DISK if found is not None:
+                live.learn(news.seen(situation, found))
+            case Finding.SHRUNK | Finding.MISSING:
+                live.learn(news.gone(situation))
+            case _:
+                pass
+
+    async def _resume_unattended(self) -> None:
+        """Take up the streams of this folder that Redis knows as open and nobody works on."""
+        store = self._services.store
+        ids = await store.members(StreamSet.ACTIVE) | await store.members(StreamSet.PENDING_COMPLETION)
+        unattended = ids - self._supervisor.live_ids
+        if not unattended:
+            return
+        for known in (await store.load_metas(unattended)).values():
+            path = known.meta.current_path
+            if not path.startswith(self._watch_folder + "/"):
+                continue  # of another daemon, which watches another folder
+            if not await store.acquire(known.meta.stream_id, self._services.lease):
+                continue  # another daemon works on it
+            stat = await self._services.disk.stat(path)
+            self._supervisor.resume_unattended(known, stat=stat)

@@ -1,0 +1,316 @@
+"""Which file belongs to which stream, and the one place where streams' tasks are started.
+
+News of the folder comes in through :meth:`StreamSupervisor.tell`, synchronously; what needs Redis (is this file known?
+done? another daemon's?) is asked by :meth:`StreamSupervisor.run`, in batches. A file is at any time either *live* (a
+task works on it), *unknown* (Redis is still to be asked) or *settled* (nothing to do until it changes).
+
+Streams' tasks run in the processor nursery that the daemon gives; nothing that goes wrong in one leaves it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+import structlog
+import trio
+from trio_util import AsyncBool, AsyncValue, periodic
+
+from cef_trio.checkpoint.store import KnownPath
+from cef_trio.exceptions import CefMp4ProcessorError
+from cef_trio.intake.events import Closed, FileEvent, Gone, Moved, Scanned, Seen
+from cef_trio.recording import FileStat
+from cef_trio.stream import situation as news
+from cef_trio.stream.adoption import UnknownUploads
+from cef_trio.stream.judge import Verdict, judge
+from cef_trio.stream.processor import Outcome, StreamProcessor
+from cef_trio.stream.services import Services
+from cef_trio.stream.situation import Ending, Situation
+
+log = structlog.get_logger(__name__)
+
+_BATCH = 500
+_PAUSE_SECONDS = 1.0
+"""Between two tries to ask a Redis that refuses, and before a stream whose lease was lost is asked about again."""
+
+
+@dataclass(eq=False, slots=True)
+class LiveStream:
+    """A stream whose task runs."""
+
+    processor: StreamProcessor
+    situation: AsyncValue[Situation]
+    changed_at: float
+    """``trio.current_time()`` when the file was last seen to change."""
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+
+    @property
+    def path(self) -> str:
+        """Where its file is."""
+        path: str = self.situation.value.path
+        return path
+
+    def learn(self, situation: Situation) -> None:
+        """Take in news."""
+        if situation.stat != self.situation.value.stat:
+            self.changed_at = trio.current_time()
+        self.situation.value = situation
+
+
+@dataclass(frozen=True, slots=True)
+class _Unknown:
+    stat: FileStat
+    closed: bool = False
+
+
+class StreamSupervisor:
+    """Starts a task for each stream, and hands it the news of its file."""
+
+    def __init__(self, services: Services, processors: trio.Nursery, matches: Callable[[str], bool]) -> None:
+        self._services = services
+        self._processors = processors
+        self._matches = matches
+        self._uploads = UnknownUploads(services)
+        self._must_list_uploads = True
+        self._draining = False
+        self._live: dict[str, LiveStream] = {}
+        self._settled: dict[str, FileStat] = {}
+        self._unknown: dict[str, _Unknown] = {}
+        self._renamed: list[tuple[str, str]] = []
+        self._work = AsyncBool(False)
+
+    # -- what others see ----------------------------------------------------------------------------------------------
+
+    @property
+    def live(self) -> Iterable[LiveStream]:
+        """The streams whose tasks run."""
+        return tuple(self._live.values())
+
+    @property
+    def live_ids(self) -> frozenset[str]:
+        """Their ids, of those that have one by now."""
+        return frozenset(live.processor.stream_id for live in self._live.values() if live.processor.stream_id)
+
+    def drain(self) -> None:
+        """Start nothing new; tell every stream to finish what is in flight, save its state and leave."""
+        self._draining = True
+        for live in self._live.values():
+            live.learn(news.draining(live.situation.value))
+
+    # -- news ---------------------------------------------------------------------------------------------------------
+
+    def tell(self, event: FileEvent) -> None:
+        """Take in news of the folder (:class:`~cef_trio.intake.events.FileListener`)."""
+        match event:
+            case Seen(path, stat):
+                self._seen(path, stat)
+            case Closed(path, stat):
+                self._closed(path, stat)
+            case Moved(old_path, new_path, stat):
+                self._moved(old_path, new_path, stat)
+            case Gone(path):
+                self._gone(path)
+            case Scanned(files, unreadable):
+                self._scanned(files, unreadable)
+
+    def _seen(self, path: str, stat: FileStat) -> None:
+        live = self._live.get(path)
+        if live is not None:
+            live.learn(news.seen(live.situation.value, stat))
+        elif self._settled.get(path) != stat and self._matches(path):
+            self._ask(path, stat, closed=False)
+
+    def _closed(self, path: str, stat: FileStat) -> None:
+        live = self._live.get(path)
+        if live is not None:
+            live.learn(news.closed(live.situation.value, stat))
+        elif self._settled.get(path) != stat and self._matches(path):
+            self._ask(path, stat, closed=True)
+
+    def _moved(self, old_path: str, new_path: str, stat: FileStat) -> None:
+        live = self._live.get(old_path)
+        if live is not None and live.situation.value.stat.inode == stat.inode:
+            del self._live[old_path]
+            overwritten = self._live.pop(new_path, None)
+            if overwritten is not None:
+                self._detach(overwritten, new_path)
+            self._live[new_path] = live
+            live.learn(news.moved(live.situation.value, new_path, stat))
+            return
+        settled = self._settled.pop(old_path, None)
+        unknown = self._unknown.pop(old_path, None)
+        if settled is not None and settled.inode == stat.inode and self._matches(new_path):
+            self._settled[new_path] = settled
+            self._renamed.append((old_path, new_path))
+            self._work.value = True
+        elif unknown is not None and unknown.closed and self._matches(new_path):
+            self._closed(new_path, stat)
+        else:
+            self._seen(new_path, stat)
+
+    def _gone(self, path: str) -> None:
+        self._settled.pop(path, None)
+        self._unknown.pop(path, None)
+        live = self._live.get(path)
+        if live is not None:
+            live.learn(news.gone(live.situation.value))
+
+    def _scanned(self, files: Mapping[str, FileStat], unreadable: frozenset[str]) -> None:
+        missing = {
+            path: live
+            for path, live in self._live.items()
+            if path not in files and not any(path.startswith(f"{folder}/") for folder in unreadable)
+        }
+        if missing:
+            # Names of files that no stream has: one of them may be a lost stream's file under its new name.
+            unclaimed = {stat.inode: path for path, stat in files.items() if path not in self._live}
+            for path, live in missing.items():
+                new_path = unclaimed.get(live.situation.value.stat.inode)
+                if new_path is None:
+                    self._gone(path)
+                else:
+                    self._moved(path, new_path, files[new_path])
+        for path in [path for path in self._settled if path not in files]:
+            del self._settled[path]
+        for path, stat in files.items():
+            self._seen(path, stat)
+
+    def _detach(self, live: LiveStream, path: str) -> None:
+        """Its file's name was taken by another stream's file: it must look for itself, under a key of its own."""
+        self._live[f"{path}\0{id(live)}"] = live
+        live.learn(news.gone(live.situation.value))
+
+    def _ask(self, path: str, stat: FileStat, *, closed: bool) -> None:
+        before = self._unknown.get(path)
+        same = before is not None and before.stat == stat
+        self._unknown[path] = _Unknown(stat, closed or (same and before is not None and before.closed))
+        self._work.value = True
+
+    # -- asking Redis -------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Ask Redis about unknown files and start their streams, for ever."""
+        while True:
+            await self._work.wait_value(True)
+            try:
+                await self._rename_settled()
+                await self._resolve_some()
+            except CefMp4ProcessorError as error:
+                log.warning("intake_waits", error=str(error))
+                await trio.sleep(_PAUSE_SECONDS)
+                await self._services.redis_breaker.wait_up()
+                await self._services.s3_breaker.wait_up()
+            self._work.value = bool(self._unknown or self._renamed)
+
+    async def _resolve_some(self) -> None:
+        paths = list(self._unknown)[:_BATCH]
+        known = await self._services.store.find_by_path(paths)
+        fresh = []
+        for path in paths:
+            unknown = self._unknown.get(path)
+            if unknown is None:
+                continue  # gone, or moved, while Redis was asked
+            verdict = judge(known.get(path), unknown.stat)
+            if verdict is Verdict.NEW or verdict is Verdict.REPLACED:
+                fresh.append(path)
+            if verdict is Verdict.SETTLED:
+                self._settled[path] = unknown.stat
+                del self._unknown[path]
+            elif verdict is Verdict.RESUME:
+                self._start(path, self._unknown.pop(path), known[path].meta.stream_id)
+            elif verdict is Verdict.REPLACED:
+                self.resume_unattended(known[path], detached=True)
+        if fresh and self._must_list_uploads:
+            await self._uploads.look()
+            self._must_list_uploads = False
+        for path in fresh:
+            if path in self._unknown:
+                self._start(path, self._unknown.pop(path), None)
+
+    async def _rename_settled(self) -> None:
+        while self._renamed:
+            old_path, new_path = self._renamed[0]
+            store, lease = self._services.store, self._services.lease
+            known = (await store.find_by_path([old_path])).get(old_path)
+            if known is not None and await store.acquire(known.meta.stream_id, lease):
+                await store.rename(known.meta.stream_id, lease, new_path)
+                await store.release([known.meta.stream_id], lease)
+                log.info("settled_recording_renamed", stream_id=known.meta.stream_id, path=new_path)
+            del self._renamed[0]
+
+    # -- tasks --------------------------------------------------------------------------------------------------------
+
+    def resume_unattended(self, known: KnownPath, *, stat: FileStat | None = None, detached: bool = False) -> None:
+        """Start a task for a stream that Redis knows and nobody works on. ``stat``: its file now, if it is there.
+
+        ``detached``: its file's name belongs to another file by now, so news of the name is not for it.
+        """
+        meta = known.meta
+        if self._draining or meta.stream_id in self.live_ids:
+            return
+        path = meta.current_path
+        if path in self._live or detached:
+            path = f"{path}\0{meta.stream_id}"
+        there = stat or FileStat(meta.identity.file_dev, meta.identity.file_ino, 0, 0)
+        self._launch(path, Situation(meta.current_path, there, doubted=stat is None), meta.stream_id)
+
+    def _start(self, path: str, unknown: _Unknown, stream_id: str | None) -> None:
+        if self._draining or path in self._live or (stream_id is not None and stream_id in self.live_ids):
+            return
+        ending = Ending.CLOSED if unknown.closed else Ending.NOT
+        self._launch(path, Situation(path, unknown.stat, ending), stream_id)
+
+    def _launch(self, key: str, situation: Situation, stream_id: str | None) -> None:
+        value = AsyncValue(situation)
+        processor = StreamProcessor(self._services, self._uploads, value, stream_id)
+        live = LiveStream(processor, value, trio.current_time())
+        self._live[key] = live
+        self._processors.start_soon(self._run_stream, live)
+
+    async def _run_stream(self, live: LiveStream) -> None:
+        structlog.contextvars.bind_contextvars(file=live.path)
+        if live.processor.stream_id is not None:
+            structlog.contextvars.bind_contextvars(stream_id=live.processor.stream_id)
+        outcome = None
+        try:
+            with live.scope:
+                outcome = await live.processor.run()
+        finally:
+            for key in [key for key, other in self._live.items() if other is live]:
+                del self._live[key]
+        if outcome is None or outcome is Outcome.LEASE_LOST:
+            # Another daemon has it, or Redis lost its memory; if the latter, S3 may have what Redis forgot.
+            self._must_list_uploads = True
+            await trio.sleep(_PAUSE_SECONDS)
+        if outcome not in {Outcome.PARKED, Outcome.NOTHING_THERE} and not self._draining:
+            await self._look_again(live.path)
+
+    async def _look_again(self, path: str) -> None:
+        """A stream's task ended: whatever is at its path now is asked about like any file."""
+        try:
+            stat = await self._services.disk.stat(path)
+        except CefMp4ProcessorError as error:
+            log.warning("recording_not_looked_at", error=str(error))
+            return
+        if stat is not None:
+            self._seen(path, stat)
+
+    # -- leases -------------------------------------------------------------------------------------------------------
+
+    async def renew_leases(self) -> None:
+        """Keep the leases of live streams; a stream whose lease is lost is stopped, since it may write nothing more."""
+        lease = self._services.lease
+        async for _ in periodic(lease.ttl_seconds / 3):
+            ids = self.live_ids
+            if not ids:
+                continue
+            try:
+                lost = await self._services.store.renew(ids, lease)
+            except CefMp4ProcessorError as error:
+                log.warning("leases_not_renewed", error=str(error))
+                continue
+            for live in self.live:
+                upload = live.processor.upload
+                if live.processor.stream_id in lost and upload is not None and upload.stream_id in lost:
+                    log.warning("lease_lost", stream_id=live.processor.stream_id)
+                    live.scope.cancel()

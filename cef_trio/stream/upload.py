@@ -1,0 +1,270 @@
+"""One stream's multipart upload and its checkpoint, kept in step.
+
+Owns the order of things: S3 does, memory notes it at once, Redis records it, and only then does anything else happen to
+the stream. Every effect of S3 is recorded through :meth:`Services.record_effect`, so that a cancellation between the
+effect and its record waits (promise P2). What memory and Redis disagree about after a failure is settled by
+``recovery.py``, never here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import structlog
+
+from cef_trio.checkpoint.model import Checkpoint, PartRecord, StreamMeta
+from cef_trio.checkpoint.states import Status
+from cef_trio.checkpoint.store import Change
+from cef_trio.disk import FileSlice, OpenRecording
+from cef_trio.exceptions import S3OperationError
+from cef_trio.s3.model import ChecksumAlgorithm, PartToComplete, StoredObject
+from cef_trio.stream.decide import Known
+from cef_trio.stream.parts import Part, PartPlan
+from cef_trio.stream.services import Services
+
+log = structlog.get_logger(__name__)
+
+STREAM_ID_METADATA = "cef-stream-id"
+"""The user metadata by which a finished object is known to be ours (HeadObject)."""
+CONTENT_TYPE = "video/mp4"
+_ABORT_ROUNDS = 3
+
+
+class StreamUpload:
+    """What is known of one stream, and the calls that change it. Used by the stream's own task only."""
+
+    def __init__(self, services: Services, checkpoint: Checkpoint) -> None:
+        self._services = services
+        self.meta: StreamMeta = checkpoint.meta
+        self.parts: dict[int, PartRecord] = dict(checkpoint.parts)
+        self.plan = PartPlan(self.meta.part_size, equal_parts=self.meta.equal_parts)
+        self._in_flight: set[int] = set()
+        self._first_missing = 1
+
+    @property
+    def stream_id(self) -> str:
+        """The stream's UUID."""
+        return self.meta.stream_id
+
+    @property
+    def known(self) -> Known:
+        """What ``decide.next_action`` asks for."""
+        exists = self.meta.object_etag is not None
+        return Known(self.plan, self.first_missing, self.meta.current_path, object_exists=exists)
+
+    @property
+    def first_missing(self) -> int:
+        """The lowest number of a full part that S3 has not acknowledged in full."""
+        while self._has_full(self._first_missing):
+            self._first_missing += 1
+        return self._first_missing
+
+    def next_to_send(self, size_bytes: int) -> Part | None:
+        """The first full part of a file of that size that is neither acknowledged nor in flight."""
+        last = self.plan.count_full(size_bytes)
+        number = self.first_missing
+        while number <= last and (number in self._in_flight or self._has_full(number)):
+            number += 1
+        return self.plan.part(number) if number <= last else None
+
+    @property
+    def covered_bytes(self) -> int:
+        """The end of the furthest part that S3 acknowledged."""
+        return max((self.plan.part(number).offset + part.size_bytes for number, part in self.parts.items()), default=0)
+
+    def _has_full(self, number: int) -> bool:
+        part = self.parts.get(number)
+        return part is not None and part.size_bytes == self.plan.part(number).size_bytes
+
+    async def update(self, **fields: Any) -> None:
+        """Set fields of the record, in memory and in Redis."""
+        self.meta = replace(self.meta, **fields)
+        await self._services.store.update(self.stream_id, self._services.lease, Change(fields))
+
+    async def transition(self, status: Status, **fields: Any) -> None:
+        """Put the stream into a status, in memory and in Redis."""
+        self.meta = replace(self.meta, status=status, **fields)
+        await self._services.store.transition(self.stream_id, self._services.lease, status, Change(fields))
+
+    async def rename(self, path: str) -> None:
+        """The file has another name now."""
+        await self._services.store.rename(self.stream_id, self._services.lease, path)
+        self.meta = replace(self.meta, current_path=path)
+
+    async def ensure_open(self) -> None:
+        """Have a multipart upload to send parts to.
+
+        The stream, with its key, is in Redis before S3 is asked: an upload whose id is lost on the way is found by its
+        key (``recovery.py``), which holds the stream's UUID and so is nobody else's.
+        """
+        if self.meta.s3_upload_id is not None:
+            return
+        created = await self._services.s3.create_multipart_upload(
+            self.meta.s3_key_prefix, metadata={STREAM_ID_METADATA: self.stream_id}, content_type=CONTENT_TYPE
+        )
+        await self._services.record_effect(
+            "upload id",
+            lambda: self.update(s3_upload_id=created.upload_id, checksum_algorithm=created.checksum.value),
+        )
+        log.info("upload_created", key=self.meta.s3_key_prefix, checksum=created.checksum.value)
+
+    @property
+    def upload_id(self) -> str:
+        """The open upload's id."""
+        if self.meta.s3_upload_id is None:
+            raise RuntimeError("no upload is open")
+        return self.meta.s3_upload_id
+
+    @property
+    def checksum(self) -> ChecksumAlgorithm:
+        """How the open upload's parts are proved."""
+        return ChecksumAlgorithm(self.meta.checksum_algorithm or ChecksumAlgorithm.MD5.value)
+
+    def reserve(self, part_number: int) -> None:
+        """Count a part as in flight before its task has started; :meth:`send` takes it back at its end."""
+        self._in_flight.add(part_number)
+
+    async def send(self, recording: OpenRecording, part: Part) -> None:
+        """Send a part and record it; one that was sent before is replaced.
+
+        On cancellation the part is either recorded, or in flight: S3's acknowledgement had not arrived.
+        """
+        self._in_flight.add(part.number)
+        try:
+            sent = await self._services.s3.upload_part(
+                self.meta.s3_key_prefix,
+                self.upload_id,
+                part.number,
+                FileSlice(recording, part.offset, part.size_bytes),
+                self.checksum,
+            )
+            record = PartRecord(
+                sent.part_number, sent.etag, sent.size_bytes, sent.crc64nvme, self._services.utc_now(), sent.checksum
+            )
+            rewritten = part.number in self.parts
+            self.parts[part.number] = record
+            await self._services.record_effect(
+                "part record",
+                lambda: self._services.store.record_part(
+                    self.stream_id, self._services.lease, record, rewritten=rewritten
+                ),
+            )
+        finally:
+            self._in_flight.discard(part.number)
+        self._count(record, rewritten=rewritten)
+        log.debug("part_uploaded", part_number=part.number, size_bytes=record.size_bytes, rewritten=rewritten)
+
+    def _count(self, record: PartRecord, *, rewritten: bool) -> None:
+        meta = self.meta
+        self.meta = replace(
+            meta,
+            total_bytes_sent=meta.total_bytes_sent + record.size_bytes,
+            next_part_to_upload=max(meta.next_part_to_upload, record.part_number + 1),
+            last_activity_at_utc=record.uploaded_at_utc,
+            parts_rewritten=meta.parts_rewritten + rewritten,
+            bytes_rewritten=meta.bytes_rewritten + (record.size_bytes if rewritten else 0),
+        )
+
+    async def adopt(self, parts: list[PartRecord]) -> None:
+        """Record parts that were found in S3 and compared with the file."""
+        self.parts.update((part.part_number, part) for part in parts)
+        await self._services.store.adopt_parts(self.stream_id, self._services.lease, parts)
+
+    def drop(self, part_number: int) -> None:
+        """Forget a record that S3 does not bear out, so that the part is sent again and its record replaced."""
+        del self.parts[part_number]
+        self._first_missing = min(self._first_missing, part_number)
+
+    async def start_over(self, **fields: Any) -> None:
+        """Abort the open upload and begin with nothing: the file is another recording now, or S3 lost the upload."""
+        await self.abort()
+        self.parts.clear()
+        self._first_missing = 1
+        self.meta = replace(
+            self.meta,
+            status=Status.ACTIVE,
+            s3_upload_id=None,
+            checksum_algorithm=None,
+            next_part_to_upload=1,
+            verified_size_bytes=None,
+            verified_mtime_ns=None,
+            **fields,
+        )
+        changed = {"verified_size_bytes": None, "verified_mtime_ns": None, "checksum_algorithm": None, **fields}
+        await self._services.store.start_over(self.stream_id, self._services.lease, Change(changed))
+
+    async def abort(self) -> None:
+        """Abort every open upload of this stream's key; S3 may know more of them than Redis does.
+
+        An abort races parts in flight (https://docs.aws.amazon.com/AmazonS3/latest/API/API_AbortMultipartUpload.html):
+        the caller has none any more, and what is still listed is aborted again.
+        """
+        if self.meta.s3_upload_id is not None:
+            await self._services.s3.abort_multipart_upload(self.meta.s3_key_prefix, self.meta.s3_upload_id)
+        await self.abort_strays()
+
+    async def abort_strays(self) -> None:
+        """Abort what S3 still lists under this stream's key: uploads whose creation was answered to nobody."""
+        s3, key = self._services.s3, self.meta.s3_key_prefix
+        for _ in range(_ABORT_ROUNDS):
+            try:
+                strays = [upload for upload in await s3.list_multipart_uploads(key) if upload.key == key]
+            except S3OperationError as error:
+                if error.transient:
+                    raise
+                log.warning("strays_not_listed", error=str(error))  # not allowed to list: `cef-trio gc` says so too
+                return
+            if not strays:
+                return
+            for stray in strays:
+                await s3.abort_multipart_upload(key, stray.upload_id)
+
+    async def complete(self, size_bytes: int, mtime_ns: int) -> StoredObject:
+        """Complete the upload of a file that was verified at that size and time, and record that the object exists.
+
+        The verified size and time are recorded first: if the daemon dies in between, the next start knows what was
+        being completed, and asks S3 whether it was.
+        """
+        await self.update(verified_size_bytes=size_bytes, verified_mtime_ns=mtime_ns)
+        stored = await self._services.s3.complete_multipart_upload(
+            self.meta.s3_key_prefix,
+            self.upload_id,
+            self.parts_to_complete(size_bytes),
+            checksum=self.checksum,
+            stream_id=self.stream_id,
+        )
+        await self.record_object(stored)
+        return stored
+
+    def parts_to_complete(self, size_bytes: int) -> list[PartToComplete]:
+        """The parts of a file of that size, as they were acknowledged."""
+        records = [self.parts[part.number] for part in self.plan.cut(size_bytes)]
+        return [
+            PartToComplete(part.part_number, part.etag, part.size_bytes, part.crc64nvme, part.checksum)
+            for part in records
+        ]
+
+    async def put_empty(self, mtime_ns: int) -> StoredObject:
+        """Store an empty recording: a multipart upload cannot be empty, so it is a plain object."""
+        await self.abort()
+        await self.update(verified_size_bytes=0, verified_mtime_ns=mtime_ns)
+        stored = await self._services.s3.put_object(
+            self.meta.s3_key_prefix, b"", content_type=CONTENT_TYPE, metadata={STREAM_ID_METADATA: self.stream_id}
+        )
+        await self.record_object(stored)
+        return stored
+
+    async def record_object(self, stored: StoredObject) -> None:
+        """Record that the object exists: from now on only its metadata is to be written."""
+        now = self._services.utc_now()
+        await self._services.record_effect(
+            "object record",
+            lambda: self.transition(
+                Status.S3_COMPLETED,
+                object_etag=stored.etag,
+                object_crc64nvme=stored.crc64nvme,
+                completed_at_utc=now,
+                last_activity_at_utc=now,
+            ),
+        )
