@@ -1,0 +1,188 @@
+"""Where Redis is: ``REDIS_URL``, understood once. Pure.
+
+=====================================================  ==============================================================
+``redis://[user:password@]host[:port][/db]``           one server
+``unix://[user:password@]/path/to/socket[?db=0]``      one server on a unix socket
+``redis+sentinel://…@host[:port],…/master[/db]``       whichever server the sentinels call ``master``
+``redis+cluster://…@host[:port],…``                    a cluster; ``REDIS_KEY_PREFIX`` must then hold a hash tag
+=====================================================  ==============================================================
+
+``rediss``, ``rediss+sentinel`` and ``rediss+cluster`` are the same over TLS. Sentinels that want credentials of their
+own take ``?sentinel_username=…&sentinel_password=…``. User, password and path are percent-decoded. No other option is
+taken from a URL: a ``socket_timeout`` there would silently undo the bound on an exit (P4).
+
+No error text and no ``repr`` made here contains a password.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Final
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+
+_REDIS_PORT = 6379
+_SENTINEL_PORT = 26379
+_HIGHEST_PORT = 65535
+
+
+class Topology(StrEnum):
+    """What kind of Redis it is."""
+
+    SINGLE = "single"
+    UNIX = "unix"
+    SENTINEL = "sentinel"
+    CLUSTER = "cluster"
+
+
+@dataclass(frozen=True, slots=True)
+class RedisAddress:
+    """A parsed ``REDIS_URL``. ``hosts`` are servers, sentinels or start-up nodes; empty for a unix socket."""
+
+    topology: Topology
+    hosts: tuple[tuple[str, int], ...] = ()
+    socket_path: str | None = None
+    master: str | None = None
+    db: int = 0
+    tls: bool = False
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    sentinel_username: str | None = None
+    sentinel_password: str | None = field(default=None, repr=False)
+
+    def __str__(self) -> str:
+        """The URL without its credentials, for logs and errors."""
+        if self.topology is Topology.UNIX:
+            return f"unix://{self.socket_path}"
+        scheme = "rediss" if self.tls else "redis"
+        if self.topology is not Topology.SINGLE:
+            scheme += f"+{self.topology.value}"
+        hosts = ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self.hosts)
+        path = [self.master] if self.master else []
+        if self.topology is not Topology.CLUSTER:
+            path.append(str(self.db))
+        return "/".join([f"{scheme}://{hosts}", *path])
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What no text may contain."""
+        return tuple(secret for secret in (self.password, self.sentinel_password) if secret)
+
+
+def parse_address(url: str) -> RedisAddress:
+    """Understand a ``REDIS_URL``.
+
+    Raises:
+        ValueError: it is none of the forms above. The text names what is wrong, never a credential.
+    """
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise ValueError("REDIS_URL is not a URL") from None
+    options = _options(parts)
+    username, password, location = _credentials(parts.netloc)
+    found = _FORMS.get(parts.scheme, _no_such_form)(parts, location, options)
+    if options:
+        raise ValueError(f"REDIS_URL: unknown option {min(options)!r}")
+    return replace(found, username=username, password=password, tls=parts.scheme.startswith("rediss"))
+
+
+def _unix(parts: SplitResult, location: str, options: dict[str, str]) -> RedisAddress:
+    if location or not parts.path.strip("/"):
+        raise ValueError("REDIS_URL: a unix socket is unix:///absolute/path")
+    return RedisAddress(Topology.UNIX, socket_path=unquote(parts.path), db=_database(options.pop("db", "0")))
+
+
+def _single(parts: SplitResult, location: str, options: dict[str, str]) -> RedisAddress:
+    hosts, path = _hosts(location or "localhost", _REDIS_PORT), _path(parts)
+    if len(hosts) != 1 or len(path) > 1:
+        raise ValueError("REDIS_URL: one server is redis://host:port/db; for more use redis+sentinel or redis+cluster")
+    return RedisAddress(Topology.SINGLE, hosts, db=_database(options.pop("db", path[0] if path else "0")))
+
+
+def _sentinel(parts: SplitResult, location: str, options: dict[str, str]) -> RedisAddress:
+    match _path(parts):
+        case [master]:
+            db = "0"
+        case [master, db]:
+            pass
+        case _:
+            raise ValueError("REDIS_URL: sentinels need the master's name, redis+sentinel://host:26379/master[/db]")
+    return RedisAddress(
+        Topology.SENTINEL,
+        _hosts(location, _SENTINEL_PORT),
+        master=master,
+        db=_database(db),
+        sentinel_username=options.pop("sentinel_username", None),
+        sentinel_password=options.pop("sentinel_password", None),
+    )
+
+
+def _cluster(parts: SplitResult, location: str, _options: dict[str, str]) -> RedisAddress:
+    if _path(parts) not in ([], ["0"]):
+        raise ValueError("REDIS_URL: a cluster has no databases but 0")
+    return RedisAddress(Topology.CLUSTER, _hosts(location, _REDIS_PORT))
+
+
+def _no_such_form(parts: SplitResult, _location: str, _options: dict[str, str]) -> RedisAddress:
+    raise ValueError(f"REDIS_URL: unknown scheme {parts.scheme!r} (redis, rediss, unix, redis+sentinel, redis+cluster)")
+
+
+_FORMS: Final = {
+    "unix": _unix,
+    "redis": _single,
+    "rediss": _single,
+    "redis+sentinel": _sentinel,
+    "rediss+sentinel": _sentinel,
+    "redis+cluster": _cluster,
+    "rediss+cluster": _cluster,
+}
+
+
+def _options(parts: SplitResult) -> dict[str, str]:
+    if parts.fragment:
+        raise ValueError("REDIS_URL: '#' must be written as %23")
+    return dict(parse_qsl(parts.query, keep_blank_values=True))
+
+
+def _path(parts: SplitResult) -> list[str]:
+    return [unquote(piece) for piece in parts.path.split("/") if piece]
+
+
+def _credentials(netloc: str) -> tuple[str | None, str | None, str]:
+    login, at, location = netloc.rpartition("@")
+    if not at:
+        return None, None, location
+    username, _, password = login.partition(":")
+    return unquote(username) or None, unquote(password) or None, location
+
+
+def _hosts(location: str, default_port: int) -> tuple[tuple[str, int], ...]:
+    return tuple(_host(text, default_port) for text in location.split(","))
+
+
+def _host(text: str, default_port: int) -> tuple[str, int]:
+    if text.startswith("["):
+        host, closing, rest = text[1:].partition("]")
+        colon, port = rest[:1], rest[1:]
+        well_formed = bool(closing) and colon in {"", ":"}
+    else:
+        host, colon, port = text.partition(":")
+        well_formed = ":" not in port
+    if not colon:
+        port = str(default_port)
+    if not (well_formed and host and _is_number(port) and 0 < int(port) <= _HIGHEST_PORT):
+        raise ValueError(
+            "REDIS_URL: hosts are name:port or [IPv6]:port; '@:/?#' in user or password are written as %XX"
+        )
+    return host, int(port)
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
+
+
+def _database(text: str) -> int:
+    if not _is_number(text):
+        raise ValueError("REDIS_URL: the database is a number")
+    return int(text)

@@ -1,0 +1,375 @@
+"""The checkpoint store in Redis (or Valkey): the one that the daemon runs on.
+
+Every write is one Lua script (``scripts/``): it asks whose the lease is and whether the table of ``states.py`` allows
+the step, then writes all of it or nothing. Redis runs scripts one at a time, so a daemon that was paused past its lease
+can spoil nothing, and a stream is in exactly one set at any moment.
+
+How a call travels, is bounded and is cancelled is said in ``redis_client.py``; what redis-py's exceptions mean, in
+``redis_errors.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from cef_trio.checkpoint import codec, rules, scripts
+from cef_trio.checkpoint.address import RedisAddress, Topology, parse_address
+from cef_trio.checkpoint.keys import Keys
+from cef_trio.checkpoint.model import Checkpoint, Lease, PartRecord, StreamMeta
+from cef_trio.checkpoint.redis_client import Client, RedisClient, run_script
+from cef_trio.checkpoint.scripts import arguments
+from cef_trio.checkpoint.scripts.arguments import Argument
+from cef_trio.checkpoint.states import ENDED, Status, StreamSet
+from cef_trio.checkpoint.store import Change, KnownPath, Saving
+from cef_trio.exceptions import RedisOperationError
+from cef_trio.retry import Retrier
+
+_BATCH: Final = 500
+"""Streams a script handles at once: some milliseconds during which the server does nothing else."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerInfo:
+    """What ``cef-trio doctor`` wants to know of the server."""
+
+    product: str
+    """``redis`` or ``valkey``."""
+    version: str
+    append_only: bool
+    """Whether every write reaches an append-only file: without it a crash loses more than the last second."""
+    last_save_ok: bool
+    eviction_policy: str
+    """Anything but ``noeviction`` may throw checkpoints away when memory runs short."""
+    max_memory_bytes: int
+    """0: no limit."""
+
+
+class RedisCheckpointStore:
+    """A ``CheckpointStore`` in Redis. An async context manager; use it inside.
+
+    Args:
+        url: ``REDIS_URL`` (see ``address.py``).
+        key_prefix: ``REDIS_KEY_PREFIX``; with a cluster it must hold a hash tag (``{node-a}:``).
+        ca_file: ``REDIS_CA_FILE``, the certificates to check a ``rediss`` server against; the system's by default.
+        socket_timeout_seconds: how long a connect, and how long an answer, may take; positive and finite.
+        connections: how many calls may be under way at once.
+        retrier: the policy for transient errors; a single attempt by default.
+
+    Raises:
+        ValueError: the URL is not understood, or a cluster's prefix has no hash tag. No text contains the password.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        key_prefix: str = "",
+        ca_file: Path | None = None,
+        socket_timeout_seconds: float = 1.0,
+        connections: int = 8,
+        retrier: Retrier | None = None,
+    ) -> None:
+        self.keys = Keys(key_prefix)
+        self._redis = RedisClient(
+            parse_address(url),
+            home_key=self.keys.by_path,
+            ca_file=ca_file,
+            socket_timeout_seconds=socket_timeout_seconds,
+            connections=connections,
+            retrier=retrier,
+        )
+        if self.address.topology is Topology.CLUSTER and not self.keys.hash_tag:
+            raise ValueError(
+                "REDIS_KEY_PREFIX must hold a hash tag with a Redis cluster, for example '{cef-trio}:', "
+                f"so that all keys are in one slot; it is {key_prefix!r}"
+            )
+
+    @property
+    def address(self) -> RedisAddress:
+        """Where the server is; its text holds no password."""
+        return self._redis.address
+
+    async def __aenter__(self) -> Self:
+        """Nothing is connected yet: the first call does that, under its own retries."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close the sockets: no checkpoint, no waiting. A call still under way in a thread fails at once."""
+        self._redis.close()
+
+    # ---- reading ---------------------------------------------------------------------------------------------------
+
+    async def ping(self) -> None:
+        """Reach the server that holds our keys, or raise. A server that cannot save to its disk answers MISCONF."""
+        await self._redis.call("ping", lambda client: self._redis.command(client, "PING"))
+
+    async def info(self) -> ServerInfo:
+        """What the server says of itself."""
+
+        def work(client: Client) -> ServerInfo:
+            told = self._redis.command(client, "INFO")
+            return ServerInfo(
+                product="valkey" if "valkey_version" in told else "redis",
+                version=str(told.get("valkey_version", told.get("redis_version", "unknown"))),
+                append_only=bool(told.get("aof_enabled")),
+                last_save_ok="err" not in (told.get("rdb_last_bgsave_status"), told.get("aof_last_write_status")),
+                eviction_policy=str(told.get("maxmemory_policy", "unknown")),
+                max_memory_bytes=int(told.get("maxmemory", 0)),
+            )
+
+        return await self._redis.call("info", work)
+
+    async def load(self, stream_id: str) -> Checkpoint | None:
+        """All that is known of the stream, as it stood at one moment; ``None`` if nothing is."""
+        keys = [*self.keys.sets.values(), self.keys.meta(stream_id), self.keys.parts(stream_id)]
+
+        def work(client: Client) -> Checkpoint | None:
+            _, home, meta, parts = run_script(client, scripts.LOAD, keys, [stream_id])
+            known = self._decode("load", stream_id, home, meta)
+            if known is None:
+                return None
+            return Checkpoint(known.meta, known.stream_set, self._decode_parts("load", stream_id, parts))
+
+        return await self._redis.call("load", work)
+
+    async def load_metas(self, stream_ids: Collection[str]) -> Mapping[str, KnownPath]:
+        """The records of those streams that exist; one round trip for each 500."""
+        return await self._redis.call("load_metas", lambda client: self._known(client, "load_metas", stream_ids))
+
+    async def members(self, stream_set: StreamSet) -> frozenset[str]:
+        """The ids of the streams in that set."""
+
+        def work(client: Client) -> frozenset[str]:
+            return frozenset(raw.decode() for raw in client.smembers(self.keys.set(stream_set)))
+
+        return await self._redis.call("members", work)
+
+    async def find_by_path(self, paths: Collection[str]) -> Mapping[str, KnownPath]:
+        """What is known of these paths; two round trips for each 500."""
+
+        def work(client: Client) -> dict[str, KnownPath]:
+            found: dict[str, KnownPath] = {}
+            for batch in _batches(paths):
+                raw = client.hmget(self.keys.by_path, [codec.encode_path(path) for path in batch])
+                ids = {path: value.decode() for path, value in zip(batch, raw, strict=True) if value is not None}
+                known = self._known(client, "find_by_path", set(ids.values()))
+                found.update((path, known[stream_id]) for path, stream_id in ids.items() if stream_id in known)
+            return found
+
+        return await self._redis.call("find_by_path", work)
+
+    # ---- leases ----------------------------------------------------------------------------------------------------
+
+    async def acquire(self, stream_id: str, lease: Lease) -> bool:
+        """Take the stream's lease if it may be taken (see the Protocol)."""
+        given: list[Argument] = [lease.value, lease.instance, arguments.milliseconds(lease)]
+
+        def work(client: Client) -> bool:
+            return bool(run_script(client, scripts.ACQUIRE, [self.keys.lease(stream_id)], given)[0] == b"ok")
+
+        return await self._redis.call("acquire", work)
+
+    async def renew(self, stream_ids: Collection[str], lease: Lease) -> frozenset[str]:
+        """Set the TTL of these leases anew, one round trip for each 500; returns those that are no longer ours."""
+
+        def work(client: Client) -> frozenset[str]:
+            lost: set[str] = set()
+            for batch in _batches(stream_ids):
+                keys = [self.keys.lease(stream_id) for stream_id in batch]
+                _, positions = run_script(client, scripts.RENEW, keys, [lease.value, arguments.milliseconds(lease)])
+                lost.update(batch[position - 1] for position in positions)
+            return frozenset(lost)
+
+        return await self._redis.call("renew", work)
+
+    async def release(self, stream_ids: Collection[str], lease: Lease) -> None:
+        """Give these leases up where they are ours."""
+
+        def work(client: Client) -> None:
+            for batch in _batches(stream_ids):
+                run_script(client, scripts.RELEASE, [self.keys.lease(stream_id) for stream_id in batch], [lease.value])
+
+        await self._redis.call("release", work)
+
+    # ---- writing ---------------------------------------------------------------------------------------------------
+
+    async def create(self, meta: StreamMeta, lease: Lease, parts: Sequence[PartRecord] = ()) -> None:
+        """Begin a stream (see the Protocol)."""
+        fields = codec.encode_meta(meta)
+        fields["next_part_to_upload"] = b"%d" % max(meta.next_part_to_upload, rules.past(parts))
+        keys = [
+            *self._stream_keys(meta.stream_id),
+            self.keys.parts(meta.stream_id),
+            self.keys.by_path,
+            *self.keys.sets.values(),
+        ]
+        given: list[Argument] = [
+            lease.value,
+            lease.instance,
+            arguments.milliseconds(lease),
+            meta.stream_id,
+            codec.encode_path(meta.current_path),
+            arguments.set_number(rules.first_home(meta.status)),
+            *arguments.of_fields(fields),
+            *arguments.of_parts(parts),
+        ]
+        await self._write("create", meta.stream_id, scripts.CREATE, keys, given)
+
+    async def update(self, stream_id: str, lease: Lease, change: Change) -> None:
+        """Set or remove fields of the record."""
+        given: list[Argument] = [lease.value, *arguments.of_change(change)]
+        await self._write("update", stream_id, scripts.UPDATE, self._stream_keys(stream_id), given)
+
+    async def record_part(self, stream_id: str, lease: Lease, part: PartRecord, *, rewritten: bool = False) -> None:
+        """Record a part that S3 acknowledged (see the Protocol)."""
+        given: list[Argument] = [
+            lease.value,
+            part.part_number,
+            codec.encode_part(part),
+            part.size_bytes,
+            part.part_number + 1,
+            codec.encode_time(part.uploaded_at_utc),
+            int(rewritten),
+        ]
+        keys = [*self._stream_keys(stream_id), self.keys.parts(stream_id)]
+        await self._write("record_part", stream_id, scripts.RECORD_PART, keys, given)
+
+    async def adopt_parts(self, stream_id: str, lease: Lease, parts: Sequence[PartRecord]) -> None:
+        """Record parts found in S3; nothing counts as sent."""
+        given: list[Argument] = [lease.value, rules.past(parts), *arguments.of_parts(parts)]
+        keys = [*self._stream_keys(stream_id), self.keys.parts(stream_id)]
+        await self._write("adopt_parts", stream_id, scripts.ADOPT_PARTS, keys, given)
+
+    async def start_over(self, stream_id: str, lease: Lease, change: Change) -> None:
+        """Forget the upload and all its parts; status active."""
+        parts = [self.keys.parts(stream_id)]
+        await self._move("start_over", stream_id, lease, Status.ACTIVE, rules.starting_over(change), parts)
+
+    async def transition(self, stream_id: str, lease: Lease, status: Status, change: Change) -> None:
+        """Put the stream into ``status`` and its set, and apply ``change``, in one step."""
+        await self._move("transition", stream_id, lease, status, change)
+
+    async def rename(self, stream_id: str, lease: Lease, new_path: str) -> None:
+        """The stream's file has another name now."""
+        keys = [*self._stream_keys(stream_id), self.keys.by_path]
+        given: list[Argument] = [lease.value, stream_id, codec.encode_path(new_path)]
+        await self._write("rename", stream_id, scripts.RENAME, keys, given)
+
+    async def save_interrupted(self, savings: Sequence[Saving], lease: Lease) -> frozenset[str]:
+        """Write the way many streams' tasks ended, and release their leases: one script, one round trip for all."""
+        rules.check_savings(savings)
+        statuses = {saving.status for saving in savings}
+        keys = list(chain.from_iterable(self._stream_keys(saving.stream_id) for saving in savings))
+        given: list[Argument] = [
+            lease.value,
+            Status.S3_COMPLETED.value,
+            len(statuses),
+        ]
+        for status in statuses:
+            given += [status.value, arguments.words(rules.before(status))]
+        for saving in savings:
+            given += [saving.status.value, codec.encode_time(saving.at_utc)]
+
+        def work(client: Client) -> frozenset[str]:
+            _, positions = run_script(client, scripts.SAVE_INTERRUPTED, keys, given)
+            return frozenset(savings[position - 1].stream_id for position in positions)
+
+        return await self._redis.call("save_interrupted", work)
+
+    async def forget(self, stream_id: str) -> None:
+        """Remove an ended stream and every key of it; an open one is left alone."""
+        keys = [
+            *self._stream_keys(stream_id),
+            self.keys.parts(stream_id),
+            self.keys.by_path,
+            *self.keys.sets.values(),
+        ]
+        await self._write("forget", stream_id, scripts.FORGET, keys, [stream_id, arguments.words(ENDED)])
+
+    # ---- below: the steps of which calls are made ------------------------------------------------------------------
+
+    async def _write(  # noqa: PLR0917 - every call names them in the order in which the script gets them
+        self,
+        operation: str,
+        stream_id: str,
+        script: scripts.Script,
+        keys: Sequence[str],
+        given: Sequence[Argument],
+        following: Status | None = None,
+    ) -> None:
+        answer = await self._redis.call(operation, lambda client: run_script(client, script, keys, given))
+        match answer:
+            case [b"ok"]:
+                return
+            case [b"lost", holder]:
+                raise rules.lease_lost(stream_id, holder.decode(errors="replace") or None)
+            case [b"gone"]:
+                raise rules.record_gone(stream_id)
+            case [b"refused", raw] if following is not None:
+                try:
+                    current = Status(raw.decode())
+                except ValueError as error:
+                    key = self.keys.meta(stream_id)
+                    raise RedisOperationError(operation, f"{key} field 'status' cannot be read: {raw!r}") from error
+                raise rules.not_allowed(stream_id, current, following)
+        raise RedisOperationError(operation, f"the script {script.name} answered {answer!r}")
+
+    async def _move(  # noqa: PLR0917 - as above
+        self,
+        operation: str,
+        stream_id: str,
+        lease: Lease,
+        status: Status,
+        change: Change,
+        forgotten: Sequence[str] = (),
+    ) -> None:
+        given: list[Argument] = [lease.value, stream_id, *arguments.of_status(status), *arguments.of_change(change)]
+        keys = [*self._stream_keys(stream_id), *self.keys.sets.values(), *forgotten]
+        await self._write(operation, stream_id, scripts.TRANSITION, keys, given, following=status)
+
+    def _stream_keys(self, stream_id: str) -> list[str]:
+        return [self.keys.lease(stream_id), self.keys.meta(stream_id)]
+
+    def _known(self, client: Client, operation: str, stream_ids: Collection[str]) -> dict[str, KnownPath]:
+        known: dict[str, KnownPath] = {}
+        for batch in _batches(stream_ids):
+            keys = [*self.keys.sets.values(), *(self.keys.meta(stream_id) for stream_id in batch)]
+            _, found = run_script(client, scripts.LOAD_METAS, keys, batch)
+            for stream_id, (home, meta) in zip(batch, found, strict=True):
+                one = self._decode(operation, stream_id, home, meta)
+                if one is not None:
+                    known[stream_id] = one
+        return known
+
+    def _decode(self, operation: str, stream_id: str, home: int, raw: Sequence[bytes]) -> KnownPath | None:
+        if not raw:
+            return None
+        try:
+            meta = codec.decode_meta(_pairs(raw))
+        except codec.CorruptFieldError as error:
+            raise RedisOperationError(operation, f"{self.keys.meta(stream_id)} {error}") from error
+        return KnownPath(meta, arguments.SETS[home - 1] if home else rules.first_home(meta.status))
+
+    def _decode_parts(self, operation: str, stream_id: str, raw: Sequence[bytes]) -> dict[int, PartRecord]:
+        try:
+            parts = [codec.decode_part(number, value) for number, value in _pairs(raw).items()]
+        except codec.CorruptFieldError as error:
+            raise RedisOperationError(operation, f"{self.keys.parts(stream_id)} {error}") from error
+        return {part.part_number: part for part in sorted(parts, key=lambda part: part.part_number)}
+
+
+def _pairs(flat: Sequence[bytes]) -> dict[bytes, bytes]:
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+def _batches(items: Iterable[str]) -> Iterator[list[str]]:
+    remaining = iter(items)
+    while batch := list(islice(remaining, _BATCH)):
+        yield batch

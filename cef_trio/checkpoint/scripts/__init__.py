@@ -1,0 +1,54 @@
+"""The Lua scripts of the Redis store: one atomic step each. ``prelude.lua`` says what they have in common."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from importlib.resources import files
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A script's source, and the digest that the server knows it by."""
+
+    name: str
+    source: str
+    sha: str
+
+
+def _read(name: str) -> Script:
+    folder = files(__name__)
+    source = (folder / "prelude.lua").read_text() + (folder / f"{name}.lua").read_text()
+    # SHA-1 is the server's own name for a script (SCRIPT LOAD), nothing is secured by it.
+    return Script(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
+
+
+ACQUIRE = _read("acquire")
+ADOPT_PARTS = _read("adopt_parts")
+CREATE = _read("create")
+FORGET = _read("forget")
+LOAD = _read("load")
+LOAD_METAS = _read("load_metas")
+RECORD_PART = _read("record_part")
+RELEASE = _read("release")
+RENAME = _read("rename")
+RENEW = _read("renew")
+SAVE_INTERRUPTED = _read("save_interrupted")
+TRANSITION = _read("transition")
+UPDATE = _read("update")
+
+ALL = (
+    ACQUIRE,
+    ADOPT_PARTS,
+    CREATE,
+    FORGET,
+    LOAD,
+    LOAD_METAS,
+    RECORD_PART,
+    RELEASE,
+    RENAME,
+    RENEW,
+    SAVE_INTERRUPTED,
+    TRANSITION,
+    UPDATE,
+)

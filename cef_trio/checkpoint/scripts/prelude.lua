@@ -1,0 +1,54 @@
+-- What every script begins with. Each script is one atomic step: it answers {'ok', ...}, or says why it wrote nothing:
+-- {'lost', holder}, {'gone'}, {'refused', current status}. It first asks all questions and only then writes, since
+-- Redis does not take back what a script wrote before it failed. Every key comes in KEYS, so that a cluster knows the
+-- slot; the transition table comes in ARGV, so that states.py stays its only source.
+
+-- Why a write under the lease `ours` may not happen; nil if it may.
+local function refusal(lease_key, meta_key, ours)
+  local holder = redis.call('GET', lease_key)
+  if holder ~= ours then
+    return {'lost', holder or ''}
+  end
+  if redis.call('EXISTS', meta_key) == 0 then
+    return {'gone'}
+  end
+  return nil
+end
+
+-- Whether a lease held so may be taken: free, or held by any process of `instance` (the value is <instance>/<token>).
+local function may_take(holder, instance)
+  return not holder or (string.match(holder, '^(.*)/[^/]*$') or '') == instance
+end
+
+-- Whether `word` is one of the words of `list`, which has a space between and around them.
+local function among(word, list)
+  return string.find(list, ' ' .. word .. ' ', 1, true) ~= nil
+end
+
+-- Which of the four set keys from KEYS[at] on holds `id`; 0 if none does.
+local function home_of(id, at)
+  for i = 0, 3 do
+    if redis.call('SISMEMBER', KEYS[at + i], id) == 1 then
+      return i + 1
+    end
+  end
+  return 0
+end
+
+-- Leave `id` in exactly the set number `home` (1 to 4) of the four from KEYS[at] on.
+local function settle(id, at, home)
+  for i = 0, 3 do
+    redis.call(i + 1 == home and 'SADD' or 'SREM', KEYS[at + i], id)
+  end
+end
+
+-- Apply the change that begins at ARGV[at]: the number of fields to set, their names and values, the names to remove.
+local function apply(meta_key, at)
+  local last = at + 2 * tonumber(ARGV[at])
+  for i = at + 1, last, 2 do
+    redis.call('HSET', meta_key, ARGV[i], ARGV[i + 1])
+  end
+  for i = last + 1, #ARGV do
+    redis.call('HDEL', meta_key, ARGV[i])
+  end
+end
