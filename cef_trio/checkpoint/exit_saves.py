@@ -8,6 +8,7 @@ out, nobody waits for it again: 200 streams do not queue behind a dead server. W
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import structlog
@@ -17,6 +18,7 @@ from trio_util import AsyncBool
 from cef_trio.checkpoint.model import Lease
 from cef_trio.checkpoint.store import CheckpointStore, Saving
 from cef_trio.exceptions import RedisOperationError
+from cef_trio.retry import CircuitBreaker
 
 log = structlog.get_logger(__name__)
 
@@ -30,15 +32,19 @@ class _Batch:
 class ExitSaves:
     """Saves how streams' tasks ended, many in one round trip."""
 
-    def __init__(self, store: CheckpointStore, lease: Lease) -> None:
+    def __init__(self, store: CheckpointStore, lease: Lease, breaker: CircuitBreaker) -> None:
         self._store = store
         self._lease = lease
+        self._breaker = breaker
+        self._leaving_since = math.inf
         self._joining: _Batch | None = None
         self._one_at_a_time = trio.Lock()
-        self.unreachable = False
-        """Whether Redis failed since the daemon began to leave: then nothing more is asked of it."""
         self.unsaved: set[str] = set()
         """Ids of the streams whose last state could not be saved."""
+
+    def leave(self) -> None:
+        """The daemon begins to leave: from now on one failure of Redis is enough."""
+        self._leaving_since = min(self._leaving_since, trio.current_time())
 
     async def save(self, saving: Saving) -> None:
         """Save one stream's state, together with whatever else is to be saved now. Call it shielded, with a limit.
@@ -64,12 +70,11 @@ class ExitSaves:
             batch.done.value = True
 
     async def _write(self, batch: _Batch) -> None:
-        if self.unreachable:
+        if self._breaker.last_failure_time >= self._leaving_since:
             return
         try:
             not_ours = await self._store.save_interrupted(batch.savings, self._lease)
         except RedisOperationError as error:
-            self.unreachable = True
             log.exception("states_not_saved", streams=len(batch.savings), error=str(error))
             return
         # A stream that another daemon owns by now is not ours to save: its state is true, and theirs.

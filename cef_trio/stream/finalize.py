@@ -93,8 +93,11 @@ async def _make_parts_true(
             if leaving():
                 return
             record = upload.parts.get(part.number)
-            sent = record is not None and record.size_bytes == part.size_bytes
-            if not sent or await crc_of(recording, part.offset, part.size_bytes) != record.crc64nvme:
+            if (
+                record is None
+                or record.size_bytes != part.size_bytes
+                or record.crc64nvme != await crc_of(recording, part.offset, part.size_bytes)
+            ):
                 yield part
 
     return await send_all(services, upload, recording, untrue(), stop=leaving)

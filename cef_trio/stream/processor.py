@@ -66,6 +66,8 @@ class StreamProcessor:
         self.upload: StreamUpload | None = None
         self._services = services
         self._unknown = unknown
+        self.disowned = False
+        """Whether the stream's lease is lost: then nothing may be saved of it."""
         self._attempts = 0
 
     async def run(self) -> Outcome:
@@ -262,7 +264,7 @@ class StreamProcessor:
         return Outcome.PARKED
 
     async def _save_exit(self, status: Status) -> None:
-        if self.stream_id is not None:
+        if self.stream_id is not None and not self.disowned:
             await self._services.exit_saves.save(Saving(self.stream_id, status, self._services.utc_now()))
 
     async def _wait_to_retry(self, error: CefMp4ProcessorError) -> None:

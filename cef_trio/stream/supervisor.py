@@ -313,4 +313,5 @@ class StreamSupervisor:
                 upload = live.processor.upload
                 if live.processor.stream_id in lost and upload is not None and upload.stream_id in lost:
                     log.warning("lease_lost", stream_id=live.processor.stream_id)
+                    live.processor.disowned = True
                     live.scope.cancel()
