@@ -1,0 +1,500 @@
+"""The S3 client: one bucket's objects and multipart uploads, each method one attempt that a retrier may repeat.
+
+What it promises beyond the calls themselves:
+
+- **P2.** :meth:`S3Client.upload_part` has no checkpoint at which a cancellation could lose an ETag whose headers were
+  read from the socket; see :mod:`cef_trio.s3.exchange` for why, and the method for the exact words.
+- **P1.** What S3 acknowledges was proved by a checksum on the way (:mod:`cef_trio.s3.negotiation`), and a completed
+  object by the CRC64NVME of all its bytes, or by its multipart ETag (:mod:`cef_trio.s3.completion`).
+- **P7.** Memory is one block of 512 KiB for each body on its way, however large the part (:mod:`cef_trio.s3.body`).
+- Errors are :class:`S3OperationError`, or :class:`RecordingChangedError` and :class:`ChunkProcessingError` of a source;
+  no secret is in any of them.
+
+Permissions it needs: s3:PutObject, s3:GetObject, s3:AbortMultipartUpload, s3:ListMultipartUploadParts on the objects,
+s3:ListBucket and s3:ListBucketMultipartUploads on the bucket; s3:CreateBucket and s3:DeleteObject only if asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Final, Self, TypeVar
+
+import httpx
+import trio
+
+from cef_trio.exceptions import S3OperationError
+from cef_trio.retry import Retrier, SingleAttempt
+from cef_trio.s3.body import BytesSource
+from cef_trio.s3.checksums import HEADERS, crc64nvme_from_base64, to_base64
+from cef_trio.s3.completion import Completion
+from cef_trio.s3.config import S3Config
+from cef_trio.s3.errors import describe
+from cef_trio.s3.exchange import Answer, Call, Exchange, Reading, sha256_hex
+from cef_trio.s3.model import (
+    ByteSource,
+    ChecksumAlgorithm,
+    CreatedUpload,
+    ListedPart,
+    ListedUpload,
+    PartToComplete,
+    StoredObject,
+    UploadedPart,
+)
+from cef_trio.s3.negotiation import Negotiation, Way
+from cef_trio.s3.sending import Sender
+from cef_trio.s3.sigv4 import EMPTY_SHA256
+from cef_trio.s3.xml import (
+    XmlError,
+    create_bucket_configuration,
+    parse_parts,
+    parse_upload_id,
+    parse_uploads,
+    unquoted,
+)
+
+T = TypeVar("T")
+
+_METADATA: Final = "x-amz-meta-"
+_REPEATED: Final = frozenset({ChecksumAlgorithm.CRC32C, ChecksumAlgorithm.SHA256})
+"""Checksums that Complete must repeat for every part, for S3 cannot make the whole object's of them."""
+_NOT_FOUND: Final = 404
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class S3Client:
+    """One bucket. An async context manager: it may be used inside ``async with`` only, by any number of tasks."""
+
+    def __init__(
+        self,
+        config: S3Config,
+        *,
+        retrier: Retrier | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+        now: Callable[[], datetime] = _utc_now,
+    ) -> None:
+        """Prepare the client; nothing is sent yet.
+
+        Args:
+            config: the bucket.
+            retrier: repeats attempts; the default makes one.
+            transport: instead of the network, for tests. Keys with ``.`` or ``..`` as a whole segment are only told
+                right by ``request.extensions["target"]``.
+            now: this machine's time, with its zone.
+
+        Raises:
+            ValueError: the endpoint or the bucket's name cannot be addressed.
+        """
+        self._config = config
+        self._retrier: Retrier = retrier if retrier is not None else SingleAttempt()
+        self._exchange = Exchange(config, transport=transport, now=now)
+        self._negotiation = Negotiation(config.checksum, config.payload_signing)
+        self._sender = Sender(self._exchange, self._negotiation, bucket=config.bucket)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, _type: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        await self._exchange.close()
+
+    # Multipart uploads
+
+    async def create_multipart_upload(
+        self,
+        key: str,
+        *,
+        metadata: Mapping[str, str],
+        content_type: str = "video/mp4",
+        headers: Mapping[str, str] | None = None,
+    ) -> CreatedUpload:
+        """Open a multipart upload.
+
+        ``metadata`` is ASCII, names without ``x-amz-meta-``; ``headers`` are further ``x-amz-*`` ones
+        (``x-amz-storage-class``, server-side encryption).
+
+        Cancelled: once the headers of S3's answer have arrived the upload id is read in a shield of one second, and
+        returned without a further checkpoint; the upload is lost to us (and found by listing) only if the cancellation
+        comes before, or the body takes longer.
+
+        Raises:
+            S3OperationError: S3 refused, or did not answer.
+            ValueError: metadata that no header can carry.
+        """
+        given = {"content-type": content_type, **_metadata_headers(metadata), **(headers or {})}
+
+        async def create(way: Way) -> CreatedUpload:
+            asked = way.checksum
+            answer = await self._exchange.perform(
+                Call(
+                    "create_multipart_upload",
+                    "POST",
+                    EMPTY_SHA256,
+                    key=key,
+                    query=(("uploads", ""),),
+                    headers={**given, **_creation_headers(asked)},
+                    reading=Reading.SHIELDED,
+                )
+            )
+            upload_id = self._parsed("create_multipart_upload", key, answer, parse_upload_id)
+            if asked is ChecksumAlgorithm.CRC64NVME and (
+                answer.headers.get("x-amz-checksum-algorithm", "").upper() != "CRC64NVME"
+            ):
+                self._negotiation.crc_not_confirmed("CreateMultipartUpload")
+                asked = self._negotiation.way(asked).checksum
+            return CreatedUpload(upload_id, asked)
+
+        return await self._retrier.call(
+            "create_multipart_upload", lambda: self._sender.negotiated(create, None, with_body=False)
+        )
+
+    async def upload_part(
+        self, key: str, upload_id: str, part_number: int, source: ByteSource, checksum: ChecksumAlgorithm
+    ) -> UploadedPart:
+        """Read the source twice and send it as a part (number 1 to 10,000), proved by the upload's checksum.
+
+        Cancelled (promise P2): either ``Cancelled`` is raised, and then the headers of S3's answer had not been read
+        from the socket to their end, or the part is returned; there is no third way, and no checkpoint between those
+        headers and the return that a cancellation could use. (What S3 did with a part whose answer nobody read is known
+        to S3 only: :meth:`list_parts` tells.) Over TLS there is one exception: should a record that arrives with the
+        headers ask for a key update, the reply to it is a checkpoint before they are read.
+
+        Raises:
+            RecordingChangedError: the bytes changed between the passes; S3 stored nothing.
+            ChunkProcessingError: from the source.
+            S3OperationError: S3 refused (``NoSuchUpload``, …), did not answer, or what it stored is not what was sent.
+        """
+
+        async def upload(way: Way) -> UploadedPart:
+            query = (("partNumber", str(part_number)), ("uploadId", upload_id))
+            sent = await self._sender.send("upload_part", key, source, way, query=query, part_number=part_number)
+            # No checkpoint from the answer's headers to the return.
+            return UploadedPart(
+                part_number=part_number,
+                size_bytes=sent.measured.size_bytes,
+                etag=sent.etag,
+                crc64nvme=sent.measured.crc64nvme,
+                checksum=to_base64(sent.measured.digests[way.checksum]) if way.checksum in _REPEATED else None,
+            )
+
+        return await self._retrier.call(
+            "upload_part", lambda: _of_upload(self._sender.negotiated(upload, checksum, with_body=True))
+        )
+
+    async def list_parts(self, key: str, upload_id: str) -> list[ListedPart]:
+        """All parts of an open upload, in order of their numbers.
+
+        Raises:
+            S3OperationError: ``NoSuchUpload`` if it is not open, or S3 refused, or did not answer.
+        """
+        parts: list[ListedPart] = []
+        marker: str | None = ""
+        while marker is not None:
+            query = [("uploadId", upload_id)] + ([("part-number-marker", marker)] if marker else [])
+            call = Call("list_parts", "GET", EMPTY_SHA256, key=key, query=tuple(query))
+            page = await self._page(call, parse_parts)
+            parts += page.parts
+            self._advances("list_parts", key, marker, page.next_marker)
+            marker = page.next_marker
+        return parts
+
+    async def list_multipart_uploads(self, prefix: str = "") -> list[ListedUpload]:
+        """All open uploads whose keys begin with ``prefix``.
+
+        Raises:
+            S3OperationError: S3 refused, or did not answer.
+        """
+        uploads: list[ListedUpload] = []
+        markers: tuple[str, str] | None = ("", "")
+        while markers is not None:
+            query = [("uploads", ""), ("encoding-type", "url")]
+            query += [("prefix", prefix)] if prefix else []
+            query += [("key-marker", markers[0])] if markers[0] else []
+            query += [("upload-id-marker", markers[1])] if markers[1] else []
+            call = Call("list_multipart_uploads", "GET", EMPTY_SHA256, query=tuple(query))
+            page = await self._page(call, parse_uploads)
+            uploads += page.uploads
+            self._advances("list_multipart_uploads", None, markers, page.next_markers)
+            markers = page.next_markers
+        return uploads
+
+    async def complete_multipart_upload(
+        self,
+        key: str,
+        upload_id: str,
+        parts: Sequence[PartToComplete],
+        *,
+        checksum: ChecksumAlgorithm,
+        stream_id: str,
+    ) -> StoredObject:
+        """Make the object of its parts, and make sure that it is theirs.
+
+        Safe to repeat, after a success too: if the upload is gone, or the answer was lost or makes no sense, the object
+        is looked at, and is ours only if its metadata ``cef-stream-id`` is ``stream_id`` and its size and checksum are
+        those of the parts. ``metadata`` of the result is empty unless the object was looked at.
+
+        Cancelled: S3 may or may not have completed; call again.
+
+        Raises:
+            S3OperationError: S3 refused; ``NoSuchUpload`` if the upload is gone and the object is not ours;
+                ``ChecksumMismatch`` (permanent) if S3 holds other bytes than were sent.
+            ValueError: no parts.
+        """
+        completion = Completion(
+            self._exchange,
+            bucket=self._config.bucket,
+            key=key,
+            upload_id=upload_id,
+            parts=parts,
+            checksum=self._negotiation.way(checksum).checksum,
+            stream_id=stream_id,
+            read_timeout_seconds=self._config.complete_timeout_seconds,
+            head=lambda: self._head(key),
+            read=lambda: self._open(key),
+        )
+        return await self._retrier.call("complete_multipart_upload", completion.attempt)
+
+    async def abort_multipart_upload(self, key: str, upload_id: str) -> None:
+        """Give an upload up and its parts with it; one that is gone already is fine.
+
+        A part still on its way to S3 may be stored after this: drain first, and abort again if :meth:`list_parts` still
+        finds the upload.
+
+        Raises:
+            S3OperationError: S3 refused, or did not answer.
+        """
+        call = Call(
+            "abort_multipart_upload",
+            "DELETE",
+            EMPTY_SHA256,
+            key=key,
+            query=(("uploadId", upload_id),),
+            reading=Reading.HEADERS,
+        )
+
+        async def abort() -> None:
+            try:
+                await _of_upload(self._exchange.perform(call))
+            except S3OperationError as error:
+                if error.code != "NoSuchUpload":
+                    raise
+
+        await self._retrier.call("abort_multipart_upload", abort)
+
+    # Objects
+
+    async def put_object(
+        self,
+        key: str,
+        content: bytes | ByteSource,
+        *,
+        content_type: str,
+        metadata: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> StoredObject:
+        """Store an object in one request (up to 5 GiB), proved like a part. Cancelled: as :meth:`upload_part`.
+
+        Raises:
+            RecordingChangedError, ChunkProcessingError: from the source.
+            S3OperationError: S3 refused, did not answer, or what it stored is not what was sent.
+            ValueError: metadata that no header can carry.
+        """
+        source = BytesSource(content) if isinstance(content, bytes) else content
+        given = {"content-type": content_type, **_metadata_headers(metadata or {}), **(headers or {})}
+
+        async def put(way: Way) -> StoredObject:
+            sent = await self._sender.send("put_object", key, source, way, headers=given)
+            return StoredObject(
+                key=key,
+                size_bytes=sent.measured.size_bytes,
+                etag=sent.etag,
+                crc64nvme=crc64nvme_from_base64(sent.answer.headers.get(HEADERS[ChecksumAlgorithm.CRC64NVME])),
+                metadata={name.lower(): value for name, value in (metadata or {}).items()},
+            )
+
+        return await self._retrier.call("put_object", lambda: self._sender.negotiated(put, None, with_body=True))
+
+    async def head_object(self, key: str) -> StoredObject | None:
+        """What S3 says of an object; ``None`` if there is none.
+
+        Raises:
+            S3OperationError: S3 refused (without s3:ListBucket it says AccessDenied of an object that is not there), or
+                did not answer.
+        """
+        return await self._retrier.call("head_object", lambda: self._head(key))
+
+    @asynccontextmanager
+    async def get_object(self, key: str) -> AsyncIterator[tuple[StoredObject, AsyncIterator[bytes]]]:
+        """Read an object: what S3 says of it, and its bytes as they arrive. Only the opening is repeated.
+
+        Raises:
+            S3OperationError: ``NoSuchKey``, S3 refused, or did not answer; while iterating: the bytes stopped coming.
+        """
+        async with self._open(key, self._retrier) as opened:
+            yield opened
+
+    async def delete_object(self, key: str) -> None:
+        """Delete an object; one that is not there is fine.
+
+        Raises:
+            S3OperationError: S3 refused, or did not answer.
+        """
+        call = Call("delete_object", "DELETE", EMPTY_SHA256, key=key, reading=Reading.HEADERS)
+        await self._retrier.call("delete_object", lambda: self._exchange.perform(call))
+
+    async def presigned_get_url(self, key: str, *, expires_seconds: int) -> str:
+        """A URL that lets whoever has it read the object for a while; sends nothing.
+
+        Raises:
+            ValueError: not 1 to 604,800 seconds.
+            S3OperationError: no credentials.
+        """
+        return await self._exchange.presigned_url("GET", key, expires_seconds=expires_seconds)
+
+    # The bucket
+
+    async def head_bucket(self) -> None:
+        """Make sure that the bucket is there and lets us in.
+
+        Raises:
+            S3OperationError: ``NoSuchBucket``, ``AccessDenied``, another region's, or no answer.
+        """
+        call = Call("head_bucket", "HEAD", EMPTY_SHA256, reading=Reading.HEADERS)
+        await self._retrier.call("head_bucket", lambda: self._exchange.perform(call))
+
+    async def create_bucket(self) -> None:
+        """Create the bucket; one that is ours already is fine.
+
+        Raises:
+            S3OperationError: S3 refused, or did not answer.
+        """
+        # Only AWS takes a location: other stores refuse regions that they do not know.
+        body = create_bucket_configuration(self._config.region) if self._config.endpoint_url is None else b""
+        call = Call("create_bucket", "PUT", sha256_hex(body), body=body, reading=Reading.HEADERS)
+
+        async def create() -> None:
+            try:
+                await self._exchange.perform(call)
+            except S3OperationError as error:
+                if error.code != "BucketAlreadyOwnedByYou":
+                    raise
+
+        await self._retrier.call("create_bucket", create)
+
+    # One attempt of each
+
+    async def _page(self, call: Call, parse: Callable[[bytes], T]) -> T:
+        async def attempt() -> T:
+            answer = await _of_upload(self._exchange.perform(call), of_upload=call.key is not None)
+            return self._parsed(call.operation, call.key, answer, parse)
+
+        return await self._retrier.call(call.operation, attempt)
+
+    def _parsed(self, operation: str, key: str | None, answer: Answer, parse: Callable[[bytes], T]) -> T:
+        try:
+            return parse(answer.body)
+        except XmlError as error:
+            raise S3OperationError(
+                operation,
+                f"the answer (HTTP {answer.status}) is not S3's: {error}" + describe(self._config.bucket, key, None),
+                transient=True,
+                code="UnreadableAnswer",
+                status=answer.status,
+                bucket=self._config.bucket,
+                key=key,
+            ) from error
+
+    def _advances(self, operation: str, key: str | None, before: object, after: object) -> None:
+        if after == before:
+            raise S3OperationError(
+                operation, f"the listing goes round in circles at {after!r}", bucket=self._config.bucket, key=key
+            )
+
+    async def _head(self, key: str) -> StoredObject | None:
+        call = Call(
+            "head_object",
+            "HEAD",
+            EMPTY_SHA256,
+            key=key,
+            headers={"x-amz-checksum-mode": "ENABLED"},
+            reading=Reading.HEADERS,
+        )
+        try:
+            answer = await self._exchange.perform(call)
+        except S3OperationError as error:
+            if error.status == _NOT_FOUND:
+                return None
+            raise
+        return _stored(key, answer.headers)
+
+    @asynccontextmanager
+    async def _open(
+        self, key: str, retrier: Retrier | None = None
+    ) -> AsyncIterator[tuple[StoredObject, AsyncIterator[bytes]]]:
+        call = Call("get_object", "GET", EMPTY_SHA256, key=key, headers={"x-amz-checksum-mode": "ENABLED"})
+        response = await (retrier or SingleAttempt()).call("get_object", lambda: self._exchange.open(call))
+        chunks = response.aiter_raw()
+
+        async def blocks() -> AsyncIterator[bytes]:
+            with self._exchange.mapped("get_object", key):
+                async for chunk in chunks:
+                    yield chunk
+
+        iterator = blocks()
+        try:
+            yield _stored(key, {name.lower(): value for name, value in response.headers.items()}), iterator
+        finally:
+            # httpx's generators must be unwound by an exception thrown into the innermost of them: closing the outer
+            # one would leave the others to the garbage collector. A cancelled read is such an exception.
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                async for _ in chunks:
+                    pass
+            await iterator.aclose()  # type: ignore[attr-defined]
+            await response.aclose()
+
+
+async def _of_upload(attempt: Awaitable[T], *, of_upload: bool = True) -> T:
+    """Call an upload that is gone by one name: Ceph says NoSuchKey."""
+    try:
+        return await attempt
+    except S3OperationError as error:
+        if of_upload and error.code == "NoSuchKey":
+            error.code = "NoSuchUpload"
+        raise
+
+
+def _creation_headers(checksum: ChecksumAlgorithm) -> dict[str, str]:
+    if checksum is ChecksumAlgorithm.MD5:
+        return {}
+    kind = "FULL_OBJECT" if checksum is ChecksumAlgorithm.CRC64NVME else "COMPOSITE"
+    return {"x-amz-checksum-algorithm": checksum.value.upper(), "x-amz-checksum-type": kind}
+
+
+def _metadata_headers(metadata: Mapping[str, str]) -> dict[str, str]:
+    for name, value in metadata.items():
+        # S3 signs values with runs of spaces collapsed and returns other characters encoded: what does not come back
+        # as it went is refused here.
+        if not (name.isascii() and name.replace("-", "").replace("_", "").isalnum()):
+            raise ValueError(f"metadata name {name!r} is not letters, digits, hyphens and underscores")
+        if not (value.isascii() and value.isprintable() and value == " ".join(value.split())):
+            raise ValueError(f"metadata {name!r} is not printable ASCII with single spaces")
+    return {f"{_METADATA}{name.lower()}": value for name, value in metadata.items()}
+
+
+def _stored(key: str, headers: Mapping[str, str]) -> StoredObject:
+    composite = headers.get("x-amz-checksum-type") == "COMPOSITE"
+    length = headers.get("content-length", "")
+    return StoredObject(
+        key=key,
+        size_bytes=int(length) if length.isdecimal() else 0,
+        etag=unquoted(headers.get("etag")) or "",
+        crc64nvme=None if composite else crc64nvme_from_base64(headers.get(HEADERS[ChecksumAlgorithm.CRC64NVME])),
+        metadata={name.removeprefix(_METADATA): value for name, value in headers.items() if name.startswith(_METADATA)},
+    )

@@ -1,0 +1,129 @@
+"""Where access keys come from: settings, or the chain that AWS's own tools use.
+
+The chain (shared profiles, container and instance metadata, web identity, SSO) is botocore's, from the extra ``aws``;
+it is imported only when asked for. botocore does blocking I/O, so it runs in trio's worker threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+import trio
+
+from cef_trio.exceptions import S3OperationError
+from cef_trio.s3.sigv4 import Credentials
+
+_OPERATION: Final = "get_credentials"
+_REUSE_SECONDS: Final = 60.0
+"""How long credentials are used without asking botocore, which renews them 10 to 15 minutes before they run out."""
+
+
+class CredentialsProvider(Protocol):
+    """Gives the credentials to sign with, now."""
+
+    async def get(self) -> Credentials:
+        """Credentials that are valid for some minutes at least.
+
+        Raises:
+            S3OperationError: there are none, or they could not be fetched.
+        """
+        ...
+
+    def rejected(self) -> bool:
+        """S3 called the credentials expired: forget them. Returns whether asking again can bring better ones."""
+        ...
+
+
+class StaticCredentials:
+    """Credentials from the settings; they never change."""
+
+    __slots__ = ("_credentials",)
+
+    def __init__(self, credentials: Credentials) -> None:
+        self._credentials = credentials
+
+    async def get(self) -> Credentials:
+        """The credentials; never waits, and is no checkpoint."""
+        return self._credentials
+
+    def rejected(self) -> bool:
+        """There are no others."""
+        return False
+
+
+class ChainCredentials:
+    """Credentials from botocore's chain, renewed in time.
+
+    Fetching is cancellable at once although a thread does it: it reads, so that its result may be thrown away, and a
+    metadata service that does not answer must not hold an exit back (promise P4). One task fetches, others wait for it.
+    """
+
+    def __init__(self, *, profile: str | None = None, session: Any = None) -> None:
+        """Prepare the chain; nothing is fetched yet.
+
+        Args:
+            profile: a profile of the shared configuration; ``None`` takes ``AWS_PROFILE`` or the default one.
+            session: a botocore session to use instead of a new one.
+
+        Raises:
+            S3OperationError: botocore is not installed.
+        """
+        self._session = session if session is not None else _botocore_session(profile)
+        self._lock = trio.Lock()
+        self._resolved: Any = None
+        self._credentials: Credentials | None = None
+        self._reuse_until = 0.0
+
+    async def get(self) -> Credentials:
+        """Credentials that are valid for some minutes at least.
+
+        Raises:
+            S3OperationError: the chain has none (permanent), or a service of it did not answer (transient).
+        """
+        async with self._lock:
+            if self._credentials is None or trio.current_time() >= self._reuse_until:
+                self._credentials = await trio.to_thread.run_sync(self._fetch, abandon_on_cancel=True)
+                self._reuse_until = trio.current_time() + _REUSE_SECONDS
+            return self._credentials
+
+    def rejected(self) -> bool:
+        """Begin the chain anew next time: keys in files and at metadata services may have been replaced."""
+        self._credentials = None
+        self._resolved = None
+        return True
+
+    def _fetch(self) -> Credentials:
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            # A new resolver each time that S3 rejected what the last one found; the session itself caches them.
+            resolved = self._resolved or self._session.get_component("credential_provider").load_credentials()
+            frozen = resolved.get_frozen_credentials() if resolved is not None else None
+        except (BotoCoreError, ClientError, OSError) as error:
+            raise S3OperationError(
+                _OPERATION, f"the AWS credential chain failed: {error}", transient=True, code=type(error).__name__
+            ) from error
+        if frozen is None or not frozen.access_key or not frozen.secret_key:
+            raise S3OperationError(
+                _OPERATION,
+                "the AWS credential chain has no credentials; set S3_ACCESS_KEY_ID and S3_SECRET_ACCESS_KEY, "
+                "a profile, or run where a role is attached",
+                code="NoCredentials",
+            )
+        self._resolved = resolved
+        return Credentials(frozen.access_key, frozen.secret_key, frozen.token or None)
+
+
+def _botocore_session(profile: str | None) -> Any:
+    try:
+        from botocore.session import Session
+    except ImportError as error:
+        raise S3OperationError(
+            _OPERATION,
+            "AWS's credential chain needs botocore: pip install 'cef-trio[aws]', or set S3_ACCESS_KEY_ID and "
+            "S3_SECRET_ACCESS_KEY",
+            code="MissingExtra",
+        ) from error
+    make: Callable[..., Any] = Session
+    return make(profile=profile)

@@ -1,0 +1,388 @@
+"""One signed request and its answer: the edge where httpx is called.
+
+Everything httpx raises is mapped here, by one table, to :class:`S3OperationError`. Redirects are never followed (S3's
+tell of a wrong region), proxies and ``.netrc`` of the environment are ignored, only HTTP/1.1 is spoken (a body needs
+its own connection anyway), and the request target is handed to httpcore as the very bytes that were signed, through the
+``target`` extension, since ``httpx.URL`` would resolve ``..``.
+
+**Cancellation.** Once the last byte of an answer's headers has been read from the socket, neither httpcore nor httpx
+has another checkpoint that a cancellation could use before ``send(stream=True)`` returns. So an answer whose headers
+say everything (``Reading.HEADERS``) is never lost: either ``Cancelled`` came while those headers were still unread, or
+:meth:`Exchange.perform` returns. What is left, giving the connection back, is done in a bounded shield. With
+``Reading.SHIELDED`` a short body is read in it too; with ``Reading.OPEN`` a cancellation may lose the answer, and the
+call must be safe to repeat.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import Enum
+from types import MappingProxyType
+from typing import Final
+
+import httpx
+import structlog
+import trio
+
+from cef_trio import __version__
+from cef_trio.exceptions import CefMp4ProcessorError, S3OperationError
+from cef_trio.s3.address import bucket_address
+from cef_trio.s3.body import CheckedBody
+from cef_trio.s3.checksums import CALCULATORS
+from cef_trio.s3.config import S3Config
+from cef_trio.s3.errors import MAX_ERROR_BYTES, describe, error_from_answer, parse_http_date
+from cef_trio.s3.model import ChecksumAlgorithm
+from cef_trio.s3.sigv4 import encode_query, presign, sign
+from cef_trio.shielded import shielded
+
+RELEASE_SECONDS: Final = 1.0
+"""How long giving a connection back, or reading an answer that must not be lost, may hold a cancellation back."""
+ERROR_BODY_SECONDS: Final = 10.0
+MAX_ANSWER_BYTES: Final = 16 * 1024 * 1024
+_KEEPALIVE_SECONDS: Final = 20.0  # S3 closes idle connections itself soon after
+_CAUSES: Final = 6
+_MIN_SKEW: Final = timedelta(seconds=30)
+_EXPIRED_CREDENTIALS: Final = frozenset({"ExpiredToken", "InvalidToken"})
+
+HTTPX_TRANSIENT: Final[Mapping[type[Exception], bool]] = MappingProxyType(
+    {
+        httpx.TransportError: True,
+        httpx.UnsupportedProtocol: False,
+        httpx.LocalProtocolError: False,
+        httpx.RequestError: False,
+        httpx.HTTPError: False,
+        httpx.InvalidURL: False,
+        httpx.CookieConflict: False,
+        httpx.StreamError: False,
+    }
+)
+"""Which of httpx's exceptions a repetition may cure; the most specific entry counts."""
+
+log = structlog.get_logger(__name__)
+
+
+class Reading(Enum):
+    """How much of a good answer is read, and how."""
+
+    HEADERS = "headers"
+    """The headers say everything; the connection is given back in a shield."""
+    SHIELDED = "shielded"
+    """The body says something that must not be lost, and is short: it is read in the shield."""
+    OPEN = "open"
+    """The body is read like anything else; the call is safe to repeat."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request to be. ``key`` is ``None`` for the bucket itself; ``payload_hash`` is that of ``body``."""
+
+    operation: str
+    method: str
+    payload_hash: str
+    key: str | None = None
+    query: tuple[tuple[str, str], ...] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes | CheckedBody = b""
+    size_bytes: int = 0
+    part_number: int | None = None
+    reading: Reading = Reading.OPEN
+    read_timeout_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A good answer (2xx). ``headers`` are in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Exchange:
+    """Sends calls to one bucket: addressing, signing, the clock's offset, connections, errors."""
+
+    def __init__(
+        self, config: S3Config, *, transport: httpx.AsyncBaseTransport | None, now: Callable[[], datetime]
+    ) -> None:
+        self._config = config
+        self._address = bucket_address(
+            config.bucket, region=config.region, endpoint_url=config.endpoint_url, addressing=config.addressing
+        )
+        self._now = now
+        self._clock_offset = timedelta()
+        self._http = httpx.AsyncClient(
+            transport=transport if transport is not None else _transport(config),
+            trust_env=False,
+            follow_redirects=False,
+        )
+
+    async def close(self) -> None:
+        """Close all connections; never waits for the other side."""
+        await self._http.aclose()
+
+    def now(self) -> datetime:
+        """This machine's time, corrected by what S3's clock said."""
+        return self._now() + self._clock_offset
+
+    async def perform(self, call: Call) -> Answer:
+        """Send a call and read its answer as ``call.reading`` says.
+
+        Raises:
+            S3OperationError: no answer, or one that is not 2xx.
+            RecordingChangedError, ChunkProcessingError: from the body.
+        """
+        response = await self.open(call)
+        # The headers are here. Up to the shield there is no checkpoint.
+        headers = _lower(response.headers)
+        if call.reading is Reading.HEADERS:
+            with shielded(RELEASE_SECONDS, saving="part acknowledgement"):
+                await _release(response, call.body)
+            return Answer(response.status_code, headers, b"")
+        if call.reading is Reading.SHIELDED:
+            body = None
+            with shielded(RELEASE_SECONDS, saving="upload id"):
+                body = await self._read(response, call)
+            if body is None:
+                raise self._unreadable(call, response.status_code, "its body did not arrive in time")
+            return Answer(response.status_code, headers, body)
+        return Answer(response.status_code, headers, await self._read(response, call))
+
+    async def open(self, call: Call) -> httpx.Response:
+        """Send a call; the answer is 2xx and its body unread, to be closed by the caller.
+
+        No checkpoint between the arrival of the headers of a 2xx answer and this method's return.
+
+        Raises:
+            S3OperationError: no answer, or one that is not 2xx.
+            RecordingChangedError, ChunkProcessingError: from the body.
+        """
+        credentials = await self._config.credentials.get()
+        offset = self._clock_offset
+        path, query = self._address.path(call.key), encode_query(call.query)
+        headers = {"host": self._address.host, **call.headers}
+        headers |= sign(
+            method=call.method,
+            path=path,
+            query=query,
+            headers=headers,
+            payload_hash=call.payload_hash,
+            credentials=credentials,
+            region=self._config.region,
+            now=self._now() + offset,
+        )
+        # Not signed: proxies may change them, and S3 does not ask for it.
+        headers |= {"user-agent": f"cef-trio/{__version__}", "accept": "*/*", "accept-encoding": "identity"}
+        if call.method in {"PUT", "POST"}:
+            headers["content-length"] = str(call.size_bytes if isinstance(call.body, CheckedBody) else len(call.body))
+        target = f"{path}?{query}" if query else path
+        try:
+            with self._mapped(call):
+                request = httpx.Request(
+                    call.method,
+                    httpx.URL(f"{self._address.origin}{target}"),
+                    headers=headers,
+                    stream=call.body if isinstance(call.body, CheckedBody) else httpx.ByteStream(call.body),
+                    extensions={"timeout": self._timeout(call).as_dict(), "target": target.encode("ascii")},
+                )
+                response = await self._http.send(request, stream=True)
+        except BaseException:
+            if isinstance(call.body, CheckedBody):
+                await call.body.aclose()
+            raise
+        if response.is_success:
+            return response
+        raise await self._refusal(call, response, offset)
+
+    async def presigned_url(self, method: str, key: str, *, expires_seconds: int) -> str:
+        """A URL that makes one request, without further credentials, until it expires.
+
+        Raises:
+            ValueError: not 1 to 604,800 seconds.
+            S3OperationError: no credentials.
+        """
+        path = self._address.path(key)
+        query = presign(
+            method=method,
+            host=self._address.host,
+            path=path,
+            credentials=await self._config.credentials.get(),
+            region=self._config.region,
+            now=self.now(),
+            expires_seconds=expires_seconds,
+        )
+        return f"{self._address.origin}{path}?{query}"
+
+    def mapped(self, operation: str, key: str | None) -> _Mapped:
+        """A context in which httpx's exceptions become ours, for whoever reads an open answer."""
+        return _Mapped(operation, self._config.bucket, key, None, None)
+
+    def _mapped(self, call: Call, status: int | None = None) -> _Mapped:
+        return _Mapped(call.operation, self._config.bucket, call.key, call.part_number, status)
+
+    async def _read(self, response: httpx.Response, call: Call) -> bytes:
+        chunks: list[bytes] = []
+        size_bytes = 0
+        try:
+            with self._mapped(call, response.status_code):
+                async for chunk in response.aiter_raw():
+                    size_bytes += len(chunk)
+                    if size_bytes <= MAX_ANSWER_BYTES:
+                        chunks.append(chunk)
+        finally:
+            await response.aclose()
+        if size_bytes > MAX_ANSWER_BYTES:
+            raise self._unreadable(call, response.status_code, f"it has more than {MAX_ANSWER_BYTES} bytes")
+        return b"".join(chunks)
+
+    def _unreadable(self, call: Call, status: int, why: str) -> S3OperationError:
+        return S3OperationError(
+            call.operation,
+            f"the answer (HTTP {status}) cannot be read: {why}"
+            + describe(self._config.bucket, call.key, call.part_number),
+            transient=True,
+            code="UnreadableAnswer",
+            status=status,
+            bucket=self._config.bucket,
+            key=call.key,
+            part_number=call.part_number,
+        )
+
+    async def _refusal(self, call: Call, response: httpx.Response, offset: timedelta) -> S3OperationError:
+        chunks: list[bytes] = []
+        kept = 0
+        # The status alone says enough if the body does not come. All of it is read, so that no generator of httpx's is
+        # left half-way, but only its beginning is kept.
+        with suppress(httpx.HTTPError, httpx.StreamError), trio.move_on_after(ERROR_BODY_SECONDS):
+            try:
+                async for chunk in response.aiter_raw():
+                    if kept < MAX_ERROR_BYTES:
+                        chunks.append(chunk)
+                        kept += len(chunk)
+            finally:
+                await response.aclose()
+        if isinstance(call.body, CheckedBody):
+            await call.body.aclose()
+        headers = _lower(response.headers)
+        error = error_from_answer(
+            call.operation,
+            status=response.status_code,
+            headers=headers,
+            body=b"".join(chunks),
+            now=self.now(),
+            bucket=self._config.bucket,
+            key=call.key,
+            part_number=call.part_number,
+        )
+        if error.code == "RequestTimeTooSkewed":
+            error.transient = self._correct_clock(headers.get("date"), offset)
+        elif error.code in _EXPIRED_CREDENTIALS:
+            error.transient = self._config.credentials.rejected()
+        return error
+
+    def _correct_clock(self, date: str | None, used: timedelta) -> bool:
+        """Take S3's clock for ours; whether the refused request was signed with another time than is used now."""
+        theirs = parse_http_date(date)
+        if theirs is None:
+            return False
+        needed = theirs - self._now()
+        if abs(needed - used) < _MIN_SKEW:
+            return False  # S3 says "skewed" and shows the very time that we signed: no correction will help
+        if abs(needed - self._clock_offset) >= _MIN_SKEW:
+            self._clock_offset = needed
+            log.warning("s3_clock_corrected", offset_seconds=round(needed.total_seconds()))
+        return True
+
+    def _timeout(self, call: Call) -> httpx.Timeout:
+        return httpx.Timeout(
+            connect=self._config.connect_timeout_seconds,
+            read=call.read_timeout_seconds or self._config.read_timeout_seconds,
+            write=self._config.write_timeout_seconds,
+            pool=None,  # whoever holds a connection has timeouts of its own
+        )
+
+
+class _Mapped:
+    """Turns what httpx raises into :class:`S3OperationError`."""
+
+    def __init__(
+        self, operation: str, bucket: str, key: str | None, part_number: int | None, status: int | None
+    ) -> None:
+        self._operation = operation
+        self._bucket = bucket
+        self._key = key
+        self._part_number = part_number
+        self._status = status
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _type: type[BaseException] | None, error: BaseException | None, _traceback: object) -> None:
+        if error is None or not isinstance(error, tuple(HTTPX_TRANSIENT)):
+            return
+        transient = next(HTTPX_TRANSIENT[known] for known in type(error).__mro__ if known in HTTPX_TRANSIENT)
+        raise S3OperationError(
+            self._operation,
+            _in_words(error) + describe(self._bucket, self._key, self._part_number),
+            transient=transient,
+            code=type(error).__name__,
+            status=self._status,
+            bucket=self._bucket,
+            key=self._key,
+            part_number=self._part_number,
+        ) from error
+
+
+def _in_words(error: BaseException) -> str:
+    """What happened, from the innermost exception that says something: the outer ones are often empty.
+
+    httpcore's pool cuts ``__cause__`` off (``raise … from None``), so ``__context__`` is followed as well, a few steps.
+    """
+    name, text = type(error).__name__, str(error)
+    seen: BaseException | None = error
+    for _ in range(_CAUSES):
+        if seen is None or isinstance(seen, CefMp4ProcessorError):
+            break
+        if isinstance(seen, ssl.SSLCertVerificationError):
+            return f"{name}: the store's certificate is not trusted ({seen.verify_message}); set S3_CA_FILE"
+        text = str(seen) or text
+        seen = seen.__cause__ or seen.__context__
+    return f"{name}: {text}" if text else name
+
+
+async def _release(response: httpx.Response, body: bytes | CheckedBody) -> None:
+    """Give the connection back, ready for the next call if the rest of the answer is there."""
+    try:
+        with suppress(httpx.HTTPError, httpx.StreamError):
+            async for _ in response.aiter_raw():
+                pass
+    finally:
+        await response.aclose()
+        if isinstance(body, CheckedBody):
+            await body.aclose()
+
+
+def _lower(headers: httpx.Headers) -> dict[str, str]:
+    return {name.lower(): value for name, value in headers.items()}
+
+
+def _transport(config: S3Config) -> httpx.AsyncHTTPTransport:
+    verify: ssl.SSLContext | bool = True
+    if config.ca_file is not None:
+        verify = ssl.create_default_context(cafile=config.ca_file)
+    limits = httpx.Limits(
+        max_connections=config.max_connections,
+        max_keepalive_connections=config.max_connections,
+        keepalive_expiry=_KEEPALIVE_SECONDS,
+    )
+    return httpx.AsyncHTTPTransport(verify=verify, http1=True, http2=False, limits=limits, trust_env=False)
+
+
+def sha256_hex(body: bytes) -> str:
+    """The payload hash of a small body."""
+    calculator = CALCULATORS[ChecksumAlgorithm.SHA256]()
+    calculator.update(body)
+    return calculator.digest().hex()

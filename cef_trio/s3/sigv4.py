@@ -1,0 +1,197 @@
+"""AWS Signature Version 4 for S3, as a pure function of a request, credentials and a moment.
+
+Rules: https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html (in headers) and
+https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-query-string-auth.html (presigned URLs). Two of them are S3's own:
+the path is URI-encoded once, not twice, and never normalised (``a//b`` and ``a/../b`` are keys like any other).
+
+What is signed is what goes over the wire: callers encode path and query with :func:`encode_path` and
+:func:`encode_query`, hand the very same text to :func:`sign` and to the HTTP library, and nothing here encodes again.
+The hash of the body is the caller's (``UNSIGNED_PAYLOAD``, or a SHA-256 in hex); no body is ever seen here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Final
+from urllib.parse import quote
+
+UNSIGNED_PAYLOAD: Final = "UNSIGNED-PAYLOAD"
+EMPTY_SHA256: Final = hashlib.sha256(b"").hexdigest()
+MAX_PRESIGNED_SECONDS: Final = 7 * 24 * 3600
+_ALGORITHM: Final = "AWS4-HMAC-SHA256"
+_UNRESERVED: Final = "-_.~"  # quote() keeps letters and digits by itself
+
+# What proxies may change or drop on the way; everything else is signed.
+_NEVER_SIGNED: Final = frozenset(
+    {
+        "accept-encoding",
+        "authorization",
+        "connection",
+        "expect",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "user-agent",
+        "x-amzn-trace-id",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """An access key; the secret parts stay out of ``repr``."""
+
+    access_key_id: str
+    secret_access_key: str = field(repr=False)
+    session_token: str | None = field(default=None, repr=False)
+
+
+def encode_path(path: str) -> str:
+    """URI-encode a path as S3 signs it: every byte but ``A-Za-z0-9-_.~/``, upper-case hex, once."""
+    return quote(path, safe=_UNRESERVED + "/")
+
+
+def encode_query(parameters: Iterable[tuple[str, str]]) -> str:
+    """URI-encode query parameters; one without a value stands alone (``?uploads``), as AWS's own clients send it."""
+    pairs = ((quote(name, safe=_UNRESERVED), quote(value, safe=_UNRESERVED)) for name, value in parameters)
+    return "&".join(f"{name}={value}" if value else name for name, value in pairs)
+
+
+def canonical_query(query: str) -> str:
+    """The encoded query, sorted by name and value, every name with its ``=``."""
+    if not query:
+        return ""
+    pairs = sorted(pair.partition("=")[::2] for pair in query.split("&"))
+    return "&".join(f"{name}={value}" for name, value in pairs)
+
+
+def canonical_request(
+    method: str, path: str, query: str, headers: Mapping[str, str], payload_hash: str
+) -> tuple[str, str]:
+    """The canonical request and the list of signed headers (``host;x-amz-date``).
+
+    ``path`` and ``query`` are encoded already; ``headers`` must hold ``host``.
+    """
+    signed = {
+        name.lower(): " ".join(value.split()) for name, value in headers.items() if name.lower() not in _NEVER_SIGNED
+    }
+    names = ";".join(sorted(signed))
+    lines = "".join(f"{name}:{signed[name]}\n" for name in sorted(signed))
+    return f"{method}\n{path or '/'}\n{canonical_query(query)}\n{lines}\n{names}\n{payload_hash}", names
+
+
+def credential_scope(moment: str, region: str, service: str = "s3") -> str:
+    """What a signature is good for; ``moment`` is ``YYYYMMDDTHHMMSSZ``."""
+    return f"{moment[:8]}/{region}/{service}/aws4_request"
+
+
+def string_to_sign(canonical: str, moment: str, scope: str) -> str:
+    """What the signing key signs."""
+    return f"{_ALGORITHM}\n{moment}\n{scope}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
+
+
+def signing_key(secret_access_key: str, scope: str) -> bytes:
+    """The key derived from the secret for one day, region and service."""
+    key = b"AWS4" + secret_access_key.encode()
+    for field_of_scope in scope.split("/"):
+        key = hmac.new(key, field_of_scope.encode(), hashlib.sha256).digest()
+    return key
+
+
+def sign(
+    *,
+    method: str,
+    path: str,
+    query: str,
+    headers: Mapping[str, str],
+    payload_hash: str,
+    credentials: Credentials,
+    region: str,
+    now: datetime,
+    service: str = "s3",
+) -> dict[str, str]:
+    """The headers to add to a request so that S3 believes it.
+
+    Args:
+        method: in upper case.
+        path: encoded (:func:`encode_path`), exactly as it goes over the wire.
+        query: encoded (:func:`encode_query`), without ``?``.
+        headers: those to be signed, ``host`` among them; they must go over the wire with these values.
+        payload_hash: ``UNSIGNED_PAYLOAD`` or the body's SHA-256 in lower-case hex.
+        credentials: whose signature.
+        region: the bucket's.
+        now: with a time zone; S3 accepts 15 minutes of difference to its own clock.
+        service: another one only in AWS's test vectors.
+    """
+    moment = timestamp(now)
+    added = {"x-amz-content-sha256": payload_hash, "x-amz-date": moment}
+    if credentials.session_token is not None:
+        added["x-amz-security-token"] = credentials.session_token
+    canonical, names = canonical_request(method, path, query, {**headers, **added}, payload_hash)
+    scope = credential_scope(moment, region, service)
+    signature = _signature(credentials, scope, string_to_sign(canonical, moment, scope))
+    added["authorization"] = (
+        f"{_ALGORITHM} Credential={credentials.access_key_id}/{scope}, SignedHeaders={names}, Signature={signature}"
+    )
+    return added
+
+
+def presign(
+    *,
+    method: str,
+    host: str,
+    path: str,
+    parameters: Iterable[tuple[str, str]] = (),
+    credentials: Credentials,
+    region: str,
+    now: datetime,
+    expires_seconds: int,
+) -> str:
+    """The encoded query (without ``?``) of a presigned URL; whoever holds the URL may make this one request.
+
+    ``parameters`` are those of the request itself, not encoded.
+
+    Raises:
+        ValueError: ``expires_seconds`` is not 1 to 604,800 (a week).
+    """
+    if not 1 <= expires_seconds <= MAX_PRESIGNED_SECONDS:
+        raise ValueError(f"a presigned URL lives 1 to {MAX_PRESIGNED_SECONDS} seconds, not {expires_seconds}")
+    moment = timestamp(now)
+    scope = credential_scope(moment, region)
+    signing = [
+        *parameters,
+        ("X-Amz-Algorithm", _ALGORITHM),
+        ("X-Amz-Credential", f"{credentials.access_key_id}/{scope}"),
+        ("X-Amz-Date", moment),
+        ("X-Amz-Expires", str(expires_seconds)),
+        ("X-Amz-SignedHeaders", "host"),
+    ]
+    if credentials.session_token is not None:
+        signing.append(("X-Amz-Security-Token", credentials.session_token))
+    query = encode_query(signing)
+    canonical, _ = canonical_request(method, path, query, {"host": host}, UNSIGNED_PAYLOAD)
+    signature = _signature(credentials, scope, string_to_sign(canonical, moment, scope))
+    return f"{query}&X-Amz-Signature={signature}"
+
+
+def timestamp(now: datetime) -> str:
+    """``YYYYMMDDTHHMMSSZ`` of a moment that knows its time zone.
+
+    Raises:
+        ValueError: it does not know it.
+    """
+    if now.tzinfo is None:
+        raise ValueError("a signature needs a moment with a time zone")
+    return now.astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")
+
+
+def _signature(credentials: Credentials, scope: str, to_sign: str) -> str:
+    return hmac.new(signing_key(credentials.secret_access_key, scope), to_sign.encode(), hashlib.sha256).hexdigest()

@@ -1,0 +1,245 @@
+"""S3's XML: what requests carry and what answers say. Pure.
+
+Answers are read by the standard library's expat with document type declarations refused outright: S3 sends none, and
+without them there are no entities to expand and nothing outside to fetch, so no dependency (defusedxml) is needed for
+that. Names are taken without their namespace, which some stores leave out. Depth and size are limited by the reader of
+the answer and here. Listings are asked for with ``encoding-type=url``, since XML 1.0 cannot carry every key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Final, NoReturn
+from urllib.parse import unquote_plus
+from xml.parsers import expat
+from xml.sax.saxutils import escape
+
+from cef_trio.s3.checksums import crc64nvme_from_base64, crc64nvme_to_base64
+from cef_trio.s3.model import ChecksumAlgorithm, ListedPart, ListedUpload, PartToComplete
+
+NAMESPACE: Final = "http://s3.amazonaws.com/doc/2006-03-01/"
+MAX_DEPTH: Final = 16
+_ELEMENTS: Final = {ChecksumAlgorithm.CRC32C: "ChecksumCRC32C", ChecksumAlgorithm.SHA256: "ChecksumSHA256"}
+
+
+class XmlError(ValueError):
+    """This is not XML, or not what S3 would send."""
+
+
+@dataclass(slots=True)
+class Element:
+    """An element: its name without namespace, its text, its children."""
+
+    name: str
+    children: list[Element] = field(default_factory=list)
+    text: str = ""
+
+    def first(self, name: str) -> Element | None:
+        """The first child of that name."""
+        return next((child for child in self.children if child.name == name), None)
+
+    def all(self, name: str) -> Iterator[Element]:
+        """The children of that name, in order."""
+        return (child for child in self.children if child.name == name)
+
+    def text_of(self, name: str) -> str | None:
+        """The text of the first child of that name; ``None`` if there is none or it is empty."""
+        child = self.first(name)
+        return (child.text or None) if child is not None else None
+
+
+def parse_xml(body: bytes) -> Element:
+    """Read a document into elements; white space before it is allowed (Complete keeps connections alive with it).
+
+    Raises:
+        XmlError: it is not well-formed, has a document type, or is nested too deep.
+    """
+    parser = expat.ParserCreate(namespace_separator=" ")
+    parser.buffer_text = True
+    stack = [Element("")]
+
+    def begin(name: str, _attributes: dict[str, str]) -> None:
+        if len(stack) > MAX_DEPTH:
+            raise XmlError("nested too deep")
+        element = Element(name.rpartition(" ")[2])
+        stack[-1].children.append(element)
+        stack.append(element)
+
+    def end(_name: str) -> None:
+        stack.pop()
+
+    def text(data: str) -> None:
+        stack[-1].text += data
+
+    def refuse(*_: object) -> NoReturn:
+        raise XmlError("a document type declaration")
+
+    parser.StartElementHandler = begin
+    parser.EndElementHandler = end
+    parser.CharacterDataHandler = text
+    parser.StartDoctypeDeclHandler = refuse
+    parser.EntityDeclHandler = refuse
+    try:
+        # The white space that keeps a long Complete alive may come before the XML declaration, which XML forbids.
+        parser.Parse(body.lstrip(b" \t\r\n"), True)
+    except (expat.ExpatError, ValueError, LookupError) as error:
+        if isinstance(error, XmlError):
+            raise
+        raise XmlError(str(error)) from error
+    return stack[0].children[0]
+
+
+def complete_multipart_upload(parts: Sequence[PartToComplete], checksum: ChecksumAlgorithm) -> bytes:
+    """The body of CompleteMultipartUpload. Parts must be in order of their numbers."""
+    rows = []
+    for part in parts:
+        row = f"<PartNumber>{part.part_number}</PartNumber><ETag>&quot;{escape(part.etag)}&quot;</ETag>"
+        if checksum is ChecksumAlgorithm.CRC64NVME:
+            row += f"<ChecksumCRC64NVME>{crc64nvme_to_base64(part.crc64nvme)}</ChecksumCRC64NVME>"
+        elif part.checksum is not None and checksum in _ELEMENTS:
+            row += f"<{_ELEMENTS[checksum]}>{escape(part.checksum)}</{_ELEMENTS[checksum]}>"
+        rows.append(f"<Part>{row}</Part>")
+    inner = "".join(rows)
+    return (
+        f'<?xml version="1.0" encoding="UTF-8"?>\n'
+        f'<CompleteMultipartUpload xmlns="{NAMESPACE}">{inner}</CompleteMultipartUpload>'
+    ).encode()
+
+
+def create_bucket_configuration(region: str) -> bytes:
+    """The body of CreateBucket; empty for ``us-east-1``, which must not be named."""
+    if region == "us-east-1":
+        return b""
+    return (
+        f'<CreateBucketConfiguration xmlns="{NAMESPACE}"><LocationConstraint>{escape(region)}</LocationConstraint>'
+        f"</CreateBucketConfiguration>"
+    ).encode()
+
+
+@dataclass(frozen=True, slots=True)
+class CompleteResult:
+    """What CompleteMultipartUpload answered; ``etag`` is ``None`` where it is missing or empty (Ceph)."""
+
+    etag: str | None
+    crc64nvme: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class PartsPage:
+    """A page of ListParts; ``next_marker`` is ``None`` on the last one."""
+
+    parts: tuple[ListedPart, ...]
+    next_marker: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class UploadsPage:
+    """A page of ListMultipartUploads; ``next_markers`` (key, upload id) is ``None`` on the last one."""
+
+    uploads: tuple[ListedUpload, ...]
+    next_markers: tuple[str, str] | None
+
+
+def parse_upload_id(body: bytes) -> str:
+    """The upload id in CreateMultipartUpload's answer.
+
+    Raises:
+        XmlError: there is none.
+    """
+    return _required(_root(body, "InitiateMultipartUploadResult"), "UploadId")
+
+
+def parse_complete_result(body: bytes) -> CompleteResult:
+    """CompleteMultipartUpload's answer, which must not be an ``<Error>``.
+
+    Raises:
+        XmlError: it is something else, or cut off.
+    """
+    root = _root(body, "CompleteMultipartUploadResult")
+    # A composite checksum says nothing of the whole object's bytes.
+    composite = root.text_of("ChecksumType") == "COMPOSITE"
+    crc = None if composite else crc64nvme_from_base64(root.text_of("ChecksumCRC64NVME"))
+    return CompleteResult(etag=unquoted(root.text_of("ETag")), crc64nvme=crc)
+
+
+def parse_parts(body: bytes) -> PartsPage:
+    """A page of ListParts.
+
+    Raises:
+        XmlError: it is none.
+    """
+    root = _root(body, "ListPartsResult")
+    parts = tuple(
+        ListedPart(
+            part_number=_number(part, "PartNumber"),
+            size_bytes=_number(part, "Size"),
+            etag=unquoted(_required(part, "ETag")) or "",
+            crc64nvme=crc64nvme_from_base64(part.text_of("ChecksumCRC64NVME")),
+            checksum=part.text_of("ChecksumCRC32C") or part.text_of("ChecksumSHA256"),
+        )
+        for part in root.all("Part")
+    )
+    marker = root.text_of("NextPartNumberMarker") if root.text_of("IsTruncated") == "true" else None
+    return PartsPage(parts, marker)
+
+
+def parse_uploads(body: bytes) -> UploadsPage:
+    """A page of ListMultipartUploads; keys are decoded where the answer says that they are encoded.
+
+    Raises:
+        XmlError: it is none.
+    """
+    root = _root(body, "ListMultipartUploadsResult")
+    # AWS encodes a space as "+" here and everything else by percent; a store that writes "%20" is read alike.
+    decode = unquote_plus if root.text_of("EncodingType") == "url" else str
+    uploads = tuple(
+        ListedUpload(
+            key=decode(_required(upload, "Key")),
+            upload_id=_required(upload, "UploadId"),
+            initiated_at_utc=_moment(_required(upload, "Initiated")),
+        )
+        for upload in root.all("Upload")
+    )
+    markers = None
+    if root.text_of("IsTruncated") == "true":
+        markers = (decode(_required(root, "NextKeyMarker")), root.text_of("NextUploadIdMarker") or "")
+    return UploadsPage(uploads, markers)
+
+
+def unquoted(etag: str | None) -> str | None:
+    """An ETag without its quotes; ``None`` for a missing or empty one."""
+    if etag is None:
+        return None
+    return etag.strip().removeprefix("W/").strip('"') or None
+
+
+def _root(body: bytes, name: str) -> Element:
+    root = parse_xml(body)
+    if root.name != name:
+        raise XmlError(f"<{root.name}> instead of <{name}>")
+    return root
+
+
+def _required(element: Element, name: str) -> str:
+    text = element.text_of(name)
+    if text is None:
+        raise XmlError(f"<{element.name}> without <{name}>")
+    return text
+
+
+def _number(element: Element, name: str) -> int:
+    text = _required(element, name)
+    try:
+        return int(text)
+    except ValueError as error:
+        raise XmlError(f"<{name}>{text}</{name}>") from error
+
+
+def _moment(text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise XmlError(f"{text} is no date") from error
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
