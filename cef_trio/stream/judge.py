@@ -1,4 +1,4 @@
-"""What a file on disk means to us, judged by what Redis knows of its name. Pure."""
+"""What a file on disk means to us: judged by what Redis knows of its name, and by how long it has been silent. Pure."""
 
 from __future__ import annotations
 
@@ -44,3 +44,24 @@ def judge(known: KnownPath | None, stat: FileStat) -> Verdict:
         unchanged = (meta.verified_size_bytes, meta.verified_mtime_ns) == (stat.size_bytes, stat.mtime_ns)
         return Verdict.SETTLED if unchanged else Verdict.NEW
     return Verdict.SETTLED
+
+
+class Finding(Enum):
+    """What the checker found of one stream."""
+
+    FRESH = "fresh"
+    IDLE_ALL_SENT = "idle_all_sent"
+    IDLE_MORE_ON_DISK = "idle_more_on_disk"
+    SHRUNK = "shrunk"
+    MISSING = "missing"
+
+
+def judge_stale(*, idle_seconds: float, timeout_seconds: float, known: FileStat, found: FileStat | None) -> Finding:
+    """Judge a stream by how long nothing was heard of its file (``known``), and by what is on disk now (``found``)."""
+    if found is None:
+        return Finding.MISSING
+    if found.inode != known.inode or found.size_bytes < known.size_bytes:
+        return Finding.SHRUNK if found.inode == known.inode else Finding.MISSING
+    if found.size_bytes > known.size_bytes or found.mtime_ns != known.mtime_ns:
+        return Finding.IDLE_MORE_ON_DISK
+    return Finding.IDLE_ALL_SENT if idle_seconds >= timeout_seconds else Finding.FRESH

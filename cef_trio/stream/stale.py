@@ -1,7 +1,7 @@
 """The stale checker: looks after what the watcher cannot see.
 
 Close events do not reach us from network mounts or other hosts, a writer may hang, a daemon may have died with streams
-that nobody works on. So every few seconds each stream is judged by :func:`judge_stale`, whose cases have names:
+that nobody works on. So every few seconds each stream is judged, by cases that have names (``judge.judge_stale``):
 
 - idle and all sent → finalize · idle and more on disk → upload · shrunk → start over · missing → abort and fail
 - no processor for a stream that Redis knows → resume (a retry that is due is one of these)
@@ -11,41 +11,18 @@ The checker only proposes: a stream looks at its file itself before it does anyt
 
 from __future__ import annotations
 
-from enum import Enum
-
 import structlog
 import trio
 from trio_util import periodic
 
 from cef_trio.checkpoint.states import StreamSet
 from cef_trio.exceptions import CefMp4ProcessorError
-from cef_trio.recording import FileStat
 from cef_trio.stream import situation as news
+from cef_trio.stream.judge import Finding, judge_stale
 from cef_trio.stream.services import Services
 from cef_trio.stream.supervisor import LiveStream, StreamSupervisor
 
 log = structlog.get_logger(__name__)
-
-
-class Finding(Enum):
-    """What the checker found of one stream."""
-
-    FRESH = "fresh"
-    IDLE_ALL_SENT = "idle_all_sent"
-    IDLE_MORE_ON_DISK = "idle_more_on_disk"
-    SHRUNK = "shrunk"
-    MISSING = "missing"
-
-
-def judge_stale(*, idle_seconds: float, timeout_seconds: float, known: FileStat, found: FileStat | None) -> Finding:
-    """Judge a stream by how long nothing was heard of its file (``known``), and by what is on disk now (``found``)."""
-    if found is None:
-        return Finding.MISSING
-    if found.inode != known.inode or found.size_bytes < known.size_bytes:
-        return Finding.SHRUNK if found.inode == known.inode else Finding.MISSING
-    if found.size_bytes > known.size_bytes or found.mtime_ns != known.mtime_ns:
-        return Finding.IDLE_MORE_ON_DISK
-    return Finding.IDLE_ALL_SENT if idle_seconds >= timeout_seconds else Finding.FRESH
 
 
 class StaleChecker:

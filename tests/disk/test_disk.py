@@ -1,0 +1,183 @@
+"""Reading recordings: every byte, in blocks, from hot pages and cold ones; clear words for what cannot be read."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from pathlib import Path
+
+import pytest
+import trio
+
+from cef_trio import disk as disk_module
+from cef_trio.disk import BLOCK_BYTES, FileSlice, KernelDisk, head_of, refusal
+from cef_trio.exceptions import ChunkProcessingError, RecordingChangedError
+
+CONTENT = os.urandom(3 * BLOCK_BYTES + 17)
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> str:
+    path = tmp_path / "a.mp4"
+    path.write_bytes(CONTENT)
+    return str(path)
+
+
+@pytest.fixture(params=["hot", "cannot say", "cold"])
+def page_cache(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The ways a block is read: inline, or by a worker: the file system cannot tell, or the page is cold."""
+    kind: str = request.param
+    real = os.preadv
+
+    def preadv(*args: object) -> int:
+        if kind == "cannot say":
+            raise OSError(errno.EOPNOTSUPP, "cannot say")
+        if kind == "cold":
+            raise BlockingIOError(errno.EAGAIN, "cold")
+        return real(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(disk_module.os, "preadv", preadv)
+    return kind
+
+
+@pytest.mark.parametrize(
+    ("offset", "size_bytes"),
+    [(0, len(CONTENT)), (0, 0), (1, 1), (BLOCK_BYTES - 1, 2), (5, 2 * BLOCK_BYTES), (len(CONTENT) - 3, 3)],
+)
+async def test_a_slice_is_read_byte_for_byte_again_and_again(
+    recording: str, page_cache: str, offset: int, size_bytes: int
+) -> None:
+    async with KernelDisk().open(recording) as opened:
+        piece = FileSlice(opened, offset, size_bytes)
+        for _ in range(2):
+            blocks = [block async for block in piece.blocks()]
+            assert b"".join(blocks) == CONTENT[offset : offset + size_bytes]
+            assert all(0 < len(block) <= BLOCK_BYTES for block in blocks)
+
+
+async def test_hot_blocks_need_no_thread(recording: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = KernelDisk()
+    async with disk.open(recording) as opened:
+        if not await can_say(opened):
+            pytest.skip("this file system cannot tell hot pages from cold ones (RWF_NOWAIT)")
+
+        async def no_thread(*_args: object, **_kwargs: object) -> None:
+            pytest.fail("a worker thread was asked for a hot block")
+
+        monkeypatch.setattr(trio.to_thread, "run_sync", no_thread)
+        assert b"".join([block async for block in FileSlice(opened, 0, len(CONTENT)).blocks()]) == CONTENT
+
+
+async def can_say(opened: object) -> bool:
+    descriptor: int = opened._descriptor  # type: ignore[attr-defined]
+    try:
+        os.preadv(descriptor, [bytearray(1)], 0, os.RWF_NOWAIT)
+    except OSError as error:
+        return error.errno == errno.EAGAIN
+    return True
+
+
+async def test_a_file_that_became_shorter_is_told(recording: str, page_cache: str) -> None:
+    async with KernelDisk().open(recording) as opened:
+        os.truncate(recording, 100)
+        with pytest.raises(RecordingChangedError, match="ends at byte 100"):
+            async for _ in FileSlice(opened, 0, 200).blocks():
+                pass
+
+
+async def test_a_hung_disk_holds_no_cancellation_back(recording: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    released = threading.Event()
+    monkeypatch.setattr(disk_module, "_RWF_NOWAIT", None)
+    monkeypatch.setattr(disk_module.os, "pread", lambda *_: released.wait() and b"")
+    try:
+        async with KernelDisk().open(recording) as opened:
+            with trio.move_on_after(0.05) as scope:
+                await opened.read(0, 10)
+            assert scope.cancelled_caught
+    finally:
+        released.set()
+
+
+async def test_an_opener_that_was_abandoned_leaks_no_descriptor(
+    recording: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real_open = os.open
+    released = threading.Event()
+    opened_numbers: list[int] = []
+    closed_numbers: list[int] = []
+    all_closed = threading.Event()
+
+    def slow_open(path: str, flags: int) -> int:
+        released.wait()
+        number = real_open(path, flags)
+        opened_numbers.append(number)
+        return number
+
+    real_close = os.close
+
+    def noting_close(number: int) -> None:
+        real_close(number)
+        if number in opened_numbers:
+            closed_numbers.append(number)
+            all_closed.set()
+
+    monkeypatch.setattr(disk_module.os, "open", slow_open)
+    monkeypatch.setattr(disk_module.os, "close", noting_close)
+    with trio.move_on_after(0.05) as scope:
+        async with KernelDisk().open(recording):
+            pytest.fail("it cannot be open yet")
+    assert scope.cancelled_caught
+    released.set()
+    assert await trio.to_thread.run_sync(all_closed.wait, 5.0)
+    assert closed_numbers == opened_numbers
+
+
+async def test_what_is_not_there_is_none_and_what_cannot_be_said_is_an_error(tmp_path: Path) -> None:
+    disk = KernelDisk()
+    assert await disk.stat(str(tmp_path / "missing.mp4")) is None
+    assert await disk.stat(str(tmp_path)) is None
+    with pytest.raises(ChunkProcessingError, match="cannot look at"):
+        await disk.stat(str(tmp_path / ("x" * 300)))
+
+
+async def test_links_and_folders_and_pipes_are_no_recordings(tmp_path: Path, recording: str) -> None:
+    disk = KernelDisk()
+    link, pipe = tmp_path / "link.mp4", tmp_path / "pipe.mp4"
+    link.symlink_to(recording)
+    os.mkfifo(pipe)
+    assert await disk.stat(str(link)) is None
+    for path in (link, pipe, tmp_path, tmp_path / "missing.mp4"):
+        with pytest.raises(RecordingChangedError):
+            async with disk.open(str(path)):
+                pytest.fail("it is no recording")
+
+
+async def test_a_stat_knows_the_file_by_its_inode(recording: str) -> None:
+    disk = KernelDisk()
+    found = await disk.stat(recording)
+    assert found is not None
+    assert found.size_bytes == len(CONTENT)
+    assert found.inode == (os.stat(recording).st_dev, os.stat(recording).st_ino)
+    async with disk.open(recording) as opened:
+        assert await opened.stat() == found
+
+
+async def test_the_head_of_a_short_file_is_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "short.mp4"
+    path.write_bytes(b"abc")
+    async with KernelDisk().open(str(path)) as opened:
+        assert await head_of(opened, 4096) == b"abc"
+
+
+async def test_the_folder_around_a_file_is_the_nearest_that_exists(tmp_path: Path) -> None:
+    device = tmp_path.stat().st_dev
+    assert await KernelDisk().device_around(str(tmp_path / "gone" / "too" / "a.mp4")) == device
+    assert await KernelDisk().device_around("/nowhere/at/all.mp4") is None
+
+
+@pytest.mark.parametrize(
+    ("number", "transient"), [(errno.EIO, True), (errno.ESTALE, True), (errno.EMFILE, True), (errno.EACCES, False)]
+)
+def test_a_refusal_says_whether_it_may_pass(number: int, transient: bool) -> None:
+    assert refusal("cannot read 'x'", OSError(number, "why")).transient is transient
