@@ -1,0 +1,210 @@
+"""From settings to services: the one place that knows which implementation stands behind which interface."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from uuid import uuid4
+
+import structlog
+import trio
+from pydantic import SecretStr
+
+from cef_trio.checkpoint.exit_saves import ExitSaves
+from cef_trio.checkpoint.model import Lease
+from cef_trio.checkpoint.redis import RedisCheckpointStore
+from cef_trio.config import Settings
+from cef_trio.disk import KernelDisk
+from cef_trio.exceptions import CefMp4ProcessorError, S3OperationError
+from cef_trio.intake.writers import WriterState, writer_state
+from cef_trio.media.ffprobe import probe
+from cef_trio.retry import CircuitBreaker, RetryPolicy, ServiceRetrier
+from cef_trio.s3.client import S3Client
+from cef_trio.s3.config import Addressing, ChecksumMode, PayloadSigning, S3Config
+from cef_trio.s3.credentials import ChainCredentials, CredentialsProvider, StaticCredentials
+from cef_trio.s3.sigv4 import Credentials
+from cef_trio.stream.naming import KeyTemplate
+from cef_trio.stream.services import Services, StreamRules
+
+log = structlog.get_logger(__name__)
+
+_ONCE = frozenset({"ping", "head_bucket", "save_interrupted"})
+"""Probes, whose caller repeats them, and last words, for which nobody may wait."""
+_RECONNECT_SECONDS = 1.0
+_NOT_FOUND = 404
+_FORBIDDEN = 403
+
+
+class RefusedAtStartError(CefMp4ProcessorError):
+    """S3 or Redis answered, and refused us: waiting would not help."""
+
+
+class WatchFolderBusyError(CefMp4ProcessorError):
+    """Another daemon watches this folder."""
+
+
+@contextmanager
+def lock_watch_folder(folder: Path) -> Iterator[None]:
+    """Hold the watch folder, so that no second daemon on this machine uploads the same files under the same name.
+
+    The lock is the kernel's, on the folder itself: no file is made, and it goes with the process, however that ends.
+
+    Raises:
+        WatchFolderBusyError: another process holds it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise WatchFolderBusyError(
+                f"WATCH_DIR {os.fspath(folder)!r} is watched by another cef-trio on this machine: stop that one first"
+            ) from error
+        except OSError as error:  # some network file systems have no locks: then the streams' leases must do
+            log.warning("watch_folder_not_locked", error=errno.errorcode.get(error.errno or 0, str(error)))
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@asynccontextmanager
+async def open_services(settings: Settings) -> AsyncIterator[Services]:
+    """The real services, by the settings. Nothing is connected yet; leaving closes what was.
+
+    Raises:
+        ValueError: a URL cannot be understood, or the certificates of a CA file cannot be loaded.
+    """
+    policy = RetryPolicy(settings.retry_attempts, settings.retry_initial_seconds, settings.retry_max_seconds)
+    probes = RetryPolicy(1, settings.retry_initial_seconds, settings.retry_max_seconds)
+    redis_breaker = CircuitBreaker("redis", lambda: store.ping(), probes)  # noqa: PLW0108 - made below
+    s3_breaker = CircuitBreaker("s3", lambda: s3.head_bucket(), probes)  # noqa: PLW0108 - made below
+    store = RedisCheckpointStore(
+        settings.redis_url.get_secret_value(),
+        key_prefix=settings.redis_key_prefix,
+        ca_file=settings.redis_ca_file,
+        socket_timeout_seconds=settings.redis_timeout_seconds,
+        retrier=ServiceRetrier(redis_breaker, policy, once=_ONCE),
+    )
+    s3 = S3Client(_s3_config(settings), retrier=ServiceRetrier(s3_breaker, policy, once=_ONCE))
+    lease = Lease(settings.instance_id, uuid4().hex, settings.lease_seconds)
+    async with store, s3:
+        yield Services(
+            store=store,
+            s3=s3,
+            disk=KernelDisk(),
+            probe=partial(
+                probe, ffprobe_path=settings.ffprobe_path, timeout_seconds=settings.ffprobe_timeout_seconds
+            ),
+            has_writer=_has_writer,
+            lease=lease,
+            exit_saves=ExitSaves(store, lease, redis_breaker),
+            s3_breaker=s3_breaker,
+            redis_breaker=redis_breaker,
+            stream_slots=trio.CapacityLimiter(settings.max_concurrent_streams),
+            part_slots=trio.CapacityLimiter(settings.max_concurrent_parts),
+            rules=_rules(settings),
+            utc_now=lambda: datetime.now(UTC),
+            new_stream_id=lambda: str(uuid4()),
+        )
+
+
+def _rules(settings: Settings) -> StreamRules:
+    return StreamRules(
+        bucket=settings.s3_bucket_name,
+        key_template=KeyTemplate(settings.s3_key_template),
+        part_size=settings.chunk_size_bytes,
+        equal_parts=settings.s3_equal_parts,
+        close_grace_seconds=settings.close_grace_seconds,
+        save_seconds=settings.shutdown_save_seconds,
+        # A call that a cancellation finds on its way to Redis may take Redis's time-out more: both fit into the save.
+        record_seconds=max(settings.shutdown_save_seconds - settings.redis_timeout_seconds, 0.1),
+        retry_initial_seconds=min(1.0, settings.retry_stream_max_seconds),
+        retry_max_seconds=settings.retry_stream_max_seconds,
+    )
+
+
+def _s3_config(settings: Settings) -> S3Config:
+    return S3Config(
+        bucket=settings.s3_bucket_name,
+        credentials=_credentials(settings),
+        region=settings.s3_region_name,
+        endpoint_url=settings.s3_endpoint_url,
+        addressing=Addressing(settings.s3_addressing),
+        checksum=ChecksumMode(settings.s3_checksum),
+        payload_signing=PayloadSigning(settings.s3_payload_signing),
+        ca_file=settings.s3_ca_file,
+        connect_timeout_seconds=settings.s3_connect_timeout_seconds,
+        read_timeout_seconds=settings.s3_read_timeout_seconds,
+        max_connections=settings.max_concurrent_parts + 8,
+    )
+
+
+def _credentials(settings: Settings) -> CredentialsProvider:
+    if settings.s3_access_key_id is None or settings.s3_secret_access_key is None:
+        return ChainCredentials()
+    return StaticCredentials(
+        Credentials(
+            _text(settings.s3_access_key_id) or "",
+            _text(settings.s3_secret_access_key) or "",
+            _text(settings.s3_session_token),
+        )
+    )
+
+
+def _text(value: SecretStr | str | None) -> str | None:
+    return value.get_secret_value() if isinstance(value, SecretStr) else value
+
+
+async def _has_writer(path: str) -> bool | None:
+    match await writer_state(path):
+        case WriterState.PRESENT:
+            return True
+        case WriterState.NONE:
+            return False
+        case WriterState.UNKNOWN:
+            return None
+
+
+async def check_reachable(services: Services, *, create_bucket: bool) -> None:
+    """Wait until Redis and S3 answer, for as long as it takes.
+
+    Raises:
+        RefusedAtStartError: one of them answers, and refuses us.
+    """
+    await _insist("connect_redis", services.store.ping)
+    await _insist("connect_s3", partial(_reach_bucket, services.s3, create_bucket=create_bucket))
+
+
+async def _insist(operation: str, reach: Callable[[], Awaitable[None]]) -> None:
+    attempt = 0
+    while True:
+        try:
+            await reach()
+        except CefMp4ProcessorError as error:
+            if not error.transient:
+                raise RefusedAtStartError(str(error)) from error
+            attempt += 1
+            log.warning("waiting_for_service", operation=operation, attempt=attempt, error=str(error))
+            await trio.sleep(_RECONNECT_SECONDS)
+        else:
+            return
+
+
+async def _reach_bucket(s3: S3Client, *, create_bucket: bool) -> None:
+    try:
+        await s3.head_bucket()
+    except S3OperationError as error:
+        if error.status == _NOT_FOUND and create_bucket:
+            await s3.create_bucket()
+            log.info("bucket_created")
+        elif error.status == _FORBIDDEN:
+            # The answer to HEAD has no body that could say why: a wrong key, or only a missing permission?
+            await s3.list_multipart_uploads("")
+        else:
+            raise

@@ -1,0 +1,186 @@
+"""The nursery tree: how the daemon starts, runs and leaves. Read it downwards for the start, upwards for the end.
+
+::
+
+    root nursery
+    ├─ signal listener                1st signal: drain · 2nd: cancel · 3rd: exit at once
+    ├─ background nursery             lease renewal, probes of S3 and Redis
+    └─ processor nursery              (drained, then cancelled) one task a stream
+        └─ intake scope               (cancelled first) watcher, stale checker, resolver of unknown files
+
+Leaving (promise P4): the first signal cancels the intake scope and tells the processors to drain, and in the same moment
+gives the processor nursery a deadline, ``SHUTDOWN_GRACE_SECONDS`` away. So nothing that hangs, be it S3, Redis or a disk,
+has to be waited for before the clock starts. A task that is cancelled saves its state in a shielded section of at most
+``SHUTDOWN_SAVE_SECONDS``. What could not be saved makes the exit code 3; the streams' last checkpoints are still true.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+
+import structlog
+import trio
+
+from cef_trio import __version__
+from cef_trio.assembly import RefusedAtStartError, check_reachable, lock_watch_folder, open_services
+from cef_trio.config import Settings, without_secrets
+from cef_trio.exit_codes import ExitCode
+from cef_trio.intake.patterns import matches_any
+from cef_trio.intake.watcher import Watcher
+from cef_trio.stream.services import Services
+from cef_trio.stream.stale import StaleChecker
+from cef_trio.stream.supervisor import StreamSupervisor
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(eq=False, slots=True)
+class Shutdown:
+    """How far the daemon is on its way out, and what each signal does."""
+
+    grace_seconds: float
+    intake: trio.CancelScope = field(default_factory=trio.CancelScope)
+    workers: list[trio.CancelScope] = field(default_factory=list)
+    """Scopes that are cancelled when the grace is over."""
+    on_drain: list[Callable[[], None]] = field(default_factory=list)
+    signals: int = 0
+
+    def request(self) -> None:
+        """Take one step further out: drain, then cancel, then exit."""
+        self.signals += 1
+        match self.signals:
+            case 1:
+                log.info("shutdown_began", grace_seconds=self.grace_seconds)
+                for drain in self.on_drain:
+                    drain()
+                for scope in self.workers:
+                    scope.deadline = trio.current_time() + self.grace_seconds
+                self.intake.cancel()
+            case 2:
+                log.warning("shutdown_grace_skipped")
+                for scope in self.workers:
+                    scope.cancel()
+            case _:
+                log.error("shutdown_forced")
+                os._exit(ExitCode.NOT_SAVED)
+
+
+@dataclass(eq=False, slots=True)
+class RunningDaemon:
+    """What is handed to whoever started the daemon in a nursery."""
+
+    services: Services
+    supervisor: StreamSupervisor
+    watcher: Watcher
+    stale_checker: StaleChecker
+    shutdown: Shutdown
+
+
+OpenServices = Callable[[Settings], AbstractAsyncContextManager[Services]]
+
+
+def main_daemon(settings: Settings) -> ExitCode:
+    """Run the daemon until a signal ends it."""
+    return trio.run(run_daemon, settings)
+
+
+async def run_daemon(
+    settings: Settings,
+    *,
+    open_services: OpenServices = open_services,
+    task_status: trio.TaskStatus[RunningDaemon] = trio.TASK_STATUS_IGNORED,
+) -> ExitCode:
+    """Run the daemon until a signal, or :meth:`Shutdown.request`, ends it.
+
+    Started (``nursery.start``) means: Redis and S3 have answered, the folder is watched and was scanned.
+
+    Returns:
+        ``DONE``; ``REFUSED`` if S3 or Redis refused us at the start; ``NOT_SAVED`` if a stream's last state was not saved.
+    """
+    shutdown = Shutdown(settings.shutdown_grace_seconds)
+    log.info("daemon_starting", version=__version__, pid=os.getpid(), **without_secrets(settings))
+    with lock_watch_folder(settings.watch_dir):
+        async with open_services(settings) as services:
+            async with trio.open_nursery() as root:
+                await root.start(_listen_for_signals, shutdown)
+                exit_code = await _serve(settings, services, shutdown, task_status)
+                root.cancel_scope.cancel()
+            unsaved = services.exit_saves.unsaved
+    if unsaved:
+        log.error("streams_not_saved", streams=sorted(unsaved))
+        exit_code = ExitCode.NOT_SAVED
+    log.info("daemon_stopped", exit_code=int(exit_code))
+    return exit_code
+
+
+async def _listen_for_signals(
+    shutdown: Shutdown, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        task_status.started()
+        async for number in signals:
+            log.info("signal_received", signal=signal.Signals(number).name)
+            shutdown.request()
+
+
+async def _serve(
+    settings: Settings, services: Services, shutdown: Shutdown, task_status: trio.TaskStatus[RunningDaemon]
+) -> ExitCode:
+    exit_code = ExitCode.DONE
+    async with _background(shutdown, services.s3_breaker.run, services.redis_breaker.run) as background:
+        async with trio.open_nursery() as processors:
+            shutdown.workers.append(processors.cancel_scope)
+            supervisor = StreamSupervisor(services, processors, matcher(settings.watch_patterns))
+            shutdown.on_drain += [services.exit_saves.leave, supervisor.drain]
+            background.start_soon(supervisor.renew_leases)
+            with shutdown.intake:
+                try:
+                    await check_reachable(services, create_bucket=settings.s3_create_bucket)
+                except RefusedAtStartError as error:
+                    log.error("refused_at_start", error=str(error))  # noqa: TRY400 - a person's to mend: one clear line
+                    exit_code = ExitCode.REFUSED
+                else:
+                    await _take_in(settings, services, supervisor, shutdown, task_status)
+        log.debug("processors_ended")
+    return exit_code
+
+
+async def _take_in(
+    settings: Settings,
+    services: Services,
+    supervisor: StreamSupervisor,
+    shutdown: Shutdown,
+    task_status: trio.TaskStatus[RunningDaemon],
+) -> None:
+    folder = os.fspath(settings.watch_dir)
+    watcher = Watcher(folder, settings.watch_patterns, supervisor, rescan_seconds=settings.rescan_seconds)
+    stale_checker = StaleChecker(
+        services,
+        supervisor,
+        watch_folder=folder,
+        timeout_seconds=settings.stream_timeout_seconds,
+        period_seconds=min(settings.stale_check_seconds, settings.stream_timeout_seconds / 2),
+    )
+    async with trio.open_nursery() as intake:
+        intake.start_soon(supervisor.run)
+        await intake.start(watcher.run)
+        intake.start_soon(stale_checker.run)
+        log.info("daemon_started", watch_dir=folder)
+        task_status.started(RunningDaemon(services, supervisor, watcher, stale_checker, shutdown))
+
+
+@asynccontextmanager
+async def _background(
+    shutdown: Shutdown, *tasks: Callable[[], Awaitable[None]]
+) -> AsyncIterator[trio.Nursery]:
+    """Tasks that serve the streams until the last one has ended, and never longer than the streams' grace."""
+    async with trio.open_nursery() as nursery:
+        shutdown.workers.append(nursery.cancel_scope)
+        for task in tasks:
+            nursery.start_soon(task)
+        yield nursery
+        nursery.cancel_scope.cancel()
