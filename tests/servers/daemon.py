@@ -1,0 +1,154 @@
+"""The daemon as a process of its own, for tests: started by its command, watched by its log.
+
+    with daemon(settings) as process:
+        process.wait_for("stream_completed", file=str(path))
+
+``settings`` are environment variables; nothing of this process's environment but PATH gets through, so that a test
+means the same on every machine. The log is JSON lines (``APP_ENV=production``); waiting is for its events.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+EVENT_SECONDS = 60.0
+_POLL_SECONDS = 0.01
+
+Event = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """Where a test's objects go."""
+
+    endpoint_url: str
+    access_key_id: str
+    secret_access_key: str
+    name: str
+    region: str = "us-east-1"
+
+
+def settings_for(watch_dir: Path, bucket: Bucket, redis_url: str, **more: object) -> dict[str, str]:
+    """The settings of a daemon under test; ``more`` are variables in lower case."""
+    given = {
+        "WATCH_DIR": watch_dir,
+        "S3_ENDPOINT_URL": bucket.endpoint_url,
+        "S3_ACCESS_KEY_ID": bucket.access_key_id,
+        "S3_SECRET_ACCESS_KEY": bucket.secret_access_key,
+        "S3_BUCKET_NAME": bucket.name,
+        "S3_REGION_NAME": bucket.region,
+        "S3_CREATE_BUCKET": "true",
+        "REDIS_URL": redis_url,
+        "CHUNK_SIZE_BYTES": 5 * 1024 * 1024,
+        "APP_ENV": "production",
+        "LOG_LEVEL": "DEBUG",
+        "INSTANCE_ID": "under-test",
+        "PROM_PORT": "0",
+        **{name.upper(): value for name, value in more.items()},
+    }
+    return {name: str(value) for name, value in given.items()}
+
+
+class DaemonProcess:
+    """A running daemon; ``events`` is its log so far."""
+
+    def __init__(self, settings: Mapping[str, str], folder: Path) -> None:
+        self.log_path = folder / "log.jsonl"
+        self._log = self.log_path.open("wb")
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "cef_trio", "run"],
+            env={"PATH": os.environ["PATH"], "LANG": "C.UTF-8", **settings},
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=self._log,
+            start_new_session=True,
+        )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process.poll() is None
+
+    @property
+    def events(self) -> list[Event]:
+        """What it logged so far; lines that are no JSON (a traceback at import) are events named by their text."""
+        found = []
+        for line in self.log_path.read_text(errors="replace").splitlines():
+            try:
+                found.append(json.loads(line))
+            except ValueError:
+                found.append({"event": line})
+        return found
+
+    def wait_for(self, event: str, *, seconds: float = EVENT_SECONDS, count: int = 1, **fields: object) -> Event:
+        """Wait until it has logged ``event`` with these fields (``count`` times); returns the last of them."""
+        deadline = time.monotonic() + seconds
+        while True:
+            running = self.running
+            found = [entry for entry in self.events if _matches(entry, event, fields)]
+            if len(found) >= count:
+                return found[-1]
+            if not running or time.monotonic() > deadline:
+                why = "the daemon ended" if not running else f"not within {seconds} s"
+                raise AssertionError(f"no event {event!r} {fields} ({why}); its log:\n{self.tail()}")
+            # Its log is a file: there is nothing to wait on but another look.
+            time.sleep(_POLL_SECONDS)
+
+    def count(self, event: str, **fields: object) -> int:
+        return sum(_matches(entry, event, fields) for entry in self.events)
+
+    def tail(self, lines: int = 60) -> str:
+        return "\n".join(self.log_path.read_text(errors="replace").splitlines()[-lines:])
+
+    def signal(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    def kill(self) -> None:
+        """``kill -9``, and wait for its end."""
+        self._process.kill()
+        self._process.wait()
+        self._log.close()
+
+    def wait(self, seconds: float = 20.0) -> int:
+        """Wait for its end; returns the exit code."""
+        try:
+            return self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"the daemon did not end within {seconds} s; its log:\n{self.tail()}") from None
+
+    def stop(self, seconds: float = 20.0) -> int:
+        """SIGTERM, and wait; returns the exit code."""
+        self.signal(signal.SIGTERM)
+        return self.wait(seconds)
+
+
+def _matches(entry: Event, event: str, fields: Mapping[str, object]) -> bool:
+    return entry.get("event") == event and all(entry.get(name) == value for name, value in fields.items())
+
+
+@contextlib.contextmanager
+def daemon(settings: Mapping[str, str], *, wait_started: bool = True) -> Iterator[DaemonProcess]:
+    """A running daemon that watches by the time the block begins; it is gone afterwards, however the block is left."""
+    with tempfile.TemporaryDirectory(prefix="cef-trio-") as folder:
+        process = DaemonProcess(settings, Path(folder))
+        try:
+            if wait_started:
+                process.wait_for("daemon_started", seconds=30)
+            yield process
+        finally:
+            process.kill()
