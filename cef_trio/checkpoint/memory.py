@@ -15,10 +15,10 @@ way in, so that nothing can be kept here that Redis could not keep.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import trio
 
@@ -41,12 +41,8 @@ class Moment(StrEnum):
     AFTER = "after"
 
 
-class FaultHook(Protocol):
-    """What a test puts into the way of a call; it may raise or wait."""
-
-    async def __call__(self, operation: str, moment: Moment) -> None:
-        """Be awaited at ``moment`` of ``operation`` (the method's name)."""
-        ...
+FaultHook = Callable[[str, Moment], Awaitable[None]]
+"""What a test puts into the way of a call: awaited with the operation (the method's name) and the moment."""
 
 
 @dataclass(slots=True)

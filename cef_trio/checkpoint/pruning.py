@@ -1,0 +1,32 @@
+"""Which streams are old enough to be forgotten, so that nothing grows for ever (P7).
+
+Only the question is here. Whether a stream's file is gone is for the caller to find out (forgotten while its file is
+still there, it would be uploaded again); :meth:`CheckpointStore.forget` removes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import datetime
+from itertools import islice
+
+from cef_trio.checkpoint.states import StreamSet
+from cef_trio.checkpoint.store import CheckpointStore, KnownPath
+
+_BATCH = 500
+
+
+async def completed_before(store: CheckpointStore, at_utc: datetime) -> AsyncIterator[KnownPath]:
+    """The streams of ``streams:completed`` that were completed before ``at_utc``, in no order.
+
+    Read 500 at a time, so that memory does not grow with their number. A stream without ``completed_at_utc`` counts by
+    its last activity. Use it with ``contextlib.aclosing`` if the loop may be left early.
+
+    Raises:
+        RedisOperationError: the store failed.
+    """
+    ids = iter(await store.members(StreamSet.COMPLETED))
+    while batch := list(islice(ids, _BATCH)):
+        for known in (await store.load_metas(batch)).values():
+            if (known.meta.completed_at_utc or known.meta.last_activity_at_utc) < at_utc:
+                yield known

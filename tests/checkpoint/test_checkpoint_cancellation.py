@@ -1,0 +1,168 @@
+"""A cancelled call either happened or did not, whichever moment it is cancelled at, and the store knows which."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+
+import pytest
+import trio
+import trio.testing
+from checkpoint.examples import OURS, START, meta, part
+from servers.valkey import ValkeyServer
+
+from cef_trio.checkpoint.memory import MemoryCheckpointStore, Moment
+from cef_trio.checkpoint.redis import RedisCheckpointStore
+from cef_trio.checkpoint.states import Status, StreamSet
+from cef_trio.checkpoint.store import Change, CheckpointStore, Saving
+from cef_trio.exceptions import RedisOperationError
+
+CALLS: dict[str, Callable[[CheckpointStore], Awaitable[object]]] = {
+    "ping": lambda store: store.ping(),
+    "create": lambda store: store.create(meta("s2"), OURS),
+    "acquire": lambda store: store.acquire("s3", OURS),
+    "renew": lambda store: store.renew(["s1"], OURS),
+    "release": lambda store: store.release(["s1"], OURS),
+    "load": lambda store: store.load("s1"),
+    "load_metas": lambda store: store.load_metas(["s1"]),
+    "members": lambda store: store.members(StreamSet.ACTIVE),
+    "find_by_path": lambda store: store.find_by_path(["/rec/s1.mp4"]),
+    "update": lambda store: store.update("s1", OURS, Change({"part_size": 1})),
+    "record_part": lambda store: store.record_part("s1", OURS, part()),
+    "adopt_parts": lambda store: store.adopt_parts("s1", OURS, [part()]),
+    "start_over": lambda store: store.start_over("s1", OURS, Change({"part_size": 1})),
+    "transition": lambda store: store.transition("s1", OURS, Status.PENDING_COMPLETION, Change({})),
+    "rename": lambda store: store.rename("s1", OURS, "/rec/new.mp4"),
+    "save_interrupted": lambda store: store.save_interrupted([Saving("s1", Status.INTERRUPTED_SHUTDOWN, START)], OURS),
+    "forget": lambda store: store.forget("ended"),
+}
+WRITING = frozenset(CALLS) - {"ping", "load", "load_metas", "members", "find_by_path"}
+
+
+def test_every_operation_of_the_interface_is_cancelled_here() -> None:
+    assert set(CALLS) == {name for name in vars(CheckpointStore) if not name.startswith("_")}
+
+
+async def prepared() -> MemoryCheckpointStore:
+    ticks = itertools.count(1)
+    store = MemoryCheckpointStore(clock=lambda: float(next(ticks)))  # so that a renewal shows
+    await store.create(meta("s1"), OURS)
+    await store.create(meta("ended", status=Status.COMPLETED), OURS)
+    return store
+
+
+@pytest.mark.parametrize("name", CALLS)
+async def test_a_call_into_a_cancelled_scope_does_nothing(name: str) -> None:
+    store = await prepared()
+    before = store.snapshot()
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await CALLS[name](store)
+    assert scope.cancelled_caught
+    assert store.snapshot() == before
+
+
+@pytest.mark.parametrize("moment", list(Moment))
+@pytest.mark.parametrize("name", CALLS)
+async def test_a_call_cancelled_at_any_moment_happened_or_did_not(
+    name: str, moment: Moment, autojump_clock: trio.testing.MockClock
+) -> None:
+    del autojump_clock
+    store = await prepared()
+    before = store.snapshot()
+    reached: list[str] = []
+
+    async def cancel_here(operation: str, at: Moment) -> None:
+        if at is moment:
+            reached.append(operation)
+            scope.cancel()
+            await trio.lowlevel.checkpoint()
+
+    store.fault = cancel_here
+    returned = False
+    with trio.CancelScope() as scope:
+        await CALLS[name](store)
+        returned = True
+    assert reached == [name]
+    # Sent is sent: from then on the call returns, and its effect is there.
+    assert returned == (moment is not Moment.BEFORE)
+    assert scope.cancelled_caught != returned
+    assert (store.snapshot() == before) == (not returned or name not in WRITING)
+
+
+@pytest.mark.parametrize("moment", [Moment.SENT, Moment.AFTER])
+@pytest.mark.parametrize("name", CALLS)
+async def test_a_frozen_store_ends_each_call_with_a_transient_error(
+    name: str, moment: Moment, autojump_clock: trio.testing.MockClock
+) -> None:
+    del autojump_clock
+    store = await prepared()
+    before = store.snapshot()
+
+    async def freeze(operation: str, at: Moment) -> None:
+        if at is moment:
+            await trio.sleep_forever()
+
+    store.fault = freeze
+    started = trio.current_time()
+    with pytest.raises(RedisOperationError, match=name) as caught:
+        await CALLS[name](store)
+    assert caught.value.transient
+    assert trio.current_time() - started == 1.0
+    assert (store.snapshot() == before) == (moment is Moment.SENT or name not in WRITING)
+
+
+async def test_a_lost_reply_is_repeated_without_harm() -> None:
+    """The effect happened, its answer did not come, the retrier calls again: every write is idempotent."""
+    for name in sorted(WRITING):
+        once, twice = await prepared(), await prepared()
+        await CALLS[name](once)
+        lost: list[str] = []
+
+        async def lose_first_reply(operation: str, at: Moment, lost: list[str] = lost) -> None:
+            if at is Moment.AFTER and not lost:
+                lost.append(operation)
+                raise RedisOperationError(operation, "the reply was lost", transient=True)
+
+        twice.fault = lose_first_reply
+        with pytest.raises(RedisOperationError):
+            await CALLS[name](twice)
+        answer = await CALLS[name](twice)
+        assert lost == [name]
+        assert answer in (None, True, frozenset())
+        assert _without_times(twice) == _without_times(once)
+
+
+def _without_times(store: MemoryCheckpointStore) -> object:
+    held = store.snapshot()
+    return held.streams, held.by_path, {key: lease.holder for key, lease in held.leases.items()}
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("name", CALLS)
+async def test_a_call_to_redis_that_is_cancelled_while_sent_still_returns(name: str, valkey: ValkeyServer) -> None:
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(RedisCheckpointStore(valkey.url, socket_timeout_seconds=10))
+        await store.create(meta("s1"), OURS)
+        await store.create(meta("ended", status=Status.COMPLETED), OURS)
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await CALLS[name](store)
+        assert scope.cancelled_caught
+
+        returned: list[str] = []
+        valkey.freeze()
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+
+                async def call() -> None:
+                    await CALLS[name](store)
+                    returned.append(name)
+
+                nursery.start_soon(call)
+                await trio.testing.wait_all_tasks_blocked()
+                scope.cancel()
+                valkey.thaw()
+        assert returned == [name]
+        assert await store.load("s1") is not None

@@ -1,0 +1,32 @@
+"""Key names are the wire format: a person reads them in redis-cli, an older version reads what a newer one wrote."""
+
+from __future__ import annotations
+
+import pytest
+
+from cef_trio.checkpoint.keys import Keys
+from cef_trio.checkpoint.states import StreamSet
+
+
+@pytest.mark.parametrize("prefix", ["", "{node-a}:"])
+def test_the_keys_are_those_of_the_design(prefix: str) -> None:
+    keys = Keys(prefix)
+    assert list(keys.sets.values()) == [
+        f"{prefix}streams:active",
+        f"{prefix}streams:pending_completion",
+        f"{prefix}streams:completed",
+        f"{prefix}streams:failed",
+    ]
+    assert keys.set(StreamSet.FAILED) == f"{prefix}streams:failed"
+    assert keys.by_path == f"{prefix}streams:by_path"
+    assert keys.meta("ID") == f"{prefix}stream:ID:meta"
+    assert keys.parts("ID") == f"{prefix}stream:ID:parts"
+    assert keys.lease("ID") == f"{prefix}stream:ID:lease"
+
+
+@pytest.mark.parametrize(
+    ("prefix", "tag"),
+    [("", ""), ("cef:", ""), ("{a}:", "a"), ("x{a}y{b}", "a"), ("{}{a}", ""), ("{a", ""), ("a}", ""), ("{{a}}", "{a")],
+)
+def test_the_hash_tag_is_what_a_cluster_would_hash(prefix: str, tag: str) -> None:
+    assert Keys(prefix).hash_tag == tag

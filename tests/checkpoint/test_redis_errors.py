@@ -1,0 +1,136 @@
+"""Every exception of redis-py is one of ours at the edge, and says rightly whether trying again can help."""
+
+from __future__ import annotations
+
+import inspect
+import socket
+import ssl
+
+import pytest
+from redis import exceptions as redis_exceptions
+from redis import sentinel as redis_sentinel
+
+from cef_trio.checkpoint.redis_errors import MAPPED, is_transient, is_unreachable, mapped
+from cef_trio.exceptions import RedisOperationError
+
+TRANSIENT = {
+    "AskError",
+    "BusyLoadingError",
+    "ClusterDownError",
+    "ClusterError",
+    "ConnectionError",
+    "MasterDownError",
+    "MasterNotFoundError",
+    "MaxConnectionsError",
+    "MovedError",
+    "NoScriptError",
+    "OutOfMemoryError",
+    "ReadOnlyError",
+    "SlaveNotFoundError",
+    "SlotNotCoveredError",
+    "TimeoutError",
+    "TryAgainError",
+    "WatchError",
+}
+PERMANENT = {
+    "AuthenticationError",
+    "AuthenticationWrongNumberOfArgsError",
+    "AuthorizationError",
+    "ChildDeadlockedError",
+    "ClusterCrossSlotError",
+    "CrossSlotTransactionError",
+    "DataError",
+    "ExecAbortError",
+    "ExternalAuthProviderError",
+    "IncorrectPolicyType",
+    "InvalidPipelineStack",
+    "InvalidResponse",
+    "LockError",
+    "LockNotOwnedError",
+    "ModuleError",
+    "NoPermissionError",
+    "NoSuchFieldsetError",
+    "PubSubError",
+    "RedisClusterException",
+    "RedisError",
+    "ResponseError",
+}
+CLASSES = sorted(
+    {
+        value
+        for module in (redis_exceptions, redis_sentinel)
+        for value in vars(module).values()
+        if inspect.isclass(value) and issubclass(value, Exception) and value.__module__.startswith("redis")
+    },
+    key=lambda value: value.__name__,
+)
+
+
+def test_every_class_is_decided_on() -> None:
+    """A new redis-py may bring classes that nobody here has thought about; one that is gone is no failure."""
+    assert {value.__name__ for value in CLASSES} <= TRANSIENT | PERMANENT
+    assert len(CLASSES) > 20
+
+
+@pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
+def test_every_exception_of_redis_becomes_ours(kind: type[Exception]) -> None:
+    error = kind("12182 127.0.0.1:7001" if issubclass(kind, redis_exceptions.AskError) else "it failed: hunter2")
+    with pytest.raises(RedisOperationError) as caught, mapped("load", ["hunter2"]):
+        raise error
+    assert caught.value.transient == (kind.__name__ in TRANSIENT)
+    assert caught.value.__cause__ is error
+    assert str(caught.value).startswith("Redis operation 'load' failed: ")
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("reply", "transient"),
+    [
+        ("MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist to disk.", True),
+        ("NOREPLICAS Not enough good replicas to write.", True),
+        ("BUSY Redis is busy running a script.", True),
+        ("IOERR error or timeout reading", True),
+        ("ERR Error running script (call to f_abc): @user_script:1: @user_script: 1: -READONLY You can't write", True),
+        ("Error running script (call to f_abc): @user_script:9: -OOM command not allowed", True),
+        ("WRONGTYPE Operation against a key holding the wrong kind of value", False),
+        ("ERR value is not an integer or out of range", False),
+        ("ERR unknown command 'EVALSHA'", False),
+        ("BUSYKEY Target key name already exists.", False),
+    ],
+)
+def test_replies_without_a_class_are_told_apart_by_their_code(reply: str, transient: bool) -> None:
+    error = redis_exceptions.ResponseError(reply)
+    assert is_transient(error) is transient
+    assert not is_unreachable(error)
+    with pytest.raises(RedisOperationError, match=reply.split(maxsplit=1)[0]), mapped("load"):
+        raise error
+
+
+def test_a_reply_keeps_the_code_that_redis_py_takes_off() -> None:
+    with pytest.raises(RedisOperationError, match="READONLY You can't write"), mapped("update"):
+        raise redis_exceptions.ReadOnlyError("You can't write against a read only replica.", status_code="READONLY")
+
+
+@pytest.mark.parametrize("error", [OSError(24, "Too many open files"), socket.gaierror(-3, "Temporary failure")])
+def test_errors_of_the_operating_system_pass_by_themselves(error: OSError) -> None:
+    assert is_transient(error)
+    assert is_unreachable(error)
+
+
+def test_an_unreachable_cluster_is_waited_for() -> None:
+    text = "Redis Cluster cannot be connected. Please provide at least one reachable node: Timeout"
+    assert is_transient(redis_exceptions.RedisClusterException(text))
+    assert is_unreachable(redis_exceptions.RedisClusterException(text))
+
+
+def test_a_certificate_that_is_refused_stays_refused() -> None:
+    error = redis_exceptions.ConnectionError("Error 1 connecting to h:1")
+    error.__context__ = ssl.SSLCertVerificationError(1, "self-signed certificate")
+    assert not is_transient(error)
+
+
+def test_what_is_not_an_error_of_redis_is_let_through() -> None:
+    for error in (ValueError("ours"), KeyboardInterrupt()):
+        assert not isinstance(error, MAPPED)
+        with pytest.raises(type(error)), mapped("load"):
+            raise error
