@@ -1,0 +1,82 @@
+"""A bucket, looked at by boto3: what really arrived, whatever the daemon says of itself."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import boto3
+import botocore.config
+from servers.daemon import Bucket
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """A bucket, looked at by boto3."""
+
+    bucket: Bucket
+    client: Any
+
+    def keys(self) -> list[str]:
+        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket.name)
+        return sorted(item["Key"] for page in pages for item in page.get("Contents", []))
+
+    def recordings(self) -> list[str]:
+        return [key for key in self.keys() if not key.endswith(".metadata.json")]
+
+    def open_uploads(self) -> list[str]:
+        listed = self.client.list_multipart_uploads(Bucket=self.bucket.name)
+        return [upload["Key"] for upload in listed.get("Uploads", [])]
+
+    def key_of(self, file_name: str) -> str:
+        """The one object of a file of that name."""
+        found = [key for key in self.recordings() if key.endswith(f"/{file_name}")]
+        assert len(found) == 1, f"{file_name}: {found} of {self.keys()}"
+        return found[0]
+
+    def sha256(self, key: str) -> str:
+        digest = hashlib.sha256()
+        for block in self.client.get_object(Bucket=self.bucket.name, Key=key)["Body"].iter_chunks(1 << 20):
+            digest.update(block)
+        return digest.hexdigest()
+
+    def metadata(self, key: str) -> Mapping[str, Any]:
+        body = self.client.get_object(Bucket=self.bucket.name, Key=f"{key}.metadata.json")["Body"].read()
+        document: Mapping[str, Any] = json.loads(body)
+        return document
+
+    def assert_identical(self, path: Path) -> Mapping[str, Any]:
+        """P1: the object of this file is the file, and its metadata adds up; returns the metadata."""
+        key = self.key_of(path.name)
+        assert self.sha256(key) == sha256_of(path), f"{key} is not {path}"
+        metadata = self.metadata(key)
+        assert metadata["total_size_bytes"] == path.stat().st_size
+        assert sum(chunk["size_bytes"] for chunk in metadata["chunks"]) == path.stat().st_size
+        numbers = [chunk["part_number"] for chunk in metadata["chunks"]]
+        assert numbers == list(range(1, len(numbers) + 1))
+        return metadata
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def look_into(bucket: Bucket) -> Store:
+    client = boto3.client(
+        "s3",
+        endpoint_url=bucket.endpoint_url,
+        aws_access_key_id=bucket.access_key_id,
+        aws_secret_access_key=bucket.secret_access_key,
+        region_name=bucket.region,
+        config=botocore.config.Config(
+            s3={"addressing_style": "path"},
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+        ),
+    )
+    return Store(bucket, client)
