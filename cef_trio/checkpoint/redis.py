@@ -101,7 +101,7 @@ class RedisCheckpointStore:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Close the sockets: no checkpoint, no waiting. A call still under way in a thread fails at once."""
+        """Close the sockets: no checkpoint, no waiting. A call still under way has its time-out to end in."""
         self._redis.close()
 
     # ---- reading ---------------------------------------------------------------------------------------------------

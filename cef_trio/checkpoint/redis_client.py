@@ -120,15 +120,26 @@ class RedisClient:
         return client.execute_command(name)
 
     def close(self) -> None:
-        """Close the sockets, those in use too. Sends nothing, waits for nothing; later calls fail."""
+        """Close the idle sockets. Sends nothing, waits for nothing; later calls fail.
+
+        A call still under way ends as it would have, at most a time-out later, and closes its own: a socket must not be
+        closed under a thread that reads from it, since its number may by then be another file's.
+        """
         self._closed = True
-        client, self._client = self._client, None
-        if client is not None:
-            client.close()
+        if self._client is not None:
+            _close_idle(self._client)
 
     def _in_thread(self, operation: str, work: Callable[[Client], T], asked_at: float) -> T:
+        client = self._connected(operation, asked_at)
         try:
-            result = work(self._connected(operation, asked_at))
+            return self._observed(work, client)
+        finally:
+            if self._closed:
+                _close_idle(client)
+
+    def _observed(self, work: Callable[[Client], T], client: Client) -> T:
+        try:
+            result = work(client)
         except MAPPED as error:
             if is_unreachable(error):
                 self._unreachable_at = time.monotonic()
@@ -145,7 +156,7 @@ class RedisClient:
                     operation, "the server did not answer another call while this one waited", transient=True
                 )
             if self._client is None:
-                self._client = open_client(self.address, self._bounds, self._ca_file)
+                self._client = self._observed(lambda _: open_client(self.address, self._bounds, self._ca_file), None)
             return self._client
 
 
@@ -199,6 +210,17 @@ def open_client(address: RedisAddress, bounds: Mapping[str, Any], ca_file: Path 
             **tls,
         )
     return Redis.from_pool(pool)
+
+
+def _close_idle(client: Client) -> None:
+    if isinstance(client, RedisCluster):
+        servers = [node.redis_connection for node in client.get_nodes()]  # type: ignore[no-untyped-call]
+    else:
+        sentinel = getattr(client.connection_pool, "sentinel_manager", None)
+        servers = [client, *(sentinel.sentinels if sentinel is not None else ())]
+    for server in servers:
+        if server is not None:
+            server.connection_pool.disconnect(inuse_connections=False)
 
 
 _FIXED: Final[Mapping[str, Any]] = MappingProxyType(

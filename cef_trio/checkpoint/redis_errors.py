@@ -61,8 +61,10 @@ _TRANSIENT_CODES: Final = (
 )
 # Redis 6 wraps what failed inside a script: "ERR Error running script (...): @user_script:1: -READONLY You can't ...".
 _TRANSIENT_REPLY: Final = re.compile(rf"(?:^|[ :]-)(?:{'|'.join(_TRANSIENT_CODES)})\b")
-# What RedisCluster says when no start-up node can be reached; its class says nothing more.
+# What RedisCluster says when no start-up node can be reached, and when some slots have no node (a failover, a cluster
+# being set up); its class says nothing more.
 _CLUSTER_UNREACHABLE: Final = "Redis Cluster cannot be connected"
+_CLUSTER_UNCOVERED: Final = "All slots are not covered"
 
 
 def is_transient(error: BaseException) -> bool:
@@ -75,7 +77,7 @@ def is_transient(error: BaseException) -> bool:
     if isinstance(error, redis_exceptions.ResponseError):
         return _TRANSIENT_REPLY.search(str(error)) is not None
     if isinstance(error, redis_exceptions.RedisClusterException):
-        return _CLUSTER_UNREACHABLE in str(error)
+        return any(text in str(error) for text in (_CLUSTER_UNREACHABLE, _CLUSTER_UNCOVERED))
     return isinstance(error, OSError)
 
 

@@ -29,12 +29,20 @@ READY_SECONDS = 20.0
 class ValkeyServer:
     """One server process, restartable over the same folder."""
 
-    def __init__(self, folder: Path, *, append_only: bool, tcp: bool, arguments: Sequence[str]) -> None:
+    def __init__(
+        self, folder: Path, *, append_only: bool, tcp: bool, arguments: Sequence[str], sentinel_of: str | None
+    ) -> None:
         self.folder = folder
         self.socket_path = folder / "valkey.sock"
         self.port = _free_port() if tcp else 0
+        sentinel: list[str] = []
+        if sentinel_of is not None:
+            configuration = folder / "sentinel.conf"  # a sentinel writes what it learns into its configuration
+            configuration.write_text(f"sentinel monitor {sentinel_of} 1\n")
+            sentinel = [str(configuration), "--sentinel"]
         self._arguments = [
             str(get_binary_path()),
+            *sentinel,
             *("--port", str(self.port), "--bind", "127.0.0.1", "--protected-mode", "no"),
             *("--unixsocket", str(self.socket_path), "--unixsocketperm", "700"),
             *("--dir", str(folder), "--save", "", "--daemonize", "no"),
@@ -142,12 +150,15 @@ class ValkeyServer:
 
 @contextlib.contextmanager
 def valkey_server(
-    *, append_only: bool = False, tcp: bool = False, arguments: Sequence[str] = ()
+    *, append_only: bool = False, tcp: bool = False, arguments: Sequence[str] = (), sentinel_of: str | None = None
 ) -> Iterator[ValkeyServer]:
-    """A running server with a folder of its own; both are gone afterwards."""
+    """A running server with a folder of its own; both are gone afterwards.
+
+    ``sentinel_of="<name> <host> <port>"`` makes it a sentinel that watches that master.
+    """
     # Not pytest's tmp_path: a unix socket's path has 107 bytes, and those folders' names are long.
     folder = Path(tempfile.mkdtemp(prefix="valkey-"))
-    server = ValkeyServer(folder, append_only=append_only, tcp=tcp, arguments=arguments)
+    server = ValkeyServer(folder, append_only=append_only, tcp=tcp, arguments=arguments, sentinel_of=sentinel_of)
     try:
         server.start()
         yield server
