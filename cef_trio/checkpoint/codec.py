@@ -38,11 +38,15 @@ def encode_time(value: datetime) -> str:
     """``2026-01-31T12:00:00.000000Z``.
 
     Raises:
-        ValueError: the time is naive.
+        ValueError: the time is naive, or UTC has none such (the first and last hours of ``datetime``).
     """
     if value.tzinfo is None:
         raise ValueError(f"a checkpoint's times are aware; {value!r} is not")
-    return value.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+    try:
+        in_utc = value.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError(f"{value!r} is no time in UTC") from error
+    return in_utc.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
 def decode_time(text: str) -> datetime:

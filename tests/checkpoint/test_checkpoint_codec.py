@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import fields, replace
-from datetime import UTC, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 from checkpoint.examples import START, meta, part
@@ -16,7 +16,11 @@ from cef_trio.checkpoint import codec
 from cef_trio.checkpoint.model import FileIdentity, PartRecord, StreamMeta
 from cef_trio.checkpoint.states import Status
 
-times = st.datetimes(timezones=st.sampled_from([UTC, timezone(timedelta(hours=5, minutes=30))]))
+times = st.datetimes(
+    min_value=datetime(2, 1, 1),  # noqa: DTZ001 - hypothesis wants bounds without a zone
+    max_value=datetime(9998, 1, 1),  # noqa: DTZ001
+    timezones=st.sampled_from([UTC, timezone(timedelta(hours=5, minutes=30))]),
+)
 whole = st.integers(min_value=0, max_value=1 << 63)
 crcs = st.integers(min_value=0, max_value=(1 << 64) - 1)
 texts = st.text()
@@ -214,6 +218,8 @@ def test_whatever_a_part_holds_it_is_read_or_refused(number: bytes, raw: bytes) 
         codec.decode_part(number, raw)
 
 
-def test_a_naive_time_is_refused() -> None:
+def test_a_time_that_is_naive_or_not_in_utc_is_refused() -> None:
     with pytest.raises(ValueError, match="aware"):
         codec.encode_time(START.replace(tzinfo=None))
+    with pytest.raises(ValueError, match="no time in UTC"):
+        codec.encode_time(datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=5))))

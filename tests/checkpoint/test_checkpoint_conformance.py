@@ -103,6 +103,13 @@ async def test_a_path_leads_to_the_stream_that_took_it_last(subject: Subject) ->
     assert found["/rec/x.mp4"].meta.stream_id == "s2"
 
 
+async def test_a_stream_created_again_after_its_record_was_lost_inherits_no_parts(subject: Subject) -> None:
+    await subject.store.create(meta(), OURS, [part(1), part(2)])
+    subject.wipe_record("s1")
+    await subject.store.create(meta(), OURS, [part(1)])
+    assert list((await loaded(subject.store)).parts) == [1]
+
+
 # ---- leases ----------------------------------------------------------------------------------------------------------
 
 
