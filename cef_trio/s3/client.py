@@ -23,7 +23,6 @@ from types import TracebackType
 from typing import Final, Self, TypeVar
 
 import httpx
-import trio
 
 from cef_trio.exceptions import S3OperationError
 from cef_trio.retry import Retrier, SingleAttempt
@@ -44,6 +43,7 @@ from cef_trio.s3.model import (
     UploadedPart,
 )
 from cef_trio.s3.negotiation import Negotiation, Way
+from cef_trio.s3.reading import METADATA, Reader
 from cef_trio.s3.sending import Sender
 from cef_trio.s3.sigv4 import EMPTY_SHA256
 from cef_trio.s3.xml import (
@@ -52,15 +52,12 @@ from cef_trio.s3.xml import (
     parse_parts,
     parse_upload_id,
     parse_uploads,
-    unquoted,
 )
 
 T = TypeVar("T")
 
-_METADATA: Final = "x-amz-meta-"
 _REPEATED: Final = frozenset({ChecksumAlgorithm.CRC32C, ChecksumAlgorithm.SHA256})
 """Checksums that Complete must repeat for every part, for S3 cannot make the whole object's of them."""
-_NOT_FOUND: Final = 404
 
 
 def _utc_now() -> datetime:
@@ -88,12 +85,13 @@ class S3Client:
             now: this machine's time, with its zone.
 
         Raises:
-            ValueError: the endpoint or the bucket's name cannot be addressed.
+            ValueError: the endpoint or the bucket's name cannot be addressed, or ``ca_file`` holds no certificates.
         """
         self._config = config
         self._retrier: Retrier = retrier if retrier is not None else SingleAttempt()
         self._exchange = Exchange(config, transport=transport, now=now)
         self._negotiation = Negotiation(config.checksum, config.payload_signing)
+        self._reader = Reader(self._exchange)
         self._sender = Sender(self._exchange, self._negotiation, bucket=config.bucket)
 
     async def __aenter__(self) -> Self:
@@ -255,8 +253,8 @@ class S3Client:
             checksum=self._negotiation.way(checksum).checksum,
             stream_id=stream_id,
             read_timeout_seconds=self._config.complete_timeout_seconds,
-            head=lambda: self._head(key),
-            read=lambda: self._open(key),
+            head=lambda: self._reader.head(key),
+            read=lambda: self._reader.open(key, SingleAttempt()),
         )
         return await self._retrier.call("complete_multipart_upload", completion.attempt)
 
@@ -327,7 +325,7 @@ class S3Client:
             S3OperationError: S3 refused (without s3:ListBucket it says AccessDenied of an object that is not there), or
                 did not answer.
         """
-        return await self._retrier.call("head_object", lambda: self._head(key))
+        return await self._retrier.call("head_object", lambda: self._reader.head(key))
 
     @asynccontextmanager
     async def get_object(self, key: str) -> AsyncIterator[tuple[StoredObject, AsyncIterator[bytes]]]:
@@ -336,7 +334,7 @@ class S3Client:
         Raises:
             S3OperationError: ``NoSuchKey``, S3 refused, or did not answer; while iterating: the bytes stopped coming.
         """
-        async with self._open(key, self._retrier) as opened:
+        async with self._reader.open(key, self._retrier) as opened:
             yield opened
 
     async def delete_object(self, key: str) -> None:
@@ -416,49 +414,6 @@ class S3Client:
                 operation, f"the listing goes round in circles at {after!r}", bucket=self._config.bucket, key=key
             )
 
-    async def _head(self, key: str) -> StoredObject | None:
-        call = Call(
-            "head_object",
-            "HEAD",
-            EMPTY_SHA256,
-            key=key,
-            headers={"x-amz-checksum-mode": "ENABLED"},
-            reading=Reading.HEADERS,
-        )
-        try:
-            answer = await self._exchange.perform(call)
-        except S3OperationError as error:
-            if error.status == _NOT_FOUND:
-                return None
-            raise
-        return _stored(key, answer.headers)
-
-    @asynccontextmanager
-    async def _open(
-        self, key: str, retrier: Retrier | None = None
-    ) -> AsyncIterator[tuple[StoredObject, AsyncIterator[bytes]]]:
-        call = Call("get_object", "GET", EMPTY_SHA256, key=key, headers={"x-amz-checksum-mode": "ENABLED"})
-        response = await (retrier or SingleAttempt()).call("get_object", lambda: self._exchange.open(call))
-        chunks = response.aiter_raw()
-
-        async def blocks() -> AsyncIterator[bytes]:
-            with self._exchange.mapped("get_object", key):
-                async for chunk in chunks:
-                    yield chunk
-
-        iterator = blocks()
-        try:
-            yield _stored(key, {name.lower(): value for name, value in response.headers.items()}), iterator
-        finally:
-            # httpx's generators must be unwound by an exception thrown into the innermost of them: closing the outer
-            # one would leave the others to the garbage collector. A cancelled read is such an exception.
-            with trio.CancelScope() as scope:
-                scope.cancel()
-                async for _ in chunks:
-                    pass
-            await iterator.aclose()  # type: ignore[attr-defined]
-            await response.aclose()
-
 
 async def _of_upload(attempt: Awaitable[T], *, of_upload: bool = True) -> T:
     """Call an upload that is gone by one name: Ceph says NoSuchKey."""
@@ -485,16 +440,4 @@ def _metadata_headers(metadata: Mapping[str, str]) -> dict[str, str]:
             raise ValueError(f"metadata name {name!r} is not letters, digits, hyphens and underscores")
         if not (value.isascii() and value.isprintable() and value == " ".join(value.split())):
             raise ValueError(f"metadata {name!r} is not printable ASCII with single spaces")
-    return {f"{_METADATA}{name.lower()}": value for name, value in metadata.items()}
-
-
-def _stored(key: str, headers: Mapping[str, str]) -> StoredObject:
-    composite = headers.get("x-amz-checksum-type") == "COMPOSITE"
-    length = headers.get("content-length", "")
-    return StoredObject(
-        key=key,
-        size_bytes=int(length) if length.isdecimal() else 0,
-        etag=unquoted(headers.get("etag")) or "",
-        crc64nvme=None if composite else crc64nvme_from_base64(headers.get(HEADERS[ChecksumAlgorithm.CRC64NVME])),
-        metadata={name.removeprefix(_METADATA): value for name, value in headers.items() if name.startswith(_METADATA)},
-    )
+    return {f"{METADATA}{name.lower()}": value for name, value in metadata.items()}

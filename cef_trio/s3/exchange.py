@@ -137,7 +137,7 @@ class Exchange:
         """
         response = await self.open(call)
         # The headers are here. Up to the shield there is no checkpoint.
-        headers = _lower(response.headers)
+        headers = lower(response.headers)
         if call.reading is Reading.HEADERS:
             with shielded(RELEASE_SECONDS, saving="part acknowledgement"):
                 await _release(response, call.body)
@@ -266,7 +266,7 @@ class Exchange:
                 await response.aclose()
         if isinstance(call.body, CheckedBody):
             await call.body.aclose()
-        headers = _lower(response.headers)
+        headers = lower(response.headers)
         error = error_from_answer(
             call.operation,
             status=response.status_code,
@@ -365,14 +365,18 @@ async def _release(response: httpx.Response, body: bytes | CheckedBody) -> None:
             await body.aclose()
 
 
-def _lower(headers: httpx.Headers) -> dict[str, str]:
+def lower(headers: httpx.Headers) -> dict[str, str]:
+    """An answer's headers, names in lower case."""
     return {name.lower(): value for name, value in headers.items()}
 
 
 def _transport(config: S3Config) -> httpx.AsyncHTTPTransport:
     verify: ssl.SSLContext | bool = True
     if config.ca_file is not None:
-        verify = ssl.create_default_context(cafile=config.ca_file)
+        try:
+            verify = ssl.create_default_context(cafile=config.ca_file)
+        except OSError as error:  # ssl.SSLError is one too
+            raise ValueError(f"S3_CA_FILE {config.ca_file}: no certificates can be read from it ({error})") from error
     limits = httpx.Limits(
         max_connections=config.max_connections,
         max_keepalive_connections=config.max_connections,
