@@ -120,6 +120,11 @@ HINTS: Final[Mapping[str, str]] = MappingProxyType(
     }
 )
 
+_NO_REASON: Final = (
+    "the store did not say why (answers to HEAD cannot): a wrong key or secret, a missing permission, a wrong clock, "
+    "or an object that is not there while s3:ListBucket is not allowed"
+)
+
 _CODE_OF_STATUS: Final[Mapping[int, str]] = MappingProxyType(
     {301: "PermanentRedirect", 307: "TemporaryRedirect", 403: "AccessDenied", 503: "ServiceUnavailable"}
 )
@@ -227,7 +232,7 @@ def error_from_answer(
     text = [f"{code} (HTTP {status})"]
     if said.message:
         text.append(f": {said.message}")
-    hint = _hint(code, region, said.endpoint)
+    hint = _NO_REASON if said.code is None and code == "AccessDenied" else _hint(code, region, said.endpoint)
     if hint:
         text.append(f"; {hint}")
     return S3OperationError(

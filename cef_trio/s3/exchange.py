@@ -46,6 +46,7 @@ MAX_ANSWER_BYTES: Final = 16 * 1024 * 1024
 _KEEPALIVE_SECONDS: Final = 20.0  # S3 closes idle connections itself soon after
 _CAUSES: Final = 6
 _MIN_SKEW: Final = timedelta(seconds=30)
+_MAX_SKEW: Final = timedelta(minutes=14)  # S3 lets 15 in; its answer took a moment to arrive
 _EXPIRED_CREDENTIALS: Final = frozenset({"ExpiredToken", "InvalidToken"})
 
 HTTPX_TRANSIENT: Final[Mapping[type[Exception], bool]] = MappingProxyType(
@@ -267,21 +268,31 @@ class Exchange:
         if isinstance(call.body, CheckedBody):
             await call.body.aclose()
         headers = lower(response.headers)
-        error = error_from_answer(
-            call.operation,
-            status=response.status_code,
-            headers=headers,
-            body=b"".join(chunks),
-            now=self.now(),
-            bucket=self._config.bucket,
-            key=call.key,
-            part_number=call.part_number,
-        )
+        error = self._error_from(call, response.status_code, headers, b"".join(chunks))
+        if error.code == "AccessDenied" and not chunks and self._is_skewed(headers.get("date"), offset):
+            # An answer to HEAD has no body to say so, but two clocks that differ this much are never let in.
+            error.code = "RequestTimeTooSkewed"
         if error.code == "RequestTimeTooSkewed":
             error.transient = self._correct_clock(headers.get("date"), offset)
         elif error.code in _EXPIRED_CREDENTIALS:
             error.transient = self._config.credentials.rejected()
         return error
+
+    def _error_from(self, call: Call, status: int, headers: Mapping[str, str], body: bytes) -> S3OperationError:
+        return error_from_answer(
+            call.operation,
+            status=status,
+            headers=headers,
+            body=body,
+            now=self.now(),
+            bucket=self._config.bucket,
+            key=call.key,
+            part_number=call.part_number,
+        )
+
+    def _is_skewed(self, date: str | None, used: timedelta) -> bool:
+        theirs = parse_http_date(date)
+        return theirs is not None and abs(theirs - self._now() - used) > _MAX_SKEW
 
     def _correct_clock(self, date: str | None, used: timedelta) -> bool:
         """Take S3's clock for ours; whether the refused request was signed with another time than is used now."""
@@ -348,6 +359,8 @@ def _in_words(error: BaseException) -> str:
             break
         if isinstance(seen, ssl.SSLCertVerificationError):
             return f"{name}: the store's certificate is not trusted ({seen.verify_message}); set S3_CA_FILE"
+        if isinstance(seen, BaseExceptionGroup):  # one for each address of a host
+            seen = seen.exceptions[0]
         text = str(seen) or text
         seen = seen.__cause__ or seen.__context__
     return f"{name}: {text}" if text else name

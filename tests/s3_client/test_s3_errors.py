@@ -24,6 +24,8 @@ from cef_trio.s3.errors import (
     parse_retry_after,
 )
 
+DATE = "Mon, 23 Nov 2026 12:00:00 GMT"
+
 
 def refused(status: int, body: bytes = b"", **headers: str) -> S3OperationError:
     return error_from_answer(
@@ -232,6 +234,35 @@ async def test_an_untrusted_certificate_is_said_in_words() -> None:
     async with client_of(ScriptedStore(cause)) as client:
         with pytest.raises(S3OperationError, match=r"not trusted \(self-signed certificate\); set S3_CA_FILE"):
             await client.head_bucket()
+
+
+async def test_a_refused_connection_is_said_in_the_kernels_words() -> None:
+    cause = httpx.ConnectError("all attempts to connect failed")
+    cause.__context__ = ExceptionGroup("two addresses", [ConnectionRefusedError(111, "Connection refused"), OSError()])
+    async with client_of(ScriptedStore(cause)) as client:
+        with pytest.raises(S3OperationError, match=r"ConnectError: .*Connection refused"):
+            await client.head_bucket()
+
+
+async def test_a_refusal_without_a_reason_does_not_pretend_to_know_it() -> None:
+    async with client_of(ScriptedStore(Reply(403))) as client:
+        with pytest.raises(S3OperationError, match="did not say why") as caught:
+            await client.head_object("k")
+    assert (caught.value.code, caught.value.transient) == ("AccessDenied", False)
+
+
+async def test_a_skewed_clock_is_noticed_in_an_answer_to_head_which_cannot_say_so() -> None:
+    store = ScriptedStore(Reply(403, {"date": "Mon, 23 Nov 2026 13:00:00 GMT"}), Reply(200))
+    async with client_of(store) as client:
+        with pytest.raises(S3OperationError) as caught:
+            await client.head_bucket()
+        assert (caught.value.code, caught.value.transient) == ("RequestTimeTooSkewed", True)
+        await client.head_bucket()
+        assert store.requests[1].headers["x-amz-date"] == "20261123T130000Z"
+    async with client_of(ScriptedStore(Reply(403, {"date": DATE}))) as client:
+        with pytest.raises(S3OperationError) as caught:
+            await client.head_bucket()
+    assert (caught.value.code, caught.value.transient) == ("AccessDenied", False)
 
 
 async def test_no_secret_is_in_any_error() -> None:
