@@ -98,9 +98,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             store=store,
             s3=s3,
             disk=KernelDisk(),
-            probe=partial(
-                probe, ffprobe_path=settings.ffprobe_path, timeout_seconds=settings.ffprobe_timeout_seconds
-            ),
+            probe=partial(probe, ffprobe_path=settings.ffprobe_path, timeout_seconds=settings.ffprobe_timeout_seconds),
             has_writer=_has_writer,
             lease=lease,
             exit_saves=ExitSaves(store, lease, redis_breaker),

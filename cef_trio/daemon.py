@@ -8,10 +8,10 @@
     └─ processor nursery              (drained, then cancelled) one task a stream
         └─ intake scope               (cancelled first) watcher, stale checker, resolver of unknown files
 
-Leaving (promise P4): the first signal cancels the intake scope and tells the processors to drain, and in the same moment
-gives the processor nursery a deadline, ``SHUTDOWN_GRACE_SECONDS`` away. So nothing that hangs, be it S3, Redis or a disk,
-has to be waited for before the clock starts. A task that is cancelled saves its state in a shielded section of at most
-``SHUTDOWN_SAVE_SECONDS``. What could not be saved makes the exit code 3; the streams' last checkpoints are still true.
+Leaving (promise P4): the first signal cancels the intake scope and tells the processors to drain, and in the same
+moment gives the processor nursery a deadline, ``SHUTDOWN_GRACE_SECONDS`` away. So nothing that hangs, be it S3, Redis
+or a disk, has to be waited for before the clock starts. A task that is cancelled saves its state in a shielded section
+of at most ``SHUTDOWN_SAVE_SECONDS``. What could not be saved makes the exit code 3; the last checkpoints are true.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from cef_trio import __version__
 from cef_trio.assembly import RefusedAtStartError, check_reachable, lock_watch_folder, open_services
 from cef_trio.config import Settings, without_secrets
 from cef_trio.exit_codes import ExitCode
-from cef_trio.intake.patterns import matches_any
+from cef_trio.intake.patterns import matcher
 from cef_trio.intake.watcher import Watcher
 from cef_trio.stream.services import Services
 from cef_trio.stream.stale import StaleChecker
@@ -99,7 +99,7 @@ async def run_daemon(
     Started (``nursery.start``) means: Redis and S3 have answered, the folder is watched and was scanned.
 
     Returns:
-        ``DONE``; ``REFUSED`` if S3 or Redis refused us at the start; ``NOT_SAVED`` if a stream's last state was not saved.
+        ``DONE``; ``REFUSED`` if S3 or Redis refused us at the start; ``NOT_SAVED`` if a stream's end was not saved.
     """
     shutdown = Shutdown(settings.shutdown_grace_seconds)
     log.info("daemon_starting", version=__version__, pid=os.getpid(), **without_secrets(settings))
@@ -156,8 +156,8 @@ async def _take_in(
     shutdown: Shutdown,
     task_status: trio.TaskStatus[RunningDaemon],
 ) -> None:
-    folder = os.fspath(settings.watch_dir)
-    watcher = Watcher(folder, settings.watch_patterns, supervisor, rescan_seconds=settings.rescan_seconds)
+    folder, matches = os.fspath(settings.watch_dir), matcher(settings.watch_patterns)
+    watcher = Watcher(folder, matches, supervisor, rescan_seconds=settings.rescan_seconds)
     stale_checker = StaleChecker(
         services,
         supervisor,
@@ -174,9 +174,7 @@ async def _take_in(
 
 
 @asynccontextmanager
-async def _background(
-    shutdown: Shutdown, *tasks: Callable[[], Awaitable[None]]
-) -> AsyncIterator[trio.Nursery]:
+async def _background(shutdown: Shutdown, *tasks: Callable[[], Awaitable[None]]) -> AsyncIterator[trio.Nursery]:
     """Tasks that serve the streams until the last one has ended, and never longer than the streams' grace."""
     async with trio.open_nursery() as nursery:
         shutdown.workers.append(nursery.cancel_scope)

@@ -31,7 +31,7 @@ class Closed:
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """A file got another name inside the watch folder. Either name may be one that ``WATCH_PATTERNS`` does not match."""
+    """A file got another name inside the watch folder; ``WATCH_PATTERNS`` may match either name or neither."""
 
     old_path: str
     new_path: str

@@ -1,0 +1,105 @@
+"""The commands. Thin: arguments in, one function called, its exit code out; wrong input is one clear line."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from cef_trio import __version__
+from cef_trio.exceptions import CefMp4ProcessorError
+from cef_trio.exit_codes import ExitCode
+
+_EXIT_CODES = "Exit codes: 0 done, 1 a bug, 2 wrong settings, 3 something could not be saved, 4 S3 or Redis refused us."
+_DATA_DIR = Path("cef-data")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code."""
+    parser = _parser()
+    parsed = parser.parse_args(arguments)
+    try:
+        return int(parsed.command(parsed))
+    except CefMp4ProcessorError as error:
+        for line in str(error).splitlines():
+            sys.stderr.write(f"cef-trio: {line}\n")
+        return ExitCode.BAD_SETTINGS
+    except KeyboardInterrupt:  # before the daemon takes the signals, or after it gave them back
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="cef-trio",
+        description="Uploads growing MP4 recordings to S3-compatible storage while they are being written.",
+        epilog=_EXIT_CODES,
+    )
+    parser.add_argument("--version", action="version", version=f"cef-trio {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    run = commands.add_parser(
+        "run",
+        help="watch a folder and upload, until a signal ends it",
+        description="Watch a folder and upload, until a signal ends it. Settings come from the environment and .env; "
+        "example.env names them all.",
+        epilog=_EXIT_CODES,
+    )
+    run.add_argument(
+        "--local",
+        type=Path,
+        metavar="FOLDER",
+        help="watch FOLDER with nothing installed: an embedded Valkey and S3 keep everything under --data-dir",
+    )
+    _add_data_dir(run)
+    run.add_argument("--env-file", type=Path, default=Path(".env"), help="where to read settings from (default: .env)")
+    run.set_defaults(command=_run)
+
+    demo = commands.add_parser(
+        "demo",
+        help="record for some seconds, and see the upload keep up",
+        description="Make a real recording for some seconds, upload it while it grows, and compare the object with it. "
+        "Exit code 0 only if they are identical.",
+    )
+    demo.add_argument("--duration", type=_seconds, default=15.0, metavar="SECONDS", help="how long to record (15)")
+    demo.add_argument("--keep", action="store_true", help="keep the recording, the objects and the state")
+    _add_data_dir(demo)
+    demo.set_defaults(command=_demo)
+    return parser
+
+
+def _add_data_dir(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data-dir", type=Path, default=_DATA_DIR, metavar="DIR", help="where local state and objects are (./cef-data)"
+    )
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 1 <= seconds <= 3600:  # noqa: PLR2004 - said in the message
+        raise argparse.ArgumentTypeError(f"takes seconds from 1 to 3600, not {text!r}")
+    return seconds
+
+
+def _run(arguments: argparse.Namespace) -> ExitCode:
+    if arguments.local is not None:
+        from cef_trio.local.run import run_local
+
+        return run_local(arguments.local, arguments.data_dir)
+
+    from cef_trio.config import load_settings
+    from cef_trio.daemon import main_daemon
+    from cef_trio.logs import configure_for
+
+    settings = load_settings(arguments.env_file)
+    configure_for(settings)
+    return main_daemon(settings)
+
+
+def _demo(arguments: argparse.Namespace) -> ExitCode:
+    from cef_trio.local.demo import run_demo
+
+    return run_demo(arguments.duration, arguments.data_dir, keep=arguments.keep)

@@ -1,0 +1,294 @@
+"""Settings: environment variables or a ``.env`` file, validated once, at the start.
+
+Every field is a variable of the same name in capitals. ``example.env`` and ``docs/settings.md`` are made from this
+class (``python -m cef_trio.config example-env|settings-md``), and a test keeps them true. A wrong value is one clear
+line that names the variable, what it got (never a secret) and what it takes.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import socket
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from dotenv import dotenv_values
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from cef_trio.exceptions import CefMp4ProcessorError
+
+_UNITS: Final = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
+_SIZE: Final = re.compile(r"\s*(\d+)\s*([a-z]*)\s*", re.IGNORECASE)
+_REDIS_SCHEMES: Final = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster")
+_UNSET: Final = "(none)"
+
+
+class SettingsError(CefMp4ProcessorError):
+    """Settings are missing or wrong; ``lines`` says which, one line each."""
+
+    def __init__(self, lines: list[str]) -> None:
+        self.lines = lines
+        super().__init__("\n".join(lines))
+
+
+class AppEnvironment(StrEnum):
+    """What the logs are for: a person's eyes, or a machine."""
+
+    DEVELOPMENT = "development"
+    PRODUCTION = "production"
+
+
+def _size(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    match = _SIZE.fullmatch(value)
+    unit = match[2].lower() if match else ""
+    if match is None or unit not in _UNITS:
+        raise ValueError("takes a size in bytes, such as 10485760 or 10MiB")
+    return int(match[1]) * _UNITS[unit]
+
+
+def _patterns(value: object) -> object:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+def _key_template(value: str) -> str:
+    fields = re.findall(r"\{([^{}]*)\}", value)
+    unknown = set(fields) - {"stream_id", "file_name", "file_stem"}
+    if unknown or re.sub(r"\{[^{}]*\}", "", value).strip("{}") != re.sub(r"\{[^{}]*\}", "", value):
+        raise ValueError("may hold {stream_id}, {file_name} and {file_stem}, and no other braces")
+    if fields.count("stream_id") != 1 or any(fields.count(name) > 1 for name in fields):
+        raise ValueError("holds {stream_id} exactly once, and no other field more than once")
+    segments = value.split("/")
+    if any(segment in {"", ".", ".."} for segment in segments):
+        raise ValueError("has no empty, '.' or '..' segments: not '/x', 'x//y' or 'x/../y'")
+    if segments[0].startswith("{"):
+        raise ValueError("begins with a fixed prefix, such as 'streams/', by which our uploads are found again")
+    return value
+
+
+def _redis_url(value: SecretStr) -> SecretStr:
+    scheme = value.get_secret_value().partition("://")[0]
+    if scheme not in _REDIS_SCHEMES:
+        raise ValueError(f"begins with one of {', '.join(f'{scheme}://' for scheme in _REDIS_SCHEMES)}")
+    return value
+
+
+def _endpoint(value: str) -> str:
+    if not re.fullmatch(r"https?://[^\s/]+(/\S*)?", value):
+        raise ValueError("is a URL such as https://s3.example.com or http://127.0.0.1:9000")
+    return value.rstrip("/")
+
+
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Secret = SecretStr
+
+
+class Settings(BaseSettings):
+    """All settings of the daemon."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, use_attribute_docstrings=True)
+
+    watch_dir: Path
+    """The folder to watch, with everything below it."""
+    watch_patterns: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_patterns), Field(min_length=1)] = ("*.mp4",)
+    """Which file names are recordings: comma-separated patterns with * and ?, upper and lower case alike."""
+    chunk_size_bytes: Annotated[int, BeforeValidator(_size), Field(ge=5 << 20, le=5 << 30)] = 10 << 20
+    """The size of a part, 5MiB to 5GiB; fixed for a recording when its upload begins, and doubled every 1,000 parts."""
+    s3_equal_parts: bool = False
+    """Keep all parts of a recording equally long, for stores that insist (Cloudflare R2); then 10,000 parts are all."""
+    stream_timeout_seconds: Seconds = 30.0
+    """After so long without a write a recording has ended, where no close is seen (network mounts, hung writers)."""
+    close_grace_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    """How long a closed recording must stay as it is before it is finalized."""
+    rescan_seconds: Seconds = 30.0
+    """How often the whole folder is read again, which repairs whatever events were missed."""
+    stale_check_seconds: Seconds = 5.0
+    """How often streams are checked for silence, and Redis for streams that nobody works on."""
+    max_concurrent_streams: Annotated[int, Field(ge=1, le=10_000)] = 10
+    """How many streams may work (read, upload, verify) at once; any number may be open."""
+    max_concurrent_parts: Annotated[int, Field(ge=1, le=1_000)] = 4
+    """How many parts the whole daemon uploads at once."""
+    shutdown_grace_seconds: Seconds = 6.0
+    """From the first signal on, how long parts in flight may take to finish."""
+    shutdown_save_seconds: Seconds = 2.0
+    """After that, how long saving the streams' states may take. Exit takes one second more than both at most."""
+
+    s3_endpoint_url: Annotated[str, AfterValidator(_endpoint)] | None = None
+    """Where S3 is; nothing for AWS."""
+    s3_access_key_id: Secret | None = None
+    """Without it, AWS's own chain is asked (profiles, instance and container roles); that takes the extra "aws"."""
+    s3_secret_access_key: Secret | None = None
+    """The secret that belongs to S3_ACCESS_KEY_ID."""
+    s3_session_token: Secret | None = None
+    """The session token of temporary credentials."""
+    s3_bucket_name: Annotated[str, Field(min_length=3, max_length=63)]
+    """The bucket."""
+    s3_region_name: str = "us-east-1"
+    """The bucket's region."""
+    s3_create_bucket: bool = False
+    """Create the bucket if it does not exist."""
+    s3_key_template: Annotated[str, AfterValidator(_key_template)] = "streams/{stream_id}/{file_name}"
+    """The object's key: a fixed prefix, then {stream_id}, {file_name} and {file_stem} as you like."""
+    s3_addressing: Literal["auto", "path", "virtual"] = "auto"
+    """Whether the bucket stands in the path or in the host name; auto is the host name at AWS, else the path."""
+    s3_checksum: Literal["auto", "crc64nvme", "crc32c", "sha256", "md5"] = "auto"
+    """How parts are proved; auto is CRC64NVME, and MD5 where the store does not know it."""
+    s3_payload_signing: Literal["auto", "signed", "unsigned"] = "auto"
+    """Whether bodies are signed; auto does not sign them, since their checksum proves them, until a store insists."""
+    s3_ca_file: Path | None = None
+    """Certificates to trust instead of the system's, PEM."""
+    s3_connect_timeout_seconds: Seconds = 10.0
+    """How long a connection to S3 may take."""
+    s3_read_timeout_seconds: Seconds = 60.0
+    """How long S3 may be silent while its answer is awaited."""
+
+    redis_url: Annotated[Secret, AfterValidator(_redis_url)] = SecretStr("redis://localhost:6379/0")
+    """Where Redis or Valkey is: redis://, rediss:// (TLS), unix://, redis+sentinel:// or redis+cluster://."""
+    redis_key_prefix: str = ""
+    """What all keys begin with; {node-a}: makes them one slot of a cluster, and keeps two daemons apart."""
+    redis_ca_file: Path | None = None
+    """Certificates to trust for rediss://, PEM."""
+    redis_timeout_seconds: Seconds = 1.0
+    """How long Redis may take to answer; at most SHUTDOWN_SAVE_SECONDS, or a frozen Redis would hold an exit back."""
+    lease_seconds: Annotated[float, Field(ge=3, allow_inf_nan=False)] = 30.0
+    """How long a daemon that does not show itself keeps its streams; another one may take them over after that."""
+    instance_id: Annotated[str, Field(min_length=1, max_length=200)] = Field(default_factory=socket.gethostname)
+    """This daemon's lasting name, the host's by default: after a restart it takes its own streams over at once."""
+
+    retry_attempts: Annotated[int, Field(ge=1, le=100)] = 5
+    """How often a call to S3 or Redis is tried before the outage is one for all streams."""
+    retry_initial_seconds: Seconds = 0.2
+    """The longest first wait; it doubles with each attempt."""
+    retry_max_seconds: Seconds = 10.0
+    """The longest wait between two attempts."""
+    retry_stream_max_seconds: Seconds = 300.0
+    """The longest wait of a stream whose attempts were exhausted, before it is tried again."""
+
+    ffprobe_path: str = "ffprobe"
+    """The ffprobe to ask for durations and codecs; without one, durations are null."""
+    ffprobe_timeout_seconds: Seconds = 30.0
+    """How long ffprobe may take."""
+
+    app_env: AppEnvironment = AppEnvironment.DEVELOPMENT
+    """development logs for a person, production logs JSON lines."""
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """The least level that is logged."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Settings:
+        if self.redis_timeout_seconds > self.shutdown_save_seconds:
+            raise ValueError(
+                f"REDIS_TIMEOUT_SECONDS ({self.redis_timeout_seconds:g}) is at most SHUTDOWN_SAVE_SECONDS "
+                f"({self.shutdown_save_seconds:g}): a frozen Redis would hold an exit back"
+            )
+        if (self.s3_access_key_id is None) != (self.s3_secret_access_key is None):
+            raise ValueError("S3_ACCESS_KEY_ID and S3_SECRET_ACCESS_KEY are given together, or neither is")
+        return self
+
+
+def load_settings(env_file: Path | None = Path(".env"), **overrides: Any) -> Settings:
+    """Read the settings: ``overrides`` before the environment, the environment before the file. Empty means unset.
+
+    Raises:
+        SettingsError: something is missing or wrong.
+    """
+    lines = _misspelt(env_file)
+    try:
+        settings = Settings(_env_file=env_file, **overrides)  # type: ignore[call-arg]
+    except ValidationError as error:
+        lines += [_line(detail) for detail in error.errors(include_url=False)]
+        raise SettingsError(lines) from None
+    if lines:
+        raise SettingsError(lines)
+    if not settings.watch_dir.is_dir():
+        raise SettingsError([f"WATCH_DIR is a folder that exists; {str(settings.watch_dir)!r} is not one"])
+    return settings.model_copy(update={"watch_dir": settings.watch_dir.resolve()})
+
+
+def _misspelt(env_file: Path | None) -> list[str]:
+    """A line for each variable of the file that is almost a setting: it would have been passed over in silence."""
+    names = [name.upper() for name in Settings.model_fields]
+    lines = []
+    for variable in dotenv_values(env_file) if env_file else ():
+        close = difflib.get_close_matches(variable.upper(), names, n=1, cutoff=0.85)
+        if close and variable.upper() not in names:
+            lines.append(f"{variable} in {env_file} is no setting; did you mean {close[0]}?")
+    return lines
+
+
+def _line(detail: Any) -> str:
+    if not detail["loc"]:
+        return str(detail["msg"]).removeprefix("Value error, ")
+    name = str(detail["loc"][0])
+    variable = name.upper()
+    if detail["type"] == "missing":
+        return f"{variable} is missing: {Settings.model_fields[name].description}"
+    says = re.sub(r"^(Value error, |(Input|String|Tuple|Value) should )", "", str(detail["msg"]))
+    says = re.sub(r"^(be|have) ", r"must \1 ", says)
+    got = "" if is_secret(Settings.model_fields[name]) else f" (it is {detail['input']!r})"
+    return f"{variable}: {says}{got}"
+
+
+def is_secret(field: FieldInfo) -> bool:
+    """Whether a setting's value must never be seen."""
+    return "SecretStr" in str(field.annotation)
+
+
+def without_secrets(settings: Settings) -> dict[str, Any]:
+    """The settings as they may be logged."""
+    shown = settings.model_dump(mode="json")
+    for name, field in Settings.model_fields.items():
+        if is_secret(field):
+            shown[name] = _UNSET if getattr(settings, name) is None else "***"
+    return shown
+
+
+def example_env() -> str:
+    """``example.env``: every setting, its meaning and its default."""
+    blocks = ["# Every setting of cef-trio. Made by `python -m cef_trio.config example-env`; copy it to .env and edit."]
+    for name, field in Settings.model_fields.items():
+        line = f"{name.upper()}={_default(field)}"
+        blocks.append(f"# {field.description}\n{line if field.is_required() else '#' + line}")
+    return "\n\n".join(blocks) + "\n"
+
+
+def settings_md() -> str:
+    """``docs/settings.md``: the same as a table."""
+    rows = []
+    for name, field in Settings.model_fields.items():
+        default = "required" if field.is_required() else f"`{_default(field)}`" if _default(field) else ""
+        rows.append(f"| `{name.upper()}` | {default} | {field.description} |")
+    head = (
+        "# Settings\n\n"
+        "Made by `python -m cef_trio.config settings-md`. Environment variables, or lines of a `.env` file in the\n"
+        "working directory; the environment wins, and an empty value is none.\n\n"
+        "| variable | default | meaning |\n|---|---|---|\n"
+    )
+    return head + "\n".join(rows) + "\n"
+
+
+def _default(field: FieldInfo) -> str:
+    if field.default_factory is not None or field.default in {PydanticUndefined, None}:
+        return ""
+    default = field.default
+    if isinstance(default, SecretStr):
+        return default.get_secret_value()
+    if isinstance(default, tuple):
+        return ",".join(default)
+    if isinstance(default, bool):
+        return str(default).lower()
+    return f"{default:g}" if isinstance(default, float) else str(default)
+
+
+if __name__ == "__main__":
+    _pages = {"example-env": example_env, "settings-md": settings_md}
+    if len(sys.argv) != 2 or sys.argv[1] not in _pages:  # noqa: PLR2004 - the program and its one argument
+        sys.exit(f"usage: python -m cef_trio.config {'|'.join(_pages)}")
+    sys.stdout.write(_pages[sys.argv[1]]())

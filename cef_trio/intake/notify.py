@@ -1,0 +1,186 @@
+"""inotify as facts about paths: raw events in, what happened to which path out. Pure but for the kernel's watches.
+
+An event names a watch and a name in it; a watch outlives its folder's renaming. :class:`FolderWatches` keeps the two
+together, and :func:`translate` turns a batch of raw events into :class:`Fact` s, in their order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from inotify_simple import Event, flags
+
+MASK = (
+    flags.CREATE
+    | flags.MODIFY
+    | flags.CLOSE_WRITE
+    | flags.MOVED_FROM
+    | flags.MOVED_TO
+    | flags.DELETE
+    | flags.DELETE_SELF
+    | flags.MOVE_SELF
+    | flags.ONLYDIR
+    | flags.DONT_FOLLOW
+    | flags.EXCL_UNLINK
+)
+
+
+class What(Enum):
+    """What happened to a path."""
+
+    SEEN = "seen"
+    CLOSED = "closed"
+    GONE = "gone"
+    MOVED = "moved"
+    FOLDER_CAME = "folder_came"
+    FOLDER_MOVED = "folder_moved"
+    FOLDER_WENT = "folder_went"
+    RESCAN = "rescan"
+    ROOT_LOST = "root_lost"
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """Something that happened; ``old_path`` for what was moved."""
+
+    what: What
+    path: str = ""
+    old_path: str = ""
+
+
+class Kernel(Protocol):
+    """inotify's two calls."""
+
+    def add_watch(self, path: str, mask: int) -> int:
+        """Watch a folder; returns the watch's number."""
+        ...
+
+    def rm_watch(self, wd: int) -> None:
+        """Watch it no more."""
+        ...
+
+
+class FolderWatches:
+    """Which watch is on which folder."""
+
+    def __init__(self, kernel: Kernel, root: str) -> None:
+        self._kernel = kernel
+        self.root = root
+        self._folders: dict[int, str] = {}
+
+    @property
+    def folders(self) -> frozenset[str]:
+        """The folders that are watched."""
+        return frozenset(self._folders.values())
+
+    def folder(self, wd: int) -> str | None:
+        """The folder of a watch."""
+        return self._folders.get(wd)
+
+    def add(self, folder: str) -> None:
+        """Watch a folder.
+
+        Raises:
+            OSError: it is gone, or the kernel's limit is reached (ENOSPC).
+        """
+        self._folders[self._kernel.add_watch(folder, MASK)] = folder
+
+    def forget(self, wd: int) -> None:
+        """The kernel has taken the watch away."""
+        self._folders.pop(wd, None)
+
+    def rename(self, old: str, new: str) -> None:
+        """A folder has another name; the watches on it and below it stay."""
+        for wd, folder in self._folders.items():
+            if folder == old or folder.startswith(f"{old}/"):
+                self._folders[wd] = new + folder[len(old) :]
+
+    def drop(self, folder: str) -> None:
+        """A folder was moved away: stop watching it and what is below it."""
+        for wd in [wd for wd, name in self._folders.items() if name == folder or name.startswith(f"{folder}/")]:
+            del self._folders[wd]
+            try:
+                self._kernel.rm_watch(wd)
+            except OSError:  # deleted meanwhile: the kernel took the watch away itself
+                continue
+
+
+def unpaired_moves(events: Iterable[Event]) -> bool:
+    """Whether the batch ends in the middle of a rename: a ``MOVED_FROM`` whose ``MOVED_TO`` may still come."""
+    halves: set[int] = set()
+    for event in events:
+        if event.mask & flags.MOVED_FROM:
+            halves.add(event.cookie)
+        elif event.mask & flags.MOVED_TO:
+            halves.discard(event.cookie)
+    return bool(halves)
+
+
+def translate(events: Iterable[Event], watches: FolderWatches) -> list[Fact]:
+    """Say what a batch of raw events means. A thousand writes to a file are one fact."""
+    batch = list(events)
+    moved_to = {event.cookie: event for event in batch if event.mask & flags.MOVED_TO}
+    moved_from = {event.cookie for event in batch if event.mask & flags.MOVED_FROM}
+    facts: list[Fact] = []
+    for event in batch:
+        facts += _facts_of(event, watches, moved_to, moved_from)
+    return _without_repetition(facts)
+
+
+def _facts_of(  # noqa: C901, PLR0911 - a table of what each kind of event means
+    event: Event, watches: FolderWatches, moved_to: Mapping[int, Event], moved_from: set[int]
+) -> list[Fact]:
+    if event.mask & flags.Q_OVERFLOW:
+        return [Fact(What.RESCAN)]
+    folder = watches.folder(event.wd)
+    if folder is None:
+        return []
+    if event.mask & (flags.DELETE_SELF | flags.MOVE_SELF | flags.UNMOUNT | flags.IGNORED):
+        if event.mask & (flags.IGNORED | flags.UNMOUNT):
+            watches.forget(event.wd)
+        return [Fact(What.ROOT_LOST)] if folder == watches.root else []
+    path = f"{folder}/{event.name}"
+    if event.mask & flags.MOVED_FROM:
+        other = moved_to.get(event.cookie)
+        new_folder = watches.folder(other.wd) if other is not None else None
+        if other is None or new_folder is None:
+            return _went(event, path, watches)
+        new_path = f"{new_folder}/{other.name}"
+        if event.mask & flags.ISDIR:
+            watches.rename(path, new_path)
+            return [Fact(What.FOLDER_MOVED, new_path, path)]
+        return [Fact(What.MOVED, new_path, path)]
+    if event.mask & flags.ISDIR:
+        if event.mask & flags.MOVED_TO and event.cookie in moved_from:
+            return []
+        came = event.mask & (flags.CREATE | flags.MOVED_TO)
+        return [Fact(What.FOLDER_CAME, path)] if came else _went(event, path, watches)
+    if event.mask & flags.DELETE:
+        return [Fact(What.GONE, path)]
+    if event.mask & flags.CLOSE_WRITE:
+        return [Fact(What.CLOSED, path)]
+    if event.mask & flags.MOVED_TO and event.cookie in moved_from:
+        return []
+    return [Fact(What.SEEN, path)]
+
+
+def _went(event: Event, path: str, watches: FolderWatches) -> list[Fact]:
+    if not event.mask & flags.ISDIR:
+        return [Fact(What.GONE, path)]
+    watches.drop(path)
+    return [Fact(What.FOLDER_WENT, path)]
+
+
+def _without_repetition(facts: list[Fact]) -> list[Fact]:
+    """Leave out a ``SEEN`` that a later fact of the same path says better."""
+    kept: list[Fact] = []
+    said: set[str] = set()
+    for fact in reversed(facts):
+        if fact.what is What.SEEN and fact.path in said:
+            continue
+        said.add(fact.path)
+        kept.append(fact)
+    return kept[::-1]

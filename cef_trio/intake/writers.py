@@ -1,0 +1,53 @@
+"""Does anybody have a file open for writing? Asked by a read lease (``fcntl(2)``, ``F_SETLEASE``).
+
+The kernel grants a read lease only on a file that no process has open for writing, so asking for one, and giving it
+back at once, is the question. It needs to be our own file or CAP_LEASE, and a file system that has leases; otherwise
+the answer is :attr:`WriterState.UNKNOWN`, and close events or silence must do.
+
+A writer that opens the file in the microseconds while we hold the lease is made to wait by the kernel, which signals
+us; its default signal would kill the daemon, so the lease is given SIGURG first, which is ignored by default.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import signal
+from enum import Enum
+from typing import Final
+
+import trio
+
+_F_SETSIG: Final = getattr(fcntl, "F_SETSIG", 10)
+_F_SETLEASE: Final = getattr(fcntl, "F_SETLEASE", 1024)
+_threads: Final = trio.CapacityLimiter(2)
+
+
+class WriterState(Enum):
+    """Whether a file has a writer."""
+
+    NONE = "none"
+    PRESENT = "present"
+    UNKNOWN = "unknown"
+
+
+async def writer_state(path: str) -> WriterState:
+    """Ask, in a worker thread: a hung disk must not stall the loop. The thread gives its lease back by itself."""
+    return await trio.to_thread.run_sync(writer_state_now, path, abandon_on_cancel=True, limiter=_threads)
+
+
+def writer_state_now(path: str) -> WriterState:
+    """Ask. Blocks for as long as the file system takes to open a file."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return WriterState.UNKNOWN
+    try:
+        fcntl.fcntl(descriptor, _F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(descriptor, _F_SETLEASE, fcntl.F_RDLCK)
+    except OSError as error:
+        return WriterState.PRESENT if error.errno in {errno.EAGAIN, errno.EBUSY} else WriterState.UNKNOWN
+    finally:
+        os.close(descriptor)  # which gives the lease back
+    return WriterState.NONE

@@ -1,0 +1,94 @@
+"""The metadata JSON beside each object (DESIGN 7). Pure.
+
+============================  ==========================================================================================
+``stream_id``                 the stream's UUID
+``original_file_path``        where the file was when the stream began; bytes that are not UTF-8 show as ``\\ufffd``
+``original_file_path_base64``  only then: the path's very bytes
+``s3_bucket``                 the bucket
+``s3_key_prefix``             the object's key
+``total_size_bytes``          the object's size
+``duration_seconds``          what ffprobe says, or ``null``
+``processed_at_utc``          when this was written
+``stream_started_at_utc``     when the stream began
+``stream_completed_at_utc``   when the object was complete
+``chunks``                    ``[{part_number, size_bytes, etag, uploaded_at_utc}]``, in order, adding up to the object
+``etag``                      the object's ETag
+``checksum``                  ``{algorithm: "crc64nvme", value: base64}`` of the whole object
+``media``                     ``{container, video_codec, audio_codec, width, height, frame_rate, bit_rate}`` or ``null``
+``writer``                    ``{parts_rewritten, bytes_rewritten}``: what its writer changed after it was uploaded
+============================  ==========================================================================================
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from cef_trio.checkpoint.codec import encode_time
+from cef_trio.checkpoint.model import PartRecord, StreamMeta
+from cef_trio.s3.checksums import combine_crc64nvme, crc64nvme_to_base64
+
+
+@dataclass(frozen=True, slots=True)
+class MediaInfo:
+    """What ffprobe says of a recording; ``None`` for what it does not say."""
+
+    duration_seconds: float | None = None
+    container: str | None = None
+    video_codec: str | None = None
+    audio_codec: str | None = None
+    width: int | None = None
+    height: int | None = None
+    frame_rate: float | None = None
+    """Frames a second."""
+    bit_rate: int | None = None
+    """Bits a second."""
+
+
+def metadata_json(
+    meta: StreamMeta, parts: Sequence[PartRecord], media: MediaInfo | None, *, processed_at_utc: datetime
+) -> bytes:
+    """The document, UTF-8; ``parts`` are those of the object, in order."""
+    document: dict[str, Any] = {"stream_id": meta.stream_id}
+    document |= _path(meta.original_path)
+    document |= {
+        "s3_bucket": meta.s3_bucket,
+        "s3_key_prefix": meta.s3_key_prefix,
+        "total_size_bytes": sum(part.size_bytes for part in parts),
+        "duration_seconds": media.duration_seconds if media else None,
+        "processed_at_utc": encode_time(processed_at_utc),
+        "stream_started_at_utc": encode_time(meta.started_at_utc),
+        "stream_completed_at_utc": encode_time(meta.completed_at_utc) if meta.completed_at_utc else None,
+        "chunks": [
+            {
+                "part_number": part.part_number,
+                "size_bytes": part.size_bytes,
+                "etag": part.etag,
+                "uploaded_at_utc": encode_time(part.uploaded_at_utc),
+            }
+            for part in parts
+        ],
+        "etag": meta.object_etag,
+        "checksum": {
+            "algorithm": "crc64nvme",
+            "value": crc64nvme_to_base64(combine_crc64nvme((part.crc64nvme, part.size_bytes) for part in parts)),
+        },
+        "media": {name: value for name, value in asdict(media).items() if name != "duration_seconds"}
+        if media
+        else None,
+        "writer": {"parts_rewritten": meta.parts_rewritten, "bytes_rewritten": meta.bytes_rewritten},
+    }
+    return json.dumps(document, indent=2, ensure_ascii=False).encode() + b"\n"
+
+
+def _path(path: str) -> dict[str, str]:
+    raw = os.fsencode(path)
+    shown = raw.decode("utf-8", "replace")
+    if os.fsencode(shown) == raw:
+        return {"original_file_path": shown}
+    return {"original_file_path": shown, "original_file_path_base64": base64.b64encode(raw).decode("ascii")}
