@@ -1,4 +1,4 @@
-"""How one bucket is reached: what the S3 client needs to know, as plain values. Pure."""
+"""How one bucket is reached: what the S3 client needs to know, as plain values, and where its keys come from. Pure."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import math
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Protocol
 
-from cef_trio.s3.credentials import CredentialsProvider
+from cef_trio.s3.sigv4 import Credentials
 
 
 class Addressing(StrEnum):
@@ -38,6 +39,22 @@ class PayloadSigning(StrEnum):
     AUTO = "auto"
     SIGNED = "signed"
     UNSIGNED = "unsigned"
+
+
+class CredentialsProvider(Protocol):
+    """Gives the credentials to sign with, now."""
+
+    async def get(self) -> Credentials:
+        """Credentials that are valid for some minutes at least.
+
+        Raises:
+            S3OperationError: there are none, or they could not be fetched.
+        """
+        ...
+
+    def rejected(self) -> bool:
+        """S3 called the credentials expired: forget them. Returns whether asking again can bring better ones."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

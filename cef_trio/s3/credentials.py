@@ -7,32 +7,19 @@ it is imported only when asked for. botocore does blocking I/O, so it runs in tr
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import trio
 
 from cef_trio.exceptions import S3OperationError
+from cef_trio.s3.config import CredentialsProvider
 from cef_trio.s3.sigv4 import Credentials
+
+__all__ = ["ChainCredentials", "CredentialsProvider", "StaticCredentials"]
 
 _OPERATION: Final = "get_credentials"
 _REUSE_SECONDS: Final = 60.0
 """How long credentials are used without asking botocore, which renews them 10 to 15 minutes before they run out."""
-
-
-class CredentialsProvider(Protocol):
-    """Gives the credentials to sign with, now."""
-
-    async def get(self) -> Credentials:
-        """Credentials that are valid for some minutes at least.
-
-        Raises:
-            S3OperationError: there are none, or they could not be fetched.
-        """
-        ...
-
-    def rejected(self) -> bool:
-        """S3 called the credentials expired: forget them. Returns whether asking again can bring better ones."""
-        ...
 
 
 class StaticCredentials:

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import io
+import logging
+import ssl
+import tracemalloc
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
 
 import h11
 import httpx
 import pytest
 import trio
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from s3_client.scripted_store import (
     CRC_HEADER,
     CREDENTIALS,
@@ -23,9 +35,10 @@ from s3_client.scripted_store import (
 from structlog.testing import capture_logs
 
 from cef_trio.exceptions import RecordingChangedError, S3OperationError
-from cef_trio.s3.checksums import crc64nvme
+from cef_trio.s3.body import BLOCK_BYTES
+from cef_trio.s3.checksums import Crc64Nvme, crc64nvme, crc64nvme_to_base64
 from cef_trio.s3.client import S3Client
-from cef_trio.s3.config import S3Config
+from cef_trio.s3.config import ChecksumMode, S3Config
 from cef_trio.s3.credentials import StaticCredentials
 from cef_trio.s3.model import ChecksumAlgorithm, StoredObject
 
@@ -159,7 +172,7 @@ class SocketStore:
         self.refuses_early = False
         self.body_bytes = b""
 
-    async def serve(self, stream: trio.SocketStream) -> None:
+    async def serve(self, stream: trio.abc.Stream) -> None:
         self.connections += 1
         connection = h11.Connection(h11.SERVER)
         async with stream:
@@ -169,12 +182,12 @@ class SocketStore:
             except (trio.BrokenResourceError, h11.RemoteProtocolError):
                 pass
 
-    async def _next(self, connection: h11.Connection, stream: trio.SocketStream) -> object:
+    async def _next(self, connection: h11.Connection, stream: trio.abc.Stream) -> object:
         while (event := connection.next_event()) is h11.NEED_DATA:
-            connection.receive_data(await stream.receive_some())
+            connection.receive_data(bytes(await stream.receive_some()))
         return event
 
-    async def _one(self, connection: h11.Connection, stream: trio.SocketStream) -> bool:
+    async def _one(self, connection: h11.Connection, stream: trio.abc.Stream) -> bool:
         request = await self._next(connection, stream)
         if not isinstance(request, h11.Request):
             return False
@@ -275,6 +288,105 @@ async def test_leaving_an_object_half_read_leaves_nothing_behind(nursery: trio.N
         assert scope.cancelled_caught
         async with client.get_object("k") as (stored, chunks):
             assert sum([len(chunk) async for chunk in chunks]) == stored.size_bytes == 8 * 1024 * 1024
+    nursery.cancel_scope.cancel()
+
+
+async def test_no_secret_reaches_a_log_at_any_level(nursery: trio.Nursery, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    store, client = await serve(nursery)
+    async with client:
+        await client.upload_part("k", "u", 1, Passes(b"data"), ChecksumAlgorithm.CRC64NVME)
+    assert len(store.requests) == 1
+    assert CREDENTIALS.session_token is not None
+    assert "httpcore" in {record.name.partition(".")[0] for record in caplog.records}
+    for secret in (CREDENTIALS.secret_access_key, CREDENTIALS.session_token, "Signature="):
+        assert secret not in caplog.text
+    nursery.cancel_scope.cancel()
+
+
+class Zeros:
+    """Many bytes that are nowhere in memory."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self.size_bytes = size_bytes
+
+    async def blocks(self) -> AsyncIterator[bytes]:
+        for _ in range(self.size_bytes // BLOCK_BYTES):
+            yield bytes(BLOCK_BYTES)
+
+
+async def test_memory_is_some_blocks_whatever_the_size_of_the_part() -> None:
+    class Sink(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            assert isinstance(request.stream, httpx.AsyncByteStream)
+            crc = Crc64Nvme()
+            async for block in request.stream:
+                crc.update(block)
+            return httpx.Response(200, headers={"etag": '"e"', CRC_HEADER: crc64nvme_to_base64(crc.value)})
+
+    async with client_of(Sink(), checksum=ChecksumMode.CRC64NVME) as client:
+        await client.upload_part("k", "u", 1, Zeros(BLOCK_BYTES), ChecksumAlgorithm.CRC64NVME)
+        tracemalloc.start()
+        try:
+            part = await client.upload_part("k", "u", 1, Zeros(256 * BLOCK_BYTES), ChecksumAlgorithm.CRC64NVME)
+            _, peak_bytes = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert part.size_bytes == 128 * 1024 * 1024
+    assert peak_bytes < 8 * BLOCK_BYTES
+
+
+def certificate_for_loopback(folder: Path) -> tuple[Path, Path]:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(datetime.now(UTC) - timedelta(days=1))
+        .not_valid_after(datetime.now(UTC) + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    (folder / "cert.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    (folder / "key.pem").write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return folder / "cert.pem", folder / "key.pem"
+
+
+async def test_a_stores_own_certificate_is_trusted_once_its_ca_file_is_set(
+    nursery: trio.Nursery, tmp_path: Path
+) -> None:
+    certificate, key = certificate_for_loopback(tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+    store = SocketStore()
+
+    async def serve_tls(stream: trio.SSLStream[trio.SocketStream]) -> None:
+        with suppress(trio.BrokenResourceError):  # the client did not like our certificate
+            await store.serve(stream)
+
+    listeners = await nursery.start(
+        partial(trio.serve_ssl_over_tcp, serve_tls, 0, context, host="127.0.0.1", https_compatible=True)
+    )
+    config = S3Config(
+        bucket="recordings",
+        credentials=StaticCredentials(CREDENTIALS),
+        endpoint_url=f"https://localhost:{listeners[0].transport_listener.socket.getsockname()[1]}",
+    )
+    async with S3Client(config) as client:
+        with pytest.raises(S3OperationError, match="S3_CA_FILE") as caught:
+            await client.head_bucket()
+    assert caught.value.transient
+    async with S3Client(replace(config, ca_file=certificate)) as client:
+        part = await client.upload_part("k", "u", 1, Passes(b"data"), ChecksumAlgorithm.CRC64NVME)
+    assert part.etag == md5(b"data")
+    with pytest.raises(ValueError, match="no certificates"):
+        S3Client(replace(config, ca_file=key.with_name("missing.pem")))
     nursery.cancel_scope.cancel()
 
 
