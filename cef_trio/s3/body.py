@@ -74,6 +74,24 @@ async def measure(source: ByteSource, algorithms: AbstractSet[ChecksumAlgorithm]
     return Measured(size_bytes, crc.value, digests)
 
 
+class SmallBody(httpx.AsyncByteStream):
+    """Bytes in memory, sent at once. No async generator, for the reason that :class:`CheckedBody` gives."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._pending = False
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        self._pending = True
+        return self
+
+    async def __anext__(self) -> bytes:
+        if not self._pending:
+            raise StopAsyncIteration
+        self._pending = False
+        return self._data
+
+
 class CheckedBody(httpx.AsyncByteStream):
     """The second pass: the blocks to send, the last one only if all of them are what was measured.
 

@@ -31,7 +31,7 @@ import trio
 from cef_trio import __version__
 from cef_trio.exceptions import CefMp4ProcessorError, S3OperationError
 from cef_trio.s3.address import bucket_address
-from cef_trio.s3.body import CheckedBody
+from cef_trio.s3.body import CheckedBody, SmallBody
 from cef_trio.s3.checksums import CALCULATORS
 from cef_trio.s3.config import S3Config
 from cef_trio.s3.errors import MAX_ERROR_BYTES, describe, error_from_answer, parse_http_date
@@ -186,7 +186,7 @@ class Exchange:
                     call.method,
                     httpx.URL(f"{self._address.origin}{target}"),
                     headers=headers,
-                    stream=call.body if isinstance(call.body, CheckedBody) else httpx.ByteStream(call.body),
+                    stream=call.body if isinstance(call.body, CheckedBody) else SmallBody(call.body),
                     extensions={"timeout": self._timeout(call).as_dict(), "target": target.encode("ascii")},
                 )
                 response = await self._http.send(request, stream=True)

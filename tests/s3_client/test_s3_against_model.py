@@ -242,3 +242,43 @@ async def test_a_frozen_store_ends_in_a_timeout_that_is_transient(
             await upload(client, [b"x"])
     assert caught.value.transient
     assert trio.current_time() == pytest.approx(60, abs=1)
+
+
+class CancelAtStep(trio.abc.Instrument):
+    """Cancels a scope before the n-th step of a task."""
+
+    def __init__(self, task: trio.lowlevel.Task, scope: trio.CancelScope, step: int) -> None:
+        self.task, self.scope, self.remaining = task, scope, step
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        if task is self.task:
+            self.remaining -= 1
+            if self.remaining == 0:
+                self.scope.cancel()
+
+
+@pytest.mark.parametrize("again_is_fine", [True, False])
+async def test_completing_can_be_cancelled_at_any_step_and_asked_for_again(again_is_fine: bool) -> None:
+    done_before_again = 0
+    for step in range(1, 200):
+        endpoint = S3Endpoint(buckets=["recordings"], complete_again=again_is_fine)
+        async with client_of(endpoint) as client:
+            created, parts = await upload(client, [b"small"])
+            with trio.CancelScope() as scope:
+                instrument = CancelAtStep(trio.lowlevel.current_task(), scope, step)
+                trio.lowlevel.add_instrument(instrument)
+                try:
+                    await complete(client, created, parts)
+                finally:
+                    trio.lowlevel.remove_instrument(instrument)
+            if instrument.remaining > 0:
+                break
+            done_before_again += scope.cancelled_caught and await client.head_object(KEY) is not None
+            stored = await complete(client, created, parts)
+            assert stored.crc64nvme == crc64nvme(b"small")
+            assert await read(client) == b"small"
+            assert await client.list_multipart_uploads() == []
+    else:
+        raise AssertionError("the walk did not end")
+    assert step > 3
+    assert done_before_again > 0
