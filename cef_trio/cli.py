@@ -88,7 +88,7 @@ def _run(arguments: argparse.Namespace) -> ExitCode:
     if arguments.local is not None:
         from cef_trio.local.run import run_local
 
-        return run_local(arguments.local, arguments.data_dir)
+        return run_local(arguments.local, arguments.data_dir, arguments.env_file)
 
     from cef_trio.config import load_settings
     from cef_trio.daemon import main_daemon
@@ -99,7 +99,7 @@ def _run(arguments: argparse.Namespace) -> ExitCode:
     return main_daemon(settings)
 
 
-def _demo(arguments: argparse.Namespace) -> ExitCode:
+def _demo(arguments: argparse.Namespace) -> int:
     from cef_trio.local.demo import run_demo
 
     return run_demo(arguments.duration, arguments.data_dir, keep=arguments.keep)

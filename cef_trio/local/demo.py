@@ -1,0 +1,222 @@
+"""``cef-trio demo``: a real recording arrives in S3 while it is being made, and is compared byte for byte.
+
+It runs the daemon itself, as anybody would, on the embedded servers, in ``<data>/demo``. Its log goes to a file there,
+so that the terminal is free for the picture. Exit code 0 only if the object is the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import trio
+from rich.console import Console
+from rich.live import Live
+from rich.panel import Panel
+from trio_util import periodic
+
+from cef_trio import logs
+from cef_trio.checkpoint.states import StreamSet
+from cef_trio.checkpoint.store import KnownPath
+from cef_trio.config import AppEnvironment, Settings
+from cef_trio.daemon import RunningDaemon, run_daemon
+from cef_trio.exceptions import CefMp4ProcessorError
+from cef_trio.exit_codes import ExitCode
+from cef_trio.local.progress import DemoView, line, mib, render
+from cef_trio.local.recorder import record
+from cef_trio.local.run import alone, settings_for
+from cef_trio.local.servers import local_servers
+from cef_trio.stream.naming import metadata_key
+
+_FRAME_SECONDS: Final = 0.1
+_LINE_SECONDS: Final = 2.0
+_FINISH_SECONDS: Final = 120.0
+"""How long the upload may take after the recording's end before the demo gives up."""
+INTERRUPTED: Final = 130
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The recording, and what S3 gave back."""
+
+    key: str
+    size_bytes: int
+    file_sha256: str
+    object_sha256: str
+    metadata: bytes
+
+    @property
+    def identical(self) -> bool:
+        """Whether they are the same bytes."""
+        return self.file_sha256 == self.object_sha256
+
+
+class DemoError(CefMp4ProcessorError):
+    """The recording did not arrive."""
+
+
+def run_demo(duration_seconds: float, data_dir: Path, *, keep: bool) -> int:
+    """Run the demo; returns the exit code: 0 if the bytes agree, 1 if not, 130 if it was interrupted.
+
+    Raises:
+        CefMp4ProcessorError: it could not be run at all.
+    """
+    folder = data_dir / "demo"
+    console = Console()
+    try:
+        return trio.run(partial(_Demo(duration_seconds, folder, console).run, keep=keep))
+    except BaseExceptionGroup as group:
+        raise alone(group) from group
+    finally:
+        if not keep:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+class _Demo:
+    def __init__(self, duration_seconds: float, folder: Path, console: Console) -> None:
+        self._duration_seconds = duration_seconds
+        self._folder = folder
+        self._recordings = folder / "recordings"
+        self._console = console
+
+    async def run(self, *, keep: bool) -> int:
+        self._recordings.mkdir(parents=True, exist_ok=True)
+        path = _free_name(self._recordings)
+        async with local_servers(self._folder) as servers:
+            settings = settings_for(servers, self._recordings)
+            with self._logging():
+                async with self._daemon(settings) as daemon:
+                    comparison = await self._record_and_compare(daemon, path)
+            if comparison is None:
+                return INTERRUPTED
+            self._show(comparison, path, f"{servers.s3_url}/{settings.s3_bucket_name}/{comparison.key}", keep=keep)
+        return ExitCode.DONE if comparison.identical else ExitCode.BUG
+
+    @contextmanager
+    def _logging(self) -> Iterator[None]:
+        with (self._folder / "daemon.log").open("a", encoding="utf-8", errors="backslashreplace") as log:
+            logs.configure(AppEnvironment.PRODUCTION, "DEBUG", stream=log)
+            try:
+                yield
+            finally:
+                logs.configure(AppEnvironment.DEVELOPMENT, "WARNING")
+
+    @asynccontextmanager
+    async def _daemon(self, settings: Settings) -> AsyncIterator[RunningDaemon]:
+        """The daemon, until the block is left. If a signal ends it earlier, the block is cancelled."""
+        async with trio.open_nursery() as nursery:
+            with trio.CancelScope() as inside:
+
+                async def run(*, task_status: trio.TaskStatus[RunningDaemon]) -> None:
+                    await run_daemon(settings, task_status=task_status)
+                    inside.cancel()
+
+                daemon = await nursery.start(run)
+                yield daemon
+                daemon.shutdown.request()
+
+    async def _record_and_compare(self, daemon: RunningDaemon, path: Path) -> Comparison | None:
+        self._console.print(f"Recording {self._duration_seconds:.0f} s into [bold]{path}[/], uploading while it grows.")
+        done: KnownPath | None = None
+        async with trio.open_nursery() as nursery:
+            began = trio.current_time()
+            nursery.start_soon(self._draw, daemon, path, began)
+            maker = await record(path, self._duration_seconds)
+            with trio.move_on_after(_FINISH_SECONDS):
+                done = await _until_completed(daemon, path)
+            nursery.cancel_scope.cancel()
+        if done is None or done.stream_set is not StreamSet.COMPLETED:
+            reason = (done and done.meta.failure_reason) or f"It took longer than {_FINISH_SECONDS:.0f} s."
+            raise DemoError(f"the upload did not finish: {reason} --keep keeps its log")
+        self._console.print(f"Recorded by {maker}; reading the object back to compare it.")
+        return await _compare(daemon, done, path)
+
+    async def _draw(self, daemon: RunningDaemon, path: Path, began: float) -> None:
+        last: DemoView | None = None
+        with Live(console=self._console, auto_refresh=False) if self._console.is_terminal else nullcontext() as live:
+            async for elapsed, _ in periodic(_FRAME_SECONDS if live else _LINE_SECONDS):
+                view = self._view(daemon, path, trio.current_time() - began, last)
+                if live:
+                    live.update(render(view), refresh=True)
+                elif elapsed and (last is None or (view.recorded_bytes, view.uploaded_bytes) != _sizes(last)):
+                    self._console.print(line(view), soft_wrap=True)
+                last = view
+
+    def _view(self, daemon: RunningDaemon, path: Path, elapsed_seconds: float, last: DemoView | None) -> DemoView:
+        recorded = path.stat().st_size if path.exists() else 0
+        upload = next((live.processor.upload for live in daemon.supervisor.live if live.path == str(path)), None)
+        if upload is not None:
+            parts, uploaded = len(upload.parts), sum(part.size_bytes for part in upload.parts.values())
+        else:
+            parts, uploaded = (last.parts_uploaded, last.uploaded_bytes) if last else (0, 0)
+        phase = "recording" if elapsed_seconds < self._duration_seconds else "verifying every byte and completing"
+        return DemoView(phase, elapsed_seconds, self._duration_seconds, recorded, uploaded, parts)
+
+    def _show(self, comparison: Comparison, path: Path, url: str, *, keep: bool) -> None:
+        verdict = "[green]identical[/]" if comparison.identical else "[red bold]NOT identical[/]"
+        rows = [
+            f"object   {url}",
+            f"size     {mib(comparison.size_bytes)} ({comparison.size_bytes} bytes)",
+            f"file     sha256 {comparison.file_sha256}",
+            f"in S3    sha256 {comparison.object_sha256}",
+            f"verdict  {verdict}",
+        ]
+        self._console.print(Panel("\n".join(rows), title="The object and the file", expand=False))
+        self._console.print("Metadata beside it:", f"[dim]{url}.metadata.json[/]", soft_wrap=True)
+        self._console.print_json(_without_chunks(comparison.metadata))
+        if keep:
+            self._console.print(f"Kept: recording {path}, objects and state in {self._folder}.", soft_wrap=True)
+        else:
+            self._console.print("Nothing was kept; --keep keeps the recording, the objects and the state.")
+
+
+def _sizes(view: DemoView) -> tuple[int, int]:
+    return view.recorded_bytes, view.uploaded_bytes
+
+
+def _free_name(folder: Path) -> Path:
+    number = 1
+    while (path := folder / f"demo-{number}.mp4").exists():
+        number += 1
+    return path.resolve()
+
+
+def _without_chunks(metadata: bytes) -> str:
+    document = json.loads(metadata)
+    document["chunks"] = f"{len(document['chunks'])} chunks"
+    return json.dumps(document)
+
+
+async def _until_completed(daemon: RunningDaemon, path: Path) -> KnownPath:
+    """Wait until Redis says that the file's stream is done."""
+    async for _ in periodic(_FRAME_SECONDS):
+        known = (await daemon.services.store.find_by_path([str(path)])).get(str(path))
+        if known is not None and known.stream_set in {StreamSet.COMPLETED, StreamSet.FAILED}:
+            return known
+    raise AssertionError("a periodic iteration has no end")
+
+
+async def _compare(daemon: RunningDaemon, known: KnownPath, path: Path) -> Comparison:
+    key = known.meta.s3_key_prefix
+    metadata = b""
+    async with daemon.services.s3.get_object(metadata_key(key)) as (_, blocks):
+        async for block in blocks:
+            metadata += block
+    digest = hashlib.sha256()
+    async with daemon.services.s3.get_object(key) as (stored, blocks):
+        async for block in blocks:
+            digest.update(block)
+    file_sha256 = await trio.to_thread.run_sync(_sha256, path)
+    return Comparison(key, stored.size_bytes, file_sha256, digest.hexdigest(), metadata)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,57 @@
+"""``cef-trio run --local FOLDER``: the daemon, with nothing installed or configured."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import trio
+
+from cef_trio.config import Settings, SettingsError, load_settings
+from cef_trio.daemon import run_daemon
+from cef_trio.exceptions import CefMp4ProcessorError
+from cef_trio.exit_codes import ExitCode
+from cef_trio.local.servers import BUCKET, LocalServers, local_servers
+from cef_trio.logs import configure_for
+
+
+def run_local(folder: Path, data_dir: Path, env_file: Path | None = None) -> ExitCode:
+    """Watch ``folder`` until a signal ends it; state and objects are kept under ``data_dir``.
+
+    Raises:
+        SettingsError: the folder does not exist, holds ``data_dir``'s objects, or another setting is wrong.
+        EmbeddedValkeyError: the embedded Valkey cannot be had.
+    """
+    if not folder.is_dir():
+        raise SettingsError([f"--local takes a folder that exists; {str(folder)!r} is not one"])
+    if data_dir.resolve().is_relative_to(folder.resolve()):
+        raise SettingsError([f"--data-dir {str(data_dir)!r} lies in the watched folder, whose files would be uploaded"])
+    try:
+        return trio.run(_run, folder, data_dir, env_file)
+    except BaseExceptionGroup as group:
+        raise alone(group) from group
+
+
+async def _run(folder: Path, data_dir: Path, env_file: Path | None) -> ExitCode:
+    async with local_servers(data_dir) as servers:
+        settings = settings_for(servers, folder, env_file)
+        configure_for(settings)
+        sys.stderr.write(f"Watching {folder}. Objects: bucket {BUCKET!r} at {servers.s3_url}, kept in {data_dir}.\n")
+        return await run_daemon(settings)
+
+
+def settings_for(servers: LocalServers, folder: Path, env_file: Path | None = None) -> Settings:
+    """The settings of a daemon on these servers; all others are the environment's and the file's.
+
+    Raises:
+        SettingsError: one of them is wrong.
+    """
+    return load_settings(env_file, watch_dir=folder, **servers.settings)
+
+
+def alone(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The one error of ours that a group of nested nurseries holds; the group itself if it is not that simple."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error if isinstance(error, CefMp4ProcessorError) else group

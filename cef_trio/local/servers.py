@@ -1,0 +1,63 @@
+"""What ``--local`` and the demo run on: an embedded Valkey and an embedded S3 endpoint, with their data in one folder.
+
+``<data>/valkey`` holds the append-only file, ``<data>/objects`` the buckets. Both survive a restart, and a ``kill -9``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import trio
+
+from cef_trio.local.s3 import (
+    DEFAULT_ACCESS_KEY_ID,
+    DEFAULT_REGION,
+    DEFAULT_SECRET_ACCESS_KEY,
+    DiskStorage,
+    S3Endpoint,
+    serve,
+)
+from cef_trio.local.valkey import embedded_valkey
+
+BUCKET: Final = "recordings"
+
+
+@dataclass(frozen=True, slots=True)
+class LocalServers:
+    """Where the embedded servers are."""
+
+    redis_url: str
+    s3_url: str
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings that lead a daemon to them."""
+        return {
+            "redis_url": self.redis_url,
+            "redis_key_prefix": "",
+            "s3_endpoint_url": self.s3_url,
+            "s3_access_key_id": DEFAULT_ACCESS_KEY_ID,
+            "s3_secret_access_key": DEFAULT_SECRET_ACCESS_KEY,
+            "s3_session_token": None,
+            "s3_bucket_name": BUCKET,
+            "s3_region_name": DEFAULT_REGION,
+            "s3_addressing": "path",
+        }
+
+
+@asynccontextmanager
+async def local_servers(data_dir: Path) -> AsyncIterator[LocalServers]:
+    """Run both; they are gone when the block is left.
+
+    Raises:
+        EmbeddedValkeyError: see :func:`~cef_trio.local.valkey.embedded_valkey`.
+    """
+    async with embedded_valkey(data_dir / "valkey") as redis_url, trio.open_nursery() as nursery:
+        endpoint = S3Endpoint(DiskStorage(data_dir / "objects"), buckets=[BUCKET])
+        s3_url = await nursery.start(serve, endpoint)
+        yield LocalServers(redis_url, s3_url)
+        nursery.cancel_scope.cancel()
