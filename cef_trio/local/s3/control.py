@@ -1,0 +1,85 @@
+"""Faults and counters of an endpoint that runs as a process of its own, over HTTP and unsigned: ``/_control/…``.
+
+Answers only where it was switched on, which nobody does but tests. Bodies are JSON::
+
+    POST   /_control/faults        a Fault's fields ({"kind": "error", "operation": "UploadPart", …}) → {"number": 1}
+    GET    /_control/faults        what is switched on, with ``seen`` and ``hits``
+    DELETE /_control/faults        all off (frozen connections drop)
+    DELETE /_control/faults/1      that one off
+    GET    /_control/calls         counters and journal (see ``calls.py``)
+    DELETE /_control/calls         forget them
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from typing import Any, Final
+
+from cef_trio.local.s3.calls import CallLog
+from cef_trio.local.s3.faults import Armed, Fault, FaultTable, Kind, Moment
+from cef_trio.local.s3.request import Reply, Request
+
+PREFIX: Final = "/_control/"
+_MAX_BODY_BYTES: Final = 64 * 1024
+_FIELDS: Final = frozenset(field.name for field in fields(Fault)) - {"predicate"}
+
+
+async def respond(request: Request, faults: FaultTable, log: CallLog) -> Reply:
+    """Serve a request under ``/_control/``."""
+    body = bytearray()
+    async for block in request.body:
+        body += block
+        if len(body) > _MAX_BODY_BYTES:
+            return _json(413, {"error": "the body is too long"})
+    resource, _, number = request.path.removeprefix(PREFIX).partition("/")
+    answer: object = {}
+    match (request.method, resource):
+        case ("POST", "faults"):
+            try:
+                answer = {"number": faults.arm(fault_from_json(json.loads(body))).number}
+            except ValueError as error:
+                return _json(400, {"error": str(error)})
+        case ("GET", "faults"):
+            answer = [_armed_to_json(armed) for armed in faults.armed()]
+        case ("DELETE", "faults"):
+            for armed in faults.armed():
+                if number in ("", str(armed.number)):
+                    faults.disarm(armed)
+        case ("GET", "calls"):
+            answer = log.to_json()
+        case ("DELETE", "calls"):
+            log.reset()
+        case _:
+            return _json(404, {"error": f"no {request.method} {request.path}"})
+    return _json(200, answer)
+
+
+def fault_from_json(data: object) -> Fault:
+    """A fault as JSON writes it.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not isinstance(data, dict) or "kind" not in data:
+        raise ValueError("a fault is an object with at least a 'kind'")
+    unknown = sorted(data.keys() - _FIELDS)
+    if unknown:
+        raise ValueError(f"a fault has no {', '.join(unknown)}")
+    values: dict[str, Any] = dict(data)
+    values["kind"] = Kind(values["kind"])
+    if "moment" in values:
+        values["moment"] = Moment(values["moment"])
+    try:
+        return Fault(**values)
+    except TypeError as error:
+        raise ValueError(str(error)) from error
+
+
+def _armed_to_json(armed: Armed) -> dict[str, Any]:
+    shown: dict[str, Any] = {name: getattr(armed.fault, name) for name in sorted(_FIELDS)}
+    return {"number": armed.number, "seen": armed.seen, "hits": armed.hits, **shown}
+
+
+def _json(status: int, value: object) -> Reply:
+    return Reply(status, [("Content-Type", "application/json")], json.dumps(value).encode())
