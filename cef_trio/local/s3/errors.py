@@ -67,8 +67,10 @@ ERRORS: Final[Mapping[str, tuple[int, str]]] = MappingProxyType(
         "NoSuchLifecycleConfiguration": (404, "The lifecycle configuration does not exist"),
         "NoSuchUpload": (
             404,
-            "The specified upload does not exist. The upload ID may be invalid, or the upload may have been aborted "
-            "or completed.",
+            (
+                "The specified upload does not exist. The upload ID may be invalid, or the upload may have been aborted "
+                "or completed."
+            ),
         ),
         "NotImplemented": (501, "A header or query you provided implies functionality that is not implemented."),
         "PreconditionFailed": (412, "At least one of the pre-conditions you specified did not hold"),
@@ -80,8 +82,10 @@ ERRORS: Final[Mapping[str, tuple[int, str]]] = MappingProxyType(
         "ServiceUnavailable": (503, "Service is unable to handle request."),
         "SignatureDoesNotMatch": (
             403,
-            "The request signature we calculated does not match the signature you provided. Check your key and "
-            "signing method.",
+            (
+                "The request signature we calculated does not match the signature you provided. Check your key and "
+                "signing method."
+            ),
         ),
         "SlowDown": (503, "Please reduce your request rate."),
         "XAmzContentSHA256Mismatch": (

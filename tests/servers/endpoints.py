@@ -1,0 +1,102 @@
+"""What every S3 server of the tests is known by, and the process handling they share.
+
+``running`` starts a process in a session of its own, waits until its port answers, and ends it whatever happens:
+SIGTERM, then SIGKILL. What it wrote to stderr is shown when it fails.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import boto3
+import botocore.config
+
+READY_SECONDS = 60.0
+END_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """An S3 server that is ready, and a bucket in it."""
+
+    url: str
+    access_key: str
+    secret_key: str
+    region: str
+    bucket: str
+
+    def client(self, **differences: Any) -> Any:
+        """A boto3 client of it, path-style, that tries once; keyword arguments go to ``boto3.client``."""
+        arguments: dict[str, Any] = {
+            "endpoint_url": self.url,
+            "aws_access_key_id": self.access_key,
+            "aws_secret_access_key": self.secret_key,
+            "region_name": self.region,
+            "config": botocore.config.Config(
+                s3={"addressing_style": "path"}, retries={"total_max_attempts": 1}, read_timeout=60
+            ),
+        }
+        return boto3.client("s3", **(arguments | differences))
+
+
+def free_port() -> int:
+    """A port of the loopback that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def running(
+    command: Sequence[str], *, ports: Sequence[int], log: Path, environment: Mapping[str, str] | None = None
+) -> Iterator[None]:
+    """A process whose ports answer; ``log`` takes its stdout and stderr."""
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=None if environment is None else {**os.environ, **environment},
+            start_new_session=True,
+        )
+    try:
+        for port in ports:
+            _wait_until_answering(process, port, log)
+        yield
+    finally:
+        _end(process)
+
+
+def _wait_until_answering(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    deadline = time.monotonic() + READY_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            break
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return
+        time.sleep(0.02)
+    state = f"ended with {process.returncode}" if process.returncode is not None else f"no answer on port {port}"
+    raise RuntimeError(f"{process.args!r}: {state}\n{log.read_text(errors='replace')[-4000:]}")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    # The whole session, since servers may have children; the process was started by us, so the group is ours.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.wait(END_SECONDS)
+    except subprocess.TimeoutExpired:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
