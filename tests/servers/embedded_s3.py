@@ -13,8 +13,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from cef_trio.local.s3 import DEFAULT_ACCESS_KEY_ID, DEFAULT_REGION, DEFAULT_SECRET_ACCESS_KEY
 from servers.endpoints import Endpoint, free_port, running
+
+from cef_trio.local.s3 import DEFAULT_ACCESS_KEY_ID, DEFAULT_REGION, DEFAULT_SECRET_ACCESS_KEY
 
 
 @contextlib.contextmanager

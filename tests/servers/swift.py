@@ -79,6 +79,7 @@ use = egg:swift#listing_formats
 use = egg:swift#bulk
 [filter:slo]
 use = egg:swift#slo
+max_manifest_segments = 10000
 [filter:dlo]
 use = egg:swift#dlo
 [filter:versioned_writes]
@@ -96,6 +97,7 @@ s3_acl = false
 dns_compliant_bucket_names = true
 check_bucket_owner = false
 allow_multipart_uploads = true
+max_upload_part_num = 10000
 min_segment_size = 5242880
 """
 

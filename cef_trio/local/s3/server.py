@@ -12,6 +12,7 @@ connection instead of the reply. Cancelling ``serve`` drops every connection at 
 from __future__ import annotations
 
 import contextlib
+import http.client
 import socket
 import ssl
 import struct
@@ -101,7 +102,8 @@ class _Connection:
             headers.append((b"Content-Length", str(reply.content_length).encode()))
         if unread:
             headers.append((b"Connection", b"close"))
-        head = h11.Response(status_code=reply.status, headers=headers)
+        # botocore takes a status line without a reason for no reply at all while it waits for 100 Continue.
+        head = h11.Response(status_code=reply.status, headers=headers, reason=_reason(reply.status))
         await self._send_events(head)
         for block in reply.blocks():
             await self._send_events(h11.Data(data=block))
@@ -117,7 +119,9 @@ class _Connection:
         if self._http.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             headers = [(b"Connection", b"close"), (b"Content-Length", b"0")]
             with contextlib.suppress(trio.BrokenResourceError):
-                await self._send_events(h11.Response(status_code=status, headers=headers), h11.EndOfMessage())
+                await self._send_events(
+                    h11.Response(status_code=status, headers=headers, reason=_reason(status)), h11.EndOfMessage()
+                )
 
     def _is_read(self) -> bool:
         # An empty body, which nobody reads, is over at once; h11 says so when asked.
@@ -178,3 +182,7 @@ async def _serve_request(endpoint: S3Endpoint, connection: _Connection) -> bool:
     with await endpoint.respond(request) as reply:
         # Dropped after the reply means without a word: the client will believe that it can be used again.
         return await connection.send(reply) and not reply.drop
+
+
+def _reason(status: int) -> bytes:
+    return http.client.responses.get(status, "Unknown").encode("ascii")

@@ -1,0 +1,492 @@
+"""The conformance cases: what S3 does, as functions of a boto3 client that tell an outcome.
+
+A case does something and says in a few words how it ended: ``"ok"``, an error as ``"404 NoSuchUpload"``, or what it
+saw. ``expected`` is what AWS S3 says, by its API reference. ``deviations.py`` knows which servers say something else.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import itertools
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from unittest import mock
+
+import botocore.auth
+import botocore.awsrequest
+import botocore.config
+import botocore.credentials
+import botocore.crt.auth
+import botocore.exceptions
+import httpx
+from awscrt import checksums as crt
+from servers.endpoints import Endpoint
+
+MIB = 1024 * 1024
+BIG = bytes(itertools.islice(itertools.cycle(range(251)), 5 * MIB))
+SMALL = b"the last part may be small"
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A server, a client of it, and a key that nobody else uses."""
+
+    endpoint: Endpoint
+    client: Any
+    key: str
+
+    @property
+    def bucket(self) -> str:
+        return self.endpoint.bucket
+
+    @property
+    def place(self) -> dict[str, str]:
+        return {"Bucket": self.bucket, "Key": self.key}
+
+    def create(self, **more: Any) -> dict[str, str]:
+        """Open an upload; what every further call of it needs."""
+        created = self.client.create_multipart_upload(**self.place, **more)
+        return {**self.place, "UploadId": created["UploadId"]}
+
+    def part(self, upload: dict[str, str], number: int, body: bytes = SMALL, **more: Any) -> dict[str, Any]:
+        sent = self.client.upload_part(**upload, PartNumber=number, Body=body, **more)
+        return {"PartNumber": number, "ETag": sent["ETag"]}
+
+    def complete(self, upload: dict[str, str], *parts: dict[str, Any], **more: Any) -> dict[str, Any]:
+        done: dict[str, Any] = self.client.complete_multipart_upload(
+            **upload, MultipartUpload={"Parts": list(parts)}, **more
+        )
+        return done
+
+    def body(self) -> bytes:
+        body: bytes = self.client.get_object(**self.place)["Body"].read()
+        return body
+
+
+@dataclass(frozen=True)
+class Case:
+    """A case, what S3 answers, and which area of S3 it is of (``multipart``, ``object``, ``signature``)."""
+
+    run: Callable[[Bench], str]
+    expected: str
+    area: str
+
+    @property
+    def name(self) -> str:
+        return self.run.__name__
+
+
+CASES: list[Case] = []
+
+
+def case(expected: str, area: str = "multipart") -> Callable[[Callable[[Bench], str]], Callable[[Bench], str]]:
+    def keep(run: Callable[[Bench], str]) -> Callable[[Bench], str]:
+        CASES.append(Case(run, expected, area))
+        return run
+
+    return keep
+
+
+def new_key() -> str:
+    return f"streams/{uuid.uuid4()}/recording.mp4"
+
+
+def told(call: Callable[[], Any]) -> str:
+    """``"ok"``, or the error as S3 tells it."""
+    try:
+        call()
+    except botocore.exceptions.ClientError as error:
+        answer: dict[str, Any] = error.response
+        return f"{answer['ResponseMetadata']['HTTPStatusCode']} {answer['Error']['Code']}"
+    return "ok"
+
+
+# Multipart uploads
+
+
+@case("identical, etag of parts")
+def parts_become_the_object(bench: Bench) -> str:
+    upload = bench.create()
+    done = bench.complete(upload, bench.part(upload, 1, BIG), bench.part(upload, 2))
+    md5s = hashlib.md5(hashlib.md5(BIG).digest() + hashlib.md5(SMALL).digest()).hexdigest()
+    identical = "identical" if bench.body() == BIG + SMALL else "different"
+    return f"{identical}, {'etag of parts' if done['ETag'] == chr(34) + md5s + '-2' + chr(34) else done['ETag']}"
+
+
+@case("ok")
+def numbers_may_have_gaps(bench: Bench) -> str:
+    upload = bench.create()
+    return told(lambda: bench.complete(upload, bench.part(upload, 7, BIG), bench.part(upload, 10_000)))
+
+
+@case("400 EntityTooSmall")
+def a_small_part_that_is_not_the_last(bench: Bench) -> str:
+    upload = bench.create()
+    parts = [bench.part(upload, 1), bench.part(upload, 2)]
+    return told(lambda: bench.complete(upload, *parts))
+
+
+@case("400 InvalidPartOrder")
+def parts_out_of_order(bench: Bench) -> str:
+    upload = bench.create()
+    parts = [bench.part(upload, 1, BIG), bench.part(upload, 2, BIG)]
+    return told(lambda: bench.complete(upload, parts[1], parts[0]))
+
+
+@case("400 InvalidPart")
+def a_part_with_another_etag(bench: Bench) -> str:
+    upload = bench.create()
+    bench.part(upload, 1)
+    return told(lambda: bench.complete(upload, {"PartNumber": 1, "ETag": '"' + "0" * 32 + '"'}))
+
+
+@case("400 InvalidPart")
+def a_part_that_was_never_sent(bench: Bench) -> str:
+    upload = bench.create()
+    part = bench.part(upload, 1, BIG)
+    return told(lambda: bench.complete(upload, part, {**part, "PartNumber": 2}))
+
+
+@case("400 MalformedXML")
+def complete_without_parts(bench: Bench) -> str:
+    upload = bench.create()
+    bench.part(upload, 1)
+    return told(lambda: bench.complete(upload))
+
+
+@case("400 InvalidArgument, 400 InvalidArgument")
+def part_numbers_out_of_range(bench: Bench) -> str:
+    upload = bench.create()
+    return ", ".join(told(lambda number=number: bench.part(upload, number)) for number in (0, 10_001))
+
+
+@case("second")
+def a_part_sent_again_replaces_the_first(bench: Bench) -> str:
+    upload = bench.create()
+    bench.part(upload, 1, b"first")
+    bench.complete(upload, bench.part(upload, 1, b"second"))
+    return bench.body().decode()
+
+
+@case("204, 404 NoSuchUpload, 404 NoSuchUpload, 404 NoSuchUpload, 404 NoSuchUpload")
+def nothing_works_after_abort(bench: Bench) -> str:
+    upload = bench.create()
+    part = bench.part(upload, 1)
+    status = bench.client.abort_multipart_upload(**upload)["ResponseMetadata"]["HTTPStatusCode"]
+    return ", ".join(
+        [
+            str(status),
+            told(lambda: bench.part(upload, 2)),
+            told(lambda: bench.client.list_parts(**upload)),
+            told(lambda: bench.complete(upload, part)),
+            told(lambda: bench.client.abort_multipart_upload(**upload)),
+        ]
+    )
+
+
+@case("404 NoSuchUpload, 404 NoSuchUpload, 404 NoSuchUpload")
+def an_upload_id_that_never_was(bench: Bench) -> str:
+    upload = {**bench.place, "UploadId": "bm9uZXhpc3RlbnQ"}
+    return ", ".join(
+        [
+            told(lambda: bench.part(upload, 1)),
+            told(lambda: bench.client.list_parts(**upload)),
+            told(lambda: bench.complete(upload, {"PartNumber": 1, "ETag": '"x"'})),
+        ]
+    )
+
+
+@case("same")
+def complete_again_answers_the_same(bench: Bench) -> str:
+    upload = bench.create()
+    part = bench.part(upload, 1)
+    first = bench.complete(upload, part)
+    second = told(lambda: bench.complete(upload, part))
+    if second != "ok":
+        return second
+    return "same" if bench.complete(upload, part)["ETag"] == first["ETag"] else "different"
+
+
+@case("404 NoSuchUpload, whole")
+def a_part_that_comes_after_complete(bench: Bench) -> str:
+    upload = bench.create()
+    bench.complete(upload, bench.part(upload, 1))
+    late = told(lambda: bench.part(upload, 1, b"late"))
+    reading = told(bench.body)
+    return f"{late}, {'whole' if reading == 'ok' and bench.body() == SMALL else reading}"
+
+
+@case("1 2|3 / 3 sizes right")
+def parts_are_listed_in_pages(bench: Bench) -> str:
+    upload = bench.create()
+    for number in (3, 1, 2):
+        bench.part(upload, number, b"x" * number)
+    first = bench.client.list_parts(**upload, MaxParts=2)
+    if not first["IsTruncated"]:
+        return "not truncated"
+    second = bench.client.list_parts(**upload, MaxParts=2, PartNumberMarker=first["NextPartNumberMarker"])
+    pages = [page.get("Parts", []) for page in (first, second)]
+    sizes = sum(part["Size"] == part["PartNumber"] for page in pages for part in page)
+    return "|".join(" ".join(str(part["PartNumber"]) for part in page) for page in pages) + f" / {sizes} sizes right"
+
+
+@case("a a b|b c")
+def uploads_are_listed_in_pages(bench: Bench) -> str:
+    ids = [
+        bench.client.create_multipart_upload(Bucket=bench.bucket, Key=f"{bench.key}/{name}")["UploadId"]
+        for name in "abcab"
+    ]
+    first = bench.client.list_multipart_uploads(Bucket=bench.bucket, Prefix=f"{bench.key}/", MaxUploads=3)
+    second = bench.client.list_multipart_uploads(
+        Bucket=bench.bucket,
+        Prefix=f"{bench.key}/",
+        MaxUploads=3,
+        KeyMarker=first.get("NextKeyMarker", ""),
+        UploadIdMarker=first.get("NextUploadIdMarker", ""),
+    )
+    pages = [page.get("Uploads", []) for page in (first, second)]
+    if sorted(each["UploadId"] for page in pages for each in page) != sorted(ids):
+        return "other uploads than were opened"
+    return "|".join(" ".join(each["Key"][-1] for each in page) for page in pages)
+
+
+@case("mp4 video/mp4")
+def what_was_said_at_the_creation_arrives_at_the_object(bench: Bench) -> str:
+    upload = bench.create(Metadata={"kind": "mp4"}, ContentType="video/mp4")
+    bench.complete(upload, bench.part(upload, 1))
+    head = bench.client.head_object(**bench.place)
+    return f"{head['Metadata'].get('kind')} {head['ContentType']}"
+
+
+@case("400 BadDigest, 400 InvalidDigest", "checksum")
+def a_part_with_another_content_md5(bench: Bench) -> str:
+    upload = bench.create()
+    wrong = base64.b64encode(hashlib.md5(b"other").digest()).decode()
+    return ", ".join(told(lambda md5=md5: bench.part(upload, 1, ContentMD5=md5)) for md5 in (wrong, "bm8="))
+
+
+@case("BadDigest BadDigest BadDigest BadDigest BadDigest", "checksum")
+def a_part_with_another_checksum(bench: Bench) -> str:
+    outcomes = []
+    for name, size in {"CRC32": 4, "CRC32C": 4, "CRC64NVME": 8, "SHA1": 20, "SHA256": 32}.items():
+        upload = bench.create(ChecksumAlgorithm=name)
+        wrong = {f"Checksum{name}": base64.b64encode(bytes(size)).decode()}
+        outcomes.append(told(lambda upload=upload, wrong=wrong: bench.part(upload, 1, **wrong)).split(" ")[-1])
+    return " ".join(outcomes)
+
+
+@case("returned, listed, FULL_OBJECT of the whole, in HEAD", "checksum")
+def crc64nvme_is_kept(bench: Bench) -> str:
+    upload = bench.create(ChecksumAlgorithm="CRC64NVME", ChecksumType="FULL_OBJECT")
+    whole = _crc64(BIG + SMALL)
+    parts, seen = [], set()
+    for number, body in ((1, BIG), (2, SMALL)):
+        sent = bench.client.upload_part(**upload, PartNumber=number, Body=body, ChecksumCRC64NVME=_crc64(body))
+        seen.add("returned" if sent.get("ChecksumCRC64NVME") == _crc64(body) else "not returned")
+        parts.append({"PartNumber": number, "ETag": sent["ETag"]})
+    listed = [part.get("ChecksumCRC64NVME") for part in bench.client.list_parts(**upload)["Parts"]]
+    seen_listed = "listed" if listed == [_crc64(BIG), _crc64(SMALL)] else "not listed"
+    done = bench.complete(upload, *parts, ChecksumType="FULL_OBJECT", ChecksumCRC64NVME=whole)
+    of_whole = "of the whole" if done.get("ChecksumCRC64NVME") == whole else "absent"
+    head = bench.client.head_object(**bench.place, ChecksumMode="ENABLED")
+    in_head = "in HEAD" if head.get("ChecksumCRC64NVME") == whole else "not in HEAD"
+    return f"{' '.join(sorted(seen))}, {seen_listed}, {done.get('ChecksumType')} {of_whole}, {in_head}"
+
+
+@case("400 BadDigest, 400 InvalidRequest, ok", "checksum")
+def what_is_said_of_the_whole_object_is_checked(bench: Bench) -> str:
+    upload = bench.create(ChecksumAlgorithm="CRC64NVME")
+    part = bench.part(upload, 1, ChecksumAlgorithm="CRC64NVME")
+    kinds: list[dict[str, Any]] = [
+        {"ChecksumCRC64NVME": _crc64(b"other"), "ChecksumType": "FULL_OBJECT"},
+        {"MpuObjectSize": len(SMALL) + 1},
+        {"ChecksumCRC64NVME": _crc64(SMALL), "ChecksumType": "FULL_OBJECT", "MpuObjectSize": len(SMALL)},
+    ]
+    return ", ".join(told(lambda more=more: bench.complete(upload, part, **more)) for more in kinds)
+
+
+@case("400 InvalidRequest, COMPOSITE -2", "checksum")
+def composite_checksums_need_those_of_the_parts(bench: Bench) -> str:
+    upload = bench.create(ChecksumAlgorithm="SHA256")
+    parts = []
+    for number, body in ((1, BIG), (2, SMALL)):
+        sha = base64.b64encode(hashlib.sha256(body).digest()).decode()
+        parts.append({**bench.part(upload, number, body, ChecksumSHA256=sha), "ChecksumSHA256": sha})
+    bare = [{"PartNumber": part["PartNumber"], "ETag": part["ETag"]} for part in parts]
+    refused = told(lambda: bench.complete(upload, *bare))
+    if refused == "ok":
+        return "ok"
+    done = bench.complete(upload, *parts)
+    return f"{refused}, {done.get('ChecksumType')} {done.get('ChecksumSHA256', '')[-2:]}"
+
+
+# Objects and buckets
+
+
+@case("ok", "object")
+def keys_and_metadata_may_be_odd(bench: Bench) -> str:
+    for tail in ("a b", "ü-é-日本", "%25&+=?#", "x'\"<>", "~!*()", "a//b", "tab\there"):
+        key = f"{bench.key}/{tail}"
+        bench.client.put_object(Bucket=bench.bucket, Key=key, Body=tail.encode(), Metadata={"of": "x"})
+        read = bench.client.get_object(Bucket=bench.bucket, Key=key)
+        listed = bench.client.list_objects_v2(Bucket=bench.bucket, Prefix=key).get("Contents", [])
+        if read["Body"].read() != tail.encode() or [each["Key"] for each in listed] != [key]:
+            return f"{tail!r} is lost"
+    return "ok"
+
+
+@case("0123|789|89|416 InvalidRange", "object")
+def ranges_are_read(bench: Bench) -> str:
+    bench.client.put_object(**bench.place, Body=b"0123456789")
+
+    def read(text: str) -> str:
+        body: bytes = bench.client.get_object(**bench.place, Range=f"bytes={text}")["Body"].read()
+        return body.decode()
+
+    return "|".join([read("0-3"), read("7-"), read("-2"), told(lambda: read("10-"))])
+
+
+@case("404 NoSuchKey, 404 404, 404 NoSuchBucket, ok", "object")
+def what_is_not_there(bench: Bench) -> str:
+    return ", ".join(
+        [
+            told(lambda: bench.client.get_object(**bench.place)),
+            told(lambda: bench.client.head_object(**bench.place)),
+            told(lambda: bench.client.list_objects_v2(Bucket="no-such-bucket-here")),
+            told(lambda: bench.client.delete_object(**bench.place)),
+        ]
+    )
+
+
+@case("a b/|c", "object")
+def objects_are_listed_in_pages(bench: Bench) -> str:
+    for name in ("a", "b/1", "b/2", "c"):
+        bench.client.put_object(Bucket=bench.bucket, Key=f"{bench.key}/{name}", Body=b"")
+    pages, more = [], {}
+    while True:
+        page = bench.client.list_objects_v2(
+            Bucket=bench.bucket, Prefix=f"{bench.key}/", Delimiter="/", MaxKeys=2, **more
+        )
+        found = [each["Key"] for each in page.get("Contents", [])]
+        found += [each["Prefix"] for each in page.get("CommonPrefixes", [])]
+        pages.append(" ".join(sorted(key.removeprefix(f"{bench.key}/") for key in found)))
+        if not page["IsTruncated"]:
+            return "|".join(pages)
+        more = {"ContinuationToken": page["NextContinuationToken"]}
+
+
+@case("409 BucketAlreadyOwnedByYou", "object")
+def a_bucket_made_again(bench: Bench) -> str:
+    return told(lambda: bench.client.create_bucket(Bucket=bench.bucket))
+
+
+@case("404 NoSuchLifecycleConfiguration", "object")
+def a_bucket_without_lifecycle(bench: Bench) -> str:
+    return told(lambda: bench.client.get_bucket_lifecycle_configuration(Bucket=bench.bucket))
+
+
+@case("400 BadDigest", "object")
+def an_object_with_another_content_md5(bench: Bench) -> str:
+    wrong = base64.b64encode(hashlib.md5(b"other").digest()).decode()
+    return told(lambda: bench.client.put_object(**bench.place, Body=SMALL, ContentMD5=wrong))
+
+
+# Signatures
+
+
+@case("403 SignatureDoesNotMatch", "signature")
+def another_secret(bench: Bench) -> str:
+    client = bench.endpoint.client(aws_secret_access_key="wrong")
+    try:
+        return told(lambda: client.get_object(**bench.place))
+    finally:
+        client.close()
+
+
+@case("403 InvalidAccessKeyId", "signature")
+def a_key_id_that_nobody_has(bench: Bench) -> str:
+    client = bench.endpoint.client(aws_access_key_id="nobody")
+    try:
+        return told(lambda: client.get_object(**bench.place))
+    finally:
+        client.close()
+
+
+@case("400 AuthorizationHeaderMalformed", "signature")
+def another_region(bench: Bench) -> str:
+    return _signed(bench, region="eu-central-1")
+
+
+@case("403 RequestTimeTooSkewed, 403 RequestTimeTooSkewed, 200", "signature")
+def another_time(bench: Bench) -> str:
+    return ", ".join(_signed(bench, minutes=minutes) for minutes in (-16, 16, -14))
+
+
+@case("400 XAmzContentSHA256Mismatch", "signature")
+def another_body_than_was_signed(bench: Bench) -> str:
+    return _signed(bench, send_body=b"other bytes, but of the same length"[: len(SMALL)])
+
+
+@case("403 SignatureDoesNotMatch", "signature")
+def a_header_changed_after_signing(bench: Bench) -> str:
+    return _signed(bench, headers={"x-amz-meta-a": "1"}, send_headers={"x-amz-meta-a": "2"})
+
+
+@case("403 AccessDenied", "signature")
+def a_header_that_was_not_signed(bench: Bench) -> str:
+    return _signed(bench, send_headers={"x-amz-meta-a": "1"})
+
+
+@case("403 AccessDenied", "signature")
+def nothing_signed(bench: Bench) -> str:
+    return _sent(httpx.Request("GET", f"{bench.endpoint.url}/{bench.bucket}/{bench.key}"))
+
+
+@case("200, 403 SignatureDoesNotMatch, 403 AccessDenied", "signature")
+def presigned_urls(bench: Bench) -> str:
+    bench.client.put_object(**bench.place, Body=SMALL)
+    # boto3 presigns by version 2 for us-east-1 unless told otherwise.
+    version_4 = bench.endpoint.client(config=botocore.config.Config(signature_version="s3v4"))
+    url = version_4.generate_presigned_url("get_object", Params=bench.place, ExpiresIn=60)
+    past = datetime.now(UTC) - timedelta(seconds=90)
+    # Where awscrt is installed, botocore presigns by it.
+    with mock.patch.object(botocore.crt.auth, "get_current_datetime", lambda **_: past):
+        expired = version_4.generate_presigned_url("get_object", Params=bench.place, ExpiresIn=60)
+    version_4.close()
+    tampered = url.replace(bench.key.partition("/")[2][:8], "00000000")
+    return ", ".join(_sent(httpx.Request("GET", each)) for each in (url, tampered, expired))
+
+
+def _crc64(data: bytes) -> str:
+    return base64.b64encode(crt.crc64nvme(data).to_bytes(8, "big")).decode()
+
+
+def _signed(
+    bench: Bench,
+    *,
+    region: str | None = None,
+    minutes: int = 0,
+    headers: dict[str, str] | None = None,
+    send_headers: dict[str, str] | None = None,
+    send_body: bytes = SMALL,
+) -> str:
+    """A PutObject signed by botocore and then changed on the way."""
+    url = f"{bench.endpoint.url}/{bench.bucket}/{bench.key}"
+    request = botocore.awsrequest.AWSRequest("PUT", url, data=SMALL, headers=headers or {})
+    credentials = botocore.credentials.Credentials(bench.endpoint.access_key, bench.endpoint.secret_key)
+    at = datetime.now(UTC).replace(tzinfo=None) + timedelta(minutes=minutes)
+    with mock.patch.object(botocore.auth, "get_current_datetime", lambda **_: at):
+        request.context["payload_signing_enabled"] = True
+        botocore.auth.S3SigV4Auth(credentials, "s3", region or bench.endpoint.region).add_auth(request)
+    return _sent(httpx.Request("PUT", url, headers=dict(request.headers) | (send_headers or {}), content=send_body))
+
+
+def _sent(request: httpx.Request) -> str:
+    with httpx.Client(timeout=60) as client:
+        reply = client.send(request)
+    code = reply.text.partition("<Code>")[2].partition("</Code>")[0]
+    return f"{reply.status_code} {code}".strip()
