@@ -29,7 +29,7 @@ from cef_trio import __version__
 from cef_trio.assembly import RefusedAtStartError, check_reachable, lock_watch_folder, open_services
 from cef_trio.config import Settings, without_secrets
 from cef_trio.exit_codes import ExitCode
-from cef_trio.intake.patterns import matcher
+from cef_trio.intake.patterns import PathMatcher, matcher
 from cef_trio.intake.watcher import Watcher
 from cef_trio.stream.services import Services
 from cef_trio.stream.stale import StaleChecker
@@ -107,7 +107,12 @@ async def run_daemon(
         async with open_services(settings) as services:
             async with trio.open_nursery() as root:
                 await root.start(_listen_for_signals, shutdown)
-                exit_code = await _serve(settings, services, shutdown, task_status)
+                exit_code = await serve(
+                    services,
+                    shutdown,
+                    matcher(settings.watch_patterns),
+                    lambda supervisor: _take_in(settings, services, supervisor, shutdown, task_status),
+                )
                 root.cancel_scope.cancel()
             unsaved = services.exit_saves.unsaved
     if unsaved:
@@ -127,24 +132,26 @@ async def _listen_for_signals(
             shutdown.request()
 
 
-async def _serve(
-    settings: Settings, services: Services, shutdown: Shutdown, task_status: trio.TaskStatus[RunningDaemon]
+async def serve(
+    services: Services,
+    shutdown: Shutdown,
+    matches: PathMatcher,
+    take_in: Callable[[StreamSupervisor], Awaitable[ExitCode]],
 ) -> ExitCode:
+    """The tree below the root: returns when ``shutdown`` was requested and every stream's task has ended.
+
+    ``take_in`` finds files and tells the supervisor of them, until it is cancelled; what it returns before that is the
+    exit code of a start that was refused.
+    """
     exit_code = ExitCode.DONE
     async with _background(shutdown, services.s3_breaker.run, services.redis_breaker.run) as background:
         async with trio.open_nursery() as processors:
             shutdown.workers.append(processors.cancel_scope)
-            supervisor = StreamSupervisor(services, processors, matcher(settings.watch_patterns))
+            supervisor = StreamSupervisor(services, processors, matches)
             shutdown.on_drain += [services.exit_saves.leave, supervisor.drain]
             background.start_soon(supervisor.renew_leases)
             with shutdown.intake:
-                try:
-                    await check_reachable(services, create_bucket=settings.s3_create_bucket)
-                except RefusedAtStartError as error:
-                    log.error("refused_at_start", error=str(error))  # noqa: TRY400 - a person's to mend: one clear line
-                    exit_code = ExitCode.REFUSED
-                else:
-                    await _take_in(settings, services, supervisor, shutdown, task_status)
+                exit_code = await take_in(supervisor)
         log.debug("processors_ended")
     return exit_code
 
@@ -155,7 +162,12 @@ async def _take_in(
     supervisor: StreamSupervisor,
     shutdown: Shutdown,
     task_status: trio.TaskStatus[RunningDaemon],
-) -> None:
+) -> ExitCode:
+    try:
+        await check_reachable(services, create_bucket=settings.s3_create_bucket)
+    except RefusedAtStartError as error:
+        log.error("refused_at_start", error=str(error))  # noqa: TRY400 - a person's to mend: one clear line
+        return ExitCode.REFUSED
     folder, matches = os.fspath(settings.watch_dir), matcher(settings.watch_patterns)
     watcher = Watcher(folder, matches, supervisor, rescan_seconds=settings.rescan_seconds)
     stale_checker = StaleChecker(
@@ -171,6 +183,7 @@ async def _take_in(
         intake.start_soon(stale_checker.run)
         log.info("daemon_started", watch_dir=folder)
         task_status.started(RunningDaemon(services, supervisor, watcher, stale_checker, shutdown))
+    return ExitCode.DONE
 
 
 @asynccontextmanager

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from random import Random
-from typing import Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 import structlog
 import tenacity
@@ -69,9 +69,24 @@ def is_transient(error: BaseException) -> bool:
     return isinstance(error, CefMp4ProcessorError) and error.transient
 
 
+_OF_ONE_CALL: Final = frozenset(
+    {
+        "BadDigest",
+        "ChecksumMismatch",
+        "ChecksumNotConfirmed",
+        "IncompleteBody",
+        "RequestTimeTooSkewed",
+        "UnreadableAnswer",
+        "XAmzContentChecksumMismatch",
+        "XAmzContentSHA256Mismatch",
+    }
+)
+"""Codes of transient errors that say nothing of the service for others: this call's bytes, clock or answer."""
+
+
 def is_outage(error: BaseException) -> bool:
-    """Whether a transient error speaks of the whole service, not of this call's own bytes (BadDigest, a changed file)."""
-    return isinstance(error, OperationError) and error.transient and getattr(error, "code", None) != "BadDigest"
+    """Whether a transient error speaks of the whole service, and not of this call's own bytes, clock or answer."""
+    return isinstance(error, OperationError) and error.transient and getattr(error, "code", None) not in _OF_ONE_CALL
 
 
 class CircuitBreaker:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, nullcontext
+from contextlib import aclosing, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -141,13 +141,14 @@ class _Demo:
     async def _draw(self, daemon: RunningDaemon, path: Path, began: float) -> None:
         last: DemoView | None = None
         with Live(console=self._console, auto_refresh=False) if self._console.is_terminal else nullcontext() as live:
-            async for elapsed, _ in periodic(_FRAME_SECONDS if live else _LINE_SECONDS):
-                view = self._view(daemon, path, trio.current_time() - began, last)
-                if live:
-                    live.update(render(view), refresh=True)
-                elif elapsed and (last is None or (view.recorded_bytes, view.uploaded_bytes) != _sizes(last)):
-                    self._console.print(line(view), soft_wrap=True)
-                last = view
+            async with aclosing(periodic(_FRAME_SECONDS if live else _LINE_SECONDS)) as frames:
+                async for elapsed, _ in frames:
+                    view = self._view(daemon, path, trio.current_time() - began, last)
+                    if live:
+                        live.update(render(view), refresh=True)
+                    elif elapsed and (last is None or (view.recorded_bytes, view.uploaded_bytes) != _sizes(last)):
+                        self._console.print(line(view), soft_wrap=True)
+                    last = view
 
     def _view(self, daemon: RunningDaemon, path: Path, elapsed_seconds: float, last: DemoView | None) -> DemoView:
         recorded = path.stat().st_size if path.exists() else 0
@@ -196,11 +197,11 @@ def _without_chunks(metadata: bytes) -> str:
 
 async def _until_completed(daemon: RunningDaemon, path: Path) -> KnownPath:
     """Wait until Redis says that the file's stream is done."""
-    async for _ in periodic(_FRAME_SECONDS):
+    while True:
         known = (await daemon.services.store.find_by_path([str(path)])).get(str(path))
         if known is not None and known.stream_set in {StreamSet.COMPLETED, StreamSet.FAILED}:
             return known
-    raise AssertionError("a periodic iteration has no end")
+        await trio.sleep(_FRAME_SECONDS)
 
 
 async def _compare(daemon: RunningDaemon, known: KnownPath, path: Path) -> Comparison:

@@ -78,7 +78,7 @@ class StreamProcessor:
         """
         try:
             return await self._run()
-        except trio.Cancelled:
+        except BaseException:  # Cancelled, or the group of them that a nursery with parts in flight makes of it
             with shielded(self._services.rules.save_seconds, saving="interrupted state"):
                 await self._save_exit(Status.INTERRUPTED_CANCELLED)
             raise

@@ -11,6 +11,8 @@ The checker only proposes: a stream looks at its file itself before it does anyt
 
 from __future__ import annotations
 
+from contextlib import aclosing
+
 import structlog
 import trio
 from trio_util import periodic
@@ -47,14 +49,15 @@ class StaleChecker:
 
     async def run(self) -> None:
         """Check for ever."""
-        async for _ in periodic(self._period_seconds):
-            self.last_turn = trio.current_time()
-            try:
-                for live in self._supervisor.live:
-                    await self._check(live)
-                await self._resume_unattended()
-            except CefMp4ProcessorError as error:
-                log.warning("stale_check_failed", error=str(error))
+        async with aclosing(periodic(self._period_seconds)) as rounds:
+            async for _ in rounds:
+                self.last_turn = trio.current_time()
+                try:
+                    for live in self._supervisor.live:
+                        await self._check(live)
+                    await self._resume_unattended()
+                except CefMp4ProcessorError as error:
+                    log.warning("stale_check_failed", error=str(error))
 
     async def _check(self, live: LiveStream) -> None:
         situation = live.situation.value

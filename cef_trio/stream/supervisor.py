@@ -10,6 +10,7 @@ Streams' tasks run in the processor nursery that the daemon gives; nothing that 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, field
 
 import structlog
@@ -299,19 +300,22 @@ class StreamSupervisor:
 
     async def renew_leases(self) -> None:
         """Keep the leases of live streams; a stream whose lease is lost is stopped, since it may write nothing more."""
-        lease = self._services.lease
-        async for _ in periodic(lease.ttl_seconds / 3):
-            ids = self.live_ids
-            if not ids:
-                continue
-            try:
-                lost = await self._services.store.renew(ids, lease)
-            except CefMp4ProcessorError as error:
-                log.warning("leases_not_renewed", error=str(error))
-                continue
-            for live in self.live:
-                upload = live.processor.upload
-                if live.processor.stream_id in lost and upload is not None and upload.stream_id in lost:
-                    log.warning("lease_lost", stream_id=live.processor.stream_id)
-                    live.processor.disowned = True
-                    live.scope.cancel()
+        async with aclosing(periodic(self._services.lease.ttl_seconds / 3)) as rounds:
+            async for _ in rounds:
+                await self._renew_now()
+
+    async def _renew_now(self) -> None:
+        ids = self.live_ids
+        if not ids:
+            return
+        try:
+            lost = await self._services.store.renew(ids, self._services.lease)
+        except CefMp4ProcessorError as error:
+            log.warning("leases_not_renewed", error=str(error))
+            return
+        for live in self.live:
+            upload = live.processor.upload
+            if live.processor.stream_id in lost and upload is not None and upload.stream_id in lost:
+                log.warning("lease_lost", stream_id=live.processor.stream_id)
+                live.processor.disowned = True
+                live.scope.cancel()

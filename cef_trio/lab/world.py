@@ -1,0 +1,295 @@
+"""A whole world in one process: a folder, an S3 endpoint, a checkpoint store and a daemon's tree on a virtual clock.
+
+Everything a daemon touches is here and can be broken by a switch: the endpoint's ``faults``, the store's ``fault``.
+Everything it promises can be looked at: what S3 holds, what the store holds, what was asked how often. The tree is the
+real one (``daemon.serve``); only the watcher is a script, since inotify lives on the real clock.
+
+Seeds make a run repeatable: ids, jitter and the order of things come from ``seed``.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from random import Random
+from typing import Final, cast
+from uuid import UUID
+
+import trio
+
+from cef_trio.checkpoint.exit_saves import ExitSaves
+from cef_trio.checkpoint.memory import MemoryCheckpointStore
+from cef_trio.checkpoint.model import Checkpoint, Lease
+from cef_trio.checkpoint.states import StreamSet
+from cef_trio.checkpoint.store import CheckpointStore
+from cef_trio.daemon import Shutdown, serve
+from cef_trio.disk import regular_file_stat
+from cef_trio.exit_codes import ExitCode
+from cef_trio.intake.events import Closed, Gone, Moved, Scanned, Seen
+from cef_trio.lab.disk import InlineDisk
+from cef_trio.lab.mortal import Life, MortalStore, MortalTransport
+from cef_trio.local.s3 import DEFAULT_ACCESS_KEY_ID, DEFAULT_SECRET_ACCESS_KEY, InProcessTransport, S3Endpoint
+from cef_trio.media.metadata import MediaInfo
+from cef_trio.recording import FileStat
+from cef_trio.retry import CircuitBreaker, RetryPolicy, ServiceRetrier
+from cef_trio.s3.client import S3Client
+from cef_trio.s3.config import S3Config
+from cef_trio.s3.credentials import StaticCredentials
+from cef_trio.s3.sigv4 import Credentials
+from cef_trio.stream.naming import KeyTemplate, metadata_key
+from cef_trio.stream.services import Services, StreamRules
+from cef_trio.stream.stale import StaleChecker
+from cef_trio.stream.supervisor import StreamSupervisor
+
+BUCKET: Final = "recordings"
+PART: Final = 1000
+"""A part's size in this world, bytes."""
+EPOCH: Final = datetime(2026, 1, 1, tzinfo=UTC)
+_ONCE: Final = frozenset({"ping", "head_bucket", "save_interrupted"})
+
+
+class World:
+    """The outside of a daemon. It outlives daemons, as the real one does."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        seed: int = 0,
+        max_concurrent_streams: int = 10,
+        max_concurrent_parts: int = 4,
+        policy: RetryPolicy | None = None,
+    ) -> None:
+        self.folder = folder
+        self.random = Random(seed)  # noqa: S311 - a world is to be repeatable, not secret
+        self.endpoint = S3Endpoint(
+            buckets=[BUCKET], clock=lambda: self.utc_now().timestamp(), minimum_part_size_bytes=1
+        )
+        self.store = MemoryCheckpointStore()
+        self.policy = policy or RetryPolicy(attempts=3, initial_seconds=0.2, max_seconds=2.0)
+        self.grace_seconds = 6.0
+        self.stream_timeout_seconds = 30.0
+        self.has_writer: bool | None = None
+        self.daemons_started = 0
+        self.life = Life()
+        self._max_concurrent_streams = max_concurrent_streams
+        self._max_concurrent_parts = max_concurrent_parts
+
+    def utc_now(self) -> datetime:
+        """The time of day in this world; it runs with trio's clock."""
+        return EPOCH + timedelta(seconds=trio.current_time())
+
+    # -- files --------------------------------------------------------------------------------------------------------
+
+    def path(self, name: str = "a.mp4") -> str:
+        """Where a file of that name is."""
+        return str(self.folder / name)
+
+    def append(self, size_bytes: int, name: str = "a.mp4") -> FileStat:
+        """Append bytes that nobody else has."""
+        with Path(self.path(name)).open("ab") as file:
+            file.write(self.random.randbytes(size_bytes))
+        return self.stat(name)
+
+    def patch(self, offset: int, data: bytes, name: str = "a.mp4") -> FileStat:
+        """Write over bytes that were there before."""
+        with Path(self.path(name)).open("r+b") as file:
+            file.seek(offset)
+            file.write(data)
+        return self.stat(name)
+
+    def stat(self, name: str = "a.mp4") -> FileStat:
+        """What the file is, with a modification time on this world's clock."""
+        path = self.path(name)
+        now = int(self.utc_now().timestamp() * 1e9)
+        os.utime(path, ns=(now, now))
+        found = regular_file_stat(Path(path).stat())
+        if found is None:
+            raise FileNotFoundError(path)
+        return found
+
+    def scan(self) -> Scanned:
+        """What a scan of the folder would tell."""
+        found = {}
+        for entry in sorted(self.folder.iterdir()):
+            stat = regular_file_stat(entry.lstat())
+            if stat is not None and entry.suffix == ".mp4":
+                found[str(entry)] = stat
+        return Scanned(found)
+
+    def content(self, name: str = "a.mp4") -> bytes:
+        """The file's bytes."""
+        return Path(self.path(name)).read_bytes()
+
+    # -- what S3 and the store hold -----------------------------------------------------------------------------------
+
+    def objects(self) -> dict[str, bytes]:
+        """Every object, by key."""
+        model = self.endpoint.model
+        listed = model.list_objects(BUCKET, prefix="", delimiter="", after="", limit=1000)
+        found = {}
+        for record in listed.objects:
+            with closing(model.storage.open_blob(record.blob)) as blob:
+                found[record.key] = blob.read(0, record.size_bytes)
+        return found
+
+    def recordings(self) -> list[bytes]:
+        """The recordings in S3."""
+        return [body for key, body in self.objects().items() if not key.endswith(metadata_key(""))]
+
+    def open_uploads(self) -> list[str]:
+        """Keys of uploads that are neither completed nor aborted."""
+        page = self.endpoint.model.list_uploads(
+            BUCKET, prefix="", delimiter="", key_marker="", upload_id_marker="", limit=1000
+        )
+        return [upload.key for upload in page.uploads]
+
+    def received_bytes(self) -> int:
+        """How many bytes of parts came in, repetitions counted."""
+        return sum(self.endpoint.log.received_bytes.values())
+
+    async def checkpoints(self) -> list[Checkpoint]:
+        """Every stream that the store knows."""
+        ids = [stream_id for stream_set in StreamSet for stream_id in await self.store.members(stream_set)]
+        found = [await self.store.load(stream_id) for stream_id in sorted(ids)]
+        return [checkpoint for checkpoint in found if checkpoint is not None]
+
+    # -- a daemon -----------------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def services(self) -> AsyncIterator[Services]:
+        """A daemon's services in this world."""
+        self.daemons_started += 1
+        self.life = life = Life()
+        store = cast("CheckpointStore", MortalStore(self.store, life))
+        random = Random(self.random.getrandbits(64))  # noqa: S311 - as above
+        redis_breaker = CircuitBreaker("redis", lambda: store.ping(), self.policy, random)  # noqa: PLW0108
+        s3_breaker = CircuitBreaker("s3", lambda: s3.head_bucket(), self.policy, random)  # noqa: PLW0108
+        self.store._retrier = ServiceRetrier(redis_breaker, self.policy, once=_ONCE, random=random)  # noqa: SLF001
+        config = S3Config(
+            bucket=BUCKET,
+            credentials=StaticCredentials(Credentials(DEFAULT_ACCESS_KEY_ID, DEFAULT_SECRET_ACCESS_KEY)),
+            endpoint_url="http://s3.world.test",
+        )
+        s3 = S3Client(
+            config,
+            retrier=ServiceRetrier(s3_breaker, self.policy, once=_ONCE, random=random),
+            transport=MortalTransport(InProcessTransport(self.endpoint), life),
+            now=self.utc_now,
+        )
+        lease = Lease("world", f"{random.getrandbits(64):016x}", 30.0)
+        async with s3:
+            yield Services(
+                store=store,
+                s3=s3,
+                disk=InlineDisk(),
+                probe=self._probe,
+                has_writer=self._has_writer,
+                lease=lease,
+                exit_saves=ExitSaves(store, lease, redis_breaker),
+                s3_breaker=s3_breaker,
+                redis_breaker=redis_breaker,
+                stream_slots=trio.CapacityLimiter(self._max_concurrent_streams),
+                part_slots=trio.CapacityLimiter(self._max_concurrent_parts),
+                rules=StreamRules(
+                    bucket=BUCKET, key_template=KeyTemplate("streams/{stream_id}/{file_name}"), part_size=PART
+                ),
+                utc_now=self.utc_now,
+                new_stream_id=lambda: str(UUID(int=self.random.getrandbits(128), version=4)),
+            )
+
+    async def _probe(self, path: str) -> MediaInfo:
+        await trio.lowlevel.checkpoint()
+        return MediaInfo(duration_seconds=struct.unpack("<I", os.fsencode(path)[-4:])[0] % 1000)
+
+    async def _has_writer(self, path: str) -> bool | None:
+        await trio.lowlevel.checkpoint()
+        return self.has_writer
+
+    @asynccontextmanager
+    async def killed_daemon(self) -> AsyncIterator[WorldDaemon]:
+        """A daemon that is killed at the block's end: from then on nothing it does has any effect."""
+        async with self.services() as services, trio.open_nursery() as nursery:
+            daemon = WorldDaemon(self, services)
+            await nursery.start(daemon.run)
+            yield daemon
+            self.life.end()
+            nursery.cancel_scope.cancel()
+
+    @asynccontextmanager
+    async def daemon(self) -> AsyncIterator[WorldDaemon]:
+        """A running daemon; leaving the block shuts it down in good order."""
+        async with self.services() as services, trio.open_nursery() as nursery:
+            daemon = WorldDaemon(self, services)
+            await nursery.start(daemon.run)
+            yield daemon
+            if daemon.shutdown.signals == 0:
+                daemon.shutdown.request()
+
+
+class WorldDaemon:
+    """The daemon's tree in a world, and the script that stands for its watcher."""
+
+    def __init__(self, world: World, services: Services) -> None:
+        self.world = world
+        self.services = services
+        self.shutdown = Shutdown(world.grace_seconds)
+        self.exit_code: ExitCode | None = None
+        self._supervisor: StreamSupervisor | None = None
+
+    @property
+    def supervisor(self) -> StreamSupervisor:
+        """Who starts the streams."""
+        if self._supervisor is None:
+            raise RuntimeError("the daemon has not started")
+        return self._supervisor
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run the tree to its end."""
+
+        async def take_in(supervisor: StreamSupervisor) -> ExitCode:
+            self._supervisor = supervisor
+            stale = StaleChecker(
+                self.services,
+                supervisor,
+                watch_folder=str(self.world.folder),
+                timeout_seconds=self.world.stream_timeout_seconds,
+                period_seconds=5.0,
+            )
+            async with trio.open_nursery() as intake:
+                intake.start_soon(supervisor.run)
+                supervisor.tell(self.world.scan())
+                intake.start_soon(stale.run)
+                task_status.started()
+            return ExitCode.DONE
+
+        await serve(self.services, self.shutdown, lambda path: path.endswith(".mp4"), take_in)
+        self.exit_code = ExitCode.NOT_SAVED if self.services.exit_saves.unsaved else ExitCode.DONE
+
+    def saw(self, name: str = "a.mp4") -> None:
+        """The watcher sees the file as it is."""
+        self.supervisor.tell(Seen(self.world.path(name), _as_it_is(self.world.path(name))))
+
+    def closed(self, name: str = "a.mp4") -> None:
+        """The watcher sees its writer close it."""
+        self.supervisor.tell(Closed(self.world.path(name), _as_it_is(self.world.path(name))))
+
+    def moved(self, old: str, new: str) -> None:
+        """The watcher sees it renamed."""
+        self.supervisor.tell(Moved(self.world.path(old), self.world.path(new), _as_it_is(self.world.path(new))))
+
+    def gone(self, name: str = "a.mp4") -> None:
+        """The watcher sees it go."""
+        self.supervisor.tell(Gone(self.world.path(name)))
+
+
+def _as_it_is(path: str) -> FileStat:
+    found = regular_file_stat(Path(path).stat())
+    if found is None:
+        raise FileNotFoundError(path)
+    return replace(found)
