@@ -162,6 +162,9 @@ class Settings(BaseSettings):
     instance_id: Annotated[str, Field(min_length=1, max_length=200)] = Field(default_factory=socket.gethostname)
     """This daemon's lasting name, the host's by default: after a restart it takes its own streams over at once."""
 
+    completed_retention_days: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 30.0
+    """How long a completed stream is remembered after its file is gone."""
+
     retry_attempts: Annotated[int, Field(ge=1, le=100)] = 5
     """How often a call to S3 or Redis is tried before the outage is one for all streams."""
     retry_initial_seconds: Seconds = 0.2

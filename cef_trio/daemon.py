@@ -21,6 +21,7 @@ import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 import structlog
 import trio
@@ -31,6 +32,7 @@ from cef_trio.config import Settings, without_secrets
 from cef_trio.exit_codes import ExitCode
 from cef_trio.intake.patterns import PathMatcher, matcher
 from cef_trio.intake.watcher import Watcher
+from cef_trio.stream.retention import forget_old_streams
 from cef_trio.stream.services import Services
 from cef_trio.stream.stale import StaleChecker
 from cef_trio.stream.supervisor import StreamSupervisor
@@ -181,6 +183,7 @@ async def _take_in(
         intake.start_soon(supervisor.run)
         await intake.start(watcher.run)
         intake.start_soon(stale_checker.run)
+        intake.start_soon(forget_old_streams, services, timedelta(days=settings.completed_retention_days))
         log.info("daemon_started", watch_dir=folder)
         task_status.started(RunningDaemon(services, supervisor, watcher, stale_checker, shutdown))
     return ExitCode.DONE

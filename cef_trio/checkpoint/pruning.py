@@ -6,7 +6,7 @@ still there, it would be uploaded again); :meth:`CheckpointStore.forget` removes
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from datetime import datetime
 from itertools import islice
 
@@ -16,7 +16,7 @@ from cef_trio.checkpoint.store import CheckpointStore, KnownPath
 _BATCH = 500
 
 
-async def completed_before(store: CheckpointStore, at_utc: datetime) -> AsyncIterator[KnownPath]:
+async def completed_before(store: CheckpointStore, at_utc: datetime) -> AsyncGenerator[KnownPath, None]:
     """The streams of ``streams:completed`` that were completed before ``at_utc``, in no order.
 
     Read 500 at a time, so that memory does not grow with their number. A stream without ``completed_at_utc`` counts by

@@ -41,7 +41,7 @@ class KnownPath:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Fields of :class:`StreamMeta` to set; a value of ``None`` removes the field. Never ``stream_id`` or ``status``."""
+    """Fields of :class:`StreamMeta` to set; ``None`` removes the field. Never ``stream_id`` or ``status``."""
 
     fields: Mapping[str, Any] = field(default_factory=dict)
 

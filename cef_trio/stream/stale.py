@@ -19,6 +19,7 @@ from trio_util import periodic
 
 from cef_trio.checkpoint.states import StreamSet
 from cef_trio.exceptions import CefMp4ProcessorError
+from cef_trio.stream import lookup
 from cef_trio.stream import situation as news
 from cef_trio.stream.judge import Finding, judge_stale
 from cef_trio.stream.services import Services
@@ -89,7 +90,7 @@ class StaleChecker:
         unattended = ids - self._supervisor.live_ids
         if not unattended:
             return
-        for known in (await store.load_metas(unattended)).values():
+        for known in (await lookup.load_metas(store, unattended)).values():
             path = known.meta.current_path
             if not path.startswith(self._watch_folder + "/"):
                 continue  # of another daemon, which watches another folder

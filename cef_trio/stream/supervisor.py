@@ -21,6 +21,7 @@ from cef_trio.checkpoint.store import KnownPath
 from cef_trio.exceptions import CefMp4ProcessorError
 from cef_trio.intake.events import Closed, FileEvent, Gone, Moved, Scanned, Seen
 from cef_trio.recording import FileStat
+from cef_trio.stream import lookup
 from cef_trio.stream import situation as news
 from cef_trio.stream.adoption import UnknownUploads
 from cef_trio.stream.judge import Verdict, judge
@@ -205,13 +206,13 @@ class StreamSupervisor:
 
     async def _resolve_some(self) -> None:
         paths = list(self._unknown)[:_BATCH]
-        known = await self._services.store.find_by_path(paths)
+        known, unreadable = await lookup.find_by_path(self._services.store, paths)
         fresh = []
         for path in paths:
             unknown = self._unknown.get(path)
             if unknown is None:
                 continue  # gone, or moved, while Redis was asked
-            verdict = judge(known.get(path), unknown.stat)
+            verdict = Verdict.SETTLED if path in unreadable else judge(known.get(path), unknown.stat)
             if verdict is Verdict.NEW or verdict is Verdict.REPLACED:
                 fresh.append(path)
             if verdict is Verdict.SETTLED:

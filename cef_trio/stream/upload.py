@@ -14,6 +14,7 @@ from typing import Any
 import structlog
 
 from cef_trio.checkpoint.model import Checkpoint, PartRecord, StreamMeta
+from cef_trio.checkpoint.rules import apply_change, starting_over
 from cef_trio.checkpoint.states import Status
 from cef_trio.checkpoint.store import Change
 from cef_trio.disk import FileSlice, OpenRecording
@@ -181,18 +182,9 @@ class StreamUpload:
         await self.abort()
         self.parts.clear()
         self._first_missing = 1
-        self.meta = replace(
-            self.meta,
-            status=Status.ACTIVE,
-            s3_upload_id=None,
-            checksum_algorithm=None,
-            next_part_to_upload=1,
-            verified_size_bytes=None,
-            verified_mtime_ns=None,
-            **fields,
-        )
-        changed = {"verified_size_bytes": None, "verified_mtime_ns": None, "checksum_algorithm": None, **fields}
-        await self._services.store.start_over(self.stream_id, self._services.lease, Change(changed))
+        change = Change(fields)
+        self.meta = apply_change(replace(self.meta, status=Status.ACTIVE), starting_over(change))
+        await self._services.store.start_over(self.stream_id, self._services.lease, change)
 
     async def abort(self) -> None:
         """Abort every open upload of this stream's key; S3 may know more of them than Redis does.

@@ -1,0 +1,54 @@
+"""Forgetting: completed streams whose files are gone are kept for some days, and then no more (promise P7).
+
+While its file is still there a completed stream is never forgotten, or the file would be taken for a new one. A file
+whose folder is on another device than it was counts as there: something is not mounted.
+"""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from datetime import timedelta
+from typing import Final
+
+import structlog
+from trio_util import periodic
+
+from cef_trio.checkpoint.pruning import completed_before
+from cef_trio.checkpoint.store import KnownPath
+from cef_trio.exceptions import CefMp4ProcessorError
+from cef_trio.stream.services import Services
+
+log = structlog.get_logger(__name__)
+
+_PERIOD_SECONDS: Final = 3600.0
+
+
+async def forget_old_streams(services: Services, retention: timedelta) -> None:
+    """Every hour, for ever, forget the streams that were completed longer ago than ``retention`` and have no file."""
+    async with aclosing(periodic(_PERIOD_SECONDS)) as rounds:
+        async for _ in rounds:
+            try:
+                forgotten = await forget_now(services, retention)
+            except CefMp4ProcessorError as error:
+                log.warning("retention_failed", error=str(error))
+            else:
+                if forgotten:
+                    log.info("streams_forgotten", streams=forgotten)
+
+
+async def forget_now(services: Services, retention: timedelta) -> int:
+    """One round; returns how many were forgotten."""
+    forgotten = 0
+    async with aclosing(completed_before(services.store, services.utc_now() - retention)) as old:
+        async for known in old:
+            if await _is_gone(services, known):
+                await services.store.forget(known.meta.stream_id)
+                forgotten += 1
+    return forgotten
+
+
+async def _is_gone(services: Services, known: KnownPath) -> bool:
+    path = known.meta.current_path
+    if await services.disk.stat(path) is not None:
+        return False
+    return await services.disk.device_around(path) == known.meta.identity.file_dev
