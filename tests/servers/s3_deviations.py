@@ -38,4 +38,4 @@ AREAS: dict[str, frozenset[str]] = {
     "swift": frozenset({"multipart", "checksum", "object", "signature"}),
     "moto": frozenset({"multipart"}),
 }
-"""What each server is asked: moto takes any signature and ignores checksums, so only the multipart rules say anything."""
+"""What each server is asked: moto takes any signature and ignores checksums, so only multipart rules say anything."""

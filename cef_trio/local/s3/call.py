@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
 from cef_trio.local.s3.auth import Grant
@@ -112,7 +112,7 @@ class Call:
         """Whether a fault of that kind changes this call."""
         return self.strikes.changing(kind) is not None
 
-    def _body(self) -> AsyncIterator[bytes]:
+    def _body(self) -> AsyncGenerator[bytes, None]:
         return self.strikes.during(self.request.body)
 
     def _count(self, size_bytes: int) -> None:

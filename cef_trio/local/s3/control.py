@@ -13,6 +13,7 @@ Answers only where it was switched on, which nobody does but tests. Bodies are J
 from __future__ import annotations
 
 import json
+from contextlib import aclosing
 from dataclasses import fields
 from typing import Any, Final
 
@@ -28,10 +29,11 @@ _FIELDS: Final = frozenset(field.name for field in fields(Fault)) - {"predicate"
 async def respond(request: Request, faults: FaultTable, log: CallLog) -> Reply:
     """Serve a request under ``/_control/``."""
     body = bytearray()
-    async for block in request.body:
-        body += block
-        if len(body) > _MAX_BODY_BYTES:
-            return _json(413, {"error": "the body is too long"})
+    async with aclosing(request.body) as blocks:
+        async for block in blocks:
+            body += block
+            if len(body) > _MAX_BODY_BYTES:
+                return _json(413, {"error": "the body is too long"})
     resource, _, number = request.path.removeprefix(PREFIX).partition("/")
     answer: object = {}
     match (request.method, resource):

@@ -68,8 +68,8 @@ ERRORS: Final[Mapping[str, tuple[int, str]]] = MappingProxyType(
         "NoSuchUpload": (
             404,
             (
-                "The specified upload does not exist. The upload ID may be invalid, or the upload may have been aborted "
-                "or completed."
+                "The specified upload does not exist. The upload ID may be invalid, or the upload may have been "
+                "aborted or completed."
             ),
         ),
         "NotImplemented": (501, "A header or query you provided implies functionality that is not implemented."),

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
@@ -228,7 +229,7 @@ class Strikes:
             if armed.fault.moment is moment:
                 await self._strike(armed)
 
-    async def during(self, body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async def during(self, body: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
         """The body, with what happens while it arrives.
 
         Raises:
@@ -240,11 +241,12 @@ class Strikes:
             key=lambda armed: armed.fault.after_bytes,
         )
         seen = 0
-        async for block in body:
-            while waiting and seen + len(block) >= waiting[0].fault.after_bytes:
-                await self._strike(waiting.pop(0))
-            seen += len(block)
-            yield block
+        async with aclosing(body) as blocks:
+            async for block in blocks:
+                while waiting and seen + len(block) >= waiting[0].fault.after_bytes:
+                    await self._strike(waiting.pop(0))
+                seen += len(block)
+                yield block
 
     def cuts_reply(self) -> bool:
         """Whether the reply is to be truncated; counted as a hit."""

@@ -10,7 +10,8 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
@@ -125,7 +126,7 @@ def header_checksums(headers: Headers) -> dict[Algorithm, str]:
 
 
 async def receive(
-    body: AsyncIterator[bytes],
+    body: AsyncGenerator[bytes, None],
     promise: Promise,
     sink: Sink,
     *,
@@ -135,7 +136,7 @@ async def receive(
     """Read a body to its end into ``sink``.
 
     Args:
-        body: its blocks, still framed.
+        body: its blocks, still framed; closed at the end, also when this is left early.
         promise: what must be true of it.
         sink: where the data goes.
         algorithms: checksums to compute beside the promised ones and CRC64NVME.
@@ -149,15 +150,16 @@ async def receive(
     running = {each: checksums.start(each) for each in {Algorithm.CRC64NVME, *promise.algorithms, *algorithms}}
     hashes: list[checksums.Hash] = [md5, *running.values(), *(() if sha256 is None else (sha256,))]
     size_bytes = 0
-    async for block in body:
-        for data in _data(block, promise.decoder):
-            size_bytes += len(data)
-            if size_bytes > promise.size_bytes:
-                raise S3Error("IncompleteBody", "The request body is longer than it was said to be")
-            for each in hashes:
-                each.update(data)
-            sink.write(data)
-            on_bytes(len(data))
+    async with aclosing(body) as blocks:
+        async for block in blocks:
+            for data in _data(block, promise.decoder):
+                size_bytes += len(data)
+                if size_bytes > promise.size_bytes:
+                    raise S3Error("IncompleteBody", "The request body is longer than it was said to be")
+                for each in hashes:
+                    each.update(data)
+                sink.write(data)
+                on_bytes(len(data))
     trailers = promise.decoder.finish() if promise.decoder is not None else {}
     if size_bytes != promise.size_bytes:
         raise S3Error("IncompleteBody")
@@ -170,7 +172,7 @@ async def receive(
     return Received(size_bytes, md5.hexdigest(), {algorithm.value: text for algorithm, text in computed.items()})
 
 
-async def receive_document(body: AsyncIterator[bytes], promise: Promise) -> bytes:
+async def receive_document(body: AsyncGenerator[bytes, None], promise: Promise) -> bytes:
     """Read an XML body.
 
     Raises:

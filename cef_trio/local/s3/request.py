@@ -6,7 +6,7 @@ because signatures are of that form; ``Target`` is what they mean.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Final, Self
@@ -52,7 +52,8 @@ class Request:
     query: str
     """Percent-encoded, as sent, without the question mark."""
     headers: Headers
-    body: AsyncIterator[bytes]
+    body: AsyncGenerator[bytes, None]
+    """Whoever reads it closes it (``aclosing``), also when it is left early."""
 
 
 @dataclass(frozen=True, slots=True)

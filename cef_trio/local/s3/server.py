@@ -16,7 +16,7 @@ import http.client
 import socket
 import ssl
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from functools import partial
 from typing import Final
 
@@ -129,7 +129,7 @@ class _Connection:
             return isinstance(self._http.next_event(), h11.EndOfMessage)
         return self._http.their_state is not h11.SEND_BODY
 
-    async def _body(self) -> AsyncIterator[bytes]:
+    async def _body(self) -> AsyncGenerator[bytes, None]:
         if self._http.they_are_waiting_for_100_continue:
             go_on = h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue")
             await self._send_events(go_on)

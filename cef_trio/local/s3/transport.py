@@ -12,7 +12,7 @@ connection broke at that moment. The call has then happened wholly or not at all
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 
 import httpx
 import trio
@@ -79,12 +79,18 @@ class _ReplyStream(httpx.AsyncByteStream):
 def _request_of(
     request: httpx.Request, stream: httpx.AsyncByteStream, waiting: trio.CancelScope, limit: float
 ) -> Request:
-    async def body() -> AsyncIterator[bytes]:
-        async for block in stream:
+    async def body() -> AsyncGenerator[bytes, None]:
+        blocks = stream.__aiter__()
+        try:
+            async for block in blocks:
+                waiting.deadline = trio.current_time() + limit
+                await trio.lowlevel.checkpoint()
+                yield block
             waiting.deadline = trio.current_time() + limit
-            await trio.lowlevel.checkpoint()
-            yield block
-        waiting.deadline = trio.current_time() + limit
+        finally:
+            # httpx's own streams are generators; a caller's may be any iterator.
+            if isinstance(blocks, AsyncGenerator):
+                await blocks.aclose()
 
     path, _, query = request.url.raw_path.decode("ascii").partition("?")
     headers = [(name.decode("ascii"), value.decode("utf-8")) for name, value in request.headers.raw]
