@@ -10,7 +10,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing, asynccontextmanager, contextmanager, nullcontext
+from contextlib import aclosing, asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,6 @@ from typing import Final
 import trio
 from rich.console import Console
 from rich.live import Live
-from rich.panel import Panel
 from trio_util import periodic
 
 from cef_trio import logs
@@ -34,6 +33,7 @@ from cef_trio.local.recorder import record
 from cef_trio.local.run import alone, settings_for
 from cef_trio.local.servers import local_servers
 from cef_trio.stream.naming import metadata_key
+from cef_trio.stream.parts import MIN_PART_BYTES
 
 _FRAME_SECONDS: Final = 0.1
 _LINE_SECONDS: Final = 2.0
@@ -77,6 +77,8 @@ def run_demo(duration_seconds: float, data_dir: Path, *, keep: bool) -> int:
     finally:
         if not keep:
             shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):  # it holds somebody's local data
+                data_dir.rmdir()
 
 
 class _Demo:
@@ -90,7 +92,7 @@ class _Demo:
         self._recordings.mkdir(parents=True, exist_ok=True)
         path = _free_name(self._recordings)
         async with local_servers(self._folder) as servers:
-            settings = settings_for(servers, self._recordings)
+            settings = settings_for(servers, self._recordings, chunk_size_bytes=MIN_PART_BYTES)
             with self._logging():
                 async with self._daemon(settings) as daemon:
                     comparison = await self._record_and_compare(daemon, path)
@@ -169,8 +171,11 @@ class _Demo:
             f"in S3    sha256 {comparison.object_sha256}",
             f"verdict  {verdict}",
         ]
-        self._console.print(Panel("\n".join(rows), title="The object and the file", expand=False))
-        self._console.print("Metadata beside it:", f"[dim]{url}.metadata.json[/]", soft_wrap=True)
+        self._console.rule("The object and the file", align="left")
+        for row in rows:
+            self._console.print(row, soft_wrap=True, highlight=False)
+        self._console.rule("The metadata beside it", align="left")
+        self._console.print(f"[dim]{url}.metadata.json[/]", soft_wrap=True, highlight=False)
         self._console.print_json(_without_chunks(comparison.metadata))
         if keep:
             self._console.print(f"Kept: recording {path}, objects and state in {self._folder}.", soft_wrap=True)

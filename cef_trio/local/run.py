@@ -40,13 +40,13 @@ async def _run(folder: Path, data_dir: Path, env_file: Path | None) -> ExitCode:
         return await run_daemon(settings)
 
 
-def settings_for(servers: LocalServers, folder: Path, env_file: Path | None = None) -> Settings:
-    """The settings of a daemon on these servers; all others are the environment's and the file's.
+def settings_for(servers: LocalServers, folder: Path, env_file: Path | None = None, **more: object) -> Settings:
+    """The settings of a daemon on these servers; ``more`` is also given, the rest is the environment's and the file's.
 
     Raises:
         SettingsError: one of them is wrong.
     """
-    return load_settings(env_file, watch_dir=folder, **servers.settings)
+    return load_settings(env_file, watch_dir=folder, **servers.settings, **more)
 
 
 def alone(group: BaseExceptionGroup[BaseException]) -> BaseException:
