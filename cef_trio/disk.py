@@ -21,7 +21,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Final, Protocol, TypeVar
 
 import trio
@@ -142,7 +142,7 @@ def device_of_nearest_folder(path: str) -> int | None:
     """See :meth:`Disk.device_around`. Blocks."""
     for folder in PurePath(path).parents:
         try:
-            found = os.stat(folder)
+            found = Path(folder).stat()
         except (FileNotFoundError, NotADirectoryError):
             continue
         return None if folder == folder.parent else found.st_dev

@@ -91,6 +91,7 @@ class _Demo:
     async def run(self, *, keep: bool) -> int:
         self._recordings.mkdir(parents=True, exist_ok=True)
         path = _free_name(self._recordings)
+        comparison: Comparison | None = None
         async with local_servers(self._folder) as servers:
             settings = settings_for(servers, self._recordings, chunk_size_bytes=MIN_PART_BYTES)
             with self._logging():

@@ -37,7 +37,7 @@ def page_cache(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
             raise BlockingIOError(errno.EAGAIN, "cold")
         return real(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(disk_module.os, "preadv", preadv)
+    monkeypatch.setattr(os, "preadv", preadv)
     return kind
 
 
@@ -89,7 +89,7 @@ async def test_a_file_that_became_shorter_is_told(recording: str, page_cache: st
 async def test_a_hung_disk_holds_no_cancellation_back(recording: str, monkeypatch: pytest.MonkeyPatch) -> None:
     released = threading.Event()
     monkeypatch.setattr(disk_module, "_RWF_NOWAIT", None)
-    monkeypatch.setattr(disk_module.os, "pread", lambda *_: released.wait() and b"")
+    monkeypatch.setattr(os, "pread", lambda *_: released.wait() and b"")
     try:
         async with KernelDisk().open(recording) as opened:
             with trio.move_on_after(0.05) as scope:
@@ -122,8 +122,8 @@ async def test_an_opener_that_was_abandoned_leaks_no_descriptor(
             closed_numbers.append(number)
             all_closed.set()
 
-    monkeypatch.setattr(disk_module.os, "open", slow_open)
-    monkeypatch.setattr(disk_module.os, "close", noting_close)
+    monkeypatch.setattr(os, "open", slow_open)
+    monkeypatch.setattr(os, "close", noting_close)
     with trio.move_on_after(0.05) as scope:
         async with KernelDisk().open(recording):
             pytest.fail("it cannot be open yet")

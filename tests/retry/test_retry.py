@@ -149,7 +149,8 @@ async def test_a_cancellation_goes_through_at_once_during_the_attempt(autojump_c
     with trio.move_on_after(7) as scope:
         await Service().retrier.call("upload_part", hang)
     assert scope.cancelled_caught
-    assert (calls, trio.current_time()) == (1, pytest.approx(7))
+    assert calls == 1
+    assert trio.current_time() == pytest.approx(7)
 
 
 async def test_p2_there_is_no_checkpoint_between_an_attempts_success_and_the_calls_return() -> None:
