@@ -136,13 +136,15 @@ class StreamProcessor:
             if self.stream_id is not None:
                 return await recovery.resume(self._services, self.stream_id, self.situation.value.path)
             try:
-                upload = await recovery.begin(self._services, self._unknown, self.situation.value.path)
+                path = self.situation.value.path
+                return await recovery.begin(self._services, self._unknown, path, named=self._name)
             except RecordingChangedError as error:
                 log.info("nothing_there", reason=str(error))
                 return None
-            self.stream_id = upload.stream_id
-            structlog.contextvars.bind_contextvars(stream_id=upload.stream_id)
-            return upload
+
+    def _name(self, stream_id: str) -> None:
+        self.stream_id = stream_id
+        structlog.contextvars.bind_contextvars(stream_id=stream_id)
 
     async def _with_recording(
         self, upload: StreamUpload, work: Callable[[StreamUpload, OpenRecording], Awaitable[None]]
@@ -310,6 +312,9 @@ class StreamProcessor:
                     log.exception("failure_not_recorded", error=str(error))
                     return Outcome.FAILED
                 await self._wait_to_retry(error)
+            except Exception:  # a bug while a failure is recorded must not end other streams: P6
+                log.exception("failure_not_recorded")
+                return Outcome.FAILED
             if self.situation.value.draining:
                 return await self._park()
 
@@ -320,8 +325,7 @@ class StreamProcessor:
             checkpoint = await self._services.store.load(self.stream_id)
             upload = StreamUpload(self._services, checkpoint) if checkpoint else None
         if upload is None:
-            upload = self.upload = await recovery.record_refused(self._services, self.situation.value)
-            self.stream_id = upload.stream_id
+            upload = self.upload = await recovery.record_refused(self._services, self.situation.value, named=self._name)
         log.error("stream_failed", reason=reason.value, error=str(error), exc_info=error)
         if reason not in KEEPS_ITS_UPLOAD:
             await upload.abort()

@@ -10,6 +10,7 @@ There is one way back, for all of them: read the checkpoint, look at the file, a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import structlog
@@ -35,8 +36,12 @@ _SAME_FILE_PARTS = 3
 """How many recorded parts are compared at most before a file whose first bytes changed is called another one."""
 
 
-async def begin(services: Services, unknown: UnknownUploads, path: str) -> StreamUpload:
+async def begin(
+    services: Services, unknown: UnknownUploads, path: str, *, named: Callable[[str], None]
+) -> StreamUpload:
     """Begin a stream for a file that Redis does not know: adopt its upload if S3 has one, else make a new record.
+
+    ``named`` is told the stream's id before the record exists: whoever then finds the record knows that it has a task.
 
     Raises:
         RecordingChangedError: the file is not there (any more).
@@ -46,6 +51,7 @@ async def begin(services: Services, unknown: UnknownUploads, path: str) -> Strea
         identity = await identify(recording, stat, HEAD_BYTES)
         adopted = await unknown.claim(path, recording) if unknown.may_fit(path) else None
     meta = _new_record(services, adopted.stream_id if adopted else services.new_stream_id(), path, identity)
+    named(meta.stream_id)
     parts = adopted.parts if adopted else ()
     if adopted:
         meta = replace(
@@ -83,10 +89,11 @@ def _new_record(services: Services, stream_id: str, path: str, identity: FileIde
     )
 
 
-async def record_refused(services: Services, situation: Situation) -> StreamUpload:
+async def record_refused(services: Services, situation: Situation, *, named: Callable[[str], None]) -> StreamUpload:
     """A record for a file that no stream could be begun for, so that its failure has a place (promise P6)."""
     identity = FileIdentity(situation.stat.file_dev, situation.stat.file_ino)
     meta = _new_record(services, services.new_stream_id(), situation.path, identity)
+    named(meta.stream_id)
     await services.store.create(meta, services.lease)
     return StreamUpload(services, Checkpoint(meta, StreamSet.ACTIVE))
 

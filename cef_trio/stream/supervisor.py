@@ -74,7 +74,7 @@ class StreamSupervisor:
         self._matches = matches
         self._uploads = UnknownUploads(services)
         self._must_list_uploads = True
-        self._draining = False
+        self._draining = AsyncBool(False)
         self._live: dict[str, LiveStream] = {}
         self._settled: dict[str, FileStat] = {}
         self._unknown: dict[str, _Unknown] = {}
@@ -95,7 +95,7 @@ class StreamSupervisor:
 
     def drain(self) -> None:
         """Start nothing new; tell every stream to finish what is in flight, save its state and leave."""
-        self._draining = True
+        self._draining.value = True
         for live in self._live.values():
             live.learn(news.draining(live.situation.value))
 
@@ -248,7 +248,7 @@ class StreamSupervisor:
         ``detached``: its file's name belongs to another file by now, so news of the name is not for it.
         """
         meta = known.meta
-        if self._draining or meta.stream_id in self.live_ids:
+        if self._draining.value or meta.stream_id in self.live_ids:
             return
         path = meta.current_path
         if path in self._live or detached:
@@ -257,7 +257,7 @@ class StreamSupervisor:
         self._launch(path, Situation(meta.current_path, there, doubted=stat is None), meta.stream_id)
 
     def _start(self, path: str, unknown: _Unknown, stream_id: str | None) -> None:
-        if self._draining or path in self._live or (stream_id is not None and stream_id in self.live_ids):
+        if self._draining.value or path in self._live or (stream_id is not None and stream_id in self.live_ids):
             return
         ending = Ending.CLOSED if unknown.closed else Ending.NOT
         self._launch(path, Situation(path, unknown.stat, ending), stream_id)
@@ -280,16 +280,22 @@ class StreamSupervisor:
         finally:
             for key in [key for key, other in self._live.items() if other is live]:
                 del self._live[key]
-        if outcome is None or outcome is Outcome.LEASE_LOST:
-            # Another daemon has it, or Redis lost its memory; if the latter, S3 may have what Redis forgot.
-            self._must_list_uploads = True
-            await trio.sleep(_PAUSE_SECONDS)
-        if outcome not in {Outcome.PARKED, Outcome.NOTHING_THERE} and not self._draining:
-            await self._look_again(live.path)
+        if outcome is not Outcome.PARKED and not self._draining.value:
+            await self._look_again(live, lease_lost=outcome in {None, Outcome.LEASE_LOST})
 
-    async def _look_again(self, path: str) -> None:
-        """A stream's task ended: whatever is at its path now is asked about like any file."""
+    async def _look_again(self, live: LiveStream, *, lease_lost: bool) -> None:
+        """A stream's task ended: whatever is at its path now is asked about like any file, after a pause."""
+        path, stream_id = live.path, live.processor.stream_id
         try:
+            pause = _PAUSE_SECONDS
+            if lease_lost and stream_id is not None:
+                # Another daemon has it, or Redis lost its memory; if the latter, S3 may have what Redis forgot.
+                known = await lookup.load_metas(self._services.store, [stream_id])
+                self._must_list_uploads |= not known
+                pause = self._services.lease.ttl_seconds / 3 if known else _PAUSE_SECONDS
+            with trio.move_on_after(pause):
+                await self._draining.wait_value(True)
+                return
             stat = await self._services.disk.stat(path)
         except CefMp4ProcessorError as error:
             log.warning("recording_not_looked_at", error=str(error))

@@ -47,7 +47,10 @@ async def test_one_corrupt_record_is_named_and_hides_no_other(world: World) -> N
                 from cef_trio.stream.adoption import UnknownUploads
                 from cef_trio.stream.recovery import begin
 
-                uploads = [await begin(services, UnknownUploads(services), world.path(n)) for n in ("a.mp4", "b.mp4")]
+                uploads = [
+                    await begin(services, UnknownUploads(services), world.path(name), named=lambda _: None)
+                    for name in ("a.mp4", "b.mp4")
+                ]
             server.command("HSET", f"stream:{uploads[0].stream_id}:meta", "part_size", "many")
             with pytest.raises(RedisOperationError, match="part_size"):
                 await store.load_metas([upload.stream_id for upload in uploads])
