@@ -1,16 +1,20 @@
 """ffprobe: asked in a process of its own, for a limited time, and killed when the asker is cancelled.
 
 A file's name is never an option or a protocol to ffprobe: it is given as ``file:<path>`` behind ``-i``, and only the
-protocol ``file`` is allowed. What it prints is a stranger's, and parsed as such.
+protocol ``file`` is allowed. What it prints is a stranger's: it is asked only for what is used (a recording's tags can
+be of any size), at most ``MAX_OUTPUT_BYTES`` are taken, and the parser believes nothing.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
+import signal
 import subprocess
 from collections.abc import Mapping
-from fractions import Fraction
+from contextlib import suppress
+from functools import partial
 from typing import Any, Final
 
 import trio
@@ -18,7 +22,9 @@ import trio
 from cef_trio.exceptions import FFprobeError
 from cef_trio.media.metadata import MediaInfo
 
-_STDERR_CHARACTERS: Final = 500
+MAX_OUTPUT_BYTES: Final = 1024 * 1024
+_STDERR_BYTES: Final = 500
+_ENTRIES: Final = "format=format_name,duration,bit_rate:stream=codec_type,codec_name,width,height,avg_frame_rate"
 
 
 async def probe(path: str, *, ffprobe_path: str, timeout_seconds: float) -> MediaInfo:
@@ -35,35 +41,77 @@ async def probe(path: str, *, ffprobe_path: str, timeout_seconds: float) -> Medi
     """
     command = [
         ffprobe_path,
-        *("-v", "error", "-print_format", "json", "-show_format", "-show_streams"),
+        *("-v", "error", "-print_format", "json", "-show_entries", _ENTRIES),
         *("-protocol_whitelist", "file", "-i", f"file:{path}"),
     ]
     try:
         with trio.fail_after(timeout_seconds):
-            done = await trio.run_process(
-                command,
-                stdin=subprocess.DEVNULL,
-                capture_stdout=True,
-                capture_stderr=True,
-                check=False,
-                deliver_cancel=_kill,
-                start_new_session=True,  # a Ctrl-C in the terminal is the daemon's to handle
-            )
+            exit_code, output, said = await _run(command)
     except trio.TooSlowError as error:
         raise FFprobeError(f"{ffprobe_path!r} took longer than {timeout_seconds:g} s") from error
     except OSError as error:
         raise FFprobeError(
             f"{ffprobe_path!r} cannot be run: {error.strerror}; set FFPROBE_PATH or install it"
         ) from error
-    if done.returncode != 0:
-        said = done.stderr.decode(errors="replace").strip()[-_STDERR_CHARACTERS:]
-        raise FFprobeError(f"{ffprobe_path!r} failed with exit code {done.returncode}: {said or 'it said nothing'}")
-    return parse(done.stdout)
+    if exit_code != 0:
+        words = said.decode(errors="replace").strip()
+        raise FFprobeError(f"{ffprobe_path!r} failed with exit code {exit_code}: {words or 'it said nothing'}")
+    return parse(output)
+
+
+async def _run(command: list[str]) -> tuple[int, bytes, bytes]:
+    """Run it to its end: exit code, the beginning of its output, the end of its complaints. Cancelled: it is killed."""
+    output, said = bytearray(), bytearray()
+    failure: OSError | None = None
+    async with trio.open_nursery() as nursery:
+        try:
+            process: trio.Process = await nursery.start(
+                partial(
+                    trio.run_process,
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    check=False,
+                    deliver_cancel=_kill,
+                    start_new_session=True,  # a Ctrl-C in the terminal is the daemon's to handle
+                )
+            )
+        except OSError as error:  # carried out of the nursery, which would wrap it in a group
+            failure = error
+        else:
+            assert process.stdout is not None  # noqa: S101 - both are pipes
+            assert process.stderr is not None  # noqa: S101
+            nursery.start_soon(_take_beginning, process.stdout, output)
+            nursery.start_soon(_take_end, process.stderr, said)
+    if failure is not None:
+        raise failure
+    exit_code = process.returncode
+    assert exit_code is not None  # noqa: S101 - the nursery waited for its end
+    return exit_code, bytes(output), bytes(said)
+
+
+async def _take_beginning(stream: trio.abc.ReceiveStream, into: bytearray) -> None:
+    # Closing the pipe at the limit ends whoever would write for ever: the next write is a SIGPIPE.
+    async with stream:
+        async for block in stream:
+            into += block[: MAX_OUTPUT_BYTES - len(into)]
+            if len(into) == MAX_OUTPUT_BYTES:
+                return
+
+
+async def _take_end(stream: trio.abc.ReceiveStream, into: bytearray) -> None:
+    async with stream:
+        async for block in stream:
+            into += block
+            del into[:-_STDERR_BYTES]
 
 
 async def _kill(process: trio.Process) -> None:
-    # ffprobe has nothing to save; asking it first would only cost time that the exit does not have (P4).
-    process.kill()
+    # At once, since ffprobe has nothing to save; and its whole group, since FFPROBE_PATH may be a script around it. The
+    # number is still this process's: trio has not collected it yet.
+    with suppress(ProcessLookupError, PermissionError):  # macOS says the latter of a process that just ended
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def parse(output: bytes) -> MediaInfo:
@@ -84,7 +132,7 @@ def parse(output: bytes) -> MediaInfo:
     video = next((stream for stream in streams if stream.get("codec_type") == "video"), {})
     audio = next((stream for stream in streams if stream.get("codec_type") == "audio"), {})
     return MediaInfo(
-        duration_seconds=_positive_float(container.get("duration")),
+        duration_seconds=_number(container.get("duration")),
         container=_text(container.get("format_name")),
         video_codec=_text(video.get("codec_name")),
         audio_codec=_text(audio.get("codec_name")),
@@ -100,25 +148,30 @@ def _mapping(value: object) -> Mapping[str, Any]:
 
 
 def _text(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None
+    # A lone surrogate is legal in JSON's escapes and in no UTF-8.
+    return value.encode(errors="replace").decode() or None if isinstance(value, str) else None
 
 
-def _positive_float(value: object) -> float | None:
+def _number(value: object) -> float | None:
+    """A finite number, 0 or more; ffprobe writes some as text."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return None
     try:
-        number = float(value) if isinstance(value, str | int | float) else -1.0
+        number = float(value)
     except (ValueError, OverflowError):
         return None
     return number if 0 <= number < math.inf else None
 
 
 def _positive_int(value: object) -> int | None:
-    number = _positive_float(value)
-    return int(number) if number else None
+    return int(_number(value) or 0) or None
 
 
 def _ratio(value: object) -> float | None:
-    try:
-        ratio = Fraction(value) if isinstance(value, str) else Fraction(0)
-        return round(float(ratio), 3) if ratio > 0 else None
-    except (ValueError, ZeroDivisionError, OverflowError):
+    """``30000/1001`` as a number; ffprobe says ``0/0`` for none."""
+    over, _, under = value.partition("/") if isinstance(value, str) else ("", "", "")
+    numerator, denominator = _number(over), _number(under)
+    if not numerator or not denominator:
         return None
+    ratio = numerator / denominator
+    return round(ratio, 3) or None if ratio < math.inf else None

@@ -53,7 +53,8 @@ class MediaInfo:
 def metadata_json(
     meta: StreamMeta, parts: Sequence[PartRecord], media: MediaInfo | None, *, processed_at_utc: datetime
 ) -> bytes:
-    """The document, UTF-8; ``parts`` are those of the object, in order."""
+    """The document: UTF-8, and the same keys in the same order every time. ``parts`` are those of the object."""
+    parts = sorted(parts, key=lambda part: part.part_number)
     document: dict[str, Any] = {"stream_id": meta.stream_id}
     document |= _path(meta.original_path)
     document |= {

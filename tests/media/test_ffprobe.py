@@ -1,0 +1,231 @@
+"""ffprobe, real and played by scripts: what it says is read, what it does wrong is one error, and it never stays."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+import trio
+from trio_util import periodic
+
+from cef_trio.exceptions import FFprobeError
+from cef_trio.media.ffprobe import MAX_OUTPUT_BYTES, probe
+from cef_trio.media.metadata import MediaInfo
+
+pytestmark = pytest.mark.real
+Script = Callable[[str], str]
+LONG = 60.0
+
+
+async def until(true: Callable[[], bool]) -> None:
+    """Wait for what another process does: there is nothing to wait on but another look."""
+    with trio.fail_after(LONG):
+        async with aclosing(periodic(0.005)) as looks:
+            async for _ in looks:
+                if true():
+                    return
+
+
+async def until_written(path: Path) -> str:
+    """Wait until another process has written a line to this file; the line."""
+    await until(lambda: path.exists() and path.read_text().endswith("\n"))
+    return path.read_text().strip()
+
+
+async def until_gone(pid: int) -> None:
+    """Wait until the process has ended; init may take a while to collect an orphan."""
+    await until(lambda: not _runs(pid))
+
+
+def _runs(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
+    except OSError as error:
+        assert error.errno in {errno.ENOENT, errno.ESRCH}
+        return False
+    return state not in "ZX"
+
+
+async def test_a_real_recording_is_described(recording: Path) -> None:
+    media = await probe(str(recording), ffprobe_path="ffprobe", timeout_seconds=LONG)
+    assert media.duration_seconds == pytest.approx(2, abs=0.1)
+    assert media.container is not None
+    assert "mp4" in media.container.split(",")
+    assert (media.video_codec, media.audio_codec) == ("mpeg4", "aac")
+    assert (media.width, media.height) == (320, 180)
+    assert media.frame_rate == pytest.approx(29.97)
+    assert media.bit_rate is not None
+    assert media.bit_rate == pytest.approx(recording.stat().st_size * 8 / 2, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"-version",
+        b"-i.mp4",
+        b"http:evil.mp4",
+        b"concat:a|b.mp4",
+        b"file:x.mp4",
+        b"frame%03d.mp4",
+        b"new\nline.mp4",
+        b'it\'s 100% "q" & $(x) ; \\.mp4',
+        b"\xff\xfe.mp4",
+        "録画.mp4".encode(),
+    ],
+)
+async def test_a_name_of_any_bytes_is_a_file_and_nothing_else(
+    recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: bytes
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(recording, os.fsdecode(name))
+    for path in (os.fsdecode(name), os.fsdecode(os.fsencode(tmp_path) + b"/" + name)):
+        media = await probe(path, ffprobe_path="ffprobe", timeout_seconds=LONG)
+        assert media.duration_seconds == pytest.approx(2, abs=0.1)
+
+
+async def test_a_playlist_in_a_recordings_clothes_reaches_no_network(tmp_path: Path) -> None:
+    path = tmp_path / "playlist.mp4"
+    async with trio.open_nursery() as nursery:
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        asked = False
+
+        async def hear(stream: trio.SocketStream) -> None:
+            nonlocal asked
+            asked = True
+            await stream.aclose()
+
+        await nursery.start(trio.serve_listeners, hear, [listener])
+        port = listener.socket.getsockname()[1]
+        path.write_text(
+            f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nhttp://127.0.0.1:{port}/secret.ts\n#EXT-X-ENDLIST\n"
+        )
+        with pytest.raises(FFprobeError):
+            await probe(str(path), ffprobe_path="ffprobe", timeout_seconds=LONG)
+        nursery.cancel_scope.cancel()
+    assert not asked
+
+
+async def test_a_file_that_is_no_recording_is_an_error_with_ffprobes_words(tmp_path: Path) -> None:
+    path = tmp_path / "corrupt.mp4"
+    path.write_bytes(os.urandom(100_000))
+    with pytest.raises(FFprobeError, match=r"(?s)failed with exit code 1: .*corrupt\.mp4"):
+        await probe(str(path), ffprobe_path="ffprobe", timeout_seconds=LONG)
+
+
+async def test_a_recording_that_is_gone_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FFprobeError, match="No such file"):
+        await probe(str(tmp_path / "gone.mp4"), ffprobe_path="ffprobe", timeout_seconds=LONG)
+
+
+async def test_a_missing_program_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(FFprobeError, match=r"No such file.*FFPROBE_PATH") as caught:
+        await probe("x.mp4", ffprobe_path=str(tmp_path / "nowhere"), timeout_seconds=LONG)
+    assert isinstance(caught.value.__cause__, FileNotFoundError)
+
+
+async def test_a_program_that_may_not_be_run_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "ffprobe"
+    path.write_text("not executable")
+    with pytest.raises(FFprobeError, match="Permission denied") as caught:
+        await probe("x.mp4", ffprobe_path=str(path), timeout_seconds=LONG)
+    assert isinstance(caught.value.__cause__, PermissionError)
+
+
+@pytest.mark.parametrize("answer", ["", "not json", "[]", '{"format"', "\\377"])
+async def test_an_answer_that_is_no_json_object_is_an_error(script: Script, answer: str) -> None:
+    with pytest.raises(FFprobeError, match="no JSON"):
+        await probe("x.mp4", ffprobe_path=script(f"printf '%b' '{answer}'"), timeout_seconds=LONG)
+
+
+async def test_a_silent_failure_says_so(script: Script) -> None:
+    with pytest.raises(FFprobeError, match="exit code 3: it said nothing"):
+        await probe("x.mp4", ffprobe_path=script("exit 3"), timeout_seconds=LONG)
+
+
+async def test_complaints_without_end_are_taken_and_only_their_end_is_kept(script: Script) -> None:
+    shout = "i=0; while [ $i -lt 20000 ]; do echo complaint number $i >&2; i=$((i+1)); done; exit 1"
+    with pytest.raises(FFprobeError, match="complaint number 19999") as caught:
+        await probe("x.mp4", ffprobe_path=script(shout), timeout_seconds=LONG)
+    assert len(str(caught.value)) < 1000
+
+
+async def test_output_without_end_is_cut_off_and_ends_the_program(script: Script) -> None:
+    with pytest.raises(FFprobeError, match=r"exit code -\d+"):
+        await probe("x.mp4", ffprobe_path=script("exec cat /dev/zero"), timeout_seconds=LONG)
+
+
+async def test_an_answer_below_the_limit_is_taken_whole(script: Script, tmp_path: Path) -> None:
+    answer = tmp_path / "answer.json"
+    answer.write_text('{"tags": "' + "x" * (MAX_OUTPUT_BYTES - 100) + '", "format": {"duration": "1.5"}}')
+    assert answer.stat().st_size < MAX_OUTPUT_BYTES
+    media = await probe("x.mp4", ffprobe_path=script(f"cat '{answer}'"), timeout_seconds=LONG)
+    assert media == MediaInfo(duration_seconds=1.5)
+
+
+HANGING = """
+trap '' TERM INT HUP
+sleep 1000 &
+echo $$ $! > '{pids}'
+wait
+"""
+"""A wrapper that ignores every polite signal, and the program inside it."""
+
+
+async def test_a_program_that_hangs_is_an_error_and_is_killed_with_all_its_children(
+    script: Script, tmp_path: Path
+) -> None:
+    pids = tmp_path / "pids"
+    with pytest.raises(FFprobeError, match=r"longer than 0\.5 s") as caught:
+        await probe("x.mp4", ffprobe_path=script(HANGING.format(pids=pids)), timeout_seconds=0.5)
+    assert isinstance(caught.value.__cause__, trio.TooSlowError)
+    for pid in (await until_written(pids)).split():
+        await until_gone(int(pid))
+
+
+async def test_p4_cancelled_it_kills_the_program_and_leaves_at_once(script: Script, tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    with trio.fail_after(LONG):
+        async with trio.open_nursery() as nursery:
+
+            async def ask() -> None:
+                await probe("x.mp4", ffprobe_path=script(HANGING.format(pids=pids)), timeout_seconds=1000)
+                pytest.fail("the cancellation was lost")
+
+            nursery.start_soon(ask)
+            line = await until_written(pids)
+            nursery.cancel_scope.cancel()
+    assert not _runs(int(line.split()[0])), "the program itself is collected before the asker leaves"
+    for pid in line.split():
+        await until_gone(int(pid))
+
+
+async def test_a_stopped_program_is_killed_too(script: Script, tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(
+            lambda: probe("x.mp4", ffprobe_path=script(f"echo $$ > '{pids}'; exec sleep 1000"), timeout_seconds=1000)
+        )
+        pid = int(await until_written(pids))
+        os.kill(pid, signal.SIGSTOP)
+        nursery.cancel_scope.cancel()
+    await until_gone(pid)
+
+
+async def test_a_ctrl_c_in_the_terminal_is_not_the_programs_to_handle(script: Script, tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    await probe("x.mp4", ffprobe_path=script(f"ps -o sid= -p $$ > '{pids}'; echo '{{}}'"), timeout_seconds=LONG)
+    assert int(pids.read_text()) != os.getsid(0)
+
+
+async def test_a_cancellation_before_the_start_starts_nothing_that_stays(script: Script, tmp_path: Path) -> None:
+    started = tmp_path / "started"
+    with trio.move_on_after(LONG) as scope:
+        scope.cancel()
+        await probe("x.mp4", ffprobe_path=script(f"touch '{started}'; exec sleep 1000"), timeout_seconds=LONG)
+    assert scope.cancelled_caught
