@@ -20,7 +20,8 @@ from pydantic import SecretStr
 from cef_trio.config import AppEnvironment, Settings
 
 REDACTED: Final = "***"
-_QUIET: Final = ("httpx", "httpcore", "hpack", "redis", "hypercorn", "asyncio", "botocore", "urllib3")
+QUIET: Final = ("httpx", "httpcore", "hpack", "redis", "hypercorn", "asyncio", "botocore", "urllib3")
+"""Libraries whose ordinary chatter (each URL, each retry) is not for our log."""
 _MIN_SECRET_LENGTH: Final = 4
 """Shorter values would be found in ordinary words."""
 
@@ -64,7 +65,7 @@ def configure(
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level)
-    for name in _QUIET:
+    for name in QUIET:
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelName(level)))
 
 

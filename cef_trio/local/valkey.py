@@ -44,13 +44,16 @@ async def embedded_valkey(data_dir: Path) -> AsyncIterator[str]:
     binary = _binary()
     data_dir, socket_path = _make_place(data_dir)
     url = f"unix://{socket_path}"
-    if not await _answers(url):
-        await _start(binary, data_dir, socket_path, url)
+    process = None if await _answers(url) else await _start(binary, data_dir, socket_path, url)
     try:
         yield url
     finally:
         with shielded(_STOP_SECONDS, saving="embedded Valkey's shutdown"):
             await trio.to_thread.run_sync(_shut_down, url)
+            if process is not None:
+                await process.wait()
+        if process is not None and process.returncode is None:
+            process.kill()
 
 
 def _binary() -> str:
@@ -82,7 +85,7 @@ def _socket_path(data_dir: Path) -> Path:
     return folder / "valkey.sock"
 
 
-async def _start(binary: str, data_dir: Path, socket_path: Path, url: str) -> None:
+async def _start(binary: str, data_dir: Path, socket_path: Path, url: str) -> trio.Process:
     await trio.Path(socket_path).unlink(missing_ok=True)
     with (data_dir / "valkey.log").open("ab") as log:
         process = await trio.lowlevel.open_process(
@@ -99,10 +102,12 @@ async def _start(binary: str, data_dir: Path, socket_path: Path, url: str) -> No
     with trio.move_on_after(_READY_SECONDS):
         while process.poll() is None:
             if await _answers(url):
-                return
+                return process
             # Between a process and its socket there is nothing to wait on but the next try.
             await trio.sleep(_POLL_SECONDS)
     process.kill()
+    with shielded(_STOP_SECONDS, saving="embedded Valkey's end"):
+        await process.wait()
     raise EmbeddedValkeyError(f"the embedded Valkey does not start; its log is {data_dir / 'valkey.log'}")
 
 

@@ -12,7 +12,7 @@ import pytest
 import structlog
 
 from cef_trio.config import AppEnvironment
-from cef_trio.logs import configure
+from cef_trio.logs import QUIET, configure
 
 SECRET = "s3cr3t-value"
 EVIL = "a\n2026-01-01 [info] stream_completed\x1b[31m\r.mp4"
@@ -21,9 +21,13 @@ EVIL = "a\n2026-01-01 [info] stream_completed\x1b[31m\r.mp4"
 @pytest.fixture(autouse=True)
 def restore_logging() -> Iterator[None]:
     root = logging.getLogger()
-    before = (root.handlers, root.level)
+    handlers = root.handlers
+    loggers = [root, *(logging.getLogger(name) for name in QUIET)]
+    levels = [logger.level for logger in loggers]
     yield
-    root.handlers, root.level = before
+    root.handlers = handlers
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
     structlog.reset_defaults()
 
 

@@ -1,0 +1,148 @@
+"""``run --local`` and the demo need nothing else, keep what they are given, and end as they say."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import redis
+import trio
+from rich.console import Console
+
+from cef_trio.local.progress import DemoView, line, render
+from cef_trio.local.valkey import embedded_valkey
+
+MIB = 1024 * 1024
+OBJECTS = Path("objects")
+
+
+def test_the_picture_shows_recording_and_upload_and_how_far_behind_it_is() -> None:
+    view = DemoView("recording", 10.0, 20.0, 30 * MIB, 24 * MIB, 4)
+    assert view.behind_bytes == 6 * MIB
+    assert view.behind_seconds == pytest.approx(2.0)
+    assert view.expected_bytes == 60 * MIB
+    console = Console(width=100, record=True, file=open(os.devnull, "w"))  # noqa: SIM115, PTH123
+    console.print(render(view))
+    text = console.export_text()
+    for expected in ("Recording", "30.0 MiB", "10 of 20 s", "In S3", "24.0 MiB", "4 parts", "6.0 MiB (2.0 s)"):
+        assert expected in text
+    console.file.close()
+    assert "behind by 6.0 MiB" in line(view)
+
+
+def test_a_picture_of_nothing_is_no_error() -> None:
+    view = DemoView("recording", 0.0, 20.0, 0, 0, 0)
+    assert view.behind_seconds == 0.0
+    Console(quiet=True).print(render(view))
+
+
+def told(url: str, value: str | None = None) -> object:
+    """What the server at ``url`` was told; tells it ``value``, if that is given."""
+    with redis.Redis.from_url(url) as client:
+        if value is not None:
+            client.set("key", value)
+        return client.get("key")
+
+
+@pytest.mark.real
+async def test_the_embedded_valkey_keeps_what_it_was_told_and_an_orphan_is_taken_over(tmp_path: Path) -> None:
+    deep = tmp_path / ("long-name-" * 12)  # longer than a socket's path may be
+    async with embedded_valkey(deep) as url:
+        await trio.to_thread.run_sync(told, url, "value")
+        async with embedded_valkey(deep) as again:  # as after a kill -9: a server is there already
+            assert again == url
+            assert await trio.to_thread.run_sync(told, again) == b"value"
+    async with embedded_valkey(deep) as url:
+        assert await trio.to_thread.run_sync(told, url) == b"value"
+
+
+@contextmanager
+def running(*arguments: str, cwd: Path) -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen(
+        [sys.executable, "-m", "cef_trio", *arguments],
+        env={"PATH": os.environ["PATH"], "CLOSE_GRACE_SECONDS": "0.2", "APP_ENV": "production"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=cwd,
+        start_new_session=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def objects_of(data_dir: Path, name: str) -> list[Path]:
+    return [path for path in (data_dir / OBJECTS).rglob(name) if path.is_file()]
+
+
+def until_object(process: subprocess.Popen[str], data_dir: Path, name: str) -> Path:
+    deadline = time.monotonic() + 30
+    while not (found := objects_of(data_dir, name)):
+        assert process.poll() is None, process.stdout.read() if process.stdout else ""
+        assert time.monotonic() < deadline
+        time.sleep(0.02)  # another process's folder: there is nothing to wait on but another look
+    return found[0]
+
+
+@pytest.mark.real
+def test_run_local_uploads_a_folder_survives_a_kill_and_takes_nothing_twice(tmp_path: Path) -> None:
+    watch, data = tmp_path / "watch", tmp_path / "data"
+    watch.mkdir()
+    (watch / "first.mp4").write_bytes(os.urandom(6 * MIB))
+    arguments = ("run", "--local", str(watch), "--data-dir", str(data))
+    with running(*arguments, cwd=tmp_path) as process:
+        stored = until_object(process, data, "first.mp4.metadata.json")
+        assert until_object(process, data, "first.mp4").read_bytes() == (watch / "first.mp4").read_bytes()
+    (watch / "second.mp4").write_bytes(b"2")
+    with running(*arguments, cwd=tmp_path) as process:
+        until_object(process, data, "second.mp4.metadata.json")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+    assert objects_of(data, "first.mp4.metadata.json") == [stored]
+    pids = subprocess.run(["pgrep", "-f", str(data)], capture_output=True, text=True, check=False).stdout.split()
+    assert pids == [], "the embedded Valkey is still there"
+
+
+@pytest.mark.real
+def test_the_watched_folder_cannot_hold_the_data(tmp_path: Path) -> None:
+    with running("run", "--local", str(tmp_path), cwd=tmp_path) as process:
+        output, _ = process.communicate(timeout=30)
+    assert process.returncode == 2
+    assert "lies in the watched folder" in output
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("keep", [False, True])
+def test_the_demo_ends_well_only_if_the_bytes_agree_and_keeps_only_what_it_is_told(tmp_path: Path, keep: bool) -> None:
+    arguments = ["demo", "--duration", "4", *(["--keep"] if keep else [])]
+    with running(*arguments, cwd=tmp_path) as process:
+        output, _ = process.communicate(timeout=90)
+    assert process.returncode == 0, output
+    assert "verdict  identical" in output
+    assert "duration_seconds" in output
+    assert "\x1b" not in output, "without a terminal there are no escape sequences"
+    assert len(objects_of(tmp_path / "cef-data" / "demo", "*.mp4")) == (1 if keep else 0)
+    assert (tmp_path / "cef-data").exists() is keep
+
+
+@pytest.mark.real
+def test_an_interrupted_demo_says_so_by_its_exit_code(tmp_path: Path) -> None:
+    with running("demo", "--duration", "60", cwd=tmp_path) as process:
+        deadline = time.monotonic() + 30
+        while not list(tmp_path.rglob("demo-*.mp4")):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=30)
+    assert process.returncode == 130, output
+    assert "Traceback" not in output
