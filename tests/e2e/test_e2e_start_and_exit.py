@@ -1,0 +1,181 @@
+"""P4 and the exit codes, on the real process: refused at the start, waited for, frozen on the way out."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+import redis as redis_library
+from servers.daemon import Bucket, daemon, settings_for
+from servers.embedded_s3 import embedded_s3_server
+from servers.endpoints import Endpoint
+from servers.s3_control import arm, disarm_all
+from servers.store import Store
+from servers.valkey import ValkeyServer, valkey_server
+
+pytestmark = pytest.mark.real
+MIB = 1024 * 1024
+EXIT_SECONDS = 6 + 2 + 1
+"""P4 with the default settings."""
+
+
+@pytest.fixture
+def faulty(tmp_path: Path) -> Iterator[Endpoint]:
+    """An S3 endpoint whose faults can be switched on."""
+    with embedded_s3_server(tmp_path, bucket="recordings", arguments=["--control"]) as endpoint:
+        yield endpoint
+
+
+def bucket_of(endpoint: Endpoint, name: str = "recordings") -> Bucket:
+    return Bucket(endpoint.url, endpoint.access_key, endpoint.secret_key, name, endpoint.region)
+
+
+def meta_of(server: ValkeyServer) -> dict[str, str]:
+    with redis_library.Redis.from_url(server.url, decode_responses=True) as client:
+        (key,) = client.keys("stream:*:meta")
+        meta: dict[str, str] = client.hgetall(key)
+        return meta
+
+
+def refused(settings: Mapping[str, str]) -> tuple[int, str]:
+    with daemon(settings, wait_started=False) as process:
+        code = process.wait(30)
+        return code, "\n".join(
+            str(event.get("error")) for event in process.events if event["event"] == "refused_at_start"
+        )
+
+
+def test_a_wrong_secret_is_refused_at_the_start(watch_dir: Path, store: Store, redis: ValkeyServer) -> None:
+    settings = settings_for(watch_dir, store.bucket, redis.url, s3_secret_access_key="wrong")
+    code, why = refused(settings)
+    assert code == 4
+    assert "SignatureDoesNotMatch" in why
+    assert "wrong" not in why.replace("wrong secret", "")
+
+
+def test_a_bucket_that_is_missing_is_refused_or_made_as_one_asks(
+    watch_dir: Path, faulty: Endpoint, redis: ValkeyServer
+) -> None:
+    settings = settings_for(watch_dir, bucket_of(faulty, "not-there-yet"), redis.url, s3_create_bucket="false")
+    code, why = refused(settings)
+    assert code == 4
+    assert "S3_CREATE_BUCKET" in why
+    with daemon({**settings, "S3_CREATE_BUCKET": "true"}) as process:
+        assert process.count("bucket_created") == 1
+        assert process.stop() == 0
+
+
+def test_a_wrong_redis_password_is_refused_and_is_not_in_the_log(watch_dir: Path, store: Store) -> None:
+    with valkey_server(tcp=True) as server:
+        server.command("CONFIG", "SET", "requirepass", "right-password")
+        url = server.url.replace("redis://", "redis://:hunter2hunter2@")
+        settings = settings_for(watch_dir, store.bucket, url)
+        with daemon(settings, wait_started=False) as process:
+            assert process.wait(30) == 4
+            assert "hunter2hunter2" not in process.tail(1000)
+
+
+def test_a_redis_that_is_not_there_yet_is_waited_for(watch_dir: Path, store: Store, redis: ValkeyServer) -> None:
+    redis.stop()
+    with daemon(settings_for(watch_dir, store.bucket, redis.url), wait_started=False) as process:
+        process.wait_for("waiting_for_service")
+        redis.start()
+        process.wait_for("daemon_started", seconds=30)
+        assert process.stop() == 0
+
+
+def test_p4_a_signal_during_the_start_ends_it(watch_dir: Path, store: Store, redis: ValkeyServer) -> None:
+    redis.freeze()
+    with daemon(settings_for(watch_dir, store.bucket, redis.url), wait_started=False) as process:
+        process.wait_for("waiting_for_service")
+        began = time.monotonic()
+        assert process.stop() == 0
+        assert time.monotonic() - began <= EXIT_SECONDS
+
+
+def test_p4_a_frozen_redis_does_not_hold_the_exit(watch_dir: Path, store: Store, redis: ValkeyServer) -> None:
+    """200 streams are open; none of their states can be saved, which is said, and their checkpoints are still true."""
+    for number in range(200):
+        (watch_dir / f"{number:03}.mp4").write_bytes(b"x" * 1000)
+    writers = [path.open("ab") for path in watch_dir.iterdir()]
+    try:
+        with daemon(settings_for(watch_dir, store.bucket, redis.url)) as process:
+            process.wait_for("stream_began", count=200)
+            redis.freeze()
+            began = time.monotonic()
+            process.signal(signal.SIGTERM)
+            assert process.wait(EXIT_SECONDS + 5) == 3
+            assert time.monotonic() - began <= EXIT_SECONDS
+            (unsaved,) = [event for event in process.events if event["event"] == "streams_not_saved"]
+            assert len(unsaved["streams"]) == 200
+        redis.thaw()
+        with daemon(settings_for(watch_dir, store.bucket, redis.url)) as process:
+            process.wait_for("stream_resumed", count=200)
+    finally:
+        for writer in writers:
+            writer.close()
+
+
+def test_p4_a_redis_that_is_gone_does_not_hold_the_exit(watch_dir: Path, store: Store, redis: ValkeyServer) -> None:
+    path = watch_dir / "a.mp4"
+    path.write_bytes(os.urandom(6 * MIB))
+    with path.open("ab"), daemon(settings_for(watch_dir, store.bucket, redis.url)) as process:
+        process.wait_for("part_uploaded")
+        redis.kill()
+        began = time.monotonic()
+        process.signal(signal.SIGTERM)
+        assert process.wait(EXIT_SECONDS + 5) == 3
+        assert time.monotonic() - began <= EXIT_SECONDS
+
+
+@pytest.mark.parametrize("operation", ["UploadPart", "CompleteMultipartUpload", "PutObject"])
+def test_p4_a_frozen_s3_does_not_hold_the_exit_and_the_next_start_goes_on(
+    watch_dir: Path, faulty: Endpoint, redis: ValkeyServer, operation: str
+) -> None:
+    path = watch_dir / "a.mp4"
+    settings = settings_for(watch_dir, bucket_of(faulty), redis.url, close_grace_seconds=0.2)
+    arm(faulty, {"kind": "freeze", "operation": operation, "times": None})
+    with daemon(settings) as process:
+        path.write_bytes(os.urandom(6 * MIB))
+        process.wait_for("upload_created" if operation == "UploadPart" else "part_uploaded")
+        if operation == "PutObject":
+            process.wait_for("object_completed")
+        began = time.monotonic()
+        process.signal(signal.SIGTERM)
+        assert process.wait(EXIT_SECONDS + 5) == 0
+        assert time.monotonic() - began <= EXIT_SECONDS
+    expected = {"s3_completed"} if operation == "PutObject" else {"interrupted_cancelled", "interrupted_shutdown"}
+    assert meta_of(redis)["status"] in expected
+    disarm_all(faulty)
+    with daemon(settings) as process:
+        process.wait_for("stream_completed")
+        assert process.stop() == 0
+
+
+def test_p4_a_second_signal_skips_the_grace_and_a_third_exits_at_once(
+    watch_dir: Path, faulty: Endpoint, redis: ValkeyServer
+) -> None:
+    path = watch_dir / "a.mp4"
+    path.write_bytes(os.urandom(6 * MIB))
+    settings = settings_for(watch_dir, bucket_of(faulty), redis.url, shutdown_grace_seconds=120)
+    arm(faulty, {"kind": "freeze", "operation": "UploadPart", "times": None})
+    with path.open("ab"), daemon(settings) as process:
+        process.wait_for("upload_created")
+        process.signal(signal.SIGTERM)
+        process.wait_for("shutdown_began")
+        process.signal(signal.SIGTERM)
+        assert process.wait(3) == 0
+    assert meta_of(redis)["status"] == "interrupted_cancelled"
+    with path.open("ab"), daemon(settings) as process:
+        process.wait_for("stream_resumed")
+        process.signal(signal.SIGTERM)
+        process.wait_for("shutdown_began")
+        redis.freeze()
+        process.signal(signal.SIGTERM)
+        process.wait_for("shutdown_grace_skipped")
+        process.signal(signal.SIGTERM)
+        assert process.wait(1) == 3
