@@ -45,7 +45,8 @@ def test_a_corrupt_mp4_is_complete_and_has_no_duration(
 ) -> None:
     path = watch_dir / "corrupt.MP4"
     with daemon(settings) as process:
-        write(path, 6 * MIB)
+        # A recorder that lost its power: media without the index that says what it is. (Mere noise can look like MP3.)
+        path.write_bytes(b"\0\0\0\x14ftypisom\0\0\2\0isom" + b"\0\0\0\0mdat" + os.urandom(6 * MIB))
         process.wait_for("stream_completed")
         assert process.count("probe_failed") == 1
     assert store.assert_identical(path)["duration_seconds"] is None
