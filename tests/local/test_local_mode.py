@@ -12,12 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import redis
-import trio
 from rich.console import Console
 
 from cef_trio.local.progress import DemoView, line, render
-from cef_trio.local.valkey import embedded_valkey
 
 MIB = 1024 * 1024
 OBJECTS = Path("objects")
@@ -41,26 +38,6 @@ def test_a_picture_of_nothing_is_no_error() -> None:
     view = DemoView("recording", 0.0, 20.0, 0, 0, 0)
     assert view.behind_seconds == 0.0
     Console(quiet=True).print(render(view))
-
-
-def told(url: str, value: str | None = None) -> object:
-    """What the server at ``url`` was told; tells it ``value``, if that is given."""
-    with redis.Redis.from_url(url) as client:
-        if value is not None:
-            client.set("key", value)
-        return client.get("key")
-
-
-@pytest.mark.real
-async def test_the_embedded_valkey_keeps_what_it_was_told_and_an_orphan_is_taken_over(tmp_path: Path) -> None:
-    deep = tmp_path / ("long-name-" * 12)  # longer than a socket's path may be
-    async with embedded_valkey(deep) as url:
-        await trio.to_thread.run_sync(told, url, "value")
-        async with embedded_valkey(deep) as again:  # as after a kill -9: a server is there already
-            assert again == url
-            assert await trio.to_thread.run_sync(told, again) == b"value"
-    async with embedded_valkey(deep) as url:
-        assert await trio.to_thread.run_sync(told, url) == b"value"
 
 
 @contextmanager
@@ -111,6 +88,24 @@ def test_run_local_uploads_a_folder_survives_a_kill_and_takes_nothing_twice(tmp_
     assert objects_of(data, "first.mp4.metadata.json") == [stored]
     pids = subprocess.run(["pgrep", "-f", str(data)], capture_output=True, text=True, check=False).stdout.split()
     assert pids == [], "the embedded Valkey is still there"
+
+
+@pytest.mark.real
+def test_a_second_daemon_does_not_use_the_same_data_and_spoils_nothing(tmp_path: Path) -> None:
+    data, folders = tmp_path / "data", (tmp_path / "one", tmp_path / "two")
+    for folder in folders:
+        folder.mkdir()
+    (folders[0] / "first.mp4").write_bytes(b"1")
+    with running("run", "--local", str(folders[0]), "--data-dir", str(data), cwd=tmp_path) as process:
+        until_object(process, data, "first.mp4.metadata.json")
+        with running("run", "--local", str(folders[1]), "--data-dir", str(data), cwd=tmp_path) as second:
+            output, _ = second.communicate(timeout=30)
+        assert second.returncode == 2
+        assert "used by another cef-trio" in output
+        (folders[0] / "later.mp4").write_bytes(b"2")
+        until_object(process, data, "later.mp4.metadata.json")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
 
 
 @pytest.mark.real
