@@ -66,7 +66,7 @@ def render(view: DemoView) -> RenderableType:
         Text("In S3", style="bold"),
         _bar(view.uploaded_bytes, view.expected_bytes),
         mib(view.uploaded_bytes),
-        f"{view.parts_uploaded} part{'' if view.parts_uploaded == 1 else 's'}",
+        _parts(view),
     )
     behind = Text.assemble(
         "Behind by ", (mib(view.behind_bytes), "bold"), f" ({view.behind_seconds:.1f} s). ", (view.phase, "dim")
@@ -78,13 +78,17 @@ def line(view: DemoView) -> str:
     """The view as one line, for a log."""
     return (
         f"{view.phase}: recorded {mib(view.recorded_bytes)}, in S3 {mib(view.uploaded_bytes)} "
-        f"({view.parts_uploaded} parts), behind by {mib(view.behind_bytes)} ({view.behind_seconds:.1f} s)"
+        f"({_parts(view)}), behind by {mib(view.behind_bytes)} ({view.behind_seconds:.1f} s)"
     )
 
 
 def mib(size_bytes: float) -> str:
     """A size for a person: ``12.3 MiB``."""
     return f"{size_bytes / _MIB:.1f} MiB"
+
+
+def _parts(view: DemoView) -> str:
+    return f"{view.parts_uploaded} part{'' if view.parts_uploaded == 1 else 's'}"
 
 
 def _bar(completed: float, total: float) -> ProgressBar:
