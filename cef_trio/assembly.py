@@ -139,6 +139,8 @@ def _s3_config(settings: Settings) -> S3Config:
         ca_file=settings.s3_ca_file,
         connect_timeout_seconds=settings.s3_connect_timeout_seconds,
         read_timeout_seconds=settings.s3_read_timeout_seconds,
+        write_timeout_seconds=settings.s3_write_timeout_seconds,
+        complete_timeout_seconds=settings.s3_complete_timeout_seconds,
         max_connections=settings.max_concurrent_parts + 8,
     )
 

@@ -148,6 +148,10 @@ class Settings(BaseSettings):
     """How long a connection to S3 may take."""
     s3_read_timeout_seconds: Seconds = 60.0
     """How long S3 may be silent while its answer is awaited."""
+    s3_write_timeout_seconds: Seconds = 60.0
+    """How long S3 may take to accept one block of 512 KiB; never the time of a whole part."""
+    s3_complete_timeout_seconds: Seconds = 300.0
+    """How long S3 may be silent after CompleteMultipartUpload; stores that copy parts together take minutes."""
 
     redis_url: Annotated[Secret, AfterValidator(_redis_url)] = SecretStr("redis://localhost:6379/0")
     """Where Redis or Valkey is: redis://, rediss:// (TLS), unix://, redis+sentinel:// or redis+cluster://."""

@@ -10,6 +10,7 @@ from trio.testing import MockClock
 from worlds.waiting import completed, until_idle
 
 from cef_trio.checkpoint.memory import Moment as StoreMoment
+from cef_trio.checkpoint.model import Lease
 from cef_trio.checkpoint.states import Status, StreamSet
 from cef_trio.exceptions import RedisOperationError
 from cef_trio.exit_codes import ExitCode
@@ -402,3 +403,40 @@ async def test_a_clock_that_is_off_by_an_hour_is_corrected(world: World, autojum
     world.endpoint.faults.arm(Fault(Kind.SKEW, "*", times=None, seconds=3600))
     world.append(3 * PART + 1)
     await finish(world)
+
+
+async def test_a_daemon_that_was_paused_past_its_lease_spoils_nothing(world: World, autojump_clock: MockClock) -> None:
+    """Another daemon has the stream now: no write of ours is made, and our task ends without a word in the record."""
+    world.append(2 * PART)
+    async with world.daemon() as daemon:
+        await trio.sleep(1)
+        (before,) = await world.checkpoints()
+        stream_id = before.meta.stream_id
+        theirs = Lease("another-daemon", "its-token", 10_000.0)
+        world.store._hold(stream_id, theirs)
+        world.append(2 * PART)
+        daemon.closed()
+        await trio.sleep(60)
+        (after,) = await world.checkpoints()
+        assert after == before
+        assert world.endpoint.log.calls["CompleteMultipartUpload"] == 0
+        assert world.endpoint.log.calls["AbortMultipartUpload"] == 0
+        assert stream_id not in {live.processor.stream_id for live in daemon.supervisor.live if live.processor.upload}
+    assert await world.checkpoints() == [before]
+    assert daemon.exit_code is ExitCode.DONE
+    assert world.store._leases[stream_id].holder == theirs.value
+
+
+async def test_streams_of_another_daemons_folder_are_left_alone(
+    world: World, autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    world.append(PART)
+    async with world.killed_daemon():
+        await trio.sleep(1)
+    (before,) = await world.checkpoints()
+    elsewhere = World(tmp_path / "elsewhere")
+    elsewhere.folder.mkdir()
+    elsewhere.store, elsewhere.endpoint = world.store, world.endpoint
+    async with elsewhere.daemon():
+        await trio.sleep(60)
+    assert await world.checkpoints() == [before]
