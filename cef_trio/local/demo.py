@@ -1,12 +1,13 @@
 """``cef-trio demo``: a real recording arrives in S3 while it is being made, and is compared byte for byte.
 
-It runs the daemon itself, as anybody would, on the embedded servers, in ``<data>/demo``. Its log goes to a file there,
-so that the terminal is free for the picture. Exit code 0 only if the object is the file.
+It runs the daemon itself, as anybody would, on the embedded servers, in ``<data>/demo-<n>``. Its log goes to a file
+there, so that the terminal is free for the picture. Exit code 0 only if the object is the file.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import shutil
 from collections.abc import AsyncIterator, Iterator
@@ -68,7 +69,7 @@ def run_demo(duration_seconds: float, data_dir: Path, *, keep: bool) -> int:
     Raises:
         CefMp4ProcessorError: it could not be run at all.
     """
-    folder = data_dir / "demo"
+    folder = _own_folder(data_dir)
     console = Console()
     try:
         return trio.run(partial(_Demo(duration_seconds, folder, console).run, keep=keep))
@@ -77,7 +78,7 @@ def run_demo(duration_seconds: float, data_dir: Path, *, keep: bool) -> int:
     finally:
         if not keep:
             shutil.rmtree(folder, ignore_errors=True)
-            with suppress(OSError):  # it holds somebody's local data
+            with suppress(OSError):  # it holds somebody's local data, or another demo's
                 data_dir.rmdir()
 
 
@@ -90,7 +91,7 @@ class _Demo:
 
     async def run(self, *, keep: bool) -> int:
         self._recordings.mkdir(parents=True, exist_ok=True)
-        path = _free_name(self._recordings)
+        path = (self._recordings / "demo.mp4").resolve()
         comparison: Comparison | None = None
         async with local_servers(self._folder) as servers:
             settings = settings_for(servers, self._recordings, chunk_size_bytes=MIN_PART_BYTES)
@@ -188,11 +189,15 @@ def _sizes(view: DemoView) -> tuple[int, int]:
     return view.recorded_bytes, view.uploaded_bytes
 
 
-def _free_name(folder: Path) -> Path:
-    number = 1
-    while (path := folder / f"demo-{number}.mp4").exists():
-        number += 1
-    return path.resolve()
+def _own_folder(data_dir: Path) -> Path:
+    """A folder of this run's own: what another run keeps, or still works on, is not ours to delete."""
+    data_dir.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(1):
+        folder = data_dir / f"demo-{number}"
+        with suppress(FileExistsError):
+            folder.mkdir()
+            return folder
+    raise AssertionError("counting has no end")
 
 
 def _without_chunks(metadata: bytes) -> str:

@@ -216,7 +216,12 @@ class S3Client:
             query += [("key-marker", markers[0])] if markers[0] else []
             query += [("upload-id-marker", markers[1])] if markers[1] else []
             call = Call("list_multipart_uploads", "GET", EMPTY_SHA256, query=tuple(query))
-            page = await self._page(call, parse_uploads)
+            try:
+                page = await self._page(call, parse_uploads)
+            except S3OperationError as error:
+                if error.code == "NoSuchUpload":  # how rclone says that there are none
+                    return uploads
+                raise
             uploads += page.uploads
             self._advances("list_multipart_uploads", None, markers, page.next_markers)
             markers = page.next_markers

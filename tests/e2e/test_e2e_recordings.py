@@ -34,6 +34,7 @@ def test_p1_a_recording_by_ffmpeg_arrives_while_it_is_made(
         with recording(path, kind, seconds=SECONDS, mib_per_second=2.5) as made:
             process.wait_for("part_uploaded", count=2)
             uploaded_while_recording = process.count("part_uploaded")
+            assert made.running
             true_seconds = made.wait()
         closed = time.monotonic()
         process.wait_for("stream_completed")

@@ -25,6 +25,11 @@ class Recording:
         self._process = process
         self.seconds = seconds
 
+    @property
+    def running(self) -> bool:
+        """Whether its writer still writes."""
+        return self._process.poll() is None
+
     def wait(self) -> float:
         """Wait until the writer has closed its file; returns how long the recording is, in seconds."""
         output, _ = self._process.communicate(timeout=self.seconds + 60)
