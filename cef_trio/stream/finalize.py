@@ -30,6 +30,8 @@ from cef_trio.stream.upload import StreamUpload
 
 log = structlog.get_logger(__name__)
 
+_NOT_IMPLEMENTED = 501
+
 
 async def verify_and_complete(
     services: Services, upload: StreamUpload, recording: OpenRecording, *, leaving: Callable[[], bool]
@@ -100,7 +102,16 @@ async def _make_parts_true(
             ):
                 yield part
 
-    return await send_all(services, upload, recording, untrue(), stop=leaving)
+    try:
+        return await send_all(services, upload, recording, untrue(), stop=leaving)
+    except S3OperationError as error:
+        if error.status != _NOT_IMPLEMENTED or error.part_number not in upload.parts:
+            raise
+        # A store that streams parts on as they come (rclone) cannot take one again. The recording has ended, so a new
+        # upload of all its parts needs no replacing.
+        log.warning("parts_cannot_be_replaced", part_number=error.part_number, error=str(error))
+        await upload.start_over()
+        return True
 
 
 async def finish(services: Services, upload: StreamUpload, path: str) -> None:

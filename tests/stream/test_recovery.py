@@ -15,7 +15,7 @@ from cef_trio.checkpoint.states import Status, StreamSet
 from cef_trio.exceptions import RedisOperationError
 from cef_trio.exit_codes import ExitCode
 from cef_trio.lab.world import PART, World
-from cef_trio.local.s3 import Fault, Kind, Moment
+from cef_trio.local.s3 import CallFacts, Fault, Kind, Moment
 
 
 async def finish(world: World) -> None:
@@ -440,3 +440,26 @@ async def test_streams_of_another_daemons_folder_are_left_alone(
     async with elsewhere.daemon():
         await trio.sleep(60)
     assert await world.checkpoints() == [before]
+
+
+async def test_p1_a_store_that_cannot_replace_a_part_gets_a_new_upload(world: World, autojump_clock: MockClock) -> None:
+    """rclone streams parts on as they come, and answers 501 to one that comes again."""
+    seen: set[tuple[str | None, int | None]] = set()
+
+    def again(call: CallFacts) -> bool:
+        known = (call.upload_id, call.part_number) in seen
+        seen.add((call.upload_id, call.part_number))
+        return known
+
+    world.endpoint.faults.arm(
+        Fault(Kind.ERROR, "UploadPart", code="NotImplemented", status=501, times=None, predicate=again)
+    )
+    world.append(5 * PART + 3)
+    async with world.daemon() as daemon:
+        await trio.sleep(1)
+        world.patch(10, b"patched")
+        daemon.closed()
+        await completed(world)
+    assert world.recordings() == [world.content()]
+    assert world.open_uploads() == []
+    assert world.endpoint.log.calls["CreateMultipartUpload"] == 2
