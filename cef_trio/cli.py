@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,16 +19,41 @@ _DATA_DIR = Path("cef-data")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
+    _open_standard_streams()
     parser = _parser()
     parsed = parser.parse_args(arguments)
     try:
         return int(parsed.command(parsed))
     except CefMp4ProcessorError as error:
-        for line in str(error).splitlines():
-            sys.stderr.write(f"cef-trio: {line}\n")
+        with contextlib.suppress(OSError):  # nobody reads it: the exit code says it too
+            for line in str(error).splitlines():
+                sys.stderr.write(f"cef-trio: {line}\n")
         return ExitCode.BAD_SETTINGS
     except KeyboardInterrupt:  # before the daemon takes the signals, or after it gave them back
         return 130
+    finally:
+        _flush_standard_error()
+
+
+def _open_standard_streams() -> None:
+    """Let descriptors 0 to 2 be open: else a file or socket of ours gets number 2, and a library's words go into it."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
+
+
+def _flush_standard_error() -> None:
+    """Flush the log, or give it up: if Python's own last flush fails, the exit code is 120, whatever was done."""
+    try:
+        sys.stderr.flush()
+    except OSError:
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(devnull, sys.stderr.fileno())
+        os.close(devnull)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -52,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
         help="watch FOLDER with nothing installed: an embedded Valkey and S3 keep everything under --data-dir",
     )
     _add_data_dir(run)
-    run.add_argument("--env-file", type=Path, default=Path(".env"), help="where to read settings from (default: .env)")
+    run.add_argument("--env-file", type=_file, default=Path(".env"), help="where to read settings from (default: .env)")
     run.set_defaults(command=_run)
 
     demo = commands.add_parser(
@@ -72,6 +99,13 @@ def _add_data_dir(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data-dir", type=Path, default=_DATA_DIR, metavar="DIR", help="where local state and objects are (./cef-data)"
     )
+
+
+def _file(text: str) -> Path:
+    # The default may be missing; a file that somebody names may not.
+    if not os.path.exists(text) or os.path.isdir(text):  # noqa: PTH110, PTH112 - Path's raise for a name too long
+        raise argparse.ArgumentTypeError(f"takes a file that exists, not {text!r}")
+    return Path(text)
 
 
 def _seconds(text: str) -> float:

@@ -8,12 +8,15 @@ line that names the variable, what it got (never a secret) and what it takes.
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import socket
+import ssl
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_args, get_origin
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from dotenv import dotenv_values
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
@@ -25,8 +28,26 @@ from cef_trio.exceptions import CefMp4ProcessorError
 
 _UNITS: Final = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
 _SIZE: Final = re.compile(r"\s*(\d+)\s*([a-z]*)\s*", re.IGNORECASE)
-_REDIS_SCHEMES: Final = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster")
-_UNSET: Final = "(none)"
+_REDIS_SCHEMES: Final = (
+    "redis",
+    "rediss",
+    "unix",
+    "redis+sentinel",
+    "rediss+sentinel",
+    "redis+cluster",
+    "rediss+cluster",
+)
+_BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]")
+_TAKES: Final = {
+    "bool_parsing": "takes true or false",
+    "bool_type": "takes true or false",
+    "int_parsing": "takes a whole number",
+    "int_type": "takes a whole number",
+    "float_parsing": "takes a number",
+    "float_type": "takes a number",
+    "finite_number": "takes a finite number",
+}
+"""What is said instead of pydantic's words, which speak of parsing."""
 
 
 class SettingsError(CefMp4ProcessorError):
@@ -81,11 +102,39 @@ def _redis_url(value: SecretStr) -> SecretStr:
 
 
 def _endpoint(value: str) -> str:
-    if not re.fullmatch(r"https?://[^\s/]+(/\S*)?", value):
+    try:
+        parts = urlsplit(value)
+        well_formed = parts.scheme in {"http", "https"} and parts.hostname and (parts.port is None or parts.port > 0)
+    except ValueError:  # a port that is no number, an IPv6 address that is none
+        well_formed = False
+    if not well_formed or re.search(r"[\s?#]", value):
         raise ValueError("is a URL such as https://s3.example.com or http://127.0.0.1:9000")
+    if "@" in value:
+        raise ValueError("holds no user or password: those are S3_ACCESS_KEY_ID and S3_SECRET_ACCESS_KEY")
     return value.rstrip("/")
 
 
+def _bucket(value: str) -> str:
+    # Looser than AWS's rule for new buckets: older ones, and other stores, have capitals and underscores.
+    if not _BUCKET.fullmatch(value):
+        raise ValueError("takes 3 to 63 letters, digits, '.', '-' and '_', with a letter or digit at both ends")
+    return value
+
+
+def _in_any_case(*words: str) -> BeforeValidator:
+    """Take ``info`` for ``INFO``; what is none of the words stays as it was given, so that the message shows it."""
+
+    def find(value: object) -> object:
+        same = [word for word in words if isinstance(value, str) and word.lower() == value.strip().lower()]
+        return same[0] if same else value
+
+    return BeforeValidator(find)
+
+
+_Addressing = Literal["auto", "path", "virtual"]
+_Checksum = Literal["auto", "crc64nvme", "crc32c", "sha256", "md5"]
+_PayloadSigning = Literal["auto", "signed", "unsigned"]
+_LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Secret = SecretStr
 
@@ -128,7 +177,7 @@ class Settings(BaseSettings):
     """The secret that belongs to S3_ACCESS_KEY_ID."""
     s3_session_token: Secret | None = None
     """The session token of temporary credentials."""
-    s3_bucket_name: Annotated[str, Field(min_length=3, max_length=63)]
+    s3_bucket_name: Annotated[str, AfterValidator(_bucket)]
     """The bucket."""
     s3_region_name: str = "us-east-1"
     """The bucket's region."""
@@ -136,11 +185,11 @@ class Settings(BaseSettings):
     """Create the bucket if it does not exist."""
     s3_key_template: Annotated[str, AfterValidator(_key_template)] = "streams/{stream_id}/{file_name}"
     """The object's key: a fixed prefix, then {stream_id}, {file_name} and {file_stem} as you like."""
-    s3_addressing: Literal["auto", "path", "virtual"] = "auto"
+    s3_addressing: Annotated[_Addressing, _in_any_case(*get_args(_Addressing))] = "auto"
     """Whether the bucket stands in the path or in the host name; auto is the host name at AWS, else the path."""
-    s3_checksum: Literal["auto", "crc64nvme", "crc32c", "sha256", "md5"] = "auto"
+    s3_checksum: Annotated[_Checksum, _in_any_case(*get_args(_Checksum))] = "auto"
     """How parts are proved; auto is CRC64NVME, and MD5 where the store does not know it."""
-    s3_payload_signing: Literal["auto", "signed", "unsigned"] = "auto"
+    s3_payload_signing: Annotated[_PayloadSigning, _in_any_case(*get_args(_PayloadSigning))] = "auto"
     """Whether bodies are signed; auto does not sign them, since their checksum proves them, until a store insists."""
     s3_ca_file: Path | None = None
     """Certificates to trust instead of the system's, PEM."""
@@ -154,7 +203,7 @@ class Settings(BaseSettings):
     """How long S3 may be silent after CompleteMultipartUpload; stores that copy parts together take minutes."""
 
     redis_url: Annotated[Secret, AfterValidator(_redis_url)] = SecretStr("redis://localhost:6379/0")
-    """Where Redis or Valkey is: redis://, rediss:// (TLS), unix://, redis+sentinel:// or redis+cluster://."""
+    """Where Redis or Valkey is: redis://, unix://, redis+sentinel://, redis+cluster://; rediss is redis over TLS."""
     redis_key_prefix: str = ""
     """What all keys begin with; {node-a}: makes them one slot of a cluster, and keeps two daemons apart."""
     redis_ca_file: Path | None = None
@@ -183,9 +232,9 @@ class Settings(BaseSettings):
     ffprobe_timeout_seconds: Seconds = 30.0
     """How long ffprobe may take."""
 
-    app_env: AppEnvironment = AppEnvironment.DEVELOPMENT
+    app_env: Annotated[AppEnvironment, _in_any_case(*AppEnvironment)] = AppEnvironment.DEVELOPMENT
     """development logs for a person, production logs JSON lines."""
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_level: Annotated[_LogLevel, _in_any_case(*get_args(_LogLevel))] = "INFO"
     """The least level that is logged."""
 
     @model_validator(mode="after")
@@ -197,6 +246,13 @@ class Settings(BaseSettings):
             )
         if (self.s3_access_key_id is None) != (self.s3_secret_access_key is None):
             raise ValueError("S3_ACCESS_KEY_ID and S3_SECRET_ACCESS_KEY are given together, or neither is")
+        if self.s3_session_token is not None and self.s3_access_key_id is None:
+            raise ValueError("S3_SESSION_TOKEN belongs to an S3_ACCESS_KEY_ID, which is missing")
+        if self.retry_initial_seconds > self.retry_max_seconds:
+            raise ValueError(
+                f"RETRY_INITIAL_SECONDS ({self.retry_initial_seconds:g}) is at most RETRY_MAX_SECONDS "
+                f"({self.retry_max_seconds:g})"
+            )
         return self
 
 
@@ -206,7 +262,10 @@ def load_settings(env_file: Path | None = Path(".env"), **overrides: Any) -> Set
     Raises:
         SettingsError: something is missing or wrong.
     """
-    lines = _misspelt(env_file)
+    try:
+        lines = _misspelt(env_file)
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError([f"{env_file} cannot be read as settings: {error}"]) from error
     try:
         settings = Settings(_env_file=env_file, **overrides)  # type: ignore[call-arg]
     except ValidationError as error:
@@ -214,9 +273,33 @@ def load_settings(env_file: Path | None = Path(".env"), **overrides: Any) -> Set
         raise SettingsError(lines) from None
     if lines:
         raise SettingsError(lines)
-    if not settings.watch_dir.is_dir():
-        raise SettingsError([f"WATCH_DIR is a folder that exists; {str(settings.watch_dir)!r} is not one"])
+    if lines := [line for line in (_unfit_folder(settings.watch_dir), *_unfit_certificates(settings)) if line]:
+        raise SettingsError(lines)
     return settings.model_copy(update={"watch_dir": settings.watch_dir.resolve()})
+
+
+def _unfit_folder(folder: Path) -> str | None:
+    try:
+        is_folder = folder.is_dir()
+    except OSError:  # a name that is too long, a parent that may not be searched
+        is_folder = False
+    if not is_folder:
+        return f"WATCH_DIR is a folder that exists; {str(folder)!r} is not one"
+    if not os.access(folder, os.R_OK | os.X_OK):
+        return f"WATCH_DIR is a folder that can be read; {str(folder)!r} may not be, by this user"
+    return None
+
+
+def _unfit_certificates(settings: Settings) -> list[str]:
+    """A line for each file of certificates that holds none: Redis would be waited for for ever."""
+    lines = []
+    for variable, file in (("S3_CA_FILE", settings.s3_ca_file), ("REDIS_CA_FILE", settings.redis_ca_file)):
+        try:
+            if file is not None:
+                ssl.create_default_context(cafile=file)
+        except OSError as error:  # ssl's errors are among them
+            lines.append(f"{variable}: no certificates can be read from {str(file)!r} ({error})")
+    return lines
 
 
 def _misspelt(env_file: Path | None) -> list[str]:
@@ -238,8 +321,10 @@ def _line(detail: Any) -> str:
     if detail["type"] == "missing":
         return f"{variable} is missing: {Settings.model_fields[name].description}"
     says = re.sub(r"^(Value error, |(Input|String|Tuple|Value) should )", "", str(detail["msg"]))
-    says = re.sub(r"^(be|have) ", r"must \1 ", says)
-    got = "" if is_secret(Settings.model_fields[name]) else f" (it is {detail['input']!r})"
+    says = _TAKES.get(detail["type"]) or re.sub(r"^(be|have) ", r"must \1 ", says)
+    # A password that stands in a URL where none belongs is one all the same.
+    seen = re.sub(r"://.*@", "://***@", repr(detail["input"]))
+    got = "" if is_secret(Settings.model_fields[name]) else f" (it is {seen})"
     return f"{variable}: {says}{got}"
 
 
@@ -252,9 +337,22 @@ def without_secrets(settings: Settings) -> dict[str, Any]:
     """The settings as they may be logged."""
     shown = settings.model_dump(mode="json")
     for name, field in Settings.model_fields.items():
-        if is_secret(field):
-            shown[name] = _UNSET if getattr(settings, name) is None else "***"
+        if is_secret(field) and shown[name] is not None:
+            shown[name] = "***"
     return shown
+
+
+def secret_values(settings: Settings) -> tuple[str, ...]:
+    """Every secret that is set, for the logs to take out of whatever they are given; of ``REDIS_URL``, its passwords.
+
+    A password in a URL is given as it stands there and as it is sent. Never raises, whatever ``REDIS_URL`` holds.
+    """
+    fields = [name for name, field in Settings.model_fields.items() if is_secret(field) and name != "redis_url"]
+    found = [value.get_secret_value() for name in fields if (value := getattr(settings, name)) is not None]
+    location, _, query = settings.redis_url.get_secret_value().partition("://")[2].partition("?")
+    password = location.rpartition("@")[0].partition(":")[2]
+    options = [value for name, value in parse_qsl(query) if "password" in name]
+    return tuple(secret for secret in (*found, password, unquote(password), *options) if secret)
 
 
 def example_env() -> str:
@@ -262,7 +360,7 @@ def example_env() -> str:
     blocks = ["# Every setting of cef-trio. Made by `python -m cef_trio.config example-env`; copy it to .env and edit."]
     for name, field in Settings.model_fields.items():
         line = f"{name.upper()}={_default(field)}"
-        blocks.append(f"# {field.description}\n{line if field.is_required() else '#' + line}")
+        blocks.append(f"# {_meaning(field)}\n{line if field.is_required() else '#' + line}")
     return "\n\n".join(blocks) + "\n"
 
 
@@ -271,7 +369,7 @@ def settings_md() -> str:
     rows = []
     for name, field in Settings.model_fields.items():
         default = "required" if field.is_required() else f"`{_default(field)}`" if _default(field) else ""
-        rows.append(f"| `{name.upper()}` | {default} | {field.description} |")
+        rows.append(f"| `{name.upper()}` | {default} | {_meaning(field)} |")
     head = (
         "# Settings\n\n"
         "Made by `python -m cef_trio.config settings-md`. Environment variables, or lines of a `.env` file in the\n"
@@ -279,6 +377,11 @@ def settings_md() -> str:
         "| variable | default | meaning |\n|---|---|---|\n"
     )
     return head + "\n".join(rows) + "\n"
+
+
+def _meaning(field: FieldInfo) -> str:
+    words = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+    return f"{field.description} One of: {', '.join(words)}." if words else str(field.description)
 
 
 def _default(field: FieldInfo) -> str:

@@ -4,14 +4,28 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cef_trio import __version__
-from cef_trio.config import Settings, SettingsError, example_env, load_settings, settings_md, without_secrets
+from cef_trio.config import (
+    AppEnvironment,
+    Settings,
+    SettingsError,
+    example_env,
+    load_settings,
+    secret_values,
+    settings_md,
+    without_secrets,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -61,6 +75,15 @@ def test_missing_settings_are_named_one_line_each() -> None:
         ("S3_KEY_TEMPLATE", "{stream_id}/x"),
         ("S3_KEY_TEMPLATE", "x/{stream_id}/{date}"),
         ("S3_ENDPOINT_URL", "s3.example.com"),
+        ("S3_ENDPOINT_URL", "http://s3.example.com:port"),
+        ("S3_ENDPOINT_URL", "http://s3.example.com:99999"),
+        ("S3_ENDPOINT_URL", "http://[::1"),
+        ("S3_ENDPOINT_URL", "https://s3.example.com/?x=1"),
+        ("S3_BUCKET_NAME", "recordings/../others"),
+        ("S3_BUCKET_NAME", "-ab"),
+        ("S3_EQUAL_PARTS", "maybe"),
+        ("S3_CA_FILE", "/no/such.pem"),
+        ("REDIS_CA_FILE", "/no/such.pem"),
         ("S3_CHECKSUM", "crc16"),
         ("WATCH_PATTERNS", ","),
         ("LOG_LEVEL", "loud"),
@@ -87,6 +110,67 @@ def test_no_secret_is_ever_in_a_message_or_a_log(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("LOG_LEVEL", "INFO")
     settings = load_settings(None)
     assert secret not in repr(settings) + str(settings) + json.dumps(without_secrets(settings))
+
+
+def test_a_password_in_the_endpoints_url_is_refused_and_not_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for url in ("https://user:hunter2@s3.example.com", "https://user:hun/ter2 @s3.example.com"):
+        (line,) = lines_of(tmp_path, monkeypatch, S3_ENDPOINT_URL=url)
+        assert line.startswith("S3_ENDPOINT_URL: ")
+        assert "ter2" not in line
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"S3_SESSION_TOKEN": "a token without its key"},
+        {"RETRY_INITIAL_SECONDS": "20", "RETRY_MAX_SECONDS": "10"},
+    ],
+)
+def test_what_makes_no_sense_together_is_one_line_that_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
+) -> None:
+    (line,) = lines_of(tmp_path, monkeypatch, **variables)
+    assert all(name in line for name in variables)
+
+
+def test_words_may_be_written_in_capitals_or_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = {"LOG_LEVEL": "debug", "APP_ENV": "Production", "S3_CHECKSUM": "MD5", "S3_ADDRESSING": " Path "}
+    for name, value in {"WATCH_DIR": str(tmp_path), "S3_BUCKET_NAME": "recordings", **words}.items():
+        monkeypatch.setenv(name, value)
+    settings = load_settings(None)
+    assert (settings.log_level, settings.app_env) == ("DEBUG", AppEnvironment.PRODUCTION)
+    assert (settings.s3_checksum, settings.s3_addressing) == ("md5", "path")
+
+
+def settings_with_redis_at(url: str) -> Settings:
+    return Settings.model_validate({"watch_dir": "/", "s3_bucket_name": "recordings", "redis_url": url})
+
+
+@given(st.sampled_from(["redis", "rediss", "redis+sentinel", "redis+cluster"]), st.text(min_size=1))
+def test_a_password_in_redis_url_is_known_to_the_logs_as_written_and_as_sent(scheme: str, password: str) -> None:
+    sent = password.encode(errors="replace").decode()
+    written = quote(sent, safe="")
+    assert {sent, written} <= {*secret_values(settings_with_redis_at(f"{scheme}://user:{written}@host:1/m"))}
+    assert sent in secret_values(settings_with_redis_at(f"{scheme}://host/m?sentinel_password={written}"))
+
+
+@given(st.text())
+def test_no_redis_url_is_so_wrong_that_the_logs_cannot_be_set_up(rest: str) -> None:
+    assert all(secret_values(settings_with_redis_at(f"redis://{rest}")))
+
+
+def test_a_folder_that_cannot_even_be_asked_about_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (line,) = lines_of(tmp_path, monkeypatch, WATCH_DIR="x" * 300)
+    assert line.startswith("WATCH_DIR is a folder that exists")
+
+
+def test_a_file_of_settings_that_is_no_text_is_one_line(tmp_path: Path) -> None:
+    file = tmp_path / ".env"
+    file.write_bytes(b"WATCH_DIR=\xff\xfe\n")
+    with pytest.raises(SettingsError, match="cannot be read as settings"):
+        load_settings(file)
 
 
 def test_settings_that_do_not_fit_together_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,6 +223,7 @@ def test_the_version_is_told() -> None:
     [
         (["run"], "cef-trio: WATCH_DIR is missing"),
         (["run", "--local", "/no/such/folder"], "cef-trio: --local takes a folder that exists"),
+        (["run", "--env-file", "/no/such.env"], "takes a file that exists"),
         (["demo", "--duration", "0"], "takes seconds from 1 to 3600"),
         (["dance"], "invalid choice"),
         ([], "required"),
@@ -149,3 +234,45 @@ def test_wrong_input_is_a_clear_line_and_exit_code_2(arguments: list[str], says:
     assert done.returncode == 2
     assert says in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.real
+def test_a_closed_standard_error_changes_no_exit_code() -> None:
+    done = subprocess.run(
+        ["/bin/sh", "-c", 'exec "$0" -m cef_trio run 2>&-', sys.executable],
+        env={"PATH": os.environ["PATH"]},
+        stdout=subprocess.PIPE,
+        timeout=60,
+        check=False,
+        cwd="/",
+    )
+    assert (done.returncode, done.stdout) == (2, b"")
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("environment", list(AppEnvironment))
+def test_a_log_whose_reader_has_gone_changes_neither_the_exit_nor_its_code(
+    tmp_path: Path, environment: AppEnvironment
+) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and does not listen: refused, for as long as the test lasts
+        address = f"127.0.0.1:{nobody.getsockname()[1]}"
+        variables = {
+            "PATH": os.environ["PATH"],
+            "APP_ENV": environment.value,
+            "WATCH_DIR": str(tmp_path),
+            "S3_BUCKET_NAME": "recordings",
+            "S3_ENDPOINT_URL": f"http://{address}",
+            "S3_ACCESS_KEY_ID": "key-of-nobody",
+            "S3_SECRET_ACCESS_KEY": "secret-of-nobody",
+            "REDIS_URL": f"redis://{address}",
+        }
+        with subprocess.Popen(
+            [sys.executable, "-m", "cef_trio", "run"], env=variables, cwd="/", stderr=subprocess.PIPE
+        ) as process:
+            assert process.stderr is not None
+            # By then it listens for signals.
+            assert any(b"waiting_for_service" in line for line in process.stderr)
+            process.stderr.close()
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(60) == 0
