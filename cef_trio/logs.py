@@ -2,28 +2,34 @@
 
 Events, not prose: ``log.info("part_uploaded", part_number=3)``. The stream's id and file are bound by context. Names
 of files come from strangers: a newline or an escape sequence in one must not forge a line or a colour, so control
-characters are written as escapes in both forms. Values of secrets are taken out wherever they turn up.
+characters are written as escapes in both forms, and a traceback for a person is indented, whose lines no message can
+leave. Secrets are taken out by value wherever they turn up, and by name where a field is called one.
+
+A log that cannot be written stops nothing. One that is *slow* to be written does hold the loop: writing blocks.
 """
 
 from __future__ import annotations
 
-import io
 import logging
+import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from typing import Any, Final, TextIO
-from urllib.parse import urlsplit
+from urllib.parse import quote
 
 import structlog
-from pydantic import SecretStr
 
-from cef_trio.config import AppEnvironment, Settings
+from cef_trio.config import AppEnvironment, Settings, secret_values
 
 REDACTED: Final = "***"
 QUIET: Final = ("httpx", "httpcore", "hpack", "redis", "hypercorn", "asyncio", "botocore", "urllib3")
 """Libraries whose ordinary chatter (each URL, each retry) is not for our log."""
 _MIN_SECRET_LENGTH: Final = 4
 """Shorter values would be found in ordinary words."""
+_SECRET_NAME: Final = re.compile(r"(^|_)(secret|password|passwd|token|authorization)(_|$)", re.IGNORECASE)
+_MULTILINE: Final = ("exception", "stack")
+"""Fields that the console shows as lines of their own."""
 
 Event = MutableMapping[str, Any]
 
@@ -36,16 +42,17 @@ def configure(
     Args:
         environment: console lines for a person, or JSON lines.
         level: the least level that is written (``DEBUG`` … ``ERROR``).
-        secrets: values that must never be written.
+        secrets: values that must never be written, as they are or as a URL or ``repr`` quotes them.
         stream: where to write; standard error by default.
     """
+    stream = stream or sys.stderr
     shared: list[Callable[[Any, str, Event], Any]] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
     ]
-    last = _last_steps(environment, tuple(secret for secret in secrets if len(secret) >= _MIN_SECRET_LENGTH))
+    last = _last_steps(environment, _Redactor(secrets), colors=stream.isatty())
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
@@ -71,21 +78,12 @@ def configure(
 
 def configure_for(settings: Settings) -> None:
     """Set up logging as the settings say, with their secrets kept out."""
-    values = [getattr(settings, name) for name in Settings.model_fields]
-    secrets = [value.get_secret_value() for value in values if isinstance(value, SecretStr)]
-    # A Redis URL is a secret for its password; the rest of it is of use to a person.
-    passwords = [password for secret in secrets if "://" in secret and (password := urlsplit(secret).password)]
-    configure(
-        settings.app_env,
-        settings.log_level,
-        secrets=[*passwords, *(secret for secret in secrets if "://" not in secret)],
-    )
+    configure(settings.app_env, settings.log_level, secrets=secret_values(settings))
 
 
-def _last_steps(environment: AppEnvironment, secrets: tuple[str, ...]) -> list[Callable[[Any, str, Event], Any]]:
-    def redact(_logger: Any, _name: str, event: Event) -> Event:
-        return {key: _without(value, secrets) for key, value in event.items()}
-
+def _last_steps(
+    environment: AppEnvironment, redact: Callable[[Any, str, Event], Event], *, colors: bool
+) -> list[Callable[[Any, str, Event], Any]]:
     if environment is AppEnvironment.PRODUCTION:
         return [
             structlog.processors.ExceptionRenderer(
@@ -101,26 +99,55 @@ def _last_steps(environment: AppEnvironment, secrets: tuple[str, ...]) -> list[C
         redact,
         _printable,
         structlog.dev.ConsoleRenderer(
-            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback, pad_event_to=24
+            colors=colors, exception_formatter=structlog.dev.plain_traceback, pad_event_to=24
         ),
     ]
 
 
-def _without(value: Any, secrets: tuple[str, ...]) -> Any:
-    if isinstance(value, str):
-        for secret in secrets:
-            value = value.replace(secret, REDACTED)
-        return value
-    if isinstance(value, Mapping):
-        return {key: _without(inner, secrets) for key, inner in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_without(inner, secrets) for inner in value]
-    return value
+class _Redactor:
+    """A processor that leaves only plain values (text, numbers, lists, mappings of text), and no secret in them."""
+
+    def __init__(self, secrets: Iterable[str]) -> None:
+        values = [secret for secret in secrets if len(secret) >= _MIN_SECRET_LENGTH]
+        forms = {form for value in values for form in (value, quote(value, safe=""), repr(value)[1:-1])}
+        longest_first = sorted(forms, key=len, reverse=True)  # one secret may begin another
+        self._forms = re.compile("|".join(map(re.escape, longest_first))) if forms else None
+
+    def __call__(self, _logger: Any, _name: str, event: Event) -> Event:
+        return self._mapping(event)
+
+    def _mapping(self, values: Mapping[Any, Any]) -> dict[str, Any]:
+        return {
+            self._text(str(key)): REDACTED if _SECRET_NAME.search(str(key)) and value else self._plain(value)
+            for key, value in values.items()
+        }
+
+    def _plain(self, value: Any) -> Any:
+        match value:
+            case str():
+                return self._text(value)
+            case None | bool() | int() | float():
+                return value
+            case Mapping():
+                return self._mapping(value)
+            case list() | tuple() | set() | frozenset():
+                return [self._plain(inner) for inner in value]
+            case os.PathLike():
+                return self._text(os.fsdecode(value))
+        # Not left to the renderer: its repr() would come after this.
+        return self._text(repr(value))
+
+    def _text(self, text: str) -> str:
+        return self._forms.sub(REDACTED, text) if self._forms else text
 
 
 def _printable(_logger: Any, _name: str, event: Event) -> Event:
-    """Escape control characters in every value but a traceback, which has lines of its own."""
-    return {key: value if key == "exception" else _escaped(value) for key, value in event.items()}
+    """Escape control characters everywhere; lines stay lines in a traceback alone, indented."""
+    return {_escaped(key): _indented(value) if key in _MULTILINE else _escaped(value) for key, value in event.items()}
+
+
+def _indented(value: Any) -> Any:
+    return "\n".join("    " + _escaped(line) for line in value.split("\n")) if isinstance(value, str) else value
 
 
 def _escaped(value: Any) -> Any:
@@ -130,12 +157,21 @@ def _escaped(value: Any) -> Any:
 
 
 class _Handler(logging.StreamHandler[TextIO]):
-    """Writes to the standard error of the moment; a broken pipe or an odd character never stops the daemon."""
+    """Writes to the stream; a broken pipe or an odd character never stops the daemon."""
 
-    def __init__(self, stream: TextIO | None) -> None:
-        super().__init__(stream or sys.stderr)
-        if isinstance(self.stream, io.TextIOWrapper):
-            self.stream.reconfigure(errors="backslashreplace")
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        if reconfigure := getattr(stream, "reconfigure", None):
+            reconfigure(errors="backslashreplace")
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line; for an event that cannot be rendered, one that says so and where it came from."""
+        try:
+            return super().format(record)
+        except Exception as error:  # noqa: BLE001 - whatever a stranger's arguments or repr raise
+            where = {"name": record.name, "levelno": record.levelno, "levelname": record.levelname}
+            says = f"event_not_rendered: {type(error).__name__}, {record.pathname}:{record.lineno}"
+            return super().format(logging.makeLogRecord({**where, "msg": says}))
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         """A log that cannot be written is no reason to stop uploading; there is nowhere to say so."""

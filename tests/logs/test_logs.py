@@ -7,6 +7,8 @@ import json
 import logging
 import os
 from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 import structlog
@@ -67,13 +69,53 @@ def test_no_secret_is_written_wherever_it_turns_up(environment: AppEnvironment) 
 
 
 @pytest.mark.parametrize("environment", list(AppEnvironment))
+def test_no_secret_is_written_in_whatever_shape_it_comes(environment: AppEnvironment) -> None:
+    stream = io.StringIO()
+    secret = "wJalr/K7+MDENG's\\\"key"
+    configure(environment, "DEBUG", secrets=[secret[:5], secret], stream=stream)
+    structlog.get_logger("x").info(
+        "event",
+        error=ValueError(secret),
+        path=Path(f"/x/{secret}"),
+        data=secret.encode(),
+        url=f"https://x/?k={quote(secret, safe='')}",
+        **{secret: 1},
+    )
+    assert "event" in stream.getvalue()
+    assert not any(piece in stream.getvalue() for piece in ("wJalr", "MDENG"))
+
+
+@pytest.mark.parametrize("environment", list(AppEnvironment))
+def test_a_field_that_is_called_a_secret_is_not_written(environment: AppEnvironment) -> None:
+    stream = written(environment)
+    structlog.get_logger("x").info("event", password="abc", nested={"s3_session_token": "abc"}, tokens_left="kept")
+    assert "abc" not in stream.getvalue()
+    assert "kept" in stream.getvalue()
+
+
+@pytest.mark.parametrize("environment", list(AppEnvironment))
 def test_a_files_name_cannot_forge_a_line_or_a_colour(environment: AppEnvironment) -> None:
     stream = written(environment)
     structlog.get_logger("x").info("stream_began", file=EVIL)
+    structlog.get_logger("x").info("stream_began", **{EVIL: "a field's name"}, nested=[{EVIL: EVIL}])
+    logging.getLogger("library").warning("cannot open %s", EVIL)
     text = stream.getvalue()
-    assert text.count("\n") == 1
+    assert text.count("\n") == 3
     assert "\x1b" not in text
     assert "\r" not in text
+
+
+@pytest.mark.parametrize("environment", list(AppEnvironment))
+def test_an_exceptions_text_cannot_forge_a_line_or_a_colour(environment: AppEnvironment) -> None:
+    stream = written(environment)
+    try:
+        raise ExceptionGroup(EVIL, [ValueError(EVIL)])
+    except ExceptionGroup:
+        structlog.get_logger("x").exception("failed")
+    first, *others = stream.getvalue().splitlines()
+    assert "failed" in first
+    assert [line for line in others if line and not line.startswith("    ")] == []
+    assert "\x1b" not in stream.getvalue()
 
 
 @pytest.mark.parametrize("environment", list(AppEnvironment))
@@ -104,6 +146,21 @@ def test_a_log_that_cannot_be_written_stops_nothing() -> None:
 
     configure(AppEnvironment.PRODUCTION, "INFO", stream=Broken())
     structlog.get_logger("x").info("event")
+
+
+@pytest.mark.parametrize("environment", list(AppEnvironment))
+def test_an_event_that_cannot_be_rendered_says_so_and_where_it_came_from(environment: AppEnvironment) -> None:
+    class Unspeakable:
+        def __repr__(self) -> str:
+            raise RuntimeError
+
+    stream = written(environment)
+    too_few = ("one",)
+    logging.getLogger("library").warning("%s and %s", *too_few)
+    structlog.get_logger("x").info("event", value=Unspeakable())
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 2
+    assert all("event_not_rendered" in line and "test_logs.py" in line for line in lines)
 
 
 def test_the_level_is_kept() -> None:
