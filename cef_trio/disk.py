@@ -15,8 +15,10 @@ checkpoints a virtual clock can count.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat as stat_module
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -37,6 +39,7 @@ BLOCK_BYTES: Final = 512 * 1024
 _HOT_BLOCK: Final = memoryview(bytearray(BLOCK_BYTES))
 """Where hot blocks are read to before they are copied out: one is enough, since no await lies between the two."""
 
+_FS_IOC_GETVERSION: Final = 0x80087601
 _RWF_NOWAIT: Final[int | None] = getattr(os, "RWF_NOWAIT", None)
 _MAY_PASS: Final = {
     errno.EIO,
@@ -60,6 +63,11 @@ _CANNOT_SAY: Final = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
 class OpenRecording(Protocol):
     """A recording that is open for reading."""
+
+    @property
+    def generation(self) -> int | None:
+        """The inode's generation: another file that gets the same inode later has another one. ``None``: not told."""
+        ...
 
     async def stat(self) -> FileStat:
         """What the open file is now (``fstat``), whatever its name leads to."""
@@ -138,6 +146,16 @@ def regular_file_stat(result: os.stat_result) -> FileStat | None:
     return FileStat(result.st_dev, result.st_ino, result.st_size, result.st_mtime_ns)
 
 
+def inode_generation(descriptor: int) -> int | None:
+    """The generation of an open file's inode (``FS_IOC_GETVERSION``, ioctl_iflags(2)): ext4, xfs and btrfs tell it."""
+    answer = bytearray(8)
+    try:
+        fcntl.ioctl(descriptor, _FS_IOC_GETVERSION, answer)
+    except OSError:
+        return None
+    return int.from_bytes(answer[:4], sys.byteorder)
+
+
 def device_of_nearest_folder(path: str) -> int | None:
     """See :meth:`Disk.device_around`. Blocks."""
     for folder in PurePath(path).parents:
@@ -189,7 +207,7 @@ class KernelDisk:
                 if error.errno in {errno.ELOOP, errno.EMLINK, errno.ENXIO}:
                     raise RecordingChangedError(f"{path!r} is not a regular file any more") from error
                 raise refusal(f"cannot open {path!r}", error) from error
-            recording = _KernelRecording(descriptor.number, path, self._in_thread)
+            recording = _KernelRecording(descriptor, path, self._in_thread)
             await recording.stat()
             yield recording
         finally:
@@ -202,6 +220,7 @@ class _Descriptor:
     def __init__(self, path: str) -> None:
         self._path = path
         self._number: int | None = None
+        self.generation: int | None = None
         self._unwanted = False
         self._lock = threading.Lock()
 
@@ -214,6 +233,7 @@ class _Descriptor:
     def open(self) -> None:
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         number = os.open(self._path, flags)
+        self.generation = inode_generation(number)
         with self._lock:
             if not self._unwanted:
                 self._number = number
@@ -229,8 +249,9 @@ class _Descriptor:
 
 
 class _KernelRecording:
-    def __init__(self, descriptor: int, path: str, in_thread: _InThread) -> None:
-        self._descriptor = descriptor
+    def __init__(self, descriptor: _Descriptor, path: str, in_thread: _InThread) -> None:
+        self._descriptor = descriptor.number
+        self.generation = descriptor.generation
         self._path = path
         self._in_thread = in_thread
         self._nowait = _RWF_NOWAIT

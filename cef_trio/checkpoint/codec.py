@@ -6,7 +6,8 @@ cannot be read is a :class:`CorruptFieldError` that names it: a checkpoint is be
 
 - Times are ISO 8601 in UTC with microseconds and ``Z``: they sort as text as they sort in time.
 - Checksums are 16 hexadecimal digits, paths are the raw bytes of the file system (``os.fsencode``).
-- ``identity`` is flattened into ``file_dev``, ``file_ino``, ``head_size_bytes`` and ``head_crc64nvme``.
+- ``identity`` is flattened into ``file_dev``, ``file_ino``, ``head_size_bytes``, ``head_crc64nvme`` and, where the file
+  system tells it, ``file_generation``.
 - ``None`` is a field that is not there.
 """
 
@@ -149,18 +150,22 @@ _FORMS: Final[Mapping[str, _Form]] = MappingProxyType(
 _IDENTITY_FORMS: Final[Mapping[str, _Form]] = MappingProxyType(
     {"file_dev": _INTEGER, "file_ino": _INTEGER, "head_size_bytes": _INTEGER, "head_crc64nvme": _CRC64}
 )
+_GENERATION: Final = "file_generation"
 # Without its status a record says nothing about how to go on, so it is required although the model has a default.
 _REQUIRED: Final = {field.name for field in fields(StreamMeta) if field.default is MISSING} | {"status"}
 
 
 def encode_field(name: str, value: Any) -> dict[str, bytes]:
-    """The hash fields of one field of :class:`StreamMeta`: one, or the four of ``identity``. ``value`` is not None.
+    """The hash fields of one field of :class:`StreamMeta`: one, or those of ``identity``. ``value`` is not None.
 
     Raises:
         ValueError: there is no such field, or its value cannot be kept.
     """
     if name == "identity":
-        return {part: _encode_text(form.encode(getattr(value, part))) for part, form in _IDENTITY_FORMS.items()}
+        encoded = {part: _encode_text(form.encode(getattr(value, part))) for part, form in _IDENTITY_FORMS.items()}
+        if value.generation is not None:
+            encoded[_GENERATION] = _encode_text(_INTEGER.encode(value.generation))
+        return encoded
     if name not in _FORMS:
         raise ValueError(f"a checkpoint has no field {name!r}")
     return {name: _encode_text(_FORMS[name].encode(value))}
@@ -193,12 +198,15 @@ def decode_meta(raw: Mapping[bytes, bytes]) -> StreamMeta:
             values[name] = _decode(name, form, value)
         elif name in _REQUIRED:
             raise CorruptFieldError(name, "is missing")
-    identity: dict[str, int] = {}
+    identity: dict[str, Any] = {}
     for name, form in _IDENTITY_FORMS.items():
         value = raw.get(name.encode())
         if value is None:
             raise CorruptFieldError(name, "is missing")
         identity[name] = _decode(name, form, value)
+    generation = raw.get(_GENERATION.encode())
+    if generation is not None:
+        identity["generation"] = _decode(_GENERATION, _INTEGER, generation)
     return StreamMeta(identity=FileIdentity(**identity), **values)
 
 

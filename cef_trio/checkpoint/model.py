@@ -15,15 +15,18 @@ from cef_trio.checkpoint.states import Status, StreamSet
 
 @dataclass(frozen=True, slots=True)
 class FileIdentity:
-    """Which file this is, whatever its name: device, inode, and a checksum of how it begins.
+    """Which file this is, whatever its name: device, inode and its generation, and a checksum of how it begins.
 
     ``head_size_bytes`` (0 to 4096) is how many bytes ``head_crc64nvme`` is of; a file that was empty has 0 and 0.
+    ``generation`` tells two files apart that had the same inode one after the other; ``None`` where the file system
+    does not tell it.
     """
 
     file_dev: int
     file_ino: int
     head_size_bytes: int = 0
     head_crc64nvme: int = 0
+    generation: int | None = None
 
     @property
     def inode(self) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from cef_trio.disk import OpenRecording, device_of_nearest_folder, refusal, regular_file_stat
+from cef_trio.disk import OpenRecording, device_of_nearest_folder, inode_generation, refusal, regular_file_stat
 from cef_trio.exceptions import RecordingChangedError
 from cef_trio.recording import FileStat
 
@@ -53,6 +53,7 @@ class InlineDisk:
 class _InlineRecording:
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
+        self.generation = inode_generation(descriptor)
 
     async def stat(self) -> FileStat:
         await trio.lowlevel.checkpoint()

@@ -1,8 +1,9 @@
 """Is the file that is there now the one that the stream began with? Pure.
 
 A name proves nothing: recorders rotate names and editors replace files. The inode says which file it is while the file
-system lives; device numbers may change when a machine starts again, and inodes are given out anew after a deletion, so
-the first bytes have a say as well. The first bytes alone prove nothing either: every ffmpeg recording begins alike, and
+system lives, and its generation tells two files apart that had it one after the other (ext4 gives a deleted file's
+inode to the next one). Where generations are not told, and after a restart, when device numbers may have changed, the
+first bytes have a say as well. The first bytes alone prove nothing either: every ffmpeg recording begins alike, and
 a writer may patch or shift them (``+faststart``). Where inode and first bytes disagree, the recorded parts decide.
 """
 
@@ -33,6 +34,8 @@ def compare(recorded: FileIdentity, observed: FileIdentity) -> Sameness:
     """
     if recorded.file_ino != observed.file_ino:
         return Sameness.REPLACED
+    if recorded.generation is not None and observed.generation is not None:
+        return Sameness.SAME if recorded.generation == observed.generation else Sameness.REPLACED
     same_head = (
         recorded.head_size_bytes == observed.head_size_bytes and recorded.head_crc64nvme == observed.head_crc64nvme
     )

@@ -26,7 +26,7 @@ from cef_trio.exceptions import CefMp4ProcessorError, LeaseLostError, RecordingC
 from cef_trio.shielded import shielded
 from cef_trio.stream import recovery
 from cef_trio.stream.adoption import UnknownUploads
-from cef_trio.stream.decide import Action, Look, judge_look, next_action
+from cef_trio.stream.decide import Action, Look, is_same_file, judge_look, next_action
 from cef_trio.stream.failures import KEEPS_ITS_UPLOAD, GivenUpError, reason_of
 from cef_trio.stream.finalize import finish, verify_and_complete
 from cef_trio.stream.parts import Part
@@ -154,7 +154,7 @@ class StreamProcessor:
             self.working = True
             try:
                 async with self._services.disk.open(self.situation.value.path) as recording:
-                    if (await recording.stat()).inode != upload.meta.identity.inode:
+                    if not is_same_file(upload.meta.identity, await recording.stat(), recording.generation):
                         self._doubt()
                         return
                     await work(upload, recording)
@@ -213,13 +213,13 @@ class StreamProcessor:
 
     async def _look_once(self, upload: StreamUpload) -> Look:
         path = self.situation.value.path
-        stat = await self._services.disk.stat(path)
-        look = judge_look(
-            covered_bytes=upload.covered_bytes,
-            inode=upload.meta.identity.inode,
-            found=stat.inode if stat else None,
-            size_bytes=stat.size_bytes if stat else 0,
-        )
+        stat, generation = None, None
+        try:
+            async with self._services.disk.open(path) as recording:
+                stat, generation = await recording.stat(), recording.generation
+        except RecordingChangedError:
+            pass  # nothing is there
+        look = judge_look(upload.meta.identity, stat, generation, covered_bytes=upload.covered_bytes)
         if stat is not None and look in {Look.SAME, Look.SHRUNK}:
             self.situation.value = looked(self.situation.value, path, stat)
         return look

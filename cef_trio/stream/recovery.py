@@ -132,7 +132,7 @@ async def resume(services: Services, stream_id: str, path: str | None) -> Stream
 async def identify(recording: OpenRecording, stat: FileStat, head_bytes: int) -> FileIdentity:
     """Which file this is."""
     head = await head_of(recording, head_bytes)
-    return FileIdentity(stat.file_dev, stat.file_ino, len(head), crc64nvme(head))
+    return FileIdentity(stat.file_dev, stat.file_ino, len(head), crc64nvme(head), recording.generation)
 
 
 async def check_mounted(services: Services, meta: StreamMeta, path: str) -> None:

@@ -14,6 +14,7 @@ from cef_trio.checkpoint.model import Lease
 from cef_trio.checkpoint.states import Status, StreamSet
 from cef_trio.exceptions import RedisOperationError
 from cef_trio.exit_codes import ExitCode
+from cef_trio.lab.disk import InlineDisk
 from cef_trio.lab.world import PART, World
 from cef_trio.local.s3 import CallFacts, Fault, Kind, Moment
 
@@ -463,3 +464,41 @@ async def test_p1_a_store_that_cannot_replace_a_part_gets_a_new_upload(world: Wo
     assert world.recordings() == [world.content()]
     assert world.open_uploads() == []
     assert world.endpoint.log.calls["CreateMultipartUpload"] == 2
+
+
+async def test_a_writer_that_patched_its_only_part_while_nobody_watched_is_the_same_file(
+    world: World, autojump_clock: MockClock
+) -> None:
+    """Found by cancelling at every step: head and part changed, and only the inode's generation tells that it is it."""
+    world.append(PART + 100)
+    async with world.killed_daemon():
+        await trio.sleep(1)
+    world.patch(5, b"patched")
+    if await generation_of(world.path()) is None:
+        pytest.skip("this file system does not tell an inode's generation")
+    await finish(world)
+    (checkpoint,) = await world.checkpoints()
+    assert checkpoint.meta.parts_rewritten == 1
+
+
+async def test_a_file_that_got_a_deleted_files_inode_is_another_file(world: World, autojump_clock: MockClock) -> None:
+    world.append(3 * PART)
+    async with world.daemon() as daemon:
+        await trio.sleep(1)
+        before = world.stat()
+        Path(world.path()).unlink()
+        world.append(4 * PART)
+        if world.stat().inode != before.inode or await generation_of(world.path()) is None:
+            pytest.skip("this file system does not give inodes out anew, or does not tell their generation")
+        daemon.saw()
+        daemon.closed()
+        await trio.sleep(60)
+        found = await until_idle(world, Status.COMPLETED, Status.FAILED_FILE_REPLACED)
+    assert {checkpoint.meta.status for checkpoint in found} == {Status.COMPLETED, Status.FAILED_FILE_REPLACED}
+    assert world.recordings() == [world.content()]
+    assert world.open_uploads() == []
+
+
+async def generation_of(path: str) -> int | None:
+    async with InlineDisk().open(path) as recording:
+        return recording.generation

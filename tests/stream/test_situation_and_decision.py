@@ -99,19 +99,21 @@ def test_a_part_is_ready_at_its_last_byte_and_not_before() -> None:
 
 
 @pytest.mark.parametrize(
-    ("found", "size_bytes", "look"),
+    ("found", "generation", "look"),
     [
-        (None, 0, Look.GONE),
-        ((1, 3), 500, Look.REPLACED),
-        ((1, 2), 199, Look.SHRUNK),
-        ((1, 2), 200, Look.SAME),
-        ((1, 2), 500, Look.SAME),
+        (None, None, Look.GONE),
+        (FileStat(1, 3, 500, 0), 7, Look.REPLACED),
+        (FileStat(1, 2, 500, 0), 8, Look.REPLACED),
+        (FileStat(1, 2, 199, 0), 7, Look.SHRUNK),
+        (FileStat(1, 2, 200, 0), 7, Look.SAME),
+        (FileStat(1, 2, 500, 0), None, Look.SAME),
     ],
 )
-def test_a_look_at_the_file_is_judged_by_inode_and_by_what_was_sent(
-    found: tuple[int, int] | None, size_bytes: int, look: Look
+def test_a_look_at_the_file_is_judged_by_who_it_is_and_by_what_was_sent(
+    found: FileStat | None, generation: int | None, look: Look
 ) -> None:
-    assert judge_look(covered_bytes=200, inode=(1, 2), found=found, size_bytes=size_bytes) is look
+    identity = FileIdentity(1, 2, generation=7)
+    assert judge_look(identity, found, generation, covered_bytes=200) is look
 
 
 @pytest.mark.parametrize(
@@ -143,6 +145,9 @@ IDENTITY = FileIdentity(1, 2, 4096, 77)
         (IDENTITY, replace(IDENTITY, head_crc64nvme=1), Sameness.ASK_BYTES),
         (IDENTITY, replace(IDENTITY, head_size_bytes=10), Sameness.ASK_BYTES),
         (FileIdentity(1, 2), FileIdentity(1, 2), Sameness.SAME),
+        (replace(IDENTITY, generation=7), replace(IDENTITY, generation=7, head_crc64nvme=1), Sameness.SAME),
+        (replace(IDENTITY, generation=7), replace(IDENTITY, generation=8), Sameness.REPLACED),
+        (replace(IDENTITY, generation=7), IDENTITY, Sameness.SAME),
         (FileIdentity(1, 2), FileIdentity(9, 2), Sameness.ASK_BYTES),  # nothing but an inode number speaks for it
     ],
 )
