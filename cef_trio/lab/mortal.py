@@ -46,14 +46,24 @@ class MortalStore:
 
 
 class MortalTransport(httpx.AsyncBaseTransport):
-    """The network as one process sees it, until that process is dead."""
+    """The network as one process sees it, until that process is dead.
 
-    def __init__(self, transport: httpx.AsyncBaseTransport, life: Life) -> None:
+    ``acknowledged`` is told each part whose acknowledgement has reached the process: (part number, ETag).
+    """
+
+    def __init__(
+        self, transport: httpx.AsyncBaseTransport, life: Life, acknowledged: Callable[[int, str], None]
+    ) -> None:
         self._transport = transport
         self._life = life
+        self._acknowledged = acknowledged
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Pass a request on."""
         if self._life.ended:
             raise httpx.ConnectError("the process is dead", request=request)
-        return await self._transport.handle_async_request(request)
+        response = await self._transport.handle_async_request(request)
+        part_number = request.url.params.get("partNumber")
+        if request.method == "PUT" and part_number is not None and response.is_success:
+            self._acknowledged(int(part_number), response.headers["etag"].strip('"'))
+        return response

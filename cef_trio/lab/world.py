@@ -77,6 +77,8 @@ class World:
         self.has_writer: bool | None = None
         self.daemons_started = 0
         self.life = Life()
+        self.acknowledged: list[tuple[int, str]] = []
+        """Number and ETag of each part whose acknowledgement has reached a daemon, in order."""
         self._max_concurrent_streams = max_concurrent_streams
         self._max_concurrent_parts = max_concurrent_parts
 
@@ -179,7 +181,7 @@ class World:
         s3 = S3Client(
             config,
             retrier=ServiceRetrier(s3_breaker, self.policy, once=_ONCE, random=random),
-            transport=MortalTransport(InProcessTransport(self.endpoint), life),
+            transport=MortalTransport(InProcessTransport(self.endpoint), life, self._acknowledge),
             now=self.utc_now,
         )
         lease = Lease("world", f"{random.getrandbits(64):016x}", 30.0)
@@ -206,6 +208,9 @@ class World:
     async def _probe(self, path: str) -> MediaInfo:
         await trio.lowlevel.checkpoint()
         return MediaInfo(duration_seconds=struct.unpack("<I", os.fsencode(path)[-4:])[0] % 1000)
+
+    def _acknowledge(self, part_number: int, etag: str) -> None:
+        self.acknowledged.append((part_number, etag))
 
     async def _has_writer(self, path: str) -> bool | None:
         await trio.lowlevel.checkpoint()

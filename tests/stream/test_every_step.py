@@ -106,6 +106,9 @@ async def one_run(folder: Path, at_step: int, strike: Strike, faults: Callable[[
     if strike is not kill:
         assert {checkpoint.meta.status for checkpoint in before} <= SAVED
         assert services.exit_saves.unsaved == set()
+        # P2: every part whose acknowledgement arrived is recorded, the newest one where a part was sent twice.
+        parts = {number: part.etag for checkpoint in before for number, part in checkpoint.parts.items()}
+        assert dict(world.acknowledged).items() <= parts.items()
     recorded = {(checkpoint.meta.s3_key_prefix, number) for checkpoint in before for number in checkpoint.parts}
     received = dict(world.endpoint.log.received_bytes)
     world.endpoint.faults.clear()
