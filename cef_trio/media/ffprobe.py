@@ -14,16 +14,18 @@ import signal
 import subprocess
 from collections.abc import Mapping
 from contextlib import suppress
-from functools import partial
 from typing import Any, Final
 
 import trio
 
 from cef_trio.exceptions import FFprobeError
 from cef_trio.media.metadata import MediaInfo
+from cef_trio.shielded import shielded
 
 MAX_OUTPUT_BYTES: Final = 1024 * 1024
 _STDERR_BYTES: Final = 500
+_KILL_SECONDS: Final = 0.5
+"""How long a killed ffprobe may take to be gone before it is left behind."""
 _ENTRIES: Final = "format=format_name,duration,bit_rate:stream=codec_type,codec_name,width,height,avg_frame_rate"
 
 
@@ -61,33 +63,29 @@ async def probe(path: str, *, ffprobe_path: str, timeout_seconds: float) -> Medi
 
 async def _run(command: list[str]) -> tuple[int, bytes, bytes]:
     """Run it to its end: exit code, the beginning of its output, the end of its complaints. Cancelled: it is killed."""
+    process = await trio.lowlevel.open_process(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,  # a Ctrl-C in the terminal is the daemon's to handle
+    )
+    assert process.stdout is not None  # noqa: S101 - both are pipes
+    assert process.stderr is not None  # noqa: S101
     output, said = bytearray(), bytearray()
-    failure: OSError | None = None
-    async with trio.open_nursery() as nursery:
-        try:
-            process: trio.Process = await nursery.start(
-                partial(
-                    trio.run_process,
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
-                    check=False,
-                    deliver_cancel=_kill,
-                    start_new_session=True,  # a Ctrl-C in the terminal is the daemon's to handle
-                )
-            )
-        except OSError as error:  # carried out of the nursery, which would wrap it in a group
-            failure = error
-        else:
-            assert process.stdout is not None  # noqa: S101 - both are pipes
-            assert process.stderr is not None  # noqa: S101
+    try:
+        async with trio.open_nursery() as nursery:
             nursery.start_soon(_take_beginning, process.stdout, output)
             nursery.start_soon(_take_end, process.stderr, said)
-    if failure is not None:
-        raise failure
-    exit_code = process.returncode
-    assert exit_code is not None  # noqa: S101 - the nursery waited for its end
+        # Collected only now: as long as somebody in its group may write, its number is its own, and safe to kill.
+        exit_code = await process.wait()
+    except BaseException:
+        # trio.run_process would wait in a shield without an end, and a process that waits for a hung disk cannot be
+        # killed (P4). One that is left is collected by subprocess when it has ended.
+        _kill(process.pid)
+        with shielded(_KILL_SECONDS, saving="ffprobe's end"):
+            await process.wait()
+        raise
     return exit_code, bytes(output), bytes(said)
 
 
@@ -107,11 +105,10 @@ async def _take_end(stream: trio.abc.ReceiveStream, into: bytearray) -> None:
             del into[:-_STDERR_BYTES]
 
 
-async def _kill(process: trio.Process) -> None:
-    # At once, since ffprobe has nothing to save; and its whole group, since FFPROBE_PATH may be a script around it. The
-    # number is still this process's: trio has not collected it yet.
+def _kill(group: int) -> None:
+    # At once, since ffprobe has nothing to save; and its whole group, since FFPROBE_PATH may be a script around it.
     with suppress(ProcessLookupError, PermissionError):  # macOS says the latter of a process that just ended
-        os.killpg(process.pid, signal.SIGKILL)
+        os.killpg(group, signal.SIGKILL)
 
 
 def parse(output: bytes) -> MediaInfo:

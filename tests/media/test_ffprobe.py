@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import shutil
 import signal
@@ -203,6 +204,35 @@ async def test_p4_cancelled_it_kills_the_program_and_leaves_at_once(script: Scri
     assert not _runs(int(line.split()[0])), "the program itself is collected before the asker leaves"
     for pid in line.split():
         await until_gone(int(pid))
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # of the process left behind, and of its pidfd
+async def test_p4_a_program_that_cannot_be_killed_keeps_nobody_waiting(
+    script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that waits for a hung disk is deaf to SIGKILL; here SIGKILL is never sent."""
+    monkeypatch.setattr(os, "killpg", lambda group, number: None)
+    pids = tmp_path / "pids"
+    with trio.fail_after(LONG):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(
+                lambda: probe("x.mp4", ffprobe_path=script(HANGING.format(pids=pids)), timeout_seconds=1000)
+            )
+            line = await until_written(pids)
+            nursery.cancel_scope.cancel()
+    for pid in map(int, line.split()):
+        assert _runs(pid), "the asker left before the program did"
+        os.kill(pid, signal.SIGKILL)
+        await until_gone(pid)
+    gc.collect()
+
+
+async def test_what_a_program_leaves_running_is_killed_with_its_group(script: Script, tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    leaves = f"sleep 1000 & echo $! > '{pids}'; exit 0"
+    with pytest.raises(FFprobeError, match=r"longer than 0\.5 s"):
+        await probe("x.mp4", ffprobe_path=script(leaves), timeout_seconds=0.5)
+    await until_gone(int(await until_written(pids)))
 
 
 async def test_a_stopped_program_is_killed_too(script: Script, tmp_path: Path) -> None:
