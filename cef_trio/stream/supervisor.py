@@ -223,8 +223,12 @@ class StreamSupervisor:
             elif verdict is Verdict.REPLACED:
                 self.resume_unattended(known[path], detached=True)
         if fresh and self._must_list_uploads:
-            await self._uploads.look()
-            self._must_list_uploads = False
+            self._must_list_uploads = False  # first: who finds another lease lost meanwhile sets it again
+            try:
+                await self._uploads.look()
+            except CefMp4ProcessorError:
+                self._must_list_uploads = True
+                raise
         for path in fresh:
             if path in self._unknown:
                 self._start(path, self._unknown.pop(path), None)
@@ -278,10 +282,13 @@ class StreamSupervisor:
             with live.scope:
                 outcome = await live.processor.run()
         finally:
+            lease_lost = outcome in {None, Outcome.LEASE_LOST}
+            # Before the file can be taken for a new one: Redis may have lost its memory, and S3 have what it forgot.
+            self._must_list_uploads |= lease_lost
             for key in [key for key, other in self._live.items() if other is live]:
                 del self._live[key]
         if outcome is not Outcome.PARKED and not self._draining.value:
-            await self._look_again(live, lease_lost=outcome in {None, Outcome.LEASE_LOST})
+            await self._look_again(live, lease_lost=lease_lost)
 
     async def _look_again(self, live: LiveStream, *, lease_lost: bool) -> None:
         """A stream's task ended: whatever is at its path now is asked about like any file, after a pause."""
@@ -289,9 +296,8 @@ class StreamSupervisor:
         try:
             pause = _PAUSE_SECONDS
             if lease_lost and stream_id is not None:
-                # Another daemon has it, or Redis lost its memory; if the latter, S3 may have what Redis forgot.
+                # Another daemon has it, which takes its time, or Redis lost its memory, which is mended at once.
                 known = await lookup.load_metas(self._services.store, [stream_id])
-                self._must_list_uploads |= not known
                 pause = self._services.lease.ttl_seconds / 3 if known else _PAUSE_SECONDS
             with trio.move_on_after(pause):
                 await self._draining.wait_value(True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,13 @@ class Store:
         found = [key for key in self.recordings() if key.endswith(f"/{file_name}")]
         assert len(found) == 1, f"{file_name}: {found} of {self.keys()}"
         return found[0]
+
+    def wait_for_metadata(self, file_name: str, *, seconds: float = 60.0) -> None:
+        """Wait until the metadata of a file of that name is there, the last thing that is written of a recording."""
+        deadline = time.monotonic() + seconds
+        while not any(key.endswith(f"/{file_name}.metadata.json") for key in self.keys()):
+            assert time.monotonic() < deadline, f"no metadata of {file_name} within {seconds} s: {self.keys()}"
+            time.sleep(0.05)  # another server's bucket: there is nothing to wait on but another look
 
     def sha256(self, key: str) -> str:
         digest = hashlib.sha256()
