@@ -19,7 +19,7 @@ from pydantic import SecretStr
 from cef_trio.checkpoint.exit_saves import ExitSaves
 from cef_trio.checkpoint.model import Lease
 from cef_trio.checkpoint.redis import RedisCheckpointStore
-from cef_trio.config import Settings
+from cef_trio.config import Settings, SettingsError
 from cef_trio.disk import KernelDisk
 from cef_trio.exceptions import CefMp4ProcessorError, S3OperationError
 from cef_trio.intake.writers import WriterState, writer_state
@@ -78,20 +78,23 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
     """The real services, by the settings. Nothing is connected yet; leaving closes what was.
 
     Raises:
-        ValueError: a URL cannot be understood, or the certificates of a CA file cannot be loaded.
+        SettingsError: a URL cannot be understood, a cluster's prefix has no hash tag, a bucket no host name.
     """
     policy = RetryPolicy(settings.retry_attempts, settings.retry_initial_seconds, settings.retry_max_seconds)
     probes = RetryPolicy(1, settings.retry_initial_seconds, settings.retry_max_seconds)
     redis_breaker = CircuitBreaker("redis", lambda: store.ping(), probes)  # noqa: PLW0108 - made below
     s3_breaker = CircuitBreaker("s3", lambda: s3.head_bucket(), probes)  # noqa: PLW0108 - made below
-    store = RedisCheckpointStore(
-        settings.redis_url.get_secret_value(),
-        key_prefix=settings.redis_key_prefix,
-        ca_file=settings.redis_ca_file,
-        socket_timeout_seconds=settings.redis_timeout_seconds,
-        retrier=ServiceRetrier(redis_breaker, policy, once=_ONCE),
-    )
-    s3 = S3Client(_s3_config(settings), retrier=ServiceRetrier(s3_breaker, policy, once=_ONCE))
+    try:
+        store = RedisCheckpointStore(
+            settings.redis_url.get_secret_value(),
+            key_prefix=settings.redis_key_prefix,
+            ca_file=settings.redis_ca_file,
+            socket_timeout_seconds=settings.redis_timeout_seconds,
+            retrier=ServiceRetrier(redis_breaker, policy, once=_ONCE),
+        )
+        s3 = S3Client(_s3_config(settings), retrier=ServiceRetrier(s3_breaker, policy, once=_ONCE))
+    except ValueError as error:  # what only the rooms themselves know of a setting; their texts name the variable
+        raise SettingsError([str(error)]) from error
     lease = Lease(settings.instance_id, uuid4().hex, settings.lease_seconds)
     async with store, s3:
         yield Services(

@@ -237,6 +237,30 @@ def test_wrong_input_is_a_clear_line_and_exit_code_2(arguments: list[str], says:
 
 
 @pytest.mark.real
+@pytest.mark.parametrize(
+    ("variables", "says"),
+    [
+        ({"REDIS_URL": "redis://:hunter2@[::1"}, "REDIS_URL"),
+        ({"REDIS_URL": "redis://:hunter2@localhost:port/0"}, "REDIS_URL"),
+        ({"REDIS_URL": "redis://:hunter2@localhost/0?socket_timeout=9"}, "REDIS_URL"),
+        ({"REDIS_URL": "redis+cluster://:hunter2@localhost"}, "REDIS_KEY_PREFIX"),
+        ({"S3_BUCKET_NAME": "under_score", "S3_ADDRESSING": "virtual"}, "S3_ADDRESSING=path"),
+    ],
+)
+def test_what_only_its_own_room_can_tell_to_be_wrong_is_one_clear_line_too(
+    tmp_path: Path, variables: dict[str, str], says: str
+) -> None:
+    given = {"WATCH_DIR": str(tmp_path), "S3_BUCKET_NAME": "recordings", "S3_ENDPOINT_URL": "http://127.0.0.1:9"}
+    keys = {"S3_ACCESS_KEY_ID": "key-of-nobody", "S3_SECRET_ACCESS_KEY": "secret-of-nobody"}
+    done = command("run", **(given | keys | variables))
+    lines = [line for line in done.stderr.splitlines() if line.startswith("cef-trio: ")]
+    assert done.returncode == 2
+    assert [says in line for line in lines] == [True]
+    assert "Traceback" not in done.stderr
+    assert "hunter2" not in done.stderr
+
+
+@pytest.mark.real
 def test_a_closed_standard_error_changes_no_exit_code() -> None:
     done = subprocess.run(
         ["/bin/sh", "-c", 'exec "$0" -m cef_trio run 2>&-', sys.executable],
