@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from cef_trio.checkpoint.model import FileIdentity, PartRecord, StreamMeta
 from cef_trio.media import metadata
+from cef_trio.media.ffprobe import parse
 from cef_trio.media.metadata import MediaInfo, metadata_json
 
 BEGAN = datetime(2026, 1, 31, 12, 0, 0, 5, tzinfo=UTC)
@@ -91,10 +92,23 @@ def part(number: int, content: bytes) -> PartRecord:
     return PartRecord(number, f"etag-{number}", len(content), crc, BEGAN + timedelta(seconds=number))
 
 
+def strictly_read(written: bytes) -> dict[str, Any]:
+    """As a parser that knows no more than RFC 8259: UTF-8, no NaN, no key twice."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        assert len({name for name, _ in pairs}) == len(pairs), "a key stands there twice"
+        return dict(pairs)
+
+    def refuse(word: str) -> None:
+        pytest.fail(f"{word} is no JSON")
+
+    read: dict[str, Any] = json.loads(written.decode("utf-8"), object_pairs_hook=once, parse_constant=refuse)
+    return read
+
+
 def document(stream: StreamMeta, parts: list[PartRecord], media: MediaInfo | None) -> dict[str, Any]:
     written = metadata_json(stream, parts, media, processed_at_utc=BEGAN + timedelta(hours=1))
-    read: dict[str, Any] = json.loads(written.decode("utf-8"))
-    return read
+    return strictly_read(written)
 
 
 def test_it_has_the_documented_keys_in_the_documented_order() -> None:
@@ -138,6 +152,23 @@ def test_chunks_are_in_order_and_add_up_to_the_object_and_its_checksum(contents:
 def test_a_recording_nobody_could_probe_has_no_duration_and_no_media() -> None:
     read = document(meta(), [part(1, b"x")], None)
     assert (read["duration_seconds"], read["media"]) == (None, None)
+
+
+WORDS = st.text() | st.floats() | st.integers() | st.none() | st.sampled_from(["nan", "1e400", "\ud800", "1/3"])
+
+
+@given(
+    st.fixed_dictionaries({}, optional={"duration": WORDS, "format_name": WORDS, "bit_rate": WORDS}),
+    st.fixed_dictionaries(
+        {"codec_type": st.sampled_from(["video", "audio"])},
+        optional={"codec_name": WORDS, "width": WORDS, "height": WORDS, "avg_frame_rate": WORDS},
+    ),
+)
+def test_whatever_ffprobe_says_the_document_is_strict_json_that_fits(
+    container: dict[str, Any], stream: dict[str, Any]
+) -> None:
+    media = parse(json.dumps({"format": container, "streams": [stream]}).encode())
+    assert_fits(document(meta(), [part(1, b"x")], media), SCHEMA)
 
 
 @given(st.binary(min_size=1).filter(lambda name: b"\0" not in name))

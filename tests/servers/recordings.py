@@ -64,23 +64,8 @@ def command(path: Path, kind: str, *, seconds: float, mib_per_second: float, rea
     return [
         *("ffmpeg", "-nostdin", "-v", "error", "-y", *(["-re"] if real_time else [])),
         *("-f", "lavfi", "-i", "testsrc2=size=640x360:rate=25,noise=alls=40:allf=t:all_seed=7"),
-        *(
-            "-c:v",
-            "mpeg4",
-            "-b:v",
-            bits,
-            "-minrate",
-            bits,
-            "-maxrate",
-            bits,
-            "-bufsize",
-            bits,
-            "-qmin",
-            "1",
-            "-g",
-            "12",
-        ),
-        *("-t", f"{seconds:g}", *flags, "-flush_packets", "1", "-f", "mp4", f"file:{path}"),
+        *("-c:v", "mpeg4", "-b:v", bits, "-minrate", bits, "-maxrate", bits, "-bufsize", bits, "-qmin", "1"),
+        *("-g", "12", "-t", f"{seconds:g}", *flags, "-flush_packets", "1", "-f", "mp4", f"file:{path}"),
     ]
 
 
