@@ -2,7 +2,7 @@
 
 What must not be lost on the way out is saved inside ``with shielded(seconds, saving="…")``: a shield with an end. A
 shield without an end would turn a frozen server into a daemon that cannot be stopped (promise P4), so there is no other
-use of ``shield=`` in this project; ``tests/test_shields.py`` reads the source and enforces it.
+use of ``shield=`` in this project; ``tests/house/test_shields.py`` reads the source and enforces it.
 
 The laboratory can remove single shields, by the name given in ``saving``, to show that each of them is needed.
 """
