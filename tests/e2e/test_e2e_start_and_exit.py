@@ -13,7 +13,7 @@ import redis as redis_library
 from servers.daemon import Bucket, daemon, settings_for
 from servers.embedded_s3 import embedded_s3_server
 from servers.endpoints import Endpoint
-from servers.s3_control import arm, disarm_all
+from servers.s3_control import arm, disarm_all, wait_for_call
 from servers.store import Store
 from servers.valkey import ValkeyServer, valkey_server
 
@@ -164,14 +164,14 @@ def test_p4_a_second_signal_skips_the_grace_and_a_third_exits_at_once(
     settings = settings_for(watch_dir, bucket_of(faulty), redis.url, shutdown_grace_seconds=120)
     arm(faulty, {"kind": "freeze", "operation": "UploadPart", "times": None})
     with path.open("ab"), daemon(settings) as process:
-        process.wait_for("upload_created")
+        wait_for_call(faulty, "UploadPart")
         process.signal(signal.SIGTERM)
         process.wait_for("shutdown_began")
         process.signal(signal.SIGTERM)
         assert process.wait(3) == 0
     assert meta_of(redis)["status"] == "interrupted_cancelled"
     with path.open("ab"), daemon(settings) as process:
-        process.wait_for("stream_resumed")
+        wait_for_call(faulty, "UploadPart", count=2)
         process.signal(signal.SIGTERM)
         process.wait_for("shutdown_began")
         redis.freeze()

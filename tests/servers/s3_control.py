@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 
 import httpx
@@ -16,3 +17,11 @@ def arm(endpoint: Endpoint, fault: Mapping[str, object]) -> None:
 def disarm_all(endpoint: Endpoint) -> None:
     """Switch all of them off; frozen connections drop."""
     httpx.delete(f"{endpoint.url}/_control/faults", trust_env=False).raise_for_status()
+
+
+def wait_for_call(endpoint: Endpoint, operation: str, *, count: int = 1, seconds: float = 30.0) -> None:
+    """Wait until the endpoint has been asked for ``operation`` so often; the calls may still be under way."""
+    deadline = time.monotonic() + seconds
+    while httpx.get(f"{endpoint.url}/_control/calls", trust_env=False).json()["calls"].get(operation, 0) < count:
+        assert time.monotonic() < deadline, f"no {operation} within {seconds} s"
+        time.sleep(0.02)  # another process: there is nothing to wait on but another look
