@@ -32,7 +32,7 @@ from cef_trio.stream.finalize import finish, verify_and_complete
 from cef_trio.stream.parts import Part
 from cef_trio.stream.sending import send_all
 from cef_trio.stream.services import Services
-from cef_trio.stream.situation import Ending, Situation, closed, looked, still_written
+from cef_trio.stream.situation import Ending, Situation, closed, gone, looked, still_written
 from cef_trio.stream.upload import StreamUpload
 
 log = structlog.get_logger(__name__)
@@ -165,8 +165,7 @@ class StreamProcessor:
                 self.working = False
 
     def _doubt(self) -> None:
-        situation = self.situation.value
-        self.situation.value = Situation(situation.path, situation.stat, situation.ending, True, situation.draining)
+        self.situation.value = gone(self.situation.value)
 
     async def _send_ready(self, upload: StreamUpload, recording: OpenRecording) -> None:
         """Send the parts that are full, several at once, until none is left or others wait for the slot."""
