@@ -3,67 +3,211 @@
 Cancelling a task is not killing a process: a cancelled task may still save something on its way out. Here the edges
 know whether the daemon behind them lives; after its end every call fails before it does anything, so what S3 and the
 store hold is exactly what they held at that moment.
+
+The edges also bear witness: what S3 has acknowledged to the daemon (the headers of a good answer have reached it) is
+noted here, by the wire and not by the daemon's own word, for the promises to be held against.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 import httpx
+import trio
 
 from cef_trio.checkpoint.memory import MemoryCheckpointStore
 from cef_trio.exceptions import RedisOperationError
+from cef_trio.lab.journal import Journal, Lane
+
+_UPLOAD_ID = re.compile(rb"<UploadId>([^<]+)</UploadId>")
 
 
+class Death(StrEnum):
+    """When, of a call, the process dies."""
+
+    BEFORE = "before"
+    """The call is never made."""
+    UNANSWERED = "unanswered"
+    """It has its effect; the answer does not reach the process."""
+    ANSWERED = "answered"
+    """The answer has arrived, and nothing was done with it yet."""
+
+
+@dataclass(slots=True)
 class Life:
-    """One process's life."""
+    """One process's life: the calls it makes, and the one in which it dies."""
 
-    def __init__(self) -> None:
-        self.ended = False
+    dies_at: tuple[int, Death] | None = None
+    """Number of the call, counted from 1, and the moment."""
+    on_end: Callable[[], None] = lambda: None
+    """Called once, when it dies."""
+    ended: bool = False
+    calls: list[str] = field(default_factory=list)
+    """The calls it began, in order."""
+    open_answers: int = 0
+    """Answers of S3 whose connection is not given back."""
 
     def end(self) -> None:
         """The process is killed."""
-        self.ended = True
+        if not self.ended:
+            self.ended = True
+            self.on_end()
+
+    def begins(self, call: str) -> int:
+        """A call begins; returns its number."""
+        self.calls.append(call)
+        return len(self.calls)
+
+    def reaches(self, number: int, moment: Death) -> bool:
+        """A call reaches that moment; returns whether the process is dead by now."""
+        if self.dies_at == (number, moment):
+            self.end()
+        return self.ended
+
+
+@dataclass(slots=True)
+class Witness:
+    """What S3 has acknowledged to the daemon."""
+
+    parts: dict[tuple[str, int], str] = field(default_factory=dict)
+    """(upload id, part number) → the ETag of its newest acknowledgement."""
+    uploads: dict[str, str] = field(default_factory=dict)
+    """Upload id → key, of the uploads whose id has arrived."""
+    ids_dropped: list[str] = field(default_factory=list)
+    """Keys of uploads whose creation was acknowledged, and whose id nobody read to its end."""
+    objects: dict[str, str] = field(default_factory=dict)
+    """Key → ETag of the recordings that S3 said it has."""
+
+    def forget(self) -> None:
+        """Begin anew: each daemon answers for what it heard itself."""
+        self.parts.clear()
+        self.uploads.clear()
+        self.ids_dropped.clear()
+        self.objects.clear()
+
+    def took_headers(self, request: httpx.Request, response: httpx.Response) -> None:
+        """The headers of an answer are here."""
+        query = request.url.params
+        if response.is_success and request.method == "PUT" and "partNumber" in query:
+            where = query["uploadId"], int(query["partNumber"])
+            self.parts[where] = response.headers["etag"].strip('"')
+
+    def took_body(self, request: httpx.Request, body: bytes, *, whole: bool) -> None:
+        """An answer's body was read to its end, or given up."""
+        if request.method != "POST" or "uploads" not in request.url.params:
+            return
+        key = request.url.path.partition("/recordings/")[2]
+        found = _UPLOAD_ID.search(body)
+        if whole and found is not None:
+            self.uploads[found[1].decode()] = key
+        else:
+            self.ids_dropped.append(key)
 
 
 class MortalStore:
     """The store as one process sees it: every method of a ``CheckpointStore``, until that process is dead."""
 
-    def __init__(self, store: MemoryCheckpointStore, life: Life) -> None:
+    def __init__(self, store: MemoryCheckpointStore, life: Life, journal: Journal) -> None:
         self._store = store
         self._life = life
+        self._journal = journal
 
     def __getattr__(self, operation: str) -> Callable[..., Awaitable[Any]]:
         method: Callable[..., Awaitable[Any]] = getattr(self._store, operation)
+        life = self._life
 
         async def call(*args: Any, **kwargs: Any) -> Any:
-            if self._life.ended:
+            number = life.begins(f"redis {operation}")
+            if life.reaches(number, Death.BEFORE):
                 raise RedisOperationError(operation, "the process is dead")
-            return await method(*args, **kwargs)
+            with self._journal.call(Lane.REDIS, operation):
+                answer = await method(*args, **kwargs)
+            if life.reaches(number, Death.UNANSWERED):
+                raise RedisOperationError(operation, "the process is dead")
+            life.reaches(number, Death.ANSWERED)
+            return answer
 
         return call
 
 
 class MortalTransport(httpx.AsyncBaseTransport):
-    """The network as one process sees it, until that process is dead.
+    """The network as one process sees it, until that process is dead."""
 
-    ``acknowledged`` is told each part whose acknowledgement has reached the process: (part number, ETag).
-    """
-
-    def __init__(
-        self, transport: httpx.AsyncBaseTransport, life: Life, acknowledged: Callable[[int, str], None]
-    ) -> None:
+    def __init__(self, transport: httpx.AsyncBaseTransport, life: Life, witness: Witness, journal: Journal) -> None:
         self._transport = transport
         self._life = life
-        self._acknowledged = acknowledged
+        self._witness = witness
+        self._journal = journal
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Pass a request on."""
-        if self._life.ended:
+        life, name = self._life, _name(request)
+        number = life.begins(f"s3 {name}")
+        if life.reaches(number, Death.BEFORE):
             raise httpx.ConnectError("the process is dead", request=request)
-        response = await self._transport.handle_async_request(request)
-        part_number = request.url.params.get("partNumber")
-        if request.method == "PUT" and part_number is not None and response.is_success:
-            self._acknowledged(int(part_number), response.headers["etag"].strip('"'))
+        with self._journal.call(Lane.S3, name) as entry:
+            response = await self._transport.handle_async_request(request)
+            entry.outcome = str(response.status_code)
+        if life.reaches(number, Death.UNANSWERED):
+            await response.aclose()
+            raise httpx.ReadError("the process is dead", request=request)
+        self._witness.took_headers(request, response)
+        life.reaches(number, Death.ANSWERED)
+        stream = response.stream
+        if isinstance(stream, httpx.AsyncByteStream):
+            life.open_answers += 1
+            response.stream = _WitnessedBody(stream, request, response.is_success, life, self._witness)
         return response
+
+
+class _WitnessedBody(httpx.AsyncByteStream):
+    """An answer's body. Giving its connection back is a checkpoint, as it is in httpcore."""
+
+    def __init__(
+        self, stream: httpx.AsyncByteStream, request: httpx.Request, good: bool, life: Life, witness: Witness
+    ) -> None:
+        self._stream = stream
+        self._request = request
+        self._good = good
+        self._life = life
+        self._witness = witness
+        self._body = b""
+        self._open = True
+        self._broken = False
+        self._whole = False
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            async for block in self._stream:
+                self._body += block
+                yield block
+            self._whole = True
+        except httpx.HTTPError:
+            self._broken = True  # the network's doing: what did not arrive was not acknowledged
+            raise
+
+    async def aclose(self) -> None:
+        if self._open:
+            self._open = False
+            self._life.open_answers -= 1
+            if self._good and not self._broken and not self._life.ended:
+                self._witness.took_body(self._request, self._body, whole=self._whole)
+        await self._stream.aclose()
+        await trio.lowlevel.checkpoint()
+
+
+def _name(request: httpx.Request) -> str:
+    """A request in S3's words, as far as they tell the daemon's calls apart."""
+    query, method = request.url.params, request.method
+    key = request.url.path.partition("/recordings")[2].strip("/")
+    if "partNumber" in query:
+        return f"UploadPart {query['partNumber']}"
+    if "uploadId" in query:
+        return {"POST": "CompleteMultipartUpload", "DELETE": "AbortMultipartUpload"}.get(method, "ListParts")
+    if "uploads" in query:
+        return "CreateMultipartUpload" if method == "POST" else "ListMultipartUploads"
+    return f"{method.capitalize()}{'Object' if key else 'Bucket'}{' metadata' if key.endswith('.json') else ''}"

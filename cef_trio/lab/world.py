@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -32,7 +32,8 @@ from cef_trio.disk import regular_file_stat
 from cef_trio.exit_codes import ExitCode
 from cef_trio.intake.events import Closed, Gone, Moved, Scanned, Seen
 from cef_trio.lab.disk import InlineDisk
-from cef_trio.lab.mortal import Life, MortalStore, MortalTransport
+from cef_trio.lab.journal import Journal, Lane
+from cef_trio.lab.mortal import Life, MortalStore, MortalTransport, Witness
 from cef_trio.local.s3 import DEFAULT_ACCESS_KEY_ID, DEFAULT_SECRET_ACCESS_KEY, InProcessTransport, S3Endpoint
 from cef_trio.media.metadata import MediaInfo
 from cef_trio.recording import FileStat
@@ -40,6 +41,8 @@ from cef_trio.retry import CircuitBreaker, RetryPolicy, ServiceRetrier
 from cef_trio.s3.client import S3Client
 from cef_trio.s3.config import S3Config
 from cef_trio.s3.credentials import StaticCredentials
+from cef_trio.s3.model import ChecksumAlgorithm, PartToComplete
+from cef_trio.s3.model import StoredObject as S3Object
 from cef_trio.s3.sigv4 import Credentials
 from cef_trio.stream.naming import KeyTemplate, metadata_key
 from cef_trio.stream.services import Services, StreamRules
@@ -68,17 +71,24 @@ class World:
         self.folder = folder
         self.random = Random(seed)  # noqa: S311 - a world is to be repeatable, not secret
         self.endpoint = S3Endpoint(
-            buckets=[BUCKET], clock=lambda: self.utc_now().timestamp(), minimum_part_size_bytes=1
+            buckets=[BUCKET],
+            clock=lambda: self.utc_now().timestamp(),
+            minimum_part_size_bytes=1,
+            new_request_id=lambda: f"{self.random.getrandbits(64):016X}",
         )
         self.store = MemoryCheckpointStore()
         self.policy = policy or RetryPolicy(attempts=3, initial_seconds=0.2, max_seconds=2.0)
         self.grace_seconds = 6.0
         self.stream_timeout_seconds = 30.0
         self.has_writer: bool | None = None
+        self.redis_lost = False
+        """Whether Redis ever lost something that it had acknowledged."""
         self.daemons_started = 0
         self.life = Life()
-        self.acknowledged: list[tuple[int, str]] = []
-        """Number and ETag of each part whose acknowledgement has reached a daemon, in order."""
+        self.journal = Journal()
+        """What happened, by this world's clock."""
+        self.witness = Witness()
+        """What S3 has acknowledged to this world's daemons."""
         self._max_concurrent_streams = max_concurrent_streams
         self._max_concurrent_parts = max_concurrent_parts
 
@@ -94,12 +104,14 @@ class World:
 
     def append(self, size_bytes: int, name: str = "a.mp4") -> FileStat:
         """Append bytes that nobody else has."""
+        self.journal.note(Lane.FILE, f"append {size_bytes} to {name}")
         with Path(self.path(name)).open("ab") as file:
             file.write(self.random.randbytes(size_bytes))
         return self.stat(name)
 
     def patch(self, offset: int, data: bytes, name: str = "a.mp4") -> FileStat:
         """Write over bytes that were there before."""
+        self.journal.note(Lane.FILE, f"patch {name} at {offset}, {len(data)} bytes")
         with Path(self.path(name)).open("r+b") as file:
             file.seek(offset)
             file.write(data)
@@ -155,20 +167,56 @@ class World:
         """How many bytes of parts came in, repetitions counted."""
         return sum(self.endpoint.log.received_bytes.values())
 
+    def known(self) -> list[Checkpoint]:
+        """Every stream that the store knows, whether it can be asked now or not."""
+        streams = self.store.snapshot().streams
+        return [Checkpoint(stream.meta, stream.stream_set, dict(stream.parts)) for _, stream in sorted(streams.items())]
+
     async def checkpoints(self) -> list[Checkpoint]:
-        """Every stream that the store knows."""
+        """Every stream that the store knows, asked as a daemon would."""
         ids = [stream_id for stream_set in StreamSet for stream_id in await self.store.members(stream_set)]
         found = [await self.store.load(stream_id) for stream_id in sorted(ids)]
         return [checkpoint for checkpoint in found if checkpoint is not None]
 
+    def lose_redis(self) -> None:
+        """Redis loses everything it held; what was acknowledged before is no longer its to know."""
+        self.journal.note(Lane.LAB, "Redis loses everything")
+        self.redis_lost = True
+        self.store.clear()
+        self.witness.forget()
+
+    async def abort_open_uploads(self) -> list[str]:
+        """A lifecycle rule aborts every open upload; returns their keys."""
+        self.journal.note(Lane.LAB, "a lifecycle rule aborts all uploads")
+        model = self.endpoint.model
+        page = model.list_uploads(BUCKET, prefix="", delimiter="", key_marker="", upload_id_marker="", limit=1000)
+        for upload in page.uploads:
+            await model.abort(BUCKET, upload.key, upload.upload_id)
+        return [upload.key for upload in page.uploads]
+
+    async def put_foreign(self, key: str) -> None:
+        """Somebody else puts an object under a key of ours."""
+        self.journal.note(Lane.LAB, "somebody puts an object under our key")
+        async with self.foreign_client() as s3:
+            await s3.put_object(key, b"not ours", content_type="text/plain", metadata={})
+
+    def foreign_client(self) -> S3Client:
+        """A client of the same bucket that is nobody's daemon."""
+        config = S3Config(
+            bucket=BUCKET,
+            credentials=StaticCredentials(Credentials(DEFAULT_ACCESS_KEY_ID, DEFAULT_SECRET_ACCESS_KEY)),
+            endpoint_url="http://s3.world.test",
+        )
+        return S3Client(config, transport=InProcessTransport(self.endpoint), now=self.utc_now)
+
     # -- a daemon -----------------------------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def services(self) -> AsyncIterator[Services]:
+    async def services(self, life: Life | None = None) -> AsyncIterator[Services]:
         """A daemon's services in this world."""
         self.daemons_started += 1
-        self.life = life = Life()
-        store = cast("CheckpointStore", MortalStore(self.store, life))
+        self.life = life = life or Life()
+        store = cast("CheckpointStore", MortalStore(self.store, life, self.journal))
         random = Random(self.random.getrandbits(64))  # noqa: S311 - as above
         redis_breaker = CircuitBreaker("redis", lambda: store.ping(), self.policy, random)  # noqa: PLW0108
         s3_breaker = CircuitBreaker("s3", lambda: s3.head_bucket(), self.policy, random)  # noqa: PLW0108
@@ -178,12 +226,13 @@ class World:
             credentials=StaticCredentials(Credentials(DEFAULT_ACCESS_KEY_ID, DEFAULT_SECRET_ACCESS_KEY)),
             endpoint_url="http://s3.world.test",
         )
-        s3 = S3Client(
+        s3 = _WitnessedS3Client(
             config,
             retrier=ServiceRetrier(s3_breaker, self.policy, once=_ONCE, random=random),
-            transport=MortalTransport(InProcessTransport(self.endpoint), life, self._acknowledge),
+            transport=MortalTransport(InProcessTransport(self.endpoint), life, self.witness, self.journal),
             now=self.utc_now,
         )
+        s3.witness = self.witness
         lease = Lease("world", f"{random.getrandbits(64):016x}", 30.0)
         async with s3:
             yield Services(
@@ -208,9 +257,6 @@ class World:
     async def _probe(self, path: str) -> MediaInfo:
         await trio.lowlevel.checkpoint()
         return MediaInfo(duration_seconds=struct.unpack("<I", os.fsencode(path)[-4:])[0] % 1000)
-
-    def _acknowledge(self, part_number: int, etag: str) -> None:
-        self.acknowledged.append((part_number, etag))
 
     async def _has_writer(self, path: str) -> bool | None:
         await trio.lowlevel.checkpoint()
@@ -237,6 +283,25 @@ class World:
                 daemon.shutdown.request()
 
 
+class _WitnessedS3Client(S3Client):
+    """The client itself; what it says of a completed object is noted the moment it says so."""
+
+    witness: Witness
+
+    async def complete_multipart_upload(
+        self,
+        key: str,
+        upload_id: str,
+        parts: Sequence[PartToComplete],
+        *,
+        checksum: ChecksumAlgorithm,
+        stream_id: str,
+    ) -> S3Object:
+        stored = await super().complete_multipart_upload(key, upload_id, parts, checksum=checksum, stream_id=stream_id)
+        self.witness.objects[key] = stored.etag
+        return stored
+
+
 class WorldDaemon:
     """The daemon's tree in a world, and the script that stands for its watcher."""
 
@@ -246,6 +311,11 @@ class WorldDaemon:
         self.shutdown = Shutdown(world.grace_seconds)
         self.exit_code: ExitCode | None = None
         self._supervisor: StreamSupervisor | None = None
+
+    @property
+    def listens(self) -> bool:
+        """Whether it can be told news: it has started, and is not on its way out."""
+        return self._supervisor is not None and self.shutdown.signals == 0
 
     @property
     def supervisor(self) -> StreamSupervisor:

@@ -26,6 +26,7 @@ from cef_trio.stream import situation as news
 from cef_trio.stream.adoption import UnknownUploads
 from cef_trio.stream.judge import Verdict, judge
 from cef_trio.stream.processor import Outcome, StreamProcessor
+from cef_trio.stream.relocation import RelocatedStreams
 from cef_trio.stream.services import Services
 from cef_trio.stream.situation import Ending, Situation
 
@@ -73,6 +74,7 @@ class StreamSupervisor:
         self._processors = processors
         self._matches = matches
         self._uploads = UnknownUploads(services)
+        self._relocated = RelocatedStreams(services)
         self._must_list_uploads = True
         self._draining = AsyncBool(False)
         self._live: dict[str, LiveStream] = {}
@@ -226,12 +228,14 @@ class StreamSupervisor:
             self._must_list_uploads = False  # first: who finds another lease lost meanwhile sets it again
             try:
                 await self._uploads.look()
+                await self._relocated.look(self.live_ids)
             except CefMp4ProcessorError:
                 self._must_list_uploads = True
                 raise
         for path in fresh:
             if path in self._unknown:
-                self._start(path, self._unknown.pop(path), None)
+                unknown = self._unknown.pop(path)
+                self._start(path, unknown, self._relocated.claim(path, unknown.stat))
 
     async def _rename_settled(self) -> None:
         while self._renamed:
@@ -255,6 +259,13 @@ class StreamSupervisor:
         if self._draining.value or meta.stream_id in self.live_ids:
             return
         path = meta.current_path
+        if stat is None:
+            renamed = next(
+                (new for new, unknown in self._unknown.items() if unknown.stat.inode == meta.identity.inode), None
+            )
+            if renamed is not None:
+                self._start(renamed, self._unknown.pop(renamed), meta.stream_id)
+                return
         if path in self._live or detached:
             path = f"{path}\0{meta.stream_id}"
         there = stat or FileStat(meta.identity.file_dev, meta.identity.file_ino, 0, 0)

@@ -49,6 +49,7 @@ class S3Endpoint:
         clock: Unix seconds; a deterministic test gives the one of its virtual time.
         minimum_part_size_bytes: of every part but the last.
         complete_again: whether Complete after Complete answers 200 with the same result, or NoSuchUpload.
+        new_request_id: what answers are told apart by; a deterministic test gives repeatable ones.
         control: whether ``/_control/`` answers (unsigned; see ``control.py``).
 
     ``faults`` is the table of faults, ``log`` the journal of calls, ``model`` the truth.
@@ -69,6 +70,7 @@ class S3Endpoint:
         minimum_part_size_bytes: int = MIN_PART_BYTES,
         complete_again: bool = True,
         control: bool = False,
+        new_request_id: Callable[[], str] = lambda: secrets.token_hex(8).upper(),
     ) -> None:
         self.model = S3Model(
             storage if storage is not None else MemoryStorage(),
@@ -83,6 +85,7 @@ class S3Endpoint:
         self._domains = tuple(domains)
         self._clock = clock
         self._control = control
+        self._new_request_id = new_request_id
         known = {bucket.name for bucket in self.model.buckets()}
         for name in buckets:
             if name not in known:
@@ -99,7 +102,7 @@ class S3Endpoint:
         await trio.lowlevel.checkpoint()
         if self._control and request.path.startswith(control.PREFIX):
             return await control.respond(request, self.faults, self.log)
-        request_id = secrets.token_hex(8).upper()
+        request_id = self._new_request_id()
         skew = 0.0
         try:
             target = parse_target(request, self._domains)

@@ -1,0 +1,187 @@
+"""The promises as an oracle: what must be true when a daemon has ended, and when everything has come to rest.
+
+Held against what S3 and the store really hold, and against what the wire bears witness to; never against the daemon's
+own word. Each violation begins with the promise's name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+
+from cef_trio.checkpoint.model import Checkpoint
+from cef_trio.checkpoint.states import ENDED, INTERRUPTED, Status
+from cef_trio.lab.scenarios import Scenario
+from cef_trio.lab.stage import Stage
+from cef_trio.lab.world import BUCKET, World
+from cef_trio.s3.checksums import crc64nvme
+from cef_trio.stream.naming import metadata_key
+from cef_trio.stream.parts import PartPlan
+from cef_trio.stream.services import Services
+
+_SAID = INTERRUPTED | ENDED | {Status.S3_COMPLETED}
+
+
+def after_exit(
+    world: World, services: Services, before: Collection[Checkpoint], scenario: Scenario | None = None
+) -> list[str]:
+    """What must be true of a daemon that left by itself, however it was told to (not of one that was killed).
+
+    ``before``: what Redis knew at its start; a stream that it never came to is not its to answer for. ``scenario``:
+    whose servers' trouble it had, if it had any.
+    """
+    violations = _left_open(world, services)
+    unsaved = services.exit_saves.unsaved
+    may_fail = scenario is not None and scenario.redis_may_fail
+    for checkpoint in world.known():
+        status = checkpoint.meta.status
+        if checkpoint in before or status in _SAID or (may_fail and checkpoint.meta.stream_id in unsaved):
+            continue
+        violations.append(f"P3: stream {_short(checkpoint)} was left as {status.value}, which says not how it ended")
+    if not may_fail:
+        violations += [f"P3: the state of stream {stream[:8]} was not saved" for stream in sorted(unsaved)]
+    if scenario is None or not scenario.redis_silent:
+        violations += _forgotten(world, world.known())
+    return violations
+
+
+def _left_open(world: World, services: Services) -> list[str]:
+    violations = []
+    for name, limiter in (("streams", services.stream_slots), ("parts", services.part_slots)):
+        if limiter.borrowed_tokens:
+            violations.append(f"P7: {limiter.borrowed_tokens} slots of {name} were never given back")
+    if world.life.open_answers:
+        violations.append(f"P7: {world.life.open_answers} connections were never given back")
+    return violations
+
+
+def _forgotten(world: World, known: list[Checkpoint]) -> list[str]:
+    """Acknowledgements that arrived and are not in Redis (promise P2)."""
+    witness, violations = world.witness, []
+    by_upload = {checkpoint.meta.s3_upload_id: checkpoint for checkpoint in known}
+    for (upload_id, number), etag in witness.parts.items():
+        checkpoint = by_upload.get(upload_id)
+        if checkpoint is None:
+            continue  # aborted, or lost with all of Redis: judged by its upload
+        recorded = checkpoint.parts.get(number)
+        if recorded is None or recorded.etag != etag:
+            violations.append(f"P2: part {number} was acknowledged, and is not recorded")
+    still_open = open_uploads(world)
+    for upload_id, key in witness.uploads.items():
+        if upload_id in still_open and upload_id not in by_upload:
+            violations.append(f"P2: upload {key[-20:]} was created, and its id is not recorded")
+    violations += [f"P2: upload {key[-20:]} was created, and its id thrown away" for key in witness.ids_dropped]
+    by_key = {checkpoint.meta.s3_key_prefix: checkpoint for checkpoint in known}
+    for key, etag in witness.objects.items():
+        checkpoint = by_key.get(key)
+        if checkpoint is not None and checkpoint.meta.object_etag != etag:
+            violations.append(f"P2: object {key[-20:]} was completed, and that is not recorded")
+    return violations
+
+
+def open_uploads(world: World) -> dict[str, int]:
+    """Uploads that are neither completed nor aborted, and how many parts they have."""
+    model = world.endpoint.model
+    page = model.list_uploads(BUCKET, prefix="", delimiter="", key_marker="", upload_id_marker="", limit=1000)
+    return {
+        upload.upload_id: len(model.list_parts(BUCKET, upload.key, upload.upload_id, after=0, limit=1000).parts)
+        for upload in page.uploads
+    }
+
+
+Received = Mapping[tuple[str, int], int]
+
+
+def recorded_parts(world: World) -> dict[tuple[str, int], int]:
+    """(key, part number) → the checksum recorded for it."""
+    return {
+        (checkpoint.meta.s3_key_prefix, number): part.crc64nvme
+        for checkpoint in world.known()
+        for number, part in checkpoint.parts.items()
+    }
+
+
+def sent_again(world: World, recorded: Mapping[tuple[str, int], int], received: Received) -> list[str]:
+    """Parts that were recorded before, of which no byte changed, and of which bytes came in again (promise P2)."""
+    contents = {}
+    for checkpoint in world.known():
+        path = checkpoint.meta.current_path
+        name = path.rpartition("/")[2]
+        if (world.folder / name).exists():
+            contents[checkpoint.meta.s3_key_prefix] = (world.content(name), checkpoint)
+    violations = []
+    for (key, number), size_bytes in world.endpoint.log.received_bytes.items():
+        crc = recorded.get((key, number))
+        if crc is None or key not in contents or size_bytes <= received.get((key, number), 0):
+            continue
+        content, checkpoint = contents[key]
+        part = PartPlan(checkpoint.meta.part_size, equal_parts=checkpoint.meta.equal_parts).part(number)
+        if crc64nvme(content[part.offset : part.offset + part.size_bytes]) == crc:
+            violations.append(f"P2: part {number} was recorded, did not change, and was sent again")
+    return violations
+
+
+def at_rest(world: World) -> bool:
+    """Whether every recording is done with: nothing more will happen by itself."""
+    known = world.known()
+    if any(checkpoint.meta.status not in ENDED for checkpoint in known):
+        return False
+    settled = {(checkpoint.meta.current_path, checkpoint.meta.identity.file_ino) for checkpoint in known}
+    there = {(str(entry), entry.stat().st_ino) for entry in world.folder.iterdir() if entry.suffix == ".mp4"}
+    return there <= settled
+
+
+def in_the_end(stage: Stage, scenario: Scenario) -> list[str]:
+    """What must be true when everything has come to rest."""
+    world, objects = stage.world, stage.world.objects()
+    violations = []
+    completed: dict[str, list[Checkpoint]] = {}
+    for checkpoint in world.known():
+        status = checkpoint.meta.status
+        if status is Status.COMPLETED:
+            completed.setdefault(checkpoint.meta.current_path, []).append(checkpoint)
+            violations += _identity(stage, checkpoint, objects)
+        elif status not in scenario.may_end:
+            violations.append(f"P6: stream {_short(checkpoint)} ended as {status.value}")
+        elif not checkpoint.meta.failure_reason:
+            violations.append(f"P6: stream {_short(checkpoint)} ended as {status.value}, and does not say why")
+    if not scenario.faults_stay:
+        for name in stage.names():
+            of_file = completed.get(world.path(name), [])
+            newest = [checkpoint for checkpoint in of_file if _is(objects, checkpoint, world.content(name))]
+            if not newest:
+                violations.append(f"P1: {name} is there, and S3 has no object with its bytes")
+            elif len(of_file) > 1 and not world.redis_lost and not scenario.starts_over:
+                violations.append(f"P2: {name} was uploaded {len(of_file)} times")
+    known_ids = {checkpoint.meta.s3_upload_id: checkpoint.meta.status for checkpoint in world.known()}
+    for upload_id, parts in open_uploads(world).items():
+        status_of = known_ids.get(upload_id)
+        if status_of is None and world.redis_lost and not parts:
+            continue  # nothing tells whose it is: it is left to `cef-trio gc`, as the promise says
+        if status_of is None or status_of is Status.COMPLETED:
+            violations.append(f"P5: an open upload of {parts} parts was left that nobody knows")
+    return violations
+
+
+def _identity(stage: Stage, checkpoint: Checkpoint, objects: Mapping[str, bytes]) -> list[str]:
+    key = checkpoint.meta.s3_key_prefix
+    body = objects.get(key)
+    if body is None:
+        return [f"P1: stream {_short(checkpoint)} is completed, and S3 has no object"]
+    violations = []
+    if body not in stage.versions:
+        violations.append(f"P1: the object of stream {_short(checkpoint)} is nothing that its file ever was")
+    document = objects.get(metadata_key(key))
+    if document is None:
+        violations.append(f"P1: stream {_short(checkpoint)} is completed, and has no metadata")
+    elif json.loads(document)["total_size_bytes"] != len(body):
+        violations.append(f"P1: the metadata of stream {_short(checkpoint)} tells another size")
+    return violations
+
+
+def _is(objects: Mapping[str, bytes], checkpoint: Checkpoint, content: bytes) -> bool:
+    return objects.get(checkpoint.meta.s3_key_prefix) == content
+
+
+def _short(checkpoint: Checkpoint) -> str:
+    return checkpoint.meta.stream_id[:8]

@@ -1,0 +1,370 @@
+"""One run: a scenario, struck at chosen moments, taken up again by further daemons, and held against the promises.
+
+A plan says how many daemons live one after the other, and what strikes each of them. The last one is never struck: it
+finds servers that work, and everything must come to rest. The writer of the recordings does not care who lives.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from cef_trio.checkpoint.model import Checkpoint
+from cef_trio.lab import promises
+from cef_trio.lab.journal import Entry, Lane, logging_into
+from cef_trio.lab.mortal import Death, Life
+from cef_trio.lab.mutations import mutated
+from cef_trio.lab.places import place_of, tasks_below
+from cef_trio.lab.scenarios import SCENARIOS, Scenario, world_for
+from cef_trio.lab.scheduler import run_virtual
+from cef_trio.lab.stage import Stage
+from cef_trio.lab.world import WorldDaemon
+from cef_trio.stream.services import Services
+
+PATIENCE_SECONDS = 900.0
+"""Virtual seconds in which everything must have come to rest once the servers work."""
+_AGAIN_SECONDS = 40.0
+"""How long a daemon in the middle of a plan lives if nothing strikes it."""
+
+
+class Blow(StrEnum):
+    """What happens to a daemon."""
+
+    DRAIN = "drain"
+    """The first signal."""
+    CANCEL = "cancel"
+    """Signals until the tasks are cancelled."""
+    KILL = "kill"
+    """The process is gone, in the middle of a step."""
+    DIE_BEFORE = "die-before"
+    DIE_UNANSWERED = "die-unanswered"
+    DIE_ANSWERED = "die-answered"
+
+
+DEATHS = {
+    Blow.DIE_BEFORE: Death.BEFORE,
+    Blow.DIE_UNANSWERED: Death.UNANSWERED,
+    Blow.DIE_ANSWERED: Death.ANSWERED,
+}
+_FATAL = frozenset(DEATHS) | {Blow.KILL}
+
+
+@dataclass(frozen=True, slots=True)
+class Strike:
+    """``at``: the step of the daemon's tasks (before it), or of the dying blows the number of the call; from 1.
+
+    ``life``: which daemon, from 1.
+    """
+
+    blow: Blow
+    at: int
+    life: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.blow.value}@{self.at}" + (f" in life {self.life}" if self.life > 1 else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A run that can be repeated: the same plan is the same run."""
+
+    scenario: str
+    strikes: tuple[Strike, ...] = ()
+    seed: int = 0
+    mutation: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.scenario}: {', '.join(map(str, self.strikes)) or 'nothing strikes'}"
+
+
+@dataclass(slots=True)
+class Struck:
+    """What a strike hit."""
+
+    strike: Strike
+    seconds: float
+    place: str
+    """Where the task was whose step, or call, it was."""
+    tasks: list[str]
+    """Where every task of the daemon was."""
+
+
+@dataclass(slots=True)
+class Report:
+    """What became of a run."""
+
+    plan: Plan
+    violations: list[str] = field(default_factory=list)
+    struck: list[Struck] = field(default_factory=list)
+    steps: list[int] = field(default_factory=list)
+    """How many steps each daemon's tasks took."""
+    calls: list[list[str]] = field(default_factory=list)
+    """The calls each daemon made."""
+    saved: list[list[str]] = field(default_factory=list)
+    """What Redis said of each stream when each daemon had ended."""
+    exit_seconds: list[float] = field(default_factory=list)
+    """How long each struck daemon took to leave."""
+    sent_again_bytes: int = 0
+    """Bytes of parts that came in after the first daemon's end, of part numbers that had come in before."""
+    entries: list[Entry] = field(default_factory=list)
+    """The journal, if it was asked for."""
+    digest: str = ""
+
+    @property
+    def all_struck(self) -> bool:
+        """Whether every strike of the plan found its moment."""
+        return len(self.struck) == len(self.plan.strikes)
+
+
+def run_plan(plan: Plan, *, keep_journal: bool = False) -> Report:
+    """Run a plan, in a folder of its own and on a clock of its own."""
+    report = Report(plan)
+    with tempfile.TemporaryDirectory(prefix="cef-lab-") as folder, mutated(plan.mutation):
+        before = _descriptors()
+        run_virtual(_conduct, Path(folder), report, keep_journal, seed=plan.seed + 1)
+        if _descriptors() > before:
+            report.violations.append(f"P7: {_descriptors() - before} file descriptors were left open")
+    return report
+
+
+def _descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - no Path is wanted
+
+
+async def _conduct(folder: Path, report: Report, keep_journal: bool) -> None:
+    plan = report.plan
+    scenario = SCENARIOS[plan.scenario]
+    world = world_for(scenario, folder, plan.seed)
+    stage = Stage(world)
+    with logging_into(world.journal):
+        await scenario.before(stage)
+        lives = max((strike.life for strike in plan.strikes), default=1)
+        for number in range(1, lives + 1):
+            strikes = [strike for strike in plan.strikes if strike.life == number]
+            recorded, received = promises.recorded_parts(world), dict(world.endpoint.log.received_bytes)
+            await _live(stage, scenario, strikes, report, first=number == 1)
+            if number > 1 and not scenario.starts_over:
+                report.violations += promises.sent_again(world, recorded, received)
+            report.saved.append(_saved(stage))
+        if not scenario.faults_stay:
+            world.endpoint.faults.clear()
+        world.store.fault = None
+        await _rest(stage, scenario, report)
+    report.digest = world.journal.digest(without=str(folder))
+    if keep_journal:
+        report.entries = world.journal.entries
+
+
+async def _live(stage: Stage, scenario: Scenario, strikes: list[Strike], report: Report, *, first: bool) -> None:
+    """One daemon, from its start to its end; the first one with the scenario's script."""
+    world = stage.world
+    world.witness.forget()
+    before = world.known()
+    life = Life()
+    dying = next((strike for strike in strikes if strike.blow in DEATHS), None)
+    if dying is not None:
+        life.dies_at = (dying.at, DEATHS[dying.blow])
+    async with trio.open_nursery() as script, world.services(life) as services:
+        daemon = WorldDaemon(world, services)
+        striker = _Striker(daemon, life, [strike for strike in strikes if strike.blow not in DEATHS], report)
+        if dying is not None:
+            life.on_end = lambda: striker.died(dying)
+        stage.daemon = daemon
+        trio.lowlevel.add_instrument(striker)
+        try:
+            if first:
+                script.start_soon(scenario.script, stage)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_daemon_task, daemon, striker, nursery.cancel_scope)
+                if first:
+                    await _until(lambda: not script.child_tasks or striker.ended_at is not None, 120)
+                else:
+                    await _until(lambda: daemon.listens, 1)
+                    stage.close_all()
+                    await _until(lambda: promises.at_rest(world) or striker.ended_at is not None, _AGAIN_SECONDS)
+                if daemon.shutdown.signals == 0:
+                    daemon.shutdown.request()
+        finally:
+            trio.lowlevel.remove_instrument(striker)
+            stage.daemon = None
+        _judge_exit(stage, scenario, services, striker=striker, life=life, report=report, before=before)
+
+
+async def _daemon_task(daemon: WorldDaemon, striker: _Striker, _scope: trio.CancelScope) -> None:
+    striker.root = trio.lowlevel.current_task()
+    try:
+        await daemon.run()
+    except Exception:
+        if not daemon.world.life.ended:
+            raise
+        # What a dead process raises is nobody's: its calls failed because it was dead.
+    finally:
+        striker.ended_at = trio.current_time()
+
+
+def _judge_exit(
+    stage: Stage,
+    scenario: Scenario,
+    services: Services,
+    *,
+    striker: _Striker,
+    life: Life,
+    report: Report,
+    before: list[Checkpoint],
+) -> None:
+    report.steps.append(striker.steps)
+    report.calls.append(life.calls)
+    if life.ended:
+        return  # a process that was killed promises nothing but what it had promised before
+    rules = services.rules
+    report.violations += promises.after_exit(stage.world, services, before, scenario)
+    if striker.asked_at is not None and striker.ended_at is not None:
+        took = striker.ended_at - striker.asked_at
+        report.exit_seconds.append(took)
+        bound = stage.world.grace_seconds + rules.save_seconds + 1
+        if took > bound:
+            report.violations.append(f"P4: the exit took {took:.1f} seconds, the bound is {bound:g}")
+    if striker.cancelled_at is not None and striker.ended_at is not None:
+        took = striker.ended_at - striker.cancelled_at
+        if took > rules.save_seconds + 1:
+            report.violations.append(f"P4: {took:.1f} seconds after the second signal it was still there")
+
+
+def _saved(stage: Stage) -> list[str]:
+    return [
+        f"{checkpoint.meta.status.value}, {len(checkpoint.parts)} parts"
+        + (", object completed" if checkpoint.meta.object_etag else "")
+        for checkpoint in stage.world.known()
+    ]
+
+
+async def _rest(stage: Stage, scenario: Scenario, report: Report) -> None:
+    """The last daemon: nothing strikes it, and everything comes to rest."""
+    world = stage.world
+    recorded, received = promises.recorded_parts(world), dict(world.endpoint.log.received_bytes)
+    untouched = world.known()
+    world.witness.forget()
+    before = trio.lowlevel.current_statistics().tasks_living
+    async with world.daemon() as daemon:
+        stage.daemon = daemon
+        stage.close_all()
+        if not await _until(lambda: promises.at_rest(world), PATIENCE_SECONDS):
+            states = Counter(checkpoint.meta.status.value for checkpoint in world.known())
+            report.violations.append(f"P6: after {PATIENCE_SECONDS:g} seconds nothing is at rest: {dict(states)}")
+        services = daemon.services
+    stage.daemon = None
+    if trio.lowlevel.current_statistics().tasks_living > before:
+        report.violations.append("P7: tasks were left behind")
+    report.sent_again_bytes = sum(
+        size_bytes - received[part]
+        for part, size_bytes in world.endpoint.log.received_bytes.items()
+        if part in received
+    )
+    report.violations += promises.after_exit(world, services, untouched)
+    if not scenario.starts_over:
+        report.violations += promises.sent_again(world, recorded, received)
+    report.violations += promises.in_the_end(stage, scenario)
+
+
+async def _until(condition: Callable[[], bool], seconds: float) -> bool:
+    """Wait, on the virtual clock, until something is so; returns whether it is."""
+    deadline = trio.current_time() + seconds
+    while not condition():
+        if trio.current_time() >= deadline:
+            return False
+        await trio.sleep(0.25)
+    return True
+
+
+class _Striker(trio.abc.Instrument):
+    """Counts the steps of a daemon's tasks, and strikes before the chosen ones."""
+
+    def __init__(self, daemon: WorldDaemon, life: Life, strikes: Iterable[Strike], report: Report) -> None:
+        self.root: trio.lowlevel.Task | None = None
+        self.steps = 0
+        self.ended_at: float | None = None
+        self.asked_at: float | None = None
+        """When the daemon was first asked to leave."""
+        self.cancelled_at: float | None = None
+        self._daemon = daemon
+        self._life = life
+        self._strikes = {strike.at: strike for strike in strikes}
+        self._report = report
+        self._ours: dict[trio.lowlevel.Task, bool] = {}
+        self._running: trio.lowlevel.Task | None = None
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        """See :class:`trio.abc.Instrument`."""
+        if not self._is_ours(task):
+            return
+        self._running = task
+        if self.asked_at is None and self._daemon.shutdown.signals:
+            self.asked_at = trio.current_time()
+        self.steps += 1
+        strike = self._strikes.get(self.steps)
+        if strike is not None and not self._life.ended:
+            self._note(strike, task)
+            self._hit(strike.blow)
+
+    def task_exited(self, task: trio.lowlevel.Task) -> None:
+        """See :class:`trio.abc.Instrument`."""
+        self._ours.pop(task, None)
+
+    def died(self, strike: Strike) -> None:
+        """The process dies in a call."""
+        task = self._running
+        if task is not None:
+            self._note(strike, task)
+        self._out()
+
+    def _hit(self, blow: Blow) -> None:
+        shutdown = self._daemon.shutdown
+        if blow is Blow.DRAIN:
+            if shutdown.signals == 0:
+                shutdown.request()
+        elif blow is Blow.CANCEL:
+            self._out()
+            self.cancelled_at = trio.current_time()
+        elif blow is Blow.KILL:
+            self._life.on_end = self._out
+            self._life.end()
+        if self.asked_at is None:
+            self.asked_at = trio.current_time()
+
+    def _out(self) -> None:
+        shutdown = self._daemon.shutdown
+        while shutdown.signals < 2:  # noqa: PLR2004 - the second signal cancels, a third would end this process
+            shutdown.request()
+
+    def _note(self, strike: Strike, task: trio.lowlevel.Task) -> None:
+        root = self.root
+        tasks = [f"{_name(other)} at {place_of(other)}" for other in tasks_below(root)] if root is not None else []
+        self._daemon.world.journal.note(Lane.LAB, str(strike))
+        self._report.struck.append(Struck(strike, trio.current_time(), place_of(task), tasks))
+
+    def _is_ours(self, task: trio.lowlevel.Task) -> bool:
+        known = self._ours.get(task)
+        if known is None and self.root is None:
+            return False
+        if known is None:
+            nursery: Any = task.parent_nursery
+            known = task is self.root or (nursery is not None and self._is_ours(nursery.parent_task))
+            self._ours[task] = known
+        return known
+
+
+def _name(task: trio.lowlevel.Task) -> str:
+    return task.name.rpartition(".")[2]
+
+
+def is_fatal(plan: Plan) -> bool:
+    """Whether a process is killed in this plan."""
+    return any(strike.blow in _FATAL for strike in plan.strikes)

@@ -1,0 +1,366 @@
+"""The stories that the explorers tell again and again, each time interrupted at another moment.
+
+A scenario is: what the world was before (``before``), what the recordings' writers and the servers do while the daemon
+lives (``script``), and how it may end (``Ending``). A script never asks the daemon anything: it goes on whether one is
+there or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from cef_trio.checkpoint.memory import Moment as RedisMoment
+from cef_trio.checkpoint.states import Status
+from cef_trio.lab.mortal import Death, Life
+from cef_trio.lab.stage import Stage
+from cef_trio.lab.world import PART, World, WorldDaemon
+from cef_trio.local.s3 import Fault, Kind, Moment
+from cef_trio.retry import RetryPolicy
+
+Story = Callable[[Stage], Awaitable[None]]
+
+
+async def _nothing(_stage: Stage) -> None:
+    await trio.lowlevel.checkpoint()
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """A story. ``may_end`` are statuses that its streams may end in, besides ``completed``."""
+
+    name: str
+    summary: str
+    script: Story
+    before: Story = _nothing
+    may_end: frozenset[Status] = frozenset()
+    starts_over: bool = False
+    """Whether parts may rightly be sent again: the file was cut off, or its upload given up."""
+    redis_may_fail: bool = False
+    """Whether Redis may not take a state on the way out; then it must be said whose was not saved."""
+    redis_silent: bool = False
+    """Whether Redis takes nothing at all at the end: what is acknowledged then cannot be recorded."""
+    faults_stay: bool = False
+    """Whether the servers' faults are still there for the daemon that comes last."""
+    max_concurrent_parts: int = 4
+    policy: RetryPolicy = field(default=RetryPolicy(attempts=3, initial_seconds=0.2, max_seconds=2.0))
+
+
+async def _first_part(stage: Stage) -> None:
+    stage.append(300)
+    await trio.sleep(0.2)
+    stage.append(PART)
+    await trio.sleep(0.2)
+    stage.append(400)
+    stage.close()
+    await trio.sleep(4)
+
+
+async def _many_parts(stage: Stage) -> None:
+    # Each part takes a while, so that several are on their way, in every stage of it, at each moment.
+    stage.world.endpoint.faults.arm(Fault(Kind.SLOW, "UploadPart", Moment.BODY, times=None, seconds=0.15))
+    stage.world.endpoint.faults.arm(Fault(Kind.SLOW, "UploadPart", Moment.REPLY, times=None, seconds=0.1))
+    for name in ("a.mp4", "b.mp4", "c.mp4"):
+        stage.append(4 * PART, name)
+    await trio.sleep(0.3)
+    stage.append(2 * PART + 100, "a.mp4")
+    stage.close_all()
+    await trio.sleep(8)
+
+
+async def _finalizing(stage: Stage) -> None:
+    stage.append(2 * PART + 123)
+    await trio.sleep(0.5)
+    stage.close()
+    await trio.sleep(4)
+
+
+async def _rewrites(stage: Stage) -> None:
+    stage.append(3 * PART + 100)
+    await trio.sleep(0.5)
+    stage.append(2 * PART)
+    await trio.sleep(0.5)
+    stage.patch(5, b"patched")  # plain MP4 patches its head at the end
+    stage.patch(2 * PART - 3, b"across")
+    stage.close()
+    await trio.sleep(1.0)
+    stage.patch(3 * PART, b"again, while it is verified")
+    stage.close()
+    await trio.sleep(6)
+
+
+async def _empty(stage: Stage) -> None:
+    stage.touch()
+    await trio.sleep(0.5)
+    stage.close()
+    await trio.sleep(5)
+
+
+async def _interrupted_recording(stage: Stage, end: Callable[[WorldDaemon], None], life: Life | None = None) -> None:
+    """A daemon that had sent some parts, and was ended."""
+    async with stage.world.services(life) as services, trio.open_nursery() as nursery:
+        stage.daemon = daemon = WorldDaemon(stage.world, services)
+        if life is not None:
+            life.on_end = nursery.cancel_scope.cancel
+        nursery.start_soon(daemon.run)
+        await trio.sleep(0.1)
+        stage.append(3 * PART + 500)
+        await trio.sleep(0.5)
+        end(daemon)
+    stage.daemon = None
+
+
+async def _before_resume(stage: Stage) -> None:
+    await _interrupted_recording(stage, lambda daemon: daemon.shutdown.request())
+
+
+async def _before_unrecorded(stage: Stage) -> None:
+    """Killed when S3 had taken the second part and nobody had heard of it."""
+    dying = _DiesAtSecondPart()
+    await _interrupted_recording(stage, lambda _daemon: dying.end(), dying)
+
+
+class _DiesAtSecondPart(Life):
+    def begins(self, call: str) -> int:
+        number = Life.begins(self, call)
+        if call == "s3 UploadPart 2":
+            self.dies_at = (number, Death.UNANSWERED)
+        return number
+
+
+async def _before_adoption(stage: Stage) -> None:
+    """Redis lost everything; S3 has the open upload and its parts."""
+    await _before_resume(stage)
+    stage.world.lose_redis()
+
+
+async def _goes_on(stage: Stage) -> None:
+    await trio.sleep(0.3)
+    stage.append(2 * PART)
+    await trio.sleep(0.5)
+    stage.close()
+    await trio.sleep(5)
+
+
+async def _passing_errors(stage: Stage) -> None:
+    faults = stage.world.endpoint.faults
+    for operation in ("CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload", "PutObject"):
+        faults.arm(Fault(Kind.ERROR, operation, code="InternalError"))
+        faults.arm(Fault(Kind.RESET, operation, Moment.REPLY, nth=2))
+    stage.world.endpoint.model.complete_again = False  # as Ceph and MinIO have it: NoSuchUpload after a success
+    faults.arm(Fault(Kind.ERROR, "UploadPart", nth=4, code="SlowDown", retry_after="1"))
+    faults.arm(Fault(Kind.RESET, "UploadPart", Moment.BODY, nth=5, after_bytes=300))
+    stage.append(3 * PART + 200)
+    await trio.sleep(3)
+    stage.close()
+    await trio.sleep(12)
+
+
+async def _error_in_200(stage: Stage) -> None:
+    """Complete answers 200 with an error, having done nothing."""
+    stage.world.endpoint.faults.arm(Fault(Kind.ERROR_IN_200, "CompleteMultipartUpload", code="InternalError"))
+    stage.append(2 * PART + 200)
+    await trio.sleep(0.5)
+    stage.close()
+    await trio.sleep(8)
+
+
+async def _foreign_object(stage: Stage) -> None:
+    """A lifecycle rule aborts our upload, and somebody puts an object of their own under our key."""
+    stage.append(3 * PART)
+    await trio.sleep(0.5)
+    for key in await stage.world.abort_open_uploads():
+        await stage.world.put_foreign(key)
+    stage.append(100)
+    stage.close()
+    await trio.sleep(8)
+
+
+async def _refused(stage: Stage) -> None:
+    stage.world.endpoint.faults.arm(Fault(Kind.ERROR, "UploadPart", nth=2, times=None, code="AccessDenied"))
+    stage.append(3 * PART)
+    await trio.sleep(1)
+    stage.close()
+    await trio.sleep(3)
+
+
+async def _outage(stage: Stage) -> None:
+    stage.append(PART + 10)
+    await trio.sleep(0.3)
+    armed = stage.world.endpoint.faults.arm(Fault(Kind.RESET, "*", times=None))
+    stage.append(2 * PART)
+    await trio.sleep(20)
+    stage.world.endpoint.faults.disarm(armed)
+    await trio.sleep(15)
+    stage.close()
+    await trio.sleep(5)
+
+
+async def _redis_stumbles(stage: Stage) -> None:
+    """Redis is slow to answer three calls: each has had its effect, and its answer is lost."""
+    stumbles = {5, 9, 14}
+    calls = 0
+
+    async def stumble(operation: str, moment: RedisMoment) -> None:
+        nonlocal calls
+        # Last words are tried once: what a Redis that is silent then costs is another scenario's story.
+        if moment is RedisMoment.AFTER and operation != "save_interrupted":
+            calls += 1
+            if calls in stumbles:
+                await trio.sleep(5)
+
+    stage.world.store.fault = stumble
+    stage.append(3 * PART)
+    await trio.sleep(4)
+    stage.close()
+    await trio.sleep(8)
+
+
+async def _redis_frozen(stage: Stage) -> None:
+    stage.append(2 * PART + 10)
+    await trio.sleep(0.5)
+
+    async def freeze(_operation: str, moment: RedisMoment) -> None:
+        if moment is RedisMoment.SENT:
+            await trio.sleep_forever()
+
+    stage.world.store.fault = freeze
+    stage.append(2 * PART)
+    await trio.sleep(8)
+
+
+async def _s3_frozen(stage: Stage) -> None:
+    stage.append(PART)
+    await trio.sleep(0.5)
+    stage.world.endpoint.faults.arm(Fault(Kind.FREEZE, "UploadPart", Moment.BODY, times=None))
+    stage.append(4 * PART)
+    await trio.sleep(8)
+
+
+async def _deleted(stage: Stage) -> None:
+    stage.append(2 * PART)
+    await trio.sleep(0.5)
+    stage.delete()
+    await trio.sleep(4)
+
+
+async def _truncated(stage: Stage) -> None:
+    stage.append(3 * PART)
+    await trio.sleep(0.5)
+    stage.truncate(PART // 2)
+    await trio.sleep(1)
+    stage.append(2 * PART)
+    await trio.sleep(0.5)
+    stage.close()
+    await trio.sleep(5)
+
+
+async def _replaced(stage: Stage) -> None:
+    stage.append(2 * PART + 10)
+    await trio.sleep(0.5)
+    stage.replace(PART + 300)
+    await trio.sleep(3)
+    stage.close()
+    await trio.sleep(5)
+
+
+async def _renamed(stage: Stage) -> None:
+    stage.append(2 * PART + 10)
+    await trio.sleep(0.5)
+    stage.rename("a.mp4", "b.mp4")
+    stage.append(PART, "b.mp4")
+    await trio.sleep(0.5)
+    stage.close("b.mp4")
+    await trio.sleep(5)
+
+
+async def _shutdown(stage: Stage) -> None:
+    stage.world.endpoint.faults.arm(Fault(Kind.SLOW, "UploadPart", Moment.REPLY, times=None, seconds=0.3))
+    for name in ("a.mp4", "b.mp4", "c.mp4"):
+        stage.append(3 * PART, name)
+    await trio.sleep(0.4)
+    if stage.daemon is not None and stage.daemon.shutdown.signals == 0:
+        stage.daemon.shutdown.request()
+    await trio.sleep(8)
+
+
+async def _lease_lost(stage: Stage) -> None:
+    """Redis forgets under the daemon's hands: its lease is gone with everything else."""
+    stage.append(2 * PART + 10)
+    await trio.sleep(0.5)
+    stage.world.lose_redis()
+    stage.append(PART)
+    await trio.sleep(3)
+    stage.close()
+    await trio.sleep(12)
+
+
+_GONE: Final = frozenset({Status.DELETED_LOCALLY, Status.ABORTED_NO_PARTS, Status.FAILED_FILE_MISSING_ON_RESUME})
+
+SCENARIOS: Final = {
+    scenario.name: scenario
+    for scenario in (
+        Scenario("first-part", "a recording begins, its first part fills up, it ends", _first_part),
+        Scenario("many-parts", "three recordings, four parts on their way at each moment", _many_parts),
+        Scenario("finalizing", "a recording is verified, completed, probed; its metadata is written", _finalizing),
+        Scenario("rewrites", "the writer patches parts that were sent, until the last moment", _rewrites),
+        Scenario("empty", "an empty recording becomes a plain object", _empty),
+        Scenario(
+            "resume", "a daemon that was stopped comes back, the recording still growing", _goes_on, _before_resume
+        ),
+        Scenario(
+            "unrecorded-part",
+            "a daemon that was killed between S3's effect and its answer comes back",
+            _goes_on,
+            _before_unrecorded,
+        ),
+        Scenario("adoption", "Redis lost everything; S3 has the open upload", _goes_on, _before_adoption),
+        Scenario("passing-errors", "every kind of call fails once before and once after its effect", _passing_errors),
+        Scenario("error-in-200", "Complete answers 200, and an error in the body", _error_in_200),
+        Scenario(
+            "foreign-object",
+            "our upload is aborted, and another object put under its key",
+            _foreign_object,
+            starts_over=True,
+        ),
+        Scenario(
+            "refused",
+            "S3 denies access for good",
+            _refused,
+            may_end=frozenset({Status.FAILED_ACCESS_DENIED}),
+            faults_stay=True,
+        ),
+        Scenario("outage", "S3 is gone for twenty seconds", _outage),
+        Scenario(
+            "redis-stumbles",
+            "Redis has done what it was asked, and its answer is lost",
+            _redis_stumbles,
+            redis_may_fail=True,
+        ),
+        Scenario(
+            "redis-frozen", "Redis accepts and never answers", _redis_frozen, redis_may_fail=True, redis_silent=True
+        ),
+        Scenario("s3-frozen", "S3 stops reading in the middle of parts", _s3_frozen),
+        Scenario("deleted", "the recording is deleted while it is uploaded", _deleted, may_end=_GONE),
+        Scenario("truncated", "the writer cuts the recording off and starts over", _truncated, starts_over=True),
+        Scenario(
+            "replaced",
+            "another file takes the recording's name",
+            _replaced,
+            may_end=_GONE | {Status.FAILED_FILE_REPLACED},
+        ),
+        Scenario("renamed", "the recording gets another name while it is uploaded", _renamed),
+        Scenario("shutdown", "the first signal, with parts of three recordings on their way", _shutdown),
+        Scenario("redis-forgets", "Redis loses everything under the daemon's hands", _lease_lost),
+    )
+}
+"""Every scenario, by name."""
+
+
+def world_for(scenario: Scenario, folder: Path, seed: int) -> World:
+    """A world for a scenario."""
+    return World(folder, seed=seed, max_concurrent_parts=scenario.max_concurrent_parts, policy=scenario.policy)

@@ -1,0 +1,108 @@
+"""What a scenario's script is played on: the recordings' writer, and the watcher that tells a daemon of it.
+
+The writer does not care whether the daemon lives. What it does while none is there is seen by the next one, as a file
+that is found.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cef_trio.lab.journal import Lane
+from cef_trio.lab.world import World, WorldDaemon
+
+
+class Stage:
+    """A world, and the daemon that lives in it at the moment, if one does."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.daemon: WorldDaemon | None = None
+        self.versions: dict[bytes, str] = {}
+        """Every content that a recording ever had, and its name then."""
+
+    @property
+    def listening(self) -> WorldDaemon | None:
+        """The daemon that news can be told to."""
+        daemon = self.daemon
+        return daemon if daemon is not None and daemon.listens else None
+
+    def append(self, size_bytes: int, name: str = "a.mp4") -> None:
+        """The writer appends."""
+        self.world.append(size_bytes, name)
+        self._noted(name)
+        self._saw(name)
+
+    def patch(self, offset: int, data: bytes, name: str = "a.mp4") -> None:
+        """The writer writes over what it wrote before."""
+        self.world.patch(offset, data, name)
+        self._noted(name)
+        self._saw(name)
+
+    def truncate(self, size_bytes: int, name: str = "a.mp4") -> None:
+        """The writer cuts the file off."""
+        self._note(f"truncate {name} to {size_bytes}")
+        with Path(self.world.path(name)).open("r+b") as file:
+            file.truncate(size_bytes)
+        self.world.stat(name)
+        self._noted(name)
+        self._saw(name)
+
+    def replace(self, size_bytes: int, name: str = "a.mp4") -> None:
+        """Another file takes the name."""
+        self._note(f"replace {name} by another file of {size_bytes}")
+        other = Path(self.world.path("other.tmp"))
+        other.write_bytes(self.world.random.randbytes(size_bytes))
+        other.rename(self.world.path(name))
+        self.world.stat(name)
+        self._noted(name)
+        self._saw(name)
+
+    def rename(self, old: str, new: str) -> None:
+        """The file gets another name."""
+        self._note(f"rename {old} to {new}")
+        Path(self.world.path(old)).rename(self.world.path(new))
+        self._noted(new)
+        if self.listening:
+            self.listening.moved(old, new)
+
+    def delete(self, name: str = "a.mp4") -> None:
+        """The file is deleted."""
+        self._note(f"delete {name}")
+        Path(self.world.path(name)).unlink()
+        if self.listening:
+            self.listening.gone(name)
+
+    def touch(self, name: str = "a.mp4") -> None:
+        """An empty file is made."""
+        self._note(f"create {name}")
+        Path(self.world.path(name)).touch()
+        self.world.stat(name)
+        self._noted(name)
+        self._saw(name)
+
+    def close(self, name: str = "a.mp4") -> None:
+        """The writer closes the file."""
+        self._note(f"close {name}")
+        if self.listening:
+            self.listening.closed(name)
+
+    def close_all(self) -> None:
+        """Nothing is being written any more."""
+        for name in self.names():
+            if self.listening:
+                self.listening.closed(name)
+
+    def names(self) -> list[str]:
+        """The recordings that are there."""
+        return sorted(entry.name for entry in self.world.folder.iterdir() if entry.suffix == ".mp4")
+
+    def _saw(self, name: str) -> None:
+        if self.listening:
+            self.listening.saw(name)
+
+    def _note(self, text: str) -> None:
+        self.world.journal.note(Lane.FILE, text)
+
+    def _noted(self, name: str) -> None:
+        self.versions[self.world.content(name)] = name
