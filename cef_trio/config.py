@@ -13,9 +13,10 @@ import re
 import socket
 import ssl
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from enum import StrEnum
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal, get_args, get_origin
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -257,7 +258,7 @@ class Settings(BaseSettings):
         return self
 
 
-STAND_INS: Final = {"watch_dir": Path(os.devnull), "s3_bucket_name": "not-needed"}
+STAND_INS: Final[Mapping[str, Any]] = MappingProxyType({"watch_dir": Path(os.devnull), "s3_bucket_name": "not-needed"})
 """What a required setting is for a command that does not need it, where it is not set."""
 
 

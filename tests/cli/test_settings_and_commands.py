@@ -65,14 +65,14 @@ def test_a_command_that_needs_no_folder_and_no_bucket_does_not_ask_for_them(
 ) -> None:
     settings = load_settings(None, unneeded={"watch_dir", "s3_bucket_name"})
     assert (settings.watch_dir, settings.s3_bucket_name) == (Path(os.devnull), "not-needed")
-    with pytest.raises(SettingsError, match="^S3_BUCKET_NAME is missing"):
+    with pytest.raises(SettingsError, match=r"^S3_BUCKET_NAME is missing"):
         load_settings(None, unneeded={"watch_dir"})
     monkeypatch.setenv("S3_BUCKET_NAME", "recordings")
     monkeypatch.setenv("WATCH_DIR", str(tmp_path / "of another machine"))
     settings = load_settings(None, unneeded={"watch_dir", "s3_bucket_name"})
     assert (settings.watch_dir, settings.s3_bucket_name) == (tmp_path / "of another machine", "recordings")
     monkeypatch.setenv("LOG_LEVEL", "loud")
-    with pytest.raises(SettingsError, match="^LOG_LEVEL"):
+    with pytest.raises(SettingsError, match=r"^LOG_LEVEL"):
         load_settings(None, unneeded={"watch_dir"})
 
 
