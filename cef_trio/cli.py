@@ -12,8 +12,12 @@ from pathlib import Path
 from cef_trio import __version__
 from cef_trio.exceptions import CefMp4ProcessorError
 from cef_trio.exit_codes import ExitCode
+from cef_trio.operate.commands import add_commands, add_env_file
 
-_EXIT_CODES = "Exit codes: 0 done, 1 a bug, 2 wrong settings, 3 something could not be saved, 4 S3 or Redis refused us."
+_EXIT_CODES = (
+    "Exit codes: 0 done, 1 a bug, 2 wrong settings or arguments, 3 something could not be saved, "
+    "4 S3 or Redis refused us, 5 a command's answer is no (see its help)."
+)
 _DATA_DIR = Path("cef-data")
 
 
@@ -79,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         help="watch FOLDER with nothing installed: an embedded Valkey and S3 keep everything under --data-dir",
     )
     _add_data_dir(run)
-    run.add_argument("--env-file", type=_file, default=Path(".env"), help="where to read settings from (default: .env)")
+    add_env_file(run)
     run.set_defaults(command=_run)
 
     demo = commands.add_parser(
@@ -92,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--keep", action="store_true", help="keep the recording, the objects and the state")
     _add_data_dir(demo)
     demo.set_defaults(command=_demo)
+    add_commands(commands)
     return parser
 
 
@@ -99,13 +104,6 @@ def _add_data_dir(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data-dir", type=Path, default=_DATA_DIR, metavar="DIR", help="where local state and objects are (./cef-data)"
     )
-
-
-def _file(text: str) -> Path:
-    # The default may be missing; a file that somebody names may not.
-    if not os.path.exists(text) or os.path.isdir(text):  # noqa: PTH110, PTH112 - Path's raise for a name too long
-        raise argparse.ArgumentTypeError(f"takes a file that exists, not {text!r}")
-    return Path(text)
 
 
 def _seconds(text: str) -> float:

@@ -34,7 +34,7 @@ def printable(text: str) -> str:
 
 
 def safe(text: str, style: str = "") -> Text:
-    """The text as rich may print it: one line, no markup, cut in the middle of a table with an ellipsis."""
+    """The text as rich may print it: one line, no markup, cut with an ellipsis where a column ends."""
     return Text(printable(text), style=style, overflow="ellipsis", no_wrap=True)
 
 

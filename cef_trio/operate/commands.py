@@ -1,0 +1,86 @@
+"""The arguments of the commands that look and mend, and which function each of them is.
+
+Nothing heavy is imported before a command is chosen: ``cef-trio health`` runs every few seconds in a container.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+_STATES: Final = ("active", "pending_completion", "completed", "failed", "retrying", "interrupted", "deleted")
+_EXIT_CODES: Final = "Exit codes: 0 done, 2 wrong settings or arguments, 4 Redis or S3 refused us or cannot be reached"
+_ID: Final = "a stream's id, or its beginning if no other begins alike"
+
+Subparsers = Any
+"""What ``add_subparsers`` returns; argparse has no public name for it."""
+
+
+def add_commands(commands: Subparsers) -> None:
+    """Add the commands to the parser's."""
+    listing = _add(commands, "list", _list, "list the streams that Redis knows, the latest activity last")
+    listing.add_argument("--state", choices=_STATES, help="only those in this state")
+
+    show = _add(commands, "show", _show, "show all that is known of one stream")
+    show.add_argument("stream", metavar="ID", help=_ID)
+
+
+def add_env_file(parser: argparse.ArgumentParser) -> None:
+    """Let the parser take ``--env-file``."""
+    parser.add_argument(
+        "--env-file", type=_file, default=Path(".env"), metavar="FILE", help="where to read settings from (.env)"
+    )
+
+
+def _add(
+    commands: Subparsers,
+    name: str,
+    command: Callable[[argparse.Namespace], int],
+    what: str,
+    *,
+    more: str = "",
+    exit_codes: str = "",
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=what,
+        description=f"{what[0].upper()}{what[1:]}. {more}".strip(),
+        epilog=f"{_EXIT_CODES}{', ' + exit_codes if exit_codes else ''}.",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead")
+    add_env_file(parser)
+    parser.set_defaults(command=command)
+    return parser
+
+
+def _file(text: str) -> Path:
+    # The default may be missing; a file that somebody names may not.
+    if not os.path.exists(text) or os.path.isdir(text):  # noqa: PTH110, PTH112 - Path's raise for a name too long
+        raise argparse.ArgumentTypeError(f"takes a file that exists, not {text!r}")
+    return Path(text)
+
+
+_REDIS_ONLY: Final = frozenset({"watch_dir", "s3_bucket_name"})
+_NO_FOLDER: Final = frozenset({"watch_dir"})
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    from cef_trio.config import load_settings
+    from cef_trio.operate.desk import run_command
+    from cef_trio.operate.listing import State, list_streams
+
+    settings = load_settings(arguments.env_file, unneeded=_REDIS_ONLY)
+    state = State(arguments.state) if arguments.state else None
+    return run_command(settings, lambda desk: list_streams(desk, state, as_json=arguments.json))
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    from cef_trio.config import load_settings
+    from cef_trio.operate.desk import run_command
+    from cef_trio.operate.listing import show_stream
+
+    settings = load_settings(arguments.env_file, unneeded=_REDIS_ONLY)
+    return run_command(settings, lambda desk: show_stream(desk, arguments.stream, as_json=arguments.json))
