@@ -27,6 +27,9 @@ def add_commands(commands: Subparsers) -> None:
     show = _add(commands, "show", _show, "show all that is known of one stream")
     show.add_argument("stream", metavar="ID", help=_ID)
 
+    status = _add(commands, "status", _status, "say how things stand: totals, throughput, lag, every open stream")
+    status.add_argument("--watch", action="store_true", help="keep it on the screen until Ctrl-C (not with --json)")
+
 
 def add_env_file(parser: argparse.ArgumentParser) -> None:
     """Let the parser take ``--env-file``."""
@@ -84,3 +87,14 @@ def _show(arguments: argparse.Namespace) -> int:
 
     settings = load_settings(arguments.env_file, unneeded=_REDIS_ONLY)
     return run_command(settings, lambda desk: show_stream(desk, arguments.stream, as_json=arguments.json))
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from cef_trio.config import SettingsError, load_settings
+    from cef_trio.operate.desk import run_command
+    from cef_trio.operate.status import show_status
+
+    if arguments.watch and arguments.json:
+        raise SettingsError(["--watch is for a person's eyes: it does not go with --json"])
+    settings = load_settings(arguments.env_file, unneeded=_REDIS_ONLY)
+    return run_command(settings, lambda desk: show_status(desk, watch=arguments.watch, as_json=arguments.json))
