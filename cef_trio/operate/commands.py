@@ -30,6 +30,20 @@ def add_commands(commands: Subparsers) -> None:
     status = _add(commands, "status", _status, "say how things stand: totals, throughput, lag, every open stream")
     status.add_argument("--watch", action="store_true", help="keep it on the screen until Ctrl-C (not with --json)")
 
+    retry = _add(
+        commands,
+        "retry",
+        _retry,
+        "bring failed streams back",
+        more="A stream whose upload was kept goes on from it, one whose upload was given up starts over; a recording "
+        "that is gone or replaced is told so. A running daemon takes them up within STALE_CHECK_SECONDS. "
+        "--all leaves alone what a person aborted.",
+        exit_codes="5 a stream was not retried, and it is said why",
+    )
+    which = retry.add_mutually_exclusive_group(required=True)
+    which.add_argument("streams", nargs="*", default=[], metavar="ID", help=_ID)
+    which.add_argument("--all", action="store_true", help="every failed stream")
+
 
 def add_env_file(parser: argparse.ArgumentParser) -> None:
     """Let the parser take ``--env-file``."""
@@ -98,3 +112,14 @@ def _status(arguments: argparse.Namespace) -> int:
         raise SettingsError(["--watch is for a person's eyes: it does not go with --json"])
     settings = load_settings(arguments.env_file, unneeded=_REDIS_ONLY)
     return run_command(settings, lambda desk: show_status(desk, watch=arguments.watch, as_json=arguments.json))
+
+
+def _retry(arguments: argparse.Namespace) -> int:
+    from cef_trio.config import load_settings
+    from cef_trio.operate.desk import run_command
+    from cef_trio.operate.retry import retry_streams
+
+    settings = load_settings(arguments.env_file, unneeded=_REDIS_ONLY)
+    return run_command(
+        settings, lambda desk: retry_streams(desk, arguments.streams, every=arguments.all, as_json=arguments.json)
+    )
