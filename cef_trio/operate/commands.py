@@ -44,6 +44,17 @@ def add_commands(commands: Subparsers) -> None:
     which.add_argument("streams", nargs="*", default=[], metavar="ID", help=_ID)
     which.add_argument("--all", action="store_true", help="every failed stream")
 
+    abort = _add(
+        commands,
+        "abort",
+        _abort,
+        "give a stream's upload up, in S3 and in Redis",
+        more="The recording is left alone, and is not uploaded again until `cef-trio retry ID` says so. A stream that "
+        "a daemon works on is refused: stop it first, or delete the recording: then the daemon aborts it itself.",
+        exit_codes="5 it was not aborted, and it is said why",
+    )
+    abort.add_argument("stream", metavar="ID", help=_ID)
+
 
 def add_env_file(parser: argparse.ArgumentParser) -> None:
     """Let the parser take ``--env-file``."""
@@ -123,3 +134,12 @@ def _retry(arguments: argparse.Namespace) -> int:
     return run_command(
         settings, lambda desk: retry_streams(desk, arguments.streams, every=arguments.all, as_json=arguments.json)
     )
+
+
+def _abort(arguments: argparse.Namespace) -> int:
+    from cef_trio.config import load_settings
+    from cef_trio.operate.abort import abort_stream
+    from cef_trio.operate.desk import run_command
+
+    settings = load_settings(arguments.env_file, unneeded=_NO_FOLDER)
+    return run_command(settings, lambda desk: abort_stream(desk, arguments.stream, as_json=arguments.json))
