@@ -55,6 +55,17 @@ def add_commands(commands: Subparsers) -> None:
     )
     abort.add_argument("stream", metavar="ID", help=_ID)
 
+    verify = _add(
+        commands,
+        "verify",
+        _verify,
+        "read an object again, all of it, and compare it with everything on record",
+        more="Its size and CRC64NVME are held against the checkpoint, S3's own checksum, the metadata JSON and, where "
+        "it is there, the recording.",
+        exit_codes="5 something differs, is missing, or is not complete yet",
+    )
+    verify.add_argument("stream", metavar="ID|FILE", help=f"{_ID}; or the recording's name")
+
 
 def add_env_file(parser: argparse.ArgumentParser) -> None:
     """Let the parser take ``--env-file``."""
@@ -143,3 +154,12 @@ def _abort(arguments: argparse.Namespace) -> int:
 
     settings = load_settings(arguments.env_file, unneeded=_NO_FOLDER)
     return run_command(settings, lambda desk: abort_stream(desk, arguments.stream, as_json=arguments.json))
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from cef_trio.config import load_settings
+    from cef_trio.operate.desk import run_command
+    from cef_trio.operate.verify import verify_stream
+
+    settings = load_settings(arguments.env_file, unneeded=_NO_FOLDER)
+    return run_command(settings, lambda desk: verify_stream(desk, arguments.stream, as_json=arguments.json))
