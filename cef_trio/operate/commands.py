@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -66,6 +68,30 @@ def add_commands(commands: Subparsers) -> None:
     )
     verify.add_argument("stream", metavar="ID|FILE", help=f"{_ID}; or the recording's name")
 
+    gc = _add(
+        commands,
+        "gc",
+        _gc,
+        "abort the uploads under our prefix that no stream owns",
+        more="Those are uploads of streams that Redis does not know, or that have ended without keeping their upload "
+        "for `cef-trio retry`. An upload of a live stream is never aborted. Every daemon that shares the bucket and the "
+        "fixed part of S3_KEY_TEMPLATE must share this Redis and REDIS_KEY_PREFIX: else its uploads look like nobody's.",
+        exit_codes="5 an upload was not aborted that should have been, or Redis is empty",
+    )
+    gc.add_argument(
+        "--older-than",
+        type=_age,
+        default="24h",
+        metavar="AGE",
+        help="leave younger ones alone: 90s, 30m, 24h, 7d (24h)",
+    )
+    gc.add_argument("--dry-run", action="store_true", help="only say what would be aborted")
+    gc.add_argument(
+        "--redis-is-empty",
+        action="store_true",
+        help="go on although Redis knows no stream at all, as it does with a wrong REDIS_URL or REDIS_KEY_PREFIX",
+    )
+
 
 def add_env_file(parser: argparse.ArgumentParser) -> None:
     """Let the parser take ``--env-file``."""
@@ -102,6 +128,14 @@ def _file(text: str) -> Path:
     return Path(text)
 
 
+def _age(text: str) -> timedelta:
+    match = re.fullmatch(r"(\d{1,6})([smhd])", text.strip())
+    if match is None:
+        raise argparse.ArgumentTypeError(f"takes an age such as 90s, 30m, 24h or 7d, not {text!r}")
+    return timedelta(**{_UNITS[match[2]]: int(match[1])})
+
+
+_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _REDIS_ONLY: Final = frozenset({"watch_dir", "s3_bucket_name"})
 _NO_FOLDER: Final = frozenset({"watch_dir"})
 
@@ -163,3 +197,21 @@ def _verify(arguments: argparse.Namespace) -> int:
 
     settings = load_settings(arguments.env_file, unneeded=_NO_FOLDER)
     return run_command(settings, lambda desk: verify_stream(desk, arguments.stream, as_json=arguments.json))
+
+
+def _gc(arguments: argparse.Namespace) -> int:
+    from cef_trio.config import load_settings
+    from cef_trio.operate.desk import run_command
+    from cef_trio.operate.gc import collect
+
+    settings = load_settings(arguments.env_file, unneeded=_NO_FOLDER)
+    return run_command(
+        settings,
+        lambda desk: collect(
+            desk,
+            arguments.older_than,
+            dry_run=arguments.dry_run,
+            redis_is_empty=arguments.redis_is_empty,
+            as_json=arguments.json,
+        ),
+    )

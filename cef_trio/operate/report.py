@@ -31,11 +31,19 @@ class Report:
         if self._as_json:
             print_json({"finished": kind is None, "results": self._results})
 
-    def add(self, subject: str, says: str, *, ok: bool = True, **more: Any) -> None:
-        """One subject (a stream's id, a key) is dealt with; ``ok`` is false if what was asked was not done."""
+    def add(self, subject: str, says: str, *, ok: bool = True, shown: bool = True, **more: Any) -> None:
+        """One subject (a stream's id, a key) is dealt with.
+
+        Args:
+            subject: which.
+            says: what was done, or why not.
+            ok: false if what was asked was not done.
+            shown: whether a person wants to read of it, or only a script.
+            more: further fields of the document.
+        """
         self._refused += not ok
         self._results.append({"subject": subject, "ok": ok, "says": says, **more})
-        if not self._as_json:
+        if shown and not self._as_json:
             sys.stdout.write(f"{printable(subject)}: {printable(says)}\n")
             sys.stdout.flush()
 
