@@ -74,8 +74,8 @@ def add_commands(commands: Subparsers) -> None:
         _gc,
         "abort the uploads under our prefix that no stream owns",
         more="Those are uploads of streams that Redis does not know, or that have ended without keeping their upload "
-        "for `cef-trio retry`. An upload of a live stream is never aborted. Every daemon that shares the bucket and the "
-        "fixed part of S3_KEY_TEMPLATE must share this Redis and REDIS_KEY_PREFIX: else its uploads look like nobody's.",
+        "for `cef-trio retry`. An upload of a live stream is never aborted. Every daemon that shares the bucket and "
+        "the fixed part of S3_KEY_TEMPLATE must share this Redis and REDIS_KEY_PREFIX, or it looks like nobody.",
         exit_codes="5 an upload was not aborted that should have been, or Redis is empty",
     )
     gc.add_argument(
@@ -91,6 +91,15 @@ def add_commands(commands: Subparsers) -> None:
         action="store_true",
         help="go on although Redis knows no stream at all, as it does with a wrong REDIS_URL or REDIS_KEY_PREFIX",
     )
+
+    health = _add(
+        commands,
+        "health",
+        _health,
+        "ask the daemon on this machine whether it is healthy; for a container's HEALTHCHECK",
+        more="Asks http://PROM_HOST:PROM_PORT/healthz and says the answer in one line.",
+    )
+    health.epilog = "Exit codes: 0 healthy, 1 not, or no answer within 5 seconds, 2 wrong settings or arguments."
 
 
 def add_env_file(parser: argparse.ArgumentParser) -> None:
@@ -215,3 +224,9 @@ def _gc(arguments: argparse.Namespace) -> int:
             as_json=arguments.json,
         ),
     )
+
+
+def _health(arguments: argparse.Namespace) -> int:
+    from cef_trio.operate.health import ask_health
+
+    return ask_health(arguments.env_file, as_json=arguments.json)
