@@ -92,6 +92,16 @@ def add_commands(commands: Subparsers) -> None:
         help="go on although Redis knows no stream at all, as it does with a wrong REDIS_URL or REDIS_KEY_PREFIX",
     )
 
+    doctor = _add(
+        commands,
+        "doctor",
+        _doctor,
+        "check everything that a daemon needs, and say what to do",
+        more="Settings, the watch folder, Redis and what a crash of it would lose, S3 by a small upload that is "
+        "aborted, clock, lifecycle rules, ffprobe.",
+    )
+    doctor.epilog = "Exit codes: 0 no problem (warnings there may be), 5 a problem."
+
     health = _add(
         commands,
         "health",
@@ -230,3 +240,9 @@ def _health(arguments: argparse.Namespace) -> int:
     from cef_trio.operate.health import ask_health
 
     return ask_health(arguments.env_file, as_json=arguments.json)
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from cef_trio.operate.doctor import examine
+
+    return examine(arguments.env_file, as_json=arguments.json)
