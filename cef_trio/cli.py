@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TextIO
 
 from cef_trio import __version__
 from cef_trio.exceptions import CefMp4ProcessorError
@@ -18,6 +19,8 @@ _EXIT_CODES = (
     "Exit codes: 0 done, 1 a bug, 2 wrong settings or arguments, 3 something could not be saved, "
     "4 S3 or Redis refused us, 5 a command's answer is no (see its help)."
 )
+_BROKEN_PIPE = 141
+"""What a shell says of a program that SIGPIPE ended, which Python ignores."""
 _DATA_DIR = Path("cef-data")
 
 
@@ -27,14 +30,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     parsed = parser.parse_args(arguments)
     try:
-        return int(parsed.command(parsed))
+        code = int(parsed.command(parsed))
+        sys.stdout.flush()
     except CefMp4ProcessorError as error:
         with contextlib.suppress(OSError):  # nobody reads it: the exit code says it too
             for line in str(error).splitlines():
                 sys.stderr.write(f"cef-trio: {line}\n")
         return ExitCode.BAD_SETTINGS
+    except BrokenPipeError:  # whoever read standard output (head, less) has seen enough
+        _give_up(sys.stdout)
+        return _BROKEN_PIPE
     except KeyboardInterrupt:  # before the daemon takes the signals, or after it gave them back
         return 130
+    else:
+        return code
     finally:
         _flush_standard_error()
 
@@ -55,9 +64,14 @@ def _flush_standard_error() -> None:
     try:
         sys.stderr.flush()
     except OSError:
-        devnull = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(devnull, sys.stderr.fileno())
-        os.close(devnull)
+        _give_up(sys.stderr)
+
+
+def _give_up(stream: TextIO) -> None:
+    """Let what is left in a stream's buffer go nowhere."""
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, stream.fileno())
+    os.close(devnull)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -23,13 +23,29 @@ Subparsers = Any
 
 def add_commands(commands: Subparsers) -> None:
     """Add the commands to the parser's."""
-    listing = _add(commands, "list", _list, "list the streams that Redis knows, the latest activity last")
-    listing.add_argument("--state", choices=_STATES, help="only those in this state")
+    listing = _add(
+        commands,
+        "list",
+        _list,
+        "list the streams that Redis knows, the latest activity last",
+        more="A stream is active, pending_completion, completed, failed, or its recording was deleted; of the open "
+        "ones some are retrying (they wait for an outage to end) or interrupted (their daemon was stopped).",
+    )
+    listing.add_argument(
+        "--state", choices=_STATES, metavar="STATE", help=f"only those in this state: {', '.join(_STATES)}"
+    )
 
     show = _add(commands, "show", _show, "show all that is known of one stream")
     show.add_argument("stream", metavar="ID", help=_ID)
 
-    status = _add(commands, "status", _status, "say how things stand: totals, throughput, lag, every open stream")
+    status = _add(
+        commands,
+        "status",
+        _status,
+        "say how things stand: totals, throughput, lag, every open stream",
+        more="Throughput is what S3 acknowledged in the last minute. Lag is what is on disk and not yet acknowledged; "
+        "it and the progress are known only where the recordings can be seen. On a stream in red nobody works.",
+    )
     status.add_argument("--watch", action="store_true", help="keep it on the screen until Ctrl-C (not with --json)")
 
     retry = _add(

@@ -11,9 +11,7 @@ half-done.
 
 from __future__ import annotations
 
-import os
 import signal
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -141,13 +139,7 @@ def run_command(settings: Settings, work: Callable[[Desk], Awaitable[ExitCode]])
 
 def run_cancellable(work: Callable[[], Awaitable[ExitCode]]) -> int:
     """Run ``work``; a signal cancels it, and is the exit code then."""
-    try:
-        code = trio.run(_until_signal, work)
-        sys.stdout.flush()
-    except BrokenPipeError:  # whoever read it (head, less) has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.DONE
-    return code
+    return trio.run(_until_signal, work)
 
 
 async def _until_signal(work: Callable[[], Awaitable[ExitCode]]) -> int:

@@ -7,6 +7,7 @@ A command that is cancelled in the middle has still said what it did: the docume
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext, suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -28,7 +29,10 @@ class Report:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._as_json:
+        if not self._as_json:
+            return
+        # If nobody reads it, why the block was left is still what counts.
+        with suppress(BrokenPipeError) if error is not None else nullcontext():
             print_json({"finished": kind is None, "results": self._results})
 
     def add(self, subject: str, says: str, *, ok: bool = True, shown: bool = True, **more: Any) -> None:

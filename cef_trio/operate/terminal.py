@@ -38,10 +38,18 @@ def safe(text: str, style: str = "") -> Text:
     return Text(printable(text), style=style, overflow="ellipsis", no_wrap=True)
 
 
+class _Output(Console):
+    """Standard output. rich would end the process where it finds a pipe closed; that is for the command line to do."""
+
+    def on_broken_pipe(self) -> None:
+        """Say so like any other writer."""
+        raise BrokenPipeError
+
+
 def console() -> Console:
     """Standard output; tables are as wide as the terminal, or 200 columns where there is none."""
     plain = {"highlight": False, "markup": False, "emoji": False}
-    return Console(**plain) if sys.stdout.isatty() else Console(**plain, width=_PIPE_WIDTH)  # type: ignore[arg-type]
+    return _Output(**plain) if sys.stdout.isatty() else _Output(**plain, width=_PIPE_WIDTH)  # type: ignore[arg-type]
 
 
 def print_json(document: Mapping[str, Any]) -> None:
