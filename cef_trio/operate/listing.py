@@ -8,6 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
 
+from rich.table import Table
 from rich.text import Text
 
 from cef_trio.checkpoint.model import Checkpoint, PartRecord, StreamMeta
@@ -17,6 +18,7 @@ from cef_trio.exit_codes import ExitCode
 from cef_trio.operate import terminal
 from cef_trio.operate.desk import Desk
 from cef_trio.operate.selection import NoSuchStreamError, all_ids, select_all
+from cef_trio.operate.terminal import Column
 from cef_trio.s3.checksums import crc64nvme_to_base64
 from cef_trio.stream import lookup
 
@@ -94,19 +96,29 @@ def summary(known: KnownPath) -> dict[str, Any]:
     }
 
 
-def _table(streams: Iterable[KnownPath], now: datetime) -> Any:
-    made = terminal.table("id", "status", ">sent", ">idle", "file", "why")
-    for known in streams:
-        meta = known.meta
-        made.add_row(
-            meta.stream_id[:_SHORT_ID],
-            terminal.safe(meta.status.value, _STYLES[known.stream_set]),
-            terminal.size(meta.total_bytes_sent),
-            terminal.duration((now - meta.last_activity_at_utc).total_seconds()),
-            terminal.safe(meta.current_path),
-            terminal.safe(meta.failure_reason or ""),
+_COLUMNS: Final = (
+    Column("id"),
+    Column("status", most=21),
+    Column("sent", right=True),
+    Column("idle", right=True),
+    Column("file", flexible=True),
+    Column("why", flexible=True),
+)
+
+
+def _table(streams: Iterable[KnownPath], now: datetime) -> Table:
+    rows = [
+        (
+            one.meta.stream_id[:_SHORT_ID],
+            terminal.safe(one.meta.status.value, _STYLES[one.stream_set]),
+            terminal.size(one.meta.total_bytes_sent),
+            terminal.duration((now - one.meta.last_activity_at_utc).total_seconds()),
+            terminal.safe(terminal.short_path(one.meta.current_path)),
+            terminal.safe(one.meta.failure_reason or ""),
         )
-    return made
+        for one in streams
+    ]
+    return terminal.table(_COLUMNS, rows)
 
 
 async def show_stream(desk: Desk, given: str, *, as_json: bool) -> ExitCode:

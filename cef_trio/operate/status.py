@@ -6,6 +6,7 @@ so that while watching they are read once.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import asdict
 from typing import Any, Final
@@ -25,12 +26,18 @@ from cef_trio.operate import terminal
 from cef_trio.operate.desk import Desk
 from cef_trio.operate.overview import OpenStream, Overview, is_recent, observe
 from cef_trio.operate.selection import all_ids
+from cef_trio.operate.terminal import Column
 from cef_trio.recording import FileStat
 from cef_trio.stream import lookup
 
 _WATCH_SECONDS: Final = 2.0
-_BAR_WIDTH: Final = 20
+_BAR_WIDTH: Final = 12
 _SHORT_ID: Final = 8
+_IN_SHORT: Final = {
+    Status.PENDING_COMPLETION: "completing",
+    Status.INTERRUPTED_SHUTDOWN: "interrupted",
+    Status.INTERRUPTED_CANCELLED: "interrupted",
+}
 
 
 class Observer:
@@ -142,17 +149,29 @@ def _totals(overview: Overview) -> list[tuple[str, Text | str]]:
     failed = Text(f"{counts['failed']} failed", style="bold red" if counts["failed"] else "")
     if counts["failed"]:
         failed.append("; `cef-trio list --state failed` says why", style="not bold default")
-    lag = terminal.size(overview.lag_bytes) if overview.lag_bytes is not None else "not known here: no files to look at"
-    return [
+    rows: list[tuple[str, Text | str]] = [
         ("at", f"{overview.at_utc:%Y-%m-%d %H:%M:%S} UTC"),
         ("daemons", _daemons(overview)),
         ("open", open_streams),
         ("completed", f"{counts['completed']}, {terminal.size(overview.completed_bytes)}"),
         ("failed", failed),
-        ("deleted", f"{counts['deleted']} whose recording was deleted before its end"),
         ("throughput", f"{terminal.size(overview.bytes_per_second)}/s in the last minute"),
-        ("lag", lag),
+        ("lag", _lag(overview)),
     ]
+    if counts["deleted"]:
+        rows.append(("deleted", f"{counts['deleted']} whose recording was deleted before its end"))
+    return rows
+
+
+def _lag(overview: Overview) -> str:
+    if overview.lag_bytes is not None:
+        return terminal.size(overview.lag_bytes)
+    known = [stream.lag_bytes for stream in overview.open_streams if stream.lag_bytes is not None]
+    if not known:
+        return "not known here: no recording can be seen"
+    return (
+        f"{terminal.size(sum(known))} or more; {len(known)} of {len(overview.open_streams)} recordings can be seen here"
+    )
 
 
 def _daemons(overview: Overview) -> Text:
@@ -165,23 +184,36 @@ def _daemons(overview: Overview) -> Text:
     return Text("nobody holds a lease, and no stream is open")
 
 
-def _streams(streams: tuple[OpenStream, ...]) -> RenderableType:
-    made = terminal.table("id", "status", "progress", ">", ">sent", ">lag", ">rate", ">idle", "file")
+_COLUMNS: Final = (
+    Column("id"),
+    Column("status"),
+    Column("progress"),
+    Column("", right=True),
+    Column("sent", right=True),
+    Column("lag", right=True),
+    Column("rate", right=True),
+    Column("file", flexible=True),
+)
+
+
+def _streams(streams: Sequence[OpenStream]) -> RenderableType:
+    rows = []
     for stream in streams:
         bar, percent = _progress(stream)
         style = "red" if stream.holder is None else "yellow" if stream.meta.status is Status.RETRYING else ""
-        made.add_row(
-            stream.meta.stream_id[:_SHORT_ID],
-            terminal.safe(stream.meta.status.value, style),
-            bar,
-            percent,
-            terminal.size(stream.acknowledged_bytes),
-            terminal.size(stream.lag_bytes),
-            f"{terminal.size(stream.bytes_per_second)}/s",
-            terminal.duration(stream.idle_seconds),
-            terminal.safe(stream.meta.current_path),
+        rows.append(
+            (
+                stream.meta.stream_id[:_SHORT_ID],
+                terminal.safe(_IN_SHORT.get(stream.meta.status, stream.meta.status.value), style),
+                bar,
+                percent,
+                terminal.size(stream.acknowledged_bytes),
+                terminal.size(stream.lag_bytes),
+                f"{terminal.size(stream.bytes_per_second)}/s",
+                terminal.safe(terminal.short_path(stream.meta.current_path)),
+            )
         )
-    return made
+    return terminal.table(_COLUMNS, rows)
 
 
 def _progress(stream: OpenStream) -> tuple[RenderableType, str]:

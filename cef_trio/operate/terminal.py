@@ -10,12 +10,16 @@ Answers go to standard output; what went wrong goes to standard error.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from rich.console import Console
+from rich.cells import cell_len
+from rich.console import Console, RenderableType
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
@@ -24,6 +28,7 @@ _KIBI: Final = 1024
 _MINUTE: Final = 60
 _HOUR: Final = 3600
 _DAY: Final = 86_400
+_LEAST_FLEXIBLE: Final = 12
 _PIPE_WIDTH: Final = 200
 """How wide a table is where no terminal says."""
 
@@ -68,13 +73,47 @@ def complain(message: str) -> None:
     sys.stderr.write(f"cef-trio: {printable(message)}\n")
 
 
-def table(*columns: str) -> Table:
-    """A table without frames; ``columns`` that begin with ``>`` are numbers, to the right."""
-    made = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        right = column.startswith(">")
-        made.add_column(column.lstrip(">"), justify="right" if right else "left", no_wrap=True, overflow="ellipsis")
+def short_path(path: str) -> str:
+    """The end of a path, which tells one recording from another: its folder and its name."""
+    folder, name = os.path.split(path)
+    parent = os.path.basename(folder)  # noqa: PTH119 - paths may hold any byte
+    return f"…/{parent}/{name}" if os.path.dirname(folder) not in {"", "/"} else path  # noqa: PTH120 - as above
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a table. Only ``flexible`` ones, whose cells are :func:`safe` texts, become narrower than these."""
+
+    name: str
+    right: bool = False
+    flexible: bool = False
+    most: int | None = None
+    """The widest it may be, where it is not flexible."""
+
+
+def table(columns: Sequence[Column], rows: Sequence[Sequence[RenderableType]]) -> Table:
+    """A table without frames, one line a row; in a narrow terminal the flexible columns are cut, never the others."""
+    made = Table(box=None, pad_edge=False, collapse_padding=True, header_style="bold", expand=False)
+    for number, column in enumerate(columns):
+        widest = max([cell_len(column.name), *(_width(row[number]) for row in rows)])
+        width = None if column.flexible else min(widest, column.most or widest)
+        made.add_column(
+            column.name,
+            justify="right" if column.right else "left",
+            no_wrap=not column.flexible,  # rich narrows only what may wrap; safe() keeps it from really doing so
+            overflow="ellipsis",
+            min_width=_LEAST_FLEXIBLE if column.flexible else width,
+            max_width=width,
+        )
+    for row in rows:
+        made.add_row(*row)
     return made
+
+
+def _width(cell: RenderableType) -> int:
+    if isinstance(cell, ProgressBar):
+        return cell.width or 0
+    return cell.cell_len if isinstance(cell, Text) else cell_len(str(cell))
 
 
 def facts(rows: Sequence[tuple[str, Text | str]]) -> Table:

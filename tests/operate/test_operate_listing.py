@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from io import StringIO
 
 import pytest
 import trio
+from rich.cells import cell_len
+from rich.console import Console
 from servers.operating import DAEMON, a_part, a_stream, answer, command, stream_id
 from servers.valkey import ValkeyServer, valkey_server
 
@@ -14,7 +17,7 @@ from cef_trio.checkpoint.states import HOME, Status, StreamSet
 from cef_trio.checkpoint.store import KnownPath
 from cef_trio.operate.listing import State, in_state
 from cef_trio.operate.selection import NoSuchStreamError, select
-from cef_trio.operate.terminal import duration, printable, size
+from cef_trio.operate.terminal import Column, duration, printable, safe, short_path, size, table
 
 FORGED = "/rec/[red]x[/red]\x1b[31m\nforged line \u202ecod.\udcff.mp4"
 
@@ -113,4 +116,24 @@ def test_numbers_are_written_for_people() -> None:
         "-", "0 B", "1023 B", "1.0 KiB", "1.5 GiB", "1048576.0 TiB"
     ]  # fmt: skip
     assert [duration(n) for n in (None, 0.9, 59, 61, 3600, 90061)] == ["-", "0s", "59s", "1m01s", "1h00m", "1d01h"]
+    assert [short_path(path) for path in ("/a.mp4", "/rec/a.mp4", "/srv/rec/a.mp4")] == [
+        "/a.mp4", "/rec/a.mp4", "…/rec/a.mp4"
+    ]  # fmt: skip
     assert printable("a\tb\u2028") == "a\\tb\\u2028"
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_in_a_narrow_terminal_names_are_cut_and_ids_and_numbers_are_not(columns: int) -> None:
+    made = table(
+        [Column("id"), Column("sent", right=True), Column("file", flexible=True), Column("why", flexible=True)],
+        [
+            ["00000001", "1023.9 MiB", safe(f"…/rec/{'録' * 99}.mp4"), safe("because " * 99)],
+            ["2", "-", safe(""), safe("")],
+        ],
+    )
+    out = StringIO()
+    Console(file=out, width=columns).print(made)
+    lines = out.getvalue().splitlines()
+    assert [line.split()[:2] for line in lines] == [["id", "sent"], ["00000001", "1023.9"], ["2", "-"]]
+    assert all(cell_len(line) <= columns for line in lines)
+    assert lines[1].count("…") == 3
