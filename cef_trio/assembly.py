@@ -24,7 +24,7 @@ from cef_trio.disk import KernelDisk
 from cef_trio.exceptions import CefMp4ProcessorError, S3OperationError
 from cef_trio.intake.writers import WriterState, writer_state
 from cef_trio.media.ffprobe import probe
-from cef_trio.retry import CircuitBreaker, RetryPolicy, ServiceRetrier
+from cef_trio.retry import CircuitBreaker, Retrier, RetryPolicy, ServiceRetrier
 from cef_trio.s3.client import S3Client
 from cef_trio.s3.config import Addressing, ChecksumMode, PayloadSigning, S3Config
 from cef_trio.s3.credentials import ChainCredentials, CredentialsProvider, StaticCredentials
@@ -84,17 +84,8 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
     probes = RetryPolicy(1, settings.retry_initial_seconds, settings.retry_max_seconds)
     redis_breaker = CircuitBreaker("redis", lambda: store.ping(), probes)  # noqa: PLW0108 - made below
     s3_breaker = CircuitBreaker("s3", lambda: s3.head_bucket(), probes)  # noqa: PLW0108 - made below
-    try:
-        store = RedisCheckpointStore(
-            settings.redis_url.get_secret_value(),
-            key_prefix=settings.redis_key_prefix,
-            ca_file=settings.redis_ca_file,
-            socket_timeout_seconds=settings.redis_timeout_seconds,
-            retrier=ServiceRetrier(redis_breaker, policy, once=_ONCE),
-        )
-        s3 = S3Client(_s3_config(settings), retrier=ServiceRetrier(s3_breaker, policy, once=_ONCE))
-    except ValueError as error:  # what only the rooms themselves know of a setting; their texts name the variable
-        raise SettingsError([str(error)]) from error
+    store = checkpoint_store(settings, ServiceRetrier(redis_breaker, policy, once=_ONCE))
+    s3 = s3_client(settings, ServiceRetrier(s3_breaker, policy, once=_ONCE))
     lease = Lease(settings.instance_id, uuid4().hex, settings.lease_seconds)
     async with store, s3:
         yield Services(
@@ -115,6 +106,41 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         )
 
 
+def checkpoint_store(settings: Settings, retrier: Retrier) -> RedisCheckpointStore:
+    """The store, by the settings. Nothing is connected yet.
+
+    Raises:
+        SettingsError: the URL cannot be understood, or a cluster's prefix has no hash tag.
+    """
+    with _what_only_rooms_know():
+        return RedisCheckpointStore(
+            settings.redis_url.get_secret_value(),
+            key_prefix=settings.redis_key_prefix,
+            ca_file=settings.redis_ca_file,
+            socket_timeout_seconds=settings.redis_timeout_seconds,
+            retrier=retrier,
+        )
+
+
+def s3_client(settings: Settings, retrier: Retrier) -> S3Client:
+    """The S3 client, by the settings. Nothing is connected yet.
+
+    Raises:
+        SettingsError: the bucket's name or the endpoint cannot be addressed.
+    """
+    with _what_only_rooms_know():
+        return S3Client(s3_config(settings), retrier=retrier)
+
+
+@contextmanager
+def _what_only_rooms_know() -> Iterator[None]:
+    """Some settings are understood by their own rooms only; those rooms' texts name the variable."""
+    try:
+        yield
+    except ValueError as error:
+        raise SettingsError([str(error)]) from error
+
+
 def _rules(settings: Settings) -> StreamRules:
     return StreamRules(
         bucket=settings.s3_bucket_name,
@@ -130,7 +156,8 @@ def _rules(settings: Settings) -> StreamRules:
     )
 
 
-def _s3_config(settings: Settings) -> S3Config:
+def s3_config(settings: Settings) -> S3Config:
+    """How the bucket is reached, by the settings."""
     return S3Config(
         bucket=settings.s3_bucket_name,
         credentials=_credentials(settings),

@@ -8,12 +8,19 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TextIO
 
 from cef_trio import __version__
 from cef_trio.exceptions import CefMp4ProcessorError
 from cef_trio.exit_codes import ExitCode
+from cef_trio.operate.commands import add_commands, add_env_file
 
-_EXIT_CODES = "Exit codes: 0 done, 1 a bug, 2 wrong settings, 3 something could not be saved, 4 S3 or Redis refused us."
+_EXIT_CODES = (
+    "Exit codes: 0 done, 1 a bug, 2 wrong settings or arguments, 3 something could not be saved, "
+    "4 S3 or Redis refused us, 5 a command's answer is no (see its help)."
+)
+_BROKEN_PIPE = 141
+"""What a shell says of a program that SIGPIPE ended, which Python ignores."""
 _DATA_DIR = Path("cef-data")
 
 
@@ -23,14 +30,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     parsed = parser.parse_args(arguments)
     try:
-        return int(parsed.command(parsed))
+        code = int(parsed.command(parsed))
+        sys.stdout.flush()
     except CefMp4ProcessorError as error:
         with contextlib.suppress(OSError):  # nobody reads it: the exit code says it too
             for line in str(error).splitlines():
                 sys.stderr.write(f"cef-trio: {line}\n")
         return ExitCode.BAD_SETTINGS
+    except BrokenPipeError:  # whoever read standard output (head, less) has seen enough
+        _give_up(sys.stdout)
+        return _BROKEN_PIPE
     except KeyboardInterrupt:  # before the daemon takes the signals, or after it gave them back
         return 130
+    else:
+        return code
     finally:
         _flush_standard_error()
 
@@ -51,9 +64,14 @@ def _flush_standard_error() -> None:
     try:
         sys.stderr.flush()
     except OSError:
-        devnull = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(devnull, sys.stderr.fileno())
-        os.close(devnull)
+        _give_up(sys.stderr)
+
+
+def _give_up(stream: TextIO) -> None:
+    """Let what is left in a stream's buffer go nowhere."""
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, stream.fileno())
+    os.close(devnull)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -79,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
         help="watch FOLDER with nothing installed: an embedded Valkey and S3 keep everything under --data-dir",
     )
     _add_data_dir(run)
-    run.add_argument("--env-file", type=_file, default=Path(".env"), help="where to read settings from (default: .env)")
+    add_env_file(run)
     run.set_defaults(command=_run)
 
     demo = commands.add_parser(
@@ -92,6 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--keep", action="store_true", help="keep the recording, the objects and the state")
     _add_data_dir(demo)
     demo.set_defaults(command=_demo)
+    add_commands(commands)
     return parser
 
 
@@ -99,13 +118,6 @@ def _add_data_dir(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data-dir", type=Path, default=_DATA_DIR, metavar="DIR", help="where local state and objects are (./cef-data)"
     )
-
-
-def _file(text: str) -> Path:
-    # The default may be missing; a file that somebody names may not.
-    if not os.path.exists(text) or os.path.isdir(text):  # noqa: PTH110, PTH112 - Path's raise for a name too long
-        raise argparse.ArgumentTypeError(f"takes a file that exists, not {text!r}")
-    return Path(text)
 
 
 def _seconds(text: str) -> float:

@@ -13,8 +13,10 @@ import re
 import socket
 import ssl
 import sys
+from collections.abc import Collection, Mapping
 from enum import StrEnum
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal, get_args, get_origin
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -256,8 +258,20 @@ class Settings(BaseSettings):
         return self
 
 
-def load_settings(env_file: Path | None = Path(".env"), **overrides: Any) -> Settings:
+STAND_INS: Final[Mapping[str, Any]] = MappingProxyType({"watch_dir": Path(os.devnull), "s3_bucket_name": "not-needed"})
+"""What a required setting is for a command that does not need it, where it is not set."""
+
+
+def load_settings(
+    env_file: Path | None = Path(".env"), *, unneeded: Collection[str] = (), **overrides: Any
+) -> Settings:
     """Read the settings: ``overrides`` before the environment, the environment before the file. Empty means unset.
+
+    Args:
+        env_file: a file of settings; may be missing.
+        unneeded: required settings (of ``STAND_INS``) that may be missing, since the caller does nothing with them; the
+            watch folder then need not exist either.
+        overrides: fields of :class:`Settings`.
 
     Raises:
         SettingsError: something is missing or wrong.
@@ -267,15 +281,26 @@ def load_settings(env_file: Path | None = Path(".env"), **overrides: Any) -> Set
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError([f"{env_file} cannot be read as settings: {error}"]) from error
     try:
-        settings = Settings(_env_file=env_file, **overrides)  # type: ignore[call-arg]
+        settings = _validated(env_file, frozenset(unneeded), overrides)
     except ValidationError as error:
         lines += [_line(detail) for detail in error.errors(include_url=False)]
         raise SettingsError(lines) from None
     if lines:
         raise SettingsError(lines)
-    if lines := [line for line in (_unfit_folder(settings.watch_dir), *_unfit_certificates(settings)) if line]:
+    unfit_folder = None if "watch_dir" in unneeded else _unfit_folder(settings.watch_dir)
+    if lines := [line for line in (unfit_folder, *_unfit_certificates(settings)) if line]:
         raise SettingsError(lines)
     return settings.model_copy(update={"watch_dir": settings.watch_dir.resolve()})
+
+
+def _validated(env_file: Path | None, unneeded: frozenset[str], overrides: dict[str, Any]) -> Settings:
+    try:
+        return Settings(_env_file=env_file, **overrides)  # type: ignore[call-arg]
+    except ValidationError as error:
+        missing = {str(detail["loc"][0]) for detail in error.errors() if detail["type"] == "missing"} & unneeded
+        if not missing:
+            raise
+    return Settings(_env_file=env_file, **{name: STAND_INS[name] for name in missing}, **overrides)  # type: ignore[call-arg]
 
 
 def _unfit_folder(folder: Path) -> str | None:

@@ -15,4 +15,7 @@ class ExitCode(IntEnum):
     NOT_SAVED = 3
     """Something could not be saved on the way out; it is said which streams. Their last checkpoints are still true."""
     REFUSED = 4
-    """S3 or Redis refused us at the start: wrong credentials, no such bucket."""
+    """S3 or Redis refused us: wrong credentials, no such bucket. A command that looks or mends does not wait for them
+    as the daemon does, so to it this is also what a service means that cannot be reached."""
+    ANSWER_IS_NO = 5
+    """A command did its work, and its answer is bad news: not identical, a problem found, a stream not retried."""

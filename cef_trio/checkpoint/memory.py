@@ -178,6 +178,15 @@ class MemoryCheckpointStore:
 
         await self._call("release", effect)
 
+    async def holders(self, stream_ids: Collection[str]) -> Mapping[str, str]:
+        """Whose these leases are; those that nobody holds are absent."""
+
+        def effect() -> Mapping[str, str]:
+            found = {stream_id: self._holder(stream_id) for stream_id in stream_ids}
+            return {stream_id: holder for stream_id, holder in found.items() if holder is not None}
+
+        return await self._call("holders", effect)
+
     async def load(self, stream_id: str) -> Checkpoint | None:
         """All that is known of the stream; ``None`` if nothing is."""
 

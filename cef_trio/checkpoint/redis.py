@@ -17,6 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from redis.exceptions import ResponseError
+
 from cef_trio.checkpoint import codec, rules, scripts
 from cef_trio.checkpoint.address import RedisAddress, Topology, parse_address
 from cef_trio.checkpoint.keys import Keys
@@ -47,6 +49,11 @@ class ServerInfo:
     """Anything but ``noeviction`` may throw checkpoints away when memory runs short."""
     max_memory_bytes: int
     """0: no limit."""
+    is_replica: bool
+    append_fsync: str | None
+    """``always``, ``everysec`` or ``no``; ``None`` where CONFIG is not allowed."""
+    save: str | None
+    """When it saves snapshots (``3600 1 300 100``, empty for never); ``None`` where CONFIG is not allowed."""
 
 
 class RedisCheckpointStore:
@@ -122,6 +129,9 @@ class RedisCheckpointStore:
                 last_save_ok="err" not in (told.get("rdb_last_bgsave_status"), told.get("aof_last_write_status")),
                 eviction_policy=str(told.get("maxmemory_policy", "unknown")),
                 max_memory_bytes=int(told.get("maxmemory", 0)),
+                is_replica=told.get("role") == "slave",
+                append_fsync=self._setting(client, "appendfsync"),
+                save=self._setting(client, "save"),
             )
 
         return await self._redis.call("info", work)
@@ -197,6 +207,19 @@ class RedisCheckpointStore:
                 run_script(client, scripts.RELEASE, [self.keys.lease(stream_id) for stream_id in batch], [lease.value])
 
         await self._redis.call("release", work)
+
+    async def holders(self, stream_ids: Collection[str]) -> Mapping[str, str]:
+        """Whose these leases are, one round trip for each 500; those that nobody holds are absent."""
+
+        def work(client: Client) -> Mapping[str, str]:
+            found: dict[str, str] = {}
+            for batch in _batches(stream_ids):
+                raw = client.mget([self.keys.lease(stream_id) for stream_id in batch])
+                held = ((key, value) for key, value in zip(batch, raw, strict=True) if value is not None)
+                found.update((key, value.decode(errors="replace")) for key, value in held)
+            return found
+
+        return await self._redis.call("holders", work)
 
     # ---- writing ---------------------------------------------------------------------------------------------------
 
@@ -334,6 +357,15 @@ class RedisCheckpointStore:
         keys = [*self._stream_keys(stream_id), *self.keys.sets.values(), *forgotten]
         await self._write(operation, stream_id, scripts.TRANSITION, keys, given, following=status)
 
+    def _setting(self, client: Client, name: str) -> str | None:
+        """A setting of the server; ``None`` where it does not let us ask, as many that are hosted do not."""
+        try:
+            told = self._redis.command(client, "CONFIG GET", name)
+        except ResponseError:
+            return None
+        values = {_text(key): _text(value) for key, value in dict(told).items()}
+        return values.get(name)
+
     def _stream_keys(self, stream_id: str) -> list[str]:
         return [self.keys.lease(stream_id), self.keys.meta(stream_id)]
 
@@ -363,6 +395,10 @@ class RedisCheckpointStore:
         except codec.CorruptFieldError as error:
             raise RedisOperationError(operation, f"{self.keys.parts(stream_id)} {error}") from error
         return {part.part_number: part for part in sorted(parts, key=lambda part: part.part_number)}
+
+
+def _text(value: object) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
 def _pairs(flat: Sequence[bytes]) -> dict[bytes, bytes]:

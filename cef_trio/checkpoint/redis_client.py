@@ -113,11 +113,11 @@ class RedisClient:
 
         return await self._retrier.call(operation, attempt)
 
-    def command(self, client: Client, name: str) -> Any:
+    def command(self, client: Client, name: str, *arguments: str) -> Any:
         """Run a command that has no key. For ``work``, in its thread."""
         if self.address.topology is Topology.CLUSTER:
-            return client.execute_command(name, target_nodes=client.get_node_from_key(self._home_key))
-        return client.execute_command(name)
+            return client.execute_command(name, *arguments, target_nodes=client.get_node_from_key(self._home_key))
+        return client.execute_command(name, *arguments)
 
     def close(self) -> None:
         """Close the idle sockets. Sends nothing, waits for nothing; later calls fail.

@@ -39,6 +39,7 @@ class FailureReason(StrEnum):
     UPLOAD_LOST = "upload_lost"
     FINALIZATION = "finalization"
     UNEXPECTED = "unexpected"
+    ABORTED = "aborted"
 
 
 SENTENCES: Final[Mapping[FailureReason, str]] = MappingProxyType(
@@ -56,6 +57,7 @@ SENTENCES: Final[Mapping[FailureReason, str]] = MappingProxyType(
         FailureReason.UPLOAD_LOST: "S3 lost the multipart upload again and again (a lifecycle rule, or another tool).",
         FailureReason.FINALIZATION: "The object could not be verified or completed.",
         FailureReason.UNEXPECTED: "An error that nobody foresaw: a bug. The log has its traceback.",
+        FailureReason.ABORTED: "A person aborted the upload (cef-trio abort).",
     }
 )
 
@@ -85,6 +87,7 @@ class Status(StrEnum):
     FAILED_UPLOAD_LOST = "failed_upload_lost"
     FAILED_FINALIZATION = "failed_finalization"
     FAILED_UNEXPECTED = "failed_unexpected"
+    FAILED_ABORTED = "failed_aborted"
 
     @classmethod
     def failed(cls, reason: FailureReason) -> Status:
@@ -133,12 +136,15 @@ TRANSITIONS: Final[Mapping[Status, frozenset[Status]]] = MappingProxyType(
         | {Status.COMPLETED}
         | FAILED
         | {Status.DELETED_LOCALLY, Status.ABORTED_NO_PARTS},
-        # Ended. Repeating the same transition is harmless (a reply lost on the way); `retry` makes a failed one active.
+        # Ended. Repeating the same transition is harmless (a reply lost on the way); `retry` makes a failed one active,
+        # and `abort` gives up the upload that a failed one had kept.
         Status.COMPLETED: frozenset({Status.COMPLETED}),
         Status.DELETED_LOCALLY: frozenset({Status.DELETED_LOCALLY}),
         Status.ABORTED_NO_PARTS: frozenset({Status.ABORTED_NO_PARTS}),
         **{
-            status: frozenset({status, Status.ACTIVE, Status.PENDING_COMPLETION, Status.S3_COMPLETED})
+            status: frozenset(
+                {status, Status.ACTIVE, Status.PENDING_COMPLETION, Status.S3_COMPLETED, Status.FAILED_ABORTED}
+            )
             for status in FAILED
         },
     }

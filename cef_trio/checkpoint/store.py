@@ -76,6 +76,12 @@ class CheckpointStore(Protocol):
         """Give these leases up where they are ours."""
         ...
 
+    async def holders(self, stream_ids: Collection[str]) -> Mapping[str, str]:
+        """Whose these leases are (``Lease.value``); those that nobody holds are absent. For people: it may change at
+        once, so a decision asks :meth:`acquire` instead.
+        """
+        ...
+
     async def load(self, stream_id: str) -> Checkpoint | None:
         """All that is known of the stream; ``None`` if nothing is."""
         ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import trio
 
@@ -40,7 +41,7 @@ async def _run(folder: Path, data_dir: Path, env_file: Path | None) -> ExitCode:
         return await run_daemon(settings)
 
 
-def settings_for(servers: LocalServers, folder: Path, env_file: Path | None = None, **more: object) -> Settings:
+def settings_for(servers: LocalServers, folder: Path, env_file: Path | None = None, **more: Any) -> Settings:
     """The settings of a daemon on these servers; ``more`` is also given, the rest is the environment's and the file's.
 
     Raises:

@@ -61,6 +61,25 @@ async def probe(path: str, *, ffprobe_path: str, timeout_seconds: float) -> Medi
     return parse(output)
 
 
+async def version(ffprobe_path: str, timeout_seconds: float) -> str:
+    """The first line of ``ffprobe -version``.
+
+    Raises:
+        FFprobeError: it is missing, failed, or took longer than ``timeout_seconds``.
+    """
+    output = b""
+    with trio.move_on_after(timeout_seconds) as scope:
+        try:
+            exit_code, output, _ = await _run([ffprobe_path, "-version"])
+        except (OSError, ValueError) as error:
+            raise FFprobeError(f"{ffprobe_path!r} cannot be run: {error}") from error
+        if exit_code != 0:
+            raise FFprobeError(f"{ffprobe_path!r} -version failed with exit code {exit_code}")
+    if scope.cancelled_caught:
+        raise FFprobeError(f"{ffprobe_path!r} -version did not end within {timeout_seconds:g} seconds")
+    return (output.decode(errors="replace").splitlines() or ["it says nothing"])[0]
+
+
 async def _run(command: list[str]) -> tuple[int, bytes, bytes]:
     """Run it to its end: exit code, the beginning of its output, the end of its complaints. Cancelled: it is killed."""
     process = await trio.lowlevel.open_process(

@@ -11,7 +11,8 @@ What it promises beyond the calls themselves:
   no secret is in any of them.
 
 Permissions it needs: s3:PutObject, s3:GetObject, s3:AbortMultipartUpload, s3:ListMultipartUploadParts on the objects,
-s3:ListBucket and s3:ListBucketMultipartUploads on the bucket; s3:CreateBucket and s3:DeleteObject only if asked for.
+s3:ListBucket and s3:ListBucketMultipartUploads on the bucket; s3:CreateBucket, s3:DeleteObject and
+s3:GetLifecycleConfiguration only if asked for.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from cef_trio.s3.config import S3Config
 from cef_trio.s3.errors import describe
 from cef_trio.s3.exchange import Answer, Call, Exchange, Reading, sha256_hex
 from cef_trio.s3.model import (
+    AbortRule,
     ByteSource,
     ChecksumAlgorithm,
     CreatedUpload,
@@ -49,6 +51,7 @@ from cef_trio.s3.sigv4 import EMPTY_SHA256
 from cef_trio.s3.xml import (
     XmlError,
     create_bucket_configuration,
+    parse_abort_rules,
     parse_parts,
     parse_upload_id,
     parse_uploads,
@@ -370,6 +373,20 @@ class S3Client:
         """
         call = Call("head_bucket", "HEAD", EMPTY_SHA256, reading=Reading.HEADERS)
         await self._retrier.call("head_bucket", lambda: self._exchange.perform(call))
+
+    async def abort_rules(self) -> list[AbortRule]:
+        """The bucket's lifecycle rules that abort open uploads; needs s3:GetLifecycleConfiguration.
+
+        Raises:
+            S3OperationError: S3 refused (``NotImplemented``: the store has no such rules), or did not answer.
+        """
+        call = Call("get_bucket_lifecycle", "GET", EMPTY_SHA256, query=(("lifecycle", ""),))
+        try:
+            return await self._page(call, parse_abort_rules)
+        except S3OperationError as error:
+            if error.code == "NoSuchLifecycleConfiguration":
+                return []
+            raise
 
     async def create_bucket(self) -> None:
         """Create the bucket; one that is ours already is fine.

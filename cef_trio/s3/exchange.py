@@ -116,7 +116,7 @@ class Exchange:
         self._now = now
         self._clock_offset = timedelta()
         self._http = httpx.AsyncClient(
-            transport=transport if transport is not None else _transport(config),
+            transport=transport if transport is not None else network(config),
             trust_env=False,
             follow_redirects=False,
         )
@@ -383,7 +383,12 @@ def lower(headers: httpx.Headers) -> dict[str, str]:
     return {name.lower(): value for name, value in headers.items()}
 
 
-def _transport(config: S3Config) -> httpx.AsyncHTTPTransport:
+def network(config: S3Config) -> httpx.AsyncHTTPTransport:
+    """The real transport.
+
+    Raises:
+        ValueError: ``ca_file`` holds no certificates.
+    """
     verify: ssl.SSLContext | bool = True
     if config.ca_file is not None:
         try:

@@ -82,6 +82,14 @@ class ListedUpload:
 
 
 @dataclass(frozen=True, slots=True)
+class AbortRule:
+    """An enabled lifecycle rule: uploads of keys under ``prefix`` are aborted ``days`` after they began."""
+
+    prefix: str
+    days: int
+
+
+@dataclass(frozen=True, slots=True)
 class PartToComplete:
     """One entry of the list that CompleteMultipartUpload sends."""
 

@@ -17,7 +17,7 @@ from xml.parsers import expat
 from xml.sax.saxutils import escape
 
 from cef_trio.s3.checksums import crc64nvme_from_base64, crc64nvme_to_base64
-from cef_trio.s3.model import ChecksumAlgorithm, ListedPart, ListedUpload, PartToComplete
+from cef_trio.s3.model import AbortRule, ChecksumAlgorithm, ListedPart, ListedUpload, PartToComplete
 
 NAMESPACE: Final = "http://s3.amazonaws.com/doc/2006-03-01/"
 MAX_DEPTH: Final = 16
@@ -106,6 +106,25 @@ def complete_multipart_upload(parts: Sequence[PartToComplete], checksum: Checksu
         f'<?xml version="1.0" encoding="UTF-8"?>\n'
         f'<CompleteMultipartUpload xmlns="{NAMESPACE}">{inner}</CompleteMultipartUpload>'
     ).encode()
+
+
+def parse_abort_rules(body: bytes) -> list[AbortRule]:
+    """The enabled rules of a LifecycleConfiguration that abort open uploads.
+
+    Raises:
+        XmlError: it is none.
+    """
+    rules = []
+    for rule in parse_xml(body).all("Rule"):
+        abort = rule.first("AbortIncompleteMultipartUpload")
+        days = abort.text_of("DaysAfterInitiation") if abort is not None else None
+        if days is None or rule.text_of("Status") != "Enabled":
+            continue
+        if not days.strip().isdecimal():
+            raise XmlError(f"DaysAfterInitiation is {days!r}")
+        holder = rule.first("Filter") or rule  # before 2016 the prefix stood in the rule itself
+        rules.append(AbortRule((holder.first("And") or holder).text_of("Prefix") or "", int(days)))
+    return rules
 
 
 def create_bucket_configuration(region: str) -> bytes:

@@ -62,5 +62,6 @@ KEEPS_ITS_UPLOAD: Final = frozenset(FailureReason) - {
     FailureReason.FILE_REPLACED,
     FailureReason.FILE_TOO_LARGE,
     FailureReason.UPLOAD_LOST,
+    FailureReason.ABORTED,
 }
 """Failures after which the open upload stays, known to Redis, for ``cef-trio retry`` to go on from."""

@@ -19,6 +19,7 @@ from cef_trio.checkpoint.states import Status
 from cef_trio.checkpoint.store import Change
 from cef_trio.disk import FileSlice, OpenRecording
 from cef_trio.exceptions import S3OperationError
+from cef_trio.s3.client import S3Client
 from cef_trio.s3.model import ChecksumAlgorithm, PartToComplete, StoredObject
 from cef_trio.stream.decide import Known
 from cef_trio.stream.parts import Part, PartPlan
@@ -187,30 +188,12 @@ class StreamUpload:
         await self._services.store.start_over(self.stream_id, self._services.lease, change)
 
     async def abort(self) -> None:
-        """Abort every open upload of this stream's key; S3 may know more of them than Redis does.
-
-        An abort races parts in flight (https://docs.aws.amazon.com/AmazonS3/latest/API/API_AbortMultipartUpload.html):
-        the caller has none any more, and what is still listed is aborted again.
-        """
-        if self.meta.s3_upload_id is not None:
-            await self._services.s3.abort_multipart_upload(self.meta.s3_key_prefix, self.meta.s3_upload_id)
-        await self.abort_strays()
+        """Abort every open upload of this stream's key; the caller has no part in flight any more."""
+        await abort_uploads(self._services.s3, self.meta)
 
     async def abort_strays(self) -> None:
         """Abort what S3 still lists under this stream's key: uploads whose creation was answered to nobody."""
-        s3, key = self._services.s3, self.meta.s3_key_prefix
-        for _ in range(_ABORT_ROUNDS):
-            try:
-                strays = [upload for upload in await s3.list_multipart_uploads(key) if upload.key == key]
-            except S3OperationError as error:
-                if error.transient:
-                    raise
-                log.warning("strays_not_listed", error=str(error))  # not allowed to list: `cef-trio gc` says so too
-                return
-            if not strays:
-                return
-            for stray in strays:
-                await s3.abort_multipart_upload(key, stray.upload_id)
+        await _abort_listed(self._services.s3, self.meta.s3_key_prefix)
 
     async def complete(self, size_bytes: int, mtime_ns: int) -> StoredObject:
         """Complete the upload of a file that was verified at that size and time, and record that the object exists.
@@ -260,3 +243,32 @@ class StreamUpload:
                 last_activity_at_utc=now,
             ),
         )
+
+
+async def abort_uploads(s3: S3Client, meta: StreamMeta) -> None:
+    """Abort every open upload of a stream's key; S3 may know more of them than Redis does.
+
+    An abort races parts in flight (https://docs.aws.amazon.com/AmazonS3/latest/API/API_AbortMultipartUpload.html): the
+    caller has none any more, and what is still listed is aborted again.
+
+    Raises:
+        S3OperationError: S3 refused, or did not answer.
+    """
+    if meta.s3_upload_id is not None:
+        await s3.abort_multipart_upload(meta.s3_key_prefix, meta.s3_upload_id)
+    await _abort_listed(s3, meta.s3_key_prefix)
+
+
+async def _abort_listed(s3: S3Client, key: str) -> None:
+    for _ in range(_ABORT_ROUNDS):
+        try:
+            strays = [upload for upload in await s3.list_multipart_uploads(key) if upload.key == key]
+        except S3OperationError as error:
+            if error.transient:
+                raise
+            log.warning("strays_not_listed", error=str(error))  # not allowed to list: `cef-trio gc` says so too
+            return
+        if not strays:
+            return
+        for stray in strays:
+            await s3.abort_multipart_upload(key, stray.upload_id)

@@ -24,6 +24,7 @@ CALLS: dict[str, Callable[[CheckpointStore], Awaitable[object]]] = {
     "acquire": lambda store: store.acquire("s3", OURS),
     "renew": lambda store: store.renew(["s1"], OURS),
     "release": lambda store: store.release(["s1"], OURS),
+    "holders": lambda store: store.holders(["s1"]),
     "load": lambda store: store.load("s1"),
     "load_metas": lambda store: store.load_metas(["s1"]),
     "members": lambda store: store.members(StreamSet.ACTIVE),
@@ -37,7 +38,7 @@ CALLS: dict[str, Callable[[CheckpointStore], Awaitable[object]]] = {
     "save_interrupted": lambda store: store.save_interrupted([Saving("s1", Status.INTERRUPTED_SHUTDOWN, START)], OURS),
     "forget": lambda store: store.forget("ended"),
 }
-WRITING = frozenset(CALLS) - {"ping", "load", "load_metas", "members", "find_by_path"}
+WRITING = frozenset(CALLS) - {"ping", "holders", "load", "load_metas", "members", "find_by_path"}
 
 
 def test_every_operation_of_the_interface_is_cancelled_here() -> None:

@@ -110,7 +110,28 @@ async def test_a_stream_created_again_after_its_record_was_lost_inherits_no_part
     assert list((await loaded(subject.store)).parts) == [1]
 
 
+async def test_a_failed_stream_may_be_tried_again_or_given_up_by_a_person(subject: Subject) -> None:
+    for status in (Status.ACTIVE, Status.S3_COMPLETED, Status.FAILED_ABORTED):
+        assert may_follow(Status.FAILED_ACCESS_DENIED, status)
+        await subject.store.create(meta(status, path=f"/rec/{status}", status=Status.FAILED_ACCESS_DENIED), OURS)
+        await subject.store.transition(status, OURS, status, NOTHING)
+        assert await sets_of(subject.store, status) == [HOME[status]]
+    await subject.store.start_over(Status.FAILED_ABORTED, OURS, NOTHING)
+    assert await sets_of(subject.store, Status.FAILED_ABORTED) == [StreamSet.ACTIVE]
+    assert not may_follow(Status.S3_COMPLETED, Status.ACTIVE)
+
+
 # ---- leases ----------------------------------------------------------------------------------------------------------
+
+
+async def test_the_holders_of_leases_are_told_and_free_leases_are_not(subject: Subject) -> None:
+    await subject.store.create(meta("s1"), OURS)
+    await subject.store.create(meta("s2", path="/rec/2.mp4"), THEIRS)
+    assert await subject.store.holders(["s1", "s2", "s3"]) == {"s1": OURS.value, "s2": THEIRS.value}
+    subject.expire("s1")
+    await subject.store.release(["s2"], THEIRS)
+    assert await subject.store.holders(["s1", "s2"]) == {}
+    assert await subject.store.holders([]) == {}
 
 
 async def test_a_lease_is_taken_over_by_the_same_instance_and_by_no_other(subject: Subject) -> None:

@@ -394,6 +394,16 @@ async def test_the_server_tells_what_a_doctor_wants_to_know() -> None:
     assert info.last_save_ok
     assert info.eviction_policy == "allkeys-lru"
     assert info.max_memory_bytes == 0
+    assert (info.is_replica, info.append_fsync, info.save) == (False, "everysec", "")
+
+
+@pytest.mark.real
+async def test_a_server_that_lets_nobody_read_its_settings_tells_the_rest(own_valkey: ValkeyServer) -> None:
+    rules = ("~*", "+@all", "-config")
+    assert own_valkey.command("ACL", "SETUSER", "guest", "on", ">hunter2", *rules) == b"+OK\r\n"
+    async with RedisCheckpointStore(f"unix://guest:hunter2@{own_valkey.socket_path}") as store:
+        info = await store.info()
+    assert (info.product, info.append_fsync, info.save) == ("valkey", None, None)
 
 
 # ---- clusters and sentinels ------------------------------------------------------------------------------------------

@@ -91,6 +91,7 @@ steps = st.one_of(
         leases,
     ),
     call("forget", ids),
+    call("holders", st.lists(ids)),
     call("expire", ids),
 )
 

@@ -60,6 +60,22 @@ def test_missing_settings_are_named_one_line_each() -> None:
     assert [line.split()[0] for line in caught.value.lines] == ["WATCH_DIR", "S3_BUCKET_NAME"]
 
 
+def test_a_command_that_needs_no_folder_and_no_bucket_does_not_ask_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = load_settings(None, unneeded={"watch_dir", "s3_bucket_name"})
+    assert (settings.watch_dir, settings.s3_bucket_name) == (Path(os.devnull), "not-needed")
+    with pytest.raises(SettingsError, match=r"^S3_BUCKET_NAME is missing"):
+        load_settings(None, unneeded={"watch_dir"})
+    monkeypatch.setenv("S3_BUCKET_NAME", "recordings")
+    monkeypatch.setenv("WATCH_DIR", str(tmp_path / "of another machine"))
+    settings = load_settings(None, unneeded={"watch_dir", "s3_bucket_name"})
+    assert (settings.watch_dir, settings.s3_bucket_name) == (tmp_path / "of another machine", "recordings")
+    monkeypatch.setenv("LOG_LEVEL", "loud")
+    with pytest.raises(SettingsError, match=r"^LOG_LEVEL"):
+        load_settings(None, unneeded={"watch_dir"})
+
+
 @pytest.mark.parametrize(
     ("variable", "value"),
     [

@@ -1,0 +1,157 @@
+"""``cef-trio gc``: abort the open uploads under our prefix that no stream owns (promise P5).
+
+It must never abort what a daemon works on, whatever happens meanwhile. Why it cannot:
+
+- S3 is listed before Redis is asked. A daemon records a stream before it opens its upload, so the stream of every
+  upload in the list is in Redis by then, unless Redis lost its memory; the age is for that case: the daemon that finds
+  its records gone takes its uploads over within seconds, under the same ids.
+- Each upload is judged again under its stream's lease, just before it is aborted: no daemon and no ``cef-trio retry``
+  can take the stream up in between. Where somebody else holds the lease, the upload is left alone.
+- A record that cannot be read keeps its upload; a Redis that knows no stream at all (the wrong one?) keeps them all.
+
+Ctrl-C stops between two uploads; what was done is printed however it ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from cef_trio.checkpoint.model import StreamMeta
+from cef_trio.checkpoint.states import ENDED
+from cef_trio.exceptions import S3OperationError
+from cef_trio.exit_codes import ExitCode
+from cef_trio.operate import terminal
+from cef_trio.operate.comeback import reason_of
+from cef_trio.operate.desk import Desk
+from cef_trio.operate.report import Report
+from cef_trio.operate.selection import all_ids
+from cef_trio.s3.model import ListedUpload
+from cef_trio.stream import lookup
+from cef_trio.stream.failures import KEEPS_ITS_UPLOAD
+
+_EMPTY: Final = (
+    "Redis knows no stream at all; with the wrong REDIS_URL or REDIS_KEY_PREFIX this would abort uploads that are "
+    "alive. Nothing was aborted. If it is the right one, say --redis-is-empty"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Fate:
+    """What becomes of an upload, and why."""
+
+    abort: bool
+    why: str
+
+
+def judge_upload(
+    upload: ListedUpload, stream_id: str | None, meta: StreamMeta | None, *, born_before: datetime
+) -> Fate:
+    """Judge one upload. Pure.
+
+    Args:
+        upload: as S3 lists it.
+        stream_id: the stream's id in its key; ``None`` if the key is none of our template's.
+        meta: what Redis knows of that stream; ``None``: nothing.
+        born_before: younger uploads are left alone.
+    """
+    if stream_id is None:
+        return Fate(abort=False, why="its key is not of S3_KEY_TEMPLATE")
+    if upload.initiated_at_utc > born_before:
+        return Fate(abort=False, why="it is younger than --older-than")
+    if meta is None:
+        return Fate(abort=True, why="Redis knows no such stream")
+    if meta.status not in ENDED:
+        return Fate(abort=False, why=f"its stream is alive ({meta.status.value})")
+    if reason_of(meta.status) in KEEPS_ITS_UPLOAD and meta.s3_upload_id in {None, upload.upload_id}:
+        return Fate(abort=False, why=f"kept for `cef-trio retry` ({meta.status.value})")
+    return Fate(abort=True, why=f"its stream has ended ({meta.status.value})")
+
+
+async def collect(desk: Desk, older_than: timedelta, *, dry_run: bool, redis_is_empty: bool, as_json: bool) -> ExitCode:
+    """Abort what nobody owns, or say what would be.
+
+    Raises:
+        S3OperationError: the uploads cannot be listed, or S3 is away.
+        RedisOperationError: the store cannot be asked.
+    """
+    born_before = desk.utc_now() - older_than
+    uploads = await desk.s3.list_multipart_uploads(desk.key_template.prefix)
+    known_ids = await all_ids(desk.store)  # only now: see above
+    if not known_ids and uploads and not redis_is_empty:
+        terminal.complain(_EMPTY)
+        return ExitCode.ANSWER_IS_NO
+    metas = await _metas(desk, uploads)
+    aborted = 0
+    with Report(as_json=as_json) as report:
+        for upload in uploads:
+            fate = _first_judgement(desk, upload, known_ids, metas, born_before)
+            refusal = None
+            if fate.abort and not dry_run:
+                fate, refusal = await _abort(desk, upload, born_before)
+            aborted += fate.abort
+            report.add(
+                upload.key,
+                refusal or f"{_verb(fate, dry_run=dry_run)}: {fate.why}",
+                ok=refusal is None,
+                shown=fate.abort or refusal is not None,
+                upload_id=upload.upload_id,
+                initiated_at_utc=upload.initiated_at_utc,
+                aborted=fate.abort and not dry_run,
+                abort=fate.abort,
+            )
+        verb = "would be aborted" if dry_run else "aborted"
+        report.remark(f"{len(uploads)} open uploads under {desk.key_template.prefix!r}: {aborted} {verb}")
+    return report.code
+
+
+def _verb(fate: Fate, *, dry_run: bool) -> str:
+    if not fate.abort:
+        return "kept"
+    return "would be aborted" if dry_run else "aborted"
+
+
+def _id_in(desk: Desk, upload: ListedUpload) -> str | None:
+    proposed = desk.key_template.parse(upload.key)
+    return proposed.stream_id if proposed else None
+
+
+async def _metas(desk: Desk, uploads: Collection[ListedUpload]) -> Mapping[str, StreamMeta]:
+    ids = {stream_id for upload in uploads if (stream_id := _id_in(desk, upload))}
+    known = await lookup.load_metas(desk.store, ids)
+    return {stream_id: one.meta for stream_id, one in known.items()}
+
+
+def _first_judgement(
+    desk: Desk,
+    upload: ListedUpload,
+    known_ids: Collection[str],
+    metas: Mapping[str, StreamMeta],
+    born_before: datetime,
+) -> Fate:
+    stream_id = _id_in(desk, upload)
+    if stream_id in known_ids and stream_id not in metas:
+        return Fate(abort=False, why="its stream's record cannot be read")
+    return judge_upload(upload, stream_id, metas.get(stream_id or ""), born_before=born_before)
+
+
+async def _abort(desk: Desk, upload: ListedUpload, born_before: datetime) -> tuple[Fate, str | None]:
+    """Judge it again with its stream in our hand, and abort it; returns why S3 refused, if it did."""
+    stream_id = _id_in(desk, upload)
+    if stream_id is None:
+        return Fate(abort=False, why="its key is not of S3_KEY_TEMPLATE"), None
+    async with desk.holding(stream_id) as held:
+        if not held:
+            return Fate(abort=False, why="somebody works on its stream"), None
+        checkpoint = await desk.store.load(stream_id)
+        fate = judge_upload(upload, stream_id, checkpoint.meta if checkpoint else None, born_before=born_before)
+        if fate.abort:
+            try:
+                await desk.s3.abort_multipart_upload(upload.key, upload.upload_id)
+            except S3OperationError as error:
+                if error.transient:
+                    raise
+                return Fate(abort=False, why=fate.why), f"NOT aborted: {error}"
+        return fate, None

@@ -1,0 +1,102 @@
+"""``cef-trio health``: is the daemon on this machine healthy? One GET, one line, exit code 0 or 1.
+
+A container runs this every few seconds, so it imports nothing that is not in the standard library and needed: no
+settings class, no trio, no rich. It reads its two settings itself, the environment before the ``.env`` file.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cef_trio.exceptions import CefMp4ProcessorError
+
+DEFAULT_HOST: Final = "127.0.0.1"
+DEFAULT_PORT: Final = 8000
+_TIMEOUT_SECONDS: Final = 5.0
+_MAX_BODY_BYTES: Final = 4096
+_MAX_SAID: Final = 200
+_ANY: Final[Mapping[str, str]] = {"0.0.0.0": "127.0.0.1", "::": "::1", "[::]": "::1"}  # noqa: S104 - compared only
+"""Addresses that a server listens on and nobody can connect to everywhere."""
+_OK: Final = 200
+
+
+class HealthSettingsError(CefMp4ProcessorError):
+    """``PROM_HOST`` or ``PROM_PORT`` is wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What the daemon answered; ``status`` is ``None`` if it did not."""
+
+    healthy: bool
+    says: str
+    status: int | None = None
+
+
+def ask_health(env_file: Path, *, as_json: bool) -> int:
+    """Ask, print, and return the exit code.
+
+    Raises:
+        HealthSettingsError: a setting is wrong.
+    """
+    host, port = address(os.environ, _of_file(env_file))
+    health = ask(host, port)
+    if as_json:
+        document = {"healthy": health.healthy, "status": health.status, "says": health.says}
+        sys.stdout.write(json.dumps(document) + "\n")
+    else:
+        sys.stdout.write(f"{'healthy' if health.healthy else 'unhealthy'}: {health.says}\n")
+    return 0 if health.healthy else 1
+
+
+def address(environment: Mapping[str, str], file: Mapping[str, str | None]) -> tuple[str, int]:
+    """Where to ask. Empty means unset.
+
+    Raises:
+        HealthSettingsError: the port is none.
+    """
+    host = environment.get("PROM_HOST") or file.get("PROM_HOST") or DEFAULT_HOST
+    port = environment.get("PROM_PORT") or file.get("PROM_PORT") or str(DEFAULT_PORT)
+    if not (port.isascii() and port.isdecimal() and 0 < int(port) < 1 << 16):
+        raise HealthSettingsError(f"PROM_PORT: takes a port from 1 to 65535 to be asked at (it is {port!r})")
+    return _ANY.get(host, host).strip("[]"), int(port)
+
+
+def _of_file(env_file: Path) -> Mapping[str, str | None]:
+    if not env_file.is_file():
+        return {}
+    from dotenv import dotenv_values
+
+    try:
+        return dotenv_values(env_file)
+    except (OSError, UnicodeDecodeError) as error:
+        raise HealthSettingsError(f"{env_file} cannot be read as settings: {error}") from error
+
+
+def ask(host: str, port: int, *, timeout_seconds: float = _TIMEOUT_SECONDS) -> Health:
+    """Ask ``/healthz``; whatever goes wrong is an answer too."""
+    where = f"http://{f'[{host}]' if ':' in host else host}:{port}/healthz"
+    connection = http.client.HTTPConnection(host, port, timeout=timeout_seconds)
+    try:
+        connection.request("GET", "/healthz")
+        response = connection.getresponse()
+        body = response.read1(_MAX_BODY_BYTES)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        return Health(healthy=False, says=_line(f"no answer from {where}: {error or type(error).__name__}"))
+    finally:
+        connection.close()
+    said = _line(body.decode(errors="replace"))
+    says = f"HTTP {response.status}{': ' + said if said else ''}"
+    return Health(healthy=response.status == _OK, says=says, status=response.status)
+
+
+def _line(text: str) -> str:
+    """The text on one line, not endless: whatever listens there wrote it."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:_MAX_SAID]

@@ -1,0 +1,87 @@
+"""``cef-trio retry``: failed streams come back. The daemon that watches their folder takes them up within seconds.
+
+Each stream is one atomic step, under a lease of ours: with Ctrl-C it has come back or it has not. What the daemon does
+with it then is what it does with any stream that nobody works on (``stream/stale.py``, ``stream/recovery.py``).
+"""
+
+from __future__ import annotations
+
+from cef_trio.checkpoint.model import StreamMeta
+from cef_trio.checkpoint.states import FAILED, Status, StreamSet
+from cef_trio.checkpoint.store import Change
+from cef_trio.exceptions import ChunkProcessingError, LeaseLostError, RecordingChangedError
+from cef_trio.exit_codes import ExitCode
+from cef_trio.operate.comeback import Comeback, Presence, Way, judge_comeback, presence_of
+from cef_trio.operate.desk import Desk
+from cef_trio.operate.report import Report
+from cef_trio.operate.selection import select_all
+from cef_trio.stream import lookup
+from cef_trio.stream.recovery import identify
+
+
+async def retry_streams(desk: Desk, given: list[str], *, every: bool, as_json: bool) -> ExitCode:
+    """Bring back the streams that are named, or every failed one but those that a person aborted.
+
+    Raises:
+        NoSuchStreamError: one of the names means none, or several.
+    """
+    stream_ids = await _every_failed(desk) if every else await select_all(desk.store, given)
+    with Report(as_json=as_json) as report:
+        for stream_id in stream_ids:
+            comeback = await retry_stream(desk, stream_id)
+            report.add(
+                stream_id, comeback.says, ok=comeback.way is not None, way=comeback.way.value if comeback.way else None
+            )
+        if not stream_ids:
+            report.remark("No failed streams.")
+    return report.code
+
+
+async def _every_failed(desk: Desk) -> list[str]:
+    known = await lookup.load_metas(desk.store, await desk.store.members(StreamSet.FAILED))
+    wanted = FAILED - {Status.FAILED_ABORTED}
+    return sorted(stream_id for stream_id, one in known.items() if one.meta.status in wanted)
+
+
+async def retry_stream(desk: Desk, stream_id: str) -> Comeback:
+    """Bring one stream back, if it can be."""
+    async with desk.holding(stream_id) as held:
+        if not held:
+            return Comeback(None, "not retried: somebody works on it at this moment")
+        checkpoint = await desk.store.load(stream_id)
+        if checkpoint is None:
+            return Comeback(None, "not retried: it was forgotten just now")
+        meta = checkpoint.meta
+        presence, size_bytes = await _look(desk, meta)
+        comeback = judge_comeback(meta, presence, size_bytes, part_size=desk.part_size, equal_parts=desk.equal_parts)
+        change = Change(comeback.fields)
+        try:
+            match comeback.way:
+                case Way.GO_ON:
+                    await desk.store.transition(stream_id, desk.lease, Status.ACTIVE, change)
+                case Way.START_OVER:
+                    await desk.store.start_over(stream_id, desk.lease, change)
+                case Way.FINISH:
+                    await desk.store.transition(stream_id, desk.lease, Status.S3_COMPLETED, change)
+        except LeaseLostError as error:
+            return Comeback(None, f"not retried: {error}")
+        return comeback
+
+
+async def _look(desk: Desk, meta: StreamMeta) -> tuple[Presence, int | None]:
+    """What is where the stream's file was, and its size."""
+    path = meta.current_path
+    named = (await lookup.find_by_path(desk.store, [path]))[0].get(path)
+    if named is not None and named.meta.stream_id != meta.stream_id:
+        return Presence.TAKEN, None
+    try:
+        async with desk.disk.open(path) as recording:
+            stat = await recording.stat()
+            observed = await identify(recording, stat, meta.identity.head_size_bytes)
+    except RecordingChangedError:
+        device = await desk.disk.device_around(path)
+        return (Presence.GONE if device == meta.identity.file_dev else Presence.NOT_SEEN), None
+    except ChunkProcessingError:
+        return Presence.NOT_SEEN, None
+    presence = presence_of(meta.identity, observed)
+    return presence, stat.size_bytes if presence is Presence.SAME else None

@@ -1,0 +1,223 @@
+"""``cef-trio status``: the totals, and how far each open stream is; ``--watch`` keeps them live. It changes nothing.
+
+Everything comes from Redis; files are only looked at where they are. Records of ended streams do not change any more,
+so that while watching they are read once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import aclosing
+from dataclasses import asdict
+from typing import Any, Final
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.text import Text
+from trio_util import periodic
+
+from cef_trio.checkpoint.model import Checkpoint
+from cef_trio.checkpoint.states import ENDED, Status, StreamSet
+from cef_trio.checkpoint.store import KnownPath
+from cef_trio.exceptions import ChunkProcessingError, RedisOperationError
+from cef_trio.exit_codes import ExitCode
+from cef_trio.operate import terminal
+from cef_trio.operate.desk import Desk
+from cef_trio.operate.overview import OpenStream, Overview, is_recent, observe
+from cef_trio.operate.selection import all_ids
+from cef_trio.operate.terminal import Column
+from cef_trio.recording import FileStat
+from cef_trio.stream import lookup
+
+_WATCH_SECONDS: Final = 2.0
+_BAR_WIDTH: Final = 12
+_SHORT_ID: Final = 8
+_IN_SHORT: Final = {
+    Status.PENDING_COMPLETION: "completing",
+    Status.INTERRUPTED_SHUTDOWN: "interrupted",
+    Status.INTERRUPTED_CANCELLED: "interrupted",
+}
+
+
+class Observer:
+    """Gathers the facts, again and again."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._ended: dict[str, KnownPath] = {}
+
+    async def look(self) -> Overview:
+        """The state of things now.
+
+        Raises:
+            RedisOperationError: the store cannot be asked.
+        """
+        store = self._desk.store
+        ids = await all_ids(store)
+        failed = await store.members(StreamSet.FAILED)  # `retry` makes these live again: never remembered
+        self._ended = {key: one for key, one in self._ended.items() if key in ids - failed}
+        known = {**self._ended, **await lookup.load_metas(store, ids - self._ended.keys())}
+        self._ended = {key: one for key, one in known.items() if one.meta.status is Status.COMPLETED}
+        now = self._desk.utc_now()
+        checkpoints: dict[str, Checkpoint] = {}
+        for stream_id in sorted(key for key, one in known.items() if is_recent(one, now)):
+            checkpoint = await store.load(stream_id)
+            if checkpoint is not None:
+                checkpoints[stream_id] = checkpoint
+        holders = await store.holders(checkpoints)
+        files = {key: await self._stat(one) for key, one in checkpoints.items() if one.meta.status not in ENDED}
+        return observe(known.values(), checkpoints, holders, files, now)
+
+    async def _stat(self, checkpoint: Checkpoint) -> FileStat | None:
+        try:
+            return await self._desk.disk.stat(checkpoint.meta.current_path)
+        except ChunkProcessingError:  # a folder that is not ours to look into: as good as on another machine
+            return None
+
+
+async def show_status(desk: Desk, *, watch: bool, as_json: bool) -> ExitCode:
+    """Print the state of things; with ``watch``, keep it on the screen until a signal ends it."""
+    observer = Observer(desk)
+    if not watch:
+        overview = await observer.look()
+        if as_json:
+            terminal.print_json(document(overview))
+        else:
+            terminal.console().print(render(overview))
+        return ExitCode.DONE
+    await _watch(observer)
+    return ExitCode.DONE
+
+
+async def _watch(observer: Observer) -> None:
+    out: Console = terminal.console()
+    shown: RenderableType = Text("asking Redis …")
+    with Live(shown, console=out, auto_refresh=False, screen=out.is_terminal) as live:
+        async with aclosing(periodic(_WATCH_SECONDS)) as rounds:
+            async for _ in rounds:
+                try:
+                    shown = render(await observer.look())
+                    live.update(shown, refresh=True)
+                except RedisOperationError as error:
+                    if not error.transient:
+                        raise
+                    trouble = terminal.safe(f"what follows is old: {error}", "bold red")
+                    live.update(Group(trouble, Text(), shown), refresh=True)
+
+
+def document(overview: Overview) -> dict[str, Any]:
+    """For ``--json``."""
+    return {
+        "at_utc": overview.at_utc,
+        "streams": dict(overview.counts),
+        "completed_bytes": overview.completed_bytes,
+        "bytes_per_second": overview.bytes_per_second,
+        "lag_bytes": overview.lag_bytes,
+        "daemons": dict(overview.daemons),
+        "open_streams": [_stream_document(stream) for stream in overview.open_streams],
+    }
+
+
+def _stream_document(stream: OpenStream) -> dict[str, Any]:
+    numbers = {name: value for name, value in asdict(stream).items() if name not in {"meta", "stream_set"}}
+    return {
+        "stream_id": stream.meta.stream_id,
+        "path": stream.meta.current_path,
+        "state": stream.stream_set.value,
+        "status": stream.meta.status.value,
+        **numbers,
+        "lag_bytes": stream.lag_bytes,
+        "lag_seconds": stream.lag_seconds,
+        "progress": stream.progress,
+    }
+
+
+def render(overview: Overview) -> RenderableType:
+    """For a terminal."""
+    parts: list[RenderableType] = [terminal.facts(_totals(overview))]
+    if overview.open_streams:
+        parts += [Text(), _streams(overview.open_streams)]
+    return Group(*parts)
+
+
+def _totals(overview: Overview) -> list[tuple[str, Text | str]]:
+    counts = overview.counts
+    open_streams = f"{counts['active']} active, {counts['pending_completion']} being completed"
+    if counts["retrying"]:
+        open_streams += f" ({counts['retrying']} of them wait to be tried again)"
+    failed = Text(f"{counts['failed']} failed", style="bold red" if counts["failed"] else "")
+    if counts["failed"]:
+        failed.append("; `cef-trio list --state failed` says why", style="not bold default")
+    rows: list[tuple[str, Text | str]] = [
+        ("at", f"{overview.at_utc:%Y-%m-%d %H:%M:%S} UTC"),
+        ("daemons", _daemons(overview)),
+        ("open", open_streams),
+        ("completed", f"{counts['completed']}, {terminal.size(overview.completed_bytes)}"),
+        ("failed", failed),
+        ("throughput", f"{terminal.size(overview.bytes_per_second)}/s in the last minute"),
+        ("lag", _lag(overview)),
+    ]
+    if counts["deleted"]:
+        rows.append(("deleted", f"{counts['deleted']} whose recording was deleted before its end"))
+    return rows
+
+
+def _lag(overview: Overview) -> str:
+    if overview.lag_bytes is not None:
+        return terminal.size(overview.lag_bytes)
+    known = [stream.lag_bytes for stream in overview.open_streams if stream.lag_bytes is not None]
+    if not known:
+        return "not known here: no recording can be seen"
+    return (
+        f"{terminal.size(sum(known))} or more; {len(known)} of {len(overview.open_streams)} recordings can be seen here"
+    )
+
+
+def _daemons(overview: Overview) -> Text:
+    if overview.daemons:
+        return terminal.safe(
+            ", ".join(f"{name} ({count} streams)" for name, count in sorted(overview.daemons.items())), "green"
+        )
+    if overview.open_streams:
+        return Text("nobody holds a lease: no daemon works on the open streams", style="bold red")
+    return Text("nobody holds a lease, and no stream is open")
+
+
+_COLUMNS: Final = (
+    Column("id"),
+    Column("status"),
+    Column("progress"),
+    Column("", right=True),
+    Column("sent", right=True),
+    Column("lag", right=True),
+    Column("rate", right=True),
+    Column("file", flexible=True),
+)
+
+
+def _streams(streams: Sequence[OpenStream]) -> RenderableType:
+    rows = []
+    for stream in streams:
+        bar, percent = _progress(stream)
+        style = "red" if stream.holder is None else "yellow" if stream.meta.status is Status.RETRYING else ""
+        rows.append(
+            (
+                stream.meta.stream_id[:_SHORT_ID],
+                terminal.safe(_IN_SHORT.get(stream.meta.status, stream.meta.status.value), style),
+                bar,
+                percent,
+                terminal.size(stream.acknowledged_bytes),
+                terminal.size(stream.lag_bytes),
+                f"{terminal.size(stream.bytes_per_second)}/s",
+                terminal.safe(terminal.short_path(stream.meta.current_path)),
+            )
+        )
+    return terminal.table(_COLUMNS, rows)
+
+
+def _progress(stream: OpenStream) -> tuple[RenderableType, str]:
+    progress = stream.progress
+    if progress is None:
+        return Text("?".center(_BAR_WIDTH), style="dim"), ""
+    return ProgressBar(total=1.0, completed=progress, width=_BAR_WIDTH), f"{progress:.0%}"

@@ -1,0 +1,198 @@
+"""The commands beside a daemon that runs, as people run them: other processes, another folder, Redis and S3 alone."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from servers.daemon import Bucket, daemon, settings_for
+from servers.embedded_s3 import embedded_s3_server
+from servers.endpoints import Endpoint
+from servers.operating import ROOT, answer, command
+from servers.s3_control import arm, disarm_all, wait_for_call
+from servers.store import Store, look_into
+from servers.valkey import ValkeyServer, valkey_server
+
+pytestmark = pytest.mark.real
+MIB = 1024 * 1024
+
+
+@pytest.fixture
+def endpoint(tmp_path: Path) -> Iterator[Endpoint]:
+    with embedded_s3_server(tmp_path, bucket="recordings", arguments=["--control"]) as running:
+        yield running
+
+
+@pytest.fixture
+def store(endpoint: Endpoint) -> Iterator[Store]:
+    looking = look_into(Bucket(endpoint.url, endpoint.access_key, endpoint.secret_key, "recordings", endpoint.region))
+    yield looking
+    looking.client.close()
+
+
+@pytest.fixture
+def redis() -> Iterator[ValkeyServer]:
+    with valkey_server(append_only=True, tcp=True) as server:
+        yield server
+
+
+@pytest.fixture
+def watch_dir(tmp_path: Path) -> Path:
+    folder = tmp_path / "watch"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def settings(watch_dir: Path, store: Store, redis: ValkeyServer) -> dict[str, str]:
+    given = settings_for(watch_dir, store.bucket, redis.url, close_grace_seconds=0.2, stale_check_seconds=0.5)
+    return {**given, "PYTHONPATH": str(ROOT)}
+
+
+@pytest.fixture
+def elsewhere(settings: dict[str, str]) -> dict[str, str]:
+    """The settings of another machine: no watch folder, the daemon's own name."""
+    return {name: value for name, value in settings.items() if name != "WATCH_DIR"}
+
+
+@contextmanager
+def held_open(path: Path, size_bytes: int) -> Iterator[None]:
+    """A recording of that size whose writer has not closed it."""
+    with path.open("wb") as file:
+        file.write(b"\1" * size_bytes)
+        file.flush()
+        yield
+
+
+def wait_for_state(settings: Mapping[str, str], state: str, seconds: float = 30.0) -> dict[str, str]:
+    """Wait until the only stream is in that state; returns what ``list`` says of it."""
+    deadline = time.monotonic() + seconds
+    while True:
+        found: list[dict[str, str]] = answer("list", settings=settings)["streams"]
+        if [one["state"] for one in found] == [state]:
+            return found[0]
+        assert time.monotonic() < deadline, (state, found)
+
+
+def test_a_recording_is_seen_growing_and_is_verified_at_its_end(
+    settings: dict[str, str], elsewhere: dict[str, str], watch_dir: Path, store: Store
+) -> None:
+    path = watch_dir / "a.mp4"
+    with daemon(settings) as process:
+        with held_open(path, 12 * MIB):
+            process.wait_for("part_uploaded", part_number=2)
+            here, there = answer("status", settings=settings), answer("status", settings=elsewhere)
+            assert (here["daemons"], here["lag_bytes"]) == ({"under-test": 1}, 2 * MIB)
+            [stream] = here["open_streams"]
+            assert (stream["acknowledged_bytes"], round(stream["progress"], 2)) == (10 * MIB, 0.83)
+            assert there["open_streams"][0]["acknowledged_bytes"] == 10 * MIB
+            stream_id = stream["stream_id"]
+            # A daemon works on it, under the very name that this machine has: neither abort nor retry touches it.
+            refused = command("abort", stream_id, settings=settings, code=5).stdout
+            assert "under-test works on it" in refused
+            assert answer("retry", stream_id, settings=settings, code=5)["results"][0]["ok"] is False
+            assert answer("verify", stream_id, settings=elsewhere, code=5)["results"][0]["agrees"] is False
+            collected = answer("gc", "--older-than", "0s", settings=elsewhere)
+            assert [one["aborted"] for one in collected["results"]] == [False]
+        process.wait_for("stream_completed")
+        assert process.count("lease_lost") == 0
+        for given in (stream_id[:8], str(path)):
+            assert command("verify", given, settings=elsewhere).stdout.endswith("\nIdentical.\n")
+        assert process.stop() == 0
+    store.assert_identical(path)
+
+
+def test_a_failed_stream_is_retried_beside_its_daemon_without_sending_its_parts_again(
+    settings: dict[str, str], elsewhere: dict[str, str], watch_dir: Path, endpoint: Endpoint, store: Store
+) -> None:
+    arm(endpoint, {"kind": "error", "operation": "UploadPart", "part_number": 3, "code": "AccessDenied", "times": None})
+    path = watch_dir / "a.mp4"
+    path.write_bytes(bytes(range(256)) * (17 * MIB // 256))
+    with daemon(settings) as process:
+        process.wait_for("stream_failed")
+        failed = wait_for_state(elsewhere, "failed")
+        assert "AccessDenied" in failed["failure_reason"]
+        disarm_all(endpoint)
+        sent = process.count("part_uploaded")
+        assert command("retry", "--all", settings=elsewhere).stdout.startswith(f"{failed['stream_id']}: retried: ")
+        process.wait_for("stream_completed", stream_id=failed["stream_id"])
+        assert process.count("part_uploaded") == 4
+        assert sent >= 2
+    store.assert_identical(path)
+
+
+def test_a_stopped_daemons_stream_is_aborted_and_the_next_daemon_leaves_it_alone(
+    settings: dict[str, str], elsewhere: dict[str, str], watch_dir: Path, store: Store
+) -> None:
+    path = watch_dir / "a.mp4"
+    with held_open(path, 12 * MIB):
+        with daemon(settings) as process:
+            process.wait_for("part_uploaded", part_number=2)
+            assert process.stop() == 0
+        [stream] = answer("list", settings=elsewhere)["streams"]
+        assert len(store.open_uploads()) == 1
+        assert "2 parts are given up" in command("abort", stream["stream_id"], settings=elsewhere).stdout
+        assert store.open_uploads() == []
+    with daemon(settings) as process:
+        process.wait_for("daemon_started")
+        command("status", settings=settings)
+        assert answer("list", "--state", "failed", settings=elsewhere)["streams"][0]["status"] == "failed_aborted"
+        command("retry", stream["stream_id"], settings=elsewhere)
+        process.wait_for("stream_completed", stream_id=stream["stream_id"])
+    store.assert_identical(path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_gc_between_two_uploads_and_the_next_gc_does_the_rest(
+    elsewhere: dict[str, str], endpoint: Endpoint, store: Store, number: signal.Signals
+) -> None:
+    for n in range(5):
+        key = f"streams/{n:08x}-0000-4000-8000-000000000000/a.mp4"
+        store.client.create_multipart_upload(Bucket="recordings", Key=key)
+    arm(endpoint, {"kind": "freeze", "operation": "AbortMultipartUpload", "moment": "before", "nth": 3})
+    arguments = ["gc", "--older-than", "0s", "--redis-is-empty"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "cef_trio", *arguments],
+        env={"PATH": "/usr/bin:/bin", **elsewhere},
+        cwd="/",
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        wait_for_call(endpoint, "AbortMultipartUpload", count=3)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=20)
+    assert (process.returncode, err) == (128 + number, "")
+    assert out.count(": aborted: ") == 2
+    disarm_all(endpoint)
+    assert len(store.open_uploads()) == 3
+    assert "3 aborted" in command(*arguments, settings=elsewhere).stdout
+    assert store.open_uploads() == []
+
+
+@pytest.mark.parametrize("arguments", ["list", "list --json", "gc --json", "doctor", "health"])
+def test_a_reader_that_has_gone_is_no_traceback(elsewhere: dict[str, str], arguments: str) -> None:
+    done = subprocess.run(
+        ["/bin/sh", "-c", f'(sleep 0.2; "$0" -m cef_trio {arguments}; echo $? >&2) | true', sys.executable],
+        env={"PATH": "/usr/bin:/bin", **elsewhere, "PROM_PORT": "9"},
+        cwd="/",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr == "141\n"
+
+
+def test_a_frozen_redis_is_not_waited_for(elsewhere: dict[str, str], redis: ValkeyServer) -> None:
+    redis.freeze()
+    try:
+        done = command("status", settings={**elsewhere, "REDIS_TIMEOUT_SECONDS": "0.2"}, code=4)
+    finally:
+        redis.thaw()
+    assert done.stderr.startswith("cef-trio: Redis operation ")

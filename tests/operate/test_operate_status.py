@@ -1,0 +1,147 @@
+"""``status``: throughput, lag and progress from what Redis says and what can be seen of the files."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from io import StringIO
+
+import pytest
+import trio
+from rich.console import Console
+from servers.operating import DAEMON, NOW, PART, ROOT, a_part, a_stream, answer, command
+from servers.valkey import valkey_server
+
+from cef_trio.checkpoint.model import Checkpoint, StreamMeta
+from cef_trio.checkpoint.redis import RedisCheckpointStore
+from cef_trio.checkpoint.states import HOME, Status, StreamSet
+from cef_trio.checkpoint.store import Change, KnownPath
+from cef_trio.lab.world import World
+from cef_trio.operate.desk import Desk
+from cef_trio.operate.overview import Overview, observe
+from cef_trio.operate.status import Observer, document, render
+from cef_trio.recording import FileStat
+
+
+def observed(
+    *streams: tuple[StreamMeta, list[tuple[int, float]]],
+    files: dict[str, FileStat | None] | None = None,
+    holders: dict[str, str] | None = None,
+) -> Overview:
+    """An overview of streams with parts of (size, seconds ago)."""
+    checkpoints = {}
+    for meta, sizes in streams:
+        parts = {n: a_part(n, size, ago) for n, (size, ago) in enumerate(sizes, 1)}
+        checkpoints[meta.stream_id] = Checkpoint(meta, HOME[meta.status] or StreamSet.ACTIVE, parts)
+    known = [KnownPath(one.meta, one.stream_set) for one in checkpoints.values()]
+    return observe(known, checkpoints, holders or {}, files or {}, NOW)
+
+
+def on_disk(meta: StreamMeta, size_bytes: int) -> FileStat:
+    return FileStat(meta.identity.file_dev, meta.identity.file_ino, size_bytes, 0)
+
+
+def text_of(overview: Overview) -> str:
+    out = StringIO()
+    Console(file=out, width=200).print(render(overview))
+    return out.getvalue()
+
+
+def test_throughput_is_what_was_acknowledged_in_the_last_minute_of_ended_streams_too() -> None:
+    done = a_stream(2, status=Status.COMPLETED, verified_size_bytes=7 * PART)
+    overview = observed((a_stream(1), [(600, 61), (1200, 59), (600, 1)]), (done, [(600, 30)]))
+    assert overview.bytes_per_second == 2400 / 60
+    assert [stream.bytes_per_second for stream in overview.open_streams] == [1800 / 60]
+    assert overview.completed_bytes == 7 * PART
+
+
+def test_lag_is_what_is_on_disk_and_not_acknowledged() -> None:
+    meta = a_stream()
+    [stream] = observed((meta, [(60, 10)]), files={meta.stream_id: on_disk(meta, 100)}).open_streams
+    assert (stream.lag_bytes, stream.lag_seconds, stream.progress) == (40, 10.0, 0.6)
+    [stream] = observed((meta, [(60, 10)]), files={meta.stream_id: on_disk(meta, 60)}).open_streams
+    assert (stream.lag_bytes, stream.lag_seconds, stream.progress) == (0, 0.0, 1.0)
+
+
+@pytest.mark.parametrize("there", [None, FileStat(1, 999, 5000, 0)])
+def test_lag_is_not_known_where_the_recording_cannot_be_seen(there: FileStat | None) -> None:
+    meta = a_stream()
+    overview = observed((meta, [(60, 10)]), files={meta.stream_id: there})
+    assert [(stream.lag_bytes, stream.lag_seconds, stream.progress) for stream in overview.open_streams] == [
+        (None, None, None)
+    ]
+    assert overview.lag_bytes is None
+    assert "not known here" in text_of(overview)
+
+
+def test_every_stream_is_counted_once_and_a_deleted_recording_is_no_failure() -> None:
+    streams: list[tuple[StreamMeta, list[tuple[int, float]]]] = [
+        (a_stream(n, status=status), []) for n, status in enumerate(Status)
+    ]
+    counts = dict(observed(*streams).counts)
+    assert counts.pop("retrying") == 1
+    assert sum(counts.values()) == len(Status)
+    assert counts["deleted"] == 2
+
+
+def test_it_is_said_whether_any_daemon_works() -> None:
+    meta = a_stream()
+    assert "no daemon works on the open streams" in text_of(observed((meta, [])))
+    overview = observed((meta, []), holders={meta.stream_id: "rec/of/room-1/token"})
+    assert dict(overview.daemons) == {"rec/of/room-1": 1}
+    assert "rec/of/room-1 (1 streams)" in text_of(overview)
+    assert "no stream is open" in text_of(observed())
+
+
+def test_a_files_name_is_cut_and_forges_nothing() -> None:
+    shown = text_of(observed((a_stream(path="/rec/[bold]\n" + "x" * 500 + ".mp4"), [])))
+    assert "[bold]\\n" in shown
+    assert all(len(line) <= 200 for line in shown.splitlines())
+    assert len([line for line in shown.splitlines() if "xxx" in line]) == 1
+
+
+async def test_a_stream_that_comes_back_is_seen_again_while_watching(world: World, desk: Desk) -> None:
+    meta = replace(a_stream(1, status=Status.FAILED_ACCESS_DENIED), last_activity_at_utc=world.utc_now())
+    await world.store.create(meta, DAEMON)
+    await world.store.create(a_stream(2, "/rec/b.mp4", status=Status.COMPLETED), DAEMON)
+    observer = Observer(desk)
+    assert dict((await observer.look()).counts)["failed"] == 1
+    await world.store.transition(meta.stream_id, DAEMON, Status.ACTIVE, Change())
+    found = await observer.look()
+    assert (found.counts["failed"], found.counts["active"], found.counts["completed"]) == (0, 1, 1)
+    assert document(found)["daemons"] == {"a-daemon": 1}
+    await world.store.transition(meta.stream_id, DAEMON, Status.FAILED_UNEXPECTED, Change())
+    await world.store.forget(meta.stream_id)
+    assert (await observer.look()).counts["failed"] == 0
+
+
+@pytest.mark.real
+def test_the_command_prints_it_and_watching_ends_at_ctrl_c_with_130() -> None:
+    with valkey_server(tcp=True) as server:
+
+        async def fill() -> None:
+            async with RedisCheckpointStore(server.url) as store:
+                await store.create(a_stream(), DAEMON, [a_part()])
+
+        trio.run(fill)
+        settings = {"REDIS_URL": server.url}
+        found = answer("status", settings=settings)
+        assert (found["streams"]["active"], found["daemons"]) == (1, {"a-daemon": 1})
+        assert found["open_streams"][0]["acknowledged_bytes"] == PART
+        command("status", "--watch", "--json", settings=settings, code=2)
+        with subprocess.Popen(
+            [sys.executable, "-m", "cef_trio", "status", "--watch"],
+            env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "FORCE_COLOR": "1", **settings},
+            cwd="/",
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            assert any(b"a-daemon" in line for line in process.stdout)
+            process.send_signal(signal.SIGINT)
+            process.stdout.read()
+            assert (process.wait(20), process.stderr.read()) == (130, b"")
