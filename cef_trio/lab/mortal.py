@@ -81,6 +81,8 @@ class Witness:
     """Keys of uploads whose creation was acknowledged, and whose id nobody read to its end."""
     objects: dict[str, str] = field(default_factory=dict)
     """Key → ETag of the recordings that S3 said it has."""
+    redis_lost: bool = False
+    """Whether Redis has lost something since."""
 
     def forget(self) -> None:
         """Begin anew: each daemon answers for what it heard itself."""
@@ -88,6 +90,7 @@ class Witness:
         self.uploads.clear()
         self.ids_dropped.clear()
         self.objects.clear()
+        self.redis_lost = False
 
     def took_headers(self, request: httpx.Request, response: httpx.Response) -> None:
         """The headers of an answer are here."""

@@ -9,67 +9,33 @@ from __future__ import annotations
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import trio
 
 from cef_trio.checkpoint.model import Checkpoint
 from cef_trio.lab import promises
+from cef_trio.lab.blows import DEATHS, FATAL, Blow, Strike
 from cef_trio.lab.journal import Entry, Lane, logging_into
-from cef_trio.lab.mortal import Death, Life
+from cef_trio.lab.mortal import Life
 from cef_trio.lab.mutations import mutated
 from cef_trio.lab.places import place_of, tasks_below
-from cef_trio.lab.scenarios import SCENARIOS, Scenario, world_for
-from cef_trio.lab.scheduler import run_virtual
+from cef_trio.lab.scenarios import SCENARIOS, Scenario, Story, world_for
+from cef_trio.lab.scheduler import derived, run_virtual
+from cef_trio.lab.simulation import SIMULATED, simulated
 from cef_trio.lab.stage import Stage
-from cef_trio.lab.world import WorldDaemon
+from cef_trio.lab.world import World, WorldDaemon
 from cef_trio.stream.services import Services
 
 PATIENCE_SECONDS = 900.0
 """Virtual seconds in which everything must have come to rest once the servers work."""
 _AGAIN_SECONDS = 40.0
 """How long a daemon in the middle of a plan lives if nothing strikes it."""
-
-
-class Blow(StrEnum):
-    """What happens to a daemon."""
-
-    DRAIN = "drain"
-    """The first signal."""
-    CANCEL = "cancel"
-    """Signals until the tasks are cancelled."""
-    KILL = "kill"
-    """The process is gone, in the middle of a step."""
-    DIE_BEFORE = "die-before"
-    DIE_UNANSWERED = "die-unanswered"
-    DIE_ANSWERED = "die-answered"
-
-
-DEATHS = {
-    Blow.DIE_BEFORE: Death.BEFORE,
-    Blow.DIE_UNANSWERED: Death.UNANSWERED,
-    Blow.DIE_ANSWERED: Death.ANSWERED,
-}
-_FATAL = frozenset(DEATHS) | {Blow.KILL}
-
-
-@dataclass(frozen=True, slots=True)
-class Strike:
-    """``at``: the step of the daemon's tasks (before it), or of the dying blows the number of the call; from 1.
-
-    ``life``: which daemon, from 1.
-    """
-
-    blow: Blow
-    at: int
-    life: int = 1
-
-    def __str__(self) -> str:
-        return f"{self.blow.value}@{self.at}" + (f" in life {self.life}" if self.life > 1 else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +46,11 @@ class Plan:
     strikes: tuple[Strike, ...] = ()
     seed: int = 0
     mutation: str | None = None
+
+    @property
+    def story(self) -> Scenario:
+        """The scenario; a simulated one is made of the seed."""
+        return simulated(self.seed) if self.scenario == SIMULATED else SCENARIOS[self.scenario]
 
     def __str__(self) -> str:
         return f"{self.scenario}: {', '.join(map(str, self.strikes)) or 'nothing strikes'}"
@@ -114,6 +85,8 @@ class Report:
     """How long each struck daemon took to leave."""
     sent_again_bytes: int = 0
     """Bytes of parts that came in after the first daemon's end, of part numbers that had come in before."""
+    hits: Counter[str] = field(default_factory=Counter)
+    """How often each fault really struck, and each thing really happened."""
     entries: list[Entry] = field(default_factory=list)
     """The journal, if it was asked for."""
     digest: str = ""
@@ -129,10 +102,19 @@ def run_plan(plan: Plan, *, keep_journal: bool = False) -> Report:
     report = Report(plan)
     with tempfile.TemporaryDirectory(prefix="cef-lab-") as folder, mutated(plan.mutation):
         before = _descriptors()
-        run_virtual(_conduct, Path(folder), report, keep_journal, seed=plan.seed + 1)
+        try:
+            run_virtual(_conduct, Path(folder), report, keep_journal, seed=plan.seed + 1)
+        except Exception as error:  # noqa: BLE001 - a daemon that raises has broken its word like any other
+            report.violations.append(f"P6: the daemon raised {_innermost(error)!r}")
         if _descriptors() > before:
             report.violations.append(f"P7: {_descriptors() - before} file descriptors were left open")
     return report
+
+
+def _innermost(error: Exception) -> Exception:
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def _descriptors() -> int:
@@ -141,30 +123,53 @@ def _descriptors() -> int:
 
 async def _conduct(folder: Path, report: Report, keep_journal: bool) -> None:
     plan = report.plan
-    scenario = SCENARIOS[plan.scenario]
+    scenario = plan.story
     world = world_for(scenario, folder, plan.seed)
     stage = Stage(world)
+    pauses = Random(derived(plan.seed, "pauses"))  # noqa: S311 - to be repeated, not secret
     with logging_into(world.journal):
         await scenario.before(stage)
-        lives = max((strike.life for strike in plan.strikes), default=1)
-        for number in range(1, lives + 1):
-            strikes = [strike for strike in plan.strikes if strike.life == number]
-            recorded, received = promises.recorded_parts(world), dict(world.endpoint.log.received_bytes)
-            await _live(stage, scenario, strikes, report, first=number == 1)
-            if number > 1 and not scenario.starts_over:
-                report.violations += promises.sent_again(world, recorded, received)
-            report.saved.append(_saved(stage))
+        async with trio.open_nursery() as writers:
+            if scenario.goes_on:
+                writers.start_soon(scenario.script, stage)
+            for number in range(1, max((strike.life for strike in plan.strikes), default=1) + 1):
+                strikes = [strike for strike in plan.strikes if strike.life == number]
+                script = scenario.script if number == 1 and not scenario.goes_on else None
+                with _parts_judged(world, scenario, report, judged=number > 1):
+                    await _live(stage, scenario, strikes, report, script=script, writers=writers)
+                report.saved.append(_saved(stage))
+                if scenario.goes_on:
+                    await trio.sleep(pauses.uniform(0, 3))
         if not scenario.faults_stay:
             world.endpoint.faults.clear()
         world.store.fault = None
         await _rest(stage, scenario, report)
+    report.hits = stage.counted()
     report.digest = world.journal.digest(without=str(folder))
     if keep_journal:
         report.entries = world.journal.entries
 
 
-async def _live(stage: Stage, scenario: Scenario, strikes: list[Strike], report: Report, *, first: bool) -> None:
-    """One daemon, from its start to its end; the first one with the scenario's script."""
+@contextmanager
+def _parts_judged(world: World, scenario: Scenario, report: Report, *, judged: bool = True) -> Iterator[None]:
+    """Hold what is sent in the block against what was recorded before it."""
+    recorded, received = promises.recorded_parts(world), dict(world.endpoint.log.received_bytes)
+    lost = world.redis_losses
+    yield
+    if judged and not scenario.starts_over and world.redis_losses == lost:
+        report.violations += promises.sent_again(world, recorded, received)
+
+
+async def _live(
+    stage: Stage,
+    scenario: Scenario,
+    strikes: list[Strike],
+    report: Report,
+    *,
+    script: Story | None,
+    writers: trio.Nursery,
+) -> None:
+    """One daemon, from its start to its end; the first one with the scenario's script, if that does not go on."""
     world = stage.world
     world.witness.forget()
     before = world.known()
@@ -172,7 +177,7 @@ async def _live(stage: Stage, scenario: Scenario, strikes: list[Strike], report:
     dying = next((strike for strike in strikes if strike.blow in DEATHS), None)
     if dying is not None:
         life.dies_at = (dying.at, DEATHS[dying.blow])
-    async with trio.open_nursery() as script, world.services(life) as services:
+    async with trio.open_nursery() as scripts, world.services(life) as services:
         daemon = WorldDaemon(world, services)
         striker = _Striker(daemon, life, [strike for strike in strikes if strike.blow not in DEATHS], report)
         if dying is not None:
@@ -180,12 +185,14 @@ async def _live(stage: Stage, scenario: Scenario, strikes: list[Strike], report:
         stage.daemon = daemon
         trio.lowlevel.add_instrument(striker)
         try:
-            if first:
-                script.start_soon(scenario.script, stage)
+            if script is not None:
+                scripts.start_soon(script, stage)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_daemon_task, daemon, striker, nursery.cancel_scope)
-                if first:
-                    await _until(lambda: not script.child_tasks or striker.ended_at is not None, 120)
+                if script is not None:
+                    await _until(lambda: not scripts.child_tasks or striker.ended_at is not None, 120)
+                elif scenario.goes_on:
+                    await _until(lambda: not writers.child_tasks or striker.ended_at is not None, _AGAIN_SECONDS)
                 else:
                     await _until(lambda: daemon.listens, 1)
                     stage.close_all()
@@ -249,17 +256,18 @@ def _saved(stage: Stage) -> list[str]:
 async def _rest(stage: Stage, scenario: Scenario, report: Report) -> None:
     """The last daemon: nothing strikes it, and everything comes to rest."""
     world = stage.world
-    recorded, received = promises.recorded_parts(world), dict(world.endpoint.log.received_bytes)
+    received = dict(world.endpoint.log.received_bytes)
     untouched = world.known()
     world.witness.forget()
     before = trio.lowlevel.current_statistics().tasks_living
-    async with world.daemon() as daemon:
-        stage.daemon = daemon
-        stage.close_all()
-        if not await _until(lambda: promises.at_rest(world), PATIENCE_SECONDS):
-            states = Counter(checkpoint.meta.status.value for checkpoint in world.known())
-            report.violations.append(f"P6: after {PATIENCE_SECONDS:g} seconds nothing is at rest: {dict(states)}")
-        services = daemon.services
+    with _parts_judged(world, scenario, report):
+        async with world.daemon() as daemon:
+            stage.daemon = daemon
+            stage.close_all()
+            if not await _until(lambda: promises.at_rest(world), PATIENCE_SECONDS):
+                states = Counter(checkpoint.meta.status.value for checkpoint in world.known())
+                report.violations.append(f"P6: after {PATIENCE_SECONDS:g} seconds nothing is at rest: {dict(states)}")
+            services = daemon.services
     stage.daemon = None
     if trio.lowlevel.current_statistics().tasks_living > before:
         report.violations.append("P7: tasks were left behind")
@@ -269,8 +277,6 @@ async def _rest(stage: Stage, scenario: Scenario, report: Report) -> None:
         if part in received
     )
     report.violations += promises.after_exit(world, services, untouched)
-    if not scenario.starts_over:
-        report.violations += promises.sent_again(world, recorded, received)
     report.violations += promises.in_the_end(stage, scenario)
 
 
@@ -367,4 +373,4 @@ def _name(task: trio.lowlevel.Task) -> str:
 
 def is_fatal(plan: Plan) -> bool:
     """Whether a process is killed in this plan."""
-    return any(strike.blow in _FATAL for strike in plan.strikes)
+    return any(strike.blow in FATAL for strike in plan.strikes)

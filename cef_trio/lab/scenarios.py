@@ -46,6 +46,8 @@ class Scenario:
     """Whether Redis takes nothing at all at the end: what is acknowledged then cannot be recorded."""
     faults_stay: bool = False
     """Whether the servers' faults are still there for the daemon that comes last."""
+    goes_on: bool = False
+    """Whether the script goes on while daemons die and others come."""
     max_concurrent_parts: int = 4
     policy: RetryPolicy = field(default=RetryPolicy(attempts=3, initial_seconds=0.2, max_seconds=2.0))
 
@@ -62,8 +64,8 @@ async def _first_part(stage: Stage) -> None:
 
 async def _many_parts(stage: Stage) -> None:
     # Each part takes a while, so that several are on their way, in every stage of it, at each moment.
-    stage.world.endpoint.faults.arm(Fault(Kind.SLOW, "UploadPart", Moment.BODY, times=None, seconds=0.15))
-    stage.world.endpoint.faults.arm(Fault(Kind.SLOW, "UploadPart", Moment.REPLY, times=None, seconds=0.1))
+    stage.arm(Fault(Kind.SLOW, "UploadPart", Moment.BODY, times=None, seconds=0.15))
+    stage.arm(Fault(Kind.SLOW, "UploadPart", Moment.REPLY, times=None, seconds=0.1))
     for name in ("a.mp4", "b.mp4", "c.mp4"):
         stage.append(4 * PART, name)
     await trio.sleep(0.3)
@@ -147,13 +149,12 @@ async def _goes_on(stage: Stage) -> None:
 
 
 async def _passing_errors(stage: Stage) -> None:
-    faults = stage.world.endpoint.faults
     for operation in ("CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload", "PutObject"):
-        faults.arm(Fault(Kind.ERROR, operation, code="InternalError"))
-        faults.arm(Fault(Kind.RESET, operation, Moment.REPLY, nth=2))
+        stage.arm(Fault(Kind.ERROR, operation, code="InternalError"))
+        stage.arm(Fault(Kind.RESET, operation, Moment.REPLY, nth=2))
     stage.world.endpoint.model.complete_again = False  # as Ceph and MinIO have it: NoSuchUpload after a success
-    faults.arm(Fault(Kind.ERROR, "UploadPart", nth=4, code="SlowDown", retry_after="1"))
-    faults.arm(Fault(Kind.RESET, "UploadPart", Moment.BODY, nth=5, after_bytes=300))
+    stage.arm(Fault(Kind.ERROR, "UploadPart", nth=4, code="SlowDown", retry_after="1"))
+    stage.arm(Fault(Kind.RESET, "UploadPart", Moment.BODY, nth=5, after_bytes=300))
     stage.append(3 * PART + 200)
     await trio.sleep(3)
     stage.close()
@@ -162,7 +163,7 @@ async def _passing_errors(stage: Stage) -> None:
 
 async def _error_in_200(stage: Stage) -> None:
     """Complete answers 200 with an error, having done nothing."""
-    stage.world.endpoint.faults.arm(Fault(Kind.ERROR_IN_200, "CompleteMultipartUpload", code="InternalError"))
+    stage.arm(Fault(Kind.ERROR_IN_200, "CompleteMultipartUpload", code="InternalError"))
     stage.append(2 * PART + 200)
     await trio.sleep(0.5)
     stage.close()
@@ -181,7 +182,7 @@ async def _foreign_object(stage: Stage) -> None:
 
 
 async def _refused(stage: Stage) -> None:
-    stage.world.endpoint.faults.arm(Fault(Kind.ERROR, "UploadPart", nth=2, times=None, code="AccessDenied"))
+    stage.arm(Fault(Kind.ERROR, "UploadPart", nth=2, times=None, code="AccessDenied"))
     stage.append(3 * PART)
     await trio.sleep(1)
     stage.close()
@@ -191,7 +192,7 @@ async def _refused(stage: Stage) -> None:
 async def _outage(stage: Stage) -> None:
     stage.append(PART + 10)
     await trio.sleep(0.3)
-    armed = stage.world.endpoint.faults.arm(Fault(Kind.RESET, "*", times=None))
+    armed = stage.arm(Fault(Kind.RESET, "*", times=None))
     stage.append(2 * PART)
     await trio.sleep(20)
     stage.world.endpoint.faults.disarm(armed)
@@ -236,7 +237,7 @@ async def _redis_frozen(stage: Stage) -> None:
 async def _s3_frozen(stage: Stage) -> None:
     stage.append(PART)
     await trio.sleep(0.5)
-    stage.world.endpoint.faults.arm(Fault(Kind.FREEZE, "UploadPart", Moment.BODY, times=None))
+    stage.arm(Fault(Kind.FREEZE, "UploadPart", Moment.BODY, times=None))
     stage.append(4 * PART)
     await trio.sleep(8)
 
@@ -279,7 +280,7 @@ async def _renamed(stage: Stage) -> None:
 
 
 async def _shutdown(stage: Stage) -> None:
-    stage.world.endpoint.faults.arm(Fault(Kind.SLOW, "UploadPart", Moment.REPLY, times=None, seconds=0.3))
+    stage.arm(Fault(Kind.SLOW, "UploadPart", Moment.REPLY, times=None, seconds=0.3))
     for name in ("a.mp4", "b.mp4", "c.mp4"):
         stage.append(3 * PART, name)
     await trio.sleep(0.4)

@@ -6,10 +6,12 @@ that is found.
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 from cef_trio.lab.journal import Lane
 from cef_trio.lab.world import World, WorldDaemon
+from cef_trio.local.s3 import Armed, Fault, Kind
 
 
 class Stage:
@@ -20,6 +22,24 @@ class Stage:
         self.daemon: WorldDaemon | None = None
         self.versions: dict[bytes, str] = {}
         """Every content that a recording ever had, and its name then."""
+        self.hits: Counter[str] = Counter()
+        """What really happened, and how often."""
+        self._armed: list[Armed] = []
+        self._kept = 0
+
+    def arm(self, fault: Fault) -> Armed:
+        """Give S3 a fault."""
+        armed = self.world.endpoint.faults.arm(fault)
+        self._armed.append(armed)
+        return armed
+
+    def counted(self) -> Counter[str]:
+        """What really happened, S3's faults with it."""
+        for armed in self._armed:
+            fault = armed.fault
+            said = f" {fault.code}" if fault.kind is Kind.ERROR else f" ({fault.moment})"
+            self.hits[f"s3: {fault.kind}{said}"] += armed.hits
+        return self.hits
 
     @property
     def listening(self) -> WorldDaemon | None:
@@ -51,6 +71,7 @@ class Stage:
     def replace(self, size_bytes: int, name: str = "a.mp4") -> None:
         """Another file takes the name."""
         self._note(f"replace {name} by another file of {size_bytes}")
+        self._keep_inode(name)
         other = Path(self.world.path("other.tmp"))
         other.write_bytes(self.world.random.randbytes(size_bytes))
         other.rename(self.world.path(name))
@@ -69,6 +90,7 @@ class Stage:
     def delete(self, name: str = "a.mp4") -> None:
         """The file is deleted."""
         self._note(f"delete {name}")
+        self._keep_inode(name)
         Path(self.world.path(name)).unlink()
         if self.listening:
             self.listening.gone(name)
@@ -96,6 +118,13 @@ class Stage:
     def names(self) -> list[str]:
         """The recordings that are there."""
         return sorted(entry.name for entry in self.world.folder.iterdir() if entry.suffix == ".mp4")
+
+    def _keep_inode(self, name: str) -> None:
+        """Keep a file that loses its name: else its inode may be the next file's, or not, as the file system likes."""
+        path = Path(self.world.path(name))
+        if path.exists():
+            self._kept += 1
+            Path(self.world.path(f"kept-{self._kept}")).hardlink_to(path)
 
     def _saw(self, name: str) -> None:
         if self.listening:

@@ -23,7 +23,7 @@ from uuid import UUID
 import trio
 
 from cef_trio.checkpoint.exit_saves import ExitSaves
-from cef_trio.checkpoint.memory import MemoryCheckpointStore
+from cef_trio.checkpoint.memory import MemoryCheckpointStore, Snapshot
 from cef_trio.checkpoint.model import Checkpoint, Lease
 from cef_trio.checkpoint.states import StreamSet
 from cef_trio.checkpoint.store import CheckpointStore
@@ -81,8 +81,8 @@ class World:
         self.grace_seconds = 6.0
         self.stream_timeout_seconds = 30.0
         self.has_writer: bool | None = None
-        self.redis_lost = False
-        """Whether Redis ever lost something that it had acknowledged."""
+        self.redis_losses = 0
+        """How often Redis lost something that it had acknowledged."""
         self.daemons_started = 0
         self.life = Life()
         self.journal = Journal()
@@ -178,12 +178,21 @@ class World:
         found = [await self.store.load(stream_id) for stream_id in sorted(ids)]
         return [checkpoint for checkpoint in found if checkpoint is not None]
 
-    def lose_redis(self) -> None:
-        """Redis loses everything it held; what was acknowledged before is no longer its to know."""
-        self.journal.note(Lane.LAB, "Redis loses everything")
-        self.redis_lost = True
-        self.store.clear()
+    @property
+    def redis_lost(self) -> bool:
+        """Whether Redis ever lost something that it had acknowledged."""
+        return self.redis_losses > 0
+
+    def lose_redis(self, *, down_to: Snapshot | None = None) -> None:
+        """Redis loses what is not in that snapshot, or everything; what was acknowledged is no longer its to know."""
+        self.journal.note(Lane.LAB, "Redis loses everything" if down_to is None else "Redis loses its last second")
+        self.redis_losses += 1
+        if down_to is None:
+            self.store.clear()
+        else:
+            self.store.restore(down_to)
         self.witness.forget()
+        self.witness.redis_lost = True
 
     async def abort_open_uploads(self) -> list[str]:
         """A lifecycle rule aborts every open upload; returns their keys."""

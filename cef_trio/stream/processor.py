@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from datetime import timedelta
 from enum import Enum
+from typing import Final
 
 import structlog
 import trio
@@ -36,6 +37,9 @@ from cef_trio.stream.situation import Ending, Situation, closed, gone, looked, s
 from cef_trio.stream.upload import StreamUpload
 
 log = structlog.get_logger(__name__)
+
+
+_MISPLACED: Final = frozenset({FailureReason.FILE_MISSING_ON_RESUME, FailureReason.FILE_REPLACED})
 
 
 class Outcome(Enum):
@@ -91,6 +95,8 @@ class StreamProcessor:
                 log.warning("lease_lost", error=str(error))
                 return Outcome.LEASE_LOST
             except CefMp4ProcessorError as error:
+                if self._is_undecided(error):
+                    return await self._park()
                 if not _can_go_on(error):
                     return await self._insist(lambda error=error: self._fail(error))  # type: ignore[misc]
                 await self._wait_to_retry(error)
@@ -132,15 +138,37 @@ class StreamProcessor:
             self._attempts = 0
 
     async def _come_in(self) -> StreamUpload | None:
+        if self.stream_id is not None:
+            return await self._resume(self.stream_id)
         async with self._services.stream_slots:
-            if self.stream_id is not None:
-                return await recovery.resume(self._services, self.stream_id, self.situation.value.path)
             try:
                 path = self.situation.value.path
                 return await recovery.begin(self._services, self._unknown, path, named=self._name)
             except RecordingChangedError as error:
                 log.info("nothing_there", reason=str(error))
                 return None
+
+    async def _resume(self, stream_id: str) -> StreamUpload:
+        while True:
+            path = self.situation.value.path
+            try:
+                async with self._services.stream_slots:
+                    return await recovery.resume(self._services, stream_id, path)
+            except GivenUpError as error:
+                if error.reason not in _MISPLACED or not await self._is_renamed(path):
+                    raise
+
+    def _is_undecided(self, error: CefMp4ProcessorError) -> bool:
+        """Whether the file seems to be gone, with no time to wait for news of a rename: the next start looks."""
+        leaving: bool = self.situation.value.draining
+        return leaving and isinstance(error, GivenUpError) and error.reason in _MISPLACED
+
+    async def _is_renamed(self, path: str) -> bool:
+        """Whether a file that is not at its path has another name; the news of that may still be on its way."""
+        with trio.move_on_after(self._services.rules.gone_grace_seconds):
+            await self.situation.wait_value(lambda now: now.path != path or now.draining)
+        renamed: bool = self.situation.value.path != path
+        return renamed
 
     def _name(self, stream_id: str) -> None:
         self.stream_id = stream_id
@@ -191,9 +219,7 @@ class StreamProcessor:
         look = await self._look_once(upload)
         if look in {Look.GONE, Look.REPLACED}:
             # It may only have another name now, and the news of that be on its way.
-            with trio.move_on_after(self._services.rules.gone_grace_seconds):
-                path = situation.path
-                await self.situation.wait_value(lambda now: now.path != path or now.draining)
+            await self._is_renamed(situation.path)
             if self.situation.value.draining:
                 return False
             look = await self._look_once(upload)
@@ -285,8 +311,8 @@ class StreamProcessor:
                     failure_reason=str(error),
                 )
             except CefMp4ProcessorError as unsaved:
-                if not unsaved.transient:
-                    raise
+                # It is for people to read. A lost lease, or what else is wrong, is met again when it goes on.
+                log.warning("retry_not_recorded", error=str(unsaved))
         with trio.move_on_after(seconds):
             await self.situation.wait_value(lambda now: now.draining)
         async with trio.open_nursery() as nursery:

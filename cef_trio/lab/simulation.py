@@ -1,0 +1,209 @@
+"""Worlds made of dice: what the writers do, which faults the servers have, when daemons die. The seed is the world.
+
+Half of the worlds are *gentle*: their writers append, rewrite, rename and close, so that each recording must be
+uploaded exactly once, and no part twice. In the others files are cut off, deleted, replaced and opened again, and Redis
+loses its last second or everything; there the object must still be what the file was, and nothing may be left.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+from typing import Final
+
+import trio
+
+from cef_trio.checkpoint.memory import FaultHook, Snapshot
+from cef_trio.checkpoint.memory import Moment as RedisMoment
+from cef_trio.checkpoint.states import Status
+from cef_trio.lab.blows import FATAL, Blow, Strike
+from cef_trio.lab.scenarios import Scenario
+from cef_trio.lab.scheduler import derived
+from cef_trio.lab.stage import Stage
+from cef_trio.lab.world import PART
+from cef_trio.local.s3 import Fault, Kind, Moment
+
+SIMULATED: Final = "simulated"
+"""The name of the scenario that a seed makes."""
+_ENDS: Final = frozenset(
+    {
+        Status.DELETED_LOCALLY,
+        Status.ABORTED_NO_PARTS,
+        Status.FAILED_FILE_MISSING_ON_RESUME,
+        Status.FAILED_FILE_REPLACED,
+    }
+)
+_GENTLE: Final = ("append", "append", "append", "append", "patch", "rename")
+_ROUGH: Final = (*_GENTLE, "truncate", "delete", "replace", "close", "pause", "touch")
+_CALLS: Final = (
+    "CreateMultipartUpload",
+    "UploadPart",
+    "UploadPart",
+    "CompleteMultipartUpload",
+    "PutObject",
+    "ListParts",
+)
+
+
+def simulated(seed: int) -> Scenario:
+    """The scenario of a seed."""
+    world = _Dice.of(seed)
+
+    async def before(stage: Stage) -> None:
+        for fault in world.faults:
+            stage.arm(fault)
+        if world.stumbles:
+            stage.world.store.fault = world.stumble(stage)
+        await trio.lowlevel.checkpoint()
+
+    async def script(stage: Stage) -> None:
+        async with trio.open_nursery() as nursery:
+            for number in range(world.writers):
+                nursery.start_soon(
+                    _write, stage, f"{number}.mp4", Random(derived(seed, "writer", number)), world.gentle
+                )
+            if world.loses_redis:
+                nursery.start_soon(_lose, stage, Random(derived(seed, "redis")))
+
+    return Scenario(
+        SIMULATED,
+        "a world made of dice",
+        script,
+        before,
+        may_end=frozenset() if world.gentle else _ENDS,
+        starts_over=not world.gentle,
+        redis_may_fail=bool(world.stumbles),
+        redis_silent=bool(world.stumbles),
+        goes_on=True,
+        max_concurrent_parts=world.parts,
+    )
+
+
+def strikes_of(seed: int) -> tuple[Strike, ...]:
+    """What strikes the daemons of a seed's world: up to four of them, one after the other."""
+    random = Random(derived(seed, "strikes"))
+    strikes = []
+    for life in range(1, random.randint(1, 4) + 1):
+        blow = random.choice(list(Blow))
+        at = random.randint(1, 40 if blow in FATAL and blow is not Blow.KILL else 250)
+        strikes.append(Strike(blow, at, life))
+        if blow is Blow.DRAIN and random.random() < 0.5:
+            strikes.append(Strike(Blow.CANCEL, at + random.randint(1, 30), life))
+    return tuple(strikes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Dice:
+    """What was thrown for a world as a whole."""
+
+    gentle: bool
+    writers: int
+    parts: int
+    faults: tuple[Fault, ...]
+    stumbles: frozenset[int]
+    """Numbers of the Redis calls whose answer is lost."""
+    loses_redis: bool
+
+    @classmethod
+    def of(cls, seed: int) -> _Dice:
+        random = Random(derived(seed, "world"))
+        gentle = random.random() < 0.5
+        return cls(
+            gentle=gentle,
+            writers=random.randint(1, 3),
+            parts=random.randint(1, 4),
+            faults=tuple(_fault(random) for _ in range(random.randint(0, 6))),
+            stumbles=frozenset(random.sample(range(1, 120), 4)) if random.random() < 0.3 else frozenset(),
+            loses_redis=not gentle and random.random() < 0.5,
+        )
+
+    def stumble(self, stage: Stage) -> FaultHook:
+        """Lose the answers that are to be lost."""
+        calls = 0
+
+        async def stumble(operation: str, moment: RedisMoment) -> None:
+            nonlocal calls
+            if moment is RedisMoment.AFTER and operation != "save_interrupted":
+                calls += 1
+                if calls in self.stumbles:
+                    stage.hits["redis: answer lost"] += 1
+                    await trio.sleep(5)
+
+        return stumble
+
+
+def _fault(random: Random) -> Fault:
+    operation, nth = random.choice(_CALLS), random.randint(1, 8)
+    times = random.choice((1, 1, 1, 2, 5))
+    match random.randint(0, 9):
+        case 0:
+            return Fault(Kind.ERROR, operation, nth=nth, times=times, code="InternalError")
+        case 1:
+            return Fault(Kind.ERROR, operation, nth=nth, times=times, code="SlowDown", retry_after="1")
+        case 2:
+            return Fault(Kind.ERROR, "UploadPart", nth=nth, code="BadDigest")
+        case 3:
+            return Fault(Kind.RESET, operation, Moment.BEFORE, nth=nth, times=times)
+        case 4:
+            return Fault(Kind.RESET, "UploadPart", Moment.BODY, nth=nth, after_bytes=random.randint(0, PART))
+        case 5:
+            return Fault(Kind.RESET, operation, Moment.REPLY, nth=nth, times=times)
+        case 6:
+            moment = random.choice((Moment.BEFORE, Moment.REPLY))
+            return Fault(Kind.ERROR_IN_200, "CompleteMultipartUpload", moment, nth=random.randint(1, 2))
+        case 7:
+            return Fault(Kind.STALE_PARTS, "ListParts", times=times, count=random.randint(1, 2))
+        case 8:
+            return Fault(Kind.SKEW, nth=nth, times=40, seconds=random.choice((-7200.0, -1000.0, 1000.0, 7200.0)))
+        case _:
+            return Fault(Kind.SLOW, operation, Moment.REPLY, nth=nth, times=20, seconds=random.uniform(0.1, 3.0))
+
+
+async def _write(stage: Stage, name: str, random: Random, gentle: bool) -> None:
+    """One recording's writer."""
+    await trio.sleep(random.uniform(0, 3))
+    stage.append(random.randint(1, 2 * PART), name)
+    for _ in range(random.randint(2, 10)):
+        await trio.sleep(random.expovariate(1.0))
+        there = name in stage.names()
+        action = random.choice(_GENTLE if gentle else _ROUGH)
+        size_bytes = stage.world.stat(name).size_bytes if there and action in {"patch", "truncate"} else 0
+        stage.hits[f"writer: {action}"] += 1
+        match action:
+            case "patch" if size_bytes:
+                stage.patch(random.randrange(size_bytes), random.randbytes(random.randint(1, 20)), name)
+            case "rename" if there:
+                stage.rename(name, f"r{name}")
+                name = f"r{name}"
+            case "truncate" if size_bytes:
+                stage.truncate(random.randrange(size_bytes), name)
+            case "delete" if there:
+                stage.delete(name)
+            case "replace":
+                stage.replace(random.randint(0, 2 * PART), name)
+            case "close" if there:
+                stage.close(name)
+            case "pause":
+                await trio.sleep(random.uniform(20, 50))
+            case "touch" if not there:
+                stage.touch(name)
+            case _:
+                stage.append(random.randint(1, 2 * PART), name)
+    await trio.sleep(random.expovariate(1.0))
+    if name in stage.names() and random.random() < 0.8:
+        stage.close(name)
+
+
+async def _lose(stage: Stage, random: Random) -> None:
+    """Redis loses its last second, or everything."""
+    store = stage.world.store
+    kept: list[Snapshot] = [store.snapshot()]
+    for _ in range(random.randint(1, 12)):
+        await trio.sleep(1)
+        kept = [*kept[-1:], store.snapshot()]
+    if random.random() < 0.5:
+        stage.hits["redis: everything lost"] += 1
+        stage.world.lose_redis()
+    else:
+        stage.hits["redis: last second lost"] += 1
+        stage.world.lose_redis(down_to=kept[-1])
