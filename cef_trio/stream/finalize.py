@@ -135,6 +135,8 @@ async def finish(services: Services, upload: StreamUpload, path: str) -> None:
     )
     duration_seconds = media.duration_seconds if media else None
     await upload.transition(Status.COMPLETED, duration_seconds=duration_seconds, last_activity_at_utc=now)
+    if duration_seconds is not None:
+        services.metrics.recording_probed(duration_seconds)
     await services.store.release([upload.stream_id], services.lease)
     log.info(
         "stream_completed",
