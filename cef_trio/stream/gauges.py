@@ -18,8 +18,6 @@ class Observer:
     """Takes snapshots of a running daemon. Call it from the trio thread."""
 
     def __init__(self, services: Services, supervisor: StreamSupervisor) -> None:
-        self.last_turns: dict[str, Callable[[], float]] = {}
-        """``watcher`` and ``stale_checker``: when they last turned, by ``trio.current_time()``."""
         self.leaving_since: Callable[[], float | None] = lambda: None
         """When the daemon was asked to leave, by ``trio.current_time()``; ``None`` before."""
         self._services = services
@@ -30,7 +28,6 @@ class Observer:
         services, live, now = self._services, tuple(self._supervisor.live), trio.current_time()
         states = Counter(_state(stream) for stream in live)
         leaving_since = self.leaving_since()
-        epoch = services.utc_now().timestamp() - now
         return Snapshot(
             live_streams={state: states[state] for state in StreamState},
             lag_bytes=self._supervisor.unasked_bytes + sum(_lag_bytes(stream) for stream in live),
@@ -40,7 +37,6 @@ class Observer:
             },
             limiters={"streams": _use(services.stream_slots), "parts": _use(services.part_slots)},
             shutdown_seconds=now - leaving_since if leaving_since is not None else 0.0,
-            last_turns={who: epoch + last_turn() for who, last_turn in self.last_turns.items()},
         )
 
 

@@ -81,6 +81,10 @@ class Services:
     new_stream_id: Callable[[], str]
     metrics: Metrics = field(default_factory=Metrics)
 
+    def unix_time(self, moment: float) -> float:
+        """A moment of ``trio.current_time()`` as Unix time, in seconds."""
+        return self.utc_now().timestamp() - trio.current_time() + moment
+
     async def record_effect(self, saving: str, write: Callable[[], Awaitable[None]]) -> None:
         """Record what S3 has just done, before anything else happens (promise P2).
 

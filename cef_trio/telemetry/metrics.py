@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Iterable, Iterator
+from typing import Literal
 
 import trio
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -26,6 +27,7 @@ from cef_trio.telemetry.labels import OUTCOMES, REASONS, error_label
 from cef_trio.telemetry.snapshot import RedisSurvey, Snapshot
 
 TakeSnapshot = Callable[[], Snapshot]
+Turner = Literal["watcher", "stale_checker"]
 
 
 def families() -> list[tuple[str, str, str]]:
@@ -41,6 +43,7 @@ class Metrics:
         self.survey = RedisSurvey()
         """What Redis was last asked about (``survey.py``)."""
         self._take_snapshot: TakeSnapshot | None = None
+        self._last_turns: dict[str, Callable[[], float]] = {}
         self._uploaded_bytes = self._counter("uploaded_bytes_total")
         self._uploaded_parts = self._counter("uploaded_parts_total")
         self._rewritten_parts = self._counter("rewritten_parts_total")
@@ -107,6 +110,10 @@ class Metrics:
         """Who tells, at each scrape, how things are. Before that is known, gauges of the daemon are absent."""
         self._take_snapshot = take_snapshot
 
+    def turns_by(self, who: Turner, last_turn: Callable[[], float]) -> None:
+        """Who tells, at each scrape, when the watcher or the stale checker last turned, in Unix seconds."""
+        self._last_turns[f"{who}_last_turn_timestamp_seconds"] = last_turn
+
     def gauges(self) -> Iterator[tuple[str, tuple[str, ...], float]]:
         """``(name without prefix, label values, value)`` of every gauge that is known now."""
         yield "build_info", (__version__, platform.python_version(), trio.__version__), 1
@@ -114,6 +121,8 @@ class Metrics:
             yield "known_streams", (stream_set.value,), count
         if self.survey.persistent is not None:
             yield "redis_persistent", (), self.survey.persistent
+        for name, last_turn in self._last_turns.items():
+            yield name, (), last_turn()
         if self._take_snapshot is None:
             return
         now = self._take_snapshot()
@@ -126,8 +135,6 @@ class Metrics:
         for limiter, use in now.limiters.items():
             yield "limiter_borrowed", (limiter,), use.borrowed
             yield "limiter_total", (limiter,), use.total
-        for who, timestamp in now.last_turns.items():
-            yield f"{who}_last_turn_timestamp_seconds", (), timestamp
         yield "shutdown_seconds", (), now.shutdown_seconds
 
     def _counter(self, name: str) -> Counter:

@@ -27,8 +27,6 @@ class Snapshot:
     services_up: Mapping[str, bool]
     limiters: Mapping[str, LimiterUse]
     shutdown_seconds: float = 0.0
-    last_turns: Mapping[str, float] = field(default_factory=dict)
-    """When the ``watcher`` and the ``stale_checker`` last did their round; absent before they live."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
