@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
+
+from cef_trio.checkpoint.states import StreamSet
+from cef_trio.telemetry.labels import OUTCOMES, REASONS, StreamState
 
 PREFIX: Final = "cef_trio_"
 
@@ -85,7 +90,7 @@ FAMILIES: Final = (
     Family(
         "redis_persistent",
         Kind.GAUGE,
-        "Whether Redis writes an append-only file: 0 means a crash loses more than a second; absent while unknown.",
+        "Whether Redis writes an append-only file: without one a crash of it loses checkpoints; absent while unknown.",
     ),
     Family("limiter_borrowed", Kind.GAUGE, "Slots in use of the daemon's limit on streams or parts.", ("limiter",)),
     Family("limiter_total", Kind.GAUGE, "Slots of the daemon's limit on streams or parts.", ("limiter",)),
@@ -120,3 +125,57 @@ FAMILIES: Final = (
 )
 
 BY_NAME: Final = {family.short_name: family for family in FAMILIES}
+
+
+def _listed(values: Iterable[str]) -> str:
+    return ", ".join(f"`{value}`" for value in values)
+
+
+LABELS: Final = {
+    "service": _listed(["s3", "redis"]),
+    "operation": "the call, as the log and `str(error)` name it (`upload_part`, `record_part`, …); a fixed set",
+    "error": "S3's error code, or the class of the error where there was no answer; "
+    "what is not in the set of `cef_trio/telemetry/labels.py` is `other`",
+    "outcome": _listed(OUTCOMES),
+    "reason": _listed(REASONS),
+    "state": _listed(StreamState),
+    "set": _listed(StreamSet),
+    "limiter": _listed(["streams", "parts"]),
+    "version": "of cef-trio",
+    "python": "its version",
+    "trio": "its version",
+}
+"""Every label, and what it may be."""
+
+
+def metrics_md() -> str:
+    """``docs/metrics.md``."""
+    lines = [
+        "# Metrics",
+        "",
+        "Made by `python -m cef_trio.telemetry.families`. Exposed at `/metrics` in Prometheus' text format.",
+        "",
+        "Counters begin at 0 with each process. A gauge that is not known is absent: `cef_trio_known_streams` while Redis",
+        "does not answer, for example. No label is a stream, a file or a text from outside; which stream it was is in the",
+        "[log](events.md).",
+        "",
+        "| metric | type | labels | meaning |",
+        "|---|---|---|---|",
+    ]
+    for family in FAMILIES:
+        labels = ", ".join(f"`{label}`" for label in family.labels)
+        lines.append(f"| `{family.name}` | {family.kind.value} | {labels} | {family.help} |")
+    lines += [
+        "",
+        "## Labels",
+        "",
+        "| label | values |",
+        "|---|---|",
+        *(f"| `{label}` | {values} |" for label, values in LABELS.items()),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(metrics_md())
