@@ -48,6 +48,7 @@ async def verify_and_complete(
     """
     if upload.meta.status is not Status.PENDING_COMPLETION:
         await upload.transition(Status.PENDING_COMPLETION)
+        log.info("recording_ended", parts=len(upload.parts), covered_bytes=upload.covered_bytes)
     while not leaving():
         before = await recording.stat()
         if before.size_bytes > upload.plan.max_size_bytes:
