@@ -6,7 +6,8 @@
     ├─ signal listener                1st signal: drain · 2nd: cancel · 3rd: exit at once
     ├─ background nursery             lease renewal, probes of S3 and Redis
     └─ processor nursery              (drained, then cancelled) one task a stream
-        └─ intake scope               (cancelled first) watcher, stale checker, resolver of unknown files
+        └─ intake scope               (cancelled first) watcher, stale checker, resolver of unknown files,
+                                      survey of Redis
 
 Leaving (promise P4): the first signal cancels the intake scope and tells the processors to drain, and in the same
 moment gives the processor nursery a deadline, ``SHUTDOWN_GRACE_SECONDS`` away. So nothing that hangs, be it S3, Redis

@@ -162,10 +162,13 @@ class RedisCheckpointStore:
         return await self._redis.call("members", work)
 
     async def count(self) -> Mapping[StreamSet, int]:
-        """How many streams each set has."""
+        """How many streams each set has; one round trip."""
 
         def work(client: Client) -> Mapping[StreamSet, int]:
-            return {stream_set: int(client.scard(self.keys.set(stream_set))) for stream_set in StreamSet}
+            with client.pipeline(transaction=False) as pipeline:
+                for stream_set in StreamSet:
+                    pipeline.scard(self.keys.set(stream_set))
+                return dict(zip(StreamSet, map(int, pipeline.execute()), strict=True))
 
         return await self._redis.call("count", work)
 
