@@ -309,7 +309,8 @@ class StreamSupervisor:
             self._must_list_uploads |= lease_lost
             for key in [key for key, other in self._live.items() if other is live]:
                 del self._live[key]
-            self._services.metrics.stream_ended(outcome.value if outcome is not None else "cancelled")
+            cancelled = "lease_lost" if live.processor.disowned else "cancelled"
+            self._services.metrics.stream_ended(outcome.value if outcome is not None else cancelled)
         if outcome is not Outcome.PARKED and not self._draining.value:
             await self._look_again(live, lease_lost=lease_lost)
 

@@ -12,6 +12,7 @@ from trio.testing import MockClock
 from worlds.waiting import completed, until_idle
 
 from cef_trio.checkpoint.memory import Moment
+from cef_trio.checkpoint.model import Lease
 from cef_trio.checkpoint.states import Status, StreamSet
 from cef_trio.exceptions import RedisOperationError
 from cef_trio.lab.world import EPOCH, PART, World, WorldDaemon
@@ -161,6 +162,29 @@ async def test_streams_that_are_left_at_a_shutdown_count_as_parked(world: World,
         await trio.sleep(1)
         assert value(daemon, "streams_ended_total", outcome="parked") == 0
     assert value(daemon, "streams_ended_total", outcome="parked") == 1
+
+
+async def test_a_stream_whose_lease_is_lost_counts_as_that(world: World, autojump_clock: MockClock) -> None:
+    world.append(PART // 2)
+    async with world.daemon() as daemon:
+        await trio.sleep(1)
+        (checkpoint,) = await world.checkpoints()
+        theirs = Lease("another", "its token", 30.0)
+        world.store._leases.clear()
+        assert await world.store.acquire(checkpoint.meta.stream_id, theirs)
+        await trio.sleep(daemon.services.lease.ttl_seconds / 3 + 1)
+        assert value(daemon, "streams_ended_total", outcome="lease_lost") == 1
+        assert value(daemon, "streams_ended_total", outcome="cancelled") == 0
+
+
+async def test_a_stream_that_does_not_end_within_the_grace_counts_as_cancelled(
+    world: World, autojump_clock: MockClock
+) -> None:
+    world.append(PART)
+    world.endpoint.faults.arm(Fault(Kind.FREEZE, "UploadPart", times=None))
+    async with world.daemon() as daemon:
+        await trio.sleep(1)
+    assert value(daemon, "streams_ended_total", outcome="cancelled") == 1
 
 
 async def test_the_time_since_the_signal_is_told(world: World, autojump_clock: MockClock) -> None:
