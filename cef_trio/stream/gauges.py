@@ -46,14 +46,7 @@ def _state(stream: LiveStream) -> StreamState:
     return StreamState.RETRYING if stream.processor.retrying else StreamState.WAITING
 
 
-def _object_exists(stream: LiveStream) -> bool:
-    upload = stream.processor.upload
-    return upload is not None and upload.meta.object_etag is not None
-
-
 def _lag_bytes(stream: LiveStream) -> int:
-    if _object_exists(stream):
-        return 0
     upload = stream.processor.upload
     acknowledged = upload.acknowledged_bytes if upload is not None else 0
     situation: Situation = stream.situation.value
@@ -62,8 +55,6 @@ def _lag_bytes(stream: LiveStream) -> int:
 
 def _lag_seconds(live: Iterable[LiveStream], now: float) -> Iterable[float]:
     for stream in live:
-        if _object_exists(stream):
-            continue
         stream.growth.saw(now, stream.situation.value.stat.size_bytes)  # the stream may have looked for itself
         if stream.processor.upload is not None:
             stream.growth.acknowledged(stream.processor.upload.acknowledged_to)

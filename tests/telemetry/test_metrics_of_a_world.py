@@ -156,6 +156,28 @@ async def test_a_completed_recording_leaves_its_outcome_its_duration_and_its_tim
         assert value(daemon, "lag_bytes") == 0
 
 
+async def test_finalizing_is_timed_from_the_verification_that_the_recording_did_not_outlive(
+    world: World, autojump_clock: MockClock
+) -> None:
+    world.append(5 * PART + 1)
+    async with world.daemon() as daemon:
+        slow = world.endpoint.faults.arm(Fault(Kind.SLOW, "UploadPart", seconds=5, times=None))
+        await trio.sleep(12)
+        daemon.closed()
+        await trio.sleep(3)
+        world.append(PART)
+        daemon.saw()
+        await trio.sleep(20)
+        (checkpoint,) = await world.checkpoints()
+        assert checkpoint.meta.status is Status.ACTIVE, "the verification found it still being written"
+        world.endpoint.faults.disarm(slow)
+        daemon.closed()
+        await completed(world)
+        await trio.sleep(0.1)
+        assert value(daemon, "finalize_seconds_count") == 1
+        assert (value(daemon, "finalize_seconds_sum") or 0) < 5
+
+
 async def test_streams_that_are_left_at_a_shutdown_count_as_parked(world: World, autojump_clock: MockClock) -> None:
     world.append(PART // 2)
     async with world.daemon() as daemon:
@@ -218,6 +240,20 @@ async def test_lag_is_what_is_on_disk_and_not_in_s3(world: World, autojump_clock
         assert value(daemon, "lag_bytes") == 2 * PART
         assert value(daemon, "lag_seconds") == pytest.approx(10, abs=0.1)
         world.endpoint.faults.disarm(frozen)
+
+
+async def test_a_recording_whose_last_byte_is_in_s3_does_not_lag(world: World, autojump_clock: MockClock) -> None:
+    world.append(PART + 7)
+    slow = world.endpoint.faults.arm(Fault(Kind.SLOW, "CompleteMultipartUpload", seconds=20, times=1))
+    async with world.daemon() as daemon:
+        await trio.sleep(5)
+        assert value(daemon, "lag_seconds") == pytest.approx(5, abs=0.1)
+        daemon.closed()
+        await trio.sleep(10)
+        assert world.recordings() == []
+        assert (value(daemon, "lag_bytes"), value(daemon, "lag_seconds")) == (0, 0)
+        world.endpoint.faults.disarm(slow)
+        await completed(world)
 
 
 async def test_a_file_that_redis_cannot_be_asked_about_lags_too(world: World, autojump_clock: MockClock) -> None:
