@@ -31,11 +31,12 @@ from cef_trio.s3.credentials import ChainCredentials, CredentialsProvider, Stati
 from cef_trio.s3.sigv4 import Credentials
 from cef_trio.stream.naming import KeyTemplate
 from cef_trio.stream.services import Services, StreamRules
+from cef_trio.telemetry.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 
-_ONCE = frozenset({"ping", "head_bucket", "save_interrupted"})
-"""Probes, whose caller repeats them, and last words, for which nobody may wait."""
+_ONCE = frozenset({"ping", "head_bucket", "count", "is_persistent", "save_interrupted"})
+"""Probes and surveys, whose caller repeats them, and last words, for which nobody may wait."""
 _RECONNECT_SECONDS = 1.0
 _NOT_FOUND = 404
 _FORBIDDEN = 403
@@ -80,12 +81,14 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
     Raises:
         SettingsError: a URL cannot be understood, a cluster's prefix has no hash tag, a bucket no host name.
     """
+    metrics = Metrics()
+    observer = metrics.attempt_failed
     policy = RetryPolicy(settings.retry_attempts, settings.retry_initial_seconds, settings.retry_max_seconds)
     probes = RetryPolicy(1, settings.retry_initial_seconds, settings.retry_max_seconds)
     redis_breaker = CircuitBreaker("redis", lambda: store.ping(), probes)  # noqa: PLW0108 - made below
     s3_breaker = CircuitBreaker("s3", lambda: s3.head_bucket(), probes)  # noqa: PLW0108 - made below
-    store = checkpoint_store(settings, ServiceRetrier(redis_breaker, policy, once=_ONCE))
-    s3 = s3_client(settings, ServiceRetrier(s3_breaker, policy, once=_ONCE))
+    store = checkpoint_store(settings, ServiceRetrier(redis_breaker, policy, once=_ONCE, observer=observer))
+    s3 = s3_client(settings, ServiceRetrier(s3_breaker, policy, once=_ONCE, observer=observer))
     lease = Lease(settings.instance_id, uuid4().hex, settings.lease_seconds)
     async with store, s3:
         yield Services(
@@ -103,6 +106,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             rules=_rules(settings),
             utc_now=lambda: datetime.now(UTC),
             new_stream_id=lambda: str(uuid4()),
+            metrics=metrics,
         )
 
 

@@ -6,7 +6,8 @@
     ├─ signal listener                1st signal: drain · 2nd: cancel · 3rd: exit at once
     ├─ background nursery             lease renewal, probes of S3 and Redis
     └─ processor nursery              (drained, then cancelled) one task a stream
-        └─ intake scope               (cancelled first) watcher, stale checker, resolver of unknown files
+        └─ intake scope               (cancelled first) watcher, stale checker, resolver of unknown files,
+                                      survey of Redis
 
 Leaving (promise P4): the first signal cancels the intake scope and tells the processors to drain, and in the same
 moment gives the processor nursery a deadline, ``SHUTDOWN_GRACE_SECONDS`` away. So nothing that hangs, be it S3, Redis
@@ -32,10 +33,12 @@ from cef_trio.config import Settings, without_secrets
 from cef_trio.exit_codes import ExitCode
 from cef_trio.intake.patterns import PathMatcher, matcher
 from cef_trio.intake.watcher import Watcher
+from cef_trio.stream.gauges import Observer
 from cef_trio.stream.retention import forget_old_streams
 from cef_trio.stream.services import Services
 from cef_trio.stream.stale import StaleChecker
 from cef_trio.stream.supervisor import StreamSupervisor
+from cef_trio.telemetry.survey import survey_redis
 
 log = structlog.get_logger(__name__)
 
@@ -50,12 +53,15 @@ class Shutdown:
     """Scopes that are cancelled when the grace is over."""
     on_drain: list[Callable[[], None]] = field(default_factory=list)
     signals: int = 0
+    began_at: float | None = None
+    """``trio.current_time()`` of the first signal."""
 
     def request(self) -> None:
         """Take one step further out: drain, then cancel, then exit."""
         self.signals += 1
         match self.signals:
             case 1:
+                self.began_at = trio.current_time()
                 log.info("shutdown_began", grace_seconds=self.grace_seconds)
                 for drain in self.on_drain:
                     drain()
@@ -120,7 +126,8 @@ async def run_daemon(
     if unsaved:
         log.error("streams_not_saved", streams=sorted(unsaved))
         exit_code = ExitCode.NOT_SAVED
-    log.info("daemon_stopped", exit_code=int(exit_code))
+    took = trio.current_time() - shutdown.began_at if shutdown.began_at is not None else 0.0
+    log.info("daemon_stopped", exit_code=int(exit_code), shutdown_seconds=round(took, 3))
     return exit_code
 
 
@@ -150,6 +157,9 @@ async def serve(
         async with trio.open_nursery() as processors:
             shutdown.workers.append(processors.cancel_scope)
             supervisor = StreamSupervisor(services, processors, matches)
+            observer = Observer(services, supervisor)
+            observer.leaving_since = lambda: shutdown.began_at
+            services.metrics.snapshots_by(observer)
             shutdown.on_drain += [services.exit_saves.leave, supervisor.drain]
             background.start_soon(supervisor.renew_leases)
             with shutdown.intake:
@@ -183,6 +193,9 @@ async def _take_in(
         intake.start_soon(supervisor.run)
         await intake.start(watcher.run)
         intake.start_soon(stale_checker.run)
+        services.metrics.turns_by("watcher", lambda: services.unix_time(watcher.last_turn))
+        services.metrics.turns_by("stale_checker", lambda: services.unix_time(stale_checker.last_turn))
+        intake.start_soon(survey_redis, services.store, services.metrics)
         intake.start_soon(forget_old_streams, services, timedelta(days=settings.completed_retention_days))
         log.info("daemon_started", watch_dir=folder)
         task_status.started(RunningDaemon(services, supervisor, watcher, stale_checker, shutdown))

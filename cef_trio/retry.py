@@ -89,6 +89,24 @@ def is_outage(error: BaseException) -> bool:
     return isinstance(error, OperationError) and error.transient and getattr(error, "code", None) not in _OF_ONE_CALL
 
 
+@dataclass(frozen=True, slots=True)
+class FailedAttempt:
+    """An attempt that failed, for whoever counts: it will be retried, or it was the operation's last."""
+
+    service: str
+    operation: str
+    error: BaseException
+    retried: bool
+
+
+RetryObserver = Callable[[FailedAttempt], None]
+"""Called for every retry, and once for every operation that failed for good; must not raise, and cannot wait."""
+
+
+def _nobody(_failed: FailedAttempt) -> None:
+    """The observer that is not there."""
+
+
 class CircuitBreaker:
     """Whether a service is up, for all who need it. Open means down, as in an electric circuit.
 
@@ -149,7 +167,8 @@ class ServiceRetrier:
     """The one policy of a service's calls.
 
     ``once`` names the operations that are tried a single time and never wait for the breaker: those that are bounded by
-    their caller, on the way out, where nobody may queue behind a dead server (promise P4).
+    their caller, on the way out, where nobody may queue behind a dead server (promise P4). ``observer`` hears of every
+    failed attempt, right where the log does.
     """
 
     def __init__(
@@ -159,10 +178,12 @@ class ServiceRetrier:
         *,
         once: frozenset[str] = frozenset(),
         random: Random | None = None,
+        observer: RetryObserver = _nobody,
     ) -> None:
         self._breaker = breaker
         self._policy = policy
         self._once = once
+        self._observer = observer
         self._random = random or Random()  # noqa: S311 - jitter, not a secret
 
     async def call(self, operation: str, attempt: Callable[[], Awaitable[T]]) -> T:
@@ -173,6 +194,13 @@ class ServiceRetrier:
                 error speaks of the whole service.
             trio.Cancelled: at once, during the attempt and during the wait.
         """
+        try:
+            return await self._call(operation, attempt)
+        except CefMp4ProcessorError as error:
+            self._observer(FailedAttempt(self._breaker.service, operation, error, retried=False))
+            raise
+
+    async def _call(self, operation: str, attempt: Callable[[], Awaitable[T]]) -> T:
         if operation in self._once:
             return await self._noting_failures(attempt)
         retrying = tenacity.AsyncRetrying(
@@ -180,7 +208,7 @@ class ServiceRetrier:
             stop=tenacity.stop_after_attempt(self._policy.attempts),
             wait=self._wait_seconds,
             retry=tenacity.retry_if_exception(is_transient),
-            before_sleep=lambda state: self._log_retry(operation, state),
+            before_sleep=lambda state: self._tell_retry(operation, state),
             reraise=True,
         )
 
@@ -209,7 +237,7 @@ class ServiceRetrier:
         asked = getattr(error, "retry_after_seconds", None)
         return wait if asked is None else max(wait, min(asked, MAX_RETRY_AFTER_SECONDS))
 
-    def _log_retry(self, operation: str, state: tenacity.RetryCallState) -> None:
+    def _tell_retry(self, operation: str, state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
         log.warning(
             "retry",
@@ -220,3 +248,5 @@ class ServiceRetrier:
             wait_seconds=round(state.next_action.sleep, 3) if state.next_action else 0,
             error=str(error),
         )
+        if error is not None:
+            self._observer(FailedAttempt(self._breaker.service, operation, error, retried=True))

@@ -87,6 +87,8 @@ class MemoryCheckpointStore:
     ) -> None:
         self.fault = fault
         """May be replaced at any time."""
+        self.persistent = False
+        """Whether it claims to outlive this process."""
         self._clock = clock
         self._retrier: Retrier = SingleAttempt() if retrier is None else retrier
         self._answer_timeout_seconds = answer_timeout_seconds
@@ -206,6 +208,19 @@ class MemoryCheckpointStore:
             "members",
             lambda: frozenset(key for key, stream in self._streams.items() if stream.stream_set is stream_set),
         )
+
+    async def count(self) -> Mapping[StreamSet, int]:
+        """How many streams each set has."""
+
+        def effect() -> Mapping[StreamSet, int]:
+            sets = [stream.stream_set for stream in self._streams.values()]
+            return {stream_set: sets.count(stream_set) for stream_set in StreamSet}
+
+        return await self._call("count", effect)
+
+    async def is_persistent(self) -> bool:
+        """As :attr:`persistent` says."""
+        return await self._call("is_persistent", lambda: self.persistent)
 
     async def find_by_path(self, paths: Collection[str]) -> Mapping[str, KnownPath]:
         """What is known of these paths; unknown ones are absent."""

@@ -161,6 +161,23 @@ class RedisCheckpointStore:
 
         return await self._redis.call("members", work)
 
+    async def count(self) -> Mapping[StreamSet, int]:
+        """How many streams each set has; one round trip."""
+
+        def work(client: Client) -> Mapping[StreamSet, int]:
+            with client.pipeline(transaction=False) as pipeline:
+                for stream_set in StreamSet:
+                    pipeline.scard(self.keys.set(stream_set))
+                return dict(zip(StreamSet, map(int, pipeline.execute()), strict=True))
+
+        return await self._redis.call("count", work)
+
+    async def is_persistent(self) -> bool:
+        """Whether the server writes an append-only file."""
+        return await self._redis.call(
+            "is_persistent", lambda client: bool(self._redis.command(client, "INFO", "persistence").get("aof_enabled"))
+        )
+
     async def find_by_path(self, paths: Collection[str]) -> Mapping[str, KnownPath]:
         """What is known of these paths; two round trips for each 500."""
 

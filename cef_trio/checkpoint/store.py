@@ -94,6 +94,14 @@ class CheckpointStore(Protocol):
         """The ids of the streams in that set."""
         ...
 
+    async def count(self) -> Mapping[StreamSet, int]:
+        """How many streams each set has; every set is named. Never reads the sets themselves."""
+        ...
+
+    async def is_persistent(self) -> bool:
+        """Whether the store writes what it acknowledges to an append-only file."""
+        ...
+
     async def find_by_path(self, paths: Collection[str]) -> Mapping[str, KnownPath]:
         """What is known of these paths; unknown ones are absent. In as few round trips as can be."""
         ...

@@ -48,12 +48,13 @@ from cef_trio.stream.naming import KeyTemplate, metadata_key
 from cef_trio.stream.services import Services, StreamRules
 from cef_trio.stream.stale import StaleChecker
 from cef_trio.stream.supervisor import StreamSupervisor
+from cef_trio.telemetry.metrics import Metrics
 
 BUCKET: Final = "recordings"
 PART: Final = 1000
 """A part's size in this world, bytes."""
 EPOCH: Final = datetime(2026, 1, 1, tzinfo=UTC)
-_ONCE: Final = frozenset({"ping", "head_bucket", "save_interrupted"})
+_ONCE: Final = frozenset({"ping", "head_bucket", "count", "is_persistent", "save_interrupted"})
 
 
 class World:
@@ -227,9 +228,12 @@ class World:
         self.life = life = life or Life()
         store = cast("CheckpointStore", MortalStore(self.store, life, self.journal))
         random = Random(self.random.getrandbits(64))  # noqa: S311 - as above
+        metrics = Metrics()
         redis_breaker = CircuitBreaker("redis", lambda: store.ping(), self.policy, random)  # noqa: PLW0108
         s3_breaker = CircuitBreaker("s3", lambda: s3.head_bucket(), self.policy, random)  # noqa: PLW0108
-        self.store._retrier = ServiceRetrier(redis_breaker, self.policy, once=_ONCE, random=random)  # noqa: SLF001
+        self.store._retrier = ServiceRetrier(  # noqa: SLF001
+            redis_breaker, self.policy, once=_ONCE, random=random, observer=metrics.attempt_failed
+        )
         config = S3Config(
             bucket=BUCKET,
             credentials=StaticCredentials(Credentials(DEFAULT_ACCESS_KEY_ID, DEFAULT_SECRET_ACCESS_KEY)),
@@ -237,7 +241,7 @@ class World:
         )
         s3 = _WitnessedS3Client(
             config,
-            retrier=ServiceRetrier(s3_breaker, self.policy, once=_ONCE, random=random),
+            retrier=ServiceRetrier(s3_breaker, self.policy, once=_ONCE, random=random, observer=metrics.attempt_failed),
             transport=MortalTransport(InProcessTransport(self.endpoint), life, self.witness, self.journal),
             now=self.utc_now,
         )
@@ -261,6 +265,7 @@ class World:
                 ),
                 utc_now=self.utc_now,
                 new_stream_id=lambda: str(UUID(int=self.random.getrandbits(128), version=4)),
+                metrics=metrics,
             )
 
     async def _probe(self, path: str) -> MediaInfo:
@@ -345,6 +350,8 @@ class WorldDaemon:
                 timeout_seconds=self.world.stream_timeout_seconds,
                 period_seconds=5.0,
             )
+            services = self.services
+            services.metrics.turns_by("stale_checker", lambda: services.unix_time(stale.last_turn))
             async with trio.open_nursery() as intake:
                 intake.start_soon(supervisor.run)
                 supervisor.tell(self.world.scan())

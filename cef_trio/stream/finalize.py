@@ -48,6 +48,7 @@ async def verify_and_complete(
     """
     if upload.meta.status is not Status.PENDING_COMPLETION:
         await upload.transition(Status.PENDING_COMPLETION)
+        log.info("recording_ended", parts=len(upload.parts), covered_bytes=upload.covered_bytes)
     while not leaving():
         before = await recording.stat()
         if before.size_bytes > upload.plan.max_size_bytes:
@@ -135,6 +136,8 @@ async def finish(services: Services, upload: StreamUpload, path: str) -> None:
     )
     duration_seconds = media.duration_seconds if media else None
     await upload.transition(Status.COMPLETED, duration_seconds=duration_seconds, last_activity_at_utc=now)
+    if duration_seconds is not None:
+        services.metrics.recording_probed(duration_seconds)
     await services.store.release([upload.stream_id], services.lease)
     log.info(
         "stream_completed",

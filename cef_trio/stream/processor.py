@@ -73,6 +73,12 @@ class StreamProcessor:
         self.disowned = False
         """Whether the stream's lease is lost: then nothing may be saved of it."""
         self._attempts = 0
+        self._finalizing_since: float | None = None
+
+    @property
+    def retrying(self) -> bool:
+        """Whether it comes back from an error, or waits for that."""
+        return self._attempts > 0
 
     async def run(self) -> Outcome:
         """Process the stream to its end.
@@ -132,8 +138,10 @@ class StreamProcessor:
                     if await self._has_ended(situation):
                         await self._with_recording(upload, self._verify_and_complete)
                 case Action.WRITE_METADATA:
+                    began = self._finalizing_began()
                     async with self._services.stream_slots:
                         await finish(self._services, upload, self.situation.value.path)
+                    self._services.metrics.finalized(trio.current_time() - began)
                     return Outcome.COMPLETED
             self._attempts = 0
 
@@ -254,6 +262,7 @@ class StreamProcessor:
         status = Status.DELETED_LOCALLY if upload.parts else Status.ABORTED_NO_PARTS
         await upload.abort()
         await upload.transition(status, failure_reason="The recording was deleted before it was uploaded whole.")
+        self._services.metrics.stream_failed(status.value)
         await self._services.store.release([upload.stream_id], self._services.lease)
         return True
 
@@ -281,9 +290,16 @@ class StreamProcessor:
         return unchanged
 
     async def _verify_and_complete(self, upload: StreamUpload, recording: OpenRecording) -> None:
+        self._finalizing_began()
         stat = await verify_and_complete(self._services, upload, recording, leaving=self._leaving)
         if stat is not None:  # it is still being written
+            self._finalizing_since = None
             self.situation.value = looked(self.situation.value, self.situation.value.path, stat)
+
+    def _finalizing_began(self) -> float:
+        if self._finalizing_since is None:
+            self._finalizing_since = trio.current_time()
+        return self._finalizing_since
 
     async def _park(self) -> Outcome:
         with shielded(self._services.rules.save_seconds, saving="parked state"):
@@ -355,6 +371,7 @@ class StreamProcessor:
         if reason not in KEEPS_ITS_UPLOAD:
             await upload.abort()
         await upload.transition(Status.failed(reason), failure_reason=f"{SENTENCES[reason]} {error}")
+        self._services.metrics.stream_failed(reason.value)
         await self._services.store.release([upload.stream_id], self._services.lease)
         return Outcome.FAILED
 

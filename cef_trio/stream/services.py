@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
@@ -18,6 +18,7 @@ from cef_trio.retry import CircuitBreaker
 from cef_trio.s3.client import S3Client
 from cef_trio.shielded import shielded
 from cef_trio.stream.naming import KeyTemplate
+from cef_trio.telemetry.metrics import Metrics
 
 
 class Prober(Protocol):
@@ -78,6 +79,11 @@ class Services:
     rules: StreamRules
     utc_now: Callable[[], datetime]
     new_stream_id: Callable[[], str]
+    metrics: Metrics = field(default_factory=Metrics)
+
+    def unix_time(self, moment: float) -> float:
+        """A moment of ``trio.current_time()`` as Unix time, in seconds."""
+        return self.utc_now().timestamp() - trio.current_time() + moment
 
     async def record_effect(self, saving: str, write: Callable[[], Awaitable[None]]) -> None:
         """Record what S3 has just done, before anything else happens (promise P2).

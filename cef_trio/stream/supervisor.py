@@ -24,6 +24,7 @@ from cef_trio.recording import FileStat
 from cef_trio.stream import lookup
 from cef_trio.stream import situation as news
 from cef_trio.stream.adoption import UnknownUploads
+from cef_trio.stream.growth import Growth
 from cef_trio.stream.judge import Verdict, judge
 from cef_trio.stream.processor import Outcome, StreamProcessor
 from cef_trio.stream.relocation import RelocatedStreams
@@ -46,6 +47,10 @@ class LiveStream:
     changed_at: float
     """``trio.current_time()`` when the file was last seen to change."""
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    growth: Growth = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.growth = Growth(self.changed_at, self.situation.value.stat.size_bytes)
 
     @property
     def path(self) -> str:
@@ -57,6 +62,7 @@ class LiveStream:
         """Take in news."""
         if situation.stat != self.situation.value.stat:
             self.changed_at = trio.current_time()
+            self.growth.saw(self.changed_at, situation.stat.size_bytes)
         self.situation.value = situation
 
 
@@ -94,6 +100,11 @@ class StreamSupervisor:
     def live_ids(self) -> frozenset[str]:
         """Their ids, of those that have one by now."""
         return frozenset(live.processor.stream_id for live in self._live.values() if live.processor.stream_id)
+
+    @property
+    def unasked_bytes(self) -> int:
+        """The sizes of files that Redis is still to be asked about."""
+        return sum(unknown.stat.size_bytes for unknown in self._unknown.values())
 
     def drain(self) -> None:
         """Start nothing new; tell every stream to finish what is in flight, save its state and leave."""
@@ -298,6 +309,8 @@ class StreamSupervisor:
             self._must_list_uploads |= lease_lost
             for key in [key for key, other in self._live.items() if other is live]:
                 del self._live[key]
+            cancelled = "lease_lost" if live.processor.disowned else "cancelled"
+            self._services.metrics.stream_ended(outcome.value if outcome is not None else cancelled)
         if outcome is not Outcome.PARKED and not self._draining.value:
             await self._look_again(live, lease_lost=lease_lost)
 

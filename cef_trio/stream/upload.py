@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 import structlog
+import trio
 
 from cef_trio.checkpoint.model import Checkpoint, PartRecord, StreamMeta
 from cef_trio.checkpoint.rules import apply_change, starting_over
@@ -75,6 +76,19 @@ class StreamUpload:
         """The end of the furthest part that S3 acknowledged."""
         return max((self.plan.part(number).offset + part.size_bytes for number, part in self.parts.items()), default=0)
 
+    @property
+    def acknowledged_bytes(self) -> int:
+        """How many bytes S3 has acknowledged, wherever they are in the file."""
+        return sum(part.size_bytes for part in self.parts.values())
+
+    @property
+    def acknowledged_to(self) -> int:
+        """The end of the parts that S3 acknowledged without a gap."""
+        number = self.first_missing
+        before = self.plan.part(number - 1).end if number > 1 else 0
+        short = self.parts.get(number)
+        return before + (short.size_bytes if short is not None else 0)
+
     def _has_full(self, number: int) -> bool:
         part = self.parts.get(number)
         return part is not None and part.size_bytes == self.plan.part(number).size_bytes
@@ -133,6 +147,7 @@ class StreamUpload:
         On cancellation the part is either recorded, or in flight: S3's acknowledgement had not arrived.
         """
         self._in_flight.add(part.number)
+        began = trio.current_time()
         try:
             sent = await self._services.s3.upload_part(
                 self.meta.s3_key_prefix,
@@ -145,6 +160,9 @@ class StreamUpload:
                 sent.part_number, sent.etag, sent.size_bytes, sent.crc64nvme, self._services.utc_now(), sent.checksum
             )
             rewritten = part.number in self.parts
+            self._services.metrics.part_uploaded(sent.size_bytes, trio.current_time() - began)
+            if rewritten:
+                self._services.metrics.part_rewritten(sent.size_bytes)
             self.parts[part.number] = record
             await self._services.record_effect(
                 "part record",

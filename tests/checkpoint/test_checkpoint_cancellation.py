@@ -28,6 +28,8 @@ CALLS: dict[str, Callable[[CheckpointStore], Awaitable[object]]] = {
     "load": lambda store: store.load("s1"),
     "load_metas": lambda store: store.load_metas(["s1"]),
     "members": lambda store: store.members(StreamSet.ACTIVE),
+    "count": lambda store: store.count(),
+    "is_persistent": lambda store: store.is_persistent(),
     "find_by_path": lambda store: store.find_by_path(["/rec/s1.mp4"]),
     "update": lambda store: store.update("s1", OURS, Change({"part_size": 1})),
     "record_part": lambda store: store.record_part("s1", OURS, part()),
@@ -38,7 +40,16 @@ CALLS: dict[str, Callable[[CheckpointStore], Awaitable[object]]] = {
     "save_interrupted": lambda store: store.save_interrupted([Saving("s1", Status.INTERRUPTED_SHUTDOWN, START)], OURS),
     "forget": lambda store: store.forget("ended"),
 }
-WRITING = frozenset(CALLS) - {"ping", "holders", "load", "load_metas", "members", "find_by_path"}
+WRITING = frozenset(CALLS) - {
+    "ping",
+    "holders",
+    "load",
+    "load_metas",
+    "members",
+    "count",
+    "is_persistent",
+    "find_by_path",
+}
 
 
 def test_every_operation_of_the_interface_is_cancelled_here() -> None:

@@ -190,6 +190,7 @@ async def test_more_streams_than_one_batch_are_renewed_loaded_and_released(subje
     assert set(await subject.store.load_metas(ids)) == set(ids)
     assert len(await subject.store.find_by_path([f"/rec/{stream_id}.mp4" for stream_id in ids])) == len(ids)
     assert await subject.store.members(StreamSet.ACTIVE) == set(ids)
+    assert await subject.store.count() == {**dict.fromkeys(StreamSet, 0), StreamSet.ACTIVE: len(ids)}
     await subject.store.release(ids, OURS)
     assert await subject.store.renew(ids, OURS) == set(ids)
 

@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
@@ -22,11 +23,13 @@ EVIL = "a\n2026-01-01 [info] stream_completed\x1b[31m\r.mp4"
 
 @pytest.fixture(autouse=True)
 def restore_logging() -> Iterator[None]:
+    logging.captureWarnings(False)
     root = logging.getLogger()
     handlers = root.handlers
     loggers = [root, *(logging.getLogger(name) for name in QUIET)]
     levels = [logger.level for logger in loggers]
     yield
+    logging.captureWarnings(False)
     root.handlers = handlers
     for logger, level in zip(loggers, levels, strict=True):
         logger.setLevel(level)
@@ -52,7 +55,38 @@ def test_the_libraries_below_us_have_the_same_shape_and_are_quiet() -> None:
     logging.getLogger("httpx").info("HTTP Request: GET https://…")
     logging.getLogger("redis").warning("careful")
     entry = json.loads(stream.getvalue())
-    assert (entry["event"], entry["level"]) == ("careful", "warning")
+    assert (entry["event"], entry["level"], entry["logger"]) == ("careful", "warning", "redis")
+    assert entry["timestamp"].endswith("Z")
+
+
+def test_a_librarys_line_has_the_streams_context_too() -> None:
+    stream = written(AppEnvironment.PRODUCTION)
+    with structlog.contextvars.bound_contextvars(stream_id="s1", file="/rec/a.mp4"):
+        logging.getLogger("httpx").warning("careful")
+        structlog.get_logger("x").info("part_uploaded")
+    library, ours = (json.loads(line) for line in stream.getvalue().splitlines())
+    assert (library["stream_id"], library["file"]) == (ours["stream_id"], ours["file"]) == ("s1", "/rec/a.mp4")
+    assert "logger" not in ours
+
+
+def test_a_librarys_traceback_is_structured_like_ours() -> None:
+    stream = written(AppEnvironment.PRODUCTION)
+    try:
+        raise ValueError("what")
+    except ValueError:
+        logging.getLogger("httpx").exception("failed")
+    entry = json.loads(stream.getvalue())
+    assert entry["exception"][0]["exc_type"] == "ValueError"
+
+
+def test_pythons_warnings_are_lines_like_all_others() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        stream = written(AppEnvironment.PRODUCTION)
+        warnings.warn("old", DeprecationWarning, stacklevel=1)
+    entry = json.loads(stream.getvalue())
+    assert (entry["level"], entry["logger"]) == ("warning", "py.warnings")
+    assert "DeprecationWarning: old" in entry["event"]
 
 
 @pytest.mark.parametrize("environment", list(AppEnvironment))

@@ -10,7 +10,14 @@ import trio.testing
 from structlog.testing import capture_logs
 
 from cef_trio.exceptions import CefMp4ProcessorError, RecordingChangedError, RedisOperationError, S3OperationError
-from cef_trio.retry import MAX_RETRY_AFTER_SECONDS, CircuitBreaker, RetryPolicy, ServiceRetrier, is_transient
+from cef_trio.retry import (
+    MAX_RETRY_AFTER_SECONDS,
+    CircuitBreaker,
+    FailedAttempt,
+    RetryPolicy,
+    ServiceRetrier,
+    is_transient,
+)
 
 POLICY = RetryPolicy(attempts=5, initial_seconds=1.0, max_seconds=8.0)
 
@@ -46,7 +53,8 @@ class Service:
         self.down = False
         self.probes = 0
         self.breaker = CircuitBreaker("s3", self.probe, POLICY, Random(1))
-        self.retrier = ServiceRetrier(self.breaker, POLICY, once=once, random=Random(2))
+        self.told: list[FailedAttempt] = []
+        self.retrier = ServiceRetrier(self.breaker, POLICY, once=once, random=Random(2), observer=self.told.append)
 
     async def probe(self) -> None:
         self.probes += 1
@@ -127,6 +135,37 @@ async def test_every_retry_is_logged_with_what_a_person_needs(autojump_clock: tr
     assert (entry["operation"], entry["attempt"], entry["attempts"]) == ("upload_part", 1, 5)
     assert "slow down" in entry["error"]
     assert entry["wait_seconds"] >= 0
+
+
+async def test_the_observer_hears_of_every_retry_and_of_the_last_failure(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    service, errors = Service(), [slow_down() for _ in range(5)]
+    with pytest.raises(S3OperationError):
+        await service.retrier.call("upload_part", Script(*errors))
+    assert [(told.error, told.retried) for told in service.told] == [
+        *((error, True) for error in errors[:4]),
+        (errors[4], False),
+    ]
+    assert {(told.service, told.operation) for told in service.told} == {("s3", "upload_part")}
+
+
+async def test_the_observer_hears_once_of_a_permanent_error_and_of_a_single_try(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    service = Service(once=frozenset({"ping"}))
+    with pytest.raises(S3OperationError):
+        await service.retrier.call("upload_part", Script(denied()))
+    with pytest.raises(S3OperationError):
+        await service.retrier.call("ping", Script(slow_down()))
+    assert [(told.operation, told.retried) for told in service.told] == [("upload_part", False), ("ping", False)]
+
+
+async def test_a_cancellation_is_no_failure_to_the_observer(autojump_clock: trio.testing.MockClock) -> None:
+    service = Service()
+    with trio.move_on_after(1):
+        await service.retrier.call("upload_part", trio.sleep_forever)
+    assert service.told == []
 
 
 async def test_a_cancellation_goes_through_at_once_during_the_wait(autojump_clock: trio.testing.MockClock) -> None:

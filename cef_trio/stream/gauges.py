@@ -1,0 +1,67 @@
+"""How the streams stand at this moment, for the metrics: read at each scrape from what is there anyway."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+
+import trio
+
+from cef_trio.stream.services import Services
+from cef_trio.stream.situation import Situation
+from cef_trio.stream.supervisor import LiveStream, StreamSupervisor
+from cef_trio.telemetry.labels import StreamState
+from cef_trio.telemetry.snapshot import LimiterUse, Snapshot
+
+
+class Observer:
+    """Takes snapshots of a running daemon. Call it from the trio thread."""
+
+    def __init__(self, services: Services, supervisor: StreamSupervisor) -> None:
+        self.leaving_since: Callable[[], float | None] = lambda: None
+        """When the daemon was asked to leave, by ``trio.current_time()``; ``None`` before."""
+        self._services = services
+        self._supervisor = supervisor
+
+    def __call__(self) -> Snapshot:
+        """How everything stands now."""
+        services, live, now = self._services, tuple(self._supervisor.live), trio.current_time()
+        states = Counter(_state(stream) for stream in live)
+        leaving_since = self.leaving_since()
+        return Snapshot(
+            live_streams={state: states[state] for state in StreamState},
+            lag_bytes=self._supervisor.unasked_bytes + sum(_lag_bytes(stream) for stream in live),
+            lag_seconds=max(_lag_seconds(live, now), default=0.0),
+            services_up={
+                breaker.service: breaker.up.value for breaker in (services.s3_breaker, services.redis_breaker)
+            },
+            limiters={"streams": _use(services.stream_slots), "parts": _use(services.part_slots)},
+            shutdown_seconds=now - leaving_since if leaving_since is not None else 0.0,
+        )
+
+
+def _state(stream: LiveStream) -> StreamState:
+    if stream.processor.working:
+        return StreamState.WORKING
+    return StreamState.RETRYING if stream.processor.retrying else StreamState.WAITING
+
+
+def _lag_bytes(stream: LiveStream) -> int:
+    upload = stream.processor.upload
+    acknowledged = upload.acknowledged_bytes if upload is not None else 0
+    situation: Situation = stream.situation.value
+    return max(0, situation.stat.size_bytes - acknowledged)
+
+
+def _lag_seconds(live: Iterable[LiveStream], now: float) -> Iterable[float]:
+    for stream in live:
+        stream.growth.saw(now, stream.situation.value.stat.size_bytes)  # the stream may have looked for itself
+        if stream.processor.upload is not None:
+            stream.growth.acknowledged(stream.processor.upload.acknowledged_to)
+        oldest = stream.growth.oldest()
+        if oldest is not None:
+            yield now - oldest
+
+
+def _use(limiter: trio.CapacityLimiter) -> LimiterUse:
+    return LimiterUse(borrowed=limiter.borrowed_tokens, total=limiter.total_tokens)

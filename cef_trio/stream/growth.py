@@ -1,0 +1,44 @@
+"""When each byte of a growing file was first seen, in little memory: how old is the oldest one not yet in S3? Pure."""
+
+from __future__ import annotations
+
+from typing import Final
+
+_MAX_MARKS: Final = 128
+
+
+class Growth:
+    """Sizes of one file, by when they were first seen. Times are of any one clock, in seconds.
+
+    Keeps at most 128 marks. When they are more, neighbours become one that says the earlier time, so a byte may be told
+    to be older than it is, by the distance of two marks, and never younger.
+    """
+
+    def __init__(self, at: float, size_bytes: int) -> None:
+        self._marks = [(at, size_bytes)] if size_bytes > 0 else []
+
+    def saw(self, at: float, size_bytes: int) -> None:
+        """The file has that size now. What a truncation took away is forgotten."""
+        known = self._marks[-1][1] if self._marks else 0
+        if size_bytes < known:
+            kept = [(seen, min(size, size_bytes)) for seen, size in self._marks]
+            end = next(index for index, (_, size) in enumerate(kept) if size == size_bytes)
+            self._marks = kept[: end + 1] if size_bytes > 0 else []
+        elif size_bytes > known:
+            self._marks.append((at, size_bytes))
+            if len(self._marks) > _MAX_MARKS:
+                self._halve()
+
+    def acknowledged(self, size_bytes: int) -> None:
+        """The first ``size_bytes`` bytes are of no interest any more."""
+        while self._marks and self._marks[0][1] <= size_bytes:
+            del self._marks[0]
+
+    def oldest(self) -> float | None:
+        """When the first byte that is still of interest was seen; ``None`` if there is none."""
+        return self._marks[0][0] if self._marks else None
+
+    def _halve(self) -> None:
+        # Called with an odd number. The last mark stays, so that growth right after it is told at its own time.
+        pairs = zip(self._marks[:-1:2], self._marks[1:-1:2], strict=True)
+        self._marks = [*((earlier[0], later[1]) for earlier, later in pairs), self._marks[-1]]
