@@ -19,6 +19,7 @@ from cef_trio import shielded as shield_room
 from cef_trio.checkpoint.memory import MemoryCheckpointStore
 from cef_trio.checkpoint.model import Lease, PartRecord, StreamMeta
 from cef_trio.disk import OpenRecording
+from cef_trio.lab.blows import Blow
 from cef_trio.s3 import completion
 from cef_trio.s3.xml import CompleteResult, XmlError, parse_complete_result
 from cef_trio.stream import finalize, recovery
@@ -33,13 +34,14 @@ Apply = Callable[[ExitStack], None]
 
 @dataclass(frozen=True, slots=True)
 class Mutation:
-    """One thing left out. ``shows_in`` is the scenario in which it is found, ``breaks`` the promises that break."""
+    """One thing left out. ``shows_in`` is the scenario and ``blow`` the blow that show it, ``breaks`` what it breaks."""
 
     name: str
     summary: str
     apply: Apply
     shows_in: str
     breaks: tuple[str, ...]
+    blow: Blow = Blow.CANCEL
 
 
 def _replace(stack: ExitStack, owner: object, name: str, value: object) -> None:
@@ -297,8 +299,9 @@ _MUTATIONS: Final = (
         "unchecked: the list of parts",
         "what S3 has under a recorded number is not compared",
         _list_of_parts_believed_unseen,
-        "rewrites",
-        ("P6", "P1"),
+        "bytes-go-back",
+        ("P6",),
+        Blow.DIE_UNANSWERED,
     ),
     Mutation(
         "unchecked: a lost answer",
@@ -342,7 +345,12 @@ _VARIANTS: Final = (
     ),
     Mutation("naive: no state saved", "a restart has to guess", _state_unsaved, "many-parts", ("P3",)),
     Mutation(
-        "naive: S3 is not asked", "what Redis knows is all that is known", _list_of_parts_unread, "rewrites", ("P6",)
+        "naive: S3 is not asked",
+        "what Redis knows is all that is known",
+        _list_of_parts_unread,
+        "bytes-go-back",
+        ("P6",),
+        Blow.DIE_UNANSWERED,
     ),
 )
 

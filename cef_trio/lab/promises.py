@@ -100,11 +100,25 @@ Received = Mapping[tuple[str, int], int]
 
 
 def recorded_parts(world: World) -> dict[tuple[str, int], int]:
-    """(key, part number) → the checksum recorded for it."""
+    """(key, part number) → the checksum recorded for it, of the parts that S3 has as they are recorded."""
+    held = _parts_held(world)
     return {
         (checkpoint.meta.s3_key_prefix, number): part.crc64nvme
         for checkpoint in world.known()
         for number, part in checkpoint.parts.items()
+        # What S3 took and never acknowledged may have replaced it: then it may have to be sent again.
+        if held.get((checkpoint.meta.s3_upload_id or "", number), part.etag) == part.etag
+    }
+
+
+def _parts_held(world: World) -> dict[tuple[str, int], str]:
+    """(upload id, part number) → the ETag of what S3 has."""
+    model = world.endpoint.model
+    page = model.list_uploads(BUCKET, prefix="", delimiter="", key_marker="", upload_id_marker="", limit=1000)
+    return {
+        (upload.upload_id, part.number): part.etag.strip('"')
+        for upload in page.uploads
+        for part in model.list_parts(BUCKET, upload.key, upload.upload_id, after=0, limit=1000).parts
     }
 
 

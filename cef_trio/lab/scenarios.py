@@ -95,6 +95,20 @@ async def _rewrites(stage: Stage) -> None:
     await trio.sleep(6)
 
 
+async def _bytes_go_back(stage: Stage) -> None:
+    """A patched part is sent again, slowly; meanwhile the writer takes the patch back."""
+    stage.append(3 * PART)
+    await trio.sleep(0.5)
+    before = stage.world.content()[5:12]
+    stage.arm(Fault(Kind.SLOW, "UploadPart", Moment.REPLY, times=None, seconds=0.5))
+    stage.patch(5, b"patched")
+    stage.close()
+    await trio.sleep(1.2)
+    stage.patch(5, before)
+    stage.close()
+    await trio.sleep(8)
+
+
 async def _empty(stage: Stage) -> None:
     stage.touch()
     await trio.sleep(0.5)
@@ -176,7 +190,6 @@ async def _foreign_object(stage: Stage) -> None:
     await trio.sleep(0.5)
     for key in await stage.world.abort_open_uploads():
         await stage.world.put_foreign(key)
-    stage.append(100)
     stage.close()
     await trio.sleep(8)
 
@@ -227,7 +240,7 @@ async def _redis_frozen(stage: Stage) -> None:
 
     async def freeze(_operation: str, moment: RedisMoment) -> None:
         if moment is RedisMoment.SENT:
-            await trio.sleep_forever()
+            await trio.sleep(3600)  # an end there must be, so that a daemon that waits for it can be told so
 
     stage.world.store.fault = freeze
     stage.append(2 * PART)
@@ -309,6 +322,7 @@ SCENARIOS: Final = {
         Scenario("many-parts", "three recordings, four parts on their way at each moment", _many_parts),
         Scenario("finalizing", "a recording is verified, completed, probed; its metadata is written", _finalizing),
         Scenario("rewrites", "the writer patches parts that were sent, until the last moment", _rewrites),
+        Scenario("bytes-go-back", "a part is patched, sent again, and the patch taken back", _bytes_go_back),
         Scenario("empty", "an empty recording becomes a plain object", _empty),
         Scenario(
             "resume", "a daemon that was stopped comes back, the recording still growing", _goes_on, _before_resume

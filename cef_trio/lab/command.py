@@ -1,0 +1,276 @@
+"""``cef-trio lab``: the laboratory for people. A progress bar, a table, and a report to look at.
+
+Exit code 0 if every promise was kept, 5 if one was broken: then the first plan that broke it is told in words with
+which the same run can be had again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from cef_trio.exceptions import CefMp4ProcessorError
+from cef_trio.exit_codes import ExitCode
+from cef_trio.lab.blows import DEATHS, Blow, Strike
+from cef_trio.lab.campaign import Tally, conduct
+from cef_trio.lab.explorers import cancellations, crashes, worlds
+from cef_trio.lab.mutations import MUTATIONS, VARIANTS
+from cef_trio.lab.proof import Finding, hunt
+from cef_trio.lab.report import write_report
+from cef_trio.lab.run import Plan, run_plan
+from cef_trio.lab.scenarios import SCENARIOS
+from cef_trio.lab.simulation import SIMULATED, strikes_of
+
+_STRIKE: Final = re.compile(r"(?P<blow>[a-z-]+)@(?P<at>[1-9]\d*)(?:/(?P<life>[1-9]\d*))?")
+
+Plans = Callable[[str], Iterator[Plan]]
+
+
+def add_lab(commands: Any) -> None:
+    """Add ``lab`` to the parser's commands."""
+    lab = commands.add_parser(
+        "lab",
+        help="the laboratory: cancel, crash and simulate the daemon, and hold it against its promises",
+        description="Run the daemon in worlds of its own, on a virtual clock, and strike it at chosen moments: each run "
+        "can be had again exactly. Then everything is held against the promises P1 to P8. docs/correctness.md says more.",
+        epilog="Exit codes: 0 every promise was kept, 2 wrong arguments, 5 a promise was broken.",
+    )
+    kinds = lab.add_subparsers(title="explorers", required=True, metavar="EXPLORER")
+    cancel = _add(kinds, "cancel", _cancel, "cancel and drain it at every step of each scenario")
+    _add_explorer(cancel, every="--drain-every", strikes="drain at every N-th step")
+    crash = _add(kinds, "crash", _crash, "let it die in every call and at every step of each scenario")
+    _add_explorer(crash, every="--kill-every", strikes="kill at every N-th step")
+    simulate = _add(kinds, "simulate", _simulate, "worlds made of dice: writers, faults, deaths")
+    simulate.add_argument("--worlds", type=_positive, default=1000, metavar="N", help="how many worlds (1000)")
+    simulate.add_argument("--seed", type=_number, default=0, metavar="SEED", help="the first world's seed (0)")
+    mutations = _add(kinds, "mutations", _mutations, "leave one shield, write or check out, and see that it is found")
+    mutations.add_argument("--only", default="", metavar="TEXT", help="only those whose name has this in it")
+    variants = _add(kinds, "variants", _variants, "what goes wrong, and how often, in a daemon that is written naively")
+    variants.add_argument("--only", default="", metavar="TEXT", help="only those whose name has this in it")
+    replay = _add(kinds, "replay", _replay, "one run again, told step by step")
+    replay.add_argument(
+        "scenario", choices=[*SCENARIOS, SIMULATED], metavar="SCENARIO", help="its name, or `simulated`"
+    )
+    replay.add_argument(
+        "strikes", nargs="*", type=_strike, metavar="BLOW@N[/LIFE]", help="such as cancel@17 or die-before@3/2"
+    )
+    replay.add_argument("--seed", type=_number, default=0, metavar="SEED", help="of the scheduler and the world (0)")
+    replay.add_argument("--mutation", choices=[*MUTATIONS, *VARIANTS], metavar="NAME", help="with that left out")
+
+
+def _add(kinds: Any, name: str, command: Callable[[argparse.Namespace], ExitCode], summary: str) -> Any:
+    parser = kinds.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="write an HTML page that shows all of it")
+    parser.add_argument(
+        "--processes", type=_positive, default=os.cpu_count() or 1, metavar="N", help="runs at once (one a processor)"
+    )
+    parser.set_defaults(command=command)
+    return parser
+
+
+def _add_explorer(parser: Any, *, every: str, strikes: str) -> None:
+    parser.add_argument(
+        "--scenario",
+        action="append",
+        choices=list(SCENARIOS),
+        metavar="NAME",
+        help=f"only this one; may be given again. There are: {', '.join(SCENARIOS)}",
+    )
+    parser.add_argument("--seed", type=_number, default=0, metavar="SEED", help="of the scheduler and the world (0)")
+    parser.add_argument(every, dest="every", type=_positive, default=1, metavar="N", help=f"{strikes} only (1)")
+    parser.add_argument(
+        "--pairs", type=_number, default=0, metavar="N", help="runs a scenario that are struck twice (0)"
+    )
+
+
+def _positive(text: str) -> int:
+    number = _number(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"takes a whole number from 1, not {text!r}")
+    return number
+
+
+def _number(text: str) -> int:
+    if not text.isascii() or not text.isdigit():
+        raise argparse.ArgumentTypeError(f"takes a whole number from 0, not {text!r}")
+    return int(text)
+
+
+def _strike(text: str) -> Strike:
+    found = _STRIKE.fullmatch(text)
+    if found is None or found["blow"] not in list(Blow):
+        raise argparse.ArgumentTypeError(f"takes BLOW@N or BLOW@N/LIFE with one of {', '.join(Blow)}, not {text!r}")
+    return Strike(Blow(found["blow"]), int(found["at"]), int(found["life"] or 1))
+
+
+def _cancel(arguments: argparse.Namespace) -> ExitCode:
+    def plans(scenario: str) -> Iterator[Plan]:
+        return cancellations(scenario, seed=arguments.seed, drain_every=arguments.every, pairs=arguments.pairs)
+
+    return _explore(arguments, "Cancelled at every step", arguments.scenario or list(SCENARIOS), plans)
+
+
+def _crash(arguments: argparse.Namespace) -> ExitCode:
+    def plans(scenario: str) -> Iterator[Plan]:
+        return crashes(scenario, seed=arguments.seed, kill_every=arguments.every, pairs=arguments.pairs)
+
+    return _explore(arguments, "Dead in every call", arguments.scenario or list(SCENARIOS), plans)
+
+
+def _simulate(arguments: argparse.Namespace) -> ExitCode:
+    def plans(_scenario: str) -> Iterator[Plan]:
+        return worlds(arguments.seed, arguments.worlds)
+
+    return _explore(arguments, "Worlds made of dice", [SIMULATED], plans)
+
+
+def _explore(arguments: argparse.Namespace, title: str, scenarios: Iterable[str], plans: Plans) -> ExitCode:
+    console = Console()
+    tallies: dict[str, Tally] = {}
+    with _progress(console) as progress:
+        for scenario in scenarios:
+            tally = tallies[scenario] = Tally()
+            listed = list(plans(scenario))
+            bar = progress.add_task(scenario, total=len(listed))
+            for report in conduct(listed, processes=arguments.processes):
+                tally.add(report)
+                progress.advance(bar)
+    console.print(_table(title, tallies))
+    hits = sum((tally.hits for tally in tallies.values()), start=Tally().hits)
+    if any(hits.values()):
+        console.print(
+            "What really happened: " + ", ".join(f"{name} {hits[name]}" for name in sorted(hits)), highlight=False
+        )
+    broken = [(kind, plan) for tally in tallies.values() for kind, plan in tally.examples.items()]
+    for kind, plan in broken:
+        console.print(f"{kind}\n    cef-trio lab replay {arguments_of(plan)}", highlight=False, markup=False)
+    if arguments.report is not None:
+        _write(arguments.report, title, tallies, broken[0][1] if broken else _shown(tallies))
+    return ExitCode.ANSWER_IS_NO if broken else ExitCode.DONE
+
+
+def _progress(console: Console) -> Progress:
+    columns = ("[progress.description]{task.description}",)
+    return Progress(
+        *map(TextColumn, columns),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+
+
+def _table(title: str, tallies: dict[str, Tally]) -> Table:
+    table = Table(title=title)
+    table.add_column("scenario")
+    for heading in ("runs", "struck", "places", "promises broken", "longest exit"):
+        table.add_column(heading, justify="right")
+    for name, tally in tallies.items():
+        table.add_row(
+            name,
+            str(tally.runs),
+            str(tally.struck),
+            str(len(tally.places)),
+            str(tally.violated),
+            f"{tally.longest_exit_seconds:.1f} s",
+            style="red" if tally.violated else "",
+        )
+    return table
+
+
+def arguments_of(plan: Plan) -> str:
+    """The words after ``cef-trio lab replay`` that run this plan."""
+    strikes = () if plan.scenario == SIMULATED else plan.strikes
+    words = [plan.scenario, *(f"{strike.blow}@{strike.at}/{strike.life}" for strike in strikes)]
+    if plan.seed:
+        words += ["--seed", str(plan.seed)]
+    if plan.mutation:
+        words += ["--mutation", f'"{plan.mutation}"']
+    return " ".join(words)
+
+
+def _shown(tallies: dict[str, Tally]) -> Plan:
+    """A run for the time line: one that was struck in the middle of its work."""
+    name = next(iter(tallies))
+    if name == SIMULATED:
+        return next(worlds(0, 1))
+    middle = max(place.struck.total() for place in tallies[name].places.values())
+    return Plan(name, (Strike(Blow.CANCEL, middle),))
+
+
+def _write(path: Path, title: str, tallies: dict[str, Tally], plan: Plan) -> None:
+    shown = run_plan(plan, keep_journal=True)
+    try:
+        path.write_text(write_report(title, tallies, shown, again=arguments_of(plan)), encoding="utf-8")
+    except OSError as error:
+        raise CefMp4ProcessorError(f"cannot write the report to {path}: {error.strerror}") from error
+
+
+def _mutations(arguments: argparse.Namespace) -> ExitCode:
+    return _hunt(arguments, "What is noticed when one thing is left out", list(MUTATIONS))
+
+
+def _variants(arguments: argparse.Namespace) -> ExitCode:
+    return _hunt(arguments, "What goes wrong in a naive daemon", list(VARIANTS))
+
+
+def _hunt(arguments: argparse.Namespace, title: str, names: list[str]) -> ExitCode:
+    console = Console()
+    chosen = [name for name in names if arguments.only in name]
+    findings: list[Finding] = []
+    with _progress(console) as progress:
+        bar = progress.add_task(title, total=len(chosen))
+        for name in chosen:
+            findings.append(hunt(name, processes=arguments.processes))
+            progress.advance(bar)
+    table = Table(title=title)
+    for heading in ("left out", "scenario", "struck by", "broken", "runs", "how often", "first"):
+        table.add_column(heading, justify="right" if heading in {"runs", "how often"} else "left")
+    for finding in findings:
+        table.add_row(
+            finding.mutation,
+            finding.scenario,
+            finding.blow or "-",
+            ", ".join(finding.broken) or "nothing",
+            str(finding.runs),
+            f"{finding.violated / finding.runs:.0%}" if finding.runs else "-",
+            arguments_of(finding.example) if finding.example else "NOT FOUND",
+            style="" if finding.found else "red",
+        )
+    console.print(table)
+    return ExitCode.DONE if all(finding.found for finding in findings) else ExitCode.ANSWER_IS_NO
+
+
+def _replay(arguments: argparse.Namespace) -> ExitCode:
+    strikes = tuple(arguments.strikes)
+    if arguments.scenario == SIMULATED and not strikes:
+        strikes = strikes_of(arguments.seed)
+    report = run_plan(Plan(arguments.scenario, strikes, arguments.seed, arguments.mutation), keep_journal=True)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    for entry in report.entries:
+        console.print(f"{entry.began:9.3f}  {entry.lane:7} {entry.text} {entry.outcome}".rstrip())
+    for struck in report.struck:
+        console.print(f"Struck by {struck.strike} at {struck.seconds:.3f}: {struck.place}")
+    for saved in report.saved:
+        console.print(f"Saved: {'; '.join(saved) or 'nothing'}")
+    console.print(f"Fingerprint: {report.digest[:16]}")
+    for violation in report.violations:
+        console.print(violation)
+    calls = [strike for strike in strikes if strike.blow in DEATHS]
+    if not report.all_struck and calls:
+        console.print("Not every strike found its moment: that call was never made, or ended in another way.")
+    if arguments.report is not None:
+        tally = Tally()
+        tally.add(report)
+        _write(arguments.report, "One run", {arguments.scenario: tally}, report.plan)
+    return ExitCode.ANSWER_IS_NO if report.violations else ExitCode.DONE
