@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -27,10 +27,10 @@ _DATA_DIR = Path("cef-data")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
     _open_standard_streams()
-    parser = _parser()
-    parsed = parser.parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    command = _chosen(words)
     try:
-        code = int(parsed.command(parsed))
+        code = int(command())
         sys.stdout.flush()
     except CefMp4ProcessorError as error:
         with contextlib.suppress(OSError):  # nobody reads it: the exit code says it too
@@ -46,6 +46,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code
     finally:
         _flush_standard_error()
+
+
+def _chosen(words: Sequence[str]) -> Callable[[], int]:
+    """The command that these words choose."""
+    if words[:1] == ["lab"]:  # it has a parser of its own, which is heavy, and not for who runs a daemon
+        from cef_trio.lab.command import run_lab
+
+        return lambda: run_lab(words[1:])
+    parsed = _parser().parse_args(words)
+    return lambda: parsed.command(parsed)
 
 
 def _open_standard_streams() -> None:
@@ -111,6 +121,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_data_dir(demo)
     demo.set_defaults(command=_demo)
     add_commands(commands)
+    commands.add_parser(
+        "lab", help="the laboratory: cancel, crash and simulate the daemon, and hold it against its promises"
+    )
     return parser
 
 

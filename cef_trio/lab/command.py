@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,13 +34,18 @@ _STRIKE: Final = re.compile(r"(?P<blow>[a-z-]+)@(?P<at>[1-9]\d*)(?:/(?P<life>[1-
 Plans = Callable[[str], Iterator[Plan]]
 
 
-def add_lab(commands: Any) -> None:
-    """Add ``lab`` to the parser's commands."""
-    lab = commands.add_parser(
-        "lab",
-        help="the laboratory: cancel, crash and simulate the daemon, and hold it against its promises",
-        description="Run the daemon in worlds of its own, on a virtual clock, and strike it at chosen moments: each run "
-        "can be had again exactly. Then everything is held against the promises P1 to P8. docs/correctness.md says more.",
+def run_lab(words: Sequence[str]) -> ExitCode:
+    """``cef-trio lab`` with these words behind it; returns the exit code."""
+    arguments = _parser().parse_args(words)
+    command: Callable[[argparse.Namespace], ExitCode] = arguments.command
+    return command(arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
+    lab = argparse.ArgumentParser(
+        prog="cef-trio lab",
+        description="Run the daemon in worlds of its own, on a virtual clock, and strike it at chosen moments: each "
+        "run can be had again exactly. Then all is held against the promises P1 to P8; see docs/correctness.md.",
         epilog="Exit codes: 0 every promise was kept, 2 wrong arguments, 5 a promise was broken.",
     )
     kinds = lab.add_subparsers(title="explorers", required=True, metavar="EXPLORER")
@@ -64,6 +69,7 @@ def add_lab(commands: Any) -> None:
     )
     replay.add_argument("--seed", type=_number, default=0, metavar="SEED", help="of the scheduler and the world (0)")
     replay.add_argument("--mutation", choices=[*MUTATIONS, *VARIANTS], metavar="NAME", help="with that left out")
+    return lab
 
 
 def _add(kinds: Any, name: str, command: Callable[[argparse.Namespace], ExitCode], summary: str) -> Any:
@@ -151,7 +157,8 @@ def _explore(arguments: argparse.Namespace, title: str, scenarios: Iterable[str]
         )
     broken = [(kind, plan) for tally in tallies.values() for kind, plan in tally.examples.items()]
     for kind, plan in broken:
-        console.print(f"{kind}\n    cef-trio lab replay {arguments_of(plan)}", highlight=False, markup=False)
+        again = f"{kind}\n    cef-trio lab replay {arguments_of(plan)}"
+        console.print(again, highlight=False, markup=False, soft_wrap=True)  # a line to copy
     if arguments.report is not None:
         _write(arguments.report, title, tallies, broken[0][1] if broken else _shown(tallies))
     return ExitCode.ANSWER_IS_NO if broken else ExitCode.DONE

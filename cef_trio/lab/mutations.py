@@ -34,7 +34,7 @@ Apply = Callable[[ExitStack], None]
 
 @dataclass(frozen=True, slots=True)
 class Mutation:
-    """One thing left out. ``shows_in`` is the scenario and ``blow`` the blow that show it, ``breaks`` what it breaks."""
+    """One thing left out. ``shows_in`` and ``blow``: where it shows; ``breaks``: which promises."""
 
     name: str
     summary: str

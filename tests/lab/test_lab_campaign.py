@@ -1,0 +1,78 @@
+"""P2, P3, P4, P5, P6, P7: at every step and in every call the daemon is struck, and then goes on, and nothing is lost.
+
+The short campaign. The long one: ``cef-trio lab cancel``, ``crash`` and ``simulate`` (docs/correctness.md).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+import pytest
+
+from cef_trio.lab.campaign import Tally, conduct
+from cef_trio.lab.explorers import cancellations, crashes, worlds
+from cef_trio.lab.run import Plan
+from cef_trio.lab.scenarios import SCENARIOS
+
+PROCESSES = os.cpu_count() or 1
+WORLDS = 2000
+KINDS = {
+    "s3: error InternalError",
+    "s3: error SlowDown",
+    "s3: error BadDigest",
+    "s3: reset (before)",
+    "s3: reset (body)",
+    "s3: reset (reply)",
+    "s3: error-in-200 (before)",
+    "s3: error-in-200 (reply)",
+    "s3: stale-parts (before)",
+    "s3: skew (before)",
+    "s3: slow (reply)",
+    "redis: answer lost",
+    "redis: everything lost",
+    "redis: last second lost",
+    "writer: append",
+    "writer: patch",
+    "writer: truncate",
+    "writer: rename",
+    "writer: delete",
+    "writer: replace",
+    "writer: close",
+}
+
+
+def told(tally: Tally) -> str:
+    return "\n".join(f"{count} times {kind}: {tally.examples[kind]}" for kind, count in tally.violations.most_common())
+
+
+def conducted(plans: Iterable[Plan]) -> Tally:
+    tally = Tally()
+    for report in conduct(plans, processes=PROCESSES):
+        tally.add(report)
+    return tally
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_no_promise_is_broken_wherever_the_daemon_is_cancelled_or_drained() -> None:
+    tally = conducted(plan for name in SCENARIOS for plan in cancellations(name, drain_every=8))
+    assert tally.violated == 0, told(tally)
+    assert tally.struck == tally.runs  # each plan found its moment
+    assert len(tally.places) > 50  # lines of the daemon
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_no_promise_is_broken_whichever_call_the_daemon_dies_in() -> None:
+    tally = conducted(plan for name in SCENARIOS for plan in crashes(name, kill_every=8, pairs=4))
+    assert tally.violated == 0, told(tally)
+    assert tally.struck > tally.runs * 0.9  # a call that fails by itself has no answer to die after
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_no_promise_is_broken_in_worlds_made_of_dice() -> None:
+    tally = conducted(worlds(0, WORLDS))
+    assert tally.violated == 0, told(tally)
+    assert KINDS - {kind for kind, count in tally.hits.items() if count} == set()

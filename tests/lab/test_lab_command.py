@@ -1,0 +1,93 @@
+"""``cef-trio lab`` for people: a table, a report that needs nothing else, wrong words in one clear line."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from cef_trio.cli import main
+from cef_trio.exit_codes import ExitCode
+from cef_trio.lab import command
+from cef_trio.lab.explorers import cancellations
+from cef_trio.lab.run import Plan
+
+
+class Page(HTMLParser):
+    """What a page loads, and what it says."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.loads: list[str] = []
+        self.tags: list[str] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.loads += [value or "" for name, value in attrs if name in {"src", "href"}]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_a_scenario_is_explored_and_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = tmp_path / "out.html"
+    words = ["lab", "cancel", "--scenario", "empty", "--processes", "1", "--drain-every", "50", "--report", str(report)]
+    assert main(words) == ExitCode.DONE
+    assert re.search(r"empty\s*│\s*\d+ │", capsys.readouterr().out)
+    page = Page(report.read_text())
+    assert page.loads == []
+    assert "Every promise was kept." in page.text
+    assert "stream/processor.py" in page.text  # where it was struck
+    assert "circle" in page.tags  # the time line of one run
+    assert "cef-trio lab replay empty cancel@" in page.text
+
+
+def test_a_broken_promise_is_told_with_the_words_that_show_it_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = Plan("first-part", mutation="naive: no state saved")
+
+    def mutated(scenario: str, *, seed: int, **_: int) -> list[Plan]:
+        return [Plan(scenario, plan.strikes, seed, broken.mutation) for plan in list(real(scenario, seed=seed))[60:70]]
+
+    real = cancellations
+    monkeypatch.setattr(command, "cancellations", mutated)
+    assert main(["lab", "cancel", "--scenario", "first-part", "--processes", "1"]) == ExitCode.ANSWER_IS_NO
+    again = re.search(r"cef-trio lab replay (.*)", capsys.readouterr().out)
+    assert again is not None
+    assert main(["lab", "replay", *shlex.split(again[1])]) == ExitCode.ANSWER_IS_NO
+    assert "P3: " in capsys.readouterr().out
+
+
+def test_a_simulated_world_is_replayed_by_its_seed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["lab", "replay", "simulated", "--seed", "7"]) == ExitCode.DONE
+    first = capsys.readouterr().out
+    assert main(["lab", "replay", "simulated", "--seed", "7"]) == ExitCode.DONE
+    assert re.sub(r"cef-lab-\w+", "", first) == re.sub(r"cef-lab-\w+", "", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["cancel", "--scenario", "nothing-such"], "invalid choice: 'nothing-such'"),
+        (["replay", "empty", "explode@3"], "takes BLOW@N"),
+        (["simulate", "--worlds", "0"], "takes a whole number from 1, not '0'"),
+        (["simulate", "--seed", "-1"], "takes a whole number from 0, not '-1'"),
+    ],
+)
+def test_wrong_words_are_one_clear_line(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["lab", *words])
+    assert ended.value.code == ExitCode.BAD_SETTINGS
+    assert said in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_report_that_cannot_be_written_is_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["lab", "replay", "empty", "--report", str(tmp_path / "no" / "out.html")]
+    assert main(words) == ExitCode.BAD_SETTINGS
+    assert "cannot write the report to" in capsys.readouterr().err

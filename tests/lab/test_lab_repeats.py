@@ -1,0 +1,48 @@
+"""A run can be had again exactly: the same plan is the same run, in whatever process, in whatever folder."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cef_trio.lab.blows import Blow, Strike
+from cef_trio.lab.run import Plan, run_plan
+from cef_trio.lab.simulation import SIMULATED, strikes_of
+
+ROOT = Path(__file__).parents[2]
+PLANS = [
+    Plan("many-parts", (Strike(Blow.CANCEL, 150),)),
+    Plan("passing-errors", (Strike(Blow.DIE_UNANSWERED, 5), Strike(Blow.KILL, 20, life=2)), seed=3),
+    *(Plan(SIMULATED, strikes_of(seed), seed) for seed in (3, 82, 1746)),
+]
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=str)
+def test_the_same_plan_is_the_same_run(plan: Plan) -> None:
+    first, second = run_plan(plan), run_plan(plan)
+    assert first.digest == second.digest
+    assert first.steps == second.steps
+
+
+def test_another_seed_is_another_run() -> None:
+    assert run_plan(Plan("many-parts", seed=1)).digest != run_plan(Plan("many-parts", seed=2)).digest
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=str)
+def test_another_process_with_other_hashes_makes_the_same_run(plan: Plan) -> None:
+    script = f"from cef_trio.lab.blows import *; from cef_trio.lab.run import *\nprint(run_plan({plan!r}).digest)"
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", script],
+            check=True,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)},
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert digests == {f"{run_plan(plan).digest}\n"}
