@@ -34,6 +34,7 @@ def source_of(world: World, daemon: WorldDaemon) -> DaemonSource:
 async def test_a_growing_stream_shows_what_is_uploaded_and_what_lags(
     world: World, autojump_clock: trio.testing.MockClock
 ) -> None:
+    world.stream_timeout_seconds = 1000.0
     world.append(2 * PART + 300)
     async with world.daemon() as daemon:
         source = source_of(world, daemon)
