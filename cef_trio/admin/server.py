@@ -58,7 +58,7 @@ async def serve_admin(
     """
     listeners = await _listen(host, port)
     streams: set[_BoundedStream] = set()
-    serve = partial(_serve_connection, AdminApp(source, registry), _config(), WorkerContext(), streams)
+    serve = partial(_serve_connection, AdminApp(source, registry), _config(), WorkerContext(max_requests=None), streams)
     async with trio.open_nursery() as nursery:
         try:
             await nursery.start(trio.serve_listeners, serve, listeners)
