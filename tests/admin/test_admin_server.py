@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
+from typing import Any
 
 import httpx
 import pytest
@@ -85,34 +88,28 @@ async def test_the_page_is_one_file_that_names_nothing_outside() -> None:
 
 async def test_events_begin_with_a_snapshot_and_go_on_with_changes_and_heartbeats() -> None:
     source = SetSource()
-    async with serving(source) as port, httpx.AsyncClient(trust_env=False, timeout=20) as client:
-        async with client.stream("GET", f"http://127.0.0.1:{port}/events") as answer:
-            assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
-            lines = answer.aiter_lines()
-            first = await _next_snapshot(lines)
-            assert first["streams"][0]["uploaded_bytes"] == 40
-            ticks = 0
-            while ticks < 2:  # nothing changed: only heartbeats come
-                line = await anext(lines)
-                assert not line.startswith("data: {")
-                ticks += line == "event: tick"
-            source.change(streams=(stream("id-1", "a.mp4", uploaded_bytes=90),))
-            assert (await _next_snapshot(lines))["streams"][0]["uploaded_bytes"] == 90
-            source.change(phase=Phase.DRAINING)
-            assert (await _next_snapshot(lines))["phase"] == "draining"
+    async with serving(source) as port, listening(port) as events:
+        assert (await events.snapshot())["streams"][0]["uploaded_bytes"] == 40
+        assert b"content-type: text/event-stream; charset=utf-8" in events.seen
+        ticks = 0
+        while ticks < 2:  # nothing changed: only heartbeats come
+            line = await events.line()
+            assert not line.startswith(b"data: {")
+            ticks += line == b"event: tick"
+        source.change(streams=(stream("id-1", "a.mp4", uploaded_bytes=90),))
+        assert (await events.snapshot())["streams"][0]["uploaded_bytes"] == 90
+        source.change(phase=Phase.DRAINING)
+        assert (await events.snapshot())["phase"] == "draining"
 
 
 async def test_listeners_have_a_limit_and_those_that_left_count_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(app, "MAX_LISTENERS", 1)
-    async with serving(SetSource()) as port, httpx.AsyncClient(trust_env=False, timeout=20) as client:
-        url = f"http://127.0.0.1:{port}/events"
-        async with client.stream("GET", url) as answer:
-            assert answer.status_code == 200
+    async with serving(SetSource()) as port:
+        async with listening(port) as events:
+            await events.snapshot()
             assert (await get(port, "/events", "HEAD")).status_code == 503
             assert (await get(port, "/healthz")).status_code == 200
-        with trio.fail_after(20):
-            while (await get(port, "/events", "HEAD")).status_code != 200:
-                await trio.sleep(0.05)
+        await until_status(port, "/events", 200)
 
 
 async def test_connections_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,11 +123,11 @@ async def test_connections_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None
 
 async def test_a_cancelled_server_ends_at_once_with_a_listener() -> None:
     with trio.fail_after(20):
-        async with httpx.AsyncClient(trust_env=False, timeout=20) as client, serving(SetSource()) as port:
-            request = client.build_request("GET", f"http://127.0.0.1:{port}/events")
-            answer = await client.send(request, stream=True)
-            assert await _next_snapshot(answer.aiter_lines())
-        await answer.aclose()
+        async with AsyncExitStack() as still_open:
+            async with serving(SetSource()) as port:
+                events = await still_open.enter_async_context(listening(port))
+                await events.snapshot()
+            assert await events.ended()
 
 
 async def test_a_cancelled_server_ends_at_once_with_a_client_that_does_not_read(
@@ -166,14 +163,20 @@ async def test_a_client_that_does_not_read_is_given_up(monkeypatch: pytest.Monke
     source.change(streams=tuple(stream(f"id-{n}", "x" * 5000) for n in range(4000)))
     async with serving(source) as port:
         client = await _silent_client(port)
-        with trio.fail_after(30):
-            while not await _is_served(port):
-                await trio.sleep(0.05)
+        await until_status(port, "/healthz", 200)
         await client.aclose()
 
 
-@pytest.mark.parametrize("said", [b"\x00\xff\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nxxxxxxxxxxxxx",
-                                  b"GET / HTTP/1.1\r\nhost: x\r\nx: " + b"y" * 40_000, b""])  # fmt: skip
+NONSENSE = [
+    b"\x00\xff\r\n\r\n",
+    b"GET / HTTP/9.9\r\n\r\n",
+    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nxxxxxxxxxxxxx",
+    b"GET / HTTP/1.1\r\nhost: x\r\nx: " + b"y" * 40_000,
+    b"",
+]
+
+
+@pytest.mark.parametrize("said", NONSENSE)
 async def test_a_client_that_speaks_nonsense_ends_nothing_but_itself(said: bytes) -> None:
     async with serving(SetSource()) as port:
         client = await trio.open_tcp_stream("127.0.0.1", port)
@@ -191,11 +194,54 @@ async def test_a_port_that_is_taken_is_one_clear_line() -> None:
     )
 
 
-async def _next_snapshot(lines: object) -> dict[str, object]:
-    async for line in lines:  # type: ignore[attr-defined]
-        if line.startswith("data: {"):
-            return dict(json.loads(line.removeprefix("data: ")))
-    raise AssertionError("the events ended")
+class Events:
+    """What a listener of ``/events`` reads, line by line."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self._stream = stream
+        self._rest = b""
+        self.seen: list[bytes] = []
+
+    async def line(self) -> bytes:
+        while b"\n" not in self._rest:
+            received = await self._stream.receive_some()
+            assert received, "the events ended"
+            self._rest += received
+        line, _, self._rest = self._rest.partition(b"\n")
+        self.seen.append(line.rstrip(b"\r"))
+        return self.seen[-1]
+
+    async def snapshot(self) -> Any:
+        while not (line := await self.line()).startswith(b"data: {"):
+            pass
+        return json.loads(line.removeprefix(b"data: "))
+
+    async def ended(self) -> bool:
+        try:
+            while await self._stream.receive_some():
+                pass
+        except trio.BrokenResourceError:
+            pass  # by a reset
+        return True
+
+
+@asynccontextmanager
+async def listening(port: int) -> AsyncIterator[Events]:
+    async with await _silent_client(port) as stream:
+        with trio.fail_after(20):
+            yield Events(stream)
+
+
+async def until_status(port: int, path: str, status: int) -> None:
+    async def answered() -> int | None:
+        try:
+            return (await get(port, path, "HEAD")).status_code
+        except httpx.TransportError:
+            return None
+
+    with trio.fail_after(20):
+        while await answered() != status:
+            await trio.sleep(0.05)
 
 
 async def _silent_client(port: int) -> trio.SocketStream:
@@ -207,10 +253,3 @@ async def _silent_client(port: int) -> trio.SocketStream:
 async def _tell_when_slow(blocked: trio.Event) -> None:
     await trio.sleep(0.5)
     blocked.set()
-
-
-async def _is_served(port: int) -> bool:
-    try:
-        return (await get(port, "/healthz")).status_code == 200
-    except httpx.TransportError:
-        return False
