@@ -34,7 +34,9 @@ MAX_CONNECTIONS: Final = 100
 SEND_SECONDS: Final = 10.0
 """How long a client may take to read what is sent to it at once."""
 _IDLE_SECONDS: Final = 75
-"""A kept connection, longer than Prometheus' usual interval of scrapes."""
+"""How long a connection is kept for the next request, longer than Prometheus' usual interval of scrapes."""
+_LAST_SECONDS: Final = 1.0
+"""Hypercorn alone would keep the place of a client that left for ``_IDLE_SECONDS``."""
 
 
 class AdminPortError(CefMp4ProcessorError):
@@ -103,7 +105,8 @@ async def _serve_connection(
     stream = _BoundedStream(accepted)
     streams.add(stream)
     try:
-        await TCPServer(ASGIWrapper(app), config, context, ConnectionState({}), stream)
+        with stream.scope:
+            await TCPServer(ASGIWrapper(app), config, context, ConnectionState({}), stream)
     except Exception:  # a client, or a bug in what serves it, must not end the daemon
         log.exception("admin_connection_failed")
     finally:
@@ -116,11 +119,14 @@ class _BoundedStream:
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self.socket = stream.socket
+        self.scope = trio.CancelScope()
+        """Whoever serves the client. Hypercorn's wait for a next request goes on after the stream was closed."""
         self._stream = stream
 
     def close(self) -> None:
-        """Close it at once; whoever waits on it is woken with ``trio.ClosedResourceError``."""
+        """Close it at once; whoever waits on it, in whichever shield, is woken with ``trio.ClosedResourceError``."""
         self.socket.close()
+        self.scope.cancel()
 
     async def send_all(self, data: bytes) -> None:
         """Send, or give the client up.
@@ -135,8 +141,11 @@ class _BoundedStream:
             raise trio.BrokenResourceError(f"the client read nothing for {SEND_SECONDS} s")
 
     async def receive_some(self, max_bytes: int) -> bytes:
-        """Receive what is there."""
-        return bytes(await self._stream.receive_some(max_bytes))
+        """Receive what is there; a client that says no more has ``_LAST_SECONDS`` to read its answer."""
+        data = bytes(await self._stream.receive_some(max_bytes))
+        if not data:
+            self.scope.deadline = trio.current_time() + _LAST_SECONDS
+        return data
 
     async def send_eof(self) -> None:
         """Say that nothing more comes."""
@@ -144,4 +153,5 @@ class _BoundedStream:
 
     async def aclose(self) -> None:
         """Close it."""
-        await self._stream.aclose()
+        self.close()
+        await trio.lowlevel.checkpoint()

@@ -185,6 +185,17 @@ async def test_a_client_that_speaks_nonsense_ends_nothing_but_itself(said: bytes
         assert (await get(port, "/healthz")).status_code == 200
 
 
+@pytest.mark.parametrize("asks", [b"", b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"])
+async def test_a_client_that_left_frees_its_place(asks: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "MAX_CONNECTIONS", 1)
+    async with serving(SetSource()) as port:
+        async with await trio.open_tcp_stream("127.0.0.1", port) as client:
+            if asks:
+                await client.send_all(asks)
+                assert (await client.receive_some()).startswith(b"HTTP/1.1 200")
+        await until_status(port, "/healthz", 200)
+
+
 async def test_a_port_that_is_taken_is_one_clear_line() -> None:
     async with serving(SetSource()) as port:
         with pytest.raises(AdminPortError) as caught:
@@ -228,8 +239,7 @@ class Events:
 @asynccontextmanager
 async def listening(port: int) -> AsyncIterator[Events]:
     async with await _silent_client(port) as stream:
-        with trio.fail_after(20):
-            yield Events(stream)
+        yield Events(stream)
 
 
 async def until_status(port: int, path: str, status: int) -> None:
@@ -240,7 +250,7 @@ async def until_status(port: int, path: str, status: int) -> None:
             return None
 
     with trio.fail_after(20):
-        while await answered() != status:
+        while await answered() != status:  # noqa: ASYNC110 - there is only asking again
             await trio.sleep(0.05)
 
 
