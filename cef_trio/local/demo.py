@@ -119,7 +119,7 @@ class _Demo:
             with trio.CancelScope() as inside:
 
                 async def run(*, task_status: trio.TaskStatus[RunningDaemon]) -> None:
-                    await run_daemon(settings, task_status=task_status)
+                    await run_daemon(settings, admin_port=0, task_status=task_status)
                     inside.cancel()
 
                 daemon = await nursery.start(run)
