@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.real
 
 @pytest.fixture
 def bucket(tmp_path: Path) -> Iterator[Bucket]:
-    with embedded_s3_server(tmp_path / "s3", bucket="recordings") as endpoint:
+    with embedded_s3_server(tmp_path, bucket="recordings") as endpoint:
         yield Bucket(endpoint.url, endpoint.access_key, endpoint.secret_key, "recordings", endpoint.region)
 
 
@@ -43,15 +43,25 @@ async def running(settings: Settings, codes: list[ExitCode]) -> AsyncIterator[in
     async def run() -> None:
         codes.append(await run_daemon(settings, admin_port=0))
 
+    ports: list[int] = []
+
+    def started() -> bool:
+        ports.extend(event["port"] for event in events if event["event"] == "admin_server_started")
+        return bool(ports)
+
     with structlog.testing.capture_logs() as events:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(run)
             with trio.fail_after(30):
-                while not (ports := [event["port"] for event in events if event["event"] == "admin_server_started"]):
-                    await trio.sleep(0.01)
+                await until(started)
                 yield ports[0]
                 if not codes:
                     os.kill(os.getpid(), signal.SIGTERM)
+
+
+async def until(true: Callable[[], bool]) -> None:
+    while not true():  # noqa: ASYNC110 - a log, or an exit code: there is nothing to wait on but another look
+        await trio.sleep(0.01)
 
 
 def settings_of(watch_dir: Path, bucket: Bucket, redis_url: str) -> Settings:
@@ -82,14 +92,13 @@ async def test_a_daemon_ends_in_good_order_with_a_listener_that_does_not_read(wa
     with valkey_server() as server:
         async with running(settings_of(watch_dir, bucket, server.url), codes) as port:
             (watch_dir / "a.mp4").write_bytes(b"x" * 1000)
-            while (await says(port, "/readyz"))[0] != 200:
+            while (await says(port, "/readyz"))[0] != 200:  # noqa: ASYNC110 - there is only asking again
                 await trio.sleep(0.05)
             async with await trio.open_tcp_stream("127.0.0.1", port) as listener:
                 await listener.send_all(b"GET /events HTTP/1.1\r\nhost: x\r\n\r\n")
                 assert b"200" in await listener.receive_some()
                 os.kill(os.getpid(), signal.SIGTERM)
-                while not codes:
-                    await trio.sleep(0.05)
+                await until(lambda: bool(codes))
     assert codes == [ExitCode.DONE]
 
 
