@@ -234,6 +234,11 @@ class Settings(BaseSettings):
     ffprobe_timeout_seconds: Seconds = 30.0
     """How long ffprobe may take."""
 
+    prom_host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    """Where the admin server listens: metrics, health and the status page, for whoever can reach it. It is read-only."""
+    prom_port: Annotated[int, Field(ge=0, le=65_535)] = 8000
+    """Its port; 0 takes any that is free, and logs which."""
+
     app_env: Annotated[AppEnvironment, _in_any_case(*AppEnvironment)] = AppEnvironment.DEVELOPMENT
     """development logs for a person, production logs JSON lines."""
     log_level: Annotated[_LogLevel, _in_any_case(*get_args(_LogLevel))] = "INFO"

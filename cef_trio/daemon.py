@@ -4,6 +4,7 @@
 
     root nursery
     ├─ signal listener                1st signal: drain · 2nd: cancel · 3rd: exit at once
+    ├─ admin server                   metrics, health, the status page; up before the first word with S3 or Redis
     ├─ background nursery             lease renewal, probes of S3 and Redis
     └─ processor nursery              (drained, then cancelled) one task a stream
         └─ intake scope               (cancelled first) watcher, stale checker, resolver of unknown files,
@@ -28,6 +29,8 @@ import structlog
 import trio
 
 from cef_trio import __version__
+from cef_trio.admin.server import AdminPortError, serve_admin
+from cef_trio.admin.source import DaemonSource, IntakeTask
 from cef_trio.assembly import RefusedAtStartError, check_reachable, lock_watch_folder, open_services
 from cef_trio.config import Settings, without_secrets
 from cef_trio.exit_codes import ExitCode
@@ -107,7 +110,8 @@ async def run_daemon(
     Started (``nursery.start``) means: Redis and S3 have answered, the folder is watched and was scanned.
 
     Returns:
-        ``DONE``; ``REFUSED`` if S3 or Redis refused us at the start; ``NOT_SAVED`` if a stream's end was not saved.
+        ``DONE``; ``REFUSED`` if S3 or Redis refused us at the start, or the admin server's port is taken;
+        ``NOT_SAVED`` if a stream's end was not saved.
     """
     shutdown = Shutdown(settings.shutdown_grace_seconds)
     log.info("daemon_starting", version=__version__, pid=os.getpid(), **without_secrets(settings))
@@ -115,12 +119,23 @@ async def run_daemon(
         async with open_services(settings) as services:
             async with trio.open_nursery() as root:
                 await root.start(_listen_for_signals, shutdown)
-                exit_code = await serve(
-                    services,
-                    shutdown,
-                    matcher(settings.watch_patterns),
-                    lambda supervisor: _take_in(settings, services, supervisor, shutdown, task_status),
-                )
+                source = DaemonSource(services, os.fspath(settings.watch_dir), lambda: shutdown.signals > 0)
+                try:
+                    await root.start(
+                        serve_admin, source, services.metrics.registry, settings.prom_host, settings.prom_port
+                    )
+                except AdminPortError as error:
+                    log.error("refused_at_start", error=str(error))  # noqa: TRY400 - a person's to mend: one clear line
+                    exit_code = ExitCode.REFUSED
+                else:
+                    exit_code = await serve(
+                        services,
+                        shutdown,
+                        matcher(settings.watch_patterns),
+                        lambda supervisor: _take_in(
+                            settings, services, supervisor, shutdown, task_status, source=source
+                        ),
+                    )
                 root.cancel_scope.cancel()
             unsaved = services.exit_saves.unsaved
     if unsaved:
@@ -174,7 +189,10 @@ async def _take_in(
     supervisor: StreamSupervisor,
     shutdown: Shutdown,
     task_status: trio.TaskStatus[RunningDaemon],
+    *,
+    source: DaemonSource,
 ) -> ExitCode:
+    source.supervisor = supervisor
     try:
         await check_reachable(services, create_bucket=settings.s3_create_bucket)
     except RefusedAtStartError as error:
@@ -182,12 +200,13 @@ async def _take_in(
         return ExitCode.REFUSED
     folder, matches = os.fspath(settings.watch_dir), matcher(settings.watch_patterns)
     watcher = Watcher(folder, matches, supervisor, rescan_seconds=settings.rescan_seconds)
+    check_seconds = min(settings.stale_check_seconds, settings.stream_timeout_seconds / 2)
     stale_checker = StaleChecker(
         services,
         supervisor,
         watch_folder=folder,
         timeout_seconds=settings.stream_timeout_seconds,
-        period_seconds=min(settings.stale_check_seconds, settings.stream_timeout_seconds / 2),
+        period_seconds=check_seconds,
     )
     async with trio.open_nursery() as intake:
         intake.start_soon(supervisor.run)
@@ -196,6 +215,9 @@ async def _take_in(
         services.metrics.turns_by("watcher", lambda: services.unix_time(watcher.last_turn))
         services.metrics.turns_by("stale_checker", lambda: services.unix_time(stale_checker.last_turn))
         intake.start_soon(survey_redis, services.store, services.metrics)
+        intake.start_soon(source.run)
+        source.watcher = IntakeTask(watcher, settings.rescan_seconds)
+        source.checker = IntakeTask(stale_checker, check_seconds)
         intake.start_soon(forget_old_streams, services, timedelta(days=settings.completed_retention_days))
         log.info("daemon_started", watch_dir=folder)
         task_status.started(RunningDaemon(services, supervisor, watcher, stale_checker, shutdown))

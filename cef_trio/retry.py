@@ -107,6 +107,17 @@ def _nobody(_failed: FailedAttempt) -> None:
     """The observer that is not there."""
 
 
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """A service that is down, as far as is known."""
+
+    began: float
+    """``trio.current_time()``."""
+    error: str
+    """What the last attempt ran into."""
+    probes: int = 0
+
+
 class CircuitBreaker:
     """Whether a service is up, for all who need it. Open means down, as in an electric circuit.
 
@@ -120,6 +131,10 @@ class CircuitBreaker:
         self.up = AsyncBool(True)
         self.last_failure_time = -float("inf")
         """``trio.current_time()`` of the last attempt that failed for an outage's reason."""
+        self.outage: Outage | None = None
+        """While the breaker is open."""
+        self.up_since = -float("inf")
+        """``trio.current_time()`` when the last outage ended."""
         self._probe = probe
         self._policy = policy
         self._random = random or Random()  # noqa: S311 - jitter, not a secret
@@ -132,6 +147,7 @@ class CircuitBreaker:
         """An operation is out of attempts: hold the others back until a probe succeeds."""
         if self.up.value:
             log.warning("outage_began", service=self.service, error=str(error))
+            self.outage = Outage(trio.current_time(), str(error))
             self.up.value = False
 
     async def wait_up(self) -> None:
@@ -156,8 +172,10 @@ class CircuitBreaker:
                         # It answers, and refuses: that is for the operations themselves to run into and to report.
                         self.up.value = True
                     log.info("outage_goes_on", service=self.service, probes=attempt, error=str(error))
+                    self.outage = Outage(began, str(error), attempt)
                 else:
                     self.up.value = True
+            self.outage, self.up_since = None, trio.current_time()
             log.warning(
                 "outage_ended", service=self.service, seconds=round(trio.current_time() - began, 3), probes=attempt
             )

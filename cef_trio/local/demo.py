@@ -94,7 +94,7 @@ class _Demo:
         path = (self._recordings / "demo.mp4").resolve()
         comparison: Comparison | None = None
         async with local_servers(self._folder) as servers:
-            settings = settings_for(servers, self._recordings, chunk_size_bytes=MIN_PART_BYTES)
+            settings = settings_for(servers, self._recordings, chunk_size_bytes=MIN_PART_BYTES, prom_port=0)
             with self._logging():
                 async with self._daemon(settings) as daemon:
                     comparison = await self._record_and_compare(daemon, path)

@@ -1,0 +1,91 @@
+"""A source that a test sets, and the real server before it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+
+import trio
+from prometheus_client import CollectorRegistry, Counter
+
+from cef_trio.admin.server import serve_admin
+from cef_trio.admin.snapshot import HealthFacts, Phase, ReadyFacts, Snapshot, StreamLine, StreamState, Totals
+
+GOOD_HEALTH = HealthFacts(
+    watcher_silent_seconds=1.0, watcher_period_seconds=60.0, checker_silent_seconds=1.0, checker_period_seconds=30.0
+)
+
+
+def stream(stream_id: str, file: str, uploaded_bytes: int = 40, size_bytes: int = 100) -> StreamLine:
+    return StreamLine(
+        stream_id=stream_id,
+        file=file,
+        state=StreamState.UPLOADING,
+        size_on_disk_bytes=size_bytes,
+        uploaded_bytes=uploaded_bytes,
+        bytes_per_second=2048.0,
+        lag_since=None,
+    )
+
+
+def snapshot_of(*streams: StreamLine) -> Snapshot:
+    totals = Totals(
+        working=1,
+        slots=5,
+        live=len(streams),
+        uploaded_bytes=0,
+        lag_bytes=0,
+        bytes_per_second=2048.0,
+        completed=7,
+        failed=0,
+    )
+    return Snapshot(
+        phase=Phase.RUNNING,
+        version="1.2.3",
+        instance="here",
+        folder="/var/recordings",
+        started_at=1_700_000_000.0,
+        totals=totals,
+        streams=streams,
+        streams_left_out=0,
+        failed=(),
+        outages=(),
+        unhealthy=(),
+    )
+
+
+@dataclass
+class SetSource:
+    """Says what the test last set."""
+
+    now: Snapshot = field(default_factory=lambda: snapshot_of(stream("id-1", "a.mp4")))
+    facts: HealthFacts = GOOD_HEALTH
+    redis_up: bool = True
+
+    def snapshot(self) -> Snapshot:
+        return self.now
+
+    def health(self) -> HealthFacts:
+        return self.facts
+
+    def ready(self) -> ReadyFacts:
+        return ReadyFacts(phase=self.now.phase, redis_up=self.redis_up, s3_up=True)
+
+    def change(self, **fields: object) -> None:
+        self.now = replace(self.now, **fields)  # type: ignore[arg-type]
+
+
+def registry() -> CollectorRegistry:
+    made = CollectorRegistry()
+    Counter("cef_trio_parts_uploaded", "Parts.", registry=made).inc(3)
+    return made
+
+
+@asynccontextmanager
+async def serving(source: SetSource) -> AsyncIterator[int]:
+    """The server on a free port; it is cancelled at the block's end."""
+    async with trio.open_nursery() as nursery:
+        port = await nursery.start(serve_admin, source, registry(), "127.0.0.1", 0)
+        yield port
+        nursery.cancel_scope.cancel()

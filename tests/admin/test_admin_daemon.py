@@ -1,0 +1,112 @@
+"""The whole daemon's admin server: there from the first moment, and no burden on the way out."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+import structlog
+import trio
+from servers.daemon import Bucket, settings_for
+from servers.embedded_s3 import embedded_s3_server
+from servers.valkey import valkey_server
+
+from cef_trio.config import Settings, load_settings
+from cef_trio.daemon import run_daemon
+from cef_trio.exit_codes import ExitCode
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture
+def bucket(tmp_path: Path) -> Iterator[Bucket]:
+    with embedded_s3_server(tmp_path, bucket="recordings") as endpoint:
+        yield Bucket(endpoint.url, endpoint.access_key, endpoint.secret_key, "recordings", endpoint.region)
+
+
+@pytest.fixture
+def watch_dir(tmp_path: Path) -> Path:
+    folder = tmp_path / "watch"
+    folder.mkdir()
+    return folder
+
+
+@asynccontextmanager
+async def running(settings: Settings, codes: list[ExitCode]) -> AsyncIterator[int]:
+    """A daemon whose admin server answers; SIGTERM ends it."""
+
+    async def run() -> None:
+        codes.append(await run_daemon(settings))
+
+    ports: list[int] = []
+
+    def started() -> bool:
+        ports.extend(event["port"] for event in events if event["event"] == "admin_server_started")
+        return bool(ports)
+
+    with structlog.testing.capture_logs() as events:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run)
+            with trio.fail_after(30):
+                await until(started)
+                yield ports[0]
+                if not codes:
+                    os.kill(os.getpid(), signal.SIGTERM)
+
+
+async def until(true: Callable[[], bool]) -> None:
+    while not true():  # noqa: ASYNC110 - a log, or an exit code: there is nothing to wait on but another look
+        await trio.sleep(0.01)
+
+
+def settings_of(watch_dir: Path, bucket: Bucket, redis_url: str, port: int = 0) -> Settings:
+    fields = {name.lower(): value for name, value in settings_for(watch_dir, bucket, redis_url).items()}
+    return load_settings(None, **{**fields, "prom_port": str(port)})
+
+
+async def says(port: int, path: str) -> tuple[int, list[str]]:
+    async with httpx.AsyncClient(trust_env=False) as client:
+        answer = await client.get(f"http://127.0.0.1:{port}{path}")
+    return answer.status_code, answer.text.splitlines()
+
+
+async def test_a_daemon_that_still_waits_for_redis_is_healthy_and_not_ready(watch_dir: Path, bucket: Bucket) -> None:
+    settings = settings_of(watch_dir, bucket, "redis://127.0.0.1:1/0")
+    codes: list[ExitCode] = []
+    async with running(settings, codes) as port:
+        assert (await says(port, "/healthz"))[0] == 200
+        status, lines = await says(port, "/readyz")
+        assert status == 503
+        assert "NOT OK: the daemon is starting" in lines
+    assert len(codes) == 1
+
+
+async def test_a_daemon_ends_in_good_order_with_a_listener_that_does_not_read(watch_dir: Path, bucket: Bucket) -> None:
+    codes: list[ExitCode] = []
+    with valkey_server() as server:
+        async with running(settings_of(watch_dir, bucket, server.url), codes) as port:
+            (watch_dir / "a.mp4").write_bytes(b"x" * 1000)
+            while (await says(port, "/readyz"))[0] != 200:  # noqa: ASYNC110 - there is only asking again
+                await trio.sleep(0.05)
+            async with await trio.open_tcp_stream("127.0.0.1", port) as listener:
+                await listener.send_all(b"GET /events HTTP/1.1\r\nhost: x\r\n\r\n")
+                assert b"200" in await listener.receive_some()
+                os.kill(os.getpid(), signal.SIGTERM)
+                await until(lambda: bool(codes))
+    assert codes == [ExitCode.DONE]
+
+
+async def test_a_port_that_is_taken_refuses_the_start(watch_dir: Path, bucket: Bucket) -> None:
+    (taken,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with taken:
+        port = taken.socket.getsockname()[1]
+        with structlog.testing.capture_logs() as events:
+            settings = settings_of(watch_dir, bucket, "redis://127.0.0.1:1/0", port)
+            assert await run_daemon(settings) is ExitCode.REFUSED
+    (refused,) = [event for event in events if event["event"] == "refused_at_start"]
+    assert f"cannot listen at 127.0.0.1 port {port}: Address already in use" in refused["error"]

@@ -1,0 +1,110 @@
+"""The status page in a real browser (Debian's Chromium), before the real server."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from admin.admin_scene import SetSource, serving, snapshot_of, stream
+from servers.chromium import PROGRAM, chromium
+
+from cef_trio.admin.snapshot import FailedStream, Phase, ServiceOutage
+
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.skipif(PROGRAM is None, reason="chromium is not installed (apt-get install chromium)"),
+]
+HOSTILE = [
+    "<img src=x onerror=\"document.title='pwned'\">.mp4",
+    "<script>document.title='pwned'</script>.mp4",
+    "'\"><svg onload=document.title='pwned'>.mp4",
+    "javascript:alert(1)&lt;b&gt;.mp4",
+    "line\nbreak\u2028\u202egnp.mp4",
+    "__proto__",
+]
+ROWS = "[...document.querySelectorAll('#streams tr')]"
+
+
+async def test_streams_are_shown_and_an_update_arrives_by_itself() -> None:
+    source = SetSource(snapshot_of(stream("id-1", "a.mp4"), stream("id-2", "b.mp4", 1024, 2048)))
+    async with serving(source) as port, chromium() as tab:
+        await tab.open(f"http://127.0.0.1:{port}/")
+        await tab.until(f"{ROWS}.length === 2")
+        text = await tab.evaluate("document.getElementById('streams').innerText")
+        assert "a.mp4" in text
+        assert "1.0 KiB of 2.0 KiB · 50%" in text
+        assert "2.0 KiB/s" in text
+        await tab.evaluate("window.first = document.querySelector('#streams tr')")
+        source.now = snapshot_of(stream("id-1", "a.mp4", uploaded_bytes=90), stream("id-3", "c.mp4"))
+        await tab.until(f"{ROWS}[0].innerText.includes('90%') && {ROWS}[1].innerText.includes('c.mp4')")
+        assert await tab.evaluate(f"{ROWS}[0] === window.first")  # a row stays the same node
+        assert await tab.evaluate("document.querySelector('#streams progress').value") == 0.9
+        assert tab.console == []
+
+
+async def test_hostile_file_names_are_only_text() -> None:
+    failed = tuple(
+        FailedStream(stream_id=f"f{n}", file=name, sentence="It failed.", detail=name, at=1.7e9)
+        for n, name in enumerate(HOSTILE)
+    )
+    now = snapshot_of(*(replace(stream(f"id-{n}", name), note=name) for n, name in enumerate(HOSTILE)))
+    source = SetSource(replace(now, failed=failed, folder=HOSTILE[0], instance=HOSTILE[1]))
+    async with serving(source) as port, chromium() as tab:
+        await tab.open(f"http://127.0.0.1:{port}/")
+        await tab.until(f"{ROWS}.length === {len(HOSTILE)}")
+        assert await tab.evaluate("document.querySelectorAll('main img, main svg, main script, main b').length") == 0
+        assert "pwned" not in await tab.evaluate("document.title")
+        shown = await tab.evaluate(f"{ROWS}.map((row) => row.querySelector('th span').textContent)")
+        assert shown[:4] == HOSTILE[:4]
+        assert shown[4] == "line\ufffdbreak\ufffd\ufffdgnp.mp4"
+        assert tab.console == []
+
+
+async def test_a_script_that_got_into_the_page_would_not_run() -> None:
+    async with serving(SetSource()) as port, chromium() as tab:
+        await tab.open(f"http://127.0.0.1:{port}/")
+        await tab.until(f"{ROWS}.length === 1")
+        await tab.evaluate("document.querySelector('main').innerHTML = '<img src=x onerror=\"window.ran = 1\">'")
+        await tab.evaluate(
+            "(() => { const s = document.createElement('script'); s.textContent = 'window.ran = 1';"
+            " document.body.append(s); })()"
+        )
+        await tab.until("document.scripts.length === 2")
+        assert await tab.evaluate("window.ran === undefined")
+        assert any("Content Security Policy" in line for line in tab.console)
+
+
+async def test_outages_failures_draining_and_a_lost_connection_are_said() -> None:
+    source = SetSource()
+    outage = ServiceOutage(service="s3", since=1.7e9, error="connection refused", probes=4)
+    async with chromium() as tab:
+        async with serving(source) as port:
+            await tab.open(f"http://127.0.0.1:{port}/")
+            await tab.until(f"{ROWS}.length === 1")
+            source.change(outages=(outage,), unhealthy=("the watcher has been silent for 99 s",))
+            await tab.until("document.querySelectorAll('.notice').length === 2")
+            text = await tab.evaluate("document.getElementById('notices').innerText")
+            assert "S3 is not reachable" in text
+            assert "connection refused" in text
+            assert "the watcher has been silent for 99 s" in text
+            source.change(outages=(), unhealthy=(), phase=Phase.DRAINING)
+            await tab.until("document.getElementById('phase').textContent === 'draining'")
+        await tab.until("document.getElementById('phase').textContent === 'no connection'")
+        assert "has stopped" in await tab.evaluate("document.getElementById('notices').innerText")
+
+
+async def test_a_screen_reader_meets_tables_labelled_progress_and_a_live_summary() -> None:
+    async with serving(SetSource()) as port, chromium() as tab:
+        await tab.open(f"http://127.0.0.1:{port}/")
+        await tab.until(f"{ROWS}.length === 1")
+        await tab.until("document.getElementById('summary').textContent.includes('1 open streams')")
+        for width in (1280, 400):  # a narrow window lays tables out as blocks; they stay tables
+            await tab.call(
+                "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False
+            )
+            nodes = (await tab.call("Accessibility.getFullAXTree"))["nodes"]
+            found = {(n["role"]["value"], n.get("name", {}).get("value", "")) for n in nodes if not n["ignored"]}
+            assert ("progressbar", "a.mp4, uploaded of what is on disk") in found
+            assert {"table", "columnheader", "rowheader", "cell", "status"} <= {role for role, _ in found}
+            assert ("link", "Skip to the streams") in found
+            assert not await tab.evaluate("document.documentElement.scrollWidth > innerWidth")

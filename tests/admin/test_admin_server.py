@@ -1,0 +1,265 @@
+"""The admin server over real sockets: what it answers, and that no client can hold its end back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import httpx
+import pytest
+import trio
+from admin.admin_scene import SetSource, registry, serving, stream
+
+from cef_trio.admin import app, server
+from cef_trio.admin.server import AdminPortError, serve_admin
+from cef_trio.admin.snapshot import Phase
+
+
+async def get(port: int, path: str, method: str = "GET") -> httpx.Response:
+    async with httpx.AsyncClient(trust_env=False) as client:
+        return await client.request(method, f"http://127.0.0.1:{port}{path}")
+
+
+async def test_metrics_are_the_registrys_in_prometheus_text_format() -> None:
+    async with serving(SetSource()) as port:
+        answer = await get(port, "/metrics")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/plain; version=")
+    assert "cef_trio_parts_uploaded_total 3.0" in answer.text
+
+
+async def test_health_and_readiness_are_a_line_a_fact_and_a_status() -> None:
+    source = SetSource()
+    async with serving(source) as port:
+        assert (await get(port, "/healthz")).status_code == 200
+        assert (await get(port, "/readyz")).text.splitlines() == [
+            "ok: the daemon is running",
+            "ok: redis is reachable",
+            "ok: s3 is reachable",
+        ]
+        source.facts = replace(source.facts, watcher_silent_seconds=500.0)
+        source.redis_up = False
+        unhealthy, unready = await get(port, "/healthz"), await get(port, "/readyz")
+    assert unhealthy.status_code == unready.status_code == 503
+    assert "NOT OK: the watcher has been silent for 500 s" in unhealthy.text.splitlines()
+    assert "NOT OK: redis is not reachable" in unready.text.splitlines()
+
+
+@pytest.mark.parametrize("path", ["/nothing", "/metrics/", "//", "/page.html", "/events/1"])
+async def test_other_addresses_are_not_found(path: str) -> None:
+    async with serving(SetSource()) as port:
+        assert (await get(port, path)).status_code == 404
+
+
+@pytest.mark.parametrize("path", ["/", "/metrics", "/healthz", "/readyz", "/events"])
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"])
+async def test_nothing_but_reading_is_allowed(path: str, method: str) -> None:
+    async with serving(SetSource()) as port:
+        answer = await get(port, path, method)
+    assert answer.status_code == 405
+    assert answer.headers["allow"] == "GET, HEAD"
+
+
+@pytest.mark.parametrize("path", ["/", "/metrics", "/healthz", "/readyz", "/events", "/nothing"])
+async def test_every_answer_is_kept_by_nobody_sniffed_by_nobody_and_may_load_nothing(path: str) -> None:
+    async with serving(SetSource()) as port:
+        answer = await get(port, path, "HEAD")
+    assert answer.content == b""
+    assert answer.headers["cache-control"] == "no-store"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    policy = answer.headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'")
+    assert "unsafe" not in policy
+    assert "server" not in answer.headers
+
+
+async def test_the_page_is_one_file_that_names_nothing_outside() -> None:
+    async with serving(SetSource()) as port:
+        answer = await get(port, "/")
+    assert "http://" not in answer.text
+    assert "https://" not in answer.text
+    for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "style="):
+        assert word not in answer.text
+    assert app.page().policy.count("'sha256-") == 2
+
+
+async def test_events_begin_with_a_snapshot_and_go_on_with_changes_and_heartbeats() -> None:
+    source = SetSource()
+    async with serving(source) as port, listening(port) as events:
+        assert (await events.snapshot())["streams"][0]["uploaded_bytes"] == 40
+        assert b"content-type: text/event-stream; charset=utf-8" in events.seen
+        ticks = 0
+        while ticks < 2:  # nothing changed: only heartbeats come
+            line = await events.line()
+            assert not line.startswith(b"data: {")
+            ticks += line == b"event: tick"
+        source.change(streams=(stream("id-1", "a.mp4", uploaded_bytes=90),))
+        assert (await events.snapshot())["streams"][0]["uploaded_bytes"] == 90
+        source.change(phase=Phase.DRAINING)
+        assert (await events.snapshot())["phase"] == "draining"
+
+
+async def test_listeners_have_a_limit_and_those_that_left_count_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "MAX_LISTENERS", 1)
+    async with serving(SetSource()) as port:
+        async with listening(port) as events:
+            await events.snapshot()
+            assert (await get(port, "/events", "HEAD")).status_code == 503
+            assert (await get(port, "/healthz")).status_code == 200
+        await until_status(port, "/events", 200)
+
+
+async def test_connections_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "MAX_CONNECTIONS", 1)
+    async with serving(SetSource()) as port, httpx.AsyncClient(trust_env=False) as client:
+        assert (await client.get(f"http://127.0.0.1:{port}/healthz")).status_code == 200
+        with pytest.raises(httpx.TransportError):
+            await get(port, "/healthz")
+        assert (await client.get(f"http://127.0.0.1:{port}/healthz")).status_code == 200
+
+
+async def test_a_cancelled_server_ends_at_once_with_a_listener() -> None:
+    with trio.fail_after(20):
+        async with AsyncExitStack() as still_open:
+            async with serving(SetSource()) as port:
+                events = await still_open.enter_async_context(listening(port))
+                await events.snapshot()
+            assert await events.ended()
+
+
+async def test_a_cancelled_server_ends_at_once_with_a_client_that_does_not_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Hypercorn sends inside a shield without an end: cancelled, it would wait for this client for ever."""
+    monkeypatch.setattr(server, "SEND_SECONDS", 1000.0)
+    source = SetSource()
+    source.change(streams=tuple(stream(f"id-{n}", "x" * 5000) for n in range(4000)))
+    blocked = trio.Event()
+    send_all = trio.SocketStream.send_all
+
+    async def watched(self: trio.SocketStream, data: bytes) -> None:
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_tell_when_slow, blocked)
+                await send_all(self, data)
+                nursery.cancel_scope.cancel()
+        assert not scope.cancelled_caught
+
+    monkeypatch.setattr(trio.SocketStream, "send_all", watched)
+    with trio.fail_after(30):
+        async with serving(source) as port:
+            client = await _silent_client(port)
+            await blocked.wait()
+        await client.aclose()
+
+
+async def test_a_client_that_does_not_read_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "SEND_SECONDS", 0.2)
+    monkeypatch.setattr(server, "MAX_CONNECTIONS", 1)
+    source = SetSource()
+    source.change(streams=tuple(stream(f"id-{n}", "x" * 5000) for n in range(4000)))
+    async with serving(source) as port:
+        client = await _silent_client(port)
+        await until_status(port, "/healthz", 200)
+        await client.aclose()
+
+
+NONSENSE = [
+    b"\x00\xff\r\n\r\n",
+    b"GET / HTTP/9.9\r\n\r\n",
+    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nxxxxxxxxxxxxx",
+    b"GET / HTTP/1.1\r\nhost: x\r\nx: " + b"y" * 40_000,
+    b"",
+]
+
+
+@pytest.mark.parametrize("said", NONSENSE)
+async def test_a_client_that_speaks_nonsense_ends_nothing_but_itself(said: bytes) -> None:
+    async with serving(SetSource()) as port:
+        client = await trio.open_tcp_stream("127.0.0.1", port)
+        async with client:
+            await client.send_all(said)
+        assert (await get(port, "/healthz")).status_code == 200
+
+
+@pytest.mark.parametrize("asks", [b"", b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"])
+async def test_a_client_that_left_frees_its_place(asks: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "MAX_CONNECTIONS", 1)
+    async with serving(SetSource()) as port:
+        async with await trio.open_tcp_stream("127.0.0.1", port) as client:
+            if asks:
+                await client.send_all(asks)
+                assert (await client.receive_some()).startswith(b"HTTP/1.1 200")
+        await until_status(port, "/healthz", 200)
+
+
+async def test_a_port_that_is_taken_is_one_clear_line() -> None:
+    async with serving(SetSource()) as port:
+        with pytest.raises(AdminPortError) as caught:
+            await serve_admin(SetSource(), registry(), "127.0.0.1", port)
+    assert str(caught.value) == (
+        f"PROM_HOST, PROM_PORT: cannot listen at 127.0.0.1 port {port}: Address already in use"
+    )
+
+
+class Events:
+    """What a listener of ``/events`` reads, line by line."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self._stream = stream
+        self._rest = b""
+        self.seen: list[bytes] = []
+
+    async def line(self) -> bytes:
+        while b"\n" not in self._rest:
+            received = await self._stream.receive_some()
+            assert received, "the events ended"
+            self._rest += received
+        line, _, self._rest = self._rest.partition(b"\n")
+        self.seen.append(line.rstrip(b"\r"))
+        return self.seen[-1]
+
+    async def snapshot(self) -> Any:
+        while not (line := await self.line()).startswith(b"data: {"):
+            pass
+        return json.loads(line.removeprefix(b"data: "))
+
+    async def ended(self) -> bool:
+        try:
+            while await self._stream.receive_some():
+                pass
+        except trio.BrokenResourceError:
+            pass  # by a reset
+        return True
+
+
+@asynccontextmanager
+async def listening(port: int) -> AsyncIterator[Events]:
+    async with await _silent_client(port) as stream:
+        yield Events(stream)
+
+
+async def until_status(port: int, path: str, status: int) -> None:
+    async def answered() -> int | None:
+        try:
+            return (await get(port, path, "HEAD")).status_code
+        except httpx.TransportError:
+            return None
+
+    with trio.fail_after(20):
+        while await answered() != status:  # noqa: ASYNC110 - there is only asking again
+            await trio.sleep(0.05)
+
+
+async def _silent_client(port: int) -> trio.SocketStream:
+    client = await trio.open_tcp_stream("127.0.0.1", port)
+    await client.send_all(b"GET /events HTTP/1.1\r\nhost: x\r\n\r\n")
+    return client
+
+
+async def _tell_when_slow(blocked: trio.Event) -> None:
+    await trio.sleep(0.5)
+    blocked.set()

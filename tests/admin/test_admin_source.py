@@ -1,0 +1,153 @@
+"""What the admin server says of a daemon, in a world on a virtual clock."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import trio
+import trio.testing
+from worlds.waiting import completed, until_idle
+
+from cef_trio.admin import source as source_module
+from cef_trio.admin.snapshot import Phase, StreamState, judge_health, judge_ready
+from cef_trio.admin.source import DaemonSource, IntakeTask, state_of
+from cef_trio.checkpoint.memory import Moment
+from cef_trio.checkpoint.states import FAILED, Status
+from cef_trio.checkpoint.store import Change
+from cef_trio.exceptions import RedisOperationError
+from cef_trio.lab.world import PART, World, WorldDaemon
+
+
+@dataclass
+class Turner:
+    last_turn: float
+
+
+def source_of(world: World, daemon: WorldDaemon) -> DaemonSource:
+    source = DaemonSource(daemon.services, str(world.folder), lambda: daemon.shutdown.signals > 0)
+    source.supervisor = daemon.supervisor
+    source.watcher = source.checker = IntakeTask(Turner(trio.current_time()), 60.0)
+    return source
+
+
+async def test_a_growing_stream_shows_what_is_uploaded_and_what_lags(
+    world: World, autojump_clock: trio.testing.MockClock
+) -> None:
+    world.stream_timeout_seconds = 1000.0
+    world.append(2 * PART + 300)
+    async with world.daemon() as daemon:
+        source = source_of(world, daemon)
+        await until_idle(world, Status.ACTIVE)
+        await trio.sleep(5)
+        snapshot = source.snapshot()
+        (line,) = snapshot.streams
+        assert line.file == "a.mp4"
+        assert line.state is StreamState.WAITING
+        assert (line.size_on_disk_bytes, line.uploaded_bytes, line.lag_bytes) == (2 * PART + 300, 2 * PART, 300)
+        assert line.bytes_per_second == pytest.approx(2 * PART / 60)
+        assert line.lag_since is not None
+        assert snapshot.phase is Phase.RUNNING
+        assert (snapshot.totals.live, snapshot.totals.lag_bytes, snapshot.totals.completed) == (1, 300, None)
+        assert source.snapshot() == snapshot  # nothing counts up by itself
+        await trio.sleep(60)
+        assert source.snapshot().streams[0].bytes_per_second == 0
+
+        world.append(PART)
+        daemon.saw()
+        await trio.sleep(1)
+        assert source.snapshot().streams[0].uploaded_bytes == 3 * PART
+
+
+async def test_what_has_ended_is_asked_of_redis_and_kept_while_redis_is_down(
+    world: World, autojump_clock: trio.testing.MockClock
+) -> None:
+    world.append(PART)
+    async with world.daemon() as daemon, trio.open_nursery() as nursery:
+        source = source_of(world, daemon)
+        nursery.start_soon(source.run)
+        daemon.closed()
+        (checkpoint,) = await completed(world)
+        world.append(PART, "b.mp4")
+        daemon.saw("b.mp4")
+        await until_idle(world, Status.COMPLETED, Status.ACTIVE)
+        lease = daemon.services.lease
+        (failed_id,) = daemon.supervisor.live_ids - {checkpoint.meta.stream_id}
+        await daemon.services.store.transition(
+            failed_id, lease, Status.FAILED_ACCESS_DENIED, Change({"failure_reason": "<b>403</b>"})
+        )
+        await trio.sleep(6)
+        snapshot = source.snapshot()
+        assert (snapshot.totals.completed, snapshot.totals.failed) == (1, 1)
+        (failed,) = snapshot.failed
+        assert failed.stream_id == failed_id
+        assert failed.file == "b.mp4"
+        assert failed.sentence == "S3 does not allow these credentials to do what an upload needs."
+        assert failed.detail == "<b>403</b>"
+        nursery.cancel_scope.cancel()
+
+
+async def test_an_outage_is_shown_with_its_beginning_and_is_not_ready_but_healthy(
+    world: World, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with world.daemon() as daemon:
+        source = source_of(world, daemon)
+        assert all(fact.good for fact in judge_ready(source.ready()))
+        breaker = daemon.services.redis_breaker
+        world.store.fault = _down
+        began = world.utc_now().timestamp()
+        breaker.trip(RedisOperationError("ping", "no answer", transient=True))
+        await trio.sleep(300)
+        (outage,) = source.snapshot().outages
+        assert outage.service == "redis"
+        assert outage.since == pytest.approx(began, abs=0.1)
+        assert outage.probes > 3
+        assert "redis is not reachable" in [fact.says for fact in judge_ready(source.ready()) if not fact.good]
+        source.watcher = IntakeTask(Turner(trio.current_time()), 60.0)
+        assert all(fact.good for fact in judge_health(source.health()))  # the checker waits for Redis: excused
+
+        world.store.fault = None
+        await breaker.wait_up()
+        await trio.testing.wait_all_tasks_blocked()
+        assert source.snapshot().outages == ()
+        assert all(fact.good for fact in judge_health(source.health()))  # and its time runs from now
+        await trio.sleep(181)
+        assert "the stale checker has been silent for 181 s" in source.snapshot().unhealthy
+
+
+async def test_a_daemon_that_starts_and_one_that_leaves_say_so(
+    world: World, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with world.daemon() as daemon:
+        source = DaemonSource(daemon.services, str(world.folder), lambda: daemon.shutdown.signals > 0)
+        assert source.snapshot().phase is Phase.STARTING
+        assert source.snapshot().streams == ()
+        assert all(fact.good for fact in judge_health(source.health()))
+        source = source_of(world, daemon)
+        daemon.shutdown.request()
+        await trio.sleep(1000)
+        assert source.snapshot().phase is Phase.DRAINING
+        assert all(fact.good for fact in judge_health(source.health()))  # the intake has ended, and should have
+
+
+@pytest.mark.parametrize("working", [True, False])
+@pytest.mark.parametrize("status", list(Status))
+def test_every_status_is_some_state(status: Status, working: bool) -> None:
+    state = state_of(status, working=working)
+    expected = {
+        Status.PENDING_COMPLETION: StreamState.VERIFYING,
+        Status.S3_COMPLETED: StreamState.FINISHING,
+        Status.COMPLETED: StreamState.FINISHING,
+    }
+    if status is Status.RETRYING and not working:
+        assert state is StreamState.RETRYING
+    else:
+        assert state is expected.get(status, StreamState.UPLOADING if working else StreamState.WAITING)
+
+
+def test_every_failure_has_a_sentence() -> None:
+    assert set(source_module._SENTENCE_OF) == FAILED
+
+
+async def _down(operation: str, moment: Moment) -> None:
+    raise RedisOperationError(operation, "no answer", transient=True)
