@@ -32,12 +32,16 @@ from cef_trio.config import Settings, without_secrets
 from cef_trio.exit_codes import ExitCode
 from cef_trio.intake.patterns import PathMatcher, matcher
 from cef_trio.intake.watcher import Watcher
+from cef_trio.notify import ServiceManager, Turning
 from cef_trio.stream.retention import forget_old_streams
 from cef_trio.stream.services import Services
 from cef_trio.stream.stale import StaleChecker
 from cef_trio.stream.supervisor import StreamSupervisor
 
 log = structlog.get_logger(__name__)
+
+_SLOW_TURN_SECONDS = 120.0
+"""How long a scan of a big folder, or a round with all attempts at Redis, may take beyond the usual."""
 
 
 @dataclass(eq=False, slots=True)
@@ -165,6 +169,8 @@ async def _take_in(
     shutdown: Shutdown,
     task_status: trio.TaskStatus[RunningDaemon],
 ) -> ExitCode:
+    manager = ServiceManager.from_environment()
+    shutdown.on_drain.append(manager.stopping)
     try:
         await check_reachable(services, create_bucket=settings.s3_create_bucket)
     except RefusedAtStartError as error:
@@ -185,8 +191,24 @@ async def _take_in(
         intake.start_soon(stale_checker.run)
         intake.start_soon(forget_old_streams, services, timedelta(days=settings.completed_retention_days))
         log.info("daemon_started", watch_dir=folder)
+        intake.start_soon(manager.attend, _turning(services, watcher, stale_checker, settings))
         task_status.started(RunningDaemon(services, supervisor, watcher, stale_checker, shutdown))
     return ExitCode.DONE
+
+
+def _turning(
+    services: Services, watcher: Watcher, stale_checker: StaleChecker, settings: Settings
+) -> tuple[Turning, Turning]:
+    """What must turn for the watchdog to be content. While Redis is away, the stale checker waits for it."""
+    return (
+        Turning("watcher", lambda: watcher.last_turn, 2 * settings.rescan_seconds + _SLOW_TURN_SECONDS),
+        Turning(
+            "stale_checker",
+            lambda: stale_checker.last_turn,
+            2 * settings.stale_check_seconds + _SLOW_TURN_SECONDS,
+            excused=lambda: not services.redis_breaker.up.value,
+        ),
+    )
 
 
 @asynccontextmanager
