@@ -72,6 +72,7 @@ class ServiceNotifier:
         self._address = address
         self.watchdog_seconds = watchdog_seconds if address else None
         """After so long without a beat the daemon is killed; ``None``: nobody waits for one."""
+        self._complained = False
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> ServiceNotifier:
@@ -107,8 +108,11 @@ class ServiceNotifier:
                 sender.setblocking(False)
                 sender.sendto("\n".join(lines).encode(errors="replace"), address)
         except (OSError, ValueError) as error:  # ValueError: a NUL in the address
-            log.warning("service_manager_not_told", message=lines[0], error=str(error))
+            if not self._complained:
+                log.warning("service_manager_not_told", message=lines[0], error=str(error))
+            self._complained = True
             return False
+        self._complained = False
         return True
 
     async def watch(self, look: Callable[[], Iterable[Turn]], describe: Callable[[], str]) -> None:
