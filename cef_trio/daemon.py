@@ -6,7 +6,7 @@
     ├─ signal listener                1st signal: drain · 2nd: cancel · 3rd: exit at once
     ├─ background nursery             lease renewal, probes of S3 and Redis
     └─ processor nursery              (drained, then cancelled) one task a stream
-        └─ intake scope               (cancelled first) watcher, stale checker, resolver of unknown files
+        └─ intake scope               (cancelled first) watcher, stale checker, resolver of unknown files, watchdog
 
 Leaving (promise P4): the first signal cancels the intake scope and tells the processors to drain, and in the same
 moment gives the processor nursery a deadline, ``SHUTDOWN_GRACE_SECONDS`` away. So nothing that hangs, be it S3, Redis
@@ -32,16 +32,13 @@ from cef_trio.config import Settings, without_secrets
 from cef_trio.exit_codes import ExitCode
 from cef_trio.intake.patterns import PathMatcher, matcher
 from cef_trio.intake.watcher import Watcher
-from cef_trio.notify import ServiceManager, Turning
+from cef_trio.notify import ServiceNotifier, Turn
 from cef_trio.stream.retention import forget_old_streams
 from cef_trio.stream.services import Services
 from cef_trio.stream.stale import StaleChecker
 from cef_trio.stream.supervisor import StreamSupervisor
 
 log = structlog.get_logger(__name__)
-
-_SLOW_TURN_SECONDS = 120.0
-"""How long a scan of a big folder, or a round with all attempts at Redis, may take beyond the usual."""
 
 
 @dataclass(eq=False, slots=True)
@@ -52,7 +49,7 @@ class Shutdown:
     intake: trio.CancelScope = field(default_factory=trio.CancelScope)
     workers: list[trio.CancelScope] = field(default_factory=list)
     """Scopes that are cancelled when the grace is over."""
-    on_drain: list[Callable[[], None]] = field(default_factory=list)
+    on_drain: list[Callable[[], object]] = field(default_factory=list)
     signals: int = 0
 
     def request(self) -> None:
@@ -85,6 +82,19 @@ class RunningDaemon:
     stale_checker: StaleChecker
     shutdown: Shutdown
 
+    def turns(self) -> list[Turn]:
+        """The turns of the tasks that look after others. In an outage the stale checker rightly waits for Redis."""
+        redis_down = not self.services.redis_breaker.up.value
+        return [
+            Turn("watcher", self.watcher.last_attempt, self.watcher.rescan_seconds),
+            Turn("stale checker", self.stale_checker.last_turn, self.stale_checker.period_seconds, excused=redis_down),
+        ]
+
+    def describe(self) -> str:
+        """How it stands, in one line."""
+        down = [b.service for b in (self.services.redis_breaker, self.services.s3_breaker) if not b.up.value]
+        return f"{len(self.supervisor.live_ids)} streams open{'; waiting for ' + ' and '.join(down) if down else ''}"
+
 
 OpenServices = Callable[[Settings], AbstractAsyncContextManager[Services]]
 
@@ -108,6 +118,9 @@ async def run_daemon(
         ``DONE``; ``REFUSED`` if S3 or Redis refused us at the start; ``NOT_SAVED`` if a stream's end was not saved.
     """
     shutdown = Shutdown(settings.shutdown_grace_seconds)
+    notifier = ServiceNotifier.from_environment()
+    shutdown.on_drain.append(notifier.stopping)
+    notifier.status("waiting for Redis and S3")
     log.info("daemon_starting", version=__version__, pid=os.getpid(), **without_secrets(settings))
     with lock_watch_folder(settings.watch_dir):
         async with open_services(settings) as services:
@@ -117,7 +130,9 @@ async def run_daemon(
                     services,
                     shutdown,
                     matcher(settings.watch_patterns),
-                    lambda supervisor: _take_in(settings, services, supervisor, shutdown, task_status),
+                    lambda supervisor: _take_in(
+                        settings, services, supervisor, shutdown, notifier=notifier, task_status=task_status
+                    ),
                 )
                 root.cancel_scope.cancel()
             unsaved = services.exit_saves.unsaved
@@ -167,10 +182,10 @@ async def _take_in(
     services: Services,
     supervisor: StreamSupervisor,
     shutdown: Shutdown,
+    *,
+    notifier: ServiceNotifier,
     task_status: trio.TaskStatus[RunningDaemon],
 ) -> ExitCode:
-    manager = ServiceManager.from_environment()
-    shutdown.on_drain.append(manager.stopping)
     try:
         await check_reachable(services, create_bucket=settings.s3_create_bucket)
     except RefusedAtStartError as error:
@@ -190,25 +205,12 @@ async def _take_in(
         await intake.start(watcher.run)
         intake.start_soon(stale_checker.run)
         intake.start_soon(forget_old_streams, services, timedelta(days=settings.completed_retention_days))
+        daemon = RunningDaemon(services, supervisor, watcher, stale_checker, shutdown)
+        intake.start_soon(notifier.watch, daemon.turns, daemon.describe)
         log.info("daemon_started", watch_dir=folder)
-        intake.start_soon(manager.attend, _turning(services, watcher, stale_checker, settings))
-        task_status.started(RunningDaemon(services, supervisor, watcher, stale_checker, shutdown))
+        notifier.ready(daemon.describe())
+        task_status.started(daemon)
     return ExitCode.DONE
-
-
-def _turning(
-    services: Services, watcher: Watcher, stale_checker: StaleChecker, settings: Settings
-) -> tuple[Turning, Turning]:
-    """What must turn for the watchdog to be content. While Redis is away, the stale checker waits for it."""
-    return (
-        Turning("watcher", lambda: watcher.last_turn, 2 * settings.rescan_seconds + _SLOW_TURN_SECONDS),
-        Turning(
-            "stale_checker",
-            lambda: stale_checker.last_turn,
-            2 * settings.stale_check_seconds + _SLOW_TURN_SECONDS,
-            excused=lambda: not services.redis_breaker.up.value,
-        ),
-    )
 
 
 @asynccontextmanager

@@ -1,12 +1,17 @@
-"""What the service manager is told: the protocol of sd_notify, in both directions that we need.
+"""Tells a service manager how the daemon stands: systemd's notification protocol, and its watchdog.
 
-One datagram a message, to the socket that ``NOTIFY_SOCKET`` names (https://www.freedesktop.org/software/systemd/man/sd_notify.html):
-``READY=1`` when the folder is watched, ``STOPPING=1`` at the first signal, ``WATCHDOG=1`` at half of ``WATCHDOG_USEC``
-for as long as the daemon's tasks turn. Without ``NOTIFY_SOCKET`` nothing happens at all.
+The protocol is one datagram of ``NAME=value`` lines to the socket that ``NOTIFY_SOCKET`` names (sd_notify(3)). Without
+that variable nothing is sent and nothing changes. A message never waits and never raises: a service manager that does
+not listen must not harm an upload.
 
-It must never harm the daemon: a send never blocks, no error leaves this module, and a message that could not be sent
-is one line in the log. The watchdog's judgement (:func:`silent`) is pure. It asks the tasks, not only the loop: a loop
-that turns while the watcher hangs is a daemon that uploads nothing new.
+The watchdog (``WATCHDOG_USEC``, sd_watchdog_enabled(3)) is told that all is well at half its time, and only while
+
+- the loop turns, since the beat is a task of it, and
+- every task that looks after others has made a turn lately, or is excused (:func:`silent`).
+
+A missed beat makes systemd kill the daemon and start it anew, which mends a task that hangs and nothing else. So what a
+restart cannot mend is an excuse: a Redis that is down, a watched folder that is gone. And the limit is wide: to be
+restarted again and again because everything is slow would be worse than the slowness.
 """
 
 from __future__ import annotations
@@ -14,110 +19,135 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Final
 
 import structlog
 import trio
+from trio_util import periodic
 
 log = structlog.get_logger(__name__)
 
-_AGAIN_SECONDS: Final = 1.0
-"""How long to wait before READY is said again, when it could not be sent: without it a start counts as failed."""
+SILENT_SECONDS: Final = 300.0
+"""How long a task may be late, beyond its period, before it is taken for hanging."""
+_MICROSECONDS: Final = 1_000_000
+_MAX_STATUS: Final = 200
 
 
-def _never() -> bool:
-    return False
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """When a task last made a turn.
 
-
-@dataclass(eq=False, slots=True)
-class Turning:
-    """A task that should turn: ``last_turn`` tells when it last did, ``trio.current_time()``.
-
-    While ``excused`` says so, and for ``limit_seconds`` after that, its silence means nothing: it waits for a service
-    that is away, which no restart brings back.
+    Attributes:
+        task: what it is called in the log.
+        at: ``trio.current_time()`` of its last turn.
+        period_seconds: how often it makes one.
+        excused: whether it waits for something that a restart would not bring back.
     """
 
-    name: str
-    last_turn: Callable[[], float]
-    limit_seconds: float
-    excused: Callable[[], bool] = _never
-    excused_at: float = field(default=float("-inf"), init=False)
+    task: str
+    at: float
+    period_seconds: float
+    excused: bool = False
 
 
-def silent(tasks: Iterable[Turning], now: float) -> list[str]:
-    """Names of the tasks that did not turn for longer than their limit."""
-    found = []
-    for task in tasks:
-        if task.excused():
-            task.excused_at = now
-        if now - max(task.last_turn(), task.excused_at) > task.limit_seconds:
-            found.append(task.name)
-    return found
+def silent(turns: Iterable[Turn], *, now: float, excused_at: Mapping[str, float]) -> list[str]:
+    """The tasks that hang, by name.
+
+    ``excused_at`` says when a task was last seen excused: what it waited for has come back only since then.
+    """
+    return [
+        turn.task
+        for turn in turns
+        if not turn.excused
+        and now - max(turn.at, excused_at.get(turn.task, turn.at)) > turn.period_seconds + SILENT_SECONDS
+    ]
 
 
-class ServiceManager:
-    """Who started us, if it wants to be told; else every method does nothing."""
+class ServiceNotifier:
+    """Whom to tell, and how often; by default nobody."""
 
-    def __init__(self, address: str | None, *, beat_seconds: float | None = None) -> None:
+    def __init__(self, address: str = "", watchdog_seconds: float | None = None) -> None:
         self._address = address
-        self.beat_seconds = beat_seconds if address else None
-        """How often the watchdog wants to hear of us; ``None``: never."""
-        self._said_failure = False
+        self.watchdog_seconds = watchdog_seconds if address else None
+        """After so long without a beat the daemon is killed; ``None``: nobody waits for one."""
+        self._complained = False
 
     @classmethod
-    def from_environment(
-        cls, environment: Mapping[str, str] | None = None, *, pid: int | None = None
-    ) -> ServiceManager:
-        """Read ``NOTIFY_SOCKET``, ``WATCHDOG_USEC`` and ``WATCHDOG_PID``; nonsense in them counts as unset."""
-        environment = os.environ if environment is None else environment
-        address = environment.get("NOTIFY_SOCKET") or None
-        if address is not None and (len(address) == 1 or address[0] not in "/@"):
-            log.warning("service_manager_unknown", address=address)  # vsock: of a virtual machine, for one
-            address = None
-        watched = environment.get("WATCHDOG_PID") or None
-        usec = environment.get("WATCHDOG_USEC") or ""
-        ours = watched is None or watched == str(os.getpid() if pid is None else pid)
-        wanted = ours and usec.isascii() and usec.isdecimal() and int(usec) > 0
-        return cls(address, beat_seconds=int(usec) / 1e6 / 2 if wanted else None)
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> ServiceNotifier:
+        """As the service manager asks. What makes no sense is as good as nothing."""
+        address = environment.get("NOTIFY_SOCKET", "")
+        if not address:
+            return cls()
+        if address[0] not in "/@" or len(address) == 1:
+            log.warning("notify_socket_unusable", address=address)
+            return cls()
+        return cls(address, _watchdog_seconds(environment))
 
-    async def attend(self, tasks: Iterable[Turning]) -> None:
-        """Say that we are ready, then keep the watchdog content for as long as ``tasks`` turn. Ends when cancelled.
+    def ready(self, status: str) -> bool:
+        """The daemon works: whoever waits for the service's start goes on."""
+        return self._tell("READY=1", _status(status))
 
-        A task that turns again is believed again.
-        """
-        tasks = tuple(tasks)
-        while not self._tell("READY=1\nSTATUS=watching"):  # noqa: ASYNC110 - nobody in this process could set an event
-            await trio.sleep(_AGAIN_SECONDS)
-        if self.beat_seconds is None:
-            return
-        said: list[str] = []
-        while True:
-            names = silent(tasks, trio.current_time())
-            if not names:
-                self._tell("WATCHDOG=1")
-            elif names != said:
-                log.error("watchdog_withheld", silent=names)
-            said = names
-            await trio.sleep(self.beat_seconds)
+    def stopping(self) -> bool:
+        """The daemon is on its way out."""
+        return self._tell("STOPPING=1", _status("stopping: parts in flight finish, states are saved"))
 
-    def stopping(self) -> None:
-        """Say that the exit has begun."""
-        self._tell("STOPPING=1\nSTATUS=finishing the parts in flight, saving states")
+    def status(self, status: str) -> bool:
+        """One line for a person; ``systemctl status`` shows it."""
+        return self._tell(_status(status))
 
-    def _tell(self, message: str) -> bool:
-        """Send a message; whether it is settled (sent, or nobody to be told)."""
-        if self._address is None:
-            return True
-        # '@' is how the abstract namespace is written; on the wire it is a zero byte.
+    def _tell(self, *lines: str) -> bool:
+        """Send one message; returns whether it was taken. Never waits, never raises."""
+        if not self._address:
+            return False
+        # An abstract address begins with a NUL byte, for which '@' stands.
         address = "\0" + self._address[1:] if self._address[0] == "@" else self._address
         try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK) as sock:
-                sock.sendto(message.encode(), address)
-        except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
-            if not self._said_failure:
-                log.warning("service_manager_not_told", address=self._address, error=str(error))
-            self._said_failure = True
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+                sender.setblocking(False)
+                sender.sendto("\n".join(lines).encode(errors="replace"), address)
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the address
+            if not self._complained:
+                log.warning("service_manager_not_told", message=lines[0], error=str(error))
+            self._complained = True
             return False
-        self._said_failure = False
+        self._complained = False
         return True
+
+    async def watch(self, look: Callable[[], Iterable[Turn]], describe: Callable[[], str]) -> None:
+        """Beat for ever, while no task is silent; returns at once if nobody waits for it.
+
+        ``look`` says what turns the tasks made; ``describe`` is the status line that goes with a beat.
+        """
+        if self.watchdog_seconds is None:
+            return
+        excused_at: dict[str, float] = {}
+        said: list[str] = []
+        async with aclosing(periodic(self.watchdog_seconds / 2)) as beats:
+            async for _ in beats:
+                turns, now = list(look()), trio.current_time()
+                excused_at |= {turn.task: now for turn in turns if turn.excused}
+                hanging = silent(turns, now=now, excused_at=excused_at)
+                if not hanging:
+                    # READY again: harmless, and the first one may have met a full queue.
+                    self._tell("READY=1", "WATCHDOG=1", _status(describe()))
+                elif hanging != said:
+                    log.error("watchdog_not_told", silent_tasks=hanging)
+                    self.status(f"silent: {', '.join(hanging)}")
+                said = hanging
+
+
+def _watchdog_seconds(environment: Mapping[str, str]) -> float | None:
+    """The watchdog's time; ``None`` if there is none, or if it is another process's."""
+    microseconds, pid = environment.get("WATCHDOG_USEC", ""), environment.get("WATCHDOG_PID", "")
+    if not (microseconds.isascii() and microseconds.isdecimal() and int(microseconds) > 0):
+        return None
+    if pid and pid != str(os.getpid()):
+        return None
+    return int(microseconds) / _MICROSECONDS
+
+
+def _status(text: str) -> str:
+    """A status is one line: a folder's name must not be able to add ``READY=1``."""
+    return "STATUS=" + "".join(c if c.isprintable() else "?" for c in text)[:_MAX_STATUS]

@@ -1,8 +1,7 @@
-"""What the service manager hears, on a real datagram socket; and that it can never harm the daemon."""
+"""The service manager is told the truth, and can do no harm: on real sockets, and on a virtual clock."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 from collections.abc import Iterator
@@ -13,157 +12,184 @@ import pytest
 import trio
 import trio.testing
 
-from cef_trio.notify import ServiceManager, Turning, silent
+from cef_trio.notify import SILENT_SECONDS, ServiceNotifier, Turn, silent
 
 
-class Listener:
-    """A service manager's end of the protocol."""
+class Manager:
+    """A service manager's socket."""
 
     def __init__(self, address: str) -> None:
         self.address = address
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.socket.bind("\0" + address[1:] if address.startswith("@") else address)
-        self.socket.setblocking(False)
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self.socket.bind("\0" + address[1:] if address[0] == "@" else address)
 
-    def heard(self) -> list[str]:
-        """First lines of the messages that have arrived since the last call."""
-        messages = []
+        self._read: list[list[str]] = []
+
+    def messages(self) -> list[list[str]]:
+        """What has come since the last call, each message as its lines."""
+        self.take_in()
+        found, self._read = self._read, []
+        return found
+
+    def take_in(self) -> str:
+        """Empty the socket's queue, which holds some ten messages."""
         while True:
             try:
-                messages.append(self.socket.recv(4096).decode().splitlines()[0])
+                self._read.append(self.socket.recv(4096).decode().split("\n"))
             except BlockingIOError:
-                return messages
+                return "well"
 
 
 @pytest.fixture(params=["path", "abstract"])
-def listener(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Listener]:
-    address = str(tmp_path / "notify") if request.param == "path" else f"@cef-trio-{uuid4().hex}"
-    listener = Listener(address)
-    yield listener
-    listener.socket.close()
+def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Manager]:
+    address = str(tmp_path / "notify") if request.param == "path" else f"@cef-trio-test-{uuid4().hex}"
+    listening = Manager(address)
+    yield listening
+    listening.socket.close()
 
 
-def manager_for(address: str, *, watchdog_usec: str = "", pid: str = "") -> ServiceManager:
-    environment = {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": watchdog_usec, "WATCHDOG_PID": pid}
-    return ServiceManager.from_environment(environment)
+def test_a_message_is_one_datagram_of_lines(manager: Manager) -> None:
+    notifier = ServiceNotifier.from_environment({"NOTIFY_SOCKET": manager.address})
+    assert notifier.ready("3 streams open")
+    assert notifier.status("waiting for redis")
+    assert notifier.stopping()
+    ready, status, stopping = manager.messages()
+    assert ready == ["READY=1", "STATUS=3 streams open"]
+    assert status == ["STATUS=waiting for redis"]
+    assert stopping[0] == "STOPPING=1"
 
 
-def turning(name: str = "watcher", *, last: float = 0.0, limit: float = 10.0) -> Turning:
-    return Turning(name, lambda: last, limit)
+def test_a_status_cannot_forge_a_message(manager: Manager) -> None:
+    ServiceNotifier(manager.address).status("a\nREADY=1\0\x1b[2J\udcff")
+    assert manager.messages() == [["STATUS=a?READY=1??[2J?"]]
 
 
-async def test_ready_and_stopping_are_said_in_this_order(listener: Listener) -> None:
-    manager = manager_for(listener.address)
-    await manager.attend([])
-    manager.stopping()
-    assert listener.heard() == ["READY=1", "STOPPING=1"]
+@pytest.mark.parametrize("address", ["", "@", "/", "relative", "vsock:2:1234", "/nobody/listens/here", "/" + "x" * 200])
+def test_a_socket_that_is_none_harms_nobody(address: str) -> None:
+    notifier = ServiceNotifier.from_environment({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "1000000"})
+    assert notifier.ready("well") is False
+    assert notifier.stopping() is False
 
 
-async def test_the_watchdog_hears_of_us_at_half_of_its_patience(
-    listener: Listener, autojump_clock: trio.testing.MockClock
+def test_a_manager_that_does_not_listen_makes_nobody_wait(tmp_path: Path) -> None:
+    manager = Manager(str(tmp_path / "notify"))
+    notifier = ServiceNotifier(manager.address)
+    told = 0
+    while notifier.status("still here"):
+        told += 1
+    assert told > 0  # its queue is full: the next message is dropped, and this line is reached
+    assert len(manager.messages()) == told
+    assert notifier.status("again")
+    manager.socket.close()
+
+
+@pytest.mark.parametrize(
+    ("variables", "seconds"),
+    [
+        ({}, None),
+        ({"WATCHDOG_USEC": "30000000"}, 30.0),
+        ({"WATCHDOG_USEC": "500000", "WATCHDOG_PID": str(os.getpid())}, 0.5),
+        ({"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": "1"}, None),
+        ({"WATCHDOG_USEC": "0"}, None),
+        ({"WATCHDOG_USEC": "-5"}, None),
+        ({"WATCHDOG_USEC": "soon"}, None),
+        ({"WATCHDOG_USEC": "²"}, None),
+    ],
+)
+def test_the_watchdog_is_the_one_that_was_asked_for(variables: dict[str, str], seconds: float | None) -> None:
+    assert ServiceNotifier.from_environment({"NOTIFY_SOCKET": "/x", **variables}).watchdog_seconds == seconds
+    assert ServiceNotifier.from_environment(variables).watchdog_seconds is None
+
+
+@pytest.mark.parametrize(
+    ("turn", "excused_at", "expected"),
+    [
+        (Turn("t", at=1000.0, period_seconds=5.0), {}, False),
+        (Turn("t", at=1000.0 - SILENT_SECONDS - 5.0, period_seconds=5.0), {}, False),
+        (Turn("t", at=1000.0 - SILENT_SECONDS - 5.1, period_seconds=5.0), {}, True),
+        (Turn("t", at=1000.0 - SILENT_SECONDS - 5.1, period_seconds=6.0), {}, False),
+        (Turn("t", at=0.0, period_seconds=5.0, excused=True), {}, False),
+        (Turn("t", at=0.0, period_seconds=5.0), {"t": 990.0}, False),
+        (Turn("t", at=0.0, period_seconds=5.0), {"t": 100.0}, True),
+        (Turn("t", at=0.0, period_seconds=5.0), {"another": 990.0}, True),
+        (Turn("t", at=990.0, period_seconds=5.0), {"t": 100.0}, False),
+    ],
+)
+def test_silence_is_a_turn_that_is_long_overdue_and_not_excused(
+    turn: Turn, excused_at: dict[str, float], expected: bool
 ) -> None:
-    manager = manager_for(listener.address, watchdog_usec="30000000", pid=str(os.getpid()))
-    assert manager.beat_seconds == 15
-    with trio.move_on_after(46):
-        await manager.attend([Turning("watcher", trio.current_time, 1)])
-    assert listener.heard() == ["READY=1"] + ["WATCHDOG=1"] * 4
+    assert silent([turn], now=1000.0, excused_at=excused_at) == (["t"] if expected else [])
 
 
-async def test_a_silent_task_keeps_the_beat_back_and_one_that_turns_again_brings_it_back(
-    listener: Listener, autojump_clock: trio.testing.MockClock
-) -> None:
-    start, back = trio.current_time(), False
-    task = Turning("watcher", lambda: trio.current_time() if back else start, 20)
-    manager = manager_for(listener.address, watchdog_usec="10000000")
+class Tasks:
+    """Two tasks that turn, unless they are held."""
+
+    def __init__(self) -> None:
+        self.held = False
+        self.excused = False
+        self.last_turn = trio.current_time()
+
+    def turns(self) -> list[Turn]:
+        now = trio.current_time()
+        if not self.held:
+            self.last_turn = now
+        return [Turn("watcher", now, 30.0), Turn("stale checker", self.last_turn, 5.0, excused=self.excused)]
+
+
+def beats(manager: Manager) -> int:
+    return sum("WATCHDOG=1" in message for message in manager.messages())
+
+
+async def test_it_beats_at_half_the_watchdogs_time(manager: Manager, autojump_clock: trio.testing.MockClock) -> None:
+    tasks = Tasks()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(manager.attend, [task])
-        await trio.sleep(21)
-        assert len(listener.heard()) == 1 + 5  # READY, and beats at 0, 5, 10, 15 and 20
-        await trio.sleep(60)
-        assert listener.heard() == []
-        back = True
-        await trio.sleep(5)
-        assert listener.heard() == ["WATCHDOG=1"]
+        nursery.start_soon(ServiceNotifier(manager.address, 30.0).watch, tasks.turns, manager.take_in)
+        await trio.sleep(61)
+        found = manager.messages()
+        assert found == [["READY=1", "WATCHDOG=1", "STATUS=well"]] * 5
         nursery.cancel_scope.cancel()
 
 
-async def test_nobody_is_told_when_nobody_asks() -> None:
-    manager = ServiceManager.from_environment({"WATCHDOG_USEC": "1000000"})
-    assert manager.beat_seconds is None
-    await manager.attend([turning()])
-    manager.stopping()
-
-
-@pytest.mark.parametrize("pid", ["1", "0", "x"])
-async def test_another_process_s_watchdog_is_not_ours(listener: Listener, pid: str) -> None:
-    manager = manager_for(listener.address, watchdog_usec="1000000", pid=pid)
-    assert manager.beat_seconds is None
-    await manager.attend([])
-    assert listener.heard() == ["READY=1"]
-
-
-@pytest.mark.parametrize("usec", ["", "0", "-1", "ten", "1e6", "\N{FULLWIDTH DIGIT ONE}"])
-def test_nonsense_about_the_watchdog_counts_as_unset(usec: str) -> None:
-    assert manager_for("@x", watchdog_usec=usec).beat_seconds is None
-
-
-@pytest.mark.parametrize("address", ["vsock:2:9999", "relative", "@", "/"])
-async def test_an_address_that_is_none_counts_as_unset(address: str) -> None:
-    manager = manager_for(address, watchdog_usec="1000000")
-    assert manager.beat_seconds is None
-    await manager.attend([])
-
-
-@pytest.mark.parametrize("address", ["/nonexistent/notify", "@nobody-listens-here", "/with\0zero", "/" + "long" * 100])
-async def test_a_manager_that_cannot_be_told_harms_nothing(
-    address: str, autojump_clock: trio.testing.MockClock
+async def test_a_silent_task_stops_the_beat_and_its_return_starts_it_again(
+    manager: Manager, autojump_clock: trio.testing.MockClock
 ) -> None:
-    manager = manager_for(address, watchdog_usec="1000000")
-    manager.stopping()
-    with trio.move_on_after(10) as patience:
-        await manager.attend([turning()])
-    assert patience.cancelled_caught  # it goes on trying to say READY, and raises nothing
-
-
-async def test_ready_is_said_again_until_it_got_through(
-    listener: Listener, autojump_clock: trio.testing.MockClock
-) -> None:
-    manager = manager_for(listener.address)
-    filled = fill(listener)
+    tasks = Tasks()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(manager.attend, [])
-        await trio.sleep(2.5)
-        assert listener.heard() == ["NOISE=1"] * filled
-    assert listener.heard() == ["READY=1"]
+        nursery.start_soon(ServiceNotifier(manager.address, 30.0).watch, tasks.turns, manager.take_in)
+        await trio.sleep(1)
+        tasks.held = True
+        await trio.sleep(SILENT_SECONDS)
+        assert beats(manager) > 0
+        await trio.sleep(30)
+        manager.messages()
+        await trio.sleep(3600)
+        assert beats(manager) == 0
+        tasks.held = False
+        await trio.sleep(30)
+        assert beats(manager) == 2
+        nursery.cancel_scope.cancel()
 
 
-def fill(listener: Listener) -> int:
-    """Send until not even a new socket can; returns how many messages are waiting."""
-    address = "\0" + listener.address[1:] if listener.address.startswith("@") else listener.address
-    filled = before = 0
-    with contextlib.ExitStack() as sockets:
-        while True:
-            noise = sockets.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
-            noise.setblocking(False)
-            with contextlib.suppress(BlockingIOError):
-                while True:
-                    noise.sendto(b"NOISE=1", address)
-                    filled += 1
-            if filled == before:
-                return filled
-            before = filled
+async def test_an_outage_of_hours_does_not_stop_the_beat_nor_does_its_end(
+    manager: Manager, autojump_clock: trio.testing.MockClock
+) -> None:
+    tasks = Tasks()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ServiceNotifier(manager.address, 30.0).watch, tasks.turns, manager.take_in)
+        tasks.held = tasks.excused = True
+        await trio.sleep(6 * 3600 + 1)
+        assert beats(manager) == 6 * 3600 // 15 + 1
+        tasks.excused = False  # Redis is back; the checker needs a moment yet
+        await trio.sleep(60)
+        assert beats(manager) == 4
+        await trio.sleep(SILENT_SECONDS + 30)
+        manager.messages()
+        await trio.sleep(60)
+        assert beats(manager) == 0  # now it hangs, and nothing excuses it
+        nursery.cancel_scope.cancel()
 
 
-def test_silence_is_longer_than_the_limit() -> None:
-    tasks = [turning("early", last=100, limit=10), turning("late", last=89.9, limit=10)]
-    assert silent(tasks, 110.0) == ["late"]
-    assert silent(tasks, 99.9) == []
-
-
-def test_a_task_that_waits_for_a_service_is_excused_and_gets_its_time_when_that_is_back() -> None:
-    away = True
-    task = Turning("stale_checker", lambda: 0.0, 10.0, excused=lambda: away)
-    assert silent([task], 3600.0) == []
-    away = False
-    assert silent([task], 3609.0) == []
-    assert silent([task], 3611.0) == ["stale_checker"]
+async def test_without_a_watchdog_nobody_beats(manager: Manager) -> None:
+    await ServiceNotifier(manager.address).watch(list, str)
+    await ServiceNotifier("", 30.0).watch(list, str)
+    assert manager.messages() == []
