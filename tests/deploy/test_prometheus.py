@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import re
 import shutil
 import subprocess
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from servers.deployment import DEPLOY, ROOT, dashboard_queries, documents
+
+from cef_trio.checkpoint.states import FailureReason, Status
 
 ALERTS = DEPLOY / "prometheus" / "alerts.yaml"
 DASHBOARD = DEPLOY / "grafana" / "dashboard.json"
@@ -19,27 +19,47 @@ PROMTOOL = shutil.which("promtool")
 needs_promtool = pytest.mark.skipif(PROMTOOL is None, reason="promtool (Debian's prometheus) is not here")
 
 
+CALL = ("service", "operation", "error")
+TABLE: dict[str, tuple[str, tuple[str, ...]]] = {
+    "uploaded_bytes_total": ("counter", ()),
+    "uploaded_parts_total": ("counter", ()),
+    "rewritten_parts_total": ("counter", ()),
+    "rewritten_bytes_total": ("counter", ()),
+    "retries_total": ("counter", CALL),
+    "operation_failures_total": ("counter", CALL),
+    "streams_ended_total": ("counter", ("outcome",)),
+    "failed_streams_total": ("counter", ("reason",)),
+    "live_streams": ("gauge", ("state",)),
+    "known_streams": ("gauge", ("set",)),
+    "lag_bytes": ("gauge", ()),
+    "lag_seconds": ("gauge", ()),
+    "service_up": ("gauge", ("service",)),
+    "redis_persistent": ("gauge", ()),
+    "limiter_borrowed": ("gauge", ("limiter",)),
+    "limiter_total": ("gauge", ("limiter",)),
+    "watcher_last_turn_timestamp_seconds": ("gauge", ()),
+    "stale_checker_last_turn_timestamp_seconds": ("gauge", ()),
+    "shutdown_seconds": ("gauge", ()),
+    "build_info": ("gauge", ("version", "python", "trio")),
+    "part_upload_seconds": ("histogram", ()),
+    "finalize_seconds": ("histogram", ()),
+    "recording_duration_seconds": ("histogram", ()),
+}
+"""Type and labels of every metric, without the prefix."""
+SCRAPE_LABELS = {"instance", "job"}
+"""Labels that Prometheus adds."""
+
+
 def known() -> dict[str, str]:
     """Every metric family and its type."""
-    # Until the module is in every tree the table stands here as well; it then goes.
-    if find_spec("cef_trio.telemetry") is None:
-        counters = (
-            "uploaded_bytes uploaded_parts rewritten_parts rewritten_bytes retries operation_failures streams_ended "
-            "failed_streams"
-        )
-        gauges = (
-            "live_streams known_streams lag_bytes lag_seconds service_up redis_persistent limiter_borrowed "
-            "limiter_slots watcher_last_turn_timestamp_seconds stale_checker_last_turn_timestamp_seconds "
-            "shutdown_seconds build_info"
-        )
-        histograms = "part_upload_seconds finalize_seconds recording_duration_seconds"
-        return {
-            **{f"cef_trio_{name}_total": "counter" for name in counters.split()},
-            **{f"cef_trio_{name}": "gauge" for name in gauges.split()},
-            **{f"cef_trio_{name}": "histogram" for name in histograms.split()},
-        }
-    table = importlib.import_module("cef_trio.telemetry.families")  # by name: mypy does not find it in every tree yet
-    return {family.name: str(family.kind) for family in table.families()}
+    return {f"cef_trio_{name}": kind for name, (kind, _) in TABLE.items()}
+
+
+def labels_of(name: str) -> set[str]:
+    """The labels that a query may ask a series for."""
+    family = re.sub(r"_(bucket|sum|count)$", "", name) if name not in known() else name
+    kind, labels = TABLE[family.removeprefix("cef_trio_")]
+    return {*labels, *SCRAPE_LABELS, *({"le"} if kind == "histogram" else ())}
 
 
 def series() -> set[str]:
@@ -76,6 +96,44 @@ def test_a_metric_that_does_not_exist_would_be_found() -> None:
     assert asked('sum(rate(cef_trio_nonsense_total{a="b"}[5m])) / cef_trio_lag_bytes') - series() == {
         "cef_trio_nonsense_total"
     }
+
+
+def test_the_table_of_metrics_is_the_codes() -> None:
+    metrics = pytest.importorskip("cef_trio.telemetry.metrics", reason="the metrics are not in this tree yet")
+    assert {name: kind for name, kind, _ in metrics.families()} == known()
+
+
+def wrong_labels(query: str) -> set[str]:
+    """Labels that a query asks for by name, in braces or by grouping, and that its metrics do not have."""
+    wrong = {
+        f"{name}: {label}"
+        for name, matchers in re.findall(r"\b(cef_trio_\w+)\{([^}]*)\}", query)
+        for label in re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", matchers)
+        if label not in labels_of(name)
+    }
+    had = set().union(*(labels_of(name) for name in asked(query))) if asked(query) else SCRAPE_LABELS
+    groups = re.findall(r"\b(?:by|on|without|ignoring) \(([^)]*)\)", query)
+    return wrong | {label for group in groups for label in re.split(r",\s*", group) if label not in had}
+
+
+def test_queries_ask_for_labels_that_the_metrics_have() -> None:
+    assert {label for query in queries() for label in wrong_labels(query)} == set()
+    assert wrong_labels('sum by (state) (cef_trio_lag_bytes{reason="x"})') == {"state", "cef_trio_lag_bytes: reason"}
+
+
+def test_queries_compare_with_reasons_and_services_that_there_are() -> None:
+    values: dict[str, set[str]] = {"reason": set(), "service": set()}
+    for label, given in re.findall(r"\b(reason|service)(?:=~|!~|!=|=)\"([^\"]*)\"", "\n".join(queries())):
+        values[label] |= set(given.split("|"))
+    assert all(values.values())
+    assert values["reason"] <= {*FailureReason, Status.ABORTED_NO_PARTS, Status.DELETED_LOCALLY}
+    assert values["service"] <= {"s3", "redis"}
+
+
+def test_the_page_says_what_to_do_about_every_reason() -> None:
+    page = (ROOT / "docs" / "operations.md").read_text()
+    told = {name for row in re.findall(r"^\| (`.*?) \|", page, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)}
+    assert set(FailureReason) - told == set()
 
 
 def test_every_metric_is_on_the_dashboard() -> None:
