@@ -206,9 +206,9 @@ async def _take_in(
         intake.start_soon(stale_checker.run)
         intake.start_soon(forget_old_streams, services, timedelta(days=settings.completed_retention_days))
         daemon = RunningDaemon(services, supervisor, watcher, stale_checker, shutdown)
-        intake.start_soon(notifier.watch, daemon.turns, daemon.describe)
         log.info("daemon_started", watch_dir=folder)
         notifier.ready(daemon.describe())
+        intake.start_soon(notifier.watch, daemon.turns, daemon.describe)
         task_status.started(daemon)
     return ExitCode.DONE
 

@@ -31,6 +31,8 @@ log = structlog.get_logger(__name__)
 
 SILENT_SECONDS: Final = 300.0
 """How long a task may be late, beyond its period, before it is taken for hanging."""
+_AGAIN_SECONDS: Final = 1.0
+"""How long to wait before READY is said again that was not taken: without it a start counts as not done."""
 _MICROSECONDS: Final = 1_000_000
 _MAX_STATUS: Final = 200
 
@@ -72,6 +74,7 @@ class ServiceNotifier:
         self._address = address
         self.watchdog_seconds = watchdog_seconds if address else None
         """After so long without a beat the daemon is killed; ``None``: nobody waits for one."""
+        self._owes_ready = False
         self._complained = False
 
     @classmethod
@@ -86,8 +89,10 @@ class ServiceNotifier:
         return cls(address, _watchdog_seconds(environment))
 
     def ready(self, status: str) -> bool:
-        """The daemon works: whoever waits for the service's start goes on."""
-        return self._tell("READY=1", _status(status))
+        """The daemon works: whoever waits for the service's start goes on. If not taken, :meth:`watch` repeats it."""
+        taken = self._tell("READY=1", _status(status))
+        self._owes_ready = bool(self._address) and not taken
+        return taken
 
     def stopping(self) -> bool:
         """The daemon is on its way out."""
@@ -116,10 +121,13 @@ class ServiceNotifier:
         return True
 
     async def watch(self, look: Callable[[], Iterable[Turn]], describe: Callable[[], str]) -> None:
-        """Beat for ever, while no task is silent; returns at once if nobody waits for it.
+        """Beat for ever, while no task is silent; returns if nobody waits for it, once READY was taken.
 
         ``look`` says what turns the tasks made; ``describe`` is the status line that goes with a beat.
         """
+        while self._owes_ready:
+            await trio.sleep(_AGAIN_SECONDS)
+            self.ready(describe())
         if self.watchdog_seconds is None:
             return
         excused_at: dict[str, float] = {}
@@ -130,8 +138,7 @@ class ServiceNotifier:
                 excused_at |= {turn.task: now for turn in turns if turn.excused}
                 hanging = silent(turns, now=now, excused_at=excused_at)
                 if not hanging:
-                    # READY again: harmless, and the first one may have met a full queue.
-                    self._tell("READY=1", "WATCHDOG=1", _status(describe()))
+                    self._tell("WATCHDOG=1", _status(describe()))
                 elif hanging != said:
                     log.error("watchdog_not_told", silent_tasks=hanging)
                     self.status(f"silent: {', '.join(hanging)}")

@@ -170,7 +170,20 @@ def test_a_start_may_take_as_long_as_redis_and_s3_are_away() -> None:
     for name, lines in (("systemd", SERVICE), ("quadlet", QUADLET)):
         assert value(lines, "Service", "TimeoutStartSec") == "infinity", name
         assert value(lines, "Unit", "StartLimitIntervalSec") == "0", name
-        assert value(lines, "Service", "RestartPreventExitStatus") == "2", name
+
+
+def test_a_daemon_that_ended_badly_is_started_again_whatever_its_exit_code_was() -> None:
+    """A folder that is not mounted for a moment is exit code 2: to stay down after it would lose the night."""
+    for name, lines in (("systemd", SERVICE), ("quadlet", QUADLET)):
+        assert value(lines, "Service", "Restart") == "on-failure", name
+        assert values(lines, "Service", "RestartPreventExitStatus") == [], name
+        assert 0 < seconds(value(lines, "Service", "RestartSec")) <= 30, name
+
+
+def test_the_watchdog_does_not_run_out_while_the_daemon_leaves() -> None:
+    """The last beat may be half of the watchdog's time old when the first signal ends the beats."""
+    watchdog = seconds(value(SERVICE, "Service", "WatchdogSec"))
+    assert watchdog / 2 + p4_seconds() < watchdog
 
 
 # -- rights ------------------------------------------------------------------------------------------------------------

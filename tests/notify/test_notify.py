@@ -146,7 +146,7 @@ async def test_it_beats_at_half_the_watchdogs_time(manager: Manager, autojump_cl
         nursery.start_soon(ServiceNotifier(manager.address, 30.0).watch, tasks.turns, manager.take_in)
         await trio.sleep(61)
         found = manager.messages()
-        assert found == [["READY=1", "WATCHDOG=1", "STATUS=well"]] * 5
+        assert found == [["WATCHDOG=1", "STATUS=well"]] * 5
         nursery.cancel_scope.cancel()
 
 
@@ -193,3 +193,25 @@ async def test_without_a_watchdog_nobody_beats(manager: Manager) -> None:
     await ServiceNotifier(manager.address).watch(list, str)
     await ServiceNotifier("", 30.0).watch(list, str)
     assert manager.messages() == []
+
+
+async def test_ready_that_was_not_taken_is_said_again_until_it_is(
+    manager: Manager, autojump_clock: trio.testing.MockClock
+) -> None:
+    notifier = ServiceNotifier(manager.address)
+    noise = 0
+    while notifier.status("noise"):
+        noise += 1
+    assert not notifier.ready("well")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(notifier.watch, list, lambda: "well")
+        await trio.sleep(10.5)
+        assert [message[0] for message in manager.messages()] == ["STATUS=noise"] * noise
+    assert manager.messages() == [["READY=1", "STATUS=well"]]
+
+
+async def test_ready_that_was_taken_is_not_said_twice(manager: Manager) -> None:
+    notifier = ServiceNotifier(manager.address)
+    assert notifier.ready("well")
+    await notifier.watch(list, str)
+    assert len(manager.messages()) == 1
