@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ _DATA_DIR = Path("cef-data")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
+    _end_as_others_do()
     _open_standard_streams()
     words = sys.argv[1:] if arguments is None else arguments
     command = _chosen(words)
@@ -156,6 +158,17 @@ def _run(arguments: argparse.Namespace) -> ExitCode:
     settings = load_settings(arguments.env_file)
     configure_for(settings)
     return main_daemon(settings)
+
+
+def _end_as_others_do() -> None:
+    """As process 1 of a container: end by SIGTERM from the first moment on, as any other process does.
+
+    The kernel drops a signal for process 1 that has no handler, and until the daemon takes its signals there is none: a
+    container stopped while it starts would have to be killed. Nothing has begun by then that could be lost. Once the
+    daemon takes them this handler rests; it is back for the moment after that.
+    """
+    if os.getpid() == 1:
+        signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
 
 
 def _demo(arguments: argparse.Namespace) -> int:

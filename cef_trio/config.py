@@ -235,7 +235,7 @@ class Settings(BaseSettings):
     """How long ffprobe may take."""
 
     prom_host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
-    """Where the admin server listens: metrics, health and the status page, for whoever can reach it. It is read-only."""
+    """Where the admin server listens: metrics, health and the status page, read-only, for whoever reaches it."""
     prom_port: Annotated[int, Field(ge=0, le=65_535)] = 8000
     """Its port; 0 takes any that is free, and logs which."""
 

@@ -8,7 +8,7 @@
     ├─ background nursery             lease renewal, probes of S3 and Redis
     └─ processor nursery              (drained, then cancelled) one task a stream
         └─ intake scope               (cancelled first) watcher, stale checker, resolver of unknown files,
-                                      survey of Redis
+                                      survey of Redis, watchdog
 
 Leaving (promise P4): the first signal cancels the intake scope and tells the processors to drain, and in the same
 moment gives the processor nursery a deadline, ``SHUTDOWN_GRACE_SECONDS`` away. So nothing that hangs, be it S3, Redis
@@ -36,6 +36,7 @@ from cef_trio.config import Settings, without_secrets
 from cef_trio.exit_codes import ExitCode
 from cef_trio.intake.patterns import PathMatcher, matcher
 from cef_trio.intake.watcher import Watcher
+from cef_trio.notify import ServiceNotifier, Turn
 from cef_trio.stream.gauges import Observer
 from cef_trio.stream.retention import forget_old_streams
 from cef_trio.stream.services import Services
@@ -54,7 +55,7 @@ class Shutdown:
     intake: trio.CancelScope = field(default_factory=trio.CancelScope)
     workers: list[trio.CancelScope] = field(default_factory=list)
     """Scopes that are cancelled when the grace is over."""
-    on_drain: list[Callable[[], None]] = field(default_factory=list)
+    on_drain: list[Callable[[], object]] = field(default_factory=list)
     signals: int = 0
     began_at: float | None = None
     """``trio.current_time()`` of the first signal."""
@@ -90,6 +91,19 @@ class RunningDaemon:
     stale_checker: StaleChecker
     shutdown: Shutdown
 
+    def turns(self) -> list[Turn]:
+        """The turns of the tasks that look after others. In an outage the stale checker rightly waits for Redis."""
+        redis_down = not self.services.redis_breaker.up.value
+        return [
+            Turn("watcher", self.watcher.last_attempt, self.watcher.rescan_seconds),
+            Turn("stale checker", self.stale_checker.last_turn, self.stale_checker.period_seconds, excused=redis_down),
+        ]
+
+    def describe(self) -> str:
+        """How it stands, in one line."""
+        down = [b.service for b in (self.services.redis_breaker, self.services.s3_breaker) if not b.up.value]
+        return f"{len(self.supervisor.live_ids)} streams open{'; waiting for ' + ' and '.join(down) if down else ''}"
+
 
 OpenServices = Callable[[Settings], AbstractAsyncContextManager[Services]]
 
@@ -114,6 +128,9 @@ async def run_daemon(
         ``NOT_SAVED`` if a stream's end was not saved.
     """
     shutdown = Shutdown(settings.shutdown_grace_seconds)
+    notifier = ServiceNotifier.from_environment()
+    shutdown.on_drain.append(notifier.stopping)
+    notifier.status("waiting for Redis and S3")
     log.info("daemon_starting", version=__version__, pid=os.getpid(), **without_secrets(settings))
     with lock_watch_folder(settings.watch_dir):
         async with open_services(settings) as services:
@@ -133,7 +150,13 @@ async def run_daemon(
                         shutdown,
                         matcher(settings.watch_patterns),
                         lambda supervisor: _take_in(
-                            settings, services, supervisor, shutdown, task_status, source=source
+                            settings,
+                            services,
+                            supervisor,
+                            shutdown,
+                            notifier=notifier,
+                            source=source,
+                            task_status=task_status,
                         ),
                     )
                 root.cancel_scope.cancel()
@@ -188,9 +211,10 @@ async def _take_in(
     services: Services,
     supervisor: StreamSupervisor,
     shutdown: Shutdown,
-    task_status: trio.TaskStatus[RunningDaemon],
     *,
+    notifier: ServiceNotifier,
     source: DaemonSource,
+    task_status: trio.TaskStatus[RunningDaemon],
 ) -> ExitCode:
     source.supervisor = supervisor
     try:
@@ -219,8 +243,11 @@ async def _take_in(
         source.watcher = IntakeTask(watcher, settings.rescan_seconds)
         source.checker = IntakeTask(stale_checker, check_seconds)
         intake.start_soon(forget_old_streams, services, timedelta(days=settings.completed_retention_days))
+        daemon = RunningDaemon(services, supervisor, watcher, stale_checker, shutdown)
         log.info("daemon_started", watch_dir=folder)
-        task_status.started(RunningDaemon(services, supervisor, watcher, stale_checker, shutdown))
+        notifier.ready(daemon.describe())
+        intake.start_soon(notifier.watch, daemon.turns, daemon.describe)
+        task_status.started(daemon)
     return ExitCode.DONE
 
 

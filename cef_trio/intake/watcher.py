@@ -57,13 +57,16 @@ class Watcher:
         self._folder = folder
         self._matches = matches
         self._listener = listener
-        self._rescan_seconds = rescan_seconds
+        self.rescan_seconds = rescan_seconds
+        """How often everything is read again."""
         self._reader = reader or ThreadedReader(matches)
         self._rescan_wanted = AsyncBool(False)
         self._watches: FolderWatches | None = None
         self._root: tuple[int, int] | None = None
         self.last_turn = trio.current_time()
         """``trio.current_time()`` of the last scan: a health check looks at it."""
+        self.last_attempt = self.last_turn
+        """The same, but a scan that failed counts too: a watcher whose folder is gone does not hang."""
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Watch for ever. Started means: the watches are set, and the listener was told everything that is there."""
@@ -86,6 +89,7 @@ class Watcher:
             else:
                 log.error("watch_folder_lost", folder=self._folder)
                 said = False
+            self.last_attempt = trio.current_time()
             await trio.sleep(_POLL_SECONDS)
 
     async def _watch_until_lost(self, has_started: Callable[[], None]) -> None:
@@ -119,7 +123,7 @@ class Watcher:
 
     async def _rescan_for_ever(self, scope: trio.CancelScope) -> None:
         while True:
-            seconds = self._rescan_seconds if self._watches is not None else min(_POLL_SECONDS, self._rescan_seconds)
+            seconds = self.rescan_seconds if self._watches is not None else min(_POLL_SECONDS, self.rescan_seconds)
             with trio.move_on_after(seconds):
                 await self._rescan_wanted.wait_value(True)
             self._rescan_wanted.value = False
@@ -143,7 +147,7 @@ class Watcher:
             # A folder that got its watch only now may have got files in between.
             scan = await self._reader.scan(self._folder)
             self._watch_new(scan)
-        self.last_turn = trio.current_time()
+        self.last_turn = self.last_attempt = trio.current_time()
         for folder in scan.unreadable:
             log.warning("folder_unreadable", folder=folder)
         self._listener.tell(Scanned(scan.files, scan.unreadable))

@@ -44,13 +44,14 @@ class StaleChecker:
         self._supervisor = supervisor
         self._watch_folder = watch_folder
         self._timeout_seconds = timeout_seconds
-        self._period_seconds = period_seconds
+        self.period_seconds = period_seconds
+        """How often it begins a round."""
         self.last_turn = trio.current_time()
         """``trio.current_time()`` when it last began a round: a health check looks at it."""
 
     async def run(self) -> None:
         """Check for ever."""
-        async with aclosing(periodic(self._period_seconds)) as rounds:
+        async with aclosing(periodic(self.period_seconds)) as rounds:
             async for _ in rounds:
                 self.last_turn = trio.current_time()
                 try:

@@ -13,7 +13,7 @@ from cef_trio.lab.proof import hunt
 from cef_trio.lab.run import Plan, run_plan
 
 OUTSIDE = {
-    "checkpoint call in flight",  # the in-process store's own: it stands for a worker thread, and is held to Redis's cases
+    "checkpoint call in flight",  # the in-process store's own, which is held to Redis's cases
     "ffprobe's end",
     "embedded Valkey's shutdown",
     "command's lease",

@@ -1,0 +1,170 @@
+"""The built image, run as it is meant to be run: read-only, without rights, stopped by SIGTERM to process 1.
+
+Only where ``CEF_TRIO_IMAGE`` names an image that podman has here (CONTRIBUTING.md says how to build one)::
+
+    CEF_TRIO_IMAGE=localhost/cef-trio .ci/test tests/deploy/test_image.py
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from servers.daemon import Bucket, settings_for
+from servers.embedded_s3 import embedded_s3_server
+from servers.store import look_into
+from servers.valkey import ValkeyServer, valkey_server
+
+import cef_trio
+
+IMAGE = os.environ.get("CEF_TRIO_IMAGE", "")
+pytestmark = [pytest.mark.real, pytest.mark.skipif(not IMAGE, reason="CEF_TRIO_IMAGE names no image")]
+P4_SECONDS = 6 + 2 + 1
+SECONDS = 60.0
+MIB = 1024 * 1024
+RESTRICTED = [
+    *("--read-only", "--tmpfs", "/tmp", "--cap-drop=all", "--security-opt=no-new-privileges"),
+    *("--memory=512m", "--pids-limit=200", "--network=host"),
+]
+
+
+def podman(*arguments: str) -> str:
+    done = subprocess.run(["podman", *arguments], check=False, capture_output=True, text=True, timeout=SECONDS)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+class Container:
+    """A container that runs the daemon."""
+
+    def __init__(self, watch_dir: Path, settings: dict[str, str]) -> None:
+        self.name = f"cef-trio-test-{uuid4().hex[:8]}"
+        variables = [f"--env={name}={value}" for name, value in settings.items() if name != "WATCH_DIR"]
+        podman(
+            "run",
+            "--detach",
+            "--name",
+            self.name,
+            *RESTRICTED,
+            f"--volume={watch_dir}:/recordings:ro",
+            *variables,
+            IMAGE,
+        )
+
+    def events(self) -> list[dict[str, Any]]:
+        done = subprocess.run(["podman", "logs", self.name], check=True, capture_output=True, text=True)
+        return [json.loads(line) for line in (done.stdout + done.stderr).splitlines() if line.startswith("{")]
+
+    def wait_for(self, event: str) -> dict[str, Any]:
+        deadline = time.monotonic() + SECONDS
+        while True:
+            for entry in self.events():
+                if entry["event"] == event:
+                    return entry
+            assert time.monotonic() < deadline, f"no {event!r} in {self.events()}"
+            time.sleep(0.05)  # its log is all there is to look at
+
+    def stop(self) -> tuple[int, float]:
+        """SIGTERM to process 1; returns the exit code and how long it took."""
+        began = time.monotonic()
+        podman("kill", "--signal=TERM", self.name)
+        code = int(podman("wait", self.name))
+        return code, time.monotonic() - began
+
+
+@contextlib.contextmanager
+def running(watch_dir: Path, settings: dict[str, str]) -> Iterator[Container]:
+    container = Container(watch_dir, settings)
+    try:
+        yield container
+    finally:
+        podman("rm", "--force", "--time=0", container.name)
+
+
+@pytest.fixture
+def redis() -> Iterator[ValkeyServer]:
+    with valkey_server(append_only=True, tcp=True) as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(tmp_path: Path) -> Iterator[Bucket]:
+    with embedded_s3_server(tmp_path, bucket="recordings") as endpoint:
+        yield Bucket(endpoint.url, endpoint.access_key, endpoint.secret_key, "recordings", endpoint.region)
+
+
+@pytest.fixture
+def watch_dir(tmp_path: Path) -> Path:
+    folder = tmp_path / "watch"
+    folder.mkdir()
+    for parent in (folder, *folder.parents[:3]):
+        parent.chmod(0o755)  # user 1001 reads it
+    return folder
+
+
+def test_a_recording_is_uploaded_without_rights_and_with_a_read_only_root(
+    watch_dir: Path, bucket: Bucket, redis: ValkeyServer
+) -> None:
+    recording = os.urandom(12 * MIB)
+    with running(watch_dir, settings_for(watch_dir, bucket, redis.url)) as container:
+        container.wait_for("daemon_started")
+        look = "id -u; touch /x 2>/dev/null || echo read-only; cat /proc/1/comm"
+        status = podman("exec", container.name, "sh", "-c", look)
+        assert status.split() == ["1001", "read-only", "cef-trio"]
+        (watch_dir / "a.mp4").write_bytes(recording)
+        container.wait_for("stream_completed")
+        code, seconds = container.stop()
+        assert code == 0
+        assert seconds <= P4_SECONDS
+    looking = look_into(bucket)
+    (key,) = [
+        item["Key"]
+        for item in looking.client.list_objects_v2(Bucket=bucket.name)["Contents"]
+        if item["Key"].endswith("a.mp4")
+    ]
+    assert looking.client.get_object(Bucket=bucket.name, Key=key)["Body"].read() == recording
+    looking.client.close()
+
+
+def test_p4_sigterm_ends_process_1_in_time_while_redis_is_frozen(
+    watch_dir: Path, bucket: Bucket, redis: ValkeyServer
+) -> None:
+    path = watch_dir / "a.mp4"
+    path.write_bytes(os.urandom(6 * MIB))
+    with path.open("ab"), running(watch_dir, settings_for(watch_dir, bucket, redis.url)) as container:
+        container.wait_for("part_uploaded")
+        redis.freeze()
+        code, seconds = container.stop()
+        assert code == 3  # not saved, and said
+        assert seconds <= P4_SECONDS
+
+
+def test_sigterm_ends_process_1_while_it_waits_for_redis(watch_dir: Path, bucket: Bucket, redis: ValkeyServer) -> None:
+    redis.freeze()
+    with running(watch_dir, settings_for(watch_dir, bucket, redis.url)) as container:
+        container.wait_for("waiting_for_service")
+        code, seconds = container.stop()
+        assert code == 0
+        assert seconds <= P4_SECONDS
+
+
+def test_the_image_says_what_it_is_and_how_it_is_run() -> None:
+    (image,) = json.loads(podman("image", "inspect", IMAGE))
+    config = image["Config"]
+    assert config["User"] == "1001:1001"
+    assert config["StopSignal"] in {"SIGTERM", "15"}
+    assert config["Entrypoint"] == ["cef-trio"]
+    assert image["Healthcheck"]["Test"] == ["CMD", "cef-trio", "health"]
+    labels = config["Labels"]
+    assert labels["org.opencontainers.image.version"] == cef_trio.__version__
+    assert labels["org.opencontainers.image.licenses"] == "Apache-2.0"
+    assert podman("run", "--rm", *RESTRICTED, IMAGE, "--version").strip() == f"cef-trio {cef_trio.__version__}"
+    assert "ffprobe version" in podman("run", "--rm", *RESTRICTED, "--entrypoint=ffprobe", IMAGE, "-version")
