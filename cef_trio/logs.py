@@ -15,6 +15,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from types import TracebackType
 from typing import Any, Final, TextIO
 from urllib.parse import quote
 
@@ -32,6 +33,7 @@ _MULTILINE: Final = ("exception", "stack")
 """Fields that the console shows as lines of their own."""
 
 Event = MutableMapping[str, Any]
+log = structlog.get_logger(__name__)
 
 
 def configure(
@@ -79,8 +81,20 @@ def configure(
 
 
 def configure_for(settings: Settings) -> None:
-    """Set up logging as the settings say, with their secrets kept out."""
+    """Set up logging for a daemon's process as the settings say, with their secrets kept out.
+
+    The traceback of an exception that nobody caught, which Python would print as it is, is an event like any other:
+    one line in production, and no secret in it.
+    """
     configure(settings.app_env, settings.log_level, secrets=secret_values(settings))
+    sys.excepthook = _log_uncaught
+
+
+def _log_uncaught(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, traceback)
+    else:
+        log.critical("uncaught_exception", error=str(error), exc_info=(kind, error, traceback))
 
 
 def _last_steps(

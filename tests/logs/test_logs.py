@@ -6,6 +6,9 @@ import io
 import json
 import logging
 import os
+import subprocess
+import sys
+import textwrap
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -171,6 +174,35 @@ def test_a_traceback_shows_no_local_variables() -> None:
         structlog.get_logger("x").exception("failed")
     assert "ValueError" in stream.getvalue()
     assert hidden not in stream.getvalue()
+
+
+_CRASH = """
+    from cef_trio.config import load_settings
+    from cef_trio.logs import configure_for
+
+    configure_for(load_settings(None))
+    raise ExceptionGroup("crashed with hunter2-hunter2", [ValueError("hunter2-hunter2")])
+"""
+
+
+@pytest.mark.real
+def test_the_exception_that_ends_the_process_is_a_line_like_any_other_and_has_no_secret(tmp_path: Path) -> None:
+    environment = {
+        "APP_ENV": "production",
+        "WATCH_DIR": str(tmp_path),
+        "S3_BUCKET_NAME": "bucket",
+        "S3_ACCESS_KEY_ID": "key-id",
+        "S3_SECRET_ACCESS_KEY": "hunter2-hunter2",
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
+    ended = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(_CRASH)], env=environment, capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stdout) == (1, "")
+    crashed = json.loads(ended.stderr)
+    assert (crashed["event"], crashed["level"]) == ("uncaught_exception", "critical")
+    assert crashed["exception"][0]["exceptions"][0][0]["exc_type"] == "ValueError"
+    assert "hunter2" not in ended.stderr
 
 
 def test_a_log_that_cannot_be_written_stops_nothing() -> None:
