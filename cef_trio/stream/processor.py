@@ -262,8 +262,8 @@ class StreamProcessor:
         status = Status.DELETED_LOCALLY if upload.parts else Status.ABORTED_NO_PARTS
         await upload.abort()
         await upload.transition(status, failure_reason="The recording was deleted before it was uploaded whole.")
-        self._services.metrics.stream_failed(status.value)
         await self._services.store.release([upload.stream_id], self._services.lease)
+        self._services.metrics.stream_failed(status.value)
         return True
 
     async def _ask_whether_ended(self) -> None:
@@ -371,8 +371,8 @@ class StreamProcessor:
         if reason not in KEEPS_ITS_UPLOAD:
             await upload.abort()
         await upload.transition(Status.failed(reason), failure_reason=f"{SENTENCES[reason]} {error}")
-        self._services.metrics.stream_failed(reason.value)
         await self._services.store.release([upload.stream_id], self._services.lease)
+        self._services.metrics.stream_failed(reason.value)  # last: whatever is above may be tried again
         return Outcome.FAILED
 
 

@@ -128,6 +128,25 @@ async def test_an_operation_that_fails_for_good_is_counted_once_and_so_is_its_st
         assert total(daemon, "retries_total") == 0
 
 
+async def test_a_failure_whose_record_is_tried_again_is_counted_once(world: World, autojump_clock: MockClock) -> None:
+    world.append(PART)
+    to_fail = 10
+
+    async def no_release(operation: str, moment: Moment) -> None:
+        nonlocal to_fail
+        if operation == "release" and moment is Moment.BEFORE and to_fail:
+            to_fail -= 1
+            raise RedisOperationError(operation, "gone", transient=True)
+
+    async with world.daemon() as daemon:
+        world.store.fault = no_release
+        world.endpoint.faults.arm(Fault(Kind.ERROR, "CreateMultipartUpload", code="AccessDenied", status=403))
+        await trio.sleep(600)
+        assert to_fail == 0
+        assert value(daemon, "streams_ended_total", outcome="failed") == 1
+        assert value(daemon, "failed_streams_total", reason="access_denied") == 1
+
+
 async def test_a_recording_that_was_deleted_counts_as_failed_for_that_reason(
     world: World, autojump_clock: MockClock
 ) -> None:
