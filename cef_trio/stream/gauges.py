@@ -27,11 +27,12 @@ class Observer:
         """How everything stands now."""
         services, live, now = self._services, tuple(self._supervisor.live), trio.current_time()
         states = Counter(_state(stream) for stream in live)
-        leaving_since = self.leaving_since()
+        leaving_since, unasked_since = self.leaving_since(), self._supervisor.unasked_since
+        ages = [0.0 if unasked_since is None else now - unasked_since, *_lag_seconds(live, now)]
         return Snapshot(
             live_streams={state: states[state] for state in StreamState},
             lag_bytes=self._supervisor.unasked_bytes + sum(_lag_bytes(stream) for stream in live),
-            lag_seconds=max(_lag_seconds(live, now), default=0.0),
+            lag_seconds=max(ages),
             services_up={
                 breaker.service: breaker.up.value for breaker in (services.s3_breaker, services.redis_breaker)
             },

@@ -70,6 +70,8 @@ class LiveStream:
 class _Unknown:
     stat: FileStat
     closed: bool = False
+    since: float = field(default_factory=trio.current_time)
+    """When it was first seen."""
 
 
 class StreamSupervisor:
@@ -105,6 +107,14 @@ class StreamSupervisor:
     def unasked_bytes(self) -> int:
         """The sizes of files that Redis is still to be asked about."""
         return sum(unknown.stat.size_bytes for unknown in self._unknown.values())
+
+    @property
+    def unasked_since(self) -> float | None:
+        """When the first of those that have bytes was first seen, by ``trio.current_time()``; ``None``: there is none.
+
+        Their age counts from there also once their streams have begun.
+        """
+        return min((unknown.since for unknown in self._unknown.values() if unknown.stat.size_bytes), default=None)
 
     def drain(self) -> None:
         """Start nothing new; tell every stream to finish what is in flight, save its state and leave."""
@@ -198,7 +208,8 @@ class StreamSupervisor:
     def _ask(self, path: str, stat: FileStat, *, closed: bool) -> None:
         before = self._unknown.get(path)
         same = before is not None and before.stat == stat
-        self._unknown[path] = _Unknown(stat, closed or (same and before is not None and before.closed))
+        since = before.since if before is not None else trio.current_time()
+        self._unknown[path] = _Unknown(stat, closed or (same and before is not None and before.closed), since)
         self._work.value = True
 
     # -- asking Redis -------------------------------------------------------------------------------------------------
@@ -286,12 +297,14 @@ class StreamSupervisor:
         if self._draining.value or path in self._live or (stream_id is not None and stream_id in self.live_ids):
             return
         ending = Ending.CLOSED if unknown.closed else Ending.NOT
-        self._launch(path, Situation(path, unknown.stat, ending), stream_id)
+        self._launch(path, Situation(path, unknown.stat, ending), stream_id, seen_at=unknown.since)
 
-    def _launch(self, key: str, situation: Situation, stream_id: str | None) -> None:
+    def _launch(self, key: str, situation: Situation, stream_id: str | None, *, seen_at: float | None = None) -> None:
         value = AsyncValue(situation)
         processor = StreamProcessor(self._services, self._uploads, value, stream_id)
         live = LiveStream(processor, value, trio.current_time())
+        if seen_at is not None:
+            live.growth = Growth(seen_at, situation.stat.size_bytes)
         self._live[key] = live
         self._processors.start_soon(self._run_stream, live)
 

@@ -83,8 +83,8 @@ FAMILIES: Final = (
     Family(
         "lag_seconds",
         Kind.GAUGE,
-        "Age of the oldest byte of a live stream that S3 has not acknowledged, since this process first saw it; "
-        "the largest of all streams. A slow recording that waits for a full part lags too.",
+        "Age of the oldest byte that lag_bytes counts, since this process first saw it. "
+        "A slow recording that waits for a full part lags too.",
     ),
     Family("service_up", Kind.GAUGE, "Whether the service is believed to be up: 0 during an outage.", ("service",)),
     Family(

@@ -286,12 +286,29 @@ async def test_a_file_that_redis_cannot_be_asked_about_lags_too(world: World, au
         daemon.saw()
         await trio.sleep(20)
         assert value(daemon, "lag_bytes") == PART
+        assert value(daemon, "lag_seconds") == pytest.approx(20)
         assert value(daemon, "service_up", service="redis") == 0
         assert value(daemon, "service_up", service="s3") == 1
         world.store.fault = None
         daemon.closed()
         await completed(world)
         assert value(daemon, "service_up", service="redis") == 1
+
+
+async def test_a_file_that_no_stream_can_be_begun_for_ages_and_stays_that_old_when_one_begins(
+    world: World, autojump_clock: MockClock
+) -> None:
+    world.append(2 * PART)
+    async with world.daemon() as daemon:
+        outage = world.endpoint.faults.arm(Fault(Kind.RESET, times=None))
+        await trio.sleep(60)
+        assert value(daemon, "live_streams", state="waiting") == 0
+        assert (value(daemon, "lag_bytes"), round(value(daemon, "lag_seconds") or 0)) == (2 * PART, 60)
+        world.endpoint.faults.disarm(outage)
+        world.endpoint.faults.arm(Fault(Kind.SLOW, "UploadPart", seconds=60, times=None))
+        await trio.sleep(20)
+        assert value(daemon, "live_streams", state="working") == 1
+        assert (value(daemon, "lag_bytes"), round(value(daemon, "lag_seconds") or 0)) == (2 * PART, 80)
 
 
 async def test_live_streams_and_limiters_show_who_works_and_who_waits(world: World, autojump_clock: MockClock) -> None:
