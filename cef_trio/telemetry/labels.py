@@ -7,6 +7,7 @@ set is ``other``; the log line beside the counter has the whole text.
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from typing import Final
 
@@ -23,6 +24,7 @@ _OUR_CODES: Final = frozenset(
         "MissingExtra",
         "NoCredentials",
         "RequestTimeTooSkewed",
+        "UnknownOutcome",
         "UnreadableAnswer",
     }
 )
@@ -62,7 +64,19 @@ _OURS: Final = frozenset(
     if isinstance(value, type) and issubclass(value, exceptions.CefMp4ProcessorError)
 )
 
-ERRORS: Final = TRANSIENT | PERMANENT | _OUR_CODES | _NETWORK | _REDIS | _OURS | {OTHER}
+_STATUS: Final = re.compile(r"Http([1-5])\d\d")
+"""The code of an answer that has none (a proxy's 502): only its class is told."""
+
+ERRORS: Final = (
+    TRANSIENT
+    | PERMANENT
+    | _OUR_CODES
+    | _NETWORK
+    | _REDIS
+    | _OURS
+    | {f"Http{digit}xx" for digit in range(1, 6)}
+    | {OTHER}
+)
 """Every value of the label ``error``."""
 
 OUTCOMES: Final = ("completed", "failed", "parked", "lease_lost", "nothing_there", "cancelled")
@@ -87,7 +101,8 @@ class StreamState(StrEnum):
 def error_label(error: BaseException) -> str:
     """The error's S3 code, else the class of what Redis's driver raised, else its own class; or ``other``."""
     if isinstance(error, exceptions.S3OperationError):
-        found = error.code
+        status = _STATUS.fullmatch(error.code or "")
+        found = f"Http{status[1]}xx" if status else error.code
     elif isinstance(error, exceptions.RedisOperationError) and error.__cause__ is not None:
         found = type(error.__cause__).__name__
     else:

@@ -103,6 +103,10 @@ def test_what_is_not_known_is_absent() -> None:
     [
         (S3OperationError("head_object", "x", code="NoSuchKey"), "NoSuchKey"),
         (S3OperationError("head_object", "x", code="ReadTimeout"), "ReadTimeout"),
+        (S3OperationError("head_object", "x", code="UnknownOutcome"), "UnknownOutcome"),
+        (S3OperationError("head_object", "x", code="Http502"), "Http5xx"),
+        (S3OperationError("head_object", "x", code="Http999"), OTHER),
+        (S3OperationError("head_object", "x", code="Http5020"), OTHER),
         (S3OperationError("head_object", "x", code="a stranger's <code>"), OTHER),
         (S3OperationError("head_object", "x"), OTHER),
         (RedisOperationError("load", "x"), "RedisOperationError"),
