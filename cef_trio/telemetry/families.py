@@ -93,7 +93,7 @@ FAMILIES: Final = (
         "Whether Redis writes an append-only file: without one a crash of it loses checkpoints; absent while unknown.",
     ),
     Family("limiter_borrowed", Kind.GAUGE, "Slots in use of the daemon's limit on streams or parts.", ("limiter",)),
-    Family("limiter_total", Kind.GAUGE, "Slots of the daemon's limit on streams or parts.", ("limiter",)),
+    Family("limiter_slots", Kind.GAUGE, "Slots of the daemon's limit on streams or parts.", ("limiter",)),
     Family(
         "watcher_last_turn_timestamp_seconds", Kind.GAUGE, "Unix time at which the watcher last read the whole folder."
     ),

@@ -134,7 +134,7 @@ class Metrics:
             yield "service_up", (service,), up
         for limiter, use in now.limiters.items():
             yield "limiter_borrowed", (limiter,), use.borrowed
-            yield "limiter_total", (limiter,), use.total
+            yield "limiter_slots", (limiter,), use.total
         yield "shutdown_seconds", (), now.shutdown_seconds
 
     def _counter(self, name: str) -> Counter:

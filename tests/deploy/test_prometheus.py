@@ -36,7 +36,7 @@ TABLE: dict[str, tuple[str, tuple[str, ...]]] = {
     "service_up": ("gauge", ("service",)),
     "redis_persistent": ("gauge", ()),
     "limiter_borrowed": ("gauge", ("limiter",)),
-    "limiter_total": ("gauge", ("limiter",)),
+    "limiter_slots": ("gauge", ("limiter",)),
     "watcher_last_turn_timestamp_seconds": ("gauge", ()),
     "stale_checker_last_turn_timestamp_seconds": ("gauge", ()),
     "shutdown_seconds": ("gauge", ()),

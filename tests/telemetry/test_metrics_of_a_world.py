@@ -320,9 +320,9 @@ async def test_live_streams_and_limiters_show_who_works_and_who_waits(world: Wor
         states = {state: value(daemon, "live_streams", state=state) for state in ("working", "waiting", "retrying")}
         assert states == {"working": 1, "waiting": 1, "retrying": 0}
         assert value(daemon, "limiter_borrowed", limiter="streams") == 1
-        assert value(daemon, "limiter_total", limiter="streams") == 10
+        assert value(daemon, "limiter_slots", limiter="streams") == 10
         assert value(daemon, "limiter_borrowed", limiter="parts") == 2
-        assert value(daemon, "limiter_total", limiter="parts") == 4
+        assert value(daemon, "limiter_slots", limiter="parts") == 4
         world.endpoint.faults.disarm(slow)
 
 
