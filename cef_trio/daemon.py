@@ -32,10 +32,11 @@ from cef_trio import __version__
 from cef_trio.admin.server import AdminPortError, serve_admin
 from cef_trio.admin.source import DaemonSource, IntakeTask
 from cef_trio.assembly import RefusedAtStartError, check_reachable, lock_watch_folder, open_services
-from cef_trio.config import Settings, without_secrets
+from cef_trio.config import Settings, secret_values, without_secrets
 from cef_trio.exit_codes import ExitCode
 from cef_trio.intake.patterns import PathMatcher, matcher
 from cef_trio.intake.watcher import Watcher
+from cef_trio.logs import Redactor
 from cef_trio.notify import ServiceNotifier, Turn
 from cef_trio.stream.gauges import Observer
 from cef_trio.stream.retention import forget_old_streams
@@ -136,7 +137,12 @@ async def run_daemon(
         async with open_services(settings) as services:
             async with trio.open_nursery() as root:
                 await root.start(_listen_for_signals, shutdown)
-                source = DaemonSource(services, os.fspath(settings.watch_dir), lambda: shutdown.signals > 0)
+                source = DaemonSource(
+                    services,
+                    os.fspath(settings.watch_dir),
+                    lambda: shutdown.signals > 0,
+                    Redactor(secret_values(settings)).text,
+                )
                 try:
                     await root.start(
                         serve_admin, source, services.metrics.registry, settings.prom_host, settings.prom_port

@@ -54,7 +54,7 @@ def configure(
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
     ]
-    last = _last_steps(environment, _Redactor(secrets), colors=stream.isatty())
+    last = _last_steps(environment, Redactor(secrets), colors=stream.isatty())
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
@@ -120,7 +120,7 @@ def _last_steps(
     ]
 
 
-class _Redactor:
+class Redactor:
     """A processor that leaves only plain values (text, numbers, lists, mappings of text), and no secret in them."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
@@ -130,18 +130,19 @@ class _Redactor:
         self._forms = re.compile("|".join(map(re.escape, longest_first))) if forms else None
 
     def __call__(self, _logger: Any, _name: str, event: Event) -> Event:
+        """See :mod:`structlog.processors`."""
         return self._mapping(event)
 
     def _mapping(self, values: Mapping[Any, Any]) -> dict[str, Any]:
         return {
-            self._text(str(key)): REDACTED if _SECRET_NAME.search(str(key)) and value else self._plain(value)
+            self.text(str(key)): REDACTED if _SECRET_NAME.search(str(key)) and value else self._plain(value)
             for key, value in values.items()
         }
 
     def _plain(self, value: Any) -> Any:
         match value:
             case str():
-                return self._text(value)
+                return self.text(value)
             case None | bool() | int() | float():
                 return value
             case Mapping():
@@ -149,11 +150,12 @@ class _Redactor:
             case list() | tuple() | set() | frozenset():
                 return [self._plain(inner) for inner in value]
             case os.PathLike():
-                return self._text(os.fsdecode(value))
+                return self.text(os.fsdecode(value))
         # Not left to the renderer: its repr() would come after this.
-        return self._text(repr(value))
+        return self.text(repr(value))
 
-    def _text(self, text: str) -> str:
+    def text(self, text: str) -> str:
+        """The text with no secret in it."""
         return self._forms.sub(REDACTED, text) if self._forms else text
 
 

@@ -102,6 +102,8 @@ class DaemonSource:
     services: Services
     folder: str
     is_leaving: Callable[[], bool]
+    redact: Callable[[str], str] = str
+    """Takes secrets out of the words of others: errors are shown, and S3 or a proxy may quote anything."""
     started_at: float = field(init=False)
     supervisor: StreamSupervisor | None = None
     watcher: IntakeTask | None = None
@@ -194,7 +196,7 @@ class DaemonSource:
             uploaded_bytes=uploaded,
             bytes_per_second=self._rate(upload),
             lag_since=upload.meta.last_activity_at_utc.timestamp() if size > uploaded else None,
-            note=_short(upload.meta.failure_reason) if state is StreamState.RETRYING else None,
+            note=_short(self.redact(upload.meta.failure_reason or "")) if state is StreamState.RETRYING else None,
         )
 
     def _uploaded_bytes(self, upload: StreamUpload) -> int:
@@ -224,7 +226,10 @@ class DaemonSource:
             return None
         since = self.services.utc_now().timestamp() - (trio.current_time() - outage.began)
         return ServiceOutage(
-            service=breaker.service, since=round(since, 1), error=_short(outage.error), probes=outage.probes
+            service=breaker.service,
+            since=round(since, 1),
+            error=_short(self.redact(outage.error)),
+            probes=outage.probes,
         )
 
     # -- what only Redis knows ----------------------------------------------------------------------------------------
@@ -251,7 +256,7 @@ class DaemonSource:
             stream_id=meta.stream_id,
             file=_below(self.folder, meta.current_path),
             sentence=_SENTENCE_OF[meta.status],
-            detail=_short(meta.failure_reason) if meta.failure_reason else None,
+            detail=_short(self.redact(meta.failure_reason)) if meta.failure_reason else None,
             at=meta.last_activity_at_utc.timestamp(),
         )
 

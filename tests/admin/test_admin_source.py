@@ -16,7 +16,8 @@ from cef_trio.checkpoint.memory import Moment
 from cef_trio.checkpoint.states import FAILED, Status
 from cef_trio.checkpoint.store import Change
 from cef_trio.exceptions import RedisOperationError
-from cef_trio.lab.world import PART, World, WorldDaemon
+from cef_trio.lab.world import BUCKET, PART, World, WorldDaemon
+from cef_trio.local.s3 import Fault, Kind
 
 
 @dataclass
@@ -151,3 +152,18 @@ def test_every_failure_has_a_sentence() -> None:
 
 async def _down(operation: str, moment: Moment) -> None:
     raise RedisOperationError(operation, "no answer", transient=True)
+
+
+async def test_no_secret_is_shown_in_the_words_of_others(world: World, autojump_clock: trio.testing.MockClock) -> None:
+    world.endpoint.faults.arm(Fault(Kind.ERROR, "CreateMultipartUpload", times=None, code="AccessDenied"))
+    world.append(2 * PART)
+    async with world.daemon() as daemon, trio.open_nursery() as nursery:
+        await until_idle(world, Status.FAILED_ACCESS_DENIED)
+        source = source_of(world, daemon)
+        source.redact = lambda text: text.replace(BUCKET, "***")  # the error tells the bucket
+        nursery.start_soon(source.run)
+        await trio.testing.wait_all_tasks_blocked()
+        (failed,) = source.snapshot().failed
+        assert failed.detail is not None
+        assert "bucket '***'" in failed.detail
+        nursery.cancel_scope.cancel()
