@@ -56,7 +56,7 @@ def conducted(plans: Iterable[Plan]) -> Tally:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_no_promise_is_broken_wherever_the_daemon_is_cancelled_or_drained() -> None:
-    tally = conducted(plan for name in SCENARIOS for plan in cancellations(name, drain_every=8))
+    tally = conducted(plan for name in SCENARIOS for plan in cancellations(name, drain_every=16))
     assert tally.violated == 0, told(tally)
     assert tally.struck == tally.runs  # each plan found its moment
     assert len(tally.places) > 50  # lines of the daemon
@@ -65,7 +65,7 @@ def test_no_promise_is_broken_wherever_the_daemon_is_cancelled_or_drained() -> N
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_no_promise_is_broken_whichever_call_the_daemon_dies_in() -> None:
-    tally = conducted(plan for name in SCENARIOS for plan in crashes(name, kill_every=8, pairs=4))
+    tally = conducted(plan for name in SCENARIOS for plan in crashes(name, kill_every=16, pairs=4))
     assert tally.violated == 0, told(tally)
     assert tally.struck > tally.runs * 0.9  # a call that fails by itself has no answer to die after
 
