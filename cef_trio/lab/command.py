@@ -303,9 +303,9 @@ def _kill(arguments: argparse.Namespace) -> ExitCode:
         table.add_row(escape(event), str(kills))
     console.print(table)
     console.print(
-        f"{tally.cycles} kills in {time.monotonic() - began:.0f} s; {tally.files} files of {tally.file_bytes / MIB:.0f} "
-        f"MiB, {tally.patches} patches; {tally.parts} parts of {tally.size_bytes / MIB:.0f} MiB sent; "
-        f"promises broken: {len(tally.violations)}",
+        f"{tally.cycles} kills in {time.monotonic() - began:.0f} s; {tally.files} files of "
+        f"{tally.file_bytes / MIB:.0f} MiB, {tally.patches} patches; "
+        f"{tally.parts} parts of {tally.size_bytes / MIB:.0f} MiB sent; promises broken: {len(tally.violations)}",
         highlight=False,
         soft_wrap=True,
     )

@@ -164,7 +164,7 @@ class _Campaign:
         seconds = self._dice.uniform(0.0, MAX_LIFE_SECONDS)
         async with self._life() as process:
             if self._dice.random() >= _FROM_PROCESS:
-                await self._first_event(process)
+                await self._logged(process, "daemon_starting")
             with trio.move_on_after(seconds):
                 await process.wait()
             ended = process.returncode
@@ -183,6 +183,7 @@ class _Campaign:
         """Let a daemon finish everything, stop it, and hold the end against the promises."""
         found = self.tally.violations
         async with self._life() as process:
+            await self._logged(process, "daemon_started")  # before that, SIGTERM ends it as it ends any process
             with trio.move_on_after(_LAST_LIFE_SECONDS) as waiting:
                 while not await self._all_completed():  # noqa: ASYNC110 - it is Redis that knows
                     await trio.sleep(_POLL_SECONDS)
@@ -216,10 +217,10 @@ class _Campaign:
                 with shielded(_BURIAL_SECONDS, saving="killed daemon"):
                     await process.wait()
 
-    async def _first_event(self, process: trio.Process) -> None:
+    async def _logged(self, process: trio.Process, text: str) -> None:
         log = self._folder / "daemon.log"
         with trio.move_on_after(_START_SECONDS):
-            while process.poll() is None and log.stat().st_size == 0:  # noqa: ASYNC110 - its log is a file
+            while process.poll() is None and text not in log.read_text(errors="replace"):  # noqa: ASYNC110 - a file
                 await trio.sleep(_POLL_SECONDS / 10)
 
     def _begin_recording(self) -> None:
