@@ -11,53 +11,33 @@ The last life is left alone until everything is completed, then stopped by SIGTE
 
 from __future__ import annotations
 
-import json
-import os
 import random
 import signal
-import subprocess
-import sys
-import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 import trio
 
-import cef_trio
 from cef_trio.checkpoint.redis import RedisCheckpointStore
 from cef_trio.checkpoint.states import StreamSet
-from cef_trio.lab.kill_oracle import Checkpointed, Patch, object_violations, parts_sent_again, uploads_unknown
+from cef_trio.lab.kill_life import daemon_life, environment_for
+from cef_trio.lab.kill_oracle import Checkpointed, object_violations, parts_sent_again, uploads_unknown
+from cef_trio.lab.kill_recording import GrowingRecording
 from cef_trio.local.servers import LocalServers, local_servers
-from cef_trio.shielded import shielded
-from cef_trio.stream.parts import MIB, MIN_PART_BYTES, PartPlan
+from cef_trio.stream.parts import MIB, PartPlan
 
 MAX_LIFE_SECONDS: Final = 1.5
 _LAST_LIFE_SECONDS: Final = 90.0
 _STOP_SECONDS: Final = 20.0
-_BURIAL_SECONDS: Final = 5.0
 _POLL_SECONDS: Final = 0.1
-_START_SECONDS: Final = 30.0
 _FROM_PROCESS: Final = 0.2
 """How likely a life is counted from the process's start, so that the kill is likely to find it importing."""
 _NEW_WHEN_IDLE: Final = 0.5
 """How likely a life begins with a new recording; otherwise the old ones have it to be finalized in."""
 _NEW_WHEN_BUSY: Final = 0.05
-_PATCHED: Final = 0.1
-"""How likely a block is followed by a patch of earlier bytes."""
-_SETTINGS: Final = {
-    "APP_ENV": "production",
-    "CHUNK_SIZE_BYTES": MIN_PART_BYTES,
-    "CLOSE_GRACE_SECONDS": 0.1,
-    "INSTANCE_ID": "lab-kill",
-    "LEASE_SECONDS": 3,
-    "LOG_LEVEL": "DEBUG",
-    "PROM_PORT": 0,
-    "STALE_CHECK_SECONDS": 0.3,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,28 +65,6 @@ class KillTally:
     patches: int = 0
     kills: Counter[str] = field(default_factory=Counter)
     violations: list[str] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class _Recording:
-    path: Path
-    target_bytes: int
-    size_bytes: int = 0
-    ended: bool = False
-    patches: list[Patch] = field(default_factory=list)
-
-    async def write(self, dice: random.Random) -> None:
-        with self.path.open("xb", buffering=0) as file:
-            while self.size_bytes < self.target_bytes:
-                block = dice.randbytes(dice.randrange(64 << 10, 512 << 10))
-                self.size_bytes += await trio.to_thread.run_sync(os.pwrite, file.fileno(), block, self.size_bytes)
-                if dice.random() < _PATCHED:
-                    patch, offset = dice.randbytes(dice.randrange(1, 4096)), dice.randrange(self.size_bytes)
-                    patch = patch[: self.size_bytes - offset]
-                    await trio.to_thread.run_sync(os.pwrite, file.fileno(), patch, offset)
-                    self.patches.append(Patch(time.time(), offset, offset + len(patch)))
-                await trio.sleep(dice.uniform(0.02, 0.12))
-        self.ended = True
 
 
 async def kill_campaign(
@@ -144,15 +102,8 @@ class _Campaign:
     ) -> None:
         self._folder, self._store, self._nursery, self._dice = folder, store, nursery, dice
         self._endpoint = servers.endpoint
-        self._environment = {
-            "PATH": os.environ.get("PATH", os.defpath),
-            "LANG": "C.UTF-8",
-            "PYTHONPATH": str(Path(cef_trio.__file__).parents[1]),
-            "WATCH_DIR": str(folder / "watch"),
-            **{name.upper(): str(value) for name, value in servers.settings.items() if value is not None},
-            **{name: str(value) for name, value in _SETTINGS.items()},
-        }
-        self._recordings: list[_Recording] = []
+        self._environment = environment_for(folder / "watch", servers)
+        self._recordings: list[GrowingRecording] = []
         self._before: list[Checkpointed] = []
         self._since = 0
         self.tally = KillTally()
@@ -162,17 +113,17 @@ class _Campaign:
         if not self._recordings or self._dice.random() < (_NEW_WHEN_IDLE if idle else _NEW_WHEN_BUSY):
             self._begin_recording()
         seconds = self._dice.uniform(0.0, MAX_LIFE_SECONDS)
-        async with self._life() as process:
+        async with daemon_life(self._folder, self._environment) as life:
             if self._dice.random() >= _FROM_PROCESS:
-                await self._logged(process, "daemon_starting")
+                await life.logged("daemon_starting")
             with trio.move_on_after(seconds):
-                await process.wait()
-            ended = process.returncode
+                await life.process.wait()
+            ended = life.process.returncode
         found = [] if ended is None else [f"the daemon ended by itself, with exit code {ended}"]
         found += self._sent_again()
         self._before = await self._checkpointed()
         self._since = len(self._endpoint.log.journal)
-        event = await trio.to_thread.run_sync(_last_event, self._folder / "daemon.log")
+        event = life.last_event()
         self.tally.cycles += 1
         self.tally.kills[event] += 1
         self.tally.violations += found
@@ -182,50 +133,24 @@ class _Campaign:
     async def last_life(self) -> None:
         """Let a daemon finish everything, stop it, and hold the end against the promises."""
         found = self.tally.violations
-        async with self._life() as process:
-            await self._logged(process, "daemon_started")  # before that, SIGTERM ends it as it ends any process
+        async with daemon_life(self._folder, self._environment) as life:
+            await life.logged("daemon_started")  # before that, SIGTERM ends it as it ends any process
             with trio.move_on_after(_LAST_LIFE_SECONDS) as waiting:
                 while not await self._all_completed():  # noqa: ASYNC110 - it is Redis that knows
                     await trio.sleep(_POLL_SECONDS)
             if waiting.cancelled_caught:
                 found.append(f"not everything was completed within {_LAST_LIFE_SECONDS:.0f} s")
-            process.send_signal(signal.SIGTERM)
+            life.process.send_signal(signal.SIGTERM)
             with trio.move_on_after(_STOP_SECONDS):
-                await process.wait()
-            if process.returncode != 0:
-                found.append(f"the last daemon did not stop in good order (exit code {process.returncode})")
+                await life.process.wait()
+            if life.process.returncode != 0:
+                found.append(f"the last daemon did not stop in good order (exit code {life.process.returncode})")
         found += self._sent_again()
         await self._judge_end()
 
-    @asynccontextmanager
-    async def _life(self) -> AsyncIterator[trio.Process]:
-        """A daemon process; killed when the block is left, and its log is of this life only."""
-        with (self._folder / "daemon.log").open("wb") as log:
-            process = await trio.lowlevel.open_process(
-                [sys.executable, "-m", "cef_trio", "run"],
-                env=self._environment,
-                cwd=self._folder,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-            try:
-                yield process
-            finally:
-                process.kill()
-                with shielded(_BURIAL_SECONDS, saving="killed daemon"):
-                    await process.wait()
-
-    async def _logged(self, process: trio.Process, text: str) -> None:
-        log = self._folder / "daemon.log"
-        with trio.move_on_after(_START_SECONDS):
-            while process.poll() is None and text not in log.read_text(errors="replace"):  # noqa: ASYNC110 - a file
-                await trio.sleep(_POLL_SECONDS / 10)
-
     def _begin_recording(self) -> None:
         path = self._folder / "watch" / f"recording-{len(self._recordings) + 1:03}.mp4"
-        recording = _Recording(path, self._dice.randrange(12 * MIB, 20 * MIB))
+        recording = GrowingRecording(path, self._dice.randrange(12 * MIB, 20 * MIB))
         self._recordings.append(recording)
         self._nursery.start_soon(recording.write, random.Random(self._dice.random()))  # noqa: S311
 
@@ -268,13 +193,3 @@ class _Campaign:
         tally.files = len(self._recordings)
         tally.file_bytes = sum(each.size_bytes for each in self._recordings)
         tally.patches = sum(len(each.patches) for each in self._recordings)
-
-
-def _last_event(log: Path) -> str:
-    """The last event of a log; a half-written last line is none."""
-    for line in reversed(log.read_text(encoding="utf-8", errors="replace").splitlines()):
-        try:
-            return str(json.loads(line)["event"])
-        except (ValueError, KeyError, TypeError):
-            continue
-    return "(nothing yet)"
