@@ -9,11 +9,18 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shutil
+import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+import trio
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -22,12 +29,14 @@ from cef_trio.exit_codes import ExitCode
 from cef_trio.lab.blows import DEATHS, Blow, Strike
 from cef_trio.lab.campaign import Tally, conduct
 from cef_trio.lab.explorers import cancellations, crashes, worlds
+from cef_trio.lab.kill import kill_campaign
 from cef_trio.lab.mutations import MUTATIONS, VARIANTS
 from cef_trio.lab.proof import Finding, hunt
 from cef_trio.lab.report import write_report
 from cef_trio.lab.run import Plan, run_plan
 from cef_trio.lab.scenarios import SCENARIOS
 from cef_trio.lab.simulation import SIMULATED, strikes_of
+from cef_trio.stream.parts import MIB
 
 _STRIKE: Final = re.compile(r"(?P<blow>[a-z-]+)@(?P<at>[1-9]\d*)(?:/(?P<life>[1-9]\d*))?")
 
@@ -60,6 +69,16 @@ def _parser() -> argparse.ArgumentParser:
     mutations.add_argument("--only", default="", metavar="TEXT", help="only those whose name has this in it")
     variants = _add(kinds, "variants", _variants, "what goes wrong, and how often, in a daemon that is written naively")
     variants.add_argument("--only", default="", metavar="TEXT", help="only those whose name has this in it")
+    kill = kinds.add_parser(
+        "kill",
+        help="kill -9 a real daemon",
+        description="Kill -9 a real daemon again and again while recordings grow: "
+        "a real Valkey, an S3 endpoint over a socket, the real clock. A seed chooses the dice, not the interleaving.",
+    )
+    kill.add_argument("--cycles", type=_positive, default=100, metavar="N", help="how many kills (100)")
+    kill.add_argument("--seed", type=_number, default=0, metavar="SEED", help="of the dice (0)")
+    kill.add_argument("--keep", action="store_true", help="keep the files, the objects and Redis, and say where")
+    kill.set_defaults(command=_kill)
     replay = _add(kinds, "replay", _replay, "one run again, told step by step")
     replay.add_argument(
         "scenario", choices=[*SCENARIOS, SIMULATED], metavar="SCENARIO", help="its name, or `simulated`"
@@ -256,6 +275,43 @@ def _hunt(arguments: argparse.Namespace, title: str, names: list[str]) -> ExitCo
         )
     console.print(table)
     return ExitCode.DONE if all(finding.found for finding in findings) else ExitCode.ANSWER_IS_NO
+
+
+def _kill(arguments: argparse.Namespace) -> ExitCode:
+    console = Console()
+    folder = Path(tempfile.mkdtemp(prefix="cef-trio-kill-"))
+    began = time.monotonic()
+    with ExitStack() as stack:
+        if arguments.keep:
+            console.print(f"Everything is in {folder}", highlight=False, markup=False, soft_wrap=True)
+        else:
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        progress = stack.enter_context(_progress(console))
+        bar = progress.add_task("kill -9", total=arguments.cycles)
+        campaign = partial(
+            kill_campaign,
+            folder / "lab",
+            cycles=arguments.cycles,
+            seed=arguments.seed,
+            on_cycle=lambda _: progress.advance(bar),
+        )
+        tally = trio.run(campaign)
+    table = Table(title="Killed after")
+    table.add_column("last event")
+    table.add_column("kills", justify="right")
+    for event, kills in tally.kills.most_common():
+        table.add_row(escape(event), str(kills))
+    console.print(table)
+    console.print(
+        f"{tally.cycles} kills in {time.monotonic() - began:.0f} s; {tally.files} files of "
+        f"{tally.file_bytes / MIB:.0f} MiB, {tally.patches} patches; "
+        f"{tally.parts} parts of {tally.size_bytes / MIB:.0f} MiB sent; promises broken: {len(tally.violations)}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    for violation in tally.violations:
+        console.print(violation, highlight=False, markup=False, style="red", soft_wrap=True)
+    return ExitCode.ANSWER_IS_NO if tally.violations else ExitCode.DONE
 
 
 def _replay(arguments: argparse.Namespace) -> ExitCode:

@@ -32,6 +32,8 @@ class LocalServers:
 
     redis_url: str
     s3_url: str
+    endpoint: S3Endpoint
+    """What answers at ``s3_url``, in this process: its journal and its model."""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -59,5 +61,5 @@ async def local_servers(data_dir: Path) -> AsyncIterator[LocalServers]:
     async with embedded_valkey(data_dir / "valkey") as redis_url, trio.open_nursery() as nursery:
         endpoint = S3Endpoint(DiskStorage(data_dir / "objects"), buckets=[BUCKET])
         s3_url = await nursery.start(serve, endpoint)
-        yield LocalServers(redis_url, s3_url)
+        yield LocalServers(redis_url, s3_url, endpoint)
         nursery.cancel_scope.cancel()

@@ -15,6 +15,7 @@ from cef_trio.lab.run import Plan, run_plan
 OUTSIDE = {
     "checkpoint call in flight",  # the in-process store's own, which is held to Redis's cases
     "ffprobe's end",
+    "killed daemon",
     "embedded Valkey's shutdown",
     "command's lease",
     "doctor's abort",
