@@ -31,7 +31,7 @@ from cef_trio.s3.body import BytesSource
 from cef_trio.s3.checksums import HEADERS, crc64nvme_from_base64, to_base64
 from cef_trio.s3.completion import Completion
 from cef_trio.s3.config import S3Config
-from cef_trio.s3.errors import describe
+from cef_trio.s3.errors import UNREADABLE_ANSWER, describe
 from cef_trio.s3.exchange import Answer, Call, Exchange, Reading, sha256_hex
 from cef_trio.s3.model import (
     AbortRule,
@@ -424,7 +424,7 @@ class S3Client:
                 operation,
                 f"the answer (HTTP {answer.status}) is not S3's: {error}" + describe(self._config.bucket, key, None),
                 transient=True,
-                code="UnreadableAnswer",
+                code=UNREADABLE_ANSWER,
                 status=answer.status,
                 bucket=self._config.bucket,
                 key=key,

@@ -26,6 +26,9 @@ MAX_ERROR_BYTES: Final = 64 * 1024
 """How much of an error's body is looked at."""
 _MAX_MESSAGE: Final = 300
 
+UNREADABLE_ANSWER: Final = "UnreadableAnswer"
+"""Our code for an answer that is not S3's, or not whole."""
+
 TRANSIENT: Final = frozenset(
     {
         "BadDigest",  # the bytes were damaged, or changed, on the way: read and send them again
@@ -45,6 +48,7 @@ TRANSIENT: Final = frozenset(
         "Throttling",
         "ThrottlingException",
         "TooManyRequests",
+        UNREADABLE_ANSWER,
         "XAmzContentChecksumMismatch",
         "XAmzContentSHA256Mismatch",
     }
@@ -210,6 +214,7 @@ def error_from_answer(
     key: str | None = None,
     part_number: int | None = None,
     part_of_200: bool = False,
+    cut_off: bool = False,
 ) -> S3OperationError:
     """The error in an answer, with what a person needs to act on it.
 
@@ -224,12 +229,17 @@ def error_from_answer(
         part_number: the subject.
         part_of_200: the status was 200 and the error stands in its body (CompleteMultipartUpload); then only the code
             counts.
+        cut_off: the body did not arrive to its end. If what is there names no code, nobody knows why the call was
+            refused: the status alone may mean a wrong clock as well as a missing permission, so it is asked again.
     """
     said = parse_error_body(body)
     region = said.region or _clean(headers.get("x-amz-bucket-region"))
-    code = said.code or _code_without_body(status, region, key)
+    unsaid = cut_off and said.code is None
+    code = UNREADABLE_ANSWER if unsaid else said.code or _code_without_body(status, region, key)
     transient = is_transient(code, _SERVER_ERROR if part_of_200 else status)
     text = [f"{code} (HTTP {status})"]
+    if unsaid:
+        text.append(": the answer was cut off before it said why")
     if said.message:
         text.append(f": {said.message}")
     hint = _NO_REASON if said.code is None and code == "AccessDenied" else _hint(code, region, said.endpoint)

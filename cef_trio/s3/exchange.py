@@ -34,7 +34,7 @@ from cef_trio.s3.address import bucket_address
 from cef_trio.s3.body import CheckedBody, SmallBody
 from cef_trio.s3.checksums import CALCULATORS
 from cef_trio.s3.config import S3Config
-from cef_trio.s3.errors import MAX_ERROR_BYTES, describe, error_from_answer, parse_http_date
+from cef_trio.s3.errors import MAX_ERROR_BYTES, UNREADABLE_ANSWER, describe, error_from_answer, parse_http_date
 from cef_trio.s3.model import ChecksumAlgorithm
 from cef_trio.s3.sigv4 import encode_query, presign, sign
 from cef_trio.shielded import shielded
@@ -245,7 +245,7 @@ class Exchange:
             f"the answer (HTTP {status}) cannot be read: {why}"
             + describe(self._config.bucket, call.key, call.part_number),
             transient=True,
-            code="UnreadableAnswer",
+            code=UNREADABLE_ANSWER,
             status=status,
             bucket=self._config.bucket,
             key=call.key,
@@ -255,20 +255,21 @@ class Exchange:
     async def _refusal(self, call: Call, response: httpx.Response, offset: timedelta) -> S3OperationError:
         chunks: list[bytes] = []
         kept = 0
-        # The status alone says enough if the body does not come. All of it is read, so that no generator of httpx's is
-        # left half-way, but only its beginning is kept.
+        whole = False
+        # All of it is read, so that no generator of httpx's is left half-way, but only its beginning is kept.
         with suppress(httpx.HTTPError, httpx.StreamError), trio.move_on_after(ERROR_BODY_SECONDS):
             try:
                 async for chunk in response.aiter_raw():
                     if kept < MAX_ERROR_BYTES:
                         chunks.append(chunk)
                         kept += len(chunk)
+                whole = True
             finally:
                 await response.aclose()
         if isinstance(call.body, CheckedBody):
             await call.body.aclose()
         headers = lower(response.headers)
-        error = self._error_from(call, response.status_code, headers, b"".join(chunks))
+        error = self._error_from(call, response.status_code, headers, b"".join(chunks), cut_off=not whole)
         if error.code == "AccessDenied" and not chunks and self._is_skewed(headers.get("date"), offset):
             # An answer to HEAD has no body to say so, but two clocks that differ this much are never let in.
             error.code = "RequestTimeTooSkewed"
@@ -278,7 +279,9 @@ class Exchange:
             error.transient = self._config.credentials.rejected()
         return error
 
-    def _error_from(self, call: Call, status: int, headers: Mapping[str, str], body: bytes) -> S3OperationError:
+    def _error_from(
+        self, call: Call, status: int, headers: Mapping[str, str], body: bytes, *, cut_off: bool
+    ) -> S3OperationError:
         return error_from_answer(
             call.operation,
             status=status,
@@ -288,6 +291,7 @@ class Exchange:
             bucket=self._config.bucket,
             key=call.key,
             part_number=call.part_number,
+            cut_off=cut_off,
         )
 
     def _is_skewed(self, date: str | None, used: timedelta) -> bool:

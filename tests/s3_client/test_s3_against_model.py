@@ -282,3 +282,27 @@ async def test_completing_can_be_cancelled_at_any_step_and_asked_for_again(again
         raise AssertionError("the walk did not end")
     assert step > 3
     assert done_before_again > 0
+
+
+async def test_p6_a_refusal_whose_reason_is_cut_off_is_asked_again(endpoint: S3Endpoint) -> None:
+    refused = endpoint.faults.arm(Fault(Kind.ERROR, "UploadPart", code="AccessDenied"))
+    cut = endpoint.faults.arm(Fault(Kind.TRUNCATE, "UploadPart", Moment.REPLY))
+    async with client_of(endpoint) as client:
+        created = await client.create_multipart_upload(KEY, metadata={})
+        with pytest.raises(S3OperationError, match="cut off before it said why") as caught:
+            await client.upload_part(KEY, created.upload_id, 1, Passes(PIECES[2]), created.checksum)
+    assert caught.value.transient
+    assert (refused.hits, cut.hits) == (1, 1)
+
+
+@pytest.mark.parametrize("checksum", [ChecksumMode.CRC64NVME, ChecksumMode.MD5])
+async def test_p1_a_part_that_s3_damaged_is_not_taken_for_ours_and_sent_again(
+    endpoint: S3Endpoint, checksum: ChecksumMode
+) -> None:
+    armed = endpoint.faults.arm(Fault(Kind.DAMAGE, "UploadPart", nth=2))
+    async with client_of(endpoint, retrier=Repeats(2), checksum=checksum) as client:
+        created, parts = await upload(client)
+        await complete(client, created, parts)
+        assert await read(client) == WHOLE
+    assert armed.hits == 1
+    assert len(endpoint.log.of("UploadPart")) == len(PIECES) + 1

@@ -251,6 +251,19 @@ async def test_a_refusal_without_a_reason_does_not_pretend_to_know_it() -> None:
     assert (caught.value.code, caught.value.transient) == ("AccessDenied", False)
 
 
+@pytest.mark.parametrize("body", [b"", b"<Error><Code>AccessDen"])
+def test_p6_a_refusal_that_was_cut_off_before_its_reason_ends_nothing_for_good(body: bytes) -> None:
+    error = error_from_answer("upload_part", status=403, headers={}, body=body, now=NOW, cut_off=True)
+    assert (error.code, error.transient) == ("UnreadableAnswer", True)
+    assert "HTTP 403" in str(error)
+
+
+def test_a_reason_that_arrived_counts_though_the_connection_broke_behind_it() -> None:
+    body = b"<Error><Code>AccessDenied</Code></Error>"
+    error = error_from_answer("upload_part", status=403, headers={}, body=body, now=NOW, cut_off=True)
+    assert (error.code, error.transient) == ("AccessDenied", False)
+
+
 async def test_a_skewed_clock_is_noticed_in_an_answer_to_head_which_cannot_say_so() -> None:
     store = ScriptedStore(Reply(403, {"date": "Mon, 23 Nov 2026 13:00:00 GMT"}), Reply(200))
     async with client_of(store) as client:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -75,6 +78,23 @@ async def test_a_reset_is_a_network_error_and_its_moment_decides_about_the_effec
         assert await listed(client, upload) == parts
         assert (await put_part(client, upload, 1, b"x" * 10)).status_code == 200
     assert [entry.outcome for entry in endpoint.log.of("UploadPart")] == ["dropped", "200"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_damaged_body_is_acknowledged_with_the_checksums_of_what_was_stored(way: str) -> None:
+    endpoint = endpoint_in_memory()
+    sent, stored = b"0123456789", b"\xb0123456789"
+    async with client_of(endpoint, way) as client:
+        upload = await create(client)
+        armed = endpoint.faults.arm(Fault(Kind.DAMAGE, "UploadPart"))
+        url = f"/{BUCKET}/k?partNumber=1&uploadId={upload}"
+        checksum = {"x-amz-checksum-crc32": base64.b64encode(zlib.crc32(sent).to_bytes(4)).decode()}
+        damaged = await send(client, "PUT", url, sent, headers=checksum)
+        assert damaged.status_code == 200
+        assert damaged.headers["etag"] == f'"{hashlib.md5(stored).hexdigest()}"'
+        assert base64.b64decode(damaged.headers["x-amz-checksum-crc32"]) == zlib.crc32(stored).to_bytes(4)
+        assert armed.hits == 1
+        assert (await put_part(client, upload, 1, sent)).headers["etag"] == f'"{hashlib.md5(sent).hexdigest()}"'
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -64,6 +64,8 @@ class Kind(StrEnum):
     """The store answers 400 to every request that carries such a header."""
     STALE_PARTS = "stale-parts"
     """ListParts leaves out the newest ``count`` parts."""
+    DAMAGE = "damage"
+    """The store damages a body after it has compared it, and answers with the checksums of what it then has."""
     SKEW = "skew"
     """The store's clock is off by ``seconds``: in what it checks and in its ``Date``."""
 
@@ -82,6 +84,7 @@ KINDS: Final[Mapping[Kind, frozenset[Moment]]] = MappingProxyType(
         Kind.IGNORE_CHECKSUMS: _WHOLE,
         Kind.REJECT_CHECKSUMS: _WHOLE,
         Kind.STALE_PARTS: _WHOLE,
+        Kind.DAMAGE: _WHOLE,
         Kind.SKEW: _WHOLE,
     }
 )
