@@ -39,8 +39,8 @@ class Place:
     """Where the other tasks were then."""
     saved: Counter[str] = field(default_factory=Counter)
     """What Redis said of the streams when the struck daemon had ended."""
-    sent_again: int = 0
-    """Runs in which part numbers were sent again after it; rightly, if nothing is violated."""
+    resumed: Counter[str] = field(default_factory=Counter)
+    """What the daemon that came after the last blow made of it."""
     violated: int = 0
 
 
@@ -75,5 +75,5 @@ class Tally:
             place.struck[struck.strike.blow] += 1
             place.others.update(task for task in struck.tasks if not task.endswith(struck.place))
             place.saved.update(report.saved[struck.strike.life - 1 : struck.strike.life][0] if report.saved else ())
-            place.sent_again += report.sent_again_bytes > 0
+            place.resumed[report.resumed] += 1
             place.violated += bool(report.violations)

@@ -45,17 +45,20 @@ class InlineDisk:
         except OSError as error:
             raise refusal(f"cannot open {path!r}", error) from error
         try:
-            yield _InlineRecording(descriptor)
+            yield InlineRecording(descriptor)
         finally:
             os.close(descriptor)
 
 
-class _InlineRecording:
+class InlineRecording:
+    """An open file, read inline."""
+
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self.generation = inode_generation(descriptor)
 
     async def stat(self) -> FileStat:
+        """See :meth:`cef_trio.disk.OpenRecording.stat`."""
         await trio.lowlevel.checkpoint()
         found = regular_file_stat(os.fstat(self._descriptor))
         if found is None:
@@ -63,6 +66,7 @@ class _InlineRecording:
         return found
 
     async def read(self, offset: int, size_bytes: int) -> bytes:
+        """See :meth:`cef_trio.disk.OpenRecording.read`."""
         block = os.pread(self._descriptor, size_bytes, offset)
         await trio.lowlevel.checkpoint()
         return block

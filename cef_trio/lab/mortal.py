@@ -23,6 +23,7 @@ from cef_trio.checkpoint.memory import MemoryCheckpointStore
 from cef_trio.exceptions import RedisOperationError
 from cef_trio.lab.journal import Journal, Lane
 
+_CHECKSUM = "x-amz-checksum-crc64nvme"
 _UPLOAD_ID = re.compile(rb"<UploadId>([^<]+)</UploadId>")
 
 
@@ -93,9 +94,15 @@ class Witness:
         self.redis_lost = False
 
     def took_headers(self, request: httpx.Request, response: httpx.Response) -> None:
-        """The headers of an answer are here."""
+        """The headers of an answer are here. One that tells another checksum acknowledges something else."""
         query = request.url.params
-        if response.is_success and request.method == "PUT" and "partNumber" in query:
+        sent, stored = (message.headers.get(_CHECKSUM) for message in (request, response))
+        if (
+            response.is_success
+            and request.method == "PUT"
+            and "partNumber" in query
+            and (stored is None or stored == sent)
+        ):
             where = query["uploadId"], int(query["partNumber"])
             self.parts[where] = response.headers["etag"].strip('"')
 

@@ -20,9 +20,13 @@ from cef_trio.checkpoint.memory import MemoryCheckpointStore
 from cef_trio.checkpoint.model import Lease, PartRecord, StreamMeta
 from cef_trio.disk import OpenRecording
 from cef_trio.lab.blows import Blow
+from cef_trio.lab.disk import InlineRecording
+from cef_trio.recording import FileStat
 from cef_trio.s3 import completion
+from cef_trio.s3.sending import Sender
 from cef_trio.s3.xml import CompleteResult, XmlError, parse_complete_result
-from cef_trio.stream import finalize, recovery
+from cef_trio.stream import finalize, processor, recovery
+from cef_trio.stream.adoption import UnknownUploads
 from cef_trio.stream.parts import Part
 from cef_trio.stream.processor import StreamProcessor
 from cef_trio.stream.sending import send_all
@@ -154,6 +158,13 @@ def _error_in_200_believed(stack: ExitStack) -> None:
     _replace(stack, completion.Completion, "_unknowable", same)
 
 
+def _checksum_of_part_unread(stack: ExitStack) -> None:
+    def believed(_self: object, *_: object) -> None:
+        return None
+
+    _replace(stack, Sender, "_doubt", believed)
+
+
 def _any_object_is_ours(stack: ExitStack) -> None:
     async def no_difference(_self: object, _stored: object) -> None:
         await trio.lowlevel.checkpoint()
@@ -204,6 +215,30 @@ def _unverified(stack: ExitStack) -> None:
         return await send_all(services, upload, recording, missing(), stop=leaving)
 
     _replace(stack, finalize, "_make_parts_true", only_missing)
+
+
+def _any_file_is_ours(stack: ExitStack) -> None:
+    def same(*_: object) -> bool:
+        return True
+
+    _replace(stack, processor, "is_same_file", same)
+
+
+def _pass_believed(stack: ExitStack) -> None:
+    """The file's time is not looked at: what was written while a pass read is not noticed."""
+    stat = InlineRecording.stat
+
+    async def without_time(self: InlineRecording) -> FileStat:
+        return replace(await stat(self), mtime_ns=0)
+
+    _replace(stack, InlineRecording, "stat", without_time)
+
+
+def _unknown_uploads_unseen(stack: ExitStack) -> None:
+    async def left_out(_self: object) -> None:
+        await trio.lowlevel.checkpoint()
+
+    _replace(stack, UnknownUploads, "look", left_out)
 
 
 def _strays_left(stack: ExitStack) -> None:
@@ -289,6 +324,13 @@ _MUTATIONS: Final = (
         ("P1", "P6"),
     ),
     Mutation(
+        "unchecked: a part's checksum",
+        "what S3 says it stored is not compared with what was sent",
+        _checksum_of_part_unread,
+        "damaged",
+        ("P6",),
+    ),
+    Mutation(
         "unchecked: whose object it is",
         "an object under the key is taken for ours",
         _any_object_is_ours,
@@ -311,6 +353,27 @@ _MUTATIONS: Final = (
         ("P2", "P6"),
     ),
     Mutation("unchecked: the bytes", "what was sent earlier is not read again", _unverified, "rewrites", ("P1",)),
+    Mutation(
+        "unchecked: whose file it is",
+        "a file under the recording's name is taken for the recording",
+        _any_file_is_ours,
+        "replaced-unheard",
+        ("P1",),
+    ),
+    Mutation(
+        "unchecked: the file after a pass",
+        "whether the file changed while it was verified is not asked",
+        _pass_believed,
+        "rewrites",
+        ("P1", "P2"),
+    ),
+    Mutation(
+        "left out: unknown uploads",
+        "what S3 has and Redis does not know is not looked for",
+        _unknown_uploads_unseen,
+        "adoption",
+        ("P5", "P2"),
+    ),
     Mutation(
         "left out: strays",
         "uploads whose creation was answered to nobody stay",

@@ -96,11 +96,14 @@ def open_uploads(world: World) -> dict[str, int]:
     }
 
 
+Recorded = Mapping[tuple[str, int], int]
+"""(key, part number) → the checksum recorded for it."""
 Received = Mapping[tuple[str, int], int]
+"""(key, part number) → how many bytes of it came in, repetitions counted."""
 
 
-def recorded_parts(world: World) -> dict[tuple[str, int], int]:
-    """(key, part number) → the checksum recorded for it, of the parts that S3 has as they are recorded."""
+def recorded_parts(world: World) -> Recorded:
+    """What is recorded of the parts that S3 has as they are recorded."""
     held = _parts_held(world)
     return {
         (checkpoint.meta.s3_key_prefix, number): part.crc64nvme
@@ -122,7 +125,7 @@ def _parts_held(world: World) -> dict[tuple[str, int], str]:
     }
 
 
-def sent_again(world: World, recorded: Mapping[tuple[str, int], int], received: Received) -> list[str]:
+def sent_again(world: World, recorded: Recorded, received: Received) -> list[str]:
     """Parts that were recorded before, of which no byte changed, and of which bytes came in again (promise P2)."""
     contents = {}
     for checkpoint in world.known():
@@ -204,6 +207,8 @@ def _identity(stage: Stage, checkpoint: Checkpoint, objects: Mapping[str, bytes]
     violations = []
     if body not in stage.versions:
         violations.append(f"P1: the object of stream {_short(checkpoint)} is nothing that its file ever was")
+    elif checkpoint.meta.identity.file_ino not in stage.versions[body]:
+        violations.append(f"P1: the object of stream {_short(checkpoint)} is another file's")
     document = objects.get(metadata_key(key))
     if document is None:
         violations.append(f"P1: stream {_short(checkpoint)} is completed, and has no metadata")

@@ -1,7 +1,7 @@
 """The HTML page of a campaign: one file that needs nothing else.
 
-For each line of the daemon at which it was struck: by what, what else ran then, what was saved, whether something was
-sent again. And the time line of one run, drawn from its journal.
+For each line of the daemon at which it was struck: by what, what else ran then, what was saved, what was resumed. And
+the time line of one run, drawn from its journal.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def _hits(tallies: Mapping[str, Tally]) -> str:
 def _places(tallies: Mapping[str, Tally]) -> str:
     parts = ["<h2>Where it was struck</h2>"]
     for name, tally in tallies.items():
-        head = _row(("Line", "Struck", "Running besides", "Saved", "Broken"), numbers=1, of="th")
+        head = _row(("Line", "Struck", "Running besides", "Saved", "Resumed", "Broken"), numbers=1, of="th")
         rows = (_place(where, place) for where, place in sorted(tally.places.items()))
         parts.append(
             f"<details{' open' if len(tallies) == 1 else ''}><summary><code>{escape(name)}</code>, "
@@ -133,13 +133,13 @@ def _places(tallies: Mapping[str, Tally]) -> str:
 
 
 def _place(where: str, place: Place) -> str:
-    resumed = f'<p class="quiet">then parts were sent again in {place.sent_again} runs</p>' if place.sent_again else ""
     return _row(
         (
             f"<code>{escape(where)}</code>",
             _most(place.struck),
             _most(place.others),
-            _most(place.saved) + resumed,
+            _most(place.saved),
+            _most(place.resumed),
             f'<span class="{"bad" if place.violated else "good"}">{place.violated}</span>',
         ),
         numbers=1,

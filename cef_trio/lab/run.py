@@ -83,8 +83,8 @@ class Report:
     """What Redis said of each stream when each daemon had ended."""
     exit_seconds: list[float] = field(default_factory=list)
     """How long each struck daemon took to leave."""
-    sent_again_bytes: int = 0
-    """Bytes of parts that came in after the first daemon's end, of part numbers that had come in before."""
+    resumed: str = ""
+    """What the last daemon made of it: recorded parts that it kept, parts that it sent, and how the streams ended."""
     hits: Counter[str] = field(default_factory=Counter)
     """How often each fault really struck, and each thing really happened."""
     entries: list[Entry] = field(default_factory=list)
@@ -145,6 +145,7 @@ async def _conduct(folder: Path, report: Report, keep_journal: bool) -> None:
         world.store.fault = None
         await _rest(stage, scenario, report)
     report.hits = stage.counted()
+    report.hits.update(f"daemon: {struck.strike.blow.value}" for struck in report.struck)
     report.digest = world.journal.digest(without=str(folder))
     if keep_journal:
         report.entries = world.journal.entries
@@ -257,6 +258,7 @@ async def _rest(stage: Stage, scenario: Scenario, report: Report) -> None:
     """The last daemon: nothing strikes it, and everything comes to rest."""
     world = stage.world
     received = dict(world.endpoint.log.received_bytes)
+    recorded = promises.recorded_parts(world)
     untouched = world.known()
     world.witness.forget()
     before = trio.lowlevel.current_statistics().tasks_living
@@ -271,13 +273,20 @@ async def _rest(stage: Stage, scenario: Scenario, report: Report) -> None:
     stage.daemon = None
     if trio.lowlevel.current_statistics().tasks_living > before:
         report.violations.append("P7: tasks were left behind")
-    report.sent_again_bytes = sum(
-        size_bytes - received[part]
-        for part, size_bytes in world.endpoint.log.received_bytes.items()
-        if part in received
-    )
+    report.resumed = _resumed(world, recorded, received)
     report.violations += promises.after_exit(world, services, untouched)
     report.violations += promises.in_the_end(stage, scenario)
+
+
+def _resumed(world: World, recorded: promises.Recorded, received: promises.Received) -> str:
+    """What was done since there were those records, and S3 had received so much of each part."""
+    now = world.endpoint.log.received_bytes
+    sent = {part for part, size_bytes in now.items() if size_bytes > received.get(part, 0)}
+    again = sum(part in received for part in sent)
+    ended = Counter(checkpoint.meta.status.value for checkpoint in world.known())
+    return f"{len(recorded.keys() - sent)} parts kept, {len(sent) - again} sent, {again} sent again; " + ", ".join(
+        f"{count} {status}" for status, count in sorted(ended.items())
+    )
 
 
 async def _until(condition: Callable[[], bool], seconds: float) -> bool:

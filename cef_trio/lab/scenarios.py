@@ -184,6 +184,16 @@ async def _error_in_200(stage: Stage) -> None:
     await trio.sleep(8)
 
 
+async def _damaged(stage: Stage) -> None:
+    """S3 stores other bytes than it was sent, and says so by the checksum it answers with; and a cut-off Complete."""
+    stage.arm(Fault(Kind.DAMAGE, "UploadPart", nth=2))
+    stage.arm(Fault(Kind.TRUNCATE, "CompleteMultipartUpload", Moment.REPLY))
+    stage.append(2 * PART + 200)
+    await trio.sleep(0.5)
+    stage.close()
+    await trio.sleep(8)
+
+
 async def _foreign_object(stage: Stage) -> None:
     """A lifecycle rule aborts our upload, and somebody puts an object of their own under our key."""
     stage.append(3 * PART)
@@ -282,6 +292,18 @@ async def _replaced(stage: Stage) -> None:
     await trio.sleep(5)
 
 
+async def _replaced_unheard(stage: Stage) -> None:
+    """Another file takes the name just before the recording is read to be verified; there is no news of that yet."""
+    stage.append(2 * PART + 10)
+    await trio.sleep(0.5)
+    stage.close()
+    await trio.sleep(0.99)
+    stage.replace(4 * PART, heard=False)
+    await trio.sleep(1)
+    stage.close()
+    await trio.sleep(8)
+
+
 async def _renamed(stage: Stage) -> None:
     stage.append(2 * PART + 10)
     await trio.sleep(0.5)
@@ -336,6 +358,7 @@ SCENARIOS: Final = {
         Scenario("adoption", "Redis lost everything; S3 has the open upload", _goes_on, _before_adoption),
         Scenario("passing-errors", "every kind of call fails once before and once after its effect", _passing_errors),
         Scenario("error-in-200", "Complete answers 200, and an error in the body", _error_in_200),
+        Scenario("damaged", "S3 stores other bytes than it was sent, and Complete's answer is cut off", _damaged),
         Scenario(
             "foreign-object",
             "our upload is aborted, and another object put under its key",
@@ -366,6 +389,12 @@ SCENARIOS: Final = {
             "replaced",
             "another file takes the recording's name",
             _replaced,
+            may_end=_GONE | {Status.FAILED_FILE_REPLACED},
+        ),
+        Scenario(
+            "replaced-unheard",
+            "another file takes the recording's name just before it is verified",
+            _replaced_unheard,
             may_end=_GONE | {Status.FAILED_FILE_REPLACED},
         ),
         Scenario("renamed", "the recording gets another name while it is uploaded", _renamed),

@@ -135,7 +135,7 @@ class _Dice:
 def _fault(random: Random) -> Fault:
     operation, nth = random.choice(_CALLS), random.randint(1, 8)
     times = random.choice((1, 1, 1, 2, 5))
-    match random.randint(0, 9):
+    match random.randint(0, 11):
         case 0:
             return Fault(Kind.ERROR, operation, nth=nth, times=times, code="InternalError")
         case 1:
@@ -154,6 +154,10 @@ def _fault(random: Random) -> Fault:
         case 7:
             return Fault(Kind.STALE_PARTS, "ListParts", times=times, count=random.randint(1, 2))
         case 8:
+            return Fault(Kind.TRUNCATE, operation, Moment.REPLY, nth=nth, times=times)
+        case 9:
+            return Fault(Kind.DAMAGE, random.choice(("UploadPart", "UploadPart", "PutObject")), nth=nth, times=times)
+        case 10:
             return Fault(Kind.SKEW, nth=nth, times=40, seconds=random.choice((-7200.0, -1000.0, 1000.0, 7200.0)))
         case _:
             return Fault(Kind.SLOW, operation, Moment.REPLY, nth=nth, times=20, seconds=random.uniform(0.1, 3.0))
@@ -163,35 +167,52 @@ async def _write(stage: Stage, name: str, random: Random, gentle: bool) -> None:
     """One recording's writer."""
     await trio.sleep(random.uniform(0, 3))
     stage.append(random.randint(1, 2 * PART), name)
+    closed = False
     for _ in range(random.randint(2, 10)):
         await trio.sleep(random.expovariate(1.0))
-        there = name in stage.names()
-        action = random.choice(_GENTLE if gentle else _ROUGH)
-        size_bytes = stage.world.stat(name).size_bytes if there and action in {"patch", "truncate"} else 0
+        action = _possible(random.choice(_GENTLE if gentle else _ROUGH), stage, name)
+        if closed and action in {"append", "patch"}:
+            stage.hits["writer: reopen"] += 1
+        closed = action == "close" or (closed and action == "pause")
         stage.hits[f"writer: {action}"] += 1
         match action:
-            case "patch" if size_bytes:
-                stage.patch(random.randrange(size_bytes), random.randbytes(random.randint(1, 20)), name)
-            case "rename" if there:
+            case "patch":
+                stage.patch(random.randrange(stage.size_of(name)), random.randbytes(random.randint(1, 20)), name)
+            case "rename":
                 stage.rename(name, f"r{name}")
                 name = f"r{name}"
-            case "truncate" if size_bytes:
-                stage.truncate(random.randrange(size_bytes), name)
-            case "delete" if there:
+            case "truncate":
+                stage.truncate(random.randrange(stage.size_of(name)), name)
+            case "delete":
                 stage.delete(name)
             case "replace":
                 stage.replace(random.randint(0, 2 * PART), name)
-            case "close" if there:
+            case "close":
                 stage.close(name)
             case "pause":
                 await trio.sleep(random.uniform(20, 50))
-            case "touch" if not there:
+            case "touch":
                 stage.touch(name)
             case _:
                 stage.append(random.randint(1, 2 * PART), name)
     await trio.sleep(random.expovariate(1.0))
     if name in stage.names() and random.random() < 0.8:
         stage.close(name)
+
+
+def _possible(action: str, stage: Stage, name: str) -> str:
+    """What a writer does that wants that; it appends where there is nothing to do it to."""
+    there = name in stage.names()
+    match action:
+        case "patch" | "truncate":
+            possible = there and stage.size_of(name) > 0
+        case "rename" | "delete" | "close":
+            possible = there
+        case "touch":
+            possible = not there
+        case _:
+            possible = True
+    return action if possible else "append"
 
 
 async def _lose(stage: Stage, random: Random) -> None:

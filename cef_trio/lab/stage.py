@@ -20,8 +20,8 @@ class Stage:
     def __init__(self, world: World) -> None:
         self.world = world
         self.daemon: WorldDaemon | None = None
-        self.versions: dict[bytes, str] = {}
-        """Every content that a recording ever had, and its name then."""
+        self.versions: dict[bytes, set[int]] = {}
+        """Every content that a recording ever had, and the inodes of the files that had it."""
         self.hits: Counter[str] = Counter()
         """What really happened, and how often."""
         self._armed: list[Armed] = []
@@ -68,8 +68,8 @@ class Stage:
         self._noted(name)
         self._saw(name)
 
-    def replace(self, size_bytes: int, name: str = "a.mp4") -> None:
-        """Another file takes the name."""
+    def replace(self, size_bytes: int, name: str = "a.mp4", *, heard: bool = True) -> None:
+        """Another file takes the name; ``heard``: whether there is news of it."""
         self._note(f"replace {name} by another file of {size_bytes}")
         self._keep_inode(name)
         other = Path(self.world.path("other.tmp"))
@@ -77,7 +77,8 @@ class Stage:
         other.rename(self.world.path(name))
         self.world.stat(name)
         self._noted(name)
-        self._saw(name)
+        if heard:
+            self._saw(name)
 
     def rename(self, old: str, new: str) -> None:
         """The file gets another name."""
@@ -119,6 +120,10 @@ class Stage:
         """The recordings that are there."""
         return sorted(entry.name for entry in self.world.folder.iterdir() if entry.suffix == ".mp4")
 
+    def size_of(self, name: str) -> int:
+        """How long a recording is, bytes."""
+        return Path(self.world.path(name)).stat().st_size
+
     def _keep_inode(self, name: str) -> None:
         """Keep a file that loses its name: else its inode may be the next file's, or not, as the file system likes."""
         path = Path(self.world.path(name))
@@ -134,4 +139,5 @@ class Stage:
         self.world.journal.note(Lane.FILE, text)
 
     def _noted(self, name: str) -> None:
-        self.versions[self.world.content(name)] = name
+        inode = Path(self.world.path(name)).stat().st_ino
+        self.versions.setdefault(self.world.content(name), set()).add(inode)

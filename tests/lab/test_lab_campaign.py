@@ -27,6 +27,8 @@ KINDS = {
     "s3: error-in-200 (before)",
     "s3: error-in-200 (reply)",
     "s3: stale-parts (before)",
+    "s3: truncate (reply)",
+    "s3: damage (before)",
     "s3: skew (before)",
     "s3: slow (reply)",
     "redis: answer lost",
@@ -39,6 +41,13 @@ KINDS = {
     "writer: delete",
     "writer: replace",
     "writer: close",
+    "writer: reopen",
+    "daemon: drain",
+    "daemon: cancel",
+    "daemon: kill",
+    "daemon: die-before",
+    "daemon: die-unanswered",
+    "daemon: die-answered",
 }
 
 
