@@ -122,6 +122,10 @@ class MemoryCheckpointStore:
         """Hold nothing: a server that lost everything."""
         self.restore(Snapshot({}, {}, {}))
 
+    def is_anothers(self, stream_id: str, lease: Lease) -> bool:
+        """Whether another lease of the stream is held than that one."""
+        return self._holder(stream_id) not in {None, lease.value}
+
     # ---- CheckpointStore ---------------------------------------------------------------------------------------
 
     async def ping(self) -> None:

@@ -18,12 +18,15 @@ from typing import Any
 
 import httpx
 import trio
+from trio_util import AsyncBool
 
 from cef_trio.checkpoint.memory import MemoryCheckpointStore
 from cef_trio.exceptions import RedisOperationError
 from cef_trio.lab.journal import Journal, Lane
 
 _CHECKSUM = "x-amz-checksum-crc64nvme"
+_FENCED = frozenset({"update", "record_part", "adopt_parts", "start_over", "transition", "rename"})
+"""Writes of one stream's record, whose first arguments are the stream and the lease."""
 _UPLOAD_ID = re.compile(rb"<UploadId>([^<]+)</UploadId>")
 
 
@@ -51,6 +54,15 @@ class Life:
     """The calls it began, in order."""
     open_answers: int = 0
     """Answers of S3 whose connection is not given back."""
+    cut_off: AsyncBool = field(default_factory=lambda: AsyncBool(False))
+    """While it is true, nothing passes between the process and S3 or Redis: a partition, or a stopped process."""
+    trespasses: list[str] = field(default_factory=list)
+    """Writes of it that the store took although another held the stream's lease."""
+
+    async def reached(self) -> None:
+        """Wait while the process is cut off; no checkpoint if it is not."""
+        if self.cut_off.value:
+            await self.cut_off.wait_value(False)
 
     def end(self) -> None:
         """The process is killed."""
@@ -135,7 +147,11 @@ class MortalStore:
             if life.reaches(number, Death.BEFORE):
                 raise RedisOperationError(operation, "the process is dead")
             with self._journal.call(Lane.REDIS, operation):
+                await life.reached()
                 answer = await method(*args, **kwargs)
+                if operation in _FENCED and self._store.is_anothers(*args[:2]):
+                    life.trespasses.append(operation)
+                await life.reached()
             if life.reaches(number, Death.UNANSWERED):
                 raise RedisOperationError(operation, "the process is dead")
             life.reaches(number, Death.ANSWERED)
@@ -160,6 +176,7 @@ class MortalTransport(httpx.AsyncBaseTransport):
         if life.reaches(number, Death.BEFORE):
             raise httpx.ConnectError("the process is dead", request=request)
         with self._journal.call(Lane.S3, name) as entry:
+            await life.reached()
             response = await self._transport.handle_async_request(request)
             entry.outcome = str(response.status_code)
         if life.reaches(number, Death.UNANSWERED):

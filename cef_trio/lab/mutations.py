@@ -248,6 +248,16 @@ def _strays_left(stack: ExitStack) -> None:
     _replace(stack, StreamUpload, "abort_strays", left)
 
 
+def _lease_unasked(stack: ExitStack) -> None:
+    """A write is taken from whoever makes it."""
+    fenced = MemoryCheckpointStore._fenced  # noqa: SLF001 - a switch in the lab, not an edit
+
+    def anybodys(self: MemoryCheckpointStore, stream_id: str, lease: Lease) -> Any:
+        return self._streams.get(stream_id) or fenced(self, stream_id, lease)
+
+    _replace(stack, MemoryCheckpointStore, "_fenced", anybodys)
+
+
 def _slot_kept(stack: ExitStack) -> None:
     release = trio.CapacityLimiter.release_on_behalf_of
     kept: list[object] = []
@@ -366,6 +376,13 @@ _MUTATIONS: Final = (
         _pass_believed,
         "rewrites",
         ("P1", "P2"),
+    ),
+    Mutation(
+        "unchecked: whose lease it is",
+        "a write is taken from whoever makes it",
+        _lease_unasked,
+        "partition",
+        ("P3",),
     ),
     Mutation(
         "left out: unknown uploads",

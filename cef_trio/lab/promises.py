@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cef_trio.checkpoint.model import Checkpoint
 from cef_trio.checkpoint.states import ENDED, INTERRUPTED, Status
+from cef_trio.lab.mortal import Life
 from cef_trio.lab.scenarios import Scenario
 from cef_trio.lab.stage import Stage
 from cef_trio.lab.world import BUCKET, World
@@ -38,12 +39,19 @@ def after_exit(
         status = checkpoint.meta.status
         if checkpoint in before or status in _SAID or (may_fail and checkpoint.meta.stream_id in unsaved):
             continue
+        if world.store.is_anothers(checkpoint.meta.stream_id, services.lease):
+            continue  # another daemon works on it by now
         violations.append(f"P3: stream {_short(checkpoint)} was left as {status.value}, which says not how it ended")
     if not may_fail:
         violations += [f"P3: the state of stream {stream[:8]} was not saved" for stream in sorted(unsaved)]
     if scenario is None or not scenario.redis_silent:
         violations += _forgotten(world, world.known())
     return violations
+
+
+def trespassed(life: Life) -> list[str]:
+    """Writes to streams whose lease was another's: whoever was paused past its lease may spoil nothing (promise P3)."""
+    return [f"P3: {operation} was written to a stream that another daemon owned" for operation in life.trespasses]
 
 
 def _left_open(world: World, services: Services) -> list[str]:

@@ -128,8 +128,9 @@ async def _conduct(folder: Path, report: Report, keep_journal: bool) -> None:
     stage = Stage(world)
     pauses = Random(derived(plan.seed, "pauses"))  # noqa: S311 - to be repeated, not secret
     with logging_into(world.journal):
-        await scenario.before(stage)
-        async with trio.open_nursery() as writers:
+        async with trio.open_nursery() as elsewhere, trio.open_nursery() as writers:
+            stage.elsewhere = elsewhere
+            await scenario.before(stage)
             if scenario.goes_on:
                 writers.start_soon(scenario.script, stage)
             for number in range(1, max((strike.life for strike in plan.strikes), default=1) + 1):
@@ -140,6 +141,7 @@ async def _conduct(folder: Path, report: Report, keep_journal: bool) -> None:
                 report.saved.append(_saved(stage))
                 if scenario.goes_on:
                     await trio.sleep(pauses.uniform(0, 3))
+        report.violations += promises.trespassed(stage.other_life)
         if not scenario.faults_stay:
             world.endpoint.faults.clear()
         world.store.fault = None
@@ -230,6 +232,7 @@ def _judge_exit(
 ) -> None:
     report.steps.append(striker.steps)
     report.calls.append(life.calls)
+    report.violations += promises.trespassed(life)
     if life.ended:
         return  # a process that was killed promises nothing but what it had promised before
     rules = services.rules

@@ -335,6 +335,33 @@ async def _lease_lost(stage: Stage) -> None:
     await trio.sleep(12)
 
 
+async def _before_partition(stage: Stage) -> None:
+    """A daemon on another machine was cut off in the middle of a part, its stream's lease in its hands."""
+    stage.daemon = await stage.start_other()
+    stage.arm(Fault(Kind.SLOW, "UploadPart", Moment.REPLY, nth=4, seconds=0.2))
+    stage.append(3 * PART)
+    await trio.sleep(0.5)
+    stage.append(2 * PART)
+    await trio.sleep(0.1)
+    stage.other_life.cut_off.value = True
+    stage.daemon = None
+
+
+async def _partitioned(stage: Stage) -> None:
+    """It is taken for dead after its lease, and comes back when its stream has another owner, or is done."""
+    await trio.sleep(36)
+    stage.append(PART)
+    await trio.sleep(0.2)
+    stage.patch(10, b"patched")
+    stage.other_life.cut_off.value = False
+    await trio.sleep(0.3)
+    stage.append(PART + 7)
+    await trio.sleep(0.5)
+    stage.close()
+    await trio.sleep(12)
+    stage.end_other()
+
+
 _GONE: Final = frozenset({Status.DELETED_LOCALLY, Status.ABORTED_NO_PARTS, Status.FAILED_FILE_MISSING_ON_RESUME})
 
 SCENARIOS: Final = {
@@ -399,6 +426,12 @@ SCENARIOS: Final = {
         ),
         Scenario("renamed", "the recording gets another name while it is uploaded", _renamed),
         Scenario("shutdown", "the first signal, with parts of three recordings on their way", _shutdown),
+        Scenario(
+            "partition",
+            "a daemon that was cut off past its lease comes back while another works on its stream",
+            _partitioned,
+            _before_partition,
+        ),
         Scenario("redis-forgets", "Redis loses everything under the daemon's hands", _lease_lost),
     )
 }

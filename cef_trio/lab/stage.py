@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+import trio
+
 from cef_trio.lab.journal import Lane
+from cef_trio.lab.mortal import Life, Witness
 from cef_trio.lab.world import World, WorldDaemon
 from cef_trio.local.s3 import Armed, Fault, Kind
 
@@ -24,8 +27,35 @@ class Stage:
         """Every content that a recording ever had, and the inodes of the files that had it."""
         self.hits: Counter[str] = Counter()
         """What really happened, and how often."""
+        self.elsewhere: trio.Nursery | None = None
+        """Where a daemon on another machine can run, of which those that are struck know nothing."""
+        self.other_life = Life()
+        """That daemon's life."""
+        self._other: WorldDaemon | None = None
         self._armed: list[Armed] = []
         self._kept = 0
+
+    async def start_other(self) -> WorldDaemon:
+        """Start a daemon on another machine; who starts it tells it to leave."""
+        if self.elsewhere is None:
+            raise RuntimeError("there is no other machine on this stage")
+        other: WorldDaemon = await self.elsewhere.start(self._run_other)
+        return other
+
+    async def _run_other(self, *, task_status: trio.TaskStatus[WorldDaemon]) -> None:
+        world = self.world
+        async with (
+            world.services(self.other_life, instance="elsewhere", witness=Witness()) as services,
+            trio.open_nursery() as nursery,
+        ):
+            self._other = other = WorldDaemon(world, services)
+            await nursery.start(other.run)
+            task_status.started(other)
+
+    def end_other(self) -> None:
+        """Tell the daemon on the other machine to leave."""
+        if self._other is not None:
+            self._other.shutdown.request()
 
     def arm(self, fault: Fault) -> Armed:
         """Give S3 a fault."""

@@ -222,9 +222,12 @@ class World:
     # -- a daemon -----------------------------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def services(self, life: Life | None = None) -> AsyncIterator[Services]:
-        """A daemon's services in this world."""
+    async def services(
+        self, life: Life | None = None, *, instance: str = "world", witness: Witness | None = None
+    ) -> AsyncIterator[Services]:
+        """A daemon's services in this world; ``instance`` is its lasting name, ``witness`` who hears S3 acknowledge."""
         self.daemons_started += 1
+        witness = witness or self.witness
         self.life = life = life or Life()
         store = cast("CheckpointStore", MortalStore(self.store, life, self.journal))
         random = Random(self.random.getrandbits(64))  # noqa: S311 - as above
@@ -242,11 +245,11 @@ class World:
         s3 = _WitnessedS3Client(
             config,
             retrier=ServiceRetrier(s3_breaker, self.policy, once=_ONCE, random=random, observer=metrics.attempt_failed),
-            transport=MortalTransport(InProcessTransport(self.endpoint), life, self.witness, self.journal),
+            transport=MortalTransport(InProcessTransport(self.endpoint), life, witness, self.journal),
             now=self.utc_now,
         )
-        s3.witness = self.witness
-        lease = Lease("world", f"{random.getrandbits(64):016x}", 30.0)
+        s3.witness = witness
+        lease = Lease(instance, f"{random.getrandbits(64):016x}", 30.0)
         async with s3:
             yield Services(
                 store=store,
