@@ -60,8 +60,9 @@ class Tally:
     hits: Counter[str] = field(default_factory=Counter)
     longest_exit_seconds: float = 0.0
 
-    def add(self, report: Report) -> None:
-        """Count one more."""
+    def add(self, report: Report) -> list[str]:
+        """Count one more; returns the kinds of violations that no earlier run had."""
+        new = []
         self.runs += 1
         self.struck += report.all_struck
         self.violated += bool(report.violations)
@@ -69,7 +70,9 @@ class Tally:
         self.longest_exit_seconds = max(self.longest_exit_seconds, *report.exit_seconds, 0.0)
         for kind in {_OF_ONE_RUN.sub("…", violation) for violation in report.violations}:
             self.violations[kind] += 1
-            self.examples.setdefault(kind, report.plan)
+            if kind not in self.examples:
+                self.examples[kind] = report.plan
+                new.append(kind)
         for struck in report.struck:
             place = self.places.setdefault(struck.place, Place())
             place.struck[struck.strike.blow] += 1
@@ -77,3 +80,4 @@ class Tally:
             place.saved.update(report.saved[struck.strike.life - 1 : struck.strike.life][0] if report.saved else ())
             place.resumed[report.resumed] += 1
             place.violated += bool(report.violations)
+        return new

@@ -166,7 +166,8 @@ def _explore(arguments: argparse.Namespace, title: str, scenarios: Iterable[str]
             listed = list(plans(scenario))
             bar = progress.add_task(scenario, total=len(listed))
             for report in conduct(listed, processes=arguments.processes):
-                tally.add(report)
+                for kind in tally.add(report):  # at once: a long campaign need not be waited for
+                    _tell_broken(console, kind, report.plan)
                 progress.advance(bar)
     console.print(_table(title, tallies))
     hits = sum((tally.hits for tally in tallies.values()), start=Tally().hits)
@@ -174,13 +175,15 @@ def _explore(arguments: argparse.Namespace, title: str, scenarios: Iterable[str]
         console.print(
             "What really happened: " + ", ".join(f"{name} {hits[name]}" for name in sorted(hits)), highlight=False
         )
-    broken = [(kind, plan) for tally in tallies.values() for kind, plan in tally.examples.items()]
-    for kind, plan in broken:
-        again = f"{kind}\n    cef-trio lab replay {arguments_of(plan)}"
-        console.print(again, highlight=False, markup=False, soft_wrap=True)  # a line to copy
+    broken = [plan for tally in tallies.values() for plan in tally.examples.values()]
     if arguments.report is not None:
-        _write(arguments.report, title, tallies, broken[0][1] if broken else _shown(tallies))
+        _write(arguments.report, title, tallies, broken[0] if broken else _shown(tallies))
     return ExitCode.ANSWER_IS_NO if broken else ExitCode.DONE
+
+
+def _tell_broken(console: Console, kind: str, plan: Plan) -> None:
+    again = f"{kind}\n    cef-trio lab replay {arguments_of(plan)}"
+    console.print(again, highlight=False, markup=False, soft_wrap=True, style="red")  # a line to copy
 
 
 def _progress(console: Console) -> Progress:
