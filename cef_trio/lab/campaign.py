@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import re
+import signal
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -25,7 +26,9 @@ def conduct(plans: Iterable[Plan], *, processes: int) -> Iterator[Report]:
         yield from map(run_plan, plans)
         return
     # spawn: a fork would take along whatever threads and clocks this process has.
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+    # Ctrl-C is for this process alone, which then ends them.
+    unbroken = (signal.SIGINT, signal.SIG_IGN)
+    with multiprocessing.get_context("spawn").Pool(processes, signal.signal, unbroken) as pool:
         yield from pool.imap(run_plan, plans, chunksize=_CHUNK)
 
 

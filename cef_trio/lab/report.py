@@ -1,7 +1,7 @@
 """The HTML page of a campaign: one file that needs nothing else.
 
-For each line of the daemon at which it was struck: by what, what else ran then, what was saved, what was resumed. And
-the time line of one run, drawn from its journal.
+For each line of the daemon at which it was struck: by what, what was struck with it, what was saved, what was resumed.
+And the time line of one run, drawn from its journal.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def _hits(tallies: Mapping[str, Tally]) -> str:
 def _places(tallies: Mapping[str, Tally]) -> str:
     parts = ["<h2>Where it was struck</h2>"]
     for name, tally in tallies.items():
-        head = _row(("Line", "Struck", "Running besides", "Saved", "Resumed", "Broken"), numbers=1, of="th")
+        head = _row(("Line", "Struck", "Struck with it", "Saved", "Resumed", "Broken"), numbers=1, of="th")
         rows = (_place(where, place) for where, place in sorted(tally.places.items()))
         parts.append(
             f"<details{' open' if len(tallies) == 1 else ''}><summary><code>{escape(name)}</code>, "
@@ -148,7 +148,7 @@ def _place(where: str, place: Place) -> str:
 
 def _most(counted: Counter[str]) -> str:
     lines = [
-        f"{escape(str(what))} <span class=quiet>{count} times</span>"
+        f"{escape(str(what))} <span class=quiet>×&nbsp;{count}</span>"
         for what, count in counted.most_common(_MOST_SHOWN)
     ]
     left = len(counted) - _MOST_SHOWN
