@@ -263,16 +263,15 @@ def _hunt(arguments: argparse.Namespace, title: str, names: list[str]) -> ExitCo
             findings.append(hunt(name, processes=arguments.processes))
             progress.advance(bar)
     table = Table(title=title)
-    for heading in ("left out", "scenario", "struck by", "broken", "runs", "how often", "first"):
-        table.add_column(heading, justify="right" if heading in {"runs", "how often"} else "left")
+    for heading in ("left out", "scenario", "struck by", "broken in", "runs", "first"):
+        table.add_column(heading, justify="right" if heading == "runs" else "left")
     for finding in findings:
         table.add_row(
             finding.mutation,
             finding.scenario,
             finding.blow or "-",
-            ", ".join(finding.broken) or "nothing",
-            str(finding.runs),
-            f"{finding.violated / finding.runs:.0%}" if finding.runs else "-",
+            ", ".join(f"{promise} {count}" for promise, count in sorted(finding.broken.items())) or "nothing",
+            f"{finding.violated} of {finding.runs}",
             arguments_of(finding.example) if finding.example else "NOT FOUND",
             style="" if finding.found else "red",
         )

@@ -5,7 +5,8 @@ A shield whose removal nobody notices is either useless or untested. So is a che
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 
@@ -24,8 +25,8 @@ class Finding:
     scenario: str
     blow: Blow | None
     """The blow that shows it; ``None``: it shows by itself, or not at all."""
-    broken: tuple[str, ...]
-    """The promises that broke."""
+    broken: Mapping[str, int]
+    """The promises that broke, and in how many runs."""
     runs: int
     violated: int
     example: Plan | None
@@ -48,12 +49,12 @@ def hunt(name: str, *, processes: int = 1, enough: int | None = None) -> Finding
         KeyError: there is none of that name.
     """
     mutation = (MUTATIONS | VARIANTS)[name]
-    tally = Tally()
+    tally, broken = Tally(), Counter[str]()
     for report in conduct(_plans(name, mutation.shows_in, mutation.blow), processes=processes):
         tally.add(report)
+        broken.update({violation.partition(":")[0] for violation in report.violations})
         if enough is not None and tally.violated >= enough:
             break
-    broken = tuple(sorted({kind.partition(":")[0] for kind in tally.violations}))
     example = next(iter(tally.examples.values()), None)
     blow = mutation.blow if example is not None and example.strikes else None
     return Finding(name, mutation.shows_in, blow, broken, tally.runs, tally.violated, example)

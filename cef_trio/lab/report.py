@@ -148,7 +148,7 @@ def _place(where: str, place: Place) -> str:
 
 def _most(counted: Counter[str]) -> str:
     lines = [
-        f"{escape(str(what))} <span class=quiet>×&nbsp;{count}</span>"
+        f"{escape(str(what))} <span class=quiet>&times;&nbsp;{count}</span>"
         for what, count in counted.most_common(_MOST_SHOWN)
     ]
     left = len(counted) - _MOST_SHOWN
