@@ -65,8 +65,9 @@ async def test_hot_blocks_need_no_thread(recording: str, monkeypatch: pytest.Mon
         async def no_thread(*_args: object, **_kwargs: object) -> None:
             pytest.fail("a worker thread was asked for a hot block")
 
-        monkeypatch.setattr(trio.to_thread, "run_sync", no_thread)
-        assert b"".join([block async for block in FileSlice(opened, 0, len(CONTENT)).blocks()]) == CONTENT
+        with monkeypatch.context() as while_it_reads:
+            while_it_reads.setattr(trio.to_thread, "run_sync", no_thread)
+            assert b"".join([block async for block in FileSlice(opened, 0, len(CONTENT)).blocks()]) == CONTENT
 
 
 async def can_say(opened: object) -> bool:
