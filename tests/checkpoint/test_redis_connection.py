@@ -1,4 +1,4 @@
-"""P4: a connection to Redis is open or has failed within one time-out, whatever the name service and the addresses do."""
+"""P4: a connection to Redis is open or has failed within one time-out, whatever name service and addresses do."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ async def test_the_addresses_of_a_host_share_the_time_out_of_one_connect(monkeyp
 
     monkeypatch.setattr(trio.socket, "getaddrinfo", four)
     monkeypatch.setattr(BoundedConnection, "_open", black_hole)
-    connection = BoundedConnection(host=NOBODY, socket_connect_timeout=5.0)
+    connection = BoundedConnection(host=NOBODY, socket_connect_timeout=5.0)  # type: ignore[no-untyped-call]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     with pytest.raises(TimeoutError):
         await trio.to_thread.run_sync(connection._connect)
