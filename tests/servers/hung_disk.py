@@ -3,7 +3,9 @@
     with hung_disk(tmp_path / "watch", {"a.mp4": content}) as disk:
         disk.hang(Operation.READ, from_byte=6 * MIB)
 
-Whoever then reads waits in the kernel, as on an NFS mount whose server is gone: no signal but SIGKILL ends that wait.
+Whoever then reads waits in the kernel, as on an NFS mount whose server is gone: only a signal that kills the process
+ends that wait. (FUSE alone would not let even a killed one go, as no disk need do that is asked by no network; there
+is nothing that a program could do about that. So an asker that is killed is answered.)
 It needs ``/dev/fuse`` and the right to mount; without them :class:`NoFuseError` is raised, for the test to be skipped.
 The protocol: https://www.kernel.org/doc/html/latest/filesystems/fuse.html and ``linux/fuse.h``.
 """
@@ -56,7 +58,7 @@ class Operation(IntEnum):
     BATCH_FORGET = 42
 
 
-_UNANSWERED = {Operation.FORGET, Operation.BATCH_FORGET, Operation.INTERRUPT}
+_UNANSWERED = {Operation.FORGET, Operation.BATCH_FORGET}
 
 
 class HungDisk:
@@ -97,6 +99,11 @@ class HungDisk:
             _, operation, unique, node, *_ = _IN_HEADER.unpack_from(request)
             body = request[_IN_HEADER.size :]
             if operation in _UNANSWERED:
+                continue
+            if operation == Operation.INTERRUPT:
+                (unique,) = struct.unpack_from("<Q", body)
+                with contextlib.suppress(OSError):
+                    os.write(self._device, _OUT_HEADER.pack(_OUT_HEADER.size, -errno.EINTR, unique))
                 continue
             if self._hangs(operation, body):
                 with self._asked:
