@@ -1,7 +1,7 @@
 """P6: every reason for which a stream may fail, provoked; said once and in full, and no other stream is harmed by it.
 
-``PROVOKED`` is the table: reason → what is done to ``bad.mp4``. ``aborted`` is not in it, since only a person gives that
-one (``tests/operate/test_operate_abort.py``).
+``PROVOKED`` is the table: reason → what is done to ``bad.mp4``. ``aborted`` is not in it: only a person gives that
+reason (``tests/operate/test_operate_abort.py``).
 """
 
 from __future__ import annotations
