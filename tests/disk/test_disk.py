@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import trio
 
 from cef_trio import disk as disk_module
+from cef_trio import shielded as shield_room
 from cef_trio.disk import BLOCK_BYTES, FileSlice, KernelDisk, head_of, refusal
 from cef_trio.exceptions import ChunkProcessingError, RecordingChangedError
 
@@ -98,6 +100,34 @@ async def test_a_hung_disk_holds_no_cancellation_back(recording: str, monkeypatc
             assert scope.cancelled_caught
     finally:
         released.set()
+
+
+@pytest.mark.parametrize("shielded", [True, False])
+async def test_p7_a_reader_that_is_cancelled_closes_its_file_which_it_would_not_without_the_shield(
+    recording: str, monkeypatch: pytest.MonkeyPatch, *, shielded: bool
+) -> None:
+    if not shielded:
+        monkeypatch.setattr(shield_room, "removed", frozenset({"file's close"}))
+    before = numbers_of(recording)
+    with trio.CancelScope() as scope:
+        async with KernelDisk().open(recording) as opened:
+            scope.cancel()
+            await opened.read(0, 1)
+    assert scope.cancelled_caught
+    left_open = numbers_of(recording) - before
+    for number in left_open:
+        os.close(number)
+    assert bool(left_open) is not shielded
+
+
+def numbers_of(path: str) -> set[int]:
+    """This process's descriptors of that file."""
+    found = set()
+    for entry in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            if str(entry.readlink()) == path:
+                found.add(int(entry.name))
+    return found
 
 
 async def test_an_opener_that_was_abandoned_leaks_no_descriptor(
