@@ -212,3 +212,36 @@ async def test_the_folder_around_a_file_is_the_nearest_that_exists(tmp_path: Pat
 )
 def test_a_refusal_says_whether_it_may_pass(number: int, transient: bool) -> None:
     assert refusal("cannot read 'x'", OSError(number, "why")).transient is transient
+
+
+async def touch(call: str, path: str, failing: pytest.MonkeyPatch, number: int) -> object:
+    """Do what makes that call, which fails with that number."""
+
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    disk = KernelDisk()
+    if call == "lstat":
+        failing.setattr(os, "lstat", fail)
+        return await disk.stat(path)
+    if call == "open":
+        failing.setattr(os, "open", fail)
+    async with disk.open(path) as opened:
+        failing.setattr(os, "preadv", fail)
+        failing.setattr(os, "fstat" if call == "fstat" else "pread", fail)
+        return await (opened.stat() if call == "fstat" else opened.read(0, 1))
+
+
+@pytest.mark.parametrize("call", ["lstat", "open", "fstat", "read"])
+async def test_every_error_of_the_operating_system_becomes_ours_and_is_kept_as_its_cause(
+    recording: str, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    for number in sorted(errno.errorcode):
+        with monkeypatch.context() as failing:
+            if call == "lstat" and number in {errno.ENOENT, errno.ENOTDIR}:
+                assert await touch(call, recording, failing, number) is None, "no such file is an answer"
+                continue
+            with pytest.raises((ChunkProcessingError, RecordingChangedError)) as caught:
+                await touch(call, recording, failing, number)
+        assert isinstance(caught.value.__cause__, OSError)
+        assert caught.value.__cause__.errno == number
