@@ -52,7 +52,7 @@ from cef_trio.telemetry.survey import survey_redis
 
 log = structlog.get_logger(__name__)
 
-_OVERDUE_SECONDS: Final = 0.8
+_OVERDUE_SECONDS: Final = 0.6
 """How long after grace and save the last resort exits; P4 allows a second, of which the exit itself takes some."""
 
 

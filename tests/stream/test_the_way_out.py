@@ -30,7 +30,7 @@ async def test_p4_a_second_signal_brings_it_nearer_and_never_puts_it_off(
     first = shutdown.last_resort.deadline
     await trio.sleep(later_seconds)
     shutdown.request()
-    assert shutdown.last_resort.deadline == min(first, trio.current_time() + 2.8)
+    assert shutdown.last_resort.deadline == min(first, trio.current_time() + 2.6)
 
 
 async def test_signals_drain_then_cancel_then_exit_at_once(
