@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+from servers.certificates import self_signed_certificate
+from servers.scripted import scripted_server
 from servers.valkey import ValkeyServer
 
 from cef_trio.checkpoint.redis import RedisCheckpointStore
@@ -64,6 +68,47 @@ async def test_a_server_is_found_by_its_name(valkey: ValkeyServer) -> None:
     async with RedisCheckpointStore(f"redis://localhost:{valkey.port}") as store:
         await store.ping()
         await store.ping()
+
+
+def pong_over_tls(certificate: Path) -> Callable[[socket.socket, int], None]:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+
+    def serve(connection: socket.socket, _number: int) -> None:
+        with context.wrap_socket(connection, server_side=True) as encrypted:
+            while encrypted.recv(4096):
+                encrypted.sendall(b"+PONG\r\n")
+
+    return serve
+
+
+async def test_over_tls_the_server_must_show_a_certificate_that_is_trusted(tmp_path: Path) -> None:
+    certificate = self_signed_certificate(tmp_path)
+    with scripted_server(pong_over_tls(certificate)) as server:
+        url = server.url.replace("redis://", "rediss://")
+        async with RedisCheckpointStore(url, ca_file=certificate) as store:
+            await store.ping()
+            await store.ping()
+        assert server.connections == 1
+        async with RedisCheckpointStore(url) as store:
+            with pytest.raises(RedisOperationError, match="certificate") as caught:
+                await store.ping()
+        assert not caught.value.transient
+
+
+async def test_p4_a_tls_server_that_never_shakes_hands_is_a_transient_error() -> None:
+    seen = threading.Event()
+
+    def say_nothing(connection: socket.socket, _number: int) -> None:
+        while connection.recv(4096):
+            seen.set()
+
+    with scripted_server(say_nothing) as server:
+        async with RedisCheckpointStore(server.url.replace("redis:", "rediss:"), socket_timeout_seconds=0.2) as store:
+            with pytest.raises(RedisOperationError) as caught:
+                await store.ping()
+    assert caught.value.transient
+    assert seen.is_set()
 
 
 async def test_the_addresses_of_a_host_share_the_time_out_of_one_connect(monkeypatch: pytest.MonkeyPatch) -> None:
