@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Final
 from uuid import uuid4
 
 import structlog
@@ -35,9 +36,10 @@ from cef_trio.telemetry.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 
-_ONCE = frozenset({"ping", "head_bucket", "count", "is_persistent", "save_interrupted"})
-"""Probes and surveys, whose caller repeats them, and last words, for which nobody may wait."""
-_RECONNECT_SECONDS = 1.0
+ONCE: Final = frozenset({"count", "is_persistent", "save_interrupted"})
+"""Surveys, whose caller repeats them, and last words, for which nobody may wait. All else is under the one policy."""
+_RECONNECT_SECONDS: Final = 1.0
+"""Between two rounds of attempts at the start, if it was no outage that ended the first."""
 _NOT_FOUND = 404
 _FORBIDDEN = 403
 
@@ -87,8 +89,8 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
     probes = RetryPolicy(1, settings.retry_initial_seconds, settings.retry_max_seconds)
     redis_breaker = CircuitBreaker("redis", lambda: store.ping(), probes)  # noqa: PLW0108 - made below
     s3_breaker = CircuitBreaker("s3", lambda: s3.head_bucket(), probes)  # noqa: PLW0108 - made below
-    store = checkpoint_store(settings, ServiceRetrier(redis_breaker, policy, once=_ONCE, observer=observer))
-    s3 = s3_client(settings, ServiceRetrier(s3_breaker, policy, once=_ONCE, observer=observer))
+    store = checkpoint_store(settings, ServiceRetrier(redis_breaker, policy, once=ONCE, observer=observer))
+    s3 = s3_client(settings, ServiceRetrier(s3_breaker, policy, once=ONCE, observer=observer))
     lease = Lease(settings.instance_id, uuid4().hex, settings.lease_seconds)
     async with store, s3:
         yield Services(
@@ -206,16 +208,18 @@ async def _has_writer(path: str) -> bool | None:
 
 
 async def check_reachable(services: Services, *, create_bucket: bool) -> None:
-    """Wait until Redis and S3 answer, for as long as it takes.
+    """Wait until Redis and S3 answer, for as long as it takes. Both breakers' tasks must run.
 
     Raises:
         RefusedAtStartError: one of them answers, and refuses us.
     """
-    await _insist("connect_redis", services.store.ping)
-    await _insist("connect_s3", partial(_reach_bucket, services.s3, create_bucket=create_bucket))
+    reach_bucket = partial(_reach_bucket, services.s3, create_bucket=create_bucket)
+    await _insist("connect_redis", services.store.ping, services.redis_breaker)
+    await _insist("connect_s3", reach_bucket, services.s3_breaker)
 
 
-async def _insist(operation: str, reach: Callable[[], Awaitable[None]]) -> None:
+async def _insist(operation: str, reach: Callable[[], Awaitable[None]], breaker: CircuitBreaker) -> None:
+    """Try by the one policy; out of attempts, wait for the outage's end as everyone does, and try again."""
     attempt = 0
     while True:
         try:
@@ -226,6 +230,7 @@ async def _insist(operation: str, reach: Callable[[], Awaitable[None]]) -> None:
             attempt += 1
             log.warning("waiting_for_service", operation=operation, attempt=attempt, error=str(error))
             await trio.sleep(_RECONNECT_SECONDS)
+            await breaker.wait_up()
         else:
             return
 

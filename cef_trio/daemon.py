@@ -4,6 +4,7 @@
 
     root nursery
     ├─ signal listener                1st signal: drain · 2nd: cancel · 3rd: exit at once
+    ├─ last resort                    exit at once, when all the time there is (P4) is over
     ├─ admin server                   metrics, health, the status page; up before the first word with S3 or Redis
     ├─ background nursery             lease renewal, probes of S3 and Redis
     └─ processor nursery              (drained, then cancelled) one task a stream
@@ -14,6 +15,9 @@ Leaving (promise P4): the first signal cancels the intake scope and tells the pr
 moment gives the processor nursery a deadline, ``SHUTDOWN_GRACE_SECONDS`` away. So nothing that hangs, be it S3, Redis
 or a disk, has to be waited for before the clock starts. A task that is cancelled saves its state in a shielded section
 of at most ``SHUTDOWN_SAVE_SECONDS``. What could not be saved makes the exit code 3; the last checkpoints are true.
+
+Every wait on the way out has a limit of its own. They may add up, and a worker thread that must not be abandoned may be
+held by what has no limit (a name service, a server that trickles); so the last resort counts the seconds, too.
 """
 
 from __future__ import annotations
@@ -24,6 +28,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Final
 
 import structlog
 import trio
@@ -47,12 +52,18 @@ from cef_trio.telemetry.survey import survey_redis
 
 log = structlog.get_logger(__name__)
 
+_OVERDUE_SECONDS: Final = 0.6
+"""How long after grace and save the last resort exits; P4 allows a second, of which the exit itself takes some."""
+
 
 @dataclass(eq=False, slots=True)
 class Shutdown:
-    """How far the daemon is on its way out, and what each signal does."""
+    """How far the daemon is on its way out, and what each signal does. Times in seconds."""
 
     grace_seconds: float
+    save_seconds: float
+    last_resort: trio.CancelScope = field(default_factory=trio.CancelScope)
+    """Its deadline is when the process must have ended."""
     intake: trio.CancelScope = field(default_factory=trio.CancelScope)
     workers: list[trio.CancelScope] = field(default_factory=list)
     """Scopes that are cancelled when the grace is over."""
@@ -67,6 +78,7 @@ class Shutdown:
         match self.signals:
             case 1:
                 self.began_at = trio.current_time()
+                self._exit_within(self.grace_seconds + self.save_seconds)
                 log.info("shutdown_began", grace_seconds=self.grace_seconds)
                 for drain in self.on_drain:
                     drain()
@@ -74,12 +86,17 @@ class Shutdown:
                     scope.deadline = trio.current_time() + self.grace_seconds
                 self.intake.cancel()
             case 2:
+                self._exit_within(self.save_seconds)
                 log.warning("shutdown_grace_skipped")
                 for scope in self.workers:
                     scope.cancel()
             case _:
                 log.error("shutdown_forced")
                 os._exit(ExitCode.NOT_SAVED)
+
+    def _exit_within(self, seconds: float) -> None:
+        deadline = trio.current_time() + seconds + _OVERDUE_SECONDS
+        self.last_resort.deadline = min(self.last_resort.deadline, deadline)
 
 
 @dataclass(eq=False, slots=True)
@@ -128,7 +145,7 @@ async def run_daemon(
         ``DONE``; ``REFUSED`` if S3 or Redis refused us at the start, or the admin server's port is taken;
         ``NOT_SAVED`` if a stream's end was not saved.
     """
-    shutdown = Shutdown(settings.shutdown_grace_seconds)
+    shutdown = Shutdown(settings.shutdown_grace_seconds, settings.shutdown_save_seconds)
     notifier = ServiceNotifier.from_environment()
     shutdown.on_drain.append(notifier.stopping)
     notifier.status("waiting for Redis and S3")
@@ -143,6 +160,7 @@ async def run_daemon(
                     lambda: shutdown.signals > 0,
                     Redactor(secret_values(settings)).text,
                 )
+                root.start_soon(_exit_when_overdue, shutdown, services, source)
                 try:
                     await root.start(
                         serve_admin, source, services.metrics.registry, settings.prom_host, settings.prom_port
@@ -183,6 +201,15 @@ async def _listen_for_signals(
         async for number in signals:
             log.info("signal_received", signal=signal.Signals(number).name)
             shutdown.request()
+
+
+async def _exit_when_overdue(shutdown: Shutdown, services: Services, source: DaemonSource) -> None:
+    with shutdown.last_resort:
+        await trio.sleep_forever()
+    # Only its deadline leads here: the root's cancellation passes by. Streams resume from their last checkpoints.
+    live_ids = source.supervisor.live_ids if source.supervisor is not None else frozenset()
+    log.error("shutdown_overdue", streams=sorted(services.exit_saves.unsaved | live_ids))
+    os._exit(ExitCode.NOT_SAVED)
 
 
 async def serve(

@@ -6,7 +6,8 @@ is cold, or on a file system that cannot say, goes to a worker thread. A hop to 
 the speed (DESIGN 5).
 
 Reads change nothing, so a worker that a hung disk holds is abandoned on cancellation: no disk can hold an exit back
-(promise P4). A limiter of its own keeps a hung disk from piling up threads (P7).
+(promise P4). A limiter of its own keeps a hung disk from piling up threads (P7). Closing is a worker's job too: sshfs
+and its like are asked to flush at each close, and a hung one would stop the loop in the middle of it.
 
 :class:`Disk` is the interface; :class:`KernelDisk` is the real one. The laboratory has one without threads, whose
 checkpoints a virtual clock can count.
@@ -30,11 +31,15 @@ import trio
 
 from cef_trio.exceptions import ChunkProcessingError, RecordingChangedError
 from cef_trio.recording import FileStat
+from cef_trio.shielded import shielded
 
 T = TypeVar("T")
 
 BLOCK_BYTES: Final = 512 * 1024
 """The most that is read at once, and so the memory that one part in flight takes."""
+
+_CLOSE_SECONDS: Final = 0.5
+"""How long a cancellation waits for a file to be closed; a hung disk closes it later, or the process's end does."""
 
 _HOT_BLOCK: Final = memoryview(bytearray(BLOCK_BYTES))
 """Where hot blocks are read to before they are copied out: one is enough, since no await lies between the two."""
@@ -172,6 +177,8 @@ class KernelDisk:
 
     def __init__(self, *, max_threads: int = 8) -> None:
         self._threads = trio.CapacityLimiter(max_threads)
+        self._closing_threads = trio.CapacityLimiter(max_threads)
+        """Of their own, so that nobody's reading can keep a file open."""
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
         return await trio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=self._threads)
@@ -211,7 +218,9 @@ class KernelDisk:
             await recording.stat()
             yield recording
         finally:
-            descriptor.close()
+            descriptor.unwanted()
+            with shielded(_CLOSE_SECONDS, saving="file's close"):
+                await trio.to_thread.run_sync(descriptor.close, abandon_on_cancel=True, limiter=self._closing_threads)
 
 
 class _Descriptor:
@@ -240,9 +249,13 @@ class _Descriptor:
                 return
         os.close(number)  # the task was cancelled while a slow disk kept this thread
 
-    def close(self) -> None:
+    def unwanted(self) -> None:
+        """Whoever is still opening it is to close it himself."""
         with self._lock:
             self._unwanted = True
+
+    def close(self) -> None:
+        with self._lock:
             number, self._number = self._number, None
         if number is not None:
             os.close(number)

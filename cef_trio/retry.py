@@ -16,6 +16,7 @@ the return of :meth:`ServiceRetrier.call` there is no checkpoint: an acknowledge
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from random import Random
 from typing import Final, Protocol, TypeVar
@@ -29,6 +30,9 @@ from cef_trio.exceptions import CefMp4ProcessorError, OperationError
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
+
+_probing: ContextVar[bool] = ContextVar("probing", default=False)
+"""Set in the task that probes: its calls are the breaker's own attempts, neither repeated nor waiting for it."""
 
 MAX_RETRY_AFTER_SECONDS = 300.0
 """A server that asks for a longer wait than this is asked again after this."""
@@ -157,6 +161,7 @@ class CircuitBreaker:
 
     async def run(self) -> None:
         """Probe while the breaker is open, for as long as it takes."""
+        _probing.set(True)  # in this task's own context
         while True:
             await self.up.wait_value(False)
             began = trio.current_time()
@@ -185,8 +190,8 @@ class ServiceRetrier:
     """The one policy of a service's calls.
 
     ``once`` names the operations that are tried a single time and never wait for the breaker: those that are bounded by
-    their caller, on the way out, where nobody may queue behind a dead server (promise P4). ``observer`` hears of every
-    failed attempt, right where the log does.
+    their caller, on the way out, where nobody may queue behind a dead server (promise P4). A breaker's probe is tried
+    once too, whatever call it makes. ``observer`` hears of every failed attempt, right where the log does.
     """
 
     def __init__(
@@ -219,7 +224,7 @@ class ServiceRetrier:
             raise
 
     async def _call(self, operation: str, attempt: Callable[[], Awaitable[T]]) -> T:
-        if operation in self._once:
+        if operation in self._once or _probing.get():
             return await self._noting_failures(attempt)
         retrying = tenacity.AsyncRetrying(
             sleep=trio.sleep,

@@ -157,7 +157,8 @@ class RedisCheckpointStore:
         """The ids of the streams in that set."""
 
         def work(client: Client) -> frozenset[str]:
-            return frozenset(raw.decode() for raw in client.smembers(self.keys.set(stream_set)))
+            # What a hand put there that is no text is no stream's id: it leads to no record, and ends no daemon.
+            return frozenset(raw.decode(errors="replace") for raw in client.smembers(self.keys.set(stream_set)))
 
         return await self._redis.call("members", work)
 
@@ -185,7 +186,11 @@ class RedisCheckpointStore:
             found: dict[str, KnownPath] = {}
             for batch in _batches(paths):
                 raw = client.hmget(self.keys.by_path, [codec.encode_path(path) for path in batch])
-                ids = {path: value.decode() for path, value in zip(batch, raw, strict=True) if value is not None}
+                ids = {
+                    path: value.decode(errors="replace")
+                    for path, value in zip(batch, raw, strict=True)
+                    if value is not None
+                }
                 known = self._known(client, "find_by_path", set(ids.values()))
                 found.update((path, known[stream_id]) for path, stream_id in ids.items() if stream_id in known)
             return found

@@ -19,8 +19,8 @@ redis-py 8 does much by itself unless told otherwise; what it does here, and why
 - A connection that failed or timed out is closed before it goes back to the pool: its late answer cannot become the
   answer of the next call (redis-py issues 2624, 2665).
 
-So a call lasts at most one connect and one answer, each bounded by the time-out; for sentinels and clusters one
-such pair for every node that has to be asked.
+So a call lasts at most one connect (its name's resolution and all its addresses included: ``redis_connection.py``) and
+one answer, each bounded by the time-out; for sentinels and clusters one such pair for every node that has to be asked.
 """
 
 from __future__ import annotations
@@ -37,12 +37,18 @@ import trio
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode, RedisCluster
-from redis.connection import Connection, ConnectionPool, SSLConnection, UnixDomainSocketConnection
+from redis.connection import ConnectionPool, UnixDomainSocketConnection
 from redis.exceptions import NoScriptError
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from cef_trio.checkpoint.address import RedisAddress, Topology
+from cef_trio.checkpoint.redis_connection import (
+    BoundedConnection,
+    BoundedSentinelConnection,
+    BoundedSentinelTlsConnection,
+    BoundedTlsConnection,
+)
 from cef_trio.checkpoint.redis_errors import MAPPED, is_unreachable, mapped
 from cef_trio.checkpoint.scripts import Script
 from cef_trio.checkpoint.scripts.arguments import Argument
@@ -177,6 +183,7 @@ def open_client(address: RedisAddress, bounds: Mapping[str, Any], ca_file: Path 
     common = {**_FIXED, **bounds}
     login: dict[str, Any] = {"username": address.username, "password": address.password}
     tls = _tls(ca_file) if address.tls else {}
+    one_by_one = BoundedTlsConnection if address.tls else BoundedConnection
     if address.topology is Topology.CLUSTER:
         return RedisCluster(
             startup_nodes=[ClusterNode(host, port) for host, port in address.hosts],  # type: ignore[no-untyped-call]
@@ -191,8 +198,15 @@ def open_client(address: RedisAddress, bounds: Mapping[str, Any], ca_file: Path 
         sentinel = Sentinel(  # type: ignore[no-untyped-call]
             list(address.hosts), sentinel_kwargs={**common, **sentinel_login, "ssl": address.tls, **tls}
         )
+        for server in sentinel.sentinels:  # redis-py lets nobody choose their connections' class beforehand
+            server.connection_pool.connection_class = one_by_one
         return sentinel.master_for(  # type: ignore[no-untyped-call]
-            address.master or "", db=address.db, ssl=address.tls, **common, **login, **tls
+            address.master or "",
+            db=address.db,
+            connection_class=BoundedSentinelTlsConnection if address.tls else BoundedSentinelConnection,
+            **common,
+            **login,
+            **tls,
         )
     if address.topology is Topology.UNIX:
         pool = ConnectionPool(
@@ -201,7 +215,7 @@ def open_client(address: RedisAddress, bounds: Mapping[str, Any], ca_file: Path 
     else:
         [(host, port)] = address.hosts
         pool = ConnectionPool(
-            connection_class=SSLConnection if address.tls else Connection,
+            connection_class=one_by_one,
             host=host,
             port=port,
             db=address.db,

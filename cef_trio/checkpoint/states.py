@@ -31,7 +31,6 @@ class FailureReason(StrEnum):
     ACCESS_DENIED = "access_denied"
     NO_SUCH_BUCKET = "no_such_bucket"
     REDIS_UPDATE = "redis_update"
-    FILE_MISSING = "file_missing"
     FILE_MISSING_ON_RESUME = "file_missing_on_resume"
     FILE_REPLACED = "file_replaced"
     FILE_UNREADABLE = "file_unreadable"
@@ -49,7 +48,6 @@ SENTENCES: Final[Mapping[FailureReason, str]] = MappingProxyType(
         FailureReason.ACCESS_DENIED: "S3 does not allow these credentials to do what an upload needs.",
         FailureReason.NO_SUCH_BUCKET: "The bucket does not exist.",
         FailureReason.REDIS_UPDATE: "Redis refused to record the stream's state for good.",
-        FailureReason.FILE_MISSING: "The recording disappeared before it was uploaded whole.",
         FailureReason.FILE_MISSING_ON_RESUME: "The recording was gone when the daemon started again.",
         FailureReason.FILE_REPLACED: "Another file took the recording's name before it was uploaded whole.",
         FailureReason.FILE_UNREADABLE: "The recording cannot be read (permissions, or a disk error).",
@@ -79,7 +77,6 @@ class Status(StrEnum):
     FAILED_ACCESS_DENIED = "failed_access_denied"
     FAILED_NO_SUCH_BUCKET = "failed_no_such_bucket"
     FAILED_REDIS_UPDATE = "failed_redis_update"
-    FAILED_FILE_MISSING = "failed_file_missing"
     FAILED_FILE_MISSING_ON_RESUME = "failed_file_missing_on_resume"
     FAILED_FILE_REPLACED = "failed_file_replaced"
     FAILED_FILE_UNREADABLE = "failed_file_unreadable"

@@ -212,10 +212,9 @@ async def _daemon_task(daemon: WorldDaemon, striker: _Striker, _scope: trio.Canc
     striker.root = trio.lowlevel.current_task()
     try:
         await daemon.run()
-    except Exception:
+    except Exception:  # what a dead process raises is nobody's: its calls failed because it was dead
         if not daemon.world.life.ended:
             raise
-        # What a dead process raises is nobody's: its calls failed because it was dead.
     finally:
         striker.ended_at = trio.current_time()
 

@@ -22,6 +22,7 @@ from uuid import UUID
 
 import trio
 
+from cef_trio.assembly import ONCE
 from cef_trio.checkpoint.exit_saves import ExitSaves
 from cef_trio.checkpoint.memory import MemoryCheckpointStore, Snapshot
 from cef_trio.checkpoint.model import Checkpoint, Lease
@@ -54,7 +55,6 @@ BUCKET: Final = "recordings"
 PART: Final = 1000
 """A part's size in this world, bytes."""
 EPOCH: Final = datetime(2026, 1, 1, tzinfo=UTC)
-_ONCE: Final = frozenset({"ping", "head_bucket", "count", "is_persistent", "save_interrupted"})
 
 
 class World:
@@ -235,7 +235,7 @@ class World:
         redis_breaker = CircuitBreaker("redis", lambda: store.ping(), self.policy, random)  # noqa: PLW0108
         s3_breaker = CircuitBreaker("s3", lambda: s3.head_bucket(), self.policy, random)  # noqa: PLW0108
         self.store._retrier = ServiceRetrier(  # noqa: SLF001
-            redis_breaker, self.policy, once=_ONCE, random=random, observer=metrics.attempt_failed
+            redis_breaker, self.policy, once=ONCE, random=random, observer=metrics.attempt_failed
         )
         config = S3Config(
             bucket=BUCKET,
@@ -244,7 +244,7 @@ class World:
         )
         s3 = _WitnessedS3Client(
             config,
-            retrier=ServiceRetrier(s3_breaker, self.policy, once=_ONCE, random=random, observer=metrics.attempt_failed),
+            retrier=ServiceRetrier(s3_breaker, self.policy, once=ONCE, random=random, observer=metrics.attempt_failed),
             transport=MortalTransport(InProcessTransport(self.endpoint), life, witness, self.journal),
             now=self.utc_now,
         )
@@ -325,7 +325,7 @@ class WorldDaemon:
     def __init__(self, world: World, services: Services) -> None:
         self.world = world
         self.services = services
-        self.shutdown = Shutdown(world.grace_seconds)
+        self.shutdown = Shutdown(world.grace_seconds, services.rules.save_seconds)
         self.exit_code: ExitCode | None = None
         self._supervisor: StreamSupervisor | None = None
 

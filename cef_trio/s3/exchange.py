@@ -257,17 +257,19 @@ class Exchange:
         kept = 0
         whole = False
         # All of it is read, so that no generator of httpx's is left half-way, but only its beginning is kept.
-        with suppress(httpx.HTTPError, httpx.StreamError), trio.move_on_after(ERROR_BODY_SECONDS):
-            try:
-                async for chunk in response.aiter_raw():
-                    if kept < MAX_ERROR_BYTES:
-                        chunks.append(chunk)
-                        kept += len(chunk)
-                whole = True
-            finally:
-                await response.aclose()
-        if isinstance(call.body, CheckedBody):
-            await call.body.aclose()
+        try:
+            with suppress(httpx.HTTPError, httpx.StreamError), trio.move_on_after(ERROR_BODY_SECONDS):
+                try:
+                    async for chunk in response.aiter_raw():
+                        if kept < MAX_ERROR_BYTES:
+                            chunks.append(chunk)
+                            kept += len(chunk)
+                    whole = True
+                finally:
+                    await response.aclose()
+        finally:
+            if isinstance(call.body, CheckedBody):  # S3 may have refused before all of it was sent
+                await call.body.aclose()
         headers = lower(response.headers)
         error = self._error_from(call, response.status_code, headers, b"".join(chunks), cut_off=not whole)
         if error.code == "AccessDenied" and not chunks and self._is_skewed(headers.get("date"), offset):

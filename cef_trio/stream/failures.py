@@ -57,7 +57,6 @@ def reason_of(error: BaseException) -> FailureReason:  # noqa: PLR0911 - it is a
 
 
 KEEPS_ITS_UPLOAD: Final = frozenset(FailureReason) - {
-    FailureReason.FILE_MISSING,
     FailureReason.FILE_MISSING_ON_RESUME,
     FailureReason.FILE_REPLACED,
     FailureReason.FILE_TOO_LARGE,

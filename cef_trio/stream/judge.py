@@ -12,7 +12,6 @@ _FILE_WAS_GONE = frozenset(
     {
         Status.DELETED_LOCALLY,
         Status.ABORTED_NO_PARTS,
-        Status.FAILED_FILE_MISSING,
         Status.FAILED_FILE_MISSING_ON_RESUME,
         Status.FAILED_FILE_REPLACED,
     }

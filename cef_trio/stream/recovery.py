@@ -116,7 +116,7 @@ async def resume(services: Services, stream_id: str, path: str | None) -> Stream
     path = path or upload.meta.current_path
     try:
         async with services.disk.open(path) as recording:
-            await _check_identity(services, upload, recording)
+            await _check_identity(upload, recording, path)
             await _agree_with_s3(services, upload, recording)
     except RecordingChangedError as error:
         if await _was_completed(services, upload):
@@ -149,13 +149,18 @@ async def check_mounted(services: Services, meta: StreamMeta, path: str) -> None
         )
 
 
-async def _check_identity(services: Services, upload: StreamUpload, recording: OpenRecording) -> None:
+async def _check_identity(upload: StreamUpload, recording: OpenRecording, path: str) -> None:
     recorded = upload.meta.identity
     observed = await identify(recording, await recording.stat(), recorded.head_size_bytes)
     sameness = compare(recorded, observed)
     if sameness is Sameness.ASK_BYTES:
         sameness = await _ask_bytes(upload, recording)
     if sameness is Sameness.REPLACED:
+        known_as = upload.meta.current_path
+        if path != known_as:  # only its inode had proposed this file
+            raise GivenUpError(
+                FailureReason.FILE_MISSING_ON_RESUME, f"{known_as!r} is gone, and {path!r} is another recording"
+            )
         raise GivenUpError(FailureReason.FILE_REPLACED, "another file has the recording's name now")
     if observed != recorded or recorded.head_size_bytes < HEAD_BYTES:
         observed = await identify(recording, await recording.stat(), HEAD_BYTES)

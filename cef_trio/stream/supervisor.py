@@ -316,6 +316,11 @@ class StreamSupervisor:
         try:
             with live.scope:
                 outcome = await live.processor.run()
+        except Exception:
+            # Its own errors stay in the processor; a bug in the very saving of its end must not end other streams: P6.
+            log.exception("stream_task_failed")
+            if live.processor.stream_id is not None:
+                self._services.exit_saves.unsaved.add(live.processor.stream_id)
         finally:
             lease_lost = outcome in {None, Outcome.LEASE_LOST}
             # Before the file can be taken for a new one: Redis may have lost its memory, and S3 have what it forgot.

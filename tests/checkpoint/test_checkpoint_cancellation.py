@@ -12,6 +12,7 @@ import trio.testing
 from checkpoint.examples import OURS, START, meta, part
 from servers.valkey import ValkeyServer
 
+from cef_trio.assembly import ONCE
 from cef_trio.checkpoint.memory import MemoryCheckpointStore, Moment
 from cef_trio.checkpoint.redis import RedisCheckpointStore
 from cef_trio.checkpoint.states import Status, StreamSet
@@ -50,6 +51,12 @@ WRITING = frozenset(CALLS) - {
     "is_persistent",
     "find_by_path",
 }
+
+
+def test_every_write_but_the_last_words_and_every_connect_is_under_the_retry_policy() -> None:
+    assert set(CALLS) & ONCE == {"count", "is_persistent", "save_interrupted"}
+    assert {"save_interrupted"} == WRITING & ONCE
+    assert set(CALLS) >= ONCE
 
 
 def test_every_operation_of_the_interface_is_cancelled_here() -> None:

@@ -328,6 +328,19 @@ async def test_a_stream_that_is_in_no_set_any_more_is_put_back_where_its_status_
 
 
 @pytest.mark.real
+async def test_what_is_no_text_among_the_ids_leads_to_no_record_and_raises_nothing_of_pythons(
+    valkey: ValkeyServer, raw: Any
+) -> None:
+    async with RedisCheckpointStore(valkey.url) as store:
+        await store.create(meta("s1"), OURS)
+        raw.sadd("streams:active", b"\xff\xfe")
+        raw.hset("streams:by_path", "/rec/junk.mp4", b"\xff\xfe")
+        ids = await store.members(StreamSet.ACTIVE)
+        assert set(await store.load_metas(ids)) == {"s1"}
+        assert await store.find_by_path(["/rec/junk.mp4"]) == {}
+
+
+@pytest.mark.real
 async def test_a_key_of_another_type_is_a_permanent_error(valkey: ValkeyServer, raw: Any) -> None:
     raw.set("stream:s1:meta", "text")
     async with RedisCheckpointStore(valkey.url) as store:

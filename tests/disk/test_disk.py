@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import trio
 
 from cef_trio import disk as disk_module
+from cef_trio import shielded as shield_room
 from cef_trio.disk import BLOCK_BYTES, FileSlice, KernelDisk, head_of, refusal
 from cef_trio.exceptions import ChunkProcessingError, RecordingChangedError
 
@@ -65,8 +67,9 @@ async def test_hot_blocks_need_no_thread(recording: str, monkeypatch: pytest.Mon
         async def no_thread(*_args: object, **_kwargs: object) -> None:
             pytest.fail("a worker thread was asked for a hot block")
 
-        monkeypatch.setattr(trio.to_thread, "run_sync", no_thread)
-        assert b"".join([block async for block in FileSlice(opened, 0, len(CONTENT)).blocks()]) == CONTENT
+        with monkeypatch.context() as while_it_reads:
+            while_it_reads.setattr(trio.to_thread, "run_sync", no_thread)
+            assert b"".join([block async for block in FileSlice(opened, 0, len(CONTENT)).blocks()]) == CONTENT
 
 
 async def can_say(opened: object) -> bool:
@@ -97,6 +100,34 @@ async def test_a_hung_disk_holds_no_cancellation_back(recording: str, monkeypatc
             assert scope.cancelled_caught
     finally:
         released.set()
+
+
+@pytest.mark.parametrize("shielded", [True, False])
+async def test_p7_a_reader_that_is_cancelled_closes_its_file_which_it_would_not_without_the_shield(
+    recording: str, monkeypatch: pytest.MonkeyPatch, *, shielded: bool
+) -> None:
+    if not shielded:
+        monkeypatch.setattr(shield_room, "removed", frozenset({"file's close"}))
+    before = numbers_of(recording)
+    with trio.CancelScope() as scope:
+        async with KernelDisk().open(recording) as opened:
+            scope.cancel()
+            await opened.read(0, 1)
+    assert scope.cancelled_caught
+    left_open = numbers_of(recording) - before
+    for number in left_open:
+        os.close(number)
+    assert bool(left_open) is not shielded
+
+
+def numbers_of(path: str) -> set[int]:
+    """This process's descriptors of that file."""
+    found = set()
+    for entry in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            if str(entry.readlink()) == path:
+                found.add(int(entry.name))
+    return found
 
 
 async def test_an_opener_that_was_abandoned_leaks_no_descriptor(
@@ -181,3 +212,36 @@ async def test_the_folder_around_a_file_is_the_nearest_that_exists(tmp_path: Pat
 )
 def test_a_refusal_says_whether_it_may_pass(number: int, transient: bool) -> None:
     assert refusal("cannot read 'x'", OSError(number, "why")).transient is transient
+
+
+async def touch(call: str, path: str, failing: pytest.MonkeyPatch, number: int) -> object:
+    """Do what makes that call, which fails with that number."""
+
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    disk = KernelDisk()
+    if call == "lstat":
+        failing.setattr(os, "lstat", fail)
+        return await disk.stat(path)
+    if call == "open":
+        failing.setattr(os, "open", fail)
+    async with disk.open(path) as opened:
+        failing.setattr(os, "preadv", fail)
+        failing.setattr(os, "fstat" if call == "fstat" else "pread", fail)
+        return await (opened.stat() if call == "fstat" else opened.read(0, 1))
+
+
+@pytest.mark.parametrize("call", ["lstat", "open", "fstat", "read"])
+async def test_every_error_of_the_operating_system_becomes_ours_and_is_kept_as_its_cause(
+    recording: str, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    for number in sorted(errno.errorcode):
+        with monkeypatch.context() as failing:
+            if call == "lstat" and number in {errno.ENOENT, errno.ENOTDIR}:
+                assert await touch(call, recording, failing, number) is None, "no such file is an answer"
+                continue
+            with pytest.raises((ChunkProcessingError, RecordingChangedError)) as caught:
+                await touch(call, recording, failing, number)
+        assert isinstance(caught.value.__cause__, OSError)
+        assert caught.value.__cause__.errno == number

@@ -260,3 +260,22 @@ async def test_a_cancelled_watcher_leaves_no_descriptor_open(folder: Path) -> No
         async with watching(folder):
             pass
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+async def test_a_real_overflow_of_the_kernels_queue_is_said_and_repaired(folder: Path) -> None:
+    """The loop stands still while more happens than the kernel keeps; what came last, it never tells."""
+    most = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
+    if most > 100_000:
+        pytest.skip(f"this machine's kernel keeps {most} events; to fill that would take too long")
+    with capture_logs() as logs:
+        async with watching(folder) as listener:
+            listener.forget()
+            for number in range(most + 1):  # alternating, since the kernel makes one event of two that are the same
+                os.close(os.open(folder / f"{number % 2}.tmp", os.O_WRONLY | os.O_CREAT))
+            (folder / "late.mp4").write_bytes(b"1")
+            scanned = await listener.heard(lambda event: isinstance(event, Scanned))
+            assert isinstance(scanned, Scanned)
+            assert list(scanned.files) == [str(folder / "late.mp4")]
+            (folder / "later.mp4").write_bytes(b"1")
+            await listener.heard(of(folder / "later.mp4", Closed))
+    assert [entry["event"] for entry in logs].count("watch_overflow") == 1

@@ -20,6 +20,7 @@ OUTSIDE = {
     "command's lease",
     "doctor's abort",
     "doctor's abort after a failure",
+    "file's close",
 }
 """Shields of rooms that the laboratory has no part of: real processes, and commands. No stream depends on them."""
 

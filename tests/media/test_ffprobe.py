@@ -259,3 +259,19 @@ async def test_a_cancellation_before_the_start_starts_nothing_that_stays(script:
         scope.cancel()
         await probe("x.mp4", ffprobe_path=script(f"touch '{started}'; exec sleep 1000"), timeout_seconds=LONG)
     assert scope.cancelled_caught
+
+
+async def test_every_error_of_the_operating_system_becomes_ours_and_is_kept_as_its_cause(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for number in sorted(errno.errorcode):
+
+        async def fail(*_: object, number: int = number, **__: object) -> None:
+            await trio.lowlevel.checkpoint()
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(trio.lowlevel, "open_process", fail)
+        with pytest.raises(FFprobeError, match="cannot be run") as caught:
+            await probe("a.mp4", ffprobe_path="ffprobe", timeout_seconds=LONG)
+        assert isinstance(caught.value.__cause__, OSError)
+        assert caught.value.__cause__.errno == number

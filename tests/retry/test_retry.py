@@ -246,6 +246,56 @@ async def test_one_outage_is_one_back_off_and_one_probe_ends_it(
     nursery.cancel_scope.cancel()
 
 
+async def test_a_probe_is_one_attempt_that_waits_for_no_breaker_and_the_same_call_elsewhere_is_under_the_policy(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    """The breaker probes by the very call that others connect by: ``ping``, ``head_bucket``."""
+    service, attempts = Service(), 0
+
+    async def reach() -> None:
+        nonlocal attempts
+        attempts += 1
+        if service.down:
+            raise slow_down()
+
+    async def ping() -> None:
+        await service.retrier.call("ping", reach)
+
+    service.breaker = CircuitBreaker("redis", ping, POLICY, Random(1))
+    service.retrier = ServiceRetrier(service.breaker, POLICY, random=Random(2))
+    service.down = True
+    with pytest.raises(S3OperationError):
+        await ping()
+    assert attempts == POLICY.attempts
+    assert not service.breaker.up.value
+    nursery.start_soon(service.breaker.run)
+    await trio.sleep(60)
+    assert service.breaker.outage is not None
+    assert attempts == POLICY.attempts + service.breaker.outage.probes
+    service.down = False
+    with trio.fail_after(10):
+        await ping()
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_cancelled_group_goes_through_as_it_is(autojump_clock: trio.testing.MockClock) -> None:
+    """A nursery whose children are cancelled raises a group of Cancelled: it is no error to be repeated either."""
+    calls = 0
+
+    async def with_children() -> None:
+        nonlocal calls
+        calls += 1
+        async with trio.open_nursery() as children:
+            for _ in range(2):
+                children.start_soon(trio.sleep_forever)
+
+    service = Service()
+    with trio.move_on_after(3) as scope:
+        await service.retrier.call("upload_part", with_children)
+    assert scope.cancelled_caught
+    assert (calls, service.told, trio.current_time()) == (1, [], 3)
+
+
 async def test_a_probe_that_is_refused_lets_the_operations_find_out_why(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:

@@ -260,3 +260,43 @@ async def test_the_client_is_usable_after_a_cancellation_and_keeps_one_connectio
         assert scope.cancelled_caught
         await upload(client)
         assert len(network.streams) == 2
+
+
+class HangingAnswer(httpx.AsyncByteStream):
+    async def __aiter__(self) -> Any:
+        await trio.sleep_forever()
+        yield b""
+
+
+class RefusesEarly(httpx.AsyncBaseTransport):
+    """Takes the first block of a body, answers 503, and never says why."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        assert isinstance(request.stream, httpx.AsyncByteStream)
+        await anext(aiter(request.stream))
+        return httpx.Response(503, stream=HangingAnswer())
+
+
+async def test_cancelled_while_a_refusals_words_are_awaited_the_recording_is_let_go(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    reading, ended = 0, 0
+
+    class Recording:
+        size_bytes = 2 * len(DATA)
+
+        async def blocks(self) -> Any:
+            nonlocal reading, ended
+            reading += 1
+            try:
+                for _ in range(2):
+                    await trio.lowlevel.checkpoint()
+                    yield DATA
+            finally:
+                ended += 1
+
+    async with client_of(RefusesEarly()) as client:
+        with trio.move_on_after(1) as scope:
+            await client.upload_part("k", "u", 1, Recording(), ChecksumAlgorithm.CRC64NVME)
+        assert scope.cancelled_caught
+        assert (reading, ended) == (2, 2), "one pass measured it, the other was broken off, and neither is left open"
