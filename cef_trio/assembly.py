@@ -19,7 +19,7 @@ from pydantic import SecretStr
 from cef_trio.checkpoint.exit_saves import ExitSaves
 from cef_trio.checkpoint.model import Lease
 from cef_trio.checkpoint.redis import RedisCheckpointStore
-from cef_trio.config import Settings, SettingsError
+from cef_trio.config import Settings, SettingsError, exposed_secrets
 from cef_trio.disk import KernelDisk
 from cef_trio.exceptions import CefMp4ProcessorError, S3OperationError
 from cef_trio.intake.writers import WriterState, writer_state
@@ -48,6 +48,12 @@ class RefusedAtStartError(CefMp4ProcessorError):
 
 class WatchFolderBusyError(CefMp4ProcessorError):
     """Another daemon watches this folder."""
+
+
+def warn_of_exposed_secrets(env_file: Path | None) -> None:
+    """Say which files with secrets every user of this machine may read; it is no reason not to start."""
+    for found in exposed_secrets(env_file):
+        log.warning("secret_exposed", file=found.file, mode=found.mode)
 
 
 @contextmanager
