@@ -21,7 +21,7 @@ from cef_trio.checkpoint.model import Lease
 from cef_trio.checkpoint.redis import RedisCheckpointStore
 from cef_trio.config import Settings, SettingsError, exposed_secrets
 from cef_trio.disk import KernelDisk
-from cef_trio.exceptions import CefMp4ProcessorError, S3OperationError
+from cef_trio.exceptions import CefMp4ProcessorError, OperationError, S3OperationError
 from cef_trio.intake.writers import WriterState, writer_state
 from cef_trio.media.ffprobe import probe
 from cef_trio.retry import CircuitBreaker, Retrier, RetryPolicy, ServiceRetrier
@@ -227,7 +227,7 @@ async def _insist(operation: str, reach: Callable[[], Awaitable[None]]) -> None:
         try:
             await reach()
         except CefMp4ProcessorError as error:
-            if not error.transient:
+            if not error.transient or (isinstance(error, OperationError) and error.certificate_refused):
                 raise RefusedAtStartError(str(error)) from error
             attempt += 1
             log.warning("waiting_for_service", operation=operation, attempt=attempt, error=str(error))

@@ -1,9 +1,9 @@
 """Opening and looking at a path without following any symbolic link in it, be it the last component or a folder.
 
-Whoever may write to the watch folder may put a link where a folder was a moment ago, and the daemon often may read more
-than they. ``O_NOFOLLOW`` guards the last component only; so the path is walked folder by folder, each opened relative to
-the one before it, none through a link. There is no moment between a check and a use: what was opened is what was walked
-to. (``openat2`` with ``RESOLVE_NO_SYMLINKS`` would do the same in one call; Python has none.)
+Whoever may write to the watch folder may put a link where a folder was a moment ago, and the daemon often may read
+more than they. ``O_NOFOLLOW`` guards the last component only; so the path is walked folder by folder, each opened
+relative to the one before it, none through a link. There is no moment between a check and a use: what was opened is
+what was walked to. (``openat2`` with ``RESOLVE_NO_SYMLINKS`` would do the same in one call; Python has none.)
 
 ``WATCH_DIR`` may be a link: it is resolved once, at the start, and the paths below it begin with where it led to.
 

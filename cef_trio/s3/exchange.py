@@ -15,7 +15,6 @@ call must be safe to repeat.
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -28,7 +27,7 @@ import httpx
 import structlog
 import trio
 
-from cef_trio import __version__
+from cef_trio import __version__, tls
 from cef_trio.exceptions import CefMp4ProcessorError, S3OperationError
 from cef_trio.s3.address import bucket_address
 from cef_trio.s3.body import CheckedBody, SmallBody
@@ -335,16 +334,20 @@ class _Mapped:
         if error is None or not isinstance(error, tuple(HTTPX_TRANSIENT)):
             return
         transient = next(HTTPX_TRANSIENT[known] for known in type(error).__mro__ if known in HTTPX_TRANSIENT)
-        raise S3OperationError(
+        refused = tls.refusal(error, ca_setting="S3_CA_FILE", address_setting="S3_ENDPOINT_URL")
+        ours = S3OperationError(
             self._operation,
-            _in_words(error) + describe(self._bucket, self._key, self._part_number),
+            (f"{type(error).__name__}: {refused}" if refused else _in_words(error))
+            + describe(self._bucket, self._key, self._part_number),
             transient=transient,
             code=type(error).__name__,
             status=self._status,
             bucket=self._bucket,
             key=self._key,
             part_number=self._part_number,
-        ) from error
+        )
+        ours.certificate_refused = refused is not None
+        raise ours from error
 
 
 def _in_words(error: BaseException) -> str:
@@ -357,8 +360,6 @@ def _in_words(error: BaseException) -> str:
     for _ in range(_CAUSES):
         if seen is None or isinstance(seen, CefMp4ProcessorError):
             break
-        if isinstance(seen, ssl.SSLCertVerificationError):
-            return f"{name}: the store's certificate is not trusted ({seen.verify_message}); set S3_CA_FILE"
         if isinstance(seen, BaseExceptionGroup):  # one for each address of a host
             seen = seen.exceptions[0]
         text = str(seen) or text
@@ -389,12 +390,10 @@ def network(config: S3Config) -> httpx.AsyncHTTPTransport:
     Raises:
         ValueError: ``ca_file`` holds no certificates.
     """
-    verify: ssl.SSLContext | bool = True
-    if config.ca_file is not None:
-        try:
-            verify = ssl.create_default_context(cafile=config.ca_file)
-        except OSError as error:  # ssl.SSLError is one too
-            raise ValueError(f"S3_CA_FILE {config.ca_file}: no certificates can be read from it ({error})") from error
+    try:
+        verify = tls.client_context(config.ca_file)
+    except OSError as error:  # ssl.SSLError is one too
+        raise ValueError(f"S3_CA_FILE {config.ca_file}: no certificates can be read from it ({error})") from error
     limits = httpx.Limits(
         max_connections=config.max_connections,
         max_keepalive_connections=config.max_connections,
