@@ -47,6 +47,7 @@ _REDIS_SCHEMES: Final = (
     "rediss+cluster",
 )
 _BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]")
+_TEMPLATE_BYTES: Final = 800
 _TAKES: Final = {
     "bool_parsing": "takes true or false",
     "bool_type": "takes true or false",
@@ -98,6 +99,8 @@ def _key_template(value: str) -> str:
     segments = value.split("/")
     if any(segment in {"", ".", ".."} for segment in segments):
         raise ValueError("has no empty, '.' or '..' segments: not '/x', 'x//y' or 'x/../y'")
+    if not value.isprintable() or len(value.encode()) > _TEMPLATE_BYTES:
+        raise ValueError(f"is at most {_TEMPLATE_BYTES} bytes of printable text: a key has 1,024, names included")
     if segments[0].startswith("{"):
         raise ValueError("begins with a fixed prefix, such as 'streams/', by which our uploads are found again")
     return value
