@@ -17,7 +17,7 @@ NAMES: Final = [
     "<img src=x onerror=document.title='pwned'>.mp4",
     "'\"><svg onload=document.title='pwned'>.mp4",
     '","level":"pwned","x":".mp4',
-    "[red]pwned[/red] :boom: {pwned}.mp4",
+    "[red]pwned[blink] :boom: {pwned}.mp4",
     "\u202egpj.pwned\u2028\u2029\u0085\u200b.mp4",
     "%2e%2e%2fpwned%00.mp4",
     "..\\..\\pwned.mp4",
