@@ -89,6 +89,10 @@ def _patterns(value: object) -> object:
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
+def _names(value: object) -> object:
+    return _patterns(value.lower()) if isinstance(value, str) else value
+
+
 def _key_template(value: str) -> str:
     fields = re.findall(r"\{([^{}]*)\}", value)
     unknown = set(fields) - {"stream_id", "file_name", "file_stem"}
@@ -255,6 +259,8 @@ class Settings(BaseSettings):
     """Where the admin server listens: metrics, health and the status page, read-only, for whoever reaches it."""
     prom_port: Annotated[int, Field(ge=0, le=65_535)] = 8000
     """Its port; 0 takes any that is free, and logs which."""
+    prom_allowed_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)] = ()
+    """Names by which browsers may ask for the status page, comma-separated; addresses and undotted names always may."""
 
     app_env: Annotated[AppEnvironment, _in_any_case(*AppEnvironment)] = AppEnvironment.DEVELOPMENT
     """development logs for a person, production logs JSON lines."""

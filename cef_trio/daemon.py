@@ -24,6 +24,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 
 import structlog
 import trio
@@ -144,8 +145,9 @@ async def run_daemon(
                     Redactor(secret_values(settings)).text,
                 )
                 try:
+                    serve_page = partial(serve_admin, allowed_hosts=settings.prom_allowed_hosts)
                     await root.start(
-                        serve_admin, source, services.metrics.registry, settings.prom_host, settings.prom_port
+                        serve_page, source, services.metrics.registry, settings.prom_host, settings.prom_port
                     )
                 except AdminPortError as error:
                     log.error("refused_at_start", error=str(error))  # noqa: TRY400 - a person's to mend: one clear line
