@@ -22,6 +22,8 @@ from datetime import datetime, timedelta
 from enum import Enum
 from types import MappingProxyType
 from typing import Final
+from urllib.parse import quote
+from xml.sax.saxutils import escape
 
 import httpx
 import structlog
@@ -35,7 +37,7 @@ from cef_trio.s3.checksums import CALCULATORS
 from cef_trio.s3.config import S3Config
 from cef_trio.s3.errors import MAX_ERROR_BYTES, describe, error_from_answer, parse_http_date
 from cef_trio.s3.model import ChecksumAlgorithm
-from cef_trio.s3.sigv4 import encode_query, presign, sign
+from cef_trio.s3.sigv4 import Credentials, encode_query, presign, sign
 from cef_trio.shielded import shielded
 
 RELEASE_SECONDS: Final = 1.0
@@ -195,7 +197,7 @@ class Exchange:
             raise
         if response.is_success:
             return response
-        raise await self._refusal(call, response, offset)
+        raise await self._refusal(call, response, offset, credentials)
 
     async def presigned_url(self, method: str, key: str, *, expires_seconds: int) -> str:
         """A URL that makes one request, without further credentials, until it expires.
@@ -251,7 +253,9 @@ class Exchange:
             part_number=call.part_number,
         )
 
-    async def _refusal(self, call: Call, response: httpx.Response, offset: timedelta) -> S3OperationError:
+    async def _refusal(
+        self, call: Call, response: httpx.Response, offset: timedelta, credentials: Credentials
+    ) -> S3OperationError:
         chunks: list[bytes] = []
         kept = 0
         # The status alone says enough if the body does not come. All of it is read, so that no generator of httpx's is
@@ -267,7 +271,7 @@ class Exchange:
         if isinstance(call.body, CheckedBody):
             await call.body.aclose()
         headers = lower(response.headers)
-        error = self._error_from(call, response.status_code, headers, b"".join(chunks))
+        error = self._error_from(call, response.status_code, headers, without(credentials, b"".join(chunks)))
         if error.code == "AccessDenied" and not chunks and self._is_skewed(headers.get("date"), offset):
             # An answer to HEAD has no body to say so, but two clocks that differ this much are never let in.
             error.code = "RequestTimeTooSkewed"
@@ -377,6 +381,18 @@ async def _release(response: httpx.Response, body: bytes | CheckedBody) -> None:
         await response.aclose()
         if isinstance(body, CheckedBody):
             await body.aclose()
+
+
+def without(credentials: Credentials, body: bytes) -> bytes:
+    """A store's answer with our credentials struck out: some stores quote what they were sent, and its words are shown.
+
+    Here, since only here all of them are known: those of AWS's chain stand in no setting.
+    """
+    values = (credentials.access_key_id, credentials.secret_access_key, credentials.session_token)
+    for value in sorted(filter(None, values), key=len, reverse=True):
+        for form in {value, escape(value), quote(value, safe="")}:
+            body = body.replace(form.encode(), b"***")
+    return body
 
 
 def lower(headers: httpx.Headers) -> dict[str, str]:
