@@ -7,12 +7,15 @@ what was walked to. (``openat2`` with ``RESOLVE_NO_SYMLINKS`` would do the same 
 
 ``WATCH_DIR`` may be a link: it is resolved once, at the start, and the paths below it begin with where it led to.
 
+``..`` is refused too: no scan makes such a path, so one that comes from a record in Redis was written by a stranger.
+
 A link in the way is ``NotADirectoryError``, as if a file stood there; as the last component, to be opened, ``ELOOP``.
 All of this blocks for as long as the file system takes.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,7 +48,10 @@ def stat_straight(path: str) -> os.stat_result:
 @contextmanager
 def _folder_of(path: str) -> Iterator[tuple[int, str]]:
     """The folder of a path, open, and the name in it (``.`` for the root folder). Errors are given the whole path."""
-    *folders, name = [part for part in path.split("/") if part] or ["."]
+    parts = path.split("/")
+    if ".." in parts:
+        raise OSError(errno.EINVAL, "a path with '..' in it is none of a recording", path)
+    *folders, name = [part for part in parts if part] or ["."]
     try:
         folder = os.open("/" if path.startswith("/") else ".", _FOLDER)
         try:

@@ -80,6 +80,13 @@ def test_a_link_anywhere_in_the_path_is_refused(tmp_path: Path, private: Path, f
     assert stat.S_ISLNK(stat_straight(str(tmp_path / "file")).st_mode)
 
 
+def test_a_path_that_goes_up_is_refused(tmp_path: Path, private: Path) -> None:
+    for path in (tmp_path / "private" / ".." / "private" / "a.mp4", tmp_path / ".."):
+        for look in (stat_straight, lambda path: open_straight(path, os.O_RDONLY)):
+            with pytest.raises(OSError, match=r"with '\.\.' in it"):
+                look(str(path))
+
+
 def test_no_descriptor_stays_open_whatever_happens(tmp_path: Path, private: Path) -> None:
     (tmp_path / "folder").symlink_to(private)
     before = {path.name for path in Path("/proc/self/fd").iterdir()}
