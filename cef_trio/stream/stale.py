@@ -93,8 +93,9 @@ class StaleChecker:
             return
         for known in (await lookup.load_metas(store, unattended)).values():
             path = known.meta.current_path
-            if not path.startswith(self._watch_folder + "/"):
-                continue  # of another daemon, which watches another folder
+            # Another daemon's, which watches another folder; or a stranger's, who wrote a record to be led out of ours.
+            if not path.startswith(self._watch_folder + "/") or ".." in path.split("/"):
+                continue
             if not await store.acquire(known.meta.stream_id, self._services.lease):
                 continue  # another daemon works on it
             stat = await self._services.disk.stat(path)

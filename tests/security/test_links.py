@@ -11,10 +11,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+import trio
 from servers.daemon import daemon, settings_for
+from servers.operating import DAEMON, a_stream
 from servers.store import Store
 from servers.valkey import ValkeyServer
 
+from cef_trio.checkpoint.model import FileIdentity
+from cef_trio.checkpoint.redis import RedisCheckpointStore
 from cef_trio.disk import KernelDisk
 from cef_trio.exceptions import RecordingChangedError
 from cef_trio.intake.scan import ThreadedReader, scan_now
@@ -214,6 +218,30 @@ def test_the_daemon_does_not_follow_a_link_that_takes_a_folders_place_while_it_r
     assert names == {"a.mp4", "last.mp4"}
     assert store.sha256(store.key_of("a.mp4")) != ""
     assert store.metadata(store.key_of("a.mp4"))["total_size_bytes"] == (6 << 20) + 4
+    assert_nothing_private(store)
+
+
+@pytest.mark.real
+async def test_a_record_that_a_stranger_wrote_leads_to_no_file_outside(
+    settings: Mapping[str, str], watch_dir: Path, store: Store, redis: ValkeyServer, private: Path
+) -> None:
+    (watch_dir / "folder").symlink_to(private)
+    target = private / "a.mp4"
+    stat = target.stat()
+    for number, path in enumerate((target, watch_dir / "folder" / "a.mp4", watch_dir / ".." / "private" / "a.mp4"), 1):
+        meta = a_stream(number, str(path), identity=FileIdentity(stat.st_dev, stat.st_ino))
+        async with RedisCheckpointStore(redis.url) as checkpoints:
+            await checkpoints.create(meta, DAEMON)
+            await checkpoints.release([meta.stream_id], DAEMON)
+    with daemon({**settings, "STALE_CHECK_SECONDS": "0.2"}) as process:
+        (watch_dir / "last.mp4").write_bytes(b"y" * 1000)
+        await trio.to_thread.run_sync(lambda: process.wait_for("stream_completed", file=str(watch_dir / "last.mp4")))
+        # The stale checker has looked at them by now: the one within the folder is found to be gone.
+        await trio.to_thread.run_sync(lambda: process.wait_for("stream_failed", reason="file_missing_on_resume"))
+        assert process.count("stream_failed") == 1
+        assert process.count("stale_check_failed") == process.count("intake_waits") == 0
+        assert process.stop() == 0
+    assert {key.rpartition("/")[2] for key in store.recordings()} == {"last.mp4"}
     assert_nothing_private(store)
 
 
