@@ -20,9 +20,9 @@ from pydantic import SecretStr
 from cef_trio.checkpoint.exit_saves import ExitSaves
 from cef_trio.checkpoint.model import Lease
 from cef_trio.checkpoint.redis import RedisCheckpointStore
-from cef_trio.config import Settings, SettingsError
+from cef_trio.config import Settings, SettingsError, exposed_secrets
 from cef_trio.disk import KernelDisk
-from cef_trio.exceptions import CefMp4ProcessorError, S3OperationError
+from cef_trio.exceptions import CefMp4ProcessorError, OperationError, S3OperationError
 from cef_trio.intake.writers import WriterState, writer_state
 from cef_trio.media.ffprobe import probe
 from cef_trio.retry import CircuitBreaker, Retrier, RetryPolicy, ServiceRetrier
@@ -50,6 +50,12 @@ class RefusedAtStartError(CefMp4ProcessorError):
 
 class WatchFolderBusyError(CefMp4ProcessorError):
     """Another daemon watches this folder."""
+
+
+def warn_of_exposed_secrets(env_file: Path | None) -> None:
+    """Say which files with secrets every user of this machine may read; it is no reason not to start."""
+    for found in exposed_secrets(env_file):
+        log.warning("secret_exposed", file=found.file, mode=found.mode)
 
 
 @contextmanager
@@ -225,7 +231,7 @@ async def _insist(operation: str, reach: Callable[[], Awaitable[None]], breaker:
         try:
             await reach()
         except CefMp4ProcessorError as error:
-            if not error.transient:
+            if not error.transient or (isinstance(error, OperationError) and error.certificate_refused):
                 raise RefusedAtStartError(str(error)) from error
             attempt += 1
             log.warning("waiting_for_service", operation=operation, attempt=attempt, error=str(error))

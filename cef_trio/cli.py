@@ -151,12 +151,14 @@ def _run(arguments: argparse.Namespace) -> ExitCode:
 
         return run_local(arguments.local, arguments.data_dir, arguments.env_file)
 
+    from cef_trio.assembly import warn_of_exposed_secrets
     from cef_trio.config import load_settings
     from cef_trio.daemon import main_daemon
     from cef_trio.logs import configure_for
 
     settings = load_settings(arguments.env_file)
     configure_for(settings)
+    warn_of_exposed_secrets(arguments.env_file)
     return main_daemon(settings)
 
 

@@ -2,7 +2,7 @@
 
 Every field is a variable of the same name in capitals. ``example.env`` and ``docs/settings.md`` are made from this
 class (``python -m cef_trio.config example-env|settings-md``), and a test keeps them true. A wrong value is one clear
-line that names the variable, what it got (never a secret) and what it takes.
+line that names the variable, what it got (never a secret) and what it takes. ``secret_files.py`` reads ``<NAME>_FILE``.
 """
 
 from __future__ import annotations
@@ -24,9 +24,16 @@ from dotenv import dotenv_values
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from cef_trio.exceptions import CefMp4ProcessorError
+from cef_trio.secret_files import Exposure, SecretFiles, Unread, exposure, file_variables, is_secret
 
 _UNITS: Final = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
 _SIZE: Final = re.compile(r"\s*(\d+)\s*([a-z]*)\s*", re.IGNORECASE)
@@ -40,6 +47,7 @@ _REDIS_SCHEMES: Final = (
     "rediss+cluster",
 )
 _BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]")
+_TEMPLATE_BYTES: Final = 800
 _TAKES: Final = {
     "bool_parsing": "takes true or false",
     "bool_type": "takes true or false",
@@ -81,6 +89,10 @@ def _patterns(value: object) -> object:
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
+def _names(value: object) -> object:
+    return _patterns(value.lower()) if isinstance(value, str) else value
+
+
 def _key_template(value: str) -> str:
     fields = re.findall(r"\{([^{}]*)\}", value)
     unknown = set(fields) - {"stream_id", "file_name", "file_stem"}
@@ -91,6 +103,8 @@ def _key_template(value: str) -> str:
     segments = value.split("/")
     if any(segment in {"", ".", ".."} for segment in segments):
         raise ValueError("has no empty, '.' or '..' segments: not '/x', 'x//y' or 'x/../y'")
+    if not value.isprintable() or len(value.encode()) > _TEMPLATE_BYTES:
+        raise ValueError(f"is at most {_TEMPLATE_BYTES} bytes of printable text: a key has 1,024, names included")
     if segments[0].startswith("{"):
         raise ValueError("begins with a fixed prefix, such as 'streams/', by which our uploads are found again")
     return value
@@ -100,6 +114,13 @@ def _redis_url(value: SecretStr) -> SecretStr:
     scheme = value.get_secret_value().partition("://")[0]
     if scheme not in _REDIS_SCHEMES:
         raise ValueError(f"begins with one of {', '.join(f'{scheme}://' for scheme in _REDIS_SCHEMES)}")
+    return value
+
+
+def _in_a_header(value: SecretStr) -> SecretStr:
+    # These two are sent as they are; a line break in one would come back in the words of an HTTP library's error.
+    if not re.fullmatch(r"[!-~]*", value.get_secret_value()):
+        raise ValueError("holds only printable ASCII characters, and no space")
     return value
 
 
@@ -173,11 +194,11 @@ class Settings(BaseSettings):
 
     s3_endpoint_url: Annotated[str, AfterValidator(_endpoint)] | None = None
     """Where S3 is; nothing for AWS."""
-    s3_access_key_id: Secret | None = None
+    s3_access_key_id: Annotated[Secret, AfterValidator(_in_a_header)] | None = None
     """Without it, AWS's own chain is asked (profiles, instance and container roles); that takes the extra "aws"."""
     s3_secret_access_key: Secret | None = None
     """The secret that belongs to S3_ACCESS_KEY_ID."""
-    s3_session_token: Secret | None = None
+    s3_session_token: Annotated[Secret, AfterValidator(_in_a_header)] | None = None
     """The session token of temporary credentials."""
     s3_bucket_name: Annotated[str, AfterValidator(_bucket)]
     """The bucket."""
@@ -209,7 +230,7 @@ class Settings(BaseSettings):
     redis_key_prefix: str = ""
     """What all keys begin with; {node-a}: makes them one slot of a cluster, and keeps two daemons apart."""
     redis_ca_file: Path | None = None
-    """Certificates to trust for rediss://, PEM."""
+    """Certificates to trust for rediss://, beside the system's, PEM."""
     redis_timeout_seconds: Seconds = 1.0
     """How long Redis may take to answer; at most SHUTDOWN_SAVE_SECONDS, or a frozen Redis would hold an exit back."""
     lease_seconds: Annotated[float, Field(ge=3, allow_inf_nan=False)] = 30.0
@@ -238,11 +259,29 @@ class Settings(BaseSettings):
     """Where the admin server listens: metrics, health and the status page, read-only, for whoever reaches it."""
     prom_port: Annotated[int, Field(ge=0, le=65_535)] = 8000
     """Its port; 0 takes any that is free, and logs which."""
+    prom_allowed_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)] = ()
+    """Names by which browsers may ask for the status page, comma-separated; addresses and undotted names always may."""
 
     app_env: Annotated[AppEnvironment, _in_any_case(*AppEnvironment)] = AppEnvironment.DEVELOPMENT
     """development logs for a person, production logs JSON lines."""
     log_level: Annotated[_LogLevel, _in_any_case(*get_args(_LogLevel))] = "INFO"
     """The least level that is logged."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """What counts before what: overrides, files with secrets, the environment, the file of settings."""
+        variables: dict[str, str | None] = {}
+        for source in (dotenv_settings, env_settings):
+            if isinstance(source, EnvSettingsSource):
+                variables |= source.env_vars
+        return init_settings, SecretFiles(settings_cls, variables), env_settings, dotenv_settings
 
     @model_validator(mode="after")
     def _fits_together(self) -> Settings:
@@ -334,7 +373,7 @@ def _unfit_certificates(settings: Settings) -> list[str]:
 
 def _misspelt(env_file: Path | None) -> list[str]:
     """A line for each variable of the file that is almost a setting: it would have been passed over in silence."""
-    names = [name.upper() for name in Settings.model_fields]
+    names = [*(name.upper() for name in Settings.model_fields), *file_variables(Settings).values()]
     lines = []
     for variable in dotenv_values(env_file) if env_file else ():
         close = difflib.get_close_matches(variable.upper(), names, n=1, cutoff=0.85)
@@ -346,21 +385,36 @@ def _misspelt(env_file: Path | None) -> list[str]:
 def _line(detail: Any) -> str:
     if not detail["loc"]:
         return str(detail["msg"]).removeprefix("Value error, ")
+    if isinstance(detail["input"], Unread):
+        return detail["input"].line
     name = str(detail["loc"][0])
     variable = name.upper()
     if detail["type"] == "missing":
         return f"{variable} is missing: {Settings.model_fields[name].description}"
     says = re.sub(r"^(Value error, |(Input|String|Tuple|Value) should )", "", str(detail["msg"]))
     says = _TAKES.get(detail["type"]) or re.sub(r"^(be|have) ", r"must \1 ", says)
-    # A password that stands in a URL where none belongs is one all the same.
-    seen = re.sub(r"://.*@", "://***@", repr(detail["input"]))
+    # A password that stands in a URL where none belongs is one all the same, and so is what a signed URL's query has.
+    seen = re.sub(r"(://[^?]*\?).*(?='$)", r"\1***", re.sub(r"://.*@", "://***@", repr(detail["input"])))
     got = "" if is_secret(Settings.model_fields[name]) else f" (it is {seen})"
     return f"{variable}: {says}{got}"
 
 
-def is_secret(field: FieldInfo) -> bool:
-    """Whether a setting's value must never be seen."""
-    return "SecretStr" in str(field.annotation)
+def exposed_secrets(env_file: Path | None) -> list[Exposure]:
+    """The files with secrets in them that every user of this machine may read: those of ``<NAME>_FILE``, and the file
+    of settings itself if a secret stands in it. Looks at the environment and at ``env_file`` as ``load_settings`` does.
+    """
+    in_file = {name.upper(): value for name, value in dotenv_values(env_file).items() if value} if env_file else {}
+    given = in_file | {name.upper(): value for name, value in os.environ.items() if value}
+    files = [Path(given[variable]) for variable in file_variables(Settings).values() if variable in given]
+    if env_file and any(_holds_secret(name, in_file.get(name.upper(), "")) for name in file_variables(Settings)):
+        files.append(env_file)
+    return [found for file in dict.fromkeys(files) if (found := exposure(file)) is not None]
+
+
+def _holds_secret(name: str, value: str) -> bool:
+    if name == "redis_url":
+        return "@" in value or "password" in value
+    return bool(value) and name != "s3_access_key_id"
 
 
 def without_secrets(settings: Settings) -> dict[str, Any]:
@@ -387,7 +441,11 @@ def secret_values(settings: Settings) -> tuple[str, ...]:
 
 def example_env() -> str:
     """``example.env``: every setting, its meaning and its default."""
-    blocks = ["# Every setting of cef-trio. Made by `python -m cef_trio.config example-env`; copy it to .env and edit."]
+    blocks = [
+        "# Every setting of cef-trio. Made by `python -m cef_trio.config example-env`; copy it to .env and edit.",
+        "# A secret may stand in a file of its own instead (one line, mode 0600), which a variable names:\n# "
+        + ", ".join(file_variables(Settings).values()),
+    ]
     for name, field in Settings.model_fields.items():
         line = f"{name.upper()}={_default(field)}"
         blocks.append(f"# {_meaning(field)}\n{line if field.is_required() else '#' + line}")
@@ -404,6 +462,11 @@ def settings_md() -> str:
         "# Settings\n\n"
         "Made by `python -m cef_trio.config settings-md`. Environment variables, or lines of a `.env` file in the\n"
         "working directory; the environment wins, and an empty value is none.\n\n"
+        "A secret may stand in a file of its own, which a variable names: "
+        f"{', '.join(f'`{variable}`' for variable in file_variables(Settings).values())}.\n"
+        "The file holds the secret alone, as UTF-8 text of at most 64 KiB; one newline at its end is left out. To set "
+        "both the secret and its file\nis an error. `cef-trio doctor` warns of files with secrets that every user of "
+        "the machine may read ([SECURITY.md](../SECURITY.md)).\n\n"
         "| variable | default | meaning |\n|---|---|---|\n"
     )
     return head + "\n".join(rows) + "\n"

@@ -28,6 +28,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from typing import Final
 
 import structlog
@@ -162,8 +163,9 @@ async def run_daemon(
                 )
                 root.start_soon(_exit_when_overdue, shutdown, services, source)
                 try:
+                    serve_page = partial(serve_admin, allowed_hosts=settings.prom_allowed_hosts)
                     await root.start(
-                        serve_admin, source, services.metrics.registry, settings.prom_host, settings.prom_port
+                        serve_page, source, services.metrics.registry, settings.prom_host, settings.prom_port
                     )
                 except AdminPortError as error:
                     log.error("refused_at_start", error=str(error))  # noqa: TRY400 - a person's to mend: one clear line

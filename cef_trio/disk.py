@@ -30,6 +30,7 @@ from typing import Final, Protocol, TypeVar
 import trio
 
 from cef_trio.exceptions import ChunkProcessingError, RecordingChangedError
+from cef_trio.paths import open_straight, stat_straight
 from cef_trio.recording import FileStat
 from cef_trio.shielded import shielded
 
@@ -91,7 +92,7 @@ class Disk(Protocol):
     """The file system, as far as streams need it."""
 
     async def stat(self, path: str) -> FileStat | None:
-        """The regular file of that name; ``None`` if there is none. Symbolic links are not followed.
+        """The regular file of that name; ``None`` if there is none. No symbolic link in the path is followed.
 
         Raises:
             ChunkProcessingError: the file system refused to say (that is not the same as "not there").
@@ -106,7 +107,7 @@ class Disk(Protocol):
         ...
 
     def open(self, path: str) -> AbstractAsyncContextManager[OpenRecording]:
-        """Open a recording for reading; symbolic links are not followed.
+        """Open a recording for reading; no symbolic link in the path is followed.
 
         Raises:
             RecordingChangedError: there is no regular file of that name (any more).
@@ -186,7 +187,7 @@ class KernelDisk:
     async def stat(self, path: str) -> FileStat | None:
         """See :meth:`Disk.stat`."""
         try:
-            result = await self._in_thread(lambda: os.lstat(path))
+            result = await self._in_thread(lambda: stat_straight(path))
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
@@ -240,8 +241,7 @@ class _Descriptor:
         return self._number
 
     def open(self) -> None:
-        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-        number = os.open(self._path, flags)
+        number = open_straight(self._path, os.O_RDONLY | os.O_NONBLOCK)
         self.generation = inode_generation(number)
         with self._lock:
             if not self._unwanted:

@@ -49,6 +49,8 @@ class OperationError(CefMp4ProcessorError):
     """A call of an outside service failed. ``str()`` is ``<service> operation '<operation>' failed: <message>``."""
 
     service = "Outside"
+    certificate_refused: bool = False
+    """Whether a certificate was refused, theirs by us or ours by them: no start waits for that to pass."""
 
     def __init__(self, operation: str, message: str, *, transient: bool = False) -> None:
         self.operation = operation

@@ -2,7 +2,8 @@
 
 Reads only: GET and HEAD, five addresses, no parameters, no body is looked at, nothing that is asked changes anything.
 No answer is kept by a cache, and the page may load nothing from anywhere: its own style and script are allowed by
-their hashes, so that a file name that is HTML stays a name even if the script that shows it had a mistake.
+their hashes, so that a file name that is HTML stays a name even if the script that shows it had a mistake. Which
+websites may have sent a browser here is said in ``hosts.py``.
 
 ``/events`` is the one answer that lasts (server-sent events,
 https://html.spec.whatwg.org/multipage/server-sent-events.html). It has a limit of listeners, reads its own client to
@@ -16,7 +17,7 @@ import base64
 import hashlib
 import re
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -26,6 +27,7 @@ import trio
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
+from cef_trio.admin.hosts import is_ours
 from cef_trio.admin.snapshot import Fact, judge_health, judge_ready, to_json
 from cef_trio.admin.source import SnapshotSource
 
@@ -36,6 +38,9 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 MAX_LISTENERS: Final = 32
 TICK_SECONDS: Final = 1.0
 _RECONNECT_MILLISECONDS: Final = 2000
+_NAMES_FILES: Final = frozenset({"/", "/events"})
+"""What tells the names of recordings; metrics and health do not."""
+_MISDIRECTED: Final = b"this server does not answer to that name: use its address, or list it in PROM_ALLOWED_HOSTS\n"
 _TEXT: Final = "text/plain; charset=utf-8"
 _HEADERS: Final = {
     "cache-control": "no-store",
@@ -80,10 +85,13 @@ def _hash(text: bytes) -> str:
 
 
 class AdminApp:
-    """The application; ``registry`` is what ``/metrics`` shows."""
+    """The application; ``registry`` is what ``/metrics`` shows, ``allowed_hosts`` by which names a browser may ask."""
 
-    def __init__(self, source: SnapshotSource, registry: CollectorRegistry) -> None:
+    def __init__(
+        self, source: SnapshotSource, registry: CollectorRegistry, allowed_hosts: Collection[str] = ()
+    ) -> None:
         self._source = source
+        self._allowed_hosts = frozenset(allowed_hosts)
         self._answers: dict[str, Callable[[], _Answer]] = {
             "/": lambda: _Answer(page().html, "text/html; charset=utf-8", 200, _policy(page().policy)),
             "/metrics": lambda: _Answer(generate_latest(registry), CONTENT_TYPE_LATEST),
@@ -107,6 +115,8 @@ class AdminApp:
             await _send(
                 send, _Answer(b"this can only be read\n", status=405, headers=(("allow", "GET, HEAD"),)), method
             )
+        elif path in _NAMES_FILES and not is_ours(_host(scope), self._allowed_hosts):
+            await _send(send, _Answer(_MISDIRECTED, status=421), method)
         elif path != "/events":
             await _send(send, self._answers[path](), method)
         elif self._listeners >= MAX_LISTENERS:
@@ -170,6 +180,10 @@ def _start(answer: _Answer, length: int | None = None) -> MutableMapping[str, An
         headers["content-length"] = str(length)
     encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
     return {"type": "http.response.start", "status": answer.status, "headers": encoded}
+
+
+def _host(scope: Scope) -> str | None:
+    return next((value.decode("latin-1") for name, value in scope["headers"] if name.lower() == b"host"), None)
 
 
 def _policy(policy: str) -> tuple[tuple[str, str], ...]:

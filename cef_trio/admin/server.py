@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Collection
 from functools import partial
 from typing import Final
 
@@ -49,6 +50,7 @@ async def serve_admin(
     host: str,
     port: int,
     *,
+    allowed_hosts: Collection[str] = (),
     task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until cancelled; then every connection is closed at once, whatever it is in the middle of.
@@ -60,7 +62,8 @@ async def serve_admin(
     """
     listeners = await _listen(host, port)
     streams: set[_BoundedStream] = set()
-    serve = partial(_serve_connection, AdminApp(source, registry), _config(), WorkerContext(max_requests=None), streams)
+    app = AdminApp(source, registry, allowed_hosts)
+    serve = partial(_serve_connection, app, _config(), WorkerContext(max_requests=None), streams)
     async with trio.open_nursery() as nursery:
         try:
             await nursery.start(trio.serve_listeners, serve, listeners)

@@ -7,9 +7,10 @@
 ``redis+cluster://…@host[:port],…``                    a cluster; ``REDIS_KEY_PREFIX`` must then hold a hash tag
 =====================================================  ==============================================================
 
-``rediss``, ``rediss+sentinel`` and ``rediss+cluster`` are the same over TLS. Sentinels that want credentials of their
-own take ``?sentinel_username=…&sentinel_password=…``. User, password and path are percent-decoded. No other option is
-taken from a URL: a ``socket_timeout`` there would silently undo the bound on an exit (P4).
+``rediss``, ``rediss+sentinel`` and ``rediss+cluster`` are the same over TLS; a server that asks for a client's
+certificate (Redis does by default) takes ``?ssl_certfile=/path.pem&ssl_keyfile=/path.pem``. Sentinels that want
+credentials of their own take ``?sentinel_username=…&sentinel_password=…``. User, password and path are percent-decoded.
+No other option is taken from a URL: a ``socket_timeout`` there would silently undo the bound on an exit (P4).
 
 No error text and no ``repr`` made here contains a password.
 """
@@ -49,6 +50,9 @@ class RedisAddress:
     password: str | None = field(default=None, repr=False)
     sentinel_username: str | None = None
     sentinel_password: str | None = field(default=None, repr=False)
+    client_certificate_file: str | None = None
+    client_key_file: str | None = None
+    """``None`` if it stands in the certificate's file."""
 
     def __str__(self) -> str:
         """The URL without its credentials, for logs and errors."""
@@ -82,9 +86,20 @@ def parse_address(url: str) -> RedisAddress:
     options = _options(parts)
     username, password, location = _credentials(parts.netloc)
     found = _FORMS.get(parts.scheme, _no_such_form)(parts, location, options)
+    tls = parts.scheme.startswith("rediss")
+    certificate, key = (options.pop(name, None) for name in ("ssl_certfile", "ssl_keyfile")) if tls else (None, None)
+    if key and not certificate:
+        raise ValueError("REDIS_URL: ssl_keyfile belongs to an ssl_certfile, which is missing")
     if options:
         raise ValueError(f"REDIS_URL: unknown option {min(options)!r}")
-    return replace(found, username=username, password=password, tls=parts.scheme.startswith("rediss"))
+    return replace(
+        found,
+        username=username,
+        password=password,
+        tls=tls,
+        client_certificate_file=certificate,
+        client_key_file=key,
+    )
 
 
 def _unix(parts: SplitResult, location: str, options: dict[str, str]) -> RedisAddress:

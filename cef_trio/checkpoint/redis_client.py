@@ -26,6 +26,7 @@ one answer, each bounded by the time-out; for sentinels and clusters one such pa
 from __future__ import annotations
 
 import math
+import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -73,7 +74,7 @@ class RedisClient:
         retrier: the policy for transient errors; a single attempt by default.
 
     Raises:
-        ValueError: the time-out is not positive and finite.
+        ValueError: the time-out is not positive and finite, or the client's certificate cannot be read.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class RedisClient:
     ) -> None:
         if not 0 < socket_timeout_seconds < math.inf:
             raise ValueError(f"a socket time-out is positive and finite, not {socket_timeout_seconds!r}")
+        _check_client_certificate(address)
         self.address = address
         self._home_key = home_key
         self._ca_file = ca_file
@@ -182,7 +184,7 @@ def open_client(address: RedisAddress, bounds: Mapping[str, Any], ca_file: Path 
     """
     common = {**_FIXED, **bounds}
     login: dict[str, Any] = {"username": address.username, "password": address.password}
-    tls = _tls(ca_file) if address.tls else {}
+    tls = _tls(address, ca_file) if address.tls else {}
     one_by_one = BoundedTlsConnection if address.tls else BoundedConnection
     if address.topology is Topology.CLUSTER:
         return RedisCluster(
@@ -253,5 +255,25 @@ def _without_retry(common: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in common.items() if name != "retry"}
 
 
-def _tls(ca_file: Path | None) -> dict[str, Any]:
-    return {"ssl_cert_reqs": "required", "ssl_check_hostname": True, "ssl_ca_certs": str(ca_file) if ca_file else None}
+def _tls(address: RedisAddress, ca_file: Path | None) -> dict[str, Any]:
+    return {
+        "ssl_cert_reqs": "required",
+        "ssl_check_hostname": True,
+        "ssl_min_version": ssl.TLSVersion.TLSv1_2,
+        "ssl_ca_certs": str(ca_file) if ca_file else None,
+        "ssl_certfile": address.client_certificate_file,
+        "ssl_keyfile": address.client_key_file,
+    }
+
+
+def _check_client_certificate(address: RedisAddress) -> None:
+    """Read it once, here: at a connection it would be one more error of the network, and waited for."""
+    if address.client_certificate_file is None:
+        return
+    try:
+        context = ssl.create_default_context()
+        # An empty password: a key that is encrypted is an error, and not a question at a terminal.
+        context.load_cert_chain(address.client_certificate_file, address.client_key_file, password="")
+    except OSError as error:  # ssl's errors are among them
+        files = " and ".join(repr(file) for file in (address.client_certificate_file, address.client_key_file) if file)
+        raise ValueError(f"REDIS_URL: no client's certificate and key can be read from {files} ({error})") from error

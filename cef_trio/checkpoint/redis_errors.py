@@ -9,7 +9,6 @@ disk again); permanent is what stays until someone changes our settings or the d
 from __future__ import annotations
 
 import re
-import ssl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
@@ -17,6 +16,7 @@ from typing import Final
 from redis import exceptions as redis_exceptions
 from redis.sentinel import MasterNotFoundError
 
+from cef_trio import tls
 from cef_trio.exceptions import RedisOperationError
 
 MAPPED: Final = (
@@ -69,8 +69,6 @@ _CLUSTER_UNCOVERED: Final = "All slots are not covered"
 
 def is_transient(error: BaseException) -> bool:
     """Whether the same call may succeed later without anybody changing settings or data."""
-    if _is_certificate_refused(error):
-        return False
     for kind, transient in _TRANSIENT_BY_CLASS:
         if isinstance(error, kind):
             return transient
@@ -97,9 +95,13 @@ def as_ours(operation: str, error: BaseException, secrets: Sequence[str] = ()) -
     code = getattr(error, "status_code", None)
     if code and code != "ERR" and not text.startswith(code):
         text = f"{code} {text}"
+    refused = tls.refusal(error, ca_setting="REDIS_CA_FILE", address_setting="REDIS_URL")
+    text = refused or text
     for secret in secrets:
         text = text.replace(secret, "***")
-    return RedisOperationError(operation, text, transient=is_transient(error))
+    ours = RedisOperationError(operation, text, transient=is_transient(error))
+    ours.certificate_refused = refused is not None
+    return ours
 
 
 @contextmanager
@@ -109,12 +111,3 @@ def mapped(operation: str, secrets: Sequence[str] = ()) -> Iterator[None]:
         yield
     except MAPPED as error:
         raise as_ours(operation, error, secrets) from error
-
-
-def _is_certificate_refused(error: BaseException) -> bool:
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, ssl.SSLCertVerificationError):
-            return True
-        seen = seen.__cause__ or seen.__context__
-    return False

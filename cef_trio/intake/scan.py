@@ -1,9 +1,9 @@
 """Reading the watch folder from end to end: the truth that events only hint at.
 
 A folder that cannot be read is an error, or is named as unreadable, and never "empty": an empty folder would mean that
-every recording in it was deleted. Symbolic links are not followed, neither to files nor to folders. All of this only
-reads, in a worker thread that a cancellation abandons: a hung disk holds no exit back (promise P4), and a limiter of
-its own keeps it from piling up threads (P7).
+every recording in it was deleted. Symbolic links are not followed, neither to files nor to folders, nor where a link
+takes a folder's place during the scan (``paths.py``). All of this only reads, in a worker thread that a cancellation
+abandons: a hung disk holds no exit back (promise P4), and a limiter of its own keeps it from piling up threads (P7).
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol, TypeVar
 
 import trio
 
 from cef_trio.disk import regular_file_stat
 from cef_trio.intake.patterns import PathMatcher
+from cef_trio.paths import open_straight, stat_straight
 from cef_trio.recording import FileStat
 
 T = TypeVar("T")
@@ -77,7 +77,7 @@ def scan_now(folder: str, matches: PathMatcher) -> Scan:
     Raises:
         OSError: the folder itself cannot be read.
     """
-    own = Path(folder).stat()
+    own = stat_straight(folder)
     files: dict[str, FileStat] = {}
     folders: set[str] = set()
     unreadable: set[str] = set()
@@ -89,7 +89,7 @@ def scan_now(folder: str, matches: PathMatcher) -> Scan:
         except OSError as error:
             if current == folder:
                 raise
-            if not isinstance(error, FileNotFoundError):
+            if not isinstance(error, FileNotFoundError | NotADirectoryError):  # gone, or a link stands there now
                 unreadable.add(current)
             continue
         folders.add(current)
@@ -101,17 +101,22 @@ def scan_now(folder: str, matches: PathMatcher) -> Scan:
 def _read_one(folder: str, matches: PathMatcher) -> tuple[dict[str, FileStat], list[str]]:
     files: dict[str, FileStat] = {}
     folders: list[str] = []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                folders.append(entry.path)
-            elif entry.is_file(follow_symlinks=False) and matches(entry.path):
-                try:
-                    found = regular_file_stat(entry.stat(follow_symlinks=False))
-                except FileNotFoundError:
-                    continue
-                if found is not None:
-                    files[entry.path] = found
+    descriptor = open_straight(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with os.scandir(descriptor) as entries:
+            for entry in entries:
+                path = os.path.join(folder, entry.name)  # noqa: PTH118 - names may hold any byte
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(path)
+                elif entry.is_file(follow_symlinks=False) and matches(path):
+                    try:
+                        found = regular_file_stat(entry.stat(follow_symlinks=False))
+                    except FileNotFoundError:
+                        continue
+                    if found is not None:
+                        files[path] = found
+    finally:
+        os.close(descriptor)
     return files, folders
 
 
@@ -119,7 +124,7 @@ def _stats_now(paths: Iterable[str]) -> dict[str, FileStat]:
     found: dict[str, FileStat] = {}
     for path in paths:
         try:
-            stat = regular_file_stat(os.lstat(path))
+            stat = regular_file_stat(stat_straight(path))
         except OSError:
             continue  # gone since, or not to be seen: the next scan says which
         if stat is not None:

@@ -19,6 +19,8 @@ from typing import Final
 
 import trio
 
+from cef_trio.paths import open_straight
+
 _F_SETSIG: Final = getattr(fcntl, "F_SETSIG", 10)
 _F_SETLEASE: Final = getattr(fcntl, "F_SETLEASE", 1024)
 _threads: Final = trio.CapacityLimiter(2)
@@ -40,7 +42,7 @@ async def writer_state(path: str) -> WriterState:
 def writer_state_now(path: str) -> WriterState:
     """Ask. Blocks for as long as the file system takes to open a file."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        descriptor = open_straight(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
         return WriterState.UNKNOWN
     try:

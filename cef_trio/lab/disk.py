@@ -13,6 +13,7 @@ import trio
 
 from cef_trio.disk import OpenRecording, device_of_nearest_folder, inode_generation, refusal, regular_file_stat
 from cef_trio.exceptions import RecordingChangedError
+from cef_trio.paths import open_straight, stat_straight
 from cef_trio.recording import FileStat
 
 
@@ -23,7 +24,7 @@ class InlineDisk:
         """See :meth:`cef_trio.disk.Disk.stat`."""
         await trio.lowlevel.checkpoint()
         try:
-            return regular_file_stat(os.lstat(path))
+            return regular_file_stat(stat_straight(path))
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
@@ -39,7 +40,7 @@ class InlineDisk:
         """See :meth:`cef_trio.disk.Disk.open`."""
         await trio.lowlevel.checkpoint()
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            descriptor = open_straight(path, os.O_RDONLY | os.O_NONBLOCK)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise RecordingChangedError(f"{path!r} is not there any more") from error
         except OSError as error:

@@ -8,6 +8,7 @@ from typing import Any
 
 import trio
 
+from cef_trio.assembly import warn_of_exposed_secrets
 from cef_trio.config import Settings, SettingsError, load_settings
 from cef_trio.daemon import run_daemon
 from cef_trio.exceptions import CefMp4ProcessorError
@@ -37,6 +38,7 @@ async def _run(folder: Path, data_dir: Path, env_file: Path | None) -> ExitCode:
     async with local_servers(data_dir) as servers:
         settings = settings_for(servers, folder, env_file)
         configure_for(settings)
+        warn_of_exposed_secrets(env_file)
         sys.stderr.write(f"Watching {folder}. Objects: bucket {BUCKET!r} at {servers.s3_url}, kept in {data_dir}.\n")
         return await run_daemon(settings)
 

@@ -1,8 +1,10 @@
 """ffprobe: asked in a process of its own, for a limited time, and killed when the asker is cancelled.
 
 A file's name is never an option or a protocol to ffprobe: it is given as ``file:<path>`` behind ``-i``, and only the
-protocol ``file`` is allowed. What it prints is a stranger's: it is asked only for what is used (a recording's tags can
-be of any size), at most ``MAX_OUTPUT_BYTES`` are taken, and the parser believes nothing.
+protocol ``file`` is allowed. Nor may its content lead elsewhere: a playlist (HLS, concat) that is called a recording
+would have ffprobe open the files that it names, so only containers that hold their media are taken. What it prints is a
+stranger's: it is asked only for what is used (a recording's tags can be of any size), at most ``MAX_OUTPUT_BYTES`` are
+taken, and the parser believes nothing.
 """
 
 from __future__ import annotations
@@ -26,6 +28,10 @@ MAX_OUTPUT_BYTES: Final = 1024 * 1024
 _STDERR_BYTES: Final = 500
 _KILL_SECONDS: Final = 0.5
 """How long a killed ffprobe may take to be gone before it is left behind."""
+_CONTAINERS: Final = (
+    "mov,matroska,mpegts,mpeg,mpegvideo,avi,flv,asf,ogg,mxf,gxf,nut,rm,ivf,dv,wav,caf,mp3,aac,ac3,flac,h264,hevc,av1"
+)
+"""FFmpeg's names of demuxers; each stands for its family (``mov`` for MP4 too)."""
 _ENTRIES: Final = "format=format_name,duration,bit_rate:stream=codec_type,codec_name,width,height,avg_frame_rate"
 
 
@@ -44,7 +50,7 @@ async def probe(path: str, *, ffprobe_path: str, timeout_seconds: float) -> Medi
     command = [
         ffprobe_path,
         *("-v", "error", "-print_format", "json", "-show_entries", _ENTRIES),
-        *("-protocol_whitelist", "file", "-i", f"file:{path}"),
+        *("-protocol_whitelist", "file", "-format_whitelist", _CONTAINERS, "-i", f"file:{path}"),
     ]
     try:
         with trio.fail_after(timeout_seconds):

@@ -17,7 +17,7 @@ import trio
 from rich.text import Text
 
 from cef_trio.assembly import checkpoint_store, s3_config
-from cef_trio.config import STAND_INS, Settings, SettingsError, load_settings, secret_values
+from cef_trio.config import STAND_INS, Settings, SettingsError, exposed_secrets, load_settings, secret_values
 from cef_trio.exceptions import CefMp4ProcessorError, FFprobeError, S3OperationError
 from cef_trio.exit_codes import ExitCode
 from cef_trio.logs import configure
@@ -72,7 +72,8 @@ def read_settings(env_file: Path) -> tuple[Settings | None, list[Finding]]:
         settings = load_settings(env_file, unneeded=STAND_INS)
     except SettingsError as error:
         return None, [problem("settings", line, "docs/settings.md names them all") for line in error.lines]
-    return settings, [ok("settings", "all are understood")]
+    exposed = [warning("secrets", found.says, f"chmod o= {found.file}") for found in exposed_secrets(env_file)]
+    return settings, [ok("settings", "all are understood"), *exposed]
 
 
 def checks_for(settings: Settings) -> list[tuple[str, Check]]:

@@ -15,7 +15,6 @@ call must be safe to repeat.
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -23,12 +22,14 @@ from datetime import datetime, timedelta
 from enum import Enum
 from types import MappingProxyType
 from typing import Final
+from urllib.parse import quote
+from xml.sax.saxutils import escape
 
 import httpx
 import structlog
 import trio
 
-from cef_trio import __version__
+from cef_trio import __version__, tls
 from cef_trio.exceptions import CefMp4ProcessorError, S3OperationError
 from cef_trio.s3.address import bucket_address
 from cef_trio.s3.body import CheckedBody, SmallBody
@@ -36,7 +37,7 @@ from cef_trio.s3.checksums import CALCULATORS
 from cef_trio.s3.config import S3Config
 from cef_trio.s3.errors import MAX_ERROR_BYTES, UNREADABLE_ANSWER, describe, error_from_answer, parse_http_date
 from cef_trio.s3.model import ChecksumAlgorithm
-from cef_trio.s3.sigv4 import encode_query, presign, sign
+from cef_trio.s3.sigv4 import Credentials, encode_query, presign, sign
 from cef_trio.shielded import shielded
 
 RELEASE_SECONDS: Final = 1.0
@@ -196,7 +197,7 @@ class Exchange:
             raise
         if response.is_success:
             return response
-        raise await self._refusal(call, response, offset)
+        raise await self._refusal(call, response, offset, credentials)
 
     async def presigned_url(self, method: str, key: str, *, expires_seconds: int) -> str:
         """A URL that makes one request, without further credentials, until it expires.
@@ -252,7 +253,9 @@ class Exchange:
             part_number=call.part_number,
         )
 
-    async def _refusal(self, call: Call, response: httpx.Response, offset: timedelta) -> S3OperationError:
+    async def _refusal(
+        self, call: Call, response: httpx.Response, offset: timedelta, credentials: Credentials
+    ) -> S3OperationError:
         chunks: list[bytes] = []
         kept = 0
         whole = False
@@ -271,7 +274,8 @@ class Exchange:
             if isinstance(call.body, CheckedBody):  # S3 may have refused before all of it was sent
                 await call.body.aclose()
         headers = lower(response.headers)
-        error = self._error_from(call, response.status_code, headers, b"".join(chunks), cut_off=not whole)
+        body = without(credentials, b"".join(chunks))
+        error = self._error_from(call, response.status_code, headers, body, cut_off=not whole)
         if error.code == "AccessDenied" and not chunks and self._is_skewed(headers.get("date"), offset):
             # An answer to HEAD has no body to say so, but two clocks that differ this much are never let in.
             error.code = "RequestTimeTooSkewed"
@@ -341,16 +345,20 @@ class _Mapped:
         if error is None or not isinstance(error, tuple(HTTPX_TRANSIENT)):
             return
         transient = next(HTTPX_TRANSIENT[known] for known in type(error).__mro__ if known in HTTPX_TRANSIENT)
-        raise S3OperationError(
+        refused = tls.refusal(error, ca_setting="S3_CA_FILE", address_setting="S3_ENDPOINT_URL")
+        ours = S3OperationError(
             self._operation,
-            _in_words(error) + describe(self._bucket, self._key, self._part_number),
+            (f"{type(error).__name__}: {refused}" if refused else _in_words(error))
+            + describe(self._bucket, self._key, self._part_number),
             transient=transient,
             code=type(error).__name__,
             status=self._status,
             bucket=self._bucket,
             key=self._key,
             part_number=self._part_number,
-        ) from error
+        )
+        ours.certificate_refused = refused is not None
+        raise ours from error
 
 
 def _in_words(error: BaseException) -> str:
@@ -363,8 +371,6 @@ def _in_words(error: BaseException) -> str:
     for _ in range(_CAUSES):
         if seen is None or isinstance(seen, CefMp4ProcessorError):
             break
-        if isinstance(seen, ssl.SSLCertVerificationError):
-            return f"{name}: the store's certificate is not trusted ({seen.verify_message}); set S3_CA_FILE"
         if isinstance(seen, BaseExceptionGroup):  # one for each address of a host
             seen = seen.exceptions[0]
         text = str(seen) or text
@@ -384,6 +390,18 @@ async def _release(response: httpx.Response, body: bytes | CheckedBody) -> None:
             await body.aclose()
 
 
+def without(credentials: Credentials, body: bytes) -> bytes:
+    """A store's answer with our credentials struck out: some stores quote what they were sent, and its words are shown.
+
+    Here, since only here all of them are known: those of AWS's chain stand in no setting.
+    """
+    values = (credentials.access_key_id, credentials.secret_access_key, credentials.session_token)
+    for value in sorted(filter(None, values), key=len, reverse=True):
+        for form in {value, escape(value), quote(value, safe="")}:
+            body = body.replace(form.encode(), b"***")
+    return body
+
+
 def lower(headers: httpx.Headers) -> dict[str, str]:
     """An answer's headers, names in lower case."""
     return {name.lower(): value for name, value in headers.items()}
@@ -395,12 +413,10 @@ def network(config: S3Config) -> httpx.AsyncHTTPTransport:
     Raises:
         ValueError: ``ca_file`` holds no certificates.
     """
-    verify: ssl.SSLContext | bool = True
-    if config.ca_file is not None:
-        try:
-            verify = ssl.create_default_context(cafile=config.ca_file)
-        except OSError as error:  # ssl.SSLError is one too
-            raise ValueError(f"S3_CA_FILE {config.ca_file}: no certificates can be read from it ({error})") from error
+    try:
+        verify = tls.client_context(config.ca_file)
+    except OSError as error:  # ssl.SSLError is one too
+        raise ValueError(f"S3_CA_FILE {config.ca_file}: no certificates can be read from it ({error})") from error
     limits = httpx.Limits(
         max_connections=config.max_connections,
         max_keepalive_connections=config.max_connections,

@@ -1,8 +1,14 @@
 """Object keys: made from a template when a stream begins, read back when an upload is found in S3. Pure.
 
 A key holds the stream's id and its file's name. The name is made fit for a key, not turned round again: bytes that are
-not UTF-8, and control characters, which XML listings cannot carry, are percent-encoded; all else stays as it is. So a
-key read back *proposes* the files whose name gives the same text, and the bytes decide.
+not UTF-8, and control characters, which XML listings cannot carry, are percent-encoded, and so is a name that is ``.``
+or ``..`` (the stem of ``...mp4``), which proxies and stores resolve; a name is cut where the key would have more than
+S3's 1,024 bytes, its metadata's key included. All else stays as it is. So a key read back *proposes* the files whose
+name gives the same text, and the bytes decide.
+
+A name comes from whoever writes to the watch folder. It has no ``/``, so it is one segment, or a piece of one, behind
+the template's prefix: no key leaves it, and none is another stream's, or another stream's metadata's, since the id is
+drawn anew for each.
 """
 
 from __future__ import annotations
@@ -21,6 +27,9 @@ FILE_STEM: Final = "{file_stem}"
 _UUID: Final = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 _FIELD: Final = re.compile(r"\{(?:stream_id|file_name|file_stem)\}")
 METADATA_SUFFIX: Final = ".metadata.json"
+MAX_KEY_BYTES: Final = 1024
+"""https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html, as UTF-8."""
+_UUID_BYTES: Final = 36
 
 
 def key_text(name: str) -> str:
@@ -32,7 +41,13 @@ def key_text(name: str) -> str:
             out.append("".join(f"%{byte:02X}" for byte in character.encode("utf-8", "surrogateescape")))
         else:
             out.append(character)
-    return "".join(out)
+    text = "".join(out)
+    return text.replace(".", "%2E") if text in {".", ".."} else text
+
+
+def _shortened(text: str, most_bytes: int) -> str:
+    """The text, or as much of its beginning as has that many bytes."""
+    return text.encode()[:most_bytes].decode(errors="ignore")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +57,14 @@ class ProposedStream:
     stream_id: str
     file_name: str | None
     file_stem: str | None
+    name_bytes: int = MAX_KEY_BYTES
+    """Where its template cuts the two."""
 
     def fits(self, path: str) -> bool:
         """Whether a file of that path may be the one; a proposal, never a proof."""
         name = os.path.basename(path)  # noqa: PTH119 - PurePath would drop nothing here, but paths may hold any byte
-        return (self.file_name is None or key_text(name) == self.file_name) and (
-            self.file_stem is None or key_text(PurePath(name).stem) == self.file_stem
+        return (self.file_name is None or _shortened(key_text(name), self.name_bytes) == self.file_name) and (
+            self.file_stem is None or _shortened(key_text(PurePath(name).stem), self.name_bytes) == self.file_stem
         )
 
 
@@ -62,10 +79,21 @@ class KeyTemplate:
         """What all our keys begin with."""
         return self.template[: self.template.index("{")]
 
+    @property
+    def name_bytes(self) -> int:
+        """How long a name in a key may be, so that the key of its metadata is none that S3 refuses."""
+        names = len(_FIELD.findall(self.template)) - 1
+        fixed = len(_FIELD.sub("", self.template).encode())
+        return (MAX_KEY_BYTES - len(METADATA_SUFFIX) - _UUID_BYTES - fixed) // max(names, 1)
+
     def key(self, stream_id: str, path: str) -> str:
         """The object's key for that stream and file."""
         name = os.path.basename(path)  # noqa: PTH119 - see above
-        values = {STREAM_ID: stream_id, FILE_NAME: key_text(name), FILE_STEM: key_text(PurePath(name).stem)}
+        values = {
+            STREAM_ID: stream_id,
+            FILE_NAME: _shortened(key_text(name), self.name_bytes),
+            FILE_STEM: _shortened(key_text(PurePath(name).stem), self.name_bytes),
+        }
         return _FIELD.sub(lambda match: values[match[0]], self.template)
 
     def parse(self, key: str) -> ProposedStream | None:
@@ -81,7 +109,9 @@ class KeyTemplate:
         if match is None:
             return None
         found = match.groupdict()
-        return ProposedStream(str(UUID(found["stream_id"])), found.get("file_name"), found.get("file_stem"))
+        return ProposedStream(
+            str(UUID(found["stream_id"])), found.get("file_name"), found.get("file_stem"), self.name_bytes
+        )
 
 
 def metadata_key(object_key: str) -> str:

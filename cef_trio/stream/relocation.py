@@ -12,6 +12,7 @@ import structlog
 
 from cef_trio.checkpoint.states import StreamSet
 from cef_trio.checkpoint.store import KnownPath
+from cef_trio.exceptions import ChunkProcessingError
 from cef_trio.recording import FileStat
 from cef_trio.stream import lookup
 from cef_trio.stream.services import Services
@@ -31,13 +32,19 @@ class RelocatedStreams:
 
         Raises:
             RedisOperationError: Redis cannot be asked.
-            ChunkProcessingError: a folder cannot be looked into.
+            ChunkProcessingError: a folder cannot be looked into now. One that may not be is passed over: it is another
+                daemon's, whose user may, and must not keep our recordings waiting.
         """
         store = self._services.store
         ids = await store.members(StreamSet.ACTIVE) | await store.members(StreamSet.PENDING_COMPLETION)
         found = {}
         for known in (await lookup.load_metas(store, sorted(ids - live_ids))).values():
-            there = await self._services.disk.stat(known.meta.current_path)
+            try:
+                there = await self._services.disk.stat(known.meta.current_path)
+            except ChunkProcessingError as error:
+                if error.transient:
+                    raise
+                continue
             if there is None or there.inode != known.meta.identity.inode:
                 found[known.meta.identity.inode] = known
         self._by_inode = found

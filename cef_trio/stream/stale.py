@@ -6,19 +6,21 @@ that nobody works on. So every few seconds each stream is judged, by cases that 
 - idle and all sent → finalize · idle and more on disk → upload · shrunk → start over · missing → abort and fail
 - no processor for a stream that Redis knows → resume (a retry that is due is one of these)
 
-The checker only proposes: a stream looks at its file itself before it does anything it cannot take back.
+The checker only proposes: a stream looks at its file itself before it does anything it cannot take back. A file that
+cannot be looked at keeps no other stream from its turn: who writes to the folder could take everybody's rights from it.
 """
 
 from __future__ import annotations
 
-from contextlib import aclosing
+from collections.abc import Iterator
+from contextlib import aclosing, contextmanager
 
 import structlog
 import trio
 from trio_util import periodic
 
 from cef_trio.checkpoint.states import StreamSet
-from cef_trio.exceptions import CefMp4ProcessorError
+from cef_trio.exceptions import CefMp4ProcessorError, ChunkProcessingError
 from cef_trio.stream import lookup
 from cef_trio.stream import situation as news
 from cef_trio.stream.judge import Finding, judge_stale
@@ -48,18 +50,31 @@ class StaleChecker:
         """How often it begins a round."""
         self.last_turn = trio.current_time()
         """``trio.current_time()`` when it last began a round: a health check looks at it."""
+        self._unseen: list[str] = []
 
     async def run(self) -> None:
         """Check for ever."""
         async with aclosing(periodic(self.period_seconds)) as rounds:
             async for _ in rounds:
                 self.last_turn = trio.current_time()
+                self._unseen.clear()
                 try:
                     for live in self._supervisor.live:
-                        await self._check(live)
+                        with self._alone():
+                            await self._check(live)
                     await self._resume_unattended()
                 except CefMp4ProcessorError as error:
                     log.warning("stale_check_failed", error=str(error))
+                if self._unseen:
+                    log.warning("stale_check_failed", error=self._unseen[0])
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """What cannot be looked at is one stream's trouble; it is said once a round."""
+        try:
+            yield
+        except ChunkProcessingError as error:
+            self._unseen.append(str(error))
 
     async def _check(self, live: LiveStream) -> None:
         situation = live.situation.value
@@ -93,9 +108,11 @@ class StaleChecker:
             return
         for known in (await lookup.load_metas(store, unattended)).values():
             path = known.meta.current_path
-            if not path.startswith(self._watch_folder + "/"):
-                continue  # of another daemon, which watches another folder
+            # Another daemon's, which watches another folder; or a stranger's, who wrote a record to be led out of ours.
+            if not path.startswith(self._watch_folder + "/") or ".." in path.split("/"):
+                continue
             if not await store.acquire(known.meta.stream_id, self._services.lease):
                 continue  # another daemon works on it
-            stat = await self._services.disk.stat(path)
-            self._supervisor.resume_unattended(known, stat=stat)
+            with self._alone():
+                stat = await self._services.disk.stat(path)
+                self._supervisor.resume_unattended(known, stat=stat)

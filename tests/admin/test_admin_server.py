@@ -14,6 +14,7 @@ import trio
 from admin.admin_scene import SetSource, registry, serving, stream
 
 from cef_trio.admin import app, server
+from cef_trio.admin.hosts import is_ours
 from cef_trio.admin.server import AdminPortError, serve_admin
 from cef_trio.admin.snapshot import Phase
 
@@ -74,6 +75,30 @@ async def test_every_answer_is_kept_by_nobody_sniffed_by_nobody_and_may_load_not
     assert policy.startswith("default-src 'none'")
     assert "unsafe" not in policy
     assert "server" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    ("host", "ours"),
+    [
+        *((host, True) for host in ("127.0.0.1:8000", "[::1]:8000", "localhost", "LOCALHOST.:8000", "cef-trio:8000")),
+        *((host, True) for host in ("10.0.0.7", "recorder.localhost", "status.example.com:443", "Status.Example.Com.")),
+        *((host, False) for host in ("evil.example", "evil.example.:8000", "127.0.0.1.evil.example", "a.b:c", "[x.y]")),
+        *((host, False) for host in ("127.0.0.1@evil.example", "evil.example/127.0.0.1", "status.example.com.evil")),
+    ],
+)
+def test_a_browser_that_was_sent_here_by_a_strangers_name_is_told_no(host: str, ours: bool) -> None:
+    assert is_ours(host, {"status.example.com"}) is ours
+    assert is_ours(None, ())
+
+
+@pytest.mark.parametrize(
+    ("path", "status"), [("/", 421), ("/events", 421), ("/metrics", 200), ("/healthz", 200), ("/readyz", 200)]
+)
+async def test_names_of_files_are_not_for_a_website_that_took_our_address(path: str, status: int) -> None:
+    async with serving(SetSource()) as port, httpx.AsyncClient(trust_env=False) as client:
+        answer = await client.get(f"http://127.0.0.1:{port}{path}", headers={"host": f"evil.example:{port}"})
+    assert answer.status_code == status
+    assert ("PROM_ALLOWED_HOSTS" in answer.text) == (status == 421)
 
 
 async def test_the_page_is_one_file_that_names_nothing_outside() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import trio
-from servers.certificates import self_signed_certificate
+from servers.certificates import Authority
 from servers.scripted import scripted_server
 from servers.valkey import ValkeyServer
 
@@ -83,17 +83,17 @@ def pong_over_tls(certificate: Path) -> Callable[[socket.socket, int], None]:
 
 
 async def test_over_tls_the_server_must_show_a_certificate_that_is_trusted(tmp_path: Path) -> None:
-    certificate = self_signed_certificate(tmp_path)
-    with scripted_server(pong_over_tls(certificate)) as server:
+    authority = Authority(tmp_path)
+    with scripted_server(pong_over_tls(authority.certificate("127.0.0.1"))) as server:
         url = server.url.replace("redis://", "rediss://")
-        async with RedisCheckpointStore(url, ca_file=certificate) as store:
+        async with RedisCheckpointStore(url, ca_file=authority.file) as store:
             await store.ping()
             await store.ping()
         assert server.connections == 1
         async with RedisCheckpointStore(url) as store:
             with pytest.raises(RedisOperationError, match="certificate") as caught:
                 await store.ping()
-        assert not caught.value.transient
+        assert caught.value.certificate_refused
 
 
 async def test_p4_a_tls_server_that_never_shakes_hands_is_a_transient_error() -> None:

@@ -123,10 +123,16 @@ def test_an_unreachable_cluster_is_waited_for() -> None:
     assert is_unreachable(redis_exceptions.RedisClusterException(text))
 
 
-def test_a_certificate_that_is_refused_stays_refused() -> None:
+def test_a_certificate_that_is_refused_is_an_outage_and_says_so_of_itself() -> None:
+    """No start waits for it (``assembly``), but a running daemon gives no recording up for it."""
     error = redis_exceptions.ConnectionError("Error 1 connecting to h:1")
     error.__context__ = ssl.SSLCertVerificationError(1, "self-signed certificate")
-    assert not is_transient(error)
+    assert is_transient(error)
+    says = r"not trusted \(.*self-signed.*\); set REDIS_CA_FILE"
+    with pytest.raises(RedisOperationError, match=says) as caught, mapped("ping"):
+        raise error
+    assert caught.value.transient
+    assert caught.value.certificate_refused
 
 
 def test_what_is_not_an_error_of_redis_is_let_through() -> None:

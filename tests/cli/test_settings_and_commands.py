@@ -89,12 +89,14 @@ def test_a_command_that_needs_no_folder_and_no_bucket_does_not_ask_for_them(
         ("S3_KEY_TEMPLATE", "/streams/{stream_id}"),
         ("S3_KEY_TEMPLATE", "a/../{stream_id}"),
         ("S3_KEY_TEMPLATE", "{stream_id}/x"),
+        ("S3_KEY_TEMPLATE", "x/{stream_id}/a\nb"),
+        ("S3_KEY_TEMPLATE", "x/{stream_id}/\udcff"),
+        ("S3_KEY_TEMPLATE", "x" * 790 + "/{stream_id}"),
         ("S3_KEY_TEMPLATE", "x/{stream_id}/{date}"),
         ("S3_ENDPOINT_URL", "s3.example.com"),
         ("S3_ENDPOINT_URL", "http://s3.example.com:port"),
         ("S3_ENDPOINT_URL", "http://s3.example.com:99999"),
         ("S3_ENDPOINT_URL", "http://[::1"),
-        ("S3_ENDPOINT_URL", "https://s3.example.com/?x=1"),
         ("S3_BUCKET_NAME", "recordings/../others"),
         ("S3_BUCKET_NAME", "-ab"),
         ("S3_EQUAL_PARTS", "maybe"),
@@ -135,6 +137,23 @@ def test_a_password_in_the_endpoints_url_is_refused_and_not_shown(
         (line,) = lines_of(tmp_path, monkeypatch, S3_ENDPOINT_URL=url)
         assert line.startswith("S3_ENDPOINT_URL: ")
         assert "ter2" not in line
+
+
+def test_a_signed_urls_query_is_refused_as_the_endpoint_and_not_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (line,) = lines_of(tmp_path, monkeypatch, S3_ENDPOINT_URL="https://s3.example.com/b?X-Amz-Signature=hunter2")
+    assert line.endswith("(it is 'https://s3.example.com/b?***')")
+
+
+@pytest.mark.parametrize("variable", ["S3_ACCESS_KEY_ID", "S3_SESSION_TOKEN"])
+@pytest.mark.parametrize("value", ["hunter2\nx-amz-acl: public-read", "hunter2 ", "hunter2\u00e9"])
+def test_a_credential_that_no_header_can_carry_is_one_line_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    keys = {"S3_ACCESS_KEY_ID": "id", "S3_SECRET_ACCESS_KEY": "secret", variable: value}
+    (line,) = lines_of(tmp_path, monkeypatch, **keys)
+    assert line == f"{variable}: holds only printable ASCII characters, and no space"
 
 
 @pytest.mark.parametrize(

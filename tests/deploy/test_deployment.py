@@ -16,6 +16,7 @@ from servers.deployment import DEPLOY, ROOT, Unit, documents, environment, of_ku
 import cef_trio
 from cef_trio.config import Settings
 from cef_trio.operate.health import DEFAULT_PORT
+from cef_trio.secret_files import file_variables
 
 SERVICE: Final = unit(DEPLOY / "systemd" / "cef-trio.service")
 QUADLET: Final = unit(DEPLOY / "quadlet" / "cef-trio.container")
@@ -25,7 +26,9 @@ CONTAINERFILE: Final = (ROOT / "Containerfile").read_text()
 POD: Final = of_kubernetes("StatefulSet")["spec"]["template"]["spec"]
 KUBERNETES: Final = POD["containers"][0]
 UID: Final = 1001
-SETTINGS: Final = {name.upper() for name in Settings.model_fields} | {"PROM_HOST", "PROM_PORT"}
+SECRETS_UNIT: Final = unit(DEPLOY / "systemd" / "secrets.conf")
+SECRET_FILES: Final = set(file_variables(Settings).values())
+SETTINGS: Final = {name.upper() for name in Settings.model_fields} | SECRET_FILES | {"PROM_HOST", "PROM_PORT"}
 """The last two are read by ``cef-trio health`` itself too, which loads no settings."""
 
 
@@ -87,18 +90,54 @@ def test_what_is_set_is_valid(file: str) -> None:
     assert Settings(_env_file=None, **fields).app_env == "production"  # type: ignore[call-arg, arg-type]
 
 
-def test_the_secrets_that_kubernetes_is_to_make_are_settings() -> None:
+def test_the_secrets_that_kubernetes_is_to_make_are_files_that_settings_name() -> None:
     text = (DEPLOY / "kubernetes.yaml").read_text()
-    made = re.findall(r"--from-literal=([A-Z0-9_]+)=", text)
+    made = set(re.findall(r"--from-file=([a-z0-9-]+)", text))
+    (mount,) = (mount for mount in KUBERNETES["volumeMounts"] if mount["name"] == "secrets")
+    (volume,) = (volume for volume in POD["volumes"] if volume["name"] == "secrets")
+    assert volume["secret"]["secretName"] == re.findall(r"create secret generic (\S+)", text)[0]
+    assert volume["secret"]["defaultMode"] == 0o444
+    given = {name: path for name, path in of_kubernetes("ConfigMap")["data"].items() if name in SECRET_FILES}
     assert len(made) == 3
-    assert set(made) <= SETTINGS
+    assert sorted(given.values()) == [f"{mount['mountPath']}/{name}" for name in sorted(made)]
+    assert_named_after(given)
+
+
+def test_the_quadlet_mounts_the_secrets_that_settings_name_for_its_user_alone() -> None:
+    given = {name: path for name, path in environment(QUADLET, "Container").items() if name in SECRET_FILES}
+    names = []
+    for line in values(QUADLET, "Container", "Secret"):
+        name, *options = line.split(",")
+        assert options == [f"uid={UID}", f"gid={UID}", "mode=0400"]
+        names.append(name)
+    assert sorted(given.values()) == [f"/run/secrets/{name}" for name in sorted(names)]
+    assert_named_after(given)
+    # What is said to be made is made, by the same names.
+    operations = (ROOT / "docs" / "operations.md").read_text()
+    assert set(re.findall(r"podman secret create (\S+) -", operations)) == set(names)
+
+
+def test_systemd_loads_the_credentials_that_settings_name() -> None:
+    given = environment(SECRETS_UNIT, "Service")
+    loaded = dict(line.split(":", 1) for line in values(SECRETS_UNIT, "Service", "LoadCredential"))
+    assert given.keys() <= SECRET_FILES
+    assert sorted(given.values()) == [f"%d/{name}" for name in sorted(loaded)]
+    assert loaded == {name: f"/etc/cef-trio/secrets/{name}" for name in loaded}
+    assert_named_after(given)
+
+
+def assert_named_after(given: dict[str, str]) -> None:
+    """Each file is called as the setting is: two that were mixed up would be noticed by S3 alone."""
+    assert given
+    for variable, path in given.items():
+        assert path.endswith(variable.removesuffix("_FILE").lower().replace("_", "-")), variable
 
 
 def test_no_file_holds_a_secret() -> None:
     for path in filter(Path.is_file, DEPLOY.rglob("*")):
         text = re.sub(r"\$\{.*?\}", "$", path.read_text())
-        for name, given in re.findall(r"\b([A-Z_]*(?:PASSWORD|SECRET)[A-Z_]*)[:=] ?(\S*)", text):
-            assert given.startswith(("$", "…")) or not given, f"{path.name}: {name}"
+        for name, given in re.findall(r"\b([A-Z0-9_]*(?:PASSWORD|SECRET)[A-Z_]*)[:=] ?(\S*)", text):
+            assert given.startswith(("$", "…", "/run/secrets/", "%d/")) or not given, f"{path.name}: {name}"
 
 
 def test_compose_asks_for_what_its_example_names() -> None:
@@ -264,7 +303,7 @@ def test_kubernetes_objects_belong_together() -> None:
     assert of_kubernetes("StatefulSet")["spec"]["selector"]["matchLabels"] == labels
     assert {mount["name"] for mount in KUBERNETES["volumeMounts"]} == {volume["name"] for volume in POD["volumes"]}
     refers: list[Any] = [next(iter(source.values()))["name"] for source in KUBERNETES["envFrom"]]
-    assert refers == [of_kubernetes("ConfigMap")["metadata"]["name"], "cef-trio-secrets"]
+    assert refers == [of_kubernetes("ConfigMap")["metadata"]["name"]]
 
 
 def test_the_image_is_of_this_version_and_copies_what_the_builder_is_sent() -> None:
@@ -284,6 +323,8 @@ def test_systemd_understands_the_unit_and_finds_it_hardened(tmp_path: Path) -> N
     path = tmp_path / "cef-trio.service"
     # What it starts is not installed here; all else is as it is.
     path.write_text(source.replace(value(SERVICE, "Service", "ExecStart"), "/bin/true"))
+    (tmp_path / "cef-trio.service.d").mkdir()
+    shutil.copy(DEPLOY / "systemd" / "secrets.conf", tmp_path / "cef-trio.service.d")
     verified = subprocess.run(["systemd-analyze", "verify", path], check=False, capture_output=True, text=True)
     assert (verified.returncode, verified.stdout + verified.stderr) == (0, "")
     judged = subprocess.run(

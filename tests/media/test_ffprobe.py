@@ -112,6 +112,28 @@ async def test_a_playlist_in_a_recordings_clothes_reaches_no_network(tmp_path: P
     assert not asked
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{path}\n#EXT-X-ENDLIST\n",
+        "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nfile://{path}\n#EXT-X-ENDLIST\n",
+        "ffconcat version 1.0\nfile {name}\n",
+    ],
+)
+async def test_a_playlist_in_a_recordings_clothes_has_no_other_file_described(
+    recording: Path, tmp_path: Path, content: str
+) -> None:
+    """Whoever writes to the watch folder could learn of files that only the daemon may read."""
+    private = tmp_path / "private.ts"
+    command = ["ffmpeg", "-v", "error", "-i", str(recording), "-c", "copy", "-f", "mpegts", str(private)]
+    assert (await trio.run_process(command)).returncode == 0
+    assert (await probe(str(private), ffprobe_path="ffprobe", timeout_seconds=LONG)).duration_seconds
+    path = tmp_path / "a.mp4"
+    path.write_text(content.format(path=private, name=private.name))
+    with pytest.raises(FFprobeError, match="whitelist"):
+        await probe(str(path), ffprobe_path="ffprobe", timeout_seconds=LONG)
+
+
 async def test_a_file_that_is_no_recording_is_an_error_with_ffprobes_words(tmp_path: Path) -> None:
     path = tmp_path / "corrupt.mp4"
     path.write_bytes(os.urandom(100_000))

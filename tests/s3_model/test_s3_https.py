@@ -10,7 +10,7 @@ from typing import Any
 import botocore.config
 import pytest
 import trio
-from servers.certificates import self_signed_certificate
+from servers.certificates import Authority
 from servers.endpoints import Endpoint
 from servers.s3_cases import BIG, SMALL, Bench
 
@@ -18,22 +18,22 @@ from cef_trio.local.s3 import DEFAULT_ACCESS_KEY_ID, DEFAULT_REGION, DEFAULT_SEC
 
 
 @pytest.fixture
-def certificate(tmp_path: Path) -> Path:
-    return self_signed_certificate(tmp_path)
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path)
 
 
 @pytest.mark.real
 @pytest.mark.parametrize("algorithm", ["CRC32", "CRC64NVME", "SHA256"])
-async def test_trailing_checksums_of_boto3_are_verified_and_kept(certificate: Path, algorithm: str) -> None:
+async def test_trailing_checksums_of_boto3_are_verified_and_kept(authority: Authority, algorithm: str) -> None:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(certificate)
+    context.load_cert_chain(authority.certificate("127.0.0.1"))
     endpoint = S3Endpoint(buckets=["abc"])
     payloads: list[str] = []
 
     def work(url: str) -> dict[str, Any]:
         place = Endpoint(url, DEFAULT_ACCESS_KEY_ID, DEFAULT_SECRET_ACCESS_KEY, DEFAULT_REGION, "abc")
         config = botocore.config.Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 1})
-        with contextlib.closing(place.client(verify=str(certificate), config=config)) as client:
+        with contextlib.closing(place.client(verify=str(authority.file), config=config)) as client:
             client.meta.events.register(
                 "before-send.s3.UploadPart",
                 lambda request, **_: payloads.append(request.headers["X-Amz-Content-SHA256"].decode()),

@@ -6,7 +6,7 @@ import os
 from uuid import UUID, uuid4
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from cef_trio.stream.naming import KeyTemplate, key_text, metadata_key
@@ -24,8 +24,69 @@ templates = st.sampled_from(
         "a.b+(c)/{stream_id}",
         "x/{file_stem}/{stream_id}.mp4",
         "{stream_id}/{file_stem}",
+        "x/{file_stem}/{stream_id}/{file_name}",
+        "x/{file_name}{stream_id}{file_stem}.mp4",
+        "x/.{file_stem}./{stream_id}",
+        "p" * 740 + "/{stream_id}/{file_name}/{file_stem}",
     ]
 ).map(KeyTemplate)
+hostile_names = file_names | st.sampled_from(
+    [
+        *("..mp4", "...mp4", "....", " ", "a ", "?x=1", "#x", "%2e%2e%2fx", "\\..\\x", "a.mp4.metadata.json"),
+        *("\u00e9".ljust(127, "\u00e9"), "e\u0301.mp4", "\ufffe\uffff", "\u2028\u202e.mp4", "\U0001fffe"),
+        os.fsdecode(b"\xff" * 255),
+        "\x01" * 251 + ".mp4",
+        "{stream_id}{file_name}",
+    ]
+)
+
+
+def legal_in_xml(character: str) -> bool:
+    """https://www.w3.org/TR/xml/#charsets, without the three control characters that it allows."""
+    code = ord(character)
+    return 0x20 <= code <= 0xD7FF or 0xE000 <= code <= 0xFFFD or code >= 0x10000
+
+
+@given(templates, st.uuids(), hostile_names)
+def test_no_name_leads_a_key_out_of_its_prefix_or_beyond_what_s3_takes(
+    template: KeyTemplate, stream_id: UUID, name: str
+) -> None:
+    key = template.key(str(stream_id), f"/watch/{name}")
+    assert key.startswith(template.prefix)
+    assert len(metadata_key(key).encode()) <= 1024
+    segments = key.split("/")
+    assert len(segments) == len(template.template.split("/"))
+    assert not set(segments) & {"", ".", ".."}
+    assert all(legal_in_xml(character) for character in key)
+    proposed = template.parse(key)
+    if template.prefix == "x/" and "}{" in template.template:
+        return  # a name that holds an id can be read in two ways there; the bytes decide
+    assert proposed is not None
+    assert proposed.stream_id == str(stream_id)
+    assert proposed.fits(f"/elsewhere/{name}")
+
+
+@given(templates, st.uuids(), hostile_names, st.uuids(), hostile_names, st.integers(0, 200))
+def test_no_key_is_another_streams_or_its_metadatas(  # noqa: PLR0917 - hypothesis gives them
+    template: KeyTemplate, first: UUID, name: str, second: UUID, other: str, cut: int
+) -> None:
+    """Even if the second name was chosen by somebody who has seen the first key."""
+    assume(first != second)
+    key = template.key(str(first), f"/watch/{name}")
+    for chosen in (other, metadata_key(key)[cut:].replace("/", "_")[:100] or "x"):
+        theirs = template.key(str(second), f"/watch/{chosen}")
+        assert len({key, metadata_key(key), theirs, metadata_key(theirs)}) == 4
+
+
+def test_a_name_that_is_cut_proposes_its_own_file_and_only_as_far_as_it_goes() -> None:
+    template = KeyTemplate("p" * 740 + "/{stream_id}/{file_name}")
+    name = "a" * 251 + ".mp4"
+    key = template.key(str(uuid4()), f"/watch/{name}")
+    assert len(metadata_key(key)) == 1024
+    proposed = template.parse(key)
+    assert proposed is not None
+    assert proposed.fits(f"/watch/{name}")
+    assert not proposed.fits("/watch/b" + name[1:])
 
 
 @given(templates, st.uuids(), file_names)

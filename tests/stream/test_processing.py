@@ -12,8 +12,11 @@ from trio.testing import MockClock
 from worlds.waiting import completed, until_idle
 
 from cef_trio.checkpoint.states import Status
+from cef_trio.exceptions import ChunkProcessingError
+from cef_trio.lab.disk import InlineDisk
 from cef_trio.lab.world import PART, World
 from cef_trio.local.s3 import Fault, Kind
+from cef_trio.recording import FileStat
 
 
 @pytest.mark.parametrize("size_bytes", [0, 1, PART - 1, PART, PART + 1, 7 * PART + 123])
@@ -128,6 +131,28 @@ async def test_a_file_without_a_close_ends_after_silence(world: World, autojump_
         daemon.saw()
         await completed(world)
         assert world.stream_timeout_seconds <= trio.current_time() - began <= world.stream_timeout_seconds + 10
+
+
+async def test_a_file_that_cannot_be_looked_at_keeps_no_other_from_its_end(
+    world: World, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who writes to the folder may take our rights from a part of it."""
+    world.append(100, "a.mp4")
+    world.append(100, "b.mp4")
+    stat = InlineDisk.stat
+
+    async def refused(self: InlineDisk, path: str) -> FileStat | None:
+        if path.endswith("a.mp4"):
+            raise ChunkProcessingError(f"cannot look at {path!r}: Permission denied")
+        return await stat(self, path)
+
+    monkeypatch.setattr(InlineDisk, "stat", refused)
+    async with world.daemon():
+        with trio.fail_after(world.stream_timeout_seconds + 60):
+            while world.recordings() == []:  # noqa: ASYNC110 - there is only asking again
+                await trio.sleep(0.5)
+        statuses = {checkpoint.meta.current_path[-5:]: checkpoint.meta.status for checkpoint in world.known()}
+        assert statuses == {"a.mp4": Status.ACTIVE, "b.mp4": Status.COMPLETED}
 
 
 async def test_a_file_that_was_there_before_and_has_no_writer_is_taken_at_once(

@@ -1,0 +1,200 @@
+"""``SECURITY.md`` lists the rights that are needed: the daemon and the commands run with them alone, and use each."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+import httpx
+import pytest
+import redis as redis_library
+from servers.daemon import Bucket, daemon, settings_for
+from servers.embedded_s3 import embedded_s3_server
+from servers.endpoints import Endpoint
+from servers.s3_control import arm, disarm_all
+from servers.valkey import ValkeyServer, valkey_server
+
+import cef_trio
+
+ROOT = Path(cef_trio.__file__).parents[1]
+PAGE = (ROOT / "SECURITY.md").read_text()
+(ACL,) = re.findall(r"^ACL SETUSER (.*)$", PAGE, re.MULTILINE)
+(POLICY,) = [json.loads(block) for block in re.findall(r"^```json\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)]
+PASSWORD = "correct-horse"
+ACTION_OF = {
+    "CreateMultipartUpload": "s3:PutObject",
+    "UploadPart": "s3:PutObject",
+    "CompleteMultipartUpload": "s3:PutObject",
+    "PutObject": "s3:PutObject",
+    "AbortMultipartUpload": "s3:AbortMultipartUpload",
+    "ListParts": "s3:ListMultipartUploadParts",
+    "GetObject": "s3:GetObject",
+    "HeadObject": "s3:GetObject",
+    "HeadBucket": "s3:ListBucket",
+    "ListObjectsV2": "s3:ListBucket",
+    "ListMultipartUploads": "s3:ListBucketMultipartUploads",
+    "GetBucketLifecycleConfiguration": "s3:GetLifecycleConfiguration",
+    "CreateBucket": "s3:CreateBucket",
+    "DeleteObject": "s3:DeleteObject",
+    "DeleteObjects": "s3:DeleteObject",
+    "DeleteBucket": "s3:DeleteBucket",
+    "GetBucketLocation": "s3:GetBucketLocation",
+    "ListBuckets": "s3:ListAllMyBuckets",
+}
+"""https://docs.aws.amazon.com/AmazonS3/latest/userguide/using-with-s3-policy-actions.html"""
+
+pytestmark = pytest.mark.real
+
+
+def granted() -> set[str]:
+    return {action for statement in POLICY["Statement"] for action in statement["Action"]}
+
+
+@dataclass
+class Servers:
+    """A Valkey with the page's user, an S3 that grants the page's actions, and settings for both."""
+
+    redis: ValkeyServer
+    s3: Endpoint
+    settings: Mapping[str, str]
+
+    def commands_used(self) -> set[str]:
+        with redis_library.Redis.from_url(self.redis.unix_url) as client:
+            used = {name.removeprefix("cmdstat_") for name in client.info("commandstats")}
+            entries = client.acl_log()
+        assert entries == [], "refused by the ACL"
+        return used - OURS
+
+    def operations_used(self) -> set[str]:
+        answer = httpx.get(f"{self.s3.url}/_control/calls", trust_env=False).json()
+        assert not [one for one in answer["outcomes"] if "AccessDenied" in one["outcome"]]
+        return set(answer["calls"]) - {"Control"}
+
+
+OURS = {"acl|log", "acl|setuser", "config|resetstat", "client|setinfo", "hello", "auth"}
+"""What this test does; and AUTH, which every user may."""
+
+
+@pytest.fixture
+def servers(tmp_path: Path) -> Iterator[Servers]:
+    watch_dir = tmp_path / "watch"
+    watch_dir.mkdir()
+    with (
+        valkey_server(tcp=True) as redis,
+        embedded_s3_server(tmp_path, bucket="recordings", arguments=["--control"]) as s3,
+    ):
+        words = ["ACL", "SETUSER", *ACL.replace(">PASSWORD", f">{PASSWORD}").split()]
+        assert redis.command(*words) == b"+OK\r\n"
+        assert redis.command("CONFIG", "RESETSTAT") == b"+OK\r\n"
+        for operation, action in ACTION_OF.items():
+            if action not in granted():
+                arm(s3, {"kind": "error", "operation": operation, "code": "AccessDenied", "times": None})
+        bucket = Bucket(s3.url, s3.access_key, s3.secret_key, "recordings", s3.region)
+        url = f"redis://cef-trio:{PASSWORD}@127.0.0.1:{redis.port}/0"
+        more = {"s3_create_bucket": "false", "close_grace_seconds": 0.2, "stale_check_seconds": 0.5}
+        yield Servers(redis, s3, settings_for(watch_dir, bucket, url, **more))
+
+
+def said(settings: Mapping[str, str], *arguments: str, code: int = 0) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "cef_trio", *arguments],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **settings},
+        cwd="/",
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == code, (arguments, done.stdout, done.stderr)
+    return done.stdout
+
+
+def test_the_rights_that_security_md_lists_are_enough_and_none_is_too_many(servers: Servers) -> None:
+    settings, folder = servers.settings, Path(servers.settings["WATCH_DIR"])
+    path = folder / "a.mp4"
+    with path.open("wb") as writer:
+        with daemon(settings) as process:
+            writer.write(os.urandom(6 << 20))
+            writer.flush()
+            process.wait_for("part_uploaded")
+            assert process.stop() == 0
+        with daemon(settings) as process:
+            process.wait_for("stream_resumed")
+            assert process.stop() == 0
+        stream_id = stream_of(settings, path)
+        said(settings, "abort", stream_id)
+        said(settings, "retry", stream_id)
+        with daemon(settings) as process:
+            process.wait_for("upload_created")
+            writer.write(b"the end")
+            writer.close()
+            process.wait_for("stream_completed")
+            (folder / "empty.mp4").touch()
+            process.wait_for("stream_completed", file=str(folder / "empty.mp4"))
+            with (folder / "deleted.mp4").open("wb") as deleted:
+                deleted.write(os.urandom(6 << 20))
+                deleted.flush()
+                process.wait_for("part_uploaded", file=str(folder / "deleted.mp4"))
+                (folder / "deleted.mp4").unlink()
+                process.wait_for("recording_deleted")
+            assert process.stop() == 0
+    path.rename(folder / "b.mp4")
+    with daemon(settings) as process:
+        assert process.stop() == 0
+    said(settings, "verify", stream_id)
+    key = f"streams/{uuid4()}/nobody.mp4"
+    servers.s3.client().create_multipart_upload(Bucket="recordings", Key=key)
+    assert key in said(settings, "gc", "--older-than", "0s")
+    said(settings, "status")
+    findings = json.loads(said(settings, "doctor", "--json", code=5))["findings"]
+    problems = {one["subject"] for one in findings if one["severity"] == "problem"}
+    assert problems <= {"redis persistence"}, findings
+    assert "cannot" not in " ".join(one["says"] for one in findings if one["subject"] == "lifecycle")
+
+    allowed = {word.removeprefix("+") for word in ACL.split() if word.startswith("+")}
+    assert servers.commands_used() <= allowed
+    # A lease is renewed after a third of its thirty seconds: no test waits for that.
+    assert "PEXPIRE" in (ROOT / "cef_trio" / "checkpoint" / "scripts" / "renew.lua").read_text()
+    assert allowed - servers.commands_used() <= {"pexpire"}, "granted, and never used"
+    assert {ACTION_OF[operation] for operation in servers.operations_used()} == granted()
+
+
+def streams(settings: Mapping[str, str]) -> list[dict[str, str]]:
+    found: list[dict[str, str]] = json.loads(said(settings, "list", "--json"))["streams"]
+    return found
+
+
+def stream_of(settings: Mapping[str, str], path: Path) -> str:
+    (found,) = [one["stream_id"] for one in streams(settings) if one["path"] == str(path)]
+    return found
+
+
+def test_the_user_of_security_md_can_do_nothing_else(servers: Servers) -> None:
+    url = servers.settings["REDIS_URL"]
+    with redis_library.Redis.from_url(url) as client:
+        for command in ("FLUSHALL", "KEYS *", "SHUTDOWN", "CONFIG SET dir /tmp", "GET other", "SET other x", "SCAN 0"):
+            with pytest.raises(redis_library.exceptions.NoPermissionError):
+                client.execute_command(*command.split())
+    disarm_all(servers.s3)
+
+
+def test_the_objects_that_the_policy_is_for_are_those_of_the_default_template() -> None:
+    from cef_trio.config import Settings
+
+    prefix = Settings.model_fields["s3_key_template"].default.partition("{")[0]
+    resources = [statement["Resource"] for statement in POLICY["Statement"]]
+    assert resources == [f"arn:aws:s3:::recordings/{prefix}*", "arn:aws:s3:::recordings"]
+    for statement in POLICY["Statement"]:
+        assert statement["Action"] == sorted(statement["Action"])
+
+
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"`(tests/[\w/.]+)`", PAGE))))
+def test_the_tests_that_security_md_names_are_there(path: str) -> None:
+    assert (ROOT / path).exists()
