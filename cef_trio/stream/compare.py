@@ -1,7 +1,8 @@
 """Comparing what S3 lists with what the file holds: the bytes decide.
 
 A listed part is taken over only if a checksum that S3 keeps of it (CRC64NVME, else the MD5 that is its ETag) is that of
-the file's bytes at the part's place. A part that cannot be compared (an ETag that is no MD5: SSE-KMS) does not match.
+the file's bytes at the part's place. A part that cannot be compared does not match: with KMS an ETag is no MD5, though
+it may look like one (:mod:`cef_trio.s3.etags`); without a CRC64NVME such a part is sent again, never mistaken.
 """
 
 from __future__ import annotations
@@ -14,10 +15,9 @@ from cef_trio.checkpoint.model import PartRecord
 from cef_trio.disk import FileSlice, OpenRecording
 from cef_trio.exceptions import RecordingChangedError
 from cef_trio.s3.checksums import Crc64Nvme
+from cef_trio.s3.etags import looks_like_md5
 from cef_trio.s3.model import ChecksumAlgorithm, ListedPart
 from cef_trio.stream.parts import MIN_PART_BYTES, PartPlan
-
-_MD5_HEX_LENGTH = 32
 
 
 async def crc_of(recording: OpenRecording, offset: int, size_bytes: int) -> int:
@@ -46,8 +46,7 @@ async def matching_parts(
 
 async def _match(recording: OpenRecording, part: ListedPart, plan: PartPlan, at: datetime) -> PartRecord | None:
     place = plan.part(part.part_number)
-    is_md5 = len(part.etag) == _MD5_HEX_LENGTH
-    if part.size_bytes > place.size_bytes or (part.crc64nvme is None and not is_md5):
+    if part.size_bytes > place.size_bytes or (part.crc64nvme is None and not looks_like_md5(part.etag)):
         return None
     crc = Crc64Nvme()
     md5 = hashlib.md5(usedforsecurity=False)
