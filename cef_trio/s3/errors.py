@@ -134,7 +134,10 @@ HINTS: Final[Mapping[str, str]] = MappingProxyType(
         "KeyTooLongError": "an object's key may have 1,024 bytes; shorten S3_KEY_TEMPLATE or the file's name",
         "NoSuchBucket": "create the bucket, set S3_CREATE_BUCKET=true, or check S3_BUCKET_NAME and S3_REGION_NAME",
         "NoSuchUpload": "the multipart upload is gone: completed, aborted, or removed by a lifecycle rule",
-        "NotImplemented": "the store lacks something that was asked for; S3_CHECKSUM=md5 asks for the least",
+        "NotImplemented": (
+            "the store lacks something that was asked for; S3_CHECKSUM=md5, and S3_SSE, S3_TAGS, S3_STORAGE_CLASS and "
+            "S3_ACL left empty, ask for the least"
+        ),
         "PermanentRedirect": "the bucket lives elsewhere; set S3_REGION_NAME, or S3_ENDPOINT_URL, to where it is",
         "QuotaExceeded": "the bucket's or account's quota is used up",
         "RequestTimeTooSkewed": "this machine's clock is wrong; synchronise it (chrony, systemd-timesyncd)",
