@@ -138,7 +138,7 @@ def kept_headers(call: Call) -> dict[str, str]:
         S3Error: ``MetadataTooLarge``, ``NoSuchBucket``, or what is wrong with its options (``options.py``).
     """
     headers = call.request.headers
-    kept = kept_options(headers, ownership=call.model.bucket(call.bucket).ownership) | {
+    kept = kept_options(call.header, ownership=call.model.bucket(call.bucket).ownership) | {
         name: value for name in _KEPT if (value := headers.get(name)) is not None
     }
     encodings = [each.strip() for each in kept.pop("content-encoding", "").split(",")]

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import secrets
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from cef_trio.local.s3.errors import S3Error
-from cef_trio.local.s3.request import Headers
 
 STORAGE_CLASS: Final = "x-amz-storage-class"
 TAGGING: Final = "x-amz-tagging"
@@ -52,15 +51,15 @@ _MAX_TAG_VALUE: Final = 256
 _TAG_MARKS: Final = frozenset("+-=._:/@")
 
 
-def kept_options(headers: Headers, *, ownership: str) -> dict[str, str]:
-    """What an object keeps of the options it is put with.
+def kept_options(header: Callable[[str], str | None], *, ownership: str) -> dict[str, str]:
+    """What an object keeps of the options it is put with; ``header`` gives a header of the request.
 
     Raises:
         S3Error: ``InvalidStorageClass``, ``InvalidArgument``, ``InvalidTag``, ``BadRequest``, ``NotImplemented``, or
             ``AccessControlListNotSupported``.
     """
     kept = {ENCRYPTION: "AES256"} | {
-        name: value for name in (STORAGE_CLASS, TAGGING, ACL) if (value := headers.get(name)) is not None
+        name: value for name in (STORAGE_CLASS, TAGGING, ACL) if (value := header(name)) is not None
     }
     if kept.get(STORAGE_CLASS, "STANDARD") not in _STORAGE_CLASSES:
         raise S3Error("InvalidStorageClass", details={"StorageClassRequested": kept[STORAGE_CLASS]})
@@ -68,7 +67,7 @@ def kept_options(headers: Headers, *, ownership: str) -> dict[str, str]:
         read_tagging(kept[TAGGING])
     if ACL in kept:
         _check_acl(kept[ACL], ownership)
-    return kept | _encryption(headers)
+    return kept | _encryption(header)
 
 
 def read_tagging(header: str) -> list[tuple[str, str]]:
@@ -150,10 +149,10 @@ def _check_acl(acl: str, ownership: str) -> None:
         raise S3Error("AccessControlListNotSupported")
 
 
-def _encryption(headers: Headers) -> dict[str, str]:
-    if f"{ENCRYPTION}-customer-algorithm" in headers:
+def _encryption(header: Callable[[str], str | None]) -> dict[str, str]:
+    if header(f"{ENCRYPTION}-customer-algorithm") is not None:
         raise S3Error("NotImplemented", "Customers' keys are not implemented by this endpoint")
-    kind, key, bucket_key = (headers.get(name) for name in (ENCRYPTION, _KEY_ID, _BUCKET_KEY))
+    kind, key, bucket_key = (header(name) for name in (ENCRYPTION, _KEY_ID, _BUCKET_KEY))
     if kind not in (None, "AES256", "aws:kms", "aws:kms:dsse"):
         raise _invalid("The encryption method specified is not supported", ENCRYPTION, kind or "")
     if bucket_key is not None and bucket_key.lower() not in {"true", "false"}:
