@@ -112,9 +112,10 @@ class SettingsReloader:
     async def run(self) -> None:
         """Serve requests for ever."""
         async for _ in self._asked:
-            await self._reload()
+            await self.reload()
 
-    async def _reload(self) -> None:
+    async def reload(self) -> None:
+        """Read once more, and let what changed take effect. Cancelled: nothing has."""
         try:
             # Abandoned by a cancellation: it only reads, and the disk may hang.
             read, without_effect = await trio.to_thread.run_sync(self._source.read, abandon_on_cancel=True)
