@@ -307,13 +307,8 @@ class Settings(BaseSettings):
                 f"RETRY_INITIAL_SECONDS ({self.retry_initial_seconds:g}) is at most RETRY_MAX_SECONDS "
                 f"({self.retry_max_seconds:g})"
             )
-        least = LEAST_RATE_OF_A_PART * self.max_concurrent_parts
-        if 0 < self.max_upload_rate < least:
-            raise ValueError(
-                f"MAX_UPLOAD_RATE ({self.max_upload_rate}) is 0, for no limit, or at least {least}: "
-                f"{LEAST_RATE_OF_A_PART} bytes a second for each of MAX_CONCURRENT_PARTS "
-                f"({self.max_concurrent_parts}), since S3 gives up a part that brings it nothing for some seconds"
-            )
+        if why := unfit_rate(self.max_upload_rate, self.max_concurrent_parts):
+            raise ValueError(why)
         if why := why_unfit(self.object_options, at_aws=self.s3_endpoint_url is None):
             raise ValueError(why)
         return self
@@ -330,6 +325,17 @@ class Settings(BaseSettings):
             acl=self.s3_acl,
             content_type=self.s3_content_type,
         )
+
+
+def unfit_rate(rate: int, parts: int) -> str | None:
+    """Why a rate is too low for so many parts at once; ``None`` if it is not."""
+    least = LEAST_RATE_OF_A_PART * parts
+    if not 0 < rate < least:
+        return None
+    return (
+        f"MAX_UPLOAD_RATE ({rate}) is 0, for no limit, or at least {least}: {LEAST_RATE_OF_A_PART} bytes a second for "
+        f"each of MAX_CONCURRENT_PARTS ({parts}), since S3 gives up a part that brings it nothing for some seconds"
+    )
 
 
 STAND_INS: Final[Mapping[str, Any]] = MappingProxyType({"watch_dir": Path(os.devnull), "s3_bucket_name": "not-needed"})

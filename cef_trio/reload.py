@@ -26,7 +26,7 @@ import structlog
 import trio
 from dotenv import dotenv_values
 
-from cef_trio.config import Settings, SettingsError, load_settings
+from cef_trio.config import Settings, SettingsError, load_settings, unfit_rate
 from cef_trio.logs import set_level
 from cef_trio.s3.pacing import Pacer
 
@@ -120,8 +120,11 @@ class SettingsReloader:
             # Abandoned by a cancellation: it only reads, and the disk may hang.
             read, without_effect = await trio.to_thread.run_sync(self._source.read, abandon_on_cancel=True)
         except (SettingsError, OSError, UnicodeDecodeError) as error:
-            lines = error.lines if isinstance(error, SettingsError) else [str(error)]
-            log.warning("settings_not_reloaded", error="; ".join(lines))
+            log.warning("settings_not_reloaded", error="; ".join(str(error).splitlines()))
+            return
+        # By the parts that there are now: what the file says of them waits for a restart.
+        if why := unfit_rate(read.max_upload_rate, self._held.max_concurrent_parts):
+            log.warning("settings_not_reloaded", error=why)
             return
         reading = compare(self._held, read)
         # Said at the more talkative of both levels: a change to WARNING is told, and so is one from it.

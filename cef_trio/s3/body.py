@@ -108,14 +108,15 @@ class CheckedBody(httpx.AsyncByteStream):
         self._measured = measured
         self._pacer = pacer
         self._blocks: AsyncIterator[bytes] | None = None
-        self._unsent = b""
-        """What is left of the newest block."""
+        self._block = b""
+        self._position = 0
+        """How much of the newest block has been sent."""
         self._crc = Crc64Nvme()
         self._sent = 0
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         self._blocks = self._source.blocks()
-        self._unsent = b""
+        self._block, self._position = b"", 0
         self._crc = Crc64Nvme()
         self._sent = 0
         return self
@@ -123,12 +124,11 @@ class CheckedBody(httpx.AsyncByteStream):
     async def __anext__(self) -> bytes:
         if self._blocks is None:
             raise StopAsyncIteration
-        if not self._unsent:
-            self._unsent = await self._next_block(self._blocks)
-        size_bytes = await self._pacer.take(len(self._unsent))
-        # Whole, it is the same object: nothing is copied where nothing is paced.
-        piece, self._unsent = self._unsent[:size_bytes], self._unsent[size_bytes:]
-        return piece
+        if self._position == len(self._block):
+            self._block, self._position = await self._next_block(self._blocks), 0
+        begin = self._position
+        self._position += await self._pacer.take(len(self._block) - begin)
+        return self._block[begin : self._position]  # a whole block is itself: nothing is copied where nothing is paced
 
     async def _next_block(self, blocks: AsyncIterator[bytes]) -> bytes:
         """The next block, if it may be sent: the last one only if all of them are what was measured."""

@@ -6,6 +6,7 @@ import hashlib
 from typing import get_args
 from urllib.parse import parse_qsl
 
+import botocore.session
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,6 +15,7 @@ from s3_client.scripted_store import ScriptedStore, client_of, created, part_ack
 from cef_trio import config
 from cef_trio.local.s3.options import read_tagging
 from cef_trio.object_options import (
+    AWS_STORAGE_CLASSES,
     CANNED_ACLS,
     ENCRYPTIONS,
     MAX_TAG_KEY,
@@ -155,6 +157,14 @@ def test_only_other_stores_than_aws_have_classes_of_their_own() -> None:
     assert why_unfit(cold, at_aws=False) is None
     assert "AWS has no class 'COLD'" in str(why_unfit(cold, at_aws=True))
     assert why_unfit(ObjectOptions(storage_class="GLACIER_IR"), at_aws=True) is None
+
+
+def test_the_words_are_those_that_aws_itself_names() -> None:
+    shapes = botocore.session.get_session().get_service_model("s3").shape_for
+    asked_for_by_us = {name for name in shapes("StorageClass").enum if not name.startswith("AWS_BACKUP_")}
+    assert set(AWS_STORAGE_CLASSES) == asked_for_by_us
+    assert set(CANNED_ACLS) == set(shapes("ObjectCannedACL").enum)
+    assert set(ENCRYPTIONS) == set(shapes("ServerSideEncryption").enum) - {"aws:fsx", "aws:backup"}  # theirs to say
 
 
 def test_the_settings_words_are_those_that_are_sent() -> None:
