@@ -68,7 +68,9 @@ class ListedPart:
     etag: str
     crc64nvme: int | None
     checksum: str | None
-    """Another checksum S3 returned for it (``crc32c`` or ``sha256``), base64."""
+    """Another checksum that S3 keeps of it, base64."""
+    checksum_algorithm: ChecksumAlgorithm | None = None
+    """Which one that is: ``CRC32C`` or ``SHA256``."""
 
 
 @dataclass(frozen=True, slots=True)

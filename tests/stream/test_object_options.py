@@ -133,8 +133,11 @@ async def test_p2_with_kms_no_recorded_part_is_sent_again_after_a_kill(
     assert world.received_bytes() == 4 * PART
 
 
-@pytest.mark.parametrize(("checksum", "sent_again"), [(ChecksumMode.AUTO, 0), (ChecksumMode.MD5, 4)])
-async def test_with_kms_a_part_whose_record_was_lost_is_adopted_by_its_crc_and_never_by_its_etag(
+@pytest.mark.parametrize(
+    ("checksum", "sent_again"),
+    [(ChecksumMode.AUTO, 0), (ChecksumMode.CRC32C, 0), (ChecksumMode.SHA256, 0), (ChecksumMode.MD5, 4)],
+)
+async def test_with_kms_a_part_whose_record_was_lost_is_adopted_by_its_checksum_and_never_by_its_etag(
     world: World, autojump_clock: MockClock, checksum: ChecksumMode, sent_again: int
 ) -> None:
     world.options, world.checksum = ObjectOptions(encryption="aws:kms"), checksum
@@ -168,6 +171,21 @@ async def test_p5_with_kms_and_md5_an_upload_that_redis_forgot_is_left_to_gc_and
         await completed(world)
     assert world.recordings() == [world.content()]
     assert world.open_uploads() == [left]
+
+
+@pytest.mark.parametrize("encryption", [None, "aws:kms"])
+@pytest.mark.parametrize("checksum", [mode for mode in ChecksumMode if mode is not ChecksumMode.MD5])
+async def test_an_upload_that_redis_forgot_is_adopted_by_any_checksum_and_completed_with_it(
+    world: World, autojump_clock: MockClock, checksum: ChecksumMode, encryption: str | None
+) -> None:
+    world.options, world.checksum = ObjectOptions(encryption=encryption), checksum
+    world.append(3 * PART)
+    async with world.killed_daemon():
+        await trio.sleep(1)
+    world.lose_redis()
+    await upload(world)
+    assert world.received_bytes() == 3 * PART
+    assert world.endpoint.log.calls["CreateMultipartUpload"] == 1
 
 
 @pytest.mark.parametrize("checksum", ChecksumMode)
