@@ -99,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
         "run",
         help="watch a folder and upload, until a signal ends it",
         description="Watch a folder and upload, until a signal ends it. Settings come from the environment and .env; "
-        "example.env names them all.",
+        "example.env names them all. SIGHUP reads MAX_UPLOAD_RATE and LOG_LEVEL once more.",
         epilog=_EXIT_CODES,
     )
     run.add_argument(

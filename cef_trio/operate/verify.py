@@ -117,6 +117,8 @@ async def _ask_metadata(desk: Desk, checkpoint: Checkpoint, read: Content) -> Wi
                 if len(document) > _MAX_METADATA_BYTES:
                     return Witness(name, False, "is larger than any of ours")
     except S3OperationError as error:
+        if error.code == ARCHIVED:
+            return Witness(name, None, "not compared: it is in an archive class")
         if error.code not in _NOT_THERE:
             raise
         done = checkpoint.meta.status is Status.COMPLETED

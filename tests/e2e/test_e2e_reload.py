@@ -116,6 +116,25 @@ def test_p4_signals_in_any_number_and_order_hold_no_exit_back(
         disarm_all(endpoint)
 
 
+def test_p4_a_part_that_would_take_minutes_holds_no_exit_back(
+    watch_dir: Path, embedded: Store, settings: dict[str, str], env_file: Path
+) -> None:
+    recording = watch_dir / "a.mp4"
+    recording.write_bytes(os.urandom(11 * MIB))
+    env_file.write_text("MAX_UPLOAD_RATE=16KiB\n")
+    arguments = ["--env-file", str(env_file)]
+    with daemon(settings, arguments=arguments) as process:
+        process.wait_for("upload_created")
+        began = time.monotonic()
+        assert process.stop() == 0
+        assert time.monotonic() - began <= 1 + 1 + 1
+    env_file.write_text("")
+    with daemon(settings, arguments=arguments) as process:
+        process.wait_for("stream_completed")
+        assert process.stop() == 0
+    embedded.assert_identical(recording)
+
+
 def test_a_hangup_while_it_starts_or_waits_ends_nothing_and_is_not_lost(
     settings: dict[str, str], env_file: Path
 ) -> None:

@@ -189,3 +189,13 @@ async def test_an_archived_object_is_not_proved_and_one_clear_line_says_what_to_
     said = " ".join(capsys.readouterr().out.split())
     assert f"restore {BUCKET}/{checkpoint.meta.s3_key_prefix} first" in said
     assert "NOT identical, or not proved" in said
+
+
+async def test_metadata_that_a_lifecycle_archived_is_no_difference(
+    world: World, desk: Desk, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = await uploaded(world)
+    key = metadata_key(checkpoint.meta.s3_key_prefix)
+    world.endpoint.faults.arm(Fault(Kind.ERROR, "GetObject", key=key, code="InvalidObjectState"))
+    code, agrees = await verified(desk, checkpoint.meta.stream_id, capsys)
+    assert (code, agrees) == (ExitCode.DONE, {**ALL_AGREE, "metadata JSON": None})
