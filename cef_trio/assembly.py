@@ -29,6 +29,7 @@ from cef_trio.retry import CircuitBreaker, Retrier, RetryPolicy, ServiceRetrier
 from cef_trio.s3.client import S3Client
 from cef_trio.s3.config import Addressing, ChecksumMode, PayloadSigning, S3Config
 from cef_trio.s3.credentials import ChainCredentials, CredentialsProvider, StaticCredentials
+from cef_trio.s3.pacing import Pacer
 from cef_trio.s3.sigv4 import Credentials
 from cef_trio.stream.naming import KeyTemplate
 from cef_trio.stream.services import Services, StreamRules
@@ -96,7 +97,8 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
     redis_breaker = CircuitBreaker("redis", lambda: store.ping(), probes)  # noqa: PLW0108 - made below
     s3_breaker = CircuitBreaker("s3", lambda: s3.head_bucket(), probes)  # noqa: PLW0108 - made below
     store = checkpoint_store(settings, ServiceRetrier(redis_breaker, policy, once=ONCE, observer=observer))
-    s3 = s3_client(settings, ServiceRetrier(s3_breaker, policy, once=ONCE, observer=observer))
+    pacer = Pacer(settings.max_upload_rate, waited=metrics.upload_waited)
+    s3 = s3_client(settings, ServiceRetrier(s3_breaker, policy, once=ONCE, observer=observer), pacer)
     lease = Lease(settings.instance_id, uuid4().hex, settings.lease_seconds)
     async with store, s3:
         yield Services(
@@ -115,6 +117,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             utc_now=lambda: datetime.now(UTC),
             new_stream_id=lambda: str(uuid4()),
             metrics=metrics,
+            pacer=pacer,
         )
 
 
@@ -134,14 +137,14 @@ def checkpoint_store(settings: Settings, retrier: Retrier) -> RedisCheckpointSto
         )
 
 
-def s3_client(settings: Settings, retrier: Retrier) -> S3Client:
-    """The S3 client, by the settings. Nothing is connected yet.
+def s3_client(settings: Settings, retrier: Retrier, pacer: Pacer | None = None) -> S3Client:
+    """The S3 client, by the settings; bodies go as fast as ``pacer`` lets them. Nothing is connected yet.
 
     Raises:
         SettingsError: the bucket's name or the endpoint cannot be addressed.
     """
     with _what_only_rooms_know():
-        return S3Client(s3_config(settings), retrier=retrier)
+        return S3Client(s3_config(settings), retrier=retrier, pacer=pacer)
 
 
 @contextmanager
@@ -184,6 +187,7 @@ def s3_config(settings: Settings) -> S3Config:
         write_timeout_seconds=settings.s3_write_timeout_seconds,
         complete_timeout_seconds=settings.s3_complete_timeout_seconds,
         max_connections=settings.max_concurrent_parts + 8,
+        options=settings.object_options,
     )
 
 

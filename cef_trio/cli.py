@@ -7,7 +7,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -99,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
         "run",
         help="watch a folder and upload, until a signal ends it",
         description="Watch a folder and upload, until a signal ends it. Settings come from the environment and .env; "
-        "example.env names them all.",
+        "example.env names them all. SIGHUP reads MAX_UPLOAD_RATE and LOG_LEVEL once more.",
         epilog=_EXIT_CODES,
     )
     run.add_argument(
@@ -146,6 +146,11 @@ def _seconds(text: str) -> float:
 
 
 def _run(arguments: argparse.Namespace) -> ExitCode:
+    with _hangups_held():
+        return _run_daemon(arguments)
+
+
+def _run_daemon(arguments: argparse.Namespace) -> ExitCode:
     if arguments.local is not None:
         from cef_trio.local.run import run_local
 
@@ -155,11 +160,28 @@ def _run(arguments: argparse.Namespace) -> ExitCode:
     from cef_trio.config import load_settings
     from cef_trio.daemon import main_daemon
     from cef_trio.logs import configure_for
+    from cef_trio.reload import SettingsSource
 
     settings = load_settings(arguments.env_file)
     configure_for(settings)
     warn_of_exposed_secrets(arguments.env_file)
-    return main_daemon(settings)
+    return main_daemon(settings, SettingsSource.of_file(arguments.env_file))
+
+
+@contextlib.contextmanager
+def _hangups_held() -> Iterator[None]:
+    """From the first moment on, SIGHUP asks for the settings and ends nothing.
+
+    Its default is to end the process. One that comes while the daemon starts waits in the kernel until the daemon takes
+    it (``reload.py``): the settings may have been read before it. One that comes when all is done meets a handler that
+    does nothing, and which, unlike SIG_IGN, no child inherits.
+    """
+    signal.signal(signal.SIGHUP, lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
 
 
 def _end_as_others_do() -> None:

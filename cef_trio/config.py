@@ -33,10 +33,25 @@ from pydantic_settings import (
 )
 
 from cef_trio.exceptions import CefMp4ProcessorError
+from cef_trio.object_options import (
+    AWS_STORAGE_CLASSES,
+    CANNED_ACLS,
+    DEFAULT_CONTENT_TYPE,
+    ENCRYPTIONS,
+    ObjectOptions,
+    Tags,
+    check_content_type,
+    check_kms_key_id,
+    check_storage_class,
+    parse_tags,
+    why_unfit,
+)
 from cef_trio.secret_files import Exposure, SecretFiles, Unread, exposure, file_variables, is_secret
 
 _UNITS: Final = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
 _SIZE: Final = re.compile(r"\s*(\d+)\s*([a-z]*)\s*", re.IGNORECASE)
+LEAST_RATE_OF_A_PART: Final = 4096
+"""Bytes a second. Slower, a part would take hours, and S3 be near giving it up (``s3/token_bucket.py``)."""
 _REDIS_SCHEMES: Final = (
     "redis",
     "rediss",
@@ -91,6 +106,10 @@ def _patterns(value: object) -> object:
 
 def _names(value: object) -> object:
     return _patterns(value.lower()) if isinstance(value, str) else value
+
+
+def _tags(value: object) -> object:
+    return parse_tags(value) if isinstance(value, str) else value
 
 
 def _key_template(value: str) -> str:
@@ -157,6 +176,16 @@ def _in_any_case(*words: str) -> BeforeValidator:
 _Addressing = Literal["auto", "path", "virtual"]
 _Checksum = Literal["auto", "crc64nvme", "crc32c", "sha256", "md5"]
 _PayloadSigning = Literal["auto", "signed", "unsigned"]
+_Encryption = Literal["AES256", "aws:kms", "aws:kms:dsse"]
+_Acl = Literal[
+    "private",
+    "public-read",
+    "public-read-write",
+    "aws-exec-read",
+    "authenticated-read",
+    "bucket-owner-read",
+    "bucket-owner-full-control",
+]
 _LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Secret = SecretStr
@@ -187,6 +216,8 @@ class Settings(BaseSettings):
     """How many streams may work (read, upload, verify) at once; any number may be open."""
     max_concurrent_parts: Annotated[int, Field(ge=1, le=1_000)] = 4
     """How many parts the whole daemon uploads at once."""
+    max_upload_rate: Annotated[int, BeforeValidator(_size), Field(ge=0)] = 0
+    """Bytes a second that the whole daemon sends at most, such as 10MiB; 0 is no limit. Changed by SIGHUP too."""
     shutdown_grace_seconds: Seconds = 6.0
     """From the first signal on, how long parts in flight may take to finish."""
     shutdown_save_seconds: Seconds = 2.0
@@ -224,6 +255,22 @@ class Settings(BaseSettings):
     """How long S3 may take to accept one block of 512 KiB; never the time of a whole part."""
     s3_complete_timeout_seconds: Seconds = 300.0
     """How long S3 may be silent after CompleteMultipartUpload; stores that copy parts together take minutes."""
+    s3_storage_class: Annotated[str, AfterValidator(check_storage_class), _in_any_case(*AWS_STORAGE_CLASSES)] | None = (
+        None
+    )
+    """The recordings' storage class, such as STANDARD_IA or GLACIER_IR; the metadata JSON stays in the bucket's own."""
+    s3_sse: Annotated[_Encryption, _in_any_case(*ENCRYPTIONS)] | None = None
+    """How S3 encrypts recordings and their metadata; nothing is the bucket's own way."""
+    s3_sse_kms_key_id: Annotated[str, AfterValidator(check_kms_key_id)] | None = None
+    """The KMS key for S3_SSE=aws:kms and aws:kms:dsse, by id, alias or ARN; nothing is AWS's own key."""
+    s3_sse_bucket_key: bool | None = None
+    """Whether S3_SSE=aws:kms uses a bucket key, which asks KMS less often; nothing is the bucket's own way."""
+    s3_tags: Annotated[Tags, NoDecode, BeforeValidator(_tags)] = ()
+    """Tags of recordings and their metadata, as key=value,key=value; ten at most."""
+    s3_content_type: Annotated[str, AfterValidator(check_content_type)] = DEFAULT_CONTENT_TYPE
+    """The recordings' content type; that of the metadata is application/json."""
+    s3_acl: Annotated[_Acl, _in_any_case(*CANNED_ACLS)] | None = None
+    """The canned ACL of recordings and their metadata, for buckets that have ACLs; nothing sends none."""
 
     redis_url: Annotated[Secret, AfterValidator(_redis_url)] = SecretStr("redis://localhost:6379/0")
     """Where Redis or Valkey is: redis://, unix://, redis+sentinel://, redis+cluster://; rediss is redis over TLS."""
@@ -299,7 +346,35 @@ class Settings(BaseSettings):
                 f"RETRY_INITIAL_SECONDS ({self.retry_initial_seconds:g}) is at most RETRY_MAX_SECONDS "
                 f"({self.retry_max_seconds:g})"
             )
+        if why := unfit_rate(self.max_upload_rate, self.max_concurrent_parts):
+            raise ValueError(why)
+        if why := why_unfit(self.object_options, at_aws=self.s3_endpoint_url is None):
+            raise ValueError(why)
         return self
+
+    @property
+    def object_options(self) -> ObjectOptions:
+        """How objects are put."""
+        return ObjectOptions(
+            storage_class=self.s3_storage_class,
+            encryption=self.s3_sse,
+            kms_key_id=self.s3_sse_kms_key_id,
+            bucket_key=self.s3_sse_bucket_key,
+            tags=self.s3_tags,
+            acl=self.s3_acl,
+            content_type=self.s3_content_type,
+        )
+
+
+def unfit_rate(rate: int, parts: int) -> str | None:
+    """Why a rate is too low for so many parts at once; ``None`` if it is not."""
+    least = LEAST_RATE_OF_A_PART * parts
+    if not 0 < rate < least:
+        return None
+    return (
+        f"MAX_UPLOAD_RATE ({rate}) is 0, for no limit, or at least {least}: {LEAST_RATE_OF_A_PART} bytes a second for "
+        f"each of MAX_CONCURRENT_PARTS ({parts}), since S3 gives up a part that brings it nothing for some seconds"
+    )
 
 
 STAND_INS: Final[Mapping[str, Any]] = MappingProxyType({"watch_dir": Path(os.devnull), "s3_bucket_name": "not-needed"})
@@ -473,8 +548,15 @@ def settings_md() -> str:
 
 
 def _meaning(field: FieldInfo) -> str:
-    words = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+    words = _words(field.annotation)
     return f"{field.description} One of: {', '.join(words)}." if words else str(field.description)
+
+
+def _words(annotation: Any) -> tuple[str, ...]:
+    """The words of a ``Literal``, also of one that may be ``None``."""
+    if get_origin(annotation) is Literal:
+        return get_args(annotation)
+    return next((words for inner in get_args(annotation) if (words := _words(inner))), ())
 
 
 def _default(field: FieldInfo) -> str:

@@ -3,7 +3,8 @@
 ::
 
     root nursery
-    ├─ signal listener                1st signal: drain · 2nd: cancel · 3rd: exit at once
+    ├─ signal listener                1st signal: drain · 2nd: cancel · 3rd: exit at once · SIGHUP: reload
+    ├─ settings reloader              reads the settings once more when SIGHUP asks for it
     ├─ last resort                    exit at once, when all the time there is (P4) is over
     ├─ admin server                   metrics, health, the status page; up before the first word with S3 or Redis
     ├─ background nursery             lease renewal, probes of S3 and Redis
@@ -44,6 +45,7 @@ from cef_trio.intake.patterns import PathMatcher, matcher
 from cef_trio.intake.watcher import Watcher
 from cef_trio.logs import Redactor
 from cef_trio.notify import ServiceNotifier, Turn
+from cef_trio.reload import SettingsReloader, SettingsSource, Terminal, take_hangups
 from cef_trio.stream.gauges import Observer
 from cef_trio.stream.retention import forget_old_streams
 from cef_trio.stream.services import Services
@@ -127,20 +129,22 @@ class RunningDaemon:
 OpenServices = Callable[[Settings], AbstractAsyncContextManager[Services]]
 
 
-def main_daemon(settings: Settings) -> ExitCode:
-    """Run the daemon until a signal ends it."""
-    return trio.run(run_daemon, settings)
+def main_daemon(settings: Settings, source: SettingsSource) -> ExitCode:
+    """Run the daemon until a signal ends it. ``source`` is where SIGHUP reads the settings once more."""
+    return trio.run(partial(run_daemon, settings, source=source))
 
 
 async def run_daemon(
     settings: Settings,
     *,
+    source: SettingsSource | None = None,
     open_services: OpenServices = open_services,
     task_status: trio.TaskStatus[RunningDaemon] = trio.TASK_STATUS_IGNORED,
 ) -> ExitCode:
     """Run the daemon until a signal, or :meth:`Shutdown.request`, ends it.
 
-    Started (``nursery.start``) means: Redis and S3 have answered, the folder is watched and was scanned.
+    Started (``nursery.start``) means: Redis and S3 have answered, the folder is watched and was scanned. Without a
+    ``source`` SIGHUP finds nothing changed.
 
     Returns:
         ``DONE``; ``REFUSED`` if S3 or Redis refused us at the start, or the admin server's port is taken;
@@ -154,18 +158,20 @@ async def run_daemon(
     with lock_watch_folder(settings.watch_dir):
         async with open_services(settings) as services:
             async with trio.open_nursery() as root:
-                await root.start(_listen_for_signals, shutdown)
-                source = DaemonSource(
+                reloader = SettingsReloader(settings, source or SettingsSource(None, lambda: settings), services.pacer)
+                root.start_soon(reloader.run)
+                await root.start(_listen_for_signals, shutdown, reloader)
+                shown = DaemonSource(
                     services,
                     os.fspath(settings.watch_dir),
                     lambda: shutdown.signals > 0,
                     Redactor(secret_values(settings)).text,
                 )
-                root.start_soon(_exit_when_overdue, shutdown, services, source)
+                root.start_soon(_exit_when_overdue, shutdown, services, shown)
                 try:
                     serve_page = partial(serve_admin, allowed_hosts=settings.prom_allowed_hosts)
                     await root.start(
-                        serve_page, source, services.metrics.registry, settings.prom_host, settings.prom_port
+                        serve_page, shown, services.metrics.registry, settings.prom_host, settings.prom_port
                     )
                 except AdminPortError as error:
                     log.error("refused_at_start", error=str(error))  # noqa: TRY400 - a person's to mend: one clear line
@@ -181,7 +187,7 @@ async def run_daemon(
                             supervisor,
                             shutdown,
                             notifier=notifier,
-                            source=source,
+                            shown=shown,
                             task_status=task_status,
                         ),
                     )
@@ -196,20 +202,28 @@ async def run_daemon(
 
 
 async def _listen_for_signals(
-    shutdown: Shutdown, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    shutdown: Shutdown,
+    reloader: SettingsReloader,
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    terminal = Terminal()
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        take_hangups()
         task_status.started()
         async for number in signals:
             log.info("signal_received", signal=signal.Signals(number).name)
-            shutdown.request()
+            if number == signal.SIGHUP and not terminal.is_closed():
+                reloader.request()
+            else:
+                shutdown.request()
 
 
-async def _exit_when_overdue(shutdown: Shutdown, services: Services, source: DaemonSource) -> None:
+async def _exit_when_overdue(shutdown: Shutdown, services: Services, shown: DaemonSource) -> None:
     with shutdown.last_resort:
         await trio.sleep_forever()
     # Only its deadline leads here: the root's cancellation passes by. Streams resume from their last checkpoints.
-    live_ids = source.supervisor.live_ids if source.supervisor is not None else frozenset()
+    live_ids = shown.supervisor.live_ids if shown.supervisor is not None else frozenset()
     log.error("shutdown_overdue", streams=sorted(services.exit_saves.unsaved | live_ids))
     os._exit(ExitCode.NOT_SAVED)
 
@@ -248,10 +262,10 @@ async def _take_in(
     shutdown: Shutdown,
     *,
     notifier: ServiceNotifier,
-    source: DaemonSource,
+    shown: DaemonSource,
     task_status: trio.TaskStatus[RunningDaemon],
 ) -> ExitCode:
-    source.supervisor = supervisor
+    shown.supervisor = supervisor
     try:
         await check_reachable(services, create_bucket=settings.s3_create_bucket)
     except RefusedAtStartError as error:
@@ -274,9 +288,9 @@ async def _take_in(
         services.metrics.turns_by("watcher", lambda: services.unix_time(watcher.last_turn))
         services.metrics.turns_by("stale_checker", lambda: services.unix_time(stale_checker.last_turn))
         intake.start_soon(survey_redis, services.store, services.metrics)
-        intake.start_soon(source.run)
-        source.watcher = IntakeTask(watcher, settings.rescan_seconds)
-        source.checker = IntakeTask(stale_checker, check_seconds)
+        intake.start_soon(shown.run)
+        shown.watcher = IntakeTask(watcher, settings.rescan_seconds)
+        shown.checker = IntakeTask(stale_checker, check_seconds)
         intake.start_soon(forget_old_streams, services, timedelta(days=settings.completed_retention_days))
         daemon = RunningDaemon(services, supervisor, watcher, stale_checker, shutdown)
         log.info("daemon_started", watch_dir=folder)

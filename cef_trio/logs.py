@@ -74,8 +74,16 @@ def configure(
     )
     root = logging.getLogger()
     root.handlers = [handler]
-    root.setLevel(level)
     logging.captureWarnings(capture=True)  # a library's warning is a line like all others, not one of its own on stderr
+    set_level(level)
+
+
+def set_level(level: str) -> None:
+    """Set the least level that is written; may be called at any time.
+
+    It holds at once for every logger, bound ones too: structlog's ask the standard library's, and these ask the root.
+    """
+    logging.getLogger().setLevel(level)
     for name in QUIET:
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelName(level)))
 

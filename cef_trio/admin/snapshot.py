@@ -106,6 +106,8 @@ class Totals:
     completed: int | None
     """In Redis, whoever completed them; ``None`` if Redis was not asked yet."""
     failed: int | None
+    limit_bytes_per_second: int = 0
+    """``MAX_UPLOAD_RATE`` as it holds now; 0 is no limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -37,13 +37,15 @@ from cef_trio.lab.journal import Journal, Lane
 from cef_trio.lab.mortal import Life, MortalStore, MortalTransport, Witness
 from cef_trio.local.s3 import DEFAULT_ACCESS_KEY_ID, DEFAULT_SECRET_ACCESS_KEY, InProcessTransport, S3Endpoint
 from cef_trio.media.metadata import MediaInfo
+from cef_trio.object_options import ObjectOptions
 from cef_trio.recording import FileStat
 from cef_trio.retry import CircuitBreaker, RetryPolicy, ServiceRetrier
 from cef_trio.s3.client import S3Client
-from cef_trio.s3.config import S3Config
+from cef_trio.s3.config import ChecksumMode, S3Config
 from cef_trio.s3.credentials import StaticCredentials
 from cef_trio.s3.model import ChecksumAlgorithm, PartToComplete
 from cef_trio.s3.model import StoredObject as S3Object
+from cef_trio.s3.pacing import Pacer
 from cef_trio.s3.sigv4 import Credentials
 from cef_trio.stream.naming import KeyTemplate, metadata_key
 from cef_trio.stream.services import Services, StreamRules
@@ -82,6 +84,11 @@ class World:
         self.grace_seconds = 6.0
         self.stream_timeout_seconds = 30.0
         self.has_writer: bool | None = None
+        self.options = ObjectOptions()
+        """How the next daemon puts objects."""
+        self.checksum = ChecksumMode.AUTO
+        self.upload_rate = 0
+        """Bytes a second of the next daemon; 0 is no limit."""
         self.redis_losses = 0
         """How often Redis lost something that it had acknowledged."""
         self.daemons_started = 0
@@ -242,11 +249,13 @@ class World:
             credentials=StaticCredentials(Credentials(DEFAULT_ACCESS_KEY_ID, DEFAULT_SECRET_ACCESS_KEY)),
             endpoint_url="http://s3.world.test",
         )
+        pacer = Pacer(self.upload_rate, waited=metrics.upload_waited)
         s3 = _WitnessedS3Client(
-            config,
+            replace(config, options=self.options, checksum=self.checksum),
             retrier=ServiceRetrier(s3_breaker, self.policy, once=ONCE, random=random, observer=metrics.attempt_failed),
             transport=MortalTransport(InProcessTransport(self.endpoint), life, witness, self.journal),
             now=self.utc_now,
+            pacer=pacer,
         )
         s3.witness = witness
         lease = Lease(instance, f"{random.getrandbits(64):016x}", 30.0)
@@ -269,6 +278,7 @@ class World:
                 utc_now=self.utc_now,
                 new_stream_id=lambda: str(UUID(int=self.random.getrandbits(128), version=4)),
                 metrics=metrics,
+                pacer=pacer,
             )
 
     async def _probe(self, path: str) -> MediaInfo:

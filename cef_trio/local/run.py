@@ -15,6 +15,7 @@ from cef_trio.exceptions import CefMp4ProcessorError
 from cef_trio.exit_codes import ExitCode
 from cef_trio.local.servers import BUCKET, LocalServers, local_servers
 from cef_trio.logs import configure_for
+from cef_trio.reload import SettingsSource
 
 
 def run_local(folder: Path, data_dir: Path, env_file: Path | None = None) -> ExitCode:
@@ -40,7 +41,8 @@ async def _run(folder: Path, data_dir: Path, env_file: Path | None) -> ExitCode:
         configure_for(settings)
         warn_of_exposed_secrets(env_file)
         sys.stderr.write(f"Watching {folder}. Objects: bucket {BUCKET!r} at {servers.s3_url}, kept in {data_dir}.\n")
-        return await run_daemon(settings)
+        source = SettingsSource(env_file, lambda: settings_for(servers, folder, env_file))
+        return await run_daemon(settings, source=source)
 
 
 def settings_for(servers: LocalServers, folder: Path, env_file: Path | None = None, **more: Any) -> Settings:

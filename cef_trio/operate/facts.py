@@ -165,13 +165,18 @@ class UploadTried:
 async def try_upload(s3: S3Client, template: KeyTemplate) -> UploadTried:
     """Open an upload under our prefix, send a part, list it, abort it; every right that an upload needs is used once.
 
+    It is opened with the recordings' own options: tags, an ACL and a KMS key need rights of their own.
+
     Its key is that of a stream of its own, which is in nobody's Redis: should the abort fail, ``cef-trio gc`` ends it.
 
     Raises:
         S3OperationError: S3 refused one of the calls, which says which.
     """
     key = template.key(str(uuid4()), _NAME)
-    created = await s3.create_multipart_upload(key, metadata={"cef-stream-id": _NAME})
+    options = s3.options
+    created = await s3.create_multipart_upload(
+        key, metadata={"cef-stream-id": _NAME}, content_type=options.content_type, headers=options.for_recording()
+    )
     try:
         await s3.upload_part(key, created.upload_id, 1, BytesSource(_CONTENT), created.checksum)
         listed = await s3.list_parts(key, created.upload_id)

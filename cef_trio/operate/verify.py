@@ -26,6 +26,7 @@ from cef_trio.operate.report import Report
 from cef_trio.operate.selection import NoSuchStreamError, select_all
 from cef_trio.operate.terminal import printable
 from cef_trio.s3.checksums import Crc64Nvme
+from cef_trio.s3.errors import ARCHIVED
 from cef_trio.stream import lookup
 from cef_trio.stream.naming import metadata_key
 from cef_trio.stream.recovery import identify
@@ -80,9 +81,13 @@ async def _witnesses(desk: Desk, checkpoint: Checkpoint, *, quiet: bool) -> list
         with _progress(meta.verified_size_bytes, quiet=quiet) as progressed:
             read, stored = await _read_object(desk, meta.s3_key_prefix, progressed)
     except S3OperationError as error:
+        where = f"{meta.s3_bucket}/{meta.s3_key_prefix}"
+        if error.code == ARCHIVED:
+            says = f"is in an archive class and cannot be read: restore {where} first, then verify it"
+            return [Witness("object", False, says)]
         if error.code not in _NOT_THERE:
             raise
-        return [Witness("object", False, f"is not there: {meta.s3_bucket}/{meta.s3_key_prefix}")]
+        return [Witness("object", False, f"is not there: {where}")]
     return [
         Witness("object", None, f"read whole: {read}"),
         compare("checkpoint", read, recorded_content(checkpoint)),
@@ -112,6 +117,8 @@ async def _ask_metadata(desk: Desk, checkpoint: Checkpoint, read: Content) -> Wi
                 if len(document) > _MAX_METADATA_BYTES:
                     return Witness(name, False, "is larger than any of ours")
     except S3OperationError as error:
+        if error.code == ARCHIVED:
+            return Witness(name, None, "not compared: it is in an archive class")
         if error.code not in _NOT_THERE:
             raise
         done = checkpoint.meta.status is Status.COMPLETED

@@ -4,6 +4,9 @@ Memory is one block, whatever the size. Between the passes the file may change u
 CRC64NVME again and holds the last block back until it agrees: bytes other than those measured are never sent whole, the
 request ends short of its Content-Length, and S3 stores nothing of it. That makes a changed recording an error here
 (:class:`RecordingChangedError`, transient: the part is read anew), not a riddle at the server.
+
+The second pass goes as fast as the :class:`~cef_trio.s3.pacing.Pacer` lets it: a block leaves in pieces, each in its
+turn.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import httpx
 from cef_trio.exceptions import RecordingChangedError
 from cef_trio.s3.checksums import CALCULATORS, Crc64Nvme
 from cef_trio.s3.model import ByteSource, ChecksumAlgorithm
+from cef_trio.s3.pacing import Pacer
 
 BLOCK_BYTES: Final = 512 * 1024
 
@@ -99,15 +103,20 @@ class CheckedBody(httpx.AsyncByteStream):
     would be finished by the garbage collector. :meth:`aclose` ends the source's blocks instead.
     """
 
-    def __init__(self, source: ByteSource, measured: Measured) -> None:
+    def __init__(self, source: ByteSource, measured: Measured, pacer: Pacer) -> None:
         self._source = source
         self._measured = measured
+        self._pacer = pacer
         self._blocks: AsyncIterator[bytes] | None = None
+        self._block = b""
+        self._position = 0
+        """How much of the newest block has been sent."""
         self._crc = Crc64Nvme()
         self._sent = 0
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         self._blocks = self._source.blocks()
+        self._block, self._position = b"", 0
         self._crc = Crc64Nvme()
         self._sent = 0
         return self
@@ -115,8 +124,16 @@ class CheckedBody(httpx.AsyncByteStream):
     async def __anext__(self) -> bytes:
         if self._blocks is None:
             raise StopAsyncIteration
+        if self._position == len(self._block):
+            self._block, self._position = await self._next_block(self._blocks), 0
+        begin = self._position
+        self._position += await self._pacer.take(len(self._block) - begin)
+        return self._block[begin : self._position]  # a whole block is itself: nothing is copied where nothing is paced
+
+    async def _next_block(self, blocks: AsyncIterator[bytes]) -> bytes:
+        """The next block, if it may be sent: the last one only if all of them are what was measured."""
         try:
-            block = await anext(self._blocks)
+            block = await anext(blocks)
         except StopAsyncIteration:
             if self._sent < self._measured.size_bytes:
                 raise RecordingChangedError(

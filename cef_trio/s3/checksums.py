@@ -48,7 +48,7 @@ class Crc64Nvme:
 
     def digest(self) -> bytes:
         """Eight bytes, big-endian."""
-        return self.value.to_bytes(_CRC64_BYTES, "big")
+        return crc64nvme_bytes(self.value)
 
 
 class Crc32C:
@@ -97,20 +97,28 @@ def to_base64(digest: bytes) -> str:
     return base64.b64encode(digest).decode("ascii")
 
 
+def from_base64(text: str) -> bytes | None:
+    """A digest as headers and XML carried it; ``None`` for what is none."""
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        return None
+
+
+def crc64nvme_bytes(value: int) -> bytes:
+    """A CRC64NVME as a digest: eight bytes, big-endian."""
+    return value.to_bytes(_CRC64_BYTES, "big")
+
+
 def crc64nvme_to_base64(value: int) -> str:
     """A CRC64NVME as S3 writes it."""
-    return to_base64(value.to_bytes(_CRC64_BYTES, "big"))
+    return to_base64(crc64nvme_bytes(value))
 
 
 def crc64nvme_from_base64(text: str | None) -> int | None:
     """A CRC64NVME as S3 wrote it; ``None`` for nothing, and for what is none (composite checksums end in ``-N``)."""
-    if not text:
-        return None
-    try:
-        digest = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        return None
-    return int.from_bytes(digest, "big") if len(digest) == _CRC64_BYTES else None
+    digest = from_base64(text) if text else None
+    return int.from_bytes(digest, "big") if digest is not None and len(digest) == _CRC64_BYTES else None
 
 
 def crc64nvme(data: bytes) -> int:

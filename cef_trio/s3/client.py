@@ -12,7 +12,8 @@ What it promises beyond the calls themselves:
 
 Permissions it needs: s3:PutObject, s3:GetObject, s3:AbortMultipartUpload, s3:ListMultipartUploadParts on the objects,
 s3:ListBucket and s3:ListBucketMultipartUploads on the bucket; s3:CreateBucket, s3:DeleteObject and
-s3:GetLifecycleConfiguration only if asked for.
+s3:GetLifecycleConfiguration only if asked for. Options of objects ask for more: tags s3:PutObjectTagging, an ACL
+s3:PutObjectAcl, KMS kms:GenerateDataKey and kms:Decrypt on the key.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import Final, Self, TypeVar
 import httpx
 
 from cef_trio.exceptions import S3OperationError
+from cef_trio.object_options import ObjectOptions
 from cef_trio.retry import Retrier, SingleAttempt
 from cef_trio.s3.body import BytesSource
 from cef_trio.s3.checksums import HEADERS, crc64nvme_from_base64, to_base64
@@ -45,6 +47,7 @@ from cef_trio.s3.model import (
     UploadedPart,
 )
 from cef_trio.s3.negotiation import Negotiation, Way
+from cef_trio.s3.pacing import Pacer
 from cef_trio.s3.reading import METADATA, Reader
 from cef_trio.s3.sending import Sender
 from cef_trio.s3.sigv4 import EMPTY_SHA256
@@ -77,6 +80,7 @@ class S3Client:
         retrier: Retrier | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
         now: Callable[[], datetime] = _utc_now,
+        pacer: Pacer | None = None,
     ) -> None:
         """Prepare the client; nothing is sent yet.
 
@@ -86,6 +90,7 @@ class S3Client:
             transport: instead of the network, for tests. Keys with ``.`` or ``..`` as a whole segment are only told
                 right by ``request.extensions["target"]``.
             now: this machine's time, with its zone.
+            pacer: how fast bodies go; as fast as they can by default.
 
         Raises:
             ValueError: the endpoint or the bucket's name cannot be addressed, or ``ca_file`` holds no certificates.
@@ -95,7 +100,18 @@ class S3Client:
         self._exchange = Exchange(config, transport=transport, now=now)
         self._negotiation = Negotiation(config.checksum, config.payload_signing)
         self._reader = Reader(self._exchange)
-        self._sender = Sender(self._exchange, self._negotiation, bucket=config.bucket)
+        self._sender = Sender(
+            self._exchange,
+            self._negotiation,
+            bucket=config.bucket,
+            pacer=pacer if pacer is not None else Pacer(),
+            kms_asked=config.options.asks_for_kms,
+        )
+
+    @property
+    def options(self) -> ObjectOptions:
+        """How objects are to be put, by the configuration: headers and content types for whoever creates them."""
+        return self._config.options
 
     async def __aenter__(self) -> Self:
         return self
@@ -118,7 +134,7 @@ class S3Client:
         """Open a multipart upload.
 
         ``metadata`` is ASCII, names without ``x-amz-meta-``; ``headers`` are further ``x-amz-*`` ones
-        (``x-amz-storage-class``, server-side encryption).
+        (:meth:`ObjectOptions.for_recording`).
 
         Cancelled: once the headers of S3's answer have arrived the upload id is read in a shield of one second, and
         returned without a further checkpoint; the upload is lost to us (and found by listing) only if the cancellation
@@ -263,6 +279,7 @@ class S3Client:
             read_timeout_seconds=self._config.complete_timeout_seconds,
             head=lambda: self._reader.head(key),
             read=lambda: self._reader.open(key, SingleAttempt()),
+            kms_asked=self._config.options.asks_for_kms,
         )
         return await self._retrier.call("complete_multipart_upload", completion.attempt)
 

@@ -9,7 +9,10 @@ So whenever the answer does not say plainly that it worked or not, the object it
 under the key proves nothing: it is ours only if the stream's id stands in its user metadata and its size and checksum
 are those of the parts. The checksum is the CRC64NVME of all its bytes where the store keeps one, else the ETag that S3
 makes of the parts' ETags; where neither can be compared, or the ETag differs (stores have their own ideas of it), the
-object is read back and the bytes decide.
+object is read back and the bytes decide. With KMS the ETag is opaque (:mod:`cef_trio.s3.etags`): where S3 keeps no
+CRC64NVME then (it does unless the upload asked for another checksum), its plain word that it completed these parts,
+each of which it checked as it came, and the size must do. An object of an archive class cannot be read back: what only
+its bytes could prove stays unproved, and is said.
 """
 
 from __future__ import annotations
@@ -22,9 +25,10 @@ import structlog
 
 from cef_trio.exceptions import S3OperationError
 from cef_trio.s3.checksums import Crc64Nvme, combine_crc64nvme, crc64nvme_to_base64
-from cef_trio.s3.errors import describe, error_from_answer, parse_error_body
+from cef_trio.s3.errors import ARCHIVED, describe, error_from_answer, parse_error_body
+from cef_trio.s3.etags import is_opaque, multipart_etag
 from cef_trio.s3.exchange import Answer, Call, Exchange, sha256_hex
-from cef_trio.s3.model import ChecksumAlgorithm, PartToComplete, StoredObject, multipart_etag
+from cef_trio.s3.model import ChecksumAlgorithm, PartToComplete, StoredObject
 from cef_trio.s3.xml import CompleteResult, XmlError, complete_multipart_upload, parse_complete_result
 
 STREAM_ID_METADATA: Final = "cef-stream-id"
@@ -54,6 +58,7 @@ class Completion:
         read_timeout_seconds: float,
         head: Callable[[], Awaitable[StoredObject | None]],
         read: Callable[[], OpenObject],
+        kms_asked: bool = False,
     ) -> None:
         """Prepare; ``head`` and ``read`` look at the object under the key.
 
@@ -69,6 +74,7 @@ class Completion:
         self._stream_id = stream_id
         self._head = head
         self._read = read
+        self._kms_asked = kms_asked
         self._size_bytes = sum(part.size_bytes for part in ordered)
         self._crc64nvme = combine_crc64nvme((part.crc64nvme, part.size_bytes) for part in ordered)
         self._etag = multipart_etag([part.etag for part in ordered])
@@ -152,18 +158,28 @@ class Completion:
 
     async def _other_bytes(self, stored: StoredObject) -> str | None:
         """How an object's bytes differ from the parts'; ``None`` if they are proved to be the same."""
-        if stored.size_bytes != self._size_bytes:
-            return f"it has {stored.size_bytes} bytes, the parts have {self._size_bytes}"
+        if difference := self._other_size(stored):
+            return difference
         if stored.crc64nvme is not None:
             return self._other_crc(stored.crc64nvme)
         if self._etag is not None and stored.etag == self._etag:
             return None
         log.warning("s3_object_read_back", key=self._key, etag=stored.etag, expected_etag=self._etag)
         crc = Crc64Nvme()
-        async with self._read() as (_, chunks):
-            async for chunk in chunks:
-                crc.update(chunk)
+        try:
+            async with self._read() as (_, chunks):
+                async for chunk in chunks:
+                    crc.update(chunk)
+        except S3OperationError as error:
+            if error.code != ARCHIVED:
+                raise
+            return "its ETag proves nothing, and it is in an archive class, from which nothing is read back"
         return self._other_crc(crc.value)
+
+    def _other_size(self, stored: StoredObject) -> str | None:
+        if stored.size_bytes == self._size_bytes:
+            return None
+        return f"it has {stored.size_bytes} bytes, the parts have {self._size_bytes}"
 
     def _other_crc(self, theirs: int) -> str | None:
         if theirs == self._crc64nvme:
@@ -179,21 +195,21 @@ class Completion:
         if result.crc64nvme is not None and etag is not None:
             stored = StoredObject(self._key, self._size_bytes, etag, result.crc64nvme, {})
             difference = self._other_crc(result.crc64nvme)
-        elif etag is not None and (etag == self._etag or self._unknowable(etag, answer)):
+        elif etag is not None and etag == self._etag:
             return StoredObject(self._key, self._size_bytes, etag, None, {})
         else:
             looked_at = await self._head()
             if looked_at is None:
                 raise self._error("UnknownOutcome", "S3 says that it worked, and has no object", transient=True)
             stored = looked_at
-            difference = await self._other_bytes(stored)
+            opaque = is_opaque(answer.headers, kms_asked=self._kms_asked)
+            if opaque and stored.etag == etag and stored.crc64nvme is None:
+                difference = self._other_size(stored)  # the very object that this answer tells of
+            else:
+                difference = await self._other_bytes(stored)
         if difference is not None:
             raise self._error("ChecksumMismatch", f"the object is not its parts: {difference}", transient=False)
         return stored
-
-    def _unknowable(self, etag: str, answer: Answer) -> bool:
-        """Whether the ETag says nothing of the bytes although each part was checked by S3 as it arrived."""
-        return answer.headers.get("x-amz-server-side-encryption", "AES256") != "AES256" and etag != self._etag
 
     def _error(self, code: str, message: str, *, transient: bool) -> S3OperationError:
         return S3OperationError(

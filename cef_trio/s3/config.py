@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
+from cef_trio.object_options import ObjectOptions
 from cef_trio.s3.sigv4 import Credentials
 
 
@@ -83,6 +84,8 @@ class S3Config:
     complete_timeout_seconds: float = 300.0
     """Silence after CompleteMultipartUpload: stores that copy parts together may say nothing for minutes."""
     max_connections: int = 32
+    options: ObjectOptions = field(default_factory=ObjectOptions)
+    """How objects are put; the caller sends them with each creation (:attr:`S3Client.options`)."""
 
     def __post_init__(self) -> None:
         timeouts = (

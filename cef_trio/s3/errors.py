@@ -28,6 +28,8 @@ _MAX_MESSAGE: Final = 300
 
 UNREADABLE_ANSWER: Final = "UnreadableAnswer"
 """Our code for an answer that is not S3's, or not whole."""
+ARCHIVED: Final = "InvalidObjectState"
+"""The object is in an archive class (GLACIER, DEEP_ARCHIVE): it is there, and cannot be read."""
 
 TRANSIENT: Final = frozenset(
     {
@@ -37,6 +39,9 @@ TRANSIENT: Final = frozenset(
         "ConditionalRequestConflict",
         "IncompleteBody",
         "InternalError",
+        "KMS.DependencyTimeoutException",
+        "KMS.KMSInternalException",
+        "KMS.ThrottlingException",
         "OperationAborted",
         "RequestTimeTooSkewed",  # the client corrects its clock; makes it permanent where that does not help
         "RequestTimeout",
@@ -56,6 +61,7 @@ TRANSIENT: Final = frozenset(
 
 PERMANENT: Final = frozenset(
     {
+        "AccessControlListNotSupported",
         "AccessDenied",
         "AccountProblem",
         "AllAccessDisabled",
@@ -75,7 +81,13 @@ PERMANENT: Final = frozenset(
         "InvalidPartOrder",
         "InvalidRequest",
         "InvalidSecurity",
+        "InvalidStorageClass",
+        "InvalidTag",
         "InvalidToken",
+        "KMS.DisabledException",
+        "KMS.InvalidKeyUsageException",
+        "KMS.KMSInvalidStateException",
+        "KMS.NotFoundException",
         "KeyTooLongError",
         "MalformedXML",
         "MetadataTooLarge",
@@ -97,9 +109,12 @@ PERMANENT: Final = frozenset(
 
 HINTS: Final[Mapping[str, str]] = MappingProxyType(
     {
+        "AccessControlListNotSupported": "the bucket has no ACLs; leave S3_ACL empty, or allow ACLs in its ownership",
         "AccessDenied": (
             "the credentials are known but may not do this; allow s3:PutObject, s3:GetObject, s3:AbortMultipartUpload, "
-            "s3:ListMultipartUploadParts on the objects and s3:ListBucket, s3:ListBucketMultipartUploads on the bucket"
+            "s3:ListMultipartUploadParts on the objects and s3:ListBucket, s3:ListBucketMultipartUploads on the "
+            "bucket; for S3_TAGS also s3:PutObjectTagging, for S3_ACL s3:PutObjectAcl, for KMS kms:GenerateDataKey and "
+            "kms:Decrypt on the key"
         ),
         "AuthorizationHeaderMalformed": "set S3_REGION_NAME to the bucket's region",
         "BucketAlreadyExists": "somebody else owns a bucket of that name; choose another S3_BUCKET_NAME",
@@ -109,11 +124,23 @@ HINTS: Final[Mapping[str, str]] = MappingProxyType(
         "IllegalLocationConstraintException": "set S3_REGION_NAME to the bucket's region",
         "InvalidAccessKeyId": "the store does not know this access key; check S3_ACCESS_KEY_ID and S3_ENDPOINT_URL",
         "InvalidBucketName": "check S3_BUCKET_NAME: 3 to 63 lower-case letters, digits, dots and hyphens",
+        "InvalidObjectState": (
+            "it is in an archive class (GLACIER, DEEP_ARCHIVE); restore it first (RestoreObject), then read it"
+        ),
+        "InvalidStorageClass": "the store has no such class; check S3_STORAGE_CLASS",
+        "InvalidTag": "the store takes no such tags; check S3_TAGS",
+        "KMS.DisabledException": "the KMS key is disabled; enable it, or set another S3_SSE_KMS_KEY_ID",
+        "KMS.InvalidKeyUsageException": "the KMS key is not for this; set another S3_SSE_KMS_KEY_ID",
+        "KMS.KMSInvalidStateException": "the KMS key cannot be used now, it may wait for its deletion; see to the key",
+        "KMS.NotFoundException": "there is no such KMS key in the bucket's region; check S3_SSE_KMS_KEY_ID",
         "InvalidToken": "check S3_SESSION_TOKEN; it belongs to its access key",
         "KeyTooLongError": "an object's key may have 1,024 bytes; shorten S3_KEY_TEMPLATE or the file's name",
         "NoSuchBucket": "create the bucket, set S3_CREATE_BUCKET=true, or check S3_BUCKET_NAME and S3_REGION_NAME",
         "NoSuchUpload": "the multipart upload is gone: completed, aborted, or removed by a lifecycle rule",
-        "NotImplemented": "the store lacks something that was asked for; S3_CHECKSUM=md5 asks for the least",
+        "NotImplemented": (
+            "the store lacks something that was asked for; S3_CHECKSUM=md5, and S3_SSE, S3_TAGS, S3_STORAGE_CLASS and "
+            "S3_ACL left empty, ask for the least"
+        ),
         "PermanentRedirect": "the bucket lives elsewhere; set S3_REGION_NAME, or S3_ENDPOINT_URL, to where it is",
         "QuotaExceeded": "the bucket's or account's quota is used up",
         "RequestTimeTooSkewed": "this machine's clock is wrong; synchronise it (chrony, systemd-timesyncd)",

@@ -5,8 +5,7 @@ Pure: no httpx, no trio.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -69,7 +68,9 @@ class ListedPart:
     etag: str
     crc64nvme: int | None
     checksum: str | None
-    """Another checksum S3 returned for it (``crc32c`` or ``sha256``), base64."""
+    """Another checksum that S3 keeps of it, base64."""
+    checksum_algorithm: ChecksumAlgorithm | None = None
+    """Which one that is: ``CRC32C`` or ``SHA256``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,20 +112,3 @@ class StoredObject:
     """The full-object CRC64NVME that S3 itself holds; ``None`` where the store keeps none."""
     metadata: dict[str, str]
     """User metadata, names in lower case and without ``x-amz-meta-``."""
-
-
-def multipart_etag(part_etags: Sequence[str]) -> str | None:
-    """The ETag that S3 gives an object made of parts with these ETags: MD5 of their MD5s, ``-``, their number.
-
-    ``None`` if any of them is not an MD5 (SSE-KMS, or a store that makes its own ETags): then nothing can be expected.
-    """
-    digests = []
-    for etag in part_etags:
-        try:
-            digest = bytes.fromhex(etag)
-        except ValueError:
-            return None
-        if len(digest) != hashlib.md5(usedforsecurity=False).digest_size:
-            return None
-        digests.append(digest)
-    return f"{hashlib.md5(b''.join(digests), usedforsecurity=False).hexdigest()}-{len(digests)}"

@@ -10,21 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import TypeVar
 
 from cef_trio.exceptions import S3OperationError
 from cef_trio.s3.body import CheckedBody, Measured, measure
 from cef_trio.s3.checksums import HEADERS, to_base64
 from cef_trio.s3.errors import describe
+from cef_trio.s3.etags import is_md5
 from cef_trio.s3.exchange import Answer, Call, Exchange, Reading
 from cef_trio.s3.model import ByteSource, ChecksumAlgorithm
 from cef_trio.s3.negotiation import Negotiation, Way
+from cef_trio.s3.pacing import Pacer
 from cef_trio.s3.sigv4 import UNSIGNED_PAYLOAD
 from cef_trio.s3.xml import unquoted
 
 T = TypeVar("T")
-
-_MD5_HEX: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +39,12 @@ class Sent:
 class Sender:
     """Sends bodies to one bucket, the way that its store understands."""
 
-    def __init__(self, exchange: Exchange, negotiation: Negotiation, *, bucket: str) -> None:
+    def __init__(
+        self, exchange: Exchange, negotiation: Negotiation, *, bucket: str, pacer: Pacer, kms_asked: bool
+    ) -> None:
         self._exchange = exchange
+        self._pacer = pacer
+        self._kms_asked = kms_asked
         self._negotiation = negotiation
         self._bucket = bucket
 
@@ -104,7 +108,7 @@ class Sender:
                 key=key,
                 query=query,
                 headers={**(headers or {}), HEADERS[way.checksum]: to_base64(measured.digests[way.checksum])},
-                body=CheckedBody(source, measured),
+                body=CheckedBody(source, measured, self._pacer),
                 size_bytes=measured.size_bytes,
                 part_number=part_number,
                 reading=Reading.HEADERS,
@@ -132,7 +136,7 @@ class Sender:
         if etag is None:
             return "MissingETag", "S3 acknowledged the bytes without an ETag", False
         md5 = measured.digests.get(ChecksumAlgorithm.MD5)
-        comparable = md5 is not None and _is_md5(etag, answer)
+        comparable = md5 is not None and is_md5(etag, answer.headers, kms_asked=self._kms_asked)
         if md5 is not None and comparable and etag.lower() != md5.hex():
             return "ChecksumMismatch", f"S3 stored MD5 {etag}, sent was {md5.hex()}", True
         if way.checksum is ChecksumAlgorithm.MD5:
@@ -147,11 +151,3 @@ class Sender:
                 # Acknowledged, but proved by nothing: sent again with a Content-MD5, which S3 has always checked.
                 return "ChecksumNotConfirmed", "S3 did not confirm the CRC64NVME", True
         return None
-
-
-def _is_md5(etag: str, answer: Answer) -> bool:
-    """Whether an ETag is the MD5 of the bytes: encrypted with customers' or KMS keys it only looks like one."""
-    encryption = answer.headers.get("x-amz-server-side-encryption", "AES256")
-    if encryption != "AES256" or "x-amz-server-side-encryption-customer-algorithm" in answer.headers:
-        return False
-    return len(etag) == _MD5_HEX and all(character in "0123456789abcdefABCDEF" for character in etag)

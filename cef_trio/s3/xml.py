@@ -196,9 +196,11 @@ def parse_parts(body: bytes) -> PartsPage:
             size_bytes=_number(part, "Size"),
             etag=unquoted(_required(part, "ETag")) or "",
             crc64nvme=crc64nvme_from_base64(part.text_of("ChecksumCRC64NVME")),
-            checksum=part.text_of("ChecksumCRC32C") or part.text_of("ChecksumSHA256"),
+            checksum=part.text_of(_ELEMENTS[kept]) if kept is not None else None,
+            checksum_algorithm=kept,
         )
         for part in root.all("Part")
+        for kept in [next((each for each, element in _ELEMENTS.items() if part.text_of(element)), None)]
     )
     marker = root.text_of("NextPartNumberMarker") if root.text_of("IsTruncated") == "true" else None
     return PartsPage(parts, marker)

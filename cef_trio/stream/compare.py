@@ -1,23 +1,23 @@
 """Comparing what S3 lists with what the file holds: the bytes decide.
 
-A listed part is taken over only if a checksum that S3 keeps of it (CRC64NVME, else the MD5 that is its ETag) is that of
-the file's bytes at the part's place. A part that cannot be compared (an ETag that is no MD5: SSE-KMS) does not match.
+A listed part is taken over only if a checksum that S3 keeps of it (CRC64NVME, else CRC32C or SHA-256, else the MD5 that
+is its ETag) is that of the file's bytes at the part's place. A part that cannot be compared does not match: with KMS an
+ETag is no MD5, though it may look like one (:mod:`cef_trio.s3.etags`); if S3 keeps nothing else of such a part, it is
+sent again, never mistaken.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 from cef_trio.checkpoint.model import PartRecord
 from cef_trio.disk import FileSlice, OpenRecording
 from cef_trio.exceptions import RecordingChangedError
-from cef_trio.s3.checksums import Crc64Nvme
+from cef_trio.s3.checksums import CALCULATORS, Crc64Nvme, crc64nvme_bytes, from_base64
+from cef_trio.s3.etags import looks_like_md5
 from cef_trio.s3.model import ChecksumAlgorithm, ListedPart
 from cef_trio.stream.parts import MIN_PART_BYTES, PartPlan
-
-_MD5_HEX_LENGTH = 32
 
 
 async def crc_of(recording: OpenRecording, offset: int, size_bytes: int) -> int:
@@ -46,20 +46,29 @@ async def matching_parts(
 
 async def _match(recording: OpenRecording, part: ListedPart, plan: PartPlan, at: datetime) -> PartRecord | None:
     place = plan.part(part.part_number)
-    is_md5 = len(part.etag) == _MD5_HEX_LENGTH
-    if part.size_bytes > place.size_bytes or (part.crc64nvme is None and not is_md5):
+    proof = _proof(part)
+    if part.size_bytes > place.size_bytes or proof is None:
         return None
-    crc = Crc64Nvme()
-    md5 = hashlib.md5(usedforsecurity=False)
+    algorithm, kept = proof
+    crc, calculator = Crc64Nvme(), CALCULATORS[algorithm]()
     try:
         async for block in FileSlice(recording, place.offset, part.size_bytes).blocks():
             crc.update(block)
-            if part.crc64nvme is None:
-                md5.update(block)
+            calculator.update(block)
     except RecordingChangedError:
         return None  # the file ends before the part does
-    same = crc.value == part.crc64nvme if part.crc64nvme is not None else md5.hexdigest() == part.etag.lower()
+    same = calculator.digest() == kept
     return PartRecord(part.part_number, part.etag, part.size_bytes, crc.value, at, part.checksum) if same else None
+
+
+def _proof(part: ListedPart) -> tuple[ChecksumAlgorithm, bytes] | None:
+    """The best that S3 keeps of a part's bytes; ``None`` if it keeps nothing that can be compared."""
+    if part.crc64nvme is not None:
+        return ChecksumAlgorithm.CRC64NVME, crc64nvme_bytes(part.crc64nvme)
+    if part.checksum is not None and part.checksum_algorithm is not None:
+        digest = from_base64(part.checksum)
+        return None if digest is None else (part.checksum_algorithm, digest)
+    return (ChecksumAlgorithm.MD5, bytes.fromhex(part.etag)) if looks_like_md5(part.etag) else None
 
 
 def plan_of(listed: Sequence[ListedPart], expected: PartPlan) -> PartPlan | None:
@@ -88,4 +97,5 @@ def algorithm_of(listed: Sequence[ListedPart]) -> ChecksumAlgorithm:
     """How the parts of an upload found in S3 were proved, judged by what S3 keeps of them."""
     if any(part.crc64nvme is not None for part in listed):
         return ChecksumAlgorithm.CRC64NVME
-    return ChecksumAlgorithm.MD5
+    kept = [part.checksum_algorithm for part in listed if part.checksum_algorithm is not None]
+    return kept[0] if kept else ChecksumAlgorithm.MD5

@@ -132,7 +132,10 @@ async def finish(services: Services, upload: StreamUpload, path: str) -> None:
     parts = [upload.parts[part.number] for part in upload.plan.cut(size_bytes) if part.number in upload.parts]
     document = metadata_json(meta, parts, media, processed_at_utc=now)
     await services.s3.put_object(
-        metadata_key(meta.s3_key_prefix), document, content_type="application/json", metadata={}
+        metadata_key(meta.s3_key_prefix),
+        document,
+        content_type="application/json",
+        headers=services.s3.options.for_metadata(),
     )
     duration_seconds = media.duration_seconds if media else None
     await upload.transition(Status.COMPLETED, duration_seconds=duration_seconds, last_activity_at_utc=now)

@@ -16,6 +16,7 @@ from cef_trio.disk import Disk
 from cef_trio.media.metadata import MediaInfo
 from cef_trio.retry import CircuitBreaker
 from cef_trio.s3.client import S3Client
+from cef_trio.s3.pacing import Pacer
 from cef_trio.shielded import shielded
 from cef_trio.stream.naming import KeyTemplate
 from cef_trio.telemetry.metrics import Metrics
@@ -80,6 +81,8 @@ class Services:
     utc_now: Callable[[], datetime]
     new_stream_id: Callable[[], str]
     metrics: Metrics = field(default_factory=Metrics)
+    pacer: Pacer = field(default_factory=Pacer)
+    """How fast ``s3`` sends; the rate may be changed while it does."""
 
     def unix_time(self, moment: float) -> float:
         """A moment of ``trio.current_time()`` as Unix time, in seconds."""

@@ -30,7 +30,6 @@ log = structlog.get_logger(__name__)
 
 STREAM_ID_METADATA = "cef-stream-id"
 """The user metadata by which a finished object is known to be ours (HeadObject)."""
-CONTENT_TYPE = "video/mp4"
 _ABORT_ROUNDS = 3
 
 
@@ -116,8 +115,12 @@ class StreamUpload:
         """
         if self.meta.s3_upload_id is not None:
             return
+        options = self._services.s3.options
         created = await self._services.s3.create_multipart_upload(
-            self.meta.s3_key_prefix, metadata={STREAM_ID_METADATA: self.stream_id}, content_type=CONTENT_TYPE
+            self.meta.s3_key_prefix,
+            metadata={STREAM_ID_METADATA: self.stream_id},
+            content_type=options.content_type,
+            headers=options.for_recording(),
         )
         await self._services.record_effect(
             "upload id",
@@ -242,8 +245,13 @@ class StreamUpload:
         """Store an empty recording: a multipart upload cannot be empty, so it is a plain object."""
         await self.abort()
         await self.update(verified_size_bytes=0, verified_mtime_ns=mtime_ns)
+        options = self._services.s3.options
         stored = await self._services.s3.put_object(
-            self.meta.s3_key_prefix, b"", content_type=CONTENT_TYPE, metadata={STREAM_ID_METADATA: self.stream_id}
+            self.meta.s3_key_prefix,
+            b"",
+            content_type=options.content_type,
+            metadata={STREAM_ID_METADATA: self.stream_id},
+            headers=options.for_recording(),
         )
         await self.record_object(stored)
         return stored

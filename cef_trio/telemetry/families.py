@@ -61,6 +61,11 @@ FAMILIES: Final = (
         "Calls to S3 and Redis that failed: refused, or out of attempts. A stream may still come back to them.",
         _CALL,
     ),
+    Family(
+        "upload_waited_seconds_total",
+        Kind.COUNTER,
+        "Time that parts and objects waited for their turn under MAX_UPLOAD_RATE, summed over those in flight at once.",
+    ),
     Family("streams_ended_total", Kind.COUNTER, "Tasks of streams that ended, by how.", ("outcome",)),
     Family("failed_streams_total", Kind.COUNTER, "Streams that were recorded as failed, by reason.", ("reason",)),
     Family(
@@ -94,6 +99,11 @@ FAMILIES: Final = (
     ),
     Family("limiter_borrowed", Kind.GAUGE, "Slots in use of the daemon's limit on streams or parts.", ("limiter",)),
     Family("limiter_slots", Kind.GAUGE, "Slots of the daemon's limit on streams or parts.", ("limiter",)),
+    Family(
+        "upload_limit_bytes_per_second",
+        Kind.GAUGE,
+        "MAX_UPLOAD_RATE as it holds now, for the whole daemon; 0 is no limit.",
+    ),
     Family(
         "watcher_last_turn_timestamp_seconds", Kind.GAUGE, "Unix time at which the watcher last read the whole folder."
     ),

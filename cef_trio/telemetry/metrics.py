@@ -50,6 +50,7 @@ class Metrics:
         self._rewritten_bytes = self._counter("rewritten_bytes_total")
         self._retries = self._counter("retries_total")
         self._operation_failures = self._counter("operation_failures_total")
+        self._upload_waited = self._counter("upload_waited_seconds_total")
         self._streams_ended = self._counter("streams_ended_total")
         self._failed_streams = self._counter("failed_streams_total")
         self._part_upload = self._histogram("part_upload_seconds")
@@ -74,6 +75,10 @@ class Metrics:
         """A part that S3 had was replaced, since the writer changed its bytes; it also counts as uploaded."""
         self._rewritten_parts.inc()
         self._rewritten_bytes.inc(size_bytes)
+
+    def upload_waited(self, seconds: float) -> None:
+        """A piece of a part or object waited so long for its turn under ``MAX_UPLOAD_RATE``."""
+        self._upload_waited.inc(seconds)
 
     def attempt_failed(self, failed: FailedAttempt) -> None:
         """A :data:`~cef_trio.retry.RetryObserver`."""
@@ -135,6 +140,7 @@ class Metrics:
         for limiter, use in now.limiters.items():
             yield "limiter_borrowed", (limiter,), use.borrowed
             yield "limiter_slots", (limiter,), use.total
+        yield "upload_limit_bytes_per_second", (), now.upload_limit
         yield "shutdown_seconds", (), now.shutdown_seconds
 
     def _counter(self, name: str) -> Counter:

@@ -27,6 +27,8 @@ class Snapshot:
     services_up: Mapping[str, bool]
     limiters: Mapping[str, LimiterUse]
     shutdown_seconds: float = 0.0
+    upload_limit: int = 0
+    """Bytes a second; 0 is no limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

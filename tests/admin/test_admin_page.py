@@ -74,7 +74,7 @@ async def test_a_script_that_got_into_the_page_would_not_run() -> None:
         assert any("Content Security Policy" in line for line in tab.console)
 
 
-async def test_outages_failures_draining_and_a_lost_connection_are_said() -> None:
+async def test_outages_failures_draining_a_limit_and_a_lost_connection_are_said() -> None:
     source = SetSource()
     outage = ServiceOutage(service="s3", since=1.7e9, error="connection refused", probes=4)
     async with chromium() as tab:
@@ -87,7 +87,10 @@ async def test_outages_failures_draining_and_a_lost_connection_are_said() -> Non
             assert "S3 is not reachable" in text
             assert "connection refused" in text
             assert "the watcher has been silent for 99 s" in text
-            source.change(outages=(), unhealthy=(), phase=Phase.DRAINING)
+            assert await tab.evaluate("document.getElementById('rate').textContent") == "2.0 KiB/s"
+            totals = replace(snapshot_of().totals, limit_bytes_per_second=64 << 10)
+            source.change(outages=(), unhealthy=(), phase=Phase.DRAINING, totals=totals)
+            await tab.until("document.getElementById('rate').textContent === '2.0 KiB/s of 64.0 KiB/s'")
             await tab.until("document.getElementById('phase').textContent === 'draining'")
         await tab.until("document.getElementById('phase').textContent === 'no connection'")
         assert "has stopped" in await tab.evaluate("document.getElementById('notices').innerText")

@@ -103,6 +103,16 @@ def test_a_command_that_needs_no_folder_and_no_bucket_does_not_ask_for_them(
         ("S3_CA_FILE", "/no/such.pem"),
         ("REDIS_CA_FILE", "/no/such.pem"),
         ("S3_CHECKSUM", "crc16"),
+        ("S3_STORAGE_CLASS", "GLACIER IR"),
+        ("S3_SSE", "kms"),
+        ("S3_SSE_KMS_KEY_ID", "a key"),
+        ("S3_SSE_BUCKET_KEY", "maybe"),
+        ("S3_TAGS", "team"),
+        ("S3_TAGS", "team=a,team=b"),
+        ("S3_CONTENT_TYPE", "mp4"),
+        ("S3_ACL", "public"),
+        ("MAX_UPLOAD_RATE", "10 MBit/s"),
+        ("MAX_UPLOAD_RATE", "-1"),
         ("WATCH_PATTERNS", ","),
         ("LOG_LEVEL", "loud"),
         ("APP_ENV", "test"),
@@ -161,6 +171,10 @@ def test_a_credential_that_no_header_can_carry_is_one_line_without_it(
     [
         {"S3_SESSION_TOKEN": "a token without its key"},
         {"RETRY_INITIAL_SECONDS": "20", "RETRY_MAX_SECONDS": "10"},
+        {"MAX_UPLOAD_RATE": "16383", "MAX_CONCURRENT_PARTS": "4"},
+        {"S3_STORAGE_CLASS": "COLD"},
+        {"S3_SSE_KMS_KEY_ID": "alias/x", "S3_SSE": "AES256"},
+        {"S3_SSE_BUCKET_KEY": "true", "S3_SSE": "aws:kms:dsse"},
     ],
 )
 def test_what_makes_no_sense_together_is_one_line_that_names_it(
@@ -172,11 +186,24 @@ def test_what_makes_no_sense_together_is_one_line_that_names_it(
 
 def test_words_may_be_written_in_capitals_or_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = {"LOG_LEVEL": "debug", "APP_ENV": "Production", "S3_CHECKSUM": "MD5", "S3_ADDRESSING": " Path "}
+    words |= {"S3_STORAGE_CLASS": "glacier_ir", "S3_SSE": "aes256", "S3_ACL": "Private"}
     for name, value in {"WATCH_DIR": str(tmp_path), "S3_BUCKET_NAME": "recordings", **words}.items():
         monkeypatch.setenv(name, value)
     settings = load_settings(None)
     assert (settings.log_level, settings.app_env) == ("DEBUG", AppEnvironment.PRODUCTION)
     assert (settings.s3_checksum, settings.s3_addressing) == ("md5", "path")
+    assert (settings.s3_storage_class, settings.s3_sse, settings.s3_acl) == ("GLACIER_IR", "AES256", "private")
+
+
+def test_an_upload_rate_is_a_size_and_nothing_is_no_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WATCH_DIR", str(tmp_path))
+    monkeypatch.setenv("S3_BUCKET_NAME", "recordings")
+    for text, rate in {"": 0, "0": 0, "16384": 16384, "10MiB": 10 << 20, "1 MB": 10**6}.items():
+        monkeypatch.setenv("MAX_UPLOAD_RATE", text)
+        assert load_settings(None).max_upload_rate == rate
+    monkeypatch.setenv("MAX_CONCURRENT_PARTS", "1")
+    monkeypatch.setenv("MAX_UPLOAD_RATE", "4KiB")
+    assert load_settings(None).max_upload_rate == 4096
 
 
 def settings_with_redis_at(url: str) -> Settings:

@@ -205,6 +205,16 @@ def test_the_end_is_asked_for_by_a_signal_that_the_daemon_takes() -> None:
     assert values(SERVICE, "Service", "KillSignal") == []  # SIGTERM is systemd's own
 
 
+def test_a_reload_is_asked_for_by_the_signal_that_the_daemon_takes_for_it_and_reads_a_file_that_it_may_read() -> None:
+    assert value(SERVICE, "Service", "ExecReload") == "kill -HUP $MAINPID"
+    assert value(QUADLET, "Service", "ExecReload").endswith("podman kill --signal HUP cef-trio")
+    # The environment wins and does not change: what is to change stands in .env, in the daemon's folder.
+    assert value(SERVICE, "Service", "WorkingDirectory") == "-/etc/cef-trio/live"
+    assert "WORKDIR /etc/cef-trio" in CONTAINERFILE
+    for name, given in variables().items():
+        assert not {"MAX_UPLOAD_RATE", "LOG_LEVEL"} & set(given), name
+
+
 def test_a_start_may_take_as_long_as_redis_and_s3_are_away() -> None:
     for name, lines in (("systemd", SERVICE), ("quadlet", QUADLET)):
         assert value(lines, "Service", "TimeoutStartSec") == "infinity", name

@@ -39,6 +39,8 @@ TABLE: dict[str, tuple[str, tuple[str, ...]]] = {
     "limiter_slots": ("gauge", ("limiter",)),
     "watcher_last_turn_timestamp_seconds": ("gauge", ()),
     "stale_checker_last_turn_timestamp_seconds": ("gauge", ()),
+    "upload_limit_bytes_per_second": ("gauge", ()),
+    "upload_waited_seconds_total": ("counter", ()),
     "shutdown_seconds": ("gauge", ()),
     "build_info": ("gauge", ("version", "python", "trio")),
     "part_upload_seconds": ("histogram", ()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -106,6 +107,25 @@ def test_a_second_daemon_does_not_use_the_same_data_and_spoils_nothing(tmp_path:
         until_object(process, data, "later.mp4.metadata.json")
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
+
+
+@pytest.mark.real
+def test_run_local_reads_its_settings_once_more_too(tmp_path: Path) -> None:
+    (tmp_path / "watch").mkdir()
+    env_file = tmp_path / ".env"
+    env_file.write_text("MAX_UPLOAD_RATE=1MiB\n")
+    with running("run", "--local", str(tmp_path / "watch"), cwd=tmp_path) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if '"daemon_started"' in line:
+                env_file.write_text("MAX_UPLOAD_RATE=2MiB\nS3_BUCKET_NAME=not-in-local-mode\n")
+                process.send_signal(signal.SIGHUP)
+            if '"settings_reloaded"' in line:
+                break
+        event = json.loads(line)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+    assert (event["applied"], event["needs_restart"]) == ({"MAX_UPLOAD_RATE": 2 << 20}, [])
 
 
 @pytest.mark.real

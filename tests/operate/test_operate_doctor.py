@@ -19,6 +19,7 @@ from trio.testing import MockClock
 from cef_trio.exceptions import S3OperationError
 from cef_trio.lab.world import World
 from cef_trio.local.s3 import CallFacts, Fault, Kind, Moment
+from cef_trio.object_options import ObjectOptions
 from cef_trio.operate.desk import Desk
 from cef_trio.operate.diagnosis import Severity, ok
 from cef_trio.operate.doctor import Tell, run_checks
@@ -183,6 +184,28 @@ async def test_whatever_is_refused_the_doctors_upload_is_aborted(world: World, d
         await try_upload(desk.s3, desk.key_template)
     assert caught.value.code == "AccessDenied"
     assert len(world.open_uploads()) == (operation == "AbortMultipartUpload")
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        (ObjectOptions(acl="public-read"), "AccessControlListNotSupported"),
+        (ObjectOptions(storage_class="COLD"), "InvalidStorageClass"),
+        (ObjectOptions(storage_class="GLACIER", encryption="aws:kms", tags=(("team", "a"),)), None),
+    ],
+)
+async def test_the_doctors_upload_has_the_recordings_options_so_that_it_sees_what_refuses_them(
+    world: World, options: ObjectOptions, code: str | None
+) -> None:
+    world.options = options
+    async with world.services() as services:
+        if code is None:
+            await try_upload(services.s3, services.rules.key_template)
+        else:
+            with pytest.raises(S3OperationError) as caught:
+                await try_upload(services.s3, services.rules.key_template)
+            assert (caught.value.code, caught.value.transient) == (code, False)
+    assert world.open_uploads() == []
 
 
 @pytest.mark.parametrize("operation", PART_CALLS)

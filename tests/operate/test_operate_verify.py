@@ -16,8 +16,9 @@ from cef_trio.checkpoint.model import Checkpoint
 from cef_trio.checkpoint.states import Status, StreamSet
 from cef_trio.exceptions import S3OperationError
 from cef_trio.exit_codes import ExitCode
-from cef_trio.lab.world import PART, World
+from cef_trio.lab.world import BUCKET, PART, World
 from cef_trio.local.s3 import Fault, Kind, Moment
+from cef_trio.object_options import ObjectOptions
 from cef_trio.operate.desk import Desk
 from cef_trio.operate.likeness import Content, compare, is_proved, metadata_content, recorded_content
 from cef_trio.operate.selection import NoSuchStreamError
@@ -165,3 +166,36 @@ def test_our_metadata_json_is_read() -> None:
         b'{"stream_id": "s", "total_size_bytes": 3, "checksum": {"algorithm": "crc64nvme", "value": "AAAAAAAAAAE="}}'
     )
     assert metadata_content(document, "s") == Content(3, 1)
+
+
+@pytest.mark.parametrize("encryption", ["AES256", "aws:kms", "aws:kms:dsse"])
+async def test_with_kms_an_object_is_identical_though_its_etag_is_no_md5(
+    world: World, desk: Desk, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str], encryption: str
+) -> None:
+    world.options = ObjectOptions(encryption=encryption)
+    checkpoint = await uploaded(world)
+    assert await verified(desk, checkpoint.meta.stream_id, capsys) == (ExitCode.DONE, ALL_AGREE)
+
+
+@pytest.mark.parametrize("storage_class", ["GLACIER", "DEEP_ARCHIVE"])
+async def test_an_archived_object_is_not_proved_and_one_clear_line_says_what_to_do(
+    world: World, desk: Desk, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str], storage_class: str
+) -> None:
+    world.options = ObjectOptions(storage_class=storage_class)
+    checkpoint = await uploaded(world)
+    capsys.readouterr()
+    code = await verify_stream(desk, checkpoint.meta.stream_id, as_json=False)
+    assert code is ExitCode.ANSWER_IS_NO
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"restore {BUCKET}/{checkpoint.meta.s3_key_prefix} first" in said
+    assert "NOT identical, or not proved" in said
+
+
+async def test_metadata_that_a_lifecycle_archived_is_no_difference(
+    world: World, desk: Desk, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = await uploaded(world)
+    key = metadata_key(checkpoint.meta.s3_key_prefix)
+    world.endpoint.faults.arm(Fault(Kind.ERROR, "GetObject", key=key, code="InvalidObjectState"))
+    code, agrees = await verified(desk, checkpoint.meta.stream_id, capsys)
+    assert (code, agrees) == (ExitCode.DONE, {**ALL_AGREE, "metadata JSON": None})

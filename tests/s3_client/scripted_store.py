@@ -13,11 +13,13 @@ import httpx
 import trio
 
 from cef_trio.exceptions import CefMp4ProcessorError
+from cef_trio.object_options import ObjectOptions
 from cef_trio.retry import Retrier
 from cef_trio.s3.checksums import crc64nvme, crc64nvme_to_base64
 from cef_trio.s3.client import S3Client
 from cef_trio.s3.config import Addressing, ChecksumMode, PayloadSigning, S3Config
 from cef_trio.s3.credentials import CredentialsProvider, StaticCredentials
+from cef_trio.s3.pacing import Pacer
 from cef_trio.s3.sigv4 import Credentials
 
 T = TypeVar("T")
@@ -108,6 +110,8 @@ def client_of(
     credentials: CredentialsProvider | None = None,
     retrier: Retrier | None = None,
     now: Callable[[], datetime] = lambda: NOW,
+    options: ObjectOptions | None = None,
+    pacer: Pacer | None = None,
 ) -> S3Client:
     config = S3Config(
         bucket="recordings",
@@ -117,8 +121,9 @@ def client_of(
         checksum=checksum,
         payload_signing=payload_signing,
         addressing=addressing,
+        options=options or ObjectOptions(),
     )
-    return S3Client(config, transport=store, now=now, retrier=retrier)
+    return S3Client(config, transport=store, now=now, retrier=retrier, pacer=pacer)
 
 
 def error_reply(status: int, code: str, message: str = "no", *, headers: Mapping[str, str] | None = None) -> Reply:

@@ -18,10 +18,12 @@ from s3_client.scripted_store import (
 )
 
 from cef_trio.exceptions import S3OperationError
+from cef_trio.object_options import ObjectOptions
 from cef_trio.s3.checksums import crc64nvme
 from cef_trio.s3.client import S3Client
 from cef_trio.s3.config import ChecksumMode
-from cef_trio.s3.model import ChecksumAlgorithm, PartToComplete, StoredObject, multipart_etag
+from cef_trio.s3.etags import multipart_etag
+from cef_trio.s3.model import ChecksumAlgorithm, PartToComplete, StoredObject
 
 CRC = ChecksumAlgorithm.CRC64NVME
 MD5 = ChecksumAlgorithm.MD5
@@ -219,10 +221,58 @@ async def test_a_crc_that_decides_leaves_the_etag_in_peace() -> None:
     assert (await completed_by(result(etag="kms-own", crc=crc64(WHOLE)))).etag == "kms-own"
 
 
-async def test_with_kms_an_etag_that_cannot_be_foreseen_is_accepted() -> None:
-    reply = result(etag=f"{'0' * 32}-3")
-    kms = Reply(200, {"x-amz-server-side-encryption": "aws:kms"}, reply.body)
-    assert (await completed_by(kms, checksum=MD5)).etag == f"{'0' * 32}-3"
+OPAQUE = f"{'0' * 32}-3"
+KMS = Reply(200, {"x-amz-server-side-encryption": "aws:kms"}, result(etag=OPAQUE).body)
+OURS_KMS = {**OURS, "etag": f'"{OPAQUE}"', "x-amz-server-side-encryption": "aws:kms"}
+
+
+@pytest.mark.parametrize("encryption", ["aws:kms", "aws:kms:dsse"])
+async def test_with_kms_an_etag_that_cannot_be_foreseen_is_accepted_with_the_right_size(encryption: str) -> None:
+    headers = {"x-amz-server-side-encryption": encryption}
+    done = Reply(200, headers, KMS.body)
+    assert (await completed_by(done, Reply(200, {**OURS_KMS, **headers}), checksum=MD5)).etag == OPAQUE
+
+
+async def test_with_kms_asked_for_a_store_need_not_repeat_it() -> None:
+    store = ScriptedStore(result(etag=OPAQUE), Reply(200, {**OURS, "etag": f'"{OPAQUE}"'}))
+    async with client_of(store, options=ObjectOptions(encryption="aws:kms")) as client:
+        assert (await complete(client, MD5)).etag == OPAQUE
+    assert store.played_out
+
+
+async def test_with_kms_the_crc_that_s3_keeps_decides_although_the_parts_were_proved_by_md5() -> None:
+    ours, others = ({**OURS_KMS, CRC_HEADER: crc64(data)} for data in (WHOLE, b"other"))
+    assert (await completed_by(KMS, Reply(200, ours), checksum=MD5)).crc64nvme == crc64nvme(WHOLE)
+    error = await failed_by(KMS, Reply(200, others), checksum=MD5)
+    assert (error.code, error.transient) == ("ChecksumMismatch", False)
+
+
+async def test_with_kms_an_object_of_another_size_is_refused() -> None:
+    error = await failed_by(KMS, Reply(200, {**OURS_KMS, "content-length": "3"}), checksum=MD5)
+    assert (error.code, error.transient) == ("ChecksumMismatch", False)
+
+
+async def test_with_kms_another_object_than_s3_told_of_is_read_back() -> None:
+    later = {**OURS_KMS, "etag": '"later"'}
+    assert (await completed_by(KMS, Reply(200, later), Reply(200, later, WHOLE), checksum=MD5)).etag == "later"
+    error = await failed_by(KMS, Reply(200, later), Reply(200, later, b"x" * len(WHOLE)), checksum=MD5)
+    assert error.code == "ChecksumMismatch"
+
+
+async def test_with_kms_a_lost_answer_is_made_up_for_by_the_bytes() -> None:
+    ours = Reply(200, OURS_KMS)
+    assert (await completed_by(GONE, ours, Reply(200, OURS_KMS, WHOLE), checksum=MD5)).etag == OPAQUE
+    assert (await failed_by(GONE, ours, Reply(200, OURS_KMS, b"x" * len(WHOLE)), checksum=MD5)).code == "NoSuchUpload"
+
+
+async def test_an_archived_object_that_only_its_bytes_could_prove_is_not_proved() -> None:
+    archived = error_reply(403, "InvalidObjectState")
+    error = await failed_by(GONE, Reply(200, OURS_KMS), archived, checksum=MD5)
+    assert error.code == "NoSuchUpload"
+    assert "archive class" in str(error)
+    assert (
+        await failed_by(result(etag="odd"), Reply(200, OURS_KMS), archived, checksum=MD5)
+    ).code == "ChecksumMismatch"
 
 
 async def test_a_refused_completion_is_an_error_and_nobody_looks_at_the_object() -> None:

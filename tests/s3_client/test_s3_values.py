@@ -122,7 +122,7 @@ def test_answers_are_read_with_and_without_a_namespace(namespace: str) -> None:
     page = parse_parts(parts.encode())
     assert page.parts == (
         ListedPart(1, 5, "e1", 0xAE8B14860A799888, None),
-        ListedPart(2, 6, "e2", None, "c2hh"),
+        ListedPart(2, 6, "e2", None, "c2hh", ChecksumAlgorithm.SHA256),
     )
     assert page.next_marker == "2"
     created = f"<InitiateMultipartUploadResult{namespace}><UploadId>u&amp;1</UploadId></InitiateMultipartUploadResult>"

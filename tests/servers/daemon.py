@@ -10,14 +10,16 @@ means the same on every machine. The log is JSON lines (``APP_ENV=production``);
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
 import tempfile
+import termios
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,17 +65,25 @@ def settings_for(watch_dir: Path, bucket: Bucket, redis_url: str, **more: object
 class DaemonProcess:
     """A running daemon; ``events`` is its log so far."""
 
-    def __init__(self, settings: Mapping[str, str], folder: Path) -> None:
+    def __init__(
+        self,
+        settings: Mapping[str, str],
+        folder: Path,
+        arguments: Sequence[str] = (),
+        terminal: int | None = None,
+    ) -> None:
+        """``terminal`` is a descriptor of the terminal that it is started in; it has none by default."""
         self.log_path = folder / "log.jsonl"
         self._log = self.log_path.open("wb")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "cef_trio", "run"],
+            [sys.executable, "-m", "cef_trio", "run", *arguments],
             env={"PATH": os.environ["PATH"], "LANG": "C.UTF-8", **settings},
             cwd=folder,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL if terminal is None else terminal,
             stdout=self._log,
             stderr=self._log,
             start_new_session=True,
+            preexec_fn=None if terminal is None else lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 - one call
         )
 
     @property
@@ -142,10 +152,16 @@ def _matches(entry: Event, event: str, fields: Mapping[str, object]) -> bool:
 
 
 @contextlib.contextmanager
-def daemon(settings: Mapping[str, str], *, wait_started: bool = True) -> Iterator[DaemonProcess]:
+def daemon(
+    settings: Mapping[str, str],
+    *,
+    wait_started: bool = True,
+    arguments: Sequence[str] = (),
+    terminal: int | None = None,
+) -> Iterator[DaemonProcess]:
     """A running daemon that watches by the time the block begins; it is gone afterwards, however the block is left."""
     with tempfile.TemporaryDirectory(prefix="cef-trio-") as folder:
-        process = DaemonProcess(settings, Path(folder))
+        process = DaemonProcess(settings, Path(folder), arguments, terminal)
         try:
             if wait_started:
                 process.wait_for("daemon_started", seconds=30)

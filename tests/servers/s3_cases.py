@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 from unittest import mock
 
@@ -395,6 +395,127 @@ def a_bucket_without_lifecycle(bench: Bench) -> str:
 def an_object_with_another_content_md5(bench: Bench) -> str:
     wrong = base64.b64encode(hashlib.md5(b"other").digest()).decode()
     return told(lambda: bench.client.put_object(**bench.place, Body=SMALL, ContentMD5=wrong))
+
+
+# Options of objects
+
+
+def _or_refusal(run: Callable[[Bench], str]) -> Callable[[Bench], str]:
+    """A case that ends with the first refusal of a server that knows nothing of all this."""
+
+    @wraps(run)
+    def attempt(bench: Bench) -> str:
+        said: list[str] = []
+        refusal = told(lambda: said.append(run(bench)))
+        return said[0] if said else refusal
+
+    return attempt
+
+
+def _empty(bench: Bench, **options: Any) -> None:
+    bench.client.put_object(**bench.place, Body=b"", **options)
+
+
+@case("STANDARD_IA 2 team=a b/é,x=, none DEEP_ARCHIVE", "options")
+@_or_refusal
+def storage_class_and_tags_arrive_at_the_object(bench: Bench) -> str:
+    upload = bench.create(StorageClass="STANDARD_IA", Tagging="team=a%20b%2F%C3%A9&x=")
+    bench.complete(upload, bench.part(upload, 1))
+    head, tags = bench.client.head_object(**bench.place), bench.client.get_object_tagging(**bench.place)["TagSet"]
+    told_tags = ",".join(f"{tag['Key']}={tag['Value']}" for tag in tags)
+    said = f"{head.get('StorageClass')} {head.get('TagCount')} {told_tags}"
+    _empty(bench, StorageClass="STANDARD")
+    standard = bench.client.head_object(**bench.place).get("StorageClass", "none")
+    _empty(bench, StorageClass="DEEP_ARCHIVE")
+    return f"{said}, {standard} {bench.client.head_object(**bench.place).get('StorageClass')}"
+
+
+@case("400 InvalidStorageClass, 400 InvalidStorageClass", "options")
+def a_storage_class_that_is_none(bench: Bench) -> str:
+    return ", ".join(told(partial(do, StorageClass="GLACIER-IR")) for do in (bench.create, partial(_empty, bench)))
+
+
+@case(
+    "400 InvalidTag, 400 InvalidTag, 400 InvalidTag, 400 InvalidTag, 400 InvalidArgument, 400 BadRequest, ok", "options"
+)
+def tags_that_are_none(bench: Bench) -> str:
+    headers = [
+        "a%23b=c",
+        "=c",
+        "aws%3Ax=c",
+        f"{'k' * 129}=v",
+        "a=b&a=c",
+        "&".join(f"k{n}=v" for n in range(11)),
+        f"{'k' * 128}={'v' * 256}&only-a-key",
+    ]
+    return ", ".join(told(partial(bench.create, Tagging=header)) for header in headers)
+
+
+@case("400 InvalidArgument, 400 InvalidArgument, 400 InvalidArgument", "options")
+def encryption_that_is_none(bench: Bench) -> str:
+    wrong: list[dict[str, Any]] = [
+        {"ServerSideEncryption": "AES512"},
+        {"ServerSideEncryption": "AES256", "SSEKMSKeyId": "alias/x"},
+        {"ServerSideEncryption": "aws:kms:dsse", "BucketKeyEnabled": True},
+    ]
+    return ", ".join(told(partial(bench.create, **options)) for options in wrong)
+
+
+@case("AES256 part AES256 done AES256 object AES256", "options")
+@_or_refusal
+def aes256_is_said_with_each_answer(bench: Bench) -> str:
+    return _encrypted(bench, ServerSideEncryption="AES256")[0]
+
+
+@case("aws:kms part aws:kms done aws:kms object aws:kms key True, etags opaque opaque opaque, whole", "options")
+@_or_refusal
+def with_kms_etags_are_no_md5s(bench: Bench) -> str:
+    said, etags = _encrypted(bench, ServerSideEncryption="aws:kms", SSEKMSKeyId="alias/x", BucketKeyEnabled=True)
+    _empty(bench, ServerSideEncryption="aws:kms:dsse")
+    etags.append(bench.client.head_object(**bench.place)["ETag"].strip('"'))
+    single, whole = hashlib.md5(SMALL).hexdigest(), f"{hashlib.md5(hashlib.md5(SMALL).digest()).hexdigest()}-1"
+    opaque = ["md5" if etag in {single, whole, hashlib.md5().hexdigest()} else "opaque" for etag in etags]
+    return f"{said}, etags {' '.join(opaque)}, whole"
+
+
+def _encrypted(bench: Bench, **options: Any) -> tuple[str, list[str]]:
+    """Make an object of one part; what is said of its encryption on the way, and the ETags of part and object."""
+    created = bench.client.create_multipart_upload(**bench.place, **options)
+    upload = {**bench.place, "UploadId": created["UploadId"]}
+    sent = bench.client.upload_part(**upload, PartNumber=1, Body=SMALL)
+    done = bench.complete(upload, {"PartNumber": 1, "ETag": sent["ETag"]})
+    head = bench.client.head_object(**bench.place)
+    assert bench.body() == SMALL
+    said = " ".join(
+        f"{name}{answer.get('ServerSideEncryption')}"
+        for name, answer in {"": created, "part ": sent, "done ": done, "object ": head}.items()
+    )
+    key = f" key {'alias/x' in head['SSEKMSKeyId'] and head.get('BucketKeyEnabled')}" if "SSEKMSKeyId" in head else ""
+    return f"{said}{key}", [sent["ETag"].strip('"'), done["ETag"].strip('"')]
+
+
+@case("400 InvalidArgument, 400 AccessControlListNotSupported, ok", "options")
+def an_acl_where_the_bucket_has_none(bench: Bench) -> str:
+    acls = ["everybody", "public-read", "bucket-owner-full-control"]
+    return ", ".join(told(partial(bench.create, ACL=acl)) for acl in acls)
+
+
+@case("FULL_CONTROL, AllUsers READ", "options")
+def an_acl_arrives_where_the_bucket_has_some(bench: Bench) -> str:
+    bucket = f"acls-{uuid.uuid4().hex[:12]}"
+    bench.client.create_bucket(Bucket=bucket, ObjectOwnership="ObjectWriter")
+    bench.client.put_object(Bucket=bucket, Key="k", Body=b"", ACL="public-read")
+    granted = bench.client.get_object_acl(Bucket=bucket, Key="k")["Grants"]
+    names = [f"{g['Grantee'].get('URI', '').rpartition('/')[2]} {g['Permission']}".strip() for g in granted]
+    return ", ".join(sorted(names, key=len, reverse=True)[::-1])
+
+
+@case("403 InvalidObjectState, 200", "options")
+@_or_refusal
+def what_is_archived_is_not_read(bench: Bench) -> str:
+    _empty(bench, StorageClass="GLACIER")
+    head = bench.client.head_object(**bench.place)["ResponseMetadata"]["HTTPStatusCode"]
+    return f"{told(lambda: bench.client.get_object(**bench.place))}, {head}"
 
 
 # Signatures

@@ -8,6 +8,12 @@ from __future__ import annotations
 _NO_CHECKSUMS = "Swift verifies a part's checksum, but keeps none and knows none of the whole object"
 _MOTO_500 = "moto answers an upload that it does not know with an error of its own"
 
+_SWIFT_CLASSES = "Swift's S3 knows no class but STANDARD, which is refused before anything else"
+_SWIFT_TAGS = "Swift's S3 knows no tags"
+_SWIFT_ENCRYPTION = "Swift encrypts by its own configuration, and refuses to be asked"
+_SWIFT_ACLS = "Swift's S3 takes an ACL with each object, and grants by the bucket's alone unless s3_acl is on"
+_MOTO_CHECKS = "moto keeps what it is given, and checks it only with PutObject, or not at all"
+
 DEVIATIONS: dict[tuple[str, str], tuple[str, str]] = {
     ("swift", "a_part_that_comes_after_complete"): (
         "ok, 409 BrokenMPU",
@@ -22,6 +28,25 @@ DEVIATIONS: dict[tuple[str, str], tuple[str, str]] = {
         "Swift's tempauth does not tell an unknown key from a wrong secret",
     ),
     ("swift", "nothing_signed"): ("400", "without a signature it is a request of Swift's own API, and no such path"),
+    ("swift", "storage_class_and_tags_arrive_at_the_object"): ("400 InvalidStorageClass", _SWIFT_CLASSES),
+    ("swift", "what_is_archived_is_not_read"): ("400 InvalidStorageClass", _SWIFT_CLASSES),
+    ("swift", "tags_that_are_none"): (", ".join(["501 NotImplemented"] * 7), _SWIFT_TAGS),
+    ("swift", "encryption_that_is_none"): (
+        "400 InvalidArgument, 501 NotImplemented, 400 InvalidArgument",
+        _SWIFT_ENCRYPTION,
+    ),
+    ("swift", "aes256_is_said_with_each_answer"): ("501 NotImplemented", _SWIFT_ENCRYPTION),
+    ("swift", "with_kms_etags_are_no_md5s"): ("501 NotImplemented", _SWIFT_ENCRYPTION),
+    ("swift", "an_acl_where_the_bucket_has_none"): ("400 InvalidArgument, ok, ok", _SWIFT_ACLS),
+    ("swift", "an_acl_arrives_where_the_bucket_has_some"): ("FULL_CONTROL", _SWIFT_ACLS),
+    ("moto", "a_storage_class_that_is_none"): ("ok, 400 InvalidStorageClass", _MOTO_CHECKS),
+    ("moto", "tags_that_are_none"): (", ".join(["ok"] * 7), _MOTO_CHECKS),
+    ("moto", "encryption_that_is_none"): ("ok, ok, ok", _MOTO_CHECKS),
+    ("moto", "with_kms_etags_are_no_md5s"): (
+        "aws:kms part aws:kms done aws:kms object aws:kms key None, etags md5 md5 md5, whole",
+        "moto says that it encrypts, and its ETags stay MD5s",
+    ),
+    ("moto", "an_acl_where_the_bucket_has_none"): ("500 500, ok, ok", _MOTO_CHECKS),
     ("moto", "parts_out_of_order"): ("ok", "moto takes parts in any order"),
     ("moto", "part_numbers_out_of_range"): ("404 NoSuchUpload, 400 InvalidArgument", "moto takes 0 for no number"),
     ("moto", "nothing_works_after_abort"): (
@@ -33,9 +58,9 @@ DEVIATIONS: dict[tuple[str, str], tuple[str, str]] = {
     ("moto", "uploads_are_listed_in_pages"): ("other uploads than were opened", "moto's listing has no pages"),
 }
 AREAS: dict[str, frozenset[str]] = {
-    "memory": frozenset({"multipart", "checksum", "object", "signature"}),
-    "disk": frozenset({"multipart", "checksum", "object", "signature"}),
-    "swift": frozenset({"multipart", "checksum", "object", "signature"}),
-    "moto": frozenset({"multipart"}),
+    "memory": frozenset({"multipart", "checksum", "object", "options", "signature"}),
+    "disk": frozenset({"multipart", "checksum", "object", "options", "signature"}),
+    "swift": frozenset({"multipart", "checksum", "object", "options", "signature"}),
+    "moto": frozenset({"multipart", "options"}),
 }
-"""What each server is asked: moto takes any signature and ignores checksums, so only multipart rules say anything."""
+"""What each server is asked: moto takes any signature and ignores checksums, so these would say nothing of it."""

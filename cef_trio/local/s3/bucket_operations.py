@@ -22,6 +22,7 @@ from cef_trio.local.s3.documents import (
 )
 from cef_trio.local.s3.errors import S3Error
 from cef_trio.local.s3.model import ObjectsPage
+from cef_trio.local.s3.options import check_ownership
 from cef_trio.local.s3.records import StoredObject
 from cef_trio.local.s3.request import Reply
 
@@ -41,7 +42,7 @@ async def create_bucket(call: Call) -> Reply:
     region = read_location_constraint(await call.document())
     if (region or "us-east-1") != call.region:
         raise S3Error("InvalidLocationConstraint", details={"LocationConstraint": region or ""})
-    call.model.create_bucket(call.bucket)
+    call.model.create_bucket(call.bucket, check_ownership(call.header("x-amz-object-ownership")))
     return Reply(200, [("Location", f"/{call.bucket}")])
 
 

@@ -21,7 +21,7 @@ from cef_trio.s3.xml import Element, XmlError, parse_xml
 NAMESPACE: Final = "http://s3.amazonaws.com/doc/2006-03-01/"
 
 Node = tuple[str, "str | Sequence[Node]"]
-"""An element: its name, and its text or its children."""
+"""An element: its name, which attributes of ours may follow, and its text or its children."""
 
 _REFERENCES: Final = {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;"}
 
@@ -116,11 +116,16 @@ def url_encoded(text: str) -> str:
     return quote_plus(text, safe="/*")
 
 
+def grant(kind: str, grantee: Sequence[Node], permission: str) -> Node:
+    """An entry of an access control list. ``kind`` is ``CanonicalUser`` or ``Group``."""
+    attributes = f'xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" xsi:type="{kind}"'
+    return ("Grant", [(f"Grantee {attributes}", grantee), ("Permission", permission)])
+
+
 def _element(node: Node) -> str:
     name, content = node
-    if isinstance(content, str):
-        return f"<{name}>{_escape(content)}</{name}>"
-    return f"<{name}>{''.join(_element(child) for child in content)}</{name}>"
+    inner = _escape(content) if isinstance(content, str) else "".join(_element(child) for child in content)
+    return f"<{name}>{inner}</{name.partition(' ')[0]}>"
 
 
 def _escape(text: str) -> str:

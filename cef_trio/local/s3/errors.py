@@ -13,6 +13,7 @@ from typing import Final
 
 ERRORS: Final[Mapping[str, tuple[int, str]]] = MappingProxyType(
     {
+        "AccessControlListNotSupported": (400, "The bucket does not allow ACLs"),
         "AccessDenied": (403, "Access Denied"),
         "AuthorizationHeaderMalformed": (400, "The authorization header that you provided is not valid."),
         "AuthorizationQueryParametersError": (
@@ -23,6 +24,7 @@ ERRORS: Final[Mapping[str, tuple[int, str]]] = MappingProxyType(
             400,
             ("The Content-MD5 or checksum value that you specified did not match what the server received."),
         ),
+        "BadRequest": (400, "Bad Request"),
         "BucketAlreadyOwnedByYou": (
             409,
             "Your previous request to create the named bucket succeeded and you already own it.",
@@ -38,6 +40,7 @@ ERRORS: Final[Mapping[str, tuple[int, str]]] = MappingProxyType(
         "InvalidChunkSizeError": (403, "Only the last chunk is allowed to have a size less than 8192 bytes"),
         "InvalidDigest": (400, "The Content-MD5 you specified was invalid."),
         "InvalidLocationConstraint": (400, "The specified location constraint is not valid."),
+        "InvalidObjectState": (403, "The operation is not valid for the object's storage class"),
         "InvalidPart": (
             400,
             (
@@ -51,6 +54,8 @@ ERRORS: Final[Mapping[str, tuple[int, str]]] = MappingProxyType(
         ),
         "InvalidRange": (416, "The requested range is not satisfiable"),
         "InvalidRequest": (400, "Invalid Request"),
+        "InvalidStorageClass": (400, "The storage class you specified is not valid"),
+        "InvalidTag": (400, "The tag provided was not a valid tag."),
         "InvalidToken": (400, "The provided token is malformed or otherwise invalid."),
         "InvalidURI": (400, "Couldn't parse the specified URI."),
         "KeyTooLongError": (400, "Your key is too long"),

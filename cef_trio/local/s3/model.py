@@ -30,6 +30,7 @@ from cef_trio.local.s3.multipart import (
     choose_parts,
     object_checksum,
 )
+from cef_trio.local.s3.options import OWNERSHIPS, etag_of
 from cef_trio.local.s3.receiving import Received
 from cef_trio.local.s3.records import Bucket, StoredObject, StoredPart, Upload
 from cef_trio.local.s3.storage import Storage
@@ -137,8 +138,8 @@ class S3Model:
             raise S3Error("NoSuchBucket", details={"BucketName": name})
         return self._buckets[name]
 
-    def create_bucket(self, name: str) -> None:
-        """Make a bucket.
+    def create_bucket(self, name: str, ownership: str = OWNERSHIPS[0]) -> None:
+        """Make a bucket; without ACLs, as S3 does, unless ``ownership`` is another.
 
         Raises:
             S3Error: ``InvalidBucketName``, ``BucketAlreadyOwnedByYou``.
@@ -147,7 +148,7 @@ class S3Model:
             raise S3Error("InvalidBucketName", details={"BucketName": name})
         if name in self._buckets:
             raise S3Error("BucketAlreadyOwnedByYou", details={"BucketName": name})
-        self._keep_bucket(Bucket(name, self._clock()))
+        self._keep_bucket(Bucket(name, self._clock(), ownership=ownership))
         self._objects[name] = {}
 
     def delete_bucket(self, name: str) -> None:
@@ -216,7 +217,7 @@ class S3Model:
             bucket=bucket,
             key=key,
             size_bytes=received.size_bytes,
-            etag=received.md5,
+            etag=etag_of(received.md5, headers),
             blob=blob,
             modified_at=self._clock(),
             headers=dict(headers),
@@ -307,7 +308,7 @@ class S3Model:
 
     async def put_part(
         self, bucket: str, key: str, upload_id: str, number: int, *, received: Received, blob: str
-    ) -> None:
+    ) -> StoredPart:
         """Make a part of a blob, in place of any other of that number.
 
         Raises:
@@ -316,12 +317,14 @@ class S3Model:
         opened = self._open(bucket, key, upload_id)
         async with opened.lock:
             self._open(bucket, key, upload_id)
-            part = StoredPart(number, received.size_bytes, received.md5, blob, self._clock(), dict(received.checksums))
+            etag = etag_of(received.md5, opened.upload.headers)
+            part = StoredPart(number, received.size_bytes, etag, blob, self._clock(), dict(received.checksums))
             self.storage.put_part(opened.upload, part)
             replaced = opened.parts.pop(number, None)
             opened.parts[number] = part
             if replaced is not None:
                 self.storage.remove_blob(replaced.blob)
+            return part
 
     def list_parts(
         self, bucket: str, key: str, upload_id: str, *, after: int, limit: int, hide_newest: int = 0
@@ -393,7 +396,9 @@ class S3Model:
                 bucket=bucket,
                 key=key,
                 size_bytes=sum(part.size_bytes for part in parts),
-                etag=checksums.multipart_etag([part.etag for part in parts]),
+                etag=etag_of(
+                    checksums.multipart_etag([part.etag for part in parts]), opened.upload.headers, parts=len(parts)
+                ),
                 blob=blob,
                 modified_at=self._clock(),
                 headers=opened.upload.headers,

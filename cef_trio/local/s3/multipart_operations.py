@@ -24,10 +24,11 @@ async def create_multipart_upload(call: Call) -> Reply:
     if not call.ignores_checksums:
         algorithm = _algorithm(call.header("x-amz-checksum-algorithm"))
         kind = _checksum_type(call.header("x-amz-checksum-type"))
+    call.model.check_key(call.bucket, call.key)
     upload = call.model.create_upload(
         call.bucket,
         call.key,
-        headers=kept_headers(call.request.headers),
+        headers=kept_headers(call),
         algorithm=algorithm,
         checksum_type=kind,
     )
@@ -57,12 +58,12 @@ async def upload_part(call: Call) -> Reply:
         received = await call.receive(promise, writer, () if upload.algorithm is None else (upload.algorithm,))
         blob = await writer.commit()
     try:
-        await call.model.put_part(call.bucket, call.key, call.upload_id, number, received=received, blob=blob)
+        part = await call.model.put_part(call.bucket, call.key, call.upload_id, number, received=received, blob=blob)
     except BaseException:
         # Refused or cancelled: the part was not recorded, so nobody else will remove its bytes.
         call.model.storage.remove_blob(blob)
         raise
-    headers = [("ETag", quoted(received.md5)), *encryption_headers(upload.headers)]
+    headers = [("ETag", quoted(part.etag)), *encryption_headers(upload.headers)]
     headers += [(algorithm.header, received.checksums[algorithm]) for algorithm in promise.algorithms]
     return Reply(200, headers)
 

@@ -11,11 +11,20 @@ from collections.abc import Mapping
 from typing import Final
 
 from cef_trio.local.s3.call import Call
-from cef_trio.local.s3.documents import document, http_time, quoted, read_delete
+from cef_trio.local.s3.documents import Node, document, grant, http_time, quoted, read_delete
 from cef_trio.local.s3.errors import S3Error
 from cef_trio.local.s3.multipart import MAX_PART_BYTES
+from cef_trio.local.s3.options import (
+    ENCRYPTION,
+    TAGGING,
+    check_readable,
+    grants,
+    kept_options,
+    read_tagging,
+    shown_options,
+)
 from cef_trio.local.s3.records import StoredObject
-from cef_trio.local.s3.request import Headers, Reply
+from cef_trio.local.s3.request import Reply
 
 _KEPT: Final = (
     "cache-control",
@@ -24,14 +33,8 @@ _KEPT: Final = (
     "content-language",
     "content-type",
     "expires",
-    "x-amz-server-side-encryption",
-    "x-amz-server-side-encryption-aws-kms-key-id",
-    "x-amz-server-side-encryption-bucket-key-enabled",
-    "x-amz-storage-class",
-    "x-amz-tagging",
     "x-amz-website-redirect-location",
 )
-_ENCRYPTION: Final = "x-amz-server-side-encryption"
 _OVERRIDES: Final = (
     "cache-control",
     "content-disposition",
@@ -47,7 +50,7 @@ _RANGE: Final = re.compile(r"bytes=(\d*)-(\d*)")
 async def put_object(call: Call) -> Reply:
     """PutObject: at most 5 GiB at once."""
     call.model.check_key(call.bucket, call.key)
-    headers = kept_headers(call.request.headers)
+    headers = kept_headers(call)
     promise = call.promise()
     if promise.size_bytes > MAX_PART_BYTES:
         raise S3Error("EntityTooLarge", details={"ProposedSize": str(promise.size_bytes)})
@@ -72,6 +75,11 @@ async def put_object(call: Call) -> Reply:
 
 async def get_object(call: Call) -> Reply:
     """GetObject, whole or one range of it."""
+    check_readable(call.model.object(call.bucket, call.key).headers)
+    return _read(call)
+
+
+def _read(call: Call) -> Reply:
     record, headers = _described(call)
     start, size_bytes, status = 0, record.size_bytes, 200
     asked = byte_range(call.header("range"), record.size_bytes)
@@ -85,9 +93,27 @@ async def get_object(call: Call) -> Reply:
 
 async def head_object(call: Call) -> Reply:
     """HeadObject: what GetObject answers, without the bytes."""
-    reply = await get_object(call)
+    reply = _read(call)
     reply.head_only = True
     return reply
+
+
+async def get_object_tagging(call: Call) -> Reply:
+    """GetObjectTagging."""
+    record = call.model.object(call.bucket, call.key)
+    tags: list[Node] = [
+        ("Tag", [("Key", key), ("Value", value)]) for key, value in read_tagging(record.headers.get(TAGGING, ""))
+    ]
+    return Reply(200, body=document("Tagging", [("TagSet", tags)]))
+
+
+async def get_object_acl(call: Call) -> Reply:
+    """GetObjectAcl: what the object's canned ACL grants."""
+    record = call.model.object(call.bucket, call.key)
+    owner: list[Node] = [("ID", "cef-trio"), ("DisplayName", "cef-trio")]
+    granted = [grant("CanonicalUser", owner, "FULL_CONTROL")]
+    granted += [grant("Group", [("URI", group)], permission) for group, permission in grants(record.headers)]
+    return Reply(200, body=document("AccessControlPolicy", [("Owner", owner), ("AccessControlList", granted)]))
 
 
 async def delete_object(call: Call) -> Reply:
@@ -105,19 +131,21 @@ async def delete_objects(call: Call) -> Reply:
     return Reply(200, body=document("DeleteResult", [] if quiet else [("Deleted", [("Key", key)]) for key in keys]))
 
 
-def kept_headers(headers: Headers) -> dict[str, str]:
+def kept_headers(call: Call) -> dict[str, str]:
     """What an object keeps of the headers it was put with.
 
     Raises:
-        S3Error: ``MetadataTooLarge``.
+        S3Error: ``MetadataTooLarge``, ``NoSuchBucket``, or what is wrong with its options (``options.py``).
     """
-    kept = {name: value for name in _KEPT if (value := headers.get(name)) is not None}
+    headers = call.request.headers
+    kept = kept_options(call.header, ownership=call.model.bucket(call.bucket).ownership) | {
+        name: value for name in _KEPT if (value := headers.get(name)) is not None
+    }
     encodings = [each.strip() for each in kept.pop("content-encoding", "").split(",")]
     encoding = ",".join(each for each in encodings if each not in ("", "aws-chunked"))
     if encoding:
         kept["content-encoding"] = encoding
     kept.setdefault("content-type", "binary/octet-stream")
-    kept.setdefault(_ENCRYPTION, "AES256")
     metadata = {name: ",".join(headers.all(name)) for name, _ in headers if name.startswith("x-amz-meta-")}
     size = sum(len(name.removeprefix("x-amz-meta-")) + len(value.encode()) for name, value in metadata.items())
     if size > _MAX_METADATA_BYTES:
@@ -127,7 +155,7 @@ def kept_headers(headers: Headers) -> dict[str, str]:
 
 def encryption_headers(kept: Mapping[str, str]) -> list[tuple[str, str]]:
     """What S3 says of encryption wherever it stores something."""
-    return [(name, value) for name, value in kept.items() if name.startswith(_ENCRYPTION)]
+    return [(name, value) for name, value in kept.items() if name.startswith(ENCRYPTION)]
 
 
 def checksum_headers(record: StoredObject) -> list[tuple[str, str]]:
@@ -186,12 +214,7 @@ def _described(call: Call) -> tuple[StoredObject, list[tuple[str, str]]]:
         raise S3Error("PreconditionFailed", details={"Condition": "If-Match"})
     if none_match is not None and none_match in ("*", quoted(record.etag), record.etag):
         raise S3Error("NotModified", "Not Modified", status=304)
-    shown = dict(record.headers)
-    tagging = shown.pop("x-amz-tagging", "")
-    if tagging:
-        shown["x-amz-tagging-count"] = str(len(tagging.split("&")))
-    if shown.get("x-amz-storage-class") == "STANDARD":
-        del shown["x-amz-storage-class"]
+    shown = shown_options(record.headers)
     for name in _OVERRIDES:
         if call.query(f"response-{name}"):
             shown[name] = call.query(f"response-{name}")

@@ -57,11 +57,12 @@ class StoredObject:
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """A bucket; ``lifecycle`` is the configuration document as it was put."""
+    """A bucket; ``lifecycle`` is the configuration document as it was put, ``ownership`` says whether it has ACLs."""
 
     name: str
     created_at: float
     lifecycle: str | None = None
+    ownership: str = "BucketOwnerEnforced"
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,8 @@ ROUTES: Final[Mapping[tuple[str, str, str], tuple[str, Operation]]] = MappingPro
         (_OBJECT, "PUT", ""): ("PutObject", on_object.put_object),
         (_OBJECT, "GET", ""): ("GetObject", on_object.get_object),
         (_OBJECT, "HEAD", ""): ("HeadObject", on_object.head_object),
+        (_OBJECT, "GET", "tagging"): ("GetObjectTagging", on_object.get_object_tagging),
+        (_OBJECT, "GET", "acl"): ("GetObjectAcl", on_object.get_object_acl),
         (_OBJECT, "DELETE", ""): ("DeleteObject", on_object.delete_object),
         (_OBJECT, "POST", "uploads"): ("CreateMultipartUpload", on_upload.create_multipart_upload),
         (_OBJECT, "PUT", "uploadId"): ("UploadPart", on_upload.upload_part),
@@ -51,9 +53,9 @@ ROUTES: Final[Mapping[tuple[str, str, str], tuple[str, Operation]]] = MappingPro
 _SUB_RESOURCES: Final = frozenset(
     {
         *(sub for _, _, sub in ROUTES if sub),
-        *("accelerate", "acl", "analytics", "attributes", "cors", "encryption", "inventory", "legal-hold", "logging"),
+        *("accelerate", "analytics", "attributes", "cors", "encryption", "inventory", "legal-hold", "logging"),
         *("metrics", "notification", "object-lock", "ownershipControls", "policy", "policyStatus"),
-        *("publicAccessBlock", "replication", "requestPayment", "restore", "retention", "select", "session", "tagging"),
+        *("publicAccessBlock", "replication", "requestPayment", "restore", "retention", "select", "session"),
         *("torrent", "versions", "website"),
     }
 )

@@ -1,0 +1,216 @@
+"""What objects are put with: storage class, encryption, tags, access, content type. Pure; S3's rules, and its headers.
+
+The settings are validated by the functions here, and :class:`ObjectOptions` makes the headers of
+CreateMultipartUpload and PutObject of them (all ``x-amz-*`` headers are signed). An upload keeps the options that it
+was created with: S3 holds them, and a changed setting is for the next upload.
+
+The metadata JSON beside a recording is as secret as the recording, and is looked for by the same people: it gets the
+same encryption, tags and access. It does not get the storage class: from an archive class nothing can be read
+back without a restore, a small object costs more in the infrequent classes than in STANDARD, and who looks for a
+recording reads the JSON first.
+
+Sources: https://docs.aws.amazon.com/AmazonS3/latest/API/API_CreateMultipartUpload.html (headers and their values),
+https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-tagging.html (ten tags, lengths, characters),
+https://docs.aws.amazon.com/AmazonS3/latest/userguide/UsingDSSEncryption.html (no bucket keys with DSSE).
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+from urllib.parse import quote
+
+MAX_TAGS: Final = 10
+MAX_TAG_KEY: Final = 128
+MAX_TAG_VALUE: Final = 256
+"""Characters as S3 counts them: UTF-16, so one beyond the basic plane is two."""
+CANNED_ACLS: Final = (
+    "private",
+    "public-read",
+    "public-read-write",
+    "aws-exec-read",
+    "authenticated-read",
+    "bucket-owner-read",
+    "bucket-owner-full-control",
+)
+ENCRYPTIONS: Final = ("AES256", "aws:kms", "aws:kms:dsse")
+AWS_STORAGE_CLASSES: Final = (
+    "STANDARD",
+    "REDUCED_REDUNDANCY",
+    "STANDARD_IA",
+    "ONEZONE_IA",
+    "INTELLIGENT_TIERING",
+    "GLACIER",
+    "GLACIER_IR",
+    "DEEP_ARCHIVE",
+    "OUTPOSTS",
+    "SNOW",
+    "EXPRESS_ONEZONE",
+    "FSX_OPENZFS",
+    "FSX_ONTAP",
+)
+"""What AWS knows; other stores have names of their own (Ceph's placement targets)."""
+DEFAULT_CONTENT_TYPE: Final = "video/mp4"
+
+_STORAGE_CLASS: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_TAG_MARKS: Final = "+-=._:/@"
+_TOKEN: Final = r"[A-Za-z0-9!#$&^_.+-]{1,127}"  # noqa: S105 - a token of HTTP's grammar
+_CONTENT_TYPE: Final = re.compile(rf'{_TOKEN}/{_TOKEN}(; ?{_TOKEN}=({_TOKEN}|"[A-Za-z0-9!#$&^_.+,/= -]*"))*')
+_KMS_KEY: Final = re.compile(r"[A-Za-z0-9:/_.-]{1,2048}")
+_HEADERS: Final = MappingProxyType(
+    {
+        "storage_class": "x-amz-storage-class",
+        "encryption": "x-amz-server-side-encryption",
+        "kms_key_id": "x-amz-server-side-encryption-aws-kms-key-id",
+        "bucket_key": "x-amz-server-side-encryption-bucket-key-enabled",
+        "acl": "x-amz-acl",
+        "tags": "x-amz-tagging",
+    }
+)
+
+Tags = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectOptions:
+    """How objects are put; ``None`` and no tags leave it to the bucket."""
+
+    storage_class: str | None = None
+    encryption: str | None = None
+    """One of :data:`ENCRYPTIONS`."""
+    kms_key_id: str | None = None
+    bucket_key: bool | None = None
+    tags: Tags = ()
+    acl: str | None = None
+    """One of :data:`CANNED_ACLS`."""
+    content_type: str = DEFAULT_CONTENT_TYPE
+    """Of recordings; the metadata JSON is ``application/json``."""
+
+    def for_recording(self) -> dict[str, str]:
+        """The headers of a recording's object, beside its content type."""
+        storage_class = {_HEADERS["storage_class"]: self.storage_class} if self.storage_class else {}
+        return {**storage_class, **self.for_metadata()}
+
+    def for_metadata(self) -> dict[str, str]:
+        """The headers of the metadata JSON: all but the storage class."""
+        bucket_key = None if self.bucket_key is None else str(self.bucket_key).lower()
+        values = {
+            "encryption": self.encryption,
+            "kms_key_id": self.kms_key_id,
+            "bucket_key": bucket_key,
+            "acl": self.acl,
+            "tags": tagging(self.tags),
+        }
+        return {_HEADERS[name]: value for name, value in values.items() if value}
+
+    @property
+    def asks_for_kms(self) -> bool:
+        """Whether objects are to be encrypted by KMS: their ETags are no MD5s then."""
+        return (self.encryption or "").startswith("aws:kms")
+
+
+def tagging(tags: Sequence[tuple[str, str]]) -> str:
+    """Tags as ``x-amz-tagging`` carries them: a URL's query, UTF-8."""
+    return "&".join(f"{quote(key, safe='')}={quote(value, safe='')}" for key, value in tags)
+
+
+def parse_tags(text: str) -> Tags:
+    """Read ``key=value,key=value``; blanks around keys, values and commas do not count, and a value may be empty.
+
+    Raises:
+        ValueError: S3 would refuse them; the message says which and why.
+    """
+    tags = []
+    for piece in (piece.strip() for piece in text.split(",")):
+        if not piece:
+            continue
+        key, equals, value = piece.partition("=")
+        if not equals:
+            raise ValueError(f"takes tags as key=value,key=value; {piece!r} has no '='")
+        tags.append((key.strip(), value.strip()))
+    check_tags(tags)
+    return tuple(tags)
+
+
+def check_tags(tags: Sequence[tuple[str, str]]) -> None:
+    """Hold tags against S3's rules.
+
+    Raises:
+        ValueError: the message says which one breaks which.
+    """
+    for key, value in tags:
+        if not key:
+            raise ValueError("takes tags as key=value; one has no key")
+        if key.lower().startswith("aws:"):
+            raise ValueError(f"tag {key!r}: keys that begin with 'aws:' are AWS's own")
+        for what, said, limit in (("key", key, MAX_TAG_KEY), ("value", value, MAX_TAG_VALUE)):
+            if (length := len(said.encode("utf-16-le", "surrogatepass")) // 2) > limit:
+                raise ValueError(f"tag {key[:40]!r}: a {what} has at most {limit} characters, this one has {length}")
+            if not all(_may_stand_in_tag(character) for character in said):
+                raise ValueError(
+                    f"tag {key!r}: a {what} is made of letters, digits, spaces and {' '.join(_TAG_MARKS)}, not {said!r}"
+                )
+    keys = [key for key, _ in tags]
+    if twice := sorted({key for key in keys if keys.count(key) > 1}):
+        raise ValueError(f"tag {twice[0]!r} is given twice")
+    if len(tags) > MAX_TAGS:
+        raise ValueError(f"an object has at most {MAX_TAGS} tags, these are {len(tags)}")
+
+
+def _may_stand_in_tag(character: str) -> bool:
+    """S3's ``[\\p{L}\\p{Z}\\p{N}_.:/=+\\-@]``, but line and paragraph separators, which have no business here."""
+    category = unicodedata.category(character)
+    return category[0] in "LN" or category == "Zs" or character in _TAG_MARKS
+
+
+def check_storage_class(name: str) -> str:
+    """A storage class by its form; which ones there are differs from store to store.
+
+    Raises:
+        ValueError: it cannot be one.
+    """
+    if _STORAGE_CLASS.fullmatch(name) is None:
+        raise ValueError("takes a storage class such as STANDARD_IA, GLACIER_IR or INTELLIGENT_TIERING")
+    return name
+
+
+def check_content_type(name: str) -> str:
+    """A content type.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if _CONTENT_TYPE.fullmatch(name) is None:
+        raise ValueError("takes a content type such as video/mp4 or application/octet-stream")
+    return name
+
+
+def check_kms_key_id(name: str) -> str:
+    """A KMS key's id, alias or ARN, by its form.
+
+    Raises:
+        ValueError: it cannot be one.
+    """
+    if _KMS_KEY.fullmatch(name) is None:
+        raise ValueError("takes a KMS key's id, alias or ARN, such as arn:aws:kms:eu-west-1:111122223333:key/…")
+    return name
+
+
+def why_unfit(options: ObjectOptions, *, at_aws: bool) -> str | None:
+    """Why these options do not go together, or not with this store, in terms of the settings; ``None`` if they do."""
+    if options.kms_key_id is not None and not options.asks_for_kms:
+        return "S3_SSE_KMS_KEY_ID belongs to S3_SSE=aws:kms or aws:kms:dsse, which is not set"
+    if options.bucket_key is not None and options.encryption != "aws:kms":
+        return (
+            "S3_SSE_BUCKET_KEY belongs to S3_SSE=aws:kms; without KMS, and with aws:kms:dsse, there are no bucket keys"
+        )
+    if at_aws and options.storage_class is not None and options.storage_class not in AWS_STORAGE_CLASSES:
+        return (
+            f"S3_STORAGE_CLASS: AWS has no class {options.storage_class!r}; "
+            f"it is one of {', '.join(AWS_STORAGE_CLASSES)}"
+        )
+    return None
