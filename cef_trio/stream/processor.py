@@ -72,6 +72,8 @@ class StreamProcessor:
         self._unknown = unknown
         self.disowned = False
         """Whether the stream's lease is lost: then nothing may be saved of it."""
+        self._told: BaseException | None = None
+        """The error that the log has been told to be this stream's end."""
         self._attempts = 0
         self._finalizing_since: float | None = None
 
@@ -106,8 +108,7 @@ class StreamProcessor:
                 if not _can_go_on(error):
                     return await self._insist(lambda error=error: self._fail(error))  # type: ignore[misc]
                 await self._wait_to_retry(error)
-            except Exception as error:  # a bug must end its own stream only, and be told: P6
-                log.exception("stream_failed_unexpectedly")
+            except Exception as error:  # noqa: BLE001 - a bug must end its own stream only, and _fail tells it: P6
                 return await self._insist(lambda error=error: self._fail(error))  # type: ignore[misc]
             if self.situation.value.draining:
                 return await self._park()
@@ -360,14 +361,17 @@ class StreamProcessor:
                 return await self._park()
 
     async def _fail(self, error: BaseException) -> Outcome:
+        """Record that the stream failed. May be repeated; the error is told once, before anything that may fail."""
         reason = reason_of(error)
+        if self._told is not error:
+            self._told = error
+            log.error("stream_failed", reason=reason.value, error=str(error), exc_info=error)
         upload = self.upload
         if upload is None and self.stream_id is not None:
             checkpoint = await self._services.store.load(self.stream_id)
             upload = StreamUpload(self._services, checkpoint) if checkpoint else None
         if upload is None:
             upload = self.upload = await recovery.record_refused(self._services, self.situation.value, named=self._name)
-        log.error("stream_failed", reason=reason.value, error=str(error), exc_info=error)
         if reason not in KEEPS_ITS_UPLOAD:
             await upload.abort()
         await upload.transition(Status.failed(reason), failure_reason=f"{SENTENCES[reason]} {error}")

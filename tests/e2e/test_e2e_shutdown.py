@@ -230,8 +230,9 @@ def test_p4_a_hung_disk_holds_no_exit_nor_do_the_threads_that_wait_for_it(
                 assert set(statuses(redis)) <= INTERRUPTED
     except NoFuseError as error:
         pytest.skip(f"no file system that could hang: {error}")
-    (watch_dir / "a.mp4").write_bytes(content)
-    goes_on(given)
+    if from_byte:
+        (watch_dir / "a.mp4").write_bytes(content)
+        goes_on(given)
 
 
 # -- what no time-out reaches ------------------------------------------------------------------------------------------

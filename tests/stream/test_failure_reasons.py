@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 from trio.testing import MockClock
 
 from cef_trio.checkpoint.memory import MemoryCheckpointStore
-from cef_trio.checkpoint.model import Checkpoint
+from cef_trio.checkpoint.model import Checkpoint, Lease
 from cef_trio.checkpoint.states import SENTENCES, FailureReason, Status, StreamSet
 from cef_trio.disk import OpenRecording, refusal
 from cef_trio.exceptions import RedisOperationError
@@ -155,6 +155,7 @@ async def test_p6_a_permanent_failure_is_recorded_said_once_and_harms_no_other_s
     (said,) = [entry for entry in logs if entry["event"] == "stream_failed"]
     assert said["reason"] == reason.value
     assert isinstance(said["exc_info"], Exception), "with its traceback and its causes"
+    assert [entry["event"] for entry in logs if entry["log_level"] in {"error", "critical"}] == ["stream_failed"]
     assert str(said["exc_info"]) == said["error"]
     assert said["error"] in (failed.meta.failure_reason or "")
     kept = reason in KEEPS_ITS_UPLOAD - NO_UPLOAD_WAS_OPENED
@@ -171,6 +172,28 @@ async def ended(world: World, status: Status, name: str) -> Checkpoint:
                     return checkpoint
             await trio.sleep(0.5)
     raise AssertionError([(one.meta.original_path, one.meta.status, one.meta.failure_reason) for one in world.known()])
+
+
+async def test_p6_a_failure_that_cannot_be_recorded_yet_is_said_once_and_recorded_when_it_can(
+    world: World, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.append(2 * PART, BAD)
+    transition, refusals = MemoryCheckpointStore.transition, 0
+
+    async def down_for_failures(store: MemoryCheckpointStore, stream_id: str, lease: Lease, *args: Any) -> None:
+        nonlocal refusals
+        if args[0] is Status.FAILED_ACCESS_DENIED and refusals < 5:
+            refusals += 1
+            raise RedisOperationError("transition", "timed out", transient=True)
+        await transition(store, stream_id, lease, *args)
+
+    monkeypatch.setattr(MemoryCheckpointStore, "transition", down_for_failures)
+    with capture_logs() as logs:
+        async with world.daemon() as daemon:
+            await refuse("UploadPart", "AccessDenied")(Scene(world, daemon, monkeypatch))
+            await ended(world, Status.FAILED_ACCESS_DENIED, BAD)
+    assert refusals == 5
+    assert [entry["event"] for entry in logs].count("stream_failed") == 1
 
 
 async def test_a_recording_that_is_gone_is_not_said_to_be_replaced_by_who_got_its_inode(
