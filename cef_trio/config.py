@@ -40,7 +40,7 @@ _REDIS_SCHEMES: Final = (
     "redis+cluster",
     "rediss+cluster",
 )
-_WEBHOOK_SECRET_PREFIX: Final = "whsec_"
+_WEBHOOK_SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - what every such secret begins with
 _BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]")
 _TAKES: Final = {
     "bool_parsing": "takes true or false",
@@ -156,7 +156,9 @@ def _webhook_secret(value: SecretStr) -> SecretStr:
     except ValueError:
         size_bytes = 0
     if not (value.get_secret_value().startswith(_WEBHOOK_SECRET_PREFIX) and 24 <= size_bytes <= 64):  # noqa: PLR2004
-        raise ValueError('takes whsec_ and the base64 of 24 to 64 bytes, as of: echo "whsec_$(openssl rand -base64 32)"')
+        raise ValueError(
+            'takes whsec_ and the base64 of 24 to 64 bytes, as of: echo "whsec_$(openssl rand -base64 32)"'
+        )
     return value
 
 
@@ -272,7 +274,7 @@ class Settings(BaseSettings):
     """How long ffprobe may take."""
 
     after_upload: Annotated[str, AfterValidator(_after_upload)] = "keep"
-    """What becomes of a recording, those completed before too, once its object is verified: keep, delete or move:DIR."""
+    """What becomes of recordings (of those completed before too) whose object is verified: keep, delete or move:DIR."""
     on_complete_webhook: Annotated[Secret, AfterValidator(_webhook_url)] | None = None
     """A URL that is sent the metadata JSON of each completed recording, by POST, at least once."""
     webhook_secret: Annotated[Secret, AfterValidator(_webhook_secret)] | None = None
@@ -390,8 +392,8 @@ def _unfit_target(settings: Settings) -> str | None:
         return f"AFTER_UPLOAD: the folder {name!r} cannot be looked at ({error})"
     if inside or around:
         return (
-            f"AFTER_UPLOAD: recordings cannot be moved to {name!r}: it and WATCH_DIR {str(watched)!r} lie in each other, "
-            "so what was moved would be watched again; take a folder beside it"
+            f"AFTER_UPLOAD: recordings cannot be moved to {name!r}: it and WATCH_DIR {str(watched)!r} lie in each "
+            "other, so what was moved would be watched again; take a folder beside it"
         )
     if not nearest.is_dir():
         return f"AFTER_UPLOAD: {name!r} cannot be a folder, since {str(nearest)!r} is none"

@@ -6,7 +6,8 @@ is cold, or on a file system that cannot say, goes to a worker thread. A hop to 
 the speed (DESIGN 5).
 
 Reads change nothing, so a worker that a hung disk holds is abandoned on cancellation: no disk can hold an exit back
-(promise P4). A limiter of its own keeps a hung disk from piling up threads (P7).
+(promise P4). A limiter of its own keeps a hung disk from piling up threads (P7). What changes something
+(``AFTER_UPLOAD``) is never abandoned.
 
 :class:`Disk` is the interface; :class:`KernelDisk` is the real one. The laboratory has one without threads, whose
 checkpoints a virtual clock can count.
@@ -100,6 +101,12 @@ class Disk(Protocol):
         """
         ...
 
+    async def change(self, call: Callable[[], T]) -> T:
+        """Run a short call that changes something. Cancelled before it has begun it changes nothing; once it has
+        begun it is waited for, and what it returns or raises is not lost.
+        """
+        ...
+
     def open(self, path: str) -> AbstractAsyncContextManager[OpenRecording]:
         """Open a recording for reading; symbolic links are not followed.
 
@@ -172,6 +179,7 @@ class KernelDisk:
 
     def __init__(self, *, max_threads: int = 8) -> None:
         self._threads = trio.CapacityLimiter(max_threads)
+        self._changing_threads = trio.CapacityLimiter(2)
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
         return await trio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=self._threads)
@@ -192,6 +200,12 @@ class KernelDisk:
             return await self._in_thread(lambda: device_of_nearest_folder(path))
         except OSError as error:
             raise refusal(f"cannot look at the folder of {path!r}", error) from error
+
+    async def change(self, call: Callable[[], T]) -> T:
+        """See :meth:`Disk.change`. The one kind of call here that is never abandoned: a file that an abandoned thread
+        deletes later would be deleted behind everybody's back.
+        """
+        return await trio.to_thread.run_sync(call, limiter=self._changing_threads)
 
     @asynccontextmanager
     async def open(self, path: str) -> AsyncIterator[OpenRecording]:

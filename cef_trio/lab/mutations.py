@@ -18,11 +18,16 @@ import trio
 from cef_trio import shielded as shield_room
 from cef_trio.checkpoint.memory import MemoryCheckpointStore
 from cef_trio.checkpoint.model import Lease, PartRecord, StreamMeta
+from cef_trio.checkpoint.states import Status
+from cef_trio.checkpoint.store import Change
 from cef_trio.disk import OpenRecording
+from cef_trio.exceptions import AfterUploadError
 from cef_trio.lab.blows import Blow
 from cef_trio.s3 import completion
 from cef_trio.s3.xml import CompleteResult, XmlError, parse_complete_result
-from cef_trio.stream import finalize, recovery
+from cef_trio.stream import disposal, finalize, recovery
+from cef_trio.stream.after_upload import AfterUpload
+from cef_trio.stream.after_upload_rules import VerifiedFile
 from cef_trio.stream.parts import Part
 from cef_trio.stream.processor import StreamProcessor
 from cef_trio.stream.sending import send_all
@@ -226,6 +231,50 @@ def _slot_kept(stack: ExitStack) -> None:
     _replace(stack, trio.CapacityLimiter, "release_on_behalf_of", forgetful)
 
 
+def _deleted_unchecked(stack: ExitStack) -> None:
+    def never(*_: object) -> None:
+        return None
+
+    _replace(stack, disposal, "why_not_the_file", never)
+
+
+def _deleted_before_completed(stack: ExitStack) -> None:
+    """A file is offered for deletion when its stream ends, however it stands in S3."""
+
+    async def believed(self: AfterUpload, stream_id: str) -> VerifiedFile:
+        checkpoint = await self._services.store.load(stream_id)
+        meta = checkpoint.meta if checkpoint else None
+        if meta is None:
+            raise AfterUploadError("it has no record")
+        stat = await self._services.disk.stat(meta.current_path)
+        if stat is None:
+            raise AfterUploadError("it is gone")
+        return VerifiedFile(stream_id, meta.current_path, meta.identity, stat.size_bytes, stat.mtime_ns, 0)
+
+    _replace(stack, AfterUpload, "_proved", believed)
+
+
+def _webhook_owed_late(stack: ExitStack) -> None:
+    """That a webhook is owed is recorded after the completion, in a step of its own."""
+    transition = MemoryCheckpointStore.transition
+
+    async def two_steps(
+        self: MemoryCheckpointStore,
+        stream_id: str,
+        lease: Lease,
+        status: Status,
+        change: Change,
+        *,
+        owes_webhook: bool = False,
+    ) -> None:
+        await transition(self, stream_id, lease, status, change)
+        if owes_webhook:
+            await trio.lowlevel.checkpoint()
+            await transition(self, stream_id, lease, status, change, owes_webhook=True)
+
+    _replace(stack, MemoryCheckpointStore, "transition", two_steps)
+
+
 _SHIELDS: Final = (
     ("interrupted state", "how a cancelled stream ended is not saved", "first-part", ("P3",)),
     (
@@ -243,6 +292,7 @@ _SHIELDS: Final = (
     ),
     ("upload id", "an upload is created, and its id thrown away", "first-part", ("P2",)),
     ("object record", "an object is completed, and that is not recorded", "finalizing", ("P2",)),
+    ("webhook delivery", "a webhook is taken, and that is not recorded", "webhook", ("P3",)),
 )
 
 _MUTATIONS: Final = (
@@ -311,6 +361,27 @@ _MUTATIONS: Final = (
         ("P2", "P6"),
     ),
     Mutation("unchecked: the bytes", "what was sent earlier is not read again", _unverified, "rewrites", ("P1",)),
+    Mutation(
+        "unchecked: the file before it is deleted",
+        "a completed recording is deleted without another look at it",
+        _deleted_unchecked,
+        "deleted-after-upload",
+        ("P8",),
+    ),
+    Mutation(
+        "unchecked: what was verified",
+        "the file is deleted as it is, not as it was verified",
+        _deleted_before_completed,
+        "deleted-after-upload",
+        ("P8",),
+    ),
+    Mutation(
+        "late: the webhook that is owed",
+        "a completion is recorded, and in another step that its webhook is owed",
+        _webhook_owed_late,
+        "webhook",
+        ("P3",),
+    ),
     Mutation(
         "left out: strays",
         "uploads whose creation was answered to nobody stay",

@@ -135,7 +135,12 @@ async def finish(services: Services, upload: StreamUpload, path: str) -> None:
         metadata_key(meta.s3_key_prefix), document, content_type="application/json", metadata={}
     )
     duration_seconds = media.duration_seconds if media else None
-    await upload.transition(Status.COMPLETED, duration_seconds=duration_seconds, last_activity_at_utc=now)
+    owes_webhook = services.webhook is not None
+    await upload.transition(
+        Status.COMPLETED, owes_webhook=owes_webhook, duration_seconds=duration_seconds, last_activity_at_utc=now
+    )
+    if owes_webhook:
+        services.webhook_owed.value = True
     if duration_seconds is not None:
         services.metrics.recording_probed(duration_seconds)
     await services.store.release([upload.stream_id], services.lease)
