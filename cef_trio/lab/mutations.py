@@ -21,13 +21,10 @@ from cef_trio.checkpoint.model import Lease, PartRecord, StreamMeta
 from cef_trio.checkpoint.states import Status
 from cef_trio.checkpoint.store import Change
 from cef_trio.disk import OpenRecording
-from cef_trio.exceptions import AfterUploadError
 from cef_trio.lab.blows import Blow
 from cef_trio.s3 import completion
 from cef_trio.s3.xml import CompleteResult, XmlError, parse_complete_result
 from cef_trio.stream import disposal, finalize, recovery
-from cef_trio.stream.after_upload import AfterUpload
-from cef_trio.stream.after_upload_rules import VerifiedFile
 from cef_trio.stream.parts import Part
 from cef_trio.stream.processor import StreamProcessor
 from cef_trio.stream.sending import send_all
@@ -238,22 +235,6 @@ def _deleted_unchecked(stack: ExitStack) -> None:
     _replace(stack, disposal, "why_not_the_file", never)
 
 
-def _deleted_before_completed(stack: ExitStack) -> None:
-    """A file is offered for deletion when its stream ends, however it stands in S3."""
-
-    async def believed(self: AfterUpload, stream_id: str) -> VerifiedFile:
-        checkpoint = await self._services.store.load(stream_id)
-        meta = checkpoint.meta if checkpoint else None
-        if meta is None:
-            raise AfterUploadError("it has no record")
-        stat = await self._services.disk.stat(meta.current_path)
-        if stat is None:
-            raise AfterUploadError("it is gone")
-        return VerifiedFile(stream_id, meta.current_path, meta.identity, stat.size_bytes, stat.mtime_ns, 0)
-
-    _replace(stack, AfterUpload, "_proved", believed)
-
-
 def _webhook_owed_late(stack: ExitStack) -> None:
     """That a webhook is owed is recorded after the completion, in a step of its own."""
     transition = MemoryCheckpointStore.transition
@@ -365,13 +346,6 @@ _MUTATIONS: Final = (
         "unchecked: the file before it is deleted",
         "a completed recording is deleted without another look at it",
         _deleted_unchecked,
-        "deleted-after-upload",
-        ("P8",),
-    ),
-    Mutation(
-        "unchecked: what was verified",
-        "the file is deleted as it is, not as it was verified",
-        _deleted_before_completed,
         "deleted-after-upload",
         ("P8",),
     ),
