@@ -21,7 +21,7 @@ import os
 import stat as stat_module
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -125,7 +125,7 @@ class FileSlice:
     offset: int
     size_bytes: int
 
-    async def blocks(self) -> AsyncIterator[bytes]:
+    async def blocks(self) -> AsyncGenerator[bytes, None]:
         """Read the slice from its beginning, in blocks of at most 512 KiB.
 
         Raises:

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from math import inf
@@ -185,11 +185,12 @@ class AfterUpload:
         async with self._services.disk.open(file.path) as recording:
             descriptor = await change(partial(disposal.open_copy, copy))
             try:
-                async for block in FileSlice(recording, 0, file.size_bytes).blocks():
-                    crc.update(block)
-                    await change(partial(disposal.write_block, copy, descriptor, block, offset))
-                    offset += len(block)
-                    renewed_at = await self._renewed(file.stream_id, renewed_at)
+                async with aclosing(FileSlice(recording, 0, file.size_bytes).blocks()) as blocks:
+                    async for block in blocks:
+                        crc.update(block)
+                        await change(partial(disposal.write_block, copy, descriptor, block, offset))
+                        offset += len(block)
+                        renewed_at = await self._renewed(file.stream_id, renewed_at)
                 await change(partial(disposal.finish_copy, copy, descriptor, file))
             finally:
                 os.close(descriptor)
@@ -212,8 +213,9 @@ class AfterUpload:
             async with self._services.disk.open(path) as recording:
                 if (await recording.stat()).size_bytes != file.size_bytes:
                     return False
-                async for block in FileSlice(recording, 0, file.size_bytes).blocks():
-                    crc.update(block)
+                async with aclosing(FileSlice(recording, 0, file.size_bytes).blocks()) as blocks:
+                    async for block in blocks:
+                        crc.update(block)
         except RecordingChangedError:
             return False
         return crc.value == file.crc64nvme
