@@ -19,7 +19,6 @@ finds no stream that it could concern.
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
@@ -43,6 +42,7 @@ from cef_trio.stream.after_upload_rules import (
     Deed,
     VerifiedFile,
     copy_name,
+    is_below,
     pause_seconds,
     targets,
     verified_file,
@@ -100,8 +100,8 @@ class AfterUpload:
         following = None
         try:
             async with self._claimed(waiting.stream_id) as ours:
-                if ours:
-                    await self._act(waiting.stream_id)
+                if ours is not None:
+                    await self._act(waiting.stream_id, ours)
                 else:  # another daemon is at it; should that one die, it is ours
                     ttl_seconds = self._services.lease.ttl_seconds
                     following = _Waiting(waiting.stream_id, trio.current_time() + ttl_seconds, waiting.failures)
@@ -120,21 +120,22 @@ class AfterUpload:
                 self._waiting[path] = following
 
     @asynccontextmanager
-    async def _claimed(self, stream_id: str) -> AsyncIterator[bool]:
-        """Claim the work on a stream; false: another daemon does it. A claim that is not given back runs out."""
+    async def _claimed(self, stream_id: str) -> AsyncIterator[_Claim | None]:
+        """Claim the work on a stream; ``None``: another daemon does it. A claim that is not given back runs out."""
         store, lease, name = self._services.store, self._services.lease, claim(stream_id, _WORK)
-        ours = await store.acquire(name, lease)
-        yield ours
-        if ours:
-            await store.release([name], lease)
+        if not await store.acquire(name, lease):
+            yield None
+            return
+        yield _Claim(self._services, name)
+        await store.release([name], lease)
 
-    async def _act(self, stream_id: str) -> None:
+    async def _act(self, stream_id: str, ours: _Claim) -> None:
         file = await self._proved(stream_id)
         if self._rule.deed is Deed.DELETE:
             if await self._services.disk.change(partial(disposal.delete_now, file)):
                 log.info("recording_deleted_after_upload", stream_id=stream_id, path=file.path)
             return
-        moved_to = await self._move(file)
+        moved_to = await self._move(file, ours)
         if moved_to is not None:
             log.info("recording_moved_after_upload", stream_id=stream_id, path=file.path, moved_to=moved_to)
 
@@ -145,6 +146,8 @@ class AfterUpload:
         if checkpoint is None or file is None:
             raise disposal.NotTouchedError("its record does not say what was verified")
         meta = checkpoint.meta
+        if not is_below(file.path, self._watch_folder):
+            raise disposal.NotTouchedError("its record says that it is not in the watch folder")
         if meta.s3_bucket != self._services.rules.bucket:
             raise disposal.NotTouchedError(f"its object is in another bucket, {meta.s3_bucket!r}")
         stored = await self._services.s3.head_object(meta.s3_key_prefix)
@@ -153,60 +156,55 @@ class AfterUpload:
             raise disposal.NotTouchedError(why_not)
         return file
 
-    async def _move(self, file: VerifiedFile) -> str | None:
+    async def _move(self, file: VerifiedFile, ours: _Claim) -> str | None:
         names = targets(file, self._watch_folder, self._rule.folder)
         try:
             return await self._services.disk.change(partial(disposal.move_now, file, names))
         except disposal.OtherFileSystemError:
             pass
         for name in names:
-            if await self._has_its_bytes(name, file):  # an earlier attempt was ended between its last two steps
-                await self._services.disk.change(partial(disposal.delete_now, file))
-                return name
-        return await self._copy(file, names)
+            if await self._has_its_bytes(name, file, ours):  # an earlier attempt was ended between its last two steps
+                break
+        else:
+            name = await self._copy(file, names, ours)
+        await self._services.disk.change(partial(disposal.delete_now, file))
+        return name
 
-    async def _copy(self, file: VerifiedFile, names: tuple[str, str]) -> str:
-        """Move across file systems. Whatever ends it, one name at least leads to the whole recording."""
-        change, copy = self._services.disk.change, copy_name(names[0], file.stream_id)
+    async def _copy(self, file: VerifiedFile, names: tuple[str, str], ours: _Claim) -> str:
+        """Copy the file to another file system; returns its name there, under which it is whole."""
+        change, path = self._services.disk.change, copy_name(names[0], file.stream_id)
+        copy = await change(partial(disposal.Copy, path))
         try:
-            await self._write_copy(file, copy)
-            if not await self._has_its_bytes(copy, file):
-                raise AfterUploadError(f"{copy!r} is not what was written to it")
-            moved_to = await change(partial(disposal.name_copy, copy, names))
-        finally:
+            await self._write(copy, file, ours)
+            await self._compare(path, file, ours)
+            return await change(partial(copy.name, names))
+        except BaseException:
             with shielded(_REMOVE_SECONDS, saving="copy's removal"):
-                await change(partial(disposal.remove_copy, copy))
-        await change(partial(disposal.delete_now, file))
-        return moved_to
+                await change(copy.discard)
+            raise
+        finally:
+            copy.close()
 
-    async def _write_copy(self, file: VerifiedFile, copy: str) -> None:
+    async def _compare(self, path: str, file: VerifiedFile, ours: _Claim) -> None:
+        if not await self._has_its_bytes(path, file, ours):
+            raise AfterUploadError(f"{path!r} is not what was written to it")
+
+    async def _write(self, copy: disposal.Copy, file: VerifiedFile, ours: _Claim) -> None:
         change, crc, offset = self._services.disk.change, Crc64Nvme(), 0
-        renewed_at = trio.current_time()
-        async with self._services.disk.open(file.path) as recording:
-            descriptor = await change(partial(disposal.open_copy, copy))
-            try:
-                async with aclosing(FileSlice(recording, 0, file.size_bytes).blocks()) as blocks:
-                    async for block in blocks:
-                        crc.update(block)
-                        await change(partial(disposal.write_block, copy, descriptor, block, offset))
-                        offset += len(block)
-                        renewed_at = await self._renewed(file.stream_id, renewed_at)
-                await change(partial(disposal.finish_copy, copy, descriptor, file))
-            finally:
-                os.close(descriptor)
+        async with (
+            self._services.disk.open(file.path) as recording,
+            aclosing(FileSlice(recording, 0, file.size_bytes).blocks()) as blocks,
+        ):
+            async for block in blocks:
+                crc.update(block)
+                await change(partial(copy.write, block, offset))
+                offset += len(block)
+                await ours.keep()
+        await change(partial(copy.finish, file))
         if crc.value != file.crc64nvme:
             raise disposal.NotTouchedError(f"{file.path!r} was left alone: it has other bytes than were verified")
 
-    async def _renewed(self, stream_id: str, renewed_at: float) -> float:
-        """Keep the claim during a long copy; returns when that was last done."""
-        lease = self._services.lease
-        if trio.current_time() < renewed_at + lease.ttl_seconds / 3:
-            return renewed_at
-        if await self._services.store.renew([claim(stream_id, _WORK)], lease):
-            raise AfterUploadError("another daemon has taken the work over")
-        return trio.current_time()
-
-    async def _has_its_bytes(self, path: str, file: VerifiedFile) -> bool:
+    async def _has_its_bytes(self, path: str, file: VerifiedFile, ours: _Claim) -> bool:
         """Whether what is at that path has the very bytes that were verified."""
         crc = Crc64Nvme()
         try:
@@ -216,6 +214,29 @@ class AfterUpload:
                 async with aclosing(FileSlice(recording, 0, file.size_bytes).blocks()) as blocks:
                     async for block in blocks:
                         crc.update(block)
+                        await ours.keep()
         except RecordingChangedError:
             return False
         return crc.value == file.crc64nvme
+
+
+class _Claim:
+    """Work on one stream that is claimed, and kept so while it takes long."""
+
+    def __init__(self, services: Services, name: str) -> None:
+        self._services = services
+        self._name = name
+        self._kept_at = trio.current_time()
+
+    async def keep(self) -> None:
+        """Renew the claim if it is time to.
+
+        Raises:
+            AfterUploadError: it is another daemon's by now.
+        """
+        lease = self._services.lease
+        if trio.current_time() < self._kept_at + lease.ttl_seconds / 3:
+            return
+        if await self._services.store.renew([self._name], lease):
+            raise AfterUploadError("another daemon has taken the work over")
+        self._kept_at = trio.current_time()

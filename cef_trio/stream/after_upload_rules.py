@@ -114,15 +114,17 @@ def why_not_the_object(expected: VerifiedFile, etag: str, stored: StoredObject |
     return None if stored.etag == etag else "its object has another ETag than the one that was completed"
 
 
-def targets(file: VerifiedFile, watch_folder: str, folder: str) -> tuple[str, str]:
-    """Where to move a recording to: its path below the watch folder; and, if that is taken, with the stream's id.
+def is_below(path: str, watch_folder: str) -> bool:
+    """Whether a path, as a record has it, leads to a file in the watch folder."""
+    if not os.path.isabs(path):  # noqa: PTH117 - a path of any bytes, as it is
+        return False
+    relative = os.path.relpath(path, watch_folder)
+    return relative not in {os.curdir, os.pardir} and not relative.startswith("../")
 
-    Raises:
-        ValueError: the file is not below the watch folder.
-    """
+
+def targets(file: VerifiedFile, watch_folder: str, folder: str) -> tuple[str, str]:
+    """Where to move a recording to: its path below the watch folder; and, if that is taken, with the stream's id."""
     relative = os.path.relpath(file.path, watch_folder)
-    if relative in {os.curdir, os.pardir} or relative.startswith("../"):
-        raise ValueError(f"{file.path!r} is not below {watch_folder!r}")
     first = os.path.join(folder, relative)  # noqa: PTH118 - a path of any bytes, as it is
     parent, name = os.path.split(first)
     stem, suffix = os.path.splitext(name)  # noqa: PTH122 - as above

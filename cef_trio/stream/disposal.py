@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -33,7 +34,7 @@ from cef_trio.stream.after_upload_rules import VerifiedFile, why_not_the_file
 
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-_COPY: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+_COPY: Final = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _PRIVATE: Final = 0o600
 _PERMISSIONS: Final = 0o777
 _RENAME_NOREPLACE: Final = 1
@@ -234,64 +235,90 @@ def _renameat2(from_folder: int, name: str, to_folder: int, new_name: str) -> in
 # -- a copy on another file system ------------------------------------------------------------------------------------
 
 
-def open_copy(path: str) -> int:
-    """Open a copy that is to be written, empty; what an attempt that was killed left of it is overwritten.
+class Copy:
+    """A copy that is being written, under a name that is nobody's yet; :meth:`name` or :meth:`discard` ends it.
 
-    Raises:
-        AfterUploadError: the file system refused.
+    It is locked meanwhile (``flock(2)``), so that of two daemons that share a folder only one writes to it, however
+    long it takes; whatever a killed one left of it is written over.
     """
-    with _said(f"cannot write {path!r}"), _folder_of(path):
-        return os.open(path, _COPY, _PRIVATE)
 
+    def __init__(self, path: str) -> None:
+        """Open the copy, empty.
 
-def write_block(path: str, descriptor: int, block: bytes, offset: int) -> None:
-    """Write a block of the copy.
+        Raises:
+            AfterUploadError: another process writes it, or the file system refused.
+        """
+        self._path = path
+        with _said(f"cannot write {path!r}"), _folder_of(path) as (folder, name):
+            self._descriptor = os.open(name, _COPY, _PRIVATE, dir_fd=folder)
+            try:
+                self._lock()
+                os.ftruncate(self._descriptor, 0)
+            except BaseException:
+                self.close()
+                raise
 
-    Raises:
-        AfterUploadError: the file system refused, or is full.
-    """
-    with _said(f"cannot write {path!r}"):
-        written = 0
-        while written < len(block):
-            written += os.pwrite(descriptor, block[written:], offset + written)
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise AfterUploadError(f"cannot write {self._path!r}: another daemon does") from error
+        except OSError:  # a file system without locks: then the claim must do
+            return
 
+    def write(self, block: bytes, offset: int) -> None:
+        """Write a block.
 
-def finish_copy(path: str, descriptor: int, file: VerifiedFile) -> None:
-    """Give the copy the file's times and permissions, and have all of it on its disk.
+        Raises:
+            AfterUploadError: the file system refused, or is full.
+        """
+        with _said(f"cannot write {self._path!r}"):
+            written = 0
+            while written < len(block):
+                written += os.pwrite(self._descriptor, block[written:], offset + written)
 
-    The page cache is told to let go of it, so that who compares it then reads what the disk has.
+    def finish(self, file: VerifiedFile) -> None:
+        """Give it the file's times and permissions, and have all of it on its disk.
 
-    Raises:
-        AfterUploadError: the file system refused; for one, the disk did not take what was written.
-    """
-    with _said(f"cannot finish {path!r}"):
-        with suppress(PermissionError):  # of a file system that has none
-            os.fchmod(descriptor, Path(file.path).lstat().st_mode & _PERMISSIONS)
-        os.utime(descriptor, ns=(file.mtime_ns, file.mtime_ns))
-        os.fsync(descriptor)
-        with suppress(OSError):  # advice, no more
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        The page cache is told to let go of it, so that who compares it then reads what the disk has.
 
+        Raises:
+            AfterUploadError: the file system refused; for one, the disk did not take what was written.
+        """
+        with _said(f"cannot finish {self._path!r}"):
+            with suppress(PermissionError):  # of a file system that has none
+                os.fchmod(self._descriptor, Path(file.path).lstat().st_mode & _PERMISSIONS)
+            os.utime(self._descriptor, ns=(file.mtime_ns, file.mtime_ns))
+            os.fsync(self._descriptor)
+            with suppress(OSError):  # advice, no more
+                os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
-def name_copy(path: str, targets: Sequence[str]) -> str:
-    """Give the whole copy the first name of ``targets`` that is free, for good; returns it.
+    def name(self, targets: Sequence[str]) -> str:
+        """Give it the first name of ``targets`` that is free, for good; returns that.
 
-    Raises:
-        AfterUploadError: every name is taken, or the file system refused.
-    """
-    with _said(f"cannot rename {path!r}"):
-        for target in targets:
-            with _folder_of(target) as (folder, name):
-                if _rename(folder, os.path.split(path)[1], folder, name):
-                    os.fsync(folder)
-                    return target
-    raise _all_taken("rename", path, targets)
+        Raises:
+            AfterUploadError: every name is taken, or the file system refused; it is still to be discarded.
+        """
+        with _said(f"cannot rename {self._path!r}"):
+            for target in targets:
+                with _folder_of(target) as (folder, name):
+                    if _rename(folder, os.path.split(self._path)[1], folder, name):
+                        os.fsync(folder)
+                        self.close()
+                        return target
+        raise _all_taken("rename", self._path, targets)
 
+    def discard(self) -> None:
+        """Remove it, as far as the file system lets us."""
+        with suppress(OSError):
+            os.unlink(self._path)  # noqa: PTH108 - a path of any bytes, as it is
+        self.close()
 
-def remove_copy(path: str) -> None:
-    """Remove a copy that did not become whole; it may have got its name already, or never have been."""
-    with suppress(OSError):
-        os.unlink(path)  # noqa: PTH108 - a path of any bytes, as it is
+    def close(self) -> None:
+        """Close it, if neither :meth:`name` nor :meth:`discard` came to that."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
 
 @contextmanager

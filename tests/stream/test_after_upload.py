@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog.testing
@@ -20,6 +22,7 @@ from cef_trio.checkpoint.keys import claim
 from cef_trio.checkpoint.model import Lease
 from cef_trio.checkpoint.states import Status, StreamSet
 from cef_trio.lab.blows import Blow, Strike
+from cef_trio.lab.disk import InlineDisk, MortalDisk
 from cef_trio.lab.world import BUCKET, PART, World, WorldDaemon
 from cef_trio.local.s3 import Fault, Kind, Moment
 from cef_trio.stream import disposal
@@ -155,6 +158,46 @@ async def test_p8_a_recording_that_is_written_again_is_left_alone_and_uploaded_a
         await until(lambda: not Path(world.path()).exists())
     assert sorted(world.recordings()) == sorted([first, second])
     assert world.gone_unsaved == []
+
+
+async def test_p8_a_record_that_leads_out_of_the_folder_deletes_nothing_there(
+    world: World, autojump_clock: MockClock, said: list[EventDict], tmp_path: Path
+) -> None:
+    """A hand in Redis, or another daemon's name for the same path."""
+    world.append(10)
+    async with world.daemon() as daemon:
+        daemon.closed()
+        await completed(world)
+    (stream,) = world.store._streams.values()
+    outside = tmp_path / "outside.mp4"
+    Path(world.path()).rename(outside)
+    Path(world.path()).hardlink_to(outside)
+    stream.meta = replace(stream.meta, current_path=str(outside))
+    world.after_upload = DELETE
+    async with world.daemon():
+        await quiet(world)
+    assert outside.exists()
+    assert "not in the watch folder" in events(said, "after_upload_refused")[0]["reason"]
+
+
+async def test_a_claim_is_kept_as_long_as_a_copy_takes(
+    world: World, autojump_clock: MockClock, done: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two_file_systems(monkeypatch)
+    world.append(3 * 512 * 1024)
+    slow, held = InlineDisk.change, []
+
+    async def change(self: InlineDisk, call: Callable[[], Any]) -> Any:
+        await trio.sleep(9)  # for a block; the lease is of 30 seconds
+        held.append(world.store._holder(claim(world.known()[0].meta.stream_id, "after-upload")) is not None)
+        return await slow(self, call)
+
+    monkeypatch.setattr(MortalDisk, "change", change)
+    async with world.daemon() as daemon:
+        daemon.closed()
+        await until(lambda: not Path(world.path()).exists(), 600)
+    assert len(held) >= 6
+    assert all(held)
 
 
 async def test_what_a_crash_left_undone_the_next_start_does(world: World, autojump_clock: MockClock) -> None:
@@ -331,10 +374,8 @@ async def test_p8_a_copy_that_is_not_what_was_verified_is_never_named(
 ) -> None:
     """A disk that takes the bytes and keeps others."""
     two_file_systems(monkeypatch)
-    write_block = disposal.write_block
-    monkeypatch.setattr(
-        disposal, "write_block", lambda path, fd, block, offset: write_block(path, fd, block[::-1], offset)
-    )
+    write = disposal.Copy.write
+    monkeypatch.setattr(disposal.Copy, "write", lambda self, block, offset: write(self, block[::-1], offset))
     world.append(PART)
     async with world.daemon() as daemon:
         daemon.closed()

@@ -19,7 +19,7 @@ from cef_trio.intake.writers import WriterState, writer_state_now
 from cef_trio.s3.checksums import crc64nvme
 from cef_trio.stream import disposal
 from cef_trio.stream.after_upload_rules import VerifiedFile
-from cef_trio.stream.disposal import NotTouchedError, OtherFileSystemError, delete_now, move_now
+from cef_trio.stream.disposal import Copy, NotTouchedError, OtherFileSystemError, delete_now, move_now
 
 CONTENT = b"a whole recording"
 
@@ -260,30 +260,49 @@ def test_a_refusal_of_the_file_system_is_said_in_words(path: Path, monkeypatch: 
 def test_a_copy_is_private_until_it_is_whole_and_then_like_the_file(path: Path, tmp_path: Path) -> None:
     path.chmod(0o640)
     os.utime(path, ns=(1, 1_000_000_007))
-    file, copy, target = verified(path), tmp_path / "d" / ".copy", tmp_path / "d" / "a.mp4"
-    descriptor = disposal.open_copy(str(copy))
-    try:
-        assert copy.stat().st_mode & 0o777 == 0o600
-        disposal.write_block(str(copy), descriptor, CONTENT[:5], 0)
-        disposal.write_block(str(copy), descriptor, CONTENT[5:], 5)
-        disposal.finish_copy(str(copy), descriptor, file)
-    finally:
-        os.close(descriptor)
-    assert disposal.name_copy(str(copy), [str(target)]) == str(target)
+    file, hidden, target = verified(path), tmp_path / "d" / ".copy", tmp_path / "d" / "a.mp4"
+    hidden.parent.mkdir()
+    hidden.write_bytes(b"what a killed daemon left, and longer than the file is")
+    copy = Copy(str(hidden))
+    assert hidden.read_bytes() == b""
+    copy.write(CONTENT[5:], 5)
+    copy.write(CONTENT[:5], 0)
+    copy.finish(file)
+    assert copy.name([str(target)]) == str(target)
     assert target.read_bytes() == CONTENT
     assert (target.stat().st_mode & 0o777, target.stat().st_mtime_ns) == (0o640, 1_000_000_007)
-    disposal.remove_copy(str(copy))
-    assert listing(copy.parent) == ["a.mp4"]
+    assert listing(hidden.parent) == ["a.mp4"]
+
+
+def test_a_new_copy_is_nobodys_to_read_and_is_gone_when_it_is_discarded(tmp_path: Path) -> None:
+    hidden = tmp_path / ".copy"
+    copy = Copy(str(hidden))
+    assert hidden.stat().st_mode & 0o777 == 0o600
+    copy.discard()
+    assert listing(tmp_path) == []
+
+
+def test_p8_two_daemons_never_write_one_copy(path: Path, tmp_path: Path) -> None:
+    hidden, target = tmp_path / ".copy", tmp_path / "a.mp4"
+    first = Copy(str(hidden))
+    first.write(CONTENT, 0)
+    with pytest.raises(AfterUploadError, match="another daemon does"):
+        Copy(str(hidden))
+    assert hidden.read_bytes() == CONTENT
+    first.name([str(target)])
+    second = Copy(str(hidden))
+    assert target.read_bytes() == CONTENT
+    second.discard()
 
 
 def test_p8_a_whole_copy_never_replaces_anything(path: Path) -> None:
-    copy, taken, free = (path.with_name(name) for name in (".copy", "taken.mp4", "free.mp4"))
-    copy.write_bytes(CONTENT)
+    hidden, taken, free = (path.with_name(name) for name in (".copy", "taken.mp4", "free.mp4"))
     taken.write_bytes(b"somebody else's")
-    assert disposal.name_copy(str(copy), [str(taken), str(free)]) == str(free)
-    copy.write_bytes(CONTENT)
+    assert Copy(str(hidden)).name([str(taken), str(free)]) == str(free)
+    copy = Copy(str(hidden))
     with pytest.raises(AfterUploadError, match="are taken"):
-        disposal.name_copy(str(copy), [str(taken), str(free)])
+        copy.name([str(taken), str(free)])
+    copy.discard()
     assert taken.read_bytes() == b"somebody else's"
 
 
@@ -291,17 +310,18 @@ def test_a_copy_is_written_through_no_link(path: Path) -> None:
     link = path.with_name(".copy")
     link.symlink_to(path)
     with pytest.raises(AfterUploadError, match="cannot write"):
-        disposal.open_copy(str(link))
+        Copy(str(link))
     assert path.read_bytes() == CONTENT
 
 
-def test_a_full_disk_is_said_in_words() -> None:
-    descriptor = os.open("/dev/full", os.O_WRONLY)
-    try:
-        with pytest.raises(AfterUploadError, match="cannot write '/x': No space left on device"):
-            disposal.write_block("/x", descriptor, CONTENT, 0)
-    finally:
-        os.close(descriptor)
+def test_a_full_disk_is_said_in_words(tmp_path: Path) -> None:
+    copy = Copy(str(tmp_path / ".copy"))
+    full = os.open("/dev/full", os.O_WRONLY)
+    os.dup2(full, copy._descriptor)
+    os.close(full)
+    with pytest.raises(AfterUploadError, match=r"cannot write '.*copy': No space left on device"):
+        copy.write(CONTENT, 0)
+    copy.discard()
 
 
 def test_nothing_is_left_open(path: Path) -> None:
@@ -310,4 +330,9 @@ def test_nothing_is_left_open(path: Path) -> None:
         delete_now(replace(file, size_bytes=1))
     move_now(file, [str(path.with_name("b.mp4"))])
     delete_now(file)
+    Copy(str(path)).discard()
+    Copy(str(path)).name([str(path.with_name("c.mp4"))])
+    path.symlink_to("c.mp4")
+    with pytest.raises(AfterUploadError):
+        Copy(str(path))
     assert listing("/proc/self/fd") == before
