@@ -46,7 +46,7 @@ _PERIOD_SECONDS: Final = 60.0
 _BATCH: Final = 500
 _MAX_BODY_BYTES: Final = 16 << 20
 """More than any metadata object has: 10,000 parts of some 150 bytes."""
-_NOT_THERE: Final = frozenset({"NoSuchKey", "NoSuchBucket"})
+_NOT_THERE: Final = "NoSuchKey"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ class WebhookDeliverer:
         """Deliver for ever."""
         owed = self._services.webhook_owed
         while True:
-            owed.value = False
+            owed.value = self._silent = self._answered = False
             try:
                 await self._round()
             except CefMp4ProcessorError as error:
@@ -110,7 +110,6 @@ class WebhookDeliverer:
         metas = await self._owed_here()
         now = trio.current_time()
         self._debts = {stream_id: self._debts.get(stream_id, _Debt(now)) for stream_id in metas}
-        self._silent = self._answered = False
         due = sorted((debt.due_at, stream_id) for stream_id, debt in self._debts.items() if debt.due_at <= now)
         waiting = iter([metas[stream_id] for _, stream_id in due])
         async with trio.open_nursery() as nursery:
@@ -157,7 +156,7 @@ class WebhookDeliverer:
         try:
             body = await self._body(meta)
         except S3OperationError as error:
-            if error.transient or error.code not in _NOT_THERE:
+            if error.code != _NOT_THERE:
                 raise
             log.warning("webhook_given_up", stream_id=meta.stream_id, error=str(error))
             await self._settle(meta, WebhookOutcome.GIVEN_UP)
@@ -198,12 +197,14 @@ class WebhookDeliverer:
         Raises:
             S3OperationError: it is not there, or cannot be read.
         """
+        if meta.s3_bucket != self._services.rules.bucket:
+            raise S3OperationError("get_object", f"the metadata is in another bucket, {meta.s3_bucket!r}")
         key, body = metadata_key(meta.s3_key_prefix), bytearray()
         async with self._services.s3.get_object(key) as (_, chunks):
             async for chunk in chunks:
                 body += chunk
                 if len(body) > _MAX_BODY_BYTES:
-                    raise S3OperationError("get_object", "the metadata is larger than any of ours", code="NoSuchKey")
+                    raise S3OperationError("get_object", "the metadata is larger than any of ours", code=_NOT_THERE)
         return bytes(body)
 
     async def _settle(self, meta: StreamMeta, outcome: WebhookOutcome) -> None:
@@ -212,11 +213,12 @@ class WebhookDeliverer:
         self._services.metrics.webhook_attempted(outcome)
 
     async def _again(self, meta: StreamMeta, error: CefMp4ProcessorError, asked_seconds: float | None) -> None:
-        """Note that an attempt failed; one that had its hours is given up."""
+        """Note that an attempt failed. One that had its hours is given up, but not for an outage of S3 or Redis."""
         debt = self._debts.get(meta.stream_id)
         if debt is None:
             return  # delivered; only giving its claim back failed
-        if self._services.utc_now() >= meta.last_activity_at_utc + self._retry:
+        final = isinstance(error, WebhookOperationError) or not error.transient
+        if final and self._services.utc_now() >= meta.last_activity_at_utc + self._retry:
             log.warning("webhook_given_up", stream_id=meta.stream_id, error=str(error))
             try:
                 await self._settle(meta, WebhookOutcome.GIVEN_UP)

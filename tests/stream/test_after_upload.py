@@ -212,6 +212,25 @@ async def test_what_a_crash_left_undone_the_next_start_does(world: World, autoju
     assert world.gone_unsaved == []
 
 
+async def test_p8_a_redis_that_lost_the_completion_of_a_deleted_recording_learns_it_from_s3(
+    world: World, autojump_clock: MockClock
+) -> None:
+    world.after_upload = DELETE
+    world.endpoint.faults.arm(Fault(Kind.SLOW, "CompleteMultipartUpload", Moment.REPLY, seconds=2))
+    world.append(PART + 5)
+    content = world.content()
+    async with world.daemon() as daemon:
+        daemon.closed()
+        await until(lambda: world.endpoint.log.calls["CompleteMultipartUpload"] == 1)
+        older = world.store.snapshot()
+        await until(lambda: not Path(world.path()).exists())
+    world.lose_redis(down_to=older)
+    async with world.daemon():
+        (checkpoint,) = await completed(world)
+    assert checkpoint.meta.status is Status.COMPLETED
+    assert world.recordings() == [content]
+
+
 async def test_recordings_that_were_completed_before_it_was_asked_for_are_taken_too(
     world: World, autojump_clock: MockClock
 ) -> None:

@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -270,7 +271,24 @@ async def test_a_webhook_whose_metadata_is_gone_from_s3_is_given_up(
     assert "NoSuchKey" in events(said, "webhook_given_up")[0]["error"]
 
 
-async def test_an_outage_of_s3_is_waited_for(world: World, autojump_clock: MockClock) -> None:
+async def test_a_webhook_whose_metadata_is_in_another_bucket_is_tried_for_its_hours(
+    world: World, autojump_clock: MockClock, said: list[EventDict]
+) -> None:
+    """A bucket that was changed in the settings may be changed back."""
+    world.webhook_retry_seconds = HOUR
+    await record_one(world)
+    (stream,) = world.store._streams.values()
+    stream.meta = replace(stream.meta, s3_bucket="another")
+    async with world.daemon():
+        await trio.sleep(HOUR / 2)
+        assert world.owed_webhooks
+        await settled(world)
+    assert statuses(world) == [0]
+    assert "another bucket" in events(said, "webhook_given_up")[0]["error"]
+
+
+async def test_an_outage_of_s3_is_waited_for_however_long_it_is(world: World, autojump_clock: MockClock) -> None:
+    world.webhook_retry_seconds = 60.0
     await record_one(world)
     armed = world.endpoint.faults.arm(Fault(Kind.RESET, "*", Moment.BEFORE, times=None))
     async with world.daemon():
