@@ -6,7 +6,7 @@ import errno
 import fcntl
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,7 @@ from cef_trio.s3.sigv4 import Credentials
 from cef_trio.stream.naming import KeyTemplate
 from cef_trio.stream.services import Services, StreamRules
 from cef_trio.telemetry.metrics import Metrics
+from cef_trio.webhook.client import WebhookClient
 
 log = structlog.get_logger(__name__)
 
@@ -100,7 +101,8 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
     pacer = Pacer(settings.max_upload_rate, waited=metrics.upload_waited)
     s3 = s3_client(settings, ServiceRetrier(s3_breaker, policy, once=ONCE, observer=observer), pacer)
     lease = Lease(settings.instance_id, uuid4().hex, settings.lease_seconds)
-    async with store, s3:
+    webhook = webhook_client(settings)
+    async with store, s3, webhook or nullcontext():
         yield Services(
             store=store,
             s3=s3,
@@ -118,6 +120,25 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             new_stream_id=lambda: str(uuid4()),
             metrics=metrics,
             pacer=pacer,
+            webhook=webhook,
+        )
+
+
+def webhook_client(settings: Settings) -> WebhookClient | None:
+    """Who is told of completed recordings, by the settings; nothing is connected yet.
+
+    Raises:
+        SettingsError: the file of certificates holds none.
+    """
+    if settings.on_complete_webhook is None:
+        return None
+    with _what_only_rooms_know():
+        return WebhookClient(
+            settings.on_complete_webhook.get_secret_value(),
+            secret=_text(settings.webhook_secret),
+            timeout_seconds=settings.webhook_timeout_seconds,
+            now=lambda: datetime.now(UTC),
+            ca_file=settings.webhook_ca_file,
         )
 
 

@@ -7,6 +7,7 @@ line that names the variable, what it got (never a secret) and what it takes. ``
 
 from __future__ import annotations
 
+import base64
 import difflib
 import os
 import re
@@ -61,6 +62,7 @@ _REDIS_SCHEMES: Final = (
     "redis+cluster",
     "rediss+cluster",
 )
+_WEBHOOK_SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - what every such secret begins with
 _BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]")
 _TEMPLATE_BYTES: Final = 800
 _TAKES: Final = {
@@ -160,6 +162,43 @@ def _bucket(value: str) -> str:
     # Looser than AWS's rule for new buckets: older ones, and other stores, have capitals and underscores.
     if not _BUCKET.fullmatch(value):
         raise ValueError("takes 3 to 63 letters, digits, '.', '-' and '_', with a letter or digit at both ends")
+    return value
+
+
+def _after_upload(value: str) -> str:
+    word, colon, folder = value.partition(":")
+    word = word.strip().lower()
+    if word == "move" and not os.path.isabs(folder):  # noqa: PTH117 - the text, as it stands
+        raise ValueError("takes move:DIR with an absolute folder, such as move:/srv/archive")
+    if word not in {"keep", "delete", "move"} or (colon and word != "move"):
+        raise ValueError("takes keep, delete or move:DIR, such as move:/srv/archive")
+    return f"move:{os.path.normpath(folder)}" if word == "move" else word
+
+
+def _webhook_url(value: SecretStr) -> SecretStr:
+    url = value.get_secret_value()
+    try:
+        parts = urlsplit(url)
+        well_formed = parts.scheme in {"http", "https"} and parts.hostname and (parts.port is None or parts.port > 0)
+    except ValueError:  # a port that is no number, an IPv6 address that is none
+        well_formed = False
+    if not well_formed or not url.isascii() or not url.isprintable() or re.search(r"[\s#\\]", url):
+        raise ValueError("is a URL such as https://example.com/recordings?token=x, in ASCII, without '#'")
+    if "@" in parts.netloc:
+        raise ValueError("holds no user or password: the signature of WEBHOOK_SECRET says who sends")
+    return value
+
+
+def _webhook_secret(value: SecretStr) -> SecretStr:
+    encoded = value.get_secret_value().removeprefix(_WEBHOOK_SECRET_PREFIX)
+    try:
+        size_bytes = len(base64.b64decode(encoded, validate=True))
+    except ValueError:
+        size_bytes = 0
+    if not (value.get_secret_value().startswith(_WEBHOOK_SECRET_PREFIX) and 24 <= size_bytes <= 64):  # noqa: PLR2004
+        raise ValueError(
+            'takes whsec_ and the base64 of 24 to 64 bytes, as of: echo "whsec_$(openssl rand -base64 32)"'
+        )
     return value
 
 
@@ -302,6 +341,19 @@ class Settings(BaseSettings):
     ffprobe_timeout_seconds: Seconds = 30.0
     """How long ffprobe may take."""
 
+    after_upload: Annotated[str, AfterValidator(_after_upload)] = "keep"
+    """What becomes of recordings (of those completed before too) whose object is verified: keep, delete or move:DIR."""
+    on_complete_webhook: Annotated[Secret, AfterValidator(_webhook_url)] | None = None
+    """A URL that is sent the metadata JSON of each completed recording, by POST, at least once."""
+    webhook_secret: Annotated[Secret, AfterValidator(_webhook_secret)] | None = None
+    """Signs what is sent, as Standard Webhooks has it: whsec_ and base64; without it nothing is signed."""
+    webhook_ca_file: Path | None = None
+    """Certificates to trust for an https webhook instead of the system's, PEM."""
+    webhook_timeout_seconds: Seconds = 15.0
+    """How long the receiver of a webhook may take to answer."""
+    webhook_retry_hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 24.0
+    """How long after a recording's completion its webhook is tried."""
+
     prom_host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
     """Where the admin server listens: metrics, health and the status page, read-only, for whoever reaches it."""
     prom_port: Annotated[int, Field(ge=0, le=65_535)] = 8000
@@ -341,6 +393,8 @@ class Settings(BaseSettings):
             raise ValueError("S3_ACCESS_KEY_ID and S3_SECRET_ACCESS_KEY are given together, or neither is")
         if self.s3_session_token is not None and self.s3_access_key_id is None:
             raise ValueError("S3_SESSION_TOKEN belongs to an S3_ACCESS_KEY_ID, which is missing")
+        if self.webhook_secret is not None and self.on_complete_webhook is None:
+            raise ValueError("WEBHOOK_SECRET signs what ON_COMPLETE_WEBHOOK is sent, which is missing")
         if self.retry_initial_seconds > self.retry_max_seconds:
             raise ValueError(
                 f"RETRY_INITIAL_SECONDS ({self.retry_initial_seconds:g}) is at most RETRY_MAX_SECONDS "
@@ -407,7 +461,8 @@ def load_settings(
     if lines:
         raise SettingsError(lines)
     unfit_folder = None if "watch_dir" in unneeded else _unfit_folder(settings.watch_dir)
-    if lines := [line for line in (unfit_folder, *_unfit_certificates(settings)) if line]:
+    unfit_target = None if "watch_dir" in unneeded else _unfit_target(settings)
+    if lines := [line for line in (unfit_folder, unfit_target, *_unfit_certificates(settings)) if line]:
         raise SettingsError(lines)
     return settings.model_copy(update={"watch_dir": settings.watch_dir.resolve()})
 
@@ -434,10 +489,41 @@ def _unfit_folder(folder: Path) -> str | None:
     return None
 
 
+def _unfit_target(settings: Settings) -> str | None:
+    """What is wrong with the folder of ``AFTER_UPLOAD=move:DIR``: a moved recording must never be watched again."""
+    _, _, name = settings.after_upload.partition(":")
+    if not name:
+        return None
+    try:
+        target, watched = Path(name).resolve(), settings.watch_dir.resolve()
+        nearest = next(folder for folder in (target, *target.parents) if folder.exists())
+        # By path, and by what the paths lead to: a folder may have two names (a bind mount).
+        inside = target.is_relative_to(watched) or any(watched.samefile(one) for one in (nearest, *nearest.parents))
+        around = watched.is_relative_to(target) or (
+            nearest == target and any(target.samefile(one) for one in watched.parents)
+        )
+    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
+        return f"AFTER_UPLOAD: the folder {name!r} cannot be looked at ({error})"
+    if inside or around:
+        return (
+            f"AFTER_UPLOAD: recordings cannot be moved to {name!r}: it and WATCH_DIR {str(watched)!r} lie in each "
+            "other, so what was moved would be watched again; take a folder beside it"
+        )
+    if not nearest.is_dir():
+        return f"AFTER_UPLOAD: {name!r} cannot be a folder, since {str(nearest)!r} is none"
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        return f"AFTER_UPLOAD: {name!r} cannot be written, by this user: {str(nearest)!r} does not allow it"
+    return None
+
+
 def _unfit_certificates(settings: Settings) -> list[str]:
     """A line for each file of certificates that holds none: Redis would be waited for for ever."""
     lines = []
-    for variable, file in (("S3_CA_FILE", settings.s3_ca_file), ("REDIS_CA_FILE", settings.redis_ca_file)):
+    for variable, file in (
+        ("S3_CA_FILE", settings.s3_ca_file),
+        ("REDIS_CA_FILE", settings.redis_ca_file),
+        ("WEBHOOK_CA_FILE", settings.webhook_ca_file),
+    ):
         try:
             if file is not None:
                 ssl.create_default_context(cafile=file)

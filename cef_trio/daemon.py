@@ -10,7 +10,7 @@
     ├─ background nursery             lease renewal, probes of S3 and Redis
     └─ processor nursery              (drained, then cancelled) one task a stream
         └─ intake scope               (cancelled first) watcher, stale checker, resolver of unknown files,
-                                      survey of Redis, watchdog
+                                      survey of Redis, watchdog, what follows an upload, webhooks
 
 Leaving (promise P4): the first signal cancels the intake scope and tells the processors to drain, and in the same
 moment gives the processor nursery a deadline, ``SHUTDOWN_GRACE_SECONDS`` away. So nothing that hangs, be it S3, Redis
@@ -46,11 +46,14 @@ from cef_trio.intake.watcher import Watcher
 from cef_trio.logs import Redactor
 from cef_trio.notify import ServiceNotifier, Turn
 from cef_trio.reload import SettingsReloader, SettingsSource, Terminal, take_hangups
+from cef_trio.stream.after_upload import AfterUpload
+from cef_trio.stream.after_upload_rules import Deed, parse_rule
 from cef_trio.stream.gauges import Observer
 from cef_trio.stream.retention import forget_old_streams
 from cef_trio.stream.services import Services
 from cef_trio.stream.stale import StaleChecker
 from cef_trio.stream.supervisor import StreamSupervisor
+from cef_trio.stream.webhooks import WebhookDeliverer
 from cef_trio.telemetry.survey import survey_redis
 
 log = structlog.get_logger(__name__)
@@ -281,8 +284,18 @@ async def _take_in(
         timeout_seconds=settings.stream_timeout_seconds,
         period_seconds=check_seconds,
     )
+    rule = parse_rule(settings.after_upload)
+    after_upload = AfterUpload(services, rule, folder)
+    supervisor.on_uploaded = after_upload.offer
     async with trio.open_nursery() as intake:
         intake.start_soon(supervisor.run)
+        if rule.deed is not Deed.KEEP:
+            intake.start_soon(after_upload.run)
+        if services.webhook is not None:
+            retry_seconds = settings.webhook_retry_hours * 3600
+            deliverer = WebhookDeliverer(services, services.webhook, watch_folder=folder, retry_seconds=retry_seconds)
+            services.metrics.owed_webhooks_by(lambda: deliverer.owed)
+            intake.start_soon(deliverer.run)
         await intake.start(watcher.run)
         intake.start_soon(stale_checker.run)
         services.metrics.turns_by("watcher", lambda: services.unix_time(watcher.last_turn))

@@ -7,7 +7,8 @@ the speed (DESIGN 5).
 
 Reads change nothing, so a worker that a hung disk holds is abandoned on cancellation: no disk can hold an exit back
 (promise P4). A limiter of its own keeps a hung disk from piling up threads (P7). Closing is a worker's job too: sshfs
-and its like are asked to flush at each close, and a hung one would stop the loop in the middle of it.
+and its like are asked to flush at each close, and a hung one would stop the loop in the middle of it. What changes
+something (``AFTER_UPLOAD``) is never abandoned.
 
 :class:`Disk` is the interface; :class:`KernelDisk` is the real one. The laboratory has one without threads, whose
 checkpoints a virtual clock can count.
@@ -21,7 +22,7 @@ import os
 import stat as stat_module
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -106,6 +107,12 @@ class Disk(Protocol):
         """
         ...
 
+    async def change(self, call: Callable[[], T]) -> T:
+        """Run a short call that changes something. Cancelled before it has begun it changes nothing; once it has
+        begun it is waited for, and what it returns or raises is not lost.
+        """
+        ...
+
     def open(self, path: str) -> AbstractAsyncContextManager[OpenRecording]:
         """Open a recording for reading; no symbolic link in the path is followed.
 
@@ -124,7 +131,7 @@ class FileSlice:
     offset: int
     size_bytes: int
 
-    async def blocks(self) -> AsyncIterator[bytes]:
+    async def blocks(self) -> AsyncGenerator[bytes, None]:
         """Read the slice from its beginning, in blocks of at most 512 KiB.
 
         Raises:
@@ -180,6 +187,7 @@ class KernelDisk:
         self._threads = trio.CapacityLimiter(max_threads)
         self._closing_threads = trio.CapacityLimiter(max_threads)
         """Of their own, so that nobody's reading can keep a file open."""
+        self._changing_threads = trio.CapacityLimiter(2)
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
         return await trio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=self._threads)
@@ -200,6 +208,12 @@ class KernelDisk:
             return await self._in_thread(lambda: device_of_nearest_folder(path))
         except OSError as error:
             raise refusal(f"cannot look at the folder of {path!r}", error) from error
+
+    async def change(self, call: Callable[[], T]) -> T:
+        """See :meth:`Disk.change`. The one kind of call here that is never abandoned: a file that an abandoned thread
+        deletes later would be deleted behind everybody's back.
+        """
+        return await trio.to_thread.run_sync(call, limiter=self._changing_threads)
 
     @asynccontextmanager
     async def open(self, path: str) -> AsyncIterator[OpenRecording]:

@@ -35,6 +35,10 @@ class FFprobeError(CefMp4ProcessorError):
     """ffprobe is missing, failed, timed out, or printed something that is not its JSON."""
 
 
+class AfterUploadError(CefMp4ProcessorError):
+    """A recording that is uploaded could not be deleted or moved; it is where it was, and is tried again."""
+
+
 class RecordingChangedError(CefMp4ProcessorError):
     """The file changed under a read: it is shorter than it was, or its bytes differ between two passes."""
 
@@ -88,6 +92,28 @@ class S3OperationError(OperationError):
         self.bucket = bucket
         self.key = key
         self.part_number = part_number
+        self.retry_after_seconds = retry_after_seconds
+        super().__init__(operation, message, transient=transient)
+
+
+class WebhookOperationError(OperationError):
+    """A webhook was not delivered; ``status`` is the HTTP status of the receiver's answer, ``None`` without one.
+
+    Its text holds the receiver's host only: a webhook's URL may be a secret.
+    """
+
+    service = "Webhook"
+
+    def __init__(
+        self,
+        operation: str,
+        message: str,
+        *,
+        transient: bool = False,
+        status: int | None = None,
+        retry_after_seconds: float | None = None,
+    ) -> None:
+        self.status = status
         self.retry_after_seconds = retry_after_seconds
         super().__init__(operation, message, transient=transient)
 

@@ -12,6 +12,15 @@ from dataclasses import dataclass
 from cef_trio.checkpoint.states import StreamSet
 
 
+def claim(stream_id: str, work: str) -> str:
+    """The name under which work on an *ended* stream is claimed by one daemon.
+
+    It is given to ``acquire``, ``renew`` and ``release`` where a live stream's id is, and so makes a lease of its own:
+    two kinds of work on one stream do not stand in each other's way, nor in the way of the stream's own lease.
+    """
+    return f"{stream_id}:{work}"
+
+
 @dataclass(frozen=True, slots=True)
 class Keys:
     """Every key name, behind one prefix (empty by default)."""
@@ -31,6 +40,11 @@ class Keys:
     def set(self, stream_set: StreamSet) -> str:
         """The set of stream ids of that name."""
         return f"{self.prefix}streams:{stream_set.value}"
+
+    @property
+    def owed_webhooks(self) -> str:
+        """The set of the ids of completed streams whose webhook was not delivered yet."""
+        return f"{self.prefix}webhooks:owed"
 
     def meta(self, stream_id: str) -> str:
         """The hash of the stream's record."""

@@ -65,6 +65,7 @@ class Snapshot:
     streams: Mapping[str, _Stream]
     by_path: Mapping[str, str]
     leases: Mapping[str, _Held]
+    owed_webhooks: frozenset[str] = frozenset()
 
 
 class MemoryCheckpointStore:
@@ -95,6 +96,7 @@ class MemoryCheckpointStore:
         self._streams: dict[str, _Stream] = {}
         self._by_path: dict[str, str] = {}
         self._leases: dict[str, _Held] = {}
+        self._owed_webhooks: set[str] = set()
 
     # ---- what only the in-process store can do -----------------------------------------------------------------
 
@@ -107,6 +109,7 @@ class MemoryCheckpointStore:
             },
             dict(self._by_path),
             {stream_id: replace(held) for stream_id, held in self._leases.items()},
+            frozenset(self._owed_webhooks),
         )
 
     def restore(self, snapshot: Snapshot) -> None:
@@ -117,6 +120,7 @@ class MemoryCheckpointStore:
         }
         self._by_path = dict(snapshot.by_path)
         self._leases = {stream_id: replace(held) for stream_id, held in snapshot.leases.items()}
+        self._owed_webhooks = set(snapshot.owed_webhooks)
 
     def clear(self) -> None:
         """Hold nothing: a server that lost everything."""
@@ -282,7 +286,9 @@ class MemoryCheckpointStore:
 
         await self._call("start_over", effect)
 
-    async def transition(self, stream_id: str, lease: Lease, status: Status, change: Change) -> None:
+    async def transition(
+        self, stream_id: str, lease: Lease, status: Status, change: Change, *, owes_webhook: bool = False
+    ) -> None:
         """Put the stream into ``status`` and its set, and apply ``change``, in one step."""
         change = _kept(change)
 
@@ -290,6 +296,8 @@ class MemoryCheckpointStore:
             stream = self._fenced(stream_id, lease)
             self._move(stream, status)
             stream.meta = rules.apply_change(stream.meta, change)
+            if owes_webhook:
+                self._owed_webhooks.add(stream_id)
 
         await self._call("transition", effect)
 
@@ -313,6 +321,14 @@ class MemoryCheckpointStore:
 
         return await self._call("save_interrupted", effect)
 
+    async def owed_webhooks(self) -> frozenset[str]:
+        """The ids of the streams whose webhook is owed."""
+        return await self._call("owed_webhooks", lambda: frozenset(self._owed_webhooks))
+
+    async def settle_webhook(self, stream_id: str) -> None:
+        """The stream's webhook is owed no more."""
+        await self._call("settle_webhook", lambda: self._owed_webhooks.discard(stream_id))
+
     async def forget(self, stream_id: str) -> None:
         """Remove an ended stream; an open one is left alone."""
 
@@ -324,6 +340,7 @@ class MemoryCheckpointStore:
                 self._leave_path(stream)
                 del self._streams[stream_id]
             self._leases.pop(stream_id, None)
+            self._owed_webhooks.discard(stream_id)
 
         await self._call("forget", effect)
 

@@ -297,9 +297,11 @@ class RedisCheckpointStore:
         parts = [self.keys.parts(stream_id)]
         await self._move("start_over", stream_id, lease, Status.ACTIVE, rules.starting_over(change), parts)
 
-    async def transition(self, stream_id: str, lease: Lease, status: Status, change: Change) -> None:
+    async def transition(
+        self, stream_id: str, lease: Lease, status: Status, change: Change, *, owes_webhook: bool = False
+    ) -> None:
         """Put the stream into ``status`` and its set, and apply ``change``, in one step."""
-        await self._move("transition", stream_id, lease, status, change)
+        await self._move("transition", stream_id, lease, status, change, owes_webhook=owes_webhook)
 
     async def rename(self, stream_id: str, lease: Lease, new_path: str) -> None:
         """The stream's file has another name now."""
@@ -328,6 +330,22 @@ class RedisCheckpointStore:
 
         return await self._redis.call("save_interrupted", work)
 
+    async def owed_webhooks(self) -> frozenset[str]:
+        """The ids of the streams whose webhook is owed."""
+
+        def work(client: Client) -> frozenset[str]:
+            return frozenset(raw.decode() for raw in client.smembers(self.keys.owed_webhooks))
+
+        return await self._redis.call("owed_webhooks", work)
+
+    async def settle_webhook(self, stream_id: str) -> None:
+        """The stream's webhook is owed no more."""
+
+        def work(client: Client) -> None:
+            client.srem(self.keys.owed_webhooks, stream_id)
+
+        await self._redis.call("settle_webhook", work)
+
     async def forget(self, stream_id: str) -> None:
         """Remove an ended stream and every key of it; an open one is left alone."""
         keys = [
@@ -335,6 +353,7 @@ class RedisCheckpointStore:
             self.keys.parts(stream_id),
             self.keys.by_path,
             *self.keys.sets.values(),
+            self.keys.owed_webhooks,
         ]
         await self._write("forget", stream_id, scripts.FORGET, keys, [stream_id, arguments.words(ENDED)])
 
@@ -374,9 +393,17 @@ class RedisCheckpointStore:
         status: Status,
         change: Change,
         forgotten: Sequence[str] = (),
+        *,
+        owes_webhook: bool = False,
     ) -> None:
-        given: list[Argument] = [lease.value, stream_id, *arguments.of_status(status), *arguments.of_change(change)]
-        keys = [*self._stream_keys(stream_id), *self.keys.sets.values(), *forgotten]
+        given: list[Argument] = [
+            lease.value,
+            stream_id,
+            *arguments.of_status(status),
+            int(owes_webhook),
+            *arguments.of_change(change),
+        ]
+        keys = [*self._stream_keys(stream_id), *self.keys.sets.values(), self.keys.owed_webhooks, *forgotten]
         await self._write(operation, stream_id, scripts.TRANSITION, keys, given, following=status)
 
     def _setting(self, client: Client, name: str) -> str | None:

@@ -130,8 +130,13 @@ class CheckpointStore(Protocol):
         """
         ...
 
-    async def transition(self, stream_id: str, lease: Lease, status: Status, change: Change) -> None:
+    async def transition(
+        self, stream_id: str, lease: Lease, status: Status, change: Change, *, owes_webhook: bool = False
+    ) -> None:
         """Put the stream into ``status`` and its set (``states.HOME``), and apply ``change``, in one step.
+
+        ``owes_webhook``: in that same step, note that its webhook is to be delivered (:meth:`owed_webhooks`), so that
+        no crash can lie between the two.
 
         Raises:
             ValueError: ``states.TRANSITIONS`` does not allow it (a bug of the caller, not of the store's state).
@@ -152,6 +157,18 @@ class CheckpointStore(Protocol):
         """
         ...
 
+    async def owed_webhooks(self) -> frozenset[str]:
+        """The ids of the streams whose webhook is owed."""
+        ...
+
+    async def settle_webhook(self, stream_id: str) -> None:
+        """The stream's webhook was delivered, or is given up: it is owed no more.
+
+        The one write that names no lease: what was delivered is delivered, whoever says so, and a stream that is
+        completed never comes to owe again.
+        """
+        ...
+
     async def forget(self, stream_id: str) -> None:
-        """Remove an ended stream and every key of it (pruning); an open one is left alone."""
+        """Remove an ended stream and every key of it (pruning), its owed webhook too; an open one is left alone."""
         ...

@@ -23,6 +23,7 @@ from cef_trio.paths import open_straight
 
 _F_SETSIG: Final = getattr(fcntl, "F_SETSIG", 10)
 _F_SETLEASE: Final = getattr(fcntl, "F_SETLEASE", 1024)
+_F_GETLEASE: Final = getattr(fcntl, "F_GETLEASE", 1025)
 _threads: Final = trio.CapacityLimiter(2)
 
 
@@ -46,10 +47,25 @@ def writer_state_now(path: str) -> WriterState:
     except OSError:
         return WriterState.UNKNOWN
     try:
+        return take_lease(descriptor)
+    finally:
+        os.close(descriptor)  # which gives the lease back
+
+
+def take_lease(descriptor: int) -> WriterState:
+    """Take a read lease on a file that is open read-only; it is given back when the descriptor is closed.
+
+    ``NONE``: it is taken, and a writer that comes now is kept waiting by the kernel, for 45 seconds at most
+    (``/proc/sys/fs/lease-break-time``). Otherwise there is no lease.
+    """
+    try:
         fcntl.fcntl(descriptor, _F_SETSIG, signal.SIGURG)
         fcntl.fcntl(descriptor, _F_SETLEASE, fcntl.F_RDLCK)
     except OSError as error:
         return WriterState.PRESENT if error.errno in {errno.EAGAIN, errno.EBUSY} else WriterState.UNKNOWN
-    finally:
-        os.close(descriptor)  # which gives the lease back
     return WriterState.NONE
+
+
+def writer_waits(descriptor: int) -> bool:
+    """Whether a writer has come since the lease on this descriptor was taken, and is kept waiting by it."""
+    return fcntl.fcntl(descriptor, _F_GETLEASE) != fcntl.F_RDLCK

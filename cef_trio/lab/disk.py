@@ -1,20 +1,25 @@
 """The file system without threads: real files, read inline, with a checkpoint where the real disk has one.
 
 A virtual clock jumps ahead while a worker thread works, since no task can run; so nothing in the laboratory uses one.
+A changing call is made by a process that lives: :class:`MortalDisk` has none of a dead one's.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager, asynccontextmanager
+from typing import TypeVar
 
 import trio
 
 from cef_trio.disk import OpenRecording, device_of_nearest_folder, inode_generation, refusal, regular_file_stat
-from cef_trio.exceptions import RecordingChangedError
+from cef_trio.exceptions import AfterUploadError, RecordingChangedError
+from cef_trio.lab.mortal import Death, Life
 from cef_trio.paths import open_straight, stat_straight
 from cef_trio.recording import FileStat
+
+T = TypeVar("T")
 
 
 class InlineDisk:
@@ -35,6 +40,11 @@ class InlineDisk:
         await trio.lowlevel.checkpoint()
         return device_of_nearest_folder(path)
 
+    async def change(self, call: Callable[[], T]) -> T:
+        """See :meth:`cef_trio.disk.Disk.change`."""
+        await trio.lowlevel.checkpoint()
+        return call()
+
     @asynccontextmanager
     async def open(self, path: str) -> AsyncIterator[OpenRecording]:
         """See :meth:`cef_trio.disk.Disk.open`."""
@@ -49,6 +59,32 @@ class InlineDisk:
             yield InlineRecording(descriptor)
         finally:
             os.close(descriptor)
+
+
+class MortalDisk(InlineDisk):
+    """The disk as one process sees it: once that is dead, it changes nothing any more.
+
+    Args:
+        life: the process.
+        watching: entered around each changing call, by whoever wants to see what it does.
+    """
+
+    def __init__(self, life: Life, watching: Callable[[], AbstractContextManager[None]]) -> None:
+        self._life = life
+        self._watching = watching
+
+    async def change(self, call: Callable[[], T]) -> T:
+        """See :meth:`cef_trio.disk.Disk.change`."""
+        await trio.lowlevel.checkpoint()
+        number = self._life.begins("disk change")
+        if self._life.reaches(number, Death.BEFORE):
+            raise AfterUploadError("the process is dead")
+        with self._watching():
+            answer = call()
+        if self._life.reaches(number, Death.UNANSWERED):
+            raise AfterUploadError("the process is dead")
+        self._life.reaches(number, Death.ANSWERED)
+        return answer
 
 
 class InlineRecording:

@@ -22,6 +22,7 @@ class Lane(StrEnum):
     DAEMON = "daemon"
     S3 = "s3"
     REDIS = "redis"
+    WEBHOOK = "webhook"
     FILE = "file"
     LAB = "lab"
 

@@ -18,6 +18,8 @@ import trio
 from cef_trio import shielded as shield_room
 from cef_trio.checkpoint.memory import MemoryCheckpointStore
 from cef_trio.checkpoint.model import Lease, PartRecord, StreamMeta
+from cef_trio.checkpoint.states import Status
+from cef_trio.checkpoint.store import Change
 from cef_trio.disk import OpenRecording
 from cef_trio.lab.blows import Blow
 from cef_trio.lab.disk import InlineRecording
@@ -26,7 +28,7 @@ from cef_trio.s3 import completion
 from cef_trio.s3.model import StoredObject
 from cef_trio.s3.sending import Sender
 from cef_trio.s3.xml import CompleteResult, XmlError, parse_complete_result
-from cef_trio.stream import finalize, processor, recovery
+from cef_trio.stream import disposal, finalize, processor, recovery
 from cef_trio.stream.adoption import UnknownUploads
 from cef_trio.stream.parts import Part
 from cef_trio.stream.processor import StreamProcessor
@@ -273,6 +275,34 @@ def _slot_kept(stack: ExitStack) -> None:
     _replace(stack, trio.CapacityLimiter, "release_on_behalf_of", forgetful)
 
 
+def _deleted_unchecked(stack: ExitStack) -> None:
+    def never(*_: object) -> None:
+        return None
+
+    _replace(stack, disposal, "why_not_the_file", never)
+
+
+def _webhook_owed_late(stack: ExitStack) -> None:
+    """That a webhook is owed is recorded after the completion, in a step of its own."""
+    transition = MemoryCheckpointStore.transition
+
+    async def two_steps(
+        self: MemoryCheckpointStore,
+        stream_id: str,
+        lease: Lease,
+        status: Status,
+        change: Change,
+        *,
+        owes_webhook: bool = False,
+    ) -> None:
+        await transition(self, stream_id, lease, status, change)
+        if owes_webhook:
+            await trio.lowlevel.checkpoint()
+            await transition(self, stream_id, lease, status, change, owes_webhook=True)
+
+    _replace(stack, MemoryCheckpointStore, "transition", two_steps)
+
+
 _SHIELDS: Final = (
     ("interrupted state", "how a cancelled stream ended is not saved", "first-part", ("P3",)),
     (
@@ -290,6 +320,7 @@ _SHIELDS: Final = (
     ),
     ("upload id", "an upload is created, and its id thrown away", "first-part", ("P2",)),
     ("object record", "an object is completed, and that is not recorded", "finalizing", ("P2",)),
+    ("webhook delivery", "a webhook is taken, and that is not recorded", "webhook", ("P3",)),
 )
 
 _MUTATIONS: Final = (
@@ -392,6 +423,20 @@ _MUTATIONS: Final = (
         _unknown_uploads_unseen,
         "adoption",
         ("P5", "P2"),
+    ),
+    Mutation(
+        "unchecked: the file before it is deleted",
+        "a completed recording is deleted without another look at it",
+        _deleted_unchecked,
+        "deleted-after-upload",
+        ("P8",),
+    ),
+    Mutation(
+        "late: the webhook that is owed",
+        "a completion is recorded, and in another step that its webhook is owed",
+        _webhook_owed_late,
+        "webhook",
+        ("P3",),
     ),
     Mutation(
         "left out: strays",

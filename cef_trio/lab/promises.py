@@ -10,6 +10,8 @@ import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+import httpx
+
 from cef_trio.checkpoint.model import Checkpoint
 from cef_trio.checkpoint.states import ENDED, INTERRUPTED, Status
 from cef_trio.lab.mortal import Life
@@ -17,6 +19,7 @@ from cef_trio.lab.scenarios import Scenario
 from cef_trio.lab.stage import Stage
 from cef_trio.lab.world import BUCKET, World
 from cef_trio.s3.checksums import crc64nvme
+from cef_trio.stream.after_upload_rules import Deed
 from cef_trio.stream.naming import metadata_key
 from cef_trio.stream.parts import PartPlan
 from cef_trio.stream.services import Services
@@ -46,6 +49,10 @@ def after_exit(
         violations += [f"P3: the state of stream {stream[:8]} was not saved" for stream in sorted(unsaved)]
     if scenario is None or not scenario.redis_silent:
         violations += _forgotten(world, world.known())
+        owed = world.receiver.acknowledged & world.owed_webhooks
+        violations += [
+            f"P3: the webhook of stream {stream[:8]} was taken, and is still owed" for stream in sorted(owed)
+        ]
     return violations
 
 
@@ -156,14 +163,14 @@ def sent_again(world: World, recorded: Recorded, received: Received) -> list[str
 def at_rest(world: World) -> bool:
     """Whether every recording is done with: nothing more will happen by itself."""
     known = world.known()
-    if any(checkpoint.meta.status not in ENDED for checkpoint in known):
+    if any(checkpoint.meta.status not in ENDED for checkpoint in known) or world.owed_webhooks:
         return False
     objects = world.objects()
     for entry in world.folder.iterdir():
         of_file = [checkpoint for checkpoint in known if _is_of(checkpoint, entry)]
         if entry.suffix == ".mp4" and not any(_settled(checkpoint, objects, entry) for checkpoint in of_file):
             return False
-    return True
+    return world.after_upload.deed is Deed.KEEP or not any(world.folder.glob("*.mp4"))
 
 
 def _is_of(checkpoint: Checkpoint, file: Path) -> bool:
@@ -178,13 +185,14 @@ def _settled(checkpoint: Checkpoint, objects: Mapping[str, bytes], file: Path) -
 def in_the_end(stage: Stage, scenario: Scenario) -> list[str]:
     """What must be true when everything has come to rest."""
     world, objects = stage.world, stage.world.objects()
-    violations = []
+    violations = [f"P8: {name} was taken away, and S3 had no object with its bytes" for name in world.gone_unsaved]
     completed: dict[str, list[Checkpoint]] = {}
     for checkpoint in world.known():
         status = checkpoint.meta.status
         if status is Status.COMPLETED:
             completed.setdefault(checkpoint.meta.current_path, []).append(checkpoint)
             violations += _identity(stage, checkpoint, objects)
+            violations += _untold(world, checkpoint, objects)
         elif status not in scenario.may_end:
             violations.append(f"P6: stream {_short(checkpoint)} ended as {status.value}")
         elif not checkpoint.meta.failure_reason:
@@ -195,7 +203,7 @@ def in_the_end(stage: Stage, scenario: Scenario) -> list[str]:
             newest = [checkpoint for checkpoint in of_file if _is(objects, checkpoint, world.content(name))]
             if not newest:
                 violations.append(f"P1: {name} is there, and S3 has no object with its bytes")
-            elif len(of_file) > 1 and not world.redis_lost and not scenario.starts_over:
+            elif len(of_file) > 1 and not (world.redis_lost or scenario.starts_over or scenario.writes_again):
                 violations.append(f"P2: {name} was uploaded {len(of_file)} times")
     known_ids = {checkpoint.meta.s3_upload_id: checkpoint.meta.status for checkpoint in world.known()}
     for upload_id, parts in open_uploads(world).items():
@@ -222,6 +230,20 @@ def _identity(stage: Stage, checkpoint: Checkpoint, objects: Mapping[str, bytes]
         violations.append(f"P1: stream {_short(checkpoint)} is completed, and has no metadata")
     elif json.loads(document)["total_size_bytes"] != len(body):
         violations.append(f"P1: the metadata of stream {_short(checkpoint)} tells another size")
+    return violations
+
+
+def _untold(world: World, checkpoint: Checkpoint, objects: Mapping[str, bytes]) -> list[str]:
+    """Whether a completed recording was never told of, or told wrongly."""
+    if not world.webhook:
+        return []
+    document = objects.get(metadata_key(checkpoint.meta.s3_key_prefix))
+    told = [one for one in world.receiver.received if one.stream_id == checkpoint.meta.stream_id]
+    violations = []
+    if not any(httpx.codes.is_success(one.status) for one in told):
+        violations.append(f"P3: the webhook of stream {_short(checkpoint)} was never taken")
+    if any(one.body != document for one in told):
+        violations.append(f"P1: the webhook of stream {_short(checkpoint)} tells something else than its metadata")
     return violations
 
 

@@ -17,10 +17,12 @@ from cef_trio.lab.run import Report
 
 _STYLE: Final = """
 :root { color-scheme: light dark; --ink: #1b1f24; --quiet: #59636e; --paper: #fff; --line: #d1d9e0; --good: #1a7f37;
-  --bad: #cf222e; --daemon: #6e7781; --s3: #bf8700; --redis: #cf222e; --file: #0969da; --lab: #8250df; }
+  --bad: #cf222e; --daemon: #6e7781; --s3: #bf8700; --redis: #cf222e; --file: #0969da; --webhook: #1a7f37;
+  --lab: #8250df; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6edf3; --quiet: #9198a1; --paper: #0d1117; --line: #3d444d;
   --good: #3fb950; --bad: #ff7b72; --daemon: #9198a1;
-  --s3: #d29922; --redis: #ff7b72; --file: #58a6ff; --lab: #bc8cff; } }
+  --s3: #d29922; --redis: #ff7b72; --file: #58a6ff; --webhook: #3fb950;
+  --lab: #bc8cff; } }
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 75rem;
   margin: 2rem auto; padding: 0 1rem; }
 h1, h2 { line-height: 1.2; } .quiet { color: var(--quiet); } .good { color: var(--good); } .bad { color: var(--bad); }
@@ -30,7 +32,7 @@ th { font-weight: 600; } td.number, th.number { text-align: right; font-variant-
 code { font: 13px/1.4 ui-monospace, monospace; overflow-wrap: anywhere; } summary { cursor: pointer; }
 svg text { font: 12px ui-monospace, monospace; fill: var(--ink); }
 """
-_LANES: Final = (Lane.LAB, Lane.FILE, Lane.DAEMON, Lane.S3, Lane.REDIS)
+_LANES: Final = (Lane.LAB, Lane.FILE, Lane.DAEMON, Lane.S3, Lane.REDIS, Lane.WEBHOOK)
 _WIDTH: Final = 1150
 _MARGIN: Final = 70
 _LANE_HEIGHT: Final = 46

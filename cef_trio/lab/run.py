@@ -175,6 +175,7 @@ async def _live(
     """One daemon, from its start to its end; the first one with the scenario's script, if that does not go on."""
     world = stage.world
     world.witness.forget()
+    world.receiver.acknowledged.clear()
     before = world.known()
     life = Life()
     dying = next((strike for strike in strikes if strike.blow in DEATHS), None)
@@ -263,6 +264,7 @@ async def _rest(stage: Stage, scenario: Scenario, report: Report) -> None:
     recorded = promises.recorded_parts(world)
     untouched = world.known()
     world.witness.forget()
+    world.receiver.acknowledged.clear()
     before = trio.lowlevel.current_statistics().tasks_living
     with _parts_judged(world, scenario, report):
         async with world.daemon() as daemon:

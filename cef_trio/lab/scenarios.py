@@ -21,6 +21,7 @@ from cef_trio.lab.stage import Stage
 from cef_trio.lab.world import PART, World, WorldDaemon
 from cef_trio.local.s3 import Fault, Kind, Moment
 from cef_trio.retry import RetryPolicy
+from cef_trio.stream.after_upload_rules import AfterUploadRule, Deed
 
 Story = Callable[[Stage], Awaitable[None]]
 
@@ -44,6 +45,8 @@ class Scenario:
     """Whether Redis may not take a state on the way out; then it must be said whose was not saved."""
     redis_silent: bool = False
     """Whether Redis takes nothing at all at the end: what is acknowledged then cannot be recorded."""
+    writes_again: bool = False
+    """Whether completed recordings are rightly written to again, and then uploaded anew."""
     faults_stay: bool = False
     """Whether the servers' faults are still there for the daemon that comes last."""
     goes_on: bool = False
@@ -362,6 +365,41 @@ async def _partitioned(stage: Stage) -> None:
     stage.end_other()
 
 
+async def _before_deleting(stage: Stage) -> None:
+    stage.world.after_upload = AfterUploadRule(Deed.DELETE)
+    # The object is asked for slowly, so that a writer has time to come between the question and the deletion.
+    stage.arm(Fault(Kind.SLOW, "HeadObject", Moment.REPLY, times=None, seconds=1.5))
+    await trio.lowlevel.checkpoint()
+
+
+async def _deleted_after_upload(stage: Stage) -> None:
+    """Two recordings; one of them is written again just when it is to be deleted."""
+    stage.append(PART + 10, "a.mp4")
+    stage.touch("b.mp4")
+    await trio.sleep(0.5)
+    stage.close_all()
+    await trio.sleep(2.7)
+    if "a.mp4" in stage.names():
+        stage.patch(3, b"once more", "a.mp4")
+    await trio.sleep(1)
+    stage.close_all()
+    await trio.sleep(9)
+
+
+async def _before_webhook(stage: Stage) -> None:
+    stage.world.webhook = True
+    stage.world.receiver.answers.extend([500, 0])
+    await trio.lowlevel.checkpoint()
+
+
+async def _webhook(stage: Stage) -> None:
+    """The receiver fails, then is silent, then takes it."""
+    stage.append(PART + 10)
+    await trio.sleep(0.5)
+    stage.close()
+    await trio.sleep(30)
+
+
 _GONE: Final = frozenset({Status.DELETED_LOCALLY, Status.ABORTED_NO_PARTS, Status.FAILED_FILE_MISSING_ON_RESUME})
 
 SCENARIOS: Final = {
@@ -431,6 +469,16 @@ SCENARIOS: Final = {
             "a daemon that was cut off past its lease comes back while another works on its stream",
             _partitioned,
             _before_partition,
+        ),
+        Scenario(
+            "deleted-after-upload",
+            "AFTER_UPLOAD=delete, and a writer that comes back at the last moment",
+            _deleted_after_upload,
+            _before_deleting,
+            writes_again=True,
+        ),
+        Scenario(
+            "webhook", "a completed recording is told to a receiver that fails at first", _webhook, _before_webhook
         ),
         Scenario("redis-forgets", "Redis loses everything under the daemon's hands", _lease_lost),
     )

@@ -9,10 +9,11 @@ Seeds make a run repeatable: ids, jitter and the order of things come from ``see
 
 from __future__ import annotations
 
+import base64
 import os
 import struct
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, closing
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, closing, contextmanager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -32,9 +33,11 @@ from cef_trio.daemon import Shutdown, serve
 from cef_trio.disk import regular_file_stat
 from cef_trio.exit_codes import ExitCode
 from cef_trio.intake.events import Closed, Gone, Moved, Scanned, Seen
-from cef_trio.lab.disk import InlineDisk
+from cef_trio.lab import receiver
+from cef_trio.lab.disk import MortalDisk
 from cef_trio.lab.journal import Journal, Lane
 from cef_trio.lab.mortal import Life, MortalStore, MortalTransport, Witness
+from cef_trio.lab.receiver import MortalReceiver, Receiver
 from cef_trio.local.s3 import DEFAULT_ACCESS_KEY_ID, DEFAULT_SECRET_ACCESS_KEY, InProcessTransport, S3Endpoint
 from cef_trio.media.metadata import MediaInfo
 from cef_trio.object_options import ObjectOptions
@@ -47,15 +50,20 @@ from cef_trio.s3.model import ChecksumAlgorithm, PartToComplete
 from cef_trio.s3.model import StoredObject as S3Object
 from cef_trio.s3.pacing import Pacer
 from cef_trio.s3.sigv4 import Credentials
+from cef_trio.stream.after_upload import AfterUpload
+from cef_trio.stream.after_upload_rules import KEEP, Deed
 from cef_trio.stream.naming import KeyTemplate, metadata_key
 from cef_trio.stream.services import Services, StreamRules
 from cef_trio.stream.stale import StaleChecker
 from cef_trio.stream.supervisor import StreamSupervisor
+from cef_trio.stream.webhooks import WebhookDeliverer
 from cef_trio.telemetry.metrics import Metrics
+from cef_trio.webhook.client import WebhookClient
 
 BUCKET: Final = "recordings"
 PART: Final = 1000
 """A part's size in this world, bytes."""
+WEBHOOK_SECRET: Final = "whsec_" + base64.b64encode(b"a world's secret, 24 bytes").decode()
 EPOCH: Final = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -89,6 +97,14 @@ class World:
         self.checksum = ChecksumMode.AUTO
         self.upload_rate = 0
         """Bytes a second of the next daemon; 0 is no limit."""
+        self.after_upload = KEEP
+        """What the daemons of this world are to do with uploaded recordings."""
+        self.webhook = False
+        """Whether they are to tell :attr:`receiver` of them."""
+        self.webhook_retry_seconds = 86_400.0
+        self.receiver = Receiver()
+        self.gone_unsaved: list[str] = []
+        """Names of recordings that a daemon took away while S3 had no object with their bytes."""
         self.redis_losses = 0
         """How often Redis lost something that it had acknowledged."""
         self.daemons_started = 0
@@ -103,6 +119,18 @@ class World:
     def utc_now(self) -> datetime:
         """The time of day in this world; it runs with trio's clock."""
         return EPOCH + timedelta(seconds=trio.current_time())
+
+    @contextmanager
+    def _watching_the_files(self) -> Iterator[None]:
+        """See what a daemon takes away, and whether S3 has it at that moment (promise P8)."""
+        before = {entry: entry.read_bytes() for entry in self.folder.glob("*.mp4")}
+        yield
+        saved = self.recordings()
+        for entry, content in before.items():
+            if not entry.exists():
+                self.journal.note(Lane.FILE, f"{entry.name} is taken away by the daemon")
+                if content not in saved:
+                    self.gone_unsaved.append(entry.name)
 
     # -- files --------------------------------------------------------------------------------------------------------
 
@@ -187,6 +215,11 @@ class World:
         return [checkpoint for checkpoint in found if checkpoint is not None]
 
     @property
+    def owed_webhooks(self) -> frozenset[str]:
+        """The streams whose webhook is owed, whether the store can be asked now or not."""
+        return self.store.snapshot().owed_webhooks
+
+    @property
     def redis_lost(self) -> bool:
         """Whether Redis ever lost something that it had acknowledged."""
         return self.redis_losses > 0
@@ -259,11 +292,12 @@ class World:
         )
         s3.witness = witness
         lease = Lease(instance, f"{random.getrandbits(64):016x}", 30.0)
-        async with s3:
+        webhook = self._webhook_client(life) if self.webhook else None
+        async with s3, webhook or nullcontext():
             yield Services(
                 store=store,
                 s3=s3,
-                disk=InlineDisk(),
+                disk=MortalDisk(life, self._watching_the_files),
                 probe=self._probe,
                 has_writer=self._has_writer,
                 lease=lease,
@@ -279,7 +313,17 @@ class World:
                 new_stream_id=lambda: str(UUID(int=self.random.getrandbits(128), version=4)),
                 metrics=metrics,
                 pacer=pacer,
+                webhook=webhook,
             )
+
+    def _webhook_client(self, life: Life) -> WebhookClient:
+        return WebhookClient(
+            receiver.URL,
+            secret=WEBHOOK_SECRET,
+            timeout_seconds=5.0,
+            now=self.utc_now,
+            transport=MortalReceiver(self.receiver, life, self.journal),
+        )
 
     async def _probe(self, path: str) -> MediaInfo:
         await trio.lowlevel.checkpoint()
@@ -356,6 +400,7 @@ class WorldDaemon:
 
         async def take_in(supervisor: StreamSupervisor) -> ExitCode:
             self._supervisor = supervisor
+            services = self.services
             stale = StaleChecker(
                 self.services,
                 supervisor,
@@ -363,10 +408,23 @@ class WorldDaemon:
                 timeout_seconds=self.world.stream_timeout_seconds,
                 period_seconds=5.0,
             )
-            services = self.services
             services.metrics.turns_by("stale_checker", lambda: services.unix_time(stale.last_turn))
+            after_upload = AfterUpload(services, self.world.after_upload, str(self.world.folder))
+            supervisor.on_uploaded = after_upload.offer
             async with trio.open_nursery() as intake:
                 intake.start_soon(supervisor.run)
+                if self.world.after_upload.deed is not Deed.KEEP:
+                    intake.start_soon(after_upload.run)
+                if services.webhook is not None:
+                    deliverer = WebhookDeliverer(
+                        services,
+                        services.webhook,
+                        watch_folder=str(self.world.folder),
+                        retry_seconds=self.world.webhook_retry_seconds,
+                        random=Random(self.world.random.getrandbits(64)),  # noqa: S311 - to be repeated, not secret
+                    )
+                    services.metrics.owed_webhooks_by(lambda: deliverer.owed)
+                    intake.start_soon(deliverer.run)
                 supervisor.tell(self.world.scan())
                 intake.start_soon(stale.run)
                 task_status.started()

@@ -132,10 +132,14 @@ async def show_stream(desk: Desk, given: str, *, as_json: bool) -> ExitCode:
     if checkpoint is None:
         raise NoSuchStreamError(f"stream {stream_id} was forgotten just now")
     holder = (await desk.store.holders([stream_id])).get(stream_id)
+    owes_webhook = stream_id in await desk.store.owed_webhooks()
     if as_json:
-        terminal.print_json(details(checkpoint, holder))
+        terminal.print_json({**details(checkpoint, holder), "webhook_owed": owes_webhook})
     else:
-        terminal.console().print(terminal.facts(_facts(checkpoint, holder, desk.utc_now())))
+        facts = _facts(checkpoint, holder, desk.utc_now())
+        if owes_webhook:
+            facts.append(("webhook", "owed: not delivered yet"))
+        terminal.console().print(terminal.facts(facts))
     return ExitCode.DONE
 
 

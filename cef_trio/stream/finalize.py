@@ -138,7 +138,12 @@ async def finish(services: Services, upload: StreamUpload, path: str) -> None:
         headers=services.s3.options.for_metadata(),
     )
     duration_seconds = media.duration_seconds if media else None
-    await upload.transition(Status.COMPLETED, duration_seconds=duration_seconds, last_activity_at_utc=now)
+    owes_webhook = services.webhook is not None
+    await upload.transition(
+        Status.COMPLETED, owes_webhook=owes_webhook, duration_seconds=duration_seconds, last_activity_at_utc=now
+    )
+    if owes_webhook:
+        services.webhook_owed.value = True
     if duration_seconds is not None:
         services.metrics.recording_probed(duration_seconds)
     await services.store.release([upload.stream_id], services.lease)

@@ -1,7 +1,8 @@
 """Forgetting: completed streams whose files are gone are kept for some days, and then no more (promise P7).
 
 While its file is still there a completed stream is never forgotten, or the file would be taken for a new one. A file
-whose folder is on another device than it was counts as there: something is not mounted.
+whose folder is on another device than it was counts as there: something is not mounted. Nor is one forgotten whose
+webhook is still to be delivered.
 """
 
 from __future__ import annotations
@@ -39,9 +40,10 @@ async def forget_old_streams(services: Services, retention: timedelta) -> None:
 async def forget_now(services: Services, retention: timedelta) -> int:
     """One round; returns how many were forgotten."""
     forgotten = 0
+    owed = await services.store.owed_webhooks() if services.webhook is not None else frozenset()
     async with aclosing(completed_before(services.store, services.utc_now() - retention)) as old:
         async for known in old:
-            if await _is_gone(services, known):
+            if known.meta.stream_id not in owed and await _is_gone(services, known):
                 await services.store.forget(known.meta.stream_id)
                 forgotten += 1
     return forgotten

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Protocol
 
 import trio
+from trio_util import AsyncBool
 
 from cef_trio.checkpoint.exit_saves import ExitSaves
 from cef_trio.checkpoint.model import Lease
@@ -20,6 +21,7 @@ from cef_trio.s3.pacing import Pacer
 from cef_trio.shielded import shielded
 from cef_trio.stream.naming import KeyTemplate
 from cef_trio.telemetry.metrics import Metrics
+from cef_trio.webhook.client import WebhookClient
 
 
 class Prober(Protocol):
@@ -83,6 +85,10 @@ class Services:
     metrics: Metrics = field(default_factory=Metrics)
     pacer: Pacer = field(default_factory=Pacer)
     """How fast ``s3`` sends; the rate may be changed while it does."""
+    webhook: WebhookClient | None = None
+    """Who is told of completed recordings; ``None``: nobody."""
+    webhook_owed: AsyncBool = field(default_factory=lambda: AsyncBool(False))
+    """Set when a stream was completed that owes a webhook; whoever delivers them takes it back."""
 
     def unix_time(self, moment: float) -> float:
         """A moment of ``trio.current_time()`` as Unix time, in seconds."""

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import structlog
 import trio
 from trio_util import AsyncBool, AsyncValue, periodic
 
+from cef_trio.checkpoint.model import StreamMeta
+from cef_trio.checkpoint.states import Status
 from cef_trio.checkpoint.store import KnownPath
 from cef_trio.exceptions import CefMp4ProcessorError
 from cef_trio.intake.events import Closed, FileEvent, Gone, Moved, Scanned, Seen
@@ -90,6 +92,8 @@ class StreamSupervisor:
         self._unknown: dict[str, _Unknown] = {}
         self._renamed: list[tuple[str, str]] = []
         self._work = AsyncBool(False)
+        self.on_uploaded: Callable[[StreamMeta], object] = lambda _meta: None
+        """Told of each completed recording whose file was seen as it was verified."""
 
     # -- what others see ----------------------------------------------------------------------------------------------
 
@@ -242,6 +246,8 @@ class StreamSupervisor:
             if verdict is Verdict.SETTLED:
                 self._settled[path] = unknown.stat
                 del self._unknown[path]
+                if path in known and known[path].meta.status is Status.COMPLETED:
+                    self.on_uploaded(known[path].meta)
             elif verdict is Verdict.RESUME:
                 self._start(path, self._unknown.pop(path), known[path].meta.stream_id)
             elif verdict is Verdict.REPLACED:
@@ -268,6 +274,8 @@ class StreamSupervisor:
                 await store.rename(known.meta.stream_id, lease, new_path)
                 await store.release([known.meta.stream_id], lease)
                 log.info("settled_recording_renamed", stream_id=known.meta.stream_id, path=new_path)
+                if known.meta.status is Status.COMPLETED:
+                    self.on_uploaded(replace(known.meta, current_path=new_path))
             del self._renamed[0]
 
     # -- tasks --------------------------------------------------------------------------------------------------------

@@ -97,10 +97,12 @@ class StreamUpload:
         self.meta = replace(self.meta, **fields)
         await self._services.store.update(self.stream_id, self._services.lease, Change(fields))
 
-    async def transition(self, status: Status, **fields: Any) -> None:
-        """Put the stream into a status, in memory and in Redis."""
+    async def transition(self, status: Status, *, owes_webhook: bool = False, **fields: Any) -> None:
+        """Put the stream into a status, in memory and in Redis; ``owes_webhook``: in Redis it owes one from then on."""
         self.meta = replace(self.meta, status=status, **fields)
-        await self._services.store.transition(self.stream_id, self._services.lease, status, Change(fields))
+        await self._services.store.transition(
+            self.stream_id, self._services.lease, status, Change(fields), owes_webhook=owes_webhook
+        )
 
     async def rename(self, path: str) -> None:
         """The file has another name now."""

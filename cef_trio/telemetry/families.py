@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Final
 
 from cef_trio.checkpoint.states import StreamSet
-from cef_trio.telemetry.labels import OUTCOMES, REASONS, StreamState
+from cef_trio.telemetry.labels import OUTCOMES, REASONS, StreamState, WebhookOutcome
 
 PREFIX: Final = "cef_trio_"
 
@@ -91,6 +91,17 @@ FAMILIES: Final = (
         "Age of the oldest byte that lag_bytes counts, since this process first saw it. "
         "A slow recording that waits for a full part lags too.",
     ),
+    Family(
+        "webhook_attempts_total",
+        Kind.COUNTER,
+        "Attempts to deliver the webhook of a completed recording, by what became of it.",
+        ("outcome",),
+    ),
+    Family(
+        "owed_webhooks",
+        Kind.GAUGE,
+        "Webhooks of this daemon's completed recordings that are still to be delivered; absent without a webhook.",
+    ),
     Family("service_up", Kind.GAUGE, "Whether the service is believed to be up: 0 during an outage.", ("service",)),
     Family(
         "redis_persistent",
@@ -146,7 +157,7 @@ LABELS: Final = {
     "operation": "the call, as the log and `str(error)` name it (`upload_part`, `record_part`, …); a fixed set",
     "error": "S3's error code, or the class of the error where there was no answer; "
     "what is not in the set of `cef_trio/telemetry/labels.py` is `other`",
-    "outcome": _listed(OUTCOMES),
+    "outcome": f"of a stream {_listed(OUTCOMES)}; of a webhook {_listed(WebhookOutcome)}",
     "reason": _listed(REASONS),
     "state": _listed(StreamState),
     "set": _listed(StreamSet),

@@ -90,6 +90,17 @@ REASONS: Final = (
 """Every value of the label ``reason``: why a stream is in ``streams:failed``."""
 
 
+class WebhookOutcome(StrEnum):
+    """What became of an attempt to deliver a webhook: the label ``outcome`` of those."""
+
+    DELIVERED = "delivered"
+    FAILED = "failed"
+    """Another attempt follows."""
+    REFUSED = "refused"
+    """For good."""
+    GIVEN_UP = "given_up"
+
+
 class StreamState(StrEnum):
     """What a live stream's task does: the label ``state``."""
 

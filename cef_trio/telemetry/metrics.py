@@ -23,7 +23,7 @@ from prometheus_client.registry import Collector
 from cef_trio import __version__
 from cef_trio.retry import FailedAttempt
 from cef_trio.telemetry.families import BY_NAME, FAMILIES, Family, Kind
-from cef_trio.telemetry.labels import OUTCOMES, REASONS, error_label
+from cef_trio.telemetry.labels import OUTCOMES, REASONS, WebhookOutcome, error_label
 from cef_trio.telemetry.snapshot import RedisSurvey, Snapshot
 
 TakeSnapshot = Callable[[], Snapshot]
@@ -44,6 +44,7 @@ class Metrics:
         """What Redis was last asked about (``survey.py``)."""
         self._take_snapshot: TakeSnapshot | None = None
         self._last_turns: dict[str, Callable[[], float]] = {}
+        self._owed_webhooks: Callable[[], int] | None = None
         self._uploaded_bytes = self._counter("uploaded_bytes_total")
         self._uploaded_parts = self._counter("uploaded_parts_total")
         self._rewritten_parts = self._counter("rewritten_parts_total")
@@ -53,6 +54,7 @@ class Metrics:
         self._upload_waited = self._counter("upload_waited_seconds_total")
         self._streams_ended = self._counter("streams_ended_total")
         self._failed_streams = self._counter("failed_streams_total")
+        self._webhook_attempts = self._counter("webhook_attempts_total")
         self._part_upload = self._histogram("part_upload_seconds")
         self._finalize = self._histogram("finalize_seconds")
         self._recording_duration = self._histogram("recording_duration_seconds")
@@ -61,6 +63,8 @@ class Metrics:
             self._streams_ended.labels(outcome)
         for reason in REASONS:
             self._failed_streams.labels(reason)
+        for outcome in WebhookOutcome:
+            self._webhook_attempts.labels(outcome)
         self.registry.register(_Gauges(self))
 
     # -- what happens --------------------------------------------------------------------------------------------------
@@ -109,6 +113,10 @@ class Metrics:
         """ffprobe told how long a completed recording plays."""
         self._recording_duration.observe(duration_seconds)
 
+    def webhook_attempted(self, outcome: WebhookOutcome) -> None:
+        """It was tried to deliver a webhook, with that outcome."""
+        self._webhook_attempts.labels(outcome).inc()
+
     # -- how things are ------------------------------------------------------------------------------------------------
 
     def snapshots_by(self, take_snapshot: TakeSnapshot) -> None:
@@ -119,6 +127,10 @@ class Metrics:
         """Who tells, at each scrape, when the watcher or the stale checker last turned, in Unix seconds."""
         self._last_turns[f"{who}_last_turn_timestamp_seconds"] = last_turn
 
+    def owed_webhooks_by(self, owed: Callable[[], int]) -> None:
+        """Who tells, at each scrape, how many webhooks are owed."""
+        self._owed_webhooks = owed
+
     def gauges(self) -> Iterator[tuple[str, tuple[str, ...], float]]:
         """``(name without prefix, label values, value)`` of every gauge that is known now."""
         yield "build_info", (__version__, platform.python_version(), trio.__version__), 1
@@ -128,6 +140,8 @@ class Metrics:
             yield "redis_persistent", (), self.survey.persistent
         for name, last_turn in self._last_turns.items():
             yield name, (), last_turn()
+        if self._owed_webhooks is not None:
+            yield "owed_webhooks", (), self._owed_webhooks()
         if self._take_snapshot is None:
             return
         now = self._take_snapshot()

@@ -39,6 +39,8 @@ CALLS: dict[str, Callable[[CheckpointStore], Awaitable[object]]] = {
     "transition": lambda store: store.transition("s1", OURS, Status.PENDING_COMPLETION, Change({})),
     "rename": lambda store: store.rename("s1", OURS, "/rec/new.mp4"),
     "save_interrupted": lambda store: store.save_interrupted([Saving("s1", Status.INTERRUPTED_SHUTDOWN, START)], OURS),
+    "owed_webhooks": lambda store: store.owed_webhooks(),
+    "settle_webhook": lambda store: store.settle_webhook("ended"),
     "forget": lambda store: store.forget("ended"),
 }
 WRITING = frozenset(CALLS) - {
@@ -50,6 +52,7 @@ WRITING = frozenset(CALLS) - {
     "count",
     "is_persistent",
     "find_by_path",
+    "owed_webhooks",
 }
 
 
@@ -67,7 +70,8 @@ async def prepared() -> MemoryCheckpointStore:
     ticks = itertools.count(1)
     store = MemoryCheckpointStore(clock=lambda: float(next(ticks)))  # so that a renewal shows
     await store.create(meta("s1"), OURS)
-    await store.create(meta("ended", status=Status.COMPLETED), OURS)
+    await store.create(meta("ended", status=Status.S3_COMPLETED), OURS)
+    await store.transition("ended", OURS, Status.COMPLETED, Change({}), owes_webhook=True)
     return store
 
 

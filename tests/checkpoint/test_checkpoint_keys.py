@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cef_trio.checkpoint.keys import Keys
+from cef_trio.checkpoint.keys import Keys, claim
 from cef_trio.checkpoint.states import StreamSet
 
 
@@ -22,6 +22,8 @@ def test_the_keys_are_those_of_the_design(prefix: str) -> None:
     assert keys.meta("ID") == f"{prefix}stream:ID:meta"
     assert keys.parts("ID") == f"{prefix}stream:ID:parts"
     assert keys.lease("ID") == f"{prefix}stream:ID:lease"
+    assert keys.lease(claim("ID", "webhook")) == f"{prefix}stream:ID:webhook:lease"
+    assert keys.owed_webhooks == f"{prefix}webhooks:owed"
 
 
 @pytest.mark.parametrize(

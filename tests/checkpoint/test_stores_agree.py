@@ -83,7 +83,8 @@ steps = st.one_of(
     call("record_part", ids, leases, parts, rewritten=st.booleans()),
     call("adopt_parts", ids, leases, st.lists(parts, max_size=3)),
     call("start_over", ids, leases, changes),
-    call("transition", ids, leases, statuses, changes),
+    call("transition", ids, leases, statuses, changes, owes_webhook=st.booleans()),
+    call("settle_webhook", ids),
     call("rename", ids, leases, paths),
     call(
         "save_interrupted",
@@ -114,6 +115,7 @@ async def everything(store: CheckpointStore) -> object:
         await store.load_metas(IDS),
         {stream_set: await store.members(stream_set) for stream_set in StreamSet},
         await store.find_by_path(PATHS),
+        await store.owed_webhooks(),
     )
 
 

@@ -116,6 +116,14 @@ def test_a_command_that_needs_no_folder_and_no_bucket_does_not_ask_for_them(
         ("WATCH_PATTERNS", ","),
         ("LOG_LEVEL", "loud"),
         ("APP_ENV", "test"),
+        ("AFTER_UPLOAD", "erase"),
+        ("AFTER_UPLOAD", "delete:/x"),
+        ("AFTER_UPLOAD", "move"),
+        ("AFTER_UPLOAD", "move:"),
+        ("AFTER_UPLOAD", "move:archive"),
+        ("WEBHOOK_CA_FILE", "/no/such.pem"),
+        ("WEBHOOK_TIMEOUT_SECONDS", "0"),
+        ("WEBHOOK_RETRY_HOURS", "-1"),
     ],
 )
 def test_a_bad_value_is_one_line_that_names_the_variable_and_what_it_got(
@@ -182,6 +190,99 @@ def test_what_makes_no_sense_together_is_one_line_that_names_it(
 ) -> None:
     (line,) = lines_of(tmp_path, monkeypatch, **variables)
     assert all(name in line for name in variables)
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("example.com/hook", "is a URL such as"),
+        ("ftp://example.com/", "is a URL such as"),
+        ("https:///x", "is a URL such as"),
+        ("https://example.com:http/", "is a URL such as"),
+        ("https://example.com/#x", "is a URL such as"),
+        ("https://example.com/a b", "is a URL such as"),
+        ("https://exämple.com/", "is a URL such as"),
+        ("https://user:hunter2@example.com/", "holds no user or password"),
+    ],
+)
+def test_a_webhook_that_is_no_url_is_one_line_and_its_token_not_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, says: str
+) -> None:
+    (line,) = lines_of(tmp_path, monkeypatch, ON_COMPLETE_WEBHOOK=url)
+    assert line.startswith("ON_COMPLETE_WEBHOOK: ")
+    assert says in line
+    assert url not in line
+
+
+@pytest.mark.parametrize("secret", ["hunter2", "whsec_", "whsec_aHVudGVyMg==", "whsec_*" * 9, "x" * 40])
+def test_a_webhooks_secret_that_is_none_is_one_line_that_says_how_to_make_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, secret: str
+) -> None:
+    given = {"ON_COMPLETE_WEBHOOK": "https://example.com/", "WEBHOOK_SECRET": secret}
+    (line,) = lines_of(tmp_path, monkeypatch, **given)
+    assert line == (
+        'WEBHOOK_SECRET: takes whsec_ and the base64 of 24 to 64 bytes, as of: echo "whsec_$(openssl rand -base64 32)"'
+    )
+
+
+def test_a_webhooks_url_and_secret_are_kept_out_of_the_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url, secret = "https://example.com/hook?token=hunter2", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+    given = {"WATCH_DIR": str(tmp_path), "S3_BUCKET_NAME": "recordings", "WEBHOOK_SECRET": secret}
+    for name, value in {**given, "ON_COMPLETE_WEBHOOK": url}.items():
+        monkeypatch.setenv(name, value)
+    settings = load_settings(None)
+    assert not {"hunter2", secret} & {*json.dumps(without_secrets(settings)).split('"')}
+    assert {url, secret} <= {*secret_values(settings)}
+    monkeypatch.delenv("ON_COMPLETE_WEBHOOK")
+    with pytest.raises(SettingsError, match="ON_COMPLETE_WEBHOOK is sent, which is missing"):
+        load_settings(None)
+
+
+@pytest.mark.parametrize(
+    ("target", "says"),
+    [
+        ("watch", "lie in each other"),
+        ("watch/done", "lie in each other"),
+        ("watch/../watch/done", "lie in each other"),
+        ("alias/done", "lie in each other"),
+        ("", "lie in each other"),
+        ("file", "cannot be a folder"),
+        ("file/done", "cannot be a folder"),
+        ("loop", "cannot be looked at"),
+    ],
+)
+def test_a_folder_that_recordings_cannot_be_moved_to_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, says: str
+) -> None:
+    watched = tmp_path / "watch"
+    watched.mkdir()
+    (tmp_path / "file").touch()
+    (tmp_path / "alias").symlink_to(watched)
+    (tmp_path / "loop").symlink_to("loop")
+    (line,) = lines_of(
+        tmp_path, monkeypatch, WATCH_DIR=str(watched), AFTER_UPLOAD=f"move:{tmp_path}/{target}".rstrip("/")
+    )
+    assert line.startswith("AFTER_UPLOAD: ")
+    assert says in line
+
+
+@pytest.mark.skipif("os.geteuid() == 0", reason="root may write everywhere")
+def test_a_folder_that_may_not_be_written_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "watch").mkdir()
+    (line,) = lines_of(tmp_path, monkeypatch, WATCH_DIR=str(tmp_path / "watch"), AFTER_UPLOAD="move:/usr/x")
+    assert "cannot be written" in line
+
+
+@pytest.mark.parametrize("given", ["keep", "Delete", "move:{}/done/deep/", "MOVE:{}"])
+def test_what_may_be_done_after_an_upload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    (tmp_path / "watch").mkdir()
+    (tmp_path / "beside").mkdir()
+    monkeypatch.setenv("WATCH_DIR", str(tmp_path / "watch"))
+    monkeypatch.setenv("S3_BUCKET_NAME", "recordings")
+    monkeypatch.setenv("AFTER_UPLOAD", given.format(tmp_path / "beside"))
+    word, _, folder = load_settings(None).after_upload.partition(":")
+    assert word == given.lower().partition(":")[0]
+    assert folder == given.partition(":")[2].format(tmp_path / "beside").rstrip("/")
 
 
 def test_words_may_be_written_in_capitals_or_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

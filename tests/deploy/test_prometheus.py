@@ -33,6 +33,8 @@ TABLE: dict[str, tuple[str, tuple[str, ...]]] = {
     "known_streams": ("gauge", ("set",)),
     "lag_bytes": ("gauge", ()),
     "lag_seconds": ("gauge", ()),
+    "webhook_attempts_total": ("counter", ("outcome",)),
+    "owed_webhooks": ("gauge", ()),
     "service_up": ("gauge", ("service",)),
     "redis_persistent": ("gauge", ()),
     "limiter_borrowed": ("gauge", ("limiter",)),

@@ -245,3 +245,32 @@ async def test_every_error_of_the_operating_system_becomes_ours_and_is_kept_as_i
                 await touch(call, recording, failing, number)
         assert isinstance(caught.value.__cause__, OSError)
         assert caught.value.__cause__.errno == number
+
+
+async def test_p8_a_change_that_has_begun_is_waited_for_and_what_it_did_is_not_lost() -> None:
+    begun, may_end = threading.Event(), threading.Event()
+
+    def change() -> str:
+        begun.set()
+        may_end.wait(20)
+        return "changed"
+
+    async def cancel_when_begun() -> None:
+        await trio.to_thread.run_sync(begun.wait, 20)
+        scope.cancel()
+        may_end.set()
+
+    done = []
+    async with trio.open_nursery() as nursery:
+        with trio.CancelScope() as scope:
+            nursery.start_soon(cancel_when_begun)
+            done.append(await KernelDisk().change(change))
+    assert done == ["changed"]
+
+
+async def test_p8_a_change_into_a_cancelled_scope_changes_nothing(tmp_path: Path) -> None:
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await KernelDisk().change((tmp_path / "made").touch)
+    assert scope.cancelled_caught
+    assert list(tmp_path.iterdir()) == []

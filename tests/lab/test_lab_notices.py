@@ -18,6 +18,7 @@ OUTSIDE = {
     "killed daemon",
     "embedded Valkey's shutdown",
     "command's lease",
+    "copy's removal",  # to another file system: tests/stream/test_after_upload.py
     "doctor's abort",
     "doctor's abort after a failure",
     "file's close",

@@ -14,7 +14,7 @@ from servers.valkey import ValkeyServer, valkey_server
 
 from cef_trio.checkpoint.redis import RedisCheckpointStore
 from cef_trio.checkpoint.states import HOME, Status, StreamSet
-from cef_trio.checkpoint.store import KnownPath
+from cef_trio.checkpoint.store import Change, KnownPath
 from cef_trio.operate.listing import State, in_state
 from cef_trio.operate.selection import NoSuchStreamError, select
 from cef_trio.operate.terminal import Column, duration, printable, safe, short_path, size, table
@@ -33,7 +33,8 @@ async def fill(url: str) -> None:
     async with RedisCheckpointStore(url) as store:
         await store.create(a_stream(0xABC1), DAEMON, [a_part()])
         await store.create(a_stream(0xABC2, FORGED, status=Status.FAILED_UNEXPECTED, failure_reason=FORGED), DAEMON)
-        await store.create(a_stream(0xD3, "/rec/d.mp4", status=Status.COMPLETED), DAEMON)
+        await store.create(a_stream(0xD3, "/rec/d.mp4", status=Status.S3_COMPLETED), DAEMON)
+        await store.transition(stream_id(0xD3), DAEMON, Status.COMPLETED, Change({}), owes_webhook=True)
         await store.release([stream_id(0xABC2), stream_id(0xD3)], DAEMON)
 
 
@@ -87,6 +88,14 @@ def test_an_id_that_means_no_stream_or_several_is_one_line_and_exit_code_2(valke
     assert done.stderr.startswith("cef-trio: ")
     assert done.stderr.count("\n") == 1
     assert "\x1b" not in done.stderr
+
+
+@pytest.mark.real
+def test_a_webhook_that_is_owed_is_shown(valkey: ValkeyServer) -> None:
+    settings = {"REDIS_URL": valkey.url}
+    assert [answer("show", one, settings=settings)["webhook_owed"] for one in ("000000d3", "0000abc1")] == [True, False]
+    assert "not delivered yet" in command("show", "000000d3", settings=settings).stdout
+    assert "webhook" not in command("show", "0000abc1", settings=settings).stdout
 
 
 @pytest.mark.real

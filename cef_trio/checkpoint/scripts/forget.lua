@@ -1,4 +1,4 @@
--- KEYS: lease, meta, parts, by_path, the four sets
+-- KEYS: lease, meta, parts, by_path, the four sets, the owed webhooks
 -- ARGV: id, ended statuses
 local status = redis.call('HGET', KEYS[2], 'status')
 if status then
@@ -12,4 +12,5 @@ if status then
 end
 redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])
 settle(ARGV[1], 5, 0)
+redis.call('SREM', KEYS[9], ARGV[1])
 return {'ok'}

@@ -1,0 +1,153 @@
+"""One POST: the request that a webhook is, and what the receiver says to it.
+
+- The whole attempt has one time-out, from the connection to the headers of the answer. Of the answer nothing but its
+  status and ``Retry-After`` is looked at: no body, however long, is read.
+- Redirects are not followed, no proxy and no credentials are taken from the environment.
+- The URL may hold a token, so texts name the receiver by its host.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import httpx
+import trio
+
+from cef_trio import __version__
+from cef_trio.exceptions import WebhookOperationError
+from cef_trio.s3.errors import parse_retry_after
+from cef_trio.webhook.signature import key_of, signature
+
+_OPERATION: Final = "deliver"
+_MAX_CONNECTIONS: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What is sent. ``delivery_id`` is the same for each attempt, so that a receiver knows a repetition."""
+
+    delivery_id: str
+    stream_id: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back."""
+
+    status: int
+    retry_after_seconds: float | None
+
+
+class WebhookClient:
+    """Sends webhooks to one URL. An async context manager; use it inside, from any number of tasks.
+
+    Args:
+        url: ``ON_COMPLETE_WEBHOOK``.
+        secret: ``WEBHOOK_SECRET``; without one nothing is signed.
+        timeout_seconds: from the connection to the headers of the answer; positive and finite.
+        now: this machine's time, with its zone.
+        ca_file: certificates to trust instead of the system's.
+        transport: instead of the network, for tests and the laboratory.
+
+    Raises:
+        ValueError: the secret cannot be read, or ``ca_file`` holds no certificates.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        secret: str | None,
+        timeout_seconds: float,
+        now: Callable[[], datetime],
+        ca_file: Path | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._url = httpx.URL(url)
+        self._key = None if secret is None else key_of(secret)
+        self._timeout_seconds = timeout_seconds
+        self._now = now
+        self._http = httpx.AsyncClient(
+            transport=transport or _network(ca_file),
+            trust_env=False,
+            follow_redirects=False,
+            timeout=timeout_seconds,
+        )
+
+    @property
+    def receiver(self) -> str:
+        """Who receives, as it may be said aloud."""
+        return f"{self._url.scheme}://{self._url.netloc.decode('ascii')}"
+
+    async def __aenter__(self) -> Self:
+        """Nothing is connected yet."""
+        return self
+
+    async def __aexit__(
+        self, _type: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        await self._http.aclose()
+
+    @asynccontextmanager
+    async def post(self, delivery: Delivery) -> AsyncIterator[Answer]:
+        """Send once; in the block the answer's status is known, and no checkpoint lies between it and the block.
+
+        Raises:
+            WebhookOperationError: transient; there was no answer.
+        """
+        response = await self._send(delivery)
+        try:
+            yield Answer(response.status_code, parse_retry_after(response.headers.get("retry-after"), self._now()))
+        finally:
+            with suppress(httpx.HTTPError):  # what becomes of the connection changes nothing about the answer
+                await response.aclose()
+
+    async def _send(self, delivery: Delivery) -> httpx.Response:
+        request = httpx.Request("POST", self._url, headers=self._headers(delivery), content=delivery.body)
+        response = None
+        try:
+            with trio.move_on_after(self._timeout_seconds):
+                response = await self._http.send(request, stream=True)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise self._unanswered(
+                f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            ) from error
+        if response is None:
+            raise self._unanswered(f"no answer within {self._timeout_seconds:g} seconds")
+        return response
+
+    def _headers(self, delivery: Delivery) -> dict[str, str]:
+        timestamp = int(self._now().timestamp())
+        headers = {
+            "content-type": "application/json",
+            "user-agent": f"cef-trio/{__version__}",
+            "accept-encoding": "identity",
+            "x-cef-trio-stream-id": delivery.stream_id,
+            "webhook-id": delivery.delivery_id,
+            "webhook-timestamp": str(timestamp),
+        }
+        if self._key is not None:
+            headers["webhook-signature"] = signature(self._key, delivery.delivery_id, timestamp, delivery.body)
+        return headers
+
+    def _unanswered(self, why: str) -> WebhookOperationError:
+        return WebhookOperationError(_OPERATION, f"{why} [{self.receiver}]", transient=True)
+
+
+def _network(ca_file: Path | None) -> httpx.AsyncHTTPTransport:
+    verify: ssl.SSLContext | bool = True
+    if ca_file is not None:
+        try:
+            verify = ssl.create_default_context(cafile=ca_file)
+        except OSError as error:  # ssl.SSLError is one too
+            raise ValueError(f"WEBHOOK_CA_FILE {ca_file}: no certificates can be read from it ({error})") from error
+    limits = httpx.Limits(max_connections=_MAX_CONNECTIONS, max_keepalive_connections=_MAX_CONNECTIONS)
+    return httpx.AsyncHTTPTransport(verify=verify, limits=limits, trust_env=False)

@@ -1,0 +1,164 @@
+"""One POST of a webhook: what is sent, what is read of the answer, and how long it may take."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+import httpx
+import pytest
+import trio
+from trio.testing import MockClock
+
+from cef_trio.exceptions import WebhookOperationError
+from cef_trio.webhook.client import Delivery, WebhookClient
+from cef_trio.webhook.signature import key_of, signature
+
+NOW = datetime(2026, 11, 25, 12, 0, 0, 900_000, tzinfo=UTC)
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+DELIVERY = Delivery("completed_1", "1", b'{"a": 1}\n')
+Answering = Callable[[httpx.Request], Awaitable[httpx.Response]]
+
+
+def client(
+    transport: httpx.AsyncBaseTransport | None,
+    url: str = "https://me.example:8443/x?token=T",
+    secret: str | None = SECRET,
+) -> WebhookClient:
+    return WebhookClient(url, secret=secret, timeout_seconds=5.0, now=lambda: NOW, transport=transport)
+
+
+class Endless(httpx.AsyncByteStream):
+    """A body that never ends, of a receiver that means it badly."""
+
+    closed = False
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        pytest.fail("the body was read")
+        yield b""
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+
+async def test_the_request_is_the_document_signed_and_named() -> None:
+    seen: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return httpx.Response(204)
+
+    async with client(httpx.MockTransport(answer)) as webhooks, webhooks.post(DELIVERY) as answered:
+        assert (answered.status, answered.retry_after_seconds) == (204, None)
+    (request,) = seen
+    assert (request.method, str(request.url)) == ("POST", "https://me.example:8443/x?token=T")
+    assert request.content == DELIVERY.body
+    assert request.headers["content-type"] == "application/json"
+    assert request.headers["content-length"] == str(len(DELIVERY.body))
+    assert request.headers["webhook-id"] == "completed_1"
+    assert request.headers["x-cef-trio-stream-id"] == "1"
+    timestamp = int(request.headers["webhook-timestamp"])
+    assert timestamp == int(NOW.timestamp())
+    assert request.headers["webhook-signature"] == signature(key_of(SECRET), "completed_1", timestamp, DELIVERY.body)
+
+
+async def test_without_a_secret_nothing_is_signed() -> None:
+    seen: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return httpx.Response(200)
+
+    async with client(httpx.MockTransport(answer), secret=None) as webhooks, webhooks.post(DELIVERY):
+        pass
+    assert "webhook-signature" not in seen[0].headers
+
+
+async def test_a_redirect_is_not_followed_and_no_body_is_read() -> None:
+    body = Endless()
+    asked: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(str(request.url))
+        return httpx.Response(307, headers={"location": "http://elsewhere/", "retry-after": "17"}, stream=body)
+
+    async with client(httpx.MockTransport(answer)) as webhooks, webhooks.post(DELIVERY) as answered:
+        assert (answered.status, answered.retry_after_seconds) == (307, 17.0)
+    assert len(asked) == 1
+    assert body.closed
+
+
+class Slow(httpx.AsyncBaseTransport):
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        await trio.sleep_forever()
+        raise AssertionError
+
+
+async def test_a_receiver_that_hangs_is_left_when_its_time_is_over(autojump_clock: MockClock) -> None:
+    async with client(Slow()) as webhooks:
+        with pytest.raises(WebhookOperationError, match="no answer within 5 seconds") as caught:
+            async with webhooks.post(DELIVERY):
+                pass
+    assert caught.value.transient
+    assert trio.current_time() == 5.0
+
+
+async def test_an_attempt_is_cancelled_at_once(autojump_clock: MockClock) -> None:
+    async with client(Slow()) as webhooks:
+        with trio.move_on_after(1) as scope:
+            async with webhooks.post(DELIVERY):
+                pass
+    assert scope.cancelled_caught
+    assert trio.current_time() == 1.0
+
+
+@pytest.mark.parametrize("kind", [httpx.ConnectError, httpx.ReadError, httpx.RemoteProtocolError, httpx.ReadTimeout])
+async def test_no_answer_is_transient_and_no_text_holds_the_urls_token(kind: type[httpx.TransportError]) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        raise kind("", request=request)
+
+    async with client(httpx.MockTransport(answer)) as webhooks:
+        with pytest.raises(WebhookOperationError) as caught:
+            async with webhooks.post(DELIVERY):
+                pass
+    assert caught.value.transient
+    assert caught.value.status is None
+    assert str(caught.value) == f"Webhook operation 'deliver' failed: {kind.__name__} [https://me.example:8443]"
+
+
+@pytest.mark.real
+async def test_an_address_where_nobody_listens_is_no_answer() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    async with client(None, f"http://127.0.0.1:{port}/") as webhooks:
+        with pytest.raises(WebhookOperationError, match=f"ConnectError.*127.0.0.1:{port}"):
+            async with webhooks.post(DELIVERY):
+                pass
+
+
+@pytest.mark.real
+async def test_what_answers_in_no_http_is_no_answer() -> None:
+    async def babble(stream: trio.SocketStream) -> None:
+        await stream.receive_some()
+        await stream.send_all(b"SSH-2.0-hello\r\n")
+
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(partial(trio.serve_tcp, babble, 0, host="127.0.0.1"))
+        port = listeners[0].socket.getsockname()[1]
+        async with client(None, f"http://127.0.0.1:{port}/") as webhooks:
+            with pytest.raises(WebhookOperationError, match="RemoteProtocolError"):
+                async with webhooks.post(DELIVERY):
+                    pass
+        nursery.cancel_scope.cancel()
+
+
+def test_a_file_that_holds_no_certificates_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "ca.pem"
+    file.write_text("none")
+    with pytest.raises(ValueError, match="WEBHOOK_CA_FILE") as caught:
+        WebhookClient("https://x.example", secret=None, timeout_seconds=1, now=lambda: NOW, ca_file=file)
+    assert isinstance(caught.value.__cause__, ssl.SSLError)
