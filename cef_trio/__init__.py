@@ -4,6 +4,7 @@ The promises (P1 … P8), the words and the house plan are in ``docs/architectur
 """
 
 from cef_trio.exceptions import (
+    AfterUploadError,
     CefMp4ProcessorError,
     ChunkProcessingError,
     FFprobeError,
@@ -14,11 +15,13 @@ from cef_trio.exceptions import (
     S3OperationError,
     StreamFinalizationError,
     StreamInitializationError,
+    WebhookOperationError,
 )
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AfterUploadError",
     "CefMp4ProcessorError",
     "ChunkProcessingError",
     "FFprobeError",
@@ -29,5 +32,6 @@ __all__ = [
     "S3OperationError",
     "StreamFinalizationError",
     "StreamInitializationError",
+    "WebhookOperationError",
     "__version__",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import subprocess
@@ -19,7 +20,12 @@ from cef_trio.secret_files import MAX_SECRET_BYTES, exposure, file_variables
 
 HIDDEN = "hunter2hunter2"
 VARIABLES = file_variables(Settings)
-VALUES = {name: f"redis://:{HIDDEN}@localhost/0" if name == "redis_url" else HIDDEN for name in VARIABLES}
+SHAPED = {
+    "redis_url": f"redis://:{HIDDEN}@localhost/0",
+    "on_complete_webhook": f"https://example.com/completed?token={HIDDEN}",
+    "webhook_secret": "whsec_" + base64.b64encode(HIDDEN.encode() * 2).decode(),
+}
+VALUES = {name: SHAPED.get(name, HIDDEN) for name in VARIABLES}
 
 
 @pytest.fixture(autouse=True)

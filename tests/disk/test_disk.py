@@ -217,12 +217,12 @@ def test_a_refusal_says_whether_it_may_pass(number: int, transient: bool) -> Non
 async def touch(call: str, path: str, failing: pytest.MonkeyPatch, number: int) -> object:
     """Do what makes that call, which fails with that number."""
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number))
 
     disk = KernelDisk()
-    if call == "lstat":
-        failing.setattr(os, "lstat", fail)
+    if call == "stat":
+        failing.setattr(os, "stat", fail)
         return await disk.stat(path)
     if call == "open":
         failing.setattr(os, "open", fail)
@@ -232,13 +232,13 @@ async def touch(call: str, path: str, failing: pytest.MonkeyPatch, number: int) 
         return await (opened.stat() if call == "fstat" else opened.read(0, 1))
 
 
-@pytest.mark.parametrize("call", ["lstat", "open", "fstat", "read"])
+@pytest.mark.parametrize("call", ["stat", "open", "fstat", "read"])
 async def test_every_error_of_the_operating_system_becomes_ours_and_is_kept_as_its_cause(
     recording: str, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     for number in sorted(errno.errorcode):
         with monkeypatch.context() as failing:
-            if call == "lstat" and number in {errno.ENOENT, errno.ENOTDIR}:
+            if call == "stat" and number in {errno.ENOENT, errno.ENOTDIR}:
                 assert await touch(call, recording, failing, number) is None, "no such file is an answer"
                 continue
             with pytest.raises((ChunkProcessingError, RecordingChangedError)) as caught:

@@ -13,7 +13,14 @@ from cef_trio import exceptions
 PACKAGE = Path(cef_trio.__file__).parent
 SOURCES = {path.relative_to(PACKAGE).as_posix(): path.read_text() for path in sorted(PACKAGE.rglob("*.py"))}
 EDGES = {
-    "httpx": {"s3/body.py", "s3/client.py", "s3/exchange.py", "s3/reading.py", "operate/facts.py"},
+    "httpx": {
+        "s3/body.py",
+        "s3/client.py",
+        "s3/exchange.py",
+        "s3/reading.py",
+        "operate/facts.py",
+        "webhook/client.py",
+    },
     "redis": {
         "checkpoint/redis.py",
         "checkpoint/redis_client.py",
