@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from cef_trio.exceptions import RedisOperationError, S3OperationError
+from cef_trio.s3.errors import HINTS
 from cef_trio.s3.model import AbortRule, ChecksumAlgorithm
 
 
@@ -44,7 +46,7 @@ def warning(subject: str, says: str, todo: str) -> Finding:
     return Finding(subject, Severity.WARNING, says, todo)
 
 
-def problem(subject: str, says: str, todo: str = "") -> Finding:
+def problem(subject: str, says: str, todo: str) -> Finding:
     """It must be mended."""
     return Finding(subject, Severity.PROBLEM, says, todo)
 
@@ -120,6 +122,15 @@ def _judge_inotify(facts: FolderFacts) -> Finding:
 # ---- Redis ---------------------------------------------------------------------------------------------------------
 
 
+def judge_redis_failure(error: RedisOperationError, address: str) -> Finding:
+    """It refused, or cannot be reached; ``address`` is ``REDIS_URL`` without its secrets."""
+    if error.transient:
+        todo = f"start it; or is {address} not where it is (REDIS_URL, DNS, firewall)? A daemon waits for it"
+    else:
+        todo = f"mend REDIS_URL (user, password, database) or the access rules of {address}"
+    return problem("redis", str(error), todo)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RedisFacts:
     """What the server says of itself. ``None``: it does not let us ask."""
@@ -142,9 +153,9 @@ _LOST: Final = (
 )
 
 
-def judge_redis(facts: RedisFacts) -> list[Finding]:
+def judge_redis(facts: RedisFacts, address: str) -> list[Finding]:
     """The server, what a crash of it would lose, and whether it may throw checkpoints away."""
-    found = [ok("redis", f"{facts.product} {facts.version} answers")]
+    found = [ok("redis", f"{facts.product} {facts.version} answers at {address}")]
     if facts.is_replica:
         found = [problem("redis", "this server is a replica and takes no writes", "set REDIS_URL to the primary")]
     if not facts.last_save_ok:
@@ -207,6 +218,24 @@ def _judge_memory(facts: RedisFacts) -> list[Finding]:
 
 
 # ---- S3 ------------------------------------------------------------------------------------------------------------
+
+
+def judge_s3_failure(error: S3OperationError, endpoint: str) -> Finding:
+    """It refused one of the calls of an upload, or cannot be reached; ``endpoint`` is where it was asked."""
+    if error.status is None:
+        todo = (
+            f"start it; or is {endpoint} not where it is (S3_ENDPOINT_URL, DNS, firewall, proxy)? A daemon waits for it"
+        )
+    elif error.transient:
+        todo = "look at the store's own health; a daemon waits and goes on by itself"
+    elif error.code in HINTS:
+        todo = "do that, then `cef-trio retry --all`: what has failed for it comes back"
+    else:
+        todo = (
+            "look that code up in the store's documentation; `cef-trio retry --all` brings back what has failed for it"
+        )
+    return problem("s3", str(error), todo)
+
 
 _SKEW_WARNING_SECONDS: Final = 60.0
 _SKEW_PROBLEM_SECONDS: Final = 15 * 60.0

@@ -132,6 +132,7 @@ class DateNoting(httpx.AsyncBaseTransport):
     """The network, noting how far S3's clock is ahead of ours by the ``Date`` of its first answer."""
 
     def __init__(self, transport: httpx.AsyncBaseTransport, now: Callable[[], datetime]) -> None:
+        self.answered = False
         self.skew_seconds: float | None = None
         self._transport = transport
         self._now = now
@@ -139,6 +140,7 @@ class DateNoting(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Pass a request on."""
         response = await self._transport.handle_async_request(request)
+        self.answered = True
         theirs = parse_http_date(response.headers.get("date"))
         if self.skew_seconds is None and theirs is not None:
             self.skew_seconds = (theirs - self._now()).total_seconds()
@@ -176,6 +178,7 @@ async def try_upload(s3: S3Client, template: KeyTemplate) -> UploadTried:
         await s3.upload_part(key, created.upload_id, 1, BytesSource(_CONTENT), created.checksum)
         listed = await s3.list_parts(key, created.upload_id)
         await s3.list_multipart_uploads(key)
+        await s3.head_object(key)  # there is none; who may not read objects is not told so, but refused
     except BaseException:
         with shielded(_ABORT_SECONDS, saving="doctor's abort after a failure"), suppress(S3OperationError):
             await s3.abort_multipart_upload(key, created.upload_id)

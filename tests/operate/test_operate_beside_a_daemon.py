@@ -97,13 +97,16 @@ def test_a_recording_is_seen_growing_and_is_verified_at_its_end(
             refused = command("abort", stream_id, settings=settings, code=5).stdout
             assert "under-test works on it" in refused
             assert answer("retry", stream_id, settings=settings, code=5)["results"][0]["ok"] is False
-            assert answer("verify", stream_id, settings=elsewhere, code=5)["results"][0]["agrees"] is False
+            unfinished = answer("verify", stream_id, settings=elsewhere, code=5)
+            assert (unfinished["identical"], unfinished["results"][0]["agrees"]) == (False, False)
             collected = answer("gc", "--older-than", "0s", settings=elsewhere)
             assert [one["aborted"] for one in collected["results"]] == [False]
         process.wait_for("stream_completed")
         assert process.count("lease_lost") == 0
         for given in (stream_id[:8], str(path)):
             assert command("verify", given, settings=elsewhere).stdout.endswith("\nIdentical.\n")
+        document = answer("verify", stream_id, settings=elsewhere)
+        assert (document["finished"], document["identical"], document["stream_id"]) == (True, True, stream_id)
         assert process.stop() == 0
     store.assert_identical(path)
 
@@ -196,3 +199,4 @@ def test_a_frozen_redis_is_not_waited_for(elsewhere: dict[str, str], redis: Valk
     finally:
         redis.thaw()
     assert done.stderr.startswith("cef-trio: Redis operation ")
+    assert done.stderr.endswith(f" [{redis.url}]\n")
