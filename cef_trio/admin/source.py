@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import heapq
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -169,7 +169,7 @@ class DaemonSource:
             streams=tuple(sorted(shown, key=lambda line: (line.file, line.stream_id or ""))),
             streams_left_out=len(lines) - len(shown),
             failed=self._ended.latest if self._ended else (),
-            outages=tuple(filter(None, map(self._outage, (self.services.redis_breaker, self.services.s3_breaker)))),
+            outages=tuple(filter(None, map(self._outage, self._breakers()))),
             unhealthy=tuple(fact.says for fact in judge_health(self.health()) if not fact.good),
         )
 
@@ -186,17 +186,21 @@ class DaemonSource:
             bytes_per_second=0.0,
             lag_since=None,
         )
+        outage = outage_in_words([one.service for one in self._breakers() if one.outage is not None])
         if upload is None:
-            return line
+            return replace(line, state=StreamState.HELD, note=outage) if outage else line
         uploaded = self._uploaded_bytes(upload)
-        state = state_of(upload.meta.status, working=live.processor.working)
+        state = state_of(upload.meta.status, working=live.processor.working, held=outage is not None)
+        note = {StreamState.RETRYING: self.redact(upload.meta.failure_reason or ""), StreamState.HELD: outage}.get(
+            state
+        )
         return replace(
             line,
             state=state,
             uploaded_bytes=uploaded,
             bytes_per_second=self._rate(upload),
             lag_since=upload.meta.last_activity_at_utc.timestamp() if size > uploaded else None,
-            note=_short(self.redact(upload.meta.failure_reason or "")) if state is StreamState.RETRYING else None,
+            note=_short(note) if note else None,
         )
 
     def _uploaded_bytes(self, upload: StreamUpload) -> int:
@@ -220,6 +224,9 @@ class DaemonSource:
                 break
             recent += part.size_bytes
         return recent / RATE_WINDOW.total_seconds()
+
+    def _breakers(self) -> tuple[CircuitBreaker, CircuitBreaker]:
+        return self.services.redis_breaker, self.services.s3_breaker
 
     def _outage(self, breaker: CircuitBreaker) -> ServiceOutage | None:
         if (outage := breaker.outage) is None:
@@ -261,17 +268,32 @@ class DaemonSource:
         )
 
 
-def state_of(status: Status, *, working: bool) -> StreamState:
-    """What a stream's task does, by its record and whether it holds a slot."""
+_NAMES: Final = {"s3": "S3", "redis": "Redis"}
+
+
+def outage_in_words(services: Sequence[str]) -> str | None:
+    """What a stream waits for that would work; ``None``: nothing is down."""
+    if not services:
+        return None
+    return f"until {' and '.join(_NAMES[one] for one in services)} {'is' if len(services) == 1 else 'are'} back"
+
+
+def state_of(status: Status, *, working: bool, held: bool) -> StreamState:
+    """What a stream's task does, by its record, whether it holds a slot, and whether a service is down.
+
+    A verification goes on during an outage: it reads the file.
+    """
     match status:
         case Status.RETRYING if not working:
             return StreamState.RETRYING
         case Status.PENDING_COMPLETION:
             return StreamState.VERIFYING
         case Status.S3_COMPLETED | Status.COMPLETED:
-            return StreamState.FINISHING
+            return StreamState.HELD if held else StreamState.FINISHING
+        case _ if working:
+            return StreamState.HELD if held else StreamState.UPLOADING
         case _:
-            return StreamState.UPLOADING if working else StreamState.WAITING
+            return StreamState.WAITING
 
 
 def _silence(one: IntakeTask | None, excused_until: float = -float("inf")) -> float | None:

@@ -134,7 +134,10 @@ async def test_a_daemon_that_starts_and_one_that_leaves_say_so(
 @pytest.mark.parametrize("working", [True, False])
 @pytest.mark.parametrize("status", list(Status))
 def test_every_status_is_some_state(status: Status, working: bool) -> None:
-    state = state_of(status, working=working)
+    state = state_of(status, working=working, held=False)
+    held = state_of(status, working=working, held=True)
+    assert (held is StreamState.HELD) == (state in {StreamState.UPLOADING, StreamState.FINISHING})
+    assert held in {state, StreamState.HELD}
     expected = {
         Status.PENDING_COMPLETION: StreamState.VERIFYING,
         Status.S3_COMPLETED: StreamState.FINISHING,
