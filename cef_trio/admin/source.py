@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import heapq
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -186,21 +186,18 @@ class DaemonSource:
             bytes_per_second=0.0,
             lag_since=None,
         )
-        outage = outage_in_words([one.service for one in self._breakers() if one.outage is not None])
+        held = any(one.outage is not None for one in self._breakers())
         if upload is None:
-            return replace(line, state=StreamState.HELD, note=outage) if outage else line
+            return replace(line, state=StreamState.HELD) if held else line
         uploaded = self._uploaded_bytes(upload)
-        state = state_of(upload.meta.status, working=live.processor.working, held=outage is not None)
-        note = {StreamState.RETRYING: self.redact(upload.meta.failure_reason or ""), StreamState.HELD: outage}.get(
-            state
-        )
+        state = state_of(upload.meta.status, working=live.processor.working, held=held)
         return replace(
             line,
             state=state,
             uploaded_bytes=uploaded,
             bytes_per_second=self._rate(upload),
             lag_since=upload.meta.last_activity_at_utc.timestamp() if size > uploaded else None,
-            note=_short(note) if note else None,
+            note=_short(self.redact(upload.meta.failure_reason or "")) if state is StreamState.RETRYING else None,
         )
 
     def _uploaded_bytes(self, upload: StreamUpload) -> int:
@@ -259,23 +256,15 @@ class DaemonSource:
         self._ended = _Ended(len(completed), len(failed), tuple(self._failed(meta) for meta in latest))
 
     def _failed(self, meta: StreamMeta) -> FailedStream:
+        sentence = _SENTENCE_OF[meta.status]
+        detail = (meta.failure_reason or "").removeprefix(sentence).strip()  # mostly it begins with the sentence
         return FailedStream(
             stream_id=meta.stream_id,
             file=_below(self.folder, meta.current_path),
-            sentence=_SENTENCE_OF[meta.status],
-            detail=_short(self.redact(meta.failure_reason)) if meta.failure_reason else None,
+            sentence=sentence,
+            detail=_short(self.redact(detail)) if detail else None,
             at=meta.last_activity_at_utc.timestamp(),
         )
-
-
-_NAMES: Final = {"s3": "S3", "redis": "Redis"}
-
-
-def outage_in_words(services: Sequence[str]) -> str | None:
-    """What a stream waits for that would work; ``None``: nothing is down."""
-    if not services:
-        return None
-    return f"until {' and '.join(_NAMES[one] for one in services)} {'is' if len(services) == 1 else 'are'} back"
 
 
 def state_of(status: Status, *, working: bool, held: bool) -> StreamState:

@@ -13,7 +13,7 @@ from cef_trio.admin import source as source_module
 from cef_trio.admin.snapshot import Phase, StreamState, judge_health, judge_ready
 from cef_trio.admin.source import DaemonSource, IntakeTask, state_of
 from cef_trio.checkpoint.memory import Moment
-from cef_trio.checkpoint.states import FAILED, Status
+from cef_trio.checkpoint.states import FAILED, SENTENCES, FailureReason, Status
 from cef_trio.checkpoint.store import Change
 from cef_trio.exceptions import RedisOperationError
 from cef_trio.lab.world import BUCKET, PART, World, WorldDaemon
@@ -75,7 +75,10 @@ async def test_what_has_ended_is_asked_of_redis_and_kept_while_redis_is_down(
         lease = daemon.services.lease
         (failed_id,) = daemon.supervisor.live_ids - {checkpoint.meta.stream_id}
         await daemon.services.store.transition(
-            failed_id, lease, Status.FAILED_ACCESS_DENIED, Change({"failure_reason": "<b>403</b>"})
+            failed_id,
+            lease,
+            Status.FAILED_ACCESS_DENIED,
+            Change({"failure_reason": f"{SENTENCES[FailureReason.ACCESS_DENIED]} <b>403</b>"}),
         )
         await trio.sleep(6)
         snapshot = source.snapshot()
