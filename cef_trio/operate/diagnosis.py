@@ -83,11 +83,15 @@ def judge_folder(facts: FolderFacts) -> list[Finding]:
         return [problem(subject, f"{facts.path!r} is no folder here", "create or mount it, or set WATCH_DIR")]
     if not facts.readable:
         return [problem(subject, f"{facts.path!r} may not be read by this user", "give this user r and x on it")]
-    found = [ok(subject, f"{facts.path!r} can be read; {facts.folders} folders in all")]
+    found = [ok(subject, f"{facts.path!r} can be read; {_folders(facts.folders)} in all")]
     if facts.unreadable_folders:
         says = f"{facts.unreadable_folders} folders in it cannot be read: recordings in them are not seen"
         found.append(warning(subject, says, "give this user r and x on them"))
     return [*found, _judge_file_system(facts.file_system), _judge_inotify(facts)]
+
+
+def _folders(number: int) -> str:
+    return f"{number} folder{'' if number == 1 else 's'}"
 
 
 def _judge_file_system(kind: str | None) -> Finding:
@@ -111,7 +115,7 @@ def _judge_inotify(facts: FolderFacts) -> Finding:
     if limit is None:
         return warning(subject, "its limits cannot be read here", "look at /proc/sys/fs/inotify on the daemon's host")
     todo = f"sysctl fs.inotify.max_user_watches={max(2 * limit, 4 * facts.folders, 65536)}"
-    said = f"{facts.folders} folders, and this user may watch {limit}"
+    said = f"{_folders(facts.folders)}, and this user may watch {limit}"
     if facts.folders >= limit:
         return problem(subject, f"{said}: new recordings in the others are found by rescans only", todo)
     if facts.folders >= _NEARLY * limit:

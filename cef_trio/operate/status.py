@@ -195,7 +195,7 @@ def _retrying(overview: Overview) -> Text:
 def _lag(overview: Overview) -> str:
     if overview.lag_bytes is not None:
         longest = max((one.lag_seconds or 0.0 for one in overview.open_streams), default=0.0)
-        since = f", of which nothing was taken for {terminal.duration(longest)}" if overview.lag_bytes else ""
+        since = f", nothing acknowledged for up to {terminal.duration(longest)}" if longest >= 1 else ""
         return terminal.size(overview.lag_bytes) + since
     known = [stream.lag_bytes for stream in overview.open_streams if stream.lag_bytes is not None]
     if not known:
