@@ -66,7 +66,9 @@ def examine(env_file: Path, *, as_json: bool) -> int:
     configure(settings.app_env, "ERROR", secrets=secret_values(settings))
 
     async def work() -> ExitCode:
-        return show([*findings, *await run_checks(checks_for(settings))], as_json=as_json)
+        with terminal.meanwhile(f"asking the folder, Redis, S3 and ffprobe, for {CHECK_SECONDS:.0f} seconds at most …"):
+            found = await run_checks(checks_for(settings))
+        return show([*findings, *found], as_json=as_json)
 
     return run_cancellable(work)
 

@@ -17,6 +17,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -76,6 +77,21 @@ def _plain(value: object) -> object:
 def complain(message: str) -> None:
     """One line for a person on standard error."""
     sys.stderr.write(f"cef-trio: {printable(message)}\n")
+
+
+@contextmanager
+def meanwhile(text: str) -> Iterator[None]:
+    """Say what is waited for on a person's terminal, and take it away again."""
+    shown = sys.stderr.isatty()
+    if shown:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    try:
+        yield
+    finally:
+        if shown:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
 
 
 def short_path(path: str) -> str:
