@@ -159,13 +159,29 @@ _LOST: Final = (
 
 def judge_redis(facts: RedisFacts, address: str) -> list[Finding]:
     """The server, what a crash of it would lose, and whether it may throw checkpoints away."""
-    found = [ok("redis", f"{facts.product} {facts.version} answers at {address}")]
+    found = [_judge_version(facts, address)]
     if facts.is_replica:
-        found = [problem("redis", "this server is a replica and takes no writes", "set REDIS_URL to the primary")]
+        found += [problem("redis", "this server is a replica and takes no writes", "set REDIS_URL to the primary")]
     if not facts.last_save_ok:
         says = "its last write to its disk failed; it may refuse writes (MISCONF)"
         found.append(problem("redis disk", says, "look at its log and at the free space of its disk"))
     return [*found, judge_persistence(facts), *_judge_memory(facts)]
+
+
+_OLDEST: Final = 4
+"""HSET, as our scripts use it, takes several fields since Redis 4.0 (https://redis.io/docs/latest/commands/hset/)."""
+_OLD: Final = 6
+"""Older ones know no users (ACL) and no TLS."""
+
+
+def _judge_version(facts: RedisFacts, address: str) -> Finding:
+    said = f"{facts.product} {facts.version} answers at {address}"
+    major = re.match(r"\d+", facts.version)
+    if facts.product != "redis" or major is None or int(major[0]) >= _OLD:
+        return ok("redis", said)
+    if int(major[0]) < _OLDEST:
+        return problem("redis", f"{said}: it is too old to keep checkpoints", "install Redis 7 or Valkey")
+    return warning("redis", f"{said}: it is old, and knows neither users nor TLS", "install Redis 7 or Valkey")
 
 
 _PERSISTENCE: Final = "redis persistence"

@@ -140,7 +140,7 @@ def test_a_stopped_daemons_stream_is_aborted_and_the_next_daemon_leaves_it_alone
             assert process.stop() == 0
         [stream] = answer("list", settings=elsewhere)["streams"]
         assert len(store.open_uploads()) == 1
-        assert "2 parts are given up" in command("abort", stream["stream_id"], settings=elsewhere).stdout
+        assert "2 parts given up" in command("abort", stream["stream_id"], settings=elsewhere).stdout
         assert store.open_uploads() == []
     with daemon(settings) as process:
         process.wait_for("daemon_started")

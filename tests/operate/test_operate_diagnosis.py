@@ -101,6 +101,11 @@ def test_what_a_crash_of_redis_would_lose(changed: dict[str, Any], severity: Sev
     [
         ({"is_replica": True}, PROBLEM),
         ({"last_save_ok": False}, PROBLEM),
+        ({"product": "redis", "version": "3.2.12"}, PROBLEM),
+        ({"product": "redis", "version": "5.0.14"}, WARNING),
+        ({"product": "redis", "version": "6.0.16"}, OK),
+        ({"product": "redis", "version": "unknown"}, OK),
+        ({"product": "redis", "version": "10.0.0"}, OK),
         ({"eviction_policy": "allkeys-lru"}, WARNING),
         ({"eviction_policy": "volatile-lru", "max_memory_bytes": 1 << 20}, PROBLEM),
         ({"eviction_policy": "noeviction", "max_memory_bytes": 1 << 20}, OK),
