@@ -83,15 +83,15 @@ def judge_folder(facts: FolderFacts) -> list[Finding]:
         return [problem(subject, f"{facts.path!r} is no folder here", "create or mount it, or set WATCH_DIR")]
     if not facts.readable:
         return [problem(subject, f"{facts.path!r} may not be read by this user", "give this user r and x on it")]
-    found = [ok(subject, f"{facts.path!r} can be read; {_folders(facts.folders)} in all")]
+    found = [ok(subject, f"{facts.path!r} can be read; {_counted(facts.folders, 'folder')} in all")]
     if facts.unreadable_folders:
         says = f"{facts.unreadable_folders} folders in it cannot be read: recordings in them are not seen"
         found.append(warning(subject, says, "give this user r and x on them"))
     return [*found, _judge_file_system(facts.file_system), _judge_inotify(facts)]
 
 
-def _folders(number: int) -> str:
-    return f"{number} folder{'' if number == 1 else 's'}"
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _judge_file_system(kind: str | None) -> Finding:
@@ -115,7 +115,7 @@ def _judge_inotify(facts: FolderFacts) -> Finding:
     if limit is None:
         return warning(subject, "its limits cannot be read here", "look at /proc/sys/fs/inotify on the daemon's host")
     todo = f"sysctl fs.inotify.max_user_watches={max(2 * limit, 4 * facts.folders, 65536)}"
-    said = f"{_folders(facts.folders)}, and this user may watch {limit}"
+    said = f"{_counted(facts.folders, 'folder')}, and this user may watch {limit}"
     if facts.folders >= limit:
         return problem(subject, f"{said}: new recordings in the others are found by rescans only", todo)
     if facts.folders >= _NEARLY * limit:
@@ -166,6 +166,31 @@ def judge_redis(facts: RedisFacts, address: str) -> list[Finding]:
         says = "its last write to its disk failed; it may refuse writes (MISCONF)"
         found.append(problem("redis disk", says, "look at its log and at the free space of its disk"))
     return [*found, judge_persistence(facts), *_judge_memory(facts)]
+
+
+def judge_streams(daemons: Mapping[str, int], *, unattended: int, failed: int) -> list[Finding]:
+    """Whether a daemon works on the streams that Redis knows.
+
+    Args:
+        daemons: how many open streams each works on, by its name.
+        unattended: how many open streams nobody works on.
+        failed: how many streams were given up, but those that a person aborted.
+    """
+    names = ", ".join(f"{name} works on {_counted(number, 'stream')}" for name, number in sorted(daemons.items()))
+    if unattended:
+        says = f"nobody works on {_counted(unattended, 'open stream')}{f'; {names}' if names else ''}"
+        todo = "start the daemon that watches their folder; one that was killed is back within its LEASE_SECONDS"
+        found = [warning("daemon", says, todo)]
+    else:
+        found = [
+            ok("daemon", names or "no stream is open; whether one runs is said by `cef-trio health` on its machine")
+        ]
+    if failed:
+        says = f"{_counted(failed, 'recording')} {'was' if failed == 1 else 'were'} given up"
+        found.append(
+            warning("failed", says, "`cef-trio list --state failed` says why, `cef-trio retry` brings them back")
+        )
+    return found
 
 
 _OLDEST: Final = 4

@@ -36,11 +36,12 @@ from cef_trio.operate.diagnosis import (
     judge_redis,
     judge_redis_failure,
     judge_s3_failure,
+    judge_streams,
     ok,
     problem,
     warning,
 )
-from cef_trio.operate.facts import DateNoting, abort_rules, folder_facts, redis_facts, try_upload, utc_now
+from cef_trio.operate.facts import DateNoting, abort_rules, folder_facts, redis_facts, stream_facts, try_upload, utc_now
 from cef_trio.operate.terminal import Hanging
 from cef_trio.retry import SingleAttempt
 from cef_trio.s3.client import S3Client
@@ -127,6 +128,9 @@ async def _check_redis(settings: Settings, tell: Tell) -> None:
         try:
             await store.ping()
             for finding in judge_redis(await redis_facts(store), address):
+                tell(finding)
+            daemons, unattended, failed = await stream_facts(store)
+            for finding in judge_streams(daemons, unattended=unattended, failed=failed):
                 tell(finding)
         except RedisOperationError as error:
             tell(judge_redis_failure(error, address))

@@ -6,6 +6,7 @@ Looking at a hung disk happens in a thread that a cancellation abandons; whoever
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,14 +20,17 @@ import trio
 from inotify_simple import INotify, flags
 
 from cef_trio.checkpoint.redis import RedisCheckpointStore
+from cef_trio.checkpoint.states import FAILED, Status, StreamSet
 from cef_trio.exceptions import S3OperationError
 from cef_trio.intake.scan import scan_now
 from cef_trio.operate.diagnosis import FolderFacts, RedisFacts
+from cef_trio.operate.overview import instance_of
 from cef_trio.s3.body import BytesSource
 from cef_trio.s3.client import S3Client
 from cef_trio.s3.errors import parse_http_date
 from cef_trio.s3.model import AbortRule, ChecksumAlgorithm
 from cef_trio.shielded import shielded
+from cef_trio.stream import lookup
 from cef_trio.stream.naming import KeyTemplate
 
 _ABORT_SECONDS: Final = 5.0
@@ -123,6 +127,19 @@ async def redis_facts(store: RedisCheckpointStore) -> RedisFacts:
         eviction_policy=None if info.eviction_policy == "unknown" else info.eviction_policy,
         max_memory_bytes=info.max_memory_bytes,
     )
+
+
+async def stream_facts(store: RedisCheckpointStore) -> tuple[Counter[str], int, int]:
+    """How many open streams each daemon works on, how many nobody does, and how many were given up.
+
+    Raises:
+        RedisOperationError: the store cannot be asked.
+    """
+    ids = await store.members(StreamSet.ACTIVE) | await store.members(StreamSet.PENDING_COMPLETION)
+    daemons = Counter(map(instance_of, (await store.holders(ids)).values()))
+    ended = await lookup.load_metas(store, await store.members(StreamSet.FAILED))
+    failed = sum(one.meta.status in FAILED - {Status.FAILED_ABORTED} for one in ended.values())
+    return daemons, len(ids) - daemons.total(), failed
 
 
 # ---- S3 --------------------------------------------------------------------------------------------------------------

@@ -34,6 +34,8 @@ _DAY: Final = 86_400
 _LEAST_FLEXIBLE: Final = 22
 """Columns that can be done without are left out before a name gets fewer cells than this."""
 _LEAST_WRAPPED: Final = 20
+"""Cells of a text that is broken into lines; where there are fewer, it is indented less."""
+_LEAST_INDENT: Final = 2
 _GAP: Final = 1
 _PIPE_WIDTH: Final = 1_000_000
 """How wide a line may be where no terminal says: it is not cut."""
@@ -217,7 +219,7 @@ def cut(text: Text, width: int, *, keep_end: bool) -> Text:
 
 def _indented(text: Text, indent: int, console: Console, width: int, most: int | None = None) -> Iterator[Text]:
     """The text in lines that begin ``indent`` cells from the left; what ``most`` lines cannot hold is left out."""
-    room = max(_LEAST_WRAPPED, width - indent)
+    room = max(1, width - indent)
     lines = list(text.wrap(console, room, overflow="fold"))
     if most is not None and len(lines) > most:
         rest = Text(" ".join(line.plain.strip() for line in lines[most - 1 :]), style=text.style)
@@ -235,14 +237,15 @@ class Hanging:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """For rich: the lines."""
-        for number, line in enumerate(_indented(self._text, self._indent, console, options.max_width)):
-            if number:
-                yield line
-            else:
-                beginning = Text(no_wrap=True, overflow="crop").append_text(self._word)
-                beginning.append(" " * (self._indent - self._word.cell_len))
-                beginning.append_text(line[self._indent :]).rstrip()
-                yield beginning
+        indent = min(self._indent, max(_LEAST_INDENT, options.max_width - _LEAST_WRAPPED))
+        first, *others = _indented(self._text, indent, console, options.max_width)
+        beginning = Text(no_wrap=True, overflow="crop").append_text(self._word)
+        if self._word.cell_len < indent:
+            first = beginning.append(" " * (indent - self._word.cell_len)).append_text(first[indent:])
+            first.rstrip()
+        else:  # no room beside the word
+            yield beginning
+        yield from (first, *others)
 
 
 def facts(rows: Sequence[tuple[str, Text | str]]) -> Group:

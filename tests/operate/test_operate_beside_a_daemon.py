@@ -94,6 +94,8 @@ def test_a_recording_is_seen_growing_and_is_verified_at_its_end(
             assert there["open_streams"][0]["acknowledged_bytes"] == 10 * MIB
             stream_id = stream["stream_id"]
             # A daemon works on it, under the very name that this machine has: neither abort nor retry touches it.
+            examined = {one["subject"]: one["says"] for one in answer("doctor", settings=elsewhere)["findings"]}
+            assert examined["daemon"] == "under-test works on 1 stream"
             refused = command("abort", stream_id, settings=settings, code=5).stdout
             assert "under-test works on it" in refused
             assert answer("retry", stream_id, settings=settings, code=5)["results"][0]["ok"] is False
@@ -120,6 +122,8 @@ def test_a_failed_stream_is_retried_beside_its_daemon_without_sending_its_parts_
     with daemon(settings) as process:
         process.wait_for("stream_failed")
         failed = wait_for_state(elsewhere, "failed")
+        examined = {one["subject"]: one["says"] for one in answer("doctor", settings=elsewhere)["findings"]}
+        assert examined["failed"] == "1 recording was given up"
         assert "AccessDenied" in failed["failure_reason"]
         disarm_all(endpoint)
         sent = process.count("part_uploaded")

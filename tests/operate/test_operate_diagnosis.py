@@ -23,6 +23,7 @@ from cef_trio.operate.diagnosis import (
     judge_redis,
     judge_redis_failure,
     judge_s3_failure,
+    judge_streams,
     snapshot_seconds,
 )
 from cef_trio.operate.facts import file_system_in
@@ -114,6 +115,26 @@ def test_what_a_crash_of_redis_would_lose(changed: dict[str, Any], severity: Sev
 )
 def test_a_redis_server(changed: dict[str, Any], severity: Severity) -> None:
     assert worst(judge_redis(replace(REDIS, **changed), "redis://here:1/0")) is severity
+
+
+@pytest.mark.parametrize(
+    ("daemons", "unattended", "failed", "severities", "says"),
+    [
+        ({}, 0, 0, [OK], "no stream is open"),
+        ({"b": 2, "a": 1}, 0, 0, [OK], "a works on 1 stream, b works on 2 streams"),
+        ({}, 1, 0, [WARNING], "nobody works on 1 open stream"),
+        ({"a": 3}, 2, 0, [WARNING], "nobody works on 2 open streams; a works on 3 streams"),
+        ({"a": 1}, 0, 2, [OK, WARNING], "a works on"),
+    ],
+)
+def test_whether_a_daemon_works(
+    daemons: dict[str, int], unattended: int, failed: int, severities: list[Severity], says: str
+) -> None:
+    found = judge_streams(daemons, unattended=unattended, failed=failed)
+    worst(found)
+    assert [finding.severity for finding in found] == severities
+    assert found[0].says.startswith(says)
+    assert failed == 0 or found[1].says == "2 recordings were given up"
 
 
 def test_a_server_that_answers_is_said_with_its_address() -> None:

@@ -151,6 +151,15 @@ def test_a_note_stands_below_its_row_on_two_lines_at_most_and_a_pipe_gets_all_of
     assert pipe.getvalue().splitlines() == ["id file", "1  a.mp4 " + "because " * 99]
 
 
+@pytest.mark.parametrize("columns", [15, 20, 25, 40, 200])
+def test_facts_lose_no_letter_however_narrow_the_terminal_is(columns: int) -> None:
+    rows = [("last activity", "2026-01-02 03:04:05 UTC"), ("file", "/srv/" + "x" * 60 + "/a.mp4"), ("empty", "")]
+    out = StringIO()
+    Console(file=out, width=columns).print(facts(rows))
+    assert all(len(line) <= columns for line in out.getvalue().splitlines())
+    assert "".join(out.getvalue().split()) == "".join("".join(row) for row in rows).replace(" ", "")
+
+
 def test_facts_lose_nothing_in_a_narrow_terminal() -> None:
     out = StringIO()
     Console(file=out, width=30).print(facts([("a", "x" * 50), ("longer", ""), ("b", "one two three four five six")]))
