@@ -125,6 +125,7 @@ async def test_what_is_read_out_changes_when_something_happens_and_not_with_ever
     source = SetSource()
     async with serving(source) as port, chromium() as tab:
         await tab.open(f"http://127.0.0.1:{port}/")
+        await tab.until(f"{ROWS}.length === 1")
         await tab.until(f"{SAID} === 'cef-trio: running. 1 open stream, 0 failed.'")
         await tab.evaluate(
             "(() => { window.said = 0; new MutationObserver(() => window.said++)"
