@@ -183,6 +183,7 @@ def _rules(settings: Settings) -> StreamRules:
         key_template=KeyTemplate(settings.s3_key_template),
         part_size=settings.chunk_size_bytes,
         equal_parts=settings.s3_equal_parts,
+        watch_folder=str(settings.watch_dir),
         close_grace_seconds=settings.close_grace_seconds,
         save_seconds=settings.shutdown_save_seconds,
         # A call that a cancellation finds on its way to Redis may take Redis's time-out more: both fit into the save.

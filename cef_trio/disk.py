@@ -100,10 +100,11 @@ class Disk(Protocol):
         """
         ...
 
-    async def device_around(self, path: str) -> int | None:
-        """The device of the nearest folder above ``path`` that exists; ``None`` if it is the root folder.
+    async def device_around(self, path: str, *, within: str = "") -> int | None:
+        """The device of the nearest folder above ``path`` that exists; ``None`` if it is the root, or not ``within``.
 
         A file that is gone while its folder is on another device than it was is not deleted: something is not mounted.
+        Nor is one that is gone with the whole watched folder, ``within``, to which it belongs.
         """
         ...
 
@@ -169,9 +170,11 @@ def inode_generation(descriptor: int) -> int | None:
     return int.from_bytes(answer[:4], sys.byteorder)
 
 
-def device_of_nearest_folder(path: str) -> int | None:
+def device_of_nearest_folder(path: str, within: str = "") -> int | None:
     """See :meth:`Disk.device_around`. Blocks."""
     for folder in PurePath(path).parents:
+        if within and not folder.is_relative_to(within) and PurePath(path).is_relative_to(within):
+            return None
         try:
             found = Path(folder).stat()
         except (FileNotFoundError, NotADirectoryError):
@@ -202,10 +205,10 @@ class KernelDisk:
             raise refusal(f"cannot look at {path!r}", error) from error
         return regular_file_stat(result)
 
-    async def device_around(self, path: str) -> int | None:
+    async def device_around(self, path: str, *, within: str = "") -> int | None:
         """See :meth:`Disk.device_around`."""
         try:
-            return await self._in_thread(lambda: device_of_nearest_folder(path))
+            return await self._in_thread(lambda: device_of_nearest_folder(path, within))
         except OSError as error:
             raise refusal(f"cannot look at the folder of {path!r}", error) from error
 

@@ -76,8 +76,9 @@ def page() -> Page:
         " ".join(f"'sha256-{_hash(text)}'" for text in re.findall(rb"<%b>(.*?)</%b>" % (tag, tag), html, re.DOTALL))
         for tag in (b"style", b"script")
     )
+    icon = "img-src data:"  # its own, which is in it
     rest = "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    return Page(html, f"default-src 'none'; connect-src 'self'; style-src {style}; script-src {script}; {rest}")
+    return Page(html, f"default-src 'none'; connect-src 'self'; style-src {style}; script-src {script}; {icon}; {rest}")
 
 
 def _hash(text: bytes) -> str:

@@ -38,6 +38,8 @@ class StreamState(StrEnum):
     """The object exists; its metadata is being written."""
     RETRYING = "retrying"
     """It waits after an error that may pass."""
+    HELD = "held"
+    """It would work, and waits for the end of an outage."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

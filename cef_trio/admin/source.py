@@ -170,7 +170,7 @@ class DaemonSource:
             streams=tuple(sorted(shown, key=lambda line: (line.file, line.stream_id or ""))),
             streams_left_out=len(lines) - len(shown),
             failed=self._ended.latest if self._ended else (),
-            outages=tuple(filter(None, map(self._outage, (self.services.redis_breaker, self.services.s3_breaker)))),
+            outages=tuple(filter(None, map(self._outage, self._breakers()))),
             unhealthy=tuple(fact.says for fact in judge_health(self.health()) if not fact.good),
         )
 
@@ -187,10 +187,11 @@ class DaemonSource:
             bytes_per_second=0.0,
             lag_since=None,
         )
+        held = any(one.outage is not None for one in self._breakers())
         if upload is None:
-            return line
+            return replace(line, state=StreamState.HELD) if held else line
         uploaded = self._uploaded_bytes(upload)
-        state = state_of(upload.meta.status, working=live.processor.working)
+        state = state_of(upload.meta.status, working=live.processor.working, held=held)
         return replace(
             line,
             state=state,
@@ -221,6 +222,9 @@ class DaemonSource:
                 break
             recent += part.size_bytes
         return recent / RATE_WINDOW.total_seconds()
+
+    def _breakers(self) -> tuple[CircuitBreaker, CircuitBreaker]:
+        return self.services.redis_breaker, self.services.s3_breaker
 
     def _outage(self, breaker: CircuitBreaker) -> ServiceOutage | None:
         if (outage := breaker.outage) is None:
@@ -253,26 +257,33 @@ class DaemonSource:
         self._ended = _Ended(len(completed), len(failed), tuple(self._failed(meta) for meta in latest))
 
     def _failed(self, meta: StreamMeta) -> FailedStream:
+        sentence = _SENTENCE_OF[meta.status]
+        detail = (meta.failure_reason or "").removeprefix(sentence).strip()  # mostly it begins with the sentence
         return FailedStream(
             stream_id=meta.stream_id,
             file=_below(self.folder, meta.current_path),
-            sentence=_SENTENCE_OF[meta.status],
-            detail=_short(self.redact(meta.failure_reason)) if meta.failure_reason else None,
+            sentence=sentence,
+            detail=_short(self.redact(detail)) if detail else None,
             at=meta.last_activity_at_utc.timestamp(),
         )
 
 
-def state_of(status: Status, *, working: bool) -> StreamState:
-    """What a stream's task does, by its record and whether it holds a slot."""
+def state_of(status: Status, *, working: bool, held: bool) -> StreamState:
+    """What a stream's task does, by its record, whether it holds a slot, and whether a service is down.
+
+    A verification goes on during an outage: it reads the file.
+    """
     match status:
         case Status.RETRYING if not working:
             return StreamState.RETRYING
         case Status.PENDING_COMPLETION:
             return StreamState.VERIFYING
         case Status.S3_COMPLETED | Status.COMPLETED:
-            return StreamState.FINISHING
+            return StreamState.HELD if held else StreamState.FINISHING
+        case _ if working:
+            return StreamState.HELD if held else StreamState.UPLOADING
         case _:
-            return StreamState.UPLOADING if working else StreamState.WAITING
+            return StreamState.WAITING
 
 
 def _silence(one: IntakeTask | None, excused_until: float = -float("inf")) -> float | None:

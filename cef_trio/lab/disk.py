@@ -35,10 +35,10 @@ class InlineDisk:
         except OSError as error:
             raise refusal(f"cannot look at {path!r}", error) from error
 
-    async def device_around(self, path: str) -> int | None:
+    async def device_around(self, path: str, *, within: str = "") -> int | None:
         """See :meth:`cef_trio.disk.Disk.device_around`."""
         await trio.lowlevel.checkpoint()
-        return device_of_nearest_folder(path)
+        return device_of_nearest_folder(path, within)
 
     async def change(self, call: Callable[[], T]) -> T:
         """See :meth:`cef_trio.disk.Disk.change`."""

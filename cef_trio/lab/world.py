@@ -307,7 +307,10 @@ class World:
                 stream_slots=trio.CapacityLimiter(self._max_concurrent_streams),
                 part_slots=trio.CapacityLimiter(self._max_concurrent_parts),
                 rules=StreamRules(
-                    bucket=BUCKET, key_template=KeyTemplate("streams/{stream_id}/{file_name}"), part_size=PART
+                    bucket=BUCKET,
+                    key_template=KeyTemplate("streams/{stream_id}/{file_name}"),
+                    part_size=PART,
+                    watch_folder=str(self.folder),
                 ),
                 utc_now=self.utc_now,
                 new_stream_id=lambda: str(UUID(int=self.random.getrandbits(128), version=4)),

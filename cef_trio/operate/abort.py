@@ -9,15 +9,24 @@ upload that Redis still names and that no daemon goes on with; the same command 
 
 from __future__ import annotations
 
+from typing import Final
+
 from cef_trio.checkpoint.model import StreamMeta
 from cef_trio.checkpoint.states import FAILED, SENTENCES, FailureReason, Status
 from cef_trio.checkpoint.store import Change
+from cef_trio.exceptions import S3OperationError
 from cef_trio.exit_codes import ExitCode
+from cef_trio.operate import terminal
 from cef_trio.operate.desk import Desk
 from cef_trio.operate.overview import instance_of
 from cef_trio.operate.report import Report
 from cef_trio.operate.selection import select_all
 from cef_trio.stream.upload import STREAM_ID_METADATA, abort_uploads
+
+_HALF: Final = (
+    "not aborted in S3: Redis says failed_aborted, so no daemon goes on with it, and S3 has its upload still; "
+    "give the command again"
+)
 
 
 def why_not(meta: StreamMeta, bucket: str) -> str | None:
@@ -53,9 +62,14 @@ async def abort_stream(desk: Desk, given: str, *, as_json: bool) -> ExitCode:
             if refusal is not None or checkpoint is None:
                 report.add(stream_id, refusal or "not aborted", ok=False)
                 return report.code
-            says = await _abort(desk, checkpoint.meta)
             parts = len(checkpoint.parts)
-            report.add(stream_id, f"aborted: {parts} parts are given up in S3; {says}", parts=parts)
+            try:
+                says = await _abort(desk, checkpoint.meta)
+            except S3OperationError:
+                report.add(stream_id, _HALF, ok=False, parts=parts)
+                raise
+            given_up = terminal.count(parts, "part")
+            report.add(stream_id, f"aborted: {given_up} given up in S3; {says}", parts=parts)
     return report.code
 
 

@@ -22,11 +22,18 @@ from uuid import uuid4
 import trio
 
 from cef_trio.assembly import checkpoint_store, s3_client
+from cef_trio.checkpoint.address import parse_address
 from cef_trio.checkpoint.model import Lease
 from cef_trio.checkpoint.store import CheckpointStore
 from cef_trio.config import Settings, secret_values
 from cef_trio.disk import Disk, KernelDisk
-from cef_trio.exceptions import CefMp4ProcessorError, ChunkProcessingError, LeaseLostError, OperationError
+from cef_trio.exceptions import (
+    CefMp4ProcessorError,
+    ChunkProcessingError,
+    LeaseLostError,
+    OperationError,
+    RedisOperationError,
+)
 from cef_trio.exit_codes import ExitCode
 from cef_trio.logs import configure
 from cef_trio.operate.terminal import complain
@@ -130,8 +137,12 @@ def run_command(settings: Settings, work: Callable[[Desk], Awaitable[ExitCode]])
     """
 
     async def at_a_desk() -> ExitCode:
-        async with open_desk(settings) as desk:
-            return await work(desk)
+        try:
+            async with open_desk(settings) as desk:
+                return await work(desk)
+        except RedisOperationError as error:
+            complain(f"{error} [{parse_address(settings.redis_url.get_secret_value())}]")
+            return ExitCode.REFUSED
 
     configure(settings.app_env, "WARNING", secrets=secret_values(settings))
     return run_cancellable(at_a_desk)

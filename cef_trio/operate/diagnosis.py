@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from cef_trio.exceptions import RedisOperationError, S3OperationError
+from cef_trio.s3.errors import HINTS
 from cef_trio.s3.model import AbortRule, ChecksumAlgorithm
 
 
@@ -44,7 +46,7 @@ def warning(subject: str, says: str, todo: str) -> Finding:
     return Finding(subject, Severity.WARNING, says, todo)
 
 
-def problem(subject: str, says: str, todo: str = "") -> Finding:
+def problem(subject: str, says: str, todo: str) -> Finding:
     """It must be mended."""
     return Finding(subject, Severity.PROBLEM, says, todo)
 
@@ -81,11 +83,15 @@ def judge_folder(facts: FolderFacts) -> list[Finding]:
         return [problem(subject, f"{facts.path!r} is no folder here", "create or mount it, or set WATCH_DIR")]
     if not facts.readable:
         return [problem(subject, f"{facts.path!r} may not be read by this user", "give this user r and x on it")]
-    found = [ok(subject, f"{facts.path!r} can be read; {facts.folders} folders in all")]
+    found = [ok(subject, f"{facts.path!r} can be read; {_counted(facts.folders, 'folder')} in all")]
     if facts.unreadable_folders:
         says = f"{facts.unreadable_folders} folders in it cannot be read: recordings in them are not seen"
         found.append(warning(subject, says, "give this user r and x on them"))
     return [*found, _judge_file_system(facts.file_system), _judge_inotify(facts)]
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _judge_file_system(kind: str | None) -> Finding:
@@ -109,7 +115,7 @@ def _judge_inotify(facts: FolderFacts) -> Finding:
     if limit is None:
         return warning(subject, "its limits cannot be read here", "look at /proc/sys/fs/inotify on the daemon's host")
     todo = f"sysctl fs.inotify.max_user_watches={max(2 * limit, 4 * facts.folders, 65536)}"
-    said = f"{facts.folders} folders, and this user may watch {limit}"
+    said = f"{_counted(facts.folders, 'folder')}, and this user may watch {limit}"
     if facts.folders >= limit:
         return problem(subject, f"{said}: new recordings in the others are found by rescans only", todo)
     if facts.folders >= _NEARLY * limit:
@@ -118,6 +124,15 @@ def _judge_inotify(facts: FolderFacts) -> Finding:
 
 
 # ---- Redis ---------------------------------------------------------------------------------------------------------
+
+
+def judge_redis_failure(error: RedisOperationError, address: str) -> Finding:
+    """It refused, or cannot be reached; ``address`` is ``REDIS_URL`` without its secrets."""
+    if error.transient:
+        todo = f"start it; or is {address} not where it is (REDIS_URL, DNS, firewall)? A daemon waits for it"
+    else:
+        todo = f"mend REDIS_URL (user, password, database) or the access rules of {address}"
+    return problem("redis", str(error), todo)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,15 +157,56 @@ _LOST: Final = (
 )
 
 
-def judge_redis(facts: RedisFacts) -> list[Finding]:
+def judge_redis(facts: RedisFacts, address: str) -> list[Finding]:
     """The server, what a crash of it would lose, and whether it may throw checkpoints away."""
-    found = [ok("redis", f"{facts.product} {facts.version} answers")]
+    found = [_judge_version(facts, address)]
     if facts.is_replica:
-        found = [problem("redis", "this server is a replica and takes no writes", "set REDIS_URL to the primary")]
+        found += [problem("redis", "this server is a replica and takes no writes", "set REDIS_URL to the primary")]
     if not facts.last_save_ok:
         says = "its last write to its disk failed; it may refuse writes (MISCONF)"
         found.append(problem("redis disk", says, "look at its log and at the free space of its disk"))
     return [*found, judge_persistence(facts), *_judge_memory(facts)]
+
+
+def judge_streams(daemons: Mapping[str, int], *, unattended: int, failed: int) -> list[Finding]:
+    """Whether a daemon works on the streams that Redis knows.
+
+    Args:
+        daemons: how many open streams each works on, by its name.
+        unattended: how many open streams nobody works on.
+        failed: how many streams were given up, but those that a person aborted.
+    """
+    names = ", ".join(f"{name} works on {_counted(number, 'stream')}" for name, number in sorted(daemons.items()))
+    if unattended:
+        says = f"nobody works on {_counted(unattended, 'open stream')}{f'; {names}' if names else ''}"
+        todo = "start the daemon that watches their folder; one that was killed is back within its LEASE_SECONDS"
+        found = [warning("daemon", says, todo)]
+    else:
+        found = [
+            ok("daemon", names or "no stream is open; whether one runs is said by `cef-trio health` on its machine")
+        ]
+    if failed:
+        says = f"{_counted(failed, 'recording')} {'was' if failed == 1 else 'were'} given up"
+        found.append(
+            warning("failed", says, "`cef-trio list --state failed` says why, `cef-trio retry` brings them back")
+        )
+    return found
+
+
+_OLDEST: Final = 4
+"""HSET, as our scripts use it, takes several fields since Redis 4.0 (https://redis.io/docs/latest/commands/hset/)."""
+_OLD: Final = 6
+"""Older ones know no users (ACL) and no TLS."""
+
+
+def _judge_version(facts: RedisFacts, address: str) -> Finding:
+    said = f"{facts.product} {facts.version} answers at {address}"
+    major = re.match(r"\d+", facts.version)
+    if facts.product != "redis" or major is None or int(major[0]) >= _OLD:
+        return ok("redis", said)
+    if int(major[0]) < _OLDEST:
+        return problem("redis", f"{said}: it is too old to keep checkpoints", "install Redis 7 or Valkey")
+    return warning("redis", f"{said}: it is old, and knows neither users nor TLS", "install Redis 7 or Valkey")
 
 
 _PERSISTENCE: Final = "redis persistence"
@@ -207,6 +263,24 @@ def _judge_memory(facts: RedisFacts) -> list[Finding]:
 
 
 # ---- S3 ------------------------------------------------------------------------------------------------------------
+
+
+def judge_s3_failure(error: S3OperationError, endpoint: str) -> Finding:
+    """It refused one of the calls of an upload, or cannot be reached; ``endpoint`` is where it was asked."""
+    if error.status is None:
+        todo = (
+            f"start it; or is {endpoint} not where it is (S3_ENDPOINT_URL, DNS, firewall, proxy)? A daemon waits for it"
+        )
+    elif error.transient:
+        todo = "look at the store's own health; a daemon waits and goes on by itself"
+    elif error.code in HINTS:
+        todo = "do that, then `cef-trio retry --all`: what has failed for it comes back"
+    else:
+        todo = (
+            "look that code up in the store's documentation; `cef-trio retry --all` brings back what has failed for it"
+        )
+    return problem("s3", str(error), todo)
+
 
 _SKEW_WARNING_SECONDS: Final = 60.0
 _SKEW_PROBLEM_SECONDS: Final = 15 * 60.0

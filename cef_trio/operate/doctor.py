@@ -17,8 +17,9 @@ import trio
 from rich.text import Text
 
 from cef_trio.assembly import checkpoint_store, s3_config
+from cef_trio.checkpoint.address import parse_address
 from cef_trio.config import STAND_INS, Settings, SettingsError, exposed_secrets, load_settings, secret_values
-from cef_trio.exceptions import CefMp4ProcessorError, FFprobeError, S3OperationError
+from cef_trio.exceptions import CefMp4ProcessorError, FFprobeError, RedisOperationError, S3OperationError
 from cef_trio.exit_codes import ExitCode
 from cef_trio.logs import configure
 from cef_trio.media import ffprobe
@@ -33,11 +34,15 @@ from cef_trio.operate.diagnosis import (
     judge_folder,
     judge_lifecycle,
     judge_redis,
+    judge_redis_failure,
+    judge_s3_failure,
+    judge_streams,
     ok,
     problem,
     warning,
 )
-from cef_trio.operate.facts import DateNoting, abort_rules, folder_facts, redis_facts, try_upload, utc_now
+from cef_trio.operate.facts import DateNoting, abort_rules, folder_facts, redis_facts, stream_facts, try_upload, utc_now
+from cef_trio.operate.terminal import Hanging
 from cef_trio.retry import SingleAttempt
 from cef_trio.s3.client import S3Client
 from cef_trio.s3.exchange import network
@@ -46,6 +51,7 @@ from cef_trio.stream.naming import KeyTemplate
 CHECK_SECONDS: Final = 30.0
 """How long one check may take."""
 _FFPROBE_SECONDS: Final = 10.0
+_INDENT: Final = 8
 _STYLES: Final = {Severity.OK: "green", Severity.WARNING: "yellow", Severity.PROBLEM: "bold red"}
 
 Tell = Callable[[Finding], None]
@@ -61,7 +67,9 @@ def examine(env_file: Path, *, as_json: bool) -> int:
     configure(settings.app_env, "ERROR", secrets=secret_values(settings))
 
     async def work() -> ExitCode:
-        return show([*findings, *await run_checks(checks_for(settings))], as_json=as_json)
+        with terminal.meanwhile(f"asking the folder, Redis, S3 and ffprobe, for {CHECK_SECONDS:.0f} seconds at most …"):
+            found = await run_checks(checks_for(settings))
+        return show([*findings, *found], as_json=as_json)
 
     return run_cancellable(work)
 
@@ -100,7 +108,7 @@ async def _bounded(subject: str, check: Check, tell: Tell, timeout_seconds: floa
         try:
             await check(tell)
         except (CefMp4ProcessorError, OSError) as error:
-            tell(problem(subject, str(error)))
+            tell(problem(subject, str(error), "mend that setting: docs/settings.md says what it takes"))
         except Exception as error:  # noqa: BLE001 - a bug in one check must not hide what the others found
             tell(problem(subject, f"this check itself failed: {type(error).__name__}: {error}", "report it as a bug"))
     if scope.cancelled_caught:
@@ -117,9 +125,16 @@ async def _check_folder(settings: Settings, tell: Tell) -> None:
 
 async def _check_redis(settings: Settings, tell: Tell) -> None:
     async with checkpoint_store(settings, SingleAttempt()) as store:
-        await store.ping()
-        for finding in judge_redis(await redis_facts(store)):
-            tell(finding)
+        address = str(parse_address(settings.redis_url.get_secret_value()))
+        try:
+            await store.ping()
+            for finding in judge_redis(await redis_facts(store), address):
+                tell(finding)
+            daemons, unattended, failed = await stream_facts(store)
+            for finding in judge_streams(daemons, unattended=unattended, failed=failed):
+                tell(finding)
+        except RedisOperationError as error:
+            tell(judge_redis_failure(error, address))
 
 
 async def _check_s3(settings: Settings, tell: Tell) -> None:
@@ -133,10 +148,10 @@ async def _check_s3(settings: Settings, tell: Tell) -> None:
             tell(ok("s3", f"bucket {settings.s3_bucket_name!r}: a small upload was made, listed and aborted"))
             tell(judge_checksum(tried.checksum, listed_with_crc=tried.listed_with_crc, chosen=settings.s3_checksum))
         except S3OperationError as error:
-            tell(problem("s3", str(error)))
-        tell(judge_clock(clock.skew_seconds))
-        if clock.skew_seconds is None:
+            tell(judge_s3_failure(error, settings.s3_endpoint_url or f"AWS, {settings.s3_region_name}"))
+        if not clock.answered:
             return  # nobody answers: no need to ask again
+        tell(judge_clock(clock.skew_seconds))
         rules = await abort_rules(s3)
         if isinstance(rules, S3OperationError):
             todo = "make sure that no AbortIncompleteMultipartUpload rule is shorter than your longest recording"
@@ -176,15 +191,14 @@ def show(findings: Sequence[Finding], *, as_json: bool) -> ExitCode:
     else:
         out = terminal.console()
         for finding in findings:
-            out.print(_line(finding), soft_wrap=True)
+            out.print(Hanging(*_line(finding), indent=_INDENT))
+            if finding.todo:
+                todo = Text(f"→ {terminal.printable(finding.todo)}", style="italic")
+                out.print(Hanging(Text(), todo, indent=_INDENT))
     return ExitCode.ANSWER_IS_NO if Severity.PROBLEM in worst else ExitCode.DONE
 
 
-def _line(finding: Finding) -> Text:
-    line = Text()
-    line.append(f"{finding.severity.value:<8}", style=_STYLES[finding.severity])
-    line.append(f"{finding.subject}: ", style="bold")
-    line.append(terminal.printable(finding.says))
-    if finding.todo:
-        line.append(f"\n        → {terminal.printable(finding.todo)}", style="italic")
-    return line
+def _line(finding: Finding) -> tuple[Text, Text]:
+    severity = Text(finding.severity.value, style=_STYLES[finding.severity])
+    text = Text.assemble((f"{finding.subject}: ", "bold"), terminal.printable(finding.says))
+    return severity, text

@@ -6,6 +6,7 @@ Looking at a hung disk happens in a thread that a cancellation abandons; whoever
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,14 +20,17 @@ import trio
 from inotify_simple import INotify, flags
 
 from cef_trio.checkpoint.redis import RedisCheckpointStore
+from cef_trio.checkpoint.states import FAILED, Status, StreamSet
 from cef_trio.exceptions import S3OperationError
 from cef_trio.intake.scan import scan_now
 from cef_trio.operate.diagnosis import FolderFacts, RedisFacts
+from cef_trio.operate.overview import instance_of
 from cef_trio.s3.body import BytesSource
 from cef_trio.s3.client import S3Client
 from cef_trio.s3.errors import parse_http_date
 from cef_trio.s3.model import AbortRule, ChecksumAlgorithm
 from cef_trio.shielded import shielded
+from cef_trio.stream import lookup
 from cef_trio.stream.naming import KeyTemplate
 
 _ABORT_SECONDS: Final = 5.0
@@ -125,6 +129,19 @@ async def redis_facts(store: RedisCheckpointStore) -> RedisFacts:
     )
 
 
+async def stream_facts(store: RedisCheckpointStore) -> tuple[Counter[str], int, int]:
+    """How many open streams each daemon works on, how many nobody does, and how many were given up.
+
+    Raises:
+        RedisOperationError: the store cannot be asked.
+    """
+    ids = await store.members(StreamSet.ACTIVE) | await store.members(StreamSet.PENDING_COMPLETION)
+    daemons = Counter(map(instance_of, (await store.holders(ids)).values()))
+    ended = await lookup.load_metas(store, await store.members(StreamSet.FAILED))
+    failed = sum(one.meta.status in FAILED - {Status.FAILED_ABORTED} for one in ended.values())
+    return daemons, len(ids) - daemons.total(), failed
+
+
 # ---- S3 --------------------------------------------------------------------------------------------------------------
 
 
@@ -132,6 +149,7 @@ class DateNoting(httpx.AsyncBaseTransport):
     """The network, noting how far S3's clock is ahead of ours by the ``Date`` of its first answer."""
 
     def __init__(self, transport: httpx.AsyncBaseTransport, now: Callable[[], datetime]) -> None:
+        self.answered = False
         self.skew_seconds: float | None = None
         self._transport = transport
         self._now = now
@@ -139,6 +157,7 @@ class DateNoting(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Pass a request on."""
         response = await self._transport.handle_async_request(request)
+        self.answered = True
         theirs = parse_http_date(response.headers.get("date"))
         if self.skew_seconds is None and theirs is not None:
             self.skew_seconds = (theirs - self._now()).total_seconds()
@@ -181,6 +200,7 @@ async def try_upload(s3: S3Client, template: KeyTemplate) -> UploadTried:
         await s3.upload_part(key, created.upload_id, 1, BytesSource(_CONTENT), created.checksum)
         listed = await s3.list_parts(key, created.upload_id)
         await s3.list_multipart_uploads(key)
+        await s3.head_object(key)  # there is none; who may not read objects is not told so, but refused
     except BaseException:
         with shielded(_ABORT_SECONDS, saving="doctor's abort after a failure"), suppress(S3OperationError):
             await s3.abort_multipart_upload(key, created.upload_id)

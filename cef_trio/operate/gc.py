@@ -9,15 +9,21 @@ It must never abort what a daemon works on, whatever happens meanwhile. Why it c
   can take the stream up in between. Where somebody else holds the lease, the upload is left alone.
 - A record that cannot be read keeps its upload; a Redis that knows no stream at all (the wrong one?) keeps them all.
 
+- What was judged under a lease is aborted within that lease's time, or not at all: an S3 that takes longer to answer
+  ends the command.
+
 Ctrl-C stops between two uploads; what was done is printed however it ends.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
+
+import trio
 
 from cef_trio.checkpoint.model import StreamMeta
 from cef_trio.checkpoint.states import ENDED
@@ -36,6 +42,11 @@ _EMPTY: Final = (
     "Redis knows no stream at all; with the wrong REDIS_URL or REDIS_KEY_PREFIX this would abort uploads that are "
     "alive. Nothing was aborted. If it is the right one, say --redis-is-empty"
 )
+
+
+_ABORT: Final = "abort_multipart_upload"
+_MARGIN_SECONDS: Final = 1.0
+"""By how much an abort ends before the lease under which it was judged; a lease has 3 seconds at least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +77,7 @@ def judge_upload(
     if meta.status not in ENDED:
         return Fate(abort=False, why=f"its stream is alive ({meta.status.value})")
     if reason_of(meta.status) in KEEPS_ITS_UPLOAD and meta.s3_upload_id in {None, upload.upload_id}:
-        return Fate(abort=False, why=f"kept for `cef-trio retry` ({meta.status.value})")
+        return Fate(abort=False, why=f"`cef-trio retry` goes on with it ({meta.status.value})")
     return Fate(abort=True, why=f"its stream has ended ({meta.status.value})")
 
 
@@ -80,18 +91,20 @@ async def collect(desk: Desk, older_than: timedelta, *, dry_run: bool, redis_is_
     born_before = desk.utc_now() - older_than
     uploads = await desk.s3.list_multipart_uploads(desk.key_template.prefix)
     known_ids = await all_ids(desk.store)  # only now: see above
-    if not known_ids and uploads and not redis_is_empty:
-        terminal.complain(_EMPTY)
-        return ExitCode.ANSWER_IS_NO
-    metas = await _metas(desk, uploads)
-    aborted = 0
+    aborted, kept = 0, Counter[str]()
     with Report(as_json=as_json) as report:
+        if not known_ids and uploads and not redis_is_empty:
+            terminal.complain(_EMPTY)
+            report.add("redis", _EMPTY, ok=False, shown=False)
+            return report.code
+        metas = await _metas(desk, uploads)
         for upload in uploads:
             fate = _first_judgement(desk, upload, known_ids, metas, born_before)
             refusal = None
             if fate.abort and not dry_run:
                 fate, refusal = await _abort(desk, upload, born_before)
             aborted += fate.abort
+            kept[fate.why] += not fate.abort and refusal is None
             report.add(
                 upload.key,
                 refusal or f"{_verb(fate, dry_run=dry_run)}: {fate.why}",
@@ -103,7 +116,11 @@ async def collect(desk: Desk, older_than: timedelta, *, dry_run: bool, redis_is_
                 abort=fate.abort,
             )
         verb = "would be aborted" if dry_run else "aborted"
-        report.remark(f"{len(uploads)} open uploads under {desk.key_template.prefix!r}: {aborted} {verb}")
+        uploads_in_all = terminal.count(len(uploads), "open upload")
+        report.remark(f"{uploads_in_all} under {desk.key_template.prefix!r}: {aborted} {verb}")
+        for why, number in sorted(kept.items()):
+            if number:
+                report.remark(f"  {number} kept: {why}")
     return report.code
 
 
@@ -142,6 +159,7 @@ async def _abort(desk: Desk, upload: ListedUpload, born_before: datetime) -> tup
     stream_id = _id_in(desk, upload)
     if stream_id is None:
         return Fate(abort=False, why="its key is not of S3_KEY_TEMPLATE"), None
+    ours_until = trio.current_time() + desk.lease.ttl_seconds - _MARGIN_SECONDS
     async with desk.holding(stream_id) as held:
         if not held:
             return Fate(abort=False, why="somebody works on its stream"), None
@@ -149,9 +167,16 @@ async def _abort(desk: Desk, upload: ListedUpload, born_before: datetime) -> tup
         fate = judge_upload(upload, stream_id, checkpoint.meta if checkpoint else None, born_before=born_before)
         if fate.abort:
             try:
-                await desk.s3.abort_multipart_upload(upload.key, upload.upload_id)
+                await _abort_until(ours_until, desk, upload)
             except S3OperationError as error:
                 if error.transient:
                     raise
                 return Fate(abort=False, why=fate.why), f"NOT aborted: {error}"
         return fate, None
+
+
+async def _abort_until(deadline: float, desk: Desk, upload: ListedUpload) -> None:
+    with trio.move_on_at(deadline) as scope:
+        await desk.s3.abort_multipart_upload(upload.key, upload.upload_id)
+    if scope.cancelled_caught:
+        raise S3OperationError(_ABORT, "no answer while its stream was ours; try again", transient=True)

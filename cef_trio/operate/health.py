@@ -99,4 +99,5 @@ def ask(host: str, port: int, *, timeout_seconds: float = _TIMEOUT_SECONDS) -> H
 
 def _line(text: str) -> str:
     """The text on one line, not endless: whatever listens there wrote it."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:_MAX_SAID]
+    lines = (" ".join("".join(c if c.isprintable() else " " for c in line).split()) for line in text.splitlines())
+    return "; ".join(filter(None, lines))[:_MAX_SAID]

@@ -8,7 +8,6 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
 
-from rich.table import Table
 from rich.text import Text
 
 from cef_trio.checkpoint.model import Checkpoint, PartRecord, StreamMeta
@@ -18,7 +17,7 @@ from cef_trio.exit_codes import ExitCode
 from cef_trio.operate import terminal
 from cef_trio.operate.desk import Desk
 from cef_trio.operate.selection import NoSuchStreamError, all_ids, select_all
-from cef_trio.operate.terminal import Column
+from cef_trio.operate.terminal import Column, Lines, Row
 from cef_trio.s3.checksums import crc64nvme_to_base64
 from cef_trio.stream import lookup
 
@@ -64,7 +63,7 @@ def in_state(known: KnownPath, state: State | None) -> bool:
 
 
 async def list_streams(desk: Desk, state: State | None, *, as_json: bool) -> ExitCode:
-    """Print the streams, the latest activity last."""
+    """Print the streams, the latest activity last, each with the error that it waits or has ended for."""
     known = (await lookup.load_metas(desk.store, await all_ids(desk.store))).values()
     chosen = sorted((one for one in known if in_state(one, state)), key=lambda one: one.meta.last_activity_at_utc)
     if as_json:
@@ -99,26 +98,28 @@ def summary(known: KnownPath) -> dict[str, Any]:
 _COLUMNS: Final = (
     Column("id"),
     Column("status", most=21),
-    Column("sent", right=True),
+    Column("sent", right=True, spare=1),
     Column("idle", right=True),
     Column("file", flexible=True),
-    Column("why", flexible=True),
 )
 
 
-def _table(streams: Iterable[KnownPath], now: datetime) -> Table:
-    rows = [
+def _table(streams: Iterable[KnownPath], now: datetime) -> Lines:
+    rows = [_row(one, now) for one in streams]
+    return terminal.table(_COLUMNS, rows)
+
+
+def _row(one: KnownPath, now: datetime) -> Row:
+    return Row(
         (
             one.meta.stream_id[:_SHORT_ID],
             terminal.safe(one.meta.status.value, _STYLES[one.stream_set]),
             terminal.size(one.meta.total_bytes_sent),
             terminal.duration((now - one.meta.last_activity_at_utc).total_seconds()),
             terminal.safe(terminal.short_path(one.meta.current_path)),
-            terminal.safe(one.meta.failure_reason or ""),
-        )
-        for one in streams
-    ]
-    return terminal.table(_COLUMNS, rows)
+        ),
+        note=terminal.safe(one.meta.failure_reason) if one.meta.failure_reason else None,
+    )
 
 
 async def show_stream(desk: Desk, given: str, *, as_json: bool) -> ExitCode:
@@ -167,7 +168,8 @@ def _checksum(value: int | None) -> str | None:
 
 def _facts(checkpoint: Checkpoint, holder: str | None, now: datetime) -> list[tuple[str, Text | str]]:
     meta = checkpoint.meta
-    acknowledged = sum(part.size_bytes for part in checkpoint.parts.values())
+    acknowledged = terminal.size(sum(part.size_bytes for part in checkpoint.parts.values()))
+    parts = terminal.count(len(checkpoint.parts), "part")
     rows: list[tuple[str, Text | str | None]] = [
         ("stream", meta.stream_id),
         ("status", terminal.safe(meta.status.value, _STYLES[checkpoint.stream_set])),
@@ -181,9 +183,12 @@ def _facts(checkpoint: Checkpoint, holder: str | None, now: datetime) -> list[tu
         ("last activity", _moment(meta.last_activity_at_utc, now)),
         ("completed", _moment(meta.completed_at_utc, now)),
         ("tried again", _retry(meta, now)),
-        ("acknowledged", f"{terminal.size(acknowledged)} in {len(checkpoint.parts)} parts of {_part_size(meta)}"),
+        (
+            "acknowledged",
+            f"{acknowledged} in {parts} of {_part_size(meta)}",
+        ),
         ("sent in all", terminal.size(meta.total_bytes_sent)),
-        ("rewritten", f"{meta.parts_rewritten} parts, {terminal.size(meta.bytes_rewritten)}"),
+        ("rewritten", f"{terminal.count(meta.parts_rewritten, 'part')}, {terminal.size(meta.bytes_rewritten)}"),
         ("verified", f"{meta.verified_size_bytes:,} bytes" if meta.verified_size_bytes is not None else None),
         ("etag", meta.object_etag),
         ("crc64nvme", _checksum(meta.object_crc64nvme)),

@@ -16,9 +16,10 @@ from cef_trio.operate.terminal import print_json, printable
 
 
 class Report:
-    """A context manager; :attr:`code` is the command's exit code."""
+    """A context manager; :attr:`code` is the command's exit code. ``about`` holds further fields of the document."""
 
-    def __init__(self, *, as_json: bool) -> None:
+    def __init__(self, *, as_json: bool, **about: Any) -> None:
+        self.about = about
         self._as_json = as_json
         self._results: list[dict[str, Any]] = []
         self._refused = 0
@@ -33,7 +34,7 @@ class Report:
             return
         # If nobody reads it, why the block was left is still what counts.
         with suppress(BrokenPipeError) if error is not None else nullcontext():
-            print_json({"finished": kind is None, "results": self._results})
+            print_json({"finished": kind is None, **self.about, "results": self._results})
 
     def add(self, subject: str, says: str, *, ok: bool = True, shown: bool = True, **more: Any) -> None:
         """One subject (a stream's id, a key) is dealt with.

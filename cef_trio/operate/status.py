@@ -1,11 +1,12 @@
 """``cef-trio status``: the totals, and how far each open stream is; ``--watch`` keeps them live. It changes nothing.
 
 Everything comes from Redis; files are only looked at where they are. Records of ended streams do not change any more,
-so that while watching they are read once.
+so that while watching they are read once. On a screen that is too low, those streams are left out that lag least.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import asdict
@@ -13,7 +14,6 @@ from typing import Any, Final
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.progress_bar import ProgressBar
 from rich.text import Text
 from trio_util import periodic
 
@@ -26,12 +26,14 @@ from cef_trio.operate import terminal
 from cef_trio.operate.desk import Desk
 from cef_trio.operate.overview import OpenStream, Overview, is_recent, observe
 from cef_trio.operate.selection import all_ids
-from cef_trio.operate.terminal import Column
+from cef_trio.operate.terminal import Column, Lines
 from cef_trio.recording import FileStat
 from cef_trio.stream import lookup
 
 _WATCH_SECONDS: Final = 2.0
 _BAR_WIDTH: Final = 12
+_LINES_AROUND: Final = 4
+"""Of a screen: the blank line, the table's head, what was left out, and the cursor's."""
 _SHORT_ID: Final = 8
 _IN_SHORT: Final = {
     Status.PENDING_COMPLETION: "completing",
@@ -97,12 +99,12 @@ async def _watch(observer: Observer) -> None:
         async with aclosing(periodic(_WATCH_SECONDS)) as rounds:
             async for _ in rounds:
                 try:
-                    shown = render(await observer.look())
+                    shown = render(await observer.look(), height=out.height if out.is_terminal else None)
                     live.update(shown, refresh=True)
                 except RedisOperationError as error:
                     if not error.transient:
                         raise
-                    trouble = terminal.safe(f"what follows is old: {error}", "bold red")
+                    trouble = terminal.safe(f"What follows is old: {error}", "bold red")
                     live.update(Group(trouble, Text(), shown), refresh=True)
 
 
@@ -130,23 +132,40 @@ def _stream_document(stream: OpenStream) -> dict[str, Any]:
         "lag_bytes": stream.lag_bytes,
         "lag_seconds": stream.lag_seconds,
         "progress": stream.progress,
+        "failure_reason": stream.meta.failure_reason,
+        "retry_at_utc": stream.meta.retry_at_utc,
     }
 
 
-def render(overview: Overview) -> RenderableType:
-    """For a terminal."""
-    parts: list[RenderableType] = [terminal.facts(_totals(overview))]
-    if overview.open_streams:
-        parts += [Text(), _streams(overview.open_streams)]
+def render(overview: Overview, *, height: int | None = None) -> RenderableType:
+    """For a terminal; with ``height``, in so many lines if they are wide enough."""
+    totals = _totals(overview)
+    shown: Sequence[OpenStream] = overview.open_streams
+    if height is not None:
+        shown = most_urgent(shown, max(1, height - len(totals) - _LINES_AROUND))
+    parts: list[RenderableType] = [terminal.facts(totals)]
+    if shown:
+        parts += [Text(), _streams(shown)]
+    if left_out := len(overview.open_streams) - len(shown):
+        parts.append(Text(f"and {left_out} more, which lag less", style="dim"))
     return Group(*parts)
+
+
+def most_urgent(streams: Sequence[OpenStream], most: int) -> Sequence[OpenStream]:
+    """So many of the streams, in their order: those on which nobody works, then those that lag most. Pure."""
+    if len(streams) <= most:
+        return streams
+    urgent = sorted(streams, key=lambda one: (one.holder is None, one.lag_bytes or 0), reverse=True)[:most]
+    chosen = {one.meta.stream_id for one in urgent}
+    return [one for one in streams if one.meta.stream_id in chosen]
 
 
 def _totals(overview: Overview) -> list[tuple[str, Text | str]]:
     counts = overview.counts
-    open_streams = f"{counts['active']} active, {counts['pending_completion']} being completed"
-    if counts["retrying"]:
-        open_streams += f" ({counts['retrying']} of them wait to be tried again)"
-    failed = Text(f"{counts['failed']} failed", style="bold red" if counts["failed"] else "")
+    open_streams = f"{counts['active']} active"
+    if counts["pending_completion"]:
+        open_streams += f", {counts['pending_completion']} being completed"
+    failed = Text(f"{counts['failed']}", style="bold red" if counts["failed"] else "")
     if counts["failed"]:
         failed.append("; `cef-trio list --state failed` says why", style="not bold default")
     rows: list[tuple[str, Text | str]] = [
@@ -158,14 +177,26 @@ def _totals(overview: Overview) -> list[tuple[str, Text | str]]:
         ("throughput", f"{terminal.size(overview.bytes_per_second)}/s in the last minute"),
         ("lag", _lag(overview)),
     ]
+    if counts["retrying"]:
+        rows.append(("retrying", _retrying(overview)))
     if counts["deleted"]:
         rows.append(("deleted", f"{counts['deleted']} whose recording was deleted before its end"))
     return rows
 
 
+def _retrying(overview: Overview) -> Text:
+    """How many wait after an error, and the latest one's: an outage is the same error for all."""
+    waiting = [one.meta for one in overview.open_streams if one.meta.status is Status.RETRYING]
+    latest = max(waiting, key=lambda meta: meta.last_activity_at_utc, default=None)
+    why = f": {latest.failure_reason}" if latest is not None and latest.failure_reason else ""
+    return terminal.safe(f"{overview.counts['retrying']} of the open ones{why}", "yellow")
+
+
 def _lag(overview: Overview) -> str:
     if overview.lag_bytes is not None:
-        return terminal.size(overview.lag_bytes)
+        longest = max((one.lag_seconds or 0.0 for one in overview.open_streams), default=0.0)
+        since = f", nothing acknowledged for up to {terminal.duration(longest)}" if longest >= 1 else ""
+        return terminal.size(overview.lag_bytes) + since
     known = [stream.lag_bytes for stream in overview.open_streams if stream.lag_bytes is not None]
     if not known:
         return "not known here: no recording can be seen"
@@ -176,9 +207,8 @@ def _lag(overview: Overview) -> str:
 
 def _daemons(overview: Overview) -> Text:
     if overview.daemons:
-        return terminal.safe(
-            ", ".join(f"{name} ({count} streams)" for name, count in sorted(overview.daemons.items())), "green"
-        )
+        daemons = [f"{name} ({terminal.count(count, 'stream')})" for name, count in sorted(overview.daemons.items())]
+        return terminal.safe(", ".join(daemons), "green")
     if overview.open_streams:
         return Text("nobody holds a lease: no daemon works on the open streams", style="bold red")
     return Text("nobody holds a lease, and no stream is open")
@@ -187,16 +217,16 @@ def _daemons(overview: Overview) -> Text:
 _COLUMNS: Final = (
     Column("id"),
     Column("status"),
-    Column("progress"),
+    Column("progress", spare=1),
     Column("", right=True),
-    Column("sent", right=True),
+    Column("sent", right=True, spare=3),
     Column("lag", right=True),
-    Column("rate", right=True),
+    Column("rate", right=True, spare=2),
     Column("file", flexible=True),
 )
 
 
-def _streams(streams: Sequence[OpenStream]) -> RenderableType:
+def _streams(streams: Sequence[OpenStream]) -> Lines:
     rows = []
     for stream in streams:
         bar, percent = _progress(stream)
@@ -216,8 +246,16 @@ def _streams(streams: Sequence[OpenStream]) -> RenderableType:
     return terminal.table(_COLUMNS, rows)
 
 
-def _progress(stream: OpenStream) -> tuple[RenderableType, str]:
+def _progress(stream: OpenStream) -> tuple[Text, str]:
     progress = stream.progress
     if progress is None:
         return Text("?".center(_BAR_WIDTH), style="dim"), ""
-    return ProgressBar(total=1.0, completed=progress, width=_BAR_WIDTH), f"{progress:.0%}"
+    # Rounded down: what is not all there is not 100%.
+    return _bar(progress), f"{math.floor(progress * 100)}%"
+
+
+def _bar(progress: float) -> Text:
+    """A bar that can be read without colours too."""
+    full = math.floor(progress * _BAR_WIDTH)
+    bar = Text("━" * full, style="green" if full == _BAR_WIDTH else "cyan")
+    return bar.append("─" * (_BAR_WIDTH - full), style="dim")

@@ -4,6 +4,10 @@ Names of files, keys and S3's own words come from strangers. :func:`safe` is the
 characters and escapes are shown as such, so that a file's name cannot forge a line or a colour, and what it returns is
 a ``rich.text.Text``, in which no markup is read. JSON is pure ASCII: a name that is not UTF-8 is a ``\\udcXX`` in it.
 
+A terminal is as wide as it is: in a narrow one a table leaves out the columns that can be done without, then cuts
+names at their beginning, since their end tells one recording from another. A pipe has no width: there nothing is cut
+and nothing is broken into lines, so that ``grep`` finds what a person would. No line ends in blanks.
+
 Answers go to standard output; what went wrong goes to standard error.
 """
 
@@ -12,15 +16,14 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
 from rich.cells import cell_len
-from rich.console import Console, RenderableType
-from rich.progress_bar import ProgressBar
-from rich.table import Table
+from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.text import Text
 
 _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -28,9 +31,14 @@ _KIBI: Final = 1024
 _MINUTE: Final = 60
 _HOUR: Final = 3600
 _DAY: Final = 86_400
-_LEAST_FLEXIBLE: Final = 12
-_PIPE_WIDTH: Final = 200
-"""How wide a table is where no terminal says."""
+_LEAST_FLEXIBLE: Final = 22
+"""Columns that can be done without are left out before a name gets fewer cells than this."""
+_LEAST_WRAPPED: Final = 20
+"""Cells of a text that is broken into lines; where there are fewer, it is indented less."""
+_LEAST_INDENT: Final = 2
+_GAP: Final = 1
+_PIPE_WIDTH: Final = 1_000_000
+"""How wide a line may be where no terminal says: it is not cut."""
 
 
 def printable(text: str) -> str:
@@ -39,8 +47,8 @@ def printable(text: str) -> str:
 
 
 def safe(text: str, style: str = "") -> Text:
-    """The text as rich may print it: one line, no markup, cut with an ellipsis where a column ends."""
-    return Text(printable(text), style=style, overflow="ellipsis", no_wrap=True)
+    """The text as rich may print it: one line, no markup."""
+    return Text(printable(text), style=style)
 
 
 class _Output(Console):
@@ -52,7 +60,7 @@ class _Output(Console):
 
 
 def console() -> Console:
-    """Standard output; tables are as wide as the terminal, or 200 columns where there is none."""
+    """Standard output; as wide as the terminal, or without an end where there is none."""
     plain = {"highlight": False, "markup": False, "emoji": False}
     return _Output(**plain) if sys.stdout.isatty() else _Output(**plain, width=_PIPE_WIDTH)  # type: ignore[arg-type]
 
@@ -73,6 +81,21 @@ def complain(message: str) -> None:
     sys.stderr.write(f"cef-trio: {printable(message)}\n")
 
 
+@contextmanager
+def meanwhile(text: str) -> Iterator[None]:
+    """Say what is waited for on a person's terminal, and take it away again."""
+    shown = sys.stderr.isatty()
+    if shown:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    try:
+        yield
+    finally:
+        if shown:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+
+
 def short_path(path: str) -> str:
     """The end of a path, which tells one recording from another: its folder and its name."""
     folder, name = os.path.split(path)
@@ -82,50 +105,159 @@ def short_path(path: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of a table. Only ``flexible`` ones, whose cells are :func:`safe` texts, become narrower than these."""
+    """A column of a table."""
 
     name: str
     right: bool = False
     flexible: bool = False
+    """It is cut where the terminal is too narrow; the others never are."""
     most: int | None = None
     """The widest it may be, where it is not flexible."""
+    spare: int = 0
+    """What can be done without is left out, the highest number first; 0: never."""
 
 
-def table(columns: Sequence[Column], rows: Sequence[Sequence[RenderableType]]) -> Table:
-    """A table without frames, one line a row; in a narrow terminal the flexible columns are cut, never the others."""
-    made = Table(box=None, pad_edge=False, collapse_padding=True, header_style="bold", expand=False)
-    for number, column in enumerate(columns):
-        widest = max([cell_len(column.name), *(_width(row[number]) for row in rows)])
-        width = None if column.flexible else min(widest, column.most or widest)
-        made.add_column(
-            column.name,
-            justify="right" if column.right else "left",
-            no_wrap=not column.flexible,  # rich narrows only what may wrap; safe() keeps it from really doing so
-            overflow="ellipsis",
-            min_width=_LEAST_FLEXIBLE if column.flexible else width,
-            max_width=width,
-        )
-    for row in rows:
-        made.add_row(*row)
-    return made
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Its cells are :func:`safe` texts or plain words.
+
+    ``note`` stands below it, indented, on two lines at most; in a pipe, where a row is one line, at its end.
+    """
+
+    cells: Sequence[Text | str]
+    note: Text | None = None
 
 
-def _width(cell: RenderableType) -> int:
-    if isinstance(cell, ProgressBar):
-        return cell.width or 0
-    return cell.cell_len if isinstance(cell, Text) else cell_len(str(cell))
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    column: Column
+    number: int
+    width: int
 
 
-def facts(rows: Sequence[tuple[str, Text | str]]) -> Table:
+class Lines:
+    """A table without frames, one line a row, laid out for the width at which it is printed."""
+
+    def __init__(self, columns: Sequence[Column], rows: Sequence[Row]) -> None:
+        self._columns, self._rows = columns, rows
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """For rich: the lines."""
+        shown = self._fit(options.max_width)
+        yield _line([Text(one.column.name, style="bold") for one in shown], shown)
+        for row in self._rows:
+            line = _line([_as_text(row.cells[one.number]) for one in shown], shown)
+            if row.note is None:
+                yield line
+            elif options.max_width >= _PIPE_WIDTH:
+                yield line.append(" " * _GAP).append_text(row.note)
+            else:
+                yield line
+                yield from _indented(row.note, shown[0].width + _GAP, console, options.max_width, most=2)
+
+    def _fit(self, width: int) -> list[_Shown]:
+        """Which columns are shown, and how wide each is."""
+        natural = [self._natural(number) for number in range(len(self._columns))]
+        kept = list(range(len(self._columns)))
+
+        def least(number: int) -> int:
+            return min(natural[number], _LEAST_FLEXIBLE) if self._columns[number].flexible else natural[number]
+
+        while sum(map(least, kept)) + _GAP * (len(kept) - 1) > width:
+            spare = [number for number in kept if self._columns[number].spare]
+            if not spare:
+                break
+            kept.remove(max(spare, key=lambda number: self._columns[number].spare))
+        fixed = sum(natural[number] for number in kept if not self._columns[number].flexible)
+        room = max(0, width - fixed - _GAP * (len(kept) - 1))
+        flexible = sorted((n for n in kept if self._columns[n].flexible), key=lambda number: natural[number])
+        widths = dict(enumerate(natural))
+        for done, number in enumerate(flexible):  # the short ones first: what they leave goes to the others
+            widths[number] = max(1, min(natural[number], room // (len(flexible) - done)))
+            room -= widths[number]
+        return [_Shown(self._columns[number], number, widths[number]) for number in kept]
+
+    def _natural(self, number: int) -> int:
+        column = self._columns[number]
+        widest = max([cell_len(column.name), *(_as_text(row.cells[number]).cell_len for row in self._rows)])
+        return min(widest, column.most or widest)
+
+
+def table(columns: Sequence[Column], rows: Sequence[Row | Sequence[Text | str]]) -> Lines:
+    """A table; a row that needs no note is its cells."""
+    return Lines(columns, [row if isinstance(row, Row) else Row(row) for row in rows])
+
+
+def _as_text(cell: Text | str) -> Text:
+    return Text(cell) if isinstance(cell, str) else cell
+
+
+def _line(cells: Sequence[Text], shown: Sequence[_Shown]) -> Text:
+    line = Text(no_wrap=True, overflow="crop")
+    for cell, one in zip(cells, shown, strict=True):
+        if one is not shown[0]:
+            line.append(" " * _GAP)
+        text = cut(cell, one.width, keep_end=one.column.flexible)
+        blanks = " " * (one.width - text.cell_len)
+        line.append(blanks if one.column.right else "").append_text(text).append("" if one.column.right else blanks)
+    line.rstrip()
+    return line
+
+
+def cut(text: Text, width: int, *, keep_end: bool) -> Text:
+    """The text in ``width`` cells at most, with an ellipsis where something is missing."""
+    if text.cell_len <= width:
+        return text
+    kept, room = "", width - 1
+    for character in reversed(text.plain) if keep_end else text.plain:
+        room -= cell_len(character)
+        if room < 0:
+            break
+        kept = character + kept if keep_end else kept + character
+    return Text(f"…{kept}" if keep_end else f"{kept}…", style=text.style)
+
+
+def _indented(text: Text, indent: int, console: Console, width: int, most: int | None = None) -> Iterator[Text]:
+    """The text in lines that begin ``indent`` cells from the left; what ``most`` lines cannot hold is left out."""
+    room = max(1, width - indent)
+    lines = list(text.wrap(console, room, overflow="fold"))
+    if most is not None and len(lines) > most:
+        rest = Text(" ".join(line.plain.strip() for line in lines[most - 1 :]), style=text.style)
+        lines = [*lines[: most - 1], cut(rest, room, keep_end=False)]
+    for line in lines:
+        line.rstrip()
+        yield Text(" " * indent, no_wrap=True, overflow="crop").append_text(line)
+
+
+class Hanging:
+    """A word at the left, and a text beside it whose lines all begin in one place. Nothing of it is cut."""
+
+    def __init__(self, word: Text, text: Text, indent: int) -> None:
+        self._word, self._text, self._indent = word, text, indent
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """For rich: the lines."""
+        indent = min(self._indent, max(_LEAST_INDENT, options.max_width - _LEAST_WRAPPED))
+        first, *others = _indented(self._text, indent, console, options.max_width)
+        beginning = Text(no_wrap=True, overflow="crop").append_text(self._word)
+        if self._word.cell_len < indent:
+            first = beginning.append(" " * (indent - self._word.cell_len)).append_text(first[indent:])
+            first.rstrip()
+        else:  # no room beside the word
+            yield beginning
+        yield from (first, *others)
+
+
+def facts(rows: Sequence[tuple[str, Text | str]]) -> Group:
     """Names and values, one a line; values may take several lines, never lose their end."""
-    made = Table(box=None, pad_edge=False, show_header=False)
-    made.add_column(style="bold", no_wrap=True)
-    made.add_column(overflow="fold")
-    for name, value in rows:
-        text = Text(printable(value)) if isinstance(value, str) else value.copy()
-        text.no_wrap, text.overflow = False, "fold"
-        made.add_row(name, text)
-    return made
+    indent = 2 + max((cell_len(name) for name, _ in rows), default=0)
+    texts = [(name, Text(printable(value)) if isinstance(value, str) else value) for name, value in rows]
+    return Group(*(Hanging(Text(name, style="bold"), text, indent) for name, text in texts))
+
+
+def count(number: int, what: str) -> str:
+    """``1 part``, ``2 parts``."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def size(size_bytes: float | None) -> str:

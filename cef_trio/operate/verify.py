@@ -49,12 +49,12 @@ async def verify_stream(desk: Desk, given: str, *, as_json: bool) -> ExitCode:
     checkpoint = await desk.store.load(stream_id)
     if checkpoint is None:
         raise NoSuchStreamError(f"stream {stream_id} was forgotten just now")
-    with Report(as_json=as_json) as report:
+    with Report(as_json=as_json, stream_id=stream_id, identical=None) as report:
         report.remark(f"stream {stream_id}, {checkpoint.meta.current_path}")
         witnesses = await _witnesses(desk, checkpoint, quiet=as_json)
         for witness in witnesses:
             report.add(witness.name, witness.says, ok=witness.agrees is not False, agrees=witness.agrees)
-        proved = is_proved(witnesses)
+        report.about["identical"] = proved = is_proved(witnesses)
         report.remark("Identical." if proved else "NOT identical, or not proved.")
     return ExitCode.DONE if proved else ExitCode.ANSWER_IS_NO
 

@@ -136,12 +136,15 @@ async def identify(recording: OpenRecording, stat: FileStat, head_bytes: int) ->
 
 
 async def check_mounted(services: Services, meta: StreamMeta, path: str) -> None:
-    """A file that is gone is only gone if its file system is there.
+    """A file that is gone is only gone if its file system is there, and the watched folder.
 
     Raises:
-        ChunkProcessingError: transient; its folder is on another device than the file was: something is not mounted.
+        ChunkProcessingError: transient; its folder is on another device than the file was, so something is not mounted,
+            or the watched folder itself is gone.
     """
-    device = await services.disk.device_around(path)
+    device = await services.disk.device_around(path, within=services.rules.watch_folder)
+    if device is None:
+        raise ChunkProcessingError(f"{path!r} is not there, nor is the folder that is watched", transient=True)
     if device != meta.identity.file_dev:
         raise ChunkProcessingError(
             f"{path!r} is not there, and its folder is on another file system than it was: is something not mounted?",

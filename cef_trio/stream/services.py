@@ -52,6 +52,8 @@ class StreamRules:
     key_template: KeyTemplate
     part_size: int
     equal_parts: bool = False
+    watch_folder: str = ""
+    """A recording that is gone with this whole folder is not deleted; empty: it is not asked about."""
     close_grace_seconds: float = 1.0
     gone_grace_seconds: float = 0.5
     """How long a file may be missing before it counts as gone: news of its new name may be on the way."""

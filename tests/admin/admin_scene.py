@@ -83,9 +83,8 @@ def registry() -> CollectorRegistry:
 
 
 @asynccontextmanager
-async def serving(source: SetSource) -> AsyncIterator[int]:
-    """The server on a free port; it is cancelled at the block's end."""
+async def serving(source: SetSource, port: int = 0) -> AsyncIterator[int]:
+    """The server, on a free port if none is given; it is cancelled at the block's end."""
     async with trio.open_nursery() as nursery:
-        port = await nursery.start(serve_admin, source, registry(), "127.0.0.1", 0)
-        yield port
+        yield await nursery.start(serve_admin, source, registry(), "127.0.0.1", port)
         nursery.cancel_scope.cancel()

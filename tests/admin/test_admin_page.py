@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 from admin.admin_scene import SetSource, serving, snapshot_of, stream
@@ -22,6 +23,8 @@ HOSTILE = [
     "line\nbreak\u2028\u202egnp.mp4",
     "__proto__",
 ]
+PHASE = "document.getElementById('phase').textContent"
+SAID = "document.getElementById('summary').textContent"
 ROWS = "[...document.querySelectorAll('#streams tr')]"
 
 
@@ -87,20 +90,64 @@ async def test_outages_failures_draining_a_limit_and_a_lost_connection_are_said(
             assert "S3 is not reachable" in text
             assert "connection refused" in text
             assert "the watcher has been silent for 99 s" in text
+            assert await tab.evaluate(PHASE) == "not healthy"
+            source.change(unhealthy=())
+            await tab.until(f"{PHASE} === 'held by an outage'")
             assert await tab.evaluate("document.getElementById('rate').textContent") == "2.0 KiB/s"
             totals = replace(snapshot_of().totals, limit_bytes_per_second=64 << 10)
-            source.change(outages=(), unhealthy=(), phase=Phase.DRAINING, totals=totals)
+            source.change(outages=(), phase=Phase.DRAINING, totals=totals)
             await tab.until("document.getElementById('rate').textContent === '2.0 KiB/s of 64.0 KiB/s'")
-            await tab.until("document.getElementById('phase').textContent === 'draining'")
-        await tab.until("document.getElementById('phase').textContent === 'no connection'")
-        assert "has stopped" in await tab.evaluate("document.getElementById('notices').innerText")
+            await tab.until(f"{PHASE} === 'draining'")
+        await tab.until(f"{PHASE} === 'no connection'")
+        text = await tab.evaluate("document.getElementById('notices').innerText")
+        assert "has stopped" in text
+        assert "as it was at 20" in text
+        async with serving(SetSource(), port) as again:  # the daemon is restarted
+            assert again == port
+            await tab.until(f"{PHASE} === 'running'")
+            assert await tab.evaluate("document.querySelectorAll('.notice').length") == 0
+
+
+async def test_what_failed_is_one_step_away_and_its_time_is_the_logs() -> None:
+    at = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC).timestamp()
+    failed = FailedStream(stream_id="f1", file="bad.mp4", sentence="It failed.", detail="no.", at=at)
+    source = SetSource(replace(snapshot_of(*(stream(f"id-{n}", f"{n}.mp4") for n in range(200))), failed=(failed,)))
+    source.change(totals=replace(source.now.totals, failed=1))
+    async with serving(source) as port, chromium() as tab:
+        await tab.open(f"http://127.0.0.1:{port}/")
+        await tab.until(f"{ROWS}.length === 200")
+        await tab.evaluate("document.getElementById('failed-count').click()")
+        await tab.until("document.getElementById('failed-title').getBoundingClientRect().top < innerHeight")
+        text = await tab.evaluate("document.getElementById('failed-card').innerText")
+        assert "2026-01-02 03:04:05 UTC" in text
+        assert "cef-trio retry ID" in text
+        assert tab.console == []
+
+
+async def test_what_is_read_out_changes_when_something_happens_and_not_with_every_byte() -> None:
+    source = SetSource()
+    async with serving(source) as port, chromium() as tab:
+        await tab.open(f"http://127.0.0.1:{port}/")
+        await tab.until(f"{ROWS}.length === 1")
+        await tab.until(f"{SAID} === 'cef-trio: running. 1 open stream, 0 failed.'")
+        await tab.evaluate(
+            "(() => { window.said = 0; new MutationObserver(() => window.said++)"
+            ".observe(document.getElementById('summary'), {childList: true, characterData: true, subtree: true}); })()"
+        )
+        for uploaded in (50, 60):
+            source.now = snapshot_of(stream("id-1", "a.mp4", uploaded))
+            await tab.until(f"{ROWS}[0].innerText.includes('{uploaded}%')")
+        assert await tab.evaluate("window.said") == 0
+        source.change(outages=(ServiceOutage(service="redis", since=1.7e9, error="no", probes=1),))
+        await tab.until(f"{SAID} === 'cef-trio: held by an outage. Redis is not reachable. 1 open stream, 0 failed.'")
+        assert await tab.evaluate("window.said") == 1
 
 
 async def test_a_screen_reader_meets_tables_labelled_progress_and_a_live_summary() -> None:
     async with serving(SetSource()) as port, chromium() as tab:
         await tab.open(f"http://127.0.0.1:{port}/")
         await tab.until(f"{ROWS}.length === 1")
-        await tab.until("document.getElementById('summary').textContent.includes('1 open streams')")
+        await tab.until(f"{SAID}.includes('1 open stream,')")
         for width in (1280, 400):  # a narrow window lays tables out as blocks; they stay tables
             await tab.call(
                 "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False

@@ -13,7 +13,7 @@ from cef_trio.admin import source as source_module
 from cef_trio.admin.snapshot import Phase, StreamState, judge_health, judge_ready
 from cef_trio.admin.source import DaemonSource, IntakeTask, state_of
 from cef_trio.checkpoint.memory import Moment
-from cef_trio.checkpoint.states import FAILED, Status
+from cef_trio.checkpoint.states import FAILED, SENTENCES, FailureReason, Status
 from cef_trio.checkpoint.store import Change
 from cef_trio.exceptions import RedisOperationError
 from cef_trio.lab.world import BUCKET, PART, World, WorldDaemon
@@ -79,7 +79,10 @@ async def test_what_has_ended_is_asked_of_redis_and_kept_while_redis_is_down(
         lease = daemon.services.lease
         (failed_id,) = daemon.supervisor.live_ids - {checkpoint.meta.stream_id}
         await daemon.services.store.transition(
-            failed_id, lease, Status.FAILED_ACCESS_DENIED, Change({"failure_reason": "<b>403</b>"})
+            failed_id,
+            lease,
+            Status.FAILED_ACCESS_DENIED,
+            Change({"failure_reason": f"{SENTENCES[FailureReason.ACCESS_DENIED]} <b>403</b>"}),
         )
         await trio.sleep(6)
         snapshot = source.snapshot()
@@ -138,7 +141,10 @@ async def test_a_daemon_that_starts_and_one_that_leaves_say_so(
 @pytest.mark.parametrize("working", [True, False])
 @pytest.mark.parametrize("status", list(Status))
 def test_every_status_is_some_state(status: Status, working: bool) -> None:
-    state = state_of(status, working=working)
+    state = state_of(status, working=working, held=False)
+    held = state_of(status, working=working, held=True)
+    assert (held is StreamState.HELD) == (state in {StreamState.UPLOADING, StreamState.FINISHING})
+    assert held in {state, StreamState.HELD}
     expected = {
         Status.PENDING_COMPLETION: StreamState.VERIFYING,
         Status.S3_COMPLETED: StreamState.FINISHING,

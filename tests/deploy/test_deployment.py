@@ -288,6 +288,22 @@ def test_compose_mounts_files_that_are_there_and_volumes_that_it_names() -> None
         assert set(service.get("depends_on", ())) <= set(COMPOSE["services"])
 
 
+@pytest.mark.real
+@pytest.mark.skipif(shutil.which("docker-compose") is None, reason="docker-compose (it needs no engine) is not here")
+def test_docker_compose_understands_the_file_and_insists_on_every_secret(tmp_path: Path) -> None:
+    version = subprocess.run(["docker-compose", "version", "--short"], check=True, capture_output=True, text=True)
+    if version.stdout.startswith("1"):
+        pytest.skip("docker-compose 1 knows an older format")
+    given = tmp_path / "env"
+    command = ["docker-compose", f"--env-file={given}", f"--file={DEPLOY / 'compose.yaml'}", "config", "--quiet"]
+    names = re.findall(r"^([A-Z0-9_]+)=$", (DEPLOY / "example.env").read_text(), re.MULTILINE)
+    for left_out in (None, *names):
+        given.write_text("".join(f"{name}=/x\n" for name in names if name != left_out))
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        assert (done.returncode == 0) == (left_out is None), done.stderr
+        assert left_out is None or left_out in done.stderr
+
+
 def test_grafana_finds_prometheus_and_the_dashboard() -> None:
     provisioning = DEPLOY / "grafana" / "provisioning"
     (source,) = documents(provisioning / "datasources" / "prometheus.yaml")[0]["datasources"]

@@ -12,6 +12,7 @@ import pytest
 from servers.deployment import DEPLOY, ROOT, dashboard_queries, documents
 
 from cef_trio.checkpoint.states import FailureReason, Status
+from cef_trio.exit_codes import ExitCode
 
 ALERTS = DEPLOY / "prometheus" / "alerts.yaml"
 DASHBOARD = DEPLOY / "grafana" / "dashboard.json"
@@ -138,6 +139,12 @@ def test_the_page_says_what_to_do_about_every_reason() -> None:
     page = (ROOT / "docs" / "operations.md").read_text()
     told = {name for row in re.findall(r"^\| (`.*?) \|", page, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)}
     assert set(FailureReason) - told == set()
+
+
+def test_the_operations_page_says_what_to_do_for_every_exit_code_of_a_daemon() -> None:
+    page = (ROOT / "docs" / "operations.md").read_text()
+    told = {int(code) for row in re.findall(r"^\| ([\d, ]+) \|", page, re.MULTILINE) for code in row.split(", ")}
+    assert {code.value for code in ExitCode} - {ExitCode.ANSWER_IS_NO.value} <= told
 
 
 def test_every_metric_is_on_the_dashboard() -> None:

@@ -207,6 +207,17 @@ async def test_the_folder_around_a_file_is_the_nearest_that_exists(tmp_path: Pat
     assert await KernelDisk().device_around("/nowhere/at/all.mp4") is None
 
 
+async def test_a_folder_that_is_gone_is_not_looked_for_beyond_the_one_that_is_watched(tmp_path: Path) -> None:
+    disk, watched, device = KernelDisk(), tmp_path / "watched", tmp_path.stat().st_dev
+    path = str(watched / "cam" / "a.mp4")
+    assert await disk.device_around(path, within=str(watched)) is None
+    assert await disk.device_around(path) == device
+    watched.mkdir()
+    assert await disk.device_around(path, within=str(watched)) == device
+    # A recording of another folder, which was watched once: that folder alone tells nothing.
+    assert await disk.device_around(str(tmp_path / "other" / "a.mp4"), within=str(watched)) == device
+
+
 @pytest.mark.parametrize(
     ("number", "transient"), [(errno.EIO, True), (errno.ESTALE, True), (errno.EMFILE, True), (errno.EACCES, False)]
 )

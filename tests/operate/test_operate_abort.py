@@ -40,7 +40,7 @@ async def test_an_aborted_stream_is_gone_from_s3_and_stays_so_until_a_person_ret
     checkpoint = await left_open(world)
     stream = checkpoint.meta.stream_id
     assert await abort_stream(desk, stream[:6], as_json=False) is ExitCode.DONE
-    assert "3 parts are given up" in capsys.readouterr().out
+    assert "3 parts given up" in capsys.readouterr().out
     assert world.open_uploads() == []
     async with world.daemon() as daemon:
         world.append(PART)
@@ -99,7 +99,7 @@ async def test_a_failed_streams_kept_upload_is_given_up_and_why_it_had_failed_is
 
 
 async def test_what_s3_refused_to_abort_is_still_named_by_redis_and_the_command_may_be_repeated(
-    world: World, desk: Desk, autojump_clock: MockClock
+    world: World, desk: Desk, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint = await left_open(world)
     fault = world.endpoint.faults.arm(Fault(Kind.ERROR, "AbortMultipartUpload", code="AccessDenied", times=None))
@@ -107,6 +107,7 @@ async def test_what_s3_refused_to_abort_is_still_named_by_redis_and_the_command_
         await abort_stream(desk, checkpoint.meta.stream_id, as_json=False)
     (after,) = await world.checkpoints()
     assert (after.meta.status, after.meta.s3_upload_id) == (Status.FAILED_ABORTED, checkpoint.meta.s3_upload_id)
+    assert "give the command again" in capsys.readouterr().out
     world.endpoint.faults.disarm(fault)
     assert await abort_stream(desk, checkpoint.meta.stream_id, as_json=False) is ExitCode.DONE
     assert world.open_uploads() == []

@@ -94,16 +94,21 @@ def test_a_recording_is_seen_growing_and_is_verified_at_its_end(
             assert there["open_streams"][0]["acknowledged_bytes"] == 10 * MIB
             stream_id = stream["stream_id"]
             # A daemon works on it, under the very name that this machine has: neither abort nor retry touches it.
+            examined = {one["subject"]: one["says"] for one in answer("doctor", settings=elsewhere)["findings"]}
+            assert examined["daemon"] == "under-test works on 1 stream"
             refused = command("abort", stream_id, settings=settings, code=5).stdout
             assert "under-test works on it" in refused
             assert answer("retry", stream_id, settings=settings, code=5)["results"][0]["ok"] is False
-            assert answer("verify", stream_id, settings=elsewhere, code=5)["results"][0]["agrees"] is False
+            unfinished = answer("verify", stream_id, settings=elsewhere, code=5)
+            assert (unfinished["identical"], unfinished["results"][0]["agrees"]) == (False, False)
             collected = answer("gc", "--older-than", "0s", settings=elsewhere)
             assert [one["aborted"] for one in collected["results"]] == [False]
         process.wait_for("stream_completed")
         assert process.count("lease_lost") == 0
         for given in (stream_id[:8], str(path)):
             assert command("verify", given, settings=elsewhere).stdout.endswith("\nIdentical.\n")
+        document = answer("verify", stream_id, settings=elsewhere)
+        assert (document["finished"], document["identical"], document["stream_id"]) == (True, True, stream_id)
         assert process.stop() == 0
     store.assert_identical(path)
 
@@ -117,6 +122,8 @@ def test_a_failed_stream_is_retried_beside_its_daemon_without_sending_its_parts_
     with daemon(settings) as process:
         process.wait_for("stream_failed")
         failed = wait_for_state(elsewhere, "failed")
+        examined = {one["subject"]: one["says"] for one in answer("doctor", settings=elsewhere)["findings"]}
+        assert examined["failed"] == "1 recording was given up"
         assert "AccessDenied" in failed["failure_reason"]
         disarm_all(endpoint)
         sent = process.count("part_uploaded")
@@ -137,7 +144,7 @@ def test_a_stopped_daemons_stream_is_aborted_and_the_next_daemon_leaves_it_alone
             assert process.stop() == 0
         [stream] = answer("list", settings=elsewhere)["streams"]
         assert len(store.open_uploads()) == 1
-        assert "2 parts are given up" in command("abort", stream["stream_id"], settings=elsewhere).stdout
+        assert "2 parts given up" in command("abort", stream["stream_id"], settings=elsewhere).stdout
         assert store.open_uploads() == []
     with daemon(settings) as process:
         process.wait_for("daemon_started")
@@ -196,3 +203,4 @@ def test_a_frozen_redis_is_not_waited_for(elsewhere: dict[str, str], redis: Valk
     finally:
         redis.thaw()
     assert done.stderr.startswith("cef-trio: Redis operation ")
+    assert done.stderr.endswith(f" [{redis.url}]\n")

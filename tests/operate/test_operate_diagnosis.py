@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from cef_trio.exceptions import RedisOperationError, S3OperationError
 from cef_trio.operate.diagnosis import (
     NETWORK_FILE_SYSTEMS,
     Finding,
@@ -20,6 +21,9 @@ from cef_trio.operate.diagnosis import (
     judge_lifecycle,
     judge_persistence,
     judge_redis,
+    judge_redis_failure,
+    judge_s3_failure,
+    judge_streams,
     snapshot_seconds,
 )
 from cef_trio.operate.facts import file_system_in
@@ -90,7 +94,7 @@ def test_what_a_crash_of_redis_would_lose(changed: dict[str, Any], severity: Sev
     finding = judge_persistence(replace(REDIS, **changed))
     assert finding.severity is severity
     assert says in finding.says
-    assert worst(judge_redis(replace(REDIS, **changed))) is severity
+    assert worst(judge_redis(replace(REDIS, **changed), "redis://here:1/0")) is severity
 
 
 @pytest.mark.parametrize(
@@ -98,6 +102,11 @@ def test_what_a_crash_of_redis_would_lose(changed: dict[str, Any], severity: Sev
     [
         ({"is_replica": True}, PROBLEM),
         ({"last_save_ok": False}, PROBLEM),
+        ({"product": "redis", "version": "3.2.12"}, PROBLEM),
+        ({"product": "redis", "version": "5.0.14"}, WARNING),
+        ({"product": "redis", "version": "6.0.16"}, OK),
+        ({"product": "redis", "version": "unknown"}, OK),
+        ({"product": "redis", "version": "10.0.0"}, OK),
         ({"eviction_policy": "allkeys-lru"}, WARNING),
         ({"eviction_policy": "volatile-lru", "max_memory_bytes": 1 << 20}, PROBLEM),
         ({"eviction_policy": "noeviction", "max_memory_bytes": 1 << 20}, OK),
@@ -105,7 +114,60 @@ def test_what_a_crash_of_redis_would_lose(changed: dict[str, Any], severity: Sev
     ],
 )
 def test_a_redis_server(changed: dict[str, Any], severity: Severity) -> None:
-    assert worst(judge_redis(replace(REDIS, **changed))) is severity
+    assert worst(judge_redis(replace(REDIS, **changed), "redis://here:1/0")) is severity
+
+
+@pytest.mark.parametrize(
+    ("daemons", "unattended", "failed", "severities", "says"),
+    [
+        ({}, 0, 0, [OK], "no stream is open"),
+        ({"b": 2, "a": 1}, 0, 0, [OK], "a works on 1 stream, b works on 2 streams"),
+        ({}, 1, 0, [WARNING], "nobody works on 1 open stream"),
+        ({"a": 3}, 2, 0, [WARNING], "nobody works on 2 open streams; a works on 3 streams"),
+        ({"a": 1}, 0, 2, [OK, WARNING], "a works on"),
+    ],
+)
+def test_whether_a_daemon_works(
+    daemons: dict[str, int], unattended: int, failed: int, severities: list[Severity], says: str
+) -> None:
+    found = judge_streams(daemons, unattended=unattended, failed=failed)
+    worst(found)
+    assert [finding.severity for finding in found] == severities
+    assert found[0].says.startswith(says)
+    assert failed == 0 or found[1].says == "2 recordings were given up"
+
+
+def test_a_server_that_answers_is_said_with_its_address() -> None:
+    assert judge_redis(REDIS, "redis://here:1/0")[0].says == "valkey 9.0.1 answers at redis://here:1/0"
+
+
+@pytest.mark.parametrize(
+    ("transient", "todo"), [(True, "start it; or is redis://here:1/0 not"), (False, "mend REDIS_URL (user, password")]
+)
+def test_a_redis_that_fails_is_a_problem_that_says_where_to_look(transient: bool, todo: str) -> None:
+    finding = judge_redis_failure(RedisOperationError("ping", "no.", transient=transient), "redis://here:1/0")
+    assert worst([finding]) is PROBLEM
+    assert finding.todo.startswith(todo)
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "transient", "todo"),
+    [
+        ("ConnectError", None, True, "start it; or is http://s3:9000 not"),
+        ("ReadTimeout", None, True, "start it; or is http://s3:9000 not"),
+        ("SlowDown", 503, True, "look at the store's own health"),
+        ("AccessDenied", 403, False, "do that, then"),
+        ("NoSuchBucket", 404, False, "do that, then"),
+        ("OfItsOwn", 400, False, "look that code up"),
+    ],
+)
+def test_an_s3_that_fails_is_a_problem_that_says_where_to_look(
+    code: str, status: int | None, transient: bool, todo: str
+) -> None:
+    error = S3OperationError("upload_part", "no.", code=code, status=status, transient=transient)
+    finding = judge_s3_failure(error, "http://s3:9000")
+    assert worst([finding]) is PROBLEM
+    assert finding.todo.startswith(todo)
 
 
 @pytest.mark.parametrize(("save", "seconds"), [("", None), ("900 1", 900), ("3600 1 300 100 60 10000", 3600)])

@@ -25,7 +25,7 @@ from cef_trio.operate.diagnosis import Severity, ok
 from cef_trio.operate.doctor import Tell, run_checks
 from cef_trio.operate.facts import try_upload
 
-PART_CALLS = ["UploadPart", "ListParts", "ListMultipartUploads", "AbortMultipartUpload"]
+PART_CALLS = ["UploadPart", "ListParts", "ListMultipartUploads", "HeadObject", "AbortMultipartUpload"]
 
 
 @pytest.fixture(scope="module")
@@ -102,12 +102,15 @@ def test_where_all_is_well_it_says_so_and_leaves_nothing_behind(settings: dict[s
 def test_what_is_wrong_is_a_problem_and_the_rest_is_still_checked(
     settings: dict[str, str], variable: str, value: str, subject: str, says: str
 ) -> None:
-    found = by_subject(answer("doctor", settings={**settings, variable: value}, code=5))
+    document = answer("doctor", settings={**settings, variable: value}, code=5)
+    found = by_subject(document)
     assert found[subject][0] == "problem"
     assert says in found[subject][1]
     if subject != "settings":
         assert found["ffprobe"] == ("ok", "ffprobe version 99")
         assert sum(severity == "problem" for severity, _ in found.values()) == 1
+    for one in document["findings"]:
+        assert (one["severity"] == "ok") == (not one["todo"]), one
 
 
 @pytest.mark.real

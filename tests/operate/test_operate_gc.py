@@ -16,9 +16,11 @@ from worlds.waiting import completed
 
 from cef_trio.checkpoint.memory import Moment
 from cef_trio.checkpoint.states import ENDED, Status
+from cef_trio.exceptions import S3OperationError
 from cef_trio.exit_codes import ExitCode
 from cef_trio.lab.world import PART, World
 from cef_trio.local.s3 import Fault, Kind
+from cef_trio.local.s3 import Moment as FaultMoment
 from cef_trio.operate.comeback import reason_of
 from cef_trio.operate.desk import Desk
 from cef_trio.operate.gc import collect, judge_upload
@@ -54,7 +56,7 @@ async def gc(desk: Desk, capsys: pytest.CaptureFixture[str], **more: Any) -> tup
     given = {"dry_run": False, "redis_is_empty": False, **more}
     capsys.readouterr()
     code = await collect(desk, timedelta(hours=1), as_json=True, **given)
-    return code, {one["subject"]: one["aborted"] for one in json.loads(capsys.readouterr().out)["results"]}
+    return code, {one["subject"]: one.get("aborted", False) for one in json.loads(capsys.readouterr().out)["results"]}
 
 
 async def test_only_nobodys_uploads_are_aborted_and_a_dry_run_aborts_none(
@@ -82,6 +84,8 @@ async def test_a_redis_that_knows_nothing_keeps_every_upload_unless_it_is_said_t
 ) -> None:
     await an_upload(desk, 1)
     await trio.sleep(7200)
+    code, _ = await gc(desk, capsys)
+    assert code is ExitCode.ANSWER_IS_NO
     given: dict[str, Any] = {"dry_run": False, "as_json": False}
     assert await collect(desk, timedelta(hours=1), redis_is_empty=False, **given) is ExitCode.ANSWER_IS_NO
     assert "--redis-is-empty" in capsys.readouterr().err
@@ -139,6 +143,37 @@ async def test_an_upload_that_s3_does_not_let_go_is_told_and_the_others_go(
     code, aborted = await gc(desk, capsys, redis_is_empty=True)
     assert (code, sorted(aborted.values())) == (ExitCode.ANSWER_IS_NO, [False, True])
     assert len(world.open_uploads()) == 1
+
+
+async def test_why_uploads_are_kept_is_counted_for_a_person(
+    world: World, desk: Desk, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await an_upload(desk, 1)
+    await desk.s3.create_multipart_upload("streams/of-somebody-else", metadata={})
+    await trio.sleep(7200)
+    await an_upload(desk, 3)
+    await an_upload(desk, 4)
+    await collect(desk, timedelta(hours=1), dry_run=False, redis_is_empty=True, as_json=False)
+    assert capsys.readouterr().out.splitlines() == [
+        f"streams/{stream_id(1)}/a.mp4: aborted: Redis knows no such stream",
+        "4 open uploads under 'streams/': 1 aborted",
+        "  2 kept: it is younger than --older-than",
+        "  1 kept: its key is not of S3_KEY_TEMPLATE",
+    ]
+
+
+async def test_an_abort_takes_no_longer_than_the_lease_under_which_it_was_judged(
+    world: World, desk: Desk, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await an_upload(desk, 1)
+    await trio.sleep(7200)
+    world.endpoint.faults.arm(Fault(Kind.FREEZE, "AbortMultipartUpload", moment=FaultMoment.BEFORE, times=None))
+    began = trio.current_time()
+    with pytest.raises(S3OperationError, match="while its stream was ours") as caught:
+        await gc(desk, capsys, redis_is_empty=True)
+    assert caught.value.transient
+    assert trio.current_time() - began < desk.lease.ttl_seconds
+    assert await world.store.holders([stream_id(1)]) == {}
 
 
 async def test_ctrl_c_stops_between_two_uploads_and_what_was_done_is_said(

@@ -69,7 +69,7 @@ def test_whatever_listens_there_is_an_answer_of_one_line(answer: bytes) -> None:
 def test_what_an_answer_says_forges_no_line_and_is_not_endless() -> None:
     with answering(http_answer("200 OK", "a\n\x1b[31mb" + "c" * 5000)) as port:
         says = ask("127.0.0.1", port).says
-    assert says.startswith("HTTP 200: a [31mbccc")
+    assert says.startswith("HTTP 200: a; [31mbccc")
     assert len(says) < 300
 
 

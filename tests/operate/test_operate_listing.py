@@ -17,7 +17,7 @@ from cef_trio.checkpoint.states import HOME, Status, StreamSet
 from cef_trio.checkpoint.store import Change, KnownPath
 from cef_trio.operate.listing import State, in_state
 from cef_trio.operate.selection import NoSuchStreamError, select
-from cef_trio.operate.terminal import Column, duration, printable, safe, short_path, size, table
+from cef_trio.operate.terminal import Column, Row, duration, facts, printable, safe, short_path, size, table
 
 FORGED = "/rec/[red]x[/red]\x1b[31m\nforged line \u202ecod.\udcff.mp4"
 
@@ -42,7 +42,7 @@ async def fill(url: str) -> None:
 def test_the_list_needs_no_setting_but_redis_url(valkey: ValkeyServer) -> None:
     out = command("list", settings={"REDIS_URL": valkey.url}).stdout
     heading, *lines = out.splitlines()
-    assert heading.split() == ["id", "status", "sent", "idle", "file", "why"]
+    assert heading.split() == ["id", "status", "sent", "idle", "file"]
     assert sorted(tuple(line.split()[:2]) for line in lines) == [
         ("000000d3", "completed"),
         ("0000abc1", "active"),
@@ -77,7 +77,7 @@ def test_a_stream_is_shown_with_its_parts_and_who_works_on_it(valkey: ValkeyServ
     assert (shown["stream_id"], shown["lease"], shown["state"]) == (stream_id(0xABC1), DAEMON.value, "active")
     assert [(part["part_number"], part["size_bytes"]) for part in shown["parts"]] == [(1, a_part().size_bytes)]
     out = command("show", "0000abc1", settings={"REDIS_URL": valkey.url}).stdout
-    assert "5.0 MiB in 1 parts of 5.0 MiB at first" in out
+    assert "5.0 MiB in 1 part of 5.0 MiB at first" in out
 
 
 @pytest.mark.real
@@ -145,4 +145,39 @@ def test_in_a_narrow_terminal_names_are_cut_and_ids_and_numbers_are_not(columns:
     lines = out.getvalue().splitlines()
     assert [line.split()[:2] for line in lines] == [["id", "sent"], ["00000001", "1023.9"], ["2", "-"]]
     assert all(cell_len(line) <= columns for line in lines)
-    assert lines[1].count("…") == 3
+    assert lines[1].count("…") == 2
+    assert ".mp4 …" in lines[1]
+    assert lines[1].endswith("because")
+
+
+def test_a_note_stands_below_its_row_on_two_lines_at_most_and_a_pipe_gets_all_of_it() -> None:
+    made = table([Column("id"), Column("file", flexible=True)], [Row(["1", safe("a.mp4")], safe("because " * 99))])
+    narrow, pipe = StringIO(), StringIO()
+    Console(file=narrow, width=40).print(made)
+    Console(file=pipe, width=1_000_000).print(made)
+    assert [cell_len(line) for line in narrow.getvalue().splitlines()] == [7, 8, 34, 40]
+    assert narrow.getvalue().endswith("because because because because beca…\n")
+    assert pipe.getvalue().splitlines() == ["id file", "1  a.mp4 " + "because " * 99]
+
+
+@pytest.mark.parametrize("columns", [15, 20, 25, 40, 200])
+def test_facts_lose_no_letter_however_narrow_the_terminal_is(columns: int) -> None:
+    rows = [("last activity", "2026-01-02 03:04:05 UTC"), ("file", "/srv/" + "x" * 60 + "/a.mp4"), ("empty", "")]
+    out = StringIO()
+    Console(file=out, width=columns).print(facts(rows))
+    assert all(len(line) <= columns for line in out.getvalue().splitlines())
+    assert "".join(out.getvalue().split()) == "".join("".join(row) for row in rows).replace(" ", "")
+
+
+def test_facts_lose_nothing_in_a_narrow_terminal() -> None:
+    out = StringIO()
+    Console(file=out, width=30).print(facts([("a", "x" * 50), ("longer", ""), ("b", "one two three four five six")]))
+    lines = out.getvalue().splitlines()
+    assert lines == [
+        "a       " + "x" * 22,
+        "        " + "x" * 22,
+        "        " + "x" * 6,
+        "longer",
+        "b       one two three four",
+        "        five six",
+    ]

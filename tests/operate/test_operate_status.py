@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from datetime import timedelta
 from io import StringIO
 
 import pytest
@@ -14,6 +15,7 @@ import trio
 from rich.console import Console
 from servers.operating import DAEMON, NOW, PART, ROOT, a_part, a_stream, answer, command
 from servers.valkey import valkey_server
+from trio.testing import MockClock
 
 from cef_trio.checkpoint.model import Checkpoint, StreamMeta
 from cef_trio.checkpoint.redis import RedisCheckpointStore
@@ -92,21 +94,72 @@ def test_it_is_said_whether_any_daemon_works() -> None:
     assert "no daemon works on the open streams" in text_of(observed((meta, [])))
     overview = observed((meta, []), holders={meta.stream_id: "rec/of/room-1/token"})
     assert dict(overview.daemons) == {"rec/of/room-1": 1}
-    assert "rec/of/room-1 (1 streams)" in text_of(overview)
+    assert "rec/of/room-1 (1 stream)" in text_of(overview)
     assert "no stream is open" in text_of(observed())
 
 
 def test_a_files_name_is_cut_and_forges_nothing() -> None:
-    shown = text_of(observed((a_stream(path="/rec/[bold]\n" + "x" * 500 + ".mp4"), [])))
-    assert "[bold]\\n" in shown
+    shown = text_of(observed((a_stream(path="/rec/" + "x" * 500 + "[bold]\n.mp4"), [])))
     assert all(len(line) <= 200 for line in shown.splitlines())
-    assert len([line for line in shown.splitlines() if "xxx" in line]) == 1
+    assert [line[-14:] for line in shown.splitlines() if "xxx" in line] == ["xx[bold]\\n.mp4"]
 
 
-async def test_a_stream_that_comes_back_is_seen_again_while_watching(world: World, desk: Desk) -> None:
+def test_what_is_not_all_there_is_not_a_hundred_percent() -> None:
+    meta = a_stream()
+    shown = text_of(observed((meta, [(999, 10)]), files={meta.stream_id: on_disk(meta, 1000)}))
+    assert " ━━━━━━━━━━━─ 99% " in shown
+    shown = text_of(observed((meta, [(1000, 10)]), files={meta.stream_id: on_disk(meta, 1000)}))
+    assert " ━━━━━━━━━━━━ 100% " in shown
+
+
+def test_why_streams_wait_is_said_once() -> None:
+    waiting = [a_stream(n, status=Status.RETRYING, failure_reason="S3 operation 'x' failed: no.") for n in (1, 2)]
+    shown = text_of(observed(*((meta, []) for meta in waiting)))
+    assert "retrying    2 of the open ones: S3 operation 'x' failed: no.\n" in shown
+    assert shown.count("failed: no.") == 1
+
+
+@pytest.mark.parametrize("columns", [50, 60, 80, 100])
+def test_in_a_narrow_terminal_the_end_of_a_name_is_seen_and_no_line_is_too_long(columns: int) -> None:
+    meta = a_stream(path="/srv/cam-entrance/2026-11-25_22-11-camera-7.mp4")
+    overview = observed((meta, [(5 * PART, 10)]), files={meta.stream_id: on_disk(meta, 6 * PART)})
+    out = StringIO()
+    Console(file=out, width=columns).print(render(overview))
+    lines = out.getvalue().splitlines()
+    assert all(len(line) <= columns and line == line.rstrip() for line in lines)
+    assert lines[-1].startswith("00000001 ")
+    assert lines[-1].endswith("22-11-camera-7.mp4")
+    assert "5.0 MiB" in lines[-1]
+    assert ("━" in lines[-1]) == (columns > 60)
+
+
+@pytest.mark.parametrize("height", [5, 12, 13, 30, 60])
+def test_on_a_low_screen_the_streams_that_lag_least_are_left_out_and_that_is_said(height: int) -> None:
+    metas = [a_stream(n, f"/rec/{n}.mp4") for n in range(40)]
+    files: dict[str, FileStat | None] = {meta.stream_id: on_disk(meta, 100 + n) for n, meta in enumerate(metas)}
+    holders = {meta.stream_id: "d/t" for meta in metas[1:]}
+    overview = observed(*((meta, []) for meta in metas), files=files, holders=holders)
+    out = StringIO()
+    Console(file=out, width=100).print(render(overview, height=height))
+    lines = out.getvalue().splitlines()
+    shown = [line.split()[0] for line in lines if line.endswith(".mp4")]
+    assert len(lines) < max(height, 12)
+    assert shown == sorted(shown)
+    assert shown[0] == "00000000"  # nobody works on it
+    if height < 50:
+        assert lines[-1] == f"and {40 - len(shown)} more, which lag less"
+        assert len(shown) == 1 or shown[-1] == f"{39:08x}"
+    else:
+        assert len(shown) == 40
+
+
+async def test_a_stream_that_comes_back_is_seen_again_while_watching(
+    world: World, desk: Desk, autojump_clock: MockClock
+) -> None:
     meta = replace(a_stream(1, status=Status.FAILED_ACCESS_DENIED), last_activity_at_utc=world.utc_now())
     await world.store.create(meta, DAEMON)
-    await world.store.create(a_stream(2, "/rec/b.mp4", status=Status.COMPLETED), DAEMON)
+    long_ago = world.utc_now() - timedelta(hours=1)
+    await world.store.create(a_stream(2, "/rec/b.mp4", status=Status.COMPLETED, last_activity_at_utc=long_ago), DAEMON)
     observer = Observer(desk)
     assert dict((await observer.look()).counts)["failed"] == 1
     await world.store.transition(meta.stream_id, DAEMON, Status.ACTIVE, Change())

@@ -11,7 +11,7 @@ import trio
 from trio.testing import MockClock
 from worlds.waiting import completed, until_idle
 
-from cef_trio.checkpoint.states import Status
+from cef_trio.checkpoint.states import Status, StreamSet
 from cef_trio.exceptions import ChunkProcessingError
 from cef_trio.lab.disk import InlineDisk
 from cef_trio.lab.world import PART, World
@@ -229,6 +229,31 @@ async def test_a_deleted_recording_is_aborted(world: World, autojump_clock: Mock
     assert checkpoint.meta.failure_reason is not None
     assert world.open_uploads() == []
     assert world.objects() == {}
+
+
+@pytest.mark.parametrize("told", [True, False])
+async def test_recordings_that_are_gone_with_the_whole_watched_folder_are_not_deleted(
+    world: World, autojump_clock: MockClock, told: bool
+) -> None:
+    """Somebody moved the folder away on the same disk, or a mount point that is no mount any more was removed."""
+    world.append(3 * PART)
+    elsewhere = world.folder.with_name("elsewhere")
+    async with world.daemon() as daemon:
+        await trio.sleep(1)
+        world.folder.rename(elsewhere)
+        if told:
+            daemon.gone()
+        await trio.sleep(300)
+        (checkpoint,) = await world.checkpoints()
+        assert checkpoint.stream_set is StreamSet.ACTIVE
+        assert len(world.open_uploads()) == 1
+        elsewhere.rename(world.folder)
+        world.append(PART)
+        daemon.closed()
+        await completed(world)
+    assert world.recordings() == [world.content()]
+    assert world.endpoint.log.calls["AbortMultipartUpload"] == 0
+    assert world.endpoint.log.calls["UploadPart"] == 4
 
 
 async def test_a_deletion_that_was_only_a_rumour_changes_nothing(world: World, autojump_clock: MockClock) -> None:
