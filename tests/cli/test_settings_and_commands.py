@@ -453,6 +453,7 @@ def test_a_log_whose_reader_has_gone_changes_neither_the_exit_nor_its_code(
             "S3_ACCESS_KEY_ID": "key-of-nobody",
             "S3_SECRET_ACCESS_KEY": "secret-of-nobody",
             "REDIS_URL": f"redis://{address}",
+            "PROM_PORT": "0",  # another daemon of this machine may have the usual one
         }
         with subprocess.Popen(
             [sys.executable, "-m", "cef_trio", "run"], env=variables, cwd="/", stderr=subprocess.PIPE

@@ -16,7 +16,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from servers.certificates import Authority
+from servers.authority import Authority
 from servers.daemon import DaemonProcess, daemon, settings_for
 from servers.endpoints import free_port
 from servers.store import Store
