@@ -48,6 +48,9 @@ class LocalServers:
             "s3_bucket_name": BUCKET,
             "s3_region_name": DEFAULT_REGION,
             "s3_addressing": "path",
+            # Meant for a bucket elsewhere: this one has no ACLs, and restores nothing from an archive class.
+            "s3_storage_class": None,
+            "s3_acl": None,
         }
 
 

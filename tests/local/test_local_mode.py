@@ -16,6 +16,10 @@ import pytest
 from rich.console import Console
 
 from cef_trio.local.progress import DemoView, line, render
+from cef_trio.local.run import settings_for
+from cef_trio.local.s3 import S3Endpoint
+from cef_trio.local.servers import LocalServers
+from cef_trio.object_options import ObjectOptions
 
 MIB = 1024 * 1024
 OBJECTS = Path("objects")
@@ -126,6 +130,16 @@ def test_run_local_reads_its_settings_once_more_too(tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
     assert (event["applied"], event["needs_restart"]) == ({"MAX_UPLOAD_RATE": 2 << 20}, [])
+
+
+def test_options_for_a_bucket_elsewhere_do_not_spoil_the_local_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"S3_STORAGE_CLASS": "GLACIER", "S3_ACL": "public-read", "S3_TAGS": "team=a"}.items():
+        monkeypatch.setenv(name, value)
+    servers = LocalServers("redis://localhost", "http://127.0.0.1:1", S3Endpoint())
+    options = settings_for(servers, tmp_path).object_options
+    assert options == ObjectOptions(tags=(("team", "a"),))
 
 
 @pytest.mark.real
