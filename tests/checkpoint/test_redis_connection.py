@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import trio
-from servers.certificates import Authority
+from servers.authority import Authority
 from servers.scripted import scripted_server
 from servers.valkey import ValkeyServer
 

@@ -10,7 +10,7 @@ from typing import Any
 import botocore.config
 import pytest
 import trio
-from servers.certificates import Authority
+from servers.authority import Authority
 from servers.endpoints import Endpoint
 from servers.s3_cases import BIG, SMALL, Bench
 
