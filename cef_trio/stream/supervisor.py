@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import structlog
 import trio
@@ -90,7 +90,7 @@ class StreamSupervisor:
         self._live: dict[str, LiveStream] = {}
         self._settled: dict[str, FileStat] = {}
         self._unknown: dict[str, _Unknown] = {}
-        self._renamed: list[tuple[str, str]] = []
+        self._renamed: list[tuple[str, str, FileStat]] = []
         self._work = AsyncBool(False)
         self.on_uploaded: Callable[[StreamMeta], object] = lambda _meta: None
         """Told of each completed recording whose file was seen as it was verified."""
@@ -166,13 +166,10 @@ class StreamSupervisor:
             self._live[new_path] = live
             live.learn(news.moved(live.situation.value, new_path, stat))
             return
-        settled = self._settled.pop(old_path, None)
+        self._settled.pop(old_path, None)
         unknown = self._unknown.pop(old_path, None)
-        if settled is not None and settled.inode == stat.inode and self._matches(new_path):
-            self._settled[new_path] = settled
-            self._renamed.append((old_path, new_path))
-            self._work.value = True
-        elif unknown is not None and unknown.closed and self._matches(new_path):
+        self._ask_to_rename(old_path, new_path, stat)
+        if unknown is not None and unknown.closed:
             self._closed(new_path, stat)
         else:
             self._seen(new_path, stat)
@@ -209,6 +206,12 @@ class StreamSupervisor:
         self._live[f"{path}\0{id(live)}"] = live
         live.learn(news.gone(live.situation.value))
 
+    def _ask_to_rename(self, old_path: str, new_path: str, stat: FileStat) -> None:
+        """A file that no task works on has another name: Redis may know it by the old one, asked or not yet asked."""
+        if self._matches(old_path) and self._matches(new_path):
+            self._renamed.append((old_path, new_path, stat))
+            self._work.value = True
+
     def _ask(self, path: str, stat: FileStat, *, closed: bool) -> None:
         before = self._unknown.get(path)
         same = before is not None and before.stat == stat
@@ -223,7 +226,7 @@ class StreamSupervisor:
         while True:
             await self._work.wait_value(True)
             try:
-                await self._rename_settled()
+                await self._rename_known()
                 await self._resolve_some()
             except CefMp4ProcessorError as error:
                 log.warning("intake_waits", error=str(error))
@@ -265,17 +268,22 @@ class StreamSupervisor:
                 unknown = self._unknown.pop(path)
                 self._start(path, unknown, self._relocated.claim(path, unknown.stat))
 
-    async def _rename_settled(self) -> None:
+    async def _rename_known(self) -> None:
+        """Tell Redis of new names first: else a file would be asked about by a name that leads to nothing."""
+        store, lease = self._services.store, self._services.lease
         while self._renamed:
-            old_path, new_path = self._renamed[0]
-            store, lease = self._services.store, self._services.lease
-            known = (await store.find_by_path([old_path])).get(old_path)
-            if known is not None and await store.acquire(known.meta.stream_id, lease):
-                await store.rename(known.meta.stream_id, lease, new_path)
-                await store.release([known.meta.stream_id], lease)
-                log.info("settled_recording_renamed", stream_id=known.meta.stream_id, path=new_path)
-                if known.meta.status is Status.COMPLETED:
-                    self.on_uploaded(replace(known.meta, current_path=new_path))
+            old_path, new_path, stat = self._renamed[0]
+            known, _ = await lookup.find_by_path(store, [old_path])
+            meta = known[old_path].meta if old_path in known else None
+            if (
+                meta is not None
+                and meta.identity.file_ino == stat.file_ino
+                and meta.stream_id not in self.live_ids
+                and await store.acquire(meta.stream_id, lease)
+            ):
+                await store.rename(meta.stream_id, lease, new_path)
+                await store.release([meta.stream_id], lease)
+                log.info("known_recording_renamed", stream_id=meta.stream_id, path=new_path)
             del self._renamed[0]
 
     # -- tasks --------------------------------------------------------------------------------------------------------
@@ -337,6 +345,9 @@ class StreamSupervisor:
                 del self._live[key]
             cancelled = "lease_lost" if live.processor.disowned else "cancelled"
             self._services.metrics.stream_ended(outcome.value if outcome is not None else cancelled)
+        upload = live.processor.upload
+        if upload is not None and upload.meta.current_path != live.path:  # renamed when its task had no more turns
+            self._ask_to_rename(upload.meta.current_path, live.path, live.situation.value.stat)
         if outcome is not Outcome.PARKED and not self._draining.value:
             await self._look_again(live, lease_lost=lease_lost)
 

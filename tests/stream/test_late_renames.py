@@ -1,0 +1,95 @@
+"""P2: a recording that gets its last name around its completion is uploaded once, whenever that is.
+
+Recorders write under one name and rename when they are done. While the stream's task lives, the new name is news for it.
+Around its end nobody listens for a moment: the record says completed and the task is still leaving, or has left, and
+Redis is not asked again yet.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock
+from worlds.waiting import completed
+
+from cef_trio.checkpoint.memory import Moment
+from cef_trio.checkpoint.states import Status
+from cef_trio.lab.world import PART, World, WorldDaemon
+
+
+def rename(world: World, daemon: WorldDaemon) -> None:
+    Path(world.path("a.mp4")).rename(world.path("b.mp4"))
+    daemon.moved("a.mp4", "b.mp4")
+
+
+def statuses(world: World) -> list[Status]:
+    return [checkpoint.meta.status for checkpoint in world.known()]
+
+
+@pytest.mark.parametrize(
+    ("operation", "moment"),
+    [
+        pytest.param("transition", Moment.AFTER, id="completed, and the task not told yet"),
+        pytest.param("release", Moment.SENT, id="the task is leaving"),
+        pytest.param("release", Moment.AFTER, id="the lease is given back"),
+        pytest.param("find_by_path", Moment.BEFORE, id="Redis is to be asked again"),
+        pytest.param("find_by_path", Moment.AFTER, id="Redis has been asked again"),
+    ],
+)
+async def test_p2_a_recording_renamed_in_the_moment_of_its_completion_is_uploaded_once(
+    world: World, autojump_clock: MockClock, operation: str, moment: Moment
+) -> None:
+    world.append(2 * PART + 10)
+    renamed = []
+    async with world.daemon() as daemon:
+
+        async def strike(called: str, at: Moment) -> None:
+            await trio.lowlevel.checkpoint()
+            if not renamed and (called, at) == (operation, moment) and statuses(world) == [Status.COMPLETED]:
+                renamed.append(called)
+                rename(world, daemon)
+
+        daemon.closed()
+        world.store.fault = strike
+        await completed(world)
+        await trio.sleep(120)
+    assert renamed == [operation]
+    (checkpoint,) = world.known()
+    assert (checkpoint.meta.status, checkpoint.meta.current_path) == (Status.COMPLETED, world.path("b.mp4"))
+    assert world.recordings() == [world.content("b.mp4")]
+    assert world.received_bytes() == 2 * PART + 10
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.3, 0.999, 1.0, 1.5, 60.0])
+async def test_p2_a_recording_renamed_after_its_completion_is_uploaded_once(
+    world: World, autojump_clock: MockClock, seconds: float
+) -> None:
+    world.append(PART + 10)
+    async with world.daemon() as daemon:
+        daemon.closed()
+        await completed(world)
+        await trio.sleep(seconds)
+        rename(world, daemon)
+        await trio.sleep(120)
+    (checkpoint,) = world.known()
+    assert (checkpoint.meta.status, checkpoint.meta.current_path) == (Status.COMPLETED, world.path("b.mp4"))
+
+
+async def test_another_file_under_the_old_name_of_a_completed_recording_does_not_take_its_record_along(
+    world: World, autojump_clock: MockClock
+) -> None:
+    world.append(PART + 10)
+    async with world.daemon() as daemon:
+        daemon.closed()
+        await completed(world)
+        Path(world.path("a.mp4")).rename(world.path("kept"))  # not heard of
+        world.append(PART + 20)
+        rename(world, daemon)
+        daemon.closed("b.mp4")
+        await trio.sleep(30)
+    assert sorted(checkpoint.meta.current_path for checkpoint in world.known()) == [
+        world.path("a.mp4"),
+        world.path("b.mp4"),
+    ]
