@@ -1,6 +1,6 @@
 """P2: a recording that gets its last name around its completion is uploaded once, whenever that is.
 
-Recorders write under one name and rename when they are done. While the stream's task lives, the new name is news for it.
+Recorders write under one name and rename when they are done. While the task of a stream lives, that is news for it.
 Around its end nobody listens for a moment: the record says completed and the task is still leaving, or has left, and
 Redis is not asked again yet.
 """
