@@ -48,6 +48,8 @@ from cef_trio.stream.after_upload_rules import (
     verified_file,
     why_not_the_object,
 )
+from cef_trio.stream.copying import Copy
+from cef_trio.stream.renaming import OtherFileSystemError
 from cef_trio.stream.services import Services
 
 log = structlog.get_logger(__name__)
@@ -160,7 +162,7 @@ class AfterUpload:
         names = targets(file, self._watch_folder, self._rule.folder)
         try:
             return await self._services.disk.change(partial(disposal.move_now, file, names))
-        except disposal.OtherFileSystemError:
+        except OtherFileSystemError:
             pass
         for name in names:
             if await self._has_its_bytes(name, file, ours):  # an earlier attempt was ended between its last two steps
@@ -173,7 +175,7 @@ class AfterUpload:
     async def _copy(self, file: VerifiedFile, names: tuple[str, str], ours: _Claim) -> str:
         """Copy the file to another file system; returns its name there, under which it is whole."""
         change, path = self._services.disk.change, copy_name(names[0], file.stream_id)
-        copy = await change(partial(disposal.Copy, path))
+        copy = await change(partial(Copy, path))
         try:
             await self._write(copy, file, ours)
             await self._compare(path, file, ours)
@@ -189,7 +191,7 @@ class AfterUpload:
         if not await self._has_its_bytes(path, file, ours):
             raise AfterUploadError(f"{path!r} is not what was written to it")
 
-    async def _write(self, copy: disposal.Copy, file: VerifiedFile, ours: _Claim) -> None:
+    async def _write(self, copy: Copy, file: VerifiedFile, ours: _Claim) -> None:
         change, crc, offset = self._services.disk.change, Crc64Nvme(), 0
         async with (
             self._services.disk.open(file.path) as recording,

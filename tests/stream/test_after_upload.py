@@ -25,8 +25,9 @@ from cef_trio.lab.blows import Blow, Strike
 from cef_trio.lab.disk import InlineDisk, MortalDisk
 from cef_trio.lab.world import BUCKET, PART, World, WorldDaemon
 from cef_trio.local.s3 import Fault, Kind, Moment
-from cef_trio.stream import disposal
+from cef_trio.stream import renaming
 from cef_trio.stream.after_upload_rules import AfterUploadRule, Deed
+from cef_trio.stream.copying import Copy
 from cef_trio.stream.retention import forget_now
 
 DELETE = AfterUploadRule(Deed.DELETE)
@@ -327,13 +328,13 @@ def file_systems(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 
 def two_file_systems(monkeypatch: pytest.MonkeyPatch) -> None:
     """Between two folders nothing can be renamed any more, as between two file systems."""
-    renameat2 = disposal._renameat2
+    renameat2 = renaming._renameat2
 
     def of_one_folder(from_folder: int, name: str, to_folder: int, new_name: str) -> int:
         same = os.path.samestat(os.fstat(from_folder), os.fstat(to_folder))
         return renameat2(from_folder, name, to_folder, new_name) if same else errno.EXDEV
 
-    monkeypatch.setattr(disposal, "_renameat2", of_one_folder)
+    monkeypatch.setattr(renaming, "_renameat2", of_one_folder)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -393,8 +394,8 @@ async def test_p8_a_copy_that_is_not_what_was_verified_is_never_named(
 ) -> None:
     """A disk that takes the bytes and keeps others."""
     two_file_systems(monkeypatch)
-    write = disposal.Copy.write
-    monkeypatch.setattr(disposal.Copy, "write", lambda self, block, offset: write(self, block[::-1], offset))
+    write = Copy.write
+    monkeypatch.setattr(Copy, "write", lambda self, block, offset: write(self, block[::-1], offset))
     world.append(PART)
     async with world.daemon() as daemon:
         daemon.closed()

@@ -17,9 +17,11 @@ from cef_trio.disk import inode_generation
 from cef_trio.exceptions import AfterUploadError
 from cef_trio.intake.writers import WriterState, writer_state_now
 from cef_trio.s3.checksums import crc64nvme
-from cef_trio.stream import disposal
+from cef_trio.stream import disposal, renaming
 from cef_trio.stream.after_upload_rules import VerifiedFile
-from cef_trio.stream.disposal import Copy, NotTouchedError, OtherFileSystemError, delete_now, move_now
+from cef_trio.stream.copying import Copy
+from cef_trio.stream.disposal import NotTouchedError, delete_now, move_now
+from cef_trio.stream.renaming import OtherFileSystemError
 
 CONTENT = b"a whole recording"
 
@@ -187,7 +189,7 @@ def test_p8_a_name_that_is_taken_is_never_replaced(
     path: Path, tmp_path: Path, renameat2: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not renameat2:  # as NFS has it
-        monkeypatch.setattr(disposal, "_renameat2", lambda *_: errno.EINVAL)
+        monkeypatch.setattr(renaming, "_renameat2", lambda *_: errno.EINVAL)
     first, second = tmp_path / "done" / "a.mp4", tmp_path / "done" / "a.ID.mp4"
     first.parent.mkdir()
     first.write_bytes(b"somebody else's")
@@ -218,7 +220,7 @@ def test_p8_a_target_that_is_the_file_itself_by_another_path_does_not_lose_it(pa
 def test_p8_another_file_that_takes_the_name_in_the_last_moment_gets_it_back(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file, rename = verified(path), disposal._rename
+    file, rename = verified(path), renaming.rename
 
     def after_another_came(from_folder: int, name: str, to_folder: int, new_name: str) -> bool:
         if not (tmp_path / "kept").exists():
@@ -226,7 +228,7 @@ def test_p8_another_file_that_takes_the_name_in_the_last_moment_gets_it_back(
             path.write_bytes(b"a new recording")
         return rename(from_folder, name, to_folder, new_name)
 
-    monkeypatch.setattr(disposal, "_rename", after_another_came)
+    monkeypatch.setattr(disposal, "rename", after_another_came)
     with pytest.raises(NotTouchedError, match="just now"):
         move_now(file, [str(tmp_path / "to.mp4")])
     assert path.read_bytes() == b"a new recording"
@@ -235,10 +237,10 @@ def test_p8_another_file_that_takes_the_name_in_the_last_moment_gets_it_back(
 
 def test_another_file_system_is_told_apart_from_a_refusal(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = verified(path)
-    monkeypatch.setattr(disposal, "_renameat2", lambda *_: errno.EXDEV)
+    monkeypatch.setattr(renaming, "_renameat2", lambda *_: errno.EXDEV)
     with pytest.raises(OtherFileSystemError):
         move_now(file, [str(path.with_name("b.mp4"))])
-    monkeypatch.setattr(disposal, "_renameat2", lambda *_: errno.EROFS)
+    monkeypatch.setattr(renaming, "_renameat2", lambda *_: errno.EROFS)
     with pytest.raises(AfterUploadError, match=r"cannot move '.*a\.mp4': Read-only file system") as caught:
         move_now(file, [str(path.with_name("b.mp4"))])
     assert not isinstance(caught.value, OtherFileSystemError)
