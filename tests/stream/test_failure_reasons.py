@@ -180,12 +180,14 @@ async def test_p6_a_failure_that_cannot_be_recorded_yet_is_said_once_and_recorde
     world.append(2 * PART, BAD)
     transition, refusals = MemoryCheckpointStore.transition, 0
 
-    async def down_for_failures(store: MemoryCheckpointStore, stream_id: str, lease: Lease, *args: Any) -> None:
+    async def down_for_failures(
+        store: MemoryCheckpointStore, stream_id: str, lease: Lease, *args: Any, **options: Any
+    ) -> None:
         nonlocal refusals
         if args[0] is Status.FAILED_ACCESS_DENIED and refusals < 5:
             refusals += 1
             raise RedisOperationError("transition", "timed out", transient=True)
-        await transition(store, stream_id, lease, *args)
+        await transition(store, stream_id, lease, *args, **options)
 
     monkeypatch.setattr(MemoryCheckpointStore, "transition", down_for_failures)
     with capture_logs() as logs:

@@ -42,7 +42,7 @@ async def test_p2_a_recording_renamed_in_the_moment_of_its_completion_is_uploade
     world: World, autojump_clock: MockClock, operation: str, moment: Moment
 ) -> None:
     world.append(2 * PART + 10)
-    renamed = []
+    renamed: list[str] = []
     async with world.daemon() as daemon:
 
         async def strike(called: str, at: Moment) -> None:
