@@ -67,7 +67,9 @@ def conducted(plans: Iterable[Plan]) -> Tally:
 def test_no_promise_is_broken_wherever_the_daemon_is_cancelled_or_drained() -> None:
     tally = conducted(plan for name in SCENARIOS for plan in cancellations(name, drain_every=16, pairs=9))
     assert tally.violated == 0, told(tally)
-    assert tally.struck == tally.runs  # each plan found its moment
+    pairs = 9 * len(SCENARIOS)
+    assert tally.struck >= tally.runs - pairs  # each single strike found its moment; a second one may come too late
+    assert tally.struck > tally.runs - pairs / 2
     assert len(tally.places) > 50  # lines of the daemon
 
 
