@@ -150,8 +150,8 @@ async def run_daemon(
     ``source`` SIGHUP finds nothing changed.
 
     Returns:
-        ``DONE``; ``REFUSED`` if S3 or Redis refused us at the start, or the admin server's port is taken;
-        ``NOT_SAVED`` if a stream's end was not saved.
+        ``DONE``; ``REFUSED`` if S3 or Redis refused us at the start; ``BAD_SETTINGS`` if the admin server cannot
+        listen where it should; ``NOT_SAVED`` if a stream's end was not saved.
     """
     shutdown = Shutdown(settings.shutdown_grace_seconds, settings.shutdown_save_seconds)
     notifier = ServiceNotifier.from_environment()
@@ -178,7 +178,7 @@ async def run_daemon(
                     )
                 except AdminPortError as error:
                     log.error("refused_at_start", error=str(error))  # noqa: TRY400 - a person's to mend: one clear line
-                    exit_code = ExitCode.REFUSED
+                    exit_code = ExitCode.BAD_SETTINGS
                 else:
                     exit_code = await serve(
                         services,

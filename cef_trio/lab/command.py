@@ -63,12 +63,14 @@ def _parser() -> argparse.ArgumentParser:
     crash = _add(kinds, "crash", _crash, "let it die in every call and at every step of each scenario")
     _add_explorer(crash, every="--kill-every", strikes="kill at every N-th step")
     simulate = _add(kinds, "simulate", _simulate, "worlds made of dice: writers, faults, deaths")
+    _add_report(simulate)
+    _add_processes(simulate)
     simulate.add_argument("--worlds", type=_positive, default=1000, metavar="N", help="how many worlds (1000)")
     simulate.add_argument("--seed", type=_number, default=0, metavar="SEED", help="the first world's seed (0)")
     mutations = _add(kinds, "mutations", _mutations, "leave one shield, write or check out, and see that it is found")
-    mutations.add_argument("--only", default="", metavar="TEXT", help="only those whose name has this in it")
+    _add_hunt(mutations, list(MUTATIONS))
     variants = _add(kinds, "variants", _variants, "what goes wrong, and how often, in a daemon that is written naively")
-    variants.add_argument("--only", default="", metavar="TEXT", help="only those whose name has this in it")
+    _add_hunt(variants, list(VARIANTS))
     kill = kinds.add_parser(
         "kill",
         help="kill -9 a real daemon",
@@ -80,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     kill.add_argument("--keep", action="store_true", help="keep the files, the objects and Redis, and say where")
     kill.set_defaults(command=_kill)
     replay = _add(kinds, "replay", _replay, "one run again, told step by step")
+    _add_report(replay)
     replay.add_argument(
         "scenario", choices=[*SCENARIOS, SIMULATED], metavar="SCENARIO", help="its name, or `simulated`"
     )
@@ -93,15 +96,37 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add(kinds: Any, name: str, command: Callable[[argparse.Namespace], ExitCode], summary: str) -> Any:
     parser = kinds.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
-    parser.add_argument("--report", type=Path, metavar="FILE", help="write an HTML page that shows all of it")
-    parser.add_argument(
-        "--processes", type=_positive, default=os.cpu_count() or 1, metavar="N", help="runs at once (one a processor)"
-    )
     parser.set_defaults(command=command)
     return parser
 
 
+def _add_report(parser: Any) -> None:
+    parser.add_argument("--report", type=Path, metavar="FILE", help="write an HTML page that shows all of it")
+
+
+def _add_processes(parser: Any) -> None:
+    parser.add_argument(
+        "--processes", type=_positive, default=os.cpu_count() or 1, metavar="N", help="runs at once (one a processor)"
+    )
+
+
+def _add_hunt(parser: Any, names: list[str]) -> None:
+    def chosen(text: str) -> list[str]:
+        # None at all would be found without looking.
+        found = [name for name in names if text in name]
+        if not found:
+            raise argparse.ArgumentTypeError(f"takes a piece of a name, not {text!r}; there are: {'; '.join(names)}")
+        return found
+
+    _add_processes(parser)
+    parser.add_argument(
+        "--only", type=chosen, default=names, metavar="TEXT", help="only those whose name has this in it"
+    )
+
+
 def _add_explorer(parser: Any, *, every: str, strikes: str) -> None:
+    _add_report(parser)
+    _add_processes(parser)
     parser.add_argument(
         "--scenario",
         action="append",
@@ -246,16 +271,16 @@ def _write(path: Path, title: str, tallies: dict[str, Tally], plan: Plan) -> Non
 
 
 def _mutations(arguments: argparse.Namespace) -> ExitCode:
-    return _hunt(arguments, "What is noticed when one thing is left out", list(MUTATIONS))
+    return _hunt(arguments, "What is noticed when one thing is left out")
 
 
 def _variants(arguments: argparse.Namespace) -> ExitCode:
-    return _hunt(arguments, "What goes wrong in a naive daemon", list(VARIANTS))
+    return _hunt(arguments, "What goes wrong in a naive daemon")
 
 
-def _hunt(arguments: argparse.Namespace, title: str, names: list[str]) -> ExitCode:
+def _hunt(arguments: argparse.Namespace, title: str) -> ExitCode:
     console = Console()
-    chosen = [name for name in names if arguments.only in name]
+    chosen: list[str] = arguments.only
     findings: list[Finding] = []
     with _progress(console) as progress:
         bar = progress.add_task(title, total=len(chosen))

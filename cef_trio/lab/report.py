@@ -29,7 +29,7 @@ h1, h2 { line-height: 1.2; } .quiet { color: var(--quiet); } .good { color: var(
 .scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%; }
 th, td { text-align: left; padding: .35rem .7rem; border-bottom: 1px solid var(--line); vertical-align: top; }
 th { font-weight: 600; } td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
-code { font: 13px/1.4 ui-monospace, monospace; overflow-wrap: anywhere; } summary { cursor: pointer; }
+code { font: 13px/1.4 ui-monospace, monospace; overflow-wrap: break-word; } summary { cursor: pointer; }
 svg text { font: 12px ui-monospace, monospace; fill: var(--ink); }
 """
 _LANES: Final = (Lane.LAB, Lane.FILE, Lane.DAEMON, Lane.S3, Lane.REDIS, Lane.WEBHOOK)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +44,39 @@ async def _run(folder: Path, data_dir: Path, env_file: Path | None) -> ExitCode:
         settings = settings_for(servers, folder, env_file)
         configure_for(settings)
         warn_of_exposed_secrets(env_file)
-        sys.stderr.write(f"Watching {folder}. Objects: bucket {BUCKET!r} at {servers.s3_url}, kept in {data_dir}.\n")
-        source = SettingsSource(env_file, lambda: settings_for(servers, folder, env_file))
-        return await run_daemon(settings, source=source)
+        with settings_for_commands(data_dir, folder, servers.settings) as for_commands:
+            sys.stderr.write(
+                f"Watching {folder}. Objects: bucket {BUCKET!r} at {servers.s3_url}, kept in {data_dir}.\n"
+                f"In another terminal: cef-trio status --env-file {shlex.quote(os.fspath(for_commands))}\n"
+            )
+            source = SettingsSource(env_file, lambda: settings_for(servers, folder, env_file))
+            return await run_daemon(settings, source=source)
+
+
+@contextmanager
+def settings_for_commands(data_dir: Path, folder: Path, settings: Mapping[str, Any]) -> Iterator[Path]:
+    """A file by which commands find these servers, as long as the block runs: their addresses are made at each start.
+
+    Only its owner may read it. A folder whose name the file's syntax cannot hold (a ``$`` would be expanded) is left
+    out: commands can do without it.
+    """
+    file = data_dir / "local.env"
+    lines = [
+        f"{name.upper()}='{value}'\n"
+        for name, value in {"watch_dir": folder.resolve(), **settings}.items()
+        if value and str(value).isprintable() and not set("'\\$") & set(str(value))
+    ]
+    file.unlink(missing_ok=True)
+    with open(file, "x", encoding="utf-8", opener=_for_its_owner) as written:
+        written.writelines(lines)
+    try:
+        yield file
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def _for_its_owner(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def settings_for(servers: LocalServers, folder: Path, env_file: Path | None = None, **more: Any) -> Settings:

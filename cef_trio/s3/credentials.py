@@ -52,11 +52,9 @@ class ChainCredentials:
         Args:
             profile: a profile of the shared configuration; ``None`` takes ``AWS_PROFILE`` or the default one.
             session: a botocore session to use instead of a new one.
-
-        Raises:
-            S3OperationError: botocore is not installed.
         """
-        self._session = session if session is not None else _botocore_session(profile)
+        self._profile = profile
+        self._session = session
         self._lock = trio.Lock()
         self._resolved: Any = None
         self._credentials: Credentials | None = None
@@ -66,7 +64,8 @@ class ChainCredentials:
         """Credentials that are valid for some minutes at least.
 
         Raises:
-            S3OperationError: the chain has none (permanent), or a service of it did not answer (transient).
+            S3OperationError: the chain has none, or botocore is not installed (both permanent); or a service of the
+                chain did not answer (transient).
         """
         async with self._lock:
             if self._credentials is None or trio.current_time() >= self._reuse_until:
@@ -81,6 +80,9 @@ class ChainCredentials:
         return True
 
     def _fetch(self) -> Credentials:
+        # Not before S3 is asked: commands that look at Redis alone need neither botocore nor credentials.
+        if self._session is None:
+            self._session = _botocore_session(self._profile)
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:

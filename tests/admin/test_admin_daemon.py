@@ -107,6 +107,6 @@ async def test_a_port_that_is_taken_refuses_the_start(watch_dir: Path, bucket: B
         port = taken.socket.getsockname()[1]
         with structlog.testing.capture_logs() as events:
             settings = settings_of(watch_dir, bucket, "redis://127.0.0.1:1/0", port)
-            assert await run_daemon(settings) is ExitCode.REFUSED
+            assert await run_daemon(settings) is ExitCode.BAD_SETTINGS
     (refused,) = [event for event in events if event["event"] == "refused_at_start"]
     assert f"cannot listen at 127.0.0.1 port {port}: Address already in use" in refused["error"]

@@ -78,6 +78,12 @@ def test_a_simulated_world_is_replayed_by_its_seed(capsys: pytest.CaptureFixture
         (["replay", "empty", "explode@3"], "takes BLOW@N"),
         (["simulate", "--worlds", "0"], "takes a whole number from 1, not '0'"),
         (["simulate", "--seed", "-1"], "takes a whole number from 0, not '-1'"),
+        (
+            ["mutations", "--only", "nothing-such"],
+            "takes a piece of a name, not 'nothing-such'; there are: no shield: ",
+        ),
+        (["variants", "--only", "nothing-such"], "takes a piece of a name, not 'nothing-such'; there are: naive: "),
+        (["mutations", "--report", "out.html"], "unrecognized arguments: --report"),
     ],
 )
 def test_wrong_words_are_one_clear_line(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

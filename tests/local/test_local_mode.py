@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,10 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from dotenv import dotenv_values
 from rich.console import Console
 
 from cef_trio.local.progress import DemoView, line, render
-from cef_trio.local.run import settings_for
+from cef_trio.local.run import settings_for, settings_for_commands
 from cef_trio.local.s3 import S3Endpoint
 from cef_trio.local.servers import LocalServers
 from cef_trio.object_options import ObjectOptions
@@ -49,7 +51,7 @@ def test_a_picture_of_nothing_is_no_error() -> None:
 def running(*arguments: str, cwd: Path) -> Iterator[subprocess.Popen[str]]:
     with subprocess.Popen(
         [sys.executable, "-m", "cef_trio", *arguments],
-        env={"PATH": os.environ["PATH"], "CLOSE_GRACE_SECONDS": "0.2", "APP_ENV": "production"},
+        env={"PATH": os.environ["PATH"], "CLOSE_GRACE_SECONDS": "0.2", "APP_ENV": "production", "PROM_PORT": "0"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -130,6 +132,44 @@ def test_run_local_reads_its_settings_once_more_too(tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
     assert (event["applied"], event["needs_restart"]) == ({"MAX_UPLOAD_RATE": 2 << 20}, [])
+
+
+@pytest.mark.real
+def test_commands_reach_local_mode_by_a_file_that_is_there_while_it_runs(tmp_path: Path) -> None:
+    watch, data = tmp_path / "watch", tmp_path / "some data"
+    watch.mkdir()
+    (watch / "first.mp4").write_bytes(b"1")
+    file = data / "local.env"
+    with running("run", "--local", str(watch), "--data-dir", str(data), cwd=tmp_path) as process:
+        assert process.stdout is not None
+        said = next(line for line in process.stdout if line.startswith("In another terminal: "))
+        assert shlex.split(said.partition(": ")[2]) == ["cef-trio", "status", "--env-file", str(file)]
+        until_object(process, data, "first.mp4.metadata.json")
+        assert file.stat().st_mode & 0o777 == 0o600
+        for line in process.stdout:
+            if '"stream_completed"' in line:
+                break
+        for arguments in (["verify", str(watch / "first.mp4")], ["doctor"]):
+            with running(*arguments, "--json", "--env-file", str(file), cwd=tmp_path) as command:
+                output, _ = command.communicate(timeout=60)
+            assert command.returncode == 0, output
+        folder = next(one for one in json.loads(output)["findings"] if one["subject"] == "watch folder")
+        assert folder["severity"] == "ok", folder
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+    assert not file.exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["plain", "with space # and ünicode", "with ' quote", "with ${HOME}", "two\nlines", "\udcff"]
+)
+def test_the_file_for_commands_says_the_truth_about_the_folder_or_nothing(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    with settings_for_commands(tmp_path, folder, {"s3_acl": None, "redis_url": "unix:///x"}) as file:
+        values = dotenv_values(file)
+    assert values.pop("REDIS_URL") == "unix:///x"
+    assert values in ({}, {"WATCH_DIR": str(folder)})
+    assert bool(values) is (name in {"plain", "with space # and ünicode"})
 
 
 def test_options_for_a_bucket_elsewhere_do_not_spoil_the_local_one(

@@ -80,9 +80,11 @@ async def test_without_botocore_the_extra_is_named(monkeypatch: pytest.MonkeyPat
             raise ImportError(name)
         return real(name, *args)
 
+    chain = ChainCredentials()  # a command that never asks S3 gets so far
     monkeypatch.setattr(builtins, "__import__", without_botocore)
-    with pytest.raises(S3OperationError, match=r"pip install 'cef-trio\[aws\]'"):
-        ChainCredentials()
+    with pytest.raises(S3OperationError, match=r"pip install 'cef-trio\[aws\]'") as caught:
+        await chain.get()
+    assert (caught.value.code, caught.value.transient) == ("MissingExtra", False)
 
 
 async def test_credentials_are_renewed_before_they_run_out(autojump_clock: trio.testing.MockClock) -> None:
