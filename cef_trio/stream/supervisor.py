@@ -91,6 +91,8 @@ class StreamSupervisor:
         self._settled: dict[str, FileStat] = {}
         self._unknown: dict[str, _Unknown] = {}
         self._renamed: list[tuple[str, str, FileStat]] = []
+        self._renaming: str | None = None
+        """The stream whose new name is being recorded, under a lease that is given back: no task may begin on it."""
         self._work = AsyncBool(False)
         self.on_uploaded: Callable[[StreamMeta], object] = lambda _meta: None
         """Told of each completed recording whose file was seen as it was verified."""
@@ -275,15 +277,15 @@ class StreamSupervisor:
             old_path, new_path, stat = self._renamed[0]
             known, _ = await lookup.find_by_path(store, [old_path])
             meta = known[old_path].meta if old_path in known else None
-            if (
-                meta is not None
-                and meta.identity.file_ino == stat.file_ino
-                and meta.stream_id not in self.live_ids
-                and await store.acquire(meta.stream_id, lease)
-            ):
-                await store.rename(meta.stream_id, lease, new_path)
-                await store.release([meta.stream_id], lease)
-                log.info("known_recording_renamed", stream_id=meta.stream_id, path=new_path)
+            if meta is not None and meta.identity.file_ino == stat.file_ino and meta.stream_id not in self.live_ids:
+                self._renaming = meta.stream_id
+                try:
+                    if await store.acquire(meta.stream_id, lease):
+                        await store.rename(meta.stream_id, lease, new_path)
+                        await store.release([meta.stream_id], lease)
+                        log.info("known_recording_renamed", stream_id=meta.stream_id, path=new_path)
+                finally:
+                    self._renaming = None
             del self._renamed[0]
 
     # -- tasks --------------------------------------------------------------------------------------------------------
@@ -294,8 +296,8 @@ class StreamSupervisor:
         ``detached``: its file's name belongs to another file by now, so news of the name is not for it.
         """
         meta = known.meta
-        if self._draining.value or meta.stream_id in self.live_ids:
-            return
+        if self._draining.value or meta.stream_id in self.live_ids or meta.stream_id == self._renaming:
+            return  # whoever asks, asks again
         path = meta.current_path
         if stat is None:
             renamed = next(
@@ -382,6 +384,8 @@ class StreamSupervisor:
         ids = self.live_ids
         if not ids:
             return
+        # Of a stream that takes its lease while Redis is asked the answer may speak of the moment before that.
+        had_leases = {live for live in self.live if live.processor.upload is not None}
         try:
             lost = await self._services.store.renew(ids, self._services.lease)
         except CefMp4ProcessorError as error:
@@ -389,7 +393,7 @@ class StreamSupervisor:
             return
         for live in self.live:
             upload = live.processor.upload
-            if live.processor.stream_id in lost and upload is not None and upload.stream_id in lost:
+            if live in had_leases and upload is not None and upload.stream_id in lost:
                 log.warning("lease_lost", stream_id=live.processor.stream_id)
                 live.processor.disowned = True
                 live.scope.cancel()
