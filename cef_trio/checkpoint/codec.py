@@ -185,11 +185,12 @@ def encode_meta(meta: StreamMeta) -> dict[str, bytes]:
     return encoded
 
 
-def decode_meta(raw: Mapping[bytes, bytes]) -> StreamMeta:
-    """The record that these hash fields hold.
+def decode_meta(raw: Mapping[bytes, bytes], *, of: str | None = None) -> StreamMeta:
+    """The record that these hash fields hold; ``of``: the stream under whose key they stand.
 
     Raises:
-        CorruptFieldError: a field is missing, or its value cannot be read.
+        CorruptFieldError: a field is missing, or its value cannot be read; or the record names another stream, so that
+            what is meant for the one would be done to the other.
     """
     values: dict[str, Any] = {}
     for name, form in _FORMS.items():
@@ -207,6 +208,8 @@ def decode_meta(raw: Mapping[bytes, bytes]) -> StreamMeta:
     generation = raw.get(_GENERATION.encode())
     if generation is not None:
         identity["generation"] = _decode(_GENERATION, _INTEGER, generation)
+    if of is not None and values["stream_id"] != of:
+        raise CorruptFieldError("stream_id", f"is another stream's, {values['stream_id']!r}")
     return StreamMeta(identity=FileIdentity(**identity), **values)
 
 
