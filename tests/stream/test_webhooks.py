@@ -333,3 +333,22 @@ async def test_attempts_are_counted_and_what_is_owed_is_a_gauge(world: World, au
         await settled(world)
         found = {outcome: value(outcome) for outcome in ("delivered", "failed", "refused", "given_up")}
     assert found == {"delivered": 1, "failed": 2, "refused": 1, "given_up": 0}
+
+
+@pytest.mark.parametrize("stream_id", ["with.a.stop", "of-a-stränger", "two\nlines"])
+async def test_an_id_that_no_header_can_carry_is_given_up_and_ends_nothing(
+    world: World, autojump_clock: MockClock, said: list[EventDict], stream_id: str
+) -> None:
+    """No daemon gives such an id; who may write to Redis can."""
+    await record_one(world)
+    (checkpoint,) = world.known()
+    forged = replace(checkpoint.meta, stream_id=stream_id)
+    world.store._streams[stream_id] = replace(world.store._streams[checkpoint.meta.stream_id], meta=forged)
+    world.store._owed_webhooks.add(stream_id)
+    async with world.daemon():
+        await settled(world)
+    assert [received.stream_id for received in world.receiver.received if received.status == 204] == [
+        checkpoint.meta.stream_id
+    ]
+    (event,) = events(said, "webhook_given_up")
+    assert event["stream_id"] == stream_id
