@@ -498,3 +498,19 @@ class _Steps(trio.abc.Instrument):
             if self.strike.blow is Blow.KILL:
                 self._world.life.end()
             self._scope.cancel()
+
+
+@pytest.mark.usefixtures("file_systems")
+async def test_p8_a_folder_to_move_to_may_be_reached_by_a_link(
+    world: World, autojump_clock: MockClock, done: Path
+) -> None:
+    """``/srv/archive`` leads to where the large disk is mounted."""
+    real = world.folder.parent / "large disk"
+    real.mkdir()
+    done.symlink_to(real)
+    world.append(2 * PART)
+    content = world.content()
+    async with world.daemon() as daemon:
+        daemon.closed()
+        await until(lambda: not Path(world.path()).exists())
+    assert contents(real) == {"a.mp4": content}
