@@ -91,6 +91,12 @@ def _decode_bool(text: str) -> bool:
         raise ValueError("is neither true nor false") from None
 
 
+def _decode_path(text: str) -> str:
+    if "\0" in text:  # no file system has such a name, and Python's calls are not even made with it
+        raise ValueError("is no path, which holds no NUL")
+    return text
+
+
 def _encode_text(text: str) -> bytes:
     # Surrogate escapes are how Python spells the bytes of a path; they also get into texts that quote a path. This is
     # os.fsencode as it is on every Linux with UTF-8 mode or a UTF-8 locale, and the same on a host with another one.
@@ -110,6 +116,7 @@ class _Form:
 
 
 _TEXT: Final = _Form(str, str)
+_PATH: Final = _Form(str, _decode_path)
 _INTEGER: Final = _Form(lambda value: str(int(value)), int)
 _FLOAT: Final = _Form(lambda value: repr(float(value)), float)
 _BOOL: Final = _Form(lambda value: "true" if value else "false", _decode_bool)
@@ -120,8 +127,8 @@ _STATUS: Final = _Form(lambda value: Status(value).value, Status)
 _FORMS: Final[Mapping[str, _Form]] = MappingProxyType(
     {
         "stream_id": _TEXT,
-        "original_path": _TEXT,
-        "current_path": _TEXT,
+        "original_path": _PATH,
+        "current_path": _PATH,
         "s3_bucket": _TEXT,
         "s3_key_prefix": _TEXT,
         "part_size": _INTEGER,

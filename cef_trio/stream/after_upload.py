@@ -117,6 +117,8 @@ class AfterUpload:
             log.warning(
                 "after_upload_failed", stream_id=waiting.stream_id, path=path, error=str(error), wait_seconds=pause
             )
+        except Exception:  # a bug, or a record that no daemon wrote, is this recording's trouble only: P6
+            log.exception("after_upload_broken", stream_id=waiting.stream_id, path=path)
         if self._waiting.get(path) == waiting:  # else another recording has the name by now
             del self._waiting[path]
             if following is not None:

@@ -148,6 +148,9 @@ class WebhookDeliverer:
             await self._again(meta, error, error.retry_after_seconds)
         except CefMp4ProcessorError as error:  # S3's or Redis's trouble; theirs is not the receiver's
             await self._again(meta, error, None)
+        except Exception as error:  # a bug, or a record that no daemon wrote, is this delivery's trouble only: P6
+            log.exception("webhook_broken", stream_id=meta.stream_id)
+            await self._again(meta, WebhookOperationError("deliver", repr(error)), None)
 
     async def _deliver(self, meta: StreamMeta) -> None:
         """One attempt.

@@ -82,7 +82,7 @@ async def test_p7_a_completed_stream_of_another_watch_folder_is_left_to_whoever_
 
 @pytest.mark.real
 async def test_p7_nothing_that_a_hand_left_in_redis_keeps_a_stream_from_being_forgotten(world: World) -> None:
-    """A record that cannot be read, one that names another stream, a name that is no text."""
+    """A record that cannot be read, one that names another stream, a path with a NUL, a name that is no text."""
     world.webhook = True
     with valkey_server() as server:
         async with RedisCheckpointStore(server.url) as store:
@@ -90,7 +90,7 @@ async def test_p7_nothing_that_a_hand_left_in_redis_keeps_a_stream_from_being_fo
             async with world.services() as services:
                 device = await services.disk.device_around(world.path("a.mp4"))
                 assert device is not None
-                for stream_id in ("old", "corrupt", "stranger"):
+                for stream_id in ("old", "corrupt", "stranger", "nul"):
                     gone = StreamMeta(
                         stream_id=stream_id,
                         original_path=world.path(f"{stream_id}.mp4"),
@@ -107,6 +107,7 @@ async def test_p7_nothing_that_a_hand_left_in_redis_keeps_a_stream_from_being_fo
                     await store.create(gone, services.lease)
                 server.command("HSET", "stream:corrupt:meta", "part_size", "many")
                 server.command("HSET", "stream:stranger:meta", "stream_id", "old")
+                server.command("HSET", "stream:nul:meta", "current_path", world.path("a\0b.mp4"))
                 server.command("SADD", "webhooks:owed", b"\xff")
                 assert await forget_now(services, timedelta(days=1)) == 1
-            assert await store.members(StreamSet.COMPLETED) == {"corrupt", "stranger"}
+            assert await store.members(StreamSet.COMPLETED) == {"corrupt", "stranger", "nul"}
