@@ -272,7 +272,7 @@ class StreamSupervisor:
 
     async def _rename_known(self) -> None:
         """Tell Redis of new names first: else a file would be asked about by a name that leads to nothing."""
-        store, lease = self._services.store, self._services.lease
+        store = self._services.store
         while self._renamed:
             old_path, new_path, stat = self._renamed[0]
             known, _ = await lookup.find_by_path(store, [old_path])
@@ -280,13 +280,22 @@ class StreamSupervisor:
             if meta is not None and meta.identity.file_ino == stat.file_ino and meta.stream_id not in self.live_ids:
                 self._renaming = meta.stream_id
                 try:
-                    if await store.acquire(meta.stream_id, lease):
-                        await store.rename(meta.stream_id, lease, new_path)
-                        await store.release([meta.stream_id], lease)
-                        log.info("known_recording_renamed", stream_id=meta.stream_id, path=new_path)
+                    await self._record_name(meta.stream_id, new_path)
+                except CefMp4ProcessorError as error:
+                    if error.transient:
+                        raise
+                    # Of this one stream: it keeps no other file waiting (P6).
+                    log.warning("rename_not_recorded", stream_id=meta.stream_id, path=new_path, error=str(error))
                 finally:
                     self._renaming = None
             del self._renamed[0]
+
+    async def _record_name(self, stream_id: str, path: str) -> None:
+        store, lease = self._services.store, self._services.lease
+        if await store.acquire(stream_id, lease):
+            await store.rename(stream_id, lease, path)
+            await store.release([stream_id], lease)
+            log.info("known_recording_renamed", stream_id=stream_id, path=path)
 
     # -- tasks --------------------------------------------------------------------------------------------------------
 
