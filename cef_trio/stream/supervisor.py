@@ -91,6 +91,8 @@ class StreamSupervisor:
         self._settled: dict[str, FileStat] = {}
         self._unknown: dict[str, _Unknown] = {}
         self._renamed: list[tuple[str, str, FileStat]] = []
+        self._to_look_again: set[str] = set()
+        """Paths that a task which ended is to look at after its pause: one look each, however many tasks ended."""
         self._renaming: str | None = None
         """The stream whose new name is being recorded, under a lease that is given back: no task may begin on it."""
         self._work = AsyncBool(False)
@@ -359,17 +361,21 @@ class StreamSupervisor:
         upload = live.processor.upload
         if upload is not None and upload.meta.current_path != live.path:  # renamed when its task had no more turns
             self._ask_to_rename(upload.meta.current_path, live.path, live.situation.value.stat)
-        if outcome is not Outcome.PARKED and not self._draining.value:
-            await self._look_again(live, lease_lost=lease_lost)
+        if outcome is not Outcome.PARKED and not self._draining.value and live.path not in self._to_look_again:
+            path = live.path
+            self._to_look_again.add(path)
+            try:
+                await self._look_again(path, live.processor.stream_id if lease_lost else None)
+            finally:
+                self._to_look_again.discard(path)
 
-    async def _look_again(self, live: LiveStream, *, lease_lost: bool) -> None:
+    async def _look_again(self, path: str, lost_id: str | None) -> None:
         """A stream's task ended: whatever is at its path now is asked about like any file, after a pause."""
-        path, stream_id = live.path, live.processor.stream_id
         try:
             pause = _PAUSE_SECONDS
-            if lease_lost and stream_id is not None:
+            if lost_id is not None:
                 # Another daemon has it, which takes its time, or Redis lost its memory, which is mended at once.
-                known = await lookup.load_metas(self._services.store, [stream_id])
+                known = await lookup.load_metas(self._services.store, [lost_id])
                 pause = self._services.lease.ttl_seconds / 3 if known else _PAUSE_SECONDS
             with trio.move_on_after(pause):
                 await self._draining.wait_value(True)

@@ -6,10 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import structlog.testing
 import trio
 from trio.testing import MockClock
 from worlds.waiting import completed
 
+from cef_trio.checkpoint.model import Lease
 from cef_trio.checkpoint.states import Status
 from cef_trio.exceptions import ChunkProcessingError, RedisOperationError
 from cef_trio.lab.world import PART, World
@@ -94,3 +96,33 @@ async def test_p6_a_record_of_another_folder_on_a_dead_disk_keeps_no_new_recordi
         daemon.closed("c.mp4")
         await trio.sleep(60)
     assert world.content("c.mp4") in world.recordings()
+
+
+async def test_p7_a_stream_whose_end_redis_refuses_is_not_begun_more_and_more_often(
+    world: World, autojump_clock: MockClock
+) -> None:
+    """Each task that ends looks again after a second, and the scans find the file too: that must not add up."""
+    world.append(PART + 10)
+    async with world.daemon() as daemon:
+        daemon.saw()
+        await trio.sleep(3)
+    begun: list[float] = []
+    acquire, stream_id = world.store.acquire, world.known()[0].meta.stream_id
+
+    async def refusing(asked: str, lease: Lease) -> bool:
+        begun.append(trio.current_time())
+        return await acquire(asked, lease)
+
+    async def transition(asked: str, *_: object, **__: object) -> None:
+        assert asked == stream_id
+        raise RedisOperationError("transition", "NOPERM No permissions to access a key")
+
+    world.store.acquire = refusing  # type: ignore[method-assign]
+    world.store.transition = transition  # type: ignore[method-assign, assignment]
+    with structlog.testing.capture_logs():  # tracebacks, one for each
+        async with world.daemon() as daemon:
+            for _ in range(50):
+                daemon.supervisor.tell(world.scan())
+                await trio.sleep(1.3)
+            last = trio.current_time()
+    assert 10 < len([moment for moment in begun if moment > last - 20]) < 60
