@@ -117,7 +117,7 @@ async def test_p7_a_stream_whose_end_redis_refuses_is_not_begun_more_and_more_of
         assert asked == stream_id
         raise RedisOperationError("transition", "NOPERM No permissions to access a key")
 
-    world.store.acquire = refusing  # type: ignore[method-assign]
+    world.store.acquire = refusing  # type: ignore[method-assign, assignment]
     world.store.transition = transition  # type: ignore[method-assign, assignment]
     with structlog.testing.capture_logs():  # tracebacks, one for each
         async with world.daemon() as daemon:
