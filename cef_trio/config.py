@@ -168,7 +168,7 @@ def _bucket(value: str) -> str:
 def _after_upload(value: str) -> str:
     word, colon, folder = value.partition(":")
     word = word.strip().lower()
-    if word == "move" and not os.path.isabs(folder):  # noqa: PTH117 - the text, as it stands
+    if word == "move" and ("\0" in folder or not os.path.isabs(folder)):  # noqa: PTH117 - the text, as it stands
         raise ValueError("takes move:DIR with an absolute folder, such as move:/srv/archive")
     if word not in {"keep", "delete", "move"} or (colon and word != "move"):
         raise ValueError("takes keep, delete or move:DIR, such as move:/srv/archive")
@@ -227,6 +227,15 @@ _Acl = Literal[
 ]
 _LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+def _path(value: Path) -> Path:
+    if "\0" in str(value):  # a file of settings that a power cut left full of them
+        raise ValueError("is a path, which holds no NUL character")
+    return value
+
+
+NamedPath = Annotated[Path, AfterValidator(_path)]
 Secret = SecretStr
 
 
@@ -235,7 +244,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, use_attribute_docstrings=True)
 
-    watch_dir: Path
+    watch_dir: NamedPath
     """The folder to watch, with everything below it."""
     watch_patterns: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_patterns), Field(min_length=1)] = ("*.mp4",)
     """Which file names are recordings: comma-separated patterns with * and ?, upper and lower case alike."""
@@ -284,7 +293,7 @@ class Settings(BaseSettings):
     """How parts are proved; auto is CRC64NVME, and MD5 where the store does not know it."""
     s3_payload_signing: Annotated[_PayloadSigning, _in_any_case(*get_args(_PayloadSigning))] = "auto"
     """Whether bodies are signed; auto does not sign them, since their checksum proves them, until a store insists."""
-    s3_ca_file: Path | None = None
+    s3_ca_file: NamedPath | None = None
     """Certificates to trust instead of the system's, PEM."""
     s3_connect_timeout_seconds: Seconds = 10.0
     """How long a connection to S3 may take."""
@@ -315,7 +324,7 @@ class Settings(BaseSettings):
     """Where Redis or Valkey is: redis://, unix://, redis+sentinel://, redis+cluster://; rediss is redis over TLS."""
     redis_key_prefix: str = ""
     """What all keys begin with; {node-a}: makes them one slot of a cluster, and keeps two daemons apart."""
-    redis_ca_file: Path | None = None
+    redis_ca_file: NamedPath | None = None
     """Certificates to trust for rediss://, beside the system's, PEM."""
     redis_timeout_seconds: Seconds = 1.0
     """How long Redis may take to answer; at most SHUTDOWN_SAVE_SECONDS, or a frozen Redis would hold an exit back."""
@@ -347,7 +356,7 @@ class Settings(BaseSettings):
     """A URL that is sent the metadata JSON of each completed recording, by POST, at least once."""
     webhook_secret: Annotated[Secret, AfterValidator(_webhook_secret)] | None = None
     """Signs what is sent, as Standard Webhooks has it: whsec_ and base64; without it nothing is signed."""
-    webhook_ca_file: Path | None = None
+    webhook_ca_file: NamedPath | None = None
     """Certificates to trust for an https webhook instead of the system's, PEM."""
     webhook_timeout_seconds: Seconds = 15.0
     """How long the receiver of a webhook may take to answer."""

@@ -22,9 +22,11 @@ import os
 import stat as stat_module
 import sys
 import threading
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePath
 from typing import Final, Protocol, TypeVar
 
@@ -41,7 +43,7 @@ BLOCK_BYTES: Final = 512 * 1024
 """The most that is read at once, and so the memory that one part in flight takes."""
 
 _CLOSE_SECONDS: Final = 0.5
-"""How long a cancellation waits for a file to be closed; a hung disk closes it later, or the process's end does."""
+"""How long anybody waits for a file to be closed; a hung disk closes it later, or the process's end does."""
 
 _HOT_BLOCK: Final = memoryview(bytearray(BLOCK_BYTES))
 """Where hot blocks are read to before they are copied out: one is enough, since no await lies between the two."""
@@ -190,6 +192,8 @@ class KernelDisk:
         self._threads = trio.CapacityLimiter(max_threads)
         self._closing_threads = trio.CapacityLimiter(max_threads)
         """Of their own, so that nobody's reading can keep a file open."""
+        self._left_open: deque[_Descriptor] = deque()
+        """Files that nobody wants and that no thread was free to close; any thread may take from it."""
         self._changing_threads = trio.CapacityLimiter(2)
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
@@ -236,9 +240,23 @@ class KernelDisk:
             await recording.stat()
             yield recording
         finally:
-            descriptor.unwanted()
+            await self._close(descriptor)
+
+    async def _close(self, descriptor: _Descriptor) -> None:
+        descriptor.unwanted()
+        close = partial(self._close_now, descriptor)
+        try:
             with shielded(_CLOSE_SECONDS, saving="file's close"):
-                await trio.to_thread.run_sync(descriptor.close, abandon_on_cancel=True, limiter=self._closing_threads)
+                await trio.to_thread.run_sync(close, abandon_on_cancel=True, limiter=self._closing_threads)
+        finally:
+            if descriptor.is_open:  # no thread was free in that time: the next one that is closes it too
+                self._left_open.append(descriptor)
+
+    def _close_now(self, descriptor: _Descriptor) -> None:
+        descriptor.close()
+        with suppress(IndexError):
+            while True:
+                self._left_open.popleft().close()
 
 
 class _Descriptor:
@@ -256,6 +274,11 @@ class _Descriptor:
         if self._number is None:
             raise RuntimeError("the file is not open")
         return self._number
+
+    @property
+    def is_open(self) -> bool:
+        """Whether nobody has begun to close it."""
+        return self._number is not None
 
     def open(self) -> None:
         number = open_straight(self._path, os.O_RDONLY | os.O_NONBLOCK)

@@ -91,6 +91,12 @@ def _decode_bool(text: str) -> bool:
         raise ValueError("is neither true nor false") from None
 
 
+def _decode_path(text: str) -> str:
+    if "\0" in text:  # no file system has such a name, and Python's calls are not even made with it
+        raise ValueError("is no path, which holds no NUL")
+    return text
+
+
 def _encode_text(text: str) -> bytes:
     # Surrogate escapes are how Python spells the bytes of a path; they also get into texts that quote a path. This is
     # os.fsencode as it is on every Linux with UTF-8 mode or a UTF-8 locale, and the same on a host with another one.
@@ -110,6 +116,7 @@ class _Form:
 
 
 _TEXT: Final = _Form(str, str)
+_PATH: Final = _Form(str, _decode_path)
 _INTEGER: Final = _Form(lambda value: str(int(value)), int)
 _FLOAT: Final = _Form(lambda value: repr(float(value)), float)
 _BOOL: Final = _Form(lambda value: "true" if value else "false", _decode_bool)
@@ -120,8 +127,8 @@ _STATUS: Final = _Form(lambda value: Status(value).value, Status)
 _FORMS: Final[Mapping[str, _Form]] = MappingProxyType(
     {
         "stream_id": _TEXT,
-        "original_path": _TEXT,
-        "current_path": _TEXT,
+        "original_path": _PATH,
+        "current_path": _PATH,
         "s3_bucket": _TEXT,
         "s3_key_prefix": _TEXT,
         "part_size": _INTEGER,
@@ -185,11 +192,12 @@ def encode_meta(meta: StreamMeta) -> dict[str, bytes]:
     return encoded
 
 
-def decode_meta(raw: Mapping[bytes, bytes]) -> StreamMeta:
-    """The record that these hash fields hold.
+def decode_meta(raw: Mapping[bytes, bytes], *, of: str | None = None) -> StreamMeta:
+    """The record that these hash fields hold; ``of``: the stream under whose key they stand.
 
     Raises:
-        CorruptFieldError: a field is missing, or its value cannot be read.
+        CorruptFieldError: a field is missing, or its value cannot be read; or the record names another stream, so that
+            what is meant for the one would be done to the other.
     """
     values: dict[str, Any] = {}
     for name, form in _FORMS.items():
@@ -207,6 +215,8 @@ def decode_meta(raw: Mapping[bytes, bytes]) -> StreamMeta:
     generation = raw.get(_GENERATION.encode())
     if generation is not None:
         identity["generation"] = _decode(_GENERATION, _INTEGER, generation)
+    if of is not None and values["stream_id"] != of:
+        raise CorruptFieldError("stream_id", f"is another stream's, {values['stream_id']!r}")
     return StreamMeta(identity=FileIdentity(**identity), **values)
 
 

@@ -6,7 +6,7 @@ still there, it would be uploaded again); :meth:`CheckpointStore.forget` removes
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
 from datetime import datetime
 from itertools import islice
 
@@ -15,18 +15,24 @@ from cef_trio.checkpoint.store import CheckpointStore, KnownPath
 
 _BATCH = 500
 
+LoadMetas = Callable[[Collection[str]], Awaitable[Mapping[str, KnownPath]]]
 
-async def completed_before(store: CheckpointStore, at_utc: datetime) -> AsyncGenerator[KnownPath, None]:
+
+async def completed_before(
+    store: CheckpointStore, at_utc: datetime, *, load_metas: LoadMetas | None = None
+) -> AsyncGenerator[KnownPath, None]:
     """The streams of ``streams:completed`` that were completed before ``at_utc``, in no order.
 
     Read 500 at a time, so that memory does not grow with their number. A stream without ``completed_at_utc`` counts by
-    its last activity. Use it with ``contextlib.aclosing`` if the loop may be left early.
+    its last activity. ``load_metas`` is the store's own by default, which ends at a record that cannot be read. Use it
+    with ``contextlib.aclosing`` if the loop may be left early.
 
     Raises:
         RedisOperationError: the store failed.
     """
+    load_metas = load_metas or store.load_metas
     ids = iter(await store.members(StreamSet.COMPLETED))
     while batch := list(islice(ids, _BATCH)):
-        for known in (await store.load_metas(batch)).values():
+        for known in (await load_metas(batch)).values():
             if (known.meta.completed_at_utc or known.meta.last_activity_at_utc) < at_utc:
                 yield known

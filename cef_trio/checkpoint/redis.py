@@ -334,7 +334,7 @@ class RedisCheckpointStore:
         """The ids of the streams whose webhook is owed."""
 
         def work(client: Client) -> frozenset[str]:
-            return frozenset(raw.decode() for raw in client.smembers(self.keys.owed_webhooks))
+            return frozenset(raw.decode(errors="replace") for raw in client.smembers(self.keys.owed_webhooks))
 
         return await self._redis.call("owed_webhooks", work)
 
@@ -433,7 +433,7 @@ class RedisCheckpointStore:
         if not raw:
             return None
         try:
-            meta = codec.decode_meta(_pairs(raw))
+            meta = codec.decode_meta(_pairs(raw), of=stream_id)
         except codec.CorruptFieldError as error:
             raise RedisOperationError(operation, f"{self.keys.meta(stream_id)} {error}") from error
         return KnownPath(meta, arguments.SETS[home - 1] if home else rules.first_home(meta.status))

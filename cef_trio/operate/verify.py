@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from typing import Final
 
 from rich.console import Console
@@ -136,10 +136,12 @@ async def _ask_file(desk: Desk, checkpoint: Checkpoint, read: Content, *, quiet:
             observed = await identify(recording, stat, meta.identity.head_size_bytes)
             if presence_of(meta.identity, observed) is not Presence.SAME:
                 return Witness("file", None, "not compared: another file has its name")
+            reading = FileSlice(recording, 0, stat.size_bytes).blocks()
             with _progress(stat.size_bytes, quiet=quiet) as progressed:
-                async for block in FileSlice(recording, 0, stat.size_bytes).blocks():
-                    crc.update(block)
-                    progressed(len(block))
+                async with aclosing(reading) as blocks:
+                    async for block in blocks:
+                        crc.update(block)
+                        progressed(len(block))
     except RecordingChangedError:
         return Witness("file", None, "not compared: it is not there, or it shrank while it was read")
     except ChunkProcessingError as error:

@@ -15,6 +15,7 @@ from cef_trio.checkpoint.store import KnownPath
 from cef_trio.exceptions import ChunkProcessingError
 from cef_trio.recording import FileStat
 from cef_trio.stream import lookup
+from cef_trio.stream.after_upload_rules import is_below
 from cef_trio.stream.services import Services
 
 log = structlog.get_logger(__name__)
@@ -32,17 +33,17 @@ class RelocatedStreams:
 
         Raises:
             RedisOperationError: Redis cannot be asked.
-            ChunkProcessingError: a folder cannot be looked into now. One that may not be is passed over: it is another
-                daemon's, whose user may, and must not keep our recordings waiting.
+            ChunkProcessingError: a folder below the watched one cannot be looked into now. Any other that cannot, and
+                one that may not be, is passed over: it is another daemon's, and must not keep our recordings waiting.
         """
-        store = self._services.store
+        store, watched = self._services.store, self._services.rules.watch_folder
         ids = await store.members(StreamSet.ACTIVE) | await store.members(StreamSet.PENDING_COMPLETION)
         found = {}
         for known in (await lookup.load_metas(store, sorted(ids - live_ids))).values():
             try:
                 there = await self._services.disk.stat(known.meta.current_path)
             except ChunkProcessingError as error:
-                if error.transient:
+                if error.transient and (not watched or is_below(known.meta.current_path, watched)):
                     raise
                 continue
             if there is None or there.inode != known.meta.identity.inode:

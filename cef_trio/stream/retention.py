@@ -2,13 +2,15 @@
 
 While its file is still there a completed stream is never forgotten, or the file would be taken for a new one. A file
 whose folder is on another device than it was counts as there: something is not mounted. Nor is one forgotten whose
-webhook is still to be delivered.
+webhook is still to be delivered, nor one that was recorded in another folder than ours: its file may be on another
+host, and whoever watches that folder forgets it. A record that cannot be read is said, and keeps no other.
 """
 
 from __future__ import annotations
 
 from contextlib import aclosing
 from datetime import timedelta
+from functools import partial
 from typing import Final
 
 import structlog
@@ -17,6 +19,8 @@ from trio_util import periodic
 from cef_trio.checkpoint.pruning import completed_before
 from cef_trio.checkpoint.store import KnownPath
 from cef_trio.exceptions import CefMp4ProcessorError
+from cef_trio.stream import lookup
+from cef_trio.stream.after_upload_rules import is_below
 from cef_trio.stream.services import Services
 
 log = structlog.get_logger(__name__)
@@ -41,7 +45,9 @@ async def forget_now(services: Services, retention: timedelta) -> int:
     """One round; returns how many were forgotten."""
     forgotten = 0
     owed = await services.store.owed_webhooks() if services.webhook is not None else frozenset()
-    async with aclosing(completed_before(services.store, services.utc_now() - retention)) as old:
+    before = services.utc_now() - retention
+    readable = partial(lookup.load_metas, services.store)
+    async with aclosing(completed_before(services.store, before, load_metas=readable)) as old:
         async for known in old:
             if known.meta.stream_id not in owed and await _is_gone(services, known):
                 await services.store.forget(known.meta.stream_id)
@@ -50,7 +56,9 @@ async def forget_now(services: Services, retention: timedelta) -> int:
 
 
 async def _is_gone(services: Services, known: KnownPath) -> bool:
-    path = known.meta.current_path
+    path, watched = known.meta.current_path, services.rules.watch_folder
+    if watched and not is_below(path, watched):
+        return False
     if await services.disk.stat(path) is not None:
         return False
     return await services.disk.device_around(path) == known.meta.identity.file_dev

@@ -70,10 +70,12 @@ class StaleChecker:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """What cannot be looked at is one stream's trouble; it is said once a round."""
+        """What cannot be looked at, or Redis refuses for good, is one stream's trouble; it is said once a round."""
         try:
             yield
-        except ChunkProcessingError as error:
+        except CefMp4ProcessorError as error:
+            if error.transient and not isinstance(error, ChunkProcessingError):
+                raise  # Redis is away: that is everybody's
             self._unseen.append(str(error))
 
     async def _check(self, live: LiveStream) -> None:
@@ -111,8 +113,8 @@ class StaleChecker:
             # Another daemon's, which watches another folder; or a stranger's, who wrote a record to be led out of ours.
             if not path.startswith(self._watch_folder + "/") or ".." in path.split("/"):
                 continue
-            if not await store.acquire(known.meta.stream_id, self._services.lease):
-                continue  # another daemon works on it
             with self._alone():
+                if not await store.acquire(known.meta.stream_id, self._services.lease):
+                    continue  # another daemon works on it
                 stat = await self._services.disk.stat(path)
                 self._supervisor.resume_unattended(known, stat=stat)

@@ -91,6 +91,10 @@ class StreamSupervisor:
         self._settled: dict[str, FileStat] = {}
         self._unknown: dict[str, _Unknown] = {}
         self._renamed: list[tuple[str, str, FileStat]] = []
+        self._to_look_again: set[str] = set()
+        """Paths that a task which ended is to look at after its pause: one look each, however many tasks ended."""
+        self._renaming: str | None = None
+        """The stream whose new name is being recorded, under a lease that is given back: no task may begin on it."""
         self._work = AsyncBool(False)
         self.on_uploaded: Callable[[StreamMeta], object] = lambda _meta: None
         """Told of each completed recording whose file was seen as it was verified."""
@@ -270,21 +274,30 @@ class StreamSupervisor:
 
     async def _rename_known(self) -> None:
         """Tell Redis of new names first: else a file would be asked about by a name that leads to nothing."""
-        store, lease = self._services.store, self._services.lease
+        store = self._services.store
         while self._renamed:
             old_path, new_path, stat = self._renamed[0]
             known, _ = await lookup.find_by_path(store, [old_path])
             meta = known[old_path].meta if old_path in known else None
-            if (
-                meta is not None
-                and meta.identity.file_ino == stat.file_ino
-                and meta.stream_id not in self.live_ids
-                and await store.acquire(meta.stream_id, lease)
-            ):
-                await store.rename(meta.stream_id, lease, new_path)
-                await store.release([meta.stream_id], lease)
-                log.info("known_recording_renamed", stream_id=meta.stream_id, path=new_path)
+            if meta is not None and meta.identity.file_ino == stat.file_ino and meta.stream_id not in self.live_ids:
+                self._renaming = meta.stream_id
+                try:
+                    await self._record_name(meta.stream_id, new_path)
+                except CefMp4ProcessorError as error:
+                    if error.transient:
+                        raise
+                    # Of this one stream: it keeps no other file waiting (P6).
+                    log.warning("rename_not_recorded", stream_id=meta.stream_id, path=new_path, error=str(error))
+                finally:
+                    self._renaming = None
             del self._renamed[0]
+
+    async def _record_name(self, stream_id: str, path: str) -> None:
+        store, lease = self._services.store, self._services.lease
+        if await store.acquire(stream_id, lease):
+            await store.rename(stream_id, lease, path)
+            await store.release([stream_id], lease)
+            log.info("known_recording_renamed", stream_id=stream_id, path=path)
 
     # -- tasks --------------------------------------------------------------------------------------------------------
 
@@ -294,8 +307,8 @@ class StreamSupervisor:
         ``detached``: its file's name belongs to another file by now, so news of the name is not for it.
         """
         meta = known.meta
-        if self._draining.value or meta.stream_id in self.live_ids:
-            return
+        if self._draining.value or meta.stream_id in self.live_ids or meta.stream_id == self._renaming:
+            return  # whoever asks, asks again
         path = meta.current_path
         if stat is None:
             renamed = next(
@@ -345,20 +358,26 @@ class StreamSupervisor:
                 del self._live[key]
             cancelled = "lease_lost" if live.processor.disowned else "cancelled"
             self._services.metrics.stream_ended(outcome.value if outcome is not None else cancelled)
+        if outcome in {Outcome.COMPLETED, Outcome.FAILED} and live.processor.stream_id is not None:
+            self._services.exit_saves.unsaved.discard(live.processor.stream_id)  # an earlier task's trouble is over
         upload = live.processor.upload
         if upload is not None and upload.meta.current_path != live.path:  # renamed when its task had no more turns
             self._ask_to_rename(upload.meta.current_path, live.path, live.situation.value.stat)
-        if outcome is not Outcome.PARKED and not self._draining.value:
-            await self._look_again(live, lease_lost=lease_lost)
+        if outcome is not Outcome.PARKED and not self._draining.value and live.path not in self._to_look_again:
+            path = live.path
+            self._to_look_again.add(path)
+            try:
+                await self._look_again(path, live.processor.stream_id if lease_lost else None)
+            finally:
+                self._to_look_again.discard(path)
 
-    async def _look_again(self, live: LiveStream, *, lease_lost: bool) -> None:
+    async def _look_again(self, path: str, lost_id: str | None) -> None:
         """A stream's task ended: whatever is at its path now is asked about like any file, after a pause."""
-        path, stream_id = live.path, live.processor.stream_id
         try:
             pause = _PAUSE_SECONDS
-            if lease_lost and stream_id is not None:
+            if lost_id is not None:
                 # Another daemon has it, which takes its time, or Redis lost its memory, which is mended at once.
-                known = await lookup.load_metas(self._services.store, [stream_id])
+                known = await lookup.load_metas(self._services.store, [lost_id])
                 pause = self._services.lease.ttl_seconds / 3 if known else _PAUSE_SECONDS
             with trio.move_on_after(pause):
                 await self._draining.wait_value(True)
@@ -382,6 +401,8 @@ class StreamSupervisor:
         ids = self.live_ids
         if not ids:
             return
+        # Of a stream that takes its lease while Redis is asked the answer may speak of the moment before that.
+        had_leases = {live for live in self.live if live.processor.upload is not None}
         try:
             lost = await self._services.store.renew(ids, self._services.lease)
         except CefMp4ProcessorError as error:
@@ -389,7 +410,7 @@ class StreamSupervisor:
             return
         for live in self.live:
             upload = live.processor.upload
-            if live.processor.stream_id in lost and upload is not None and upload.stream_id in lost:
+            if live in had_leases and upload is not None and upload.stream_id in lost:
                 log.warning("lease_lost", stream_id=live.processor.stream_id)
                 live.processor.disowned = True
                 live.scope.cancel()

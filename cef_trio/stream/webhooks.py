@@ -15,6 +15,7 @@ task of the intake delivers, a few at once, what it finds owed.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -47,6 +48,8 @@ _BATCH: Final = 500
 _MAX_BODY_BYTES: Final = 16 << 20
 """More than any metadata object has: 10,000 parts of some 150 bytes."""
 _NOT_THERE: Final = "NoSuchKey"
+_SENDABLE_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,200}")
+"""An id that a header can carry, and that a signature cannot be misread for: whoever may write to Redis writes any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +148,9 @@ class WebhookDeliverer:
             await self._again(meta, error, error.retry_after_seconds)
         except CefMp4ProcessorError as error:  # S3's or Redis's trouble; theirs is not the receiver's
             await self._again(meta, error, None)
+        except Exception as error:  # a bug, or a record that no daemon wrote, is this delivery's trouble only: P6
+            log.exception("webhook_broken", stream_id=meta.stream_id)
+            await self._again(meta, WebhookOperationError("deliver", repr(error)), None)
 
     async def _deliver(self, meta: StreamMeta) -> None:
         """One attempt.
@@ -153,6 +159,10 @@ class WebhookDeliverer:
             WebhookOperationError: the receiver does not take it now.
             S3OperationError, RedisOperationError: the metadata could not be read, or the outcome not be recorded.
         """
+        if not _SENDABLE_ID.fullmatch(meta.stream_id):
+            log.warning("webhook_given_up", stream_id=meta.stream_id, error="no daemon gives a stream such an id")
+            await self._settle(meta, WebhookOutcome.GIVEN_UP)
+            return
         try:
             body = await self._body(meta)
         except S3OperationError as error:

@@ -285,3 +285,38 @@ async def test_p8_a_change_into_a_cancelled_scope_changes_nothing(tmp_path: Path
         await KernelDisk().change((tmp_path / "made").touch)
     assert scope.cancelled_caught
     assert list(tmp_path.iterdir()) == []
+
+
+async def test_p7_a_file_that_waited_in_vain_for_a_thread_to_close_it_is_closed_all_the_same(
+    recording: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slow closes (sshfs flushes) take every thread; whoever does not get one goes on, and must leave nothing open."""
+    answers, hangs, close = threading.Event(), threading.Event(), os.close
+    main = threading.get_ident()
+
+    def slow_close(number: int) -> None:
+        if threading.get_ident() != main and not hangs.is_set():
+            hangs.set()
+            answers.wait(10)
+        close(number)
+
+    def open_here() -> int:
+        number = 0
+        for link in Path("/proc/self/fd").iterdir():
+            with suppress(OSError):
+                number += str(link.readlink()) == recording
+        return number
+
+    monkeypatch.setattr(disk_module, "_CLOSE_SECONDS", 0.05)
+    disk = KernelDisk(max_threads=1)
+    async with disk.open(recording), disk.open(recording), disk.open(recording):
+        assert open_here() == 3
+        monkeypatch.setattr(os, "close", slow_close)
+    assert hangs.is_set()
+    assert open_here() == 3
+    answers.set()
+    with trio.fail_after(5):
+        while True:
+            if not open_here():
+                break
+            await trio.sleep(0.01)

@@ -498,3 +498,40 @@ class _Steps(trio.abc.Instrument):
             if self.strike.blow is Blow.KILL:
                 self._world.life.end()
             self._scope.cancel()
+
+
+@pytest.mark.usefixtures("file_systems")
+async def test_p8_a_folder_to_move_to_may_be_reached_by_a_link(
+    world: World, autojump_clock: MockClock, done: Path
+) -> None:
+    """``/srv/archive`` leads to where the large disk is mounted."""
+    real = world.folder.parent / "large disk"
+    real.mkdir()
+    done.symlink_to(real)
+    world.append(2 * PART)
+    content = world.content()
+    async with world.daemon() as daemon:
+        daemon.closed()
+        await until(lambda: not Path(world.path()).exists())
+    assert contents(real) == {"a.mp4": content}
+
+
+async def test_p6_a_record_that_no_daemon_wrote_ends_neither_the_streams_nor_what_follows_an_upload(
+    world: World, autojump_clock: MockClock, said: list[EventDict]
+) -> None:
+    world.append(PART, "forged.mp4")
+    async with world.daemon() as daemon:
+        daemon.closed("forged.mp4")
+        (checkpoint,) = await completed(world)
+        await trio.sleep(5)
+    stored = world.store._streams[checkpoint.meta.stream_id]
+    stored.meta = replace(stored.meta, part_size=0)
+    world.after_upload = DELETE
+    world.append(PART + 1)
+    async with world.daemon() as daemon:
+        daemon.closed()
+        await until(lambda: not Path(world.path()).exists())
+        await quiet(world)
+    assert Path(world.path("forged.mp4")).exists()
+    (event,) = events(said, "after_upload_broken")
+    assert event["stream_id"] == checkpoint.meta.stream_id

@@ -7,16 +7,26 @@ Redis is not asked again yet.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog.testing
 import trio
+from structlog.typing import EventDict
 from trio.testing import MockClock
 from worlds.waiting import completed
 
 from cef_trio.checkpoint.memory import Moment
 from cef_trio.checkpoint.states import Status
+from cef_trio.checkpoint.store import KnownPath
 from cef_trio.lab.world import PART, World, WorldDaemon
+
+
+@pytest.fixture
+def said() -> Iterator[list[EventDict]]:
+    with structlog.testing.capture_logs() as events:
+        yield events
 
 
 def rename(world: World, daemon: WorldDaemon) -> None:
@@ -93,3 +103,62 @@ async def test_another_file_under_the_old_name_of_a_completed_recording_does_not
         world.path("a.mp4"),
         world.path("b.mp4"),
     ]
+
+
+async def test_a_stream_that_is_taken_up_while_its_new_name_is_recorded_keeps_its_lease(
+    world: World, autojump_clock: MockClock, said: list[EventDict]
+) -> None:
+    """The stale checker finds it unattended in the very moment in which the supervisor tells Redis of its new name."""
+    world.append(PART + 10)
+    async with world.daemon() as daemon:
+        daemon.saw()
+        await trio.sleep(3)
+    (parked,) = world.known()
+    assert parked.meta.status is Status.INTERRUPTED_SHUTDOWN
+    Path(world.path("a.mp4")).rename(world.path("away"))
+    tried: list[str] = []
+    async with world.daemon() as daemon:
+
+        async def strike(called: str, at: Moment) -> None:
+            await trio.lowlevel.checkpoint()
+            if not tried and (called, at) == ("rename", Moment.AFTER):
+                tried.append(called)
+                daemon.supervisor.resume_unattended(KnownPath(parked.meta, parked.stream_set))
+                await trio.sleep(0.5)  # long enough for its task to take the lease
+
+        world.store.fault = strike
+        Path(world.path("away")).rename(world.path("b.mp4"))
+        daemon.moved("a.mp4", "b.mp4")
+        await trio.sleep(3)
+        world.append(2 * PART, "b.mp4")
+        daemon.closed("b.mp4")
+        await completed(world)
+    assert tried == ["rename"]
+    assert [entry for entry in said if entry["event"] == "lease_lost"] == []
+    assert world.recordings() == [world.content("b.mp4")]
+
+
+async def test_a_stream_that_is_begun_while_leases_are_renewed_is_not_taken_for_lost(
+    world: World, autojump_clock: MockClock, said: list[EventDict]
+) -> None:
+    """It has a name before it has a lease; the answer to a question that was asked before says nothing of it."""
+    world.append(PART + 10)
+    async with world.daemon() as daemon, trio.open_nursery() as nursery:
+        asked: list[str] = []
+
+        async def strike(called: str, at: Moment) -> None:
+            await trio.lowlevel.checkpoint()
+            if not asked and (called, at) == ("create", Moment.BEFORE):
+                asked.append(called)
+                nursery.start_soon(daemon.supervisor._renew_now)
+                await trio.sleep(0.1)
+            elif (called, at) == ("renew", Moment.AFTER):
+                await trio.sleep(0.5)
+
+        world.store.fault = strike
+        daemon.saw()
+        await trio.sleep(3)
+        assert asked == ["create"]
+        (live,) = daemon.supervisor.live
+        assert not live.processor.disowned
+    assert [entry for entry in said if entry["event"] == "lease_lost"] == []

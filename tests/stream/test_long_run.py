@@ -11,9 +11,11 @@ from servers.valkey import valkey_server
 from trio.testing import MockClock
 from worlds.waiting import completed
 
+from cef_trio.checkpoint.model import FileIdentity, Lease, StreamMeta
 from cef_trio.checkpoint.redis import RedisCheckpointStore
+from cef_trio.checkpoint.states import Status, StreamSet
 from cef_trio.exceptions import RedisOperationError
-from cef_trio.lab.world import PART, World
+from cef_trio.lab.world import BUCKET, PART, World
 from cef_trio.stream.lookup import find_by_path, load_metas
 from cef_trio.stream.retention import forget_now
 
@@ -59,3 +61,53 @@ async def test_one_corrupt_record_is_named_and_hides_no_other(world: World) -> N
     assert set(found) == {uploads[1].stream_id}
     assert set(by_path) == {world.path("b.mp4")}
     assert unreadable == {world.path("a.mp4")}
+
+
+async def test_p7_a_completed_stream_of_another_watch_folder_is_left_to_whoever_watches_that(
+    world: World, autojump_clock: MockClock
+) -> None:
+    """Of another host whose root has the same device number, say: what is not here may well be there."""
+    world.append(PART, "a.mp4")
+    elsewhere = str(world.folder.parent / "elsewhere" / "a.mp4")
+    async with world.daemon() as daemon:
+        daemon.closed("a.mp4")
+        (checkpoint,) = await completed(world)
+        await trio.sleep(5)
+        other = Lease("other", "1", 30.0)
+        assert await world.store.acquire(checkpoint.meta.stream_id, other)
+        await world.store.rename(checkpoint.meta.stream_id, other, elsewhere)
+        await trio.sleep(1200)
+        assert await forget_now(daemon.services, timedelta(minutes=10)) == 0
+
+
+@pytest.mark.real
+async def test_p7_nothing_that_a_hand_left_in_redis_keeps_a_stream_from_being_forgotten(world: World) -> None:
+    """A record that cannot be read, one that names another stream, a path with a NUL, a name that is no text."""
+    world.webhook = True
+    with valkey_server() as server:
+        async with RedisCheckpointStore(server.url) as store:
+            world.store = store  # type: ignore[assignment]
+            async with world.services() as services:
+                device = await services.disk.device_around(world.path("a.mp4"))
+                assert device is not None
+                for stream_id in ("old", "corrupt", "stranger", "nul"):
+                    gone = StreamMeta(
+                        stream_id=stream_id,
+                        original_path=world.path(f"{stream_id}.mp4"),
+                        current_path=world.path(f"{stream_id}.mp4"),
+                        identity=FileIdentity(device, 1),
+                        s3_bucket=BUCKET,
+                        s3_key_prefix=stream_id,
+                        part_size=PART,
+                        equal_parts=False,
+                        started_at_utc=services.utc_now(),
+                        last_activity_at_utc=services.utc_now() - timedelta(days=2),
+                        status=Status.COMPLETED,
+                    )
+                    await store.create(gone, services.lease)
+                server.command("HSET", "stream:corrupt:meta", "part_size", "many")
+                server.command("HSET", "stream:stranger:meta", "stream_id", "old")
+                server.command("HSET", "stream:nul:meta", "current_path", world.path("a\0b.mp4"))
+                server.command("SADD", "webhooks:owed", b"\xff")
+                assert await forget_now(services, timedelta(days=1)) == 1
+            assert await store.members(StreamSet.COMPLETED) == {"corrupt", "stranger", "nul"}

@@ -19,12 +19,13 @@ from trio.testing import MockClock
 from worlds.waiting import completed
 
 from cef_trio.checkpoint.keys import claim
-from cef_trio.checkpoint.model import Lease
+from cef_trio.checkpoint.model import Lease, StreamMeta
 from cef_trio.lab.receiver import Received
 from cef_trio.lab.world import BUCKET, PART, WEBHOOK_SECRET, World
 from cef_trio.local.s3 import Fault, Kind, Moment
 from cef_trio.stream.naming import metadata_key
 from cef_trio.stream.retention import forget_now
+from cef_trio.stream.webhooks import WebhookDeliverer
 
 HOUR = 3600.0
 
@@ -333,3 +334,45 @@ async def test_attempts_are_counted_and_what_is_owed_is_a_gauge(world: World, au
         await settled(world)
         found = {outcome: value(outcome) for outcome in ("delivered", "failed", "refused", "given_up")}
     assert found == {"delivered": 1, "failed": 2, "refused": 1, "given_up": 0}
+
+
+@pytest.mark.parametrize("stream_id", ["with.a.stop", "of-a-stränger", "two\nlines"])
+async def test_an_id_that_no_header_can_carry_is_given_up_and_ends_nothing(
+    world: World, autojump_clock: MockClock, said: list[EventDict], stream_id: str
+) -> None:
+    """No daemon gives such an id; who may write to Redis can."""
+    await record_one(world)
+    (checkpoint,) = world.known()
+    forged = replace(checkpoint.meta, stream_id=stream_id)
+    world.store._streams[stream_id] = replace(world.store._streams[checkpoint.meta.stream_id], meta=forged)
+    world.store._owed_webhooks.add(stream_id)
+    async with world.daemon():
+        await settled(world)
+    assert [received.stream_id for received in world.receiver.received if received.status == 204] == [
+        checkpoint.meta.stream_id
+    ]
+    (event,) = events(said, "webhook_given_up")
+    assert event["stream_id"] == stream_id
+
+
+async def test_p6_what_nobody_foresaw_of_one_delivery_ends_neither_the_others_nor_the_streams(
+    world: World, autojump_clock: MockClock, said: list[EventDict], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await record_one(world)
+    body, struck = WebhookDeliverer._body, list[str]()
+
+    async def unforeseen(self: WebhookDeliverer, meta: StreamMeta) -> bytes:
+        if not struck:
+            struck.append(meta.stream_id)
+            raise KeyError("unforeseen")
+        return await body(self, meta)
+
+    monkeypatch.setattr(WebhookDeliverer, "_body", unforeseen)
+    world.append(10, "b.mp4")
+    async with world.daemon() as daemon:
+        daemon.closed("b.mp4")
+        await settled(world)
+    assert struck
+    assert [one.status for one in world.receiver.received][-2:] == [204, 204]
+    (event,) = events(said, "webhook_broken")
+    assert event["stream_id"] == struck[0]
