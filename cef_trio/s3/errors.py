@@ -268,7 +268,7 @@ def error_from_answer(
     if unsaid:
         text.append(": the answer was cut off before it said why")
     if said.message:
-        text.append(f": {said.message}")
+        text.append(f": {said.message.rstrip('.')}")  # something may follow
     hint = _NO_REASON if said.code is None and code == "AccessDenied" else _hint(code, region, said.endpoint)
     if hint:
         text.append(f"; {hint}")
