@@ -7,7 +7,6 @@ line that names the variable, what it got (never a secret) and what it takes. ``
 
 from __future__ import annotations
 
-import base64
 import difflib
 import os
 import re
@@ -19,7 +18,7 @@ from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal, get_args, get_origin
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote
 
 from dotenv import dotenv_values
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
@@ -33,6 +32,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from cef_trio import setting_values as values
 from cef_trio.exceptions import CefMp4ProcessorError
 from cef_trio.object_options import (
     AWS_STORAGE_CLASSES,
@@ -44,27 +44,12 @@ from cef_trio.object_options import (
     check_content_type,
     check_kms_key_id,
     check_storage_class,
-    parse_tags,
     why_unfit,
 )
 from cef_trio.secret_files import Exposure, SecretFiles, Unread, exposure, file_variables, is_secret
 
-_UNITS: Final = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
-_SIZE: Final = re.compile(r"\s*(\d+)\s*([a-z]*)\s*", re.IGNORECASE)
 LEAST_RATE_OF_A_PART: Final = 4096
 """Bytes a second. Slower, a part would take hours, and S3 be near giving it up (``s3/token_bucket.py``)."""
-_REDIS_SCHEMES: Final = (
-    "redis",
-    "rediss",
-    "unix",
-    "redis+sentinel",
-    "rediss+sentinel",
-    "redis+cluster",
-    "rediss+cluster",
-)
-_WEBHOOK_SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - what every such secret begins with
-_BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]")
-_TEMPLATE_BYTES: Final = 800
 _TAKES: Final = {
     "bool_parsing": "takes true or false",
     "bool_type": "takes true or false",
@@ -92,126 +77,6 @@ class AppEnvironment(StrEnum):
     PRODUCTION = "production"
 
 
-def _size(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    match = _SIZE.fullmatch(value)
-    unit = match[2].lower() if match else ""
-    if match is None or unit not in _UNITS:
-        raise ValueError("takes a size in bytes, such as 10485760 or 10MiB")
-    return int(match[1]) * _UNITS[unit]
-
-
-def _patterns(value: object) -> object:
-    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
-
-
-def _names(value: object) -> object:
-    return _patterns(value.lower()) if isinstance(value, str) else value
-
-
-def _tags(value: object) -> object:
-    return parse_tags(value) if isinstance(value, str) else value
-
-
-def _key_template(value: str) -> str:
-    fields = re.findall(r"\{([^{}]*)\}", value)
-    unknown = set(fields) - {"stream_id", "file_name", "file_stem"}
-    if unknown or re.sub(r"\{[^{}]*\}", "", value).strip("{}") != re.sub(r"\{[^{}]*\}", "", value):
-        raise ValueError("may hold {stream_id}, {file_name} and {file_stem}, and no other braces")
-    if fields.count("stream_id") != 1 or any(fields.count(name) > 1 for name in fields):
-        raise ValueError("holds {stream_id} exactly once, and no other field more than once")
-    segments = value.split("/")
-    if any(segment in {"", ".", ".."} for segment in segments):
-        raise ValueError("has no empty, '.' or '..' segments: not '/x', 'x//y' or 'x/../y'")
-    if not value.isprintable() or len(value.encode()) > _TEMPLATE_BYTES:
-        raise ValueError(f"is at most {_TEMPLATE_BYTES} bytes of printable text: a key has 1,024, names included")
-    if segments[0].startswith("{"):
-        raise ValueError("begins with a fixed prefix, such as 'streams/', by which our uploads are found again")
-    return value
-
-
-def _redis_url(value: SecretStr) -> SecretStr:
-    scheme = value.get_secret_value().partition("://")[0]
-    if scheme not in _REDIS_SCHEMES:
-        raise ValueError(f"begins with one of {', '.join(f'{scheme}://' for scheme in _REDIS_SCHEMES)}")
-    return value
-
-
-def _in_a_header(value: SecretStr) -> SecretStr:
-    # These two are sent as they are; a line break in one would come back in the words of an HTTP library's error.
-    if not re.fullmatch(r"[!-~]*", value.get_secret_value()):
-        raise ValueError("holds only printable ASCII characters, and no space")
-    return value
-
-
-def _endpoint(value: str) -> str:
-    try:
-        parts = urlsplit(value)
-        well_formed = parts.scheme in {"http", "https"} and parts.hostname and (parts.port is None or parts.port > 0)
-    except ValueError:  # a port that is no number, an IPv6 address that is none
-        well_formed = False
-    if not well_formed or re.search(r"[\s?#]", value):
-        raise ValueError("is a URL such as https://s3.example.com or http://127.0.0.1:9000")
-    if "@" in value:
-        raise ValueError("holds no user or password: those are S3_ACCESS_KEY_ID and S3_SECRET_ACCESS_KEY")
-    return value.rstrip("/")
-
-
-def _bucket(value: str) -> str:
-    # Looser than AWS's rule for new buckets: older ones, and other stores, have capitals and underscores.
-    if not _BUCKET.fullmatch(value):
-        raise ValueError("takes 3 to 63 letters, digits, '.', '-' and '_', with a letter or digit at both ends")
-    return value
-
-
-def _after_upload(value: str) -> str:
-    word, colon, folder = value.partition(":")
-    word = word.strip().lower()
-    if word == "move" and ("\0" in folder or not os.path.isabs(folder)):  # noqa: PTH117 - the text, as it stands
-        raise ValueError("takes move:DIR with an absolute folder, such as move:/srv/archive")
-    if word not in {"keep", "delete", "move"} or (colon and word != "move"):
-        raise ValueError("takes keep, delete or move:DIR, such as move:/srv/archive")
-    return f"move:{os.path.normpath(folder)}" if word == "move" else word
-
-
-def _webhook_url(value: SecretStr) -> SecretStr:
-    url = value.get_secret_value()
-    try:
-        parts = urlsplit(url)
-        well_formed = parts.scheme in {"http", "https"} and parts.hostname and (parts.port is None or parts.port > 0)
-    except ValueError:  # a port that is no number, an IPv6 address that is none
-        well_formed = False
-    if not well_formed or not url.isascii() or not url.isprintable() or re.search(r"[\s#\\]", url):
-        raise ValueError("is a URL such as https://example.com/recordings?token=x, in ASCII, without '#'")
-    if "@" in parts.netloc:
-        raise ValueError("holds no user or password: the signature of WEBHOOK_SECRET says who sends")
-    return value
-
-
-def _webhook_secret(value: SecretStr) -> SecretStr:
-    encoded = value.get_secret_value().removeprefix(_WEBHOOK_SECRET_PREFIX)
-    try:
-        size_bytes = len(base64.b64decode(encoded, validate=True))
-    except ValueError:
-        size_bytes = 0
-    if not (value.get_secret_value().startswith(_WEBHOOK_SECRET_PREFIX) and 24 <= size_bytes <= 64):  # noqa: PLR2004
-        raise ValueError(
-            'takes whsec_ and the base64 of 24 to 64 bytes, as of: echo "whsec_$(openssl rand -base64 32)"'
-        )
-    return value
-
-
-def _in_any_case(*words: str) -> BeforeValidator:
-    """Take ``info`` for ``INFO``; what is none of the words stays as it was given, so that the message shows it."""
-
-    def find(value: object) -> object:
-        same = [word for word in words if isinstance(value, str) and word.lower() == value.strip().lower()]
-        return same[0] if same else value
-
-    return BeforeValidator(find)
-
-
 _Addressing = Literal["auto", "path", "virtual"]
 _Checksum = Literal["auto", "crc64nvme", "crc32c", "sha256", "md5"]
 _PayloadSigning = Literal["auto", "signed", "unsigned"]
@@ -229,13 +94,7 @@ _LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-def _path(value: Path) -> Path:
-    if "\0" in str(value):  # a file of settings that a power cut left full of them
-        raise ValueError("is a path, which holds no NUL character")
-    return value
-
-
-NamedPath = Annotated[Path, AfterValidator(_path)]
+NamedPath = Annotated[Path, AfterValidator(values.named_path)]
 Secret = SecretStr
 
 
@@ -246,9 +105,11 @@ class Settings(BaseSettings):
 
     watch_dir: NamedPath
     """The folder to watch, with everything below it."""
-    watch_patterns: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_patterns), Field(min_length=1)] = ("*.mp4",)
+    watch_patterns: Annotated[tuple[str, ...], NoDecode, BeforeValidator(values.patterns), Field(min_length=1)] = (
+        "*.mp4",
+    )
     """Which file names are recordings: comma-separated patterns with * and ?, upper and lower case alike."""
-    chunk_size_bytes: Annotated[int, BeforeValidator(_size), Field(ge=5 << 20, le=5 << 30)] = 10 << 20
+    chunk_size_bytes: Annotated[int, BeforeValidator(values.size_in_bytes), Field(ge=5 << 20, le=5 << 30)] = 10 << 20
     """The size of a part, 5MiB to 5GiB; fixed for a recording when its upload begins, and doubled every 1,000 parts."""
     s3_equal_parts: bool = False
     """Keep all parts of a recording equally long, for stores that insist (Cloudflare R2); then 10,000 parts are all."""
@@ -264,34 +125,34 @@ class Settings(BaseSettings):
     """How many streams may work (read, upload, verify) at once; any number may be open."""
     max_concurrent_parts: Annotated[int, Field(ge=1, le=1_000)] = 4
     """How many parts the whole daemon uploads at once."""
-    max_upload_rate: Annotated[int, BeforeValidator(_size), Field(ge=0)] = 0
+    max_upload_rate: Annotated[int, BeforeValidator(values.size_in_bytes), Field(ge=0)] = 0
     """Bytes a second that the whole daemon sends at most, such as 10MiB; 0 is no limit. Changed by SIGHUP too."""
     shutdown_grace_seconds: Seconds = 6.0
     """From the first signal on, how long parts in flight may take to finish."""
     shutdown_save_seconds: Seconds = 2.0
     """After that, how long saving the streams' states may take. Exit takes one second more than both at most."""
 
-    s3_endpoint_url: Annotated[str, AfterValidator(_endpoint)] | None = None
+    s3_endpoint_url: Annotated[str, AfterValidator(values.endpoint_url)] | None = None
     """Where S3 is; nothing for AWS."""
-    s3_access_key_id: Annotated[Secret, AfterValidator(_in_a_header)] | None = None
+    s3_access_key_id: Annotated[Secret, AfterValidator(values.printable_ascii)] | None = None
     """Without it, AWS's own chain is asked (profiles, instance and container roles); that takes the extra "aws"."""
     s3_secret_access_key: Secret | None = None
     """The secret that belongs to S3_ACCESS_KEY_ID."""
-    s3_session_token: Annotated[Secret, AfterValidator(_in_a_header)] | None = None
+    s3_session_token: Annotated[Secret, AfterValidator(values.printable_ascii)] | None = None
     """The session token of temporary credentials."""
-    s3_bucket_name: Annotated[str, AfterValidator(_bucket)]
+    s3_bucket_name: Annotated[str, AfterValidator(values.bucket_name)]
     """The bucket."""
     s3_region_name: str = "us-east-1"
     """The bucket's region."""
     s3_create_bucket: bool = False
     """Create the bucket if it does not exist."""
-    s3_key_template: Annotated[str, AfterValidator(_key_template)] = "streams/{stream_id}/{file_name}"
+    s3_key_template: Annotated[str, AfterValidator(values.key_template)] = "streams/{stream_id}/{file_name}"
     """The object's key: a fixed prefix, then {stream_id}, {file_name} and {file_stem} as you like."""
-    s3_addressing: Annotated[_Addressing, _in_any_case(*get_args(_Addressing))] = "auto"
+    s3_addressing: Annotated[_Addressing, values.in_any_case(*get_args(_Addressing))] = "auto"
     """Whether the bucket stands in the path or in the host name; auto is the host name at AWS, else the path."""
-    s3_checksum: Annotated[_Checksum, _in_any_case(*get_args(_Checksum))] = "auto"
+    s3_checksum: Annotated[_Checksum, values.in_any_case(*get_args(_Checksum))] = "auto"
     """How parts are proved; auto is CRC64NVME, and MD5 where the store does not know it."""
-    s3_payload_signing: Annotated[_PayloadSigning, _in_any_case(*get_args(_PayloadSigning))] = "auto"
+    s3_payload_signing: Annotated[_PayloadSigning, values.in_any_case(*get_args(_PayloadSigning))] = "auto"
     """Whether bodies are signed; auto does not sign them, since their checksum proves them, until a store insists."""
     s3_ca_file: NamedPath | None = None
     """Certificates to trust instead of the system's, PEM."""
@@ -303,24 +164,24 @@ class Settings(BaseSettings):
     """How long S3 may take to accept one block of 512 KiB; never the time of a whole part."""
     s3_complete_timeout_seconds: Seconds = 300.0
     """How long S3 may be silent after CompleteMultipartUpload; stores that copy parts together take minutes."""
-    s3_storage_class: Annotated[str, AfterValidator(check_storage_class), _in_any_case(*AWS_STORAGE_CLASSES)] | None = (
-        None
-    )
+    s3_storage_class: (
+        Annotated[str, AfterValidator(check_storage_class), values.in_any_case(*AWS_STORAGE_CLASSES)] | None
+    ) = None
     """The recordings' storage class, such as STANDARD_IA or GLACIER_IR; the metadata JSON stays in the bucket's own."""
-    s3_sse: Annotated[_Encryption, _in_any_case(*ENCRYPTIONS)] | None = None
+    s3_sse: Annotated[_Encryption, values.in_any_case(*ENCRYPTIONS)] | None = None
     """How S3 encrypts recordings and their metadata; nothing is the bucket's own way."""
     s3_sse_kms_key_id: Annotated[str, AfterValidator(check_kms_key_id)] | None = None
     """The KMS key for S3_SSE=aws:kms and aws:kms:dsse, by id, alias or ARN; nothing is AWS's own key."""
     s3_sse_bucket_key: bool | None = None
     """Whether S3_SSE=aws:kms uses a bucket key, which asks KMS less often; nothing is the bucket's own way."""
-    s3_tags: Annotated[Tags, NoDecode, BeforeValidator(_tags)] = ()
+    s3_tags: Annotated[Tags, NoDecode, BeforeValidator(values.tags)] = ()
     """Tags of recordings and their metadata, as key=value,key=value; ten at most."""
     s3_content_type: Annotated[str, AfterValidator(check_content_type)] = DEFAULT_CONTENT_TYPE
     """The recordings' content type; that of the metadata is application/json."""
-    s3_acl: Annotated[_Acl, _in_any_case(*CANNED_ACLS)] | None = None
+    s3_acl: Annotated[_Acl, values.in_any_case(*CANNED_ACLS)] | None = None
     """The canned ACL of recordings and their metadata, for buckets that have ACLs; nothing sends none."""
 
-    redis_url: Annotated[Secret, AfterValidator(_redis_url)] = SecretStr("redis://localhost:6379/0")
+    redis_url: Annotated[Secret, AfterValidator(values.redis_url)] = SecretStr("redis://localhost:6379/0")
     """Where Redis or Valkey is: redis://, unix://, redis+sentinel://, redis+cluster://; rediss is redis over TLS."""
     redis_key_prefix: str = ""
     """What all keys begin with; {node-a}: makes them one slot of a cluster, and keeps two daemons apart."""
@@ -350,11 +211,11 @@ class Settings(BaseSettings):
     ffprobe_timeout_seconds: Seconds = 30.0
     """How long ffprobe may take."""
 
-    after_upload: Annotated[str, AfterValidator(_after_upload)] = "keep"
+    after_upload: Annotated[str, AfterValidator(values.after_upload)] = "keep"
     """What becomes of recordings (of those completed before too) whose object is verified: keep, delete or move:DIR."""
-    on_complete_webhook: Annotated[Secret, AfterValidator(_webhook_url)] | None = None
+    on_complete_webhook: Annotated[Secret, AfterValidator(values.webhook_url)] | None = None
     """A URL that is sent the metadata JSON of each completed recording, by POST, at least once."""
-    webhook_secret: Annotated[Secret, AfterValidator(_webhook_secret)] | None = None
+    webhook_secret: Annotated[Secret, AfterValidator(values.webhook_secret)] | None = None
     """Signs what is sent, as Standard Webhooks has it: whsec_ and base64; without it nothing is signed."""
     webhook_ca_file: NamedPath | None = None
     """Certificates to trust for an https webhook instead of the system's, PEM."""
@@ -367,12 +228,12 @@ class Settings(BaseSettings):
     """Where the admin server listens: metrics, health and the status page, read-only, for whoever reaches it."""
     prom_port: Annotated[int, Field(ge=0, le=65_535)] = 8000
     """Its port; 0 takes any that is free, and logs which."""
-    prom_allowed_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)] = ()
+    prom_allowed_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(values.host_names)] = ()
     """Names by which browsers may ask for the status page, comma-separated; addresses and undotted names always may."""
 
-    app_env: Annotated[AppEnvironment, _in_any_case(*AppEnvironment)] = AppEnvironment.DEVELOPMENT
+    app_env: Annotated[AppEnvironment, values.in_any_case(*AppEnvironment)] = AppEnvironment.DEVELOPMENT
     """development logs for a person, production logs JSON lines."""
-    log_level: Annotated[_LogLevel, _in_any_case(*get_args(_LogLevel))] = "INFO"
+    log_level: Annotated[_LogLevel, values.in_any_case(*get_args(_LogLevel))] = "INFO"
     """The least level that is logged."""
 
     @classmethod
