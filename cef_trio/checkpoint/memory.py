@@ -269,8 +269,7 @@ class MemoryCheckpointStore:
         def effect() -> None:
             stream = self._fenced(stream_id, lease)
             stream.parts.update(checked)
-            following = max(stream.meta.next_part_to_upload, rules.past(parts))
-            stream.meta = replace(stream.meta, next_part_to_upload=following)
+            stream.meta = rules.count_adopted(stream.meta, parts)
 
         await self._call("adopt_parts", effect)
 

@@ -78,13 +78,28 @@ def past(parts: Iterable[PartRecord]) -> int:
 def count_part(meta: StreamMeta, part: PartRecord, *, rewritten: bool) -> StreamMeta:
     """The record once ``part`` was sent."""
     return replace(
-        meta,
+        _unverified(meta),
         total_bytes_sent=meta.total_bytes_sent + part.size_bytes,
         next_part_to_upload=max(meta.next_part_to_upload, part.part_number + 1),
         last_activity_at_utc=part.uploaded_at_utc,
         parts_rewritten=meta.parts_rewritten + rewritten,
         bytes_rewritten=meta.bytes_rewritten + part.size_bytes * rewritten,
     )
+
+
+def count_adopted(meta: StreamMeta, parts: Sequence[PartRecord]) -> StreamMeta:
+    """The record once these parts were found in S3; nothing counts as sent."""
+    following = max(meta.next_part_to_upload, past(parts))
+    return replace(_unverified(meta) if parts else meta, next_part_to_upload=following)
+
+
+def _unverified(meta: StreamMeta) -> StreamMeta:
+    """The record without a verification: what was verified were other parts than there are now.
+
+    If it stayed, a daemon that finds the file gone would take these parts for what was verified, and complete them into
+    an object that the file never was (promise P1).
+    """
+    return replace(meta, verified_size_bytes=None, verified_mtime_ns=None)
 
 
 def check_savings(savings: Sequence[Saving]) -> None:

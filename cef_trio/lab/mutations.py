@@ -16,6 +16,7 @@ from typing import Any, Final
 import trio
 
 from cef_trio import shielded as shield_room
+from cef_trio.checkpoint import rules
 from cef_trio.checkpoint.memory import MemoryCheckpointStore
 from cef_trio.checkpoint.model import Lease, PartRecord, StreamMeta
 from cef_trio.checkpoint.states import Status
@@ -238,6 +239,19 @@ def _pass_believed(stack: ExitStack) -> None:
     _replace(stack, InlineRecording, "stat", without_time)
 
 
+def _verification_kept(stack: ExitStack) -> None:
+    """What was verified is still taken for verified when other parts were recorded."""
+
+    def as_it_was(meta: StreamMeta) -> StreamMeta:
+        return meta
+
+    def numbers_only(self: StreamUpload, size_bytes: int) -> bool:
+        return all(part.number in self.parts for part in self.plan.cut(size_bytes))
+
+    _replace(stack, rules, "_unverified", as_it_was)
+    _replace(stack, StreamUpload, "has_exactly", numbers_only)
+
+
 def _unknown_uploads_unseen(stack: ExitStack) -> None:
     async def left_out(_self: object) -> None:
         await trio.lowlevel.checkpoint()
@@ -409,6 +423,14 @@ _MUTATIONS: Final = (
         _pass_believed,
         "rewrites",
         ("P1", "P2"),
+    ),
+    Mutation(
+        "left out: a verification taken back",
+        "parts that were sent after the verification are taken for what was verified",
+        _verification_kept,
+        "verified-then-grown",
+        ("P1",),
+        Blow.KILL,
     ),
     Mutation(
         "unchecked: whose lease it is",

@@ -151,6 +151,42 @@ class _DiesAtSecondPart(Life):
         return number
 
 
+class _DiesBeforeComplete(Life):
+    def begins(self, call: str) -> int:
+        number = Life.begins(self, call)
+        if call == "s3 CompleteMultipartUpload":
+            self.dies_at = (number, Death.BEFORE)
+        return number
+
+
+async def _before_verified(stage: Stage) -> None:
+    """Killed when the recording was verified, and S3 not yet asked to complete it."""
+    dying = _DiesBeforeComplete()
+    async with stage.world.services(dying) as services, trio.open_nursery() as nursery:
+        stage.daemon = daemon = WorldDaemon(stage.world, services)
+        dying.on_end = nursery.cancel_scope.cancel
+        nursery.start_soon(daemon.run)
+        await trio.sleep(0.1)
+        stage.append(PART + 555)
+        await trio.sleep(0.5)
+        stage.close()
+        await trio.sleep(5)
+        dying.end()
+    stage.daemon = None
+
+
+async def _verified_then_grown(stage: Stage) -> None:
+    """What was verified is patched and grows, is uploaded on, and is deleted."""
+    await trio.sleep(0.3)
+    stage.patch(286, b"patched")
+    stage.append(2 * PART)
+    await trio.sleep(1)
+    stage.append(PART)
+    await trio.sleep(0.5)
+    stage.delete()
+    await trio.sleep(4)
+
+
 async def _before_adoption(stage: Stage) -> None:
     """Redis lost everything; S3 has the open upload and its parts."""
     await _before_resume(stage)
@@ -419,6 +455,13 @@ SCENARIOS: Final = {
             "a daemon that was killed between S3's effect and its answer comes back",
             _goes_on,
             _before_unrecorded,
+        ),
+        Scenario(
+            "verified-then-grown",
+            "killed before Complete; then the recording is patched, grows, and is deleted",
+            _verified_then_grown,
+            _before_verified,
+            may_end=_GONE,
         ),
         Scenario("adoption", "Redis lost everything; S3 has the open upload", _goes_on, _before_adoption),
         Scenario("passing-errors", "every kind of call fails once before and once after its effect", _passing_errors),

@@ -248,11 +248,13 @@ def _contradicts(upload: StreamUpload, part: ListedPart) -> bool:
 
 
 async def _was_completed(services: Services, upload: StreamUpload) -> bool:
-    """Whether S3 completed the upload and only our record of that was lost."""
+    """Whether S3 completed the upload and only our record of that was lost.
+
+    To ask is to complete it, if it was not: so only the very parts that were verified are asked for. A part that was
+    recorded after that has taken the verification back (``checkpoint/rules.py``).
+    """
     size = upload.meta.verified_size_bytes
-    if size is None or upload.meta.s3_upload_id is None:
-        return False
-    if size == 0 or any(part.number not in upload.parts for part in upload.plan.cut(size)):
+    if not size or upload.meta.s3_upload_id is None or not upload.has_exactly(size):
         return False
     try:
         stored = await services.s3.complete_multipart_upload(

@@ -15,7 +15,7 @@ import structlog
 import trio
 
 from cef_trio.checkpoint.model import Checkpoint, PartRecord, StreamMeta
-from cef_trio.checkpoint.rules import apply_change, starting_over
+from cef_trio.checkpoint.rules import apply_change, count_adopted, count_part, starting_over
 from cef_trio.checkpoint.states import Status
 from cef_trio.checkpoint.store import Change
 from cef_trio.disk import FileSlice, OpenRecording
@@ -177,23 +177,13 @@ class StreamUpload:
             )
         finally:
             self._in_flight.discard(part.number)
-        self._count(record, rewritten=rewritten)
+        self.meta = count_part(self.meta, record, rewritten=rewritten)
         log.debug("part_uploaded", part_number=part.number, size_bytes=record.size_bytes, rewritten=rewritten)
-
-    def _count(self, record: PartRecord, *, rewritten: bool) -> None:
-        meta = self.meta
-        self.meta = replace(
-            meta,
-            total_bytes_sent=meta.total_bytes_sent + record.size_bytes,
-            next_part_to_upload=max(meta.next_part_to_upload, record.part_number + 1),
-            last_activity_at_utc=record.uploaded_at_utc,
-            parts_rewritten=meta.parts_rewritten + rewritten,
-            bytes_rewritten=meta.bytes_rewritten + (record.size_bytes if rewritten else 0),
-        )
 
     async def adopt(self, parts: list[PartRecord]) -> None:
         """Record parts that were found in S3 and compared with the file."""
         self.parts.update((part.part_number, part) for part in parts)
+        self.meta = count_adopted(self.meta, parts)
         await self._services.store.adopt_parts(self.stream_id, self._services.lease, parts)
 
     def drop(self, part_number: int) -> None:
@@ -234,6 +224,11 @@ class StreamUpload:
         )
         await self.record_object(stored)
         return stored
+
+    def has_exactly(self, size_bytes: int) -> bool:
+        """Whether the parts of a file of that size are recorded, each as long as it is there."""
+        records = [(part, self.parts.get(part.number)) for part in self.plan.cut(size_bytes)]
+        return all(record is not None and record.size_bytes == part.size_bytes for part, record in records)
 
     def parts_to_complete(self, size_bytes: int) -> list[PartToComplete]:
         """The parts of a file of that size, as they were acknowledged."""

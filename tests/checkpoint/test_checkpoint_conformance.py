@@ -349,6 +349,21 @@ async def test_adopted_parts_are_not_counted_as_sent(subject: Subject) -> None:
     assert checkpoint.meta == meta(next_part_to_upload=5)
 
 
+@pytest.mark.parametrize("how", ["sent", "adopted"])
+async def test_p1_a_part_that_is_recorded_after_a_verification_takes_it_back(subject: Subject, how: str) -> None:
+    await subject.store.create(meta(), OURS)
+    await subject.store.record_part("s1", OURS, part(1))
+    await subject.store.update("s1", OURS, Change({"verified_size_bytes": 100, "verified_mtime_ns": 7}))
+    await subject.store.record_part("s1", OURS, part(1))  # told again, since its answer was lost: nothing is new
+    assert (await loaded(subject.store)).meta.verified_size_bytes == 100
+    if how == "sent":
+        await subject.store.record_part("s1", OURS, part(1, etag="another"), rewritten=True)
+    else:
+        await subject.store.adopt_parts("s1", OURS, [part(2)])
+    checkpoint = await loaded(subject.store)
+    assert (checkpoint.meta.verified_size_bytes, checkpoint.meta.verified_mtime_ns) == (None, None)
+
+
 async def test_ten_thousand_parts_of_five_tebibytes_are_kept_and_loaded_in_order(subject: Subject) -> None:
     parts = [part(number, 550 * 1024 * 1024) for number in range(1, 10_001)]
     await subject.store.create(meta(total_bytes_sent=5 * 1024**4), OURS)

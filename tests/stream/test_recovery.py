@@ -38,6 +38,36 @@ async def test_p2_after_a_kill_no_recorded_part_is_sent_again(world: World, auto
     assert world.received_bytes() == 6 * PART
 
 
+@pytest.mark.parametrize("grows_by", [PART, 3 * PART])
+async def test_p1_parts_that_were_sent_after_the_verification_are_not_taken_for_what_was_verified(
+    world: World, autojump_clock: MockClock, grows_by: int
+) -> None:
+    """Killed before Complete; then the file is patched, grows, is uploaded on, and is deleted while nobody watches."""
+    world.append(2 * PART + 555)
+    async with world.killed_daemon() as daemon:
+        world.life.dies_at = None
+        complete = world.endpoint.faults.arm(Fault(Kind.FREEZE, "CompleteMultipartUpload"))
+        daemon.closed()
+        await trio.sleep(5)
+    world.endpoint.faults.clear()
+    assert complete.hits == 1
+    (checkpoint,) = await world.checkpoints()
+    assert checkpoint.meta.verified_size_bytes == 2 * PART + 555
+    versions = [world.content()]
+    async with world.daemon() as daemon:
+        world.patch(10, b"patched")
+        world.append(grows_by)
+        daemon.saw()
+        await trio.sleep(5)
+        versions.append(world.content())
+    Path(world.path()).unlink()
+    async with world.daemon():
+        await trio.sleep(60)
+    (checkpoint,) = await world.checkpoints()
+    assert checkpoint.meta.status in {Status.FAILED_FILE_MISSING_ON_RESUME, Status.DELETED_LOCALLY}
+    assert all(body in versions for body in world.recordings())
+
+
 async def test_p2_a_part_whose_record_was_lost_is_adopted_and_not_sent_again(
     world: World, autojump_clock: MockClock
 ) -> None:

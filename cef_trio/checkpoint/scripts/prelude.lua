@@ -15,6 +15,11 @@ local function refusal(lease_key, meta_key, ours)
   return nil
 end
 
+-- Take the verification back: what was verified were other parts than there are now (rules.py).
+local function unverify(meta_key)
+  redis.call('HDEL', meta_key, 'verified_size_bytes', 'verified_mtime_ns')
+end
+
 -- Whether a lease held so may be taken: free, or held by any process of `instance` (the value is <instance>/<token>).
 local function may_take(holder, instance)
   return not holder or (string.match(holder, '^(.*)/[^/]*$') or '') == instance

@@ -12,6 +12,7 @@ if tonumber(ARGV[5]) > tonumber(redis.call('HGET', KEYS[2], 'next_part_to_upload
   redis.call('HSET', KEYS[2], 'next_part_to_upload', ARGV[5])
 end
 redis.call('HSET', KEYS[2], 'last_activity_at_utc', ARGV[6])
+unverify(KEYS[2])
 if ARGV[7] == '1' then
   redis.call('HINCRBY', KEYS[2], 'parts_rewritten', 1)
   redis.call('HINCRBY', KEYS[2], 'bytes_rewritten', ARGV[4])
