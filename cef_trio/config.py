@@ -39,6 +39,8 @@ from cef_trio.object_options import (
     CANNED_ACLS,
     DEFAULT_CONTENT_TYPE,
     ENCRYPTIONS,
+    CannedAcl,
+    Encryption,
     ObjectOptions,
     Tags,
     check_content_type,
@@ -80,16 +82,8 @@ class AppEnvironment(StrEnum):
 _Addressing = Literal["auto", "path", "virtual"]
 _Checksum = Literal["auto", "crc64nvme", "crc32c", "sha256", "md5"]
 _PayloadSigning = Literal["auto", "signed", "unsigned"]
-_Encryption = Literal["AES256", "aws:kms", "aws:kms:dsse"]
-_Acl = Literal[
-    "private",
-    "public-read",
-    "public-read-write",
-    "aws-exec-read",
-    "authenticated-read",
-    "bucket-owner-read",
-    "bucket-owner-full-control",
-]
+_Encryption = Encryption
+_Acl = CannedAcl
 _LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 

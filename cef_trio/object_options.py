@@ -21,14 +21,14 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final
+from typing import Final, Literal, get_args
 from urllib.parse import quote
 
 MAX_TAGS: Final = 10
 MAX_TAG_KEY: Final = 128
 MAX_TAG_VALUE: Final = 256
 """Characters as S3 counts them: UTF-16, so one beyond the basic plane is two."""
-CANNED_ACLS: Final = (
+CannedAcl = Literal[
     "private",
     "public-read",
     "public-read-write",
@@ -36,8 +36,10 @@ CANNED_ACLS: Final = (
     "authenticated-read",
     "bucket-owner-read",
     "bucket-owner-full-control",
-)
-ENCRYPTIONS: Final = ("AES256", "aws:kms", "aws:kms:dsse")
+]
+CANNED_ACLS: Final[tuple[str, ...]] = get_args(CannedAcl)
+Encryption = Literal["AES256", "aws:kms", "aws:kms:dsse"]
+ENCRYPTIONS: Final[tuple[str, ...]] = get_args(Encryption)
 AWS_STORAGE_CLASSES: Final = (
     "STANDARD",
     "REDUCED_REDUNDANCY",
