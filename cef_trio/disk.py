@@ -159,7 +159,7 @@ def regular_file_stat(result: os.stat_result) -> FileStat | None:
     """A :class:`FileStat` of ``os.stat``'s answer; ``None`` for anything but a regular file."""
     if not stat_module.S_ISREG(result.st_mode):
         return None
-    return FileStat(result.st_dev, result.st_ino, result.st_size, result.st_mtime_ns)
+    return FileStat(result.st_dev, result.st_ino, result.st_size, result.st_mtime_ns, result.st_ctime_ns)
 
 
 def inode_generation(descriptor: int) -> int | None:

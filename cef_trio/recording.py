@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,6 +13,8 @@ class FileStat:
     file_ino: int
     size_bytes: int
     mtime_ns: int
+    ctime_ns: int = field(default=0, compare=False)
+    """When its inode last changed (mode, owner, name, size); 0 where nobody asked. Not what makes two looks differ."""
 
     @property
     def inode(self) -> tuple[int, int]:
