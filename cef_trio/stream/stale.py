@@ -108,7 +108,7 @@ class StaleChecker:
         unattended = ids - self._supervisor.live_ids
         if not unattended:
             return
-        for known in (await lookup.load_metas(store, unattended)).values():
+        for known in (await lookup.load_metas(store, sorted(unattended))).values():
             path = known.meta.current_path
             # Another daemon's, which watches another folder; or a stranger's, who wrote a record to be led out of ours.
             if not path.startswith(self._watch_folder + "/") or ".." in path.split("/"):
