@@ -85,6 +85,10 @@ class Kernel:
             if not inode.is_gone and kept.exists() and kept.stat().st_nlink == 1 and _key(kept.stat()) == key:
                 self.inodes.remove(inode, self._now_ns())
 
+    def renumber(self, file_system: FileSystem) -> None:
+        """Every file of it gets another number, as when sshfs or FAT is mounted again."""
+        self.inodes.renumber(file_system, self._now_ns())
+
     def unmount(self, folder: Path, *, leaves: FileSystem | None = None) -> Path:
         """Take what is mounted on a folder away; an empty folder of the file system below it is left there.
 

@@ -17,13 +17,16 @@ from cef_trio.checkpoint.states import ENDED, INTERRUPTED, Status
 from cef_trio.lab.mortal import Life
 from cef_trio.lab.scenarios import Scenario
 from cef_trio.lab.stage import Stage
-from cef_trio.lab.world import BUCKET, World
+from cef_trio.lab.world import BUCKET, PART, World
 from cef_trio.s3.checksums import crc64nvme
 from cef_trio.stream.after_upload_rules import Deed
+from cef_trio.stream.failures import KEEPS_ITS_UPLOAD
 from cef_trio.stream.naming import metadata_key
 from cef_trio.stream.parts import PartPlan
 from cef_trio.stream.services import Services
 
+_KEEPS_ITS_UPLOAD = {Status.failed(reason) for reason in KEEPS_ITS_UPLOAD}
+_IN_FLIGHT = 4
 _SAID = INTERRUPTED | ENDED | {Status.S3_COMPLETED}
 
 
@@ -165,6 +168,17 @@ def sent_again(world: World, recorded: Recorded, received: Received) -> list[str
     return violations
 
 
+def sent_too_much(stage: Stage, strikes: int) -> list[str]:
+    """More bytes came in than were changed, by parts (promise P2: cost follows what changed).
+
+    Each changed block may be sent once, and with it, where the object goes on from an earlier one, its neighbour; each
+    strike may cost what was in flight.
+    """
+    blocks = sum(sum(writers.changed_blocks.values()) for writers in stage.all_writers)
+    sent, bound = stage.world.received_bytes(), (blocks + (_IN_FLIGHT + 1) * strikes) * PART
+    return [f"P2: {sent} bytes were sent, and {blocks} blocks of {PART} changed"] if sent > bound else []
+
+
 def at_rest(world: World) -> bool:
     """Whether every recording is done with: nothing more will happen by itself."""
     known = world.known()
@@ -221,6 +235,16 @@ def in_the_end(stage: Stage, scenario: Scenario) -> list[str]:
                 violations.append(f"P1: {name} is there, and S3 has no object with its bytes")
             elif len(of_file) > 1 and not (world.redis_lost or scenario.starts_over or scenario.writes_again):
                 violations.append(f"P2: {name} was uploaded {len(of_file)} times")
+    if scenario.one_object:
+        recordings = world.recordings()
+        twice = len(recordings) - len(set(recordings))
+        violations += [f"P2: {twice} recordings are in S3 twice"] if twice else []
+    return violations + scenario.also(stage) + _left_uploads(world, scenario)
+
+
+def _left_uploads(world: World, scenario: Scenario) -> list[str]:
+    """Uploads that stayed open though their stream has ended, or nobody knows them (promise P5)."""
+    violations = []
     known_ids = {checkpoint.meta.s3_upload_id: checkpoint.meta.status for checkpoint in world.known()}
     for upload_id, parts in open_uploads(world).items():
         status_of = known_ids.get(upload_id)
@@ -228,6 +252,8 @@ def in_the_end(stage: Stage, scenario: Scenario) -> list[str]:
             continue  # it fits no file, or nothing tells whose it is: left to `cef-trio gc`, as the promise says
         if status_of is None or status_of is Status.COMPLETED:
             violations.append(f"P5: an open upload of {parts} parts was left that nobody knows")
+        elif status_of in ENDED - _KEEPS_ITS_UPLOAD:
+            violations.append(f"P5: a stream that ended as {status_of.value} left its upload open")
     return violations
 
 

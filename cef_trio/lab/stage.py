@@ -10,6 +10,7 @@ from collections import Counter
 
 import trio
 
+from cef_trio.lab.filesystem import FileSystem
 from cef_trio.lab.mortal import Life, Witness
 from cef_trio.lab.world import World, WorldDaemon
 from cef_trio.lab.writers import Writers
@@ -61,6 +62,15 @@ class Stage:
         armed = self.world.endpoint.faults.arm(fault)
         self._armed.append(armed)
         return armed
+
+    def refuse(self, operation: str, code: str) -> Armed:
+        """Have S3 refuse a call until that is disarmed."""
+        return self.arm(Fault(Kind.ERROR, operation, times=None, code=code))
+
+    @property
+    def file_system(self) -> FileSystem:
+        """The watched folder's file system."""
+        return self.world.kernel.file_system(self.world.folder)
 
     def counted(self) -> Counter[str]:
         """What really happened, S3's faults with it."""
