@@ -102,6 +102,11 @@ FAMILIES: Final = (
         Kind.GAUGE,
         "Webhooks of this daemon's completed recordings that are still to be delivered; absent without a webhook.",
     ),
+    Family(
+        "log_lines_lost_total",
+        Kind.COUNTER,
+        "Lines of the log that were dropped because they could not be written in time.",
+    ),
     Family("service_up", Kind.GAUGE, "Whether the service is believed to be up: 0 during an outage.", ("service",)),
     Family(
         "redis_persistent",
