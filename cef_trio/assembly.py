@@ -240,7 +240,12 @@ def _text(value: SecretStr | str | None) -> str | None:
 
 
 async def _has_writer(path: str) -> bool | None:
-    match await writer_state(path):
+    return knows_writer(await writer_state(path))
+
+
+def knows_writer(state: WriterState) -> bool | None:
+    """Whether a file has a writer, as :class:`cef_trio.stream.services.WriterCheck` says it."""
+    match state:
         case WriterState.PRESENT:
             return True
         case WriterState.NONE:
