@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -37,14 +37,11 @@ def bucket_of(endpoint: Endpoint, url: str | None = None) -> Bucket:
     return Bucket(url or endpoint.url, endpoint.access_key, endpoint.secret_key, endpoint.bucket, endpoint.region)
 
 
-def last_error(process: DaemonProcess) -> str:
-    return str([entry["error"] for entry in process.events if "error" in entry][-1:])
-
-
-def wait_until(seen: Callable[[], bool], *, seconds: float = 30.0) -> None:
+def wait_for_error(process: DaemonProcess, words: str, *, seconds: float = 30.0) -> None:
+    """Wait until the last error of its log has these words."""
     deadline = time.monotonic() + seconds
-    while not seen():
-        assert time.monotonic() < deadline
+    while words not in str([entry["error"] for entry in process.events if "error" in entry][-1:]):
+        assert time.monotonic() < deadline, process.tail()
         time.sleep(0.02)  # another process's log: there is nothing to wait on but another look
 
 
@@ -82,7 +79,7 @@ def test_an_ingress_that_answers_pages_for_a_while_loses_nothing(
             assert "nginx" in began["error"]
             for status in (403, 413, 200):
                 door.answer_page(status)
-                wait_until(lambda status=status: f"HTTP {status}" in last_error(process))
+                wait_for_error(process, f"HTTP {status}")
             door.pass_on()
             process.wait_for("part_uploaded", part_number=2)
         process.wait_for("stream_completed")
