@@ -66,7 +66,8 @@ class UnknownUploads:
             return
         found = [Proposal(upload, proposed) for upload in uploads if (proposed := template.parse(upload.key))]
         known = await self._services.store.load_metas({proposal.proposed.stream_id for proposal in found})
-        self._proposals = [proposal for proposal in found if proposal.proposed.stream_id not in known]
+        owned = known.keys() | known.unreadable.keys()  # a record that cannot be read is one, and its upload is its own
+        self._proposals = [proposal for proposal in found if proposal.proposed.stream_id not in owned]
         if self._proposals:
             log.info("unknown_uploads_found", uploads=len(self._proposals))
 

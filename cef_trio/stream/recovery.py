@@ -18,7 +18,13 @@ import structlog
 from cef_trio.checkpoint.model import Checkpoint, FileIdentity, StreamMeta
 from cef_trio.checkpoint.states import FailureReason, Status, StreamSet
 from cef_trio.disk import OpenRecording, head_of
-from cef_trio.exceptions import ChunkProcessingError, LeaseLostError, RecordingChangedError, S3OperationError
+from cef_trio.exceptions import (
+    ChunkProcessingError,
+    LeaseLostError,
+    RecordingChangedError,
+    RecordUnreadableError,
+    S3OperationError,
+)
 from cef_trio.recording import FileStat
 from cef_trio.s3.checksums import crc64nvme
 from cef_trio.s3.model import ListedPart
@@ -103,9 +109,13 @@ async def resume(services: Services, stream_id: str, path: str | None) -> Stream
 
     Raises:
         LeaseLostError: another daemon owns it, or Redis does not know it any more.
+        RecordUnreadableError: its record, its parts or its lease cannot be read.
         GivenUpError: it cannot go on: its file is gone or another one, or S3 lost its upload too often.
     """
     if not await services.store.acquire(stream_id, services.lease):
+        odd = services.store.unreadable.why_of(stream_id)
+        if odd is not None:
+            raise RecordUnreadableError("acquire", odd)
         raise LeaseLostError(f"another daemon owns stream {stream_id}")
     checkpoint = await services.store.load(stream_id)
     if checkpoint is None:

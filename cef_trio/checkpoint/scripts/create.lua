@@ -1,6 +1,6 @@
 -- KEYS: lease, meta, parts, by_path, the four sets
 -- ARGV: ours, instance, TTL in ms, id, path, home, number of fields, names and values, then part numbers and values
-local holder = redis.call('GET', KEYS[1])
+local holder = holder_of(KEYS[1])
 if redis.call('EXISTS', KEYS[2]) == 1 then
   if holder ~= ARGV[1] then
     return {'lost', holder or ''}
