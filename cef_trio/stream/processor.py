@@ -27,9 +27,11 @@ from cef_trio.disk import OpenRecording
 from cef_trio.exceptions import (
     CefMp4ProcessorError,
     LeaseLostError,
+    OutdatedError,
     RecordingChangedError,
     RecordUnreadableError,
     S3OperationError,
+    StreamEndedError,
 )
 from cef_trio.shielded import shielded
 from cef_trio.stream import recovery
@@ -71,7 +73,9 @@ class StreamProcessor:
         unknown: UnknownUploads,
         situation: AsyncValue[Situation],
         stream_id: str | None,
+        instead_of: str | None = None,
     ) -> None:
+        """``instead_of`` is the stream that the file's path led to when it was judged to need a new one."""
         self.situation = situation
         self.stream_id = stream_id
         self.working = False
@@ -79,6 +83,7 @@ class StreamProcessor:
         self.upload: StreamUpload | None = None
         self._services = services
         self._unknown = unknown
+        self._instead_of = instead_of
         self.disowned = False
         """Whether the stream's lease is lost: then nothing may be saved of it."""
         self._told: BaseException | None = None
@@ -123,6 +128,8 @@ class StreamProcessor:
 
     async def _let_go(self, error: LeaseLostError | RecordUnreadableError) -> Outcome:
         """Leave the stream to whoever owns it by now; or, if its record cannot be read, to a person, as it is."""
+        if isinstance(error, OutdatedError):
+            return self._outdated(error)
         if isinstance(error, LeaseLostError):
             log.warning("lease_lost", error=str(error))
             return Outcome.LEASE_LOST
@@ -130,6 +137,13 @@ class StreamProcessor:
             with suppress(CefMp4ProcessorError):  # it runs out by itself
                 await self._services.store.release([self.stream_id], self._services.lease)
         return Outcome.SET_ASIDE
+
+    def _outdated(self, error: OutdatedError) -> Outcome:
+        log.info("look_outdated", reason=str(error))
+        if self.upload is None or not isinstance(error, StreamEndedError):
+            return Outcome.LEASE_LOST
+        # This task ended it: Redis took the last write, and its answer was lost.
+        return Outcome.COMPLETED if error.completed else Outcome.FAILED
 
     async def _process(self) -> Outcome:
         upload = self.upload = await self._come_in()
@@ -170,7 +184,9 @@ class StreamProcessor:
         async with self._services.stream_slots:
             try:
                 path = self.situation.value.path
-                return await recovery.begin(self._services, self._unknown, path, named=self._name)
+                return await recovery.begin(
+                    self._services, self._unknown, path, named=self._name, instead_of=self._instead_of
+                )
             except RecordingChangedError as error:
                 log.info("nothing_there", reason=str(error))
                 return None
@@ -389,7 +405,9 @@ class StreamProcessor:
             checkpoint = await self._services.store.load(self.stream_id)
             upload = StreamUpload(self._services, checkpoint) if checkpoint else None
         if upload is None:
-            upload = self.upload = await recovery.record_refused(self._services, self.situation.value, named=self._name)
+            upload = self.upload = await recovery.record_refused(
+                self._services, self.situation.value, named=self._name, instead_of=self._instead_of
+            )
         if reason not in KEEPS_ITS_UPLOAD:
             await upload.abort()
         await upload.transition(Status.failed(reason), failure_reason=f"{SENTENCES[reason]} {error}")
