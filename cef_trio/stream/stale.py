@@ -115,7 +115,7 @@ class StaleChecker:
         # A hint: the stream's own task takes the lease, and looks again under it. A lease that was taken here would be
         # nobody's if no task began, and would keep a person's `abort` out.
         holders = await store.holders(unattended)
-        for known in (await lookup.load_metas(store, unattended)).values():
+        for known in (await lookup.load_metas(store, sorted(unattended))).values():
             path = known.meta.current_path
             # Another daemon's, which watches another folder; or a stranger's, who wrote a record to be led out of ours.
             if not path.startswith(self._watch_folder + "/") or ".." in path.split("/"):
