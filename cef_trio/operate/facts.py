@@ -23,7 +23,7 @@ from cef_trio.checkpoint.redis import RedisCheckpointStore
 from cef_trio.checkpoint.states import FAILED, Status, StreamSet
 from cef_trio.exceptions import S3OperationError
 from cef_trio.intake.scan import scan_now
-from cef_trio.operate.diagnosis import FolderFacts, RedisFacts
+from cef_trio.operate.diagnosis import FolderFacts, RedisFacts, StreamFacts
 from cef_trio.operate.overview import instance_of
 from cef_trio.s3.body import BytesSource
 from cef_trio.s3.client import S3Client
@@ -130,17 +130,24 @@ async def redis_facts(store: RedisCheckpointStore) -> RedisFacts:
     )
 
 
-async def stream_facts(store: RedisCheckpointStore) -> tuple[Counter[str], int, int]:
-    """How many open streams each daemon works on, how many nobody does, and how many were given up.
+async def stream_facts(store: RedisCheckpointStore) -> StreamFacts:
+    """How the streams stand that Redis knows.
 
     Raises:
         RedisOperationError: the store cannot be asked.
     """
     ids = await store.members(StreamSet.ACTIVE) | await store.members(StreamSet.PENDING_COMPLETION)
-    daemons = Counter(map(instance_of, (await store.holders(ids)).values()))
+    opened = await lookup.load_metas(store, ids)
+    daemons = Counter(map(instance_of, (await store.holders(opened)).values()))
     ended = await lookup.load_metas(store, await store.members(StreamSet.FAILED))
     failed = sum(one.meta.status in FAILED - {Status.FAILED_ABORTED} for one in ended.values())
-    return daemons, len(ids) - daemons.total(), failed
+    return StreamFacts(
+        daemons=daemons,
+        unattended=len(opened) - daemons.total(),
+        failed=failed,
+        without_record=len(ids) - len(opened) - len(opened.unreadable),
+        unreadable=store.unreadable.known,
+    )
 
 
 # ---- S3 --------------------------------------------------------------------------------------------------------------

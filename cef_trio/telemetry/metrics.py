@@ -160,6 +160,7 @@ class Metrics:
             yield "live_streams", (state.value,), count
         yield "lag_bytes", (), now.lag_bytes
         yield "lag_seconds", (), now.lag_seconds
+        yield "unreadable_records", (), now.unreadable_records
         for service, up in now.services_up.items():
             yield "service_up", (service,), up
         for limiter, use in now.limiters.items():
