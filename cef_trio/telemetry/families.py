@@ -106,6 +106,8 @@ FAMILIES: Final = (
         "log_lines_lost_total",
         Kind.COUNTER,
         "Lines of the log that were dropped because they could not be written in time.",
+    ),
+    Family(
         "unreadable_records",
         Kind.GAUGE,
         "Keys of Redis that cannot be read (a record that no daemon wrote, a wrong type): set aside and left alone.",
