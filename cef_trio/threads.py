@@ -26,24 +26,26 @@ _REFUSAL: Final = "start new thread"
 """CPython's word for it; the exception itself has no errno."""
 
 
-class _Threads:
-    """Whether threads are to be had: one truth for the process, as the limit is."""
+class _Waiting:
+    """How many calls wait for a thread: one truth for the process, as the limit is. Said when the first one begins to
+    wait, and when none does any more; an idle thread that serves some calls meanwhile changes nothing.
+    """
 
     def __init__(self) -> None:
-        self._available = True
+        self._calls = 0
 
-    def refused(self, error: RuntimeError) -> None:
-        if self._available:
+    def begin(self, error: RuntimeError) -> None:
+        if self._calls == 0:
             log.warning("thread_unavailable", error=str(error), hint="raise the limit of processes or pids.max")
-        self._available = False
+        self._calls += 1
 
-    def given(self) -> None:
-        if not self._available:
+    def end(self) -> None:
+        self._calls -= 1
+        if self._calls == 0:
             log.warning("thread_available")
-        self._available = True
 
 
-_threads: Final = _Threads()
+_waiting: Final = _Waiting()
 
 
 async def run_in_thread(
@@ -62,27 +64,29 @@ async def run_in_thread(
         return call()
 
     async def attempt() -> T:
-        try:
-            return await trio.to_thread.run_sync(run, abandon_on_cancel=abandon_on_cancel, limiter=limiter)
-        finally:
-            if began:
-                _threads.given()
+        return await trio.to_thread.run_sync(run, abandon_on_cancel=abandon_on_cancel, limiter=limiter)
 
     return await until_thread(attempt, lambda: began)
 
 
 async def until_thread(start: Callable[[], Awaitable[T]], has_begun: Callable[[], bool] = lambda: False) -> T:
     """Await ``start()``, again and again while no thread is to be had for it, and it has therefore not begun."""
-    wait_seconds = _FIRST_WAIT_SECONDS
-    while True:
-        try:
-            return await start()
-        except RuntimeError as error:
-            if has_begun() or _REFUSAL not in str(error):
-                raise
-            _threads.refused(error)
-        await trio.sleep(wait_seconds)
-        wait_seconds = min(2 * wait_seconds, _LONGEST_WAIT_SECONDS)
+    wait_seconds, waits = _FIRST_WAIT_SECONDS, False
+    try:
+        while True:
+            try:
+                return await start()
+            except RuntimeError as error:
+                if has_begun() or _REFUSAL not in str(error):
+                    raise
+                if not waits:
+                    _waiting.begin(error)
+                waits = True
+            await trio.sleep(wait_seconds)
+            wait_seconds = min(2 * wait_seconds, _LONGEST_WAIT_SECONDS)
+    finally:
+        if waits:
+            _waiting.end()
 
 
 class ThreadedResolver(trio.abc.HostnameResolver):
