@@ -183,7 +183,7 @@ async def _time_goes_back(stage: Stage) -> None:
     await trio.sleep(3)
     stage.writers.set_mtime("a.mp4", stage.world.kernel.now_ns() - 3600 * 10**9)
     stage.close()
-    await trio.sleep(80)
+    await stage.completes(within=100)
 
 
 async def _before_coarse(stage: Stage) -> None:

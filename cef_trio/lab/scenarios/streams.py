@@ -95,7 +95,8 @@ async def _interrupted_recording(stage: Stage, end: Callable[[WorldDaemon], None
     stage.daemon = None
 
 
-async def _before_resume(stage: Stage) -> None:
+async def interrupted(stage: Stage) -> None:
+    """A daemon that was stopped in the middle of a recording."""
     await _interrupted_recording(stage, lambda daemon: daemon.shutdown.request())
 
 
@@ -151,11 +152,12 @@ async def _verified_then_grown(stage: Stage) -> None:
 
 async def _before_adoption(stage: Stage) -> None:
     """Redis lost everything; S3 has the open upload and its parts."""
-    await _before_resume(stage)
+    await interrupted(stage)
     stage.world.lose_redis()
 
 
-async def _goes_on(stage: Stage) -> None:
+async def goes_on(stage: Stage) -> None:
+    """The recording grows on, and ends."""
     await trio.sleep(0.3)
     stage.append(2 * PART)
     await trio.sleep(0.5)
@@ -406,11 +408,11 @@ SCENARIOS: Final = (
     Scenario("rewrites", "the writer patches parts that were sent, until the last moment", _rewrites),
     Scenario("bytes-go-back", "a part is patched, sent again, and the patch taken back", _bytes_go_back),
     Scenario("empty", "an empty recording becomes a plain object", _empty),
-    Scenario("resume", "a daemon that was stopped comes back, the recording still growing", _goes_on, _before_resume),
+    Scenario("resume", "a daemon that was stopped comes back, the recording still growing", goes_on, interrupted),
     Scenario(
         "unrecorded-part",
         "a daemon that was killed between S3's effect and its answer comes back",
-        _goes_on,
+        goes_on,
         _before_unrecorded,
     ),
     Scenario(
@@ -420,7 +422,7 @@ SCENARIOS: Final = (
         _before_verified,
         may_end=GONE,
     ),
-    Scenario("adoption", "Redis lost everything; S3 has the open upload", _goes_on, _before_adoption),
+    Scenario("adoption", "Redis lost everything; S3 has the open upload", goes_on, _before_adoption),
     Scenario("passing-errors", "every kind of call fails once before and once after its effect", _passing_errors),
     Scenario("error-in-200", "Complete answers 200, and an error in the body", _error_in_200),
     Scenario("damaged", "S3 stores other bytes than it was sent, and Complete's answer is cut off", _damaged),
