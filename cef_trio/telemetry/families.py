@@ -102,6 +102,11 @@ FAMILIES: Final = (
         Kind.GAUGE,
         "Webhooks of this daemon's completed recordings that are still to be delivered; absent without a webhook.",
     ),
+    Family(
+        "optional_calls_failing",
+        Kind.GAUGE,
+        "Kinds of S3 calls that uploads go on without and that fail at present: listing open uploads, listing parts.",
+    ),
     Family("service_up", Kind.GAUGE, "Whether the service is believed to be up: 0 during an outage.", ("service",)),
     Family(
         "redis_persistent",
