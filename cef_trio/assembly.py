@@ -31,9 +31,11 @@ from cef_trio.s3.config import Addressing, ChecksumMode, PayloadSigning, S3Confi
 from cef_trio.s3.credentials import ChainCredentials, CredentialsProvider, StaticCredentials
 from cef_trio.s3.pacing import Pacer
 from cef_trio.s3.sigv4 import Credentials
+from cef_trio.shielded import shielded
 from cef_trio.stream.naming import KeyTemplate
 from cef_trio.stream.services import Services, StreamRules
 from cef_trio.telemetry.metrics import Metrics
+from cef_trio.threads import run_in_thread
 from cef_trio.webhook.client import WebhookClient
 
 log = structlog.get_logger(__name__)
@@ -42,6 +44,8 @@ _PROXY_VARIABLES: Final = frozenset({"http_proxy", "https_proxy", "all_proxy"})
 
 ONCE: Final = frozenset({"count", "is_persistent", "save_interrupted"})
 """Surveys, whose caller repeats them, and last words, for which nobody may wait. All else is under the one policy."""
+_UNLOCK_SECONDS: Final = 0.2
+"""How long the lock's release may take; the process's end releases it too."""
 _RECONNECT_SECONDS: Final = 1.0
 """Between two rounds of attempts at the start, if it was no outage that ended the first."""
 _NOT_FOUND = 404
@@ -69,8 +73,8 @@ def warn_of_unused_proxy() -> None:
         log.warning("http_proxy_not_used", variables=names)
 
 
-@contextmanager
-def lock_watch_folder(folder: Path) -> Iterator[None]:
+@asynccontextmanager
+async def lock_watch_folder(folder: Path) -> AsyncIterator[None]:
     """Hold the watch folder, so that no second daemon on this machine uploads the same files under the same name.
 
     The lock is the kernel's, on the folder itself: no file is made, and it goes with the process, however that ends.
@@ -78,19 +82,27 @@ def lock_watch_folder(folder: Path) -> Iterator[None]:
     Raises:
         WatchFolderBusyError: another process holds it.
     """
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    # In threads: the folder may lie on a mount that hangs.
+    descriptor = await run_in_thread(partial(_locked, folder))
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise WatchFolderBusyError(
-                f"WATCH_DIR {os.fspath(folder)!r} is watched by another cef-trio on this machine: stop that one first"
-            ) from error
-        except OSError as error:  # some network file systems have no locks: then the streams' leases must do
-            log.warning("watch_folder_not_locked", error=errno.errorcode.get(error.errno or 0, str(error)))
         yield
     finally:
+        with shielded(_UNLOCK_SECONDS, saving="watch folder's lock"):
+            await run_in_thread(partial(os.close, descriptor), abandon_on_cancel=True)
+
+
+def _locked(folder: Path) -> int:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
         os.close(descriptor)
+        raise WatchFolderBusyError(
+            f"WATCH_DIR {os.fspath(folder)!r} is watched by another cef-trio on this machine: stop that one first"
+        ) from error
+    except OSError as error:  # some network file systems have no locks: then the streams' leases must do
+        log.warning("watch_folder_not_locked", error=errno.errorcode.get(error.errno or 0, str(error)))
+    return descriptor
 
 
 @asynccontextmanager
