@@ -38,9 +38,9 @@ def measure(scenario: str, *, seed: int = 0, mutation: str | None = None) -> Mea
 def cancellations(
     scenario: str, *, seed: int = 0, mutation: str | None = None, every: int = 1, drain_every: int = 1, pairs: int = 0
 ) -> Iterator[Plan]:
-    """Cancelled at every step (or each ``every``-th); drained at every ``drain_every``-th; and ``pairs`` that are struck twice.
+    """Cancelled at every step; drained at every ``drain_every``-th; and ``pairs`` that are struck twice.
 
-    Of the pairs, a third is cancelled (or killed) in the clean-up of the first strike, the others during the resume.
+    ``every``: cancelled at each so-and-so-many-th only. Of the pairs, a third is cancelled (or killed) in the clean-up of the first strike, the others during the resume.
     """
     steps = measure(scenario, seed=seed, mutation=mutation).steps
     for at in range(1, steps + 1, every):
@@ -62,9 +62,9 @@ def cancellations(
 def crashes(
     scenario: str, *, seed: int = 0, mutation: str | None = None, every: int = 1, kill_every: int = 1, pairs: int = 0
 ) -> Iterator[Plan]:
-    """Dead before each call (or each ``every``-th), after its effect, and after its answer; killed at every ``kill_every``-th step.
+    """Dead before each call, after its effect, and after its answer; killed at every ``kill_every``-th step.
 
-    ``pairs`` die twice: in the first life, and again while they recover.
+    ``every``: dead in each so-and-so-many-th call only. ``pairs`` die twice: in the first life, and again while they recover.
     """
     measured = measure(scenario, seed=seed, mutation=mutation)
     for call in range(1, measured.calls + 1, every):

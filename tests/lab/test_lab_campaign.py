@@ -69,7 +69,9 @@ def conducted(plans: Iterable[Plan]) -> Tally:
 @pytest.mark.timeout(900)
 def test_no_promise_is_broken_wherever_the_daemon_is_cancelled_or_drained() -> None:
     tally = conducted(
-        plan for name in EXPLORED for plan in cancellations(name, every=EVERY[name], drain_every=16 * EVERY[name], pairs=9)
+        plan
+        for name in EXPLORED
+        for plan in cancellations(name, every=EVERY[name], drain_every=16 * EVERY[name], pairs=9)
     )
     assert tally.violated == 0, told(tally)
     pairs = 9 * len(EXPLORED)

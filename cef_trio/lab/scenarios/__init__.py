@@ -39,8 +39,6 @@ EXPECTED_BROKEN: Final = {
     "permission-passes": "kind 6",
     "refused-for-a-while": "kind 6",
     "part-lost": "kind 7",
-    "no-uploads-listed": "kind 8",
-    "no-parts-listed": "kind 8",
     "redis-fails-over": "kind 10",
     "two-hosts": "P9",
     "bucket-changes": "kind 13",
