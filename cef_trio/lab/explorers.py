@@ -40,7 +40,8 @@ def cancellations(
 ) -> Iterator[Plan]:
     """Cancelled at every step; drained at every ``drain_every``-th; and ``pairs`` that are struck twice.
 
-    ``every``: cancelled at each so-and-so-many-th only. Of the pairs, a third is cancelled (or killed) in the clean-up of the first strike, the others during the resume.
+    ``every``: cancelled at each so-and-so-many-th only. Of the pairs, a third is cancelled (or killed) in the
+    clean-up of the first strike, the others during the resume.
     """
     steps = measure(scenario, seed=seed, mutation=mutation).steps
     for at in range(1, steps + 1, every):
@@ -64,7 +65,8 @@ def crashes(
 ) -> Iterator[Plan]:
     """Dead before each call, after its effect, and after its answer; killed at every ``kill_every``-th step.
 
-    ``every``: dead in each so-and-so-many-th call only. ``pairs`` die twice: in the first life, and again while they recover.
+    ``every``: dead in each so-and-so-many-th call only. ``pairs`` die twice: in the first life, and again
+    while they recover.
     """
     measured = measure(scenario, seed=seed, mutation=mutation)
     for call in range(1, measured.calls + 1, every):
