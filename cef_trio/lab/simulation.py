@@ -17,6 +17,8 @@ from cef_trio.checkpoint.memory import FaultHook, Snapshot
 from cef_trio.checkpoint.memory import Moment as RedisMoment
 from cef_trio.checkpoint.states import Status
 from cef_trio.lab.blows import FATAL, Blow, Strike
+from cef_trio.lab.misfortunes import Misfortunes
+from cef_trio.lab.redis_faults import RedisFaults
 from cef_trio.lab.scenarios import Scenario
 from cef_trio.lab.scheduler import derived
 from cef_trio.lab.stage import Stage
@@ -48,20 +50,23 @@ _CALLS: Final = (
 def simulated(seed: int) -> Scenario:
     """The scenario of a seed."""
     world = _Dice.of(seed)
+    unkind = Misfortunes.of(seed, gentle=world.gentle, writers=world.writers)
 
     async def before(stage: Stage) -> None:
         for fault in world.faults:
             stage.arm(fault)
         if world.stumbles:
             stage.world.store.fault = world.stumble(stage)
+        unkind.prepare(stage)
         await trio.lowlevel.checkpoint()
 
     async def script(stage: Stage) -> None:
         async with trio.open_nursery() as nursery:
             for number in range(world.writers):
-                nursery.start_soon(
-                    _write, stage, f"{number}.mp4", Random(derived(seed, "writer", number)), world.gentle
-                )
+                name = f"{unkind.folders[number]}{number if unkind.folders[number] == '' else 0}.mp4"
+                nursery.start_soon(_write, stage, name, Random(derived(seed, "writer", number)), world.gentle)
+            if unkind.events:
+                nursery.start_soon(unkind.befall, stage, RedisFaults(stage.world, also=stage.world.store.fault))
             if world.loses_redis:
                 nursery.start_soon(_lose, stage, Random(derived(seed, "redis")))
 
@@ -72,8 +77,8 @@ def simulated(seed: int) -> Scenario:
         before,
         may_end=frozenset() if world.gentle else _ENDS,
         starts_over=not world.gentle,
-        redis_may_fail=bool(world.stumbles),
-        redis_silent=bool(world.stumbles),
+        redis_may_fail=bool(world.stumbles) or unkind.strikes_redis,
+        redis_silent=bool(world.stumbles) or unkind.strikes_redis,
         goes_on=True,
         max_concurrent_parts=world.parts,
     )
@@ -166,10 +171,12 @@ def _fault(random: Random) -> Fault:
 async def _write(stage: Stage, name: str, random: Random, gentle: bool) -> None:
     """One recording's writer."""
     await trio.sleep(random.uniform(0, 3))
+    await _until_mounted(stage, name)
     stage.append(random.randint(1, 2 * PART), name)
     closed = False
     for _ in range(random.randint(2, 10)):
         await trio.sleep(random.expovariate(1.0))
+        await _until_mounted(stage, name)
         action = _possible(random.choice(_GENTLE if gentle else _ROUGH), stage, name)
         if closed and action in {"append", "patch"}:
             stage.hits["writer: reopen"] += 1
@@ -179,8 +186,9 @@ async def _write(stage: Stage, name: str, random: Random, gentle: bool) -> None:
             case "patch":
                 stage.patch(random.randrange(stage.size_of(name)), random.randbytes(random.randint(1, 20)), name)
             case "rename":
-                stage.rename(name, f"r{name}")
-                name = f"r{name}"
+                folder, slash, last = name.rpartition("/")
+                stage.rename(name, f"{folder}{slash}r{last}")
+                name = f"{folder}{slash}r{last}"
             case "truncate":
                 stage.truncate(random.randrange(stage.size_of(name)), name)
             case "delete":
@@ -196,8 +204,14 @@ async def _write(stage: Stage, name: str, random: Random, gentle: bool) -> None:
             case _:
                 stage.append(random.randint(1, 2 * PART), name)
     await trio.sleep(random.expovariate(1.0))
+    await _until_mounted(stage, name)
     if name in stage.names() and random.random() < 0.8:
         stage.close(name)
+
+
+async def _until_mounted(stage: Stage, name: str) -> None:
+    while name.partition("/")[0] in stage.away:
+        await trio.sleep(1)
 
 
 def _possible(action: str, stage: Stage, name: str) -> str:
