@@ -25,6 +25,8 @@ from cef_trio.stream.after_upload_rules import AfterUploadRule, Deed
 _MOUNT: Final = "mnt"
 FOLDERS: Final = ("", "", "x/", "y/", f"{_MOUNT}/")
 """Where the recordings are; several may have one base name."""
+_KIND: Final = 0.5
+_DELETES: Final = 0.3
 _SYSTEMS: Final = ("ext4", "ext4", "reused", "nfs", "other-user")
 
 
@@ -44,7 +46,7 @@ class Misfortunes:
     def of(cls, seed: int, *, gentle: bool, writers: int) -> Misfortunes:
         """Those of a seed; half of the worlds have none."""
         random = Random(derived(seed, "misfortunes"))  # noqa: S311 - to be repeated, not secret
-        if random.random() < 0.5:
+        if random.random() < _KIND:
             return cls("ext4", ("",) * writers, (), deletes=False)
         names = sorted(_GENTLE if gentle else ALL)
         return cls(
@@ -54,7 +56,7 @@ class Misfortunes:
                 (random.uniform(0, 15), random.choice(names), random.uniform(1, 20))
                 for _ in range(random.randint(0, 3))
             ),
-            deletes=not gentle and random.random() < 0.3,
+            deletes=not gentle and random.random() < _DELETES,
         )
 
     @property
@@ -139,11 +141,11 @@ async def _unmounted(stage: Stage, _redis: RedisFaults) -> AsyncIterator[None]:
     if _MOUNT in stage.away:
         yield
         return
-    stage.away.add(_MOUNT)
+    stage.away[_MOUNT] = trio.Event()
     away = stage.world.kernel.unmount(folder)
     yield
     stage.world.kernel.remount(folder, away)
-    stage.away.remove(_MOUNT)
+    stage.away.pop(_MOUNT).set()
 
 
 @asynccontextmanager

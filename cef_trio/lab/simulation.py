@@ -63,7 +63,9 @@ def simulated(seed: int) -> Scenario:
     async def script(stage: Stage) -> None:
         async with trio.open_nursery() as nursery:
             for number in range(world.writers):
-                name = f"{unkind.folders[number]}{number if unkind.folders[number] == '' else 0}.mp4"
+                folder = unkind.folders[number]
+                # One name in each folder, as recorders have it: several folders may have the same.
+                name = f"{folder}{unkind.folders[:number].count(folder)}.mp4"
                 nursery.start_soon(_write, stage, name, Random(derived(seed, "writer", number)), world.gentle)
             if unkind.events:
                 nursery.start_soon(unkind.befall, stage, RedisFaults(stage.world, also=stage.world.store.fault))
@@ -210,8 +212,9 @@ async def _write(stage: Stage, name: str, random: Random, gentle: bool) -> None:
 
 
 async def _until_mounted(stage: Stage, name: str) -> None:
-    while name.partition("/")[0] in stage.away:
-        await trio.sleep(1)
+    folder = name.partition("/")[0]
+    if folder in stage.away:
+        await stage.away[folder].wait()
 
 
 def _possible(action: str, stage: Stage, name: str) -> str:

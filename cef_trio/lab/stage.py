@@ -34,8 +34,8 @@ class Stage:
         """Where a daemon on another machine can run, of which those that are struck know nothing."""
         self.other_life = Life()
         """That daemon's life."""
-        self.away: set[str] = set()
-        """Folders that nobody can write to, since they are not mounted."""
+        self.away: dict[str, trio.Event] = {}
+        """Folders that nobody can write to, since they are not mounted, and who tells when they are."""
         self.complaints: list[str] = []
         """What a script found broken."""
         self._other: WorldDaemon | None = None
