@@ -22,6 +22,7 @@ OUTSIDE = {
     "doctor's abort",
     "doctor's abort after a failure",
     "file's close",
+    "watch folder's lock",
 }
 """Shields of rooms that the laboratory has no part of: real processes, and commands. No stream depends on them."""
 

@@ -170,7 +170,7 @@ def _tell_flapping(stage: Stage) -> None:
 
 
 SCENARIOS: Final = (
-    Scenario("page-404", "an ingress answers 404 with a page, for a while", _page_404),
+    Scenario("page-404", "an ingress answers 404 with a page, for a while", _page_404, cheap=True),
     Scenario("page-403", "a proxy answers everything with 403 and a page, for a while", _page_403),
     Scenario("page-413", "a proxy takes no body of that size, for a while", _page_413),
     Scenario("page-200", "something answers 200 with a page, for a while", _page_200),

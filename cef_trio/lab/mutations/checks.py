@@ -1,0 +1,217 @@
+"""Checks of an answer, an object, a file or a lease that are left out."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any, Final
+
+import trio
+
+from cef_trio.checkpoint.memory import MemoryCheckpointStore
+from cef_trio.checkpoint.model import Lease
+from cef_trio.disk import OpenRecording
+from cef_trio.lab.blows import Blow
+from cef_trio.lab.disk import InlineRecording
+from cef_trio.lab.mutations.model import Mutation, replace_in
+from cef_trio.recording import FileStat
+from cef_trio.s3 import completion
+from cef_trio.s3.model import StoredObject
+from cef_trio.s3.sending import Sender
+from cef_trio.s3.xml import CompleteResult, XmlError, parse_complete_result
+from cef_trio.stream import disposal, finalize, processor, recovery
+from cef_trio.stream.parts import Part
+from cef_trio.stream.sending import send_all
+from cef_trio.stream.services import Services
+from cef_trio.stream.upload import StreamUpload
+
+
+def _error_in_200_believed(stack: ExitStack) -> None:
+    parse = parse_complete_result
+
+    def credulous(body: bytes) -> CompleteResult:
+        try:
+            return parse(body)
+        except XmlError:
+            return CompleteResult("0" * 32, None)
+
+    async def taken(self: completion.Completion, result: CompleteResult, _answer: object) -> StoredObject:
+        await trio.lowlevel.checkpoint()
+        return StoredObject(self._key, self._size_bytes, result.etag or "", result.crc64nvme, {})
+
+    replace_in(stack, completion, "parse_complete_result", credulous)
+    replace_in(stack, completion.Completion, "_verified", taken)
+
+
+def _checksum_of_part_unread(stack: ExitStack) -> None:
+    def believed(_self: object, *_: object) -> None:
+        return None
+
+    replace_in(stack, Sender, "_doubt", believed)
+
+
+def _any_object_is_ours(stack: ExitStack) -> None:
+    async def no_difference(_self: object, _stored: object) -> None:
+        await trio.lowlevel.checkpoint()
+
+    replace_in(stack, completion.Completion, "_difference", no_difference)
+
+
+def _list_of_parts_believed_unseen(stack: ExitStack) -> None:
+    def never(upload: StreamUpload, part: Any) -> bool:
+        return part.part_number not in upload.parts
+
+    replace_in(stack, recovery, "_contradicts", never)
+
+
+def _list_of_parts_unread(stack: ExitStack) -> None:
+    def never(_upload: StreamUpload, _part: object) -> bool:
+        return False
+
+    replace_in(stack, recovery, "_contradicts", never)
+
+
+def _lost_answer_is_a_failure(stack: ExitStack) -> None:
+    async def gone(_self: object, error: Exception) -> None:
+        await trio.lowlevel.checkpoint()
+        raise error
+
+    replace_in(stack, completion.Completion, "_ours_or", gone)
+
+    async def never(_services: object, _upload: object) -> bool:
+        await trio.lowlevel.checkpoint()
+        return False
+
+    replace_in(stack, recovery, "_was_completed", never)
+
+
+def _unverified(stack: ExitStack) -> None:
+    async def only_missing(
+        services: Services, upload: StreamUpload, recording: OpenRecording, size_bytes: int, leaving: Callable[[], bool]
+    ) -> bool:
+        await upload.ensure_open()
+
+        async def missing() -> AsyncGenerator[Part, None]:
+            for part in upload.plan.cut(size_bytes):
+                record = upload.parts.get(part.number)
+                if record is None or record.size_bytes != part.size_bytes:
+                    yield part
+
+        return await send_all(services, upload, recording, missing(), stop=leaving)
+
+    replace_in(stack, finalize, "_make_parts_true", only_missing)
+
+
+def _any_file_is_ours(stack: ExitStack) -> None:
+    def same(*_: object) -> bool:
+        return True
+
+    replace_in(stack, processor, "is_same_file", same)
+
+
+def _pass_believed(stack: ExitStack) -> None:
+    """The file's time is not looked at: what was written while a pass read is not noticed."""
+    stat = InlineRecording.stat
+
+    async def without_time(self: InlineRecording) -> FileStat:
+        return replace(await stat(self), mtime_ns=0)
+
+    replace_in(stack, InlineRecording, "stat", without_time)
+
+
+def _lease_unasked(stack: ExitStack) -> None:
+    """A write is taken from whoever makes it."""
+    fenced = MemoryCheckpointStore._fenced  # noqa: SLF001 - a switch in the lab, not an edit
+
+    def anybodys(self: MemoryCheckpointStore, stream_id: str, lease: Lease) -> Any:
+        return self._streams.get(stream_id) or fenced(self, stream_id, lease)
+
+    replace_in(stack, MemoryCheckpointStore, "_fenced", anybodys)
+
+
+def _deleted_unchecked(stack: ExitStack) -> None:
+    def never(*_: object) -> None:
+        return None
+
+    replace_in(stack, disposal, "why_not_the_file", never)
+
+
+MUTATIONS: Final = (
+    Mutation(
+        "unchecked: 200 with an error",
+        "Complete's status is believed, its body not read",
+        _error_in_200_believed,
+        "error-in-200",
+        ("P1", "P6"),
+    ),
+    Mutation(
+        "unchecked: a part's checksum",
+        "what S3 says it stored is not compared with what was sent",
+        _checksum_of_part_unread,
+        "damaged",
+        ("P6",),
+    ),
+    Mutation(
+        "unchecked: whose object it is",
+        "an object under the key is taken for ours",
+        _any_object_is_ours,
+        "foreign-object",
+        ("P1",),
+    ),
+    Mutation(
+        "unchecked: the list of parts",
+        "what S3 has under a recorded number is not compared",
+        _list_of_parts_believed_unseen,
+        "bytes-go-back",
+        ("P6",),
+        Blow.DIE_UNANSWERED,
+    ),
+    Mutation(
+        "unchecked: a lost answer",
+        "NoSuchUpload after a lost answer is taken for a loss",
+        _lost_answer_is_a_failure,
+        "passing-errors",
+        ("P2", "P6"),
+    ),
+    Mutation("unchecked: the bytes", "what was sent earlier is not read again", _unverified, "rewrites", ("P1",)),
+    Mutation(
+        "unchecked: whose file it is",
+        "a file under the recording's name is taken for the recording",
+        _any_file_is_ours,
+        "replaced-unheard",
+        ("P1",),
+    ),
+    Mutation(
+        "unchecked: the file after a pass",
+        "whether the file changed while it was verified is not asked",
+        _pass_believed,
+        "rewrites",
+        ("P1", "P2"),
+    ),
+    Mutation(
+        "unchecked: whose lease it is",
+        "a write is taken from whoever makes it",
+        _lease_unasked,
+        "partition",
+        ("P3",),
+    ),
+    Mutation(
+        "unchecked: the file before it is deleted",
+        "a completed recording is deleted without another look at it",
+        _deleted_unchecked,
+        "deleted-after-upload",
+        ("P8",),
+    ),
+)
+
+VARIANTS: Final = (
+    Mutation(
+        "naive: S3 is not asked",
+        "what Redis knows is all that is known",
+        _list_of_parts_unread,
+        "bytes-go-back",
+        ("P6",),
+        Blow.DIE_UNANSWERED,
+    ),
+)

@@ -1,0 +1,31 @@
+"""What a mutation is: one thing left out, by a switch, and where that shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from cef_trio.lab.blows import Blow
+
+Apply = Callable[[ExitStack], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Mutation:
+    """One thing left out. ``shows_in`` and ``blow``: where it shows; ``breaks``: which promises."""
+
+    name: str
+    summary: str
+    apply: Apply
+    shows_in: str
+    breaks: tuple[str, ...]
+    blow: Blow | None = Blow.CANCEL
+    """``None``: it shows by itself, without any blow."""
+
+
+def replace_in(stack: ExitStack, owner: object, name: str, value: object) -> None:
+    """Replace an attribute of a module or class until the stack is left."""
+    before = vars(owner)[name]
+    setattr(owner, name, value)
+    stack.callback(setattr, owner, name, before)
