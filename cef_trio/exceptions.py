@@ -55,6 +55,9 @@ class OperationError(CefMp4ProcessorError):
     service = "Outside"
     certificate_refused: bool = False
     """Whether a certificate was refused, theirs by us or ours by them: no start waits for that to pass."""
+    refusal: bool = False
+    """Whether it was answered with a no that may strike every call alike (a key, a right, a quota, a bucket): the
+    breaker finds out. It stays set where that made it transient."""
 
     def __init__(self, operation: str, message: str, *, transient: bool = False) -> None:
         self.operation = operation

@@ -136,6 +136,10 @@ class MemoryCheckpointStore:
         """Reach the store, or raise what the fault hook raises."""
         await self._call("ping", lambda: None)
 
+    async def prove(self) -> None:
+        """Write something of no meaning, or raise what the fault hook raises."""
+        await self._call("prove", lambda: None)
+
     async def create(self, meta: StreamMeta, lease: Lease, parts: Sequence[PartRecord] = ()) -> None:
         """Begin a stream (see the Protocol)."""
         meta = codec.decode_meta({name.encode(): value for name, value in codec.encode_meta(meta).items()})
