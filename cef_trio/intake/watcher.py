@@ -162,7 +162,9 @@ class Watcher:
             except OSError as error:
                 if error.errno in _LIMITS:
                     self._say_limited(error)
-                    self._watches = None  # events would tell half of it: polling tells all
+                    # Events would tell half of it: polling tells all. Others may need the watches.
+                    self._watches.drop(self._watches.root)
+                    self._watches = None
                     return False
         return bool(new)
 
@@ -176,7 +178,10 @@ class Watcher:
                 with trio.move_on_after(_RENAME_SECONDS):
                     await trio.lowlevel.wait_readable(inotify.fileno())
                 events += self._read_now(inotify)
-            if not await self._tell(translate(events, self._watches)):
+            watches = self._watches
+            if watches is None:  # the kernel's limit was reached meanwhile: from now on the folder is polled
+                return
+            if not await self._tell(translate(events, watches)):
                 scope.cancel()
                 return
 
