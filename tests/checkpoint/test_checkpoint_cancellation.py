@@ -21,6 +21,7 @@ from cef_trio.exceptions import RedisOperationError
 
 CALLS: dict[str, Callable[[CheckpointStore], Awaitable[object]]] = {
     "ping": lambda store: store.ping(),
+    "prove": lambda store: store.prove(),
     "create": lambda store: store.create(meta("s2"), OURS),
     "acquire": lambda store: store.acquire("s3", OURS),
     "renew": lambda store: store.renew(["s1"], OURS),
@@ -46,6 +47,7 @@ CALLS: dict[str, Callable[[CheckpointStore], Awaitable[object]]] = {
 }
 WRITING = frozenset(CALLS) - {
     "ping",
+    "prove",  # it writes nothing of a stream
     "holders",
     "load",
     "load_metas",
