@@ -167,7 +167,9 @@ def _without_times(store: MemoryCheckpointStore) -> object:
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize(
+    "name", [name for name in CALLS if name != "prove"]
+)  # it opens a connection, and sends nothing
 async def test_a_call_to_redis_that_is_cancelled_while_sent_still_returns(name: str, valkey: ValkeyServer) -> None:
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(RedisCheckpointStore(valkey.url, socket_timeout_seconds=10))
