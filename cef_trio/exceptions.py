@@ -141,3 +141,7 @@ class RedisOperationError(OperationError):
     """A Redis call failed; nothing is known about whether it took effect unless the message says so."""
 
     service = "Redis"
+
+
+class RecordUnreadableError(RedisOperationError):
+    """One stream's record cannot be read: a person or a newer version wrote it. It is left alone as it is."""

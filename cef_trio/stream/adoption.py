@@ -75,13 +75,10 @@ class UnknownUploads:
             return
         found = [Proposal(upload, proposed) for upload in uploads if (proposed := template.parse(upload.key))]
         known = await self._services.store.load_metas({proposal.proposed.stream_id for proposal in found})
+        owned = known.keys() | known.unreadable.keys()  # a record that cannot be read is one, and its upload is its own
         # Asked after the last await: a task may have claimed one while S3 and Redis were asked.
-        ours = self._claimed | live_ids()
-        self._proposals = [
-            proposal
-            for proposal in found
-            if proposal.proposed.stream_id not in known and proposal.proposed.stream_id not in ours
-        ]
+        owned |= self._claimed | live_ids()
+        self._proposals = [proposal for proposal in found if proposal.proposed.stream_id not in owned]
         if self._proposals:
             log.info("unknown_uploads_found", uploads=len(self._proposals))
 

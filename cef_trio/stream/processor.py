@@ -12,6 +12,7 @@ What it promises, whatever is raised at whichever await:
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import suppress
 from datetime import timedelta
 from enum import Enum
 from typing import Final
@@ -28,6 +29,7 @@ from cef_trio.exceptions import (
     LeaseLostError,
     OutdatedError,
     RecordingChangedError,
+    RecordUnreadableError,
     S3OperationError,
     StreamEndedError,
 )
@@ -56,6 +58,8 @@ class Outcome(Enum):
     FAILED = "failed"
     PARKED = "parked"
     LEASE_LOST = "lease_lost"
+    SET_ASIDE = "set_aside"
+    """Its record cannot be read: it is left alone, and looked at again now and then."""
     NOTHING_THERE = "nothing_there"
     """The file was gone before a stream was begun for it."""
 
@@ -105,15 +109,12 @@ class StreamProcessor:
                 await self._save_exit(Status.INTERRUPTED_CANCELLED)
             raise
 
-    async def _run(self) -> Outcome:  # noqa: PLR0911 - a table of what each kind of error means
+    async def _run(self) -> Outcome:
         while True:
             try:
                 return await self._process()
-            except OutdatedError as error:
-                return self._outdated(error)
-            except LeaseLostError as error:
-                log.warning("lease_lost", error=str(error))
-                return Outcome.LEASE_LOST
+            except (LeaseLostError, RecordUnreadableError) as error:
+                return await self._let_go(error)
             except CefMp4ProcessorError as error:
                 if self._is_undecided(error):
                     return await self._park()
@@ -124,6 +125,18 @@ class StreamProcessor:
                 return await self._insist(lambda error=error: self._fail(error))  # type: ignore[misc]
             if self.situation.value.draining:
                 return await self._park()
+
+    async def _let_go(self, error: LeaseLostError | RecordUnreadableError) -> Outcome:
+        """Leave the stream to whoever owns it by now; or, if its record cannot be read, to a person, as it is."""
+        if isinstance(error, OutdatedError):
+            return self._outdated(error)
+        if isinstance(error, LeaseLostError):
+            log.warning("lease_lost", error=str(error))
+            return Outcome.LEASE_LOST
+        if self.stream_id is not None:
+            with suppress(CefMp4ProcessorError):  # it runs out by itself
+                await self._services.store.release([self.stream_id], self._services.lease)
+        return Outcome.SET_ASIDE
 
     def _outdated(self, error: OutdatedError) -> Outcome:
         log.info("look_outdated", reason=str(error))
@@ -368,8 +381,8 @@ class StreamProcessor:
         while True:
             try:
                 return await end()
-            except LeaseLostError:
-                return Outcome.LEASE_LOST
+            except (LeaseLostError, RecordUnreadableError) as error:
+                return await self._let_go(error)
             except CefMp4ProcessorError as error:
                 if not error.transient:
                     log.exception("failure_not_recorded", error=str(error))

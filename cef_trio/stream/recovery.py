@@ -23,6 +23,7 @@ from cef_trio.exceptions import (
     LeaseLostError,
     OutdatedError,
     RecordingChangedError,
+    RecordUnreadableError,
     S3OperationError,
     StreamEndedError,
 )
@@ -123,11 +124,15 @@ async def resume(services: Services, stream_id: str, path: str | None) -> Stream
 
     Raises:
         LeaseLostError: another daemon owns it, or Redis does not know it any more.
+        RecordUnreadableError: its record, its parts or its lease cannot be read.
         OutdatedError: its file is not at ``path``, and its record has another one by now.
         StreamEndedError: it ended before its lease was ours: a person aborted it, or another daemon completed it.
         GivenUpError: it cannot go on: its file is gone or another one, or S3 lost its upload too often.
     """
     if not await services.store.acquire(stream_id, services.lease):
+        odd = services.store.unreadable.why_of(stream_id)
+        if odd is not None:
+            raise RecordUnreadableError("acquire", odd)
         raise LeaseLostError(f"another daemon owns stream {stream_id}")
     checkpoint = await services.store.load(stream_id)
     if checkpoint is None:

@@ -91,6 +91,8 @@ class StreamSupervisor:
         self._live: dict[str, LiveStream] = {}
         self._settled: dict[str, FileStat] = {}
         self._unknown: dict[str, _Unknown] = {}
+        self._set_aside: dict[str, _Unknown] = {}
+        """Files whose records cannot be read: looked at again now and then (:meth:`ask_set_aside_again`)."""
         self._renamed: list[tuple[str, str, FileStat]] = []
         self._to_look_again: set[str] = set()
         """Paths that a task which ended is to look at after its pause: one look each, however many tasks ended."""
@@ -152,14 +154,14 @@ class StreamSupervisor:
         if live is not None:
             live.learn(news.seen(live.situation.value, stat))
         elif self._settled.get(path) != stat and self._matches(path):
-            self._ask(path, stat, closed=False)
+            self._ask_unless_set_aside(path, stat, closed=False)
 
     def _closed(self, path: str, stat: FileStat) -> None:
         live = self._live.get(path)
         if live is not None:
             live.learn(news.closed(live.situation.value, stat))
         elif self._settled.get(path) != stat and self._matches(path):
-            self._ask(path, stat, closed=True)
+            self._ask_unless_set_aside(path, stat, closed=True)
 
     def _moved(self, old_path: str, new_path: str, stat: FileStat) -> None:
         live = self._live.get(old_path)
@@ -172,6 +174,7 @@ class StreamSupervisor:
             live.learn(news.moved(live.situation.value, new_path, stat))
             return
         self._settled.pop(old_path, None)
+        self._set_aside.pop(old_path, None)
         unknown = self._unknown.pop(old_path, None)
         self._ask_to_rename(old_path, new_path, stat)
         if unknown is not None and unknown.closed:
@@ -181,6 +184,7 @@ class StreamSupervisor:
 
     def _gone(self, path: str) -> None:
         self._settled.pop(path, None)
+        self._set_aside.pop(path, None)
         self._unknown.pop(path, None)
         live = self._live.get(path)
         if live is not None:
@@ -201,8 +205,9 @@ class StreamSupervisor:
                     self._gone(path)
                 else:
                     self._moved(path, new_path, files[new_path])
-        for path in [path for path in self._settled if path not in files]:
-            del self._settled[path]
+        for known in (self._settled, self._set_aside):
+            for path in [path for path in known if path not in files]:
+                del known[path]
         for path, stat in files.items():
             self._seen(path, stat)
 
@@ -216,6 +221,20 @@ class StreamSupervisor:
         if self._matches(old_path) and self._matches(new_path):
             self._renamed.append((old_path, new_path, stat))
             self._work.value = True
+
+    def _ask_unless_set_aside(self, path: str, stat: FileStat, *, closed: bool) -> None:
+        """Ask Redis about a file; of one whose record cannot be read only the news is kept, however often it comes."""
+        aside = self._set_aside.get(path)
+        if aside is None:
+            self._ask(path, stat, closed=closed)
+        else:
+            self._set_aside[path] = _Unknown(stat, closed or (aside.closed and aside.stat == stat), aside.since)
+
+    def ask_set_aside_again(self) -> None:
+        """Ask Redis once more about the files whose records could not be read."""
+        self._unknown = {**self._set_aside, **self._unknown}
+        self._work.value |= bool(self._set_aside)
+        self._set_aside.clear()
 
     def _ask(self, path: str, stat: FileStat, *, closed: bool) -> None:
         before = self._unknown.get(path)
@@ -243,19 +262,18 @@ class StreamSupervisor:
     async def _resolve_some(self) -> None:
         asked = dict(islice(self._unknown.items(), _BATCH))
         known, unreadable = await lookup.find_by_path(self._services.store, list(asked))
+        for path in unreadable & self._unknown.keys():
+            self._set_aside[path] = self._unknown.pop(path)
         fresh = []
         for path in asked:
             unknown = self._still_unknown(path, asked)
             if unknown is None:
                 continue
-            verdict = Verdict.SETTLED if path in unreadable else judge(known.get(path), unknown.stat)
+            verdict = judge(known.get(path), unknown.stat)
             if verdict is Verdict.NEW or verdict is Verdict.REPLACED:
                 fresh.append(path)
             if verdict is Verdict.SETTLED:
-                self._settled[path] = unknown.stat
-                del self._unknown[path]
-                if path in known and known[path].meta.status is Status.COMPLETED:
-                    self.on_uploaded(known[path].meta)
+                self._settle(path, known[path])
             elif verdict is Verdict.RESUME:
                 self._start(path, self._unknown.pop(path), known[path].meta.stream_id)
             elif verdict is Verdict.REPLACED:
@@ -273,6 +291,12 @@ class StreamSupervisor:
                 del self._unknown[path]
                 seen = known.get(path)
                 self._begin(path, unknown, instead_of=seen.meta.stream_id if seen is not None else None)
+
+    def _settle(self, path: str, known: KnownPath) -> None:
+        """Nothing is to be done about that file until it changes, but what follows an upload."""
+        self._settled[path] = self._unknown.pop(path).stat
+        if known.meta.status is Status.COMPLETED:
+            self.on_uploaded(known.meta)
 
     def _still_unknown(self, path: str, asked: Mapping[str, _Unknown]) -> _Unknown | None:
         """What is to be judged at a path that Redis and S3 were asked about; ``None`` if the answer is not about it.
@@ -399,6 +423,12 @@ class StreamSupervisor:
         upload = live.processor.upload
         if upload is not None and upload.meta.current_path != live.path:  # renamed when its task had no more turns
             self._ask_to_rename(upload.meta.current_path, live.path, live.situation.value.stat)
+        if outcome is Outcome.SET_ASIDE:
+            situation = live.situation.value
+            if not situation.doubted:  # else its file is not at that path
+                closed = situation.ending is not Ending.NOT
+                self._set_aside[live.path] = _Unknown(situation.stat, closed, live.changed_at)
+            return
         if outcome is not Outcome.PARKED and not self._draining.value and live.path not in self._to_look_again:
             path = live.path
             self._to_look_again.add(path)
