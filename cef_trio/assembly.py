@@ -279,12 +279,22 @@ async def check_reachable(services: Services, *, create_bucket: bool) -> None:
     await _insist("connect_s3", reach_bucket, services.s3_breaker)
 
 
+@contextmanager
+def _starting(breaker: CircuitBreaker) -> Iterator[None]:
+    breaker.starting = True
+    try:
+        yield
+    finally:
+        breaker.starting = False
+
+
 async def _insist(operation: str, reach: Callable[[], Awaitable[None]], breaker: CircuitBreaker) -> None:
     """Try by the one policy; out of attempts, wait for the outage's end as everyone does, and try again."""
     attempt = 0
     while True:
         try:
-            await reach()
+            with _starting(breaker):
+                await reach()
         except CefMp4ProcessorError as error:
             refused = isinstance(error, OperationError) and (error.refusal or error.certificate_refused)
             if refused or not error.transient:

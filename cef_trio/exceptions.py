@@ -27,6 +27,17 @@ class ChunkProcessingError(CefMp4ProcessorError):
         super().__init__(message)
 
 
+class FileAccessError(ChunkProcessingError):
+    """The file system refused a recording: its rights, its disk, its server. A change on this machine can mend it.
+
+    ``denied``: the rights are missing (EACCES, EPERM). Programs that copy or move set them last.
+    """
+
+    def __init__(self, message: str, *, denied: bool = False) -> None:
+        self.denied = denied
+        super().__init__(message, transient=True)
+
+
 class StreamFinalizationError(CefMp4ProcessorError):
     """A recording was uploaded but could not be verified or completed."""
 

@@ -166,6 +166,8 @@ class CircuitBreaker:
         """While the breaker is open."""
         self.up_since = -float("inf")
         """``trio.current_time()`` when the last outage ended."""
+        self.starting = False
+        """While the start asks whether we are let in at all a refusal is the answer: neither held nor repeated."""
         self._probe = probe
         self._policy = policy
         self._random = random or Random()  # noqa: S311 - jitter, not a secret

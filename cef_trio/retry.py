@@ -153,7 +153,7 @@ class ServiceRetrier:
             try:
                 return await self._noting(attempt)
             except CefMp4ProcessorError as error:
-                if is_refusal(error):
+                if is_refusal(error) and not self._breaker.starting:
                     if await self._breaker.is_everybodys(error, need_of(operation)):
                         raise _Held(error) from error
                     own.append(error)

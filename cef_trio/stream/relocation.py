@@ -14,7 +14,7 @@ import structlog
 
 from cef_trio.checkpoint.states import StreamSet
 from cef_trio.checkpoint.store import KnownPath
-from cef_trio.exceptions import ChunkProcessingError
+from cef_trio.exceptions import ChunkProcessingError, FileAccessError
 from cef_trio.recording import FileStat
 from cef_trio.stream import lookup
 from cef_trio.stream.after_upload_rules import is_below
@@ -45,7 +45,9 @@ class RelocatedStreams:
             try:
                 there = await self._services.disk.stat(known.meta.current_path)
             except ChunkProcessingError as error:
-                if error.transient and (not watched or is_below(known.meta.current_path, watched)):
+                if not (isinstance(error, FileAccessError) and error.denied) and (
+                    not watched or is_below(known.meta.current_path, watched)
+                ):
                     raise
                 continue
             if there is None or there.inode != known.meta.identity.inode:
