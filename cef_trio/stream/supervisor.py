@@ -290,19 +290,25 @@ class StreamSupervisor:
                 self._start(path, self._unknown.pop(path), known[path].meta.stream_id)
             elif verdict is Verdict.REPLACED:
                 self.resume_unattended(known[path], detached=True)
-        if fresh and self._must_list_uploads:
-            self._must_list_uploads = False  # first: who finds another lease lost meanwhile sets it again
-            try:
-                await self._uploads.look(lambda: self.live_ids)
-                await self._relocated.look(lambda: self.live_ids)
-            except CefMp4ProcessorError:
-                self._must_list_uploads = True
-                raise
+        if fresh:
+            await self._find_what_may_fit()
         for path in fresh:
             if (unknown := self._still_unknown(path, asked)) is not None:
                 del self._unknown[path]
                 seen = known.get(path)
                 self._begin(path, unknown, instead_of=seen.meta.stream_id if seen is not None else None)
+
+    async def _find_what_may_fit(self) -> None:
+        """Before a file is taken for a new one: look for uploads that Redis forgot, and for renamed recordings."""
+        if self._must_list_uploads:
+            self._must_list_uploads = False  # first: who finds another lease lost meanwhile sets it again
+            done = False
+            try:
+                done = await self._uploads.look(lambda: self.live_ids)
+            finally:
+                self._must_list_uploads |= not done
+        if self._relocated.due:
+            await self._relocated.look(lambda: self.live_ids)
 
     def _settle(self, path: str, known: KnownPath) -> None:
         """Nothing is to be done about that file until it changes, but what follows an upload."""
@@ -425,7 +431,9 @@ class StreamSupervisor:
         finally:
             lease_lost = outcome in {None, Outcome.LEASE_LOST}
             # Before the file can be taken for a new one: Redis may have lost its memory, and S3 have what it forgot.
-            self._must_list_uploads |= lease_lost
+            if lease_lost:
+                self._must_list_uploads = True
+                self._relocated.again()
             for key in [key for key, other in self._live.items() if other is live]:
                 del self._live[key]
             cancelled = "lease_lost" if live.processor.disowned else "cancelled"
