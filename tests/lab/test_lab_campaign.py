@@ -10,13 +10,14 @@ from collections.abc import Iterable
 
 import pytest
 
+from cef_trio.lab import misfortunes
 from cef_trio.lab.campaign import Tally, conduct
 from cef_trio.lab.explorers import cancellations, crashes, worlds
 from cef_trio.lab.run import Plan
 from cef_trio.lab.scenarios import EXPECTED_BROKEN, EXPLORED, SCENARIOS, streams
 
 PROCESSES = os.cpu_count() or 1
-WORLDS = 2000
+WORLDS = 1500
 EVERY = {name: 1 if SCENARIOS[name] in streams.SCENARIOS else 8 for name in SCENARIOS}
 """Every step of the stories of one recording; of the long ones of an unkind world each eighth: the long campaign
 (`.ci/campaign`) walks through all of them."""
@@ -37,6 +38,7 @@ KINDS = {
     "redis: answer lost",
     "redis: everything lost",
     "redis: last second lost",
+    *(f"world: {name}" for name in misfortunes.ALL),
     "writer: append",
     "writer: patch",
     "writer: truncate",

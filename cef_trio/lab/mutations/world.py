@@ -6,10 +6,13 @@ from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from typing import Any, Final
 
+from cef_trio import outage, retry
 from cef_trio.checkpoint.memory import MemoryCheckpointStore
 from cef_trio.checkpoint.model import Lease, PartRecord, StreamMeta
+from cef_trio.exceptions import FileAccessError
 from cef_trio.lab.mutations.model import Mutation, replace_in
 from cef_trio.s3.answer_origin import AnswerOrigin
+from cef_trio.stream import judge
 from cef_trio.stream.best_effort import BestEffort
 
 
@@ -52,12 +55,63 @@ def _created_unasked(stack: ExitStack) -> None:
     replace_in(stack, MemoryCheckpointStore, "create", anyhow)
 
 
+def _refusals_are_for_good(stack: ExitStack) -> None:
+    """Kind 6: a refusal is one recording's own, though it strikes all."""
+
+    def never(_error: BaseException) -> bool:
+        return False
+
+    replace_in(stack, retry, "is_refusal", never)
+    replace_in(stack, outage, "is_refusal", never)
+
+
+def _rights_are_for_good(stack: ExitStack) -> None:
+    """Kind 6: a file that may not be read now never may."""
+    init = FileAccessError.__init__
+
+    def final(self: FileAccessError, message: str, *, denied: bool = False) -> None:
+        init(self, message, denied=denied)
+        self.transient = self.transient and not denied
+
+    replace_in(stack, FileAccessError, "__init__", final)
+    replace_in(stack, judge, "COMES_BACK", frozenset())
+
+
+def _asked_by_ping(stack: ExitStack) -> None:
+    """Kind 10: Redis is up when it answers PING, whatever becomes of a write."""
+    replace_in(stack, MemoryCheckpointStore, "prove", MemoryCheckpointStore.ping)
+
+
 MUTATIONS: Final = (
+    Mutation(
+        "unchecked: whom a refusal strikes",
+        "a refusal that strikes all streams fails each of them",
+        _refusals_are_for_good,
+        "refused-for-a-while",
+        ("P6",),
+        None,
+    ),
+    Mutation(
+        "unchecked: whether rights may come",
+        "a file that may not be read now has failed for good",
+        _rights_are_for_good,
+        "permission-passes",
+        ("P6",),
+        None,
+    ),
+    Mutation(
+        "unchecked: what failed",
+        "an outage is over when PING succeeds, and writes are refused",
+        _asked_by_ping,
+        "redis-fails-over",
+        ("P10",),
+        None,
+    ),
     Mutation(
         "unchecked: who answered",
         "a page of an ingress is taken for S3's word",
         _any_answer_is_s3s,
-        "page-403",
+        "page-413",
         ("P1", "P2", "P6"),
         None,
     ),
