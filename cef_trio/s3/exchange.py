@@ -59,6 +59,7 @@ _CAUSES: Final = 6
 _MIN_SKEW: Final = timedelta(seconds=30)
 _MAX_SKEW: Final = timedelta(minutes=14)  # S3 lets 15 in; its answer took a moment to arrive
 _EXPIRED_CREDENTIALS: Final = frozenset({"ExpiredToken", "InvalidToken"})
+_NOT_LET_IN: Final = frozenset({401, 403})
 
 HTTPX_TRANSIENT: Final[Mapping[type[Exception], bool]] = MappingProxyType(
     {
@@ -346,6 +347,8 @@ class Exchange:
             error.transient = self._correct_clock(headers.get("date"), offset)
         elif error.code in _EXPIRED_CREDENTIALS:
             error.transient = self._config.credentials.rejected()
+        elif error.status in _NOT_LET_IN:
+            self._config.credentials.rejected()  # keys that were renewed are refused in many words, or in none
         error.refusal = not error.transient and error.code not in OF_ONE_CALL
         return error
 

@@ -13,6 +13,7 @@ from trio_util import AsyncBool
 from cef_trio.checkpoint.exit_saves import ExitSaves
 from cef_trio.checkpoint.model import Lease
 from cef_trio.checkpoint.store import CheckpointStore
+from cef_trio.config import Settings
 from cef_trio.disk import Disk
 from cef_trio.media.metadata import MediaInfo
 from cef_trio.retry import CircuitBreaker
@@ -91,6 +92,8 @@ class Services:
     metrics: Metrics = field(default_factory=Metrics)
     pacer: Pacer = field(default_factory=Pacer)
     """How fast ``s3`` sends; the rate may be changed while it does."""
+    renew_credentials: Callable[[Settings], None] = lambda _settings: None
+    """Lets S3's keys and Redis's login of settings that were read again take effect."""
     webhook: WebhookClient | None = None
     """Who is told of completed recordings; ``None``: nobody."""
     best_effort: BestEffort = field(default_factory=BestEffort)
