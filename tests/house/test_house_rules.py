@@ -28,7 +28,7 @@ EDGES = {
         "checkpoint/redis_errors.py",
     },
     "botocore": {"s3/credentials.py"},
-    "hypercorn": {"admin/server.py"},
+    "h11": {"http1.py"},
     "subprocess": {"media/ffprobe.py", "local/recorder.py", "local/valkey.py"},
 }
 """Where a library is called, and so where its exceptions are mapped: no other room can see one."""
