@@ -98,7 +98,11 @@ class World:
         """The machine of this world's daemons, but for those that are started elsewhere."""
         self.bucket = BUCKET
         """The bucket of the next daemon."""
+        self.s3_name = ""
+        """How the next daemon calls the store's endpoint; empty: it does not record it."""
+        self.key_template = "streams/{stream_id}/{file_name}"
         self.part_size = PART
+        self.equal_parts = False
         self.random = Random(seed)  # noqa: S311 - a world is to be repeatable, not secret
         self.endpoint = S3Endpoint(
             buckets=[BUCKET, OTHER_BUCKET],
@@ -376,8 +380,10 @@ class World:
                 part_slots=trio.CapacityLimiter(self._max_concurrent_parts),
                 rules=StreamRules(
                     bucket=self.bucket,
-                    key_template=KeyTemplate("streams/{stream_id}/{file_name}"),
+                    key_template=KeyTemplate(self.key_template),
                     part_size=self.part_size,
+                    equal_parts=self.equal_parts,
+                    endpoint=self.s3_name,
                     watch_folder=str(self.folder),
                 ),
                 utc_now=self.utc_now,
