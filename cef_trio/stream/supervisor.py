@@ -61,8 +61,15 @@ class LiveStream:
         path: str = self.situation.value.path
         return path
 
+    @property
+    def unreadable(self) -> str | None:
+        """Why its file cannot be read now; ``None`` if nothing is known against it. None of its bytes gets to S3."""
+        error = self.processor.unreadable
+        return str(error) if error is not None else None
+
     def learn(self, situation: Situation) -> None:
         """Take in news."""
+        self.processor.try_again()
         if situation.stat != self.situation.value.stat:
             self.changed_at = trio.current_time()
             self.growth.saw(self.changed_at, situation.stat.size_bytes)
@@ -126,6 +133,11 @@ class StreamSupervisor:
         Their age counts from there also once their streams have begun.
         """
         return min((unknown.since for unknown in self._unknown.values() if unknown.stat.size_bytes), default=None)
+
+    @property
+    def unreadable(self) -> Mapping[str, str]:
+        """The files that wait for the file system to let them be read, and why it does not."""
+        return {live.path: live.unreadable for live in self._live.values() if live.unreadable is not None}
 
     def drain(self) -> None:
         """Start nothing new; tell every stream to finish what is in flight, save its state and leave."""
