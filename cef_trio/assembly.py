@@ -250,6 +250,7 @@ def _rules(settings: Settings) -> StreamRules:
         key_template=KeyTemplate(settings.s3_key_template),
         part_size=settings.chunk_size_bytes,
         equal_parts=settings.s3_equal_parts,
+        endpoint=settings.s3_endpoint_url or f"AWS in {settings.s3_region_name}",
         watch_folder=str(settings.watch_dir),
         close_grace_seconds=settings.close_grace_seconds,
         save_seconds=settings.shutdown_save_seconds,

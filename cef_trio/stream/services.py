@@ -57,6 +57,8 @@ class StreamRules:
     key_template: KeyTemplate
     part_size: int
     equal_parts: bool = False
+    endpoint: str = ""
+    """Where the bucket is reached, as it is recorded with each stream; empty: it is not recorded."""
     watch_folder: str = ""
     """A recording that is gone with this whole folder is not deleted; empty: it is not asked about."""
     close_grace_seconds: float = 1.0
