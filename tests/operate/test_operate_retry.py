@@ -39,6 +39,37 @@ def test_a_kept_upload_goes_on_and_an_aborted_one_starts_over(reason: FailureRea
     assert judged(Status.failed(reason), Presence.NOT_SEEN) is way
 
 
+@pytest.mark.parametrize("reason", list(FailureReason))
+def test_parts_that_were_refused_start_over_when_equal_ones_are_asked_for(reason: FailureReason) -> None:
+    meta = a_stream(status=Status.failed(reason), part_size=PART)
+    comeback = judge_comeback(meta, Presence.SAME, None, part_size=PART, equal_parts=True)
+    if reason is FailureReason.FINALIZATION:
+        assert comeback.way is Way.START_OVER
+        assert comeback.fields["equal_parts"] is True
+    elif reason in KEEPS_ITS_UPLOAD:
+        assert comeback.way is Way.GO_ON
+
+
+async def test_an_upload_that_was_kept_is_aborted_before_it_starts_over(
+    world: World, desk: Desk, autojump_clock: MockClock
+) -> None:
+    """Its parts would be found by their key, and gone on from."""
+    world.append(3 * WORLD_PART)
+    fault = world.endpoint.faults.arm(Fault(Kind.ERROR, "CompleteMultipartUpload", code="InvalidPart", times=None))
+    async with world.daemon() as daemon:
+        daemon.closed()
+        (failed,) = await until_idle(world, *FAILED)
+        assert "S3_EQUAL_PARTS" in (failed.meta.failure_reason or "")
+        world.endpoint.faults.disarm(fault)
+        wanted = replace(desk, equal_parts=True, part_size=WORLD_PART)
+        assert (await retry_stream(wanted, failed.meta.stream_id)).way is Way.START_OVER
+        (checkpoint,) = await completed(world)
+    assert checkpoint.meta.equal_parts
+    assert world.recordings() == [world.content()]
+    assert world.endpoint.log.calls["CreateMultipartUpload"] == 2
+    assert world.open_uploads() == []
+
+
 @pytest.mark.parametrize("presence", [Presence.GONE, Presence.OTHER, Presence.TAKEN])
 @pytest.mark.parametrize("status", sorted(FAILED))
 def test_without_its_file_only_a_stream_whose_object_exists_comes_back(status: Status, presence: Presence) -> None:
