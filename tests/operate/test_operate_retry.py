@@ -25,6 +25,7 @@ from cef_trio.operate.comeback import Presence, Way, judge_comeback, presence_of
 from cef_trio.operate.desk import Desk
 from cef_trio.operate.retry import retry_stream, retry_streams
 from cef_trio.stream.failures import KEEPS_ITS_UPLOAD
+from cef_trio.stream.naming import METADATA_SUFFIX
 
 
 def judged(status: Status, presence: Presence = Presence.SAME, **more: Any) -> Way | None:
@@ -147,7 +148,15 @@ async def test_only_the_metadata_is_written_again_where_the_object_exists(
     world: World, desk: Desk, autojump_clock: MockClock
 ) -> None:
     world.append(2 * WORLD_PART)
-    fault = world.endpoint.faults.arm(Fault(Kind.ERROR, "PutObject", code="AccessDenied", times=None))
+    # Of this one object: what the probe is refused too would be an outage, and end no stream.
+    of_metadata = Fault(
+        Kind.ERROR,
+        "PutObject",
+        code="AccessDenied",
+        times=None,
+        predicate=lambda call: (call.key or "").endswith(METADATA_SUFFIX),
+    )
+    fault = world.endpoint.faults.arm(of_metadata)
     async with world.daemon() as daemon:
         daemon.closed()
         (checkpoint,) = await until_idle(world, *FAILED)
@@ -172,7 +181,7 @@ async def test_a_recording_that_is_gone_or_replaced_is_told_so_and_nothing_is_ch
     assert "another file" in (await retry_stream(desk, stream)).says
     assert world.store.snapshot() == before
     path = world.path()
-    await world.store.create(a_stream(7, path), DAEMON)
+    await world.store.create(a_stream(7, path), DAEMON, instead_of=stream)
     assert "belongs to a newer stream" in (await retry_stream(desk, stream)).says
 
 
