@@ -38,8 +38,6 @@ EXPECTED_BROKEN: Final = {
     "append-and-close": "kind 4",
     "part-lost": "kind 7",
     "two-hosts": "P9",
-    "bucket-changes": "kind 13",
-    "temporary-name": "kind 13",
 }
 """Scenarios in which the daemon still breaks a promise, and what is to be mended for them. It is to be empty."""
 EXPLORED: Final = tuple(name for name in SCENARIOS if name not in EXPECTED_BROKEN)
