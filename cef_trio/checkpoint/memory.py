@@ -143,6 +143,10 @@ class MemoryCheckpointStore:
         """Whether another lease of the stream is held than that one."""
         return self._holder(stream_id) not in {None, lease.value}
 
+    def is_held(self, stream_id: str) -> bool:
+        """Whether any lease of the stream is held."""
+        return self._holder(stream_id) is not None
+
     # ---- CheckpointStore ---------------------------------------------------------------------------------------
 
     async def ping(self) -> None:

@@ -6,14 +6,17 @@ from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from typing import Any, Final
 
+import trio
+
 from cef_trio import outage, retry
 from cef_trio.checkpoint.memory import MemoryCheckpointStore
 from cef_trio.checkpoint.model import Lease, PartRecord, StreamMeta
 from cef_trio.exceptions import FileAccessError
 from cef_trio.lab.mutations.model import Mutation, replace_in
 from cef_trio.s3.answer_origin import AnswerOrigin
-from cef_trio.stream import judge
+from cef_trio.stream import judge, recovery, target
 from cef_trio.stream.best_effort import BestEffort
+from cef_trio.stream.upload import StreamUpload
 
 
 def _any_answer_is_s3s(stack: ExitStack) -> None:
@@ -82,7 +85,58 @@ def _asked_by_ping(stack: ExitStack) -> None:
     replace_in(stack, MemoryCheckpointStore, "prove", MemoryCheckpointStore.ping)
 
 
+def _missing_parts_believed(stack: ExitStack) -> None:
+    """Kind 7: Complete says InvalidPart, and the very same is asked again."""
+
+    def never(_upload: object, _listed: object) -> None:
+        return None
+
+    replace_in(stack, recovery, "_forget_unlisted", never)
+
+
+def _bucket_of_now(stack: ExitStack) -> None:
+    """Kind 13: a stream goes on in whatever bucket the settings name."""
+
+    def never(_services: object, _meta: object) -> bool:
+        return False
+
+    replace_in(stack, target, "bucket_changed", never)
+
+
+def _first_name_kept(stack: ExitStack) -> None:
+    """Kind 13: an object is called as its file was when it was first seen."""
+
+    async def left_out(_self: object) -> None:
+        await trio.lowlevel.checkpoint()
+
+    replace_in(stack, StreamUpload, "_name_object", left_out)
+
+
 MUTATIONS: Final = (
+    Mutation(
+        "unchecked: which parts are missing",
+        "InvalidPart is answered by the same question",
+        _missing_parts_believed,
+        "part-lost",
+        ("P1", "P6"),
+        None,
+    ),
+    Mutation(
+        "unchecked: whose bucket it is",
+        "an open stream goes on in another bucket than it is recorded in",
+        _bucket_of_now,
+        "bucket-changes",
+        ("P1", "P5", "P6"),
+        None,
+    ),
+    Mutation(
+        "left out: the name of now",
+        "an object keeps its file's temporary name",
+        _first_name_kept,
+        "temporary-name",
+        ("P1",),
+        None,
+    ),
     Mutation(
         "unchecked: whom a refusal strikes",
         "a refusal that strikes all streams fails each of them",

@@ -36,7 +36,6 @@ EXPECTED_BROKEN: Final = {
     "tail-cut": "kind 4",
     "full-size-first": "kind 4",
     "append-and-close": "kind 4",
-    "part-lost": "kind 7",
     "two-hosts": "P9",
 }
 """Scenarios in which the daemon still breaks a promise, and what is to be mended for them. It is to be empty."""

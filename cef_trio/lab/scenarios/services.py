@@ -147,10 +147,12 @@ async def _redis_fails_over(stage: Stage) -> None:
     replica = redis.keep()
     stage.append(PART)
     await trio.sleep(0.3)
+    daemon = stage.daemon
     redis.turn_read_only()
     stage.append(PART)
     await trio.sleep(31)
-    _tell_flapping(stage)
+    if daemon is not None and daemon is stage.daemon and daemon.listens and not stage.world.life.ended:
+        _tell_flapping(stage)
     redis.fail_over(replica)
     await trio.sleep(3)
     stage.close()
