@@ -102,8 +102,9 @@ def _verification_kept(stack: ExitStack) -> None:
 
 
 def _unknown_uploads_unseen(stack: ExitStack) -> None:
-    async def left_out(_self: object) -> None:
+    async def left_out(_self: object, _live_ids: object = None) -> bool:
         await trio.lowlevel.checkpoint()
+        return True
 
     replace_in(stack, UnknownUploads, "look", left_out)
 
