@@ -116,7 +116,10 @@ class Witness:
             and (stored is None or stored == sent)
         ):
             where = query["uploadId"], int(query["partNumber"])
-            self.parts[where] = response.headers["etag"].strip('"')
+            if "x-amz-copy-source" in request.headers:
+                self.parts.pop(where, None)  # no bytes of ours: whatever becomes of it costs nothing
+            else:
+                self.parts[where] = response.headers["etag"].strip('"')
 
     def took_body(self, request: httpx.Request, body: bytes, *, whole: bool) -> None:
         """An answer's body was read to its end, or given up."""
@@ -232,7 +235,8 @@ def _name(request: httpx.Request) -> str:
     query, method = request.url.params, request.method
     key = request.url.path.partition("/recordings")[2].strip("/")
     if "partNumber" in query:
-        return f"UploadPart {query['partNumber']}"
+        copy = "Copy" if "x-amz-copy-source" in request.headers else ""
+        return f"UploadPart{copy} {query['partNumber']}"
     if "uploadId" in query:
         return {"POST": "CompleteMultipartUpload", "DELETE": "AbortMultipartUpload"}.get(method, "ListParts")
     if "uploads" in query:

@@ -23,6 +23,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Final, Self, TypeVar
+from urllib.parse import quote
 
 import httpx
 
@@ -39,9 +40,11 @@ from cef_trio.s3.model import (
     AbortRule,
     ByteSource,
     ChecksumAlgorithm,
+    CopiedPart,
     CreatedUpload,
     ListedPart,
     ListedUpload,
+    ObjectRange,
     PartToComplete,
     StoredObject,
     UploadedPart,
@@ -52,9 +55,12 @@ from cef_trio.s3.reading import METADATA, Reader
 from cef_trio.s3.sending import Sender
 from cef_trio.s3.sigv4 import EMPTY_SHA256
 from cef_trio.s3.xml import (
+    ObjectsPage,
     XmlError,
     create_bucket_configuration,
     parse_abort_rules,
+    parse_copied_part,
+    parse_objects,
     parse_parts,
     parse_upload_id,
     parse_uploads,
@@ -203,6 +209,36 @@ class S3Client:
         return await self._retrier.call(
             "upload_part", lambda: _of_upload(self._sender.negotiated(upload, checksum, with_body=True))
         )
+
+    async def upload_part_copy(self, key: str, upload_id: str, part_number: int, source: ObjectRange) -> CopiedPart:
+        """Have S3 make a part of an object's bytes, if it still has that ETag. One attempt, never repeated:
+        nobody needs a copy, since what cannot be copied can be sent.
+
+        What comes back is only what S3 says: it is for the caller to compare it with the bytes that it wants.
+
+        Cancelled: the part may have been copied unheard; then :meth:`list_parts` tells of it.
+
+        Raises:
+            S3OperationError: S3 refused (``NotImplemented``, ``PreconditionFailed``, …), or its answer is none.
+        """
+        named = quote(f"/{self._config.bucket}/{source.key}", safe="/-_.~")
+        last = source.offset + source.size_bytes - 1
+        call = Call(
+            "upload_part_copy",
+            "PUT",
+            EMPTY_SHA256,
+            key=key,
+            query=(("partNumber", str(part_number)), ("uploadId", upload_id)),
+            headers={
+                "x-amz-copy-source": named,
+                "x-amz-copy-source-range": f"bytes={source.offset}-{last}",
+                "x-amz-copy-source-if-match": f'"{source.etag}"',
+            },
+            part_number=part_number,
+            read_timeout_seconds=self._config.complete_timeout_seconds,
+        )
+        answer = await self._exchange.perform(call)
+        return self._parsed(call.operation, key, answer, parse_copied_part)
 
     async def list_parts(self, key: str, upload_id: str) -> list[ListedPart]:
         """All parts of an open upload, in order of their numbers.
@@ -361,6 +397,18 @@ class S3Client:
         """
         async with self._reader.open(key, self._retrier) as opened:
             yield opened
+
+    async def list_objects(self, prefix: str, token: str | None = None) -> ObjectsPage:
+        """A page (at most 1,000) of the objects whose keys begin with ``prefix``, in the order of their keys.
+
+        Raises:
+            S3OperationError: S3 refused, or did not answer.
+        """
+        query = [("list-type", "2"), ("encoding-type", "url"), ("prefix", prefix)]
+        query += [("continuation-token", token)] if token else []
+        page = await self._page(Call("list_objects", "GET", EMPTY_SHA256, query=tuple(query)), parse_objects)
+        self._advances("list_objects", None, token, page.next_token or "")
+        return page
 
     async def delete_object(self, key: str) -> None:
         """Delete an object; one that is not there is fine.

@@ -17,7 +17,15 @@ from xml.parsers import expat
 from xml.sax.saxutils import escape
 
 from cef_trio.s3.checksums import crc64nvme_from_base64, crc64nvme_to_base64
-from cef_trio.s3.model import AbortRule, ChecksumAlgorithm, ListedPart, ListedUpload, PartToComplete
+from cef_trio.s3.model import (
+    AbortRule,
+    ChecksumAlgorithm,
+    CopiedPart,
+    ListedObject,
+    ListedPart,
+    ListedUpload,
+    PartToComplete,
+)
 
 NAMESPACE: Final = "http://s3.amazonaws.com/doc/2006-03-01/"
 MAX_DEPTH: Final = 16
@@ -161,6 +169,14 @@ class UploadsPage:
     next_markers: tuple[str, str] | None
 
 
+@dataclass(frozen=True, slots=True)
+class ObjectsPage:
+    """A page of ListObjectsV2; ``next_token`` is ``None`` on the last one."""
+
+    objects: tuple[ListedObject, ...]
+    next_token: str | None
+
+
 def parse_upload_id(body: bytes) -> str:
     """The upload id in CreateMultipartUpload's answer.
 
@@ -181,6 +197,41 @@ def parse_complete_result(body: bytes) -> CompleteResult:
     composite = root.text_of("ChecksumType") == "COMPOSITE"
     crc = None if composite else crc64nvme_from_base64(root.text_of("ChecksumCRC64NVME"))
     return CompleteResult(etag=unquoted(root.text_of("ETag")), crc64nvme=crc)
+
+
+def parse_copied_part(body: bytes) -> CopiedPart:
+    """UploadPartCopy's answer.
+
+    Raises:
+        XmlError: it is something else (an ``<Error>`` behind a 200, or nothing: the store took it for UploadPart).
+    """
+    root = _root(body, "CopyPartResult")
+    others = (root.text_of(element) for element in _ELEMENTS.values())
+    return CopiedPart(
+        etag=unquoted(_required(root, "ETag")) or "",
+        crc64nvme=crc64nvme_from_base64(root.text_of("ChecksumCRC64NVME")),
+        checksum=next((text for text in others if text), None),
+    )
+
+
+def parse_objects(body: bytes) -> ObjectsPage:
+    """A page of ListObjectsV2; keys are decoded where the answer says that they are encoded.
+
+    Raises:
+        XmlError: it is none.
+    """
+    root = _root(body, "ListBucketResult")
+    decode = unquote_plus if root.text_of("EncodingType") == "url" else str
+    objects = tuple(
+        ListedObject(
+            key=decode(_required(entry, "Key")),
+            size_bytes=_number(entry, "Size"),
+            modified_at_utc=_moment(_required(entry, "LastModified")),
+        )
+        for entry in root.all("Contents")
+    )
+    token = root.text_of("NextContinuationToken") if root.text_of("IsTruncated") == "true" else None
+    return ObjectsPage(objects, token)
 
 
 def parse_parts(body: bytes) -> PartsPage:
