@@ -38,6 +38,8 @@ from cef_trio.webhook.client import WebhookClient
 
 log = structlog.get_logger(__name__)
 
+_PROXY_VARIABLES: Final = frozenset({"http_proxy", "https_proxy", "all_proxy"})
+
 ONCE: Final = frozenset({"count", "is_persistent", "save_interrupted"})
 """Surveys, whose caller repeats them, and last words, for which nobody may wait. All else is under the one policy."""
 _RECONNECT_SECONDS: Final = 1.0
@@ -58,6 +60,13 @@ def warn_of_exposed_secrets(env_file: Path | None) -> None:
     """Say which files with secrets every user of this machine may read; it is no reason not to start."""
     for found in exposed_secrets(env_file):
         log.warning("secret_exposed", file=found.file, mode=found.mode)
+
+
+def warn_of_unused_proxy() -> None:
+    """Say which proxies the environment names: none is used, so where nothing else leads out, nothing gets out."""
+    names = sorted(name for name in os.environ if name.lower() in _PROXY_VARIABLES and os.environ[name])
+    if names:
+        log.warning("http_proxy_not_used", variables=names)
 
 
 @contextmanager
@@ -91,6 +100,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
     Raises:
         SettingsError: a URL cannot be understood, a cluster's prefix has no hash tag, a bucket no host name.
     """
+    warn_of_unused_proxy()
     metrics = Metrics()
     observer = metrics.attempt_failed
     policy = RetryPolicy(settings.retry_attempts, settings.retry_initial_seconds, settings.retry_max_seconds)
@@ -230,7 +240,12 @@ def _text(value: SecretStr | str | None) -> str | None:
 
 
 async def _has_writer(path: str) -> bool | None:
-    match await writer_state(path):
+    return knows_writer(await writer_state(path))
+
+
+def knows_writer(state: WriterState) -> bool | None:
+    """Whether a file has a writer, as :class:`cef_trio.stream.services.WriterCheck` says it."""
+    match state:
         case WriterState.PRESENT:
             return True
         case WriterState.NONE:
@@ -271,6 +286,8 @@ async def _reach_bucket(s3: S3Client, *, create_bucket: bool) -> None:
     try:
         await s3.head_bucket()
     except S3OperationError as error:
+        if error.transient:
+            raise
         if error.status == _NOT_FOUND and create_bucket:
             await s3.create_bucket()
             log.info("bucket_created")

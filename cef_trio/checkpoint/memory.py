@@ -136,7 +136,9 @@ class MemoryCheckpointStore:
         """Reach the store, or raise what the fault hook raises."""
         await self._call("ping", lambda: None)
 
-    async def create(self, meta: StreamMeta, lease: Lease, parts: Sequence[PartRecord] = ()) -> None:
+    async def create(
+        self, meta: StreamMeta, lease: Lease, parts: Sequence[PartRecord] = (), *, instead_of: str | None = None
+    ) -> None:
         """Begin a stream (see the Protocol)."""
         meta = codec.decode_meta({name.encode(): value for name, value in codec.encode_meta(meta).items()})
         meta = replace(meta, next_part_to_upload=max(meta.next_part_to_upload, rules.past(parts)))
@@ -147,9 +149,14 @@ class MemoryCheckpointStore:
             if meta.stream_id in self._streams:
                 if holder != lease.value:
                     raise rules.lease_lost(meta.stream_id, holder)
+                if self._streams[meta.stream_id].meta.original_path != meta.current_path:
+                    raise rules.path_taken(meta.stream_id, meta.stream_id)
                 return
             if not rules.may_take(holder, lease):
                 raise rules.lease_lost(meta.stream_id, holder)
+            there = self._by_path.get(meta.current_path)
+            if there not in {None, meta.stream_id, instead_of} and there in self._streams:
+                raise rules.path_taken(meta.stream_id, str(there))
             self._hold(meta.stream_id, lease)
             self._streams[meta.stream_id] = _Stream(meta, rules.first_home(meta.status), dict(checked))
             self._by_path[meta.current_path] = meta.stream_id
@@ -323,6 +330,10 @@ class MemoryCheckpointStore:
     async def owed_webhooks(self) -> frozenset[str]:
         """The ids of the streams whose webhook is owed."""
         return await self._call("owed_webhooks", lambda: frozenset(self._owed_webhooks))
+
+    async def owes_webhook(self, stream_id: str) -> bool:
+        """Whether the stream's webhook is owed."""
+        return await self._call("owes_webhook", lambda: stream_id in self._owed_webhooks)
 
     async def settle_webhook(self, stream_id: str) -> None:
         """The stream's webhook is owed no more."""

@@ -245,7 +245,9 @@ class RedisCheckpointStore:
 
     # ---- writing ---------------------------------------------------------------------------------------------------
 
-    async def create(self, meta: StreamMeta, lease: Lease, parts: Sequence[PartRecord] = ()) -> None:
+    async def create(
+        self, meta: StreamMeta, lease: Lease, parts: Sequence[PartRecord] = (), *, instead_of: str | None = None
+    ) -> None:
         """Begin a stream (see the Protocol)."""
         fields = codec.encode_meta(meta)
         fields["next_part_to_upload"] = b"%d" % max(meta.next_part_to_upload, rules.past(parts))
@@ -255,17 +257,29 @@ class RedisCheckpointStore:
             self.keys.by_path,
             *self.keys.sets.values(),
         ]
-        given: list[Argument] = [
+        before: list[Argument] = [
             lease.value,
             lease.instance,
             arguments.milliseconds(lease),
             meta.stream_id,
             codec.encode_path(meta.current_path),
             arguments.set_number(rules.first_home(meta.status)),
-            *arguments.of_fields(fields),
-            *arguments.of_parts(parts),
+            instead_of or "",
         ]
-        await self._write("create", meta.stream_id, scripts.CREATE, keys, given)
+        following: list[Argument] = [*arguments.of_fields(fields), *arguments.of_parts(parts)]
+
+        def work(client: Client) -> Sequence[bytes]:
+            answer: Sequence[bytes] = run_script(client, scripts.CREATE, keys, [*before, "", *following])
+            if answer[0] != b"taken":
+                return answer
+            # Only now the key is known in which the record of the stream that has the path would be, if it is not lost.
+            lost = answer[1].decode(errors="replace")
+            again: Sequence[bytes] = run_script(
+                client, scripts.CREATE, [*keys, self.keys.meta(lost)], [*before, lost, *following]
+            )
+            return again
+
+        self._judge_answer("create", meta.stream_id, scripts.CREATE, await self._redis.call("create", work))
 
     async def update(self, stream_id: str, lease: Lease, change: Change) -> None:
         """Set or remove fields of the record."""
@@ -338,6 +352,12 @@ class RedisCheckpointStore:
 
         return await self._redis.call("owed_webhooks", work)
 
+    async def owes_webhook(self, stream_id: str) -> bool:
+        """Whether the stream's webhook is owed."""
+        return await self._redis.call(
+            "owes_webhook", lambda client: bool(client.sismember(self.keys.owed_webhooks, stream_id))
+        )
+
     async def settle_webhook(self, stream_id: str) -> None:
         """The stream's webhook is owed no more."""
 
@@ -369,6 +389,16 @@ class RedisCheckpointStore:
         following: Status | None = None,
     ) -> None:
         answer = await self._redis.call(operation, lambda client: run_script(client, script, keys, given))
+        self._judge_answer(operation, stream_id, script, answer, following)
+
+    def _judge_answer(
+        self,
+        operation: str,
+        stream_id: str,
+        script: scripts.Script,
+        answer: Sequence[bytes],
+        following: Status | None = None,
+    ) -> None:
         match answer:
             case [b"ok"]:
                 return
@@ -376,6 +406,8 @@ class RedisCheckpointStore:
                 raise rules.lease_lost(stream_id, holder.decode(errors="replace") or None)
             case [b"gone"]:
                 raise rules.record_gone(stream_id)
+            case [b"taken", there]:
+                raise rules.path_taken(stream_id, there.decode(errors="replace"))
             case [b"refused", raw] if following is not None:
                 try:
                     current = Status(raw.decode())

@@ -53,14 +53,19 @@ class CheckpointStore(Protocol):
         """Reach the store, or raise."""
         ...
 
-    async def create(self, meta: StreamMeta, lease: Lease, parts: Sequence[PartRecord] = ()) -> None:
+    async def create(
+        self, meta: StreamMeta, lease: Lease, parts: Sequence[PartRecord] = (), *, instead_of: str | None = None
+    ) -> None:
         """Begin a stream: record, ``streams:by_path``, set, lease, and the parts already adopted, in one step.
 
-        ``streams:by_path`` of its path leads to this stream from now on, whatever it led to before. Repeating it with
-        the same stream id under the same lease changes nothing once the record exists.
+        ``streams:by_path`` of its path leads to this stream from now on. It may have led to nothing, to a stream whose
+        record is lost, or to ``instead_of``: the stream that the caller saw there when it judged the file. Repeating it
+        with the same stream id and path under the same lease changes nothing once the record exists.
 
         Raises:
             LeaseLostError: a stream of this id exists under another daemon's lease.
+            PathTakenError: the path leads to another stream than the caller saw, or a stream of this id was begun for
+                another path.
         """
         ...
 
@@ -159,6 +164,10 @@ class CheckpointStore(Protocol):
 
     async def owed_webhooks(self) -> frozenset[str]:
         """The ids of the streams whose webhook is owed."""
+        ...
+
+    async def owes_webhook(self, stream_id: str) -> bool:
+        """Whether the stream's webhook is owed: asked again once the delivery is claimed."""
         ...
 
     async def settle_webhook(self, stream_id: str) -> None:

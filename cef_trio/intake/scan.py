@@ -65,7 +65,7 @@ class ThreadedReader:
     async def stats(self, paths: Iterable[str]) -> Mapping[str, FileStat]:
         """See :meth:`FolderReader.stats`."""
         wanted = tuple(paths)
-        return await self._in_thread(lambda: _stats_now(wanted))
+        return await self._in_thread(lambda: stats_now(wanted))
 
     async def _in_thread(self, read: Callable[[], T]) -> T:
         return await trio.to_thread.run_sync(read, abandon_on_cancel=True, limiter=self._threads)
@@ -120,7 +120,8 @@ def _read_one(folder: str, matches: PathMatcher) -> tuple[dict[str, FileStat], l
     return files, folders
 
 
-def _stats_now(paths: Iterable[str]) -> dict[str, FileStat]:
+def stats_now(paths: Iterable[str]) -> dict[str, FileStat]:
+    """Look at these; what is no regular file, or cannot be looked at, is absent. Blocks."""
     found: dict[str, FileStat] = {}
     for path in paths:
         try:

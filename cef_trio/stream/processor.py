@@ -23,7 +23,14 @@ from trio_util import AsyncValue
 from cef_trio.checkpoint.states import SENTENCES, FailureReason, Status
 from cef_trio.checkpoint.store import Saving
 from cef_trio.disk import OpenRecording
-from cef_trio.exceptions import CefMp4ProcessorError, LeaseLostError, RecordingChangedError, S3OperationError
+from cef_trio.exceptions import (
+    CefMp4ProcessorError,
+    LeaseLostError,
+    OutdatedError,
+    RecordingChangedError,
+    S3OperationError,
+    StreamEndedError,
+)
 from cef_trio.shielded import shielded
 from cef_trio.stream import recovery
 from cef_trio.stream.adoption import UnknownUploads
@@ -62,7 +69,9 @@ class StreamProcessor:
         unknown: UnknownUploads,
         situation: AsyncValue[Situation],
         stream_id: str | None,
+        instead_of: str | None = None,
     ) -> None:
+        """``instead_of`` is the stream that the file's path led to when it was judged to need a new one."""
         self.situation = situation
         self.stream_id = stream_id
         self.working = False
@@ -70,6 +79,7 @@ class StreamProcessor:
         self.upload: StreamUpload | None = None
         self._services = services
         self._unknown = unknown
+        self._instead_of = instead_of
         self.disowned = False
         """Whether the stream's lease is lost: then nothing may be saved of it."""
         self._told: BaseException | None = None
@@ -95,10 +105,12 @@ class StreamProcessor:
                 await self._save_exit(Status.INTERRUPTED_CANCELLED)
             raise
 
-    async def _run(self) -> Outcome:
+    async def _run(self) -> Outcome:  # noqa: PLR0911 - a table of what each kind of error means
         while True:
             try:
                 return await self._process()
+            except OutdatedError as error:
+                return self._outdated(error)
             except LeaseLostError as error:
                 log.warning("lease_lost", error=str(error))
                 return Outcome.LEASE_LOST
@@ -112,6 +124,13 @@ class StreamProcessor:
                 return await self._insist(lambda error=error: self._fail(error))  # type: ignore[misc]
             if self.situation.value.draining:
                 return await self._park()
+
+    def _outdated(self, error: OutdatedError) -> Outcome:
+        log.info("look_outdated", reason=str(error))
+        if self.upload is None or not isinstance(error, StreamEndedError):
+            return Outcome.LEASE_LOST
+        # This task ended it: Redis took the last write, and its answer was lost.
+        return Outcome.COMPLETED if error.completed else Outcome.FAILED
 
     async def _process(self) -> Outcome:
         upload = self.upload = await self._come_in()
@@ -152,7 +171,9 @@ class StreamProcessor:
         async with self._services.stream_slots:
             try:
                 path = self.situation.value.path
-                return await recovery.begin(self._services, self._unknown, path, named=self._name)
+                return await recovery.begin(
+                    self._services, self._unknown, path, named=self._name, instead_of=self._instead_of
+                )
             except RecordingChangedError as error:
                 log.info("nothing_there", reason=str(error))
                 return None
@@ -371,7 +392,9 @@ class StreamProcessor:
             checkpoint = await self._services.store.load(self.stream_id)
             upload = StreamUpload(self._services, checkpoint) if checkpoint else None
         if upload is None:
-            upload = self.upload = await recovery.record_refused(self._services, self.situation.value, named=self._name)
+            upload = self.upload = await recovery.record_refused(
+                self._services, self.situation.value, named=self._name, instead_of=self._instead_of
+            )
         if reason not in KEEPS_ITS_UPLOAD:
             await upload.abort()
         await upload.transition(Status.failed(reason), failure_reason=f"{SENTENCES[reason]} {error}")

@@ -19,6 +19,7 @@ import structlog
 import trio
 from trio_util import periodic
 
+from cef_trio.checkpoint import rules
 from cef_trio.checkpoint.states import StreamSet
 from cef_trio.exceptions import CefMp4ProcessorError, ChunkProcessingError
 from cef_trio.stream import lookup
@@ -108,13 +109,16 @@ class StaleChecker:
         unattended = ids - self._supervisor.live_ids
         if not unattended:
             return
-        for known in (await lookup.load_metas(store, unattended)).values():
+        # A hint: the stream's own task takes the lease, and looks again under it. A lease that was taken here would be
+        # nobody's if no task began, and would keep a person's `abort` out.
+        holders = await store.holders(unattended)
+        for known in (await lookup.load_metas(store, sorted(unattended))).values():
             path = known.meta.current_path
             # Another daemon's, which watches another folder; or a stranger's, who wrote a record to be led out of ours.
             if not path.startswith(self._watch_folder + "/") or ".." in path.split("/"):
                 continue
+            if not rules.may_take(holders.get(known.meta.stream_id), self._services.lease):
+                continue  # another daemon works on it
             with self._alone():
-                if not await store.acquire(known.meta.stream_id, self._services.lease):
-                    continue  # another daemon works on it
                 stat = await self._services.disk.stat(path)
                 self._supervisor.resume_unattended(known, stat=stat)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from itertools import islice
 
 import structlog
 import trio
@@ -240,13 +241,13 @@ class StreamSupervisor:
             self._work.value = bool(self._unknown or self._renamed)
 
     async def _resolve_some(self) -> None:
-        paths = list(self._unknown)[:_BATCH]
-        known, unreadable = await lookup.find_by_path(self._services.store, paths)
+        asked = dict(islice(self._unknown.items(), _BATCH))
+        known, unreadable = await lookup.find_by_path(self._services.store, list(asked))
         fresh = []
-        for path in paths:
-            unknown = self._unknown.get(path)
+        for path in asked:
+            unknown = self._still_unknown(path, asked)
             if unknown is None:
-                continue  # gone, or moved, while Redis was asked
+                continue
             verdict = Verdict.SETTLED if path in unreadable else judge(known.get(path), unknown.stat)
             if verdict is Verdict.NEW or verdict is Verdict.REPLACED:
                 fresh.append(path)
@@ -262,15 +263,36 @@ class StreamSupervisor:
         if fresh and self._must_list_uploads:
             self._must_list_uploads = False  # first: who finds another lease lost meanwhile sets it again
             try:
-                await self._uploads.look()
-                await self._relocated.look(self.live_ids)
+                await self._uploads.look(lambda: self.live_ids)
+                await self._relocated.look(lambda: self.live_ids)
             except CefMp4ProcessorError:
                 self._must_list_uploads = True
                 raise
         for path in fresh:
-            if path in self._unknown:
-                unknown = self._unknown.pop(path)
-                self._start(path, unknown, self._relocated.claim(path, unknown.stat))
+            if (unknown := self._still_unknown(path, asked)) is not None:
+                del self._unknown[path]
+                seen = known.get(path)
+                self._begin(path, unknown, instead_of=seen.meta.stream_id if seen is not None else None)
+
+    def _still_unknown(self, path: str, asked: Mapping[str, _Unknown]) -> _Unknown | None:
+        """What is to be judged at a path that Redis and S3 were asked about; ``None`` if the answer is not about it.
+
+        While they were asked the file may have gone, or another one got its name: then it is asked about anew. So it is
+        while Redis is still to be told that a file that it knows has that name now.
+        """
+        unknown = self._unknown.get(path)
+        if unknown is None or unknown.stat.inode != asked[path].stat.inode:
+            return None
+        return None if any(new_path == path for _, new_path, _ in self._renamed) else unknown
+
+    def _begin(self, path: str, unknown: _Unknown, *, instead_of: str | None) -> None:
+        """Start the task of a file that Redis does not know: a new stream's, unless it is a relocated one's."""
+        stream_id = self._relocated.claim(path, unknown.stat)
+        live = next((live for live in self.live if stream_id and live.processor.stream_id == stream_id), None)
+        if live is not None:  # the stale checker took it up since it was looked for: this is where its file is
+            self._moved(live.path, path, unknown.stat)
+        else:
+            self._start(path, unknown, stream_id, instead_of=instead_of)
 
     async def _rename_known(self) -> None:
         """Tell Redis of new names first: else a file would be asked about by a name that leads to nothing."""
@@ -282,7 +304,7 @@ class StreamSupervisor:
             if meta is not None and meta.identity.file_ino == stat.file_ino and meta.stream_id not in self.live_ids:
                 self._renaming = meta.stream_id
                 try:
-                    await self._record_name(meta.stream_id, new_path)
+                    await self._record_name(meta.stream_id, old_path, new_path)
                 except CefMp4ProcessorError as error:
                     if error.transient:
                         raise
@@ -292,12 +314,16 @@ class StreamSupervisor:
                     self._renaming = None
             del self._renamed[0]
 
-    async def _record_name(self, stream_id: str, path: str) -> None:
+    async def _record_name(self, stream_id: str, old_path: str, path: str) -> None:
         store, lease = self._services.store, self._services.lease
-        if await store.acquire(stream_id, lease):
+        if not await store.acquire(stream_id, lease):
+            return
+        # Another daemon may have recorded a newer name before the lease was ours.
+        known = await lookup.load_metas(store, [stream_id])
+        if stream_id in known and known[stream_id].meta.current_path == old_path:
             await store.rename(stream_id, lease, path)
-            await store.release([stream_id], lease)
             log.info("known_recording_renamed", stream_id=stream_id, path=path)
+        await store.release([stream_id], lease)
 
     # -- tasks --------------------------------------------------------------------------------------------------------
 
@@ -322,15 +348,25 @@ class StreamSupervisor:
         there = stat or FileStat(meta.identity.file_dev, meta.identity.file_ino, 0, 0)
         self._launch(path, Situation(meta.current_path, there, doubted=stat is None), meta.stream_id)
 
-    def _start(self, path: str, unknown: _Unknown, stream_id: str | None) -> None:
+    def _start(self, path: str, unknown: _Unknown, stream_id: str | None, *, instead_of: str | None = None) -> None:
         if self._draining.value or path in self._live or (stream_id is not None and stream_id in self.live_ids):
             return
         ending = Ending.CLOSED if unknown.closed else Ending.NOT
-        self._launch(path, Situation(path, unknown.stat, ending), stream_id, seen_at=unknown.since)
+        self._launch(
+            path, Situation(path, unknown.stat, ending), stream_id, seen_at=unknown.since, instead_of=instead_of
+        )
 
-    def _launch(self, key: str, situation: Situation, stream_id: str | None, *, seen_at: float | None = None) -> None:
+    def _launch(
+        self,
+        key: str,
+        situation: Situation,
+        stream_id: str | None,
+        *,
+        seen_at: float | None = None,
+        instead_of: str | None = None,
+    ) -> None:
         value = AsyncValue(situation)
-        processor = StreamProcessor(self._services, self._uploads, value, stream_id)
+        processor = StreamProcessor(self._services, self._uploads, value, stream_id, instead_of)
         live = LiveStream(processor, value, trio.current_time())
         if seen_at is not None:
             live.growth = Growth(seen_at, situation.stat.size_bytes)
