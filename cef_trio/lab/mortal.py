@@ -25,7 +25,7 @@ from cef_trio.exceptions import RedisOperationError
 from cef_trio.lab.journal import Journal, Lane
 
 _CHECKSUM = "x-amz-checksum-crc64nvme"
-_FENCED = frozenset({"update", "record_part", "adopt_parts", "start_over", "transition", "rename"})
+_FENCED = frozenset({"update", "record_part", "adopt_parts", "cut_parts", "start_over", "transition", "rename"})
 """Writes of one stream's record, whose first arguments are the stream and the lease."""
 _UPLOAD_ID = re.compile(rb"<UploadId>([^<]+)</UploadId>")
 
@@ -105,6 +105,10 @@ class Witness:
         self.objects.clear()
         self.redis_lost = False
 
+    def was_cut(self, upload_id: str, keep_to: int) -> None:
+        """The file was cut off, and the records of the parts behind its end are forgotten."""
+        self.parts = {where: etag for where, etag in self.parts.items() if where[0] != upload_id or where[1] <= keep_to}
+
     def took_headers(self, request: httpx.Request, response: httpx.Response) -> None:
         """The headers of an answer are here. One that tells another checksum acknowledges something else."""
         query = request.url.params
@@ -136,8 +140,11 @@ class Witness:
 class MortalStore:
     """The store as one process sees it: every method of a ``CheckpointStore``, until that process is dead."""
 
-    def __init__(self, store: MemoryCheckpointStore, life: Life, journal: Journal) -> None:
+    def __init__(
+        self, store: MemoryCheckpointStore, life: Life, journal: Journal, witness: Witness | None = None
+    ) -> None:
         self._store = store
+        self._witness = witness
         self._life = life
         self._journal = journal
 
@@ -152,6 +159,10 @@ class MortalStore:
             with self._journal.call(Lane.REDIS, operation):
                 await life.reached()
                 answer = await method(*args, **kwargs)
+                if operation == "cut_parts" and self._witness is not None:
+                    stream_id, _, keep_to = args
+                    meta = self._store.snapshot().streams[stream_id].meta
+                    self._witness.was_cut(meta.s3_upload_id or "", keep_to)
                 if operation in _FENCED and self._store.is_anothers(*args[:2]):
                     life.trespasses.append(operation)
                 await life.reached()

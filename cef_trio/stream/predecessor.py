@@ -4,7 +4,7 @@ Metadata is not content, and a local change is not a new recording. So before a 
 the checksums on record:
 
 - All bytes are the same (``touch``, ``rsync -t``, ``cp -a`` to another disk, ``chmod``): the record is corrected, and
-  nothing is sent (:func:`settle`).
+  nothing is sent (``correction.py``).
 - Some are (it grew, it was cut off, its head was patched): a new stream begins, which *supersedes* the completed one.
   Every part whose bytes are those of a recorded part is copied within S3 from the completed object (UploadPartCopy);
   only what changed is sent (:class:`Base`). The new object's metadata names the superseded one, which stays: a webhook
@@ -27,14 +27,11 @@ import structlog
 
 from cef_trio.checkpoint.model import Checkpoint, PartRecord, StreamMeta
 from cef_trio.checkpoint.states import Status
-from cef_trio.checkpoint.store import Change
 from cef_trio.disk import OpenRecording
-from cef_trio.exceptions import LeaseLostError, RecordingChangedError, S3OperationError
-from cef_trio.recording import FileStat
+from cef_trio.exceptions import RecordingChangedError, S3OperationError
 from cef_trio.s3.etags import looks_like_md5
 from cef_trio.s3.model import CopiedPart, ObjectRange
 from cef_trio.stream.compare import crc_of
-from cef_trio.stream.identity import HEAD_BYTES
 from cef_trio.stream.parts import Part, PartPlan
 from cef_trio.stream.services import Services
 
@@ -43,7 +40,6 @@ log = structlog.get_logger(__name__)
 _SAMPLES: Final = 3
 """How many parts are compared at most to see whether a file of another size has anything of the completed one."""
 _MAX_FAILURES: Final = 3
-_ROUNDS: Final = 3
 
 
 class Likeness(Enum):
@@ -146,7 +142,7 @@ async def likeness(recording: OpenRecording, size_bytes: int, completed: Checkpo
         if agreeing:
             return Likeness.SOME
     inside = [part for part in parts if part.end <= size_bytes]
-    for part in (*inside[:1], *inside[: -_SAMPLES : -1]):
+    for part in (*inside[:1], *inside[:-_SAMPLES:-1]):
         if await _agrees(recording, part, completed.parts[part.number]):
             return Likeness.SOME
     return Likeness.NONE
@@ -162,47 +158,3 @@ async def _agrees(recording: OpenRecording, part: Part, record: PartRecord) -> b
 
 def _plan(meta: StreamMeta) -> PartPlan:
     return PartPlan(meta.part_size, equal_parts=meta.equal_parts)
-
-
-async def settle(services: Services, stream_id: str, path: str) -> Checkpoint | Likeness:
-    """Compare the file with the completed stream, and correct that one's record if it is the same, byte for byte.
-
-    Returns:
-        ``Likeness.SAME`` if the record says now what the file is, and nothing is left to do; ``Likeness.NONE`` if they
-        have nothing in common; else the completed stream, for a new one to go on from.
-
-    Raises:
-        RecordingChangedError: the file is not there (any more).
-        LeaseLostError: another daemon works on the completed stream.
-    """
-    completed = await services.store.load(stream_id)
-    if completed is None or completed.meta.status is not Status.COMPLETED:
-        return Likeness.NONE
-    async with services.disk.open(path) as recording:
-        for _ in range(_ROUNDS):
-            before = await recording.stat()
-            found = await likeness(recording, before.size_bytes, completed)
-            if found is not Likeness.SAME:
-                return completed if found is Likeness.SOME else Likeness.NONE
-            after = await recording.stat()
-            if (after, after.ctime_ns) == (before, before.ctime_ns):
-                await _correct(services, completed.meta, recording, after, path)
-                return Likeness.SAME
-    return completed  # it is being written
-
-
-async def _correct(
-    services: Services, meta: StreamMeta, recording: OpenRecording, stat: FileStat, path: str
-) -> None:
-    from cef_trio.stream.recovery import identify  # noqa: PLC0415 - moved below with identity's home
-
-    identity = await identify(recording, stat, HEAD_BYTES)
-    store, lease = services.store, services.lease
-    if not await store.acquire(meta.stream_id, lease):
-        raise LeaseLostError(f"another daemon works on stream {meta.stream_id}")
-    change = Change({"identity": identity, "verified_mtime_ns": stat.mtime_ns})
-    await store.update(meta.stream_id, lease, change)
-    if path != meta.current_path:
-        await store.rename(meta.stream_id, lease, path)
-    await store.release([meta.stream_id], lease)
-    log.info("recording_unchanged", stream_id=meta.stream_id, key=meta.s3_key_prefix, size_bytes=stat.size_bytes)
