@@ -27,6 +27,17 @@ class ChunkProcessingError(CefMp4ProcessorError):
         super().__init__(message)
 
 
+class FileAccessError(ChunkProcessingError):
+    """The file system refused a recording: its rights, its disk, its server. A change on this machine can mend it.
+
+    ``denied``: the rights are missing (EACCES, EPERM). Programs that copy or move set them last.
+    """
+
+    def __init__(self, message: str, *, denied: bool = False) -> None:
+        self.denied = denied
+        super().__init__(message, transient=True)
+
+
 class StreamFinalizationError(CefMp4ProcessorError):
     """A recording was uploaded but could not be verified or completed."""
 
@@ -71,6 +82,9 @@ class OperationError(CefMp4ProcessorError):
     service = "Outside"
     certificate_refused: bool = False
     """Whether a certificate was refused, theirs by us or ours by them: no start waits for that to pass."""
+    refusal: bool = False
+    """Whether it was answered with a no that may strike every call alike (a key, a right, a quota, a bucket): the
+    breaker finds out. It stays set where that made it transient."""
 
     def __init__(self, operation: str, message: str, *, transient: bool = False) -> None:
         self.operation = operation
@@ -138,3 +152,7 @@ class RedisOperationError(OperationError):
     """A Redis call failed; nothing is known about whether it took effect unless the message says so."""
 
     service = "Redis"
+
+
+class RecordUnreadableError(RedisOperationError):
+    """One stream's record cannot be read: a person or a newer version wrote it. It is left alone as it is."""

@@ -29,6 +29,7 @@ import httpx
 
 from cef_trio.exceptions import S3OperationError
 from cef_trio.object_options import ObjectOptions
+from cef_trio.outage import Need
 from cef_trio.retry import Retrier, SingleAttempt
 from cef_trio.s3.body import BytesSource
 from cef_trio.s3.checksums import HEADERS, crc64nvme_from_base64, to_base64
@@ -106,6 +107,7 @@ class S3Client:
         self._exchange = Exchange(config, transport=transport, now=now)
         self._negotiation = Negotiation(config.checksum, config.payload_signing)
         self._reader = Reader(self._exchange)
+        self._may_delete_probe = True
         self._sender = Sender(
             self._exchange,
             self._negotiation,
@@ -438,6 +440,28 @@ class S3Client:
         """
         call = Call("head_bucket", "HEAD", EMPTY_SHA256, reading=Reading.HEADERS)
         await self._retrier.call("head_bucket", lambda: self._exchange.perform(call))
+
+    async def probe(self, need: Need, key: str) -> None:
+        """Prove that the store does what is needed, on a connection of its own: one attempt, for the breaker.
+
+        A write is an object of a few bytes at ``key``, put with the options of a recording, and deleted again. Where
+        we may not delete it stays, and is overwritten by the next.
+
+        Raises:
+            S3OperationError: S3 refused, or did not answer.
+        """
+        await self._exchange.drop_idle()
+        if need is Need.READ:
+            await self.head_bucket()
+            return
+        await self.put_object(
+            key, b"cef-trio was here\n", content_type="text/plain", headers=self.options.for_recording()
+        )
+        if self._may_delete_probe:
+            try:
+                await self.delete_object(key)
+            except S3OperationError as error:
+                self._may_delete_probe = error.transient
 
     async def abort_rules(self) -> list[AbortRule]:
         """The bucket's lifecycle rules that abort open uploads; needs s3:GetLifecycleConfiguration.

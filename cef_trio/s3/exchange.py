@@ -25,6 +25,7 @@ from typing import Final
 from urllib.parse import quote
 from xml.sax.saxutils import escape
 
+import httpcore
 import httpx
 import structlog
 import trio
@@ -38,6 +39,7 @@ from cef_trio.s3.checksums import CALCULATORS
 from cef_trio.s3.config import S3Config
 from cef_trio.s3.errors import (
     MAX_ERROR_BYTES,
+    OF_ONE_CALL,
     UNREADABLE_ANSWER,
     describe,
     error_from_answer,
@@ -126,9 +128,10 @@ class Exchange:
         )
         self._now = now
         self._clock_offset = timedelta()
+        self._transport = transport if transport is not None else network(config)
         self._origin = AnswerOrigin()
         self._http = httpx.AsyncClient(
-            transport=transport if transport is not None else network(config),
+            transport=self._transport,
             trust_env=False,
             follow_redirects=False,
         )
@@ -136,6 +139,15 @@ class Exchange:
     async def close(self) -> None:
         """Close all connections; never waits for the other side."""
         await self._http.aclose()
+
+    async def drop_idle(self) -> None:
+        """Close the connections that nobody uses: the next call opens one, and asks the name service for its address.
+
+        Behind one address there may be many backends, and a kept-alive connection stays with its own, dead or not.
+        """
+        if isinstance(self._transport, Network):
+            with trio.move_on_after(RELEASE_SECONDS):
+                await self._transport.drop_idle()
 
     def now(self) -> datetime:
         """This machine's time, corrected by what S3's clock said."""
@@ -206,9 +218,11 @@ class Exchange:
                     extensions={"timeout": self._timeout(call).as_dict(), "target": target.encode("ascii")},
                 )
                 response = await self._http.send(request, stream=True)
-        except BaseException:
+        except BaseException as error:
             if isinstance(call.body, CheckedBody):
                 await call.body.aclose()
+            if isinstance(error, S3OperationError):  # the others may lead to the same dead backend
+                await self.drop_idle()
             raise
         if response.is_success:
             return response
@@ -332,6 +346,7 @@ class Exchange:
             error.transient = self._correct_clock(headers.get("date"), offset)
         elif error.code in _EXPIRED_CREDENTIALS:
             error.transient = self._config.credentials.rejected()
+        error.refusal = not error.transient and error.code not in OF_ONE_CALL
         return error
 
     def _error_from(
@@ -465,7 +480,19 @@ def lower(headers: httpx.Headers) -> dict[str, str]:
     return {name.lower(): value for name, value in headers.items()}
 
 
-def network(config: S3Config) -> httpx.AsyncHTTPTransport:
+class Network(httpx.AsyncHTTPTransport):
+    """The real transport."""
+
+    async def drop_idle(self) -> None:
+        """Close the connections that are idle. One that is taken up in this moment is replaced by httpcore."""
+        pool = self._pool
+        if isinstance(pool, httpcore.AsyncConnectionPool):
+            for connection in tuple(pool.connections):
+                if connection.is_idle():
+                    await connection.aclose()
+
+
+def network(config: S3Config) -> Network:
     """The real transport.
 
     Raises:
@@ -480,7 +507,7 @@ def network(config: S3Config) -> httpx.AsyncHTTPTransport:
         max_keepalive_connections=config.max_connections,
         keepalive_expiry=_KEEPALIVE_SECONDS,
     )
-    return httpx.AsyncHTTPTransport(verify=verify, http1=True, http2=False, limits=limits, trust_env=False)
+    return Network(verify=verify, http1=True, http2=False, limits=limits, trust_env=False)
 
 
 def sha256_hex(body: bytes) -> str:

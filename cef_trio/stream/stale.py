@@ -5,6 +5,7 @@ that nobody works on. So every few seconds each stream is judged, by cases that 
 
 - idle and all sent → finalize · idle and more on disk → upload · shrunk → start over · missing → abort and fail
 - no processor for a stream that Redis knows → resume (a retry that is due is one of these)
+- a record that cannot be read → read it again: a person may have mended it
 
 The checker only proposes: a stream looks at its file itself before it does anything it cannot take back. A file that
 cannot be looked at keeps no other stream from its turn: who writes to the folder could take everybody's rights from it.
@@ -105,6 +106,8 @@ class StaleChecker:
     async def _resume_unattended(self) -> None:
         """Take up the streams of this folder that Redis knows as open and nobody works on."""
         store = self._services.store
+        await lookup.ask_unreadable_again(store)
+        self._supervisor.ask_set_aside_again()
         ids = await store.members(StreamSet.ACTIVE) | await store.members(StreamSet.PENDING_COMPLETION)
         unattended = ids - self._supervisor.live_ids
         if not unattended:

@@ -61,8 +61,15 @@ class LiveStream:
         path: str = self.situation.value.path
         return path
 
+    @property
+    def unreadable(self) -> str | None:
+        """Why its file cannot be read now; ``None`` if nothing is known against it. None of its bytes gets to S3."""
+        error = self.processor.unreadable
+        return str(error) if error is not None else None
+
     def learn(self, situation: Situation) -> None:
         """Take in news."""
+        self.processor.try_again()
         if situation.stat != self.situation.value.stat:
             self.changed_at = trio.current_time()
             self.growth.saw(self.changed_at, situation.stat.size_bytes)
@@ -91,6 +98,8 @@ class StreamSupervisor:
         self._live: dict[str, LiveStream] = {}
         self._settled: dict[str, FileStat] = {}
         self._unknown: dict[str, _Unknown] = {}
+        self._set_aside: dict[str, _Unknown] = {}
+        """Files whose records cannot be read: looked at again now and then (:meth:`ask_set_aside_again`)."""
         self._renamed: list[tuple[str, str, FileStat]] = []
         self._to_look_again: set[str] = set()
         """Paths that a task which ended is to look at after its pause: one look each, however many tasks ended."""
@@ -125,6 +134,11 @@ class StreamSupervisor:
         """
         return min((unknown.since for unknown in self._unknown.values() if unknown.stat.size_bytes), default=None)
 
+    @property
+    def unreadable(self) -> Mapping[str, str]:
+        """The files that wait for the file system to let them be read, and why it does not."""
+        return {live.path: live.unreadable for live in self._live.values() if live.unreadable is not None}
+
     def drain(self) -> None:
         """Start nothing new; tell every stream to finish what is in flight, save its state and leave."""
         self._draining.value = True
@@ -152,14 +166,14 @@ class StreamSupervisor:
         if live is not None:
             live.learn(news.seen(live.situation.value, stat))
         elif self._settled.get(path) != stat and self._matches(path):
-            self._ask(path, stat, closed=False)
+            self._ask_unless_set_aside(path, stat, closed=False)
 
     def _closed(self, path: str, stat: FileStat) -> None:
         live = self._live.get(path)
         if live is not None:
             live.learn(news.closed(live.situation.value, stat))
         elif self._settled.get(path) != stat and self._matches(path):
-            self._ask(path, stat, closed=True)
+            self._ask_unless_set_aside(path, stat, closed=True)
 
     def _moved(self, old_path: str, new_path: str, stat: FileStat) -> None:
         live = self._live.get(old_path)
@@ -172,6 +186,7 @@ class StreamSupervisor:
             live.learn(news.moved(live.situation.value, new_path, stat))
             return
         self._settled.pop(old_path, None)
+        self._set_aside.pop(old_path, None)
         unknown = self._unknown.pop(old_path, None)
         self._ask_to_rename(old_path, new_path, stat)
         if unknown is not None and unknown.closed:
@@ -181,6 +196,7 @@ class StreamSupervisor:
 
     def _gone(self, path: str) -> None:
         self._settled.pop(path, None)
+        self._set_aside.pop(path, None)
         self._unknown.pop(path, None)
         live = self._live.get(path)
         if live is not None:
@@ -201,8 +217,9 @@ class StreamSupervisor:
                     self._gone(path)
                 else:
                     self._moved(path, new_path, files[new_path])
-        for path in [path for path in self._settled if path not in files]:
-            del self._settled[path]
+        for known in (self._settled, self._set_aside):
+            for path in [path for path in known if path not in files]:
+                del known[path]
         for path, stat in files.items():
             self._seen(path, stat)
 
@@ -216,6 +233,20 @@ class StreamSupervisor:
         if self._matches(old_path) and self._matches(new_path):
             self._renamed.append((old_path, new_path, stat))
             self._work.value = True
+
+    def _ask_unless_set_aside(self, path: str, stat: FileStat, *, closed: bool) -> None:
+        """Ask Redis about a file; of one whose record cannot be read only the news is kept, however often it comes."""
+        aside = self._set_aside.get(path)
+        if aside is None:
+            self._ask(path, stat, closed=closed)
+        else:
+            self._set_aside[path] = _Unknown(stat, closed or (aside.closed and aside.stat == stat), aside.since)
+
+    def ask_set_aside_again(self) -> None:
+        """Ask Redis once more about the files whose records could not be read."""
+        self._unknown = {**self._set_aside, **self._unknown}
+        self._work.value |= bool(self._set_aside)
+        self._set_aside.clear()
 
     def _ask(self, path: str, stat: FileStat, *, closed: bool) -> None:
         before = self._unknown.get(path)
@@ -243,36 +274,47 @@ class StreamSupervisor:
     async def _resolve_some(self) -> None:
         asked = dict(islice(self._unknown.items(), _BATCH))
         known, unreadable = await lookup.find_by_path(self._services.store, list(asked))
+        for path in unreadable & self._unknown.keys():
+            self._set_aside[path] = self._unknown.pop(path)
         fresh = []
         for path in asked:
             unknown = self._still_unknown(path, asked)
             if unknown is None:
                 continue
-            verdict = Verdict.SETTLED if path in unreadable else judge(known.get(path), unknown.stat)
+            verdict = judge(known.get(path), unknown.stat)
             if verdict is Verdict.NEW or verdict is Verdict.REPLACED:
                 fresh.append(path)
             if verdict is Verdict.SETTLED:
-                self._settled[path] = unknown.stat
-                del self._unknown[path]
-                if path in known and known[path].meta.status is Status.COMPLETED:
-                    self.on_uploaded(known[path].meta)
+                self._settle(path, known[path])
             elif verdict is Verdict.RESUME:
                 self._start(path, self._unknown.pop(path), known[path].meta.stream_id)
             elif verdict is Verdict.REPLACED:
                 self.resume_unattended(known[path], detached=True)
-        if fresh and self._must_list_uploads:
-            self._must_list_uploads = False  # first: who finds another lease lost meanwhile sets it again
-            try:
-                await self._uploads.look(lambda: self.live_ids)
-                await self._relocated.look(lambda: self.live_ids)
-            except CefMp4ProcessorError:
-                self._must_list_uploads = True
-                raise
+        if fresh:
+            await self._find_what_may_fit()
         for path in fresh:
             if (unknown := self._still_unknown(path, asked)) is not None:
                 del self._unknown[path]
                 seen = known.get(path)
                 self._begin(path, unknown, instead_of=seen.meta.stream_id if seen is not None else None)
+
+    async def _find_what_may_fit(self) -> None:
+        """Before a file is taken for a new one: look for uploads that Redis forgot, and for renamed recordings."""
+        if self._must_list_uploads:
+            self._must_list_uploads = False  # first: who finds another lease lost meanwhile sets it again
+            done = False
+            try:
+                done = await self._uploads.look(lambda: self.live_ids)
+            finally:
+                self._must_list_uploads |= not done
+        if self._relocated.due:
+            await self._relocated.look(lambda: self.live_ids)
+
+    def _settle(self, path: str, known: KnownPath) -> None:
+        """Nothing is to be done about that file until it changes, but what follows an upload."""
+        self._settled[path] = self._unknown.pop(path).stat
+        if known.meta.status is Status.COMPLETED:
+            self.on_uploaded(known.meta)
 
     def _still_unknown(self, path: str, asked: Mapping[str, _Unknown]) -> _Unknown | None:
         """What is to be judged at a path that Redis and S3 were asked about; ``None`` if the answer is not about it.
@@ -389,7 +431,9 @@ class StreamSupervisor:
         finally:
             lease_lost = outcome in {None, Outcome.LEASE_LOST}
             # Before the file can be taken for a new one: Redis may have lost its memory, and S3 have what it forgot.
-            self._must_list_uploads |= lease_lost
+            if lease_lost:
+                self._must_list_uploads = True
+                self._relocated.again()
             for key in [key for key, other in self._live.items() if other is live]:
                 del self._live[key]
             cancelled = "lease_lost" if live.processor.disowned else "cancelled"
@@ -399,6 +443,12 @@ class StreamSupervisor:
         upload = live.processor.upload
         if upload is not None and upload.meta.current_path != live.path:  # renamed when its task had no more turns
             self._ask_to_rename(upload.meta.current_path, live.path, live.situation.value.stat)
+        if outcome is Outcome.SET_ASIDE:
+            situation = live.situation.value
+            if not situation.doubted:  # else its file is not at that path
+                closed = situation.ending is not Ending.NOT
+                self._set_aside[live.path] = _Unknown(situation.stat, closed, live.changed_at)
+            return
         if outcome is not Outcome.PARKED and not self._draining.value and live.path not in self._to_look_again:
             path = live.path
             self._to_look_again.add(path)

@@ -30,6 +30,7 @@ CUT_PARTS = _read("cut_parts")
 FORGET = _read("forget")
 LOAD = _read("load")
 LOAD_METAS = _read("load_metas")
+PROBE = _read("probe")
 RECORD_PART = _read("record_part")
 RELEASE = _read("release")
 RENAME = _read("rename")
@@ -45,6 +46,7 @@ ALL = (
     FORGET,
     LOAD,
     LOAD_METAS,
+    PROBE,
     RECORD_PART,
     RELEASE,
     RENAME,

@@ -1,7 +1,7 @@
 -- KEYS: lease, meta, parts, by_path, the four sets, and the meta of the lost stream if one is named
 -- ARGV: ours, instance, TTL in ms, id, path, home, the stream that the caller saw at the path ('': none), a stream whose
 --       record may be lost ('': none), number of fields, names and values, then part numbers and values
-local holder = redis.call('GET', KEYS[1])
+local holder = holder_of(KEYS[1])
 if redis.call('EXISTS', KEYS[2]) == 1 then
   if holder ~= ARGV[1] then
     return {'lost', holder or ''}
