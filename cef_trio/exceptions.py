@@ -7,6 +7,10 @@ and whether trying again can help (``transient``).
 
 from __future__ import annotations
 
+from typing import Final
+
+_MAX_MESSAGE: Final = 1500
+
 
 class CefMp4ProcessorError(Exception):
     """Base of every error that cef-trio raises on purpose."""
@@ -87,6 +91,8 @@ class OperationError(CefMp4ProcessorError):
     breaker finds out. It stays set where that made it transient."""
 
     def __init__(self, operation: str, message: str, *, transient: bool = False) -> None:
+        if len(message) > _MAX_MESSAGE:  # it quotes what a server said, and goes to the log and to Redis
+            message = f"{message[:_MAX_MESSAGE]}…"
         self.operation = operation
         self.message = message
         self.transient = transient

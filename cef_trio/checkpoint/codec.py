@@ -154,6 +154,7 @@ _FORMS: Final[Mapping[str, _Form]] = MappingProxyType(
         "duration_seconds": _FLOAT,
         "supersedes_stream_id": _TEXT,
         "supersedes_key": _TEXT,
+        "s3_endpoint": _TEXT,
     }
 )
 _IDENTITY_FORMS: Final[Mapping[str, _Form]] = MappingProxyType(

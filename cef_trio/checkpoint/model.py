@@ -94,6 +94,8 @@ class StreamMeta:
     """The completed stream of an earlier state of this file, from whose object unchanged parts are copied."""
     supersedes_key: str | None = None
     """That object's key."""
+    s3_endpoint: str | None = None
+    """Where the store was reached that has the upload or the object; ``None``: an older version recorded it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,7 +112,8 @@ async def base_of(services: Services, meta: StreamMeta) -> Base | None:
         return None
     old = before.meta
     aligned = (old.part_size, old.equal_parts) == (meta.part_size, meta.equal_parts)
-    if not aligned or old.s3_bucket != meta.s3_bucket or old.checksum_algorithm != meta.checksum_algorithm:
+    elsewhere = old.s3_bucket != meta.s3_bucket or len({old.s3_endpoint, meta.s3_endpoint} - {None}) > 1
+    if not aligned or elsewhere or old.checksum_algorithm != meta.checksum_algorithm:
         return None
     size = old.verified_size_bytes or 0
     parts = {part.number: before.parts[part.number] for part in _plan(old).cut(size) if part.number in before.parts}

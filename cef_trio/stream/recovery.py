@@ -30,6 +30,7 @@ from cef_trio.exceptions import (
 from cef_trio.recording import FileStat
 from cef_trio.s3.checksums import crc64nvme
 from cef_trio.s3.model import ListedPart
+from cef_trio.stream import target
 from cef_trio.stream.adoption import UnknownUploads
 from cef_trio.stream.compare import algorithm_of, crc_of, matching_parts
 from cef_trio.stream.failures import GivenUpError
@@ -114,6 +115,7 @@ def _new_record(services: Services, stream_id: str, path: str, identity: FileIde
         s3_key_prefix=rules.key_template.key(stream_id, path),
         part_size=rules.part_size,
         equal_parts=rules.equal_parts,
+        s3_endpoint=rules.endpoint or None,
         started_at_utc=now,
         last_activity_at_utc=now,
     )
@@ -159,6 +161,7 @@ async def resume(services: Services, stream_id: str, path: str | None, *, contra
             completed=checkpoint.meta.status is Status.COMPLETED,
         )
     upload = StreamUpload(services, checkpoint)
+    await target.hold_to_its_target(services, upload)
     if upload.meta.object_etag is not None:
         return upload
     path = path or upload.meta.current_path
@@ -253,6 +256,7 @@ async def _agree_with_s3(
             raise
         lost = True
     if listed is not None:
+        await target.found_there(services, upload)
         await _adopt_parts(services, upload, recording, listed)
     elif not lost:
         # Redis is believed. A part that S3 took unheard is sent again; what S3 lost, the next part or Complete tells.
@@ -360,6 +364,9 @@ async def upload_lost(services: Services, upload: StreamUpload) -> None:
     Raises:
         GivenUpError: it has.
     """
+    if target.endpoint_changed(services, upload.meta):
+        await target.begin_there(services, upload)
+        return
     lost = upload.meta.uploads_restarted + 1
     if lost > services.rules.max_uploads_lost:
         raise GivenUpError(FailureReason.UPLOAD_LOST, f"S3 lost the upload {lost} times")
