@@ -36,6 +36,8 @@ TABLE: dict[str, tuple[str, tuple[str, ...]]] = {
     "lag_seconds": ("gauge", ()),
     "webhook_attempts_total": ("counter", ("outcome",)),
     "owed_webhooks": ("gauge", ()),
+    "bytes_at_risk": ("gauge", ("risk",)),
+    "at_risk_since_timestamp_seconds": ("gauge", ("risk",)),
     "unreadable_records": ("gauge", ()),
     "service_up": ("gauge", ("service",)),
     "redis_persistent": ("gauge", ()),
