@@ -25,15 +25,18 @@ from cef_trio.disk import KernelDisk
 from cef_trio.exceptions import CefMp4ProcessorError, OperationError, S3OperationError
 from cef_trio.intake.writers import WriterState, writer_state
 from cef_trio.media.ffprobe import probe
-from cef_trio.retry import CircuitBreaker, Retrier, RetryPolicy, ServiceRetrier
+from cef_trio.outage import IDLE_SECONDS, CircuitBreaker, RetryPolicy
+from cef_trio.retry import Retrier, ServiceRetrier
 from cef_trio.s3.client import S3Client
 from cef_trio.s3.config import Addressing, ChecksumMode, PayloadSigning, S3Config
 from cef_trio.s3.credentials import ChainCredentials, CredentialsProvider, StaticCredentials
 from cef_trio.s3.pacing import Pacer
 from cef_trio.s3.sigv4 import Credentials
+from cef_trio.shielded import shielded
 from cef_trio.stream.naming import KeyTemplate
 from cef_trio.stream.services import Services, StreamRules
 from cef_trio.telemetry.metrics import Metrics
+from cef_trio.threads import run_in_thread
 from cef_trio.webhook.client import WebhookClient
 
 log = structlog.get_logger(__name__)
@@ -42,6 +45,8 @@ _PROXY_VARIABLES: Final = frozenset({"http_proxy", "https_proxy", "all_proxy"})
 
 ONCE: Final = frozenset({"count", "is_persistent", "save_interrupted"})
 """Surveys, whose caller repeats them, and last words, for which nobody may wait. All else is under the one policy."""
+_UNLOCK_SECONDS: Final = 0.2
+"""How long the lock's release may take; the process's end releases it too."""
 _RECONNECT_SECONDS: Final = 1.0
 """Between two rounds of attempts at the start, if it was no outage that ended the first."""
 _NOT_FOUND = 404
@@ -69,8 +74,8 @@ def warn_of_unused_proxy() -> None:
         log.warning("http_proxy_not_used", variables=names)
 
 
-@contextmanager
-def lock_watch_folder(folder: Path) -> Iterator[None]:
+@asynccontextmanager
+async def lock_watch_folder(folder: Path) -> AsyncIterator[None]:
     """Hold the watch folder, so that no second daemon on this machine uploads the same files under the same name.
 
     The lock is the kernel's, on the folder itself: no file is made, and it goes with the process, however that ends.
@@ -78,19 +83,27 @@ def lock_watch_folder(folder: Path) -> Iterator[None]:
     Raises:
         WatchFolderBusyError: another process holds it.
     """
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    # In threads: the folder may lie on a mount that hangs.
+    descriptor = await run_in_thread(partial(_locked, folder))
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise WatchFolderBusyError(
-                f"WATCH_DIR {os.fspath(folder)!r} is watched by another cef-trio on this machine: stop that one first"
-            ) from error
-        except OSError as error:  # some network file systems have no locks: then the streams' leases must do
-            log.warning("watch_folder_not_locked", error=errno.errorcode.get(error.errno or 0, str(error)))
         yield
     finally:
+        with shielded(_UNLOCK_SECONDS, saving="watch folder's lock"):
+            await run_in_thread(partial(os.close, descriptor), abandon_on_cancel=True)
+
+
+def _locked(folder: Path) -> int:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
         os.close(descriptor)
+        raise WatchFolderBusyError(
+            f"WATCH_DIR {os.fspath(folder)!r} is watched by another cef-trio on this machine: stop that one first"
+        ) from error
+    except OSError as error:  # some network file systems have no locks: then the streams' leases must do
+        log.warning("watch_folder_not_locked", error=errno.errorcode.get(error.errno or 0, str(error)))
+    return descriptor
 
 
 @asynccontextmanager
@@ -105,8 +118,9 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
     observer = metrics.attempt_failed
     policy = RetryPolicy(settings.retry_attempts, settings.retry_initial_seconds, settings.retry_max_seconds)
     probes = RetryPolicy(1, settings.retry_initial_seconds, settings.retry_max_seconds)
-    redis_breaker = CircuitBreaker("redis", lambda: store.ping(), probes)  # noqa: PLW0108 - made below
-    s3_breaker = CircuitBreaker("s3", lambda: s3.head_bucket(), probes)  # noqa: PLW0108 - made below
+    probe_key = KeyTemplate(settings.s3_key_template).probe_key
+    redis_breaker = CircuitBreaker("redis", lambda _need: store.prove(), probes, idle_seconds=IDLE_SECONDS)
+    s3_breaker = CircuitBreaker("s3", lambda need: s3.probe(need, probe_key), probes, idle_seconds=IDLE_SECONDS)
     store = checkpoint_store(settings, ServiceRetrier(redis_breaker, policy, once=ONCE, observer=observer))
     pacer = Pacer(settings.max_upload_rate, waited=metrics.upload_waited)
     s3 = s3_client(settings, ServiceRetrier(s3_breaker, policy, once=ONCE, observer=observer), pacer)
@@ -265,14 +279,25 @@ async def check_reachable(services: Services, *, create_bucket: bool) -> None:
     await _insist("connect_s3", reach_bucket, services.s3_breaker)
 
 
+@contextmanager
+def _starting(breaker: CircuitBreaker) -> Iterator[None]:
+    breaker.starting = True
+    try:
+        yield
+    finally:
+        breaker.starting = False
+
+
 async def _insist(operation: str, reach: Callable[[], Awaitable[None]], breaker: CircuitBreaker) -> None:
     """Try by the one policy; out of attempts, wait for the outage's end as everyone does, and try again."""
     attempt = 0
     while True:
         try:
-            await reach()
+            with _starting(breaker):
+                await reach()
         except CefMp4ProcessorError as error:
-            if not error.transient or (isinstance(error, OperationError) and error.certificate_refused):
+            refused = isinstance(error, OperationError) and (error.refusal or error.certificate_refused)
+            if refused or not error.transient:
                 raise RefusedAtStartError(str(error)) from error
             attempt += 1
             log.warning("waiting_for_service", operation=operation, attempt=attempt, error=str(error))
@@ -292,7 +317,20 @@ async def _reach_bucket(s3: S3Client, *, create_bucket: bool) -> None:
             await s3.create_bucket()
             log.info("bucket_created")
         elif error.status == _FORBIDDEN:
-            # The answer to HEAD has no body that could say why: a wrong key, or only a missing permission?
-            await s3.list_multipart_uploads("")
+            await _why_forbidden(s3)
         else:
             raise
+
+
+async def _why_forbidden(s3: S3Client) -> None:
+    """The answer to HEAD has no body that could say why: a wrong key, or only a missing permission?
+
+    Raises:
+        S3OperationError: it says why. That the listing fails by itself (HEAD was answered) is no reason not to start.
+    """
+    try:
+        await s3.list_multipart_uploads("")
+    except S3OperationError as error:
+        if not error.transient or error.status is None:
+            raise
+        log.warning("bucket_not_looked_into", error=str(error))

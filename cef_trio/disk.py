@@ -33,10 +33,11 @@ from typing import Final, Protocol, TypeVar
 import trio
 
 from cef_trio import movement
-from cef_trio.exceptions import ChunkProcessingError, RecordingChangedError
+from cef_trio.exceptions import FileAccessError, RecordingChangedError
 from cef_trio.paths import open_straight, stat_straight
 from cef_trio.recording import FileStat
 from cef_trio.shielded import shielded
+from cef_trio.threads import run_in_thread
 
 T = TypeVar("T")
 
@@ -51,23 +52,7 @@ _HOT_BLOCK: Final = memoryview(bytearray(BLOCK_BYTES))
 
 _FS_IOC_GETVERSION: Final = 0x80087601
 _RWF_NOWAIT: Final[int | None] = getattr(os, "RWF_NOWAIT", None)
-_MAY_PASS: Final = {
-    errno.EIO,
-    errno.ESTALE,
-    errno.ETIMEDOUT,
-    errno.ENOMEM,
-    errno.EMFILE,
-    errno.ENFILE,
-    errno.EAGAIN,
-    errno.EINTR,
-    errno.EBUSY,
-    errno.EHOSTDOWN,
-    errno.EHOSTUNREACH,
-    errno.ENOTCONN,
-    errno.ECONNRESET,
-    errno.ENODEV,
-}
-"""What a network mount or a full table of open files says; a permission does not mend itself."""
+_DENIED: Final = {errno.EACCES, errno.EPERM}
 _CANNOT_SAY: Final = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
 
@@ -87,7 +72,7 @@ class OpenRecording(Protocol):
         """Read at most ``size_bytes`` (up to 512 KiB) at ``offset``; empty at the file's end.
 
         Raises:
-            ChunkProcessingError: the disk refused.
+            FileAccessError: the disk refused.
         """
         ...
 
@@ -99,7 +84,7 @@ class Disk(Protocol):
         """The regular file of that name; ``None`` if there is none. No symbolic link in the path is followed.
 
         Raises:
-            ChunkProcessingError: the file system refused to say (that is not the same as "not there").
+            FileAccessError: the file system refused to say (that is not the same as "not there").
         """
         ...
 
@@ -122,7 +107,7 @@ class Disk(Protocol):
 
         Raises:
             RecordingChangedError: there is no regular file of that name (any more).
-            ChunkProcessingError: it cannot be opened.
+            FileAccessError: it cannot be opened.
         """
         ...
 
@@ -152,9 +137,9 @@ class FileSlice:
             yield block
 
 
-def refusal(what: str, error: OSError) -> ChunkProcessingError:
-    """The file system's refusal, as ours: which says whether it may pass."""
-    return ChunkProcessingError(f"{what}: {error.strerror}", transient=error.errno in _MAY_PASS)
+def refusal(what: str, error: OSError) -> FileAccessError:
+    """What the file system refused, and why. None of it is for good: rights are given, mounts come back."""
+    return FileAccessError(f"{what}: {error.strerror}", denied=error.errno in _DENIED)
 
 
 def regular_file_stat(result: os.stat_result) -> FileStat | None:
@@ -199,7 +184,7 @@ class KernelDisk:
         self._changing_threads = trio.CapacityLimiter(2)
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
-        return await trio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=self._threads)
+        return await run_in_thread(call, abandon_on_cancel=True, limiter=self._threads)
 
     async def stat(self, path: str) -> FileStat | None:
         """See :meth:`Disk.stat`."""
@@ -222,7 +207,7 @@ class KernelDisk:
         """See :meth:`Disk.change`. The one kind of call here that is never abandoned: a file that an abandoned thread
         deletes later would be deleted behind everybody's back.
         """
-        return await trio.to_thread.run_sync(call, limiter=self._changing_threads)
+        return await run_in_thread(call, limiter=self._changing_threads)
 
     @asynccontextmanager
     async def open(self, path: str) -> AsyncIterator[OpenRecording]:
@@ -249,7 +234,7 @@ class KernelDisk:
         close = partial(self._close_now, descriptor)
         try:
             with shielded(_CLOSE_SECONDS, saving="file's close"):
-                await trio.to_thread.run_sync(close, abandon_on_cancel=True, limiter=self._closing_threads)
+                await run_in_thread(close, abandon_on_cancel=True, limiter=self._closing_threads)
         finally:
             if descriptor.is_open:  # no thread was free in that time: the next one that is closes it too
                 self._left_open.append(descriptor)
@@ -345,7 +330,7 @@ class _KernelRecording:
         except OSError as error:
             raise self._refused(offset, error) from error
 
-    def _refused(self, offset: int, error: OSError) -> ChunkProcessingError:
+    def _refused(self, offset: int, error: OSError) -> FileAccessError:
         return refusal(f"cannot read {self._path!r} at byte {offset}", error)
 
 

@@ -19,6 +19,7 @@ from cef_trio.disk import regular_file_stat
 from cef_trio.intake.patterns import PathMatcher
 from cef_trio.paths import open_straight, stat_straight
 from cef_trio.recording import FileStat
+from cef_trio.threads import run_in_thread
 
 T = TypeVar("T")
 
@@ -68,7 +69,7 @@ class ThreadedReader:
         return await self._in_thread(lambda: stats_now(wanted))
 
     async def _in_thread(self, read: Callable[[], T]) -> T:
-        return await trio.to_thread.run_sync(read, abandon_on_cancel=True, limiter=self._threads)
+        return await run_in_thread(read, abandon_on_cancel=True, limiter=self._threads)
 
 
 def scan_now(folder: str, matches: PathMatcher) -> Scan:

@@ -11,12 +11,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Final
 from uuid import uuid4
 
 import httpx
-import trio
 from inotify_simple import INotify, flags
 
 from cef_trio.checkpoint.redis import RedisCheckpointStore
@@ -33,6 +33,7 @@ from cef_trio.shielded import shielded
 from cef_trio.stream import lookup
 from cef_trio.stream.naming import KeyTemplate
 from cef_trio.telemetry.daemon_report import decode_all
+from cef_trio.threads import run_in_thread
 
 _ABORT_SECONDS: Final = 5.0
 _INOTIFY: Final = Path("/proc/sys/fs/inotify")
@@ -46,7 +47,7 @@ _NAME: Final = "cef-trio-doctor"
 
 async def folder_facts(folder: Path) -> FolderFacts:
     """Look at the watch folder and at what inotify allows for it."""
-    return await trio.to_thread.run_sync(_folder_facts_now, folder, abandon_on_cancel=True)
+    return await run_in_thread(partial(_folder_facts_now, folder), abandon_on_cancel=True)
 
 
 def _folder_facts_now(folder: Path) -> FolderFacts:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from cef_trio.checkpoint.states import ENDED, Status
+from cef_trio.checkpoint.states import COMES_BACK, ENDED, Status
 from cef_trio.checkpoint.store import KnownPath
 from cef_trio.recording import FileStat
 
@@ -39,6 +39,8 @@ def judge(known: KnownPath | None, stat: FileStat) -> Verdict:
         return Verdict.RESUME if same_inode else Verdict.REPLACED
     if meta.status in _FILE_WAS_GONE or not same_inode:
         return Verdict.NEW
+    if meta.status in COMES_BACK:
+        return Verdict.RESUME  # it may be readable by now; as long as it is not, its stream waits (processor.py)
     if meta.status is Status.COMPLETED:
         unchanged = (meta.verified_size_bytes, meta.verified_mtime_ns) == (stat.size_bytes, stat.mtime_ns)
         return Verdict.SETTLED if unchanged else Verdict.NEW

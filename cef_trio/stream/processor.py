@@ -6,6 +6,8 @@ What it promises, whatever is raised at whichever await:
   (``interrupted_cancelled``). The saves on the way out are shielded and bounded.
 - It never ends another stream's task: everything but Cancelled stays inside. A transient failure never ends it at all;
   it waits, without a slot, for the outage's end, and comes back through ``recovery.resume`` like a restarted daemon.
+- A file that the file system refuses (its rights, its disk) ends no stream either: it is tried again when news of it
+  comes, which a change of its mode is, at each scan, and in between like anything that may pass.
 - It holds a slot of ``MAX_CONCURRENT_STREAMS`` only while it works, and gives it up between parts when others wait.
 """
 
@@ -15,17 +17,19 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import suppress
 from datetime import timedelta
 from enum import Enum
+from functools import partial
 from typing import Final
 
 import structlog
 import trio
-from trio_util import AsyncValue
+from trio_util import AsyncBool, AsyncValue, wait_any
 
 from cef_trio.checkpoint.states import SENTENCES, FailureReason, Status
 from cef_trio.checkpoint.store import Saving
 from cef_trio.disk import OpenRecording
 from cef_trio.exceptions import (
     CefMp4ProcessorError,
+    FileAccessError,
     LeaseLostError,
     OutdatedError,
     RecordingChangedError,
@@ -91,13 +95,24 @@ class StreamProcessor:
         """Whether the stream's lease is lost: then nothing may be saved of it."""
         self._told: BaseException | None = None
         """The error that the log has been told to be this stream's end."""
+        self.unreadable: FileAccessError | None = None
+        """Why its file cannot be read now, if the file system refuses."""
+        self._news = AsyncBool(False)
+        """Set when something was heard of a file that cannot be read."""
         self._attempts = 0
+        self._contradicted = False
+        """Whether S3 said that it has not what Redis knows it to have, and that was not settled yet."""
         self._finalizing_since: float | None = None
 
     @property
     def retrying(self) -> bool:
         """Whether it comes back from an error, or waits for that."""
         return self._attempts > 0
+
+    def try_again(self) -> None:
+        """Something was heard of its file: one that cannot be read may be readable now."""
+        if self.unreadable is not None:
+            self._news.value = True
 
     async def run(self) -> Outcome:
         """Process the stream to its end.
@@ -124,6 +139,7 @@ class StreamProcessor:
                     return await self._park()
                 if not _can_go_on(error):
                     return await self._insist(lambda error=error: self._fail(error))  # type: ignore[misc]
+                self._contradicted |= _says_lost(error)
                 await self._wait_to_retry(error)
             except Exception as error:  # noqa: BLE001 - a bug must end its own stream only, and _fail tells it: P6
                 return await self._insist(lambda error=error: self._fail(error))  # type: ignore[misc]
@@ -153,6 +169,7 @@ class StreamProcessor:
         upload = self.upload = await self._come_in()
         if upload is None:
             return Outcome.NOTHING_THERE
+        self.unreadable = None
         await self._ask_whether_ended()
         while True:
             situation = self.situation.value
@@ -182,7 +199,7 @@ class StreamProcessor:
                         await finish(self._services, upload, self.situation.value.path)
                     self._services.metrics.finalized(trio.current_time() - began)
                     return Outcome.COMPLETED
-            self._attempts = 0
+            self._attempts, self.unreadable = 0, None
             self.movement.progressed()
 
     async def _come_in(self) -> StreamUpload | None:
@@ -203,7 +220,9 @@ class StreamProcessor:
             path = self.situation.value.path
             try:
                 async with self._services.stream_slots:
-                    return await recovery.resume(self._services, stream_id, path)
+                    upload = await recovery.resume(self._services, stream_id, path, contradicted=self._contradicted)
+                    self._contradicted = False
+                    return upload
             except GivenUpError as error:
                 if error.reason not in _MISPLACED or not await self._is_renamed(path):
                     raise
@@ -355,6 +374,8 @@ class StreamProcessor:
     async def _wait_to_retry(self, error: CefMp4ProcessorError) -> None:
         """Wait, without a slot, until it is worth trying again; at once when the daemon leaves."""
         rules = self._services.rules
+        self.unreadable = error if isinstance(error, FileAccessError) else None
+        self._news.value = False
         self._attempts += 1
         self.movement.failed(error)
         seconds = min(rules.retry_max_seconds, rules.retry_initial_seconds * 2 ** min(self._attempts - 1, 32))
@@ -372,13 +393,23 @@ class StreamProcessor:
             except CefMp4ProcessorError as unsaved:
                 # It is for people to read. A lost lease, or what else is wrong, is met again when it goes on.
                 log.warning("retry_not_recorded", error=str(unsaved))
-        with trio.move_on_after(seconds):
-            await self.situation.wait_value(lambda now: now.draining)
+        await self._pause(seconds)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._until_draining, nursery.cancel_scope)
             await self._services.s3_breaker.wait_up()
             await self._services.redis_breaker.wait_up()
             nursery.cancel_scope.cancel()
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait so long, but no longer than for news of a file that cannot be read; and until the daemon leaves."""
+        least = trio.current_time() + min(seconds, self._services.rules.retry_initial_seconds)
+        with trio.move_on_after(seconds):
+            await wait_any(
+                partial(self.situation.wait_value, lambda now: now.draining),
+                partial(self._news.wait_value, True),
+            )
+        with trio.move_on_at(least):  # news of a file that grows comes all the time
+            await self.situation.wait_value(lambda now: now.draining)
 
     async def _until_draining(self, scope: trio.CancelScope) -> None:
         await self.situation.wait_value(lambda now: now.draining)
@@ -426,5 +457,9 @@ class StreamProcessor:
 
 def _can_go_on(error: CefMp4ProcessorError) -> bool:
     """Whether coming back through ``recovery.resume`` may help: what S3 lost can be begun again."""
-    lost = isinstance(error, S3OperationError) and error.code in {"NoSuchUpload", "InvalidPart"}
-    return error.transient or lost
+    return error.transient or _says_lost(error)
+
+
+def _says_lost(error: CefMp4ProcessorError) -> bool:
+    """Whether S3 says that it has not what Redis knows it to have."""
+    return isinstance(error, S3OperationError) and error.code in {"NoSuchUpload", "InvalidPart"}

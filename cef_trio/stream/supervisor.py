@@ -70,8 +70,15 @@ class LiveStream:
             self.growth.acknowledged(upload.acknowledged_to)
         return lag_of(size_bytes, upload.acknowledged_bytes if upload is not None else 0, self.growth.oldest())
 
+    @property
+    def unreadable(self) -> str | None:
+        """Why its file cannot be read now; ``None`` if nothing is known against it. None of its bytes gets to S3."""
+        error = self.processor.unreadable
+        return str(error) if error is not None else None
+
     def learn(self, situation: Situation) -> None:
         """Take in news."""
+        self.processor.try_again()
         if situation.stat != self.situation.value.stat:
             self.changed_at = trio.current_time()
             self.growth.saw(self.changed_at, situation.stat.size_bytes)
@@ -160,6 +167,11 @@ class StreamSupervisor:
     def given_up(self) -> tuple[Waiting, ...]:
         """The files whose streams failed for good and that are still there, by Unix time."""
         return tuple(one for path, one in self._given_up.items() if path in self._settled and path not in self._live)
+
+    @property
+    def unreadable(self) -> Mapping[str, str]:
+        """The files that wait for the file system to let them be read, and why it does not."""
+        return {live.path: live.unreadable for live in self._live.values() if live.unreadable is not None}
 
     def drain(self) -> None:
         """Start nothing new; tell every stream to finish what is in flight, save its state and leave."""
@@ -316,14 +328,8 @@ class StreamSupervisor:
                 self._start(path, self._unknown.pop(path), known[path].meta.stream_id)
             elif verdict is Verdict.REPLACED:
                 self.resume_unattended(known[path], detached=True)
-        if fresh and self._must_list_uploads:
-            self._must_list_uploads = False  # first: who finds another lease lost meanwhile sets it again
-            try:
-                await self._uploads.look(lambda: self.live_ids)
-                await self._relocated.look(lambda: self.live_ids)
-            except CefMp4ProcessorError:
-                self._must_list_uploads = True
-                raise
+        if fresh:
+            await self._find_what_may_fit()
         for path in fresh:
             if (unknown := self._still_unknown(path, asked)) is not None:
                 del self._unknown[path]
@@ -337,6 +343,18 @@ class StreamSupervisor:
                 self._set_aside.pop(path, None)
             elif path in self._unknown:
                 self._set_aside[path] = self._unknown.pop(path)
+
+    async def _find_what_may_fit(self) -> None:
+        """Before a file is taken for a new one: look for uploads that Redis forgot, and for renamed recordings."""
+        if self._must_list_uploads:
+            self._must_list_uploads = False  # first: who finds another lease lost meanwhile sets it again
+            done = False
+            try:
+                done = await self._uploads.look(lambda: self.live_ids)
+            finally:
+                self._must_list_uploads |= not done
+        if self._relocated.due:
+            await self._relocated.look(lambda: self.live_ids)
 
     def _settle(self, path: str, known: KnownPath) -> None:
         """Nothing is to be done about that file until it changes, but what follows an upload."""
@@ -466,7 +484,9 @@ class StreamSupervisor:
         finally:
             lease_lost = outcome in {None, Outcome.LEASE_LOST}
             # Before the file can be taken for a new one: Redis may have lost its memory, and S3 have what it forgot.
-            self._must_list_uploads |= lease_lost
+            if lease_lost:
+                self._must_list_uploads = True
+                self._relocated.again()
             for key in [key for key, other in self._live.items() if other is live]:
                 del self._live[key]
             cancelled = "lease_lost" if live.processor.disowned else "cancelled"

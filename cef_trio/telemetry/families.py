@@ -117,6 +117,16 @@ FAMILIES: Final = (
         ("risk",),
     ),
     Family(
+        "optional_calls_failing",
+        Kind.GAUGE,
+        "Kinds of S3 calls that uploads go on without and that fail at present: listing open uploads, listing parts.",
+    ),
+    Family(
+        "log_lines_lost_total",
+        Kind.COUNTER,
+        "Lines of the log that were dropped because they could not be written in time.",
+    ),
+    Family(
         "unreadable_records",
         Kind.GAUGE,
         "Keys of Redis that cannot be read (a record that no daemon wrote, a wrong type): set aside and left alone.",

@@ -17,7 +17,7 @@ from typing import Literal
 
 import trio
 from prometheus_client import CollectorRegistry, Counter, Histogram
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from cef_trio import __version__, movement
@@ -47,6 +47,8 @@ class Metrics:
         self._last_turns: dict[str, Callable[[], float]] = {}
         self._owed_webhooks: Callable[[], int] | None = None
         self._at_risk: Callable[[], tuple[Risk, ...]] | None = None
+        self._failing_calls: Callable[[], int] | None = None
+        self._lost_log_lines: Callable[[], int] = lambda: 0
         self._uploaded_bytes = self._counter("uploaded_bytes_total")
         self._uploaded_parts = self._counter("uploaded_parts_total")
         self._rewritten_parts = self._counter("rewritten_parts_total")
@@ -68,6 +70,7 @@ class Metrics:
         for outcome in WebhookOutcome:
             self._webhook_attempts.labels(outcome)
         self.registry.register(_Gauges(self))
+        self.registry.register(_LostLogLines(self))
 
     # -- what happens --------------------------------------------------------------------------------------------------
 
@@ -140,6 +143,19 @@ class Metrics:
         """Who tells, at each scrape, what is not getting to S3, with moments in Unix time."""
         self._at_risk = at_risk
 
+    def failing_calls_by(self, failing: Callable[[], int]) -> None:
+        """Who tells, at each scrape, how many kinds of calls are done without."""
+        self._failing_calls = failing
+
+    def lost_log_lines_by(self, lost: Callable[[], int]) -> None:
+        """Who tells, at each scrape, how many lines of the log were lost; the log is the whole process's."""
+        self._lost_log_lines = lost
+
+    @property
+    def lost_log_lines(self) -> int:
+        """How many lines of the log were lost."""
+        return self._lost_log_lines()
+
     def gauges(self) -> Iterator[tuple[str, tuple[str, ...], float]]:
         """``(name without prefix, label values, value)`` of every gauge that is known now."""
         yield "build_info", (__version__, platform.python_version(), trio.__version__), 1
@@ -154,6 +170,8 @@ class Metrics:
         for risk in self._at_risk() if self._at_risk is not None else ():
             yield "bytes_at_risk", (risk.reason.value,), risk.size_bytes
             yield "at_risk_since_timestamp_seconds", (risk.reason.value,), risk.since
+        if self._failing_calls is not None:
+            yield "optional_calls_failing", (), self._failing_calls()
         if self._take_snapshot is None:
             return
         now = self._take_snapshot()
@@ -200,6 +218,18 @@ class _Gauges(Collector):
     @staticmethod
     def _empty(family: Family) -> GaugeMetricFamily:
         return GaugeMetricFamily(family.name, family.help, labels=family.labels)
+
+
+class _LostLogLines(Collector):
+    """Asks at each scrape."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterable[Metric]:
+        """The one counter."""
+        family = BY_NAME["log_lines_lost_total"]
+        yield CounterMetricFamily(family.name, family.help, value=self._metrics.lost_log_lines)
 
 
 class _WithoutCreationTimes(CollectorRegistry):

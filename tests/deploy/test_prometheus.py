@@ -38,6 +38,8 @@ TABLE: dict[str, tuple[str, tuple[str, ...]]] = {
     "owed_webhooks": ("gauge", ()),
     "bytes_at_risk": ("gauge", ("risk",)),
     "at_risk_since_timestamp_seconds": ("gauge", ("risk",)),
+    "optional_calls_failing": ("gauge", ()),
+    "log_lines_lost_total": ("counter", ()),
     "unreadable_records": ("gauge", ()),
     "service_up": ("gauge", ("service",)),
     "redis_persistent": ("gauge", ()),

@@ -128,7 +128,7 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
                 ),
                 "PYTHONPATH": f"{base}:{ROOT}",
             }
-            with daemon(settings, prefix=prefix) as process:
+            with daemon(settings, under=prefix) as process:
                 port = int(process.wait_for("admin_server_started")["port"])
                 yield Scene(process, settings, watch, endpoint, door, redis, port)
     finally:

@@ -14,6 +14,7 @@ PACKAGE = Path(cef_trio.__file__).parent
 SOURCES = {path.relative_to(PACKAGE).as_posix(): path.read_text() for path in sorted(PACKAGE.rglob("*.py"))}
 EDGES = {
     "httpx": {
+        "s3/answer_guard.py",
         "s3/body.py",
         "s3/client.py",
         "s3/exchange.py",
@@ -28,7 +29,7 @@ EDGES = {
         "checkpoint/redis_errors.py",
     },
     "botocore": {"s3/credentials.py"},
-    "hypercorn": {"admin/server.py"},
+    "h11": {"http1.py"},
     "subprocess": {"media/ffprobe.py", "local/recorder.py", "local/valkey.py"},
 }
 """Where a library is called, and so where its exceptions are mapped: no other room can see one."""
@@ -58,15 +59,30 @@ def test_each_library_is_called_at_its_edge_and_nowhere_else() -> None:
     assert dict(users) == EDGES
 
 
+THREADS = {"exit_watchdog.py", "log_writer.py"}
+"""What is to work while the loop does not."""
+
+
 def test_nobody_uses_asyncio_events_or_threads_of_his_own() -> None:
-    """Cancel scopes, nurseries and trio_util's values instead; the only threads are trio's workers."""
+    """Cancel scopes, nurseries and trio_util's values instead; the threads are trio's workers, and two by name."""
     forbidden = {"Event", "Thread", "Timer", "ThreadPoolExecutor"}
     found = {}
     for name, source in daemon_sources().items():
         attributes = {node.attr for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Attribute)}
         if "asyncio" in imported(source) or "concurrent" in imported(source) or attributes & forbidden:
             found[name] = attributes & forbidden
-    assert found == {}
+    assert found == {name: {"Thread"} for name in THREADS}
+
+
+def test_a_worker_thread_is_asked_for_where_one_can_be_waited_for() -> None:
+    """The limit of threads is an outage of itself (``threads.py``); trio alone would raise."""
+    users = {
+        name
+        for name, source in daemon_sources().items()
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Attribute) and node.attr == "to_thread"
+    }
+    assert users == {"threads.py", "local/demo.py"}
 
 
 def catch_alls(source: str) -> Iterator[tuple[ast.ExceptHandler, str]]:
