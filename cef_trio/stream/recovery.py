@@ -258,6 +258,8 @@ async def _agree_with_s3(
     if listed is not None:
         await target.found_there(services, upload)
         await _adopt_parts(services, upload, recording, listed)
+        if contradicted:
+            _forget_unlisted(upload, listed)
     elif not lost:
         # Redis is believed. A part that S3 took unheard is sent again; what S3 lost, the next part or Complete tells.
         log.info("parts_believed", parts=len(upload.parts))
@@ -323,6 +325,15 @@ async def _adopt_parts(
     if matching:
         await upload.adopt(list(matching.values()))
         log.info("parts_adopted", parts=sorted(matching))
+
+
+def _forget_unlisted(upload: StreamUpload, listed: list[ListedPart]) -> None:
+    """Forget the records of parts that S3 denies having and does not list: they are sent again."""
+    missing = set(upload.parts) - {part.part_number for part in listed}
+    for number in missing:
+        upload.drop(number)
+    if missing:
+        log.warning("parts_lost", parts=sorted(missing))
 
 
 def _contradicts(upload: StreamUpload, part: ListedPart) -> bool:
