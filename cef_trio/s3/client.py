@@ -56,13 +56,11 @@ from cef_trio.s3.reading import METADATA, Reader
 from cef_trio.s3.sending import Sender
 from cef_trio.s3.sigv4 import EMPTY_SHA256
 from cef_trio.s3.xml import (
-    ObjectsPage,
     XmlError,
     create_bucket_configuration,
     one_line,
     parse_abort_rules,
     parse_copied_part,
-    parse_objects,
     parse_parts,
     parse_upload_id,
     parse_uploads,
@@ -411,18 +409,6 @@ class S3Client:
         """
         async with self._reader.open(key, self._retrier) as opened:
             yield opened
-
-    async def list_objects(self, prefix: str, token: str | None = None) -> ObjectsPage:
-        """A page (at most 1,000) of the objects whose keys begin with ``prefix``, in the order of their keys.
-
-        Raises:
-            S3OperationError: S3 refused, or did not answer.
-        """
-        query = [("list-type", "2"), ("encoding-type", "url"), ("prefix", prefix)]
-        query += [("continuation-token", token)] if token else []
-        page = await self._page(Call("list_objects", "GET", EMPTY_SHA256, query=tuple(query)), parse_objects)
-        self._advances("list_objects", None, token, page.next_token or "")
-        return page
 
     async def delete_object(self, key: str) -> None:
         """Delete an object; one that is not there is fine.

@@ -80,15 +80,6 @@ class CopiedPart:
 
 
 @dataclass(frozen=True, slots=True)
-class ListedObject:
-    """An object as ListObjectsV2 tells it."""
-
-    key: str
-    size_bytes: int
-    modified_at_utc: datetime
-
-
-@dataclass(frozen=True, slots=True)
 class ListedPart:
     """A part as ListParts tells it. ``etag`` is without quotes."""
 

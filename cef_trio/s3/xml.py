@@ -21,7 +21,6 @@ from cef_trio.s3.model import (
     AbortRule,
     ChecksumAlgorithm,
     CopiedPart,
-    ListedObject,
     ListedPart,
     ListedUpload,
     PartToComplete,
@@ -201,14 +200,6 @@ class UploadsPage:
     next_markers: tuple[str, str] | None
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectsPage:
-    """A page of ListObjectsV2; ``next_token`` is ``None`` on the last one."""
-
-    objects: tuple[ListedObject, ...]
-    next_token: str | None
-
-
 def parse_upload_id(body: bytes) -> str:
     """The upload id in CreateMultipartUpload's answer.
 
@@ -244,26 +235,6 @@ def parse_copied_part(body: bytes) -> CopiedPart:
         crc64nvme=crc64nvme_from_base64(root.text_of("ChecksumCRC64NVME")),
         checksum=next((text for text in others if text), None),
     )
-
-
-def parse_objects(body: bytes) -> ObjectsPage:
-    """A page of ListObjectsV2; keys are decoded where the answer says that they are encoded.
-
-    Raises:
-        XmlError: it is none.
-    """
-    root = _root(body, "ListBucketResult")
-    decode = unquote_plus if root.text_of("EncodingType") == "url" else str
-    objects = tuple(
-        ListedObject(
-            key=decode(_required(entry, "Key")),
-            size_bytes=_number(entry, "Size"),
-            modified_at_utc=_moment(_required(entry, "LastModified")),
-        )
-        for entry in root.all("Contents")
-    )
-    token = root.text_of("NextContinuationToken") if root.text_of("IsTruncated") == "true" else None
-    return ObjectsPage(objects, token)
 
 
 def parse_parts(body: bytes) -> PartsPage:
