@@ -32,6 +32,7 @@ from typing import Final, Protocol, TypeVar
 
 import trio
 
+from cef_trio import movement
 from cef_trio.exceptions import FileAccessError, RecordingChangedError
 from cef_trio.paths import open_straight, stat_straight
 from cef_trio.recording import FileStat
@@ -132,6 +133,7 @@ class FileSlice:
             if not block:
                 raise RecordingChangedError(f"the file ends at byte {position}, before byte {end} that it had")
             position += len(block)
+            movement.moved()
             yield block
 
 

@@ -161,6 +161,13 @@ class CheckpointStore(Protocol):
         """Record parts found in S3 whose bytes were compared with the file's; nothing counts as sent."""
         ...
 
+    async def cut_parts(self, stream_id: str, lease: Lease, keep_to: int) -> None:
+        """Forget the parts with higher numbers than ``keep_to``: the file was cut off before them. The upload stays.
+
+        Whatever was verified was another file: ``next_part_to_upload`` is ``keep_to + 1``, the verification is gone.
+        """
+        ...
+
     async def start_over(self, stream_id: str, lease: Lease, change: Change) -> None:
         """Forget the upload and all its parts (``next_part_to_upload`` is 1 again); the status is active.
 
@@ -209,6 +216,18 @@ class CheckpointStore(Protocol):
         The one write that names no lease: what was delivered is delivered, whoever says so, and a stream that is
         completed never comes to owe again.
         """
+        ...
+
+    async def report(self, instance: str, text: str) -> None:
+        """Keep how a daemon says that it stands, in place of what it said before. For people only."""
+        ...
+
+    async def reports(self) -> Mapping[str, str]:
+        """What each daemon reported last, by its instance."""
+        ...
+
+    async def forget_reports(self, instances: Collection[str]) -> None:
+        """Drop the reports of daemons that have long been gone."""
         ...
 
     async def forget(self, stream_id: str) -> None:

@@ -24,6 +24,7 @@ import structlog
 import trio
 from trio_util import AsyncBool, AsyncValue, wait_any
 
+from cef_trio.checkpoint.model import Checkpoint
 from cef_trio.checkpoint.states import SENTENCES, FailureReason, Status
 from cef_trio.checkpoint.store import Saving
 from cef_trio.disk import OpenRecording
@@ -37,13 +38,17 @@ from cef_trio.exceptions import (
     S3OperationError,
     StreamEndedError,
 )
+from cef_trio.movement import Movement
 from cef_trio.shielded import shielded
 from cef_trio.stream import recovery
 from cef_trio.stream.adoption import UnknownUploads
+from cef_trio.stream.correction import settle
 from cef_trio.stream.decide import Action, Look, is_same_file, judge_look, next_action
 from cef_trio.stream.failures import KEEPS_ITS_UPLOAD, GivenUpError, reason_of
 from cef_trio.stream.finalize import finish, verify_and_complete
 from cef_trio.stream.parts import Part
+from cef_trio.stream.predecessor import Likeness
+from cef_trio.stream.repeated_answers import RepeatedAnswers
 from cef_trio.stream.sending import send_all
 from cef_trio.stream.services import Services
 from cef_trio.stream.situation import Ending, Situation, closed, gone, looked, still_written
@@ -66,6 +71,8 @@ class Outcome(Enum):
     """Its record cannot be read: it is left alone, and looked at again now and then."""
     NOTHING_THERE = "nothing_there"
     """The file was gone before a stream was begun for it."""
+    UNCHANGED = "unchanged"
+    """The file was completed before, and no byte of it is another: no stream was begun for it."""
 
 
 class StreamProcessor:
@@ -88,6 +95,8 @@ class StreamProcessor:
         self._services = services
         self._unknown = unknown
         self._instead_of = instead_of
+        self.movement = Movement()
+        """Whether its bytes move."""
         self.disowned = False
         """Whether the stream's lease is lost: then nothing may be saved of it."""
         self._told: BaseException | None = None
@@ -97,6 +106,7 @@ class StreamProcessor:
         self._news = AsyncBool(False)
         """Set when something was heard of a file that cannot be read."""
         self._attempts = 0
+        self._answers = RepeatedAnswers()
         self._contradicted = False
         """Whether S3 said that it has not what Redis knows it to have, and that was not settled yet."""
         self._finalizing_since: float | None = None
@@ -117,6 +127,7 @@ class StreamProcessor:
         Raises:
             trio.Cancelled: after the state ``interrupted_cancelled`` was saved, or its time for that was over.
         """
+        self.movement.enter()
         try:
             return await self._run()
         except BaseException:  # Cancelled, or the group of them that a nursery with parts in flight makes of it
@@ -133,14 +144,26 @@ class StreamProcessor:
             except CefMp4ProcessorError as error:
                 if self._is_undecided(error):
                     return await self._park()
-                if not _can_go_on(error):
-                    return await self._insist(lambda error=error: self._fail(error))  # type: ignore[misc]
+                final = error if not _can_go_on(error) else self._given_up(error)
+                if final is not None:
+                    return await self._insist(lambda final=final: self._fail(final))  # type: ignore[misc]
                 self._contradicted |= _says_lost(error)
                 await self._wait_to_retry(error)
             except Exception as error:  # noqa: BLE001 - a bug must end its own stream only, and _fail tells it: P6
                 return await self._insist(lambda error=error: self._fail(error))  # type: ignore[misc]
             if self.situation.value.draining:
                 return await self._park()
+
+    def _given_up(self, error: CefMp4ProcessorError) -> GivenUpError | None:
+        """The end of a stream that got the same answer to the same question too often; ``None`` for all others."""
+        meta = self.upload.meta if self.upload is not None else None
+        subject = (meta.s3_upload_id, meta.verified_size_bytes, meta.verified_mtime_ns) if meta is not None else ()
+        why = self._answers.count(error, subject)
+        if why is None:
+            return None
+        given_up = GivenUpError(reason_of(error), f"{error}; {why}")
+        given_up.__cause__ = error
+        return given_up
 
     async def _let_go(self, error: LeaseLostError | RecordUnreadableError) -> Outcome:
         """Leave the stream to whoever owns it by now; or, if its record cannot be read, to a person, as it is."""
@@ -162,9 +185,10 @@ class StreamProcessor:
         return Outcome.COMPLETED if error.completed else Outcome.FAILED
 
     async def _process(self) -> Outcome:
-        upload = self.upload = await self._come_in()
-        if upload is None:
-            return Outcome.NOTHING_THERE
+        upload = await self._come_in()
+        if isinstance(upload, Outcome):
+            return upload
+        self.upload = upload
         self.unreadable = None
         await self._ask_whether_ended()
         while True:
@@ -175,7 +199,9 @@ class StreamProcessor:
                     return await self._park()
                 case Action.WAIT:
                     known = upload.known
+                    self.movement.rest()
                     await self.situation.wait_value(lambda now: next_action(known, now) is not Action.WAIT)  # noqa: B023
+                    self.movement.work()
                 case Action.RENAME:
                     await upload.rename(situation.path)
                     log.info("recording_renamed", path=situation.path)
@@ -194,19 +220,26 @@ class StreamProcessor:
                     self._services.metrics.finalized(trio.current_time() - began)
                     return Outcome.COMPLETED
             self._attempts, self.unreadable = 0, None
+            self.movement.progressed()
+            self._answers.got_on()
 
-    async def _come_in(self) -> StreamUpload | None:
+    async def _come_in(self) -> StreamUpload | Outcome:
         if self.stream_id is not None:
             return await self._resume(self.stream_id)
-        async with self._services.stream_slots:
+        services, before = self._services, self._instead_of
+        async with services.stream_slots:
             try:
                 path = self.situation.value.path
+                has = await settle(services, before, path) if before is not None else Likeness.NONE
+                if has is Likeness.SAME:
+                    return Outcome.UNCHANGED
+                supersedes = has.meta if isinstance(has, Checkpoint) else None
                 return await recovery.begin(
-                    self._services, self._unknown, path, named=self._name, instead_of=self._instead_of
+                    services, self._unknown, path, named=self._name, instead_of=before, supersedes=supersedes
                 )
             except RecordingChangedError as error:
                 log.info("nothing_there", reason=str(error))
-                return None
+                return Outcome.NOTHING_THERE
 
     async def _resume(self, stream_id: str) -> StreamUpload:
         while True:
@@ -289,8 +322,9 @@ class StreamProcessor:
             case Look.SAME:
                 return False
             case Look.SHRUNK:
-                log.warning("recording_truncated", covered_bytes=upload.covered_bytes)
-                await upload.start_over()
+                covered, size = upload.covered_bytes, self.situation.value.stat.size_bytes
+                kept = await upload.cut(size)
+                log.warning("recording_truncated", covered_bytes=covered, size_bytes=size, parts_kept=kept)
                 return False
             case Look.REPLACED:
                 raise GivenUpError(FailureReason.FILE_REPLACED, "another file took the recording's name")
@@ -370,6 +404,7 @@ class StreamProcessor:
         self.unreadable = error if isinstance(error, FileAccessError) else None
         self._news.value = False
         self._attempts += 1
+        self.movement.failed(error)
         seconds = min(rules.retry_max_seconds, rules.retry_initial_seconds * 2 ** min(self._attempts - 1, 32))
         log.warning("stream_retrying", error=str(error), wait_seconds=seconds, attempt=self._attempts)
         upload = self.upload

@@ -21,6 +21,7 @@ _OUR_CODES: Final = frozenset(
     {
         "ChecksumMismatch",
         "ChecksumNotConfirmed",
+        "EndlessListing",
         "MissingExtra",
         "NoCredentials",
         "RequestTimeTooSkewed",
@@ -79,7 +80,16 @@ ERRORS: Final = (
 )
 """Every value of the label ``error``."""
 
-OUTCOMES: Final = ("completed", "failed", "parked", "lease_lost", "nothing_there", "set_aside", "cancelled")
+OUTCOMES: Final = (
+    "completed",
+    "failed",
+    "parked",
+    "lease_lost",
+    "nothing_there",
+    "unchanged",
+    "set_aside",
+    "cancelled",
+)
 """Every value of the label ``outcome``: how a stream's task ended."""
 
 REASONS: Final = (

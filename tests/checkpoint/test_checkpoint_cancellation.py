@@ -36,6 +36,7 @@ CALLS: dict[str, Callable[[CheckpointStore], Awaitable[object]]] = {
     "update": lambda store: store.update("s1", OURS, Change({"part_size": 1})),
     "record_part": lambda store: store.record_part("s1", OURS, part()),
     "adopt_parts": lambda store: store.adopt_parts("s1", OURS, [part()]),
+    "cut_parts": lambda store: store.cut_parts("s1", OURS, 1),
     "start_over": lambda store: store.start_over("s1", OURS, Change({"part_size": 1})),
     "transition": lambda store: store.transition("s1", OURS, Status.PENDING_COMPLETION, Change({})),
     "rename": lambda store: store.rename("s1", OURS, "/rec/new.mp4"),
@@ -44,6 +45,9 @@ CALLS: dict[str, Callable[[CheckpointStore], Awaitable[object]]] = {
     "owes_webhook": lambda store: store.owes_webhook("ended"),
     "settle_webhook": lambda store: store.settle_webhook("ended"),
     "forget": lambda store: store.forget("ended"),
+    "report": lambda store: store.report("host-a", "well"),
+    "reports": lambda store: store.reports(),
+    "forget_reports": lambda store: store.forget_reports(["host-b"]),
 }
 WRITING = frozenset(CALLS) - {
     "ping",
@@ -57,6 +61,7 @@ WRITING = frozenset(CALLS) - {
     "find_by_path",
     "owed_webhooks",
     "owes_webhook",
+    "reports",
 }
 
 
@@ -78,6 +83,7 @@ async def prepared() -> MemoryCheckpointStore:
     await store.create(meta("s1"), OURS)
     await store.create(meta("ended", status=Status.S3_COMPLETED), OURS)
     await store.transition("ended", OURS, Status.COMPLETED, Change({}), owes_webhook=True)
+    await store.report("host-b", "gone")
     return store
 
 
