@@ -50,6 +50,8 @@ _CLOSE_SECONDS: Final = 0.5
 _HOT_BLOCK: Final = memoryview(bytearray(BLOCK_BYTES))
 """Where hot blocks are read to before they are copied out: one is enough, since no await lies between the two."""
 
+_PAGE_BYTES: Final = 4096
+_TAIL_BYTES: Final = 64
 _FS_IOC_GETVERSION: Final = 0x80087601
 _RWF_NOWAIT: Final[int | None] = getattr(os, "RWF_NOWAIT", None)
 _DENIED: Final = {errno.EACCES, errno.EPERM}
@@ -74,6 +76,10 @@ class OpenRecording(Protocol):
         Raises:
             FileAccessError: the disk refused.
         """
+        ...
+
+    async def is_written(self, offset: int, size_bytes: int) -> bool:
+        """Whether a piece of the file has been written, as far as its file system tells; true where it does not."""
         ...
 
 
@@ -157,6 +163,24 @@ def inode_generation(descriptor: int) -> int | None:
     except OSError:
         return None
     return int.from_bytes(answer[:4], sys.byteorder)
+
+
+def piece_is_written(descriptor: int, offset: int, size_bytes: int) -> bool:
+    """Whether a piece of an open file has no hole (lseek(2), ``SEEK_HOLE``); space that was reserved counts as one.
+
+    Holes are told by pages. So where the next one begins in the piece's last page, its last bytes have a say.
+    """
+    end = offset + size_bytes
+    try:
+        hole = os.lseek(descriptor, offset, os.SEEK_HOLE)
+    except OSError as error:
+        return error.errno != errno.ENXIO
+    if hole < end:
+        return False
+    if hole >= os.fstat(descriptor).st_size or hole > -(-end // _PAGE_BYTES) * _PAGE_BYTES:
+        return True
+    tail = min(size_bytes, _TAIL_BYTES)
+    return any(os.pread(descriptor, tail, end - tail))
 
 
 def device_of_nearest_folder(path: str, within: str = "") -> int | None:
@@ -327,6 +351,13 @@ class _KernelRecording:
         descriptor = self._descriptor
         try:
             return await self._in_thread(lambda: os.pread(descriptor, size_bytes, offset))
+        except OSError as error:
+            raise self._refused(offset, error) from error
+
+    async def is_written(self, offset: int, size_bytes: int) -> bool:
+        descriptor = self._descriptor
+        try:
+            return await self._in_thread(lambda: piece_is_written(descriptor, offset, size_bytes))
         except OSError as error:
             raise self._refused(offset, error) from error
 

@@ -14,7 +14,14 @@ from typing import TypeVar
 
 import trio
 
-from cef_trio.disk import OpenRecording, device_of_nearest_folder, inode_generation, refusal, regular_file_stat
+from cef_trio.disk import (
+    OpenRecording,
+    device_of_nearest_folder,
+    inode_generation,
+    piece_is_written,
+    refusal,
+    regular_file_stat,
+)
 from cef_trio.exceptions import AfterUploadError, RecordingChangedError
 from cef_trio.intake.patterns import PathMatcher
 from cef_trio.intake.scan import Scan, scan_now, stats_now
@@ -134,6 +141,12 @@ class InlineRecording:
             raise refusal(f"cannot read {self._path!r} at byte {offset}", error) from error
         await trio.lowlevel.checkpoint()
         return block
+
+    async def is_written(self, offset: int, size_bytes: int) -> bool:
+        """See :meth:`cef_trio.disk.OpenRecording.is_written`."""
+        await trio.lowlevel.checkpoint()
+        with self._answering():
+            return piece_is_written(self._descriptor, offset, size_bytes)
 
 
 class InlineReader:

@@ -41,6 +41,8 @@ class Known:
     path: str
     """Where the file is, as Redis has it."""
     object_exists: bool = False
+    nothing_ready_at: FileStat | None = None
+    """The file that was found to have no part to send: what is missing of it is not written yet."""
 
 
 def next_action(known: Known, situation: Situation) -> Action:  # noqa: PLR0911 - one return a rule, in their order
@@ -53,7 +55,8 @@ def next_action(known: Known, situation: Situation) -> Action:  # noqa: PLR0911 
         return Action.WRITE_METADATA
     if situation.doubted:
         return Action.LOOK
-    if known.first_missing <= known.plan.count_full(situation.stat.size_bytes):
+    missing = known.first_missing <= known.plan.count_full(situation.stat.size_bytes)
+    if missing and known.nothing_ready_at != situation.stat:
         return Action.UPLOAD
     if situation.ending is not Ending.NOT:
         return Action.FINALIZE

@@ -57,6 +57,9 @@ from cef_trio.stream.upload import StreamUpload
 log = structlog.get_logger(__name__)
 
 
+_MAX_UNWRITTEN: Final = 16
+"""After so many parts that are holes a file's further parts are not asked about until it changes."""
+_UNWRITTEN_PAUSE_SECONDS: Final = 1.0
 _MISPLACED: Final = frozenset({FailureReason.FILE_MISSING_ON_RESUME, FailureReason.FILE_REPLACED})
 
 
@@ -210,6 +213,7 @@ class StreamProcessor:
                         return Outcome.FAILED
                 case Action.UPLOAD:
                     await self._with_recording(upload, self._send_ready)
+                    await self._pause_unless_ended(upload)
                 case Action.FINALIZE:
                     if await self._has_ended(situation):
                         await self._with_recording(upload, self._verify_and_complete)
@@ -293,16 +297,34 @@ class StreamProcessor:
     async def _send_ready(self, upload: StreamUpload, recording: OpenRecording) -> None:
         """Send the parts that are full, several at once, until none is left or others wait for the slot."""
         await upload.ensure_open()
-        await send_all(self._services, upload, recording, self._ready(upload), stop=self._leaving)
+        await send_all(self._services, upload, recording, self._ready(upload, recording), stop=self._leaving)
 
-    async def _ready(self, upload: StreamUpload) -> AsyncGenerator[Part, None]:
+    async def _ready(self, upload: StreamUpload, recording: OpenRecording) -> AsyncGenerator[Part, None]:
+        """The full parts that are to be sent; not those that are holes, of a file whose size was set before its bytes
+        were written: they would be sent twice.
+        """
         turn = int(self._services.part_slots.total_tokens)
         sent = 0
+        upload.unwritten.clear()
+        seen = self.situation.value.stat
         while part := upload.next_to_send(self.situation.value.stat.size_bytes):
             if sent >= turn and self._services.stream_slots.statistics().tasks_waiting:
                 return
+            if not await recording.is_written(part.offset, part.size_bytes):
+                upload.unwritten.add(part.number)
+                if len(upload.unwritten) < _MAX_UNWRITTEN:
+                    continue
+                break
             yield part
             sent += 1
+        if upload.unwritten:
+            upload.nothing_ready_at = seen
+
+    async def _pause_unless_ended(self, upload: StreamUpload) -> None:
+        """A file that is being filled is looked at once a second, not at each write."""
+        if upload.unwritten and self.situation.value.ending is Ending.NOT:
+            with trio.move_on_after(_UNWRITTEN_PAUSE_SECONDS):
+                await self.situation.wait_value(lambda now: now.ending is not Ending.NOT or now.draining or now.doubted)
 
     def _leaving(self) -> bool:
         draining: bool = self.situation.value.draining

@@ -21,6 +21,7 @@ from cef_trio.checkpoint.states import Status
 from cef_trio.checkpoint.store import Change
 from cef_trio.disk import FileSlice, OpenRecording
 from cef_trio.exceptions import S3OperationError
+from cef_trio.recording import FileStat
 from cef_trio.s3.client import S3Client
 from cef_trio.s3.model import ChecksumAlgorithm, ListedUpload, PartToComplete, StoredObject
 from cef_trio.stream.decide import Known
@@ -45,6 +46,10 @@ class StreamUpload:
         self.plan = PartPlan(self.meta.part_size, equal_parts=self.meta.equal_parts)
         self._in_flight: set[int] = set()
         self._first_missing = 1
+        self.unwritten: set[int] = set()
+        """Parts within the file that its writer has not written yet, when it was last looked at."""
+        self.nothing_ready_at: FileStat | None = None
+        """The file of which every part was in S3, in flight or unwritten."""
         self._base: Base | None = None
         """The completed object of an earlier state of the file, if there is one and it was asked for."""
         self._base_asked = False
@@ -58,7 +63,8 @@ class StreamUpload:
     def known(self) -> Known:
         """What ``decide.next_action`` asks for."""
         exists = self.meta.object_etag is not None
-        return Known(self.plan, self.first_missing, self.meta.current_path, object_exists=exists)
+        path, waits = self.meta.current_path, self.nothing_ready_at
+        return Known(self.plan, self.first_missing, path, object_exists=exists, nothing_ready_at=waits)
 
     @property
     def first_missing(self) -> int:
@@ -71,7 +77,7 @@ class StreamUpload:
         """The first full part of a file of that size that is neither acknowledged nor in flight."""
         last = self.plan.count_full(size_bytes)
         number = self.first_missing
-        while number <= last and (number in self._in_flight or self._has_full(number)):
+        while number <= last and (number in self._in_flight or number in self.unwritten or self._has_full(number)):
             number += 1
         return self.plan.part(number) if number <= last else None
 

@@ -322,3 +322,18 @@ async def test_p7_a_file_that_waited_in_vain_for_a_thread_to_close_it_is_closed_
             if not open_here():
                 break
             await trio.sleep(0.01)
+
+
+@pytest.mark.parametrize("reserved", [False, True], ids=["truncate", "fallocate"])
+async def test_p2_holes_and_reserved_space_are_not_written(tmp_path: Path, reserved: bool) -> None:
+    path = tmp_path / "preallocated.mp4"
+    with path.open("wb") as file:
+        file.truncate(100 * 4096)
+        if reserved:
+            os.posix_fallocate(file.fileno(), 0, 100 * 4096)
+        file.write(b"x" * (10 * 4096 + 100))
+    async with KernelDisk().open(str(path)) as recording:
+        assert await recording.is_written(0, 10 * 4096)
+        assert not await recording.is_written(0, 10 * 4096 + 1000)
+        assert not await recording.is_written(20 * 4096, 4096)
+        assert not await recording.is_written(200 * 4096, 4096)

@@ -105,12 +105,15 @@ def test_what_swift_knows_of_them_arrives(watch_dir: Path, store: Store, redis: 
     assert (recording["ContentType"], metadata["ContentType"]) == ("video/quicktime", "application/json")
 
 
-def test_p6_options_that_a_store_refuses_are_a_failure_that_names_them(
+def test_p6_options_that_a_store_refuses_are_an_outage_that_names_them_and_no_failure_of_each_recording(
     watch_dir: Path, store: Store, redis: ValkeyServer
 ) -> None:
     (watch_dir / "a.mp4").write_bytes(os.urandom(6 * MIB))
     with daemon(settings_for(watch_dir, store.bucket, redis.url, s3_tags="team=a")) as process:
-        error = str(process.wait_for("stream_failed")["error"])
+        error = str(process.wait_for("outage_began")["error"])
         assert process.stop() == 0
     assert "NotImplemented" in error
     assert "S3_TAGS" in error
+    with daemon(settings_for(watch_dir, store.bucket, redis.url)) as process:
+        process.wait_for("stream_completed")
+        assert process.stop() == 0

@@ -234,3 +234,43 @@ async def test_another_recording_that_takes_the_name_has_nothing_to_do_with_the_
     assert [checkpoint.meta.supersedes_key for checkpoint in found] == [None, None]
     assert copies(world) == 0
     assert not any(b"supersedes" in body for body in world.objects().values())
+
+
+PAGES = 4096
+
+
+@pytest.mark.parametrize("how", ["truncate", "fallocate"])
+async def test_p2_a_file_whose_size_is_set_first_and_that_is_then_filled_is_sent_once(
+    world: World, autojump_clock: MockClock, how: str
+) -> None:
+    """No part is sent before it is written; the tail that is cut off at the close never is."""
+    with Path(world.path()).open("wb") as file:
+        file.truncate(60 * PAGES)
+        if how == "fallocate":
+            os.posix_fallocate(file.fileno(), 0, 60 * PAGES)
+    world.stat()
+    async with world.daemon() as daemon:
+        for number in range(30):
+            world.patch(number * PAGES, world.random.randbytes(PAGES))
+            daemon.saw()
+            await trio.sleep(3)
+        assert world.received_bytes() >= 29 * PAGES - PART
+        cut(world, 30 * PAGES - 10)
+        daemon.closed()
+        await completed(world)
+    assert world.recordings() == [world.content()]
+    assert world.received_bytes() <= 30 * PAGES + 3 * PART
+
+
+async def test_p1_a_file_with_a_hole_that_nobody_fills_is_the_file(world: World, autojump_clock: MockClock) -> None:
+    world.append(3 * PART)
+    with Path(world.path()).open("r+b") as file:
+        file.truncate(20 * PAGES)
+    world.stat()
+    world.append(5 * PART)
+    async with world.daemon() as daemon:
+        await trio.sleep(5)
+        assert world.received_bytes() >= 2 * PART
+        daemon.closed()
+        await completed(world)
+    assert world.recordings() == [world.content()]
