@@ -39,8 +39,9 @@ Answering = Callable[[], AbstractContextManager[None]]
 class InlineDisk:
     """A :class:`cef_trio.disk.Disk` that never leaves the task."""
 
-    def __init__(self, answering: Answering = nullcontext) -> None:
+    def __init__(self, answering: Answering = nullcontext, read_seconds: Callable[[], float] = float) -> None:
         self._answering = answering
+        self._read_seconds = read_seconds
 
     async def stat(self, path: str) -> FileStat | None:
         """See :meth:`cef_trio.disk.Disk.stat`."""
@@ -77,7 +78,7 @@ class InlineDisk:
         except OSError as error:
             raise refusal(f"cannot open {path!r}", error) from error
         try:
-            yield InlineRecording(descriptor, path, self._answering)
+            yield InlineRecording(descriptor, path, self._answering, self._read_seconds)
         finally:
             os.close(descriptor)
 
@@ -89,10 +90,17 @@ class MortalDisk(InlineDisk):
         life: the process.
         watching: entered around each changing call, by whoever wants to see what it does.
         answering: entered around each block of system calls.
+        read_seconds: how long a read takes.
     """
 
-    def __init__(self, life: Life, watching: Answering, answering: Answering = nullcontext) -> None:
-        super().__init__(answering)
+    def __init__(
+        self,
+        life: Life,
+        watching: Answering,
+        answering: Answering = nullcontext,
+        read_seconds: Callable[[], float] = float,
+    ) -> None:
+        super().__init__(answering, read_seconds)
         self._life = life
         self._watching = watching
 
@@ -113,8 +121,15 @@ class MortalDisk(InlineDisk):
 class InlineRecording:
     """An open file, read inline."""
 
-    def __init__(self, descriptor: int, path: str, answering: Answering = nullcontext) -> None:
+    def __init__(
+        self,
+        descriptor: int,
+        path: str,
+        answering: Answering = nullcontext,
+        read_seconds: Callable[[], float] = float,
+    ) -> None:
         self._descriptor = descriptor
+        self._read_seconds = read_seconds
         self._path = path
         self._answering = answering
         with answering():
@@ -139,7 +154,7 @@ class InlineRecording:
                 block = os.pread(self._descriptor, size_bytes, offset)
         except OSError as error:
             raise refusal(f"cannot read {self._path!r} at byte {offset}", error) from error
-        await trio.lowlevel.checkpoint()
+        await trio.sleep(self._read_seconds())
         return block
 
     async def is_written(self, offset: int, size_bytes: int) -> bool:

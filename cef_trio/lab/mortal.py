@@ -28,6 +28,7 @@ from cef_trio.lab.journal import Journal, Lane
 _CHECKSUM = "x-amz-checksum-crc64nvme"
 _FENCED = frozenset({"update", "record_part", "adopt_parts", "cut_parts", "start_over", "transition", "rename"})
 """Writes of one stream's record, whose first arguments are the stream and the lease."""
+_ETAG = re.compile(rb"<ETag>(?:&quot;|\")?([^<&\"]+)")
 _UPLOAD_ID = re.compile(rb"<UploadId>([^<]+)</UploadId>")
 
 
@@ -128,7 +129,10 @@ class Witness:
                 self.parts[where] = response.headers["etag"].strip('"')
 
     def took_body(self, request: httpx.Request, body: bytes, *, whole: bool) -> None:
-        """An answer's body was read to its end, or given up."""
+        """An answer's body was read to its end, or given up. A copy is acknowledged in it, and not by the headers."""
+        query = request.url.params
+        if request.method == "PUT" and "partNumber" in query and whole and (copied := _ETAG.search(body)) is not None:
+            self.parts[query["uploadId"], int(query["partNumber"])] = copied[1].decode()
         if request.method != "POST" or "uploads" not in request.url.params:
             return
         key = request.url.path.partition("/recordings/")[2]

@@ -171,14 +171,14 @@ def sent_again(world: World, recorded: Recorded, received: Received) -> list[str
     return violations
 
 
-def sent_too_much(stage: Stage, strikes: int) -> list[str]:
+def sent_too_much(stage: Stage, scenario: Scenario, strikes: int) -> list[str]:
     """More bytes came in than were changed, by parts (promise P2: cost follows what changed).
 
     Each changed block may be sent once, and with it, where the object goes on from an earlier one, its neighbour; each
     strike may cost what was in flight.
     """
     blocks = sum(sum(writers.changed_blocks.values()) for writers in stage.all_writers)
-    sent, bound = stage.world.received_bytes(), (blocks + (_IN_FLIGHT + 1) * strikes) * PART
+    sent, bound = stage.world.received_bytes(), (blocks + scenario.slack_parts + (_IN_FLIGHT + 1) * strikes) * PART
     return [f"P2: {sent} bytes were sent, and {blocks} blocks of {PART} changed"] if sent > bound else []
 
 
@@ -219,6 +219,9 @@ def in_the_end(stage: Stage, scenario: Scenario) -> list[str]:
     violations = list(stage.complaints)
     violations += [f"P8: {name} was taken away, and S3 had no object with its bytes" for name in world.gone_unsaved]
     violations += [f"P8: {name} was taken away while it was written" for name in world.gone_written]
+    versions = stage.versions
+    if any(body not in versions for body in world.completed):
+        violations.append("P1: an object was completed of bytes that its file never had")
     completed: dict[str, list[Checkpoint]] = {}
     for checkpoint in world.known():
         status = checkpoint.meta.status

@@ -282,7 +282,7 @@ async def _rest(stage: Stage, scenario: Scenario, report: Report) -> None:
     report.violations += promises.after_exit(world, services, untouched)
     report.violations += promises.in_the_end(stage, scenario)
     if scenario.cheap:
-        report.violations += promises.sent_too_much(stage, len(report.struck))
+        report.violations += promises.sent_too_much(stage, scenario, len(report.struck))
 
 
 def _resumed(world: World, recorded: promises.Recorded, received: promises.Received) -> str:

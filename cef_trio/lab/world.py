@@ -79,7 +79,7 @@ EPOCH: Final = datetime(2026, 1, 1, tzinfo=UTC)
 class World:
     """The outside of a daemon. It outlives daemons, as the real one does."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0915 - a list of all that can be turned
         self,
         folder: Path,
         *,
@@ -117,6 +117,8 @@ class World:
         self.has_writer: bool | None = None
         """What is said of every file's writers; of the world's own kernel the daemon asks itself."""
         self.rescan_seconds = 20.0
+        self.read_seconds = 0.0
+        """How long each read of a file takes."""
         self.options = ObjectOptions()
         """How the next daemon puts objects."""
         self.checksum = ChecksumMode.AUTO
@@ -132,6 +134,8 @@ class World:
         """What stands between the daemons and S3."""
         self.gone_unsaved: list[str] = []
         """Names of recordings that a daemon took away while S3 had no object with their bytes."""
+        self.completed: list[bytes] = []
+        """Every object as it was when a daemon was told that it is complete."""
         self.gone_written: list[str] = []
         """Names of recordings that a daemon took away while somebody wrote them."""
         self.redis_losses = 0
@@ -365,13 +369,20 @@ class World:
             pacer=pacer,
         )
         s3.witness = witness
+        bucket = self.bucket
+        s3.completed = lambda key: self.completed.append(self.objects(bucket).get(key, b""))
         lease = Lease(instance, f"{random.getrandbits(64):016x}", 30.0)
         webhook = self._webhook_client(life) if self.webhook else None
         async with s3, webhook or nullcontext():
             yield Services(
                 store=store,
                 s3=s3,
-                disk=MortalDisk(life, partial(self._watching_the_files, host), partial(self._answering, host)),
+                disk=MortalDisk(
+                    life,
+                    partial(self._watching_the_files, host),
+                    partial(self._answering, host),
+                    lambda: self.read_seconds,
+                ),
                 probe=partial(self._probe, host),
                 has_writer=partial(self._has_writer, host),
                 lease=lease,
@@ -440,6 +451,7 @@ class _WitnessedS3Client(S3Client):
     """The client itself; what it says of a completed object is noted the moment it says so."""
 
     witness: Witness
+    completed: Callable[[str], None]
 
     async def complete_multipart_upload(
         self,
@@ -452,6 +464,7 @@ class _WitnessedS3Client(S3Client):
     ) -> S3Object:
         stored = await super().complete_multipart_upload(key, upload_id, parts, checksum=checksum, stream_id=stream_id)
         self.witness.objects[key] = stored.etag
+        self.completed(key)
         return stored
 
 

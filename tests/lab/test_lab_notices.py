@@ -23,6 +23,7 @@ OUTSIDE = {
     "doctor's abort after a failure",
     "file's close",
     "watch folder's lock",
+    "daemon's last report",
 }
 """Shields of rooms that the laboratory has no part of: real processes, and commands. No stream depends on them."""
 

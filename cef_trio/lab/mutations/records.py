@@ -40,10 +40,10 @@ def _stream_recorded_late(stack: ExitStack) -> None:
     waiting: dict[str, Callable[[], Awaitable[None]]] = {}
 
     async def later(
-        self: MemoryCheckpointStore, meta: StreamMeta, lease: Lease, parts: Sequence[PartRecord] = ()
+        self: MemoryCheckpointStore, meta: StreamMeta, lease: Lease, parts: Sequence[PartRecord] = (), **options: Any
     ) -> None:
         await trio.lowlevel.checkpoint()
-        waiting[meta.stream_id] = lambda: create(self, meta, lease, parts)
+        waiting[meta.stream_id] = lambda: create(self, meta, lease, parts, **options)
 
     async def now(self: MemoryCheckpointStore, stream_id: str, lease: Lease, change: Any) -> None:
         write = waiting.pop(stream_id, None)

@@ -48,6 +48,7 @@ _SHIELDS: Final = (
         "first-part",
         ("P2",),
     ),
+    ("copied part's record", "a copy is acknowledged, and its record cut off", "append-and-close", ("P2",)),
     ("upload id", "an upload is created, and its id thrown away", "first-part", ("P2",)),
     ("object record", "an object is completed, and that is not recorded", "finalizing", ("P2",)),
     ("webhook delivery", "a webhook is taken, and that is not recorded", "webhook", ("P3",)),

@@ -28,14 +28,9 @@ EXPECTED_BROKEN: Final = {
     "bind-unmounted": "kind 1",
     "number-reused": "kind 2",
     "numbers-change": "kind 2",
-    "touched-after": "kind 3",
-    "copied-after": "kind 3",
     "time-goes-back": "kind 3",
     "same-tick": "kind 3",
     "redis-loses-completed": "kind 3",
-    "tail-cut": "kind 4",
-    "full-size-first": "kind 4",
-    "append-and-close": "kind 4",
     "two-hosts": "P9",
 }
 """Scenarios in which the daemon still breaks a promise, and what is to be mended for them. It is to be empty."""

@@ -256,6 +256,22 @@ async def _append_and_close(stage: Stage) -> None:
     await trio.sleep(10)
 
 
+async def _before_slow_disk(stage: Stage) -> None:
+    stage.world.read_seconds = 0.3
+    await trio.lowlevel.checkpoint()
+
+
+async def _slow_disk(stage: Stage) -> None:
+    """While it is verified, block by block, a block is patched that was read already."""
+    stage.append(4 * PART)
+    await trio.sleep(4)
+    stage.close()
+    await trio.sleep(1.8)
+    stage.patch(5, b"patched")
+    stage.close()
+    await trio.sleep(30)
+
+
 # -- what a local change mends -----------------------------------------------------------------------------------------
 
 
@@ -319,9 +335,10 @@ SCENARIOS: Final = (
         one_object=True,
     ),
     Scenario("tail-cut", "one byte is cut off at the close", _tail_cut, starts_over=True, cheap=True),
-    Scenario("full-size-first", "the full size is set first, then filled", _full_size_first, cheap=True),
+    Scenario("full-size-first", "the full size is set first, then filled", _full_size_first, cheap=True, slack_parts=4),
     Scenario(
         "append-and-close", "appended to and closed, again and again", _append_and_close, writes_again=True, cheap=True
     ),
+    Scenario("slow-disk", "a block is patched behind the verification", _slow_disk, _before_slow_disk),
     Scenario("permission-passes", "a recording may be read a few seconds after it is seen", _permission_passes),
 )

@@ -43,6 +43,8 @@ class Scenario:
     """Whether no two objects may have the same bytes, whatever Redis lost."""
     cheap: bool = False
     """Whether what is sent must be bounded by what was changed."""
+    slack_parts: int = 0
+    """How many parts may be sent beyond that: a file system tells holes by its own blocks, which are longer here."""
     also: Callable[[Stage], list[str]] = lambda _: []
     """What else is asked in the end; returns what is broken."""
     goes_on: bool = False
