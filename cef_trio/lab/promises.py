@@ -244,9 +244,7 @@ def in_the_end(stage: Stage, scenario: Scenario) -> list[str]:
             elif len(of_file) > 1 and not (world.redis_lost or scenario.starts_over or scenario.writes_again):
                 violations.append(f"P2: {name} was uploaded {len(of_file)} times")
     if scenario.one_object:
-        recordings = world.recordings()
-        twice = len(recordings) - len(set(recordings))
-        violations += [f"P2: {twice} recordings are in S3 twice"] if twice else []
+        violations += stage.in_s3_twice()
     return violations + scenario.also(stage) + _left_uploads(world, scenario)
 
 

@@ -281,6 +281,8 @@ async def _rest(stage: Stage, scenario: Scenario, report: Report) -> None:
     report.resumed = _resumed(world, recorded, received)
     report.violations += promises.after_exit(world, services, untouched)
     report.violations += promises.in_the_end(stage, scenario)
+    if not report.struck:
+        report.violations += scenario.when_unharmed(stage)
     if scenario.cheap:
         report.violations += promises.sent_too_much(stage, scenario, len(report.struck))
 

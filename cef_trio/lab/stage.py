@@ -86,6 +86,12 @@ class Stage:
             await trio.sleep(1)
         self.complaints.append(f"P6: {name} is not in S3 after {within:g} seconds in which nothing was in its way")
 
+    def in_s3_twice(self) -> list[str]:
+        """What is broken if recordings of the same bytes are in S3 (promise P2)."""
+        recordings = self.world.recordings()
+        twice = len(recordings) - len(set(recordings))
+        return [f"P2: {twice} recordings are in S3 twice"] if twice else []
+
     def refuse(self, operation: str, code: str) -> Armed:
         """Have S3 refuse a call until that is disarmed."""
         return self.arm(Fault(Kind.ERROR, operation, times=None, code=code))

@@ -242,6 +242,7 @@ class S3Client:
             },
             part_number=part_number,
             read_timeout_seconds=self._config.complete_timeout_seconds,
+            reading=Reading.SHIELDED,  # what was copied is acknowledged by the body
         )
         answer = await self._exchange.perform(call)
         return self._parsed(call.operation, key, answer, parse_copied_part)

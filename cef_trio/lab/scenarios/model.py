@@ -47,6 +47,8 @@ class Scenario:
     """How many parts may be sent beyond that: a file system tells holes by its own blocks, which are longer here."""
     also: Callable[[Stage], list[str]] = lambda _: []
     """What else is asked in the end; returns what is broken."""
+    when_unharmed: Callable[[Stage], list[str]] = lambda _: []
+    """What is asked only if no daemon was struck."""
     goes_on: bool = False
     """Whether the script goes on while daemons die and others come."""
     max_concurrent_parts: int = 4
