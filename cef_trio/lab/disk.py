@@ -13,10 +13,11 @@ from typing import TypeVar
 
 import trio
 
-from cef_trio.disk import OpenRecording, device_of_nearest_folder, inode_generation, refusal, regular_file_stat
+from cef_trio.disk import OpenRecording, open_file_stat, place_of_nearest_folder, refusal, stat_with_birth
 from cef_trio.exceptions import AfterUploadError, RecordingChangedError
+from cef_trio.file_system import FolderPlace, Origin, inode_generation, origin_of
 from cef_trio.lab.mortal import Death, Life
-from cef_trio.paths import open_straight, stat_straight
+from cef_trio.paths import open_straight
 from cef_trio.recording import FileStat
 
 T = TypeVar("T")
@@ -29,16 +30,16 @@ class InlineDisk:
         """See :meth:`cef_trio.disk.Disk.stat`."""
         await trio.lowlevel.checkpoint()
         try:
-            return regular_file_stat(stat_straight(path))
+            return stat_with_birth(path)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
             raise refusal(f"cannot look at {path!r}", error) from error
 
-    async def device_around(self, path: str, *, within: str = "") -> int | None:
-        """See :meth:`cef_trio.disk.Disk.device_around`."""
+    async def place_around(self, path: str, *, within: str = "") -> FolderPlace | None:
+        """See :meth:`cef_trio.disk.Disk.place_around`."""
         await trio.lowlevel.checkpoint()
-        return device_of_nearest_folder(path, within)
+        return place_of_nearest_folder(path, within)
 
     async def change(self, call: Callable[[], T]) -> T:
         """See :meth:`cef_trio.disk.Disk.change`."""
@@ -97,10 +98,15 @@ class InlineRecording:
     async def stat(self) -> FileStat:
         """See :meth:`cef_trio.disk.OpenRecording.stat`."""
         await trio.lowlevel.checkpoint()
-        found = regular_file_stat(os.fstat(self._descriptor))
+        found = open_file_stat(self._descriptor)
         if found is None:
             raise RecordingChangedError("it is not a regular file")
         return found
+
+    async def origin(self) -> Origin:
+        """See :meth:`cef_trio.disk.OpenRecording.origin`."""
+        await trio.lowlevel.checkpoint()
+        return origin_of(self._descriptor)
 
     async def read(self, offset: int, size_bytes: int) -> bytes:
         """See :meth:`cef_trio.disk.OpenRecording.read`."""

@@ -20,15 +20,17 @@ from trio_util import AsyncBool, AsyncValue, periodic
 from cef_trio.checkpoint.model import StreamMeta
 from cef_trio.checkpoint.states import Status
 from cef_trio.checkpoint.store import KnownPath
-from cef_trio.exceptions import CefMp4ProcessorError
+from cef_trio.exceptions import CefMp4ProcessorError, ChunkProcessingError, RecordingChangedError
 from cef_trio.intake.events import Closed, FileEvent, Gone, Moved, Scanned, Seen
 from cef_trio.recording import FileStat
 from cef_trio.stream import lookup
 from cef_trio.stream import situation as news
 from cef_trio.stream.adoption import UnknownUploads
 from cef_trio.stream.growth import Growth
-from cef_trio.stream.judge import Verdict, judge
+from cef_trio.stream.identity import Sameness, may_be
+from cef_trio.stream.judge import Verdict, judge, must_be_recognized
 from cef_trio.stream.processor import Outcome, StreamProcessor
+from cef_trio.stream.recognition import recognize_at
 from cef_trio.stream.relocation import RelocatedStreams
 from cef_trio.stream.services import Services
 from cef_trio.stream.situation import Ending, Situation
@@ -36,6 +38,8 @@ from cef_trio.stream.situation import Ending, Situation
 log = structlog.get_logger(__name__)
 
 _BATCH = 500
+_RECOGNIZE_SECONDS = 5.0
+"""How long one file may keep the others waiting while it is read to see which file it is."""
 _PAUSE_SECONDS = 1.0
 """Between two tries to ask a Redis that refuses, and before a stream whose lease was lost is asked about again."""
 
@@ -247,7 +251,9 @@ class StreamSupervisor:
             unknown = self._unknown.get(path)
             if unknown is None:
                 continue  # gone, or moved, while Redis was asked
-            verdict = Verdict.SETTLED if path in unreadable else judge(known.get(path), unknown.stat)
+            verdict = Verdict.SETTLED if path in unreadable else await self._judge(path, unknown.stat, known.get(path))
+            if verdict is None or self._unknown.get(path) is not unknown:
+                continue  # it was not to be looked at, or there is news of it: asked about again
             if verdict is Verdict.NEW or verdict is Verdict.REPLACED:
                 fresh.append(path)
             if verdict is Verdict.SETTLED:
@@ -259,7 +265,12 @@ class StreamSupervisor:
                 self._start(path, self._unknown.pop(path), known[path].meta.stream_id)
             elif verdict is Verdict.REPLACED:
                 self.resume_unattended(known[path], detached=True)
-        if fresh and self._must_list_uploads:
+        if fresh:
+            await self._begin(fresh)
+
+    async def _begin(self, fresh: list[str]) -> None:
+        """Start streams for files that Redis does not know, at least not by these names."""
+        if self._must_list_uploads:
             self._must_list_uploads = False  # first: who finds another lease lost meanwhile sets it again
             try:
                 await self._uploads.look()
@@ -268,9 +279,36 @@ class StreamSupervisor:
                 self._must_list_uploads = True
                 raise
         for path in fresh:
+            unknown = self._unknown.get(path)
+            if unknown is None:
+                continue
+            claimed = await self._relocated.claim(path, unknown.stat)
             if path in self._unknown:
                 unknown = self._unknown.pop(path)
-                self._start(path, unknown, self._relocated.claim(path, unknown.stat))
+                self._start(path, unknown, claimed)
+
+    async def _judge(self, path: str, stat: FileStat, known: KnownPath | None) -> Verdict | None:
+        """What a file means to us; ``None``: it could not be looked at in time, and is left to the next scan."""
+        if known is None or not must_be_recognized(known, stat):
+            return judge(known, stat)
+        sameness = None
+        with trio.move_on_after(_RECOGNIZE_SECONDS) as scope:
+            sameness = await self._recognize(path, stat, known.meta)
+        if scope.cancelled_caught or sameness is None:
+            self._unknown.pop(path, None)
+            return None
+        return judge(known, stat, sameness)
+
+    async def _recognize(self, path: str, stat: FileStat, meta: StreamMeta) -> Sameness | None:
+        try:
+            return await recognize_at(self._services.store, self._services.disk, meta, path)
+        except RecordingChangedError:
+            return None  # gone since
+        except ChunkProcessingError as error:
+            if error.transient:
+                log.warning("recording_not_looked_at", error=str(error))
+                return None
+            return Sameness.SAME if may_be(meta.identity, stat) else Sameness.REPLACED  # what nobody may read
 
     async def _rename_known(self) -> None:
         """Tell Redis of new names first: else a file would be asked about by a name that leads to nothing."""
@@ -279,7 +317,7 @@ class StreamSupervisor:
             old_path, new_path, stat = self._renamed[0]
             known, _ = await lookup.find_by_path(store, [old_path])
             meta = known[old_path].meta if old_path in known else None
-            if meta is not None and meta.identity.file_ino == stat.file_ino and meta.stream_id not in self.live_ids:
+            if meta is not None and may_be(meta.identity, stat) and meta.stream_id not in self.live_ids:
                 self._renaming = meta.stream_id
                 try:
                     await self._record_name(meta.stream_id, new_path)
