@@ -31,15 +31,21 @@ from cef_trio.s3.config import Addressing, ChecksumMode, PayloadSigning, S3Confi
 from cef_trio.s3.credentials import ChainCredentials, CredentialsProvider, StaticCredentials
 from cef_trio.s3.pacing import Pacer
 from cef_trio.s3.sigv4 import Credentials
+from cef_trio.shielded import shielded
 from cef_trio.stream.naming import KeyTemplate
 from cef_trio.stream.services import Services, StreamRules
 from cef_trio.telemetry.metrics import Metrics
+from cef_trio.threads import run_in_thread
 from cef_trio.webhook.client import WebhookClient
 
 log = structlog.get_logger(__name__)
 
+_PROXY_VARIABLES: Final = frozenset({"http_proxy", "https_proxy", "all_proxy"})
+
 ONCE: Final = frozenset({"count", "is_persistent", "save_interrupted"})
 """Surveys, whose caller repeats them, and last words, for which nobody may wait. All else is under the one policy."""
+_UNLOCK_SECONDS: Final = 0.2
+"""How long the lock's release may take; the process's end releases it too."""
 _RECONNECT_SECONDS: Final = 1.0
 """Between two rounds of attempts at the start, if it was no outage that ended the first."""
 _NOT_FOUND = 404
@@ -60,8 +66,15 @@ def warn_of_exposed_secrets(env_file: Path | None) -> None:
         log.warning("secret_exposed", file=found.file, mode=found.mode)
 
 
-@contextmanager
-def lock_watch_folder(folder: Path) -> Iterator[None]:
+def warn_of_unused_proxy() -> None:
+    """Say which proxies the environment names: none is used, so where nothing else leads out, nothing gets out."""
+    names = sorted(name for name in os.environ if name.lower() in _PROXY_VARIABLES and os.environ[name])
+    if names:
+        log.warning("http_proxy_not_used", variables=names)
+
+
+@asynccontextmanager
+async def lock_watch_folder(folder: Path) -> AsyncIterator[None]:
     """Hold the watch folder, so that no second daemon on this machine uploads the same files under the same name.
 
     The lock is the kernel's, on the folder itself: no file is made, and it goes with the process, however that ends.
@@ -69,19 +82,27 @@ def lock_watch_folder(folder: Path) -> Iterator[None]:
     Raises:
         WatchFolderBusyError: another process holds it.
     """
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    # In threads: the folder may lie on a mount that hangs.
+    descriptor = await run_in_thread(partial(_locked, folder))
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise WatchFolderBusyError(
-                f"WATCH_DIR {os.fspath(folder)!r} is watched by another cef-trio on this machine: stop that one first"
-            ) from error
-        except OSError as error:  # some network file systems have no locks: then the streams' leases must do
-            log.warning("watch_folder_not_locked", error=errno.errorcode.get(error.errno or 0, str(error)))
         yield
     finally:
+        with shielded(_UNLOCK_SECONDS, saving="watch folder's lock"):
+            await run_in_thread(partial(os.close, descriptor), abandon_on_cancel=True)
+
+
+def _locked(folder: Path) -> int:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
         os.close(descriptor)
+        raise WatchFolderBusyError(
+            f"WATCH_DIR {os.fspath(folder)!r} is watched by another cef-trio on this machine: stop that one first"
+        ) from error
+    except OSError as error:  # some network file systems have no locks: then the streams' leases must do
+        log.warning("watch_folder_not_locked", error=errno.errorcode.get(error.errno or 0, str(error)))
+    return descriptor
 
 
 @asynccontextmanager
@@ -91,6 +112,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
     Raises:
         SettingsError: a URL cannot be understood, a cluster's prefix has no hash tag, a bucket no host name.
     """
+    warn_of_unused_proxy()
     metrics = Metrics()
     observer = metrics.attempt_failed
     policy = RetryPolicy(settings.retry_attempts, settings.retry_initial_seconds, settings.retry_max_seconds)
@@ -230,7 +252,12 @@ def _text(value: SecretStr | str | None) -> str | None:
 
 
 async def _has_writer(path: str) -> bool | None:
-    match await writer_state(path):
+    return knows_writer(await writer_state(path))
+
+
+def knows_writer(state: WriterState) -> bool | None:
+    """Whether a file has a writer, as :class:`cef_trio.stream.services.WriterCheck` says it."""
+    match state:
         case WriterState.PRESENT:
             return True
         case WriterState.NONE:
@@ -271,6 +298,8 @@ async def _reach_bucket(s3: S3Client, *, create_bucket: bool) -> None:
     try:
         await s3.head_bucket()
     except S3OperationError as error:
+        if error.transient:
+            raise
         if error.status == _NOT_FOUND and create_bucket:
             await s3.create_bucket()
             log.info("bucket_created")

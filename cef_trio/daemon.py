@@ -5,7 +5,6 @@
     root nursery
     ├─ signal listener                1st signal: drain · 2nd: cancel · 3rd: exit at once · SIGHUP: reload
     ├─ settings reloader              reads the settings once more when SIGHUP asks for it
-    ├─ last resort                    exit at once, when all the time there is (P4) is over
     ├─ admin server                   metrics, health, the status page; up before the first word with S3 or Redis
     ├─ background nursery             lease renewal, probes of S3 and Redis
     └─ processor nursery              (drained, then cancelled) one task a stream
@@ -18,19 +17,19 @@ or a disk, has to be waited for before the clock starts. A task that is cancelle
 of at most ``SHUTDOWN_SAVE_SECONDS``. What could not be saved makes the exit code 3; the last checkpoints are true.
 
 Every wait on the way out has a limit of its own. They may add up, and a worker thread that must not be abandoned may be
-held by what has no limit (a name service, a server that trickles); so the last resort counts the seconds, too.
+held by what has no limit (a name service, a server that trickles); so a thread counts the seconds, too, and needs this
+loop for nothing (``exit_watchdog.py``).
 """
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
-from typing import Final
 
 import structlog
 import trio
@@ -41,9 +40,10 @@ from cef_trio.admin.source import DaemonSource, IntakeTask
 from cef_trio.assembly import RefusedAtStartError, check_reachable, lock_watch_folder, open_services
 from cef_trio.config import Settings, secret_values, without_secrets
 from cef_trio.exit_codes import ExitCode
+from cef_trio.exit_watchdog import ENDING, ExitWatchdog
 from cef_trio.intake.patterns import PathMatcher, matcher
 from cef_trio.intake.watcher import Watcher
-from cef_trio.logs import Redactor
+from cef_trio.logs import Redactor, lost_lines
 from cef_trio.notify import ServiceNotifier, Turn
 from cef_trio.reload import SettingsReloader, SettingsSource, Terminal, take_hangups
 from cef_trio.stream.after_upload import AfterUpload
@@ -55,11 +55,9 @@ from cef_trio.stream.stale import StaleChecker
 from cef_trio.stream.supervisor import StreamSupervisor
 from cef_trio.stream.webhooks import WebhookDeliverer
 from cef_trio.telemetry.survey import survey_redis
+from cef_trio.threads import ThreadedResolver
 
 log = structlog.get_logger(__name__)
-
-_OVERDUE_SECONDS: Final = 0.6
-"""How long after grace and save the last resort exits; P4 allows a second, of which the exit itself takes some."""
 
 
 @dataclass(eq=False, slots=True)
@@ -68,8 +66,8 @@ class Shutdown:
 
     grace_seconds: float
     save_seconds: float
-    last_resort: trio.CancelScope = field(default_factory=trio.CancelScope)
-    """Its deadline is when the process must have ended."""
+    watchdog: ExitWatchdog | None = None
+    """Ends the process when its time is over, or at the third signal."""
     intake: trio.CancelScope = field(default_factory=trio.CancelScope)
     workers: list[trio.CancelScope] = field(default_factory=list)
     """Scopes that are cancelled when the grace is over."""
@@ -81,10 +79,11 @@ class Shutdown:
     def request(self) -> None:
         """Take one step further out: drain, then cancel, then exit."""
         self.signals += 1
+        if self.watchdog is not None:
+            self.watchdog.asked(self.signals)
         match self.signals:
             case 1:
                 self.began_at = trio.current_time()
-                self._exit_within(self.grace_seconds + self.save_seconds)
                 log.info("shutdown_began", grace_seconds=self.grace_seconds)
                 for drain in self.on_drain:
                     drain()
@@ -92,17 +91,9 @@ class Shutdown:
                     scope.deadline = trio.current_time() + self.grace_seconds
                 self.intake.cancel()
             case 2:
-                self._exit_within(self.save_seconds)
                 log.warning("shutdown_grace_skipped")
                 for scope in self.workers:
                     scope.cancel()
-            case _:
-                log.error("shutdown_forced")
-                os._exit(ExitCode.NOT_SAVED)
-
-    def _exit_within(self, seconds: float) -> None:
-        deadline = trio.current_time() + seconds + _OVERDUE_SECONDS
-        self.last_resort.deadline = min(self.last_resort.deadline, deadline)
 
 
 @dataclass(eq=False, slots=True)
@@ -134,7 +125,9 @@ OpenServices = Callable[[Settings], AbstractAsyncContextManager[Services]]
 
 def main_daemon(settings: Settings, source: SettingsSource) -> ExitCode:
     """Run the daemon until a signal ends it. ``source`` is where SIGHUP reads the settings once more."""
-    return trio.run(partial(run_daemon, settings, source=source))
+    watchdog = ExitWatchdog(settings.shutdown_grace_seconds, settings.shutdown_save_seconds)
+    watchdog.start(block_signals=True)  # never stopped: the interpreter's own end is to be in time, too
+    return trio.run(partial(run_daemon, settings, source=source, watchdog=watchdog))
 
 
 async def run_daemon(
@@ -142,9 +135,11 @@ async def run_daemon(
     *,
     source: SettingsSource | None = None,
     open_services: OpenServices = open_services,
+    watchdog: ExitWatchdog | None = None,
     task_status: trio.TaskStatus[RunningDaemon] = trio.TASK_STATUS_IGNORED,
 ) -> ExitCode:
-    """Run the daemon until a signal, or :meth:`Shutdown.request`, ends it.
+    """Run the daemon until a signal, or :meth:`Shutdown.request`, ends it. ``watchdog`` is running; by default one is
+    that ends with the daemon.
 
     Started (``nursery.start``) means: Redis and S3 have answered, the folder is watched and was scanned. Without a
     ``source`` SIGHUP finds nothing changed.
@@ -158,19 +153,21 @@ async def run_daemon(
     shutdown.on_drain.append(notifier.stopping)
     notifier.status("waiting for Redis and S3")
     log.info("daemon_starting", version=__version__, pid=os.getpid(), **without_secrets(settings))
-    with lock_watch_folder(settings.watch_dir):
-        async with open_services(settings) as services:
+    trio.socket.set_custom_hostname_resolver(ThreadedResolver())
+    with _exit_in_time(shutdown, watchdog) as in_time:
+        async with lock_watch_folder(settings.watch_dir), open_services(settings) as services:
+            services.metrics.lost_log_lines_by(lost_lines)
             async with trio.open_nursery() as root:
                 reloader = SettingsReloader(settings, source or SettingsSource(None, lambda: settings), services.pacer)
                 root.start_soon(reloader.run)
-                await root.start(_listen_for_signals, shutdown, reloader)
+                await root.start(_listen_for_signals, shutdown, reloader, in_time)
                 shown = DaemonSource(
                     services,
                     os.fspath(settings.watch_dir),
                     lambda: shutdown.signals > 0,
                     Redactor(secret_values(settings)).text,
                 )
-                root.start_soon(_exit_when_overdue, shutdown, services, shown)
+                in_time.unsaved = lambda: services.exit_saves.unsaved | _live_ids(shown)
                 try:
                     serve_page = partial(serve_admin, allowed_hosts=settings.prom_allowed_hosts)
                     await root.start(
@@ -207,11 +204,15 @@ async def run_daemon(
 async def _listen_for_signals(
     shutdown: Shutdown,
     reloader: SettingsReloader,
+    watchdog: ExitWatchdog,
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     terminal = Terminal()
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+    with (
+        trio.open_signal_receiver(*ENDING, signal.SIGHUP) as signals,
+        watchdog.taking_signals(),
+    ):
         take_hangups()
         task_status.started()
         async for number in signals:
@@ -222,13 +223,17 @@ async def _listen_for_signals(
                 shutdown.request()
 
 
-async def _exit_when_overdue(shutdown: Shutdown, services: Services, shown: DaemonSource) -> None:
-    with shutdown.last_resort:
-        await trio.sleep_forever()
-    # Only its deadline leads here: the root's cancellation passes by. Streams resume from their last checkpoints.
-    live_ids = shown.supervisor.live_ids if shown.supervisor is not None else frozenset()
-    log.error("shutdown_overdue", streams=sorted(services.exit_saves.unsaved | live_ids))
-    os._exit(ExitCode.NOT_SAVED)
+@contextmanager
+def _exit_in_time(shutdown: Shutdown, given: ExitWatchdog | None) -> Iterator[ExitWatchdog]:
+    """A watchdog that the shutdown tells: the given one, or one of this daemon's own."""
+    watchdog = given or ExitWatchdog(shutdown.grace_seconds, shutdown.save_seconds)
+    shutdown.watchdog = watchdog
+    with nullcontext() if given is not None else watchdog.running():
+        yield watchdog
+
+
+def _live_ids(shown: DaemonSource) -> frozenset[str]:
+    return shown.supervisor.live_ids if shown.supervisor is not None else frozenset()
 
 
 async def serve(

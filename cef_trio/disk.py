@@ -35,6 +35,7 @@ from cef_trio.file_system import FolderPlace, Origin, birth_ns, inode_generation
 from cef_trio.paths import folder_of, open_straight
 from cef_trio.recording import FileStat
 from cef_trio.shielded import shielded
+from cef_trio.threads import run_in_thread
 
 T = TypeVar("T")
 
@@ -216,7 +217,7 @@ class KernelDisk:
         self._changing_threads = trio.CapacityLimiter(2)
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
-        return await trio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=self._threads)
+        return await run_in_thread(call, abandon_on_cancel=True, limiter=self._threads)
 
     async def stat(self, path: str) -> FileStat | None:
         """See :meth:`Disk.stat`."""
@@ -238,7 +239,7 @@ class KernelDisk:
         """See :meth:`Disk.change`. The one kind of call here that is never abandoned: a file that an abandoned thread
         deletes later would be deleted behind everybody's back.
         """
-        return await trio.to_thread.run_sync(call, limiter=self._changing_threads)
+        return await run_in_thread(call, limiter=self._changing_threads)
 
     @asynccontextmanager
     async def open(self, path: str) -> AsyncIterator[OpenRecording]:
@@ -265,7 +266,7 @@ class KernelDisk:
         close = partial(self._close_now, descriptor)
         try:
             with shielded(_CLOSE_SECONDS, saving="file's close"):
-                await trio.to_thread.run_sync(close, abandon_on_cancel=True, limiter=self._closing_threads)
+                await run_in_thread(close, abandon_on_cancel=True, limiter=self._closing_threads)
         finally:
             if descriptor.is_open:  # no thread was free in that time: the next one that is closes it too
                 self._left_open.append(descriptor)

@@ -49,6 +49,22 @@ class LeaseLostError(CefMp4ProcessorError):
     """Another daemon owns the stream now, or the lease ran out: nothing was written, and nothing may be."""
 
 
+class OutdatedError(LeaseLostError):
+    """What was seen of a stream or its file before its lease is not so any more: nothing was written; look again."""
+
+
+class PathTakenError(OutdatedError):
+    """The path of a file leads to another stream by now: nothing was written, and the file is to be judged anew."""
+
+
+class StreamEndedError(OutdatedError):
+    """The stream ended between the look at it and its lease: nothing may be done with it any more."""
+
+    def __init__(self, message: str, *, completed: bool) -> None:
+        self.completed = completed
+        super().__init__(message)
+
+
 class OperationError(CefMp4ProcessorError):
     """A call of an outside service failed. ``str()`` is ``<service> operation '<operation>' failed: <message>``."""
 
@@ -122,3 +138,7 @@ class RedisOperationError(OperationError):
     """A Redis call failed; nothing is known about whether it took effect unless the message says so."""
 
     service = "Redis"
+
+
+class RecordUnreadableError(RedisOperationError):
+    """One stream's record cannot be read: a person or a newer version wrote it. It is left alone as it is."""

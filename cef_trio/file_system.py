@@ -53,10 +53,8 @@ class FileSystem:
 UNKNOWN: Final = FileSystem("unknown")
 
 
-def _local(
-    name: str, *, own_fsid: bool = False, tick_ns: int = _FINE_TICK_NS, lasting_inodes: bool = True
-) -> FileSystem:
-    return FileSystem(name, local=True, lasting_inodes=lasting_inodes, own_fsid=own_fsid, tick_ns=tick_ns)
+def _local(name: str, *, own_fsid: bool = False, tick_ns: int = _FINE_TICK_NS, lasting: bool = True) -> FileSystem:
+    return FileSystem(name, local=True, lasting_inodes=lasting, own_fsid=own_fsid, tick_ns=tick_ns)
 
 
 FILE_SYSTEMS: Final = {

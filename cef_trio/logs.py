@@ -5,16 +5,20 @@ of files come from strangers: a newline or an escape sequence in one must not fo
 characters are written as escapes in both forms, and a traceback for a person is indented, whose lines no message can
 leave. Secrets are taken out by value wherever they turn up, and by name where a field is called one.
 
-A log that cannot be written stops nothing. One that is *slow* to be written does hold the loop: writing blocks.
+A log that cannot be written stops nothing, and neither does one that is slow to be read: a daemon's lines are written
+by a thread of their own (``log_writer.py``). What had to be dropped is counted, and said (``log_lines_lost``) when
+lines can be written again.
 """
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final, TextIO
 from urllib.parse import quote
@@ -22,6 +26,7 @@ from urllib.parse import quote
 import structlog
 
 from cef_trio.config import AppEnvironment, Settings, secret_values
+from cef_trio.log_writer import LineWriter
 
 REDACTED: Final = "***"
 QUIET: Final = ("httpx", "httpcore", "hpack", "redis", "hypercorn", "asyncio", "botocore", "urllib3")
@@ -31,13 +36,20 @@ _MIN_SECRET_LENGTH: Final = 4
 _SECRET_NAME: Final = re.compile(r"(^|_)(secret|password|passwd|token|authorization)(_|$)", re.IGNORECASE)
 _MULTILINE: Final = ("exception", "stack")
 """Fields that the console shows as lines of their own."""
+_FLUSH_SECONDS: Final = 0.25
+"""How long the process's end waits for whoever reads the log; P4 leaves a second for all that follows the saving."""
 
 Event = MutableMapping[str, Any]
 log = structlog.get_logger(__name__)
 
 
 def configure(
-    environment: AppEnvironment, level: str, *, secrets: Iterable[str] = (), stream: TextIO | None = None
+    environment: AppEnvironment,
+    level: str,
+    *,
+    secrets: Iterable[str] = (),
+    stream: TextIO | None = None,
+    writer: LineWriter | None = None,
 ) -> None:
     """Set up logging for this process; may be called again.
 
@@ -46,6 +58,7 @@ def configure(
         level: the least level that is written (``DEBUG`` … ``ERROR``).
         secrets: values that must never be written, as they are or as a URL or ``repr`` quotes them.
         stream: where to write; standard error by default.
+        writer: writes to the stream in the background; without one each line is written before the call returns.
     """
     stream = stream or sys.stderr
     shared: list[Callable[[Any, str, Event], Any]] = [
@@ -65,7 +78,7 @@ def configure(
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,
     )
-    handler = _Handler(stream)
+    handler = _Handler(stream, writer)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
@@ -94,8 +107,31 @@ def configure_for(settings: Settings) -> None:
     The traceback of an exception that nobody caught, which Python would print as it is, is an event like any other:
     one line in production, and no secret in it.
     """
-    configure(settings.app_env, settings.log_level, secrets=secret_values(settings))
+    global _writer  # noqa: PLW0603 - one log for a process, as logging itself has one
+    if _writer is None:
+        with suppress(OSError):  # a stream that is no file, as in a test: written in place
+            _writer = LineWriter(sys.stderr.fileno(), on_recovered=_say_lost)
+            atexit.register(flush)
+    configure(settings.app_env, settings.log_level, secrets=secret_values(settings), writer=_writer)
     sys.excepthook = _log_uncaught
+
+
+_writer: LineWriter | None = None
+
+
+def flush() -> None:
+    """Wait a moment until what was logged is written. Whoever ends the process by ``os._exit`` calls it before."""
+    if _writer is not None:
+        _writer.flush(_FLUSH_SECONDS)
+
+
+def lost_lines() -> int:
+    """How many lines could not be written since the process began."""
+    return 0 if _writer is None else _writer.lost
+
+
+def _say_lost(lines: int) -> None:
+    log.warning("log_lines_lost", lines=lines)
 
 
 def _log_uncaught(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
@@ -185,10 +221,23 @@ def _escaped(value: Any) -> Any:
 class _Handler(logging.StreamHandler[TextIO]):
     """Writes to the stream; a broken pipe or an odd character never stops the daemon."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, writer: LineWriter | None = None) -> None:
         super().__init__(stream)
+        self._writer = writer
+        self._encoding = getattr(stream, "encoding", None) or "utf-8"
         if reconfigure := getattr(stream, "reconfigure", None):
             reconfigure(errors="backslashreplace")
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the record's line, or hand it over to be written."""
+        if self._writer is None:
+            super().emit(record)
+            return
+        try:
+            line = self.format(record) + self.terminator
+            self._writer.write(line.encode(self._encoding, "backslashreplace"))
+        except Exception:  # noqa: BLE001 - as logging's own handlers do
+            self.handleError(record)
 
     def format(self, record: logging.LogRecord) -> str:
         """The line; for an event that cannot be rendered, one that says so and where it came from."""

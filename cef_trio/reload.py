@@ -29,6 +29,7 @@ from dotenv import dotenv_values
 from cef_trio.config import Settings, SettingsError, load_settings, unfit_rate
 from cef_trio.logs import set_level
 from cef_trio.s3.pacing import Pacer
+from cef_trio.threads import run_in_thread
 
 log = structlog.get_logger(__name__)
 
@@ -118,7 +119,7 @@ class SettingsReloader:
         """Read once more, and let what changed take effect. Cancelled: nothing has."""
         try:
             # Abandoned by a cancellation: it only reads, and the disk may hang.
-            read, without_effect = await trio.to_thread.run_sync(self._source.read, abandon_on_cancel=True)
+            read, without_effect = await run_in_thread(self._source.read, abandon_on_cancel=True)
         except (SettingsError, OSError, UnicodeDecodeError) as error:
             log.warning("settings_not_reloaded", error="; ".join(str(error).splitlines()))
             return

@@ -1,4 +1,4 @@
-"""TLS to S3 and to Redis: what is trusted, and what is said when it is not. Nothing here connects to anything.
+"""TLS to S3, Redis and webhooks: what is trusted, and what is said when it is not. Nothing here connects to anything.
 
 Certificates are always verified, with the host's name, by TLS 1.2 or newer; no setting turns that off.
 

@@ -23,10 +23,12 @@ from typing import TypeVar
 import trio
 
 from cef_trio.checkpoint import codec, rules
+from cef_trio.checkpoint.keys import Keys
 from cef_trio.checkpoint.model import Checkpoint, Lease, PartRecord, StreamMeta
 from cef_trio.checkpoint.states import ENDED, HOME, Status, StreamSet, may_follow
-from cef_trio.checkpoint.store import Change, KnownPath, Saving
-from cef_trio.exceptions import RedisOperationError
+from cef_trio.checkpoint.store import Change, KnownPath, Records, Saving
+from cef_trio.checkpoint.unreadable import UnreadableKeys
+from cef_trio.exceptions import RecordUnreadableError, RedisOperationError
 from cef_trio.retry import Retrier, SingleAttempt
 from cef_trio.shielded import shielded
 
@@ -97,6 +99,9 @@ class MemoryCheckpointStore:
         self._by_path: dict[str, str] = {}
         self._leases: dict[str, _Held] = {}
         self._owed_webhooks: set[str] = set()
+        self.unreadable = UnreadableKeys()
+        self._keys = Keys()
+        self._spoiled: dict[str, str] = {}
 
     # ---- what only the in-process store can do -----------------------------------------------------------------
 
@@ -126,6 +131,14 @@ class MemoryCheckpointStore:
         """Hold nothing: a server that lost everything."""
         self.restore(Snapshot({}, {}, {}))
 
+    def spoil(self, key: str, why: str = "is of a wrong type") -> None:
+        """Make that key (``Keys``) one that cannot be read, as a hand does that slips in ``redis-cli``."""
+        self._spoiled[key] = f"{key} {why}"
+
+    def mend(self, key: str) -> None:
+        """Take :meth:`spoil` back."""
+        self._spoiled.pop(key, None)
+
     def is_anothers(self, stream_id: str, lease: Lease) -> bool:
         """Whether another lease of the stream is held than that one."""
         return self._holder(stream_id) not in {None, lease.value}
@@ -136,7 +149,9 @@ class MemoryCheckpointStore:
         """Reach the store, or raise what the fault hook raises."""
         await self._call("ping", lambda: None)
 
-    async def create(self, meta: StreamMeta, lease: Lease, parts: Sequence[PartRecord] = ()) -> None:
+    async def create(
+        self, meta: StreamMeta, lease: Lease, parts: Sequence[PartRecord] = (), *, instead_of: str | None = None
+    ) -> None:
         """Begin a stream (see the Protocol)."""
         meta = codec.decode_meta({name.encode(): value for name, value in codec.encode_meta(meta).items()})
         meta = replace(meta, next_part_to_upload=max(meta.next_part_to_upload, rules.past(parts)))
@@ -147,9 +162,14 @@ class MemoryCheckpointStore:
             if meta.stream_id in self._streams:
                 if holder != lease.value:
                     raise rules.lease_lost(meta.stream_id, holder)
+                if self._streams[meta.stream_id].meta.original_path != meta.current_path:
+                    raise rules.path_taken(meta.stream_id, meta.stream_id)
                 return
             if not rules.may_take(holder, lease):
                 raise rules.lease_lost(meta.stream_id, holder)
+            there = self._by_path.get(meta.current_path)
+            if there not in {None, meta.stream_id, instead_of} and there in self._streams:
+                raise rules.path_taken(meta.stream_id, str(there))
             self._hold(meta.stream_id, lease)
             self._streams[meta.stream_id] = _Stream(meta, rules.first_home(meta.status), dict(checked))
             self._by_path[meta.current_path] = meta.stream_id
@@ -160,6 +180,7 @@ class MemoryCheckpointStore:
         """Take the stream's lease if it may be taken (see the Protocol)."""
 
         def effect() -> bool:
+            self._can_read(self._keys.lease(stream_id), stream_id)
             if not rules.may_take(self._holder(stream_id), lease):
                 return False
             self._hold(stream_id, lease)
@@ -201,28 +222,35 @@ class MemoryCheckpointStore:
         """All that is known of the stream; ``None`` if nothing is."""
 
         def effect() -> Checkpoint | None:
+            for key in (self._keys.meta(stream_id), self._keys.parts(stream_id)):
+                if not self._can_read(key, stream_id):
+                    raise RecordUnreadableError("load", self._spoiled[key])
             stream = self._streams.get(stream_id)
             return None if stream is None else Checkpoint(stream.meta, stream.stream_set, dict(stream.parts))
 
         return await self._call("load", effect)
 
-    async def load_metas(self, stream_ids: Collection[str]) -> Mapping[str, KnownPath]:
+    async def load_metas(self, stream_ids: Collection[str]) -> Records:
         """The records of those streams that exist."""
         return await self._call("load_metas", lambda: self._known(stream_ids))
 
     async def members(self, stream_set: StreamSet) -> frozenset[str]:
         """The ids of the streams in that set."""
-        return await self._call(
-            "members",
-            lambda: frozenset(key for key, stream in self._streams.items() if stream.stream_set is stream_set),
-        )
+
+        def effect() -> frozenset[str]:
+            if not self._can_read(self._keys.set(stream_set)):
+                return frozenset()
+            return frozenset(key for key, stream in self._streams.items() if stream.stream_set is stream_set)
+
+        return await self._call("members", effect)
 
     async def count(self) -> Mapping[StreamSet, int]:
         """How many streams each set has."""
 
         def effect() -> Mapping[StreamSet, int]:
             sets = [stream.stream_set for stream in self._streams.values()]
-            return {stream_set: sets.count(stream_set) for stream_set in StreamSet}
+            told = [stream_set for stream_set in StreamSet if self._can_read(self._keys.set(stream_set))]
+            return {stream_set: sets.count(stream_set) for stream_set in told}
 
         return await self._call("count", effect)
 
@@ -230,13 +258,17 @@ class MemoryCheckpointStore:
         """As :attr:`persistent` says."""
         return await self._call("is_persistent", lambda: self.persistent)
 
-    async def find_by_path(self, paths: Collection[str]) -> Mapping[str, KnownPath]:
+    async def find_by_path(self, paths: Collection[str]) -> Records:
         """What is known of these paths; unknown ones are absent."""
 
-        def effect() -> Mapping[str, KnownPath]:
+        def effect() -> Records:
             ids = {path: self._by_path[path] for path in paths if path in self._by_path}
             known = self._known(ids.values())
-            return {path: known[stream_id] for path, stream_id in ids.items() if stream_id in known}
+            why = known.unreadable
+            return Records(
+                {path: known[stream_id] for path, stream_id in ids.items() if stream_id in known},
+                {path: why[stream_id] for path, stream_id in ids.items() if stream_id in why},
+            )
 
         return await self._call("find_by_path", effect)
 
@@ -322,7 +354,15 @@ class MemoryCheckpointStore:
 
     async def owed_webhooks(self) -> frozenset[str]:
         """The ids of the streams whose webhook is owed."""
-        return await self._call("owed_webhooks", lambda: frozenset(self._owed_webhooks))
+
+        def effect() -> frozenset[str]:
+            return frozenset(self._owed_webhooks) if self._can_read(self._keys.owed_webhooks) else frozenset()
+
+        return await self._call("owed_webhooks", effect)
+
+    async def owes_webhook(self, stream_id: str) -> bool:
+        """Whether the stream's webhook is owed."""
+        return await self._call("owes_webhook", lambda: stream_id in self._owed_webhooks)
 
     async def settle_webhook(self, stream_id: str) -> None:
         """The stream's webhook is owed no more."""
@@ -333,6 +373,7 @@ class MemoryCheckpointStore:
 
         def effect() -> None:
             stream = self._streams.get(stream_id)
+            self._check_writable("forget", stream_id)
             if stream is not None:
                 if stream.meta.status not in ENDED:
                     return
@@ -371,7 +412,20 @@ class MemoryCheckpointStore:
             )
         return answer[0]
 
+    def _can_read(self, key: str, stream_id: str | None = None) -> bool:
+        """Whether that key can be read, which is noted."""
+        why = self._spoiled.get(key)
+        self.unreadable.note(key, why, stream_id=stream_id)
+        return why is None
+
+    def _check_writable(self, operation: str, stream_id: str) -> None:
+        why = self._spoiled.get(self._keys.meta(stream_id))
+        if why is not None:
+            raise RedisOperationError(operation, why)
+
     def _holder(self, stream_id: str) -> str | None:
+        if self._keys.lease(stream_id) in self._spoiled:
+            return "wrong type"
         held = self._leases.get(stream_id)
         if held is None:
             return None
@@ -387,6 +441,7 @@ class MemoryCheckpointStore:
         holder = self._holder(stream_id)
         if holder != lease.value:
             raise rules.lease_lost(stream_id, holder)
+        self._check_writable("write", stream_id)
         if stream_id not in self._streams:
             raise rules.record_gone(stream_id)
         return self._streams[stream_id]
@@ -400,7 +455,7 @@ class MemoryCheckpointStore:
     def _save_one(self, saving: Saving, lease: Lease) -> bool:
         stream = self._streams.get(saving.stream_id)
         holder = self._holder(saving.stream_id)
-        if stream is None:
+        if stream is None or self._keys.meta(saving.stream_id) in self._spoiled:
             return False
         status = stream.meta.status if stream.meta.status is Status.S3_COMPLETED else saving.status
         saved = stream.meta.status is status and stream.meta.last_activity_at_utc == saving.at_utc
@@ -415,9 +470,16 @@ class MemoryCheckpointStore:
             stream.meta = replace(stream.meta, status=status, last_activity_at_utc=saving.at_utc)
         return True
 
-    def _known(self, stream_ids: Collection[str]) -> dict[str, KnownPath]:
-        found = {stream_id: self._streams.get(stream_id) for stream_id in stream_ids}
-        return {key: KnownPath(stream.meta, stream.stream_set) for key, stream in found.items() if stream is not None}
+    def _known(self, stream_ids: Collection[str]) -> Records:
+        readable: dict[str, KnownPath] = {}
+        unreadable: dict[str, str] = {}
+        for stream_id in stream_ids:
+            stream, key = self._streams.get(stream_id), self._keys.meta(stream_id)
+            if not self._can_read(key, stream_id):
+                unreadable[stream_id] = self._spoiled[key]
+            elif stream is not None:
+                readable[stream_id] = KnownPath(stream.meta, stream.stream_set)
+        return Records(readable, unreadable)
 
     def _leave_path(self, stream: _Stream) -> None:
         if self._by_path.get(stream.meta.current_path) == stream.meta.stream_id:

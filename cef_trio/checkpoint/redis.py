@@ -27,10 +27,13 @@ from cef_trio.checkpoint.redis_client import Client, RedisClient, run_script
 from cef_trio.checkpoint.scripts import arguments
 from cef_trio.checkpoint.scripts.arguments import Argument
 from cef_trio.checkpoint.states import ENDED, Status, StreamSet
-from cef_trio.checkpoint.store import Change, KnownPath, Saving
-from cef_trio.exceptions import RedisOperationError
+from cef_trio.checkpoint.store import Change, KnownPath, Records, Saving
+from cef_trio.checkpoint.unreadable import UnreadableKeys
+from cef_trio.exceptions import RecordUnreadableError, RedisOperationError
 from cef_trio.retry import Retrier
 
+_LEASE_OF_WRONG_TYPE: Final = b"wrong type"
+"""The holder that the scripts name for a lease whose key is no string."""
 _BATCH: Final = 500
 """Streams a script handles at once: some milliseconds during which the server does nothing else."""
 
@@ -82,6 +85,7 @@ class RedisCheckpointStore:
         retrier: Retrier | None = None,
     ) -> None:
         self.keys = Keys(key_prefix)
+        self.unreadable = UnreadableKeys()
         self._redis = RedisClient(
             parse_address(url),
             home_key=self.keys.by_path,
@@ -142,23 +146,24 @@ class RedisCheckpointStore:
 
         def work(client: Client) -> Checkpoint | None:
             _, home, meta, parts = run_script(client, scripts.LOAD, keys, [stream_id])
-            known = self._decode("load", stream_id, home, meta)
+            known = self._decode(stream_id, home, meta)
+            if isinstance(known, str):
+                raise RecordUnreadableError("load", known)
             if known is None:
                 return None
-            return Checkpoint(known.meta, known.stream_set, self._decode_parts("load", stream_id, parts))
+            return Checkpoint(known.meta, known.stream_set, self._decode_parts(stream_id, parts))
 
         return await self._redis.call("load", work)
 
-    async def load_metas(self, stream_ids: Collection[str]) -> Mapping[str, KnownPath]:
+    async def load_metas(self, stream_ids: Collection[str]) -> Records:
         """The records of those streams that exist; one round trip for each 500."""
-        return await self._redis.call("load_metas", lambda client: self._known(client, "load_metas", stream_ids))
+        return await self._redis.call("load_metas", lambda client: self._known(client, stream_ids))
 
     async def members(self, stream_set: StreamSet) -> frozenset[str]:
         """The ids of the streams in that set."""
 
         def work(client: Client) -> frozenset[str]:
-            # What a hand put there that is no text is no stream's id: it leads to no record, and ends no daemon.
-            return frozenset(raw.decode(errors="replace") for raw in client.smembers(self.keys.set(stream_set)))
+            return self._members(client, self.keys.set(stream_set))
 
         return await self._redis.call("members", work)
 
@@ -169,7 +174,10 @@ class RedisCheckpointStore:
             with client.pipeline(transaction=False) as pipeline:
                 for stream_set in StreamSet:
                     pipeline.scard(self.keys.set(stream_set))
-                return dict(zip(StreamSet, map(int, pipeline.execute()), strict=True))
+                counts = dict(zip(StreamSet, pipeline.execute(raise_on_error=False), strict=True))
+            for stream_set, count in counts.items():
+                self._check_set(self.keys.set(stream_set), count)
+            return {stream_set: count for stream_set, count in counts.items() if isinstance(count, int)}
 
         return await self._redis.call("count", work)
 
@@ -179,11 +187,12 @@ class RedisCheckpointStore:
             "is_persistent", lambda client: bool(self._redis.command(client, "INFO", "persistence").get("aof_enabled"))
         )
 
-    async def find_by_path(self, paths: Collection[str]) -> Mapping[str, KnownPath]:
+    async def find_by_path(self, paths: Collection[str]) -> Records:
         """What is known of these paths; two round trips for each 500."""
 
-        def work(client: Client) -> dict[str, KnownPath]:
+        def work(client: Client) -> Records:
             found: dict[str, KnownPath] = {}
+            unreadable: dict[str, str] = {}
             for batch in _batches(paths):
                 raw = client.hmget(self.keys.by_path, [codec.encode_path(path) for path in batch])
                 ids = {
@@ -191,9 +200,11 @@ class RedisCheckpointStore:
                     for path, value in zip(batch, raw, strict=True)
                     if value is not None
                 }
-                known = self._known(client, "find_by_path", set(ids.values()))
+                known = self._known(client, set(ids.values()))
                 found.update((path, known[stream_id]) for path, stream_id in ids.items() if stream_id in known)
-            return found
+                why = known.unreadable
+                unreadable.update((path, why[stream_id]) for path, stream_id in ids.items() if stream_id in why)
+            return Records(found, unreadable)
 
         return await self._redis.call("find_by_path", work)
 
@@ -204,7 +215,11 @@ class RedisCheckpointStore:
         given: list[Argument] = [lease.value, lease.instance, arguments.milliseconds(lease)]
 
         def work(client: Client) -> bool:
-            return bool(run_script(client, scripts.ACQUIRE, [self.keys.lease(stream_id)], given)[0] == b"ok")
+            key = self.keys.lease(stream_id)
+            answer, *holder = run_script(client, scripts.ACQUIRE, [key], given)
+            odd = holder == [_LEASE_OF_WRONG_TYPE]
+            self.unreadable.note(key, f"{key} is of a wrong type" if odd else None, stream_id=stream_id)
+            return bool(answer == b"ok")
 
         return await self._redis.call("acquire", work)
 
@@ -245,7 +260,9 @@ class RedisCheckpointStore:
 
     # ---- writing ---------------------------------------------------------------------------------------------------
 
-    async def create(self, meta: StreamMeta, lease: Lease, parts: Sequence[PartRecord] = ()) -> None:
+    async def create(
+        self, meta: StreamMeta, lease: Lease, parts: Sequence[PartRecord] = (), *, instead_of: str | None = None
+    ) -> None:
         """Begin a stream (see the Protocol)."""
         fields = codec.encode_meta(meta)
         fields["next_part_to_upload"] = b"%d" % max(meta.next_part_to_upload, rules.past(parts))
@@ -255,17 +272,29 @@ class RedisCheckpointStore:
             self.keys.by_path,
             *self.keys.sets.values(),
         ]
-        given: list[Argument] = [
+        before: list[Argument] = [
             lease.value,
             lease.instance,
             arguments.milliseconds(lease),
             meta.stream_id,
             codec.encode_path(meta.current_path),
             arguments.set_number(rules.first_home(meta.status)),
-            *arguments.of_fields(fields),
-            *arguments.of_parts(parts),
+            instead_of or "",
         ]
-        await self._write("create", meta.stream_id, scripts.CREATE, keys, given)
+        following: list[Argument] = [*arguments.of_fields(fields), *arguments.of_parts(parts)]
+
+        def work(client: Client) -> Sequence[bytes]:
+            answer: Sequence[bytes] = run_script(client, scripts.CREATE, keys, [*before, "", *following])
+            if answer[0] != b"taken":
+                return answer
+            # Only now the key is known in which the record of the stream that has the path would be, if it is not lost.
+            lost = answer[1].decode(errors="replace")
+            again: Sequence[bytes] = run_script(
+                client, scripts.CREATE, [*keys, self.keys.meta(lost)], [*before, lost, *following]
+            )
+            return again
+
+        self._judge_answer("create", meta.stream_id, scripts.CREATE, await self._redis.call("create", work))
 
     async def update(self, stream_id: str, lease: Lease, change: Change) -> None:
         """Set or remove fields of the record."""
@@ -333,10 +362,13 @@ class RedisCheckpointStore:
     async def owed_webhooks(self) -> frozenset[str]:
         """The ids of the streams whose webhook is owed."""
 
-        def work(client: Client) -> frozenset[str]:
-            return frozenset(raw.decode(errors="replace") for raw in client.smembers(self.keys.owed_webhooks))
+        return await self._redis.call("owed_webhooks", lambda client: self._members(client, self.keys.owed_webhooks))
 
-        return await self._redis.call("owed_webhooks", work)
+    async def owes_webhook(self, stream_id: str) -> bool:
+        """Whether the stream's webhook is owed."""
+        return await self._redis.call(
+            "owes_webhook", lambda client: bool(client.sismember(self.keys.owed_webhooks, stream_id))
+        )
 
     async def settle_webhook(self, stream_id: str) -> None:
         """The stream's webhook is owed no more."""
@@ -369,6 +401,16 @@ class RedisCheckpointStore:
         following: Status | None = None,
     ) -> None:
         answer = await self._redis.call(operation, lambda client: run_script(client, script, keys, given))
+        self._judge_answer(operation, stream_id, script, answer, following)
+
+    def _judge_answer(
+        self,
+        operation: str,
+        stream_id: str,
+        script: scripts.Script,
+        answer: Sequence[bytes],
+        following: Status | None = None,
+    ) -> None:
         match answer:
             case [b"ok"]:
                 return
@@ -376,6 +418,8 @@ class RedisCheckpointStore:
                 raise rules.lease_lost(stream_id, holder.decode(errors="replace") or None)
             case [b"gone"]:
                 raise rules.record_gone(stream_id)
+            case [b"taken", there]:
+                raise rules.path_taken(stream_id, there.decode(errors="replace"))
             case [b"refused", raw] if following is not None:
                 try:
                     current = Status(raw.decode())
@@ -418,31 +462,68 @@ class RedisCheckpointStore:
     def _stream_keys(self, stream_id: str) -> list[str]:
         return [self.keys.lease(stream_id), self.keys.meta(stream_id)]
 
-    def _known(self, client: Client, operation: str, stream_ids: Collection[str]) -> dict[str, KnownPath]:
+    def _members(self, client: Client, key: str) -> frozenset[str]:
+        try:
+            members = client.smembers(key)
+        except ResponseError as error:
+            self._check_set(key, error)
+            return frozenset()
+        self._check_set(key, None)
+        # What a hand put there that is no text is no stream's id: it leads to no record, and ends no daemon.
+        return frozenset(raw.decode(errors="replace") for raw in members)
+
+    def _check_set(self, key: str, answer: object) -> None:
+        """Note whether that key can be read.
+
+        Raises:
+            ResponseError: the answer is an error of another kind.
+        """
+        if isinstance(answer, Exception) and not str(answer).startswith("WRONGTYPE"):
+            raise answer
+        self.unreadable.note(key, f"{key} is no set" if isinstance(answer, Exception) else None)
+
+    def _known(self, client: Client, stream_ids: Collection[str]) -> Records:
         known: dict[str, KnownPath] = {}
+        unreadable: dict[str, str] = {}
         for batch in _batches(stream_ids):
             keys = [*self.keys.sets.values(), *(self.keys.meta(stream_id) for stream_id in batch)]
             _, found = run_script(client, scripts.LOAD_METAS, keys, batch)
             for stream_id, (home, meta) in zip(batch, found, strict=True):
-                one = self._decode(operation, stream_id, home, meta)
-                if one is not None:
+                one = self._decode(stream_id, home, meta)
+                if isinstance(one, str):
+                    unreadable[stream_id] = one
+                elif one is not None:
                     known[stream_id] = one
-        return known
+        return Records(known, unreadable)
 
-    def _decode(self, operation: str, stream_id: str, home: int, raw: Sequence[bytes]) -> KnownPath | None:
-        if not raw:
-            return None
-        try:
-            meta = codec.decode_meta(_pairs(raw), of=stream_id)
-        except codec.CorruptFieldError as error:
-            raise RedisOperationError(operation, f"{self.keys.meta(stream_id)} {error}") from error
-        return KnownPath(meta, arguments.SETS[home - 1] if home else rules.first_home(meta.status))
+    def _decode(self, stream_id: str, home: int, raw: bytes | Sequence[bytes]) -> KnownPath | str | None:
+        """The record; why it cannot be read; ``None``: there is none. Which of them is noted."""
+        key, known, why = self.keys.meta(stream_id), None, None
+        if isinstance(raw, bytes):
+            why = f"{key} is no hash"
+        elif raw:
+            try:
+                meta = codec.decode_meta(_pairs(raw), of=stream_id)
+            except codec.CorruptFieldError as error:
+                why = f"{key} {error}"
+            else:
+                known = KnownPath(meta, arguments.SETS[home - 1] if home else rules.first_home(meta.status))
+        self.unreadable.note(key, why, stream_id=stream_id)
+        return known or why
 
-    def _decode_parts(self, operation: str, stream_id: str, raw: Sequence[bytes]) -> dict[int, PartRecord]:
-        try:
-            parts = [codec.decode_part(number, value) for number, value in _pairs(raw).items()]
-        except codec.CorruptFieldError as error:
-            raise RedisOperationError(operation, f"{self.keys.parts(stream_id)} {error}") from error
+    def _decode_parts(self, stream_id: str, raw: bytes | Sequence[bytes]) -> dict[int, PartRecord]:
+        key, why = self.keys.parts(stream_id), None
+        parts: list[PartRecord] = []
+        if isinstance(raw, bytes):
+            why = f"{key} is no hash"
+        else:
+            try:
+                parts = [codec.decode_part(number, value) for number, value in _pairs(raw).items()]
+            except codec.CorruptFieldError as error:
+                why = f"{key} {error}"
+        self.unreadable.note(key, why, stream_id=stream_id)
+        if why is not None:
+            raise RecordUnreadableError("load", why)
         return {part.part_number: part for part in sorted(parts, key=lambda part: part.part_number)}
 
 

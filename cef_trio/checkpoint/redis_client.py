@@ -30,6 +30,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
@@ -55,6 +56,7 @@ from cef_trio.checkpoint.scripts import Script
 from cef_trio.checkpoint.scripts.arguments import Argument
 from cef_trio.exceptions import RedisOperationError
 from cef_trio.retry import Retrier, SingleAttempt
+from cef_trio.threads import run_in_thread
 
 T = TypeVar("T")
 Client = Any
@@ -115,9 +117,7 @@ class RedisClient:
         async def attempt() -> T:
             asked_at = time.monotonic()
             with mapped(operation, self.address.secrets):
-                return await trio.to_thread.run_sync(
-                    self._in_thread, operation, work, asked_at, limiter=self._limiter, abandon_on_cancel=False
-                )
+                return await run_in_thread(partial(self._in_thread, operation, work, asked_at), limiter=self._limiter)
 
         return await self._retrier.call(operation, attempt)
 

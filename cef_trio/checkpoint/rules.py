@@ -13,7 +13,7 @@ from typing import Any, Final
 from cef_trio.checkpoint.model import Lease, PartRecord, StreamMeta
 from cef_trio.checkpoint.states import HOME, INTERRUPTED, TRANSITIONS, Status, StreamSet
 from cef_trio.checkpoint.store import Change, Saving
-from cef_trio.exceptions import LeaseLostError
+from cef_trio.exceptions import LeaseLostError, PathTakenError
 
 _DEFAULTS: Final[dict[str, Any]] = {f.name: f.default for f in fields(StreamMeta) if f.default is not MISSING}
 _NAMES: Final = frozenset(field.name for field in fields(StreamMeta))
@@ -117,6 +117,13 @@ def lease_lost(stream_id: str, holder: str | None) -> LeaseLostError:
     """The error of a write whose lease is not the stream's."""
     who = "nobody's" if holder is None else f"{holder}'s"
     return LeaseLostError(f"the lease of stream {stream_id} is not ours but {who}; nothing was written")
+
+
+def path_taken(stream_id: str, there: str) -> PathTakenError:
+    """The error of a stream that cannot begin, since its file's path leads to the stream ``there`` by now."""
+    if there == stream_id:
+        return PathTakenError(f"stream {stream_id} was begun for another file just now; nothing was written")
+    return PathTakenError(f"stream {stream_id} was not begun: stream {there} was, for the same file, just now")
 
 
 def record_gone(stream_id: str) -> LeaseLostError:

@@ -8,18 +8,21 @@ Two implementations (``redis.py``, ``memory.py``) pass the same conformance test
   gone with Redis's memory), nothing is written and :class:`~cef_trio.exceptions.LeaseLostError` is raised.
 - On cancellation a call either happened or did not; the Redis one waits for its answer (at most its socket timeout)
   before Cancelled is raised, so that the next call never meets the last one's reply.
+- A key that cannot be read (a record that no daemon wrote, a key of another type) is one stream's trouble: reading many
+  sets it aside by name (:class:`Records`, :attr:`CheckpointStore.unreadable`), and nothing is written to it.
 - Failures are :class:`~cef_trio.exceptions.RedisOperationError`, ``transient`` saying whether a retry can help.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
 from cef_trio.checkpoint.model import Checkpoint, Lease, PartRecord, StreamMeta
 from cef_trio.checkpoint.states import Status, StreamSet
+from cef_trio.checkpoint.unreadable import UnreadableKeys
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,23 @@ class KnownPath:
     stream_set: StreamSet
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Records(Mapping[str, KnownPath]):
+    """Records that were asked for by name: a mapping of those that exist and can be read, and why others cannot."""
+
+    readable: Mapping[str, KnownPath] = field(default_factory=dict)
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> KnownPath:
+        return self.readable[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.readable)
+
+    def __len__(self) -> int:
+        return len(self.readable)
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """Fields of :class:`StreamMeta` to set; ``None`` removes the field. Never ``stream_id`` or ``status``."""
@@ -49,18 +69,28 @@ class Change:
 class CheckpointStore(Protocol):
     """Where checkpoints are kept."""
 
+    @property
+    def unreadable(self) -> UnreadableKeys:
+        """The keys that could not be read."""
+        ...
+
     async def ping(self) -> None:
         """Reach the store, or raise."""
         ...
 
-    async def create(self, meta: StreamMeta, lease: Lease, parts: Sequence[PartRecord] = ()) -> None:
+    async def create(
+        self, meta: StreamMeta, lease: Lease, parts: Sequence[PartRecord] = (), *, instead_of: str | None = None
+    ) -> None:
         """Begin a stream: record, ``streams:by_path``, set, lease, and the parts already adopted, in one step.
 
-        ``streams:by_path`` of its path leads to this stream from now on, whatever it led to before. Repeating it with
-        the same stream id under the same lease changes nothing once the record exists.
+        ``streams:by_path`` of its path leads to this stream from now on. It may have led to nothing, to a stream whose
+        record is lost, or to ``instead_of``: the stream that the caller saw there when it judged the file. Repeating it
+        with the same stream id and path under the same lease changes nothing once the record exists.
 
         Raises:
             LeaseLostError: a stream of this id exists under another daemon's lease.
+            PathTakenError: the path leads to another stream than the caller saw, or a stream of this id was begun for
+                another path.
         """
         ...
 
@@ -83,26 +113,30 @@ class CheckpointStore(Protocol):
         ...
 
     async def load(self, stream_id: str) -> Checkpoint | None:
-        """All that is known of the stream; ``None`` if nothing is."""
+        """All that is known of the stream; ``None`` if nothing is.
+
+        Raises:
+            RecordUnreadableError: its record or its parts cannot be read.
+        """
         ...
 
-    async def load_metas(self, stream_ids: Collection[str]) -> Mapping[str, KnownPath]:
+    async def load_metas(self, stream_ids: Collection[str]) -> Records:
         """The records (without parts) of those streams that exist, in as few round trips as can be."""
         ...
 
     async def members(self, stream_set: StreamSet) -> frozenset[str]:
-        """The ids of the streams in that set."""
+        """The ids of the streams in that set; none if its key is of a wrong type, which is noted."""
         ...
 
     async def count(self) -> Mapping[StreamSet, int]:
-        """How many streams each set has; every set is named. Never reads the sets themselves."""
+        """How many streams each set has; one whose key is of a wrong type is absent. The sets are not read."""
         ...
 
     async def is_persistent(self) -> bool:
         """Whether the store writes what it acknowledges to an append-only file."""
         ...
 
-    async def find_by_path(self, paths: Collection[str]) -> Mapping[str, KnownPath]:
+    async def find_by_path(self, paths: Collection[str]) -> Records:
         """What is known of these paths; unknown ones are absent. In as few round trips as can be."""
         ...
 
@@ -159,6 +193,10 @@ class CheckpointStore(Protocol):
 
     async def owed_webhooks(self) -> frozenset[str]:
         """The ids of the streams whose webhook is owed."""
+        ...
+
+    async def owes_webhook(self, stream_id: str) -> bool:
+        """Whether the stream's webhook is owed: asked again once the delivery is claimed."""
         ...
 
     async def settle_webhook(self, stream_id: str) -> None:

@@ -19,6 +19,7 @@ from cef_trio.disk import regular_file_stat
 from cef_trio.intake.patterns import PathMatcher
 from cef_trio.paths import open_straight, stat_straight
 from cef_trio.recording import FileStat
+from cef_trio.threads import run_in_thread
 
 T = TypeVar("T")
 
@@ -65,10 +66,10 @@ class ThreadedReader:
     async def stats(self, paths: Iterable[str]) -> Mapping[str, FileStat]:
         """See :meth:`FolderReader.stats`."""
         wanted = tuple(paths)
-        return await self._in_thread(lambda: _stats_now(wanted))
+        return await self._in_thread(lambda: stats_now(wanted))
 
     async def _in_thread(self, read: Callable[[], T]) -> T:
-        return await trio.to_thread.run_sync(read, abandon_on_cancel=True, limiter=self._threads)
+        return await run_in_thread(read, abandon_on_cancel=True, limiter=self._threads)
 
 
 def scan_now(folder: str, matches: PathMatcher) -> Scan:
@@ -120,7 +121,8 @@ def _read_one(folder: str, matches: PathMatcher) -> tuple[dict[str, FileStat], l
     return files, folders
 
 
-def _stats_now(paths: Iterable[str]) -> dict[str, FileStat]:
+def stats_now(paths: Iterable[str]) -> dict[str, FileStat]:
+    """Look at these; what is no regular file, or cannot be looked at, is absent. Blocks."""
     found: dict[str, FileStat] = {}
     for path in paths:
         try:

@@ -53,6 +53,7 @@ class Watcher:
         *,
         rescan_seconds: float,
         reader: FolderReader | None = None,
+        open_inotify: Callable[[], AbstractContextManager[INotify]] | None = None,
     ) -> None:
         self._folder = folder
         self._matches = matches
@@ -60,6 +61,7 @@ class Watcher:
         self.rescan_seconds = rescan_seconds
         """How often everything is read again."""
         self._reader = reader or ThreadedReader(matches)
+        self._open_inotify = open_inotify
         self._rescan_wanted = AsyncBool(False)
         self._watches: FolderWatches | None = None
         self._root: tuple[int, int] | None = None
@@ -93,7 +95,7 @@ class Watcher:
             await trio.sleep(_POLL_SECONDS)
 
     async def _watch_until_lost(self, has_started: Callable[[], None]) -> None:
-        with self._open_inotify() as inotify:
+        with self._inotify() as inotify:
             self._watches = FolderWatches(inotify, self._folder) if inotify is not None else None
             self._root = None
             await self._rescan()
@@ -103,11 +105,13 @@ class Watcher:
                 if inotify is not None:
                     nursery.start_soon(self._read_events, inotify, nursery.cancel_scope)
 
-    def _open_inotify(self) -> AbstractContextManager[INotify | None]:
+    def _inotify(self) -> AbstractContextManager[INotify | None]:
         if sys.platform != "linux":
             return nullcontext(None)
         try:
-            inotify: AbstractContextManager[INotify | None] = INotify(nonblocking=True)
+            inotify: AbstractContextManager[INotify | None] = (
+                self._open_inotify() if self._open_inotify is not None else INotify(nonblocking=True)
+            )
         except OSError as error:
             self._say_limited(error)
             return nullcontext(None)
@@ -162,7 +166,9 @@ class Watcher:
             except OSError as error:
                 if error.errno in _LIMITS:
                     self._say_limited(error)
-                    self._watches = None  # events would tell half of it: polling tells all
+                    # Events would tell half of it: polling tells all. Others may need the watches.
+                    self._watches.drop(self._watches.root)
+                    self._watches = None
                     return False
         return bool(new)
 
@@ -176,7 +182,10 @@ class Watcher:
                 with trio.move_on_after(_RENAME_SECONDS):
                     await trio.lowlevel.wait_readable(inotify.fileno())
                 events += self._read_now(inotify)
-            if not await self._tell(translate(events, self._watches)):
+            watches = self._watches
+            if watches is None:  # the kernel's limit was reached meanwhile: from now on the folder is polled
+                return
+            if not await self._tell(translate(events, watches)):
                 scope.cancel()
                 return
 

@@ -15,11 +15,13 @@ import fcntl
 import os
 import signal
 from enum import Enum
+from functools import partial
 from typing import Final
 
 import trio
 
 from cef_trio.paths import open_straight
+from cef_trio.threads import run_in_thread
 
 _F_SETSIG: Final = getattr(fcntl, "F_SETSIG", 10)
 _F_SETLEASE: Final = getattr(fcntl, "F_SETLEASE", 1024)
@@ -37,7 +39,7 @@ class WriterState(Enum):
 
 async def writer_state(path: str) -> WriterState:
     """Ask, in a worker thread: a hung disk must not stall the loop. The thread gives its lease back by itself."""
-    return await trio.to_thread.run_sync(writer_state_now, path, abandon_on_cancel=True, limiter=_threads)
+    return await run_in_thread(partial(writer_state_now, path), abandon_on_cancel=True, limiter=_threads)
 
 
 def writer_state_now(path: str) -> WriterState:

@@ -1,14 +1,15 @@
 """The file system without threads: real files, read inline, with a checkpoint where the real disk has one.
 
 A virtual clock jumps ahead while a worker thread works, since no task can run; so nothing in the laboratory uses one.
-A changing call is made by a process that lives: :class:`MortalDisk` has none of a dead one's.
+A changing call is made by a process that lives: :class:`MortalDisk` has none of a dead one's. What the kernel answers
+is the world's to say, where the world has a kernel of its own (``kernel.py``).
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from typing import TypeVar
 
 import trio
@@ -16,6 +17,8 @@ import trio
 from cef_trio.disk import OpenRecording, open_file_stat, place_of_nearest_folder, refusal, stat_with_birth
 from cef_trio.exceptions import AfterUploadError, RecordingChangedError
 from cef_trio.file_system import FolderPlace, Origin, inode_generation, origin_of
+from cef_trio.intake.patterns import PathMatcher
+from cef_trio.intake.scan import Scan, scan_now, stats_now
 from cef_trio.lab.mortal import Death, Life
 from cef_trio.paths import open_straight
 from cef_trio.recording import FileStat
@@ -23,14 +26,22 @@ from cef_trio.recording import FileStat
 T = TypeVar("T")
 
 
+Answering = Callable[[], AbstractContextManager[None]]
+"""Entered around each block of system calls."""
+
+
 class InlineDisk:
     """A :class:`cef_trio.disk.Disk` that never leaves the task."""
+
+    def __init__(self, answering: Answering = nullcontext) -> None:
+        self._answering = answering
 
     async def stat(self, path: str) -> FileStat | None:
         """See :meth:`cef_trio.disk.Disk.stat`."""
         await trio.lowlevel.checkpoint()
         try:
-            return stat_with_birth(path)
+            with self._answering():
+                return stat_with_birth(path)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
@@ -39,25 +50,28 @@ class InlineDisk:
     async def place_around(self, path: str, *, within: str = "") -> FolderPlace | None:
         """See :meth:`cef_trio.disk.Disk.place_around`."""
         await trio.lowlevel.checkpoint()
-        return place_of_nearest_folder(path, within)
+        with self._answering():
+            return place_of_nearest_folder(path, within)
 
     async def change(self, call: Callable[[], T]) -> T:
         """See :meth:`cef_trio.disk.Disk.change`."""
         await trio.lowlevel.checkpoint()
-        return call()
+        with self._answering():
+            return call()
 
     @asynccontextmanager
     async def open(self, path: str) -> AsyncIterator[OpenRecording]:
         """See :meth:`cef_trio.disk.Disk.open`."""
         await trio.lowlevel.checkpoint()
         try:
-            descriptor = open_straight(path, os.O_RDONLY | os.O_NONBLOCK)
+            with self._answering():
+                descriptor = open_straight(path, os.O_RDONLY | os.O_NONBLOCK)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise RecordingChangedError(f"{path!r} is not there any more") from error
         except OSError as error:
             raise refusal(f"cannot open {path!r}", error) from error
         try:
-            yield InlineRecording(descriptor)
+            yield InlineRecording(descriptor, path, self._answering)
         finally:
             os.close(descriptor)
 
@@ -68,9 +82,11 @@ class MortalDisk(InlineDisk):
     Args:
         life: the process.
         watching: entered around each changing call, by whoever wants to see what it does.
+        answering: entered around each block of system calls.
     """
 
-    def __init__(self, life: Life, watching: Callable[[], AbstractContextManager[None]]) -> None:
+    def __init__(self, life: Life, watching: Answering, answering: Answering = nullcontext) -> None:
+        super().__init__(answering)
         self._life = life
         self._watching = watching
 
@@ -80,7 +96,7 @@ class MortalDisk(InlineDisk):
         number = self._life.begins("disk change")
         if self._life.reaches(number, Death.BEFORE):
             raise AfterUploadError("the process is dead")
-        with self._watching():
+        with self._watching(), self._answering():
             answer = call()
         if self._life.reaches(number, Death.UNANSWERED):
             raise AfterUploadError("the process is dead")
@@ -91,14 +107,21 @@ class MortalDisk(InlineDisk):
 class InlineRecording:
     """An open file, read inline."""
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, path: str, answering: Answering = nullcontext) -> None:
         self._descriptor = descriptor
-        self.generation = inode_generation(descriptor)
+        self._path = path
+        self._answering = answering
+        with answering():
+            self.generation = inode_generation(descriptor)
 
     async def stat(self) -> FileStat:
         """See :meth:`cef_trio.disk.OpenRecording.stat`."""
         await trio.lowlevel.checkpoint()
-        found = open_file_stat(self._descriptor)
+        try:
+            with self._answering():
+                found = open_file_stat(self._descriptor)
+        except OSError as error:
+            raise refusal(f"cannot look at {self._path!r}", error) from error
         if found is None:
             raise RecordingChangedError("it is not a regular file")
         return found
@@ -110,6 +133,30 @@ class InlineRecording:
 
     async def read(self, offset: int, size_bytes: int) -> bytes:
         """See :meth:`cef_trio.disk.OpenRecording.read`."""
-        block = os.pread(self._descriptor, size_bytes, offset)
+        try:
+            with self._answering():
+                block = os.pread(self._descriptor, size_bytes, offset)
+        except OSError as error:
+            raise refusal(f"cannot read {self._path!r} at byte {offset}", error) from error
         await trio.lowlevel.checkpoint()
         return block
+
+
+class InlineReader:
+    """A :class:`cef_trio.intake.scan.FolderReader` that never leaves the task."""
+
+    def __init__(self, matches: PathMatcher, answering: Answering = nullcontext) -> None:
+        self._matches = matches
+        self._answering = answering
+
+    async def scan(self, folder: str) -> Scan:
+        """See :meth:`cef_trio.intake.scan.FolderReader.scan`."""
+        await trio.lowlevel.checkpoint()
+        with self._answering():
+            return scan_now(folder, self._matches)
+
+    async def stats(self, paths: Iterable[str]) -> Mapping[str, FileStat]:
+        """See :meth:`cef_trio.intake.scan.FolderReader.stats`."""
+        await trio.lowlevel.checkpoint()
+        with self._answering():
+            return stats_now(sorted(paths))

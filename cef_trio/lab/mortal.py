@@ -21,6 +21,7 @@ import trio
 from trio_util import AsyncBool
 
 from cef_trio.checkpoint.memory import MemoryCheckpointStore
+from cef_trio.checkpoint.unreadable import UnreadableKeys
 from cef_trio.exceptions import RedisOperationError
 from cef_trio.lab.journal import Journal, Lane
 
@@ -137,6 +138,11 @@ class MortalStore:
         self._store = store
         self._life = life
         self._journal = journal
+
+    @property
+    def unreadable(self) -> UnreadableKeys:
+        """As the store has it."""
+        return self._store.unreadable
 
     def __getattr__(self, operation: str) -> Callable[..., Awaitable[Any]]:
         method: Callable[..., Awaitable[Any]] = getattr(self._store, operation)

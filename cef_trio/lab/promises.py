@@ -150,10 +150,9 @@ def sent_again(world: World, recorded: Recorded, received: Received) -> list[str
     """Parts that were recorded before, of which no byte changed, and of which bytes came in again (promise P2)."""
     contents = {}
     for checkpoint in world.known():
-        path = checkpoint.meta.current_path
-        name = path.rpartition("/")[2]
-        if (world.folder / name).exists():
-            contents[checkpoint.meta.s3_key_prefix] = (world.content(name), checkpoint)
+        path = Path(checkpoint.meta.current_path)
+        if path.exists():
+            contents[checkpoint.meta.s3_key_prefix] = (path.read_bytes(), checkpoint)
     violations = []
     for (key, number), size_bytes in world.endpoint.log.received_bytes.items():
         crc = recorded.get((key, number))
@@ -172,15 +171,25 @@ def at_rest(world: World) -> bool:
     if any(checkpoint.meta.status not in ENDED for checkpoint in known) or world.owed_webhooks:
         return False
     objects = world.objects()
-    for entry in world.folder.iterdir():
-        of_file = [checkpoint for checkpoint in known if _is_of(checkpoint, entry)]
-        if entry.suffix == ".mp4" and not any(_settled(checkpoint, objects, entry) for checkpoint in of_file):
+    for entry in world.folder.rglob("*.mp4"):
+        of_file = [checkpoint for checkpoint in known if _is_of(world, checkpoint, entry)]
+        if not any(_settled(checkpoint, objects, entry) for checkpoint in of_file):
             return False
-    return world.after_upload.deed is Deed.KEEP or not any(world.folder.glob("*.mp4"))
+    return world.after_upload.deed is Deed.KEEP or not any(world.folder.rglob("*.mp4"))
 
 
-def _is_of(checkpoint: Checkpoint, file: Path) -> bool:
-    return (checkpoint.meta.current_path, checkpoint.meta.identity.file_ino) == (str(file), file.stat().st_ino)
+def _is_of(world: World, checkpoint: Checkpoint, file: Path) -> bool:
+    """Whether a stream is that file's: by which file it is, not by its number."""
+    return checkpoint.meta.current_path == str(file) and _serial(world, checkpoint) == world.kernel.inode(file).serial
+
+
+def _serial(world: World, checkpoint: Checkpoint) -> int | None:
+    """Which file a stream was begun for, or was found to be of since."""
+    identity, inodes = checkpoint.meta.identity, world.kernel.inodes
+    if identity.generation is not None:
+        return identity.generation  # a generation is a serial in these worlds
+    began_ns = int(checkpoint.meta.started_at_utc.timestamp() * 1e9)
+    return inodes.bore(identity.file_ino, began_ns) or next(iter(inodes.bearers(identity.file_ino)), None)
 
 
 def _settled(checkpoint: Checkpoint, objects: Mapping[str, bytes], file: Path) -> bool:
@@ -192,6 +201,7 @@ def in_the_end(stage: Stage, scenario: Scenario) -> list[str]:
     """What must be true when everything has come to rest."""
     world, objects = stage.world, stage.world.objects()
     violations = [f"P8: {name} was taken away, and S3 had no object with its bytes" for name in world.gone_unsaved]
+    violations += [f"P8: {name} was taken away while it was written" for name in world.gone_written]
     completed: dict[str, list[Checkpoint]] = {}
     for checkpoint in world.known():
         status = checkpoint.meta.status
@@ -229,7 +239,7 @@ def _identity(stage: Stage, checkpoint: Checkpoint, objects: Mapping[str, bytes]
     violations = []
     if body not in stage.versions:
         violations.append(f"P1: the object of stream {_short(checkpoint)} is nothing that its file ever was")
-    elif checkpoint.meta.identity.file_ino not in stage.versions[body]:
+    elif not _serials(stage.world, checkpoint) & stage.versions[body]:
         violations.append(f"P1: the object of stream {_short(checkpoint)} is another file's")
     document = objects.get(metadata_key(key))
     if document is None:
@@ -237,6 +247,12 @@ def _identity(stage: Stage, checkpoint: Checkpoint, objects: Mapping[str, bytes]
     elif json.loads(document)["total_size_bytes"] != len(body):
         violations.append(f"P1: the metadata of stream {_short(checkpoint)} tells another size")
     return violations
+
+
+def _serials(world: World, checkpoint: Checkpoint) -> set[int]:
+    """The files that a stream can be of."""
+    identity = checkpoint.meta.identity
+    return {identity.generation} if identity.generation is not None else world.kernel.inodes.bearers(identity.file_ino)
 
 
 def _untold(world: World, checkpoint: Checkpoint, objects: Mapping[str, bytes]) -> list[str]:

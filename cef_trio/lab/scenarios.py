@@ -409,14 +409,15 @@ async def _before_deleting(stage: Stage) -> None:
 
 
 async def _deleted_after_upload(stage: Stage) -> None:
-    """Two recordings; one of them is written again just when it is to be deleted."""
+    """Two recordings; they are written again just when the first of them is to be deleted."""
     stage.append(PART + 10, "a.mp4")
     stage.touch("b.mp4")
     await trio.sleep(0.5)
     stage.close_all()
     await trio.sleep(2.7)
-    if "a.mp4" in stage.names():
-        stage.patch(3, b"once more", "a.mp4")
+    for name in stage.names():
+        stage.patch(3, b"once more", name)
+        stage.close(name)  # so that no lease tells of it
     await trio.sleep(1)
     stage.close_all()
     await trio.sleep(9)
@@ -530,5 +531,11 @@ SCENARIOS: Final = {
 
 
 def world_for(scenario: Scenario, folder: Path, seed: int) -> World:
-    """A world for a scenario."""
-    return World(folder, seed=seed, max_concurrent_parts=scenario.max_concurrent_parts, policy=scenario.policy)
+    """A world for a scenario, in an empty folder."""
+    return World(
+        folder / "watch",
+        seed=seed,
+        max_concurrent_parts=scenario.max_concurrent_parts,
+        policy=scenario.policy,
+        base=folder,
+    )

@@ -2,7 +2,8 @@
 
 Everything a daemon touches is here and can be broken by a switch: the endpoint's ``faults``, the store's ``fault``.
 Everything it promises can be looked at: what S3 holds, what the store holds, what was asked how often. The tree is the
-real one (``daemon.serve``); only the watcher is a script, since inotify lives on the real clock.
+real one (``daemon.serve``). In a world with a kernel of its own (``kernel.py``) the watcher is the real one too; in one
+whose files are real, it is a script.
 
 Seeds make a run repeatable: ids, jitter and the order of things come from ``seed``.
 """
@@ -12,8 +13,8 @@ from __future__ import annotations
 import base64
 import os
 import struct
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, closing, contextmanager, nullcontext
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager, closing, contextmanager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,8 +23,9 @@ from typing import Final, cast
 from uuid import UUID
 
 import trio
+from inotify_simple import INotify
 
-from cef_trio.assembly import ONCE
+from cef_trio.assembly import ONCE, knows_writer
 from cef_trio.checkpoint.exit_saves import ExitSaves
 from cef_trio.checkpoint.memory import MemoryCheckpointStore, Snapshot
 from cef_trio.checkpoint.model import Checkpoint, Lease
@@ -33,9 +35,13 @@ from cef_trio.daemon import Shutdown, serve
 from cef_trio.disk import regular_file_stat
 from cef_trio.exit_codes import ExitCode
 from cef_trio.intake.events import Closed, Gone, Moved, Scanned, Seen
+from cef_trio.intake.watcher import Watcher
+from cef_trio.intake.writers import writer_state_now
 from cef_trio.lab import receiver
-from cef_trio.lab.disk import MortalDisk
+from cef_trio.lab.disk import InlineReader, MortalDisk
+from cef_trio.lab.filesystem import FileSystem, Leases
 from cef_trio.lab.journal import Journal, Lane
+from cef_trio.lab.kernel import Kernel
 from cef_trio.lab.mortal import Life, MortalStore, MortalTransport, Witness
 from cef_trio.lab.receiver import MortalReceiver, Receiver
 from cef_trio.local.s3 import DEFAULT_ACCESS_KEY_ID, DEFAULT_SECRET_ACCESS_KEY, InProcessTransport, S3Endpoint
@@ -78,8 +84,13 @@ class World:
         max_concurrent_streams: int = 10,
         max_concurrent_parts: int = 4,
         policy: RetryPolicy | None = None,
+        base: Path | None = None,
     ) -> None:
         self.folder = folder
+        self._kernel: Kernel | None = None
+        if base is not None:
+            self._kernel = Kernel(base, lambda: int(self.utc_now().timestamp() * 1e9))
+            self._kernel.make_folder(folder, FileSystem())
         self.random = Random(seed)  # noqa: S311 - a world is to be repeatable, not secret
         self.endpoint = S3Endpoint(
             buckets=[BUCKET],
@@ -92,6 +103,8 @@ class World:
         self.grace_seconds = 6.0
         self.stream_timeout_seconds = 30.0
         self.has_writer: bool | None = None
+        """What is said of every file's writers; of the world's own kernel the daemon asks itself."""
+        self.rescan_seconds = 20.0
         self.options = ObjectOptions()
         """How the next daemon puts objects."""
         self.checksum = ChecksumMode.AUTO
@@ -105,6 +118,8 @@ class World:
         self.receiver = Receiver()
         self.gone_unsaved: list[str] = []
         """Names of recordings that a daemon took away while S3 had no object with their bytes."""
+        self.gone_written: list[str] = []
+        """Names of recordings that a daemon took away while somebody wrote them."""
         self.redis_losses = 0
         """How often Redis lost something that it had acknowledged."""
         self.daemons_started = 0
@@ -120,10 +135,26 @@ class World:
         """The time of day in this world; it runs with trio's clock."""
         return EPOCH + timedelta(seconds=trio.current_time())
 
+    @property
+    def has_kernel(self) -> bool:
+        """Whether its file systems are its own."""
+        return self._kernel is not None
+
+    @property
+    def kernel(self) -> Kernel:
+        """The world's own kernel, if it has one (``base``)."""
+        if self._kernel is None:
+            raise RuntimeError("this world's files are real")
+        return self._kernel
+
+    def _answering(self) -> AbstractContextManager[None]:
+        return self._kernel.answering() if self._kernel is not None else nullcontext()
+
     @contextmanager
     def _watching_the_files(self) -> Iterator[None]:
-        """See what a daemon takes away, and whether S3 has it at that moment (promise P8)."""
-        before = {entry: entry.read_bytes() for entry in self.folder.glob("*.mp4")}
+        """See what a daemon takes away: whether S3 has it at that moment, and nobody writes it (promise P8)."""
+        before = {entry: entry.read_bytes() for entry in self.folder.rglob("*.mp4")}
+        written = {entry for entry in before if self._is_written(entry)}
         yield
         saved = self.recordings()
         for entry, content in before.items():
@@ -131,6 +162,18 @@ class World:
                 self.journal.note(Lane.FILE, f"{entry.name} is taken away by the daemon")
                 if content not in saved:
                     self.gone_unsaved.append(entry.name)
+                if entry in written:
+                    self.gone_written.append(entry.name)
+        if self._kernel is not None:
+            self._kernel.sweep()
+
+    def _is_written(self, path: Path) -> bool:
+        """Whether somebody writes a file; where nobody can know, ``STREAM_TIMEOUT_SECONDS`` of silence is an end."""
+        if self._kernel is None:
+            return False
+        inode = self._kernel.inode(path)
+        silent = trio.current_time() - inode.written_at >= self.stream_timeout_seconds
+        return inode.writers > 0 and (inode.file_system.leases is Leases.TRUE or not silent)
 
     # -- files --------------------------------------------------------------------------------------------------------
 
@@ -297,7 +340,7 @@ class World:
             yield Services(
                 store=store,
                 s3=s3,
-                disk=MortalDisk(life, self._watching_the_files),
+                disk=MortalDisk(life, self._watching_the_files, self._answering),
                 probe=self._probe,
                 has_writer=self._has_writer,
                 lease=lease,
@@ -334,7 +377,10 @@ class World:
 
     async def _has_writer(self, path: str) -> bool | None:
         await trio.lowlevel.checkpoint()
-        return self.has_writer
+        if self._kernel is None:
+            return self.has_writer
+        with self._kernel.answering():
+            return knows_writer(writer_state_now(path))
 
     @asynccontextmanager
     async def killed_daemon(self) -> AsyncIterator[WorldDaemon]:
@@ -428,13 +474,29 @@ class WorldDaemon:
                     )
                     services.metrics.owed_webhooks_by(lambda: deliverer.owed)
                     intake.start_soon(deliverer.run)
-                supervisor.tell(self.world.scan())
+                await self._start_watching(supervisor, intake)
                 intake.start_soon(stale.run)
                 task_status.started()
             return ExitCode.DONE
 
-        await serve(self.services, self.shutdown, lambda path: path.endswith(".mp4"), take_in)
+        await serve(self.services, self.shutdown, _is_recording, take_in)
         self.exit_code = ExitCode.NOT_SAVED if self.services.exit_saves.unsaved else ExitCode.DONE
+
+    async def _start_watching(self, supervisor: StreamSupervisor, intake: trio.Nursery) -> None:
+        """Watch the world's own file system as the daemon does; real files are told of by whoever writes them."""
+        if not self.world.has_kernel:
+            supervisor.tell(self.world.scan())
+            return
+        kernel = self.world.kernel
+        watcher = Watcher(
+            self.services.rules.watch_folder,
+            _is_recording,
+            supervisor,
+            rescan_seconds=self.world.rescan_seconds,
+            reader=InlineReader(_is_recording, kernel.answering),
+            open_inotify=cast("Callable[[], AbstractContextManager[INotify]]", kernel.queues.open),
+        )
+        await intake.start(watcher.run)
 
     def saw(self, name: str = "a.mp4") -> None:
         """The watcher sees the file as it is."""
@@ -451,6 +513,10 @@ class WorldDaemon:
     def gone(self, name: str = "a.mp4") -> None:
         """The watcher sees it go."""
         self.supervisor.tell(Gone(self.world.path(name)))
+
+
+def _is_recording(path: str) -> bool:
+    return path.endswith(".mp4")
 
 
 def _as_it_is(path: str) -> FileStat:

@@ -17,6 +17,7 @@ from cef_trio.config import Settings, SettingsError, load_settings
 from cef_trio.daemon import run_daemon
 from cef_trio.exceptions import CefMp4ProcessorError
 from cef_trio.exit_codes import ExitCode
+from cef_trio.exit_watchdog import ExitWatchdog
 from cef_trio.local.servers import BUCKET, LocalServers, local_servers
 from cef_trio.logs import configure_for
 from cef_trio.reload import SettingsSource
@@ -50,7 +51,9 @@ async def _run(folder: Path, data_dir: Path, env_file: Path | None) -> ExitCode:
                 f"In another terminal: cef-trio status --env-file {shlex.quote(os.fspath(for_commands))}\n"
             )
             source = SettingsSource(env_file, lambda: settings_for(servers, folder, env_file))
-            return await run_daemon(settings, source=source)
+            watchdog = ExitWatchdog(settings.shutdown_grace_seconds, settings.shutdown_save_seconds)
+            with watchdog.running(block_signals=True):
+                return await run_daemon(settings, source=source, watchdog=watchdog)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
@@ -168,15 +168,26 @@ def judge_redis(facts: RedisFacts, address: str) -> list[Finding]:
     return [*found, judge_persistence(facts), *_judge_memory(facts)]
 
 
-def judge_streams(daemons: Mapping[str, int], *, unattended: int, failed: int) -> list[Finding]:
-    """Whether a daemon works on the streams that Redis knows.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamFacts:
+    """The streams that Redis knows."""
 
-    Args:
-        daemons: how many open streams each works on, by its name.
-        unattended: how many open streams nobody works on.
-        failed: how many streams were given up, but those that a person aborted.
-    """
-    names = ", ".join(f"{name} works on {_counted(number, 'stream')}" for name, number in sorted(daemons.items()))
+    daemons: Mapping[str, int]
+    """How many open streams each daemon works on, by its name."""
+    unattended: int
+    """How many open streams nobody works on."""
+    failed: int
+    """How many streams were given up, but those that a person aborted."""
+    without_record: int = 0
+    """How many names in the sets of open streams lead to no record."""
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+    """The keys that cannot be read, and why."""
+
+
+def judge_streams(facts: StreamFacts) -> list[Finding]:
+    """Whether a daemon works on the streams that Redis knows."""
+    unattended, failed = facts.unattended, facts.failed
+    names = ", ".join(f"{name} works on {_counted(number, 'stream')}" for name, number in sorted(facts.daemons.items()))
     if unattended:
         says = f"nobody works on {_counted(unattended, 'open stream')}{f'; {names}' if names else ''}"
         todo = "start the daemon that watches their folder; one that was killed is back within its LEASE_SECONDS"
@@ -190,8 +201,25 @@ def judge_streams(daemons: Mapping[str, int], *, unattended: int, failed: int) -
         found.append(
             warning("failed", says, "`cef-trio list --state failed` says why, `cef-trio retry` brings them back")
         )
+    return found + _judge_records(facts)
+
+
+def _judge_records(facts: StreamFacts) -> list[Finding]:
+    """Records that cannot be read, and names without a record: left alone by every daemon and command."""
+    found = [
+        problem("records", f"cannot be read, and are left alone: {why}", "mend or delete that key (redis-cli)")
+        for why in list(facts.unreadable.values())[:_MOST_RECORDS]
+    ]
+    if left_out := len(facts.unreadable) - len(found):
+        found.append(problem("records", f"{left_out} more cannot be read", "`cef-trio list` names them"))
+    if facts.without_record:
+        says = f"{_counted(facts.without_record, 'name')} in streams:active or streams:pending_completion lead nowhere"
+        found.append(warning("records", says, "nothing is lost; SREM takes away what a hand put there"))
     return found
 
+
+_MOST_RECORDS: Final = 5
+"""So many that cannot be read are named one by one."""
 
 _OLDEST: Final = 4
 """HSET, as our scripts use it, takes several fields since Redis 4.0 (https://redis.io/docs/latest/commands/hset/)."""

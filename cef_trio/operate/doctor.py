@@ -130,8 +130,7 @@ async def _check_redis(settings: Settings, tell: Tell) -> None:
             await store.ping()
             for finding in judge_redis(await redis_facts(store), address):
                 tell(finding)
-            daemons, unattended, failed = await stream_facts(store)
-            for finding in judge_streams(daemons, unattended=unattended, failed=failed):
+            for finding in judge_streams(await stream_facts(store)):
                 tell(finding)
         except RedisOperationError as error:
             tell(judge_redis_failure(error, address))

@@ -11,19 +11,19 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Final
 from uuid import uuid4
 
 import httpx
-import trio
 from inotify_simple import INotify, flags
 
 from cef_trio.checkpoint.redis import RedisCheckpointStore
 from cef_trio.checkpoint.states import FAILED, Status, StreamSet
 from cef_trio.exceptions import S3OperationError
 from cef_trio.intake.scan import scan_now
-from cef_trio.operate.diagnosis import FolderFacts, RedisFacts
+from cef_trio.operate.diagnosis import FolderFacts, RedisFacts, StreamFacts
 from cef_trio.operate.overview import instance_of
 from cef_trio.s3.body import BytesSource
 from cef_trio.s3.client import S3Client
@@ -32,6 +32,7 @@ from cef_trio.s3.model import AbortRule, ChecksumAlgorithm
 from cef_trio.shielded import shielded
 from cef_trio.stream import lookup
 from cef_trio.stream.naming import KeyTemplate
+from cef_trio.threads import run_in_thread
 
 _ABORT_SECONDS: Final = 5.0
 _INOTIFY: Final = Path("/proc/sys/fs/inotify")
@@ -45,7 +46,7 @@ _NAME: Final = "cef-trio-doctor"
 
 async def folder_facts(folder: Path) -> FolderFacts:
     """Look at the watch folder and at what inotify allows for it."""
-    return await trio.to_thread.run_sync(_folder_facts_now, folder, abandon_on_cancel=True)
+    return await run_in_thread(partial(_folder_facts_now, folder), abandon_on_cancel=True)
 
 
 def _folder_facts_now(folder: Path) -> FolderFacts:
@@ -129,17 +130,24 @@ async def redis_facts(store: RedisCheckpointStore) -> RedisFacts:
     )
 
 
-async def stream_facts(store: RedisCheckpointStore) -> tuple[Counter[str], int, int]:
-    """How many open streams each daemon works on, how many nobody does, and how many were given up.
+async def stream_facts(store: RedisCheckpointStore) -> StreamFacts:
+    """How the streams stand that Redis knows.
 
     Raises:
         RedisOperationError: the store cannot be asked.
     """
     ids = await store.members(StreamSet.ACTIVE) | await store.members(StreamSet.PENDING_COMPLETION)
-    daemons = Counter(map(instance_of, (await store.holders(ids)).values()))
+    opened = await lookup.load_metas(store, ids)
+    daemons = Counter(map(instance_of, (await store.holders(opened)).values()))
     ended = await lookup.load_metas(store, await store.members(StreamSet.FAILED))
     failed = sum(one.meta.status in FAILED - {Status.FAILED_ABORTED} for one in ended.values())
-    return daemons, len(ids) - daemons.total(), failed
+    return StreamFacts(
+        daemons=daemons,
+        unattended=len(opened) - daemons.total(),
+        failed=failed,
+        without_record=len(ids) - len(opened) - len(opened.unreadable),
+        unreadable=store.unreadable.known,
+    )
 
 
 # ---- S3 --------------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ Ctrl-C stops between two uploads; what was done is printed however it ends.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -27,7 +27,8 @@ import trio
 
 from cef_trio.checkpoint.model import StreamMeta
 from cef_trio.checkpoint.states import ENDED
-from cef_trio.exceptions import S3OperationError
+from cef_trio.checkpoint.store import Records
+from cef_trio.exceptions import RecordUnreadableError, S3OperationError
 from cef_trio.exit_codes import ExitCode
 from cef_trio.operate import terminal
 from cef_trio.operate.comeback import reason_of
@@ -81,6 +82,9 @@ def judge_upload(
     return Fate(abort=True, why=f"its stream has ended ({meta.status.value})")
 
 
+_UNREADABLE: Final = Fate(abort=False, why="its stream's record cannot be read")
+
+
 async def collect(desk: Desk, older_than: timedelta, *, dry_run: bool, redis_is_empty: bool, as_json: bool) -> ExitCode:
     """Abort what nobody owns, or say what would be.
 
@@ -97,9 +101,9 @@ async def collect(desk: Desk, older_than: timedelta, *, dry_run: bool, redis_is_
             terminal.complain(_EMPTY)
             report.add("redis", _EMPTY, ok=False, shown=False)
             return report.code
-        metas = await _metas(desk, uploads)
+        records = await _records(desk, uploads)
         for upload in uploads:
-            fate = _first_judgement(desk, upload, known_ids, metas, born_before)
+            fate = _first_judgement(desk, upload, records, born_before)
             refusal = None
             if fate.abort and not dry_run:
                 fate, refusal = await _abort(desk, upload, born_before)
@@ -135,23 +139,17 @@ def _id_in(desk: Desk, upload: ListedUpload) -> str | None:
     return proposed.stream_id if proposed else None
 
 
-async def _metas(desk: Desk, uploads: Collection[ListedUpload]) -> Mapping[str, StreamMeta]:
+async def _records(desk: Desk, uploads: Collection[ListedUpload]) -> Records:
     ids = {stream_id for upload in uploads if (stream_id := _id_in(desk, upload))}
-    known = await lookup.load_metas(desk.store, ids)
-    return {stream_id: one.meta for stream_id, one in known.items()}
+    return await lookup.load_metas(desk.store, ids)
 
 
-def _first_judgement(
-    desk: Desk,
-    upload: ListedUpload,
-    known_ids: Collection[str],
-    metas: Mapping[str, StreamMeta],
-    born_before: datetime,
-) -> Fate:
-    stream_id = _id_in(desk, upload)
-    if stream_id in known_ids and stream_id not in metas:
-        return Fate(abort=False, why="its stream's record cannot be read")
-    return judge_upload(upload, stream_id, metas.get(stream_id or ""), born_before=born_before)
+def _first_judgement(desk: Desk, upload: ListedUpload, records: Records, born_before: datetime) -> Fate:
+    stream_id = _id_in(desk, upload) or ""
+    if stream_id in records.unreadable:
+        return _UNREADABLE
+    known = records.get(stream_id)
+    return judge_upload(upload, stream_id or None, known.meta if known else None, born_before=born_before)
 
 
 async def _abort(desk: Desk, upload: ListedUpload, born_before: datetime) -> tuple[Fate, str | None]:
@@ -163,7 +161,10 @@ async def _abort(desk: Desk, upload: ListedUpload, born_before: datetime) -> tup
     async with desk.holding(stream_id) as held:
         if not held:
             return Fate(abort=False, why="somebody works on its stream"), None
-        checkpoint = await desk.store.load(stream_id)
+        try:
+            checkpoint = await desk.store.load(stream_id)
+        except RecordUnreadableError:
+            return _UNREADABLE, None
         fate = judge_upload(upload, stream_id, checkpoint.meta if checkpoint else None, born_before=born_before)
         if fate.abort:
             try:

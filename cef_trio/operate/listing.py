@@ -67,12 +67,19 @@ async def list_streams(desk: Desk, state: State | None, *, as_json: bool) -> Exi
     known = (await lookup.load_metas(desk.store, await all_ids(desk.store))).values()
     chosen = sorted((one for one in known if in_state(one, state)), key=lambda one: one.meta.last_activity_at_utc)
     if as_json:
-        terminal.print_json({"streams": [summary(one) for one in chosen]})
+        terminal.print_json(
+            {
+                "streams": [summary(one) for one in chosen],
+                "unreadable": [{"key": key, "why": why} for key, why in desk.store.unreadable.known.items()],
+            }
+        )
         return ExitCode.DONE
-    if not chosen:
+    if chosen:
+        terminal.console().print(_table(chosen, desk.utc_now()))
+    else:
         terminal.console().print(f"No {state.value} streams." if state else "No streams.")
-        return ExitCode.DONE
-    terminal.console().print(_table(chosen, desk.utc_now()))
+    for why in desk.store.unreadable.known.values():
+        terminal.console().print(terminal.safe(f"cannot be read, left alone: {why}", "bold red"))
     return ExitCode.DONE
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -72,6 +72,8 @@ class Overview:
     daemons: Mapping[str, int]
     """Leases by the instance that holds them."""
     open_streams: tuple[OpenStream, ...]
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+    """The keys of Redis that cannot be read, and why."""
 
 
 def observe(

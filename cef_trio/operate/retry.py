@@ -9,7 +9,13 @@ from __future__ import annotations
 from cef_trio.checkpoint.model import Checkpoint
 from cef_trio.checkpoint.states import FAILED, Status, StreamSet
 from cef_trio.checkpoint.store import Change
-from cef_trio.exceptions import ChunkProcessingError, LeaseLostError, RecordingChangedError
+from cef_trio.exceptions import (
+    ChunkProcessingError,
+    LeaseLostError,
+    RecordingChangedError,
+    RecordUnreadableError,
+    RedisOperationError,
+)
 from cef_trio.exit_codes import ExitCode
 from cef_trio.operate.comeback import Comeback, Presence, Way, judge_comeback, presence_of
 from cef_trio.operate.desk import Desk
@@ -49,7 +55,10 @@ async def retry_stream(desk: Desk, stream_id: str) -> Comeback:
     async with desk.holding(stream_id) as held:
         if not held:
             return Comeback(None, "not retried: somebody works on it at this moment")
-        checkpoint = await desk.store.load(stream_id)
+        try:
+            checkpoint = await desk.store.load(stream_id)
+        except RecordUnreadableError as error:
+            return Comeback(None, f"not retried: {error}")
         if checkpoint is None:
             return Comeback(None, "not retried: it was forgotten just now")
         meta = checkpoint.meta
@@ -64,8 +73,10 @@ async def retry_stream(desk: Desk, stream_id: str) -> Comeback:
                     await desk.store.start_over(stream_id, desk.lease, change)
                 case Way.FINISH:
                     await desk.store.transition(stream_id, desk.lease, Status.S3_COMPLETED, change)
-        except LeaseLostError as error:
-            return Comeback(None, f"not retried: {error}")
+        except (LeaseLostError, RedisOperationError) as error:
+            if error.transient:
+                raise
+            return Comeback(None, f"not retried: {error}")  # refused for this stream's own reason
         return comeback
 
 

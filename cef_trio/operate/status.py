@@ -7,9 +7,9 @@ so that while watching they are read once. On a screen that is too low, those st
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from contextlib import aclosing
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from contextlib import aclosing, suppress
+from dataclasses import asdict, replace
 from typing import Any, Final
 
 from rich.console import Console, Group, RenderableType
@@ -20,7 +20,7 @@ from trio_util import periodic
 from cef_trio.checkpoint.model import Checkpoint
 from cef_trio.checkpoint.states import ENDED, Status, StreamSet
 from cef_trio.checkpoint.store import KnownPath
-from cef_trio.exceptions import ChunkProcessingError, RedisOperationError
+from cef_trio.exceptions import ChunkProcessingError, RecordUnreadableError, RedisOperationError
 from cef_trio.exit_codes import ExitCode
 from cef_trio.operate import terminal
 from cef_trio.operate.desk import Desk
@@ -64,12 +64,14 @@ class Observer:
         now = self._desk.utc_now()
         checkpoints: dict[str, Checkpoint] = {}
         for stream_id in sorted(key for key, one in known.items() if is_recent(one, now)):
-            checkpoint = await store.load(stream_id)
-            if checkpoint is not None:
-                checkpoints[stream_id] = checkpoint
+            with suppress(RecordUnreadableError):  # its parts: the store has noted it
+                checkpoint = await store.load(stream_id)
+                if checkpoint is not None:
+                    checkpoints[stream_id] = checkpoint
         holders = await store.holders(checkpoints)
         files = {key: await self._stat(one) for key, one in checkpoints.items() if one.meta.status not in ENDED}
-        return observe(known.values(), checkpoints, holders, files, now)
+        overview = observe(known.values(), checkpoints, holders, files, now)
+        return replace(overview, unreadable=store.unreadable.known)
 
     async def _stat(self, checkpoint: Checkpoint) -> FileStat | None:
         try:
@@ -117,6 +119,7 @@ def document(overview: Overview) -> dict[str, Any]:
         "bytes_per_second": overview.bytes_per_second,
         "lag_bytes": overview.lag_bytes,
         "daemons": dict(overview.daemons),
+        "unreadable": [{"key": key, "why": why} for key, why in overview.unreadable.items()],
         "open_streams": [_stream_document(stream) for stream in overview.open_streams],
     }
 
@@ -179,9 +182,19 @@ def _totals(overview: Overview) -> list[tuple[str, Text | str]]:
     ]
     if counts["retrying"]:
         rows.append(("retrying", _retrying(overview)))
+    if overview.unreadable:
+        rows.append(("unreadable", unreadable_words(overview.unreadable)))
     if counts["deleted"]:
         rows.append(("deleted", f"{counts['deleted']} whose recording was deleted before its end"))
     return rows
+
+
+def unreadable_words(unreadable: Mapping[str, str]) -> Text:
+    """How many keys of Redis cannot be read, and what is wrong with the first. For a terminal."""
+    number, why = len(unreadable), next(iter(unreadable.values()))
+    more = f" (and {number - 1} more)" if number > 1 else ""
+    keys = terminal.count(number, "key")
+    return terminal.safe(f"{keys} of Redis cannot be read, left alone: {why}{more}", "bold red")
 
 
 def _retrying(overview: Overview) -> Text:

@@ -14,6 +14,7 @@ import trio
 from cef_trio.exceptions import S3OperationError
 from cef_trio.s3.config import CredentialsProvider
 from cef_trio.s3.sigv4 import Credentials
+from cef_trio.threads import run_in_thread
 
 __all__ = ["ChainCredentials", "CredentialsProvider", "StaticCredentials"]
 
@@ -69,7 +70,7 @@ class ChainCredentials:
         """
         async with self._lock:
             if self._credentials is None or trio.current_time() >= self._reuse_until:
-                self._credentials = await trio.to_thread.run_sync(self._fetch, abandon_on_cancel=True)
+                self._credentials = await run_in_thread(self._fetch, abandon_on_cancel=True)
                 self._reuse_until = trio.current_time() + _REUSE_SECONDS
             return self._credentials
 

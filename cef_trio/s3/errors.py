@@ -20,14 +20,14 @@ from types import MappingProxyType
 from typing import Final
 
 from cef_trio.exceptions import S3OperationError
-from cef_trio.s3.xml import XmlError, parse_xml
+from cef_trio.s3.answer_origin import NOT_S3_ANSWER, describe_foreign
+from cef_trio.s3.xml import XmlError, one_line, parse_xml
 
 MAX_ERROR_BYTES: Final = 64 * 1024
 """How much of an error's body is looked at."""
-_MAX_MESSAGE: Final = 300
 
 UNREADABLE_ANSWER: Final = "UnreadableAnswer"
-"""Our code for an answer that is not S3's, or not whole."""
+"""Our code for an answer of S3's that makes no sense, or is not whole."""
 ARCHIVED: Final = "InvalidObjectState"
 """The object is in an archive class (GLACIER, DEEP_ARCHIVE): it is there, and cannot be read."""
 
@@ -42,6 +42,7 @@ TRANSIENT: Final = frozenset(
         "KMS.DependencyTimeoutException",
         "KMS.KMSInternalException",
         "KMS.ThrottlingException",
+        NOT_S3_ANSWER,  # it says nothing of the upload, and comes from whoever stands in the store's place
         "OperationAborted",
         "RequestTimeTooSkewed",  # the client corrects its clock; makes it permanent where that does not help
         "RequestTimeout",
@@ -187,11 +188,11 @@ def parse_error_body(body: bytes) -> ErrorBody:
     if root.name != "Error":
         return ErrorBody()
     return ErrorBody(
-        code=_clean(root.text_of("Code")),
-        message=_clean(root.text_of("Message")),
-        region=_clean(root.text_of("Region")),
-        endpoint=_clean(root.text_of("Endpoint")),
-        request_id=_clean(root.text_of("RequestId")),
+        code=one_line(root.text_of("Code")),
+        message=one_line(root.text_of("Message")),
+        region=one_line(root.text_of("Region")),
+        endpoint=one_line(root.text_of("Endpoint")),
+        request_id=one_line(root.text_of("RequestId")),
     )
 
 
@@ -242,6 +243,7 @@ def error_from_answer(
     part_number: int | None = None,
     part_of_200: bool = False,
     cut_off: bool = False,
+    foreign: bool = False,
 ) -> S3OperationError:
     """The error in an answer, with what a person needs to act on it.
 
@@ -258,9 +260,23 @@ def error_from_answer(
             counts.
         cut_off: the body did not arrive to its end. If what is there names no code, nobody knows why the call was
             refused: the status alone may mean a wrong clock as well as a missing permission, so it is asked again.
+        foreign: the answer is not the store's own (``answer_origin.py``), so it says nothing of the call.
     """
+    if foreign:
+        return S3OperationError(
+            operation,
+            f"{NOT_S3_ANSWER} (HTTP {status}): {describe_foreign(status, headers, body)}"
+            + describe(bucket, key, part_number),
+            transient=True,
+            code=NOT_S3_ANSWER,
+            status=status,
+            bucket=bucket,
+            key=key,
+            part_number=part_number,
+            retry_after_seconds=parse_retry_after(headers.get("retry-after"), now),
+        )
     said = parse_error_body(body)
-    region = said.region or _clean(headers.get("x-amz-bucket-region"))
+    region = said.region or one_line(headers.get("x-amz-bucket-region"))
     unsaid = cut_off and said.code is None
     code = UNREADABLE_ANSWER if unsaid else said.code or _code_without_body(status, region, key)
     transient = is_transient(code, _SERVER_ERROR if part_of_200 else status)
@@ -278,7 +294,7 @@ def error_from_answer(
         transient=transient,
         code=code,
         status=status,
-        request_id=said.request_id or _clean(headers.get("x-amz-request-id")),
+        request_id=said.request_id or one_line(headers.get("x-amz-request-id")),
         bucket=bucket,
         key=key,
         part_number=part_number,
@@ -311,11 +327,3 @@ def _hint(code: str, region: str | None, endpoint: str | None) -> str | None:
     if code == "PermanentRedirect" and endpoint:
         return f"the bucket is at {endpoint}: set S3_ENDPOINT_URL or S3_REGION_NAME accordingly"
     return HINTS.get(code)
-
-
-def _clean(text: str | None) -> str | None:
-    """One line of printable text, not endless: it goes to logs and terminals, and strangers wrote it."""
-    if text is None:
-        return None
-    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return line[:_MAX_MESSAGE] or None

@@ -32,10 +32,18 @@ import trio
 from cef_trio import __version__, tls
 from cef_trio.exceptions import CefMp4ProcessorError, S3OperationError
 from cef_trio.s3.address import bucket_address
+from cef_trio.s3.answer_origin import AnswerOrigin, is_document, is_html
 from cef_trio.s3.body import CheckedBody, SmallBody
 from cef_trio.s3.checksums import CALCULATORS
 from cef_trio.s3.config import S3Config
-from cef_trio.s3.errors import MAX_ERROR_BYTES, UNREADABLE_ANSWER, describe, error_from_answer, parse_http_date
+from cef_trio.s3.errors import (
+    MAX_ERROR_BYTES,
+    UNREADABLE_ANSWER,
+    describe,
+    error_from_answer,
+    parse_error_body,
+    parse_http_date,
+)
 from cef_trio.s3.model import ChecksumAlgorithm
 from cef_trio.s3.sigv4 import Credentials, encode_query, presign, sign
 from cef_trio.shielded import shielded
@@ -93,6 +101,8 @@ class Call:
     part_number: int | None = None
     reading: Reading = Reading.OPEN
     read_timeout_seconds: float | None = None
+    of_object: bool = False
+    """Whether its success speaks of an object's or part's bytes: S3 names their ETag then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +126,7 @@ class Exchange:
         )
         self._now = now
         self._clock_offset = timedelta()
+        self._origin = AnswerOrigin()
         self._http = httpx.AsyncClient(
             transport=transport if transport is not None else network(config),
             trust_env=False,
@@ -141,8 +152,10 @@ class Exchange:
         # The headers are here. Up to the shield there is no checkpoint.
         headers = lower(response.headers)
         if call.reading is Reading.HEADERS:
+            page: list[bytes] = []
             with shielded(RELEASE_SECONDS, saving="part acknowledgement"):
-                await _release(response, call.body)
+                page = await _release(response, call.body)
+            self._own_or_raise(call, response.status_code, headers, b"".join(page))
             return Answer(response.status_code, headers, b"")
         if call.reading is Reading.SHIELDED:
             body = None
@@ -150,8 +163,10 @@ class Exchange:
                 body = await self._read(response, call)
             if body is None:
                 raise self._unreadable(call, response.status_code, "its body did not arrive in time")
-            return Answer(response.status_code, headers, body)
-        return Answer(response.status_code, headers, await self._read(response, call))
+        else:
+            body = await self._read(response, call)
+        self._own_or_raise(call, response.status_code, headers, body)
+        return Answer(response.status_code, headers, body)
 
     async def open(self, call: Call) -> httpx.Response:
         """Send a call; the answer is 2xx and its body unread, to be closed by the caller.
@@ -217,6 +232,40 @@ class Exchange:
             expires_seconds=expires_seconds,
         )
         return f"{self._address.origin}{path}?{query}"
+
+    async def open_own(self, call: Call) -> httpx.Response:
+        """:meth:`open` for an answer whose body is an object's bytes; it is the store's own.
+
+        Raises:
+            S3OperationError: as :meth:`open`; ``NotS3Answer``.
+        """
+        response = await self.open(call)
+        try:
+            self._own_or_raise(call, response.status_code, lower(response.headers), b"")
+        except S3OperationError:
+            await response.aclose()
+            raise
+        return response
+
+    def _own_or_raise(self, call: Call, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        """Refuse a success that somebody else gave in the store's place."""
+        expected = call.reading is not Reading.HEADERS and not call.of_object
+        document = expected and is_document(headers, body)
+        self._origin.observe(call.method, headers, is_document=document)
+        if self._origin.foreign_success(
+            call.method, status, headers, body, of_object=call.of_object, document_expected=expected
+        ):
+            raise error_from_answer(
+                call.operation,
+                foreign=True,
+                status=status,
+                headers=headers,
+                body=body,
+                now=self.now(),
+                bucket=self._config.bucket,
+                key=call.key,
+                part_number=call.part_number,
+            )
 
     def mapped(self, operation: str, key: str | None) -> _Mapped:
         """A context in which httpx's exceptions become ours, for whoever reads an open answer."""
@@ -288,8 +337,14 @@ class Exchange:
     def _error_from(
         self, call: Call, status: int, headers: Mapping[str, str], body: bytes, *, cut_off: bool
     ) -> S3OperationError:
+        named = parse_error_body(body).code is not None
+        self._origin.observe(call.method, headers, is_document=named)
+        if named:
+            self._origin.observe_error_document()
+        unknown = not named and (not cut_off or is_html(headers, body))
         return error_from_answer(
             call.operation,
+            foreign=unknown and self._origin.foreign_error(call.method, status, headers, body),
             status=status,
             headers=headers,
             body=body,
@@ -378,12 +433,15 @@ def _in_words(error: BaseException) -> str:
     return f"{name}: {text}" if text else name
 
 
-async def _release(response: httpx.Response, body: bytes | CheckedBody) -> None:
-    """Give the connection back, ready for the next call if the rest of the answer is there."""
+async def _release(response: httpx.Response, body: bytes | CheckedBody) -> list[bytes]:
+    """Give the connection back, ready for the next call if the rest of the answer is there; returns its beginning."""
+    page: list[bytes] = []
     try:
         with suppress(httpx.HTTPError, httpx.StreamError):
-            async for _ in response.aiter_raw():
-                pass
+            async for chunk in response.aiter_raw():
+                if not page:
+                    page.append(chunk[:MAX_ERROR_BYTES])
+        return page
     finally:
         await response.aclose()
         if isinstance(body, CheckedBody):

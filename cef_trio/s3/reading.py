@@ -11,6 +11,7 @@ import trio
 
 from cef_trio.exceptions import S3OperationError
 from cef_trio.retry import Retrier
+from cef_trio.s3.answer_origin import NOT_S3_ANSWER
 from cef_trio.s3.checksums import HEADERS, crc64nvme_from_base64
 from cef_trio.s3.exchange import Call, Exchange, Reading, lower
 from cef_trio.s3.model import ChecksumAlgorithm, StoredObject
@@ -34,11 +35,19 @@ class Reader:
         Raises:
             S3OperationError: S3 refused, or did not answer.
         """
-        call = Call("head_object", "HEAD", EMPTY_SHA256, key=key, headers=_WITH_CHECKSUM, reading=Reading.HEADERS)
+        call = Call(
+            "head_object",
+            "HEAD",
+            EMPTY_SHA256,
+            key=key,
+            headers=_WITH_CHECKSUM,
+            reading=Reading.HEADERS,
+            of_object=True,
+        )
         try:
             answer = await self._exchange.perform(call)
         except S3OperationError as error:
-            if error.status == _NOT_FOUND:
+            if error.status == _NOT_FOUND and error.code != NOT_S3_ANSWER:
                 return None
             raise
         return _stored(key, answer.headers)
@@ -50,8 +59,8 @@ class Reader:
         Raises:
             S3OperationError: ``NoSuchKey``, S3 refused, or did not answer; while iterating: the bytes stopped coming.
         """
-        call = Call("get_object", "GET", EMPTY_SHA256, key=key, headers=_WITH_CHECKSUM)
-        response = await retrier.call("get_object", lambda: self._exchange.open(call))
+        call = Call("get_object", "GET", EMPTY_SHA256, key=key, headers=_WITH_CHECKSUM, of_object=True)
+        response = await retrier.call("get_object", lambda: self._exchange.open_own(call))
         chunks = _Chunks(self._exchange, key, response)
         try:
             yield _stored(key, lower(response.headers)), chunks

@@ -112,6 +112,7 @@ class Sender:
                 size_bytes=measured.size_bytes,
                 part_number=part_number,
                 reading=Reading.HEADERS,
+                of_object=True,
             )
         )
         doubt = self._doubt(operation, answer, measured, way)

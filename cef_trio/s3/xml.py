@@ -24,8 +24,19 @@ MAX_DEPTH: Final = 16
 _ELEMENTS: Final = {ChecksumAlgorithm.CRC32C: "ChecksumCRC32C", ChecksumAlgorithm.SHA256: "ChecksumSHA256"}
 
 
+_MAX_LINE: Final = 300
+
+
 class XmlError(ValueError):
     """This is not XML, or not what S3 would send."""
+
+
+def one_line(text: str | None) -> str | None:
+    """One line of printable text, not endless: it goes to logs and terminals, and strangers wrote it."""
+    if text is None:
+        return None
+    line = " ".join("".join(c if c.isprintable() else " " for c in text[: 16 * _MAX_LINE]).split())
+    return line[:_MAX_LINE] or None
 
 
 @dataclass(slots=True)

@@ -3,13 +3,19 @@
 At the start, and whenever Redis turns out to have forgotten a stream, the open uploads under our prefix are listed. A
 key's file name *proposes* a file; the bytes *decide*: an upload is adopted for a file only if at least one of its parts
 is, byte for byte, a part of that file. One that fits no file is left to ``cef-trio gc``, never guessed at (promise P5).
+
+An upload is compared by one task at a time (several files of one name may fit it, and a copy has its very bytes): the
+next one finds it claimed, or still to be claimed. One that was claimed, and one of a stream that has a task, is
+proposed to nobody, whatever Redis knows of it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
+import trio
 
 from cef_trio.checkpoint.model import PartRecord
 from cef_trio.disk import OpenRecording
@@ -48,9 +54,12 @@ class UnknownUploads:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._proposals: list[Proposal] = []
+        self._claimed: set[str] = set()
+        """The streams that tasks of this daemon are about to begin on such an upload."""
+        self._comparing = trio.Lock()
 
-    async def look(self) -> None:
-        """List them anew.
+    async def look(self, live_ids: Callable[[], frozenset[str]] = frozenset) -> None:
+        """List them anew; ``live_ids`` says which streams have a task: their uploads are nobody else's.
 
         Raises:
             S3OperationError: S3 cannot be asked now. If it refuses to list, that is logged and nothing is adopted.
@@ -66,7 +75,10 @@ class UnknownUploads:
             return
         found = [Proposal(upload, proposed) for upload in uploads if (proposed := template.parse(upload.key))]
         known = await self._services.store.load_metas({proposal.proposed.stream_id for proposal in found})
-        self._proposals = [proposal for proposal in found if proposal.proposed.stream_id not in known]
+        owned = known.keys() | known.unreadable.keys()  # a record that cannot be read is one, and its upload is its own
+        # Asked after the last await: a task may have claimed one while S3 and Redis were asked.
+        owned |= self._claimed | live_ids()
+        self._proposals = [proposal for proposal in found if proposal.proposed.stream_id not in owned]
         if self._proposals:
             log.info("unknown_uploads_found", uploads=len(self._proposals))
 
@@ -75,17 +87,26 @@ class UnknownUploads:
         return any(proposal.proposed.fits(path) for proposal in self._proposals)
 
     async def claim(self, path: str, recording: OpenRecording) -> Adopted | None:
-        """The upload of that file, if there is one: the one of which most bytes are the file's."""
+        """The upload of that file, if there is one: the one of which most bytes are the file's.
+
+        It is the caller's until :meth:`settled` says that its record was written, or that no stream was begun on it.
+        """
         rules = self._services.rules
         expected = PartPlan(rules.part_size, equal_parts=rules.equal_parts)
         best: Adopted | None = None
-        for proposal in [proposal for proposal in self._proposals if proposal.proposed.fits(path)]:
-            adopted = await self._compare(proposal, recording, expected)
-            if adopted is not None and (best is None or _bytes_of(adopted) > _bytes_of(best)):
-                best = adopted
-        if best is not None:
-            self._proposals = [proposal for proposal in self._proposals if proposal.upload != best.upload]
+        async with self._comparing:  # another file of that name waits: what is left is its to claim
+            for proposal in [proposal for proposal in self._proposals if proposal.proposed.fits(path)]:
+                adopted = await self._compare(proposal, recording, expected)
+                if adopted is not None and (best is None or _bytes_of(adopted) > _bytes_of(best)):
+                    best = adopted
+            if best is not None:
+                self._claimed.add(best.stream_id)
+                self._proposals = [proposal for proposal in self._proposals if proposal.upload != best.upload]
         return best
+
+    def settled(self, adopted: Adopted) -> None:
+        """Its stream has a record and a task by now, or neither: then the next :meth:`look` proposes it again."""
+        self._claimed.discard(adopted.stream_id)
 
     async def _compare(self, proposal: Proposal, recording: OpenRecording, expected: PartPlan) -> Adopted | None:
         upload = proposal.upload

@@ -106,7 +106,7 @@ async def _make_parts_true(
     try:
         return await send_all(services, upload, recording, untrue(), stop=leaving)
     except S3OperationError as error:
-        if error.status != _NOT_IMPLEMENTED or error.part_number not in upload.parts:
+        if error.transient or error.status != _NOT_IMPLEMENTED or error.part_number not in upload.parts:
             raise
         # A store that streams parts on as they come (rclone) cannot take one again. The recording has ended, so a new
         # upload of all its parts needs no replacing.

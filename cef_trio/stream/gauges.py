@@ -37,6 +37,7 @@ class Observer:
                 breaker.service: breaker.up.value for breaker in (services.s3_breaker, services.redis_breaker)
             },
             limiters={"streams": _use(services.stream_slots), "parts": _use(services.part_slots)},
+            unreadable_records=len(services.store.unreadable.known),
             upload_limit=services.pacer.rate,
             shutdown_seconds=now - leaving_since if leaving_since is not None else 0.0,
         )

@@ -1,22 +1,16 @@
 """Asking the store about many streams, so that one record that cannot be read does not hide all the others.
 
-A corrupt record (a hand that slipped in ``redis-cli``, a disk) is refused by name, never guessed at; asked one by one,
-the others are still found. The streams of the corrupt ones are left alone, and it is said which.
+The store itself sets aside what it cannot read, notes it and logs it once (``checkpoint/unreadable.py``); it is left
+alone. Here is also who asks about it again, so that what a person has mended is found.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 
-import structlog
-
-from cef_trio.checkpoint.codec import CorruptFieldError
-from cef_trio.checkpoint.store import CheckpointStore, KnownPath
-from cef_trio.exceptions import RedisOperationError
-
-log = structlog.get_logger(__name__)
-
-Ask = Callable[[Collection[str]], Awaitable[Mapping[str, KnownPath]]]
+from cef_trio.checkpoint.store import CheckpointStore, KnownPath, Records
+from cef_trio.exceptions import RecordUnreadableError
 
 
 async def find_by_path(
@@ -27,32 +21,30 @@ async def find_by_path(
     Raises:
         RedisOperationError: the store cannot be asked.
     """
-    return await _ask_all(store.find_by_path, paths)
+    found = await store.find_by_path(paths)
+    return found, frozenset(found.unreadable)
 
 
-async def load_metas(store: CheckpointStore, stream_ids: Collection[str]) -> Mapping[str, KnownPath]:
+async def load_metas(store: CheckpointStore, stream_ids: Collection[str]) -> Records:
     """The records of those of these streams that have one that can be read.
 
     Raises:
         RedisOperationError: the store cannot be asked.
     """
-    found, _ = await _ask_all(store.load_metas, stream_ids)
-    return found
+    return await store.load_metas(stream_ids)
 
 
-async def _ask_all(ask: Ask, names: Collection[str]) -> tuple[Mapping[str, KnownPath], frozenset[str]]:
-    try:
-        return await ask(names), frozenset()
-    except RedisOperationError as error:
-        if not isinstance(error.__cause__, CorruptFieldError):
-            raise
-        if len(names) == 1:
-            log.error("checkpoint_unreadable", name=next(iter(names)), error=str(error))  # noqa: TRY400 - data, no bug
-            return {}, frozenset(names)
-    found: dict[str, KnownPath] = {}
-    unreadable: set[str] = set()
-    for name in names:
-        one, corrupt = await _ask_all(ask, [name])
-        found.update(one)
-        unreadable |= corrupt
-    return found, frozenset(unreadable)
+async def ask_unreadable_again(store: CheckpointStore) -> None:
+    """Read what could not be read once more: an entry goes if its key was mended, or is gone.
+
+    Raises:
+        RedisOperationError: the store cannot be asked.
+    """
+    ids = sorted(store.unreadable.stream_ids)
+    if not ids:
+        return
+    found = await store.load_metas(ids)
+    for stream_id in ids:
+        if stream_id not in found.unreadable:
+            with suppress(RecordUnreadableError):  # its parts: noted by the store
+                await store.load(stream_id)

@@ -12,6 +12,7 @@ What it promises, whatever is raised at whichever await:
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import suppress
 from datetime import timedelta
 from enum import Enum
 from typing import Final
@@ -23,7 +24,15 @@ from trio_util import AsyncValue
 from cef_trio.checkpoint.states import SENTENCES, FailureReason, Status
 from cef_trio.checkpoint.store import Saving
 from cef_trio.disk import OpenRecording
-from cef_trio.exceptions import CefMp4ProcessorError, LeaseLostError, RecordingChangedError, S3OperationError
+from cef_trio.exceptions import (
+    CefMp4ProcessorError,
+    LeaseLostError,
+    OutdatedError,
+    RecordingChangedError,
+    RecordUnreadableError,
+    S3OperationError,
+    StreamEndedError,
+)
 from cef_trio.shielded import shielded
 from cef_trio.stream import recovery
 from cef_trio.stream.adoption import UnknownUploads
@@ -51,6 +60,8 @@ class Outcome(Enum):
     FAILED = "failed"
     PARKED = "parked"
     LEASE_LOST = "lease_lost"
+    SET_ASIDE = "set_aside"
+    """Its record cannot be read: it is left alone, and looked at again now and then."""
     NOTHING_THERE = "nothing_there"
     """The file was gone before a stream was begun for it."""
 
@@ -64,7 +75,9 @@ class StreamProcessor:
         unknown: UnknownUploads,
         situation: AsyncValue[Situation],
         stream_id: str | None,
+        instead_of: str | None = None,
     ) -> None:
+        """``instead_of`` is the stream that the file's path led to when it was judged to need a new one."""
         self.situation = situation
         self.stream_id = stream_id
         self.working = False
@@ -72,6 +85,7 @@ class StreamProcessor:
         self.upload: StreamUpload | None = None
         self._services = services
         self._unknown = unknown
+        self._instead_of = instead_of
         self.disowned = False
         """Whether the stream's lease is lost: then nothing may be saved of it."""
         self._told: BaseException | None = None
@@ -101,9 +115,8 @@ class StreamProcessor:
         while True:
             try:
                 return await self._process()
-            except LeaseLostError as error:
-                log.warning("lease_lost", error=str(error))
-                return Outcome.LEASE_LOST
+            except (LeaseLostError, RecordUnreadableError) as error:
+                return await self._let_go(error)
             except CefMp4ProcessorError as error:
                 if self._is_undecided(error):
                     return await self._park()
@@ -114,6 +127,25 @@ class StreamProcessor:
                 return await self._insist(lambda error=error: self._fail(error))  # type: ignore[misc]
             if self.situation.value.draining:
                 return await self._park()
+
+    async def _let_go(self, error: LeaseLostError | RecordUnreadableError) -> Outcome:
+        """Leave the stream to whoever owns it by now; or, if its record cannot be read, to a person, as it is."""
+        if isinstance(error, OutdatedError):
+            return self._outdated(error)
+        if isinstance(error, LeaseLostError):
+            log.warning("lease_lost", error=str(error))
+            return Outcome.LEASE_LOST
+        if self.stream_id is not None:
+            with suppress(CefMp4ProcessorError):  # it runs out by itself
+                await self._services.store.release([self.stream_id], self._services.lease)
+        return Outcome.SET_ASIDE
+
+    def _outdated(self, error: OutdatedError) -> Outcome:
+        log.info("look_outdated", reason=str(error))
+        if self.upload is None or not isinstance(error, StreamEndedError):
+            return Outcome.LEASE_LOST
+        # This task ended it: Redis took the last write, and its answer was lost.
+        return Outcome.COMPLETED if error.completed else Outcome.FAILED
 
     async def _process(self) -> Outcome:
         upload = self.upload = await self._come_in()
@@ -154,7 +186,9 @@ class StreamProcessor:
         async with self._services.stream_slots:
             try:
                 path = self.situation.value.path
-                return await recovery.begin(self._services, self._unknown, path, named=self._name)
+                return await recovery.begin(
+                    self._services, self._unknown, path, named=self._name, instead_of=self._instead_of
+                )
             except RecordingChangedError as error:
                 log.info("nothing_there", reason=str(error))
                 return None
@@ -361,8 +395,8 @@ class StreamProcessor:
         while True:
             try:
                 return await end()
-            except LeaseLostError:
-                return Outcome.LEASE_LOST
+            except (LeaseLostError, RecordUnreadableError) as error:
+                return await self._let_go(error)
             except CefMp4ProcessorError as error:
                 if not error.transient:
                     log.exception("failure_not_recorded", error=str(error))
@@ -385,7 +419,9 @@ class StreamProcessor:
             checkpoint = await self._services.store.load(self.stream_id)
             upload = StreamUpload(self._services, checkpoint) if checkpoint else None
         if upload is None:
-            upload = self.upload = await recovery.record_refused(self._services, self.situation.value, named=self._name)
+            upload = self.upload = await recovery.record_refused(
+                self._services, self.situation.value, named=self._name, instead_of=self._instead_of
+            )
         if reason not in KEEPS_ITS_UPLOAD:
             await upload.abort()
         await upload.transition(Status.failed(reason), failure_reason=f"{SENTENCES[reason]} {error}")

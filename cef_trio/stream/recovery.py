@@ -16,9 +16,17 @@ from dataclasses import replace
 import structlog
 
 from cef_trio.checkpoint.model import Checkpoint, FileIdentity, StreamMeta
-from cef_trio.checkpoint.states import FailureReason, Status, StreamSet
+from cef_trio.checkpoint.states import ENDED, FailureReason, Status, StreamSet
 from cef_trio.disk import OpenRecording
-from cef_trio.exceptions import ChunkProcessingError, LeaseLostError, RecordingChangedError, S3OperationError
+from cef_trio.exceptions import (
+    ChunkProcessingError,
+    LeaseLostError,
+    OutdatedError,
+    RecordingChangedError,
+    RecordUnreadableError,
+    S3OperationError,
+    StreamEndedError,
+)
 from cef_trio.s3.model import ListedPart
 from cef_trio.stream.adoption import UnknownUploads
 from cef_trio.stream.compare import algorithm_of, matching_parts
@@ -33,13 +41,20 @@ log = structlog.get_logger(__name__)
 
 
 async def begin(
-    services: Services, unknown: UnknownUploads, path: str, *, named: Callable[[str], None]
+    services: Services,
+    unknown: UnknownUploads,
+    path: str,
+    *,
+    named: Callable[[str], None],
+    instead_of: str | None = None,
 ) -> StreamUpload:
     """Begin a stream for a file that Redis does not know: adopt its upload if S3 has one, else make a new record.
 
     ``named`` is told the stream's id before the record exists: whoever then finds the record knows that it has a task.
+    ``instead_of`` is the stream, of another file or an ended one, that the path led to when the file was judged.
 
     Raises:
+        PathTakenError: the path leads to another stream by now.
         RecordingChangedError: the file is not there (any more).
     """
     async with services.disk.open(path) as recording:
@@ -60,7 +75,11 @@ async def begin(
             started_at_utc=adopted.upload.initiated_at_utc,
             next_part_to_upload=max(part.part_number for part in parts) + 1,
         )
-    await services.store.create(meta, services.lease, parts)
+    try:
+        await services.store.create(meta, services.lease, parts, instead_of=instead_of)
+    finally:
+        if adopted:
+            unknown.settled(adopted)
     if adopted:
         log.info("upload_adopted", key=meta.s3_key_prefix, parts=len(parts))
     else:
@@ -85,7 +104,9 @@ def _new_record(services: Services, stream_id: str, path: str, identity: FileIde
     )
 
 
-async def record_refused(services: Services, situation: Situation, *, named: Callable[[str], None]) -> StreamUpload:
+async def record_refused(
+    services: Services, situation: Situation, *, named: Callable[[str], None], instead_of: str | None = None
+) -> StreamUpload:
     """A record for a file that no stream could be begun for, so that its failure has a place (promise P6)."""
     try:
         stat = await services.disk.stat(situation.path)
@@ -94,7 +115,7 @@ async def record_refused(services: Services, situation: Situation, *, named: Cal
     identity = identity_by_stat(stat or situation.stat)
     meta = _new_record(services, services.new_stream_id(), situation.path, identity)
     named(meta.stream_id)
-    await services.store.create(meta, services.lease)
+    await services.store.create(meta, services.lease, instead_of=instead_of)
     return StreamUpload(services, Checkpoint(meta, StreamSet.ACTIVE))
 
 
@@ -103,13 +124,26 @@ async def resume(services: Services, stream_id: str, path: str | None) -> Stream
 
     Raises:
         LeaseLostError: another daemon owns it, or Redis does not know it any more.
+        RecordUnreadableError: its record, its parts or its lease cannot be read.
+        OutdatedError: its file is not at ``path``, and its record has another one by now.
+        StreamEndedError: it ended before its lease was ours: a person aborted it, or another daemon completed it.
         GivenUpError: it cannot go on: its file is gone or another one, or S3 lost its upload too often.
     """
     if not await services.store.acquire(stream_id, services.lease):
+        odd = services.store.unreadable.why_of(stream_id)
+        if odd is not None:
+            raise RecordUnreadableError("acquire", odd)
         raise LeaseLostError(f"another daemon owns stream {stream_id}")
     checkpoint = await services.store.load(stream_id)
     if checkpoint is None:
         raise LeaseLostError(f"Redis does not know stream {stream_id} any more")
+    if checkpoint.meta.status in ENDED:
+        # Whoever proposed it had looked before the lease was ours. To go on would bring an aborted stream back to life.
+        await services.store.release([stream_id], services.lease)
+        raise StreamEndedError(
+            f"stream {stream_id} has ended: {checkpoint.meta.status.value}",
+            completed=checkpoint.meta.status is Status.COMPLETED,
+        )
     upload = StreamUpload(services, checkpoint)
     if upload.meta.object_etag is not None:
         return upload
@@ -121,6 +155,10 @@ async def resume(services: Services, stream_id: str, path: str | None) -> Stream
     except RecordingChangedError as error:
         if await _was_completed(services, upload):
             return upload
+        if path != upload.meta.current_path:
+            # Its name was recorded anew between the look at its record and its lease: nobody has looked there yet.
+            await services.store.release([stream_id], services.lease)
+            raise OutdatedError(f"stream {stream_id} has its file at {upload.meta.current_path!r} now") from error
         await check_mounted(services, upload.meta, path)
         raise GivenUpError(FailureReason.FILE_MISSING_ON_RESUME, str(error)) from error
     if upload.meta.object_etag is None and upload.meta.status is not Status.ACTIVE:

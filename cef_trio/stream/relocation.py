@@ -8,6 +8,8 @@ recorded and did not change (promise P2).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import structlog
 
 from cef_trio.checkpoint.states import StreamSet
@@ -30,7 +32,7 @@ class RelocatedStreams:
         self._services = services
         self._lost: list[KnownPath] = []
 
-    async def look(self, live_ids: frozenset[str]) -> None:
+    async def look(self, live_ids: Callable[[], frozenset[str]]) -> None:
         """Find them anew: those that nobody works on and at whose path there is no such file.
 
         Raises:
@@ -41,7 +43,7 @@ class RelocatedStreams:
         store, watched = self._services.store, self._services.rules.watch_folder
         ids = await store.members(StreamSet.ACTIVE) | await store.members(StreamSet.PENDING_COMPLETION)
         found: list[KnownPath] = []
-        for known in (await lookup.load_metas(store, sorted(ids - live_ids))).values():
+        for known in (await lookup.load_metas(store, sorted(ids - live_ids()))).values():
             try:
                 there = await self._services.disk.stat(known.meta.current_path)
             except ChunkProcessingError as error:

@@ -18,7 +18,7 @@ from trio_util import periodic
 
 from cef_trio.checkpoint.pruning import completed_before
 from cef_trio.checkpoint.store import KnownPath
-from cef_trio.exceptions import CefMp4ProcessorError
+from cef_trio.exceptions import CefMp4ProcessorError, ChunkProcessingError
 from cef_trio.stream import lookup
 from cef_trio.stream.after_upload_rules import is_below
 from cef_trio.stream.identity import is_same_place
@@ -50,9 +50,16 @@ async def forget_now(services: Services, retention: timedelta) -> int:
     readable = partial(lookup.load_metas, services.store)
     async with aclosing(completed_before(services.store, before, load_metas=readable)) as old:
         async for known in old:
-            if known.meta.stream_id not in owed and await _is_gone(services, known):
-                await services.store.forget(known.meta.stream_id)
-                forgotten += 1
+            if known.meta.stream_id in owed:
+                continue
+            try:
+                if await _is_gone(services, known):
+                    await services.store.forget(known.meta.stream_id)
+                    forgotten += 1
+            except CefMp4ProcessorError as error:
+                if error.transient and not isinstance(error, ChunkProcessingError):
+                    raise  # Redis is away: the next round
+                log.warning("retention_failed", stream_id=known.meta.stream_id, error=str(error))
     return forgotten
 
 

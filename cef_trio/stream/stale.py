@@ -5,6 +5,7 @@ that nobody works on. So every few seconds each stream is judged, by cases that 
 
 - idle and all sent → finalize · idle and more on disk → upload · shrunk → start over · missing → abort and fail
 - no processor for a stream that Redis knows → resume (a retry that is due is one of these)
+- a record that cannot be read → read it again: a person may have mended it
 
 The checker only proposes: a stream looks at its file itself before it does anything it cannot take back. A file that
 cannot be looked at keeps no other stream from its turn: who writes to the folder could take everybody's rights from it.
@@ -19,6 +20,7 @@ import structlog
 import trio
 from trio_util import periodic
 
+from cef_trio.checkpoint import rules
 from cef_trio.checkpoint.states import StreamSet
 from cef_trio.exceptions import CefMp4ProcessorError, ChunkProcessingError
 from cef_trio.stream import lookup
@@ -104,17 +106,22 @@ class StaleChecker:
     async def _resume_unattended(self) -> None:
         """Take up the streams of this folder that Redis knows as open and nobody works on."""
         store = self._services.store
+        await lookup.ask_unreadable_again(store)
+        self._supervisor.ask_set_aside_again()
         ids = await store.members(StreamSet.ACTIVE) | await store.members(StreamSet.PENDING_COMPLETION)
         unattended = ids - self._supervisor.live_ids
         if not unattended:
             return
-        for known in (await lookup.load_metas(store, unattended)).values():
+        # A hint: the stream's own task takes the lease, and looks again under it. A lease that was taken here would be
+        # nobody's if no task began, and would keep a person's `abort` out.
+        holders = await store.holders(unattended)
+        for known in (await lookup.load_metas(store, sorted(unattended))).values():
             path = known.meta.current_path
             # Another daemon's, which watches another folder; or a stranger's, who wrote a record to be led out of ours.
             if not path.startswith(self._watch_folder + "/") or ".." in path.split("/"):
                 continue
+            if not rules.may_take(holders.get(known.meta.stream_id), self._services.lease):
+                continue  # another daemon works on it
             with self._alone():
-                if not await store.acquire(known.meta.stream_id, self._services.lease):
-                    continue  # another daemon works on it
                 stat = await self._services.disk.stat(path)
                 self._supervisor.resume_unattended(known, stat=stat)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from itertools import islice
 
 import structlog
 import trio
@@ -94,6 +95,8 @@ class StreamSupervisor:
         self._live: dict[str, LiveStream] = {}
         self._settled: dict[str, FileStat] = {}
         self._unknown: dict[str, _Unknown] = {}
+        self._set_aside: dict[str, _Unknown] = {}
+        """Files whose records cannot be read: looked at again now and then (:meth:`ask_set_aside_again`)."""
         self._renamed: list[tuple[str, str, FileStat]] = []
         self._to_look_again: set[str] = set()
         """Paths that a task which ended is to look at after its pause: one look each, however many tasks ended."""
@@ -155,14 +158,14 @@ class StreamSupervisor:
         if live is not None:
             live.learn(news.seen(live.situation.value, stat))
         elif self._settled.get(path) != stat and self._matches(path):
-            self._ask(path, stat, closed=False)
+            self._ask_unless_set_aside(path, stat, closed=False)
 
     def _closed(self, path: str, stat: FileStat) -> None:
         live = self._live.get(path)
         if live is not None:
             live.learn(news.closed(live.situation.value, stat))
         elif self._settled.get(path) != stat and self._matches(path):
-            self._ask(path, stat, closed=True)
+            self._ask_unless_set_aside(path, stat, closed=True)
 
     def _moved(self, old_path: str, new_path: str, stat: FileStat) -> None:
         live = self._live.get(old_path)
@@ -175,6 +178,7 @@ class StreamSupervisor:
             live.learn(news.moved(live.situation.value, new_path, stat))
             return
         self._settled.pop(old_path, None)
+        self._set_aside.pop(old_path, None)
         unknown = self._unknown.pop(old_path, None)
         self._ask_to_rename(old_path, new_path, stat)
         if unknown is not None and unknown.closed:
@@ -184,6 +188,7 @@ class StreamSupervisor:
 
     def _gone(self, path: str) -> None:
         self._settled.pop(path, None)
+        self._set_aside.pop(path, None)
         self._unknown.pop(path, None)
         live = self._live.get(path)
         if live is not None:
@@ -204,8 +209,9 @@ class StreamSupervisor:
                     self._gone(path)
                 else:
                     self._moved(path, new_path, files[new_path])
-        for path in [path for path in self._settled if path not in files]:
-            del self._settled[path]
+        for known in (self._settled, self._set_aside):
+            for path in [path for path in known if path not in files]:
+                del known[path]
         for path, stat in files.items():
             self._seen(path, stat)
 
@@ -219,6 +225,20 @@ class StreamSupervisor:
         if self._matches(old_path) and self._matches(new_path):
             self._renamed.append((old_path, new_path, stat))
             self._work.value = True
+
+    def _ask_unless_set_aside(self, path: str, stat: FileStat, *, closed: bool) -> None:
+        """Ask Redis about a file; of one whose record cannot be read only the news is kept, however often it comes."""
+        aside = self._set_aside.get(path)
+        if aside is None:
+            self._ask(path, stat, closed=closed)
+        else:
+            self._set_aside[path] = _Unknown(stat, closed or (aside.closed and aside.stat == stat), aside.since)
+
+    def ask_set_aside_again(self) -> None:
+        """Ask Redis once more about the files whose records could not be read."""
+        self._unknown = {**self._set_aside, **self._unknown}
+        self._work.value |= bool(self._set_aside)
+        self._set_aside.clear()
 
     def _ask(self, path: str, stat: FileStat, *, closed: bool) -> None:
         before = self._unknown.get(path)
@@ -244,48 +264,48 @@ class StreamSupervisor:
             self._work.value = bool(self._unknown or self._renamed)
 
     async def _resolve_some(self) -> None:
-        paths = list(self._unknown)[:_BATCH]
-        known, unreadable = await lookup.find_by_path(self._services.store, paths)
+        asked = dict(islice(self._unknown.items(), _BATCH))
+        known, unreadable = await lookup.find_by_path(self._services.store, list(asked))
+        for path in unreadable & self._unknown.keys():
+            self._set_aside[path] = self._unknown.pop(path)
         fresh = []
-        for path in paths:
-            unknown = self._unknown.get(path)
+        for path in asked:
+            unknown = self._still_unknown(path, asked)
             if unknown is None:
-                continue  # gone, or moved, while Redis was asked
-            verdict = Verdict.SETTLED if path in unreadable else await self._judge(path, unknown.stat, known.get(path))
-            if verdict is None or self._unknown.get(path) is not unknown:
+                continue
+            verdict = await self._judge(path, unknown.stat, known.get(path))
+            judged, unknown = unknown, self._still_unknown(path, asked)
+            if verdict is None or unknown is None or unknown.stat != judged.stat:
                 continue  # it was not to be looked at, or there is news of it: asked about again
             if verdict is Verdict.NEW or verdict is Verdict.REPLACED:
                 fresh.append(path)
             if verdict is Verdict.SETTLED:
-                self._settled[path] = unknown.stat
-                del self._unknown[path]
-                if path in known and known[path].meta.status is Status.COMPLETED:
-                    self.on_uploaded(known[path].meta)
+                self._settle(path, known[path])
             elif verdict is Verdict.RESUME:
                 self._start(path, self._unknown.pop(path), known[path].meta.stream_id)
             elif verdict is Verdict.REPLACED:
                 self.resume_unattended(known[path], detached=True)
         if fresh:
-            await self._begin(fresh)
+            await self._begin_all(fresh, asked, known)
 
-    async def _begin(self, fresh: list[str]) -> None:
+    async def _begin_all(self, fresh: list[str], asked: Mapping[str, _Unknown], known: Mapping[str, KnownPath]) -> None:
         """Start streams for files that Redis does not know, at least not by these names."""
         if self._must_list_uploads:
             self._must_list_uploads = False  # first: who finds another lease lost meanwhile sets it again
             try:
-                await self._uploads.look()
-                await self._relocated.look(self.live_ids)
+                await self._uploads.look(lambda: self.live_ids)
+                await self._relocated.look(lambda: self.live_ids)
             except CefMp4ProcessorError:
                 self._must_list_uploads = True
                 raise
         for path in fresh:
-            unknown = self._unknown.get(path)
-            if unknown is None:
+            if (unknown := self._still_unknown(path, asked)) is None:
                 continue
-            claimed = await self._relocated.claim(path, unknown.stat)
-            if path in self._unknown:
-                unknown = self._unknown.pop(path)
-                self._start(path, unknown, claimed)
+            stream_id = await self._relocated.claim(path, unknown.stat)
+            if (unknown := self._still_unknown(path, asked)) is not None:
+                del self._unknown[path]
+                seen = known.get(path)
+                self._begin(path, unknown, stream_id, instead_of=seen.meta.stream_id if seen is not None else None)
 
     async def _judge(self, path: str, stat: FileStat, known: KnownPath | None) -> Verdict | None:
         """What a file means to us; ``None``: it could not be looked at in time, and is left to the next scan."""
@@ -310,6 +330,31 @@ class StreamSupervisor:
                 return None
             return Sameness.SAME if may_be(meta.identity, stat) else Sameness.REPLACED  # what nobody may read
 
+    def _settle(self, path: str, known: KnownPath) -> None:
+        """Nothing is to be done about that file until it changes, but what follows an upload."""
+        self._settled[path] = self._unknown.pop(path).stat
+        if known.meta.status is Status.COMPLETED:
+            self.on_uploaded(known.meta)
+
+    def _still_unknown(self, path: str, asked: Mapping[str, _Unknown]) -> _Unknown | None:
+        """What is to be judged at a path that Redis and S3 were asked about; ``None`` if the answer is not about it.
+
+        While they were asked the file may have gone, or another one got its name: then it is asked about anew. So it is
+        while Redis is still to be told that a file that it knows has that name now.
+        """
+        unknown = self._unknown.get(path)
+        if unknown is None or unknown.stat.inode != asked[path].stat.inode:
+            return None
+        return None if any(new_path == path for _, new_path, _ in self._renamed) else unknown
+
+    def _begin(self, path: str, unknown: _Unknown, stream_id: str | None, *, instead_of: str | None) -> None:
+        """Start the task of a file that Redis does not know: a new stream's, unless it is a relocated one's."""
+        live = next((live for live in self.live if stream_id and live.processor.stream_id == stream_id), None)
+        if live is not None:  # the stale checker took it up since it was looked for: this is where its file is
+            self._moved(live.path, path, unknown.stat)
+        else:
+            self._start(path, unknown, stream_id, instead_of=instead_of)
+
     async def _rename_known(self) -> None:
         """Tell Redis of new names first: else a file would be asked about by a name that leads to nothing."""
         store = self._services.store
@@ -320,7 +365,7 @@ class StreamSupervisor:
             if meta is not None and may_be(meta.identity, stat) and meta.stream_id not in self.live_ids:
                 self._renaming = meta.stream_id
                 try:
-                    await self._record_name(meta.stream_id, new_path)
+                    await self._record_name(meta.stream_id, old_path, new_path)
                 except CefMp4ProcessorError as error:
                     if error.transient:
                         raise
@@ -330,12 +375,16 @@ class StreamSupervisor:
                     self._renaming = None
             del self._renamed[0]
 
-    async def _record_name(self, stream_id: str, path: str) -> None:
+    async def _record_name(self, stream_id: str, old_path: str, path: str) -> None:
         store, lease = self._services.store, self._services.lease
-        if await store.acquire(stream_id, lease):
+        if not await store.acquire(stream_id, lease):
+            return
+        # Another daemon may have recorded a newer name before the lease was ours.
+        known = await lookup.load_metas(store, [stream_id])
+        if stream_id in known and known[stream_id].meta.current_path == old_path:
             await store.rename(stream_id, lease, path)
-            await store.release([stream_id], lease)
             log.info("known_recording_renamed", stream_id=stream_id, path=path)
+        await store.release([stream_id], lease)
 
     # -- tasks --------------------------------------------------------------------------------------------------------
 
@@ -360,15 +409,25 @@ class StreamSupervisor:
         there = stat or FileStat(meta.identity.file_dev, meta.identity.file_ino, 0, 0)
         self._launch(path, Situation(meta.current_path, there, doubted=stat is None), meta.stream_id)
 
-    def _start(self, path: str, unknown: _Unknown, stream_id: str | None) -> None:
+    def _start(self, path: str, unknown: _Unknown, stream_id: str | None, *, instead_of: str | None = None) -> None:
         if self._draining.value or path in self._live or (stream_id is not None and stream_id in self.live_ids):
             return
         ending = Ending.CLOSED if unknown.closed else Ending.NOT
-        self._launch(path, Situation(path, unknown.stat, ending), stream_id, seen_at=unknown.since)
+        self._launch(
+            path, Situation(path, unknown.stat, ending), stream_id, seen_at=unknown.since, instead_of=instead_of
+        )
 
-    def _launch(self, key: str, situation: Situation, stream_id: str | None, *, seen_at: float | None = None) -> None:
+    def _launch(
+        self,
+        key: str,
+        situation: Situation,
+        stream_id: str | None,
+        *,
+        seen_at: float | None = None,
+        instead_of: str | None = None,
+    ) -> None:
         value = AsyncValue(situation)
-        processor = StreamProcessor(self._services, self._uploads, value, stream_id)
+        processor = StreamProcessor(self._services, self._uploads, value, stream_id, instead_of)
         live = LiveStream(processor, value, trio.current_time())
         if seen_at is not None:
             live.growth = Growth(seen_at, situation.stat.size_bytes)
@@ -401,6 +460,12 @@ class StreamSupervisor:
         upload = live.processor.upload
         if upload is not None and upload.meta.current_path != live.path:  # renamed when its task had no more turns
             self._ask_to_rename(upload.meta.current_path, live.path, live.situation.value.stat)
+        if outcome is Outcome.SET_ASIDE:
+            situation = live.situation.value
+            if not situation.doubted:  # else its file is not at that path
+                closed = situation.ending is not Ending.NOT
+                self._set_aside[live.path] = _Unknown(situation.stat, closed, live.changed_at)
+            return
         if outcome is not Outcome.PARKED and not self._draining.value and live.path not in self._to_look_again:
             path = live.path
             self._to_look_again.add(path)

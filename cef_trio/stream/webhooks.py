@@ -141,7 +141,10 @@ class WebhookDeliverer:
             if not await store.acquire(name, lease):
                 self._debts[meta.stream_id] = _Debt(trio.current_time() + lease.ttl_seconds)
                 return
-            await self._deliver(meta)
+            if await store.owes_webhook(meta.stream_id):
+                await self._deliver(meta)
+            else:  # another daemon delivered it between the look at what is owed and the claim
+                self._debts.pop(meta.stream_id, None)
             await store.release([name], lease)
         except WebhookOperationError as error:
             self._silent |= error.status is None

@@ -102,6 +102,16 @@ FAMILIES: Final = (
         Kind.GAUGE,
         "Webhooks of this daemon's completed recordings that are still to be delivered; absent without a webhook.",
     ),
+    Family(
+        "log_lines_lost_total",
+        Kind.COUNTER,
+        "Lines of the log that were dropped because they could not be written in time.",
+    ),
+    Family(
+        "unreadable_records",
+        Kind.GAUGE,
+        "Keys of Redis that cannot be read (a record that no daemon wrote, a wrong type): set aside and left alone.",
+    ),
     Family("service_up", Kind.GAUGE, "Whether the service is believed to be up: 0 during an outage.", ("service",)),
     Family(
         "redis_persistent",

@@ -17,7 +17,7 @@ from typing import Literal
 
 import trio
 from prometheus_client import CollectorRegistry, Counter, Histogram
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from cef_trio import __version__
@@ -45,6 +45,7 @@ class Metrics:
         self._take_snapshot: TakeSnapshot | None = None
         self._last_turns: dict[str, Callable[[], float]] = {}
         self._owed_webhooks: Callable[[], int] | None = None
+        self._lost_log_lines: Callable[[], int] = lambda: 0
         self._uploaded_bytes = self._counter("uploaded_bytes_total")
         self._uploaded_parts = self._counter("uploaded_parts_total")
         self._rewritten_parts = self._counter("rewritten_parts_total")
@@ -66,6 +67,7 @@ class Metrics:
         for outcome in WebhookOutcome:
             self._webhook_attempts.labels(outcome)
         self.registry.register(_Gauges(self))
+        self.registry.register(_LostLogLines(self))
 
     # -- what happens --------------------------------------------------------------------------------------------------
 
@@ -131,6 +133,15 @@ class Metrics:
         """Who tells, at each scrape, how many webhooks are owed."""
         self._owed_webhooks = owed
 
+    def lost_log_lines_by(self, lost: Callable[[], int]) -> None:
+        """Who tells, at each scrape, how many lines of the log were lost; the log is the whole process's."""
+        self._lost_log_lines = lost
+
+    @property
+    def lost_log_lines(self) -> int:
+        """How many lines of the log were lost."""
+        return self._lost_log_lines()
+
     def gauges(self) -> Iterator[tuple[str, tuple[str, ...], float]]:
         """``(name without prefix, label values, value)`` of every gauge that is known now."""
         yield "build_info", (__version__, platform.python_version(), trio.__version__), 1
@@ -149,6 +160,7 @@ class Metrics:
             yield "live_streams", (state.value,), count
         yield "lag_bytes", (), now.lag_bytes
         yield "lag_seconds", (), now.lag_seconds
+        yield "unreadable_records", (), now.unreadable_records
         for service, up in now.services_up.items():
             yield "service_up", (service,), up
         for limiter, use in now.limiters.items():
@@ -187,6 +199,18 @@ class _Gauges(Collector):
     @staticmethod
     def _empty(family: Family) -> GaugeMetricFamily:
         return GaugeMetricFamily(family.name, family.help, labels=family.labels)
+
+
+class _LostLogLines(Collector):
+    """Asks at each scrape."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterable[Metric]:
+        """The one counter."""
+        family = BY_NAME["log_lines_lost_total"]
+        yield CounterMetricFamily(family.name, family.help, value=self._metrics.lost_log_lines)
 
 
 class _WithoutCreationTimes(CollectorRegistry):

@@ -26,6 +26,7 @@ class Snapshot:
     lag_seconds: float
     services_up: Mapping[str, bool]
     limiters: Mapping[str, LimiterUse]
+    unreadable_records: int = 0
     shutdown_seconds: float = 0.0
     upload_limit: int = 0
     """Bytes a second; 0 is no limit."""

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from typing import Final, Self
 import httpx
 import trio
 
-from cef_trio import __version__
+from cef_trio import __version__, tls
 from cef_trio.exceptions import WebhookOperationError
 from cef_trio.s3.errors import parse_retry_after
 from cef_trio.webhook.signature import key_of, signature
@@ -143,11 +142,9 @@ class WebhookClient:
 
 
 def _network(ca_file: Path | None) -> httpx.AsyncHTTPTransport:
-    verify: ssl.SSLContext | bool = True
-    if ca_file is not None:
-        try:
-            verify = ssl.create_default_context(cafile=ca_file)
-        except OSError as error:  # ssl.SSLError is one too
-            raise ValueError(f"WEBHOOK_CA_FILE {ca_file}: no certificates can be read from it ({error})") from error
+    try:
+        verify = tls.client_context(ca_file)
+    except OSError as error:  # ssl.SSLError is one too
+        raise ValueError(f"WEBHOOK_CA_FILE {ca_file}: no certificates can be read from it ({error})") from error
     limits = httpx.Limits(max_connections=_MAX_CONNECTIONS, max_keepalive_connections=_MAX_CONNECTIONS)
     return httpx.AsyncHTTPTransport(verify=verify, limits=limits, trust_env=False)

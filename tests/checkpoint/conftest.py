@@ -55,16 +55,23 @@ def memory_subject() -> Subject:
         streams = {key: stream for key, stream in held.streams.items() if key != stream_id}
         store.restore(Snapshot(streams, held.by_path, held.leases, held.owed_webhooks))
 
-    return Subject(store, expire, store.snapshot, wipe_record)
+    return Subject(store, expire, store.snapshot, wipe_record, store.spoil, store.mend)
 
 
 def redis_subject(store: RedisCheckpointStore, client: Any) -> Subject:
     keys = Keys()
+
+    def spoil(key: str) -> None:
+        client.delete(key)
+        client.rpush(key, "x")
+
     return Subject(
         store,
         expire=lambda stream_id: client.execute_command("PEXPIRE", keys.lease(stream_id), "0") and None,
         dump=lambda: dump(client),
         wipe_record=lambda stream_id: client.execute_command("DEL", keys.meta(stream_id)) and None,
+        spoil=spoil,
+        mend=lambda key: client.delete(key) and None,
     )
 
 

@@ -15,7 +15,7 @@ from cef_trio.checkpoint.pruning import completed_before
 from cef_trio.checkpoint.rules import FORGOTTEN_BY_START_OVER
 from cef_trio.checkpoint.states import ENDED, HOME, Status, StreamSet, may_follow
 from cef_trio.checkpoint.store import Change, CheckpointStore, KnownPath, Saving
-from cef_trio.exceptions import LeaseLostError
+from cef_trio.exceptions import LeaseLostError, PathTakenError
 
 NOTHING = Change({})
 ODD_PATHS = ["/rec/a b%&+=\n.mp4", "/rec/\udcff\udc80.mp4", "/rec/äöü 録画.mp4", "/rec/'\"\\{}*?[].mp4"]
@@ -99,9 +99,41 @@ async def test_a_stream_is_created_in_the_set_of_its_status(subject: Subject, st
 
 async def test_a_path_leads_to_the_stream_that_took_it_last(subject: Subject) -> None:
     await subject.store.create(meta("s1", path="/rec/x.mp4"), OURS)
-    await subject.store.create(meta("s2", path="/rec/x.mp4"), OURS)
+    await subject.store.create(meta("s2", path="/rec/x.mp4"), OURS, instead_of="s1")
     found = await subject.store.find_by_path(["/rec/x.mp4"])
     assert found["/rec/x.mp4"].meta.stream_id == "s2"
+
+
+@pytest.mark.parametrize("lease", [OURS, THEIRS])
+@pytest.mark.parametrize("seen", [None, "s0", "s2"])
+@pytest.mark.parametrize("status", [Status.ACTIVE, Status.COMPLETED, Status.FAILED_ABORTED])
+async def test_a_path_that_leads_to_another_stream_than_was_seen_there_is_refused(
+    subject: Subject, status: Status, seen: str | None, lease: Lease
+) -> None:
+    """Two daemons saw one file at once: the second one's judgement is old by the time that it writes."""
+    await subject.store.create(meta("s1", path="/rec/x.mp4", status=status), OURS)
+    before = subject.dump()
+    with pytest.raises(PathTakenError, match="s1"):
+        await subject.store.create(meta("s2", path="/rec/x.mp4"), lease, [part()], instead_of=seen)
+    assert subject.dump() == before
+
+
+async def test_a_path_whose_stream_lost_its_record_may_be_taken(subject: Subject) -> None:
+    await subject.store.create(meta("s1", path="/rec/x.mp4"), OURS)
+    subject.wipe_record("s1")
+    await subject.store.create(meta("s2", path="/rec/x.mp4"), THEIRS, [part()])
+    found = await subject.store.find_by_path(["/rec/x.mp4"])
+    assert found["/rec/x.mp4"].meta.stream_id == "s2"
+    assert (await loaded(subject.store, "s2")).parts == {1: part()}
+
+
+async def test_one_stream_is_not_begun_for_two_files(subject: Subject) -> None:
+    """Two tasks of one daemon adopted one upload: the second must not take the first one's record for its own."""
+    await subject.store.create(meta(path="/rec/x.mp4"), OURS)
+    before = subject.dump()
+    with pytest.raises(PathTakenError):
+        await subject.store.create(meta(path="/rec/y.mp4"), OURS)
+    assert subject.dump() == before
 
 
 async def test_a_stream_created_again_after_its_record_was_lost_inherits_no_parts(subject: Subject) -> None:
@@ -464,6 +496,7 @@ async def test_a_webhook_is_owed_from_the_very_transition_until_it_is_settled(su
         await store.settle_webhook("s1")
         await store.settle_webhook("never heard of")
         assert await store.owed_webhooks() == frozenset()
+        assert not await store.owes_webhook("s1")
 
 
 async def test_a_transition_that_is_refused_owes_nothing(subject: Subject) -> None:
@@ -508,7 +541,7 @@ async def test_a_renamed_stream_is_found_by_its_new_path_only(subject: Subject, 
 
 async def test_a_rename_leaves_the_old_path_to_whoever_has_taken_it(subject: Subject) -> None:
     await subject.store.create(meta("s1", path="/rec/x.mp4"), OURS)
-    await subject.store.create(meta("s2", path="/rec/x.mp4"), OURS)
+    await subject.store.create(meta("s2", path="/rec/x.mp4"), OURS, instead_of="s1")
     await subject.store.rename("s1", OURS, "/rec/y.mp4")
     found = await subject.store.find_by_path(["/rec/x.mp4", "/rec/y.mp4"])
     assert {path: known.meta.stream_id for path, known in found.items()} == {"/rec/x.mp4": "s2", "/rec/y.mp4": "s1"}
@@ -590,7 +623,7 @@ async def test_an_ended_stream_is_forgotten_without_a_trace_and_an_open_one_left
 
 async def test_forgetting_leaves_a_path_that_leads_to_another_stream(subject: Subject) -> None:
     await subject.store.create(meta("s1", path="/rec/x.mp4", status=Status.COMPLETED), OURS)
-    await subject.store.create(meta("s2", path="/rec/x.mp4"), OURS)
+    await subject.store.create(meta("s2", path="/rec/x.mp4"), OURS, instead_of="s1")
     await subject.store.forget("s1")
     assert list(await subject.store.find_by_path(["/rec/x.mp4"])) == ["/rec/x.mp4"]
 

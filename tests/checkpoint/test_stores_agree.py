@@ -75,7 +75,7 @@ def call(name: str, *arguments: st.SearchStrategy[Any], **named: st.SearchStrate
 
 
 steps = st.one_of(
-    call("create", metas, leases, st.lists(parts, max_size=3)),
+    call("create", metas, leases, st.lists(parts, max_size=3), instead_of=st.none() | ids),
     call("acquire", ids, leases),
     call("renew", st.lists(ids), leases),
     call("release", st.lists(ids), leases),

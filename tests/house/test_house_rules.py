@@ -58,15 +58,30 @@ def test_each_library_is_called_at_its_edge_and_nowhere_else() -> None:
     assert dict(users) == EDGES
 
 
+THREADS = {"exit_watchdog.py", "log_writer.py"}
+"""What is to work while the loop does not."""
+
+
 def test_nobody_uses_asyncio_events_or_threads_of_his_own() -> None:
-    """Cancel scopes, nurseries and trio_util's values instead; the only threads are trio's workers."""
+    """Cancel scopes, nurseries and trio_util's values instead; the threads are trio's workers, and two by name."""
     forbidden = {"Event", "Thread", "Timer", "ThreadPoolExecutor"}
     found = {}
     for name, source in daemon_sources().items():
         attributes = {node.attr for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Attribute)}
         if "asyncio" in imported(source) or "concurrent" in imported(source) or attributes & forbidden:
             found[name] = attributes & forbidden
-    assert found == {}
+    assert found == {name: {"Thread"} for name in THREADS}
+
+
+def test_a_worker_thread_is_asked_for_where_one_can_be_waited_for() -> None:
+    """The limit of threads is an outage of itself (``threads.py``); trio alone would raise."""
+    users = {
+        name
+        for name, source in daemon_sources().items()
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Attribute) and node.attr == "to_thread"
+    }
+    assert users == {"threads.py", "local/demo.py"}
 
 
 def catch_alls(source: str) -> Iterator[tuple[ast.ExceptHandler, str]]:

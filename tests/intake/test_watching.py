@@ -190,6 +190,27 @@ async def test_when_watches_run_out_the_folder_is_polled(folder: Path, monkeypat
     assert any("max_user_watches" in str(entry.get("hint")) for entry in logs)
 
 
+async def test_when_watches_run_out_while_it_runs_the_folder_is_polled_from_then_on(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The watches were taken away while events were waited for: the next event found nothing to be told by (exit 1)."""
+
+    def limited(_self: INotify, _path: str, _mask: int) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with capture_logs() as logs:
+        async with watching(folder) as listener:
+            monkeypatch.setattr(INotify, "add_watch", limited)
+            listener.forget()
+            (folder / "sub").mkdir()
+            await listener.heard(lambda event: isinstance(event, Scanned))
+            assert any(entry["event"] == "watch_limited" for entry in logs)
+            (folder / "a.mp4").write_bytes(b"1")  # its folder is watched still, as far as the kernel knows
+            (folder / "sub" / "b.mp4").write_bytes(b"1")
+            await listener.heard(lambda event: isinstance(event, Scanned) and len(event.files) == 2)
+    assert any("max_user_watches" in str(entry.get("hint")) for entry in logs)
+
+
 async def test_an_overflow_of_the_kernels_queue_is_repaired_by_a_scan(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,6 +14,7 @@ from cef_trio.operate.diagnosis import (
     FolderFacts,
     RedisFacts,
     Severity,
+    StreamFacts,
     judge_checksum,
     judge_clock,
     judge_ffprobe,
@@ -130,11 +131,22 @@ def test_a_redis_server(changed: dict[str, Any], severity: Severity) -> None:
 def test_whether_a_daemon_works(
     daemons: dict[str, int], unattended: int, failed: int, severities: list[Severity], says: str
 ) -> None:
-    found = judge_streams(daemons, unattended=unattended, failed=failed)
+    found = judge_streams(StreamFacts(daemons=daemons, unattended=unattended, failed=failed))
     worst(found)
     assert [finding.severity for finding in found] == severities
     assert found[0].says.startswith(says)
     assert failed == 0 or found[1].says == "2 recordings were given up"
+
+
+def test_kind9_records_that_cannot_be_read_are_problems_and_names_without_a_record_a_warning() -> None:
+    unreadable = {f"stream:{number}:meta": f"stream:{number}:meta is no hash" for number in range(7)}
+    found = judge_streams(
+        StreamFacts(daemons={}, unattended=0, failed=0, without_record=2, unreadable=unreadable),
+    )
+    worst(found)
+    assert [finding.severity for finding in found] == [OK, *[PROBLEM] * 6, WARNING]
+    assert found[1].says.endswith("stream:0:meta is no hash")
+    assert found[6].says == "2 more cannot be read"
 
 
 def test_a_server_that_answers_is_said_with_its_address() -> None:

@@ -67,7 +67,7 @@ def test_a_state_is_all_that_is_listed(valkey: ValkeyServer) -> None:
     assert [(one["stream_id"], one["status"], one["path"]) for one in found] == [
         (stream_id(0xABC2), "failed_unexpected", FORGED)
     ]
-    assert answer("list", "--state", "deleted", settings=settings) == {"streams": []}
+    assert answer("list", "--state", "deleted", settings=settings) == {"streams": [], "unreadable": []}
     assert command("list", "--state", "deleted", settings=settings).stdout == "No deleted streams.\n"
 
 

@@ -135,7 +135,7 @@ async def test_a_checksum_that_a_person_chose_is_asked_for_and_never_replaced(
     assert headers_of(store.requests, "x-amz-checksum-type") == [kind] * 2
 
 
-@pytest.mark.parametrize("body", [b"", b"<html>", b"<InitiateMultipartUploadResult/>"])
+@pytest.mark.parametrize("body", [b"", b"<InitiateMultipartUploadResult/>"])
 async def test_a_created_upload_without_an_id_is_a_transient_error(body: bytes) -> None:
     async with client_of(ScriptedStore(Reply(200, {}, body))) as client:
         with pytest.raises(S3OperationError) as caught:
@@ -363,7 +363,7 @@ async def test_an_answer_before_the_body_was_read_is_heard_and_the_source_is_clo
 
 async def test_an_upload_that_is_gone_has_one_name() -> None:
     """Ceph says NoSuchKey where AWS says NoSuchUpload."""
-    store = ScriptedStore(*[error_reply(404, "NoSuchKey")] * 2, *[error_reply(404, "NoSuchUpload")] * 2, Reply(404))
+    store = ScriptedStore(*[error_reply(404, "NoSuchKey")] * 2, *[error_reply(404, "NoSuchUpload")] * 2)
     async with client_of(store) as client:
         for _ in range(2):
             with pytest.raises(S3OperationError) as caught:
@@ -371,6 +371,7 @@ async def test_an_upload_that_is_gone_has_one_name() -> None:
             assert caught.value.code == "NoSuchUpload"
         for _ in range(2):
             await client.abort_multipart_upload("k", "u")
+    async with client_of(ScriptedStore(Reply(404))) as client:  # a store that never says why
         with pytest.raises(S3OperationError) as caught:
             await client.upload_part("k", "u", 1, Passes(DATA), CRC)
         assert (caught.value.code, caught.value.transient) == ("NoSuchUpload", False)

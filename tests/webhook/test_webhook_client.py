@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 import trio
+from servers.authority import Authority
 from trio.testing import MockClock
 
 from cef_trio.exceptions import WebhookOperationError
@@ -155,6 +156,30 @@ async def test_what_answers_in_no_http_is_no_answer() -> None:
             with pytest.raises(WebhookOperationError, match="RemoteProtocolError"):
                 async with webhooks.post(DELIVERY):
                     pass
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.real
+async def test_a_receiver_is_trusted_by_the_systems_certificates_as_s3_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An administrator's authority is among the system's, and not in certifi's file."""
+    authority = Authority(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.file))
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(authority.certificate("127.0.0.1"))
+
+    async def take(stream: trio.SSLStream[trio.SocketStream]) -> None:
+        asked = b""
+        while not asked.endswith(DELIVERY.body):
+            asked += await stream.receive_some()
+        await stream.send_all(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(partial(trio.serve_ssl_over_tcp, take, 0, context, host="127.0.0.1"))
+        port = listeners[0].transport_listener.socket.getsockname()[1]
+        async with client(None, f"https://127.0.0.1:{port}/") as webhooks, webhooks.post(DELIVERY) as answer:
+            assert answer.status == 204
         nursery.cancel_scope.cancel()
 
 

@@ -1,6 +1,6 @@
 -- KEYS: lease
 -- ARGV: ours, instance, TTL in ms
-local holder = redis.call('GET', KEYS[1])
+local holder = holder_of(KEYS[1])
 if not may_take(holder, ARGV[2]) then
   return {'lost', holder}
 end

@@ -1,19 +1,29 @@
--- KEYS: lease, meta, parts, by_path, the four sets
--- ARGV: ours, instance, TTL in ms, id, path, home, number of fields, names and values, then part numbers and values
-local holder = redis.call('GET', KEYS[1])
+-- KEYS: lease, meta, parts, by_path, the four sets, and the meta of the lost stream if one is named
+-- ARGV: ours, instance, TTL in ms, id, path, home, the stream that the caller saw at the path ('': none), a stream whose
+--       record may be lost ('': none), number of fields, names and values, then part numbers and values
+local holder = holder_of(KEYS[1])
 if redis.call('EXISTS', KEYS[2]) == 1 then
   if holder ~= ARGV[1] then
     return {'lost', holder or ''}
+  end
+  if redis.call('HGET', KEYS[2], 'original_path') ~= ARGV[5] then
+    return {'taken', ARGV[4]}
   end
   return {'ok'}
 end
 if not may_take(holder, ARGV[2]) then
   return {'lost', holder}
 end
+local there = redis.call('HGET', KEYS[4], ARGV[5])
+if there and there ~= ARGV[4] and there ~= ARGV[7] then
+  if there ~= ARGV[8] or redis.call('EXISTS', KEYS[9]) == 1 then
+    return {'taken', there}
+  end
+end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[3])
 redis.call('DEL', KEYS[3])
-local last = 7 + 2 * tonumber(ARGV[7])
-for i = 8, last, 2 do
+local last = 9 + 2 * tonumber(ARGV[9])
+for i = 10, last, 2 do
   redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 1])
 end
 for i = last + 1, #ARGV, 2 do

@@ -12,5 +12,5 @@ if status then
 end
 redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])
 settle(ARGV[1], 5, 0)
-redis.call('SREM', KEYS[9], ARGV[1])
+try('SREM', KEYS[9], ARGV[1])
 return {'ok'}

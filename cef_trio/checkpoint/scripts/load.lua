@@ -1,3 +1,4 @@
 -- KEYS: the four sets, meta, parts
 -- ARGV: id
-return {'ok', home_of(ARGV[1], 1), redis.call('HGETALL', KEYS[5]), redis.call('HGETALL', KEYS[6])}
+-- A hash of a wrong type is the text WRONGTYPE.
+return {'ok', home_of(ARGV[1], 1), try('HGETALL', KEYS[5]) or 'WRONGTYPE', try('HGETALL', KEYS[6]) or 'WRONGTYPE'}

@@ -3,9 +3,31 @@
 -- Redis does not take back what a script wrote before it failed. Every key comes in KEYS, so that a cluster knows the
 -- slot; the transition table comes in ARGV, so that states.py stays its only source.
 
+-- Call a command on a key that a hand may have made into something else: nil where it is of a wrong type. One record is
+-- one stream's trouble: it must not fail a script that works on many.
+local function try(...)
+  local answer = redis.pcall(...)
+  if type(answer) ~= 'table' or not answer.err then
+    return answer
+  end
+  if string.find(answer.err, 'WRONGTYPE', 1, true) then
+    return nil
+  end
+  return redis.call(...) -- refused again, and said as Redis says it
+end
+
+-- Who holds a lease; false if nobody does. A key of a wrong type is held by nobody that could ever be us.
+local function holder_of(lease_key)
+  local holder = try('GET', lease_key)
+  if holder == nil then
+    return 'wrong type'
+  end
+  return holder
+end
+
 -- Why a write under the lease `ours` may not happen; nil if it may.
 local function refusal(lease_key, meta_key, ours)
-  local holder = redis.call('GET', lease_key)
+  local holder = holder_of(lease_key)
   if holder ~= ours then
     return {'lost', holder or ''}
   end
@@ -33,17 +55,18 @@ end
 -- Which of the four set keys from KEYS[at] on holds `id`; 0 if none does.
 local function home_of(id, at)
   for i = 0, 3 do
-    if redis.call('SISMEMBER', KEYS[at + i], id) == 1 then
+    if try('SISMEMBER', KEYS[at + i], id) == 1 then
       return i + 1
     end
   end
   return 0
 end
 
--- Leave `id` in exactly the set number `home` (1 to 4) of the four from KEYS[at] on.
+-- Leave `id` in exactly the set number `home` (1 to 4) of the four from KEYS[at] on. A set of a wrong type is left
+-- alone: the status in the record says where the stream belongs.
 local function settle(id, at, home)
   for i = 0, 3 do
-    redis.call(i + 1 == home and 'SADD' or 'SREM', KEYS[at + i], id)
+    try(i + 1 == home and 'SADD' or 'SREM', KEYS[at + i], id)
   end
 end
 

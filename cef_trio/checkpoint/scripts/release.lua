@@ -1,7 +1,7 @@
 -- KEYS: leases
 -- ARGV: ours
 for i = 1, #KEYS do
-  if redis.call('GET', KEYS[i]) == ARGV[1] then
+  if holder_of(KEYS[i]) == ARGV[1] then
     redis.call('DEL', KEYS[i])
   end
 end

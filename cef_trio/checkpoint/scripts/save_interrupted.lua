@@ -10,13 +10,13 @@ for i = 1, count do
 end
 
 local function save(lease_key, meta_key, asked, at)
-  local current = redis.call('HGET', meta_key, 'status')
+  local current = try('HGET', meta_key, 'status')
   if not current then
     return false
   end
   local status = current == kept and kept or asked
   local ended = current ~= kept and not among(current, may_follow[asked])
-  local holder = redis.call('GET', lease_key)
+  local holder = holder_of(lease_key)
   if not holder then
     -- Saving gives the lease up: repeated because its answer was lost, it finds its work done and no lease.
     return ended or (current == status and redis.call('HGET', meta_key, 'last_activity_at_utc') == at)

@@ -20,7 +20,7 @@ redis.call('HSET', KEYS[2], 'status', ARGV[3])
 settle(ARGV[2], 3, home)
 apply(KEYS[2], 8)
 if ARGV[7] == '1' then
-  redis.call('SADD', KEYS[7], ARGV[2])
+  try('SADD', KEYS[7], ARGV[2])
 end
 if KEYS[8] then
   redis.call('DEL', KEYS[8])

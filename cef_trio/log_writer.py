@@ -1,0 +1,142 @@
+"""Writes lines in a thread of its own, so that whoever reads them can hold nobody back but that thread.
+
+A line waits in a queue that has a limit. When it is full, because the reader stopped or the disk is full, new lines are
+dropped and counted. ``on_recovered`` is called with their number as soon as lines can be written again.
+
+The thread writes to the descriptor itself and never through Python's buffer: the interpreter flushes that buffer at its
+end, and would wait for the same reader without a limit, or abort because another thread holds its lock.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+MAX_QUEUED_BYTES: Final = 1024 * 1024
+_AT_ONCE_BYTES: Final = 64 * 1024
+_AGAIN_SECONDS: Final = 1.0
+"""How long to wait for a descriptor that is full, and that somebody else made non-blocking."""
+
+
+class LineWriter:
+    """Writes to a descriptor, which stays its owner's. Used from any thread.
+
+    Args:
+        descriptor: where to write.
+        on_recovered: told how many lines were lost, by the writing thread, once one could be written again.
+        max_queued_bytes: what may wait.
+    """
+
+    def __init__(
+        self,
+        descriptor: int,
+        *,
+        on_recovered: Callable[[int], None] = lambda _: None,
+        max_queued_bytes: int = MAX_QUEUED_BYTES,
+    ) -> None:
+        self._descriptor = descriptor
+        self._on_recovered = on_recovered
+        self._max_queued_bytes = max_queued_bytes
+        self._changed = threading.Condition()
+        self._lines: deque[bytes] = deque()
+        self._queued_bytes = 0
+        self._writing = 0
+        """Lines that the thread has taken and not yet written."""
+        self._thread: threading.Thread | None = None
+        self._untold = 0
+        self._cut = False
+        """Whether the last line that was written is not whole."""
+        self.lost = 0
+        """Lines that were dropped, since the process began."""
+
+    def write(self, line: bytes) -> None:
+        """Queue a line, which ends with its newline. Never waits for the descriptor."""
+        with self._changed:
+            if self._queued_bytes + len(line) > self._max_queued_bytes:
+                self._lose(1)
+                return
+            self._lines.append(line)
+            self._queued_bytes += len(line)
+            self._start_thread()
+            self._changed.notify_all()
+
+    def flush(self, seconds: float) -> bool:
+        """Wait until all is written, at most so long; whether it is."""
+        with self._changed:
+            self._start_thread()
+            return self._changed.wait_for(lambda: not self._lines and not self._writing, seconds)
+
+    def _start_thread(self) -> None:
+        if self._thread is None or not self._thread.is_alive():
+            thread = threading.Thread(target=self._run, name="log writer", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # no thread is to be had now: lines wait, and the next one tries again
+                return
+            self._thread = thread
+
+    def _lose(self, lines: int) -> None:
+        self.lost += lines
+        self._untold += lines
+
+    # -- the thread ----------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # they are other threads' to take
+        while True:
+            lines = self._take()
+            try:
+                self._write_all(b"".join(lines))
+            except OSError:  # nobody reads any more, or the disk is full; there is nowhere to say so
+                with self._changed:
+                    self._lose(len(lines))
+                written = False
+            else:
+                written = True
+            with self._changed:
+                self._writing = 0
+                has_room = self._queued_bytes <= self._max_queued_bytes // 2  # what is said must not be lost too
+                untold, self._untold = (self._untold, 0) if written and has_room else (0, self._untold)
+                self._changed.notify_all()
+            if untold:
+                self._on_recovered(untold)
+
+    def _take(self) -> list[bytes]:
+        with self._changed:
+            self._changed.wait_for(lambda: bool(self._lines))
+            lines: list[bytes] = []
+            size = 0
+            while self._lines and (not lines or size + len(self._lines[0]) <= _AT_ONCE_BYTES):
+                lines.append(self._lines.popleft())
+                size += len(lines[-1])
+            self._queued_bytes -= size
+            self._writing = len(lines)
+            return lines
+
+    def _write_all(self, text: bytes) -> None:
+        left = memoryview(b"\n" + text if self._cut else text)
+        while left:
+            try:
+                count = os.write(self._descriptor, left)
+            except OSError as error:
+                if error.errno != errno.EAGAIN:
+                    raise
+                self._wait_writable()
+                continue
+            left = left[count:]
+            self._cut = bool(left)
+
+    def _wait_writable(self) -> None:
+        # Not for ever: whether a poll wakes is up to what the descriptor is.
+        began = time.monotonic()
+        poll = select.poll()
+        poll.register(self._descriptor, select.POLLOUT)
+        if poll.poll(_AGAIN_SECONDS * 1000) and time.monotonic() - began < _AGAIN_SECONDS / 100:
+            time.sleep(_AGAIN_SECONDS / 100)

@@ -1,0 +1,101 @@
+"""Worker threads that may be hard to get: where the machine gives no more, a call waits for one, as for a service.
+
+``trio.to_thread`` starts a thread when none is idle, and raises ``RuntimeError`` where the limit of processes and
+threads is reached (``RLIMIT_NPROC``, a cgroup's ``pids.max``). By then the call has not begun, so it is tried again
+until a thread is to be had, or it is cancelled. It is said once (``thread_unavailable``), and once when threads are
+back.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, Final, TypeVar
+
+import structlog
+import trio
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+_FIRST_WAIT_SECONDS: Final = 0.05
+_LONGEST_WAIT_SECONDS: Final = 1.0
+_REFUSAL: Final = "start new thread"
+"""CPython's word for it; the exception itself has no errno."""
+
+
+class _Waiting:
+    """How many calls wait for a thread: one truth for the process, as the limit is. Said when the first one begins to
+    wait, and when none does any more; an idle thread that serves some calls meanwhile changes nothing.
+    """
+
+    def __init__(self) -> None:
+        self._calls = 0
+
+    def begin(self, error: RuntimeError) -> None:
+        if self._calls == 0:
+            log.warning("thread_unavailable", error=str(error), hint="raise the limit of processes or pids.max")
+        self._calls += 1
+
+    def end(self) -> None:
+        self._calls -= 1
+        if self._calls == 0:
+            log.warning("thread_available")
+
+
+_waiting: Final = _Waiting()
+
+
+async def run_in_thread(
+    call: Callable[[], T], *, abandon_on_cancel: bool = False, limiter: trio.CapacityLimiter | None = None
+) -> T:
+    """Run a call in a worker thread; see ``trio.to_thread.run_sync``. It waits for a thread as long as there is none.
+
+    Raises:
+        trio.Cancelled: as trio's; while it waits for a thread, the call has not begun.
+    """
+    began = False
+
+    def run() -> T:
+        nonlocal began
+        began = True
+        return call()
+
+    async def attempt() -> T:
+        return await trio.to_thread.run_sync(run, abandon_on_cancel=abandon_on_cancel, limiter=limiter)
+
+    return await until_thread(attempt, lambda: began)
+
+
+async def until_thread(start: Callable[[], Awaitable[T]], has_begun: Callable[[], bool] = lambda: False) -> T:
+    """Await ``start()``, again and again while no thread is to be had for it, and it has therefore not begun."""
+    wait_seconds, waits = _FIRST_WAIT_SECONDS, False
+    try:
+        while True:
+            try:
+                return await start()
+            except RuntimeError as error:
+                if has_begun() or _REFUSAL not in str(error):
+                    raise
+                if not waits:
+                    _waiting.begin(error)
+                waits = True
+            await trio.sleep(wait_seconds)
+            wait_seconds = min(2 * wait_seconds, _LONGEST_WAIT_SECONDS)
+    finally:
+        if waits:
+            _waiting.end()
+
+
+class ThreadedResolver(trio.abc.HostnameResolver):
+    """Asks the name service in such a thread: ``trio.socket.set_custom_hostname_resolver``."""
+
+    async def getaddrinfo(self, host: bytes | None, port: bytes | str | int | None, *how: int, **also: int) -> Any:
+        """See :func:`socket.getaddrinfo`."""
+        return await run_in_thread(partial(socket.getaddrinfo, host, port, *how, **also), abandon_on_cancel=True)
+
+    async def getnameinfo(self, sockaddr: Any, flags: int) -> tuple[str, str]:
+        """See :func:`socket.getnameinfo`."""
+        return await run_in_thread(partial(socket.getnameinfo, sockaddr, flags), abandon_on_cancel=True)

@@ -1,0 +1,189 @@
+"""Kind 9: a key that cannot be read is one stream's trouble. It is set aside by name, and all others go on (P6, P9)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from checkpoint.examples import OURS, THEIRS, Subject, later, meta, part
+from servers.valkey import ValkeyServer
+from structlog.testing import capture_logs
+
+from cef_trio.checkpoint.keys import Keys
+from cef_trio.checkpoint.redis import RedisCheckpointStore
+from cef_trio.checkpoint.states import Status, StreamSet
+from cef_trio.checkpoint.store import Change, Saving
+from cef_trio.exceptions import LeaseLostError, RecordUnreadableError, RedisOperationError
+
+KEYS = Keys()
+NOTHING = Change()
+
+
+async def three(subject: Subject) -> None:
+    for number in (1, 2, 3):
+        await subject.store.create(meta(f"s{number}"), OURS, [part(1)])
+
+
+async def test_kind9_a_record_of_a_wrong_type_is_set_aside_by_name_and_hides_no_other(subject: Subject) -> None:
+    await three(subject)
+    subject.spoil(KEYS.meta("s2"))
+    metas = await subject.store.load_metas(["s1", "s2", "s3", "s4"])
+    by_path = await subject.store.find_by_path([f"/rec/s{number}.mp4" for number in (1, 2, 3, 4)])
+    assert (set(metas), set(metas.unreadable)) == ({"s1", "s3"}, {"s2"})
+    assert (set(by_path), set(by_path.unreadable)) == ({"/rec/s1.mp4", "/rec/s3.mp4"}, {"/rec/s2.mp4"})
+    assert set(subject.store.unreadable.known) == {KEYS.meta("s2")}
+    with pytest.raises(RecordUnreadableError):
+        await subject.store.load("s2")
+
+
+@pytest.mark.parametrize("write", ["update", "transition", "record_part", "rename", "start_over", "adopt_parts"])
+async def test_kind9_nothing_is_written_to_a_record_of_a_wrong_type(subject: Subject, write: str) -> None:
+    await three(subject)
+    subject.spoil(KEYS.meta("s2"))
+    before = subject.dump()
+    given: dict[str, tuple[Any, ...]] = {
+        "update": (Change({"failure_reason": "why"}),),
+        "transition": (Status.RETRYING, NOTHING),
+        "record_part": (part(2),),
+        "rename": ("/rec/new.mp4",),
+        "start_over": (NOTHING,),
+        "adopt_parts": ([part(3)],),
+    }
+    with pytest.raises(RedisOperationError) as caught:
+        await getattr(subject.store, write)("s2", OURS, *given[write])
+    assert not caught.value.transient
+    assert subject.dump() == before
+
+
+async def test_kind9_one_record_of_a_wrong_type_does_not_keep_the_others_from_being_saved(subject: Subject) -> None:
+    await three(subject)
+    subject.spoil(KEYS.meta("s2"))
+    savings = [Saving(f"s{number}", Status.INTERRUPTED_SHUTDOWN, later(9)) for number in (1, 2, 3)]
+    assert await subject.store.save_interrupted(savings, OURS) == {"s2"}
+    saved = await subject.store.load_metas(["s1", "s3"])
+    assert {known.meta.status for known in saved.values()} == {Status.INTERRUPTED_SHUTDOWN}
+
+
+async def test_kind9_one_lease_of_a_wrong_type_is_lost_and_all_others_are_renewed_and_released(
+    subject: Subject,
+) -> None:
+    await three(subject)
+    subject.spoil(KEYS.lease("s2"))
+    assert await subject.store.renew(["s1", "s2", "s3"], OURS) == {"s2"}
+    assert not await subject.store.acquire("s2", OURS)
+    assert subject.store.unreadable.why_of("s2") == f"{KEYS.lease('s2')} is of a wrong type"
+    with pytest.raises(LeaseLostError):
+        await subject.store.update("s2", OURS, Change({"failure_reason": "why"}))
+    savings = [Saving(f"s{number}", Status.INTERRUPTED_SHUTDOWN, later(9)) for number in (1, 2)]
+    assert await subject.store.save_interrupted(savings, OURS) == {"s2"}
+    await subject.store.release(["s2", "s3"], OURS)
+    assert await subject.store.acquire("s3", THEIRS)
+    subject.mend(KEYS.lease("s2"))
+    assert await subject.store.acquire("s2", OURS)
+    assert subject.store.unreadable.why_of("s2") is None
+
+
+async def test_kind9_parts_of_a_wrong_type_keep_the_record_readable_and_are_named(subject: Subject) -> None:
+    await three(subject)
+    subject.spoil(KEYS.parts("s2"))
+    with pytest.raises(RecordUnreadableError, match=r"stream:s2:parts is"):
+        await subject.store.load("s2")
+    assert set(await subject.store.load_metas(["s1", "s2"])) == {"s1", "s2"}
+    assert set(subject.store.unreadable.known) == {KEYS.parts("s2")}
+    subject.mend(KEYS.parts("s2"))
+    assert await subject.store.load("s2") is not None
+    assert not subject.store.unreadable.known
+
+
+@pytest.mark.parametrize("stream_set", StreamSet)
+async def test_kind9_a_set_of_a_wrong_type_stops_no_stream(subject: Subject, stream_set: StreamSet) -> None:
+    await three(subject)
+    subject.spoil(KEYS.set(stream_set))
+    assert await subject.store.members(stream_set) == frozenset()
+    assert set(await subject.store.count()) == set(StreamSet) - {stream_set}
+    await subject.store.create(meta("s4"), OURS)
+    await subject.store.transition("s1", OURS, Status.PENDING_COMPLETION, NOTHING)
+    await subject.store.transition("s1", OURS, Status.S3_COMPLETED, NOTHING)
+    await subject.store.transition("s1", OURS, Status.COMPLETED, NOTHING, owes_webhook=True)
+    await subject.store.transition("s2", OURS, Status.FAILED_UNEXPECTED, NOTHING)
+    found = await subject.store.load_metas(["s1", "s2", "s3", "s4"])
+    assert {key: known.meta.status for key, known in found.items()} == {
+        "s1": Status.COMPLETED,
+        "s2": Status.FAILED_UNEXPECTED,
+        "s3": Status.ACTIVE,
+        "s4": Status.ACTIVE,
+    }
+    assert {key: known.stream_set for key, known in found.items()} == {
+        "s1": StreamSet.COMPLETED,
+        "s2": StreamSet.FAILED,
+        "s3": StreamSet.ACTIVE,
+        "s4": StreamSet.ACTIVE,
+    }
+    await subject.store.forget("s1")
+    assert await subject.store.load("s1") is None
+    assert set(subject.store.unreadable.known) == {KEYS.set(stream_set)}
+
+
+async def test_kind9_owed_webhooks_of_a_wrong_type_keep_no_stream_from_its_end(subject: Subject) -> None:
+    await subject.store.create(meta("s1", status=Status.S3_COMPLETED), OURS)
+    subject.spoil(KEYS.owed_webhooks)
+    await subject.store.transition("s1", OURS, Status.COMPLETED, NOTHING, owes_webhook=True)
+    assert await subject.store.owed_webhooks() == frozenset()
+    assert set(subject.store.unreadable.known) == {KEYS.owed_webhooks}
+
+
+async def test_kind9_what_cannot_be_read_is_logged_once_and_forgotten_when_it_is_gone(subject: Subject) -> None:
+    await three(subject)
+    subject.spoil(KEYS.meta("s2"))
+    with capture_logs() as logs:
+        for _ in range(5):
+            await subject.store.load_metas(["s1", "s2"])
+            await subject.store.find_by_path(["/rec/s2.mp4"])
+    assert [(entry["event"], entry["key"]) for entry in logs] == [("checkpoint_unreadable", KEYS.meta("s2"))]
+    subject.mend(KEYS.meta("s2"))
+    await subject.store.load_metas(["s2"])
+    assert not subject.store.unreadable.known
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"status": "paused_by_moon"}, "field 'status' cannot be read"),
+        ({"part_size": "many"}, "field 'part_size' cannot be read"),
+        ({"stream_id": "s1"}, "field 'stream_id' is another stream's"),
+        ({"file_ino": None}, "field 'file_ino' is missing"),
+        ({"status": None}, "field 'status' is missing"),
+    ],
+)
+async def test_kind9_a_field_that_no_daemon_wrote_sets_its_record_aside(
+    valkey: ValkeyServer, raw: Any, fields: dict[str, str | None], says: str
+) -> None:
+    async with RedisCheckpointStore(valkey.url) as store:
+        for number in (1, 2, 3):
+            await store.create(meta(f"s{number}"), OURS)
+        for name, value in fields.items():
+            if value is None:
+                raw.hdel("stream:s2:meta", name)
+            else:
+                raw.hset("stream:s2:meta", name, value)
+        found = await store.load_metas(["s1", "s2", "s3"])
+        assert set(found) == {"s1", "s3"}
+        assert says in found.unreadable["s2"]
+        assert says in store.unreadable.known["stream:s2:meta"]
+
+
+@pytest.mark.real
+async def test_kind9_what_redis_refuses_for_another_reason_is_not_taken_for_a_wrong_type(
+    valkey: ValkeyServer, raw: Any
+) -> None:
+    raw.execute_command("ACL", "SETUSER", "blind", "on", ">x", "~*", "+@all", "-smembers", "-sismember", "-get")
+    try:
+        url = valkey.url.replace("redis://", "redis://blind:x@")
+        async with RedisCheckpointStore(url) as store:
+            for call in (store.members(StreamSet.ACTIVE), store.load_metas(["s1"]), store.acquire("s1", OURS)):
+                with pytest.raises(RedisOperationError, match=r"NOPERM|ermission|not allowed"):
+                    await call
+            assert not store.unreadable.known
+    finally:
+        raw.execute_command("ACL", "DELUSER", "blind")

@@ -1,0 +1,91 @@
+"""P2, P6: whoever answers in the store's place, for a while, costs time and nothing else (real processes)."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from servers.daemon import Bucket, DaemonProcess, daemon, settings_for
+from servers.embedded_s3 import embedded_s3_server
+from servers.endpoints import Endpoint
+from servers.ingress import Ingress, ingress
+from servers.store import look_into
+from servers.valkey import ValkeyServer
+
+pytestmark = pytest.mark.real
+MIB = 1024 * 1024
+PART = 5 * MIB
+
+
+@pytest.fixture
+def endpoint(tmp_path: Path) -> Iterator[Endpoint]:
+    with embedded_s3_server(tmp_path, arguments=["--control"]) as server:
+        yield server
+
+
+@pytest.fixture
+def door(endpoint: Endpoint) -> Iterator[Ingress]:
+    with ingress(endpoint.url) as between:
+        yield between
+
+
+def bucket_of(endpoint: Endpoint, url: str | None = None) -> Bucket:
+    return Bucket(url or endpoint.url, endpoint.access_key, endpoint.secret_key, endpoint.bucket, endpoint.region)
+
+
+def wait_for_error(process: DaemonProcess, words: str, *, seconds: float = 30.0) -> None:
+    """Wait until the last error of its log has these words."""
+    deadline = time.monotonic() + seconds
+    while words not in str([entry["error"] for entry in process.events if "error" in entry][-1:]):
+        assert time.monotonic() < deadline, process.tail()
+        time.sleep(0.02)  # another process's log: there is nothing to wait on but another look
+
+
+def calls(endpoint: Endpoint) -> dict[str, int]:
+    counted: dict[str, int] = httpx.get(f"{endpoint.url}/_control/calls", trust_env=False).json()["calls"]
+    return counted
+
+
+def test_an_ingress_that_answers_pages_for_a_while_loses_nothing(
+    endpoint: Endpoint, door: Ingress, redis: ValkeyServer, watch_dir: Path
+) -> None:
+    settings = settings_for(
+        watch_dir,
+        bucket_of(endpoint, door.url),
+        redis.url,
+        close_grace_seconds=0.2,
+        stale_check_seconds=0.5,
+        retry_attempts=2,
+        retry_max_seconds=0.5,
+        retry_stream_max_seconds=1,
+        http_proxy="http://127.0.0.1:9",
+    )
+    path = watch_dir / "camera.mp4"
+    with daemon(settings) as process:
+        process.wait_for("http_proxy_not_used")
+        with path.open("wb") as file:
+            file.write(os.urandom(PART + MIB))
+            file.flush()
+            process.wait_for("part_uploaded", part_number=1)
+            door.answer_page(404)
+            file.write(os.urandom(PART))
+            file.flush()
+            began = process.wait_for("outage_began")
+            assert "not S3's own" in began["error"]
+            assert "nginx" in began["error"]
+            for status in (403, 413, 200):
+                door.answer_page(status)
+                wait_for_error(process, f"HTTP {status}")
+            door.pass_on()
+            process.wait_for("part_uploaded", part_number=2)
+        process.wait_for("stream_completed")
+        assert process.count("upload_lost") == process.count("stream_failed") == 0
+        assert process.count("http_proxy_not_used") == 1
+        assert process.stop() == 0
+    look_into(bucket_of(endpoint)).assert_identical(path)
+    assert calls(endpoint)["CreateMultipartUpload"] == 1
+    assert calls(endpoint)["UploadPart"] == 3

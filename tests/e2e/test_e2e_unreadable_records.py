@@ -1,0 +1,112 @@
+"""Kind 9 on real processes: what a hand or a newer version left in Redis is one stream's trouble; all else goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis as redis_py
+from servers.daemon import Bucket, daemon, settings_for
+from servers.embedded_s3 import embedded_s3_server
+from servers.endpoints import Endpoint
+from servers.operating import ROOT, answer, command
+from servers.store import Store, look_into
+from servers.valkey import ValkeyServer, valkey_server
+
+pytestmark = pytest.mark.real
+MIB = 1024 * 1024
+
+
+@pytest.fixture
+def endpoint(tmp_path: Path) -> Iterator[Endpoint]:
+    with embedded_s3_server(tmp_path, bucket="recordings") as running:
+        yield running
+
+
+@pytest.fixture
+def store(endpoint: Endpoint) -> Iterator[Store]:
+    looking = look_into(Bucket(endpoint.url, endpoint.access_key, endpoint.secret_key, "recordings", endpoint.region))
+    yield looking
+    looking.client.close()
+
+
+@pytest.fixture
+def server() -> Iterator[ValkeyServer]:
+    with valkey_server(append_only=True, tcp=True) as running:
+        yield running
+
+
+def test_kind9_garbage_in_redis_stops_neither_a_daemon_nor_a_command(
+    tmp_path: Path, store: Store, server: ValkeyServer
+) -> None:
+    """P6, P9: intake, idle checker, saves on the way out, ``status``, ``list``, ``doctor``, ``retry --all``, ``gc``."""
+    watch = tmp_path / "watch"
+    watch.mkdir()
+    settings = {
+        **settings_for(watch, store.bucket, server.url, close_grace_seconds=0.2, stale_check_seconds=0.5),
+        "PYTHONPATH": str(ROOT),
+    }
+    names = ("typed", "odd", "parts", "lease", "field", "good")
+    writers = {name: (watch / f"{name}.mp4").open("wb") for name in names}
+    for writer in writers.values():
+        writer.write(b"\1" * (6 * MIB))
+        writer.flush()
+    with daemon(settings) as process:
+        process.wait_for("part_uploaded", count=len(names))
+        assert process.stop() == 0
+    ids = {Path(one["path"]).stem: one["stream_id"] for one in answer("list", settings=settings)["streams"]}
+    with redis_py.Redis.from_url(server.url) as raw:
+        for stream in (f"stream:{ids['typed']}:meta", f"stream:{ids['parts']}:parts", f"stream:{ids['lease']}:lease"):
+            raw.delete(stream)
+            raw.rpush(stream, "a hand slipped")
+        raw.hset(f"stream:{ids['odd']}:meta", "status", "paused_by_moon")
+        raw.hdel(f"stream:{ids['field']}:meta", "part_size")
+        raw.sadd("streams:active", "nonsense", b"\xff\xfe", "../../x")
+        raw.delete("streams:failed")
+        raw.set("streams:failed", "garbage")
+        raw.set("webhooks:owed", "garbage")
+        before = {key: raw.dump(key) for key in (f"stream:{ids['typed']}:meta", f"stream:{ids['odd']}:meta")}
+        with daemon(settings) as process:
+            for writer in writers.values():
+                writer.close()
+            process.wait_for("stream_completed", stream_id=ids["good"])
+            (watch / "new.mp4").write_bytes(b"\2" * (6 * MIB))
+            process.wait_for("stream_completed", file=str(watch / "new.mp4"))
+            process.wait_for("checkpoint_unreadable", count=6)
+            # Some rounds of the idle checker and of whoever asks for the page: each key is said once.
+            for name in ("again", "and_again"):
+                (watch / f"{name}.mp4").write_bytes(b"\3" * MIB)
+                process.wait_for("stream_completed", file=str(watch / f"{name}.mp4"))
+            said = [entry["key"] for entry in process.events if entry["event"] == "checkpoint_unreadable"]
+            assert len(said) == len(set(said))
+            assert process.count("lease_lost") == process.count("stream_failed") == 0
+            listed = answer("list", settings=settings)
+            assert {Path(one["path"]).stem for one in listed["streams"]} >= {"good", "parts", "lease", "new"}
+            status = answer("status", settings=settings)
+            assert {one["key"] for one in status["unreadable"]} >= {
+                f"stream:{ids['typed']}:meta",
+                f"stream:{ids['odd']}:meta",
+                f"stream:{ids['field']}:meta",
+                f"stream:{ids['parts']}:parts",
+                "streams:failed",
+            }
+            assert "cannot be read" in command("status", settings=settings).stdout
+            assert "cannot be read" in command("list", settings=settings).stdout
+            examined = answer("doctor", settings=settings, code=5)["findings"]
+            assert [one for one in examined if one["subject"] == "records" and "paused_by_moon" in one["says"]]
+            assert any("3 names in streams:active" in one["says"] for one in examined)
+            assert command("retry", "--all", settings=settings).returncode == 0
+            collected = answer("gc", "--older-than", "0s", settings=settings)["results"]
+            kept = {one["subject"].split("/")[-2] for one in collected if not one["aborted"]}
+            assert kept >= {ids["typed"], ids["odd"], ids["field"], ids["parts"]}
+            # A person mends two of them: they go on by themselves, and send nothing again.
+            raw.hset(f"stream:{ids['odd']}:meta", "status", "interrupted_shutdown")
+            raw.delete(f"stream:{ids['lease']}:lease")
+            for name in ("odd", "lease"):
+                process.wait_for("stream_completed", stream_id=ids[name])
+            assert {key: raw.dump(key) for key in before if ids["typed"] in key}.items() <= before.items()
+            assert process.stop() == 0
+    store.assert_identical(watch / "good.mp4")
+    store.assert_identical(watch / "odd.mp4")
+    store.assert_identical(watch / "new.mp4")
