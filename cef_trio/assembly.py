@@ -304,7 +304,20 @@ async def _reach_bucket(s3: S3Client, *, create_bucket: bool) -> None:
             await s3.create_bucket()
             log.info("bucket_created")
         elif error.status == _FORBIDDEN:
-            # The answer to HEAD has no body that could say why: a wrong key, or only a missing permission?
-            await s3.list_multipart_uploads("")
+            await _why_forbidden(s3)
         else:
             raise
+
+
+async def _why_forbidden(s3: S3Client) -> None:
+    """The answer to HEAD has no body that could say why: a wrong key, or only a missing permission?
+
+    Raises:
+        S3OperationError: it says why. That the listing fails by itself (HEAD was answered) is no reason not to start.
+    """
+    try:
+        await s3.list_multipart_uploads("")
+    except S3OperationError as error:
+        if not error.transient or error.status is None:
+            raise
+        log.warning("bucket_not_looked_into", error=str(error))

@@ -52,7 +52,9 @@ from cef_trio.stream.gauges import Observer
 from cef_trio.stream.retention import forget_old_streams
 from cef_trio.stream.services import Services
 from cef_trio.stream.stale import StaleChecker
+from cef_trio.stream.strays import abort_left_strays
 from cef_trio.stream.supervisor import StreamSupervisor
+from cef_trio.stream.upload import abort_listed
 from cef_trio.stream.webhooks import WebhookDeliverer
 from cef_trio.telemetry.survey import survey_redis
 from cef_trio.threads import ThreadedResolver
@@ -257,6 +259,7 @@ async def serve(
             services.metrics.snapshots_by(observer)
             shutdown.on_drain += [services.exit_saves.leave, supervisor.drain]
             background.start_soon(supervisor.renew_leases)
+            background.start_soon(abort_left_strays, services.strays, partial(abort_listed, services))
             with shutdown.intake:
                 exit_code = await take_in(supervisor)
         log.debug("processors_ended")

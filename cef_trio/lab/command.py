@@ -34,7 +34,7 @@ from cef_trio.lab.mutations import MUTATIONS, VARIANTS
 from cef_trio.lab.proof import Finding, hunt
 from cef_trio.lab.report import write_report
 from cef_trio.lab.run import Plan, run_plan
-from cef_trio.lab.scenarios import SCENARIOS
+from cef_trio.lab.scenarios import EXPLORED, SCENARIOS
 from cef_trio.lab.simulation import SIMULATED, strikes_of
 from cef_trio.stream.parts import MIB
 
@@ -165,14 +165,14 @@ def _cancel(arguments: argparse.Namespace) -> ExitCode:
     def plans(scenario: str) -> Iterator[Plan]:
         return cancellations(scenario, seed=arguments.seed, drain_every=arguments.every, pairs=arguments.pairs)
 
-    return _explore(arguments, "Cancelled at every step", arguments.scenario or list(SCENARIOS), plans)
+    return _explore(arguments, "Cancelled at every step", arguments.scenario or list(EXPLORED), plans)
 
 
 def _crash(arguments: argparse.Namespace) -> ExitCode:
     def plans(scenario: str) -> Iterator[Plan]:
         return crashes(scenario, seed=arguments.seed, kill_every=arguments.every, pairs=arguments.pairs)
 
-    return _explore(arguments, "Dead in every call", arguments.scenario or list(SCENARIOS), plans)
+    return _explore(arguments, "Dead in every call", arguments.scenario or list(EXPLORED), plans)
 
 
 def _simulate(arguments: argparse.Namespace) -> ExitCode:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -28,9 +29,9 @@ class KernelQueues:
         self.deaf = False
         """While it is true, nobody is told anything: events are hints."""
 
-    def open(self) -> Queue:
-        """Open an instance."""
-        queue = Queue(self)
+    def open(self, real: Callable[[str], str] = str) -> Queue:
+        """Open an instance; ``real``: where what its process calls so really is."""
+        queue = Queue(self, real)
         self._queues.append(queue)
         return queue
 
@@ -71,8 +72,9 @@ class KernelQueues:
 class Queue:
     """One instance; what :class:`inotify_simple.INotify` is, as far as the watcher uses it."""
 
-    def __init__(self, kernel: KernelQueues) -> None:
+    def __init__(self, kernel: KernelQueues, real: Callable[[str], str]) -> None:
         self._kernel = kernel
+        self._real = real
         self._descriptor = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._watches: dict[Key, tuple[int, int]] = {}
         self._events: list[Event] = []
@@ -99,7 +101,7 @@ class Queue:
 
     def add_watch(self, path: str, mask: int) -> int:
         """See ``INotify.add_watch``."""
-        key = _key_of(Path(path))
+        key = _key_of(Path(self._real(path)))
         if key is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
         if key not in self._watches:

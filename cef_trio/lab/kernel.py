@@ -12,6 +12,7 @@ import fcntl
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -23,6 +24,24 @@ _F_SETLEASE: Final = getattr(fcntl, "F_SETLEASE", 1024)
 _F_GETLEASE: Final = getattr(fcntl, "F_GETLEASE", 1025)
 _FS_IOC_GETVERSION: Final = 0x80087601
 _WALKS: Final = getattr(os, "O_PATH", 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """A machine. Its daemon calls the watched folder ``seen_as``, as daemons on other machines may call theirs."""
+
+    name: str
+    folder: Path
+    """Where its watched folder really is."""
+    seen_as: Path
+
+    def real(self, path: Any) -> Any:
+        """A path of the daemon's as it really is."""
+        seen_as = os.fspath(self.seen_as)
+        if isinstance(path, int) or self.folder == self.seen_as:
+            return path
+        text = os.fspath(path)
+        return os.fspath(self.folder) + text[len(seen_as) :] if f"{text}/".startswith(f"{seen_as}/") else path
 
 
 class Kernel:
@@ -40,6 +59,7 @@ class Kernel:
         self._now_ns = now_ns
         self._kept = base / "kept"
         self._kept.mkdir()
+        self._host: Host | None = None
         self._mounts: dict[str, FileSystem] = {os.fspath(base): FileSystem("tmpfs", device=1)}
         self._away = 0
 
@@ -85,6 +105,10 @@ class Kernel:
             if not inode.is_gone and kept.exists() and kept.stat().st_nlink == 1 and _key(kept.stat()) == key:
                 self.inodes.remove(inode, self._now_ns())
 
+    def renumber(self, file_system: FileSystem) -> None:
+        """Every file of it gets another number, as when sshfs or FAT is mounted again."""
+        self.inodes.renumber(file_system, self._now_ns())
+
     def unmount(self, folder: Path, *, leaves: FileSystem | None = None) -> Path:
         """Take what is mounted on a folder away; an empty folder of the file system below it is left there.
 
@@ -111,8 +135,8 @@ class Kernel:
     # -- what the daemon asks -----------------------------------------------------------------------------------------
 
     @contextmanager
-    def answering(self) -> Iterator[None]:
-        """Answer the system calls of a block, which must not await anything."""
+    def answering(self, host: Host | None = None) -> Iterator[None]:
+        """Answer the system calls of a block, which must not await anything; ``host``: on which machine they are."""
         answers: list[tuple[Any, str, Any]] = [
             (os, "stat", self._stat),
             (os, "lstat", lambda path, *, dir_fd=None: self._stat(path, dir_fd=dir_fd, follow_symlinks=False)),
@@ -126,9 +150,11 @@ class Kernel:
         before = [(module, name, getattr(module, name)) for module, name, _ in answers]
         for module, name, answer in answers:
             setattr(module, name, answer)
+        self._host = host
         try:
             yield
         finally:
+            self._host = None
             for module, name, real in before:
                 setattr(module, name, real)
 
@@ -153,9 +179,21 @@ class Kernel:
         )
 
     def _stat(self, path: Any, *, dir_fd: int | None = None, follow_symlinks: bool = True) -> os.stat_result:
-        return self._told(_stat(path, dir_fd=dir_fd, follow_symlinks=follow_symlinks))
+        return self._told(_stat(self._real(path, dir_fd), dir_fd=dir_fd, follow_symlinks=follow_symlinks))
+
+    def _real(self, path: Any, dir_fd: int | None) -> Any:
+        """A path, or a name in a folder that is walked through, as it is on the machine that asks."""
+        host = self._host
+        if host is None:
+            return path
+        if dir_fd is None:
+            return host.real(path)
+        if path == host.seen_as.name and _key(_fstat(dir_fd)) == _key(_stat(host.seen_as.parent)):
+            return host.folder.name
+        return path
 
     def _open(self, path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+        path = self._real(path, dir_fd)
         inode = None
         with suppress(OSError):
             inode = self.inodes.by_key.get(_key(_stat(path, dir_fd=dir_fd, follow_symlinks=False)))
@@ -164,7 +202,7 @@ class Kernel:
         return _open(path, flags, mode, dir_fd=dir_fd)
 
     def _scandir(self, path: Any) -> Any:
-        return _Entries(_scandir(path), self._told)
+        return _Entries(_scandir(self._real(path, None)), self._told)
 
     def _pread(self, descriptor: int, size_bytes: int, offset: int) -> bytes:
         inode = self.inodes.by_key.get(_key(_fstat(descriptor)))

@@ -114,6 +114,7 @@ class Witness:
             response.is_success
             and request.method == "PUT"
             and "partNumber" in query
+            and "etag" in response.headers  # else it was no S3 that answered
             and (stored is None or stored == sent)
         ):
             where = query["uploadId"], int(query["partNumber"])
@@ -177,7 +178,7 @@ class MortalTransport(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Pass a request on."""
-        life, name = self._life, _name(request)
+        life, name = self._life, call_name(request)
         number = life.begins(f"s3 {name}")
         if life.reaches(number, Death.BEFORE):
             raise httpx.ConnectError("the process is dead", request=request)
@@ -233,7 +234,7 @@ class _WitnessedBody(httpx.AsyncByteStream):
         await trio.lowlevel.checkpoint()
 
 
-def _name(request: httpx.Request) -> str:
+def call_name(request: httpx.Request) -> str:
     """A request in S3's words, as far as they tell the daemon's calls apart."""
     query, method = request.url.params, request.method
     key = request.url.path.partition("/recordings")[2].strip("/")

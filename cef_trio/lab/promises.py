@@ -17,13 +17,16 @@ from cef_trio.checkpoint.states import ENDED, INTERRUPTED, Status
 from cef_trio.lab.mortal import Life
 from cef_trio.lab.scenarios import Scenario
 from cef_trio.lab.stage import Stage
-from cef_trio.lab.world import BUCKET, World
+from cef_trio.lab.world import BUCKET, OTHER_BUCKET, PART, World
 from cef_trio.s3.checksums import crc64nvme
 from cef_trio.stream.after_upload_rules import Deed
+from cef_trio.stream.failures import KEEPS_ITS_UPLOAD
 from cef_trio.stream.naming import metadata_key
 from cef_trio.stream.parts import PartPlan
 from cef_trio.stream.services import Services
 
+_KEEPS_ITS_UPLOAD = {Status.failed(reason) for reason in KEEPS_ITS_UPLOAD}
+_IN_FLIGHT = 4
 _SAID = INTERRUPTED | ENDED | {Status.S3_COMPLETED}
 
 
@@ -104,12 +107,13 @@ def _forgotten(world: World, known: list[Checkpoint]) -> list[str]:
 
 def open_uploads(world: World) -> dict[str, int]:
     """Uploads that are neither completed nor aborted, and how many parts they have."""
-    model = world.endpoint.model
-    page = model.list_uploads(BUCKET, prefix="", delimiter="", key_marker="", upload_id_marker="", limit=1000)
-    return {
-        upload.upload_id: len(model.list_parts(BUCKET, upload.key, upload.upload_id, after=0, limit=1000).parts)
-        for upload in page.uploads
-    }
+    model, found = world.endpoint.model, {}
+    for bucket in (BUCKET, OTHER_BUCKET):
+        page = model.list_uploads(bucket, prefix="", delimiter="", key_marker="", upload_id_marker="", limit=1000)
+        for upload in page.uploads:
+            parts = model.list_parts(bucket, upload.key, upload.upload_id, after=0, limit=1000).parts
+            found[upload.upload_id] = len(parts)
+    return found
 
 
 Recorded = Mapping[tuple[str, int], int]
@@ -165,15 +169,25 @@ def sent_again(world: World, recorded: Recorded, received: Received) -> list[str
     return violations
 
 
+def sent_too_much(stage: Stage, strikes: int) -> list[str]:
+    """More bytes came in than were changed, by parts (promise P2: cost follows what changed).
+
+    Each changed block may be sent once, and with it, where the object goes on from an earlier one, its neighbour; each
+    strike may cost what was in flight.
+    """
+    blocks = sum(sum(writers.changed_blocks.values()) for writers in stage.all_writers)
+    sent, bound = stage.world.received_bytes(), (blocks + (_IN_FLIGHT + 1) * strikes) * PART
+    return [f"P2: {sent} bytes were sent, and {blocks} blocks of {PART} changed"] if sent > bound else []
+
+
 def at_rest(world: World) -> bool:
     """Whether every recording is done with: nothing more will happen by itself."""
     known = world.known()
     if any(checkpoint.meta.status not in ENDED for checkpoint in known) or world.owed_webhooks:
         return False
-    objects = world.objects()
     for entry in world.folder.rglob("*.mp4"):
         of_file = [checkpoint for checkpoint in known if _is_of(world, checkpoint, entry)]
-        if not any(_settled(checkpoint, objects, entry) for checkpoint in of_file):
+        if not any(_settled(world, checkpoint, entry) for checkpoint in of_file):
             return False
     return world.after_upload.deed is Deed.KEEP or not any(world.folder.rglob("*.mp4"))
 
@@ -192,21 +206,23 @@ def _serial(world: World, checkpoint: Checkpoint) -> int | None:
     return inodes.bore(identity.file_ino, began_ns) or next(iter(inodes.bearers(identity.file_ino)), None)
 
 
-def _settled(checkpoint: Checkpoint, objects: Mapping[str, bytes], file: Path) -> bool:
+def _settled(world: World, checkpoint: Checkpoint, file: Path) -> bool:
     """Whether a file is done with: it is in S3 as it is now, or its stream failed."""
-    return checkpoint.meta.status is not Status.COMPLETED or _is(objects, checkpoint, file.read_bytes())
+    return checkpoint.meta.status is not Status.COMPLETED or _holds(world, checkpoint, file.read_bytes())
 
 
 def in_the_end(stage: Stage, scenario: Scenario) -> list[str]:
     """What must be true when everything has come to rest."""
-    world, objects = stage.world, stage.world.objects()
-    violations = [f"P8: {name} was taken away, and S3 had no object with its bytes" for name in world.gone_unsaved]
+    world = stage.world
+    violations = list(stage.complaints)
+    violations += [f"P8: {name} was taken away, and S3 had no object with its bytes" for name in world.gone_unsaved]
     violations += [f"P8: {name} was taken away while it was written" for name in world.gone_written]
     completed: dict[str, list[Checkpoint]] = {}
     for checkpoint in world.known():
         status = checkpoint.meta.status
         if status is Status.COMPLETED:
             completed.setdefault(checkpoint.meta.current_path, []).append(checkpoint)
+            objects = world.objects(checkpoint.meta.s3_bucket)
             violations += _identity(stage, checkpoint, objects)
             violations += _untold(world, checkpoint, objects)
         elif status not in scenario.may_end:
@@ -215,12 +231,23 @@ def in_the_end(stage: Stage, scenario: Scenario) -> list[str]:
             violations.append(f"P6: stream {_short(checkpoint)} ended as {status.value}, and does not say why")
     if not scenario.faults_stay:
         for name in stage.names():
-            of_file = completed.get(world.path(name), [])
-            newest = [checkpoint for checkpoint in of_file if _is(objects, checkpoint, world.content(name))]
+            path = Path(world.path(name))
+            of_file = [one for one in completed.get(str(path), []) if _is_of(world, one, path)]
+            newest = [checkpoint for checkpoint in of_file if _holds(world, checkpoint, path.read_bytes())]
             if not newest:
                 violations.append(f"P1: {name} is there, and S3 has no object with its bytes")
             elif len(of_file) > 1 and not (world.redis_lost or scenario.starts_over or scenario.writes_again):
                 violations.append(f"P2: {name} was uploaded {len(of_file)} times")
+    if scenario.one_object:
+        recordings = world.recordings()
+        twice = len(recordings) - len(set(recordings))
+        violations += [f"P2: {twice} recordings are in S3 twice"] if twice else []
+    return violations + scenario.also(stage) + _left_uploads(world, scenario)
+
+
+def _left_uploads(world: World, scenario: Scenario) -> list[str]:
+    """Uploads that stayed open though their stream has ended, or nobody knows them (promise P5)."""
+    violations = []
     known_ids = {checkpoint.meta.s3_upload_id: checkpoint.meta.status for checkpoint in world.known()}
     for upload_id, parts in open_uploads(world).items():
         status_of = known_ids.get(upload_id)
@@ -228,6 +255,8 @@ def in_the_end(stage: Stage, scenario: Scenario) -> list[str]:
             continue  # it fits no file, or nothing tells whose it is: left to `cef-trio gc`, as the promise says
         if status_of is None or status_of is Status.COMPLETED:
             violations.append(f"P5: an open upload of {parts} parts was left that nobody knows")
+        elif status_of in ENDED - _KEEPS_ITS_UPLOAD:
+            violations.append(f"P5: a stream that ended as {status_of.value} left its upload open")
     return violations
 
 
@@ -269,7 +298,9 @@ def _untold(world: World, checkpoint: Checkpoint, objects: Mapping[str, bytes]) 
     return violations
 
 
-def _is(objects: Mapping[str, bytes], checkpoint: Checkpoint, content: bytes) -> bool:
+def _holds(world: World, checkpoint: Checkpoint, content: bytes) -> bool:
+    """Whether S3 has that content where the record says."""
+    objects = world.objects(checkpoint.meta.s3_bucket)
     return objects.get(checkpoint.meta.s3_key_prefix) == content
 
 

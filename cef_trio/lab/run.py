@@ -129,7 +129,7 @@ async def _conduct(folder: Path, report: Report, keep_journal: bool) -> None:
     pauses = Random(derived(plan.seed, "pauses"))  # noqa: S311 - to be repeated, not secret
     with logging_into(world.journal):
         async with trio.open_nursery() as elsewhere, trio.open_nursery() as writers:
-            stage.elsewhere = elsewhere
+            stage.elsewhere = world.proxy.background = elsewhere
             await scenario.before(stage)
             if scenario.goes_on:
                 writers.start_soon(scenario.script, stage)
@@ -144,6 +144,7 @@ async def _conduct(folder: Path, report: Report, keep_journal: bool) -> None:
         report.violations += promises.trespassed(stage.other_life)
         if not scenario.faults_stay:
             world.endpoint.faults.clear()
+            world.proxy.rules.clear()
         world.store.fault = None
         await _rest(stage, scenario, report)
     report.hits = stage.counted()
@@ -280,6 +281,8 @@ async def _rest(stage: Stage, scenario: Scenario, report: Report) -> None:
     report.resumed = _resumed(world, recorded, received)
     report.violations += promises.after_exit(world, services, untouched)
     report.violations += promises.in_the_end(stage, scenario)
+    if scenario.cheap:
+        report.violations += promises.sent_too_much(stage, len(report.struck))
 
 
 def _resumed(world: World, recorded: promises.Recorded, received: promises.Received) -> str:

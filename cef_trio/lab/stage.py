@@ -10,6 +10,9 @@ from collections import Counter
 
 import trio
 
+from cef_trio.lab.filesystem import FileSystem
+from cef_trio.lab.journal import Lane
+from cef_trio.lab.kernel import Host
 from cef_trio.lab.mortal import Life, Witness
 from cef_trio.lab.world import World, WorldDaemon
 from cef_trio.lab.writers import Writers
@@ -31,25 +34,33 @@ class Stage:
         """Where a daemon on another machine can run, of which those that are struck know nothing."""
         self.other_life = Life()
         """That daemon's life."""
+        self.complaints: list[str] = []
+        """What a script found broken."""
         self._other: WorldDaemon | None = None
         self._armed: list[Armed] = []
 
-    async def start_other(self) -> WorldDaemon:
-        """Start a daemon on another machine; who starts it tells it to leave."""
+    async def start_other(self, host: Host | None = None) -> WorldDaemon:
+        """Start a daemon on another machine, of the same folder or its own; who starts it tells it to leave."""
         if self.elsewhere is None:
             raise RuntimeError("there is no other machine on this stage")
-        other: WorldDaemon = await self.elsewhere.start(self._run_other)
+        other: WorldDaemon = await self.elsewhere.start(self._run_other, host)
         return other
 
-    async def _run_other(self, *, task_status: trio.TaskStatus[WorldDaemon]) -> None:
+    async def _run_other(self, host: Host | None, *, task_status: trio.TaskStatus[WorldDaemon]) -> None:
         world = self.world
         async with (
-            world.services(self.other_life, instance="elsewhere", witness=Witness()) as services,
+            world.services(self.other_life, instance="elsewhere", witness=Witness(), host=host) as services,
             trio.open_nursery() as nursery,
         ):
-            self._other = other = WorldDaemon(world, services)
+            self._other = other = WorldDaemon(world, services, host)
             await nursery.start(other.run)
             task_status.started(other)
+
+    def writers_of(self, host: Host) -> Writers:
+        """Who writes in the folder of another machine."""
+        writers = Writers(self.world.kernel, host.folder, self.world.random, self.world.journal)
+        self.all_writers.append(writers)
+        return writers
 
     def end_other(self) -> None:
         """Tell the daemon on the other machine to leave."""
@@ -61,6 +72,32 @@ class Stage:
         armed = self.world.endpoint.faults.arm(fault)
         self._armed.append(armed)
         return armed
+
+    async def completes(self, name: str = "a.mp4", *, within: float) -> None:
+        """Wait until a recording is in S3, and complain if a daemon that was there all the time did not bring it."""
+        daemon, deadline = self.daemon, trio.current_time() + within
+        while trio.current_time() < deadline:
+            if name not in self.names() or self.writers.content(name) in self.world.recordings():
+                return
+            if daemon is None or self.daemon is not daemon or not daemon.listens:
+                return
+            await trio.sleep(1)
+        self.complaints.append(f"P6: {name} is not in S3 after {within:g} seconds in which nothing was in its way")
+
+    def refuse(self, operation: str, code: str) -> Armed:
+        """Have S3 refuse a call until that is disarmed."""
+        return self.arm(Fault(Kind.ERROR, operation, times=None, code=code))
+
+    def lose_part(self, number: int) -> None:
+        """S3 loses a part that it has acknowledged, of every open upload."""
+        self.world.journal.note(Lane.LAB, f"S3 loses part {number}")
+        for upload in self.world.endpoint.model._uploads.values():  # noqa: SLF001 - no store loses one on purpose
+            upload.parts.pop(number, None)
+
+    @property
+    def file_system(self) -> FileSystem:
+        """The watched folder's file system."""
+        return self.world.kernel.file_system(self.world.folder)
 
     def counted(self) -> Counter[str]:
         """What really happened, S3's faults with it."""

@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, closing, contextmanager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Final, cast
@@ -41,8 +42,9 @@ from cef_trio.lab import receiver
 from cef_trio.lab.disk import InlineReader, MortalDisk
 from cef_trio.lab.filesystem import FileSystem, Leases
 from cef_trio.lab.journal import Journal, Lane
-from cef_trio.lab.kernel import Kernel
-from cef_trio.lab.mortal import Life, MortalStore, MortalTransport, Witness
+from cef_trio.lab.kernel import Host, Kernel
+from cef_trio.lab.mortal import Life, MortalStore, MortalTransport, Witness, call_name
+from cef_trio.lab.proxy import Proxy, ProxyTransport
 from cef_trio.lab.receiver import MortalReceiver, Receiver
 from cef_trio.local.s3 import DEFAULT_ACCESS_KEY_ID, DEFAULT_SECRET_ACCESS_KEY, InProcessTransport, S3Endpoint
 from cef_trio.media.metadata import MediaInfo
@@ -67,6 +69,7 @@ from cef_trio.telemetry.metrics import Metrics
 from cef_trio.webhook.client import WebhookClient
 
 BUCKET: Final = "recordings"
+OTHER_BUCKET: Final = "elsewhere"
 PART: Final = 1000
 """A part's size in this world, bytes."""
 WEBHOOK_SECRET: Final = "whsec_" + base64.b64encode(b"a world's secret, 24 bytes").decode()
@@ -91,9 +94,14 @@ class World:
         if base is not None:
             self._kernel = Kernel(base, lambda: int(self.utc_now().timestamp() * 1e9))
             self._kernel.make_folder(folder, FileSystem())
+        self.host = Host("world", folder, folder)
+        """The machine of this world's daemons, but for those that are started elsewhere."""
+        self.bucket = BUCKET
+        """The bucket of the next daemon."""
+        self.part_size = PART
         self.random = Random(seed)  # noqa: S311 - a world is to be repeatable, not secret
         self.endpoint = S3Endpoint(
-            buckets=[BUCKET],
+            buckets=[BUCKET, OTHER_BUCKET],
             clock=lambda: self.utc_now().timestamp(),
             minimum_part_size_bytes=1,
             new_request_id=lambda: f"{self.random.getrandbits(64):016X}",
@@ -116,6 +124,8 @@ class World:
         """Whether they are to tell :attr:`receiver` of them."""
         self.webhook_retry_seconds = 86_400.0
         self.receiver = Receiver()
+        self.proxy = Proxy()
+        """What stands between the daemons and S3."""
         self.gone_unsaved: list[str] = []
         """Names of recordings that a daemon took away while S3 had no object with their bytes."""
         self.gone_written: list[str] = []
@@ -147,13 +157,19 @@ class World:
             raise RuntimeError("this world's files are real")
         return self._kernel
 
-    def _answering(self) -> AbstractContextManager[None]:
-        return self._kernel.answering() if self._kernel is not None else nullcontext()
+    def add_host(self, name: str) -> Host:
+        """Another machine, whose daemon calls its own folder as this one's daemons call theirs."""
+        host = Host(name, self.folder.parent / f"{self.folder.name}-{name}", self.folder)
+        self.kernel.make_folder(host.folder, FileSystem())
+        return host
+
+    def _answering(self, host: Host) -> AbstractContextManager[None]:
+        return self._kernel.answering(host) if self._kernel is not None else nullcontext()
 
     @contextmanager
-    def _watching_the_files(self) -> Iterator[None]:
+    def _watching_the_files(self, host: Host) -> Iterator[None]:
         """See what a daemon takes away: whether S3 has it at that moment, and nobody writes it (promise P8)."""
-        before = {entry: entry.read_bytes() for entry in self.folder.rglob("*.mp4")}
+        before = {entry: entry.read_bytes() for entry in host.folder.rglob("*.mp4")}
         written = {entry for entry in before if self._is_written(entry)}
         yield
         saved = self.recordings()
@@ -221,10 +237,10 @@ class World:
 
     # -- what S3 and the store hold -----------------------------------------------------------------------------------
 
-    def objects(self) -> dict[str, bytes]:
-        """Every object, by key."""
+    def objects(self, bucket: str = BUCKET) -> dict[str, bytes]:
+        """Every object of a bucket, by key."""
         model = self.endpoint.model
-        listed = model.list_objects(BUCKET, prefix="", delimiter="", after="", limit=1000)
+        listed = model.list_objects(bucket, prefix="", delimiter="", after="", limit=1000)
         found = {}
         for record in listed.objects:
             with closing(model.storage.open_blob(record.blob)) as blob:
@@ -233,7 +249,8 @@ class World:
 
     def recordings(self) -> list[bytes]:
         """The recordings in S3."""
-        return [body for key, body in self.objects().items() if not key.endswith(metadata_key(""))]
+        objects = [*self.objects().items(), *self.objects(OTHER_BUCKET).items()]
+        return [body for key, body in objects if not key.endswith(metadata_key(""))]
 
     def open_uploads(self) -> list[str]:
         """Keys of uploads that are neither completed nor aborted."""
@@ -306,9 +323,15 @@ class World:
 
     @asynccontextmanager
     async def services(
-        self, life: Life | None = None, *, instance: str = "world", witness: Witness | None = None
+        self,
+        life: Life | None = None,
+        *,
+        instance: str = "world",
+        witness: Witness | None = None,
+        host: Host | None = None,
     ) -> AsyncIterator[Services]:
         """A daemon's services in this world; ``instance`` is its lasting name, ``witness`` who hears S3 acknowledge."""
+        host = host or self.host
         self.daemons_started += 1
         witness = witness or self.witness
         self.life = life = life or Life()
@@ -321,7 +344,7 @@ class World:
             redis_breaker, self.policy, once=ONCE, random=random, observer=metrics.attempt_failed
         )
         config = S3Config(
-            bucket=BUCKET,
+            bucket=self.bucket,
             credentials=StaticCredentials(Credentials(DEFAULT_ACCESS_KEY_ID, DEFAULT_SECRET_ACCESS_KEY)),
             endpoint_url="http://s3.world.test",
         )
@@ -329,7 +352,9 @@ class World:
         s3 = _WitnessedS3Client(
             replace(config, options=self.options, checksum=self.checksum),
             retrier=ServiceRetrier(s3_breaker, self.policy, once=ONCE, random=random, observer=metrics.attempt_failed),
-            transport=MortalTransport(InProcessTransport(self.endpoint), life, witness, self.journal),
+            transport=MortalTransport(
+                ProxyTransport(InProcessTransport(self.endpoint), self.proxy, call_name), life, witness, self.journal
+            ),
             now=self.utc_now,
             pacer=pacer,
         )
@@ -340,9 +365,9 @@ class World:
             yield Services(
                 store=store,
                 s3=s3,
-                disk=MortalDisk(life, self._watching_the_files, self._answering),
-                probe=self._probe,
-                has_writer=self._has_writer,
+                disk=MortalDisk(life, partial(self._watching_the_files, host), partial(self._answering, host)),
+                probe=partial(self._probe, host),
+                has_writer=partial(self._has_writer, host),
                 lease=lease,
                 exit_saves=ExitSaves(store, lease, redis_breaker),
                 s3_breaker=s3_breaker,
@@ -350,9 +375,9 @@ class World:
                 stream_slots=trio.CapacityLimiter(self._max_concurrent_streams),
                 part_slots=trio.CapacityLimiter(self._max_concurrent_parts),
                 rules=StreamRules(
-                    bucket=BUCKET,
+                    bucket=self.bucket,
                     key_template=KeyTemplate("streams/{stream_id}/{file_name}"),
-                    part_size=PART,
+                    part_size=self.part_size,
                     watch_folder=str(self.folder),
                 ),
                 utc_now=self.utc_now,
@@ -371,15 +396,15 @@ class World:
             transport=MortalReceiver(self.receiver, life, self.journal),
         )
 
-    async def _probe(self, path: str) -> MediaInfo:
+    async def _probe(self, host: Host, path: str) -> MediaInfo:
         await trio.lowlevel.checkpoint()
         return MediaInfo(duration_seconds=struct.unpack("<I", os.fsencode(path)[-4:])[0] % 1000)
 
-    async def _has_writer(self, path: str) -> bool | None:
+    async def _has_writer(self, host: Host, path: str) -> bool | None:
         await trio.lowlevel.checkpoint()
         if self._kernel is None:
             return self.has_writer
-        with self._kernel.answering():
+        with self._kernel.answering(host):
             return knows_writer(writer_state_now(path))
 
     @asynccontextmanager
@@ -425,8 +450,9 @@ class _WitnessedS3Client(S3Client):
 class WorldDaemon:
     """The daemon's tree in a world, and the script that stands for its watcher."""
 
-    def __init__(self, world: World, services: Services) -> None:
+    def __init__(self, world: World, services: Services, host: Host | None = None) -> None:
         self.world = world
+        self._host = host or world.host
         self.services = services
         self.shutdown = Shutdown(world.grace_seconds, services.rules.save_seconds)
         self.exit_code: ExitCode | None = None
@@ -487,14 +513,14 @@ class WorldDaemon:
         if not self.world.has_kernel:
             supervisor.tell(self.world.scan())
             return
-        kernel = self.world.kernel
+        kernel, host = self.world.kernel, self._host
         watcher = Watcher(
             self.services.rules.watch_folder,
             _is_recording,
             supervisor,
             rescan_seconds=self.world.rescan_seconds,
-            reader=InlineReader(_is_recording, kernel.answering),
-            open_inotify=cast("Callable[[], AbstractContextManager[INotify]]", kernel.queues.open),
+            reader=InlineReader(_is_recording, partial(kernel.answering, host)),
+            open_inotify=cast("Callable[[], AbstractContextManager[INotify]]", partial(kernel.queues.open, host.real)),
         )
         await intake.start(watcher.run)
 

@@ -99,8 +99,8 @@ class Writers:
 
     def close(self, name: str) -> None:
         """The writers close the file, if any has it open."""
-        inode = self.inode(name)
-        if inode.writers:
+        inode = self.inode(name) if self.path(name).exists() else None
+        if inode is not None and inode.writers:
             self._note(f"close {name}")
             inode.writers = 0
             self._heard(name, flags.CLOSE_WRITE)
@@ -135,12 +135,26 @@ class Writers:
         if self.inode(new).file_system.heard:
             self._kernel.queues.moved(self.path(old), self.path(new))
 
-    def replace(self, size_bytes: int, name: str) -> None:
+    def move(self, old: str, new: str) -> None:
+        """The file is moved to another folder, which is made for it."""
+        if not self.path(new).parent.exists():
+            for folder in reversed(self.path(new).parents):
+                if not folder.exists():
+                    self._kernel.make_folder(folder)
+        self.rename(old, new)
+
+    def copy_over(self, name: str) -> None:
+        """A copy with the same bytes and times takes the file's name (``cp -a``, and ``mv``)."""
+        before, content = self.inode(name), self.content(name)
+        self.replace(0, name, content=content)
+        self.inode(name).mtime_ns = before.mtime_ns
+
+    def replace(self, size_bytes: int, name: str, *, content: bytes | None = None) -> None:
         """Another file, made beside it, takes the name."""
         self._note(f"replace {name} by another file of {size_bytes}")
         other = f"{name}.tmp"
         inode = self._kernel.make_file(self.path(other))
-        self.path(other).write_bytes(self._random.randbytes(size_bytes))
+        self.path(other).write_bytes(self._random.randbytes(size_bytes) if content is None else content)
         self._stamped(inode)
         self.path(other).rename(self.path(name))
         self._kernel.sweep()
@@ -187,7 +201,8 @@ class Writers:
     def _version(self, name: str, offset: int, size_bytes: int) -> None:
         serial = self.inode(name).serial
         self.versions.setdefault(self.content(name), set()).add(serial)
-        self.changed_blocks[serial] += (offset + size_bytes) // _GRAIN - offset // _GRAIN + 1
+        end = offset + max(size_bytes, 1)
+        self.changed_blocks[serial] += (end - 1) // _GRAIN - offset // _GRAIN + 1
 
     def _heard(self, name: str, mask: int) -> None:
         if self.inode(name).file_system.heard:

@@ -5,17 +5,27 @@ protocol ``file`` is allowed. Nor may its content lead elsewhere: a playlist (HL
 would have ffprobe open the files that it names, so only containers that hold their media are taken. What it prints is a
 stranger's: it is asked only for what is used (a recording's tags can be of any size), at most ``MAX_OUTPUT_BYTES`` are
 taken, and the parser believes nothing.
+
+What it takes has limits, since 600 bytes can claim 60 million samples, whose table is 1.4 GiB: memory, processor time
+and how many run at once. The limit of memory is on data (``RLIMIT_DATA``): address space (``RLIMIT_AS``) would count
+the 280 MiB of libraries that Debian's ffprobe maps, and what a script around it may reserve. An ordinary recording
+needs less than 64 MiB, and one of ten million samples less than the limit. Where a table does not fit ffprobe goes on
+without it, or fails.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
+import resource
 import signal
 import subprocess
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final
 
 import trio
@@ -23,9 +33,16 @@ import trio
 from cef_trio.exceptions import FFprobeError
 from cef_trio.media.metadata import MediaInfo
 from cef_trio.shielded import shielded
+from cef_trio.threads import until_thread
 
 MAX_OUTPUT_BYTES: Final = 1024 * 1024
 _STDERR_BYTES: Final = 500
+MAX_DATA_BYTES: Final = 320 * 1024 * 1024
+MAX_AT_ONCE: Final = 2
+_at_once: Final = trio.CapacityLimiter(MAX_AT_ONCE)
+_MAY_PASS: Final = frozenset({errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+"""No process, descriptor or memory is to be had just now."""
+_START_AGAIN_SECONDS: Final = (0.1, 0.5, 1.0, 2.0, 4.0)
 _KILL_SECONDS: Final = 0.5
 """How long a killed ffprobe may take to be gone before it is left behind."""
 _CONTAINERS: Final = (
@@ -53,8 +70,9 @@ async def probe(path: str, *, ffprobe_path: str, timeout_seconds: float) -> Medi
         *("-protocol_whitelist", "file", "-format_whitelist", _CONTAINERS, "-i", f"file:{path}"),
     ]
     try:
-        with trio.fail_after(timeout_seconds):
-            exit_code, output, said = await _run(command)
+        async with _at_once:
+            with trio.fail_after(timeout_seconds):
+                exit_code, output, said = await _run(command, timeout_seconds)
     except trio.TooSlowError as error:
         raise FFprobeError(f"{ffprobe_path!r} took longer than {timeout_seconds:g} s") from error
     except OSError as error:
@@ -76,7 +94,7 @@ async def version(ffprobe_path: str, timeout_seconds: float) -> str:
     output = b""
     with trio.move_on_after(timeout_seconds) as scope:
         try:
-            exit_code, output, _ = await _run([ffprobe_path, "-version"])
+            exit_code, output, _ = await _run([ffprobe_path, "-version"], timeout_seconds)
         except (OSError, ValueError) as error:
             raise FFprobeError(f"{ffprobe_path!r} cannot be run: {error}") from error
         if exit_code != 0:
@@ -86,15 +104,10 @@ async def version(ffprobe_path: str, timeout_seconds: float) -> str:
     return (output.decode(errors="replace").splitlines() or ["it says nothing"])[0]
 
 
-async def _run(command: list[str]) -> tuple[int, bytes, bytes]:
+async def _run(command: list[str], cpu_seconds: float) -> tuple[int, bytes, bytes]:
     """Run it to its end: exit code, the beginning of its output, the end of its complaints. Cancelled: it is killed."""
-    process = await trio.lowlevel.open_process(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,  # a Ctrl-C in the terminal is the daemon's to handle
-    )
+    process = await _start(command)
+    _limit(process.pid, cpu_seconds)
     assert process.stdout is not None  # noqa: S101 - both are pipes
     assert process.stderr is not None  # noqa: S101
     output, said = bytearray(), bytearray()
@@ -112,6 +125,43 @@ async def _run(command: list[str]) -> tuple[int, bytes, bytes]:
             await process.wait()
         raise
     return exit_code, bytes(output), bytes(said)
+
+
+async def _start(command: list[str]) -> trio.Process:
+    """Start it; what may pass is waited for a while.
+
+    Raises:
+        OSError: it cannot be started.
+    """
+    start = partial(
+        trio.lowlevel.open_process,
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,  # a Ctrl-C in the terminal is the daemon's to handle
+    )
+    for seconds in _START_AGAIN_SECONDS:
+        try:
+            return await until_thread(start)
+        except OSError as error:
+            if error.errno not in _MAY_PASS:
+                raise
+        await trio.sleep(seconds)
+    return await until_thread(start)
+
+
+def _limit(pid: int, cpu_seconds: float) -> None:
+    """Limit what it, and whatever it starts, may take. It runs already, but has not yet opened the recording."""
+    if sys.platform != "linux":
+        return
+    seconds = math.ceil(cpu_seconds) + 1
+    limits = {resource.RLIMIT_DATA: MAX_DATA_BYTES, resource.RLIMIT_CPU: seconds, resource.RLIMIT_CORE: 0}
+    with suppress(ProcessLookupError, PermissionError):  # it has ended; or it is another user's (setuid)
+        for limit, most in limits.items():
+            hard = resource.prlimit(pid, limit)[1]
+            lowest = most if hard == resource.RLIM_INFINITY else min(most, hard)
+            resource.prlimit(pid, limit, (lowest, lowest))
 
 
 async def _take_beginning(stream: trio.abc.ReceiveStream, into: bytearray) -> None:

@@ -58,21 +58,30 @@ class UnknownUploads:
         """The streams that tasks of this daemon are about to begin on such an upload."""
         self._comparing = trio.Lock()
 
-    async def look(self, live_ids: Callable[[], frozenset[str]] = frozenset) -> None:
+    async def look(self, live_ids: Callable[[], frozenset[str]] = frozenset) -> bool:
         """List them anew; ``live_ids`` says which streams have a task: their uploads are nobody else's.
 
+        Returns:
+            Whether that is done. If not, they cannot be listed now (``best_effort.py``): recordings are begun anew
+            meanwhile, and whichever of these uploads was theirs is left to ``cef-trio gc``. If S3 refuses to list,
+            that is logged, it is done, and nothing is adopted.
+
         Raises:
-            S3OperationError: S3 cannot be asked now. If it refuses to list, that is logged and nothing is adopted.
+            S3OperationError: S3 is away.
             RedisOperationError: Redis cannot be asked.
         """
         template = self._services.rules.key_template
         try:
-            uploads = await self._services.s3.list_multipart_uploads(template.prefix)
+            uploads = await self._services.attempt(
+                "list_multipart_uploads", lambda: self._services.s3.list_multipart_uploads(template.prefix)
+            )
         except S3OperationError as error:
             if error.transient:
                 raise
             log.warning("adoption_off", error=str(error))
-            return
+            return True
+        if uploads is None:
+            return False
         found = [Proposal(upload, proposed) for upload in uploads if (proposed := template.parse(upload.key))]
         known = await self._services.store.load_metas({proposal.proposed.stream_id for proposal in found})
         owned = known.keys() | known.unreadable.keys()  # a record that cannot be read is one, and its upload is its own
@@ -81,6 +90,7 @@ class UnknownUploads:
         self._proposals = [proposal for proposal in found if proposal.proposed.stream_id not in owned]
         if self._proposals:
             log.info("unknown_uploads_found", uploads=len(self._proposals))
+        return True
 
     def may_fit(self, path: str) -> bool:
         """Whether any of them may be of that file."""
@@ -111,11 +121,15 @@ class UnknownUploads:
     async def _compare(self, proposal: Proposal, recording: OpenRecording, expected: PartPlan) -> Adopted | None:
         upload = proposal.upload
         try:
-            listed = await self._services.s3.list_parts(upload.key, upload.upload_id)
+            listed = await self._services.attempt(
+                "list_parts", lambda: self._services.s3.list_parts(upload.key, upload.upload_id)
+            )
         except S3OperationError as error:
             if error.transient:
                 raise
-            return None  # it was completed or aborted meanwhile
+            return None  # it was completed or aborted meanwhile, or parts are not listed at all
+        if listed is None:
+            return None  # nothing proves that it is this file's
         plan = plan_of(listed, expected)
         if plan is None:
             return None

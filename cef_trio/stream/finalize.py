@@ -120,12 +120,7 @@ async def finish(services: Services, upload: StreamUpload, path: str) -> None:
 
     Every step may be repeated: a stream that is stopped here stays ``s3_completed`` and comes back here.
     """
-    try:
-        await upload.abort_strays()
-    except S3OperationError as error:
-        if error.transient:
-            raise
-        log.warning("strays_not_aborted", error=str(error))  # `cef-trio gc` finds them; the recording is safe
+    await upload.abort_strays()
     media = await _probe(services, path)
     meta, now = upload.meta, services.utc_now()
     size_bytes = meta.verified_size_bytes or 0

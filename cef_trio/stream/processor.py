@@ -91,6 +91,8 @@ class StreamProcessor:
         self._told: BaseException | None = None
         """The error that the log has been told to be this stream's end."""
         self._attempts = 0
+        self._contradicted = False
+        """Whether S3 said that it has not what Redis knows it to have, and that was not settled yet."""
         self._finalizing_since: float | None = None
 
     @property
@@ -122,6 +124,7 @@ class StreamProcessor:
                     return await self._park()
                 if not _can_go_on(error):
                     return await self._insist(lambda error=error: self._fail(error))  # type: ignore[misc]
+                self._contradicted |= _says_lost(error)
                 await self._wait_to_retry(error)
             except Exception as error:  # noqa: BLE001 - a bug must end its own stream only, and _fail tells it: P6
                 return await self._insist(lambda error=error: self._fail(error))  # type: ignore[misc]
@@ -198,7 +201,9 @@ class StreamProcessor:
             path = self.situation.value.path
             try:
                 async with self._services.stream_slots:
-                    return await recovery.resume(self._services, stream_id, path)
+                    upload = await recovery.resume(self._services, stream_id, path, contradicted=self._contradicted)
+                    self._contradicted = False
+                    return upload
             except GivenUpError as error:
                 if error.reason not in _MISPLACED or not await self._is_renamed(path):
                     raise
@@ -432,5 +437,9 @@ class StreamProcessor:
 
 def _can_go_on(error: CefMp4ProcessorError) -> bool:
     """Whether coming back through ``recovery.resume`` may help: what S3 lost can be begun again."""
-    lost = isinstance(error, S3OperationError) and error.code in {"NoSuchUpload", "InvalidPart"}
-    return error.transient or lost
+    return error.transient or _says_lost(error)
+
+
+def _says_lost(error: CefMp4ProcessorError) -> bool:
+    """Whether S3 says that it has not what Redis knows it to have."""
+    return isinstance(error, S3OperationError) and error.code in {"NoSuchUpload", "InvalidPart"}

@@ -39,6 +39,8 @@ from cef_trio.stream.upload import StreamUpload
 
 log = structlog.get_logger(__name__)
 
+_GONE = frozenset({"NoSuchUpload", "NoSuchKey"})
+
 
 async def begin(
     services: Services,
@@ -119,8 +121,11 @@ async def record_refused(
     return StreamUpload(services, Checkpoint(meta, StreamSet.ACTIVE))
 
 
-async def resume(services: Services, stream_id: str, path: str | None) -> StreamUpload:
+async def resume(services: Services, stream_id: str, path: str | None, *, contradicted: bool = False) -> StreamUpload:
     """Go on with a stream that Redis knows. ``path`` is where its file was last seen, if that is known better.
+
+    ``contradicted``: S3 has just said that it has not the upload, or not the parts, that Redis knows. A list of its
+    parts tells what there is; where S3 does not list them, the upload is taken for lost.
 
     Raises:
         LeaseLostError: another daemon owns it, or Redis does not know it any more.
@@ -151,7 +156,7 @@ async def resume(services: Services, stream_id: str, path: str | None) -> Stream
     try:
         async with services.disk.open(path) as recording:
             await _check_identity(upload, recording, path)
-            await _agree_with_s3(services, upload, recording)
+            await _agree_with_s3(services, upload, recording, contradicted=contradicted)
     except RecordingChangedError as error:
         if await _was_completed(services, upload):
             return upload
@@ -214,37 +219,64 @@ async def check_same_file_system(recording: OpenRecording, recorded: FileIdentit
         )
 
 
-async def _agree_with_s3(services: Services, upload: StreamUpload, recording: OpenRecording) -> None:
+async def _agree_with_s3(
+    services: Services, upload: StreamUpload, recording: OpenRecording, *, contradicted: bool
+) -> None:
     if upload.meta.s3_upload_id is None:
         await _find_upload(services, upload, recording)
         return
+    listed: list[ListedPart] | None = None
+    lost = contradicted
     try:
-        listed = await services.s3.list_parts(upload.meta.s3_key_prefix, upload.meta.s3_upload_id)
+        listed = await _list_parts(services, upload.meta.s3_key_prefix, upload.meta.s3_upload_id)
     except S3OperationError as error:
-        if error.code not in {"NoSuchUpload", "NoSuchKey"}:
+        if error.code not in _GONE:
             raise
-        if not await _was_completed(services, upload):
-            await upload_lost(services, upload)
-        return
-    await _adopt_parts(services, upload, recording, listed)
+        lost = True
+    if listed is not None:
+        await _adopt_parts(services, upload, recording, listed)
+    elif not lost:
+        # Redis is believed. A part that S3 took unheard is sent again; what S3 lost, the next part or Complete tells.
+        log.info("parts_believed", parts=len(upload.parts))
+    elif not await _was_completed(services, upload):
+        await upload_lost(services, upload)
+
+
+async def _list_parts(services: Services, key: str, upload_id: str) -> list[ListedPart] | None:
+    """The parts that S3 has; ``None`` where it does not list them, now or at all.
+
+    Raises:
+        S3OperationError: the upload is not there (any more), or S3 is away.
+    """
+    try:
+        return await services.attempt("list_parts", lambda: services.s3.list_parts(key, upload_id))
+    except S3OperationError as error:
+        if error.transient or error.code in _GONE:
+            raise
+        log.warning("parts_not_listed", error=str(error))
+        return None
 
 
 async def _find_upload(services: Services, upload: StreamUpload, recording: OpenRecording) -> None:
     """Redis has no upload id: was one created, and only its record lost? The key holds the stream's UUID."""
     key = upload.meta.s3_key_prefix
     try:
-        found = [candidate for candidate in await services.s3.list_multipart_uploads(key) if candidate.key == key]
+        uploads = await services.attempt("list_multipart_uploads", lambda: services.s3.list_multipart_uploads(key))
     except S3OperationError as error:
         if error.transient:
             raise
         log.warning("uploads_not_listed", error=str(error))
         return
+    # Not listed: a new upload is begun. One that is left under this key is aborted when the stream is completed.
+    found = [candidate for candidate in uploads or () if candidate.key == key]
     if not found:
         return
     *others, newest = sorted(found, key=lambda candidate: candidate.initiated_at_utc)
     for stray in others:
         await services.s3.abort_multipart_upload(key, stray.upload_id)
-    listed = await services.s3.list_parts(key, newest.upload_id)
+    listed = await _list_parts(services, key, newest.upload_id)
+    if listed is None:
+        return
     if not listed:
         # How its parts would have to be proved cannot be read from an empty upload; a new one costs one call.
         await services.s3.abort_multipart_upload(key, newest.upload_id)

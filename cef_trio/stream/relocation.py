@@ -9,8 +9,11 @@ recorded and did not change (promise P2).
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
+from typing import Final
 
 import structlog
+import trio
 
 from cef_trio.checkpoint.states import StreamSet
 from cef_trio.checkpoint.store import KnownPath
@@ -24,6 +27,13 @@ from cef_trio.stream.services import Services
 
 log = structlog.get_logger(__name__)
 
+_FOLDER_SECONDS: Final = 2.0
+"""How long one look may take; what takes longer hangs."""
+_LOOK_SECONDS: Final = 10.0
+"""How long all of them may take."""
+_AGAIN_SECONDS: Final = 30.0
+_SAID: Final = 5
+
 
 class RelocatedStreams:
     """Open streams whose files are not where they were, until their files are found."""
@@ -31,28 +41,62 @@ class RelocatedStreams:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._lost: list[KnownPath] = []
+        self._look_at = -inf
+        """When they are to be looked for, by ``trio.current_time()``."""
+
+    @property
+    def due(self) -> bool:
+        """Whether they are to be looked for before a file is taken for a new one."""
+        return trio.current_time() >= self._look_at
+
+    def again(self) -> None:
+        """Look for them before the next file is taken for a new one."""
+        self._look_at = -inf
 
     async def look(self, live_ids: Callable[[], frozenset[str]]) -> None:
         """Find them anew: those that nobody works on and at whose path there is no such file.
 
+        A folder that cannot be looked into now (a mount that is dead, or hangs) keeps no other recording waiting: its
+        streams are passed over, and looked for again half a minute later. Should the file of one of them have been
+        renamed while no daemon looked, and be found before that, it is uploaded under its new name from the beginning.
+
         Raises:
             RedisOperationError: Redis cannot be asked.
-            ChunkProcessingError: a folder below the watched one cannot be looked into now. Any other that cannot, and
-                one that may not be, is passed over: it is another daemon's, and must not keep our recordings waiting.
         """
-        store, watched = self._services.store, self._services.rules.watch_folder
-        ids = await store.members(StreamSet.ACTIVE) | await store.members(StreamSet.PENDING_COMPLETION)
-        found: list[KnownPath] = []
-        for known in (await lookup.load_metas(store, sorted(ids - live_ids()))).values():
-            try:
-                there = await self._services.disk.stat(known.meta.current_path)
-            except ChunkProcessingError as error:
-                if error.transient and (not watched or is_below(known.meta.current_path, watched)):
-                    raise
+        store = self._services.store
+        self._look_at = inf  # first: whoever finds another lease lost meanwhile asks again
+        try:
+            ids = await store.members(StreamSet.ACTIVE) | await store.members(StreamSet.PENDING_COMPLETION)
+            metas = await lookup.load_metas(store, sorted(ids - live_ids()))
+        except BaseException:
+            self.again()
+            raise
+        found, dark = list[KnownPath](), set[str]()
+        ends_at = trio.current_time() + _LOOK_SECONDS
+        for known in metas.values():
+            path = known.meta.current_path
+            folder = path.rpartition("/")[0]
+            if folder in dark:
                 continue
-            if there is None or not may_be(known.meta.identity, there):
+            try:
+                with trio.move_on_at(min(ends_at, trio.current_time() + _FOLDER_SECONDS)) as scope:
+                    there = await self._services.disk.stat(path)
+            except ChunkProcessingError as error:
+                if error.transient and self._is_ours(path):
+                    dark.add(folder)
+                continue  # another daemon's folder, or one that may not be looked into
+            if scope.cancelled_caught:
+                dark.add(folder)
+            elif there is None or not may_be(known.meta.identity, there):
                 found.append(known)
         self._lost = found
+        if dark:
+            self._look_at = min(self._look_at, trio.current_time() + _AGAIN_SECONDS)
+            log.warning("folders_not_looked_into", folders=sorted(dark)[:_SAID], asked_again_seconds=_AGAIN_SECONDS)
+
+    def _is_ours(self, path: str) -> bool:
+        watched = self._services.rules.watch_folder
+        return not watched or is_below(path, watched)
 
     async def claim(self, path: str, stat: FileStat) -> str | None:
         """The id of the stream whose file this is, if there is one; it is handed out once.

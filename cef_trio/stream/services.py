@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import trio
 from trio_util import AsyncBool
@@ -19,9 +19,13 @@ from cef_trio.retry import CircuitBreaker
 from cef_trio.s3.client import S3Client
 from cef_trio.s3.pacing import Pacer
 from cef_trio.shielded import shielded
+from cef_trio.stream.best_effort import BestEffort
 from cef_trio.stream.naming import KeyTemplate
+from cef_trio.stream.strays import StrayUploads
 from cef_trio.telemetry.metrics import Metrics
 from cef_trio.webhook.client import WebhookClient
+
+T = TypeVar("T")
 
 
 class Prober(Protocol):
@@ -89,8 +93,19 @@ class Services:
     """How fast ``s3`` sends; the rate may be changed while it does."""
     webhook: WebhookClient | None = None
     """Who is told of completed recordings; ``None``: nobody."""
+    best_effort: BestEffort = field(default_factory=BestEffort)
+    """Which calls of S3 are done without at present."""
+    strays: StrayUploads = field(default_factory=StrayUploads)
+    """Uploads that may be left under the keys of completed streams."""
     webhook_owed: AsyncBool = field(default_factory=lambda: AsyncBool(False))
     """Set when a stream was completed that owes a webhook; whoever delivers them takes it back."""
+
+    def __post_init__(self) -> None:
+        self.metrics.failing_calls_by(lambda: len(self.best_effort.failing))
+
+    async def attempt(self, operation: str, call: Callable[[], Awaitable[T]]) -> T | None:
+        """Make a call of S3 that can be done without (:meth:`BestEffort.attempt`)."""
+        return await self.best_effort.attempt(operation, call, reach=self.s3.head_bucket)
 
     def unix_time(self, moment: float) -> float:
         """A moment of ``trio.current_time()`` as Unix time, in seconds."""

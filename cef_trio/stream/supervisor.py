@@ -290,14 +290,7 @@ class StreamSupervisor:
 
     async def _begin_all(self, fresh: list[str], asked: Mapping[str, _Unknown], known: Mapping[str, KnownPath]) -> None:
         """Start streams for files that Redis does not know, at least not by these names."""
-        if self._must_list_uploads:
-            self._must_list_uploads = False  # first: who finds another lease lost meanwhile sets it again
-            try:
-                await self._uploads.look(lambda: self.live_ids)
-                await self._relocated.look(lambda: self.live_ids)
-            except CefMp4ProcessorError:
-                self._must_list_uploads = True
-                raise
+        await self._find_what_may_fit()
         for path in fresh:
             if (unknown := self._still_unknown(path, asked)) is None:
                 continue
@@ -329,6 +322,18 @@ class StreamSupervisor:
                 log.warning("recording_not_looked_at", error=str(error))
                 return None
             return Sameness.SAME if may_be(meta.identity, stat) else Sameness.REPLACED  # what nobody may read
+
+    async def _find_what_may_fit(self) -> None:
+        """Before a file is taken for a new one: look for uploads that Redis forgot, and for renamed recordings."""
+        if self._must_list_uploads:
+            self._must_list_uploads = False  # first: who finds another lease lost meanwhile sets it again
+            done = False
+            try:
+                done = await self._uploads.look(lambda: self.live_ids)
+            finally:
+                self._must_list_uploads |= not done
+        if self._relocated.due:
+            await self._relocated.look(lambda: self.live_ids)
 
     def _settle(self, path: str, known: KnownPath) -> None:
         """Nothing is to be done about that file until it changes, but what follows an upload."""
@@ -450,7 +455,9 @@ class StreamSupervisor:
         finally:
             lease_lost = outcome in {None, Outcome.LEASE_LOST}
             # Before the file can be taken for a new one: Redis may have lost its memory, and S3 have what it forgot.
-            self._must_list_uploads |= lease_lost
+            if lease_lost:
+                self._must_list_uploads = True
+                self._relocated.again()
             for key in [key for key, other in self._live.items() if other is live]:
                 del self._live[key]
             cancelled = "lease_lost" if live.processor.disowned else "cancelled"

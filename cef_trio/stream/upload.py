@@ -8,6 +8,7 @@ effect and its record waits (promise P2). What memory and Redis disagree about a
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +22,7 @@ from cef_trio.checkpoint.store import Change
 from cef_trio.disk import FileSlice, OpenRecording
 from cef_trio.exceptions import S3OperationError
 from cef_trio.s3.client import S3Client
-from cef_trio.s3.model import ChecksumAlgorithm, PartToComplete, StoredObject
+from cef_trio.s3.model import ChecksumAlgorithm, ListedUpload, PartToComplete, StoredObject
 from cef_trio.stream.decide import Known
 from cef_trio.stream.parts import Part, PartPlan
 from cef_trio.stream.services import Services
@@ -201,12 +202,26 @@ class StreamUpload:
         await self._services.store.start_over(self.stream_id, self._services.lease, change)
 
     async def abort(self) -> None:
-        """Abort every open upload of this stream's key; the caller has no part in flight any more."""
-        await abort_uploads(self._services.s3, self.meta)
+        """Abort every open upload of this stream's key; the caller has no part in flight any more.
+
+        The one that Redis knows is aborted, or this fails. Others can be listed only, and are not waited for.
+        """
+        if self.meta.s3_upload_id is not None:
+            await self._services.s3.abort_multipart_upload(self.meta.s3_key_prefix, self.meta.s3_upload_id)
+        await abort_listed(self._services, self.meta.s3_key_prefix)
 
     async def abort_strays(self) -> None:
-        """Abort what S3 still lists under this stream's key: uploads whose creation was answered to nobody."""
-        await _abort_listed(self._services.s3, self.meta.s3_key_prefix)
+        """Abort what S3 still lists under a completed stream's key: uploads whose creation was answered to nobody.
+
+        Its metadata does not wait for that: what cannot be done now is left to the background (``strays.py``).
+        """
+        key = self.meta.s3_key_prefix
+        try:
+            if await abort_listed(self._services, key):
+                return
+        except S3OperationError as error:
+            log.warning("strays_not_aborted", error=str(error))
+        self._services.strays.leave(key)
 
     async def complete(self, size_bytes: int, mtime_ns: int) -> StoredObject:
         """Complete the upload of a file that was verified at that size and time, and record that the object exists.
@@ -269,29 +284,59 @@ class StreamUpload:
 
 
 async def abort_uploads(s3: S3Client, meta: StreamMeta) -> None:
-    """Abort every open upload of a stream's key; S3 may know more of them than Redis does.
+    """Abort every open upload of a stream's key, for a person who waits; S3 may know more of them than Redis does.
 
     An abort races parts in flight (https://docs.aws.amazon.com/AmazonS3/latest/API/API_AbortMultipartUpload.html): the
-    caller has none any more, and what is still listed is aborted again.
+    caller has none any more, and what is still listed is aborted again. The upload that Redis knows is what matters:
+    where S3 does not list, `cef-trio gc` finds the others.
 
     Raises:
-        S3OperationError: S3 refused, or did not answer.
+        S3OperationError: S3 refused to abort, or did not answer.
     """
     if meta.s3_upload_id is not None:
         await s3.abort_multipart_upload(meta.s3_key_prefix, meta.s3_upload_id)
-    await _abort_listed(s3, meta.s3_key_prefix)
+    try:
+        await _abort_rounds(s3, meta.s3_key_prefix, lambda: s3.list_multipart_uploads(meta.s3_key_prefix))
+    except _NotListedError as error:
+        log.warning("strays_not_listed", error=str(error.__cause__))
 
 
-async def _abort_listed(s3: S3Client, key: str) -> None:
+async def abort_listed(services: Services, key: str) -> bool:
+    """Abort what S3 lists under a key; returns whether it could be listed, or never can be.
+
+    Raises:
+        S3OperationError: S3 refused to abort, or is away.
+    """
+    s3 = services.s3
+
+    async def listed() -> list[ListedUpload] | None:
+        return await services.attempt("list_multipart_uploads", lambda: s3.list_multipart_uploads(key))
+
+    try:
+        return await _abort_rounds(s3, key, listed)
+    except _NotListedError as error:
+        cause = error.__cause__
+        if isinstance(cause, S3OperationError) and cause.transient:
+            raise cause from None
+        log.warning("strays_not_listed", error=str(cause))  # not allowed to list: `cef-trio gc` says so too
+        return True
+
+
+class _NotListedError(Exception):
+    """A listing failed, and not an abort."""
+
+
+async def _abort_rounds(s3: S3Client, key: str, listed: Callable[[], Awaitable[list[ListedUpload] | None]]) -> bool:
     for _ in range(_ABORT_ROUNDS):
         try:
-            strays = [upload for upload in await s3.list_multipart_uploads(key) if upload.key == key]
+            uploads = await listed()
         except S3OperationError as error:
-            if error.transient:
-                raise
-            log.warning("strays_not_listed", error=str(error))  # not allowed to list: `cef-trio gc` says so too
-            return
+            raise _NotListedError from error
+        if uploads is None:
+            return False
+        strays = [upload for upload in uploads if upload.key == key]
         if not strays:
-            return
+            return True
         for stray in strays:
             await s3.abort_multipart_upload(key, stray.upload_id)
+    return True

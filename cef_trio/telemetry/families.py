@@ -103,6 +103,11 @@ FAMILIES: Final = (
         "Webhooks of this daemon's completed recordings that are still to be delivered; absent without a webhook.",
     ),
     Family(
+        "optional_calls_failing",
+        Kind.GAUGE,
+        "Kinds of S3 calls that uploads go on without and that fail at present: listing open uploads, listing parts.",
+    ),
+    Family(
         "log_lines_lost_total",
         Kind.COUNTER,
         "Lines of the log that were dropped because they could not be written in time.",

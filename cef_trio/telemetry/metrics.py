@@ -45,6 +45,7 @@ class Metrics:
         self._take_snapshot: TakeSnapshot | None = None
         self._last_turns: dict[str, Callable[[], float]] = {}
         self._owed_webhooks: Callable[[], int] | None = None
+        self._failing_calls: Callable[[], int] | None = None
         self._lost_log_lines: Callable[[], int] = lambda: 0
         self._uploaded_bytes = self._counter("uploaded_bytes_total")
         self._uploaded_parts = self._counter("uploaded_parts_total")
@@ -133,6 +134,10 @@ class Metrics:
         """Who tells, at each scrape, how many webhooks are owed."""
         self._owed_webhooks = owed
 
+    def failing_calls_by(self, failing: Callable[[], int]) -> None:
+        """Who tells, at each scrape, how many kinds of calls are done without."""
+        self._failing_calls = failing
+
     def lost_log_lines_by(self, lost: Callable[[], int]) -> None:
         """Who tells, at each scrape, how many lines of the log were lost; the log is the whole process's."""
         self._lost_log_lines = lost
@@ -153,6 +158,8 @@ class Metrics:
             yield name, (), last_turn()
         if self._owed_webhooks is not None:
             yield "owed_webhooks", (), self._owed_webhooks()
+        if self._failing_calls is not None:
+            yield "optional_calls_failing", (), self._failing_calls()
         if self._take_snapshot is None:
             return
         now = self._take_snapshot()

@@ -36,6 +36,7 @@ TABLE: dict[str, tuple[str, tuple[str, ...]]] = {
     "lag_seconds": ("gauge", ()),
     "webhook_attempts_total": ("counter", ("outcome",)),
     "owed_webhooks": ("gauge", ()),
+    "optional_calls_failing": ("gauge", ()),
     "log_lines_lost_total": ("counter", ()),
     "unreadable_records": ("gauge", ()),
     "service_up": ("gauge", ("service",)),

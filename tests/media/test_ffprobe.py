@@ -7,16 +7,20 @@ import gc
 import os
 import shutil
 import signal
+import struct
+import sys
 from collections.abc import Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 from trio_util import periodic
 
 from cef_trio.exceptions import FFprobeError
-from cef_trio.media.ffprobe import MAX_OUTPUT_BYTES, probe
+from cef_trio.media.ffprobe import MAX_AT_ONCE, MAX_DATA_BYTES, MAX_OUTPUT_BYTES, probe
 from cef_trio.media.metadata import MediaInfo
 
 pytestmark = pytest.mark.real
@@ -284,7 +288,7 @@ async def test_a_cancellation_before_the_start_starts_nothing_that_stays(script:
 
 
 async def test_every_error_of_the_operating_system_becomes_ours_and_is_kept_as_its_cause(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
 ) -> None:
     for number in sorted(errno.errorcode):
 
@@ -297,3 +301,95 @@ async def test_every_error_of_the_operating_system_becomes_ours_and_is_kept_as_i
             await probe("a.mp4", ffprobe_path="ffprobe", timeout_seconds=LONG)
         assert isinstance(caught.value.__cause__, OSError)
         assert caught.value.__cause__.errno == number
+
+
+def claims(samples: int) -> bytes:
+    """An MP4 of some 600 bytes whose tables claim so many samples."""
+
+    def box(kind: bytes, *parts: bytes) -> bytes:
+        body = b"".join(parts)
+        return struct.pack(">I4s", 8 + len(body), kind) + body
+
+    def full(kind: bytes, *parts: bytes) -> bytes:
+        return box(kind, bytes(4), *parts)
+
+    matrix = struct.pack(">9I", 0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000)
+    sample = box(b"avc1", bytes(6), struct.pack(">H16xHH", 1, 320, 240), bytes(12), struct.pack(">H32xHh", 1, 24, -1))
+    tables = box(
+        b"stbl",
+        full(b"stsd", struct.pack(">I", 1), sample),
+        full(b"stts", struct.pack(">III", 1, samples, 1)),
+        full(b"stsc", struct.pack(">IIII", 1, 1, samples, 1)),
+        full(b"stsz", struct.pack(">II", 1, samples)),
+        full(b"stco", struct.pack(">II", 1, 8)),
+    )
+    reference = full(b"dref", struct.pack(">I", 1), box(b"url ", b"\0\0\0\1"))
+    media = box(b"minf", box(b"vmhd", b"\0\0\0\1", bytes(8)), box(b"dinf", reference), tables)
+    track = box(
+        b"trak",
+        box(b"tkhd", b"\0\0\0\3", struct.pack(">5I16x", 0, 0, 1, 0, 1000), matrix, struct.pack(">II", 320, 240)),
+        box(
+            b"mdia",
+            full(b"mdhd", struct.pack(">4IHH", 0, 0, 1000, 1000, 0x55C4, 0)),
+            full(b"hdlr", bytes(4), b"vide", bytes(13)),
+            media,
+        ),
+    )
+    header = full(b"mvhd", struct.pack(">4IIH10x", 0, 0, 1000, 1000, 0x10000, 0x100), matrix, bytes(24), bytes(4))
+    return box(b"ftyp", b"isom", bytes(4), b"isom") + box(b"moov", header, track) + box(b"mdat", bytes(8))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits on another process are Linux's")
+async def test_p7_a_recording_that_claims_millions_of_samples_gets_no_memory_for_them(
+    script: Script, tmp_path: Path
+) -> None:
+    path, told = tmp_path / "claims.mp4", tmp_path / "told"
+    path.write_bytes(claims(60_000_000))
+    assert path.stat().st_size < 700
+    around = tmp_path / "around.py"
+    around.write_text(
+        "import resource, subprocess, sys\n"
+        "code = subprocess.run(['ffprobe', *sys.argv[1:]]).returncode\n"
+        f"print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, file=open({str(told)!r}, 'w'))\n"
+        "sys.exit(code)\n"
+    )
+    measured = f'exec {sys.executable} {around} "$@"'
+    with suppress(FFprobeError):  # what it makes of such a recording is its own business
+        await probe(str(path), ffprobe_path=script(measured), timeout_seconds=LONG)
+    assert int(told.read_text()) * 1024 < 1.25 * MAX_DATA_BYTES
+
+
+async def test_p7_no_more_than_so_many_run_at_once(script: Script, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    program = script(f"touch {runs}/$$; ls {runs} | wc -l >> {tmp_path}/counts; sleep 0.05; rm {runs}/$$; echo '{{}}'")
+    async with trio.open_nursery() as nursery:
+        for _ in range(3 * MAX_AT_ONCE):
+            nursery.start_soon(partial(probe, "x.mp4", ffprobe_path=program, timeout_seconds=LONG))
+    counts = [int(line) for line in (tmp_path / "counts").read_text().split()]
+    assert len(counts) == 3 * MAX_AT_ONCE
+    assert max(counts) <= MAX_AT_ONCE
+
+
+async def test_p7_one_that_computes_for_ever_is_ended_by_the_kernel(script: Script, tmp_path: Path) -> None:
+    """Should the daemon have been killed itself, so that nobody kills it."""
+    told = tmp_path / "told"
+    waits = f"while [ $(ulimit -t) = unlimited ]; do :; done; ulimit -t > {told}; echo '{{}}'"
+    await probe("x.mp4", ffprobe_path=script(waits), timeout_seconds=7.5)
+    assert told.read_text().strip() == "9"
+
+
+async def test_a_process_that_is_not_to_be_had_just_now_is_waited_for(
+    script: Script, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    refusals = [errno.EAGAIN, errno.EMFILE, errno.ENOMEM]
+
+    async def start(*_: object, **__: object) -> None:
+        await trio.lowlevel.checkpoint()
+        number = refusals.pop() if refusals else errno.ENOENT
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(trio.lowlevel, "open_process", start)
+    with pytest.raises(FFprobeError, match="No such file"):
+        await probe("a.mp4", ffprobe_path="ffprobe", timeout_seconds=LONG)
+    assert refusals == []

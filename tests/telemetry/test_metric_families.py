@@ -33,6 +33,7 @@ def filled() -> Metrics:
     metrics.operation_failed("s3", "upload_part", error)
     metrics.survey = RedisSurvey(known_streams=dict.fromkeys(StreamSet, 1), persistent=True)
     metrics.owed_webhooks_by(lambda: 2)
+    metrics.failing_calls_by(lambda: 1)
     metrics.turns_by("watcher", lambda: 1.0)
     metrics.turns_by("stale_checker", lambda: 1.0)
     metrics.snapshots_by(

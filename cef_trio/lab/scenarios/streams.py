@@ -1,15 +1,8 @@
-"""The stories that the explorers tell again and again, each time interrupted at another moment.
-
-A scenario is: what the world was before (``before``), what the recordings' writers and the servers do while the daemon
-lives (``script``), and how it may end (``Ending``). A script never asks the daemon anything: it goes on whether one is
-there or not.
-"""
+"""One recording and its servers: a part, a resume, errors, outages, names, the shutdown, what follows an upload."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable
 from typing import Final
 
 import trio
@@ -17,42 +10,11 @@ import trio
 from cef_trio.checkpoint.memory import Moment as RedisMoment
 from cef_trio.checkpoint.states import Status
 from cef_trio.lab.mortal import Death, Life
+from cef_trio.lab.scenarios.model import GONE, Scenario
 from cef_trio.lab.stage import Stage
-from cef_trio.lab.world import PART, World, WorldDaemon
+from cef_trio.lab.world import PART, WorldDaemon
 from cef_trio.local.s3 import Fault, Kind, Moment
-from cef_trio.retry import RetryPolicy
 from cef_trio.stream.after_upload_rules import AfterUploadRule, Deed
-
-Story = Callable[[Stage], Awaitable[None]]
-
-
-async def _nothing(_stage: Stage) -> None:
-    await trio.lowlevel.checkpoint()
-
-
-@dataclass(frozen=True, slots=True)
-class Scenario:
-    """A story. ``may_end`` are statuses that its streams may end in, besides ``completed``."""
-
-    name: str
-    summary: str
-    script: Story
-    before: Story = _nothing
-    may_end: frozenset[Status] = frozenset()
-    starts_over: bool = False
-    """Whether parts may rightly be sent again: the file was cut off, or its upload given up."""
-    redis_may_fail: bool = False
-    """Whether Redis may not take a state on the way out; then it must be said whose was not saved."""
-    redis_silent: bool = False
-    """Whether Redis takes nothing at all at the end: what is acknowledged then cannot be recorded."""
-    writes_again: bool = False
-    """Whether completed recordings are rightly written to again, and then uploaded anew."""
-    faults_stay: bool = False
-    """Whether the servers' faults are still there for the daemon that comes last."""
-    goes_on: bool = False
-    """Whether the script goes on while daemons die and others come."""
-    max_concurrent_parts: int = 4
-    policy: RetryPolicy = field(default=RetryPolicy(attempts=3, initial_seconds=0.2, max_seconds=2.0))
 
 
 async def _first_part(stage: Stage) -> None:
@@ -133,7 +95,8 @@ async def _interrupted_recording(stage: Stage, end: Callable[[WorldDaemon], None
     stage.daemon = None
 
 
-async def _before_resume(stage: Stage) -> None:
+async def interrupted(stage: Stage) -> None:
+    """A daemon that was stopped in the middle of a recording."""
     await _interrupted_recording(stage, lambda daemon: daemon.shutdown.request())
 
 
@@ -189,11 +152,12 @@ async def _verified_then_grown(stage: Stage) -> None:
 
 async def _before_adoption(stage: Stage) -> None:
     """Redis lost everything; S3 has the open upload and its parts."""
-    await _before_resume(stage)
+    await interrupted(stage)
     stage.world.lose_redis()
 
 
-async def _goes_on(stage: Stage) -> None:
+async def goes_on(stage: Stage) -> None:
+    """The recording grows on, and ends."""
     await trio.sleep(0.3)
     stage.append(2 * PART)
     await trio.sleep(0.5)
@@ -437,105 +401,82 @@ async def _webhook(stage: Stage) -> None:
     await trio.sleep(30)
 
 
-_GONE: Final = frozenset({Status.DELETED_LOCALLY, Status.ABORTED_NO_PARTS, Status.FAILED_FILE_MISSING_ON_RESUME})
-
-SCENARIOS: Final = {
-    scenario.name: scenario
-    for scenario in (
-        Scenario("first-part", "a recording begins, its first part fills up, it ends", _first_part),
-        Scenario("many-parts", "three recordings, four parts on their way at each moment", _many_parts),
-        Scenario("finalizing", "a recording is verified, completed, probed; its metadata is written", _finalizing),
-        Scenario("rewrites", "the writer patches parts that were sent, until the last moment", _rewrites),
-        Scenario("bytes-go-back", "a part is patched, sent again, and the patch taken back", _bytes_go_back),
-        Scenario("empty", "an empty recording becomes a plain object", _empty),
-        Scenario(
-            "resume", "a daemon that was stopped comes back, the recording still growing", _goes_on, _before_resume
-        ),
-        Scenario(
-            "unrecorded-part",
-            "a daemon that was killed between S3's effect and its answer comes back",
-            _goes_on,
-            _before_unrecorded,
-        ),
-        Scenario(
-            "verified-then-grown",
-            "killed before Complete; then the recording is patched, grows, and is deleted",
-            _verified_then_grown,
-            _before_verified,
-            may_end=_GONE,
-        ),
-        Scenario("adoption", "Redis lost everything; S3 has the open upload", _goes_on, _before_adoption),
-        Scenario("passing-errors", "every kind of call fails once before and once after its effect", _passing_errors),
-        Scenario("error-in-200", "Complete answers 200, and an error in the body", _error_in_200),
-        Scenario("damaged", "S3 stores other bytes than it was sent, and Complete's answer is cut off", _damaged),
-        Scenario(
-            "foreign-object",
-            "our upload is aborted, and another object put under its key",
-            _foreign_object,
-            starts_over=True,
-        ),
-        Scenario(
-            "refused",
-            "S3 denies access for good",
-            _refused,
-            may_end=frozenset({Status.FAILED_ACCESS_DENIED}),
-            faults_stay=True,
-        ),
-        Scenario("outage", "S3 is gone for twenty seconds", _outage),
-        Scenario(
-            "redis-stumbles",
-            "Redis has done what it was asked, and its answer is lost",
-            _redis_stumbles,
-            redis_may_fail=True,
-        ),
-        Scenario(
-            "redis-frozen", "Redis accepts and never answers", _redis_frozen, redis_may_fail=True, redis_silent=True
-        ),
-        Scenario("s3-frozen", "S3 stops reading in the middle of parts", _s3_frozen),
-        Scenario("deleted", "the recording is deleted while it is uploaded", _deleted, may_end=_GONE),
-        Scenario("truncated", "the writer cuts the recording off and starts over", _truncated, starts_over=True),
-        Scenario(
-            "replaced",
-            "another file takes the recording's name",
-            _replaced,
-            may_end=_GONE | {Status.FAILED_FILE_REPLACED},
-        ),
-        Scenario(
-            "replaced-unheard",
-            "another file takes the recording's name just before it is verified",
-            _replaced_unheard,
-            may_end=_GONE | {Status.FAILED_FILE_REPLACED},
-        ),
-        Scenario("renamed", "the recording gets another name while it is uploaded", _renamed),
-        Scenario("shutdown", "the first signal, with parts of three recordings on their way", _shutdown),
-        Scenario(
-            "partition",
-            "a daemon that was cut off past its lease comes back while another works on its stream",
-            _partitioned,
-            _before_partition,
-        ),
-        Scenario(
-            "deleted-after-upload",
-            "AFTER_UPLOAD=delete, and a writer that comes back at the last moment",
-            _deleted_after_upload,
-            _before_deleting,
-            writes_again=True,
-        ),
-        Scenario(
-            "webhook", "a completed recording is told to a receiver that fails at first", _webhook, _before_webhook
-        ),
-        Scenario("redis-forgets", "Redis loses everything under the daemon's hands", _lease_lost),
-    )
-}
-"""Every scenario, by name."""
-
-
-def world_for(scenario: Scenario, folder: Path, seed: int) -> World:
-    """A world for a scenario, in an empty folder."""
-    return World(
-        folder / "watch",
-        seed=seed,
-        max_concurrent_parts=scenario.max_concurrent_parts,
-        policy=scenario.policy,
-        base=folder,
-    )
+SCENARIOS: Final = (
+    Scenario("first-part", "a recording begins, its first part fills up, it ends", _first_part),
+    Scenario("many-parts", "three recordings, four parts on their way at each moment", _many_parts),
+    Scenario("finalizing", "a recording is verified, completed, probed; its metadata is written", _finalizing),
+    Scenario("rewrites", "the writer patches parts that were sent, until the last moment", _rewrites),
+    Scenario("bytes-go-back", "a part is patched, sent again, and the patch taken back", _bytes_go_back),
+    Scenario("empty", "an empty recording becomes a plain object", _empty),
+    Scenario("resume", "a daemon that was stopped comes back, the recording still growing", goes_on, interrupted),
+    Scenario(
+        "unrecorded-part",
+        "a daemon that was killed between S3's effect and its answer comes back",
+        goes_on,
+        _before_unrecorded,
+    ),
+    Scenario(
+        "verified-then-grown",
+        "killed before Complete; then the recording is patched, grows, and is deleted",
+        _verified_then_grown,
+        _before_verified,
+        may_end=GONE,
+    ),
+    Scenario("adoption", "Redis lost everything; S3 has the open upload", goes_on, _before_adoption),
+    Scenario("passing-errors", "every kind of call fails once before and once after its effect", _passing_errors),
+    Scenario("error-in-200", "Complete answers 200, and an error in the body", _error_in_200),
+    Scenario("damaged", "S3 stores other bytes than it was sent, and Complete's answer is cut off", _damaged),
+    Scenario(
+        "foreign-object",
+        "our upload is aborted, and another object put under its key",
+        _foreign_object,
+        starts_over=True,
+    ),
+    Scenario(
+        "refused",
+        "S3 denies access for good",
+        _refused,
+        may_end=frozenset({Status.FAILED_ACCESS_DENIED}),
+        faults_stay=True,
+    ),
+    Scenario("outage", "S3 is gone for twenty seconds", _outage),
+    Scenario(
+        "redis-stumbles",
+        "Redis has done what it was asked, and its answer is lost",
+        _redis_stumbles,
+        redis_may_fail=True,
+    ),
+    Scenario("redis-frozen", "Redis accepts and never answers", _redis_frozen, redis_may_fail=True, redis_silent=True),
+    Scenario("s3-frozen", "S3 stops reading in the middle of parts", _s3_frozen),
+    Scenario("deleted", "the recording is deleted while it is uploaded", _deleted, may_end=GONE),
+    Scenario("truncated", "the writer cuts the recording off and starts over", _truncated, starts_over=True),
+    Scenario(
+        "replaced",
+        "another file takes the recording's name",
+        _replaced,
+        may_end=GONE | {Status.FAILED_FILE_REPLACED},
+    ),
+    Scenario(
+        "replaced-unheard",
+        "another file takes the recording's name just before it is verified",
+        _replaced_unheard,
+        may_end=GONE | {Status.FAILED_FILE_REPLACED},
+    ),
+    Scenario("renamed", "the recording gets another name while it is uploaded", _renamed),
+    Scenario("shutdown", "the first signal, with parts of three recordings on their way", _shutdown),
+    Scenario(
+        "partition",
+        "a daemon that was cut off past its lease comes back while another works on its stream",
+        _partitioned,
+        _before_partition,
+    ),
+    Scenario(
+        "deleted-after-upload",
+        "AFTER_UPLOAD=delete, and a writer that comes back at the last moment",
+        _deleted_after_upload,
+        _before_deleting,
+        writes_again=True,
+    ),
+    Scenario("webhook", "a completed recording is told to a receiver that fails at first", _webhook, _before_webhook),
+    Scenario("redis-forgets", "Redis loses everything under the daemon's hands", _lease_lost),
+)

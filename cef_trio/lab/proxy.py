@@ -1,0 +1,142 @@
+"""What stands between the daemon and S3: an ingress that answers itself, a request that arrives late, a stale answer.
+
+Each of these is no fault of S3's own (those are ``local/s3/faults.py``): S3 never hears of the request, or hears of it
+when its sender is gone, or had answered so a while ago.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from enum import Enum
+
+import httpx
+import trio
+
+Named = Callable[[httpx.Request], str]
+"""A request in S3's words (``UploadPart 2``)."""
+
+
+class Interference(Enum):
+    """What happens to a request."""
+
+    PAGE = "page"
+    """It is answered by a page of HTML with ``status``; S3 does not hear of it."""
+    LATE = "late"
+    """Its sender hears nothing; S3 takes it ``seconds`` later."""
+    STALE = "stale"
+    """It is answered as the first request of that kind and address was, or with 404 if there was none."""
+
+
+@dataclass(eq=False, slots=True)
+class Rule:
+    """What is done to some requests. ``times``: how many of them; ``None``: all."""
+
+    interference: Interference
+    operation: str
+    """The first word of the request in S3's words, or ``*``."""
+    times: int | None = None
+    status: int = 404
+    title: str = "404 Not Found"
+    seconds: float = 0.0
+    hits: int = 0
+
+    def takes(self, name: str) -> bool:
+        """Whether it is this request's turn."""
+        if self.operation not in {"*", name.partition(" ")[0]} or (self.times is not None and self.hits >= self.times):
+            return False
+        self.hits += 1
+        return True
+
+
+@dataclass(slots=True)
+class Proxy:
+    """The rules of a world's network, which all of its daemons' requests pass."""
+
+    rules: list[Rule] = field(default_factory=list)
+    background: trio.Nursery | None = None
+    """Where late requests wait for their time."""
+    answers: dict[tuple[str, str], tuple[int, httpx.Headers, bytes]] = field(default_factory=dict)
+    """(what was asked, where) → the first answer."""
+
+    def add(self, rule: Rule) -> Rule:
+        """Put a rule in force."""
+        self.rules.append(rule)
+        return rule
+
+    def remove(self, rule: Rule) -> None:
+        """Take it back."""
+        if rule in self.rules:
+            self.rules.remove(rule)
+
+
+class ProxyTransport(httpx.AsyncBaseTransport):
+    """The way to S3, past a proxy."""
+
+    def __init__(self, transport: httpx.AsyncBaseTransport, proxy: Proxy, named: Named) -> None:
+        self._transport = transport
+        self._proxy = proxy
+        self._named = named
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Pass a request on, or do what a rule says."""
+        name = self._named(request)
+        rule = next((rule for rule in list(self._proxy.rules) if rule.takes(name)), None)
+        if rule is None:
+            return await self._transport.handle_async_request(request)
+        body = await request.aread()
+        match rule.interference:
+            case Interference.PAGE:
+                await trio.lowlevel.checkpoint()
+                return _page(request, rule.status, rule.title)
+            case Interference.LATE:
+                if self._proxy.background is not None:
+                    self._proxy.background.start_soon(self._later, request, body, rule.seconds)
+                await trio.sleep(min(rule.seconds, 0.5))
+                raise httpx.ReadError("the connection was reset", request=request)
+            case Interference.STALE:
+                return await self._stale(request, name)
+
+    async def _later(self, request: httpx.Request, body: bytes, seconds: float) -> None:
+        await trio.sleep(seconds)
+        again = httpx.Request(request.method, request.url, headers=request.headers, content=body)
+        try:
+            response = await self._transport.handle_async_request(again)
+        except httpx.HTTPError:
+            return
+        await response.aclose()
+
+    async def _stale(self, request: httpx.Request, name: str) -> httpx.Response:
+        where = name, str(request.url)
+        if where not in self._proxy.answers:
+            await trio.lowlevel.checkpoint()
+            headers = httpx.Headers({"x-amz-request-id": "0", "content-length": "0"})
+            return httpx.Response(404, headers=headers, stream=_Body(b""), request=request)
+        status, headers, body = self._proxy.answers[where]
+        await trio.lowlevel.checkpoint()
+        return httpx.Response(status, headers=headers, stream=_Body(body), request=request)
+
+
+def _page(request: httpx.Request, status: int, title: str) -> httpx.Response:
+    body = f"<html><head><title>{html.escape(title)}</title></head><body><hr>nginx</body></html>"
+    return httpx.Response(
+        status,
+        headers={"content-type": "text/html", "server": "nginx"},
+        stream=_Body(body.encode()),
+        request=request,
+    )
+
+
+class _Body(httpx.AsyncByteStream):
+    """An answer's body, that comes over a connection as any other."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        await trio.lowlevel.checkpoint()
+        yield self._body
+
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()

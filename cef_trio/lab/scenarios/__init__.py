@@ -1,0 +1,63 @@
+"""The stories that the explorers tell again and again, each time interrupted at another moment.
+
+A scenario is: what the world was before (``before``), what the recordings' writers and the servers do while the daemon
+lives (``script``), and how it may end. A script never asks the daemon anything: it goes on whether one is there or not.
+``streams.py`` has those of one recording and its servers; ``files.py``, ``services.py`` and ``hosts.py`` those of a
+world that is less kind.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from cef_trio.lab.scenarios import files, hosts, services, streams
+from cef_trio.lab.scenarios.model import Scenario, Story
+from cef_trio.lab.world import World
+
+SCENARIOS: Final = {
+    scenario.name: scenario
+    for scenario in (*streams.SCENARIOS, *files.SCENARIOS, *services.SCENARIOS, *hosts.SCENARIOS)
+}
+"""Every scenario, by name."""
+
+EXPECTED_BROKEN: Final = {
+    "fuse-grows": "kind 1",
+    "touched-while-written": "kind 1",
+    "moved-in-a-big-tree": "kind 1",
+    "bind-unmounted": "kind 1",
+    "number-reused": "kind 2",
+    "numbers-change": "kind 2",
+    "touched-after": "kind 3",
+    "copied-after": "kind 3",
+    "time-goes-back": "kind 3",
+    "same-tick": "kind 3",
+    "redis-loses-completed": "kind 3",
+    "tail-cut": "kind 4",
+    "full-size-first": "kind 4",
+    "append-and-close": "kind 4",
+    "permission-passes": "kind 6",
+    "refused-for-a-while": "kind 6",
+    "part-lost": "kind 7",
+    "redis-fails-over": "kind 10",
+    "two-hosts": "P9",
+    "bucket-changes": "kind 13",
+    "temporary-name": "kind 13",
+}
+"""Scenarios in which the daemon still breaks a promise, and what is to be mended for them. It is to be empty."""
+EXPLORED: Final = tuple(name for name in SCENARIOS if name not in EXPECTED_BROKEN)
+"""The scenarios that the explorers walk through."""
+
+
+def world_for(scenario: Scenario, folder: Path, seed: int) -> World:
+    """A world for a scenario, in an empty folder."""
+    return World(
+        folder / "watch",
+        seed=seed,
+        max_concurrent_parts=scenario.max_concurrent_parts,
+        policy=scenario.policy,
+        base=folder,
+    )
+
+
+__all__ = ("EXPECTED_BROKEN", "EXPLORED", "SCENARIOS", "Scenario", "Story", "world_for")

@@ -1,0 +1,191 @@
+"""S3 and Redis as they are outside: who answered, what passes, what is refused for a while, what is lost.
+
+Each of these ends by itself, or is not in the way of what the daemon wants: so every recording must be in S3 in the
+end, and no person must have been needed.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import trio
+
+from cef_trio.lab.journal import Lane
+from cef_trio.lab.proxy import Interference, Rule
+from cef_trio.lab.redis_faults import RedisFaults
+from cef_trio.lab.scenarios.model import Scenario
+from cef_trio.lab.stage import Stage
+from cef_trio.lab.world import PART
+from cef_trio.local.s3 import Fault, Kind, Moment
+
+
+async def _page_for_a_while(stage: Stage, *operations: str, status: int, title: str) -> None:
+    """An ingress answers some calls itself for eight seconds, in the middle of a recording and at its end."""
+    stage.append(2 * PART + 10)
+    await trio.sleep(0.5)
+    rules = [
+        stage.world.proxy.add(Rule(Interference.PAGE, operation, status=status, title=title))
+        for operation in operations
+    ]
+    stage.append(2 * PART)
+    await trio.sleep(1)
+    stage.close()
+    await trio.sleep(7)
+    for rule in rules:
+        stage.world.proxy.remove(rule)
+    await stage.completes(within=330)
+
+
+async def _page_404(stage: Stage) -> None:
+    operations = "UploadPart", "ListParts", "CompleteMultipartUpload", "HeadBucket", "HeadObject"
+    await _page_for_a_while(stage, *operations, status=404, title="404 Not Found")
+
+
+async def _page_403(stage: Stage) -> None:
+    await _page_for_a_while(stage, "*", status=403, title="403 Forbidden")
+
+
+async def _page_413(stage: Stage) -> None:
+    await _page_for_a_while(stage, "UploadPart", status=413, title="413 Request Entity Too Large")
+
+
+async def _page_200(stage: Stage) -> None:
+    operations = "UploadPart", "CompleteMultipartUpload", "CreateMultipartUpload", "ListParts"
+    await _page_for_a_while(stage, *operations, status=200, title="Welcome to nginx!")
+
+
+async def _refused_for_a_while(stage: Stage) -> None:
+    """S3 refuses everything for eight seconds: a policy that is being changed, a quota, a key that is rotated."""
+    stage.append(2 * PART + 10)
+    await trio.sleep(0.5)
+    refused = stage.refuse("*", "AccessDenied")
+    stage.append(2 * PART)
+    await trio.sleep(1)
+    stage.close()
+    await trio.sleep(7)
+    stage.world.endpoint.faults.disarm(refused)
+    await stage.completes(within=330)
+
+
+async def _part_lost(stage: Stage) -> None:
+    """The store loses a part that it has acknowledged."""
+    stage.append(3 * PART + 10)
+    await trio.sleep(0.5)
+    stage.lose_part(2)
+    stage.close()
+    await stage.completes(within=120)
+
+
+async def _no_uploads_listed(stage: Stage) -> None:
+    """ListMultipartUploads fails, and all else is fine."""
+    stage.arm(Fault(Kind.ERROR, "ListMultipartUploads", times=None, code="InternalError"))
+    stage.append(2 * PART + 10)
+    await trio.sleep(0.5)
+    stage.close()
+    await stage.completes(within=200)
+
+
+async def _no_parts_listed(stage: Stage) -> None:
+    """ListParts is not implemented, and Redis is away for a moment, so that every stream comes back through it."""
+    stage.arm(Fault(Kind.ERROR, "ListParts", times=None, code="NotImplemented", status=501))
+    stage.append(2 * PART + 10)
+    await trio.sleep(0.5)
+    reset = stage.arm(Fault(Kind.RESET, "UploadPart", times=None))
+    stage.append(2 * PART + 10)
+    await trio.sleep(20)
+    stage.world.endpoint.faults.disarm(reset)
+    stage.close()
+    await stage.completes(within=330)
+
+
+async def _late_request(stage: Stage) -> None:
+    """A part, and an upload's creation, take effect after who asked for them is gone."""
+    stage.world.proxy.add(Rule(Interference.LATE, "CreateMultipartUpload", times=1, seconds=3.0))
+    stage.world.proxy.add(Rule(Interference.LATE, "UploadPart", times=1, seconds=4.0))
+    stage.append(PART + 10)
+    await trio.sleep(2)
+    stage.patch(5, b"patched meanwhile")
+    await trio.sleep(0.5)
+    stage.close()
+    await stage.completes(within=60)
+    await trio.sleep(5)
+
+
+async def _stale_answers(stage: Stage) -> None:
+    """HEAD and listings answer as things stood a while ago, when completions are asked about."""
+    stage.arm(Fault(Kind.RESET, "CompleteMultipartUpload", Moment.REPLY))
+    stage.world.endpoint.model.complete_again = False
+    stage.arm(Fault(Kind.STALE_PARTS, "ListParts", times=5))
+    rule = stage.world.proxy.add(Rule(Interference.STALE, "HeadObject", times=3))
+    stage.append(3 * PART + 10)
+    await trio.sleep(0.5)
+    stage.close()
+    await trio.sleep(20)
+    stage.world.proxy.remove(rule)
+    await stage.completes(within=300)
+
+
+async def _redis_silent(stage: Stage) -> None:
+    """Redis takes nothing for twenty seconds, then goes on as if nothing had been."""
+    redis = RedisFaults(stage.world)
+    stage.append(PART + 10)
+    await trio.sleep(0.5)
+    redis.silent.value = True
+    stage.append(2 * PART)
+    await trio.sleep(20)
+    redis.silent.value = False
+    await trio.sleep(3)
+    stage.close()
+    await stage.completes(within=120)
+
+
+async def _redis_fails_over(stage: Stage) -> None:
+    """Redis refuses writes and can be read; then a replica takes over that never had the last second."""
+    redis = RedisFaults(stage.world)
+    stage.append(PART + 10)
+    await trio.sleep(0.5)
+    replica = redis.keep()
+    stage.append(PART)
+    await trio.sleep(0.3)
+    redis.turn_read_only()
+    stage.append(PART)
+    await trio.sleep(31)
+    _tell_flapping(stage)
+    redis.fail_over(replica)
+    await trio.sleep(3)
+    stage.close()
+    await stage.completes(within=120)
+
+
+def _tell_flapping(stage: Stage) -> None:
+    """An outage that was called over while what had failed still failed (promise P10)."""
+    since = next(entry.began for entry in stage.world.journal.entries if entry.text == "Redis refuses writes")
+    ended = [
+        entry
+        for entry in stage.world.journal.entries
+        if entry.lane is Lane.DAEMON and entry.began >= since and entry.text.startswith("outage_ended")
+    ]
+    if ended:
+        stage.complaints.append("P10: an outage of Redis was called over while it refused every write")
+
+
+SCENARIOS: Final = (
+    Scenario("page-404", "an ingress answers 404 with a page, for a while", _page_404),
+    Scenario("page-403", "a proxy answers everything with 403 and a page, for a while", _page_403),
+    Scenario("page-413", "a proxy takes no body of that size, for a while", _page_413),
+    Scenario("page-200", "something answers 200 with a page, for a while", _page_200),
+    Scenario("refused-for-a-while", "S3 denies access for eight seconds", _refused_for_a_while),
+    Scenario("part-lost", "the store loses an acknowledged part", _part_lost, starts_over=True),
+    Scenario("no-uploads-listed", "ListMultipartUploads fails for good", _no_uploads_listed, faults_stay=True),
+    Scenario("no-parts-listed", "ListParts is not implemented", _no_parts_listed, faults_stay=True),
+    Scenario("late-requests", "requests take effect after their client is gone", _late_request, starts_over=True),
+    Scenario("stale-answers", "HEAD and listings answer as things were", _stale_answers),
+    Scenario("redis-silent", "Redis is silent, and comes back", _redis_silent, redis_may_fail=True, redis_silent=True),
+    Scenario(
+        "redis-fails-over",
+        "Redis refuses writes, and then knows less",
+        _redis_fails_over,
+        redis_may_fail=True,
+        redis_silent=True,
+    ),
+)
