@@ -25,7 +25,8 @@ from cef_trio.disk import KernelDisk
 from cef_trio.exceptions import CefMp4ProcessorError, OperationError, S3OperationError
 from cef_trio.intake.writers import WriterState, writer_state
 from cef_trio.media.ffprobe import probe
-from cef_trio.retry import CircuitBreaker, Retrier, RetryPolicy, ServiceRetrier
+from cef_trio.outage import IDLE_SECONDS, CircuitBreaker, RetryPolicy
+from cef_trio.retry import Retrier, ServiceRetrier
 from cef_trio.s3.client import S3Client
 from cef_trio.s3.config import Addressing, ChecksumMode, PayloadSigning, S3Config
 from cef_trio.s3.credentials import ChainCredentials, CredentialsProvider, StaticCredentials
@@ -117,8 +118,9 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
     observer = metrics.attempt_failed
     policy = RetryPolicy(settings.retry_attempts, settings.retry_initial_seconds, settings.retry_max_seconds)
     probes = RetryPolicy(1, settings.retry_initial_seconds, settings.retry_max_seconds)
-    redis_breaker = CircuitBreaker("redis", lambda: store.ping(), probes)  # noqa: PLW0108 - made below
-    s3_breaker = CircuitBreaker("s3", lambda: s3.head_bucket(), probes)  # noqa: PLW0108 - made below
+    probe_key = KeyTemplate(settings.s3_key_template).probe_key
+    redis_breaker = CircuitBreaker("redis", lambda _need: store.prove(), probes, idle_seconds=IDLE_SECONDS)
+    s3_breaker = CircuitBreaker("s3", lambda need: s3.probe(need, probe_key), probes, idle_seconds=IDLE_SECONDS)
     store = checkpoint_store(settings, ServiceRetrier(redis_breaker, policy, once=ONCE, observer=observer))
     pacer = Pacer(settings.max_upload_rate, waited=metrics.upload_waited)
     s3 = s3_client(settings, ServiceRetrier(s3_breaker, policy, once=ONCE, observer=observer), pacer)
@@ -277,14 +279,25 @@ async def check_reachable(services: Services, *, create_bucket: bool) -> None:
     await _insist("connect_s3", reach_bucket, services.s3_breaker)
 
 
+@contextmanager
+def _starting(breaker: CircuitBreaker) -> Iterator[None]:
+    breaker.starting = True
+    try:
+        yield
+    finally:
+        breaker.starting = False
+
+
 async def _insist(operation: str, reach: Callable[[], Awaitable[None]], breaker: CircuitBreaker) -> None:
     """Try by the one policy; out of attempts, wait for the outage's end as everyone does, and try again."""
     attempt = 0
     while True:
         try:
-            await reach()
+            with _starting(breaker):
+                await reach()
         except CefMp4ProcessorError as error:
-            if not error.transient or (isinstance(error, OperationError) and error.certificate_refused):
+            refused = isinstance(error, OperationError) and (error.refusal or error.certificate_refused)
+            if refused or not error.transient:
                 raise RefusedAtStartError(str(error)) from error
             attempt += 1
             log.warning("waiting_for_service", operation=operation, attempt=attempt, error=str(error))

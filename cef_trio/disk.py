@@ -30,7 +30,7 @@ from typing import Final, Protocol, TypeVar
 
 import trio
 
-from cef_trio.exceptions import ChunkProcessingError, RecordingChangedError
+from cef_trio.exceptions import FileAccessError, RecordingChangedError
 from cef_trio.file_system import FolderPlace, Origin, birth_ns, inode_generation, origin_of, place_of
 from cef_trio.paths import folder_of, open_straight
 from cef_trio.recording import FileStat
@@ -49,23 +49,7 @@ _HOT_BLOCK: Final = memoryview(bytearray(BLOCK_BYTES))
 """Where hot blocks are read to before they are copied out: one is enough, since no await lies between the two."""
 
 _RWF_NOWAIT: Final[int | None] = getattr(os, "RWF_NOWAIT", None)
-_MAY_PASS: Final = {
-    errno.EIO,
-    errno.ESTALE,
-    errno.ETIMEDOUT,
-    errno.ENOMEM,
-    errno.EMFILE,
-    errno.ENFILE,
-    errno.EAGAIN,
-    errno.EINTR,
-    errno.EBUSY,
-    errno.EHOSTDOWN,
-    errno.EHOSTUNREACH,
-    errno.ENOTCONN,
-    errno.ECONNRESET,
-    errno.ENODEV,
-}
-"""What a network mount or a full table of open files says; a permission does not mend itself."""
+_DENIED: Final = {errno.EACCES, errno.EPERM}
 _CANNOT_SAY: Final = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
 
@@ -89,7 +73,7 @@ class OpenRecording(Protocol):
         """Read at most ``size_bytes`` (up to 512 KiB) at ``offset``; empty at the file's end.
 
         Raises:
-            ChunkProcessingError: the disk refused.
+            FileAccessError: the disk refused.
         """
         ...
 
@@ -101,7 +85,7 @@ class Disk(Protocol):
         """The regular file of that name; ``None`` if there is none. No symbolic link in the path is followed.
 
         Raises:
-            ChunkProcessingError: the file system refused to say (that is not the same as "not there").
+            FileAccessError: the file system refused to say (that is not the same as "not there").
         """
         ...
 
@@ -124,7 +108,7 @@ class Disk(Protocol):
 
         Raises:
             RecordingChangedError: there is no regular file of that name (any more).
-            ChunkProcessingError: it cannot be opened.
+            FileAccessError: it cannot be opened.
         """
         ...
 
@@ -153,9 +137,9 @@ class FileSlice:
             yield block
 
 
-def refusal(what: str, error: OSError) -> ChunkProcessingError:
-    """The file system's refusal, as ours: which says whether it may pass."""
-    return ChunkProcessingError(f"{what}: {error.strerror}", transient=error.errno in _MAY_PASS)
+def refusal(what: str, error: OSError) -> FileAccessError:
+    """What the file system refused, and why. None of it is for good: rights are given, mounts come back."""
+    return FileAccessError(f"{what}: {error.strerror}", denied=error.errno in _DENIED)
 
 
 def regular_file_stat(result: os.stat_result) -> FileStat | None:
@@ -365,7 +349,7 @@ class _KernelRecording:
         except OSError as error:
             raise self._refused(offset, error) from error
 
-    def _refused(self, offset: int, error: OSError) -> ChunkProcessingError:
+    def _refused(self, offset: int, error: OSError) -> FileAccessError:
         return refusal(f"cannot read {self._path!r} at byte {offset}", error)
 
 

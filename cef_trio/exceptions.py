@@ -7,6 +7,10 @@ and whether trying again can help (``transient``).
 
 from __future__ import annotations
 
+from typing import Final
+
+_MAX_MESSAGE: Final = 1500
+
 
 class CefMp4ProcessorError(Exception):
     """Base of every error that cef-trio raises on purpose."""
@@ -25,6 +29,17 @@ class ChunkProcessingError(CefMp4ProcessorError):
     def __init__(self, message: str, *, transient: bool = False) -> None:
         self.transient = transient
         super().__init__(message)
+
+
+class FileAccessError(ChunkProcessingError):
+    """The file system refused a recording: its rights, its disk, its server. A change on this machine can mend it.
+
+    ``denied``: the rights are missing (EACCES, EPERM). Programs that copy or move set them last.
+    """
+
+    def __init__(self, message: str, *, denied: bool = False) -> None:
+        self.denied = denied
+        super().__init__(message, transient=True)
 
 
 class StreamFinalizationError(CefMp4ProcessorError):
@@ -71,8 +86,13 @@ class OperationError(CefMp4ProcessorError):
     service = "Outside"
     certificate_refused: bool = False
     """Whether a certificate was refused, theirs by us or ours by them: no start waits for that to pass."""
+    refusal: bool = False
+    """Whether it was answered with a no that may strike every call alike (a key, a right, a quota, a bucket): the
+    breaker finds out. It stays set where that made it transient."""
 
     def __init__(self, operation: str, message: str, *, transient: bool = False) -> None:
+        if len(message) > _MAX_MESSAGE:  # it quotes what a server said, and goes to the log and to Redis
+            message = f"{message[:_MAX_MESSAGE]}…"
         self.operation = operation
         self.message = message
         self.transient = transient

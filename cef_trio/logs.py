@@ -29,7 +29,7 @@ from cef_trio.config import AppEnvironment, Settings, secret_values
 from cef_trio.log_writer import LineWriter
 
 REDACTED: Final = "***"
-QUIET: Final = ("httpx", "httpcore", "hpack", "redis", "hypercorn", "asyncio", "botocore", "urllib3")
+QUIET: Final = ("httpx", "httpcore", "redis", "asyncio", "botocore", "urllib3")
 """Libraries whose ordinary chatter (each URL, each retry) is not for our log."""
 _MIN_SECRET_LENGTH: Final = 4
 """Shorter values would be found in ordinary words."""

@@ -1,12 +1,12 @@
-"""When to try again, how long to wait, and how one outage is one outage.
-
-Two pieces, and one policy for every call to S3 and Redis:
+"""When to try again, and how long to wait: one policy for every call to S3 and Redis.
 
 - :class:`ServiceRetrier` runs one operation: exponential back-off with full jitter
   (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/), a cap, ``Retry-After`` honoured. What is
   transient is said by the error itself (``CefMp4ProcessorError.transient``), which the edges set from their tables.
-- :class:`CircuitBreaker` is shared by all operations of a service. When one is out of attempts the breaker opens: every
-  other call waits for it instead of knocking, one probe with a back-off of its own notices the end, and all go on.
+- Out of attempts, or refused, it asks the service's :class:`~cef_trio.outage.CircuitBreaker` whether that strikes all.
+  What does is transient from then on, whatever it is called: the caller waits for the outage's end, and comes back.
+- A refusal that only this call runs into is repeated as often as a transient error before it is believed: keys and
+  rights that were changed a moment ago are not known to all of a store's servers at once.
 
 A wait is ``trio.sleep``: cancelled at once. tenacity catches ``BaseException`` inside, so the predicate is a type check
 that Cancelled cannot pass, and the exception itself is raised, not a ``RetryError``. Between an attempt's success and
@@ -16,23 +16,34 @@ the return of :meth:`ServiceRetrier.call` there is no checkpoint: an acknowledge
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from contextvars import ContextVar
 from dataclasses import dataclass
 from random import Random
-from typing import Final, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import structlog
 import tenacity
 import trio
-from trio_util import AsyncBool
 
-from cef_trio.exceptions import CefMp4ProcessorError, OperationError
+from cef_trio.exceptions import CefMp4ProcessorError
+from cef_trio.outage import CircuitBreaker, Need, Outage, RetryPolicy, is_outage, is_probing, is_refusal, need_of
+
+__all__ = (
+    "MAX_RETRY_AFTER_SECONDS",
+    "CircuitBreaker",
+    "FailedAttempt",
+    "Need",
+    "Outage",
+    "Retrier",
+    "RetryObserver",
+    "RetryPolicy",
+    "ServiceRetrier",
+    "SingleAttempt",
+    "is_outage",
+    "is_transient",
+)
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
-
-_probing: ContextVar[bool] = ContextVar("probing", default=False)
-"""Set in the task that probes: its calls are the breaker's own attempts, neither repeated nor waiting for it."""
 
 MAX_RETRY_AFTER_SECONDS = 300.0
 """A server that asks for a longer wait than this is asked again after this."""
@@ -54,43 +65,9 @@ class SingleAttempt:
         return await attempt()
 
 
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
-    """How often and how far apart. Seconds; ``attempts`` counts the first one too."""
-
-    attempts: int = 5
-    initial_seconds: float = 0.2
-    max_seconds: float = 10.0
-
-    def ceiling_seconds(self, attempt: int) -> float:
-        """The longest wait after that attempt (1, 2, …): doubled each time, up to the cap."""
-        exponent = min(attempt - 1, 63)  # a float overflows long before an outage of a year does
-        return float(min(self.max_seconds, self.initial_seconds * 2**exponent))
-
-
 def is_transient(error: BaseException) -> bool:
     """Whether the same call may succeed later. Never true of ``trio.Cancelled``, nor of anything that is not ours."""
     return isinstance(error, CefMp4ProcessorError) and error.transient
-
-
-_OF_ONE_CALL: Final = frozenset(
-    {
-        "BadDigest",
-        "ChecksumMismatch",
-        "ChecksumNotConfirmed",
-        "IncompleteBody",
-        "RequestTimeTooSkewed",
-        "UnreadableAnswer",
-        "XAmzContentChecksumMismatch",
-        "XAmzContentSHA256Mismatch",
-    }
-)
-"""Codes of transient errors that say nothing of the service for others: this call's bytes, clock or answer."""
-
-
-def is_outage(error: BaseException) -> bool:
-    """Whether a transient error speaks of the whole service, and not of this call's own bytes, clock or answer."""
-    return isinstance(error, OperationError) and error.transient and getattr(error, "code", None) not in _OF_ONE_CALL
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,79 +88,12 @@ def _nobody(_failed: FailedAttempt) -> None:
     """The observer that is not there."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outage:
-    """A service that is down, as far as is known."""
+class _Held(Exception):  # noqa: N818 - it says what became of an error, and never leaves this module
+    """A refusal that strikes all: this call is not repeated before the outage is over."""
 
-    began: float
-    """``trio.current_time()``."""
-    error: str
-    """What the last attempt ran into."""
-    probes: int = 0
-
-
-class CircuitBreaker:
-    """Whether a service is up, for all who need it. Open means down, as in an electric circuit.
-
-    Exactly one task runs :meth:`run`; it probes while the breaker is open.
-    """
-
-    def __init__(
-        self, service: str, probe: Callable[[], Awaitable[None]], policy: RetryPolicy, random: Random | None = None
-    ) -> None:
-        self.service = service
-        self.up = AsyncBool(True)
-        self.last_failure_time = -float("inf")
-        """``trio.current_time()`` of the last attempt that failed for an outage's reason."""
-        self.outage: Outage | None = None
-        """While the breaker is open."""
-        self.up_since = -float("inf")
-        """``trio.current_time()`` when the last outage ended."""
-        self._probe = probe
-        self._policy = policy
-        self._random = random or Random()  # noqa: S311 - jitter, not a secret
-
-    def note_failure(self) -> None:
-        """An attempt failed as in an outage; others will tell whether it is one."""
-        self.last_failure_time = trio.current_time()
-
-    def trip(self, error: BaseException) -> None:
-        """An operation is out of attempts: hold the others back until a probe succeeds."""
-        if self.up.value:
-            log.warning("outage_began", service=self.service, error=str(error))
-            self.outage = Outage(trio.current_time(), str(error))
-            self.up.value = False
-
-    async def wait_up(self) -> None:
-        """Wait until the service is believed to be up; returns without a checkpoint if it is."""
-        if not self.up.value:
-            await self.up.wait_value(True)
-
-    async def run(self) -> None:
-        """Probe while the breaker is open, for as long as it takes."""
-        _probing.set(True)  # in this task's own context
-        while True:
-            await self.up.wait_value(False)
-            began = trio.current_time()
-            attempt = 0
-            while not self.up.value:
-                attempt += 1
-                ceiling = self._policy.ceiling_seconds(attempt)
-                await trio.sleep(ceiling / 2 + self._random.uniform(0, ceiling / 2))
-                try:
-                    await self._probe()
-                except CefMp4ProcessorError as error:
-                    if not error.transient:
-                        # It answers, and refuses: that is for the operations themselves to run into and to report.
-                        self.up.value = True
-                    log.info("outage_goes_on", service=self.service, probes=attempt, error=str(error))
-                    self.outage = Outage(began, str(error), attempt)
-                else:
-                    self.up.value = True
-            self.outage, self.up_since = None, trio.current_time()
-            log.warning(
-                "outage_ended", service=self.service, seconds=round(trio.current_time() - began, 3), probes=attempt
-            )
+    def __init__(self, error: CefMp4ProcessorError) -> None:
+        self.error = error
+        super().__init__()
 
 
 class ServiceRetrier:
@@ -213,8 +123,8 @@ class ServiceRetrier:
         """Run ``attempt`` up to ``policy.attempts`` times.
 
         Raises:
-            CefMp4ProcessorError: the last attempt's error; if it is transient, the breaker is open by now where the
-                error speaks of the whole service.
+            CefMp4ProcessorError: the last attempt's error; where it strikes all, the breaker is open by now and the
+                error is transient, a refusal too.
             trio.Cancelled: at once, during the attempt and during the wait.
         """
         try:
@@ -224,35 +134,50 @@ class ServiceRetrier:
             raise
 
     async def _call(self, operation: str, attempt: Callable[[], Awaitable[T]]) -> T:
-        if operation in self._once or _probing.get():
-            return await self._noting_failures(attempt)
+        if operation in self._once or is_probing():
+            return await self._noting(attempt)
         retrying = tenacity.AsyncRetrying(
             sleep=trio.sleep,
             stop=tenacity.stop_after_attempt(self._policy.attempts),
             wait=self._wait_seconds,
-            retry=tenacity.retry_if_exception(is_transient),
+            retry=tenacity.retry_if_exception(lambda error: is_transient(error) or error in own),
             before_sleep=lambda state: self._tell_retry(operation, state),
             reraise=True,
         )
+        own: list[BaseException] = []
+        """The last refusal, if it is this call's own."""
 
         async def one_attempt() -> T:
+            own.clear()
             await self._breaker.wait_up()
-            return await self._noting_failures(attempt)
+            try:
+                return await self._noting(attempt)
+            except CefMp4ProcessorError as error:
+                if is_refusal(error) and not self._breaker.starting:
+                    if await self._breaker.is_everybodys(error, need_of(operation)):
+                        raise _Held(error) from error
+                    own.append(error)
+                raise
 
         try:
             return await retrying(one_attempt)
+        except _Held as held:
+            held.error.transient = True
+            raise held.error from held.error.__cause__
         except CefMp4ProcessorError as error:
             if is_outage(error):
-                self._breaker.trip(error)
+                await self._breaker.is_everybodys(error, need_of(operation))
             raise
 
-    async def _noting_failures(self, attempt: Callable[[], Awaitable[T]]) -> T:
+    async def _noting(self, attempt: Callable[[], Awaitable[T]]) -> T:
         try:
-            return await attempt()
+            result = await attempt()
         except CefMp4ProcessorError as error:
             if is_outage(error):
                 self._breaker.note_failure()
             raise
+        self._breaker.note_success()
+        return result
 
     def _wait_seconds(self, state: tenacity.RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None

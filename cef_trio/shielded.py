@@ -10,10 +10,13 @@ The laboratory can remove single shields, by the name given in ``saving``, to sh
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import trio
+
+T = TypeVar("T")
 
 removed: frozenset[str] = frozenset()
 """Names of the shields that are off. Only the laboratory's mutation check sets this."""
@@ -38,3 +41,40 @@ def shielded(seconds: float, *, saving: str) -> Iterator[trio.CancelScope]:
         raise ValueError(f"a shield needs a finite, positive time limit, not {seconds!r}")
     with trio.move_on_after(seconds, shield=saving not in removed) as scope:
         yield scope
+
+
+async def shielded_at_first(work: Callable[[], Awaitable[T]], seconds: float, *, saving: str) -> T:
+    """Do some work that a cancellation does not reach for ``seconds``, and then may.
+
+    Unlike :func:`shielded` it ends nothing by itself: work that nobody cancels goes on for as long as it takes.
+
+    Args:
+        work: what is done; what it returns is returned without a further checkpoint that a cancellation could use
+            within ``seconds``.
+        seconds: positive and finite.
+        saving: as for :func:`shielded`.
+
+    Raises:
+        ValueError: ``seconds`` is not positive and finite.
+        trio.Cancelled: cancelled from outside, and ``seconds`` were over; maybe in a group.
+    """
+    if not 0 < seconds < math.inf:
+        raise ValueError(f"a shield needs a finite, positive time limit, not {seconds!r}")
+    result: list[T] = []
+    failure: Exception | None = None
+    async with trio.open_nursery() as nursery:
+        nursery.cancel_scope.shield = saving not in removed
+        nursery.start_soon(_lower, nursery.cancel_scope, seconds)
+        try:
+            result.append(await work())
+        except Exception as error:  # noqa: BLE001 - raised again below, where the nursery makes no group of it
+            failure = error
+        nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+    return result[0]
+
+
+async def _lower(scope: trio.CancelScope, seconds: float) -> None:
+    await trio.sleep(seconds)
+    scope.shield = False

@@ -1,14 +1,14 @@
-"""The admin server's answers, as a small ASGI application of our own.
+"""The admin server's answers: what is asked, in; what is said, out.
 
 Reads only: GET and HEAD, five addresses, no parameters, no body is looked at, nothing that is asked changes anything.
 No answer is kept by a cache, and the page may load nothing from anywhere: its own style and script are allowed by
 their hashes, so that a file name that is HTML stays a name even if the script that shows it had a mistake. Which
-websites may have sent a browser here is said in ``hosts.py``.
+websites may have sent a browser here is said in ``origins.py``.
 
 ``/events`` is the one answer that lasts (server-sent events,
-https://html.spec.whatwg.org/multipage/server-sent-events.html). It has a limit of listeners, reads its own client to
-see it go, and goes on while the daemon drains, so that this can be watched. Who is slow, and who is still there at the
-end, is cut off by the server below.
+https://html.spec.whatwg.org/multipage/server-sent-events.html). It has a limit of listeners, for each client and for
+all, and goes on while the daemon drains, so that this can be watched. Who is slow, and who is still there at the end,
+is cut off by the server (``server.py``).
 """
 
 from __future__ import annotations
@@ -17,31 +17,36 @@ import base64
 import hashlib
 import re
 import time
-from collections.abc import Awaitable, Callable, Collection, MutableMapping
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from email.utils import formatdate
 from functools import cache
 from importlib.resources import files
-from typing import Any, Final
+from typing import Final
 
 import trio
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from cef_trio.admin.hosts import is_ours
+from cef_trio.admin.origins import is_foreign, is_ours
 from cef_trio.admin.snapshot import Fact, judge_health, judge_ready, to_json
 from cef_trio.admin.source import SnapshotSource
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+from cef_trio.http1 import Request
 
 MAX_LISTENERS: Final = 32
+MAX_LISTENERS_OF_A_CLIENT: Final = 8
 TICK_SECONDS: Final = 1.0
 _RECONNECT_MILLISECONDS: Final = 2000
 _NAMES_FILES: Final = frozenset({"/", "/events"})
 """What tells the names of recordings; metrics and health do not."""
 _MISDIRECTED: Final = b"this server does not answer to that name: use its address, or list it in PROM_ALLOWED_HOSTS\n"
+HEALTH: Final = frozenset({"/healthz", "/readyz"})
+"""What is answered even when nobody else is: without an answer a container is restarted."""
+_FOREIGN: Final = b"another website asked for this; open it by its own address\n"
 _TEXT: Final = "text/plain; charset=utf-8"
+_EVENTS: Final = "text/event-stream; charset=utf-8"
 _HEADERS: Final = {
     "cache-control": "no-store",
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
@@ -53,11 +58,21 @@ _HEADERS: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class _Answer:
+class Answer:
+    """What is answered; ``lasts``: its body is :meth:`AdminApp.events`, and has no end."""
+
     body: bytes
     content_type: str = _TEXT
     status: int = 200
-    headers: tuple[tuple[str, str], ...] = ()
+    more_headers: tuple[tuple[str, str], ...] = ()
+    lasts: bool = False
+
+    def headers(self) -> list[tuple[str, str]]:
+        """All of them."""
+        headers = {**_HEADERS, "date": formatdate(usegmt=True), "content-type": self.content_type}
+        if not self.lasts:
+            headers["content-length"] = str(len(self.body))
+        return list({**headers, **dict(self.more_headers)}.items())
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,69 +101,65 @@ def _hash(text: bytes) -> str:
 
 
 class AdminApp:
-    """The application; ``registry`` is what ``/metrics`` shows, ``allowed_hosts`` by which names a browser may ask."""
+    """The answers; ``registry`` is what ``/metrics`` shows, ``allowed_hosts`` by which names a browser may ask."""
 
     def __init__(
         self, source: SnapshotSource, registry: CollectorRegistry, allowed_hosts: Collection[str] = ()
     ) -> None:
         self._source = source
         self._allowed_hosts = frozenset(allowed_hosts)
-        self._answers: dict[str, Callable[[], _Answer]] = {
-            "/": lambda: _Answer(page().html, "text/html; charset=utf-8", 200, _policy(page().policy)),
-            "/metrics": lambda: _Answer(generate_latest(registry), CONTENT_TYPE_LATEST),
+        self._answers: dict[str, Callable[[], Answer]] = {
+            "/": lambda: Answer(page().html, "text/html; charset=utf-8", 200, _policy(page().policy)),
+            "/metrics": lambda: Answer(generate_latest(registry), CONTENT_TYPE_LATEST),
             "/healthz": lambda: _facts(judge_health(source.health())),
             "/readyz": lambda: _facts(judge_ready(source.ready())),
         }
-        self._listeners = 0
+        self._listening: Counter[str] = Counter()
         self._made: tuple[float, str] = (-float("inf"), "")
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        if scope["type"] == "websocket":
-            await send({"type": "websocket.close"})
-            return
-        if scope["type"] != "http":
-            raise NotImplementedError(f"ASGI {scope['type']}")
-        method, path = scope["method"], scope["path"]
+    def answer(self, request: Request, client: str) -> Answer:
+        """What is answered to a request of a client, who is known by its address."""
+        if refusal := self._refusal(request):
+            return refusal
+        if request.path != "/events":
+            return self._answers[request.path]()
+        if self._listening.total() >= MAX_LISTENERS or self._listening[client] >= MAX_LISTENERS_OF_A_CLIENT:
+            return Answer(b"too many listeners\n", status=503, more_headers=(("retry-after", "10"),))
+        return Answer(b"", _EVENTS, more_headers=(("x-accel-buffering", "no"),), lasts=True)
+
+    def _refusal(self, request: Request) -> Answer | None:
+        path = request.path
         if path not in self._answers and path != "/events":
-            await _send(send, _Answer(b"not found\n", status=404), method)
-        elif method not in {"GET", "HEAD"}:
-            await _send(
-                send, _Answer(b"this can only be read\n", status=405, headers=(("allow", "GET, HEAD"),)), method
-            )
-        elif path in _NAMES_FILES and not is_ours(_host(scope), self._allowed_hosts):
-            await _send(send, _Answer(_MISDIRECTED, status=421), method)
-        elif path != "/events":
-            await _send(send, self._answers[path](), method)
-        elif self._listeners >= MAX_LISTENERS:
-            await _send(send, _Answer(b"too many listeners\n", status=503, headers=(("retry-after", "10"),)), method)
-        else:
-            self._listeners += 1
-            try:
-                await self._events(receive, send, method)
-            finally:
-                self._listeners -= 1
+            return Answer(b"not found\n", status=404)
+        if request.method not in {"GET", "HEAD"}:
+            return Answer(b"this can only be read\n", status=405, more_headers=(("allow", "GET, HEAD"),))
+        if is_foreign(request.header, may_be_opened=path == "/"):
+            return Answer(_FOREIGN, status=403)
+        if path in _NAMES_FILES and not is_ours(request.header("host"), self._allowed_hosts):
+            return Answer(_MISDIRECTED, status=421)
+        return None
 
     # -- /events ------------------------------------------------------------------------------------------------------
 
-    async def _events(self, receive: Receive, send: Send, method: str) -> None:
-        await send(_start(_Answer(b"", "text/event-stream; charset=utf-8", headers=(("x-accel-buffering", "no"),))))
-        if method == "GET":
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(_until_gone, receive, nursery.cancel_scope)
-                await self._tell(send)
-                nursery.cancel_scope.cancel()
-        await send({"type": "http.response.body", "body": b""})
+    @contextmanager
+    def listening(self, client: str) -> Iterator[None]:
+        """Count a listener, as long as the block runs."""
+        self._listening[client] += 1
+        try:
+            yield
+        finally:
+            self._listening[client] -= 1
+            self._listening += Counter()  # without those that are 0
 
-    async def _tell(self, send: Send) -> None:
+    async def events(self) -> AsyncGenerator[bytes, None]:
         """A snapshot whenever it changed, the time of day otherwise, for ever."""
-        await _send_event(send, f"retry: {_RECONNECT_MILLISECONDS}\n\n")
+        yield f"retry: {_RECONNECT_MILLISECONDS}\n\n".encode()
         told = ""
         while True:
             text = self._snapshot()
-            await _send_event(send, f"event: tick\ndata: {time.time():.0f}\n\n")
+            yield f"event: tick\ndata: {time.time():.0f}\n\n".encode()
             if text != told:
-                await _send_event(send, f"data: {text}\n\n")
+                yield f"data: {text}\n\n".encode()
             told = text
             await trio.sleep(TICK_SECONDS)
 
@@ -160,37 +171,10 @@ class AdminApp:
         return self._made[1]
 
 
-async def _until_gone(receive: Receive, scope: trio.CancelScope) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    scope.cancel()
-
-
-async def _send_event(send: Send, text: str) -> None:
-    await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
-
-
-async def _send(send: Send, answer: _Answer, method: str) -> None:
-    await send(_start(answer, length=len(answer.body)))
-    await send({"type": "http.response.body", "body": b"" if method == "HEAD" else answer.body})
-
-
-def _start(answer: _Answer, length: int | None = None) -> MutableMapping[str, Any]:
-    headers = {**_HEADERS, "content-type": answer.content_type, **dict(answer.headers)}
-    if length is not None:
-        headers["content-length"] = str(length)
-    encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
-    return {"type": "http.response.start", "status": answer.status, "headers": encoded}
-
-
-def _host(scope: Scope) -> str | None:
-    return next((value.decode("latin-1") for name, value in scope["headers"] if name.lower() == b"host"), None)
-
-
 def _policy(policy: str) -> tuple[tuple[str, str], ...]:
     return (("content-security-policy", policy),)
 
 
-def _facts(facts: tuple[Fact, ...]) -> _Answer:
+def _facts(facts: tuple[Fact, ...]) -> Answer:
     lines = "".join(f"{'ok' if fact.good else 'NOT OK'}: {fact.says}\n" for fact in facts)
-    return _Answer(lines.encode(), status=200 if all(fact.good for fact in facts) else 503)
+    return Answer(lines.encode(), status=200 if all(fact.good for fact in facts) else 503)

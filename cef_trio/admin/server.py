@@ -1,43 +1,44 @@
-"""Hypercorn on trio, one server in the daemon's nursery, that can never hold the daemon back (promise P4).
+"""The admin server: HTTP/1.1 in the daemon's nursery, which can never hold the daemon back (promise P4).
 
-Hypercorn sends inside a shield that has no end (``hypercorn.trio.tcp_server.TCPServer.protocol_send``): a client that
-stops reading would keep a cancelled daemon for ever. So hypercorn is given streams of ours. Each send on them has a
-time limit, and when the server is cancelled all of them are closed at once, from outside: whatever waits on one of
-them, in whichever shield, is woken by that. Its accept loop is trio's, for the same reason.
-
-What goes wrong with a client ends that client's connection, never the daemon. Connections have a limit (promise P7).
+Whatever a client does ends with its connection. Each has a limit of time: to send a request, to read an answer, to say
+nothing. All have limits of number (``places.py``), so no client keeps others out, and health least of all: without an
+answer to ``/healthz`` a container is restarted. Cancelled, the server closes every connection at once.
 """
 
 from __future__ import annotations
 
-import logging
+import math
 import os
 from collections.abc import Collection
-from functools import partial
+from contextlib import aclosing, suppress
 from typing import Final
 
 import structlog
 import trio
-from hypercorn.app_wrappers import ASGIWrapper
-from hypercorn.config import Config
-from hypercorn.trio.tcp_server import TCPServer
-from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.typing import ConnectionState
 from prometheus_client import CollectorRegistry
 
-from cef_trio.admin.app import AdminApp
+from cef_trio.admin.app import HEALTH, AdminApp, Answer
+from cef_trio.admin.places import Place, Places, client_of
 from cef_trio.admin.source import SnapshotSource
 from cef_trio.exceptions import CefMp4ProcessorError
+from cef_trio.http1 import NotHttpError, Request, ServerConnection
 
 log = structlog.get_logger(__name__)
 
 MAX_CONNECTIONS: Final = 100
+MAX_CONNECTIONS_OF_A_CLIENT: Final = 48
+RESERVED_CONNECTIONS: Final = 8
+"""For health, when all others are taken."""
+REQUEST_SECONDS: Final = 5.0
+"""How long the first request of a connection may take to arrive, whole."""
 SEND_SECONDS: Final = 10.0
 """How long a client may take to read what is sent to it at once."""
-_IDLE_SECONDS: Final = 75
+_IDLE_SECONDS: Final = 75.0
 """How long a connection is kept for the next request, longer than Prometheus' usual interval of scrapes."""
-_LAST_SECONDS: Final = 1.0
-"""Hypercorn alone would keep the place of a client that left for ``_IDLE_SECONDS``."""
+_MAX_HEADER_BYTES: Final = 16 * 1024
+_DISCARD_BYTES: Final = 64 * 1024
+_DISCARD_SECONDS: Final = 1.0
+_ACCEPT_AGAIN_SECONDS: Final = 0.5
 
 
 class AdminPortError(CefMp4ProcessorError):
@@ -61,19 +62,18 @@ async def serve_admin(
         AdminPortError: the address cannot be listened at.
     """
     listeners = await _listen(host, port)
-    streams: set[_BoundedStream] = set()
     app = AdminApp(source, registry, allowed_hosts)
-    serve = partial(_serve_connection, app, _config(), WorkerContext(max_requests=None), streams)
-    async with trio.open_nursery() as nursery:
-        try:
-            await nursery.start(trio.serve_listeners, serve, listeners)
+    places = Places(MAX_CONNECTIONS, MAX_CONNECTIONS_OF_A_CLIENT, RESERVED_CONNECTIONS)
+    try:
+        async with trio.open_nursery() as nursery:
+            for listener in listeners:
+                nursery.start_soon(_accept, listener, nursery, app, places)
             bound: int = listeners[0].socket.getsockname()[1]
             log.info("admin_server_started", host=host, port=bound)
             task_status.started(bound)
-            await trio.sleep_forever()
-        finally:
-            for stream in streams:
-                stream.close()
+    finally:
+        for listener in listeners:
+            listener.socket.close()
 
 
 async def _listen(host: str, port: int) -> list[trio.SocketListener]:
@@ -85,53 +85,109 @@ async def _listen(host: str, port: int) -> list[trio.SocketListener]:
         raise AdminPortError(f"PROM_HOST, PROM_PORT: cannot listen at {host} port {port}: {reason}") from error
 
 
-def _config() -> Config:
-    config = Config()
-    config.errorlog = logging.getLogger("hypercorn.error")  # into our log, in its shape; no access log
-    config.accesslog = None
-    config.include_server_header = False
-    config.keep_alive_timeout = _IDLE_SECONDS
-    config.h11_max_incomplete_size = 16 * 1024
-    return config
+async def _accept(listener: trio.SocketListener, nursery: trio.Nursery, app: AdminApp, places: Places) -> None:
+    refused = False
+    while True:
+        try:
+            accepted = await listener.accept()
+        except OSError as error:  # no descriptor or memory is to be had just now
+            if not refused:
+                log.warning("admin_connection_refused", error=str(error))
+            refused = True
+            await trio.sleep(_ACCEPT_AGAIN_SECONDS)
+        else:
+            refused = False
+            nursery.start_soon(_serve_connection, app, places, accepted)
 
 
-async def _serve_connection(
-    app: AdminApp,
-    config: Config,
-    context: WorkerContext,
-    streams: set[_BoundedStream],
-    accepted: trio.SocketStream,
-) -> None:
-    if len(streams) >= MAX_CONNECTIONS:
-        await accepted.aclose()
-        return
-    stream = _BoundedStream(accepted)
-    streams.add(stream)
+async def _serve_connection(app: AdminApp, places: Places, stream: trio.SocketStream) -> None:
+    place = None
     try:
-        with stream.scope:
-            await TCPServer(ASGIWrapper(app), config, context, ConnectionState({}), stream)
+        with trio.CancelScope() as scope, suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            place = places.take(client_of(str(stream.socket.getpeername()[0])), scope.cancel)
+            if place is not None:
+                await _serve_client(app, place, stream)
+    except OSError:
+        pass  # it was gone before it had a place
     except Exception:  # a client, or a bug in what serves it, must not end the daemon
         log.exception("admin_connection_failed")
     finally:
-        streams.discard(stream)
-        stream.close()
+        if place is not None:
+            places.give_back(place)
+        stream.socket.close()
 
 
-class _BoundedStream:
-    """The part of ``trio.SocketStream`` that hypercorn uses, with an end to everything that could wait."""
+async def _serve_client(app: AdminApp, place: Place, stream: trio.SocketStream) -> None:
+    connection = ServerConnection(_BoundedStream(stream), max_header_bytes=_MAX_HEADER_BYTES)
+    seconds = REQUEST_SECONDS
+    try:
+        while True:
+            place.waits = True
+            request = None
+            with trio.move_on_after(seconds):
+                request = await connection.next_request()
+            if request is None:
+                return
+            place.waits = False
+            answer = _reserved(request) if place.reserved else None
+            await _answer(connection, app, place, request, answer or app.answer(request, place.client))
+            if place.reserved or not connection.reusable:
+                return
+            seconds = _IDLE_SECONDS
+    except NotHttpError as error:
+        await connection.refuse(error.status)
+        await connection.discard(_DISCARD_BYTES, _DISCARD_SECONDS)
+
+
+def _reserved(request: Request) -> Answer | None:
+    if request.path in HEALTH:
+        return None
+    return Answer(b"too many connections\n", status=503, more_headers=(("retry-after", "10"),))
+
+
+async def _answer(connection: ServerConnection, app: AdminApp, place: Place, request: Request, answer: Answer) -> None:
+    headers = answer.headers()
+    unread = connection.has_unread_body
+    if unread or place.reserved or answer.lasts:
+        headers.append(("connection", "close"))
+    if answer.lasts and request.method == "GET":
+        with app.listening(place.client):
+            await connection.begin(answer.status, headers)
+            await _send_events(connection, app)
+        return
+    await connection.begin(answer.status, headers)
+    if request.method != "HEAD":
+        await connection.data(answer.body)
+    await connection.end()
+    if unread:
+        await connection.discard(_DISCARD_BYTES, _DISCARD_SECONDS)
+
+
+async def _send_events(connection: ServerConnection, app: AdminApp) -> None:
+    """Send them until the client has gone. Whichever task sees it go ends the other one."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_until_gone, connection, nursery.cancel_scope)
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            async with aclosing(app.events()) as events:
+                async for text in events:
+                    await connection.data(text)
+        nursery.cancel_scope.cancel()
+
+
+async def _until_gone(connection: ServerConnection, scope: trio.CancelScope) -> None:
+    """Wait until the client has closed its side; it has nothing to say any more."""
+    with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+        await connection.discard(_DISCARD_BYTES, math.inf)
+    scope.cancel()
+
+
+class _BoundedStream(trio.abc.Stream):
+    """A stream on which no send waits for ever."""
 
     def __init__(self, stream: trio.SocketStream) -> None:
-        self.socket = stream.socket
-        self.scope = trio.CancelScope()
-        """Whoever serves the client. Hypercorn's wait for a next request goes on after the stream was closed."""
         self._stream = stream
 
-    def close(self) -> None:
-        """Close it at once; whoever waits on it, in whichever shield, is woken with ``trio.ClosedResourceError``."""
-        self.socket.close()
-        self.scope.cancel()
-
-    async def send_all(self, data: bytes) -> None:
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Send, or give the client up.
 
         Raises:
@@ -140,21 +196,16 @@ class _BoundedStream:
         with trio.move_on_after(SEND_SECONDS) as scope:
             await self._stream.send_all(data)
         if scope.cancelled_caught:
-            self.close()
             raise trio.BrokenResourceError(f"the client read nothing for {SEND_SECONDS} s")
 
-    async def receive_some(self, max_bytes: int) -> bytes:
-        """Receive what is there; a client that says no more has ``_LAST_SECONDS`` to read its answer."""
-        data = bytes(await self._stream.receive_some(max_bytes))
-        if not data:
-            self.scope.deadline = trio.current_time() + _LAST_SECONDS
-        return data
+    async def wait_send_all_might_not_block(self) -> None:
+        """See trio."""
+        await self._stream.wait_send_all_might_not_block()
 
-    async def send_eof(self) -> None:
-        """Say that nothing more comes."""
-        await self._stream.send_eof()
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """Receive what is there."""
+        return bytes(await self._stream.receive_some(max_bytes))
 
     async def aclose(self) -> None:
-        """Close it."""
-        self.close()
-        await trio.lowlevel.checkpoint()
+        """See trio."""
+        await self._stream.aclose()

@@ -46,6 +46,11 @@ class Keys:
         """The set of the ids of completed streams whose webhook was not delivered yet."""
         return f"{self.prefix}webhooks:owed"
 
+    @property
+    def probe(self) -> str:
+        """A string that is set to see whether anything can be; it has a TTL."""
+        return f"{self.prefix}stream:cef-trio-probe"
+
     def meta(self, stream_id: str) -> str:
         """The hash of the stream's record."""
         return f"{self.prefix}stream:{stream_id}:meta"

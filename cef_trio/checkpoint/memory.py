@@ -149,6 +149,10 @@ class MemoryCheckpointStore:
         """Reach the store, or raise what the fault hook raises."""
         await self._call("ping", lambda: None)
 
+    async def prove(self) -> None:
+        """Write something of no meaning, or raise what the fault hook raises."""
+        await self._call("prove", lambda: None)
+
     async def create(
         self, meta: StreamMeta, lease: Lease, parts: Sequence[PartRecord] = (), *, instead_of: str | None = None
     ) -> None:

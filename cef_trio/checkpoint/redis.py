@@ -32,6 +32,7 @@ from cef_trio.checkpoint.unreadable import UnreadableKeys
 from cef_trio.exceptions import RecordUnreadableError, RedisOperationError
 from cef_trio.retry import Retrier
 
+_PROBE_MILLISECONDS: Final = 60_000
 _LEASE_OF_WRONG_TYPE: Final = b"wrong type"
 """The holder that the scripts name for a lease whose key is no string."""
 _BATCH: Final = 500
@@ -120,6 +121,12 @@ class RedisCheckpointStore:
     async def ping(self) -> None:
         """Reach the server that holds our keys, or raise. A server that cannot save to its disk answers MISCONF."""
         await self._redis.call("ping", lambda client: self._redis.command(client, "PING"))
+
+    async def prove(self) -> None:
+        """Set a key of its own by a script, on a connection of its own: what all writes need, and nothing else does."""
+        self._redis.renew_connections()
+        given: list[Argument] = [_PROBE_MILLISECONDS]
+        await self._redis.call("prove", lambda client: run_script(client, scripts.PROBE, [self.keys.probe], given))
 
     async def info(self) -> ServerInfo:
         """What the server says of itself."""

@@ -19,6 +19,10 @@ redis-py 8 does much by itself unless told otherwise; what it does here, and why
 - A connection that failed or timed out is closed before it goes back to the pool: its late answer cannot become the
   answer of the next call (redis-py issues 2624, 2665).
 
+Behind one address Redis may fail over, and an open connection stays with the node that it was opened to: one that is a
+replica by now, and answers. So whatever may pass (``READONLY``, ``LOADING``, ``OOM``, a time-out) closes the idle
+connections, and so does their age: the next call opens one anew, its name resolved anew.
+
 So a call lasts at most one connect (its name's resolution and all its addresses included: ``redis_connection.py``) and
 one answer, each bounded by the time-out; for sentinels and clusters one such pair for every node that has to be asked.
 """
@@ -51,12 +55,15 @@ from cef_trio.checkpoint.redis_connection import (
     BoundedSentinelTlsConnection,
     BoundedTlsConnection,
 )
-from cef_trio.checkpoint.redis_errors import MAPPED, is_unreachable, mapped
+from cef_trio.checkpoint.redis_errors import MAPPED, is_transient, is_unreachable, mapped
 from cef_trio.checkpoint.scripts import Script
 from cef_trio.checkpoint.scripts.arguments import Argument
 from cef_trio.exceptions import RedisOperationError
 from cef_trio.retry import Retrier, SingleAttempt
 from cef_trio.threads import run_in_thread
+
+MAX_AGE_SECONDS: Final = 300.0
+"""How long a connection that is idle now and then may stay with the node that it was opened to."""
 
 T = TypeVar("T")
 Client = Any
@@ -106,6 +113,7 @@ class RedisClient:
         self._client: Client | None = None
         self._closed = False
         self._unreachable_at = -math.inf
+        self._renew_at = math.inf
 
     async def call(self, operation: str, work: Callable[[Client], T]) -> T:
         """Run ``work`` in a worker thread, as often as the retrier wants.
@@ -126,6 +134,10 @@ class RedisClient:
         if self.address.topology is Topology.CLUSTER:
             return client.execute_command(name, *arguments, target_nodes=client.get_node_from_key(self._home_key))
         return client.execute_command(name, *arguments)
+
+    def renew_connections(self) -> None:
+        """Let the next call, and all after it, open a connection anew."""
+        self._renew_at = -math.inf
 
     def close(self) -> None:
         """Close the idle sockets. Sends nothing, waits for nothing; later calls fail.
@@ -151,6 +163,8 @@ class RedisClient:
         except MAPPED as error:
             if is_unreachable(error):
                 self._unreachable_at = time.monotonic()
+            if is_transient(error):
+                self.renew_connections()
             raise
         self._unreachable_at = -math.inf
         return result
@@ -165,6 +179,10 @@ class RedisClient:
                 )
             if self._client is None:
                 self._client = self._observed(lambda _: open_client(self.address, self._bounds, self._ca_file), None)
+                self._renew_at = time.monotonic() + MAX_AGE_SECONDS
+            elif time.monotonic() >= self._renew_at:
+                self._renew_at = time.monotonic() + MAX_AGE_SECONDS
+                _close_idle(self._client)
             return self._client
 
 

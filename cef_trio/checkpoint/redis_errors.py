@@ -59,6 +59,13 @@ _TRANSIENT_CODES: Final = (
     "READONLY",  # a replica that was the master a moment ago
     "TRYAGAIN",
 )
+_REFUSALS: Final = (
+    redis_exceptions.ResponseError,
+    redis_exceptions.AuthenticationError,
+    redis_exceptions.AuthorizationError,
+    redis_exceptions.ExternalAuthProviderError,
+)
+_OF_ONE_KEY: Final = re.compile(r"(?:^|[ :]-)WRONGTYPE\b")
 # Redis 6 wraps what failed inside a script: "ERR Error running script (...): @user_script:1: -READONLY You can't ...".
 _TRANSIENT_REPLY: Final = re.compile(rf"(?:^|[ :]-)(?:{'|'.join(_TRANSIENT_CODES)})\b")
 # What RedisCluster says when no start-up node can be reached, and when some slots have no node (a failover, a cluster
@@ -87,6 +94,14 @@ def is_unreachable(error: BaseException) -> bool:
     )
 
 
+def is_refusal(error: BaseException) -> bool:
+    """Whether the server said no, for good, to what may be everybody's call: a login, a right, a command.
+
+    What is wrong with one key's data is not: the wrong type, and what our own decoders say.
+    """
+    return isinstance(error, _REFUSALS) and not is_transient(error) and not _OF_ONE_KEY.search(str(error))
+
+
 def as_ours(operation: str, error: BaseException, secrets: Sequence[str] = ()) -> RedisOperationError:
     """Our error for one of redis-py's; ``secrets`` are struck out of its text."""
     text = " ".join(str(error).split()) or type(error).__name__
@@ -101,6 +116,7 @@ def as_ours(operation: str, error: BaseException, secrets: Sequence[str] = ()) -
         text = text.replace(secret, "***")
     ours = RedisOperationError(operation, text, transient=is_transient(error))
     ours.certificate_refused = refused is not None
+    ours.refusal = is_refusal(error)
     return ours
 
 

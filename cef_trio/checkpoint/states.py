@@ -97,6 +97,10 @@ INTERRUPTED: Final = frozenset({Status.INTERRUPTED_SHUTDOWN, Status.INTERRUPTED_
 ENDED: Final = FAILED | {Status.COMPLETED, Status.DELETED_LOCALLY, Status.ABORTED_NO_PARTS}
 """Statuses of streams that nothing more happens to unless a person asks for it."""
 
+COMES_BACK: Final = frozenset({Status.FAILED_FILE_UNREADABLE})
+"""Of these, what the daemon takes up again by itself: a change on its own machine can mend it, and does not say so.
+Earlier versions ended streams so; now a file that cannot be read is waited for."""
+
 _OPEN: Final = frozenset(Status) - ENDED
 
 HOME: Final[Mapping[Status, StreamSet | None]] = MappingProxyType(

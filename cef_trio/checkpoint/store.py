@@ -78,6 +78,10 @@ class CheckpointStore(Protocol):
         """Reach the store, or raise."""
         ...
 
+    async def prove(self) -> None:
+        """Write something of no meaning, in the way all else is written, or raise: a read proves nothing of writes."""
+        ...
+
     async def create(
         self, meta: StreamMeta, lease: Lease, parts: Sequence[PartRecord] = (), *, instead_of: str | None = None
     ) -> None:

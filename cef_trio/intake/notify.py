@@ -17,6 +17,7 @@ MASK = (
     flags.CREATE
     | flags.MODIFY
     | flags.CLOSE_WRITE
+    | flags.ATTRIB
     | flags.MOVED_FROM
     | flags.MOVED_TO
     | flags.DELETE
@@ -130,7 +131,7 @@ def translate(events: Iterable[Event], watches: FolderWatches) -> list[Fact]:
     return _without_repetition(facts)
 
 
-def _facts_of(  # noqa: C901, PLR0911 - a table of what each kind of event means
+def _facts_of(  # noqa: C901, PLR0911, PLR0912 - a table of what each kind of event means
     event: Event, watches: FolderWatches, moved_to: Mapping[int, Event], moved_from: set[int]
 ) -> list[Fact]:
     if event.mask & flags.Q_OVERFLOW:
@@ -154,6 +155,8 @@ def _facts_of(  # noqa: C901, PLR0911 - a table of what each kind of event means
             return [Fact(What.FOLDER_MOVED, new_path, path)]
         return [Fact(What.MOVED, new_path, path)]
     if event.mask & flags.ISDIR:
+        if event.mask & flags.ATTRIB:
+            return [Fact(What.FOLDER_CAME, path)]  # its rights may be others now: what is in it is read again
         if event.mask & flags.MOVED_TO and event.cookie in moved_from:
             return []
         came = event.mask & (flags.CREATE | flags.MOVED_TO)

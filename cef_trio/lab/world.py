@@ -338,8 +338,10 @@ class World:
         store = cast("CheckpointStore", MortalStore(self.store, life, self.journal))
         random = Random(self.random.getrandbits(64))  # noqa: S311 - as above
         metrics = Metrics()
-        redis_breaker = CircuitBreaker("redis", lambda: store.ping(), self.policy, random)  # noqa: PLW0108
-        s3_breaker = CircuitBreaker("s3", lambda: s3.head_bucket(), self.policy, random)  # noqa: PLW0108
+        template = KeyTemplate("streams/{stream_id}/{file_name}")
+        probe_key = template.probe_key
+        redis_breaker = CircuitBreaker("redis", lambda _need: store.prove(), self.policy, random)
+        s3_breaker = CircuitBreaker("s3", lambda need: s3.probe(need, probe_key), self.policy, random)
         self.store._retrier = ServiceRetrier(  # noqa: SLF001
             redis_breaker, self.policy, once=ONCE, random=random, observer=metrics.attempt_failed
         )
@@ -376,7 +378,7 @@ class World:
                 part_slots=trio.CapacityLimiter(self._max_concurrent_parts),
                 rules=StreamRules(
                     bucket=self.bucket,
-                    key_template=KeyTemplate("streams/{stream_id}/{file_name}"),
+                    key_template=template,
                     part_size=self.part_size,
                     watch_folder=str(self.folder),
                 ),

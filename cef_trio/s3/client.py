@@ -28,6 +28,7 @@ import httpx
 
 from cef_trio.exceptions import S3OperationError
 from cef_trio.object_options import ObjectOptions
+from cef_trio.outage import Need
 from cef_trio.retry import Retrier, SingleAttempt
 from cef_trio.s3.body import BytesSource
 from cef_trio.s3.checksums import HEADERS, crc64nvme_from_base64, to_base64
@@ -54,6 +55,7 @@ from cef_trio.s3.sigv4 import EMPTY_SHA256
 from cef_trio.s3.xml import (
     XmlError,
     create_bucket_configuration,
+    one_line,
     parse_abort_rules,
     parse_parts,
     parse_upload_id,
@@ -64,6 +66,11 @@ T = TypeVar("T")
 
 _REPEATED: Final = frozenset({ChecksumAlgorithm.CRC32C, ChecksumAlgorithm.SHA256})
 """Checksums that Complete must repeat for every part, for S3 cannot make the whole object's of them."""
+
+
+_MAX_LISTED_UPLOADS: Final = 100_000
+_MAX_PAGES: Final = 10_000
+"""A listing that goes on beyond these is none that ends: it is given up before it fills the memory (P7)."""
 
 
 def _utc_now() -> datetime:
@@ -100,6 +107,7 @@ class S3Client:
         self._exchange = Exchange(config, transport=transport, now=now)
         self._negotiation = Negotiation(config.checksum, config.payload_signing)
         self._reader = Reader(self._exchange)
+        self._may_delete_probe = True
         self._sender = Sender(
             self._exchange,
             self._negotiation,
@@ -210,16 +218,18 @@ class S3Client:
         Raises:
             S3OperationError: ``NoSuchUpload`` if it is not open, or S3 refused, or did not answer.
         """
-        parts: list[ListedPart] = []
-        marker: str | None = ""
+        parts: dict[int, ListedPart] = {}
+        marker: str | None = "0"
         while marker is not None:
-            query = [("uploadId", upload_id)] + ([("part-number-marker", marker)] if marker else [])
+            query = [("uploadId", upload_id)] + ([("part-number-marker", marker)] if marker != "0" else [])
             call = Call("list_parts", "GET", EMPTY_SHA256, key=key, query=tuple(query))
             page = await self._page(call, parse_parts)
-            parts += page.parts
-            self._advances("list_parts", key, marker, page.next_marker)
+            # By their numbers, of which there are 10,000: a page that comes twice lists nothing twice.
+            parts.update((part.part_number, part) for part in page.parts)
+            if page.next_marker is not None and int(page.next_marker) <= int(marker):
+                raise self._endless("list_parts", key, page.next_marker)
             marker = page.next_marker
-        return parts
+        return [parts[number] for number in sorted(parts)]
 
     async def list_multipart_uploads(self, prefix: str = "") -> list[ListedUpload]:
         """All open uploads whose keys begin with ``prefix``.
@@ -229,6 +239,7 @@ class S3Client:
         """
         uploads: list[ListedUpload] = []
         markers: tuple[str, str] | None = ("", "")
+        seen = {markers}
         while markers is not None:
             query = [("uploads", ""), ("encoding-type", "url")]
             query += [("prefix", prefix)] if prefix else []
@@ -242,8 +253,11 @@ class S3Client:
                     return uploads
                 raise
             uploads += page.uploads
-            self._advances("list_multipart_uploads", None, markers, page.next_markers)
             markers = page.next_markers
+            if markers in seen or len(uploads) > _MAX_LISTED_UPLOADS or len(seen) > _MAX_PAGES:
+                raise self._endless("list_multipart_uploads", None, markers)
+            if markers is not None:
+                seen.add(markers)
         return uploads
 
     async def complete_multipart_upload(
@@ -391,6 +405,28 @@ class S3Client:
         call = Call("head_bucket", "HEAD", EMPTY_SHA256, reading=Reading.HEADERS)
         await self._retrier.call("head_bucket", lambda: self._exchange.perform(call))
 
+    async def probe(self, need: Need, key: str) -> None:
+        """Prove that the store does what is needed, on a connection of its own: one attempt, for the breaker.
+
+        A write is an object of a few bytes at ``key``, put with the options of a recording, and deleted again. Where
+        we may not delete it stays, and is overwritten by the next.
+
+        Raises:
+            S3OperationError: S3 refused, or did not answer.
+        """
+        await self._exchange.drop_idle()
+        if need is Need.READ:
+            await self.head_bucket()
+            return
+        await self.put_object(
+            key, b"cef-trio was here\n", content_type="text/plain", headers=self.options.for_recording()
+        )
+        if self._may_delete_probe:
+            try:
+                await self.delete_object(key)
+            except S3OperationError as error:
+                self._may_delete_probe = error.transient
+
     async def abort_rules(self) -> list[AbortRule]:
         """The bucket's lifecycle rules that abort open uploads; needs s3:GetLifecycleConfiguration.
 
@@ -447,11 +483,15 @@ class S3Client:
                 key=key,
             ) from error
 
-    def _advances(self, operation: str, key: str | None, before: object, after: object) -> None:
-        if after == before:
-            raise S3OperationError(
-                operation, f"the listing goes round in circles at {after!r}", bucket=self._config.bucket, key=key
-            )
+    def _endless(self, operation: str, key: str | None, at: object) -> S3OperationError:
+        return S3OperationError(
+            operation,
+            f"EndlessListing: the listing comes to no end, or goes round in circles, at {one_line(str(at))}"
+            + describe(self._config.bucket, key, None),
+            code="EndlessListing",
+            bucket=self._config.bucket,
+            key=key,
+        )
 
 
 async def _of_upload(attempt: Awaitable[T], *, of_upload: bool = True) -> T:

@@ -108,6 +108,26 @@ PERMANENT: Final = frozenset(
     }
 )
 
+OF_ONE_CALL: Final = frozenset(
+    {
+        "EntityTooLarge",
+        "EntityTooSmall",
+        "InvalidDigest",
+        "InvalidObjectState",
+        "InvalidPart",
+        "InvalidPartOrder",
+        "KeyTooLongError",
+        "MalformedXML",
+        "MetadataTooLarge",
+        "NoSuchKey",
+        "NoSuchLifecycleConfiguration",
+        "NoSuchUpload",
+        "PreconditionFailed",
+    }
+)
+"""Refusals that name what only their call has. Every other one may strike all calls alike, also one of a code that
+nobody has heard of (quotas have many names): that is found out, not listed."""
+
 HINTS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "AccessControlListNotSupported": "the bucket has no ACLs; leave S3_ACL empty, or allow ACLs in its ownership",
@@ -226,9 +246,9 @@ def parse_http_date(value: str | None) -> datetime | None:
         return None
     try:
         moment = parsedate_to_datetime(value)
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 def error_from_answer(
@@ -288,7 +308,7 @@ def error_from_answer(
     hint = _NO_REASON if said.code is None and code == "AccessDenied" else _hint(code, region, said.endpoint)
     if hint:
         text.append(f"; {hint}")
-    return S3OperationError(
+    error = S3OperationError(
         operation,
         "".join(text) + describe(bucket, key, part_number),
         transient=transient,
@@ -300,6 +320,8 @@ def error_from_answer(
         part_number=part_number,
         retry_after_seconds=parse_retry_after(headers.get("retry-after"), now),
     )
+    error.refusal = not transient and code not in OF_ONE_CALL
+    return error
 
 
 def describe(bucket: str | None, key: str | None, part_number: int | None) -> str:

@@ -25,6 +25,7 @@ from typing import Final
 from urllib.parse import quote
 from xml.sax.saxutils import escape
 
+import httpcore
 import httpx
 import structlog
 import trio
@@ -32,12 +33,14 @@ import trio
 from cef_trio import __version__, tls
 from cef_trio.exceptions import CefMp4ProcessorError, S3OperationError
 from cef_trio.s3.address import bucket_address
+from cef_trio.s3.answer_guard import AnswerGuard
 from cef_trio.s3.answer_origin import AnswerOrigin, is_document, is_html
 from cef_trio.s3.body import CheckedBody, SmallBody
 from cef_trio.s3.checksums import CALCULATORS
 from cef_trio.s3.config import S3Config
 from cef_trio.s3.errors import (
     MAX_ERROR_BYTES,
+    OF_ONE_CALL,
     UNREADABLE_ANSWER,
     describe,
     error_from_answer,
@@ -46,16 +49,20 @@ from cef_trio.s3.errors import (
 )
 from cef_trio.s3.model import ChecksumAlgorithm
 from cef_trio.s3.sigv4 import Credentials, encode_query, presign, sign
-from cef_trio.shielded import shielded
+from cef_trio.shielded import shielded, shielded_at_first
 
 RELEASE_SECONDS: Final = 1.0
 """How long giving a connection back, or reading an answer that must not be lost, may hold a cancellation back."""
 ERROR_BODY_SECONDS: Final = 10.0
 MAX_ANSWER_BYTES: Final = 16 * 1024 * 1024
+_BODY_TIMES: Final = 2
+"""How many times the time-out for silence a body may take in all: Complete's trickles while S3 works."""
 _KEEPALIVE_SECONDS: Final = 20.0  # S3 closes idle connections itself soon after
 _CAUSES: Final = 6
 _MIN_SKEW: Final = timedelta(seconds=30)
 _MAX_SKEW: Final = timedelta(minutes=14)  # S3 lets 15 in; its answer took a moment to arrive
+_PLAUSIBLE_YEARS: Final = range(2024, 2100)
+"""Of a clock that ours is set by. How far ours may be off is not bounded: one without a battery begins in 1970."""
 _EXPIRED_CREDENTIALS: Final = frozenset({"ExpiredToken", "InvalidToken"})
 
 HTTPX_TRANSIENT: Final[Mapping[type[Exception], bool]] = MappingProxyType(
@@ -71,6 +78,8 @@ HTTPX_TRANSIENT: Final[Mapping[type[Exception], bool]] = MappingProxyType(
     }
 )
 """Which of httpx's exceptions a repetition may cure; the most specific entry counts."""
+_MAPPED: Final[Mapping[type[Exception], bool]] = MappingProxyType({**HTTPX_TRANSIENT, OSError: True, ValueError: True})
+"""With what passes through httpx as it is, where a server's bytes make no sense (text in no encoding, numbers)."""
 
 log = structlog.get_logger(__name__)
 
@@ -81,7 +90,7 @@ class Reading(Enum):
     HEADERS = "headers"
     """The headers say everything; the connection is given back in a shield."""
     SHIELDED = "shielded"
-    """The body says something that must not be lost, and is short: it is read in the shield."""
+    """The body says something that must not be lost, and is short: a cancellation waits for it, for a while."""
     OPEN = "open"
     """The body is read like anything else; the call is safe to repeat."""
 
@@ -126,9 +135,10 @@ class Exchange:
         )
         self._now = now
         self._clock_offset = timedelta()
+        self._transport = transport if transport is not None else network(config)
         self._origin = AnswerOrigin()
         self._http = httpx.AsyncClient(
-            transport=transport if transport is not None else network(config),
+            transport=self._transport,
             trust_env=False,
             follow_redirects=False,
         )
@@ -136,6 +146,20 @@ class Exchange:
     async def close(self) -> None:
         """Close all connections; never waits for the other side."""
         await self._http.aclose()
+
+    @property
+    def silence_seconds(self) -> float:
+        """How long an answer may be silent."""
+        return self._config.read_timeout_seconds
+
+    async def drop_idle(self) -> None:
+        """Close the connections that nobody uses: the next call opens one, and asks the name service for its address.
+
+        Behind one address there may be many backends, and a kept-alive connection stays with its own, dead or not.
+        """
+        if isinstance(self._transport, Network):
+            with trio.move_on_after(RELEASE_SECONDS):
+                await self._transport.drop_idle()
 
     def now(self) -> datetime:
         """This machine's time, corrected by what S3's clock said."""
@@ -158,11 +182,7 @@ class Exchange:
             self._own_or_raise(call, response.status_code, headers, b"".join(page))
             return Answer(response.status_code, headers, b"")
         if call.reading is Reading.SHIELDED:
-            body = None
-            with shielded(RELEASE_SECONDS, saving="upload id"):
-                body = await self._read(response, call)
-            if body is None:
-                raise self._unreadable(call, response.status_code, "its body did not arrive in time")
+            body = await shielded_at_first(lambda: self._read(response, call), RELEASE_SECONDS, saving="upload id")
         else:
             body = await self._read(response, call)
         self._own_or_raise(call, response.status_code, headers, body)
@@ -196,20 +216,34 @@ class Exchange:
         if call.method in {"PUT", "POST"}:
             headers["content-length"] = str(call.size_bytes if isinstance(call.body, CheckedBody) else len(call.body))
         target = f"{path}?{query}" if query else path
+        guard = AnswerGuard(self._silence_seconds(call))
+        response = None
         try:
-            with self._mapped(call):
+            with self._mapped(call), guard.scope:
                 request = httpx.Request(
                     call.method,
                     httpx.URL(f"{self._address.origin}{target}"),
                     headers=headers,
                     stream=call.body if isinstance(call.body, CheckedBody) else SmallBody(call.body),
-                    extensions={"timeout": self._timeout(call).as_dict(), "target": target.encode("ascii")},
+                    extensions={
+                        "timeout": self._timeout(call).as_dict(),
+                        "target": target.encode("ascii"),
+                        "trace": guard.trace,
+                    },
                 )
                 response = await self._http.send(request, stream=True)
-        except BaseException:
+        except BaseException as error:
             if isinstance(call.body, CheckedBody):
                 await call.body.aclose()
+            if isinstance(error, S3OperationError):  # the others may lead to the same dead backend
+                await self.drop_idle()
             raise
+        if response is None:
+            if isinstance(call.body, CheckedBody):
+                await call.body.aclose()
+            await self.drop_idle()
+            raise self._overdue(call)
+        guard.response = response
         if response.is_success:
             return response
         raise await self._refusal(call, response, offset, credentials)
@@ -277,17 +311,38 @@ class Exchange:
     async def _read(self, response: httpx.Response, call: Call) -> bytes:
         chunks: list[bytes] = []
         size_bytes = 0
-        try:
-            with self._mapped(call, response.status_code):
-                async for chunk in response.aiter_raw():
-                    size_bytes += len(chunk)
-                    if size_bytes <= MAX_ANSWER_BYTES:
-                        chunks.append(chunk)
-        finally:
-            await response.aclose()
+        limit = _BODY_TIMES * self._silence_seconds(call)
+        with trio.move_on_after(limit) as scope:
+            try:
+                with self._mapped(call, response.status_code):
+                    async for chunk in response.aiter_raw():
+                        size_bytes += len(chunk)
+                        if size_bytes > MAX_ANSWER_BYTES:
+                            scope.cancel()  # an exception at the next read unwinds httpx's generators, a break does not
+                        else:
+                            chunks.append(chunk)
+            finally:
+                await response.aclose()
         if size_bytes > MAX_ANSWER_BYTES:
             raise self._unreadable(call, response.status_code, f"it has more than {MAX_ANSWER_BYTES} bytes")
+        if scope.cancelled_caught:
+            raise self._unreadable(call, response.status_code, f"its body did not end within {limit:g} seconds")
         return b"".join(chunks)
+
+    def _overdue(self, call: Call) -> S3OperationError:
+        return S3OperationError(
+            call.operation,
+            f"ReadTimeout: the answer's headers did not end within {self._silence_seconds(call):g} seconds"
+            + describe(self._config.bucket, call.key, call.part_number),
+            transient=True,
+            code="ReadTimeout",
+            bucket=self._config.bucket,
+            key=call.key,
+            part_number=call.part_number,
+        )
+
+    def _silence_seconds(self, call: Call) -> float:
+        return call.read_timeout_seconds or self._config.read_timeout_seconds
 
     def _unreadable(self, call: Call, status: int, why: str) -> S3OperationError:
         return S3OperationError(
@@ -332,6 +387,7 @@ class Exchange:
             error.transient = self._correct_clock(headers.get("date"), offset)
         elif error.code in _EXPIRED_CREDENTIALS:
             error.transient = self._config.credentials.rejected()
+        error.refusal = not error.transient and error.code not in OF_ONE_CALL
         return error
 
     def _error_from(
@@ -362,7 +418,7 @@ class Exchange:
     def _correct_clock(self, date: str | None, used: timedelta) -> bool:
         """Take S3's clock for ours; whether the refused request was signed with another time than is used now."""
         theirs = parse_http_date(date)
-        if theirs is None:
+        if theirs is None or theirs.year not in _PLAUSIBLE_YEARS:
             return False
         needed = theirs - self._now()
         if abs(needed - used) < _MIN_SKEW:
@@ -375,7 +431,7 @@ class Exchange:
     def _timeout(self, call: Call) -> httpx.Timeout:
         return httpx.Timeout(
             connect=self._config.connect_timeout_seconds,
-            read=call.read_timeout_seconds or self._config.read_timeout_seconds,
+            read=self._silence_seconds(call),
             write=self._config.write_timeout_seconds,
             pool=None,  # whoever holds a connection has timeouts of its own
         )
@@ -397,9 +453,9 @@ class _Mapped:
         pass
 
     def __exit__(self, _type: type[BaseException] | None, error: BaseException | None, _traceback: object) -> None:
-        if error is None or not isinstance(error, tuple(HTTPX_TRANSIENT)):
+        if error is None or isinstance(error, CefMp4ProcessorError) or not isinstance(error, tuple(_MAPPED)):
             return
-        transient = next(HTTPX_TRANSIENT[known] for known in type(error).__mro__ if known in HTTPX_TRANSIENT)
+        transient = next((_MAPPED[known] for known in type(error).__mro__ if known in _MAPPED), True)
         refused = tls.refusal(error, ca_setting="S3_CA_FILE", address_setting="S3_ENDPOINT_URL")
         ours = S3OperationError(
             self._operation,
@@ -465,7 +521,19 @@ def lower(headers: httpx.Headers) -> dict[str, str]:
     return {name.lower(): value for name, value in headers.items()}
 
 
-def network(config: S3Config) -> httpx.AsyncHTTPTransport:
+class Network(httpx.AsyncHTTPTransport):
+    """The real transport."""
+
+    async def drop_idle(self) -> None:
+        """Close the connections that are idle. One that is taken up in this moment is replaced by httpcore."""
+        pool = self._pool
+        if isinstance(pool, httpcore.AsyncConnectionPool):
+            for connection in tuple(pool.connections):
+                if connection.is_idle():
+                    await connection.aclose()
+
+
+def network(config: S3Config) -> Network:
     """The real transport.
 
     Raises:
@@ -480,7 +548,7 @@ def network(config: S3Config) -> httpx.AsyncHTTPTransport:
         max_keepalive_connections=config.max_connections,
         keepalive_expiry=_KEEPALIVE_SECONDS,
     )
-    return httpx.AsyncHTTPTransport(verify=verify, http1=True, http2=False, limits=limits, trust_env=False)
+    return Network(verify=verify, http1=True, http2=False, limits=limits, trust_env=False)
 
 
 def sha256_hex(body: bytes) -> str:

@@ -20,6 +20,9 @@ from cef_trio.s3.xml import unquoted
 
 METADATA: Final = "x-amz-meta-"
 _NOT_FOUND: Final = 404
+_SLOWEST_BYTES: Final = 64 * 1024
+"""What must arrive within the time-out for silence: one byte now and then is silence too."""
+_DIGITS: Final = 20
 _WITH_CHECKSUM: Final = {"x-amz-checksum-mode": "ENABLED"}
 
 
@@ -78,13 +81,30 @@ class _Chunks:
         self._exchange = exchange
         self._key = key
         self._raw = response.aiter_raw()
+        self._left_seconds = exchange.silence_seconds
+        self._read_bytes = 0
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
 
     async def __anext__(self) -> bytes:
-        with self._exchange.mapped("get_object", self._key):
-            return await anext(self._raw)
+        began = trio.current_time()
+        chunk = None
+        with self._exchange.mapped("get_object", self._key), trio.move_on_after(self._left_seconds):
+            chunk = await anext(self._raw)
+        if chunk is None:
+            raise S3OperationError(
+                "get_object",
+                f"ReadTimeout: fewer than {_SLOWEST_BYTES} bytes within {self._exchange.silence_seconds:g} seconds",
+                transient=True,
+                code="ReadTimeout",
+                key=self._key,
+            )
+        self._left_seconds -= trio.current_time() - began
+        self._read_bytes += len(chunk)
+        if self._read_bytes >= _SLOWEST_BYTES:
+            self._left_seconds, self._read_bytes = self._exchange.silence_seconds, 0
+        return chunk
 
     async def unwind(self) -> None:
         """End httpx's nested generators, wherever they stand.
@@ -103,7 +123,7 @@ def _stored(key: str, headers: Mapping[str, str]) -> StoredObject:
     length = headers.get("content-length", "")
     return StoredObject(
         key=key,
-        size_bytes=int(length) if length.isdecimal() else 0,
+        size_bytes=int(length) if length.isascii() and length.isdigit() and len(length) < _DIGITS else 0,
         etag=unquoted(headers.get("etag")) or "",
         crc64nvme=None if composite else crc64nvme_from_base64(headers.get(HEADERS[ChecksumAlgorithm.CRC64NVME])),
         metadata={name.removeprefix(METADATA): value for name, value in headers.items() if name.startswith(METADATA)},

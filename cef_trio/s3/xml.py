@@ -21,6 +21,15 @@ from cef_trio.s3.model import AbortRule, ChecksumAlgorithm, ListedPart, ListedUp
 
 NAMESPACE: Final = "http://s3.amazonaws.com/doc/2006-03-01/"
 MAX_DEPTH: Final = 16
+MAX_ELEMENTS: Final = 50_000
+"""A page of 1,000 parts or uploads has some 12,000."""
+_MAX_ATTRIBUTES: Final = 100_000
+"""In all, counted by their ``=`` before anything is parsed: expat reads a tag's attributes all at once."""
+_PART_NUMBERS: Final = range(1, 10_001)
+_MAX_OBJECT_BYTES: Final = 1 << 50
+_KNOWN_YEARS: Final = range(2006, 2200)
+UNKNOWN_MOMENT: Final = datetime(2200, 1, 1, tzinfo=UTC)
+"""For a date that cannot be: younger than anything, so that nothing is ever called old by it."""
 _ELEMENTS: Final = {ChecksumAlgorithm.CRC32C: "ChecksumCRC32C", ChecksumAlgorithm.SHA256: "ChecksumSHA256"}
 
 
@@ -45,7 +54,12 @@ class Element:
 
     name: str
     children: list[Element] = field(default_factory=list)
-    text: str = ""
+    pieces: list[str] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        """The text, joined when it is asked for: one piece after another would be copied again and again."""
+        return "".join(self.pieces)
 
     def first(self, name: str) -> Element | None:
         """The first child of that name."""
@@ -65,15 +79,22 @@ def parse_xml(body: bytes) -> Element:
     """Read a document into elements; white space before it is allowed (Complete keeps connections alive with it).
 
     Raises:
-        XmlError: it is not well-formed, has a document type, or is nested too deep.
+        XmlError: it is not well-formed, has a document type, is nested too deep, or has too many elements.
     """
+    if body.count(b"=") > _MAX_ATTRIBUTES:
+        raise XmlError("more attributes than any answer of S3's")
+    elements = 0
     parser = expat.ParserCreate(namespace_separator=" ")
     parser.buffer_text = True
     stack = [Element("")]
 
     def begin(name: str, _attributes: dict[str, str]) -> None:
+        nonlocal elements
+        elements += 1
         if len(stack) > MAX_DEPTH:
             raise XmlError("nested too deep")
+        if elements > MAX_ELEMENTS:
+            raise XmlError("more elements than any answer of S3's")
         element = Element(name.rpartition(" ")[2])
         stack[-1].children.append(element)
         stack.append(element)
@@ -82,7 +103,7 @@ def parse_xml(body: bytes) -> Element:
         stack.pop()
 
     def text(data: str) -> None:
-        stack[-1].text += data
+        stack[-1].pieces.append(data)
 
     def refuse(*_: object) -> NoReturn:
         raise XmlError("a document type declaration")
@@ -132,7 +153,7 @@ def parse_abort_rules(body: bytes) -> list[AbortRule]:
         if days is None or rule.text_of("Status") != "Enabled":
             continue
         if not days.strip().isdecimal():
-            raise XmlError(f"DaysAfterInitiation is {days!r}")
+            raise XmlError(f"DaysAfterInitiation is {one_line(days)!r}")
         holder = rule.first("Filter") or rule  # before 2016 the prefix stood in the rule itself
         rules.append(AbortRule((holder.first("And") or holder).text_of("Prefix") or "", int(days)))
     return rules
@@ -203,8 +224,8 @@ def parse_parts(body: bytes) -> PartsPage:
     root = _root(body, "ListPartsResult")
     parts = tuple(
         ListedPart(
-            part_number=_number(part, "PartNumber"),
-            size_bytes=_number(part, "Size"),
+            part_number=_number(part, "PartNumber", _PART_NUMBERS),
+            size_bytes=_number(part, "Size", range(_MAX_OBJECT_BYTES)),
             etag=unquoted(_required(part, "ETag")) or "",
             crc64nvme=crc64nvme_from_base64(part.text_of("ChecksumCRC64NVME")),
             checksum=part.text_of(_ELEMENTS[kept]) if kept is not None else None,
@@ -213,7 +234,11 @@ def parse_parts(body: bytes) -> PartsPage:
         for part in root.all("Part")
         for kept in [next((each for each, element in _ELEMENTS.items() if part.text_of(element)), None)]
     )
-    marker = root.text_of("NextPartNumberMarker") if root.text_of("IsTruncated") == "true" else None
+    marker = None
+    if root.text_of("IsTruncated") == "true":
+        # A store that names no marker has listed up to its last part: that page must not pass for the last one.
+        last = max((part.part_number for part in parts), default=0)
+        marker = _marker(root.text_of("NextPartNumberMarker") or str(last))
     return PartsPage(parts, marker)
 
 
@@ -253,28 +278,36 @@ def _root(body: bytes, name: str) -> Element:
     # <InitiateMultipartUpload>. What is no answer at all (<Error>, <html>) is still told apart.
     stem = name.removesuffix("Result")
     if root.name not in {name, stem, f"{stem}Response"}:
-        raise XmlError(f"<{root.name}> instead of <{name}>")
+        raise XmlError(f"<{one_line(root.name)}> instead of <{name}>")
     return root
 
 
 def _required(element: Element, name: str) -> str:
     text = element.text_of(name)
     if text is None:
-        raise XmlError(f"<{element.name}> without <{name}>")
+        raise XmlError(f"<{one_line(element.name)}> without <{name}>")
     return text
 
 
-def _number(element: Element, name: str) -> int:
+def _number(element: Element, name: str, within: range) -> int:
     text = _required(element, name)
-    try:
-        return int(text)
-    except ValueError as error:
-        raise XmlError(f"<{name}>{text}</{name}>") from error
+    # Not int(): it takes "1_000", digits of any script, and as many of them as there are.
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(within.stop)) and int(text) in within):
+        raise XmlError(f"<{name}>{one_line(text)}</{name}>")
+    return int(text)
+
+
+def _marker(text: str) -> str:
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(_PART_NUMBERS.stop))):
+        raise XmlError(f"<NextPartNumberMarker>{one_line(text)}</NextPartNumberMarker>")
+    return text
 
 
 def _moment(text: str) -> datetime:
+    """When an upload began; one absurd date must not make the whole listing unreadable."""
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise XmlError(f"{text} is no date") from error
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+        moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        return UNKNOWN_MOMENT
+    return moment if moment.year in _KNOWN_YEARS else UNKNOWN_MOMENT

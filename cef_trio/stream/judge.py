@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import Enum
 
 from cef_trio.checkpoint.model import StreamMeta
-from cef_trio.checkpoint.states import ENDED, Status
+from cef_trio.checkpoint.states import COMES_BACK, ENDED, Status
 from cef_trio.checkpoint.store import KnownPath
 from cef_trio.recording import FileStat
 from cef_trio.stream.identity import Sameness
@@ -40,7 +40,7 @@ def must_be_recognized(known: KnownPath | None, stat: FileStat) -> bool:
         return False
     meta = known.meta
     same_number = meta.identity.file_ino == stat.file_ino
-    if meta.status not in ENDED:
+    if meta.status not in ENDED or meta.status in COMES_BACK:
         return not same_number
     if meta.status is Status.COMPLETED:
         return _as_verified(meta, stat) and not same_number
@@ -60,6 +60,8 @@ def judge(known: KnownPath | None, stat: FileStat, sameness: Sameness | None = N
         return Verdict.RESUME if is_same else Verdict.REPLACED
     if not is_same:
         return Verdict.NEW
+    if meta.status in COMES_BACK:
+        return Verdict.RESUME  # it may be readable by now; as long as it is not, its stream waits (processor.py)
     if meta.status is Status.COMPLETED:
         return Verdict.SETTLED if _as_verified(meta, stat) else Verdict.NEW
     return Verdict.SETTLED

@@ -80,6 +80,11 @@ class KeyTemplate:
         return self.template[: self.template.index("{")]
 
     @property
+    def probe_key(self) -> str:
+        """Where S3 is asked whether it takes anything at all: below the prefix, and no key of a recording."""
+        return f"{self.prefix}cef-trio-probe"
+
+    @property
     def name_bytes(self) -> int:
         """How long a name in a key may be, so that the key of its metadata is none that S3 refuses."""
         names = len(_FIELD.findall(self.template)) - 1

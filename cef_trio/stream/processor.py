@@ -6,6 +6,8 @@ What it promises, whatever is raised at whichever await:
   (``interrupted_cancelled``). The saves on the way out are shielded and bounded.
 - It never ends another stream's task: everything but Cancelled stays inside. A transient failure never ends it at all;
   it waits, without a slot, for the outage's end, and comes back through ``recovery.resume`` like a restarted daemon.
+- A file that the file system refuses (its rights, its disk) ends no stream either: it is tried again when news of it
+  comes, which a change of its mode is, at each scan, and in between like anything that may pass.
 - It holds a slot of ``MAX_CONCURRENT_STREAMS`` only while it works, and gives it up between parts when others wait.
 """
 
@@ -15,17 +17,19 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import suppress
 from datetime import timedelta
 from enum import Enum
+from functools import partial
 from typing import Final
 
 import structlog
 import trio
-from trio_util import AsyncValue
+from trio_util import AsyncBool, AsyncValue, wait_any
 
 from cef_trio.checkpoint.states import SENTENCES, FailureReason, Status
 from cef_trio.checkpoint.store import Saving
 from cef_trio.disk import OpenRecording
 from cef_trio.exceptions import (
     CefMp4ProcessorError,
+    FileAccessError,
     LeaseLostError,
     OutdatedError,
     RecordingChangedError,
@@ -90,6 +94,10 @@ class StreamProcessor:
         """Whether the stream's lease is lost: then nothing may be saved of it."""
         self._told: BaseException | None = None
         """The error that the log has been told to be this stream's end."""
+        self.unreadable: FileAccessError | None = None
+        """Why its file cannot be read now, if the file system refuses."""
+        self._news = AsyncBool(False)
+        """Set when something was heard of a file that cannot be read."""
         self._attempts = 0
         self._contradicted = False
         """Whether S3 said that it has not what Redis knows it to have, and that was not settled yet."""
@@ -99,6 +107,11 @@ class StreamProcessor:
     def retrying(self) -> bool:
         """Whether it comes back from an error, or waits for that."""
         return self._attempts > 0
+
+    def try_again(self) -> None:
+        """Something was heard of its file: one that cannot be read may be readable now."""
+        if self.unreadable is not None:
+            self._news.value = True
 
     async def run(self) -> Outcome:
         """Process the stream to its end.
@@ -154,6 +167,7 @@ class StreamProcessor:
         upload = self.upload = await self._come_in()
         if upload is None:
             return Outcome.NOTHING_THERE
+        self.unreadable = None
         await self._ask_whether_ended()
         while True:
             situation = self.situation.value
@@ -181,7 +195,7 @@ class StreamProcessor:
                         await finish(self._services, upload, self.situation.value.path)
                     self._services.metrics.finalized(trio.current_time() - began)
                     return Outcome.COMPLETED
-            self._attempts = 0
+            self._attempts, self.unreadable = 0, None
 
     async def _come_in(self) -> StreamUpload | None:
         if self.stream_id is not None:
@@ -367,6 +381,8 @@ class StreamProcessor:
     async def _wait_to_retry(self, error: CefMp4ProcessorError) -> None:
         """Wait, without a slot, until it is worth trying again; at once when the daemon leaves."""
         rules = self._services.rules
+        self.unreadable = error if isinstance(error, FileAccessError) else None
+        self._news.value = False
         self._attempts += 1
         seconds = min(rules.retry_max_seconds, rules.retry_initial_seconds * 2 ** min(self._attempts - 1, 32))
         log.warning("stream_retrying", error=str(error), wait_seconds=seconds, attempt=self._attempts)
@@ -383,13 +399,23 @@ class StreamProcessor:
             except CefMp4ProcessorError as unsaved:
                 # It is for people to read. A lost lease, or what else is wrong, is met again when it goes on.
                 log.warning("retry_not_recorded", error=str(unsaved))
-        with trio.move_on_after(seconds):
-            await self.situation.wait_value(lambda now: now.draining)
+        await self._pause(seconds)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._until_draining, nursery.cancel_scope)
             await self._services.s3_breaker.wait_up()
             await self._services.redis_breaker.wait_up()
             nursery.cancel_scope.cancel()
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait so long, but no longer than for news of a file that cannot be read; and until the daemon leaves."""
+        least = trio.current_time() + min(seconds, self._services.rules.retry_initial_seconds)
+        with trio.move_on_after(seconds):
+            await wait_any(
+                partial(self.situation.wait_value, lambda now: now.draining),
+                partial(self._news.wait_value, True),
+            )
+        with trio.move_on_at(least):  # news of a file that grows comes all the time
+            await self.situation.wait_value(lambda now: now.draining)
 
     async def _until_draining(self, scope: trio.CancelScope) -> None:
         await self.situation.wait_value(lambda now: now.draining)

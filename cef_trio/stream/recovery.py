@@ -16,7 +16,7 @@ from dataclasses import replace
 import structlog
 
 from cef_trio.checkpoint.model import Checkpoint, FileIdentity, StreamMeta
-from cef_trio.checkpoint.states import ENDED, FailureReason, Status, StreamSet
+from cef_trio.checkpoint.states import COMES_BACK, ENDED, FailureReason, Status, StreamSet
 from cef_trio.disk import OpenRecording
 from cef_trio.exceptions import (
     ChunkProcessingError,
@@ -142,7 +142,7 @@ async def resume(services: Services, stream_id: str, path: str | None, *, contra
     checkpoint = await services.store.load(stream_id)
     if checkpoint is None:
         raise LeaseLostError(f"Redis does not know stream {stream_id} any more")
-    if checkpoint.meta.status in ENDED:
+    if checkpoint.meta.status in ENDED - COMES_BACK:
         # Whoever proposed it had looked before the lease was ours. To go on would bring an aborted stream back to life.
         await services.store.release([stream_id], services.lease)
         raise StreamEndedError(

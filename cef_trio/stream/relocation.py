@@ -17,7 +17,7 @@ import trio
 
 from cef_trio.checkpoint.states import StreamSet
 from cef_trio.checkpoint.store import KnownPath
-from cef_trio.exceptions import ChunkProcessingError, RecordingChangedError
+from cef_trio.exceptions import ChunkProcessingError, FileAccessError, RecordingChangedError
 from cef_trio.recording import FileStat
 from cef_trio.stream import lookup
 from cef_trio.stream.after_upload_rules import is_below
@@ -82,7 +82,8 @@ class RelocatedStreams:
                 with trio.move_on_at(min(ends_at, trio.current_time() + _FOLDER_SECONDS)) as scope:
                     there = await self._services.disk.stat(path)
             except ChunkProcessingError as error:
-                if error.transient and self._is_ours(path):
+                denied = isinstance(error, FileAccessError) and error.denied
+                if not denied and self._is_ours(path):
                     dark.add(folder)
                 continue  # another daemon's folder, or one that may not be looked into
             if scope.cancelled_caught:

@@ -21,7 +21,7 @@ from trio_util import AsyncBool, AsyncValue, periodic
 from cef_trio.checkpoint.model import StreamMeta
 from cef_trio.checkpoint.states import Status
 from cef_trio.checkpoint.store import KnownPath
-from cef_trio.exceptions import CefMp4ProcessorError, ChunkProcessingError, RecordingChangedError
+from cef_trio.exceptions import CefMp4ProcessorError, ChunkProcessingError, FileAccessError, RecordingChangedError
 from cef_trio.intake.events import Closed, FileEvent, Gone, Moved, Scanned, Seen
 from cef_trio.recording import FileStat
 from cef_trio.stream import lookup
@@ -65,8 +65,15 @@ class LiveStream:
         path: str = self.situation.value.path
         return path
 
+    @property
+    def unreadable(self) -> str | None:
+        """Why its file cannot be read now; ``None`` if nothing is known against it. None of its bytes gets to S3."""
+        error = self.processor.unreadable
+        return str(error) if error is not None else None
+
     def learn(self, situation: Situation) -> None:
         """Take in news."""
+        self.processor.try_again()
         if situation.stat != self.situation.value.stat:
             self.changed_at = trio.current_time()
             self.growth.saw(self.changed_at, situation.stat.size_bytes)
@@ -130,6 +137,11 @@ class StreamSupervisor:
         Their age counts from there also once their streams have begun.
         """
         return min((unknown.since for unknown in self._unknown.values() if unknown.stat.size_bytes), default=None)
+
+    @property
+    def unreadable(self) -> Mapping[str, str]:
+        """The files that wait for the file system to let them be read, and why it does not."""
+        return {live.path: live.unreadable for live in self._live.values() if live.unreadable is not None}
 
     def drain(self) -> None:
         """Start nothing new; tell every stream to finish what is in flight, save its state and leave."""
@@ -318,7 +330,7 @@ class StreamSupervisor:
         except RecordingChangedError:
             return None  # gone since
         except ChunkProcessingError as error:
-            if error.transient:
+            if not (isinstance(error, FileAccessError) and error.denied):
                 log.warning("recording_not_looked_at", error=str(error))
                 return None
             return Sameness.SAME if may_be(meta.identity, stat) else Sameness.REPLACED  # what nobody may read

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import json
-from collections.abc import AsyncIterator
+import os
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
+import structlog
 import trio
 from admin.admin_scene import SetSource, registry, serving, stream
 
 from cef_trio.admin import app, server
-from cef_trio.admin.hosts import is_ours
+from cef_trio.admin.origins import is_foreign, is_ours
+from cef_trio.admin.places import Place, Places, client_of
 from cef_trio.admin.server import AdminPortError, serve_admin
 from cef_trio.admin.snapshot import Phase
 
@@ -137,13 +141,178 @@ async def test_listeners_have_a_limit_and_those_that_left_count_no_more(monkeypa
         await until_status(port, "/events", 200)
 
 
-async def test_connections_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_client_has_its_share_of_the_listeners(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "MAX_LISTENERS_OF_A_CLIENT", 1)
+    async with serving(SetSource()) as port:
+        async with listening(port) as events:
+            await events.snapshot()
+            assert (await get(port, "/events", "HEAD")).status_code == 503
+        await until_status(port, "/events", 200)
+
+
+async def test_a_connection_that_waits_gives_way_to_a_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "MAX_CONNECTIONS", 1)
     async with serving(SetSource()) as port, httpx.AsyncClient(trust_env=False) as client:
-        assert (await client.get(f"http://127.0.0.1:{port}/healthz")).status_code == 200
+        assert (await client.get(f"http://127.0.0.1:{port}/metrics")).status_code == 200
+        assert (await get(port, "/metrics")).status_code == 200
+        assert (await client.get(f"http://127.0.0.1:{port}/metrics")).status_code == 200
+
+
+async def test_when_all_places_are_taken_health_is_answered_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "MAX_CONNECTIONS", 1)
+    async with serving(SetSource()) as port, listening(port) as events:
+        await events.snapshot()
+        assert (await get(port, "/metrics")).status_code == 503
+        for path in ("/healthz", "/readyz"):
+            answer = await get(port, path)
+            assert (answer.status_code, answer.headers["connection"]) == (200, "close")
+        monkeypatch.setattr(server, "RESERVED_CONNECTIONS", 0)
+    monkeypatch.setattr(server, "RESERVED_CONNECTIONS", 0)
+    async with serving(SetSource()) as port, listening(port) as events:
+        await events.snapshot()
         with pytest.raises(httpx.TransportError):
             await get(port, "/healthz")
-        assert (await client.get(f"http://127.0.0.1:{port}/healthz")).status_code == 200
+
+
+async def test_a_hundred_connections_that_say_nothing_keep_nobody_out() -> None:
+    async with serving(SetSource()) as port, AsyncExitStack() as silent:
+        for _ in range(server.MAX_CONNECTIONS + server.RESERVED_CONNECTIONS + 10):
+            client = await silent.enter_async_context(await trio.open_tcp_stream("127.0.0.1", port))
+            await client.send_all(b"GET /")
+        for path in ("/healthz", "/metrics", "/"):
+            assert (await get(port, path)).status_code == 200
+
+
+async def test_a_connection_without_a_request_ends_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "REQUEST_SECONDS", 0.1)
+    async with serving(SetSource()) as port, await trio.open_tcp_stream("127.0.0.1", port) as client:
+        await client.send_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n")
+        with trio.fail_after(10):
+            assert await client.receive_some() == b""
+
+
+def leaving(left: list[str], name: str) -> Callable[[], None]:
+    return lambda: left.append(name)
+
+
+def test_places_are_given_to_whoever_asks_as_long_as_somebody_waits() -> None:
+    left: list[str] = []
+    places = Places(total=3, for_a_client=2, reserve=1)
+    taken: dict[str, Place | None] = {}
+    for name in ("a1", "a2", "b1"):
+        taken[name] = places.take(name[0], leaving(left, name))
+    assert all(place is not None and not place.reserved for place in taken.values())
+    assert places.take("a", leaving(left, "a3")) is not None
+    assert left == ["a1"], "a client with its share makes its own oldest one leave"
+    assert places.take("c", leaving(left, "c1")) is not None
+    assert left == ["a1", "a2"], "when all are taken, the oldest one that waits leaves"
+
+
+def test_places_that_work_do_not_give_way_and_the_reserve_is_last() -> None:
+    left: list[str] = []
+    places = Places(total=2, for_a_client=2, reserve=1)
+    for _ in range(2):
+        place = places.take("a", leaving(left, "a"))
+        assert place is not None
+        place.waits = False
+    reserved = places.take("b", leaving(left, "b"))
+    assert reserved is not None
+    assert reserved.reserved
+    assert places.take("c", leaving(left, "c")) is None
+    places.give_back(reserved)
+    assert places.take("c", leaving(left, "c")) is not None
+    assert left == []
+
+
+@pytest.mark.parametrize(
+    ("address", "client"),
+    [
+        ("10.0.0.1", "10.0.0.1"),
+        ("::ffff:10.0.0.1", "10.0.0.1"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
+        ("fe80::1%eth0", "fe80::"),
+        ("no address", "no address"),
+    ],
+)
+def test_a_client_is_an_address_or_a_network_of_ipv6(address: str, client: str) -> None:
+    assert client_of(address) == client
+
+
+_LINK = {"sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
+
+
+@pytest.mark.parametrize(
+    ("headers", "of_the_page", "of_others"),
+    [
+        ({}, False, False),
+        ({"sec-fetch-site": "none"}, False, False),
+        ({"sec-fetch-site": "same-origin"}, False, False),
+        ({"sec-fetch-site": "same-site"}, True, True),
+        ({"sec-fetch-site": "cross-site"}, True, True),
+        ({"sec-fetch-site": "cross-site", **_LINK}, False, True),
+        ({"sec-fetch-site": "cross-site", **_LINK, "sec-fetch-dest": "iframe"}, True, True),
+        ({"origin": "http://recorder:8000"}, False, False),
+        ({"origin": "https://RECORDER:8000"}, False, False),
+        ({"origin": "http://recorder:9000"}, True, True),
+        ({"origin": "http://evil.example"}, True, True),
+        ({"origin": "null"}, True, True),
+        ({"origin": ""}, True, True),
+    ],
+)
+def test_what_another_website_has_a_browser_ask_is_told_from_the_operators_own(
+    headers: dict[str, str], of_the_page: bool, of_others: bool
+) -> None:
+    header = {"host": "recorder:8000", **headers}.get
+    assert is_foreign(header, may_be_opened=True) is of_the_page
+    assert is_foreign(header, may_be_opened=False) is of_others
+
+
+@pytest.mark.parametrize("path", ["/", "/events", "/metrics", "/healthz", "/readyz"])
+async def test_another_website_gets_no_answer_and_no_place_among_the_listeners(path: str) -> None:
+    async with serving(SetSource()) as port, httpx.AsyncClient(trust_env=False) as client:
+        for headers in ({"origin": "https://evil.example"}, {"sec-fetch-site": "cross-site"}):
+            answer = await client.get(f"http://127.0.0.1:{port}{path}", headers=headers)
+            assert answer.status_code == 403
+
+
+UPGRADES = {
+    "h2c": b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: upgrade, http2-settings\r\nupgrade: h2c\r\n"
+    b"http2-settings: AAMAAABkAAQAAP__\r\n\r\n",
+    "websocket": b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
+    b"sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+    "prior knowledge": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00",
+}
+
+
+@pytest.mark.parametrize("how", UPGRADES)
+async def test_nothing_but_http_1_1_is_spoken(how: str) -> None:
+    async with serving(SetSource()) as port, await trio.open_tcp_stream("127.0.0.1", port) as client:
+        await client.send_all(UPGRADES[how])
+        answer = await client.receive_some()
+    status = b"HTTP/1.1 4" if how == "prior knowledge" else b"HTTP/1.1 200"
+    assert answer.startswith(status)
+    assert b"upgrade" not in answer.lower()
+
+
+async def test_a_machine_without_descriptors_is_an_outage_of_new_connections_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    accept, refusals = trio.SocketListener.accept, 3
+
+    async def without(self: trio.SocketListener) -> trio.SocketStream:
+        nonlocal refusals
+        await trio.lowlevel.checkpoint()
+        if refusals:
+            refusals -= 1
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return await accept(self)
+
+    monkeypatch.setattr(server, "_ACCEPT_AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(trio.SocketListener, "accept", without)
+    with structlog.testing.capture_logs() as events:
+        async with serving(SetSource()) as port:
+            assert (await get(port, "/healthz")).status_code == 200
+    assert [event["event"] for event in events].count("admin_connection_refused") == 1
 
 
 async def test_a_cancelled_server_ends_at_once_with_a_listener() -> None:
@@ -158,7 +327,6 @@ async def test_a_cancelled_server_ends_at_once_with_a_listener() -> None:
 async def test_a_cancelled_server_ends_at_once_with_a_client_that_does_not_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Hypercorn sends inside a shield without an end: cancelled, it would wait for this client for ever."""
     monkeypatch.setattr(server, "SEND_SECONDS", 1000.0)
     source = SetSource()
     source.change(streams=tuple(stream(f"id-{n}", "x" * 5000) for n in range(4000)))

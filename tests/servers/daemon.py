@@ -71,12 +71,16 @@ class DaemonProcess:
         folder: Path,
         arguments: Sequence[str] = (),
         terminal: int | None = None,
+        under: Sequence[str] = (),
     ) -> None:
-        """``terminal`` is a descriptor of the terminal that it is started in; it has none by default."""
+        """``terminal`` is a descriptor of the terminal that it is started in; it has none by default.
+
+        ``under`` is a program, with its arguments, that starts it (``setpriv``).
+        """
         self.log_path = folder / "log.jsonl"
         self._log = self.log_path.open("wb")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "cef_trio", "run", *arguments],
+            [*under, sys.executable, "-m", "cef_trio", "run", *arguments],
             env={"PATH": os.environ["PATH"], "LANG": "C.UTF-8", **settings},
             cwd=folder,
             stdin=subprocess.DEVNULL if terminal is None else terminal,
@@ -158,10 +162,11 @@ def daemon(
     wait_started: bool = True,
     arguments: Sequence[str] = (),
     terminal: int | None = None,
+    under: Sequence[str] = (),
 ) -> Iterator[DaemonProcess]:
     """A running daemon that watches by the time the block begins; it is gone afterwards, however the block is left."""
     with tempfile.TemporaryDirectory(prefix="cef-trio-") as folder:
-        process = DaemonProcess(settings, Path(folder), arguments, terminal)
+        process = DaemonProcess(settings, Path(folder), arguments, terminal, under)
         try:
             if wait_started:
                 process.wait_for("daemon_started", seconds=30)

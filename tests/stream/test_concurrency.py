@@ -76,12 +76,12 @@ async def test_p6_the_end_of_an_outage_is_noticed_by_one_probe_and_not_by_two_hu
         await trio.sleep(600)
         asked = dict(world.endpoint.log.calls)
         longest = world.policy.max_seconds
-        assert set(asked) == {"HeadBucket"}, "while it is down only the probe knocks"
-        assert 600 / longest <= asked["HeadBucket"] <= 600 / (longest / 2) + 1
+        assert set(asked) == {"PutObject"}, "while it is down only the probe knocks, by what failed"
+        assert 600 / longest <= asked["PutObject"] <= 600 / (longest / 2) + 1
         world.endpoint.faults.disarm(down)
         world.endpoint.log.reset()
         await daemon.services.s3_breaker.wait_up()
-        assert dict(world.endpoint.log.calls) == {"HeadBucket": 1}, "and one of its calls ends it"
+        assert dict(world.endpoint.log.calls) == {"PutObject": 1, "DeleteObject": 1}, "and one of its calls ends it"
         for name in names(200):
             daemon.closed(name)
         await completed(world, seconds=900)

@@ -6,8 +6,7 @@ reason (``tests/operate/test_operate_abort.py``).
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,7 @@ from trio.testing import MockClock
 from cef_trio.checkpoint.memory import MemoryCheckpointStore
 from cef_trio.checkpoint.model import Checkpoint, Lease
 from cef_trio.checkpoint.states import SENTENCES, FailureReason, Status, StreamSet
-from cef_trio.disk import OpenRecording, refusal
 from cef_trio.exceptions import RedisOperationError
-from cef_trio.lab.disk import InlineDisk
 from cef_trio.lab.world import PART, World, WorldDaemon
 from cef_trio.local.s3 import Fault, Kind
 from cef_trio.stream import parts
@@ -81,20 +78,6 @@ async def replace(scene: Scene) -> None:
     scene.daemon.closed(BAD)
 
 
-async def deny_the_file(scene: Scene) -> None:
-    opened = InlineDisk.open
-
-    @asynccontextmanager
-    async def denied(disk: InlineDisk, path: str) -> AsyncIterator[OpenRecording]:
-        if path.endswith(BAD):
-            raise refusal(f"cannot open {path!r}", PermissionError(13, "Permission denied"))
-        async with opened(disk, path) as recording:
-            yield recording
-
-    scene.patch.setattr(InlineDisk, "open", denied)
-    scene.daemon.closed(BAD)
-
-
 async def outgrow_the_plan(scene: Scene) -> None:
     scene.patch.setattr(parts, "MAX_PARTS", 3)
     scene.daemon.closed(BAD)
@@ -121,17 +104,19 @@ PROVOKED: dict[FailureReason, Provoke] = {
     ),
     FailureReason.FILE_MISSING_ON_RESUME: delete_while_nobody_looks,
     FailureReason.FILE_REPLACED: replace,
-    FailureReason.FILE_UNREADABLE: deny_the_file,
     FailureReason.FILE_TOO_LARGE: outgrow_the_plan,
     FailureReason.UPLOAD_LOST: lose_the_upload_again_and_again,
     FailureReason.FINALIZATION: refuse("CompleteMultipartUpload", "EntityTooSmall"),
     FailureReason.UNEXPECTED: fail_to_record_a_part(ZeroDivisionError("a bug")),
 }
-NO_UPLOAD_WAS_OPENED = {FailureReason.S3_REFUSED, FailureReason.NO_SUCH_BUCKET, FailureReason.FILE_UNREADABLE}
+NO_UPLOAD_WAS_OPENED = {FailureReason.S3_REFUSED, FailureReason.NO_SUCH_BUCKET}
 
 
 def test_every_reason_is_provoked_here() -> None:
-    assert set(PROVOKED) == set(FailureReason) - {FailureReason.ABORTED}
+    assert set(PROVOKED) == set(FailureReason) - {
+        FailureReason.ABORTED,
+        FailureReason.FILE_UNREADABLE,  # of records that an earlier version wrote (test_unreadable_files.py)
+    }
 
 
 @pytest.mark.parametrize("reason", PROVOKED, ids=lambda reason: reason.value)

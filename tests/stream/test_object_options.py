@@ -89,16 +89,23 @@ async def test_an_upload_keeps_the_options_it_was_created_with(world: World, aut
         (ObjectOptions(tags=(("aws:mine", "x"),)), "InvalidTag"),
     ],
 )
-async def test_p6_options_that_the_store_refuses_fail_the_stream_with_its_words(
+async def test_p6_options_that_the_store_refuses_are_an_outage_with_its_words_and_fail_no_recording(
     world: World, autojump_clock: MockClock, options: ObjectOptions, code: str
 ) -> None:
+    """They strike every recording alike: once they are right nobody has to retry a thousand failed ones."""
     world.options = options
     world.append(2 * PART)
-    async with world.daemon():
-        (checkpoint,) = await until_idle(world, Status.FAILED_S3_REFUSED, Status.FAILED_S3_UPLOAD)
-    assert code in str(checkpoint.meta.failure_reason)
-    assert world.open_uploads() == []
+    async with world.daemon() as daemon:
+        await trio.sleep(30)
+        outage = daemon.services.s3_breaker.outage
+        assert outage is not None
+        assert outage.refused
+        assert code in outage.error
+        assert world.open_uploads() == []
     world.options = ObjectOptions()
+    async with world.daemon() as daemon:
+        daemon.closed()
+        await until_idle(world, Status.COMPLETED)
 
 
 # ---- ETags that are no MD5s ------------------------------------------------------------------------------------------

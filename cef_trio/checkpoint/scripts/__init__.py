@@ -29,6 +29,7 @@ CREATE = _read("create")
 FORGET = _read("forget")
 LOAD = _read("load")
 LOAD_METAS = _read("load_metas")
+PROBE = _read("probe")
 RECORD_PART = _read("record_part")
 RELEASE = _read("release")
 RENAME = _read("rename")
@@ -44,6 +45,7 @@ ALL = (
     FORGET,
     LOAD,
     LOAD_METAS,
+    PROBE,
     RECORD_PART,
     RELEASE,
     RENAME,

@@ -1,0 +1,154 @@
+"""HTTP/1.1 as a server speaks it, by h11 on a stream of trio's. HTTP/2, upgrades and WebSockets are not spoken.
+
+One connection, one request after the other. What is not HTTP is :class:`NotHttpError`, with the status to refuse it by;
+h11's own exceptions stay here. Nothing here has a time-out: cancel it.
+"""
+
+from __future__ import annotations
+
+import http.client
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Final
+
+import h11
+import trio
+from h11 import Event as HttpEvent
+
+from cef_trio.exceptions import CefMp4ProcessorError
+
+_BLOCK_BYTES: Final = 256 * 1024
+
+
+class NotHttpError(CefMp4ProcessorError):
+    """What the client sent is no request; ``status`` is the answer."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"not a request of HTTP/1.1 (answered {status})")
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request's head, as it came over the wire; names of headers in lower case."""
+
+    method: str
+    path: str
+    query: str
+    headers: tuple[tuple[str, str], ...]
+
+    def header(self, name: str) -> str | None:
+        """The first header of that name."""
+        return next((value for other, value in self.headers if other == name), None)
+
+
+class ServerConnection:
+    """One client's connection: h11's state machine, and the stream that it belongs to."""
+
+    def __init__(self, stream: trio.abc.Stream, *, max_header_bytes: int) -> None:
+        self._stream = stream
+        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=max_header_bytes)
+
+    async def next_request(self) -> Request | None:
+        """The next request; ``None`` when the client has gone.
+
+        Raises:
+            NotHttpError: it is none.
+            trio.BrokenResourceError: the connection broke.
+        """
+        if self.reusable:
+            self._http.start_next_cycle()
+        event = await self._next_event()
+        if not isinstance(event, h11.Request):
+            return None
+        path, _, query = event.target.decode("ascii").partition("?")
+        headers = tuple((name.decode("ascii"), value.decode("utf-8", "replace")) for name, value in event.headers)
+        return Request(event.method.decode("ascii"), path, query, headers)
+
+    async def body(self) -> AsyncGenerator[bytes, None]:
+        """The request's body. A client that waits to be told to go on is told now.
+
+        Raises:
+            NotHttpError: it is none.
+            trio.BrokenResourceError: the client left in the middle of it.
+        """
+        if self._http.they_are_waiting_for_100_continue:
+            await self._send(h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue"))
+        while self._http.their_state is h11.SEND_BODY:
+            event = await self._next_event()
+            if isinstance(event, h11.Data):
+                yield bytes(event.data)
+            elif not isinstance(event, h11.EndOfMessage):
+                raise trio.BrokenResourceError("the client left in the middle of a body")
+
+    @property
+    def has_unread_body(self) -> bool:
+        """Whether the request has a body, or an end of one, that was not read."""
+        # An empty body, which nobody reads, is over at once; h11 says so when asked.
+        if self._http.their_state is h11.SEND_BODY and not self._http.they_are_waiting_for_100_continue:
+            with _ours():
+                return not isinstance(self._http.next_event(), h11.EndOfMessage)
+        return self._http.their_state is h11.SEND_BODY
+
+    @property
+    def reusable(self) -> bool:
+        """Whether the exchange is over, and another may follow."""
+        return self._http.our_state is h11.DONE and self._http.their_state is h11.DONE
+
+    async def begin(self, status: int, headers: Sequence[tuple[str, str]]) -> None:
+        """Send an answer's head.
+
+        Raises:
+            trio.BrokenResourceError: the client has gone.
+        """
+        # botocore takes a status line without a reason for no reply at all while it waits for 100 Continue.
+        reason = http.client.responses.get(status, "Unknown").encode("ascii")
+        encoded = [(name.encode("ascii"), value.encode("utf-8")) for name, value in headers]
+        await self._send(h11.Response(status_code=status, headers=encoded, reason=reason))
+
+    async def data(self, block: bytes) -> None:
+        """Send a piece of its body."""
+        await self._send(h11.Data(data=block))
+
+    async def end(self) -> None:
+        """Send its end."""
+        await self._send(h11.EndOfMessage())
+
+    async def refuse(self, status: int) -> None:
+        """Answer what is not HTTP, where that is still possible."""
+        if self._http.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            with suppress(trio.BrokenResourceError):
+                await self.begin(status, [("Connection", "close"), ("Content-Length", "0")])
+                await self.end()
+
+    async def discard(self, max_bytes: int, seconds: float) -> None:
+        """Read what the client still sends, for a while: closed at once, it would see a reset instead of the answer."""
+        seen = 0
+        with trio.move_on_after(seconds):
+            while seen < max_bytes and (block := await self._stream.receive_some(_BLOCK_BYTES)):
+                seen += len(block)
+
+    async def _next_event(self) -> HttpEvent | type[h11.PAUSED]:
+        while True:
+            with _ours():
+                event = self._http.next_event()
+            if event is h11.NEED_DATA:
+                received = bytes(await self._stream.receive_some(_BLOCK_BYTES))
+                with _ours():
+                    self._http.receive_data(received)
+            elif event is h11.PAUSED or isinstance(event, HttpEvent):
+                return event
+
+    async def _send(self, event: HttpEvent) -> None:
+        with _ours():
+            text = self._http.send(event) or b""
+        await self._stream.send_all(text)
+
+
+@contextmanager
+def _ours() -> Iterator[None]:
+    try:
+        yield
+    except h11.ProtocolError as error:
+        raise NotHttpError(error.error_status_hint) from error

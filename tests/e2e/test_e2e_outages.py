@@ -1,0 +1,171 @@
+"""Outages of real servers: what strikes all is one outage, which ends when what failed works, and costs no recording.
+
+The embedded S3 endpoint as a process with its faults, real Valkeys, a TCP proxy where an address is to lead elsewhere.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from servers.daemon import Bucket, DaemonProcess, daemon, settings_for
+from servers.embedded_s3 import embedded_s3_server
+from servers.endpoints import Endpoint
+from servers.s3_control import arm, disarm_all
+from servers.tcp_proxy import tcp_proxy
+from servers.valkey import ValkeyServer, valkey_server
+
+pytestmark = pytest.mark.real
+PART = 5 << 20
+QUICK = {
+    "close_grace_seconds": 0.2,
+    "stale_check_seconds": 0.5,
+    "rescan_seconds": 1,
+    "retry_attempts": 2,
+    "retry_initial_seconds": 0.1,
+    "retry_max_seconds": 0.5,
+    "retry_stream_max_seconds": 1,
+    "lease_seconds": 10,
+}
+LONG = pytest.mark.skipif(not os.environ.get("CEF_TRIO_LONG"), reason="one of a kind; CEF_TRIO_LONG=1 runs all")
+REFUSED = [
+    "AccessDenied",
+    *(
+        pytest.param(code, marks=LONG)
+        for code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "NoSuchBucket", "QuotaExceeded")
+    ),
+]
+
+
+@pytest.fixture
+def s3(tmp_path: Path) -> Iterator[Endpoint]:
+    with embedded_s3_server(tmp_path, bucket="recordings", arguments=["--control"]) as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def valkey() -> Iterator[ValkeyServer]:
+    with valkey_server(tcp=True) as server:
+        yield server
+
+
+def settings(watch_dir: Path, s3: Endpoint, redis_url: str, **more: object) -> dict[str, str]:
+    bucket = Bucket(s3.url, s3.access_key, s3.secret_key, "recordings", s3.region)
+    return settings_for(watch_dir, bucket, redis_url, **{**QUICK, **more})
+
+
+def until(done: Callable[[], bool], seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        time.sleep(0.02)  # another process: there is nothing to wait on but another look
+
+
+def uploads_all(process: DaemonProcess, *paths: Path) -> None:
+    for path in paths:
+        process.wait_for("stream_completed", file=str(path))
+    assert process.count("stream_failed") == 0
+    assert process.stop() == 0
+
+
+@pytest.mark.parametrize("code", REFUSED)
+def test_p6_a_refusal_of_everything_that_passes_costs_no_recording(
+    watch_dir: Path, s3: Endpoint, valkey: ValkeyServer, code: str
+) -> None:
+    paths = [watch_dir / f"{number}.mp4" for number in range(3)]
+    with daemon(settings(watch_dir, s3, valkey.url)) as process:
+        arm(s3, {"kind": "error", "operation": "*", "code": code, "times": None})
+        for path in paths:
+            path.write_bytes(os.urandom(PART + 1))
+        process.wait_for("outage_goes_on", count=4)
+        disarm_all(s3)
+        uploads_all(process, *paths)
+        assert process.count("outage_began") == process.count("outage_ended") == 1
+
+
+def test_p10_puts_that_fail_while_heads_succeed_are_one_outage(
+    watch_dir: Path, s3: Endpoint, valkey: ValkeyServer
+) -> None:
+    with daemon(settings(watch_dir, s3, valkey.url)) as process:
+        for operation in ("CreateMultipartUpload", "UploadPart", "PutObject"):
+            arm(s3, {"kind": "error", "operation": operation, "code": "ServiceUnavailable", "times": None})
+        path = watch_dir / "a.mp4"
+        path.write_bytes(os.urandom(PART + 1))
+        process.wait_for("outage_goes_on", count=6)
+        assert process.count("outage_ended") == 0
+        assert httpx.get(f"http://127.0.0.1:{_port(process)}/readyz", trust_env=False).status_code == 503
+        disarm_all(s3)
+        uploads_all(process, path)
+        assert process.count("outage_began") == 1
+
+
+def _port(process: DaemonProcess) -> int:
+    return int(process.wait_for("admin_server_started")["port"])
+
+
+@pytest.mark.parametrize(
+    ("breaks", "mends"),
+    [
+        (("maxmemory", "1"), ("maxmemory", "0")),
+        pytest.param(("min-replicas-to-write", "1"), ("min-replicas-to-write", "0"), marks=LONG),
+    ],
+    ids=["OOM", "NOREPLICAS"],
+)
+def test_p10_a_redis_that_refuses_writes_and_answers_ping_is_one_outage(
+    watch_dir: Path, s3: Endpoint, valkey: ValkeyServer, breaks: tuple[str, str], mends: tuple[str, str]
+) -> None:
+    with daemon(settings(watch_dir, s3, valkey.url)) as process:
+        assert valkey.command("CONFIG", "SET", *breaks) == b"+OK\r\n"
+        path = watch_dir / "a.mp4"
+        path.write_bytes(os.urandom(PART + 1))
+        process.wait_for("outage_goes_on", count=6)
+        assert process.count("outage_ended") == 0
+        assert valkey.command("CONFIG", "SET", *mends) == b"+OK\r\n"
+        uploads_all(process, path)
+        assert process.count("outage_began") == 1
+
+
+def test_p10_redis_that_fails_over_behind_its_address_is_followed_to_the_new_master(
+    watch_dir: Path, s3: Endpoint, valkey: ValkeyServer
+) -> None:
+    """The old master becomes a replica, which answers PING and every read, over connections that stay open."""
+    with valkey_server(tcp=True, arguments=["--replicaof", "127.0.0.1", str(valkey.port)]) as other:
+        until(lambda: b"master_link_status:up" in other.command("INFO", "replication"))
+        with (
+            tcp_proxy(valkey.port) as proxy,
+            daemon(settings(watch_dir, s3, f"redis://127.0.0.1:{proxy.port}/0")) as process,
+        ):
+            path = watch_dir / "a.mp4"
+            with path.open("wb") as writer:
+                writer.write(os.urandom(PART))
+                writer.flush()
+                process.wait_for("part_uploaded", part_number=1)
+                assert other.command("REPLICAOF", "NO", "ONE") == b"+OK\r\n"
+                assert valkey.command("REPLICAOF", "127.0.0.1", str(other.port)) == b"+OK\r\n"
+                proxy.lead_to(other.port)
+                writer.write(os.urandom(PART))
+                writer.flush()
+                process.wait_for("part_uploaded", part_number=2)
+            uploads_all(process, path)
+            assert process.count("outage_began") <= 1
+            assert process.count("lease_lost") == 0
+
+
+def test_p10_s3_connections_to_a_dead_backend_are_not_kept(watch_dir: Path, s3: Endpoint, valkey: ValkeyServer) -> None:
+    with tcp_proxy(int(s3.url.rpartition(":")[2])) as proxy:
+        given = settings(watch_dir, s3, valkey.url, s3_read_timeout_seconds=1, s3_write_timeout_seconds=1)
+        given["S3_ENDPOINT_URL"] = f"http://127.0.0.1:{proxy.port}"
+        with daemon(given) as process:
+            path = watch_dir / "a.mp4"
+            with path.open("wb") as writer:
+                writer.write(os.urandom(2 * PART))
+                writer.flush()
+                process.wait_for("part_uploaded", count=2)
+                proxy.swallow()
+                writer.write(os.urandom(2 * PART))
+            uploads_all(process, path)
+            assert process.count("retry") <= 4, "one call finds out, and no other waits for the same backend"
