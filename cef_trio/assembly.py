@@ -107,8 +107,13 @@ def _locked(folder: Path) -> int:
 
 
 @asynccontextmanager
-async def open_services(settings: Settings) -> AsyncIterator[Services]:
+async def open_services(
+    settings: Settings, *, read_again: Callable[[], Settings] | None = None
+) -> AsyncIterator[Services]:
     """The real services, by the settings. Nothing is connected yet; leaving closes what was.
+
+    ``read_again`` reads the settings once more; it is asked for the credentials where S3 or Redis refuses those that
+    there are, since whoever renews them replaces the files that hold them.
 
     Raises:
         SettingsError: a URL cannot be understood, a cluster's prefix has no hash tag, a bucket no host name.
@@ -121,9 +126,13 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
     probe_key = KeyTemplate(settings.s3_key_template).probe_key
     redis_breaker = CircuitBreaker("redis", lambda _need: store.prove(), probes, idle_seconds=IDLE_SECONDS)
     s3_breaker = CircuitBreaker("s3", lambda need: s3.probe(need, probe_key), probes, idle_seconds=IDLE_SECONDS)
-    store = checkpoint_store(settings, ServiceRetrier(redis_breaker, policy, once=ONCE, observer=observer))
+    found_again = partial(_found_again, read_again) if read_again is not None else None
+    store = checkpoint_store(
+        settings, ServiceRetrier(redis_breaker, policy, once=ONCE, observer=observer), found_again=found_again
+    )
     pacer = Pacer(settings.max_upload_rate, waited=metrics.upload_waited)
-    s3 = s3_client(settings, ServiceRetrier(s3_breaker, policy, once=ONCE, observer=observer), pacer)
+    config = s3_config(settings, found_again)
+    s3 = s3_client(settings, ServiceRetrier(s3_breaker, policy, once=ONCE, observer=observer), pacer, config)
     lease = Lease(settings.instance_id, uuid4().hex, settings.lease_seconds)
     webhook = webhook_client(settings)
     async with store, s3, webhook or nullcontext():
@@ -145,7 +154,27 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             metrics=metrics,
             pacer=pacer,
             webhook=webhook,
+            renew_credentials=partial(_renew, store, config.credentials),
         )
+
+
+def _found_again(read_again: Callable[[], Settings]) -> Settings | None:
+    """The settings as they are now; ``None`` if they cannot be read, as while somebody replaces a file. Blocks."""
+    try:
+        return read_again()
+    except (SettingsError, OSError, ValueError) as error:
+        log.warning("credentials_not_read", error="; ".join(str(error).splitlines()))
+        return None
+
+
+def _renew(store: RedisCheckpointStore, credentials: CredentialsProvider, settings: Settings) -> None:
+    """Go on with the credentials of these settings; AWS's own chain begins anew."""
+    store.renew_login(settings.redis_url.get_secret_value())
+    keys = _keys(settings)
+    if isinstance(credentials, StaticCredentials) and keys is not None:
+        credentials.renew(keys)
+    elif isinstance(credentials, ChainCredentials):
+        credentials.rejected()
 
 
 def webhook_client(settings: Settings) -> WebhookClient | None:
@@ -166,12 +195,22 @@ def webhook_client(settings: Settings) -> WebhookClient | None:
         )
 
 
-def checkpoint_store(settings: Settings, retrier: Retrier) -> RedisCheckpointStore:
+def checkpoint_store(
+    settings: Settings, retrier: Retrier, *, found_again: Callable[[], Settings | None] | None = None
+) -> RedisCheckpointStore:
     """The store, by the settings. Nothing is connected yet.
 
     Raises:
         SettingsError: the URL cannot be understood, or a cluster's prefix has no hash tag.
     """
+
+    async def read_url() -> str | None:
+        if found_again is None:
+            return None
+        # Abandoned by a cancellation: it only reads, and the disk may hang.
+        found = await run_in_thread(found_again, abandon_on_cancel=True)
+        return found.redis_url.get_secret_value() if found is not None else None
+
     with _what_only_rooms_know():
         return RedisCheckpointStore(
             settings.redis_url.get_secret_value(),
@@ -179,17 +218,21 @@ def checkpoint_store(settings: Settings, retrier: Retrier) -> RedisCheckpointSto
             ca_file=settings.redis_ca_file,
             socket_timeout_seconds=settings.redis_timeout_seconds,
             retrier=retrier,
+            read_url=read_url if found_again is not None else None,
         )
 
 
-def s3_client(settings: Settings, retrier: Retrier, pacer: Pacer | None = None) -> S3Client:
-    """The S3 client, by the settings; bodies go as fast as ``pacer`` lets them. Nothing is connected yet.
+def s3_client(
+    settings: Settings, retrier: Retrier, pacer: Pacer | None = None, config: S3Config | None = None
+) -> S3Client:
+    """The S3 client, by the settings, or ``config`` made of them; bodies go as fast as ``pacer`` lets them. Nothing is
+    connected yet.
 
     Raises:
         SettingsError: the bucket's name or the endpoint cannot be addressed.
     """
     with _what_only_rooms_know():
-        return S3Client(s3_config(settings), retrier=retrier, pacer=pacer)
+        return S3Client(config or s3_config(settings), retrier=retrier, pacer=pacer)
 
 
 @contextmanager
@@ -207,6 +250,7 @@ def _rules(settings: Settings) -> StreamRules:
         key_template=KeyTemplate(settings.s3_key_template),
         part_size=settings.chunk_size_bytes,
         equal_parts=settings.s3_equal_parts,
+        endpoint=settings.s3_endpoint_url or f"AWS in {settings.s3_region_name}",
         watch_folder=str(settings.watch_dir),
         close_grace_seconds=settings.close_grace_seconds,
         save_seconds=settings.shutdown_save_seconds,
@@ -217,11 +261,11 @@ def _rules(settings: Settings) -> StreamRules:
     )
 
 
-def s3_config(settings: Settings) -> S3Config:
-    """How the bucket is reached, by the settings."""
+def s3_config(settings: Settings, found_again: Callable[[], Settings | None] | None = None) -> S3Config:
+    """How the bucket is reached, by the settings; keys that are refused are looked for in ``found_again``'s."""
     return S3Config(
         bucket=settings.s3_bucket_name,
-        credentials=_credentials(settings),
+        credentials=_credentials(settings, found_again),
         region=settings.s3_region_name,
         endpoint_url=settings.s3_endpoint_url,
         addressing=Addressing(settings.s3_addressing),
@@ -237,15 +281,28 @@ def s3_config(settings: Settings) -> S3Config:
     )
 
 
-def _credentials(settings: Settings) -> CredentialsProvider:
-    if settings.s3_access_key_id is None or settings.s3_secret_access_key is None:
+def _credentials(settings: Settings, found_again: Callable[[], Settings | None] | None = None) -> CredentialsProvider:
+    keys = _keys(settings)
+    if keys is None:
         return ChainCredentials()
-    return StaticCredentials(
-        Credentials(
-            _text(settings.s3_access_key_id) or "",
-            _text(settings.s3_secret_access_key) or "",
-            _text(settings.s3_session_token),
-        )
+    if found_again is None:
+        return StaticCredentials(keys)
+
+    def read() -> Credentials | None:
+        found = found_again()
+        return _keys(found) if found is not None else None
+
+    return StaticCredentials(keys, read)
+
+
+def _keys(settings: Settings) -> Credentials | None:
+    """The access key of the settings; ``None`` if AWS's chain is to be asked."""
+    if settings.s3_access_key_id is None or settings.s3_secret_access_key is None:
+        return None
+    return Credentials(
+        _text(settings.s3_access_key_id) or "",
+        _text(settings.s3_secret_access_key) or "",
+        _text(settings.s3_session_token),
     )
 
 

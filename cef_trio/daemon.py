@@ -129,7 +129,8 @@ def main_daemon(settings: Settings, source: SettingsSource) -> ExitCode:
     """Run the daemon until a signal ends it. ``source`` is where SIGHUP reads the settings once more."""
     watchdog = ExitWatchdog(settings.shutdown_grace_seconds, settings.shutdown_save_seconds)
     watchdog.start(block_signals=True)  # never stopped: the interpreter's own end is to be in time, too
-    return trio.run(partial(run_daemon, settings, source=source, watchdog=watchdog))
+    opened = partial(open_services, read_again=lambda: source.read()[0])
+    return trio.run(partial(run_daemon, settings, source=source, open_services=opened, watchdog=watchdog))
 
 
 async def run_daemon(
@@ -160,7 +161,12 @@ async def run_daemon(
         async with lock_watch_folder(settings.watch_dir), open_services(settings) as services:
             services.metrics.lost_log_lines_by(lost_lines)
             async with trio.open_nursery() as root:
-                reloader = SettingsReloader(settings, source or SettingsSource(None, lambda: settings), services.pacer)
+                reloader = SettingsReloader(
+                    settings,
+                    source or SettingsSource(None, lambda: settings),
+                    services.pacer,
+                    renew_credentials=services.renew_credentials,
+                )
                 root.start_soon(reloader.run)
                 await root.start(_listen_for_signals, shutdown, reloader, in_time)
                 shown = DaemonSource(

@@ -1,11 +1,13 @@
-"""SIGHUP: the settings are read once more, and ``MAX_UPLOAD_RATE`` and ``LOG_LEVEL`` hold from then on.
+"""SIGHUP: the settings are read once more; ``MAX_UPLOAD_RATE``, ``LOG_LEVEL`` and the credentials hold from then on.
 
 The signal listener only asks (:meth:`SettingsReloader.request`); a task of its own reads, in a worker thread, since a
 file may lie on a disk that hangs. So neither a slow read nor a hundred SIGHUPs hold a SIGTERM back (promise P4), and
 whoever asks while a read goes on gets another one after it. Settings that cannot be read change nothing.
 
-Only these two change at run time: each is one value that everybody asks for anew. All others are built into
-connections, limits and records; which of them the file now says differently is told, by name, never by value.
+Only these change at run time: each is one value that everybody asks for anew. Credentials are S3's keys (those of AWS's
+own chain, too) and the user and password in ``REDIS_URL``; a URL that leads elsewhere waits for a restart. All others
+are built into connections, limits and records; which of them the file now says differently is told, by name, never by
+value.
 
 The environment of a process does not change, and it wins over the file, here as at the start. A setting of the file
 that cannot take effect for that reason is named too.
@@ -26,6 +28,7 @@ import structlog
 import trio
 from dotenv import dotenv_values
 
+from cef_trio.checkpoint.address import parse_address
 from cef_trio.config import Settings, SettingsError, load_settings, unfit_rate
 from cef_trio.logs import set_level
 from cef_trio.s3.pacing import Pacer
@@ -34,7 +37,9 @@ from cef_trio.threads import run_in_thread
 log = structlog.get_logger(__name__)
 
 LIVE: Final = ("max_upload_rate", "log_level")
-"""The settings that change at run time."""
+"""The settings that change at run time, and are shown."""
+KEYS: Final = ("s3_access_key_id", "s3_secret_access_key", "s3_session_token")
+"""S3's credentials, which do so too, as long as there are any both times."""
 
 
 # ---- what a reading means: pure --------------------------------------------------------------------------------------
@@ -46,6 +51,8 @@ class Reading:
 
     applied: Mapping[str, str | int]
     """Of the live ones, those that are to be other than they are, by variable, with their new values."""
+    renewed: tuple[str, ...] = ()
+    """Variables that hold credentials, and others now; their values are told nobody."""
     needs_restart: tuple[str, ...]
     """Variables that are other than at the start, and stay as they were until the next one."""
 
@@ -53,10 +60,19 @@ class Reading:
 def compare(held: Settings, read: Settings) -> Reading:
     """What a reading changes. Names in the order of the documentation."""
     changed = [name for name in Settings.model_fields if getattr(held, name) != getattr(read, name)]
+    renewed = _renewed(held, read)
     return Reading(
         applied={name.upper(): getattr(read, name) for name in LIVE if name in changed},
-        needs_restart=tuple(name.upper() for name in changed if name not in LIVE),
+        renewed=tuple(name.upper() for name in changed if name in renewed),
+        needs_restart=tuple(name.upper() for name in changed if name not in LIVE and name not in renewed),
     )
+
+
+def _renewed(held: Settings, read: Settings) -> frozenset[str]:
+    """Which settings are credentials that may change at run time: those of the servers that are used already."""
+    names = set(KEYS) if (held.s3_access_key_id is None) == (read.s3_access_key_id is None) else set()
+    before, after = (parse_address(one.redis_url.get_secret_value()) for one in (held, read))
+    return frozenset(names | ({"redis_url"} if after.differs_in_login_only(before) else set()))
 
 
 def overridden(environment: Mapping[str, str], file: Mapping[str, str | None]) -> list[str]:
@@ -97,10 +113,17 @@ class SettingsSource:
 class SettingsReloader:
     """Reads the settings when asked, and lets the live ones take effect."""
 
-    def __init__(self, settings: Settings, source: SettingsSource, pacer: Pacer) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        source: SettingsSource,
+        pacer: Pacer,
+        renew_credentials: Callable[[Settings], None] = lambda _settings: None,
+    ) -> None:
         self._held = settings
         self._source = source
         self._pacer = pacer
+        self._renew_credentials = renew_credentials
         self._ask, self._asked = trio.open_memory_channel[None](1)
 
     def request(self) -> None:
@@ -133,12 +156,15 @@ class SettingsReloader:
         log.info(
             "settings_reloaded",
             applied=dict(reading.applied),
+            renewed=list(reading.renewed),
             needs_restart=list(reading.needs_restart),
             overridden_by_environment=without_effect,
         )
         set_level(read.log_level)
         self._pacer.change(read.max_upload_rate)
-        self._held = self._held.model_copy(update={name: getattr(read, name) for name in LIVE})
+        self._renew_credentials(read)
+        taken = [*LIVE, *(name.lower() for name in reading.renewed)]
+        self._held = self._held.model_copy(update={name: getattr(read, name) for name in taken})
 
 
 # ---- the signal ------------------------------------------------------------------------------------------------------

@@ -67,6 +67,17 @@ class RedisAddress:
             path.append(str(self.db))
         return "/".join([f"{scheme}://{hosts}", *path])
 
+    def differs_in_login_only(self, other: RedisAddress) -> bool:
+        """Whether it is the same server, and who logs in there, or with what, is another."""
+        as_theirs = replace(
+            self,
+            username=other.username,
+            password=other.password,
+            sentinel_username=other.sentinel_username,
+            sentinel_password=other.sentinel_password,
+        )
+        return self != other and as_theirs == other
+
     @property
     def secrets(self) -> tuple[str, ...]:
         """What no text may contain."""

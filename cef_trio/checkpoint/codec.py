@@ -153,6 +153,7 @@ _FORMS: Final[Mapping[str, _Form]] = MappingProxyType(
         "verified_mtime_ns": _INTEGER,
         "completed_at_utc": _TIME,
         "duration_seconds": _FLOAT,
+        "s3_endpoint": _TEXT,
     }
 )
 _IDENTITY_FORMS: Final[Mapping[str, _Form]] = MappingProxyType(

@@ -95,6 +95,8 @@ class StreamMeta:
     """Size and mtime of the file as it stood when it was verified: a file that still has both is done."""
     completed_at_utc: datetime | None = None
     duration_seconds: float | None = None
+    s3_endpoint: str | None = None
+    """Where the store was reached that has the upload or the object; ``None``: an older version recorded it."""
 
 
 @dataclass(frozen=True, slots=True)

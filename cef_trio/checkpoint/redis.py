@@ -10,13 +10,14 @@ How a call travels, is bounded and is cancelled is said in ``redis_client.py``; 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+import structlog
 from redis.exceptions import ResponseError
 
 from cef_trio.checkpoint import codec, rules, scripts
@@ -31,6 +32,8 @@ from cef_trio.checkpoint.store import Change, KnownPath, Records, Saving
 from cef_trio.checkpoint.unreadable import UnreadableKeys
 from cef_trio.exceptions import RecordUnreadableError, RedisOperationError
 from cef_trio.retry import Retrier
+
+log = structlog.get_logger(__name__)
 
 _PROBE_MILLISECONDS: Final = 60_000
 _LEASE_OF_WRONG_TYPE: Final = b"wrong type"
@@ -70,6 +73,7 @@ class RedisCheckpointStore:
         socket_timeout_seconds: how long a connect, and how long an answer, may take; positive and finite.
         connections: how many calls may be under way at once.
         retrier: the policy for transient errors; a single attempt by default.
+        read_url: reads ``REDIS_URL`` once more, where the server has refused our login; ``None``: not now.
 
     Raises:
         ValueError: the URL is not understood, or a cluster's prefix has no hash tag. No text contains the password.
@@ -84,7 +88,9 @@ class RedisCheckpointStore:
         socket_timeout_seconds: float = 1.0,
         connections: int = 8,
         retrier: Retrier | None = None,
+        read_url: Callable[[], Awaitable[str | None]] | None = None,
     ) -> None:
+        self._read_url = read_url
         self.keys = Keys(key_prefix)
         self.unreadable = UnreadableKeys()
         self._redis = RedisClient(
@@ -106,6 +112,17 @@ class RedisCheckpointStore:
         """Where the server is; its text holds no password."""
         return self._redis.address
 
+    def renew_login(self, url: str) -> None:
+        """Log in as that URL says from now on; one that leads elsewhere changes nothing.
+
+        Raises:
+            ValueError: the URL is not understood.
+        """
+        address = parse_address(url)
+        if address.differs_in_login_only(self.address):
+            self._redis.log_in_as(address)
+            log.info("credentials_renewed", service="redis")
+
     async def __aenter__(self) -> Self:
         """Nothing is connected yet: the first call does that, under its own retries."""
         return self
@@ -124,6 +141,11 @@ class RedisCheckpointStore:
 
     async def prove(self) -> None:
         """Set a key of its own by a script, on a connection of its own: what all writes need, and nothing else does."""
+        if self._redis.refused and self._read_url is not None:
+            url = await self._read_url()
+            self._redis.refused = False
+            if url is not None:
+                self.renew_login(url)
         self._redis.renew_connections()
         given: list[Argument] = [_PROBE_MILLISECONDS]
         await self._redis.call("prove", lambda client: run_script(client, scripts.PROBE, [self.keys.probe], given))

@@ -55,7 +55,7 @@ from cef_trio.checkpoint.redis_connection import (
     BoundedSentinelTlsConnection,
     BoundedTlsConnection,
 )
-from cef_trio.checkpoint.redis_errors import MAPPED, is_transient, is_unreachable, mapped
+from cef_trio.checkpoint.redis_errors import MAPPED, is_refusal, is_transient, is_unreachable, mapped
 from cef_trio.checkpoint.scripts import Script
 from cef_trio.checkpoint.scripts.arguments import Argument
 from cef_trio.exceptions import RedisOperationError
@@ -114,6 +114,8 @@ class RedisClient:
         self._closed = False
         self._unreachable_at = -math.inf
         self._renew_at = math.inf
+        self.refused = False
+        """Whether the server has refused a call since somebody set this back."""
 
     async def call(self, operation: str, work: Callable[[Client], T]) -> T:
         """Run ``work`` in a worker thread, as often as the retrier wants.
@@ -135,6 +137,13 @@ class RedisClient:
             return client.execute_command(name, *arguments, target_nodes=client.get_node_from_key(self._home_key))
         return client.execute_command(name, *arguments)
 
+    def log_in_as(self, address: RedisAddress) -> None:
+        """Log in otherwise from now on. Calls under way end as they would have; their connections are not kept."""
+        with self._opening:
+            old, self._client, self.address = self._client, None, address
+        if old is not None:
+            _close_idle(old)
+
     def renew_connections(self) -> None:
         """Let the next call, and all after it, open a connection anew."""
         self._renew_at = -math.inf
@@ -154,7 +163,7 @@ class RedisClient:
         try:
             return self._observed(work, client)
         finally:
-            if self._closed:
+            if self._closed or client is not self._client:
                 _close_idle(client)
 
     def _observed(self, work: Callable[[Client], T], client: Client) -> T:
@@ -165,6 +174,8 @@ class RedisClient:
                 self._unreachable_at = time.monotonic()
             if is_transient(error):
                 self.renew_connections()
+            elif is_refusal(error):
+                self.refused = True
             raise
         self._unreachable_at = -math.inf
         return result

@@ -17,7 +17,7 @@ from cef_trio.exceptions import LeaseLostError, PathTakenError
 
 _DEFAULTS: Final[dict[str, Any]] = {f.name: f.default for f in fields(StreamMeta) if f.default is not MISSING}
 _NAMES: Final = frozenset(field.name for field in fields(StreamMeta))
-_NOT_BY_CHANGE: Final = frozenset({"stream_id", "status", "original_path", "current_path"})
+_NOT_BY_CHANGE: Final = frozenset({"stream_id", "status", "current_path"})
 
 FORGOTTEN_BY_START_OVER: Final = (
     "s3_upload_id",

@@ -182,7 +182,7 @@ class CheckpointStore(Protocol):
         ...
 
     async def rename(self, stream_id: str, lease: Lease, new_path: str) -> None:
-        """The stream's file has another name now: ``original_path`` stays what it first was, ``current_path`` and
+        """The stream's file has another name now: ``original_path`` stays what it was, ``current_path`` and
         ``streams:by_path`` follow. The old path's entry goes if it still leads to this stream.
         """
         ...

@@ -98,7 +98,11 @@ class World:
         """The machine of this world's daemons, but for those that are started elsewhere."""
         self.bucket = BUCKET
         """The bucket of the next daemon."""
+        self.s3_name = ""
+        """How the next daemon calls the store's endpoint; empty: it does not record it."""
+        self.key_template = "streams/{stream_id}/{file_name}"
         self.part_size = PART
+        self.equal_parts = False
         self.random = Random(seed)  # noqa: S311 - a world is to be repeatable, not secret
         self.endpoint = S3Endpoint(
             buckets=[BUCKET, OTHER_BUCKET],
@@ -338,7 +342,7 @@ class World:
         store = cast("CheckpointStore", MortalStore(self.store, life, self.journal))
         random = Random(self.random.getrandbits(64))  # noqa: S311 - as above
         metrics = Metrics()
-        template = KeyTemplate("streams/{stream_id}/{file_name}")
+        template = KeyTemplate(self.key_template)
         probe_key = template.probe_key
         redis_breaker = CircuitBreaker("redis", lambda _need: store.prove(), self.policy, random)
         s3_breaker = CircuitBreaker("s3", lambda need: s3.probe(need, probe_key), self.policy, random)
@@ -380,6 +384,8 @@ class World:
                     bucket=self.bucket,
                     key_template=template,
                     part_size=self.part_size,
+                    equal_parts=self.equal_parts,
+                    endpoint=self.s3_name,
                     watch_folder=str(self.folder),
                 ),
                 utc_now=self.utc_now,

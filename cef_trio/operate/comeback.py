@@ -2,6 +2,7 @@
 
 - Its object exists, and only its metadata failed: it goes on there, with or without its file.
 - Its upload was kept (``KEEPS_ITS_UPLOAD``): it goes on from its parts; the daemon compares them with S3 and the file.
+- Its parts were refused as they are, and the settings ask for equal ones by now: it starts over with these.
 - Its upload was aborted: it starts over, with nothing of the old upload left to be mistaken for something.
 - Its recording is gone, or its name is another's: it cannot come back, and that is said here, not found out later. What
   cannot be seen from this machine is left to the daemon, which looks before it does anything.
@@ -82,7 +83,7 @@ def presence_of(recorded: FileIdentity, observed: FileIdentity, sameness: Samene
     return Presence.OTHER if is_same_place(recorded, place) else Presence.NOT_SEEN
 
 
-def judge_comeback(
+def judge_comeback(  # noqa: PLR0911 - it is a table
     meta: StreamMeta, presence: Presence, size_bytes: int | None, *, part_size: int, equal_parts: bool
 ) -> Comeback:
     """Whether and how the stream comes back.
@@ -106,6 +107,10 @@ def judge_comeback(
     doubt = "; its recording cannot be seen from here, so the daemon will look" if presence is Presence.NOT_SEEN else ""
     if reason is FailureReason.FILE_TOO_LARGE:
         return _with_larger_parts(meta, size_bytes, PartPlan(part_size, equal_parts), doubt)
+    if reason is FailureReason.FINALIZATION and equal_parts and not meta.equal_parts:
+        # The store refused to join its parts, and would refuse them again: now they are asked for as some stores want.
+        fields = {**_FRESH, "part_size": part_size, "equal_parts": True, "uploads_restarted": None}
+        return Comeback(Way.START_OVER, f"retried: it starts over with equal parts of {part_size} bytes{doubt}", fields)
     if reason in KEEPS_ITS_UPLOAD:
         return Comeback(Way.GO_ON, f"retried: it goes on from what was uploaded{doubt}", _FRESH)
     fields = {**_FRESH, "uploads_restarted": None}

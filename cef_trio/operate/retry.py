@@ -15,15 +15,18 @@ from cef_trio.exceptions import (
     RecordingChangedError,
     RecordUnreadableError,
     RedisOperationError,
+    S3OperationError,
 )
 from cef_trio.exit_codes import ExitCode
-from cef_trio.operate.comeback import Comeback, Presence, Way, judge_comeback, presence_of
+from cef_trio.operate.comeback import Comeback, Presence, Way, judge_comeback, presence_of, reason_of
 from cef_trio.operate.desk import Desk
 from cef_trio.operate.report import Report
 from cef_trio.operate.selection import select_all
 from cef_trio.stream import lookup
+from cef_trio.stream.failures import KEEPS_ITS_UPLOAD
 from cef_trio.stream.identity import is_same_place
 from cef_trio.stream.recognition import identify, recognize
+from cef_trio.stream.upload import abort_uploads
 
 
 async def retry_streams(desk: Desk, given: list[str], *, every: bool, as_json: bool) -> ExitCode:
@@ -70,10 +73,14 @@ async def retry_stream(desk: Desk, stream_id: str) -> Comeback:
                 case Way.GO_ON:
                     await desk.store.transition(stream_id, desk.lease, Status.ACTIVE, change)
                 case Way.START_OVER:
+                    if reason_of(meta.status) in KEEPS_ITS_UPLOAD:
+                        await abort_uploads(
+                            desk.s3, meta
+                        )  # else the daemon would find it by its key, and go on from it
                     await desk.store.start_over(stream_id, desk.lease, change)
                 case Way.FINISH:
                     await desk.store.transition(stream_id, desk.lease, Status.S3_COMPLETED, change)
-        except (LeaseLostError, RedisOperationError) as error:
+        except (LeaseLostError, RedisOperationError, S3OperationError) as error:
             if error.transient:
                 raise
             return Comeback(None, f"not retried: {error}")  # refused for this stream's own reason

@@ -54,7 +54,7 @@ class CredentialsProvider(Protocol):
         ...
 
     def rejected(self) -> bool:
-        """S3 called the credentials expired: forget them. Returns whether asking again can bring better ones."""
+        """S3 refused them: look for others before the next call. Returns whether there certainly are better ones."""
         ...
 
 

@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+import structlog
 import trio
 
 from cef_trio.exceptions import S3OperationError
 from cef_trio.s3.config import CredentialsProvider
 from cef_trio.s3.sigv4 import Credentials
 from cef_trio.threads import run_in_thread
+
+log = structlog.get_logger(__name__)
 
 __all__ = ["ChainCredentials", "CredentialsProvider", "StaticCredentials"]
 
@@ -24,19 +27,37 @@ _REUSE_SECONDS: Final = 60.0
 
 
 class StaticCredentials:
-    """Credentials from the settings; they never change."""
+    """Credentials from the settings. Refused, they are read again where ``read`` knows how: files are renewed.
 
-    __slots__ = ("_credentials",)
+    ``read`` may block, and returns ``None`` where it finds none: those that there are stay.
+    """
 
-    def __init__(self, credentials: Credentials) -> None:
+    __slots__ = ("_credentials", "_read", "_refused")
+
+    def __init__(self, credentials: Credentials, read: Callable[[], Credentials | None] | None = None) -> None:
         self._credentials = credentials
+        self._read = read
+        self._refused = False
 
     async def get(self) -> Credentials:
-        """The credentials; never waits, and is no checkpoint."""
+        """The credentials. No checkpoint unless they were refused; cancelled while they are read: as before."""
+        if self._refused and self._read is not None:
+            # Abandoned by a cancellation: it only reads, and the disk may hang.
+            found = await run_in_thread(self._read, abandon_on_cancel=True)
+            self._refused = False
+            if found is not None:
+                self.renew(found)
         return self._credentials
 
+    def renew(self, credentials: Credentials) -> None:
+        """Use these from now on."""
+        if credentials != self._credentials:
+            self._credentials = credentials
+            log.info("credentials_renewed", service="s3")
+
     def rejected(self) -> bool:
-        """There are no others."""
+        """Read them again before the next call. The refusal stands: nobody knows yet whether they are others."""
+        self._refused = True
         return False
 
 
@@ -60,13 +81,14 @@ class ChainCredentials:
         self._resolved: Any = None
         self._credentials: Credentials | None = None
         self._reuse_until = 0.0
+        self._had_some = False
 
     async def get(self) -> Credentials:
         """Credentials that are valid for some minutes at least.
 
         Raises:
-            S3OperationError: the chain has none, or botocore is not installed (both permanent); or a service of the
-                chain did not answer (transient).
+            S3OperationError: the chain has never had any, or botocore is not installed (both permanent); or it has none
+                now, or failed (transient).
         """
         async with self._lock:
             if self._credentials is None or trio.current_time() >= self._reuse_until:
@@ -84,13 +106,13 @@ class ChainCredentials:
         # Not before S3 is asked: commands that look at Redis alone need neither botocore nor credentials.
         if self._session is None:
             self._session = _botocore_session(self._profile)
-        from botocore.exceptions import BotoCoreError, ClientError
-
         try:
             # A new resolver each time that S3 rejected what the last one found; the session itself caches them.
             resolved = self._resolved or self._session.get_component("credential_provider").load_credentials()
             frozen = resolved.get_frozen_credentials() if resolved is not None else None
-        except (BotoCoreError, ClientError, OSError) as error:
+        except Exception as error:
+            # Whatever it is, it is of one moment: a credential_process that printed half of its JSON (ValueError), a
+            # metadata service that answered something else (KeyError), keys that ran out meanwhile (RuntimeError).
             raise S3OperationError(
                 _OPERATION, f"the AWS credential chain failed: {error}", transient=True, code=type(error).__name__
             ) from error
@@ -99,8 +121,10 @@ class ChainCredentials:
                 _OPERATION,
                 "the AWS credential chain has no credentials; set S3_ACCESS_KEY_ID and S3_SECRET_ACCESS_KEY, "
                 "a profile, or run where a role is attached",
+                transient=self._had_some,  # a metadata service that cannot be reached is passed over without a word
                 code="NoCredentials",
             )
+        self._had_some = True
         self._resolved = resolved
         return Credentials(frozen.access_key, frozen.secret_key, frozen.token or None)
 

@@ -140,13 +140,20 @@ HINTS: Final[Mapping[str, str]] = MappingProxyType(
         "AuthorizationHeaderMalformed": "set S3_REGION_NAME to the bucket's region",
         "BucketAlreadyExists": "somebody else owns a bucket of that name; choose another S3_BUCKET_NAME",
         "EntityTooLarge": "one part may have at most 5 GiB; lower CHUNK_SIZE_BYTES",
-        "EntityTooSmall": "parts other than the last need at least 5 MiB; raise CHUNK_SIZE_BYTES",
+        "EntityTooSmall": (
+            "parts other than the last need at least 5 MiB; raise CHUNK_SIZE_BYTES, or set S3_EQUAL_PARTS=true where "
+            "the store wants equal parts"
+        ),
         "ExpiredToken": "the session token has run out; renew S3_SESSION_TOKEN or use a role",
         "IllegalLocationConstraintException": "set S3_REGION_NAME to the bucket's region",
         "InvalidAccessKeyId": "the store does not know this access key; check S3_ACCESS_KEY_ID and S3_ENDPOINT_URL",
         "InvalidBucketName": "check S3_BUCKET_NAME: 3 to 63 lower-case letters, digits, dots and hyphens",
         "InvalidObjectState": (
             "it is in an archive class (GLACIER, DEEP_ARCHIVE); restore it first (RestoreObject), then read it"
+        ),
+        "InvalidPart": (
+            "the store has not every part that it acknowledged, or wants all but the last equally long: then "
+            "S3_EQUAL_PARTS=true"
         ),
         "InvalidStorageClass": "the store has no such class; check S3_STORAGE_CLASS",
         "InvalidTag": "the store takes no such tags; check S3_TAGS",

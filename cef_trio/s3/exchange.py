@@ -64,6 +64,7 @@ _MAX_SKEW: Final = timedelta(minutes=14)  # S3 lets 15 in; its answer took a mom
 _PLAUSIBLE_YEARS: Final = range(2024, 2100)
 """Of a clock that ours is set by. How far ours may be off is not bounded: one without a battery begins in 1970."""
 _EXPIRED_CREDENTIALS: Final = frozenset({"ExpiredToken", "InvalidToken"})
+_NOT_LET_IN: Final = frozenset({401, 403})
 
 HTTPX_TRANSIENT: Final[Mapping[type[Exception], bool]] = MappingProxyType(
     {
@@ -387,6 +388,8 @@ class Exchange:
             error.transient = self._correct_clock(headers.get("date"), offset)
         elif error.code in _EXPIRED_CREDENTIALS:
             error.transient = self._config.credentials.rejected()
+        elif error.status in _NOT_LET_IN:
+            self._config.credentials.rejected()  # keys that were renewed are refused in many words, or in none
         error.refusal = not error.transient and error.code not in OF_ONE_CALL
         return error
 

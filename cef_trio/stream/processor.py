@@ -46,6 +46,7 @@ from cef_trio.stream.finalize import finish, verify_and_complete
 from cef_trio.stream.identity import HEAD_BYTES, Sameness, is_same_file
 from cef_trio.stream.parts import Part
 from cef_trio.stream.recognition import identify, recognize
+from cef_trio.stream.repeated_answers import RepeatedAnswers
 from cef_trio.stream.sending import send_all
 from cef_trio.stream.services import Services
 from cef_trio.stream.situation import Ending, Situation, closed, gone, looked, still_written
@@ -99,6 +100,7 @@ class StreamProcessor:
         self._news = AsyncBool(False)
         """Set when something was heard of a file that cannot be read."""
         self._attempts = 0
+        self._answers = RepeatedAnswers()
         self._contradicted = False
         """Whether S3 said that it has not what Redis knows it to have, and that was not settled yet."""
         self._finalizing_since: float | None = None
@@ -135,14 +137,26 @@ class StreamProcessor:
             except CefMp4ProcessorError as error:
                 if self._is_undecided(error):
                     return await self._park()
-                if not _can_go_on(error):
-                    return await self._insist(lambda error=error: self._fail(error))  # type: ignore[misc]
+                final = error if not _can_go_on(error) else self._given_up(error)
+                if final is not None:
+                    return await self._insist(lambda final=final: self._fail(final))  # type: ignore[misc]
                 self._contradicted |= _says_lost(error)
                 await self._wait_to_retry(error)
             except Exception as error:  # noqa: BLE001 - a bug must end its own stream only, and _fail tells it: P6
                 return await self._insist(lambda error=error: self._fail(error))  # type: ignore[misc]
             if self.situation.value.draining:
                 return await self._park()
+
+    def _given_up(self, error: CefMp4ProcessorError) -> GivenUpError | None:
+        """The end of a stream that got the same answer to the same question too often; ``None`` for all others."""
+        meta = self.upload.meta if self.upload is not None else None
+        subject = (meta.s3_upload_id, meta.verified_size_bytes, meta.verified_mtime_ns) if meta is not None else ()
+        why = self._answers.count(error, subject)
+        if why is None:
+            return None
+        given_up = GivenUpError(reason_of(error), f"{error}; {why}")
+        given_up.__cause__ = error
+        return given_up
 
     async def _let_go(self, error: LeaseLostError | RecordUnreadableError) -> Outcome:
         """Leave the stream to whoever owns it by now; or, if its record cannot be read, to a person, as it is."""
@@ -196,6 +210,7 @@ class StreamProcessor:
                     self._services.metrics.finalized(trio.current_time() - began)
                     return Outcome.COMPLETED
             self._attempts, self.unreadable = 0, None
+            self._answers.got_on()
 
     async def _come_in(self) -> StreamUpload | None:
         if self.stream_id is not None:

@@ -28,6 +28,7 @@ from cef_trio.exceptions import (
     StreamEndedError,
 )
 from cef_trio.s3.model import ListedPart
+from cef_trio.stream import target
 from cef_trio.stream.adoption import UnknownUploads
 from cef_trio.stream.compare import algorithm_of, matching_parts
 from cef_trio.stream.failures import GivenUpError
@@ -101,6 +102,7 @@ def _new_record(services: Services, stream_id: str, path: str, identity: FileIde
         s3_key_prefix=rules.key_template.key(stream_id, path),
         part_size=rules.part_size,
         equal_parts=rules.equal_parts,
+        s3_endpoint=rules.endpoint or None,
         started_at_utc=now,
         last_activity_at_utc=now,
     )
@@ -150,6 +152,7 @@ async def resume(services: Services, stream_id: str, path: str | None, *, contra
             completed=checkpoint.meta.status is Status.COMPLETED,
         )
     upload = StreamUpload(services, checkpoint)
+    await target.hold_to_its_target(services, upload)
     if upload.meta.object_etag is not None:
         return upload
     path = path or upload.meta.current_path
@@ -234,7 +237,10 @@ async def _agree_with_s3(
             raise
         lost = True
     if listed is not None:
+        await target.found_there(services, upload)
         await _adopt_parts(services, upload, recording, listed)
+        if contradicted:
+            _forget_unlisted(upload, listed)
     elif not lost:
         # Redis is believed. A part that S3 took unheard is sent again; what S3 lost, the next part or Complete tells.
         log.info("parts_believed", parts=len(upload.parts))
@@ -302,6 +308,15 @@ async def _adopt_parts(
         log.info("parts_adopted", parts=sorted(matching))
 
 
+def _forget_unlisted(upload: StreamUpload, listed: list[ListedPart]) -> None:
+    """Forget the records of parts that S3 denies having and does not list: they are sent again."""
+    missing = set(upload.parts) - {part.part_number for part in listed}
+    for number in missing:
+        upload.drop(number)
+    if missing:
+        log.warning("parts_lost", parts=sorted(missing))
+
+
 def _contradicts(upload: StreamUpload, part: ListedPart) -> bool:
     record = upload.parts.get(part.part_number)
     return record is None or (record.etag, record.size_bytes) != (part.etag, part.size_bytes)
@@ -339,6 +354,9 @@ async def upload_lost(services: Services, upload: StreamUpload) -> None:
     Raises:
         GivenUpError: it has.
     """
+    if target.endpoint_changed(services, upload.meta):
+        await target.begin_there(services, upload)
+        return
     lost = upload.meta.uploads_restarted + 1
     if lost > services.rules.max_uploads_lost:
         raise GivenUpError(FailureReason.UPLOAD_LOST, f"S3 lost the upload {lost} times")

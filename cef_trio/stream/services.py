@@ -13,6 +13,7 @@ from trio_util import AsyncBool
 from cef_trio.checkpoint.exit_saves import ExitSaves
 from cef_trio.checkpoint.model import Lease
 from cef_trio.checkpoint.store import CheckpointStore
+from cef_trio.config import Settings
 from cef_trio.disk import Disk
 from cef_trio.media.metadata import MediaInfo
 from cef_trio.retry import CircuitBreaker
@@ -56,6 +57,8 @@ class StreamRules:
     key_template: KeyTemplate
     part_size: int
     equal_parts: bool = False
+    endpoint: str = ""
+    """Where the bucket is reached, as it is recorded with each stream; empty: it is not recorded."""
     watch_folder: str = ""
     """A recording that is gone with this whole folder is not deleted; empty: it is not asked about."""
     close_grace_seconds: float = 1.0
@@ -91,6 +94,8 @@ class Services:
     metrics: Metrics = field(default_factory=Metrics)
     pacer: Pacer = field(default_factory=Pacer)
     """How fast ``s3`` sends; the rate may be changed while it does."""
+    renew_credentials: Callable[[Settings], None] = lambda _settings: None
+    """Lets S3's keys and Redis's login of settings that were read again take effect."""
     webhook: WebhookClient | None = None
     """Who is told of completed recordings; ``None``: nobody."""
     best_effort: BestEffort = field(default_factory=BestEffort)

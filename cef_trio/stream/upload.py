@@ -118,6 +118,7 @@ class StreamUpload:
         """
         if self.meta.s3_upload_id is not None:
             return
+        await self._name_object()
         options = self._services.s3.options
         created = await self._services.s3.create_multipart_upload(
             self.meta.s3_key_prefix,
@@ -130,6 +131,16 @@ class StreamUpload:
             lambda: self.update(s3_upload_id=created.upload_id, checksum_algorithm=created.checksum.value),
         )
         log.info("upload_created", key=self.meta.s3_key_prefix, checksum=created.checksum.value)
+
+    async def _name_object(self) -> None:
+        """Give the object its key, now that it is about to exist: its file may have got its real name since.
+
+        Recorders write under a temporary name and rename; so the key, and the name in the metadata, are those of now.
+        """
+        path = self.meta.current_path
+        key = self._services.rules.key_template.key(self.stream_id, path)
+        if (key, path) != (self.meta.s3_key_prefix, self.meta.original_path):
+            await self.update(s3_key_prefix=key, original_path=path)
 
     @property
     def upload_id(self) -> str:
@@ -195,6 +206,10 @@ class StreamUpload:
     async def start_over(self, **fields: Any) -> None:
         """Abort the open upload and begin with nothing: the file is another recording now, or S3 lost the upload."""
         await self.abort()
+        await self.leave_behind(**fields)
+
+    async def leave_behind(self, **fields: Any) -> None:
+        """Begin with nothing, and leave the open upload as it is: it is gone, or not ours to touch from here."""
         self.parts.clear()
         self._first_missing = 1
         change = Change(fields)
@@ -256,6 +271,7 @@ class StreamUpload:
     async def put_empty(self, mtime_ns: int) -> StoredObject:
         """Store an empty recording: a multipart upload cannot be empty, so it is a plain object."""
         await self.abort()
+        await self._name_object()
         await self.update(verified_size_bytes=0, verified_mtime_ns=mtime_ns)
         options = self._services.s3.options
         stored = await self._services.s3.put_object(

@@ -21,6 +21,7 @@ _OUR_CODES: Final = frozenset(
     {
         "ChecksumMismatch",
         "ChecksumNotConfirmed",
+        "EndlessListing",
         "MissingExtra",
         "NoCredentials",
         "RequestTimeTooSkewed",

@@ -301,7 +301,7 @@ async def test_an_update_sets_and_removes_fields(subject: Subject) -> None:
         {"status": Status.FAILED_UNEXPECTED},
         {"stream_id": "s2"},
         {"current_path": "/rec/new.mp4"},
-        {"original_path": "/rec/new.mp4"},
+        {"original_path": None},
         {"no_such_field": 1},
         {"s3_bucket": None},
         {"identity": None},

@@ -6,6 +6,7 @@ The embedded S3 endpoint as a process with its faults, real Valkeys, a TCP proxy
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -127,6 +128,34 @@ def test_p10_a_redis_that_refuses_writes_and_answers_ping_is_one_outage(
         assert valkey.command("CONFIG", "SET", *mends) == b"+OK\r\n"
         uploads_all(process, path)
         assert process.count("outage_began") == 1
+
+
+@pytest.mark.parametrize("told", [False, pytest.param(True, marks=LONG)], ids=["by itself", "by SIGHUP"])
+def test_p6_a_password_that_is_changed_is_read_again_from_its_file(
+    tmp_path: Path, watch_dir: Path, s3: Endpoint, valkey: ValkeyServer, told: bool
+) -> None:
+    secret = tmp_path / "redis_url"
+
+    def change(password: str) -> None:
+        assert valkey.command("ACL", "SETUSER", "daemon", "on", f">{password}", "~*", "&*", "+@all") == b"+OK\r\n"
+        secret.write_text(f"redis://daemon:{password}@127.0.0.1:{valkey.port}/0\n")
+        secret.chmod(0o600)
+
+    change("the-first-password")
+    given = settings(watch_dir, s3, "")
+    del given["REDIS_URL"]
+    with daemon({**given, "REDIS_URL_FILE": str(secret)}) as process:
+        change("another-password")
+        if told:
+            process.signal(signal.SIGHUP)
+            process.wait_for("settings_reloaded", renewed=["REDIS_URL"])
+        assert valkey.command("ACL", "SETUSER", "daemon", "<the-first-password").startswith(b"+OK")
+        valkey.command("CLIENT", "KILL", "USER", "daemon")
+        path = watch_dir / "a.mp4"
+        path.write_bytes(os.urandom(PART + 1))
+        uploads_all(process, path)
+        assert process.count("credentials_renewed", service="redis") == 1
+        assert "another-password" not in process.log_path.read_text()
 
 
 def test_p10_redis_that_fails_over_behind_its_address_is_followed_to_the_new_master(

@@ -18,7 +18,7 @@ from cef_trio.checkpoint.memory import Moment
 from cef_trio.checkpoint.states import ENDED, Status
 from cef_trio.exceptions import S3OperationError
 from cef_trio.exit_codes import ExitCode
-from cef_trio.lab.world import PART, World
+from cef_trio.lab.world import OTHER_BUCKET, PART, World
 from cef_trio.local.s3 import Fault, Kind
 from cef_trio.local.s3 import Moment as FaultMoment
 from cef_trio.operate.comeback import reason_of
@@ -207,3 +207,21 @@ async def test_ctrl_c_stops_between_two_uploads_and_what_was_done_is_said(
 @pytest.mark.parametrize("age", ["24", "h", "-1h", "1h30m", "1 week"])
 def test_an_age_that_is_none_is_one_line_and_exit_code_2(age: str) -> None:
     assert "takes an age such as" in command("gc", f"--older-than={age}", code=2).stderr
+
+
+async def test_p5_the_upload_of_a_stream_that_went_to_another_bucket_is_aborted_in_the_old_one(
+    world: World, desk: Desk, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``S3_BUCKET_NAME`` changed with the stream open; the command is given with the old name."""
+    world.append(2 * PART)
+    async with world.daemon():
+        await trio.sleep(1)
+    world.bucket = OTHER_BUCKET
+    async with world.daemon() as daemon:
+        await trio.sleep(7200)
+        (key,) = world.open_uploads()
+        daemon.closed()
+        await completed(world)
+    assert await gc(desk, capsys) == (ExitCode.DONE, {key: True})
+    assert world.open_uploads() == []
+    assert list(world.objects(OTHER_BUCKET)) != []

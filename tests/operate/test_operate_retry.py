@@ -25,6 +25,7 @@ from cef_trio.operate.comeback import Presence, Way, judge_comeback, presence_of
 from cef_trio.operate.desk import Desk
 from cef_trio.operate.retry import retry_stream, retry_streams
 from cef_trio.stream.failures import KEEPS_ITS_UPLOAD
+from cef_trio.stream.naming import METADATA_SUFFIX
 
 
 def judged(status: Status, presence: Presence = Presence.SAME, **more: Any) -> Way | None:
@@ -37,6 +38,37 @@ def test_a_kept_upload_goes_on_and_an_aborted_one_starts_over(reason: FailureRea
     way = Way.GO_ON if reason in KEEPS_ITS_UPLOAD else Way.START_OVER
     assert judged(Status.failed(reason)) is way
     assert judged(Status.failed(reason), Presence.NOT_SEEN) is way
+
+
+@pytest.mark.parametrize("reason", list(FailureReason))
+def test_parts_that_were_refused_start_over_when_equal_ones_are_asked_for(reason: FailureReason) -> None:
+    meta = a_stream(status=Status.failed(reason), part_size=PART)
+    comeback = judge_comeback(meta, Presence.SAME, None, part_size=PART, equal_parts=True)
+    if reason is FailureReason.FINALIZATION:
+        assert comeback.way is Way.START_OVER
+        assert comeback.fields["equal_parts"] is True
+    elif reason in KEEPS_ITS_UPLOAD:
+        assert comeback.way is Way.GO_ON
+
+
+async def test_an_upload_that_was_kept_is_aborted_before_it_starts_over(
+    world: World, desk: Desk, autojump_clock: MockClock
+) -> None:
+    """Its parts would be found by their key, and gone on from."""
+    world.append(3 * WORLD_PART)
+    fault = world.endpoint.faults.arm(Fault(Kind.ERROR, "CompleteMultipartUpload", code="InvalidPart", times=None))
+    async with world.daemon() as daemon:
+        daemon.closed()
+        (failed,) = await until_idle(world, *FAILED)
+        assert "S3_EQUAL_PARTS" in (failed.meta.failure_reason or "")
+        world.endpoint.faults.disarm(fault)
+        wanted = replace(desk, equal_parts=True, part_size=WORLD_PART)
+        assert (await retry_stream(wanted, failed.meta.stream_id)).way is Way.START_OVER
+        (checkpoint,) = await completed(world)
+    assert checkpoint.meta.equal_parts
+    assert world.recordings() == [world.content()]
+    assert world.endpoint.log.calls["CreateMultipartUpload"] == 2
+    assert world.open_uploads() == []
 
 
 @pytest.mark.parametrize("presence", [Presence.GONE, Presence.OTHER, Presence.TAKEN])
@@ -116,7 +148,15 @@ async def test_only_the_metadata_is_written_again_where_the_object_exists(
     world: World, desk: Desk, autojump_clock: MockClock
 ) -> None:
     world.append(2 * WORLD_PART)
-    fault = world.endpoint.faults.arm(Fault(Kind.ERROR, "PutObject", code="AccessDenied", times=None))
+    # Of this one object: what the probe is refused too would be an outage, and end no stream.
+    of_metadata = Fault(
+        Kind.ERROR,
+        "PutObject",
+        code="AccessDenied",
+        times=None,
+        predicate=lambda call: (call.key or "").endswith(METADATA_SUFFIX),
+    )
+    fault = world.endpoint.faults.arm(of_metadata)
     async with world.daemon() as daemon:
         daemon.closed()
         (checkpoint,) = await until_idle(world, *FAILED)

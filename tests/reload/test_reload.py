@@ -17,10 +17,11 @@ import trio
 import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import SecretStr
 
 from cef_trio import logs
 from cef_trio.config import AppEnvironment, Settings, load_settings
-from cef_trio.reload import LIVE, SettingsReloader, SettingsSource, Terminal, compare, overridden
+from cef_trio.reload import KEYS, LIVE, SettingsReloader, SettingsSource, Terminal, compare, overridden
 from cef_trio.s3.pacing import Pacer
 
 KIB = 1024
@@ -73,11 +74,16 @@ async def reloaded(settings: Settings, source: SettingsSource, pacer: Pacer) -> 
 def test_every_setting_but_the_live_ones_needs_a_restart(env_file: Path) -> None:
     held = load_settings(env_file)
     for name in Settings.model_fields:
-        reading = compare(held, held.model_copy(update={name: object()}))
+        other = SecretStr("redis://elsewhere") if name == "redis_url" else object()
+        reading = compare(held, held.model_copy(update={name: other}))
         if name in LIVE:
             assert (list(reading.applied), reading.needs_restart) == ([name.upper()], ())
+        elif name in KEYS and name != "s3_access_key_id":
+            assert (reading.renewed, reading.needs_restart) == ((name.upper(),), ())
         else:
             assert (reading.applied, reading.needs_restart) == ({}, (name.upper(),))
+    login = held.model_copy(update={"redis_url": SecretStr("redis://:other@localhost:6379/0")})
+    assert compare(held, login).renewed == ("REDIS_URL",)
     assert compare(held, held) == compare(held, load_settings(env_file))
 
 

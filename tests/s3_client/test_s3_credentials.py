@@ -153,3 +153,57 @@ async def test_an_expired_token_is_fetched_anew_where_that_can_help() -> None:
         with pytest.raises(S3OperationError, match="S3_SESSION_TOKEN") as caught:
             await client.head_bucket()
     assert not caught.value.transient
+
+
+# ---- credentials that are renewed: kind 6 ----
+
+RENEWED = Credentials("AKRENEWED", "SK2", "T2")
+
+
+@pytest.mark.parametrize("code", ["ExpiredToken", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied"])
+async def test_p6_keys_that_are_refused_are_read_again_from_their_files(code: str) -> None:
+    provider = StaticCredentials(CREDENTIALS, lambda: RENEWED)
+    store = ScriptedStore(error_reply(403, code), Reply(), Reply())
+    async with client_of(store, credentials=provider) as s3:
+        with pytest.raises(S3OperationError) as caught:
+            await s3.delete_object("k")
+        assert caught.value.refusal, "the breaker asks again, by a probe, before it is believed"
+        await s3.delete_object("k")
+    assert await provider.get() == RENEWED
+
+
+async def test_p6_keys_that_cannot_be_read_again_now_stay_as_they_are() -> None:
+    found: list[Credentials | None] = [None, RENEWED]
+    provider = StaticCredentials(CREDENTIALS, lambda: found.pop(0))
+    provider.rejected()
+    assert await provider.get() == CREDENTIALS
+    provider.rejected()
+    assert await provider.get() == RENEWED
+
+
+@pytest.mark.parametrize("error", [ValueError("half of its JSON"), KeyError("Version"), RuntimeError("still expired")])
+async def test_p6_a_hiccup_of_the_chain_is_transient_whatever_it_raises(error: Exception) -> None:
+    def fail() -> Any:
+        raise error
+
+    with pytest.raises(S3OperationError) as caught:
+        await ChainCredentials(session=Session(fail)).get()
+    assert caught.value.transient
+
+
+async def test_p6_a_chain_that_had_credentials_and_has_none_now_has_them_again_later() -> None:
+    class Resolved:
+        def get_frozen_credentials(self) -> Credentials:
+            return Frozen()  # type: ignore[return-value]
+
+    class Frozen:
+        access_key, secret_key, token = "AK", "SK", None
+
+    found: list[Any] = [Resolved(), None, Resolved()]
+    provider = ChainCredentials(session=Session(lambda: found.pop(0)))
+    await provider.get()
+    provider.rejected()
+    with pytest.raises(S3OperationError) as caught:
+        await provider.get()
+    assert (caught.value.code, caught.value.transient) == ("NoCredentials", True)
+    assert (await provider.get()).access_key_id == "AK"

@@ -378,7 +378,7 @@ async def test_p6_a_bug_ends_its_own_stream_only_and_is_told(
         if path.endswith("bad.mp4"):
             raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(World, "_has_writer", lambda _self, _life, path: bug(path))
+    monkeypatch.setattr(World, "_has_writer", lambda _self, _host, path: bug(path))
     async with world.daemon() as daemon:
         daemon.closed("bad.mp4")
         daemon.closed("good.mp4")

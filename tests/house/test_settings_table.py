@@ -1,0 +1,31 @@
+"""Every setting says what a change of it does to open streams: the table in ``docs/operations.md``."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+
+from cef_trio.config import Settings
+
+PAGE = Path(__file__).parents[2] / "docs" / "operations.md"
+SECTION = "## Settings that change between two lives"
+
+
+def rows() -> list[list[str]]:
+    _, _, section = PAGE.read_text().partition(SECTION)
+    section = section.partition("\n## ")[0]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if "|" in line]
+    return cells[2:]
+
+
+def test_every_setting_says_what_its_change_does() -> None:
+    named = Counter(name for row in rows() for name in re.findall(r"`([A-Z0-9_]+)`", row[0]))
+    wanted = {name.upper() for name in Settings.model_fields}
+    assert named.keys() - wanted == set(), "these are no settings (any more)"
+    assert wanted - named.keys() == set(), f"say in {PAGE.name}, {SECTION!r}, what a change does to open streams"
+    assert [name for name, count in named.items() if count > 1] == []
+
+
+def test_every_row_speaks_of_open_streams_and_of_ended_ones() -> None:
+    assert all(len(row) == 3 and all(row) for row in rows())
