@@ -9,7 +9,8 @@
     ├─ background nursery             lease renewal, probes of S3 and Redis
     └─ processor nursery              (drained, then cancelled) one task a stream
         └─ intake scope               (cancelled first) watcher, stale checker, resolver of unknown files,
-                                      survey of Redis, watchdog, what follows an upload, webhooks
+                                      survey of Redis, report, watchdog, what follows an upload,
+                                      webhooks
 
 Leaving (promise P4): the first signal cancels the intake scope and tells the processors to drain, and in the same
 moment gives the processor nursery a deadline, ``SHUTDOWN_GRACE_SECONDS`` away. So nothing that hangs, be it S3, Redis
@@ -49,7 +50,9 @@ from cef_trio.reload import SettingsReloader, SettingsSource, Terminal, take_han
 from cef_trio.stream.after_upload import AfterUpload
 from cef_trio.stream.after_upload_rules import Deed, parse_rule
 from cef_trio.stream.gauges import Observer
+from cef_trio.stream.reporter import report_for_ever
 from cef_trio.stream.retention import forget_old_streams
+from cef_trio.stream.risks import RiskObserver
 from cef_trio.stream.services import Services
 from cef_trio.stream.stale import StaleChecker
 from cef_trio.stream.strays import abort_left_strays
@@ -283,13 +286,16 @@ async def _take_in(
     task_status: trio.TaskStatus[RunningDaemon],
 ) -> ExitCode:
     shown.supervisor = supervisor
+    folder, matches = os.fspath(settings.watch_dir), matcher(settings.watch_patterns)
+    risks = shown.risks = RiskObserver(services, supervisor, lambda: shutdown.signals > 0, shown.redact)
+    services.metrics.at_risk_by(risks)
     try:
         await check_reachable(services, create_bucket=settings.s3_create_bucket)
     except RefusedAtStartError as error:
         log.error("refused_at_start", error=str(error))  # noqa: TRY400 - a person's to mend: one clear line
         return ExitCode.REFUSED
-    folder, matches = os.fspath(settings.watch_dir), matcher(settings.watch_patterns)
     watcher = Watcher(folder, matches, supervisor, rescan_seconds=settings.rescan_seconds)
+    risks.watcher = watcher
     check_seconds = min(settings.stale_check_seconds, settings.stream_timeout_seconds / 2)
     stale_checker = StaleChecker(
         services,
@@ -303,6 +309,7 @@ async def _take_in(
     supervisor.on_uploaded = after_upload.offer
     async with trio.open_nursery() as intake:
         intake.start_soon(supervisor.run)
+        intake.start_soon(report_for_ever, services, supervisor, risks, folder)
         if rule.deed is not Deed.KEEP:
             intake.start_soon(after_upload.run)
         if services.webhook is not None:

@@ -30,6 +30,7 @@ from typing import Final, Protocol, TypeVar
 
 import trio
 
+from cef_trio import movement
 from cef_trio.exceptions import FileAccessError, RecordingChangedError
 from cef_trio.file_system import FolderPlace, Origin, birth_ns, inode_generation, origin_of, place_of
 from cef_trio.paths import folder_of, open_straight
@@ -134,6 +135,7 @@ class FileSlice:
             if not block:
                 raise RecordingChangedError(f"the file ends at byte {position}, before byte {end} that it had")
             position += len(block)
+            movement.moved()
             yield block
 
 

@@ -2,7 +2,8 @@
 
 *Healthy* means that the daemon itself turns: its loop answers, its watcher scans, its stale checker makes rounds. An
 outage of S3 or Redis is not unhealthy: a restart would not mend it, and the daemon waits for its end by design.
-*Ready* means that work goes on: both services are believed to be up, and the daemon neither starts nor leaves.
+*Ready* means that work goes on: both services are believed to be up, nothing that should be in S3 is kept from it
+(``telemetry/at_risk.py``), and the daemon neither starts nor leaves.
 
 Nothing here counts up by itself (instants, not ages), so that two snapshots are equal if nothing happened between them.
 """
@@ -12,6 +13,8 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+
+from cef_trio.telemetry.at_risk import SENTENCES, Risk
 
 
 class Phase(StrEnum):
@@ -57,7 +60,7 @@ class StreamLine:
     bytes_per_second: float
     """What S3 acknowledged in the last minute."""
     lag_since: float | None
-    """POSIX time since when nothing was acknowledged while something waits; ``None`` if nothing waits."""
+    """POSIX time at which the oldest byte that S3 does not have was first seen; ``None`` if nothing waits."""
     note: str | None = None
     """Why it waits, in words."""
 
@@ -131,6 +134,8 @@ class Snapshot:
     outages: tuple[ServiceOutage, ...]
     unhealthy: tuple[str, ...]
     """What is wrong with the daemon itself, in sentences."""
+    at_risk: tuple[Risk, ...] = ()
+    """What should be in S3 and is not getting there; moments are POSIX time."""
 
 
 def to_json(snapshot: Snapshot) -> str:
@@ -158,6 +163,10 @@ class ReadyFacts:
     phase: Phase
     redis_up: bool
     s3_up: bool
+    at_risk: tuple[Risk, ...] = ()
+    """What should be in S3 and is not getting there."""
+    now: float = 0.0
+    """POSIX time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +203,14 @@ def judge_ready(facts: ReadyFacts) -> tuple[Fact, ...]:
         phase,
         Fact(facts.redis_up, f"redis is {'reachable' if facts.redis_up else 'not reachable'}"),
         Fact(facts.s3_up, f"s3 is {'reachable' if facts.s3_up else 'not reachable'}"),
+        *(Fact(False, _at_risk(risk, facts.now)) for risk in facts.at_risk),
     )
+
+
+def _at_risk(risk: Risk, now: float) -> str:
+    """Without a file's name, which ``/readyz`` tells nobody."""
+    held = f"{risk.size_bytes} bytes of {risk.recordings} recordings do not get to s3" if risk.recordings else "at risk"
+    return f"{held} for {max(0.0, now - risk.since):.0f} s: {SENTENCES[risk.reason]}"
 
 
 def _judge_turns(name: str, silent_seconds: float | None, period_seconds: float) -> Fact:

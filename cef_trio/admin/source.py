@@ -43,6 +43,7 @@ from cef_trio.stream import lookup
 from cef_trio.stream.services import Services
 from cef_trio.stream.supervisor import LiveStream, StreamSupervisor
 from cef_trio.stream.upload import StreamUpload
+from cef_trio.telemetry.at_risk import Risk
 
 log = structlog.get_logger(__name__)
 
@@ -106,6 +107,7 @@ class DaemonSource:
     """Takes secrets out of the words of others: errors are shown, and S3 or a proxy may quote anything."""
     started_at: float = field(init=False)
     supervisor: StreamSupervisor | None = None
+    risks: Callable[[], tuple[Risk, ...]] = tuple
     watcher: IntakeTask | None = None
     checker: IntakeTask | None = None
     _ended: _Ended | None = None
@@ -140,6 +142,8 @@ class DaemonSource:
             phase=self.phase,
             redis_up=self.services.redis_breaker.outage is None,
             s3_up=self.services.s3_breaker.outage is None,
+            at_risk=self.risks(),
+            now=self.services.utc_now().timestamp(),
         )
 
     def snapshot(self) -> Snapshot:
@@ -171,6 +175,7 @@ class DaemonSource:
             streams_left_out=len(lines) - len(shown),
             failed=self._ended.latest if self._ended else (),
             outages=tuple(filter(None, map(self._outage, self._breakers()))),
+            at_risk=tuple(replace(risk, why=_short(risk.why)) for risk in self.risks()),
             unhealthy=tuple(fact.says for fact in judge_health(self.health()) if not fact.good),
         )
 
@@ -178,6 +183,7 @@ class DaemonSource:
 
     def _line(self, live: LiveStream) -> StreamLine:
         upload, size = live.processor.upload, live.situation.value.stat.size_bytes
+        lag = live.lag(trio.current_time())
         line = StreamLine(
             stream_id=live.processor.stream_id,
             file=_below(self.folder, live.path),
@@ -185,7 +191,7 @@ class DaemonSource:
             size_on_disk_bytes=size,
             uploaded_bytes=0,
             bytes_per_second=0.0,
-            lag_since=None,
+            lag_since=None if lag.since is None else round(self.services.unix_time(lag.since), 1),
         )
         held = any(one.outage is not None for one in self._breakers())
         if upload is None:
@@ -197,7 +203,6 @@ class DaemonSource:
             state=state,
             uploaded_bytes=uploaded,
             bytes_per_second=self._rate(upload),
-            lag_since=upload.meta.last_activity_at_utc.timestamp() if size > uploaded else None,
             note=_short(self.redact(upload.meta.failure_reason or "")) if state is StreamState.RETRYING else None,
         )
 

@@ -42,6 +42,11 @@ class Keys:
         return f"{self.prefix}streams:{stream_set.value}"
 
     @property
+    def reports(self) -> str:
+        """The hash instance → how that daemon stands, in its own words (``telemetry/daemon_report.py``)."""
+        return f"{self.prefix}streams:reports"
+
+    @property
     def owed_webhooks(self) -> str:
         """The set of the ids of completed streams whose webhook was not delivered yet."""
         return f"{self.prefix}webhooks:owed"

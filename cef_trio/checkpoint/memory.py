@@ -68,6 +68,7 @@ class Snapshot:
     by_path: Mapping[str, str]
     leases: Mapping[str, _Held]
     owed_webhooks: frozenset[str] = frozenset()
+    reports: Mapping[str, str] = field(default_factory=dict)
 
 
 class MemoryCheckpointStore:
@@ -99,6 +100,7 @@ class MemoryCheckpointStore:
         self._by_path: dict[str, str] = {}
         self._leases: dict[str, _Held] = {}
         self._owed_webhooks: set[str] = set()
+        self._reports: dict[str, str] = {}
         self.unreadable = UnreadableKeys()
         self._keys = Keys()
         self._spoiled: dict[str, str] = {}
@@ -115,6 +117,7 @@ class MemoryCheckpointStore:
             dict(self._by_path),
             {stream_id: replace(held) for stream_id, held in self._leases.items()},
             frozenset(self._owed_webhooks),
+            dict(self._reports),
         )
 
     def restore(self, snapshot: Snapshot) -> None:
@@ -126,6 +129,7 @@ class MemoryCheckpointStore:
         self._by_path = dict(snapshot.by_path)
         self._leases = {stream_id: replace(held) for stream_id, held in snapshot.leases.items()}
         self._owed_webhooks = set(snapshot.owed_webhooks)
+        self._reports = dict(snapshot.reports)
 
     def clear(self) -> None:
         """Hold nothing: a server that lost everything."""
@@ -371,6 +375,23 @@ class MemoryCheckpointStore:
     async def settle_webhook(self, stream_id: str) -> None:
         """The stream's webhook is owed no more."""
         await self._call("settle_webhook", lambda: self._owed_webhooks.discard(stream_id))
+
+    async def report(self, instance: str, text: str) -> None:
+        """Keep how a daemon says that it stands."""
+        await self._call("report", lambda: self._reports.update({instance: text}))
+
+    async def reports(self) -> Mapping[str, str]:
+        """What each daemon reported last."""
+        return await self._call("reports", lambda: dict(self._reports))
+
+    async def forget_reports(self, instances: Collection[str]) -> None:
+        """Drop these reports."""
+
+        def effect() -> None:
+            for instance in instances:
+                self._reports.pop(instance, None)
+
+        await self._call("forget_reports", effect)
 
     async def forget(self, stream_id: str) -> None:
         """Remove an ended stream; an open one is left alone."""

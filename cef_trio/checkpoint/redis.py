@@ -205,7 +205,7 @@ class RedisCheckpointStore:
                     pipeline.scard(self.keys.set(stream_set))
                 counts = dict(zip(StreamSet, pipeline.execute(raise_on_error=False), strict=True))
             for stream_set, count in counts.items():
-                self._check_set(self.keys.set(stream_set), count)
+                self._check_type(self.keys.set(stream_set), count)
             return {stream_set: count for stream_set, count in counts.items() if isinstance(count, int)}
 
         return await self._redis.call("count", work)
@@ -407,6 +407,39 @@ class RedisCheckpointStore:
 
         await self._redis.call("settle_webhook", work)
 
+    async def report(self, instance: str, text: str) -> None:
+        """Keep how a daemon says that it stands."""
+        name, value = codec.encode_path(instance), text.encode("utf-8", "surrogateescape")
+
+        def work(client: Client) -> None:
+            client.hset(self.keys.reports, name, value)
+
+        await self._redis.call("report", work)
+
+    async def reports(self) -> Mapping[str, str]:
+        """What each daemon reported last."""
+
+        def work(client: Client) -> Mapping[str, str]:
+            try:
+                found = client.hgetall(self.keys.reports)
+            except ResponseError as error:
+                self._check_type(self.keys.reports, error)
+                return {}
+            self._check_type(self.keys.reports, None)
+            return {name.decode(errors="replace"): text.decode(errors="replace") for name, text in found.items()}
+
+        return await self._redis.call("reports", work)
+
+    async def forget_reports(self, instances: Collection[str]) -> None:
+        """Drop these reports."""
+        names = [codec.encode_path(instance) for instance in instances]
+
+        def work(client: Client) -> None:
+            if names:
+                client.hdel(self.keys.reports, *names)
+
+        await self._redis.call("forget_reports", work)
+
     async def forget(self, stream_id: str) -> None:
         """Remove an ended stream and every key of it; an open one is left alone."""
         keys = [
@@ -495,13 +528,13 @@ class RedisCheckpointStore:
         try:
             members = client.smembers(key)
         except ResponseError as error:
-            self._check_set(key, error)
+            self._check_type(key, error)
             return frozenset()
-        self._check_set(key, None)
+        self._check_type(key, None)
         # What a hand put there that is no text is no stream's id: it leads to no record, and ends no daemon.
         return frozenset(raw.decode(errors="replace") for raw in members)
 
-    def _check_set(self, key: str, answer: object) -> None:
+    def _check_type(self, key: str, answer: object) -> None:
         """Note whether that key can be read.
 
         Raises:
@@ -509,7 +542,7 @@ class RedisCheckpointStore:
         """
         if isinstance(answer, Exception) and not str(answer).startswith("WRONGTYPE"):
             raise answer
-        self.unreadable.note(key, f"{key} is no set" if isinstance(answer, Exception) else None)
+        self.unreadable.note(key, f"{key} is of a wrong type" if isinstance(answer, Exception) else None)
 
     def _known(self, client: Client, stream_ids: Collection[str]) -> Records:
         known: dict[str, KnownPath] = {}

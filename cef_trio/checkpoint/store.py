@@ -211,6 +211,18 @@ class CheckpointStore(Protocol):
         """
         ...
 
+    async def report(self, instance: str, text: str) -> None:
+        """Keep how a daemon says that it stands, in place of what it said before. For people only."""
+        ...
+
+    async def reports(self) -> Mapping[str, str]:
+        """What each daemon reported last, by its instance."""
+        ...
+
+    async def forget_reports(self, instances: Collection[str]) -> None:
+        """Drop the reports of daemons that have long been gone."""
+        ...
+
     async def forget(self, stream_id: str) -> None:
         """Remove an ended stream and every key of it (pruning), its owed webhook too; an open one is left alone."""
         ...

@@ -67,6 +67,9 @@ class Watcher:
         self._root: tuple[int, int] | None = None
         self.last_turn = trio.current_time()
         """``trio.current_time()`` of the last scan: a health check looks at it."""
+        self.trouble: tuple[float, str] | None = None
+        """Since when, by ``trio.current_time()``, the folder cannot be read, and why."""
+        self._unreadable: frozenset[str] = frozenset()
         self.last_attempt = self.last_turn
         """The same, but a scan that failed counts too: a watcher whose folder is gone does not hang."""
 
@@ -85,14 +88,19 @@ class Watcher:
             try:
                 await self._watch_until_lost(has_started)
             except OSError as error:
+                self._trouble_began(str(error))
                 if not said:
                     log.error("watch_folder_unreadable", folder=self._folder, error=str(error))  # noqa: TRY400
                 said = True
             else:
+                self._trouble_began("it was moved, deleted or unmounted")
                 log.error("watch_folder_lost", folder=self._folder)
                 said = False
             self.last_attempt = trio.current_time()
             await trio.sleep(_POLL_SECONDS)
+
+    def _trouble_began(self, why: str) -> None:
+        self.trouble = (trio.current_time() if self.trouble is None else self.trouble[0], why)
 
     async def _watch_until_lost(self, has_started: Callable[[], None]) -> None:
         with self._inotify() as inotify:
@@ -134,6 +142,7 @@ class Watcher:
             try:
                 await self._rescan()
             except OSError as error:
+                self._trouble_began(str(error))
                 log.error("watch_folder_unreadable", folder=self._folder, error=str(error))  # noqa: TRY400
                 scope.cancel()
 
@@ -152,8 +161,10 @@ class Watcher:
             scan = await self._reader.scan(self._folder)
             self._watch_new(scan)
         self.last_turn = self.last_attempt = trio.current_time()
-        for folder in scan.unreadable:
+        self.trouble = None
+        for folder in sorted(scan.unreadable - self._unreadable):  # said once, however many scans
             log.warning("folder_unreadable", folder=folder)
+        self._unreadable = scan.unreadable
         self._listener.tell(Scanned(scan.files, scan.unreadable))
 
     def _watch_new(self, scan: Scan) -> bool:

@@ -26,14 +26,18 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
+import structlog
 import trio
 
 from cef_trio.exceptions import FFprobeError
 from cef_trio.media.metadata import MediaInfo
 from cef_trio.shielded import shielded
 from cef_trio.threads import until_thread
+
+log = structlog.get_logger(__name__)
 
 MAX_OUTPUT_BYTES: Final = 1024 * 1024
 _STDERR_BYTES: Final = 500
@@ -157,11 +161,17 @@ def _limit(pid: int, cpu_seconds: float) -> None:
         return
     seconds = math.ceil(cpu_seconds) + 1
     limits = {resource.RLIMIT_DATA: MAX_DATA_BYTES, resource.RLIMIT_CPU: seconds, resource.RLIMIT_CORE: 0}
-    with suppress(ProcessLookupError, PermissionError):  # it has ended; or it is another user's (setuid)
+    try:
         for limit, most in limits.items():
             hard = resource.prlimit(pid, limit)[1]
             lowest = most if hard == resource.RLIM_INFINITY else min(most, hard)
             resource.prlimit(pid, limit, (lowest, lowest))
+    except ProcessLookupError:
+        return  # it has ended
+    except PermissionError as error:  # another user's (setuid), or a filter of system calls around us
+        log.warning("probe_not_limited", error=str(error))
+    with suppress(OSError):  # where memory ends it goes first, and not the daemon
+        Path(f"/proc/{pid}/oom_score_adj").write_text("1000")
 
 
 async def _take_beginning(stream: trio.abc.ReceiveStream, into: bytearray) -> None:

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import Final
 
+import trio
+
 from cef_trio.checkpoint.model import StreamMeta
 from cef_trio.checkpoint.states import FAILED, SENTENCES, FailureReason, Status
 from cef_trio.checkpoint.store import Change
@@ -23,6 +25,8 @@ from cef_trio.operate.report import Report
 from cef_trio.operate.selection import select_all
 from cef_trio.stream.upload import STREAM_ID_METADATA, abort_uploads
 
+_MARGIN_SECONDS: Final = 1.0
+"""By how much the abort ends before the lease under which it is made; a lease has 3 seconds at least."""
 _HALF: Final = (
     "not aborted in S3: Redis says failed_aborted, so no daemon goes on with it, and S3 has its upload still; "
     "give the command again"
@@ -51,6 +55,7 @@ async def abort_stream(desk: Desk, given: str, *, as_json: bool) -> ExitCode:
     """
     [stream_id] = await select_all(desk.store, [given])
     with Report(as_json=as_json) as report:
+        ours_until = trio.current_time() + desk.lease.ttl_seconds - _MARGIN_SECONDS
         async with desk.holding(stream_id) as held:
             checkpoint = await desk.store.load(stream_id)
             if not held:
@@ -64,7 +69,7 @@ async def abort_stream(desk: Desk, given: str, *, as_json: bool) -> ExitCode:
                 return report.code
             parts = len(checkpoint.parts)
             try:
-                says = await _abort(desk, checkpoint.meta)
+                says = await _abort(desk, checkpoint.meta, ours_until)
             except S3OperationError:
                 report.add(stream_id, _HALF, ok=False, parts=parts)
                 raise
@@ -82,11 +87,15 @@ async def _busy(desk: Desk, stream_id: str) -> str:
     )
 
 
-async def _abort(desk: Desk, meta: StreamMeta) -> str:
+async def _abort(desk: Desk, meta: StreamMeta, ours_until: float) -> str:
     await desk.store.transition(
         meta.stream_id, desk.lease, Status.FAILED_ABORTED, Change({"failure_reason": _in_words(meta)})
     )
-    await abort_uploads(desk.s3, meta)
+    with trio.move_on_at(ours_until) as scope:
+        await abort_uploads(desk.s3, meta)
+    if scope.cancelled_caught:
+        # Once the lease is over a `retry` may have opened a new upload under the same key, which must not be aborted.
+        raise S3OperationError("abort_multipart_upload", "no answer while its stream was ours", transient=True)
     await desk.store.update(meta.stream_id, desk.lease, Change({"s3_upload_id": None, "checksum_algorithm": None}))
     if (
         meta.verified_size_bytes is not None

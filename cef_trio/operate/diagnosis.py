@@ -16,6 +16,7 @@ from typing import Final
 from cef_trio.exceptions import RedisOperationError, S3OperationError
 from cef_trio.s3.errors import HINTS
 from cef_trio.s3.model import AbortRule, ChecksumAlgorithm
+from cef_trio.telemetry.daemon_report import DaemonReport, crying, words
 
 
 class Severity(StrEnum):
@@ -182,6 +183,10 @@ class StreamFacts:
     """How many names in the sets of open streams lead to no record."""
     unreadable: Mapping[str, str] = field(default_factory=dict)
     """The keys that cannot be read, and why."""
+    reports: tuple[DaemonReport, ...] = ()
+    """How the daemons say that they stand."""
+    now: float = 0.0
+    """Unix time."""
 
 
 def judge_streams(facts: StreamFacts) -> list[Finding]:
@@ -201,7 +206,17 @@ def judge_streams(facts: StreamFacts) -> list[Finding]:
         found.append(
             warning("failed", says, "`cef-trio list --state failed` says why, `cef-trio retry` brings them back")
         )
-    return found + _judge_records(facts)
+    return found + _judge_reports(facts) + _judge_records(facts)
+
+
+def _judge_reports(facts: StreamFacts) -> list[Finding]:
+    """What each daemon says is not getting to S3 (promise P10)."""
+    todo = "docs/operations.md says for each what to do; the daemon goes on by itself when that is mended"
+    return [
+        problem("at risk", f"{report.instance} ({report.folder}): {sentence}", todo)
+        for report in crying(facts.reports, facts.now)
+        for sentence in words(report, facts.now)
+    ]
 
 
 def _judge_records(facts: StreamFacts) -> list[Finding]:

@@ -32,6 +32,7 @@ from cef_trio.s3.model import AbortRule, ChecksumAlgorithm
 from cef_trio.shielded import shielded
 from cef_trio.stream import lookup
 from cef_trio.stream.naming import KeyTemplate
+from cef_trio.telemetry.daemon_report import decode_all
 from cef_trio.threads import run_in_thread
 
 _ABORT_SECONDS: Final = 5.0
@@ -141,12 +142,16 @@ async def stream_facts(store: RedisCheckpointStore) -> StreamFacts:
     daemons = Counter(map(instance_of, (await store.holders(opened)).values()))
     ended = await lookup.load_metas(store, await store.members(StreamSet.FAILED))
     failed = sum(one.meta.status in FAILED - {Status.FAILED_ABORTED} for one in ended.values())
+    reports, odd = decode_all(await store.reports())
+    unread = {why: why for why in odd}
     return StreamFacts(
         daemons=daemons,
         unattended=len(opened) - daemons.total(),
         failed=failed,
         without_record=len(ids) - len(opened) - len(opened.unreadable),
-        unreadable=store.unreadable.known,
+        unreadable={**store.unreadable.known, **unread},
+        reports=tuple(reports),
+        now=utc_now().timestamp(),
     )
 
 

@@ -1,7 +1,8 @@
 """What ``cef-trio status`` says, worked out from what Redis holds and from the files that can be seen here. Pure.
 
 Throughput is what S3 acknowledged in the last minute: each part's record says when. Lag is what is on disk and not yet
-acknowledged; it is known only where the recording itself can be seen, so on another machine it is not.
+acknowledged; it is known where the recording itself can be seen, and from what its daemon reports. Since when a byte
+waits only that daemon knows.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from cef_trio.checkpoint.states import ENDED, FAILED, Status, StreamSet
 from cef_trio.checkpoint.store import KnownPath
 from cef_trio.recording import FileStat
 from cef_trio.stream.identity import may_be
+from cef_trio.telemetry.daemon_report import DaemonReport, lags_of
+from cef_trio.telemetry.lag import Lag, lag_of
 
 WINDOW: Final = timedelta(seconds=60)
 """Over which throughput is measured."""
@@ -35,18 +38,24 @@ class OpenStream:
     """The instance that works on it; ``None`` if nobody does."""
     idle_seconds: float
     bytes_per_second: float
+    at: float = 0.0
+    """The moment, in Unix time."""
+    reported_lag: Lag | None = None
+    """What its daemon says; ``None``: no daemon says anything of it."""
 
     @property
     def lag_bytes(self) -> int | None:
         """What is on disk and not yet acknowledged."""
-        return None if self.size_on_disk_bytes is None else max(0, self.size_on_disk_bytes - self.acknowledged_bytes)
+        if self.size_on_disk_bytes is None:
+            return None if self.reported_lag is None else self.reported_lag.size_bytes
+        return lag_of(self.size_on_disk_bytes, self.acknowledged_bytes, None).size_bytes
 
     @property
     def lag_seconds(self) -> float | None:
-        """How long nothing was acknowledged while something waits; 0 if nothing waits."""
-        if self.lag_bytes is None:
-            return None
-        return self.idle_seconds if self.lag_bytes else 0.0
+        """The age of the oldest byte that waits, by what its daemon saw; 0 if nothing waits, ``None``: not known."""
+        if self.lag_bytes == 0:
+            return 0.0
+        return None if self.reported_lag is None else self.reported_lag.seconds(self.at)
 
     @property
     def progress(self) -> float | None:
@@ -74,6 +83,8 @@ class Overview:
     open_streams: tuple[OpenStream, ...]
     unreadable: Mapping[str, str] = field(default_factory=dict)
     """The keys of Redis that cannot be read, and why."""
+    reports: tuple[DaemonReport, ...] = ()
+    """How the daemons say that they stand."""
 
 
 def observe(
@@ -82,6 +93,8 @@ def observe(
     holders: Mapping[str, str],
     files: Mapping[str, FileStat | None],
     now: datetime,
+    *,
+    reports: Iterable[DaemonReport] = (),
 ) -> Overview:
     """Put the facts together.
 
@@ -91,10 +104,12 @@ def observe(
         holders: lease values by stream id.
         files: by stream id, what is at an open stream's path here; ``None`` or absent: nothing.
         now: the moment.
+        reports: how the daemons say that they stand.
     """
-    known = tuple(known)
+    known, reports = tuple(known), tuple(reports)
+    lags_told = lags_of(reports, now.timestamp())
     streams = [
-        _open_stream(checkpoint, holders.get(stream_id), files.get(stream_id), now)
+        _open_stream(checkpoint, holders.get(stream_id), files.get(stream_id), now, lags_told.get(stream_id))
         for stream_id, checkpoint in checkpoints.items()
         if checkpoint.meta.status not in ENDED
     ]
@@ -108,6 +123,7 @@ def observe(
         bytes_per_second=sum(_rate(checkpoint, now) for checkpoint in checkpoints.values()),
         lag_bytes=None if None in lags else sum(lag for lag in lags if lag is not None),
         daemons=Counter(instance_of(holder) for holder in holders.values()),
+        reports=reports,
         open_streams=tuple(sorted(streams, key=lambda stream: (stream.meta.started_at_utc, stream.meta.stream_id))),
     )
 
@@ -131,7 +147,9 @@ def _counts(known: Iterable[KnownPath]) -> dict[str, int]:
     return counts
 
 
-def _open_stream(checkpoint: Checkpoint, holder: str | None, stat: FileStat | None, now: datetime) -> OpenStream:
+def _open_stream(
+    checkpoint: Checkpoint, holder: str | None, stat: FileStat | None, now: datetime, lag: Lag | None
+) -> OpenStream:
     meta = checkpoint.meta
     # On another machine another file may have the same path.
     is_it = stat is not None and may_be(meta.identity, stat)
@@ -143,6 +161,8 @@ def _open_stream(checkpoint: Checkpoint, holder: str | None, stat: FileStat | No
         holder=None if holder is None else instance_of(holder),
         idle_seconds=max(0.0, (now - meta.last_activity_at_utc).total_seconds()),
         bytes_per_second=_rate(checkpoint, now),
+        at=now.timestamp(),
+        reported_lag=lag,
     )
 
 

@@ -29,8 +29,10 @@ from cef_trio.operate.selection import all_ids
 from cef_trio.operate.terminal import Column, Lines
 from cef_trio.recording import FileStat
 from cef_trio.stream import lookup
+from cef_trio.telemetry.daemon_report import DaemonReport, crying, decode_all, words
 
 _WATCH_SECONDS: Final = 2.0
+_NOT_SHOWN: Final = {"meta", "stream_set", "at", "reported_lag"}
 _BAR_WIDTH: Final = 12
 _LINES_AROUND: Final = 4
 """Of a screen: the blank line, the table's head, what was left out, and the cursor's."""
@@ -70,7 +72,8 @@ class Observer:
                     checkpoints[stream_id] = checkpoint
         holders = await store.holders(checkpoints)
         files = {key: await self._stat(one) for key, one in checkpoints.items() if one.meta.status not in ENDED}
-        overview = observe(known.values(), checkpoints, holders, files, now)
+        reports, _ = decode_all(await store.reports())
+        overview = observe(known.values(), checkpoints, holders, files, now, reports=reports)
         return replace(overview, unreadable=store.unreadable.known)
 
     async def _stat(self, checkpoint: Checkpoint) -> FileStat | None:
@@ -119,13 +122,25 @@ def document(overview: Overview) -> dict[str, Any]:
         "bytes_per_second": overview.bytes_per_second,
         "lag_bytes": overview.lag_bytes,
         "daemons": dict(overview.daemons),
+        "at_risk": [_risk_document(report, overview.at_utc.timestamp()) for report in overview.reports],
         "unreadable": [{"key": key, "why": why} for key, why in overview.unreadable.items()],
         "open_streams": [_stream_document(stream) for stream in overview.open_streams],
     }
 
 
+def _risk_document(report: DaemonReport, now: float) -> dict[str, Any]:
+    return {
+        "instance": report.instance,
+        "folder": report.folder,
+        "reported_at": report.at,
+        "silent": report.is_silent(now),
+        "risks": [asdict(risk) for risk in report.risks],
+        "says": words(report, now),
+    }
+
+
 def _stream_document(stream: OpenStream) -> dict[str, Any]:
-    numbers = {name: value for name, value in asdict(stream).items() if name not in {"meta", "stream_set"}}
+    numbers = {name: value for name, value in asdict(stream).items() if name not in _NOT_SHOWN}
     return {
         "stream_id": stream.meta.stream_id,
         "path": stream.meta.current_path,
@@ -182,6 +197,11 @@ def _totals(overview: Overview) -> list[tuple[str, Text | str]]:
     ]
     if counts["retrying"]:
         rows.append(("retrying", _retrying(overview)))
+    now = overview.at_utc.timestamp()
+    for report in crying(overview.reports, now):
+        rows += [
+            ("AT RISK", terminal.safe(f"{report.instance}: {sentence}", "bold red")) for sentence in words(report, now)
+        ]
     if overview.unreadable:
         rows.append(("unreadable", unreadable_words(overview.unreadable)))
     if counts["deleted"]:
@@ -208,7 +228,7 @@ def _retrying(overview: Overview) -> Text:
 def _lag(overview: Overview) -> str:
     if overview.lag_bytes is not None:
         longest = max((one.lag_seconds or 0.0 for one in overview.open_streams), default=0.0)
-        since = f", nothing acknowledged for up to {terminal.duration(longest)}" if longest >= 1 else ""
+        since = f", the oldest byte waits for {terminal.duration(longest)}" if longest >= 1 else ""
         return terminal.size(overview.lag_bytes) + since
     known = [stream.lag_bytes for stream in overview.open_streams if stream.lag_bytes is not None]
     if not known:

@@ -18,6 +18,7 @@ from typing import Final
 
 import httpx
 
+from cef_trio import movement
 from cef_trio.exceptions import RecordingChangedError
 from cef_trio.s3.checksums import CALCULATORS, Crc64Nvme
 from cef_trio.s3.model import ByteSource, ChecksumAlgorithm
@@ -128,6 +129,7 @@ class CheckedBody(httpx.AsyncByteStream):
             self._block, self._position = await self._next_block(self._blocks), 0
         begin = self._position
         self._position += await self._pacer.take(len(self._block) - begin)
+        movement.moved()
         return self._block[begin : self._position]  # a whole block is itself: nothing is copied where nothing is paced
 
     async def _next_block(self, blocks: AsyncIterator[bytes]) -> bytes:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import trio
 
 from cef_trio.stream.services import Services
-from cef_trio.stream.situation import Situation
 from cef_trio.stream.supervisor import LiveStream, StreamSupervisor
 from cef_trio.telemetry.labels import StreamState
+from cef_trio.telemetry.lag import Lag, total
 from cef_trio.telemetry.snapshot import LimiterUse, Snapshot
 
 
@@ -27,12 +27,13 @@ class Observer:
         """How everything stands now."""
         services, live, now = self._services, tuple(self._supervisor.live), trio.current_time()
         states = Counter(_state(stream) for stream in live)
-        leaving_since, unasked_since = self.leaving_since(), self._supervisor.unasked_since
-        ages = [0.0 if unasked_since is None else now - unasked_since, *_lag_seconds(live, now)]
+        leaving_since = self.leaving_since()
+        unasked = Lag(self._supervisor.unasked_bytes, self._supervisor.unasked_since)
+        lag = total([unasked, *(stream.lag(now) for stream in live)])
         return Snapshot(
             live_streams={state: states[state] for state in StreamState},
-            lag_bytes=self._supervisor.unasked_bytes + sum(_lag_bytes(stream) for stream in live),
-            lag_seconds=max(ages),
+            lag_bytes=lag.size_bytes,
+            lag_seconds=lag.seconds(now),
             services_up={
                 breaker.service: breaker.up.value for breaker in (services.s3_breaker, services.redis_breaker)
             },
@@ -47,23 +48,6 @@ def _state(stream: LiveStream) -> StreamState:
     if stream.processor.working:
         return StreamState.WORKING
     return StreamState.RETRYING if stream.processor.retrying else StreamState.WAITING
-
-
-def _lag_bytes(stream: LiveStream) -> int:
-    upload = stream.processor.upload
-    acknowledged = upload.acknowledged_bytes if upload is not None else 0
-    situation: Situation = stream.situation.value
-    return max(0, situation.stat.size_bytes - acknowledged)
-
-
-def _lag_seconds(live: Iterable[LiveStream], now: float) -> Iterable[float]:
-    for stream in live:
-        stream.growth.saw(now, stream.situation.value.stat.size_bytes)  # the stream may have looked for itself
-        if stream.processor.upload is not None:
-            stream.growth.acknowledged(stream.processor.upload.acknowledged_to)
-        oldest = stream.growth.oldest()
-        if oldest is not None:
-            yield now - oldest
 
 
 def _use(limiter: trio.CapacityLimiter) -> LimiterUse:

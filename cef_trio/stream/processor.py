@@ -37,6 +37,7 @@ from cef_trio.exceptions import (
     S3OperationError,
     StreamEndedError,
 )
+from cef_trio.movement import Movement
 from cef_trio.shielded import shielded
 from cef_trio.stream import recovery
 from cef_trio.stream.adoption import UnknownUploads
@@ -91,6 +92,8 @@ class StreamProcessor:
         self._services = services
         self._unknown = unknown
         self._instead_of = instead_of
+        self.movement = Movement()
+        """Whether its bytes move."""
         self.disowned = False
         """Whether the stream's lease is lost: then nothing may be saved of it."""
         self._told: BaseException | None = None
@@ -121,6 +124,7 @@ class StreamProcessor:
         Raises:
             trio.Cancelled: after the state ``interrupted_cancelled`` was saved, or its time for that was over.
         """
+        self.movement.enter()
         try:
             return await self._run()
         except BaseException:  # Cancelled, or the group of them that a nursery with parts in flight makes of it
@@ -191,7 +195,9 @@ class StreamProcessor:
                     return await self._park()
                 case Action.WAIT:
                     known = upload.known
+                    self.movement.rest()
                     await self.situation.wait_value(lambda now: next_action(known, now) is not Action.WAIT)  # noqa: B023
+                    self.movement.work()
                 case Action.RENAME:
                     await upload.rename(situation.path)
                     log.info("recording_renamed", path=situation.path)
@@ -210,6 +216,7 @@ class StreamProcessor:
                     self._services.metrics.finalized(trio.current_time() - began)
                     return Outcome.COMPLETED
             self._attempts, self.unreadable = 0, None
+            self.movement.progressed()
             self._answers.got_on()
 
     async def _come_in(self) -> StreamUpload | None:
@@ -399,6 +406,7 @@ class StreamProcessor:
         self.unreadable = error if isinstance(error, FileAccessError) else None
         self._news.value = False
         self._attempts += 1
+        self.movement.failed(error)
         seconds = min(rules.retry_max_seconds, rules.retry_initial_seconds * 2 ** min(self._attempts - 1, 32))
         log.warning("stream_retrying", error=str(error), wait_seconds=seconds, attempt=self._attempts)
         upload = self.upload

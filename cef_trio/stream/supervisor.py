@@ -9,7 +9,7 @@ Streams' tasks run in the processor nursery that the daemon gives; nothing that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from itertools import islice
@@ -19,7 +19,7 @@ import trio
 from trio_util import AsyncBool, AsyncValue, periodic
 
 from cef_trio.checkpoint.model import StreamMeta
-from cef_trio.checkpoint.states import Status
+from cef_trio.checkpoint.states import FAILED, Status
 from cef_trio.checkpoint.store import KnownPath
 from cef_trio.exceptions import CefMp4ProcessorError, ChunkProcessingError, FileAccessError, RecordingChangedError
 from cef_trio.intake.events import Closed, FileEvent, Gone, Moved, Scanned, Seen
@@ -27,7 +27,6 @@ from cef_trio.recording import FileStat
 from cef_trio.stream import lookup
 from cef_trio.stream import situation as news
 from cef_trio.stream.adoption import UnknownUploads
-from cef_trio.stream.growth import Growth
 from cef_trio.stream.identity import Sameness, may_be
 from cef_trio.stream.judge import Verdict, judge, must_be_recognized
 from cef_trio.stream.processor import Outcome, StreamProcessor
@@ -35,6 +34,8 @@ from cef_trio.stream.recognition import recognize_at
 from cef_trio.stream.relocation import RelocatedStreams
 from cef_trio.stream.services import Services
 from cef_trio.stream.situation import Ending, Situation
+from cef_trio.telemetry.at_risk import Waiting
+from cef_trio.telemetry.lag import Growth, Lag, lag_of
 
 log = structlog.get_logger(__name__)
 
@@ -64,6 +65,14 @@ class LiveStream:
         """Where its file is."""
         path: str = self.situation.value.path
         return path
+
+    def lag(self, now: float) -> Lag:
+        """What S3 does not have of its file."""
+        size_bytes, upload = self.situation.value.stat.size_bytes, self.processor.upload
+        self.growth.saw(now, size_bytes)  # the stream may have looked for itself
+        if upload is not None:
+            self.growth.acknowledged(upload.acknowledged_to)
+        return lag_of(size_bytes, upload.acknowledged_bytes if upload is not None else 0, self.growth.oldest())
 
     @property
     def unreadable(self) -> str | None:
@@ -102,6 +111,12 @@ class StreamSupervisor:
         self._live: dict[str, LiveStream] = {}
         self._settled: dict[str, FileStat] = {}
         self._unknown: dict[str, _Unknown] = {}
+        self._given_up: dict[str, Waiting] = {}
+        """Settled files whose streams failed for good."""
+        self.waits_for: str | None = None
+        """Why the files that Redis is to be asked about wait."""
+        self.unreadable_folders: dict[str, float] = {}
+        """Folders that could not be read at the last scan, and since when, by ``trio.current_time()``."""
         self._set_aside: dict[str, _Unknown] = {}
         """Files whose records cannot be read: looked at again now and then (:meth:`ask_set_aside_again`)."""
         self._renamed: list[tuple[str, str, FileStat]] = []
@@ -128,7 +143,7 @@ class StreamSupervisor:
     @property
     def unasked_bytes(self) -> int:
         """The sizes of files that Redis is still to be asked about."""
-        return sum(unknown.stat.size_bytes for unknown in self._unknown.values())
+        return sum(unknown.stat.size_bytes for unknown in self._unasked())
 
     @property
     def unasked_since(self) -> float | None:
@@ -136,7 +151,26 @@ class StreamSupervisor:
 
         Their age counts from there also once their streams have begun.
         """
-        return min((unknown.since for unknown in self._unknown.values() if unknown.stat.size_bytes), default=None)
+        return min((unknown.since for unknown in self._unasked() if unknown.stat.size_bytes), default=None)
+
+    def _unasked(self) -> Iterator[_Unknown]:
+        return (unknown for path, unknown in self._unknown.items() if path not in self._set_aside)
+
+    @property
+    def not_looked_up(self) -> tuple[Waiting, ...]:
+        """The files that Redis is still to be asked about, by ``trio.current_time()``."""
+        why = self.waits_for or ""
+        return tuple(Waiting(one.since, one.stat.size_bytes, why) for one in self._unasked() if one.stat.size_bytes)
+
+    @property
+    def set_aside(self) -> tuple[Waiting, ...]:
+        """The files whose records cannot be read, by ``trio.current_time()``."""
+        return tuple(Waiting(one.since, one.stat.size_bytes, path) for path, one in self._set_aside.items())
+
+    @property
+    def given_up(self) -> tuple[Waiting, ...]:
+        """The files whose streams failed for good and that are still there, by Unix time."""
+        return tuple(one for path, one in self._given_up.items() if path in self._settled and path not in self._live)
 
     @property
     def unreadable(self) -> Mapping[str, str]:
@@ -207,6 +241,9 @@ class StreamSupervisor:
             live.learn(news.gone(live.situation.value))
 
     def _scanned(self, files: Mapping[str, FileStat], unreadable: frozenset[str]) -> None:
+        now = trio.current_time()
+        self.unreadable_folders = {folder: self.unreadable_folders.get(folder, now) for folder in unreadable}
+        self._given_up = {path: one for path, one in self._given_up.items() if path in self._settled}
         missing = {
             path: live
             for path, live in self._live.items()
@@ -250,7 +287,6 @@ class StreamSupervisor:
         """Ask Redis once more about the files whose records could not be read."""
         self._unknown = {**self._set_aside, **self._unknown}
         self._work.value |= bool(self._set_aside)
-        self._set_aside.clear()
 
     def _ask(self, path: str, stat: FileStat, *, closed: bool) -> None:
         before = self._unknown.get(path)
@@ -268,8 +304,11 @@ class StreamSupervisor:
             try:
                 await self._rename_known()
                 await self._resolve_some()
+                self.waits_for = None
             except CefMp4ProcessorError as error:
-                log.warning("intake_waits", error=str(error))
+                if str(error) != self.waits_for:  # said once, however long it lasts
+                    log.warning("intake_waits", error=str(error))
+                self.waits_for = str(error)
                 await trio.sleep(_PAUSE_SECONDS)
                 await self._services.redis_breaker.wait_up()
                 await self._services.s3_breaker.wait_up()
@@ -278,8 +317,7 @@ class StreamSupervisor:
     async def _resolve_some(self) -> None:
         asked = dict(islice(self._unknown.items(), _BATCH))
         known, unreadable = await lookup.find_by_path(self._services.store, list(asked))
-        for path in unreadable & self._unknown.keys():
-            self._set_aside[path] = self._unknown.pop(path)
+        self._put_aside(asked, unreadable)
         fresh = []
         for path in asked:
             unknown = self._still_unknown(path, asked)
@@ -335,6 +373,14 @@ class StreamSupervisor:
                 return None
             return Sameness.SAME if may_be(meta.identity, stat) else Sameness.REPLACED  # what nobody may read
 
+    def _put_aside(self, asked: Collection[str], unreadable: frozenset[str]) -> None:
+        """Leave the files alone whose records cannot be read, until they can."""
+        for path in asked:
+            if path not in unreadable:
+                self._set_aside.pop(path, None)
+            elif path in self._unknown:
+                self._set_aside[path] = self._unknown.pop(path)
+
     async def _find_what_may_fit(self) -> None:
         """Before a file is taken for a new one: look for uploads that Redis forgot, and for renamed recordings."""
         if self._must_list_uploads:
@@ -350,8 +396,13 @@ class StreamSupervisor:
     def _settle(self, path: str, known: KnownPath) -> None:
         """Nothing is to be done about that file until it changes, but what follows an upload."""
         self._settled[path] = self._unknown.pop(path).stat
-        if known.meta.status is Status.COMPLETED:
-            self.on_uploaded(known.meta)
+        self._given_up.pop(path, None)
+        meta = known.meta
+        if meta.status is Status.COMPLETED:
+            self.on_uploaded(meta)
+        elif meta.status in FAILED - {Status.FAILED_ABORTED}:  # what a person gave up is not missed
+            since, why = meta.last_activity_at_utc.timestamp(), meta.failure_reason or meta.status.value
+            self._given_up[path] = Waiting(since, self._settled[path].size_bytes, why)
 
     def _still_unknown(self, path: str, asked: Mapping[str, _Unknown]) -> _Unknown | None:
         """What is to be judged at a path that Redis and S3 were asked about; ``None`` if the answer is not about it.
@@ -443,6 +494,8 @@ class StreamSupervisor:
         seen_at: float | None = None,
         instead_of: str | None = None,
     ) -> None:
+        for settled in (self._settled, self._given_up):  # it is looked at anew when this task has ended
+            settled.pop(situation.path, None)
         value = AsyncValue(situation)
         processor = StreamProcessor(self._services, self._uploads, value, stream_id, instead_of)
         live = LiveStream(processor, value, trio.current_time())
@@ -483,7 +536,9 @@ class StreamSupervisor:
             situation = live.situation.value
             if not situation.doubted:  # else its file is not at that path
                 closed = situation.ending is not Ending.NOT
-                self._set_aside[live.path] = _Unknown(situation.stat, closed, live.changed_at)
+                oldest = live.growth.oldest()
+                since = live.changed_at if oldest is None else oldest
+                self._set_aside[live.path] = _Unknown(situation.stat, closed, since)
             return
         if outcome is not Outcome.PARKED and not self._draining.value and live.path not in self._to_look_again:
             path = live.path

@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Final
 
 from cef_trio.checkpoint.states import StreamSet
+from cef_trio.telemetry.at_risk import Reason
 from cef_trio.telemetry.labels import OUTCOMES, REASONS, StreamState, WebhookOutcome
 
 PREFIX: Final = "cef_trio_"
@@ -103,6 +104,19 @@ FAMILIES: Final = (
         "Webhooks of this daemon's completed recordings that are still to be delivered; absent without a webhook.",
     ),
     Family(
+        "bytes_at_risk",
+        Kind.GAUGE,
+        "Bytes that should be in S3 and are not getting there for more than a minute, by why; 0 where their number is "
+        "not known. Absent while nothing is at risk for that reason.",
+        ("risk",),
+    ),
+    Family(
+        "at_risk_since_timestamp_seconds",
+        Kind.GAUGE,
+        "Unix time since when bytes are not getting to S3, by why. Absent while nothing is at risk for that reason.",
+        ("risk",),
+    ),
+    Family(
         "optional_calls_failing",
         Kind.GAUGE,
         "Kinds of S3 calls that uploads go on without and that fail at present: listing open uploads, listing parts.",
@@ -174,6 +188,7 @@ LABELS: Final = {
     "what is not in the set of `cef_trio/telemetry/labels.py` is `other`",
     "outcome": f"of a stream {_listed(OUTCOMES)}; of a webhook {_listed(WebhookOutcome)}",
     "reason": _listed(REASONS),
+    "risk": _listed(Reason),
     "state": _listed(StreamState),
     "set": _listed(StreamSet),
     "limiter": _listed(["streams", "parts"]),

@@ -20,8 +20,9 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from cef_trio import __version__
-from cef_trio.retry import FailedAttempt
+from cef_trio import __version__, movement
+from cef_trio.retry import FailedAttempt, is_transient
+from cef_trio.telemetry.at_risk import Risk
 from cef_trio.telemetry.families import BY_NAME, FAMILIES, Family, Kind
 from cef_trio.telemetry.labels import OUTCOMES, REASONS, WebhookOutcome, error_label
 from cef_trio.telemetry.snapshot import RedisSurvey, Snapshot
@@ -45,6 +46,7 @@ class Metrics:
         self._take_snapshot: TakeSnapshot | None = None
         self._last_turns: dict[str, Callable[[], float]] = {}
         self._owed_webhooks: Callable[[], int] | None = None
+        self._at_risk: Callable[[], tuple[Risk, ...]] | None = None
         self._failing_calls: Callable[[], int] | None = None
         self._lost_log_lines: Callable[[], int] = lambda: 0
         self._uploaded_bytes = self._counter("uploaded_bytes_total")
@@ -74,6 +76,7 @@ class Metrics:
 
     def part_uploaded(self, size_bytes: int, seconds: float) -> None:
         """S3 acknowledged a part, that long after it was first tried."""
+        movement.progressed()
         self._uploaded_parts.inc()
         self._uploaded_bytes.inc(size_bytes)
         self._part_upload.observe(seconds)
@@ -89,6 +92,8 @@ class Metrics:
 
     def attempt_failed(self, failed: FailedAttempt) -> None:
         """A :data:`~cef_trio.retry.RetryObserver`."""
+        if failed.retried or is_transient(failed.error):
+            movement.failed(failed.error)
         tell = self.retried if failed.retried else self.operation_failed
         tell(failed.service, failed.operation, failed.error)
 
@@ -134,6 +139,10 @@ class Metrics:
         """Who tells, at each scrape, how many webhooks are owed."""
         self._owed_webhooks = owed
 
+    def at_risk_by(self, at_risk: Callable[[], tuple[Risk, ...]]) -> None:
+        """Who tells, at each scrape, what is not getting to S3, with moments in Unix time."""
+        self._at_risk = at_risk
+
     def failing_calls_by(self, failing: Callable[[], int]) -> None:
         """Who tells, at each scrape, how many kinds of calls are done without."""
         self._failing_calls = failing
@@ -158,6 +167,9 @@ class Metrics:
             yield name, (), last_turn()
         if self._owed_webhooks is not None:
             yield "owed_webhooks", (), self._owed_webhooks()
+        for risk in self._at_risk() if self._at_risk is not None else ():
+            yield "bytes_at_risk", (risk.reason.value,), risk.size_bytes
+            yield "at_risk_since_timestamp_seconds", (risk.reason.value,), risk.since
         if self._failing_calls is not None:
             yield "optional_calls_failing", (), self._failing_calls()
         if self._take_snapshot is None:

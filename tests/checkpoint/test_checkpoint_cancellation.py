@@ -44,6 +44,9 @@ CALLS: dict[str, Callable[[CheckpointStore], Awaitable[object]]] = {
     "owes_webhook": lambda store: store.owes_webhook("ended"),
     "settle_webhook": lambda store: store.settle_webhook("ended"),
     "forget": lambda store: store.forget("ended"),
+    "report": lambda store: store.report("host-a", "well"),
+    "reports": lambda store: store.reports(),
+    "forget_reports": lambda store: store.forget_reports(["host-b"]),
 }
 WRITING = frozenset(CALLS) - {
     "ping",
@@ -57,6 +60,7 @@ WRITING = frozenset(CALLS) - {
     "find_by_path",
     "owed_webhooks",
     "owes_webhook",
+    "reports",
 }
 
 
@@ -78,6 +82,7 @@ async def prepared() -> MemoryCheckpointStore:
     await store.create(meta("s1"), OURS)
     await store.create(meta("ended", status=Status.S3_COMPLETED), OURS)
     await store.transition("ended", OURS, Status.COMPLETED, Change({}), owes_webhook=True)
+    await store.report("host-b", "gone")
     return store
 
 

@@ -36,6 +36,8 @@ TABLE: dict[str, tuple[str, tuple[str, ...]]] = {
     "lag_seconds": ("gauge", ()),
     "webhook_attempts_total": ("counter", ("outcome",)),
     "owed_webhooks": ("gauge", ()),
+    "bytes_at_risk": ("gauge", ("risk",)),
+    "at_risk_since_timestamp_seconds": ("gauge", ("risk",)),
     "optional_calls_failing": ("gauge", ()),
     "log_lines_lost_total": ("counter", ()),
     "unreadable_records": ("gauge", ()),

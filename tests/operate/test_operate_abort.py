@@ -173,3 +173,17 @@ async def sound_after(world: World, desk: Desk, retry: Callable[[], Awaitable[ob
         daemon.closed()
         await completed(world)
     assert world.recordings() == [world.content()]
+
+
+async def test_an_s3_that_is_silent_for_longer_than_the_lease_ends_the_command(
+    world: World, desk: Desk, autojump_clock: MockClock
+) -> None:
+    """Once its lease is over, a `retry` may have opened a new upload under the same key: that is not to be aborted."""
+    checkpoint = await left_open(world)
+    world.endpoint.faults.arm(Fault(Kind.FREEZE, "AbortMultipartUpload", times=None))
+    began = trio.current_time()
+    with pytest.raises(S3OperationError, match="while its stream was ours"):
+        await abort_stream(desk, checkpoint.meta.stream_id, as_json=False)
+    assert trio.current_time() < began + desk.lease.ttl_seconds
+    (after,) = await world.checkpoints()
+    assert (after.meta.status, after.meta.s3_upload_id) == (Status.FAILED_ABORTED, checkpoint.meta.s3_upload_id)

@@ -26,11 +26,14 @@ from cef_trio.operate.desk import Desk
 from cef_trio.operate.overview import Overview, observe
 from cef_trio.operate.status import Observer, document, render
 from cef_trio.recording import FileStat
+from cef_trio.telemetry.daemon_report import DaemonReport
+from cef_trio.telemetry.lag import Lag
 
 
 def observed(
     *streams: tuple[StreamMeta, list[tuple[int, float]]],
     files: dict[str, FileStat | None] | None = None,
+    reports: list[DaemonReport] | None = None,
     holders: dict[str, str] | None = None,
 ) -> Overview:
     """An overview of streams with parts of (size, seconds ago)."""
@@ -39,7 +42,7 @@ def observed(
         parts = {n: a_part(n, size, ago) for n, (size, ago) in enumerate(sizes, 1)}
         checkpoints[meta.stream_id] = Checkpoint(meta, HOME[meta.status] or StreamSet.ACTIVE, parts)
     known = [KnownPath(one.meta, one.stream_set) for one in checkpoints.values()]
-    return observe(known, checkpoints, holders or {}, files or {}, NOW)
+    return observe(known, checkpoints, holders or {}, files or {}, NOW, reports=reports or [])
 
 
 def on_disk(meta: StreamMeta, size_bytes: int) -> FileStat:
@@ -62,8 +65,18 @@ def test_throughput_is_what_was_acknowledged_in_the_last_minute_of_ended_streams
 
 def test_lag_is_what_is_on_disk_and_not_acknowledged() -> None:
     meta = a_stream()
-    [stream] = observed((meta, [(60, 10)]), files={meta.stream_id: on_disk(meta, 100)}).open_streams
-    assert (stream.lag_bytes, stream.lag_seconds, stream.progress) == (40, 10.0, 0.6)
+    files: dict[str, FileStat | None] = {meta.stream_id: on_disk(meta, 100)}
+    [stream] = observed((meta, [(60, 10)]), files=files).open_streams
+    assert (stream.lag_bytes, stream.lag_seconds, stream.progress) == (40, None, 0.6)
+    # Since when a byte waits only the daemon knows that saw it: not since the last acknowledgement.
+    now = NOW.timestamp()
+    report = DaemonReport(instance="d", at=now - 5, folder="/rec", lags={meta.stream_id: Lag(40, now - 1)})
+    [stream] = observed((meta, [(60, 601)]), files=files, reports=[report]).open_streams
+    assert (stream.lag_bytes, stream.lag_seconds) == (40, 1.0)
+    [stream] = observed((meta, [(60, 601)]), reports=[report]).open_streams
+    assert (stream.lag_bytes, stream.lag_seconds) == (40, 1.0)
+    [stream] = observed((meta, [(60, 601)]), files=files, reports=[replace(report, at=now - 99)]).open_streams
+    assert (stream.lag_bytes, stream.lag_seconds) == (40, None)
     [stream] = observed((meta, [(60, 10)]), files={meta.stream_id: on_disk(meta, 60)}).open_streams
     assert (stream.lag_bytes, stream.lag_seconds, stream.progress) == (0, 0.0, 1.0)
 

@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from cef_trio.checkpoint.states import FailureReason, StreamSet
 from cef_trio.exceptions import RedisOperationError, S3OperationError
 from cef_trio.stream.processor import Outcome
+from cef_trio.telemetry.at_risk import Reason, Risk
 from cef_trio.telemetry.families import FAMILIES, LABELS, Family, Kind, metrics_md
 from cef_trio.telemetry.labels import ERRORS, OTHER, OUTCOMES, REASONS, StreamState, error_label
 from cef_trio.telemetry.metrics import Metrics, families
@@ -33,6 +34,7 @@ def filled() -> Metrics:
     metrics.operation_failed("s3", "upload_part", error)
     metrics.survey = RedisSurvey(known_streams=dict.fromkeys(StreamSet, 1), persistent=True)
     metrics.owed_webhooks_by(lambda: 2)
+    metrics.at_risk_by(lambda: (Risk(Reason.FAILED, 1.0, 2, 3, "why"),))
     metrics.failing_calls_by(lambda: 1)
     metrics.turns_by("watcher", lambda: 1.0)
     metrics.turns_by("stale_checker", lambda: 1.0)

@@ -86,9 +86,11 @@ def read_delete(body: bytes) -> tuple[list[str], bool]:
     """The keys a DeleteObjects names, and whether it wants to hear of failures only.
 
     Raises:
-        S3Error: ``MalformedXML``.
+        S3Error: ``MalformedXML``; ``NotImplemented`` for a version, or a condition that an object must meet.
     """
     root = _read(body, "Delete")
+    if any(child.name != "Key" for element in root.all("Object") for child in element.children):
+        raise S3Error("NotImplemented", "Versions and conditional deletions are not implemented by this endpoint")
     keys = [element.text_of("Key") or "" for element in root.all("Object")]
     if not 0 < len(keys) <= 1000 or "" in keys:  # noqa: PLR2004 - S3's limit, used once
         raise S3Error("MalformedXML")

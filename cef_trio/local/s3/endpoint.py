@@ -19,6 +19,7 @@ from cef_trio.local.s3 import control
 from cef_trio.local.s3.auth import Account, verify
 from cef_trio.local.s3.call import Call
 from cef_trio.local.s3.calls import CallLog, Entry
+from cef_trio.local.s3.conditions import check_understood
 from cef_trio.local.s3.documents import error_document, http_time
 from cef_trio.local.s3.errors import S3Error
 from cef_trio.local.s3.faults import CallFacts, FaultTable, Kind, Moment, Strikes
@@ -107,6 +108,7 @@ class S3Endpoint:
         try:
             target = parse_target(request, self._domains)
             name, operation = route(request, target)
+            check_understood(name, request, target)
         except S3Error as error:
             return self._finished(_refused(error, request, request_id), request_id, skew)
         facts = _facts(name, target)

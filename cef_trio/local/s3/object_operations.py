@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from cef_trio.local.s3.call import Call
+from cef_trio.local.s3.conditions import READ_CONDITIONS, check_read
 from cef_trio.local.s3.documents import Node, document, grant, http_time, quoted, read_delete
 from cef_trio.local.s3.errors import S3Error
 from cef_trio.local.s3.multipart import MAX_PART_BYTES
@@ -207,13 +208,9 @@ def byte_range(header: str | None, size_bytes: int) -> tuple[int, int] | None:
 
 def _described(call: Call) -> tuple[StoredObject, list[tuple[str, str]]]:
     record = call.model.object(call.bucket, call.key)
-    if "partNumber" in call.target.query or "versionId" in call.target.query:
-        raise S3Error("NotImplemented", "Reading by part number or version is not implemented by this endpoint")
-    match, none_match = call.header("if-match"), call.header("if-none-match")
-    if match is not None and match not in ("*", quoted(record.etag), record.etag):
-        raise S3Error("PreconditionFailed", details={"Condition": "If-Match"})
-    if none_match is not None and none_match in ("*", quoted(record.etag), record.etag):
-        raise S3Error("NotModified", "Not Modified", status=304)
+    if "partNumber" in call.target.query:
+        raise S3Error("NotImplemented", "Reading by part number is not implemented by this endpoint")
+    check_read(record, {name: call.header(name) for name in READ_CONDITIONS})
     shown = shown_options(record.headers)
     for name in _OVERRIDES:
         if call.query(f"response-{name}"):

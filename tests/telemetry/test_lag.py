@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cef_trio.stream.growth import Growth
+from cef_trio.telemetry.lag import Growth, Lag, lag_of, total
 
 
 def test_the_oldest_byte_is_as_old_as_its_first_sight() -> None:
@@ -68,3 +68,21 @@ def test_a_byte_is_never_told_younger_than_it_is_and_memory_is_bounded(steps: li
     assert told <= true
     if len(steps) <= 128:
         assert told == true
+
+
+def test_lag_has_one_meaning_after_silence_and_a_new_write_its_age_is_that_of_the_new_byte() -> None:
+    growth = Growth(0.0, 100)
+    growth.acknowledged(100)
+    growth.saw(600.0, 101)
+    lag = lag_of(101, 100, growth.oldest())
+    assert (lag.size_bytes, lag.seconds(601.0)) == (1, 1.0)
+
+
+def test_nothing_lags_when_nothing_waits() -> None:
+    assert lag_of(100, 100, None).seconds(9.0) == 0
+    assert lag_of(100, 150, None) == Lag(0, None)
+    assert total([]) == Lag(0, None)
+
+
+def test_the_lag_of_many_is_their_sum_and_the_oldest_of_them() -> None:
+    assert total([Lag(5, 7.0), Lag(0, None), Lag(2, 3.0)]) == Lag(7, 3.0)

@@ -1,10 +1,44 @@
-"""When each byte of a growing file was first seen, in little memory: how old is the oldest one not yet in S3? Pure."""
+"""Lag, in its one meaning: bytes that were seen on disk and S3 has not acknowledged, and since when the oldest waits.
+
+The age counts from the moment at which the daemon first saw the byte: after ten silent minutes and one new write it is
+a second. Page, metrics and the daemon's report use :func:`lag_of`; commands read the report, since nothing else tells
+when a byte was written. Pure.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Final
 
 _MAX_MARKS: Final = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """What S3 does not have of a file, or of many."""
+
+    size_bytes: int = 0
+    since: float | None = None
+    """When the oldest of these bytes was first seen, by the clock of whoever asked; ``None``: nothing waits."""
+
+    def seconds(self, now: float) -> float:
+        """The age of the oldest byte; 0 if nothing waits."""
+        return 0.0 if self.since is None else max(0.0, now - self.since)
+
+
+def lag_of(size_bytes: int, acknowledged_bytes: int, oldest: float | None) -> Lag:
+    """The lag of a file of that size; ``oldest``: when the first byte without an acknowledgement was first seen."""
+    waiting = max(0, size_bytes - acknowledged_bytes)
+    return Lag(waiting, oldest)
+
+
+def total(lags: Iterable[Lag]) -> Lag:
+    """The lag of all of them together."""
+    known = tuple(lags)
+    return Lag(
+        sum(lag.size_bytes for lag in known), min((lag.since for lag in known if lag.since is not None), default=None)
+    )
 
 
 class Growth:

@@ -1,0 +1,92 @@
+"""Kinds 8 and 13 on real processes: a store that lists nothing, and settings that change between two lives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from servers.daemon import Bucket, daemon, settings_for
+from servers.embedded_s3 import embedded_s3_server
+from servers.endpoints import Endpoint
+from servers.recordings import MIB
+from servers.s3_control import arm
+from servers.valkey import ValkeyServer
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture
+def endpoint(tmp_path: Path) -> Iterator[Endpoint]:
+    with embedded_s3_server(tmp_path, arguments=["--control"]) as server:
+        yield server
+
+
+def settings(watch_dir: Path, endpoint: Endpoint, redis: ValkeyServer, bucket: str) -> dict[str, str]:
+    where = Bucket(endpoint.url, endpoint.access_key, endpoint.secret_key, bucket, endpoint.region)
+    return settings_for(
+        watch_dir,
+        where,
+        redis.url,
+        retry_attempts=2,
+        retry_initial_seconds=0.1,
+        retry_max_seconds=0.2,
+        close_grace_seconds=0.2,
+        stream_timeout_seconds=2,
+    )
+
+
+def stored(endpoint: Endpoint, bucket: str) -> list[bytes]:
+    """The recordings in a bucket."""
+    with closing(endpoint.client()) as client:
+        listed = client.list_objects_v2(Bucket=bucket).get("Contents", [])
+        keys = [one["Key"] for one in listed if not one["Key"].endswith(".json")]
+        return [client.get_object(Bucket=bucket, Key=key)["Body"].read() for key in keys]
+
+
+def test_a_store_that_lists_neither_uploads_nor_parts_gets_every_recording(
+    watch_dir: Path, endpoint: Endpoint, redis: ValkeyServer
+) -> None:
+    """ListMultipartUploads answered 500 for ever, and nothing new was uploaded; without ListParts no stream resumed."""
+    arm(endpoint, {"kind": "error", "operation": "ListMultipartUploads", "code": "InternalError", "times": None})
+    arm(endpoint, {"kind": "error", "operation": "ListParts", "code": "NotImplemented", "times": None})
+    given = settings(watch_dir, endpoint, redis, endpoint.bucket)
+    path = watch_dir / "a.mp4"
+    with path.open("wb") as writer:
+        with daemon(given) as process:
+            writer.write(bytes(range(256)) * (6 * MIB // 256))
+            writer.flush()
+            process.wait_for("part_uploaded")
+            assert process.count("optional_call_failing") == 1
+            assert process.stop() == 0
+        with daemon(given) as process:
+            process.wait_for("stream_resumed")
+            writer.write(b"the end")
+            writer.close()
+            process.wait_for("stream_completed")
+            assert process.stop() == 0
+    assert stored(endpoint, endpoint.bucket) == [path.read_bytes()]
+
+
+def test_p9_a_bucket_that_changes_between_two_lives_gets_what_its_record_says(
+    watch_dir: Path, endpoint: Endpoint, redis: ValkeyServer
+) -> None:
+    """It was uploaded to one bucket, and recorded as in the other."""
+    path = watch_dir / "a.mp4"
+    with path.open("wb") as writer:
+        with daemon(settings(watch_dir, endpoint, redis, "first-bucket")) as process:
+            writer.write(bytes(6 * MIB))
+            writer.flush()
+            process.wait_for("part_uploaded")
+            assert process.stop() == 0
+        with daemon(settings(watch_dir, endpoint, redis, "another-bucket")) as process:
+            left = process.wait_for("upload_left_behind")
+            writer.write(b"the end")
+            writer.close()
+            completed = process.wait_for("stream_completed")
+            assert process.stop() == 0
+    assert left["bucket"] == "first-bucket"
+    assert left["stream_id"] == completed["stream_id"]
+    assert stored(endpoint, "another-bucket") == [path.read_bytes()]
+    assert stored(endpoint, "first-bucket") == []
