@@ -153,6 +153,8 @@ _FORMS: Final[Mapping[str, _Form]] = MappingProxyType(
         "verified_mtime_ns": _INTEGER,
         "completed_at_utc": _TIME,
         "duration_seconds": _FLOAT,
+        "supersedes_stream_id": _TEXT,
+        "supersedes_key": _TEXT,
         "s3_endpoint": _TEXT,
     }
 )

@@ -313,6 +313,16 @@ class MemoryCheckpointStore:
 
         await self._call("adopt_parts", effect)
 
+    async def cut_parts(self, stream_id: str, lease: Lease, keep_to: int) -> None:
+        """Forget the parts behind ``keep_to``; the upload stays."""
+
+        def effect() -> None:
+            stream = self._fenced(stream_id, lease)
+            stream.parts = {number: part for number, part in stream.parts.items() if number <= keep_to}
+            stream.meta = rules.cut_off(stream.meta, keep_to)
+
+        await self._call("cut_parts", effect)
+
     async def start_over(self, stream_id: str, lease: Lease, change: Change) -> None:
         """Forget the upload and all its parts; status active."""
         change = _kept(rules.starting_over(change))

@@ -95,6 +95,10 @@ class StreamMeta:
     """Size and mtime of the file as it stood when it was verified: a file that still has both is done."""
     completed_at_utc: datetime | None = None
     duration_seconds: float | None = None
+    supersedes_stream_id: str | None = None
+    """The completed stream of an earlier state of this file, from whose object unchanged parts are copied."""
+    supersedes_key: str | None = None
+    """That object's key."""
     s3_endpoint: str | None = None
     """Where the store was reached that has the upload or the object; ``None``: an older version recorded it."""
 

@@ -350,6 +350,11 @@ class RedisCheckpointStore:
         keys = [*self._stream_keys(stream_id), self.keys.parts(stream_id)]
         await self._write("adopt_parts", stream_id, scripts.ADOPT_PARTS, keys, given)
 
+    async def cut_parts(self, stream_id: str, lease: Lease, keep_to: int) -> None:
+        """Forget the parts behind ``keep_to``; the upload stays."""
+        keys = [*self._stream_keys(stream_id), self.keys.parts(stream_id)]
+        await self._write("cut_parts", stream_id, scripts.CUT_PARTS, keys, [lease.value, keep_to])
+
     async def start_over(self, stream_id: str, lease: Lease, change: Change) -> None:
         """Forget the upload and all its parts; status active."""
         parts = [self.keys.parts(stream_id)]

@@ -93,6 +93,11 @@ def count_adopted(meta: StreamMeta, parts: Sequence[PartRecord]) -> StreamMeta:
     return replace(_unverified(meta) if parts else meta, next_part_to_upload=following)
 
 
+def cut_off(meta: StreamMeta, keep_to: int) -> StreamMeta:
+    """The record once the parts behind ``keep_to`` are forgotten."""
+    return replace(_unverified(meta), next_part_to_upload=keep_to + 1)
+
+
 def _unverified(meta: StreamMeta) -> StreamMeta:
     """The record without a verification: what was verified were other parts than there are now.
 

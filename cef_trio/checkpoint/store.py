@@ -161,6 +161,13 @@ class CheckpointStore(Protocol):
         """Record parts found in S3 whose bytes were compared with the file's; nothing counts as sent."""
         ...
 
+    async def cut_parts(self, stream_id: str, lease: Lease, keep_to: int) -> None:
+        """Forget the parts with higher numbers than ``keep_to``: the file was cut off before them. The upload stays.
+
+        Whatever was verified was another file: ``next_part_to_upload`` is ``keep_to + 1``, the verification is gone.
+        """
+        ...
+
     async def start_over(self, stream_id: str, lease: Lease, change: Change) -> None:
         """Forget the upload and all its parts (``next_part_to_upload`` is 1 again); the status is active.
 

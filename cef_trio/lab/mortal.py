@@ -26,7 +26,7 @@ from cef_trio.exceptions import RedisOperationError
 from cef_trio.lab.journal import Journal, Lane
 
 _CHECKSUM = "x-amz-checksum-crc64nvme"
-_FENCED = frozenset({"update", "record_part", "adopt_parts", "start_over", "transition", "rename"})
+_FENCED = frozenset({"update", "record_part", "adopt_parts", "cut_parts", "start_over", "transition", "rename"})
 """Writes of one stream's record, whose first arguments are the stream and the lease."""
 _UPLOAD_ID = re.compile(rb"<UploadId>([^<]+)</UploadId>")
 
@@ -106,6 +106,10 @@ class Witness:
         self.objects.clear()
         self.redis_lost = False
 
+    def was_cut(self, upload_id: str, keep_to: int) -> None:
+        """The file was cut off, and the records of the parts behind its end are forgotten."""
+        self.parts = {where: etag for where, etag in self.parts.items() if where[0] != upload_id or where[1] <= keep_to}
+
     def took_headers(self, request: httpx.Request, response: httpx.Response) -> None:
         """The headers of an answer are here. One that tells another checksum acknowledges something else."""
         query = request.url.params
@@ -118,7 +122,10 @@ class Witness:
             and (stored is None or stored == sent)
         ):
             where = query["uploadId"], int(query["partNumber"])
-            self.parts[where] = response.headers["etag"].strip('"')
+            if "x-amz-copy-source" in request.headers:
+                self.parts.pop(where, None)  # no bytes of ours: whatever becomes of it costs nothing
+            else:
+                self.parts[where] = response.headers["etag"].strip('"')
 
     def took_body(self, request: httpx.Request, body: bytes, *, whole: bool) -> None:
         """An answer's body was read to its end, or given up."""
@@ -135,8 +142,11 @@ class Witness:
 class MortalStore:
     """The store as one process sees it: every method of a ``CheckpointStore``, until that process is dead."""
 
-    def __init__(self, store: MemoryCheckpointStore, life: Life, journal: Journal) -> None:
+    def __init__(
+        self, store: MemoryCheckpointStore, life: Life, journal: Journal, witness: Witness | None = None
+    ) -> None:
         self._store = store
+        self._witness = witness
         self._life = life
         self._journal = journal
 
@@ -156,6 +166,10 @@ class MortalStore:
             with self._journal.call(Lane.REDIS, operation):
                 await life.reached()
                 answer = await method(*args, **kwargs)
+                if operation == "cut_parts" and self._witness is not None:
+                    stream_id, _, keep_to = args
+                    meta = self._store.snapshot().streams[stream_id].meta
+                    self._witness.was_cut(meta.s3_upload_id or "", keep_to)
                 if operation in _FENCED and self._store.is_anothers(*args[:2]):
                     life.trespasses.append(operation)
                 await life.reached()
@@ -239,7 +253,8 @@ def call_name(request: httpx.Request) -> str:
     query, method = request.url.params, request.method
     key = request.url.path.partition("/recordings")[2].strip("/")
     if "partNumber" in query:
-        return f"UploadPart {query['partNumber']}"
+        copy = "Copy" if "x-amz-copy-source" in request.headers else ""
+        return f"UploadPart{copy} {query['partNumber']}"
     if "uploadId" in query:
         return {"POST": "CompleteMultipartUpload", "DELETE": "AbortMultipartUpload"}.get(method, "ListParts")
     if "uploads" in query:

@@ -339,7 +339,7 @@ class World:
         self.daemons_started += 1
         witness = witness or self.witness
         self.life = life = life or Life()
-        store = cast("CheckpointStore", MortalStore(self.store, life, self.journal))
+        store = cast("CheckpointStore", MortalStore(self.store, life, self.journal, witness))
         random = Random(self.random.getrandbits(64))  # noqa: S311 - as above
         metrics = Metrics()
         template = KeyTemplate(self.key_template)

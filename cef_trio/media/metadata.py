@@ -15,6 +15,8 @@
 ``etag``                      the object's ETag
 ``checksum``                  ``{algorithm: "crc64nvme", value: base64}`` of the whole object
 ``media``                     ``{container, video_codec, audio_codec, width, height, frame_rate, bit_rate}`` or ``null``
+``supersedes``                only if the file changed after it was completed: ``{stream_id, s3_key_prefix}`` of the
+                              object of its earlier state, which stays
 ``writer``                    ``{parts_rewritten, bytes_rewritten}``: what its writer changed after it was uploaded
 ============================  ==========================================================================================
 """
@@ -84,6 +86,8 @@ def metadata_json(
         else None,
         "writer": {"parts_rewritten": meta.parts_rewritten, "bytes_rewritten": meta.bytes_rewritten},
     }
+    if meta.supersedes_stream_id is not None:
+        document["supersedes"] = {"stream_id": meta.supersedes_stream_id, "s3_key_prefix": meta.supersedes_key}
     return json.dumps(document, indent=2, ensure_ascii=False).encode() + b"\n"
 
 

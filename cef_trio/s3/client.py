@@ -23,6 +23,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Final, Self, TypeVar
+from urllib.parse import quote
 
 import httpx
 
@@ -40,9 +41,11 @@ from cef_trio.s3.model import (
     AbortRule,
     ByteSource,
     ChecksumAlgorithm,
+    CopiedPart,
     CreatedUpload,
     ListedPart,
     ListedUpload,
+    ObjectRange,
     PartToComplete,
     StoredObject,
     UploadedPart,
@@ -57,6 +60,7 @@ from cef_trio.s3.xml import (
     create_bucket_configuration,
     one_line,
     parse_abort_rules,
+    parse_copied_part,
     parse_parts,
     parse_upload_id,
     parse_uploads,
@@ -211,6 +215,36 @@ class S3Client:
         return await self._retrier.call(
             "upload_part", lambda: _of_upload(self._sender.negotiated(upload, checksum, with_body=True))
         )
+
+    async def upload_part_copy(self, key: str, upload_id: str, part_number: int, source: ObjectRange) -> CopiedPart:
+        """Have S3 make a part of an object's bytes, if it still has that ETag. One attempt, never repeated:
+        nobody needs a copy, since what cannot be copied can be sent.
+
+        What comes back is only what S3 says: it is for the caller to compare it with the bytes that it wants.
+
+        Cancelled: the part may have been copied unheard; then :meth:`list_parts` tells of it.
+
+        Raises:
+            S3OperationError: S3 refused (``NotImplemented``, ``PreconditionFailed``, …), or its answer is none.
+        """
+        named = quote(f"/{self._config.bucket}/{source.key}", safe="/-_.~")
+        last = source.offset + source.size_bytes - 1
+        call = Call(
+            "upload_part_copy",
+            "PUT",
+            EMPTY_SHA256,
+            key=key,
+            query=(("partNumber", str(part_number)), ("uploadId", upload_id)),
+            headers={
+                "x-amz-copy-source": named,
+                "x-amz-copy-source-range": f"bytes={source.offset}-{last}",
+                "x-amz-copy-source-if-match": f'"{source.etag}"',
+            },
+            part_number=part_number,
+            read_timeout_seconds=self._config.complete_timeout_seconds,
+        )
+        answer = await self._exchange.perform(call)
+        return self._parsed(call.operation, key, answer, parse_copied_part)
 
     async def list_parts(self, key: str, upload_id: str) -> list[ListedPart]:
         """All parts of an open upload, in order of their numbers.

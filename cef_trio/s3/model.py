@@ -60,6 +60,26 @@ class UploadedPart:
 
 
 @dataclass(frozen=True, slots=True)
+class ObjectRange:
+    """Bytes ``offset`` to ``offset + size_bytes`` of an object of the same bucket, which has that ETag."""
+
+    key: str
+    etag: str
+    offset: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class CopiedPart:
+    """A part that S3 made of an object's bytes, and what it says of it. Whoever copies compares it."""
+
+    etag: str
+    crc64nvme: int | None
+    checksum: str | None
+    """Another checksum that S3 keeps of it, base64."""
+
+
+@dataclass(frozen=True, slots=True)
 class ListedPart:
     """A part as ListParts tells it. ``etag`` is without quotes."""
 

@@ -17,7 +17,14 @@ from xml.parsers import expat
 from xml.sax.saxutils import escape
 
 from cef_trio.s3.checksums import crc64nvme_from_base64, crc64nvme_to_base64
-from cef_trio.s3.model import AbortRule, ChecksumAlgorithm, ListedPart, ListedUpload, PartToComplete
+from cef_trio.s3.model import (
+    AbortRule,
+    ChecksumAlgorithm,
+    CopiedPart,
+    ListedPart,
+    ListedUpload,
+    PartToComplete,
+)
 
 NAMESPACE: Final = "http://s3.amazonaws.com/doc/2006-03-01/"
 MAX_DEPTH: Final = 16
@@ -213,6 +220,21 @@ def parse_complete_result(body: bytes) -> CompleteResult:
     composite = root.text_of("ChecksumType") == "COMPOSITE"
     crc = None if composite else crc64nvme_from_base64(root.text_of("ChecksumCRC64NVME"))
     return CompleteResult(etag=unquoted(root.text_of("ETag")), crc64nvme=crc)
+
+
+def parse_copied_part(body: bytes) -> CopiedPart:
+    """UploadPartCopy's answer.
+
+    Raises:
+        XmlError: it is something else (an ``<Error>`` behind a 200, or nothing: the store took it for UploadPart).
+    """
+    root = _root(body, "CopyPartResult")
+    others = (root.text_of(element) for element in _ELEMENTS.values())
+    return CopiedPart(
+        etag=unquoted(_required(root, "ETag")) or "",
+        crc64nvme=crc64nvme_from_base64(root.text_of("ChecksumCRC64NVME")),
+        checksum=next((text for text in others if text), None),
+    )
 
 
 def parse_parts(body: bytes) -> PartsPage:

@@ -24,6 +24,7 @@ import structlog
 import trio
 from trio_util import AsyncBool, AsyncValue, wait_any
 
+from cef_trio.checkpoint.model import Checkpoint
 from cef_trio.checkpoint.states import SENTENCES, FailureReason, Status
 from cef_trio.checkpoint.store import Saving
 from cef_trio.disk import OpenRecording
@@ -41,11 +42,13 @@ from cef_trio.movement import Movement
 from cef_trio.shielded import shielded
 from cef_trio.stream import recovery
 from cef_trio.stream.adoption import UnknownUploads
+from cef_trio.stream.correction import settle
 from cef_trio.stream.decide import Action, Look, judge_look, next_action
 from cef_trio.stream.failures import KEEPS_ITS_UPLOAD, GivenUpError, reason_of
 from cef_trio.stream.finalize import finish, verify_and_complete
 from cef_trio.stream.identity import HEAD_BYTES, Sameness, is_same_file
 from cef_trio.stream.parts import Part
+from cef_trio.stream.predecessor import Likeness
 from cef_trio.stream.recognition import identify, recognize
 from cef_trio.stream.repeated_answers import RepeatedAnswers
 from cef_trio.stream.sending import send_all
@@ -70,6 +73,8 @@ class Outcome(Enum):
     """Its record cannot be read: it is left alone, and looked at again now and then."""
     NOTHING_THERE = "nothing_there"
     """The file was gone before a stream was begun for it."""
+    UNCHANGED = "unchanged"
+    """The file was completed before, and no byte of it is another: no stream was begun for it."""
 
 
 class StreamProcessor:
@@ -182,9 +187,10 @@ class StreamProcessor:
         return Outcome.COMPLETED if error.completed else Outcome.FAILED
 
     async def _process(self) -> Outcome:
-        upload = self.upload = await self._come_in()
-        if upload is None:
-            return Outcome.NOTHING_THERE
+        upload = await self._come_in()
+        if isinstance(upload, Outcome):
+            return upload
+        self.upload = upload
         self.unreadable = None
         await self._ask_whether_ended()
         while True:
@@ -219,18 +225,23 @@ class StreamProcessor:
             self.movement.progressed()
             self._answers.got_on()
 
-    async def _come_in(self) -> StreamUpload | None:
+    async def _come_in(self) -> StreamUpload | Outcome:
         if self.stream_id is not None:
             return await self._resume(self.stream_id)
-        async with self._services.stream_slots:
+        services, before = self._services, self._instead_of
+        async with services.stream_slots:
             try:
                 path = self.situation.value.path
+                has = await settle(services, before, path) if before is not None else Likeness.NONE
+                if has is Likeness.SAME:
+                    return Outcome.UNCHANGED
+                supersedes = has.meta if isinstance(has, Checkpoint) else None
                 return await recovery.begin(
-                    self._services, self._unknown, path, named=self._name, instead_of=self._instead_of
+                    services, self._unknown, path, named=self._name, instead_of=before, supersedes=supersedes
                 )
             except RecordingChangedError as error:
                 log.info("nothing_there", reason=str(error))
-                return None
+                return Outcome.NOTHING_THERE
 
     async def _resume(self, stream_id: str) -> StreamUpload:
         while True:
@@ -313,8 +324,9 @@ class StreamProcessor:
             case Look.SAME:
                 return False
             case Look.SHRUNK:
-                log.warning("recording_truncated", covered_bytes=upload.covered_bytes)
-                await upload.start_over()
+                covered, size = upload.covered_bytes, self.situation.value.stat.size_bytes
+                kept = await upload.cut(size)
+                log.warning("recording_truncated", covered_bytes=covered, size_bytes=size, parts_kept=kept)
                 return False
             case Look.REPLACED:
                 raise GivenUpError(FailureReason.FILE_REPLACED, "another file took the recording's name")

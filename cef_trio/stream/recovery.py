@@ -50,11 +50,13 @@ async def begin(
     *,
     named: Callable[[str], None],
     instead_of: str | None = None,
+    supersedes: StreamMeta | None = None,
 ) -> StreamUpload:
     """Begin a stream for a file that Redis does not know: adopt its upload if S3 has one, else make a new record.
 
     ``named`` is told the stream's id before the record exists: whoever then finds the record knows that it has a task.
-    ``instead_of`` is the stream, of another file or an ended one, that the path led to when the file was judged.
+    ``instead_of`` is the stream, of another file or an ended one, that the path led to when the file was judged;
+    ``supersedes`` is a completed one that has some of the file's bytes, so that its parts can be copied within S3.
 
     Raises:
         PathTakenError: the path leads to another stream by now.
@@ -67,6 +69,14 @@ async def begin(
     meta = _new_record(services, adopted.stream_id if adopted else services.new_stream_id(), path, identity)
     named(meta.stream_id)
     parts = adopted.parts if adopted else ()
+    if supersedes:
+        meta = replace(
+            meta,
+            part_size=supersedes.part_size,  # else no part of the one would be a part of the other
+            equal_parts=supersedes.equal_parts,
+            supersedes_stream_id=supersedes.stream_id,
+            supersedes_key=supersedes.s3_key_prefix,
+        )
     if adopted:
         meta = replace(
             meta,
@@ -86,7 +96,7 @@ async def begin(
     if adopted:
         log.info("upload_adopted", key=meta.s3_key_prefix, parts=len(parts))
     else:
-        log.info("stream_began", key=meta.s3_key_prefix, part_size=meta.part_size)
+        log.info("stream_began", key=meta.s3_key_prefix, part_size=meta.part_size, supersedes=meta.supersedes_key)
     records = {part.part_number: part for part in parts}
     return StreamUpload(services, Checkpoint(meta, StreamSet.ACTIVE, records))
 
@@ -319,6 +329,8 @@ def _forget_unlisted(upload: StreamUpload, listed: list[ListedPart]) -> None:
 
 def _contradicts(upload: StreamUpload, part: ListedPart) -> bool:
     record = upload.parts.get(part.part_number)
+    if record is not None and not part.etag and record.size_bytes == part.size_bytes:
+        return False  # Swift lists copied parts with an empty ETag, which contradicts nothing
     return record is None or (record.etag, record.size_bytes) != (part.etag, part.size_bytes)
 
 

@@ -76,16 +76,16 @@ class RelocatedStreams:
         for known in metas.values():
             path = known.meta.current_path
             folder = path.rpartition("/")[0]
-            if folder in dark:
-                continue
+            if folder in dark or not self._is_ours(path):
+                continue  # of another folder, whose file system may give other files the same numbers (P9)
             try:
                 with trio.move_on_at(min(ends_at, trio.current_time() + _FOLDER_SECONDS)) as scope:
                     there = await self._services.disk.stat(path)
             except ChunkProcessingError as error:
                 denied = isinstance(error, FileAccessError) and error.denied
-                if not denied and self._is_ours(path):
+                if not denied:
                     dark.add(folder)
-                continue  # another daemon's folder, or one that may not be looked into
+                continue
             if scope.cancelled_caught:
                 dark.add(folder)
             elif there is None or not may_be(known.meta.identity, there):

@@ -31,6 +31,7 @@ async def send_all(
     """
     slots = services.part_slots
     failures: list[Exception] = []
+    begun: list[int] = []
 
     async def send_one(part: Part, capacity: object) -> None:
         try:
@@ -50,9 +51,9 @@ async def send_all(
                     slots.release_on_behalf_of(capacity)
                     return
                 upload.reserve(part.number)
+                begun.append(part.number)
                 nursery.start_soon(send_one, part, capacity)
 
-    before = upload.meta.total_bytes_sent
     async with trio.open_nursery() as nursery:
         try:
             await begin_each()
@@ -60,4 +61,4 @@ async def send_all(
             failures.append(error)
     if failures:
         raise failures[0]
-    return upload.meta.total_bytes_sent > before
+    return bool(begun)

@@ -16,7 +16,7 @@ import structlog
 import trio
 
 from cef_trio.checkpoint.model import Checkpoint, PartRecord, StreamMeta
-from cef_trio.checkpoint.rules import apply_change, count_adopted, count_part, starting_over
+from cef_trio.checkpoint.rules import apply_change, count_adopted, count_part, cut_off, starting_over
 from cef_trio.checkpoint.states import Status
 from cef_trio.checkpoint.store import Change
 from cef_trio.disk import FileSlice, OpenRecording
@@ -25,6 +25,7 @@ from cef_trio.s3.client import S3Client
 from cef_trio.s3.model import ChecksumAlgorithm, ListedUpload, PartToComplete, StoredObject
 from cef_trio.stream.decide import Known
 from cef_trio.stream.parts import Part, PartPlan
+from cef_trio.stream.predecessor import Base, base_of
 from cef_trio.stream.services import Services
 
 log = structlog.get_logger(__name__)
@@ -44,6 +45,9 @@ class StreamUpload:
         self.plan = PartPlan(self.meta.part_size, equal_parts=self.meta.equal_parts)
         self._in_flight: set[int] = set()
         self._first_missing = 1
+        self._base: Base | None = None
+        """The completed object of an earlier state of the file, if there is one and it was asked for."""
+        self._base_asked = False
 
     @property
     def stream_id(self) -> str:
@@ -74,7 +78,7 @@ class StreamUpload:
     @property
     def covered_bytes(self) -> int:
         """The end of the furthest part that S3 acknowledged."""
-        return max((self.plan.part(number).offset + part.size_bytes for number, part in self.parts.items()), default=0)
+        return max((self._end_of(part) for part in self.parts.values()), default=0)
 
     @property
     def acknowledged_bytes(self) -> int:
@@ -117,6 +121,7 @@ class StreamUpload:
         key (``recovery.py``), which holds the stream's UUID and so is nobody else's.
         """
         if self.meta.s3_upload_id is not None:
+            await self._find_base()
             return
         await self._name_object()
         options = self._services.s3.options
@@ -131,6 +136,13 @@ class StreamUpload:
             lambda: self.update(s3_upload_id=created.upload_id, checksum_algorithm=created.checksum.value),
         )
         log.info("upload_created", key=self.meta.s3_key_prefix, checksum=created.checksum.value)
+        await self._find_base()
+
+    async def _find_base(self) -> None:
+        """Ask once for the object to copy from; how the upload's parts are proved must be known by then."""
+        if not self._base_asked:
+            self._base = await base_of(self._services, self.meta)
+            self._base_asked = True
 
     async def _name_object(self) -> None:
         """Give the object its key, now that it is about to exist: its file may have got its real name since.
@@ -159,13 +171,15 @@ class StreamUpload:
         self._in_flight.add(part_number)
 
     async def send(self, recording: OpenRecording, part: Part) -> None:
-        """Send a part and record it; one that was sent before is replaced.
+        """Send a part and record it, or have S3 copy it if it has the bytes; one that was sent before is replaced.
 
         On cancellation the part is either recorded, or in flight: S3's acknowledgement had not arrived.
         """
         self._in_flight.add(part.number)
         began = trio.current_time()
         try:
+            if await self._copy(recording, part):
+                return
             sent = await self._services.s3.upload_part(
                 self.meta.s3_key_prefix,
                 self.upload_id,
@@ -192,6 +206,20 @@ class StreamUpload:
         self.meta = count_part(self.meta, record, rewritten=rewritten)
         log.debug("part_uploaded", part_number=part.number, size_bytes=record.size_bytes, rewritten=rewritten)
 
+    async def _copy(self, recording: OpenRecording, part: Part) -> bool:
+        """Have S3 copy the part from the completed object of an earlier state, if there is one that has its bytes."""
+        record = await self._base.copy(self._services, self.meta, recording, part) if self._base is not None else None
+        if record is None:
+            return False
+        self.parts[part.number] = record
+        await self._services.record_effect(
+            "copied part's record",
+            lambda: self._services.store.adopt_parts(self.stream_id, self._services.lease, [record]),
+        )
+        self.meta = count_adopted(self.meta, [record])
+        log.debug("part_copied", part_number=part.number, size_bytes=record.size_bytes)
+        return True
+
     async def adopt(self, parts: list[PartRecord]) -> None:
         """Record parts that were found in S3 and compared with the file."""
         self.parts.update((part.part_number, part) for part in parts)
@@ -202,6 +230,24 @@ class StreamUpload:
         """Forget a record that S3 does not bear out, so that the part is sent again and its record replaced."""
         del self.parts[part_number]
         self._first_missing = min(self._first_missing, part_number)
+
+    async def cut(self, size_bytes: int) -> int:
+        """The file was cut off: forget the parts that end behind its end now; returns how many stay.
+
+        Those before the cut stay: whether they still are the file's is seen when it is verified. S3 keeps the others
+        until they are replaced or, at the completion, left out.
+        """
+        behind = [number for number, part in self.parts.items() if self._end_of(part) > size_bytes]
+        if behind:
+            keep_to = min(behind) - 1
+            for number in [number for number in self.parts if number > keep_to]:
+                self.drop(number)
+            self.meta = cut_off(self.meta, keep_to)
+            await self._services.store.cut_parts(self.stream_id, self._services.lease, keep_to)
+        return len(self.parts)
+
+    def _end_of(self, part: PartRecord) -> int:
+        return self.plan.part(part.part_number).offset + part.size_bytes
 
     async def start_over(self, **fields: Any) -> None:
         """Abort the open upload and begin with nothing: the file is another recording now, or S3 lost the upload."""

@@ -178,7 +178,7 @@ class WebhookDeliverer:
         async with self._client.post(delivery) as answer:
             # The receiver has spoken. Up to the record of that there is no checkpoint.
             self._answered = True
-            match judge_status(answer.status):
+            match judge_status(answer.status, answer.content_type):
                 case Answered.DELIVERED:
                     await self._services.record_effect(
                         "webhook delivery", lambda: self._settle(meta, WebhookOutcome.DELIVERED)

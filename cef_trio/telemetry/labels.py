@@ -80,7 +80,16 @@ ERRORS: Final = (
 )
 """Every value of the label ``error``."""
 
-OUTCOMES: Final = ("completed", "failed", "parked", "lease_lost", "nothing_there", "set_aside", "cancelled")
+OUTCOMES: Final = (
+    "completed",
+    "failed",
+    "parked",
+    "lease_lost",
+    "nothing_there",
+    "unchanged",
+    "set_aside",
+    "cancelled",
+)
 """Every value of the label ``outcome``: how a stream's task ended."""
 
 REASONS: Final = (

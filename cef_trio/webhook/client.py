@@ -43,6 +43,7 @@ class Answer:
 
     status: int
     retry_after_seconds: float | None
+    content_type: str = ""
 
 
 class WebhookClient:
@@ -104,7 +105,9 @@ class WebhookClient:
         """
         response = await self._send(delivery)
         try:
-            yield Answer(response.status_code, parse_retry_after(response.headers.get("retry-after"), self._now()))
+            headers = response.headers
+            retry_after_seconds = parse_retry_after(headers.get("retry-after"), self._now())
+            yield Answer(response.status_code, retry_after_seconds, headers.get("content-type", ""))
         finally:
             with suppress(httpx.HTTPError):  # what becomes of the connection changes nothing about the answer
                 await response.aclose()
@@ -115,7 +118,7 @@ class WebhookClient:
         try:
             with trio.move_on_after(self._timeout_seconds):
                 response = await self._http.send(request, stream=True)
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:  # the latter two: of odd bytes
             raise self._unanswered(
                 f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
             ) from error

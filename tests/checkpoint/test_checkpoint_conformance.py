@@ -232,6 +232,7 @@ WRITES: dict[str, Callable[[CheckpointStore, Lease], Awaitable[object]]] = {
     "update": lambda store, lease: store.update("s1", lease, Change({"part_size": 1})),
     "record_part": lambda store, lease: store.record_part("s1", lease, part(5)),
     "adopt_parts": lambda store, lease: store.adopt_parts("s1", lease, [part(5)]),
+    "cut_parts": lambda store, lease: store.cut_parts("s1", lease, 1),
     "start_over": lambda store, lease: store.start_over("s1", lease, NOTHING),
     "transition": lambda store, lease: store.transition("s1", lease, Status.PENDING_COMPLETION, NOTHING),
     "rename": lambda store, lease: store.rename("s1", lease, "/rec/new.mp4"),
@@ -379,6 +380,16 @@ async def test_adopted_parts_are_not_counted_as_sent(subject: Subject) -> None:
     checkpoint = await loaded(subject.store)
     assert checkpoint.parts == {1: part(1), 2: part(2), 4: part(4)}
     assert checkpoint.meta == meta(next_part_to_upload=5)
+
+
+async def test_p2_parts_before_a_cut_stay(subject: Subject) -> None:
+    given = meta(s3_upload_id="u", verified_size_bytes=300, verified_mtime_ns=1)
+    await subject.store.create(given, OURS, [part(1), part(2), part(10)])
+    for _ in range(2):
+        await subject.store.cut_parts("s1", OURS, 2)
+    checkpoint = await loaded(subject.store)
+    assert checkpoint.parts == {1: part(1), 2: part(2)}
+    assert checkpoint.meta == meta(s3_upload_id="u", next_part_to_upload=3)
 
 
 @pytest.mark.parametrize("how", ["sent", "adopted"])

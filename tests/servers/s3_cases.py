@@ -325,6 +325,73 @@ def composite_checksums_need_those_of_the_parts(bench: Bench) -> str:
     return f"{refused}, {done.get('ChecksumType')} {done.get('ChecksumSHA256', '')[-2:]}"
 
 
+# Copies
+
+
+def _source(bench: Bench, body: bytes = BIG) -> dict[str, str]:
+    """An object beside the case's own, as the source of a copy."""
+    source = {"Bucket": bench.bucket, "Key": f"{bench.key} source+%"}
+    bench.client.put_object(**source, Body=body, ContentType="video/mp4", Metadata={"a": "b"})
+    return source
+
+
+@case("identical, etag of parts, crc of the whole", "copy")
+def parts_are_copied_from_an_object(bench: Bench) -> str:
+    source = _source(bench, BIG + SMALL)
+    upload = bench.create(ChecksumAlgorithm="CRC64NVME", ChecksumType="FULL_OBJECT")
+    parts = []
+    for number, chosen in enumerate((f"bytes=0-{len(BIG) - 1}", f"bytes={len(BIG)}-{len(BIG + SMALL) - 1}"), 1):
+        copied = bench.client.upload_part_copy(**upload, PartNumber=number, CopySource=source, CopySourceRange=chosen)
+        parts.append({"PartNumber": number, "ETag": copied["CopyPartResult"]["ETag"]})
+    done = bench.complete(upload, *parts, ChecksumCRC64NVME=_crc64(BIG + SMALL), ChecksumType="FULL_OBJECT")
+    md5s = hashlib.md5(hashlib.md5(BIG).digest() + hashlib.md5(SMALL).digest()).hexdigest()
+    identical = "identical" if bench.body() == BIG + SMALL else "different"
+    etag = "etag of parts" if done["ETag"] == f'"{md5s}-2"' else done["ETag"]
+    return f"{identical}, {etag}, {'crc of the whole' if 'ChecksumCRC64NVME' in done else 'no crc'}"
+
+
+@case("copied, crc of the part", "copy")
+def a_copied_part_is_told_like_a_sent_one(bench: Bench) -> str:
+    source, upload = _source(bench, SMALL), bench.create(ChecksumAlgorithm="CRC64NVME", ChecksumType="FULL_OBJECT")
+    copied = bench.client.upload_part_copy(**upload, PartNumber=3, CopySource=source)["CopyPartResult"]
+    (listed,) = bench.client.list_parts(**upload)["Parts"]
+    same = listed["ETag"] == copied["ETag"] == f'"{hashlib.md5(SMALL).hexdigest()}"' and listed["Size"] == len(SMALL)
+    kept = {copied.get("ChecksumCRC64NVME"), listed.get("ChecksumCRC64NVME")} == {_crc64(SMALL)}
+    said = "copied" if same else f"{copied['ETag']} {listed['ETag']} {listed['Size']}"
+    return f"{said}, {'crc of the part' if kept else 'no crc'}"
+
+
+@case("412 PreconditionFailed, 400 InvalidArgument, 400 InvalidArgument, 404 NoSuchKey, 404 NoSuchUpload", "copy")
+def parts_that_cannot_be_copied(bench: Bench) -> str:
+    source, upload = _source(bench, SMALL), bench.create()
+    other = {"Bucket": bench.bucket, "Key": f"{bench.key} that never was"}
+    copy = partial(bench.client.upload_part_copy, PartNumber=1, CopySource=source)
+    return ", ".join(
+        told(call)
+        for call in (
+            partial(copy, **upload, CopySourceIfMatch='"00000000000000000000000000000000"'),
+            partial(copy, **upload, CopySourceRange=f"bytes=0-{len(SMALL)}"),
+            partial(copy, **upload, CopySourceRange="bytes=5-"),
+            partial(bench.client.upload_part_copy, **upload, PartNumber=1, CopySource=other),
+            partial(copy, **upload | {"UploadId": "bm90aGluZw"}),
+        )
+    )
+
+
+@case("whole video/mp4 b, whole text/plain None, 400 InvalidRequest, 404 NoSuchKey", "copy")
+def objects_are_copied(bench: Bench) -> str:
+    source = _source(bench, SMALL)
+    seen = []
+    for more in ({}, {"MetadataDirective": "REPLACE", "ContentType": "text/plain"}):
+        bench.client.copy_object(**bench.place, CopySource=source, **more)
+        head = bench.client.head_object(**bench.place)
+        whole = "whole" if bench.body() == SMALL else "otherwise"
+        seen.append(f"{whole} {head['ContentType']} {head['Metadata'].get('a')}")
+    itself = told(lambda: bench.client.copy_object(**bench.place, CopySource=bench.place))
+    missing = {"Bucket": bench.bucket, "Key": f"{bench.key} that never was"}
+    return ", ".join([*seen, itself, told(lambda: bench.client.copy_object(**bench.place, CopySource=missing))])
+
+
 # Objects and buckets
 
 

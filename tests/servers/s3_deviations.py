@@ -22,6 +22,15 @@ DEVIATIONS: dict[tuple[str, str], tuple[str, str]] = {
     ("swift", "crc64nvme_is_kept"): ("not returned, not listed, None absent, not in HEAD", _NO_CHECKSUMS),
     ("swift", "what_is_said_of_the_whole_object_is_checked"): ("ok, ok, ok", _NO_CHECKSUMS),
     ("swift", "composite_checksums_need_those_of_the_parts"): ("ok", _NO_CHECKSUMS),
+    ("swift", "parts_are_copied_from_an_object"): ("identical, etag of parts, no crc", _NO_CHECKSUMS),
+    ("swift", "a_copied_part_is_told_like_a_sent_one"): (
+        '"6f6fdd2ac4b41aec3c210e4d9c9e98ba" "" 26, no crc',
+        "Swift lists a copied part with an empty ETag",
+    ),
+    ("swift", "parts_that_cannot_be_copied"): (
+        "412 PreconditionFailed, ok, ok, 404 NoSuchKey, 404 NoSuchUpload",
+        "Swift copies as much of a range as there is",
+    ),
     ("swift", "a_bucket_without_lifecycle"): ("ok", "Swift answers with an empty configuration"),
     ("swift", "a_key_id_that_nobody_has"): (
         "403 SignatureDoesNotMatch",
@@ -47,6 +56,12 @@ DEVIATIONS: dict[tuple[str, str], tuple[str, str]] = {
         "moto says that it encrypts, and its ETags stay MD5s",
     ),
     ("moto", "an_acl_where_the_bucket_has_none"): ("500 500, ok, ok", _MOTO_CHECKS),
+    ("moto", "parts_are_copied_from_an_object"): ("identical, etag of parts, no crc", _MOTO_CHECKS),
+    ("moto", "a_copied_part_is_told_like_a_sent_one"): ("copied, no crc", _MOTO_CHECKS),
+    ("moto", "parts_that_cannot_be_copied"): (
+        "ok, ok, ok, 404 404, 500 500",
+        "moto looks at no condition of a copied part, and does not know NoSuchUpload",
+    ),
     ("moto", "parts_out_of_order"): ("ok", "moto takes parts in any order"),
     ("moto", "part_numbers_out_of_range"): ("404 NoSuchUpload, 400 InvalidArgument", "moto takes 0 for no number"),
     ("moto", "nothing_works_after_abort"): (
@@ -58,9 +73,9 @@ DEVIATIONS: dict[tuple[str, str], tuple[str, str]] = {
     ("moto", "uploads_are_listed_in_pages"): ("other uploads than were opened", "moto's listing has no pages"),
 }
 AREAS: dict[str, frozenset[str]] = {
-    "memory": frozenset({"multipart", "checksum", "object", "options", "signature"}),
-    "disk": frozenset({"multipart", "checksum", "object", "options", "signature"}),
-    "swift": frozenset({"multipart", "checksum", "object", "options", "signature"}),
-    "moto": frozenset({"multipart", "options"}),
+    "memory": frozenset({"multipart", "checksum", "object", "copy", "options", "signature"}),
+    "disk": frozenset({"multipart", "checksum", "object", "copy", "options", "signature"}),
+    "swift": frozenset({"multipart", "checksum", "object", "copy", "options", "signature"}),
+    "moto": frozenset({"multipart", "copy", "options"}),
 }
 """What each server is asked: moto takes any signature and ignores checksums, so these would say nothing of it."""

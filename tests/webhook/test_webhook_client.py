@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import httpcore
 import httpx
 import pytest
 import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from servers.authority import Authority
 from trio.testing import MockClock
 
 from cef_trio.exceptions import WebhookOperationError
+from cef_trio.webhook.answers import Answered, judge_status
 from cef_trio.webhook.client import Delivery, WebhookClient
 from cef_trio.webhook.signature import key_of, signature
 
@@ -189,3 +195,80 @@ def test_a_file_that_holds_no_certificates_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="WEBHOOK_CA_FILE") as caught:
         WebhookClient("https://x.example", secret=None, timeout_seconds=1, now=lambda: NOW, ca_file=file)
     assert isinstance(caught.value.__cause__, ssl.SSLError)
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 407, 413])
+def test_p6_a_refusal_that_is_a_page_is_not_the_receivers_word(status: int) -> None:
+    """An ingress without a backend answered 404, and the delivery was given up for good."""
+    assert judge_status(status, "text/html; charset=utf-8") is Answered.AGAIN
+    assert judge_status(status, "application/json") is Answered.REFUSED
+    assert judge_status(410, "text/html") is Answered.REFUSED
+    assert judge_status(200, "text/html") is Answered.DELIVERED
+
+
+class Bytes(httpcore.AsyncNetworkBackend):
+    """Every connection answers with the same bytes, and then ends."""
+
+    def __init__(self, raw: bytes) -> None:
+        self.raw = raw
+
+    async def connect_tcp(self, *_: Any, **__: Any) -> httpcore.AsyncNetworkStream:
+        await trio.lowlevel.checkpoint()
+        return httpcore.AsyncMockStream([self.raw, b""])
+
+
+HEADS = st.sampled_from(
+    ["200 OK", "404 Not Found", "100 Continue", "101 Switching Protocols", "204 x", "999 \x00", "1 "]
+)
+FIELDS = st.sampled_from(["retry-after", "content-length", "content-type", "transfer-encoding", "connection", "x"])
+VALUES = st.sampled_from(
+    ["Fri, 31 Dec 9999 23:59:59 -2359", "9" * 5000, "-1", "nan", "1e400", "chunked", "\xff", "text/html", "0", ""]
+)
+
+
+@settings(max_examples=1000 if os.environ.get("CEF_TRIO_LONG") else 100, deadline=None)
+@given(HEADS, st.lists(st.tuples(FIELDS, VALUES), max_size=4), st.binary(max_size=30), st.integers(0, 200))
+def test_whatever_a_receiver_answers_nothing_but_our_own_exception_leaves_the_edge(
+    head: str, fields: list[tuple[str, str]], rest: bytes, cut: int
+) -> None:
+    raw = f"HTTP/1.1 {head}\r\n" + "".join(f"{name}: {value}\r\n" for name, value in fields) + "\r\n"
+    answer = (raw.encode("latin-1") + rest)[: cut or None]
+
+    async def main() -> None:
+        transport = httpx.AsyncHTTPTransport(verify=False)
+        transport._pool = httpcore.AsyncConnectionPool(network_backend=Bytes(answer))
+        async with client(transport, "http://me.example/") as webhooks:
+            try:
+                async with webhooks.post(DELIVERY) as answered:
+                    judge_status(answered.status, answered.content_type)
+                    assert answered.retry_after_seconds is None or answered.retry_after_seconds >= 0
+            except WebhookOperationError as error:
+                assert len(str(error)) < 2000
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
+
+
+@pytest.mark.parametrize("piece", [b"HTTP/1.1 100 Continue\r\n\r\n", b"x"])
+async def test_headers_that_never_end_hold_a_delivery_no_longer_than_its_time(
+    piece: bytes, autojump_clock: MockClock
+) -> None:
+    class Dripping(httpcore.AsyncMockStream):
+        first = True
+
+        async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+            await trio.sleep(1)
+            first, self.first = self.first, False
+            return b"HTTP/1.1 " if first and piece == b"x" else piece
+
+    class Backend(httpcore.AsyncNetworkBackend):
+        async def connect_tcp(self, *_: Any, **__: Any) -> httpcore.AsyncNetworkStream:
+            await trio.lowlevel.checkpoint()
+            return Dripping([])
+
+    transport = httpx.AsyncHTTPTransport(verify=False)
+    transport._pool = httpcore.AsyncConnectionPool(network_backend=Backend())
+    async with client(transport, "http://me.example/") as webhooks:
+        with pytest.raises(WebhookOperationError, match="no answer within 5 seconds"):
+            async with webhooks.post(DELIVERY):
+                pass
+    assert trio.current_time() == 5.0

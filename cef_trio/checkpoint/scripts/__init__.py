@@ -26,6 +26,7 @@ def _read(name: str) -> Script:
 ACQUIRE = _read("acquire")
 ADOPT_PARTS = _read("adopt_parts")
 CREATE = _read("create")
+CUT_PARTS = _read("cut_parts")
 FORGET = _read("forget")
 LOAD = _read("load")
 LOAD_METAS = _read("load_metas")

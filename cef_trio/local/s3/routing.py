@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Final
 
 from cef_trio.local.s3 import bucket_operations as on_bucket
+from cef_trio.local.s3 import copy_operations as on_copy
 from cef_trio.local.s3 import multipart_operations as on_upload
 from cef_trio.local.s3 import object_operations as on_object
 from cef_trio.local.s3.call import Call
@@ -50,6 +51,14 @@ ROUTES: Final[Mapping[tuple[str, str, str], tuple[str, Operation]]] = MappingPro
 )
 """(resource, method, sub-resource) → (S3's name, function)."""
 
+COPIES: Final[Mapping[str, tuple[str, Operation]]] = MappingProxyType(
+    {
+        "PutObject": ("CopyObject", on_copy.copy_object),
+        "UploadPart": ("UploadPartCopy", on_copy.upload_part_copy),
+    }
+)
+"""The operation without a source → the one that ``x-amz-copy-source`` makes of it."""
+
 _SUB_RESOURCES: Final = frozenset(
     {
         *(sub for _, _, sub in ROUTES if sub),
@@ -69,10 +78,14 @@ def route(request: Request, target: Target) -> tuple[str, Operation]:
     """
     resource = _SERVICE if target.bucket is None else _BUCKET if target.key is None else _OBJECT
     subs = [sub for sub in target.query if sub in _SUB_RESOURCES]
-    if len(subs) > 1 or "x-amz-copy-source" in request.headers:
+    if len(subs) > 1:
         raise S3Error("NotImplemented")
     sub = subs[0] if subs else ""
     found = ROUTES.get((resource, request.method, sub))
+    if on_copy.SOURCE in request.headers:
+        if found is None or found[0] not in COPIES:
+            raise S3Error("NotImplemented")
+        return COPIES[found[0]]
     if found is not None:
         return found
     known = any(each_resource == resource and each_sub == sub for each_resource, _, each_sub in ROUTES)
