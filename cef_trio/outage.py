@@ -219,16 +219,17 @@ class CircuitBreaker:
 
     async def run(self) -> None:
         """Probe while the breaker is open, for as long as it takes; while nobody calls, ask now and then."""
+        heard_at = trio.current_time()
         while True:
-            if self._idle_seconds is None:
+            heard_at = max(heard_at, self.last_success_time)
+            ask_at = float("inf") if self._idle_seconds is None else heard_at + self._idle_seconds
+            with trio.move_on_at(ask_at):
                 await self.up.wait_value(False)
-            else:
-                with trio.move_on_at(max(self.last_success_time, trio.current_time()) + self._idle_seconds):
-                    await self.up.wait_value(False)
-            if self.up.value:
-                await self._ask_if_idle()
-            else:
+            if not self.up.value:
                 await self._probe_until_up()
+            elif self.last_success_time <= heard_at:
+                await self._ask_if_idle()
+                heard_at = trio.current_time()
 
     async def _probe_until_up(self) -> None:
         outage = self.outage
@@ -262,8 +263,6 @@ class CircuitBreaker:
 
     async def _ask_if_idle(self) -> None:
         """Make sure of a service that nobody has heard of for a while."""
-        if trio.current_time() < self.last_success_time + (self._idle_seconds or 0.0):
-            return
         try:
             await self._prove(Need.READ)
         except CefMp4ProcessorError:

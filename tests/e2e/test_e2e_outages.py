@@ -198,3 +198,19 @@ def test_p10_s3_connections_to_a_dead_backend_are_not_kept(watch_dir: Path, s3: 
                 writer.write(os.urandom(2 * PART))
             uploads_all(process, path)
             assert process.count("retry") <= 4, "one call finds out, and no other waits for the same backend"
+
+
+@LONG
+def test_p10_an_s3_that_dies_while_nothing_grows_is_seen_within_two_minutes(
+    watch_dir: Path, s3: Endpoint, valkey: ValkeyServer
+) -> None:
+    with tcp_proxy(int(s3.url.rpartition(":")[2])) as proxy:
+        given = settings(watch_dir, s3, valkey.url)
+        given["S3_ENDPOINT_URL"] = f"http://127.0.0.1:{proxy.port}"
+        with daemon(given) as process:
+            proxy.lead_to(1)
+            process.wait_for("outage_began", service="s3", seconds=120)
+            assert httpx.get(f"http://127.0.0.1:{_port(process)}/readyz", trust_env=False).status_code == 503
+            proxy.lead_to(int(s3.url.rpartition(":")[2]))
+            process.wait_for("outage_ended", service="s3")
+            assert process.stop() == 0

@@ -235,6 +235,20 @@ async def test_a_service_that_answers_others_is_not_asked_while_it_does(
     nursery.cancel_scope.cancel()
 
 
+async def test_p10_a_service_is_asked_a_minute_after_its_last_answer_and_not_two(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    service = Service(idle_seconds=IDLE_SECONDS)
+    nursery.start_soon(service.breaker.run)
+    await trio.sleep(1)
+    await service.retrier.call("upload_part", service.write)
+    await trio.sleep(IDLE_SECONDS - 1)
+    assert service.probes == []
+    await trio.sleep(2)
+    assert service.probes == [Need.READ]
+    nursery.cancel_scope.cancel()
+
+
 async def test_one_lost_answer_while_idle_is_no_outage(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
