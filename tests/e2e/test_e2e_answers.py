@@ -13,6 +13,7 @@ from servers.daemon import Bucket, DaemonProcess, daemon, settings_for
 from servers.embedded_s3 import embedded_s3_server
 from servers.endpoints import Endpoint
 from servers.ingress import Ingress, ingress
+from servers.s3_control import arm
 from servers.store import look_into
 from servers.valkey import ValkeyServer
 
@@ -89,3 +90,21 @@ def test_an_ingress_that_answers_pages_for_a_while_loses_nothing(
     look_into(bucket_of(endpoint)).assert_identical(path)
     assert calls(endpoint)["CreateMultipartUpload"] == 1
     assert calls(endpoint)["UploadPart"] == 3
+
+
+def test_a_completion_that_is_always_refused_ends_with_a_name_and_a_hint(
+    endpoint: Endpoint, redis: ValkeyServer, watch_dir: Path
+) -> None:
+    """P6: a store that wants equal parts was asked to complete for ever."""
+    arm(endpoint, {"kind": "error", "operation": "CompleteMultipartUpload", "code": "InvalidPart", "times": None})
+    settings = settings_for(
+        watch_dir, bucket_of(endpoint), redis.url, close_grace_seconds=0.2, retry_stream_max_seconds=0.2
+    )
+    path = watch_dir / "camera.mp4"
+    with daemon(settings) as process:
+        path.write_bytes(os.urandom(PART + MIB))
+        failed = process.wait_for("stream_failed")
+        assert "S3_EQUAL_PARTS" in failed["error"]
+        assert process.stop() == 0
+    assert calls(endpoint)["CompleteMultipartUpload"] == 5
+    assert calls(endpoint)["UploadPart"] == 2
