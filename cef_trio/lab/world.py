@@ -79,7 +79,7 @@ EPOCH: Final = datetime(2026, 1, 1, tzinfo=UTC)
 class World:
     """The outside of a daemon. It outlives daemons, as the real one does."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0915 - a list of what there is
         self,
         folder: Path,
         *,
@@ -115,7 +115,12 @@ class World:
         self.grace_seconds = 6.0
         self.stream_timeout_seconds = 30.0
         self.has_writer: bool | None = None
-        """What is said of every file's writers; of the world's own kernel the daemon asks itself."""
+        """What is said of every file's writers; ``None``: it has one until its close was told.
+
+        Of the world's own kernel the daemon asks itself.
+        """
+        self.closed: set[str] = set()
+        """Paths of files whose close was told since they were last written."""
         self.rescan_seconds = 20.0
         self.options = ObjectOptions()
         """How the next daemon puts objects."""
@@ -204,6 +209,7 @@ class World:
     def append(self, size_bytes: int, name: str = "a.mp4") -> FileStat:
         """Append bytes that nobody else has."""
         self.journal.note(Lane.FILE, f"append {size_bytes} to {name}")
+        self.closed.discard(self.path(name))
         with Path(self.path(name)).open("ab") as file:
             file.write(self.random.randbytes(size_bytes))
         return self.stat(name)
@@ -211,6 +217,7 @@ class World:
     def patch(self, offset: int, data: bytes, name: str = "a.mp4") -> FileStat:
         """Write over bytes that were there before."""
         self.journal.note(Lane.FILE, f"patch {name} at {offset}, {len(data)} bytes")
+        self.closed.discard(self.path(name))
         with Path(self.path(name)).open("r+b") as file:
             file.seek(offset)
             file.write(data)
@@ -411,7 +418,7 @@ class World:
     async def _has_writer(self, host: Host, path: str) -> bool | None:
         await trio.lowlevel.checkpoint()
         if self._kernel is None:
-            return self.has_writer
+            return path not in self.closed if self.has_writer is None else self.has_writer
         with self._kernel.answering(host):
             return knows_writer(writer_state_now(path))
 
@@ -538,10 +545,13 @@ class WorldDaemon:
 
     def closed(self, name: str = "a.mp4") -> None:
         """The watcher sees its writer close it."""
+        self.world.closed.add(self.world.path(name))
         self.supervisor.tell(Closed(self.world.path(name), _as_it_is(self.world.path(name))))
 
     def moved(self, old: str, new: str) -> None:
         """The watcher sees it renamed."""
+        if self.world.path(old) in self.world.closed:
+            self.world.closed.add(self.world.path(new))
         self.supervisor.tell(Moved(self.world.path(old), self.world.path(new), _as_it_is(self.world.path(new))))
 
     def gone(self, name: str = "a.mp4") -> None:

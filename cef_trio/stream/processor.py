@@ -384,7 +384,8 @@ class StreamProcessor:
         with trio.move_on_after(self._services.rules.close_grace_seconds):
             await self.situation.wait_value(lambda now: now != situation)
             return False
-        if await self._services.has_writer(situation.path):
+        if await self._services.has_writer(situation.path) is not False:
+            # Another one has it open; or nobody can know that, and the silence that is an end has only begun.
             if self.situation.value == situation:
                 self.situation.value = still_written(situation)
             return False
