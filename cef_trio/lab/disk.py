@@ -129,7 +129,8 @@ class InlineRecording:
     async def origin(self) -> Origin:
         """See :meth:`cef_trio.disk.OpenRecording.origin`."""
         await trio.lowlevel.checkpoint()
-        return origin_of(self._descriptor)
+        with self._answering():
+            return origin_of(self._descriptor)
 
     async def read(self, offset: int, size_bytes: int) -> bytes:
         """See :meth:`cef_trio.disk.OpenRecording.read`."""
