@@ -17,24 +17,23 @@ checkpoints a virtual clock can count.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import stat as stat_module
-import sys
 import threading
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Final, Protocol, TypeVar
 
 import trio
 
 from cef_trio import movement
 from cef_trio.exceptions import FileAccessError, RecordingChangedError
-from cef_trio.paths import open_straight, stat_straight
+from cef_trio.file_system import FolderPlace, Origin, birth_ns, inode_generation, origin_of, place_of
+from cef_trio.paths import folder_of, open_straight
 from cef_trio.recording import FileStat
 from cef_trio.shielded import shielded
 from cef_trio.threads import run_in_thread
@@ -52,7 +51,6 @@ _HOT_BLOCK: Final = memoryview(bytearray(BLOCK_BYTES))
 
 _PAGE_BYTES: Final = 4096
 _TAIL_BYTES: Final = 64
-_FS_IOC_GETVERSION: Final = 0x80087601
 _RWF_NOWAIT: Final[int | None] = getattr(os, "RWF_NOWAIT", None)
 _DENIED: Final = {errno.EACCES, errno.EPERM}
 _CANNOT_SAY: Final = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
@@ -68,6 +66,10 @@ class OpenRecording(Protocol):
 
     async def stat(self) -> FileStat:
         """What the open file is now (``fstat``), whatever its name leads to."""
+        ...
+
+    async def origin(self) -> Origin:
+        """All else that is told of it: when it was made, and on which file system and mount it is."""
         ...
 
     async def read(self, offset: int, size_bytes: int) -> bytes:
@@ -94,10 +96,10 @@ class Disk(Protocol):
         """
         ...
 
-    async def device_around(self, path: str, *, within: str = "") -> int | None:
-        """The device of the nearest folder above ``path`` that exists; ``None`` if it is the root, or not ``within``.
+    async def place_around(self, path: str, *, within: str = "") -> FolderPlace | None:
+        """Where the nearest folder above ``path`` that exists is; ``None`` if it is the root, or not ``within``.
 
-        A file that is gone while its folder is on another device than it was is not deleted: something is not mounted.
+        A file that is gone while its folder is on another mount than it was is not deleted: something is not mounted.
         Nor is one that is gone with the whole watched folder, ``within``, to which it belongs.
         """
         ...
@@ -155,14 +157,10 @@ def regular_file_stat(result: os.stat_result) -> FileStat | None:
     return FileStat(result.st_dev, result.st_ino, result.st_size, result.st_mtime_ns, result.st_ctime_ns)
 
 
-def inode_generation(descriptor: int) -> int | None:
-    """The generation of an open file's inode (``FS_IOC_GETVERSION``, ioctl_iflags(2)): ext4, xfs and btrfs tell it."""
-    answer = bytearray(8)
-    try:
-        fcntl.ioctl(descriptor, _FS_IOC_GETVERSION, answer)
-    except OSError:
-        return None
-    return int.from_bytes(answer[:4], sys.byteorder)
+def open_file_stat(descriptor: int) -> FileStat | None:
+    """A look at an open file, and when it was made; ``None`` for anything but a regular file. Blocks."""
+    found = regular_file_stat(os.fstat(descriptor))
+    return found and replace(found, birth_ns=birth_ns(descriptor))
 
 
 def piece_is_written(descriptor: int, offset: int, size_bytes: int) -> bool:
@@ -183,17 +181,38 @@ def piece_is_written(descriptor: int, offset: int, size_bytes: int) -> bool:
     return any(os.pread(descriptor, tail, end - tail))
 
 
-def device_of_nearest_folder(path: str, within: str = "") -> int | None:
-    """See :meth:`Disk.device_around`. Blocks."""
+def place_of_nearest_folder(path: str, within: str = "") -> FolderPlace | None:
+    """See :meth:`Disk.place_around`. Blocks."""
     for folder in PurePath(path).parents:
         if within and not folder.is_relative_to(within) and PurePath(path).is_relative_to(within):
             return None
         try:
-            found = Path(folder).stat()
+            descriptor = _open_folder(folder)
         except (FileNotFoundError, NotADirectoryError):
             continue
-        return None if folder == folder.parent else found.st_dev
+        try:
+            return None if folder == folder.parent else place_of(descriptor)
+        finally:
+            os.close(descriptor)
     return None
+
+
+def _open_folder(folder: PurePath) -> int:
+    try:
+        return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except PermissionError:  # a folder that may be walked through only
+        return os.open(folder, getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def stat_with_birth(path: str) -> FileStat | None:
+    """A look at the regular file of that name, and when it was made. Blocks.
+
+    Raises:
+        OSError: as ``os.lstat``.
+    """
+    with folder_of(path) as (folder, name):
+        found = regular_file_stat(os.stat(name, dir_fd=folder, follow_symlinks=False))
+        return found and replace(found, birth_ns=birth_ns(folder, name))
 
 
 class KernelDisk:
@@ -213,17 +232,16 @@ class KernelDisk:
     async def stat(self, path: str) -> FileStat | None:
         """See :meth:`Disk.stat`."""
         try:
-            result = await self._in_thread(lambda: stat_straight(path))
+            return await self._in_thread(lambda: stat_with_birth(path))
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
             raise refusal(f"cannot look at {path!r}", error) from error
-        return regular_file_stat(result)
 
-    async def device_around(self, path: str, *, within: str = "") -> int | None:
-        """See :meth:`Disk.device_around`."""
+    async def place_around(self, path: str, *, within: str = "") -> FolderPlace | None:
+        """See :meth:`Disk.place_around`."""
         try:
-            return await self._in_thread(lambda: device_of_nearest_folder(path, within))
+            return await self._in_thread(lambda: place_of_nearest_folder(path, within))
         except OSError as error:
             raise refusal(f"cannot look at the folder of {path!r}", error) from error
 
@@ -325,12 +343,15 @@ class _KernelRecording:
         # server, so it is a worker's job too.
         descriptor = self._descriptor
         try:
-            found = regular_file_stat(await self._in_thread(lambda: os.fstat(descriptor)))
+            found = await self._in_thread(lambda: open_file_stat(descriptor))
         except OSError as error:
             raise refusal(f"cannot look at {self._path!r}", error) from error
         if found is None:
             raise RecordingChangedError(f"{self._path!r} is not a regular file")
         return found
+
+    async def origin(self) -> Origin:
+        return await self._in_thread(lambda: origin_of(self._descriptor))
 
     async def read(self, offset: int, size_bytes: int) -> bytes:
         if self._nowait is not None:

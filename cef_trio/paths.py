@@ -31,7 +31,7 @@ def open_straight(path: str, flags: int) -> int:
     Raises:
         OSError: as ``os.open``.
     """
-    with _folder_of(path) as (folder, name):
+    with folder_of(path) as (folder, name):
         return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
 
 
@@ -41,12 +41,12 @@ def stat_straight(path: str) -> os.stat_result:
     Raises:
         OSError: as ``os.lstat``.
     """
-    with _folder_of(path) as (folder, name):
+    with folder_of(path) as (folder, name):
         return os.stat(name, dir_fd=folder, follow_symlinks=False)
 
 
 @contextmanager
-def _folder_of(path: str) -> Iterator[tuple[int, str]]:
+def folder_of(path: str) -> Iterator[tuple[int, str]]:
     """The folder of a path, open, and the name in it (``.`` for the root folder). Errors are given the whole path."""
     parts = path.split("/")
     if ".." in parts:

@@ -15,6 +15,8 @@ class FileStat:
     mtime_ns: int
     ctime_ns: int = field(default=0, compare=False)
     """When its inode last changed (mode, owner, name, size); 0 where nobody asked. Not what makes two looks differ."""
+    birth_ns: int | None = field(default=None, compare=False)
+    """When the file was made; ``None`` where the file system does not tell, or nobody asked (a scan does not)."""
 
     @property
     def inode(self) -> tuple[int, int]:

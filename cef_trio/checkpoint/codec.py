@@ -7,7 +7,8 @@ cannot be read is a :class:`CorruptFieldError` that names it: a checkpoint is be
 - Times are ISO 8601 in UTC with microseconds and ``Z``: they sort as text as they sort in time.
 - Checksums are 16 hexadecimal digits, paths are the raw bytes of the file system (``os.fsencode``).
 - ``identity`` is flattened into ``file_dev``, ``file_ino``, ``head_size_bytes``, ``head_crc64nvme`` and, where the file
-  system tells it, ``file_generation``.
+  system tells it, ``file_generation``; ``file_birth_ns``, ``file_fs_type``, ``file_fs_id`` and ``file_mount`` are empty
+  where it is not told, since a file that moved to another file system must not keep what the first one told.
 - ``None`` is a field that is not there.
 """
 
@@ -161,6 +162,9 @@ _IDENTITY_FORMS: Final[Mapping[str, _Form]] = MappingProxyType(
     {"file_dev": _INTEGER, "file_ino": _INTEGER, "head_size_bytes": _INTEGER, "head_crc64nvme": _CRC64}
 )
 _GENERATION: Final = "file_generation"
+_TOLD_FORMS: Final[Mapping[str, _Form]] = MappingProxyType(
+    {"birth_ns": _INTEGER, "fs_type": _TEXT, "fs_id": _TEXT, "mount": _TEXT}
+)
 # Without its status a record says nothing about how to go on, so it is required although the model has a default.
 _REQUIRED: Final = {field.name for field in fields(StreamMeta) if field.default is MISSING} | {"status"}
 
@@ -175,6 +179,9 @@ def encode_field(name: str, value: Any) -> dict[str, bytes]:
         encoded = {part: _encode_text(form.encode(getattr(value, part))) for part, form in _IDENTITY_FORMS.items()}
         if value.generation is not None:
             encoded[_GENERATION] = _encode_text(_INTEGER.encode(value.generation))
+        for part, form in _TOLD_FORMS.items():
+            told = getattr(value, part)
+            encoded[f"file_{part}"] = b"" if told is None else _encode_text(form.encode(told))
         return encoded
     if name not in _FORMS:
         raise ValueError(f"a checkpoint has no field {name!r}")
@@ -218,6 +225,9 @@ def decode_meta(raw: Mapping[bytes, bytes], *, of: str | None = None) -> StreamM
     generation = raw.get(_GENERATION.encode())
     if generation is not None:
         identity["generation"] = _decode(_GENERATION, _INTEGER, generation)
+    for name, form in _TOLD_FORMS.items():
+        if told := raw.get(f"file_{name}".encode()):
+            identity[name] = _decode(f"file_{name}", form, told)
     if of is not None and values["stream_id"] != of:
         raise CorruptFieldError("stream_id", f"is another stream's, {values['stream_id']!r}")
     return StreamMeta(identity=FileIdentity(**identity), **values)

@@ -19,7 +19,8 @@ class FileIdentity:
 
     ``head_size_bytes`` (0 to 4096) is how many bytes ``head_crc64nvme`` is of; a file that was empty has 0 and 0.
     ``generation`` tells two files apart that had the same inode one after the other; ``None`` where the file system
-    does not tell it.
+    does not tell it. What the other fields mean and what each is worth stands in ``stream/identity.py``; records of
+    earlier versions have none of them.
     """
 
     file_dev: int
@@ -27,6 +28,10 @@ class FileIdentity:
     head_size_bytes: int = 0
     head_crc64nvme: int = 0
     generation: int | None = None
+    birth_ns: int | None = None
+    fs_type: str | None = None
+    fs_id: str | None = None
+    mount: str | None = None
 
     @property
     def inode(self) -> tuple[int, int]:

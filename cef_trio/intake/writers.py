@@ -1,8 +1,10 @@
 """Does anybody have a file open for writing? Asked by a read lease (``fcntl(2)``, ``F_SETLEASE``).
 
 The kernel grants a read lease only on a file that no process has open for writing, so asking for one, and giving it
-back at once, is the question. It needs to be our own file or CAP_LEASE, and a file system that has leases; otherwise
-the answer is :attr:`WriterState.UNKNOWN`, and close events or silence must do.
+back at once, is the question. It needs to be our own file or CAP_LEASE, and a file system of which every writer is a
+process of this kernel (``file_system.py`` has the closed list): FUSE and its like grant a lease although the writer is
+on the other side of the mount. Otherwise the answer is :attr:`WriterState.UNKNOWN`, which is not "no": then a close is
+a hint, and only ``STREAM_TIMEOUT_SECONDS`` of silence is an end.
 
 A writer that opens the file in the microseconds while we hold the lease is made to wait by the kernel, which signals
 us; its default signal would kill the daemon, so the lease is given SIGURG first, which is ignored by default.
@@ -20,6 +22,7 @@ from typing import Final
 
 import trio
 
+from cef_trio import file_system
 from cef_trio.paths import open_straight
 from cef_trio.threads import run_in_thread
 
@@ -60,6 +63,8 @@ def take_lease(descriptor: int) -> WriterState:
     ``NONE``: it is taken, and a writer that comes now is kept waiting by the kernel, for 45 seconds at most
     (``/proc/sys/fs/lease-break-time``). Otherwise there is no lease.
     """
+    if not file_system.statfs(descriptor)[0].local:
+        return WriterState.UNKNOWN
     try:
         fcntl.fcntl(descriptor, _F_SETSIG, signal.SIGURG)
         fcntl.fcntl(descriptor, _F_SETLEASE, fcntl.F_RDLCK)

@@ -16,17 +16,18 @@ import trio
 
 from cef_trio.disk import (
     OpenRecording,
-    device_of_nearest_folder,
-    inode_generation,
+    open_file_stat,
     piece_is_written,
+    place_of_nearest_folder,
     refusal,
-    regular_file_stat,
+    stat_with_birth,
 )
 from cef_trio.exceptions import AfterUploadError, RecordingChangedError
+from cef_trio.file_system import FolderPlace, Origin, inode_generation, origin_of
 from cef_trio.intake.patterns import PathMatcher
 from cef_trio.intake.scan import Scan, scan_now, stats_now
 from cef_trio.lab.mortal import Death, Life
-from cef_trio.paths import open_straight, stat_straight
+from cef_trio.paths import open_straight
 from cef_trio.recording import FileStat
 
 T = TypeVar("T")
@@ -48,17 +49,17 @@ class InlineDisk:
         await trio.lowlevel.checkpoint()
         try:
             with self._answering():
-                return regular_file_stat(stat_straight(path))
+                return stat_with_birth(path)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
             raise refusal(f"cannot look at {path!r}", error) from error
 
-    async def device_around(self, path: str, *, within: str = "") -> int | None:
-        """See :meth:`cef_trio.disk.Disk.device_around`."""
+    async def place_around(self, path: str, *, within: str = "") -> FolderPlace | None:
+        """See :meth:`cef_trio.disk.Disk.place_around`."""
         await trio.lowlevel.checkpoint()
         with self._answering():
-            return device_of_nearest_folder(path, within)
+            return place_of_nearest_folder(path, within)
 
     async def change(self, call: Callable[[], T]) -> T:
         """See :meth:`cef_trio.disk.Disk.change`."""
@@ -140,12 +141,18 @@ class InlineRecording:
         await trio.lowlevel.checkpoint()
         try:
             with self._answering():
-                found = regular_file_stat(os.fstat(self._descriptor))
+                found = open_file_stat(self._descriptor)
         except OSError as error:
             raise refusal(f"cannot look at {self._path!r}", error) from error
         if found is None:
             raise RecordingChangedError("it is not a regular file")
         return found
+
+    async def origin(self) -> Origin:
+        """See :meth:`cef_trio.disk.OpenRecording.origin`."""
+        await trio.lowlevel.checkpoint()
+        with self._answering():
+            return origin_of(self._descriptor)
 
     async def read(self, offset: int, size_bytes: int) -> bytes:
         """See :meth:`cef_trio.disk.OpenRecording.read`."""

@@ -16,12 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
+from cef_trio import file_system as told
 from cef_trio.lab.filesystem import FileSystem, Inode, Inodes, Key, Leases
 from cef_trio.lab.inotify import KernelQueues
 
 _F_SETSIG: Final = getattr(fcntl, "F_SETSIG", 10)
 _F_SETLEASE: Final = getattr(fcntl, "F_SETLEASE", 1024)
 _F_GETLEASE: Final = getattr(fcntl, "F_GETLEASE", 1025)
+_FS_IOC_GETFSUUID: Final = 0x80111500
 _FS_IOC_GETVERSION: Final = 0x80087601
 _WALKS: Final = getattr(os, "O_PATH", 0)
 
@@ -146,6 +148,9 @@ class Kernel:
             (os, "pread", self._pread),
             (fcntl, "fcntl", self._fcntl),
             (fcntl, "ioctl", self._ioctl),
+            (told, "statfs", self._statfs),
+            (told, "birth_ns", lambda *_: None),
+            (told, "mount_of", lambda _descriptor: None),
         ]
         before = [(module, name, getattr(module, name)) for module, name, _ in answers]
         for module, name, answer in answers:
@@ -221,8 +226,14 @@ class Kernel:
                 raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         return fcntl.F_RDLCK if command == _F_GETLEASE else 0
 
+    def _statfs(self, descriptor: int) -> tuple[told.FileSystem, bytes]:
+        inode = self.inodes.by_key.get(_key(_fstat(descriptor)))
+        return told.UNKNOWN if inode is None else told.named(inode.file_system.name), b""
+
     def _ioctl(self, descriptor: int, request: int, argument: Any = 0, *more: Any) -> Any:
         inode = self.inodes.by_key.get(_key(_fstat(descriptor)))
+        if inode is not None and request == _FS_IOC_GETFSUUID:
+            raise OSError(errno.ENOTTY, os.strerror(errno.ENOTTY))
         if inode is None or request != _FS_IOC_GETVERSION:
             return _ioctl(descriptor, request, argument, *more)
         if not inode.file_system.generations:

@@ -115,7 +115,12 @@ class World:
         self.grace_seconds = 6.0
         self.stream_timeout_seconds = 30.0
         self.has_writer: bool | None = None
-        """What is said of every file's writers; of the world's own kernel the daemon asks itself."""
+        """What is said of every file's writers; ``None``: it has one until its close was told.
+
+        Of the world's own kernel the daemon asks itself.
+        """
+        self.closed: set[str] = set()
+        """Paths of files whose close was told since they were last written."""
         self.rescan_seconds = 20.0
         self.read_seconds = 0.0
         """How long each read of a file takes."""
@@ -208,6 +213,7 @@ class World:
     def append(self, size_bytes: int, name: str = "a.mp4") -> FileStat:
         """Append bytes that nobody else has."""
         self.journal.note(Lane.FILE, f"append {size_bytes} to {name}")
+        self.closed.discard(self.path(name))
         with Path(self.path(name)).open("ab") as file:
             file.write(self.random.randbytes(size_bytes))
         return self.stat(name)
@@ -215,6 +221,7 @@ class World:
     def patch(self, offset: int, data: bytes, name: str = "a.mp4") -> FileStat:
         """Write over bytes that were there before."""
         self.journal.note(Lane.FILE, f"patch {name} at {offset}, {len(data)} bytes")
+        self.closed.discard(self.path(name))
         with Path(self.path(name)).open("r+b") as file:
             file.seek(offset)
             file.write(data)
@@ -422,7 +429,7 @@ class World:
     async def _has_writer(self, host: Host, path: str) -> bool | None:
         await trio.lowlevel.checkpoint()
         if self._kernel is None:
-            return self.has_writer
+            return path not in self.closed if self.has_writer is None else self.has_writer
         with self._kernel.answering(host):
             return knows_writer(writer_state_now(path))
 
@@ -551,10 +558,13 @@ class WorldDaemon:
 
     def closed(self, name: str = "a.mp4") -> None:
         """The watcher sees its writer close it."""
+        self.world.closed.add(self.world.path(name))
         self.supervisor.tell(Closed(self.world.path(name), _as_it_is(self.world.path(name))))
 
     def moved(self, old: str, new: str) -> None:
         """The watcher sees it renamed."""
+        if self.world.path(old) in self.world.closed:
+            self.world.closed.add(self.world.path(new))
         self.supervisor.tell(Moved(self.world.path(old), self.world.path(new), _as_it_is(self.world.path(new))))
 
     def gone(self, name: str = "a.mp4") -> None:

@@ -17,8 +17,9 @@ from typing import Any, Final
 
 from cef_trio.checkpoint.model import FileIdentity, StreamMeta
 from cef_trio.checkpoint.states import FAILED, FailureReason, Status
+from cef_trio.file_system import FolderPlace
 from cef_trio.stream.failures import KEEPS_ITS_UPLOAD
-from cef_trio.stream.identity import Sameness, compare
+from cef_trio.stream.identity import Sameness, compare, is_same_place, on_another_file_system
 from cef_trio.stream.parts import PartPlan
 
 
@@ -69,11 +70,17 @@ def reason_of(status: Status) -> FailureReason | None:
     return FailureReason(status.value.removeprefix("failed_")) if status in FAILED else None
 
 
-def presence_of(recorded: FileIdentity, observed: FileIdentity) -> Presence:
-    """What a file at the stream's path is to the stream. Where its bytes are to decide, the daemon asks them."""
-    if compare(recorded, observed) is not Sameness.REPLACED:
+def presence_of(recorded: FileIdentity, observed: FileIdentity, sameness: Sameness | None = None) -> Presence:
+    """What a file at the stream's path is to the stream.
+
+    ``sameness`` is what its bytes say, where they were asked; where they were not, the daemon asks them.
+    """
+    if on_another_file_system(recorded, observed) and sameness is not Sameness.SAME:
+        return Presence.NOT_SEEN
+    if (sameness or compare(recorded, observed)) is not Sameness.REPLACED:
         return Presence.SAME
-    return Presence.OTHER if recorded.file_dev == observed.file_dev else Presence.NOT_SEEN
+    place = FolderPlace(observed.file_dev, observed.fs_id, observed.mount)
+    return Presence.OTHER if is_same_place(recorded, place) else Presence.NOT_SEEN
 
 
 def judge_comeback(  # noqa: PLR0911 - it is a table

@@ -17,6 +17,7 @@ from cef_trio.checkpoint.model import Checkpoint, StreamMeta
 from cef_trio.checkpoint.states import ENDED, FAILED, Status, StreamSet
 from cef_trio.checkpoint.store import KnownPath
 from cef_trio.recording import FileStat
+from cef_trio.stream.identity import may_be
 from cef_trio.telemetry.daemon_report import DaemonReport, lags_of
 from cef_trio.telemetry.lag import Lag, lag_of
 
@@ -150,8 +151,8 @@ def _open_stream(
     checkpoint: Checkpoint, holder: str | None, stat: FileStat | None, now: datetime, lag: Lag | None
 ) -> OpenStream:
     meta = checkpoint.meta
-    # Devices get other numbers on other machines, where another file may have the same path.
-    is_it = stat is not None and stat.inode == meta.identity.inode
+    # On another machine another file may have the same path.
+    is_it = stat is not None and may_be(meta.identity, stat)
     return OpenStream(
         meta=meta,
         stream_set=checkpoint.stream_set,

@@ -6,7 +6,7 @@ with it then is what it does with any stream that nobody works on (``stream/stal
 
 from __future__ import annotations
 
-from cef_trio.checkpoint.model import StreamMeta
+from cef_trio.checkpoint.model import Checkpoint
 from cef_trio.checkpoint.states import FAILED, Status, StreamSet
 from cef_trio.checkpoint.store import Change
 from cef_trio.exceptions import (
@@ -24,7 +24,8 @@ from cef_trio.operate.report import Report
 from cef_trio.operate.selection import select_all
 from cef_trio.stream import lookup
 from cef_trio.stream.failures import KEEPS_ITS_UPLOAD
-from cef_trio.stream.recovery import identify
+from cef_trio.stream.identity import is_same_place
+from cef_trio.stream.recognition import identify, recognize
 from cef_trio.stream.upload import abort_uploads
 
 
@@ -64,7 +65,7 @@ async def retry_stream(desk: Desk, stream_id: str) -> Comeback:
         if checkpoint is None:
             return Comeback(None, "not retried: it was forgotten just now")
         meta = checkpoint.meta
-        presence, size_bytes = await _look(desk, meta)
+        presence, size_bytes = await _look(desk, checkpoint)
         comeback = judge_comeback(meta, presence, size_bytes, part_size=desk.part_size, equal_parts=desk.equal_parts)
         change = Change(comeback.fields)
         try:
@@ -86,8 +87,9 @@ async def retry_stream(desk: Desk, stream_id: str) -> Comeback:
         return comeback
 
 
-async def _look(desk: Desk, meta: StreamMeta) -> tuple[Presence, int | None]:
+async def _look(desk: Desk, checkpoint: Checkpoint) -> tuple[Presence, int | None]:
     """What is where the stream's file was, and its size."""
+    meta = checkpoint.meta
     path = meta.current_path
     named = (await lookup.find_by_path(desk.store, [path]))[0].get(path)
     if named is not None and named.meta.stream_id != meta.stream_id:
@@ -96,10 +98,12 @@ async def _look(desk: Desk, meta: StreamMeta) -> tuple[Presence, int | None]:
         async with desk.disk.open(path) as recording:
             stat = await recording.stat()
             observed = await identify(recording, stat, meta.identity.head_size_bytes)
+            sameness = await recognize(meta, checkpoint.parts, recording)
     except RecordingChangedError:
-        device = await desk.disk.device_around(path)
-        return (Presence.GONE if device == meta.identity.file_dev else Presence.NOT_SEEN), None
+        place = await desk.disk.place_around(path)
+        gone = place is not None and is_same_place(meta.identity, place)
+        return (Presence.GONE if gone else Presence.NOT_SEEN), None
     except ChunkProcessingError:
         return Presence.NOT_SEEN, None
-    presence = presence_of(meta.identity, observed)
+    presence = presence_of(meta.identity, observed, sameness)
     return presence, stat.size_bytes if presence is Presence.SAME else None

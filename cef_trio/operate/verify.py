@@ -29,7 +29,7 @@ from cef_trio.s3.checksums import Crc64Nvme
 from cef_trio.s3.errors import ARCHIVED
 from cef_trio.stream import lookup
 from cef_trio.stream.naming import metadata_key
-from cef_trio.stream.recovery import identify
+from cef_trio.stream.recognition import identify, recognize
 
 _MAX_METADATA_BYTES: Final = 64 * 1024 * 1024
 _NOT_THERE: Final = frozenset({"NoSuchKey", "NoSuchUpload"})
@@ -134,7 +134,8 @@ async def _ask_file(desk: Desk, checkpoint: Checkpoint, read: Content, *, quiet:
         async with desk.disk.open(meta.current_path) as recording:
             stat = await recording.stat()
             observed = await identify(recording, stat, meta.identity.head_size_bytes)
-            if presence_of(meta.identity, observed) is not Presence.SAME:
+            sameness = await recognize(meta, checkpoint.parts, recording)
+            if presence_of(meta.identity, observed, sameness) is not Presence.SAME:
                 return Witness("file", None, "not compared: another file has its name")
             reading = FileSlice(recording, 0, stat.size_bytes).blocks()
             with _progress(stat.size_bytes, quiet=quiet) as progressed:

@@ -35,6 +35,7 @@ from cef_trio.checkpoint.keys import claim
 from cef_trio.checkpoint.model import StreamMeta
 from cef_trio.disk import FileSlice
 from cef_trio.exceptions import AfterUploadError, CefMp4ProcessorError, RecordingChangedError
+from cef_trio.recording import FileStat
 from cef_trio.s3.checksums import Crc64Nvme
 from cef_trio.shielded import shielded
 from cef_trio.stream import disposal
@@ -67,6 +68,8 @@ class _Waiting:
     due_at: float
     """By ``trio.current_time()``."""
     failures: int = 0
+    look: tuple[FileStat, int] | None = None
+    """How the file was when its silence began, and its ctime, where nobody can tell whether it has a writer."""
 
 
 class AfterUpload:
@@ -104,7 +107,9 @@ class AfterUpload:
         try:
             async with self._claimed(waiting.stream_id) as ours:
                 if ours is not None:
-                    await self._act(waiting.stream_id, ours)
+                    following = await self._wait_for_silence(path, waiting)
+                    if following is None:
+                        await self._act(waiting.stream_id, ours)
                 else:  # another daemon is at it; should that one die, it is ours
                     ttl_seconds = self._services.lease.ttl_seconds
                     following = _Waiting(waiting.stream_id, trio.current_time() + ttl_seconds, waiting.failures)
@@ -123,6 +128,19 @@ class AfterUpload:
             del self._waiting[path]
             if following is not None:
                 self._waiting[path] = following
+
+    async def _wait_for_silence(self, path: str, waiting: _Waiting) -> _Waiting | None:
+        """Where nobody can tell whether the file has a writer, only silence can, and it is demanded anew (P8).
+
+        The silence that ended the recording proves nothing about what came after it. ``None``: nothing to wait for.
+        """
+        if await self._services.has_writer(path) is not None:
+            return None
+        found = await self._services.disk.stat(path)
+        if found is None or waiting.look == (found, found.ctime_ns):
+            return None
+        due_at = trio.current_time() + self._services.rules.silence_seconds
+        return _Waiting(waiting.stream_id, due_at, waiting.failures, (found, found.ctime_ns))
 
     @asynccontextmanager
     async def _claimed(self, stream_id: str) -> AsyncIterator[_Claim | None]:

@@ -18,7 +18,7 @@ from cef_trio.checkpoint.states import Status
 from cef_trio.recording import FileStat
 from cef_trio.s3.checksums import combine_crc64nvme
 from cef_trio.s3.model import StoredObject
-from cef_trio.stream.decide import is_same_file
+from cef_trio.stream.identity import is_same_file
 from cef_trio.stream.parts import PartPlan
 
 _FIRST_PAUSE_SECONDS: Final = 30.0
@@ -92,7 +92,7 @@ def _crc_of_parts(plan: PartPlan, parts: Mapping[int, PartRecord], size_bytes: i
 
 
 def why_not_the_file(expected: VerifiedFile, found: FileStat, generation: int | None) -> str | None:
-    """Why an open file is not the one that was verified; ``None`` if it is."""
+    """Why an open file is not the one that was verified; ``None`` if it is. ``identity`` is that of today's boot."""
     if not is_same_file(expected.identity, found, generation):
         return "another file has its name, or its file system another device number"
     if (found.size_bytes, found.mtime_ns) != (expected.size_bytes, expected.mtime_ns):

@@ -19,7 +19,7 @@ from cef_trio.exceptions import LeaseLostError
 from cef_trio.recording import FileStat
 from cef_trio.stream.identity import HEAD_BYTES
 from cef_trio.stream.predecessor import Likeness, likeness
-from cef_trio.stream.recovery import identify
+from cef_trio.stream.recognition import identify
 from cef_trio.stream.services import Services
 
 log = structlog.get_logger(__name__)

@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from cef_trio.checkpoint.model import FileIdentity
 from cef_trio.recording import FileStat
 from cef_trio.stream.parts import PartPlan
 from cef_trio.stream.situation import Ending, Situation
@@ -73,17 +72,13 @@ class Look(Enum):
     """It is shorter than the parts that were sent: it was truncated, and is another recording now."""
 
 
-def is_same_file(identity: FileIdentity, stat: FileStat, generation: int | None) -> bool:
-    """Whether an open file is the stream's, by inode and, where both are told, by its generation."""
-    if identity.inode != stat.inode:
-        return False
-    return identity.generation is None or generation is None or identity.generation == generation
+def judge_look(found: FileStat | None, *, is_ours: bool, covered_bytes: int) -> Look:
+    """Judge a fresh look at the stream's path; ``found`` is ``None`` if nothing is there.
 
-
-def judge_look(identity: FileIdentity, found: FileStat | None, generation: int | None, *, covered_bytes: int) -> Look:
-    """Judge a fresh look at the stream's path; ``found`` is ``None`` if nothing is there."""
+    ``is_ours``: whether what is there is the stream's file (``recognition.py``).
+    """
     if found is None:
         return Look.GONE
-    if not is_same_file(identity, found, generation):
+    if not is_ours:
         return Look.REPLACED
     return Look.SHRUNK if found.size_bytes < covered_bytes else Look.SAME

@@ -24,8 +24,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from cef_trio.disk import inode_generation, regular_file_stat
+from cef_trio.disk import regular_file_stat
 from cef_trio.exceptions import AfterUploadError
+from cef_trio.file_system import inode_generation
 from cef_trio.intake.writers import WriterState, take_lease, writer_waits
 from cef_trio.stream.after_upload_rules import VerifiedFile, why_not_the_file
 from cef_trio.stream.renaming import FOLDER, all_taken, folder_of, rename, said

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from enum import Enum
 
+from cef_trio.checkpoint.model import StreamMeta
 from cef_trio.checkpoint.states import COMES_BACK, ENDED, Status
 from cef_trio.checkpoint.store import KnownPath
 from cef_trio.recording import FileStat
+from cef_trio.stream.identity import Sameness
 
 _FILE_WAS_GONE = frozenset(
     {
@@ -29,22 +31,44 @@ class Verdict(Enum):
     """Nothing: it is uploaded and unchanged, or failed and waits for a person."""
 
 
-def judge(known: KnownPath | None, stat: FileStat) -> Verdict:
-    """Judge a file by the stream that its path leads to (``None``: to none)."""
-    if known is None:
+def must_be_recognized(known: KnownPath | None, stat: FileStat) -> bool:
+    """Whether the file has to be opened before it can be judged: its inode number alone would decide.
+
+    A file of an open stream that has the stream's number is not among these: to resume it is to make sure.
+    """
+    if known is None or known.meta.status in _FILE_WAS_GONE:
+        return False
+    meta = known.meta
+    same_number = meta.identity.file_ino == stat.file_ino
+    if meta.status not in ENDED or meta.status in COMES_BACK:
+        return not same_number
+    if meta.status is Status.COMPLETED:
+        return _as_verified(meta, stat) and not same_number
+    return True
+
+
+def judge(known: KnownPath | None, stat: FileStat, sameness: Sameness | None = None) -> Verdict:
+    """Judge a file by the stream that its path leads to (``None``: to none).
+
+    ``sameness``: what recognizing the file showed, where that was done (:func:`must_be_recognized`).
+    """
+    if known is None or known.meta.status in _FILE_WAS_GONE:
         return Verdict.NEW
     meta = known.meta
-    same_inode = meta.identity.file_ino == stat.file_ino
+    is_same = meta.identity.file_ino == stat.file_ino if sameness is None else sameness is not Sameness.REPLACED
     if meta.status not in ENDED:
-        return Verdict.RESUME if same_inode else Verdict.REPLACED
-    if meta.status in _FILE_WAS_GONE or not same_inode:
+        return Verdict.RESUME if is_same else Verdict.REPLACED
+    if not is_same:
         return Verdict.NEW
     if meta.status in COMES_BACK:
         return Verdict.RESUME  # it may be readable by now; as long as it is not, its stream waits (processor.py)
     if meta.status is Status.COMPLETED:
-        unchanged = (meta.verified_size_bytes, meta.verified_mtime_ns) == (stat.size_bytes, stat.mtime_ns)
-        return Verdict.SETTLED if unchanged else Verdict.NEW
+        return Verdict.SETTLED if _as_verified(meta, stat) else Verdict.NEW
     return Verdict.SETTLED
+
+
+def _as_verified(meta: StreamMeta, stat: FileStat) -> bool:
+    return (meta.verified_size_bytes, meta.verified_mtime_ns) == (stat.size_bytes, stat.mtime_ns)
 
 
 class Finding(Enum):

@@ -43,11 +43,13 @@ from cef_trio.shielded import shielded
 from cef_trio.stream import recovery
 from cef_trio.stream.adoption import UnknownUploads
 from cef_trio.stream.correction import settle
-from cef_trio.stream.decide import Action, Look, is_same_file, judge_look, next_action
+from cef_trio.stream.decide import Action, Look, judge_look, next_action
 from cef_trio.stream.failures import KEEPS_ITS_UPLOAD, GivenUpError, reason_of
 from cef_trio.stream.finalize import finish, verify_and_complete
+from cef_trio.stream.identity import HEAD_BYTES, Sameness, is_same_file
 from cef_trio.stream.parts import Part
 from cef_trio.stream.predecessor import Likeness
+from cef_trio.stream.recognition import identify, recognize
 from cef_trio.stream.repeated_answers import RepeatedAnswers
 from cef_trio.stream.sending import send_all
 from cef_trio.stream.services import Services
@@ -356,16 +358,28 @@ class StreamProcessor:
 
     async def _look_once(self, upload: StreamUpload) -> Look:
         path = self.situation.value.path
-        stat, generation = None, None
+        stat, is_ours = None, False
         try:
             async with self._services.disk.open(path) as recording:
-                stat, generation = await recording.stat(), recording.generation
+                stat = await recording.stat()
+                is_ours = await self._is_ours(upload, recording)
         except RecordingChangedError:
-            pass  # nothing is there
-        look = judge_look(upload.meta.identity, stat, generation, covered_bytes=upload.covered_bytes)
+            stat = None  # nothing is there
+        look = judge_look(stat, is_ours=is_ours, covered_bytes=upload.covered_bytes)
         if stat is not None and look in {Look.SAME, Look.SHRUNK}:
             self.situation.value = looked(self.situation.value, path, stat)
         return look
+
+    async def _is_ours(self, upload: StreamUpload, recording: OpenRecording) -> bool:
+        """Whether an open file is the stream's, though a number of it may have changed: then the record is mended."""
+        stat = await recording.stat()
+        if is_same_file(upload.meta.identity, stat, recording.generation):
+            return True
+        if await recognize(upload.meta, upload.parts, recording) is Sameness.REPLACED:
+            await recovery.check_same_file_system(recording, upload.meta.identity, self.situation.value.path)
+            return False
+        await upload.update(identity=await identify(recording, stat, HEAD_BYTES))
+        return True
 
     async def _deleted(self, upload: StreamUpload) -> bool:
         log.warning("recording_deleted", parts=len(upload.parts))
@@ -392,7 +406,8 @@ class StreamProcessor:
         with trio.move_on_after(self._services.rules.close_grace_seconds):
             await self.situation.wait_value(lambda now: now != situation)
             return False
-        if await self._services.has_writer(situation.path):
+        if await self._services.has_writer(situation.path) is not False:
+            # Another one has it open; or nobody can know that, and the silence that is an end has only begun.
             if self.situation.value == situation:
                 self.situation.value = still_written(situation)
             return False

@@ -5,7 +5,7 @@ There is one way back, for all of them: read the checkpoint, look at the file, a
 - Redis says what was acknowledged. It is believed unless S3 contradicts it, so no recorded part is sent again (P2).
 - S3 may know more than Redis (a part, an upload or a completed object whose record was lost): parts are adopted if
   their bytes are the file's, an upload is ours if its key is, an object if its metadata, size and checksum are.
-- The file decides who it is: device, inode, first bytes, and where these disagree, the recorded parts.
+- The file decides who it is (``identity.py``), and where its numbers prove nothing, the recorded parts.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import structlog
 
 from cef_trio.checkpoint.model import Checkpoint, FileIdentity, StreamMeta
 from cef_trio.checkpoint.states import COMES_BACK, ENDED, FailureReason, Status, StreamSet
-from cef_trio.disk import OpenRecording, head_of
+from cef_trio.disk import OpenRecording
 from cef_trio.exceptions import (
     ChunkProcessingError,
     LeaseLostError,
@@ -27,14 +27,13 @@ from cef_trio.exceptions import (
     S3OperationError,
     StreamEndedError,
 )
-from cef_trio.recording import FileStat
-from cef_trio.s3.checksums import crc64nvme
 from cef_trio.s3.model import ListedPart
 from cef_trio.stream import target
 from cef_trio.stream.adoption import UnknownUploads
-from cef_trio.stream.compare import algorithm_of, crc_of, matching_parts
+from cef_trio.stream.compare import algorithm_of, matching_parts
 from cef_trio.stream.failures import GivenUpError
-from cef_trio.stream.identity import HEAD_BYTES, Sameness, compare
+from cef_trio.stream.identity import HEAD_BYTES, Sameness, identity_by_stat, is_same_place, on_another_file_system
+from cef_trio.stream.recognition import identify, recognize
 from cef_trio.stream.services import Services
 from cef_trio.stream.situation import Situation
 from cef_trio.stream.upload import StreamUpload
@@ -42,8 +41,6 @@ from cef_trio.stream.upload import StreamUpload
 log = structlog.get_logger(__name__)
 
 _GONE = frozenset({"NoSuchUpload", "NoSuchKey"})
-_SAME_FILE_PARTS = 3
-"""How many recorded parts are compared at most before a file whose first bytes changed is called another one."""
 
 
 async def begin(
@@ -125,7 +122,11 @@ async def record_refused(
     services: Services, situation: Situation, *, named: Callable[[str], None], instead_of: str | None = None
 ) -> StreamUpload:
     """A record for a file that no stream could be begun for, so that its failure has a place (promise P6)."""
-    identity = FileIdentity(situation.stat.file_dev, situation.stat.file_ino)
+    try:
+        stat = await services.disk.stat(situation.path)
+    except ChunkProcessingError:
+        stat = None
+    identity = identity_by_stat(stat or situation.stat)
     meta = _new_record(services, services.new_stream_id(), situation.path, identity)
     named(meta.stream_id)
     await services.store.create(meta, services.lease, instead_of=instead_of)
@@ -184,61 +185,51 @@ async def resume(services: Services, stream_id: str, path: str | None, *, contra
     return upload
 
 
-async def identify(recording: OpenRecording, stat: FileStat, head_bytes: int) -> FileIdentity:
-    """Which file this is."""
-    head = await head_of(recording, head_bytes)
-    return FileIdentity(stat.file_dev, stat.file_ino, len(head), crc64nvme(head), recording.generation)
-
-
 async def check_mounted(services: Services, meta: StreamMeta, path: str) -> None:
     """A file that is gone is only gone if its file system is there, and the watched folder.
 
     Raises:
-        ChunkProcessingError: transient; its folder is on another device than the file was, so something is not mounted,
+        ChunkProcessingError: transient; its folder is on another mount than the file was, so something is not mounted,
             or the watched folder itself is gone.
     """
-    device = await services.disk.device_around(path, within=services.rules.watch_folder)
-    if device is None:
+    place = await services.disk.place_around(path, within=services.rules.watch_folder)
+    if place is None:
         raise ChunkProcessingError(f"{path!r} is not there, nor is the folder that is watched", transient=True)
-    if device != meta.identity.file_dev:
+    if not is_same_place(meta.identity, place):
         raise ChunkProcessingError(
-            f"{path!r} is not there, and its folder is on another file system than it was: is something not mounted?",
+            f"{path!r} is not there, and its folder is on another file system, or another mount, than it was: is "
+            "something not mounted?",
             transient=True,
         )
 
 
 async def _check_identity(upload: StreamUpload, recording: OpenRecording, path: str) -> None:
     recorded = upload.meta.identity
-    observed = await identify(recording, await recording.stat(), recorded.head_size_bytes)
-    sameness = compare(recorded, observed)
-    if sameness is Sameness.ASK_BYTES:
-        sameness = await _ask_bytes(upload, recording)
-    if sameness is Sameness.REPLACED:
+    # Without parts nothing of it was sent: nothing of a stranger's can be mixed with it.
+    if await recognize(upload.meta, upload.parts, recording) is Sameness.REPLACED:
+        await check_same_file_system(recording, recorded, path)
         known_as = upload.meta.current_path
         if path != known_as:  # only its inode had proposed this file
             raise GivenUpError(
                 FailureReason.FILE_MISSING_ON_RESUME, f"{known_as!r} is gone, and {path!r} is another recording"
             )
         raise GivenUpError(FailureReason.FILE_REPLACED, "another file has the recording's name now")
-    if observed != recorded or recorded.head_size_bytes < HEAD_BYTES:
-        observed = await identify(recording, await recording.stat(), HEAD_BYTES)
-        if observed != recorded:
-            await upload.update(identity=observed)
+    observed = await identify(recording, await recording.stat(), HEAD_BYTES)
+    if observed != recorded:
+        await upload.update(identity=observed)
 
 
-async def _ask_bytes(upload: StreamUpload, recording: OpenRecording) -> Sameness:
-    numbers = sorted(upload.parts, reverse=True)[:_SAME_FILE_PARTS]
-    if not numbers:
-        return Sameness.SAME  # nothing of it was sent: nothing of a stranger's can be mixed with it
-    for number in numbers:
-        record = upload.parts[number]
-        try:
-            crc = await crc_of(recording, upload.plan.part(number).offset, record.size_bytes)
-        except RecordingChangedError:
-            continue
-        if crc == record.crc64nvme:
-            return Sameness.SAME
-    return Sameness.REPLACED
+async def check_same_file_system(recording: OpenRecording, recorded: FileIdentity, path: str) -> None:
+    """A file of another file system has not replaced the recording: it only hides it.
+
+    Raises:
+        ChunkProcessingError: transient; it is on another one.
+    """
+    if on_another_file_system(recorded, await identify(recording, await recording.stat(), 0)):
+        raise ChunkProcessingError(
+            f"{path!r} is another file, on another file system than the recording was: is something not mounted?",
+            transient=True,
+        )
 
 
 async def _agree_with_s3(

@@ -1,9 +1,9 @@
 """Recordings that got another name while no daemon looked.
 
 While a daemon runs, a rename is news that it follows. One that happened while it was away is seen as two things: a
-stream whose file is gone, and a file that Redis does not know. The inode tells that they are one (``recovery.resume``
-then makes sure, by the inode's generation, the first bytes and the parts). Without that, every part of the recording
-would be sent again, though it was recorded and did not change (promise P2).
+stream whose file is gone, and a file that Redis does not know. Its inode's number proposes that they are one, and the
+evidence of ``identity.py`` decides. Without that, every part of the recording would be sent again, though it was
+recorded and did not change (promise P2).
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ import trio
 
 from cef_trio.checkpoint.states import StreamSet
 from cef_trio.checkpoint.store import KnownPath
-from cef_trio.exceptions import ChunkProcessingError, FileAccessError
+from cef_trio.exceptions import ChunkProcessingError, FileAccessError, RecordingChangedError
 from cef_trio.recording import FileStat
 from cef_trio.stream import lookup
 from cef_trio.stream.after_upload_rules import is_below
+from cef_trio.stream.identity import Sameness, may_be
+from cef_trio.stream.recognition import recognize
 from cef_trio.stream.services import Services
 
 log = structlog.get_logger(__name__)
@@ -34,11 +36,11 @@ _SAID: Final = 5
 
 
 class RelocatedStreams:
-    """Open streams whose files are not where they were, by inode, until their files are found."""
+    """Open streams whose files are not where they were, until their files are found."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._by_inode: dict[tuple[int, int], KnownPath] = {}
+        self._lost: list[KnownPath] = []
         self._look_at = -inf
         """When they are to be looked for, by ``trio.current_time()``."""
 
@@ -69,7 +71,7 @@ class RelocatedStreams:
         except BaseException:
             self.again()
             raise
-        found, dark = {}, set[str]()
+        found, dark = list[KnownPath](), set[str]()
         ends_at = trio.current_time() + _LOOK_SECONDS
         for known in metas.values():
             path = known.meta.current_path
@@ -86,9 +88,9 @@ class RelocatedStreams:
                 continue
             if scope.cancelled_caught:
                 dark.add(folder)
-            elif there is None or there.inode != known.meta.identity.inode:
-                found[known.meta.identity.inode] = known
-        self._by_inode = found
+            elif there is None or not may_be(known.meta.identity, there):
+                found.append(known)
+        self._lost = found
         if dark:
             self._look_at = min(self._look_at, trio.current_time() + _AGAIN_SECONDS)
             log.warning("folders_not_looked_into", folders=sorted(dark)[:_SAID], asked_again_seconds=_AGAIN_SECONDS)
@@ -97,10 +99,30 @@ class RelocatedStreams:
         watched = self._services.rules.watch_folder
         return not watched or is_below(path, watched)
 
-    def claim(self, path: str, stat: FileStat) -> str | None:
-        """The id of the stream whose file this is, if there is one; it is handed out once."""
-        known = self._by_inode.pop(stat.inode, None)
-        if known is None:
-            return None
-        log.info("relocated_recording_found", stream_id=known.meta.stream_id, was=known.meta.current_path, path=path)
-        return known.meta.stream_id
+    async def claim(self, path: str, stat: FileStat) -> str | None:
+        """The id of the stream whose file this is, if there is one; it is handed out once.
+
+        Only for certain: the lost stream may be another host's, whose file has the same number by chance.
+        """
+        for known in [known for known in self._lost if may_be(known.meta.identity, stat)]:
+            try:
+                if not await self._is_its_file(known, path):
+                    continue
+            except RecordingChangedError:
+                return None
+            except ChunkProcessingError:
+                continue  # it cannot be looked at now; as a new recording it says so itself
+            if known in self._lost:  # nobody else has claimed it while it was looked at
+                self._lost.remove(known)
+                stream_id, was = known.meta.stream_id, known.meta.current_path
+                log.info("relocated_recording_found", stream_id=stream_id, was=was, path=path)
+                return stream_id
+        return None
+
+    async def _is_its_file(self, known: KnownPath, path: str) -> bool:
+        async with self._services.disk.open(path) as recording:
+            sameness = await recognize(known.meta, {}, recording)
+            if sameness is Sameness.ASK_BYTES:
+                checkpoint = await self._services.store.load(known.meta.stream_id)
+                sameness = await recognize(known.meta, checkpoint.parts if checkpoint else {}, recording)
+        return sameness is Sameness.SAME

@@ -21,6 +21,7 @@ from cef_trio.checkpoint.store import KnownPath
 from cef_trio.exceptions import CefMp4ProcessorError, ChunkProcessingError
 from cef_trio.stream import lookup
 from cef_trio.stream.after_upload_rules import is_below
+from cef_trio.stream.identity import is_same_place
 from cef_trio.stream.services import Services
 
 log = structlog.get_logger(__name__)
@@ -68,4 +69,5 @@ async def _is_gone(services: Services, known: KnownPath) -> bool:
         return False
     if await services.disk.stat(path) is not None:
         return False
-    return await services.disk.device_around(path) == known.meta.identity.file_dev
+    place = await services.disk.place_around(path)
+    return place is not None and is_same_place(known.meta.identity, place)

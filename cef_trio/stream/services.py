@@ -62,6 +62,8 @@ class StreamRules:
     watch_folder: str = ""
     """A recording that is gone with this whole folder is not deleted; empty: it is not asked about."""
     close_grace_seconds: float = 1.0
+    silence_seconds: float = 30.0
+    """``STREAM_TIMEOUT_SECONDS``: where writers cannot be known, so long a silence is an end, and before a deletion."""
     gone_grace_seconds: float = 0.5
     """How long a file may be missing before it counts as gone: news of its new name may be on the way."""
     save_seconds: float = 2.0

@@ -21,14 +21,16 @@ from trio_util import AsyncBool, AsyncValue, periodic
 from cef_trio.checkpoint.model import StreamMeta
 from cef_trio.checkpoint.states import FAILED, Status
 from cef_trio.checkpoint.store import KnownPath
-from cef_trio.exceptions import CefMp4ProcessorError
+from cef_trio.exceptions import CefMp4ProcessorError, ChunkProcessingError, FileAccessError, RecordingChangedError
 from cef_trio.intake.events import Closed, FileEvent, Gone, Moved, Scanned, Seen
 from cef_trio.recording import FileStat
 from cef_trio.stream import lookup
 from cef_trio.stream import situation as news
 from cef_trio.stream.adoption import UnknownUploads
-from cef_trio.stream.judge import Verdict, judge
+from cef_trio.stream.identity import Sameness, may_be
+from cef_trio.stream.judge import Verdict, judge, must_be_recognized
 from cef_trio.stream.processor import Outcome, StreamProcessor
+from cef_trio.stream.recognition import recognize_at
 from cef_trio.stream.relocation import RelocatedStreams
 from cef_trio.stream.services import Services
 from cef_trio.stream.situation import Ending, Situation
@@ -38,6 +40,8 @@ from cef_trio.telemetry.lag import Growth, Lag, lag_of
 log = structlog.get_logger(__name__)
 
 _BATCH = 500
+_RECOGNIZE_SECONDS = 5.0
+"""How long one file may keep the others waiting while it is read to see which file it is."""
 _PAUSE_SECONDS = 1.0
 """Between two tries to ask a Redis that refuses, and before a stream whose lease was lost is asked about again."""
 
@@ -319,7 +323,10 @@ class StreamSupervisor:
             unknown = self._still_unknown(path, asked)
             if unknown is None:
                 continue
-            verdict = judge(known.get(path), unknown.stat)
+            verdict = await self._judge(path, unknown.stat, known.get(path))
+            judged, unknown = unknown, self._still_unknown(path, asked)
+            if verdict is None or unknown is None or unknown.stat != judged.stat:
+                continue  # it was not to be looked at, or there is news of it: asked about again
             if verdict is Verdict.NEW or verdict is Verdict.REPLACED:
                 fresh.append(path)
             if verdict is Verdict.SETTLED:
@@ -329,12 +336,42 @@ class StreamSupervisor:
             elif verdict is Verdict.REPLACED:
                 self.resume_unattended(known[path], detached=True)
         if fresh:
-            await self._find_what_may_fit()
+            await self._begin_all(fresh, asked, known)
+
+    async def _begin_all(self, fresh: list[str], asked: Mapping[str, _Unknown], known: Mapping[str, KnownPath]) -> None:
+        """Start streams for files that Redis does not know, at least not by these names."""
+        await self._find_what_may_fit()
         for path in fresh:
+            if (unknown := self._still_unknown(path, asked)) is None:
+                continue
+            stream_id = await self._relocated.claim(path, unknown.stat)
             if (unknown := self._still_unknown(path, asked)) is not None:
                 del self._unknown[path]
                 seen = known.get(path)
-                self._begin(path, unknown, instead_of=seen.meta.stream_id if seen is not None else None)
+                self._begin(path, unknown, stream_id, instead_of=seen.meta.stream_id if seen is not None else None)
+
+    async def _judge(self, path: str, stat: FileStat, known: KnownPath | None) -> Verdict | None:
+        """What a file means to us; ``None``: it could not be looked at in time, and is left to the next scan."""
+        if known is None or not must_be_recognized(known, stat):
+            return judge(known, stat)
+        sameness = None
+        with trio.move_on_after(_RECOGNIZE_SECONDS) as scope:
+            sameness = await self._recognize(path, stat, known.meta)
+        if scope.cancelled_caught or sameness is None:
+            self._unknown.pop(path, None)
+            return None
+        return judge(known, stat, sameness)
+
+    async def _recognize(self, path: str, stat: FileStat, meta: StreamMeta) -> Sameness | None:
+        try:
+            return await recognize_at(self._services.store, self._services.disk, meta, path)
+        except RecordingChangedError:
+            return None  # gone since
+        except ChunkProcessingError as error:
+            if not (isinstance(error, FileAccessError) and error.denied):
+                log.warning("recording_not_looked_at", error=str(error))
+                return None
+            return Sameness.SAME if may_be(meta.identity, stat) else Sameness.REPLACED  # what nobody may read
 
     def _put_aside(self, asked: Collection[str], unreadable: frozenset[str]) -> None:
         """Leave the files alone whose records cannot be read, until they can."""
@@ -378,9 +415,8 @@ class StreamSupervisor:
             return None
         return None if any(new_path == path for _, new_path, _ in self._renamed) else unknown
 
-    def _begin(self, path: str, unknown: _Unknown, *, instead_of: str | None) -> None:
+    def _begin(self, path: str, unknown: _Unknown, stream_id: str | None, *, instead_of: str | None) -> None:
         """Start the task of a file that Redis does not know: a new stream's, unless it is a relocated one's."""
-        stream_id = self._relocated.claim(path, unknown.stat)
         live = next((live for live in self.live if stream_id and live.processor.stream_id == stream_id), None)
         if live is not None:  # the stale checker took it up since it was looked for: this is where its file is
             self._moved(live.path, path, unknown.stat)
@@ -394,7 +430,7 @@ class StreamSupervisor:
             old_path, new_path, stat = self._renamed[0]
             known, _ = await lookup.find_by_path(store, [old_path])
             meta = known[old_path].meta if old_path in known else None
-            if meta is not None and meta.identity.file_ino == stat.file_ino and meta.stream_id not in self.live_ids:
+            if meta is not None and may_be(meta.identity, stat) and meta.stream_id not in self.live_ids:
                 self._renaming = meta.stream_id
                 try:
                     await self._record_name(meta.stream_id, old_path, new_path)

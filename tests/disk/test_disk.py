@@ -202,20 +202,22 @@ async def test_the_head_of_a_short_file_is_the_file(tmp_path: Path) -> None:
 
 
 async def test_the_folder_around_a_file_is_the_nearest_that_exists(tmp_path: Path) -> None:
-    device = tmp_path.stat().st_dev
-    assert await KernelDisk().device_around(str(tmp_path / "gone" / "too" / "a.mp4")) == device
-    assert await KernelDisk().device_around("/nowhere/at/all.mp4") is None
+    place = await KernelDisk().place_around(str(tmp_path / "gone" / "too" / "a.mp4"))
+    assert place is not None
+    assert place.file_dev == tmp_path.stat().st_dev
+    assert await KernelDisk().place_around("/nowhere/at/all.mp4") is None
 
 
 async def test_a_folder_that_is_gone_is_not_looked_for_beyond_the_one_that_is_watched(tmp_path: Path) -> None:
-    disk, watched, device = KernelDisk(), tmp_path / "watched", tmp_path.stat().st_dev
+    disk, watched = KernelDisk(), tmp_path / "watched"
+    here = await disk.place_around(str(tmp_path / "a.mp4"))
     path = str(watched / "cam" / "a.mp4")
-    assert await disk.device_around(path, within=str(watched)) is None
-    assert await disk.device_around(path) == device
+    assert await disk.place_around(path, within=str(watched)) is None
+    assert await disk.place_around(path) == here
     watched.mkdir()
-    assert await disk.device_around(path, within=str(watched)) == device
+    assert await disk.place_around(path, within=str(watched)) == here
     # A recording of another folder, which was watched once: that folder alone tells nothing.
-    assert await disk.device_around(str(tmp_path / "other" / "a.mp4"), within=str(watched)) == device
+    assert await disk.place_around(str(tmp_path / "other" / "a.mp4"), within=str(watched)) == here
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from cef_trio.checkpoint.model import FileIdentity
-from cef_trio.disk import inode_generation
 from cef_trio.exceptions import AfterUploadError
+from cef_trio.file_system import inode_generation
 from cef_trio.intake.writers import WriterState, writer_state_now
 from cef_trio.s3.checksums import crc64nvme
 from cef_trio.stream import disposal, renaming

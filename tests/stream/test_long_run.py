@@ -85,14 +85,14 @@ async def test_p7_nothing_that_a_hand_left_in_redis_keeps_a_stream_from_being_fo
         async with RedisCheckpointStore(server.url) as store:
             world.store = store  # type: ignore[assignment]
             async with world.services() as services:
-                device = await services.disk.device_around(world.path("a.mp4"))
-                assert device is not None
+                place = await services.disk.place_around(world.path("a.mp4"))
+                assert place is not None
                 for stream_id in ("old", "corrupt", "stranger", "nul"):
                     gone = StreamMeta(
                         stream_id=stream_id,
                         original_path=world.path(f"{stream_id}.mp4"),
                         current_path=world.path(f"{stream_id}.mp4"),
-                        identity=FileIdentity(device, 1),
+                        identity=FileIdentity(place.file_dev, 1),
                         s3_bucket=BUCKET,
                         s3_key_prefix=stream_id,
                         part_size=PART,

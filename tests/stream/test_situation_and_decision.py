@@ -99,21 +99,19 @@ def test_a_part_is_ready_at_its_last_byte_and_not_before() -> None:
 
 
 @pytest.mark.parametrize(
-    ("found", "generation", "look"),
+    ("found", "is_ours", "look"),
     [
-        (None, None, Look.GONE),
-        (FileStat(1, 3, 500, 0), 7, Look.REPLACED),
-        (FileStat(1, 2, 500, 0), 8, Look.REPLACED),
-        (FileStat(1, 2, 199, 0), 7, Look.SHRUNK),
-        (FileStat(1, 2, 200, 0), 7, Look.SAME),
-        (FileStat(1, 2, 500, 0), None, Look.SAME),
+        (None, False, Look.GONE),
+        (grown(500), False, Look.REPLACED),
+        (grown(199), True, Look.SHRUNK),
+        (grown(200), True, Look.SAME),
+        (grown(500), True, Look.SAME),
     ],
 )
 def test_a_look_at_the_file_is_judged_by_who_it_is_and_by_what_was_sent(
-    found: FileStat | None, generation: int | None, look: Look
+    found: FileStat | None, is_ours: bool, look: Look
 ) -> None:
-    identity = FileIdentity(1, 2, generation=7)
-    assert judge_look(identity, found, generation, covered_bytes=200) is look
+    assert judge_look(found, is_ours=is_ours, covered_bytes=200) is look
 
 
 @pytest.mark.parametrize(
