@@ -13,7 +13,7 @@ import pytest
 from cef_trio.lab import misfortunes
 from cef_trio.lab.campaign import Tally, conduct
 from cef_trio.lab.explorers import cancellations, crashes, worlds
-from cef_trio.lab.run import Plan
+from cef_trio.lab.run import Plan, run_plan
 from cef_trio.lab.scenarios import EXPECTED_BROKEN, EXPLORED, SCENARIOS, streams
 
 PROCESSES = os.cpu_count() or 1
@@ -100,5 +100,6 @@ def test_no_promise_is_broken_in_worlds_made_of_dice() -> None:
     assert KINDS - {kind for kind, count in tally.hits.items() if count} == set()
 
 
-def test_what_still_breaks_a_promise_is_a_scenario() -> None:
-    assert set(EXPECTED_BROKEN) <= set(SCENARIOS)
+def test_what_is_said_to_break_a_promise_does_and_what_is_mended_leaves_the_table() -> None:
+    mended = [name for name in EXPECTED_BROKEN if not run_plan(Plan(name)).violations]
+    assert mended == []  # take it out of EXPECTED_BROKEN: then the explorers walk through it
