@@ -43,8 +43,9 @@ log = structlog.get_logger(__name__)
 
 _PROXY_VARIABLES: Final = frozenset({"http_proxy", "https_proxy", "all_proxy"})
 
-ONCE: Final = frozenset({"count", "is_persistent", "save_interrupted"})
-"""Surveys, whose caller repeats them, and last words, for which nobody may wait. All else is under the one policy."""
+ONCE: Final = frozenset({"count", "is_persistent", "save_interrupted", "upload_part_copy"})
+"""Surveys, whose caller repeats them; last words, for which nobody may wait; copies, in whose place the bytes can be
+sent. All else is under the one policy."""
 _UNLOCK_SECONDS: Final = 0.2
 """How long the lock's release may take; the process's end releases it too."""
 _RECONNECT_SECONDS: Final = 1.0

@@ -212,7 +212,8 @@ class MortalTransport(httpx.AsyncBaseTransport):
         stream = response.stream
         if isinstance(stream, httpx.AsyncByteStream):
             life.open_answers += 1
-            response.stream = _WitnessedBody(stream, request, response.is_success, life, self._witness)
+            is_s3s = response.is_success and "x-amz-request-id" in response.headers
+            response.stream = _WitnessedBody(stream, request, is_s3s, life, self._witness)
         return response
 
 

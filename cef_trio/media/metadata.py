@@ -15,9 +15,9 @@
 ``etag``                      the object's ETag
 ``checksum``                  ``{algorithm: "crc64nvme", value: base64}`` of the whole object
 ``media``                     ``{container, video_codec, audio_codec, width, height, frame_rate, bit_rate}`` or ``null``
+``writer``                    ``{parts_rewritten, bytes_rewritten}``: what its writer changed after it was uploaded
 ``supersedes``                only if the file changed after it was completed: ``{stream_id, s3_key_prefix}`` of the
                               object of its earlier state, which stays
-``writer``                    ``{parts_rewritten, bytes_rewritten}``: what its writer changed after it was uploaded
 ============================  ==========================================================================================
 """
 

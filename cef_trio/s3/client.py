@@ -217,8 +217,8 @@ class S3Client:
         )
 
     async def upload_part_copy(self, key: str, upload_id: str, part_number: int, source: ObjectRange) -> CopiedPart:
-        """Have S3 make a part of an object's bytes, if it still has that ETag. One attempt, never repeated:
-        nobody needs a copy, since what cannot be copied can be sent.
+        """Have S3 make a part of an object's bytes, if it still has that ETag. To be tried once
+        (``assembly.ONCE``): nobody needs a copy, since what cannot be copied can be sent.
 
         What comes back is only what S3 says: it is for the caller to compare it with the bytes that it wants.
 
@@ -244,7 +244,7 @@ class S3Client:
             read_timeout_seconds=self._config.complete_timeout_seconds,
             reading=Reading.SHIELDED,  # what was copied is acknowledged by the body
         )
-        answer = await self._exchange.perform(call)
+        answer = await self._retrier.call(call.operation, lambda: self._exchange.perform(call))
         return self._parsed(call.operation, key, answer, parse_copied_part)
 
     async def list_parts(self, key: str, upload_id: str) -> list[ListedPart]:

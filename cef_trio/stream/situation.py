@@ -36,17 +36,32 @@ class Situation:
 
 
 def seen(situation: Situation, stat: FileStat) -> Situation:
-    """The file was looked at. A look that is older than what is known is passed over."""
+    """News of a look. One that was made before what is known is passed over."""
+    if stat.inode == situation.stat.inode and _is_older(stat, situation.stat):
+        return situation
+    return fresh(situation, stat)
+
+
+def fresh(situation: Situation, stat: FileStat) -> Situation:
+    """It was looked at just now, and no news came meanwhile: that is how it is, whatever its time stamps say."""
     known = situation.stat
     if stat.inode != known.inode:
         return replace(situation, doubted=True)
     if stat == known:
         return situation
-    if stat.mtime_ns < known.mtime_ns and stat.size_bytes <= known.size_bytes:
-        return situation
     return replace(
         situation, stat=stat, ending=Ending.NOT, doubted=situation.doubted or stat.size_bytes < known.size_bytes
     )
+
+
+def _is_older(stat: FileStat, known: FileStat) -> bool:
+    """Whether a look seems to have been made before the known one.
+
+    Writers set the modification time as they like; the time of the last change (``ctime``) is the kernel's alone. It
+    goes back only with the kernel's clock. A look that is passed over for that is made up for by the stale checker,
+    whose looks are :func:`fresh`.
+    """
+    return 0 < stat.ctime_ns < known.ctime_ns and stat.size_bytes <= known.size_bytes
 
 
 def closed(situation: Situation, stat: FileStat) -> Situation:

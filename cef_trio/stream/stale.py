@@ -97,7 +97,7 @@ class StaleChecker:
                     log.info("stream_idle", stream_id=live.processor.stream_id, seconds=self._timeout_seconds)
                     live.learn(news.idle(situation))
             case Finding.IDLE_MORE_ON_DISK if found is not None:
-                live.learn(news.seen(situation, found))
+                live.learn(news.fresh(situation, found))
             case Finding.SHRUNK | Finding.MISSING:
                 live.learn(news.gone(situation))
             case _:

@@ -102,6 +102,10 @@ def test_a_record_reads_as_the_design_says() -> None:
         "current_path": b"/rec/s1.mp4",
         "file_dev": b"64769",
         "file_ino": b"1234",
+        "file_birth_ns": b"",
+        "file_fs_type": b"",
+        "file_fs_id": b"",
+        "file_mount": b"",
         "head_size_bytes": b"4096",
         "head_crc64nvme": b"00000000deadbeef",
         "s3_bucket": b"recordings",
@@ -159,7 +163,7 @@ def test_every_other_field_may_be_missing_and_reads_as_its_default() -> None:
 NUMBERS_AND_SUCH = sorted(
     {field.name for field in fields(StreamMeta)} - {"identity", "stream_id", "original_path", "current_path"}
     - {"s3_bucket", "s3_key_prefix", "failure_reason", "s3_upload_id", "checksum_algorithm", "object_etag"}
-    - {"s3_endpoint"}
+    - {"s3_endpoint", "supersedes_stream_id", "supersedes_key"}
     | {"file_dev", "file_ino", "head_size_bytes", "head_crc64nvme"}
 )  # fmt: skip
 

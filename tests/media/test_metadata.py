@@ -116,7 +116,9 @@ def test_it_has_the_documented_keys_in_the_documented_order() -> None:
     assert_fits(read, SCHEMA)
     assert metadata.__doc__ is not None
     documented = re.findall(r"^``(\w+)``  ", metadata.__doc__, re.MULTILINE)
-    assert documented == [*list(read)[:2], "original_file_path_base64", *list(read)[2:]]
+    later = list(document(meta(supersedes_stream_id="0a1b", supersedes_key="streams/0a1b/a.mp4"), [], MEDIA))
+    assert documented == [*later[:2], "original_file_path_base64", *later[2:]]
+    assert [key for key in later if key != "supersedes"] == list(read)
 
 
 def test_it_says_what_was_recorded() -> None:

@@ -13,7 +13,7 @@ from cef_trio.exceptions import S3OperationError
 from cef_trio.s3.client import S3Client
 from cef_trio.s3.config import S3Config
 from cef_trio.s3.credentials import StaticCredentials
-from cef_trio.s3.model import ChecksumAlgorithm, PartToComplete
+from cef_trio.s3.model import ChecksumAlgorithm, ObjectRange, PartToComplete
 from cef_trio.s3.sigv4 import Credentials
 
 T = TypeVar("T")
@@ -28,6 +28,7 @@ async def open_object(client: S3Client) -> None:
 CALLS: dict[str, Callable[[S3Client], Awaitable[Any]]] = {
     "create_multipart_upload": lambda s3: s3.create_multipart_upload("k", metadata={}),
     "upload_part": lambda s3: s3.upload_part("k", "u", 1, None, CRC),  # type: ignore[arg-type]
+    "upload_part_copy": lambda s3: s3.upload_part_copy("k", "u", 1, ObjectRange("from", "etag", 0, 5)),
     "list_parts": lambda s3: s3.list_parts("k", "u"),
     "list_multipart_uploads": lambda s3: s3.list_multipart_uploads(),
     "complete_multipart_upload": lambda s3: s3.complete_multipart_upload(

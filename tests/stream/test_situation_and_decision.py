@@ -37,7 +37,27 @@ class TestNews:
 
     def test_a_look_that_is_older_than_what_is_known_is_passed_over(self) -> None:
         """A scan that took its stat before an event's must not look like a truncation."""
-        assert news.seen(NOW, grown(100, mtime_ns=500)) == NOW
+        known = replace(NOW, stat=replace(STAT, ctime_ns=1_000), ending=Ending.CLOSED)
+        assert news.seen(known, replace(grown(100, mtime_ns=500), ctime_ns=500)) == known
+
+    @pytest.mark.parametrize("size_bytes", [249, 250, 251])
+    @pytest.mark.parametrize("mtime_ns", [999, 1_000, 1_001])
+    @pytest.mark.parametrize("ctime_ns", [0, 999, 1_000, 1_001])
+    @pytest.mark.parametrize("known_ctime_ns", [0, 1_000])
+    def test_p1_a_look_is_older_by_the_kernels_time_and_never_by_the_writers(
+        self, size_bytes: int, mtime_ns: int, ctime_ns: int, known_ctime_ns: int
+    ) -> None:
+        """``utime`` sets the modification time back, and so does a clock that is set right."""
+        known = replace(NOW, stat=replace(STAT, ctime_ns=known_ctime_ns), ending=Ending.CLOSED)
+        look = replace(STAT, size_bytes=size_bytes, mtime_ns=mtime_ns, ctime_ns=ctime_ns)
+        taken = Situation(
+            NOW.path, look, Ending.CLOSED if look == STAT else Ending.NOT, doubted=size_bytes < STAT.size_bytes
+        )
+        passed_over = 0 < ctime_ns < known_ctime_ns and size_bytes <= STAT.size_bytes
+        assert news.seen(known, look) == (known if passed_over else taken)
+        assert news.fresh(known, look) == taken
+        assert news.closed(known, look).stat == look
+        assert news.looked(known, NOW.path, look).stat == look
 
     def test_a_smaller_file_raises_doubt(self) -> None:
         assert news.seen(NOW, grown(100)).doubted
@@ -122,6 +142,7 @@ def test_a_look_at_the_file_is_judged_by_who_it_is_and_by_what_was_sent(
         (31.0, grown(251), Finding.IDLE_MORE_ON_DISK),
         (1.0, grown(251), Finding.IDLE_MORE_ON_DISK),
         (31.0, grown(250), Finding.IDLE_MORE_ON_DISK),
+        (31.0, grown(250, mtime_ns=1), Finding.IDLE_MORE_ON_DISK),
         (31.0, grown(249), Finding.SHRUNK),
         (31.0, None, Finding.MISSING),
         (31.0, replace(STAT, file_ino=9), Finding.MISSING),
