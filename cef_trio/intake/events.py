@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import trio
-
 from cef_trio.recording import FileStat
 
 
@@ -57,8 +55,8 @@ class Scanned:
 
     files: Mapping[str, FileStat]
     unreadable: frozenset[str] = frozenset()
-    began_at: float = field(default_factory=trio.current_time)
-    """``trio.current_time()`` before the first folder was read: of what happened since, it may know only half."""
+    began_at: float = field(kw_only=True)
+    """By ``trio.current_time()``, before the first folder was read: of what happened since, it may know only half."""
 
 
 FileEvent = Seen | Closed | Moved | Gone | Scanned

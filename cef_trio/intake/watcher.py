@@ -171,7 +171,7 @@ class Watcher:
         for folder in sorted(scan.unreadable - self._unreadable):  # said once, however many scans
             log.warning("folder_unreadable", folder=folder)
         self._unreadable = scan.unreadable
-        self._listener.tell(Scanned(scan.files, scan.unreadable, began_at))
+        self._listener.tell(Scanned(scan.files, scan.unreadable, began_at=began_at))
 
     def _watch_new(self, scan: Scan) -> bool:
         if self._watches is None:

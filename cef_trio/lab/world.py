@@ -244,7 +244,7 @@ class World:
             stat = regular_file_stat(entry.lstat())
             if stat is not None and entry.suffix == ".mp4":
                 found[str(entry)] = stat
-        return Scanned(found)
+        return Scanned(found, began_at=trio.current_time())
 
     def content(self, name: str = "a.mp4") -> bytes:
         """The file's bytes."""

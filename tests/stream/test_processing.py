@@ -288,11 +288,11 @@ async def test_a_scan_that_could_not_read_the_folder_of_a_missing_file_does_not_
         daemon.services.scans.ask = lambda: None
         daemon.gone()
         await trio.sleep(10)
-        daemon.supervisor.tell(Scanned({}, frozenset({str(world.folder)})))
+        daemon.supervisor.tell(Scanned({}, frozenset({str(world.folder)}), began_at=trio.current_time()))
         await trio.sleep(60)
         (checkpoint,) = world.known()
         assert checkpoint.stream_set is StreamSet.ACTIVE
-        daemon.supervisor.tell(Scanned({}))
+        daemon.supervisor.tell(Scanned({}, began_at=trio.current_time()))
         await until_idle(world, Status.DELETED_LOCALLY)
 
 
