@@ -46,6 +46,7 @@ from cef_trio.stream.correction import settle
 from cef_trio.stream.decide import Action, Look, judge_look, next_action
 from cef_trio.stream.failures import KEEPS_ITS_UPLOAD, GivenUpError, reason_of
 from cef_trio.stream.finalize import finish, verify_and_complete
+from cef_trio.stream.holes import Holes
 from cef_trio.stream.identity import HEAD_BYTES, Sameness, is_same_file
 from cef_trio.stream.parts import Part
 from cef_trio.stream.predecessor import Likeness
@@ -325,6 +326,8 @@ class StreamProcessor:
             if sent >= turn and self._services.stream_slots.statistics().tasks_waiting:
                 return
             if not await recording.is_written(part.offset, part.size_bytes):
+                if not upload.unwritten:
+                    upload.holes = Holes(part.number, seen, trio.current_time())
                 upload.unwritten.add(part.number)
                 if len(upload.unwritten) < _MAX_UNWRITTEN:
                     continue
@@ -333,6 +336,8 @@ class StreamProcessor:
             sent += 1
         if upload.unwritten:
             upload.nothing_ready_at = seen
+        else:
+            upload.holes = None
 
     async def _pause_unless_ended(self, upload: StreamUpload) -> None:
         """A file that is being filled is looked at once a second, not at each write."""

@@ -105,7 +105,7 @@ def _upload(live: LiveStream, now: float, *, queues: bool) -> Upload:
     return Upload(
         moved_at=processor.movement.moved_at,
         size_bytes=situation.stat.size_bytes if ended else lag.size_bytes,
-        lags=lag.size_bytes > 0,
+        lags=lag.size_bytes + lag.unwritten_bytes > 0,
         queues=queues or not processor.working,
         trouble=processor.movement.trouble,
     )

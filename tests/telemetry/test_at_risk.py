@@ -107,7 +107,7 @@ REPORT = DaemonReport(
     at=NOW,
     folder="/rec",
     risks=(Risk(Reason.FAILED, NOW - 99, 7, 1, "why"),),
-    lags={"s1": Lag(5, NOW - 2), "s2": Lag(1, None)},
+    lags={"s1": Lag(5, NOW - 2), "s2": Lag(1, None), "s3": Lag(0, None, 9)},
 )
 
 
