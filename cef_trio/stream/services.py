@@ -24,6 +24,7 @@ from cef_trio.s3.pacing import Pacer
 from cef_trio.shielded import shielded
 from cef_trio.stream.best_effort import BestEffort
 from cef_trio.stream.naming import KeyTemplate
+from cef_trio.stream.scans import Scans
 from cef_trio.stream.strays import StrayUploads
 from cef_trio.stream.time_stamps import unproved_seconds
 from cef_trio.telemetry.metrics import Metrics
@@ -68,7 +69,7 @@ class StreamRules:
     silence_seconds: float = 30.0
     """``STREAM_TIMEOUT_SECONDS``: where writers cannot be known, so long a silence is an end, and before a deletion."""
     gone_grace_seconds: float = 0.5
-    """How long a file may be missing before it counts as gone: news of its new name may be on the way."""
+    """How long news of a missing file's new name is waited for before a scan is asked for, which decides."""
     save_seconds: float = 2.0
     """How long a state may take to be saved on the way out."""
     record_seconds: float = 1.0
@@ -107,6 +108,8 @@ class Services:
     """Which calls of S3 are done without at present."""
     strays: StrayUploads = field(default_factory=StrayUploads)
     """Uploads that may be left under the keys of completed streams."""
+    scans: Scans = field(default_factory=Scans)
+    """The last scan of the watch folder."""
     webhook_owed: AsyncBool = field(default_factory=lambda: AsyncBool(False))
     """Set when a stream was completed that owes a webhook; whoever delivers them takes it back."""
 
