@@ -207,6 +207,7 @@ class StreamSupervisor:
                 self._gone(path)
             case Scanned(files, unreadable):
                 self._scanned(files, unreadable)
+                self._services.scans.told(event)  # last: whoever waits for it finds the new names told
 
     def _seen(self, path: str, stat: FileStat) -> None:
         live = self._live.get(path)

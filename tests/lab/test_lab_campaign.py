@@ -17,9 +17,9 @@ from cef_trio.lab.run import Plan, run_plan
 from cef_trio.lab.scenarios import EXPECTED_BROKEN, EXPLORED, SCENARIOS, streams
 
 PROCESSES = os.cpu_count() or 1
-WORLDS = 1500
-EVERY = {name: 1 if SCENARIOS[name] in streams.SCENARIOS else 8 for name in SCENARIOS}
-"""Every step of the stories of one recording; of the long ones of an unkind world each eighth: the long campaign
+WORLDS = 1000
+EVERY = {name: 1 if SCENARIOS[name] in streams.SCENARIOS else 16 for name in SCENARIOS}
+"""Every step of the stories of one recording; of the long ones of an unkind world each sixteenth: the long campaign
 (`.ci/campaign`) walks through all of them."""
 KINDS = {
     "s3: error InternalError",

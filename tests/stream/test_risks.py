@@ -204,12 +204,14 @@ async def test_p10_a_folder_that_may_not_be_read_is_told_but_for_lost_and_found(
     async with world.daemon() as daemon:
         told = observer(daemon)
         for _ in range(10):
-            daemon.supervisor.tell(Scanned({}, frozenset({world.path("closed"), world.path("lost+found")})))
+            daemon.supervisor.tell(
+                Scanned({}, frozenset({world.path("closed"), world.path("lost+found")}), began_at=trio.current_time())
+            )
             await trio.sleep(10)
         [risk] = told()
         assert (risk.reason, risk.size_bytes) == (Reason.FOLDER_UNREADABLE, 0)
         assert "closed" in risk.why
-        daemon.supervisor.tell(Scanned({}, frozenset()))
+        daemon.supervisor.tell(Scanned({}, frozenset(), began_at=trio.current_time()))
         assert told() == ()
 
 

@@ -24,7 +24,6 @@ SCENARIOS: Final = {
 EXPECTED_BROKEN: Final = {
     "moved-in-a-big-tree": "kind 1",
     "bind-unmounted": "kind 1",
-    "same-tick": "kind 3",
     "redis-loses-completed": "kind 3",
     "two-hosts": "P9",
 }
