@@ -22,8 +22,6 @@ SCENARIOS: Final = {
 """Every scenario, by name."""
 
 EXPECTED_BROKEN: Final = {
-    "moved-in-a-big-tree": "kind 1",
-    "bind-unmounted": "kind 1",
     "redis-loses-completed": "kind 3",
     "two-hosts": "P9",
 }
