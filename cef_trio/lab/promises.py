@@ -225,8 +225,14 @@ def _serial(world: World, checkpoint: Checkpoint) -> int | None:
 
 
 def _settled(world: World, checkpoint: Checkpoint, file: Path) -> bool:
-    """Whether a file is done with: it is in S3 as it is now, or its stream failed."""
-    return checkpoint.meta.status is not Status.COMPLETED or _holds(world, checkpoint, file.read_bytes())
+    """Whether a file is done with: it is in S3 as it is now, or its stream failed.
+
+    A stream that took its file for another one leaves it to the next stream.
+    """
+    status = checkpoint.meta.status
+    if status is Status.COMPLETED:
+        return _holds(world, checkpoint, file.read_bytes())
+    return status is not Status.FAILED_FILE_REPLACED
 
 
 def in_the_end(stage: Stage, scenario: Scenario) -> list[str]:
