@@ -435,7 +435,7 @@ class StreamProcessor:
 
     async def _verify_and_complete(self, upload: StreamUpload, recording: OpenRecording) -> None:
         self._finalizing_began()
-        stat = await verify_and_complete(self._services, upload, recording, leaving=self._leaving)
+        stat = await verify_and_complete(self._services, upload, recording, leaving=self._leaving, pause=self._rest)
         if stat is not None:  # it is still being written
             self._finalizing_since = None
             self.situation.value = looked(self.situation.value, self.situation.value.path, stat)
@@ -496,6 +496,11 @@ class StreamProcessor:
                 partial(self._news.wait_value, True),
             )
         with trio.move_on_at(least):  # news of a file that grows comes all the time
+            await self.situation.wait_value(lambda now: now.draining)
+
+    async def _rest(self, seconds: float) -> None:
+        """Wait, but not when the daemon leaves."""
+        with trio.move_on_after(seconds):
             await self.situation.wait_value(lambda now: now.draining)
 
     async def _until_draining(self, scope: trio.CancelScope) -> None:

@@ -15,7 +15,9 @@ from cef_trio.checkpoint.model import Lease
 from cef_trio.checkpoint.store import CheckpointStore
 from cef_trio.config import Settings
 from cef_trio.disk import Disk
+from cef_trio.file_system import named
 from cef_trio.media.metadata import MediaInfo
+from cef_trio.recording import FileStat
 from cef_trio.retry import CircuitBreaker
 from cef_trio.s3.client import S3Client
 from cef_trio.s3.pacing import Pacer
@@ -24,6 +26,7 @@ from cef_trio.stream.best_effort import BestEffort
 from cef_trio.stream.naming import KeyTemplate
 from cef_trio.stream.scans import Scans
 from cef_trio.stream.strays import StrayUploads
+from cef_trio.stream.time_stamps import unproved_seconds
 from cef_trio.telemetry.metrics import Metrics
 from cef_trio.webhook.client import WebhookClient
 
@@ -120,6 +123,10 @@ class Services:
     def unix_time(self, moment: float) -> float:
         """A moment of ``trio.current_time()`` as Unix time, in seconds."""
         return self.utc_now().timestamp() - trio.current_time() + moment
+
+    def unproved_seconds(self, fs_type: str | None, stat: FileStat) -> float:
+        """How long to wait, after this look, before the bytes are read that its time stamp is to stand for."""
+        return unproved_seconds(named(fs_type), stat, int(self.utc_now().timestamp() * 1e9))
 
     async def record_effect(self, saving: str, write: Callable[[], Awaitable[None]]) -> None:
         """Record what S3 has just done, before anything else happens (promise P2).

@@ -28,7 +28,6 @@ EXPECTED_BROKEN: Final = {
     "bind-unmounted": "kind 1",
     "number-reused": "kind 2",
     "numbers-change": "kind 2",
-    "same-tick": "kind 3",
     "redis-loses-completed": "kind 3",
     "two-hosts": "P9",
 }
