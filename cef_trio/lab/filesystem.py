@@ -40,6 +40,8 @@ class FileSystem:
     name: str = "ext4"
     """Its type, as ``statfs`` and mountinfo have it."""
     device: int = 64
+    fsid: bytes = b""
+    """Its own name for itself, as ``statfs`` has it; empty: it tells none."""
     numbers: Numbers = Numbers.UNIQUE
     generations: bool = True
     leases: Leases = Leases.TRUE

@@ -228,7 +228,9 @@ class Kernel:
 
     def _statfs(self, descriptor: int) -> tuple[told.FileSystem, bytes]:
         inode = self.inodes.by_key.get(_key(_fstat(descriptor)))
-        return told.UNKNOWN if inode is None else told.named(inode.file_system.name), b""
+        if inode is None:
+            return told.UNKNOWN, b""
+        return told.named(inode.file_system.name), inode.file_system.fsid
 
     def _ioctl(self, descriptor: int, request: int, argument: Any = 0, *more: Any) -> Any:
         inode = self.inodes.by_key.get(_key(_fstat(descriptor)))
