@@ -11,6 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Final
+
+_LAG_NS: Final = 1_234_567
 
 
 class Numbers(Enum):
@@ -55,8 +58,11 @@ class FileSystem:
     """The ``errno`` of every call, while its server is gone."""
 
     def stamp(self, now_ns: int) -> int:
-        """The time stamp of what is done now."""
-        return (now_ns + self.skew_ns) // self.tick_ns * self.tick_ns
+        """The time stamp of what is done now, by a clock that lags like a kernel's.
+
+        Stories begin at a whole second; stamps of whole seconds would all be taken for coarse ones.
+        """
+        return (now_ns - _LAG_NS + self.skew_ns) // self.tick_ns * self.tick_ns
 
 
 @dataclass(eq=False, slots=True)
