@@ -9,6 +9,7 @@ import pytest
 from servers.fuse_mount import FuseMount, fuse_mount
 
 from cef_trio.intake.writers import WriterState, writer_state_now
+from cef_trio.operate.facts import folder_facts
 
 
 @pytest.fixture
@@ -25,3 +26,8 @@ def test_p8_a_lease_that_fuse_grants_does_not_say_that_nobody_writes(mounted: Fu
         writer.flush()
         assert writer_state_now(str(mount / "a.mp4")) is WriterState.UNKNOWN
     assert writer_state_now(str(mount / "a.mp4")) is WriterState.UNKNOWN  # and a close is not known either
+
+
+@pytest.mark.real
+async def test_doctor_says_that_only_silence_ends_a_recording_there(mounted: FuseMount) -> None:
+    assert not (await folder_facts(mounted.mount)).local
