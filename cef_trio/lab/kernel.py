@@ -228,7 +228,9 @@ class Kernel:
 
     def _statfs(self, descriptor: int) -> tuple[told.FileSystem, bytes]:
         inode = self.inodes.by_key.get(_key(_fstat(descriptor)))
-        return told.UNKNOWN if inode is None else told.named(inode.file_system.name), b""
+        if inode is None:
+            return told.UNKNOWN, b""
+        return told.named(inode.file_system.name), inode.file_system.fsid
 
     def _mount_of(self, descriptor: int) -> str | None:
         """On which mount an open file is, as mountinfo has it, on the machine that asks."""
