@@ -226,6 +226,7 @@ MUTATIONS: Final = (
         _deleted_unchecked,
         "deleted-after-upload",
         ("P8",),
+        None,
     ),
 )
 
