@@ -296,6 +296,7 @@ async def _take_in(
         return ExitCode.REFUSED
     watcher = Watcher(folder, matches, supervisor, rescan_seconds=settings.rescan_seconds)
     risks.watcher = watcher
+    services.scans.ask = watcher.rescan
     check_seconds = min(settings.stale_check_seconds, settings.stream_timeout_seconds / 2)
     stale_checker = StaleChecker(
         services,

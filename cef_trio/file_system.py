@@ -23,8 +23,8 @@ from typing import Any, Final
 _SECOND_NS: Final = 1_000_000_000
 _FINE_TICK_NS: Final = 20_000_000
 """A kernel stamps with its coarse clock, which ticks 100 to 1000 times a second."""
-_COARSE_TICK_NS: Final = 2 * _SECOND_NS
-"""FAT's: the coarsest there is."""
+_COARSE_TICK_NS: Final = 2 * _SECOND_NS + _FINE_TICK_NS
+"""FAT's, the coarsest there is; it is rounded from the kernel's clock, which lags by its own tick."""
 
 _FS_IOC_GETVERSION: Final = 0x80087601
 _FS_IOC_GETFSUUID: Final = 0x80111500

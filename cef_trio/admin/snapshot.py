@@ -63,11 +63,13 @@ class StreamLine:
     """POSIX time at which the oldest byte that S3 does not have was first seen; ``None`` if nothing waits."""
     note: str | None = None
     """Why it waits, in words."""
+    unwritten_bytes: int = 0
+    """What the size covers and is known not to be written yet."""
 
     @property
     def lag_bytes(self) -> int:
         """On disk and not yet acknowledged."""
-        return max(0, self.size_on_disk_bytes - self.uploaded_bytes)
+        return max(0, self.size_on_disk_bytes - self.unwritten_bytes - self.uploaded_bytes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

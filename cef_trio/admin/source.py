@@ -192,6 +192,7 @@ class DaemonSource:
             uploaded_bytes=0,
             bytes_per_second=0.0,
             lag_since=None if lag.since is None else round(self.services.unix_time(lag.since), 1),
+            unwritten_bytes=lag.unwritten_bytes,
         )
         held = any(one.outage is not None for one in self._breakers())
         if upload is None:

@@ -7,7 +7,7 @@ must therefore be right after a ``Scanned`` alone.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from cef_trio.recording import FileStat
@@ -55,6 +55,8 @@ class Scanned:
 
     files: Mapping[str, FileStat]
     unreadable: frozenset[str] = frozenset()
+    began_at: float = field(kw_only=True)
+    """By ``trio.current_time()``, before the first folder was read: of what happened since, it may know only half."""
 
 
 FileEvent = Seen | Closed | Moved | Gone | Scanned

@@ -99,6 +99,10 @@ class Watcher:
             self.last_attempt = trio.current_time()
             await trio.sleep(_POLL_SECONDS)
 
+    def rescan(self) -> None:
+        """Read everything once more, as soon as a scan that runs is over."""
+        self._rescan_wanted.value = True
+
     def _trouble_began(self, why: str) -> None:
         self.trouble = (trio.current_time() if self.trouble is None else self.trouble[0], why)
 
@@ -152,12 +156,14 @@ class Watcher:
         Raises:
             OSError: the folder cannot be read, or is another one by now.
         """
+        began_at = trio.current_time()
         scan = await self._reader.scan(self._folder)
         if self._root not in {None, scan.root}:
             raise FileNotFoundError(errno.ENOENT, "another folder has its name now", self._folder)
         self._root = scan.root
         if self._watch_new(scan):
             # A folder that got its watch only now may have got files in between.
+            began_at = trio.current_time()
             scan = await self._reader.scan(self._folder)
             self._watch_new(scan)
         self.last_turn = self.last_attempt = trio.current_time()
@@ -165,7 +171,7 @@ class Watcher:
         for folder in sorted(scan.unreadable - self._unreadable):  # said once, however many scans
             log.warning("folder_unreadable", folder=folder)
         self._unreadable = scan.unreadable
-        self._listener.tell(Scanned(scan.files, scan.unreadable))
+        self._listener.tell(Scanned(scan.files, scan.unreadable, began_at=began_at))
 
     def _watch_new(self, scan: Scan) -> bool:
         if self._watches is None:

@@ -11,6 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Final
+
+_LAG_NS: Final = 1_234_567
 
 
 class Numbers(Enum):
@@ -40,6 +43,8 @@ class FileSystem:
     name: str = "ext4"
     """Its type, as ``statfs`` and mountinfo have it."""
     device: int = 64
+    fsid: bytes = b""
+    """Its own name for itself, as ``statfs`` has it; empty: it tells none."""
     numbers: Numbers = Numbers.UNIQUE
     generations: bool = True
     leases: Leases = Leases.TRUE
@@ -53,8 +58,11 @@ class FileSystem:
     """The ``errno`` of every call, while its server is gone."""
 
     def stamp(self, now_ns: int) -> int:
-        """The time stamp of what is done now."""
-        return (now_ns + self.skew_ns) // self.tick_ns * self.tick_ns
+        """The time stamp of what is done now, by a clock that lags like a kernel's.
+
+        Stories begin at a whole second; stamps of whole seconds would all be taken for coarse ones.
+        """
+        return (now_ns - _LAG_NS + self.skew_ns) // self.tick_ns * self.tick_ns
 
 
 @dataclass(eq=False, slots=True)

@@ -150,7 +150,7 @@ class Kernel:
             (fcntl, "ioctl", self._ioctl),
             (told, "statfs", self._statfs),
             (told, "birth_ns", lambda *_: None),
-            (told, "mount_of", lambda _descriptor: None),
+            (told, "mount_of", self._mount_of),
         ]
         before = [(module, name, getattr(module, name)) for module, name, _ in answers]
         for module, name, answer in answers:
@@ -228,7 +228,19 @@ class Kernel:
 
     def _statfs(self, descriptor: int) -> tuple[told.FileSystem, bytes]:
         inode = self.inodes.by_key.get(_key(_fstat(descriptor)))
-        return told.UNKNOWN if inode is None else told.named(inode.file_system.name), b""
+        if inode is None:
+            return told.UNKNOWN, b""
+        return told.named(inode.file_system.name), inode.file_system.fsid
+
+    def _mount_of(self, descriptor: int) -> str | None:
+        """On which mount an open file is, as mountinfo has it, on the machine that asks."""
+        path = os.readlink(f"/proc/self/fd/{descriptor}")  # noqa: PTH115 - what the kernel says, as it says it
+        folder = next((folder for folder in (Path(path), *Path(path).parents) if self._is_mount(folder)), self.base)
+        host = self._host
+        return f"{host.seen_as if host is not None and folder == host.folder else folder} /"
+
+    def _is_mount(self, folder: Path) -> bool:
+        return self.file_system(folder) is not self.file_system(folder.parent)
 
     def _ioctl(self, descriptor: int, request: int, argument: Any = 0, *more: Any) -> Any:
         inode = self.inodes.by_key.get(_key(_fstat(descriptor)))

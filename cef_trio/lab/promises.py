@@ -196,7 +196,23 @@ def at_rest(world: World) -> bool:
 
 def _is_of(world: World, checkpoint: Checkpoint, file: Path) -> bool:
     """Whether a stream is that file's: by which file it is, not by its number."""
-    return checkpoint.meta.current_path == str(file) and _serial(world, checkpoint) == world.kernel.inode(file).serial
+    if checkpoint.meta.current_path != str(file):
+        return False
+    return _serial(world, checkpoint) == world.kernel.inode(file).serial or _went_on_with(world, checkpoint, file)
+
+
+def _went_on_with(world: World, checkpoint: Checkpoint, file: Path) -> bool:
+    """Whether a stream that had sent nothing of its file was completed with the next one of its name and number.
+
+    Where no generation is told, nothing tells these two apart, and nothing of them can be mixed.
+    """
+    meta = checkpoint.meta
+    return (
+        meta.status is Status.COMPLETED
+        and meta.identity.generation is None
+        and world.kernel.inode(file).serial in world.kernel.inodes.bearers(meta.identity.file_ino)
+        and _holds(world, checkpoint, file.read_bytes())
+    )
 
 
 def _serial(world: World, checkpoint: Checkpoint) -> int | None:
@@ -209,8 +225,14 @@ def _serial(world: World, checkpoint: Checkpoint) -> int | None:
 
 
 def _settled(world: World, checkpoint: Checkpoint, file: Path) -> bool:
-    """Whether a file is done with: it is in S3 as it is now, or its stream failed."""
-    return checkpoint.meta.status is not Status.COMPLETED or _holds(world, checkpoint, file.read_bytes())
+    """Whether a file is done with: it is in S3 as it is now, or its stream failed.
+
+    A stream that took its file for another one leaves it to the next stream.
+    """
+    status = checkpoint.meta.status
+    if status is Status.COMPLETED:
+        return _holds(world, checkpoint, file.read_bytes())
+    return status is not Status.FAILED_FILE_REPLACED
 
 
 def in_the_end(stage: Stage, scenario: Scenario) -> list[str]:

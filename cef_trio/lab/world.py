@@ -14,7 +14,7 @@ import base64
 import os
 import struct
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, asynccontextmanager, closing, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -244,7 +244,7 @@ class World:
             stat = regular_file_stat(entry.lstat())
             if stat is not None and entry.suffix == ".mp4":
                 found[str(entry)] = stat
-        return Scanned(found)
+        return Scanned(found, began_at=trio.current_time())
 
     def content(self, name: str = "a.mp4") -> bytes:
         """The file's bytes."""
@@ -540,6 +540,12 @@ class WorldDaemon:
         """Watch the world's own file system as the daemon does; real files are told of by whoever writes them."""
         if not self.world.has_kernel:
             supervisor.tell(self.world.scan())
+
+            def scan_soon() -> None:
+                if self.listens:
+                    intake.start_soon(self._tell_scan, supervisor)
+
+            self.services.scans.ask = scan_soon
             return
         kernel, host = self.world.kernel, self._host
         watcher = Watcher(
@@ -550,7 +556,16 @@ class WorldDaemon:
             reader=InlineReader(_is_recording, partial(kernel.answering, host)),
             open_inotify=cast("Callable[[], AbstractContextManager[INotify]]", partial(kernel.queues.open, host.real)),
         )
+        self.services.scans.ask = watcher.rescan
         await intake.start(watcher.run)
+
+    async def _tell_scan(self, supervisor: StreamSupervisor) -> None:
+        """Scan, as the watcher does when it is asked to; a folder that is lost tells nothing until it is back."""
+        while True:
+            await trio.sleep(0.5)
+            with suppress(FileNotFoundError):
+                supervisor.tell(self.world.scan())
+                return
 
     def saw(self, name: str = "a.mp4") -> None:
         """The watcher sees the file as it is."""

@@ -71,6 +71,10 @@ class FolderFacts:
     is_folder: bool
     readable: bool = True
     file_system: str | None = None
+    local: bool = True
+    """Whether every writer is a process of this kernel, so that a read lease tells of it (``file_system.py``)."""
+    may_lease_all: bool = True
+    """Whether this process may take a lease on other users' files too (``CAP_LEASE``)."""
     folders: int = 0
     unreadable_folders: int = 0
     max_user_watches: int | None = None
@@ -88,15 +92,15 @@ def judge_folder(facts: FolderFacts) -> list[Finding]:
     if facts.unreadable_folders:
         says = f"{facts.unreadable_folders} folders in it cannot be read: recordings in them are not seen"
         found.append(warning(subject, says, "give this user r and x on them"))
-    return [*found, _judge_file_system(facts.file_system), _judge_inotify(facts)]
+    return [*found, _judge_file_system(facts), _judge_writers(facts), _judge_inotify(facts)]
 
 
 def _counted(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def _judge_file_system(kind: str | None) -> Finding:
-    subject = "file system"
+def _judge_file_system(facts: FolderFacts) -> Finding:
+    subject, kind = "file system", facts.file_system
     if kind is None:
         return warning(subject, "of what kind it is cannot be told here", "make sure that it is no network mount")
     if kind in NETWORK_FILE_SYSTEMS:
@@ -104,7 +108,21 @@ def _judge_file_system(kind: str | None) -> Finding:
         return warning(
             subject, says, "watch on the host that records, or lower RESCAN_SECONDS; see STREAM_TIMEOUT_SECONDS too"
         )
+    if not facts.local:
+        return ok(subject, f"{kind}: what is written on the other side of the mount is found by rescans")
     return ok(subject, f"{kind}: local, closes are seen at once")
+
+
+def _judge_writers(facts: FolderFacts) -> Finding:
+    """By which of the two a recording ends: because nobody has it open, or because it was silent for long enough."""
+    subject, silence = "writers", "STREAM_TIMEOUT_SECONDS of silence end a recording"
+    if not facts.local:
+        says = f"cannot be known on this file system: only {silence}, and are asked again before it is deleted or moved"
+        return ok(subject, says)
+    if not facts.may_lease_all:
+        says = f"known by leases for this user's own files; without CAP_LEASE, of other users' files only {silence}"
+        return ok(subject, says)
+    return ok(subject, "known by leases: a recording ends when nobody has it open for writing any more")
 
 
 def _judge_inotify(facts: FolderFacts) -> Finding:

@@ -19,12 +19,14 @@ from uuid import uuid4
 import httpx
 from inotify_simple import INotify, flags
 
+from cef_trio import file_system
 from cef_trio.checkpoint.redis import RedisCheckpointStore
 from cef_trio.checkpoint.states import FAILED, Status, StreamSet
 from cef_trio.exceptions import S3OperationError
 from cef_trio.intake.scan import scan_now
 from cef_trio.operate.diagnosis import FolderFacts, RedisFacts, StreamFacts
 from cef_trio.operate.overview import instance_of
+from cef_trio.paths import open_straight
 from cef_trio.s3.body import BytesSource
 from cef_trio.s3.client import S3Client
 from cef_trio.s3.errors import parse_http_date
@@ -37,6 +39,9 @@ from cef_trio.threads import run_in_thread
 
 _ABORT_SECONDS: Final = 5.0
 _INOTIFY: Final = Path("/proc/sys/fs/inotify")
+_STATUS: Final = Path("/proc/self/status")
+_CAP_LEASE: Final = 28
+"""``capability.h``."""
 _MOUNTS: Final = Path("/proc/self/mountinfo")
 _CONTENT: Final = b"cef-trio doctor\n"
 _NAME: Final = "cef-trio-doctor"
@@ -67,11 +72,37 @@ def _folder_facts_now(folder: Path) -> FolderFacts:
         is_folder=True,
         readable=os.access(path, os.R_OK | os.X_OK),
         file_system=_file_system_of(scan.root[0]),
+        local=_is_local(path),
+        may_lease_all=_may_lease_all(),
         folders=len(scan.folders),
         unreadable_folders=len(scan.unreadable),
         max_user_watches=_limit("max_user_watches"),
         inotify_error=_watch_error(path),
     )
+
+
+def _is_local(path: str) -> bool:
+    try:
+        descriptor = open_straight(path, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return False
+    try:
+        return file_system.statfs(descriptor)[0].local
+    finally:
+        os.close(descriptor)
+
+
+def _may_lease_all() -> bool:
+    try:
+        return has_cap_lease(_STATUS.read_text())
+    except OSError:
+        return False
+
+
+def has_cap_lease(status: str) -> bool:
+    """Whether a process may take leases on files of other users, by its ``/proc/self/status`` (proc(5)). Pure."""
+    effective = next((line.split()[1] for line in status.splitlines() if line.startswith("CapEff:")), "0")
+    return bool(int(effective, 16) >> _CAP_LEASE & 1)
 
 
 def _limit(name: str) -> int | None:

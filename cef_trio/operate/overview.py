@@ -45,10 +45,11 @@ class OpenStream:
 
     @property
     def lag_bytes(self) -> int | None:
-        """What is on disk and not yet acknowledged."""
+        """What is on disk and not yet acknowledged, without the holes that its daemon knows of."""
         if self.size_on_disk_bytes is None:
             return None if self.reported_lag is None else self.reported_lag.size_bytes
-        return lag_of(self.size_on_disk_bytes, self.acknowledged_bytes, None).size_bytes
+        unwritten = 0 if self.reported_lag is None else self.reported_lag.unwritten_bytes
+        return lag_of(self.size_on_disk_bytes - unwritten, self.acknowledged_bytes, None).size_bytes
 
     @property
     def lag_seconds(self) -> float | None:

@@ -1,8 +1,8 @@
 """What ``AFTER_UPLOAD`` asks for, and when it may be done (promise P8). Pure.
 
 A recording is touched only if both its witnesses say that nothing is lost by it, now and not earlier: the *file* is the
-one that was verified (device, inode and its generation, size and modification time), and the *object* is in S3 as it
-was completed. Who is not sure keeps the file, and says why.
+one that was verified (file system, inode and its generation, size and modification time), and the *object* is in S3 as
+it was completed. Who is not sure keeps the file, and says why.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from cef_trio.checkpoint.states import Status
 from cef_trio.recording import FileStat
 from cef_trio.s3.checksums import combine_crc64nvme
 from cef_trio.s3.model import StoredObject
-from cef_trio.stream.identity import is_same_file
+from cef_trio.stream.identity import is_verified_file
 from cef_trio.stream.parts import PartPlan
 
 _FIRST_PAUSE_SECONDS: Final = 30.0
@@ -91,10 +91,10 @@ def _crc_of_parts(plan: PartPlan, parts: Mapping[int, PartRecord], size_bytes: i
     return combine_crc64nvme((record.crc64nvme, record.size_bytes) for record in whole)
 
 
-def why_not_the_file(expected: VerifiedFile, found: FileStat, generation: int | None) -> str | None:
-    """Why an open file is not the one that was verified; ``None`` if it is. ``identity`` is that of today's boot."""
-    if not is_same_file(expected.identity, found, generation):
-        return "another file has its name, or its file system another device number"
+def why_not_the_file(expected: VerifiedFile, found: FileStat, observed: FileIdentity) -> str | None:
+    """Why an open file, by all that is told of it, is not the one that was verified; ``None`` if it is."""
+    if not is_verified_file(expected.identity, observed):
+        return "another file has its name, or it is on another file system"
     if (found.size_bytes, found.mtime_ns) != (expected.size_bytes, expected.mtime_ns):
         return "it was changed after it was verified"
     return None

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 import structlog
+import trio
 
 from cef_trio.checkpoint.model import Checkpoint, StreamMeta
 from cef_trio.checkpoint.states import Status
@@ -45,6 +46,8 @@ async def settle(services: Services, stream_id: str, path: str) -> Checkpoint | 
     async with services.disk.open(path) as recording:
         for _ in range(_ROUNDS):
             before = await recording.stat()
+            fs_type = (await recording.origin()).system.name
+            await trio.sleep(services.unproved_seconds(fs_type, before))
             found = await likeness(recording, before.size_bytes, completed)
             if found is not Likeness.SAME:
                 return completed if found is Likeness.SOME else Likeness.NONE

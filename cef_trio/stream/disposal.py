@@ -26,9 +26,10 @@ from typing import Final
 
 from cef_trio.disk import regular_file_stat
 from cef_trio.exceptions import AfterUploadError
-from cef_trio.file_system import inode_generation
+from cef_trio.file_system import origin_of
 from cef_trio.intake.writers import WriterState, take_lease, writer_waits
 from cef_trio.stream.after_upload_rules import VerifiedFile, why_not_the_file
+from cef_trio.stream.identity import identity_of
 from cef_trio.stream.renaming import FOLDER, all_taken, folder_of, rename, said
 
 _READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -45,6 +46,8 @@ class _Held:
     folder: int
     """The descriptor of the folder in which it is."""
     name: str
+    descriptor: int
+    """Its own."""
     check_unwritten: Callable[[], None]
     """Raises if a writer has come meanwhile."""
 
@@ -84,24 +87,28 @@ def _held(file: VerifiedFile) -> Iterator[_Held | None]:
         lease = take_lease(descriptor)
         if lease is WriterState.PRESENT:
             raise AfterUploadError(f"{file.path!r} was left alone: somebody has it open for writing")
-        _check(file, os.fstat(descriptor), inode_generation(descriptor))
-        # The name may have come to lead elsewhere since it was opened.
-        _check(file, os.stat(name, dir_fd=folder, follow_symlinks=False), None)
+        _check(file, descriptor)
+        if not _leads_to(folder, name, descriptor):  # any more
+            raise NotTouchedError(f"{file.path!r} was left alone: another file took its name just now")
 
         def check_unwritten() -> None:
             if lease is WriterState.NONE and writer_waits(descriptor):
                 raise AfterUploadError(f"{file.path!r} was left alone: somebody opens it for writing")
 
-        yield _Held(folder, name, check_unwritten)
+        yield _Held(folder, name, descriptor, check_unwritten)
     finally:
         for number in (descriptor, folder):
             if number >= 0:
                 os.close(number)  # which gives the lease back
 
 
-def _check(file: VerifiedFile, result: os.stat_result, generation: int | None) -> None:
-    found = regular_file_stat(result)
-    why = "it is no regular file any more" if found is None else why_not_the_file(file, found, generation)
+def _check(file: VerifiedFile, descriptor: int) -> None:
+    found = regular_file_stat(os.fstat(descriptor))
+    if found is None:
+        why: str | None = "it is no regular file any more"
+    else:
+        observed = identity_of(found, origin_of(descriptor), head_size_bytes=0, head_crc64nvme=0)
+        why = why_not_the_file(file, found, observed)
     if why is not None:
         raise NotTouchedError(f"{file.path!r} was left alone: {why}")
 
@@ -146,22 +153,22 @@ def _moved(file: VerifiedFile, held: _Held, folder: int, name: str) -> bool:
     """Whether the file has that name now, and no other; false: the name is another file's."""
     if held.is_at(folder, name):
         raise AfterUploadError(f"cannot move {file.path!r}: it would be moved to where it is")
-    if _leads_to(folder, name, file):
+    if _leads_to(folder, name, held.descriptor):
         held.unlink()
         return True
     held.check_unwritten()
     if not rename(held.folder, held.name, folder, name):
         return False
-    if not _leads_to(folder, name, file):
+    if not _leads_to(folder, name, held.descriptor):
         # What had the name in the last moment was not our file: it gets its name back.
         rename(folder, name, held.folder, held.name)
         raise NotTouchedError(f"{file.path!r} was left alone: another file took its name just now")
     return True
 
 
-def _leads_to(folder: int, name: str, file: VerifiedFile) -> bool:
+def _leads_to(folder: int, name: str, descriptor: int) -> bool:
+    """Whether a name is an open file's: both are looked at now, so that the numbers they have now decide."""
     try:
-        found = regular_file_stat(os.stat(name, dir_fd=folder, follow_symlinks=False))
+        return os.path.samestat(os.stat(name, dir_fd=folder, follow_symlinks=False), os.fstat(descriptor))
     except FileNotFoundError:
         return False
-    return found is not None and found.inode == file.identity.inode

@@ -3,7 +3,8 @@
 A writer may do anything until the last moment: patch the size of ``mdat`` (plain MP4), shift the whole body
 (``+faststart``), rewrite a duration. So nothing that was sent earlier is believed: the whole file is read once more,
 parts whose bytes changed are sent again under their numbers, and that is repeated until a pass changes nothing and the
-file's size and mtime are the same before and after it. What is completed then is the file as it stood (promise P1).
+file's size and mtime are the same before and after it, where the mtime is old enough to prove that
+(``time_stamps.py``). What is completed then is the file as it stood (promise P1).
 
 Passes cannot go on for ever: if the file changed during one, it is being written, and the stream goes back to waiting,
 without a slot, until it is quiet.
@@ -11,7 +12,7 @@ without a slot, until it is quiet.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 
 import structlog
 
@@ -34,9 +35,16 @@ _NOT_IMPLEMENTED = 501
 
 
 async def verify_and_complete(
-    services: Services, upload: StreamUpload, recording: OpenRecording, *, leaving: Callable[[], bool]
+    services: Services,
+    upload: StreamUpload,
+    recording: OpenRecording,
+    *,
+    leaving: Callable[[], bool],
+    pause: Callable[[float], Awaitable[None]],
 ) -> FileStat | None:
     """Verify the file, send what changed, and complete the object.
+
+    ``pause`` waits so many seconds, but no longer than until ``leaving()`` says to stop.
 
     Returns:
         ``None`` if the object is complete, or ``leaving()`` said to stop; else the file as it is now: it changed during
@@ -57,6 +65,8 @@ async def verify_and_complete(
                 f"{before.size_bytes} bytes do not fit into 10,000 parts of {upload.plan.part_size} bytes; "
                 "set CHUNK_SIZE_BYTES higher",
             )
+        if wait_seconds := services.unproved_seconds(upload.meta.identity.fs_type, before):
+            await pause(wait_seconds)
         changed = await _make_parts_true(services, upload, recording, before.size_bytes, leaving)
         if leaving():
             return None

@@ -113,16 +113,19 @@ def is_same_file(identity: FileIdentity, stat: FileStat, generation: int | None)
 
 
 def is_verified_file(identity: FileIdentity, observed: FileIdentity) -> bool:
-    """Whether an open file is the recorded one by evidence that is good enough to delete it: no sample of bytes."""
-    if on_another_file_system(identity, observed) or not inodes_last(observed.fs_type):
+    """Whether an open file is the recorded one by evidence that is good enough to delete it: no sample of bytes.
+
+    Another device number is that of another boot if the file system has a name of its own, and it is the recorded one.
+    """
+    if on_another_file_system(identity, observed) or identity.file_ino != observed.file_ino:
         return False
-    if identity.file_ino != observed.file_ino:
+    if _agree(identity.generation, observed.generation) is False or (
+        _agree(identity.birth_ns, observed.birth_ns) is False
+    ):
         return False
-    if _same_fs_id(identity.fs_id, observed.fs_id) is None and identity.file_dev != observed.file_dev:
-        return False
-    return _agree(identity.generation, observed.generation) is not False and (
-        _agree(identity.birth_ns, observed.birth_ns) is not False
-    )
+    if identity.file_dev == observed.file_dev:
+        return True
+    return inodes_last(observed.fs_type) and _same_fs_id(identity.fs_id, observed.fs_id) is True
 
 
 def is_same_place(recorded: FileIdentity, place: FolderPlace) -> bool:

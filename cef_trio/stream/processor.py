@@ -46,6 +46,7 @@ from cef_trio.stream.correction import settle
 from cef_trio.stream.decide import Action, Look, judge_look, next_action
 from cef_trio.stream.failures import KEEPS_ITS_UPLOAD, GivenUpError, reason_of
 from cef_trio.stream.finalize import finish, verify_and_complete
+from cef_trio.stream.holes import Holes
 from cef_trio.stream.identity import HEAD_BYTES, Sameness, is_same_file
 from cef_trio.stream.parts import Part
 from cef_trio.stream.predecessor import Likeness
@@ -111,6 +112,8 @@ class StreamProcessor:
         self._news = AsyncBool(False)
         """Set when something was heard of a file that cannot be read."""
         self._attempts = 0
+        self._doubts = 0
+        """How often the open file was not the stream's, since some work on it got to its end."""
         self._answers = RepeatedAnswers()
         self._contradicted = False
         """Whether S3 said that it has not what Redis knows it to have, and that was not settled yet."""
@@ -248,6 +251,7 @@ class StreamProcessor:
                 return Outcome.NOTHING_THERE
 
     async def _resume(self, stream_id: str) -> StreamUpload:
+        scanned_for: str | None = None
         while True:
             path = self.situation.value.path
             try:
@@ -256,20 +260,27 @@ class StreamProcessor:
                     self._contradicted = False
                     return upload
             except GivenUpError as error:
-                if error.reason not in _MISPLACED or not await self._is_renamed(path):
+                if error.reason not in _MISPLACED or path == scanned_for:
                     raise
+                await self._until_scanned(path, trio.current_time())
+                if self._leaving():
+                    raise
+                scanned_for = path
 
     def _is_undecided(self, error: CefMp4ProcessorError) -> bool:
         """Whether the file seems to be gone, with no time to wait for news of a rename: the next start looks."""
         leaving: bool = self.situation.value.draining
         return leaving and isinstance(error, GivenUpError) and error.reason in _MISPLACED
 
-    async def _is_renamed(self, path: str) -> bool:
-        """Whether a file that is not at its path has another name; the news of that may still be on its way."""
-        with trio.move_on_after(self._services.rules.gone_grace_seconds):
-            await self.situation.wait_value(lambda now: now.path != path or now.draining)
-        renamed: bool = self.situation.value.path != path
-        return renamed
+    async def _until_scanned(self, path: str, missed_at: float) -> None:
+        """Wait until it is known whether a file that is not at its path has another name: until that name is told, or
+        a scan that began after the file was missed; and no longer than until the daemon leaves.
+        """
+        moved_on = partial(self.situation.wait_value, lambda now: now.path != path or now.draining)
+        with trio.move_on_after(self._services.rules.gone_grace_seconds):  # news of a rename is cheaper than a scan
+            await moved_on()
+            return
+        await wait_any(moved_on, partial(self._services.scans.wait_for_one, path, missed_at))
 
     def _name(self, stream_id: str) -> None:
         self.stream_id = stream_id
@@ -287,6 +298,7 @@ class StreamProcessor:
                         self._doubt()
                         return
                     await work(upload, recording)
+                    self._doubts = 0
             except RecordingChangedError as error:
                 log.info("recording_changed_under_read", reason=str(error))
                 self._doubt()
@@ -294,6 +306,7 @@ class StreamProcessor:
                 self.working = False
 
     def _doubt(self) -> None:
+        self._doubts += 1
         self.situation.value = gone(self.situation.value)
 
     async def _send_ready(self, upload: StreamUpload, recording: OpenRecording) -> None:
@@ -313,6 +326,8 @@ class StreamProcessor:
             if sent >= turn and self._services.stream_slots.statistics().tasks_waiting:
                 return
             if not await recording.is_written(part.offset, part.size_bytes):
+                if not upload.unwritten:
+                    upload.holes = Holes(part.number, seen, trio.current_time())
                 upload.unwritten.add(part.number)
                 if len(upload.unwritten) < _MAX_UNWRITTEN:
                     continue
@@ -321,6 +336,8 @@ class StreamProcessor:
             sent += 1
         if upload.unwritten:
             upload.nothing_ready_at = seen
+        else:
+            upload.holes = None
 
     async def _pause_unless_ended(self, upload: StreamUpload) -> None:
         """A file that is being filled is looked at once a second, not at each write."""
@@ -334,11 +351,13 @@ class StreamProcessor:
 
     async def _look(self, upload: StreamUpload) -> bool:
         """Look at the file itself, since something did not fit; returns whether that ended the stream."""
+        if self._doubts > 1:  # the file system gave two answers; it is not asked in a loop which of them holds
+            await self._pause(self._backoff(self._doubts - 1))
         situation = self.situation.value
         look = await self._look_once(upload)
         if look in {Look.GONE, Look.REPLACED}:
             # It may only have another name now, and the news of that be on its way.
-            await self._is_renamed(situation.path)
+            await self._until_scanned(situation.path, trio.current_time())
             if self.situation.value.draining:
                 return False
             look = await self._look_once(upload)
@@ -416,7 +435,7 @@ class StreamProcessor:
 
     async def _verify_and_complete(self, upload: StreamUpload, recording: OpenRecording) -> None:
         self._finalizing_began()
-        stat = await verify_and_complete(self._services, upload, recording, leaving=self._leaving)
+        stat = await verify_and_complete(self._services, upload, recording, leaving=self._leaving, pause=self._rest)
         if stat is not None:  # it is still being written
             self._finalizing_since = None
             self.situation.value = looked(self.situation.value, self.situation.value.path, stat)
@@ -437,12 +456,11 @@ class StreamProcessor:
 
     async def _wait_to_retry(self, error: CefMp4ProcessorError) -> None:
         """Wait, without a slot, until it is worth trying again; at once when the daemon leaves."""
-        rules = self._services.rules
         self.unreadable = error if isinstance(error, FileAccessError) else None
         self._news.value = False
         self._attempts += 1
         self.movement.failed(error)
-        seconds = min(rules.retry_max_seconds, rules.retry_initial_seconds * 2 ** min(self._attempts - 1, 32))
+        seconds = self._backoff(self._attempts)
         log.warning("stream_retrying", error=str(error), wait_seconds=seconds, attempt=self._attempts)
         upload = self.upload
         if upload is not None and self._services.redis_breaker.up.value:
@@ -464,6 +482,11 @@ class StreamProcessor:
             await self._services.redis_breaker.wait_up()
             nursery.cancel_scope.cancel()
 
+    def _backoff(self, attempts: int) -> float:
+        rules = self._services.rules
+        wanted: float = rules.retry_initial_seconds * 2 ** min(attempts - 1, 32)
+        return min(rules.retry_max_seconds, wanted)
+
     async def _pause(self, seconds: float) -> None:
         """Wait so long, but no longer than for news of a file that cannot be read; and until the daemon leaves."""
         least = trio.current_time() + min(seconds, self._services.rules.retry_initial_seconds)
@@ -473,6 +496,11 @@ class StreamProcessor:
                 partial(self._news.wait_value, True),
             )
         with trio.move_on_at(least):  # news of a file that grows comes all the time
+            await self.situation.wait_value(lambda now: now.draining)
+
+    async def _rest(self, seconds: float) -> None:
+        """Wait, but not when the daemon leaves."""
+        with trio.move_on_after(seconds):
             await self.situation.wait_value(lambda now: now.draining)
 
     async def _until_draining(self, scope: trio.CancelScope) -> None:

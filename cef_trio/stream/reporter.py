@@ -44,7 +44,7 @@ async def report_for_ever(
             lags={
                 key: replace(lag, since=services.unix_time(lag.since) if lag.since is not None else None)
                 for key, lag in lags.items()
-                if key is not None and lag.size_bytes
+                if key is not None and (lag.size_bytes or lag.unwritten_bytes)
             },
         )
 

@@ -63,12 +63,18 @@ class RiskObserver:
         live, now = tuple(self.supervisor.live), trio.current_time()
         queues = self.services.part_slots.available_tokens < 1 or self.services.pacer.rate > 0
         offset = self.services.unix_time(0.0)
+        busy = [one for one in live if not one.processor.movement.resting]
         return Facts(
             outages=self._outages(),
-            uploads=tuple(_upload(one, now, queues=queues) for one in live if not one.processor.movement.resting),
+            uploads=tuple(_upload(one, now, queues=queues) for one in busy if one.unreadable is None),
             last_moved_at=max((one.processor.movement.moved_at for one in live), default=-float("inf")),
             not_looked_up=self.supervisor.not_looked_up,
             failed=tuple(replace(one, since=one.since - offset) for one in self.supervisor.given_up),
+            unreadable_files=tuple(
+                Waiting(one.processor.movement.moved_at, _missing_bytes(one, now), one.unreadable)
+                for one in busy
+                if one.unreadable is not None
+            ),
             unreadable_records=self.supervisor.set_aside,
             unreadable_folders=tuple(
                 Waiting(since, why=folder)
@@ -99,13 +105,17 @@ class RiskObserver:
 
 def _upload(live: LiveStream, now: float, *, queues: bool) -> Upload:
     processor = live.processor
-    situation: Situation = live.situation.value
     lag = live.lag(now)
-    ended = situation.ending is not Ending.NOT
     return Upload(
         moved_at=processor.movement.moved_at,
-        size_bytes=situation.stat.size_bytes if ended else lag.size_bytes,
-        lags=lag.size_bytes > 0,
+        size_bytes=_missing_bytes(live, now),
+        lags=lag.size_bytes + lag.unwritten_bytes > 0,
         queues=queues or not processor.working,
         trouble=processor.movement.trouble,
     )
+
+
+def _missing_bytes(live: LiveStream, now: float) -> int:
+    """What S3 does not have; of a recording that has ended, all of it, since there is no object yet."""
+    situation: Situation = live.situation.value
+    return live.lag(now).size_bytes if situation.ending is Ending.NOT else situation.stat.size_bytes

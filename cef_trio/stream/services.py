@@ -15,14 +15,18 @@ from cef_trio.checkpoint.model import Lease
 from cef_trio.checkpoint.store import CheckpointStore
 from cef_trio.config import Settings
 from cef_trio.disk import Disk
+from cef_trio.file_system import named
 from cef_trio.media.metadata import MediaInfo
+from cef_trio.recording import FileStat
 from cef_trio.retry import CircuitBreaker
 from cef_trio.s3.client import S3Client
 from cef_trio.s3.pacing import Pacer
 from cef_trio.shielded import shielded
 from cef_trio.stream.best_effort import BestEffort
 from cef_trio.stream.naming import KeyTemplate
+from cef_trio.stream.scans import Scans
 from cef_trio.stream.strays import StrayUploads
+from cef_trio.stream.time_stamps import unproved_seconds
 from cef_trio.telemetry.metrics import Metrics
 from cef_trio.webhook.client import WebhookClient
 
@@ -65,7 +69,7 @@ class StreamRules:
     silence_seconds: float = 30.0
     """``STREAM_TIMEOUT_SECONDS``: where writers cannot be known, so long a silence is an end, and before a deletion."""
     gone_grace_seconds: float = 0.5
-    """How long a file may be missing before it counts as gone: news of its new name may be on the way."""
+    """How long news of a missing file's new name is waited for before a scan is asked for, which decides."""
     save_seconds: float = 2.0
     """How long a state may take to be saved on the way out."""
     record_seconds: float = 1.0
@@ -104,6 +108,8 @@ class Services:
     """Which calls of S3 are done without at present."""
     strays: StrayUploads = field(default_factory=StrayUploads)
     """Uploads that may be left under the keys of completed streams."""
+    scans: Scans = field(default_factory=Scans)
+    """The last scan of the watch folder."""
     webhook_owed: AsyncBool = field(default_factory=lambda: AsyncBool(False))
     """Set when a stream was completed that owes a webhook; whoever delivers them takes it back."""
 
@@ -117,6 +123,10 @@ class Services:
     def unix_time(self, moment: float) -> float:
         """A moment of ``trio.current_time()`` as Unix time, in seconds."""
         return self.utc_now().timestamp() - trio.current_time() + moment
+
+    def unproved_seconds(self, fs_type: str | None, stat: FileStat) -> float:
+        """How long to wait, after this look, before the bytes are read that its time stamp is to stand for."""
+        return unproved_seconds(named(fs_type), stat, int(self.utc_now().timestamp() * 1e9))
 
     async def record_effect(self, saving: str, write: Callable[[], Awaitable[None]]) -> None:
         """Record what S3 has just done, before anything else happens (promise P2).

@@ -67,12 +67,21 @@ class LiveStream:
         return path
 
     def lag(self, now: float) -> Lag:
-        """What S3 does not have of its file."""
-        size_bytes, upload = self.situation.value.stat.size_bytes, self.processor.upload
-        self.growth.saw(now, size_bytes)  # the stream may have looked for itself
-        if upload is not None:
+        """What S3 does not have of its file, holes left out."""
+        situation: Situation = self.situation.value
+        size_bytes, upload = situation.stat.size_bytes, self.processor.upload
+        if upload is None:
+            self.growth.saw(now, size_bytes)  # the stream may have looked for itself
+            return lag_of(size_bytes, 0, self.growth.oldest())
+        acknowledged, holes = upload.acknowledged_bytes, upload.holes
+        if holes is None or not holes.are_known(situation, now):
+            self.growth.saw(now, size_bytes)
             self.growth.acknowledged(upload.acknowledged_to)
-        return lag_of(size_bytes, upload.acknowledged_bytes if upload is not None else 0, self.growth.oldest())
+            return lag_of(size_bytes, acknowledged, self.growth.oldest())
+        waiting, end = upload.waiting_before_hole(holes.first_part)
+        self.growth.saw(now, end)
+        self.growth.acknowledged(upload.acknowledged_to)
+        return Lag(waiting, self.growth.oldest(), max(0, size_bytes - acknowledged - waiting))
 
     @property
     def unreadable(self) -> str | None:
@@ -85,8 +94,8 @@ class LiveStream:
         self.processor.try_again()
         if situation.stat != self.situation.value.stat:
             self.changed_at = trio.current_time()
-            self.growth.saw(self.changed_at, situation.stat.size_bytes)
         self.situation.value = situation
+        self.lag(trio.current_time())  # notes when its bytes were first seen
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +207,7 @@ class StreamSupervisor:
                 self._gone(path)
             case Scanned(files, unreadable):
                 self._scanned(files, unreadable)
+                self._services.scans.told(event)  # last: whoever waits for it finds the new names told
 
     def _seen(self, path: str, stat: FileStat) -> None:
         live = self._live.get(path)

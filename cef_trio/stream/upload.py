@@ -25,6 +25,7 @@ from cef_trio.recording import FileStat
 from cef_trio.s3.client import S3Client
 from cef_trio.s3.model import ChecksumAlgorithm, ListedUpload, PartToComplete, StoredObject
 from cef_trio.stream.decide import Known
+from cef_trio.stream.holes import Holes
 from cef_trio.stream.parts import Part, PartPlan
 from cef_trio.stream.predecessor import Base, base_of
 from cef_trio.stream.services import Services
@@ -45,9 +46,14 @@ class StreamUpload:
         self.parts: dict[int, PartRecord] = dict(checkpoint.parts)
         self.plan = PartPlan(self.meta.part_size, equal_parts=self.meta.equal_parts)
         self._in_flight: set[int] = set()
+        self._failed: set[int] = set()
+        """Parts that were written, and that S3 did not take when they were sent last."""
         self._first_missing = 1
         self.unwritten: set[int] = set()
-        """Parts within the file that its writer has not written yet, when it was last looked at."""
+        """Parts within the file that its writer has not written yet, as far as the look that goes on, or the last one,
+        has come."""
+        self.holes: Holes | None = None
+        """What is known of them, for lag."""
         self.nothing_ready_at: FileStat | None = None
         """The file of which every part was in S3, in flight or unwritten."""
         self._base: Base | None = None
@@ -98,6 +104,20 @@ class StreamUpload:
         before = self.plan.part(number - 1).end if number > 1 else 0
         short = self.parts.get(number)
         return before + (short.size_bytes if short is not None else 0)
+
+    def waiting_before_hole(self, first_hole: int) -> tuple[int, int]:
+        """Of a file whose first hole is in that part: how many written bytes S3 does not have, and where they end.
+
+        Behind the hole these are the parts that are in flight, or were.
+        """
+        behind = {number for number in self._in_flight | self._failed if number >= first_hole}
+        missing = behind.union(range(self.first_missing, first_hole))
+        waiting = sum(self._missing_bytes(number) for number in missing)
+        return waiting, self.plan.part(max(behind)).end if behind else self.plan.part(first_hole).offset
+
+    def _missing_bytes(self, number: int) -> int:
+        part = self.parts.get(number)
+        return self.plan.part(number).size_bytes - (part.size_bytes if part is not None else 0)
 
     def _has_full(self, number: int) -> bool:
         part = self.parts.get(number)
@@ -182,6 +202,7 @@ class StreamUpload:
         On cancellation the part is either recorded, or in flight: S3's acknowledgement had not arrived.
         """
         self._in_flight.add(part.number)
+        self._failed.add(part.number)
         began = trio.current_time()
         try:
             if await self._copy(recording, part):
@@ -209,6 +230,8 @@ class StreamUpload:
             )
         finally:
             self._in_flight.discard(part.number)
+            if self._has_full(part.number):
+                self._failed.discard(part.number)
         self.meta = count_part(self.meta, record, rewritten=rewritten)
         log.debug("part_uploaded", part_number=part.number, size_bytes=record.size_bytes, rewritten=rewritten)
 
@@ -245,6 +268,8 @@ class StreamUpload:
         """
         behind = [number for number, part in self.parts.items() if self._end_of(part) > size_bytes]
         if behind:
+            self._failed.clear()
+            self.holes = None
             keep_to = min(behind) - 1
             for number in [number for number in self.parts if number > keep_to]:
                 self.drop(number)
@@ -263,6 +288,8 @@ class StreamUpload:
     async def leave_behind(self, **fields: Any) -> None:
         """Begin with nothing, and leave the open upload as it is: it is gone, or not ours to touch from here."""
         self.parts.clear()
+        self._failed.clear()
+        self.holes = None
         self._first_missing = 1
         change = Change(fields)
         self.meta = apply_change(replace(self.meta, status=Status.ACTIVE), starting_over(change))

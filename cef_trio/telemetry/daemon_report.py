@@ -42,14 +42,16 @@ class DaemonReport:
 
 def encode(report: DaemonReport) -> str:
     """One line of JSON."""
-    most = sorted(report.lags.items(), key=lambda item: item[1].size_bytes, reverse=True)[:MAX_LAGS]
+    most = sorted(report.lags.items(), key=lambda item: (item[1].size_bytes, item[1].unwritten_bytes), reverse=True)[
+        :MAX_LAGS
+    ]
     return json.dumps(
         {
             "at": report.at,
             "folder": report.folder,
             "stopped": report.stopped,
             "risks": [[one.reason.value, one.since, one.size_bytes, one.recordings, one.why] for one in report.risks],
-            "lags": {key: [lag.size_bytes, lag.since] for key, lag in most},
+            "lags": {key: _told(lag) for key, lag in most},
         },
         separators=(",", ":"),
     )
@@ -117,8 +119,13 @@ def _risk(reason: Any, since: Any, size_bytes: Any, recordings: Any, why: Any) -
     return Risk(Reason(reason), float(since), int(size_bytes), int(recordings), str(why))
 
 
-def _lag(size_bytes: Any, since: Any) -> Lag:
-    return Lag(int(size_bytes), None if since is None else float(since))
+def _told(lag: Lag) -> list[float | None]:
+    told = [lag.size_bytes, lag.since]
+    return [*told, lag.unwritten_bytes] if lag.unwritten_bytes else told  # commands of earlier versions know two
+
+
+def _lag(size_bytes: Any, since: Any, unwritten_bytes: Any = 0) -> Lag:
+    return Lag(int(size_bytes), None if since is None else float(since), int(unwritten_bytes))
 
 
 def stopped(report: DaemonReport) -> DaemonReport:

@@ -21,6 +21,8 @@ class Lag:
     size_bytes: int = 0
     since: float | None = None
     """When the oldest of these bytes was first seen, by the clock of whoever asked; ``None``: nothing waits."""
+    unwritten_bytes: int = 0
+    """Not among them: what the file's size covers and its writer, as far as is known, has not written yet."""
 
     def seconds(self, now: float) -> float:
         """The age of the oldest byte; 0 if nothing waits."""
@@ -37,7 +39,9 @@ def total(lags: Iterable[Lag]) -> Lag:
     """The lag of all of them together."""
     known = tuple(lags)
     return Lag(
-        sum(lag.size_bytes for lag in known), min((lag.since for lag in known if lag.since is not None), default=None)
+        sum(lag.size_bytes for lag in known),
+        min((lag.since for lag in known if lag.since is not None), default=None),
+        sum(lag.unwritten_bytes for lag in known),
     )
 
 

@@ -275,6 +275,41 @@ async def test_a_folder_that_cannot_be_read_is_said_once_and_told_again_when_it_
             await listener.heard(lambda event: isinstance(event, Scanned) and len(event.files) == 1)
 
 
+class SlowReader(ThreadedReader):
+    """Reads like the real one, but only when it is let."""
+
+    def __init__(self) -> None:
+        super().__init__(MATCHES)
+        self.reading = AsyncValue(0)
+        self.let = trio.Event()
+        self.let.set()
+
+    async def scan(self, folder: str) -> Scan:
+        self.reading.value += 1
+        await self.let.wait()
+        return await super().scan(folder)
+
+
+async def test_a_scan_says_when_it_began_and_one_that_is_asked_for_begins_after_that(folder: Path) -> None:
+    """What happened while it ran it may not know: that is the next one's."""
+    reader, listener = SlowReader(), Listener()
+    watcher = Watcher(str(folder), MATCHES, listener, rescan_seconds=3600, reader=reader)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(watcher.run)
+        listener.forget()
+        before, reader.let = reader.reading.value, trio.Event()
+        watcher.rescan()
+        await reader.reading.wait_value(lambda times: times > before)
+        while_it_runs = trio.current_time()
+        watcher.rescan()
+        reader.let.set()
+        with trio.fail_after(10):
+            await listener.events.wait_value(lambda _: len(listener.scans) == 2)
+        under_way, asked_for = listener.scans
+        assert under_way.began_at <= while_it_runs < asked_for.began_at
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_cancelled_watcher_leaves_no_descriptor_open(folder: Path) -> None:
     before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(5):

@@ -13,13 +13,13 @@ import pytest
 from cef_trio.lab import misfortunes
 from cef_trio.lab.campaign import Tally, conduct
 from cef_trio.lab.explorers import cancellations, crashes, worlds
-from cef_trio.lab.run import Plan
+from cef_trio.lab.run import Plan, run_plan
 from cef_trio.lab.scenarios import EXPECTED_BROKEN, EXPLORED, SCENARIOS, streams
 
 PROCESSES = os.cpu_count() or 1
-WORLDS = 1500
-EVERY = {name: 1 if SCENARIOS[name] in streams.SCENARIOS else 8 for name in SCENARIOS}
-"""Every step of the stories of one recording; of the long ones of an unkind world each eighth: the long campaign
+WORLDS = 1000
+EVERY = {name: 1 if SCENARIOS[name] in streams.SCENARIOS else 16 for name in SCENARIOS}
+"""Every step of the stories of one recording; of the long ones of an unkind world each sixteenth: the long campaign
 (`.ci/campaign`) walks through all of them."""
 KINDS = {
     "s3: error InternalError",
@@ -100,5 +100,6 @@ def test_no_promise_is_broken_in_worlds_made_of_dice() -> None:
     assert KINDS - {kind for kind, count in tally.hits.items() if count} == set()
 
 
-def test_what_still_breaks_a_promise_is_a_scenario() -> None:
-    assert set(EXPECTED_BROKEN) <= set(SCENARIOS)
+def test_what_is_said_to_break_a_promise_does_and_what_is_mended_leaves_the_table() -> None:
+    mended = [name for name in EXPECTED_BROKEN if not run_plan(Plan(name)).violations]
+    assert mended == []  # take it out of EXPECTED_BROKEN: then the explorers walk through it

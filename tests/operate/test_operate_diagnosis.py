@@ -27,7 +27,7 @@ from cef_trio.operate.diagnosis import (
     judge_streams,
     snapshot_seconds,
 )
-from cef_trio.operate.facts import file_system_in
+from cef_trio.operate.facts import file_system_in, has_cap_lease
 from cef_trio.s3.model import AbortRule, ChecksumAlgorithm
 from cef_trio.s3.xml import XmlError, parse_abort_rules
 
@@ -63,6 +63,8 @@ def worst(findings: list[Finding]) -> Severity:
         ({"file_system": None}, WARNING),
         *(({"file_system": kind}, WARNING) for kind in sorted(NETWORK_FILE_SYSTEMS)),
         *(({"file_system": kind}, OK) for kind in ("xfs", "btrfs", "zfs", "tmpfs", "overlay")),
+        ({"file_system": "fuse", "local": False}, OK),
+        ({"may_lease_all": False}, OK),
         ({"inotify_error": "No space left on device"}, PROBLEM),
         ({"max_user_watches": None}, WARNING),
         ({"max_user_watches": 10}, PROBLEM),
@@ -72,6 +74,36 @@ def worst(findings: list[Finding]) -> Severity:
 )
 def test_a_watch_folder(changed: dict[str, Any], severity: Severity) -> None:
     assert worst(judge_folder(replace(FOLDER, **changed))) is severity
+
+
+@pytest.mark.parametrize(
+    ("local", "may_lease_all", "says"),
+    [
+        (True, True, "known by leases: "),
+        (True, False, "known by leases for this user's own files"),
+        (False, True, "cannot be known on this file system: only STREAM_TIMEOUT_SECONDS of silence"),
+        (False, False, "cannot be known on this file system: only STREAM_TIMEOUT_SECONDS of silence"),
+    ],
+)
+def test_which_of_the_two_ends_a_recording_in_the_watch_folder_is_said(
+    local: bool, may_lease_all: bool, says: str
+) -> None:
+    facts = replace(FOLDER, local=local, may_lease_all=may_lease_all)
+    (finding,) = [finding for finding in judge_folder(facts) if finding.subject == "writers"]
+    assert (finding.severity, finding.says.startswith(says)) == (OK, True)
+
+
+def test_a_file_system_whose_writers_cannot_be_known_is_not_called_local() -> None:
+    facts = replace(FOLDER, file_system="fuse", local=False)
+    assert not [finding for finding in judge_folder(facts) if "local" in finding.says]
+
+
+@pytest.mark.parametrize(
+    ("effective", "has"), [("000001ffffffffff", True), ("0000000010000000", True), ("00000000efffffff", False)]
+)
+def test_the_right_to_take_leases_is_read_from_the_processs_own_status(effective: str, has: bool) -> None:
+    assert has_cap_lease(f"Name:\tx\nCapPrm:\t000001ffffffffff\nCapEff:\t{effective}\n") is has
+    assert not has_cap_lease("Name:\tx\n")
 
 
 def test_what_to_set_is_a_limit_that_is_enough() -> None:

@@ -79,6 +79,10 @@ def test_lag_is_what_is_on_disk_and_not_acknowledged() -> None:
     assert (stream.lag_bytes, stream.lag_seconds) == (40, None)
     [stream] = observed((meta, [(60, 10)]), files={meta.stream_id: on_disk(meta, 60)}).open_streams
     assert (stream.lag_bytes, stream.lag_seconds, stream.progress) == (0, 0.0, 1.0)
+    # Of a file whose size was set first its daemon knows what is not written yet.
+    report = replace(report, lags={meta.stream_id: Lag(10, now - 1, 30)})
+    [stream] = observed((meta, [(60, 601)]), files=files, reports=[report]).open_streams
+    assert (stream.lag_bytes, stream.lag_seconds) == (10, 1.0)
 
 
 @pytest.mark.parametrize("there", [None, FileStat(1, 999, 5000, 0)])

@@ -18,7 +18,7 @@ import redis as redis_library
 from servers.daemon import Bucket, daemon, settings_for
 from servers.embedded_s3 import embedded_s3_server
 from servers.endpoints import Endpoint
-from servers.s3_control import arm, disarm_all
+from servers.s3_control import arm, disarm, disarm_all
 from servers.valkey import ValkeyServer, valkey_server
 
 import cef_trio
@@ -164,6 +164,38 @@ def test_the_rights_that_security_md_lists_are_enough_and_none_is_too_many(serve
     assert "PEXPIRE" in (ROOT / "cef_trio" / "checkpoint" / "scripts" / "renew.lua").read_text()
     assert allowed - servers.commands_used() <= {"pexpire"}, "granted, and never used"
     assert {ACTION_OF[operation] for operation in servers.operations_used()} == granted()
+
+
+def test_the_rights_that_security_md_lists_are_enough_to_see_an_outage_of_writes_and_its_end(servers: Servers) -> None:
+    """The probes write at keys that the rights cover. That the probe's object may not be deleted is no refusal."""
+    quick = {"RETRY_ATTEMPTS": "2", "RETRY_INITIAL_SECONDS": "0.1", "RETRY_MAX_SECONDS": "0.3"}
+    folder, s3, redis = Path(servers.settings["WATCH_DIR"]), servers.s3, servers.redis
+    with daemon({**servers.settings, **quick}) as process:
+        for number, code in enumerate(["ServiceUnavailable", "AccessDenied"], start=1):
+            writes = ("CreateMultipartUpload", "UploadPart", "PutObject")
+            faults = [arm(s3, {"kind": "error", "operation": one, "code": code, "times": None}) for one in writes]
+            path = folder / f"s3-{number}.mp4"
+            path.write_bytes(os.urandom(6 << 20))
+            process.wait_for("outage_goes_on", service="s3", count=3 * number)
+            for fault in faults:
+                disarm(s3, fault)
+            process.wait_for("outage_ended", service="s3", count=number)
+            process.wait_for("stream_completed", file=str(path))
+        assert redis.command("CONFIG", "SET", "maxmemory", "1") == b"+OK\r\n"
+        path = folder / "redis.mp4"
+        path.write_bytes(os.urandom(6 << 20))
+        process.wait_for("outage_goes_on", service="redis", count=3)
+        assert redis.command("CONFIG", "SET", "maxmemory", "0") == b"+OK\r\n"
+        process.wait_for("outage_ended", service="redis")
+        process.wait_for("stream_completed", file=str(path))
+        assert (process.count("outage_began", service="s3"), process.count("outage_began", service="redis")) == (2, 1)
+        assert process.count("stream_failed") == 0
+        assert process.stop() == 0
+    assert s3.client().head_object(Bucket="recordings", Key="streams/cef-trio-probe")["ContentLength"] > 0
+    outcomes = httpx.get(f"{s3.url}/_control/calls", trust_env=False).json()
+    assert outcomes["calls"]["DeleteObject"] == 1, "asked once, refused, and not asked again"
+    assert b":1" in redis.command("EXISTS", "stream:cef-trio-probe")
+    servers.commands_used()  # and none was refused by the ACL
 
 
 def streams(settings: Mapping[str, str]) -> list[dict[str, str]]:

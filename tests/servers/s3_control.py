@@ -9,9 +9,15 @@ import httpx
 from servers.endpoints import Endpoint
 
 
-def arm(endpoint: Endpoint, fault: Mapping[str, object]) -> None:
-    """Switch a fault on; the fields are those of ``cef_trio.local.s3.Fault``."""
-    httpx.post(f"{endpoint.url}/_control/faults", json=fault, trust_env=False).raise_for_status()
+def arm(endpoint: Endpoint, fault: Mapping[str, object]) -> int:
+    """Switch a fault on; the fields are those of ``cef_trio.local.s3.Fault``. Returns its number."""
+    answer = httpx.post(f"{endpoint.url}/_control/faults", json=fault, trust_env=False).raise_for_status()
+    return int(answer.json()["number"])
+
+
+def disarm(endpoint: Endpoint, number: int) -> None:
+    """Switch that one off."""
+    httpx.delete(f"{endpoint.url}/_control/faults/{number}", trust_env=False).raise_for_status()
 
 
 def disarm_all(endpoint: Endpoint) -> None:

@@ -24,6 +24,7 @@ from cef_trio.checkpoint.states import Status, StreamSet
 from cef_trio.lab.blows import Blow, Strike
 from cef_trio.lab.disk import InlineDisk, MortalDisk
 from cef_trio.lab.world import BUCKET, PART, World, WorldDaemon
+from cef_trio.lab.writers import Writers
 from cef_trio.local.s3 import Fault, Kind, Moment
 from cef_trio.stream import renaming
 from cef_trio.stream.after_upload_rules import AfterUploadRule, Deed
@@ -535,3 +536,23 @@ async def test_p6_a_record_that_no_daemon_wrote_ends_neither_the_streams_nor_wha
     assert Path(world.path("forged.mp4")).exists()
     (event,) = events(said, "after_upload_broken")
     assert event["stream_id"] == checkpoint.meta.stream_id
+
+
+async def test_p8_a_recording_is_deleted_after_a_boot_that_gave_its_disk_another_number(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    world = World(tmp_path / "watch", base=tmp_path)
+    system = world.kernel.file_system(world.folder)
+    system.fsid = b"its name"
+    writers = Writers(world.kernel, world.folder, world.random, world.journal)
+    writers.append(2 * PART, "a.mp4")
+    writers.close("a.mp4")
+    async with world.daemon():
+        await completed(world)
+    content = world.content()
+    system.device += 7
+    world.after_upload = AfterUploadRule(Deed.DELETE)
+    async with world.daemon():
+        await trio.sleep(10)
+    assert not Path(world.path()).exists()
+    assert world.recordings() == [content]

@@ -9,7 +9,7 @@ from itertools import product
 
 import pytest
 from checkpoint.examples import meta
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cef_trio.checkpoint.model import Checkpoint, FileIdentity, PartRecord
@@ -83,15 +83,35 @@ def test_p8_parts_that_do_not_add_up_to_the_file_say_nothing(sizes: tuple[int, .
 
 
 def test_p8_the_file_is_the_verified_one_only_if_everything_agrees() -> None:
-    """Each of device, inode, generation, size and time, the same or not."""
-    for same in product([True, False], repeat=5):
-        dev, ino, generation, size, mtime = (
-            value if is_same else value + 7 for value, is_same in zip((1, 2, 3, 25, 1000), same, strict=True)
+    """Each of inode, generation, birth, file system, size and time, the same or not; and the device number too."""
+    recorded = FileIdentity(1, 2, generation=3, birth_ns=4, fs_type="ext4", fs_id="uuid:5")
+    file = replace(FILE, identity=recorded)
+    for same in product([True, False], repeat=7):
+        ino, generation, birth, size, mtime, dev, fs = (
+            value if is_same else value + 7 for value, is_same in zip((2, 3, 4, 25, 1000, 1, 5), same, strict=True)
         )
-        refused = why_not_the_file(FILE, FileStat(dev, ino, size, mtime), generation)
-        assert (refused is None) == all(same)
-    assert why_not_the_file(FILE, STAT, None) is None  # a file system that tells no generation
-    assert why_not_the_file(FILE, replace(STAT, size_bytes=26), None) is not None
+        observed = FileIdentity(
+            dev, ino, generation=generation, birth_ns=birth, fs_type="ext4", fs_id=f"uuid:{fs}", mount="/w /"
+        )
+        refused = why_not_the_file(file, FileStat(dev, ino, size, mtime), observed)
+        assert (refused is None) == all(same[:5] + same[6:])  # the device number is today's, and nobody's name
+
+
+@pytest.mark.parametrize("fs_type", ["ext4", "fuse", None])
+@pytest.mark.parametrize(("recorded_fs", "observed_fs"), [(None, None), ("uuid:1", None), ("fsid:1", "uuid:1")])
+@pytest.mark.parametrize("same_device", [True, False])
+def test_p8_without_a_name_of_its_file_system_the_device_number_decides(
+    fs_type: str | None, recorded_fs: str | None, observed_fs: str | None, same_device: bool
+) -> None:
+    file = replace(FILE, identity=FileIdentity(1, 2, fs_type=fs_type, fs_id=recorded_fs))
+    observed = FileIdentity(1 if same_device else 9, 2, fs_type=fs_type, fs_id=observed_fs)
+    assert (why_not_the_file(file, STAT, observed) is None) == same_device
+
+
+def test_p8_where_inode_numbers_are_made_up_another_device_number_is_another_file() -> None:
+    file = replace(FILE, identity=FileIdentity(1, 2, fs_type="fuse", fs_id="uuid:1"))
+    assert why_not_the_file(file, STAT, file.identity) is None
+    assert why_not_the_file(file, STAT, replace(file.identity, file_dev=9)) is not None
 
 
 @pytest.mark.parametrize("size", [25, 24])
@@ -125,11 +145,13 @@ names = st.binary(min_size=1, max_size=251).filter(lambda raw: not {0, 47} & set
 
 
 @given(names)
+@example(".")
 def test_both_targets_of_a_name_of_any_bytes_are_names_that_a_file_system_takes(name: str) -> None:
     first, second = targets(replace(FILE, path=f"/w/{name}.mp4"), "/w", "/done")
     assert first == f"/done/{name}.mp4"
     assert len(os.fsencode(second.rpartition("/")[2])) <= 255
-    assert second.endswith(f".{STREAM}.mp4")
+    # A name of dots alone has no suffix (``os.path.splitext``): the id is its end.
+    assert second.endswith(f".{STREAM}.mp4" if name.strip(".") else f".{STREAM}")
 
 
 def test_what_fails_is_tried_again_later_and_later_and_at_least_every_hour() -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from cef_trio.checkpoint.model import FileIdentity
 from cef_trio.exceptions import AfterUploadError
-from cef_trio.file_system import inode_generation
+from cef_trio.file_system import Origin, inode_generation, named
 from cef_trio.intake.writers import WriterState, writer_state_now
 from cef_trio.s3.checksums import crc64nvme
 from cef_trio.stream import disposal, renaming
@@ -93,6 +93,34 @@ def test_p8_the_verified_file_is_deleted_and_a_file_that_is_gone_is_no_error(pat
     assert not delete_now(file)
     path.parent.rmdir()
     assert not delete_now(file)
+
+
+@pytest.mark.parametrize("fs_id", ["uuid:of its own", "uuid:another", None])
+@pytest.mark.parametrize("move", [False, True], ids=["delete", "move"])
+def test_p8_after_a_boot_that_gave_its_disk_another_number_the_file_is_still_the_verified_one(
+    path: Path, tmp_path: Path, move: bool, fs_id: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only a file system that has a name of its own proves that; another one's, or none, leaves the file alone."""
+    told = Origin(system=named("ext4"), fs_id=fs_id)
+    monkeypatch.setattr(disposal, "origin_of", lambda _descriptor: told)
+    file = verified(path)
+    file = replace(
+        file,
+        identity=replace(file.identity, file_dev=file.identity.file_dev + 7, fs_type="ext4", fs_id="uuid:of its own"),
+    )
+    target = tmp_path / "b.mp4"
+
+    def act() -> object:
+        return move_now(file, [str(target)]) if move else delete_now(file)
+
+    if fs_id == "uuid:of its own":
+        assert act()
+        assert not path.exists()
+        assert target.exists() == move
+    else:
+        with pytest.raises(NotTouchedError, match="another file system"):
+            act()
+        assert path.exists()
 
 
 @pytest.mark.parametrize("change", CHANGES)

@@ -147,7 +147,7 @@ async def test_an_abort_between_a_daemons_look_and_its_lease_is_an_end(
     seen, operation, moment = strikes
     stream_id = await _interrupted(world)
     if not seen:
-        monkeypatch.setattr(world, "scan", lambda: Scanned({}))
+        monkeypatch.setattr(world, "scan", lambda: Scanned({}, began_at=trio.current_time()))
     aborted: list[str] = []
 
     async def abort() -> None:
@@ -187,7 +187,7 @@ async def test_p2_a_name_that_another_daemon_records_between_a_look_and_a_lease_
     seen, operation, moment = strikes
     stream_id = await _interrupted(world)
     if not seen:
-        monkeypatch.setattr(world, "scan", lambda: Scanned({}))
+        monkeypatch.setattr(world, "scan", lambda: Scanned({}, began_at=trio.current_time()))
     renamed: list[str] = []
 
     async def rename() -> None:

@@ -13,6 +13,7 @@ from worlds.waiting import completed, until_idle
 
 from cef_trio.checkpoint.states import Status, StreamSet
 from cef_trio.exceptions import ChunkProcessingError
+from cef_trio.intake.events import Scanned
 from cef_trio.lab.disk import InlineDisk
 from cef_trio.lab.world import PART, World
 from cef_trio.local.s3 import Fault, Kind
@@ -229,6 +230,92 @@ async def test_a_deleted_recording_is_aborted(world: World, autojump_clock: Mock
     assert checkpoint.meta.failure_reason is not None
     assert world.open_uploads() == []
     assert world.objects() == {}
+
+
+async def test_p2_a_recording_that_moved_within_a_big_tree_is_not_deleted_before_a_scan_of_it_all_says_so(
+    world: World, autojump_clock: MockClock
+) -> None:
+    """A scan that was under way when it moved had read the folder of its new name before; the next takes its time."""
+    world.append(2 * PART)
+    async with world.daemon() as daemon:
+        await trio.sleep(1)
+        under_way = Scanned({}, began_at=trio.current_time())
+        Path(world.path()).rename(world.path("b.mp4"))
+        asked: list[float] = []
+        daemon.services.scans.ask = lambda: asked.append(trio.current_time())
+        daemon.gone()
+        await trio.sleep(30)
+        daemon.supervisor.tell(under_way)
+        await trio.sleep(30)
+        assert len(asked) == 1
+        daemon.supervisor.tell(world.scan())
+        await trio.sleep(1)
+        world.append(PART, "b.mp4")
+        daemon.closed("b.mp4")
+        (checkpoint,) = await completed(world)
+    assert checkpoint.meta.current_path == world.path("b.mp4")
+    assert world.endpoint.log.calls["CreateMultipartUpload"] == 1
+    assert world.endpoint.log.calls["UploadPart"] == 3
+
+
+async def test_p3_a_stream_whose_file_is_missing_at_a_start_waits_for_a_scan_of_it_all(
+    world: World, autojump_clock: MockClock
+) -> None:
+    world.append(2 * PART)
+    async with world.daemon():
+        await trio.sleep(1)
+    Path(world.path()).rename(world.path("kept"))
+    async with world.daemon() as daemon:
+        daemon.services.scans.ask = lambda: None
+        await trio.sleep(60)
+        (checkpoint,) = world.known()
+        assert checkpoint.stream_set is StreamSet.ACTIVE, "no scan began since it was missed"
+        Path(world.path("kept")).rename(world.path("b.mp4"))
+        daemon.supervisor.tell(world.scan())
+        await trio.sleep(1)
+        daemon.closed("b.mp4")
+        await completed(world)
+    assert world.endpoint.log.calls["UploadPart"] == 2
+
+
+async def test_a_scan_that_could_not_read_the_folder_of_a_missing_file_does_not_say_that_it_is_deleted(
+    world: World, autojump_clock: MockClock
+) -> None:
+    world.append(2 * PART)
+    async with world.daemon() as daemon:
+        await trio.sleep(1)
+        Path(world.path()).unlink()
+        daemon.services.scans.ask = lambda: None
+        daemon.gone()
+        await trio.sleep(10)
+        daemon.supervisor.tell(Scanned({}, frozenset({str(world.folder)}), began_at=trio.current_time()))
+        await trio.sleep(60)
+        (checkpoint,) = world.known()
+        assert checkpoint.stream_set is StreamSet.ACTIVE
+        daemon.supervisor.tell(Scanned({}, began_at=trio.current_time()))
+        await until_idle(world, Status.DELETED_LOCALLY)
+
+
+async def test_p7_a_file_system_that_answers_two_ways_is_not_asked_in_a_loop(
+    world: World, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The look finds the stream's file, and the work on it another one, each time."""
+    asked: list[float] = []
+
+    def never(*_args: object) -> bool:
+        asked.append(trio.current_time())
+        assert len(asked) < 100, "it spins"
+        return False
+
+    monkeypatch.setattr("cef_trio.stream.processor.is_same_file", never)
+    world.append(2 * PART)
+    async with world.daemon():
+        await trio.sleep(60)
+        assert len(asked) > 4, "it goes on"
+        monkeypatch.undo()
+        await trio.sleep(60)
+    (checkpoint,) = world.known()
+    assert len(checkpoint.parts) == 2
 
 
 @pytest.mark.parametrize("told", [True, False])

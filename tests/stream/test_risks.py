@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,11 @@ from cef_trio.exceptions import RedisOperationError
 from cef_trio.intake.events import Scanned
 from cef_trio.lab.world import PART, World, WorldDaemon
 from cef_trio.local.s3 import Fault, Kind
+from cef_trio.stream.gauges import Observer
 from cef_trio.stream.risks import RiskObserver
 from cef_trio.telemetry.at_risk import Reason, Risk
+
+PAGE = 4096
 
 
 def observer(daemon: WorldDaemon) -> RiskObserver:
@@ -200,12 +204,14 @@ async def test_p10_a_folder_that_may_not_be_read_is_told_but_for_lost_and_found(
     async with world.daemon() as daemon:
         told = observer(daemon)
         for _ in range(10):
-            daemon.supervisor.tell(Scanned({}, frozenset({world.path("closed"), world.path("lost+found")})))
+            daemon.supervisor.tell(
+                Scanned({}, frozenset({world.path("closed"), world.path("lost+found")}), began_at=trio.current_time())
+            )
             await trio.sleep(10)
         [risk] = told()
         assert (risk.reason, risk.size_bytes) == (Reason.FOLDER_UNREADABLE, 0)
         assert "closed" in risk.why
-        daemon.supervisor.tell(Scanned({}, frozenset()))
+        daemon.supervisor.tell(Scanned({}, frozenset(), began_at=trio.current_time()))
         assert told() == ()
 
 
@@ -227,3 +233,52 @@ async def test_p10_a_watch_folder_that_is_gone_is_told(world: World, autojump_cl
         assert told() == ()
         await trio.sleep(200)  # a scan that does not end
         assert reasons(told()) == {Reason.FOLDER_LOST}
+
+
+async def test_p10_holes_of_a_file_whose_size_was_set_first_are_no_lag_and_what_does_not_go_out_is_told(
+    world: World, autojump_clock: MockClock
+) -> None:
+    world.stream_timeout_seconds = 1e6
+    Path(world.path()).touch()
+    os.truncate(world.path(), 60 * PAGE)
+    world.stat()
+    async with world.daemon() as daemon:
+        told = observer(daemon)
+        gauges = Observer(daemon.services, daemon.supervisor)
+        daemon.saw()
+        await trio.sleep(5)
+
+        async def fill(number: int, seconds: float) -> None:
+            world.patch(number * PAGE, world.random.randbytes(PAGE))
+            daemon.saw()
+            await trio.sleep(seconds)
+
+        for number in range(30):
+            await fill(number, 100 if number % 10 == 9 else 5)
+            assert told() == ()
+            now = gauges()
+            assert now.lag_bytes <= 2 * PAGE
+            assert now.lag_seconds <= 10
+        [live] = daemon.supervisor.live
+        assert live.lag(trio.current_time()).unwritten_bytes >= 29 * PAGE
+        fault = Fault(Kind.ERROR, "UploadPart", status=500, code="InternalError", times=None)
+        stops = world.endpoint.faults.arm(fault)
+        for number in range(30, 34):
+            await fill(number, 5)
+        assert gauges().lag_bytes > 0
+        for _ in range(30):
+            await trio.sleep(5)
+            if told():
+                break
+        [risk] = told()
+        assert risk.reason in {Reason.NOT_MOVING, Reason.S3_DOWN}
+        assert (risk.size_bytes >= PART, risk.recordings) == (True, 1)
+        assert gauges().lag_seconds > 60
+        world.endpoint.faults.disarm(stops)
+        for _ in range(60):
+            await trio.sleep(1)
+        assert told() == ()
+        assert gauges().lag_bytes <= 2 * PAGE
+        daemon.closed()
+        await completed(world)
+    assert world.recordings() == [world.content()]

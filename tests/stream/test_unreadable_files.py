@@ -17,6 +17,8 @@ from cef_trio.checkpoint.store import Change
 from cef_trio.disk import OpenRecording, refusal
 from cef_trio.lab.disk import InlineDisk
 from cef_trio.lab.world import PART, World
+from cef_trio.stream.risks import RiskObserver
+from cef_trio.telemetry.at_risk import Reason
 
 NAME = "a.mp4"
 
@@ -57,10 +59,15 @@ async def test_p6_a_file_that_is_refused_waits_visibly_and_is_taken_up_at_news_o
         assert dict(daemon.supervisor.unreadable).keys() == {world.path(NAME)}
         assert os.strerror(number) in daemon.supervisor.unreadable[world.path(NAME)]
         assert world.known() == []
+        at_risk = RiskObserver(daemon.services, daemon.supervisor)
+        [risk] = at_risk()
+        assert (risk.reason, risk.size_bytes, risk.recordings) == (Reason.FILE_UNREADABLE, 2 * PART, 1)
+        assert os.strerror(number) in risk.why
         disk.number = None
         daemon.saw(NAME)  # its mode has changed, or a scan has passed
         await trio.sleep(5)
         assert daemon.supervisor.unreadable == {}
+        assert at_risk() == ()
         daemon.closed(NAME)
         await completed(world)
 

@@ -33,6 +33,7 @@ def test_p10_a_minute_is_given_to_everything(seconds: float) -> None:
         uploads=(replace(SENDING, moved_at=NOW - seconds, trouble="no"),),
         not_looked_up=(waiting,),
         failed=(waiting,),
+        unreadable_files=(waiting,),
         unreadable_records=(waiting,),
         unreadable_folders=(waiting,),
         folder_lost=waiting,
@@ -45,6 +46,7 @@ def test_p10_a_minute_is_given_to_everything(seconds: float) -> None:
     [
         ("not_looked_up", Reason.NOT_LOOKED_UP),
         ("failed", Reason.FAILED),
+        ("unreadable_files", Reason.FILE_UNREADABLE),
         ("unreadable_records", Reason.RECORD_UNREADABLE),
         ("unreadable_folders", Reason.FOLDER_UNREADABLE),
     ],
@@ -107,7 +109,7 @@ REPORT = DaemonReport(
     at=NOW,
     folder="/rec",
     risks=(Risk(Reason.FAILED, NOW - 99, 7, 1, "why"),),
-    lags={"s1": Lag(5, NOW - 2), "s2": Lag(1, None)},
+    lags={"s1": Lag(5, NOW - 2), "s2": Lag(1, None), "s3": Lag(0, None, 9)},
 )
 
 

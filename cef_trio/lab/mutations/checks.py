@@ -20,7 +20,7 @@ from cef_trio.s3 import completion
 from cef_trio.s3.model import StoredObject
 from cef_trio.s3.sending import Sender
 from cef_trio.s3.xml import CompleteResult, XmlError, parse_complete_result
-from cef_trio.stream import disposal, finalize, processor, recovery
+from cef_trio.stream import disposal, finalize, processor, recovery, services
 from cef_trio.stream.parts import Part
 from cef_trio.stream.sending import send_all
 from cef_trio.stream.services import Services
@@ -128,6 +128,15 @@ def _pass_believed(stack: ExitStack) -> None:
     replace_in(stack, StreamUpload, "complete", as_of_now)
 
 
+def _stamp_believed(stack: ExitStack) -> None:
+    """The same time stamp is the same bytes, however young it is."""
+
+    def at_once(*_: object) -> float:
+        return 0.0
+
+    replace_in(stack, services, "unproved_seconds", at_once)
+
+
 def _lease_unasked(stack: ExitStack) -> None:
     """A write is taken from whoever makes it."""
     fenced = MemoryCheckpointStore._fenced  # noqa: SLF001 - a switch in the lab, not an edit
@@ -196,6 +205,13 @@ MUTATIONS: Final = (
         _pass_believed,
         "slow-disk",
         ("P1", "P2"),
+    ),
+    Mutation(
+        "unchecked: how old a time stamp is",
+        "a time stamp is believed within its file system's tick",
+        _stamp_believed,
+        "same-tick",
+        ("P1", "P6"),
     ),
     Mutation(
         "unchecked: whose lease it is",

@@ -4,19 +4,77 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any, Final
 
 import trio
 
-from cef_trio import outage, retry
+from cef_trio import file_system, outage, retry
 from cef_trio.checkpoint.memory import MemoryCheckpointStore
 from cef_trio.checkpoint.model import Lease, PartRecord, StreamMeta
 from cef_trio.exceptions import FileAccessError
+from cef_trio.intake import writers
+from cef_trio.intake.writers import WriterState
 from cef_trio.lab.mutations.model import Mutation, replace_in
 from cef_trio.s3.answer_origin import AnswerOrigin
-from cef_trio.stream import judge, recovery, target
+from cef_trio.stream import judge, processor, recovery, supervisor, target
 from cef_trio.stream.best_effort import BestEffort
+from cef_trio.stream.predecessor import Likeness
 from cef_trio.stream.upload import StreamUpload
+
+
+def _leases_are_evidence_anywhere(stack: ExitStack) -> None:
+    """Kind 1: a read lease is evidence on whatever file system the kernel grants it."""
+    replace_in(stack, file_system, "UNKNOWN", replace(file_system.UNKNOWN, local=True))
+
+
+def _unknown_is_no(stack: ExitStack) -> None:
+    """Kind 1: a file of which nobody can tell whether it has a writer has none."""
+    take_lease = writers.take_lease
+
+    def told(descriptor: int) -> WriterState:
+        state = take_lease(descriptor)
+        return WriterState.NONE if state is WriterState.UNKNOWN else state
+
+    replace_in(stack, writers, "take_lease", told)
+
+
+def _number_is_the_file(stack: ExitStack) -> None:
+    """Kind 2: a file with a settled stream's number is that stream's file."""
+
+    def never(_known: object, _stat: object) -> bool:
+        return False
+
+    replace_in(stack, supervisor, "must_be_recognized", never)
+
+
+def _changed_is_new(stack: ExitStack) -> None:
+    """Kind 3: a completed recording that is not as it was verified is sent again, and not compared."""
+
+    async def uncompared(_services: object, _stream_id: str, _path: str) -> Likeness:
+        await trio.lowlevel.checkpoint()
+        return Likeness.NONE
+
+    replace_in(stack, processor, "settle", uncompared)
+
+
+def _cut_is_another_recording(stack: ExitStack) -> None:
+    """Kind 4: a file that became shorter begins with nothing."""
+
+    async def over(self: StreamUpload, _size_bytes: int) -> int:
+        await self.start_over()
+        return 0
+
+    replace_in(stack, StreamUpload, "cut", over)
+
+
+def _nothing_is_copied(stack: ExitStack) -> None:
+    """Kind 4: a completed recording that grows is sent from its first byte."""
+
+    async def left_out(_self: object) -> None:
+        await trio.lowlevel.checkpoint()
+
+    replace_in(stack, StreamUpload, "_find_base", left_out)
 
 
 def _any_answer_is_s3s(stack: ExitStack) -> None:
@@ -113,6 +171,54 @@ def _first_name_kept(stack: ExitStack) -> None:
 
 
 MUTATIONS: Final = (
+    Mutation(
+        "unchecked: where a lease is evidence",
+        "a lease of a FUSE mount is taken for the word that nobody writes",
+        _leases_are_evidence_anywhere,
+        "fuse-grows",
+        ("P1", "P2", "P8"),
+        None,
+    ),
+    Mutation(
+        "unchecked: whether writers are known",
+        "who cannot tell whether a file has a writer says that it has none",
+        _unknown_is_no,
+        "touched-while-written",
+        ("P1", "P2", "P8"),
+        None,
+    ),
+    Mutation(
+        "unchecked: whose number it is",
+        "a file that has a failed stream's number is taken for its file",
+        _number_is_the_file,
+        "number-reused",
+        ("P1", "P6"),
+        None,
+    ),
+    Mutation(
+        "unchecked: whether a byte changed",
+        "a completed recording with another time stamp is sent again",
+        _changed_is_new,
+        "touched-after",
+        ("P2",),
+        None,
+    ),
+    Mutation(
+        "left out: the parts before a cut",
+        "a file that was cut off begins with nothing",
+        _cut_is_another_recording,
+        "tail-cut",
+        ("P2",),
+        None,
+    ),
+    Mutation(
+        "left out: copies of what is there",
+        "a completed recording that grew is sent whole",
+        _nothing_is_copied,
+        "append-and-close",
+        ("P2",),
+        None,
+    ),
     Mutation(
         "unchecked: which parts are missing",
         "InvalidPart is answered by the same question",
