@@ -9,7 +9,7 @@ from itertools import product
 
 import pytest
 from checkpoint.examples import meta
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cef_trio.checkpoint.model import Checkpoint, FileIdentity, PartRecord
@@ -145,11 +145,13 @@ names = st.binary(min_size=1, max_size=251).filter(lambda raw: not {0, 47} & set
 
 
 @given(names)
+@example(".")
 def test_both_targets_of_a_name_of_any_bytes_are_names_that_a_file_system_takes(name: str) -> None:
     first, second = targets(replace(FILE, path=f"/w/{name}.mp4"), "/w", "/done")
     assert first == f"/done/{name}.mp4"
     assert len(os.fsencode(second.rpartition("/")[2])) <= 255
-    assert second.endswith(f".{STREAM}.mp4")
+    # A name of dots alone has no suffix (``os.path.splitext``): the id is its end.
+    assert second.endswith(f".{STREAM}.mp4" if name.strip(".") else f".{STREAM}")
 
 
 def test_what_fails_is_tried_again_later_and_later_and_at_least_every_hour() -> None:
