@@ -14,7 +14,8 @@ from cef_trio.checkpoint.model import Lease
 from cef_trio.disk import OpenRecording
 from cef_trio.lab.blows import Blow
 from cef_trio.lab.disk import InlineRecording
-from cef_trio.lab.mutations.model import Mutation, replace_in
+from cef_trio.lab.mutations.model import Mutation
+from cef_trio.lab.replacing import replace_in
 from cef_trio.recording import FileStat
 from cef_trio.s3 import completion
 from cef_trio.s3.model import StoredObject
@@ -212,6 +213,7 @@ MUTATIONS: Final = (
         _stamp_believed,
         "same-tick",
         ("P1", "P6"),
+        kind="3",
     ),
     Mutation(
         "unchecked: whose lease it is",

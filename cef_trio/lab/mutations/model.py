@@ -19,13 +19,9 @@ class Mutation:
     summary: str
     apply: Apply
     shows_in: str
+    """A scenario, or a check (``lab/checks``) of what no world has."""
     breaks: tuple[str, ...]
     blow: Blow | None = Blow.CANCEL
     """``None``: it shows by itself, without any blow."""
-
-
-def replace_in(stack: ExitStack, owner: object, name: str, value: object) -> None:
-    """Replace an attribute of a module or class until the stack is left."""
-    before = vars(owner)[name]
-    setattr(owner, name, value)
-    stack.callback(setattr, owner, name, before)
+    kind: str = ""
+    """Which kind of fault of the world outside it lets in again (``docs/correctness.md``); empty: none of them."""

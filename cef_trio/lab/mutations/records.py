@@ -15,7 +15,8 @@ from cef_trio.checkpoint.model import Lease, PartRecord, StreamMeta
 from cef_trio.checkpoint.states import Status
 from cef_trio.checkpoint.store import Change
 from cef_trio.lab.blows import Blow
-from cef_trio.lab.mutations.model import Mutation, replace_in
+from cef_trio.lab.mutations.model import Mutation
+from cef_trio.lab.replacing import replace_in
 from cef_trio.stream.adoption import UnknownUploads
 from cef_trio.stream.processor import StreamProcessor
 from cef_trio.stream.upload import StreamUpload
