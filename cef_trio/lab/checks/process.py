@@ -13,7 +13,7 @@ from cef_trio import exit_watchdog
 from cef_trio.exceptions import FFprobeError
 from cef_trio.exit_watchdog import ExitWatchdog
 from cef_trio.lab.checks.model import Check
-from cef_trio.lab.replacing import replace_in
+from cef_trio.lab.mutations.model import replace_in
 from cef_trio.log_writer import LineWriter
 from cef_trio.media import ffprobe
 from cef_trio.threads import run_in_thread

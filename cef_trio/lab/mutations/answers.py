@@ -8,8 +8,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from cef_trio import retry
-from cef_trio.lab.mutations.model import Mutation
-from cef_trio.lab.replacing import replace_in
+from cef_trio.lab.mutations.model import Mutation, replace_in
 from cef_trio.s3 import exchange, xml
 from cef_trio.s3.answer_guard import AnswerGuard
 from cef_trio.s3.client import S3Client

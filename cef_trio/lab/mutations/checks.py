@@ -14,8 +14,7 @@ from cef_trio.checkpoint.model import Lease
 from cef_trio.disk import OpenRecording
 from cef_trio.lab.blows import Blow
 from cef_trio.lab.disk import InlineRecording
-from cef_trio.lab.mutations.model import Mutation
-from cef_trio.lab.replacing import replace_in
+from cef_trio.lab.mutations.model import Mutation, replace_in
 from cef_trio.recording import FileStat
 from cef_trio.s3 import completion
 from cef_trio.s3.model import StoredObject

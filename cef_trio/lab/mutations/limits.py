@@ -18,8 +18,7 @@ from cef_trio.exit_watchdog import ExitWatchdog
 from cef_trio.intake.notify import translate
 from cef_trio.intake.watcher import Watcher
 from cef_trio.lab import disk as lab_disk
-from cef_trio.lab.mutations.model import Mutation
-from cef_trio.lab.replacing import replace_in
+from cef_trio.lab.mutations.model import Mutation, replace_in
 from cef_trio.log_writer import LineWriter
 from cef_trio.media import ffprobe
 from cef_trio.stream import judge

@@ -25,3 +25,10 @@ class Mutation:
     """``None``: it shows by itself, without any blow."""
     kind: str = ""
     """Which kind of fault of the world outside it lets in again (``docs/correctness.md``); empty: none of them."""
+
+
+def replace_in(stack: ExitStack, owner: object, name: str, value: object) -> None:
+    """Replace an attribute of a module or class until the stack is left."""
+    before = vars(owner)[name]
+    setattr(owner, name, value)
+    stack.callback(setattr, owner, name, before)

@@ -9,8 +9,7 @@ from cef_trio.checkpoint import rules
 from cef_trio.checkpoint.memory import MemoryCheckpointStore
 from cef_trio.checkpoint.store import Records
 from cef_trio.exceptions import RedisOperationError
-from cef_trio.lab.mutations.model import Mutation
-from cef_trio.lab.replacing import replace_in
+from cef_trio.lab.mutations.model import Mutation, replace_in
 from cef_trio.s3.client import S3Client
 from cef_trio.stream import upload
 from cef_trio.stream.relocation import RelocatedStreams

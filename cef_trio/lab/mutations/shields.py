@@ -9,8 +9,7 @@ from typing import Final
 import trio
 
 from cef_trio import shielded as shield_room
-from cef_trio.lab.mutations.model import Apply, Mutation
-from cef_trio.lab.replacing import replace_in
+from cef_trio.lab.mutations.model import Apply, Mutation, replace_in
 
 
 def _without_shields(*names: str) -> Apply:

@@ -15,8 +15,7 @@ from cef_trio.checkpoint.model import Lease, PartRecord, StreamMeta
 from cef_trio.exceptions import FileAccessError
 from cef_trio.intake import writers
 from cef_trio.intake.writers import WriterState
-from cef_trio.lab.mutations.model import Mutation
-from cef_trio.lab.replacing import replace_in
+from cef_trio.lab.mutations.model import Mutation, replace_in
 from cef_trio.s3.answer_origin import AnswerOrigin
 from cef_trio.stream import judge, processor, recovery, supervisor, target
 from cef_trio.stream.best_effort import BestEffort

@@ -14,7 +14,7 @@ from cef_trio.checkpoint.keys import Keys
 from cef_trio.lab.journal import Lane
 from cef_trio.lab.proxy import Interference, Rule
 from cef_trio.lab.redis_faults import RedisFaults
-from cef_trio.lab.scenarios.model import Scenario
+from cef_trio.lab.scenarios.model import GONE, Scenario
 from cef_trio.lab.scenarios.streams import interrupted
 from cef_trio.lab.stage import Stage
 from cef_trio.lab.world import PART
@@ -115,6 +115,15 @@ async def _late_request(stage: Stage) -> None:
     await trio.sleep(5)
 
 
+async def _late_creation(stage: Stage) -> None:
+    """An upload's creation takes effect when its stream has ended."""
+    stage.world.proxy.add(Rule(Interference.LATE, "CreateMultipartUpload", times=1, seconds=6.0))
+    stage.append(PART + 10)
+    await trio.sleep(1.5)
+    stage.delete()
+    await trio.sleep(6)
+
+
 async def _stale_answers(stage: Stage) -> None:
     """HEAD and listings answer as things stood a while ago, when completions are asked about."""
     stage.arm(Fault(Kind.RESET, "CompleteMultipartUpload", Moment.REPLY))
@@ -161,6 +170,20 @@ async def _redis_fails_over(stage: Stage) -> None:
     await trio.sleep(3)
     stage.close()
     await stage.completes(within=120)
+
+
+async def _redis_set_back(stage: Stage) -> None:
+    """Redis loses that a recording was completed, and knows its stream as it was before."""
+    stage.append(2 * PART + 10)
+    await trio.sleep(0.5)
+    replica = stage.world.store.snapshot()
+    stage.close()
+    await stage.completes(within=30)
+    await trio.sleep(1)
+    stage.world.lose_redis(down_to=replica)
+    stage.append(PART + 10, "b.mp4")  # so that there are moments before anybody looks after the first one
+    stage.close("b.mp4")
+    await trio.sleep(8)
 
 
 def _tell_flapping(stage: Stage) -> None:
@@ -252,6 +275,7 @@ SCENARIOS: Final = (
     Scenario("no-uploads-listed", "ListMultipartUploads fails for good", _no_uploads_listed, faults_stay=True),
     Scenario("no-parts-listed", "ListParts is not implemented", _no_parts_listed, faults_stay=True),
     Scenario("late-requests", "requests take effect after their client is gone", _late_request, starts_over=True),
+    Scenario("late-creation", "an upload is created after its stream's end", _late_creation, may_end=GONE),
     Scenario("clock-of-year-9999", "S3's Date is absurd", _clock_of_year_9999),
     Scenario("retry-after-year-9999", "S3's Retry-After is absurd", _retry_after_year_9999, faults_stay=True),
     Scenario("listing-of-year-9999", "an upload's Initiated is absurd", _listing_of_year_9999),
@@ -270,4 +294,5 @@ SCENARIOS: Final = (
         redis_may_fail=True,
         redis_silent=True,
     ),
+    Scenario("redis-set-back", "Redis loses a completion, and not the stream", _redis_set_back, starts_over=True),
 )
