@@ -100,6 +100,10 @@ class Kernel:
                 return found
         return self._mounts[os.fspath(self.base)]
 
+    def file_systems(self) -> list[FileSystem]:
+        """Every file system that is mounted somewhere."""
+        return list(dict.fromkeys(self._mounts.values()))
+
     def sweep(self) -> None:
         """Take note of files that have lost their names."""
         for key, inode in self.inodes.by_key.items():

@@ -27,9 +27,6 @@ FOLDERS: Final = ("", "", "x/", "y/", f"{_MOUNT}/")
 """Where the recordings are; several may have one base name."""
 _KIND: Final = 0.5
 _DELETES: Final = 0.3
-_RENAMES_UNHEARD: Final = frozenset({"nfs", "overflow"})
-"""Not in gentle worlds yet, whose recordings are renamed: what is told by the next scan only is still called deleted
-(kind 1, the scenario ``moved-in-a-big-tree``)."""
 _SYSTEMS: Final = ("ext4", "ext4", "reused", "nfs", "other-user")
 
 
@@ -51,9 +48,9 @@ class Misfortunes:
         random = Random(derived(seed, "misfortunes"))  # noqa: S311 - to be repeated, not secret
         if random.random() < _KIND:
             return cls("ext4", ("",) * writers, (), deletes=False)
-        names = sorted(_GENTLE.keys() - _RENAMES_UNHEARD if gentle else ALL)
+        names = sorted(_GENTLE if gentle else ALL)
         return cls(
-            random.choice([system for system in _SYSTEMS if not (gentle and system in _RENAMES_UNHEARD)]),
+            random.choice(_SYSTEMS),
             tuple(random.choice(FOLDERS) for _ in range(writers)),
             tuple(
                 (random.uniform(0, 15), random.choice(names), random.uniform(1, 20))

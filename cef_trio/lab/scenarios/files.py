@@ -279,11 +279,11 @@ async def _slow_disk(stage: Stage) -> None:
 async def _permission_passes(stage: Stage) -> None:
     """``mv`` and ``cp -p`` from another file system set the mode last."""
     stage.touch()
-    stage.writers.permit("a.mp4", False)
+    stage.writers.permit("a.mp4", permitted=False)
     stage.append(2 * PART + 10)
     stage.close()
     await trio.sleep(5)
-    stage.writers.permit("a.mp4", True)
+    stage.writers.permit("a.mp4", permitted=True)
     await trio.sleep(30)
 
 
