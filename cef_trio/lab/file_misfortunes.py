@@ -60,10 +60,8 @@ class FileMisfortunes:
 
     @property
     def may_end(self) -> frozenset[Status]:
-        """How a stream may end whose file is there: where nothing tells two files apart but the recorded parts, one
-        whose recorded parts were all written over while nobody watched is another one. It is uploaded as that.
-        """
-        return _TAKEN_FOR_ANOTHER if self.system in _NAMELESS else frozenset()
+        """How a stream may end whose file is there."""
+        return TAKEN_FOR_ANOTHER if self.system in _NAMELESS else frozenset()
 
     def prepare(self, stage: Stage) -> None:
         """Make the world's file systems so."""
@@ -115,7 +113,9 @@ SYSTEMS: Final[Mapping[str, Callable[[FileSystem], None]]] = {
 }
 """By name; ``file system: …`` counts them."""
 _NAMELESS: Final = frozenset({"fuse", "fat", "reused, untold"})
-_TAKEN_FOR_ANOTHER: Final = frozenset({Status.FAILED_FILE_REPLACED, Status.FAILED_FILE_MISSING_ON_RESUME})
+TAKEN_FOR_ANOTHER: Final = frozenset({Status.FAILED_FILE_REPLACED, Status.FAILED_FILE_MISSING_ON_RESUME})
+"""How a stream may end whose file is there: where nothing tells two files apart but the recorded parts, one whose
+recorded parts were all written over while nobody watched is another one, and is uploaded as that."""
 
 
 # -- what is done to a file --------------------------------------------------------------------------------------------

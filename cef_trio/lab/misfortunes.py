@@ -15,6 +15,8 @@ from typing import Any, Final
 
 import trio
 
+from cef_trio.checkpoint.states import Status
+from cef_trio.lab.file_misfortunes import TAKEN_FOR_ANOTHER
 from cef_trio.lab.filesystem import FileSystem, Leases, Numbers
 from cef_trio.lab.proxy import Interference, Rule
 from cef_trio.lab.redis_faults import RedisFaults
@@ -60,6 +62,11 @@ class Misfortunes:
         )
 
     @property
+    def may_end(self) -> frozenset[Status]:
+        """How a stream may end whose file is there."""
+        return TAKEN_FOR_ANOTHER if self.system == "nfs" else frozenset()
+
+    @property
     def strikes_redis(self) -> bool:
         """Whether Redis may be silent, or refuse, when a daemon leaves."""
         return any(name.startswith("redis") for _, name, _ in self.events)
@@ -95,7 +102,7 @@ def _turn(system: FileSystem, name: str) -> None:
         case "reused":
             system.numbers = Numbers.REUSED
         case "nfs":
-            system.name, system.leases, system.heard = "nfs4", Leases.NEVER, False
+            system.name, system.leases, system.heard, system.generations = "nfs", Leases.NEVER, False, False
         case "other-user":
             system.leases = Leases.NEVER
         case _:

@@ -85,7 +85,7 @@ def simulated(seed: int) -> Scenario:
         "a world made of dice",
         script,
         before,
-        may_end=(frozenset() if world.gentle else _ENDS) | files.may_end,
+        may_end=(frozenset() if world.gentle else _ENDS) | files.may_end | unkind.may_end,
         starts_over=not world.gentle,
         redis_may_fail=bool(world.stumbles) or unkind.strikes_redis,
         redis_silent=bool(world.stumbles) or unkind.strikes_redis,

@@ -457,12 +457,14 @@ class StreamSupervisor:
         store, lease = self._services.store, self._services.lease
         if not await store.acquire(stream_id, lease):
             return
-        # Another daemon may have recorded a newer name before the lease was ours.
-        known = await lookup.load_metas(store, [stream_id])
-        if stream_id in known and known[stream_id].meta.current_path == old_path:
-            await store.rename(stream_id, lease, path)
-            log.info("known_recording_renamed", stream_id=stream_id, path=path)
-        await store.release([stream_id], lease)
+        try:
+            # Another daemon may have recorded a newer name before the lease was ours.
+            known = await lookup.load_metas(store, [stream_id])
+            if stream_id in known and known[stream_id].meta.current_path == old_path:
+                await store.rename(stream_id, lease, path)
+                log.info("known_recording_renamed", stream_id=stream_id, path=path)
+        finally:
+            await self._services.give_back(stream_id)
 
     # -- tasks --------------------------------------------------------------------------------------------------------
 
@@ -482,6 +484,8 @@ class StreamSupervisor:
             if renamed is not None:
                 self._start(renamed, self._unknown.pop(renamed), meta.stream_id)
                 return
+            if not detached and any(True for _ in self._unasked()):
+                return  # one of those files may be its own under a new name, which only its bytes tell
         if path in self._live or detached:
             path = f"{path}\0{meta.stream_id}"
         there = stat or FileStat(meta.identity.file_dev, meta.identity.file_ino, 0, 0)

@@ -14,10 +14,11 @@ from cef_trio.checkpoint.memory import MemoryCheckpointStore
 from cef_trio.checkpoint.model import Lease, PartRecord, StreamMeta
 from cef_trio.checkpoint.states import Status
 from cef_trio.checkpoint.store import Change
+from cef_trio.exceptions import OutdatedError, StreamEndedError
 from cef_trio.lab.blows import Blow
 from cef_trio.lab.mutations.model import Mutation, replace_in
 from cef_trio.stream.adoption import UnknownUploads
-from cef_trio.stream.processor import StreamProcessor
+from cef_trio.stream.processor import Outcome, StreamProcessor
 from cef_trio.stream.upload import StreamUpload
 
 
@@ -86,6 +87,17 @@ def _state_unsaved(stack: ExitStack) -> None:
         await trio.lowlevel.checkpoint()
 
     replace_in(stack, StreamProcessor, "_save_exit", left_out)
+
+
+def _lease_given_back_silently(stack: ExitStack) -> None:
+    """A task whose look was outdated gives its lease back, and does not say that nobody works on the stream."""
+
+    async def silently(self: StreamProcessor, error: OutdatedError) -> Outcome:
+        if self.stream_id is not None and not isinstance(error, StreamEndedError):
+            await self._services.store.release([self.stream_id], self._services.lease)
+        return Outcome.LEASE_LOST
+
+    replace_in(stack, StreamProcessor, "_outdated", silently)
 
 
 def _verification_kept(stack: ExitStack) -> None:
@@ -181,6 +193,14 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "left out: the state at the end", "nothing is saved on the way out", _state_unsaved, "first-part", ("P3",)
+    ),
+    Mutation(
+        "left out: the state of an outdated look",
+        "a lease is given back, and that nobody works on its stream any more is not saved",
+        _lease_given_back_silently,
+        "gone-under-a-new-name",
+        ("P3",),
+        Blow.DRAIN,
     ),
     Mutation(
         "left out: a verification taken back",

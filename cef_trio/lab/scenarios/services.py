@@ -159,6 +159,20 @@ async def _redis_fails_over(stage: Stage) -> None:
     await stage.completes(within=120)
 
 
+async def _redis_set_back(stage: Stage) -> None:
+    """Redis loses that a recording was completed, and knows its stream as it was before."""
+    stage.append(2 * PART + 10)
+    await trio.sleep(0.5)
+    replica = stage.world.store.snapshot()
+    stage.close()
+    await stage.completes(within=30)
+    await trio.sleep(1)
+    stage.world.lose_redis(down_to=replica)
+    stage.append(PART + 10, "b.mp4")  # so that there are moments before anybody looks after the first one
+    stage.close("b.mp4")
+    await trio.sleep(8)
+
+
 def _tell_flapping(stage: Stage) -> None:
     """An outage that was called over while what had failed still failed (promise P10)."""
     since = next(entry.began for entry in stage.world.journal.entries if entry.text == "Redis refuses writes")
@@ -190,4 +204,5 @@ SCENARIOS: Final = (
         redis_may_fail=True,
         redis_silent=True,
     ),
+    Scenario("redis-set-back", "Redis loses a completion, and not the stream", _redis_set_back, starts_over=True),
 )
