@@ -274,10 +274,10 @@ def in_the_end(stage: Stage, scenario: Scenario) -> list[str]:
                 violations.append(f"P2: {name} was uploaded {len(of_file)} times")
     if scenario.one_object:
         violations += stage.in_s3_twice()
-    return violations + scenario.also(stage) + _left_uploads(world, scenario)
+    return violations + scenario.also(stage) + left_uploads(world, scenario)
 
 
-def _left_uploads(world: World, scenario: Scenario) -> list[str]:
+def left_uploads(world: World, scenario: Scenario) -> list[str]:
     """Uploads that stayed open though their stream has ended, or nobody knows them (promise P5)."""
     violations = []
     known_ids = {checkpoint.meta.s3_upload_id: checkpoint.meta.status for checkpoint in world.known()}

@@ -108,7 +108,7 @@ class Services:
     best_effort: BestEffort = field(default_factory=BestEffort)
     """Which calls of S3 are done without at present."""
     strays: StrayUploads = field(default_factory=StrayUploads)
-    """Uploads that may be left under the keys of completed streams."""
+    """When uploads that were left under ended streams' keys are looked for."""
     scans: Scans = field(default_factory=Scans)
     """The last scan of the watch folder."""
     webhook_owed: AsyncBool = field(default_factory=lambda: AsyncBool(False))
