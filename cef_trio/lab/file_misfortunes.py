@@ -113,9 +113,11 @@ SYSTEMS: Final[Mapping[str, Callable[[FileSystem], None]]] = {
 }
 """By name; ``file system: …`` counts them."""
 _NAMELESS: Final = frozenset({"fuse", "fat", "reused, untold"})
-TAKEN_FOR_ANOTHER: Final = frozenset({Status.FAILED_FILE_REPLACED, Status.FAILED_FILE_MISSING_ON_RESUME})
-"""How a stream may end whose file is there: where nothing tells two files apart but the recorded parts, one whose
-recorded parts were all written over while nobody watched is another one, and is uploaded as that."""
+TAKEN_FOR_ANOTHER: Final = frozenset(
+    {Status.FAILED_FILE_REPLACED, Status.FAILED_FILE_MISSING_ON_RESUME, Status.ABORTED_NO_PARTS}
+)
+"""How a stream may end whose file is there: where nothing tells two files apart but the recorded parts, one that has
+none, or whose parts were all written over while nobody watched, is another one, and is uploaded as that."""
 
 
 # -- what is done to a file --------------------------------------------------------------------------------------------
