@@ -78,8 +78,7 @@ def test_a_call_that_changes_something_is_never_abandoned() -> None:
     assert users <= {
         "disk.py",
         "operate/facts.py",
-        "intake/scan.py",
-        "intake/writers.py",
+        "mounts.py",
         "s3/credentials.py",
         "assembly.py",
         "local/valkey.py",
