@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import os.path
 from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from math import inf
@@ -34,7 +34,7 @@ from trio_util import AsyncBool, wait_any
 from cef_trio.checkpoint.keys import claim
 from cef_trio.checkpoint.model import StreamMeta
 from cef_trio.disk import FileSlice
-from cef_trio.exceptions import AfterUploadError, CefMp4ProcessorError, FileAccessError, RecordingChangedError
+from cef_trio.exceptions import AfterUploadError, CefMp4ProcessorError, RecordingChangedError
 from cef_trio.recording import FileStat
 from cef_trio.s3.checksums import Crc64Nvme
 from cef_trio.shielded import shielded
@@ -237,9 +237,8 @@ class AfterUpload:
                 await change(copy.discard)
             raise
         finally:
-            if copy.is_open:  # closed in a thread: what was written goes out then, and a server may hang
-                with suppress(FileAccessError), shielded(_REMOVE_SECONDS, saving="copy's close"):
-                    await change(copy.close)
+            if not self._services.mounts.hangs(path):  # what was written goes out now; the process's end closes it too
+                copy.close()
 
     async def _compare(self, path: str, file: VerifiedFile, ours: _Claim) -> None:
         if not await self._has_its_bytes(path, file, ours):

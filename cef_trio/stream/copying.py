@@ -41,11 +41,6 @@ class Copy:
                 self.close()
                 raise
 
-    @property
-    def is_open(self) -> bool:
-        """Whether it is still to be closed."""
-        return self._descriptor >= 0
-
     def _lock(self) -> None:
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

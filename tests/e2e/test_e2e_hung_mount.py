@@ -67,11 +67,11 @@ def test_p8_p10_a_mount_that_hangs_is_set_aside_others_go_on_and_it_comes_back(
         watched,
         bucket.bucket,
         redis.url,
-        file_system_timeout_seconds=0.6,
-        rescan_seconds=0.4,
+        file_system_timeout_seconds=0.5,
+        rescan_seconds=0.3,
         stale_check_seconds=0.3,
         close_grace_seconds=0.2,
-        stream_timeout_seconds=2,
+        stream_timeout_seconds=1,
     )
     with daemon(settings) as process:
         with hidden.open("ab", buffering=0) as writer:
