@@ -30,10 +30,14 @@ from cef_trio.lab.scheduler import derived, run_virtual
 from cef_trio.lab.simulation import SIMULATED, simulated
 from cef_trio.lab.stage import Stage
 from cef_trio.lab.world import World, WorldDaemon
+from cef_trio.stream.best_effort import PAUSE_SECONDS
 from cef_trio.stream.services import Services
+from cef_trio.stream.strays import SWEEP_SECONDS
 
 PATIENCE_SECONDS = 900.0
 """Virtual seconds in which everything must have come to rest once the servers work."""
+_STRAYS_SECONDS = PAUSE_SECONDS + SWEEP_SECONDS + 60.0
+"""Virtual seconds in which uploads of ended streams must be found."""
 _AGAIN_SECONDS = 40.0
 """How long a daemon in the middle of a plan lives if nothing strikes it."""
 
@@ -274,6 +278,7 @@ async def _rest(stage: Stage, scenario: Scenario, report: Report) -> None:
             if not await _until(lambda: promises.at_rest(world), PATIENCE_SECONDS):
                 states = Counter(checkpoint.meta.status.value for checkpoint in world.known())
                 report.violations.append(f"P6: after {PATIENCE_SECONDS:g} seconds nothing is at rest: {dict(states)}")
+            await _until(lambda: not promises.left_uploads(world, scenario), _STRAYS_SECONDS)
             services = daemon.services
     stage.daemon = None
     if trio.lowlevel.current_statistics().tasks_living > before:

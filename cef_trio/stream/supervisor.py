@@ -457,12 +457,14 @@ class StreamSupervisor:
         store, lease = self._services.store, self._services.lease
         if not await store.acquire(stream_id, lease):
             return
-        # Another daemon may have recorded a newer name before the lease was ours.
-        known = await lookup.load_metas(store, [stream_id])
-        if stream_id in known and known[stream_id].meta.current_path == old_path:
-            await store.rename(stream_id, lease, path)
-            log.info("known_recording_renamed", stream_id=stream_id, path=path)
-        await store.release([stream_id], lease)
+        try:
+            # Another daemon may have recorded a newer name before the lease was ours.
+            known = await lookup.load_metas(store, [stream_id])
+            if stream_id in known and known[stream_id].meta.current_path == old_path:
+                await store.rename(stream_id, lease, path)
+                log.info("known_recording_renamed", stream_id=stream_id, path=path)
+        finally:
+            await self._services.give_back(stream_id)
 
     # -- tasks --------------------------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from cef_trio.lab.filesystem import FileSystem, Leases, Numbers
 from cef_trio.lab.scenarios.model import GONE, Scenario
 from cef_trio.lab.stage import Stage
 from cef_trio.lab.world import PART
+from cef_trio.local.s3 import Fault, Kind
 from cef_trio.stream.after_upload_rules import AfterUploadRule, Deed
 
 _REPLACED: Final = GONE | {Status.FAILED_FILE_REPLACED}
@@ -69,6 +70,20 @@ async def _moved_in_a_big_tree(stage: Stage) -> None:
     await trio.sleep(20)
     stage.append(PART, "deep/down/b.mp4")
     stage.close("deep/down/b.mp4")
+    await trio.sleep(8)
+
+
+async def _gone_under_a_new_name(stage: Stage) -> None:
+    """While its stream waits for another try, a recording is renamed, and then deleted: the name on record is not where
+    it was last.
+    """
+    reset = stage.arm(Fault(Kind.RESET, "UploadPart", times=None))
+    stage.append(2 * PART + 10)
+    await trio.sleep(1.2)
+    stage.rename("a.mp4", "b.mp4")
+    await trio.sleep(0.1)
+    stage.delete("b.mp4")
+    stage.world.endpoint.faults.disarm(reset)
     await trio.sleep(8)
 
 
@@ -306,6 +321,12 @@ SCENARIOS: Final = (
         "moved-in-a-big-tree",
         "a recording is missed at its old name seconds before its new one is seen",
         _moved_in_a_big_tree,
+    ),
+    Scenario(
+        "gone-under-a-new-name",
+        "a recording whose stream waits is renamed and deleted",
+        _gone_under_a_new_name,
+        may_end=GONE,
     ),
     Scenario("bind-unmounted", "a bind mount of the same device is gone for a while", _unmounted, _before_mounted),
     Scenario("unmounted", "a mount is gone for a while", _unmounted, _before_mounted_other),

@@ -13,7 +13,7 @@ import trio
 from cef_trio.lab.journal import Lane
 from cef_trio.lab.proxy import Interference, Rule
 from cef_trio.lab.redis_faults import RedisFaults
-from cef_trio.lab.scenarios.model import Scenario
+from cef_trio.lab.scenarios.model import GONE, Scenario
 from cef_trio.lab.stage import Stage
 from cef_trio.lab.world import PART
 from cef_trio.local.s3 import Fault, Kind, Moment
@@ -111,6 +111,15 @@ async def _late_request(stage: Stage) -> None:
     await trio.sleep(5)
 
 
+async def _late_creation(stage: Stage) -> None:
+    """An upload's creation takes effect when its stream has ended."""
+    stage.world.proxy.add(Rule(Interference.LATE, "CreateMultipartUpload", times=1, seconds=6.0))
+    stage.append(PART + 10)
+    await trio.sleep(1.5)
+    stage.delete()
+    await trio.sleep(6)
+
+
 async def _stale_answers(stage: Stage) -> None:
     """HEAD and listings answer as things stood a while ago, when completions are asked about."""
     stage.arm(Fault(Kind.RESET, "CompleteMultipartUpload", Moment.REPLY))
@@ -159,6 +168,20 @@ async def _redis_fails_over(stage: Stage) -> None:
     await stage.completes(within=120)
 
 
+async def _redis_set_back(stage: Stage) -> None:
+    """Redis loses that a recording was completed, and knows its stream as it was before."""
+    stage.append(2 * PART + 10)
+    await trio.sleep(0.5)
+    replica = stage.world.store.snapshot()
+    stage.close()
+    await stage.completes(within=30)
+    await trio.sleep(1)
+    stage.world.lose_redis(down_to=replica)
+    stage.append(PART + 10, "b.mp4")  # so that there are moments before anybody looks after the first one
+    stage.close("b.mp4")
+    await trio.sleep(8)
+
+
 def _tell_flapping(stage: Stage) -> None:
     """An outage that was called over while what had failed still failed (promise P10)."""
     since = next(entry.began for entry in stage.world.journal.entries if entry.text == "Redis refuses writes")
@@ -181,6 +204,7 @@ SCENARIOS: Final = (
     Scenario("no-uploads-listed", "ListMultipartUploads fails for good", _no_uploads_listed, faults_stay=True),
     Scenario("no-parts-listed", "ListParts is not implemented", _no_parts_listed, faults_stay=True),
     Scenario("late-requests", "requests take effect after their client is gone", _late_request, starts_over=True),
+    Scenario("late-creation", "an upload is created after its stream's end", _late_creation, may_end=GONE),
     Scenario("stale-answers", "HEAD and listings answer as things were", _stale_answers),
     Scenario("redis-silent", "Redis is silent, and comes back", _redis_silent, redis_may_fail=True, redis_silent=True),
     Scenario(
@@ -190,4 +214,5 @@ SCENARIOS: Final = (
         redis_may_fail=True,
         redis_silent=True,
     ),
+    Scenario("redis-set-back", "Redis loses a completion, and not the stream", _redis_set_back, starts_over=True),
 )
