@@ -56,6 +56,8 @@ class FileSystem:
     """Whether inotify hears what is done to its files; not so where other hosts do it."""
     error: int | None = None
     """The ``errno`` of every call, while its server is gone."""
+    open_error: int | None = None
+    """The ``errno`` of every opening of a file, while looks at it succeed: no descriptor is to be had."""
 
     def stamp(self, now_ns: int) -> int:
         """The time stamp of what is done now, by a clock that lags like a kernel's.

@@ -305,8 +305,11 @@ def _check_there(inode: Inode) -> None:
 
 def _check_open(inode: Inode, flags: int) -> None:
     _check_there(inode)
-    if inode.denied and not flags & _WALKS:
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    if flags & _WALKS:
+        return
+    number = errno.EACCES if inode.denied else inode.file_system.open_error
+    if number is not None:
+        raise OSError(number, os.strerror(number))
 
 
 _stat, _fstat, _open, _scandir, _pread = os.stat, os.fstat, os.open, os.scandir, os.pread

@@ -127,6 +127,18 @@ async def _server_gone(stage: Stage) -> None:
     await trio.sleep(30)
 
 
+async def _no_descriptors(stage: Stage) -> None:
+    """The process has no descriptor left for a while: nothing can be opened."""
+    stage.append(2 * PART + 10)
+    await trio.sleep(0.5)
+    stage.file_system.open_error = errno.EMFILE
+    stage.append(2 * PART)
+    await trio.sleep(8)
+    stage.file_system.open_error = None
+    stage.close()
+    await stage.completes(within=120)
+
+
 # -- a number is not a file --------------------------------------------------------------------------------------------
 
 
@@ -330,6 +342,7 @@ SCENARIOS: Final = (
     ),
     Scenario("bind-unmounted", "a bind mount of the same device is gone for a while", _unmounted, _before_mounted),
     Scenario("unmounted", "a mount is gone for a while", _unmounted, _before_mounted_other),
+    Scenario("no-descriptors", "no descriptor is to be had for a while", _no_descriptors),
     Scenario("mount-dead", "a mount's server is gone for a while", _server_gone, _before_mounted_other),
     Scenario(
         "number-reused",
