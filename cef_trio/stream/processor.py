@@ -437,11 +437,16 @@ class StreamProcessor:
         return unchanged
 
     async def _verify_and_complete(self, upload: StreamUpload, recording: OpenRecording) -> None:
+        situation = self.situation.value
+        if situation.ending is Ending.IDLE and (stat := await recording.stat()) != situation.stat:
+            # The silence was one of a cache of the mount (sshfs, NFS). To open a file is to ask its server.
+            self.situation.value = looked(self.situation.value, situation.path, stat)
+            return
         self._finalizing_began()
-        stat = await verify_and_complete(self._services, upload, recording, leaving=self._leaving, pause=self._rest)
-        if stat is not None:  # it is still being written
+        after = await verify_and_complete(self._services, upload, recording, leaving=self._leaving, pause=self._rest)
+        if after is not None:  # it is still being written
             self._finalizing_since = None
-            self.situation.value = looked(self.situation.value, self.situation.value.path, stat)
+            self.situation.value = looked(self.situation.value, self.situation.value.path, after)
 
     def _finalizing_began(self) -> float:
         if self._finalizing_since is None:
