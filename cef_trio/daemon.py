@@ -6,7 +6,7 @@
     ├─ signal listener                1st signal: drain · 2nd: cancel · 3rd: exit at once · SIGHUP: reload
     ├─ settings reloader              reads the settings once more when SIGHUP asks for it
     ├─ admin server                   metrics, health, the status page; up before the first word with S3 or Redis
-    ├─ background nursery             lease renewal, probes of S3 and Redis
+    ├─ background nursery             lease renewal, probes of S3 and Redis, the look for stray uploads
     └─ processor nursery              (drained, then cancelled) one task a stream
         └─ intake scope               (cancelled first) watcher, stale checker, resolver of unknown files,
                                       survey of Redis, report, watchdog, what follows an upload,
@@ -43,6 +43,7 @@ from cef_trio.config import Settings, secret_values, without_secrets
 from cef_trio.exit_codes import ExitCode
 from cef_trio.exit_watchdog import ENDING, ExitWatchdog
 from cef_trio.intake.patterns import PathMatcher, matcher
+from cef_trio.intake.scan import ThreadedReader
 from cef_trio.intake.watcher import Watcher
 from cef_trio.logs import Redactor, lost_lines
 from cef_trio.notify import ServiceNotifier, Turn
@@ -57,7 +58,6 @@ from cef_trio.stream.services import Services
 from cef_trio.stream.stale import StaleChecker
 from cef_trio.stream.strays import abort_left_strays
 from cef_trio.stream.supervisor import StreamSupervisor
-from cef_trio.stream.upload import abort_listed
 from cef_trio.stream.webhooks import WebhookDeliverer
 from cef_trio.telemetry.survey import survey_redis
 from cef_trio.threads import ThreadedResolver
@@ -268,7 +268,7 @@ async def serve(
             services.metrics.snapshots_by(observer)
             shutdown.on_drain += [services.exit_saves.leave, supervisor.drain]
             background.start_soon(supervisor.renew_leases)
-            background.start_soon(abort_left_strays, services.strays, partial(abort_listed, services))
+            background.start_soon(abort_left_strays, services)
             with shutdown.intake:
                 exit_code = await take_in(supervisor)
         log.debug("processors_ended")
@@ -294,7 +294,9 @@ async def _take_in(
     except RefusedAtStartError as error:
         log.error("refused_at_start", error=str(error))  # noqa: TRY400 - a person's to mend: one clear line
         return ExitCode.REFUSED
-    watcher = Watcher(folder, matches, supervisor, rescan_seconds=settings.rescan_seconds)
+    reader = ThreadedReader(matches, services.mounts)
+    watcher = Watcher(folder, matches, supervisor, rescan_seconds=settings.rescan_seconds, reader=reader)
+    services.mounts.on_answer = watcher.rescan
     risks.watcher = watcher
     services.scans.ask = watcher.rescan
     check_seconds = min(settings.stale_check_seconds, settings.stream_timeout_seconds / 2)

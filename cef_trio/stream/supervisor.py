@@ -27,7 +27,7 @@ from cef_trio.recording import FileStat
 from cef_trio.stream import lookup
 from cef_trio.stream import situation as news
 from cef_trio.stream.adoption import UnknownUploads
-from cef_trio.stream.identity import Sameness, may_be
+from cef_trio.stream.identity import Sameness, inodes_last, may_be
 from cef_trio.stream.judge import Verdict, judge, must_be_recognized
 from cef_trio.stream.processor import Outcome, StreamProcessor
 from cef_trio.stream.recognition import recognize_at
@@ -85,6 +85,13 @@ class LiveStream:
         self.growth.saw(now, end)
         self.growth.acknowledged(upload.acknowledged_to)
         return Lag(waiting, self.growth.oldest(), max(0, size_bytes - acknowledged - waiting))
+
+    def may_be_at(self, stat: FileStat) -> bool:
+        """Whether a file that was given another name may be its own: where numbers do not last, the news says so."""
+        upload = self.processor.upload
+        if self.situation.value.stat.inode == stat.inode:
+            return True
+        return upload is not None and not inodes_last(upload.meta.identity.fs_type)
 
     @property
     def unreadable(self) -> str | None:
@@ -234,7 +241,7 @@ class StreamSupervisor:
 
     def _moved(self, old_path: str, new_path: str, stat: FileStat) -> None:
         live = self._live.get(old_path)
-        if live is not None and live.situation.value.stat.inode == stat.inode:
+        if live is not None and live.may_be_at(stat):
             del self._live[old_path]
             overwritten = self._live.pop(new_path, None)
             if overwritten is not None:
@@ -263,11 +270,11 @@ class StreamSupervisor:
         now = trio.current_time()
         self.unreadable_folders = {folder: self.unreadable_folders.get(folder, now) for folder in unreadable}
         self._given_up = {path: one for path, one in self._given_up.items() if path in self._settled}
-        missing = {
-            path: live
-            for path, live in self._live.items()
-            if path not in files and not any(path.startswith(f"{folder}/") for folder in unreadable)
-        }
+
+        def is_missing(path: str) -> bool:
+            return path not in files and not any(path.startswith(f"{folder}/") for folder in unreadable)
+
+        missing = {path: live for path, live in self._live.items() if is_missing(path)}
         if missing:
             # Names of files that no stream has: one of them may be a lost stream's file under its new name.
             unclaimed = {stat.inode: path for path, stat in files.items() if path not in self._live}
@@ -278,7 +285,7 @@ class StreamSupervisor:
                 else:
                     self._moved(path, new_path, files[new_path])
         for known in (self._settled, self._set_aside):
-            for path in [path for path in known if path not in files]:
+            for path in [path for path in known if is_missing(path)]:
                 del known[path]
         for path, stat in files.items():
             self._seen(path, stat)
@@ -493,6 +500,8 @@ class StreamSupervisor:
             if renamed is not None:
                 self._start(renamed, self._unknown.pop(renamed), meta.stream_id)
                 return
+            if not detached and any(True for _ in self._unasked()):
+                return  # one of those files may be its own under a new name, which only its bytes tell
         if path in self._live or detached:
             path = f"{path}\0{meta.stream_id}"
         there = stat or FileStat(meta.identity.file_dev, meta.identity.file_ino, 0, 0)

@@ -17,6 +17,7 @@ from cef_trio.checkpoint.store import Change
 from cef_trio.exceptions import OutdatedError, StreamEndedError
 from cef_trio.lab.blows import Blow
 from cef_trio.lab.mutations.model import Mutation, replace_in
+from cef_trio.stream import strays
 from cef_trio.stream.adoption import UnknownUploads
 from cef_trio.stream.processor import Outcome, StreamProcessor
 from cef_trio.stream.upload import StreamUpload
@@ -126,6 +127,17 @@ def _strays_left(stack: ExitStack) -> None:
         await trio.lowlevel.checkpoint()
 
     replace_in(stack, StreamUpload, "abort_strays", left)
+    _late_strays_left(stack)
+
+
+def _late_strays_left(stack: ExitStack) -> None:
+    """What is left is looked for at a stream's end only."""
+
+    async def left(_services: object) -> bool:
+        await trio.lowlevel.checkpoint()
+        return True
+
+    replace_in(stack, strays, "_sweep", left)
 
 
 def _slot_kept(stack: ExitStack) -> None:
@@ -229,6 +241,13 @@ MUTATIONS: Final = (
         "uploads whose creation was answered to nobody stay",
         _strays_left,
         "passing-errors",
+        ("P5",),
+    ),
+    Mutation(
+        "left out: late strays",
+        "uploads whose creation takes effect after their stream's end stay",
+        _late_strays_left,
+        "late-creation",
         ("P5",),
     ),
     Mutation("left out: a slot's return", "one part's slot is never given back", _slot_kept, "first-part", ("P7",)),
