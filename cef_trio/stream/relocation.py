@@ -78,7 +78,7 @@ class RelocatedStreams:
         except BaseException:
             self.again()
             raise
-        self._lost, dark = await self._without_file(metas.values())
+        self._lost, dark = await self._without_file(metas.values(), lambda meta, stat: may_be(meta.identity, stat))
         if dark:
             self._look_at = min(self._look_at, trio.current_time() + _AGAIN_SECONDS)
             log.warning("folders_not_looked_into", folders=sorted(dark)[:_SAID], asked_again_seconds=_AGAIN_SECONDS)
@@ -101,22 +101,24 @@ class RelocatedStreams:
                 meta, there = known.meta, files.get(known.meta.current_path)
                 if meta.identity.file_ino not in numbers and _stamp(meta) not in stamps:
                     continue
-                if there is None or not may_be(meta.identity, there):
+                if there is None or not _is_as_verified(meta, there):
                     proposed.append(known)
-        missing, _ = await self._without_file(proposed)
+        missing, _ = await self._without_file(proposed, _is_as_verified)
         self._completed = [known.meta for known in missing]
 
-    def claim_completed(self, stat: FileStat) -> str | None:
+    def claim_completed(self, path: str, stat: FileStat) -> str | None:
         """The id of a completed stream that this file may be of, by its number or, better than none, by its stamp."""
-        fitting = [meta for meta in self._completed if _is_proposed(meta, stat)]
+        fitting = [meta for meta in self._completed if meta.current_path != path and _is_proposed(meta, stat)]
         if not fitting:
             return None
         best = max(fitting, key=lambda meta: meta.identity.file_ino == stat.file_ino)
         self._completed.remove(best)
         return best.stream_id
 
-    async def _without_file(self, streams: Iterable[KnownPath]) -> tuple[list[KnownPath], set[str]]:
-        """Those of our folder that have no file at their path; and the folders that could not be looked into."""
+    async def _without_file(
+        self, streams: Iterable[KnownPath], is_it: Callable[[StreamMeta, FileStat], bool]
+    ) -> tuple[list[KnownPath], set[str]]:
+        """Those of our folder whose file is not at their path; and the folders that could not be looked into."""
         found, dark = list[KnownPath](), set[str]()
         ends_at = trio.current_time() + _LOOK_SECONDS
         for known in streams:
@@ -134,7 +136,7 @@ class RelocatedStreams:
                 continue
             if scope.cancelled_caught:
                 dark.add(folder)
-            elif there is None or not may_be(known.meta.identity, there):
+            elif there is None or not is_it(known.meta, there):
                 found.append(known)
         return found, dark
 
@@ -177,4 +179,8 @@ def _stamp(meta: StreamMeta) -> tuple[int | None, int | None]:
 
 def _is_proposed(meta: StreamMeta, stat: FileStat) -> bool:
     same_number = meta.identity.file_ino == stat.file_ino and may_be(meta.identity, stat)
-    return same_number or _stamp(meta) == (stat.size_bytes, stat.mtime_ns)
+    return same_number or _is_as_verified(meta, stat)
+
+
+def _is_as_verified(meta: StreamMeta, stat: FileStat) -> bool:
+    return _stamp(meta) == (stat.size_bytes, stat.mtime_ns)

@@ -376,7 +376,7 @@ class StreamSupervisor:
                 old = self._may_be_lost(unknown.stat)
                 history = FileHistory(
                     instead_of=seen.meta.stream_id if seen is not None else None,
-                    renamed=self._relocated.claim_completed(unknown.stat) if old else None,
+                    renamed=self._relocated.claim_completed(path, unknown.stat) if old else None,
                     may_be_stored=old,
                 )
                 self._begin(path, unknown, stream_id, history)
@@ -437,7 +437,7 @@ class StreamSupervisor:
         """Redis has lost something, or may have: search for it before a file of until now is taken for a new one."""
         self._must_list_uploads = True
         self._relocated.again()
-        self._may_be_lost_before_ns = int(self._services.utc_now().timestamp() * 1e9)
+        self._may_be_lost_before_ns = int(self._services.utc_now().timestamp() * 1e9) + 1
         self._search_lost_at = -inf
 
     def _settle(self, path: str, known: KnownPath) -> None:
