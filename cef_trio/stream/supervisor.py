@@ -274,11 +274,11 @@ class StreamSupervisor:
         now = trio.current_time()
         self.unreadable_folders = {folder: self.unreadable_folders.get(folder, now) for folder in unreadable}
         self._given_up = {path: one for path, one in self._given_up.items() if path in self._settled}
-        missing = {
-            path: live
-            for path, live in self._live.items()
-            if path not in files and not any(path.startswith(f"{folder}/") for folder in unreadable)
-        }
+
+        def is_missing(path: str) -> bool:
+            return path not in files and not any(path.startswith(f"{folder}/") for folder in unreadable)
+
+        missing = {path: live for path, live in self._live.items() if is_missing(path)}
         if missing:
             # Names of files that no stream has: one of them may be a lost stream's file under its new name.
             unclaimed = {stat.inode: path for path, stat in files.items() if path not in self._live}
@@ -289,7 +289,7 @@ class StreamSupervisor:
                 else:
                     self._moved(path, new_path, files[new_path])
         for known in (self._settled, self._set_aside):
-            for path in [path for path in known if path not in files]:
+            for path in [path for path in known if is_missing(path)]:
                 del known[path]
         for path, stat in files.items():
             self._seen(path, stat)

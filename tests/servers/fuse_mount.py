@@ -22,13 +22,13 @@ class FuseMount:
 
 
 @contextmanager
-def fuse_mount(folder: Path) -> Iterator[FuseMount]:
-    """A mount of a new folder; the test is skipped where that cannot be."""
+def fuse_mount(folder: Path, mount: Path | None = None) -> Iterator[FuseMount]:
+    """A mount of a new folder (at ``mount``, or beside it); the test is skipped where that cannot be."""
     if shutil.which("bindfs") is None or not os.access("/dev/fuse", os.W_OK):
         pytest.skip("bindfs or /dev/fuse is not here")
-    found = FuseMount(folder / "behind", folder / "mount")
+    found = FuseMount(folder / "behind", mount or folder / "mount")
     found.behind.mkdir()
-    found.mount.mkdir()
+    found.mount.mkdir(parents=True)
     if subprocess.run(["bindfs", found.behind, found.mount], check=False, capture_output=True).returncode != 0:
         pytest.skip("this machine lets nobody mount")
     try:
