@@ -115,8 +115,8 @@ def held(risk: Risk) -> str:
     """How much is held back, in words."""
     if not risk.recordings:
         return "at risk"
-    one = risk.recordings == 1
-    return f"{risk.size_bytes} bytes of {risk.recordings} recording{'' if one else 's'} do{'es' if one else ''} not get to S3"
+    recordings = "1 recording does" if risk.recordings == 1 else f"{risk.recordings} recordings do"
+    return f"{risk.size_bytes} bytes of {recordings} not get to S3"
 
 
 def judge(facts: Facts, now: float, *, patience_seconds: float | None = None) -> tuple[Risk, ...]:
