@@ -224,6 +224,7 @@ class StreamProcessor:
                     await self._pause_unless_ended(upload)
                 case Action.FINALIZE:
                     if await self._has_ended(situation):
+                        self._services.advice.ended(upload.stream_id, situation.ending)
                         await self._with_recording(upload, self._verify_and_complete)
                 case Action.WRITE_METADATA:
                     began = self._finalizing_began()
@@ -246,6 +247,8 @@ class StreamProcessor:
                 if has is Likeness.SAME:
                     return Outcome.UNCHANGED
                 supersedes = has.meta if isinstance(has, Checkpoint) else None
+                if supersedes is not None:
+                    services.advice.goes_on(supersedes, self.situation.value.stat)
                 return await recovery.begin(
                     services, self._unknown, path, named=self._name, instead_of=before, supersedes=supersedes
                 )
