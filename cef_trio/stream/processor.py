@@ -44,7 +44,7 @@ from cef_trio.stream import recovery
 from cef_trio.stream.adoption import UnknownUploads
 from cef_trio.stream.correction import settle
 from cef_trio.stream.decide import Action, Look, judge_look, next_action
-from cef_trio.stream.failures import KEEPS_ITS_UPLOAD, GivenUpError, reason_of
+from cef_trio.stream.failures import KEEPS_ITS_UPLOAD, GivenUpError, is_missing_right, reason_of
 from cef_trio.stream.finalize import finish, verify_and_complete
 from cef_trio.stream.holes import Holes
 from cef_trio.stream.identity import HEAD_BYTES, Sameness, is_same_file
@@ -521,8 +521,8 @@ class StreamProcessor:
             except (LeaseLostError, RecordUnreadableError) as error:
                 return await self._let_go(error)
             except CefMp4ProcessorError as error:
-                if not error.transient:
-                    log.exception("failure_not_recorded", error=str(error))
+                if not error.transient and not is_missing_right(error):
+                    log.error("failure_not_recorded", error=str(error))  # noqa: TRY400 - what Redis says is all of it
                     return Outcome.FAILED
                 await self._wait_to_retry(error)
             except Exception:  # a bug while a failure is recorded must not end other streams: P6
@@ -555,7 +555,7 @@ class StreamProcessor:
 
 def _can_go_on(error: CefMp4ProcessorError) -> bool:
     """Whether coming back through ``recovery.resume`` may help: what S3 lost can be begun again."""
-    return error.transient or _says_lost(error)
+    return error.transient or _says_lost(error) or is_missing_right(error)
 
 
 def _says_lost(error: CefMp4ProcessorError) -> bool:
