@@ -556,10 +556,8 @@ class RedisCheckpointStore:
             self._index_is_there = False
             why = f"{key} is of a wrong type, and is to be a hash"
             self.unreadable.note(key, why)
-            raise RedisOperationError(
-                "find_by_path",
-                f"{why}: no file can be looked up; {renaming(key)}, and it is made anew from the records",
-            ) from error
+            hint = f"no file can be looked up; {renaming(key)}, and it is made anew from the records"
+            raise RedisOperationError("find_by_path", f"{why}: {hint}") from error
         self.unreadable.note(key, None)
         return found
 
@@ -574,9 +572,9 @@ class RedisCheckpointStore:
             metas = [one.meta for one in self._known(client, ids).values()]
             # Of two with one path the open one counts, or the one that was worked on last: the first that is written.
             metas.sort(key=lambda meta: (meta.status in ENDED, -meta.last_activity_at_utc.timestamp()))
-            pairs: list[Argument] = [
-                word for meta in metas for word in (codec.encode_path(meta.current_path), meta.stream_id)
-            ]
+            pairs: list[Argument] = []
+            for meta in metas:
+                pairs += [codec.encode_path(meta.current_path), meta.stream_id]
             for start in range(0, len(pairs), 2 * _BATCH):
                 run_script(client, scripts.INDEX_PATHS, [self.keys.by_path], pairs[start : start + 2 * _BATCH])
             if metas:

@@ -203,9 +203,7 @@ async def test_kind9_an_index_of_paths_of_a_wrong_type_is_named_with_what_to_do_
         raw.set(KEYS.by_path, "a hand slipped")
         with capture_logs() as logs:
             for _ in range(5):
-                with pytest.raises(
-                    RedisOperationError, match=r"streams:by_path is of a wrong type.*redis-cli RENAME"
-                ) as no:
+                with pytest.raises(RedisOperationError, match=r"by_path is of a wrong type.*redis-cli RENAME") as no:
                     await store.find_by_path(paths)
                 assert not no.value.transient
             assert [(entry["event"], entry["key"]) for entry in logs] == [("checkpoint_unreadable", KEYS.by_path)]

@@ -1,4 +1,4 @@
-"""Kinds 6 and 9: Redis lets a stream be written and refuses one of its steps (NOPERM): said once, waited for, no loop."""
+"""Kinds 6 and 9: Redis lets a stream be written and refuses a step (NOPERM): it is said, and waited for, in no loop."""
 
 from __future__ import annotations
 
