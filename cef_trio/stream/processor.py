@@ -38,6 +38,7 @@ from cef_trio.exceptions import (
     StreamEndedError,
 )
 from cef_trio.movement import Movement
+from cef_trio.recording import FileStat
 from cef_trio.shielded import shielded
 from cef_trio.stream import recovery
 from cef_trio.stream.decide import Action, Look, judge_look, next_action
@@ -383,7 +384,7 @@ class StreamProcessor:
         try:
             async with self._services.disk.open(path) as recording:
                 stat = await recording.stat()
-                is_ours = await self._is_ours(upload, recording)
+                is_ours = await self._is_ours(upload, recording, stat)
         except RecordingChangedError:
             stat = None  # nothing is there
         look = judge_look(stat, is_ours=is_ours, covered_bytes=upload.covered_bytes)
@@ -391,9 +392,8 @@ class StreamProcessor:
             self.situation.value = looked(self.situation.value, path, stat)
         return look
 
-    async def _is_ours(self, upload: StreamUpload, recording: OpenRecording) -> bool:
+    async def _is_ours(self, upload: StreamUpload, recording: OpenRecording, stat: FileStat) -> bool:
         """Whether an open file is the stream's, though a number of it may have changed: then the record is mended."""
-        stat = await recording.stat()
         if is_same_file(upload.meta.identity, stat, recording.generation):
             return True
         if await recognize(upload.meta, upload.parts, recording) is Sameness.REPLACED:
