@@ -17,7 +17,11 @@ from cef_trio.s3.config import ChecksumMode
 
 _SHARE: Final = 0.2
 """Of the worlds; the others keep their settings."""
-_TEMPLATES: Final = ("streams/{stream_id}/{file_name}", "streams/other/{stream_id}/{file_name}", "elsewhere/{stream_id}")
+_TEMPLATES: Final = (
+    "streams/{stream_id}/{file_name}",
+    "streams/other/{stream_id}/{file_name}",
+    "elsewhere/{stream_id}",
+)
 SETTINGS: Final = ("part size", "equal parts", "checksum", "key template", "bucket")
 
 

@@ -302,6 +302,8 @@ async def _rest(stage: Stage, scenario: Scenario, report: Report) -> None:
             if scenario.faults_stay:
                 await trio.sleep(_LINGERS_SECONDS)
             report.violations += promises.risk_untold(stage, daemon.at_risk)
+            # An outage is over when its next probe says so, which is in a minute.
+            await _until(lambda: not promises.risk_invented(stage, daemon.at_risk), _LINGERS_SECONDS)
             report.violations += promises.risk_invented(stage, daemon.at_risk)
             services = daemon.services
     stage.daemon = None

@@ -18,6 +18,7 @@ from cef_trio.checkpoint.memory import Moment as RedisMoment
 from cef_trio.checkpoint.states import Status
 from cef_trio.lab.blows import FATAL, Blow, Strike
 from cef_trio.lab.file_misfortunes import FileMisfortunes
+from cef_trio.lab.lingering import lingering
 from cef_trio.lab.lives import LifeSettings
 from cef_trio.lab.misfortunes import Misfortunes
 from cef_trio.lab.redis_faults import RedisFaults
@@ -93,6 +94,7 @@ def simulated(seed: int) -> Scenario:
         redis_may_fail=bool(world.stumbles) or unkind.strikes_redis,
         redis_silent=bool(world.stumbles) or unkind.strikes_redis,
         between=lives.between,
+        lingers=lingering(seed),
         goes_on=True,
         max_concurrent_parts=world.parts,
     )
