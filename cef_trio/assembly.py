@@ -25,6 +25,7 @@ from cef_trio.disk import KernelDisk
 from cef_trio.exceptions import CefMp4ProcessorError, OperationError, S3OperationError
 from cef_trio.intake.writers import WriterState, writer_state
 from cef_trio.media.ffprobe import probe
+from cef_trio.mounts import Mounts
 from cef_trio.outage import IDLE_SECONDS, CircuitBreaker, RetryPolicy
 from cef_trio.retry import Retrier, ServiceRetrier
 from cef_trio.s3.client import S3Client
@@ -43,9 +44,10 @@ log = structlog.get_logger(__name__)
 
 _PROXY_VARIABLES: Final = frozenset({"http_proxy", "https_proxy", "all_proxy"})
 
-ONCE: Final = frozenset({"count", "is_persistent", "save_interrupted", "upload_part_copy"})
-"""Surveys, whose caller repeats them; last words, for which nobody may wait; copies, in whose place the bytes can be
-sent. All else is under the one policy."""
+REDIS_ONCE: Final = frozenset({"count", "is_persistent", "save_interrupted"})
+"""What is asked of Redis a single time: surveys, whose caller repeats them; last words, for which nobody may wait."""
+S3_ONCE: Final = frozenset({"upload_part_copy"})
+"""And of S3: copies, in whose place the bytes can be sent. All else is under the one policy."""
 _UNLOCK_SECONDS: Final = 0.2
 """How long the lock's release may take; the process's end releases it too."""
 _RECONNECT_SECONDS: Final = 1.0
@@ -129,20 +131,22 @@ async def open_services(
     s3_breaker = CircuitBreaker("s3", lambda need: s3.probe(need, probe_key), probes, idle_seconds=IDLE_SECONDS)
     found_again = partial(_found_again, read_again) if read_again is not None else None
     store = checkpoint_store(
-        settings, ServiceRetrier(redis_breaker, policy, once=ONCE, observer=observer), found_again=found_again
+        settings, ServiceRetrier(redis_breaker, policy, once=REDIS_ONCE, observer=observer), found_again=found_again
     )
     pacer = Pacer(settings.max_upload_rate, waited=metrics.upload_waited)
     config = s3_config(settings, found_again)
-    s3 = s3_client(settings, ServiceRetrier(s3_breaker, policy, once=ONCE, observer=observer), pacer, config)
+    s3 = s3_client(settings, ServiceRetrier(s3_breaker, policy, once=S3_ONCE, observer=observer), pacer, config)
     lease = Lease(settings.instance_id, uuid4().hex, settings.lease_seconds)
     webhook = webhook_client(settings)
+    mounts = Mounts(answer_seconds=settings.file_system_timeout_seconds)
     async with store, s3, webhook or nullcontext():
         yield Services(
             store=store,
             s3=s3,
-            disk=KernelDisk(),
+            disk=KernelDisk(mounts),
+            mounts=mounts,
             probe=partial(probe, ffprobe_path=settings.ffprobe_path, timeout_seconds=settings.ffprobe_timeout_seconds),
-            has_writer=_has_writer,
+            has_writer=partial(_has_writer, mounts),
             lease=lease,
             exit_saves=ExitSaves(store, lease, redis_breaker),
             s3_breaker=s3_breaker,
@@ -324,8 +328,8 @@ def _text(value: SecretStr | str | None) -> str | None:
     return value.get_secret_value() if isinstance(value, SecretStr) else value
 
 
-async def _has_writer(path: str) -> bool | None:
-    return knows_writer(await writer_state(path))
+async def _has_writer(mounts: Mounts, path: str) -> bool | None:
+    return knows_writer(await writer_state(path, mounts))
 
 
 def knows_writer(state: WriterState) -> bool | None:

@@ -18,11 +18,13 @@ from cef_trio.config import Settings
 from cef_trio.disk import Disk
 from cef_trio.file_system import named
 from cef_trio.media.metadata import MediaInfo
+from cef_trio.mounts import Mounts
 from cef_trio.recording import FileStat
 from cef_trio.retry import CircuitBreaker
 from cef_trio.s3.client import S3Client
 from cef_trio.s3.pacing import Pacer
 from cef_trio.shielded import shielded
+from cef_trio.stream.advice import Advice
 from cef_trio.stream.best_effort import BestEffort
 from cef_trio.stream.naming import KeyTemplate
 from cef_trio.stream.scans import Scans
@@ -109,6 +111,10 @@ class Services:
     """Which calls of S3 are done without at present."""
     strays: StrayUploads = field(default_factory=StrayUploads)
     """When uploads that were left under ended streams' keys are looked for."""
+    advice: Advice = field(default_factory=Advice)
+    """Which settings would help, told once each."""
+    mounts: Mounts = field(default_factory=Mounts)
+    """Which mounts answer."""
     scans: Scans = field(default_factory=Scans)
     """The last scan of the watch folder."""
     webhook_owed: AsyncBool = field(default_factory=lambda: AsyncBool(False))
@@ -116,6 +122,7 @@ class Services:
 
     def __post_init__(self) -> None:
         self.metrics.failing_calls_by(lambda: len(self.best_effort.failing))
+        self.metrics.hung_mounts_by(lambda: len(self.mounts.hung.value))
 
     async def attempt(self, operation: str, call: Callable[[], Awaitable[T]]) -> T | None:
         """Make a call of S3 that can be done without (:meth:`BestEffort.attempt`)."""

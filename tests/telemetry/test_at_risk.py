@@ -34,6 +34,7 @@ def test_p10_a_minute_is_given_to_everything(seconds: float) -> None:
         not_looked_up=(waiting,),
         failed=(waiting,),
         unreadable_files=(waiting,),
+        hung_mounts=(waiting,),
         unreadable_records=(waiting,),
         unreadable_folders=(waiting,),
         folder_lost=waiting,
@@ -47,6 +48,7 @@ def test_p10_a_minute_is_given_to_everything(seconds: float) -> None:
         ("not_looked_up", Reason.NOT_LOOKED_UP),
         ("failed", Reason.FAILED),
         ("unreadable_files", Reason.FILE_UNREADABLE),
+        ("hung_mounts", Reason.MOUNT_HUNG),
         ("unreadable_records", Reason.RECORD_UNREADABLE),
         ("unreadable_folders", Reason.FOLDER_UNREADABLE),
     ],
@@ -136,4 +138,4 @@ def test_p10_a_daemon_that_reports_no_more_is_told_unless_it_was_stopped() -> No
     stopped = daemon_report.stopped(REPORT)
     assert daemon_report.crying([stopped], NOW + 9999) == []
     assert daemon_report.crying([REPORT], NOW) == [REPORT]
-    assert daemon_report.words(REPORT, NOW) == ["7 bytes of 1 recordings do not get to S3, for 99 s: why"]
+    assert daemon_report.words(REPORT, NOW) == ["7 bytes of 1 recording does not get to S3, for 99 s: why"]
