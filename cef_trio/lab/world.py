@@ -62,10 +62,12 @@ from cef_trio.s3.store_probe import StoreProbe
 from cef_trio.stream.after_upload import AfterUpload
 from cef_trio.stream.after_upload_rules import KEEP, Deed
 from cef_trio.stream.naming import KeyTemplate, metadata_key
+from cef_trio.stream.risks import RiskObserver
 from cef_trio.stream.services import Services, StreamRules
 from cef_trio.stream.stale import StaleChecker
 from cef_trio.stream.supervisor import StreamSupervisor
 from cef_trio.stream.webhooks import WebhookDeliverer
+from cef_trio.telemetry.at_risk import Risk
 from cef_trio.telemetry.metrics import Metrics
 from cef_trio.webhook.client import WebhookClient
 
@@ -101,6 +103,8 @@ class World:
         """The machine of this world's daemons, but for those that are started elsewhere."""
         self.bucket = BUCKET
         """The bucket of the next daemon."""
+        self.buckets_used: set[str] = set()
+        """The buckets of all daemons so far."""
         self.s3_name = ""
         """How the next daemon calls the store's endpoint; empty: it does not record it."""
         self.key_template = "streams/{stream_id}/{file_name}"
@@ -355,6 +359,7 @@ class World:
         """A daemon's services in this world; ``instance`` is its lasting name, ``witness`` who hears S3 acknowledge."""
         host = host or self.host
         self.daemons_started += 1
+        self.buckets_used.add(self.bucket)
         witness = witness or self.witness
         self.life = life = life or Life()
         store = cast("CheckpointStore", MortalStore(self.store, life, self.journal, witness))
@@ -494,6 +499,12 @@ class WorldDaemon:
         self.shutdown = Shutdown(world.grace_seconds, services.rules.save_seconds)
         self.exit_code: ExitCode | None = None
         self._supervisor: StreamSupervisor | None = None
+        self._risks: RiskObserver | None = None
+
+    @property
+    def at_risk(self) -> tuple[Risk, ...]:
+        """What it says should be in S3 and is not getting there (promise P10)."""
+        return self._risks() if self._risks is not None else ()
 
     @property
     def listens(self) -> bool:
@@ -513,6 +524,7 @@ class WorldDaemon:
         async def take_in(supervisor: StreamSupervisor) -> ExitCode:
             self._supervisor = supervisor
             services = self.services
+            self._risks = RiskObserver(services, supervisor, lambda: self.shutdown.signals > 0)
             stale = StaleChecker(
                 self.services,
                 supervisor,
@@ -566,6 +578,8 @@ class WorldDaemon:
             open_inotify=cast("Callable[[], AbstractContextManager[INotify]]", partial(kernel.queues.open, host.real)),
         )
         self.services.scans.ask = watcher.rescan
+        if self._risks is not None:
+            self._risks.watcher = watcher
         await intake.start(watcher.run)
 
     async def _tell_scan(self, supervisor: StreamSupervisor) -> None:
