@@ -90,7 +90,7 @@ class StaleChecker:
         if live.situation.value != situation:
             return  # news came meanwhile, and is newer than this look
         finding = judge_stale(
-            idle_seconds=trio.current_time() - live.changed_at,
+            idle_seconds=live.silent_seconds(trio.current_time()),
             timeout_seconds=self._timeout_seconds,
             known=situation.stat,
             found=found,

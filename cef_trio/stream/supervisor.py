@@ -63,12 +63,15 @@ class LiveStream:
     processor: StreamProcessor
     situation: AsyncValue[Situation]
     changed_at: float
-    """``trio.current_time()`` when the file was last seen to change."""
+    """``trio.current_time()`` when the file was last known to be another one than before."""
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     growth: Growth = field(init=False)
+    _silent: FileStat = field(init=False)
+    """The file as it was at ``changed_at``."""
 
     def __post_init__(self) -> None:
-        self.growth = Growth(self.changed_at, self.situation.value.stat.size_bytes)
+        self._silent = self.situation.value.stat
+        self.growth = Growth(self.changed_at, self._silent.size_bytes)
 
     @property
     def path(self) -> str:
@@ -109,10 +112,16 @@ class LiveStream:
     def learn(self, situation: Situation) -> None:
         """Take in news."""
         self.processor.try_again()
-        if situation.stat != self.situation.value.stat:
-            self.changed_at = trio.current_time()
         self.situation.value = situation
+        self.silent_seconds(trio.current_time())
         self.lag(trio.current_time())  # notes when its bytes were first seen
+
+    def silent_seconds(self, now: float) -> float:
+        """How long the file has been as it is, whoever saw it so: the stream looks for itself, and tells nobody."""
+        stat: FileStat = self.situation.value.stat
+        if stat != self._silent:
+            self._silent, self.changed_at = stat, now
+        return now - self.changed_at
 
 
 @dataclass(frozen=True, slots=True)
