@@ -24,6 +24,7 @@ from cef_trio.config import Settings, SettingsError, exposed_secrets
 from cef_trio.disk import KernelDisk
 from cef_trio.exceptions import CefMp4ProcessorError, OperationError, S3OperationError
 from cef_trio.intake.writers import WriterState, writer_state
+from cef_trio.machine import boot_id, machine_id
 from cef_trio.media.ffprobe import probe
 from cef_trio.outage import IDLE_SECONDS, CircuitBreaker, RetryPolicy
 from cef_trio.retry import Retrier, ServiceRetrier
@@ -34,6 +35,7 @@ from cef_trio.s3.pacing import Pacer
 from cef_trio.s3.sigv4 import Credentials
 from cef_trio.shielded import shielded
 from cef_trio.stream.naming import KeyTemplate
+from cef_trio.stream.ownership import Ownership
 from cef_trio.stream.services import Services, StreamRules
 from cef_trio.telemetry.metrics import Metrics
 from cef_trio.threads import run_in_thread
@@ -134,7 +136,8 @@ async def open_services(
     pacer = Pacer(settings.max_upload_rate, waited=metrics.upload_waited)
     config = s3_config(settings, found_again)
     s3 = s3_client(settings, ServiceRetrier(s3_breaker, policy, once=ONCE, observer=observer), pacer, config)
-    lease = Lease(settings.instance_id, uuid4().hex, settings.lease_seconds)
+    # On another machine the same name is another daemon's, whoever gave it twice: its leases are waited for.
+    lease = Lease(f"{settings.instance_id}@{boot_id()}", uuid4().hex, settings.lease_seconds)
     webhook = webhook_client(settings)
     async with store, s3, webhook or nullcontext():
         yield Services(
@@ -155,6 +158,7 @@ async def open_services(
             metrics=metrics,
             pacer=pacer,
             webhook=webhook,
+            ownership=Ownership(machine_id()),
             renew_credentials=partial(_renew, store, config.credentials),
         )
 

@@ -6,9 +6,11 @@ person who opens the code.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Final
 
 from cef_trio.checkpoint.states import Status, StreamSet
 
@@ -37,6 +39,38 @@ class FileIdentity:
     def inode(self) -> tuple[int, int]:
         """Device and inode."""
         return (self.file_dev, self.file_ino)
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Whose a stream is: the machine of the daemon that began it, and the place of its watch folder there.
+
+    Which of it decides stands in ``stream/ownership.py``; ``None`` is what is not told.
+    """
+
+    machine: str | None = None
+    """A hash of the machine's id; containers are told it only if it is mounted into them."""
+    file_system: str | None = None
+    """The file system's own name for itself; of one that other hosts may mount too, ``net:`` and its source."""
+    mount: str | None = None
+    """Where it is mounted, and which folder of it: ``<mount point> <root>``, as mountinfo has them."""
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether daemons on several hosts may see the very same folder."""
+        return self.file_system is not None and self.file_system.startswith(SHARED)
+
+    @property
+    def name(self) -> str:
+        """A name for it that it keeps over restarts; empty if nothing is known of it."""
+        machine = None if self.is_shared else self.machine
+        basis = machine or self.file_system or self.machine or ""
+        text = f"{basis} {self.mount or ''}".strip()
+        return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16] if text else ""
+
+
+SHARED: Final = "net:"
+"""What the name of a file system begins with that is not one machine's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +135,8 @@ class StreamMeta:
     """That object's key."""
     s3_endpoint: str | None = None
     """Where the store was reached that has the upload or the object; ``None``: an older version recorded it."""
+    owner: Owner | None = None
+    """Whose it is; ``None``: an older version recorded it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,8 @@ from cef_trio.retry import Retrier
 log = structlog.get_logger(__name__)
 
 _PROBE_MILLISECONDS: Final = 60_000
+_RENAMES: Final = 5
+"""How often a rename is told of another stream under its new path before it gives up."""
 _LEASE_OF_WRONG_TYPE: Final = b"wrong type"
 """The holder that the scripts name for a lease whose key is no string."""
 _BATCH: Final = 500
@@ -216,17 +218,21 @@ class RedisCheckpointStore:
             "is_persistent", lambda client: bool(self._redis.command(client, "INFO", "persistence").get("aof_enabled"))
         )
 
-    async def find_by_path(self, paths: Collection[str]) -> Records:
+    async def find_by_path(self, paths: Collection[str], *, owner: str = "") -> Records:
         """What is known of these paths; two round trips for each 500."""
 
         def work(client: Client) -> Records:
             found: dict[str, KnownPath] = {}
             unreadable: dict[str, str] = {}
             for batch in _batches(paths):
-                raw = client.hmget(self.keys.by_path, [codec.encode_path(path) for path in batch])
+                fields = [codec.path_field(path) for path in batch]
+                if owner:
+                    fields += [codec.path_field(path, owner) for path in batch]
+                raw = client.hmget(self.keys.by_path, fields)
+                # The owner's own field comes last, and wins.
                 ids = {
                     path: value.decode(errors="replace")
-                    for path, value in zip(batch, raw, strict=True)
+                    for path, value in zip(batch * (len(raw) // len(batch)), raw, strict=True)
                     if value is not None
                 }
                 known = self._known(client, set(ids.values()))
@@ -290,7 +296,13 @@ class RedisCheckpointStore:
     # ---- writing ---------------------------------------------------------------------------------------------------
 
     async def create(
-        self, meta: StreamMeta, lease: Lease, parts: Sequence[PartRecord] = (), *, instead_of: str | None = None
+        self,
+        meta: StreamMeta,
+        lease: Lease,
+        parts: Sequence[PartRecord] = (),
+        *,
+        instead_of: str | None = None,
+        beside: str | None = None,
     ) -> None:
         """Begin a stream (see the Protocol)."""
         fields = codec.encode_meta(meta)
@@ -310,7 +322,12 @@ class RedisCheckpointStore:
             arguments.set_number(rules.first_home(meta.status)),
             instead_of or "",
         ]
-        following: list[Argument] = [*arguments.of_fields(fields), *arguments.of_parts(parts)]
+        following: list[Argument] = [
+            meta.owner.name if meta.owner is not None else "",
+            beside or "",
+            *arguments.of_fields(fields),
+            *arguments.of_parts(parts),
+        ]
 
         def work(client: Client) -> Sequence[bytes]:
             answer: Sequence[bytes] = run_script(client, scripts.CREATE, keys, [*before, "", *following])
@@ -370,7 +387,18 @@ class RedisCheckpointStore:
         """The stream's file has another name now."""
         keys = [*self._stream_keys(stream_id), self.keys.by_path]
         given: list[Argument] = [lease.value, stream_id, codec.encode_path(new_path)]
-        await self._write("rename", stream_id, scripts.RENAME, keys, given)
+
+        def work(client: Client) -> Sequence[bytes]:
+            answer: Sequence[bytes] = run_script(client, scripts.RENAME, keys, [*given, ""])
+            for _ in range(_RENAMES):
+                if answer[0] != b"taken":
+                    break
+                # Only now the key is known of the record that says whose the stream is that has the path.
+                there = answer[1].decode(errors="replace")
+                answer = run_script(client, scripts.RENAME, [*keys, self.keys.meta(there)], [*given, there])
+            return answer
+
+        self._judge_answer("rename", stream_id, scripts.RENAME, await self._redis.call("rename", work))
 
     async def save_interrupted(self, savings: Sequence[Saving], lease: Lease) -> frozenset[str]:
         """Write the way many streams' tasks ended, and release their leases: one script, one round trip for all."""

@@ -61,6 +61,7 @@ from cef_trio.s3.sigv4 import Credentials
 from cef_trio.stream.after_upload import AfterUpload
 from cef_trio.stream.after_upload_rules import KEEP, Deed
 from cef_trio.stream.naming import KeyTemplate, metadata_key
+from cef_trio.stream.ownership import Ownership
 from cef_trio.stream.services import Services, StreamRules
 from cef_trio.stream.stale import StaleChecker
 from cef_trio.stream.supervisor import StreamSupervisor
@@ -411,6 +412,7 @@ class World:
                 metrics=metrics,
                 pacer=pacer,
                 webhook=webhook,
+                ownership=Ownership(host.machine),
             )
 
     def _webhook_client(self, life: Life) -> WebhookClient:

@@ -84,15 +84,18 @@ class Outcome(Enum):
 class StreamProcessor:
     """One stream's task. ``situation`` is written by the watcher's side, and read here."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - the supervisor alone makes them
         self,
         services: Services,
         unknown: UnknownUploads,
         situation: AsyncValue[Situation],
         stream_id: str | None,
         instead_of: str | None = None,
+        beside: str | None = None,
     ) -> None:
-        """``instead_of`` is the stream that the file's path led to when it was judged to need a new one."""
+        """``instead_of`` is the stream that the file's path led to when it was judged to need a new one; ``beside``:
+        it led to this one, of another host, which stays.
+        """
         self.situation = situation
         self.stream_id = stream_id
         self.working = False
@@ -101,6 +104,7 @@ class StreamProcessor:
         self._services = services
         self._unknown = unknown
         self._instead_of = instead_of
+        self._beside = beside
         self.movement = Movement()
         """Whether its bytes move."""
         self.disowned = False
@@ -244,7 +248,13 @@ class StreamProcessor:
                     return Outcome.UNCHANGED
                 supersedes = has.meta if isinstance(has, Checkpoint) else None
                 return await recovery.begin(
-                    services, self._unknown, path, named=self._name, instead_of=before, supersedes=supersedes
+                    services,
+                    self._unknown,
+                    path,
+                    named=self._name,
+                    instead_of=before,
+                    beside=self._beside,
+                    supersedes=supersedes,
                 )
             except RecordingChangedError as error:
                 log.info("nothing_there", reason=str(error))
@@ -537,7 +547,11 @@ class StreamProcessor:
             upload = StreamUpload(self._services, checkpoint) if checkpoint else None
         if upload is None:
             upload = self.upload = await recovery.record_refused(
-                self._services, self.situation.value, named=self._name, instead_of=self._instead_of
+                self._services,
+                self.situation.value,
+                named=self._name,
+                instead_of=self._instead_of,
+                beside=self._beside,
             )
         if reason not in KEEPS_ITS_UPLOAD:
             await upload.abort()

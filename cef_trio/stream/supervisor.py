@@ -20,7 +20,7 @@ from trio_util import AsyncBool, AsyncValue, periodic
 
 from cef_trio.checkpoint.model import StreamMeta
 from cef_trio.checkpoint.states import FAILED, Status
-from cef_trio.checkpoint.store import KnownPath
+from cef_trio.checkpoint.store import Change, KnownPath
 from cef_trio.exceptions import CefMp4ProcessorError, ChunkProcessingError, FileAccessError, RecordingChangedError
 from cef_trio.intake.events import Closed, FileEvent, Gone, Moved, Scanned, Seen
 from cef_trio.recording import FileStat
@@ -30,7 +30,7 @@ from cef_trio.stream.adoption import UnknownUploads
 from cef_trio.stream.identity import Sameness, may_be
 from cef_trio.stream.judge import Verdict, judge, must_be_recognized
 from cef_trio.stream.processor import Outcome, StreamProcessor
-from cef_trio.stream.recognition import recognize_at
+from cef_trio.stream.recognition import is_proved, recognize_at
 from cef_trio.stream.relocation import RelocatedStreams
 from cef_trio.stream.services import Services
 from cef_trio.stream.situation import Ending, Situation
@@ -104,6 +104,16 @@ class _Unknown:
     closed: bool = False
     since: float = field(default_factory=trio.current_time)
     """When it was first seen."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Led:
+    """What a path led to when the file there was judged to need a new stream."""
+
+    before: KnownPath | None
+    """A stream of ours: of another file, or an ended one."""
+    beside: str | None
+    """The id of another host's."""
 
 
 class StreamSupervisor:
@@ -309,6 +319,7 @@ class StreamSupervisor:
 
     async def run(self) -> None:
         """Ask Redis about unknown files and start their streams, for ever."""
+        await self._services.look_at_folder()
         while True:
             await self._work.wait_value(True)
             try:
@@ -326,7 +337,9 @@ class StreamSupervisor:
 
     async def _resolve_some(self) -> None:
         asked = dict(islice(self._unknown.items(), _BATCH))
-        known, unreadable = await lookup.find_by_path(self._services.store, list(asked))
+        ownership = self._services.ownership
+        found, unreadable = await lookup.find_by_path(self._services.store, list(asked), ownership.name)
+        known, others = ownership.divide(found)
         self._put_aside(asked, unreadable)
         fresh = []
         for path in asked:
@@ -337,18 +350,21 @@ class StreamSupervisor:
             judged, unknown = unknown, self._still_unknown(path, asked)
             if verdict is None or unknown is None or unknown.stat != judged.stat:
                 continue  # it was not to be looked at, or there is news of it: asked about again
-            if verdict is Verdict.NEW or verdict is Verdict.REPLACED:
+            if verdict is Verdict.ANOTHERS:
+                others[path] = known.pop(path).meta.stream_id
+            if verdict in {Verdict.NEW, Verdict.REPLACED, Verdict.ANOTHERS}:
                 fresh.append(path)
             if verdict is Verdict.SETTLED:
                 self._settle(path, known[path])
+                await self._own(known[path].meta)
             elif verdict is Verdict.RESUME:
                 self._start(path, self._unknown.pop(path), known[path].meta.stream_id)
             elif verdict is Verdict.REPLACED:
                 self.resume_unattended(known[path], detached=True)
         if fresh:
-            await self._begin_all(fresh, asked, known)
+            await self._begin_all(fresh, asked, {path: _Led(known.get(path), others.get(path)) for path in fresh})
 
-    async def _begin_all(self, fresh: list[str], asked: Mapping[str, _Unknown], known: Mapping[str, KnownPath]) -> None:
+    async def _begin_all(self, fresh: list[str], asked: Mapping[str, _Unknown], led: Mapping[str, _Led]) -> None:
         """Start streams for files that Redis does not know, at least not by these names."""
         await self._find_what_may_fit()
         for path in fresh:
@@ -357,30 +373,37 @@ class StreamSupervisor:
             stream_id = await self._relocated.claim(path, unknown.stat)
             if (unknown := self._still_unknown(path, asked)) is not None:
                 del self._unknown[path]
-                seen = known.get(path)
-                self._begin(path, unknown, stream_id, instead_of=seen.meta.stream_id if seen is not None else None)
+                self._begin(path, unknown, stream_id, led[path])
 
     async def _judge(self, path: str, stat: FileStat, known: KnownPath | None) -> Verdict | None:
         """What a file means to us; ``None``: it could not be looked at in time, and is left to the next scan."""
-        if known is None or not must_be_recognized(known, stat):
+        is_ours = known is None or self._services.ownership.is_ours(known.meta)
+        if known is None or (is_ours and not must_be_recognized(known, stat)):
             return judge(known, stat)
         sameness = None
         with trio.move_on_after(_RECOGNIZE_SECONDS) as scope:
-            sameness = await self._recognize(path, stat, known.meta)
+            sameness = await self._recognize(path, stat, known.meta, is_ours=is_ours)
         if scope.cancelled_caught or sameness is None:
             self._unknown.pop(path, None)
             return None
+        if not is_ours and sameness is not Sameness.SAME:
+            return Verdict.ANOTHERS
         return judge(known, stat, sameness)
 
-    async def _recognize(self, path: str, stat: FileStat, meta: StreamMeta) -> Sameness | None:
+    async def _recognize(self, path: str, stat: FileStat, meta: StreamMeta, *, is_ours: bool) -> Sameness | None:
+        store, disk = self._services.store, self._services.disk
         try:
-            return await recognize_at(self._services.store, self._services.disk, meta, path)
+            if not is_ours:
+                return Sameness.SAME if await is_proved(store, disk, meta, path) else Sameness.REPLACED
+            return await recognize_at(store, disk, meta, path)
         except RecordingChangedError:
             return None  # gone since
         except ChunkProcessingError as error:
             if not (isinstance(error, FileAccessError) and error.denied):
                 log.warning("recording_not_looked_at", error=str(error))
                 return None
+            if not is_ours:
+                return Sameness.REPLACED
             return Sameness.SAME if may_be(meta.identity, stat) else Sameness.REPLACED  # what nobody may read
 
     def _put_aside(self, asked: Collection[str], unreadable: frozenset[str]) -> None:
@@ -402,6 +425,16 @@ class StreamSupervisor:
                 self._must_list_uploads |= not done
         if self._relocated.due:
             await self._relocated.look(lambda: self.live_ids)
+
+    async def _own(self, meta: StreamMeta) -> None:
+        """Note that an ended stream is ours: its file was proved to be here now, and that its owner's disk moved."""
+        ownership = self._services.ownership
+        if ownership.owner is None or ownership.is_ours(meta):
+            return
+        store, lease = self._services.store, self._services.lease
+        if await store.acquire(meta.stream_id, lease):
+            await store.update(meta.stream_id, lease, Change({"owner": ownership.owner}))
+            await store.release([meta.stream_id], lease)
 
     def _settle(self, path: str, known: KnownPath) -> None:
         """Nothing is to be done about that file until it changes, but what follows an upload."""
@@ -425,21 +458,23 @@ class StreamSupervisor:
             return None
         return None if any(new_path == path for _, new_path, _ in self._renamed) else unknown
 
-    def _begin(self, path: str, unknown: _Unknown, stream_id: str | None, *, instead_of: str | None) -> None:
+    def _begin(self, path: str, unknown: _Unknown, stream_id: str | None, led: _Led) -> None:
         """Start the task of a file that Redis does not know: a new stream's, unless it is a relocated one's."""
         live = next((live for live in self.live if stream_id and live.processor.stream_id == stream_id), None)
         if live is not None:  # the stale checker took it up since it was looked for: this is where its file is
             self._moved(live.path, path, unknown.stat)
         else:
-            self._start(path, unknown, stream_id, instead_of=instead_of)
+            self._start(path, unknown, stream_id, led=led)
 
     async def _rename_known(self) -> None:
         """Tell Redis of new names first: else a file would be asked about by a name that leads to nothing."""
         store = self._services.store
         while self._renamed:
             old_path, new_path, stat = self._renamed[0]
-            known, _ = await lookup.find_by_path(store, [old_path])
+            known, _ = await lookup.find_by_path(store, [old_path], self._services.ownership.name)
             meta = known[old_path].meta if old_path in known else None
+            if meta is not None and not self._services.ownership.is_ours(meta):
+                meta = None  # another host's file has that very name, and perhaps that number (P9)
             if meta is not None and may_be(meta.identity, stat) and meta.stream_id not in self.live_ids:
                 self._renaming = meta.stream_id
                 try:
@@ -487,13 +522,11 @@ class StreamSupervisor:
         there = stat or FileStat(meta.identity.file_dev, meta.identity.file_ino, 0, 0)
         self._launch(path, Situation(meta.current_path, there, doubted=stat is None), meta.stream_id)
 
-    def _start(self, path: str, unknown: _Unknown, stream_id: str | None, *, instead_of: str | None = None) -> None:
+    def _start(self, path: str, unknown: _Unknown, stream_id: str | None, *, led: _Led | None = None) -> None:
         if self._draining.value or path in self._live or (stream_id is not None and stream_id in self.live_ids):
             return
         ending = Ending.CLOSED if unknown.closed else Ending.NOT
-        self._launch(
-            path, Situation(path, unknown.stat, ending), stream_id, seen_at=unknown.since, instead_of=instead_of
-        )
+        self._launch(path, Situation(path, unknown.stat, ending), stream_id, seen_at=unknown.since, led=led)
 
     def _launch(
         self,
@@ -502,12 +535,15 @@ class StreamSupervisor:
         stream_id: str | None,
         *,
         seen_at: float | None = None,
-        instead_of: str | None = None,
+        led: _Led | None = None,
     ) -> None:
         for settled in (self._settled, self._given_up):  # it is looked at anew when this task has ended
             settled.pop(situation.path, None)
         value = AsyncValue(situation)
-        processor = StreamProcessor(self._services, self._uploads, value, stream_id, instead_of)
+        before, beside = (led.before, led.beside) if led is not None else (None, None)
+        processor = StreamProcessor(
+            self._services, self._uploads, value, stream_id, before.meta.stream_id if before else None, beside
+        )
         live = LiveStream(processor, value, trio.current_time())
         if seen_at is not None:
             live.growth = Growth(seen_at, situation.stat.size_bytes)
