@@ -130,7 +130,7 @@ class FolderPlace:
     is_local: bool = True
     """Whether its file system is one machine's own; not so of what is not known."""
     source: str | None = None
-    """What is mounted, of a file system that is not local: mostly ``<server>:<folder>``."""
+    """What is mounted there: a device, or ``<server>:<folder>``; names that are no file system's own."""
 
 
 def origin_of(descriptor: int) -> Origin:
@@ -154,7 +154,7 @@ def place_of(folder: int) -> FolderPlace:
         mount_of(folder),
         system.name,
         system.local,
-        None if system.local else source_of(folder),
+        source_of(folder),
     )
 
 

@@ -51,7 +51,8 @@ class Owner:
     machine: str | None = None
     """A hash of the machine's id; containers are told it only if it is mounted into them."""
     file_system: str | None = None
-    """The file system's own name for itself; of one that other hosts may mount too, ``net:`` and its source."""
+    """The file system's own name for itself; of one that other hosts may mount too, ``net:`` and its source; of one
+    that has no name ``dev:`` and the device."""
     mount: str | None = None
     """Where it is mounted, and which folder of it: ``<mount point> <root>``, as mountinfo has them."""
 
@@ -64,13 +65,14 @@ class Owner:
     def name(self) -> str:
         """A name for it that it keeps over restarts; empty if nothing is known of it."""
         machine = None if self.is_shared else self.machine
-        basis = machine or self.file_system or self.machine or ""
-        text = f"{basis} {self.mount or ''}".strip()
+        text = " ".join(one for one in (machine, self.file_system, self.mount) if one)
         return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16] if text else ""
 
 
 SHARED: Final = "net:"
 """What the name of a file system begins with that is not one machine's own."""
+NAMELESS: Final = "dev:"
+"""What stands before a device whose file system has no name of its own; the next start may call it otherwise."""
 
 
 @dataclass(frozen=True, slots=True)

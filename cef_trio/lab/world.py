@@ -171,10 +171,13 @@ class World:
             raise RuntimeError("this world's files are real")
         return self._kernel
 
-    def add_host(self, name: str) -> Host:
-        """Another machine, whose daemon calls its own folder as this one's daemons call theirs."""
-        host = Host(name, self.folder.parent / f"{self.folder.name}-{name}", self.folder)
-        self.kernel.make_folder(host.folder, FileSystem())
+    def add_host(self, name: str, *, machine: str | None = "another", file_system: FileSystem | None = None) -> Host:
+        """Another machine, whose daemon calls its own folder as this one's daemons call theirs.
+
+        With the same ``machine`` it is another container there, with a disk of its own.
+        """
+        host = Host(name, self.folder.parent / f"{self.folder.name}-{name}", self.folder, machine)
+        self.kernel.make_folder(host.folder, file_system or FileSystem())
         return host
 
     def _answering(self, host: Host) -> AbstractContextManager[None]:

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from cef_trio.checkpoint.model import SHARED, Owner, StreamMeta
+from cef_trio.checkpoint.model import NAMELESS, SHARED, Owner, StreamMeta
 from cef_trio.file_system import FolderPlace
 
 
@@ -37,8 +37,8 @@ class Claim(Enum):
 def claim(meta: StreamMeta, ours: Owner) -> Claim:
     """Judge a stream by its record."""
     if meta.owner is None:
-        recorded = meta.identity.fs_id
-        return Claim.PERHAPS if _same_system(recorded, ours.file_system) is False else Claim.OURS
+        another = not ours.is_shared and _same_system(meta.identity.fs_id, ours.file_system) is False
+        return Claim.PERHAPS if another else Claim.OURS
     return compare(meta.owner, ours, meta.current_path)
 
 
@@ -68,6 +68,8 @@ def _same_system(recorded: str | None, ours: str | None) -> bool | None:
         return True if recorded == ours and _names_a_server(ours) else None
     if not any(of_net) and recorded.partition(":")[0] != ours.partition(":")[0]:
         return None  # told in two ways, by two kernels
+    if recorded == ours and ours.startswith(NAMELESS):
+        return None  # every machine has a first disk
     return recorded == ours
 
 
@@ -94,5 +96,6 @@ def owner_at(place: FolderPlace | None, machine: str | None) -> Owner:
     if place is None:
         return Owner(machine)
     if place.is_local:
-        return Owner(machine, place.fs_id, place.mount)
+        nameless = f"{NAMELESS}{place.source}" if place.source else None
+        return Owner(machine, place.fs_id or nameless, place.mount)
     return Owner(machine, f"{SHARED}{place.fs_type} {place.source or ''}".rstrip(), place.mount)
