@@ -136,8 +136,7 @@ async def open_services(
     pacer = Pacer(settings.max_upload_rate, waited=metrics.upload_waited)
     config = s3_config(settings, found_again)
     s3 = s3_client(settings, ServiceRetrier(s3_breaker, policy, once=ONCE, observer=observer), pacer, config)
-    # On another machine the same name is another daemon's, whoever gave it twice: its leases are waited for.
-    lease = Lease(f"{settings.instance_id}@{boot_id()}", uuid4().hex, settings.lease_seconds)
+    lease = Lease(settings.instance_id, uuid4().hex, settings.lease_seconds, boot_id())
     webhook = webhook_client(settings)
     async with store, s3, webhook or nullcontext():
         yield Services(

@@ -155,14 +155,21 @@ class Lease:
     """Who owns streams: one value a daemon process.
 
     ``instance`` is the daemon's lasting name (a restarted daemon takes its own leases over at once), ``token`` is this
-    process's own. The key's value is ``<instance>/<token>``.
+    process's own. ``host`` is the running system that it is on: the same name on another one is another daemon's,
+    whoever gave it twice, and its leases are waited for. The key's value is ``<instance>@<host>/<token>``.
     """
 
     instance: str
     token: str
     ttl_seconds: float
+    host: str = ""
 
     @property
     def value(self) -> str:
         """What ``stream:<id>:lease`` holds."""
-        return f"{self.instance}/{self.token}"
+        return f"{self.holder}/{self.token}"
+
+    @property
+    def holder(self) -> str:
+        """Whose earlier leases it may take over at once."""
+        return f"{self.instance}@{self.host}" if self.host else self.instance

@@ -247,7 +247,7 @@ class RedisCheckpointStore:
 
     async def acquire(self, stream_id: str, lease: Lease) -> bool:
         """Take the stream's lease if it may be taken (see the Protocol)."""
-        given: list[Argument] = [lease.value, lease.instance, arguments.milliseconds(lease)]
+        given: list[Argument] = [lease.value, lease.holder, arguments.milliseconds(lease)]
 
         def work(client: Client) -> bool:
             key = self.keys.lease(stream_id)
@@ -315,7 +315,7 @@ class RedisCheckpointStore:
         ]
         before: list[Argument] = [
             lease.value,
-            lease.instance,
+            lease.holder,
             arguments.milliseconds(lease),
             meta.stream_id,
             codec.encode_path(meta.current_path),

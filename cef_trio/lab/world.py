@@ -382,7 +382,7 @@ class World:
         s3.witness = witness
         bucket = self.bucket
         s3.completed = lambda key: self.completed.append(self.objects(bucket).get(key, b""))
-        lease = Lease(instance, f"{random.getrandbits(64):016x}", 30.0)
+        lease = Lease(instance, f"{random.getrandbits(64):016x}", 30.0, host.name)
         webhook = self._webhook_client(life) if self.webhook else None
         async with s3, webhook or nullcontext():
             yield Services(

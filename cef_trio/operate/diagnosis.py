@@ -16,7 +16,7 @@ from typing import Final
 from cef_trio.exceptions import RedisOperationError, S3OperationError
 from cef_trio.s3.errors import HINTS
 from cef_trio.s3.model import AbortRule, ChecksumAlgorithm
-from cef_trio.telemetry.daemon_report import DaemonReport, crying, words
+from cef_trio.telemetry.daemon_report import DaemonReport, crying, twins, words
 
 
 class Severity(StrEnum):
@@ -224,7 +224,12 @@ def judge_streams(facts: StreamFacts) -> list[Finding]:
         found.append(
             warning("failed", says, "`cef-trio list --state failed` says why, `cef-trio retry` brings them back")
         )
-    return found + _judge_reports(facts) + _judge_records(facts)
+    todo = (
+        "give each daemon an INSTANCE_ID of its own; a cloned machine a machine-id of its own "
+        "(systemd-machine-id-setup), or a REDIS_KEY_PREFIX"
+    )
+    same = [problem("identity", sentence, todo) for sentence in twins(facts.reports, facts.now)]
+    return found + same + _judge_reports(facts) + _judge_records(facts)
 
 
 def _judge_reports(facts: StreamFacts) -> list[Finding]:

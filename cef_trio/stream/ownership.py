@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final
 
 import structlog
@@ -30,6 +31,15 @@ class Ownership:
     def name(self) -> str:
         """Our name in ``streams:by_path``; empty: none."""
         return self.owner.name if self.owner is not None else ""
+
+    def tell_apart(self, system: str) -> None:
+        """Another machine that runs is this one by all that is told of both: from now on we are this running system.
+
+        What the records before say is not of us for certain any more.
+        """
+        self.machine = f"{self.machine or ''}+{system}"
+        if self.owner is not None:
+            self.owner = replace(self.owner, machine=self.machine)
 
     def claim(self, meta: StreamMeta) -> Claim:
         """Whether a stream is ours."""
