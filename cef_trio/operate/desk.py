@@ -95,10 +95,8 @@ async def open_desk(settings: Settings) -> AsyncIterator[Desk]:
             min(settings.retry_max_seconds, _LONGEST_WAIT_SECONDS),
         )
     )
-    disk, ownership = KernelDisk(), Ownership(machine_id())
-    with suppress(OSError):  # where the watch folder is not, nobody can say whose it is
-        if settings.watch_dir.is_dir():
-            await ownership.look(disk, os.fspath(settings.watch_dir))
+    disk = KernelDisk()
+    ownership = await _ownership(disk, os.fspath(settings.watch_dir))
     async with checkpoint_store(settings, patience) as store, s3_client(settings, patience) as s3:
         yield Desk(
             store=store,
@@ -112,6 +110,14 @@ async def open_desk(settings: Settings) -> AsyncIterator[Desk]:
             equal_parts=settings.s3_equal_parts,
             utc_now=lambda: datetime.now(UTC),
         )
+
+
+async def _ownership(disk: Disk, watch_folder: str) -> Ownership:
+    """Whose streams may be changed from here: where the watch folder is not, nobody can say, and the person knows."""
+    ownership = Ownership(machine_id())
+    await ownership.look(disk, watch_folder)
+    there = ownership.owner is not None and ownership.owner.mount is not None
+    return ownership if there else Ownership()
 
 
 def command_lease(ttl_seconds: float) -> Lease:

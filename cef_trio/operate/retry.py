@@ -68,12 +68,10 @@ async def retry_stream(desk: Desk, stream_id: str) -> Comeback:
             return Comeback(None, "not retried: it was forgotten just now")
         meta = checkpoint.meta
         claim = desk.ownership.claim(meta)
-        if claim is Claim.ANOTHERS:
-            return Comeback(None, "not retried: it is of another host, which has a folder of that name: retry it there")
         presence, size_bytes = await _look(desk, checkpoint)
-        if claim is Claim.PERHAPS and presence is not Presence.SAME:
+        if claim is Claim.ANOTHERS or (claim is Claim.PERHAPS and presence is not Presence.SAME):
             return Comeback(
-                None, "not retried: its file is not seen here, and it may be another host's: retry it there"
+                None, "not retried: it is another host's, or of another folder of that name: retry it there"
             )
         comeback = judge_comeback(meta, presence, size_bytes, part_size=desk.part_size, equal_parts=desk.equal_parts)
         change = Change(comeback.fields)
