@@ -236,7 +236,7 @@ def _judge_reports(facts: StreamFacts) -> list[Finding]:
     """What each daemon says is not getting to S3 (promise P10)."""
     todo = "docs/operations.md says for each what to do; the daemon goes on by itself when that is mended"
     return [
-        problem("at risk", f"{report.instance} ({report.folder}): {sentence}", todo)
+        problem("at risk", f"{report.called} ({report.folder}): {sentence}", todo)
         for report in crying(facts.reports, facts.now)
         for sentence in words(report, facts.now)
     ]

@@ -35,6 +35,7 @@ from cef_trio.stream.relocation import RelocatedStreams
 from cef_trio.stream.services import Services
 from cef_trio.stream.situation import Ending, Situation
 from cef_trio.telemetry.at_risk import Waiting
+from cef_trio.telemetry.daemon_report import decode_all
 from cef_trio.telemetry.lag import Growth, Lag, lag_of
 
 log = structlog.get_logger(__name__)
@@ -394,7 +395,8 @@ class StreamSupervisor:
         store, disk = self._services.store, self._services.disk
         try:
             if not is_ours:
-                return Sameness.SAME if await is_proved(store, disk, meta, path) else Sameness.REPLACED
+                is_it = not await self._owner_lives(meta) and await is_proved(store, disk, meta, path)
+                return Sameness.SAME if is_it else Sameness.REPLACED
             return await recognize_at(store, disk, meta, path)
         except RecordingChangedError:
             return None  # gone since
@@ -405,6 +407,13 @@ class StreamSupervisor:
             if not is_ours:
                 return Sameness.REPLACED
             return Sameness.SAME if may_be(meta.identity, stat) else Sameness.REPLACED  # what nobody may read
+
+    async def _owner_lives(self, meta: StreamMeta) -> bool:
+        """Whether another daemon reports that this owner's streams are its own: then equal bytes prove nothing."""
+        reports, _ = decode_all(await self._services.store.reports())
+        now, ours = self._services.unix_time(trio.current_time()), self._services.lease.token
+        living = {one.owner for one in reports if not (one.stopped or one.is_silent(now) or one.process == ours)}
+        return meta.owner is not None and meta.owner.name in living
 
     def _put_aside(self, asked: Collection[str], unreadable: frozenset[str]) -> None:
         """Leave the files alone whose records cannot be read, until they can."""

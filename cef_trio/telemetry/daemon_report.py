@@ -36,7 +36,7 @@ class DaemonReport:
     lags: Mapping[str, Lag] = field(default_factory=dict)
     """By stream id."""
     name: str = ""
-    """Its INSTANCE_ID; ``instance`` is another name where two daemons have one."""
+    """Its INSTANCE_ID; ``instance`` is what it reports under, which tells hosts of one name apart."""
     host: str = ""
     """What its host calls itself."""
     system: str = ""
