@@ -158,7 +158,7 @@ async def open_services(
             pacer=pacer,
             webhook=webhook,
             ownership=Ownership(machine_id()),
-            renew_credentials=partial(_renew, store, config.credentials),
+            renew_credentials=partial(_renew, store, s3, webhook, config.credentials),
         )
 
 
@@ -171,9 +171,21 @@ def _found_again(read_again: Callable[[], Settings]) -> Settings | None:
         return None
 
 
-def _renew(store: RedisCheckpointStore, credentials: CredentialsProvider, settings: Settings) -> None:
-    """Go on with the credentials of these settings; AWS's own chain begins anew."""
+def _renew(
+    store: RedisCheckpointStore,
+    s3: S3Client,
+    webhook: WebhookClient | None,
+    credentials: CredentialsProvider,
+    settings: Settings,
+) -> None:
+    """Go on with the credentials of these settings; AWS's own chain begins anew.
+
+    So do connections: certificates are read when one is opened, and may have been renewed or withdrawn.
+    """
     store.renew_login(settings.redis_url.get_secret_value())
+    for client in (store, s3, webhook):
+        if client is not None:
+            client.renew_connections()
     keys = _keys(settings)
     if isinstance(credentials, StaticCredentials) and keys is not None:
         credentials.renew(keys)

@@ -6,7 +6,7 @@
     ├─ signal listener                1st signal: drain · 2nd: cancel · 3rd: exit at once · SIGHUP: reload
     ├─ settings reloader              reads the settings once more when SIGHUP asks for it
     ├─ admin server                   metrics, health, the status page; up before the first word with S3 or Redis
-    ├─ background nursery             lease renewal, probes of S3 and Redis
+    ├─ background nursery             lease renewal, probes of S3 and Redis, the look for stray uploads
     └─ processor nursery              (drained, then cancelled) one task a stream
         └─ intake scope               (cancelled first) watcher, stale checker, resolver of unknown files,
                                       survey of Redis, report, watchdog, what follows an upload,
@@ -57,7 +57,6 @@ from cef_trio.stream.services import Services
 from cef_trio.stream.stale import StaleChecker
 from cef_trio.stream.strays import abort_left_strays
 from cef_trio.stream.supervisor import StreamSupervisor
-from cef_trio.stream.upload import abort_listed
 from cef_trio.stream.webhooks import WebhookDeliverer
 from cef_trio.telemetry.survey import survey_redis
 from cef_trio.threads import ThreadedResolver
@@ -268,7 +267,7 @@ async def serve(
             services.metrics.snapshots_by(observer)
             shutdown.on_drain += [services.exit_saves.leave, supervisor.drain]
             background.start_soon(supervisor.renew_leases)
-            background.start_soon(abort_left_strays, services.strays, partial(abort_listed, services))
+            background.start_soon(abort_left_strays, services)
             with shutdown.intake:
                 exit_code = await take_in(supervisor)
         log.debug("processors_ended")

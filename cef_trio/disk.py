@@ -49,8 +49,7 @@ _CLOSE_SECONDS: Final = 0.5
 _HOT_BLOCK: Final = memoryview(bytearray(BLOCK_BYTES))
 """Where hot blocks are read to before they are copied out: one is enough, since no await lies between the two."""
 
-_PAGE_BYTES: Final = 4096
-_TAIL_BYTES: Final = 64
+_EDGE_BYTES: Final = 64
 _RWF_NOWAIT: Final[int | None] = getattr(os, "RWF_NOWAIT", None)
 _DENIED: Final = {errno.EACCES, errno.EPERM}
 _CANNOT_SAY: Final = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
@@ -164,21 +163,27 @@ def open_file_stat(descriptor: int) -> FileStat | None:
 
 
 def piece_is_written(descriptor: int, offset: int, size_bytes: int) -> bool:
-    """Whether a piece of an open file has no hole (lseek(2), ``SEEK_HOLE``); space that was reserved counts as one.
+    """Whether a piece of an open file was written to its end, in a file whose size may have been set before its bytes.
 
-    Holes are told by pages. So where the next one begins in the piece's last page, its last bytes have a say.
+    ``SEEK_HOLE`` (lseek(2)) tells holes, by pages. It does not tell reserved space (``fallocate``) that was read
+    meanwhile, by the kernel's readahead if by nobody else; and on FUSE, CIFS and older NFS it tells nothing. All of
+    these read as zeros. So a piece is not written either if zeros are on both sides of its end and the file's last
+    bytes are zeros, or a hole is before them.
     """
     end = offset + size_bytes
+    file_bytes = os.fstat(descriptor).st_size
     try:
         hole = os.lseek(descriptor, offset, os.SEEK_HOLE)
     except OSError as error:
-        return error.errno != errno.ENXIO
+        if error.errno == errno.ENXIO:
+            return False
+        hole = file_bytes
     if hole < end:
         return False
-    if hole >= os.fstat(descriptor).st_size or hole > -(-end // _PAGE_BYTES) * _PAGE_BYTES:
+    before = min(size_bytes, _EDGE_BYTES)
+    if any(os.pread(descriptor, before + _EDGE_BYTES, end - before)):
         return True
-    tail = min(size_bytes, _TAIL_BYTES)
-    return any(os.pread(descriptor, tail, end - tail))
+    return hole >= file_bytes and any(os.pread(descriptor, _EDGE_BYTES, max(0, file_bytes - _EDGE_BYTES)))
 
 
 def place_of_nearest_folder(path: str, within: str = "") -> FolderPlace | None:

@@ -125,6 +125,10 @@ class RedisCheckpointStore:
             self._redis.log_in_as(address)
             log.info("credentials_renewed", service="redis")
 
+    def renew_connections(self) -> None:
+        """Let the next call, and all after it, open a connection anew."""
+        self._redis.renew_connections()
+
     async def __aenter__(self) -> Self:
         """Nothing is connected yet: the first call does that, under its own retries."""
         return self

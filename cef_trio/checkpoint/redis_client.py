@@ -292,6 +292,8 @@ def _tls(address: RedisAddress, ca_file: Path | None) -> dict[str, Any]:
         "ssl_ca_certs": str(ca_file) if ca_file else None,
         "ssl_certfile": address.client_certificate_file,
         "ssl_keyfile": address.client_key_file,
+        # Read for each connection: a renewed key that is encrypted is an error, and not a question at a terminal.
+        "ssl_password": "",
     }
 
 

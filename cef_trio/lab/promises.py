@@ -13,11 +13,12 @@ from pathlib import Path
 import httpx
 
 from cef_trio.checkpoint.model import Checkpoint
-from cef_trio.checkpoint.states import ENDED, INTERRUPTED, Status
+from cef_trio.checkpoint.states import ENDED, Status
+from cef_trio.file_system import named
 from cef_trio.lab.mortal import Life
 from cef_trio.lab.scenarios import Scenario
 from cef_trio.lab.stage import Stage
-from cef_trio.lab.world import BUCKET, OTHER_BUCKET, PART, World
+from cef_trio.lab.world import BUCKET, NOBODY_WORKS, OTHER_BUCKET, PART, World
 from cef_trio.s3.checksums import crc64nvme
 from cef_trio.stream.after_upload_rules import Deed
 from cef_trio.stream.failures import KEEPS_ITS_UPLOAD
@@ -27,7 +28,7 @@ from cef_trio.stream.services import Services
 
 _KEEPS_ITS_UPLOAD = {Status.failed(reason) for reason in KEEPS_ITS_UPLOAD}
 _IN_FLIGHT = 4
-_SAID = INTERRUPTED | ENDED | {Status.S3_COMPLETED}
+_SAID = NOBODY_WORKS | {Status.S3_COMPLETED}
 
 
 def after_exit(
@@ -45,6 +46,8 @@ def after_exit(
         status = checkpoint.meta.status
         if checkpoint in before or status in _SAID or (may_fail and checkpoint.meta.stream_id in unsaved):
             continue
+        if world.set_back.get(checkpoint.meta.stream_id) == checkpoint:
+            continue  # it was said, and Redis lost that; no task has come to it since
         if world.store.is_anothers(checkpoint.meta.stream_id, services.lease):
             continue  # another daemon works on it by now
         if may_fail and not world.store.is_held(checkpoint.meta.stream_id):
@@ -202,15 +205,19 @@ def _is_of(world: World, checkpoint: Checkpoint, file: Path) -> bool:
 
 
 def _went_on_with(world: World, checkpoint: Checkpoint, file: Path) -> bool:
-    """Whether a stream that had sent nothing of its file was completed with the next one of its name and number.
+    """Whether a stream was completed with a file that nothing tells apart from the one it was begun for.
 
-    Where no generation is told, nothing tells these two apart, and nothing of them can be mixed.
+    Where no generation is told, that is the next file of its name and number, if nothing had been sent of the first;
+    where numbers are made up, any file of its name with the bytes of its object. Nothing of the two can be mixed.
     """
-    meta = checkpoint.meta
+    meta, inode = checkpoint.meta, world.kernel.inode(file)
     return (
         meta.status is Status.COMPLETED
         and meta.identity.generation is None
-        and world.kernel.inode(file).serial in world.kernel.inodes.bearers(meta.identity.file_ino)
+        and (
+            not named(inode.file_system.name).lasting_inodes
+            or inode.serial in world.kernel.inodes.bearers(meta.identity.file_ino)
+        )
         and _holds(world, checkpoint, file.read_bytes())
     )
 
@@ -267,10 +274,10 @@ def in_the_end(stage: Stage, scenario: Scenario) -> list[str]:
                 violations.append(f"P2: {name} was uploaded {len(of_file)} times")
     if scenario.one_object:
         violations += stage.in_s3_twice()
-    return violations + scenario.also(stage) + _left_uploads(world, scenario)
+    return violations + scenario.also(stage) + left_uploads(world, scenario)
 
 
-def _left_uploads(world: World, scenario: Scenario) -> list[str]:
+def left_uploads(world: World, scenario: Scenario) -> list[str]:
     """Uploads that stayed open though their stream has ended, or nobody knows them (promise P5)."""
     violations = []
     known_ids = {checkpoint.meta.s3_upload_id: checkpoint.meta.status for checkpoint in world.known()}

@@ -21,6 +21,7 @@ import trio
 from cef_trio.checkpoint.model import Checkpoint
 from cef_trio.lab import promises
 from cef_trio.lab.blows import DEATHS, FATAL, Blow, Strike
+from cef_trio.lab.checks import CHECKS, Check
 from cef_trio.lab.journal import Entry, Lane, logging_into
 from cef_trio.lab.mortal import Life
 from cef_trio.lab.mutations import mutated
@@ -30,10 +31,14 @@ from cef_trio.lab.scheduler import derived, run_virtual
 from cef_trio.lab.simulation import SIMULATED, simulated
 from cef_trio.lab.stage import Stage
 from cef_trio.lab.world import World, WorldDaemon
+from cef_trio.stream.best_effort import PAUSE_SECONDS
 from cef_trio.stream.services import Services
+from cef_trio.stream.strays import SWEEP_SECONDS
 
 PATIENCE_SECONDS = 900.0
 """Virtual seconds in which everything must have come to rest once the servers work."""
+_STRAYS_SECONDS = PAUSE_SECONDS + SWEEP_SECONDS + 60.0
+"""Virtual seconds in which uploads of ended streams must be found."""
 _AGAIN_SECONDS = 40.0
 """How long a daemon in the middle of a plan lives if nothing strikes it."""
 
@@ -43,6 +48,7 @@ class Plan:
     """A run that can be repeated: the same plan is the same run."""
 
     scenario: str
+    """Its name, ``simulated``, or that of a check, which nothing strikes."""
     strikes: tuple[Strike, ...] = ()
     seed: int = 0
     mutation: str | None = None
@@ -102,13 +108,21 @@ def run_plan(plan: Plan, *, keep_journal: bool = False) -> Report:
     report = Report(plan)
     with tempfile.TemporaryDirectory(prefix="cef-lab-") as folder, mutated(plan.mutation):
         before = _descriptors()
+        check = CHECKS.get(plan.scenario)
         try:
-            run_virtual(_conduct, Path(folder), report, keep_journal, seed=plan.seed + 1)
+            if check is not None:
+                report.violations += _run_check(check)
+            else:
+                run_virtual(_conduct, Path(folder), report, keep_journal, seed=plan.seed + 1)
         except Exception as error:  # noqa: BLE001 - a daemon that raises has broken its word like any other
             report.violations.append(f"P6: the daemon raised {_innermost(error)!r}")
         if _descriptors() > before:
             report.violations.append(f"P7: {_descriptors() - before} file descriptors were left open")
     return report
+
+
+def _run_check(check: Check) -> list[str]:
+    return trio.run(check.run) if check.real else run_virtual(check.run, seed=1)
 
 
 def _innermost(error: Exception) -> Exception:
@@ -274,6 +288,7 @@ async def _rest(stage: Stage, scenario: Scenario, report: Report) -> None:
             if not await _until(lambda: promises.at_rest(world), PATIENCE_SECONDS):
                 states = Counter(checkpoint.meta.status.value for checkpoint in world.known())
                 report.violations.append(f"P6: after {PATIENCE_SECONDS:g} seconds nothing is at rest: {dict(states)}")
+            await _until(lambda: not promises.left_uploads(world, scenario), _STRAYS_SECONDS)
             services = daemon.services
     stage.daemon = None
     if trio.lowlevel.current_statistics().tasks_living > before:

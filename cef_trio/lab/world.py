@@ -30,7 +30,7 @@ from cef_trio.assembly import ONCE, knows_writer
 from cef_trio.checkpoint.exit_saves import ExitSaves
 from cef_trio.checkpoint.memory import MemoryCheckpointStore, Snapshot
 from cef_trio.checkpoint.model import Checkpoint, Lease
-from cef_trio.checkpoint.states import StreamSet
+from cef_trio.checkpoint.states import ENDED, INTERRUPTED, StreamSet
 from cef_trio.checkpoint.store import CheckpointStore
 from cef_trio.daemon import Shutdown, serve
 from cef_trio.disk import regular_file_stat
@@ -74,6 +74,8 @@ OTHER_BUCKET: Final = "elsewhere"
 PART: Final = 1000
 """A part's size in this world, bytes."""
 WEBHOOK_SECRET: Final = "whsec_" + base64.b64encode(b"a world's secret, 24 bytes").decode()
+NOBODY_WORKS: Final = INTERRUPTED | ENDED
+"""Statuses that say of a stream that no task works on it."""
 EPOCH: Final = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -146,6 +148,8 @@ class World:
         """Names of recordings that a daemon took away while somebody wrote them."""
         self.redis_losses = 0
         """How often Redis lost something that it had acknowledged."""
+        self.set_back: dict[str, Checkpoint] = {}
+        """Streams of which Redis lost that they had ended, or were left, and what it then said of them."""
         self.daemons_started = 0
         self.life = Life()
         self.journal = Journal()
@@ -307,10 +311,12 @@ class World:
         """Redis loses what is not in that snapshot, or everything; what was acknowledged is no longer its to know."""
         self.journal.note(Lane.LAB, "Redis loses everything" if down_to is None else "Redis loses its last second")
         self.redis_losses += 1
+        left = {one.meta.stream_id for one in self.known() if one.meta.status in NOBODY_WORKS}
         if down_to is None:
             self.store.clear()
         else:
             self.store.restore(down_to)
+        self.set_back = {one.meta.stream_id: one for one in self.known() if one.meta.stream_id in left}
         self.witness.forget()
         self.witness.redis_lost = True
 

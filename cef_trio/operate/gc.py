@@ -31,13 +31,12 @@ from cef_trio.checkpoint.store import Records
 from cef_trio.exceptions import RecordUnreadableError, S3OperationError
 from cef_trio.exit_codes import ExitCode
 from cef_trio.operate import terminal
-from cef_trio.operate.comeback import reason_of
 from cef_trio.operate.desk import Desk
 from cef_trio.operate.report import Report
 from cef_trio.operate.selection import all_ids
 from cef_trio.s3.model import ListedUpload
 from cef_trio.stream import lookup
-from cef_trio.stream.failures import KEEPS_ITS_UPLOAD
+from cef_trio.stream.strays import is_stray
 
 _EMPTY: Final = (
     "Redis knows no stream at all; with the wrong REDIS_URL or REDIS_KEY_PREFIX this would abort uploads that are "
@@ -83,7 +82,7 @@ def judge_upload(  # noqa: PLR0911 - it is a table
         return Fate(abort=True, why="Redis knows no such stream")
     if meta.status not in ENDED:
         return Fate(abort=False, why=f"its stream is alive ({meta.status.value})")
-    if reason_of(meta.status) in KEEPS_ITS_UPLOAD and meta.s3_upload_id in {None, upload.upload_id}:
+    if not is_stray(meta, upload.upload_id):
         return Fate(abort=False, why=f"`cef-trio retry` goes on with it ({meta.status.value})")
     if anothers:
         return Fate(abort=False, why="its stream is another host's: `cef-trio gc` there looks after it")

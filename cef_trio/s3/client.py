@@ -440,6 +440,10 @@ class S3Client:
         call = Call("head_bucket", "HEAD", EMPTY_SHA256, reading=Reading.HEADERS)
         await self._retrier.call("head_bucket", lambda: self._exchange.perform(call))
 
+    def renew_connections(self) -> None:
+        """Let the next call, and all after it, open a connection anew."""
+        self._exchange.renew_connections()
+
     async def probe(self, need: Need, key: str) -> None:
         """Prove that the store does what is needed, on a connection of its own: one attempt, for the breaker.
 
@@ -449,7 +453,7 @@ class S3Client:
         Raises:
             S3OperationError: S3 refused, or did not answer.
         """
-        await self._exchange.drop_idle()
+        self.renew_connections()
         if need is Need.READ:
             await self.head_bucket()
             return

@@ -25,13 +25,13 @@ from typing import Final
 from urllib.parse import quote
 from xml.sax.saxutils import escape
 
-import httpcore
 import httpx
 import structlog
 import trio
 
 from cef_trio import __version__, tls
 from cef_trio.exceptions import CefMp4ProcessorError, S3OperationError
+from cef_trio.http_transport import HttpTransport
 from cef_trio.s3.address import bucket_address
 from cef_trio.s3.answer_guard import AnswerGuard
 from cef_trio.s3.answer_origin import AnswerOrigin, is_document, is_html
@@ -153,14 +153,10 @@ class Exchange:
         """How long an answer may be silent."""
         return self._config.read_timeout_seconds
 
-    async def drop_idle(self) -> None:
-        """Close the connections that nobody uses: the next call opens one, and asks the name service for its address.
-
-        Behind one address there may be many backends, and a kept-alive connection stays with its own, dead or not.
-        """
-        if isinstance(self._transport, Network):
-            with trio.move_on_after(RELEASE_SECONDS):
-                await self._transport.drop_idle()
+    def renew_connections(self) -> None:
+        """Let the next call, and all after it, open a connection anew, its name resolved anew."""
+        if isinstance(self._transport, HttpTransport):
+            self._transport.renew_connections()
 
     def now(self) -> datetime:
         """This machine's time, corrected by what S3's clock said."""
@@ -237,12 +233,12 @@ class Exchange:
             if isinstance(call.body, CheckedBody):
                 await call.body.aclose()
             if isinstance(error, S3OperationError):  # the others may lead to the same dead backend
-                await self.drop_idle()
+                self.renew_connections()
             raise
         if response is None:
             if isinstance(call.body, CheckedBody):
                 await call.body.aclose()
-            await self.drop_idle()
+            self.renew_connections()
             raise self._overdue(call)
         guard.response = response
         if response.is_success:
@@ -524,34 +520,17 @@ def lower(headers: httpx.Headers) -> dict[str, str]:
     return {name.lower(): value for name, value in headers.items()}
 
 
-class Network(httpx.AsyncHTTPTransport):
-    """The real transport."""
-
-    async def drop_idle(self) -> None:
-        """Close the connections that are idle. One that is taken up in this moment is replaced by httpcore."""
-        pool = self._pool
-        if isinstance(pool, httpcore.AsyncConnectionPool):
-            for connection in tuple(pool.connections):
-                if connection.is_idle():
-                    await connection.aclose()
-
-
-def network(config: S3Config) -> Network:
+def network(config: S3Config) -> HttpTransport:
     """The real transport.
 
     Raises:
         ValueError: ``ca_file`` holds no certificates.
     """
-    try:
-        verify = tls.client_context(config.ca_file)
-    except OSError as error:  # ssl.SSLError is one too
-        raise ValueError(f"S3_CA_FILE {config.ca_file}: no certificates can be read from it ({error})") from error
-    limits = httpx.Limits(
+    return HttpTransport(
+        tls.Trust("S3_CA_FILE", config.ca_file),
         max_connections=config.max_connections,
-        max_keepalive_connections=config.max_connections,
-        keepalive_expiry=_KEEPALIVE_SECONDS,
+        keepalive_seconds=_KEEPALIVE_SECONDS,
     )
-    return Network(verify=verify, http1=True, http2=False, limits=limits, trust_env=False)
 
 
 def sha256_hex(body: bytes) -> str:

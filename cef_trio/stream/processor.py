@@ -180,7 +180,7 @@ class StreamProcessor:
     async def _let_go(self, error: LeaseLostError | RecordUnreadableError) -> Outcome:
         """Leave the stream to whoever owns it by now; or, if its record cannot be read, to a person, as it is."""
         if isinstance(error, OutdatedError):
-            return self._outdated(error)
+            return await self._outdated(error)
         if isinstance(error, LeaseLostError):
             log.warning("lease_lost", error=str(error))
             return Outcome.LEASE_LOST
@@ -189,9 +189,12 @@ class StreamProcessor:
                 await self._services.store.release([self.stream_id], self._services.lease)
         return Outcome.SET_ASIDE
 
-    def _outdated(self, error: OutdatedError) -> Outcome:
+    async def _outdated(self, error: OutdatedError) -> Outcome:
         log.info("look_outdated", reason=str(error))
-        if self.upload is None or not isinstance(error, StreamEndedError):
+        if not isinstance(error, StreamEndedError):
+            await self._park()  # its lease is given back with a word: else it would say that somebody works on it (P3)
+            return Outcome.LEASE_LOST
+        if self.upload is None:
             return Outcome.LEASE_LOST
         # This task ended it: Redis took the last write, and its answer was lost.
         return Outcome.COMPLETED if error.completed else Outcome.FAILED

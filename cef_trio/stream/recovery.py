@@ -150,7 +150,7 @@ async def resume(services: Services, stream_id: str, path: str | None, *, contra
     Raises:
         LeaseLostError: another daemon owns it, or Redis does not know it any more.
         RecordUnreadableError: its record, its parts or its lease cannot be read.
-        OutdatedError: its file is not at ``path``, and its record has another one by now.
+        OutdatedError: its file is not at ``path``, and its record has another one by now. The lease is held.
         StreamEndedError: it ended before its lease was ours: a person aborted it, or another daemon completed it.
         GivenUpError: it cannot go on: its file is gone or another one, or S3 lost its upload too often.
     """
@@ -182,8 +182,8 @@ async def resume(services: Services, stream_id: str, path: str | None, *, contra
         if await _was_completed(services, upload):
             return upload
         if path != upload.meta.current_path:
-            # Its name was recorded anew between the look at its record and its lease: nobody has looked there yet.
-            await services.store.release([stream_id], services.lease)
+            # Its name was recorded anew between the look at its record and its lease, or got a newer one that is not
+            # recorded: nobody has looked there yet. The lease is given back by whoever saves how the task ended.
             raise OutdatedError(f"stream {stream_id} has its file at {upload.meta.current_path!r} now") from error
         await check_mounted(services, upload.meta, path)
         raise GivenUpError(FailureReason.FILE_MISSING_ON_RESUME, str(error)) from error

@@ -20,7 +20,7 @@ from cef_trio.checkpoint.store import KnownPath
 from cef_trio.exceptions import ChunkProcessingError, FileAccessError, RecordingChangedError
 from cef_trio.recording import FileStat
 from cef_trio.stream import lookup
-from cef_trio.stream.identity import Sameness, may_be
+from cef_trio.stream.identity import Sameness, inodes_last, may_be
 from cef_trio.stream.recognition import recognize
 from cef_trio.stream.services import Services
 
@@ -105,8 +105,12 @@ class RelocatedStreams:
                     continue
             except RecordingChangedError:
                 return None
-            except ChunkProcessingError:
-                continue  # it cannot be looked at now; as a new recording it says so itself
+            except ChunkProcessingError as error:
+                denied = isinstance(error, FileAccessError) and error.denied
+                if not (denied and inodes_last(known.meta.identity.fs_type)):
+                    continue  # it cannot be looked at now; as a new recording it says so itself
+                # Its number is that of a file that is not at its place: most likely it is that one, and its task looks
+                # at it when it may be read. A new stream would send all of it again.
             if known in self._lost:  # nobody else has claimed it while it was looked at
                 self._lost.remove(known)
                 stream_id, was = known.meta.stream_id, known.meta.current_path

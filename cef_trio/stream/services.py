@@ -12,7 +12,8 @@ from trio_util import AsyncBool
 
 from cef_trio.checkpoint.exit_saves import ExitSaves
 from cef_trio.checkpoint.model import Lease, StreamMeta
-from cef_trio.checkpoint.store import CheckpointStore
+from cef_trio.checkpoint.states import Status
+from cef_trio.checkpoint.store import CheckpointStore, Saving
 from cef_trio.config import Settings
 from cef_trio.disk import Disk
 from cef_trio.file_system import named
@@ -109,7 +110,7 @@ class Services:
     best_effort: BestEffort = field(default_factory=BestEffort)
     """Which calls of S3 are done without at present."""
     strays: StrayUploads = field(default_factory=StrayUploads)
-    """Uploads that may be left under the keys of completed streams."""
+    """When uploads that were left under ended streams' keys are looked for."""
     ownership: Ownership = field(default_factory=Ownership)
     """Whose streams are ours."""
     scans: Scans = field(default_factory=Scans)
@@ -140,6 +141,13 @@ class Services:
     def unproved_seconds(self, fs_type: str | None, stat: FileStat) -> float:
         """How long to wait, after this look, before the bytes are read that its time stamp is to stand for."""
         return unproved_seconds(named(fs_type), stat, int(self.utc_now().timestamp() * 1e9))
+
+    async def give_back(self, stream_id: str) -> None:
+        """Give a stream's lease back, and save that no task works on it: unless it has ended, it may be found as one
+        that died with it left it (promise P3).
+        """
+        with shielded(self.rules.save_seconds, saving="parked state"):
+            await self.exit_saves.save(Saving(stream_id, Status.INTERRUPTED_SHUTDOWN, self.utc_now()))
 
     async def record_effect(self, saving: str, write: Callable[[], Awaitable[None]]) -> None:
         """Record what S3 has just done, before anything else happens (promise P2).

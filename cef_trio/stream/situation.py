@@ -49,9 +49,19 @@ def fresh(situation: Situation, stat: FileStat) -> Situation:
         return replace(situation, doubted=True)
     if stat == known:
         return situation
-    return replace(
-        situation, stat=stat, ending=Ending.NOT, doubted=situation.doubted or stat.size_bytes < known.size_bytes
-    )
+    doubted = situation.doubted or stat.size_bytes < known.size_bytes
+    return replace(situation, stat=stat, ending=_ending_after(situation, stat), doubted=doubted)
+
+
+def _ending_after(situation: Situation, stat: FileStat) -> Ending:
+    """What is left of an ending when the file is seen with another stat.
+
+    Another time and the same size is what ``utime`` leaves, which many tools call after the close (``rsync --inplace``,
+    ``shutil.copy2``): no event but this one will tell of an end. So the close still counts. If it was a write, its
+    writer has the file open, which is asked after the grace (``processor._has_ended``).
+    """
+    closed_as_it_is = situation.ending is Ending.CLOSED and stat.size_bytes == situation.stat.size_bytes
+    return Ending.CLOSED if closed_as_it_is else Ending.NOT
 
 
 def _is_older(stat: FileStat, known: FileStat) -> bool:
@@ -93,7 +103,7 @@ def looked(situation: Situation, path: str, stat: FileStat) -> Situation:
         return replace(situation, doubted=False)
     if path != situation.path:
         return situation
-    return replace(situation, stat=stat, ending=Ending.NOT, doubted=False)
+    return replace(situation, stat=stat, ending=_ending_after(situation, stat), doubted=False)
 
 
 def still_written(situation: Situation) -> Situation:

@@ -27,7 +27,7 @@ from cef_trio.recording import FileStat
 from cef_trio.stream import lookup
 from cef_trio.stream import situation as news
 from cef_trio.stream.adoption import UnknownUploads
-from cef_trio.stream.identity import Sameness, may_be
+from cef_trio.stream.identity import Sameness, inodes_last, may_be
 from cef_trio.stream.judge import Verdict, judge, must_be_recognized
 from cef_trio.stream.processor import Outcome, StreamProcessor
 from cef_trio.stream.recognition import is_proved, recognize_at
@@ -83,6 +83,13 @@ class LiveStream:
         self.growth.saw(now, end)
         self.growth.acknowledged(upload.acknowledged_to)
         return Lag(waiting, self.growth.oldest(), max(0, size_bytes - acknowledged - waiting))
+
+    def may_be_at(self, stat: FileStat) -> bool:
+        """Whether a file that was given another name may be its own: where numbers do not last, the news says so."""
+        upload = self.processor.upload
+        if self.situation.value.stat.inode == stat.inode:
+            return True
+        return upload is not None and not inodes_last(upload.meta.identity.fs_type)
 
     @property
     def unreadable(self) -> str | None:
@@ -236,7 +243,7 @@ class StreamSupervisor:
 
     def _moved(self, old_path: str, new_path: str, stat: FileStat) -> None:
         live = self._live.get(old_path)
-        if live is not None and live.situation.value.stat.inode == stat.inode:
+        if live is not None and live.may_be_at(stat):
             del self._live[old_path]
             overwritten = self._live.pop(new_path, None)
             if overwritten is not None:
@@ -501,12 +508,14 @@ class StreamSupervisor:
         store, lease = self._services.store, self._services.lease
         if not await store.acquire(stream_id, lease):
             return
-        # Another daemon may have recorded a newer name before the lease was ours.
-        known = await lookup.load_metas(store, [stream_id])
-        if stream_id in known and known[stream_id].meta.current_path == old_path:
-            await store.rename(stream_id, lease, path)
-            log.info("known_recording_renamed", stream_id=stream_id, path=path)
-        await store.release([stream_id], lease)
+        try:
+            # Another daemon may have recorded a newer name before the lease was ours.
+            known = await lookup.load_metas(store, [stream_id])
+            if stream_id in known and known[stream_id].meta.current_path == old_path:
+                await store.rename(stream_id, lease, path)
+                log.info("known_recording_renamed", stream_id=stream_id, path=path)
+        finally:
+            await self._services.give_back(stream_id)
 
     # -- tasks --------------------------------------------------------------------------------------------------------
 
@@ -526,6 +535,8 @@ class StreamSupervisor:
             if renamed is not None:
                 self._start(renamed, self._unknown.pop(renamed), meta.stream_id)
                 return
+            if not detached and any(True for _ in self._unasked()):
+                return  # one of those files may be its own under a new name, which only its bytes tell
         if path in self._live or detached:
             path = f"{path}\0{meta.stream_id}"
         there = stat or FileStat(meta.identity.file_dev, meta.identity.file_ino, 0, 0)

@@ -315,7 +315,7 @@ class StreamUpload:
                 return
         except S3OperationError as error:
             log.warning("strays_not_aborted", error=str(error))
-        self._services.strays.leave(key)
+        self._services.strays.leave()
 
     async def complete(self, size_bytes: int, mtime_ns: int) -> StoredObject:
         """Complete the upload of a file that was verified at that size and time, and record that the object exists.

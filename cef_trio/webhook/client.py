@@ -21,11 +21,13 @@ import trio
 
 from cef_trio import __version__, tls
 from cef_trio.exceptions import WebhookOperationError
+from cef_trio.http_transport import HttpTransport
 from cef_trio.s3.errors import parse_retry_after
 from cef_trio.webhook.signature import key_of, signature
 
 _OPERATION: Final = "deliver"
 _MAX_CONNECTIONS: Final = 8
+_KEEPALIVE_SECONDS: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +77,13 @@ class WebhookClient:
         self._key = None if secret is None else key_of(secret)
         self._timeout_seconds = timeout_seconds
         self._now = now
+        self._transport = transport or HttpTransport(
+            tls.Trust("WEBHOOK_CA_FILE", ca_file),
+            max_connections=_MAX_CONNECTIONS,
+            keepalive_seconds=_KEEPALIVE_SECONDS,
+        )
         self._http = httpx.AsyncClient(
-            transport=transport or _network(ca_file),
+            transport=self._transport,
             trust_env=False,
             follow_redirects=False,
             timeout=timeout_seconds,
@@ -86,6 +93,11 @@ class WebhookClient:
     def receiver(self) -> str:
         """Who receives, as it may be said aloud."""
         return f"{self._url.scheme}://{self._url.netloc.decode('ascii')}"
+
+    def renew_connections(self) -> None:
+        """Let the next delivery open a connection anew."""
+        if isinstance(self._transport, HttpTransport):
+            self._transport.renew_connections()
 
     async def __aenter__(self) -> Self:
         """Nothing is connected yet."""
@@ -119,10 +131,12 @@ class WebhookClient:
             with trio.move_on_after(self._timeout_seconds):
                 response = await self._http.send(request, stream=True)
         except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:  # the latter two: of odd bytes
-            raise self._unanswered(
-                f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-            ) from error
+            self.renew_connections()
+            refused = tls.refusal(error, ca_setting="WEBHOOK_CA_FILE", address_setting="ON_COMPLETE_WEBHOOK")
+            text = refused or str(error)
+            raise self._unanswered(f"{type(error).__name__}: {text}" if text else type(error).__name__) from error
         if response is None:
+            self.renew_connections()
             raise self._unanswered(f"no answer within {self._timeout_seconds:g} seconds")
         return response
 
@@ -142,12 +156,3 @@ class WebhookClient:
 
     def _unanswered(self, why: str) -> WebhookOperationError:
         return WebhookOperationError(_OPERATION, f"{why} [{self.receiver}]", transient=True)
-
-
-def _network(ca_file: Path | None) -> httpx.AsyncHTTPTransport:
-    try:
-        verify = tls.client_context(ca_file)
-    except OSError as error:  # ssl.SSLError is one too
-        raise ValueError(f"WEBHOOK_CA_FILE {ca_file}: no certificates can be read from it ({error})") from error
-    limits = httpx.Limits(max_connections=_MAX_CONNECTIONS, max_keepalive_connections=_MAX_CONNECTIONS)
-    return httpx.AsyncHTTPTransport(verify=verify, limits=limits, trust_env=False)

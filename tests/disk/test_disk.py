@@ -339,3 +339,34 @@ async def test_p2_holes_and_reserved_space_are_not_written(tmp_path: Path, reser
         assert not await recording.is_written(0, 10 * 4096 + 1000)
         assert not await recording.is_written(20 * 4096, 4096)
         assert not await recording.is_written(200 * 4096, 4096)
+        path.read_bytes()  # what is in the page cache is told as data, though it is reserved space
+        assert await recording.is_written(0, 10 * 4096)
+        assert not await recording.is_written(0, 11 * 4096)
+        assert not await recording.is_written(20 * 4096, 4096)
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["SEEK_HOLE", "all is data"])
+@pytest.mark.parametrize(
+    ("content", "written"),
+    [
+        (b"x" * 8192, True),
+        (b"x" * 2048 + bytes(6144), False),  # zeros to the end: the writer is not there yet, or it writes zeros
+        (b"x" * 4000 + bytes(96) + b"x" * 4096, True),
+        (bytes(4096) + b"x" * 32 + bytes(4064), True),  # its end was written past
+        (bytes(8000) + b"x" * 192, True),  # zeros that were written: there is more behind them
+    ],
+)
+async def test_p2_where_no_holes_are_told_zeros_at_the_end_of_a_piece_and_of_the_file_are_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: bool, content: bytes, written: bool
+) -> None:
+    """As on FUSE, CIFS and older NFS: there a file whose size was set first was sent twice."""
+    path = tmp_path / "a.mp4"
+    path.write_bytes(content)
+    if not told:
+
+        def no_holes(descriptor: int, offset: int, how: int) -> int:
+            return os.fstat(descriptor).st_size
+
+        monkeypatch.setattr(os, "lseek", no_holes)
+    async with KernelDisk().open(str(path)) as recording:
+        assert await recording.is_written(0, 4096) is written

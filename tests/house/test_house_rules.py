@@ -14,6 +14,7 @@ PACKAGE = Path(cef_trio.__file__).parent
 SOURCES = {path.relative_to(PACKAGE).as_posix(): path.read_text() for path in sorted(PACKAGE.rglob("*.py"))}
 EDGES = {
     "httpx": {
+        "http_transport.py",
         "s3/answer_guard.py",
         "s3/body.py",
         "s3/client.py",
@@ -22,6 +23,7 @@ EDGES = {
         "operate/facts.py",
         "webhook/client.py",
     },
+    "httpcore": {"http_transport.py"},
     "redis": {
         "checkpoint/redis.py",
         "checkpoint/redis_client.py",

@@ -19,6 +19,7 @@ from s3_client.scripted_store import Passes, client_of, crc64, md5
 
 from cef_trio import shielded
 from cef_trio.exceptions import S3OperationError
+from cef_trio.http_transport import HttpTransport
 from cef_trio.retry import CircuitBreaker, Need, RetryPolicy, ServiceRetrier
 from cef_trio.s3 import exchange
 from cef_trio.s3.client import S3Client
@@ -92,8 +93,7 @@ class ScriptedStream(httpcore.AsyncNetworkStream):
 
 
 def client_over(network: ScriptedNetwork, *, retries: bool) -> S3Client:
-    transport = httpx.AsyncHTTPTransport(verify=False)
-    transport._pool = httpcore.AsyncConnectionPool(network_backend=network)
+    transport = HttpTransport(None, max_connections=8, keepalive_seconds=5, backend=network)
     breaker = CircuitBreaker("s3", _proved, RetryPolicy())
     return client_of(transport, retrier=ServiceRetrier(breaker, RetryPolicy()) if retries else None)
 

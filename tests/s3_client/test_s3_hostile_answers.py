@@ -23,6 +23,7 @@ from s3_client.test_s3_answer_origin import CALLS
 from servers.scripted import scripted_server
 
 from cef_trio.exceptions import S3OperationError
+from cef_trio.http_transport import HttpTransport
 from cef_trio.s3 import client as s3_client_module
 from cef_trio.s3 import xml
 from cef_trio.s3.answer_guard import connection_of
@@ -82,8 +83,7 @@ class Stream(httpcore.AsyncNetworkStream):
 
 
 def client_over(script: Script) -> S3Client:
-    transport = httpx.AsyncHTTPTransport(verify=False)
-    transport._pool = httpcore.AsyncConnectionPool(network_backend=script)
+    transport = HttpTransport(None, max_connections=8, keepalive_seconds=5, backend=script)
     return client_of(transport)
 
 
@@ -194,8 +194,7 @@ async def test_the_way_to_h11_is_there() -> None:
     async def read(_number: int) -> bytes:
         return b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
 
-    transport = httpx.AsyncHTTPTransport(verify=False)
-    transport._pool = httpcore.AsyncConnectionPool(network_backend=Script(read))
+    transport = HttpTransport(None, max_connections=8, keepalive_seconds=5, backend=Script(read))
     async with httpx.AsyncClient(transport=transport) as http:
         request = httpx.Request("GET", "http://s3.test/")
         response = await http.send(request, stream=True)

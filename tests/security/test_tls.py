@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -26,12 +27,13 @@ from servers.valkey import ValkeyServer, valkey_server
 import cef_trio
 from cef_trio.checkpoint.address import parse_address
 from cef_trio.checkpoint.redis import RedisCheckpointStore
-from cef_trio.exceptions import OperationError, RedisOperationError, S3OperationError
+from cef_trio.exceptions import OperationError, RedisOperationError, S3OperationError, WebhookOperationError
 from cef_trio.s3.client import S3Client
 from cef_trio.s3.config import S3Config
 from cef_trio.s3.credentials import StaticCredentials
 from cef_trio.s3.sigv4 import Credentials
 from cef_trio.tls import client_context, refusal
+from cef_trio.webhook.client import Delivery, WebhookClient
 
 PACKAGE = Path(cef_trio.__file__).parent
 
@@ -276,6 +278,99 @@ def test_a_certificate_that_runs_out_while_the_daemon_runs_is_an_outage_that_end
         assert process.count("stream_failed") == 0
         assert process.stop() == 0
     store.assert_identical(watch_dir / "a.mp4")
+
+
+@pytest.mark.real
+def test_p6_renewed_certificates_are_read_again_and_uploads_go_on_without_a_restart(
+    tmp_path: Path, watch_dir: Path, authority: Authority, store: Store, redis: ValkeyServer
+) -> None:
+    """The servers come back with certificates of a new authority; its own reaches the daemon's file a moment later."""
+    new = Authority(tmp_path, "a new authority")
+    ca_file = tmp_path / "ca.pem"
+    ca_file.write_bytes(authority.file.read_bytes())
+    ports = {s3_port(store): free_port(), redis.port: free_port()}
+
+    def serve(stack: ExitStack, signer: Authority) -> None:
+        certificate = signer.certificate("127.0.0.1")
+        for to_port, port in ports.items():
+            stack.enter_context(tls_front(tmp_path, certificate, to_port=to_port, port=port))
+
+    settings = settings_for(
+        watch_dir,
+        replace(store.bucket, endpoint_url=f"https://127.0.0.1:{ports[s3_port(store)]}"),
+        f"rediss://127.0.0.1:{ports[redis.port]}/0",
+        s3_ca_file=ca_file,
+        redis_ca_file=ca_file,
+        close_grace_seconds=0.2,
+        retry_attempts=2,
+        retry_initial_seconds=0.05,
+        retry_max_seconds=0.2,
+        retry_stream_max_seconds=0.5,
+    )
+    with ExitStack() as stack:
+        with ExitStack() as before:
+            serve(before, authority)
+            process = stack.enter_context(daemon(settings))
+            writer = stack.enter_context((watch_dir / "a.mp4").open("wb"))
+            writer.write(os.urandom(5 << 20))
+            writer.flush()
+            process.wait_for("part_uploaded", part_number=1)
+        serve(stack, new)
+        writer.write(os.urandom(5 << 20))
+        writer.flush()
+        for service in ("s3", "redis"):
+            process.wait_for("outage_began", service=service)
+        ca_file.write_bytes(new.file.read_bytes())
+        writer.close()
+        process.wait_for("stream_completed")
+        assert process.count("certificates_reloaded", setting="S3_CA_FILE") == 1
+        assert process.count("stream_failed") == 0
+        assert process.stop() == 0
+    store.assert_identical(watch_dir / "a.mp4")
+
+
+@pytest.mark.real
+async def test_a_new_connection_takes_the_certificates_as_they_are_and_a_renewal_opens_one(
+    tmp_path: Path, authority: Authority, store: Store
+) -> None:
+    ca_file = tmp_path / "ca.pem"
+    ca_file.write_bytes(authority.file.read_bytes())
+    with tls_front(tmp_path, authority.certificate("127.0.0.1"), to_port=s3_port(store)) as port:
+        async with S3Client(s3_config(store, f"https://127.0.0.1:{port}", ca_file)) as client:
+            await client.head_bucket()
+            ca_file.write_bytes(b"half of a certif")  # somebody is replacing it
+            client.renew_connections()
+            await client.head_bucket()
+            ca_file.write_bytes(Authority(tmp_path, "a stranger").file.read_bytes())
+            await client.head_bucket()  # on the connection that there is
+            client.renew_connections()  # what SIGHUP does
+            with pytest.raises(S3OperationError, match="set S3_CA_FILE"):
+                await client.head_bucket()
+            ca_file.write_bytes(authority.file.read_bytes())
+            await client.head_bucket()
+
+
+@pytest.mark.real
+async def test_a_webhooks_receiver_with_a_renewed_certificate_is_trusted_without_a_restart(
+    tmp_path: Path, authority: Authority, store: Store
+) -> None:
+    new = Authority(tmp_path, "a new authority")
+    ca_file = tmp_path / "ca.pem"
+    ca_file.write_bytes(authority.file.read_bytes())
+    port = free_port()
+    delivery = Delivery("id", "stream", b"{}")
+    async with WebhookClient(
+        f"https://127.0.0.1:{port}/", secret=None, timeout_seconds=10, now=lambda: datetime.now(UTC), ca_file=ca_file
+    ) as client:
+        for signer in (authority, new):
+            with tls_front(tmp_path, signer.certificate("127.0.0.1"), to_port=s3_port(store), port=port):
+                if signer is new:
+                    with pytest.raises(WebhookOperationError, match="set WEBHOOK_CA_FILE"):
+                        async with client.post(delivery):
+                            pass
+                    ca_file.write_bytes(new.file.read_bytes())
+                async with client.post(delivery) as answer:
+                    assert answer.status  # any: it was the receiver's
 
 
 # -- the source --------------------------------------------------------------------------------------------------------

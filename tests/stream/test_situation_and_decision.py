@@ -50,14 +50,22 @@ class TestNews:
         """``utime`` sets the modification time back, and so does a clock that is set right."""
         known = replace(NOW, stat=replace(STAT, ctime_ns=known_ctime_ns), ending=Ending.CLOSED)
         look = replace(STAT, size_bytes=size_bytes, mtime_ns=mtime_ns, ctime_ns=ctime_ns)
-        taken = Situation(
-            NOW.path, look, Ending.CLOSED if look == STAT else Ending.NOT, doubted=size_bytes < STAT.size_bytes
-        )
+        ending = Ending.CLOSED if size_bytes == STAT.size_bytes else Ending.NOT
+        taken = Situation(NOW.path, look, ending, doubted=size_bytes < STAT.size_bytes)
         passed_over = 0 < ctime_ns < known_ctime_ns and size_bytes <= STAT.size_bytes
         assert news.seen(known, look) == (known if passed_over else taken)
         assert news.fresh(known, look) == taken
         assert news.closed(known, look).stat == look
         assert news.looked(known, NOW.path, look).stat == look
+
+    @pytest.mark.parametrize("ending", Ending)
+    @pytest.mark.parametrize("size_bytes", [249, 250, 251])
+    def test_another_time_takes_no_close_back_and_everything_else_does(self, ending: Ending, size_bytes: int) -> None:
+        """``rsync --inplace`` and ``shutil.copy2`` set the time after the close: no later event tells of an end."""
+        known, look = replace(NOW, ending=ending), grown(size_bytes, mtime_ns=7)
+        left = Ending.CLOSED if ending is Ending.CLOSED and size_bytes == STAT.size_bytes else Ending.NOT
+        assert news.seen(known, look).ending is left
+        assert news.looked(known, NOW.path, look).ending is left
 
     def test_a_smaller_file_raises_doubt(self) -> None:
         assert news.seen(NOW, grown(100)).doubted

@@ -99,3 +99,20 @@ async def test_p1_a_touched_recording_that_is_patched_within_the_tick_is_no_unch
     assert patched
     assert {checkpoint.meta.status for checkpoint in found} == {Status.COMPLETED}
     assert world.content() in world.recordings()
+
+
+@pytest.mark.parametrize("seconds_later", [0.5, 1.5])
+async def test_a_time_that_is_set_after_the_close_leaves_the_recording_ended(
+    world: World, autojump_clock: MockClock, seconds_later: float
+) -> None:
+    """It waited for ``STREAM_TIMEOUT_SECONDS``: what was seen was another time, and the close was told already."""
+    world.append(2 * PART + 7)
+    async with world.daemon() as daemon:
+        await trio.sleep(1)
+        daemon.closed()
+        await trio.sleep(seconds_later)
+        os.utime(world.path(), ns=(1, 1))
+        daemon.saw()
+        with trio.fail_after(5):
+            await completed(world)
+    assert world.recordings() == [world.content()]

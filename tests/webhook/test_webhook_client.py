@@ -21,6 +21,7 @@ from servers.authority import Authority
 from trio.testing import MockClock
 
 from cef_trio.exceptions import WebhookOperationError
+from cef_trio.http_transport import HttpTransport
 from cef_trio.webhook.answers import Answered, judge_status
 from cef_trio.webhook.client import Delivery, WebhookClient
 from cef_trio.webhook.signature import key_of, signature
@@ -235,8 +236,7 @@ def test_whatever_a_receiver_answers_nothing_but_our_own_exception_leaves_the_ed
     answer = (raw.encode("latin-1") + rest)[: cut or None]
 
     async def main() -> None:
-        transport = httpx.AsyncHTTPTransport(verify=False)
-        transport._pool = httpcore.AsyncConnectionPool(network_backend=Bytes(answer))
+        transport = HttpTransport(None, max_connections=8, keepalive_seconds=5, backend=Bytes(answer))
         async with client(transport, "http://me.example/") as webhooks:
             try:
                 async with webhooks.post(DELIVERY) as answered:
@@ -265,8 +265,7 @@ async def test_headers_that_never_end_hold_a_delivery_no_longer_than_its_time(
             await trio.lowlevel.checkpoint()
             return Dripping([])
 
-    transport = httpx.AsyncHTTPTransport(verify=False)
-    transport._pool = httpcore.AsyncConnectionPool(network_backend=Backend())
+    transport = HttpTransport(None, max_connections=8, keepalive_seconds=5, backend=Backend())
     async with client(transport, "http://me.example/") as webhooks:
         with pytest.raises(WebhookOperationError, match="no answer within 5 seconds"):
             async with webhooks.post(DELIVERY):

@@ -14,10 +14,12 @@ from cef_trio.checkpoint.memory import MemoryCheckpointStore
 from cef_trio.checkpoint.model import Lease, PartRecord, StreamMeta
 from cef_trio.checkpoint.states import Status
 from cef_trio.checkpoint.store import Change
+from cef_trio.exceptions import OutdatedError, StreamEndedError
 from cef_trio.lab.blows import Blow
 from cef_trio.lab.mutations.model import Mutation, replace_in
+from cef_trio.stream import strays
 from cef_trio.stream.adoption import UnknownUploads
-from cef_trio.stream.processor import StreamProcessor
+from cef_trio.stream.processor import Outcome, StreamProcessor
 from cef_trio.stream.upload import StreamUpload
 
 
@@ -88,6 +90,17 @@ def _state_unsaved(stack: ExitStack) -> None:
     replace_in(stack, StreamProcessor, "_save_exit", left_out)
 
 
+def _lease_given_back_silently(stack: ExitStack) -> None:
+    """A task whose look was outdated gives its lease back, and does not say that nobody works on the stream."""
+
+    async def silently(self: StreamProcessor, error: OutdatedError) -> Outcome:
+        if self.stream_id is not None and not isinstance(error, StreamEndedError):
+            await self._services.store.release([self.stream_id], self._services.lease)
+        return Outcome.LEASE_LOST
+
+    replace_in(stack, StreamProcessor, "_outdated", silently)
+
+
 def _verification_kept(stack: ExitStack) -> None:
     """What was verified is still taken for verified when other parts were recorded."""
 
@@ -114,6 +127,17 @@ def _strays_left(stack: ExitStack) -> None:
         await trio.lowlevel.checkpoint()
 
     replace_in(stack, StreamUpload, "abort_strays", left)
+    _late_strays_left(stack)
+
+
+def _late_strays_left(stack: ExitStack) -> None:
+    """What is left is looked for at a stream's end only."""
+
+    async def left(_services: object) -> bool:
+        await trio.lowlevel.checkpoint()
+        return True
+
+    replace_in(stack, strays, "_sweep", left)
 
 
 def _slot_kept(stack: ExitStack) -> None:
@@ -183,6 +207,14 @@ MUTATIONS: Final = (
         "left out: the state at the end", "nothing is saved on the way out", _state_unsaved, "first-part", ("P3",)
     ),
     Mutation(
+        "left out: the state of an outdated look",
+        "a lease is given back, and that nobody works on its stream any more is not saved",
+        _lease_given_back_silently,
+        "gone-under-a-new-name",
+        ("P3",),
+        Blow.DRAIN,
+    ),
+    Mutation(
         "left out: a verification taken back",
         "parts that were sent after the verification are taken for what was verified",
         _verification_kept,
@@ -209,6 +241,13 @@ MUTATIONS: Final = (
         "uploads whose creation was answered to nobody stay",
         _strays_left,
         "passing-errors",
+        ("P5",),
+    ),
+    Mutation(
+        "left out: late strays",
+        "uploads whose creation takes effect after their stream's end stay",
+        _late_strays_left,
+        "late-creation",
         ("P5",),
     ),
     Mutation("left out: a slot's return", "one part's slot is never given back", _slot_kept, "first-part", ("P7",)),

@@ -178,6 +178,7 @@ MUTATIONS: Final = (
         "fuse-grows",
         ("P1", "P2", "P8"),
         None,
+        kind="1",
     ),
     Mutation(
         "unchecked: whether writers are known",
@@ -186,6 +187,7 @@ MUTATIONS: Final = (
         "touched-while-written",
         ("P1", "P2", "P8"),
         None,
+        kind="1",
     ),
     Mutation(
         "unchecked: whose number it is",
@@ -194,6 +196,7 @@ MUTATIONS: Final = (
         "number-reused",
         ("P1", "P6"),
         None,
+        kind="2",
     ),
     Mutation(
         "unchecked: whether a byte changed",
@@ -202,6 +205,7 @@ MUTATIONS: Final = (
         "touched-after",
         ("P2",),
         None,
+        kind="3",
     ),
     Mutation(
         "left out: the parts before a cut",
@@ -210,6 +214,7 @@ MUTATIONS: Final = (
         "tail-cut",
         ("P2",),
         None,
+        kind="4",
     ),
     Mutation(
         "left out: copies of what is there",
@@ -218,6 +223,7 @@ MUTATIONS: Final = (
         "append-and-close",
         ("P2",),
         None,
+        kind="4",
     ),
     Mutation(
         "unchecked: which parts are missing",
@@ -226,6 +232,7 @@ MUTATIONS: Final = (
         "part-lost",
         ("P1", "P6"),
         None,
+        kind="7",
     ),
     Mutation(
         "unchecked: whose bucket it is",
@@ -234,6 +241,7 @@ MUTATIONS: Final = (
         "bucket-changes",
         ("P1", "P5", "P6"),
         None,
+        kind="13",
     ),
     Mutation(
         "left out: the name of now",
@@ -242,6 +250,7 @@ MUTATIONS: Final = (
         "temporary-name",
         ("P1",),
         None,
+        kind="13",
     ),
     Mutation(
         "unchecked: whom a refusal strikes",
@@ -250,6 +259,7 @@ MUTATIONS: Final = (
         "refused-for-a-while",
         ("P6",),
         None,
+        kind="6",
     ),
     Mutation(
         "unchecked: whether rights may come",
@@ -258,6 +268,7 @@ MUTATIONS: Final = (
         "permission-passes",
         ("P6",),
         None,
+        kind="6",
     ),
     Mutation(
         "unchecked: what failed",
@@ -266,6 +277,7 @@ MUTATIONS: Final = (
         "redis-fails-over",
         ("P10",),
         None,
+        kind="10",
     ),
     Mutation(
         "unchecked: who answered",
@@ -274,6 +286,7 @@ MUTATIONS: Final = (
         "page-413",
         ("P1", "P2", "P6"),
         None,
+        kind="5",
     ),
     Mutation(
         "unbounded: what is optional",
@@ -282,6 +295,7 @@ MUTATIONS: Final = (
         "no-uploads-listed",
         ("P6",),
         None,
+        kind="8",
     ),
     Mutation(
         "unchecked: whose path it is by now",
@@ -290,5 +304,6 @@ MUTATIONS: Final = (
         "two-at-once",
         ("P2",),
         None,
+        kind="12",
     ),
 )
