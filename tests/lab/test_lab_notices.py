@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,14 @@ def test_a_check_finds_nothing_in_the_daemon_as_it_is(name: str) -> None:
 
 def test_what_the_daemon_did_once_is_a_mutation_of_each_kind() -> None:
     assert {mutation.kind for mutation in MUTATIONS.values()} - {""} == KINDS
+
+
+def test_the_documents_name_mutations_that_there_are() -> None:
+    themes = "|".join({name.partition(":")[0] for name in MUTATIONS})
+    text = " ".join((Path(__file__).parents[2] / "docs/correctness.md").read_text().split())
+    named = set(re.findall(rf'"((?:{themes}): [^"]+)"', text))
+    assert len(named) > len(KINDS)
+    assert named <= MUTATIONS.keys()
 
 
 def test_a_mutation_that_no_world_shows_is_shown_by_a_check_and_each_check_shows_one() -> None:

@@ -17,8 +17,9 @@ from cef_trio.intake import writers
 from cef_trio.intake.writers import WriterState
 from cef_trio.lab.mutations.model import Mutation, replace_in
 from cef_trio.s3.answer_origin import AnswerOrigin
-from cef_trio.stream import judge, processor, recovery, supervisor, target
+from cef_trio.stream import judge, recovery, start, supervisor, target
 from cef_trio.stream.best_effort import BestEffort
+from cef_trio.stream.orphan_objects import OrphanObjects
 from cef_trio.stream.predecessor import Likeness
 from cef_trio.stream.upload import StreamUpload
 
@@ -55,7 +56,16 @@ def _changed_is_new(stack: ExitStack) -> None:
         await trio.lowlevel.checkpoint()
         return Likeness.NONE
 
-    replace_in(stack, processor, "settle", uncompared)
+    replace_in(stack, start, "settle", uncompared)
+
+
+def _lost_is_new(stack: ExitStack) -> None:
+    """Kind 3: a completed recording that Redis has lost is sent again; its object is not looked for."""
+
+    async def left_out(_self: OrphanObjects, _path: str, **_options: object) -> None:
+        await trio.lowlevel.checkpoint()
+
+    replace_in(stack, OrphanObjects, "adopt", left_out)
 
 
 def _cut_is_another_recording(stack: ExitStack) -> None:
@@ -206,6 +216,14 @@ MUTATIONS: Final = (
         ("P2",),
         None,
         kind="3",
+    ),
+    Mutation(
+        "left out: objects that Redis has lost",
+        "a completed recording whose record is lost is sent again",
+        _lost_is_new,
+        "redis-loses-completed",
+        ("P2",),
+        None,
     ),
     Mutation(
         "left out: the parts before a cut",
