@@ -46,9 +46,10 @@ log = structlog.get_logger(__name__)
 
 _PROXY_VARIABLES: Final = frozenset({"http_proxy", "https_proxy", "all_proxy"})
 
-ONCE: Final = frozenset({"count", "is_persistent", "save_interrupted", "upload_part_copy"})
-"""Surveys, whose caller repeats them; last words, for which nobody may wait; copies, in whose place the bytes can be
-sent. All else is under the one policy."""
+REDIS_ONCE: Final = frozenset({"count", "is_persistent", "save_interrupted"})
+"""What is asked of Redis a single time: surveys, whose caller repeats them; last words, for which nobody may wait."""
+S3_ONCE: Final = frozenset({"upload_part_copy"})
+"""And of S3: copies, in whose place the bytes can be sent. All else is under the one policy."""
 _UNLOCK_SECONDS: Final = 0.2
 """How long the lock's release may take; the process's end releases it too."""
 _RECONNECT_SECONDS: Final = 1.0
@@ -132,11 +133,11 @@ async def open_services(
     s3_breaker = CircuitBreaker("s3", lambda need: s3.probe(need, probe_key), probes, idle_seconds=IDLE_SECONDS)
     found_again = partial(_found_again, read_again) if read_again is not None else None
     store = checkpoint_store(
-        settings, ServiceRetrier(redis_breaker, policy, once=ONCE, observer=observer), found_again=found_again
+        settings, ServiceRetrier(redis_breaker, policy, once=REDIS_ONCE, observer=observer), found_again=found_again
     )
     pacer = Pacer(settings.max_upload_rate, waited=metrics.upload_waited)
     config = s3_config(settings, found_again)
-    s3 = s3_client(settings, ServiceRetrier(s3_breaker, policy, once=ONCE, observer=observer), pacer, config)
+    s3 = s3_client(settings, ServiceRetrier(s3_breaker, policy, once=S3_ONCE, observer=observer), pacer, config)
     lease = Lease(settings.instance_id, uuid4().hex, settings.lease_seconds, boot_id())
     webhook = webhook_client(settings)
     mounts = Mounts(answer_seconds=settings.file_system_timeout_seconds)

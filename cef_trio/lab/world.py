@@ -26,7 +26,7 @@ from uuid import UUID
 import trio
 from inotify_simple import INotify
 
-from cef_trio.assembly import ONCE, knows_writer
+from cef_trio.assembly import REDIS_ONCE, S3_ONCE, knows_writer
 from cef_trio.checkpoint.exit_saves import ExitSaves
 from cef_trio.checkpoint.memory import MemoryCheckpointStore, Snapshot
 from cef_trio.checkpoint.model import Checkpoint, Lease
@@ -368,7 +368,7 @@ class World:
         redis_breaker = CircuitBreaker("redis", lambda _need: store.prove(), self.policy, random)
         s3_breaker = CircuitBreaker("s3", lambda need: s3.probe(need, probe_key), self.policy, random)
         self.store._retrier = ServiceRetrier(  # noqa: SLF001
-            redis_breaker, self.policy, once=ONCE, random=random, observer=metrics.attempt_failed
+            redis_breaker, self.policy, once=REDIS_ONCE, random=random, observer=metrics.attempt_failed
         )
         config = S3Config(
             bucket=self.bucket,
@@ -378,7 +378,9 @@ class World:
         pacer = Pacer(self.upload_rate, waited=metrics.upload_waited)
         s3 = _WitnessedS3Client(
             replace(config, options=self.options, checksum=self.checksum),
-            retrier=ServiceRetrier(s3_breaker, self.policy, once=ONCE, random=random, observer=metrics.attempt_failed),
+            retrier=ServiceRetrier(
+                s3_breaker, self.policy, once=S3_ONCE, random=random, observer=metrics.attempt_failed
+            ),
             transport=MortalTransport(
                 ProxyTransport(InProcessTransport(self.endpoint), self.proxy, call_name), life, witness, self.journal
             ),

@@ -24,6 +24,7 @@ from cef_trio.retry import CircuitBreaker
 from cef_trio.s3.client import S3Client
 from cef_trio.s3.pacing import Pacer
 from cef_trio.shielded import shielded
+from cef_trio.stream.advice import Advice
 from cef_trio.stream.after_upload_rules import is_below
 from cef_trio.stream.best_effort import BestEffort
 from cef_trio.stream.naming import KeyTemplate
@@ -114,6 +115,8 @@ class Services:
     """When uploads that were left under ended streams' keys are looked for."""
     ownership: Ownership = field(default_factory=Ownership)
     """Whose streams are ours."""
+    advice: Advice = field(default_factory=Advice)
+    """Which settings would help, told once each."""
     mounts: Mounts = field(default_factory=Mounts)
     """Which mounts answer."""
     scans: Scans = field(default_factory=Scans)
