@@ -167,7 +167,7 @@ async def test_a_stream_that_is_begun_while_leases_are_renewed_is_not_taken_for_
 async def test_p1_p2_a_recording_is_followed_to_its_new_name_by_a_scan_alone_though_another_file_has_the_old_one(
     world: World, autojump_clock: MockClock, said: list[EventDict]
 ) -> None:
-    """A recorder that rotates, on a mount without events: ``cam.mp4`` becomes ``cam-1.mp4``, the next is ``cam.mp4``."""
+    """A recorder that rotates, and no event of it: ``cam.mp4`` becomes ``cam-1.mp4``, the next is ``cam.mp4``."""
     world.append(3 * PART + 10)
     async with world.daemon() as daemon:
         daemon.saw()
