@@ -58,13 +58,17 @@ from cef_trio.s3.model import ChecksumAlgorithm, PartToComplete
 from cef_trio.s3.model import StoredObject as S3Object
 from cef_trio.s3.pacing import Pacer
 from cef_trio.s3.sigv4 import Credentials
+from cef_trio.s3.store_probe import StoreProbe
 from cef_trio.stream.after_upload import AfterUpload
 from cef_trio.stream.after_upload_rules import KEEP, Deed
 from cef_trio.stream.naming import KeyTemplate, metadata_key
+from cef_trio.stream.ownership import Ownership
+from cef_trio.stream.risks import RiskObserver
 from cef_trio.stream.services import Services, StreamRules
 from cef_trio.stream.stale import StaleChecker
 from cef_trio.stream.supervisor import StreamSupervisor
 from cef_trio.stream.webhooks import WebhookDeliverer
+from cef_trio.telemetry.at_risk import Risk
 from cef_trio.telemetry.metrics import Metrics
 from cef_trio.webhook.client import WebhookClient
 
@@ -100,6 +104,8 @@ class World:
         """The machine of this world's daemons, but for those that are started elsewhere."""
         self.bucket = BUCKET
         """The bucket of the next daemon."""
+        self.buckets_used: set[str] = set()
+        """The buckets of all daemons so far."""
         self.s3_name = ""
         """How the next daemon calls the store's endpoint; empty: it does not record it."""
         self.key_template = "streams/{stream_id}/{file_name}"
@@ -174,10 +180,13 @@ class World:
             raise RuntimeError("this world's files are real")
         return self._kernel
 
-    def add_host(self, name: str) -> Host:
-        """Another machine, whose daemon calls its own folder as this one's daemons call theirs."""
-        host = Host(name, self.folder.parent / f"{self.folder.name}-{name}", self.folder)
-        self.kernel.make_folder(host.folder, FileSystem())
+    def add_host(self, name: str, *, machine: str | None = "another", file_system: FileSystem | None = None) -> Host:
+        """Another machine, whose daemon calls its own folder as this one's daemons call theirs.
+
+        With the same ``machine`` it is another container there, with a disk of its own.
+        """
+        host = Host(name, self.folder.parent / f"{self.folder.name}-{name}", self.folder, machine)
+        self.kernel.make_folder(host.folder, file_system or FileSystem())
         return host
 
     def _answering(self, host: Host) -> AbstractContextManager[None]:
@@ -354,15 +363,15 @@ class World:
         """A daemon's services in this world; ``instance`` is its lasting name, ``witness`` who hears S3 acknowledge."""
         host = host or self.host
         self.daemons_started += 1
+        self.buckets_used.add(self.bucket)
         witness = witness or self.witness
         self.life = life = life or Life()
         store = cast("CheckpointStore", MortalStore(self.store, life, self.journal, witness))
         random = Random(self.random.getrandbits(64))  # noqa: S311 - as above
         metrics = Metrics()
         template = KeyTemplate(self.key_template)
-        probe_key = template.probe_key
         redis_breaker = CircuitBreaker("redis", lambda _need: store.prove(), self.policy, random)
-        s3_breaker = CircuitBreaker("s3", lambda need: s3.probe(need, probe_key), self.policy, random)
+        s3_breaker = CircuitBreaker("s3", lambda need: s3_probe(need), self.policy, random)  # noqa: PLW0108 - made below
         self.store._retrier = ServiceRetrier(  # noqa: SLF001
             redis_breaker, self.policy, once=REDIS_ONCE, random=random, observer=metrics.attempt_failed
         )
@@ -383,10 +392,11 @@ class World:
             now=self.utc_now,
             pacer=pacer,
         )
+        s3_probe = StoreProbe(s3, template.probe_key, template.probe_recording_key)
         s3.witness = witness
         bucket = self.bucket
         s3.completed = lambda key: self.completed.append(self.objects(bucket).get(key, b""))
-        lease = Lease(instance, f"{random.getrandbits(64):016x}", 30.0)
+        lease = Lease(instance, f"{random.getrandbits(64):016x}", 30.0, host.name)
         webhook = self._webhook_client(life) if self.webhook else None
         async with s3, webhook or nullcontext():
             yield Services(
@@ -419,6 +429,7 @@ class World:
                 metrics=metrics,
                 pacer=pacer,
                 webhook=webhook,
+                ownership=Ownership(host.machine),
             )
 
     def _webhook_client(self, life: Life) -> WebhookClient:
@@ -493,6 +504,12 @@ class WorldDaemon:
         self.shutdown = Shutdown(world.grace_seconds, services.rules.save_seconds)
         self.exit_code: ExitCode | None = None
         self._supervisor: StreamSupervisor | None = None
+        self._risks: RiskObserver | None = None
+
+    @property
+    def at_risk(self) -> tuple[Risk, ...]:
+        """What it says should be in S3 and is not getting there (promise P10)."""
+        return self._risks() if self._risks is not None else ()
 
     @property
     def listens(self) -> bool:
@@ -512,6 +529,7 @@ class WorldDaemon:
         async def take_in(supervisor: StreamSupervisor) -> ExitCode:
             self._supervisor = supervisor
             services = self.services
+            self._risks = RiskObserver(services, supervisor, lambda: self.shutdown.signals > 0)
             stale = StaleChecker(
                 self.services,
                 supervisor,
@@ -565,6 +583,8 @@ class WorldDaemon:
             open_inotify=cast("Callable[[], AbstractContextManager[INotify]]", partial(kernel.queues.open, host.real)),
         )
         self.services.scans.ask = watcher.rescan
+        if self._risks is not None:
+            self._risks.watcher = watcher
         await intake.start(watcher.run)
 
     async def _tell_scan(self, supervisor: StreamSupervisor) -> None:

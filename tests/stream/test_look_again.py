@@ -217,6 +217,32 @@ async def test_p2_a_name_that_another_daemon_records_between_a_look_and_a_lease_
 
 
 @pytest.mark.parametrize("moment", [Moment.BEFORE, Moment.AFTER])
+async def test_a_newer_name_that_another_daemon_recorded_before_a_names_lease_was_ours_stays(
+    world: World, autojump_clock: MockClock, moment: Moment
+) -> None:
+    """``a.mp4`` is completed and renamed to ``b.mp4``; while that is to be recorded, it becomes ``c.mp4``."""
+    world.append(PART)
+
+    async def rename_again() -> None:
+        Path(world.path("b.mp4")).rename(world.path("c.mp4"))
+        assert await world.store.acquire(stream_id, ANOTHER)
+        await world.store.rename(stream_id, ANOTHER, world.path("c.mp4"))
+        await world.store.release([stream_id], ANOTHER)
+
+    async with world.daemon() as daemon:
+        daemon.closed()
+        (checkpoint,) = await completed(world)
+        stream_id = checkpoint.meta.stream_id
+        struck = _once(world, "find_by_path", moment, rename_again)
+        Path(world.path("a.mp4")).rename(world.path("b.mp4"))
+        daemon.moved("a.mp4", "b.mp4")
+        await trio.sleep(30)
+    assert struck == ["find_by_path"]
+    (checkpoint,) = world.known()
+    assert checkpoint.meta.current_path == world.path("c.mp4")
+
+
+@pytest.mark.parametrize("moment", [Moment.BEFORE, Moment.AFTER])
 async def test_p2_a_file_that_gets_another_ones_name_while_redis_is_asked_is_asked_about_anew(
     world: World, autojump_clock: MockClock, moment: Moment
 ) -> None:
