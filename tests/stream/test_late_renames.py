@@ -204,3 +204,24 @@ async def test_p1_a_recording_that_took_the_name_of_another_one_is_followed_by_a
         await trio.sleep(10)
     assert world.recordings() == [content]
     assert Status.COMPLETED in statuses(world)
+
+
+async def test_p3_a_daemon_that_is_to_leave_decides_nothing_of_a_recording_whose_new_name_it_has_not_heard(
+    world: World, autojump_clock: MockClock
+) -> None:
+    """The next start finds it: to call it deleted now would abort the upload of a file that is there."""
+    world.append(2 * PART + 10)
+    async with world.daemon() as daemon:
+        daemon.saw()
+        await trio.sleep(1)
+        Path(world.path("a.mp4")).rename(world.path("b.mp4"))
+        daemon.gone("a.mp4")
+        await trio.sleep(0.1)  # it waits for news of the name, and for a scan
+    assert statuses(world) == [Status.INTERRUPTED_SHUTDOWN]
+    assert len(world.open_uploads()) == 1
+    async with world.daemon() as daemon:
+        await trio.sleep(1)
+        daemon.closed("b.mp4")
+        await completed(world)
+    assert world.recordings() == [world.content("b.mp4")]
+    assert world.received_bytes() == 2 * PART + 10
