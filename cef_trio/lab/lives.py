@@ -47,6 +47,11 @@ class LifeSettings:
         """How a stream may end whose object is complete in another bucket: it says so, and `retry` goes on with it."""
         return frozenset({Status.FAILED_FINALIZATION}) if "bucket" in self.changing else frozenset()
 
+    @property
+    def cuts_otherwise(self) -> bool:
+        """Whether parts may be longer than a changed block."""
+        return not self.changing.isdisjoint({"part size", "equal parts"})
+
     def between(self, stage: Stage, life: int) -> None:
         """Give the daemon of that number its settings."""
         random, world = Random(derived(self.seed, "settings", life)), stage.world  # noqa: S311 - as above

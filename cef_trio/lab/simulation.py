@@ -40,6 +40,8 @@ _ENDS: Final = frozenset(
 )
 _GENTLE: Final = ("append", "append", "append", "append", "patch", "rename")
 _ROUGH: Final = (*_GENTLE, "truncate", "delete", "replace", "close", "pause", "touch")
+_PREALLOCATED: Final = 8
+"""How many parts a writer reserves at most: holes of a part or two are not told here, and may be sent twice."""
 _CALLS: Final = (
     "CreateMultipartUpload",
     "UploadPart",
@@ -94,6 +96,9 @@ def simulated(seed: int) -> Scenario:
         redis_may_fail=bool(world.stumbles) or unkind.strikes_redis,
         redis_silent=bool(world.stumbles) or unkind.strikes_redis,
         between=lives.between,
+        # Where a recording may be taken for another one, it may be sent again.
+        cheap=world.gentle and not (files.may_end | unkind.may_end) and not lives.cuts_otherwise,
+        slack_parts=_PREALLOCATED * sum(files.preallocates),
         lingers=lingering(seed),
         goes_on=True,
         max_concurrent_parts=world.parts,
@@ -188,7 +193,7 @@ async def _preallocate(stage: Stage, name: str, random: Random) -> None:
     """A writer that sets the full size first, fills it, and cuts off what is left."""
     await trio.sleep(random.uniform(0, 3))
     await _until_mounted(stage, name)
-    size_bytes, filled = random.randint(PART, 8 * PART), 0
+    size_bytes, filled = random.randint(PART, _PREALLOCATED * PART), 0
     stage.truncate(size_bytes, name)
     stage.hits["writer: preallocate"] += 1
     while filled < size_bytes - PART // 2:
