@@ -58,6 +58,7 @@ from cef_trio.s3.model import ChecksumAlgorithm, PartToComplete
 from cef_trio.s3.model import StoredObject as S3Object
 from cef_trio.s3.pacing import Pacer
 from cef_trio.s3.sigv4 import Credentials
+from cef_trio.s3.store_probe import StoreProbe
 from cef_trio.stream.after_upload import AfterUpload
 from cef_trio.stream.after_upload_rules import KEEP, Deed
 from cef_trio.stream.naming import KeyTemplate, metadata_key
@@ -365,9 +366,8 @@ class World:
         random = Random(self.random.getrandbits(64))  # noqa: S311 - as above
         metrics = Metrics()
         template = KeyTemplate(self.key_template)
-        probe_key = template.probe_key
         redis_breaker = CircuitBreaker("redis", lambda _need: store.prove(), self.policy, random)
-        s3_breaker = CircuitBreaker("s3", lambda need: s3.probe(need, probe_key), self.policy, random)
+        s3_breaker = CircuitBreaker("s3", lambda need: s3_probe(need), self.policy, random)  # noqa: PLW0108 - made below
         self.store._retrier = ServiceRetrier(  # noqa: SLF001
             redis_breaker, self.policy, once=REDIS_ONCE, random=random, observer=metrics.attempt_failed
         )
@@ -388,6 +388,7 @@ class World:
             now=self.utc_now,
             pacer=pacer,
         )
+        s3_probe = StoreProbe(s3, template.probe_key, template.probe_recording_key)
         s3.witness = witness
         bucket = self.bucket
         s3.completed = lambda key: self.completed.append(self.objects(bucket).get(key, b""))
