@@ -25,6 +25,7 @@ from cef_trio.disk import KernelDisk
 from cef_trio.exceptions import CefMp4ProcessorError, OperationError, S3OperationError
 from cef_trio.intake.writers import WriterState, writer_state
 from cef_trio.media.ffprobe import probe
+from cef_trio.mounts import Mounts
 from cef_trio.outage import IDLE_SECONDS, CircuitBreaker, RetryPolicy
 from cef_trio.retry import Retrier, ServiceRetrier
 from cef_trio.s3.client import S3Client
@@ -136,13 +137,15 @@ async def open_services(
     s3 = s3_client(settings, ServiceRetrier(s3_breaker, policy, once=ONCE, observer=observer), pacer, config)
     lease = Lease(settings.instance_id, uuid4().hex, settings.lease_seconds)
     webhook = webhook_client(settings)
+    mounts = Mounts(answer_seconds=settings.file_system_timeout_seconds)
     async with store, s3, webhook or nullcontext():
         yield Services(
             store=store,
             s3=s3,
-            disk=KernelDisk(),
+            disk=KernelDisk(mounts),
+            mounts=mounts,
             probe=partial(probe, ffprobe_path=settings.ffprobe_path, timeout_seconds=settings.ffprobe_timeout_seconds),
-            has_writer=_has_writer,
+            has_writer=partial(_has_writer, mounts),
             lease=lease,
             exit_saves=ExitSaves(store, lease, redis_breaker),
             s3_breaker=s3_breaker,
@@ -324,8 +327,8 @@ def _text(value: SecretStr | str | None) -> str | None:
     return value.get_secret_value() if isinstance(value, SecretStr) else value
 
 
-async def _has_writer(path: str) -> bool | None:
-    return knows_writer(await writer_state(path))
+async def _has_writer(mounts: Mounts, path: str) -> bool | None:
+    return knows_writer(await writer_state(path, mounts))
 
 
 def knows_writer(state: WriterState) -> bool | None:

@@ -115,6 +115,8 @@ class Settings(BaseSettings):
     """How often the whole folder is read again, which repairs whatever events were missed."""
     stale_check_seconds: Seconds = 5.0
     """How often streams are checked for silence, and Redis for streams that nobody works on."""
+    file_system_timeout_seconds: Seconds = 10.0
+    """How long a file system may be silent before its mount is set aside, until it answers."""
     max_concurrent_streams: Annotated[int, Field(ge=1, le=10_000)] = 10
     """How many streams may work (read, upload, verify) at once; any number may be open."""
     max_concurrent_parts: Annotated[int, Field(ge=1, le=1_000)] = 4

@@ -43,6 +43,7 @@ from cef_trio.config import Settings, secret_values, without_secrets
 from cef_trio.exit_codes import ExitCode
 from cef_trio.exit_watchdog import ENDING, ExitWatchdog
 from cef_trio.intake.patterns import PathMatcher, matcher
+from cef_trio.intake.scan import ThreadedReader
 from cef_trio.intake.watcher import Watcher
 from cef_trio.logs import Redactor, lost_lines
 from cef_trio.notify import ServiceNotifier, Turn
@@ -289,7 +290,9 @@ async def _take_in(
     except RefusedAtStartError as error:
         log.error("refused_at_start", error=str(error))  # noqa: TRY400 - a person's to mend: one clear line
         return ExitCode.REFUSED
-    watcher = Watcher(folder, matches, supervisor, rescan_seconds=settings.rescan_seconds)
+    reader = ThreadedReader(matches, services.mounts)
+    watcher = Watcher(folder, matches, supervisor, rescan_seconds=settings.rescan_seconds, reader=reader)
+    services.mounts.on_answer = watcher.rescan
     risks.watcher = watcher
     services.scans.ask = watcher.rescan
     check_seconds = min(settings.stale_check_seconds, settings.stream_timeout_seconds / 2)

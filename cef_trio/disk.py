@@ -6,9 +6,10 @@ is cold, or on a file system that cannot say, goes to a worker thread. A hop to 
 the speed (DESIGN 5).
 
 Reads change nothing, so a worker that a hung disk holds is abandoned on cancellation: no disk can hold an exit back
-(promise P4). A limiter of its own keeps a hung disk from piling up threads (P7). Closing is a worker's job too: sshfs
-and its like are asked to flush at each close, and a hung one would stop the loop in the middle of it. What changes
-something (``AFTER_UPLOAD``) is never abandoned.
+(promise P4). Nor is one waited for without an end: ``mounts.py`` sets its mount aside, and each mount has threads of
+its own, so a hung one neither piles threads up (P7) nor takes them from the others. Closing is a worker's job too:
+sshfs and its like are asked to flush at each close, and a hung one would stop the loop in the middle of it. What
+changes something (``AFTER_UPLOAD``) is never abandoned.
 
 :class:`Disk` is the interface; :class:`KernelDisk` is the real one. The laboratory has one without threads, whose
 checkpoints a virtual clock can count.
@@ -27,12 +28,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import PurePath
 from typing import Final, Protocol, TypeVar
+from weakref import WeakKeyDictionary
 
 import trio
 
 from cef_trio import movement
 from cef_trio.exceptions import FileAccessError, RecordingChangedError
 from cef_trio.file_system import FolderPlace, Origin, birth_ns, inode_generation, origin_of, place_of
+from cef_trio.mounts import Mount, MountHungError, Mounts
 from cef_trio.paths import folder_of, open_straight
 from cef_trio.recording import FileStat
 from cef_trio.shielded import shielded
@@ -103,9 +106,12 @@ class Disk(Protocol):
         """
         ...
 
-    async def change(self, call: Callable[[], T]) -> T:
-        """Run a short call that changes something. Cancelled before it has begun it changes nothing; once it has
-        begun it is waited for, and what it returns or raises is not lost.
+    async def change(self, call: Callable[[], T], *, path: str = "/") -> T:
+        """Run a short call that changes something at ``path``. Cancelled before it has begun it changes nothing; once
+        it has begun it is waited for, and what it returns or raises is not lost.
+
+        Raises:
+            FileAccessError: the path's mount does not answer; nothing was begun.
         """
         ...
 
@@ -223,21 +229,17 @@ def stat_with_birth(path: str) -> FileStat | None:
 class KernelDisk:
     """The real file system."""
 
-    def __init__(self, *, max_threads: int = 8) -> None:
-        self._threads = trio.CapacityLimiter(max_threads)
-        self._closing_threads = trio.CapacityLimiter(max_threads)
-        """Of their own, so that nobody's reading can keep a file open."""
-        self._left_open: deque[_Descriptor] = deque()
-        """Files that nobody wants and that no thread was free to close; any thread may take from it."""
-        self._changing_threads = trio.CapacityLimiter(2)
-
-    async def _in_thread(self, call: Callable[[], T]) -> T:
-        return await run_in_thread(call, abandon_on_cancel=True, limiter=self._threads)
+    def __init__(self, mounts: Mounts | None = None, *, max_threads: int = 8) -> None:
+        """``max_threads`` is each mount's share, where no ``mounts`` are given."""
+        self._mounts = mounts or Mounts(max_threads=max_threads)
+        self._left_open: WeakKeyDictionary[Mount, deque[_Descriptor]] = WeakKeyDictionary()
+        """Files that nobody wants and that no thread of their mount was free to close; any of those may take from it.
+        """
 
     async def stat(self, path: str) -> FileStat | None:
         """See :meth:`Disk.stat`."""
         try:
-            return await self._in_thread(lambda: stat_with_birth(path))
+            return await self._mounts.run(path, lambda: stat_with_birth(path))
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
@@ -246,15 +248,18 @@ class KernelDisk:
     async def place_around(self, path: str, *, within: str = "") -> FolderPlace | None:
         """See :meth:`Disk.place_around`."""
         try:
-            return await self._in_thread(lambda: place_of_nearest_folder(path, within))
+            return await self._mounts.run(path, lambda: place_of_nearest_folder(path, within))
         except OSError as error:
             raise refusal(f"cannot look at the folder of {path!r}", error) from error
 
-    async def change(self, call: Callable[[], T]) -> T:
+    async def change(self, call: Callable[[], T], *, path: str = "/") -> T:
         """See :meth:`Disk.change`. The one kind of call here that is never abandoned: a file that an abandoned thread
         deletes later would be deleted behind everybody's back.
         """
-        return await run_in_thread(call, limiter=self._changing_threads)
+        try:
+            return await self._mounts.change(path, call)
+        except MountHungError as error:
+            raise refusal(f"cannot change {path!r}", error) from error
 
     @asynccontextmanager
     async def open(self, path: str) -> AsyncIterator[OpenRecording]:
@@ -263,34 +268,37 @@ class KernelDisk:
         try:
             try:
                 # O_NONBLOCK: the open of a FIFO that took the recording's name must not wait for its writer.
-                await self._in_thread(descriptor.open)
+                await self._mounts.run(path, descriptor.open)
             except (FileNotFoundError, NotADirectoryError) as error:
                 raise RecordingChangedError(f"{path!r} is not there any more") from error
             except OSError as error:
                 if error.errno in {errno.ELOOP, errno.EMLINK, errno.ENXIO}:
                     raise RecordingChangedError(f"{path!r} is not a regular file any more") from error
                 raise refusal(f"cannot open {path!r}", error) from error
-            recording = _KernelRecording(descriptor, path, self._in_thread)
+            recording = _KernelRecording(descriptor, path, self._mounts)
             await recording.stat()
             yield recording
         finally:
-            await self._close(descriptor)
+            await self._close(descriptor, self._mounts.of(path))
 
-    async def _close(self, descriptor: _Descriptor) -> None:
+    async def _close(self, descriptor: _Descriptor, mount: Mount) -> None:
         descriptor.unwanted()
-        close = partial(self._close_now, descriptor)
+        left_open = self._left_open.setdefault(mount, deque())
         try:
             with shielded(_CLOSE_SECONDS, saving="file's close"):
-                await run_in_thread(close, abandon_on_cancel=True, limiter=self._closing_threads)
+                close = partial(_close_now, descriptor, left_open)
+                # Threads of their own, so that nobody's reading can keep a file open.
+                await run_in_thread(close, abandon_on_cancel=True, limiter=mount.closing)
         finally:
             if descriptor.is_open:  # no thread was free in that time: the next one that is closes it too
-                self._left_open.append(descriptor)
+                left_open.append(descriptor)
 
-    def _close_now(self, descriptor: _Descriptor) -> None:
-        descriptor.close()
-        with suppress(IndexError):
-            while True:
-                self._left_open.popleft().close()
+
+def _close_now(descriptor: _Descriptor, left_open: deque[_Descriptor]) -> None:
+    descriptor.close()
+    with suppress(IndexError):
+        while True:
+            left_open.popleft().close()
 
 
 class _Descriptor:
@@ -336,11 +344,11 @@ class _Descriptor:
 
 
 class _KernelRecording:
-    def __init__(self, descriptor: _Descriptor, path: str, in_thread: _InThread) -> None:
+    def __init__(self, descriptor: _Descriptor, path: str, mounts: Mounts) -> None:
         self._descriptor = descriptor.number
         self.generation = descriptor.generation
         self._path = path
-        self._in_thread = in_thread
+        self._mounts = mounts
         self._nowait = _RWF_NOWAIT
 
     async def stat(self) -> FileStat:
@@ -348,7 +356,7 @@ class _KernelRecording:
         # server, so it is a worker's job too.
         descriptor = self._descriptor
         try:
-            found = await self._in_thread(lambda: open_file_stat(descriptor))
+            found = await self._mounts.run(self._path, lambda: open_file_stat(descriptor))
         except OSError as error:
             raise refusal(f"cannot look at {self._path!r}", error) from error
         if found is None:
@@ -356,7 +364,10 @@ class _KernelRecording:
         return found
 
     async def origin(self) -> Origin:
-        return await self._in_thread(lambda: origin_of(self._descriptor))
+        try:
+            return await self._mounts.run(self._path, lambda: origin_of(self._descriptor))
+        except OSError as error:
+            raise refusal(f"cannot look at {self._path!r}", error) from error
 
     async def read(self, offset: int, size_bytes: int) -> bytes:
         if self._nowait is not None:
@@ -376,23 +387,19 @@ class _KernelRecording:
                 return block
         descriptor = self._descriptor
         try:
-            return await self._in_thread(lambda: os.pread(descriptor, size_bytes, offset))
+            return await self._mounts.run(self._path, lambda: os.pread(descriptor, size_bytes, offset))
         except OSError as error:
             raise self._refused(offset, error) from error
 
     async def is_written(self, offset: int, size_bytes: int) -> bool:
         descriptor = self._descriptor
         try:
-            return await self._in_thread(lambda: piece_is_written(descriptor, offset, size_bytes))
+            return await self._mounts.run(self._path, lambda: piece_is_written(descriptor, offset, size_bytes))
         except OSError as error:
             raise self._refused(offset, error) from error
 
     def _refused(self, offset: int, error: OSError) -> FileAccessError:
         return refusal(f"cannot read {self._path!r} at byte {offset}", error)
-
-
-class _InThread(Protocol):
-    async def __call__(self, call: Callable[[], T]) -> T: ...
 
 
 async def head_of(recording: OpenRecording, size_bytes: int) -> bytes:

@@ -80,6 +80,7 @@ READS: Final = frozenset(
         "head_bucket",
         "head_object",
         "list_multipart_uploads",
+        "list_objects",
         "list_parts",
     }
 )

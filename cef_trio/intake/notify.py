@@ -6,6 +6,7 @@ together, and :func:`translate` turns a batch of raw events into :class:`Fact` s
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -65,44 +66,54 @@ class Kernel(Protocol):
 
 
 class FolderWatches:
-    """Which watch is on which folder."""
+    """Which watch is on which folder. :meth:`add` is called in a worker thread, all else by the loop."""
 
     def __init__(self, kernel: Kernel, root: str) -> None:
         self._kernel = kernel
         self.root = root
         self._folders: dict[int, str] = {}
+        self._lock = threading.Lock()
+        """Held for moments only, never while the kernel is asked."""
 
     @property
     def folders(self) -> frozenset[str]:
         """The folders that are watched."""
-        return frozenset(self._folders.values())
+        with self._lock:
+            return frozenset(self._folders.values())
 
     def folder(self, wd: int) -> str | None:
         """The folder of a watch."""
         return self._folders.get(wd)
 
     def add(self, folder: str) -> None:
-        """Watch a folder.
+        """Watch a folder. Blocks for as long as its file system takes to find it.
 
         Raises:
             OSError: it is gone, or the kernel's limit is reached (ENOSPC).
         """
-        self._folders[self._kernel.add_watch(folder, MASK)] = folder
+        wd = self._kernel.add_watch(folder, MASK)
+        with self._lock:  # here, and not by whoever waits: its first event may be read before that one wakes up
+            self._folders[wd] = folder
 
     def forget(self, wd: int) -> None:
         """The kernel has taken the watch away."""
-        self._folders.pop(wd, None)
+        with self._lock:
+            self._folders.pop(wd, None)
 
     def rename(self, old: str, new: str) -> None:
         """A folder has another name; the watches on it and below it stay."""
-        for wd, folder in self._folders.items():
-            if folder == old or folder.startswith(f"{old}/"):
-                self._folders[wd] = new + folder[len(old) :]
+        with self._lock:
+            for wd, folder in self._folders.items():
+                if folder == old or folder.startswith(f"{old}/"):
+                    self._folders[wd] = new + folder[len(old) :]
 
     def drop(self, folder: str) -> None:
         """A folder was moved away: stop watching it and what is below it."""
-        for wd in [wd for wd, name in self._folders.items() if name == folder or name.startswith(f"{folder}/")]:
-            del self._folders[wd]
+        with self._lock:
+            dropped = [wd for wd, name in self._folders.items() if name == folder or name.startswith(f"{folder}/")]
+            for wd in dropped:
+                del self._folders[wd]
+        for wd in dropped:
             try:
                 self._kernel.rm_watch(wd)
             except OSError:  # deleted meanwhile: the kernel took the watch away itself

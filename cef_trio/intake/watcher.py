@@ -14,6 +14,7 @@ import errno
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -161,11 +162,11 @@ class Watcher:
         if self._root not in {None, scan.root}:
             raise FileNotFoundError(errno.ENOENT, "another folder has its name now", self._folder)
         self._root = scan.root
-        if self._watch_new(scan):
+        if await self._watch_new(scan):
             # A folder that got its watch only now may have got files in between.
             began_at = trio.current_time()
             scan = await self._reader.scan(self._folder)
-            self._watch_new(scan)
+            await self._watch_new(scan)
         self.last_turn = self.last_attempt = trio.current_time()
         self.trouble = None
         for folder in sorted(scan.unreadable - self._unreadable):  # said once, however many scans
@@ -173,18 +174,20 @@ class Watcher:
         self._unreadable = scan.unreadable
         self._listener.tell(Scanned(scan.files, scan.unreadable, began_at=began_at))
 
-    def _watch_new(self, scan: Scan) -> bool:
-        if self._watches is None:
+    async def _watch_new(self, scan: Scan) -> bool:
+        """Set watches on new folders; returns whether any got one. To set one asks the folder's file system."""
+        watches = self._watches
+        if watches is None:
             return False
-        new = scan.folders - self._watches.folders
+        new = scan.folders - watches.folders
         for folder in sorted(new):
             try:
-                self._watches.add(folder)
+                await self._reader.ask(folder, partial(watches.add, folder))
             except OSError as error:
                 if error.errno in _LIMITS:
                     self._say_limited(error)
                     # Events would tell half of it: polling tells all. Others may need the watches.
-                    self._watches.drop(self._watches.root)
+                    watches.drop(watches.root)
                     self._watches = None
                     return False
         return bool(new)

@@ -20,16 +20,14 @@ from enum import Enum
 from functools import partial
 from typing import Final
 
-import trio
-
 from cef_trio import file_system
+from cef_trio.disk import refusal
+from cef_trio.mounts import MountHungError, Mounts
 from cef_trio.paths import open_straight
-from cef_trio.threads import run_in_thread
 
 _F_SETSIG: Final = getattr(fcntl, "F_SETSIG", 10)
 _F_SETLEASE: Final = getattr(fcntl, "F_SETLEASE", 1024)
 _F_GETLEASE: Final = getattr(fcntl, "F_GETLEASE", 1025)
-_threads: Final = trio.CapacityLimiter(2)
 
 
 class WriterState(Enum):
@@ -40,9 +38,16 @@ class WriterState(Enum):
     UNKNOWN = "unknown"
 
 
-async def writer_state(path: str) -> WriterState:
-    """Ask, in a worker thread: a hung disk must not stall the loop. The thread gives its lease back by itself."""
-    return await run_in_thread(partial(writer_state_now, path), abandon_on_cancel=True, limiter=_threads)
+async def writer_state(path: str, mounts: Mounts) -> WriterState:
+    """Ask, in a worker thread: a hung disk must not stall the loop. The thread gives its lease back by itself.
+
+    Raises:
+        FileAccessError: the file system does not answer. It is asked again; "not known" would be taken for an answer.
+    """
+    try:
+        return await mounts.run(path, partial(writer_state_now, path))
+    except MountHungError as error:
+        raise refusal(f"cannot ask who writes to {path!r}", error) from error
 
 
 def writer_state_now(path: str) -> WriterState:

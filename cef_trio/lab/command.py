@@ -28,6 +28,7 @@ from cef_trio.exceptions import CefMp4ProcessorError
 from cef_trio.exit_codes import ExitCode
 from cef_trio.lab.blows import DEATHS, Blow, Strike
 from cef_trio.lab.campaign import Tally, conduct
+from cef_trio.lab.checks import CHECKS
 from cef_trio.lab.explorers import cancellations, crashes, worlds
 from cef_trio.lab.kill import kill_campaign
 from cef_trio.lab.mutations import MUTATIONS, VARIANTS
@@ -84,7 +85,10 @@ def _parser() -> argparse.ArgumentParser:
     replay = _add(kinds, "replay", _replay, "one run again, told step by step")
     _add_report(replay)
     replay.add_argument(
-        "scenario", choices=[*SCENARIOS, SIMULATED], metavar="SCENARIO", help="its name, or `simulated`"
+        "scenario",
+        choices=[*SCENARIOS, SIMULATED, *CHECKS],
+        metavar="SCENARIO",
+        help="its name, `simulated`, or a check of `mutations`",
     )
     replay.add_argument(
         "strikes", nargs="*", type=_strike, metavar="BLOW@N[/LIFE]", help="such as cancel@17 or die-before@3/2"
@@ -288,11 +292,12 @@ def _hunt(arguments: argparse.Namespace, title: str) -> ExitCode:
             findings.append(hunt(name, processes=arguments.processes))
             progress.advance(bar)
     table = Table(title=title)
-    for heading in ("left out", "scenario", "struck by", "broken in", "runs", "first"):
+    for heading in ("left out", "kind", "shown by", "struck by", "broken in", "runs", "first"):
         table.add_column(heading, justify="right" if heading == "runs" else "left")
     for finding in findings:
         table.add_row(
             finding.mutation,
+            (MUTATIONS | VARIANTS)[finding.mutation].kind or "-",
             finding.scenario,
             finding.blow or "-",
             ", ".join(f"{promise} {count}" for promise, count in sorted(finding.broken.items())) or "nothing",

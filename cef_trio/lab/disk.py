@@ -61,8 +61,9 @@ class InlineDisk:
         with self._answering():
             return place_of_nearest_folder(path, within)
 
-    async def change(self, call: Callable[[], T]) -> T:
-        """See :meth:`cef_trio.disk.Disk.change`."""
+    async def change(self, call: Callable[[], T], *, path: str = "/") -> T:
+        """See :meth:`cef_trio.disk.Disk.change`. Nothing hangs here."""
+        del path
         await trio.lowlevel.checkpoint()
         with self._answering():
             return call()
@@ -105,8 +106,9 @@ class MortalDisk(InlineDisk):
         self._life = life
         self._watching = watching
 
-    async def change(self, call: Callable[[], T]) -> T:
-        """See :meth:`cef_trio.disk.Disk.change`."""
+    async def change(self, call: Callable[[], T], *, path: str = "/") -> T:
+        """See :meth:`cef_trio.disk.Disk.change`. Nothing hangs here."""
+        del path
         await trio.lowlevel.checkpoint()
         number = self._life.begins("disk change")
         if self._life.reaches(number, Death.BEFORE):
@@ -189,3 +191,9 @@ class InlineReader:
         await trio.lowlevel.checkpoint()
         with self._answering():
             return stats_now(sorted(paths))
+
+    async def ask(self, folder: str, call: Callable[[], T]) -> T:
+        """See :meth:`cef_trio.intake.scan.FolderReader.ask`."""
+        del folder
+        await trio.lowlevel.checkpoint()
+        return call()

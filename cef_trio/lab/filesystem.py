@@ -8,7 +8,7 @@ answers the daemon's own system calls by it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
@@ -56,6 +56,8 @@ class FileSystem:
     """Whether inotify hears what is done to its files; not so where other hosts do it."""
     error: int | None = None
     """The ``errno`` of every call, while its server is gone."""
+    open_error: int | None = None
+    """The ``errno`` of every opening of a file, while looks at it succeed: no descriptor is to be had."""
 
     def stamp(self, now_ns: int) -> int:
         """The time stamp of what is done now, by a clock that lags like a kernel's.
@@ -120,13 +122,12 @@ class Inodes:
         if inode.file_system.numbers is Numbers.REUSED:
             self._free.setdefault(inode.file_system, []).append(inode.number)
 
-    def renumber(self, file_system: FileSystem, now_ns: int) -> None:
-        """Every file gets another number, as on sshfs, FAT or CIFS when they are mounted again."""
-        for inode in self.living():
-            if inode.file_system is file_system:
-                self._give_up(inode, now_ns)
-                inode.number += 10_000
-                inode.since_ns = now_ns
+    def renumber(self, inodes: Iterable[Inode], now_ns: int) -> None:
+        """These get other numbers."""
+        for inode in inodes:
+            self._give_up(inode, now_ns)
+            inode.number += 10_000
+            inode.since_ns = now_ns
 
     def living(self) -> Iterator[Inode]:
         """The files that are there."""

@@ -118,6 +118,7 @@ class Queue:
         """See ``INotify.rm_watch``."""
         for key in [key for key, (number, _) in self._watches.items() if number == wd]:
             del self._watches[key]
+            self._put(Event(wd, flags.IGNORED, 0, ""))
             return
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
 

@@ -100,6 +100,10 @@ class Kernel:
                 return found
         return self._mounts[os.fspath(self.base)]
 
+    def file_systems(self) -> list[FileSystem]:
+        """Every file system that is mounted somewhere."""
+        return list(dict.fromkeys(self._mounts.values()))
+
     def sweep(self) -> None:
         """Take note of files that have lost their names."""
         for key, inode in self.inodes.by_key.items():
@@ -108,8 +112,12 @@ class Kernel:
                 self.inodes.remove(inode, self._now_ns())
 
     def renumber(self, file_system: FileSystem) -> None:
-        """Every file of it gets another number, as when sshfs or FAT is mounted again."""
-        self.inodes.renumber(file_system, self._now_ns())
+        """Every file of it gets another number, as on sshfs or FAT when the kernel forgets them, or mounts it again.
+
+        A folder that is watched keeps its own: the kernel holds it.
+        """
+        files = [inode for inode in self.inodes.living() if (self._kept / str(inode.serial)).exists()]
+        self.inodes.renumber([inode for inode in files if inode.file_system is file_system], self._now_ns())
 
     def unmount(self, folder: Path, *, leaves: FileSystem | None = None) -> Path:
         """Take what is mounted on a folder away; an empty folder of the file system below it is left there.
@@ -305,8 +313,11 @@ def _check_there(inode: Inode) -> None:
 
 def _check_open(inode: Inode, flags: int) -> None:
     _check_there(inode)
-    if inode.denied and not flags & _WALKS:
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    if flags & _WALKS:
+        return
+    number = errno.EACCES if inode.denied else inode.file_system.open_error
+    if number is not None:
+        raise OSError(number, os.strerror(number))
 
 
 _stat, _fstat, _open, _scandir, _pread = os.stat, os.fstat, os.open, os.scandir, os.pread

@@ -15,6 +15,8 @@ from typing import Any, Final
 
 import trio
 
+from cef_trio.checkpoint.states import Status
+from cef_trio.lab.file_misfortunes import TAKEN_FOR_ANOTHER
 from cef_trio.lab.filesystem import FileSystem, Leases, Numbers
 from cef_trio.lab.proxy import Interference, Rule
 from cef_trio.lab.redis_faults import RedisFaults
@@ -27,9 +29,6 @@ FOLDERS: Final = ("", "", "x/", "y/", f"{_MOUNT}/")
 """Where the recordings are; several may have one base name."""
 _KIND: Final = 0.5
 _DELETES: Final = 0.3
-_RENAMES_UNHEARD: Final = frozenset({"nfs", "overflow"})
-"""Not in gentle worlds yet, whose recordings are renamed: what is told by the next scan only is still called deleted
-(kind 1, the scenario ``moved-in-a-big-tree``)."""
 _SYSTEMS: Final = ("ext4", "ext4", "reused", "nfs", "other-user")
 
 
@@ -51,9 +50,9 @@ class Misfortunes:
         random = Random(derived(seed, "misfortunes"))  # noqa: S311 - to be repeated, not secret
         if random.random() < _KIND:
             return cls("ext4", ("",) * writers, (), deletes=False)
-        names = sorted(_GENTLE.keys() - _RENAMES_UNHEARD if gentle else ALL)
+        names = sorted(_GENTLE if gentle else ALL)
         return cls(
-            random.choice([system for system in _SYSTEMS if not (gentle and system in _RENAMES_UNHEARD)]),
+            random.choice(_SYSTEMS),
             tuple(random.choice(FOLDERS) for _ in range(writers)),
             tuple(
                 (random.uniform(0, 15), random.choice(names), random.uniform(1, 20))
@@ -61,6 +60,11 @@ class Misfortunes:
             ),
             deletes=not gentle and random.random() < _DELETES,
         )
+
+    @property
+    def may_end(self) -> frozenset[Status]:
+        """How a stream may end whose file is there."""
+        return TAKEN_FOR_ANOTHER if self.system == "nfs" else frozenset()
 
     @property
     def strikes_redis(self) -> bool:
@@ -98,7 +102,7 @@ def _turn(system: FileSystem, name: str) -> None:
         case "reused":
             system.numbers = Numbers.REUSED
         case "nfs":
-            system.name, system.leases, system.heard = "nfs4", Leases.NEVER, False
+            system.name, system.leases, system.heard, system.generations = "nfs", Leases.NEVER, False, False
         case "other-user":
             system.leases = Leases.NEVER
         case _:

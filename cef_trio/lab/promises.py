@@ -14,6 +14,7 @@ import httpx
 
 from cef_trio.checkpoint.model import Checkpoint
 from cef_trio.checkpoint.states import ENDED, Status
+from cef_trio.file_system import named
 from cef_trio.lab.mortal import Life
 from cef_trio.lab.scenarios import Scenario
 from cef_trio.lab.stage import Stage
@@ -204,15 +205,19 @@ def _is_of(world: World, checkpoint: Checkpoint, file: Path) -> bool:
 
 
 def _went_on_with(world: World, checkpoint: Checkpoint, file: Path) -> bool:
-    """Whether a stream that had sent nothing of its file was completed with the next one of its name and number.
+    """Whether a stream was completed with a file that nothing tells apart from the one it was begun for.
 
-    Where no generation is told, nothing tells these two apart, and nothing of them can be mixed.
+    Where no generation is told, that is the next file of its name and number, if nothing had been sent of the first;
+    where numbers are made up, any file of its name with the bytes of its object. Nothing of the two can be mixed.
     """
-    meta = checkpoint.meta
+    meta, inode = checkpoint.meta, world.kernel.inode(file)
     return (
         meta.status is Status.COMPLETED
         and meta.identity.generation is None
-        and world.kernel.inode(file).serial in world.kernel.inodes.bearers(meta.identity.file_ino)
+        and (
+            not named(inode.file_system.name).lasting_inodes
+            or inode.serial in world.kernel.inodes.bearers(meta.identity.file_ino)
+        )
         and _holds(world, checkpoint, file.read_bytes())
     )
 

@@ -1,4 +1,4 @@
-"""What stands between the daemon and S3: an ingress that answers itself, a request that arrives late, a stale answer.
+"""What stands between the daemon and S3: who answers in its place, a request that arrives late, a stale answer.
 
 Each of these is no fault of S3's own (those are ``local/s3/faults.py``): S3 never hears of the request, or hears of it
 when its sender is gone, or had answered so a while ago.
@@ -7,7 +7,7 @@ when its sender is gone, or had answered so a while ago.
 from __future__ import annotations
 
 import html
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -23,6 +23,8 @@ class Interference(Enum):
 
     PAGE = "page"
     """It is answered by a page of HTML with ``status``; S3 does not hear of it."""
+    ANSWER = "answer"
+    """It is answered with ``status``, ``headers`` and ``body``, as the store itself answers; S3 does not hear of it."""
     LATE = "late"
     """Its sender hears nothing; S3 takes it ``seconds`` later."""
     STALE = "stale"
@@ -39,6 +41,8 @@ class Rule:
     times: int | None = None
     status: int = 404
     title: str = "404 Not Found"
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: str = ""
     seconds: float = 0.0
     hits: int = 0
 
@@ -90,6 +94,9 @@ class ProxyTransport(httpx.AsyncBaseTransport):
             case Interference.PAGE:
                 await trio.lowlevel.checkpoint()
                 return _page(request, rule.status, rule.title)
+            case Interference.ANSWER:
+                await trio.lowlevel.checkpoint()
+                return _answer(request, rule)
             case Interference.LATE:
                 if self._proxy.background is not None:
                     self._proxy.background.start_soon(self._later, request, body, rule.seconds)
@@ -126,6 +133,11 @@ def _page(request: httpx.Request, status: int, title: str) -> httpx.Response:
         stream=_Body(body.encode()),
         request=request,
     )
+
+
+def _answer(request: httpx.Request, rule: Rule) -> httpx.Response:
+    headers = {"content-type": "application/xml", "x-amz-request-id": "0", **rule.headers}
+    return httpx.Response(rule.status, headers=headers, stream=_Body(rule.body.encode()), request=request)
 
 
 class _Body(httpx.AsyncByteStream):

@@ -21,6 +21,7 @@ import trio
 from cef_trio.checkpoint.model import Checkpoint
 from cef_trio.lab import promises
 from cef_trio.lab.blows import DEATHS, FATAL, Blow, Strike
+from cef_trio.lab.checks import CHECKS, Check
 from cef_trio.lab.journal import Entry, Lane, logging_into
 from cef_trio.lab.mortal import Life
 from cef_trio.lab.mutations import mutated
@@ -47,6 +48,7 @@ class Plan:
     """A run that can be repeated: the same plan is the same run."""
 
     scenario: str
+    """Its name, ``simulated``, or that of a check, which nothing strikes."""
     strikes: tuple[Strike, ...] = ()
     seed: int = 0
     mutation: str | None = None
@@ -106,13 +108,21 @@ def run_plan(plan: Plan, *, keep_journal: bool = False) -> Report:
     report = Report(plan)
     with tempfile.TemporaryDirectory(prefix="cef-lab-") as folder, mutated(plan.mutation):
         before = _descriptors()
+        check = CHECKS.get(plan.scenario)
         try:
-            run_virtual(_conduct, Path(folder), report, keep_journal, seed=plan.seed + 1)
+            if check is not None:
+                report.violations += _run_check(check)
+            else:
+                run_virtual(_conduct, Path(folder), report, keep_journal, seed=plan.seed + 1)
         except Exception as error:  # noqa: BLE001 - a daemon that raises has broken its word like any other
             report.violations.append(f"P6: the daemon raised {_innermost(error)!r}")
         if _descriptors() > before:
             report.violations.append(f"P7: {_descriptors() - before} file descriptors were left open")
     return report
+
+
+def _run_check(check: Check) -> list[str]:
+    return trio.run(check.run) if check.real else run_virtual(check.run, seed=1)
 
 
 def _innermost(error: Exception) -> Exception:

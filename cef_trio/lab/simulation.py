@@ -17,6 +17,7 @@ from cef_trio.checkpoint.memory import FaultHook, Snapshot
 from cef_trio.checkpoint.memory import Moment as RedisMoment
 from cef_trio.checkpoint.states import Status
 from cef_trio.lab.blows import FATAL, Blow, Strike
+from cef_trio.lab.file_misfortunes import FileMisfortunes
 from cef_trio.lab.misfortunes import Misfortunes
 from cef_trio.lab.redis_faults import RedisFaults
 from cef_trio.lab.scenarios import Scenario
@@ -51,6 +52,7 @@ def simulated(seed: int) -> Scenario:
     """The scenario of a seed."""
     world = _Dice.of(seed)
     unkind = Misfortunes.of(seed, gentle=world.gentle, writers=world.writers)
+    files = FileMisfortunes.of(seed, gentle=world.gentle, writers=world.writers)
 
     async def before(stage: Stage) -> None:
         for fault in world.faults:
@@ -58,6 +60,7 @@ def simulated(seed: int) -> Scenario:
         if world.stumbles:
             stage.world.store.fault = world.stumble(stage)
         unkind.prepare(stage)
+        files.prepare(stage)
         await trio.lowlevel.checkpoint()
 
     async def script(stage: Stage) -> None:
@@ -66,7 +69,12 @@ def simulated(seed: int) -> Scenario:
                 folder = unkind.folders[number]
                 # One name in each folder, as recorders have it: several folders may have the same.
                 name = f"{folder}{unkind.folders[:number].count(folder)}.mp4"
-                nursery.start_soon(_write, stage, name, Random(derived(seed, "writer", number)), world.gentle)
+                random = Random(derived(seed, "writer", number))
+                if files.preallocates[number]:
+                    nursery.start_soon(_preallocate, stage, name, random)
+                else:
+                    nursery.start_soon(_write, stage, name, random, world.gentle, files.moves)
+            nursery.start_soon(files.befall, stage)
             if unkind.events:
                 nursery.start_soon(unkind.befall, stage, RedisFaults(stage.world, also=stage.world.store.fault))
             if world.loses_redis:
@@ -77,7 +85,7 @@ def simulated(seed: int) -> Scenario:
         "a world made of dice",
         script,
         before,
-        may_end=frozenset() if world.gentle else _ENDS,
+        may_end=(frozenset() if world.gentle else _ENDS) | files.may_end | unkind.may_end,
         starts_over=not world.gentle,
         redis_may_fail=bool(world.stumbles) or unkind.strikes_redis,
         redis_silent=bool(world.stumbles) or unkind.strikes_redis,
@@ -170,8 +178,30 @@ def _fault(random: Random) -> Fault:
             return Fault(Kind.SLOW, operation, Moment.REPLY, nth=nth, times=20, seconds=random.uniform(0.1, 3.0))
 
 
-async def _write(stage: Stage, name: str, random: Random, gentle: bool) -> None:
-    """One recording's writer."""
+async def _preallocate(stage: Stage, name: str, random: Random) -> None:
+    """A writer that sets the full size first, fills it, and cuts off what is left."""
+    await trio.sleep(random.uniform(0, 3))
+    await _until_mounted(stage, name)
+    size_bytes, filled = random.randint(PART, 8 * PART), 0
+    stage.truncate(size_bytes, name)
+    stage.hits["writer: preallocate"] += 1
+    while filled < size_bytes - PART // 2:
+        await trio.sleep(random.expovariate(1.0))
+        await _until_mounted(stage, name)
+        piece = random.randbytes(min(random.randint(1, 2 * PART), size_bytes - filled))
+        stage.patch(filled, piece, name)
+        filled += len(piece)
+    if filled < size_bytes:
+        stage.hits["writer: cut"] += 1
+        stage.truncate(filled, name)
+    await trio.sleep(random.expovariate(1.0))
+    await _until_mounted(stage, name)
+    if random.random() < 0.8:
+        stage.close(name)
+
+
+async def _write(stage: Stage, name: str, random: Random, gentle: bool, moves: bool) -> None:
+    """One recording's writer; ``moves``: it is moved to another folder when it gets another name."""
     await trio.sleep(random.uniform(0, 3))
     await _until_mounted(stage, name)
     stage.append(random.randint(1, 2 * PART), name)
@@ -189,8 +219,9 @@ async def _write(stage: Stage, name: str, random: Random, gentle: bool) -> None:
                 stage.patch(random.randrange(stage.size_of(name)), random.randbytes(random.randint(1, 20)), name)
             case "rename":
                 folder, slash, last = name.rpartition("/")
-                stage.rename(name, f"{folder}{slash}r{last}")
-                name = f"{folder}{slash}r{last}"
+                new = f"{folder}{slash}r{last}" if not moves else f"{folder}{slash}deep/{last}"
+                stage.writers.move(name, new)
+                name = new
             case "truncate":
                 stage.truncate(random.randrange(stage.size_of(name)), name)
             case "delete":

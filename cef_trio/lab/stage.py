@@ -14,7 +14,7 @@ from cef_trio.lab.filesystem import FileSystem
 from cef_trio.lab.journal import Lane
 from cef_trio.lab.kernel import Host
 from cef_trio.lab.mortal import Life, Witness
-from cef_trio.lab.world import World, WorldDaemon
+from cef_trio.lab.world import PART, World, WorldDaemon
 from cef_trio.lab.writers import Writers
 from cef_trio.local.s3 import Armed, Fault, Kind
 
@@ -57,6 +57,15 @@ class Stage:
             self._other = other = WorldDaemon(world, services, host)
             await nursery.start(other.run)
             task_status.started(other)
+
+    async def recorded_by_an_earlier_daemon(self, *names: str) -> None:
+        """A daemon that had sent some parts of these recordings, and was stopped while they were written."""
+        async with self.world.daemon() as daemon:
+            self.daemon = daemon
+            for name in names:
+                self.append(3 * PART + 500, name)
+            await trio.sleep(3)
+        self.daemon = None
 
     def writers_of(self, host: Host) -> Writers:
         """Who writes in the folder of another machine."""

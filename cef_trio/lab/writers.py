@@ -112,18 +112,20 @@ class Writers:
         self._heard(name, flags.CLOSE_WRITE)
 
     def set_mtime(self, name: str, mtime_ns: int) -> None:
-        """Somebody sets its modification time (``utime``, ``rsync -t``); inotify's watch does not hear of that."""
+        """Somebody sets its modification time (``utime``, ``rsync -t``)."""
         self._note(f"set the time of {name} to {mtime_ns}")
         inode = self.inode(name)
         inode.mtime_ns = mtime_ns // inode.file_system.tick_ns * inode.file_system.tick_ns
         inode.ctime_ns = inode.file_system.stamp(self._kernel.now_ns())
+        self._heard(name, flags.ATTRIB)
 
-    def permit(self, name: str, permitted: bool) -> None:
+    def permit(self, name: str, *, permitted: bool) -> None:
         """Somebody sets its mode, so that the daemon may read it, or may not."""
         self._note(f"{'permit' if permitted else 'deny'} {name}")
         inode = self.inode(name)
         inode.denied = not permitted
         inode.ctime_ns = inode.file_system.stamp(self._kernel.now_ns())
+        self._heard(name, flags.ATTRIB)
 
     # -- names --------------------------------------------------------------------------------------------------------
 

@@ -46,6 +46,7 @@ from cef_trio.s3.model import (
     ListedPart,
     ListedUpload,
     ObjectRange,
+    ObjectsPage,
     PartToComplete,
     StoredObject,
     UploadedPart,
@@ -61,6 +62,7 @@ from cef_trio.s3.xml import (
     one_line,
     parse_abort_rules,
     parse_copied_part,
+    parse_objects,
     parse_parts,
     parse_upload_id,
     parse_uploads,
@@ -400,6 +402,20 @@ class S3Client:
                 did not answer.
         """
         return await self._retrier.call("head_object", lambda: self._reader.head(key))
+
+    async def list_objects(self, prefix: str, token: str | None = None) -> ObjectsPage:
+        """One page of the objects whose keys begin with ``prefix`` (ListObjectsV2); the next one by its token.
+
+        Raises:
+            S3OperationError: S3 refused, or did not answer; ``EndlessListing``: the next page would be this one.
+        """
+        query = [("list-type", "2"), ("encoding-type", "url")]
+        query += [("prefix", prefix)] if prefix else []
+        query += [("continuation-token", token)] if token is not None else []
+        page = await self._page(Call("list_objects", "GET", EMPTY_SHA256, query=tuple(query)), parse_objects)
+        if token is not None and page.next_token == token:
+            raise self._endless("list_objects", None, token)
+        return page
 
     @asynccontextmanager
     async def get_object(self, key: str) -> AsyncIterator[tuple[StoredObject, AsyncIterator[bytes]]]:

@@ -103,6 +103,23 @@ class ListedUpload:
 
 
 @dataclass(frozen=True, slots=True)
+class ListedObject:
+    """A finished object as ListObjectsV2 tells it. ``etag`` is without quotes."""
+
+    key: str
+    size_bytes: int
+    etag: str
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectsPage:
+    """A page of ListObjectsV2; ``next_token`` is ``None`` on the last one."""
+
+    objects: tuple[ListedObject, ...]
+    next_token: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class AbortRule:
     """An enabled lifecycle rule: uploads of keys under ``prefix`` are aborted ``days`` after they began."""
 

@@ -21,8 +21,10 @@ from cef_trio.s3.model import (
     AbortRule,
     ChecksumAlgorithm,
     CopiedPart,
+    ListedObject,
     ListedPart,
     ListedUpload,
+    ObjectsPage,
     PartToComplete,
 )
 
@@ -285,6 +287,26 @@ def parse_uploads(body: bytes) -> UploadsPage:
     if root.text_of("IsTruncated") == "true":
         markers = (decode(_required(root, "NextKeyMarker")), root.text_of("NextUploadIdMarker") or "")
     return UploadsPage(uploads, markers)
+
+
+def parse_objects(body: bytes) -> ObjectsPage:
+    """A page of ListObjectsV2; keys are decoded where the answer says that they are encoded.
+
+    Raises:
+        XmlError: it is none, or one that goes on and does not say where (an answer of the first version).
+    """
+    root = _root(body, "ListBucketResult")
+    decode = unquote_plus if root.text_of("EncodingType") == "url" else str
+    objects = tuple(
+        ListedObject(
+            key=decode(_required(found, "Key")),
+            size_bytes=_number(found, "Size", range(_MAX_OBJECT_BYTES)),
+            etag=unquoted(found.text_of("ETag")) or "",
+        )
+        for found in root.all("Contents")
+    )
+    goes_on = root.text_of("IsTruncated") == "true"
+    return ObjectsPage(objects, _required(root, "NextContinuationToken") if goes_on else None)
 
 
 def unquoted(etag: str | None) -> str | None:

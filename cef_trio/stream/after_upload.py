@@ -29,7 +29,7 @@ from typing import Final
 
 import structlog
 import trio
-from trio_util import AsyncBool
+from trio_util import AsyncBool, wait_any
 
 from cef_trio.checkpoint.keys import claim
 from cef_trio.checkpoint.model import StreamMeta
@@ -80,6 +80,8 @@ class AfterUpload:
         self._rule = rule
         self._watch_folder = watch_folder
         self._waiting: dict[str, _Waiting] = {}
+        self._under_way: set[str] = set()
+        """What a task is at: one, and those that wait for a mount that hangs."""
         self._news = AsyncBool(False)
 
     def offer(self, meta: StreamMeta) -> None:
@@ -91,15 +93,43 @@ class AfterUpload:
         self._news.value = True
 
     async def run(self) -> None:
-        """Work for ever."""
-        while True:
-            self._news.value = False
-            due = [item for item in self._waiting.items() if item[1].due_at <= trio.current_time()]
-            for path, waiting in sorted(due, key=lambda item: item[1].due_at):
-                await self._try(path, waiting)
-            soonest = min((waiting.due_at for waiting in self._waiting.values()), default=inf)
-            with trio.move_on_at(soonest):
-                await self._news.wait_value(True)
+        """Work for ever. What waits for a mount that hangs keeps no other recording waiting."""
+        hung = self._services.mounts.hung
+        async with trio.open_nursery() as nursery:
+            while True:
+                self._news.value = False
+                known = hung.value
+                for path, waiting in self._due():
+                    if self._hangs(path):
+                        continue
+                    ended = AsyncBool(False)
+                    nursery.start_soon(self._tried, path, waiting, ended)
+                    stuck = partial(hung.wait_value, lambda _, path=path: self._hangs(path))
+                    await wait_any(partial(ended.wait_value, True), stuck)
+                soonest = min((one.due_at for path, one in self._waiting.items() if self._may_try(path)), default=inf)
+                with trio.move_on_at(soonest):
+                    changed = partial(hung.wait_value, lambda now, known=known: now != known)
+                    await wait_any(partial(self._news.wait_value, True), changed)
+
+    def _due(self) -> list[tuple[str, _Waiting]]:
+        now = trio.current_time()
+        due = [(path, one) for path, one in self._waiting.items() if one.due_at <= now and self._may_try(path)]
+        return sorted(due, key=lambda item: item[1].due_at)
+
+    def _may_try(self, path: str) -> bool:
+        return path not in self._under_way and not self._hangs(path)
+
+    def _hangs(self, path: str) -> bool:
+        mounts = self._services.mounts
+        return mounts.hangs(path) or (self._rule.deed is Deed.MOVE and mounts.hangs(str(self._rule.folder)))
+
+    async def _tried(self, path: str, waiting: _Waiting, ended: AsyncBool) -> None:
+        self._under_way.add(path)
+        try:
+            await self._try(path, waiting)
+        finally:
+            self._under_way.discard(path)
+            self._news.value = ended.value = True
 
     async def _try(self, path: str, waiting: _Waiting) -> None:
         """Do what is asked with one recording. Cancelled, it is done, or it is not and the next start does it."""
@@ -155,7 +185,7 @@ class AfterUpload:
     async def _act(self, stream_id: str, ours: _Claim) -> None:
         file = await self._proved(stream_id)
         if self._rule.deed is Deed.DELETE:
-            if await self._services.disk.change(partial(disposal.delete_now, file)):
+            if await self._services.disk.change(partial(disposal.delete_now, file), path=file.path):
                 log.info("recording_deleted_after_upload", stream_id=stream_id, path=file.path)
             return
         moved_to = await self._move(file, ours)
@@ -182,7 +212,7 @@ class AfterUpload:
     async def _move(self, file: VerifiedFile, ours: _Claim) -> str | None:
         names = targets(file, self._watch_folder, self._rule.folder)
         try:
-            return await self._services.disk.change(partial(disposal.move_now, file, names))
+            return await self._services.disk.change(partial(disposal.move_now, file, names), path=file.path)
         except OtherFileSystemError:
             pass
         for name in names:
@@ -190,12 +220,13 @@ class AfterUpload:
                 break
         else:
             name = await self._copy(file, names, ours)
-        await self._services.disk.change(partial(disposal.delete_now, file))
+        await self._services.disk.change(partial(disposal.delete_now, file), path=file.path)
         return name
 
     async def _copy(self, file: VerifiedFile, names: tuple[str, str], ours: _Claim) -> str:
         """Copy the file to another file system; returns its name there, under which it is whole."""
-        change, path = self._services.disk.change, copy_name(names[0], file.stream_id)
+        path = copy_name(names[0], file.stream_id)
+        change = partial(self._services.disk.change, path=path)
         copy = await change(partial(Copy, path))
         try:
             await self._write(copy, file, ours)
@@ -206,14 +237,15 @@ class AfterUpload:
                 await change(copy.discard)
             raise
         finally:
-            copy.close()
+            if not self._services.mounts.hangs(path):  # what was written goes out now; the process's end closes it too
+                copy.close()
 
     async def _compare(self, path: str, file: VerifiedFile, ours: _Claim) -> None:
         if not await self._has_its_bytes(path, file, ours):
             raise AfterUploadError(f"{path!r} is not what was written to it")
 
     async def _write(self, copy: Copy, file: VerifiedFile, ours: _Claim) -> None:
-        change, crc, offset = self._services.disk.change, Crc64Nvme(), 0
+        change, crc, offset = partial(self._services.disk.change, path=copy.path), Crc64Nvme(), 0
         async with (
             self._services.disk.open(file.path) as recording,
             aclosing(FileSlice(recording, 0, file.size_bytes).blocks()) as blocks,
@@ -232,7 +264,7 @@ class AfterUpload:
         crc = Crc64Nvme()
         try:
             # The folder to move to may be reached by links, which were followed when the copy was written.
-            straight = await self._services.disk.change(partial(_without_links, path))
+            straight = await self._services.disk.change(partial(_without_links, path), path=path)
             await ours.keep()
             async with self._services.disk.open(straight) as recording:
                 if (await recording.stat()).size_bytes != file.size_bytes:

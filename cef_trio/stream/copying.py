@@ -31,7 +31,7 @@ class Copy:
         Raises:
             AfterUploadError: another process writes it, or the file system refused.
         """
-        self._path = path
+        self.path = path
         with said(f"cannot write {path!r}"), folder_of(path) as (folder, name):
             self._descriptor = os.open(name, _COPY, _PRIVATE, dir_fd=folder)
             try:
@@ -45,7 +45,7 @@ class Copy:
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise AfterUploadError(f"cannot write {self._path!r}: another daemon does") from error
+            raise AfterUploadError(f"cannot write {self.path!r}: another daemon does") from error
         except OSError:  # a file system without locks: then the claim must do
             return
 
@@ -55,7 +55,7 @@ class Copy:
         Raises:
             AfterUploadError: the file system refused, or is full.
         """
-        with said(f"cannot write {self._path!r}"):
+        with said(f"cannot write {self.path!r}"):
             written = 0
             while written < len(block):
                 written += os.pwrite(self._descriptor, block[written:], offset + written)
@@ -68,7 +68,7 @@ class Copy:
         Raises:
             AfterUploadError: the file system refused; for one, the disk did not take what was written.
         """
-        with said(f"cannot finish {self._path!r}"):
+        with said(f"cannot finish {self.path!r}"):
             with suppress(PermissionError):  # of a file system that has none
                 os.fchmod(self._descriptor, Path(file.path).lstat().st_mode & _PERMISSIONS)
             os.utime(self._descriptor, ns=(file.mtime_ns, file.mtime_ns))
@@ -82,19 +82,19 @@ class Copy:
         Raises:
             AfterUploadError: every name is taken, or the file system refused; it is still to be discarded.
         """
-        with said(f"cannot rename {self._path!r}"):
+        with said(f"cannot rename {self.path!r}"):
             for target in targets:
                 with folder_of(target) as (folder, name):
-                    if rename(folder, os.path.split(self._path)[1], folder, name):
+                    if rename(folder, os.path.split(self.path)[1], folder, name):
                         os.fsync(folder)
                         self.close()
                         return target
-        raise all_taken("rename", self._path, targets)
+        raise all_taken("rename", self.path, targets)
 
     def discard(self) -> None:
         """Remove it, as far as the file system lets us."""
         with suppress(OSError):
-            os.unlink(self._path)  # noqa: PTH108 - a path of any bytes, as it is
+            os.unlink(self.path)  # noqa: PTH108 - a path of any bytes, as it is
         self.close()
 
     def close(self) -> None:

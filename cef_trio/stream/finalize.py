@@ -57,6 +57,7 @@ async def verify_and_complete(
     if upload.meta.status is not Status.PENDING_COMPLETION:
         await upload.transition(Status.PENDING_COMPLETION)
         log.info("recording_ended", parts=len(upload.parts), covered_bytes=upload.covered_bytes)
+    waited_for: FileStat | None = None
     while not leaving():
         before = await recording.stat()
         if before.size_bytes > upload.plan.max_size_bytes:
@@ -65,8 +66,11 @@ async def verify_and_complete(
                 f"{before.size_bytes} bytes do not fit into 10,000 parts of {upload.plan.part_size} bytes; "
                 "set CHUNK_SIZE_BYTES higher",
             )
-        if wait_seconds := services.unproved_seconds(upload.meta.identity.fs_type, before):
+        if before != waited_for and (wait_seconds := services.unproved_seconds(upload.meta.identity.fs_type, before)):
             await pause(wait_seconds)
+        waited_for = (
+            before  # its tick is over: a write since then has another stamp, in this pass and in all later ones
+        )
         changed = await _make_parts_true(services, upload, recording, before.size_bytes, leaving)
         if leaving():
             return None

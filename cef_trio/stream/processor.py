@@ -24,7 +24,6 @@ import structlog
 import trio
 from trio_util import AsyncBool, AsyncValue, wait_any
 
-from cef_trio.checkpoint.model import Checkpoint
 from cef_trio.checkpoint.states import SENTENCES, FailureReason, Status
 from cef_trio.checkpoint.store import Saving
 from cef_trio.disk import OpenRecording
@@ -41,20 +40,18 @@ from cef_trio.exceptions import (
 from cef_trio.movement import Movement
 from cef_trio.shielded import shielded
 from cef_trio.stream import recovery
-from cef_trio.stream.adoption import UnknownUploads
-from cef_trio.stream.correction import settle
 from cef_trio.stream.decide import Action, Look, judge_look, next_action
 from cef_trio.stream.failures import KEEPS_ITS_UPLOAD, GivenUpError, reason_of
 from cef_trio.stream.finalize import finish, verify_and_complete
 from cef_trio.stream.holes import Holes
 from cef_trio.stream.identity import HEAD_BYTES, Sameness, is_same_file
 from cef_trio.stream.parts import Part
-from cef_trio.stream.predecessor import Likeness
 from cef_trio.stream.recognition import identify, recognize
 from cef_trio.stream.repeated_answers import RepeatedAnswers
 from cef_trio.stream.sending import send_all
 from cef_trio.stream.services import Services
 from cef_trio.stream.situation import Ending, Situation, closed, gone, looked, still_written
+from cef_trio.stream.start import FileHistory, NotStarted, Sources, start
 from cef_trio.stream.upload import StreamUpload
 
 log = structlog.get_logger(__name__)
@@ -87,20 +84,20 @@ class StreamProcessor:
     def __init__(
         self,
         services: Services,
-        unknown: UnknownUploads,
+        sources: Sources,
         situation: AsyncValue[Situation],
         stream_id: str | None,
-        instead_of: str | None = None,
+        history: FileHistory,
     ) -> None:
-        """``instead_of`` is the stream that the file's path led to when it was judged to need a new one."""
+        """``history`` is what is known of a file that has no stream (``stream_id`` is ``None``)."""
         self.situation = situation
         self.stream_id = stream_id
         self.working = False
         """Whether it holds a slot."""
         self.upload: StreamUpload | None = None
         self._services = services
-        self._unknown = unknown
-        self._instead_of = instead_of
+        self._sources = sources
+        self._history = history
         self.movement = Movement()
         """Whether its bytes move."""
         self.disowned = False
@@ -238,20 +235,21 @@ class StreamProcessor:
     async def _come_in(self) -> StreamUpload | Outcome:
         if self.stream_id is not None:
             return await self._resume(self.stream_id)
-        services, before = self._services, self._instead_of
-        async with services.stream_slots:
-            try:
-                path = self.situation.value.path
-                has = await settle(services, before, path) if before is not None else Likeness.NONE
-                if has is Likeness.SAME:
-                    return Outcome.UNCHANGED
-                supersedes = has.meta if isinstance(has, Checkpoint) else None
-                return await recovery.begin(
-                    services, self._unknown, path, named=self._name, instead_of=before, supersedes=supersedes
-                )
-            except RecordingChangedError as error:
-                log.info("nothing_there", reason=str(error))
-                return Outcome.NOTHING_THERE
+        path = self.situation.value.path
+        try:
+            started = await start(
+                self._services, self._sources, path, self._history, named=self._name, leaving=self._leaving
+            )
+        except RecordingChangedError as error:
+            log.info("nothing_there", reason=str(error))
+            return Outcome.NOTHING_THERE
+        match started:
+            case NotStarted.UNCHANGED:
+                return Outcome.UNCHANGED
+            case NotStarted.LEAVING:
+                return await self._park()
+            case StreamUpload():
+                return started
 
     async def _resume(self, stream_id: str) -> StreamUpload:
         scanned_for: str | None = None
@@ -437,11 +435,16 @@ class StreamProcessor:
         return unchanged
 
     async def _verify_and_complete(self, upload: StreamUpload, recording: OpenRecording) -> None:
+        situation = self.situation.value
+        if situation.ending is Ending.IDLE and (stat := await recording.stat()) != situation.stat:
+            # The silence was one of a cache of the mount (sshfs, NFS). To open a file is to ask its server.
+            self.situation.value = looked(self.situation.value, situation.path, stat)
+            return
         self._finalizing_began()
-        stat = await verify_and_complete(self._services, upload, recording, leaving=self._leaving, pause=self._rest)
-        if stat is not None:  # it is still being written
+        after = await verify_and_complete(self._services, upload, recording, leaving=self._leaving, pause=self._rest)
+        if after is not None:  # it is still being written
             self._finalizing_since = None
-            self.situation.value = looked(self.situation.value, self.situation.value.path, stat)
+            self.situation.value = looked(self.situation.value, self.situation.value.path, after)
 
     def _finalizing_began(self) -> float:
         if self._finalizing_since is None:
@@ -540,7 +543,7 @@ class StreamProcessor:
             upload = StreamUpload(self._services, checkpoint) if checkpoint else None
         if upload is None:
             upload = self.upload = await recovery.record_refused(
-                self._services, self.situation.value, named=self._name, instead_of=self._instead_of
+                self._services, self.situation.value, named=self._name, instead_of=self._history.instead_of
             )
         if reason not in KEEPS_ITS_UPLOAD:
             await upload.abort()

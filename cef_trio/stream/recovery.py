@@ -66,7 +66,7 @@ async def begin(
         stat = await recording.stat()
         identity = await identify(recording, stat, HEAD_BYTES)
         adopted = await unknown.claim(path, recording) if unknown.may_fit(path) else None
-    meta = _new_record(services, adopted.stream_id if adopted else services.new_stream_id(), path, identity)
+    meta = new_record(services, adopted.stream_id if adopted else services.new_stream_id(), path, identity)
     named(meta.stream_id)
     parts = adopted.parts if adopted else ()
     if supersedes:
@@ -101,7 +101,8 @@ async def begin(
     return StreamUpload(services, Checkpoint(meta, StreamSet.ACTIVE, records))
 
 
-def _new_record(services: Services, stream_id: str, path: str, identity: FileIdentity) -> StreamMeta:
+def new_record(services: Services, stream_id: str, path: str, identity: FileIdentity) -> StreamMeta:
+    """The record of a stream that begins now."""
     rules, now = services.rules, services.utc_now()
     return StreamMeta(
         stream_id=stream_id,
@@ -127,7 +128,7 @@ async def record_refused(
     except ChunkProcessingError:
         stat = None
     identity = identity_by_stat(stat or situation.stat)
-    meta = _new_record(services, services.new_stream_id(), situation.path, identity)
+    meta = new_record(services, services.new_stream_id(), situation.path, identity)
     named(meta.stream_id)
     await services.store.create(meta, services.lease, instead_of=instead_of)
     return StreamUpload(services, Checkpoint(meta, StreamSet.ACTIVE))

@@ -6,13 +6,14 @@ never awaits, so it answers while Redis and S3 do not.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import Final, Protocol
 
 import trio
 
+from cef_trio.mounts import is_on
 from cef_trio.stream.services import Services
 from cef_trio.stream.situation import Ending, Situation
 from cef_trio.stream.supervisor import LiveStream, StreamSupervisor
@@ -22,6 +23,7 @@ _ROUNDS_MISSED: Final = 3
 _NO_FOLDERS_OF_RECORDINGS: Final = frozenset({"lost+found"})
 """Every ext4 has one that nobody may read; that is no trouble."""
 _MAX_TEXT: Final = 500
+_MAX_NAMED: Final = 5
 
 
 class WatchedFolder(Protocol):
@@ -64,22 +66,30 @@ class RiskObserver:
         queues = self.services.part_slots.available_tokens < 1 or self.services.pacer.rate > 0
         offset = self.services.unix_time(0.0)
         busy = [one for one in live if not one.processor.movement.resting]
+        hung = self._hung_mounts()
+        refused = [one for one in busy if one.unreadable is not None]
+        waiting = {
+            one: Waiting(one.processor.movement.moved_at, _missing_bytes(one, now), one.unreadable or "")
+            for one in refused
+        }
+        on_hung = [one for one in refused if any(is_on(one.path, point) for point in hung)]
         return Facts(
             outages=self._outages(),
             uploads=tuple(_upload(one, now, queues=queues) for one in busy if one.unreadable is None),
             last_moved_at=max((one.processor.movement.moved_at for one in live), default=-float("inf")),
             not_looked_up=self.supervisor.not_looked_up,
             failed=tuple(replace(one, since=one.since - offset) for one in self.supervisor.given_up),
-            unreadable_files=tuple(
-                Waiting(one.processor.movement.moved_at, _missing_bytes(one, now), one.unreadable)
-                for one in busy
-                if one.unreadable is not None
+            unreadable_files=tuple(waiting[one] for one in refused if one not in on_hung),
+            hung_mounts=(
+                *(Waiting(since, why=_named(point, live)) for point, since in hung.items()),
+                *(replace(waiting[one], why="") for one in on_hung),
             ),
             unreadable_records=self.supervisor.set_aside,
             unreadable_folders=tuple(
                 Waiting(since, why=folder)
                 for folder, since in self.supervisor.unreadable_folders.items()
                 if PurePath(folder).name not in _NO_FOLDERS_OF_RECORDINGS
+                and not any(is_on(folder, point) for point in hung)
             ),
             folder_lost=self._folder_lost(now),
         )
@@ -92,6 +102,12 @@ class RiskObserver:
             if breaker.outage is not None
         }
 
+    def _hung_mounts(self) -> Mapping[str, float]:
+        """The mounts within the watch folder, or of the watch folder, that do not answer."""
+        watched = self.services.rules.watch_folder
+        hung = self.services.mounts.hung.value.items()
+        return {point: since for point, since in hung if is_on(point, watched) or is_on(watched, point)}
+
     def _folder_lost(self, now: float) -> Waiting | None:
         watcher = self.watcher
         if watcher is None:
@@ -101,6 +117,13 @@ class RiskObserver:
             return Waiting(since, why=why)
         overdue = watcher.last_turn + _ROUNDS_MISSED * watcher.rescan_seconds
         return Waiting(overdue, why="a scan does not end") if now > overdue else None
+
+
+def _named(point: str, live: Iterable[LiveStream]) -> str:
+    """A mount, and which open recordings are on it."""
+    paths = sorted(one.path for one in live if is_on(one.path, point))
+    more = f" and {len(paths) - _MAX_NAMED} more" if len(paths) > _MAX_NAMED else ""
+    return f"{point} ({', '.join(paths[:_MAX_NAMED])}{more})" if paths else point
 
 
 def _upload(live: LiveStream, now: float, *, queues: bool) -> Upload:

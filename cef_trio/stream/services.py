@@ -18,6 +18,7 @@ from cef_trio.config import Settings
 from cef_trio.disk import Disk
 from cef_trio.file_system import named
 from cef_trio.media.metadata import MediaInfo
+from cef_trio.mounts import Mounts
 from cef_trio.recording import FileStat
 from cef_trio.retry import CircuitBreaker
 from cef_trio.s3.client import S3Client
@@ -109,6 +110,8 @@ class Services:
     """Which calls of S3 are done without at present."""
     strays: StrayUploads = field(default_factory=StrayUploads)
     """When uploads that were left under ended streams' keys are looked for."""
+    mounts: Mounts = field(default_factory=Mounts)
+    """Which mounts answer."""
     scans: Scans = field(default_factory=Scans)
     """The last scan of the watch folder."""
     webhook_owed: AsyncBool = field(default_factory=lambda: AsyncBool(False))
@@ -116,6 +119,7 @@ class Services:
 
     def __post_init__(self) -> None:
         self.metrics.failing_calls_by(lambda: len(self.best_effort.failing))
+        self.metrics.hung_mounts_by(lambda: len(self.mounts.hung.value))
 
     async def attempt(self, operation: str, call: Callable[[], Awaitable[T]]) -> T | None:
         """Make a call of S3 that can be done without (:meth:`BestEffort.attempt`)."""

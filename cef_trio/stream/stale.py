@@ -53,6 +53,9 @@ class StaleChecker:
         self.last_turn = trio.current_time()
         """``trio.current_time()`` when it last began a round: a health check looks at it."""
         self._unseen: list[str] = []
+        """Why streams could not be looked at in this round."""
+        self._said: list[str] = []
+        """The same of the round before."""
 
     async def run(self) -> None:
         """Check for ever."""
@@ -67,12 +70,13 @@ class StaleChecker:
                     await self._resume_unattended()
                 except CefMp4ProcessorError as error:
                     log.warning("stale_check_failed", error=str(error))
-                if self._unseen:
+                if self._unseen and self._unseen != self._said:
                     log.warning("stale_check_failed", error=self._unseen[0])
+                self._said = list(self._unseen)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """What cannot be looked at, or Redis refuses for good, is one stream's trouble; it is said once a round."""
+        """What cannot be looked at, or Redis refuses for good, is one stream's trouble, and said once."""
         try:
             yield
         except CefMp4ProcessorError as error:
@@ -86,7 +90,7 @@ class StaleChecker:
         if live.situation.value != situation:
             return  # news came meanwhile, and is newer than this look
         finding = judge_stale(
-            idle_seconds=trio.current_time() - live.changed_at,
+            idle_seconds=live.silent_seconds(trio.current_time()),
             timeout_seconds=self._timeout_seconds,
             known=situation.stat,
             found=found,

@@ -13,6 +13,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from itertools import islice
+from math import inf
+from typing import Final
 
 import structlog
 import trio
@@ -27,13 +29,15 @@ from cef_trio.recording import FileStat
 from cef_trio.stream import lookup
 from cef_trio.stream import situation as news
 from cef_trio.stream.adoption import UnknownUploads
-from cef_trio.stream.identity import Sameness, may_be
+from cef_trio.stream.identity import Sameness, inodes_last, may_be
 from cef_trio.stream.judge import Verdict, judge, must_be_recognized
+from cef_trio.stream.orphan_objects import OrphanObjects
 from cef_trio.stream.processor import Outcome, StreamProcessor
 from cef_trio.stream.recognition import recognize_at
 from cef_trio.stream.relocation import RelocatedStreams
 from cef_trio.stream.services import Services
 from cef_trio.stream.situation import Ending, Situation
+from cef_trio.stream.start import FileHistory, Sources
 from cef_trio.telemetry.at_risk import Waiting
 from cef_trio.telemetry.lag import Growth, Lag, lag_of
 
@@ -42,8 +46,12 @@ log = structlog.get_logger(__name__)
 _BATCH = 500
 _RECOGNIZE_SECONDS = 5.0
 """How long one file may keep the others waiting while it is read to see which file it is."""
+_LOST_AGAIN_SECONDS = 600.0
+"""How long after a search for what Redis may have lost old files that come are taken for new ones."""
 _PAUSE_SECONDS = 1.0
 """Between two tries to ask a Redis that refuses, and before a stream whose lease was lost is asked about again."""
+
+_NO_HISTORY: Final = FileHistory()
 
 
 @dataclass(eq=False, slots=True)
@@ -53,12 +61,15 @@ class LiveStream:
     processor: StreamProcessor
     situation: AsyncValue[Situation]
     changed_at: float
-    """``trio.current_time()`` when the file was last seen to change."""
+    """``trio.current_time()`` when the file was last known to be another one than before."""
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     growth: Growth = field(init=False)
+    _silent: FileStat = field(init=False)
+    """The file as it was at ``changed_at``."""
 
     def __post_init__(self) -> None:
-        self.growth = Growth(self.changed_at, self.situation.value.stat.size_bytes)
+        self._silent = self.situation.value.stat
+        self.growth = Growth(self.changed_at, self._silent.size_bytes)
 
     @property
     def path(self) -> str:
@@ -83,6 +94,13 @@ class LiveStream:
         self.growth.acknowledged(upload.acknowledged_to)
         return Lag(waiting, self.growth.oldest(), max(0, size_bytes - acknowledged - waiting))
 
+    def may_be_at(self, stat: FileStat) -> bool:
+        """Whether a file that was given another name may be its own: where numbers do not last, the news says so."""
+        upload = self.processor.upload
+        if self.situation.value.stat.inode == stat.inode:
+            return True
+        return upload is not None and not inodes_last(upload.meta.identity.fs_type)
+
     @property
     def unreadable(self) -> str | None:
         """Why its file cannot be read now; ``None`` if nothing is known against it. None of its bytes gets to S3."""
@@ -92,10 +110,16 @@ class LiveStream:
     def learn(self, situation: Situation) -> None:
         """Take in news."""
         self.processor.try_again()
-        if situation.stat != self.situation.value.stat:
-            self.changed_at = trio.current_time()
         self.situation.value = situation
+        self.silent_seconds(trio.current_time())
         self.lag(trio.current_time())  # notes when its bytes were first seen
+
+    def silent_seconds(self, now: float) -> float:
+        """How long the file has been as it is, whoever saw it so: the stream looks for itself, and tells nobody."""
+        stat: FileStat = self.situation.value.stat
+        if stat != self._silent:
+            self._silent, self.changed_at = stat, now
+        return now - self.changed_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +137,14 @@ class StreamSupervisor:
         self._services = services
         self._processors = processors
         self._matches = matches
-        self._uploads = UnknownUploads(services)
+        self._sources = Sources(UnknownUploads(services), OrphanObjects(services, lambda: self.live_ids))
         self._relocated = RelocatedStreams(services)
         self._must_list_uploads = True
+        self._may_be_lost_before_ns = int(services.utc_now().timestamp() * 1e9)
+        """Redis may have lost the record of a file that was last written before this: before this daemon's life, or
+        before a sign of a loss."""
+        self._search_lost_at = -inf
+        """When what Redis may have lost may be searched for again, by ``trio.current_time()``."""
         self._draining = AsyncBool(False)
         self._live: dict[str, LiveStream] = {}
         self._settled: dict[str, FileStat] = {}
@@ -225,7 +254,7 @@ class StreamSupervisor:
 
     def _moved(self, old_path: str, new_path: str, stat: FileStat) -> None:
         live = self._live.get(old_path)
-        if live is not None and live.situation.value.stat.inode == stat.inode:
+        if live is not None and live.may_be_at(stat):
             del self._live[old_path]
             overwritten = self._live.pop(new_path, None)
             if overwritten is not None:
@@ -254,11 +283,11 @@ class StreamSupervisor:
         now = trio.current_time()
         self.unreadable_folders = {folder: self.unreadable_folders.get(folder, now) for folder in unreadable}
         self._given_up = {path: one for path, one in self._given_up.items() if path in self._settled}
-        missing = {
-            path: live
-            for path, live in self._live.items()
-            if path not in files and not any(path.startswith(f"{folder}/") for folder in unreadable)
-        }
+
+        def is_missing(path: str) -> bool:
+            return path not in files and not any(path.startswith(f"{folder}/") for folder in unreadable)
+
+        missing = {path: live for path, live in self._live.items() if is_missing(path)}
         if missing:
             # Names of files that no stream has: one of them may be a lost stream's file under its new name.
             unclaimed = {stat.inode: path for path, stat in files.items() if path not in self._live}
@@ -269,7 +298,7 @@ class StreamSupervisor:
                 else:
                     self._moved(path, new_path, files[new_path])
         for known in (self._settled, self._set_aside):
-            for path in [path for path in known if path not in files]:
+            for path in [path for path in known if is_missing(path)]:
                 del known[path]
         for path, stat in files.items():
             self._seen(path, stat)
@@ -350,6 +379,8 @@ class StreamSupervisor:
 
     async def _begin_all(self, fresh: list[str], asked: Mapping[str, _Unknown], known: Mapping[str, KnownPath]) -> None:
         """Start streams for files that Redis does not know, at least not by these names."""
+        if any(path in self._settled and path not in known for path in fresh):
+            self._may_have_lost()  # Redis knew it
         await self._find_what_may_fit()
         for path in fresh:
             if (unknown := self._still_unknown(path, asked)) is None:
@@ -358,7 +389,13 @@ class StreamSupervisor:
             if (unknown := self._still_unknown(path, asked)) is not None:
                 del self._unknown[path]
                 seen = known.get(path)
-                self._begin(path, unknown, stream_id, instead_of=seen.meta.stream_id if seen is not None else None)
+                old = self._may_be_lost(unknown.stat)
+                history = FileHistory(
+                    instead_of=seen.meta.stream_id if seen is not None else None,
+                    renamed=self._relocated.claim_completed(path, unknown.stat) if old else None,
+                    may_be_stored=old,
+                )
+                self._begin(path, unknown, stream_id, history)
 
     async def _judge(self, path: str, stat: FileStat, known: KnownPath | None) -> Verdict | None:
         """What a file means to us; ``None``: it could not be looked at in time, and is left to the next scan."""
@@ -397,11 +434,27 @@ class StreamSupervisor:
             self._must_list_uploads = False  # first: who finds another lease lost meanwhile sets it again
             done = False
             try:
-                done = await self._uploads.look(lambda: self.live_ids)
+                done = await self._sources.uploads.look(lambda: self.live_ids)
             finally:
                 self._must_list_uploads |= not done
         if self._relocated.due:
             await self._relocated.look(lambda: self.live_ids)
+        old = {path: one.stat for path, one in self._unknown.items() if self._may_be_lost(one.stat)}
+        if old and trio.current_time() >= self._search_lost_at:
+            await self._relocated.look_for_completed(old)
+            self._sources.objects.want(old)
+            self._search_lost_at = trio.current_time() + _LOST_AGAIN_SECONDS
+
+    def _may_be_lost(self, stat: FileStat) -> bool:
+        """Whether Redis may have known a file that it does not know."""
+        return stat.mtime_ns < self._may_be_lost_before_ns
+
+    def _may_have_lost(self) -> None:
+        """Redis has lost something, or may have: search for it before a file of until now is taken for a new one."""
+        self._must_list_uploads = True
+        self._relocated.again()
+        self._may_be_lost_before_ns = int(self._services.utc_now().timestamp() * 1e9) + 1
+        self._search_lost_at = -inf
 
     def _settle(self, path: str, known: KnownPath) -> None:
         """Nothing is to be done about that file until it changes, but what follows an upload."""
@@ -425,13 +478,13 @@ class StreamSupervisor:
             return None
         return None if any(new_path == path for _, new_path, _ in self._renamed) else unknown
 
-    def _begin(self, path: str, unknown: _Unknown, stream_id: str | None, *, instead_of: str | None) -> None:
+    def _begin(self, path: str, unknown: _Unknown, stream_id: str | None, history: FileHistory) -> None:
         """Start the task of a file that Redis does not know: a new stream's, unless it is a relocated one's."""
         live = next((live for live in self.live if stream_id and live.processor.stream_id == stream_id), None)
         if live is not None:  # the stale checker took it up since it was looked for: this is where its file is
             self._moved(live.path, path, unknown.stat)
         else:
-            self._start(path, unknown, stream_id, instead_of=instead_of)
+            self._start(path, unknown, stream_id, history)
 
     async def _rename_known(self) -> None:
         """Tell Redis of new names first: else a file would be asked about by a name that leads to nothing."""
@@ -484,32 +537,32 @@ class StreamSupervisor:
             if renamed is not None:
                 self._start(renamed, self._unknown.pop(renamed), meta.stream_id)
                 return
+            if not detached and any(True for _ in self._unasked()):
+                return  # one of those files may be its own under a new name, which only its bytes tell
         if path in self._live or detached:
             path = f"{path}\0{meta.stream_id}"
         there = stat or FileStat(meta.identity.file_dev, meta.identity.file_ino, 0, 0)
         self._launch(path, Situation(meta.current_path, there, doubted=stat is None), meta.stream_id)
 
-    def _start(self, path: str, unknown: _Unknown, stream_id: str | None, *, instead_of: str | None = None) -> None:
+    def _start(self, path: str, unknown: _Unknown, stream_id: str | None, history: FileHistory = _NO_HISTORY) -> None:
         if self._draining.value or path in self._live or (stream_id is not None and stream_id in self.live_ids):
             return
         ending = Ending.CLOSED if unknown.closed else Ending.NOT
-        self._launch(
-            path, Situation(path, unknown.stat, ending), stream_id, seen_at=unknown.since, instead_of=instead_of
-        )
+        self._launch(path, Situation(path, unknown.stat, ending), stream_id, history, seen_at=unknown.since)
 
     def _launch(
         self,
         key: str,
         situation: Situation,
         stream_id: str | None,
+        history: FileHistory = _NO_HISTORY,
         *,
         seen_at: float | None = None,
-        instead_of: str | None = None,
     ) -> None:
         for settled in (self._settled, self._given_up):  # it is looked at anew when this task has ended
             settled.pop(situation.path, None)
         value = AsyncValue(situation)
-        processor = StreamProcessor(self._services, self._uploads, value, stream_id, instead_of)
+        processor = StreamProcessor(self._services, self._sources, value, stream_id, history)
         live = LiveStream(processor, value, trio.current_time())
         if seen_at is not None:
             live.growth = Growth(seen_at, situation.stat.size_bytes)
@@ -533,8 +586,7 @@ class StreamSupervisor:
             lease_lost = outcome in {None, Outcome.LEASE_LOST}
             # Before the file can be taken for a new one: Redis may have lost its memory, and S3 have what it forgot.
             if lease_lost:
-                self._must_list_uploads = True
-                self._relocated.again()
+                self._may_have_lost()
             for key in [key for key, other in self._live.items() if other is live]:
                 del self._live[key]
             cancelled = "lease_lost" if live.processor.disowned else "cancelled"

@@ -32,6 +32,7 @@ class Reason(StrEnum):
     NOT_LOOKED_UP = "not_looked_up"
     FAILED = "failed"
     FILE_UNREADABLE = "file_unreadable"
+    MOUNT_HUNG = "mount_hung"
     RECORD_UNREADABLE = "record_unreadable"
     FOLDER_UNREADABLE = "folder_unreadable"
     FOLDER_LOST = "folder_lost"
@@ -45,6 +46,7 @@ SENTENCES: Final[Mapping[Reason, str]] = MappingProxyType(
         Reason.NOT_LOOKED_UP: "new files wait: Redis or S3 cannot be asked about them",
         Reason.FAILED: "uploads failed for good, and their files are still here; `cef-trio retry` brings them back",
         Reason.FILE_UNREADABLE: "recordings cannot be read: the file system refuses",
+        Reason.MOUNT_HUNG: "a mount does not answer, so recordings on it are neither read nor seen",
         Reason.RECORD_UNREADABLE: "records in Redis cannot be read; `cef-trio doctor` names them",
         Reason.FOLDER_UNREADABLE: "folders cannot be read, so recordings in them are not seen",
         Reason.FOLDER_LOST: "the watch folder cannot be read, so recordings are not seen",
@@ -89,6 +91,8 @@ class Facts:
     failed: tuple[Waiting, ...] = ()
     unreadable_files: tuple[Waiting, ...] = ()
     """Not among ``uploads``: they are told as what they are, whatever else is down."""
+    hung_mounts: tuple[Waiting, ...] = ()
+    """The mounts that do not answer, and the streams that wait for them; those are not among ``unreadable_files``."""
     unreadable_records: tuple[Waiting, ...] = ()
     unreadable_folders: tuple[Waiting, ...] = ()
     folder_lost: Waiting | None = None
@@ -120,6 +124,7 @@ def judge(facts: Facts, now: float, *, patience_seconds: float | None = None) ->
     found[down[0] if down else Reason.NOT_LOOKED_UP] += _late(facts.not_looked_up, now, patience)
     found[Reason.FAILED] += _late(facts.failed, now, patience)
     found[Reason.FILE_UNREADABLE] += _late(facts.unreadable_files, now, patience)
+    found[Reason.MOUNT_HUNG] += _late(facts.hung_mounts, now, patience)
     found[Reason.RECORD_UNREADABLE] += _late(facts.unreadable_records, now, patience)
     found[Reason.FOLDER_UNREADABLE] += _late(facts.unreadable_folders, now, patience)
     if facts.folder_lost is not None:

@@ -122,6 +122,11 @@ FAMILIES: Final = (
         "Kinds of S3 calls that uploads go on without and that fail at present: listing open uploads, listing parts.",
     ),
     Family(
+        "hung_mounts",
+        Kind.GAUGE,
+        "Mounts that do not answer: set aside, and asked again in the background.",
+    ),
+    Family(
         "log_lines_lost_total",
         Kind.COUNTER,
         "Lines of the log that were dropped because they could not be written in time.",

@@ -47,6 +47,7 @@ class Metrics:
         self._last_turns: dict[str, Callable[[], float]] = {}
         self._owed_webhooks: Callable[[], int] | None = None
         self._at_risk: Callable[[], tuple[Risk, ...]] | None = None
+        self._hung_mounts: Callable[[], int] | None = None
         self._failing_calls: Callable[[], int] | None = None
         self._lost_log_lines: Callable[[], int] = lambda: 0
         self._uploaded_bytes = self._counter("uploaded_bytes_total")
@@ -147,6 +148,10 @@ class Metrics:
         """Who tells, at each scrape, how many kinds of calls are done without."""
         self._failing_calls = failing
 
+    def hung_mounts_by(self, hung: Callable[[], int]) -> None:
+        """Who tells, at each scrape, how many mounts do not answer."""
+        self._hung_mounts = hung
+
     def lost_log_lines_by(self, lost: Callable[[], int]) -> None:
         """Who tells, at each scrape, how many lines of the log were lost; the log is the whole process's."""
         self._lost_log_lines = lost
@@ -172,6 +177,8 @@ class Metrics:
             yield "at_risk_since_timestamp_seconds", (risk.reason.value,), risk.since
         if self._failing_calls is not None:
             yield "optional_calls_failing", (), self._failing_calls()
+        if self._hung_mounts is not None:
+            yield "hung_mounts", (), self._hung_mounts()
         if self._take_snapshot is None:
             return
         now = self._take_snapshot()

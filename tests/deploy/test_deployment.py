@@ -15,6 +15,7 @@ from servers.deployment import DEPLOY, ROOT, Unit, documents, environment, of_ku
 
 import cef_trio
 from cef_trio.config import Settings
+from cef_trio.media.ffprobe import MAX_AT_ONCE, MAX_DATA_BYTES
 from cef_trio.operate.health import DEFAULT_PORT
 from cef_trio.secret_files import file_variables
 
@@ -26,6 +27,8 @@ CONTAINERFILE: Final = (ROOT / "Containerfile").read_text()
 POD: Final = of_kubernetes("StatefulSet")["spec"]["template"]["spec"]
 KUBERNETES: Final = POD["containers"][0]
 UID: Final = 1001
+DAEMON_BYTES: Final = 128 * 1024 * 1024
+"""What the daemon itself needs, with room: some 100 MiB."""
 SECRETS_UNIT: Final = unit(DEPLOY / "systemd" / "secrets.conf")
 SECRET_FILES: Final = set(file_variables(Settings).values())
 SETTINGS: Final = {name.upper() for name in Settings.model_fields} | SECRET_FILES | {"PROM_HOST", "PROM_PORT"}
@@ -195,6 +198,25 @@ def test_p4_nobody_is_killed_before_the_daemon_has_had_its_time(where: str, give
     assert p4_seconds() < seconds(given) <= p4_seconds() + 5, where
 
 
+@pytest.mark.parametrize(
+    ("where", "memory", "processes"),
+    [
+        ("systemd", value(SERVICE, "Service", "MemoryMax"), value(SERVICE, "Service", "TasksMax")),
+        ("quadlet", podman_argument("memory"), podman_argument("pids-limit")),
+        ("compose", COMPOSE["services"]["cef-trio"]["mem_limit"], COMPOSE["services"]["cef-trio"]["pids_limit"]),
+        ("kubernetes", KUBERNETES["resources"]["limits"]["memory"].removesuffix("i"), None),  # its pods have a limit
+    ],
+)
+def test_p7_the_daemons_cgroup_holds_it_and_all_the_ffprobes_that_run_at_once(
+    where: str, memory: str, processes: str | int | None
+) -> None:
+    """So no hostile recording makes the kernel look for whom to end: Kubernetes ends all that is in the container."""
+    assert (
+        float(memory[:-1]) * {"g": 2**30, "m": 2**20}[memory[-1].lower()] >= MAX_AT_ONCE * MAX_DATA_BYTES + DAEMON_BYTES
+    )
+    assert processes is None or 64 <= int(processes) <= 1024, where
+
+
 def test_p4_systemd_gives_podman_the_time_that_podman_gives_the_daemon() -> None:
     assert seconds(value(QUADLET, "Service", "TimeoutStopSec")) > seconds(podman_argument("stop-timeout"))
 
@@ -206,7 +228,8 @@ def test_the_end_is_asked_for_by_a_signal_that_the_daemon_takes() -> None:
 
 
 def test_a_reload_is_asked_for_by_the_signal_that_the_daemon_takes_for_it_and_reads_a_file_that_it_may_read() -> None:
-    assert value(SERVICE, "Service", "ExecReload") == "kill -HUP $MAINPID"
+    # By the shell's own kill: Debian's program of that name is in procps, which a small system lacks.
+    assert value(SERVICE, "Service", "ExecReload") == '/bin/sh -c "kill -HUP $MAINPID"'
     assert value(QUADLET, "Service", "ExecReload").endswith("podman kill --signal HUP cef-trio")
     # The environment wins and does not change: what is to change stands in .env, in the daemon's folder.
     assert value(SERVICE, "Service", "WorkingDirectory") == "-/etc/cef-trio/live"

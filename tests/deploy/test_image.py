@@ -15,17 +15,16 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pytest
 from servers.daemon import Bucket, settings_for
 from servers.embedded_s3 import embedded_s3_server
+from servers.podman import IMAGE, container, podman
 from servers.store import look_into
 from servers.valkey import ValkeyServer, valkey_server
 
 import cef_trio
 
-IMAGE = os.environ.get("CEF_TRIO_IMAGE", "")
 pytestmark = [pytest.mark.real, pytest.mark.skipif(not IMAGE, reason="CEF_TRIO_IMAGE names no image")]
 P4_SECONDS = 6 + 2 + 1
 SECONDS = 60.0
@@ -36,28 +35,11 @@ RESTRICTED = [
 ]
 
 
-def podman(*arguments: str) -> str:
-    done = subprocess.run(["podman", *arguments], check=False, capture_output=True, text=True, timeout=SECONDS)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 class Container:
     """A container that runs the daemon."""
 
-    def __init__(self, watch_dir: Path, settings: dict[str, str]) -> None:
-        self.name = f"cef-trio-test-{uuid4().hex[:8]}"
-        variables = [f"--env={name}={value}" for name, value in settings.items() if name != "WATCH_DIR"]
-        podman(
-            "run",
-            "--detach",
-            "--name",
-            self.name,
-            *RESTRICTED,
-            f"--volume={watch_dir}:/recordings:ro",
-            *variables,
-            IMAGE,
-        )
+    def __init__(self, name: str) -> None:
+        self.name = name
 
     def events(self) -> list[dict[str, Any]]:
         done = subprocess.run(["podman", "logs", self.name], check=True, capture_output=True, text=True)
@@ -82,11 +64,9 @@ class Container:
 
 @contextlib.contextmanager
 def running(watch_dir: Path, settings: dict[str, str]) -> Iterator[Container]:
-    container = Container(watch_dir, settings)
-    try:
-        yield container
-    finally:
-        podman("rm", "--force", "--time=0", container.name)
+    variables = [f"--env={name}={value}" for name, value in settings.items() if name != "WATCH_DIR"]
+    with container(*RESTRICTED, f"--volume={watch_dir}:/recordings:ro", *variables, IMAGE) as name:
+        yield Container(name)
 
 
 @pytest.fixture
@@ -114,14 +94,14 @@ def test_a_recording_is_uploaded_without_rights_and_with_a_read_only_root(
     watch_dir: Path, bucket: Bucket, redis: ValkeyServer
 ) -> None:
     recording = os.urandom(12 * MIB)
-    with running(watch_dir, settings_for(watch_dir, bucket, redis.url)) as container:
-        container.wait_for("daemon_started")
+    with running(watch_dir, settings_for(watch_dir, bucket, redis.url, stream_timeout_seconds=1)) as daemon:
+        daemon.wait_for("daemon_started")
         look = "id -u; touch /x 2>/dev/null || echo read-only; cat /proc/1/comm"
-        status = podman("exec", container.name, "sh", "-c", look)
+        status = podman("exec", daemon.name, "sh", "-c", look)
         assert status.split() == ["1001", "read-only", "cef-trio"]
         (watch_dir / "a.mp4").write_bytes(recording)
-        container.wait_for("stream_completed")
-        code, seconds = container.stop()
+        daemon.wait_for("stream_completed")
+        code, seconds = daemon.stop()
         assert code == 0
         assert seconds <= P4_SECONDS
     looking = look_into(bucket)
@@ -139,19 +119,19 @@ def test_p4_sigterm_ends_process_1_in_time_while_redis_is_frozen(
 ) -> None:
     path = watch_dir / "a.mp4"
     path.write_bytes(os.urandom(6 * MIB))
-    with path.open("ab"), running(watch_dir, settings_for(watch_dir, bucket, redis.url)) as container:
-        container.wait_for("part_uploaded")
+    with path.open("ab"), running(watch_dir, settings_for(watch_dir, bucket, redis.url)) as daemon:
+        daemon.wait_for("part_uploaded")
         redis.freeze()
-        code, seconds = container.stop()
+        code, seconds = daemon.stop()
         assert code == 3  # not saved, and said
         assert seconds <= P4_SECONDS
 
 
 def test_sigterm_ends_process_1_while_it_waits_for_redis(watch_dir: Path, bucket: Bucket, redis: ValkeyServer) -> None:
     redis.freeze()
-    with running(watch_dir, settings_for(watch_dir, bucket, redis.url)) as container:
-        container.wait_for("waiting_for_service")
-        code, seconds = container.stop()
+    with running(watch_dir, settings_for(watch_dir, bucket, redis.url)) as daemon:
+        daemon.wait_for("waiting_for_service")
+        code, seconds = daemon.stop()
         assert code == 0
         assert seconds <= P4_SECONDS
 

@@ -39,6 +39,7 @@ TABLE: dict[str, tuple[str, tuple[str, ...]]] = {
     "bytes_at_risk": ("gauge", ("risk",)),
     "at_risk_since_timestamp_seconds": ("gauge", ("risk",)),
     "optional_calls_failing": ("gauge", ()),
+    "hung_mounts": ("gauge", ()),
     "log_lines_lost_total": ("counter", ()),
     "unreadable_records": ("gauge", ()),
     "service_up": ("gauge", ("service",)),

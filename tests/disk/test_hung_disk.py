@@ -14,6 +14,7 @@ from cef_trio.disk import BLOCK_BYTES, FileSlice, KernelDisk
 from cef_trio.intake.patterns import matcher
 from cef_trio.intake.scan import ThreadedReader
 from cef_trio.intake.writers import writer_state
+from cef_trio.mounts import Mounts
 
 pytestmark = pytest.mark.real
 CONTENT = os.urandom(2 * BLOCK_BYTES + 5)
@@ -87,6 +88,6 @@ async def test_p4_the_watcher_and_the_question_for_a_writer_are_let_go_too(folde
     disk.hang(Operation.GETATTR, Operation.READDIR, Operation.LOOKUP)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(ThreadedReader(matcher(["*.mp4"])).scan, str(folder))
-        nursery.start_soon(writer_state, str(folder / "a.mp4"))
+        nursery.start_soon(writer_state, str(folder / "a.mp4"), Mounts())
         await trio.to_thread.run_sync(disk.wait_until_hung, 2)
         nursery.cancel_scope.cancel()

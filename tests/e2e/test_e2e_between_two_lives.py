@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import httpx
 import pytest
 from servers.daemon import Bucket, daemon, settings_for
 from servers.embedded_s3 import embedded_s3_server
@@ -43,6 +44,42 @@ def stored(endpoint: Endpoint, bucket: str) -> list[bytes]:
         listed = client.list_objects_v2(Bucket=bucket).get("Contents", [])
         keys = [one["Key"] for one in listed if not one["Key"].endswith(".json")]
         return [client.get_object(Bucket=bucket, Key=key)["Body"].read() for key in keys]
+
+
+def calls_of(endpoint: Endpoint) -> dict[str, int]:
+    """How often each operation was asked for."""
+    answer = httpx.get(f"{endpoint.url}/_control/calls", trust_env=False).json()
+    return dict(answer["calls"])
+
+
+def test_p2_a_redis_that_lost_its_completed_recordings_costs_one_listing_and_no_upload(
+    watch_dir: Path, endpoint: Endpoint, redis: ValkeyServer
+) -> None:
+    """FLUSHALL between two lives: each of them was uploaded a second time, to a new key. So was a renamed one."""
+    given = settings(watch_dir, endpoint, redis, endpoint.bucket)
+    for number, name in enumerate(["a.mp4", "b.mp4", "empty.mp4"]):
+        (watch_dir / name).write_bytes(bytes(range(256)) * ((12 - 6 * number) * MIB // 256))
+    with daemon(given) as process:
+        process.wait_for("stream_completed", count=3)
+        ids = {entry["stream_id"] for entry in process.events if entry["event"] == "stream_completed"}
+        assert process.stop() == 0
+    objects, before = sorted(stored(endpoint, endpoint.bucket)), calls_of(endpoint)
+    assert redis.command("FLUSHALL") == b"+OK\r\n"
+    with daemon(given) as process:
+        process.wait_for("object_adopted", count=3)
+        assert process.stop() == 0
+        assert {entry["stream_id"] for entry in process.events if entry["event"] == "object_adopted"} == ids
+    after = calls_of(endpoint)
+    assert after["ListObjectsV2"] == 1 + before["ListObjectsV2"]
+    assert after["GetObject"] == 3 + before["GetObject"]
+    (watch_dir / "a.mp4").rename(watch_dir / "c.mp4")
+    with daemon(given) as process:
+        process.wait_for("recording_unchanged")
+        assert process.stop() == 0
+        assert process.count("stream_began") == 0
+    for operation in ("CreateMultipartUpload", "UploadPart", "PutObject", "CompleteMultipartUpload"):
+        assert calls_of(endpoint)[operation] == before[operation], operation
+    assert sorted(stored(endpoint, endpoint.bucket)) == objects
 
 
 def test_a_store_that_lists_neither_uploads_nor_parts_gets_every_recording(

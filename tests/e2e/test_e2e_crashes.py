@@ -219,3 +219,22 @@ def test_a_recording_renamed_while_it_grows_is_followed(
     (key,) = store.recordings()
     assert key.endswith("/first.mp4"), "the key is the stream's from its beginning"
     assert store.client.head_object(Bucket=store.bucket.name, Key=key)["ContentLength"] == renamed.stat().st_size
+
+
+def test_p2_a_completed_recording_that_redis_has_lost_is_found_in_the_store(
+    settings: Mapping[str, str], watch_dir: Path, store: Store, redis: ValkeyServer
+) -> None:
+    """Swift keeps no CRC64NVME: the ETag over the parts' MD5s proves it, and the metadata tells their sizes."""
+    path = watch_dir / "done.mp4"
+    path.write_bytes(os.urandom(11 * MIB))
+    with daemon(settings) as process:
+        done = process.wait_for("stream_completed")
+        assert process.stop() == 0
+    assert redis.command("FLUSHALL") == b"+OK\r\n"
+    with daemon(settings) as process:
+        assert process.wait_for("object_adopted")["stream_id"] == done["stream_id"]
+        assert process.stop() == 0
+        assert (parts_sent(process), process.count("stream_began")) == (0, 0)
+    assert stream_meta(redis)["status"] == "completed"
+    assert len(store.recordings()) == 1
+    store.assert_identical(path)

@@ -12,6 +12,7 @@ import pytest
 
 from cef_trio.intake import writers
 from cef_trio.intake.writers import WriterState, writer_state, writer_state_now
+from cef_trio.mounts import Mounts
 
 
 @pytest.fixture
@@ -23,14 +24,14 @@ def path(tmp_path: Path) -> Path:
 
 async def test_a_file_that_nobody_writes_has_no_writer(path: Path) -> None:
     with path.open("rb"):
-        assert await writer_state(str(path)) is WriterState.NONE
+        assert await writer_state(str(path), Mounts()) is WriterState.NONE
 
 
 @pytest.mark.parametrize("mode", ["ab", "r+b"])
 async def test_an_open_writer_is_noticed_and_its_close_too(path: Path, mode: str) -> None:
     with path.open(mode):
-        assert await writer_state(str(path)) is WriterState.PRESENT
-    assert await writer_state(str(path)) is WriterState.NONE
+        assert await writer_state(str(path), Mounts()) is WriterState.PRESENT
+    assert await writer_state(str(path), Mounts()) is WriterState.NONE
 
 
 @pytest.mark.real
@@ -58,8 +59,8 @@ async def test_where_there_are_no_leases_nothing_is_claimed(path: Path, monkeypa
         return real(descriptor, command, argument)
 
     monkeypatch.setattr(fcntl, "fcntl", refuse)
-    assert await writer_state(str(path)) is WriterState.UNKNOWN
-    assert await writer_state(str(path) + ".gone") is WriterState.UNKNOWN
+    assert await writer_state(str(path), Mounts()) is WriterState.UNKNOWN
+    assert await writer_state(str(path) + ".gone", Mounts()) is WriterState.UNKNOWN
 
 
 @pytest.mark.real

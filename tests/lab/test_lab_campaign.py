@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from cef_trio.lab import misfortunes
+from cef_trio.lab import file_misfortunes, misfortunes
 from cef_trio.lab.campaign import Tally, conduct
 from cef_trio.lab.explorers import cancellations, crashes, worlds
 from cef_trio.lab.run import Plan, run_plan
@@ -38,7 +38,8 @@ KINDS = {
     "redis: answer lost",
     "redis: everything lost",
     "redis: last second lost",
-    *(f"world: {name}" for name in misfortunes.ALL),
+    *(f"world: {name}" for name in (*misfortunes.ALL, *file_misfortunes.ALL)),
+    *(f"file system: {name}" for name in file_misfortunes.SYSTEMS),
     "writer: append",
     "writer: patch",
     "writer: truncate",
@@ -47,6 +48,8 @@ KINDS = {
     "writer: replace",
     "writer: close",
     "writer: reopen",
+    "writer: preallocate",
+    "writer: cut",
     "daemon: drain",
     "daemon: cancel",
     "daemon: kill",

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
 
 import cef_trio
+from cef_trio.lab.checks import CHECKS
 from cef_trio.lab.mutations import MUTATIONS, VARIANTS
 from cef_trio.lab.proof import hunt
 from cef_trio.lab.run import Plan, run_plan
+from cef_trio.lab.scenarios import SCENARIOS
 
 OUTSIDE = {
     "checkpoint call in flight",  # the in-process store's own, which is held to Redis's cases
@@ -26,6 +29,8 @@ OUTSIDE = {
     "daemon's last report",
 }
 """Shields of rooms that the laboratory has no part of: real processes, and commands. No stream depends on them."""
+KINDS = {*(str(number) for number in range(1, 17)), "P9", "P10"}
+"""The kinds of faults of the world outside (``docs/correctness.md``), and the promises that they added."""
 
 
 @pytest.mark.parametrize("name", [*MUTATIONS, *VARIANTS])
@@ -34,6 +39,30 @@ def test_what_is_left_out_is_noticed(name: str) -> None:
     finding = hunt(name, enough=2)
     assert finding.found
     assert set(finding.broken) & set((MUTATIONS | VARIANTS)[name].breaks)
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_a_check_finds_nothing_in_the_daemon_as_it_is(name: str) -> None:
+    assert run_plan(Plan(name)).violations == []
+
+
+def test_what_the_daemon_did_once_is_a_mutation_of_each_kind() -> None:
+    assert {mutation.kind for mutation in MUTATIONS.values()} - {""} == KINDS
+
+
+def test_the_documents_name_mutations_that_there_are() -> None:
+    themes = "|".join({name.partition(":")[0] for name in MUTATIONS})
+    text = " ".join((Path(__file__).parents[2] / "docs/correctness.md").read_text().split())
+    named = set(re.findall(rf'"((?:{themes}): [^"]+)"', text))
+    assert len(named) > len(KINDS)
+    assert named <= MUTATIONS.keys()
+
+
+def test_a_mutation_that_no_world_shows_is_shown_by_a_check_and_each_check_shows_one() -> None:
+    shown_by = {mutation.shows_in for mutation in (MUTATIONS | VARIANTS).values()}
+    assert shown_by <= SCENARIOS.keys() | CHECKS.keys()
+    assert CHECKS.keys() <= shown_by
+    assert not SCENARIOS.keys() & CHECKS.keys()  # both are called by name
 
 
 def test_a_mutation_is_gone_when_its_run_is_over() -> None:

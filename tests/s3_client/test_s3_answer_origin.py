@@ -35,6 +35,7 @@ CALLS: dict[str, Call] = {
     "upload_part": lambda s3: s3.upload_part("k", "u", 1, Passes(DATA), CRC),
     "list_parts": lambda s3: s3.list_parts("k", "u"),
     "list_multipart_uploads": lambda s3: s3.list_multipart_uploads(),
+    "list_objects": lambda s3: s3.list_objects("p"),
     "abort_multipart_upload": lambda s3: s3.abort_multipart_upload("k", "u"),
     "put_object": lambda s3: s3.put_object("k", DATA, content_type="text/plain"),
     "head_object": lambda s3: s3.head_object("k"),

@@ -31,6 +31,7 @@ CALLS: dict[str, Callable[[S3Client], Awaitable[Any]]] = {
     "upload_part_copy": lambda s3: s3.upload_part_copy("k", "u", 1, ObjectRange("from", "etag", 0, 5)),
     "list_parts": lambda s3: s3.list_parts("k", "u"),
     "list_multipart_uploads": lambda s3: s3.list_multipart_uploads(),
+    "list_objects": lambda s3: s3.list_objects("p"),
     "complete_multipart_upload": lambda s3: s3.complete_multipart_upload(
         "k", "u", [PartToComplete(1, "etag", 1, 0, None)], checksum=CRC, stream_id="s"
     ),

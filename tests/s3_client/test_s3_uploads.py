@@ -27,7 +27,14 @@ from structlog.testing import capture_logs
 from cef_trio.exceptions import RecordingChangedError, S3OperationError
 from cef_trio.s3.checksums import crc64nvme
 from cef_trio.s3.config import ChecksumMode, PayloadSigning
-from cef_trio.s3.model import ChecksumAlgorithm, CreatedUpload, ListedUpload, UploadedPart
+from cef_trio.s3.model import (
+    ChecksumAlgorithm,
+    CreatedUpload,
+    ListedObject,
+    ListedUpload,
+    ObjectsPage,
+    UploadedPart,
+)
 
 DATA = b"0123456789abcdef!"
 CRC = ChecksumAlgorithm.CRC64NVME
@@ -436,6 +443,49 @@ async def test_all_pages_of_open_uploads_are_read_with_keys_of_any_characters() 
     assert store.requests[1].target == (
         "/recordings?uploads&encoding-type=url&prefix=streams%2F&key-marker=streams%2Fa%20b%0A&upload-id-marker=u%26"
     )
+
+
+def objects_page(key: str, more: str = "", size: str = "7") -> Reply:
+    entry = f"<Contents><Key>{key}</Key><Size>{size}</Size><ETag>&quot;e-1&quot;</ETag></Contents>"
+    body = f"<ListBucketResult><EncodingType>url</EncodingType>{more}{entry}</ListBucketResult>"
+    return Reply(200, {}, body.encode())
+
+
+MORE = "<IsTruncated>true</IsTruncated><NextContinuationToken>t/+</NextContinuationToken>"
+
+
+async def test_objects_are_listed_page_by_page_with_keys_of_any_characters() -> None:
+    store = ScriptedStore(objects_page("streams/a+b%0A", MORE), objects_page("streams/c%2Bd"))
+    async with client_of(store) as client:
+        first = await client.list_objects("streams/")
+        second = await client.list_objects("streams/", first.next_token)
+    assert first.objects == (ListedObject("streams/a b\n", 7, "e-1"),)
+    assert second == ObjectsPage((ListedObject("streams/c+d", 7, "e-1"),), None)
+    assert store.requests[1].target == (
+        "/recordings?list-type=2&encoding-type=url&prefix=streams%2F&continuation-token=t%2F%2B"
+    )
+
+
+async def test_a_listing_of_objects_that_goes_round_in_circles_ends() -> None:
+    async with client_of(ScriptedStore(objects_page("a", MORE))) as client:
+        with pytest.raises(S3OperationError, match="circles"):
+            await client.list_objects("streams/", "t/+")
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        pytest.param(objects_page("a", "<IsTruncated>true</IsTruncated><NextMarker>a</NextMarker>"), id="version 1"),
+        pytest.param(objects_page("a", size="-1"), id="no size"),
+        pytest.param(objects_page("a", size="9" * 30), id="an absurd size"),
+        pytest.param(Reply(200, {}, b"<ListBucketResult><Contents/></ListBucketResult>"), id="no key"),
+    ],
+)
+async def test_a_page_of_objects_that_is_none_is_not_half_believed(reply: Reply) -> None:
+    async with client_of(ScriptedStore(reply)) as client:
+        with pytest.raises(S3OperationError) as caught:
+            await client.list_objects("streams/")
+    assert caught.value.code == "UnreadableAnswer"
 
 
 async def test_every_attempt_of_a_repeated_call_reads_the_source_anew() -> None:

@@ -32,11 +32,15 @@ async def test_a_bucket_is_named_by_the_host_or_by_the_path() -> None:
         ("token", "token", ""),
         ("token", "other", "InvalidToken"),
         ("token", None, "InvalidAccessKeyId"),
+        ("token", "old", "ExpiredToken"),
         (None, "token", "InvalidToken"),
     ],
 )
 async def test_a_session_token_must_be_the_one_of_its_key(known: str | None, sent: str | None, code: str) -> None:
-    accounts = {DEFAULT_ACCESS_KEY_ID: Account(DEFAULT_SECRET_ACCESS_KEY, known)}
+    account = Account(DEFAULT_SECRET_ACCESS_KEY, known)
+    if known is not None:
+        account = Account(DEFAULT_SECRET_ACCESS_KEY, "old").renewed(known)
+    accounts = {DEFAULT_ACCESS_KEY_ID: account}
     async with client_of(S3Endpoint(buckets=["abc"], accounts=accounts)) as client:
         headers = signed_headers("GET", "http://s3.test/abc?location=", session_token=sent)
         assert element(await client.get("/abc?location=", headers=headers), "Code") == code

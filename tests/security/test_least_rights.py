@@ -78,7 +78,7 @@ class Servers:
         return set(answer["calls"]) - {"Control"}
 
 
-OURS = {"acl|log", "acl|setuser", "config|resetstat", "client|setinfo", "hello", "auth"}
+OURS = {"flushall", "acl|log", "acl|setuser", "config|resetstat", "client|setinfo", "hello", "auth"}
 """What this test does; and AUTH, which every user may."""
 
 
@@ -145,6 +145,10 @@ def test_the_rights_that_security_md_lists_are_enough_and_none_is_too_many(serve
                 (folder / "deleted.mp4").unlink()
                 process.wait_for("recording_deleted")
             assert process.stop() == 0
+    assert servers.redis.command("FLUSHALL") == b"+OK\r\n"
+    with daemon(settings) as process:
+        process.wait_for("object_adopted", count=2)
+        assert process.stop() == 0
     path.rename(folder / "b.mp4")
     with daemon(settings) as process:
         assert process.stop() == 0

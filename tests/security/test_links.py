@@ -23,6 +23,7 @@ from cef_trio.disk import KernelDisk
 from cef_trio.exceptions import RecordingChangedError
 from cef_trio.intake.scan import ThreadedReader, scan_now
 from cef_trio.intake.writers import WriterState, writer_state
+from cef_trio.mounts import Mounts
 from cef_trio.paths import open_straight, stat_straight
 
 PRIVATE = b"what the writers of the folder may not read\n" * 1000
@@ -122,7 +123,7 @@ async def test_a_recording_whose_folder_became_a_link_is_gone_and_is_not_read(tm
     with pytest.raises(RecordingChangedError):
         async with disk.open(str(path)):
             pytest.fail("opened")
-    assert await writer_state(str(path)) is WriterState.UNKNOWN
+    assert await writer_state(str(path), Mounts()) is WriterState.UNKNOWN
     assert await ThreadedReader(lambda _: True).stats([str(path)]) == {}
 
 

@@ -9,8 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import pytest
+
+_SFTP_SERVER: Final = Path("/usr/lib/openssh/sftp-server")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,16 +25,35 @@ class FuseMount:
 
 
 @contextmanager
-def fuse_mount(folder: Path) -> Iterator[FuseMount]:
-    """A mount of a new folder; the test is skipped where that cannot be."""
-    if shutil.which("bindfs") is None or not os.access("/dev/fuse", os.W_OK):
-        pytest.skip("bindfs or /dev/fuse is not here")
+def fuse_mount(folder: Path, mount: Path | None = None) -> Iterator[FuseMount]:
+    """A mount of a new folder by bindfs (at ``mount``, or beside it); the test is skipped where that cannot be."""
+    found = FuseMount(folder / "behind", mount or folder / "mount")
+    with _mounted(found, "bindfs", found.behind, found.mount):
+        yield found
+
+
+@contextmanager
+def sshfs_mount(folder: Path) -> Iterator[FuseMount]:
+    """The same by sshfs, which speaks to OpenSSH's file server by a pipe, without sshd; it numbers inodes itself."""
+    if not _SFTP_SERVER.exists():
+        pytest.skip(f"{_SFTP_SERVER} is not here")
+    ssh = folder / "ssh"
+    ssh.write_text(f"#!/bin/sh\nexec {_SFTP_SERVER}\n")
+    ssh.chmod(0o755)
     found = FuseMount(folder / "behind", folder / "mount")
+    with _mounted(found, "sshfs", "-o", f"ssh_command={ssh}", f"anywhere:{found.behind}", found.mount):
+        yield found
+
+
+@contextmanager
+def _mounted(found: FuseMount, *command: str | Path) -> Iterator[None]:
+    if shutil.which(command[0]) is None or not os.access("/dev/fuse", os.W_OK):
+        pytest.skip(f"{command[0]} or /dev/fuse is not here")
     found.behind.mkdir()
-    found.mount.mkdir()
-    if subprocess.run(["bindfs", found.behind, found.mount], check=False, capture_output=True).returncode != 0:
+    found.mount.mkdir(parents=True)
+    if subprocess.run(command, check=False, capture_output=True).returncode != 0:
         pytest.skip("this machine lets nobody mount")
     try:
-        yield found
+        yield
     finally:
-        subprocess.run(["umount", found.mount], check=True)
+        subprocess.run(["umount", "-l", found.mount], check=True)

@@ -25,6 +25,12 @@ def disarm_all(endpoint: Endpoint) -> None:
     httpx.delete(f"{endpoint.url}/_control/faults", trust_env=False).raise_for_status()
 
 
+def renew_token(endpoint: Endpoint, session_token: str) -> None:
+    """Let the endpoint's account have another session token; the one that it had has expired."""
+    renewed = {"access_key_id": endpoint.access_key, "session_token": session_token}
+    httpx.post(f"{endpoint.url}/_control/tokens", json=renewed, trust_env=False).raise_for_status()
+
+
 def wait_for_call(endpoint: Endpoint, operation: str, *, count: int = 1, seconds: float = 30.0) -> None:
     """Wait until the endpoint has been asked for ``operation`` so often; the calls may still be under way."""
     deadline = time.monotonic() + seconds

@@ -74,12 +74,13 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def look_into(bucket: Bucket) -> Store:
+def look_into(bucket: Bucket, session_token: str | None = None) -> Store:
     client = boto3.client(
         "s3",
         endpoint_url=bucket.endpoint_url,
         aws_access_key_id=bucket.access_key_id,
         aws_secret_access_key=bucket.secret_access_key,
+        aws_session_token=session_token,
         region_name=bucket.region,
         config=botocore.config.Config(
             s3={"addressing_style": "path"},

@@ -189,7 +189,7 @@ async def test_a_claim_is_kept_as_long_as_a_copy_takes(
     world.append(3 * 512 * 1024)
     slow, held = InlineDisk.change, []
 
-    async def change(self: InlineDisk, call: Callable[[], Any]) -> Any:
+    async def change(self: InlineDisk, call: Callable[[], Any], *, path: str = "/") -> Any:
         await trio.sleep(9)  # for a block; the lease is of 30 seconds
         held.append(world.store._holder(claim(world.known()[0].meta.stream_id, "after-upload")) is not None)
         return await slow(self, call)
@@ -556,3 +556,34 @@ async def test_p8_a_recording_is_deleted_after_a_boot_that_gave_its_disk_another
         await trio.sleep(10)
     assert not Path(world.path()).exists()
     assert world.recordings() == [content]
+
+
+async def test_p8_a_deletion_that_hangs_with_its_mount_keeps_no_other_recording_waiting(
+    world: World, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.after_upload = DELETE
+    for name in ("hung/1.mp4", "hung/2.mp4", "hung/3.mp4", "b.mp4", "c.mp4"):
+        Path(world.path(name)).parent.mkdir(exist_ok=True)
+        world.append(PART, name)
+    goes_on, change, begun = trio.Event(), MortalDisk.change, list[str]()
+
+    async def hanging(self: MortalDisk, call: Callable[[], Any], *, path: str = "/") -> Any:
+        if "/hung/" in path:
+            begun.append(path)
+            await goes_on.wait()
+        return await change(self, call, path=path)
+
+    monkeypatch.setattr(MortalDisk, "change", hanging)
+    async with world.daemon() as daemon:
+        daemon.closed("hung/1.mp4")
+        await until(lambda: bool(begun))
+        for name in ("hung/2.mp4", "hung/3.mp4", "b.mp4"):
+            daemon.closed(name)
+        daemon.services.mounts.hung.value = {world.path("hung"): trio.current_time()}
+        await until(lambda: not Path(world.path("b.mp4")).exists())
+        daemon.closed("c.mp4")
+        await until(lambda: not Path(world.path("c.mp4")).exists())
+        assert begun == [world.path("hung/1.mp4")], "one waits there, and no more"
+        daemon.services.mounts.hung.value = {}
+        goes_on.set()
+        await until(lambda: not list(Path(world.path("hung")).iterdir()))

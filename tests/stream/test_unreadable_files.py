@@ -15,6 +15,7 @@ from worlds.waiting import completed
 from cef_trio.checkpoint.states import Status
 from cef_trio.checkpoint.store import Change
 from cef_trio.disk import OpenRecording, refusal
+from cef_trio.intake.events import Scanned
 from cef_trio.lab.disk import InlineDisk
 from cef_trio.lab.world import PART, World
 from cef_trio.stream.risks import RiskObserver
@@ -127,3 +128,28 @@ async def test_p6_a_stream_that_failed_as_unreadable_before_comes_back_by_itself
         await completed(world)
     assert [one.meta.stream_id for one in world.known()] == [stream_id]
     assert world.received_bytes() == 2 * PART
+
+
+async def test_p10_a_mount_that_hangs_is_told_once_and_its_streams_are_named(
+    world: World, autojump_clock: MockClock, disk: Refusing
+) -> None:
+    world.append(2 * PART, NAME)
+    disk.number = errno.ETIMEDOUT
+    async with world.daemon() as daemon:
+        folder, hung = str(world.folder), daemon.services.mounts.hung
+        hung.value = {folder: trio.current_time(), "/elsewhere": trio.current_time()}
+        daemon.saw(NAME)
+        for _ in range(10):
+            daemon.supervisor.tell(Scanned({}, frozenset({folder}), began_at=trio.current_time()))
+            await trio.sleep(10)
+        at_risk = RiskObserver(daemon.services, daemon.supervisor)
+        [risk] = at_risk()
+        assert (risk.reason, risk.size_bytes, risk.recordings) == (Reason.MOUNT_HUNG, 2 * PART, 1)
+        assert f"{folder} ({world.path(NAME)})" in risk.why
+        assert world.known() == [], "and nothing is called deleted"
+        hung.value, disk.number = {}, None
+        daemon.supervisor.tell(world.scan())
+        await trio.sleep(5)
+        assert at_risk() == ()
+        daemon.closed(NAME)
+        await completed(world)

@@ -36,6 +36,7 @@ def filled() -> Metrics:
     metrics.owed_webhooks_by(lambda: 2)
     metrics.at_risk_by(lambda: (Risk(Reason.FAILED, 1.0, 2, 3, "why"),))
     metrics.failing_calls_by(lambda: 1)
+    metrics.hung_mounts_by(lambda: 1)
     metrics.turns_by("watcher", lambda: 1.0)
     metrics.turns_by("stale_checker", lambda: 1.0)
     metrics.snapshots_by(

@@ -3,7 +3,8 @@
 A mutation takes away one shield, one write before the next step, or one check of a reply: by a switch here, never by an
 edit there. An explorer that finds nothing wrong with a mutated daemon would prove nothing about the real one. The naive
 variants are what one writes who has not thought of cancellation; they are for the table in ``docs/correctness.md``.
-``world.py`` has what the daemon did once, before the world was unkind.
+``world.py``, ``answers.py``, ``limits.py`` and ``others.py`` have what the daemon did once, before the world was
+unkind: each names its kind (``docs/correctness.md``). It shows in a scenario, or in a check (``lab/checks``).
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Final
 
-from cef_trio.lab.mutations import checks, records, shields, world
+from cef_trio.lab.mutations import answers, checks, limits, others, records, shields, world
 from cef_trio.lab.mutations.model import Mutation
 
 MUTATIONS: Final = {
-    mutation.name: mutation for theme in (shields, records, checks, world) for mutation in theme.MUTATIONS
+    mutation.name: mutation
+    for theme in (shields, records, checks, world, answers, limits, others)
+    for mutation in theme.MUTATIONS
 }
 VARIANTS: Final = {mutation.name: mutation for theme in (shields, records, checks) for mutation in theme.VARIANTS}
 

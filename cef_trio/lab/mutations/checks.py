@@ -212,6 +212,7 @@ MUTATIONS: Final = (
         _stamp_believed,
         "same-tick",
         ("P1", "P6"),
+        kind="3",
     ),
     Mutation(
         "unchecked: whose lease it is",

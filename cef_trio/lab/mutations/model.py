@@ -19,9 +19,12 @@ class Mutation:
     summary: str
     apply: Apply
     shows_in: str
+    """A scenario, or a check (``lab/checks``) of what no world has."""
     breaks: tuple[str, ...]
     blow: Blow | None = Blow.CANCEL
     """``None``: it shows by itself, without any blow."""
+    kind: str = ""
+    """Which kind of fault of the world outside it lets in again (``docs/correctness.md``); empty: none of them."""
 
 
 def replace_in(stack: ExitStack, owner: object, name: str, value: object) -> None:

@@ -17,8 +17,9 @@ from cef_trio.intake import writers
 from cef_trio.intake.writers import WriterState
 from cef_trio.lab.mutations.model import Mutation, replace_in
 from cef_trio.s3.answer_origin import AnswerOrigin
-from cef_trio.stream import judge, processor, recovery, supervisor, target
+from cef_trio.stream import judge, recovery, start, supervisor, target
 from cef_trio.stream.best_effort import BestEffort
+from cef_trio.stream.orphan_objects import OrphanObjects
 from cef_trio.stream.predecessor import Likeness
 from cef_trio.stream.upload import StreamUpload
 
@@ -55,7 +56,16 @@ def _changed_is_new(stack: ExitStack) -> None:
         await trio.lowlevel.checkpoint()
         return Likeness.NONE
 
-    replace_in(stack, processor, "settle", uncompared)
+    replace_in(stack, start, "settle", uncompared)
+
+
+def _lost_is_new(stack: ExitStack) -> None:
+    """Kind 3: a completed recording that Redis has lost is sent again; its object is not looked for."""
+
+    async def left_out(_self: OrphanObjects, _path: str, **_options: object) -> None:
+        await trio.lowlevel.checkpoint()
+
+    replace_in(stack, OrphanObjects, "adopt", left_out)
 
 
 def _cut_is_another_recording(stack: ExitStack) -> None:
@@ -178,6 +188,7 @@ MUTATIONS: Final = (
         "fuse-grows",
         ("P1", "P2", "P8"),
         None,
+        kind="1",
     ),
     Mutation(
         "unchecked: whether writers are known",
@@ -186,6 +197,7 @@ MUTATIONS: Final = (
         "touched-while-written",
         ("P1", "P2", "P8"),
         None,
+        kind="1",
     ),
     Mutation(
         "unchecked: whose number it is",
@@ -194,12 +206,22 @@ MUTATIONS: Final = (
         "number-reused",
         ("P1", "P6"),
         None,
+        kind="2",
     ),
     Mutation(
         "unchecked: whether a byte changed",
         "a completed recording with another time stamp is sent again",
         _changed_is_new,
         "touched-after",
+        ("P2",),
+        None,
+        kind="3",
+    ),
+    Mutation(
+        "left out: objects that Redis has lost",
+        "a completed recording whose record is lost is sent again",
+        _lost_is_new,
+        "redis-loses-completed",
         ("P2",),
         None,
     ),
@@ -210,6 +232,7 @@ MUTATIONS: Final = (
         "tail-cut",
         ("P2",),
         None,
+        kind="4",
     ),
     Mutation(
         "left out: copies of what is there",
@@ -218,6 +241,7 @@ MUTATIONS: Final = (
         "append-and-close",
         ("P2",),
         None,
+        kind="4",
     ),
     Mutation(
         "unchecked: which parts are missing",
@@ -226,6 +250,7 @@ MUTATIONS: Final = (
         "part-lost",
         ("P1", "P6"),
         None,
+        kind="7",
     ),
     Mutation(
         "unchecked: whose bucket it is",
@@ -234,6 +259,7 @@ MUTATIONS: Final = (
         "bucket-changes",
         ("P1", "P5", "P6"),
         None,
+        kind="13",
     ),
     Mutation(
         "left out: the name of now",
@@ -242,6 +268,7 @@ MUTATIONS: Final = (
         "temporary-name",
         ("P1",),
         None,
+        kind="13",
     ),
     Mutation(
         "unchecked: whom a refusal strikes",
@@ -250,6 +277,7 @@ MUTATIONS: Final = (
         "refused-for-a-while",
         ("P6",),
         None,
+        kind="6",
     ),
     Mutation(
         "unchecked: whether rights may come",
@@ -258,6 +286,7 @@ MUTATIONS: Final = (
         "permission-passes",
         ("P6",),
         None,
+        kind="6",
     ),
     Mutation(
         "unchecked: what failed",
@@ -266,6 +295,7 @@ MUTATIONS: Final = (
         "redis-fails-over",
         ("P10",),
         None,
+        kind="10",
     ),
     Mutation(
         "unchecked: who answered",
@@ -274,6 +304,7 @@ MUTATIONS: Final = (
         "page-413",
         ("P1", "P2", "P6"),
         None,
+        kind="5",
     ),
     Mutation(
         "unbounded: what is optional",
@@ -282,6 +313,7 @@ MUTATIONS: Final = (
         "no-uploads-listed",
         ("P6",),
         None,
+        kind="8",
     ),
     Mutation(
         "unchecked: whose path it is by now",
@@ -290,5 +322,6 @@ MUTATIONS: Final = (
         "two-at-once",
         ("P2",),
         None,
+        kind="12",
     ),
 )

@@ -11,6 +11,7 @@ from typing import Final
 
 import trio
 
+from cef_trio.checkpoint.memory import Moment
 from cef_trio.checkpoint.states import Status
 from cef_trio.lab.filesystem import FileSystem, Leases, Numbers
 from cef_trio.lab.scenarios.model import GONE, Scenario
@@ -127,6 +128,18 @@ async def _server_gone(stage: Stage) -> None:
     await trio.sleep(30)
 
 
+async def _no_descriptors(stage: Stage) -> None:
+    """The process has no descriptor left for a while: nothing can be opened."""
+    stage.append(2 * PART + 10)
+    await trio.sleep(0.5)
+    stage.file_system.open_error = errno.EMFILE
+    stage.append(2 * PART)
+    await trio.sleep(8)
+    stage.file_system.open_error = None
+    stage.close()
+    await stage.completes(within=120)
+
+
 # -- a number is not a file --------------------------------------------------------------------------------------------
 
 
@@ -168,6 +181,41 @@ async def _numbers_change(stage: Stage) -> None:
     await trio.sleep(5)
     stage.append(PART, "b.mp4")
     stage.close("b.mp4")
+    await trio.sleep(45)
+
+
+async def _before_moved_away(stage: Stage) -> None:
+    """While no daemon runs two recordings are moved, on a file system whose numbers only propose."""
+    await _before_changing(stage)
+    await stage.recorded_by_an_earlier_daemon("a.mp4", "b.mp4")
+    stage.writers.move("a.mp4", "deep/a.mp4")
+    stage.writers.move("b.mp4", "deep/b.mp4")
+    stage.world.kernel.renumber(stage.file_system)
+
+
+async def _before_moved_and_denied(stage: Stage) -> None:
+    """As ``mv`` from another user's folder: the mode comes last. Redis stumbles when it is asked for streams."""
+    await stage.recorded_by_an_earlier_daemon("a.mp4", "b.mp4")
+    for name in ("a.mp4", "b.mp4"):
+        stage.writers.move(name, f"deep/{name}")
+        stage.writers.permit(f"deep/{name}", permitted=False)
+    stumbles = [True]
+
+    async def stumble(operation: str, moment: Moment) -> None:
+        if operation == "members" and moment is Moment.AFTER and stumbles:
+            stumbles.clear()
+            await trio.sleep(5)
+
+    stage.world.store.fault = stumble
+
+
+async def _moved_away(stage: Stage) -> None:
+    await trio.sleep(5)
+    for name in ("deep/a.mp4", "deep/b.mp4"):
+        stage.writers.permit(name, permitted=True)
+    await trio.sleep(3)
+    stage.append(PART, "deep/a.mp4")
+    stage.close_all()
     await trio.sleep(45)
 
 
@@ -294,11 +342,11 @@ async def _slow_disk(stage: Stage) -> None:
 async def _permission_passes(stage: Stage) -> None:
     """``mv`` and ``cp -p`` from another file system set the mode last."""
     stage.touch()
-    stage.writers.permit("a.mp4", False)
+    stage.writers.permit("a.mp4", permitted=False)
     stage.append(2 * PART + 10)
     stage.close()
     await trio.sleep(5)
-    stage.writers.permit("a.mp4", True)
+    stage.writers.permit("a.mp4", permitted=True)
     await trio.sleep(30)
 
 
@@ -330,6 +378,7 @@ SCENARIOS: Final = (
     ),
     Scenario("bind-unmounted", "a bind mount of the same device is gone for a while", _unmounted, _before_mounted),
     Scenario("unmounted", "a mount is gone for a while", _unmounted, _before_mounted_other),
+    Scenario("no-descriptors", "no descriptor is to be had for a while", _no_descriptors),
     Scenario("mount-dead", "a mount's server is gone for a while", _server_gone, _before_mounted_other),
     Scenario(
         "number-reused",
@@ -339,6 +388,19 @@ SCENARIOS: Final = (
         may_end=_REPLACED | {Status.FAILED_S3_UPLOAD},
     ),
     Scenario("numbers-change", "every inode number changes, and no file does", _numbers_change, _before_changing),
+    Scenario(
+        "moved-while-away",
+        "recordings are moved while no daemon runs, where numbers only propose",
+        _moved_away,
+        _before_moved_away,
+    ),
+    Scenario(
+        "moved-and-denied",
+        "recordings are moved while no daemon runs, and may be read a while later",
+        _moved_away,
+        _before_moved_and_denied,
+        redis_may_fail=True,
+    ),
     Scenario("touched-after", "a completed recording gets another time stamp", _touched_after, one_object=True),
     Scenario(
         "copied-after",

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
+from uuid import UUID
 
 import trio
 
+from cef_trio.checkpoint.memory import MemoryCheckpointStore
+from cef_trio.checkpoint.model import FileIdentity, Lease, StreamMeta
+from cef_trio.checkpoint.states import Status
 from cef_trio.lab.scenarios.model import Scenario
 from cef_trio.lab.scenarios.streams import goes_on, interrupted
 from cef_trio.lab.stage import Stage
@@ -113,6 +118,54 @@ async def _before_part_size_changes(stage: Stage) -> None:
     stage.world.part_size = PART // 2
 
 
+async def _another_folder(stage: Stage) -> None:
+    """Redis has a stream of another host's folder, whose file has our file's numbers; nobody works on it."""
+    world = stage.world
+    stage.file_system.generations = False
+    theirs = StreamMeta(
+        stream_id=str(UUID(int=1, version=4)),
+        original_path="/elsewhere/b.mp4",
+        identity=FileIdentity(stage.file_system.device, 4242),
+        current_path="/elsewhere/b.mp4",
+        s3_bucket=world.bucket,
+        s3_key_prefix=f"streams/{UUID(int=1, version=4)}/b.mp4",
+        part_size=PART,
+        equal_parts=False,
+        started_at_utc=world.utc_now(),
+        last_activity_at_utc=world.utc_now(),
+        status=Status.INTERRUPTED_SHUTDOWN,
+    )
+    await MemoryCheckpointStore.create(world.store, theirs, Lease("another host", "1", 0.001))
+    await trio.sleep(1)
+    stage.append(2 * PART + 10)
+    stage.writers.inode("a.mp4").number = 4242
+    await trio.sleep(1)
+    stage.close()
+    await stage.completes(within=60)
+    snapshot = world.store.snapshot()
+    streams = dict(snapshot.streams)
+    if streams.pop(theirs.stream_id).meta != theirs:
+        stage.complaints.append("P9: a stream of another folder was changed")
+    world.store.restore(replace(snapshot, streams=streams))
+
+
+async def _another_program(stage: Stage) -> None:
+    """Another program, and another daemon, upload to the bucket meanwhile."""
+    world, keys = stage.world, ["backup/a.mp4", f"streams/{UUID(int=2, version=4)}/b.mp4"]
+    async with world.foreign_client() as s3:
+        theirs = {key: (await s3.create_multipart_upload(key, metadata={})).upload_id for key in keys}
+        stage.append(2 * PART + 10)
+        await trio.sleep(0.5)
+        stage.close()
+        await stage.completes(within=60)
+        await trio.sleep(30)
+        left = {upload.upload_id for upload in await s3.list_multipart_uploads()}
+        for key, upload_id in theirs.items():
+            if upload_id not in left:
+                stage.complaints.append(f"P9: the upload of {key} was aborted, which was none of ours")
+            await s3.abort_multipart_upload(key, upload_id)
+
+
 async def _temporary_name(stage: Stage) -> None:
     """It has a temporary name until its first part is there."""
     stage.append(PART // 2, "tmp.mp4")
@@ -145,5 +198,7 @@ SCENARIOS: Final = (
     Scenario("folder-renamed", "a folder with open recordings gets another name", _folder_renamed),
     Scenario("overflow", "inotify's queue overflows", _overflow),
     Scenario("no-more-watches", "inotify gives no more watches", _no_more_watches),
+    Scenario("another-folder", "a stream of another folder has our file's numbers", _another_folder),
+    Scenario("another-program", "others upload to the bucket", _another_program),
     Scenario("two-at-once", "two daemons see the same files at once", _two_at_once, _before_two_at_once),
 )

@@ -10,13 +10,17 @@ from typing import Final
 
 import trio
 
+from cef_trio.checkpoint.keys import Keys
 from cef_trio.lab.journal import Lane
 from cef_trio.lab.proxy import Interference, Rule
 from cef_trio.lab.redis_faults import RedisFaults
 from cef_trio.lab.scenarios.model import GONE, Scenario
+from cef_trio.lab.scenarios.streams import interrupted
 from cef_trio.lab.stage import Stage
 from cef_trio.lab.world import PART
 from cef_trio.local.s3 import Fault, Kind, Moment
+from cef_trio.stream.risks import RiskObserver
+from cef_trio.telemetry.at_risk import Reason
 
 
 async def _page_for_a_while(stage: Stage, *operations: str, status: int, title: str) -> None:
@@ -194,6 +198,73 @@ def _tell_flapping(stage: Stage) -> None:
         stage.complaints.append("P10: an outage of Redis was called over while it refused every write")
 
 
+_YEAR_9999: Final = "Fri, 31 Dec 9999 23:59:59 GMT"
+
+
+async def _clock_of_year_9999(stage: Stage) -> None:
+    """The store says that our clock is wrong, and that it is the year 9999."""
+    skewed = "<Error><Code>RequestTimeTooSkewed</Code></Error>"
+    rule = Rule(Interference.ANSWER, "*", status=403, headers={"date": _YEAR_9999}, body=skewed)
+    stage.append(PART // 2)
+    await trio.sleep(0.5)
+    stage.world.proxy.add(rule)
+    stage.append(2 * PART)
+    await trio.sleep(8)
+    stage.world.proxy.remove(rule)
+    stage.close()
+    await stage.completes(within=330)
+
+
+async def _retry_after_year_9999(stage: Stage) -> None:
+    """The store asks for patience until the year 9999: of both parts' senders, and of the daemon that comes last."""
+    busy = "<Error><Code>SlowDown</Code></Error>"
+    rule = Rule(Interference.ANSWER, "UploadPart", 3, status=503, headers={"retry-after": _YEAR_9999}, body=busy)
+    stage.world.proxy.add(rule)
+    stage.append(2 * PART)
+    await trio.sleep(0.5)
+    stage.close()
+    await trio.sleep(5)
+
+
+async def _listing_of_year_9999(stage: Stage) -> None:
+    """Somebody's upload was begun on a day that no calendar has; Redis forgets, so that uploads are looked for."""
+    upload = (
+        "<ListMultipartUploadsResult><Upload><Key>backup/a</Key><UploadId>1</UploadId>"
+        "<Initiated>9999-12-31T23:59:59-23:59</Initiated></Upload></ListMultipartUploadsResult>"
+    )
+    rule = stage.world.proxy.add(Rule(Interference.ANSWER, "ListMultipartUploads", status=200, body=upload))
+    stage.append(2 * PART)
+    await trio.sleep(0.5)
+    stage.close()
+    await stage.completes(within=60)
+    stage.world.proxy.remove(rule)
+
+
+async def _before_record_unreadable(stage: Stage) -> None:
+    """Of an open stream Redis has a record that cannot be read."""
+    await interrupted(stage)
+    for known in stage.world.known():
+        stage.world.store.spoil(Keys().meta(known.meta.stream_id))
+
+
+async def _record_unreadable(stage: Stage) -> None:
+    """Others are recorded meanwhile; what is wrong is told; then a person mends the record."""
+    daemon = stage.daemon
+    stage.append(PART + 10, "b.mp4")
+    await trio.sleep(0.5)
+    stage.close("b.mp4")
+    await stage.completes("b.mp4", within=30)
+    await trio.sleep(60)
+    if daemon is not None and daemon is stage.daemon and daemon.listens:
+        risks = RiskObserver(daemon.services, daemon.supervisor)()
+        if Reason.RECORD_UNREADABLE not in {risk.reason for risk in risks}:
+            stage.complaints.append("P10: a recording whose record cannot be read is not named as at risk")
+    for known in stage.world.known():
+        stage.world.store.mend(Keys().meta(known.meta.stream_id))
+    stage.close()
+    await stage.completes(within=200)
+
+
 SCENARIOS: Final = (
     Scenario("page-404", "an ingress answers 404 with a page, for a while", _page_404, cheap=True),
     Scenario("page-403", "a proxy answers everything with 403 and a page, for a while", _page_403),
@@ -205,6 +276,15 @@ SCENARIOS: Final = (
     Scenario("no-parts-listed", "ListParts is not implemented", _no_parts_listed, faults_stay=True),
     Scenario("late-requests", "requests take effect after their client is gone", _late_request, starts_over=True),
     Scenario("late-creation", "an upload is created after its stream's end", _late_creation, may_end=GONE),
+    Scenario("clock-of-year-9999", "S3's Date is absurd", _clock_of_year_9999),
+    Scenario("retry-after-year-9999", "S3's Retry-After is absurd", _retry_after_year_9999, faults_stay=True),
+    Scenario("listing-of-year-9999", "an upload's Initiated is absurd", _listing_of_year_9999),
+    Scenario(
+        "record-unreadable",
+        "one stream's record cannot be read, for a while",
+        _record_unreadable,
+        _before_record_unreadable,
+    ),
     Scenario("stale-answers", "HEAD and listings answer as things were", _stale_answers),
     Scenario("redis-silent", "Redis is silent, and comes back", _redis_silent, redis_may_fail=True, redis_silent=True),
     Scenario(

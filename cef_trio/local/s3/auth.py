@@ -43,6 +43,13 @@ class Account:
 
     secret_access_key: str
     session_token: str | None = None
+    expired_tokens: frozenset[str] = frozenset()
+    """Those that it had before."""
+
+    def renewed(self, session_token: str) -> Account:
+        """The same with another token; the one that it had has expired."""
+        old = () if self.session_token is None else (self.session_token,)
+        return Account(self.secret_access_key, session_token, self.expired_tokens.union(old))
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -226,7 +233,7 @@ def _account(claim: _Claim, accounts: Mapping[str, Account]) -> Account:
         # Temporary keys do not exist for S3 without their token.
         raise S3Error("InvalidAccessKeyId", details={"AWSAccessKeyId": claim.access_key_id})
     if claim.token is not None and claim.token != account.session_token:
-        raise S3Error("InvalidToken")
+        raise S3Error("ExpiredToken" if claim.token in account.expired_tokens else "InvalidToken")
     return account
 
 

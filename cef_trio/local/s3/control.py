@@ -8,6 +8,7 @@ Answers only where it was switched on, which nobody does but tests. Bodies are J
     DELETE /_control/faults/1      that one off
     GET    /_control/calls         counters and journal (see ``calls.py``)
     DELETE /_control/calls         forget them
+    POST   /_control/tokens        {"access_key_id": …, "session_token": …}: its new token; the old one expires
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from contextlib import aclosing
 from dataclasses import fields
 from typing import Any, Final
 
+from cef_trio.local.s3.auth import Account
 from cef_trio.local.s3.calls import CallLog
 from cef_trio.local.s3.faults import Armed, Fault, FaultTable, Kind, Moment
 from cef_trio.local.s3.request import Reply, Request
@@ -26,7 +28,7 @@ _MAX_BODY_BYTES: Final = 64 * 1024
 _FIELDS: Final = frozenset(field.name for field in fields(Fault)) - {"predicate"}
 
 
-async def respond(request: Request, faults: FaultTable, log: CallLog) -> Reply:
+async def respond(request: Request, faults: FaultTable, log: CallLog, accounts: dict[str, Account]) -> Reply:
     """Serve a request under ``/_control/``."""
     body = bytearray()
     async with aclosing(request.body) as blocks:
@@ -37,9 +39,9 @@ async def respond(request: Request, faults: FaultTable, log: CallLog) -> Reply:
     resource, _, number = request.path.removeprefix(PREFIX).partition("/")
     answer: object = {}
     match (request.method, resource):
-        case ("POST", "faults"):
+        case ("POST", "faults" | "tokens"):
             try:
-                answer = {"number": faults.arm(fault_from_json(json.loads(body))).number}
+                answer = _posted(resource, json.loads(body), faults, accounts)
             except ValueError as error:
                 return _json(400, {"error": str(error)})
         case ("GET", "faults"):
@@ -55,6 +57,15 @@ async def respond(request: Request, faults: FaultTable, log: CallLog) -> Reply:
         case _:
             return _json(404, {"error": f"no {request.method} {request.path}"})
     return _json(200, answer)
+
+
+def _posted(resource: str, data: object, faults: FaultTable, accounts: dict[str, Account]) -> object:
+    if resource == "faults":
+        return {"number": faults.arm(fault_from_json(data)).number}
+    if not isinstance(data, dict) or data.get("access_key_id") not in accounts or "session_token" not in data:
+        raise ValueError("a token is an object with an account's 'access_key_id' and a 'session_token'")
+    accounts[data["access_key_id"]] = accounts[data["access_key_id"]].renewed(data["session_token"])
+    return {}
 
 
 def fault_from_json(data: object) -> Fault:

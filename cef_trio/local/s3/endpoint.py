@@ -102,7 +102,7 @@ class S3Endpoint:
         """
         await trio.lowlevel.checkpoint()
         if self._control and request.path.startswith(control.PREFIX):
-            return await control.respond(request, self.faults, self.log)
+            return await control.respond(request, self.faults, self.log, self.accounts)
         request_id = self._new_request_id()
         skew = 0.0
         try:

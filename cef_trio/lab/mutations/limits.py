@@ -1,0 +1,223 @@
+"""What may run out, or be taken by strangers: the loop's time, threads, descriptors, watches, places (11, 15, 16)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
+from typing import Any, Final
+
+import trio
+from inotify_simple import INotify
+
+from cef_trio import disk, threads
+from cef_trio.admin import app
+from cef_trio.admin.places import Place, Places
+from cef_trio.exceptions import FileAccessError
+from cef_trio.exit_watchdog import ExitWatchdog
+from cef_trio.intake.notify import translate
+from cef_trio.intake.watcher import Watcher
+from cef_trio.lab import disk as lab_disk
+from cef_trio.lab.mutations.model import Mutation, replace_in
+from cef_trio.log_writer import LineWriter
+from cef_trio.media import ffprobe
+from cef_trio.stream import judge
+
+
+def _log_written_at_once(stack: ExitStack) -> None:
+    """Kind 11: whoever logs writes the line."""
+
+    def write(self: LineWriter, line: bytes) -> None:
+        try:
+            os.write(self._descriptor, line)
+        except OSError:
+            self.lost += 1
+
+    replace_in(stack, LineWriter, "write", write)
+
+
+def _last_resort_is_a_task(stack: ExitStack) -> None:
+    """Kind 11: the exit's time is counted by the loop."""
+
+    async def later(watchdog: ExitWatchdog, seconds: float) -> None:
+        await trio.sleep(seconds)
+        watchdog.exit_now()
+
+    def by_the_loop(self: ExitWatchdog, seconds: float) -> None:
+        trio.lowlevel.spawn_system_task(later, self, seconds)
+
+    replace_in(stack, ExitWatchdog, "_exit_within", by_the_loop)
+
+
+def _no_thread_is_the_end(stack: ExitStack) -> None:
+    """Kind 15: a call that gets no thread has failed."""
+
+    async def once(start: Callable[[], Awaitable[Any]], _has_begun: object = None) -> Any:
+        return await start()
+
+    replace_in(stack, threads, "until_thread", once)
+
+
+def _no_descriptor_is_for_good(stack: ExitStack) -> None:
+    """Kind 15: a file that cannot be opened now never can be."""
+
+    def final(what: str, error: OSError) -> FileAccessError:
+        refused = disk_refusal(what, error)
+        refused.transient = False
+        return refused
+
+    disk_refusal = disk.refusal
+    replace_in(stack, disk, "refusal", final)
+    replace_in(stack, lab_disk, "refusal", final)
+    replace_in(stack, judge, "COMES_BACK", frozenset())
+
+
+def _no_watch_is_the_end(stack: ExitStack) -> None:
+    """Kind 15: that the watches were given up meanwhile is not asked when events are read."""
+
+    async def unasked(self: Watcher, inotify: INotify, scope: trio.CancelScope) -> None:
+        while True:
+            await trio.lowlevel.wait_readable(inotify.fileno())
+            watches: Any = self._watches
+            if not await self._tell(translate(list(inotify.read(timeout=0)), watches)):
+                scope.cancel()
+                return
+
+    replace_in(stack, Watcher, "_read_events", unasked)
+
+
+def _probe_unlimited(stack: ExitStack) -> None:
+    """Kind 16: ffprobe takes what a recording claims to need."""
+
+    def left_out(_pid: int, _seconds: float) -> None:
+        return None
+
+    replace_in(stack, ffprobe, "_limit", left_out)
+
+
+def _all_probes_at_once(stack: ExitStack) -> None:
+    """Kind 16: as many probes run as recordings end."""
+    replace_in(stack, ffprobe, "_at_once", trio.CapacityLimiter(1000))
+
+
+def _silence_keeps_its_place(stack: ExitStack) -> None:
+    """Kind 16: a connection that says nothing has its place for as long as it likes."""
+
+    def never(_self: Places, _places: object) -> bool:
+        return False
+
+    replace_in(stack, Places, "_one_leaves", never)
+
+
+def _no_share(stack: ExitStack) -> None:
+    """Kind 16: one client may have all the places."""
+    take = Places.take
+
+    def anybody(self: Places, _client: str, leave: Callable[[], None]) -> Place | None:
+        return take(self, str(len(self._taken)), leave)
+
+    replace_in(stack, Places, "take", anybody)
+
+
+def _any_website_asks(stack: ExitStack) -> None:
+    """Kind 16: whoever had the browser ask is answered."""
+
+    def never(_header: object, *, may_be_opened: bool) -> bool:
+        del may_be_opened
+        return False
+
+    replace_in(stack, app, "is_foreign", never)
+
+
+MUTATIONS: Final = (
+    Mutation(
+        "in the loop: the log",
+        "whoever logs writes, and waits for the log's reader",
+        _log_written_at_once,
+        "log-without-reader",
+        ("P4",),
+        None,
+        kind="11",
+    ),
+    Mutation(
+        "in the loop: the last resort",
+        "the exit's time is counted by a task",
+        _last_resort_is_a_task,
+        "loop-hangs",
+        ("P4",),
+        None,
+        kind="11",
+    ),
+    Mutation(
+        "unchecked: whether a thread may come",
+        "a call that gets no thread has failed",
+        _no_thread_is_the_end,
+        "no-thread",
+        ("P6",),
+        None,
+        kind="15",
+    ),
+    Mutation(
+        "unchecked: whether descriptors may come",
+        "a file that cannot be opened now has failed for good",
+        _no_descriptor_is_for_good,
+        "no-descriptors",
+        ("P6",),
+        None,
+        kind="15",
+    ),
+    Mutation(
+        "unchecked: whether there are watches",
+        "events are read as those of watches that were given up",
+        _no_watch_is_the_end,
+        "no-more-watches",
+        ("P1", "P6"),
+        None,
+        kind="15",
+    ),
+    Mutation(
+        "unbounded: what a probe takes",
+        "ffprobe takes what a recording claims to need",
+        _probe_unlimited,
+        "probe-limits",
+        ("P7",),
+        None,
+        kind="16",
+    ),
+    Mutation(
+        "unbounded: how many probes run",
+        "as many probes run at once as recordings end",
+        _all_probes_at_once,
+        "probes-at-once",
+        ("P7",),
+        None,
+        kind="16",
+    ),
+    Mutation(
+        "unbounded: a silent connection",
+        "a connection without a request keeps its place",
+        _silence_keeps_its_place,
+        "silent-clients",
+        ("P10",),
+        None,
+        kind="16",
+    ),
+    Mutation(
+        "unbounded: one client's share",
+        "one client may have every place",
+        _no_share,
+        "busy-client",
+        ("P10",),
+        None,
+        kind="16",
+    ),
+    Mutation(
+        "unchecked: which website asks",
+        "a browser's request is answered whoever had it made",
+        _any_website_asks,
+        "foreign-website",
+        ("P10",),
+        None,
+        kind="16",
+    ),
+)

@@ -1,0 +1,142 @@
+"""The unit, run by a real systemd: process 1 of a container that is made of the image under test.
+
+Only where ``CEF_TRIO_IMAGE`` names an image that podman has here (CONTRIBUTING.md says how to build one).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from servers.daemon import Bucket, settings_for
+from servers.embedded_s3 import embedded_s3_server
+from servers.hostile_mp4 import claims
+from servers.podman import IMAGE, container, podman
+from servers.recordings import make
+from servers.store import look_into
+from servers.valkey import valkey_server
+
+pytestmark = [pytest.mark.real, pytest.mark.skipif(not IMAGE, reason="CEF_TRIO_IMAGE names no image")]
+DEPLOYED = Path(__file__).parents[2] / "deploy" / "systemd"
+WITH_SYSTEMD = "localhost/cef-trio-under-systemd"
+CONTAINERFILE = f"""
+FROM {IMAGE}
+USER 0
+RUN apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends systemd
+COPY cef-trio.service /etc/systemd/system/
+COPY cef-trio.sysusers /usr/lib/sysusers.d/cef-trio.conf
+ENTRYPOINT ["/lib/systemd/systemd"]
+CMD []
+"""
+SECONDS = 60.0
+STOP_SECONDS = 10.0
+
+
+class Machine:
+    """A container with the service; ``watch_dir`` is the folder that it watches."""
+
+    def __init__(self, name: str, watch_dir: Path) -> None:
+        self.name = name
+        self.watch_dir = watch_dir
+
+    def run(self, *command: str) -> str:
+        return podman("exec", self.name, *command)
+
+    def events(self) -> list[Mapping[str, Any]]:
+        lines = self.run("journalctl", "--unit=cef-trio", "--output=cat", "--no-pager", "--all").splitlines()
+        return [json.loads(line) for line in lines if line.startswith("{")]
+
+    def wait_for(self, event: str, **fields: object) -> Mapping[str, Any]:
+        deadline = time.monotonic() + SECONDS
+        while True:
+            events = self.events()
+            for entry in events:
+                if entry["event"] == event and fields.items() <= entry.items():
+                    return entry
+            assert time.monotonic() < deadline, f"no {event!r} with {fields} in {events}"
+            time.sleep(0.1)  # its journal is all there is to look at
+
+    def property(self, name: str) -> str:
+        return self.run("systemctl", "show", "--value", f"--property={name}", "cef-trio").strip()
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> str:
+    context = tmp_path_factory.mktemp("image")
+    (context / "Containerfile").write_text(CONTAINERFILE)
+    for file in ("cef-trio.service", "cef-trio.sysusers"):
+        shutil.copy(DEPLOYED / file, context)
+    podman("build", "--network=host", "--tag", WITH_SYSTEMD, str(context), seconds=300)
+    return WITH_SYSTEMD
+
+
+@pytest.fixture
+def bucket(tmp_path: Path) -> Iterator[Bucket]:
+    with embedded_s3_server(tmp_path, bucket="recordings") as endpoint:
+        yield Bucket(endpoint.url, endpoint.access_key, endpoint.secret_key, "recordings", endpoint.region)
+
+
+@pytest.fixture
+def machine(tmp_path: Path, image: str, bucket: Bucket) -> Iterator[Machine]:
+    watch_dir, settings = tmp_path / "watch", tmp_path / "settings"
+    for folder in (watch_dir, settings, settings / "live"):
+        folder.mkdir(mode=0o755)
+    with valkey_server(append_only=True, tcp=True) as redis:
+        # Without CAP_LEASE, and on files of another user, silence alone is an end.
+        soon = {"stream_timeout_seconds": 1, "stale_check_seconds": 0.2, "close_grace_seconds": 0.2}
+        given = settings_for(watch_dir, bucket, redis.url, **soon) | {"WATCH_DIR": "/srv/recordings"}
+        del given["LOG_LEVEL"]
+        lines = [f"{name}={value}\n" for name, value in given.items()]
+        (settings / "cef-trio.env").write_text("".join(lines))
+        mounts = [f"--volume={watch_dir}:/srv/recordings:ro", f"--volume={settings}:/etc/cef-trio:ro"]
+        with container("--systemd=always", "--cap-add=SYS_ADMIN", "--network=host", *mounts, image) as name:
+            machine = Machine(name, watch_dir)
+            deadline = time.monotonic() + SECONDS
+            while "running" not in podman("exec", name, "sh", "-c", "systemctl is-system-running 2>/dev/null || true"):
+                assert time.monotonic() < deadline
+                time.sleep(0.1)  # systemd tells nobody outside
+            machine.run("systemctl", "start", "cef-trio")  # returns when the service says that it is ready
+            yield machine
+
+
+def test_the_unit_uploads_and_probes_within_its_limits_is_reloaded_and_stops_in_time(
+    machine: Machine, bucket: Bucket, tmp_path: Path
+) -> None:
+    assert machine.property("ActiveState") == "active"
+    machine.wait_for("daemon_started")
+    make(tmp_path / "real.mp4", "plain", seconds=1)
+    shutil.copy(tmp_path / "real.mp4", machine.watch_dir)
+    (machine.watch_dir / "claims.mp4").write_bytes(claims(60_000_000))
+    for name in ("real.mp4", "claims.mp4"):
+        machine.wait_for("stream_completed", file=f"/srv/recordings/{name}")
+    seen = [entry["event"] for entry in machine.events()]
+    assert "probe_not_limited" not in seen, "the filter of system calls lets prlimit64 through"
+    looking = look_into(bucket)
+    assert looking.metadata(looking.key_of("real.mp4"))["duration_seconds"] == pytest.approx(1, abs=0.5)
+    looking.client.close()
+
+    (tmp_path / "settings" / "live" / ".env").write_text("LOG_LEVEL=DEBUG\n")
+    machine.run("systemctl", "reload", "cef-trio")
+    assert machine.wait_for("settings_reloaded")["applied"] == {"LOG_LEVEL": "DEBUG"}
+
+    began = time.monotonic()
+    machine.run("systemctl", "stop", "cef-trio")
+    assert time.monotonic() - began <= STOP_SECONDS
+    assert (machine.property("Result"), machine.property("NRestarts")) == ("success", "0")
+
+
+def test_a_watchdog_that_is_not_fed_brings_the_service_back(machine: Machine) -> None:
+    machine.run("systemctl", "kill", "--signal=ABRT", "cef-trio")  # what the watchdog sends
+    deadline = time.monotonic() + SECONDS
+    while machine.property("NRestarts") == "0" or machine.property("ActiveState") != "active":
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    recording = machine.watch_dir / "after.mp4"
+    recording.write_bytes(os.urandom(1000))
+    machine.wait_for("stream_completed", file="/srv/recordings/after.mp4")
