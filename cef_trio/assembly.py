@@ -33,6 +33,7 @@ from cef_trio.s3.config import Addressing, ChecksumMode, PayloadSigning, S3Confi
 from cef_trio.s3.credentials import ChainCredentials, CredentialsProvider, StaticCredentials
 from cef_trio.s3.pacing import Pacer
 from cef_trio.s3.sigv4 import Credentials
+from cef_trio.s3.store_probe import StoreProbe
 from cef_trio.shielded import shielded
 from cef_trio.stream.naming import KeyTemplate
 from cef_trio.stream.services import Services, StreamRules
@@ -44,9 +45,10 @@ log = structlog.get_logger(__name__)
 
 _PROXY_VARIABLES: Final = frozenset({"http_proxy", "https_proxy", "all_proxy"})
 
-ONCE: Final = frozenset({"count", "is_persistent", "save_interrupted", "upload_part_copy"})
-"""Surveys, whose caller repeats them; last words, for which nobody may wait; copies, in whose place the bytes can be
-sent. All else is under the one policy."""
+REDIS_ONCE: Final = frozenset({"count", "is_persistent", "save_interrupted"})
+"""What is asked of Redis a single time: surveys, whose caller repeats them; last words, for which nobody may wait."""
+S3_ONCE: Final = frozenset({"upload_part_copy"})
+"""And of S3: copies, in whose place the bytes can be sent. All else is under the one policy."""
 _UNLOCK_SECONDS: Final = 0.2
 """How long the lock's release may take; the process's end releases it too."""
 _RECONNECT_SECONDS: Final = 1.0
@@ -125,16 +127,17 @@ async def open_services(
     observer = metrics.attempt_failed
     policy = RetryPolicy(settings.retry_attempts, settings.retry_initial_seconds, settings.retry_max_seconds)
     probes = RetryPolicy(1, settings.retry_initial_seconds, settings.retry_max_seconds)
-    probe_key = KeyTemplate(settings.s3_key_template).probe_key
+    template = KeyTemplate(settings.s3_key_template)
     redis_breaker = CircuitBreaker("redis", lambda _need: store.prove(), probes, idle_seconds=IDLE_SECONDS)
-    s3_breaker = CircuitBreaker("s3", lambda need: s3.probe(need, probe_key), probes, idle_seconds=IDLE_SECONDS)
+    s3_breaker = CircuitBreaker("s3", lambda need: s3_probe(need), probes, idle_seconds=IDLE_SECONDS)  # noqa: PLW0108 - made below
     found_again = partial(_found_again, read_again) if read_again is not None else None
     store = checkpoint_store(
-        settings, ServiceRetrier(redis_breaker, policy, once=ONCE, observer=observer), found_again=found_again
+        settings, ServiceRetrier(redis_breaker, policy, once=REDIS_ONCE, observer=observer), found_again=found_again
     )
     pacer = Pacer(settings.max_upload_rate, waited=metrics.upload_waited)
     config = s3_config(settings, found_again)
-    s3 = s3_client(settings, ServiceRetrier(s3_breaker, policy, once=ONCE, observer=observer), pacer, config)
+    s3 = s3_client(settings, ServiceRetrier(s3_breaker, policy, once=S3_ONCE, observer=observer), pacer, config)
+    s3_probe = StoreProbe(s3, template.probe_key, template.probe_recording_key)
     lease = Lease(settings.instance_id, uuid4().hex, settings.lease_seconds)
     webhook = webhook_client(settings)
     mounts = Mounts(answer_seconds=settings.file_system_timeout_seconds)

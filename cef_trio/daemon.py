@@ -264,6 +264,7 @@ async def serve(
             services.metrics.snapshots_by(observer)
             shutdown.on_drain += [services.exit_saves.leave, supervisor.drain]
             background.start_soon(supervisor.renew_leases)
+            background.start_soon(services.best_effort.ask_again, services.s3.head_bucket)
             background.start_soon(abort_left_strays, services)
             with shutdown.intake:
                 exit_code = await take_in(supervisor)

@@ -14,7 +14,7 @@ import json
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
-from cef_trio.telemetry.at_risk import SENTENCES, Risk
+from cef_trio.telemetry.at_risk import SENTENCES, Risk, held
 
 
 class Phase(StrEnum):
@@ -211,8 +211,7 @@ def judge_ready(facts: ReadyFacts) -> tuple[Fact, ...]:
 
 def _at_risk(risk: Risk, now: float) -> str:
     """Without a file's name, which ``/readyz`` tells nobody."""
-    held = f"{risk.size_bytes} bytes of {risk.recordings} recordings do not get to s3" if risk.recordings else "at risk"
-    return f"{held} for {max(0.0, now - risk.since):.0f} s: {SENTENCES[risk.reason]}"
+    return f"{held(risk)} for {max(0.0, now - risk.since):.0f} s: {SENTENCES[risk.reason]}"
 
 
 def _judge_turns(name: str, silent_seconds: float | None, period_seconds: float) -> Fact:

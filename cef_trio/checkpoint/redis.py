@@ -93,6 +93,8 @@ class RedisCheckpointStore:
         self._read_url = read_url
         self.keys = Keys(key_prefix)
         self.unreadable = UnreadableKeys()
+        self._index_is_there = False
+        """Whether the index of paths is known to be there, or not to be needed."""
         self._redis = RedisClient(
             parse_address(url),
             home_key=self.keys.by_path,
@@ -227,7 +229,7 @@ class RedisCheckpointStore:
             found: dict[str, KnownPath] = {}
             unreadable: dict[str, str] = {}
             for batch in _batches(paths):
-                raw = client.hmget(self.keys.by_path, [codec.encode_path(path) for path in batch])
+                raw = self._ids_at(client, batch)
                 ids = {
                     path: value.decode(errors="replace")
                     for path, value in zip(batch, raw, strict=True)
@@ -543,6 +545,42 @@ class RedisCheckpointStore:
         # What a hand put there that is no text is no stream's id: it leads to no record, and ends no daemon.
         return frozenset(raw.decode(errors="replace") for raw in members)
 
+    def _ids_at(self, client: Client, paths: Sequence[str]) -> Sequence[bytes | None]:
+        key = self.keys.by_path
+        self._mend_index(client)
+        try:
+            found: list[bytes | None] = client.hmget(key, [codec.encode_path(path) for path in paths])
+        except ResponseError as error:
+            if not str(error).startswith("WRONGTYPE"):
+                raise
+            self._index_is_there = False
+            why = f"{key} is of a wrong type, and is to be a hash"
+            self.unreadable.note(key, why)
+            hint = f"no file can be looked up; {renaming(key)}, and it is made anew from the records"
+            raise RedisOperationError("find_by_path", f"{why}: {hint}") from error
+        self.unreadable.note(key, None)
+        return found
+
+    def _mend_index(self, client: Client) -> None:
+        """Make the index of paths anew if it is gone and records are there; it says nothing that they do not say. Asked
+        at the first call, and after it was of a wrong type.
+        """
+        if self._index_is_there:
+            return
+        if not client.exists(self.keys.by_path):
+            ids = {stream_id for one in self.keys.sets.values() for stream_id in self._members(client, one)}
+            metas = [one.meta for one in self._known(client, ids).values()]
+            # Of two with one path the open one counts, or the one that was worked on last: the first that is written.
+            metas.sort(key=lambda meta: (meta.status in ENDED, -meta.last_activity_at_utc.timestamp()))
+            pairs: list[Argument] = []
+            for meta in metas:
+                pairs += [codec.encode_path(meta.current_path), meta.stream_id]
+            for start in range(0, len(pairs), 2 * _BATCH):
+                run_script(client, scripts.INDEX_PATHS, [self.keys.by_path], pairs[start : start + 2 * _BATCH])
+            if metas:
+                log.warning("path_index_made_anew", key=self.keys.by_path, streams=len(metas))
+        self._index_is_there = True
+
     def _check_type(self, key: str, answer: object) -> None:
         """Note whether that key can be read.
 
@@ -596,6 +634,11 @@ class RedisCheckpointStore:
         if why is not None:
             raise RecordUnreadableError("load", why)
         return {part.part_number: part for part in sorted(parts, key=lambda part: part.part_number)}
+
+
+def renaming(key: str) -> str:
+    """What a person types to take a key of a wrong type out of the way, and lose nothing of it."""
+    return f"`redis-cli RENAME {key} {key}.broken`"
 
 
 def _text(value: object) -> str:

@@ -135,7 +135,7 @@ class Witness:
             self.parts[query["uploadId"], int(query["partNumber"])] = copied[1].decode()
         if request.method != "POST" or "uploads" not in request.url.params:
             return
-        key = request.url.path.partition("/recordings/")[2]
+        key = request.url.path.split("/", 2)[2]
         found = _UPLOAD_ID.search(body)
         if whole and found is not None:
             self.uploads[found[1].decode()] = key

@@ -25,6 +25,7 @@ from cef_trio.stream.failures import KEEPS_ITS_UPLOAD
 from cef_trio.stream.naming import metadata_key
 from cef_trio.stream.parts import PartPlan
 from cef_trio.stream.services import Services
+from cef_trio.telemetry.at_risk import Risk
 
 _KEEPS_ITS_UPLOAD = {Status.failed(reason) for reason in KEEPS_ITS_UPLOAD}
 _IN_FLIGHT = 4
@@ -110,10 +111,10 @@ def _forgotten(world: World, known: list[Checkpoint]) -> list[str]:
     return violations
 
 
-def open_uploads(world: World) -> dict[str, int]:
+def open_uploads(world: World, buckets: Collection[str] = (BUCKET, OTHER_BUCKET)) -> dict[str, int]:
     """Uploads that are neither completed nor aborted, and how many parts they have."""
     model, found = world.endpoint.model, {}
-    for bucket in (BUCKET, OTHER_BUCKET):
+    for bucket in buckets:
         page = model.list_uploads(bucket, prefix="", delimiter="", key_marker="", upload_id_marker="", limit=1000)
         for upload in page.uploads:
             parts = model.list_parts(bucket, upload.key, upload.upload_id, after=0, limit=1000).parts
@@ -141,13 +142,13 @@ def recorded_parts(world: World) -> Recorded:
 
 def _parts_held(world: World) -> dict[tuple[str, int], str]:
     """(upload id, part number) → the ETag of what S3 has."""
-    model = world.endpoint.model
-    page = model.list_uploads(BUCKET, prefix="", delimiter="", key_marker="", upload_id_marker="", limit=1000)
-    return {
-        (upload.upload_id, part.number): part.etag.strip('"')
-        for upload in page.uploads
-        for part in model.list_parts(BUCKET, upload.key, upload.upload_id, after=0, limit=1000).parts
-    }
+    model, held = world.endpoint.model, {}
+    for bucket in (BUCKET, OTHER_BUCKET):
+        page = model.list_uploads(bucket, prefix="", delimiter="", key_marker="", upload_id_marker="", limit=1000)
+        for upload in page.uploads:
+            for part in model.list_parts(bucket, upload.key, upload.upload_id, after=0, limit=1000).parts:
+                held[upload.upload_id, part.number] = part.etag.strip('"')
+    return held
 
 
 def _is_held(world: World, upload_id: str, number: int, etag: str) -> bool:
@@ -277,16 +278,47 @@ def in_the_end(stage: Stage, scenario: Scenario) -> list[str]:
     return violations + scenario.also(stage) + left_uploads(world, scenario)
 
 
+def risk_untold(stage: Stage, told: Collection[Risk]) -> list[str]:
+    """What is not in S3 though it was long time enough, and not named as at risk by the daemon (promise P10)."""
+    missing = _missing(stage)
+    if missing and not told:
+        return [f"P10: {' and '.join(missing)} is not in S3, and the daemon says that nothing is at risk"]
+    return []
+
+
+def risk_invented(stage: Stage, told: Collection[Risk]) -> list[str]:
+    """Risks that the daemon tells though everything is in S3 (promise P10)."""
+    if _missing(stage):
+        return []
+    return [f"P10: everything is in S3, and the daemon says that something is at risk: {risk.reason}" for risk in told]
+
+
+def _missing(stage: Stage) -> list[str]:
+    """The recordings that have bytes, and no completed stream whose object has these."""
+    world = stage.world
+    stored: dict[str, list[Checkpoint]] = {}
+    for checkpoint in world.known():
+        if checkpoint.meta.status is Status.COMPLETED:
+            stored.setdefault(checkpoint.meta.current_path, []).append(checkpoint)
+    contents = {name: Path(world.path(name)).read_bytes() for name in stage.names()}
+    return [
+        name
+        for name, content in contents.items()
+        if content and not any(_holds(world, one, content) for one in stored.get(world.path(name), []))
+    ]
+
+
 def left_uploads(world: World, scenario: Scenario) -> list[str]:
     """Uploads that stayed open though their stream has ended, or nobody knows them (promise P5)."""
     violations = []
     known_ids = {checkpoint.meta.s3_upload_id: checkpoint.meta.status for checkpoint in world.known()}
-    for upload_id, parts in open_uploads(world).items():
+    # Those of another bucket are not touched (P9): named in the log, and left to `cef-trio gc` there.
+    for upload_id, parts in open_uploads(world, [world.bucket]).items():
         status_of = known_ids.get(upload_id)
+        if status_of is None and world.buckets_used > {world.bucket}:
+            continue  # it may have been left behind when the settings led to another bucket, and named in the log then
         if status_of is None and world.redis_lost and (not parts or scenario.starts_over):
             continue  # it fits no file, or nothing tells whose it is: left to `cef-trio gc`, as the promise says
-        if world.bucket != BUCKET:
-            continue  # another bucket's is not touched (P9): named in the log, and left to `cef-trio gc` there
         if status_of is None or status_of is Status.COMPLETED:
             violations.append(f"P5: an open upload of {parts} parts was left that nobody knows")
         elif status_of in ENDED - _KEEPS_ITS_UPLOAD:

@@ -39,6 +39,8 @@ PATIENCE_SECONDS = 900.0
 """Virtual seconds in which everything must have come to rest once the servers work."""
 _STRAYS_SECONDS = PAUSE_SECONDS + SWEEP_SECONDS + 60.0
 """Virtual seconds in which uploads of ended streams must be found."""
+_LINGERS_SECONDS = 150.0
+"""How long a trouble lasts that is to be told: longer than the minute of promise P10, with what has to pass before."""
 _AGAIN_SECONDS = 40.0
 """How long a daemon in the middle of a plan lives if nothing strikes it."""
 
@@ -147,7 +149,10 @@ async def _conduct(folder: Path, report: Report, keep_journal: bool) -> None:
             await scenario.before(stage)
             if scenario.goes_on:
                 writers.start_soon(scenario.script, stage)
-            for number in range(1, max((strike.life for strike in plan.strikes), default=1) + 1):
+            lives = max((strike.life for strike in plan.strikes), default=1)
+            for number in range(1, lives + 1):
+                if number > 1:
+                    scenario.between(stage, number)
                 strikes = [strike for strike in plan.strikes if strike.life == number]
                 script = scenario.script if number == 1 and not scenario.goes_on else None
                 with _parts_judged(world, scenario, report, judged=number > 1):
@@ -160,6 +165,7 @@ async def _conduct(folder: Path, report: Report, keep_journal: bool) -> None:
             world.endpoint.faults.clear()
             world.proxy.rules.clear()
         world.store.fault = None
+        scenario.between(stage, lives + 1)
         await _rest(stage, scenario, report)
     report.hits = stage.counted()
     report.hits.update(f"daemon: {struck.strike.blow.value}" for struck in report.struck)
@@ -285,10 +291,20 @@ async def _rest(stage: Stage, scenario: Scenario, report: Report) -> None:
         async with world.daemon() as daemon:
             stage.daemon = daemon
             stage.close_all()
+            if scenario.lingers is not None:
+                async with scenario.lingers(stage):
+                    await trio.sleep(_LINGERS_SECONDS)
+                    report.violations += promises.risk_untold(stage, daemon.at_risk)
             if not await _until(lambda: promises.at_rest(world), PATIENCE_SECONDS):
                 states = Counter(checkpoint.meta.status.value for checkpoint in world.known())
                 report.violations.append(f"P6: after {PATIENCE_SECONDS:g} seconds nothing is at rest: {dict(states)}")
             await _until(lambda: not promises.left_uploads(world, scenario), _STRAYS_SECONDS)
+            if scenario.faults_stay:
+                await trio.sleep(_LINGERS_SECONDS)
+            report.violations += promises.risk_untold(stage, daemon.at_risk)
+            # An outage is over when its next probe says so, which is in a minute.
+            await _until(lambda: not promises.risk_invented(stage, daemon.at_risk), _LINGERS_SECONDS)
+            report.violations += promises.risk_invented(stage, daemon.at_risk)
             services = daemon.services
     stage.daemon = None
     if trio.lowlevel.current_statistics().tasks_living > before:

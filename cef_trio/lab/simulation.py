@@ -18,6 +18,8 @@ from cef_trio.checkpoint.memory import Moment as RedisMoment
 from cef_trio.checkpoint.states import Status
 from cef_trio.lab.blows import FATAL, Blow, Strike
 from cef_trio.lab.file_misfortunes import FileMisfortunes
+from cef_trio.lab.lingering import lingering
+from cef_trio.lab.lives import LifeSettings
 from cef_trio.lab.misfortunes import Misfortunes
 from cef_trio.lab.redis_faults import RedisFaults
 from cef_trio.lab.scenarios import Scenario
@@ -54,6 +56,8 @@ def simulated(seed: int) -> Scenario:
     unkind = Misfortunes.of(seed, gentle=world.gentle, writers=world.writers)
     files = FileMisfortunes.of(seed, gentle=world.gentle, writers=world.writers)
 
+    lives = LifeSettings.of(seed, gentle=world.gentle)
+
     async def before(stage: Stage) -> None:
         for fault in world.faults:
             stage.arm(fault)
@@ -85,10 +89,12 @@ def simulated(seed: int) -> Scenario:
         "a world made of dice",
         script,
         before,
-        may_end=(frozenset() if world.gentle else _ENDS) | files.may_end | unkind.may_end,
+        may_end=(frozenset() if world.gentle else _ENDS) | files.may_end | unkind.may_end | lives.may_end,
         starts_over=not world.gentle,
         redis_may_fail=bool(world.stumbles) or unkind.strikes_redis,
         redis_silent=bool(world.stumbles) or unkind.strikes_redis,
+        between=lives.between,
+        lingers=lingering(seed),
         goes_on=True,
         max_concurrent_parts=world.parts,
     )

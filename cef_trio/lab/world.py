@@ -26,7 +26,7 @@ from uuid import UUID
 import trio
 from inotify_simple import INotify
 
-from cef_trio.assembly import ONCE, knows_writer
+from cef_trio.assembly import REDIS_ONCE, S3_ONCE, knows_writer
 from cef_trio.checkpoint.exit_saves import ExitSaves
 from cef_trio.checkpoint.memory import MemoryCheckpointStore, Snapshot
 from cef_trio.checkpoint.model import Checkpoint, Lease
@@ -58,12 +58,14 @@ from cef_trio.s3.model import ChecksumAlgorithm, PartToComplete
 from cef_trio.s3.model import StoredObject as S3Object
 from cef_trio.s3.pacing import Pacer
 from cef_trio.s3.sigv4 import Credentials
+from cef_trio.s3.store_probe import StoreProbe
 from cef_trio.stream.after_upload_rules import KEEP
 from cef_trio.stream.intake_tasks import IntakeRules, IntakeTasks
 from cef_trio.stream.naming import KeyTemplate, metadata_key
 from cef_trio.stream.risks import RiskObserver
 from cef_trio.stream.services import Services, StreamRules
 from cef_trio.stream.supervisor import StreamSupervisor
+from cef_trio.telemetry.at_risk import Risk
 from cef_trio.telemetry.metrics import Metrics
 from cef_trio.webhook.client import WebhookClient
 
@@ -99,6 +101,8 @@ class World:
         """The machine of this world's daemons, but for those that are started elsewhere."""
         self.bucket = BUCKET
         """The bucket of the next daemon."""
+        self.buckets_used: set[str] = set()
+        """The buckets of all daemons so far."""
         self.s3_name = ""
         """How the next daemon calls the store's endpoint; empty: it does not record it."""
         self.key_template = "streams/{stream_id}/{file_name}"
@@ -353,17 +357,17 @@ class World:
         """A daemon's services in this world; ``instance`` is its lasting name, ``witness`` who hears S3 acknowledge."""
         host = host or self.host
         self.daemons_started += 1
+        self.buckets_used.add(self.bucket)
         witness = witness or self.witness
         self.life = life = life or Life()
         store = cast("CheckpointStore", MortalStore(self.store, life, self.journal, witness))
         random = Random(self.random.getrandbits(64))  # noqa: S311 - as above
         metrics = Metrics()
         template = KeyTemplate(self.key_template)
-        probe_key = template.probe_key
         redis_breaker = CircuitBreaker("redis", lambda _need: store.prove(), self.policy, random)
-        s3_breaker = CircuitBreaker("s3", lambda need: s3.probe(need, probe_key), self.policy, random)
+        s3_breaker = CircuitBreaker("s3", lambda need: s3_probe(need), self.policy, random)  # noqa: PLW0108 - made below
         self.store._retrier = ServiceRetrier(  # noqa: SLF001
-            redis_breaker, self.policy, once=ONCE, random=random, observer=metrics.attempt_failed
+            redis_breaker, self.policy, once=REDIS_ONCE, random=random, observer=metrics.attempt_failed
         )
         config = S3Config(
             bucket=self.bucket,
@@ -373,13 +377,16 @@ class World:
         pacer = Pacer(self.upload_rate, waited=metrics.upload_waited)
         s3 = _WitnessedS3Client(
             replace(config, options=self.options, checksum=self.checksum),
-            retrier=ServiceRetrier(s3_breaker, self.policy, once=ONCE, random=random, observer=metrics.attempt_failed),
+            retrier=ServiceRetrier(
+                s3_breaker, self.policy, once=S3_ONCE, random=random, observer=metrics.attempt_failed
+            ),
             transport=MortalTransport(
                 ProxyTransport(InProcessTransport(self.endpoint), self.proxy, call_name), life, witness, self.journal
             ),
             now=self.utc_now,
             pacer=pacer,
         )
+        s3_probe = StoreProbe(s3, template.probe_key, template.probe_recording_key)
         s3.witness = witness
         bucket = self.bucket
         s3.completed = lambda key: self.completed.append(self.objects(bucket).get(key, b""))
@@ -489,9 +496,13 @@ class WorldDaemon:
         self.services = services
         self.shutdown = Shutdown(world.grace_seconds, services.rules.save_seconds)
         self.exit_code: ExitCode | None = None
-        self.risks: RiskObserver | None = None
-        """What it knows of bytes that do not get to S3."""
         self._supervisor: StreamSupervisor | None = None
+        self._risks: RiskObserver | None = None
+
+    @property
+    def at_risk(self) -> tuple[Risk, ...]:
+        """What it says should be in S3 and is not getting there (promise P10)."""
+        return self._risks() if self._risks is not None else ()
 
     @property
     def listens(self) -> bool:
@@ -511,12 +522,12 @@ class WorldDaemon:
         async def take_in(supervisor: StreamSupervisor) -> ExitCode:
             self._supervisor = supervisor
             world, services = self.world, self.services
-            self.risks = RiskObserver(services, supervisor, lambda: self.shutdown.signals > 0)
-            services.metrics.at_risk_by(self.risks)
+            self._risks = RiskObserver(services, supervisor, lambda: self.shutdown.signals > 0)
+            services.metrics.at_risk_by(self._risks)
             tasks = IntakeTasks(
                 services,
                 supervisor,
-                self.risks,
+                self._risks,
                 IntakeRules(
                     folder=str(world.folder),
                     timeout_seconds=world.stream_timeout_seconds,
@@ -554,8 +565,8 @@ class WorldDaemon:
             open_inotify=cast("Callable[[], AbstractContextManager[INotify]]", partial(kernel.queues.open, host.real)),
         )
         self.services.scans.ask = watcher.rescan
-        if self.risks is not None:
-            self.risks.watcher = watcher
+        if self._risks is not None:
+            self._risks.watcher = watcher
         await intake.start(watcher.run)
 
     async def _tell_scan(self, supervisor: StreamSupervisor) -> None:

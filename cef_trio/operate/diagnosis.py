@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
+from cef_trio.checkpoint.states import StreamSet
 from cef_trio.exceptions import RedisOperationError, S3OperationError
 from cef_trio.s3.errors import HINTS
 from cef_trio.s3.model import AbortRule, ChecksumAlgorithm
@@ -240,8 +241,8 @@ def _judge_reports(facts: StreamFacts) -> list[Finding]:
 def _judge_records(facts: StreamFacts) -> list[Finding]:
     """Records that cannot be read, and names without a record: left alone by every daemon and command."""
     found = [
-        problem("records", f"cannot be read, and are left alone: {why}", "mend or delete that key (redis-cli)")
-        for why in list(facts.unreadable.values())[:_MOST_RECORDS]
+        problem("records", f"cannot be read, and are left alone: {why}", _mending(key))
+        for key, why in list(facts.unreadable.items())[:_MOST_RECORDS]
     ]
     if left_out := len(facts.unreadable) - len(found):
         found.append(problem("records", f"{left_out} more cannot be read", "`cef-trio list` names them"))
@@ -251,6 +252,14 @@ def _judge_records(facts: StreamFacts) -> list[Finding]:
     return found
 
 
+def _mending(key: str) -> str:
+    """A key of many streams is only moved away: what it said stands in the records too, or is told anew."""
+    if key.endswith(("webhooks:owed", *(f"streams:{name}" for name in _OF_MANY))):
+        return f"`redis-cli RENAME {key} {key}.broken`: the daemon goes on by itself"
+    return "mend or delete that key (redis-cli)"
+
+
+_OF_MANY: Final = ("by_path", "reports", *(one.value for one in StreamSet))
 _MOST_RECORDS: Final = 5
 """So many that cannot be read are named one by one."""
 

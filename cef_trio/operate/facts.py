@@ -22,7 +22,7 @@ from inotify_simple import INotify, flags
 from cef_trio import file_system
 from cef_trio.checkpoint.redis import RedisCheckpointStore
 from cef_trio.checkpoint.states import FAILED, Status, StreamSet
-from cef_trio.exceptions import S3OperationError
+from cef_trio.exceptions import RedisOperationError, S3OperationError
 from cef_trio.intake.scan import scan_now
 from cef_trio.operate.diagnosis import FolderFacts, RedisFacts, StreamFacts
 from cef_trio.operate.overview import instance_of
@@ -173,6 +173,11 @@ async def stream_facts(store: RedisCheckpointStore) -> StreamFacts:
     daemons = Counter(map(instance_of, (await store.holders(opened)).values()))
     ended = await lookup.load_metas(store, await store.members(StreamSet.FAILED))
     failed = sum(one.meta.status in FAILED - {Status.FAILED_ABORTED} for one in ended.values())
+    try:
+        await store.find_by_path(["/"])
+    except RedisOperationError as error:
+        if error.transient or store.keys.by_path not in store.unreadable.known:
+            raise
     reports, odd = decode_all(await store.reports())
     unread = {why: why for why in odd}
     return StreamFacts(

@@ -220,7 +220,7 @@ class S3Client:
 
     async def upload_part_copy(self, key: str, upload_id: str, part_number: int, source: ObjectRange) -> CopiedPart:
         """Have S3 make a part of an object's bytes, if it still has that ETag. To be tried once
-        (``assembly.ONCE``): nobody needs a copy, since what cannot be copied can be sent.
+        (``assembly.S3_ONCE``): nobody needs a copy, since what cannot be copied can be sent.
 
         What comes back is only what S3 says: it is for the caller to compare it with the bytes that it wants.
 

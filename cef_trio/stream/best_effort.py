@@ -11,11 +11,13 @@ An S3 that is away altogether is no case of this: nothing could be sent then eit
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
 import structlog
 import trio
+from trio_util import AsyncBool
 
 from cef_trio.exceptions import S3OperationError
 
@@ -46,11 +48,25 @@ class BestEffort:
 
     def __init__(self) -> None:
         self._failing: dict[str, FailingCall] = {}
+        self._calls: dict[str, Callable[[], Awaitable[object]]] = {}
+        """What failed last, by operation: it is made again to see whether it works."""
+        self._fails = AsyncBool(False)
 
     @property
     def failing(self) -> Mapping[str, FailingCall]:
         """The operations that are done without at present."""
         return self._failing
+
+    async def ask_again(self, reach: Callable[[], Awaitable[None]]) -> None:
+        """Make what fails again once a minute, for ever, so that its end is known though nobody needs it."""
+        while True:
+            await self._fails.wait_value(True)
+            await trio.sleep_until(min(call.ask_at for call in self._failing.values()))
+            for operation, failing in list(self._failing.items()):
+                call = self._calls.get(operation)  # gone, if it has worked since
+                if call is not None and failing.ask_at <= trio.current_time():
+                    with suppress(S3OperationError):  # an answer; or S3 itself is away, which its breaker says
+                        await self.attempt(operation, call, reach=reach)
 
     async def attempt(
         self, operation: str, call: Callable[[], Awaitable[T]], *, reach: Callable[[], Awaitable[None]]
@@ -83,17 +99,21 @@ class BestEffort:
             await _reached(reach)
         since = before.since if before is not None else now
         self._failing[operation] = FailingCall(since, error, trio.current_time() + PAUSE_SECONDS)
-        log.warning(
-            "optional_call_failing",
-            operation=operation,
-            error=error,
-            seconds=round(trio.current_time() - since, 3),
-            asked_again_seconds=PAUSE_SECONDS,
-        )
+        self._calls[operation], self._fails.value = call, True
+        if before is None or before.error != error:  # said once, however often it is asked again
+            log.warning(
+                "optional_call_failing",
+                operation=operation,
+                error=error,
+                seconds=round(trio.current_time() - since, 3),
+                asked_again_seconds=PAUSE_SECONDS,
+            )
         return None
 
     def _works(self, operation: str) -> None:
         failed = self._failing.pop(operation, None)
+        self._calls.pop(operation, None)
+        self._fails.value = bool(self._failing)
         if failed is not None:
             seconds = round(trio.current_time() - failed.since, 3)
             log.info("optional_call_works", operation=operation, seconds=seconds)

@@ -50,6 +50,8 @@ async def settle(services: Services, stream_id: str, path: str) -> Checkpoint | 
             await trio.sleep(services.unproved_seconds(fs_type, before))
             found = await likeness(recording, before.size_bytes, completed)
             if found is not Likeness.SAME:
+                if found is Likeness.SOME:
+                    services.advice.goes_on(completed.meta, before)
                 return completed if found is Likeness.SOME else Likeness.NONE
             after = await recording.stat()
             if (after, after.ctime_ns) == (before, before.ctime_ns):

@@ -56,6 +56,11 @@ def reason_of(error: BaseException) -> FailureReason:  # noqa: PLR0911 - it is a
             return FailureReason.UNEXPECTED
 
 
+def is_missing_right(error: BaseException) -> bool:
+    """Whether Redis refuses us a step that it may be told to allow (NOPERM). That is no recording's own: it waits."""
+    return isinstance(error, RedisOperationError) and not error.transient and error.refusal
+
+
 KEEPS_ITS_UPLOAD: Final = frozenset(FailureReason) - {
     FailureReason.FILE_MISSING_ON_RESUME,
     FailureReason.FILE_REPLACED,

@@ -164,6 +164,7 @@ async def finish(services: Services, upload: StreamUpload, path: str) -> None:
         parts_rewritten=meta.parts_rewritten,
         bytes_rewritten=meta.bytes_rewritten,
     )
+    services.advice.completed(meta)
 
 
 async def _probe(services: Services, path: str) -> MediaInfo | None:

@@ -85,6 +85,11 @@ class KeyTemplate:
         return f"{self.prefix}cef-trio-probe"
 
     @property
+    def probe_recording_key(self) -> str:
+        """A key as a recording may have, of no stream that there is."""
+        return self.key(str(UUID(int=0)), "cef-trio-probe.mp4")
+
+    @property
     def name_bytes(self) -> int:
         """How long a name in a key may be, so that the key of its metadata is none that S3 refuses."""
         names = len(_FIELD.findall(self.template)) - 1

@@ -38,10 +38,11 @@ from cef_trio.exceptions import (
     StreamEndedError,
 )
 from cef_trio.movement import Movement
+from cef_trio.recording import FileStat
 from cef_trio.shielded import shielded
 from cef_trio.stream import recovery
 from cef_trio.stream.decide import Action, Look, judge_look, next_action
-from cef_trio.stream.failures import KEEPS_ITS_UPLOAD, GivenUpError, reason_of
+from cef_trio.stream.failures import KEEPS_ITS_UPLOAD, GivenUpError, is_missing_right, reason_of
 from cef_trio.stream.finalize import finish, verify_and_complete
 from cef_trio.stream.holes import Holes
 from cef_trio.stream.identity import HEAD_BYTES, Sameness, is_same_file
@@ -221,6 +222,7 @@ class StreamProcessor:
                     await self._pause_unless_ended(upload)
                 case Action.FINALIZE:
                     if await self._has_ended(situation):
+                        self._services.advice.ended(upload.stream_id, situation.ending)
                         await self._with_recording(upload, self._verify_and_complete)
                 case Action.WRITE_METADATA:
                     began = self._finalizing_began()
@@ -382,7 +384,7 @@ class StreamProcessor:
         try:
             async with self._services.disk.open(path) as recording:
                 stat = await recording.stat()
-                is_ours = await self._is_ours(upload, recording)
+                is_ours = await self._is_ours(upload, recording, stat)
         except RecordingChangedError:
             stat = None  # nothing is there
         look = judge_look(stat, is_ours=is_ours, covered_bytes=upload.covered_bytes)
@@ -390,9 +392,8 @@ class StreamProcessor:
             self.situation.value = looked(self.situation.value, path, stat)
         return look
 
-    async def _is_ours(self, upload: StreamUpload, recording: OpenRecording) -> bool:
+    async def _is_ours(self, upload: StreamUpload, recording: OpenRecording, stat: FileStat) -> bool:
         """Whether an open file is the stream's, though a number of it may have changed: then the record is mended."""
-        stat = await recording.stat()
         if is_same_file(upload.meta.identity, stat, recording.generation):
             return True
         if await recognize(upload.meta, upload.parts, recording) is Sameness.REPLACED:
@@ -521,8 +522,8 @@ class StreamProcessor:
             except (LeaseLostError, RecordUnreadableError) as error:
                 return await self._let_go(error)
             except CefMp4ProcessorError as error:
-                if not error.transient:
-                    log.exception("failure_not_recorded", error=str(error))
+                if not error.transient and not is_missing_right(error):
+                    log.error("failure_not_recorded", error=str(error))  # noqa: TRY400 - what Redis says is all of it
                     return Outcome.FAILED
                 await self._wait_to_retry(error)
             except Exception:  # a bug while a failure is recorded must not end other streams: P6
@@ -555,7 +556,7 @@ class StreamProcessor:
 
 def _can_go_on(error: CefMp4ProcessorError) -> bool:
     """Whether coming back through ``recovery.resume`` may help: what S3 lost can be begun again."""
-    return error.transient or _says_lost(error)
+    return error.transient or _says_lost(error) or is_missing_right(error)
 
 
 def _says_lost(error: CefMp4ProcessorError) -> bool:

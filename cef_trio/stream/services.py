@@ -24,6 +24,7 @@ from cef_trio.retry import CircuitBreaker
 from cef_trio.s3.client import S3Client
 from cef_trio.s3.pacing import Pacer
 from cef_trio.shielded import shielded
+from cef_trio.stream.advice import Advice
 from cef_trio.stream.best_effort import BestEffort
 from cef_trio.stream.naming import KeyTemplate
 from cef_trio.stream.scans import Scans
@@ -110,6 +111,8 @@ class Services:
     """Which calls of S3 are done without at present."""
     strays: StrayUploads = field(default_factory=StrayUploads)
     """When uploads that were left under ended streams' keys are looked for."""
+    advice: Advice = field(default_factory=Advice)
+    """Which settings would help, told once each."""
     mounts: Mounts = field(default_factory=Mounts)
     """Which mounts answer."""
     scans: Scans = field(default_factory=Scans)

@@ -48,6 +48,8 @@ _RECOGNIZE_SECONDS = 5.0
 """How long one file may keep the others waiting while it is read to see which file it is."""
 _LOST_AGAIN_SECONDS = 600.0
 """How long after a search for what Redis may have lost old files that come are taken for new ones."""
+_LOSS_SECONDS = 60.0
+"""How far apart two such searches are at least, however many signs of a loss there are."""
 _PAUSE_SECONDS = 1.0
 """Between two tries to ask a Redis that refuses, and before a stream whose lease was lost is asked about again."""
 
@@ -143,8 +145,10 @@ class StreamSupervisor:
         self._may_be_lost_before_ns = int(services.utc_now().timestamp() * 1e9)
         """Redis may have lost the record of a file that was last written before this: before this daemon's life, or
         before a sign of a loss."""
+        self._searched_lost_at = -inf
+        """When what Redis may have lost was searched for, by ``trio.current_time()``."""
         self._search_lost_at = -inf
-        """When what Redis may have lost may be searched for again, by ``trio.current_time()``."""
+        """When it may be searched for again."""
         self._draining = AsyncBool(False)
         self._live: dict[str, LiveStream] = {}
         self._settled: dict[str, FileStat] = {}
@@ -443,7 +447,8 @@ class StreamSupervisor:
         if old and trio.current_time() >= self._search_lost_at:
             await self._relocated.look_for_completed(old)
             self._sources.objects.want(old)
-            self._search_lost_at = trio.current_time() + _LOST_AGAIN_SECONDS
+            self._searched_lost_at = trio.current_time()
+            self._search_lost_at = self._searched_lost_at + _LOST_AGAIN_SECONDS
 
     def _may_be_lost(self, stat: FileStat) -> bool:
         """Whether Redis may have known a file that it does not know."""
@@ -454,7 +459,7 @@ class StreamSupervisor:
         self._must_list_uploads = True
         self._relocated.again()
         self._may_be_lost_before_ns = int(self._services.utc_now().timestamp() * 1e9) + 1
-        self._search_lost_at = -inf
+        self._search_lost_at = min(self._search_lost_at, self._searched_lost_at + _LOSS_SECONDS)
 
     def _settle(self, path: str, known: KnownPath) -> None:
         """Nothing is to be done about that file until it changes, but what follows an upload."""

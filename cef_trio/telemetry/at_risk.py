@@ -111,6 +111,14 @@ class Risk:
     """In words, for a person: it may name files."""
 
 
+def held(risk: Risk) -> str:
+    """How much is held back, in words."""
+    if not risk.recordings:
+        return "at risk"
+    recordings = "1 recording does" if risk.recordings == 1 else f"{risk.recordings} recordings do"
+    return f"{risk.size_bytes} bytes of {recordings} not get to S3"
+
+
 def judge(facts: Facts, now: float, *, patience_seconds: float | None = None) -> tuple[Risk, ...]:
     """What is at risk now, one entry a reason, in the order of :class:`Reason`."""
     patience = PATIENCE_SECONDS if patience_seconds is None else patience_seconds

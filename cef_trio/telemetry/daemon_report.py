@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from cef_trio.telemetry.at_risk import Reason, Risk
+from cef_trio.telemetry.at_risk import Reason, Risk, held
 from cef_trio.telemetry.lag import Lag
 
 OLD_SECONDS: Final = 60.0
@@ -111,8 +111,7 @@ def words(report: DaemonReport, now: float) -> list[str]:
 
 
 def _in_words(risk: Risk, now: float) -> str:
-    held = f"{risk.size_bytes} bytes of {risk.recordings} recordings do not get to S3" if risk.recordings else "at risk"
-    return f"{held}, for {max(0.0, now - risk.since):.0f} s: {risk.why}"
+    return f"{held(risk)}, for {max(0.0, now - risk.since):.0f} s: {risk.why}"
 
 
 def _risk(reason: Any, since: Any, size_bytes: Any, recordings: Any, why: Any) -> Risk:

@@ -10,6 +10,7 @@ from admin.admin_scene import SetSource, serving, snapshot_of, stream
 from servers.chromium import PROGRAM, chromium
 
 from cef_trio.admin.snapshot import FailedStream, Phase, ServiceOutage
+from cef_trio.telemetry.at_risk import Reason, Risk
 
 pytestmark = [
     pytest.mark.real,
@@ -106,6 +107,32 @@ async def test_outages_failures_draining_a_limit_and_a_lost_connection_are_said(
             assert again == port
             await tab.until(f"{PHASE} === 'running'")
             assert await tab.evaluate("document.querySelectorAll('.notice').length") == 0
+
+
+async def test_p10_what_is_at_risk_is_said_with_its_size_its_reason_and_since_when() -> None:
+    since = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC).timestamp()
+    still = Risk(Reason.NOT_MOVING, since, 3 << 20, 1, f"uploads stand still: {HOSTILE[0]}")
+    folder = Risk(Reason.FOLDER_LOST, since, 0, 0, "the watch folder cannot be read")
+    source = SetSource()
+    async with serving(source) as port, chromium() as tab:
+        await tab.open(f"http://127.0.0.1:{port}/")
+        await tab.until(f"{ROWS}.length === 1")
+        source.change(at_risk=(still,))
+        await tab.until(f"{PHASE} === 'at risk'")
+        text = await tab.evaluate("document.getElementById('notices').innerText")
+        assert "3.0 MiB of 1 recording does not get to S3" in text
+        assert "Since 2026-01-02 03:04:05 UTC" in text
+        assert f"uploads stand still: {HOSTILE[0]}" in text
+        assert await tab.evaluate("document.querySelectorAll('.notice.bad').length") == 1
+        assert await tab.evaluate("document.querySelectorAll('main img').length") == 0
+        source.change(at_risk=(replace(still, size_bytes=6 << 20, recordings=2), folder))
+        await tab.until("document.querySelectorAll('.notice.bad').length === 2")
+        text = await tab.evaluate("document.getElementById('notices').innerText")
+        assert "6.0 MiB of 2 recordings do not get to S3" in text
+        assert "Recordings are at risk" in text
+        source.change(at_risk=())
+        await tab.until(f"{PHASE} === 'running' && document.querySelectorAll('.notice').length === 0")
+        assert tab.console == []
 
 
 async def test_what_failed_is_one_step_away_and_its_time_is_the_logs() -> None:

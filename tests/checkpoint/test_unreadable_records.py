@@ -187,3 +187,44 @@ async def test_kind9_what_redis_refuses_for_another_reason_is_not_taken_for_a_wr
             assert not store.unreadable.known
     finally:
         raw.execute_command("ACL", "DELUSER", "blind")
+
+
+@pytest.mark.real
+async def test_kind9_an_index_of_paths_of_a_wrong_type_is_named_with_what_to_do_and_made_anew_of_the_records(
+    valkey: ValkeyServer, raw: Any
+) -> None:
+    async with RedisCheckpointStore(valkey.url) as store:
+        await store.create(meta("s1", status=Status.ACTIVE), OURS)
+        await store.create(meta("s2"), OURS)
+        for status in (Status.PENDING_COMPLETION, Status.S3_COMPLETED, Status.COMPLETED):
+            await store.transition("s1", OURS, status, NOTHING)
+        paths = ["/rec/s1.mp4", "/rec/s2.mp4", "/rec/s3.mp4"]
+        raw.delete(KEYS.by_path)
+        raw.set(KEYS.by_path, "a hand slipped")
+        with capture_logs() as logs:
+            for _ in range(5):
+                with pytest.raises(RedisOperationError, match=r"by_path is of a wrong type.*redis-cli RENAME") as no:
+                    await store.find_by_path(paths)
+                assert not no.value.transient
+            assert [(entry["event"], entry["key"]) for entry in logs] == [("checkpoint_unreadable", KEYS.by_path)]
+            raw.rename(KEYS.by_path, f"{KEYS.by_path}.broken")
+            assert set(await store.find_by_path(paths)) == {"/rec/s1.mp4", "/rec/s2.mp4"}
+        assert logs[-1]["event"] == "path_index_made_anew"
+        assert not store.unreadable.known
+    raw.delete(KEYS.by_path)
+    async with RedisCheckpointStore(valkey.url) as store:  # the next life asks too
+        assert set(await store.find_by_path(paths)) == {"/rec/s1.mp4", "/rec/s2.mp4"}
+
+
+@pytest.mark.real
+async def test_kind12_of_two_records_with_one_path_the_open_one_is_found_and_what_is_in_the_index_stays(
+    valkey: ValkeyServer, raw: Any
+) -> None:
+    async with RedisCheckpointStore(valkey.url) as store:
+        await store.create(meta("old", current_path="/rec/a.mp4"), OURS)
+        await store.transition("old", OURS, Status.FAILED_UNEXPECTED, NOTHING)
+        await store.create(meta("new", current_path="/rec/a.mp4"), OURS, instead_of="old")
+        raw.delete(KEYS.by_path)
+    async with RedisCheckpointStore(valkey.url) as store:
+        found = await store.find_by_path(["/rec/a.mp4"])
+        assert found["/rec/a.mp4"].meta.stream_id == "new"

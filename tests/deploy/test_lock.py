@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-LOCKS = sorted(ROOT.glob("requirements*.lock"))
+LOCKS = sorted((ROOT / "requirements").glob("*.lock"))
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 WHERE_PIP_STANDS = ("README.md", "docs/operations.md", "Containerfile", ".ci/environment")
 
@@ -22,6 +22,10 @@ def requirements(lock: Path) -> dict[str, str]:
     """Name → all of its entry."""
     lines = [line for line in lock.read_text().replace("\\\n", " ").splitlines() if not line.startswith("#")]
     return {line.partition("==")[0]: line for line in lines if line}
+
+
+def of(name: str) -> dict[str, str]:
+    return requirements(ROOT / "requirements" / name)
 
 
 def normal(requirement: str) -> str:
@@ -40,15 +44,15 @@ def test_every_requirement_has_one_version_and_hashes(lock: Path) -> None:
 def test_every_dependency_is_in_its_lock() -> None:
     project = PYPROJECT["project"]
     wanted = {
-        "requirements.lock": project["dependencies"],
-        "requirements-build.lock": PYPROJECT["build-system"]["requires"],
+        "run.lock": project["dependencies"],
+        "build.lock": PYPROJECT["build-system"]["requires"],
     }
     for extra, needs in project["optional-dependencies"].items():
-        wanted[f"requirements-{extra}.lock"] = [need for need in needs if not need.startswith("cef-trio[")]
+        wanted[f"{extra}.lock"] = [need for need in needs if not need.startswith("cef-trio[")]
     assert {lock.name for lock in LOCKS} == set(wanted)
-    base = requirements(ROOT / "requirements.lock") | requirements(ROOT / "requirements-build.lock")
+    base = of("run.lock") | of("build.lock")
     for name, needs in wanted.items():
-        assert {normal(need) for need in needs} <= set(requirements(ROOT / name) | base), name
+        assert {normal(need) for need in needs} <= set(of(name) | base), name
 
 
 def test_no_two_locks_have_different_versions() -> None:
@@ -60,7 +64,7 @@ def test_no_two_locks_have_different_versions() -> None:
 
 
 def test_python_of_debian_12_gets_what_redis_needs_there() -> None:
-    assert "python_full_version < '3.11.3'" in requirements(ROOT / "requirements.lock")["async-timeout"]
+    assert "python_full_version < '3.11.3'" in of("run.lock")["async-timeout"]
 
 
 @pytest.mark.parametrize("file", WHERE_PIP_STANDS)

@@ -10,14 +10,14 @@ from collections.abc import Iterable
 
 import pytest
 
-from cef_trio.lab import file_misfortunes, misfortunes
+from cef_trio.lab import file_misfortunes, lingering, lives, misfortunes
 from cef_trio.lab.campaign import Tally, conduct
 from cef_trio.lab.explorers import cancellations, crashes, worlds
 from cef_trio.lab.run import Plan, run_plan
 from cef_trio.lab.scenarios import EXPECTED_BROKEN, EXPLORED, SCENARIOS, streams
 
 PROCESSES = os.cpu_count() or 1
-WORLDS = 1000
+WORLDS = 800
 EVERY = {name: 1 if SCENARIOS[name] in streams.SCENARIOS else 16 for name in SCENARIOS}
 """Every step of the stories of one recording; of the long ones of an unkind world each sixteenth: the long campaign
 (`.ci/campaign`) walks through all of them."""
@@ -48,6 +48,8 @@ KINDS = {
     "writer: replace",
     "writer: close",
     "writer: reopen",
+    *(f"setting: {name}" for name in lives.SETTINGS),
+    *(f"lingers: {name}" for name in lingering.TROUBLES),
     "writer: preallocate",
     "writer: cut",
     "daemon: drain",

@@ -13,31 +13,52 @@ from __future__ import annotations
 import contextlib
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
-_QUIET = {"ext4": ["-q", "-F"], "vfat": [], "exfat": [], "xfs": ["-q", "-f"], "btrfs": ["-q", "-f"]}
+_UNMOUNT_SECONDS = 10.0
+_MAKE = {
+    "ext4": ["mkfs.ext4", "-q", "-F"],
+    "vfat": ["mkfs.vfat"],
+    "exfat": ["mkfs.exfat"],
+    "exfat-fuse": ["mkfs.exfat"],
+}
 
 
 class Disk:
     """A file system in a file; ``folder`` is where it is mounted, by :meth:`mount`."""
 
-    def __init__(self, image: Path, folder: Path, options: Sequence[str]) -> None:
+    def __init__(self, image: Path, folder: Path, kind: str) -> None:
         self._image = image
-        self._options = options
+        self._kind = kind
         self.folder = folder
         self._mounts = 0
 
     def mount(self) -> None:
         """Mount it; the test is skipped where that cannot be."""
-        _mount_or_skip(*self._options, "-o", "loop", self._image, self.folder)
+        if self._kind == "exfat-fuse":
+            self._mount_by_fuse()
+        else:
+            _run_or_skip("mount", "-t", self._kind, "-o", "loop", self._image, self.folder)
         self._mounts += 1
+
+    def _mount_by_fuse(self) -> None:
+        device = _run_or_skip("losetup", "--find", "--show", self._image).strip()
+        try:
+            _run_or_skip("mount.exfat-fuse", device, self.folder)
+        finally:
+            subprocess.run(["losetup", "--detach", device], check=True)  # as soon as nobody uses it
 
     def unmount(self, *, busy: bool = False) -> None:
         """Unmount it; ``busy``: though somebody has files of it open (``umount -l``)."""
-        subprocess.run(["umount", *(["-l"] if busy else []), self.folder], check=True)
+        deadline = time.monotonic() + _UNMOUNT_SECONDS
+        command: list[str | Path] = ["umount", *(["-l"] if busy else []), self.folder]
+        while (done := subprocess.run(command, check=False, capture_output=True)).returncode != 0:
+            assert time.monotonic() < deadline, done.stderr
+            time.sleep(0.05)  # somebody looks into it just now
         self._mounts -= 1
 
     def leave(self) -> None:
@@ -47,18 +68,14 @@ class Disk:
 
 
 @contextlib.contextmanager
-def disk(
-    folder: Path, kind: str, *, size_mib: int = 64, arguments: Sequence[str] = (), options: Sequence[str] = ()
-) -> Iterator[Disk]:
+def disk(folder: Path, kind: str, *, size_mib: int = 64, arguments: Sequence[str] = ()) -> Iterator[Disk]:
     """A new file system of that kind, not yet mounted; it is unmounted afterwards."""
-    if shutil.which(f"mkfs.{kind}") is None:
-        pytest.skip(f"mkfs.{kind} is not here")
-    image, mounted = folder / f"{kind}.image", folder / kind
+    image, found_at = folder / f"{kind}.image", folder / kind
     with image.open("wb") as file:
         file.truncate(size_mib << 20)
-    subprocess.run([f"mkfs.{kind}", *_QUIET[kind], *arguments, image], check=True, capture_output=True)
-    mounted.mkdir()
-    found = Disk(image, mounted, options)
+    _run_or_skip(*_MAKE[kind], *arguments, image)
+    found_at.mkdir()
+    found = Disk(image, found_at, kind)
     try:
         yield found
     finally:
@@ -69,14 +86,18 @@ def disk(
 @contextlib.contextmanager
 def mounted(*arguments: str | Path) -> Iterator[None]:
     """``mount`` with these arguments, the last of which is the folder; the test is skipped where that cannot be."""
-    _mount_or_skip(*arguments)
+    _run_or_skip("mount", *arguments)
     try:
         yield
     finally:
         subprocess.run(["umount", "-l", arguments[-1]], check=True)
 
 
-def _mount_or_skip(*arguments: str | Path) -> None:
-    done = subprocess.run(["mount", *arguments], check=False, capture_output=True, text=True)
+def _run_or_skip(*command: str | Path) -> str:
+    """What the command says; the test is skipped if there is no such command here, or it fails."""
+    if shutil.which(command[0]) is None:
+        pytest.skip(f"{command[0]} is not here")
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode != 0:
-        pytest.skip(f"this machine does not mount that: {done.stderr.strip()}")
+        pytest.skip(f"this machine refuses {command[0]}: {done.stderr.strip()}")
+    return done.stdout

@@ -138,4 +138,4 @@ def test_p10_a_daemon_that_reports_no_more_is_told_unless_it_was_stopped() -> No
     stopped = daemon_report.stopped(REPORT)
     assert daemon_report.crying([stopped], NOW + 9999) == []
     assert daemon_report.crying([REPORT], NOW) == [REPORT]
-    assert daemon_report.words(REPORT, NOW) == ["7 bytes of 1 recordings do not get to S3, for 99 s: why"]
+    assert daemon_report.words(REPORT, NOW) == ["7 bytes of 1 recording does not get to S3, for 99 s: why"]

@@ -28,6 +28,7 @@ ADOPT_PARTS = _read("adopt_parts")
 CREATE = _read("create")
 CUT_PARTS = _read("cut_parts")
 FORGET = _read("forget")
+INDEX_PATHS = _read("index_paths")
 LOAD = _read("load")
 LOAD_METAS = _read("load_metas")
 PROBE = _read("probe")
@@ -44,6 +45,7 @@ ALL = (
     ADOPT_PARTS,
     CREATE,
     FORGET,
+    INDEX_PATHS,
     LOAD,
     LOAD_METAS,
     PROBE,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -49,6 +50,10 @@ class Scenario:
     """What else is asked in the end; returns what is broken."""
     when_unharmed: Callable[[Stage], list[str]] = lambda _: []
     """What is asked only if no daemon was struck."""
+    between: Callable[[Stage, int], None] = lambda _stage, _life: None
+    """What changes before each further daemon, whose number is told."""
+    lingers: Callable[[Stage], AbstractAsyncContextManager[None]] | None = None
+    """A trouble that the last daemon still meets: it must say what is at risk by it (promise P10), and come back."""
     goes_on: bool = False
     """Whether the script goes on while daemons die and others come."""
     max_concurrent_parts: int = 4

@@ -1,0 +1,69 @@
+"""What differs between a simulated world's lives: the settings of each daemon (kind 13).
+
+Thrown apart from the other dice, so that a seed's writers and strikes stay what they are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+from typing import Final
+
+from cef_trio.checkpoint.states import Status
+from cef_trio.lab.scheduler import derived
+from cef_trio.lab.stage import Stage
+from cef_trio.lab.world import BUCKET, OTHER_BUCKET, PART
+from cef_trio.s3.config import ChecksumMode
+
+_SHARE: Final = 0.2
+"""Of the worlds; the others keep their settings."""
+_TEMPLATES: Final = (
+    "streams/{stream_id}/{file_name}",
+    "streams/other/{stream_id}/{file_name}",
+    "elsewhere/{stream_id}",
+)
+SETTINGS: Final = ("part size", "equal parts", "checksum", "key template", "bucket")
+
+
+@dataclass(frozen=True, slots=True)
+class LifeSettings:
+    """Whether, and which, settings change."""
+
+    seed: int
+    changing: frozenset[str] = frozenset()
+    """Some of :data:`SETTINGS`."""
+
+    @classmethod
+    def of(cls, seed: int, *, gentle: bool) -> LifeSettings:
+        """Those of a seed; in a gentle world the bucket stays."""
+        random = Random(derived(seed, "settings"))  # noqa: S311 - to be repeated, not secret
+        if random.random() >= _SHARE:
+            return cls(seed)
+        possible = SETTINGS[:-1] if gentle else SETTINGS
+        return cls(seed, frozenset(random.sample(possible, random.randint(1, 3))))
+
+    @property
+    def may_end(self) -> frozenset[Status]:
+        """How a stream may end whose object is complete in another bucket: it says so, and `retry` goes on with it."""
+        return frozenset({Status.FAILED_FINALIZATION}) if "bucket" in self.changing else frozenset()
+
+    def between(self, stage: Stage, life: int) -> None:
+        """Give the daemon of that number its settings."""
+        random, world = Random(derived(self.seed, "settings", life)), stage.world  # noqa: S311 - as above
+        for setting in SETTINGS:
+            if setting not in self.changing:
+                continue
+            before = world.part_size, world.equal_parts, world.checksum, world.key_template, world.bucket
+            match setting:
+                case "part size":
+                    world.part_size = random.choice((PART // 2, PART, 3 * PART // 2))
+                case "equal parts":
+                    world.equal_parts = random.random() < 0.5  # noqa: PLR2004 - a coin
+                case "checksum":
+                    world.checksum = random.choice(list(ChecksumMode))
+                case "key template":
+                    world.key_template = random.choice(_TEMPLATES)
+                case _:
+                    world.bucket = random.choice((BUCKET, OTHER_BUCKET))
+            after = world.part_size, world.equal_parts, world.checksum, world.key_template, world.bucket
+            stage.hits[f"setting: {setting}"] += before != after
