@@ -62,6 +62,7 @@ from cef_trio.s3.store_probe import StoreProbe
 from cef_trio.stream.after_upload_rules import KEEP
 from cef_trio.stream.intake_tasks import IntakeRules, IntakeTasks
 from cef_trio.stream.naming import KeyTemplate, metadata_key
+from cef_trio.stream.ownership import Ownership
 from cef_trio.stream.risks import RiskObserver
 from cef_trio.stream.services import Services, StreamRules
 from cef_trio.stream.supervisor import StreamSupervisor
@@ -177,10 +178,13 @@ class World:
             raise RuntimeError("this world's files are real")
         return self._kernel
 
-    def add_host(self, name: str) -> Host:
-        """Another machine, whose daemon calls its own folder as this one's daemons call theirs."""
-        host = Host(name, self.folder.parent / f"{self.folder.name}-{name}", self.folder)
-        self.kernel.make_folder(host.folder, FileSystem())
+    def add_host(self, name: str, *, machine: str | None = "another", file_system: FileSystem | None = None) -> Host:
+        """Another machine, whose daemon calls its own folder as this one's daemons call theirs.
+
+        With the same ``machine`` it is another container there, with a disk of its own.
+        """
+        host = Host(name, self.folder.parent / f"{self.folder.name}-{name}", self.folder, machine)
+        self.kernel.make_folder(host.folder, file_system or FileSystem())
         return host
 
     def _answering(self, host: Host) -> AbstractContextManager[None]:
@@ -390,7 +394,7 @@ class World:
         s3.witness = witness
         bucket = self.bucket
         s3.completed = lambda key: self.completed.append(self.objects(bucket).get(key, b""))
-        lease = Lease(instance, f"{random.getrandbits(64):016x}", 30.0)
+        lease = Lease(instance, f"{random.getrandbits(64):016x}", 30.0, host.name)
         webhook = self._webhook_client(life) if self.webhook else None
         async with s3, webhook or nullcontext():
             yield Services(
@@ -423,6 +427,7 @@ class World:
                 metrics=metrics,
                 pacer=pacer,
                 webhook=webhook,
+                ownership=Ownership(host.machine),
             )
 
     def _webhook_client(self, life: Life) -> WebhookClient:
