@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     lab = argparse.ArgumentParser(
         prog="cef-trio lab",
         description="Run the daemon in worlds of its own, on a virtual clock, and strike it at chosen moments: each "
-        "run can be had again exactly. Then all is held against the promises P1 to P8; see docs/correctness.md.",
+        "run can be had again exactly. Then all is held against the promises P1 to P10; see docs/correctness.md.",
         epilog="Exit codes: 0 every promise was kept, 2 wrong arguments, 5 a promise was broken.",
     )
     kinds = lab.add_subparsers(title="explorers", required=True, metavar="EXPLORER")
@@ -348,6 +348,8 @@ def _kill(arguments: argparse.Namespace) -> ExitCode:
 
 def _replay(arguments: argparse.Namespace) -> ExitCode:
     strikes = tuple(arguments.strikes)
+    if arguments.scenario in CHECKS and strikes:
+        raise CefMp4ProcessorError(f"nothing can strike {arguments.scenario}: it is a check, and has no daemon")
     if arguments.scenario == SIMULATED and not strikes:
         strikes = strikes_of(arguments.seed)
     report = run_plan(Plan(arguments.scenario, strikes, arguments.seed, arguments.mutation), keep_journal=True)

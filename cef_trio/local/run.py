@@ -29,6 +29,7 @@ def run_local(folder: Path, data_dir: Path, env_file: Path | None = None) -> Exi
     Raises:
         SettingsError: the folder does not exist, holds ``data_dir``'s objects, or another setting is wrong.
         EmbeddedValkeyError: the embedded Valkey cannot be had.
+        LocalDataError: ``data_dir`` cannot be used.
     """
     if not folder.is_dir():
         raise SettingsError([f"--local takes a folder that exists; {str(folder)!r} is not one"])
@@ -48,8 +49,10 @@ async def _run(folder: Path, data_dir: Path, env_file: Path | None) -> ExitCode:
         with settings_for_commands(data_dir, folder, servers.settings) as for_commands:
             sys.stderr.write(
                 f"Watching {folder}. Objects: bucket {BUCKET!r} at {servers.s3_url}, kept in {data_dir}.\n"
-                f"In another terminal: cef-trio status --env-file {shlex.quote(os.fspath(for_commands))}\n"
             )
+            if for_commands is not None:
+                status = f"cef-trio status --env-file {shlex.quote(os.fspath(for_commands))}"
+                sys.stderr.write(f"In another terminal: {status}\n")
             source = SettingsSource(env_file, lambda: settings_for(servers, folder, env_file))
             watchdog = ExitWatchdog(settings.shutdown_grace_seconds, settings.shutdown_save_seconds)
             with watchdog.running(block_signals=True):
@@ -57,11 +60,12 @@ async def _run(folder: Path, data_dir: Path, env_file: Path | None) -> ExitCode:
 
 
 @contextmanager
-def settings_for_commands(data_dir: Path, folder: Path, settings: Mapping[str, Any]) -> Iterator[Path]:
+def settings_for_commands(data_dir: Path, folder: Path, settings: Mapping[str, Any]) -> Iterator[Path | None]:
     """A file by which commands find these servers, as long as the block runs: their addresses are made at each start.
 
     Only its owner may read it. A folder whose name the file's syntax cannot hold (a ``$`` would be expanded) is left
-    out: commands can do without it.
+    out: commands can do without it. So can the daemon without the file: ``None`` where it cannot be written (a full
+    disk, which may have room again).
     """
     file = data_dir / "local.env"
     lines = [
@@ -70,10 +74,16 @@ def settings_for_commands(data_dir: Path, folder: Path, settings: Mapping[str, A
         if value and str(value).isprintable() and not set("'\\$") & set(str(value))
     ]
     file.unlink(missing_ok=True)
-    with open(file, "x", encoding="utf-8", opener=_for_its_owner) as written:
-        written.writelines(lines)
     try:
-        yield file
+        try:
+            with open(file, "x", encoding="utf-8", opener=_for_its_owner) as written:
+                written.writelines(lines)
+        except OSError as error:
+            sys.stderr.write(f"Commands cannot find these servers: {str(file)!r} cannot be written: {error.strerror}\n")
+            written_to = None
+        else:
+            written_to = file
+        yield written_to
     finally:
         file.unlink(missing_ok=True)
 

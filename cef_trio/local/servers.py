@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import trio
 
+from cef_trio.exceptions import CefMp4ProcessorError
 from cef_trio.local.s3 import (
     DEFAULT_ACCESS_KEY_ID,
     DEFAULT_REGION,
@@ -24,6 +25,10 @@ from cef_trio.local.s3 import (
 from cef_trio.local.valkey import embedded_valkey
 
 BUCKET: Final = "recordings"
+
+
+class LocalDataError(CefMp4ProcessorError):
+    """The folder of local data cannot be read or written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +65,17 @@ async def local_servers(data_dir: Path) -> AsyncIterator[LocalServers]:
 
     Raises:
         EmbeddedValkeyError: see :func:`~cef_trio.local.valkey.embedded_valkey`.
+        LocalDataError: the objects' folder cannot be read or written.
     """
     async with embedded_valkey(data_dir / "valkey") as redis_url, trio.open_nursery() as nursery:
-        endpoint = S3Endpoint(DiskStorage(data_dir / "objects"), buckets=[BUCKET])
+        endpoint = _endpoint(data_dir / "objects")
         s3_url = await nursery.start(serve, endpoint)
         yield LocalServers(redis_url, s3_url, endpoint)
         nursery.cancel_scope.cancel()
+
+
+def _endpoint(folder: Path) -> S3Endpoint:
+    try:
+        return S3Endpoint(DiskStorage(folder), buckets=[BUCKET])
+    except OSError as error:
+        raise LocalDataError(f"{str(folder)!r} cannot be used: {error.strerror}") from error

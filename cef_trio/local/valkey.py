@@ -18,9 +18,11 @@ that loses is what the settings of the append-only file allow to be lost anyway:
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -192,7 +194,9 @@ async def _start(binary: str, place: _Place, lock: int) -> trio.Process:
         if not ready:
             await _end(place, process, signal.SIGKILL, _KILL_SECONDS)
     if not ready:
-        raise EmbeddedValkeyError(f"the embedded Valkey does not start; its log is {place.log_path}")
+        # On a full disk its log is empty, since that is where it is.
+        full = f": {os.strerror(errno.ENOSPC)}" if shutil.disk_usage(place.data_dir).free == 0 else ""
+        raise EmbeddedValkeyError(f"the embedded Valkey does not start{full}; its log is {place.log_path}")
     return process
 
 

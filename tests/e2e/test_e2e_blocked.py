@@ -29,6 +29,7 @@ MIB = 1024 * 1024
 LONG = bool(os.environ.get("CEF_TRIO_LONG"))
 GRACE, SAVE = 0.4, 0.8
 EXIT_SECONDS = GRACE + SAVE + 1
+_MAX_WATCHES = "/proc/sys/user/max_inotify_watches"
 
 
 @pytest.fixture(scope="module")
@@ -252,6 +253,27 @@ def test_p7_a_process_without_descriptors_for_a_while_ends_nothing(watch_dir: Pa
         resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (soft, hard))
         process.wait_for("stream_completed", count=2)
         assert process.count("uncaught_exception") == 0
+        assert process.stop() == 0
+
+
+def test_p7_a_user_without_watches_is_polled_for_and_ends_nothing(watch_dir: Path, given: dict[str, str]) -> None:
+    """The kernel's real limit, lowered in a user namespace of the daemon's own; it is reached while it runs."""
+    limited = ["unshare", "--user", "--map-root-user", "sh", "-c", 'echo 3 >"$LIMIT" && exec "$@"', "sh"]
+    if subprocess.run([*limited, "true"], env={**os.environ, "LIMIT": _MAX_WATCHES}, check=False).returncode != 0:
+        pytest.skip("this machine lets nobody make a user namespace, or has no such limit in it")
+    with daemon({**given, "LIMIT": _MAX_WATCHES}, under=limited) as process:
+        (watch_dir / "before.mp4").write_bytes(os.urandom(MIB))
+        process.wait_for("stream_completed")
+        assert process.count("watch_limited") == 0
+        for number in range(5):
+            (watch_dir / str(number)).mkdir()
+            (watch_dir / str(number) / "a.mp4").write_bytes(os.urandom(MIB))
+        said = process.wait_for("watch_limited")
+        assert "fs.inotify.max_user_watches" in said["hint"]
+        process.wait_for("stream_completed", count=6)
+        (watch_dir / "after.mp4").write_bytes(os.urandom(MIB))
+        process.wait_for("stream_completed", count=7)
+        assert process.count("watch_limited") == 1, "said once"
         assert process.stop() == 0
 
 

@@ -93,6 +93,16 @@ def test_wrong_words_are_one_clear_line(words: list[str], said: str, capsys: pyt
     assert said in capsys.readouterr().err.splitlines()[-1]
 
 
+def test_a_check_is_replayed_and_nothing_strikes_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["lab", "replay", "busy-client"]) == ExitCode.DONE
+    assert (
+        main(["lab", "replay", "busy-client", "--mutation", "unbounded: one client's share"]) == ExitCode.ANSWER_IS_NO
+    )
+    assert "P10: one client has all the places" in capsys.readouterr().out
+    assert main(["lab", "replay", "busy-client", "cancel@3"]) == ExitCode.BAD_SETTINGS
+    assert capsys.readouterr().err.strip().endswith("nothing can strike busy-client: it is a check, and has no daemon")
+
+
 def test_a_report_that_cannot_be_written_is_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["lab", "replay", "empty", "--report", str(tmp_path / "no" / "out.html")]
     assert main(words) == ExitCode.BAD_SETTINGS

@@ -9,13 +9,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 from dotenv import dotenv_values
 from rich.console import Console
+from servers.mounts import mounted
 
 from cef_trio.local.progress import DemoView, line, render
 from cef_trio.local.run import settings_for, settings_for_commands
@@ -188,6 +189,65 @@ def test_the_watched_folder_cannot_hold_the_data(tmp_path: Path) -> None:
         output, _ = process.communicate(timeout=30)
     assert process.returncode == 2
     assert "lies in the watched folder" in output
+
+
+def fill(path: Path) -> None:
+    """Write until there is no room at all."""
+    with suppress(OSError), path.open("wb", buffering=0) as file:
+        for size_bytes in (MIB, 4096, 1):
+            with suppress(OSError):
+                while file.write(bytes(size_bytes)):
+                    pass
+
+
+@pytest.mark.real
+def test_a_full_disk_is_an_outage_of_the_embedded_servers_and_ends_nothing(tmp_path: Path) -> None:
+    watch, data = tmp_path / "watch", tmp_path / "data"
+    watch.mkdir()
+    data.mkdir()
+    arguments = ("run", "--local", str(watch), "--data-dir", str(data))
+    with mounted("-t", "tmpfs", "-o", "size=32m", "none", data):
+        with running(*arguments, cwd=tmp_path) as process:
+            assert process.stdout is not None
+            until_said(process.stdout, '"daemon_started"')
+            fill(data / "filler")
+            (watch / "a.mp4").write_bytes(os.urandom(6 * MIB))
+            until_said(process.stdout, '"outage_began"')
+            assert process.poll() is None
+            (data / "filler").unlink()
+            until_said(process.stdout, '"stream_completed"')
+            assert until_object(process, data, "a.mp4").read_bytes() == (watch / "a.mp4").read_bytes()
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 0
+        fill(data / "filler")
+        (watch / "b.mp4").write_bytes(os.urandom(MIB))
+        with running(*arguments, cwd=tmp_path) as process:
+            assert process.stdout is not None
+            until_said(process.stdout, "cannot be written: No space left on device")
+            until_said(process.stdout, '"daemon_started"')
+            (data / "filler").unlink()
+            until_said(process.stdout, '"stream_completed"')
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 0
+
+
+@pytest.mark.real
+def test_a_start_on_a_full_disk_that_has_no_data_yet_ends_with_one_line(tmp_path: Path) -> None:
+    (tmp_path / "watch").mkdir()
+    (tmp_path / "data").mkdir()
+    with mounted("-t", "tmpfs", "-o", "size=1m", "none", tmp_path / "data"):
+        fill(tmp_path / "data" / "filler")
+        with running("run", "--local", "watch", "--data-dir", "data", cwd=tmp_path) as process:
+            said, _ = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "Traceback" not in said
+    assert "No space left on device" in said, said
+
+
+def until_said(lines: Iterable[str], what: str) -> None:
+    """Read until a line says so."""
+    if not any(what in text for text in lines):
+        raise AssertionError(f"it ended without {what}")
 
 
 @pytest.mark.real

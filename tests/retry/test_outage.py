@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from random import Random
 
 import pytest
@@ -37,12 +38,14 @@ class Service:
     def __init__(self, *, idle_seconds: float | None = None) -> None:
         self.fails: dict[Need, CefMp4ProcessorError | None] = {Need.READ: None, Need.WRITE: None}
         self.probes: list[Need] = []
+        self.on_probe: Callable[[], None] = lambda: None
         self.calls = 0
         self.breaker = CircuitBreaker("s3", self.probe, POLICY, Random(1), idle_seconds=idle_seconds)
         self.retrier = ServiceRetrier(self.breaker, POLICY, random=Random(2))
 
     async def probe(self, need: Need) -> None:
         self.probes.append(need)
+        self.on_probe()
         await self._do(need)
 
     async def write(self) -> str:
@@ -272,3 +275,36 @@ async def test_a_cancelled_probe_leaves_the_breaker_as_it_was(
     assert scope.cancelled_caught
     assert service.breaker.up.value
     assert not await service.breaker.is_everybodys(refused(), needed)
+
+
+async def test_one_probe_answers_all_who_asked_before_it_began_and_nobody_who_asked_later(
+    service: Service, autojump_clock: trio.testing.MockClock
+) -> None:
+    answers: list[bool] = []
+
+    async def ask() -> None:
+        answers.append(await service.breaker.is_everybodys(server_error(), Need.WRITE))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(ask)
+        await trio.sleep(0.005)  # the probe is on its way: what it proves may have been so before this failure only
+        nursery.start_soon(ask)
+    assert answers == [False] * 4
+    assert len(service.probes) == 2
+
+
+async def test_p10_a_read_that_works_does_not_end_an_outage_in_which_a_write_has_failed_meanwhile(
+    service: Service, autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    nursery.start_soon(service.breaker.run)
+    service.fails[Need.WRITE] = silent()
+    service.on_probe = lambda: service.breaker.trip(silent(), Need.WRITE)  # while the read is on its way
+    service.breaker.trip(silent("list_parts"), Need.READ)
+    await trio.sleep(60)
+    assert service.breaker.outage is not None
+    assert service.probes[0] is Need.READ
+    assert set(service.probes[1:]) == {Need.WRITE}
+    service.fails[Need.WRITE] = None
+    with trio.fail_after(20):
+        await service.breaker.wait_up()

@@ -162,3 +162,24 @@ async def test_a_stream_that_is_begun_while_leases_are_renewed_is_not_taken_for_
         (live,) = daemon.supervisor.live
         assert not live.processor.disowned
     assert [entry for entry in said if entry["event"] == "lease_lost"] == []
+
+
+async def test_p3_a_daemon_that_is_to_leave_decides_nothing_of_a_recording_whose_new_name_it_has_not_heard(
+    world: World, autojump_clock: MockClock
+) -> None:
+    """The next start finds it: to call it deleted now would abort the upload of a file that is there."""
+    world.append(2 * PART + 10)
+    async with world.daemon() as daemon:
+        daemon.saw()
+        await trio.sleep(1)
+        Path(world.path("a.mp4")).rename(world.path("b.mp4"))
+        daemon.gone("a.mp4")
+        await trio.sleep(0.1)  # it waits for news of the name, and for a scan
+    assert statuses(world) == [Status.INTERRUPTED_SHUTDOWN]
+    assert len(world.open_uploads()) == 1
+    async with world.daemon() as daemon:
+        await trio.sleep(1)
+        daemon.closed("b.mp4")
+        await completed(world)
+    assert world.recordings() == [world.content("b.mp4")]
+    assert world.received_bytes() == 2 * PART + 10

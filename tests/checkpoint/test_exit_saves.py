@@ -1,0 +1,140 @@
+"""P3, P4: the last words of many streams go in one breath, and nobody's are lost by another one's end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import cast
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from cef_trio.checkpoint.exit_saves import ExitSaves
+from cef_trio.checkpoint.model import Lease
+from cef_trio.checkpoint.states import Status
+from cef_trio.checkpoint.store import CheckpointStore, Saving
+from cef_trio.exceptions import RedisOperationError
+from cef_trio.outage import CircuitBreaker, Need, RetryPolicy
+
+LEASE = Lease("us", "1", 30.0)
+
+
+class Store:
+    """What is asked of the store; ``seconds`` is how long it takes."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.error: RedisOperationError | None = None
+        self.calls: list[list[str]] = []
+
+    async def save_interrupted(self, savings: Sequence[Saving], _lease: Lease) -> frozenset[str]:
+        self.calls.append(sorted(saving.stream_id for saving in savings))
+        await trio.sleep(self.seconds)
+        if self.error is not None:
+            raise self.error
+        return frozenset()
+
+
+async def succeed(_need: Need) -> None:
+    await trio.lowlevel.checkpoint()
+
+
+@pytest.fixture
+def store() -> Store:
+    return Store()
+
+
+@pytest.fixture
+def breaker() -> CircuitBreaker:
+    return CircuitBreaker("redis", succeed, RetryPolicy())
+
+
+@pytest.fixture
+def saves(store: Store, breaker: CircuitBreaker) -> ExitSaves:
+    return ExitSaves(cast("CheckpointStore", store), LEASE, breaker)
+
+
+def saving(stream_id: str) -> Saving:
+    return Saving(stream_id, Status.INTERRUPTED_SHUTDOWN, datetime(2026, 1, 1, tzinfo=UTC))
+
+
+async def test_p4_streams_that_end_at_one_moment_are_saved_in_one_call_and_later_ones_in_another(
+    saves: ExitSaves, store: Store, autojump_clock: MockClock
+) -> None:
+    store.seconds = 0.1
+    async with trio.open_nursery() as nursery:
+        for name in ("a", "b", "c"):
+            nursery.start_soon(saves.save, saving(name))
+        await trio.sleep(0.05)  # the call is on its way: who comes now cannot join it
+        nursery.start_soon(saves.save, saving("d"))
+    assert store.calls == [["a", "b", "c"], ["d"]]
+    assert saves.unsaved == set()
+
+
+@pytest.mark.parametrize("moment", ["before the call", "while it waits for another one's call"])
+async def test_p3_one_whose_time_is_over_takes_nobodys_state_along(
+    saves: ExitSaves, store: Store, autojump_clock: MockClock, moment: str
+) -> None:
+    store.seconds = 1.0
+    async with trio.open_nursery() as nursery:
+        if moment != "before the call":
+            nursery.start_soon(saves.save, saving("earlier"))
+            await trio.sleep(0.5)
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as joined:
+                joined.start_soon(saves.save, saving("first"))
+                if moment != "before the call":
+                    await wait_all_tasks_blocked()
+                scope.cancel()
+        assert scope.cancelled_caught
+        assert "first" in saves.unsaved
+        await saves.save(saving("next"))
+    assert store.calls[-1] == ["next"]
+    assert saves.unsaved == {"first"}
+
+
+async def test_p4_those_who_joined_one_whose_time_is_over_are_told_and_do_not_wait(
+    saves: ExitSaves, store: Store, autojump_clock: MockClock
+) -> None:
+    store.seconds = 5.0
+    began = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        with trio.move_on_after(1):
+            nursery.start_soon(saves.save, saving("joins"))
+            await saves.save(saving("first"))
+    assert trio.current_time() - began == pytest.approx(1)
+    assert store.calls == [["first", "joins"]]
+    assert saves.unsaved == {"first", "joins"}
+
+
+async def test_p4_once_redis_has_failed_on_the_way_out_nobody_asks_it_again(
+    saves: ExitSaves, store: Store, breaker: CircuitBreaker, autojump_clock: MockClock
+) -> None:
+    breaker.note_failure()
+    await trio.sleep(1)
+    saves.leave()
+    await saves.save(saving("a"))
+    assert store.calls == [["a"]]  # what failed before is no reason
+    breaker.note_failure()
+    await saves.save(saving("b"))
+    assert store.calls == [["a"]]
+    assert saves.unsaved == {"b"}
+
+
+async def test_p4_a_failure_at_the_very_moment_of_leaving_counts(
+    saves: ExitSaves, store: Store, breaker: CircuitBreaker, autojump_clock: MockClock
+) -> None:
+    saves.leave()
+    breaker.note_failure()
+    await saves.save(saving("a"))
+    assert store.calls == []
+    assert saves.unsaved == {"a"}
+
+
+async def test_p3_what_redis_refuses_is_said_to_be_unsaved(
+    saves: ExitSaves, store: Store, autojump_clock: MockClock
+) -> None:
+    store.error = RedisOperationError("save_interrupted", "no", transient=True)
+    await saves.save(saving("a"))
+    assert saves.unsaved == {"a"}
