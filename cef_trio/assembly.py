@@ -24,6 +24,7 @@ from cef_trio.config import Settings, SettingsError, exposed_secrets
 from cef_trio.disk import KernelDisk
 from cef_trio.exceptions import CefMp4ProcessorError, OperationError, S3OperationError
 from cef_trio.intake.writers import WriterState, writer_state
+from cef_trio.machine import boot_id, machine_id
 from cef_trio.media.ffprobe import probe
 from cef_trio.mounts import Mounts
 from cef_trio.outage import IDLE_SECONDS, CircuitBreaker, RetryPolicy
@@ -36,6 +37,7 @@ from cef_trio.s3.sigv4 import Credentials
 from cef_trio.s3.store_probe import StoreProbe
 from cef_trio.shielded import shielded
 from cef_trio.stream.naming import KeyTemplate
+from cef_trio.stream.ownership import Ownership
 from cef_trio.stream.services import Services, StreamRules
 from cef_trio.telemetry.metrics import Metrics
 from cef_trio.threads import run_in_thread
@@ -138,7 +140,7 @@ async def open_services(
     config = s3_config(settings, found_again)
     s3 = s3_client(settings, ServiceRetrier(s3_breaker, policy, once=S3_ONCE, observer=observer), pacer, config)
     s3_probe = StoreProbe(s3, template.probe_key, template.probe_recording_key)
-    lease = Lease(settings.instance_id, uuid4().hex, settings.lease_seconds)
+    lease = Lease(settings.instance_id, uuid4().hex, settings.lease_seconds, boot_id())
     webhook = webhook_client(settings)
     mounts = Mounts(answer_seconds=settings.file_system_timeout_seconds)
     async with store, s3, webhook or nullcontext():
@@ -161,6 +163,7 @@ async def open_services(
             metrics=metrics,
             pacer=pacer,
             webhook=webhook,
+            ownership=Ownership(machine_id()),
             renew_credentials=partial(_renew, store, s3, webhook, config.credentials),
         )
 

@@ -48,18 +48,14 @@ from cef_trio.intake.watcher import Watcher
 from cef_trio.logs import Redactor, lost_lines
 from cef_trio.notify import ServiceNotifier, Turn
 from cef_trio.reload import SettingsReloader, SettingsSource, Terminal, take_hangups
-from cef_trio.stream.after_upload import AfterUpload
-from cef_trio.stream.after_upload_rules import Deed, parse_rule
+from cef_trio.stream.after_upload_rules import parse_rule
 from cef_trio.stream.gauges import Observer
-from cef_trio.stream.reporter import report_for_ever
-from cef_trio.stream.retention import forget_old_streams
+from cef_trio.stream.intake_tasks import IntakeRules, IntakeTasks
 from cef_trio.stream.risks import RiskObserver
 from cef_trio.stream.services import Services
 from cef_trio.stream.stale import StaleChecker
 from cef_trio.stream.strays import abort_left_strays
 from cef_trio.stream.supervisor import StreamSupervisor
-from cef_trio.stream.webhooks import WebhookDeliverer
-from cef_trio.telemetry.survey import survey_redis
 from cef_trio.threads import ThreadedResolver
 
 log = structlog.get_logger(__name__)
@@ -301,36 +297,26 @@ async def _take_in(
     risks.watcher = watcher
     services.scans.ask = watcher.rescan
     check_seconds = min(settings.stale_check_seconds, settings.stream_timeout_seconds / 2)
-    stale_checker = StaleChecker(
+    tasks = IntakeTasks(
         services,
         supervisor,
-        watch_folder=folder,
-        timeout_seconds=settings.stream_timeout_seconds,
-        period_seconds=check_seconds,
+        risks,
+        IntakeRules(
+            folder=folder,
+            timeout_seconds=settings.stream_timeout_seconds,
+            check_seconds=check_seconds,
+            after_upload=parse_rule(settings.after_upload),
+            webhook_retry_seconds=settings.webhook_retry_hours * 3600,
+            retention=timedelta(days=settings.completed_retention_days),
+        ),
     )
-    rule = parse_rule(settings.after_upload)
-    after_upload = AfterUpload(services, rule, folder)
-    supervisor.on_uploaded = after_upload.offer
     async with trio.open_nursery() as intake:
-        intake.start_soon(supervisor.run)
-        intake.start_soon(report_for_ever, services, supervisor, risks, folder)
-        if rule.deed is not Deed.KEEP:
-            intake.start_soon(after_upload.run)
-        if services.webhook is not None:
-            retry_seconds = settings.webhook_retry_hours * 3600
-            deliverer = WebhookDeliverer(services, services.webhook, watch_folder=folder, retry_seconds=retry_seconds)
-            services.metrics.owed_webhooks_by(lambda: deliverer.owed)
-            intake.start_soon(deliverer.run)
-        await intake.start(watcher.run)
-        intake.start_soon(stale_checker.run)
+        await tasks.start(intake, lambda: intake.start(watcher.run))
         services.metrics.turns_by("watcher", lambda: services.unix_time(watcher.last_turn))
-        services.metrics.turns_by("stale_checker", lambda: services.unix_time(stale_checker.last_turn))
-        intake.start_soon(survey_redis, services.store, services.metrics)
         intake.start_soon(shown.run)
         shown.watcher = IntakeTask(watcher, settings.rescan_seconds)
-        shown.checker = IntakeTask(stale_checker, check_seconds)
-        intake.start_soon(forget_old_streams, services, timedelta(days=settings.completed_retention_days))
-        daemon = RunningDaemon(services, supervisor, watcher, stale_checker, shutdown)
+        shown.checker = IntakeTask(tasks.stale_checker, check_seconds)
+        daemon = RunningDaemon(services, supervisor, watcher, tasks.stale_checker, shutdown)
         log.info("daemon_started", watch_dir=folder)
         notifier.ready(daemon.describe())
         intake.start_soon(notifier.watch, daemon.turns, daemon.describe)

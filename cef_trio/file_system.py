@@ -33,6 +33,8 @@ _AT_SYMLINK_NOFOLLOW: Final = 0x100
 _STATX_BTIME: Final = 0x800
 _STATX_BYTES: Final = 256
 _STATX_BTIME_OFFSET: Final = 80
+_MOUNT_POINT: Final = 4
+"""The field of mountinfo."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +126,11 @@ class FolderPlace:
     file_dev: int
     fs_id: str | None = None
     mount: str | None = None
+    fs_type: str = UNKNOWN.name
+    is_local: bool = True
+    """Whether its file system is one machine's own; not so of what is not known."""
+    source: str | None = None
+    """What is mounted there: a device, or ``<server>:<folder>``; names that are no file system's own."""
 
 
 def origin_of(descriptor: int) -> Origin:
@@ -141,7 +148,14 @@ def origin_of(descriptor: int) -> Origin:
 def place_of(folder: int) -> FolderPlace:
     """Where an open folder is. ``O_PATH`` is not enough to be told the file system's UUID."""
     system, fsid = statfs(folder)
-    return FolderPlace(os.fstat(folder).st_dev, _fs_id(folder, system, fsid), mount_of(folder))
+    return FolderPlace(
+        os.fstat(folder).st_dev,
+        _fs_id(folder, system, fsid),
+        mount_of(folder),
+        system.name,
+        system.local,
+        source_of(folder),
+    )
 
 
 def inode_generation(descriptor: int) -> int | None:
@@ -223,14 +237,29 @@ def _fs_id(descriptor: int, system: FileSystem, fsid: bytes) -> str | None:
 
 def mount_of(descriptor: int) -> str | None:
     """On which mount an open file is; ``None`` where ``/proc`` does not tell."""
+    fields = _mountinfo(descriptor)
+    return f"{fields[4]} {fields[3]}" if fields else None
+
+
+def source_of(descriptor: int) -> str | None:
+    """What is mounted where an open file is; ``None`` where ``/proc`` does not tell."""
+    fields = _mountinfo(descriptor)
+    try:
+        return fields[fields.index("-") + 2]  # proc_pid_mountinfo(5): optional fields end with the separator
+    except (ValueError, IndexError):
+        return None
+
+
+def _mountinfo(descriptor: int) -> list[str]:
+    """The line of mountinfo of the mount on which an open file is; empty where ``/proc`` does not tell."""
     try:
         told = Path(f"/proc/self/fdinfo/{descriptor}").read_text().splitlines()
         mount_id = next(line.split()[1] for line in told if line.startswith("mnt_id:"))
         with Path("/proc/self/mountinfo").open(encoding="utf-8", errors="surrogateescape") as lines:
             for line in lines:
                 fields = line.split(" ")
-                if fields[0] == mount_id:
-                    return f"{fields[4]} {fields[3]}"
+                if fields[0] == mount_id and len(fields) > _MOUNT_POINT:
+                    return fields
     except (OSError, StopIteration, IndexError):
         pass
-    return None
+    return []

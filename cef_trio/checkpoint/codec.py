@@ -9,6 +9,8 @@ cannot be read is a :class:`CorruptFieldError` that names it: a checkpoint is be
 - ``identity`` is flattened into ``file_dev``, ``file_ino``, ``head_size_bytes``, ``head_crc64nvme`` and, where the file
   system tells it, ``file_generation``; ``file_birth_ns``, ``file_fs_type``, ``file_fs_id`` and ``file_mount`` are empty
   where it is not told, since a file that moved to another file system must not keep what the first one told.
+- ``owner`` is flattened likewise: ``owner_machine``, ``owner_file_system``, ``owner_mount``, empty where not told, and
+  ``owner``, its name, which the scripts compare.
 - ``None`` is a field that is not there.
 """
 
@@ -22,7 +24,7 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, Final
 
-from cef_trio.checkpoint.model import FileIdentity, PartRecord, StreamMeta
+from cef_trio.checkpoint.model import FileIdentity, Owner, PartRecord, StreamMeta
 from cef_trio.checkpoint.states import Status
 
 _CRC64_DIGITS: Final = re.compile(r"[0-9a-f]{16}")
@@ -165,12 +167,14 @@ _GENERATION: Final = "file_generation"
 _TOLD_FORMS: Final[Mapping[str, _Form]] = MappingProxyType(
     {"birth_ns": _INTEGER, "fs_type": _TEXT, "fs_id": _TEXT, "mount": _TEXT}
 )
+_OWNER: Final = "owner"
+_OWNER_FORMS: Final[Mapping[str, _Form]] = MappingProxyType({"machine": _TEXT, "file_system": _TEXT, "mount": _PATH})
 # Without its status a record says nothing about how to go on, so it is required although the model has a default.
 _REQUIRED: Final = {field.name for field in fields(StreamMeta) if field.default is MISSING} | {"status"}
 
 
 def encode_field(name: str, value: Any) -> dict[str, bytes]:
-    """The hash fields of one field of :class:`StreamMeta`: one, or those of ``identity``. ``value`` is not None.
+    """The hash fields of one field of :class:`StreamMeta`: one, or those of ``identity`` or ``owner``; not of None.
 
     Raises:
         ValueError: there is no such field, or its value cannot be kept.
@@ -182,6 +186,11 @@ def encode_field(name: str, value: Any) -> dict[str, bytes]:
         for part, form in _TOLD_FORMS.items():
             told = getattr(value, part)
             encoded[f"file_{part}"] = b"" if told is None else _encode_text(form.encode(told))
+        return encoded
+    if name == _OWNER:
+        encoded = {_OWNER: value.name.encode()}
+        for part in _OWNER_FORMS:
+            encoded[f"owner_{part}"] = _encode_text(getattr(value, part) or "")
         return encoded
     if name not in _FORMS:
         raise ValueError(f"a checkpoint has no field {name!r}")
@@ -230,6 +239,11 @@ def decode_meta(raw: Mapping[bytes, bytes], *, of: str | None = None) -> StreamM
             identity[name] = _decode(f"file_{name}", form, told)
     if of is not None and values["stream_id"] != of:
         raise CorruptFieldError("stream_id", f"is another stream's, {values['stream_id']!r}")
+    if raw.get(_OWNER.encode()) is not None:
+        told_of_owner = {part: raw.get(f"owner_{part}".encode()) for part in _OWNER_FORMS}
+        values[_OWNER] = Owner(
+            **{part: _decode(f"owner_{part}", _OWNER_FORMS[part], text) for part, text in told_of_owner.items() if text}
+        )
     return StreamMeta(identity=FileIdentity(**identity), **values)
 
 
@@ -243,6 +257,14 @@ def _decode(name: str, form: _Form, raw: bytes) -> Any:
 def encode_path(path: str) -> bytes:
     """A path as a field of ``streams:by_path``."""
     return _encode_text(path)
+
+
+def path_field(path: str, owner: str = "") -> bytes:
+    """The field of ``streams:by_path`` for that path; ``owner``: the one beside it, of an owner that is not the first.
+
+    The field is the plain path as long as all streams of that path are one owner's.
+    """
+    return encode_path(path) + (b"\0" + owner.encode() if owner else b"")
 
 
 def encode_part(part: PartRecord) -> bytes:

@@ -24,7 +24,7 @@ import trio
 
 from cef_trio.checkpoint import codec, rules
 from cef_trio.checkpoint.keys import Keys
-from cef_trio.checkpoint.model import Checkpoint, Lease, PartRecord, StreamMeta
+from cef_trio.checkpoint.model import Checkpoint, Lease, Owner, PartRecord, StreamMeta
 from cef_trio.checkpoint.states import ENDED, HOME, Status, StreamSet, may_follow
 from cef_trio.checkpoint.store import Change, KnownPath, Records, Saving
 from cef_trio.checkpoint.unreadable import UnreadableKeys
@@ -162,7 +162,13 @@ class MemoryCheckpointStore:
         await self._call("prove", lambda: None)
 
     async def create(
-        self, meta: StreamMeta, lease: Lease, parts: Sequence[PartRecord] = (), *, instead_of: str | None = None
+        self,
+        meta: StreamMeta,
+        lease: Lease,
+        parts: Sequence[PartRecord] = (),
+        *,
+        instead_of: str | None = None,
+        beside: str | None = None,
     ) -> None:
         """Begin a stream (see the Protocol)."""
         meta = codec.decode_meta({name.encode(): value for name, value in codec.encode_meta(meta).items()})
@@ -179,12 +185,16 @@ class MemoryCheckpointStore:
                 return
             if not rules.may_take(holder, lease):
                 raise rules.lease_lost(meta.stream_id, holder)
-            there = self._by_path.get(meta.current_path)
+            leads = meta.current_path
+            own = _beside(leads, meta.owner)
+            if own in self._by_path or (beside is not None and self._by_path.get(leads) == beside):
+                leads = own
+            there = self._by_path.get(leads)
             if there not in {None, meta.stream_id, instead_of} and there in self._streams:
                 raise rules.path_taken(meta.stream_id, str(there))
             self._hold(meta.stream_id, lease)
             self._streams[meta.stream_id] = _Stream(meta, rules.first_home(meta.status), dict(checked))
-            self._by_path[meta.current_path] = meta.stream_id
+            self._by_path[leads] = meta.stream_id
 
         await self._call("create", effect)
 
@@ -270,11 +280,12 @@ class MemoryCheckpointStore:
         """As :attr:`persistent` says."""
         return await self._call("is_persistent", lambda: self.persistent)
 
-    async def find_by_path(self, paths: Collection[str]) -> Records:
+    async def find_by_path(self, paths: Collection[str], *, owner: str = "") -> Records:
         """What is known of these paths; unknown ones are absent."""
 
         def effect() -> Records:
-            ids = {path: self._by_path[path] for path in paths if path in self._by_path}
+            found = {path: self._by_path.get(f"{path}\0{owner}") or self._by_path.get(path) for path in paths}
+            ids = {path: stream_id for path, stream_id in found.items() if stream_id is not None}
             known = self._known(ids.values())
             why = known.unreadable
             return Records(
@@ -359,9 +370,14 @@ class MemoryCheckpointStore:
 
         def effect() -> None:
             stream = self._fenced(stream_id, lease)
+            own, there = _beside(new_path, stream.meta.owner), self._streams.get(self._by_path.get(new_path, ""))
+            is_theirs = (
+                there is not None and there is not stream and _name(there.meta.owner) != _name(stream.meta.owner)
+            )
+            leads = own if own in self._by_path or is_theirs else new_path
             self._leave_path(stream)
             stream.meta = replace(stream.meta, current_path=new_path)
-            self._by_path[new_path] = stream_id
+            self._by_path[leads] = stream_id
 
         await self._call("rename", effect)
 
@@ -521,8 +537,19 @@ class MemoryCheckpointStore:
         return Records(readable, unreadable)
 
     def _leave_path(self, stream: _Stream) -> None:
-        if self._by_path.get(stream.meta.current_path) == stream.meta.stream_id:
-            del self._by_path[stream.meta.current_path]
+        path = stream.meta.current_path
+        for name in {path, _beside(path, stream.meta.owner)}:
+            if self._by_path.get(name) == stream.meta.stream_id:
+                del self._by_path[name]
+
+
+def _name(owner: Owner | None) -> str:
+    return owner.name if owner is not None else ""
+
+
+def _beside(path: str, owner: Owner | None) -> str:
+    """The field of a stream whose path another owner's stream has (``codec.path_field``)."""
+    return f"{path}\0{name}" if (name := _name(owner)) else path
 
 
 def _checked(parts: Sequence[PartRecord]) -> dict[int, PartRecord]:

@@ -6,9 +6,11 @@ person who opens the code.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Final
 
 from cef_trio.checkpoint.states import Status, StreamSet
 
@@ -37,6 +39,40 @@ class FileIdentity:
     def inode(self) -> tuple[int, int]:
         """Device and inode."""
         return (self.file_dev, self.file_ino)
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Whose a stream is: the machine of the daemon that began it, and the place of its watch folder there.
+
+    Which of it decides stands in ``stream/ownership.py``; ``None`` is what is not told.
+    """
+
+    machine: str | None = None
+    """A hash of the machine's id; containers are told it only if it is mounted into them."""
+    file_system: str | None = None
+    """The file system's own name for itself; of one that other hosts may mount too, ``net:`` and its source; of one
+    that has no name ``dev:`` and the device."""
+    mount: str | None = None
+    """Where it is mounted, and which folder of it: ``<mount point> <root>``, as mountinfo has them."""
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether daemons on several hosts may see the very same folder."""
+        return self.file_system is not None and self.file_system.startswith(SHARED)
+
+    @property
+    def name(self) -> str:
+        """A name for it that it keeps over restarts; empty if nothing is known of it."""
+        machine = None if self.is_shared else self.machine
+        text = " ".join(one for one in (machine, self.file_system, self.mount) if one)
+        return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16] if text else ""
+
+
+SHARED: Final = "net:"
+"""What the name of a file system begins with that is not one machine's own."""
+NAMELESS: Final = "dev:"
+"""What stands before a device whose file system has no name of its own; the next start may call it otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +137,8 @@ class StreamMeta:
     """That object's key."""
     s3_endpoint: str | None = None
     """Where the store was reached that has the upload or the object; ``None``: an older version recorded it."""
+    owner: Owner | None = None
+    """Whose it is; ``None``: an older version recorded it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,14 +155,21 @@ class Lease:
     """Who owns streams: one value a daemon process.
 
     ``instance`` is the daemon's lasting name (a restarted daemon takes its own leases over at once), ``token`` is this
-    process's own. The key's value is ``<instance>/<token>``.
+    process's own. ``host`` is the running system that it is on: the same name on another one is another daemon's,
+    whoever gave it twice, and its leases are waited for. The key's value is ``<instance>@<host>/<token>``.
     """
 
     instance: str
     token: str
     ttl_seconds: float
+    host: str = ""
 
     @property
     def value(self) -> str:
         """What ``stream:<id>:lease`` holds."""
-        return f"{self.instance}/{self.token}"
+        return f"{self.holder}/{self.token}"
+
+    @property
+    def holder(self) -> str:
+        """Whose earlier leases it may take over at once."""
+        return f"{self.instance}@{self.host}" if self.host else self.instance

@@ -36,6 +36,8 @@ from cef_trio.retry import Retrier
 log = structlog.get_logger(__name__)
 
 _PROBE_MILLISECONDS: Final = 60_000
+_RENAMES: Final = 5
+"""How often a rename is told of another stream under its new path before it gives up."""
 _LEASE_OF_WRONG_TYPE: Final = b"wrong type"
 """The holder that the scripts name for a lease whose key is no string."""
 _BATCH: Final = 500
@@ -222,17 +224,21 @@ class RedisCheckpointStore:
             "is_persistent", lambda client: bool(self._redis.command(client, "INFO", "persistence").get("aof_enabled"))
         )
 
-    async def find_by_path(self, paths: Collection[str]) -> Records:
+    async def find_by_path(self, paths: Collection[str], *, owner: str = "") -> Records:
         """What is known of these paths; two round trips for each 500."""
 
         def work(client: Client) -> Records:
             found: dict[str, KnownPath] = {}
             unreadable: dict[str, str] = {}
             for batch in _batches(paths):
-                raw = self._ids_at(client, batch)
+                fields = [codec.path_field(path) for path in batch]
+                if owner:
+                    fields += [codec.path_field(path, owner) for path in batch]
+                raw = self._ids_at(client, fields)
+                # The owner's own field comes last, and wins.
                 ids = {
                     path: value.decode(errors="replace")
-                    for path, value in zip(batch, raw, strict=True)
+                    for path, value in zip(batch * (len(raw) // len(batch)), raw, strict=True)
                     if value is not None
                 }
                 known = self._known(client, set(ids.values()))
@@ -247,7 +253,7 @@ class RedisCheckpointStore:
 
     async def acquire(self, stream_id: str, lease: Lease) -> bool:
         """Take the stream's lease if it may be taken (see the Protocol)."""
-        given: list[Argument] = [lease.value, lease.instance, arguments.milliseconds(lease)]
+        given: list[Argument] = [lease.value, lease.holder, arguments.milliseconds(lease)]
 
         def work(client: Client) -> bool:
             key = self.keys.lease(stream_id)
@@ -296,7 +302,13 @@ class RedisCheckpointStore:
     # ---- writing ---------------------------------------------------------------------------------------------------
 
     async def create(
-        self, meta: StreamMeta, lease: Lease, parts: Sequence[PartRecord] = (), *, instead_of: str | None = None
+        self,
+        meta: StreamMeta,
+        lease: Lease,
+        parts: Sequence[PartRecord] = (),
+        *,
+        instead_of: str | None = None,
+        beside: str | None = None,
     ) -> None:
         """Begin a stream (see the Protocol)."""
         fields = codec.encode_meta(meta)
@@ -309,14 +321,19 @@ class RedisCheckpointStore:
         ]
         before: list[Argument] = [
             lease.value,
-            lease.instance,
+            lease.holder,
             arguments.milliseconds(lease),
             meta.stream_id,
             codec.encode_path(meta.current_path),
             arguments.set_number(rules.first_home(meta.status)),
             instead_of or "",
         ]
-        following: list[Argument] = [*arguments.of_fields(fields), *arguments.of_parts(parts)]
+        following: list[Argument] = [
+            meta.owner.name if meta.owner is not None else "",
+            beside or "",
+            *arguments.of_fields(fields),
+            *arguments.of_parts(parts),
+        ]
 
         def work(client: Client) -> Sequence[bytes]:
             answer: Sequence[bytes] = run_script(client, scripts.CREATE, keys, [*before, "", *following])
@@ -376,7 +393,18 @@ class RedisCheckpointStore:
         """The stream's file has another name now."""
         keys = [*self._stream_keys(stream_id), self.keys.by_path]
         given: list[Argument] = [lease.value, stream_id, codec.encode_path(new_path)]
-        await self._write("rename", stream_id, scripts.RENAME, keys, given)
+
+        def work(client: Client) -> Sequence[bytes]:
+            answer: Sequence[bytes] = run_script(client, scripts.RENAME, keys, [*given, ""])
+            for _ in range(_RENAMES):
+                if answer[0] != b"taken":
+                    break
+                # Only now the key is known of the record that says whose the stream is that has the path.
+                there = answer[1].decode(errors="replace")
+                answer = run_script(client, scripts.RENAME, [*keys, self.keys.meta(there)], [*given, there])
+            return answer
+
+        self._judge_answer("rename", stream_id, scripts.RENAME, await self._redis.call("rename", work))
 
     async def save_interrupted(self, savings: Sequence[Saving], lease: Lease) -> frozenset[str]:
         """Write the way many streams' tasks ended, and release their leases: one script, one round trip for all."""
@@ -545,11 +573,11 @@ class RedisCheckpointStore:
         # What a hand put there that is no text is no stream's id: it leads to no record, and ends no daemon.
         return frozenset(raw.decode(errors="replace") for raw in members)
 
-    def _ids_at(self, client: Client, paths: Sequence[str]) -> Sequence[bytes | None]:
+    def _ids_at(self, client: Client, fields: Sequence[bytes]) -> Sequence[bytes | None]:
         key = self.keys.by_path
         self._mend_index(client)
         try:
-            found: list[bytes | None] = client.hmget(key, [codec.encode_path(path) for path in paths])
+            found: list[bytes | None] = client.hmget(key, list(fields))
         except ResponseError as error:
             if not str(error).startswith("WRONGTYPE"):
                 raise
@@ -573,8 +601,11 @@ class RedisCheckpointStore:
             # Of two with one path the open one counts, or the one that was worked on last: the first that is written.
             metas.sort(key=lambda meta: (meta.status in ENDED, -meta.last_activity_at_utc.timestamp()))
             pairs: list[Argument] = []
+            first: dict[str, str] = {}
             for meta in metas:
-                pairs += [codec.encode_path(meta.current_path), meta.stream_id]
+                owner = meta.owner.name if meta.owner is not None else ""
+                is_anothers = owner != first.setdefault(meta.current_path, owner)  # then it has a field beside that
+                pairs += [codec.path_field(meta.current_path, owner if is_anothers else ""), meta.stream_id]
             for start in range(0, len(pairs), 2 * _BATCH):
                 run_script(client, scripts.INDEX_PATHS, [self.keys.by_path], pairs[start : start + 2 * _BATCH])
             if metas:

@@ -57,7 +57,7 @@ def starting_over(change: Change) -> Change:
 
 def may_take(holder: str | None, lease: Lease) -> bool:
     """Whether a lease held so may be taken: free, ours, or an earlier process's of our instance."""
-    return holder is None or holder.rpartition("/")[0] == lease.instance
+    return holder is None or holder.rpartition("/")[0] == lease.holder
 
 
 def before(status: Status) -> frozenset[Status]:

@@ -83,12 +83,19 @@ class CheckpointStore(Protocol):
         ...
 
     async def create(
-        self, meta: StreamMeta, lease: Lease, parts: Sequence[PartRecord] = (), *, instead_of: str | None = None
+        self,
+        meta: StreamMeta,
+        lease: Lease,
+        parts: Sequence[PartRecord] = (),
+        *,
+        instead_of: str | None = None,
+        beside: str | None = None,
     ) -> None:
         """Begin a stream: record, ``streams:by_path``, set, lease, and the parts already adopted, in one step.
 
         ``streams:by_path`` of its path leads to this stream from now on. It may have led to nothing, to a stream whose
-        record is lost, or to ``instead_of``: the stream that the caller saw there when it judged the file. Repeating it
+        record is lost, or to ``instead_of``: the stream that the caller saw there when it judged the file. If it leads
+        to ``beside``, a stream of another owner, that stays, and a field beside it leads to this stream. Repeating it
         with the same stream id and path under the same lease changes nothing once the record exists.
 
         Raises:
@@ -140,8 +147,12 @@ class CheckpointStore(Protocol):
         """Whether the store writes what it acknowledges to an append-only file."""
         ...
 
-    async def find_by_path(self, paths: Collection[str]) -> Records:
-        """What is known of these paths; unknown ones are absent. In as few round trips as can be."""
+    async def find_by_path(self, paths: Collection[str], *, owner: str = "") -> Records:
+        """What is known of these paths; unknown ones are absent. In as few round trips as can be.
+
+        Where streams of several owners have one path, that of the owner of this name (``Owner.name``) is told, or, if
+        it has none there, the first one's.
+        """
         ...
 
     async def update(self, stream_id: str, lease: Lease, change: Change) -> None:

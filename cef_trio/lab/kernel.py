@@ -36,6 +36,8 @@ class Host:
     folder: Path
     """Where its watched folder really is."""
     seen_as: Path
+    machine: str | None = "machine"
+    """What its machine's id is hashed to; ``None``: it is not told, as in a container."""
 
     def real(self, path: Any) -> Any:
         """A path of the daemon's as it really is."""
@@ -159,6 +161,7 @@ class Kernel:
             (told, "statfs", self._statfs),
             (told, "birth_ns", lambda *_: None),
             (told, "mount_of", self._mount_of),
+            (told, "source_of", lambda _: None),
         ]
         before = [(module, name, getattr(module, name)) for module, name, _ in answers]
         for module, name, answer in answers:

@@ -202,6 +202,7 @@ _GENTLE: Final[Mapping[str, Misfortune]] = {
 """What may cost time, and nothing else."""
 _ROUGH: Final[Mapping[str, Misfortune]] = {
     "late part": _rule(Interference.LATE, "UploadPart", times=1, seconds=4.0),
+    "stale uploads": _rule(Interference.STALE, "ListMultipartUploads"),
     "late creation": _rule(Interference.LATE, "CreateMultipartUpload", times=1, seconds=3.0),
     "redis failover": _redis_failover,
 }

@@ -10,12 +10,26 @@ import html
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Final
 
 import httpx
 import trio
 
 Named = Callable[[httpx.Request], str]
 """A request in S3's words (``UploadPart 2``)."""
+
+
+_ID: Final = {"x-amz-request-id": "0"}
+_NO_UPLOADS: Final = (
+    b"<ListMultipartUploadsResult><Bucket>recordings</Bucket><IsTruncated>false</IsTruncated>"
+    b"</ListMultipartUploadsResult>"
+)
+_REMEMBERED: Final[Mapping[str, tuple[int, httpx.Headers, bytes]]] = {
+    "HeadObject": (404, httpx.Headers({**_ID, "content-length": "0"}), b""),
+    "ListMultipartUploads": (200, httpx.Headers({**_ID, "content-type": "application/xml"}), _NO_UPLOADS),
+}
+"""The calls that may be answered as things stood, and what they answer where nothing is. (Parts that are listed late
+are S3's own fault: ``Kind.STALE_PARTS``. The daemon lists no objects.)"""
 
 
 class Interference(Enum):
@@ -28,7 +42,7 @@ class Interference(Enum):
     LATE = "late"
     """Its sender hears nothing; S3 takes it ``seconds`` later."""
     STALE = "stale"
-    """It is answered as the first request of that kind and address was, or with 404 if there was none."""
+    """It is answered as the last request of that kind and address was; if there was none, as if nothing were there."""
 
 
 @dataclass(eq=False, slots=True)
@@ -62,7 +76,7 @@ class Proxy:
     background: trio.Nursery | None = None
     """Where late requests wait for their time."""
     answers: dict[tuple[str, str], tuple[int, httpx.Headers, bytes]] = field(default_factory=dict)
-    """(what was asked, where) → the first answer."""
+    """(what was asked, where) → the last answer, of ``_REMEMBERED``."""
 
     def add(self, rule: Rule) -> Rule:
         """Put a rule in force."""
@@ -88,7 +102,8 @@ class ProxyTransport(httpx.AsyncBaseTransport):
         name = self._named(request)
         rule = next((rule for rule in list(self._proxy.rules) if rule.takes(name)), None)
         if rule is None:
-            return await self._transport.handle_async_request(request)
+            response = await self._transport.handle_async_request(request)
+            return response if name not in _REMEMBERED else await self._remembered(request, response, name)
         body = await request.aread()
         match rule.interference:
             case Interference.PAGE:
@@ -114,13 +129,16 @@ class ProxyTransport(httpx.AsyncBaseTransport):
             return
         await response.aclose()
 
+    async def _remembered(self, request: httpx.Request, response: httpx.Response, name: str) -> httpx.Response:
+        try:
+            body = await response.aread()
+        finally:
+            await response.aclose()
+        self._proxy.answers[name, str(request.url)] = response.status_code, response.headers, body
+        return httpx.Response(response.status_code, headers=response.headers, stream=_Body(body), request=request)
+
     async def _stale(self, request: httpx.Request, name: str) -> httpx.Response:
-        where = name, str(request.url)
-        if where not in self._proxy.answers:
-            await trio.lowlevel.checkpoint()
-            headers = httpx.Headers({"x-amz-request-id": "0", "content-length": "0"})
-            return httpx.Response(404, headers=headers, stream=_Body(b""), request=request)
-        status, headers, body = self._proxy.answers[where]
+        status, headers, body = self._proxy.answers.get((name, str(request.url)), _REMEMBERED[name])
         await trio.lowlevel.checkpoint()
         return httpx.Response(status, headers=headers, stream=_Body(body), request=request)
 

@@ -41,19 +41,21 @@ class Stage:
         self._other: WorldDaemon | None = None
         self._armed: list[Armed] = []
 
-    async def start_other(self, host: Host | None = None) -> WorldDaemon:
+    async def start_other(self, host: Host | None = None, *, instance: str = "elsewhere") -> WorldDaemon:
         """Start a daemon on another machine, of the same folder or its own; who starts it tells it to leave."""
         if self.elsewhere is None:
             raise RuntimeError("there is no other machine on this stage")
-        other: WorldDaemon = await self.elsewhere.start(self._run_other, host)
+        other: WorldDaemon = await self.elsewhere.start(self._run_other, host, instance)
         return other
 
-    async def _run_other(self, host: Host | None, *, task_status: trio.TaskStatus[WorldDaemon]) -> None:
+    async def _run_other(self, host: Host | None, instance: str, *, task_status: trio.TaskStatus[WorldDaemon]) -> None:
         world = self.world
+        self.other_life = Life(trespasses=self.other_life.trespasses, cut_off=self.other_life.cut_off)
         async with (
-            world.services(self.other_life, instance="elsewhere", witness=Witness(), host=host) as services,
+            world.services(self.other_life, instance=instance, witness=Witness(), host=host) as services,
             trio.open_nursery() as nursery,
         ):
+            self.other_life.on_end = nursery.cancel_scope.cancel
             self._other = other = WorldDaemon(world, services, host)
             await nursery.start(other.run)
             task_status.started(other)
@@ -115,6 +117,11 @@ class Stage:
     def file_system(self) -> FileSystem:
         """The watched folder's file system."""
         return self.world.kernel.file_system(self.world.folder)
+
+    @property
+    def fault_hits(self) -> int:
+        """How often S3's faults have struck."""
+        return sum(armed.hits for armed in self._armed)
 
     def counted(self) -> Counter[str]:
         """What really happened, S3's faults with it."""

@@ -59,14 +59,13 @@ from cef_trio.s3.model import StoredObject as S3Object
 from cef_trio.s3.pacing import Pacer
 from cef_trio.s3.sigv4 import Credentials
 from cef_trio.s3.store_probe import StoreProbe
-from cef_trio.stream.after_upload import AfterUpload
-from cef_trio.stream.after_upload_rules import KEEP, Deed
+from cef_trio.stream.after_upload_rules import KEEP
+from cef_trio.stream.intake_tasks import IntakeRules, IntakeTasks
 from cef_trio.stream.naming import KeyTemplate, metadata_key
+from cef_trio.stream.ownership import Ownership
 from cef_trio.stream.risks import RiskObserver
 from cef_trio.stream.services import Services, StreamRules
-from cef_trio.stream.stale import StaleChecker
 from cef_trio.stream.supervisor import StreamSupervisor
-from cef_trio.stream.webhooks import WebhookDeliverer
 from cef_trio.telemetry.at_risk import Risk
 from cef_trio.telemetry.metrics import Metrics
 from cef_trio.webhook.client import WebhookClient
@@ -179,10 +178,13 @@ class World:
             raise RuntimeError("this world's files are real")
         return self._kernel
 
-    def add_host(self, name: str) -> Host:
-        """Another machine, whose daemon calls its own folder as this one's daemons call theirs."""
-        host = Host(name, self.folder.parent / f"{self.folder.name}-{name}", self.folder)
-        self.kernel.make_folder(host.folder, FileSystem())
+    def add_host(self, name: str, *, machine: str | None = "another", file_system: FileSystem | None = None) -> Host:
+        """Another machine, whose daemon calls its own folder as this one's daemons call theirs.
+
+        With the same ``machine`` it is another container there, with a disk of its own.
+        """
+        host = Host(name, self.folder.parent / f"{self.folder.name}-{name}", self.folder, machine)
+        self.kernel.make_folder(host.folder, file_system or FileSystem())
         return host
 
     def _answering(self, host: Host) -> AbstractContextManager[None]:
@@ -392,7 +394,7 @@ class World:
         s3.witness = witness
         bucket = self.bucket
         s3.completed = lambda key: self.completed.append(self.objects(bucket).get(key, b""))
-        lease = Lease(instance, f"{random.getrandbits(64):016x}", 30.0)
+        lease = Lease(instance, f"{random.getrandbits(64):016x}", 30.0, host.name)
         webhook = self._webhook_client(life) if self.webhook else None
         async with s3, webhook or nullcontext():
             yield Services(
@@ -425,6 +427,7 @@ class World:
                 metrics=metrics,
                 pacer=pacer,
                 webhook=webhook,
+                ownership=Ownership(host.machine),
             )
 
     def _webhook_client(self, life: Life) -> WebhookClient:
@@ -523,34 +526,23 @@ class WorldDaemon:
 
         async def take_in(supervisor: StreamSupervisor) -> ExitCode:
             self._supervisor = supervisor
-            services = self.services
+            world, services = self.world, self.services
             self._risks = RiskObserver(services, supervisor, lambda: self.shutdown.signals > 0)
-            stale = StaleChecker(
-                self.services,
+            services.metrics.at_risk_by(self._risks)
+            tasks = IntakeTasks(
+                services,
                 supervisor,
-                watch_folder=str(self.world.folder),
-                timeout_seconds=self.world.stream_timeout_seconds,
-                period_seconds=5.0,
+                self._risks,
+                IntakeRules(
+                    folder=str(world.folder),
+                    timeout_seconds=world.stream_timeout_seconds,
+                    after_upload=world.after_upload,
+                    webhook_retry_seconds=world.webhook_retry_seconds,
+                    random=Random(world.random.getrandbits(64)),  # noqa: S311 - to be repeated, not secret
+                ),
             )
-            services.metrics.turns_by("stale_checker", lambda: services.unix_time(stale.last_turn))
-            after_upload = AfterUpload(services, self.world.after_upload, str(self.world.folder))
-            supervisor.on_uploaded = after_upload.offer
             async with trio.open_nursery() as intake:
-                intake.start_soon(supervisor.run)
-                if self.world.after_upload.deed is not Deed.KEEP:
-                    intake.start_soon(after_upload.run)
-                if services.webhook is not None:
-                    deliverer = WebhookDeliverer(
-                        services,
-                        services.webhook,
-                        watch_folder=str(self.world.folder),
-                        retry_seconds=self.world.webhook_retry_seconds,
-                        random=Random(self.world.random.getrandbits(64)),  # noqa: S311 - to be repeated, not secret
-                    )
-                    services.metrics.owed_webhooks_by(lambda: deliverer.owed)
-                    intake.start_soon(deliverer.run)
-                await self._start_watching(supervisor, intake)
-                intake.start_soon(stale.run)
+                await tasks.start(intake, partial(self._start_watching, supervisor, intake))
                 task_status.started()
             return ExitCode.DONE
 

@@ -11,10 +11,11 @@ half-done.
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final, TypeVar
 from uuid import uuid4
@@ -36,11 +37,13 @@ from cef_trio.exceptions import (
 )
 from cef_trio.exit_codes import ExitCode
 from cef_trio.logs import configure
+from cef_trio.machine import machine_id
 from cef_trio.operate.terminal import complain
 from cef_trio.retry import RetryPolicy
 from cef_trio.s3.client import S3Client
 from cef_trio.shielded import shielded
 from cef_trio.stream.naming import KeyTemplate
+from cef_trio.stream.ownership import Ownership
 
 T = TypeVar("T")
 
@@ -59,6 +62,8 @@ class Desk:
     s3: S3Client
     disk: Disk
     lease: Lease
+    ownership: Ownership = field(default_factory=Ownership)
+    """Whose streams are this machine's: of others' nothing is changed."""
     bucket: str
     key_template: KeyTemplate
     part_size: int
@@ -90,11 +95,14 @@ async def open_desk(settings: Settings) -> AsyncIterator[Desk]:
             min(settings.retry_max_seconds, _LONGEST_WAIT_SECONDS),
         )
     )
+    disk = KernelDisk()
+    ownership = await _ownership(disk, os.fspath(settings.watch_dir))
     async with checkpoint_store(settings, patience) as store, s3_client(settings, patience) as s3:
         yield Desk(
             store=store,
             s3=s3,
-            disk=KernelDisk(),
+            disk=disk,
+            ownership=ownership,
             lease=command_lease(settings.lease_seconds),
             bucket=settings.s3_bucket_name,
             key_template=KeyTemplate(settings.s3_key_template),
@@ -102,6 +110,14 @@ async def open_desk(settings: Settings) -> AsyncIterator[Desk]:
             equal_parts=settings.s3_equal_parts,
             utc_now=lambda: datetime.now(UTC),
         )
+
+
+async def _ownership(disk: Disk, watch_folder: str) -> Ownership:
+    """Whose streams may be changed from here: where the watch folder is not, nobody can say, and the person knows."""
+    ownership = Ownership(machine_id())
+    await ownership.look(disk, watch_folder)
+    there = ownership.owner is not None and ownership.owner.mount is not None
+    return ownership if there else Ownership()
 
 
 def command_lease(ttl_seconds: float) -> Lease:

@@ -17,7 +17,7 @@ from cef_trio.checkpoint.states import StreamSet
 from cef_trio.exceptions import RedisOperationError, S3OperationError
 from cef_trio.s3.errors import HINTS
 from cef_trio.s3.model import AbortRule, ChecksumAlgorithm
-from cef_trio.telemetry.daemon_report import DaemonReport, crying, words
+from cef_trio.telemetry.daemon_report import DaemonReport, crying, twins, words
 
 
 class Severity(StrEnum):
@@ -225,14 +225,19 @@ def judge_streams(facts: StreamFacts) -> list[Finding]:
         found.append(
             warning("failed", says, "`cef-trio list --state failed` says why, `cef-trio retry` brings them back")
         )
-    return found + _judge_reports(facts) + _judge_records(facts)
+    todo = (
+        "give each daemon an INSTANCE_ID of its own; a cloned machine a machine-id of its own "
+        "(systemd-machine-id-setup), or a REDIS_KEY_PREFIX"
+    )
+    same = [problem("identity", sentence, todo) for sentence in twins(facts.reports, facts.now)]
+    return found + same + _judge_reports(facts) + _judge_records(facts)
 
 
 def _judge_reports(facts: StreamFacts) -> list[Finding]:
     """What each daemon says is not getting to S3 (promise P10)."""
     todo = "docs/operations.md says for each what to do; the daemon goes on by itself when that is mended"
     return [
-        problem("at risk", f"{report.instance} ({report.folder}): {sentence}", todo)
+        problem("at risk", f"{report.called} ({report.folder}): {sentence}", todo)
         for report in crying(facts.reports, facts.now)
         for sentence in words(report, facts.now)
     ]

@@ -57,8 +57,13 @@ class Fate:
     why: str
 
 
-def judge_upload(
-    upload: ListedUpload, stream_id: str | None, meta: StreamMeta | None, *, born_before: datetime
+def judge_upload(  # noqa: PLR0911 - it is a table
+    upload: ListedUpload,
+    stream_id: str | None,
+    meta: StreamMeta | None,
+    *,
+    born_before: datetime,
+    anothers: bool = False,
 ) -> Fate:
     """Judge one upload. Pure.
 
@@ -67,6 +72,7 @@ def judge_upload(
         stream_id: the stream's id in its key; ``None`` if the key is none of our template's.
         meta: what Redis knows of that stream; ``None``: nothing.
         born_before: younger uploads are left alone.
+        anothers: whether the stream is another host's.
     """
     if stream_id is None:
         return Fate(abort=False, why="its key is not of S3_KEY_TEMPLATE")
@@ -78,6 +84,8 @@ def judge_upload(
         return Fate(abort=False, why=f"its stream is alive ({meta.status.value})")
     if not is_stray(meta, upload.upload_id):
         return Fate(abort=False, why=f"`cef-trio retry` goes on with it ({meta.status.value})")
+    if anothers:
+        return Fate(abort=False, why="its stream is another host's: `cef-trio gc` there looks after it")
     return Fate(abort=True, why=f"its stream has ended ({meta.status.value})")
 
 
@@ -148,7 +156,14 @@ def _first_judgement(desk: Desk, upload: ListedUpload, records: Records, born_be
     if stream_id in records.unreadable:
         return _UNREADABLE
     known = records.get(stream_id)
-    return judge_upload(upload, stream_id or None, known.meta if known else None, born_before=born_before)
+    return _judge(desk, upload, stream_id or None, known.meta if known else None, born_before)
+
+
+def _judge(
+    desk: Desk, upload: ListedUpload, stream_id: str | None, meta: StreamMeta | None, born_before: datetime
+) -> Fate:
+    anothers = meta is not None and not desk.ownership.is_ours(meta)
+    return judge_upload(upload, stream_id, meta, born_before=born_before, anothers=anothers)
 
 
 async def _abort(desk: Desk, upload: ListedUpload, born_before: datetime) -> tuple[Fate, str | None]:
@@ -164,7 +179,7 @@ async def _abort(desk: Desk, upload: ListedUpload, born_before: datetime) -> tup
             checkpoint = await desk.store.load(stream_id)
         except RecordUnreadableError:
             return _UNREADABLE, None
-        fate = judge_upload(upload, stream_id, checkpoint.meta if checkpoint else None, born_before=born_before)
+        fate = _judge(desk, upload, stream_id, checkpoint.meta if checkpoint else None, born_before)
         if fate.abort:
             try:
                 await _abort_until(ours_until, desk, upload)

@@ -7,6 +7,7 @@ waits only that daemon knows.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ from cef_trio.telemetry.lag import Lag, lag_of
 
 WINDOW: Final = timedelta(seconds=60)
 """Over which throughput is measured."""
+_HOST: Final = re.compile(r"@[0-9a-f]{12}\Z")
+"""The running system in a lease's value (``Lease.host``), which tells a person nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +139,7 @@ def is_recent(known: KnownPath, now: datetime) -> bool:
 
 def instance_of(holder: str) -> str:
     """The daemon's name in a lease's value."""
-    return holder.rpartition("/")[0] or holder
+    return _HOST.sub("", holder.rpartition("/")[0] or holder)
 
 
 def _counts(known: Iterable[KnownPath]) -> dict[str, int]:

@@ -25,6 +25,7 @@ from cef_trio.operate.selection import select_all
 from cef_trio.stream import lookup
 from cef_trio.stream.failures import KEEPS_ITS_UPLOAD
 from cef_trio.stream.identity import is_same_place
+from cef_trio.stream.ownership_rules import Claim
 from cef_trio.stream.recognition import identify, recognize
 from cef_trio.stream.upload import abort_uploads
 
@@ -50,7 +51,8 @@ async def retry_streams(desk: Desk, given: list[str], *, every: bool, as_json: b
 async def _every_failed(desk: Desk) -> list[str]:
     known = await lookup.load_metas(desk.store, await desk.store.members(StreamSet.FAILED))
     wanted = FAILED - {Status.FAILED_ABORTED}
-    return sorted(stream_id for stream_id, one in known.items() if one.meta.status in wanted)
+    ours, _ = desk.ownership.divide(known)
+    return sorted(stream_id for stream_id, one in ours.items() if one.meta.status in wanted)
 
 
 async def retry_stream(desk: Desk, stream_id: str) -> Comeback:
@@ -65,7 +67,12 @@ async def retry_stream(desk: Desk, stream_id: str) -> Comeback:
         if checkpoint is None:
             return Comeback(None, "not retried: it was forgotten just now")
         meta = checkpoint.meta
+        claim = desk.ownership.claim(meta)
         presence, size_bytes = await _look(desk, checkpoint)
+        if claim is Claim.ANOTHERS or (claim is Claim.PERHAPS and presence is not Presence.SAME):
+            return Comeback(
+                None, "not retried: it is another host's, or of another folder of that name: retry it there"
+            )
         comeback = judge_comeback(meta, presence, size_bytes, part_size=desk.part_size, equal_parts=desk.equal_parts)
         change = Change(comeback.fields)
         try:
@@ -91,8 +98,9 @@ async def _look(desk: Desk, checkpoint: Checkpoint) -> tuple[Presence, int | Non
     """What is where the stream's file was, and its size."""
     meta = checkpoint.meta
     path = meta.current_path
-    named = (await lookup.find_by_path(desk.store, [path]))[0].get(path)
-    if named is not None and named.meta.stream_id != meta.stream_id:
+    named = (await lookup.find_by_path(desk.store, [path], desk.ownership.name))[0].get(path)
+    led = named is not None and desk.ownership.claim(named.meta) is not Claim.ANOTHERS
+    if led and named is not None and named.meta.stream_id != meta.stream_id:
         return Presence.TAKEN, None
     try:
         async with desk.disk.open(path) as recording:

@@ -130,7 +130,7 @@ def document(overview: Overview) -> dict[str, Any]:
 
 def _risk_document(report: DaemonReport, now: float) -> dict[str, Any]:
     return {
-        "instance": report.instance,
+        "instance": report.called,
         "folder": report.folder,
         "reported_at": report.at,
         "silent": report.is_silent(now),
@@ -200,7 +200,7 @@ def _totals(overview: Overview) -> list[tuple[str, Text | str]]:
     now = overview.at_utc.timestamp()
     for report in crying(overview.reports, now):
         rows += [
-            ("AT RISK", terminal.safe(f"{report.instance}: {sentence}", "bold red")) for sentence in words(report, now)
+            ("AT RISK", terminal.safe(f"{report.called}: {sentence}", "bold red")) for sentence in words(report, now)
         ]
     if overview.unreadable:
         rows.append(("unreadable", unreadable_words(overview.unreadable)))

@@ -61,7 +61,8 @@ async def verify_stream(desk: Desk, given: str, *, as_json: bool) -> ExitCode:
 
 async def _meant(desk: Desk, given: str) -> str:
     path = os.path.abspath(given)  # noqa: PTH100, ASYNC240 - Path would not keep every name; asks no disk
-    found, _ = await lookup.find_by_path(desk.store, {path, os.path.realpath(path)})  # noqa: ASYNC240 - once
+    paths = {path, os.path.realpath(path)}  # noqa: ASYNC240 - once
+    found, _ = await lookup.find_by_path(desk.store, paths, desk.ownership.name)
     for known in found.values():
         return known.meta.stream_id
     try:

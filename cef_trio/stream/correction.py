@@ -65,9 +65,12 @@ async def _correct(services: Services, meta: StreamMeta, recording: OpenRecordin
     store, lease = services.store, services.lease
     if not await store.acquire(meta.stream_id, lease):
         raise LeaseLostError(f"another daemon works on stream {meta.stream_id}")
-    change = Change({"identity": identity, "verified_mtime_ns": stat.mtime_ns})
+    change = Change(
+        {"identity": identity, "verified_mtime_ns": stat.mtime_ns, "owner": services.ownership.owner or meta.owner}
+    )
     await store.update(meta.stream_id, lease, change)
-    if path != meta.current_path:
+    owner = services.ownership
+    if path != meta.current_path or (meta.owner is not None and owner.name not in {"", meta.owner.name}):
         await store.rename(meta.stream_id, lease, path)
     await store.release([meta.stream_id], lease)
     log.info("recording_unchanged", stream_id=meta.stream_id, key=meta.s3_key_prefix, size_bytes=stat.size_bytes)

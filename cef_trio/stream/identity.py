@@ -128,6 +128,11 @@ def is_verified_file(identity: FileIdentity, observed: FileIdentity) -> bool:
     return inodes_last(observed.fs_type) and _same_fs_id(identity.fs_id, observed.fs_id) is True
 
 
+def same_fs_id(recorded: FileIdentity, observed: FileIdentity) -> bool:
+    """Whether they are on one file system for certain."""
+    return _same_fs_id(recorded.fs_id, observed.fs_id) is True
+
+
 def is_same_place(recorded: FileIdentity, place: FolderPlace) -> bool:
     """Whether a folder is on the file system, and on the mount of it, on which a file was.
 

@@ -27,6 +27,8 @@ class Verdict(Enum):
     RESUME = "resume"
     REPLACED = "replaced"
     """A stream of this name is open, but of another file: that stream ends, and a new one begins."""
+    ANOTHERS = "anothers"
+    """A stream of this name is another host's: a new one begins beside it, and that one is left alone."""
     SETTLED = "settled"
     """Nothing: it is uploaded and unchanged, or failed and waits for a person."""
 

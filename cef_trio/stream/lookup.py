@@ -14,14 +14,14 @@ from cef_trio.exceptions import RecordUnreadableError
 
 
 async def find_by_path(
-    store: CheckpointStore, paths: Collection[str]
+    store: CheckpointStore, paths: Collection[str], owner: str = ""
 ) -> tuple[Mapping[str, KnownPath], frozenset[str]]:
-    """What is known of these paths, and the paths whose records cannot be read.
+    """What is known of these paths, and the paths whose records cannot be read; of several owners' that of this one.
 
     Raises:
         RedisOperationError: the store cannot be asked.
     """
-    found = await store.find_by_path(paths)
+    found = await store.find_by_path(paths, owner=owner)
     return found, frozenset(found.unreadable)
 
 

@@ -167,12 +167,12 @@ class OrphanObjects:
         return [orphan for orphan in orphans if orphan.proposed.stream_id not in owned]
 
     async def adopt(
-        self, path: str, *, named: Callable[[str], None], instead_of: str | None = None
+        self, path: str, *, named: Callable[[str], None], instead_of: str | None = None, beside: str | None = None
     ) -> StreamUpload | None:
         """Give the file the record of the object that has its bytes, if there is one; ``None``: it is to be uploaded.
 
         The stream's status is ``completed``, or ``s3_completed`` if its metadata JSON is still to be written.
-        ``named`` and ``instead_of`` are as for :func:`cef_trio.stream.recovery.begin`.
+        ``named``, ``instead_of`` and ``beside`` are as for :func:`cef_trio.stream.recovery.begin`.
 
         Raises:
             RecordingChangedError: the file is not there (any more).
@@ -194,7 +194,9 @@ class OrphanObjects:
                 after = await recording.stat()
                 if (after, after.ctime_ns) != (before, before.ctime_ns):
                     return None  # it was compared while somebody wrote it
-                upload = await self._record(match, path, identity, after, named=named, instead_of=instead_of)
+                upload = await self._record(
+                    match, path, identity, after, named=named, instead_of=instead_of, beside=beside
+                )
                 recorded = True
             finally:
                 if not recorded:
@@ -277,6 +279,7 @@ class OrphanObjects:
         *,
         named: Callable[[str], None],
         instead_of: str | None,
+        beside: str | None,
     ) -> StreamUpload:
         services, metadata = self._services, match.metadata
         now = services.utc_now()
@@ -286,7 +289,7 @@ class OrphanObjects:
         if metadata is not None and services.webhook is None:
             meta = replace(meta, status=Status.COMPLETED)
         named(meta.stream_id)
-        await services.store.create(meta, services.lease, parts, instead_of=instead_of)
+        await services.store.create(meta, services.lease, parts, instead_of=instead_of, beside=beside)
         log.info("object_adopted", key=meta.s3_key_prefix, size_bytes=stat.size_bytes, parts=len(parts))
         records = {part.part_number: part for part in parts}
         return StreamUpload(services, Checkpoint(meta, StreamSet.PENDING_COMPLETION, records))

@@ -544,7 +544,11 @@ class StreamProcessor:
             upload = StreamUpload(self._services, checkpoint) if checkpoint else None
         if upload is None:
             upload = self.upload = await recovery.record_refused(
-                self._services, self.situation.value, named=self._name, instead_of=self._history.instead_of
+                self._services,
+                self.situation.value,
+                named=self._name,
+                instead_of=self._history.instead_of,
+                beside=self._history.beside,
             )
         if reason not in KEEPS_ITS_UPLOAD:
             await upload.abort()

@@ -17,7 +17,7 @@ from cef_trio.exceptions import RecordingChangedError
 from cef_trio.recording import FileStat
 from cef_trio.s3.checksums import crc64nvme
 from cef_trio.stream.compare import crc_of
-from cef_trio.stream.identity import Sameness, compare, identity_of
+from cef_trio.stream.identity import Sameness, compare, identity_of, same_fs_id
 from cef_trio.stream.parts import PartPlan
 
 _SAME_FILE_PARTS: Final = 3
@@ -37,6 +37,10 @@ async def recognize(meta: StreamMeta, parts: Mapping[int, PartRecord], recording
     sameness = compare(recorded, observed)
     if sameness is not Sameness.ASK_BYTES or not parts:
         return sameness
+    return Sameness.SAME if await _has_their_bytes(meta, parts, recording) else Sameness.REPLACED
+
+
+async def _has_their_bytes(meta: StreamMeta, parts: Mapping[int, PartRecord], recording: OpenRecording) -> bool:
     plan = PartPlan(meta.part_size, equal_parts=meta.equal_parts)
     for number in sorted(parts, reverse=True)[:_SAME_FILE_PARTS]:
         record = parts[number]
@@ -45,8 +49,26 @@ async def recognize(meta: StreamMeta, parts: Mapping[int, PartRecord], recording
         except RecordingChangedError:
             continue
         if crc == record.crc64nvme:
-            return Sameness.SAME
-    return Sameness.REPLACED
+            return True
+    return False
+
+
+async def is_proved(store: CheckpointStore, disk: Disk, meta: StreamMeta, path: str) -> bool:
+    """Whether the file at a path is proved to be the stream's: by its file system's own numbers, or by its bytes.
+
+    For a stream that may be another host's (``ownership.py``): equal numbers of two file systems prove nothing.
+
+    Raises:
+        RecordingChangedError, ChunkProcessingError, RedisOperationError: as :func:`recognize_at`.
+    """
+    async with disk.open(path) as recording:
+        observed = await identify(recording, await recording.stat(), meta.identity.head_size_bytes)
+        sameness = compare(meta.identity, observed)
+        if sameness is not Sameness.ASK_BYTES and same_fs_id(meta.identity, observed):
+            return sameness is Sameness.SAME
+        checkpoint = await store.load(meta.stream_id)
+        parts = checkpoint.parts if checkpoint else {}
+        return bool(parts) and await _has_their_bytes(meta, parts, recording)
 
 
 async def recognize_at(store: CheckpointStore, disk: Disk, meta: StreamMeta, path: str) -> Sameness:

@@ -50,12 +50,14 @@ async def begin(
     *,
     named: Callable[[str], None],
     instead_of: str | None = None,
+    beside: str | None = None,
     supersedes: StreamMeta | None = None,
 ) -> StreamUpload:
     """Begin a stream for a file that Redis does not know: adopt its upload if S3 has one, else make a new record.
 
     ``named`` is told the stream's id before the record exists: whoever then finds the record knows that it has a task.
-    ``instead_of`` is the stream, of another file or an ended one, that the path led to when the file was judged;
+    ``instead_of`` is the stream, of another file or an ended one, that the path led to when the file was judged, or
+    ``beside`` another host's, which stays;
     ``supersedes`` is a completed one that has some of the file's bytes, so that its parts can be copied within S3.
 
     Raises:
@@ -89,7 +91,7 @@ async def begin(
             next_part_to_upload=max(part.part_number for part in parts) + 1,
         )
     try:
-        await services.store.create(meta, services.lease, parts, instead_of=instead_of)
+        await services.store.create(meta, services.lease, parts, instead_of=instead_of, beside=beside)
     finally:
         if adopted:
             unknown.settled(adopted)
@@ -114,13 +116,19 @@ def new_record(services: Services, stream_id: str, path: str, identity: FileIden
         part_size=rules.part_size,
         equal_parts=rules.equal_parts,
         s3_endpoint=rules.endpoint or None,
+        owner=services.ownership.owner,
         started_at_utc=now,
         last_activity_at_utc=now,
     )
 
 
 async def record_refused(
-    services: Services, situation: Situation, *, named: Callable[[str], None], instead_of: str | None = None
+    services: Services,
+    situation: Situation,
+    *,
+    named: Callable[[str], None],
+    instead_of: str | None = None,
+    beside: str | None = None,
 ) -> StreamUpload:
     """A record for a file that no stream could be begun for, so that its failure has a place (promise P6)."""
     try:
@@ -130,7 +138,7 @@ async def record_refused(
     identity = identity_by_stat(stat or situation.stat)
     meta = new_record(services, services.new_stream_id(), situation.path, identity)
     named(meta.stream_id)
-    await services.store.create(meta, services.lease, instead_of=instead_of)
+    await services.store.create(meta, services.lease, instead_of=instead_of, beside=beside)
     return StreamUpload(services, Checkpoint(meta, StreamSet.ACTIVE))
 
 
@@ -169,7 +177,7 @@ async def resume(services: Services, stream_id: str, path: str | None, *, contra
     path = path or upload.meta.current_path
     try:
         async with services.disk.open(path) as recording:
-            await _check_identity(upload, recording, path)
+            await _check_identity(services, upload, recording, path)
             await _agree_with_s3(services, upload, recording, contradicted=contradicted)
     except RecordingChangedError as error:
         if await _was_completed(services, upload):
@@ -204,7 +212,7 @@ async def check_mounted(services: Services, meta: StreamMeta, path: str) -> None
         )
 
 
-async def _check_identity(upload: StreamUpload, recording: OpenRecording, path: str) -> None:
+async def _check_identity(services: Services, upload: StreamUpload, recording: OpenRecording, path: str) -> None:
     recorded = upload.meta.identity
     # Without parts nothing of it was sent: nothing of a stranger's can be mixed with it.
     if await recognize(upload.meta, upload.parts, recording) is Sameness.REPLACED:
@@ -218,6 +226,17 @@ async def _check_identity(upload: StreamUpload, recording: OpenRecording, path: 
     observed = await identify(recording, await recording.stat(), HEAD_BYTES)
     if observed != recorded:
         await upload.update(identity=observed)
+    await _own(services, upload)
+
+
+async def _own(services: Services, upload: StreamUpload) -> None:
+    """Note in the record that the stream is ours: an earlier version did not, or its file has moved here."""
+    ours, before = services.ownership.owner, upload.meta.owner
+    if ours is None or ours == before:
+        return
+    await upload.update(owner=ours)
+    if before is not None and before.name != ours.name:
+        await services.store.rename(upload.stream_id, services.lease, upload.meta.current_path)
 
 
 async def check_same_file_system(recording: OpenRecording, recorded: FileIdentity, path: str) -> None:

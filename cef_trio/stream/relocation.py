@@ -24,7 +24,6 @@ from cef_trio.checkpoint.store import KnownPath
 from cef_trio.exceptions import ChunkProcessingError, FileAccessError, RecordingChangedError
 from cef_trio.recording import FileStat
 from cef_trio.stream import lookup
-from cef_trio.stream.after_upload_rules import is_below
 from cef_trio.stream.identity import Sameness, inodes_last, may_be
 from cef_trio.stream.recognition import recognize
 from cef_trio.stream.services import Services
@@ -124,8 +123,8 @@ class RelocatedStreams:
         for known in streams:
             path = known.meta.current_path
             folder = path.rpartition("/")[0]
-            if folder in dark or not self._is_ours(path):
-                continue  # of another folder, whose file system may give other files the same numbers (P9)
+            if folder in dark or not self._services.is_ours(known.meta):
+                continue  # of another folder or host, whose file systems may give other files the same numbers (P9)
             try:
                 with trio.move_on_at(min(ends_at, trio.current_time() + _FOLDER_SECONDS)) as scope:
                     there = await self._services.disk.stat(path)
@@ -139,10 +138,6 @@ class RelocatedStreams:
             elif there is None or not is_it(known.meta, there):
                 found.append(known)
         return found, dark
-
-    def _is_ours(self, path: str) -> bool:
-        watched = self._services.rules.watch_folder
-        return not watched or is_below(path, watched)
 
     async def claim(self, path: str, stat: FileStat) -> str | None:
         """The id of the stream whose file this is, if there is one; it is handed out once.

@@ -2,8 +2,8 @@
 
 While its file is still there a completed stream is never forgotten, or the file would be taken for a new one. A file
 whose folder is on another device than it was counts as there: something is not mounted. Nor is one forgotten whose
-webhook is still to be delivered, nor one that was recorded in another folder than ours: its file may be on another
-host, and whoever watches that folder forgets it. A record that cannot be read is said, and keeps no other.
+webhook is still to be delivered, nor one of another folder or host than ours: whoever watches that folder there forgets
+it. A record that cannot be read is said, and keeps no other.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from cef_trio.checkpoint.pruning import completed_before
 from cef_trio.checkpoint.store import KnownPath
 from cef_trio.exceptions import CefMp4ProcessorError, ChunkProcessingError
 from cef_trio.stream import lookup
-from cef_trio.stream.after_upload_rules import is_below
 from cef_trio.stream.identity import is_same_place
 from cef_trio.stream.services import Services
 
@@ -64,8 +63,8 @@ async def forget_now(services: Services, retention: timedelta) -> int:
 
 
 async def _is_gone(services: Services, known: KnownPath) -> bool:
-    path, watched = known.meta.current_path, services.rules.watch_folder
-    if watched and not is_below(path, watched):
+    path = known.meta.current_path
+    if not services.is_ours(known.meta):
         return False
     if await services.disk.stat(path) is not None:
         return False

@@ -11,7 +11,7 @@ import trio
 from trio_util import AsyncBool
 
 from cef_trio.checkpoint.exit_saves import ExitSaves
-from cef_trio.checkpoint.model import Lease
+from cef_trio.checkpoint.model import Lease, StreamMeta
 from cef_trio.checkpoint.states import Status
 from cef_trio.checkpoint.store import CheckpointStore, Saving
 from cef_trio.config import Settings
@@ -25,8 +25,10 @@ from cef_trio.s3.client import S3Client
 from cef_trio.s3.pacing import Pacer
 from cef_trio.shielded import shielded
 from cef_trio.stream.advice import Advice
+from cef_trio.stream.after_upload_rules import is_below
 from cef_trio.stream.best_effort import BestEffort
 from cef_trio.stream.naming import KeyTemplate
+from cef_trio.stream.ownership import Ownership
 from cef_trio.stream.scans import Scans
 from cef_trio.stream.strays import StrayUploads
 from cef_trio.stream.time_stamps import unproved_seconds
@@ -111,6 +113,8 @@ class Services:
     """Which calls of S3 are done without at present."""
     strays: StrayUploads = field(default_factory=StrayUploads)
     """When uploads that were left under ended streams' keys are looked for."""
+    ownership: Ownership = field(default_factory=Ownership)
+    """Whose streams are ours."""
     advice: Advice = field(default_factory=Advice)
     """Which settings would help, told once each."""
     mounts: Mounts = field(default_factory=Mounts)
@@ -127,6 +131,15 @@ class Services:
     async def attempt(self, operation: str, call: Callable[[], Awaitable[T]]) -> T | None:
         """Make a call of S3 that can be done without (:meth:`BestEffort.attempt`)."""
         return await self.best_effort.attempt(operation, call, reach=self.s3.head_bucket)
+
+    def is_ours(self, meta: StreamMeta) -> bool:
+        """Whether a stream is this daemon's to look after: of its watch folder, and of no other host's (P9)."""
+        watched = self.rules.watch_folder
+        return (not watched or is_below(meta.current_path, watched)) and self.ownership.is_ours(meta)
+
+    async def look_at_folder(self) -> None:
+        """See whose the watch folder is now."""
+        await self.ownership.look(self.disk, self.rules.watch_folder)
 
     def unix_time(self, moment: float) -> float:
         """A moment of ``trio.current_time()`` as Unix time, in seconds."""

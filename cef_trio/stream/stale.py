@@ -110,6 +110,7 @@ class StaleChecker:
     async def _resume_unattended(self) -> None:
         """Take up the streams of this folder that Redis knows as open and nobody works on."""
         store = self._services.store
+        await self._services.look_at_folder()
         await lookup.ask_unreadable_again(store)
         self._supervisor.ask_set_aside_again()
         ids = await store.members(StreamSet.ACTIVE) | await store.members(StreamSet.PENDING_COMPLETION)
@@ -124,6 +125,8 @@ class StaleChecker:
             # Another daemon's, which watches another folder; or a stranger's, who wrote a record to be led out of ours.
             if not path.startswith(self._watch_folder + "/") or ".." in path.split("/"):
                 continue
+            if not self._services.ownership.is_ours(known.meta):
+                continue  # of another host, which calls its folder as we call ours (P9)
             if not rules.may_take(holders.get(known.meta.stream_id), self._services.lease):
                 continue  # another daemon works on it
             with self._alone():

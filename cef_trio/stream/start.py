@@ -27,6 +27,8 @@ class FileHistory:
 
     instead_of: str | None = None
     """The stream that its path led to when it was judged: of another file, or an ended one."""
+    beside: str | None = None
+    """Or the stream of another host that it led to, which stays."""
     renamed: str | None = None
     """A completed stream whose file is not where it was, and may be this one."""
     may_be_stored: bool = False
@@ -70,7 +72,13 @@ async def start(
     async def begin() -> StreamUpload:
         supersedes = has.meta if isinstance(has, Checkpoint) else None
         return await recovery.begin(
-            services, sources.uploads, path, named=named, instead_of=history.instead_of, supersedes=supersedes
+            services,
+            sources.uploads,
+            path,
+            named=named,
+            instead_of=history.instead_of,
+            beside=history.beside,
+            supersedes=supersedes,
         )
 
     async with services.stream_slots:
@@ -83,7 +91,7 @@ async def start(
     if leaving():
         return NotStarted.LEAVING
     async with services.stream_slots:
-        found = await sources.objects.adopt(path, named=named, instead_of=history.instead_of)
+        found = await sources.objects.adopt(path, named=named, instead_of=history.instead_of, beside=history.beside)
         if found is None:
             return await begin()
         return NotStarted.UNCHANGED if found.meta.status is Status.COMPLETED else found

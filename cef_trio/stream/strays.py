@@ -96,7 +96,9 @@ async def _sweep(services: Services) -> bool:
     # Asked after S3: a daemon records a stream before it opens its upload.
     known = await lookup.load_metas(services.store, {stream_id for _, stream_id in found})
     for upload, stream_id in found:
-        if stream_id in known and is_stray(known[stream_id].meta, upload.upload_id):
+        if stream_id not in known or not services.ownership.is_ours(known[stream_id].meta):
+            continue
+        if is_stray(known[stream_id].meta, upload.upload_id):
             await _abort(services, upload, stream_id)
     return True
 

@@ -22,7 +22,7 @@ from trio_util import AsyncBool, AsyncValue, periodic
 
 from cef_trio.checkpoint.model import StreamMeta
 from cef_trio.checkpoint.states import FAILED, Status
-from cef_trio.checkpoint.store import KnownPath
+from cef_trio.checkpoint.store import Change, KnownPath
 from cef_trio.exceptions import CefMp4ProcessorError, ChunkProcessingError, FileAccessError, RecordingChangedError
 from cef_trio.intake.events import Closed, FileEvent, Gone, Moved, Scanned, Seen
 from cef_trio.recording import FileStat
@@ -33,12 +33,13 @@ from cef_trio.stream.identity import Sameness, inodes_last, may_be
 from cef_trio.stream.judge import Verdict, judge, must_be_recognized
 from cef_trio.stream.orphan_objects import OrphanObjects
 from cef_trio.stream.processor import Outcome, StreamProcessor
-from cef_trio.stream.recognition import recognize_at
+from cef_trio.stream.recognition import is_proved, recognize_at
 from cef_trio.stream.relocation import RelocatedStreams
 from cef_trio.stream.services import Services
 from cef_trio.stream.situation import Ending, Situation
 from cef_trio.stream.start import FileHistory, Sources
 from cef_trio.telemetry.at_risk import Waiting
+from cef_trio.telemetry.daemon_report import decode_all
 from cef_trio.telemetry.lag import Growth, Lag, lag_of
 
 log = structlog.get_logger(__name__)
@@ -103,6 +104,13 @@ class LiveStream:
             return True
         return upload is not None and not inodes_last(upload.meta.identity.fs_type)
 
+    def is_replaced(self, stat: FileStat) -> bool:
+        """Whether another file has its file's name, by its number, where numbers last."""
+        upload = self.processor.upload
+        if upload is None or not inodes_last(upload.meta.identity.fs_type):
+            return False
+        return bool(self.situation.value.stat.inode != stat.inode)
+
     @property
     def unreadable(self) -> str | None:
         """Why its file cannot be read now; ``None`` if nothing is known against it. None of its bytes gets to S3."""
@@ -130,6 +138,16 @@ class _Unknown:
     closed: bool = False
     since: float = field(default_factory=trio.current_time)
     """When it was first seen."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Led:
+    """What a path led to when the file there was judged to need a new stream."""
+
+    before: KnownPath | None
+    """A stream of ours: of another file, or an ended one."""
+    beside: str | None
+    """The id of another host's."""
 
 
 class StreamSupervisor:
@@ -291,16 +309,18 @@ class StreamSupervisor:
         def is_missing(path: str) -> bool:
             return path not in files and not any(path.startswith(f"{folder}/") for folder in unreadable)
 
+        # Whose file is not there, or another one: it may have another name now, which no stream's own file has.
         missing = {path: live for path, live in self._live.items() if is_missing(path)}
-        if missing:
-            # Names of files that no stream has: one of them may be a lost stream's file under its new name.
-            unclaimed = {stat.inode: path for path, stat in files.items() if path not in self._live}
-            for path, live in missing.items():
+        replaced = {path: live for path, live in self._live.items() if path in files and live.is_replaced(files[path])}
+        if missing or replaced:
+            has_its_own = self._live.keys() - replaced.keys()
+            unclaimed = {stat.inode: path for path, stat in files.items() if path not in has_its_own}
+            for path, live in {**missing, **replaced}.items():
                 new_path = unclaimed.get(live.situation.value.stat.inode)
-                if new_path is None:
-                    self._gone(path)
-                else:
+                if new_path is not None:
                     self._moved(path, new_path, files[new_path])
+                elif path in missing:
+                    self._gone(path)
         for known in (self._settled, self._set_aside):
             for path in [path for path in known if is_missing(path)]:
                 del known[path]
@@ -342,6 +362,7 @@ class StreamSupervisor:
 
     async def run(self) -> None:
         """Ask Redis about unknown files and start their streams, for ever."""
+        await self._services.look_at_folder()
         while True:
             await self._work.wait_value(True)
             try:
@@ -359,7 +380,9 @@ class StreamSupervisor:
 
     async def _resolve_some(self) -> None:
         asked = dict(islice(self._unknown.items(), _BATCH))
-        known, unreadable = await lookup.find_by_path(self._services.store, list(asked))
+        ownership = self._services.ownership
+        found, unreadable = await lookup.find_by_path(self._services.store, list(asked), ownership.name)
+        known, others = ownership.divide(found)
         self._put_aside(asked, unreadable)
         fresh = []
         for path in asked:
@@ -370,20 +393,23 @@ class StreamSupervisor:
             judged, unknown = unknown, self._still_unknown(path, asked)
             if verdict is None or unknown is None or unknown.stat != judged.stat:
                 continue  # it was not to be looked at, or there is news of it: asked about again
-            if verdict is Verdict.NEW or verdict is Verdict.REPLACED:
+            if verdict is Verdict.ANOTHERS:
+                others[path] = known.pop(path).meta.stream_id
+            if verdict in {Verdict.NEW, Verdict.REPLACED, Verdict.ANOTHERS}:
                 fresh.append(path)
             if verdict is Verdict.SETTLED:
                 self._settle(path, known[path])
+                await self._own(known[path].meta)
             elif verdict is Verdict.RESUME:
                 self._start(path, self._unknown.pop(path), known[path].meta.stream_id)
             elif verdict is Verdict.REPLACED:
                 self.resume_unattended(known[path], detached=True)
         if fresh:
-            await self._begin_all(fresh, asked, known)
+            await self._begin_all(fresh, asked, {path: _Led(known.get(path), others.get(path)) for path in fresh})
 
-    async def _begin_all(self, fresh: list[str], asked: Mapping[str, _Unknown], known: Mapping[str, KnownPath]) -> None:
+    async def _begin_all(self, fresh: list[str], asked: Mapping[str, _Unknown], led: Mapping[str, _Led]) -> None:
         """Start streams for files that Redis does not know, at least not by these names."""
-        if any(path in self._settled and path not in known for path in fresh):
+        if any(path in self._settled and led[path].before is None for path in fresh):
             self._may_have_lost()  # Redis knew it
         await self._find_what_may_fit()
         for path in fresh:
@@ -392,10 +418,11 @@ class StreamSupervisor:
             stream_id = await self._relocated.claim(path, unknown.stat)
             if (unknown := self._still_unknown(path, asked)) is not None:
                 del self._unknown[path]
-                seen = known.get(path)
+                seen = led[path].before
                 old = self._may_be_lost(unknown.stat)
                 history = FileHistory(
                     instead_of=seen.meta.stream_id if seen is not None else None,
+                    beside=led[path].beside,
                     renamed=self._relocated.claim_completed(path, unknown.stat) if old else None,
                     may_be_stored=old,
                 )
@@ -403,26 +430,42 @@ class StreamSupervisor:
 
     async def _judge(self, path: str, stat: FileStat, known: KnownPath | None) -> Verdict | None:
         """What a file means to us; ``None``: it could not be looked at in time, and is left to the next scan."""
-        if known is None or not must_be_recognized(known, stat):
+        is_ours = known is None or self._services.ownership.is_ours(known.meta)
+        if known is None or (is_ours and not must_be_recognized(known, stat)):
             return judge(known, stat)
         sameness = None
         with trio.move_on_after(_RECOGNIZE_SECONDS) as scope:
-            sameness = await self._recognize(path, stat, known.meta)
+            sameness = await self._recognize(path, stat, known.meta, is_ours=is_ours)
         if scope.cancelled_caught or sameness is None:
             self._unknown.pop(path, None)
             return None
+        if not is_ours and sameness is not Sameness.SAME:
+            return Verdict.ANOTHERS
         return judge(known, stat, sameness)
 
-    async def _recognize(self, path: str, stat: FileStat, meta: StreamMeta) -> Sameness | None:
+    async def _recognize(self, path: str, stat: FileStat, meta: StreamMeta, *, is_ours: bool) -> Sameness | None:
+        store, disk = self._services.store, self._services.disk
         try:
-            return await recognize_at(self._services.store, self._services.disk, meta, path)
+            if not is_ours:
+                is_it = not await self._owner_lives(meta) and await is_proved(store, disk, meta, path)
+                return Sameness.SAME if is_it else Sameness.REPLACED
+            return await recognize_at(store, disk, meta, path)
         except RecordingChangedError:
             return None  # gone since
         except ChunkProcessingError as error:
             if not (isinstance(error, FileAccessError) and error.denied):
                 log.warning("recording_not_looked_at", error=str(error))
                 return None
+            if not is_ours:
+                return Sameness.REPLACED
             return Sameness.SAME if may_be(meta.identity, stat) else Sameness.REPLACED  # what nobody may read
+
+    async def _owner_lives(self, meta: StreamMeta) -> bool:
+        """Whether another daemon reports that this owner's streams are its own: then equal bytes prove nothing."""
+        reports, _ = decode_all(await self._services.store.reports())
+        now, ours = self._services.unix_time(trio.current_time()), self._services.lease.token
+        living = {one.owner for one in reports if not (one.stopped or one.is_silent(now) or one.process == ours)}
+        return meta.owner is not None and meta.owner.name in living
 
     def _put_aside(self, asked: Collection[str], unreadable: frozenset[str]) -> None:
         """Leave the files alone whose records cannot be read, until they can."""
@@ -461,6 +504,16 @@ class StreamSupervisor:
         self._may_be_lost_before_ns = int(self._services.utc_now().timestamp() * 1e9) + 1
         self._search_lost_at = min(self._search_lost_at, self._searched_lost_at + _LOSS_SECONDS)
 
+    async def _own(self, meta: StreamMeta) -> None:
+        """Note that an ended stream is ours: its file was proved to be here now, and that its owner's disk moved."""
+        ownership = self._services.ownership
+        if ownership.owner is None or ownership.is_ours(meta):
+            return
+        store, lease = self._services.store, self._services.lease
+        if await store.acquire(meta.stream_id, lease):
+            await store.update(meta.stream_id, lease, Change({"owner": ownership.owner}))
+            await store.release([meta.stream_id], lease)
+
     def _settle(self, path: str, known: KnownPath) -> None:
         """Nothing is to be done about that file until it changes, but what follows an upload."""
         self._settled[path] = self._unknown.pop(path).stat
@@ -496,8 +549,10 @@ class StreamSupervisor:
         store = self._services.store
         while self._renamed:
             old_path, new_path, stat = self._renamed[0]
-            known, _ = await lookup.find_by_path(store, [old_path])
+            known, _ = await lookup.find_by_path(store, [old_path], self._services.ownership.name)
             meta = known[old_path].meta if old_path in known else None
+            if meta is not None and not self._services.ownership.is_ours(meta):
+                meta = None  # another host's file has that very name, and perhaps that number (P9)
             if meta is not None and may_be(meta.identity, stat) and meta.stream_id not in self.live_ids:
                 self._renaming = meta.stream_id
                 try:

@@ -126,7 +126,12 @@ class WebhookDeliverer:
         for first in range(0, len(ids), _BATCH):
             found = await lookup.load_metas(self._services.store, ids[first : first + _BATCH])
             metas.update((stream_id, known.meta) for stream_id, known in found.items())
-        return {stream_id: meta for stream_id, meta in metas.items() if meta.current_path.startswith(self._below)}
+        ours = self._services.ownership.is_ours
+        return {
+            stream_id: meta
+            for stream_id, meta in metas.items()
+            if meta.current_path.startswith(self._below) and ours(meta)
+        }
 
     async def _work_off(self, waiting: Iterator[StreamMeta]) -> None:
         for meta in waiting:

@@ -8,7 +8,7 @@ to Redis no more.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ from cef_trio.telemetry.lag import Lag
 OLD_SECONDS: Final = 60.0
 """A daemon that has not reported for so long is silent."""
 FORGOTTEN_SECONDS: Final = 7 * 86400.0
+_WHO: Final = ("name", "host", "system", "process", "owner")
 MAX_LAGS: Final = 200
 """So many streams' lag is told, those that lag most."""
 
@@ -34,6 +35,21 @@ class DaemonReport:
     risks: tuple[Risk, ...] = ()
     lags: Mapping[str, Lag] = field(default_factory=dict)
     """By stream id."""
+    name: str = ""
+    """Its INSTANCE_ID; ``instance`` is what it reports under, which tells hosts of one name apart."""
+    host: str = ""
+    """What its host calls itself."""
+    system: str = ""
+    """The running system that it is on (``machine.boot_id``)."""
+    process: str = ""
+    """Which process it is, by its lease's token."""
+    owner: str = ""
+    """The name of whose streams it takes for its own (``Owner.name``); empty: other hosts may rightly be the same."""
+
+    @property
+    def called(self) -> str:
+        """Its INSTANCE_ID, whatever it reports under."""
+        return self.name or self.instance
 
     def is_silent(self, now: float) -> bool:
         """Whether it should have reported since."""
@@ -52,6 +68,7 @@ def encode(report: DaemonReport) -> str:
             "stopped": report.stopped,
             "risks": [[one.reason.value, one.since, one.size_bytes, one.recordings, one.why] for one in report.risks],
             "lags": {key: _told(lag) for key, lag in most},
+            **{name: text for name in _WHO if (text := getattr(report, name))},
         },
         separators=(",", ":"),
     )
@@ -72,6 +89,7 @@ def decode(instance: str, text: str) -> DaemonReport:
             stopped=bool(told["stopped"]),
             risks=tuple(_risk(*one) for one in told["risks"]),
             lags={str(key): _lag(*one) for key, one in told["lags"].items()},
+            **{name: str(told.get(name, "")) for name in _WHO},
         )
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(f"the report of {instance!r} cannot be read: {error!r}") from error
@@ -91,6 +109,35 @@ def decode_all(texts: Mapping[str, str]) -> tuple[list[DaemonReport], list[str]]
 def lags_of(reports: Iterable[DaemonReport], now: float) -> dict[str, Lag]:
     """The lag of each stream, by what the daemons that are not silent say."""
     return {key: lag for report in reports if not report.is_silent(now) for key, lag in report.lags.items()}
+
+
+def twins(reports: Iterable[DaemonReport], now: float) -> list[str]:
+    """Each identity that two living daemons have, in a sentence."""
+    living = [one for one in reports if not one.stopped and not one.is_silent(now) and one.process]
+    found = []
+    for called, same in _grouped(living, lambda one: one.called):
+        where = _places(same)
+        found.append(f"{len(same)} daemons have the INSTANCE_ID {called!r}: {where}")
+    for _, same in _grouped([one for one in living if one.owner], lambda one: one.owner):
+        if len({one.system for one in same}) > 1:
+            found.append(
+                f"{len(same)} machines cannot be told apart, neither by their machine-id nor by their file system: "
+                f"{_places(same)}"
+            )
+    return found
+
+
+def _grouped(
+    reports: Iterable[DaemonReport], by: Callable[[DaemonReport], str]
+) -> Iterable[tuple[str, list[DaemonReport]]]:
+    groups: dict[str, list[DaemonReport]] = {}
+    for one in reports:
+        groups.setdefault(by(one), []).append(one)
+    return [(name, same) for name, same in groups.items() if len(same) > 1]
+
+
+def _places(same: Iterable[DaemonReport]) -> str:
+    return " and ".join(f"{one.folder} on {one.host or 'a host'}" for one in same)
 
 
 def crying(reports: Iterable[DaemonReport], now: float) -> list[DaemonReport]:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cef_trio.checkpoint import codec
-from cef_trio.checkpoint.model import FileIdentity, PartRecord, StreamMeta
+from cef_trio.checkpoint.model import FileIdentity, Owner, PartRecord, StreamMeta
 from cef_trio.checkpoint.states import Status
 
 times = st.datetimes(
@@ -25,6 +25,7 @@ whole = st.integers(min_value=0, max_value=1 << 63)
 crcs = st.integers(min_value=0, max_value=(1 << 64) - 1)
 texts = st.text()
 paths = st.binary().map(lambda raw: os.fsdecode(b"/" + raw.replace(b"\0", b"\n")))
+names = st.none() | st.text(min_size=1)
 floats = st.floats(allow_nan=False)
 
 metas = st.builds(
@@ -42,6 +43,7 @@ metas = st.builds(
     started_at_utc=times,
     last_activity_at_utc=times,
     status=st.sampled_from(Status),
+    owner=st.none() | st.builds(Owner, machine=names, file_system=names, mount=names),
     failure_reason=st.none() | texts | paths,
     s3_upload_id=st.none() | texts,
     checksum_algorithm=st.none() | texts,
@@ -163,7 +165,7 @@ def test_every_other_field_may_be_missing_and_reads_as_its_default() -> None:
 NUMBERS_AND_SUCH = sorted(
     {field.name for field in fields(StreamMeta)} - {"identity", "stream_id", "original_path", "current_path"}
     - {"s3_bucket", "s3_key_prefix", "failure_reason", "s3_upload_id", "checksum_algorithm", "object_etag"}
-    - {"s3_endpoint", "supersedes_stream_id", "supersedes_key"}
+    - {"s3_endpoint", "supersedes_stream_id", "supersedes_key", "owner"}
     | {"file_dev", "file_ino", "head_size_bytes", "head_crc64nvme"}
 )  # fmt: skip
 

@@ -10,7 +10,7 @@ import pytest
 from checkpoint.examples import OUR_NEXT_PROCESS, OURS, START, THEIRS, Subject, later, meta, part
 
 from cef_trio.checkpoint.keys import claim
-from cef_trio.checkpoint.model import Checkpoint, FileIdentity, Lease
+from cef_trio.checkpoint.model import Checkpoint, FileIdentity, Lease, Owner
 from cef_trio.checkpoint.pruning import completed_before
 from cef_trio.checkpoint.rules import FORGOTTEN_BY_START_OVER
 from cef_trio.checkpoint.states import ENDED, HOME, Status, StreamSet, may_follow
@@ -653,3 +653,77 @@ async def test_streams_completed_long_ago_are_found_for_pruning(subject: Subject
     await subject.store.create(meta("open"), OURS)
     found = [known.meta.stream_id async for known in completed_before(subject.store, later(10))]
     assert sorted(found) == ["old", "undated"]
+
+
+# ---- owners (P9) -----------------------------------------------------------------------------------------------------
+
+HOST_A, HOST_B = Owner("a", "uuid:a", "/rec /"), Owner("b", "uuid:b", "/rec /")
+SHARED_PATH = "/rec/cam.mp4"
+
+
+async def ids_at(store: CheckpointStore, path: str) -> list[str | None]:
+    """Where a path leads: plainly, for one host, for the other."""
+    found = [await store.find_by_path([path], owner=name) for name in ("", HOST_A.name, HOST_B.name)]
+    return [one[path].meta.stream_id if path in one else None for one in found]
+
+
+async def two_hosts(store: CheckpointStore) -> None:
+    await store.create(meta("s1", path=SHARED_PATH, owner=HOST_A), OURS)
+    await store.create(meta("s2", path=SHARED_PATH, owner=HOST_B), THEIRS, beside="s1")
+
+
+async def test_p9_streams_of_two_owners_have_one_path_beside_each_other(subject: Subject) -> None:
+    store = subject.store
+    await two_hosts(store)
+    with pytest.raises(PathTakenError):
+        await store.create(meta("s3", path=SHARED_PATH, owner=HOST_B), THEIRS, beside="s1")  # it has one already
+    assert await ids_at(store, SHARED_PATH) == ["s1", "s1", "s2"]
+    await store.create(meta("s2", path=SHARED_PATH, owner=HOST_B), THEIRS, beside="s1")  # repeated
+    await store.create(meta("s4", path=SHARED_PATH, owner=HOST_B), THEIRS, instead_of="s2")
+    assert await ids_at(store, SHARED_PATH) == ["s1", "s1", "s4"]
+    assert (await loaded(store, "s2")).meta.owner == HOST_B
+
+
+async def test_p9_only_the_stream_of_another_owner_that_was_seen_there_lets_a_stream_stand_beside_it(
+    subject: Subject,
+) -> None:
+    await subject.store.create(meta("s1", path=SHARED_PATH, owner=HOST_A), OURS)
+    for beside in (None, "s9"):
+        with pytest.raises(PathTakenError):
+            await subject.store.create(meta("s2", path=SHARED_PATH, owner=HOST_B), THEIRS, beside=beside)
+    assert await ids_at(subject.store, SHARED_PATH) == ["s1", "s1", "s1"]
+
+
+async def test_p9_a_rename_takes_no_path_from_another_owner_and_a_forgotten_stream_leaves_only_its_own(
+    subject: Subject,
+) -> None:
+    store = subject.store
+    await store.create(meta("s1", path=SHARED_PATH, owner=HOST_A, status=Status.COMPLETED), OURS)
+    await store.create(meta("s2", path="/rec/tmp.mp4", owner=HOST_B), THEIRS)
+    for _ in range(2):
+        await store.rename("s2", THEIRS, SHARED_PATH)
+        assert await ids_at(store, SHARED_PATH) == ["s1", "s1", "s2"]
+    assert await ids_at(store, "/rec/tmp.mp4") == [None] * 3
+    await store.rename("s2", THEIRS, "/rec/away.mp4")
+    assert await ids_at(store, SHARED_PATH) == ["s1"] * 3
+    await store.rename("s2", THEIRS, SHARED_PATH)
+    await store.forget("s1")
+    assert await ids_at(store, SHARED_PATH) == [None, None, "s2"]
+    await store.transition("s2", THEIRS, Status.FAILED_ABORTED, NOTHING)
+    await store.forget("s2")
+    assert await ids_at(store, SHARED_PATH) == [None] * 3
+
+
+async def test_a_rename_over_a_path_of_the_same_owner_leads_there_as_ever(subject: Subject) -> None:
+    store = subject.store
+    await store.create(meta("s1", path=SHARED_PATH, owner=HOST_A), OURS)
+    await store.create(meta("s2", path="/rec/tmp.mp4", owner=HOST_A), OURS)
+    await store.rename("s2", OURS, SHARED_PATH)
+    assert await ids_at(store, SHARED_PATH) == ["s2"] * 3
+
+
+async def test_p9_a_lease_of_the_same_name_on_another_host_is_not_taken_over(subject: Subject) -> None:
+    here = replace(OURS, host="0123456789ab")
+    await subject.store.create(meta(), here)
+    assert not await subject.store.acquire("s1", replace(OUR_NEXT_PROCESS, host="ba9876543210"))
+    assert await subject.store.acquire("s1", replace(OUR_NEXT_PROCESS, host=here.host))

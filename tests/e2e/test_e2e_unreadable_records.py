@@ -2,49 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import redis as redis_py
-from servers.daemon import Bucket, daemon, settings_for
-from servers.embedded_s3 import embedded_s3_server
-from servers.endpoints import Endpoint
+from servers.daemon import daemon, settings_for
 from servers.operating import ROOT, answer, command
-from servers.store import Store, look_into
-from servers.valkey import ValkeyServer, valkey_server
+from servers.store import Store
+from servers.valkey import ValkeyServer
 
 pytestmark = pytest.mark.real
 MIB = 1024 * 1024
 
 
-@pytest.fixture
-def endpoint(tmp_path: Path) -> Iterator[Endpoint]:
-    with embedded_s3_server(tmp_path, bucket="recordings") as running:
-        yield running
-
-
-@pytest.fixture
-def store(endpoint: Endpoint) -> Iterator[Store]:
-    looking = look_into(Bucket(endpoint.url, endpoint.access_key, endpoint.secret_key, "recordings", endpoint.region))
-    yield looking
-    looking.client.close()
-
-
-@pytest.fixture
-def server() -> Iterator[ValkeyServer]:
-    with valkey_server(append_only=True, tcp=True) as running:
-        yield running
-
-
 def test_kind9_garbage_in_redis_stops_neither_a_daemon_nor_a_command(
-    tmp_path: Path, store: Store, server: ValkeyServer
+    tmp_path: Path, embedded: Store, valkey: ValkeyServer
 ) -> None:
     """P6, P9: intake, idle checker, saves on the way out, ``status``, ``list``, ``doctor``, ``retry --all``, ``gc``."""
     watch = tmp_path / "watch"
     watch.mkdir()
     settings = {
-        **settings_for(watch, store.bucket, server.url, close_grace_seconds=0.2, stale_check_seconds=0.5),
+        **settings_for(watch, embedded.bucket, valkey.url, close_grace_seconds=0.2, stale_check_seconds=0.5),
         "PYTHONPATH": str(ROOT),
     }
     names = ("typed", "odd", "parts", "lease", "field", "good")
@@ -56,7 +34,7 @@ def test_kind9_garbage_in_redis_stops_neither_a_daemon_nor_a_command(
         process.wait_for("part_uploaded", count=len(names))
         assert process.stop() == 0
     ids = {Path(one["path"]).stem: one["stream_id"] for one in answer("list", settings=settings)["streams"]}
-    with redis_py.Redis.from_url(server.url) as raw:
+    with redis_py.Redis.from_url(valkey.url) as raw:
         for stream in (f"stream:{ids['typed']}:meta", f"stream:{ids['parts']}:parts", f"stream:{ids['lease']}:lease"):
             raw.delete(stream)
             raw.rpush(stream, "a hand slipped")
@@ -107,6 +85,6 @@ def test_kind9_garbage_in_redis_stops_neither_a_daemon_nor_a_command(
                 process.wait_for("stream_completed", stream_id=ids[name])
             assert {key: raw.dump(key) for key in before if ids["typed"] in key}.items() <= before.items()
             assert process.stop() == 0
-    store.assert_identical(watch / "good.mp4")
-    store.assert_identical(watch / "odd.mp4")
-    store.assert_identical(watch / "new.mp4")
+    embedded.assert_identical(watch / "good.mp4")
+    embedded.assert_identical(watch / "odd.mp4")
+    embedded.assert_identical(watch / "new.mp4")

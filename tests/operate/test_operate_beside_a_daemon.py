@@ -11,35 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from servers.daemon import Bucket, daemon, settings_for
-from servers.embedded_s3 import embedded_s3_server
+from servers.daemon import daemon, settings_for
 from servers.endpoints import Endpoint
 from servers.operating import ROOT, answer, command
 from servers.s3_control import arm, disarm_all, wait_for_call
-from servers.store import Store, look_into
-from servers.valkey import ValkeyServer, valkey_server
+from servers.store import Store
+from servers.valkey import ValkeyServer
 
 pytestmark = pytest.mark.real
 MIB = 1024 * 1024
-
-
-@pytest.fixture
-def endpoint(tmp_path: Path) -> Iterator[Endpoint]:
-    with embedded_s3_server(tmp_path, bucket="recordings", arguments=["--control"]) as running:
-        yield running
-
-
-@pytest.fixture
-def store(endpoint: Endpoint) -> Iterator[Store]:
-    looking = look_into(Bucket(endpoint.url, endpoint.access_key, endpoint.secret_key, "recordings", endpoint.region))
-    yield looking
-    looking.client.close()
-
-
-@pytest.fixture
-def redis() -> Iterator[ValkeyServer]:
-    with valkey_server(append_only=True, tcp=True) as server:
-        yield server
 
 
 @pytest.fixture
@@ -50,8 +30,8 @@ def watch_dir(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def settings(watch_dir: Path, store: Store, redis: ValkeyServer) -> dict[str, str]:
-    given = settings_for(watch_dir, store.bucket, redis.url, close_grace_seconds=0.2, stale_check_seconds=0.5)
+def settings(watch_dir: Path, embedded: Store, valkey: ValkeyServer) -> dict[str, str]:
+    given = settings_for(watch_dir, embedded.bucket, valkey.url, close_grace_seconds=0.2, stale_check_seconds=0.5)
     return {**given, "PYTHONPATH": str(ROOT)}
 
 
@@ -81,7 +61,7 @@ def wait_for_state(settings: Mapping[str, str], state: str, seconds: float = 30.
 
 
 def test_a_recording_is_seen_growing_and_is_verified_at_its_end(
-    settings: dict[str, str], elsewhere: dict[str, str], watch_dir: Path, store: Store
+    settings: dict[str, str], elsewhere: dict[str, str], watch_dir: Path, embedded: Store
 ) -> None:
     path = watch_dir / "a.mp4"
     with daemon(settings) as process:
@@ -110,11 +90,11 @@ def test_a_recording_is_seen_growing_and_is_verified_at_its_end(
         document = answer("verify", stream_id, settings=elsewhere)
         assert (document["finished"], document["identical"], document["stream_id"]) == (True, True, stream_id)
         assert process.stop() == 0
-    store.assert_identical(path)
+    embedded.assert_identical(path)
 
 
 def test_a_failed_stream_is_retried_beside_its_daemon_without_sending_its_parts_again(
-    settings: dict[str, str], elsewhere: dict[str, str], watch_dir: Path, endpoint: Endpoint, store: Store
+    settings: dict[str, str], elsewhere: dict[str, str], watch_dir: Path, endpoint: Endpoint, embedded: Store
 ) -> None:
     arm(endpoint, {"kind": "error", "operation": "UploadPart", "part_number": 3, "code": "AccessDenied", "times": None})
     path = watch_dir / "a.mp4"
@@ -131,11 +111,11 @@ def test_a_failed_stream_is_retried_beside_its_daemon_without_sending_its_parts_
         process.wait_for("stream_completed", stream_id=failed["stream_id"])
         assert process.count("part_uploaded") == 4
         assert sent >= 2
-    store.assert_identical(path)
+    embedded.assert_identical(path)
 
 
 def test_a_stopped_daemons_stream_is_aborted_and_the_next_daemon_leaves_it_alone(
-    settings: dict[str, str], elsewhere: dict[str, str], watch_dir: Path, store: Store
+    settings: dict[str, str], elsewhere: dict[str, str], watch_dir: Path, embedded: Store
 ) -> None:
     path = watch_dir / "a.mp4"
     with held_open(path, 12 * MIB):
@@ -143,25 +123,25 @@ def test_a_stopped_daemons_stream_is_aborted_and_the_next_daemon_leaves_it_alone
             process.wait_for("part_uploaded", part_number=2)
             assert process.stop() == 0
         [stream] = answer("list", settings=elsewhere)["streams"]
-        assert len(store.open_uploads()) == 1
+        assert len(embedded.open_uploads()) == 1
         assert "2 parts given up" in command("abort", stream["stream_id"], settings=elsewhere).stdout
-        assert store.open_uploads() == []
+        assert embedded.open_uploads() == []
     with daemon(settings) as process:
         process.wait_for("daemon_started")
         command("status", settings=settings)
         assert answer("list", "--state", "failed", settings=elsewhere)["streams"][0]["status"] == "failed_aborted"
         command("retry", stream["stream_id"], settings=elsewhere)
         process.wait_for("stream_completed", stream_id=stream["stream_id"])
-    store.assert_identical(path)
+    embedded.assert_identical(path)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_gc_between_two_uploads_and_the_next_gc_does_the_rest(
-    elsewhere: dict[str, str], endpoint: Endpoint, store: Store, number: signal.Signals
+    elsewhere: dict[str, str], endpoint: Endpoint, embedded: Store, number: signal.Signals
 ) -> None:
     for n in range(5):
         key = f"streams/{n:08x}-0000-4000-8000-000000000000/a.mp4"
-        store.client.create_multipart_upload(Bucket="recordings", Key=key)
+        embedded.client.create_multipart_upload(Bucket="recordings", Key=key)
     arm(endpoint, {"kind": "freeze", "operation": "AbortMultipartUpload", "moment": "before", "nth": 3})
     arguments = ["gc", "--older-than", "0s", "--redis-is-empty"]
     with subprocess.Popen(
@@ -178,9 +158,9 @@ def test_a_signal_ends_gc_between_two_uploads_and_the_next_gc_does_the_rest(
     assert (process.returncode, err) == (128 + number, "")
     assert out.count(": aborted: ") == 2
     disarm_all(endpoint)
-    assert len(store.open_uploads()) == 3
+    assert len(embedded.open_uploads()) == 3
     assert "3 aborted" in command(*arguments, settings=elsewhere).stdout
-    assert store.open_uploads() == []
+    assert embedded.open_uploads() == []
 
 
 @pytest.mark.parametrize("arguments", ["list", "list --json", "gc --json", "doctor", "health"])
@@ -196,11 +176,11 @@ def test_a_reader_that_has_gone_is_no_traceback(elsewhere: dict[str, str], argum
     assert done.stderr == "141\n"
 
 
-def test_a_frozen_redis_is_not_waited_for(elsewhere: dict[str, str], redis: ValkeyServer) -> None:
-    redis.freeze()
+def test_a_frozen_redis_is_not_waited_for(elsewhere: dict[str, str], valkey: ValkeyServer) -> None:
+    valkey.freeze()
     try:
         done = command("status", settings={**elsewhere, "REDIS_TIMEOUT_SECONDS": "0.2"}, code=4)
     finally:
-        redis.thaw()
+        valkey.thaw()
     assert done.stderr.startswith("cef-trio: Redis operation ")
-    assert done.stderr.endswith(f" [{redis.url}]\n")
+    assert done.stderr.endswith(f" [{valkey.url}]\n")

@@ -15,6 +15,7 @@ from trio.testing import MockClock
 from worlds.waiting import completed
 
 from cef_trio.checkpoint.memory import Moment
+from cef_trio.checkpoint.model import Owner
 from cef_trio.checkpoint.states import ENDED, Status
 from cef_trio.exceptions import S3OperationError
 from cef_trio.exit_codes import ExitCode
@@ -26,6 +27,7 @@ from cef_trio.operate.desk import Desk
 from cef_trio.operate.gc import collect, judge_upload
 from cef_trio.s3.model import ListedUpload
 from cef_trio.stream.failures import KEEPS_ITS_UPLOAD
+from cef_trio.stream.ownership import Ownership
 
 OLD = ListedUpload("streams/x/a.mp4", "upload", NOW - timedelta(days=2))
 DAY_AGO = NOW - timedelta(days=1)
@@ -38,6 +40,28 @@ def test_what_a_live_stream_or_a_retry_needs_is_kept_and_all_else_of_ended_strea
     fate = judge_upload(OLD, "x", a_stream(status=status, s3_upload_id=upload_id), born_before=DAY_AGO)
     needed = status not in ENDED or (reason_of(status) in KEEPS_ITS_UPLOAD and upload_id != "another")
     assert fate.abort is not needed
+
+
+def test_p9_the_upload_of_a_stream_of_another_host_is_that_hosts() -> None:
+    for status in Status:
+        fate = judge_upload(OLD, "x", a_stream(status=status), born_before=DAY_AGO, anothers=True)
+        assert not fate.abort
+
+
+async def test_p9_no_upload_of_another_hosts_stream_is_aborted(
+    world: World, desk: Desk, capsys: pytest.CaptureFixture[str], autojump_clock: MockClock
+) -> None:
+    await trio.sleep(1)
+    mine = replace(desk, ownership=Ownership("a"))
+    mine.ownership.owner = Owner("a", "uuid:a", "/rec /")
+    for number, owner in enumerate((mine.ownership.owner, Owner("b", "uuid:b", "/rec /")), start=1):
+        await an_upload(desk, number)
+        ended = a_stream(number, f"/rec/{number}.mp4", status=Status.FAILED_ABORTED, owner=owner)
+        await world.store.create(ended, DAEMON)
+        await world.store.release([stream_id(number)], DAEMON)
+    await trio.sleep(7200)
+    _, aborted = await gc(mine, capsys)
+    assert aborted == {f"streams/{stream_id(1)}/a.mp4": True, f"streams/{stream_id(2)}/a.mp4": False}
 
 
 def test_nobodys_upload_goes_if_it_is_old_enough_and_of_our_template() -> None:

@@ -14,7 +14,7 @@ from trio.testing import MockClock
 from worlds.waiting import completed, until_idle
 
 from cef_trio.checkpoint.memory import Moment
-from cef_trio.checkpoint.model import FileIdentity
+from cef_trio.checkpoint.model import FileIdentity, Owner
 from cef_trio.checkpoint.states import FAILED, FailureReason, Status, StreamSet
 from cef_trio.exceptions import S3OperationError
 from cef_trio.exit_codes import ExitCode
@@ -26,6 +26,7 @@ from cef_trio.operate.desk import Desk
 from cef_trio.operate.retry import retry_stream, retry_streams
 from cef_trio.stream.failures import KEEPS_ITS_UPLOAD
 from cef_trio.stream.naming import METADATA_SUFFIX
+from cef_trio.stream.ownership import Ownership
 
 
 def judged(status: Status, presence: Presence = Presence.SAME, **more: Any) -> Way | None:
@@ -248,3 +249,23 @@ async def test_what_s3_says_is_not_asked(world: World, desk: Desk) -> None:
 @pytest.mark.parametrize("arguments", [["retry"], ["retry", "--all", "x"]])
 def test_which_streams_are_meant_must_be_said(arguments: list[str]) -> None:
     assert command(*arguments, code=2).stdout == ""
+
+
+async def test_p9_a_failed_stream_of_another_host_is_not_brought_back_from_here(
+    world: World, desk: Desk, autojump_clock: MockClock
+) -> None:
+    """The file of its path here is another one, and says nothing of it."""
+    await trio.sleep(1)
+    mine = replace(desk, ownership=Ownership("a"))
+    mine.ownership.owner = Owner("a", "uuid:a", "/rec /")
+    path = world.path()
+    world.append(10)
+    theirs = a_stream(1, path, status=Status.FAILED_UPLOAD_LOST, owner=Owner("b", "uuid:b", "/rec /"))
+    await world.store.create(theirs, DAEMON)
+    await world.store.release([stream_id(1)], DAEMON)
+    before = world.known()
+    comeback = await retry_stream(mine, stream_id(1))
+    assert comeback.way is None
+    assert "another host's" in comeback.says
+    assert await retry_streams(mine, [], every=True, as_json=True) is ExitCode.DONE
+    assert world.known() == before

@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import contextlib
 import re
-import select
 import socket
-import threading
 from collections.abc import Iterator
 from http import HTTPStatus
-from urllib.parse import urlsplit
+
+from servers.relay import Relay, address_of, pass_on
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
@@ -25,19 +24,15 @@ NGINX = (
 )
 
 
-class Ingress:
+class Ingress(Relay):
     """Passes connections on, or answers requests itself; switching cuts what is under way."""
 
     def __init__(self, upstream: str) -> None:
-        parts = urlsplit(upstream)
-        self._upstream = (parts.hostname or "127.0.0.1", parts.port or 80)
-        self._listening = socket.create_server(("127.0.0.1", 0))
+        super().__init__()
+        self._upstream = address_of(upstream)
         self._answer: bytes | None = None
-        self._lock = threading.Lock()
-        self._open: set[socket.socket] = set()
         self.answered = 0
         """How many requests it has answered itself."""
-        self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
 
     def answer_page(self, status: int) -> None:
         """Answer everything with nginx's page of that status."""
@@ -53,50 +48,12 @@ class Ingress:
     def pass_on(self) -> None:
         self._answer = None
 
-    def cut(self) -> None:
-        """Cut every connection."""
-        with self._lock:
-            for connection in self._open:
-                with contextlib.suppress(OSError):
-                    connection.shutdown(socket.SHUT_RDWR)
-
-    def serve(self) -> None:
-        """Take connections until :meth:`close`."""
-        while True:
-            try:
-                connection, _ = self._listening.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._one, args=(connection,), daemon=True).start()
-
-    def close(self) -> None:
-        with contextlib.suppress(OSError):
-            self._listening.shutdown(socket.SHUT_RDWR)
-        self._listening.close()
-        self.cut()
-
-    def _one(self, client: socket.socket) -> None:
-        with client, contextlib.suppress(OSError):
-            with self._lock:
-                self._open.add(client)
-            try:
-                answer = self._answer
-                if answer is None:
-                    self._tunnel(client)
-                else:
-                    self._say(client, answer)
-            finally:
-                with self._lock:
-                    self._open.discard(client)
-
-    def _tunnel(self, client: socket.socket) -> None:
-        with socket.create_connection(self._upstream) as server:
-            while True:
-                for source in select.select([client, server], [], [])[0]:
-                    data = source.recv(65536)
-                    if not data:
-                        return
-                    (server if source is client else client).sendall(data)
+    def serve_one(self, client: socket.socket) -> None:
+        answer = self._answer
+        if answer is None:
+            pass_on(client, self._upstream)
+        else:
+            self._say(client, answer)
 
     def _say(self, client: socket.socket, answer: bytes) -> None:
         request = b""
@@ -117,9 +74,5 @@ class Ingress:
 @contextlib.contextmanager
 def ingress(upstream: str) -> Iterator[Ingress]:
     """An ingress in front of that URL's server."""
-    door = Ingress(upstream)
-    threading.Thread(target=door.serve, daemon=True).start()
-    try:
+    with Ingress(upstream).running() as door:
         yield door
-    finally:
-        door.close()

@@ -3,62 +3,42 @@
 from __future__ import annotations
 
 import contextlib
-import select
 import socket
 import threading
 from collections.abc import Iterator
-from urllib.parse import urlsplit
 
+from servers.relay import Relay, address_of, pass_on
+
+_BLOCK_BYTES = 65536
 _DROP_BYTES = 64
 _DROP_SECONDS = 0.05
 
 
-class Trickle:
+class Trickle(Relay):
     """Passes bytes on in full speed until :meth:`begin`, in drops from then on."""
 
     def __init__(self, upstream: str) -> None:
-        parts = urlsplit(upstream)
-        self._upstream = (parts.hostname or "127.0.0.1", parts.port or 80)
-        self._listening = socket.create_server(("127.0.0.1", 0))
+        super().__init__()
+        self._upstream = address_of(upstream)
         self._slow = threading.Event()
-        self._closed = threading.Event()
-        self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
 
     def begin(self) -> None:
         self._slow.set()
 
-    def serve(self) -> None:
-        """Take connections until :meth:`close`."""
-        while True:
-            try:
-                connection, _ = self._listening.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._pass_on, args=(connection,), daemon=True).start()
+    def serve_one(self, client: socket.socket) -> None:
+        pass_on(client, self._upstream, block_bytes=self._drop_bytes, lets_through=self._wait_its_turn)
 
-    def close(self) -> None:
-        self._closed.set()
-        self._listening.shutdown(socket.SHUT_RDWR)
-        self._listening.close()
+    def _drop_bytes(self) -> int:
+        return _DROP_BYTES if self._slow.is_set() else _BLOCK_BYTES
 
-    def _pass_on(self, client: socket.socket) -> None:
-        with client, socket.create_connection(self._upstream) as server, contextlib.suppress(OSError):
-            while not self._closed.is_set():
-                for source in select.select([client, server], [], [], 0.2)[0]:
-                    data = source.recv(_DROP_BYTES if self._slow.is_set() else 65536)
-                    if not data:
-                        return
-                    (server if source is client else client).sendall(data)
-                    if self._slow.is_set():
-                        self._closed.wait(_DROP_SECONDS)  # the drop's pace, which is the fault itself
+    def _wait_its_turn(self) -> bool:
+        if self._slow.is_set():
+            self.ended.wait(_DROP_SECONDS)  # the drop's pace, which is the fault itself
+        return True
 
 
 @contextlib.contextmanager
 def trickling(upstream: str) -> Iterator[Trickle]:
     """A proxy of that URL's server."""
-    proxy = Trickle(upstream)
-    threading.Thread(target=proxy.serve, daemon=True).start()
-    try:
+    with Trickle(upstream).running() as proxy:
         yield proxy
-    finally:
-        proxy.close()

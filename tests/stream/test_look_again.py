@@ -137,6 +137,32 @@ async def _interrupted(world: World) -> str:
     return checkpoint.meta.stream_id
 
 
+async def _struck_on_the_way_in(
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
+    strikes: tuple[bool, str, Moment],
+    blow: Callable[[str], Awaitable[None]],
+) -> tuple[str, list[str], list[str]]:
+    """Have another daemon do something to an interrupted stream in that moment, if it gets the stream's lease.
+
+    Returns the stream's id, which calls were struck, and whether it was done: the id again, or nothing.
+    """
+    seen, operation, moment = strikes
+    stream_id = await _interrupted(world)
+    if not seen:
+        monkeypatch.setattr(world, "scan", lambda: Scanned({}, began_at=trio.current_time()))
+    done: list[str] = []
+
+    async def with_a_lease() -> None:
+        if not await world.store.acquire(stream_id, ANOTHER):
+            return  # as `cef-trio abort` is refused
+        await blow(stream_id)
+        await world.store.release([stream_id], ANOTHER)
+        done.append(stream_id)
+
+    return stream_id, _once(world, operation, moment, with_a_lease), done
+
+
 @pytest.mark.parametrize("strikes", ON_THE_WAY_IN)
 async def test_an_abort_between_a_daemons_look_and_its_lease_is_an_end(
     world: World,
@@ -144,28 +170,18 @@ async def test_an_abort_between_a_daemons_look_and_its_lease_is_an_end(
     monkeypatch: pytest.MonkeyPatch,
     strikes: tuple[bool, str, Moment],
 ) -> None:
-    seen, operation, moment = strikes
-    stream_id = await _interrupted(world)
-    if not seen:
-        monkeypatch.setattr(world, "scan", lambda: Scanned({}, began_at=trio.current_time()))
-    aborted: list[str] = []
-
-    async def abort() -> None:
-        if not await world.store.acquire(stream_id, ANOTHER):
-            return  # as `cef-trio abort` is refused
+    async def abort(stream_id: str) -> None:
         change = Change({"failure_reason": "aborted by a person"})
         await world.store.transition(stream_id, ANOTHER, Status.FAILED_ABORTED, change)
         await world.abort_open_uploads()
         await world.store.update(stream_id, ANOTHER, Change({"s3_upload_id": None, "checksum_algorithm": None}))
-        await world.store.release([stream_id], ANOTHER)
-        aborted.append(stream_id)
 
-    struck = _once(world, operation, moment, abort)
+    _, struck, aborted = await _struck_on_the_way_in(world, monkeypatch, strikes, abort)
     async with world.daemon() as daemon:
         await trio.sleep(60)
         daemon.closed()
         await trio.sleep(60)
-    assert struck == [operation]
+    assert struck == [strikes[1]]
     (checkpoint,) = world.known()
     if aborted:
         assert checkpoint.meta.status is Status.FAILED_ABORTED
@@ -184,27 +200,17 @@ async def test_p2_a_name_that_another_daemon_records_between_a_look_and_a_lease_
     monkeypatch: pytest.MonkeyPatch,
     strikes: tuple[bool, str, Moment],
 ) -> None:
-    seen, operation, moment = strikes
-    stream_id = await _interrupted(world)
-    if not seen:
-        monkeypatch.setattr(world, "scan", lambda: Scanned({}, began_at=trio.current_time()))
-    renamed: list[str] = []
-
-    async def rename() -> None:
-        if not await world.store.acquire(stream_id, ANOTHER):
-            return
+    async def rename(stream_id: str) -> None:
         Path(world.path("a.mp4")).rename(world.path("b.mp4"))
         await world.store.rename(stream_id, ANOTHER, world.path("b.mp4"))
-        await world.store.release([stream_id], ANOTHER)
-        renamed.append(stream_id)
 
-    struck = _once(world, operation, moment, rename)
+    stream_id, struck, renamed = await _struck_on_the_way_in(world, monkeypatch, strikes, rename)
     async with world.daemon() as daemon:
         await trio.sleep(60)
         name = "b.mp4" if renamed else "a.mp4"
         daemon.closed(name)
         await completed(world)
-    assert struck == [operation]
+    assert struck == [strikes[1]]
     (checkpoint,) = world.known()
     assert (checkpoint.meta.stream_id, checkpoint.meta.current_path) == (stream_id, world.path(name))
     assert world.received_bytes() == 2 * PART + 10

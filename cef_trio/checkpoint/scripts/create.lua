@@ -1,6 +1,7 @@
 -- KEYS: lease, meta, parts, by_path, the four sets, and the meta of the lost stream if one is named
 -- ARGV: ours, instance, TTL in ms, id, path, home, the stream that the caller saw at the path ('': none), a stream whose
---       record may be lost ('': none), number of fields, names and values, then part numbers and values
+--       record may be lost ('': none), the name of the owner ('': none), the stream of another owner that the caller saw
+--       at the path ('': none), number of fields, names and values, then part numbers and values
 local holder = holder_of(KEYS[1])
 if redis.call('EXISTS', KEYS[2]) == 1 then
   if holder ~= ARGV[1] then
@@ -14,7 +15,14 @@ end
 if not may_take(holder, ARGV[2]) then
   return {'lost', holder}
 end
-local there = redis.call('HGET', KEYS[4], ARGV[5])
+local field = ARGV[5]
+if ARGV[9] ~= '' then
+  local own = beside(field, ARGV[9])
+  if redis.call('HEXISTS', KEYS[4], own) == 1 or (ARGV[10] ~= '' and redis.call('HGET', KEYS[4], field) == ARGV[10]) then
+    field = own
+  end
+end
+local there = redis.call('HGET', KEYS[4], field)
 if there and there ~= ARGV[4] and there ~= ARGV[7] then
   if there ~= ARGV[8] or redis.call('EXISTS', KEYS[9]) == 1 then
     return {'taken', there}
@@ -22,13 +30,13 @@ if there and there ~= ARGV[4] and there ~= ARGV[7] then
 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[3])
 redis.call('DEL', KEYS[3])
-local last = 9 + 2 * tonumber(ARGV[9])
-for i = 10, last, 2 do
+local last = 11 + 2 * tonumber(ARGV[11])
+for i = 12, last, 2 do
   redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 1])
 end
 for i = last + 1, #ARGV, 2 do
   redis.call('HSET', KEYS[3], ARGV[i], ARGV[i + 1])
 end
 settle(ARGV[4], 5, tonumber(ARGV[6]))
-redis.call('HSET', KEYS[4], ARGV[5], ARGV[4])
+redis.call('HSET', KEYS[4], field, ARGV[4])
 return {'ok'}

@@ -5,10 +5,7 @@ if status then
   if not among(status, ARGV[2]) then
     return {'ok'} -- open, or of a newer version
   end
-  local path = redis.call('HGET', KEYS[2], 'current_path')
-  if path and redis.call('HGET', KEYS[4], path) == ARGV[1] then
-    redis.call('HDEL', KEYS[4], path)
-  end
+  leave_path(KEYS[4], redis.call('HGET', KEYS[2], 'current_path'), owner_of(KEYS[2]), ARGV[1])
 end
 redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])
 settle(ARGV[1], 5, 0)

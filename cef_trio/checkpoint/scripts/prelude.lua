@@ -70,6 +70,36 @@ local function settle(id, at, home)
   end
 end
 
+-- The field of by_path beside the plain path: of a stream whose path another owner's stream has (codec.path_field).
+local function beside(path, owner)
+  return path .. '\0' .. owner
+end
+
+-- The name of the owner in a record; nil if it names none.
+local function owner_of(meta_key)
+  local owner = try('HGET', meta_key, 'owner')
+  if owner and owner ~= '' then
+    return owner
+  end
+  return nil
+end
+
+-- Have no field of by_path lead from that path to the stream any more.
+local function leave_path(by_path, path, owner, id)
+  if not path then
+    return
+  end
+  local fields = {path}
+  if owner then
+    fields[2] = beside(path, owner)
+  end
+  for _, name in ipairs(fields) do
+    if redis.call('HGET', by_path, name) == id then
+      redis.call('HDEL', by_path, name)
+    end
+  end
+end
+
 -- Apply the change that begins at ARGV[at]: the number of fields to set, their names and values, the names to remove.
 local function apply(meta_key, at)
   local last = at + 2 * tonumber(ARGV[at])

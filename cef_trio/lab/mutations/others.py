@@ -7,12 +7,14 @@ from typing import Any, Final
 
 from cef_trio.checkpoint import rules
 from cef_trio.checkpoint.memory import MemoryCheckpointStore
+from cef_trio.checkpoint.model import StreamMeta
 from cef_trio.checkpoint.store import Records
 from cef_trio.exceptions import RedisOperationError
 from cef_trio.lab.mutations.model import Mutation, replace_in
 from cef_trio.s3.client import S3Client
-from cef_trio.stream import upload
-from cef_trio.stream.relocation import RelocatedStreams
+from cef_trio.stream import services, upload
+from cef_trio.stream.ownership import Ownership
+from cef_trio.stream.ownership_rules import Claim
 from cef_trio.stream.supervisor import StreamSupervisor
 
 
@@ -37,10 +39,19 @@ def _unreadable_untold(stack: ExitStack) -> None:
 def _any_folder_is_ours(stack: ExitStack) -> None:
     """P9: an open stream of any folder may be of a file in ours that has its number."""
 
-    def always(_self: RelocatedStreams, _path: str) -> bool:
+    def always(_path: str, _watch_folder: str) -> bool:
         return True
 
-    replace_in(stack, RelocatedStreams, "_is_ours", always)
+    replace_in(stack, services, "is_below", always)
+
+
+def _any_host_is_ours(stack: ExitStack) -> None:
+    """P9: a record of any host is of this one, if it has a path of ours."""
+
+    def always(_self: Ownership, _meta: StreamMeta) -> Claim:
+        return Claim.OURS
+
+    replace_in(stack, Ownership, "claim", always)
 
 
 def _any_upload_is_a_stray(stack: ExitStack) -> None:
@@ -87,6 +98,15 @@ MUTATIONS: Final = (
         "a stream of another folder is taken for one of a file here that has its number",
         _any_folder_is_ours,
         "another-folder",
+        ("P9",),
+        None,
+        kind="P9",
+    ),
+    Mutation(
+        "unchecked: whose host it is",
+        "a stream of another host is taken for the one of a file here that has its path",
+        _any_host_is_ours,
+        "two-hosts",
         ("P9",),
         None,
         kind="P9",

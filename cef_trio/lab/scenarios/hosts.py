@@ -11,6 +11,7 @@ import trio
 from cef_trio.checkpoint.memory import MemoryCheckpointStore
 from cef_trio.checkpoint.model import FileIdentity, Lease, StreamMeta
 from cef_trio.checkpoint.states import Status
+from cef_trio.lab.filesystem import FileSystem
 from cef_trio.lab.scenarios.model import Scenario
 from cef_trio.lab.scenarios.streams import goes_on, interrupted
 from cef_trio.lab.stage import Stage
@@ -108,6 +109,72 @@ async def _before_two_hosts(stage: Stage) -> None:
         stage.complaints.append("P6: the other host's recording is not in S3")
 
 
+async def _hosts_at_once(stage: Stage) -> None:
+    """Both hosts record under the same names at once; the other one's daemon is killed, comes again, is stopped."""
+    host = stage.world.add_host("elsewhere")
+    theirs = stage.writers_of(host)
+    await stage.start_other(host)
+    for name in ("a.mp4", "b.mp4"):
+        stage.append(2 * PART + 10, name)
+        theirs.append(2 * PART + 10, name)
+        theirs.inode(name).number = stage.writers.inode(name).number
+    await trio.sleep(0.5)
+    theirs.append(PART, "a.mp4")
+    await trio.sleep(0.02)
+    stage.other_life.end()
+    stage.close("b.mp4")
+    theirs.append(PART, "b.mp4")
+    await trio.sleep(3)
+    await stage.start_other(host)
+    theirs.close("b.mp4")
+    stage.append(PART, "a.mp4")
+    theirs.append(PART, "a.mp4")
+    await trio.sleep(3)
+    stage.end_other()
+    stage.close("a.mp4")
+    theirs.close("a.mp4")
+    await trio.sleep(35)
+    await stage.start_other(host)
+    await trio.sleep(40)
+    stage.end_other()
+
+
+async def _before_folders_at_once(stage: Stage) -> None:
+    stage.file_system.fsid = b"the one!"
+    await trio.lowlevel.checkpoint()
+
+
+async def _folders_at_once(stage: Stage) -> None:
+    """Two containers of one machine, of one name, with disks of their own, record under the same names."""
+    file_system = FileSystem(fsid=b"another!")
+    host = stage.world.add_host("container", machine=stage.world.host.machine, file_system=file_system)
+    theirs = stage.writers_of(host)
+    await stage.start_other(host, instance="world")
+    for name in ("a.mp4", "b.mp4"):
+        stage.append(2 * PART + 10, name)
+        theirs.append(2 * PART + 10, name)
+        theirs.inode(name).number = stage.writers.inode(name).number
+    await trio.sleep(0.5)
+    stage.end_other()
+    await trio.sleep(5)
+    stage.close_all()
+    await trio.sleep(35)
+    await stage.start_other(host, instance="world")
+    await trio.sleep(40)
+    stage.end_other()
+
+
+def _each_once(stage: Stage) -> list[str]:
+    """What is broken if a host's recording is not in S3, or twice."""
+    recordings, broken = stage.world.recordings(), []
+    for writers in stage.all_writers:
+        for name in writers.names():
+            times = recordings.count(writers.content(name))
+            if times != 1:
+                broken.append(f"P9: {name} of one host is in S3 {times} times")
+    return broken
+
+
 async def _before_bucket_changes(stage: Stage) -> None:
     await interrupted(stage)
     stage.world.bucket = OTHER_BUCKET
@@ -185,6 +252,17 @@ def _key_has_final_name(stage: Stage) -> list[str]:
 
 SCENARIOS: Final = (
     Scenario("two-hosts", "two hosts whose folders and inodes are called alike", goes_on, _before_two_hosts),
+    Scenario(
+        "hosts-at-once", "two hosts record under the same names at once", _hosts_at_once, also=_each_once, goes_on=True
+    ),
+    Scenario(
+        "folders-at-once",
+        "two containers of one machine record under the same names",
+        _folders_at_once,
+        _before_folders_at_once,
+        also=_each_once,
+        goes_on=True,
+    ),
     Scenario(
         "bucket-changes",
         "S3_BUCKET_NAME is another one in the next life",

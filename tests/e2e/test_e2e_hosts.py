@@ -1,0 +1,147 @@
+"""P9 on real processes: two hosts with one Redis and one bucket, whose folders and recordings are called alike.
+
+A host is a mount namespace of its own: at one and the same path each has a disk of its own, and its own machine-id.
+Files are written, and looked at, through ``/proc/<pid>/root``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+import redis as redis_py
+from servers.daemon import Bucket, DaemonProcess, daemon, settings_for
+from servers.embedded_s3 import embedded_s3_server
+from servers.endpoints import Endpoint
+from servers.valkey import ValkeyServer
+
+MIB = 1 << 20
+FILES = 3
+SIZE = 6 * MIB
+
+pytestmark = [pytest.mark.real]
+
+
+@pytest.fixture(autouse=True)
+def _mount_namespaces() -> None:
+    unshare = shutil.which("unshare")
+    if os.geteuid() != 0 or unshare is None:
+        pytest.skip("mount namespaces need root and unshare(1)")
+    if subprocess.run([unshare, "-m", "mount", "-t", "tmpfs", "none", "/mnt"], check=False, stderr=-3).returncode:
+        pytest.skip("this machine lets nobody mount in a namespace of his own")
+
+
+@pytest.fixture
+def s3(tmp_path: Path) -> Iterator[Endpoint]:
+    with embedded_s3_server(tmp_path, bucket="one") as endpoint:
+        yield endpoint
+
+
+class Host:
+    """A host: what is mounted there stays while its daemon does not run."""
+
+    def __init__(self, name: str, watched: Path, settings: dict[str, str], mounts: Sequence[str]) -> None:
+        self.name = name
+        self._settings = settings
+        script = "; ".join([*mounts, "echo mounted", "exec cat"])  # cat ends with this process, whatever becomes of it
+        self._holder = subprocess.Popen(
+            ["unshare", "-m", "sh", "-ec", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert self._holder.stdout is not None
+        assert self._holder.stdout.readline() == "mounted\n"
+        self.folder = Path(f"/proc/{self._holder.pid}/root{watched}")
+        """The watched folder as this host has it."""
+
+    def close(self) -> None:
+        self._holder.communicate()
+
+    @contextmanager
+    def daemon(self) -> Iterator[DaemonProcess]:
+        with daemon(self._settings, under=["nsenter", f"--target={self._holder.pid}", "--mount"]) as process:
+            yield process
+
+
+@contextmanager
+def hosts(tmp_path: Path, redis: ValkeyServer, s3: Endpoint, *, one_machine: bool) -> Iterator[list[Host]]:
+    """Two; both have one INSTANCE_ID, as they did that were installed with the unit that was shipped once."""
+    watched = tmp_path / "recordings"
+    watched.mkdir()
+    bucket = Bucket(s3.url, s3.access_key, s3.secret_key, s3.bucket)
+    found = []
+    for number, name in enumerate(("one", "two"), start=1):
+        identity = tmp_path / f"machine-id-{name}"
+        identity.write_text(f"{1 if one_machine else number:032x}\n")
+        mounts = [
+            "mount --make-rprivate /",
+            f"mount -t tmpfs none {watched}",
+            f"if [ -e /etc/machine-id ]; then mount --bind {identity} /etc/machine-id; fi",
+        ]
+        settings = settings_for(watched, bucket, redis.url, lease_seconds=3, rescan_seconds=1, stale_check_seconds=1)
+        found.append(Host(name, watched, {**settings, "CLOSE_GRACE_SECONDS": "0.2"}, mounts))
+    try:
+        yield found
+    finally:
+        for host in found:
+            host.close()
+
+
+def recordings_in(s3: Endpoint) -> Counter[bytes]:
+    client = s3.client()
+    listed = client.list_objects_v2(Bucket=s3.bucket).get("Contents", [])
+    keys = [one["Key"] for one in listed if not one["Key"].endswith(".metadata.json")]
+    return Counter(client.get_object(Bucket=s3.bucket, Key=key)["Body"].read() for key in keys)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("one_machine", [False, True], ids=["two machines", "two containers of one machine"])
+def test_p9_hosts_whose_recordings_are_called_alike_have_each_of_theirs_in_s3_once_and_a_restarted_one_finds_its_own(
+    tmp_path: Path, redis: ValkeyServer, s3: Endpoint, one_machine: bool
+) -> None:
+    with hosts(tmp_path, redis, s3, one_machine=one_machine) as (one, two), ExitStack() as lives:
+        contents = {host.name: [os.urandom(SIZE) for _ in range(FILES)] for host in (one, two)}
+        contents["two"][0] = contents["one"][0]  # not even the bytes differ
+        first = lives.enter_context(one.daemon())
+        with two.daemon() as second:
+            for number in range(FILES):
+                for host in (one, two):
+                    (host.folder / f"{number}.mp4").write_bytes(contents[host.name][number])
+                assert len({(host.folder / f"{number}.mp4").stat().st_ino for host in (one, two)}) == 1
+            first.wait_for("stream_completed", count=FILES)
+            second.wait_for("stream_completed", count=1)
+            second.kill()
+        with redis_py.Redis.from_url(redis.url) as raw:
+            records = {key: raw.hgetall(key) for key in raw.keys("stream:*:meta")}
+        with two.daemon() as second:
+            wait_until(lambda: recordings_in(s3).total() >= 2 * FILES)
+            first.signal(signal.SIGTERM)
+            lives.close()
+            with one.daemon() as first:
+                time.sleep(2.5)  # some rounds of the scan and of the idle checker, in which nothing may happen
+                assert first.count("stream_began") == first.count("lease_lost") == 0, first.tail()
+            assert second.count("stream_failed") == second.count("lease_lost") == 0, second.tail()
+    expected = Counter(content for host in contents.values() for content in host)
+    assert recordings_in(s3) == expected
+    assert not s3.client().list_multipart_uploads(Bucket=s3.bucket).get("Uploads")
+    with redis_py.Redis.from_url(redis.url) as raw:
+        owners = Counter(raw.hget(key, "owner") for key in raw.keys("stream:*:meta"))
+        assert sorted(owners.values()) == [FILES, FILES]
+        completed = {key for key, record in records.items() if record[b"status"] == b"completed"}
+        assert {key: raw.hgetall(key) for key in completed} == {key: records[key] for key in completed}
+        reports = [json.loads(text) for text in raw.hgetall("streams:reports").values()]
+        assert {report["name"] for report in reports} == {"under-test"}
+
+
+def wait_until(holds: object, seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():  # type: ignore[operator]
+        assert time.monotonic() < deadline
+        time.sleep(0.2)

@@ -1,0 +1,74 @@
+"""The laboratory's daemon is the daemon: it runs the same tasks, but for those that only a process or a page needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+
+import pytest
+import trio
+
+from cef_trio.config import Settings, load_settings
+from cef_trio.daemon import RunningDaemon, run_daemon
+from cef_trio.lab.places import tasks_below
+from cef_trio.lab.world import World, WorldDaemon
+from cef_trio.stream.after_upload_rules import AfterUploadRule, Deed
+from cef_trio.stream.services import Services
+
+ONLY_IN_A_PROCESS = {
+    "cef_trio.daemon._listen_for_signals",
+    "cef_trio.reload.SettingsReloader.run",
+    "cef_trio.notify.ServiceNotifier.watch",
+    "cef_trio.admin.source.DaemonSource.run",
+}
+"""Signals, settings that are read again, the service manager, the page. The admin server's own tasks are left out too:
+no stream depends on them.
+"""
+
+
+def names(tasks: Iterable[trio.lowlevel.Task]) -> set[str]:
+    return {task.name for task in tasks if task.name.startswith("cef_trio.") and ".lab." not in task.name}
+
+
+@pytest.mark.timeout(60)
+async def test_every_task_of_the_daemon_runs_in_the_laboratorys_too(tmp_path: Path) -> None:
+    (tmp_path / "watch").mkdir()
+    (tmp_path / "base").mkdir()
+    watch = tmp_path / "base" / "watch"
+    world = World(watch, base=tmp_path / "base")
+    world.after_upload = AfterUploadRule(Deed.DELETE)
+    world.webhook = True
+    settings = load_settings(
+        None,
+        watch_dir=tmp_path / "watch",
+        s3_bucket_name=world.bucket,
+        redis_url="redis://127.0.0.1:1/0",
+        after_upload="delete",
+        prom_host="127.0.0.1",
+        prom_port=0,
+    )
+
+    def of_the_world(_settings: Settings) -> AbstractAsyncContextManager[Services]:
+        return world.services()
+
+    async def run(*, task_status: trio.TaskStatus[RunningDaemon]) -> None:
+        await run_daemon(settings, open_services=of_the_world, task_status=task_status)
+
+    async with trio.open_nursery() as nursery:
+        daemon: RunningDaemon = await nursery.start(run)
+        await trio.testing.wait_all_tasks_blocked()
+        (root,) = nursery.child_tasks
+        real = names(tasks_below(root))
+        daemon.shutdown.request()
+    async with world.services() as services, trio.open_nursery() as nursery:
+        simulated = WorldDaemon(world, services)
+        await nursery.start(simulated.run)
+        await trio.testing.wait_all_tasks_blocked()
+        (root,) = nursery.child_tasks
+        in_the_world = names(tasks_below(root))
+        simulated.shutdown.request()
+    left_out = {name for name in real - in_the_world if not name.startswith("cef_trio.admin.server")}
+    assert left_out <= ONLY_IN_A_PROCESS
+    assert in_the_world <= real
+    assert {"cef_trio.stream.strays.abort_left_strays", "cef_trio.intake.watcher.Watcher.run"} <= in_the_world
