@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import trio
 from trio.testing import MockClock
@@ -26,7 +28,7 @@ async def test_p4_work_that_hangs_is_cancelled_when_its_time_is_over(autojump_cl
     began = trio.current_time()
     with trio.CancelScope() as scope:
         scope.cancel()
-        await shielded_at_first(lambda: trio.sleep(1000), 2, saving="a test")
+        await shielded_at_first(partial(trio.sleep, 1000), 2, saving="a test")
     assert scope.cancelled_caught
     assert trio.current_time() - began == pytest.approx(2)
 
