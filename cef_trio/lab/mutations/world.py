@@ -118,10 +118,11 @@ def _created_unasked(stack: ExitStack) -> None:
         parts: tuple[PartRecord, ...] = (),
         *,
         instead_of: str | None = None,
+        beside: str | None = None,
     ) -> None:
         del instead_of
         known = self.snapshot().by_path.get(meta.current_path)
-        await create(self, meta, lease, parts, instead_of=known)
+        await create(self, meta, lease, parts, instead_of=known, beside=beside)
 
     replace_in(stack, MemoryCheckpointStore, "create", anyhow)
 
