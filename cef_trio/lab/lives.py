@@ -1,4 +1,4 @@
-"""What differs between a simulated world's lives: the settings of each daemon (kind 13).
+"""What differs between a simulated world's lives: the settings of each daemon (kind 13), and whether there is another.
 
 Thrown apart from the other dice, so that a seed's writers and strikes stay what they are.
 """
@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 from typing import Final
+
+import trio
 
 from cef_trio.checkpoint.states import Status
 from cef_trio.lab.scheduler import derived
@@ -22,6 +24,7 @@ _TEMPLATES: Final = (
     "streams/other/{stream_id}/{file_name}",
     "elsewhere/{stream_id}",
 )
+_NEIGHBOURS: Final = 0.15
 SETTINGS: Final = ("part size", "equal parts", "checksum", "key template", "bucket")
 
 
@@ -47,6 +50,11 @@ class LifeSettings:
         """How a stream may end whose object is complete in another bucket: it says so, and `retry` goes on with it."""
         return frozenset({Status.FAILED_FINALIZATION}) if "bucket" in self.changing else frozenset()
 
+    @property
+    def cuts_otherwise(self) -> bool:
+        """Whether parts may be longer than a changed block."""
+        return not self.changing.isdisjoint({"part size", "equal parts"})
+
     def between(self, stage: Stage, life: int) -> None:
         """Give the daemon of that number its settings."""
         random, world = Random(derived(self.seed, "settings", life)), stage.world  # noqa: S311 - as above
@@ -67,3 +75,29 @@ class LifeSettings:
                     world.bucket = random.choice((BUCKET, OTHER_BUCKET))
             after = world.part_size, world.equal_parts, world.checksum, world.key_template, world.bucket
             stage.hits[f"setting: {setting}"] += before != after
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """A second daemon, on another machine, that watches the same folder for a while; nothing strikes it."""
+
+    seconds: float
+    """How long it stays, from the beginning; 0: there is none."""
+
+    @classmethod
+    def of(cls, seed: int, *, redis_works: bool) -> Neighbour:
+        """That of a seed. A world's store has one daemon's patience: none where Redis is in trouble."""
+        random = Random(derived(seed, "neighbour"))  # noqa: S311 - to be repeated, not secret
+        return cls(random.uniform(3, 40) if random.random() < _NEIGHBOURS and redis_works else 0.0)
+
+    async def come(self, stage: Stage) -> None:
+        """Start it."""
+        if self.seconds:
+            stage.hits["daemon: neighbour"] += 1
+            stage.daemon = await stage.start_other()
+
+    async def leave(self, stage: Stage) -> None:
+        """Tell it to leave in its time."""
+        if self.seconds:
+            await trio.sleep(self.seconds)
+            stage.end_other()

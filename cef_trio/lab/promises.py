@@ -28,7 +28,6 @@ from cef_trio.stream.services import Services
 from cef_trio.telemetry.at_risk import Risk
 
 _KEEPS_ITS_UPLOAD = {Status.failed(reason) for reason in KEEPS_ITS_UPLOAD}
-_IN_FLIGHT = 4
 _SAID = NOBODY_WORKS | {Status.S3_COMPLETED}
 
 
@@ -179,10 +178,11 @@ def sent_too_much(stage: Stage, scenario: Scenario, strikes: int) -> list[str]:
     """More bytes came in than were changed, by parts (promise P2: cost follows what changed).
 
     Each changed block may be sent once, and with it, where the object goes on from an earlier one, its neighbour; each
-    strike may cost what was in flight.
+    strike may cost what was in flight, and each fault of S3's a part.
     """
     blocks = sum(sum(writers.changed_blocks.values()) for writers in stage.all_writers)
-    sent, bound = stage.world.received_bytes(), (blocks + scenario.slack_parts + (_IN_FLIGHT + 1) * strikes) * PART
+    allowed = blocks + scenario.slack_parts + (scenario.max_concurrent_parts + 1) * strikes + stage.fault_hits
+    sent, bound = stage.world.received_bytes(), allowed * PART
     return [f"P2: {sent} bytes were sent, and {blocks} blocks of {PART} changed"] if sent > bound else []
 
 
@@ -195,7 +195,9 @@ def at_rest(world: World) -> bool:
         of_file = [checkpoint for checkpoint in known if _is_of(world, checkpoint, entry)]
         if not any(_settled(world, checkpoint, entry) for checkpoint in of_file):
             return False
-    return world.after_upload.deed is Deed.KEEP or not any(world.folder.rglob("*.mp4"))
+    if world.after_upload.deed is Deed.KEEP or len(world.buckets_used) > 1:
+        return True  # of an object in another bucket the daemon deletes nothing
+    return not any(world.folder.rglob("*.mp4"))
 
 
 def _is_of(world: World, checkpoint: Checkpoint, file: Path) -> bool:

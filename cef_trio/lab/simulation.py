@@ -19,7 +19,7 @@ from cef_trio.checkpoint.states import Status
 from cef_trio.lab.blows import FATAL, Blow, Strike
 from cef_trio.lab.file_misfortunes import FileMisfortunes
 from cef_trio.lab.lingering import lingering
-from cef_trio.lab.lives import LifeSettings
+from cef_trio.lab.lives import LifeSettings, Neighbour
 from cef_trio.lab.misfortunes import Misfortunes
 from cef_trio.lab.redis_faults import RedisFaults
 from cef_trio.lab.scenarios import Scenario
@@ -40,6 +40,8 @@ _ENDS: Final = frozenset(
 )
 _GENTLE: Final = ("append", "append", "append", "append", "patch", "rename")
 _ROUGH: Final = (*_GENTLE, "truncate", "delete", "replace", "close", "pause", "touch")
+_PREALLOCATED: Final = 8
+"""How many parts a writer reserves at most: holes of a part or two are not told here, and may be sent twice."""
 _CALLS: Final = (
     "CreateMultipartUpload",
     "UploadPart",
@@ -57,6 +59,8 @@ def simulated(seed: int) -> Scenario:
     files = FileMisfortunes.of(seed, gentle=world.gentle, writers=world.writers)
 
     lives = LifeSettings.of(seed, gentle=world.gentle)
+    redis_works = not (world.stumbles or unkind.strikes_redis or world.loses_redis)
+    neighbour = Neighbour.of(seed, redis_works=redis_works and not lives.changing)
 
     async def before(stage: Stage) -> None:
         for fault in world.faults:
@@ -65,6 +69,7 @@ def simulated(seed: int) -> Scenario:
             stage.world.store.fault = world.stumble(stage)
         unkind.prepare(stage)
         files.prepare(stage)
+        await neighbour.come(stage)
         await trio.lowlevel.checkpoint()
 
     async def script(stage: Stage) -> None:
@@ -79,6 +84,7 @@ def simulated(seed: int) -> Scenario:
                 else:
                     nursery.start_soon(_write, stage, name, random, world.gentle, files.moves)
             nursery.start_soon(files.befall, stage)
+            nursery.start_soon(neighbour.leave, stage)
             if unkind.events:
                 nursery.start_soon(unkind.befall, stage, RedisFaults(stage.world, also=stage.world.store.fault))
             if world.loses_redis:
@@ -94,6 +100,12 @@ def simulated(seed: int) -> Scenario:
         redis_may_fail=bool(world.stumbles) or unkind.strikes_redis,
         redis_silent=bool(world.stumbles) or unkind.strikes_redis,
         between=lives.between,
+        # Where a recording may be taken for another one, it may be sent again.
+        cheap=world.gentle
+        and not (files.may_end | unkind.may_end)
+        and not lives.cuts_otherwise
+        and not neighbour.seconds,
+        slack_parts=_PREALLOCATED * sum(files.preallocates),
         lingers=lingering(seed),
         goes_on=True,
         max_concurrent_parts=world.parts,
@@ -188,7 +200,7 @@ async def _preallocate(stage: Stage, name: str, random: Random) -> None:
     """A writer that sets the full size first, fills it, and cuts off what is left."""
     await trio.sleep(random.uniform(0, 3))
     await _until_mounted(stage, name)
-    size_bytes, filled = random.randint(PART, 8 * PART), 0
+    size_bytes, filled = random.randint(PART, _PREALLOCATED * PART), 0
     stage.truncate(size_bytes, name)
     stage.hits["writer: preallocate"] += 1
     while filled < size_bytes - PART // 2:

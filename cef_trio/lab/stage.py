@@ -118,6 +118,11 @@ class Stage:
         """The watched folder's file system."""
         return self.world.kernel.file_system(self.world.folder)
 
+    @property
+    def fault_hits(self) -> int:
+        """How often S3's faults have struck."""
+        return sum(armed.hits for armed in self._armed)
+
     def counted(self) -> Counter[str]:
         """What really happened, S3's faults with it."""
         for armed in self._armed:

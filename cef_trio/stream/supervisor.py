@@ -104,6 +104,13 @@ class LiveStream:
             return True
         return upload is not None and not inodes_last(upload.meta.identity.fs_type)
 
+    def is_replaced(self, stat: FileStat) -> bool:
+        """Whether another file has its file's name, by its number, where numbers last."""
+        upload = self.processor.upload
+        if upload is None or not inodes_last(upload.meta.identity.fs_type):
+            return False
+        return bool(self.situation.value.stat.inode != stat.inode)
+
     @property
     def unreadable(self) -> str | None:
         """Why its file cannot be read now; ``None`` if nothing is known against it. None of its bytes gets to S3."""
@@ -302,16 +309,18 @@ class StreamSupervisor:
         def is_missing(path: str) -> bool:
             return path not in files and not any(path.startswith(f"{folder}/") for folder in unreadable)
 
+        # Whose file is not there, or another one: it may have another name now, which no stream's own file has.
         missing = {path: live for path, live in self._live.items() if is_missing(path)}
-        if missing:
-            # Names of files that no stream has: one of them may be a lost stream's file under its new name.
-            unclaimed = {stat.inode: path for path, stat in files.items() if path not in self._live}
-            for path, live in missing.items():
+        replaced = {path: live for path, live in self._live.items() if path in files and live.is_replaced(files[path])}
+        if missing or replaced:
+            has_its_own = self._live.keys() - replaced.keys()
+            unclaimed = {stat.inode: path for path, stat in files.items() if path not in has_its_own}
+            for path, live in {**missing, **replaced}.items():
                 new_path = unclaimed.get(live.situation.value.stat.inode)
-                if new_path is None:
-                    self._gone(path)
-                else:
+                if new_path is not None:
                     self._moved(path, new_path, files[new_path])
+                elif path in missing:
+                    self._gone(path)
         for known in (self._settled, self._set_aside):
             for path in [path for path in known if is_missing(path)]:
                 del known[path]

@@ -280,11 +280,20 @@ def test_the_daemon_has_no_rights_and_a_read_only_root_everywhere() -> None:
 
 
 def test_the_recordings_are_read_only_everywhere() -> None:
-    (volume,) = COMPOSE["services"]["cef-trio"]["volumes"]
+    volumes = COMPOSE["services"]["cef-trio"]["volumes"]
     (mount,) = (mount for mount in KUBERNETES["volumeMounts"] if mount["name"] == "recordings")
-    for text in (volume, value(QUADLET, "Container", "Volume")):
-        assert text.endswith(":/recordings:ro")
+    for texts in (volumes, values(QUADLET, "Container", "Volume")):
+        assert all(text.endswith(":ro") for text in texts)
+        assert len([text for text in texts if text.endswith(":/recordings:ro")]) == 1
     assert (mount["mountPath"], mount["readOnly"]) == ("/recordings", True)
+
+
+def test_p9_no_deployment_gives_every_host_one_name_and_containers_are_told_of_their_machine() -> None:
+    compose = COMPOSE["services"]["cef-trio"]
+    assert environment(QUADLET, "Container")["INSTANCE_ID"] == "%H"
+    assert compose["environment"]["INSTANCE_ID"].startswith("${INSTANCE_ID:?")
+    for texts in (compose["volumes"], values(QUADLET, "Container", "Volume")):
+        assert "/etc/machine-id:/etc/machine-id:ro" in texts
 
 
 def test_every_valkey_keeps_an_append_only_file_and_drops_nothing() -> None:

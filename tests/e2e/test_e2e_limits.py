@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import socket
 import time
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import httpx
 import pytest
 from servers.daemon import Bucket, daemon, settings_for
 from servers.embedded_s3 import embedded_s3_server
+from servers.endpoints import free_port
 from servers.s3_control import arm
 from servers.valkey import ValkeyServer
 
@@ -17,6 +20,8 @@ pytestmark = pytest.mark.real
 MIB = 1024 * 1024
 PART = 32 * MIB
 BIG, IDLE = 5, 150
+LISTENERS = 32
+LONG = bool(os.environ.get("CEF_TRIO_LONG"))
 PARTS = 3
 REDIS_CONNECTIONS = 8
 THREADS = 1 + REDIS_CONNECTIONS + 8 + 8 + 2 + 2 + 4
@@ -72,3 +77,41 @@ def test_p7_parts_threads_sockets_and_memory_have_limits_that_hold(
     assert most_threads <= THREADS
     assert most_sockets <= SOCKETS
     assert grown_mib < PART / MIB, "not even one part is ever held in memory"
+
+
+@pytest.mark.skipif(not LONG, reason="set CEF_TRIO_LONG=1: it waits until the kernel's buffers are full")
+def test_p7_listeners_of_the_page_that_never_read_cost_no_memory_and_are_dropped(
+    watch_dir: Path, tmp_path: Path, redis: ValkeyServer
+) -> None:
+    """As many as are let in, of four clients; each snapshot is long, and another one than the last."""
+    with contextlib.ExitStack() as stack:
+        endpoint = stack.enter_context(embedded_s3_server(tmp_path, bucket="recordings"))
+        files = [
+            stack.enter_context((watch_dir / f"{'n' * 200}-{number:03}.mp4").open("wb", buffering=0))
+            for number in range(IDLE)
+        ]
+        bucket = Bucket(endpoint.url, endpoint.access_key, endpoint.secret_key, "recordings", endpoint.region)
+        port = free_port()
+        process = stack.enter_context(daemon(settings_for(watch_dir, bucket, redis.url, prom_port=port)))
+        process.wait_for("stream_began", count=IDLE)
+        httpx.get(f"http://127.0.0.1:{port}/", trust_env=False).raise_for_status()
+        before, resident = sockets_of(process.pid), status_kib(process.pid, "VmRSS:")
+        for number in range(LISTENERS):
+            listener = stack.enter_context(socket.socket())
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+            listener.bind((f"127.0.0.{1 + number % 4}", 0))
+            listener.connect(("127.0.0.1", port))
+            listener.sendall(b"GET /events HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
+        deadline = time.monotonic() + 180
+        while sockets_of(process.pid) < before + LISTENERS:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)  # looks at another process
+        while sockets_of(process.pid) > before:
+            assert time.monotonic() < deadline, process.tail()
+            for file in files:
+                file.write(b"x")
+            assert httpx.get(f"http://127.0.0.1:{port}/healthz", trust_env=False).status_code == 200
+            time.sleep(0.5)  # the recorders' pause
+        grown_mib = (status_kib(process.pid, "VmHWM:") - resident) / 1024
+        assert process.stop() == 0
+    assert grown_mib < LISTENERS, "less than a MiB for each, whatever was to be told"

@@ -52,6 +52,7 @@ KINDS = {
     *(f"lingers: {name}" for name in lingering.TROUBLES),
     "writer: preallocate",
     "writer: cut",
+    "daemon: neighbour",
     "daemon: drain",
     "daemon: cancel",
     "daemon: kill",

@@ -164,6 +164,48 @@ async def test_a_stream_that_is_begun_while_leases_are_renewed_is_not_taken_for_
     assert [entry for entry in said if entry["event"] == "lease_lost"] == []
 
 
+async def test_p1_p2_a_recording_is_followed_to_its_new_name_by_a_scan_alone_though_another_file_has_the_old_one(
+    world: World, autojump_clock: MockClock, said: list[EventDict]
+) -> None:
+    """A recorder that rotates, and no event of it: ``cam.mp4`` becomes ``cam-1.mp4``, the next is ``cam.mp4``."""
+    world.append(3 * PART + 10)
+    async with world.daemon() as daemon:
+        daemon.saw()
+        await trio.sleep(2)
+        first = world.content()
+        Path(world.path("a.mp4")).rename(world.path("b.mp4"))
+        world.append(2 * PART + 5)
+        daemon.supervisor.tell(world.scan())
+        await trio.sleep(2)
+        daemon.closed("a.mp4")
+        daemon.closed("b.mp4")
+        await trio.sleep(10)
+        second = world.content()
+    assert statuses(world) == [Status.COMPLETED] * 2
+    assert sorted(world.recordings()) == sorted([first, second])
+    assert world.received_bytes() == len(first) + len(second)
+    assert [entry["event"] for entry in said].count("stream_failed") == 0
+
+
+async def test_p1_a_recording_that_took_the_name_of_another_one_is_followed_by_a_scan_alone(
+    world: World, autojump_clock: MockClock
+) -> None:
+    world.append(3 * PART + 10, "a.mp4")
+    world.append(2 * PART, "b.mp4")
+    async with world.daemon() as daemon:
+        daemon.saw("a.mp4")
+        daemon.saw("b.mp4")
+        await trio.sleep(2)
+        content = world.content("a.mp4")
+        Path(world.path("a.mp4")).rename(world.path("b.mp4"))
+        daemon.supervisor.tell(world.scan())
+        await trio.sleep(2)
+        daemon.closed("b.mp4")
+        await trio.sleep(10)
+    assert world.recordings() == [content]
+    assert Status.COMPLETED in statuses(world)
+
+
 async def test_p3_a_daemon_that_is_to_leave_decides_nothing_of_a_recording_whose_new_name_it_has_not_heard(
     world: World, autojump_clock: MockClock
 ) -> None:

@@ -266,6 +266,12 @@ async def _same_tick(stage: Stage) -> None:
     await trio.sleep(20)
 
 
+def _one_stream(stage: Stage) -> list[str]:
+    """A change within the tick is waited for: nothing is completed before, and sent again."""
+    streams = len(stage.world.known())
+    return [f"P2: {streams} streams were begun for one recording"] if streams > 1 else []
+
+
 async def _future(stage: Stage) -> None:
     """The file server's clock is an hour ahead, then set right."""
     stage.file_system.skew_ns = 3600 * 10**9
@@ -417,6 +423,7 @@ SCENARIOS: Final = (
         _before_coarse,
         may_end=_REPLACED,  # where no number lasts, one whose only recorded part was patched meanwhile is another one
         writes_again=True,
+        when_unharmed=_one_stream,
     ),
     Scenario("future", "time stamps of the future, then of now", _future),
     Scenario(
