@@ -114,7 +114,12 @@ SYSTEMS: Final[Mapping[str, Callable[[FileSystem], None]]] = {
 """By name; ``file system: …`` counts them."""
 _NAMELESS: Final = frozenset({"fuse", "fat", "reused, untold"})
 TAKEN_FOR_ANOTHER: Final = frozenset(
-    {Status.FAILED_FILE_REPLACED, Status.FAILED_FILE_MISSING_ON_RESUME, Status.ABORTED_NO_PARTS}
+    {
+        Status.FAILED_FILE_REPLACED,
+        Status.FAILED_FILE_MISSING_ON_RESUME,
+        Status.ABORTED_NO_PARTS,
+        Status.DELETED_LOCALLY,  # its number changed, and its name before that was seen (seed 452): not mended yet
+    }
 )
 """How a stream may end whose file is there: where nothing tells two files apart but the recorded parts, one that has
 none, or whose parts were all written over while nobody watched, is another one, and is uploaded as that."""

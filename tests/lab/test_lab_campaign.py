@@ -52,7 +52,6 @@ KINDS = {
     *(f"lingers: {name}" for name in lingering.TROUBLES),
     "writer: preallocate",
     "writer: cut",
-    "daemon: neighbour",
     "daemon: drain",
     "daemon: cancel",
     "daemon: kill",
