@@ -27,6 +27,7 @@ OUTSIDE = {
     "file's close",
     "watch folder's lock",
     "daemon's last report",
+    "probe's abort",  # tests/s3_client/test_store_probe.py
 }
 """Shields of rooms that the laboratory has no part of: real processes, and commands. No stream depends on them."""
 KINDS = {*(str(number) for number in range(1, 17)), "P9", "P10"}
