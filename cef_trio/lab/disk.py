@@ -58,8 +58,11 @@ class InlineDisk:
     async def place_around(self, path: str, *, within: str = "") -> FolderPlace | None:
         """See :meth:`cef_trio.disk.Disk.place_around`."""
         await trio.lowlevel.checkpoint()
-        with self._answering():
-            return place_of_nearest_folder(path, within)
+        try:
+            with self._answering():
+                return place_of_nearest_folder(path, within)
+        except OSError as error:
+            raise refusal(f"cannot look at the folder of {path!r}", error) from error
 
     async def change(self, call: Callable[[], T], *, path: str = "/") -> T:
         """See :meth:`cef_trio.disk.Disk.change`. Nothing hangs here."""

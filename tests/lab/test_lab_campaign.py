@@ -17,9 +17,9 @@ from cef_trio.lab.run import Plan, run_plan
 from cef_trio.lab.scenarios import EXPECTED_BROKEN, EXPLORED, SCENARIOS, streams
 
 PROCESSES = os.cpu_count() or 1
-WORLDS = 800
-EVERY = {name: 1 if SCENARIOS[name] in streams.SCENARIOS else 16 for name in SCENARIOS}
-"""Every step of the stories of one recording; of the long ones of an unkind world each sixteenth: the long campaign
+WORLDS = 600
+EVERY = {name: 6 if SCENARIOS[name] in streams.SCENARIOS else 64 for name in SCENARIOS}
+"""Each sixth step of the stories of one recording, and of the long ones of an unkind world each 64th: the long campaign
 (`.ci/campaign`) walks through all of them."""
 KINDS = {
     "s3: error InternalError",
@@ -78,10 +78,10 @@ def test_no_promise_is_broken_wherever_the_daemon_is_cancelled_or_drained() -> N
     tally = conducted(
         plan
         for name in EXPLORED
-        for plan in cancellations(name, every=EVERY[name], drain_every=16 * EVERY[name], pairs=9)
+        for plan in cancellations(name, every=EVERY[name], drain_every=8 * EVERY[name], pairs=3)
     )
     assert tally.violated == 0, told(tally)
-    pairs = 9 * len(EXPLORED)
+    pairs = 3 * len(EXPLORED)
     assert tally.struck >= tally.runs - pairs  # each single strike found its moment; a second one may come too late
     assert tally.struck > tally.runs - pairs / 2
     assert len(tally.places) > 50  # lines of the daemon
@@ -91,7 +91,7 @@ def test_no_promise_is_broken_wherever_the_daemon_is_cancelled_or_drained() -> N
 @pytest.mark.timeout(900)
 def test_no_promise_is_broken_whichever_call_the_daemon_dies_in() -> None:
     tally = conducted(
-        plan for name in EXPLORED for plan in crashes(name, every=EVERY[name], kill_every=16 * EVERY[name], pairs=4)
+        plan for name in EXPLORED for plan in crashes(name, every=EVERY[name], kill_every=8 * EVERY[name], pairs=2)
     )
     assert tally.violated == 0, told(tally)
     assert tally.struck > tally.runs * 0.9  # a call that fails by itself has no answer to die after

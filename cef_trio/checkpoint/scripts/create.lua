@@ -18,7 +18,7 @@ end
 local field = ARGV[5]
 if ARGV[9] ~= '' then
   local own = beside(field, ARGV[9])
-  if redis.call('HEXISTS', KEYS[4], own) == 1 or (ARGV[10] ~= '' and redis.call('HGET', KEYS[4], field) == ARGV[10]) then
+  if redis.call('HGET', KEYS[4], own) or (ARGV[10] ~= '' and redis.call('HGET', KEYS[4], field) == ARGV[10]) then
     field = own
   end
 end

@@ -6,7 +6,7 @@ if refused then
 end
 local owner = owner_of(KEYS[2])
 local field = ARGV[3]
-if owner and redis.call('HEXISTS', KEYS[3], beside(ARGV[3], owner)) == 1 then
+if owner and redis.call('HGET', KEYS[3], beside(ARGV[3], owner)) then
   field = beside(ARGV[3], owner)
 elseif owner then
   local there = redis.call('HGET', KEYS[3], ARGV[3])
