@@ -8,13 +8,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
 
 from cef_trio.lab.blows import Blow, Strike
 from cef_trio.lab.campaign import Tally, conduct
 from cef_trio.lab.explorers import measure
 from cef_trio.lab.mutations import MUTATIONS, VARIANTS
 from cef_trio.lab.run import Plan
+
+
+_ORDER = (1, 5, 3, 7, 2, 6, 4, 8)
+"""In which order moments are struck: from coarse to fine, since most defects show in a whole stretch of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,4 +69,6 @@ def _plans(name: str, scenario: str, blow: Blow | None) -> Iterator[Plan]:
         return
     unharmed = measure(scenario, mutation=name)
     moments = unharmed.steps if blow in {Blow.CANCEL, Blow.DRAIN, Blow.KILL} else unharmed.calls
-    yield from (Plan(scenario, (Strike(blow, at),), mutation=name) for at in islice(range(1, moments + 1), None))
+    for first in _ORDER:
+        for at in range(first, moments + 1, len(_ORDER)):
+            yield Plan(scenario, (Strike(blow, at),), mutation=name)

@@ -18,8 +18,8 @@ from cef_trio.lab.scenarios import EXPECTED_BROKEN, EXPLORED, SCENARIOS, streams
 
 PROCESSES = os.cpu_count() or 1
 WORLDS = 600
-EVERY = {name: 6 if SCENARIOS[name] in streams.SCENARIOS else 64 for name in SCENARIOS}
-"""Each sixth step of the stories of one recording, and of the long ones of an unkind world each 64th: the long campaign
+EVERY = {name: 8 if SCENARIOS[name] in streams.SCENARIOS else 96 for name in SCENARIOS}
+"""Each eighth step of the stories of one recording, and of the long ones of an unkind world each 96th: the long campaign
 (`.ci/campaign`) walks through all of them."""
 KINDS = {
     "s3: error InternalError",
@@ -78,10 +78,10 @@ def test_no_promise_is_broken_wherever_the_daemon_is_cancelled_or_drained() -> N
     tally = conducted(
         plan
         for name in EXPLORED
-        for plan in cancellations(name, every=EVERY[name], drain_every=8 * EVERY[name], pairs=3)
+        for plan in cancellations(name, every=EVERY[name], drain_every=8 * EVERY[name], pairs=2)
     )
     assert tally.violated == 0, told(tally)
-    pairs = 3 * len(EXPLORED)
+    pairs = 2 * len(EXPLORED)
     assert tally.struck >= tally.runs - pairs  # each single strike found its moment; a second one may come too late
     assert tally.struck > tally.runs - pairs / 2
     assert len(tally.places) > 50  # lines of the daemon
