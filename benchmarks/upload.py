@@ -28,13 +28,13 @@ KEYS = ("cef-trio", "cef-trio-secret")
 def ours(url: str, path: str, part_bytes: int, at_once: int, **how: str) -> None:
     import trio
 
-    from cef_trio.disk import FileSlice, KernelDisk
+    from cef_trio.files.reader import FileSlice, KernelDisk
     from cef_trio.s3.client import S3Client
     from cef_trio.s3.config import ChecksumMode, PayloadSigning, S3Config
     from cef_trio.s3.credentials import StaticCredentials
     from cef_trio.s3.model import PartToComplete, UploadedPart
-    from cef_trio.s3.sigv4 import Credentials
-    from cef_trio.stream.parts import Part, PartPlan
+    from cef_trio.s3.signing import Credentials
+    from cef_trio.upload.part_plan import Part, PartPlan
 
     async def main() -> None:
         config = S3Config(
@@ -125,7 +125,7 @@ def main() -> None:
             for _ in range(options.mib):
                 file.write(os.urandom(MIB))
         server = subprocess.Popen(
-            [sys.executable, "-m", "cef_trio.local.s3", "--port", "0", "--bucket", BUCKET, "--data", folder + "/s3"],
+            [sys.executable, "-m", "cef_trio.s3_endpoint", "--port", "0", "--bucket", BUCKET, "--data", folder + "/s3"],
             stdout=subprocess.PIPE,
             text=True,
         )

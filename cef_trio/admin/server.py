@@ -18,10 +18,10 @@ import trio
 from prometheus_client import CollectorRegistry
 
 from cef_trio.admin.app import HEALTH, AdminApp, Answer
-from cef_trio.admin.places import Place, Places, client_of
-from cef_trio.admin.source import SnapshotSource
+from cef_trio.admin.connection_limits import Place, Places, client_of
+from cef_trio.admin.snapshot_source import SnapshotSource
 from cef_trio.exceptions import CefMp4ProcessorError
-from cef_trio.http1 import NotHttpError, Request, ServerConnection
+from cef_trio.http.server_connection import NotHttpError, Request, ServerConnection
 
 log = structlog.get_logger(__name__)
 

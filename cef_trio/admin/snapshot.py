@@ -3,7 +3,7 @@
 *Healthy* means that the daemon itself turns: its loop answers, its watcher scans, its stale checker makes rounds. An
 outage of S3 or Redis is not unhealthy: a restart would not mend it, and the daemon waits for its end by design.
 *Ready* means that work goes on: both services are believed to be up, nothing that should be in S3 is kept from it
-(``telemetry/at_risk.py``), and the daemon neither starts nor leaves.
+(``observability/at_risk.py``), and the daemon neither starts nor leaves.
 
 Nothing here counts up by itself (instants, not ages), so that two snapshots are equal if nothing happened between them.
 """
@@ -14,7 +14,7 @@ import json
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
-from cef_trio.telemetry.at_risk import SENTENCES, Risk, held
+from cef_trio.observability.at_risk import SENTENCES, Risk, held
 
 
 class Phase(StrEnum):

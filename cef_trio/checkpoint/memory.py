@@ -22,15 +22,16 @@ from typing import TypeVar
 
 import trio
 
-from cef_trio.checkpoint import codec, rules
-from cef_trio.checkpoint.keys import Keys
+from cef_trio.checkpoint import rules
 from cef_trio.checkpoint.model import Checkpoint, Lease, Owner, PartRecord, StreamMeta
+from cef_trio.checkpoint.protocols import Change, KnownPath, Records, Saving
+from cef_trio.checkpoint.redis import codec
+from cef_trio.checkpoint.redis.keys import Keys
 from cef_trio.checkpoint.states import ENDED, HOME, Status, StreamSet, may_follow
-from cef_trio.checkpoint.store import Change, KnownPath, Records, Saving
 from cef_trio.checkpoint.unreadable import UnreadableKeys
 from cef_trio.exceptions import RecordUnreadableError, RedisOperationError
-from cef_trio.retry import Retrier, SingleAttempt
-from cef_trio.shielded import shielded
+from cef_trio.resilience.retry import Retrier, SingleAttempt
+from cef_trio.resilience.shield import shielded
 
 T = TypeVar("T")
 

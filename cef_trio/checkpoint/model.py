@@ -21,7 +21,7 @@ class FileIdentity:
 
     ``head_size_bytes`` (0 to 4096) is how many bytes ``head_crc64nvme`` is of; a file that was empty has 0 and 0.
     ``generation`` tells two files apart that had the same inode one after the other; ``None`` where the file system
-    does not tell it. What the other fields mean and what each is worth stands in ``stream/identity.py``; records of
+    does not tell it. What the other fields mean and what each is worth stands in ``files/identity.py``; records of
     earlier versions have none of them.
     """
 
@@ -45,7 +45,7 @@ class FileIdentity:
 class Owner:
     """Whose a stream is: the machine of the daemon that began it, and the place of its watch folder there.
 
-    Which of it decides stands in ``stream/ownership.py``; ``None`` is what is not told.
+    Which of it decides stands in ``upload/ownership.py``; ``None`` is what is not told.
     """
 
     machine: str | None = None

@@ -10,8 +10,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Map
 from datetime import datetime
 from itertools import islice
 
+from cef_trio.checkpoint.protocols import CheckpointStore, KnownPath
 from cef_trio.checkpoint.states import StreamSet
-from cef_trio.checkpoint.store import CheckpointStore, KnownPath
 
 _BATCH = 500
 

@@ -11,8 +11,8 @@ from dataclasses import MISSING, fields, replace
 from typing import Any, Final
 
 from cef_trio.checkpoint.model import Lease, PartRecord, StreamMeta
+from cef_trio.checkpoint.protocols import Change, Saving
 from cef_trio.checkpoint.states import HOME, INTERRUPTED, TRANSITIONS, Status, StreamSet
-from cef_trio.checkpoint.store import Change, Saving
 from cef_trio.exceptions import LeaseLostError, PathTakenError
 
 _DEFAULTS: Final[dict[str, Any]] = {f.name: f.default for f in fields(StreamMeta) if f.default is not MISSING}

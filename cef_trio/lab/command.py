@@ -26,18 +26,18 @@ from rich.table import Table
 
 from cef_trio.exceptions import CefMp4ProcessorError
 from cef_trio.exit_codes import ExitCode
-from cef_trio.lab.blows import DEATHS, Blow, Strike
 from cef_trio.lab.campaign import Tally, conduct
 from cef_trio.lab.checks import CHECKS
 from cef_trio.lab.explorers import cancellations, crashes, worlds
+from cef_trio.lab.faults import DEATHS, Blow, Strike
 from cef_trio.lab.kill import kill_campaign
+from cef_trio.lab.mutation_check import Finding, hunt
 from cef_trio.lab.mutations import MUTATIONS, VARIANTS
-from cef_trio.lab.proof import Finding, hunt
 from cef_trio.lab.report import write_report
 from cef_trio.lab.run import Plan, run_plan
 from cef_trio.lab.scenarios import EXPLORED, SCENARIOS
 from cef_trio.lab.simulation import SIMULATED, strikes_of
-from cef_trio.stream.parts import MIB
+from cef_trio.upload.part_plan import MIB
 
 _STRIKE: Final = re.compile(r"(?P<blow>[a-z-]+)@(?P<at>[1-9]\d*)(?:/(?P<life>[1-9]\d*))?")
 

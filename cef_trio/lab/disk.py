@@ -14,7 +14,11 @@ from typing import TypeVar
 
 import trio
 
-from cef_trio.disk import (
+from cef_trio.exceptions import AfterUploadError, RecordingChangedError
+from cef_trio.files.file_stat import FileStat
+from cef_trio.files.file_system import FolderPlace, Origin, inode_generation, origin_of
+from cef_trio.files.nofollow import open_straight
+from cef_trio.files.reader import (
     OpenRecording,
     open_file_stat,
     piece_is_written,
@@ -22,13 +26,9 @@ from cef_trio.disk import (
     refusal,
     stat_with_birth,
 )
-from cef_trio.exceptions import AfterUploadError, RecordingChangedError
-from cef_trio.file_system import FolderPlace, Origin, inode_generation, origin_of
-from cef_trio.intake.patterns import PathMatcher
-from cef_trio.intake.scan import Scan, scan_now, stats_now
-from cef_trio.lab.mortal import Death, Life
-from cef_trio.paths import open_straight
-from cef_trio.recording import FileStat
+from cef_trio.lab.crash_simulation import Death, Life
+from cef_trio.watch.patterns import PathMatcher
+from cef_trio.watch.scan import Scan, scan_now, stats_now
 
 T = TypeVar("T")
 
@@ -38,14 +38,14 @@ Answering = Callable[[], AbstractContextManager[None]]
 
 
 class InlineDisk:
-    """A :class:`cef_trio.disk.Disk` that never leaves the task."""
+    """A :class:`cef_trio.files.reader.Disk` that never leaves the task."""
 
     def __init__(self, answering: Answering = nullcontext, read_seconds: Callable[[], float] = float) -> None:
         self._answering = answering
         self._read_seconds = read_seconds
 
     async def stat(self, path: str) -> FileStat | None:
-        """See :meth:`cef_trio.disk.Disk.stat`."""
+        """See :meth:`cef_trio.files.reader.Disk.stat`."""
         await trio.lowlevel.checkpoint()
         try:
             with self._answering():
@@ -56,7 +56,7 @@ class InlineDisk:
             raise refusal(f"cannot look at {path!r}", error) from error
 
     async def place_around(self, path: str, *, within: str = "") -> FolderPlace | None:
-        """See :meth:`cef_trio.disk.Disk.place_around`."""
+        """See :meth:`cef_trio.files.reader.Disk.place_around`."""
         await trio.lowlevel.checkpoint()
         try:
             with self._answering():
@@ -65,7 +65,7 @@ class InlineDisk:
             raise refusal(f"cannot look at the folder of {path!r}", error) from error
 
     async def change(self, call: Callable[[], T], *, path: str = "/") -> T:
-        """See :meth:`cef_trio.disk.Disk.change`. Nothing hangs here."""
+        """See :meth:`cef_trio.files.reader.Disk.change`. Nothing hangs here."""
         del path
         await trio.lowlevel.checkpoint()
         with self._answering():
@@ -73,7 +73,7 @@ class InlineDisk:
 
     @asynccontextmanager
     async def open(self, path: str) -> AsyncIterator[OpenRecording]:
-        """See :meth:`cef_trio.disk.Disk.open`."""
+        """See :meth:`cef_trio.files.reader.Disk.open`."""
         await trio.lowlevel.checkpoint()
         try:
             with self._answering():
@@ -110,7 +110,7 @@ class MortalDisk(InlineDisk):
         self._watching = watching
 
     async def change(self, call: Callable[[], T], *, path: str = "/") -> T:
-        """See :meth:`cef_trio.disk.Disk.change`. Nothing hangs here."""
+        """See :meth:`cef_trio.files.reader.Disk.change`. Nothing hangs here."""
         del path
         await trio.lowlevel.checkpoint()
         number = self._life.begins("disk change")
@@ -142,7 +142,7 @@ class InlineRecording:
             self.generation = inode_generation(descriptor)
 
     async def stat(self) -> FileStat:
-        """See :meth:`cef_trio.disk.OpenRecording.stat`."""
+        """See :meth:`cef_trio.files.reader.OpenRecording.stat`."""
         await trio.lowlevel.checkpoint()
         try:
             with self._answering():
@@ -154,13 +154,13 @@ class InlineRecording:
         return found
 
     async def origin(self) -> Origin:
-        """See :meth:`cef_trio.disk.OpenRecording.origin`."""
+        """See :meth:`cef_trio.files.reader.OpenRecording.origin`."""
         await trio.lowlevel.checkpoint()
         with self._answering():
             return origin_of(self._descriptor)
 
     async def read(self, offset: int, size_bytes: int) -> bytes:
-        """See :meth:`cef_trio.disk.OpenRecording.read`."""
+        """See :meth:`cef_trio.files.reader.OpenRecording.read`."""
         try:
             with self._answering():
                 block = os.pread(self._descriptor, size_bytes, offset)
@@ -170,33 +170,33 @@ class InlineRecording:
         return block
 
     async def is_written(self, offset: int, size_bytes: int) -> bool:
-        """See :meth:`cef_trio.disk.OpenRecording.is_written`."""
+        """See :meth:`cef_trio.files.reader.OpenRecording.is_written`."""
         await trio.lowlevel.checkpoint()
         with self._answering():
             return piece_is_written(self._descriptor, offset, size_bytes)
 
 
 class InlineReader:
-    """A :class:`cef_trio.intake.scan.FolderReader` that never leaves the task."""
+    """A :class:`cef_trio.watch.scan.FolderReader` that never leaves the task."""
 
     def __init__(self, matches: PathMatcher, answering: Answering = nullcontext) -> None:
         self._matches = matches
         self._answering = answering
 
     async def scan(self, folder: str) -> Scan:
-        """See :meth:`cef_trio.intake.scan.FolderReader.scan`."""
+        """See :meth:`cef_trio.watch.scan.FolderReader.scan`."""
         await trio.lowlevel.checkpoint()
         with self._answering():
             return scan_now(folder, self._matches)
 
     async def stats(self, paths: Iterable[str]) -> Mapping[str, FileStat]:
-        """See :meth:`cef_trio.intake.scan.FolderReader.stats`."""
+        """See :meth:`cef_trio.watch.scan.FolderReader.stats`."""
         await trio.lowlevel.checkpoint()
         with self._answering():
             return stats_now(sorted(paths))
 
     async def ask(self, folder: str, call: Callable[[], T]) -> T:
-        """See :meth:`cef_trio.intake.scan.FolderReader.ask`."""
+        """See :meth:`cef_trio.watch.scan.FolderReader.ask`."""
         del folder
         await trio.lowlevel.checkpoint()
         return call()

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
 
-from cef_trio.lab.blows import DEATHS, Blow, Strike
+from cef_trio.lab.faults import DEATHS, Blow, Strike
 from cef_trio.lab.run import Plan, run_plan
 from cef_trio.lab.scheduler import derived
 from cef_trio.lab.simulation import SIMULATED, strikes_of

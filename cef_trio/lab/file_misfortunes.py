@@ -15,10 +15,10 @@ from typing import Final
 import trio
 
 from cef_trio.checkpoint.states import Status
-from cef_trio.file_system import named
+from cef_trio.files.file_system import named
 from cef_trio.lab.filesystem import FileSystem, Leases, Numbers
+from cef_trio.lab.scenario_context import Stage
 from cef_trio.lab.scheduler import derived
-from cef_trio.lab.stage import Stage
 
 _SHARE: Final = 0.3
 """Of the worlds; the others have none of these."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
-from cef_trio import file_system as told
+from cef_trio.files import file_system as told
 from cef_trio.lab.filesystem import FileSystem, Inode, Inodes, Key, Leases
 from cef_trio.lab.inotify import KernelQueues
 

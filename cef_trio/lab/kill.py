@@ -21,13 +21,13 @@ from typing import Final
 
 import trio
 
-from cef_trio.checkpoint.redis import RedisCheckpointStore
+from cef_trio.checkpoint.redis.store import RedisCheckpointStore
 from cef_trio.checkpoint.states import StreamSet
 from cef_trio.lab.kill_life import daemon_life, environment_for
 from cef_trio.lab.kill_oracle import Checkpointed, object_violations, parts_sent_again, uploads_unknown
 from cef_trio.lab.kill_recording import GrowingRecording
 from cef_trio.local.servers import LocalServers, local_servers
-from cef_trio.stream.parts import MIB, PartPlan
+from cef_trio.upload.part_plan import MIB, PartPlan
 
 MAX_LIFE_SECONDS: Final = 1.5
 _LAST_LIFE_SECONDS: Final = 90.0

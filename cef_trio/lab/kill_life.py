@@ -16,8 +16,8 @@ import trio
 
 import cef_trio
 from cef_trio.local.servers import LocalServers
-from cef_trio.shielded import shielded
-from cef_trio.stream.parts import MIN_PART_BYTES
+from cef_trio.resilience.shield import shielded
+from cef_trio.upload.part_plan import MIN_PART_BYTES
 
 _START_SECONDS: Final = 30.0
 _BURIAL_SECONDS: Final = 5.0

@@ -14,11 +14,11 @@ from typing import Final
 import trio
 
 from cef_trio.checkpoint.model import PartRecord
-from cef_trio.local.s3.calls import Entry
-from cef_trio.local.s3.model import S3Model
 from cef_trio.local.servers import BUCKET
-from cef_trio.stream.naming import METADATA_SUFFIX
-from cef_trio.stream.parts import PartPlan
+from cef_trio.s3_endpoint.calls import Entry
+from cef_trio.s3_endpoint.model import S3Model
+from cef_trio.upload.object_key import METADATA_SUFFIX
+from cef_trio.upload.part_plan import PartPlan
 
 _BLOCK_BYTES: Final = 1 << 20
 _ALL: Final = 1 << 30

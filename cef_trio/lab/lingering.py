@@ -12,9 +12,9 @@ from typing import Final
 
 from cef_trio.lab import file_misfortunes, misfortunes
 from cef_trio.lab.redis_faults import RedisFaults
+from cef_trio.lab.scenario_context import Stage
 from cef_trio.lab.scheduler import derived
-from cef_trio.lab.stage import Stage
-from cef_trio.local.s3 import Fault, Kind
+from cef_trio.s3_endpoint import Fault, Kind
 
 Trouble = Callable[[Stage], AbstractAsyncContextManager[None]]
 _SHARE: Final = 0.15

@@ -12,8 +12,8 @@ from typing import Final
 import trio
 
 from cef_trio.checkpoint.states import Status
+from cef_trio.lab.scenario_context import Stage
 from cef_trio.lab.scheduler import derived
-from cef_trio.lab.stage import Stage
 from cef_trio.lab.world import BUCKET, OTHER_BUCKET, PART
 from cef_trio.s3.config import ChecksumMode
 

@@ -20,9 +20,9 @@ from cef_trio.lab.file_misfortunes import TAKEN_FOR_ANOTHER
 from cef_trio.lab.filesystem import FileSystem, Leases, Numbers
 from cef_trio.lab.proxy import Interference, Rule
 from cef_trio.lab.redis_faults import RedisFaults
+from cef_trio.lab.scenario_context import Stage
 from cef_trio.lab.scheduler import derived
-from cef_trio.lab.stage import Stage
-from cef_trio.stream.after_upload_rules import AfterUploadRule, Deed
+from cef_trio.postprocess.after_upload_rules import AfterUploadRule, Deed
 
 _MOUNT: Final = "mnt"
 FOLDERS: Final = ("", "", "x/", "y/", f"{_MOUNT}/")

@@ -1,6 +1,6 @@
 """Who is told of completed recordings, in the same process: a webhook's receiver that can be made to fail.
 
-It also bears witness, as ``mortal.py`` does for S3: whom it has answered well, by the headers that arrived.
+It also bears witness, as ``crash_simulation.py`` does for S3: whom it has answered well, by the headers that arrived.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import httpx
 import trio
 
+from cef_trio.lab.crash_simulation import Death, Life
 from cef_trio.lab.journal import Journal, Lane
-from cef_trio.lab.mortal import Death, Life
 
 URL = "http://receiver.world.test/recordings"
 

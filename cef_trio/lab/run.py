@@ -19,21 +19,21 @@ from typing import Any
 import trio
 
 from cef_trio.checkpoint.model import Checkpoint
-from cef_trio.lab import promises
-from cef_trio.lab.blows import DEATHS, FATAL, Blow, Strike
+from cef_trio.lab import invariants
 from cef_trio.lab.checks import CHECKS, Check
+from cef_trio.lab.crash_simulation import Life
+from cef_trio.lab.faults import DEATHS, FATAL, Blow, Strike
 from cef_trio.lab.journal import Entry, Lane, logging_into
-from cef_trio.lab.mortal import Life
 from cef_trio.lab.mutations import mutated
-from cef_trio.lab.places import place_of, tasks_below
+from cef_trio.lab.scenario_context import Stage
 from cef_trio.lab.scenarios import SCENARIOS, Scenario, Story, world_for
 from cef_trio.lab.scheduler import derived, run_virtual
 from cef_trio.lab.simulation import SIMULATED, simulated
-from cef_trio.lab.stage import Stage
+from cef_trio.lab.task_locations import place_of, tasks_below
 from cef_trio.lab.world import World, WorldDaemon
-from cef_trio.stream.best_effort import PAUSE_SECONDS
-from cef_trio.stream.services import Services
-from cef_trio.stream.strays import SWEEP_SECONDS
+from cef_trio.resilience.best_effort import PAUSE_SECONDS
+from cef_trio.upload.orphan_cleanup import SWEEP_SECONDS
+from cef_trio.upload.services import Services
 
 PATIENCE_SECONDS = 900.0
 """Virtual seconds in which everything must have come to rest once the servers work."""
@@ -160,7 +160,7 @@ async def _conduct(folder: Path, report: Report, keep_journal: bool) -> None:
                 report.saved.append(_saved(stage))
                 if scenario.goes_on:
                     await trio.sleep(pauses.uniform(0, 3))
-        report.violations += promises.trespassed(stage.other_life)
+        report.violations += invariants.trespassed(stage.other_life)
         if not scenario.faults_stay:
             world.endpoint.faults.clear()
             world.proxy.rules.clear()
@@ -177,11 +177,11 @@ async def _conduct(folder: Path, report: Report, keep_journal: bool) -> None:
 @contextmanager
 def _parts_judged(world: World, scenario: Scenario, report: Report, *, judged: bool = True) -> Iterator[None]:
     """Hold what is sent in the block against what was recorded before it."""
-    recorded, received = promises.recorded_parts(world), dict(world.endpoint.log.received_bytes)
+    recorded, received = invariants.recorded_parts(world), dict(world.endpoint.log.received_bytes)
     lost = world.redis_losses
     yield
     if judged and not scenario.starts_over and world.redis_losses == lost:
-        report.violations += promises.sent_again(world, recorded, received)
+        report.violations += invariants.sent_again(world, recorded, received)
 
 
 async def _live(
@@ -221,7 +221,7 @@ async def _live(
                 else:
                     await _until(lambda: daemon.listens, 1)
                     stage.close_all()
-                    await _until(lambda: promises.at_rest(world) or striker.ended_at is not None, _AGAIN_SECONDS)
+                    await _until(lambda: invariants.at_rest(world) or striker.ended_at is not None, _AGAIN_SECONDS)
                 if daemon.shutdown.signals == 0:
                     daemon.shutdown.request()
         finally:
@@ -253,11 +253,11 @@ def _judge_exit(
 ) -> None:
     report.steps.append(striker.steps)
     report.calls.append(life.calls)
-    report.violations += promises.trespassed(life)
+    report.violations += invariants.trespassed(life)
     if life.ended:
         return  # a process that was killed promises nothing but what it had promised before
     rules = services.rules
-    report.violations += promises.after_exit(stage.world, services, before, scenario)
+    report.violations += invariants.after_exit(stage.world, services, before, scenario)
     if striker.asked_at is not None and striker.ended_at is not None:
         took = striker.ended_at - striker.asked_at
         report.exit_seconds.append(took)
@@ -282,7 +282,7 @@ async def _rest(stage: Stage, scenario: Scenario, report: Report) -> None:
     """The last daemon: nothing strikes it, and everything comes to rest."""
     world = stage.world
     received = dict(world.endpoint.log.received_bytes)
-    recorded = promises.recorded_parts(world)
+    recorded = invariants.recorded_parts(world)
     untouched = world.known()
     world.witness.forget()
     world.receiver.acknowledged.clear()
@@ -294,31 +294,31 @@ async def _rest(stage: Stage, scenario: Scenario, report: Report) -> None:
             if scenario.lingers is not None:
                 async with scenario.lingers(stage):
                     await trio.sleep(_LINGERS_SECONDS)
-                    report.violations += promises.risk_untold(stage, daemon.at_risk)
-            if not await _until(lambda: promises.at_rest(world), PATIENCE_SECONDS):
+                    report.violations += invariants.risk_untold(stage, daemon.at_risk)
+            if not await _until(lambda: invariants.at_rest(world), PATIENCE_SECONDS):
                 states = Counter(checkpoint.meta.status.value for checkpoint in world.known())
                 report.violations.append(f"P6: after {PATIENCE_SECONDS:g} seconds nothing is at rest: {dict(states)}")
-            await _until(lambda: not promises.left_uploads(world, scenario), _STRAYS_SECONDS)
+            await _until(lambda: not invariants.left_uploads(world, scenario), _STRAYS_SECONDS)
             if scenario.faults_stay:
                 await trio.sleep(_LINGERS_SECONDS)
-            report.violations += promises.risk_untold(stage, daemon.at_risk)
+            report.violations += invariants.risk_untold(stage, daemon.at_risk)
             # An outage is over when its next probe says so, which is in a minute.
-            await _until(lambda: not promises.risk_invented(stage, daemon.at_risk), _LINGERS_SECONDS)
-            report.violations += promises.risk_invented(stage, daemon.at_risk)
+            await _until(lambda: not invariants.risk_invented(stage, daemon.at_risk), _LINGERS_SECONDS)
+            report.violations += invariants.risk_invented(stage, daemon.at_risk)
             services = daemon.services
     stage.daemon = None
     if trio.lowlevel.current_statistics().tasks_living > before:
         report.violations.append("P7: tasks were left behind")
     report.resumed = _resumed(world, recorded, received)
-    report.violations += promises.after_exit(world, services, untouched)
-    report.violations += promises.in_the_end(stage, scenario)
+    report.violations += invariants.after_exit(world, services, untouched)
+    report.violations += invariants.in_the_end(stage, scenario)
     if not report.struck:
         report.violations += scenario.when_unharmed(stage)
     if scenario.cheap:
-        report.violations += promises.sent_too_much(stage, scenario, len(report.struck))
+        report.violations += invariants.sent_too_much(stage, scenario, len(report.struck))
 
 
-def _resumed(world: World, recorded: promises.Recorded, received: promises.Received) -> str:
+def _resumed(world: World, recorded: invariants.Recorded, received: invariants.Received) -> str:
     """What was done since there were those records, and S3 had received so much of each part."""
     now = world.endpoint.log.received_bytes
     sent = {part for part, size_bytes in now.items() if size_bytes > received.get(part, 0)}

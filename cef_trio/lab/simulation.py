@@ -16,17 +16,17 @@ import trio
 from cef_trio.checkpoint.memory import FaultHook, Snapshot
 from cef_trio.checkpoint.memory import Moment as RedisMoment
 from cef_trio.checkpoint.states import Status
-from cef_trio.lab.blows import FATAL, Blow, Strike
+from cef_trio.lab.faults import FATAL, Blow, Strike
 from cef_trio.lab.file_misfortunes import FileMisfortunes
 from cef_trio.lab.lingering import lingering
 from cef_trio.lab.lives import LifeSettings, Neighbour
 from cef_trio.lab.misfortunes import Misfortunes
 from cef_trio.lab.redis_faults import RedisFaults
+from cef_trio.lab.scenario_context import Stage
 from cef_trio.lab.scenarios import Scenario
 from cef_trio.lab.scheduler import derived
-from cef_trio.lab.stage import Stage
 from cef_trio.lab.world import PART
-from cef_trio.local.s3 import Fault, Kind, Moment
+from cef_trio.s3_endpoint import Fault, Kind, Moment
 
 SIMULATED: Final = "simulated"
 """The name of the scenario that a seed makes."""

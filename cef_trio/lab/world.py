@@ -26,48 +26,48 @@ from uuid import UUID
 import trio
 from inotify_simple import INotify
 
-from cef_trio.assembly import REDIS_ONCE, S3_ONCE, knows_writer
-from cef_trio.checkpoint.exit_saves import ExitSaves
 from cef_trio.checkpoint.memory import MemoryCheckpointStore, Snapshot
 from cef_trio.checkpoint.model import Checkpoint, Lease
+from cef_trio.checkpoint.protocols import CheckpointStore
+from cef_trio.checkpoint.shutdown_flush import ExitSaves
 from cef_trio.checkpoint.states import ENDED, INTERRUPTED, StreamSet
-from cef_trio.checkpoint.store import CheckpointStore
-from cef_trio.daemon import Shutdown, serve
-from cef_trio.disk import regular_file_stat
+from cef_trio.daemon.intake_tasks import IntakeRules, IntakeTasks
+from cef_trio.daemon.main import Shutdown, serve
+from cef_trio.daemon.wiring import REDIS_ONCE, S3_ONCE, knows_writer
 from cef_trio.exit_codes import ExitCode
-from cef_trio.intake.events import Closed, Gone, Moved, Scanned, Seen
-from cef_trio.intake.watcher import Watcher
-from cef_trio.intake.writers import writer_state_now
+from cef_trio.files.file_stat import FileStat
+from cef_trio.files.reader import regular_file_stat
+from cef_trio.files.writers import writer_state_now
 from cef_trio.lab import receiver
+from cef_trio.lab.crash_simulation import Life, MortalStore, MortalTransport, Witness, call_name
 from cef_trio.lab.disk import InlineReader, MortalDisk
 from cef_trio.lab.filesystem import FileSystem, Leases
 from cef_trio.lab.journal import Journal, Lane
 from cef_trio.lab.kernel import Host, Kernel
-from cef_trio.lab.mortal import Life, MortalStore, MortalTransport, Witness, call_name
 from cef_trio.lab.proxy import Proxy, ProxyTransport
 from cef_trio.lab.receiver import MortalReceiver, Receiver
-from cef_trio.local.s3 import DEFAULT_ACCESS_KEY_ID, DEFAULT_SECRET_ACCESS_KEY, InProcessTransport, S3Endpoint
 from cef_trio.media.metadata import MediaInfo
-from cef_trio.object_options import ObjectOptions
-from cef_trio.recording import FileStat
-from cef_trio.retry import CircuitBreaker, RetryPolicy, ServiceRetrier
+from cef_trio.observability.at_risk import Risk
+from cef_trio.observability.metrics import Metrics
+from cef_trio.postprocess.after_upload_rules import KEEP
+from cef_trio.resilience.retry import CircuitBreaker, RetryPolicy, ServiceRetrier
 from cef_trio.s3.client import S3Client
 from cef_trio.s3.config import ChecksumMode, S3Config
 from cef_trio.s3.credentials import StaticCredentials
 from cef_trio.s3.model import ChecksumAlgorithm, PartToComplete
 from cef_trio.s3.model import StoredObject as S3Object
-from cef_trio.s3.pacing import Pacer
-from cef_trio.s3.sigv4 import Credentials
+from cef_trio.s3.rate_limiter import Pacer
+from cef_trio.s3.signing import Credentials
 from cef_trio.s3.store_probe import StoreProbe
-from cef_trio.stream.after_upload_rules import KEEP
-from cef_trio.stream.intake_tasks import IntakeRules, IntakeTasks
-from cef_trio.stream.naming import KeyTemplate, metadata_key
-from cef_trio.stream.ownership import Ownership
-from cef_trio.stream.risks import RiskObserver
-from cef_trio.stream.services import Services, StreamRules
-from cef_trio.stream.supervisor import StreamSupervisor
-from cef_trio.telemetry.at_risk import Risk
-from cef_trio.telemetry.metrics import Metrics
+from cef_trio.s3_endpoint import DEFAULT_ACCESS_KEY_ID, DEFAULT_SECRET_ACCESS_KEY, InProcessTransport, S3Endpoint
+from cef_trio.settings.object_options import ObjectOptions
+from cef_trio.upload.object_key import KeyTemplate, metadata_key
+from cef_trio.upload.ownership import Ownership
+from cef_trio.upload.risks import RiskObserver
+from cef_trio.upload.services import Services, StreamRules
+from cef_trio.upload.supervisor import StreamSupervisor
+from cef_trio.watch.events import Closed, Gone, Moved, Scanned, Seen
+from cef_trio.watch.watcher import Watcher
 from cef_trio.webhook.client import WebhookClient
 
 BUCKET: Final = "recordings"

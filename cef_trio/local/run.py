@@ -12,15 +12,15 @@ from typing import Any
 
 import trio
 
-from cef_trio.assembly import warn_of_exposed_secrets
-from cef_trio.config import Settings, SettingsError, load_settings
-from cef_trio.daemon import run_daemon
+from cef_trio.daemon.exit_watchdog import ExitWatchdog
+from cef_trio.daemon.main import run_daemon
+from cef_trio.daemon.reload import SettingsSource
+from cef_trio.daemon.wiring import warn_of_exposed_secrets
 from cef_trio.exceptions import CefMp4ProcessorError
 from cef_trio.exit_codes import ExitCode
-from cef_trio.exit_watchdog import ExitWatchdog
 from cef_trio.local.servers import BUCKET, LocalServers, local_servers
-from cef_trio.logs import configure_for
-from cef_trio.reload import SettingsSource
+from cef_trio.observability.logs import configure_for
+from cef_trio.settings.model import Settings, SettingsError, load_settings
 
 
 def run_local(folder: Path, data_dir: Path, env_file: Path | None = None) -> ExitCode:

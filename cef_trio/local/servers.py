@@ -14,7 +14,8 @@ from typing import Any, Final
 import trio
 
 from cef_trio.exceptions import CefMp4ProcessorError
-from cef_trio.local.s3 import (
+from cef_trio.local.valkey import embedded_valkey
+from cef_trio.s3_endpoint import (
     DEFAULT_ACCESS_KEY_ID,
     DEFAULT_REGION,
     DEFAULT_SECRET_ACCESS_KEY,
@@ -22,7 +23,6 @@ from cef_trio.local.s3 import (
     S3Endpoint,
     serve,
 )
-from cef_trio.local.valkey import embedded_valkey
 
 BUCKET: Final = "recordings"
 

@@ -31,8 +31,8 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from cef_trio.checkpoint.codec import encode_time
 from cef_trio.checkpoint.model import PartRecord, StreamMeta
+from cef_trio.checkpoint.redis.codec import encode_time
 from cef_trio.s3.checksums import combine_crc64nvme, crc64nvme_to_base64
 
 

@@ -13,7 +13,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from cef_trio.s3.config import Addressing
-from cef_trio.s3.sigv4 import encode_path
+from cef_trio.s3.signing import encode_path
 
 _HOST_BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}

@@ -5,7 +5,7 @@ silent. And bytes that stand behind an answer stay in h11's buffer, where the ne
 its own answer. Both are watched through httpcore's ``trace`` extension, which names each step of an exchange.
 
 h11's state is reached through the attributes of httpx and httpcore that lead to it, since neither offers it;
-``tests/s3_client/test_s3_hostile_answers.py`` fails if one of them is renamed.
+``tests/s3/test_s3_hostile_answers.py`` fails if one of them is renamed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whether an answer is the store's own. Pure; every answer is asked about here, once (``exchange.py``).
+"""Whether an answer is the store's own. Pure; every answer is asked about here, once (``transport.py``).
 
 Between us and the store stand ingresses, load balancers, proxies, firewalls and log-in pages, which answer in HTTP and
 in HTML. What they say is about the way to the store, never about an upload: their 404 is no ``NoSuchUpload``, their 403

@@ -5,7 +5,7 @@ CRC64NVME again and holds the last block back until it agrees: bytes other than 
 request ends short of its Content-Length, and S3 stores nothing of it. That makes a changed recording an error here
 (:class:`RecordingChangedError`, transient: the part is read anew), not a riddle at the server.
 
-The second pass goes as fast as the :class:`~cef_trio.s3.pacing.Pacer` lets it: a block leaves in pieces, each in its
+The second pass goes as fast as the :class:`~cef_trio.s3.rate_limiter.Pacer` lets it: a block leaves in pieces, each in its
 turn.
 """
 
@@ -18,11 +18,11 @@ from typing import Final
 
 import httpx
 
-from cef_trio import movement
 from cef_trio.exceptions import RecordingChangedError
+from cef_trio.resilience import stall
 from cef_trio.s3.checksums import CALCULATORS, Crc64Nvme
 from cef_trio.s3.model import ByteSource, ChecksumAlgorithm
-from cef_trio.s3.pacing import Pacer
+from cef_trio.s3.rate_limiter import Pacer
 
 BLOCK_BYTES: Final = 512 * 1024
 
@@ -129,7 +129,7 @@ class CheckedBody(httpx.AsyncByteStream):
             self._block, self._position = await self._next_block(self._blocks), 0
         begin = self._position
         self._position += await self._pacer.take(len(self._block) - begin)
-        movement.moved()
+        stall.moved()
         return self._block[begin : self._position]  # a whole block is itself: nothing is copied where nothing is paced
 
     async def _next_block(self, blocks: AsyncIterator[bytes]) -> bytes:

@@ -3,9 +3,9 @@
 What it promises beyond the calls themselves:
 
 - **P2.** :meth:`S3Client.upload_part` has no checkpoint at which a cancellation could lose an ETag whose headers were
-  read from the socket; see :mod:`cef_trio.s3.exchange` for why, and the method for the exact words.
-- **P1.** What S3 acknowledges was proved by a checksum on the way (:mod:`cef_trio.s3.negotiation`), and a completed
-  object by the CRC64NVME of all its bytes, or by its multipart ETag (:mod:`cef_trio.s3.completion`).
+  read from the socket; see :mod:`cef_trio.s3.transport` for why, and the method for the exact words.
+- **P1.** What S3 acknowledges was proved by a checksum on the way (:mod:`cef_trio.s3.capabilities`), and a completed
+  object by the CRC64NVME of all its bytes, or by its multipart ETag (:mod:`cef_trio.s3.complete`).
 - **P7.** Memory is one block of 512 KiB for each body on its way, however large the part (:mod:`cef_trio.s3.body`).
 - Errors are :class:`S3OperationError`, or :class:`RecordingChangedError` and :class:`ChunkProcessingError` of a source;
   no secret is in any of them.
@@ -28,15 +28,15 @@ from urllib.parse import quote
 import httpx
 
 from cef_trio.exceptions import S3OperationError
-from cef_trio.object_options import ObjectOptions
-from cef_trio.outage import Need
-from cef_trio.retry import Retrier, SingleAttempt
+from cef_trio.resilience.outage import Need
+from cef_trio.resilience.retry import Retrier, SingleAttempt
 from cef_trio.s3.body import BytesSource
+from cef_trio.s3.capabilities import Negotiation, Way
 from cef_trio.s3.checksums import HEADERS, crc64nvme_from_base64, to_base64
-from cef_trio.s3.completion import Completion
+from cef_trio.s3.complete import Completion
 from cef_trio.s3.config import S3Config
+from cef_trio.s3.download import METADATA, Reader
 from cef_trio.s3.errors import UNREADABLE_ANSWER, describe
-from cef_trio.s3.exchange import Answer, Call, Exchange, Reading, sha256_hex
 from cef_trio.s3.model import (
     AbortRule,
     ByteSource,
@@ -51,11 +51,10 @@ from cef_trio.s3.model import (
     StoredObject,
     UploadedPart,
 )
-from cef_trio.s3.negotiation import Negotiation, Way
-from cef_trio.s3.pacing import Pacer
-from cef_trio.s3.reading import METADATA, Reader
-from cef_trio.s3.sending import Sender
-from cef_trio.s3.sigv4 import EMPTY_SHA256
+from cef_trio.s3.rate_limiter import Pacer
+from cef_trio.s3.signing import EMPTY_SHA256
+from cef_trio.s3.transport import Answer, Call, Exchange, Reading, sha256_hex
+from cef_trio.s3.upload_body import Sender
 from cef_trio.s3.xml import (
     XmlError,
     create_bucket_configuration,
@@ -67,6 +66,7 @@ from cef_trio.s3.xml import (
     parse_upload_id,
     parse_uploads,
 )
+from cef_trio.settings.object_options import ObjectOptions
 
 T = TypeVar("T")
 

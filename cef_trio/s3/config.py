@@ -8,8 +8,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
-from cef_trio.object_options import ObjectOptions
-from cef_trio.s3.sigv4 import Credentials
+from cef_trio.s3.signing import Credentials
+from cef_trio.settings.object_options import ObjectOptions
 
 
 class Addressing(StrEnum):

@@ -13,9 +13,9 @@ import structlog
 import trio
 
 from cef_trio.exceptions import S3OperationError
+from cef_trio.resilience.threads import run_in_thread
 from cef_trio.s3.config import CredentialsProvider
-from cef_trio.s3.sigv4 import Credentials
-from cef_trio.threads import run_in_thread
+from cef_trio.s3.signing import Credentials
 
 log = structlog.get_logger(__name__)
 

@@ -14,10 +14,10 @@ from typing import Final
 import structlog
 
 from cef_trio.exceptions import S3OperationError
-from cef_trio.outage import Need
+from cef_trio.resilience.outage import Need
+from cef_trio.resilience.shield import shielded
 from cef_trio.s3.body import BytesSource
 from cef_trio.s3.client import S3Client
-from cef_trio.shielded import shielded
 
 log = structlog.get_logger(__name__)
 
@@ -26,7 +26,7 @@ _CONTENT: Final = b"cef-trio was here\n"
 
 
 class StoreProbe:
-    """Asks one store; an instance is a :data:`~cef_trio.outage.Probe`."""
+    """Asks one store; an instance is a :data:`~cef_trio.resilience.outage.Probe`."""
 
     def __init__(self, s3: S3Client, key: str, recording_key: str) -> None:
         """``key`` is where the small object is put; ``recording_key`` is one as a recording may have."""

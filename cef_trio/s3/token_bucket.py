@@ -1,4 +1,4 @@
-"""The arithmetic of ``MAX_UPLOAD_RATE``: a moment in, a moment out. Pure; ``pacing.py`` does the waiting.
+"""The arithmetic of ``MAX_UPLOAD_RATE``: a moment in, a moment out. Pure; ``rate_limiter.py`` does the waiting.
 
 In every stretch of ``T`` seconds at most ``rate * (T + SLACK_SECONDS)`` bytes and one piece go out.
 
@@ -6,7 +6,7 @@ In every stretch of ``T`` seconds at most ``rate * (T + SLACK_SECONDS)`` bytes a
 waits while the others have their turns. A block of 512 KiB at 64 KiB/s would be eight seconds of everybody's time: four
 parts would each be silent for half a minute. So a piece is what one part's share is in :data:`TURN_SECONDS`, never more
 than a block and never less than :data:`LEAST_PIECE`: each of ``n`` bodies gets a piece every ``TURN_SECONDS``, or, once
-pieces cannot be smaller, every ``n * LEAST_PIECE / rate`` seconds. ``config.py`` refuses rates that leave a part less
+pieces cannot be smaller, every ``n * LEAST_PIECE / rate`` seconds. ``model.py`` refuses rates that leave a part less
 than ``LEAST_RATE_OF_A_PART``.
 """
 

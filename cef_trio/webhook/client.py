@@ -19,9 +19,10 @@ from typing import Final, Self
 import httpx
 import trio
 
-from cef_trio import __version__, tls
+from cef_trio import __version__
 from cef_trio.exceptions import WebhookOperationError
-from cef_trio.http_transport import HttpTransport
+from cef_trio.http import tls
+from cef_trio.http.client_transport import HttpTransport
 from cef_trio.s3.errors import parse_retry_after
 from cef_trio.webhook.signature import key_of, signature
 

@@ -16,9 +16,9 @@ from servers.daemon import Bucket, settings_for
 from servers.embedded_s3 import embedded_s3_server
 from servers.valkey import valkey_server
 
-from cef_trio.config import Settings, load_settings
-from cef_trio.daemon import run_daemon
+from cef_trio.daemon.main import run_daemon
 from cef_trio.exit_codes import ExitCode
+from cef_trio.settings.model import Settings, load_settings
 
 pytestmark = pytest.mark.real
 

@@ -10,7 +10,7 @@ from admin.admin_scene import SetSource, serving, snapshot_of, stream
 from servers.chromium import PROGRAM, chromium
 
 from cef_trio.admin.snapshot import FailedStream, Phase, ServiceOutage
-from cef_trio.telemetry.at_risk import Reason, Risk
+from cef_trio.observability.at_risk import Reason, Risk
 
 pytestmark = [
     pytest.mark.real,

@@ -17,8 +17,8 @@ import trio
 from admin.admin_scene import SetSource, registry, serving, stream
 
 from cef_trio.admin import app, server
+from cef_trio.admin.connection_limits import Place, Places, client_of
 from cef_trio.admin.origins import is_foreign, is_ours
-from cef_trio.admin.places import Place, Places, client_of
 from cef_trio.admin.server import AdminPortError, serve_admin
 from cef_trio.admin.snapshot import Phase
 

@@ -10,9 +10,9 @@ import redis
 from checkpoint.examples import Subject
 from servers.valkey import ValkeyServer, valkey_server
 
-from cef_trio.checkpoint.keys import Keys
 from cef_trio.checkpoint.memory import MemoryCheckpointStore, Snapshot
-from cef_trio.checkpoint.redis import RedisCheckpointStore
+from cef_trio.checkpoint.redis.keys import Keys
+from cef_trio.checkpoint.redis.store import RedisCheckpointStore
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from cef_trio.checkpoint.model import FileIdentity, Lease, PartRecord, StreamMeta
-from cef_trio.checkpoint.store import CheckpointStore
+from cef_trio.checkpoint.protocols import CheckpointStore
 
 START = datetime(2026, 1, 31, 12, 0, 0, 123456, tzinfo=UTC)
 OURS = Lease("host-a", "token-1", 30.0)

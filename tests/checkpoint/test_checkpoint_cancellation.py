@@ -12,11 +12,11 @@ import trio.testing
 from checkpoint.examples import OURS, START, meta, part
 from servers.valkey import ValkeyServer
 
-from cef_trio.assembly import REDIS_ONCE
 from cef_trio.checkpoint.memory import MemoryCheckpointStore, Moment
-from cef_trio.checkpoint.redis import RedisCheckpointStore
+from cef_trio.checkpoint.protocols import Change, CheckpointStore, Saving
+from cef_trio.checkpoint.redis.store import RedisCheckpointStore
 from cef_trio.checkpoint.states import Status, StreamSet
-from cef_trio.checkpoint.store import Change, CheckpointStore, Saving
+from cef_trio.daemon.wiring import REDIS_ONCE
 from cef_trio.exceptions import RedisOperationError
 
 CALLS: dict[str, Callable[[CheckpointStore], Awaitable[object]]] = {

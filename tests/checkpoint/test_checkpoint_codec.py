@@ -12,8 +12,8 @@ from checkpoint.examples import START, meta, part
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cef_trio.checkpoint import codec
 from cef_trio.checkpoint.model import FileIdentity, Owner, PartRecord, StreamMeta
+from cef_trio.checkpoint.redis import codec
 from cef_trio.checkpoint.states import Status
 
 times = st.datetimes(

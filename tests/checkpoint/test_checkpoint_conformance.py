@@ -1,4 +1,4 @@
-"""What every checkpoint store promises (``cef_trio/checkpoint/store.py``), held against both of them."""
+"""What every checkpoint store promises (``cef_trio/checkpoint/protocols.py``), held against both of them."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from checkpoint.examples import OUR_NEXT_PROCESS, OURS, START, THEIRS, Subject, later, meta, part
 
-from cef_trio.checkpoint.keys import claim
 from cef_trio.checkpoint.model import Checkpoint, FileIdentity, Lease, Owner
+from cef_trio.checkpoint.protocols import Change, CheckpointStore, KnownPath, Saving
 from cef_trio.checkpoint.pruning import completed_before
+from cef_trio.checkpoint.redis.keys import claim
 from cef_trio.checkpoint.rules import FORGOTTEN_BY_START_OVER
 from cef_trio.checkpoint.states import ENDED, HOME, Status, StreamSet, may_follow
-from cef_trio.checkpoint.store import Change, CheckpointStore, KnownPath, Saving
 from cef_trio.exceptions import LeaseLostError, PathTakenError
 
 NOTHING = Change({})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cef_trio.checkpoint.keys import Keys, claim
+from cef_trio.checkpoint.redis.keys import Keys, claim
 from cef_trio.checkpoint.states import StreamSet
 
 

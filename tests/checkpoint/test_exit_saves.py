@@ -10,12 +10,12 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from cef_trio.checkpoint.exit_saves import ExitSaves
 from cef_trio.checkpoint.model import Lease
+from cef_trio.checkpoint.protocols import CheckpointStore, Saving
+from cef_trio.checkpoint.shutdown_flush import ExitSaves
 from cef_trio.checkpoint.states import Status
-from cef_trio.checkpoint.store import CheckpointStore, Saving
 from cef_trio.exceptions import RedisOperationError
-from cef_trio.outage import CircuitBreaker, Need, RetryPolicy
+from cef_trio.resilience.outage import CircuitBreaker, Need, RetryPolicy
 
 LEASE = Lease("us", "1", 30.0)
 

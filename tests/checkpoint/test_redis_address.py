@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from cef_trio.checkpoint.address import RedisAddress, Topology, parse_address
-from cef_trio.checkpoint.redis import RedisCheckpointStore
+from cef_trio.checkpoint.redis.address import RedisAddress, Topology, parse_address
+from cef_trio.checkpoint.redis.store import RedisCheckpointStore
 
 SINGLE, UNIX, SENTINEL, CLUSTER = Topology.SINGLE, Topology.UNIX, Topology.SENTINEL, Topology.CLUSTER
 

@@ -16,8 +16,8 @@ from servers.authority import Authority
 from servers.scripted import scripted_server
 from servers.valkey import ValkeyServer
 
-from cef_trio.checkpoint.redis import RedisCheckpointStore
-from cef_trio.checkpoint.redis_connection import BoundedConnection
+from cef_trio.checkpoint.redis.connection import BoundedConnection
+from cef_trio.checkpoint.redis.store import RedisCheckpointStore
 from cef_trio.exceptions import RedisOperationError
 
 NOBODY = "redis.test"

@@ -10,7 +10,7 @@ import pytest
 from redis import exceptions as redis_exceptions
 from redis import sentinel as redis_sentinel
 
-from cef_trio.checkpoint.redis_errors import MAPPED, is_transient, is_unreachable, mapped
+from cef_trio.checkpoint.redis.errors import MAPPED, is_transient, is_unreachable, mapped
 from cef_trio.exceptions import RedisOperationError
 
 TRANSIENT = {

@@ -15,10 +15,10 @@ from checkpoint.test_checkpoint_cancellation import CALLS
 from servers.scripted import scripted_server
 from servers.valkey import ValkeyServer, valkey_server
 
-from cef_trio.checkpoint import scripts
-from cef_trio.checkpoint.redis import RedisCheckpointStore
+from cef_trio.checkpoint.protocols import Change, Saving
+from cef_trio.checkpoint.redis import scripts
+from cef_trio.checkpoint.redis.store import RedisCheckpointStore
 from cef_trio.checkpoint.states import Status, StreamSet
-from cef_trio.checkpoint.store import Change, Saving
 from cef_trio.exceptions import RedisOperationError
 
 T = TypeVar("T")

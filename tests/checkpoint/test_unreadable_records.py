@@ -9,10 +9,10 @@ from checkpoint.examples import OURS, THEIRS, Subject, later, meta, part
 from servers.valkey import ValkeyServer
 from structlog.testing import capture_logs
 
-from cef_trio.checkpoint.keys import Keys
-from cef_trio.checkpoint.redis import RedisCheckpointStore
+from cef_trio.checkpoint.protocols import Change, Saving
+from cef_trio.checkpoint.redis.keys import Keys
+from cef_trio.checkpoint.redis.store import RedisCheckpointStore
 from cef_trio.checkpoint.states import Status, StreamSet
-from cef_trio.checkpoint.store import Change, Saving
 from cef_trio.exceptions import LeaseLostError, RecordUnreadableError, RedisOperationError
 
 KEYS = Keys()

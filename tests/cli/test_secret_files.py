@@ -14,9 +14,16 @@ import pytest
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings
 
-from cef_trio import secret_files
-from cef_trio.config import Settings, SettingsError, exposed_secrets, load_settings, secret_values, without_secrets
-from cef_trio.secret_files import MAX_SECRET_BYTES, exposure, file_variables
+from cef_trio.settings import secret_files
+from cef_trio.settings.model import (
+    Settings,
+    SettingsError,
+    exposed_secrets,
+    load_settings,
+    secret_values,
+    without_secrets,
+)
+from cef_trio.settings.secret_files import MAX_SECRET_BYTES, exposure, file_variables
 
 HIDDEN = "hunter2hunter2"
 VARIABLES = file_variables(Settings)

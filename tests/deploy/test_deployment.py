@@ -14,10 +14,10 @@ import pytest
 from servers.deployment import DEPLOY, ROOT, Unit, documents, environment, of_kubernetes, unit, value, values
 
 import cef_trio
-from cef_trio.config import Settings
+from cef_trio.cli.health import DEFAULT_PORT
 from cef_trio.media.ffprobe import MAX_AT_ONCE, MAX_DATA_BYTES
-from cef_trio.operate.health import DEFAULT_PORT
-from cef_trio.secret_files import file_variables
+from cef_trio.settings.model import Settings
+from cef_trio.settings.secret_files import file_variables
 
 SERVICE: Final = unit(DEPLOY / "systemd" / "cef-trio.service")
 QUADLET: Final = unit(DEPLOY / "quadlet" / "cef-trio.container")

@@ -110,7 +110,7 @@ def test_a_metric_that_does_not_exist_would_be_found() -> None:
 
 
 def test_the_table_of_metrics_is_the_codes() -> None:
-    metrics = pytest.importorskip("cef_trio.telemetry.metrics", reason="the metrics are not in this tree yet")
+    metrics = pytest.importorskip("cef_trio.observability.metrics", reason="the metrics are not in this tree yet")
     assert {name: kind for name, kind, _ in metrics.families()} == known()
 
 

@@ -20,8 +20,8 @@ from servers.valkey import ValkeyServer, valkey_server
 from structlog.testing import capture_logs
 
 import cef_trio
-from cef_trio.intake.patterns import matcher
-from cef_trio.intake.watcher import Watcher
+from cef_trio.watch.patterns import matcher
+from cef_trio.watch.watcher import Watcher
 
 pytestmark = pytest.mark.real
 SECONDS = 30.0
@@ -152,7 +152,8 @@ def wait_for(log: Path, text: str, process: subprocess.Popen[bytes]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("moment", "exit_code"), [("pydantic_core", 143), ("cef_trio.config", 143), ('"event": "daemon_started"', 0)]
+    ("moment", "exit_code"),
+    [("pydantic_core", 143), ("cef_trio.settings.model", 143), ('"event": "daemon_started"', 0)],
 )
 def test_as_process_1_it_ends_by_sigterm_while_it_starts_and_when_it_runs(
     settings: dict[str, str], tmp_path: Path, moment: str, exit_code: int

@@ -164,7 +164,7 @@ def test_p4_a_loop_that_hangs_holds_no_exit_and_a_third_signal_ends_it_at_once(
     environment = meddle(f"""
         import ctypes, pathlib, time
         mutex = ctypes.create_string_buffer(64)
-        import cef_trio.stream.stale as room
+        import cef_trio.upload.idle_checker as room
         async def run(self):
             import trio
             while not pathlib.Path({str(hang)!r}).exists():
@@ -196,7 +196,7 @@ def test_p4_a_call_that_keeps_the_interpreters_lock_holds_no_exit(
 ) -> None:
     environment = meddle("""
         import re
-        import cef_trio.stream.supervisor as room
+        import cef_trio.upload.supervisor as room
         room.StreamSupervisor.drain = lambda self: re.match("(a|a)+$", "a" * 60 + "b")
     """)
     with daemon({**given, **environment}) as process:

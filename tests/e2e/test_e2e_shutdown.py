@@ -288,7 +288,7 @@ def test_p4_a_call_that_no_time_out_ends_is_left_behind_when_the_time_is_over(
     hang = tmp_path / "hang"
     environment = meddle(f"""
         import pathlib, time
-        import cef_trio.checkpoint.redis as room
+        import cef_trio.checkpoint.redis.store as room
         real = room.run_script
         def run_script(*given):
             while pathlib.Path({str(hang)!r}).exists():

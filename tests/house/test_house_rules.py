@@ -14,28 +14,28 @@ PACKAGE = Path(cef_trio.__file__).parent
 SOURCES = {path.relative_to(PACKAGE).as_posix(): path.read_text() for path in sorted(PACKAGE.rglob("*.py"))}
 EDGES = {
     "httpx": {
-        "http_transport.py",
+        "http/client_transport.py",
         "s3/answer_guard.py",
         "s3/body.py",
         "s3/client.py",
-        "s3/exchange.py",
-        "s3/reading.py",
-        "operate/facts.py",
+        "s3/transport.py",
+        "s3/download.py",
+        "cli/probes.py",
         "webhook/client.py",
     },
-    "httpcore": {"http_transport.py"},
+    "httpcore": {"http/client_transport.py"},
     "redis": {
-        "checkpoint/redis.py",
-        "checkpoint/redis_client.py",
-        "checkpoint/redis_connection.py",
-        "checkpoint/redis_errors.py",
+        "checkpoint/redis/store.py",
+        "checkpoint/redis/client.py",
+        "checkpoint/redis/connection.py",
+        "checkpoint/redis/errors.py",
     },
     "botocore": {"s3/credentials.py"},
-    "h11": {"http1.py"},
+    "h11": {"http/server_connection.py"},
     "subprocess": {"media/ffprobe.py", "local/recorder.py", "local/valkey.py"},
 }
 """Where a library is called, and so where its exceptions are mapped: no other room can see one."""
-STAND_INS = ("lab/", "local/s3/")
+STAND_INS = ("lab/", "s3_endpoint/")
 """The laboratory and the embedded S3 endpoint stand for servers and networks; they are not the daemon."""
 
 
@@ -61,7 +61,7 @@ def test_each_library_is_called_at_its_edge_and_nowhere_else() -> None:
     assert dict(users) == EDGES
 
 
-THREADS = {"exit_watchdog.py", "log_writer.py"}
+THREADS = {"daemon/exit_watchdog.py", "observability/log_writer.py"}
 """What is to work while the loop does not."""
 
 
@@ -84,7 +84,7 @@ def test_a_worker_thread_is_asked_for_where_one_can_be_waited_for() -> None:
         for node in ast.walk(ast.parse(source))
         if isinstance(node, ast.Attribute) and node.attr == "to_thread"
     }
-    assert users == {"threads.py", "local/demo.py"}
+    assert users == {"resilience/threads.py", "local/demo.py"}
 
 
 def catch_alls(source: str) -> Iterator[tuple[ast.ExceptHandler, str]]:

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from cef_trio.config import Settings
+from cef_trio.settings.model import Settings
 
 PAGE = Path(__file__).parents[2] / "docs" / "operations.md"
 SECTION = "## Settings that change between two lives"

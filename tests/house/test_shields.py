@@ -11,11 +11,11 @@ import trio
 import trio.testing
 
 import cef_trio
-from cef_trio.shielded import shielded
+from cef_trio.resilience.shield import shielded
 
 PACKAGE = Path(cef_trio.__file__).parent
 SOURCES = sorted(PACKAGE.rglob("*.py"))
-HELPER = PACKAGE / "shielded.py"
+HELPER = PACKAGE / "resilience/shield.py"
 
 
 def shields(source: str) -> list[int]:
@@ -76,15 +76,15 @@ def test_a_call_that_changes_something_is_never_abandoned() -> None:
             ):
                 users.add(path.relative_to(PACKAGE).as_posix())
     assert users <= {
-        "disk.py",
-        "tls.py",
-        "operate/facts.py",
-        "mounts.py",
+        "files/reader.py",
+        "http/tls.py",
+        "cli/probes.py",
+        "files/mounts.py",
         "s3/credentials.py",
-        "assembly.py",
+        "daemon/wiring.py",
         "local/valkey.py",
-        "threads.py",
-        "reload.py",
+        "resilience/threads.py",
+        "daemon/reload.py",
     }
 
 

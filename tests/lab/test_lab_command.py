@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cef_trio.cli import main
+from cef_trio.cli.main import main
 from cef_trio.exit_codes import ExitCode
 from cef_trio.lab import command
 from cef_trio.lab.explorers import cancellations
@@ -42,7 +42,7 @@ def test_a_scenario_is_explored_and_reported(tmp_path: Path, capsys: pytest.Capt
     page = Page(report.read_text())
     assert page.loads == []
     assert "Every promise was kept." in page.text
-    assert "stream/processor.py" in page.text  # where it was struck
+    assert "upload/processor.py" in page.text  # where it was struck
     assert "circle" in page.tags  # the time line of one run
     assert "cef-trio lab replay empty cancel@" in page.text
 

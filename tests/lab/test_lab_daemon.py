@@ -9,18 +9,18 @@ from pathlib import Path
 import pytest
 import trio
 
-from cef_trio.config import Settings, load_settings
-from cef_trio.daemon import RunningDaemon, run_daemon
-from cef_trio.lab.places import tasks_below
+from cef_trio.daemon.main import RunningDaemon, run_daemon
+from cef_trio.lab.task_locations import tasks_below
 from cef_trio.lab.world import World, WorldDaemon
-from cef_trio.stream.after_upload_rules import AfterUploadRule, Deed
-from cef_trio.stream.services import Services
+from cef_trio.postprocess.after_upload_rules import AfterUploadRule, Deed
+from cef_trio.settings.model import Settings, load_settings
+from cef_trio.upload.services import Services
 
 ONLY_IN_A_PROCESS = {
-    "cef_trio.daemon._listen_for_signals",
-    "cef_trio.reload.SettingsReloader.run",
-    "cef_trio.notify.ServiceNotifier.watch",
-    "cef_trio.admin.source.DaemonSource.run",
+    "cef_trio.daemon.main._listen_for_signals",
+    "cef_trio.daemon.reload.SettingsReloader.run",
+    "cef_trio.daemon.systemd.ServiceNotifier.watch",
+    "cef_trio.admin.snapshot_source.DaemonSource.run",
 }
 """Signals, settings that are read again, the service manager, the page. The admin server's own tasks are left out too:
 no stream depends on them.
@@ -71,4 +71,4 @@ async def test_every_task_of_the_daemon_runs_in_the_laboratorys_too(tmp_path: Pa
     left_out = {name for name in real - in_the_world if not name.startswith("cef_trio.admin.server")}
     assert left_out <= ONLY_IN_A_PROCESS
     assert in_the_world <= real
-    assert {"cef_trio.stream.strays.abort_left_strays", "cef_trio.intake.watcher.Watcher.run"} <= in_the_world
+    assert {"cef_trio.upload.orphan_cleanup.abort_left_strays", "cef_trio.watch.watcher.Watcher.run"} <= in_the_world

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 
 from cef_trio.checkpoint.model import PartRecord
-from cef_trio.cli import main
+from cef_trio.cli.main import main
 from cef_trio.exit_codes import ExitCode
 from cef_trio.lab import command
 from cef_trio.lab.kill import KillCycle, KillTally, kill_campaign
 from cef_trio.lab.kill_oracle import Checkpointed, Patch, object_violations, parts_sent_again, uploads_unknown
-from cef_trio.local.s3 import DiskStorage, Entry, S3Endpoint
 from cef_trio.local.servers import BUCKET
-from cef_trio.stream.naming import METADATA_SUFFIX
-from cef_trio.stream.parts import MIB, PartPlan
+from cef_trio.s3_endpoint import DiskStorage, Entry, S3Endpoint
+from cef_trio.upload.object_key import METADATA_SUFFIX
+from cef_trio.upload.part_plan import MIB, PartPlan
 
 PATH = Path("/watch/a.mp4")
 KEY = "streams/1/a.mp4"

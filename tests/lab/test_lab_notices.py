@@ -10,8 +10,8 @@ import pytest
 
 import cef_trio
 from cef_trio.lab.checks import CHECKS
+from cef_trio.lab.mutation_check import hunt
 from cef_trio.lab.mutations import MUTATIONS, VARIANTS
-from cef_trio.lab.proof import hunt
 from cef_trio.lab.run import Plan, run_plan
 from cef_trio.lab.scenarios import SCENARIOS
 
@@ -21,13 +21,13 @@ OUTSIDE = {
     "killed daemon",
     "embedded Valkey's shutdown",
     "command's lease",
-    "copy's removal",  # to another file system: tests/stream/test_after_upload.py
+    "copy's removal",  # to another file system: tests/upload/test_after_upload.py
     "doctor's abort",
     "doctor's abort after a failure",
     "file's close",
     "watch folder's lock",
     "daemon's last report",
-    "probe's abort",  # tests/s3_client/test_store_probe.py
+    "probe's abort",  # tests/s3/test_store_probe.py
 }
 """Shields of rooms that the laboratory has no part of: real processes, and commands. No stream depends on them."""
 KINDS = {*(str(number) for number in range(1, 17)), "P9", "P10"}

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from cef_trio.lab.blows import Blow, Strike
 from cef_trio.lab.command import arguments_of
+from cef_trio.lab.faults import Blow, Strike
 from cef_trio.lab.run import Plan, run_plan
 from cef_trio.lab.simulation import SIMULATED, strikes_of
 

@@ -19,7 +19,7 @@ import pytest
 import trio
 from trio_util import periodic
 
-from cef_trio.checkpoint.address import parse_address
+from cef_trio.checkpoint.redis.address import parse_address
 from cef_trio.local import valkey
 from cef_trio.local.valkey import EmbeddedValkeyError, embedded_valkey
 

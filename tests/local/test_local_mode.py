@@ -20,9 +20,9 @@ from servers.mounts import mounted
 
 from cef_trio.local.progress import DemoView, line, render
 from cef_trio.local.run import settings_for, settings_for_commands
-from cef_trio.local.s3 import S3Endpoint
 from cef_trio.local.servers import LocalServers
-from cef_trio.object_options import ObjectOptions
+from cef_trio.s3_endpoint import S3Endpoint
+from cef_trio.settings.object_options import ObjectOptions
 
 MIB = 1024 * 1024
 OBJECTS = Path("objects")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cef_trio.log_writer import LineWriter
+from cef_trio.observability.log_writer import LineWriter
 
 
 @pytest.fixture

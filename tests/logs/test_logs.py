@@ -17,8 +17,8 @@ from urllib.parse import quote
 import pytest
 import structlog
 
-from cef_trio.config import AppEnvironment
-from cef_trio.logs import QUIET, configure
+from cef_trio.observability.logs import QUIET, configure
+from cef_trio.settings.model import AppEnvironment
 
 SECRET = "s3cr3t-value"
 EVIL = "a\n2026-01-01 [info] stream_completed\x1b[31m\r.mp4"
@@ -177,8 +177,8 @@ def test_a_traceback_shows_no_local_variables() -> None:
 
 
 _CRASH = """
-    from cef_trio.config import load_settings
-    from cef_trio.logs import configure_for
+    from cef_trio.settings.model import load_settings
+    from cef_trio.observability.logs import configure_for
 
     configure_for(load_settings(None))
     raise ExceptionGroup("crashed with hunter2-hunter2", [ValueError("hunter2-hunter2")])

@@ -19,10 +19,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from cef_trio import logs
-from cef_trio.config import AppEnvironment, Settings, load_settings
-from cef_trio.reload import KEYS, LIVE, SettingsReloader, SettingsSource, Terminal, compare, overridden
-from cef_trio.s3.pacing import Pacer
+from cef_trio.daemon.reload import KEYS, LIVE, SettingsReloader, SettingsSource, Terminal, compare, overridden
+from cef_trio.observability import logs
+from cef_trio.s3.rate_limiter import Pacer
+from cef_trio.settings.model import AppEnvironment, Settings, load_settings
 
 KIB = 1024
 

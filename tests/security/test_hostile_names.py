@@ -26,12 +26,12 @@ from servers.store import Store
 from servers.valkey import ValkeyServer
 
 import cef_trio
-from cef_trio.lab.blows import Blow, Strike
 from cef_trio.lab.campaign import Tally
+from cef_trio.lab.faults import Blow, Strike
 from cef_trio.lab.journal import Entry, Lane
 from cef_trio.lab.report import write_report
 from cef_trio.lab.run import Plan, Report, Struck
-from cef_trio.stream.naming import key_text
+from cef_trio.upload.object_key import key_text
 
 ROOT = Path(cef_trio.__file__).parents[1]
 EVENTS = set(re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "events.md").read_text(), re.MULTILINE))

@@ -11,8 +11,8 @@ from servers.store import Store
 from cef_trio.s3.client import S3Client
 from cef_trio.s3.config import Addressing, S3Config
 from cef_trio.s3.credentials import StaticCredentials
-from cef_trio.s3.sigv4 import Credentials
-from cef_trio.stream.naming import KeyTemplate, metadata_key
+from cef_trio.s3.signing import Credentials
+from cef_trio.upload.object_key import KeyTemplate, metadata_key
 
 TEMPLATE = KeyTemplate("recordings/{file_stem}/{stream_id}/{file_name}")
 

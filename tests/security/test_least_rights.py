@@ -222,7 +222,7 @@ def test_the_user_of_security_md_can_do_nothing_else(servers: Servers) -> None:
 
 
 def test_the_objects_that_the_policy_is_for_are_those_of_the_default_template() -> None:
-    from cef_trio.config import Settings
+    from cef_trio.settings.model import Settings
 
     prefix = Settings.model_fields["s3_key_template"].default.partition("{")[0]
     resources = [statement["Resource"] for statement in POLICY["Statement"]]

@@ -18,13 +18,13 @@ from servers.store import Store
 from servers.valkey import ValkeyServer
 
 from cef_trio.checkpoint.model import FileIdentity
-from cef_trio.checkpoint.redis import RedisCheckpointStore
-from cef_trio.disk import KernelDisk
+from cef_trio.checkpoint.redis.store import RedisCheckpointStore
 from cef_trio.exceptions import RecordingChangedError
-from cef_trio.intake.scan import ThreadedReader, scan_now
-from cef_trio.intake.writers import WriterState, writer_state
-from cef_trio.mounts import Mounts
-from cef_trio.paths import open_straight, stat_straight
+from cef_trio.files.mounts import Mounts
+from cef_trio.files.nofollow import open_straight, stat_straight
+from cef_trio.files.reader import KernelDisk
+from cef_trio.files.writers import WriterState, writer_state
+from cef_trio.watch.scan import ThreadedReader, scan_now
 
 PRIVATE = b"what the writers of the folder may not read\n" * 1000
 

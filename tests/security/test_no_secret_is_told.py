@@ -25,8 +25,8 @@ from servers.s3_control import arm, disarm_all
 from servers.valkey import ValkeyServer, valkey_server
 
 import cef_trio
-from cef_trio.s3.exchange import without
-from cef_trio.s3.sigv4 import Credentials
+from cef_trio.s3.signing import Credentials
+from cef_trio.s3.transport import without
 
 ROOT = Path(cef_trio.__file__).parents[1]
 KEY_ID = "AKIDxDISTINCTxKEYxID"
@@ -217,7 +217,7 @@ def test_a_bug_that_ends_the_daemon_tells_no_secret(watch_dir: Path, tmp_path: P
     program = (
         "import sys\n"
         "from cef_trio import daemon\n"
-        "from cef_trio.cli import main\n"
+        "from cef_trio.cli.main import main\n"
         "async def broken(services, *, create_bucket):\n"
         "    keys = await services.s3._exchange._config.credentials.get()\n"
         "    raise RuntimeError(f'{keys.access_key_id} {keys.secret_access_key} {keys.session_token}')\n"

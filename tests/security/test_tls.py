@@ -25,14 +25,14 @@ from servers.tls_front import tls_front
 from servers.valkey import ValkeyServer, valkey_server
 
 import cef_trio
-from cef_trio.checkpoint.address import parse_address
-from cef_trio.checkpoint.redis import RedisCheckpointStore
+from cef_trio.checkpoint.redis.address import parse_address
+from cef_trio.checkpoint.redis.store import RedisCheckpointStore
 from cef_trio.exceptions import OperationError, RedisOperationError, S3OperationError, WebhookOperationError
+from cef_trio.http.tls import client_context, refusal
 from cef_trio.s3.client import S3Client
 from cef_trio.s3.config import S3Config
 from cef_trio.s3.credentials import StaticCredentials
-from cef_trio.s3.sigv4 import Credentials
-from cef_trio.tls import client_context, refusal
+from cef_trio.s3.signing import Credentials
 from cef_trio.webhook.client import Delivery, WebhookClient
 
 PACKAGE = Path(cef_trio.__file__).parent

@@ -1,4 +1,4 @@
-"""The embedded S3 endpoint as a process of its own: ``python -m cef_trio.local.s3``.
+"""The embedded S3 endpoint as a process of its own: ``python -m cef_trio.s3_endpoint``.
 
     with embedded_s3_server(tmp_path, data=tmp_path / "data") as endpoint:
         client = endpoint.client()
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from servers.endpoints import Endpoint, free_port, running
 
-from cef_trio.local.s3 import DEFAULT_ACCESS_KEY_ID, DEFAULT_REGION, DEFAULT_SECRET_ACCESS_KEY
+from cef_trio.s3_endpoint import DEFAULT_ACCESS_KEY_ID, DEFAULT_REGION, DEFAULT_SECRET_ACCESS_KEY
 
 
 @contextlib.contextmanager
@@ -24,7 +24,7 @@ def embedded_s3_server(
 ) -> Iterator[Endpoint]:
     """The endpoint, ready, with a bucket in it; its log is in ``folder``."""
     port = free_port()
-    command = [sys.executable, "-m", "cef_trio.local.s3", "--port", str(port), "--bucket", bucket, *arguments]
+    command = [sys.executable, "-m", "cef_trio.s3_endpoint", "--port", str(port), "--bucket", bucket, *arguments]
     if data is not None:
         command += ["--data", str(data)]
     with running(command, ports=[port], log=folder / "embedded-s3.log"):

@@ -41,7 +41,7 @@ def ordinary_user() -> OrdinaryUser:
     nobody = [*without_rights, f"--reuid={_NOBODY}", f"--regid={_NOBODY}"]
     if (
         subprocess.run(
-            [*nobody, sys.executable, "-c", "import cef_trio.daemon, cef_trio.assembly"], check=False, cwd="/"
+            [*nobody, sys.executable, "-c", "import cef_trio.daemon.main, cef_trio.daemon.wiring"], check=False, cwd="/"
         ).returncode
         == 0
     ):

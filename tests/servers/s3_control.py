@@ -10,7 +10,7 @@ from servers.endpoints import Endpoint
 
 
 def arm(endpoint: Endpoint, fault: Mapping[str, object]) -> int:
-    """Switch a fault on; the fields are those of ``cef_trio.local.s3.Fault``. Returns its number."""
+    """Switch a fault on; the fields are those of ``cef_trio.s3_endpoint.Fault``. Returns its number."""
     answer = httpx.post(f"{endpoint.url}/_control/faults", json=fault, trust_env=False).raise_for_status()
     return int(answer.json()["number"])
 

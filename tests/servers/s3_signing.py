@@ -12,7 +12,7 @@ import botocore.awsrequest
 import botocore.credentials
 import httpx
 
-from cef_trio.local.s3 import DEFAULT_ACCESS_KEY_ID, DEFAULT_REGION, DEFAULT_SECRET_ACCESS_KEY
+from cef_trio.s3_endpoint import DEFAULT_ACCESS_KEY_ID, DEFAULT_REGION, DEFAULT_SECRET_ACCESS_KEY
 
 
 def signed_headers(

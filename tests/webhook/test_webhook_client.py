@@ -21,7 +21,7 @@ from servers.authority import Authority
 from trio.testing import MockClock
 
 from cef_trio.exceptions import WebhookOperationError
-from cef_trio.http_transport import HttpTransport
+from cef_trio.http.client_transport import HttpTransport
 from cef_trio.webhook.answers import Answered, judge_status
 from cef_trio.webhook.client import Delivery, WebhookClient
 from cef_trio.webhook.signature import key_of, signature

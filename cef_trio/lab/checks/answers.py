@@ -20,7 +20,7 @@ from cef_trio.lab.checks.model import Check
 from cef_trio.s3.client import S3Client
 from cef_trio.s3.config import S3Config
 from cef_trio.s3.credentials import StaticCredentials
-from cef_trio.s3.sigv4 import Credentials
+from cef_trio.s3.signing import Credentials
 
 _PATIENCE_SECONDS: Final = 600.0
 """Ten times the time-out for silence."""

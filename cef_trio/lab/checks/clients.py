@@ -9,8 +9,8 @@ from prometheus_client import CollectorRegistry
 
 from cef_trio.admin import server
 from cef_trio.admin.app import AdminApp
-from cef_trio.admin.places import Place, Places
-from cef_trio.http1 import Request
+from cef_trio.admin.connection_limits import Place, Places
+from cef_trio.http.server_connection import Request
 from cef_trio.lab.checks.model import Check
 
 _FORBIDDEN: Final = 403

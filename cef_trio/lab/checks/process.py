@@ -9,14 +9,14 @@ from typing import Any, Final, Self
 
 import trio
 
-from cef_trio import exit_watchdog
+from cef_trio.daemon import exit_watchdog
+from cef_trio.daemon.exit_watchdog import ExitWatchdog
 from cef_trio.exceptions import FFprobeError
-from cef_trio.exit_watchdog import ExitWatchdog
 from cef_trio.lab.checks.model import Check
 from cef_trio.lab.mutations.model import replace_in
-from cef_trio.log_writer import LineWriter
 from cef_trio.media import ffprobe
-from cef_trio.threads import run_in_thread
+from cef_trio.observability.log_writer import LineWriter
+from cef_trio.resilience.threads import run_in_thread
 
 _LINES: Final = 4000
 _LINE: Final = b"x" * 99 + b"\n"

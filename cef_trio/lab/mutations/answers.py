@@ -7,14 +7,14 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import Final
 
-from cef_trio import retry
 from cef_trio.lab.mutations.model import Mutation, replace_in
-from cef_trio.s3 import exchange, xml
+from cef_trio.resilience import retry
+from cef_trio.s3 import transport, xml
 from cef_trio.s3.answer_guard import AnswerGuard
 from cef_trio.s3.client import S3Client
-from cef_trio.s3.exchange import Call
 from cef_trio.s3.model import ListedUpload
-from cef_trio.s3.sigv4 import EMPTY_SHA256
+from cef_trio.s3.signing import EMPTY_SHA256
+from cef_trio.s3.transport import Call
 from cef_trio.s3.xml import parse_uploads
 
 
@@ -56,7 +56,7 @@ def _any_marker_followed(stack: ExitStack) -> None:
 
 
 def _any_clock_believed(stack: ExitStack) -> None:
-    replace_in(stack, exchange, "_PLAUSIBLE_YEARS", range(1, 10_000))
+    replace_in(stack, transport, "_PLAUSIBLE_YEARS", range(1, 10_000))
 
 
 def _any_moment_is_one(stack: ExitStack) -> None:

@@ -11,20 +11,21 @@ import trio
 
 from cef_trio.checkpoint.memory import MemoryCheckpointStore
 from cef_trio.checkpoint.model import Lease
-from cef_trio.disk import OpenRecording
-from cef_trio.lab.blows import Blow
+from cef_trio.files.file_stat import FileStat
+from cef_trio.files.reader import OpenRecording
 from cef_trio.lab.disk import InlineRecording
+from cef_trio.lab.faults import Blow
 from cef_trio.lab.mutations.model import Mutation, replace_in
-from cef_trio.recording import FileStat
-from cef_trio.s3 import completion
+from cef_trio.postprocess import disposal
+from cef_trio.s3 import complete
 from cef_trio.s3.model import StoredObject
-from cef_trio.s3.sending import Sender
+from cef_trio.s3.upload_body import Sender
 from cef_trio.s3.xml import CompleteResult, XmlError, parse_complete_result
-from cef_trio.stream import disposal, finalize, processor, recovery, services
-from cef_trio.stream.parts import Part
-from cef_trio.stream.sending import send_all
-from cef_trio.stream.services import Services
-from cef_trio.stream.upload import StreamUpload
+from cef_trio.upload import finalize, processor, recovery, services
+from cef_trio.upload.part_plan import Part
+from cef_trio.upload.send_parts import send_all
+from cef_trio.upload.services import Services
+from cef_trio.upload.session import StreamUpload
 
 
 def _error_in_200_believed(stack: ExitStack) -> None:
@@ -36,12 +37,12 @@ def _error_in_200_believed(stack: ExitStack) -> None:
         except XmlError:
             return CompleteResult("0" * 32, None)
 
-    async def taken(self: completion.Completion, result: CompleteResult, _answer: object) -> StoredObject:
+    async def taken(self: complete.Completion, result: CompleteResult, _answer: object) -> StoredObject:
         await trio.lowlevel.checkpoint()
         return StoredObject(self._key, self._size_bytes, result.etag or "", result.crc64nvme, {})
 
-    replace_in(stack, completion, "parse_complete_result", credulous)
-    replace_in(stack, completion.Completion, "_verified", taken)
+    replace_in(stack, complete, "parse_complete_result", credulous)
+    replace_in(stack, complete.Completion, "_verified", taken)
 
 
 def _checksum_of_part_unread(stack: ExitStack) -> None:
@@ -55,7 +56,7 @@ def _any_object_is_ours(stack: ExitStack) -> None:
     async def no_difference(_self: object, _stored: object) -> None:
         await trio.lowlevel.checkpoint()
 
-    replace_in(stack, completion.Completion, "_difference", no_difference)
+    replace_in(stack, complete.Completion, "_difference", no_difference)
 
 
 def _list_of_parts_believed_unseen(stack: ExitStack) -> None:
@@ -77,7 +78,7 @@ def _lost_answer_is_a_failure(stack: ExitStack) -> None:
         await trio.lowlevel.checkpoint()
         raise error
 
-    replace_in(stack, completion.Completion, "_ours_or", gone)
+    replace_in(stack, complete.Completion, "_ours_or", gone)
 
     async def never(_services: object, _upload: object) -> bool:
         await trio.lowlevel.checkpoint()

@@ -10,18 +10,19 @@ from typing import Any, Final
 import trio
 from inotify_simple import INotify
 
-from cef_trio import disk, threads
 from cef_trio.admin import app
-from cef_trio.admin.places import Place, Places
+from cef_trio.admin.connection_limits import Place, Places
+from cef_trio.daemon.exit_watchdog import ExitWatchdog
 from cef_trio.exceptions import FileAccessError
-from cef_trio.exit_watchdog import ExitWatchdog
-from cef_trio.intake.notify import translate
-from cef_trio.intake.watcher import Watcher
+from cef_trio.files import reader
 from cef_trio.lab import disk as lab_disk
 from cef_trio.lab.mutations.model import Mutation, replace_in
-from cef_trio.log_writer import LineWriter
 from cef_trio.media import ffprobe
-from cef_trio.stream import judge
+from cef_trio.observability.log_writer import LineWriter
+from cef_trio.resilience import threads
+from cef_trio.upload import file_triage
+from cef_trio.watch.inotify import translate
+from cef_trio.watch.watcher import Watcher
 
 
 def _log_written_at_once(stack: ExitStack) -> None:
@@ -66,10 +67,10 @@ def _no_descriptor_is_for_good(stack: ExitStack) -> None:
         refused.transient = False
         return refused
 
-    disk_refusal = disk.refusal
-    replace_in(stack, disk, "refusal", final)
+    disk_refusal = reader.refusal
+    replace_in(stack, reader, "refusal", final)
     replace_in(stack, lab_disk, "refusal", final)
-    replace_in(stack, judge, "COMES_BACK", frozenset())
+    replace_in(stack, file_triage, "COMES_BACK", frozenset())
 
 
 def _no_watch_is_the_end(stack: ExitStack) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from cef_trio.lab.blows import Blow
+from cef_trio.lab.faults import Blow
 
 Apply = Callable[[ExitStack], None]
 

@@ -8,14 +8,14 @@ from typing import Any, Final
 from cef_trio.checkpoint import rules
 from cef_trio.checkpoint.memory import MemoryCheckpointStore
 from cef_trio.checkpoint.model import StreamMeta
-from cef_trio.checkpoint.store import Records
+from cef_trio.checkpoint.protocols import Records
 from cef_trio.exceptions import RedisOperationError
 from cef_trio.lab.mutations.model import Mutation, replace_in
 from cef_trio.s3.client import S3Client
-from cef_trio.stream import services, upload
-from cef_trio.stream.ownership import Ownership
-from cef_trio.stream.ownership_rules import Claim
-from cef_trio.stream.supervisor import StreamSupervisor
+from cef_trio.upload import services, session
+from cef_trio.upload.ownership import Ownership
+from cef_trio.upload.ownership_rules import Claim
+from cef_trio.upload.supervisor import StreamSupervisor
 
 
 def _one_record_is_all(stack: ExitStack) -> None:
@@ -62,7 +62,7 @@ def _any_upload_is_a_stray(stack: ExitStack) -> None:
             await s3.abort_multipart_upload(stray.key, stray.upload_id)
         return True
 
-    replace_in(stack, upload, "_abort_rounds", all_of_them)
+    replace_in(stack, session, "_abort_rounds", all_of_them)
 
 
 def _any_lease_may_be_taken(stack: ExitStack) -> None:

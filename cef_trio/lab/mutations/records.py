@@ -12,15 +12,15 @@ import trio
 from cef_trio.checkpoint import rules
 from cef_trio.checkpoint.memory import MemoryCheckpointStore
 from cef_trio.checkpoint.model import Lease, PartRecord, StreamMeta
+from cef_trio.checkpoint.protocols import Change
 from cef_trio.checkpoint.states import Status
-from cef_trio.checkpoint.store import Change
 from cef_trio.exceptions import OutdatedError, StreamEndedError
-from cef_trio.lab.blows import Blow
+from cef_trio.lab.faults import Blow
 from cef_trio.lab.mutations.model import Mutation, replace_in
-from cef_trio.stream import strays
-from cef_trio.stream.adoption import UnknownUploads
-from cef_trio.stream.processor import Outcome, StreamProcessor
-from cef_trio.stream.upload import StreamUpload
+from cef_trio.upload import orphan_cleanup
+from cef_trio.upload.orphan_uploads import UnknownUploads
+from cef_trio.upload.processor import Outcome, StreamProcessor
+from cef_trio.upload.session import StreamUpload
 
 
 def _verified_size_unrecorded(stack: ExitStack) -> None:
@@ -137,7 +137,7 @@ def _late_strays_left(stack: ExitStack) -> None:
         await trio.lowlevel.checkpoint()
         return True
 
-    replace_in(stack, strays, "_sweep", left)
+    replace_in(stack, orphan_cleanup, "_sweep", left)
 
 
 def _slot_kept(stack: ExitStack) -> None:

@@ -8,8 +8,8 @@ from typing import Final
 
 import trio
 
-from cef_trio import shielded as shield_room
 from cef_trio.lab.mutations.model import Apply, Mutation, replace_in
+from cef_trio.resilience import shield as shield_room
 
 
 def _without_shields(*names: str) -> Apply:

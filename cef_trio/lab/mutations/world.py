@@ -9,19 +9,19 @@ from typing import Any, Final
 
 import trio
 
-from cef_trio import file_system, outage, retry
 from cef_trio.checkpoint.memory import MemoryCheckpointStore
 from cef_trio.checkpoint.model import Lease, PartRecord, StreamMeta
 from cef_trio.exceptions import FileAccessError
-from cef_trio.intake import writers
-from cef_trio.intake.writers import WriterState
+from cef_trio.files import file_system, writers
+from cef_trio.files.writers import WriterState
 from cef_trio.lab.mutations.model import Mutation, replace_in
+from cef_trio.resilience import outage, retry
+from cef_trio.resilience.best_effort import BestEffort
 from cef_trio.s3.answer_origin import AnswerOrigin
-from cef_trio.stream import judge, recovery, start, supervisor, target
-from cef_trio.stream.best_effort import BestEffort
-from cef_trio.stream.orphan_objects import OrphanObjects
-from cef_trio.stream.predecessor import Likeness
-from cef_trio.stream.upload import StreamUpload
+from cef_trio.upload import file_triage, recovery, start, supervisor, target
+from cef_trio.upload.orphan_objects import OrphanObjects
+from cef_trio.upload.predecessor import Likeness
+from cef_trio.upload.session import StreamUpload
 
 
 def _leases_are_evidence_anywhere(stack: ExitStack) -> None:
@@ -146,7 +146,7 @@ def _rights_are_for_good(stack: ExitStack) -> None:
         self.transient = self.transient and not denied
 
     replace_in(stack, FileAccessError, "__init__", final)
-    replace_in(stack, judge, "COMES_BACK", frozenset())
+    replace_in(stack, file_triage, "COMES_BACK", frozenset())
 
 
 def _asked_by_ping(stack: ExitStack) -> None:

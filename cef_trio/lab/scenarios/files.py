@@ -14,11 +14,11 @@ import trio
 from cef_trio.checkpoint.memory import Moment
 from cef_trio.checkpoint.states import Status
 from cef_trio.lab.filesystem import FileSystem, Leases, Numbers
+from cef_trio.lab.scenario_context import Stage
 from cef_trio.lab.scenarios.model import GONE, Scenario
-from cef_trio.lab.stage import Stage
 from cef_trio.lab.world import PART
-from cef_trio.local.s3 import Fault, Kind
-from cef_trio.stream.after_upload_rules import AfterUploadRule, Deed
+from cef_trio.postprocess.after_upload_rules import AfterUploadRule, Deed
+from cef_trio.s3_endpoint import Fault, Kind
 
 _REPLACED: Final = GONE | {Status.FAILED_FILE_REPLACED}
 

@@ -12,9 +12,9 @@ from cef_trio.checkpoint.memory import MemoryCheckpointStore
 from cef_trio.checkpoint.model import FileIdentity, Lease, StreamMeta
 from cef_trio.checkpoint.states import Status
 from cef_trio.lab.filesystem import FileSystem
+from cef_trio.lab.scenario_context import Stage
 from cef_trio.lab.scenarios.model import Scenario
 from cef_trio.lab.scenarios.streams import goes_on, interrupted
-from cef_trio.lab.stage import Stage
 from cef_trio.lab.world import OTHER_BUCKET, PART
 
 

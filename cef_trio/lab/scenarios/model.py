@@ -10,8 +10,8 @@ from typing import Final
 import trio
 
 from cef_trio.checkpoint.states import Status
-from cef_trio.lab.stage import Stage
-from cef_trio.retry import RetryPolicy
+from cef_trio.lab.scenario_context import Stage
+from cef_trio.resilience.retry import RetryPolicy
 
 Story = Callable[[Stage], Awaitable[None]]
 

@@ -10,17 +10,17 @@ from typing import Final
 
 import trio
 
-from cef_trio.checkpoint.keys import Keys
+from cef_trio.checkpoint.redis.keys import Keys
 from cef_trio.lab.journal import Lane
 from cef_trio.lab.proxy import Interference, Rule
 from cef_trio.lab.redis_faults import RedisFaults
+from cef_trio.lab.scenario_context import Stage
 from cef_trio.lab.scenarios.model import GONE, Scenario
 from cef_trio.lab.scenarios.streams import interrupted
-from cef_trio.lab.stage import Stage
 from cef_trio.lab.world import PART
-from cef_trio.local.s3 import Fault, Kind, Moment
-from cef_trio.stream.risks import RiskObserver
-from cef_trio.telemetry.at_risk import Reason
+from cef_trio.observability.at_risk import Reason
+from cef_trio.s3_endpoint import Fault, Kind, Moment
+from cef_trio.upload.risks import RiskObserver
 
 
 async def _page_for_a_while(stage: Stage, *operations: str, status: int, title: str) -> None:

@@ -9,12 +9,12 @@ import trio
 
 from cef_trio.checkpoint.memory import Moment as RedisMoment
 from cef_trio.checkpoint.states import Status
-from cef_trio.lab.mortal import Death, Life
+from cef_trio.lab.crash_simulation import Death, Life
+from cef_trio.lab.scenario_context import Stage
 from cef_trio.lab.scenarios.model import GONE, Scenario
-from cef_trio.lab.stage import Stage
 from cef_trio.lab.world import PART, WorldDaemon
-from cef_trio.local.s3 import Fault, Kind, Moment
-from cef_trio.stream.after_upload_rules import AfterUploadRule, Deed
+from cef_trio.postprocess.after_upload_rules import AfterUploadRule, Deed
+from cef_trio.s3_endpoint import Fault, Kind, Moment
 
 
 async def _first_part(stage: Stage) -> None:

@@ -1,0 +1,305 @@
+"""Where snapshots come from: the running daemon, looked at without an await and without a change.
+
+A snapshot is made from memory alone, so that the page answers while Redis and S3 do not. What only Redis knows (how
+many streams are completed and failed, and why) is asked by :meth:`DaemonSource.run`, a task of the intake: it is
+cancelled first, and holds no exit back. While Redis is down the last answer stays.
+
+What is shown has a limit (promise P7): ``MAX_STREAMS`` streams, ``MAX_FAILED`` failures, ``MAX_TEXT`` characters in a
+text.
+"""
+
+from __future__ import annotations
+
+import heapq
+import os
+from collections.abc import Callable
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import Final, Protocol
+
+import structlog
+import trio
+from trio_util import periodic
+
+from cef_trio import __version__
+from cef_trio.admin.snapshot import (
+    FailedStream,
+    HealthFacts,
+    Phase,
+    ReadyFacts,
+    ServiceOutage,
+    Snapshot,
+    StreamLine,
+    StreamState,
+    Totals,
+    judge_health,
+)
+from cef_trio.checkpoint.model import StreamMeta
+from cef_trio.checkpoint.states import FAILED, SENTENCES, FailureReason, Status, StreamSet
+from cef_trio.exceptions import CefMp4ProcessorError
+from cef_trio.observability.at_risk import Risk
+from cef_trio.resilience.retry import CircuitBreaker
+from cef_trio.upload import bulk_load
+from cef_trio.upload.services import Services
+from cef_trio.upload.session import StreamUpload
+from cef_trio.upload.supervisor import LiveStream, StreamSupervisor
+
+log = structlog.get_logger(__name__)
+
+MAX_STREAMS: Final = 200
+MAX_FAILED: Final = 50
+MAX_TEXT: Final = 500
+REFRESH_SECONDS: Final = 5.0
+"""How often Redis is asked what has ended."""
+RATE_WINDOW: Final = timedelta(seconds=60)
+_SENTENCE_OF: Final = {Status.failed(reason): SENTENCES[reason] for reason in FailureReason}
+
+
+class SnapshotSource(Protocol):
+    """What the admin server shows. No method awaits."""
+
+    def snapshot(self) -> Snapshot:
+        """How everything stands now."""
+        ...
+
+    def health(self) -> HealthFacts:
+        """What ``/healthz`` is judged by."""
+        ...
+
+    def ready(self) -> ReadyFacts:
+        """What ``/readyz`` is judged by."""
+        ...
+
+
+class Turning(Protocol):
+    """A task that says when it last had a turn."""
+
+    last_turn: float
+    """``trio.current_time()``."""
+
+
+@dataclass(frozen=True, slots=True)
+class IntakeTask:
+    """A task of the intake, and how often it has a turn."""
+
+    task: Turning
+    period_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """What Redis said last of streams that have ended."""
+
+    completed: int
+    failed: int
+    latest: tuple[FailedStream, ...]
+
+
+@dataclass(eq=False, slots=True)
+class DaemonSource:
+    """The running daemon. The daemon sets ``supervisor``, ``watcher`` and ``checker`` as it starts them."""
+
+    services: Services
+    folder: str
+    is_leaving: Callable[[], bool]
+    redact: Callable[[str], str] = str
+    """Takes secrets out of the words of others: errors are shown, and S3 or a proxy may quote anything."""
+    started_at: float = field(init=False)
+    supervisor: StreamSupervisor | None = None
+    risks: Callable[[], tuple[Risk, ...]] = tuple
+    watcher: IntakeTask | None = None
+    checker: IntakeTask | None = None
+    _ended: _Ended | None = None
+    _uploaded: dict[str, tuple[tuple[int, int], int]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.started_at = self.services.utc_now().timestamp()
+
+    # -- what is asked ------------------------------------------------------------------------------------------------
+
+    @property
+    def phase(self) -> Phase:
+        """How far the daemon is."""
+        if self.is_leaving():
+            return Phase.DRAINING
+        return Phase.STARTING if self.watcher is None else Phase.RUNNING
+
+    def health(self) -> HealthFacts:
+        """See :class:`SnapshotSource`. A checker that waits for Redis is excused until the outage is over."""
+        leaving, redis = self.is_leaving(), self.services.redis_breaker
+        excused = -float("inf") if redis.outage is None else trio.current_time()
+        return HealthFacts(
+            watcher_silent_seconds=None if leaving else _silence(self.watcher),
+            watcher_period_seconds=self.watcher.period_seconds if self.watcher else 0.0,
+            checker_silent_seconds=None if leaving else _silence(self.checker, max(redis.up_since, excused)),
+            checker_period_seconds=self.checker.period_seconds if self.checker else 0.0,
+        )
+
+    def ready(self) -> ReadyFacts:
+        """See :class:`SnapshotSource`."""
+        return ReadyFacts(
+            phase=self.phase,
+            redis_up=self.services.redis_breaker.outage is None,
+            s3_up=self.services.s3_breaker.outage is None,
+            at_risk=self.risks(),
+            now=self.services.utc_now().timestamp(),
+        )
+
+    def snapshot(self) -> Snapshot:
+        """See :class:`SnapshotSource`."""
+        live = tuple(self.supervisor.live) if self.supervisor else ()
+        lines = [self._line(one) for one in live]
+        self._forget_others(live)
+        shown = (
+            lines if len(lines) <= MAX_STREAMS else heapq.nlargest(MAX_STREAMS, lines, key=lambda line: line.lag_bytes)
+        )
+        return Snapshot(
+            phase=self.phase,
+            version=__version__,
+            instance=_short(self.services.lease.instance),
+            folder=_short(self.folder),
+            started_at=self.started_at,
+            totals=Totals(
+                working=int(self.services.stream_slots.borrowed_tokens),
+                slots=int(self.services.stream_slots.total_tokens),
+                live=len(lines),
+                uploaded_bytes=sum(line.uploaded_bytes for line in lines),
+                lag_bytes=sum(line.lag_bytes for line in lines),
+                bytes_per_second=sum(line.bytes_per_second for line in lines),
+                completed=self._ended.completed if self._ended else None,
+                failed=self._ended.failed if self._ended else None,
+                limit_bytes_per_second=self.services.pacer.rate,
+            ),
+            streams=tuple(sorted(shown, key=lambda line: (line.file, line.stream_id or ""))),
+            streams_left_out=len(lines) - len(shown),
+            failed=self._ended.latest if self._ended else (),
+            outages=tuple(filter(None, map(self._outage, self._breakers()))),
+            at_risk=tuple(replace(risk, why=_short(risk.why)) for risk in self.risks()),
+            unhealthy=tuple(fact.says for fact in judge_health(self.health()) if not fact.good),
+        )
+
+    # -- streams ------------------------------------------------------------------------------------------------------
+
+    def _line(self, live: LiveStream) -> StreamLine:
+        upload, size = live.processor.upload, live.situation.value.stat.size_bytes
+        lag = live.lag(trio.current_time())
+        line = StreamLine(
+            stream_id=live.processor.stream_id,
+            file=_below(self.folder, live.path),
+            state=StreamState.PREPARING,
+            size_on_disk_bytes=size,
+            uploaded_bytes=0,
+            bytes_per_second=0.0,
+            lag_since=None if lag.since is None else round(self.services.unix_time(lag.since), 1),
+            unwritten_bytes=lag.unwritten_bytes,
+        )
+        held = any(one.outage is not None for one in self._breakers())
+        if upload is None:
+            return replace(line, state=StreamState.HELD) if held else line
+        uploaded = self._uploaded_bytes(upload)
+        state = state_of(upload.meta.status, working=live.processor.working, held=held)
+        return replace(
+            line,
+            state=state,
+            uploaded_bytes=uploaded,
+            bytes_per_second=self._rate(upload),
+            note=_short(self.redact(upload.meta.failure_reason or "")) if state is StreamState.RETRYING else None,
+        )
+
+    def _uploaded_bytes(self, upload: StreamUpload) -> int:
+        # A recording may have 10,000 parts: they are added up again only after one was sent, adopted or dropped.
+        version = (upload.meta.total_bytes_sent, len(upload.parts))
+        known = self._uploaded.get(upload.stream_id)
+        if known is None or known[0] != version:
+            known = version, sum(part.size_bytes for part in upload.parts.values())
+            self._uploaded[upload.stream_id] = known
+        return known[1]
+
+    def _forget_others(self, live: tuple[LiveStream, ...]) -> None:
+        ids = {one.processor.stream_id for one in live}
+        for stream_id in [stream_id for stream_id in self._uploaded if stream_id not in ids]:
+            del self._uploaded[stream_id]
+
+    def _rate(self, upload: StreamUpload) -> float:
+        since, recent = self.services.utc_now() - RATE_WINDOW, 0
+        for part in reversed(upload.parts.values()):  # the latest come last, but for those that were sent again
+            if part.uploaded_at_utc <= since:
+                break
+            recent += part.size_bytes
+        return recent / RATE_WINDOW.total_seconds()
+
+    def _breakers(self) -> tuple[CircuitBreaker, CircuitBreaker]:
+        return self.services.redis_breaker, self.services.s3_breaker
+
+    def _outage(self, breaker: CircuitBreaker) -> ServiceOutage | None:
+        if (outage := breaker.outage) is None:
+            return None
+        since = self.services.utc_now().timestamp() - (trio.current_time() - outage.began)
+        return ServiceOutage(
+            service=breaker.service,
+            since=round(since, 1),
+            error=_short(self.redact(outage.error)),
+            probes=outage.probes,
+        )
+
+    # -- what only Redis knows ----------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Ask Redis what has ended, for ever."""
+        async with aclosing(periodic(REFRESH_SECONDS)) as rounds:
+            async for _ in rounds:
+                try:
+                    await self._refresh()
+                except CefMp4ProcessorError as error:
+                    log.debug("status_not_refreshed", error=str(error))
+
+    async def _refresh(self) -> None:
+        store = self.services.store
+        completed = await store.members(StreamSet.COMPLETED)
+        metas = await bulk_load.load_metas(store, await store.members(StreamSet.FAILED))
+        failed = [known.meta for known in metas.values() if known.meta.status in FAILED]
+        latest = heapq.nlargest(MAX_FAILED, failed, key=lambda meta: (meta.last_activity_at_utc, meta.stream_id))
+        self._ended = _Ended(len(completed), len(failed), tuple(self._failed(meta) for meta in latest))
+
+    def _failed(self, meta: StreamMeta) -> FailedStream:
+        sentence = _SENTENCE_OF[meta.status]
+        detail = (meta.failure_reason or "").removeprefix(sentence).strip()  # mostly it begins with the sentence
+        return FailedStream(
+            stream_id=meta.stream_id,
+            file=_below(self.folder, meta.current_path),
+            sentence=sentence,
+            detail=_short(self.redact(detail)) if detail else None,
+            at=meta.last_activity_at_utc.timestamp(),
+        )
+
+
+def state_of(status: Status, *, working: bool, held: bool) -> StreamState:
+    """What a stream's task does, by its record, whether it holds a slot, and whether a service is down.
+
+    A verification goes on during an outage: it reads the file.
+    """
+    match status:
+        case Status.RETRYING if not working:
+            return StreamState.RETRYING
+        case Status.PENDING_COMPLETION:
+            return StreamState.VERIFYING
+        case Status.S3_COMPLETED | Status.COMPLETED:
+            return StreamState.HELD if held else StreamState.FINISHING
+        case _ if working:
+            return StreamState.HELD if held else StreamState.UPLOADING
+        case _:
+            return StreamState.WAITING
+
+
+def _silence(one: IntakeTask | None, excused_until: float = -float("inf")) -> float | None:
+    return None if one is None else max(0.0, trio.current_time() - max(one.task.last_turn, excused_until))
+
+
+def _below(folder: str, path: str) -> str:
+    return _short(path.removeprefix(folder.rstrip(os.sep) + os.sep))
+
+
+def _short(text: str | None) -> str:
+    text = text or ""
+    return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…"

@@ -1,0 +1,310 @@
+"""How one call reaches Redis: redis-py's synchronous client in trio's worker threads, with every default chosen.
+
+A call is never abandoned: it either happened or did not, and no connection ever carries the answer of a call that
+somebody stopped waiting for. Cancellation is delivered before a call is sent; once sent, the call returns or raises, at
+most a time-out later.
+
+When the server does not answer one call, calls that were waiting in line for a thread at that moment fail at once with
+the same transient error, rather than each waiting out a time-out of its own: 200 streams must not queue behind a dead
+server (P4). Calls made later try for themselves.
+
+redis-py 8 does much by itself unless told otherwise; what it does here, and why:
+
+- ``socket_timeout`` and ``socket_connect_timeout`` are always set: a frozen server must not hold an exit back (P4).
+- It never tries again by itself (``Retry(NoBackoff(), 0)``; its default is ten times with back-off): one policy for
+  all, ``cef_trio/resilience/retry.py``, decides that, and a hidden retry would multiply the time-out.
+- RESP2: no ``HELLO``, hence no maintenance notifications (on by default in RESP3), which relax the time-outs.
+- No ``CLIENT SETINFO`` (two round trips and an ACL right for each connection), no health check (every connection is
+  tested for stray data and for its end when it is taken from the pool; a ``PING`` proves nothing about the next call).
+- A connection that failed or timed out is closed before it goes back to the pool: its late answer cannot become the
+  answer of the next call (redis-py issues 2624, 2665).
+
+Behind one address Redis may fail over, and an open connection stays with the node that it was opened to: one that is a
+replica by now, and answers. So whatever may pass (``READONLY``, ``LOADING``, ``OOM``, a time-out) closes the idle
+connections, and so does their age: the next call opens one anew, its name resolved anew.
+
+So a call lasts at most one connect (its name's resolution and all its addresses included: ``connection.py``) and
+one answer, each bounded by the time-out; for sentinels and clusters one such pair for every node that has to be asked.
+"""
+
+from __future__ import annotations
+
+import math
+import ssl
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final, TypeVar
+
+import trio
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.cluster import ClusterNode, RedisCluster
+from redis.connection import ConnectionPool, UnixDomainSocketConnection
+from redis.exceptions import NoScriptError
+from redis.retry import Retry
+from redis.sentinel import Sentinel
+
+from cef_trio.checkpoint.redis.address import RedisAddress, Topology
+from cef_trio.checkpoint.redis.connection import (
+    BoundedConnection,
+    BoundedSentinelConnection,
+    BoundedSentinelTlsConnection,
+    BoundedTlsConnection,
+)
+from cef_trio.checkpoint.redis.errors import MAPPED, is_refusal, is_transient, is_unreachable, mapped
+from cef_trio.checkpoint.redis.scripts import Script
+from cef_trio.checkpoint.redis.scripts.arguments import Argument
+from cef_trio.exceptions import RedisOperationError
+from cef_trio.resilience.retry import Retrier, SingleAttempt
+from cef_trio.resilience.threads import run_in_thread
+
+MAX_AGE_SECONDS: Final = 300.0
+"""How long a connection that is idle now and then may stay with the node that it was opened to."""
+
+T = TypeVar("T")
+Client = Any
+"""``Redis`` or ``RedisCluster``. redis-py annotates the calls we need for its synchronous and asynchronous clients at
+once, so their results fit neither."""
+
+
+class RedisClient:
+    """The calls to one Redis, at most ``connections`` at a time.
+
+    Args:
+        address: where it is.
+        home_key: a key of ours; in a cluster, commands that have no key go to the node that holds it.
+        ca_file: what a TLS server's certificate is checked against; the system's certificates by default.
+        socket_timeout_seconds: how long a connect, and how long an answer, may take; positive and finite.
+        connections: threads, and connections to each server.
+        retrier: the policy for transient errors; a single attempt by default.
+
+    Raises:
+        ValueError: the time-out is not positive and finite, or the client's certificate cannot be read.
+    """
+
+    def __init__(
+        self,
+        address: RedisAddress,
+        *,
+        home_key: str,
+        ca_file: Path | None,
+        socket_timeout_seconds: float,
+        connections: int,
+        retrier: Retrier | None,
+    ) -> None:
+        if not 0 < socket_timeout_seconds < math.inf:
+            raise ValueError(f"a socket time-out is positive and finite, not {socket_timeout_seconds!r}")
+        _check_client_certificate(address)
+        self.address = address
+        self._home_key = home_key
+        self._ca_file = ca_file
+        self._bounds = {
+            "socket_timeout": socket_timeout_seconds,
+            "socket_connect_timeout": socket_timeout_seconds,
+            "max_connections": connections,
+        }
+        self._limiter = trio.CapacityLimiter(connections)
+        self._retrier: Retrier = SingleAttempt() if retrier is None else retrier
+        self._opening = threading.Lock()
+        self._client: Client | None = None
+        self._closed = False
+        self._unreachable_at = -math.inf
+        self._renew_at = math.inf
+        self.refused = False
+        """Whether the server has refused a call since somebody set this back."""
+
+    async def call(self, operation: str, work: Callable[[Client], T]) -> T:
+        """Run ``work`` in a worker thread, as often as the retrier wants.
+
+        Raises:
+            RedisOperationError: it failed.
+        """
+
+        async def attempt() -> T:
+            asked_at = time.monotonic()
+            with mapped(operation, self.address.secrets):
+                return await run_in_thread(partial(self._in_thread, operation, work, asked_at), limiter=self._limiter)
+
+        return await self._retrier.call(operation, attempt)
+
+    def command(self, client: Client, name: str, *arguments: str) -> Any:
+        """Run a command that has no key. For ``work``, in its thread."""
+        if self.address.topology is Topology.CLUSTER:
+            return client.execute_command(name, *arguments, target_nodes=client.get_node_from_key(self._home_key))
+        return client.execute_command(name, *arguments)
+
+    def log_in_as(self, address: RedisAddress) -> None:
+        """Log in otherwise from now on. Calls under way end as they would have; their connections are not kept."""
+        with self._opening:
+            old, self._client, self.address = self._client, None, address
+        if old is not None:
+            _close_idle(old)
+
+    def renew_connections(self) -> None:
+        """Let the next call, and all after it, open a connection anew."""
+        self._renew_at = -math.inf
+
+    def close(self) -> None:
+        """Close the idle sockets. Sends nothing, waits for nothing; later calls fail.
+
+        A call still under way ends as it would have, at most a time-out later, and closes its own: a socket must not be
+        closed under a thread that reads from it, since its number may by then be another file's.
+        """
+        self._closed = True
+        if self._client is not None:
+            _close_idle(self._client)
+
+    def _in_thread(self, operation: str, work: Callable[[Client], T], asked_at: float) -> T:
+        client = self._connected(operation, asked_at)
+        try:
+            return self._observed(work, client)
+        finally:
+            if self._closed or client is not self._client:
+                _close_idle(client)
+
+    def _observed(self, work: Callable[[Client], T], client: Client) -> T:
+        try:
+            result = work(client)
+        except MAPPED as error:
+            if is_unreachable(error):
+                self._unreachable_at = time.monotonic()
+            if is_transient(error):
+                self.renew_connections()
+            elif is_refusal(error):
+                self.refused = True
+            raise
+        self._unreachable_at = -math.inf
+        return result
+
+    def _connected(self, operation: str, asked_at: float) -> Client:
+        with self._opening:
+            if self._closed:
+                raise RedisOperationError(operation, "the store is closed")
+            if self._unreachable_at >= asked_at:
+                raise RedisOperationError(
+                    operation, "the server did not answer another call while this one waited", transient=True
+                )
+            if self._client is None:
+                self._client = self._observed(lambda _: open_client(self.address, self._bounds, self._ca_file), None)
+                self._renew_at = time.monotonic() + MAX_AGE_SECONDS
+            elif time.monotonic() >= self._renew_at:
+                self._renew_at = time.monotonic() + MAX_AGE_SECONDS
+                _close_idle(self._client)
+            return self._client
+
+
+def run_script(client: Client, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
+    """Run a script, by its digest where the server knows it, else by its source (which it then knows)."""
+    try:
+        return client.evalsha(script.sha, len(keys), *keys, *arguments)
+    except NoScriptError:
+        return client.eval(script.source, len(keys), *keys, *arguments)
+
+
+def open_client(address: RedisAddress, bounds: Mapping[str, Any], ca_file: Path | None = None) -> Client:
+    """The client of that address. A cluster's is connected at once, the others at their first command.
+
+    Raises:
+        redis exceptions: a cluster's nodes cannot be reached.
+    """
+    common = {**_FIXED, **bounds}
+    login: dict[str, Any] = {"username": address.username, "password": address.password}
+    tls = _tls(address, ca_file) if address.tls else {}
+    one_by_one = BoundedTlsConnection if address.tls else BoundedConnection
+    if address.topology is Topology.CLUSTER:
+        return RedisCluster(
+            startup_nodes=[ClusterNode(host, port) for host, port in address.hosts],  # type: ignore[no-untyped-call]
+            **_without_retry(common),
+            retry=Retry(NoBackoff(), 0),
+            ssl=address.tls,
+            **login,
+            **tls,
+        )
+    if address.topology is Topology.SENTINEL:
+        sentinel_login: dict[str, Any] = {"username": address.sentinel_username, "password": address.sentinel_password}
+        sentinel = Sentinel(  # type: ignore[no-untyped-call]
+            list(address.hosts), sentinel_kwargs={**common, **sentinel_login, "ssl": address.tls, **tls}
+        )
+        for server in sentinel.sentinels:  # redis-py lets nobody choose their connections' class beforehand
+            server.connection_pool.connection_class = one_by_one
+        return sentinel.master_for(  # type: ignore[no-untyped-call]
+            address.master or "",
+            db=address.db,
+            connection_class=BoundedSentinelTlsConnection if address.tls else BoundedSentinelConnection,
+            **common,
+            **login,
+            **tls,
+        )
+    if address.topology is Topology.UNIX:
+        pool = ConnectionPool(
+            connection_class=UnixDomainSocketConnection, path=address.socket_path, db=address.db, **common, **login
+        )
+    else:
+        [(host, port)] = address.hosts
+        pool = ConnectionPool(
+            connection_class=one_by_one,
+            host=host,
+            port=port,
+            db=address.db,
+            **common,
+            **login,
+            **tls,
+        )
+    return Redis.from_pool(pool)
+
+
+def _close_idle(client: Client) -> None:
+    if isinstance(client, RedisCluster):
+        servers = [node.redis_connection for node in client.get_nodes()]  # type: ignore[no-untyped-call]
+    else:
+        sentinel = getattr(client.connection_pool, "sentinel_manager", None)
+        servers = [client, *(sentinel.sentinels if sentinel is not None else ())]
+    for server in servers:
+        if server is not None:
+            server.connection_pool.disconnect(inuse_connections=False)
+
+
+_FIXED: Final[Mapping[str, Any]] = MappingProxyType(
+    {
+        "decode_responses": False,
+        "protocol": 2,
+        "driver_info": None,
+        "retry": Retry(NoBackoff(), 0),
+        "health_check_interval": 0,
+    }
+)
+
+
+def _without_retry(common: dict[str, Any]) -> dict[str, Any]:
+    # RedisCluster takes `retry` for itself and gives its nodes' connections none.
+    return {name: value for name, value in common.items() if name != "retry"}
+
+
+def _tls(address: RedisAddress, ca_file: Path | None) -> dict[str, Any]:
+    return {
+        "ssl_cert_reqs": "required",
+        "ssl_check_hostname": True,
+        "ssl_min_version": ssl.TLSVersion.TLSv1_2,
+        "ssl_ca_certs": str(ca_file) if ca_file else None,
+        "ssl_certfile": address.client_certificate_file,
+        "ssl_keyfile": address.client_key_file,
+        # Read for each connection: a renewed key that is encrypted is an error, and not a question at a terminal.
+        "ssl_password": "",
+    }
+
+
+def _check_client_certificate(address: RedisAddress) -> None:
+    """Read it once, here: at a connection it would be one more error of the network, and waited for."""
+    if address.client_certificate_file is None:
+        return
+    try:
+        context = ssl.create_default_context()
+        # An empty password: a key that is encrypted is an error, and not a question at a terminal.
+        context.load_cert_chain(address.client_certificate_file, address.client_key_file, password="")
+    except OSError as error:  # ssl's errors are among them
+        files = " and ".join(repr(file) for file in (address.client_certificate_file, address.client_key_file) if file)
+        raise ValueError(f"REDIS_URL: no client's certificate and key can be read from {files} ({error})") from error

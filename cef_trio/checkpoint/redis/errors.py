@@ -1,0 +1,129 @@
+"""redis-py's exceptions become ours, in this one place.
+
+What a failure means is decided by its class, and for replies of the server by the code they begin with
+(https://redis.io/docs/latest/develop/reference/protocol-spec/#simple-errors): redis-py knows a class for some codes
+only. Transient is what passes by itself or when someone repairs the *server* (it restarts, fails over, gets memory or
+disk again); permanent is what stays until someone changes our settings or the data: then the daemon says so.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final
+
+from redis import exceptions as redis_exceptions
+from redis.sentinel import MasterNotFoundError
+
+from cef_trio.exceptions import RedisOperationError
+from cef_trio.http import tls
+
+MAPPED: Final = (
+    redis_exceptions.RedisError,
+    redis_exceptions.RedisClusterException,
+    redis_exceptions.ChildDeadlockedError,
+    redis_exceptions.IncorrectPolicyType,
+    OSError,
+)
+"""Every exception that redis-py raises for something that is not a wrong argument of ours."""
+
+# More telling classes first: AuthenticationError is a ConnectionError in redis-py, MasterDownError a ClusterError.
+_TRANSIENT_BY_CLASS: Final[Sequence[tuple[type[Exception], bool]]] = (
+    (redis_exceptions.AuthenticationError, False),
+    (redis_exceptions.AuthorizationError, False),
+    (redis_exceptions.ExternalAuthProviderError, False),
+    (redis_exceptions.AuthenticationWrongNumberOfArgsError, False),
+    (redis_exceptions.NoPermissionError, False),
+    (redis_exceptions.ConnectionError, True),
+    (redis_exceptions.TimeoutError, True),
+    (redis_exceptions.ReadOnlyError, True),
+    (redis_exceptions.OutOfMemoryError, True),
+    (redis_exceptions.TryAgainError, True),
+    (redis_exceptions.AskError, True),
+    (redis_exceptions.ClusterError, True),
+    (redis_exceptions.SlotNotCoveredError, True),
+    (redis_exceptions.WatchError, True),
+    (redis_exceptions.NoScriptError, True),
+)
+
+_TRANSIENT_CODES: Final = (
+    "BUSY",  # another script is running
+    "CLUSTERDOWN",
+    "IOERR",
+    "LOADING",
+    "MASTERDOWN",
+    "MISCONF",  # the last save to disk failed, writes are refused until one succeeds
+    "NOREPLICAS",
+    "OOM",
+    "READONLY",  # a replica that was the master a moment ago
+    "TRYAGAIN",
+)
+_REFUSALS: Final = (
+    redis_exceptions.ResponseError,
+    redis_exceptions.AuthenticationError,
+    redis_exceptions.AuthorizationError,
+    redis_exceptions.ExternalAuthProviderError,
+)
+_OF_ONE_KEY: Final = re.compile(r"(?:^|[ :]-)WRONGTYPE\b")
+# Redis 6 wraps what failed inside a script: "ERR Error running script (...): @user_script:1: -READONLY You can't ...".
+_TRANSIENT_REPLY: Final = re.compile(rf"(?:^|[ :]-)(?:{'|'.join(_TRANSIENT_CODES)})\b")
+# What RedisCluster says when no start-up node can be reached, and when some slots have no node (a failover, a cluster
+# being set up); its class says nothing more.
+_CLUSTER_UNREACHABLE: Final = "Redis Cluster cannot be connected"
+_CLUSTER_UNCOVERED: Final = "All slots are not covered"
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same call may succeed later without anybody changing settings or data."""
+    for kind, transient in _TRANSIENT_BY_CLASS:
+        if isinstance(error, kind):
+            return transient
+    if isinstance(error, redis_exceptions.ResponseError):
+        return _TRANSIENT_REPLY.search(str(error)) is not None
+    if isinstance(error, redis_exceptions.RedisClusterException):
+        return any(text in str(error) for text in (_CLUSTER_UNREACHABLE, _CLUSTER_UNCOVERED))
+    return isinstance(error, OSError)
+
+
+def is_unreachable(error: BaseException) -> bool:
+    """Whether the server did not answer at all, so that another call at the same moment would fare no better."""
+    return is_transient(error) and (
+        isinstance(error, redis_exceptions.ConnectionError | redis_exceptions.TimeoutError | OSError)
+        or _CLUSTER_UNREACHABLE in str(error)
+    )
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether the server said no, for good, to what may be everybody's call: a login, a right, a command.
+
+    What is wrong with one key's data is not: the wrong type, and what our own decoders say.
+    """
+    return isinstance(error, _REFUSALS) and not is_transient(error) and not _OF_ONE_KEY.search(str(error))
+
+
+def as_ours(operation: str, error: BaseException, secrets: Sequence[str] = ()) -> RedisOperationError:
+    """Our error for one of redis-py's; ``secrets`` are struck out of its text."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, MasterNotFoundError):
+        text = f"no master: {text}"
+    code = getattr(error, "status_code", None)
+    if code and code != "ERR" and not text.startswith(code):
+        text = f"{code} {text}"
+    refused = tls.refusal(error, ca_setting="REDIS_CA_FILE", address_setting="REDIS_URL")
+    text = refused or text
+    for secret in secrets:
+        text = text.replace(secret, "***")
+    ours = RedisOperationError(operation, text, transient=is_transient(error))
+    ours.certificate_refused = refused is not None
+    ours.refusal = is_refusal(error)
+    return ours
+
+
+@contextmanager
+def mapped(operation: str, secrets: Sequence[str] = ()) -> Iterator[None]:
+    """Raise redis-py's exceptions of the body as :class:`RedisOperationError`."""
+    try:
+        yield
+    except MAPPED as error:
+        raise as_ours(operation, error, secrets) from error

@@ -1,0 +1,687 @@
+"""The checkpoint store in Redis (or Valkey): the one that the daemon runs on.
+
+Every write is one Lua script (``scripts/``): it asks whose the lease is and whether the table of ``states.py`` allows
+the step, then writes all of it or nothing. Redis runs scripts one at a time, so a daemon that was paused past its lease
+can spoil nothing, and a stream is in exactly one set at any moment.
+
+How a call travels, is bounded and is cancelled is said in ``client.py``; what redis-py's exceptions mean, in
+``errors.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import structlog
+from redis.exceptions import ResponseError
+
+from cef_trio.checkpoint import rules
+from cef_trio.checkpoint.model import Checkpoint, Lease, PartRecord, StreamMeta
+from cef_trio.checkpoint.protocols import Change, KnownPath, Records, Saving
+from cef_trio.checkpoint.redis import codec, scripts
+from cef_trio.checkpoint.redis.address import RedisAddress, Topology, parse_address
+from cef_trio.checkpoint.redis.client import Client, RedisClient, run_script
+from cef_trio.checkpoint.redis.keys import Keys
+from cef_trio.checkpoint.redis.scripts import arguments
+from cef_trio.checkpoint.redis.scripts.arguments import Argument
+from cef_trio.checkpoint.states import ENDED, Status, StreamSet
+from cef_trio.checkpoint.unreadable import UnreadableKeys
+from cef_trio.exceptions import RecordUnreadableError, RedisOperationError
+from cef_trio.resilience.retry import Retrier
+
+log = structlog.get_logger(__name__)
+
+_PROBE_MILLISECONDS: Final = 60_000
+_RENAMES: Final = 5
+"""How often a rename is told of another stream under its new path before it gives up."""
+_LEASE_OF_WRONG_TYPE: Final = b"wrong type"
+"""The holder that the scripts name for a lease whose key is no string."""
+_BATCH: Final = 500
+"""Streams a script handles at once: some milliseconds during which the server does nothing else."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerInfo:
+    """What ``cef-trio doctor`` wants to know of the server."""
+
+    product: str
+    """``redis`` or ``valkey``."""
+    version: str
+    append_only: bool
+    """Whether every write reaches an append-only file: without it a crash loses more than the last second."""
+    last_save_ok: bool
+    eviction_policy: str
+    """Anything but ``noeviction`` may throw checkpoints away when memory runs short."""
+    max_memory_bytes: int
+    """0: no limit."""
+    is_replica: bool
+    append_fsync: str | None
+    """``always``, ``everysec`` or ``no``; ``None`` where CONFIG is not allowed."""
+    save: str | None
+    """When it saves snapshots (``3600 1 300 100``, empty for never); ``None`` where CONFIG is not allowed."""
+
+
+class RedisCheckpointStore:
+    """A ``CheckpointStore`` in Redis. An async context manager; use it inside.
+
+    Args:
+        url: ``REDIS_URL`` (see ``address.py``).
+        key_prefix: ``REDIS_KEY_PREFIX``; with a cluster it must hold a hash tag (``{node-a}:``).
+        ca_file: ``REDIS_CA_FILE``, the certificates to check a ``rediss`` server against; the system's by default.
+        socket_timeout_seconds: how long a connect, and how long an answer, may take; positive and finite.
+        connections: how many calls may be under way at once.
+        retrier: the policy for transient errors; a single attempt by default.
+        read_url: reads ``REDIS_URL`` once more, where the server has refused our login; ``None``: not now.
+
+    Raises:
+        ValueError: the URL is not understood, or a cluster's prefix has no hash tag. No text contains the password.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        key_prefix: str = "",
+        ca_file: Path | None = None,
+        socket_timeout_seconds: float = 1.0,
+        connections: int = 8,
+        retrier: Retrier | None = None,
+        read_url: Callable[[], Awaitable[str | None]] | None = None,
+    ) -> None:
+        self._read_url = read_url
+        self.keys = Keys(key_prefix)
+        self.unreadable = UnreadableKeys()
+        self._index_is_there = False
+        """Whether the index of paths is known to be there, or not to be needed."""
+        self._redis = RedisClient(
+            parse_address(url),
+            home_key=self.keys.by_path,
+            ca_file=ca_file,
+            socket_timeout_seconds=socket_timeout_seconds,
+            connections=connections,
+            retrier=retrier,
+        )
+        if self.address.topology is Topology.CLUSTER and not self.keys.hash_tag:
+            raise ValueError(
+                "REDIS_KEY_PREFIX must hold a hash tag with a Redis cluster, for example '{cef-trio}:', "
+                f"so that all keys are in one slot; it is {key_prefix!r}"
+            )
+
+    @property
+    def address(self) -> RedisAddress:
+        """Where the server is; its text holds no password."""
+        return self._redis.address
+
+    def renew_login(self, url: str) -> None:
+        """Log in as that URL says from now on; one that leads elsewhere changes nothing.
+
+        Raises:
+            ValueError: the URL is not understood.
+        """
+        address = parse_address(url)
+        if address.differs_in_login_only(self.address):
+            self._redis.log_in_as(address)
+            log.info("credentials_renewed", service="redis")
+
+    def renew_connections(self) -> None:
+        """Let the next call, and all after it, open a connection anew."""
+        self._redis.renew_connections()
+
+    async def __aenter__(self) -> Self:
+        """Nothing is connected yet: the first call does that, under its own retries."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close the sockets: no checkpoint, no waiting. A call still under way has its time-out to end in."""
+        self._redis.close()
+
+    # ---- reading ---------------------------------------------------------------------------------------------------
+
+    async def ping(self) -> None:
+        """Reach the server that holds our keys, or raise. A server that cannot save to its disk answers MISCONF."""
+        await self._redis.call("ping", lambda client: self._redis.command(client, "PING"))
+
+    async def prove(self) -> None:
+        """Set a key of its own by a script, on a connection of its own: what all writes need, and nothing else does."""
+        if self._redis.refused and self._read_url is not None:
+            url = await self._read_url()
+            self._redis.refused = False
+            if url is not None:
+                self.renew_login(url)
+        self._redis.renew_connections()
+        given: list[Argument] = [_PROBE_MILLISECONDS]
+        await self._redis.call("prove", lambda client: run_script(client, scripts.PROBE, [self.keys.probe], given))
+
+    async def info(self) -> ServerInfo:
+        """What the server says of itself."""
+
+        def work(client: Client) -> ServerInfo:
+            told = self._redis.command(client, "INFO")
+            return ServerInfo(
+                product="valkey" if "valkey_version" in told else "redis",
+                version=str(told.get("valkey_version", told.get("redis_version", "unknown"))),
+                append_only=bool(told.get("aof_enabled")),
+                last_save_ok="err" not in (told.get("rdb_last_bgsave_status"), told.get("aof_last_write_status")),
+                eviction_policy=str(told.get("maxmemory_policy", "unknown")),
+                max_memory_bytes=int(told.get("maxmemory", 0)),
+                is_replica=told.get("role") == "slave",
+                append_fsync=self._setting(client, "appendfsync"),
+                save=self._setting(client, "save"),
+            )
+
+        return await self._redis.call("info", work)
+
+    async def load(self, stream_id: str) -> Checkpoint | None:
+        """All that is known of the stream, as it stood at one moment; ``None`` if nothing is."""
+        keys = [*self.keys.sets.values(), self.keys.meta(stream_id), self.keys.parts(stream_id)]
+
+        def work(client: Client) -> Checkpoint | None:
+            _, home, meta, parts = run_script(client, scripts.LOAD, keys, [stream_id])
+            known = self._decode(stream_id, home, meta)
+            if isinstance(known, str):
+                raise RecordUnreadableError("load", known)
+            if known is None:
+                return None
+            return Checkpoint(known.meta, known.stream_set, self._decode_parts(stream_id, parts))
+
+        return await self._redis.call("load", work)
+
+    async def load_metas(self, stream_ids: Collection[str]) -> Records:
+        """The records of those streams that exist; one round trip for each 500."""
+        return await self._redis.call("load_metas", lambda client: self._known(client, stream_ids))
+
+    async def members(self, stream_set: StreamSet) -> frozenset[str]:
+        """The ids of the streams in that set."""
+
+        def work(client: Client) -> frozenset[str]:
+            return self._members(client, self.keys.set(stream_set))
+
+        return await self._redis.call("members", work)
+
+    async def count(self) -> Mapping[StreamSet, int]:
+        """How many streams each set has; one round trip."""
+
+        def work(client: Client) -> Mapping[StreamSet, int]:
+            with client.pipeline(transaction=False) as pipeline:
+                for stream_set in StreamSet:
+                    pipeline.scard(self.keys.set(stream_set))
+                counts = dict(zip(StreamSet, pipeline.execute(raise_on_error=False), strict=True))
+            for stream_set, count in counts.items():
+                self._check_type(self.keys.set(stream_set), count)
+            return {stream_set: count for stream_set, count in counts.items() if isinstance(count, int)}
+
+        return await self._redis.call("count", work)
+
+    async def is_persistent(self) -> bool:
+        """Whether the server writes an append-only file."""
+        return await self._redis.call(
+            "is_persistent", lambda client: bool(self._redis.command(client, "INFO", "persistence").get("aof_enabled"))
+        )
+
+    async def find_by_path(self, paths: Collection[str], *, owner: str = "") -> Records:
+        """What is known of these paths; two round trips for each 500."""
+
+        def work(client: Client) -> Records:
+            found: dict[str, KnownPath] = {}
+            unreadable: dict[str, str] = {}
+            for batch in _batches(paths):
+                fields = [codec.path_field(path) for path in batch]
+                if owner:
+                    fields += [codec.path_field(path, owner) for path in batch]
+                raw = self._ids_at(client, fields)
+                # The owner's own field comes last, and wins.
+                ids = {
+                    path: value.decode(errors="replace")
+                    for path, value in zip(batch * (len(raw) // len(batch)), raw, strict=True)
+                    if value is not None
+                }
+                known = self._known(client, set(ids.values()))
+                found.update((path, known[stream_id]) for path, stream_id in ids.items() if stream_id in known)
+                why = known.unreadable
+                unreadable.update((path, why[stream_id]) for path, stream_id in ids.items() if stream_id in why)
+            return Records(found, unreadable)
+
+        return await self._redis.call("find_by_path", work)
+
+    # ---- leases ----------------------------------------------------------------------------------------------------
+
+    async def acquire(self, stream_id: str, lease: Lease) -> bool:
+        """Take the stream's lease if it may be taken (see the Protocol)."""
+        given: list[Argument] = [lease.value, lease.holder, arguments.milliseconds(lease)]
+
+        def work(client: Client) -> bool:
+            key = self.keys.lease(stream_id)
+            answer, *holder = run_script(client, scripts.ACQUIRE, [key], given)
+            odd = holder == [_LEASE_OF_WRONG_TYPE]
+            self.unreadable.note(key, f"{key} is of a wrong type" if odd else None, stream_id=stream_id)
+            return bool(answer == b"ok")
+
+        return await self._redis.call("acquire", work)
+
+    async def renew(self, stream_ids: Collection[str], lease: Lease) -> frozenset[str]:
+        """Set the TTL of these leases anew, one round trip for each 500; returns those that are no longer ours."""
+
+        def work(client: Client) -> frozenset[str]:
+            lost: set[str] = set()
+            for batch in _batches(stream_ids):
+                keys = [self.keys.lease(stream_id) for stream_id in batch]
+                _, positions = run_script(client, scripts.RENEW, keys, [lease.value, arguments.milliseconds(lease)])
+                lost.update(batch[position - 1] for position in positions)
+            return frozenset(lost)
+
+        return await self._redis.call("renew", work)
+
+    async def release(self, stream_ids: Collection[str], lease: Lease) -> None:
+        """Give these leases up where they are ours."""
+
+        def work(client: Client) -> None:
+            for batch in _batches(stream_ids):
+                run_script(client, scripts.RELEASE, [self.keys.lease(stream_id) for stream_id in batch], [lease.value])
+
+        await self._redis.call("release", work)
+
+    async def holders(self, stream_ids: Collection[str]) -> Mapping[str, str]:
+        """Whose these leases are, one round trip for each 500; those that nobody holds are absent."""
+
+        def work(client: Client) -> Mapping[str, str]:
+            found: dict[str, str] = {}
+            for batch in _batches(stream_ids):
+                raw = client.mget([self.keys.lease(stream_id) for stream_id in batch])
+                held = ((key, value) for key, value in zip(batch, raw, strict=True) if value is not None)
+                found.update((key, value.decode(errors="replace")) for key, value in held)
+            return found
+
+        return await self._redis.call("holders", work)
+
+    # ---- writing ---------------------------------------------------------------------------------------------------
+
+    async def create(
+        self,
+        meta: StreamMeta,
+        lease: Lease,
+        parts: Sequence[PartRecord] = (),
+        *,
+        instead_of: str | None = None,
+        beside: str | None = None,
+    ) -> None:
+        """Begin a stream (see the Protocol)."""
+        fields = codec.encode_meta(meta)
+        fields["next_part_to_upload"] = b"%d" % max(meta.next_part_to_upload, rules.past(parts))
+        keys = [
+            *self._stream_keys(meta.stream_id),
+            self.keys.parts(meta.stream_id),
+            self.keys.by_path,
+            *self.keys.sets.values(),
+        ]
+        before: list[Argument] = [
+            lease.value,
+            lease.holder,
+            arguments.milliseconds(lease),
+            meta.stream_id,
+            codec.encode_path(meta.current_path),
+            arguments.set_number(rules.first_home(meta.status)),
+            instead_of or "",
+        ]
+        following: list[Argument] = [
+            meta.owner.name if meta.owner is not None else "",
+            beside or "",
+            *arguments.of_fields(fields),
+            *arguments.of_parts(parts),
+        ]
+
+        def work(client: Client) -> Sequence[bytes]:
+            answer: Sequence[bytes] = run_script(client, scripts.CREATE, keys, [*before, "", *following])
+            if answer[0] != b"taken":
+                return answer
+            # Only now the key is known in which the record of the stream that has the path would be, if it is not lost.
+            lost = answer[1].decode(errors="replace")
+            again: Sequence[bytes] = run_script(
+                client, scripts.CREATE, [*keys, self.keys.meta(lost)], [*before, lost, *following]
+            )
+            return again
+
+        self._judge_answer("create", meta.stream_id, scripts.CREATE, await self._redis.call("create", work))
+
+    async def update(self, stream_id: str, lease: Lease, change: Change) -> None:
+        """Set or remove fields of the record."""
+        given: list[Argument] = [lease.value, *arguments.of_change(change)]
+        await self._write("update", stream_id, scripts.UPDATE, self._stream_keys(stream_id), given)
+
+    async def record_part(self, stream_id: str, lease: Lease, part: PartRecord, *, rewritten: bool = False) -> None:
+        """Record a part that S3 acknowledged (see the Protocol)."""
+        given: list[Argument] = [
+            lease.value,
+            part.part_number,
+            codec.encode_part(part),
+            part.size_bytes,
+            part.part_number + 1,
+            codec.encode_time(part.uploaded_at_utc),
+            int(rewritten),
+        ]
+        keys = [*self._stream_keys(stream_id), self.keys.parts(stream_id)]
+        await self._write("record_part", stream_id, scripts.RECORD_PART, keys, given)
+
+    async def adopt_parts(self, stream_id: str, lease: Lease, parts: Sequence[PartRecord]) -> None:
+        """Record parts found in S3; nothing counts as sent."""
+        given: list[Argument] = [lease.value, rules.past(parts), *arguments.of_parts(parts)]
+        keys = [*self._stream_keys(stream_id), self.keys.parts(stream_id)]
+        await self._write("adopt_parts", stream_id, scripts.ADOPT_PARTS, keys, given)
+
+    async def cut_parts(self, stream_id: str, lease: Lease, keep_to: int) -> None:
+        """Forget the parts behind ``keep_to``; the upload stays."""
+        keys = [*self._stream_keys(stream_id), self.keys.parts(stream_id)]
+        await self._write("cut_parts", stream_id, scripts.CUT_PARTS, keys, [lease.value, keep_to])
+
+    async def start_over(self, stream_id: str, lease: Lease, change: Change) -> None:
+        """Forget the upload and all its parts; status active."""
+        parts = [self.keys.parts(stream_id)]
+        await self._move("start_over", stream_id, lease, Status.ACTIVE, rules.starting_over(change), parts)
+
+    async def transition(
+        self, stream_id: str, lease: Lease, status: Status, change: Change, *, owes_webhook: bool = False
+    ) -> None:
+        """Put the stream into ``status`` and its set, and apply ``change``, in one step."""
+        await self._move("transition", stream_id, lease, status, change, owes_webhook=owes_webhook)
+
+    async def rename(self, stream_id: str, lease: Lease, new_path: str) -> None:
+        """The stream's file has another name now."""
+        keys = [*self._stream_keys(stream_id), self.keys.by_path]
+        given: list[Argument] = [lease.value, stream_id, codec.encode_path(new_path)]
+
+        def work(client: Client) -> Sequence[bytes]:
+            answer: Sequence[bytes] = run_script(client, scripts.RENAME, keys, [*given, ""])
+            for _ in range(_RENAMES):
+                if answer[0] != b"taken":
+                    break
+                # Only now the key is known of the record that says whose the stream is that has the path.
+                there = answer[1].decode(errors="replace")
+                answer = run_script(client, scripts.RENAME, [*keys, self.keys.meta(there)], [*given, there])
+            return answer
+
+        self._judge_answer("rename", stream_id, scripts.RENAME, await self._redis.call("rename", work))
+
+    async def save_interrupted(self, savings: Sequence[Saving], lease: Lease) -> frozenset[str]:
+        """Write the way many streams' tasks ended, and release their leases: one script, one round trip for all."""
+        rules.check_savings(savings)
+        statuses = {saving.status for saving in savings}
+        keys = list(chain.from_iterable(self._stream_keys(saving.stream_id) for saving in savings))
+        given: list[Argument] = [
+            lease.value,
+            Status.S3_COMPLETED.value,
+            len(statuses),
+        ]
+        for status in statuses:
+            given += [status.value, arguments.words(rules.before(status))]
+        for saving in savings:
+            given += [saving.status.value, codec.encode_time(saving.at_utc)]
+
+        def work(client: Client) -> frozenset[str]:
+            _, positions = run_script(client, scripts.SAVE_INTERRUPTED, keys, given)
+            return frozenset(savings[position - 1].stream_id for position in positions)
+
+        return await self._redis.call("save_interrupted", work)
+
+    async def owed_webhooks(self) -> frozenset[str]:
+        """The ids of the streams whose webhook is owed."""
+
+        return await self._redis.call("owed_webhooks", lambda client: self._members(client, self.keys.owed_webhooks))
+
+    async def owes_webhook(self, stream_id: str) -> bool:
+        """Whether the stream's webhook is owed."""
+        return await self._redis.call(
+            "owes_webhook", lambda client: bool(client.sismember(self.keys.owed_webhooks, stream_id))
+        )
+
+    async def settle_webhook(self, stream_id: str) -> None:
+        """The stream's webhook is owed no more."""
+
+        def work(client: Client) -> None:
+            client.srem(self.keys.owed_webhooks, stream_id)
+
+        await self._redis.call("settle_webhook", work)
+
+    async def report(self, instance: str, text: str) -> None:
+        """Keep how a daemon says that it stands."""
+        name, value = codec.encode_path(instance), text.encode("utf-8", "surrogateescape")
+
+        def work(client: Client) -> None:
+            client.hset(self.keys.reports, name, value)
+
+        await self._redis.call("report", work)
+
+    async def reports(self) -> Mapping[str, str]:
+        """What each daemon reported last."""
+
+        def work(client: Client) -> Mapping[str, str]:
+            try:
+                found = client.hgetall(self.keys.reports)
+            except ResponseError as error:
+                self._check_type(self.keys.reports, error)
+                return {}
+            self._check_type(self.keys.reports, None)
+            return {name.decode(errors="replace"): text.decode(errors="replace") for name, text in found.items()}
+
+        return await self._redis.call("reports", work)
+
+    async def forget_reports(self, instances: Collection[str]) -> None:
+        """Drop these reports."""
+        names = [codec.encode_path(instance) for instance in instances]
+
+        def work(client: Client) -> None:
+            if names:
+                client.hdel(self.keys.reports, *names)
+
+        await self._redis.call("forget_reports", work)
+
+    async def forget(self, stream_id: str) -> None:
+        """Remove an ended stream and every key of it; an open one is left alone."""
+        keys = [
+            *self._stream_keys(stream_id),
+            self.keys.parts(stream_id),
+            self.keys.by_path,
+            *self.keys.sets.values(),
+            self.keys.owed_webhooks,
+        ]
+        await self._write("forget", stream_id, scripts.FORGET, keys, [stream_id, arguments.words(ENDED)])
+
+    # ---- below: the steps of which calls are made ------------------------------------------------------------------
+
+    async def _write(  # noqa: PLR0917 - every call names them in the order in which the script gets them
+        self,
+        operation: str,
+        stream_id: str,
+        script: scripts.Script,
+        keys: Sequence[str],
+        given: Sequence[Argument],
+        following: Status | None = None,
+    ) -> None:
+        answer = await self._redis.call(operation, lambda client: run_script(client, script, keys, given))
+        self._judge_answer(operation, stream_id, script, answer, following)
+
+    def _judge_answer(
+        self,
+        operation: str,
+        stream_id: str,
+        script: scripts.Script,
+        answer: Sequence[bytes],
+        following: Status | None = None,
+    ) -> None:
+        match answer:
+            case [b"ok"]:
+                return
+            case [b"lost", holder]:
+                raise rules.lease_lost(stream_id, holder.decode(errors="replace") or None)
+            case [b"gone"]:
+                raise rules.record_gone(stream_id)
+            case [b"taken", there]:
+                raise rules.path_taken(stream_id, there.decode(errors="replace"))
+            case [b"refused", raw] if following is not None:
+                try:
+                    current = Status(raw.decode())
+                except ValueError as error:
+                    key = self.keys.meta(stream_id)
+                    raise RedisOperationError(operation, f"{key} field 'status' cannot be read: {raw!r}") from error
+                raise rules.not_allowed(stream_id, current, following)
+        raise RedisOperationError(operation, f"the script {script.name} answered {answer!r}")
+
+    async def _move(  # noqa: PLR0917 - as above
+        self,
+        operation: str,
+        stream_id: str,
+        lease: Lease,
+        status: Status,
+        change: Change,
+        forgotten: Sequence[str] = (),
+        *,
+        owes_webhook: bool = False,
+    ) -> None:
+        given: list[Argument] = [
+            lease.value,
+            stream_id,
+            *arguments.of_status(status),
+            int(owes_webhook),
+            *arguments.of_change(change),
+        ]
+        keys = [*self._stream_keys(stream_id), *self.keys.sets.values(), self.keys.owed_webhooks, *forgotten]
+        await self._write(operation, stream_id, scripts.TRANSITION, keys, given, following=status)
+
+    def _setting(self, client: Client, name: str) -> str | None:
+        """A setting of the server; ``None`` where it does not let us ask, as many that are hosted do not."""
+        try:
+            told = self._redis.command(client, "CONFIG GET", name)
+        except ResponseError:
+            return None
+        values = {_text(key): _text(value) for key, value in dict(told).items()}
+        return values.get(name)
+
+    def _stream_keys(self, stream_id: str) -> list[str]:
+        return [self.keys.lease(stream_id), self.keys.meta(stream_id)]
+
+    def _members(self, client: Client, key: str) -> frozenset[str]:
+        try:
+            members = client.smembers(key)
+        except ResponseError as error:
+            self._check_type(key, error)
+            return frozenset()
+        self._check_type(key, None)
+        # What a hand put there that is no text is no stream's id: it leads to no record, and ends no daemon.
+        return frozenset(raw.decode(errors="replace") for raw in members)
+
+    def _ids_at(self, client: Client, fields: Sequence[bytes]) -> Sequence[bytes | None]:
+        key = self.keys.by_path
+        self._mend_index(client)
+        try:
+            found: list[bytes | None] = client.hmget(key, list(fields))
+        except ResponseError as error:
+            if not str(error).startswith("WRONGTYPE"):
+                raise
+            self._index_is_there = False
+            why = f"{key} is of a wrong type, and is to be a hash"
+            self.unreadable.note(key, why)
+            hint = f"no file can be looked up; {renaming(key)}, and it is made anew from the records"
+            raise RedisOperationError("find_by_path", f"{why}: {hint}") from error
+        self.unreadable.note(key, None)
+        return found
+
+    def _mend_index(self, client: Client) -> None:
+        """Make the index of paths anew if it is gone and records are there; it says nothing that they do not say. Asked
+        at the first call, and after it was of a wrong type.
+        """
+        if self._index_is_there:
+            return
+        if not client.exists(self.keys.by_path):
+            ids = {stream_id for one in self.keys.sets.values() for stream_id in self._members(client, one)}
+            metas = [one.meta for one in self._known(client, ids).values()]
+            # Of two with one path the open one counts, or the one that was worked on last: the first that is written.
+            metas.sort(key=lambda meta: (meta.status in ENDED, -meta.last_activity_at_utc.timestamp()))
+            pairs: list[Argument] = []
+            first: dict[str, str] = {}
+            for meta in metas:
+                owner = meta.owner.name if meta.owner is not None else ""
+                is_anothers = owner != first.setdefault(meta.current_path, owner)  # then it has a field beside that
+                pairs += [codec.path_field(meta.current_path, owner if is_anothers else ""), meta.stream_id]
+            for start in range(0, len(pairs), 2 * _BATCH):
+                run_script(client, scripts.INDEX_PATHS, [self.keys.by_path], pairs[start : start + 2 * _BATCH])
+            if metas:
+                log.warning("path_index_made_anew", key=self.keys.by_path, streams=len(metas))
+        self._index_is_there = True
+
+    def _check_type(self, key: str, answer: object) -> None:
+        """Note whether that key can be read.
+
+        Raises:
+            ResponseError: the answer is an error of another kind.
+        """
+        if isinstance(answer, Exception) and not str(answer).startswith("WRONGTYPE"):
+            raise answer
+        self.unreadable.note(key, f"{key} is of a wrong type" if isinstance(answer, Exception) else None)
+
+    def _known(self, client: Client, stream_ids: Collection[str]) -> Records:
+        known: dict[str, KnownPath] = {}
+        unreadable: dict[str, str] = {}
+        for batch in _batches(stream_ids):
+            keys = [*self.keys.sets.values(), *(self.keys.meta(stream_id) for stream_id in batch)]
+            _, found = run_script(client, scripts.LOAD_METAS, keys, batch)
+            for stream_id, (home, meta) in zip(batch, found, strict=True):
+                one = self._decode(stream_id, home, meta)
+                if isinstance(one, str):
+                    unreadable[stream_id] = one
+                elif one is not None:
+                    known[stream_id] = one
+        return Records(known, unreadable)
+
+    def _decode(self, stream_id: str, home: int, raw: bytes | Sequence[bytes]) -> KnownPath | str | None:
+        """The record; why it cannot be read; ``None``: there is none. Which of them is noted."""
+        key, known, why = self.keys.meta(stream_id), None, None
+        if isinstance(raw, bytes):
+            why = f"{key} is no hash"
+        elif raw:
+            try:
+                meta = codec.decode_meta(_pairs(raw), of=stream_id)
+            except codec.CorruptFieldError as error:
+                why = f"{key} {error}"
+            else:
+                known = KnownPath(meta, arguments.SETS[home - 1] if home else rules.first_home(meta.status))
+        self.unreadable.note(key, why, stream_id=stream_id)
+        return known or why
+
+    def _decode_parts(self, stream_id: str, raw: bytes | Sequence[bytes]) -> dict[int, PartRecord]:
+        key, why = self.keys.parts(stream_id), None
+        parts: list[PartRecord] = []
+        if isinstance(raw, bytes):
+            why = f"{key} is no hash"
+        else:
+            try:
+                parts = [codec.decode_part(number, value) for number, value in _pairs(raw).items()]
+            except codec.CorruptFieldError as error:
+                why = f"{key} {error}"
+        self.unreadable.note(key, why, stream_id=stream_id)
+        if why is not None:
+            raise RecordUnreadableError("load", why)
+        return {part.part_number: part for part in sorted(parts, key=lambda part: part.part_number)}
+
+
+def renaming(key: str) -> str:
+    """What a person types to take a key of a wrong type out of the way, and lose nothing of it."""
+    return f"`redis-cli RENAME {key} {key}.broken`"
+
+
+def _text(value: object) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def _pairs(flat: Sequence[bytes]) -> dict[bytes, bytes]:
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+def _batches(items: Iterable[str]) -> Iterator[list[str]]:
+    remaining = iter(items)
+    while batch := list(islice(remaining, _BATCH)):
+        yield batch

@@ -1,0 +1,113 @@
+"""``cef-trio abort``: a person gives a stream's upload up, in S3 and in Redis. The recording itself is never touched.
+
+A stream that a daemon works on is refused: parts in flight would race the abort, and a daemon that is told nothing
+would begin again. The lease of a daemon that died runs out within its ``LEASE_SECONDS``.
+
+The order is: Redis says ``failed_aborted``, S3 aborts, Redis forgets the upload. So whoever stops in between leaves an
+upload that Redis still names and that no daemon goes on with; the same command again, or ``cef-trio gc``, ends it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import trio
+
+from cef_trio.checkpoint.model import StreamMeta
+from cef_trio.checkpoint.protocols import Change
+from cef_trio.checkpoint.states import FAILED, SENTENCES, FailureReason, Status
+from cef_trio.cli import output
+from cef_trio.cli.result_lines import Report
+from cef_trio.cli.session import Desk
+from cef_trio.cli.status_model import instance_of
+from cef_trio.cli.stream_selection import select_all
+from cef_trio.exceptions import S3OperationError
+from cef_trio.exit_codes import ExitCode
+from cef_trio.upload.session import STREAM_ID_METADATA, abort_uploads
+
+_MARGIN_SECONDS: Final = 1.0
+"""By how much the abort ends before the lease under which it is made; a lease has 3 seconds at least."""
+_HALF: Final = (
+    "not aborted in S3: Redis says failed_aborted, so no daemon goes on with it, and S3 has its upload still; "
+    "give the command again"
+)
+
+
+def why_not(meta: StreamMeta, bucket: str) -> str | None:
+    """Why a stream that nobody works on cannot be aborted; ``None`` if it can. Pure."""
+    if meta.s3_bucket != bucket:
+        return f"not aborted: its upload is in bucket {meta.s3_bucket!r}, and S3_BUCKET_NAME is {bucket!r}"
+    if meta.object_etag is not None:
+        return "not aborted: its object is complete, so no upload is open"
+    if meta.status in {Status.DELETED_LOCALLY, Status.ABORTED_NO_PARTS}:
+        return "not aborted: its upload was given up when its recording was deleted"
+    if meta.status is Status.FAILED_ABORTED and meta.s3_upload_id is None:
+        return "not aborted: it was aborted before"
+    return None
+
+
+async def abort_stream(desk: Desk, given: str, *, as_json: bool) -> ExitCode:
+    """Abort the stream that ``given`` means.
+
+    Raises:
+        NoSuchStreamError: it means none, or several.
+        S3OperationError: S3 refused; Redis knows the stream as aborted by then, and names the upload still.
+    """
+    [stream_id] = await select_all(desk.store, [given])
+    with Report(as_json=as_json) as report:
+        ours_until = trio.current_time() + desk.lease.ttl_seconds - _MARGIN_SECONDS
+        async with desk.holding(stream_id) as held:
+            checkpoint = await desk.store.load(stream_id)
+            if not held:
+                refusal: str | None = await _busy(desk, stream_id)
+            elif checkpoint is None:
+                refusal = "not aborted: it was forgotten just now"
+            else:
+                refusal = why_not(checkpoint.meta, desk.bucket)
+            if refusal is not None or checkpoint is None:
+                report.add(stream_id, refusal or "not aborted", ok=False)
+                return report.code
+            parts = len(checkpoint.parts)
+            try:
+                says = await _abort(desk, checkpoint.meta, ours_until)
+            except S3OperationError:
+                report.add(stream_id, _HALF, ok=False, parts=parts)
+                raise
+            given_up = output.count(parts, "part")
+            report.add(stream_id, f"aborted: {given_up} given up in S3; {says}", parts=parts)
+    return report.code
+
+
+async def _busy(desk: Desk, stream_id: str) -> str:
+    holder = (await desk.store.holders([stream_id])).get(stream_id)
+    who = instance_of(holder) if holder else "another process"
+    return (
+        f"not aborted: {who} works on it; stop that daemon first, or delete the recording: then it aborts the upload "
+        "itself. If it is dead, its lease runs out within its LEASE_SECONDS"
+    )
+
+
+async def _abort(desk: Desk, meta: StreamMeta, ours_until: float) -> str:
+    await desk.store.transition(
+        meta.stream_id, desk.lease, Status.FAILED_ABORTED, Change({"failure_reason": _in_words(meta)})
+    )
+    with trio.move_on_at(ours_until) as scope:
+        await abort_uploads(desk.s3, meta)
+    if scope.cancelled_caught:
+        # Once the lease is over a `retry` may have opened a new upload under the same key, which must not be aborted.
+        raise S3OperationError("abort_multipart_upload", "no answer while its stream was ours", transient=True)
+    await desk.store.update(meta.stream_id, desk.lease, Change({"s3_upload_id": None, "checksum_algorithm": None}))
+    if (
+        meta.verified_size_bytes is not None
+    ):  # it was about to be completed: perhaps it was, and only the record is lost
+        stored = await desk.s3.head_object(meta.s3_key_prefix)
+        if stored is not None and stored.metadata.get(STREAM_ID_METADATA) == meta.stream_id:
+            return f"its object had been completed before, and is left as it is: {meta.s3_key_prefix}"
+    return "`cef-trio retry` would upload the recording anew"
+
+
+def _in_words(meta: StreamMeta) -> str:
+    sentence = SENTENCES[FailureReason.ABORTED]
+    if meta.status in FAILED - {Status.FAILED_ABORTED} and meta.failure_reason:
+        return f"{sentence} Before that: {meta.failure_reason}"
+    return meta.failure_reason or sentence if meta.status is Status.FAILED_ABORTED else sentence

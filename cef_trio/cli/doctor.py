@@ -1,0 +1,203 @@
+"""``cef-trio doctor``: checks everything that a daemon needs, and says of each thing how it is and what to do.
+
+All checks run at once, each within its time: one that hangs is a problem of its own, and holds no other back. Nothing
+is changed but for one small multipart upload, which is aborted. It needs no daemon, and disturbs none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import trio
+from rich.text import Text
+
+from cef_trio.checkpoint.redis.address import parse_address
+from cef_trio.cli import output
+from cef_trio.cli.checks import (
+    Finding,
+    Severity,
+    judge_checksum,
+    judge_clock,
+    judge_ffprobe,
+    judge_folder,
+    judge_lifecycle,
+    judge_redis,
+    judge_redis_failure,
+    judge_s3_failure,
+    judge_streams,
+    ok,
+    problem,
+    warning,
+)
+from cef_trio.cli.output import Hanging
+from cef_trio.cli.probes import DateNoting, abort_rules, folder_facts, redis_facts, stream_facts, try_upload, utc_now
+from cef_trio.cli.session import run_cancellable
+from cef_trio.daemon.wiring import checkpoint_store, s3_config
+from cef_trio.exceptions import CefMp4ProcessorError, FFprobeError, RedisOperationError, S3OperationError
+from cef_trio.exit_codes import ExitCode
+from cef_trio.media import ffprobe
+from cef_trio.observability.logs import configure
+from cef_trio.resilience.retry import SingleAttempt
+from cef_trio.s3.client import S3Client
+from cef_trio.s3.transport import network
+from cef_trio.settings.model import STAND_INS, Settings, SettingsError, exposed_secrets, load_settings, secret_values
+from cef_trio.upload.object_key import KeyTemplate
+
+CHECK_SECONDS: Final = 30.0
+"""How long one check may take."""
+_FFPROBE_SECONDS: Final = 10.0
+_INDENT: Final = 8
+_STYLES: Final = {Severity.OK: "green", Severity.WARNING: "yellow", Severity.PROBLEM: "bold red"}
+
+Tell = Callable[[Finding], None]
+Check = Callable[[Tell], Awaitable[None]]
+"""Tells its findings as it makes them, so that those made before it hangs are known."""
+
+
+def examine(env_file: Path, *, as_json: bool) -> int:
+    """Check everything, print the findings, and return the exit code: ``ANSWER_IS_NO`` if there is a problem."""
+    settings, findings = read_settings(env_file)
+    if settings is None:
+        return show(findings, as_json=as_json)
+    configure(settings.app_env, "ERROR", secrets=secret_values(settings))
+
+    async def work() -> ExitCode:
+        with output.meanwhile(f"asking the folder, Redis, S3 and ffprobe, for {CHECK_SECONDS:.0f} seconds at most …"):
+            found = await run_checks(checks_for(settings))
+        return show([*findings, *found], as_json=as_json)
+
+    return run_cancellable(work)
+
+
+def read_settings(env_file: Path) -> tuple[Settings | None, list[Finding]]:
+    """The settings, and what is to be said of them; ``None`` if they cannot be understood."""
+    try:
+        settings = load_settings(env_file, unneeded=STAND_INS)
+    except SettingsError as error:
+        return None, [problem("settings", line, "docs/settings.md names them all") for line in error.lines]
+    exposed = [warning("secrets", found.says, f"chmod o= {found.file}") for found in exposed_secrets(env_file)]
+    return settings, [ok("settings", "all are understood"), *exposed]
+
+
+def checks_for(settings: Settings) -> list[tuple[str, Check]]:
+    """The checks, by subject, in the order in which they are told."""
+    return [
+        ("watch folder", partial(_check_folder, settings)),
+        ("redis", partial(_check_redis, settings)),
+        ("s3", partial(_check_s3, settings)),
+        ("ffprobe", partial(_check_ffprobe, settings)),
+    ]
+
+
+async def run_checks(checks: Sequence[tuple[str, Check]], *, timeout_seconds: float = CHECK_SECONDS) -> list[Finding]:
+    """Run them all at once, each for ``timeout_seconds`` at most; their findings in the order of the checks."""
+    told: list[list[Finding]] = [[] for _ in checks]
+    async with trio.open_nursery() as nursery:
+        for findings, (subject, check) in zip(told, checks, strict=True):
+            nursery.start_soon(_bounded, subject, check, findings.append, timeout_seconds)
+    return [finding for findings in told for finding in findings]
+
+
+async def _bounded(subject: str, check: Check, tell: Tell, timeout_seconds: float) -> None:
+    with trio.move_on_after(timeout_seconds) as scope:
+        try:
+            await check(tell)
+        except (CefMp4ProcessorError, OSError) as error:
+            tell(problem(subject, str(error), "mend that setting: docs/settings.md says what it takes"))
+        except Exception as error:  # noqa: BLE001 - a bug in one check must not hide what the others found
+            tell(problem(subject, f"this check itself failed: {type(error).__name__}: {error}", "report it as a bug"))
+    if scope.cancelled_caught:
+        tell(problem(subject, f"did not answer within {timeout_seconds:g} seconds", "see whether it hangs"))
+
+
+async def _check_folder(settings: Settings, tell: Tell) -> None:
+    if settings.watch_dir == STAND_INS["watch_dir"]:
+        tell(warning("watch folder", "not checked: WATCH_DIR is not set here", "run doctor on the daemon's host too"))
+        return
+    for finding in judge_folder(await folder_facts(settings.watch_dir)):
+        tell(finding)
+
+
+async def _check_redis(settings: Settings, tell: Tell) -> None:
+    async with checkpoint_store(settings, SingleAttempt()) as store:
+        address = str(parse_address(settings.redis_url.get_secret_value()))
+        try:
+            await store.ping()
+            for finding in judge_redis(await redis_facts(store), address):
+                tell(finding)
+            for finding in judge_streams(await stream_facts(store)):
+                tell(finding)
+        except RedisOperationError as error:
+            tell(judge_redis_failure(error, address))
+
+
+async def _check_s3(settings: Settings, tell: Tell) -> None:
+    if settings.s3_bucket_name == STAND_INS["s3_bucket_name"]:
+        tell(problem("s3", "S3_BUCKET_NAME is not set", "set it"))
+        return
+    template = KeyTemplate(settings.s3_key_template)
+    async with _s3(settings) as (s3, clock):
+        try:
+            tried = await try_upload(s3, template)
+            tell(ok("s3", f"bucket {settings.s3_bucket_name!r}: a small upload was made, listed and aborted"))
+            tell(judge_checksum(tried.checksum, listed_with_crc=tried.listed_with_crc, chosen=settings.s3_checksum))
+        except S3OperationError as error:
+            tell(judge_s3_failure(error, settings.s3_endpoint_url or f"AWS, {settings.s3_region_name}"))
+        if not clock.answered:
+            return  # nobody answers: no need to ask again
+        tell(judge_clock(clock.skew_seconds))
+        rules = await abort_rules(s3)
+        if isinstance(rules, S3OperationError):
+            todo = "make sure that no AbortIncompleteMultipartUpload rule is shorter than your longest recording"
+            known_none = rules.code in {"NotImplemented", "MethodNotAllowed"}
+            says = f"rules cannot be read ({rules.code})"
+            tell(ok("lifecycle", "the store has no such rules") if known_none else warning("lifecycle", says, todo))
+        else:
+            tell(judge_lifecycle(rules, template.prefix))
+
+
+@asynccontextmanager
+async def _s3(settings: Settings) -> AsyncIterator[tuple[S3Client, DateNoting]]:
+    try:
+        config = s3_config(settings)
+        clock = DateNoting(network(config), utc_now)
+        client = S3Client(config, transport=clock)
+    except ValueError as error:  # what only S3's own room knows of a setting; its texts name the variable
+        raise SettingsError([str(error)]) from error
+    async with client:
+        yield client, clock
+
+
+async def _check_ffprobe(settings: Settings, tell: Tell) -> None:
+    version, error = None, None
+    try:
+        version = await ffprobe.version(settings.ffprobe_path, min(_FFPROBE_SECONDS, settings.ffprobe_timeout_seconds))
+    except FFprobeError as failed:
+        error = str(failed)
+    tell(judge_ffprobe(settings.ffprobe_path, version, error))
+
+
+def show(findings: Sequence[Finding], *, as_json: bool) -> ExitCode:
+    """Print the findings; the exit code they make."""
+    worst = {finding.severity for finding in findings}
+    if as_json:
+        output.print_json({"ok": Severity.PROBLEM not in worst, "findings": [asdict(one) for one in findings]})
+    else:
+        out = output.console()
+        for finding in findings:
+            out.print(Hanging(*_line(finding), indent=_INDENT))
+            if finding.todo:
+                todo = Text(f"→ {output.printable(finding.todo)}", style="italic")
+                out.print(Hanging(Text(), todo, indent=_INDENT))
+    return ExitCode.ANSWER_IS_NO if Severity.PROBLEM in worst else ExitCode.DONE
+
+
+def _line(finding: Finding) -> tuple[Text, Text]:
+    severity = Text(finding.severity.value, style=_STYLES[finding.severity])
+    text = Text.assemble((f"{finding.subject}: ", "bold"), output.printable(finding.says))
+    return severity, text

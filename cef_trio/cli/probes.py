@@ -1,0 +1,269 @@
+"""Gathers the facts that ``checks.py`` judges. It leaves nothing behind: the one upload that it opens it aborts.
+
+Looking at a hung disk happens in a thread that a cancellation abandons; whoever calls bounds each of these in time.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Final
+from uuid import uuid4
+
+import httpx
+from inotify_simple import INotify, flags
+
+from cef_trio.checkpoint.redis.store import RedisCheckpointStore
+from cef_trio.checkpoint.states import FAILED, Status, StreamSet
+from cef_trio.cli.checks import FolderFacts, RedisFacts, StreamFacts
+from cef_trio.cli.status_model import instance_of
+from cef_trio.exceptions import RedisOperationError, S3OperationError
+from cef_trio.files import file_system
+from cef_trio.files.nofollow import open_straight
+from cef_trio.observability.daemon_report import decode_all
+from cef_trio.resilience.shield import shielded
+from cef_trio.resilience.threads import run_in_thread
+from cef_trio.s3.body import BytesSource
+from cef_trio.s3.client import S3Client
+from cef_trio.s3.errors import parse_http_date
+from cef_trio.s3.model import AbortRule, ChecksumAlgorithm
+from cef_trio.upload import bulk_load
+from cef_trio.upload.object_key import KeyTemplate
+from cef_trio.watch.scan import scan_now
+
+_ABORT_SECONDS: Final = 5.0
+_INOTIFY: Final = Path("/proc/sys/fs/inotify")
+_STATUS: Final = Path("/proc/self/status")
+_CAP_LEASE: Final = 28
+"""``capability.h``."""
+_MOUNTS: Final = Path("/proc/self/mountinfo")
+_CONTENT: Final = b"cef-trio doctor\n"
+_NAME: Final = "cef-trio-doctor"
+
+
+# ---- the watch folder ------------------------------------------------------------------------------------------------
+
+
+async def folder_facts(folder: Path) -> FolderFacts:
+    """Look at the watch folder and at what inotify allows for it."""
+    return await run_in_thread(partial(_folder_facts_now, folder), abandon_on_cancel=True)
+
+
+def _folder_facts_now(folder: Path) -> FolderFacts:
+    path = str(folder)
+    try:
+        is_folder = folder.is_dir()
+    except OSError:
+        is_folder = False
+    if not is_folder:
+        return FolderFacts(path=path, is_folder=False)
+    try:
+        scan = scan_now(path, lambda _: False)
+    except OSError:
+        return FolderFacts(path=path, is_folder=True, readable=False)
+    return FolderFacts(
+        path=path,
+        is_folder=True,
+        readable=os.access(path, os.R_OK | os.X_OK),
+        file_system=_file_system_of(scan.root[0]),
+        local=_is_local(path),
+        may_lease_all=_may_lease_all(),
+        folders=len(scan.folders),
+        unreadable_folders=len(scan.unreadable),
+        max_user_watches=_limit("max_user_watches"),
+        inotify_error=_watch_error(path),
+    )
+
+
+def _is_local(path: str) -> bool:
+    try:
+        descriptor = open_straight(path, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return False
+    try:
+        return file_system.statfs(descriptor)[0].local
+    finally:
+        os.close(descriptor)
+
+
+def _may_lease_all() -> bool:
+    try:
+        return has_cap_lease(_STATUS.read_text())
+    except OSError:
+        return False
+
+
+def has_cap_lease(status: str) -> bool:
+    """Whether a process may take leases on files of other users, by its ``/proc/self/status`` (proc(5)). Pure."""
+    effective = next((line.split()[1] for line in status.splitlines() if line.startswith("CapEff:")), "0")
+    return bool(int(effective, 16) >> _CAP_LEASE & 1)
+
+
+def _limit(name: str) -> int | None:
+    try:
+        return int((_INOTIFY / name).read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _watch_error(path: str) -> str | None:
+    """Watch the folder as the daemon would; returns why that cannot be done."""
+    try:
+        with INotify() as inotify:
+            inotify.add_watch(path, flags.CREATE)
+    except OSError as error:
+        return str(error)
+    return None
+
+
+def _file_system_of(device: int) -> str | None:
+    try:
+        return file_system_in(_MOUNTS.read_text(errors="replace"), device)
+    except OSError:
+        return None
+
+
+def file_system_in(mountinfo: str, device: int) -> str | None:
+    """The file system's type of a device by ``/proc/self/mountinfo`` (proc(5)); ``None`` if it is not in it. Pure."""
+    number = f"{os.major(device)}:{os.minor(device)}"
+    for line in mountinfo.splitlines():
+        left, _, right = line.partition(" - ")
+        if left.split()[2:3] == [number] and right:
+            return right.split()[0]
+    return None
+
+
+# ---- Redis -----------------------------------------------------------------------------------------------------------
+
+
+async def redis_facts(store: RedisCheckpointStore) -> RedisFacts:
+    """Ask the server.
+
+    Raises:
+        RedisOperationError: it cannot be asked.
+    """
+    info = await store.info()
+    return RedisFacts(
+        product=info.product,
+        version=info.version,
+        is_replica=info.is_replica,
+        append_only=info.append_only,
+        append_fsync=info.append_fsync,
+        save=info.save,
+        last_save_ok=info.last_save_ok,
+        eviction_policy=None if info.eviction_policy == "unknown" else info.eviction_policy,
+        max_memory_bytes=info.max_memory_bytes,
+    )
+
+
+async def stream_facts(store: RedisCheckpointStore) -> StreamFacts:
+    """How the streams stand that Redis knows.
+
+    Raises:
+        RedisOperationError: the store cannot be asked.
+    """
+    ids = await store.members(StreamSet.ACTIVE) | await store.members(StreamSet.PENDING_COMPLETION)
+    opened = await bulk_load.load_metas(store, ids)
+    daemons = Counter(map(instance_of, (await store.holders(opened)).values()))
+    ended = await bulk_load.load_metas(store, await store.members(StreamSet.FAILED))
+    failed = sum(one.meta.status in FAILED - {Status.FAILED_ABORTED} for one in ended.values())
+    try:
+        await store.find_by_path(["/"])
+    except RedisOperationError as error:
+        if error.transient or store.keys.by_path not in store.unreadable.known:
+            raise
+    reports, odd = decode_all(await store.reports())
+    unread = {why: why for why in odd}
+    return StreamFacts(
+        daemons=daemons,
+        unattended=len(opened) - daemons.total(),
+        failed=failed,
+        without_record=len(ids) - len(opened) - len(opened.unreadable),
+        unreadable={**store.unreadable.known, **unread},
+        reports=tuple(reports),
+        now=utc_now().timestamp(),
+    )
+
+
+# ---- S3 --------------------------------------------------------------------------------------------------------------
+
+
+class DateNoting(httpx.AsyncBaseTransport):
+    """The network, noting how far S3's clock is ahead of ours by the ``Date`` of its first answer."""
+
+    def __init__(self, transport: httpx.AsyncBaseTransport, now: Callable[[], datetime]) -> None:
+        self.answered = False
+        self.skew_seconds: float | None = None
+        self._transport = transport
+        self._now = now
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Pass a request on."""
+        response = await self._transport.handle_async_request(request)
+        self.answered = True
+        theirs = parse_http_date(response.headers.get("date"))
+        if self.skew_seconds is None and theirs is not None:
+            self.skew_seconds = (theirs - self._now()).total_seconds()
+        return response
+
+    async def aclose(self) -> None:
+        """Close the network."""
+        await self._transport.aclose()
+
+
+def utc_now() -> datetime:
+    """This machine's time."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class UploadTried:
+    """How a small multipart upload went."""
+
+    checksum: ChecksumAlgorithm
+    listed_with_crc: bool
+
+
+async def try_upload(s3: S3Client, template: KeyTemplate) -> UploadTried:
+    """Open an upload under our prefix, send a part, list it, abort it; every right that an upload needs is used once.
+
+    It is opened with the recordings' own options: tags, an ACL and a KMS key need rights of their own.
+
+    Its key is that of a stream of its own, which is in nobody's Redis: should the abort fail, ``cef-trio gc`` ends it.
+
+    Raises:
+        S3OperationError: S3 refused one of the calls, which says which.
+    """
+    key = template.key(str(uuid4()), _NAME)
+    options = s3.options
+    created = await s3.create_multipart_upload(
+        key, metadata={"cef-stream-id": _NAME}, content_type=options.content_type, headers=options.for_recording()
+    )
+    try:
+        await s3.upload_part(key, created.upload_id, 1, BytesSource(_CONTENT), created.checksum)
+        listed = await s3.list_parts(key, created.upload_id)
+        await s3.list_multipart_uploads(key)
+        await s3.head_object(key)  # there is none; who may not read objects is not told so, but refused
+    except BaseException:
+        with shielded(_ABORT_SECONDS, saving="doctor's abort after a failure"), suppress(S3OperationError):
+            await s3.abort_multipart_upload(key, created.upload_id)
+        raise
+    with shielded(_ABORT_SECONDS, saving="doctor's abort") as scope:
+        await s3.abort_multipart_upload(key, created.upload_id)
+    if scope.cancelled_caught:
+        raise S3OperationError("abort_multipart_upload", f"no answer within {_ABORT_SECONDS:g} seconds", transient=True)
+    return UploadTried(created.checksum, any(part.crc64nvme is not None for part in listed))
+
+
+async def abort_rules(s3: S3Client) -> list[AbortRule] | S3OperationError:
+    """The bucket's rules that abort uploads, or why they cannot be read."""
+    try:
+        return await s3.abort_rules()
+    except S3OperationError as error:
+        return error

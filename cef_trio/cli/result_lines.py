@@ -1,0 +1,63 @@
+"""What a command that changes things did, subject by subject: lines as they happen, or one JSON document at the end.
+
+A command that is cancelled in the middle has still said what it did: the document is printed however the block is left,
+``finished`` telling whether it came to its end.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import nullcontext, suppress
+from types import TracebackType
+from typing import Any, Self
+
+from cef_trio.cli.output import print_json, printable
+from cef_trio.exit_codes import ExitCode
+
+
+class Report:
+    """A context manager; :attr:`code` is the command's exit code. ``about`` holds further fields of the document."""
+
+    def __init__(self, *, as_json: bool, **about: Any) -> None:
+        self.about = about
+        self._as_json = as_json
+        self._results: list[dict[str, Any]] = []
+        self._refused = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if not self._as_json:
+            return
+        # If nobody reads it, why the block was left is still what counts.
+        with suppress(BrokenPipeError) if error is not None else nullcontext():
+            print_json({"finished": kind is None, **self.about, "results": self._results})
+
+    def add(self, subject: str, says: str, *, ok: bool = True, shown: bool = True, **more: Any) -> None:
+        """One subject (a stream's id, a key) is dealt with.
+
+        Args:
+            subject: which.
+            says: what was done, or why not.
+            ok: false if what was asked was not done.
+            shown: whether a person wants to read of it, or only a script.
+            more: further fields of the document.
+        """
+        self._refused += not ok
+        self._results.append({"subject": subject, "ok": ok, "says": says, **more})
+        if shown and not self._as_json:
+            sys.stdout.write(f"{printable(subject)}: {printable(says)}\n")
+            sys.stdout.flush()
+
+    def remark(self, text: str) -> None:
+        """A line for a person only."""
+        if not self._as_json:
+            sys.stdout.write(f"{printable(text)}\n")
+
+    @property
+    def code(self) -> ExitCode:
+        """``ANSWER_IS_NO`` if anything that was asked was not done."""
+        return ExitCode.ANSWER_IS_NO if self._refused else ExitCode.DONE

@@ -1,0 +1,117 @@
+"""``cef-trio retry``: failed streams come back. The daemon that watches their folder takes them up within seconds.
+
+Each stream is one atomic step, under a lease of ours: with Ctrl-C it has come back or it has not. What the daemon does
+with it then is what it does with any stream that nobody works on (``upload/idle_checker.py``, ``upload/recovery.py``).
+"""
+
+from __future__ import annotations
+
+from cef_trio.checkpoint.model import Checkpoint
+from cef_trio.checkpoint.protocols import Change
+from cef_trio.checkpoint.states import FAILED, Status, StreamSet
+from cef_trio.cli.result_lines import Report
+from cef_trio.cli.retry_plan import Comeback, Presence, Way, judge_comeback, presence_of, reason_of
+from cef_trio.cli.session import Desk
+from cef_trio.cli.stream_selection import select_all
+from cef_trio.exceptions import (
+    ChunkProcessingError,
+    LeaseLostError,
+    RecordingChangedError,
+    RecordUnreadableError,
+    RedisOperationError,
+    S3OperationError,
+)
+from cef_trio.exit_codes import ExitCode
+from cef_trio.files.identity import is_same_place
+from cef_trio.upload import bulk_load
+from cef_trio.upload.failures import KEEPS_ITS_UPLOAD
+from cef_trio.upload.ownership_rules import Claim
+from cef_trio.upload.recognition import identify, recognize
+from cef_trio.upload.session import abort_uploads
+
+
+async def retry_streams(desk: Desk, given: list[str], *, every: bool, as_json: bool) -> ExitCode:
+    """Bring back the streams that are named, or every failed one but those that a person aborted.
+
+    Raises:
+        NoSuchStreamError: one of the names means none, or several.
+    """
+    stream_ids = await _every_failed(desk) if every else await select_all(desk.store, given)
+    with Report(as_json=as_json) as report:
+        for stream_id in stream_ids:
+            comeback = await retry_stream(desk, stream_id)
+            report.add(
+                stream_id, comeback.says, ok=comeback.way is not None, way=comeback.way.value if comeback.way else None
+            )
+        if not stream_ids:
+            report.remark("No failed streams.")
+    return report.code
+
+
+async def _every_failed(desk: Desk) -> list[str]:
+    known = await bulk_load.load_metas(desk.store, await desk.store.members(StreamSet.FAILED))
+    wanted = FAILED - {Status.FAILED_ABORTED}
+    ours, _ = desk.ownership.divide(known)
+    return sorted(stream_id for stream_id, one in ours.items() if one.meta.status in wanted)
+
+
+async def retry_stream(desk: Desk, stream_id: str) -> Comeback:
+    """Bring one stream back, if it can be."""
+    async with desk.holding(stream_id) as held:
+        if not held:
+            return Comeback(None, "not retried: somebody works on it at this moment")
+        try:
+            checkpoint = await desk.store.load(stream_id)
+        except RecordUnreadableError as error:
+            return Comeback(None, f"not retried: {error}")
+        if checkpoint is None:
+            return Comeback(None, "not retried: it was forgotten just now")
+        meta = checkpoint.meta
+        claim = desk.ownership.claim(meta)
+        presence, size_bytes = await _look(desk, checkpoint)
+        if claim is Claim.ANOTHERS or (claim is Claim.PERHAPS and presence is not Presence.SAME):
+            return Comeback(
+                None, "not retried: it is another host's, or of another folder of that name: retry it there"
+            )
+        comeback = judge_comeback(meta, presence, size_bytes, part_size=desk.part_size, equal_parts=desk.equal_parts)
+        change = Change(comeback.fields)
+        try:
+            match comeback.way:
+                case Way.GO_ON:
+                    await desk.store.transition(stream_id, desk.lease, Status.ACTIVE, change)
+                case Way.START_OVER:
+                    if reason_of(meta.status) in KEEPS_ITS_UPLOAD:
+                        await abort_uploads(
+                            desk.s3, meta
+                        )  # else the daemon would find it by its key, and go on from it
+                    await desk.store.start_over(stream_id, desk.lease, change)
+                case Way.FINISH:
+                    await desk.store.transition(stream_id, desk.lease, Status.S3_COMPLETED, change)
+        except (LeaseLostError, RedisOperationError, S3OperationError) as error:
+            if error.transient:
+                raise
+            return Comeback(None, f"not retried: {error}")  # refused for this stream's own reason
+        return comeback
+
+
+async def _look(desk: Desk, checkpoint: Checkpoint) -> tuple[Presence, int | None]:
+    """What is where the stream's file was, and its size."""
+    meta = checkpoint.meta
+    path = meta.current_path
+    named = (await bulk_load.find_by_path(desk.store, [path], desk.ownership.name))[0].get(path)
+    led = named is not None and desk.ownership.claim(named.meta) is not Claim.ANOTHERS
+    if led and named is not None and named.meta.stream_id != meta.stream_id:
+        return Presence.TAKEN, None
+    try:
+        async with desk.disk.open(path) as recording:
+            stat = await recording.stat()
+            observed = await identify(recording, stat, meta.identity.head_size_bytes)
+            sameness = await recognize(meta, checkpoint.parts, recording)
+    except RecordingChangedError:
+        place = await desk.disk.place_around(path)
+        gone = place is not None and is_same_place(meta.identity, place)
+        return (Presence.GONE if gone else Presence.NOT_SEEN), None
+    except ChunkProcessingError:
+        return Presence.NOT_SEEN, None
+    presence = presence_of(meta.identity, observed, sameness)
+    return presence, stat.size_bytes if presence is Presence.SAME else None

@@ -1,0 +1,294 @@
+"""``cef-trio status``: the totals, and how far each open stream is; ``--watch`` keeps them live. It changes nothing.
+
+Everything comes from Redis; files are only looked at where they are. Records of ended streams do not change any more,
+so that while watching they are read once. On a screen that is too low, those streams are left out that lag least.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import aclosing, suppress
+from dataclasses import asdict, replace
+from typing import Any, Final
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+from trio_util import periodic
+
+from cef_trio.checkpoint.model import Checkpoint
+from cef_trio.checkpoint.protocols import KnownPath
+from cef_trio.checkpoint.states import ENDED, Status, StreamSet
+from cef_trio.cli import output
+from cef_trio.cli.output import Column, Lines
+from cef_trio.cli.session import Desk
+from cef_trio.cli.status_model import OpenStream, Overview, is_recent, observe
+from cef_trio.cli.stream_selection import all_ids
+from cef_trio.exceptions import ChunkProcessingError, RecordUnreadableError, RedisOperationError
+from cef_trio.exit_codes import ExitCode
+from cef_trio.files.file_stat import FileStat
+from cef_trio.observability.daemon_report import DaemonReport, crying, decode_all, words
+from cef_trio.upload import bulk_load
+
+_WATCH_SECONDS: Final = 2.0
+_NOT_SHOWN: Final = {"meta", "stream_set", "at", "reported_lag"}
+_BAR_WIDTH: Final = 12
+_LINES_AROUND: Final = 4
+"""Of a screen: the blank line, the table's head, what was left out, and the cursor's."""
+_SHORT_ID: Final = 8
+_IN_SHORT: Final = {
+    Status.PENDING_COMPLETION: "completing",
+    Status.INTERRUPTED_SHUTDOWN: "interrupted",
+    Status.INTERRUPTED_CANCELLED: "interrupted",
+}
+
+
+class Observer:
+    """Gathers the facts, again and again."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._ended: dict[str, KnownPath] = {}
+
+    async def look(self) -> Overview:
+        """The state of things now.
+
+        Raises:
+            RedisOperationError: the store cannot be asked.
+        """
+        store = self._desk.store
+        ids = await all_ids(store)
+        failed = await store.members(StreamSet.FAILED)  # `retry` makes these live again: never remembered
+        self._ended = {key: one for key, one in self._ended.items() if key in ids - failed}
+        known = {**self._ended, **await bulk_load.load_metas(store, ids - self._ended.keys())}
+        self._ended = {key: one for key, one in known.items() if one.meta.status is Status.COMPLETED}
+        now = self._desk.utc_now()
+        checkpoints: dict[str, Checkpoint] = {}
+        for stream_id in sorted(key for key, one in known.items() if is_recent(one, now)):
+            with suppress(RecordUnreadableError):  # its parts: the store has noted it
+                checkpoint = await store.load(stream_id)
+                if checkpoint is not None:
+                    checkpoints[stream_id] = checkpoint
+        holders = await store.holders(checkpoints)
+        files = {key: await self._stat(one) for key, one in checkpoints.items() if one.meta.status not in ENDED}
+        reports, _ = decode_all(await store.reports())
+        overview = observe(known.values(), checkpoints, holders, files, now, reports=reports)
+        return replace(overview, unreadable=store.unreadable.known)
+
+    async def _stat(self, checkpoint: Checkpoint) -> FileStat | None:
+        try:
+            return await self._desk.disk.stat(checkpoint.meta.current_path)
+        except ChunkProcessingError:  # a folder that is not ours to look into: as good as on another machine
+            return None
+
+
+async def show_status(desk: Desk, *, watch: bool, as_json: bool) -> ExitCode:
+    """Print the state of things; with ``watch``, keep it on the screen until a signal ends it."""
+    observer = Observer(desk)
+    if not watch:
+        overview = await observer.look()
+        if as_json:
+            output.print_json(document(overview))
+        else:
+            output.console().print(render(overview))
+        return ExitCode.DONE
+    await _watch(observer)
+    return ExitCode.DONE
+
+
+async def _watch(observer: Observer) -> None:
+    out: Console = output.console()
+    shown: RenderableType = Text("asking Redis …")
+    with Live(shown, console=out, auto_refresh=False, screen=out.is_terminal) as live:
+        async with aclosing(periodic(_WATCH_SECONDS)) as rounds:
+            async for _ in rounds:
+                try:
+                    shown = render(await observer.look(), height=out.height if out.is_terminal else None)
+                    live.update(shown, refresh=True)
+                except RedisOperationError as error:
+                    if not error.transient:
+                        raise
+                    trouble = output.safe(f"What follows is old: {error}", "bold red")
+                    live.update(Group(trouble, Text(), shown), refresh=True)
+
+
+def document(overview: Overview) -> dict[str, Any]:
+    """For ``--json``."""
+    return {
+        "at_utc": overview.at_utc,
+        "streams": dict(overview.counts),
+        "completed_bytes": overview.completed_bytes,
+        "bytes_per_second": overview.bytes_per_second,
+        "lag_bytes": overview.lag_bytes,
+        "daemons": dict(overview.daemons),
+        "at_risk": [_risk_document(report, overview.at_utc.timestamp()) for report in overview.reports],
+        "unreadable": [{"key": key, "why": why} for key, why in overview.unreadable.items()],
+        "open_streams": [_stream_document(stream) for stream in overview.open_streams],
+    }
+
+
+def _risk_document(report: DaemonReport, now: float) -> dict[str, Any]:
+    return {
+        "instance": report.called,
+        "folder": report.folder,
+        "reported_at": report.at,
+        "silent": report.is_silent(now),
+        "risks": [asdict(risk) for risk in report.risks],
+        "says": words(report, now),
+    }
+
+
+def _stream_document(stream: OpenStream) -> dict[str, Any]:
+    numbers = {name: value for name, value in asdict(stream).items() if name not in _NOT_SHOWN}
+    return {
+        "stream_id": stream.meta.stream_id,
+        "path": stream.meta.current_path,
+        "state": stream.stream_set.value,
+        "status": stream.meta.status.value,
+        **numbers,
+        "lag_bytes": stream.lag_bytes,
+        "lag_seconds": stream.lag_seconds,
+        "progress": stream.progress,
+        "failure_reason": stream.meta.failure_reason,
+        "retry_at_utc": stream.meta.retry_at_utc,
+    }
+
+
+def render(overview: Overview, *, height: int | None = None) -> RenderableType:
+    """For a terminal; with ``height``, in so many lines if they are wide enough."""
+    totals = _totals(overview)
+    shown: Sequence[OpenStream] = overview.open_streams
+    if height is not None:
+        shown = most_urgent(shown, max(1, height - len(totals) - _LINES_AROUND))
+    parts: list[RenderableType] = [output.facts(totals)]
+    if shown:
+        parts += [Text(), _streams(shown)]
+    if left_out := len(overview.open_streams) - len(shown):
+        parts.append(Text(f"and {left_out} more, which lag less", style="dim"))
+    return Group(*parts)
+
+
+def most_urgent(streams: Sequence[OpenStream], most: int) -> Sequence[OpenStream]:
+    """So many of the streams, in their order: those on which nobody works, then those that lag most. Pure."""
+    if len(streams) <= most:
+        return streams
+    urgent = sorted(streams, key=lambda one: (one.holder is None, one.lag_bytes or 0), reverse=True)[:most]
+    chosen = {one.meta.stream_id for one in urgent}
+    return [one for one in streams if one.meta.stream_id in chosen]
+
+
+def _totals(overview: Overview) -> list[tuple[str, Text | str]]:
+    counts = overview.counts
+    open_streams = f"{counts['active']} active"
+    if counts["pending_completion"]:
+        open_streams += f", {counts['pending_completion']} being completed"
+    failed = Text(f"{counts['failed']}", style="bold red" if counts["failed"] else "")
+    if counts["failed"]:
+        failed.append("; `cef-trio list --state failed` says why", style="not bold default")
+    rows: list[tuple[str, Text | str]] = [
+        ("at", f"{overview.at_utc:%Y-%m-%d %H:%M:%S} UTC"),
+        ("daemons", _daemons(overview)),
+        ("open", open_streams),
+        ("completed", f"{counts['completed']}, {output.size(overview.completed_bytes)}"),
+        ("failed", failed),
+        ("throughput", f"{output.size(overview.bytes_per_second)}/s in the last minute"),
+        ("lag", _lag(overview)),
+    ]
+    if counts["retrying"]:
+        rows.append(("retrying", _retrying(overview)))
+    now = overview.at_utc.timestamp()
+    for report in crying(overview.reports, now):
+        rows += [
+            ("AT RISK", output.safe(f"{report.called}: {sentence}", "bold red")) for sentence in words(report, now)
+        ]
+    if overview.unreadable:
+        rows.append(("unreadable", unreadable_words(overview.unreadable)))
+    if counts["deleted"]:
+        rows.append(("deleted", f"{counts['deleted']} whose recording was deleted before its end"))
+    return rows
+
+
+def unreadable_words(unreadable: Mapping[str, str]) -> Text:
+    """How many keys of Redis cannot be read, and what is wrong with the first. For a terminal."""
+    number, why = len(unreadable), next(iter(unreadable.values()))
+    more = f" (and {number - 1} more)" if number > 1 else ""
+    keys = output.count(number, "key")
+    return output.safe(f"{keys} of Redis cannot be read, left alone: {why}{more}", "bold red")
+
+
+def _retrying(overview: Overview) -> Text:
+    """How many wait after an error, and the latest one's: an outage is the same error for all."""
+    waiting = [one.meta for one in overview.open_streams if one.meta.status is Status.RETRYING]
+    latest = max(waiting, key=lambda meta: meta.last_activity_at_utc, default=None)
+    why = f": {latest.failure_reason}" if latest is not None and latest.failure_reason else ""
+    return output.safe(f"{overview.counts['retrying']} of the open ones{why}", "yellow")
+
+
+def _lag(overview: Overview) -> str:
+    if overview.lag_bytes is not None:
+        longest = max((one.lag_seconds or 0.0 for one in overview.open_streams), default=0.0)
+        since = f", the oldest byte waits for {output.duration(longest)}" if longest >= 1 else ""
+        return output.size(overview.lag_bytes) + since
+    known = [stream.lag_bytes for stream in overview.open_streams if stream.lag_bytes is not None]
+    if not known:
+        return "not known here: no recording can be seen"
+    return (
+        f"{output.size(sum(known))} or more; {len(known)} of {len(overview.open_streams)} recordings can be seen here"
+    )
+
+
+def _daemons(overview: Overview) -> Text:
+    if overview.daemons:
+        daemons = [f"{name} ({output.count(count, 'stream')})" for name, count in sorted(overview.daemons.items())]
+        return output.safe(", ".join(daemons), "green")
+    if overview.open_streams:
+        return Text("nobody holds a lease: no daemon works on the open streams", style="bold red")
+    return Text("nobody holds a lease, and no stream is open")
+
+
+_COLUMNS: Final = (
+    Column("id"),
+    Column("status"),
+    Column("progress", spare=1),
+    Column("", right=True),
+    Column("sent", right=True, spare=3),
+    Column("lag", right=True),
+    Column("rate", right=True, spare=2),
+    Column("file", flexible=True),
+)
+
+
+def _streams(streams: Sequence[OpenStream]) -> Lines:
+    rows = []
+    for stream in streams:
+        bar, percent = _progress(stream)
+        style = "red" if stream.holder is None else "yellow" if stream.meta.status is Status.RETRYING else ""
+        rows.append(
+            (
+                stream.meta.stream_id[:_SHORT_ID],
+                output.safe(_IN_SHORT.get(stream.meta.status, stream.meta.status.value), style),
+                bar,
+                percent,
+                output.size(stream.acknowledged_bytes),
+                output.size(stream.lag_bytes),
+                f"{output.size(stream.bytes_per_second)}/s",
+                output.safe(output.short_path(stream.meta.current_path)),
+            )
+        )
+    return output.table(_COLUMNS, rows)
+
+
+def _progress(stream: OpenStream) -> tuple[Text, str]:
+    progress = stream.progress
+    if progress is None:
+        return Text("?".center(_BAR_WIDTH), style="dim"), ""
+    # Rounded down: what is not all there is not 100%.
+    return _bar(progress), f"{math.floor(progress * 100)}%"
+
+
+def _bar(progress: float) -> Text:
+    """A bar that can be read without colours too."""
+    full = math.floor(progress * _BAR_WIDTH)
+    bar = Text("━" * full, style="green" if full == _BAR_WIDTH else "cyan")
+    return bar.append("─" * (_BAR_WIDTH - full), style="dim")

@@ -1,0 +1,83 @@
+"""The tasks beside the streams' own: what finds files, looks after streams, follows uploads, and tells how all stands.
+
+The daemon starts them, and the laboratory's does: what a world shows is what runs (``tests/lab/test_lab_daemon.py``).
+Only what looks at the files differs, and is given: the watcher, or a test's script.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from random import Random
+
+import trio
+
+from cef_trio.observability.redis_survey import survey_redis
+from cef_trio.postprocess.after_upload import AfterUpload
+from cef_trio.postprocess.after_upload_rules import KEEP, AfterUploadRule, Deed
+from cef_trio.postprocess.retention import forget_old_streams
+from cef_trio.postprocess.webhooks import WebhookDeliverer
+from cef_trio.upload.idle_checker import StaleChecker
+from cef_trio.upload.reporter import report_for_ever
+from cef_trio.upload.risks import RiskObserver
+from cef_trio.upload.services import Services
+from cef_trio.upload.supervisor import StreamSupervisor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntakeRules:
+    """What they go by. Times in seconds."""
+
+    folder: str
+    timeout_seconds: float = 30.0
+    """``STREAM_TIMEOUT_SECONDS``."""
+    check_seconds: float = 5.0
+    after_upload: AfterUploadRule = KEEP
+    webhook_retry_seconds: float = 86_400.0
+    retention: timedelta = timedelta(days=30)
+    random: Random = field(default_factory=Random)
+
+
+class IntakeTasks:
+    """Made with the supervisor, started once."""
+
+    def __init__(
+        self, services: Services, supervisor: StreamSupervisor, risks: RiskObserver, rules: IntakeRules
+    ) -> None:
+        self.stale_checker = StaleChecker(
+            services,
+            supervisor,
+            watch_folder=rules.folder,
+            timeout_seconds=rules.timeout_seconds,
+            period_seconds=rules.check_seconds,
+        )
+        self._after_upload = AfterUpload(services, rules.after_upload, rules.folder)
+        supervisor.on_uploaded = self._after_upload.offer
+        self._services = services
+        self._supervisor = supervisor
+        self._risks = risks
+        self._rules = rules
+
+    async def start(self, nursery: trio.Nursery, watch: Callable[[], Awaitable[object]]) -> None:
+        """Start them. ``watch`` starts what looks at the files, and returns when the first scan was told."""
+        services, rules = self._services, self._rules
+        nursery.start_soon(self._supervisor.run)
+        nursery.start_soon(report_for_ever, services, self._supervisor, self._risks, rules.folder)
+        if rules.after_upload.deed is not Deed.KEEP:
+            nursery.start_soon(self._after_upload.run)
+        if services.webhook is not None:
+            deliverer = WebhookDeliverer(
+                services,
+                services.webhook,
+                watch_folder=rules.folder,
+                retry_seconds=rules.webhook_retry_seconds,
+                random=rules.random,
+            )
+            services.metrics.owed_webhooks_by(lambda: deliverer.owed)
+            nursery.start_soon(deliverer.run)
+        await watch()
+        nursery.start_soon(self.stale_checker.run)
+        services.metrics.turns_by("stale_checker", lambda: services.unix_time(self.stale_checker.last_turn))
+        nursery.start_soon(survey_redis, services.store, services.metrics)
+        nursery.start_soon(forget_old_streams, services, rules.retention)

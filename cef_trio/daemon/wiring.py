@@ -1,0 +1,416 @@
+"""From settings to services: the one place that knows which implementation stands behind which interface."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, nullcontext
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Final
+from uuid import uuid4
+
+import structlog
+import trio
+from pydantic import SecretStr
+
+from cef_trio.checkpoint.model import Lease
+from cef_trio.checkpoint.redis.store import RedisCheckpointStore
+from cef_trio.checkpoint.shutdown_flush import ExitSaves
+from cef_trio.daemon.machine import boot_id, machine_id
+from cef_trio.exceptions import CefMp4ProcessorError, OperationError, S3OperationError
+from cef_trio.files.mounts import Mounts
+from cef_trio.files.reader import KernelDisk
+from cef_trio.files.writers import WriterState, writer_state
+from cef_trio.media.ffprobe import probe
+from cef_trio.observability.metrics import Metrics
+from cef_trio.resilience.outage import IDLE_SECONDS, CircuitBreaker, RetryPolicy
+from cef_trio.resilience.retry import Retrier, ServiceRetrier
+from cef_trio.resilience.shield import shielded
+from cef_trio.resilience.threads import run_in_thread
+from cef_trio.s3.client import S3Client
+from cef_trio.s3.config import Addressing, ChecksumMode, PayloadSigning, S3Config
+from cef_trio.s3.credentials import ChainCredentials, CredentialsProvider, StaticCredentials
+from cef_trio.s3.rate_limiter import Pacer
+from cef_trio.s3.signing import Credentials
+from cef_trio.s3.store_probe import StoreProbe
+from cef_trio.settings.model import Settings, SettingsError, exposed_secrets
+from cef_trio.upload.object_key import KeyTemplate
+from cef_trio.upload.ownership import Ownership
+from cef_trio.upload.services import Services, StreamRules
+from cef_trio.webhook.client import WebhookClient
+
+log = structlog.get_logger(__name__)
+
+_PROXY_VARIABLES: Final = frozenset({"http_proxy", "https_proxy", "all_proxy"})
+
+REDIS_ONCE: Final = frozenset({"count", "is_persistent", "save_interrupted"})
+"""What is asked of Redis a single time: surveys, whose caller repeats them; last words, for which nobody may wait."""
+S3_ONCE: Final = frozenset({"upload_part_copy"})
+"""And of S3: copies, in whose place the bytes can be sent. All else is under the one policy."""
+_UNLOCK_SECONDS: Final = 0.2
+"""How long the lock's release may take; the process's end releases it too."""
+_RECONNECT_SECONDS: Final = 1.0
+"""Between two rounds of attempts at the start, if it was no outage that ended the first."""
+_NOT_FOUND = 404
+_FORBIDDEN = 403
+
+
+class RefusedAtStartError(CefMp4ProcessorError):
+    """S3 or Redis answered, and refused us: waiting would not help."""
+
+
+class WatchFolderBusyError(CefMp4ProcessorError):
+    """Another daemon watches this folder."""
+
+
+def warn_of_exposed_secrets(env_file: Path | None) -> None:
+    """Say which files with secrets every user of this machine may read; it is no reason not to start."""
+    for found in exposed_secrets(env_file):
+        log.warning("secret_exposed", file=found.file, mode=found.mode)
+
+
+def warn_of_unused_proxy() -> None:
+    """Say which proxies the environment names: none is used, so where nothing else leads out, nothing gets out."""
+    names = sorted(name for name in os.environ if name.lower() in _PROXY_VARIABLES and os.environ[name])
+    if names:
+        log.warning("http_proxy_not_used", variables=names)
+
+
+@asynccontextmanager
+async def lock_watch_folder(folder: Path) -> AsyncIterator[None]:
+    """Hold the watch folder, so that no second daemon on this machine uploads the same files under the same name.
+
+    The lock is the kernel's, on the folder itself: no file is made, and it goes with the process, however that ends.
+
+    Raises:
+        WatchFolderBusyError: another process holds it.
+    """
+    # In threads: the folder may lie on a mount that hangs.
+    descriptor = await run_in_thread(partial(_locked, folder))
+    try:
+        yield
+    finally:
+        with shielded(_UNLOCK_SECONDS, saving="watch folder's lock"):
+            await run_in_thread(partial(os.close, descriptor), abandon_on_cancel=True)
+
+
+def _locked(folder: Path) -> int:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise WatchFolderBusyError(
+            f"WATCH_DIR {os.fspath(folder)!r} is watched by another cef-trio on this machine: stop that one first"
+        ) from error
+    except OSError as error:  # some network file systems have no locks: then the streams' leases must do
+        log.warning("watch_folder_not_locked", error=errno.errorcode.get(error.errno or 0, str(error)))
+    return descriptor
+
+
+@asynccontextmanager
+async def open_services(
+    settings: Settings, *, read_again: Callable[[], Settings] | None = None
+) -> AsyncIterator[Services]:
+    """The real services, by the settings. Nothing is connected yet; leaving closes what was.
+
+    ``read_again`` reads the settings once more; it is asked for the credentials where S3 or Redis refuses those that
+    there are, since whoever renews them replaces the files that hold them.
+
+    Raises:
+        SettingsError: a URL cannot be understood, a cluster's prefix has no hash tag, a bucket no host name.
+    """
+    warn_of_unused_proxy()
+    metrics = Metrics()
+    observer = metrics.attempt_failed
+    policy = RetryPolicy(settings.retry_attempts, settings.retry_initial_seconds, settings.retry_max_seconds)
+    probes = RetryPolicy(1, settings.retry_initial_seconds, settings.retry_max_seconds)
+    template = KeyTemplate(settings.s3_key_template)
+    redis_breaker = CircuitBreaker("redis", lambda _need: store.prove(), probes, idle_seconds=IDLE_SECONDS)
+    s3_breaker = CircuitBreaker("s3", lambda need: s3_probe(need), probes, idle_seconds=IDLE_SECONDS)  # noqa: PLW0108 - made below
+    found_again = partial(_found_again, read_again) if read_again is not None else None
+    store = checkpoint_store(
+        settings, ServiceRetrier(redis_breaker, policy, once=REDIS_ONCE, observer=observer), found_again=found_again
+    )
+    pacer = Pacer(settings.max_upload_rate, waited=metrics.upload_waited)
+    config = s3_config(settings, found_again)
+    s3 = s3_client(settings, ServiceRetrier(s3_breaker, policy, once=S3_ONCE, observer=observer), pacer, config)
+    s3_probe = StoreProbe(s3, template.probe_key, template.probe_recording_key)
+    lease = Lease(settings.instance_id, uuid4().hex, settings.lease_seconds, boot_id())
+    webhook = webhook_client(settings)
+    mounts = Mounts(answer_seconds=settings.file_system_timeout_seconds)
+    async with store, s3, webhook or nullcontext():
+        yield Services(
+            store=store,
+            s3=s3,
+            disk=KernelDisk(mounts),
+            mounts=mounts,
+            probe=partial(probe, ffprobe_path=settings.ffprobe_path, timeout_seconds=settings.ffprobe_timeout_seconds),
+            has_writer=partial(_has_writer, mounts),
+            lease=lease,
+            exit_saves=ExitSaves(store, lease, redis_breaker),
+            s3_breaker=s3_breaker,
+            redis_breaker=redis_breaker,
+            stream_slots=trio.CapacityLimiter(settings.max_concurrent_streams),
+            part_slots=trio.CapacityLimiter(settings.max_concurrent_parts),
+            rules=_rules(settings),
+            utc_now=lambda: datetime.now(UTC),
+            new_stream_id=lambda: str(uuid4()),
+            metrics=metrics,
+            pacer=pacer,
+            webhook=webhook,
+            ownership=Ownership(machine_id()),
+            renew_credentials=partial(_renew, store, s3, webhook, config.credentials),
+        )
+
+
+def _found_again(read_again: Callable[[], Settings]) -> Settings | None:
+    """The settings as they are now; ``None`` if they cannot be read, as while somebody replaces a file. Blocks."""
+    try:
+        return read_again()
+    except (SettingsError, OSError, ValueError) as error:
+        log.warning("credentials_not_read", error="; ".join(str(error).splitlines()))
+        return None
+
+
+def _renew(
+    store: RedisCheckpointStore,
+    s3: S3Client,
+    webhook: WebhookClient | None,
+    credentials: CredentialsProvider,
+    settings: Settings,
+) -> None:
+    """Go on with the credentials of these settings; AWS's own chain begins anew.
+
+    So do connections: certificates are read when one is opened, and may have been renewed or withdrawn.
+    """
+    store.renew_login(settings.redis_url.get_secret_value())
+    for client in (store, s3, webhook):
+        if client is not None:
+            client.renew_connections()
+    keys = _keys(settings)
+    if isinstance(credentials, StaticCredentials) and keys is not None:
+        credentials.renew(keys)
+    elif isinstance(credentials, ChainCredentials):
+        credentials.rejected()
+
+
+def webhook_client(settings: Settings) -> WebhookClient | None:
+    """Who is told of completed recordings, by the settings; nothing is connected yet.
+
+    Raises:
+        SettingsError: the file of certificates holds none.
+    """
+    if settings.on_complete_webhook is None:
+        return None
+    with _what_only_rooms_know():
+        return WebhookClient(
+            settings.on_complete_webhook.get_secret_value(),
+            secret=_text(settings.webhook_secret),
+            timeout_seconds=settings.webhook_timeout_seconds,
+            now=lambda: datetime.now(UTC),
+            ca_file=settings.webhook_ca_file,
+        )
+
+
+def checkpoint_store(
+    settings: Settings, retrier: Retrier, *, found_again: Callable[[], Settings | None] | None = None
+) -> RedisCheckpointStore:
+    """The store, by the settings. Nothing is connected yet.
+
+    Raises:
+        SettingsError: the URL cannot be understood, or a cluster's prefix has no hash tag.
+    """
+
+    async def read_url() -> str | None:
+        if found_again is None:
+            return None
+        # Abandoned by a cancellation: it only reads, and the disk may hang.
+        found = await run_in_thread(found_again, abandon_on_cancel=True)
+        return found.redis_url.get_secret_value() if found is not None else None
+
+    with _what_only_rooms_know():
+        return RedisCheckpointStore(
+            settings.redis_url.get_secret_value(),
+            key_prefix=settings.redis_key_prefix,
+            ca_file=settings.redis_ca_file,
+            socket_timeout_seconds=settings.redis_timeout_seconds,
+            retrier=retrier,
+            read_url=read_url if found_again is not None else None,
+        )
+
+
+def s3_client(
+    settings: Settings, retrier: Retrier, pacer: Pacer | None = None, config: S3Config | None = None
+) -> S3Client:
+    """The S3 client, by the settings, or ``config`` made of them; bodies go as fast as ``pacer`` lets them. Nothing is
+    connected yet.
+
+    Raises:
+        SettingsError: the bucket's name or the endpoint cannot be addressed.
+    """
+    with _what_only_rooms_know():
+        return S3Client(config or s3_config(settings), retrier=retrier, pacer=pacer)
+
+
+@contextmanager
+def _what_only_rooms_know() -> Iterator[None]:
+    """Some settings are understood by their own rooms only; those rooms' texts name the variable."""
+    try:
+        yield
+    except ValueError as error:
+        raise SettingsError([str(error)]) from error
+
+
+def _rules(settings: Settings) -> StreamRules:
+    return StreamRules(
+        bucket=settings.s3_bucket_name,
+        key_template=KeyTemplate(settings.s3_key_template),
+        part_size=settings.chunk_size_bytes,
+        equal_parts=settings.s3_equal_parts,
+        endpoint=settings.s3_endpoint_url or f"AWS in {settings.s3_region_name}",
+        watch_folder=str(settings.watch_dir),
+        close_grace_seconds=settings.close_grace_seconds,
+        silence_seconds=settings.stream_timeout_seconds,
+        save_seconds=settings.shutdown_save_seconds,
+        # A call that a cancellation finds on its way to Redis may take Redis's time-out more: both fit into the save.
+        record_seconds=max(settings.shutdown_save_seconds - settings.redis_timeout_seconds, 0.1),
+        retry_initial_seconds=min(1.0, settings.retry_stream_max_seconds),
+        retry_max_seconds=settings.retry_stream_max_seconds,
+    )
+
+
+def s3_config(settings: Settings, found_again: Callable[[], Settings | None] | None = None) -> S3Config:
+    """How the bucket is reached, by the settings; keys that are refused are looked for in ``found_again``'s."""
+    return S3Config(
+        bucket=settings.s3_bucket_name,
+        credentials=_credentials(settings, found_again),
+        region=settings.s3_region_name,
+        endpoint_url=settings.s3_endpoint_url,
+        addressing=Addressing(settings.s3_addressing),
+        checksum=ChecksumMode(settings.s3_checksum),
+        payload_signing=PayloadSigning(settings.s3_payload_signing),
+        ca_file=settings.s3_ca_file,
+        connect_timeout_seconds=settings.s3_connect_timeout_seconds,
+        read_timeout_seconds=settings.s3_read_timeout_seconds,
+        write_timeout_seconds=settings.s3_write_timeout_seconds,
+        complete_timeout_seconds=settings.s3_complete_timeout_seconds,
+        max_connections=settings.max_concurrent_parts + 8,
+        options=settings.object_options,
+    )
+
+
+def _credentials(settings: Settings, found_again: Callable[[], Settings | None] | None = None) -> CredentialsProvider:
+    keys = _keys(settings)
+    if keys is None:
+        return ChainCredentials()
+    if found_again is None:
+        return StaticCredentials(keys)
+
+    def read() -> Credentials | None:
+        found = found_again()
+        return _keys(found) if found is not None else None
+
+    return StaticCredentials(keys, read)
+
+
+def _keys(settings: Settings) -> Credentials | None:
+    """The access key of the settings; ``None`` if AWS's chain is to be asked."""
+    if settings.s3_access_key_id is None or settings.s3_secret_access_key is None:
+        return None
+    return Credentials(
+        _text(settings.s3_access_key_id) or "",
+        _text(settings.s3_secret_access_key) or "",
+        _text(settings.s3_session_token),
+    )
+
+
+def _text(value: SecretStr | str | None) -> str | None:
+    return value.get_secret_value() if isinstance(value, SecretStr) else value
+
+
+async def _has_writer(mounts: Mounts, path: str) -> bool | None:
+    return knows_writer(await writer_state(path, mounts))
+
+
+def knows_writer(state: WriterState) -> bool | None:
+    """Whether a file has a writer, as :class:`cef_trio.upload.services.WriterCheck` says it."""
+    match state:
+        case WriterState.PRESENT:
+            return True
+        case WriterState.NONE:
+            return False
+        case WriterState.UNKNOWN:
+            return None
+
+
+async def check_reachable(services: Services, *, create_bucket: bool) -> None:
+    """Wait until Redis and S3 answer, for as long as it takes. Both breakers' tasks must run.
+
+    Raises:
+        RefusedAtStartError: one of them answers, and refuses us.
+    """
+    reach_bucket = partial(_reach_bucket, services.s3, create_bucket=create_bucket)
+    await _insist("connect_redis", services.store.ping, services.redis_breaker)
+    await _insist("connect_s3", reach_bucket, services.s3_breaker)
+
+
+@contextmanager
+def _starting(breaker: CircuitBreaker) -> Iterator[None]:
+    breaker.starting = True
+    try:
+        yield
+    finally:
+        breaker.starting = False
+
+
+async def _insist(operation: str, reach: Callable[[], Awaitable[None]], breaker: CircuitBreaker) -> None:
+    """Try by the one policy; out of attempts, wait for the outage's end as everyone does, and try again."""
+    attempt = 0
+    while True:
+        try:
+            with _starting(breaker):
+                await reach()
+        except CefMp4ProcessorError as error:
+            refused = isinstance(error, OperationError) and (error.refusal or error.certificate_refused)
+            if refused or not error.transient:
+                raise RefusedAtStartError(str(error)) from error
+            attempt += 1
+            log.warning("waiting_for_service", operation=operation, attempt=attempt, error=str(error))
+            await trio.sleep(_RECONNECT_SECONDS)
+            await breaker.wait_up()
+        else:
+            return
+
+
+async def _reach_bucket(s3: S3Client, *, create_bucket: bool) -> None:
+    try:
+        await s3.head_bucket()
+    except S3OperationError as error:
+        if error.transient:
+            raise
+        if error.status == _NOT_FOUND and create_bucket:
+            await s3.create_bucket()
+            log.info("bucket_created")
+        elif error.status == _FORBIDDEN:
+            await _why_forbidden(s3)
+        else:
+            raise
+
+
+async def _why_forbidden(s3: S3Client) -> None:
+    """The answer to HEAD has no body that could say why: a wrong key, or only a missing permission?
+
+    Raises:
+        S3OperationError: it says why. That the listing fails by itself (HEAD was answered) is no reason not to start.
+    """
+    try:
+        await s3.list_multipart_uploads("")
+    except S3OperationError as error:
+        if not error.transient or error.status is None:
+            raise
+        log.warning("bucket_not_looked_into", error=str(error))

@@ -1,0 +1,200 @@
+"""The network under httpx: connections that can be renewed, each opened with the certificates as they are now.
+
+httpx's own transport has neither: its pool is private, and its TLS context is made once. This one is httpcore's pool
+through public interfaces alone. HTTP/1.1 only, no proxy, no retries.
+
+- :meth:`HttpTransport.renew_connections`: behind one address there may be many backends, and a kept-alive connection
+  stays with its own, dead or not. Connections opened before serve no call that begins after it.
+- Certificates are read again for a new connection if their file has changed (:class:`cef_trio.http.tls.Trust`), so a renewed
+  one holds from the next connection on. The pool's own context trusts nobody: one that it would use refuses everything.
+
+Cancelled: a connection that was being opened is closed. No checkpoint lies between the arrival of an answer's headers
+and the return of :meth:`HttpTransport.handle_async_request`.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncIterable, AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
+from types import MappingProxyType
+from typing import Any, Final, cast
+
+import httpcore
+import httpx
+
+from cef_trio.http.tls import Trust
+
+_EXCEPTIONS: Final[Mapping[type[Exception], type[httpx.TransportError]]] = MappingProxyType(
+    {
+        httpcore.TimeoutException: httpx.TimeoutException,
+        httpcore.ConnectTimeout: httpx.ConnectTimeout,
+        httpcore.ReadTimeout: httpx.ReadTimeout,
+        httpcore.WriteTimeout: httpx.WriteTimeout,
+        httpcore.PoolTimeout: httpx.PoolTimeout,
+        httpcore.NetworkError: httpx.NetworkError,
+        httpcore.ConnectError: httpx.ConnectError,
+        httpcore.ReadError: httpx.ReadError,
+        httpcore.WriteError: httpx.WriteError,
+        httpcore.ProxyError: httpx.ProxyError,
+        httpcore.UnsupportedProtocol: httpx.UnsupportedProtocol,
+        httpcore.ProtocolError: httpx.ProtocolError,
+        httpcore.LocalProtocolError: httpx.LocalProtocolError,
+        httpcore.RemoteProtocolError: httpx.RemoteProtocolError,
+    }
+)
+
+
+_TRUSTS_NOBODY: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+class HttpTransport(httpx.AsyncBaseTransport):
+    """Sends httpx's requests over a pool of connections.
+
+    Args:
+        trust: whom TLS servers are to be; ``None`` where none is spoken to.
+        max_connections: at once.
+        keepalive_seconds: how long a connection may be idle.
+        backend: opens connections; the real network, unless a test has a script.
+    """
+
+    def __init__(
+        self,
+        trust: Trust | None,
+        *,
+        max_connections: int,
+        keepalive_seconds: float,
+        backend: httpcore.AsyncNetworkBackend | None = None,
+    ) -> None:
+        self._backend = _Backend(httpcore.TrioBackend() if backend is None else backend, trust)
+        self._max_connections = max_connections
+        self._keepalive_seconds = keepalive_seconds
+        self._pool = self._new_pool()
+        self._retired: list[httpcore.AsyncConnectionPool] = []
+
+    def renew_connections(self) -> None:
+        """Let the next call, and all after it, open a connection anew. Calls under way end on theirs."""
+        if self._pool.connections:
+            self._retired.append(self._pool)
+            self._pool = self._new_pool()
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send a request.
+
+        Raises:
+            httpx.TransportError: there is no answer.
+        """
+        await self._close_idle_retired()
+        sent = httpcore.Request(
+            method=request.method,
+            url=httpcore.URL(
+                scheme=request.url.raw_scheme,
+                host=request.url.raw_host,
+                port=request.url.port,
+                target=request.url.raw_path,
+            ),
+            headers=request.headers.raw,
+            content=cast("AsyncIterable[bytes]", request.stream),
+            extensions=request.extensions,
+        )
+        with _mapped():
+            answer = await self._pool.handle_async_request(sent)
+        return httpx.Response(
+            answer.status,
+            headers=answer.headers,
+            stream=_Body(cast("AsyncIterable[bytes]", answer.stream)),
+            extensions=dict(answer.extensions),
+        )
+
+    async def aclose(self) -> None:
+        """Close all connections; never waits for the other side."""
+        for pool in (*self._retired, self._pool):
+            await pool.aclose()
+
+    def _new_pool(self) -> httpcore.AsyncConnectionPool:
+        return httpcore.AsyncConnectionPool(
+            ssl_context=_TRUSTS_NOBODY,
+            max_connections=self._max_connections,
+            max_keepalive_connections=self._max_connections,
+            keepalive_expiry=self._keepalive_seconds,
+            network_backend=self._backend,
+        )
+
+    async def _close_idle_retired(self) -> None:
+        """Close what calls that began before a renewal have left behind."""
+        retired = self._retired
+        self._retired = [pool for pool in retired if any(not one.is_idle() for one in pool.connections)]
+        for pool in retired:
+            for connection in tuple(pool.connections):
+                if connection.is_idle():
+                    await connection.aclose()
+
+
+class _Body(httpx.AsyncByteStream):
+    """The body of an answer."""
+
+    def __init__(self, httpcore_stream: AsyncIterable[bytes]) -> None:
+        self._httpcore_stream = httpcore_stream
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        with _mapped():
+            async for piece in self._httpcore_stream:
+                yield piece
+
+    async def aclose(self) -> None:
+        if hasattr(self._httpcore_stream, "aclose"):
+            await self._httpcore_stream.aclose()
+
+
+class _Backend(httpcore.AsyncNetworkBackend):
+    """Opens connections whose TLS begins with the certificates of that moment."""
+
+    def __init__(self, backend: httpcore.AsyncNetworkBackend, trust: Trust | None) -> None:
+        self._backend = backend
+        self._trust = trust
+
+    async def connect_tcp(self, *given: Any, **named: Any) -> httpcore.AsyncNetworkStream:
+        stream = await self._backend.connect_tcp(*given, **named)
+        return stream if self._trust is None else _BeforeTls(stream, self._trust)
+
+
+class _BeforeTls(httpcore.AsyncNetworkStream):
+    """A connection on which TLS may begin; without it, all goes through."""
+
+    def __init__(self, stream: httpcore.AsyncNetworkStream, trust: Trust) -> None:
+        self._stream = stream
+        self._trust = trust
+
+    async def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,  # the pool's, which trusts nobody
+        server_hostname: str | None = None,
+        timeout: float | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        try:
+            context = await self._trust.now()
+            return await self._stream.start_tls(context, server_hostname, timeout)
+        except BaseException:
+            await self._stream.aclose()  # httpcore leaves a connection open on which a cancellation found it here
+            raise
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return await self._stream.read(max_bytes, timeout)
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        await self._stream.write(buffer, timeout)
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
+
+
+@contextmanager
+def _mapped() -> Iterator[None]:
+    try:
+        yield
+    except tuple(_EXCEPTIONS) as error:
+        ours = next(_EXCEPTIONS[kind] for kind in type(error).__mro__ if kind in _EXCEPTIONS)
+        raise ours(str(error)) from error

@@ -1,1 +1,0 @@
-"""How recordings come in: the watcher, its scans, and what it tells."""

@@ -1,0 +1,143 @@
+"""What ``AFTER_UPLOAD`` asks for, and when it may be done (promise P8). Pure.
+
+A recording is touched only if both its witnesses say that nothing is lost by it, now and not earlier: the *file* is the
+one that was verified (file system, inode and its generation, size and modification time), and the *object* is in S3 as
+it was completed. Who is not sure keeps the file, and says why.
+"""
+
+from __future__ import annotations
+
+import os.path
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from cef_trio.checkpoint.model import Checkpoint, FileIdentity, PartRecord
+from cef_trio.checkpoint.states import Status
+from cef_trio.files.file_stat import FileStat
+from cef_trio.files.identity import is_verified_file
+from cef_trio.s3.checksums import combine_crc64nvme
+from cef_trio.s3.model import StoredObject
+from cef_trio.upload.part_plan import PartPlan
+
+_FIRST_PAUSE_SECONDS: Final = 30.0
+_LONGEST_PAUSE_SECONDS: Final = 3600.0
+_LONGEST_NAME_BYTES: Final = 255
+
+
+class Deed(StrEnum):
+    """What is done with a recording that is in S3."""
+
+    KEEP = "keep"
+    DELETE = "delete"
+    MOVE = "move"
+
+
+@dataclass(frozen=True, slots=True)
+class AfterUploadRule:
+    """``AFTER_UPLOAD``, understood. ``folder``: where recordings are moved to, with their paths below ``WATCH_DIR``."""
+
+    deed: Deed
+    folder: str = ""
+
+
+KEEP: Final = AfterUploadRule(Deed.KEEP)
+
+
+def parse_rule(text: str) -> AfterUploadRule:
+    """Understand the setting, which ``model.py`` has checked.
+
+    Raises:
+        ValueError: it is none of ``keep``, ``delete`` and ``move:DIR``.
+    """
+    word, _, folder = text.partition(":")
+    return AfterUploadRule(Deed(word), folder)
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedFile:
+    """The file as it was verified. ``crc64nvme``: of all its bytes."""
+
+    stream_id: str
+    path: str
+    identity: FileIdentity
+    size_bytes: int
+    mtime_ns: int
+    crc64nvme: int
+
+
+def verified_file(checkpoint: Checkpoint | None) -> VerifiedFile | None:
+    """The file of a completed stream as it was verified; ``None`` where the record does not say all of it."""
+    if checkpoint is None or checkpoint.meta.status is not Status.COMPLETED:
+        return None
+    meta = checkpoint.meta
+    if meta.verified_size_bytes is None or meta.verified_mtime_ns is None or meta.object_etag is None:
+        return None
+    plan = PartPlan(meta.part_size, equal_parts=meta.equal_parts)
+    crc = _crc_of_parts(plan, checkpoint.parts, meta.verified_size_bytes)
+    if crc is None:
+        return None
+    return VerifiedFile(
+        meta.stream_id, meta.current_path, meta.identity, meta.verified_size_bytes, meta.verified_mtime_ns, crc
+    )
+
+
+def _crc_of_parts(plan: PartPlan, parts: Mapping[int, PartRecord], size_bytes: int) -> int | None:
+    cut = [(part, parts.get(part.number)) for part in plan.cut(size_bytes)] if size_bytes else []
+    whole = [record for part, record in cut if record is not None and record.size_bytes == part.size_bytes]
+    if len(whole) < len(cut):
+        return None
+    return combine_crc64nvme((record.crc64nvme, record.size_bytes) for record in whole)
+
+
+def why_not_the_file(expected: VerifiedFile, found: FileStat, observed: FileIdentity) -> str | None:
+    """Why an open file, by all that is told of it, is not the one that was verified; ``None`` if it is."""
+    if not is_verified_file(expected.identity, observed):
+        return "another file has its name, or it is on another file system"
+    if (found.size_bytes, found.mtime_ns) != (expected.size_bytes, expected.mtime_ns):
+        return "it was changed after it was verified"
+    return None
+
+
+def why_not_the_object(expected: VerifiedFile, etag: str, stored: StoredObject | None) -> str | None:
+    """Why what S3 has under the stream's key is not proved to be the recording; ``None`` if it is.
+
+    The checksum decides where the store keeps one; else the ETag must be that of the object that was completed.
+    """
+    if stored is None:
+        return "its object is not in S3 any more"
+    if stored.size_bytes != expected.size_bytes:
+        return f"its object has {stored.size_bytes} bytes, and the file that was verified {expected.size_bytes}"
+    if stored.crc64nvme is not None:
+        return None if stored.crc64nvme == expected.crc64nvme else "its object has another checksum"
+    return None if stored.etag == etag else "its object has another ETag than the one that was completed"
+
+
+def is_below(path: str, watch_folder: str) -> bool:
+    """Whether a path, as a record has it, leads to a file in the watch folder."""
+    if not os.path.isabs(path):  # noqa: PTH117 - a path of any bytes, as it is
+        return False
+    relative = os.path.relpath(path, watch_folder)
+    return relative not in {os.curdir, os.pardir} and not relative.startswith("../")
+
+
+def targets(file: VerifiedFile, watch_folder: str, folder: str) -> tuple[str, str]:
+    """Where to move a recording to: its path below the watch folder; and, if that is taken, with the stream's id."""
+    relative = os.path.relpath(file.path, watch_folder)
+    first = os.path.join(folder, relative)  # noqa: PTH118 - a path of any bytes, as it is
+    parent, name = os.path.split(first)
+    stem, suffix = os.path.splitext(name)  # noqa: PTH122 - as above
+    room = _LONGEST_NAME_BYTES - len(os.fsencode(f".{file.stream_id}{suffix}"))
+    stem = os.fsdecode(os.fsencode(stem)[: max(room, 1)])
+    return first, os.path.join(parent, f"{stem}.{file.stream_id}{suffix}")  # noqa: PTH118 - as above
+
+
+def copy_name(target: str, stream_id: str) -> str:
+    """The name of a copy that is not whole yet, beside its target: hidden, and the same for each attempt."""
+    return os.path.join(os.path.dirname(target), f".{stream_id}.cef-trio-copy")  # noqa: PTH118, PTH120 - as above
+
+
+def pause_seconds(failures: int) -> float:
+    """How long after that many failures (1, 2, …) a recording is tried again: doubled each time, to one hour."""
+    return float(min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2 ** min(failures - 1, 32)))

@@ -1,0 +1,72 @@
+"""Forgetting: completed streams whose files are gone are kept for some days, and then no more (promise P7).
+
+While its file is still there a completed stream is never forgotten, or the file would be taken for a new one. A file
+whose folder is on another device than it was counts as there: something is not mounted. Nor is one forgotten whose
+webhook is still to be delivered, nor one of another folder or host than ours: whoever watches that folder there forgets
+it. A record that cannot be read is said, and keeps no other.
+"""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from datetime import timedelta
+from functools import partial
+from typing import Final
+
+import structlog
+from trio_util import periodic
+
+from cef_trio.checkpoint.protocols import KnownPath
+from cef_trio.checkpoint.pruning import completed_before
+from cef_trio.exceptions import CefMp4ProcessorError, ChunkProcessingError
+from cef_trio.files.identity import is_same_place
+from cef_trio.upload import bulk_load
+from cef_trio.upload.services import Services
+
+log = structlog.get_logger(__name__)
+
+_PERIOD_SECONDS: Final = 3600.0
+
+
+async def forget_old_streams(services: Services, retention: timedelta) -> None:
+    """Every hour, for ever, forget the streams that were completed longer ago than ``retention`` and have no file."""
+    async with aclosing(periodic(_PERIOD_SECONDS)) as rounds:
+        async for _ in rounds:
+            try:
+                forgotten = await forget_now(services, retention)
+            except CefMp4ProcessorError as error:
+                log.warning("retention_failed", error=str(error))
+            else:
+                if forgotten:
+                    log.info("streams_forgotten", streams=forgotten)
+
+
+async def forget_now(services: Services, retention: timedelta) -> int:
+    """One round; returns how many were forgotten."""
+    forgotten = 0
+    owed = await services.store.owed_webhooks() if services.webhook is not None else frozenset()
+    before = services.utc_now() - retention
+    readable = partial(bulk_load.load_metas, services.store)
+    async with aclosing(completed_before(services.store, before, load_metas=readable)) as old:
+        async for known in old:
+            if known.meta.stream_id in owed:
+                continue
+            try:
+                if await _is_gone(services, known):
+                    await services.store.forget(known.meta.stream_id)
+                    forgotten += 1
+            except CefMp4ProcessorError as error:
+                if error.transient and not isinstance(error, ChunkProcessingError):
+                    raise  # Redis is away: the next round
+                log.warning("retention_failed", stream_id=known.meta.stream_id, error=str(error))
+    return forgotten
+
+
+async def _is_gone(services: Services, known: KnownPath) -> bool:
+    path = known.meta.current_path
+    if not services.is_ours(known.meta):
+        return False
+    if await services.disk.stat(path) is not None:
+        return False
+    place = await services.disk.place_around(path)
+    return place is not None and is_same_place(known.meta.identity, place)

@@ -1,0 +1,266 @@
+"""``ON_COMPLETE_WEBHOOK``: each completed recording's metadata is delivered, at least once, and never in anybody's way.
+
+That a delivery is owed is recorded in Redis in the very step that completes the stream, and taken back when the
+receiver has it or it is given up. So neither a crash nor a shutdown loses one, and the streams wait for nothing here: a
+task of the intake delivers, a few at once, what it finds owed.
+
+- *At least once*: a daemon that ends between the receiver's answer and its record delivers again. ``webhook-id`` is the
+  same then; a receiver that must not do a thing twice remembers it.
+- *One daemon delivers*: of this folder's streams only, and each under a claim, so that two daemons that share a folder
+  do not deliver twice, unless one is silent for longer than its lease.
+- The body is the metadata object, byte for byte, read from S3 for each attempt: nothing is kept in memory meanwhile.
+- An attempt that fails is made again with a growing pause of its own, so that one delivery that a receiver chokes on
+  holds up no other. A receiver that does not answer at all is left alone by all of them, for a growing pause.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from random import Random
+from typing import Final
+
+import structlog
+import trio
+
+from cef_trio.checkpoint.model import StreamMeta
+from cef_trio.checkpoint.redis.keys import claim
+from cef_trio.exceptions import CefMp4ProcessorError, S3OperationError, WebhookOperationError
+from cef_trio.observability.metric_labels import WebhookOutcome
+from cef_trio.resilience.retry import MAX_RETRY_AFTER_SECONDS, RetryPolicy
+from cef_trio.upload import bulk_load
+from cef_trio.upload.object_key import metadata_key
+from cef_trio.upload.services import Services
+from cef_trio.webhook.answers import Answered, judge_status
+from cef_trio.webhook.client import Answer, Delivery, WebhookClient
+
+log = structlog.get_logger(__name__)
+
+_WORK: Final = "webhook"
+_POLICY: Final = RetryPolicy(initial_seconds=5.0, max_seconds=900.0)
+"""How far apart the attempts are; how many there may be is a matter of hours (``WEBHOOK_RETRY_HOURS``)."""
+_AT_ONCE: Final = 4
+_PERIOD_SECONDS: Final = 60.0
+"""How often Redis is asked for what is owed although nothing was completed here: a daemon may have died."""
+_BATCH: Final = 500
+_MAX_BODY_BYTES: Final = 16 << 20
+"""More than any metadata object has: 10,000 parts of some 150 bytes."""
+_NOT_THERE: Final = "NoSuchKey"
+_SENDABLE_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,200}")
+"""An id that a header can carry, and that a signature cannot be misread for: whoever may write to Redis writes any."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Debt:
+    """A delivery that is owed, as this process sees it."""
+
+    due_at: float
+    """By ``trio.current_time()``."""
+    failures: int = 0
+
+
+class WebhookDeliverer:
+    """Delivers what this daemon's streams owe."""
+
+    def __init__(
+        self,
+        services: Services,
+        client: WebhookClient,
+        *,
+        watch_folder: str,
+        retry_seconds: float,
+        random: Random | None = None,
+    ) -> None:
+        self._services = services
+        self._client = client
+        self._below = watch_folder.rstrip("/") + "/"
+        self._retry = timedelta(seconds=retry_seconds)
+        self._random = random or Random()  # noqa: S311 - jitter, not a secret
+        self._debts: dict[str, _Debt] = {}
+        self._silent = self._answered = False
+        """Whether, in this round, an attempt had no answer; and whether one had."""
+        self._silent_rounds = 0
+
+    @property
+    def owed(self) -> int:
+        """How many deliveries this daemon owes, as of the last round."""
+        return len(self._debts)
+
+    async def run(self) -> None:
+        """Deliver for ever."""
+        owed = self._services.webhook_owed
+        while True:
+            owed.value = self._silent = self._answered = False
+            try:
+                await self._round()
+            except CefMp4ProcessorError as error:
+                log.warning("webhooks_wait", error=str(error))
+            if self._silent:
+                self._silent_rounds = 1 if self._answered else self._silent_rounds + 1
+                await trio.sleep(_pause_seconds(self._silent_rounds, self._dice(), None))
+                continue
+            self._silent_rounds = 0
+            now = trio.current_time()
+            soonest = min((debt.due_at for debt in self._debts.values()), default=now + _PERIOD_SECONDS)
+            # A second at least, so that neither a Redis that refuses nor a clock's last digit makes a busy loop.
+            with trio.move_on_at(min(max(soonest, now + 1.0), now + _PERIOD_SECONDS)):
+                await owed.wait_value(True)
+
+    async def _round(self) -> None:
+        """Try each delivery that is due, the one that was due first at first."""
+        metas = await self._owed_here()
+        now = trio.current_time()
+        self._debts = {stream_id: self._debts.get(stream_id, _Debt(now)) for stream_id in metas}
+        due = sorted((debt.due_at, stream_id) for stream_id, debt in self._debts.items() if debt.due_at <= now)
+        waiting = iter([metas[stream_id] for _, stream_id in due])
+        async with trio.open_nursery() as nursery:
+            for _ in range(min(_AT_ONCE, len(due))):
+                nursery.start_soon(self._work_off, waiting)
+
+    async def _owed_here(self) -> Mapping[str, StreamMeta]:
+        """The records of the streams of this folder, by id, whose webhook is owed."""
+        ids = sorted(await self._services.store.owed_webhooks())
+        metas: dict[str, StreamMeta] = {}
+        for first in range(0, len(ids), _BATCH):
+            found = await bulk_load.load_metas(self._services.store, ids[first : first + _BATCH])
+            metas.update((stream_id, known.meta) for stream_id, known in found.items())
+        ours = self._services.ownership.is_ours
+        return {
+            stream_id: meta
+            for stream_id, meta in metas.items()
+            if meta.current_path.startswith(self._below) and ours(meta)
+        }
+
+    async def _work_off(self, waiting: Iterator[StreamMeta]) -> None:
+        for meta in waiting:
+            if self._silent:
+                return
+            await self._try(meta)
+
+    async def _try(self, meta: StreamMeta) -> None:
+        """Make one attempt, if no other daemon does. Cancelled anywhere in it, the delivery stays owed."""
+        store, lease, name = self._services.store, self._services.lease, claim(meta.stream_id, _WORK)
+        try:
+            if not await store.acquire(name, lease):
+                self._debts[meta.stream_id] = _Debt(trio.current_time() + lease.ttl_seconds)
+                return
+            if await store.owes_webhook(meta.stream_id):
+                await self._deliver(meta)
+            else:  # another daemon delivered it between the look at what is owed and the claim
+                self._debts.pop(meta.stream_id, None)
+            await store.release([name], lease)
+        except WebhookOperationError as error:
+            self._silent |= error.status is None
+            await self._again(meta, error, error.retry_after_seconds)
+        except CefMp4ProcessorError as error:  # S3's or Redis's trouble; theirs is not the receiver's
+            await self._again(meta, error, None)
+        except Exception as error:  # a bug, or a record that no daemon wrote, is this delivery's trouble only: P6
+            log.exception("webhook_broken", stream_id=meta.stream_id)
+            await self._again(meta, WebhookOperationError("deliver", repr(error)), None)
+
+    async def _deliver(self, meta: StreamMeta) -> None:
+        """One attempt.
+
+        Raises:
+            WebhookOperationError: the receiver does not take it now.
+            S3OperationError, RedisOperationError: the metadata could not be read, or the outcome not be recorded.
+        """
+        if not _SENDABLE_ID.fullmatch(meta.stream_id):
+            log.warning("webhook_given_up", stream_id=meta.stream_id, error="no daemon gives a stream such an id")
+            await self._settle(meta, WebhookOutcome.GIVEN_UP)
+            return
+        try:
+            body = await self._body(meta)
+        except S3OperationError as error:
+            if error.code != _NOT_THERE:
+                raise
+            log.warning("webhook_given_up", stream_id=meta.stream_id, error=str(error))
+            await self._settle(meta, WebhookOutcome.GIVEN_UP)
+            return
+        delivery = Delivery(f"completed_{meta.stream_id}", meta.stream_id, body)
+        async with self._client.post(delivery) as answer:
+            # The receiver has spoken. Up to the record of that there is no checkpoint.
+            self._answered = True
+            match judge_status(answer.status, answer.content_type):
+                case Answered.DELIVERED:
+                    await self._services.record_effect(
+                        "webhook delivery", lambda: self._settle(meta, WebhookOutcome.DELIVERED)
+                    )
+                    log.info("webhook_delivered", stream_id=meta.stream_id, status=answer.status)
+                case Answered.REFUSED:
+                    log.warning(
+                        "webhook_refused",
+                        stream_id=meta.stream_id,
+                        status=answer.status,
+                        receiver=self._client.receiver,
+                    )
+                    await self._settle(meta, WebhookOutcome.REFUSED)
+                case Answered.AGAIN:
+                    raise self._not_taken(answer)
+
+    def _not_taken(self, answer: Answer) -> WebhookOperationError:
+        return WebhookOperationError(
+            "deliver",
+            f"the receiver answered HTTP {answer.status} [{self._client.receiver}]",
+            transient=True,
+            status=answer.status,
+            retry_after_seconds=answer.retry_after_seconds,
+        )
+
+    async def _body(self, meta: StreamMeta) -> bytes:
+        """The metadata object as it is in S3.
+
+        Raises:
+            S3OperationError: it is not there, or cannot be read.
+        """
+        if meta.s3_bucket != self._services.rules.bucket:
+            raise S3OperationError("get_object", f"the metadata is in another bucket, {meta.s3_bucket!r}")
+        key, body = metadata_key(meta.s3_key_prefix), bytearray()
+        async with self._services.s3.get_object(key) as (_, chunks):
+            async for chunk in chunks:
+                body += chunk
+                if len(body) > _MAX_BODY_BYTES:
+                    raise S3OperationError("get_object", "the metadata is larger than any of ours", code=_NOT_THERE)
+        return bytes(body)
+
+    async def _settle(self, meta: StreamMeta, outcome: WebhookOutcome) -> None:
+        await self._services.store.settle_webhook(meta.stream_id)
+        self._debts.pop(meta.stream_id, None)
+        self._services.metrics.webhook_attempted(outcome)
+
+    async def _again(self, meta: StreamMeta, error: CefMp4ProcessorError, asked_seconds: float | None) -> None:
+        """Note that an attempt failed. One that had its hours is given up, but not for an outage of S3 or Redis."""
+        debt = self._debts.get(meta.stream_id)
+        if debt is None:
+            return  # delivered; only giving its claim back failed
+        final = isinstance(error, WebhookOperationError) or not error.transient
+        if final and self._services.utc_now() >= meta.last_activity_at_utc + self._retry:
+            log.warning("webhook_given_up", stream_id=meta.stream_id, error=str(error))
+            try:
+                await self._settle(meta, WebhookOutcome.GIVEN_UP)
+            except CefMp4ProcessorError as unsaved:
+                log.warning("webhooks_wait", error=str(unsaved))
+            else:
+                return
+        failures = debt.failures + 1
+        pause = _pause_seconds(failures, self._dice(), asked_seconds)
+        self._debts[meta.stream_id] = _Debt(trio.current_time() + pause, failures)
+        self._services.metrics.webhook_attempted(WebhookOutcome.FAILED)
+        log.warning(
+            "webhook_retrying",
+            stream_id=meta.stream_id,
+            attempt=failures,
+            wait_seconds=round(pause, 3),
+            error=str(error),
+        )
+
+    def _dice(self) -> float:
+        return self._random.uniform(0.5, 1)
+
+
+def _pause_seconds(failures: int, dice: float, asked_seconds: float | None) -> float:
+    """How long to wait after that many failures; at least what the receiver asked for, within reason."""
+    pause = _POLICY.ceiling_seconds(failures) * dice
+    return pause if asked_seconds is None else max(pause, min(asked_seconds, MAX_RETRY_AFTER_SECONDS))

@@ -1,0 +1,223 @@
+"""CompleteMultipartUpload, with every trap that is known about it.
+
+- S3 answers 200 before it has finished, keeps the connection alive with white space, and may then say ``<Error>``.
+- The answer may never come, come cut off, or be no answer of S3's at all; the object may exist nonetheless.
+- After a success, a repetition says ``NoSuchUpload`` (AWS after a while, Ceph, MinIO) or 200 (AWS, Swift).
+- Ceph may answer with an empty ``<ETag/>``.
+
+So whenever the answer does not say plainly that it worked or not, the object itself is asked. That an object exists
+under the key proves nothing: it is ours only if the stream's id stands in its user metadata and its size and checksum
+are those of the parts. The checksum is the CRC64NVME of all its bytes where the store keeps one, else the ETag that S3
+makes of the parts' ETags; where neither can be compared, or the ETag differs (stores have their own ideas of it), the
+object is read back and the bytes decide. With KMS the ETag is opaque (:mod:`cef_trio.s3.etags`): where S3 keeps no
+CRC64NVME then (it does unless the upload asked for another checksum), its plain word that it completed these parts,
+each of which it checked as it came, and the size must do. An object of an archive class cannot be read back: what only
+its bytes could prove stays unproved, and is said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Final
+
+import structlog
+
+from cef_trio.exceptions import S3OperationError
+from cef_trio.s3.checksums import Crc64Nvme, combine_crc64nvme, crc64nvme_to_base64
+from cef_trio.s3.errors import ARCHIVED, describe, error_from_answer, parse_error_body
+from cef_trio.s3.etags import is_opaque, multipart_etag
+from cef_trio.s3.model import ChecksumAlgorithm, PartToComplete, StoredObject
+from cef_trio.s3.transport import Answer, Call, Exchange, sha256_hex
+from cef_trio.s3.xml import CompleteResult, XmlError, complete_multipart_upload, parse_complete_result
+
+STREAM_ID_METADATA: Final = "cef-stream-id"
+_OPERATION: Final = "complete_multipart_upload"
+_OK: Final = 200
+_MULTIPLE_CHOICES: Final = 300
+_GONE: Final = frozenset({"NoSuchUpload", "NoSuchKey"})
+
+log = structlog.get_logger(__name__)
+
+OpenObject = AbstractAsyncContextManager[tuple[StoredObject, AsyncIterator[bytes]]]
+
+
+class Completion:
+    """The completing of one upload; :meth:`attempt` may be repeated until it says what became of it."""
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        *,
+        bucket: str,
+        key: str,
+        upload_id: str,
+        parts: Sequence[PartToComplete],
+        checksum: ChecksumAlgorithm,
+        stream_id: str,
+        read_timeout_seconds: float,
+        head: Callable[[], Awaitable[StoredObject | None]],
+        read: Callable[[], OpenObject],
+        kms_asked: bool = False,
+    ) -> None:
+        """Prepare; ``head`` and ``read`` look at the object under the key.
+
+        Raises:
+            ValueError: no parts.
+        """
+        if not parts:
+            raise ValueError("an upload without parts cannot be completed")
+        ordered = sorted(parts, key=lambda part: part.part_number)
+        self._exchange = exchange
+        self._bucket = bucket
+        self._key = key
+        self._stream_id = stream_id
+        self._head = head
+        self._read = read
+        self._kms_asked = kms_asked
+        self._size_bytes = sum(part.size_bytes for part in ordered)
+        self._crc64nvme = combine_crc64nvme((part.crc64nvme, part.size_bytes) for part in ordered)
+        self._etag = multipart_etag([part.etag for part in ordered])
+        body = complete_multipart_upload(ordered, checksum)
+        headers = {"content-type": "application/xml"}
+        if checksum is ChecksumAlgorithm.CRC64NVME:
+            headers |= {
+                "x-amz-checksum-crc64nvme": crc64nvme_to_base64(self._crc64nvme),
+                "x-amz-checksum-type": "FULL_OBJECT",
+                "x-amz-mp-object-size": str(self._size_bytes),
+            }
+        elif checksum is not ChecksumAlgorithm.MD5:
+            headers |= {"x-amz-checksum-type": "COMPOSITE"}
+        self._call = Call(
+            _OPERATION,
+            "POST",
+            sha256_hex(body),
+            key=key,
+            query=(("uploadId", upload_id),),
+            headers=headers,
+            body=body,
+            read_timeout_seconds=read_timeout_seconds,
+        )
+
+    async def attempt(self) -> StoredObject:
+        """Ask S3 to complete, and find out what became of it. See :meth:`S3Client.complete_multipart_upload`."""
+        try:
+            answer = await self._exchange.perform(self._call)
+        except S3OperationError as error:
+            # An error with a 2xx status: the answer began well and was cut off, so it may have worked.
+            if error.code in _GONE or (error.status is not None and error.status < _MULTIPLE_CHOICES):
+                return await self._ours_or(error)
+            raise
+        try:
+            result = parse_complete_result(answer.body)
+        except XmlError as error:
+            raise_instead = self._error_in(answer, error)
+            if raise_instead.code in _GONE or raise_instead.code == "UnknownOutcome":
+                return await self._ours_or(raise_instead)
+            raise raise_instead from error
+        return await self._verified(result, answer)
+
+    def _error_in(self, answer: Answer, reason: XmlError) -> S3OperationError:
+        """What a 200 that is no success says: S3's error, or nothing that makes sense."""
+        if parse_error_body(answer.body).code is not None:
+            return error_from_answer(
+                _OPERATION,
+                status=answer.status,
+                headers=answer.headers,
+                body=answer.body,
+                now=self._exchange.now(),
+                bucket=self._bucket,
+                key=self._key,
+                part_of_200=True,
+            )
+        return self._error("UnknownOutcome", f"the answer does not say whether it worked: {reason}", transient=True)
+
+    async def _ours_or(self, error: S3OperationError) -> StoredObject:
+        """The object, if it is proved to be ours; otherwise the error that made us ask."""
+        stored = await self._head()
+        why_not = "there is no object" if stored is None else await self._difference(stored)
+        if stored is not None and why_not is None:
+            log.info("s3_completion_confirmed_by_head", key=self._key, instead_of=error.code)
+            return stored
+        raise S3OperationError(
+            _OPERATION,
+            f"{error.message}; the object was looked at: {why_not}",
+            transient=error.transient,
+            code="NoSuchUpload" if error.code in _GONE else error.code,
+            status=error.status,
+            request_id=error.request_id,
+            bucket=self._bucket,
+            key=self._key,
+        ) from error
+
+    async def _difference(self, stored: StoredObject) -> str | None:
+        """Why an object is not this upload's; ``None`` if it is."""
+        if stored.metadata.get(STREAM_ID_METADATA) != self._stream_id:
+            return "it is another stream's"
+        return await self._other_bytes(stored)
+
+    async def _other_bytes(self, stored: StoredObject) -> str | None:
+        """How an object's bytes differ from the parts'; ``None`` if they are proved to be the same."""
+        if difference := self._other_size(stored):
+            return difference
+        if stored.crc64nvme is not None:
+            return self._other_crc(stored.crc64nvme)
+        if self._etag is not None and stored.etag == self._etag:
+            return None
+        log.warning("s3_object_read_back", key=self._key, etag=stored.etag, expected_etag=self._etag)
+        crc = Crc64Nvme()
+        try:
+            async with self._read() as (_, chunks):
+                async for chunk in chunks:
+                    crc.update(chunk)
+        except S3OperationError as error:
+            if error.code != ARCHIVED:
+                raise
+            return "its ETag proves nothing, and it is in an archive class, from which nothing is read back"
+        return self._other_crc(crc.value)
+
+    def _other_size(self, stored: StoredObject) -> str | None:
+        if stored.size_bytes == self._size_bytes:
+            return None
+        return f"it has {stored.size_bytes} bytes, the parts have {self._size_bytes}"
+
+    def _other_crc(self, theirs: int) -> str | None:
+        if theirs == self._crc64nvme:
+            return None
+        return (
+            f"its CRC64NVME is {crc64nvme_to_base64(theirs)}, that of the parts is "
+            f"{crc64nvme_to_base64(self._crc64nvme)}"
+        )
+
+    async def _verified(self, result: CompleteResult, answer: Answer) -> StoredObject:
+        """The object that S3 says it made, once its bytes are proved."""
+        etag = result.etag
+        if result.crc64nvme is not None and etag is not None:
+            stored = StoredObject(self._key, self._size_bytes, etag, result.crc64nvme, {})
+            difference = self._other_crc(result.crc64nvme)
+        elif etag is not None and etag == self._etag:
+            return StoredObject(self._key, self._size_bytes, etag, None, {})
+        else:
+            looked_at = await self._head()
+            if looked_at is None:
+                raise self._error("UnknownOutcome", "S3 says that it worked, and has no object", transient=True)
+            stored = looked_at
+            opaque = is_opaque(answer.headers, kms_asked=self._kms_asked)
+            if opaque and stored.etag == etag and stored.crc64nvme is None:
+                difference = self._other_size(stored)  # the very object that this answer tells of
+            else:
+                difference = await self._other_bytes(stored)
+        if difference is not None:
+            raise self._error("ChecksumMismatch", f"the object is not its parts: {difference}", transient=False)
+        return stored
+
+    def _error(self, code: str, message: str, *, transient: bool) -> S3OperationError:
+        return S3OperationError(
+            _OPERATION,
+            message + describe(self._bucket, self._key, None),
+            transient=transient,
+            code=code,
+            status=_OK,
+            bucket=self._bucket,
+            key=self._key,
+        )

@@ -1,0 +1,130 @@
+"""Looking at objects and reading them: what S3 holds, in headers and in bytes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from typing import Final
+
+import httpx
+import trio
+
+from cef_trio.exceptions import S3OperationError
+from cef_trio.resilience.retry import Retrier
+from cef_trio.s3.answer_origin import NOT_S3_ANSWER
+from cef_trio.s3.checksums import HEADERS, crc64nvme_from_base64
+from cef_trio.s3.model import ChecksumAlgorithm, StoredObject
+from cef_trio.s3.signing import EMPTY_SHA256
+from cef_trio.s3.transport import Call, Exchange, Reading, lower
+from cef_trio.s3.xml import unquoted
+
+METADATA: Final = "x-amz-meta-"
+_NOT_FOUND: Final = 404
+_SLOWEST_BYTES: Final = 64 * 1024
+"""What must arrive within the time-out for silence: one byte now and then is silence too."""
+_DIGITS: Final = 20
+_WITH_CHECKSUM: Final = {"x-amz-checksum-mode": "ENABLED"}
+
+
+class Reader:
+    """Reads objects of one bucket."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+
+    async def head(self, key: str) -> StoredObject | None:
+        """What S3 says of an object; ``None`` if there is none.
+
+        Raises:
+            S3OperationError: S3 refused, or did not answer.
+        """
+        call = Call(
+            "head_object",
+            "HEAD",
+            EMPTY_SHA256,
+            key=key,
+            headers=_WITH_CHECKSUM,
+            reading=Reading.HEADERS,
+            of_object=True,
+        )
+        try:
+            answer = await self._exchange.perform(call)
+        except S3OperationError as error:
+            if error.status == _NOT_FOUND and error.code != NOT_S3_ANSWER:
+                return None
+            raise
+        return _stored(key, answer.headers)
+
+    @asynccontextmanager
+    async def open(self, key: str, retrier: Retrier) -> AsyncIterator[tuple[StoredObject, AsyncIterator[bytes]]]:
+        """Open an object for reading; only the opening is repeated.
+
+        Raises:
+            S3OperationError: ``NoSuchKey``, S3 refused, or did not answer; while iterating: the bytes stopped coming.
+        """
+        call = Call("get_object", "GET", EMPTY_SHA256, key=key, headers=_WITH_CHECKSUM, of_object=True)
+        response = await retrier.call("get_object", lambda: self._exchange.open_own(call))
+        chunks = _Chunks(self._exchange, key, response)
+        try:
+            yield _stored(key, lower(response.headers)), chunks
+        finally:
+            try:
+                await chunks.unwind()
+            finally:
+                await response.aclose()
+
+
+class _Chunks:
+    """An answer's bytes as they arrive, httpx's exceptions as ours. No generator: nobody need close it."""
+
+    def __init__(self, exchange: Exchange, key: str, response: httpx.Response) -> None:
+        self._exchange = exchange
+        self._key = key
+        self._raw = response.aiter_raw()
+        self._left_seconds = exchange.silence_seconds
+        self._read_bytes = 0
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        began = trio.current_time()
+        chunk = None
+        with self._exchange.mapped("get_object", self._key), trio.move_on_after(self._left_seconds):
+            chunk = await anext(self._raw)
+        if chunk is None:
+            raise S3OperationError(
+                "get_object",
+                f"ReadTimeout: fewer than {_SLOWEST_BYTES} bytes within {self._exchange.silence_seconds:g} seconds",
+                transient=True,
+                code="ReadTimeout",
+                key=self._key,
+            )
+        self._left_seconds -= trio.current_time() - began
+        self._read_bytes += len(chunk)
+        if self._read_bytes >= _SLOWEST_BYTES:
+            self._left_seconds, self._read_bytes = self._exchange.silence_seconds, 0
+        return chunk
+
+    async def unwind(self) -> None:
+        """End httpx's nested generators, wherever they stand.
+
+        Closing the outer one would leave the inner ones to the garbage collector; an exception thrown into the
+        innermost unwinds them all, and a cancelled read is such an exception. What else goes wrong concerns nobody now.
+        """
+        with trio.CancelScope() as scope, suppress(httpx.HTTPError, httpx.StreamError):
+            scope.cancel()
+            async for _ in self._raw:
+                pass
+
+
+def _stored(key: str, headers: Mapping[str, str]) -> StoredObject:
+    composite = headers.get("x-amz-checksum-type") == "COMPOSITE"
+    length = headers.get("content-length", "")
+    return StoredObject(
+        key=key,
+        size_bytes=int(length) if length.isascii() and length.isdigit() and len(length) < _DIGITS else 0,
+        etag=unquoted(headers.get("etag")) or "",
+        crc64nvme=None if composite else crc64nvme_from_base64(headers.get(HEADERS[ChecksumAlgorithm.CRC64NVME])),
+        metadata={name.removeprefix(METADATA): value for name, value in headers.items() if name.startswith(METADATA)},
+    )

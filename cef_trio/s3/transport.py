@@ -1,0 +1,541 @@
+"""One signed request and its answer: the edge where httpx is called.
+
+Everything httpx raises is mapped here, by one table, to :class:`S3OperationError`. Redirects are never followed (S3's
+tell of a wrong region), proxies and ``.netrc`` of the environment are ignored, only HTTP/1.1 is spoken (a body needs
+its own connection anyway), and the request target is handed to httpcore as the very bytes that were signed, through the
+``target`` extension, since ``httpx.URL`` would resolve ``..``.
+
+**Cancellation.** Once the last byte of an answer's headers has been read from the socket, neither httpcore nor httpx
+has another checkpoint that a cancellation could use before ``send(stream=True)`` returns. So an answer whose headers
+say everything (``Reading.HEADERS``) is never lost: either ``Cancelled`` came while those headers were still unread, or
+:meth:`Exchange.perform` returns. What is left, giving the connection back, is done in a bounded shield. With
+``Reading.SHIELDED`` a short body is read in it too; with ``Reading.OPEN`` a cancellation may lose the answer, and the
+call must be safe to repeat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import Enum
+from types import MappingProxyType
+from typing import Final
+from urllib.parse import quote
+from xml.sax.saxutils import escape
+
+import httpx
+import structlog
+import trio
+
+from cef_trio import __version__
+from cef_trio.exceptions import CefMp4ProcessorError, S3OperationError
+from cef_trio.http import tls
+from cef_trio.http.client_transport import HttpTransport
+from cef_trio.resilience.shield import shielded, shielded_at_first
+from cef_trio.s3.address import bucket_address
+from cef_trio.s3.answer_guard import AnswerGuard
+from cef_trio.s3.answer_origin import AnswerOrigin, is_document, is_html
+from cef_trio.s3.body import CheckedBody, SmallBody
+from cef_trio.s3.checksums import CALCULATORS
+from cef_trio.s3.config import S3Config
+from cef_trio.s3.errors import (
+    MAX_ERROR_BYTES,
+    OF_ONE_CALL,
+    UNREADABLE_ANSWER,
+    describe,
+    error_from_answer,
+    parse_error_body,
+    parse_http_date,
+)
+from cef_trio.s3.model import ChecksumAlgorithm
+from cef_trio.s3.signing import Credentials, encode_query, presign, sign
+
+RELEASE_SECONDS: Final = 1.0
+"""How long giving a connection back, or reading an answer that must not be lost, may hold a cancellation back."""
+ERROR_BODY_SECONDS: Final = 10.0
+MAX_ANSWER_BYTES: Final = 16 * 1024 * 1024
+_BODY_TIMES: Final = 2
+"""How many times the time-out for silence a body may take in all: Complete's trickles while S3 works."""
+_KEEPALIVE_SECONDS: Final = 20.0  # S3 closes idle connections itself soon after
+_CAUSES: Final = 6
+_MIN_SKEW: Final = timedelta(seconds=30)
+_MAX_SKEW: Final = timedelta(minutes=14)  # S3 lets 15 in; its answer took a moment to arrive
+_PLAUSIBLE_YEARS: Final = range(2024, 2100)
+"""Of a clock that ours is set by. How far ours may be off is not bounded: one without a battery begins in 1970."""
+_EXPIRED_CREDENTIALS: Final = frozenset({"ExpiredToken", "InvalidToken"})
+_NOT_LET_IN: Final = frozenset({401, 403})
+
+HTTPX_TRANSIENT: Final[Mapping[type[Exception], bool]] = MappingProxyType(
+    {
+        httpx.TransportError: True,
+        httpx.UnsupportedProtocol: False,
+        httpx.LocalProtocolError: False,
+        httpx.RequestError: False,
+        httpx.HTTPError: False,
+        httpx.InvalidURL: False,
+        httpx.CookieConflict: False,
+        httpx.StreamError: False,
+    }
+)
+"""Which of httpx's exceptions a repetition may cure; the most specific entry counts."""
+_MAPPED: Final[Mapping[type[Exception], bool]] = MappingProxyType({**HTTPX_TRANSIENT, OSError: True, ValueError: True})
+"""With what passes through httpx as it is, where a server's bytes make no sense (text in no encoding, numbers)."""
+
+log = structlog.get_logger(__name__)
+
+
+class Reading(Enum):
+    """How much of a good answer is read, and how."""
+
+    HEADERS = "headers"
+    """The headers say everything; the connection is given back in a shield."""
+    SHIELDED = "shielded"
+    """The body says something that must not be lost, and is short: a cancellation waits for it, for a while."""
+    OPEN = "open"
+    """The body is read like anything else; the call is safe to repeat."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request to be. ``key`` is ``None`` for the bucket itself; ``payload_hash`` is that of ``body``."""
+
+    operation: str
+    method: str
+    payload_hash: str
+    key: str | None = None
+    query: tuple[tuple[str, str], ...] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes | CheckedBody = b""
+    size_bytes: int = 0
+    part_number: int | None = None
+    reading: Reading = Reading.OPEN
+    read_timeout_seconds: float | None = None
+    of_object: bool = False
+    """Whether its success speaks of an object's or part's bytes: S3 names their ETag then."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A good answer (2xx). ``headers`` are in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Exchange:
+    """Sends calls to one bucket: addressing, signing, the clock's offset, connections, errors."""
+
+    def __init__(
+        self, config: S3Config, *, transport: httpx.AsyncBaseTransport | None, now: Callable[[], datetime]
+    ) -> None:
+        self._config = config
+        self._address = bucket_address(
+            config.bucket, region=config.region, endpoint_url=config.endpoint_url, addressing=config.addressing
+        )
+        self._now = now
+        self._clock_offset = timedelta()
+        self._transport = transport if transport is not None else network(config)
+        self._origin = AnswerOrigin()
+        self._http = httpx.AsyncClient(
+            transport=self._transport,
+            trust_env=False,
+            follow_redirects=False,
+        )
+
+    async def close(self) -> None:
+        """Close all connections; never waits for the other side."""
+        await self._http.aclose()
+
+    @property
+    def silence_seconds(self) -> float:
+        """How long an answer may be silent."""
+        return self._config.read_timeout_seconds
+
+    def renew_connections(self) -> None:
+        """Let the next call, and all after it, open a connection anew, its name resolved anew."""
+        if isinstance(self._transport, HttpTransport):
+            self._transport.renew_connections()
+
+    def now(self) -> datetime:
+        """This machine's time, corrected by what S3's clock said."""
+        return self._now() + self._clock_offset
+
+    async def perform(self, call: Call) -> Answer:
+        """Send a call and read its answer as ``call.reading`` says.
+
+        Raises:
+            S3OperationError: no answer, or one that is not 2xx.
+            RecordingChangedError, ChunkProcessingError: from the body.
+        """
+        response = await self.open(call)
+        # The headers are here. Up to the shield there is no checkpoint.
+        headers = lower(response.headers)
+        if call.reading is Reading.HEADERS:
+            page: list[bytes] = []
+            with shielded(RELEASE_SECONDS, saving="part acknowledgement"):
+                page = await _release(response, call.body)
+            self._own_or_raise(call, response.status_code, headers, b"".join(page))
+            return Answer(response.status_code, headers, b"")
+        if call.reading is Reading.SHIELDED:
+            body = await shielded_at_first(lambda: self._read(response, call), RELEASE_SECONDS, saving="upload id")
+        else:
+            body = await self._read(response, call)
+        self._own_or_raise(call, response.status_code, headers, body)
+        return Answer(response.status_code, headers, body)
+
+    async def open(self, call: Call) -> httpx.Response:
+        """Send a call; the answer is 2xx and its body unread, to be closed by the caller.
+
+        No checkpoint between the arrival of the headers of a 2xx answer and this method's return.
+
+        Raises:
+            S3OperationError: no answer, or one that is not 2xx.
+            RecordingChangedError, ChunkProcessingError: from the body.
+        """
+        credentials = await self._config.credentials.get()
+        offset = self._clock_offset
+        path, query = self._address.path(call.key), encode_query(call.query)
+        headers = {"host": self._address.host, **call.headers}
+        headers |= sign(
+            method=call.method,
+            path=path,
+            query=query,
+            headers=headers,
+            payload_hash=call.payload_hash,
+            credentials=credentials,
+            region=self._config.region,
+            now=self._now() + offset,
+        )
+        # Not signed: proxies may change them, and S3 does not ask for it.
+        headers |= {"user-agent": f"cef-trio/{__version__}", "accept": "*/*", "accept-encoding": "identity"}
+        if call.method in {"PUT", "POST"}:
+            headers["content-length"] = str(call.size_bytes if isinstance(call.body, CheckedBody) else len(call.body))
+        target = f"{path}?{query}" if query else path
+        guard = AnswerGuard(self._silence_seconds(call))
+        response = None
+        try:
+            with self._mapped(call), guard.scope:
+                request = httpx.Request(
+                    call.method,
+                    httpx.URL(f"{self._address.origin}{target}"),
+                    headers=headers,
+                    stream=call.body if isinstance(call.body, CheckedBody) else SmallBody(call.body),
+                    extensions={
+                        "timeout": self._timeout(call).as_dict(),
+                        "target": target.encode("ascii"),
+                        "trace": guard.trace,
+                    },
+                )
+                response = await self._http.send(request, stream=True)
+        except BaseException as error:
+            if isinstance(call.body, CheckedBody):
+                await call.body.aclose()
+            if isinstance(error, S3OperationError):  # the others may lead to the same dead backend
+                self.renew_connections()
+            raise
+        if response is None:
+            if isinstance(call.body, CheckedBody):
+                await call.body.aclose()
+            self.renew_connections()
+            raise self._overdue(call)
+        guard.response = response
+        if response.is_success:
+            return response
+        raise await self._refusal(call, response, offset, credentials)
+
+    async def presigned_url(self, method: str, key: str, *, expires_seconds: int) -> str:
+        """A URL that makes one request, without further credentials, until it expires.
+
+        Raises:
+            ValueError: not 1 to 604,800 seconds.
+            S3OperationError: no credentials.
+        """
+        path = self._address.path(key)
+        query = presign(
+            method=method,
+            host=self._address.host,
+            path=path,
+            credentials=await self._config.credentials.get(),
+            region=self._config.region,
+            now=self.now(),
+            expires_seconds=expires_seconds,
+        )
+        return f"{self._address.origin}{path}?{query}"
+
+    async def open_own(self, call: Call) -> httpx.Response:
+        """:meth:`open` for an answer whose body is an object's bytes; it is the store's own.
+
+        Raises:
+            S3OperationError: as :meth:`open`; ``NotS3Answer``.
+        """
+        response = await self.open(call)
+        try:
+            self._own_or_raise(call, response.status_code, lower(response.headers), b"")
+        except S3OperationError:
+            await response.aclose()
+            raise
+        return response
+
+    def _own_or_raise(self, call: Call, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        """Refuse a success that somebody else gave in the store's place."""
+        expected = call.reading is not Reading.HEADERS and not call.of_object
+        document = expected and is_document(headers, body)
+        self._origin.observe(call.method, headers, is_document=document)
+        if self._origin.foreign_success(
+            call.method, status, headers, body, of_object=call.of_object, document_expected=expected
+        ):
+            raise error_from_answer(
+                call.operation,
+                foreign=True,
+                status=status,
+                headers=headers,
+                body=body,
+                now=self.now(),
+                bucket=self._config.bucket,
+                key=call.key,
+                part_number=call.part_number,
+            )
+
+    def mapped(self, operation: str, key: str | None) -> _Mapped:
+        """A context in which httpx's exceptions become ours, for whoever reads an open answer."""
+        return _Mapped(operation, self._config.bucket, key, None, None)
+
+    def _mapped(self, call: Call, status: int | None = None) -> _Mapped:
+        return _Mapped(call.operation, self._config.bucket, call.key, call.part_number, status)
+
+    async def _read(self, response: httpx.Response, call: Call) -> bytes:
+        chunks: list[bytes] = []
+        size_bytes = 0
+        limit = _BODY_TIMES * self._silence_seconds(call)
+        with trio.move_on_after(limit) as scope:
+            try:
+                with self._mapped(call, response.status_code):
+                    async for chunk in response.aiter_raw():
+                        size_bytes += len(chunk)
+                        if size_bytes > MAX_ANSWER_BYTES:
+                            scope.cancel()  # an exception at the next read unwinds httpx's generators, a break does not
+                        else:
+                            chunks.append(chunk)
+            finally:
+                await response.aclose()
+        if size_bytes > MAX_ANSWER_BYTES:
+            raise self._unreadable(call, response.status_code, f"it has more than {MAX_ANSWER_BYTES} bytes")
+        if scope.cancelled_caught:
+            raise self._unreadable(call, response.status_code, f"its body did not end within {limit:g} seconds")
+        return b"".join(chunks)
+
+    def _overdue(self, call: Call) -> S3OperationError:
+        return S3OperationError(
+            call.operation,
+            f"ReadTimeout: the answer's headers did not end within {self._silence_seconds(call):g} seconds"
+            + describe(self._config.bucket, call.key, call.part_number),
+            transient=True,
+            code="ReadTimeout",
+            bucket=self._config.bucket,
+            key=call.key,
+            part_number=call.part_number,
+        )
+
+    def _silence_seconds(self, call: Call) -> float:
+        return call.read_timeout_seconds or self._config.read_timeout_seconds
+
+    def _unreadable(self, call: Call, status: int, why: str) -> S3OperationError:
+        return S3OperationError(
+            call.operation,
+            f"the answer (HTTP {status}) cannot be read: {why}"
+            + describe(self._config.bucket, call.key, call.part_number),
+            transient=True,
+            code=UNREADABLE_ANSWER,
+            status=status,
+            bucket=self._config.bucket,
+            key=call.key,
+            part_number=call.part_number,
+        )
+
+    async def _refusal(
+        self, call: Call, response: httpx.Response, offset: timedelta, credentials: Credentials
+    ) -> S3OperationError:
+        chunks: list[bytes] = []
+        kept = 0
+        whole = False
+        # All of it is read, so that no generator of httpx's is left half-way, but only its beginning is kept.
+        try:
+            with suppress(httpx.HTTPError, httpx.StreamError), trio.move_on_after(ERROR_BODY_SECONDS):
+                try:
+                    async for chunk in response.aiter_raw():
+                        if kept < MAX_ERROR_BYTES:
+                            chunks.append(chunk)
+                            kept += len(chunk)
+                    whole = True
+                finally:
+                    await response.aclose()
+        finally:
+            if isinstance(call.body, CheckedBody):  # S3 may have refused before all of it was sent
+                await call.body.aclose()
+        headers = lower(response.headers)
+        body = without(credentials, b"".join(chunks))
+        error = self._error_from(call, response.status_code, headers, body, cut_off=not whole)
+        if error.code == "AccessDenied" and not chunks and self._is_skewed(headers.get("date"), offset):
+            # An answer to HEAD has no body to say so, but two clocks that differ this much are never let in.
+            error.code = "RequestTimeTooSkewed"
+        if error.code == "RequestTimeTooSkewed":
+            error.transient = self._correct_clock(headers.get("date"), offset)
+        elif error.code in _EXPIRED_CREDENTIALS:
+            error.transient = self._config.credentials.rejected()
+        elif error.status in _NOT_LET_IN:
+            self._config.credentials.rejected()  # keys that were renewed are refused in many words, or in none
+        error.refusal = not error.transient and error.code not in OF_ONE_CALL
+        return error
+
+    def _error_from(
+        self, call: Call, status: int, headers: Mapping[str, str], body: bytes, *, cut_off: bool
+    ) -> S3OperationError:
+        named = parse_error_body(body).code is not None
+        self._origin.observe(call.method, headers, is_document=named)
+        if named:
+            self._origin.observe_error_document()
+        unknown = not named and (not cut_off or is_html(headers, body))
+        return error_from_answer(
+            call.operation,
+            foreign=unknown and self._origin.foreign_error(call.method, status, headers, body),
+            status=status,
+            headers=headers,
+            body=body,
+            now=self.now(),
+            bucket=self._config.bucket,
+            key=call.key,
+            part_number=call.part_number,
+            cut_off=cut_off,
+        )
+
+    def _is_skewed(self, date: str | None, used: timedelta) -> bool:
+        theirs = parse_http_date(date)
+        return theirs is not None and abs(theirs - self._now() - used) > _MAX_SKEW
+
+    def _correct_clock(self, date: str | None, used: timedelta) -> bool:
+        """Take S3's clock for ours; whether the refused request was signed with another time than is used now."""
+        theirs = parse_http_date(date)
+        if theirs is None or theirs.year not in _PLAUSIBLE_YEARS:
+            return False
+        needed = theirs - self._now()
+        if abs(needed - used) < _MIN_SKEW:
+            return False  # S3 says "skewed" and shows the very time that we signed: no correction will help
+        if abs(needed - self._clock_offset) >= _MIN_SKEW:
+            self._clock_offset = needed
+            log.warning("s3_clock_corrected", offset_seconds=round(needed.total_seconds()))
+        return True
+
+    def _timeout(self, call: Call) -> httpx.Timeout:
+        return httpx.Timeout(
+            connect=self._config.connect_timeout_seconds,
+            read=self._silence_seconds(call),
+            write=self._config.write_timeout_seconds,
+            pool=None,  # whoever holds a connection has timeouts of its own
+        )
+
+
+class _Mapped:
+    """Turns what httpx raises into :class:`S3OperationError`."""
+
+    def __init__(
+        self, operation: str, bucket: str, key: str | None, part_number: int | None, status: int | None
+    ) -> None:
+        self._operation = operation
+        self._bucket = bucket
+        self._key = key
+        self._part_number = part_number
+        self._status = status
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _type: type[BaseException] | None, error: BaseException | None, _traceback: object) -> None:
+        if error is None or isinstance(error, CefMp4ProcessorError) or not isinstance(error, tuple(_MAPPED)):
+            return
+        transient = next((_MAPPED[known] for known in type(error).__mro__ if known in _MAPPED), True)
+        refused = tls.refusal(error, ca_setting="S3_CA_FILE", address_setting="S3_ENDPOINT_URL")
+        ours = S3OperationError(
+            self._operation,
+            (f"{type(error).__name__}: {refused}" if refused else _in_words(error))
+            + describe(self._bucket, self._key, self._part_number),
+            transient=transient,
+            code=type(error).__name__,
+            status=self._status,
+            bucket=self._bucket,
+            key=self._key,
+            part_number=self._part_number,
+        )
+        ours.certificate_refused = refused is not None
+        raise ours from error
+
+
+def _in_words(error: BaseException) -> str:
+    """What happened, from the innermost exception that says something: the outer ones are often empty.
+
+    httpcore's pool cuts ``__cause__`` off (``raise … from None``), so ``__context__`` is followed as well, a few steps.
+    """
+    name, text = type(error).__name__, str(error)
+    seen: BaseException | None = error
+    for _ in range(_CAUSES):
+        if seen is None or isinstance(seen, CefMp4ProcessorError):
+            break
+        if isinstance(seen, BaseExceptionGroup):  # one for each address of a host
+            seen = seen.exceptions[0]
+        text = str(seen) or text
+        seen = seen.__cause__ or seen.__context__
+    return f"{name}: {text}" if text else name
+
+
+async def _release(response: httpx.Response, body: bytes | CheckedBody) -> list[bytes]:
+    """Give the connection back, ready for the next call if the rest of the answer is there; returns its beginning."""
+    page: list[bytes] = []
+    try:
+        with suppress(httpx.HTTPError, httpx.StreamError):
+            async for chunk in response.aiter_raw():
+                if not page:
+                    page.append(chunk[:MAX_ERROR_BYTES])
+        return page
+    finally:
+        await response.aclose()
+        if isinstance(body, CheckedBody):
+            await body.aclose()
+
+
+def without(credentials: Credentials, body: bytes) -> bytes:
+    """A store's answer with our credentials struck out: some stores quote what they were sent, and its words are shown.
+
+    Here, since only here all of them are known: those of AWS's chain stand in no setting.
+    """
+    values = (credentials.access_key_id, credentials.secret_access_key, credentials.session_token)
+    for value in sorted(filter(None, values), key=len, reverse=True):
+        for form in {value, escape(value), quote(value, safe="")}:
+            body = body.replace(form.encode(), b"***")
+    return body
+
+
+def lower(headers: httpx.Headers) -> dict[str, str]:
+    """An answer's headers, names in lower case."""
+    return {name.lower(): value for name, value in headers.items()}
+
+
+def network(config: S3Config) -> HttpTransport:
+    """The real transport.
+
+    Raises:
+        ValueError: ``ca_file`` holds no certificates.
+    """
+    return HttpTransport(
+        tls.Trust("S3_CA_FILE", config.ca_file),
+        max_connections=config.max_connections,
+        keepalive_seconds=_KEEPALIVE_SECONDS,
+    )
+
+
+def sha256_hex(body: bytes) -> str:
+    """The payload hash of a small body."""
+    calculator = CALCULATORS[ChecksumAlgorithm.SHA256]()
+    calculator.update(body)
+    return calculator.digest().hex()

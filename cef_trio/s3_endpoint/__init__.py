@@ -1,0 +1,56 @@
+"""The embedded S3 endpoint: one strict model of S3's multipart semantics, for local mode and as the tests' reference.
+
+It owns buckets, objects and multipart uploads in memory or on disk, checks signatures, checksums, sizes, order and
+ETags as S3 does, and answers as S3 does. Where real stores differ from S3, or networks fail, ``faults`` play them on
+demand. It must never accept what S3 refuses. It is held to account by boto3 as a client, and by running the same
+conformance cases against other servers (``tests/s3_endpoint``).
+
+Where to look: ``endpoint`` (one request from end to end), ``routing`` (the table of operations), ``*_operations`` (HTTP
+to model), ``model`` and ``multipart`` (the rules), ``auth`` (signatures), ``receiving`` and ``chunked`` (bodies),
+``storage`` and ``disk`` (where it is kept), ``faults``, ``calls``, ``control`` (for tests), ``server`` and
+``transport`` (two ways in).
+
+::
+
+    endpoint = S3Endpoint(DiskStorage(Path("data")), buckets=["recordings"])
+    url = await nursery.start(serve, endpoint)                               # over a socket
+    client = httpx.AsyncClient(transport=InProcessTransport(endpoint))       # without one
+    lost = endpoint.faults.arm(Fault(Kind.RESET, "UploadPart", Moment.REPLY, nth=3))
+"""
+
+from cef_trio.s3_endpoint.auth import Account
+from cef_trio.s3_endpoint.calls import CallLog, Entry
+from cef_trio.s3_endpoint.disk import DiskStorage
+from cef_trio.s3_endpoint.endpoint import (
+    DEFAULT_ACCESS_KEY_ID,
+    DEFAULT_REGION,
+    DEFAULT_SECRET_ACCESS_KEY,
+    S3Endpoint,
+)
+from cef_trio.s3_endpoint.errors import S3Error
+from cef_trio.s3_endpoint.faults import Armed, CallFacts, Fault, FaultTable, Kind, Moment
+from cef_trio.s3_endpoint.server import serve
+from cef_trio.s3_endpoint.storage import MemoryStorage, Storage
+from cef_trio.s3_endpoint.transport import InProcessTransport
+
+__all__ = [
+    "DEFAULT_ACCESS_KEY_ID",
+    "DEFAULT_REGION",
+    "DEFAULT_SECRET_ACCESS_KEY",
+    "Account",
+    "Armed",
+    "CallFacts",
+    "CallLog",
+    "DiskStorage",
+    "Entry",
+    "Fault",
+    "FaultTable",
+    "InProcessTransport",
+    "Kind",
+    "MemoryStorage",
+    "Moment",
+    "S3Endpoint",
+    "S3Error",
+    "Storage",
+    "serve",
+]

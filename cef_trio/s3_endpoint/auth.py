@@ -1,0 +1,319 @@
+"""Who is asking, and did they sign exactly this? AWS Signature Version 4, the verifying side. Pure.
+
+Written from AWS's specification alone (https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html,
+``sigv4-query-string-auth.html``, ``sigv4-streaming.html``) and **on purpose without looking at or importing**
+``cef_trio.s3.signing``: the client's signing is held to account by a second implementation, and both by boto3.
+
+Strict where S3 is strict: the key id must be known, the scope must name today's date, our region and ``s3``, the clock
+may be 15 minutes off, ``host`` and every ``x-amz-*`` header that was sent must be signed. The body is not read here:
+``Grant.payload`` says how it must be verified while it is received.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+from urllib.parse import quote, unquote_to_bytes
+
+from cef_trio.s3_endpoint.errors import S3Error
+from cef_trio.s3_endpoint.request import Headers, Request, parse_query
+
+ALGORITHM: Final = "AWS4-HMAC-SHA256"
+MAX_SKEW_SECONDS: Final = 15 * 60
+MAX_EXPIRES_SECONDS: Final = 7 * 24 * 3600
+_STREAMING: Final = frozenset(
+    {
+        "STREAMING-UNSIGNED-PAYLOAD-TRAILER",
+        "STREAMING-AWS4-HMAC-SHA256-PAYLOAD",
+        "STREAMING-AWS4-HMAC-SHA256-PAYLOAD-TRAILER",
+    }
+)
+_EMPTY_SHA256: Final = hashlib.sha256(b"").hexdigest()
+_SCOPE_FIELDS: Final = 5
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Account:
+    """Somebody who may call: a secret, and for temporary credentials the session token that belongs to it."""
+
+    secret_access_key: str
+    session_token: str | None = None
+    expired_tokens: frozenset[str] = frozenset()
+    """Those that it had before."""
+
+    def renewed(self, session_token: str) -> Account:
+        """The same with another token; the one that it had has expired."""
+        old = () if self.session_token is None else (self.session_token,)
+        return Account(self.secret_access_key, session_token, self.expired_tokens.union(old))
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Grant:
+    """A request whose signature is right, and what is needed to verify its body.
+
+    ``payload`` is ``x-amz-content-sha256``: a hex digest, ``UNSIGNED-PAYLOAD`` or one of the ``STREAMING-…`` values.
+    """
+
+    access_key_id: str
+    payload: str
+    signing_key: bytes
+    moment: str
+    scope: str
+    signature: str
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class _Claim:
+    """What a request says about its own signature, from its header or from its query."""
+
+    access_key_id: str
+    scope: str
+    signed_headers: tuple[str, ...]
+    signature: str
+    moment: str
+    token: str | None
+    payload: str
+    expires_seconds: int | None
+
+
+def verify(request: Request, accounts: Mapping[str, Account], region: str, now: float) -> Grant:
+    """Check a request's signature.
+
+    Args:
+        request: the request; its body is not touched.
+        accounts: access key id → account.
+        region: the one region that scopes may name.
+        now: Unix seconds by the server's clock.
+
+    Raises:
+        S3Error: with the code S3 would answer.
+    """
+    query = parse_query(request.query)
+    authorization = request.headers.get("authorization")
+    if authorization is not None:
+        claim = _claim_of_header(request.headers, authorization)
+    elif any(name == "X-Amz-Algorithm" for name, _ in query):
+        claim = _claim_of_query(request.headers, dict(query))
+    else:
+        raise S3Error("AccessDenied")
+    account = _account(claim, accounts)
+    _check_scope(claim, region)
+    _check_time(claim, now)
+    _check_signed_headers(claim, request.headers)
+    return _check_signature(claim, account, request, query)
+
+
+class ChunkSignatures:
+    """The chain of signatures over the chunks of a ``STREAMING-AWS4-HMAC-SHA256-PAYLOAD`` body."""
+
+    def __init__(self, grant: Grant) -> None:
+        self._grant = grant
+        self._previous = grant.signature
+
+    def check_chunk(self, signature: str, sha256_hex: str) -> None:
+        """Check the next chunk.
+
+        Raises:
+            S3Error: ``SignatureDoesNotMatch``.
+        """
+        self._check(f"{ALGORITHM}-PAYLOAD", f"{_EMPTY_SHA256}\n{sha256_hex}", signature)
+
+    def check_trailer(self, signature: str, trailer: bytes) -> None:
+        """Check the trailing headers, given as ``name:value\\n`` each.
+
+        Raises:
+            S3Error: ``SignatureDoesNotMatch``.
+        """
+        self._check(f"{ALGORITHM}-TRAILER", hashlib.sha256(trailer).hexdigest(), signature)
+
+    def _check(self, algorithm: str, tail: str, signature: str) -> None:
+        to_sign = f"{algorithm}\n{self._grant.moment}\n{self._grant.scope}\n{self._previous}\n{tail}"
+        expected = hmac.new(self._grant.signing_key, to_sign.encode(), hashlib.sha256).hexdigest()
+        if not hmac.compare_digest(expected.encode(), signature.encode()):
+            raise S3Error("SignatureDoesNotMatch", details={"StringToSign": to_sign})
+        self._previous = expected
+
+
+def canonical_request(
+    request: Request, query: list[tuple[str, str]], signed_headers: tuple[str, ...], payload: str
+) -> str:
+    """The text whose hash is signed. Path and query are decoded and encoded again, each byte in its one right form."""
+    path = quote(unquote_to_bytes(request.path), safe="/-_.~") or "/"
+    encoded = sorted((quote(name, safe="-_.~"), quote(value, safe="-_.~")) for name, value in query)
+    lines = [request.method, path, "&".join(f"{name}={value}" for name, value in encoded)]
+    for name in signed_headers:
+        values = ",".join(re.sub(" +", " ", value.strip()) for value in request.headers.all(name))
+        lines.append(f"{name}:{values}")
+    lines += ["", ";".join(signed_headers), payload]
+    return "\n".join(lines)
+
+
+def _claim_of_header(headers: Headers, authorization: str) -> _Claim:
+    algorithm, _, rest = authorization.partition(" ")
+    if algorithm == "AWS":
+        raise S3Error(
+            "InvalidRequest",
+            f"The authorization mechanism you have provided is not supported. Please use {ALGORITHM}.",
+        )
+    if algorithm != ALGORITHM:
+        raise S3Error("InvalidArgument", "Unsupported Authorization Type")
+    fields = dict(piece.strip().partition("=")[::2] for piece in rest.split(","))
+    if not {"Credential", "SignedHeaders", "Signature"} <= fields.keys():
+        raise S3Error("AuthorizationHeaderMalformed")
+    access_key_id, _, scope = fields["Credential"].partition("/")
+    moment = headers.get("x-amz-date") or _moment_of_date(headers.get("date"))
+    payload = headers.get("x-amz-content-sha256")
+    if payload is None:
+        raise S3Error("InvalidRequest", "Missing required header for this request: x-amz-content-sha256")
+    return _Claim(
+        access_key_id=access_key_id,
+        scope=scope,
+        signed_headers=tuple(fields["SignedHeaders"].split(";")),
+        signature=fields["Signature"],
+        moment=moment,
+        token=headers.get("x-amz-security-token"),
+        payload=_known_payload(payload),
+        expires_seconds=None,
+    )
+
+
+def _claim_of_query(headers: Headers, query: Mapping[str, str]) -> _Claim:
+    needed = {"X-Amz-Credential", "X-Amz-Date", "X-Amz-Expires", "X-Amz-SignedHeaders", "X-Amz-Signature"}
+    if query["X-Amz-Algorithm"] != ALGORITHM or not needed <= query.keys():
+        raise S3Error(
+            "AuthorizationQueryParametersError",
+            "Query-string authentication version 4 requires the X-Amz-Algorithm, X-Amz-Credential, X-Amz-Signature, "
+            "X-Amz-Date, X-Amz-SignedHeaders, and X-Amz-Expires parameters.",
+        )
+    expires = query["X-Amz-Expires"]
+    if not expires.isascii() or not expires.isdigit() or not 0 < int(expires) <= MAX_EXPIRES_SECONDS:
+        raise S3Error(
+            "AuthorizationQueryParametersError",
+            "X-Amz-Expires must be a number of seconds, at least 1 and less than a week",
+        )
+    access_key_id, _, scope = query["X-Amz-Credential"].partition("/")
+    return _Claim(
+        access_key_id=access_key_id,
+        scope=scope,
+        signed_headers=tuple(query["X-Amz-SignedHeaders"].split(";")),
+        signature=query["X-Amz-Signature"],
+        moment=query["X-Amz-Date"],
+        token=query.get("X-Amz-Security-Token"),
+        payload=_known_payload(
+            headers.get("x-amz-content-sha256") or query.get("X-Amz-Content-Sha256") or "UNSIGNED-PAYLOAD"
+        ),
+        expires_seconds=int(expires),
+    )
+
+
+def _known_payload(payload: str) -> str:
+    if payload == "UNSIGNED-PAYLOAD" or payload in _STREAMING or re.fullmatch("[0-9a-f]{64}", payload):
+        return payload
+    raise S3Error(
+        "InvalidArgument", "x-amz-content-sha256 must be UNSIGNED-PAYLOAD, a STREAMING- value or a valid sha256 value."
+    )
+
+
+def _moment_of_date(date: str | None) -> str:
+    try:
+        parsed = datetime.strptime(date or "", "%a, %d %b %Y %H:%M:%S GMT")  # noqa: DTZ007 - the format says GMT
+    except ValueError as error:
+        raise S3Error("AccessDenied", "AWS authentication requires a valid Date or x-amz-date header") from error
+    return parsed.strftime("%Y%m%dT%H%M%SZ")
+
+
+def _account(claim: _Claim, accounts: Mapping[str, Account]) -> Account:
+    account = accounts.get(claim.access_key_id)
+    if account is None or (account.session_token is not None and claim.token is None):
+        # Temporary keys do not exist for S3 without their token.
+        raise S3Error("InvalidAccessKeyId", details={"AWSAccessKeyId": claim.access_key_id})
+    if claim.token is not None and claim.token != account.session_token:
+        raise S3Error("ExpiredToken" if claim.token in account.expired_tokens else "InvalidToken")
+    return account
+
+
+def _check_scope(claim: _Claim, region: str) -> None:
+    code = "AuthorizationHeaderMalformed" if claim.expires_seconds is None else "AuthorizationQueryParametersError"
+    fields = f"{claim.access_key_id}/{claim.scope}".split("/")
+    if len(fields) != _SCOPE_FIELDS or fields[4] != "aws4_request" or fields[3] != "s3":
+        raise S3Error(
+            code,
+            'The authorization header is malformed; the Credential is mal-formed; expecting "<YOUR-AKID>/YYYYMMDD/'
+            'REGION/s3/aws4_request".',
+        )
+    if fields[2] != region:
+        raise S3Error(
+            code,
+            f"The authorization header is malformed; the region '{fields[2]}' is wrong; expecting '{region}'",
+            details={"Region": region},
+        )
+    if fields[1] != claim.moment[:8]:
+        raise S3Error(
+            code,
+            f'Invalid credential date "{fields[1]}". This date is not the same as X-Amz-Date: "{claim.moment[:8]}".',
+        )
+
+
+def _check_time(claim: _Claim, now: float) -> None:
+    try:
+        signed = datetime.strptime(claim.moment, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC).timestamp()
+    except ValueError as error:
+        raise S3Error("AccessDenied", "AWS authentication requires a valid Date or x-amz-date header") from error
+    if claim.expires_seconds is not None and now > signed + claim.expires_seconds:
+        raise S3Error("AccessDenied", "Request has expired", details={"X-Amz-Expires": str(claim.expires_seconds)})
+    if signed - now > MAX_SKEW_SECONDS or (claim.expires_seconds is None and now - signed > MAX_SKEW_SECONDS):
+        raise S3Error(
+            "RequestTimeTooSkewed",
+            details={
+                "RequestTime": claim.moment,
+                "ServerTime": datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+                "MaxAllowedSkewMilliseconds": str(MAX_SKEW_SECONDS * 1000),
+            },
+        )
+
+
+def _check_signed_headers(claim: _Claim, headers: Headers) -> None:
+    must = {name for name, _ in headers if name.startswith("x-amz-")} | {"host"}
+    unsigned = sorted(must - set(claim.signed_headers))
+    if unsigned:
+        raise S3Error(
+            "AccessDenied",
+            "There were headers present in the request which were not signed",
+            details={"HeadersNotSigned": ", ".join(unsigned)},
+        )
+    if list(claim.signed_headers) != sorted(set(claim.signed_headers)):
+        raise S3Error("AuthorizationHeaderMalformed", "SignedHeaders must be sorted and in lower case")
+
+
+def _check_signature(claim: _Claim, account: Account, request: Request, query: list[tuple[str, str]]) -> Grant:
+    signed_query = [pair for pair in query if pair[0] != "X-Amz-Signature"]
+    canonical = canonical_request(request, signed_query, claim.signed_headers, claim.payload)
+    hashed = hashlib.sha256(canonical.encode()).hexdigest()
+    to_sign = f"{ALGORITHM}\n{claim.moment}\n{claim.scope}\n{hashed}"
+    key = b"AWS4" + account.secret_access_key.encode()
+    for field in claim.scope.split("/"):
+        key = hmac.new(key, field.encode(), hashlib.sha256).digest()
+    expected = hmac.new(key, to_sign.encode(), hashlib.sha256).hexdigest()
+    if not hmac.compare_digest(expected.encode(), claim.signature.encode()):
+        raise S3Error(
+            "SignatureDoesNotMatch",
+            details={
+                "AWSAccessKeyId": claim.access_key_id,
+                "StringToSign": to_sign,
+                "SignatureProvided": claim.signature,
+                "CanonicalRequest": canonical,
+            },
+        )
+    return Grant(
+        access_key_id=claim.access_key_id,
+        payload=claim.payload,
+        signing_key=key,
+        moment=claim.moment,
+        scope=claim.scope,
+        signature=expected,
+    )

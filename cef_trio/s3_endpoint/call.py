@@ -1,0 +1,132 @@
+"""A call being served: the request, what it is about, what the operations may use to serve it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from cef_trio.s3_endpoint.auth import Grant
+from cef_trio.s3_endpoint.calls import CallLog, Entry
+from cef_trio.s3_endpoint.checksums import Algorithm
+from cef_trio.s3_endpoint.errors import S3Error
+from cef_trio.s3_endpoint.faults import Kind, Strikes
+from cef_trio.s3_endpoint.model import PAGE, S3Model
+from cef_trio.s3_endpoint.receiving import Promise, Received, promise_of, receive, receive_document
+from cef_trio.s3_endpoint.request import Request, Target
+from cef_trio.s3_endpoint.storage import BlobWriter
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A call whose signature is right."""
+
+    operation: str
+    request: Request
+    target: Target
+    grant: Grant
+    model: S3Model
+    region: str
+    strikes: Strikes
+    log: CallLog
+    entry: Entry
+    ignores_checksums: bool
+
+    @property
+    def bucket(self) -> str:
+        """The bucket; operations without one never ask."""
+        return self.target.bucket or ""
+
+    @property
+    def key(self) -> str:
+        """The key; operations without one never ask."""
+        return self.target.key or ""
+
+    @property
+    def upload_id(self) -> str:
+        """``uploadId`` of the query."""
+        return self.target.query.get("uploadId", "")
+
+    def header(self, name: str) -> str | None:
+        """A header of the request."""
+        return self.request.headers.get(name)
+
+    def query(self, name: str) -> str:
+        """A value of the query, empty if there is none."""
+        return self.target.query.get(name, "")
+
+    def limit(self, name: str) -> int:
+        """A page size of the query: at most 1,000, which is also the default.
+
+        Raises:
+            S3Error: ``InvalidArgument``.
+        """
+        return min(self.number(name, PAGE), PAGE)
+
+    def number(self, name: str, default: int) -> int:
+        """A number of the query.
+
+        Raises:
+            S3Error: ``InvalidArgument``.
+        """
+        text = self.query(name)
+        if not text:
+            return default
+        if not text.isascii() or not text.isdigit() or int(text) >= 2**31:
+            raise S3Error(
+                "InvalidArgument",
+                f"Argument {name} must be an integer between 0 and 2147483647",
+                details={"ArgumentName": name, "ArgumentValue": text},
+            )
+        return int(text)
+
+    def promise(self) -> Promise:
+        """What the request says about its body.
+
+        Raises:
+            S3Error: as ``promise_of``.
+        """
+        promise = promise_of(self.request.headers, self.grant)
+        return promise.without_checksums() if self.ignores_checksums else promise
+
+    async def receive(self, promise: Promise, writer: BlobWriter, algorithms: Sequence[Algorithm] = ()) -> Received:
+        """Read the body into a blob.
+
+        Raises:
+            S3Error: as ``receiving.receive``.
+            ConnectionDropped: a fault.
+        """
+        body = self._body()
+        if self.changed_by(Kind.DAMAGE):
+            body, algorithms, promise = _damaged(body), (*algorithms, *promise.algorithms), promise.unverified()
+        return await receive(body, promise, writer, algorithms=algorithms, on_bytes=self._count)
+
+    async def document(self) -> bytes:
+        """Read the body into memory.
+
+        Raises:
+            S3Error: as ``receiving.receive_document``.
+            ConnectionDropped: a fault.
+        """
+        of_body = self.operation != "CompleteMultipartUpload" and not self.ignores_checksums
+        promise = promise_of(self.request.headers, self.grant, checksums_of_body=of_body)
+        return await receive_document(self._body(), promise)
+
+    def changed_by(self, kind: Kind) -> bool:
+        """Whether a fault of that kind changes this call."""
+        return self.strikes.changing(kind) is not None
+
+    def _body(self) -> AsyncGenerator[bytes, None]:
+        return self.strikes.during(self.request.body)
+
+    def _count(self, size_bytes: int) -> None:
+        self.log.received(self.entry, size_bytes)
+
+
+async def _damaged(body: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    """A body whose first bit is another one."""
+    whole = True
+    async with aclosing(body) as blocks:
+        async for block in blocks:
+            yield bytes([block[0] ^ 0x80]) + block[1:] if whole and block else block
+            whole = whole and not block

@@ -1,0 +1,105 @@
+"""What the endpoint was asked: a journal, counters, and how much went on at once. For tests and for the curious.
+
+The journal keeps the newest ``JOURNAL_ENTRIES`` calls; counters are per operation; neither grows with the number of
+calls (received bytes grow with the number of distinct parts, and ``reset`` forgets them).
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+import trio
+
+from cef_trio.s3_endpoint.faults import CallFacts, ConnectionDropped
+
+JOURNAL_ENTRIES: Final = 100_000
+
+
+@dataclass(slots=True)
+class Entry:
+    """A call. ``outcome`` is ``"200"``, ``"404 NoSuchUpload"``, ``"dropped"``, ``"cancelled"``, or ``"…"`` before that.
+
+    ``size_bytes`` counts data of the request's body that arrived, without framing. ``faults`` names those that struck.
+    """
+
+    at: float
+    operation: str
+    bucket: str | None
+    key: str | None
+    upload_id: str | None
+    part_number: int | None
+    size_bytes: int = 0
+    outcome: str = "…"
+    faults: list[str] = field(default_factory=list)
+
+
+class CallLog:
+    """The journal and its counters.
+
+    ``calls`` counts calls that began, by operation; ``outcomes`` by operation and outcome; ``received_bytes`` the data
+    that arrived by (key, part number), again for every repetition; ``max_concurrent`` the most calls of an operation
+    that were in progress at once.
+    """
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything; calls in progress count into the new counters when they end."""
+        self.journal: deque[Entry] = deque(maxlen=JOURNAL_ENTRIES)
+        self.calls: Counter[str] = Counter()
+        self.outcomes: Counter[tuple[str, str]] = Counter()
+        self.received_bytes: Counter[tuple[str, int]] = Counter()
+        self.max_concurrent: Counter[str] = Counter()
+        self._current: Counter[str] = Counter()
+
+    @contextmanager
+    def record(self, facts: CallFacts, at: float) -> Iterator[Entry]:
+        """Record a call while it goes on; whoever makes the reply sets ``outcome``."""
+        entry = Entry(at, facts.operation, facts.bucket, facts.key, facts.upload_id, facts.part_number)
+        self.journal.append(entry)
+        self.calls[facts.operation] += 1
+        current = self._current
+        current[facts.operation] += 1
+        self.max_concurrent[facts.operation] = max(self.max_concurrent[facts.operation], current[facts.operation])
+        try:
+            yield entry
+        except ConnectionDropped:
+            entry.outcome = "dropped"
+            raise
+        except trio.Cancelled:
+            entry.outcome = "cancelled"
+            raise
+        finally:
+            current[facts.operation] -= 1
+            self.outcomes[facts.operation, entry.outcome] += 1
+
+    def received(self, entry: Entry, size_bytes: int) -> None:
+        """Count data that arrived."""
+        entry.size_bytes += size_bytes
+        if entry.key is not None and entry.part_number is not None:
+            self.received_bytes[entry.key, entry.part_number] += size_bytes
+
+    def of(self, operation: str) -> list[Entry]:
+        """The journal's calls of one operation."""
+        return [entry for entry in self.journal if entry.operation == operation]
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it, as JSON knows it."""
+        return {
+            "calls": dict(self.calls),
+            "outcomes": [
+                {"operation": operation, "outcome": outcome, "count": count}
+                for (operation, outcome), count in self.outcomes.items()
+            ],
+            "received_bytes": [
+                {"key": key, "part_number": number, "size_bytes": size}
+                for (key, number), size in self.received_bytes.items()
+            ],
+            "max_concurrent": dict(self.max_concurrent),
+            "journal": [asdict(entry) for entry in self.journal],
+        }

@@ -1,0 +1,88 @@
+"""Under which conditions a call is done, and which of its wishes this endpoint does not know. Pure.
+
+What changes the meaning of a call is done as S3 does it, or refused with ``NotImplemented``: a conditional deletion
+that deletes whatever the condition, or an append that replaces the object, would make the reference model a trap.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from types import MappingProxyType
+from typing import Final
+
+from cef_trio.s3_endpoint.errors import S3Error
+from cef_trio.s3_endpoint.records import StoredObject
+from cef_trio.s3_endpoint.request import Request, Target
+
+_READ: Final = frozenset({"if-match", "if-none-match", "if-modified-since", "if-unmodified-since"})
+_WRITE: Final = frozenset({"if-match", "if-none-match"})
+READ_CONDITIONS: Final = tuple(sorted(_READ))
+"""The headers that ``check_read`` asks for."""
+_CONDITIONS: Final = _READ | {"if-range"}
+_TAKEN: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
+    {"GetObject": _READ, "HeadObject": _READ, "PutObject": _WRITE, "CompleteMultipartUpload": _WRITE}
+)
+"""Operation → the conditions that it knows; every other is refused."""
+_NOT_IMPLEMENTED: Final = (
+    "x-amz-bypass-governance-retention",
+    "x-amz-if-match-",
+    "x-amz-mfa",
+    "x-amz-object-lock-",
+    "x-amz-rename-",
+    "x-amz-write-offset-bytes",
+)
+"""Headers, or what they begin with, that ask for something else than the call without them."""
+_NULL_VERSION: Final = "null"
+_ETAG: Final = re.compile(r'\s*(?:W/)?(?:"([^"]*)"|([^",\s]+))\s*(?:,|$)')
+_ANY: Final = "*"
+
+
+def check_understood(operation: str, request: Request, target: Target) -> None:
+    """Refuse what would be taken for something simpler than it is.
+
+    Raises:
+        S3Error: ``NotImplemented``.
+    """
+    if target.query.get("versionId", _NULL_VERSION) != _NULL_VERSION:
+        # Buckets have no versions here, so every object is the version "null", and there is no other.
+        raise S3Error("NotImplemented", "Versions are not implemented by this endpoint", details={"Query": "versionId"})
+    for name, _ in request.headers:
+        condition = name in _CONDITIONS and name not in _TAKEN.get(operation, frozenset())
+        if condition or name.startswith(_NOT_IMPLEMENTED):
+            raise S3Error("NotImplemented", details={"Header": name})
+
+
+def check_read(record: StoredObject, headers: Mapping[str, str | None]) -> None:
+    """The conditions of a read, in the order of RFC 9110, section 13.2.2; those by ETag overrule those by date.
+
+    Raises:
+        S3Error: ``PreconditionFailed``, or ``NotModified`` (304).
+    """
+    modified = int(record.modified_at)  # dates of HTTP have no fractions
+    match, none_match = headers["if-match"], headers["if-none-match"]
+    if match is not None:
+        if not _names(match, record.etag):
+            raise S3Error("PreconditionFailed", details={"Condition": "If-Match"})
+    elif (latest := _moment(headers["if-unmodified-since"])) is not None and modified > latest:
+        raise S3Error("PreconditionFailed", details={"Condition": "If-Unmodified-Since"})
+    if none_match is not None:
+        if _names(none_match, record.etag):
+            raise S3Error("NotModified", "Not Modified", status=304)
+    elif (earliest := _moment(headers["if-modified-since"])) is not None and modified <= earliest:
+        raise S3Error("NotModified", "Not Modified", status=304)
+
+
+def _names(header: str, etag: str) -> bool:
+    return header.strip() == _ANY or any(etag in match.groups() for match in _ETAG.finditer(header))
+
+
+def _moment(text: str | None) -> float | None:
+    """A date of HTTP; one that is none is ignored, as RFC 9110 has it."""
+    try:
+        moment = parsedate_to_datetime(text or "")
+        return (moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)).timestamp()
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None

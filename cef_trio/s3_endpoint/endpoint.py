@@ -1,0 +1,208 @@
+"""The embedded S3 endpoint, free of any transport: a request comes in, a reply goes out.
+
+``S3Endpoint.respond`` is all of it, in S3's order: route, let the faults strike, check the signature, perform, answer.
+``server.serve`` puts it behind a socket and ``transport.InProcessTransport`` behind an httpx client; both treat its
+outcomes alike, so that a test means the same over either.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Final
+
+import trio
+
+from cef_trio.s3_endpoint import control
+from cef_trio.s3_endpoint.auth import Account, verify
+from cef_trio.s3_endpoint.call import Call
+from cef_trio.s3_endpoint.calls import CallLog, Entry
+from cef_trio.s3_endpoint.conditions import check_understood
+from cef_trio.s3_endpoint.documents import error_document, http_time
+from cef_trio.s3_endpoint.errors import S3Error
+from cef_trio.s3_endpoint.faults import CallFacts, FaultTable, Kind, Moment, Strikes
+from cef_trio.s3_endpoint.model import S3Model
+from cef_trio.s3_endpoint.multipart import MIN_PART_BYTES
+from cef_trio.s3_endpoint.request import Reply, Request, Target, parse_target
+from cef_trio.s3_endpoint.routing import Operation, route
+from cef_trio.s3_endpoint.storage import MemoryStorage, Storage
+
+DEFAULT_ACCESS_KEY_ID: Final = "cef-trio"
+DEFAULT_SECRET_ACCESS_KEY: Final = "cef-trio-secret"  # noqa: S105 - of an endpoint on loopback, and documented
+DEFAULT_REGION: Final = "us-east-1"
+DEFAULT_ACCOUNTS: Final[Mapping[str, Account]] = MappingProxyType(
+    {DEFAULT_ACCESS_KEY_ID: Account(DEFAULT_SECRET_ACCESS_KEY)}
+)
+DEFAULT_DOMAINS: Final = ("localhost", "s3.test")
+
+
+class S3Endpoint:
+    """An S3 service in this process.
+
+    Args:
+        storage: where things are kept; memory by default.
+        buckets: made if they are not there.
+        accounts: access key id → account.
+        region: the one region that signatures may name.
+        domains: hosts whose sub-domains are buckets (virtual-host addressing); path-style always works.
+        clock: Unix seconds; a deterministic test gives the one of its virtual time.
+        minimum_part_size_bytes: of every part but the last.
+        complete_again: whether Complete after Complete answers 200 with the same result, or NoSuchUpload.
+        new_request_id: what answers are told apart by; a deterministic test gives repeatable ones.
+        control: whether ``/_control/`` answers (unsigned; see ``control.py``).
+
+    ``faults`` is the table of faults, ``log`` the journal of calls, ``model`` the truth.
+
+    Raises:
+        S3Error: a bucket's name is invalid.
+    """
+
+    def __init__(
+        self,
+        storage: Storage | None = None,
+        *,
+        buckets: Sequence[str] = (),
+        accounts: Mapping[str, Account] = DEFAULT_ACCOUNTS,
+        region: str = DEFAULT_REGION,
+        domains: Sequence[str] = DEFAULT_DOMAINS,
+        clock: Callable[[], float] = time.time,
+        minimum_part_size_bytes: int = MIN_PART_BYTES,
+        complete_again: bool = True,
+        control: bool = False,
+        new_request_id: Callable[[], str] = lambda: secrets.token_hex(8).upper(),
+    ) -> None:
+        self.model = S3Model(
+            storage if storage is not None else MemoryStorage(),
+            clock=clock,
+            minimum_part_size_bytes=minimum_part_size_bytes,
+            complete_again=complete_again,
+        )
+        self.faults = FaultTable()
+        self.log = CallLog()
+        self.region = region
+        self.accounts = dict(accounts)
+        self._domains = tuple(domains)
+        self._clock = clock
+        self._control = control
+        self._new_request_id = new_request_id
+        known = {bucket.name for bucket in self.model.buckets()}
+        for name in buckets:
+            if name not in known:
+                self.model.create_bucket(name)
+
+    async def respond(self, request: Request) -> Reply:
+        """Serve a request. Use the reply as a context manager.
+
+        If this is cancelled, the call has happened wholly or not at all.
+
+        Raises:
+            ConnectionDropped: a fault; the transport must drop the connection.
+        """
+        await trio.lowlevel.checkpoint()
+        if self._control and request.path.startswith(control.PREFIX):
+            return await control.respond(request, self.faults, self.log, self.accounts)
+        request_id = self._new_request_id()
+        skew = 0.0
+        try:
+            target = parse_target(request, self._domains)
+            name, operation = route(request, target)
+            check_understood(name, request, target)
+        except S3Error as error:
+            return self._finished(_refused(error, request, request_id), request_id, skew)
+        facts = _facts(name, target)
+        strikes = self.faults.strikes(facts)
+        skewed = strikes.changing(Kind.SKEW)
+        skew = 0.0 if skewed is None else skewed.seconds
+        with self.log.record(facts, self._clock()) as entry:
+            entry.faults = strikes.struck
+            try:
+                reply = await self._perform(operation, request, target, strikes=strikes, entry=entry, skew=skew)
+                entry.outcome = str(reply.status)
+            except S3Error as error:
+                reply = _refused(error, request, request_id)
+                entry.outcome = f"{error.status} {error.code}"
+            except OSError as error:
+                # A full or broken disk is this store's trouble, and to be heard of by whoever stores.
+                reply = _refused(S3Error("InternalError", f"Storage failed: {error}"), request, request_id)
+                entry.outcome = "500 InternalError"
+            if strikes.cuts_reply():
+                reply.truncate_to = reply.content_length // 2
+            reply.drop = strikes.drops_after()
+            return self._finished(reply, request_id, skew)
+
+    async def _perform(
+        self,
+        operation: Operation,
+        request: Request,
+        target: Target,
+        *,
+        strikes: Strikes,
+        entry: Entry,
+        skew: float,
+    ) -> Reply:
+        await strikes.at(Moment.BEFORE)
+        grant = verify(request, self.accounts, self.region, self._clock() + skew)
+        if strikes.changing(Kind.REJECT_CHECKSUMS):
+            _reject_checksums(request)
+        call = Call(
+            operation=entry.operation,
+            request=request,
+            target=target,
+            grant=grant,
+            model=self.model,
+            region=self.region,
+            strikes=strikes,
+            log=self.log,
+            entry=entry,
+            ignores_checksums=strikes.changing(Kind.IGNORE_CHECKSUMS) is not None,
+        )
+        reply = await operation(call)
+        try:
+            await strikes.at(Moment.REPLY)
+            # A cancellation here is the client's: its call happened, and it never hears of it.
+            await trio.lowlevel.checkpoint()
+        except BaseException:
+            reply.close()
+            raise
+        return reply
+
+    def _finished(self, reply: Reply, request_id: str, skew: float) -> Reply:
+        standard = [
+            ("Date", http_time(self._clock() + skew)),
+            ("Server", "cef-trio"),
+            ("x-amz-request-id", request_id),
+            ("x-amz-id-2", _host_id(request_id)),
+        ]
+        if reply.body and not any(name.lower() == "content-type" for name, _ in reply.headers):
+            standard.append(("Content-Type", "application/xml"))
+        reply.headers = standard + reply.headers
+        return reply
+
+
+def _facts(name: str, target: Target) -> CallFacts:
+    number = target.query.get("partNumber", "")
+    return CallFacts(
+        operation=name,
+        bucket=target.bucket,
+        key=target.key,
+        upload_id=target.query.get("uploadId"),
+        part_number=int(number) if number.isascii() and number.isdigit() else None,
+    )
+
+
+def _reject_checksums(request: Request) -> None:
+    for name, _ in request.headers:
+        if name.startswith(("x-amz-checksum-", "x-amz-sdk-checksum-")) and name != "x-amz-checksum-mode":
+            raise S3Error("InvalidArgument", f"Unsupported header '{name}' received for this API call.")
+
+
+def _refused(error: S3Error, request: Request, request_id: str) -> Reply:
+    bodiless = request.method == "HEAD" or error.status == 304  # noqa: PLR2004 - HTTP's Not Modified
+    body = b"" if bodiless else error_document(error, request.path, request_id, _host_id(request_id))
+    return Reply(error.status, list(error.headers.items()), body)
+
+
+def _host_id(request_id: str) -> str:
+    return f"cef-trio/{request_id}"

@@ -1,0 +1,173 @@
+"""What one value of a setting may be, and the words in which a wrong one is refused. Pure.
+
+Each function takes what was given and returns what is meant by it, or raises ``ValueError`` with what the setting
+takes; ``model.py`` puts the variable's name before that. None of the texts holds the value, which may be a secret.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+from pathlib import Path
+from typing import Final
+from urllib.parse import SplitResult, urlsplit
+
+from pydantic import BeforeValidator, SecretStr
+
+from cef_trio.settings.object_options import parse_tags
+
+_UNITS: Final = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
+_SIZE: Final = re.compile(r"\s*(\d+)\s*([a-z]*)\s*", re.IGNORECASE)
+_REDIS_SCHEMES: Final = (
+    "redis",
+    "rediss",
+    "unix",
+    "redis+sentinel",
+    "rediss+sentinel",
+    "redis+cluster",
+    "rediss+cluster",
+)
+_WEBHOOK_SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - what every such secret begins with
+_BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]")
+_TEMPLATE_BYTES: Final = 800
+
+
+def size_in_bytes(value: object) -> object:
+    """Bytes, from a number with or without a unit."""
+    if not isinstance(value, str):
+        return value
+    match = _SIZE.fullmatch(value)
+    unit = match[2].lower() if match else ""
+    if match is None or unit not in _UNITS:
+        raise ValueError("takes a size in bytes, such as 10485760 or 10MiB")
+    return int(match[1]) * _UNITS[unit]
+
+
+def patterns(value: object) -> object:
+    """A comma-separated list."""
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+def host_names(value: object) -> object:
+    """A comma-separated list, in lower case."""
+    return patterns(value.lower()) if isinstance(value, str) else value
+
+
+def tags(value: object) -> object:
+    """Tags, from ``k=v,k=v``."""
+    return parse_tags(value) if isinstance(value, str) else value
+
+
+def key_template(value: str) -> str:
+    """A template of objects' keys: it begins with a fixed prefix and holds the stream's id."""
+    fields = re.findall(r"\{([^{}]*)\}", value)
+    unknown = set(fields) - {"stream_id", "file_name", "file_stem"}
+    if unknown or re.sub(r"\{[^{}]*\}", "", value).strip("{}") != re.sub(r"\{[^{}]*\}", "", value):
+        raise ValueError("may hold {stream_id}, {file_name} and {file_stem}, and no other braces")
+    if fields.count("stream_id") != 1 or any(fields.count(name) > 1 for name in fields):
+        raise ValueError("holds {stream_id} exactly once, and no other field more than once")
+    segments = value.split("/")
+    if any(segment in {"", ".", ".."} for segment in segments):
+        raise ValueError("has no empty, '.' or '..' segments: not '/x', 'x//y' or 'x/../y'")
+    if not value.isprintable() or len(value.encode()) > _TEMPLATE_BYTES:
+        raise ValueError(f"is at most {_TEMPLATE_BYTES} bytes of printable text: a key has 1,024, names included")
+    if segments[0].startswith("{"):
+        raise ValueError("begins with a fixed prefix, such as 'streams/', by which our uploads are found again")
+    return value
+
+
+def redis_url(value: SecretStr) -> SecretStr:
+    """A URL of Redis, as far as its scheme; ``checkpoint/redis/address.py`` reads the rest."""
+    scheme = value.get_secret_value().partition("://")[0]
+    if scheme not in _REDIS_SCHEMES:
+        raise ValueError(f"begins with one of {', '.join(f'{scheme}://' for scheme in _REDIS_SCHEMES)}")
+    return value
+
+
+def printable_ascii(value: SecretStr) -> SecretStr:
+    """A secret that is sent in a header."""
+    # These two are sent as they are; a line break in one would come back in the words of an HTTP library's error.
+    if not re.fullmatch(r"[!-~]*", value.get_secret_value()):
+        raise ValueError("holds only printable ASCII characters, and no space")
+    return value
+
+
+def endpoint_url(value: str) -> str:
+    """Where S3 is, without a slash at its end."""
+    if _http_url(value) is None or re.search(r"[\s?#]", value):
+        raise ValueError("is a URL such as https://s3.example.com or http://127.0.0.1:9000")
+    if "@" in value:
+        raise ValueError("holds no user or password: those are S3_ACCESS_KEY_ID and S3_SECRET_ACCESS_KEY")
+    return value.rstrip("/")
+
+
+def bucket_name(value: str) -> str:
+    """A bucket's name."""
+    # Looser than AWS's rule for new buckets: older ones, and other stores, have capitals and underscores.
+    if not _BUCKET.fullmatch(value):
+        raise ValueError("takes 3 to 63 letters, digits, '.', '-' and '_', with a letter or digit at both ends")
+    return value
+
+
+def after_upload(value: str) -> str:
+    """``keep``, ``delete`` or ``move:DIR``."""
+    word, colon, folder = value.partition(":")
+    word = word.strip().lower()
+    if word == "move" and ("\0" in folder or not os.path.isabs(folder)):  # noqa: PTH117 - the text, as it stands
+        raise ValueError("takes move:DIR with an absolute folder, such as move:/srv/archive")
+    if word not in {"keep", "delete", "move"} or (colon and word != "move"):
+        raise ValueError("takes keep, delete or move:DIR, such as move:/srv/archive")
+    return f"move:{os.path.normpath(folder)}" if word == "move" else word
+
+
+def webhook_url(value: SecretStr) -> SecretStr:
+    """A receiver's URL."""
+    url = value.get_secret_value()
+    parts = _http_url(url)
+    if parts is None or not url.isascii() or not url.isprintable() or re.search(r"[\s#\\]", url):
+        raise ValueError("is a URL such as https://example.com/recordings?token=x, in ASCII, without '#'")
+    if "@" in parts.netloc:
+        raise ValueError("holds no user or password: the signature of WEBHOOK_SECRET says who sends")
+    return value
+
+
+def webhook_secret(value: SecretStr) -> SecretStr:
+    """A secret as Standard Webhooks has it."""
+    encoded = value.get_secret_value().removeprefix(_WEBHOOK_SECRET_PREFIX)
+    try:
+        size_bytes = len(base64.b64decode(encoded, validate=True))
+    except ValueError:
+        size_bytes = 0
+    if not (value.get_secret_value().startswith(_WEBHOOK_SECRET_PREFIX) and 24 <= size_bytes <= 64):  # noqa: PLR2004
+        raise ValueError(
+            'takes whsec_ and the base64 of 24 to 64 bytes, as of: echo "whsec_$(openssl rand -base64 32)"'
+        )
+    return value
+
+
+def in_any_case(*words: str) -> BeforeValidator:
+    """Take ``info`` for ``INFO``; what is none of the words stays as it was given, so that the message shows it."""
+
+    def find(value: object) -> object:
+        same = [word for word in words if isinstance(value, str) and word.lower() == value.strip().lower()]
+        return same[0] if same else value
+
+    return BeforeValidator(find)
+
+
+def named_path(value: Path) -> Path:
+    """A path that the kernel can be asked about."""
+    if "\0" in str(value):  # a file of settings that a power cut left full of them
+        raise ValueError("is a path, which holds no NUL character")
+    return value
+
+
+def _http_url(text: str) -> SplitResult | None:
+    """A URL with a host, split; ``None``: it is none."""
+    try:
+        parts = urlsplit(text)
+        well_formed = parts.scheme in {"http", "https"} and parts.hostname and (parts.port is None or parts.port > 0)
+    except ValueError:  # a port that is no number, an IPv6 address that is none
+        return None
+    return parts if well_formed else None

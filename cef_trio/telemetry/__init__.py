@@ -1,1 +1,0 @@
-"""What is counted and measured, for Prometheus. Knows the outside services' words, and nothing of streams' tasks."""

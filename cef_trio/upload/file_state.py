@@ -1,0 +1,116 @@
+"""What the rest of the daemon tells a stream about its file, and how news changes it. Pure.
+
+The watcher, the rescan and the stale checker all write here; the stream's task waits on it (an ``AsyncValue``), so a
+thousand writes to a file are one wake-up. News may be late, repeated or wrong, so a situation only *proposes*: before a
+stream does anything it cannot take back, it looks at the file itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from cef_trio.files.file_stat import FileStat
+
+
+class Ending(Enum):
+    """Whether, and how, the recording seems to have ended."""
+
+    NOT = "not"
+    CLOSED = "closed"
+    """Its writer closed it, or nobody had it open when it was found."""
+    IDLE = "idle"
+    """Nothing was written for ``STREAM_TIMEOUT_SECONDS``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """A stream's file, as far as is known, and whether the daemon is on its way out."""
+
+    path: str
+    stat: FileStat
+    ending: Ending = Ending.NOT
+    doubted: bool = False
+    """Something does not fit (gone, replaced, shrunk?): the stream must look for itself."""
+    draining: bool = False
+
+
+def seen(situation: Situation, stat: FileStat) -> Situation:
+    """News of a look. One that was made before what is known is passed over."""
+    if stat.inode == situation.stat.inode and _is_older(stat, situation.stat):
+        return situation
+    return fresh(situation, stat)
+
+
+def fresh(situation: Situation, stat: FileStat) -> Situation:
+    """It was looked at just now, and no news came meanwhile: that is how it is, whatever its time stamps say."""
+    known = situation.stat
+    if stat.inode != known.inode:
+        return replace(situation, doubted=True)
+    if stat == known:
+        return situation
+    doubted = situation.doubted or stat.size_bytes < known.size_bytes
+    return replace(situation, stat=stat, ending=_ending_after(situation, stat), doubted=doubted)
+
+
+def _ending_after(situation: Situation, stat: FileStat) -> Ending:
+    """What is left of an ending when the file is seen with another stat.
+
+    Another time and the same size is what ``utime`` leaves, which many tools call after the close (``rsync --inplace``,
+    ``shutil.copy2``): no event but this one will tell of an end. So the close still counts. If it was a write, its
+    writer has the file open, which is asked after the grace (``processor._has_ended``).
+    """
+    closed_as_it_is = situation.ending is Ending.CLOSED and stat.size_bytes == situation.stat.size_bytes
+    return Ending.CLOSED if closed_as_it_is else Ending.NOT
+
+
+def _is_older(stat: FileStat, known: FileStat) -> bool:
+    """Whether a look seems to have been made before the known one.
+
+    Writers set the modification time as they like; the time of the last change (``ctime``) is the kernel's alone. It
+    goes back only with the kernel's clock. A look that is passed over for that is made up for by the stale checker,
+    whose looks are :func:`fresh`.
+    """
+    return 0 < stat.ctime_ns < known.ctime_ns and stat.size_bytes <= known.size_bytes
+
+
+def closed(situation: Situation, stat: FileStat) -> Situation:
+    """A writer closed it."""
+    if stat.inode != situation.stat.inode:
+        return replace(situation, doubted=True)
+    shrunk = stat.size_bytes < situation.stat.size_bytes
+    return replace(situation, stat=stat, ending=Ending.CLOSED, doubted=situation.doubted or shrunk)
+
+
+def moved(situation: Situation, path: str, stat: FileStat) -> Situation:
+    """It has another name now."""
+    return replace(seen(situation, stat), path=path)
+
+
+def gone(situation: Situation) -> Situation:
+    """It seems not to be there any more."""
+    return replace(situation, doubted=True)
+
+
+def idle(situation: Situation) -> Situation:
+    """Nothing was written for a long time."""
+    return situation if situation.ending is not Ending.NOT else replace(situation, ending=Ending.IDLE)
+
+
+def looked(situation: Situation, path: str, stat: FileStat) -> Situation:
+    """The stream looked for itself, at ``path``: this is how it is. News that came meanwhile about a move stays."""
+    if stat == situation.stat:
+        return replace(situation, doubted=False)
+    if path != situation.path:
+        return situation
+    return replace(situation, stat=stat, ending=_ending_after(situation, stat), doubted=False)
+
+
+def still_written(situation: Situation) -> Situation:
+    """It was closed by one writer, but another one has it open: its own close will be told."""
+    return replace(situation, ending=Ending.NOT)
+
+
+def draining(situation: Situation) -> Situation:
+    """The daemon is on its way out: finish what is in flight, start nothing."""
+    return replace(situation, draining=True)

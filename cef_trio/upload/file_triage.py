@@ -1,0 +1,94 @@
+"""What a file on disk means to us: judged by what Redis knows of its name, and by how long it has been silent. Pure."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from cef_trio.checkpoint.model import StreamMeta
+from cef_trio.checkpoint.protocols import KnownPath
+from cef_trio.checkpoint.states import COMES_BACK, ENDED, Status
+from cef_trio.files.file_stat import FileStat
+from cef_trio.files.identity import Sameness
+
+_FILE_WAS_GONE = frozenset(
+    {
+        Status.DELETED_LOCALLY,
+        Status.ABORTED_NO_PARTS,
+        Status.FAILED_FILE_MISSING_ON_RESUME,
+        Status.FAILED_FILE_REPLACED,
+    }
+)
+
+
+class Verdict(Enum):
+    """What to do about a file."""
+
+    NEW = "new"
+    RESUME = "resume"
+    REPLACED = "replaced"
+    """A stream of this name is open, but of another file: that stream ends, and a new one begins."""
+    ANOTHERS = "anothers"
+    """A stream of this name is another host's: a new one begins beside it, and that one is left alone."""
+    SETTLED = "settled"
+    """Nothing: it is uploaded and unchanged, or failed and waits for a person."""
+
+
+def must_be_recognized(known: KnownPath | None, stat: FileStat) -> bool:
+    """Whether the file has to be opened before it can be judged: its inode number alone would decide.
+
+    A file of an open stream that has the stream's number is not among these: to resume it is to make sure.
+    """
+    if known is None or known.meta.status in _FILE_WAS_GONE:
+        return False
+    meta = known.meta
+    same_number = meta.identity.file_ino == stat.file_ino
+    if meta.status not in ENDED or meta.status in COMES_BACK:
+        return not same_number
+    if meta.status is Status.COMPLETED:
+        return _as_verified(meta, stat) and not same_number
+    return True
+
+
+def judge(known: KnownPath | None, stat: FileStat, sameness: Sameness | None = None) -> Verdict:
+    """Judge a file by the stream that its path leads to (``None``: to none).
+
+    ``sameness``: what recognizing the file showed, where that was done (:func:`must_be_recognized`).
+    """
+    if known is None or known.meta.status in _FILE_WAS_GONE:
+        return Verdict.NEW
+    meta = known.meta
+    is_same = meta.identity.file_ino == stat.file_ino if sameness is None else sameness is not Sameness.REPLACED
+    if meta.status not in ENDED:
+        return Verdict.RESUME if is_same else Verdict.REPLACED
+    if not is_same:
+        return Verdict.NEW
+    if meta.status in COMES_BACK:
+        return Verdict.RESUME  # it may be readable by now; as long as it is not, its stream waits (processor.py)
+    if meta.status is Status.COMPLETED:
+        return Verdict.SETTLED if _as_verified(meta, stat) else Verdict.NEW
+    return Verdict.SETTLED
+
+
+def _as_verified(meta: StreamMeta, stat: FileStat) -> bool:
+    return (meta.verified_size_bytes, meta.verified_mtime_ns) == (stat.size_bytes, stat.mtime_ns)
+
+
+class Finding(Enum):
+    """What the checker found of one stream."""
+
+    FRESH = "fresh"
+    IDLE_ALL_SENT = "idle_all_sent"
+    IDLE_MORE_ON_DISK = "idle_more_on_disk"
+    SHRUNK = "shrunk"
+    MISSING = "missing"
+
+
+def judge_stale(*, idle_seconds: float, timeout_seconds: float, known: FileStat, found: FileStat | None) -> Finding:
+    """Judge a stream by how long nothing was heard of its file (``known``), and by what is on disk now (``found``)."""
+    if found is None:
+        return Finding.MISSING
+    if found.inode != known.inode or found.size_bytes < known.size_bytes:
+        return Finding.SHRUNK if found.inode == known.inode else Finding.MISSING
+    if found.size_bytes > known.size_bytes or found.mtime_ns != known.mtime_ns:
+        return Finding.IDLE_MORE_ON_DISK
+    return Finding.IDLE_ALL_SENT if idle_seconds >= timeout_seconds else Finding.FRESH

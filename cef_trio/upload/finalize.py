@@ -1,0 +1,175 @@
+"""The end of a recording: every byte verified, the object completed, its metadata beside it (DESIGN 7).
+
+A writer may do anything until the last moment: patch the size of ``mdat`` (plain MP4), shift the whole body
+(``+faststart``), rewrite a duration. So nothing that was sent earlier is believed: the whole file is read once more,
+parts whose bytes changed are sent again under their numbers, and that is repeated until a pass changes nothing and the
+file's size and mtime are the same before and after it, where the mtime is old enough to prove that
+(``time_stamps.py``). What is completed then is the file as it stood (promise P1).
+
+Passes cannot go on for ever: if the file changed during one, it is being written, and the stream goes back to waiting,
+without a slot, until it is quiet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+
+import structlog
+
+from cef_trio.checkpoint.states import FailureReason, Status
+from cef_trio.exceptions import FFprobeError, S3OperationError
+from cef_trio.files.file_stat import FileStat
+from cef_trio.files.reader import OpenRecording
+from cef_trio.media.metadata import MediaInfo, metadata_json
+from cef_trio.upload.failures import GivenUpError
+from cef_trio.upload.object_key import metadata_key
+from cef_trio.upload.part_matching import crc_of
+from cef_trio.upload.part_plan import Part
+from cef_trio.upload.send_parts import send_all
+from cef_trio.upload.services import Services
+from cef_trio.upload.session import StreamUpload
+
+log = structlog.get_logger(__name__)
+
+_NOT_IMPLEMENTED = 501
+
+
+async def verify_and_complete(
+    services: Services,
+    upload: StreamUpload,
+    recording: OpenRecording,
+    *,
+    leaving: Callable[[], bool],
+    pause: Callable[[float], Awaitable[None]],
+) -> FileStat | None:
+    """Verify the file, send what changed, and complete the object.
+
+    ``pause`` waits so many seconds, but no longer than until ``leaving()`` says to stop.
+
+    Returns:
+        ``None`` if the object is complete, or ``leaving()`` said to stop; else the file as it is now: it changed during
+        the verification, so it is still being written.
+
+    Raises:
+        RecordingChangedError: the file became shorter under a read.
+        GivenUpError: the file does not fit into its part plan.
+    """
+    if upload.meta.status is not Status.PENDING_COMPLETION:
+        await upload.transition(Status.PENDING_COMPLETION)
+        log.info("recording_ended", parts=len(upload.parts), covered_bytes=upload.covered_bytes)
+    waited_for: FileStat | None = None
+    while not leaving():
+        before = await recording.stat()
+        if before.size_bytes > upload.plan.max_size_bytes:
+            raise GivenUpError(
+                FailureReason.FILE_TOO_LARGE,
+                f"{before.size_bytes} bytes do not fit into 10,000 parts of {upload.plan.part_size} bytes; "
+                "set CHUNK_SIZE_BYTES higher",
+            )
+        if before != waited_for and (wait_seconds := services.unproved_seconds(upload.meta.identity.fs_type, before)):
+            await pause(wait_seconds)
+        waited_for = (
+            before  # its tick is over: a write since then has another stamp, in this pass and in all later ones
+        )
+        changed = await _make_parts_true(services, upload, recording, before.size_bytes, leaving)
+        if leaving():
+            return None
+        after = await recording.stat()
+        if after != before:
+            log.info("recording_still_written", size_bytes=after.size_bytes)
+            await upload.transition(Status.ACTIVE)
+            return after
+        if changed:
+            continue
+        if before.size_bytes == 0:
+            stored = await upload.put_empty(before.mtime_ns)
+        else:
+            stored = await upload.complete(before.size_bytes, before.mtime_ns)
+        log.info(
+            "object_completed",
+            key=stored.key,
+            size_bytes=before.size_bytes,
+            parts=len(upload.parts),
+            etag=stored.etag,
+            parts_rewritten=upload.meta.parts_rewritten,
+        )
+        return None
+    return None
+
+
+async def _make_parts_true(
+    services: Services, upload: StreamUpload, recording: OpenRecording, size_bytes: int, leaving: Callable[[], bool]
+) -> bool:
+    """Read the whole file and send every part that is not in S3 as it is on disk; returns whether any was not."""
+    if size_bytes == 0:
+        return False
+    await upload.ensure_open()
+
+    async def untrue() -> AsyncGenerator[Part, None]:
+        for part in upload.plan.cut(size_bytes):
+            if leaving():
+                return
+            record = upload.parts.get(part.number)
+            if (
+                record is None
+                or record.size_bytes != part.size_bytes
+                or record.crc64nvme != await crc_of(recording, part.offset, part.size_bytes)
+            ):
+                yield part
+
+    try:
+        return await send_all(services, upload, recording, untrue(), stop=leaving)
+    except S3OperationError as error:
+        if error.transient or error.status != _NOT_IMPLEMENTED or error.part_number not in upload.parts:
+            raise
+        # A store that streams parts on as they come (rclone) cannot take one again. The recording has ended, so a new
+        # upload of all its parts needs no replacing.
+        log.warning("parts_cannot_be_replaced", part_number=error.part_number, error=str(error))
+        await upload.start_over()
+        return True
+
+
+async def finish(services: Services, upload: StreamUpload, path: str) -> None:
+    """Probe the recording, put its metadata beside the object, and end the stream as completed.
+
+    Every step may be repeated: a stream that is stopped here stays ``s3_completed`` and comes back here.
+    """
+    await upload.abort_strays()
+    media = await _probe(services, path)
+    meta, now = upload.meta, services.utc_now()
+    size_bytes = meta.verified_size_bytes or 0
+    parts = [upload.parts[part.number] for part in upload.plan.cut(size_bytes) if part.number in upload.parts]
+    document = metadata_json(meta, parts, media, processed_at_utc=now)
+    await services.s3.put_object(
+        metadata_key(meta.s3_key_prefix),
+        document,
+        content_type="application/json",
+        headers=services.s3.options.for_metadata(),
+    )
+    duration_seconds = media.duration_seconds if media else None
+    owes_webhook = services.webhook is not None
+    await upload.transition(
+        Status.COMPLETED, owes_webhook=owes_webhook, duration_seconds=duration_seconds, last_activity_at_utc=now
+    )
+    if owes_webhook:
+        services.webhook_owed.value = True
+    if duration_seconds is not None:
+        services.metrics.recording_probed(duration_seconds)
+    await services.store.release([upload.stream_id], services.lease)
+    log.info(
+        "stream_completed",
+        key=meta.s3_key_prefix,
+        size_bytes=size_bytes,
+        duration_seconds=duration_seconds,
+        parts_rewritten=meta.parts_rewritten,
+        bytes_rewritten=meta.bytes_rewritten,
+    )
+    services.advice.completed(meta)
+
+
+async def _probe(services: Services, path: str) -> MediaInfo | None:
+    try:
+        return await services.probe(path)
+    except FFprobeError as error:
+        log.warning("probe_failed", error=str(error))  # never a lost recording: its duration is null
+        return None

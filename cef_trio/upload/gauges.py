@@ -1,0 +1,54 @@
+"""How the streams stand at this moment, for the metrics: read at each scrape from what is there anyway."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+import trio
+
+from cef_trio.observability.gauge_values import LimiterUse, Snapshot
+from cef_trio.observability.lag import Lag, total
+from cef_trio.observability.metric_labels import StreamState
+from cef_trio.upload.services import Services
+from cef_trio.upload.supervisor import LiveStream, StreamSupervisor
+
+
+class Observer:
+    """Takes snapshots of a running daemon. Call it from the trio thread."""
+
+    def __init__(self, services: Services, supervisor: StreamSupervisor) -> None:
+        self.leaving_since: Callable[[], float | None] = lambda: None
+        """When the daemon was asked to leave, by ``trio.current_time()``; ``None`` before."""
+        self._services = services
+        self._supervisor = supervisor
+
+    def __call__(self) -> Snapshot:
+        """How everything stands now."""
+        services, live, now = self._services, tuple(self._supervisor.live), trio.current_time()
+        states = Counter(_state(stream) for stream in live)
+        leaving_since = self.leaving_since()
+        unasked = Lag(self._supervisor.unasked_bytes, self._supervisor.unasked_since)
+        lag = total([unasked, *(stream.lag(now) for stream in live)])
+        return Snapshot(
+            live_streams={state: states[state] for state in StreamState},
+            lag_bytes=lag.size_bytes,
+            lag_seconds=lag.seconds(now),
+            services_up={
+                breaker.service: breaker.up.value for breaker in (services.s3_breaker, services.redis_breaker)
+            },
+            limiters={"streams": _use(services.stream_slots), "parts": _use(services.part_slots)},
+            unreadable_records=len(services.store.unreadable.known),
+            upload_limit=services.pacer.rate,
+            shutdown_seconds=now - leaving_since if leaving_since is not None else 0.0,
+        )
+
+
+def _state(stream: LiveStream) -> StreamState:
+    if stream.processor.working:
+        return StreamState.WORKING
+    return StreamState.RETRYING if stream.processor.retrying else StreamState.WAITING
+
+
+def _use(limiter: trio.CapacityLimiter) -> LimiterUse:
+    return LimiterUse(borrowed=limiter.borrowed_tokens, total=limiter.total_tokens)

@@ -1,0 +1,146 @@
+"""Whether an object in S3 has a file's bytes, and what its metadata JSON says of it. Pure.
+
+What proves it, in this order, and nothing that is told may disagree:
+
+1. S3's own CRC64NVME of the whole object.
+2. Its ETag, if it is the one that these parts give it (``s3/etags.py``: an equal one is always a proof).
+3. The metadata JSON, if it names that very ETag: its checksum was taken when the object was completed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from cef_trio.checkpoint.model import PartRecord
+from cef_trio.checkpoint.redis.codec import decode_time
+from cef_trio.s3.checksums import combine_crc64nvme, crc64nvme_from_base64
+from cef_trio.s3.etags import looks_like_md5, multipart_etag
+from cef_trio.s3.model import ListedPart, StoredObject
+from cef_trio.upload.part_plan import MAX_PARTS, PartPlan
+
+
+@dataclass(frozen=True, slots=True)
+class PartDigest:
+    """A part of the file. ``md5`` is in hexadecimal digits."""
+
+    size_bytes: int
+    crc64nvme: int
+    md5: str
+
+
+@dataclass(frozen=True, slots=True)
+class FileDigest:
+    """All of a file, cut by a plan."""
+
+    plan: PartPlan
+    parts: tuple[PartDigest, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """How long it is."""
+        return sum(part.size_bytes for part in self.parts)
+
+    @property
+    def crc64nvme(self) -> int:
+        """The checksum of all of it."""
+        return combine_crc64nvme((part.crc64nvme, part.size_bytes) for part in self.parts)
+
+    @property
+    def etag(self) -> str | None:
+        """The ETag that S3 gives an object of these parts, where ETags are MD5s."""
+        if not self.parts:
+            return hashlib.md5(b"", usedforsecurity=False).hexdigest()
+        return multipart_etag([part.md5 for part in self.parts])
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectMetadata:
+    """What the metadata JSON says of its object."""
+
+    parts: tuple[ListedPart, ...]
+    etag: str | None
+    crc64nvme: int
+    started_at_utc: datetime
+    completed_at_utc: datetime | None
+    duration_seconds: float | None
+
+
+def read_metadata(document: bytes, stream_id: str) -> ObjectMetadata | None:
+    """Read a metadata JSON (``media/metadata.py``); ``None`` for what is none of this stream's."""
+    try:
+        loaded = json.loads(document)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(loaded, Mapping) or loaded.get("stream_id") != stream_id:
+        return None
+    try:
+        return _read(loaded)
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return None
+
+
+def _read(loaded: Mapping[str, Any]) -> ObjectMetadata:
+    chunks, checksum, etag = loaded["chunks"], loaded["checksum"], loaded["etag"]
+    crc = crc64nvme_from_base64(str(checksum["value"])) if checksum["algorithm"] == "crc64nvme" else None
+    parts = tuple(
+        ListedPart(number, _size(chunk["size_bytes"]), str(chunk["etag"]), None, None)
+        for number, chunk in enumerate(chunks, start=1)
+        if chunk["part_number"] == number
+    )
+    if crc is None or len(parts) != len(chunks) or len(parts) > MAX_PARTS:
+        raise ValueError("not one of ours")
+    completed, duration = loaded["stream_completed_at_utc"], loaded["duration_seconds"]
+    return ObjectMetadata(
+        parts,
+        etag if isinstance(etag, str) and etag else None,
+        crc,
+        decode_time(loaded["stream_started_at_utc"]),
+        decode_time(completed) if completed is not None else None,
+        float(duration) if duration is not None else None,
+    )
+
+
+def _size(value: object) -> int:
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"{value!r} is no size")
+    return value
+
+
+def is_same(digest: FileDigest, stored: StoredObject, metadata: ObjectMetadata | None) -> bool:
+    """Whether the object is proved to have the file's bytes.
+
+    Without its metadata the ETag must prove them: it also says what the parts' ETags are, which are to be recorded.
+    """
+    if stored.size_bytes != digest.size_bytes or stored.crc64nvme not in {None, digest.crc64nvme}:
+        return False
+    by_etag = digest.etag is not None and stored.etag == digest.etag
+    if metadata is None:
+        return by_etag
+    if metadata.crc64nvme != digest.crc64nvme or len(metadata.parts) != len(digest.parts):
+        return False
+    if any(told.size_bytes != part.size_bytes for told, part in zip(metadata.parts, digest.parts, strict=True)):
+        return False
+    return stored.crc64nvme is not None or by_etag or (bool(stored.etag) and metadata.etag == stored.etag)
+
+
+def part_records(digest: FileDigest, metadata: ObjectMetadata | None, *, at: datetime) -> list[PartRecord]:
+    """The object's parts, as they are recorded."""
+    etags: Sequence[str]
+    etags = [part.md5 for part in digest.parts] if metadata is None else [part.etag for part in metadata.parts]
+    return [
+        PartRecord(number, etag, part.size_bytes, part.crc64nvme, at)
+        for number, (part, etag) in enumerate(zip(digest.parts, etags, strict=True), start=1)
+    ]
+
+
+def algorithm_of(digest: FileDigest, stored: StoredObject, parts: Sequence[PartRecord]) -> str | None:
+    """How the parts are proved if a later state of the file has S3 copy them; ``None``: they cannot be."""
+    if stored.crc64nvme is not None:
+        return "crc64nvme"
+    as_md5 = all(looks_like_md5(part.etag) for part in parts) and stored.etag == digest.etag
+    return "md5" if parts and as_md5 else None

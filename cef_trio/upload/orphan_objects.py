@@ -1,0 +1,344 @@
+"""Completed objects that Redis does not know: a recording whose record is lost is not uploaded a second time.
+
+Redis may have lost a recording's record after it was completed. Its file then looks new, and its object is in S3, with
+the stream's id in its key and its own metadata, and its metadata JSON beside it. So before a file is sent that nobody
+writes, and that was last written before Redis may have lost something, the objects under our prefix are listed. A
+key's file name and the size *propose* an object; its bytes, compared in one pass over the file, *decide*
+(``object_match.py``). What is found gets its record back: as completed if the metadata JSON is there, else as an object
+whose metadata is still to be written.
+
+An object is only read, never changed or deleted, whoever uploaded it (promise P9): two hosts may have the same bytes
+under the same name in one bucket, and then the file of this one is stored by the other's object.
+
+All of it is optional (``best_effort.py``): what cannot be listed, looked at or proved is uploaded. One listing serves
+all files that were there at the time; it is bounded in time, and holds only what fits one of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Final
+
+import structlog
+import trio
+
+from cef_trio.checkpoint.model import Checkpoint, FileIdentity, PartRecord, StreamMeta
+from cef_trio.checkpoint.states import Status, StreamSet
+from cef_trio.exceptions import S3OperationError
+from cef_trio.files.file_stat import FileStat
+from cef_trio.files.identity import HEAD_BYTES
+from cef_trio.files.reader import FileSlice, OpenRecording
+from cef_trio.s3.checksums import Crc64Nvme
+from cef_trio.s3.model import ListedObject, StoredObject
+from cef_trio.upload.object_key import ProposedStream, metadata_key
+from cef_trio.upload.object_match import (
+    FileDigest,
+    ObjectMetadata,
+    PartDigest,
+    algorithm_of,
+    is_same,
+    part_records,
+    read_metadata,
+)
+from cef_trio.upload.part_matching import plan_of
+from cef_trio.upload.part_plan import PartPlan
+from cef_trio.upload.recognition import identify
+from cef_trio.upload.recovery import new_record
+from cef_trio.upload.services import Services
+from cef_trio.upload.session import STREAM_ID_METADATA, StreamUpload
+
+log = structlog.get_logger(__name__)
+
+LIST_SECONDS: Final = 45.0
+"""How long one listing may take: some hundred thousand recordings. What was listed by then is made use of."""
+_MOST_FOUND: Final = 10_000
+_MOST_LOOKED_AT: Final = 8
+"""How many objects of its name and size are looked at for one file."""
+_MAX_METADATA_BYTES: Final = 8 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class _Orphan:
+    stored: ListedObject
+    proposed: ProposedStream
+
+    def fits(self, path: str, size_bytes: int) -> bool:
+        return self.stored.size_bytes == size_bytes and self.proposed.fits(path)
+
+
+@dataclass(frozen=True, slots=True)
+class _Match:
+    """An object that has the file's bytes."""
+
+    orphan: _Orphan
+    stored: StoredObject
+    digest: FileDigest
+    metadata: ObjectMetadata | None
+
+
+class OrphanObjects:
+    """The completed objects under our prefix that Redis does not know and a file may be in, until it claims them."""
+
+    def __init__(self, services: Services, live_ids: Callable[[], frozenset[str]]) -> None:
+        """``live_ids`` says which streams have a task: their objects are nobody else's."""
+        self._services = services
+        self._live_ids = live_ids
+        self._wanted: dict[int, list[str]] = {}
+        """Sizes of files that are still to be looked for, and their paths."""
+        self._orphans: list[_Orphan] = []
+        self._listing = trio.Lock()
+
+    def want(self, files: Mapping[str, FileStat]) -> None:
+        """Have the next listing look for these files."""
+        for path, stat in files.items():
+            self._wanted.setdefault(stat.size_bytes, []).append(path)
+
+    async def look(self, leaving: Callable[[], bool]) -> None:
+        """List the objects, unless that was done for all files that are wanted. Hold no slot: it may take a while.
+
+        Raises:
+            S3OperationError: S3 is away.
+            RedisOperationError: Redis cannot be asked.
+        """
+        async with self._listing:
+            if not self._wanted:
+                return
+            wanted, self._wanted = self._wanted, {}
+            done = False
+            try:
+                done = await self._list(wanted, leaving)
+            finally:
+                if not done:
+                    for size_bytes, paths in wanted.items():
+                        self._wanted.setdefault(size_bytes, []).extend(paths)
+
+    async def _list(self, wanted: Mapping[int, list[str]], leaving: Callable[[], bool]) -> bool:
+        """List what fits these files; returns whether that is over, as far as it can be done."""
+        services, prefix = self._services, self._services.rules.key_template.prefix
+        ends_at = trio.current_time() + LIST_SECONDS
+        token: str | None = None
+        found: list[_Orphan] = []
+        while True:
+            try:
+                page = await services.attempt(
+                    "list_objects",
+                    lambda token=token: services.s3.list_objects(prefix, token),  # type: ignore[misc]
+                )
+            except S3OperationError as error:
+                if error.transient:
+                    raise
+                log.warning("objects_not_listed", error=str(error))
+                break
+            if page is None:  # said by whoever tried
+                break
+            found += await self._unknown(self._fitting(page.objects, wanted))
+            token = page.next_token
+            if token is None:
+                break
+            if len(found) >= _MOST_FOUND or trio.current_time() >= ends_at:
+                log.warning("objects_not_listed", error="there are too many; those that were listed are compared")
+                break
+            if leaving():
+                return False
+        known = {orphan.proposed.stream_id for orphan in self._orphans}
+        self._orphans += [orphan for orphan in found[:_MOST_FOUND] if orphan.proposed.stream_id not in known]
+        if found:
+            log.info("unknown_objects_found", objects=len(found))
+        return True
+
+    def _fitting(self, objects: Iterable[ListedObject], wanted: Mapping[int, list[str]]) -> list[_Orphan]:
+        parse = self._services.rules.key_template.parse
+        return [
+            _Orphan(stored, proposed)
+            for stored in objects
+            if (paths := wanted.get(stored.size_bytes)) and (proposed := parse(stored.key))
+            if any(proposed.fits(path) for path in paths)
+        ]
+
+    async def _unknown(self, orphans: list[_Orphan]) -> list[_Orphan]:
+        """Those of them that Redis does not know."""
+        if not orphans:
+            return []
+        known = await self._services.store.load_metas({orphan.proposed.stream_id for orphan in orphans})
+        owned = known.keys() | known.unreadable.keys() | self._live_ids()
+        return [orphan for orphan in orphans if orphan.proposed.stream_id not in owned]
+
+    async def adopt(
+        self, path: str, *, named: Callable[[str], None], instead_of: str | None = None, beside: str | None = None
+    ) -> StreamUpload | None:
+        """Give the file the record of the object that has its bytes, if there is one; ``None``: it is to be uploaded.
+
+        The stream's status is ``completed``, or ``s3_completed`` if its metadata JSON is still to be written.
+        ``named``, ``instead_of`` and ``beside`` are as for :func:`cef_trio.upload.recovery.begin`.
+
+        Raises:
+            RecordingChangedError: the file is not there (any more).
+            S3OperationError: S3 is away.
+            PathTakenError, LeaseLostError: another daemon was first.
+        """
+        services = self._services
+        async with services.disk.open(path) as recording:
+            before = await recording.stat()
+            if not any(orphan.fits(path, before.size_bytes) for orphan in self._orphans):
+                return None
+            await trio.sleep(services.unproved_seconds((await recording.origin()).system.name, before))
+            match = await self._find(path, recording, before.size_bytes)
+            if match is None or not self._claim(match.orphan):
+                return None
+            recorded = False
+            try:
+                identity = await identify(recording, before, HEAD_BYTES)
+                after = await recording.stat()
+                if (after, after.ctime_ns) != (before, before.ctime_ns):
+                    return None  # it was compared while somebody wrote it
+                upload = await self._record(
+                    match, path, identity, after, named=named, instead_of=instead_of, beside=beside
+                )
+                recorded = True
+            finally:
+                if not recorded:
+                    self._orphans.append(match.orphan)
+        return await self._end(upload) if match.metadata is not None else upload
+
+    def _claim(self, orphan: _Orphan) -> bool:
+        """Take an object for one file; false if another one has taken it, or a task works on its stream by now."""
+        if orphan not in self._orphans or orphan.proposed.stream_id in self._live_ids():
+            return False
+        self._orphans.remove(orphan)
+        return True
+
+    async def _find(self, path: str, recording: OpenRecording, size_bytes: int) -> _Match | None:
+        rules = self._services.rules
+        plan = PartPlan(rules.part_size, equal_parts=rules.equal_parts)
+        if size_bytes > plan.max_size_bytes:
+            return None
+        digest = await measure(recording, size_bytes, plan)
+        fitting = [orphan for orphan in self._orphans if orphan.fits(path, size_bytes)]
+        fitting.sort(key=lambda orphan: orphan.stored.etag != digest.etag)  # most often it is told by the listing
+        for orphan in fitting[:_MOST_LOOKED_AT]:
+            try:
+                match = await self._compare(orphan, recording, digest)
+            except S3OperationError as error:
+                if error.transient:
+                    raise
+                log.warning("object_not_compared", key=orphan.stored.key, error=str(error))
+                continue
+            if match is not None and orphan in self._orphans:
+                return match
+        return None
+
+    async def _compare(self, orphan: _Orphan, recording: OpenRecording, digest: FileDigest) -> _Match | None:
+        services, key, stream_id = self._services, orphan.stored.key, orphan.proposed.stream_id
+        stored = await services.attempt("head_object", lambda: services.s3.head_object(key))
+        if stored is None or stored.metadata.get(STREAM_ID_METADATA) != stream_id:
+            return None
+        if stored.size_bytes != digest.size_bytes or stored.crc64nvme not in {None, digest.crc64nvme}:
+            return None
+        document = await self._document(metadata_key(key))
+        if document is None:
+            return None
+        if not document:
+            return _Match(orphan, stored, digest, None) if is_same(digest, stored, None) else None
+        metadata = read_metadata(document, stream_id)
+        plan = plan_of(metadata.parts, digest.plan) if metadata is not None else None
+        if metadata is None or plan is None:
+            return None
+        if plan != digest.plan:
+            digest = await measure(recording, digest.size_bytes, plan)
+        return _Match(orphan, stored, digest, metadata) if is_same(digest, stored, metadata) else None
+
+    async def _document(self, key: str) -> bytes | None:
+        """The metadata JSON, empty if there is none; ``None``: that cannot be told, or it is none of ours."""
+        services = self._services
+
+        async def read() -> bytes | None:
+            body = bytearray()
+            async with services.s3.get_object(key) as (_, chunks):
+                async for chunk in chunks:
+                    body += chunk
+                    if len(body) > _MAX_METADATA_BYTES:
+                        return None
+            return bytes(body) or None
+
+        try:
+            return await services.attempt("get_object", read)
+        except S3OperationError as error:
+            if error.code == "NoSuchKey":
+                return b""
+            raise
+
+    async def _record(
+        self,
+        match: _Match,
+        path: str,
+        identity: FileIdentity,
+        stat: FileStat,
+        *,
+        named: Callable[[str], None],
+        instead_of: str | None,
+        beside: str | None,
+    ) -> StreamUpload:
+        services, metadata = self._services, match.metadata
+        now = services.utc_now()
+        parts = part_records(match.digest, metadata, at=now)
+        record = new_record(services, match.orphan.proposed.stream_id, path, identity)
+        meta = _completed(record, match, parts, stat, at=now)
+        if metadata is not None and services.webhook is None:
+            meta = replace(meta, status=Status.COMPLETED)
+        named(meta.stream_id)
+        await services.store.create(meta, services.lease, parts, instead_of=instead_of, beside=beside)
+        log.info("object_adopted", key=meta.s3_key_prefix, size_bytes=stat.size_bytes, parts=len(parts))
+        records = {part.part_number: part for part in parts}
+        return StreamUpload(services, Checkpoint(meta, StreamSet.PENDING_COMPLETION, records))
+
+    async def _end(self, upload: StreamUpload) -> StreamUpload:
+        """Its metadata is there: the stream is over. Whether its webhook was delivered is lost, so it is owed."""
+        services = self._services
+        if services.webhook is not None:
+            await upload.transition(Status.COMPLETED, owes_webhook=True)
+            services.webhook_owed.value = True
+        await services.store.release([upload.stream_id], services.lease)
+        return upload
+
+
+async def measure(recording: OpenRecording, size_bytes: int, plan: PartPlan) -> FileDigest:
+    """Read the file once.
+
+    Raises:
+        RecordingChangedError: it is shorter.
+        ChunkProcessingError: the disk refused.
+    """
+    parts = []
+    for part in plan.cut(size_bytes):
+        crc, md5 = Crc64Nvme(), hashlib.md5(usedforsecurity=False)
+        async for block in FileSlice(recording, part.offset, part.size_bytes).blocks():
+            crc.update(block)
+            md5.update(block)
+        parts.append(PartDigest(part.size_bytes, crc.value, md5.hexdigest()))
+    return FileDigest(plan, tuple(parts))
+
+
+def _completed(
+    record: StreamMeta, match: _Match, parts: list[PartRecord], stat: FileStat, *, at: datetime
+) -> StreamMeta:
+    """The record of a stream whose object is complete, and whose metadata is still to be written."""
+    digest, stored, metadata = match.digest, match.stored, match.metadata
+    return replace(
+        record,
+        status=Status.S3_COMPLETED,
+        s3_key_prefix=stored.key,
+        part_size=digest.plan.part_size,
+        equal_parts=digest.plan.equal_parts,
+        checksum_algorithm=algorithm_of(digest, stored, parts),
+        next_part_to_upload=len(parts) + 1,
+        object_etag=stored.etag,
+        object_crc64nvme=stored.crc64nvme,
+        verified_size_bytes=stat.size_bytes,
+        verified_mtime_ns=stat.mtime_ns,
+        started_at_utc=metadata.started_at_utc if metadata else record.started_at_utc,
+        completed_at_utc=(metadata.completed_at_utc if metadata else None) or at,
+        duration_seconds=metadata.duration_seconds if metadata else None,
+    )

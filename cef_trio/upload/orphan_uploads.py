@@ -1,0 +1,143 @@
+"""Taking over uploads that S3 has and Redis does not know: Redis lost its memory, or never got the record.
+
+At the start, and whenever Redis turns out to have forgotten a stream, the open uploads under our prefix are listed. A
+key's file name *proposes* a file; the bytes *decide*: an upload is adopted for a file only if at least one of its parts
+is, byte for byte, a part of that file. One that fits no file is left to ``cef-trio gc``, never guessed at (promise P5).
+
+An upload is compared by one task at a time (several files of one name may fit it, and a copy has its very bytes): the
+next one finds it claimed, or still to be claimed. One that was claimed, and one of a stream that has a task, is
+proposed to nobody, whatever Redis knows of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+import trio
+
+from cef_trio.checkpoint.model import PartRecord
+from cef_trio.exceptions import S3OperationError
+from cef_trio.files.reader import OpenRecording
+from cef_trio.s3.model import ListedUpload
+from cef_trio.upload.object_key import ProposedStream
+from cef_trio.upload.part_matching import algorithm_of, matching_parts, plan_of
+from cef_trio.upload.part_plan import PartPlan
+from cef_trio.upload.services import Services
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """An open upload that Redis does not know."""
+
+    upload: ListedUpload
+    proposed: ProposedStream
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """An upload that was found to be of a file."""
+
+    stream_id: str
+    upload: ListedUpload
+    plan: PartPlan
+    checksum_algorithm: str
+    parts: tuple[PartRecord, ...]
+
+
+class UnknownUploads:
+    """The open uploads under our prefix that Redis does not know, until they are claimed."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._proposals: list[Proposal] = []
+        self._claimed: set[str] = set()
+        """The streams that tasks of this daemon are about to begin on such an upload."""
+        self._comparing = trio.Lock()
+
+    async def look(self, live_ids: Callable[[], frozenset[str]] = frozenset) -> bool:
+        """List them anew; ``live_ids`` says which streams have a task: their uploads are nobody else's.
+
+        Returns:
+            Whether that is done. If not, they cannot be listed now (``best_effort.py``): recordings are begun anew
+            meanwhile, and whichever of these uploads was theirs is left to ``cef-trio gc``. If S3 refuses to list,
+            that is logged, it is done, and nothing is adopted.
+
+        Raises:
+            S3OperationError: S3 is away.
+            RedisOperationError: Redis cannot be asked.
+        """
+        template = self._services.rules.key_template
+        try:
+            uploads = await self._services.attempt(
+                "list_multipart_uploads", lambda: self._services.s3.list_multipart_uploads(template.prefix)
+            )
+        except S3OperationError as error:
+            if error.transient:
+                raise
+            log.warning("adoption_off", error=str(error))
+            return True
+        if uploads is None:
+            return False
+        found = [Proposal(upload, proposed) for upload in uploads if (proposed := template.parse(upload.key))]
+        known = await self._services.store.load_metas({proposal.proposed.stream_id for proposal in found})
+        owned = known.keys() | known.unreadable.keys()  # a record that cannot be read is one, and its upload is its own
+        # Asked after the last await: a task may have claimed one while S3 and Redis were asked.
+        owned |= self._claimed | live_ids()
+        self._proposals = [proposal for proposal in found if proposal.proposed.stream_id not in owned]
+        if self._proposals:
+            log.info("unknown_uploads_found", uploads=len(self._proposals))
+        return True
+
+    def may_fit(self, path: str) -> bool:
+        """Whether any of them may be of that file."""
+        return any(proposal.proposed.fits(path) for proposal in self._proposals)
+
+    async def claim(self, path: str, recording: OpenRecording) -> Adopted | None:
+        """The upload of that file, if there is one: the one of which most bytes are the file's.
+
+        It is the caller's until :meth:`settled` says that its record was written, or that no stream was begun on it.
+        """
+        rules = self._services.rules
+        expected = PartPlan(rules.part_size, equal_parts=rules.equal_parts)
+        best: Adopted | None = None
+        async with self._comparing:  # another file of that name waits: what is left is its to claim
+            for proposal in [proposal for proposal in self._proposals if proposal.proposed.fits(path)]:
+                adopted = await self._compare(proposal, recording, expected)
+                if adopted is not None and (best is None or _bytes_of(adopted) > _bytes_of(best)):
+                    best = adopted
+            if best is not None:
+                self._claimed.add(best.stream_id)
+                self._proposals = [proposal for proposal in self._proposals if proposal.upload != best.upload]
+        return best
+
+    def settled(self, adopted: Adopted) -> None:
+        """Its stream has a record and a task by now, or neither: then the next :meth:`look` proposes it again."""
+        self._claimed.discard(adopted.stream_id)
+
+    async def _compare(self, proposal: Proposal, recording: OpenRecording, expected: PartPlan) -> Adopted | None:
+        upload = proposal.upload
+        try:
+            listed = await self._services.attempt(
+                "list_parts", lambda: self._services.s3.list_parts(upload.key, upload.upload_id)
+            )
+        except S3OperationError as error:
+            if error.transient:
+                raise
+            return None  # it was completed or aborted meanwhile, or parts are not listed at all
+        if listed is None:
+            return None  # nothing proves that it is this file's
+        plan = plan_of(listed, expected)
+        if plan is None:
+            return None
+        matching = await matching_parts(recording, listed, plan, at=self._services.utc_now())
+        if not matching:
+            return None
+        return Adopted(proposal.proposed.stream_id, upload, plan, algorithm_of(listed).value, tuple(matching.values()))
+
+
+def _bytes_of(adopted: Adopted) -> int:
+    return sum(part.size_bytes for part in adopted.parts)

@@ -1,0 +1,72 @@
+"""Who this daemon is: its machine, and the place where its watch folder is at present (``ownership_rules.py``)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Final
+
+import structlog
+import trio
+
+from cef_trio.checkpoint.model import Owner, StreamMeta
+from cef_trio.checkpoint.protocols import KnownPath
+from cef_trio.exceptions import CefMp4ProcessorError
+from cef_trio.files.reader import Disk
+from cef_trio.upload.ownership_rules import Claim, claim, owner_at
+
+log = structlog.get_logger(__name__)
+
+_LOOK_SECONDS: Final = 2.0
+
+
+class Ownership:
+    """Who we are. Until :meth:`look` has been called everything is ours."""
+
+    def __init__(self, machine: str | None = None) -> None:
+        self.machine = machine
+        self.owner: Owner | None = None
+
+    @property
+    def name(self) -> str:
+        """Our name in ``streams:by_path``; empty: none."""
+        return self.owner.name if self.owner is not None else ""
+
+    def tell_apart(self, system: str) -> None:
+        """Another machine that runs is this one by all that is told of both: from now on we are this running system.
+
+        What the records before say is not of us for certain any more.
+        """
+        self.machine = f"{self.machine or ''}+{system}"
+        if self.owner is not None:
+            self.owner = replace(self.owner, machine=self.machine)
+
+    def claim(self, meta: StreamMeta) -> Claim:
+        """Whether a stream is ours."""
+        return claim(meta, self.owner) if self.owner is not None else Claim.OURS
+
+    def is_ours(self, meta: StreamMeta) -> bool:
+        """Whether it is ours for certain."""
+        return self.claim(meta) is Claim.OURS
+
+    def divide(self, known: Mapping[str, KnownPath]) -> tuple[dict[str, KnownPath], dict[str, str]]:
+        """What is, or may be, ours of what paths lead to; and the ids of others' streams, by path."""
+        others = {path: one.meta.stream_id for path, one in known.items() if self.claim(one.meta) is Claim.ANOTHERS}
+        return {path: one for path, one in known.items() if path not in others}, others
+
+    async def look(self, disk: Disk, watch_folder: str) -> None:
+        """See where the watch folder is now: what is mounted there may change. Unseen, it is as it was."""
+        if not watch_folder:
+            return
+        place = None
+        try:
+            with trio.move_on_after(_LOOK_SECONDS) as scope:
+                place = await disk.place_around(f"{watch_folder.rstrip('/')}/-", within=watch_folder)
+        except CefMp4ProcessorError as error:
+            log.debug("watch_folder_not_looked_at", error=str(error))
+            return
+        if not scope.cancelled_caught and (place is not None or self.owner is None):
+            owner = owner_at(place, self.machine)
+            if self.owner is not None and owner != self.owner:
+                log.warning("watch_folder_changed", was=self.owner.mount, now=owner.mount)
+            self.owner = owner

@@ -1,0 +1,101 @@
+"""Whose is a stream? The one place where that is judged; what is another's is never changed (promise P9). Pure.
+
+Several hosts may have one Redis and one bucket, and call their folders alike. A path then leads to several streams, and
+names, sizes, device and inode numbers may all be equal. So each record says whose it is (``Owner``): the machine, and
+the place of its watch folder, which is a file system and a folder of it. Neither alone is enough: a disk moves to
+another machine, a machine gets another disk, a folder is shared by machines, and two containers of one machine may call
+two folders alike.
+
+- **OURS**: the same place, or, where the place is not told, the same machine. Of a folder that several hosts see
+  (NFS, CIFS, …) the place alone decides: their daemons share the work by leases.
+- **ANOTHERS**: another machine and another place. Such a stream is left alone, and a file at its path is a new one.
+- **PERHAPS**: the evidence differs (a moved or cloned disk, a new disk, another folder of the same disk). Only a file
+  that is proved to be the stream's, by its bytes or by its file system's own numbers, makes it ours. Without that it is
+  left alone: that the file is another one does not end it, as it would one of ours.
+
+A record of an earlier version says nothing of its owner. It is ours, unless its file was on another file system than
+the watch folder is: then, perhaps.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from cef_trio.checkpoint.model import NAMELESS, SHARED, Owner, StreamMeta
+from cef_trio.files.file_system import FolderPlace
+
+
+class Claim(Enum):
+    """Whether a stream is ours to work on."""
+
+    OURS = "ours"
+    PERHAPS = "perhaps"
+    """If a file is proved to be its file."""
+    ANOTHERS = "anothers"
+
+
+def claim(meta: StreamMeta, ours: Owner) -> Claim:
+    """Judge a stream by its record."""
+    if meta.owner is None:
+        another = not ours.is_shared and _same_system(meta.identity.fs_id, ours.file_system) is False
+        return Claim.PERHAPS if another else Claim.OURS
+    return compare(meta.owner, ours, meta.current_path)
+
+
+def compare(recorded: Owner, ours: Owner, path: str) -> Claim:
+    """Judge the owner of a stream whose file is at that path."""
+    same_machine = _agree(recorded.machine, ours.machine)
+    same_system = _same_system(recorded.file_system, ours.file_system)
+    same_place = same_system
+    if _agree(_place_of(path, recorded.mount), _place_of(path, ours.mount)) is False:
+        same_place = False
+    shared = recorded.is_shared and ours.is_shared
+    if same_place is True:
+        return Claim.PERHAPS if same_machine is False and not shared else Claim.OURS
+    if same_place is None:
+        if same_machine is not False:
+            return Claim.OURS
+        return Claim.PERHAPS if shared else Claim.ANOTHERS
+    return Claim.PERHAPS if same_machine is True or same_system is True or shared else Claim.ANOTHERS
+
+
+def _same_system(recorded: str | None, ours: str | None) -> bool | None:
+    """``None``: it cannot be known. One server may have two names, and a source without a server is none."""
+    if recorded is None or ours is None:
+        return None
+    of_net = recorded.startswith(SHARED), ours.startswith(SHARED)
+    if all(of_net):
+        return True if recorded == ours and _names_a_server(ours) else None
+    if not any(of_net) and recorded.partition(":")[0] != ours.partition(":")[0]:
+        return None  # told in two ways, by two kernels
+    if recorded == ours and ours.startswith(NAMELESS):
+        return None  # every machine has a first disk
+    return recorded == ours
+
+
+def _names_a_server(file_system: str) -> bool:
+    source = file_system.partition(" ")[2]
+    return ":" in source or source.startswith("//")
+
+
+def _place_of(path: str, mount: str | None) -> str | None:
+    """Where on its file system a path leads, by the mount that it is on; ``None``: not told."""
+    if mount is None:
+        return None
+    point, _, root = mount.partition(" ")
+    point = point.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\").rstrip("/")
+    return root.rstrip("/") + path[len(point) :] if path.startswith(f"{point}/") else None
+
+
+def _agree(recorded: str | None, ours: str | None) -> bool | None:
+    return None if recorded is None or ours is None else recorded == ours
+
+
+def owner_at(place: FolderPlace | None, machine: str | None) -> Owner:
+    """The owner of what is begun in a watch folder at that place of that machine."""
+    if place is None:
+        return Owner(machine)
+    if place.is_local:
+        nameless = f"{NAMELESS}{place.source}" if place.source else None
+        return Owner(machine, place.fs_id or nameless, place.mount)
+    return Owner(machine, f"{SHARED}{place.fs_type} {place.source or ''}".rstrip(), place.mount)

@@ -1,0 +1,568 @@
+"""A stream's task: does what ``decide.next_action`` says, from the first byte to the metadata, and saves how it ended.
+
+What it promises, whatever is raised at whichever await:
+
+- However it ends, Redis says how (P3): done, failed with a reason, parked (``interrupted_shutdown``) or cancelled
+  (``interrupted_cancelled``). The saves on the way out are shielded and bounded.
+- It never ends another stream's task: everything but Cancelled stays inside. A transient failure never ends it at all;
+  it waits, without a slot, for the outage's end, and comes back through ``recovery.resume`` like a restarted daemon.
+- A file that the file system refuses (its rights, its disk) ends no stream either: it is tried again when news of it
+  comes, which a change of its mode is, at each scan, and in between like anything that may pass.
+- It holds a slot of ``MAX_CONCURRENT_STREAMS`` only while it works, and gives it up between parts when others wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import suppress
+from datetime import timedelta
+from enum import Enum
+from functools import partial
+from typing import Final
+
+import structlog
+import trio
+from trio_util import AsyncBool, AsyncValue, wait_any
+
+from cef_trio.checkpoint.protocols import Saving
+from cef_trio.checkpoint.states import SENTENCES, FailureReason, Status
+from cef_trio.exceptions import (
+    CefMp4ProcessorError,
+    FileAccessError,
+    LeaseLostError,
+    OutdatedError,
+    RecordingChangedError,
+    RecordUnreadableError,
+    S3OperationError,
+    StreamEndedError,
+)
+from cef_trio.files.file_stat import FileStat
+from cef_trio.files.identity import HEAD_BYTES, Sameness, is_same_file
+from cef_trio.files.reader import OpenRecording
+from cef_trio.resilience.shield import shielded
+from cef_trio.resilience.stall import Movement
+from cef_trio.upload import recovery
+from cef_trio.upload.failures import KEEPS_ITS_UPLOAD, GivenUpError, is_missing_right, reason_of
+from cef_trio.upload.file_state import Ending, Situation, closed, gone, looked, still_written
+from cef_trio.upload.finalize import finish, verify_and_complete
+from cef_trio.upload.holes import Holes
+from cef_trio.upload.next_action import Action, Look, judge_look, next_action
+from cef_trio.upload.part_plan import Part
+from cef_trio.upload.recognition import identify, recognize
+from cef_trio.upload.repeated_answers import RepeatedAnswers
+from cef_trio.upload.send_parts import send_all
+from cef_trio.upload.services import Services
+from cef_trio.upload.session import StreamUpload
+from cef_trio.upload.start import FileHistory, NotStarted, Sources, start
+
+log = structlog.get_logger(__name__)
+
+
+_MAX_UNWRITTEN: Final = 16
+"""After so many parts that are holes a file's further parts are not asked about until it changes."""
+_UNWRITTEN_PAUSE_SECONDS: Final = 1.0
+_MISPLACED: Final = frozenset({FailureReason.FILE_MISSING_ON_RESUME, FailureReason.FILE_REPLACED})
+
+
+class Outcome(Enum):
+    """How a stream's task ended."""
+
+    COMPLETED = "completed"
+    FAILED = "failed"
+    PARKED = "parked"
+    LEASE_LOST = "lease_lost"
+    SET_ASIDE = "set_aside"
+    """Its record cannot be read: it is left alone, and looked at again now and then."""
+    NOTHING_THERE = "nothing_there"
+    """The file was gone before a stream was begun for it."""
+    UNCHANGED = "unchanged"
+    """The file was completed before, and no byte of it is another: no stream was begun for it."""
+
+
+class StreamProcessor:
+    """One stream's task. ``situation`` is written by the watcher's side, and read here."""
+
+    def __init__(
+        self,
+        services: Services,
+        sources: Sources,
+        situation: AsyncValue[Situation],
+        stream_id: str | None,
+        history: FileHistory,
+    ) -> None:
+        """``history`` is what is known of a file that has no stream (``stream_id`` is ``None``)."""
+        self.situation = situation
+        self.stream_id = stream_id
+        self.working = False
+        """Whether it holds a slot."""
+        self.upload: StreamUpload | None = None
+        self._services = services
+        self._sources = sources
+        self._history = history
+        self.movement = Movement()
+        """Whether its bytes move."""
+        self.disowned = False
+        """Whether the stream's lease is lost: then nothing may be saved of it."""
+        self._told: BaseException | None = None
+        """The error that the log has been told to be this stream's end."""
+        self.unreadable: FileAccessError | None = None
+        """Why its file cannot be read now, if the file system refuses."""
+        self._news = AsyncBool(False)
+        """Set when something was heard of a file that cannot be read."""
+        self._attempts = 0
+        self._doubts = 0
+        """How often the open file was not the stream's, since some work on it got to its end."""
+        self._answers = RepeatedAnswers()
+        self._contradicted = False
+        """Whether S3 said that it has not what Redis knows it to have, and that was not settled yet."""
+        self._finalizing_since: float | None = None
+
+    @property
+    def retrying(self) -> bool:
+        """Whether it comes back from an error, or waits for that."""
+        return self._attempts > 0
+
+    def try_again(self) -> None:
+        """Something was heard of its file: one that cannot be read may be readable now."""
+        if self.unreadable is not None:
+            self._news.value = True
+
+    async def run(self) -> Outcome:
+        """Process the stream to its end.
+
+        Raises:
+            trio.Cancelled: after the state ``interrupted_cancelled`` was saved, or its time for that was over.
+        """
+        self.movement.enter()
+        try:
+            return await self._run()
+        except BaseException:  # Cancelled, or the group of them that a nursery with parts in flight makes of it
+            with shielded(self._services.rules.save_seconds, saving="interrupted state"):
+                await self._save_exit(Status.INTERRUPTED_CANCELLED)
+            raise
+
+    async def _run(self) -> Outcome:
+        while True:
+            try:
+                return await self._process()
+            except (LeaseLostError, RecordUnreadableError) as error:
+                return await self._let_go(error)
+            except CefMp4ProcessorError as error:
+                if self._is_undecided(error):
+                    return await self._park()
+                final = error if not _can_go_on(error) else self._given_up(error)
+                if final is not None:
+                    return await self._insist(lambda final=final: self._fail(final))  # type: ignore[misc]
+                self._contradicted |= _says_lost(error)
+                await self._wait_to_retry(error)
+            except Exception as error:  # noqa: BLE001 - a bug must end its own stream only, and _fail tells it: P6
+                return await self._insist(lambda error=error: self._fail(error))  # type: ignore[misc]
+            if self.situation.value.draining:
+                return await self._park()
+
+    def _given_up(self, error: CefMp4ProcessorError) -> GivenUpError | None:
+        """The end of a stream that got the same answer to the same question too often; ``None`` for all others."""
+        meta = self.upload.meta if self.upload is not None else None
+        subject = (meta.s3_upload_id, meta.verified_size_bytes, meta.verified_mtime_ns) if meta is not None else ()
+        why = self._answers.count(error, subject)
+        if why is None:
+            return None
+        given_up = GivenUpError(reason_of(error), f"{error}; {why}")
+        given_up.__cause__ = error
+        return given_up
+
+    async def _let_go(self, error: LeaseLostError | RecordUnreadableError) -> Outcome:
+        """Leave the stream to whoever owns it by now; or, if its record cannot be read, to a person, as it is."""
+        if isinstance(error, OutdatedError):
+            return await self._outdated(error)
+        if isinstance(error, LeaseLostError):
+            log.warning("lease_lost", error=str(error))
+            return Outcome.LEASE_LOST
+        if self.stream_id is not None:
+            with suppress(CefMp4ProcessorError):  # it runs out by itself
+                await self._services.store.release([self.stream_id], self._services.lease)
+        return Outcome.SET_ASIDE
+
+    async def _outdated(self, error: OutdatedError) -> Outcome:
+        log.info("look_outdated", reason=str(error))
+        if not isinstance(error, StreamEndedError):
+            await self._park()  # its lease is given back with a word: else it would say that somebody works on it (P3)
+            return Outcome.LEASE_LOST
+        if self.upload is None:
+            return Outcome.LEASE_LOST
+        # This task ended it: Redis took the last write, and its answer was lost.
+        return Outcome.COMPLETED if error.completed else Outcome.FAILED
+
+    async def _process(self) -> Outcome:
+        upload = await self._come_in()
+        if isinstance(upload, Outcome):
+            return upload
+        self.upload = upload
+        self.unreadable = None
+        await self._ask_whether_ended()
+        while True:
+            situation = self.situation.value
+            action = next_action(upload.known, situation)
+            match action:
+                case Action.PARK:
+                    return await self._park()
+                case Action.WAIT:
+                    known = upload.known
+                    self.movement.rest()
+                    await self.situation.wait_value(lambda now: next_action(known, now) is not Action.WAIT)  # noqa: B023
+                    self.movement.work()
+                case Action.RENAME:
+                    await upload.rename(situation.path)
+                    log.info("recording_renamed", path=situation.path)
+                case Action.LOOK:
+                    if await self._look(upload):
+                        return Outcome.FAILED
+                case Action.UPLOAD:
+                    await self._with_recording(upload, self._send_ready)
+                    await self._pause_unless_ended(upload)
+                case Action.FINALIZE:
+                    if await self._has_ended(situation):
+                        self._services.advice.ended(upload.stream_id, situation.ending)
+                        await self._with_recording(upload, self._verify_and_complete)
+                case Action.WRITE_METADATA:
+                    began = self._finalizing_began()
+                    async with self._services.stream_slots:
+                        await finish(self._services, upload, self.situation.value.path)
+                    self._services.metrics.finalized(trio.current_time() - began)
+                    return Outcome.COMPLETED
+            self._attempts, self.unreadable = 0, None
+            self.movement.progressed()
+            self._answers.got_on()
+
+    async def _come_in(self) -> StreamUpload | Outcome:
+        if self.stream_id is not None:
+            return await self._resume(self.stream_id)
+        path = self.situation.value.path
+        try:
+            started = await start(
+                self._services, self._sources, path, self._history, named=self._name, leaving=self._leaving
+            )
+        except RecordingChangedError as error:
+            log.info("nothing_there", reason=str(error))
+            return Outcome.NOTHING_THERE
+        match started:
+            case NotStarted.UNCHANGED:
+                return Outcome.UNCHANGED
+            case NotStarted.LEAVING:
+                return await self._park()
+            case StreamUpload():
+                return started
+
+    async def _resume(self, stream_id: str) -> StreamUpload:
+        scanned_for: str | None = None
+        while True:
+            path = self.situation.value.path
+            try:
+                async with self._services.stream_slots:
+                    upload = await recovery.resume(self._services, stream_id, path, contradicted=self._contradicted)
+                    self._contradicted = False
+                    return upload
+            except GivenUpError as error:
+                if error.reason not in _MISPLACED or path == scanned_for:
+                    raise
+                await self._until_scanned(path, trio.current_time())
+                if self._leaving():
+                    raise
+                scanned_for = path
+
+    def _is_undecided(self, error: CefMp4ProcessorError) -> bool:
+        """Whether the file seems to be gone, with no time to wait for news of a rename: the next start looks."""
+        leaving: bool = self.situation.value.draining
+        return leaving and isinstance(error, GivenUpError) and error.reason in _MISPLACED
+
+    async def _until_scanned(self, path: str, missed_at: float) -> None:
+        """Wait until it is known whether a file that is not at its path has another name: until that name is told, or
+        a scan that began after the file was missed; and no longer than until the daemon leaves.
+        """
+        moved_on = partial(self.situation.wait_value, lambda now: now.path != path or now.draining)
+        with trio.move_on_after(self._services.rules.gone_grace_seconds):  # news of a rename is cheaper than a scan
+            await moved_on()
+            return
+        await wait_any(moved_on, partial(self._services.scans.wait_for_one, path, missed_at))
+
+    def _name(self, stream_id: str) -> None:
+        self.stream_id = stream_id
+        structlog.contextvars.bind_contextvars(stream_id=stream_id)
+
+    async def _with_recording(
+        self, upload: StreamUpload, work: Callable[[StreamUpload, OpenRecording], Awaitable[None]]
+    ) -> None:
+        """Do some work on the open file, with a slot. A file that is not the stream's any more is looked at instead."""
+        async with self._services.stream_slots:
+            self.working = True
+            try:
+                async with self._services.disk.open(self.situation.value.path) as recording:
+                    if not is_same_file(upload.meta.identity, await recording.stat(), recording.generation):
+                        self._doubt()
+                        return
+                    await work(upload, recording)
+                    self._doubts = 0
+            except RecordingChangedError as error:
+                log.info("recording_changed_under_read", reason=str(error))
+                self._doubt()
+            finally:
+                self.working = False
+
+    def _doubt(self) -> None:
+        self._doubts += 1
+        self.situation.value = gone(self.situation.value)
+
+    async def _send_ready(self, upload: StreamUpload, recording: OpenRecording) -> None:
+        """Send the parts that are full, several at once, until none is left or others wait for the slot."""
+        await upload.ensure_open()
+        await send_all(self._services, upload, recording, self._ready(upload, recording), stop=self._leaving)
+
+    async def _ready(self, upload: StreamUpload, recording: OpenRecording) -> AsyncGenerator[Part, None]:
+        """The full parts that are to be sent; not those that are holes, of a file whose size was set before its bytes
+        were written: they would be sent twice.
+        """
+        turn = int(self._services.part_slots.total_tokens)
+        sent = 0
+        upload.unwritten.clear()
+        seen = self.situation.value.stat
+        while part := upload.next_to_send(self.situation.value.stat.size_bytes):
+            if sent >= turn and self._services.stream_slots.statistics().tasks_waiting:
+                return
+            if not await recording.is_written(part.offset, part.size_bytes):
+                if not upload.unwritten:
+                    upload.holes = Holes(part.number, seen, trio.current_time())
+                upload.unwritten.add(part.number)
+                if len(upload.unwritten) < _MAX_UNWRITTEN:
+                    continue
+                break
+            yield part
+            sent += 1
+        if upload.unwritten:
+            upload.nothing_ready_at = seen
+        else:
+            upload.holes = None
+
+    async def _pause_unless_ended(self, upload: StreamUpload) -> None:
+        """A file that is being filled is looked at once a second, not at each write."""
+        if upload.unwritten and self.situation.value.ending is Ending.NOT:
+            with trio.move_on_after(_UNWRITTEN_PAUSE_SECONDS):
+                await self.situation.wait_value(lambda now: now.ending is not Ending.NOT or now.draining or now.doubted)
+
+    def _leaving(self) -> bool:
+        draining: bool = self.situation.value.draining
+        return draining
+
+    async def _look(self, upload: StreamUpload) -> bool:
+        """Look at the file itself, since something did not fit; returns whether that ended the stream."""
+        if self._doubts > 1:  # the file system gave two answers; it is not asked in a loop which of them holds
+            await self._pause(self._backoff(self._doubts - 1))
+        situation = self.situation.value
+        look = await self._look_once(upload)
+        if look in {Look.GONE, Look.REPLACED}:
+            # It may only have another name now, and the news of that be on its way.
+            await self._until_scanned(situation.path, trio.current_time())
+            if self.situation.value.draining:
+                return False
+            look = await self._look_once(upload)
+        match look:
+            case Look.SAME:
+                return False
+            case Look.SHRUNK:
+                covered, size = upload.covered_bytes, self.situation.value.stat.size_bytes
+                kept = await upload.cut(size)
+                log.warning("recording_truncated", covered_bytes=covered, size_bytes=size, parts_kept=kept)
+                return False
+            case Look.REPLACED:
+                raise GivenUpError(FailureReason.FILE_REPLACED, "another file took the recording's name")
+            case Look.GONE:
+                await recovery.check_mounted(self._services, upload.meta, self.situation.value.path)
+                return await self._deleted(upload)
+
+    async def _look_once(self, upload: StreamUpload) -> Look:
+        path = self.situation.value.path
+        stat, is_ours = None, False
+        try:
+            async with self._services.disk.open(path) as recording:
+                stat = await recording.stat()
+                is_ours = await self._is_ours(upload, recording, stat)
+        except RecordingChangedError:
+            stat = None  # nothing is there
+        look = judge_look(stat, is_ours=is_ours, covered_bytes=upload.covered_bytes)
+        if stat is not None and look in {Look.SAME, Look.SHRUNK}:
+            self.situation.value = looked(self.situation.value, path, stat)
+        return look
+
+    async def _is_ours(self, upload: StreamUpload, recording: OpenRecording, stat: FileStat) -> bool:
+        """Whether an open file is the stream's, though a number of it may have changed: then the record is mended."""
+        if is_same_file(upload.meta.identity, stat, recording.generation):
+            return True
+        if await recognize(upload.meta, upload.parts, recording) is Sameness.REPLACED:
+            await recovery.check_same_file_system(recording, upload.meta.identity, self.situation.value.path)
+            return False
+        await upload.update(identity=await identify(recording, stat, HEAD_BYTES))
+        return True
+
+    async def _deleted(self, upload: StreamUpload) -> bool:
+        log.warning("recording_deleted", parts=len(upload.parts))
+        status = Status.DELETED_LOCALLY if upload.parts else Status.ABORTED_NO_PARTS
+        await upload.abort()
+        await upload.transition(status, failure_reason="The recording was deleted before it was uploaded whole.")
+        await self._services.store.release([upload.stream_id], self._services.lease)
+        self._services.metrics.stream_failed(status.value)
+        return True
+
+    async def _ask_whether_ended(self) -> None:
+        """Nobody will close a file that was there before us, or was moved in: ask whether it has a writer at all."""
+        situation = self.situation.value
+        if situation.ending is not Ending.NOT:
+            return
+        has_writer = await self._services.has_writer(situation.path)
+        if has_writer is False and self.situation.value == situation:
+            self.situation.value = closed(situation, situation.stat)
+
+    async def _has_ended(self, situation: Situation) -> bool:
+        """Whether a recording that seems to have ended really has."""
+        if situation.ending is Ending.IDLE:
+            return True
+        with trio.move_on_after(self._services.rules.close_grace_seconds):
+            await self.situation.wait_value(lambda now: now != situation)
+            return False
+        if await self._services.has_writer(situation.path) is not False:
+            # Another one has it open; or nobody can know that, and the silence that is an end has only begun.
+            if self.situation.value == situation:
+                self.situation.value = still_written(situation)
+            return False
+        unchanged: bool = self.situation.value == situation
+        return unchanged
+
+    async def _verify_and_complete(self, upload: StreamUpload, recording: OpenRecording) -> None:
+        situation = self.situation.value
+        if situation.ending is Ending.IDLE and (stat := await recording.stat()) != situation.stat:
+            # The silence was one of a cache of the mount (sshfs, NFS). To open a file is to ask its server.
+            self.situation.value = looked(self.situation.value, situation.path, stat)
+            return
+        self._finalizing_began()
+        after = await verify_and_complete(self._services, upload, recording, leaving=self._leaving, pause=self._rest)
+        if after is not None:  # it is still being written
+            self._finalizing_since = None
+            self.situation.value = looked(self.situation.value, self.situation.value.path, after)
+
+    def _finalizing_began(self) -> float:
+        if self._finalizing_since is None:
+            self._finalizing_since = trio.current_time()
+        return self._finalizing_since
+
+    async def _park(self) -> Outcome:
+        with shielded(self._services.rules.save_seconds, saving="parked state"):
+            await self._save_exit(Status.INTERRUPTED_SHUTDOWN)
+        return Outcome.PARKED
+
+    async def _save_exit(self, status: Status) -> None:
+        if self.stream_id is not None and not self.disowned:
+            await self._services.exit_saves.save(Saving(self.stream_id, status, self._services.utc_now()))
+
+    async def _wait_to_retry(self, error: CefMp4ProcessorError) -> None:
+        """Wait, without a slot, until it is worth trying again; at once when the daemon leaves."""
+        self.unreadable = error if isinstance(error, FileAccessError) else None
+        self._news.value = False
+        self._attempts += 1
+        self.movement.failed(error)
+        seconds = self._backoff(self._attempts)
+        log.warning("stream_retrying", error=str(error), wait_seconds=seconds, attempt=self._attempts)
+        upload = self.upload
+        if upload is not None and self._services.redis_breaker.up.value:
+            retry_at = self._services.utc_now() + timedelta(seconds=seconds)
+            try:
+                await upload.transition(
+                    Status.RETRYING,
+                    retry_at_utc=retry_at,
+                    retry_attempts=self._attempts,
+                    failure_reason=str(error),
+                )
+            except CefMp4ProcessorError as unsaved:
+                # It is for people to read. A lost lease, or what else is wrong, is met again when it goes on.
+                log.warning("retry_not_recorded", error=str(unsaved))
+        await self._pause(seconds)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._until_draining, nursery.cancel_scope)
+            await self._services.s3_breaker.wait_up()
+            await self._services.redis_breaker.wait_up()
+            nursery.cancel_scope.cancel()
+
+    def _backoff(self, attempts: int) -> float:
+        rules = self._services.rules
+        wanted: float = rules.retry_initial_seconds * 2 ** min(attempts - 1, 32)
+        return min(rules.retry_max_seconds, wanted)
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait so long, but no longer than for news of a file that cannot be read; and until the daemon leaves."""
+        least = trio.current_time() + min(seconds, self._services.rules.retry_initial_seconds)
+        with trio.move_on_after(seconds):
+            await wait_any(
+                partial(self.situation.wait_value, lambda now: now.draining),
+                partial(self._news.wait_value, True),
+            )
+        with trio.move_on_at(least):  # news of a file that grows comes all the time
+            await self.situation.wait_value(lambda now: now.draining)
+
+    async def _rest(self, seconds: float) -> None:
+        """Wait, but not when the daemon leaves."""
+        with trio.move_on_after(seconds):
+            await self.situation.wait_value(lambda now: now.draining)
+
+    async def _until_draining(self, scope: trio.CancelScope) -> None:
+        await self.situation.wait_value(lambda now: now.draining)
+        scope.cancel()
+
+    async def _insist(self, end: Callable[[], Awaitable[Outcome]]) -> Outcome:
+        """End the stream, for as long as it takes to have that recorded."""
+        while True:
+            try:
+                return await end()
+            except (LeaseLostError, RecordUnreadableError) as error:
+                return await self._let_go(error)
+            except CefMp4ProcessorError as error:
+                if not error.transient and not is_missing_right(error):
+                    log.error("failure_not_recorded", error=str(error))  # noqa: TRY400 - what Redis says is all of it
+                    return Outcome.FAILED
+                await self._wait_to_retry(error)
+            except Exception:  # a bug while a failure is recorded must not end other streams: P6
+                log.exception("failure_not_recorded")
+                return Outcome.FAILED
+            if self.situation.value.draining:
+                return await self._park()
+
+    async def _fail(self, error: BaseException) -> Outcome:
+        """Record that the stream failed. May be repeated; the error is told once, before anything that may fail."""
+        reason = reason_of(error)
+        if self._told is not error:
+            self._told = error
+            log.error("stream_failed", reason=reason.value, error=str(error), exc_info=error)
+        upload = self.upload
+        if upload is None and self.stream_id is not None:
+            checkpoint = await self._services.store.load(self.stream_id)
+            upload = StreamUpload(self._services, checkpoint) if checkpoint else None
+        if upload is None:
+            upload = self.upload = await recovery.record_refused(
+                self._services,
+                self.situation.value,
+                named=self._name,
+                instead_of=self._history.instead_of,
+                beside=self._history.beside,
+            )
+        if reason not in KEEPS_ITS_UPLOAD:
+            await upload.abort()
+        await upload.transition(Status.failed(reason), failure_reason=f"{SENTENCES[reason]} {error}")
+        await self._services.store.release([upload.stream_id], self._services.lease)
+        self._services.metrics.stream_failed(reason.value)  # last: whatever is above may be tried again
+        return Outcome.FAILED
+
+
+def _can_go_on(error: CefMp4ProcessorError) -> bool:
+    """Whether coming back through ``recovery.resume`` may help: what S3 lost can be begun again."""
+    return error.transient or _says_lost(error) or is_missing_right(error)
+
+
+def _says_lost(error: CefMp4ProcessorError) -> bool:
+    """Whether S3 says that it has not what Redis knows it to have."""
+    return isinstance(error, S3OperationError) and error.code in {"NoSuchUpload", "InvalidPart"}

@@ -1,0 +1,396 @@
+"""How a stream begins, and how it goes on after anything: a restart, a crash, an outage, a lost reply.
+
+There is one way back, for all of them: read the checkpoint, look at the file, ask S3, and make the three agree.
+
+- Redis says what was acknowledged. It is believed unless S3 contradicts it, so no recorded part is sent again (P2).
+- S3 may know more than Redis (a part, an upload or a completed object whose record was lost): parts are adopted if
+  their bytes are the file's, an upload is ours if its key is, an object if its metadata, size and checksum are.
+- The file decides who it is (``identity.py``), and where its numbers prove nothing, the recorded parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import structlog
+
+from cef_trio.checkpoint.model import Checkpoint, FileIdentity, StreamMeta
+from cef_trio.checkpoint.states import COMES_BACK, ENDED, FailureReason, Status, StreamSet
+from cef_trio.exceptions import (
+    ChunkProcessingError,
+    LeaseLostError,
+    OutdatedError,
+    RecordingChangedError,
+    RecordUnreadableError,
+    S3OperationError,
+    StreamEndedError,
+)
+from cef_trio.files.identity import HEAD_BYTES, Sameness, identity_by_stat, is_same_place, on_another_file_system
+from cef_trio.files.reader import OpenRecording
+from cef_trio.s3.model import ListedPart
+from cef_trio.upload import target
+from cef_trio.upload.failures import GivenUpError
+from cef_trio.upload.file_state import Situation
+from cef_trio.upload.orphan_uploads import UnknownUploads
+from cef_trio.upload.part_matching import algorithm_of, matching_parts
+from cef_trio.upload.recognition import identify, recognize
+from cef_trio.upload.services import Services
+from cef_trio.upload.session import StreamUpload
+
+log = structlog.get_logger(__name__)
+
+_GONE = frozenset({"NoSuchUpload", "NoSuchKey"})
+
+
+async def begin(
+    services: Services,
+    unknown: UnknownUploads,
+    path: str,
+    *,
+    named: Callable[[str], None],
+    instead_of: str | None = None,
+    beside: str | None = None,
+    supersedes: StreamMeta | None = None,
+) -> StreamUpload:
+    """Begin a stream for a file that Redis does not know: adopt its upload if S3 has one, else make a new record.
+
+    ``named`` is told the stream's id before the record exists: whoever then finds the record knows that it has a task.
+    ``instead_of`` is the stream, of another file or an ended one, that the path led to when the file was judged, or
+    ``beside`` another host's, which stays;
+    ``supersedes`` is a completed one that has some of the file's bytes, so that its parts can be copied within S3.
+
+    Raises:
+        PathTakenError: the path leads to another stream by now.
+        RecordingChangedError: the file is not there (any more).
+    """
+    async with services.disk.open(path) as recording:
+        stat = await recording.stat()
+        identity = await identify(recording, stat, HEAD_BYTES)
+        adopted = await unknown.claim(path, recording) if unknown.may_fit(path) else None
+    meta = new_record(services, adopted.stream_id if adopted else services.new_stream_id(), path, identity)
+    named(meta.stream_id)
+    parts = adopted.parts if adopted else ()
+    if supersedes:
+        meta = replace(
+            meta,
+            part_size=supersedes.part_size,  # else no part of the one would be a part of the other
+            equal_parts=supersedes.equal_parts,
+            supersedes_stream_id=supersedes.stream_id,
+            supersedes_key=supersedes.s3_key_prefix,
+        )
+    if adopted:
+        meta = replace(
+            meta,
+            s3_key_prefix=adopted.upload.key,
+            s3_upload_id=adopted.upload.upload_id,
+            checksum_algorithm=adopted.checksum_algorithm,
+            part_size=adopted.plan.part_size,
+            equal_parts=adopted.plan.equal_parts,
+            started_at_utc=adopted.upload.initiated_at_utc,
+            next_part_to_upload=max(part.part_number for part in parts) + 1,
+        )
+    try:
+        await services.store.create(meta, services.lease, parts, instead_of=instead_of, beside=beside)
+    finally:
+        if adopted:
+            unknown.settled(adopted)
+    if adopted:
+        log.info("upload_adopted", key=meta.s3_key_prefix, parts=len(parts))
+    else:
+        log.info("stream_began", key=meta.s3_key_prefix, part_size=meta.part_size, supersedes=meta.supersedes_key)
+    records = {part.part_number: part for part in parts}
+    return StreamUpload(services, Checkpoint(meta, StreamSet.ACTIVE, records))
+
+
+def new_record(services: Services, stream_id: str, path: str, identity: FileIdentity) -> StreamMeta:
+    """The record of a stream that begins now."""
+    rules, now = services.rules, services.utc_now()
+    return StreamMeta(
+        stream_id=stream_id,
+        original_path=path,
+        current_path=path,
+        identity=identity,
+        s3_bucket=rules.bucket,
+        s3_key_prefix=rules.key_template.key(stream_id, path),
+        part_size=rules.part_size,
+        equal_parts=rules.equal_parts,
+        s3_endpoint=rules.endpoint or None,
+        owner=services.ownership.owner,
+        started_at_utc=now,
+        last_activity_at_utc=now,
+    )
+
+
+async def record_refused(
+    services: Services,
+    situation: Situation,
+    *,
+    named: Callable[[str], None],
+    instead_of: str | None = None,
+    beside: str | None = None,
+) -> StreamUpload:
+    """A record for a file that no stream could be begun for, so that its failure has a place (promise P6)."""
+    try:
+        stat = await services.disk.stat(situation.path)
+    except ChunkProcessingError:
+        stat = None
+    identity = identity_by_stat(stat or situation.stat)
+    meta = new_record(services, services.new_stream_id(), situation.path, identity)
+    named(meta.stream_id)
+    await services.store.create(meta, services.lease, instead_of=instead_of, beside=beside)
+    return StreamUpload(services, Checkpoint(meta, StreamSet.ACTIVE))
+
+
+async def resume(services: Services, stream_id: str, path: str | None, *, contradicted: bool = False) -> StreamUpload:
+    """Go on with a stream that Redis knows. ``path`` is where its file was last seen, if that is known better.
+
+    ``contradicted``: S3 has just said that it has not the upload, or not the parts, that Redis knows. A list of its
+    parts tells what there is; where S3 does not list them, the upload is taken for lost.
+
+    Raises:
+        LeaseLostError: another daemon owns it, or Redis does not know it any more.
+        RecordUnreadableError: its record, its parts or its lease cannot be read.
+        OutdatedError: its file is not at ``path``, and its record has another one by now. The lease is held.
+        StreamEndedError: it ended before its lease was ours: a person aborted it, or another daemon completed it.
+        GivenUpError: it cannot go on: its file is gone or another one, or S3 lost its upload too often.
+    """
+    if not await services.store.acquire(stream_id, services.lease):
+        odd = services.store.unreadable.why_of(stream_id)
+        if odd is not None:
+            raise RecordUnreadableError("acquire", odd)
+        raise LeaseLostError(f"another daemon owns stream {stream_id}")
+    checkpoint = await services.store.load(stream_id)
+    if checkpoint is None:
+        raise LeaseLostError(f"Redis does not know stream {stream_id} any more")
+    if checkpoint.meta.status in ENDED - COMES_BACK:
+        # Whoever proposed it had looked before the lease was ours. To go on would bring an aborted stream back to life.
+        await services.store.release([stream_id], services.lease)
+        raise StreamEndedError(
+            f"stream {stream_id} has ended: {checkpoint.meta.status.value}",
+            completed=checkpoint.meta.status is Status.COMPLETED,
+        )
+    upload = StreamUpload(services, checkpoint)
+    await target.hold_to_its_target(services, upload)
+    if upload.meta.object_etag is not None:
+        return upload
+    path = path or upload.meta.current_path
+    try:
+        async with services.disk.open(path) as recording:
+            await _check_identity(services, upload, recording, path)
+            await _agree_with_s3(services, upload, recording, contradicted=contradicted)
+    except RecordingChangedError as error:
+        if await _was_completed(services, upload):
+            return upload
+        if path != upload.meta.current_path:
+            # Its name was recorded anew between the look at its record and its lease, or got a newer one that is not
+            # recorded: nobody has looked there yet. The lease is given back by whoever saves how the task ended.
+            raise OutdatedError(f"stream {stream_id} has its file at {upload.meta.current_path!r} now") from error
+        await check_mounted(services, upload.meta, path)
+        raise GivenUpError(FailureReason.FILE_MISSING_ON_RESUME, str(error)) from error
+    if upload.meta.object_etag is None and upload.meta.status is not Status.ACTIVE:
+        await upload.transition(Status.ACTIVE, retry_at_utc=None, failure_reason=None)
+    log.info("stream_resumed", parts=len(upload.parts), covered_bytes=upload.covered_bytes)
+    return upload
+
+
+async def check_mounted(services: Services, meta: StreamMeta, path: str) -> None:
+    """A file that is gone is only gone if its file system is there, and the watched folder.
+
+    Raises:
+        ChunkProcessingError: transient; its folder is on another mount than the file was, so something is not mounted,
+            or the watched folder itself is gone.
+    """
+    place = await services.disk.place_around(path, within=services.rules.watch_folder)
+    if place is None:
+        raise ChunkProcessingError(f"{path!r} is not there, nor is the folder that is watched", transient=True)
+    if not is_same_place(meta.identity, place):
+        raise ChunkProcessingError(
+            f"{path!r} is not there, and its folder is on another file system, or another mount, than it was: is "
+            "something not mounted?",
+            transient=True,
+        )
+
+
+async def _check_identity(services: Services, upload: StreamUpload, recording: OpenRecording, path: str) -> None:
+    recorded = upload.meta.identity
+    # Without parts nothing of it was sent: nothing of a stranger's can be mixed with it.
+    if await recognize(upload.meta, upload.parts, recording) is Sameness.REPLACED:
+        await check_same_file_system(recording, recorded, path)
+        known_as = upload.meta.current_path
+        if path != known_as:  # only its inode had proposed this file
+            raise GivenUpError(
+                FailureReason.FILE_MISSING_ON_RESUME, f"{known_as!r} is gone, and {path!r} is another recording"
+            )
+        raise GivenUpError(FailureReason.FILE_REPLACED, "another file has the recording's name now")
+    observed = await identify(recording, await recording.stat(), HEAD_BYTES)
+    if observed != recorded:
+        await upload.update(identity=observed)
+    await _own(services, upload)
+
+
+async def _own(services: Services, upload: StreamUpload) -> None:
+    """Note in the record that the stream is ours: an earlier version did not, or its file has moved here."""
+    ours, before = services.ownership.owner, upload.meta.owner
+    if ours is None or ours == before:
+        return
+    await upload.update(owner=ours)
+    if before is not None and before.name != ours.name:
+        await services.store.rename(upload.stream_id, services.lease, upload.meta.current_path)
+
+
+async def check_same_file_system(recording: OpenRecording, recorded: FileIdentity, path: str) -> None:
+    """A file of another file system has not replaced the recording: it only hides it.
+
+    Raises:
+        ChunkProcessingError: transient; it is on another one.
+    """
+    if on_another_file_system(recorded, await identify(recording, await recording.stat(), 0)):
+        raise ChunkProcessingError(
+            f"{path!r} is another file, on another file system than the recording was: is something not mounted?",
+            transient=True,
+        )
+
+
+async def _agree_with_s3(
+    services: Services, upload: StreamUpload, recording: OpenRecording, *, contradicted: bool
+) -> None:
+    if upload.meta.s3_upload_id is None:
+        await _find_upload(services, upload, recording)
+        return
+    listed: list[ListedPart] | None = None
+    lost = contradicted
+    try:
+        listed = await _list_parts(services, upload.meta.s3_key_prefix, upload.meta.s3_upload_id)
+    except S3OperationError as error:
+        if error.code not in _GONE:
+            raise
+        lost = True
+    if listed is not None:
+        await target.found_there(services, upload)
+        await _adopt_parts(services, upload, recording, listed)
+        if contradicted:
+            _forget_unlisted(upload, listed)
+    elif not lost:
+        # Redis is believed. A part that S3 took unheard is sent again; what S3 lost, the next part or Complete tells.
+        log.info("parts_believed", parts=len(upload.parts))
+    elif not await _was_completed(services, upload):
+        await upload_lost(services, upload)
+
+
+async def _list_parts(services: Services, key: str, upload_id: str) -> list[ListedPart] | None:
+    """The parts that S3 has; ``None`` where it does not list them, now or at all.
+
+    Raises:
+        S3OperationError: the upload is not there (any more), or S3 is away.
+    """
+    try:
+        return await services.attempt("list_parts", lambda: services.s3.list_parts(key, upload_id))
+    except S3OperationError as error:
+        if error.transient or error.code in _GONE:
+            raise
+        log.warning("parts_not_listed", error=str(error))
+        return None
+
+
+async def _find_upload(services: Services, upload: StreamUpload, recording: OpenRecording) -> None:
+    """Redis has no upload id: was one created, and only its record lost? The key holds the stream's UUID."""
+    key = upload.meta.s3_key_prefix
+    try:
+        uploads = await services.attempt("list_multipart_uploads", lambda: services.s3.list_multipart_uploads(key))
+    except S3OperationError as error:
+        if error.transient:
+            raise
+        log.warning("uploads_not_listed", error=str(error))
+        return
+    # Not listed: a new upload is begun. One that is left under this key is aborted when the stream is completed.
+    found = [candidate for candidate in uploads or () if candidate.key == key]
+    if not found:
+        return
+    *others, newest = sorted(found, key=lambda candidate: candidate.initiated_at_utc)
+    for stray in others:
+        await services.s3.abort_multipart_upload(key, stray.upload_id)
+    listed = await _list_parts(services, key, newest.upload_id)
+    if listed is None:
+        return
+    if not listed:
+        # How its parts would have to be proved cannot be read from an empty upload; a new one costs one call.
+        await services.s3.abort_multipart_upload(key, newest.upload_id)
+        return
+    await upload.update(s3_upload_id=newest.upload_id, checksum_algorithm=algorithm_of(listed).value)
+    await _adopt_parts(services, upload, recording, listed)
+
+
+async def _adopt_parts(
+    services: Services, upload: StreamUpload, recording: OpenRecording, listed: list[ListedPart]
+) -> None:
+    """Take over parts that S3 has and Redis does not; forget records that S3 contradicts.
+
+    A recorded part that is not listed is believed: some stores list late, and Complete will tell if it is not there.
+    """
+    contradicting = [part for part in listed if _contradicts(upload, part)]
+    matching = await matching_parts(recording, contradicting, upload.plan, at=services.utc_now())
+    for part in contradicting:
+        if part.part_number not in matching and part.part_number in upload.parts:
+            upload.drop(part.part_number)
+    if matching:
+        await upload.adopt(list(matching.values()))
+        log.info("parts_adopted", parts=sorted(matching))
+
+
+def _forget_unlisted(upload: StreamUpload, listed: list[ListedPart]) -> None:
+    """Forget the records of parts that S3 denies having and does not list: they are sent again."""
+    missing = set(upload.parts) - {part.part_number for part in listed}
+    for number in missing:
+        upload.drop(number)
+    if missing:
+        log.warning("parts_lost", parts=sorted(missing))
+
+
+def _contradicts(upload: StreamUpload, part: ListedPart) -> bool:
+    record = upload.parts.get(part.part_number)
+    if record is not None and not part.etag and record.size_bytes == part.size_bytes:
+        return False  # Swift lists copied parts with an empty ETag, which contradicts nothing
+    return record is None or (record.etag, record.size_bytes) != (part.etag, part.size_bytes)
+
+
+async def _was_completed(services: Services, upload: StreamUpload) -> bool:
+    """Whether S3 completed the upload and only our record of that was lost.
+
+    To ask is to complete it, if it was not: so only the very parts that were verified are asked for. A part that was
+    recorded after that has taken the verification back (``checkpoint/rules.py``).
+    """
+    size = upload.meta.verified_size_bytes
+    if not size or upload.meta.s3_upload_id is None or not upload.has_exactly(size):
+        return False
+    try:
+        stored = await services.s3.complete_multipart_upload(
+            upload.meta.s3_key_prefix,
+            upload.meta.s3_upload_id,
+            upload.parts_to_complete(size),
+            checksum=upload.checksum,
+            stream_id=upload.stream_id,
+        )
+    except S3OperationError as error:
+        if error.transient:
+            raise
+        return False
+    await upload.record_object(stored)
+    log.info("completion_found", key=stored.key)
+    return True
+
+
+async def upload_lost(services: Services, upload: StreamUpload) -> None:
+    """S3 does not know the upload any more: begin it again, unless that has happened too often.
+
+    Raises:
+        GivenUpError: it has.
+    """
+    if target.endpoint_changed(services, upload.meta):
+        await target.begin_there(services, upload)
+        return
+    lost = upload.meta.uploads_restarted + 1
+    if lost > services.rules.max_uploads_lost:
+        raise GivenUpError(FailureReason.UPLOAD_LOST, f"S3 lost the upload {lost} times")
+    log.warning("upload_lost", key=upload.meta.s3_key_prefix, times=lost)
+    await upload.start_over(uploads_restarted=lost)

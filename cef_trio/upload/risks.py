@@ -1,0 +1,144 @@
+"""What a running daemon knows of bytes that do not get to S3: facts from memory, judged by ``observability/at_risk.py``.
+
+Metrics, readiness, the status page and the report that ``status`` and ``doctor`` read all ask here (promise P10). It
+never awaits, so it answers while Redis and S3 do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import PurePath
+from typing import Final, Protocol
+
+import trio
+
+from cef_trio.files.mounts import is_on
+from cef_trio.observability.at_risk import Facts, Reason, Risk, Upload, Waiting, judge
+from cef_trio.upload.file_state import Ending, Situation
+from cef_trio.upload.services import Services
+from cef_trio.upload.supervisor import LiveStream, StreamSupervisor
+
+_ROUNDS_MISSED: Final = 3
+_NO_FOLDERS_OF_RECORDINGS: Final = frozenset({"lost+found"})
+"""Every ext4 has one that nobody may read; that is no trouble."""
+_MAX_TEXT: Final = 500
+_MAX_NAMED: Final = 5
+
+
+class WatchedFolder(Protocol):
+    """What is asked of the watcher."""
+
+    last_turn: float
+    """``trio.current_time()`` of the last scan."""
+    rescan_seconds: float
+    trouble: tuple[float, str] | None
+    """Since when, by ``trio.current_time()``, the folder cannot be read, and why."""
+
+
+@dataclass(eq=False, slots=True)
+class RiskObserver:
+    """Tells what is at risk now; moments are Unix time."""
+
+    services: Services
+    supervisor: StreamSupervisor
+    is_leaving: Callable[[], bool] = lambda: False
+    redact: Callable[[str], str] = str
+    """Takes secrets out of the words of others."""
+    watcher: WatchedFolder | None = field(default=None)
+
+    def __call__(self) -> tuple[Risk, ...]:
+        """What should be in S3 and is not getting there."""
+        if self.is_leaving():
+            return ()
+        risks = judge(self._facts(), trio.current_time())
+        return tuple(
+            replace(risk, since=round(self.services.unix_time(risk.since), 1), why=self._words(risk.why))
+            for risk in risks
+        )
+
+    def _words(self, why: str) -> str:
+        text = self.redact(why)
+        return text if len(text) <= _MAX_TEXT else text[: _MAX_TEXT - 1] + "…"
+
+    def _facts(self) -> Facts:
+        live, now = tuple(self.supervisor.live), trio.current_time()
+        queues = self.services.part_slots.available_tokens < 1 or self.services.pacer.rate > 0
+        offset = self.services.unix_time(0.0)
+        busy = [one for one in live if not one.processor.movement.resting]
+        hung = self._hung_mounts()
+        refused = [one for one in busy if one.unreadable is not None]
+        waiting = {
+            one: Waiting(one.processor.movement.moved_at, _missing_bytes(one, now), one.unreadable or "")
+            for one in refused
+        }
+        on_hung = [one for one in refused if any(is_on(one.path, point) for point in hung)]
+        return Facts(
+            outages=self._outages(),
+            uploads=tuple(_upload(one, now, queues=queues) for one in busy if one.unreadable is None),
+            last_moved_at=max((one.processor.movement.moved_at for one in live), default=-float("inf")),
+            not_looked_up=self.supervisor.not_looked_up,
+            failed=tuple(replace(one, since=one.since - offset) for one in self.supervisor.given_up),
+            unreadable_files=tuple(waiting[one] for one in refused if one not in on_hung),
+            hung_mounts=(
+                *(Waiting(since, why=_named(point, live)) for point, since in hung.items()),
+                *(replace(waiting[one], why="") for one in on_hung),
+            ),
+            unreadable_records=self.supervisor.set_aside,
+            unreadable_folders=tuple(
+                Waiting(since, why=folder)
+                for folder, since in self.supervisor.unreadable_folders.items()
+                if PurePath(folder).name not in _NO_FOLDERS_OF_RECORDINGS
+                and not any(is_on(folder, point) for point in hung)
+            ),
+            folder_lost=self._folder_lost(now),
+        )
+
+    def _outages(self) -> Mapping[Reason, Waiting]:
+        breakers = {Reason.S3_DOWN: self.services.s3_breaker, Reason.REDIS_DOWN: self.services.redis_breaker}
+        return {
+            reason: Waiting(breaker.outage.began, why=breaker.outage.error)
+            for reason, breaker in breakers.items()
+            if breaker.outage is not None
+        }
+
+    def _hung_mounts(self) -> Mapping[str, float]:
+        """The mounts within the watch folder, or of the watch folder, that do not answer."""
+        watched = self.services.rules.watch_folder
+        hung = self.services.mounts.hung.value.items()
+        return {point: since for point, since in hung if is_on(point, watched) or is_on(watched, point)}
+
+    def _folder_lost(self, now: float) -> Waiting | None:
+        watcher = self.watcher
+        if watcher is None:
+            return None
+        if watcher.trouble is not None:
+            since, why = watcher.trouble
+            return Waiting(since, why=why)
+        overdue = watcher.last_turn + _ROUNDS_MISSED * watcher.rescan_seconds
+        return Waiting(overdue, why="a scan does not end") if now > overdue else None
+
+
+def _named(point: str, live: Iterable[LiveStream]) -> str:
+    """A mount, and which open recordings are on it."""
+    paths = sorted(one.path for one in live if is_on(one.path, point))
+    more = f" and {len(paths) - _MAX_NAMED} more" if len(paths) > _MAX_NAMED else ""
+    return f"{point} ({', '.join(paths[:_MAX_NAMED])}{more})" if paths else point
+
+
+def _upload(live: LiveStream, now: float, *, queues: bool) -> Upload:
+    processor = live.processor
+    lag = live.lag(now)
+    return Upload(
+        moved_at=processor.movement.moved_at,
+        size_bytes=_missing_bytes(live, now),
+        lags=lag.size_bytes + lag.unwritten_bytes > 0,
+        queues=queues or not processor.working,
+        trouble=processor.movement.trouble,
+    )
+
+
+def _missing_bytes(live: LiveStream, now: float) -> int:
+    """What S3 does not have; of a recording that has ended, all of it, since there is no object yet."""
+    situation: Situation = live.situation.value
+    return live.lag(now).size_bytes if situation.ending is Ending.NOT else situation.stat.size_bytes

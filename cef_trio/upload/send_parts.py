@@ -1,0 +1,64 @@
+"""Several parts of one stream in flight, within the daemon's limit. Capacity is taken before a byte is read."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+
+import trio
+
+from cef_trio.files.reader import OpenRecording
+from cef_trio.upload.part_plan import Part
+from cef_trio.upload.services import Services
+from cef_trio.upload.session import StreamUpload
+
+
+async def send_all(
+    services: Services,
+    upload: StreamUpload,
+    recording: OpenRecording,
+    parts: AsyncGenerator[Part, None],
+    *,
+    stop: Callable[[], bool],
+) -> bool:
+    """Send these parts, and record each; returns whether there were any.
+
+    When one fails, or ``stop()`` says so, no more is begun, and those in flight are acknowledged and recorded before
+    this returns or raises. On cancellation each part is either recorded or was in flight.
+
+    Raises:
+        CefMp4ProcessorError: the first failure.
+    """
+    slots = services.part_slots
+    failures: list[Exception] = []
+    begun: list[int] = []
+
+    async def send_one(part: Part, capacity: object) -> None:
+        try:
+            await upload.send(recording, part)
+        except Exception as error:  # noqa: BLE001 - whatever it is: the others are acknowledged first, then it is raised
+            failures.append(error)
+        finally:
+            slots.release_on_behalf_of(capacity)
+
+    async def begin_each() -> None:
+        async with aclosing(parts):
+            async for part in parts:
+                capacity = object()
+                await slots.acquire_on_behalf_of(capacity)
+                # From here to the start of its task there is no checkpoint: the capacity cannot leak.
+                if failures or stop():
+                    slots.release_on_behalf_of(capacity)
+                    return
+                upload.reserve(part.number)
+                begun.append(part.number)
+                nursery.start_soon(send_one, part, capacity)
+
+    async with trio.open_nursery() as nursery:
+        try:
+            await begin_each()
+        except Exception as error:  # noqa: BLE001 - as above: a nursery whose body raises cancels its children
+            failures.append(error)
+    if failures:
+        raise failures[0]
+    return bool(begun)

@@ -1,0 +1,220 @@
+"""Reading the watch folder from end to end: the truth that events only hint at.
+
+A folder that cannot be read is an error, or is named as unreadable, and never "empty": an empty folder would mean that
+every recording in it was deleted. Symbolic links are not followed, neither to files nor to folders, nor where a link
+takes a folder's place during the scan (``nofollow.py``). All of this only reads, in worker threads that a cancellation
+abandons: a hung disk holds no exit back (promise P4).
+
+Each folder is read in a call of its own, and each mount beside the others (``mounts.py``): one that does not answer is
+unreadable, and all others are read.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol, TypeVar
+
+import trio
+
+from cef_trio.files.file_stat import FileStat
+from cef_trio.files.mounts import MountHungError, Mounts
+from cef_trio.files.nofollow import open_straight, stat_straight
+from cef_trio.files.reader import regular_file_stat
+from cef_trio.watch.patterns import PathMatcher
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """A folder as it was read."""
+
+    root: tuple[int, int]
+    """Device and inode of the folder itself: another one under its name is another folder."""
+    files: Mapping[str, FileStat]
+    folders: frozenset[str]
+    """The folder and all below it that could be read."""
+    unreadable: frozenset[str]
+
+
+class FolderReader(Protocol):
+    """How the watcher reads the file system."""
+
+    async def scan(self, folder: str) -> Scan:
+        """Read a folder from end to end.
+
+        Raises:
+            OSError: the folder itself cannot be read.
+        """
+        ...
+
+    async def stats(self, paths: Iterable[str]) -> Mapping[str, FileStat]:
+        """Look at these; what is no regular file (any more), or does not answer, is absent."""
+        ...
+
+    async def ask(self, folder: str, call: Callable[[], T]) -> T:
+        """Make a call about a folder that may hang.
+
+        Raises:
+            OSError: the call's own, or that the folder does not answer.
+        """
+        ...
+
+
+class ThreadedReader:
+    """The real one."""
+
+    def __init__(self, matches: PathMatcher, mounts: Mounts | None = None) -> None:
+        self._matches = matches
+        self._mounts = mounts or Mounts()
+
+    async def scan(self, folder: str) -> Scan:
+        """See :meth:`FolderReader.scan`."""
+        own = await self._mounts.run(folder, lambda: stat_straight(folder))
+        found = _Found(folder)
+        async with trio.open_nursery() as mounts:
+            mounts.start_soon(self._read_mount, folder, found, mounts)
+        if found.refused is not None:
+            raise found.refused
+        return found.scan(own)
+
+    async def _read_mount(self, top: str, found: _Found, mounts: trio.Nursery) -> None:
+        """Read a folder and what is below it on the same mount; what is mounted below is read by tasks of its own."""
+        waiting = [top]
+        while waiting:
+            current = waiting.pop()
+            try:
+                read = partial(_read_one, current, self._matches, points=self._mounts.points)
+                files, folders = await self._mounts.run_long(current, read)
+            except OSError as error:
+                found.cannot_read(current, error)
+                continue
+            found.read(current, files)
+            for folder in folders:
+                if folder in self._mounts.points:
+                    mounts.start_soon(self._read_mount, folder, found, mounts)
+                else:
+                    waiting.append(folder)
+
+    async def stats(self, paths: Iterable[str]) -> Mapping[str, FileStat]:
+        """See :meth:`FolderReader.stats`."""
+        by_mount: dict[str, list[str]] = {}
+        for path in paths:
+            by_mount.setdefault(self._mounts.of(path).point, []).append(path)
+        found: dict[str, FileStat] = {}
+
+        async def look(some: list[str]) -> None:
+            with suppress(MountHungError):
+                found.update(await self._mounts.run_long(some[0], partial(stats_now, some)))
+
+        async with trio.open_nursery() as nursery:
+            for some in by_mount.values():
+                nursery.start_soon(look, some)
+        return found
+
+    async def ask(self, folder: str, call: Callable[[], T]) -> T:
+        """See :meth:`FolderReader.ask`."""
+        return await self._mounts.run(folder, call)
+
+
+class _Found:
+    """What a scan has found so far."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._files: dict[str, FileStat] = {}
+        self._folders: set[str] = set()
+        self._unreadable: set[str] = set()
+        self.refused: OSError | None = None
+        """Why the folder itself cannot be read."""
+
+    def read(self, folder: str, files: Mapping[str, FileStat]) -> None:
+        """A folder was read."""
+        self._folders.add(folder)
+        self._files.update(files)
+
+    def cannot_read(self, folder: str, error: OSError) -> None:
+        """It could not be; what is gone since, or stands where a link does now, is passed over."""
+        if folder == self._folder:
+            self.refused = error
+        elif not isinstance(error, FileNotFoundError | NotADirectoryError):
+            self._unreadable.add(folder)
+
+    def scan(self, own: os.stat_result) -> Scan:
+        """All of it."""
+        return Scan((own.st_dev, own.st_ino), self._files, frozenset(self._folders), frozenset(self._unreadable))
+
+
+def scan_now(folder: str, matches: PathMatcher) -> Scan:
+    """Read a folder and everything below it. Blocks.
+
+    Raises:
+        OSError: the folder itself cannot be read.
+    """
+    own = stat_straight(folder)
+    found = _Found(folder)
+    waiting = [folder]
+    while waiting:
+        current = waiting.pop()
+        try:
+            files, folders = _read_one(current, matches)
+        except OSError as error:
+            found.cannot_read(current, error)
+            if found.refused is not None:
+                raise
+            continue
+        found.read(current, files)
+        waiting += folders
+    return found.scan(own)
+
+
+def _nothing() -> None:
+    """What is called where nobody waits for a sign that reading goes on."""
+
+
+def _read_one(
+    folder: str,
+    matches: PathMatcher,
+    beat: Callable[[], None] = _nothing,
+    *,
+    points: Collection[str] = (),
+) -> tuple[dict[str, FileStat], list[str]]:
+    files: dict[str, FileStat] = {}
+    folders: list[str] = []
+    descriptor = open_straight(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with os.scandir(descriptor) as entries:
+            for entry in entries:
+                beat()
+                path = os.path.join(folder, entry.name)  # noqa: PTH118 - names may hold any byte
+                # A mount is not asked what it is: where the folder does not tell, that would be to ask its server.
+                if path in points or entry.is_dir(follow_symlinks=False):
+                    folders.append(path)
+                elif entry.is_file(follow_symlinks=False) and matches(path):
+                    try:
+                        found = regular_file_stat(entry.stat(follow_symlinks=False))
+                    except FileNotFoundError:
+                        continue
+                    if found is not None:
+                        files[path] = found
+    finally:
+        os.close(descriptor)
+    return files, folders
+
+
+def stats_now(paths: Iterable[str], beat: Callable[[], None] = _nothing) -> dict[str, FileStat]:
+    """Look at these; what is no regular file, or cannot be looked at, is absent. Blocks."""
+    found: dict[str, FileStat] = {}
+    for path in paths:
+        beat()
+        try:
+            stat = regular_file_stat(stat_straight(path))
+        except OSError:
+            continue  # gone since, or not to be seen: the next scan says which
+        if stat is not None:
+            found[path] = stat
+    return found

@@ -1,0 +1,255 @@
+"""The watcher: tells a listener what happens in a folder, by inotify where there is one, and by reading it all again.
+
+Events are hints; a scan of everything, every ``rescan_seconds``, is the truth, and repairs whatever they missed: an
+overflow of the kernel's queue, a folder that was faster than its watch, a host that writes over the network. Where the
+kernel gives no (more) watches, the folder is polled instead, and it is said which limit to raise. If the folder itself
+goes away, that is an error and not an empty folder: nothing is told until it is back.
+
+No thread waits and nothing is polled for events: ``trio.lowlevel.wait_readable`` wakes the one task that reads them.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import structlog
+import trio
+from trio_util import AsyncBool
+
+from cef_trio.watch.events import Closed, FileListener, Gone, Moved, Scanned, Seen
+from cef_trio.watch.patterns import PathMatcher
+from cef_trio.watch.scan import FolderReader, Scan, ThreadedReader
+
+if sys.platform == "linux" or TYPE_CHECKING:
+    from inotify_simple import Event, INotify
+
+    from cef_trio.watch.inotify import Fact, FolderWatches, What, translate, unpaired_moves
+
+log = structlog.get_logger(__name__)
+
+_POLL_SECONDS: Final = 1.0
+"""How often the folder is read where it cannot be watched, or is not there."""
+_RENAME_SECONDS: Final = 0.02
+"""How long the second half of a rename is waited for; the kernel writes both at once, a read may fall between."""
+_LIMITS: Final = {
+    errno.EMFILE: "fs.inotify.max_user_instances",
+    errno.ENOSPC: "fs.inotify.max_user_watches",
+    errno.ENOMEM: "fs.inotify.max_user_watches",
+}
+
+
+class Watcher:
+    """Watches one folder, and everything below it."""
+
+    def __init__(
+        self,
+        folder: str,
+        matches: PathMatcher,
+        listener: FileListener,
+        *,
+        rescan_seconds: float,
+        reader: FolderReader | None = None,
+        open_inotify: Callable[[], AbstractContextManager[INotify]] | None = None,
+    ) -> None:
+        self._folder = folder
+        self._matches = matches
+        self._listener = listener
+        self.rescan_seconds = rescan_seconds
+        """How often everything is read again."""
+        self._reader = reader or ThreadedReader(matches)
+        self._open_inotify = open_inotify
+        self._rescan_wanted = AsyncBool(False)
+        self._watches: FolderWatches | None = None
+        self._root: tuple[int, int] | None = None
+        self.last_turn = trio.current_time()
+        """``trio.current_time()`` of the last scan: a health check looks at it."""
+        self.trouble: tuple[float, str] | None = None
+        """Since when, by ``trio.current_time()``, the folder cannot be read, and why."""
+        self._unreadable: frozenset[str] = frozenset()
+        self.last_attempt = self.last_turn
+        """The same, but a scan that failed counts too: a watcher whose folder is gone does not hang."""
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Watch for ever. Started means: the watches are set, and the listener was told everything that is there."""
+        started = False
+
+        def has_started() -> None:
+            nonlocal started
+            if not started:
+                started = True
+                task_status.started()
+
+        said = False
+        while True:
+            try:
+                await self._watch_until_lost(has_started)
+            except OSError as error:
+                self._trouble_began(str(error))
+                if not said:
+                    log.error("watch_folder_unreadable", folder=self._folder, error=str(error))  # noqa: TRY400
+                said = True
+            else:
+                self._trouble_began("it was moved, deleted or unmounted")
+                log.error("watch_folder_lost", folder=self._folder)
+                said = False
+            self.last_attempt = trio.current_time()
+            await trio.sleep(_POLL_SECONDS)
+
+    def rescan(self) -> None:
+        """Read everything once more, as soon as a scan that runs is over."""
+        self._rescan_wanted.value = True
+
+    def _trouble_began(self, why: str) -> None:
+        self.trouble = (trio.current_time() if self.trouble is None else self.trouble[0], why)
+
+    async def _watch_until_lost(self, has_started: Callable[[], None]) -> None:
+        with self._inotify() as inotify:
+            self._watches = FolderWatches(inotify, self._folder) if inotify is not None else None
+            self._root = None
+            await self._rescan()
+            has_started()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._rescan_for_ever, nursery.cancel_scope)
+                if inotify is not None:
+                    nursery.start_soon(self._read_events, inotify, nursery.cancel_scope)
+
+    def _inotify(self) -> AbstractContextManager[INotify | None]:
+        if sys.platform != "linux":
+            return nullcontext(None)
+        try:
+            inotify: AbstractContextManager[INotify | None] = (
+                self._open_inotify() if self._open_inotify is not None else INotify(nonblocking=True)
+            )
+        except OSError as error:
+            self._say_limited(error)
+            return nullcontext(None)
+        return inotify
+
+    def _say_limited(self, error: OSError) -> None:
+        limit = _LIMITS.get(error.errno or 0)
+        log.warning(
+            "watch_limited", polling_seconds=_POLL_SECONDS, error=str(error), hint=f"raise {limit}" if limit else None
+        )
+
+    # -- scans --------------------------------------------------------------------------------------------------------
+
+    async def _rescan_for_ever(self, scope: trio.CancelScope) -> None:
+        while True:
+            seconds = self.rescan_seconds if self._watches is not None else min(_POLL_SECONDS, self.rescan_seconds)
+            with trio.move_on_after(seconds):
+                await self._rescan_wanted.wait_value(True)
+            self._rescan_wanted.value = False
+            try:
+                await self._rescan()
+            except OSError as error:
+                self._trouble_began(str(error))
+                log.error("watch_folder_unreadable", folder=self._folder, error=str(error))  # noqa: TRY400
+                scope.cancel()
+
+    async def _rescan(self) -> None:
+        """Read everything, watch what is new, and tell the truth.
+
+        Raises:
+            OSError: the folder cannot be read, or is another one by now.
+        """
+        began_at = trio.current_time()
+        scan = await self._reader.scan(self._folder)
+        if self._root not in {None, scan.root}:
+            raise FileNotFoundError(errno.ENOENT, "another folder has its name now", self._folder)
+        self._root = scan.root
+        if await self._watch_new(scan):
+            # A folder that got its watch only now may have got files in between.
+            began_at = trio.current_time()
+            scan = await self._reader.scan(self._folder)
+            await self._watch_new(scan)
+        self.last_turn = self.last_attempt = trio.current_time()
+        self.trouble = None
+        for folder in sorted(scan.unreadable - self._unreadable):  # said once, however many scans
+            log.warning("folder_unreadable", folder=folder)
+        self._unreadable = scan.unreadable
+        self._listener.tell(Scanned(scan.files, scan.unreadable, began_at=began_at))
+
+    async def _watch_new(self, scan: Scan) -> bool:
+        """Set watches on new folders; returns whether any got one. To set one asks the folder's file system."""
+        watches = self._watches
+        if watches is None:
+            return False
+        new = scan.folders - watches.folders
+        for folder in sorted(new):
+            try:
+                await self._reader.ask(folder, partial(watches.add, folder))
+            except OSError as error:
+                if error.errno in _LIMITS:
+                    self._say_limited(error)
+                    # Events would tell half of it: polling tells all. Others may need the watches.
+                    watches.drop(watches.root)
+                    self._watches = None
+                    return False
+        return bool(new)
+
+    # -- events -------------------------------------------------------------------------------------------------------
+
+    async def _read_events(self, inotify: INotify, scope: trio.CancelScope) -> None:
+        while self._watches is not None:
+            await trio.lowlevel.wait_readable(inotify.fileno())
+            events = self._read_now(inotify)
+            if unpaired_moves(events):
+                with trio.move_on_after(_RENAME_SECONDS):
+                    await trio.lowlevel.wait_readable(inotify.fileno())
+                events += self._read_now(inotify)
+            watches = self._watches
+            if watches is None:  # the kernel's limit was reached meanwhile: from now on the folder is polled
+                return
+            if not await self._tell(translate(events, watches)):
+                scope.cancel()
+                return
+
+    def _read_now(self, inotify: INotify) -> list[Event]:
+        return list(inotify.read(timeout=0))
+
+    async def _tell(self, facts: Iterable[Fact]) -> bool:
+        """Tell the listener; returns whether the folder is still there."""
+        facts = list(facts)
+        paths = {fact.path for fact in facts if fact.what in {What.SEEN, What.CLOSED, What.MOVED}}
+        stats = await self._reader.stats(path for path in paths if self._matches(path)) if paths else {}
+        moved = {fact.path for fact in facts if fact.what is What.MOVED}
+        stats = {**stats, **await self._reader.stats(moved - stats.keys())} if moved - stats.keys() else stats
+        for fact in facts:
+            stat = stats.get(fact.path)
+            match fact.what:
+                case What.SEEN if stat is not None:
+                    self._listener.tell(Seen(fact.path, stat))
+                case What.CLOSED if stat is not None:
+                    self._listener.tell(Closed(fact.path, stat))
+                case What.MOVED if stat is not None:
+                    self._listener.tell(Moved(fact.old_path, fact.path, stat))
+                case What.GONE:
+                    self._listener.tell(Gone(fact.path))
+                case What.MOVED:
+                    self._listener.tell(Gone(fact.old_path))
+                case What.FOLDER_MOVED:
+                    await self._tell_folder_moved(fact)
+                case What.FOLDER_CAME | What.FOLDER_WENT:
+                    self._rescan_wanted.value = True
+                case What.RESCAN:
+                    log.warning("watch_overflow", folder=self._folder)
+                    self._rescan_wanted.value = True
+                case What.ROOT_LOST:
+                    return False
+                case _:
+                    pass  # a file that is gone again: its own event says so
+        return True
+
+    async def _tell_folder_moved(self, fact: Fact) -> None:
+        try:
+            scan = await self._reader.scan(fact.path)
+        except OSError:
+            self._rescan_wanted.value = True
+            return
+        for path, stat in scan.files.items():
+            self._listener.tell(Moved(fact.old_path + path[len(fact.path) :], path, stat))

@@ -1,0 +1,47 @@
+"""A desk in a world: the memory store, the in-process S3 endpoint, a virtual clock; a daemon beside it on demand."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import trio.testing
+
+from cef_trio.cli.session import Desk, command_lease
+from cef_trio.lab.disk import InlineDisk
+from cef_trio.lab.world import BUCKET, PART, World
+from cef_trio.s3.client import S3Client
+from cef_trio.s3.config import S3Config
+from cef_trio.s3.credentials import StaticCredentials
+from cef_trio.s3.signing import Credentials
+from cef_trio.s3_endpoint import DEFAULT_ACCESS_KEY_ID, DEFAULT_SECRET_ACCESS_KEY, InProcessTransport
+from cef_trio.upload.object_key import KeyTemplate
+
+
+@pytest.fixture
+async def world(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> World:
+    folder = tmp_path / "watch"
+    folder.mkdir()
+    return World(folder)
+
+
+@pytest.fixture
+async def desk(world: World) -> AsyncIterator[Desk]:
+    config = S3Config(
+        bucket=BUCKET,
+        credentials=StaticCredentials(Credentials(DEFAULT_ACCESS_KEY_ID, DEFAULT_SECRET_ACCESS_KEY)),
+        endpoint_url="http://s3.world.test",
+    )
+    async with S3Client(config, transport=InProcessTransport(world.endpoint), now=world.utc_now) as s3:
+        yield Desk(
+            store=world.store,
+            s3=s3,
+            disk=InlineDisk(),
+            lease=command_lease(30.0),
+            bucket=BUCKET,
+            key_template=KeyTemplate("streams/{stream_id}/{file_name}"),
+            part_size=PART,
+            equal_parts=False,
+            utc_now=world.utc_now,
+        )

@@ -1,0 +1,189 @@
+"""``abort``: S3 and Redis both know, the recording is untouched, and a daemon that works is not disturbed."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+import trio
+from servers.operating import DAEMON, a_stream, stream_id
+from trio.testing import MockClock
+from worlds.waiting import completed
+
+from cef_trio.checkpoint.memory import Moment
+from cef_trio.checkpoint.model import Checkpoint
+from cef_trio.checkpoint.states import FAILED, Status, StreamSet
+from cef_trio.cli.abort import abort_stream, why_not
+from cef_trio.cli.retry import retry_stream
+from cef_trio.cli.session import Desk
+from cef_trio.exceptions import RedisOperationError, S3OperationError
+from cef_trio.exit_codes import ExitCode
+from cef_trio.lab.world import BUCKET, PART, World
+from cef_trio.s3_endpoint import Fault, Kind
+
+
+async def left_open(world: World) -> Checkpoint:
+    """A stream of three parts whose daemon has gone."""
+    world.append(3 * PART)
+    async with world.daemon() as daemon:
+        daemon.saw()
+        await trio.sleep(1)
+    (checkpoint,) = await world.checkpoints()
+    assert (len(checkpoint.parts), len(world.open_uploads())) == (3, 1)
+    return checkpoint
+
+
+async def test_an_aborted_stream_is_gone_from_s3_and_stays_so_until_a_person_retries_it(
+    world: World, desk: Desk, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = await left_open(world)
+    stream = checkpoint.meta.stream_id
+    assert await abort_stream(desk, stream[:6], as_json=False) is ExitCode.DONE
+    assert "3 parts given up" in capsys.readouterr().out
+    assert world.open_uploads() == []
+    async with world.daemon() as daemon:
+        world.append(PART)
+        daemon.closed()
+        await trio.sleep(120)
+        (after,) = await world.checkpoints()
+        assert (after.meta.status, after.meta.s3_upload_id) == (Status.FAILED_ABORTED, None)
+        assert world.objects() == {}
+        assert world.open_uploads() == []
+        assert (await retry_stream(desk, stream)).way is not None
+        (again,) = await completed(world)
+    assert again.meta.stream_id == stream
+    assert world.recordings() == [world.content()]
+
+
+async def test_a_stream_that_a_daemon_works_on_is_refused_with_its_name(
+    world: World, desk: Desk, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.append(3 * PART)
+    async with world.daemon() as daemon:
+        daemon.saw()
+        await trio.sleep(1)
+        (checkpoint,) = await world.checkpoints()
+        assert await abort_stream(desk, checkpoint.meta.stream_id, as_json=False) is ExitCode.ANSWER_IS_NO
+        assert "world works on it; stop that daemon first" in capsys.readouterr().out
+        daemon.closed()
+        await completed(world)
+    assert Path(world.path()).read_bytes() == world.recordings()[0]
+
+
+@pytest.mark.parametrize("status", list(Status))
+def test_what_can_be_aborted(status: Status) -> None:
+    refused = {Status.DELETED_LOCALLY, Status.ABORTED_NO_PARTS}
+    assert (why_not(a_stream(status=status, s3_upload_id="u"), "recordings") is None) == (status not in refused)
+    assert why_not(a_stream(status=status, object_etag="e"), "recordings") is not None
+    assert why_not(a_stream(status=status), "another-bucket") is not None
+
+
+async def test_a_failed_streams_kept_upload_is_given_up_and_why_it_had_failed_is_still_said(
+    world: World, desk: Desk
+) -> None:
+    key = f"streams/{stream_id(1)}/a.mp4"
+    created = await desk.s3.create_multipart_upload(key, metadata={})
+    stray = await desk.s3.create_multipart_upload(key, metadata={})
+    assert stray.upload_id != created.upload_id
+    status = Status.FAILED_ACCESS_DENIED
+    meta = a_stream(status=status, failure_reason="no.", s3_upload_id=created.upload_id, s3_bucket=BUCKET)
+    await world.store.create(meta, DAEMON)
+    await world.store.release([stream_id(1)], DAEMON)
+    assert await abort_stream(desk, stream_id(1), as_json=True) is ExitCode.DONE
+    (checkpoint,) = await world.checkpoints()
+    assert (checkpoint.meta.status, checkpoint.stream_set) == (Status.FAILED_ABORTED, StreamSet.FAILED)
+    assert (checkpoint.meta.failure_reason or "").endswith("Before that: no.")
+    assert world.open_uploads() == []
+    assert await abort_stream(desk, stream_id(1), as_json=True) is ExitCode.ANSWER_IS_NO
+
+
+async def test_what_s3_refused_to_abort_is_still_named_by_redis_and_the_command_may_be_repeated(
+    world: World, desk: Desk, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = await left_open(world)
+    fault = world.endpoint.faults.arm(Fault(Kind.ERROR, "AbortMultipartUpload", code="AccessDenied", times=None))
+    with pytest.raises(S3OperationError):
+        await abort_stream(desk, checkpoint.meta.stream_id, as_json=False)
+    (after,) = await world.checkpoints()
+    assert (after.meta.status, after.meta.s3_upload_id) == (Status.FAILED_ABORTED, checkpoint.meta.s3_upload_id)
+    assert "give the command again" in capsys.readouterr().out
+    world.endpoint.faults.disarm(fault)
+    assert await abort_stream(desk, checkpoint.meta.stream_id, as_json=False) is ExitCode.DONE
+    assert world.open_uploads() == []
+
+
+async def test_an_object_that_was_completed_unknown_to_redis_is_left_and_named(
+    world: World, desk: Desk, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.append(3 * PART)
+    async with world.killed_daemon() as daemon:
+
+        async def lose_the_record(operation: str, moment: Moment) -> None:
+            if operation == "transition" and moment is Moment.BEFORE and world.objects():
+                world.life.end()
+                raise RedisOperationError(operation, "the process is dead")
+            await trio.lowlevel.checkpoint()
+
+        world.store.fault = lose_the_record
+        daemon.closed()
+        await trio.sleep(20)
+    world.store.fault = None
+    await trio.sleep(60)
+    (checkpoint,) = await world.checkpoints()
+    assert checkpoint.meta.object_etag is None
+    assert await abort_stream(desk, checkpoint.meta.stream_id, as_json=False) is ExitCode.DONE
+    assert "had been completed before" in capsys.readouterr().out
+    assert world.recordings() == [world.content()]
+
+
+@pytest.mark.parametrize("operation", ["acquire", "load", "transition", "update", "release"])
+@pytest.mark.parametrize("moment", list(Moment))
+async def test_cancelled_at_any_call_no_lease_is_left_and_no_upload_is_unknown(
+    world: World, desk: Desk, autojump_clock: MockClock, operation: str, moment: Moment
+) -> None:
+    checkpoint = await left_open(world)
+    stream = checkpoint.meta.stream_id
+    hits = 0
+    with trio.CancelScope() as scope:
+
+        async def cancel(called: str, at: Moment) -> None:
+            nonlocal hits
+            if called == operation and at is moment and not hits:
+                hits += 1
+                scope.cancel()
+            await trio.lowlevel.checkpoint()
+
+        world.store.fault = cancel
+        await abort_stream(desk, stream, as_json=True)
+    world.store.fault = None
+    assert hits == 1
+    assert await world.store.holders([stream]) == {}
+    await sound_after(world, desk, lambda: retry_stream(desk, stream))
+
+
+async def sound_after(world: World, desk: Desk, retry: Callable[[], Awaitable[object]]) -> None:
+    """Every open upload is one that Redis names; and the recording can still get to S3."""
+    (checkpoint,) = await world.checkpoints()
+    listed = await desk.s3.list_multipart_uploads("")
+    assert {upload.upload_id for upload in listed} <= {checkpoint.meta.s3_upload_id}
+    if checkpoint.meta.status in FAILED:
+        await retry()
+    async with world.daemon() as daemon:
+        daemon.closed()
+        await completed(world)
+    assert world.recordings() == [world.content()]
+
+
+async def test_an_s3_that_is_silent_for_longer_than_the_lease_ends_the_command(
+    world: World, desk: Desk, autojump_clock: MockClock
+) -> None:
+    """Once its lease is over, a `retry` may have opened a new upload under the same key: that is not to be aborted."""
+    checkpoint = await left_open(world)
+    world.endpoint.faults.arm(Fault(Kind.FREEZE, "AbortMultipartUpload", times=None))
+    began = trio.current_time()
+    with pytest.raises(S3OperationError, match="while its stream was ours"):
+        await abort_stream(desk, checkpoint.meta.stream_id, as_json=False)
+    assert trio.current_time() < began + desk.lease.ttl_seconds
+    (after,) = await world.checkpoints()
+    assert (after.meta.status, after.meta.s3_upload_id) == (Status.FAILED_ABORTED, checkpoint.meta.s3_upload_id)

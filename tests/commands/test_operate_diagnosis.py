@@ -1,0 +1,309 @@
+"""What the doctor makes of facts: every case that has a name."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from cef_trio.cli.checks import (
+    NETWORK_FILE_SYSTEMS,
+    Finding,
+    FolderFacts,
+    RedisFacts,
+    Severity,
+    StreamFacts,
+    judge_checksum,
+    judge_clock,
+    judge_ffprobe,
+    judge_folder,
+    judge_lifecycle,
+    judge_persistence,
+    judge_redis,
+    judge_redis_failure,
+    judge_s3_failure,
+    judge_streams,
+    snapshot_seconds,
+)
+from cef_trio.cli.probes import file_system_in, has_cap_lease
+from cef_trio.exceptions import RedisOperationError, S3OperationError
+from cef_trio.s3.model import AbortRule, ChecksumAlgorithm
+from cef_trio.s3.xml import XmlError, parse_abort_rules
+
+OK, WARNING, PROBLEM = Severity.OK, Severity.WARNING, Severity.PROBLEM
+
+FOLDER = FolderFacts(path="/rec", is_folder=True, file_system="ext4", folders=10, max_user_watches=100)
+REDIS = RedisFacts(
+    product="valkey",
+    version="9.0.1",
+    is_replica=False,
+    append_only=True,
+    append_fsync="everysec",
+    save="",
+    last_save_ok=True,
+    eviction_policy="noeviction",
+    max_memory_bytes=0,
+)
+
+
+def worst(findings: list[Finding]) -> Severity:
+    for finding in findings:
+        assert (finding.severity is OK) == (not finding.todo), finding
+    return max((finding.severity for finding in findings), key=list(Severity).index)
+
+
+@pytest.mark.parametrize(
+    ("changed", "severity"),
+    [
+        ({}, OK),
+        ({"is_folder": False}, PROBLEM),
+        ({"readable": False}, PROBLEM),
+        ({"unreadable_folders": 1}, WARNING),
+        ({"file_system": None}, WARNING),
+        *(({"file_system": kind}, WARNING) for kind in sorted(NETWORK_FILE_SYSTEMS)),
+        *(({"file_system": kind}, OK) for kind in ("xfs", "btrfs", "zfs", "tmpfs", "overlay")),
+        ({"file_system": "fuse", "local": False}, OK),
+        ({"may_lease_all": False}, OK),
+        ({"inotify_error": "No space left on device"}, PROBLEM),
+        ({"max_user_watches": None}, WARNING),
+        ({"max_user_watches": 10}, PROBLEM),
+        ({"max_user_watches": 12}, WARNING),
+        ({"max_user_watches": 13}, OK),
+    ],
+)
+def test_a_watch_folder(changed: dict[str, Any], severity: Severity) -> None:
+    assert worst(judge_folder(replace(FOLDER, **changed))) is severity
+
+
+@pytest.mark.parametrize(
+    ("local", "may_lease_all", "says"),
+    [
+        (True, True, "known by leases: "),
+        (True, False, "known by leases for this user's own files"),
+        (False, True, "cannot be known on this file system: only STREAM_TIMEOUT_SECONDS of silence"),
+        (False, False, "cannot be known on this file system: only STREAM_TIMEOUT_SECONDS of silence"),
+    ],
+)
+def test_which_of_the_two_ends_a_recording_in_the_watch_folder_is_said(
+    local: bool, may_lease_all: bool, says: str
+) -> None:
+    facts = replace(FOLDER, local=local, may_lease_all=may_lease_all)
+    (finding,) = [finding for finding in judge_folder(facts) if finding.subject == "writers"]
+    assert (finding.severity, finding.says.startswith(says)) == (OK, True)
+
+
+def test_a_file_system_whose_writers_cannot_be_known_is_not_called_local() -> None:
+    facts = replace(FOLDER, file_system="fuse", local=False)
+    assert not [finding for finding in judge_folder(facts) if "local" in finding.says]
+
+
+@pytest.mark.parametrize(
+    ("effective", "has"), [("000001ffffffffff", True), ("0000000010000000", True), ("00000000efffffff", False)]
+)
+def test_the_right_to_take_leases_is_read_from_the_processs_own_status(effective: str, has: bool) -> None:
+    assert has_cap_lease(f"Name:\tx\nCapPrm:\t000001ffffffffff\nCapEff:\t{effective}\n") is has
+    assert not has_cap_lease("Name:\tx\n")
+
+
+def test_what_to_set_is_a_limit_that_is_enough() -> None:
+    [*_, finding] = judge_folder(replace(FOLDER, folders=100_000, max_user_watches=65_536))
+    assert finding.todo == "sysctl fs.inotify.max_user_watches=400000"
+
+
+@pytest.mark.parametrize(
+    ("changed", "severity", "says"),
+    [
+        ({}, OK, "at most about a second"),
+        ({"append_fsync": "always"}, OK, "loses nothing"),
+        ({"append_fsync": "no"}, WARNING, "30 seconds"),
+        ({"append_fsync": None}, OK, "cannot be asked"),
+        ({"append_only": False}, PROBLEM, "loses every checkpoint"),
+        ({"append_only": False, "save": "3600 1 300 100 60 10000"}, WARNING, "up to 3600 seconds"),
+        ({"append_only": False, "save": None}, WARNING, "cannot be asked"),
+    ],
+)
+def test_what_a_crash_of_redis_would_lose(changed: dict[str, Any], severity: Severity, says: str) -> None:
+    finding = judge_persistence(replace(REDIS, **changed))
+    assert finding.severity is severity
+    assert says in finding.says
+    assert worst(judge_redis(replace(REDIS, **changed), "redis://here:1/0")) is severity
+
+
+@pytest.mark.parametrize(
+    ("changed", "severity"),
+    [
+        ({"is_replica": True}, PROBLEM),
+        ({"last_save_ok": False}, PROBLEM),
+        ({"product": "redis", "version": "3.2.12"}, PROBLEM),
+        ({"product": "redis", "version": "5.0.14"}, WARNING),
+        ({"product": "redis", "version": "6.0.16"}, OK),
+        ({"product": "redis", "version": "unknown"}, OK),
+        ({"product": "redis", "version": "10.0.0"}, OK),
+        ({"eviction_policy": "allkeys-lru"}, WARNING),
+        ({"eviction_policy": "volatile-lru", "max_memory_bytes": 1 << 20}, PROBLEM),
+        ({"eviction_policy": "noeviction", "max_memory_bytes": 1 << 20}, OK),
+        ({"eviction_policy": None}, WARNING),
+    ],
+)
+def test_a_redis_server(changed: dict[str, Any], severity: Severity) -> None:
+    assert worst(judge_redis(replace(REDIS, **changed), "redis://here:1/0")) is severity
+
+
+@pytest.mark.parametrize(
+    ("daemons", "unattended", "failed", "severities", "says"),
+    [
+        ({}, 0, 0, [OK], "no stream is open"),
+        ({"b": 2, "a": 1}, 0, 0, [OK], "a works on 1 stream, b works on 2 streams"),
+        ({}, 1, 0, [WARNING], "nobody works on 1 open stream"),
+        ({"a": 3}, 2, 0, [WARNING], "nobody works on 2 open streams; a works on 3 streams"),
+        ({"a": 1}, 0, 2, [OK, WARNING], "a works on"),
+    ],
+)
+def test_whether_a_daemon_works(
+    daemons: dict[str, int], unattended: int, failed: int, severities: list[Severity], says: str
+) -> None:
+    found = judge_streams(StreamFacts(daemons=daemons, unattended=unattended, failed=failed))
+    worst(found)
+    assert [finding.severity for finding in found] == severities
+    assert found[0].says.startswith(says)
+    assert failed == 0 or found[1].says == "2 recordings were given up"
+
+
+def test_kind9_records_that_cannot_be_read_are_problems_and_names_without_a_record_a_warning() -> None:
+    unreadable = {f"stream:{number}:meta": f"stream:{number}:meta is no hash" for number in range(7)}
+    found = judge_streams(
+        StreamFacts(daemons={}, unattended=0, failed=0, without_record=2, unreadable=unreadable),
+    )
+    worst(found)
+    assert [finding.severity for finding in found] == [OK, *[PROBLEM] * 6, WARNING]
+    assert found[1].says.endswith("stream:0:meta is no hash")
+    assert found[6].says == "2 more cannot be read"
+
+
+def test_a_server_that_answers_is_said_with_its_address() -> None:
+    assert judge_redis(REDIS, "redis://here:1/0")[0].says == "valkey 9.0.1 answers at redis://here:1/0"
+
+
+@pytest.mark.parametrize(
+    ("transient", "todo"), [(True, "start it; or is redis://here:1/0 not"), (False, "mend REDIS_URL (user, password")]
+)
+def test_a_redis_that_fails_is_a_problem_that_says_where_to_look(transient: bool, todo: str) -> None:
+    finding = judge_redis_failure(RedisOperationError("ping", "no.", transient=transient), "redis://here:1/0")
+    assert worst([finding]) is PROBLEM
+    assert finding.todo.startswith(todo)
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "transient", "todo"),
+    [
+        ("ConnectError", None, True, "start it; or is http://s3:9000 not"),
+        ("ReadTimeout", None, True, "start it; or is http://s3:9000 not"),
+        ("SlowDown", 503, True, "look at the store's own health"),
+        ("AccessDenied", 403, False, "do that, then"),
+        ("NoSuchBucket", 404, False, "do that, then"),
+        ("OfItsOwn", 400, False, "look that code up"),
+    ],
+)
+def test_an_s3_that_fails_is_a_problem_that_says_where_to_look(
+    code: str, status: int | None, transient: bool, todo: str
+) -> None:
+    error = S3OperationError("upload_part", "no.", code=code, status=status, transient=transient)
+    finding = judge_s3_failure(error, "http://s3:9000")
+    assert worst([finding]) is PROBLEM
+    assert finding.todo.startswith(todo)
+
+
+@pytest.mark.parametrize(("save", "seconds"), [("", None), ("900 1", 900), ("3600 1 300 100 60 10000", 3600)])
+def test_how_long_a_change_may_wait_for_a_snapshot(save: str, seconds: int | None) -> None:
+    assert snapshot_seconds(save) == seconds
+
+
+@pytest.mark.parametrize(
+    ("skew", "severity", "says"),
+    [
+        (0.0, OK, "agrees"),
+        (59.0, OK, "agrees"),
+        (-60.0, WARNING, "60 seconds ahead of S3"),
+        (61.0, WARNING, "61 seconds behind S3"),
+        (900.0, PROBLEM, "900 seconds behind S3"),
+        (None, WARNING, "does not tell"),
+    ],
+)
+def test_a_clock(skew: float | None, severity: Severity, says: str) -> None:
+    finding = judge_clock(skew)
+    assert (worst([finding]), says in finding.says) == (severity, True)
+
+
+@pytest.mark.parametrize("used", list(ChecksumAlgorithm))
+@pytest.mark.parametrize("chosen", ["auto", "chosen"])
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_checksum(used: ChecksumAlgorithm, chosen: str, listed: bool) -> None:
+    insisted = used is ChecksumAlgorithm.CRC64NVME and chosen == "chosen" and not listed
+    finding = judge_checksum(used, listed_with_crc=listed, chosen="auto" if chosen == "auto" else used.value)
+    assert worst([finding]) is (WARNING if insisted else OK)
+    assert used.value in finding.says
+
+
+@pytest.mark.parametrize(
+    ("rules", "severity"),
+    [
+        ([], OK),
+        ([AbortRule("", 1)], PROBLEM),
+        ([AbortRule("", 2)], WARNING),
+        ([AbortRule("", 7)], OK),
+        ([AbortRule("", 30), AbortRule("streams/", 3)], WARNING),
+        ([AbortRule("other/", 1)], OK),
+        ([AbortRule("streams/2026", 1)], PROBLEM),
+        ([AbortRule("str", 1)], PROBLEM),
+    ],
+)
+def test_a_lifecycle_rule(rules: list[AbortRule], severity: Severity) -> None:
+    assert worst([judge_lifecycle(rules, "streams/")]) is severity
+
+
+def test_ffprobe() -> None:
+    assert judge_ffprobe("ffprobe", "ffprobe version 7", None).says == "ffprobe version 7"
+    assert worst([judge_ffprobe("ffprobe", None, "not found")]) is WARNING
+
+
+def a_rule(inner: str, status: str = "Enabled", days: str = "3") -> str:
+    abort = f"<AbortIncompleteMultipartUpload><DaysAfterInitiation>{days}</DaysAfterInitiation>"
+    return f"<Rule><ID>x</ID><Status>{status}</Status>{inner}{abort}</AbortIncompleteMultipartUpload></Rule>"
+
+
+@pytest.mark.parametrize(
+    ("rule", "found"),
+    [
+        ("", []),
+        (a_rule("<Filter><Prefix>a/</Prefix></Filter>"), [AbortRule("a/", 3)]),
+        (a_rule("<Prefix>a/</Prefix>"), [AbortRule("a/", 3)]),
+        (a_rule("<Filter><And><Prefix>a/</Prefix><X/></And></Filter>"), [AbortRule("a/", 3)]),
+        (a_rule("<Filter/>"), [AbortRule("", 3)]),
+        (a_rule("", status="Disabled"), []),
+        ("<Rule><Status>Enabled</Status><Expiration><Days>1</Days></Expiration></Rule>", []),
+    ],
+)  # fmt: skip
+def test_a_lifecycle_configuration_is_read(rule: str, found: list[AbortRule]) -> None:
+    document = (
+        f'<LifecycleConfiguration xmlns="http://s3.amazonaws.com/doc/2006-03-01/">{rule}</LifecycleConfiguration>'
+    )
+    assert parse_abort_rules(document.encode()) == found
+
+
+def test_a_lifecycle_configuration_that_makes_no_sense_is_refused() -> None:
+    with pytest.raises(XmlError):
+        parse_abort_rules(f"<LifecycleConfiguration>{a_rule('', days='x')}</LifecycleConfiguration>".encode())
+
+
+def test_a_file_systems_type_is_that_of_its_device() -> None:
+    mounts = (
+        "22 1 8:2 / / rw,relatime shared:1 - ext4 /dev/sda2 rw\n"
+        "90 22 0:45 / /mnt/a\\040b rw - nfs4 server:/x rw\n"
+        "garbage\n"
+        "91 22 0:46 / /x rw master:1 propagate_from:2 - fuse.sshfs y rw\n"
+    )
+    assert file_system_in(mounts, 8 << 8 | 2) == "ext4"
+    assert file_system_in(mounts, 45) == "nfs4"
+    assert file_system_in(mounts, 46) == "fuse.sshfs"
+    assert file_system_in(mounts, 47) is None

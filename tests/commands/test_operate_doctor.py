@@ -1,0 +1,238 @@
+"""``doctor`` on real servers: it finds what is wrong, hangs on nothing, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from servers.embedded_s3 import embedded_s3_server
+from servers.endpoints import Endpoint
+from servers.operating import answer, command
+from servers.valkey import ValkeyServer, valkey_server
+from trio.testing import MockClock
+
+from cef_trio.cli.checks import Severity, ok
+from cef_trio.cli.doctor import Tell, run_checks
+from cef_trio.cli.probes import try_upload
+from cef_trio.cli.session import Desk
+from cef_trio.exceptions import S3OperationError
+from cef_trio.lab.world import World
+from cef_trio.s3_endpoint import CallFacts, Fault, Kind, Moment
+from cef_trio.settings.object_options import ObjectOptions
+
+PART_CALLS = ["UploadPart", "ListParts", "ListMultipartUploads", "HeadObject", "AbortMultipartUpload"]
+
+
+@pytest.fixture(scope="module")
+def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
+    with embedded_s3_server(tmp_path_factory.mktemp("s3"), bucket="recordings") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def valkey() -> Iterator[ValkeyServer]:
+    with valkey_server(append_only=True, tcp=True) as server:
+        yield server
+
+
+@pytest.fixture
+def settings(tmp_path: Path, endpoint: Endpoint, valkey: ValkeyServer) -> dict[str, str]:
+    probe = tmp_path / "ffprobe"
+    probe.write_text("#!/bin/sh\necho ffprobe version 99\n")
+    probe.chmod(0o755)
+    return {
+        "WATCH_DIR": str(tmp_path),
+        "S3_ENDPOINT_URL": endpoint.url,
+        "S3_ACCESS_KEY_ID": endpoint.access_key,
+        "S3_SECRET_ACCESS_KEY": endpoint.secret_key,
+        "S3_BUCKET_NAME": "recordings",
+        "REDIS_URL": valkey.url,
+        "FFPROBE_PATH": str(probe),
+    }
+
+
+def by_subject(document: Any) -> dict[str, tuple[str, str]]:
+    return {one["subject"]: (one["severity"], one["says"]) for one in document["findings"]}
+
+
+@pytest.mark.real
+def test_where_all_is_well_it_says_so_and_leaves_nothing_behind(settings: dict[str, str], endpoint: Endpoint) -> None:
+    document = answer("doctor", settings=settings)
+    found = by_subject(document)
+    assert document["ok"]
+    assert {severity for severity, _ in found.values()} <= {"ok", "warning"}
+    for subject in (
+        "settings",
+        "watch folder",
+        "redis",
+        "redis persistence",
+        "redis memory",
+        "s3",
+        "checksum",
+        "clock",
+    ):
+        assert found[subject][0] == "ok", found[subject]
+    assert (found["ffprobe"], found["lifecycle"][0]) == (("ok", "ffprobe version 99"), "ok")
+    listed = endpoint.client().list_multipart_uploads(Bucket="recordings")
+    assert listed.get("Uploads", []) == []
+    shown = command("doctor", settings=settings).stdout
+    assert "ok      s3: bucket 'recordings'" in shown
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    ("variable", "value", "subject", "says"),
+    [
+        ("S3_SECRET_ACCESS_KEY", "wrong", "s3", "SignatureDoesNotMatch"),
+        ("S3_ACCESS_KEY_ID", "nobody", "s3", "InvalidAccessKeyId"),
+        ("S3_BUCKET_NAME", "no-such-bucket", "s3", "NoSuchBucket"),
+        ("S3_ENDPOINT_URL", "http://127.0.0.1:9", "s3", "ConnectError"),
+        ("S3_BUCKET_NAME", "", "s3", "is not set"),
+        ("REDIS_URL", "redis://127.0.0.1:9", "redis", "Redis operation 'ping' failed"),
+        ("REDIS_URL", "redis://localhost:port/0", "redis", "REDIS_URL"),
+        ("WATCH_DIR", "/no/such/folder", "watch folder", "is no folder here"),
+        ("LOG_LEVEL", "loud", "settings", "LOG_LEVEL"),
+    ],
+)
+def test_what_is_wrong_is_a_problem_and_the_rest_is_still_checked(
+    settings: dict[str, str], variable: str, value: str, subject: str, says: str
+) -> None:
+    document = answer("doctor", settings={**settings, variable: value}, code=5)
+    found = by_subject(document)
+    assert found[subject][0] == "problem"
+    assert says in found[subject][1]
+    if subject != "settings":
+        assert found["ffprobe"] == ("ok", "ffprobe version 99")
+        assert sum(severity == "problem" for severity, _ in found.values()) == 1
+    for one in document["findings"]:
+        assert (one["severity"] == "ok") == (not one["todo"]), one
+
+
+@pytest.mark.real
+def test_a_redis_that_would_lose_everything_and_a_rule_that_kills_recordings_are_problems(
+    settings: dict[str, str], endpoint: Endpoint
+) -> None:
+    rule = {
+        "ID": "x",
+        "Status": "Enabled",
+        "Filter": {"Prefix": ""},
+        "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 1},
+    }
+    client = endpoint.client()
+    client.put_bucket_lifecycle_configuration(Bucket="recordings", LifecycleConfiguration={"Rules": [rule]})
+    try:
+        with valkey_server(tcp=True, arguments=["--maxmemory-policy", "allkeys-lru", "--maxmemory", "100mb"]) as server:
+            found = by_subject(answer("doctor", settings={**settings, "REDIS_URL": server.url}, code=5))
+    finally:
+        client.delete_bucket_lifecycle(Bucket="recordings")
+    assert {subject for subject, (severity, _) in found.items() if severity == "problem"} == {
+        "redis persistence",
+        "redis memory",
+        "lifecycle",
+    }
+
+
+@pytest.mark.real
+def test_from_another_machine_the_folder_is_a_warning_only(settings: dict[str, str]) -> None:
+    del settings["WATCH_DIR"]
+    found = by_subject(answer("doctor", settings={**settings, "FFPROBE_PATH": "/no/such/ffprobe"}))
+    assert (found["watch folder"][0], found["ffprobe"][0]) == ("warning", "warning")
+
+
+@pytest.mark.real
+def test_an_s3_that_says_nothing_is_a_problem_and_holds_nothing_back(settings: dict[str, str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        given = {**settings, "S3_ENDPOINT_URL": url, "S3_READ_TIMEOUT_SECONDS": "1"}
+        found = by_subject(answer("doctor", settings=given, code=5))
+    assert (found["s3"][0], found["redis"][0]) == ("problem", "ok")
+
+
+async def test_a_check_that_hangs_or_breaks_holds_no_other_back(autojump_clock: MockClock) -> None:
+    async def hangs(tell: Tell) -> None:
+        tell(ok("hanging", "as far as it came"))
+        await trio.sleep_forever()
+
+    async def breaks(_tell: Tell) -> None:
+        raise ZeroDivisionError("a bug")
+
+    async def refused(_tell: Tell) -> None:
+        raise S3OperationError("head_bucket", "no.")
+
+    async def works(tell: Tell) -> None:
+        await trio.lowlevel.checkpoint()
+        tell(ok("working", "well"))
+
+    checks = [("hanging", hangs), ("breaking", breaks), ("refused", refused), ("working", works)]
+    found = await run_checks(checks, timeout_seconds=5)
+    assert [(finding.subject, finding.severity) for finding in found] == [
+        ("hanging", Severity.OK),
+        ("hanging", Severity.PROBLEM),
+        ("breaking", Severity.PROBLEM),
+        ("refused", Severity.PROBLEM),
+        ("working", Severity.OK),
+    ]
+    assert trio.current_time() == pytest.approx(5)
+
+
+@pytest.mark.parametrize("operation", PART_CALLS)
+async def test_whatever_is_refused_the_doctors_upload_is_aborted(world: World, desk: Desk, operation: str) -> None:
+    world.endpoint.faults.arm(Fault(Kind.ERROR, operation, code="AccessDenied"))
+    with pytest.raises(S3OperationError) as caught:
+        await try_upload(desk.s3, desk.key_template)
+    assert caught.value.code == "AccessDenied"
+    assert len(world.open_uploads()) == (operation == "AbortMultipartUpload")
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        (ObjectOptions(acl="public-read"), "AccessControlListNotSupported"),
+        (ObjectOptions(storage_class="COLD"), "InvalidStorageClass"),
+        (ObjectOptions(storage_class="GLACIER", encryption="aws:kms", tags=(("team", "a"),)), None),
+    ],
+)
+async def test_the_doctors_upload_has_the_recordings_options_so_that_it_sees_what_refuses_them(
+    world: World, options: ObjectOptions, code: str | None
+) -> None:
+    world.options = options
+    async with world.services() as services:
+        if code is None:
+            await try_upload(services.s3, services.rules.key_template)
+        else:
+            with pytest.raises(S3OperationError) as caught:
+                await try_upload(services.s3, services.rules.key_template)
+            assert caught.value.code == code
+    assert world.open_uploads() == []
+
+
+@pytest.mark.parametrize("operation", PART_CALLS)
+async def test_cancelled_at_any_of_its_calls_the_doctors_upload_is_aborted(
+    world: World, desk: Desk, operation: str
+) -> None:
+    scope = trio.CancelScope()
+
+    def strike(_call: CallFacts) -> bool:
+        scope.cancel()
+        return False
+
+    fault = Fault(Kind.ERROR, operation, moment=Moment.BEFORE, predicate=strike)
+    world.endpoint.faults.arm(fault)
+    with scope:
+        await try_upload(desk.s3, desk.key_template)
+    assert scope.cancel_called
+    assert world.open_uploads() == []
+
+
+@pytest.mark.real
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_that_may_not_be_read_is_a_problem(settings: dict[str, str], tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0)
+    found = by_subject(answer("doctor", settings={**settings, "WATCH_DIR": str(closed)}, code=5))
+    assert "may not be read" in found["watch folder"][1]

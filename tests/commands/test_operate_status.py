@@ -1,0 +1,217 @@
+"""``status``: throughput, lag and progress from what Redis says and what can be seen of the files."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from datetime import timedelta
+from io import StringIO
+
+import pytest
+import trio
+from rich.console import Console
+from servers.operating import DAEMON, NOW, PART, ROOT, a_part, a_stream, answer, command
+from servers.valkey import valkey_server
+from trio.testing import MockClock
+
+from cef_trio.checkpoint.model import Checkpoint, StreamMeta
+from cef_trio.checkpoint.protocols import Change, KnownPath
+from cef_trio.checkpoint.redis.store import RedisCheckpointStore
+from cef_trio.checkpoint.states import HOME, Status, StreamSet
+from cef_trio.cli.session import Desk
+from cef_trio.cli.status import Observer, document, render
+from cef_trio.cli.status_model import Overview, observe
+from cef_trio.files.file_stat import FileStat
+from cef_trio.lab.world import World
+from cef_trio.observability.daemon_report import DaemonReport
+from cef_trio.observability.lag import Lag
+
+
+def observed(
+    *streams: tuple[StreamMeta, list[tuple[int, float]]],
+    files: dict[str, FileStat | None] | None = None,
+    reports: list[DaemonReport] | None = None,
+    holders: dict[str, str] | None = None,
+) -> Overview:
+    """An overview of streams with parts of (size, seconds ago)."""
+    checkpoints = {}
+    for meta, sizes in streams:
+        parts = {n: a_part(n, size, ago) for n, (size, ago) in enumerate(sizes, 1)}
+        checkpoints[meta.stream_id] = Checkpoint(meta, HOME[meta.status] or StreamSet.ACTIVE, parts)
+    known = [KnownPath(one.meta, one.stream_set) for one in checkpoints.values()]
+    return observe(known, checkpoints, holders or {}, files or {}, NOW, reports=reports or [])
+
+
+def on_disk(meta: StreamMeta, size_bytes: int) -> FileStat:
+    return FileStat(meta.identity.file_dev, meta.identity.file_ino, size_bytes, 0)
+
+
+def text_of(overview: Overview) -> str:
+    out = StringIO()
+    Console(file=out, width=200).print(render(overview))
+    return out.getvalue()
+
+
+def test_throughput_is_what_was_acknowledged_in_the_last_minute_of_ended_streams_too() -> None:
+    done = a_stream(2, status=Status.COMPLETED, verified_size_bytes=7 * PART)
+    overview = observed((a_stream(1), [(600, 61), (1200, 59), (600, 1)]), (done, [(600, 30)]))
+    assert overview.bytes_per_second == 2400 / 60
+    assert [stream.bytes_per_second for stream in overview.open_streams] == [1800 / 60]
+    assert overview.completed_bytes == 7 * PART
+
+
+def test_lag_is_what_is_on_disk_and_not_acknowledged() -> None:
+    meta = a_stream()
+    files: dict[str, FileStat | None] = {meta.stream_id: on_disk(meta, 100)}
+    [stream] = observed((meta, [(60, 10)]), files=files).open_streams
+    assert (stream.lag_bytes, stream.lag_seconds, stream.progress) == (40, None, 0.6)
+    # Since when a byte waits only the daemon knows that saw it: not since the last acknowledgement.
+    now = NOW.timestamp()
+    report = DaemonReport(instance="d", at=now - 5, folder="/rec", lags={meta.stream_id: Lag(40, now - 1)})
+    [stream] = observed((meta, [(60, 601)]), files=files, reports=[report]).open_streams
+    assert (stream.lag_bytes, stream.lag_seconds) == (40, 1.0)
+    [stream] = observed((meta, [(60, 601)]), reports=[report]).open_streams
+    assert (stream.lag_bytes, stream.lag_seconds) == (40, 1.0)
+    [stream] = observed((meta, [(60, 601)]), files=files, reports=[replace(report, at=now - 99)]).open_streams
+    assert (stream.lag_bytes, stream.lag_seconds) == (40, None)
+    [stream] = observed((meta, [(60, 10)]), files={meta.stream_id: on_disk(meta, 60)}).open_streams
+    assert (stream.lag_bytes, stream.lag_seconds, stream.progress) == (0, 0.0, 1.0)
+    # Of a file whose size was set first its daemon knows what is not written yet.
+    report = replace(report, lags={meta.stream_id: Lag(10, now - 1, 30)})
+    [stream] = observed((meta, [(60, 601)]), files=files, reports=[report]).open_streams
+    assert (stream.lag_bytes, stream.lag_seconds) == (10, 1.0)
+
+
+@pytest.mark.parametrize("there", [None, FileStat(1, 999, 5000, 0)])
+def test_lag_is_not_known_where_the_recording_cannot_be_seen(there: FileStat | None) -> None:
+    meta = a_stream()
+    overview = observed((meta, [(60, 10)]), files={meta.stream_id: there})
+    assert [(stream.lag_bytes, stream.lag_seconds, stream.progress) for stream in overview.open_streams] == [
+        (None, None, None)
+    ]
+    assert overview.lag_bytes is None
+    assert "not known here" in text_of(overview)
+
+
+def test_every_stream_is_counted_once_and_a_deleted_recording_is_no_failure() -> None:
+    streams: list[tuple[StreamMeta, list[tuple[int, float]]]] = [
+        (a_stream(n, status=status), []) for n, status in enumerate(Status)
+    ]
+    counts = dict(observed(*streams).counts)
+    assert counts.pop("retrying") == 1
+    assert sum(counts.values()) == len(Status)
+    assert counts["deleted"] == 2
+
+
+def test_it_is_said_whether_any_daemon_works() -> None:
+    meta = a_stream()
+    assert "no daemon works on the open streams" in text_of(observed((meta, [])))
+    overview = observed((meta, []), holders={meta.stream_id: "rec/of/room-1/token"})
+    assert dict(overview.daemons) == {"rec/of/room-1": 1}
+    assert "rec/of/room-1 (1 stream)" in text_of(overview)
+    assert "no stream is open" in text_of(observed())
+
+
+def test_a_files_name_is_cut_and_forges_nothing() -> None:
+    shown = text_of(observed((a_stream(path="/rec/" + "x" * 500 + "[bold]\n.mp4"), [])))
+    assert all(len(line) <= 200 for line in shown.splitlines())
+    assert [line[-14:] for line in shown.splitlines() if "xxx" in line] == ["xx[bold]\\n.mp4"]
+
+
+def test_what_is_not_all_there_is_not_a_hundred_percent() -> None:
+    meta = a_stream()
+    shown = text_of(observed((meta, [(999, 10)]), files={meta.stream_id: on_disk(meta, 1000)}))
+    assert " ━━━━━━━━━━━─ 99% " in shown
+    shown = text_of(observed((meta, [(1000, 10)]), files={meta.stream_id: on_disk(meta, 1000)}))
+    assert " ━━━━━━━━━━━━ 100% " in shown
+
+
+def test_why_streams_wait_is_said_once() -> None:
+    waiting = [a_stream(n, status=Status.RETRYING, failure_reason="S3 operation 'x' failed: no.") for n in (1, 2)]
+    shown = text_of(observed(*((meta, []) for meta in waiting)))
+    assert "retrying    2 of the open ones: S3 operation 'x' failed: no.\n" in shown
+    assert shown.count("failed: no.") == 1
+
+
+@pytest.mark.parametrize("columns", [50, 60, 80, 100])
+def test_in_a_narrow_terminal_the_end_of_a_name_is_seen_and_no_line_is_too_long(columns: int) -> None:
+    meta = a_stream(path="/srv/cam-entrance/2026-11-25_22-11-camera-7.mp4")
+    overview = observed((meta, [(5 * PART, 10)]), files={meta.stream_id: on_disk(meta, 6 * PART)})
+    out = StringIO()
+    Console(file=out, width=columns).print(render(overview))
+    lines = out.getvalue().splitlines()
+    assert all(len(line) <= columns and line == line.rstrip() for line in lines)
+    assert lines[-1].startswith("00000001 ")
+    assert lines[-1].endswith("22-11-camera-7.mp4")
+    assert "5.0 MiB" in lines[-1]
+    assert ("━" in lines[-1]) == (columns > 60)
+
+
+@pytest.mark.parametrize("height", [5, 12, 13, 30, 60])
+def test_on_a_low_screen_the_streams_that_lag_least_are_left_out_and_that_is_said(height: int) -> None:
+    metas = [a_stream(n, f"/rec/{n}.mp4") for n in range(40)]
+    files: dict[str, FileStat | None] = {meta.stream_id: on_disk(meta, 100 + n) for n, meta in enumerate(metas)}
+    holders = {meta.stream_id: "d/t" for meta in metas[1:]}
+    overview = observed(*((meta, []) for meta in metas), files=files, holders=holders)
+    out = StringIO()
+    Console(file=out, width=100).print(render(overview, height=height))
+    lines = out.getvalue().splitlines()
+    shown = [line.split()[0] for line in lines if line.endswith(".mp4")]
+    assert len(lines) < max(height, 12)
+    assert shown == sorted(shown)
+    assert shown[0] == "00000000"  # nobody works on it
+    if height < 50:
+        assert lines[-1] == f"and {40 - len(shown)} more, which lag less"
+        assert len(shown) == 1 or shown[-1] == f"{39:08x}"
+    else:
+        assert len(shown) == 40
+
+
+async def test_a_stream_that_comes_back_is_seen_again_while_watching(
+    world: World, desk: Desk, autojump_clock: MockClock
+) -> None:
+    meta = replace(a_stream(1, status=Status.FAILED_ACCESS_DENIED), last_activity_at_utc=world.utc_now())
+    await world.store.create(meta, DAEMON)
+    long_ago = world.utc_now() - timedelta(hours=1)
+    await world.store.create(a_stream(2, "/rec/b.mp4", status=Status.COMPLETED, last_activity_at_utc=long_ago), DAEMON)
+    observer = Observer(desk)
+    assert dict((await observer.look()).counts)["failed"] == 1
+    await world.store.transition(meta.stream_id, DAEMON, Status.ACTIVE, Change())
+    found = await observer.look()
+    assert (found.counts["failed"], found.counts["active"], found.counts["completed"]) == (0, 1, 1)
+    assert document(found)["daemons"] == {"a-daemon": 1}
+    await world.store.transition(meta.stream_id, DAEMON, Status.FAILED_UNEXPECTED, Change())
+    await world.store.forget(meta.stream_id)
+    assert (await observer.look()).counts["failed"] == 0
+
+
+@pytest.mark.real
+def test_the_command_prints_it_and_watching_ends_at_ctrl_c_with_130() -> None:
+    with valkey_server(tcp=True) as server:
+
+        async def fill() -> None:
+            async with RedisCheckpointStore(server.url) as store:
+                await store.create(a_stream(), DAEMON, [a_part()])
+
+        trio.run(fill)
+        settings = {"REDIS_URL": server.url}
+        found = answer("status", settings=settings)
+        assert (found["streams"]["active"], found["daemons"]) == (1, {"a-daemon": 1})
+        assert found["open_streams"][0]["acknowledged_bytes"] == PART
+        command("status", "--watch", "--json", settings=settings, code=2)
+        with subprocess.Popen(
+            [sys.executable, "-m", "cef_trio", "status", "--watch"],
+            env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "FORCE_COLOR": "1", **settings},
+            cwd="/",
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            assert any(b"a-daemon" in line for line in process.stdout)
+            process.send_signal(signal.SIGINT)
+            process.stdout.read()
+            assert (process.wait(20), process.stderr.read()) == (130, b"")

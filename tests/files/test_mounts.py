@@ -1,0 +1,226 @@
+"""Kind 8, P4, P7: a mount that never answers is set aside; all others go on, and it comes back by itself."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import structlog
+import trio
+from trio.testing import MockClock
+
+from cef_trio.files.mounts import MountHungError, Mounts, mount_point_of, mount_points
+
+MOUNTINFO = """\
+22 1 8:1 / / rw - ext4 /dev/sda1 rw
+41 22 0:35 / /watch/hung rw - fuse.bindfs bindfs rw
+42 22 0:36 / /watch/with\\040blank\\134and rw - fuse.bindfs bindfs rw
+"""
+HUNG, ELSEWHERE = "/watch/hung/a.mp4", "/watch/b.mp4"
+SECONDS = 10.0
+
+
+class Table:
+    """What is mounted; the calls below ask no file system but this process's memory."""
+
+    def __init__(self) -> None:
+        self.text = MOUNTINFO
+        self.mounts = Mounts(answer_seconds=SECONDS, max_threads=2, read_mountinfo=lambda: self.text)
+
+
+@pytest.fixture
+def table(monkeypatch: pytest.MonkeyPatch) -> Table:
+    monkeypatch.setattr(os, "statvfs", lambda point: None)
+    return Table()
+
+
+class Server:
+    """A file system's server: whoever asks while it is stopped waits in a thread."""
+
+    def __init__(self) -> None:
+        self._goes_on = threading.Event()
+        self.asked = threading.Semaphore(0)
+        self.is_idle = threading.Event()
+        self.waiting = 0
+
+    def ask(self) -> str:
+        self.waiting += 1
+        self.asked.release()
+        self._goes_on.wait(30)
+        self.waiting -= 1
+        self.is_idle.set()
+        return "answer"
+
+    def go_on(self) -> None:
+        self._goes_on.set()
+
+
+@contextmanager
+def stopped() -> Iterator[Server]:
+    server = Server()
+    try:
+        yield server
+    finally:
+        server.go_on()
+
+
+async def refused(mounts: Mounts, server: Server, path: str = HUNG) -> None:
+    """Ask, and be refused. The clock stands still: by itself that is at once, or never."""
+    with pytest.raises(MountHungError):
+        await mounts.run(path, server.ask)
+
+
+async def refused_in_time(mounts: Mounts, server: Server, clock: MockClock, path: str = HUNG, callers: int = 1) -> None:
+    """Ask, be in the server's hands, and be refused after the time that it has."""
+    async with trio.open_nursery() as nursery:
+        for number in range(callers):
+            nursery.start_soon(refused, mounts, server, path if callers == 1 else f"{path}{number}")
+        await trio.to_thread.run_sync(server.asked.acquire)
+        while nursery.child_tasks:
+            await trio.testing.wait_all_tasks_blocked(0.02)
+            clock.jump(SECONDS)
+
+
+async def test_p7_a_mount_that_does_not_answer_is_refused_at_once_and_has_one_thread_more_at_most(
+    table: Table, mock_clock: MockClock
+) -> None:
+    with stopped() as server, structlog.testing.capture_logs() as events:
+        await refused_in_time(table.mounts, server, mock_clock)
+        assert set(table.mounts.hung.value) == {"/watch/hung"}
+        await refused_in_time(table.mounts, server, mock_clock, "/watch/hung/deep/c.mp4")  # one asks it again
+        for number in range(100):
+            await refused(table.mounts, server, f"/watch/hung/{number}.mp4")
+        assert server.waiting == 2
+    assert [event["event"] for event in events] == ["mount_hung"]
+
+
+async def test_p10_other_mounts_go_on_while_one_has_used_all_its_threads(table: Table, mock_clock: MockClock) -> None:
+    with stopped() as server:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(refused_in_time, table.mounts, server, mock_clock, HUNG, 5)
+            for _ in range(20):
+                assert await table.mounts.run_long(ELSEWHERE, lambda _: "here") == "here"
+                await trio.lowlevel.checkpoint()
+        assert server.waiting == 2, "its share of threads, and those that waited for one were let go"
+
+
+async def test_p6_it_comes_back_when_the_call_that_was_left_behind_returns(table: Table) -> None:
+    table.mounts.answer_seconds = 0.4
+    back = []
+    table.mounts.on_answer = lambda: back.append("back")
+    with stopped() as server:
+        await refused(table.mounts, server)
+        assert table.mounts.hung.value
+        server.go_on()
+        with trio.fail_after(5):
+            await table.mounts.hung.wait_value(lambda hung: not hung)
+        assert await table.mounts.run(HUNG, server.ask) == "answer"
+    assert back == ["back"]
+
+
+async def test_p6_it_comes_back_when_another_call_is_answered_though_the_first_one_never_is(table: Table) -> None:
+    table.mounts.answer_seconds = 0.4
+    with stopped() as server:
+        await refused(table.mounts, server)
+        assert await table.mounts.run("/watch/hung/other.mp4", lambda: "answer") == "answer"
+        assert not table.mounts.hung.value
+        asked = server.waiting
+        await refused(table.mounts, server)  # the one file goes on being refused, and is not asked for
+        assert server.waiting == asked
+        assert not table.mounts.hung.value
+    with trio.fail_after(5):
+        await trio.to_thread.run_sync(server.is_idle.wait)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert await table.mounts.run(HUNG, lambda: "answer") == "answer"
+
+
+async def test_p6_what_is_mounted_anew_is_asked_though_a_thread_still_waits_for_the_old_one(
+    table: Table, mock_clock: MockClock
+) -> None:
+    with stopped() as server:
+        await refused_in_time(table.mounts, server, mock_clock)
+        table.text = MOUNTINFO.replace("41 22", "77 22")
+        mock_clock.jump(2)
+        assert await table.mounts.run(HUNG, lambda: "answer") == "answer"
+        assert not table.mounts.hung.value
+
+
+async def test_p4_a_cancelled_call_is_let_go_at_once_and_its_silence_is_still_noticed(
+    table: Table, mock_clock: MockClock
+) -> None:
+    with stopped() as server:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(table.mounts.run, HUNG, server.ask)
+            await trio.to_thread.run_sync(server.asked.acquire)
+            await trio.testing.wait_all_tasks_blocked(0.02)
+            nursery.cancel_scope.cancel()
+        mock_clock.jump(SECONDS)
+        await refused_in_time(table.mounts, server, mock_clock, "/watch/hung/b.mp4")
+        assert table.mounts.hung.value == {"/watch/hung": 0.0}
+
+
+async def test_a_call_that_gets_on_may_take_as_long_as_it_likes(table: Table) -> None:
+    table.mounts.answer_seconds = 0.4
+
+    def long(beat: object) -> str:
+        for _ in range(30):
+            threading.Event().wait(0.02)
+            beat()  # type: ignore[operator]
+        return "all of it"
+
+    assert await table.mounts.run_long(HUNG, long) == "all of it"
+
+
+async def test_p8_a_change_is_never_left_behind_and_none_begins_on_a_hung_mount(
+    table: Table, mock_clock: MockClock
+) -> None:
+    done: list[str] = []
+    with stopped() as server:
+        async with trio.open_nursery() as nursery:
+
+            async def change() -> None:
+                done.append(await table.mounts.change(HUNG, server.ask))
+
+            nursery.start_soon(change)
+            await trio.to_thread.run_sync(server.asked.acquire)
+            await trio.testing.wait_all_tasks_blocked(0.02)
+            mock_clock.jump(SECONDS)
+            await refused_in_time(table.mounts, server, mock_clock, "/watch/hung/b.mp4")
+            assert table.mounts.hung.value, "a change that does not return is noticed by whoever comes next"
+            with pytest.raises(MountHungError):
+                await table.mounts.change("/watch/hung/c.mp4", lambda: done.append("too late"))
+            assert await table.mounts.change(ELSEWHERE, lambda: "here") == "here"
+            assert done == []
+            server.go_on()
+    assert done == ["answer"]
+
+
+async def test_what_the_file_system_refuses_is_raised_as_it_is(table: Table) -> None:
+    def refuse() -> None:
+        raise PermissionError(13, "no", HUNG)
+
+    with pytest.raises(PermissionError):
+        await table.mounts.run(HUNG, refuse)
+    assert not table.mounts.hung.value
+
+
+@pytest.mark.parametrize(
+    ("path", "point"),
+    [
+        ("/watch/hung/deep/a.mp4", "/watch/hung"),
+        ("/watch/hung", "/watch/hung"),
+        ("/watch/hungry/a.mp4", "/"),
+        ("/watch/with blank\\and/a.mp4", "/watch/with blank\\and"),
+        ("/", "/"),
+        ("relative.mp4", "/"),
+    ],
+)
+def test_the_mount_of_a_path_is_the_longest_that_it_is_below(path: str, point: str) -> None:
+    assert mount_point_of(path, mount_points(MOUNTINFO)) == point
+
+
+def test_of_two_mounts_at_one_point_the_upper_one_counts() -> None:
+    assert mount_points(MOUNTINFO + "50 41 0:40 / /watch/hung rw - tmpfs tmpfs rw\n")["/watch/hung"] == 50

@@ -1,0 +1,141 @@
+"""P10, honest health: what is at risk and what is not, by every case there is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from cef_trio.observability import daemon_report
+from cef_trio.observability.at_risk import SENTENCES, Facts, Reason, Risk, Upload, Waiting, judge
+from cef_trio.observability.daemon_report import DaemonReport
+from cef_trio.observability.lag import Lag
+
+NOW = 1000.0
+WELL = Facts(outages={})
+SENDING = Upload(moved_at=NOW - 1, size_bytes=10, lags=True, queues=False, trouble=None)
+
+
+def reasons(facts: Facts) -> list[Reason]:
+    return [risk.reason for risk in judge(facts, NOW)]
+
+
+def test_p10_nothing_is_at_risk_while_nothing_waits_or_all_moves() -> None:
+    assert judge(WELL, NOW) == ()
+    assert judge(replace(WELL, uploads=(SENDING,) * 5), NOW) == ()
+
+
+@pytest.mark.parametrize("seconds", [0.0, 59.0, 60.0])
+def test_p10_a_minute_is_given_to_everything(seconds: float) -> None:
+    waiting = Waiting(NOW - seconds, 10, "why")
+    facts = Facts(
+        outages={Reason.S3_DOWN: waiting, Reason.REDIS_DOWN: waiting},
+        uploads=(replace(SENDING, moved_at=NOW - seconds, trouble="no"),),
+        not_looked_up=(waiting,),
+        failed=(waiting,),
+        unreadable_files=(waiting,),
+        hung_mounts=(waiting,),
+        unreadable_records=(waiting,),
+        unreadable_folders=(waiting,),
+        folder_lost=waiting,
+    )
+    assert judge(facts, NOW) == ()
+
+
+@pytest.mark.parametrize(
+    ("field", "reason"),
+    [
+        ("not_looked_up", Reason.NOT_LOOKED_UP),
+        ("failed", Reason.FAILED),
+        ("unreadable_files", Reason.FILE_UNREADABLE),
+        ("hung_mounts", Reason.MOUNT_HUNG),
+        ("unreadable_records", Reason.RECORD_UNREADABLE),
+        ("unreadable_folders", Reason.FOLDER_UNREADABLE),
+    ],
+)
+def test_p10_what_waits_for_more_than_a_minute_is_told_with_its_bytes_and_the_first_reason(
+    field: str, reason: Reason
+) -> None:
+    late = (Waiting(NOW - 70, 5, "second"), Waiting(NOW - 90, 7, "first"), Waiting(NOW - 3, 100, "not yet"))
+    [risk] = judge(replace(WELL, **{field: late}), NOW)  # type: ignore[arg-type]
+    assert risk == Risk(reason, NOW - 90, 12, 2, f"{SENTENCES[reason]}: first")
+
+
+@pytest.mark.parametrize("reason", [Reason.S3_DOWN, Reason.REDIS_DOWN])
+def test_p10_an_outage_is_a_risk_although_nothing_grows_and_takes_what_it_holds_back(reason: Reason) -> None:
+    outage = {reason: Waiting(NOW - 100, why="refused")}
+    [risk] = judge(Facts(outages=outage), NOW)
+    assert (risk.reason, risk.size_bytes, risk.recordings) == (reason, 0, 0)
+    held = (replace(SENDING, moved_at=NOW - 80), SENDING)
+    [risk] = judge(Facts(outages=outage, uploads=held, not_looked_up=(Waiting(NOW - 90, 4),)), NOW)
+    assert (risk.reason, risk.since, risk.size_bytes, risk.recordings) == (reason, NOW - 100, 14, 2)
+    assert risk.why.endswith(": refused")
+
+
+def test_p10_an_upload_that_stands_still_is_a_risk_with_its_last_error() -> None:
+    [risk] = judge(replace(WELL, uploads=(replace(SENDING, moved_at=NOW - 61, trouble="no answer"),)), NOW)
+    assert (risk.reason, risk.size_bytes, risk.recordings) == (Reason.NOT_MOVING, 10, 1)
+    assert risk.why == "uploads stand still: no answer"
+
+
+@pytest.mark.parametrize(
+    ("queues", "trouble", "last_moved", "told"),
+    [
+        (True, None, 5, False),  # for its turn, and others move: MAX_UPLOAD_RATE, or all slots are taken
+        (True, None, 61, True),  # nobody moves
+        (True, "no", 5, True),  # it was its turn
+        (False, None, 5, True),  # it hangs alone: a dead sub-mount
+    ],
+)
+def test_p10_who_waits_for_his_turn_is_no_risk(
+    queues: bool, trouble: str | None, last_moved: float, told: bool
+) -> None:
+    one = replace(SENDING, moved_at=NOW - 300, queues=queues, trouble=trouble)
+    assert bool(reasons(Facts(outages={}, uploads=(one,), last_moved_at=NOW - last_moved))) is told
+
+
+def test_p10_s3_may_take_its_time_to_put_a_large_object_together() -> None:
+    complete = replace(SENDING, lags=False, moved_at=NOW - 200)
+    assert reasons(replace(WELL, uploads=(complete,))) == []
+    assert reasons(replace(WELL, uploads=(replace(complete, moved_at=NOW - 301),))) == [Reason.NOT_MOVING]
+    assert reasons(replace(WELL, uploads=(replace(complete, trouble="500"),))) == [Reason.NOT_MOVING]
+
+
+def test_p10_a_folder_that_is_lost_is_a_risk() -> None:
+    [risk] = judge(replace(WELL, folder_lost=Waiting(NOW - 61, why="stale file handle")), NOW)
+    assert (risk.reason, risk.why) == (Reason.FOLDER_LOST, f"{SENTENCES[Reason.FOLDER_LOST]}: stale file handle")
+
+
+REPORT = DaemonReport(
+    instance="räum/1",
+    at=NOW,
+    folder="/rec",
+    risks=(Risk(Reason.FAILED, NOW - 99, 7, 1, "why"),),
+    lags={"s1": Lag(5, NOW - 2), "s2": Lag(1, None), "s3": Lag(0, None, 9)},
+)
+
+
+def test_a_report_is_read_as_it_was_written_and_tells_at_most_so_many_streams() -> None:
+    assert daemon_report.decode(REPORT.instance, daemon_report.encode(REPORT)) == REPORT
+    many = replace(REPORT, lags={str(number): Lag(number, 1.0) for number in range(999)})
+    assert set(daemon_report.decode("i", daemon_report.encode(many)).lags) == {str(n) for n in range(799, 999)}
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{}", "[]", "null", '{"at":"x"}', "[" * 100_000, '{"at":1,"folder":1,"risks":[1]}']
+)
+def test_kind9_a_report_that_no_daemon_wrote_is_set_aside_and_hides_no_other(text: str) -> None:
+    reports, odd = daemon_report.decode_all({"a": text, "b": daemon_report.encode(REPORT)})
+    assert [report.instance for report in reports] == ["b"]
+    assert len(odd) == 1
+
+
+def test_p10_a_daemon_that_reports_no_more_is_told_unless_it_was_stopped() -> None:
+    well = replace(REPORT, risks=())
+    assert daemon_report.crying([well], NOW + 60) == []
+    assert daemon_report.crying([well], NOW + 61) == [well]
+    assert "has not reported for 61 s" in daemon_report.words(well, NOW + 61)[0]
+    stopped = daemon_report.stopped(REPORT)
+    assert daemon_report.crying([stopped], NOW + 9999) == []
+    assert daemon_report.crying([REPORT], NOW) == [REPORT]
+    assert daemon_report.words(REPORT, NOW) == ["7 bytes of 1 recording does not get to S3, for 99 s: why"]

@@ -1,0 +1,310 @@
+"""One outage is one outage: what strikes all is held and comes back, and it ends when what failed works (P6, P10)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+
+import pytest
+import trio
+import trio.testing
+from structlog.testing import capture_logs
+
+from cef_trio.exceptions import CefMp4ProcessorError, RedisOperationError, S3OperationError
+from cef_trio.resilience.outage import UNPROVED_SECONDS, CircuitBreaker, Need, RetryPolicy
+from cef_trio.resilience.retry import ServiceRetrier
+
+POLICY = RetryPolicy(attempts=5, initial_seconds=1.0, max_seconds=8.0)
+IDLE_SECONDS = 60.0
+
+
+def silent(operation: str = "upload_part") -> S3OperationError:
+    return S3OperationError(operation, "no answer", transient=True, code="ConnectTimeout")
+
+
+def server_error() -> S3OperationError:
+    return S3OperationError("upload_part", "we broke", transient=True, code="InternalError", status=500)
+
+
+def refused(code: str = "AccessDenied") -> S3OperationError:
+    error = S3OperationError("upload_part", "no", code=code, status=403)
+    error.refusal = True
+    return error
+
+
+class Service:
+    """A service whose reads and writes can be told to fail, with its breaker."""
+
+    def __init__(self, *, idle_seconds: float | None = None) -> None:
+        self.fails: dict[Need, CefMp4ProcessorError | None] = {Need.READ: None, Need.WRITE: None}
+        self.probes: list[Need] = []
+        self.on_probe: Callable[[], None] = lambda: None
+        self.calls = 0
+        self.breaker = CircuitBreaker("s3", self.probe, POLICY, Random(1), idle_seconds=idle_seconds)
+        self.retrier = ServiceRetrier(self.breaker, POLICY, random=Random(2))
+
+    async def probe(self, need: Need) -> None:
+        self.probes.append(need)
+        self.on_probe()
+        await self._do(need)
+
+    async def write(self) -> str:
+        self.calls += 1
+        await self._do(Need.WRITE)
+        return "etag"
+
+    async def _do(self, need: Need) -> None:
+        await trio.sleep(0.01)
+        error = self.fails[need]
+        if error is not None:
+            raise error
+
+
+@pytest.fixture
+def service() -> Service:
+    return Service()
+
+
+@pytest.mark.parametrize("error", [silent(), server_error(), refused(), refused("QuotaOfSomeStore")])
+async def test_p6_what_strikes_all_is_held_whatever_it_is_called_and_comes_back(
+    service: Service, error: S3OperationError, autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    nursery.start_soon(service.breaker.run)
+    service.fails[Need.WRITE] = error
+    with pytest.raises(S3OperationError) as caught:
+        await service.retrier.call("upload_part", service.write)
+    assert caught.value.transient, "it comes back by itself"
+    assert service.breaker.outage is not None
+    with trio.move_on_after(3600):
+        await service.retrier.call("upload_part", service.write)
+        pytest.fail("it was let through to a service that fails")
+    service.fails[Need.WRITE] = None
+    with trio.fail_after(10):
+        assert await service.retrier.call("upload_part", service.write) == "etag"
+    nursery.cancel_scope.cancel()
+
+
+async def test_p6_a_refusal_that_the_probe_does_not_get_is_this_calls_own_once_it_repeats(
+    service: Service, autojump_clock: trio.testing.MockClock
+) -> None:
+    calls = 0
+
+    async def one_recordings() -> None:
+        nonlocal calls
+        calls += 1
+        raise refused()
+
+    with pytest.raises(S3OperationError) as caught:
+        await service.retrier.call("upload_part", one_recordings)
+    assert not caught.value.transient
+    assert calls == POLICY.attempts
+    assert service.breaker.up.value
+
+
+async def test_p6_a_refusal_that_passes_between_a_call_and_its_probe_ends_nothing(
+    service: Service, autojump_clock: trio.testing.MockClock
+) -> None:
+    answers = [refused(), refused()]
+
+    async def settling() -> str:
+        if answers:
+            raise answers.pop()
+        return "etag"
+
+    assert await service.retrier.call("upload_part", settling) == "etag"
+
+
+async def test_a_server_error_that_only_one_call_gets_holds_nobody_else(
+    service: Service, autojump_clock: trio.testing.MockClock
+) -> None:
+    async def one_recordings() -> None:
+        raise server_error()
+
+    with pytest.raises(S3OperationError) as caught:
+        await service.retrier.call("complete_multipart_upload", one_recordings)
+    assert caught.value.transient
+    assert service.breaker.up.value
+
+
+async def test_p10_an_outage_of_writes_is_one_outage_for_as_long_as_only_reads_work(
+    service: Service, autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    nursery.start_soon(service.breaker.run)
+    service.fails[Need.WRITE] = silent()
+    with capture_logs() as logs:
+        for _ in range(20):
+            nursery.start_soon(_for_ever, service)
+        await trio.sleep(600)
+        began = [entry for entry in logs if entry["event"] == "outage_began"]
+        assert len(began) == 1
+        assert not [entry for entry in logs if entry["event"] == "outage_ended"]
+    assert set(service.probes) == {Need.WRITE}
+    nursery.cancel_scope.cancel()
+
+
+async def _for_ever(service: Service) -> None:
+    while True:
+        try:
+            await service.retrier.call("upload_part", service.write)
+        except S3OperationError:
+            await trio.sleep(1)
+
+
+async def test_an_outage_of_reads_is_ended_by_a_read_and_becomes_one_of_writes_if_they_fail_too(
+    service: Service, autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    service.breaker.trip(silent("head_object"), Need.READ)
+    service.breaker.trip(silent(), Need.WRITE)
+    assert service.breaker.outage is not None
+    assert service.breaker.outage.need is Need.WRITE
+    nursery.start_soon(service.breaker.run)
+    with trio.fail_after(10):
+        await service.breaker.wait_up()
+    service.probes.clear()
+    service.breaker.trip(silent("head_object"), Need.READ)
+    with trio.fail_after(10):
+        await service.breaker.wait_up()
+    assert service.probes == [Need.READ]
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_thousand_refused_calls_are_judged_by_one_probe(
+    service: Service, autojump_clock: trio.testing.MockClock
+) -> None:
+    service.fails[Need.WRITE] = refused()
+    async with trio.open_nursery() as callers:
+        for _ in range(1000):
+            callers.start_soon(_refused_once, service)
+    assert service.probes == [Need.WRITE]
+
+
+async def _refused_once(service: Service) -> None:
+    with pytest.raises(S3OperationError):
+        await service.retrier.call("upload_part", service.write)
+
+
+async def test_a_probe_that_nobody_permits_holds_the_others_for_a_minute_at_most(
+    service: Service, autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    nursery.start_soon(service.breaker.run)
+    service.fails[Need.WRITE] = refused()
+    service.breaker.trip(silent())
+    with trio.fail_after(UNPROVED_SECONDS + POLICY.max_seconds):
+        await service.breaker.wait_up()
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_refusal_by_redis_is_held_like_one_by_s3(
+    service: Service, autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    nursery.start_soon(service.breaker.run)
+    wrong = RedisOperationError("record_part", "WRONGPASS invalid username-password pair")
+    wrong.refusal = True
+    service.fails[Need.WRITE] = wrong
+    with pytest.raises(RedisOperationError) as caught:
+        await service.retrier.call("record_part", service.write)
+    assert caught.value.transient
+    service.fails[Need.WRITE] = None
+    with trio.fail_after(10):
+        await service.breaker.wait_up()
+    nursery.cancel_scope.cancel()
+
+
+async def test_p10_a_service_that_nobody_calls_is_asked_once_a_minute_and_its_death_is_an_outage(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    service = Service(idle_seconds=IDLE_SECONDS)
+    nursery.start_soon(service.breaker.run)
+    await trio.sleep(10 * IDLE_SECONDS + 30)
+    assert service.probes == [Need.READ] * 10
+    service.fails = dict.fromkeys(Need, silent())
+    await trio.sleep(2 * IDLE_SECONDS)
+    assert not service.breaker.up.value
+    service.fails = dict.fromkeys(Need, None)
+    with trio.fail_after(10):
+        await service.breaker.wait_up()
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_service_that_answers_others_is_not_asked_while_it_does(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    service = Service(idle_seconds=IDLE_SECONDS)
+    nursery.start_soon(service.breaker.run)
+    for _ in range(60):
+        await service.retrier.call("upload_part", service.write)
+        await trio.sleep(10)
+    assert service.probes == []
+    nursery.cancel_scope.cancel()
+
+
+async def test_p10_a_service_is_asked_a_minute_after_its_last_answer_and_not_two(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    service = Service(idle_seconds=IDLE_SECONDS)
+    nursery.start_soon(service.breaker.run)
+    await trio.sleep(1)
+    await service.retrier.call("upload_part", service.write)
+    await trio.sleep(IDLE_SECONDS - 1)
+    assert service.probes == []
+    await trio.sleep(2)
+    assert service.probes == [Need.READ]
+    nursery.cancel_scope.cancel()
+
+
+async def test_one_lost_answer_while_idle_is_no_outage(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    service = Service(idle_seconds=IDLE_SECONDS)
+    nursery.start_soon(service.breaker.run)
+    service.fails[Need.READ] = silent()
+    await trio.sleep(IDLE_SECONDS + 0.5)
+    service.fails[Need.READ] = None
+    await trio.sleep(30)
+    assert service.breaker.up.value
+    assert service.breaker.up_since == -float("inf")
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("needed", list(Need))
+async def test_a_cancelled_probe_leaves_the_breaker_as_it_was(
+    service: Service, needed: Need, autojump_clock: trio.testing.MockClock
+) -> None:
+    with trio.move_on_after(0.005) as scope:
+        await service.breaker.is_everybodys(refused(), needed)
+    assert scope.cancelled_caught
+    assert service.breaker.up.value
+    assert not await service.breaker.is_everybodys(refused(), needed)
+
+
+async def test_one_probe_answers_all_who_asked_before_it_began_and_nobody_who_asked_later(
+    service: Service, autojump_clock: trio.testing.MockClock
+) -> None:
+    answers: list[bool] = []
+
+    async def ask() -> None:
+        answers.append(await service.breaker.is_everybodys(server_error(), Need.WRITE))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(ask)
+        await trio.sleep(0.005)  # the probe is on its way: what it proves may have been so before this failure only
+        nursery.start_soon(ask)
+    assert answers == [False] * 4
+    assert len(service.probes) == 2
+
+
+async def test_p10_a_read_that_works_does_not_end_an_outage_in_which_a_write_has_failed_meanwhile(
+    service: Service, autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    nursery.start_soon(service.breaker.run)
+    service.fails[Need.WRITE] = silent()
+    service.on_probe = lambda: service.breaker.trip(silent(), Need.WRITE)  # while the read is on its way
+    service.breaker.trip(silent("list_parts"), Need.READ)
+    await trio.sleep(60)
+    assert service.breaker.outage is not None
+    assert service.probes[0] is Need.READ
+    assert set(service.probes[1:]) == {Need.WRITE}
+    service.fails[Need.WRITE] = None
+    with trio.fail_after(20):
+        await service.breaker.wait_up()

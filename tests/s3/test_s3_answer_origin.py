@@ -1,0 +1,186 @@
+"""Who answered? What stands between us and the store says nothing of an upload (kind 5; P2, P6)."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from s3.scripted_store import Passes, Reply, ScriptedStore, client_of, error_reply, part_ack
+
+from cef_trio.exceptions import S3OperationError
+from cef_trio.resilience.retry import is_outage
+from cef_trio.s3.answer_origin import NOT_S3_ANSWER, describe_foreign, is_marked
+from cef_trio.s3.client import S3Client
+from cef_trio.s3.config import ChecksumMode
+from cef_trio.s3.model import ChecksumAlgorithm, PartToComplete
+
+CRC = ChecksumAlgorithm.CRC64NVME
+DATA = b"0123456789"
+IDS = {"x-amz-request-id": "4442587FB7D0A2F9"}
+PAGE = {"content-type": "text/html; charset=utf-8", "content-length": "150", "server": "nginx"}
+PARTS = [PartToComplete(1, "781e5e245d69b566979b86e28d23f2c7", 10, 1, None)]
+
+Call = Callable[[S3Client], Awaitable[Any]]
+
+
+async def get(client: S3Client) -> None:
+    async with client.get_object("k") as (_, chunks):
+        async for _ in chunks:
+            pass
+
+
+CALLS: dict[str, Call] = {
+    "create_multipart_upload": lambda s3: s3.create_multipart_upload("k", metadata={}),
+    "upload_part": lambda s3: s3.upload_part("k", "u", 1, Passes(DATA), CRC),
+    "list_parts": lambda s3: s3.list_parts("k", "u"),
+    "list_multipart_uploads": lambda s3: s3.list_multipart_uploads(),
+    "list_objects": lambda s3: s3.list_objects("p"),
+    "abort_multipart_upload": lambda s3: s3.abort_multipart_upload("k", "u"),
+    "put_object": lambda s3: s3.put_object("k", DATA, content_type="text/plain"),
+    "head_object": lambda s3: s3.head_object("k"),
+    "get_object": get,
+    "delete_object": lambda s3: s3.delete_object("k"),
+    "head_bucket": lambda s3: s3.head_bucket(),
+    "abort_rules": lambda s3: s3.abort_rules(),
+    "create_bucket": lambda s3: s3.create_bucket(),
+    "complete_multipart_upload": lambda s3: s3.complete_multipart_upload("k", "u", PARTS, checksum=CRC, stream_id="s"),
+}
+BY_HEAD = {"head_object", "head_bucket"}
+
+
+def page(status: int, title: str = "404 Not Found") -> bytes:
+    return f"<html>\r\n<head><title>{title}</title></head>\r\n<body>{status}</body></html>".encode()
+
+
+async def failed(call: str, *script: Any) -> S3OperationError:
+    store = ScriptedStore(*script)
+    async with client_of(store, checksum=ChecksumMode.CRC64NVME) as client:
+        with pytest.raises(S3OperationError) as caught:
+            await CALLS[call](client)
+    assert store.played_out
+    return caught.value
+
+
+@pytest.mark.parametrize("status", [301, 400, 401, 403, 404, 405, 407, 410, 413, 502, 503, 504])
+@pytest.mark.parametrize("call", CALLS)
+async def test_a_page_in_the_stores_place_is_passing_and_says_whose_it_is(call: str, status: int) -> None:
+    body = b"" if call in BY_HEAD else page(status)
+    error = await failed(call, Reply(status, PAGE, body))
+    assert (error.code, error.transient, error.status) == (NOT_S3_ANSWER, True, status)
+    assert is_outage(error)
+    assert "not S3's own" in str(error)
+    assert "nginx" in str(error)
+    assert ("404 Not Found" in str(error)) is (call not in BY_HEAD)
+
+
+@pytest.mark.parametrize("status", [200, 204])
+@pytest.mark.parametrize("call", sorted(set(CALLS) - {"complete_multipart_upload"}))
+async def test_a_page_with_a_status_of_success_is_no_success(call: str, status: int) -> None:
+    body = b"" if call in BY_HEAD else page(status, "Please log in")
+    error = await failed(call, Reply(200 if not body else status, PAGE, body))
+    assert (error.code, error.transient) == (NOT_S3_ANSWER, True)
+
+
+async def test_a_page_instead_of_a_completion_makes_us_look_at_the_object_and_nothing_is_concluded() -> None:
+    error = await failed("complete_multipart_upload", Reply(200, PAGE, page(200, "Log in")), Reply(404, IDS))
+    assert (error.code, error.transient) == (NOT_S3_ANSWER, True)
+
+
+@pytest.mark.parametrize("body", [b"", b"404 page not found\n", b'{"message": "no Route matched"}', b"<Oops/>"])
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 413])
+@pytest.mark.parametrize("call", CALLS)
+async def test_what_lacks_the_request_id_of_a_store_that_sends_one_is_not_the_stores(
+    call: str, status: int, body: bytes
+) -> None:
+    store = ScriptedStore(Reply(200, IDS), Reply(204, IDS), Reply(status, {}, b"" if call in BY_HEAD else body))
+    async with client_of(store, checksum=ChecksumMode.CRC64NVME) as client:
+        await client.head_bucket()
+        await client.delete_object("other")
+        with pytest.raises(S3OperationError) as caught:
+            await CALLS[call](client)
+    assert (caught.value.code, caught.value.transient) == (NOT_S3_ANSWER, True)
+
+
+@pytest.mark.parametrize(
+    ("reply", "code"),
+    [
+        (error_reply(404, "NoSuchUpload"), "NoSuchUpload"),
+        (error_reply(404, "NoSuchKey"), "NoSuchUpload"),
+        (Reply(404, IDS), "NoSuchUpload"),
+        (Reply(404, {"x-amz-id-2": "x"}, b'{"json": 1}'), "NoSuchUpload"),
+        (Reply(404), "NoSuchUpload"),
+        (error_reply(403, "AccessDenied"), "AccessDenied"),
+        (Reply(501), "Http501"),
+        (Reply(405, {}, b"method not allowed"), "Http405"),
+    ],
+)
+async def test_the_stores_own_refusal_stands(reply: Reply, code: str) -> None:
+    error = await failed("list_parts", reply)
+    assert (error.code, error.transient) == (code, False)
+
+
+async def test_a_bare_404_of_a_store_that_says_why_is_not_the_stores() -> None:
+    store = ScriptedStore(error_reply(404, "NoSuchUpload"), Reply(404))
+    async with client_of(store) as client:
+        for code in ("NoSuchUpload", NOT_S3_ANSWER):
+            with pytest.raises(S3OperationError) as caught:
+                await client.list_parts("k", "u")
+            assert caught.value.code == code
+
+
+async def test_stores_that_answer_head_bare_are_believed() -> None:
+    """moto says text/html of nothing, Swift and S3 application/xml, all of them without a body."""
+    moto = {"content-type": "text/html; charset=utf-8", "content-length": "0"}
+    for headers in ({}, moto, {"content-type": "application/xml"}, IDS):
+        async with client_of(ScriptedStore(Reply(404, headers), Reply(403, headers))) as client:
+            assert await client.head_object("k") is None
+            with pytest.raises(S3OperationError) as caught:
+                await client.head_bucket()
+            assert caught.value.code == "AccessDenied"
+
+
+async def test_an_s3_document_without_an_id_takes_back_what_was_concluded_from_ids() -> None:
+    store = ScriptedStore(Reply(200, IDS), Reply(404), error_reply(404, "NoSuchKey"), Reply(404))
+    async with client_of(store) as client:
+        await client.head_bucket()
+        with pytest.raises(S3OperationError):
+            await client.head_object("k")
+        with pytest.raises(S3OperationError):
+            await client.list_parts("k", "u")
+        assert await client.head_object("k") is None
+
+
+async def test_a_marked_acknowledgement_is_believed_whatever_type_it_names() -> None:
+    """Swift acknowledges with text/html and no body."""
+    headers = {**part_ack(DATA).headers, "content-type": "text/html"}
+    async with client_of(ScriptedStore(Reply(200, headers)), checksum=ChecksumMode.CRC64NVME) as client:
+        assert (await CALLS["upload_part"](client)).part_number == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (404, "ingress"),
+        (413, "client_max_body_size"),
+        (407, "uses no proxy"),
+        (403, "proxy"),
+        (200, "log-in page"),
+        (302, "redirects to https://login.example/"),
+        (418, "check S3_ENDPOINT_URL"),
+    ],
+)
+def test_the_likely_cause_is_said(status: int, words: str) -> None:
+    assert words in describe_foreign(status, {"location": "https://login.example/"}, b"")
+
+
+def test_a_title_is_one_short_line_of_what_can_be_printed() -> None:
+    text = describe_foreign(404, {}, b"<TITLE x>\n a &lt;b&gt;\x1b[31m\xff " + b"y" * 9999 + b"</TITLE>")
+    assert "'a <b> [31m" in text
+    assert len(text) < 300
+    assert "Only words" in describe_foreign(404, {}, b"<body><script>no</script><p>Only <b>words</b></p>")
+
+
+def test_what_stands_in_front_of_s3_is_not_s3() -> None:
+    assert is_marked({"x-amz-id-2": "x"})
+    assert not is_marked({"x-amz-cf-id": "x", "x-amzn-requestid": "x", "x-amz-apigw-id": "x"})

@@ -1,0 +1,209 @@
+"""Where access keys come from."""
+
+from __future__ import annotations
+
+import builtins
+import threading
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from botocore.credentials import RefreshableCredentials
+from botocore.exceptions import CredentialRetrievalError
+from s3.scripted_store import CREDENTIALS, Reply, ScriptedStore, client_of, error_reply
+
+from cef_trio.exceptions import S3OperationError
+from cef_trio.s3.credentials import ChainCredentials, StaticCredentials
+from cef_trio.s3.signing import Credentials
+
+
+class Session:
+    """A botocore session of which only the chain is real enough."""
+
+    def __init__(self, load: Any) -> None:
+        self.load = load
+        self.loaded = 0
+
+    def get_component(self, name: str) -> Session:
+        assert name == "credential_provider"
+        return self
+
+    def load_credentials(self) -> Any:
+        self.loaded += 1
+        return self.load()
+
+
+@pytest.fixture(autouse=True)
+def no_credentials_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
+async def test_credentials_of_the_settings_are_what_they_are() -> None:
+    provider = StaticCredentials(CREDENTIALS)
+    assert await provider.get() is CREDENTIALS
+    assert not provider.rejected()
+
+
+async def test_a_profile_of_the_shared_file_is_found_by_botocores_chain(tmp_path: Path) -> None:
+    (tmp_path / "credentials").write_text(
+        "[cameras]\naws_access_key_id=AK\naws_secret_access_key=SK\naws_session_token=T\n"
+    )
+    assert await ChainCredentials(profile="cameras").get() == Credentials("AK", "SK", "T")
+
+
+async def test_an_empty_chain_says_what_to_set() -> None:
+    with pytest.raises(S3OperationError, match="S3_ACCESS_KEY_ID") as caught:
+        await ChainCredentials().get()
+    assert (caught.value.code, caught.value.transient) == ("NoCredentials", False)
+
+
+async def test_a_chain_whose_service_does_not_answer_is_transient() -> None:
+    def fail() -> Any:
+        raise CredentialRetrievalError(provider="imds", error_msg="no answer")
+
+    with pytest.raises(S3OperationError, match="no answer") as caught:
+        await ChainCredentials(session=Session(fail)).get()
+    assert caught.value.transient
+
+
+async def test_without_botocore_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def without_botocore(name: str, *args: Any) -> Any:
+        if name.startswith("botocore"):
+            raise ImportError(name)
+        return real(name, *args)
+
+    chain = ChainCredentials()  # a command that never asks S3 gets so far
+    monkeypatch.setattr(builtins, "__import__", without_botocore)
+    with pytest.raises(S3OperationError, match=r"pip install 'cef-trio\[aws\]'") as caught:
+        await chain.get()
+    assert (caught.value.code, caught.value.transient) == ("MissingExtra", False)
+
+
+async def test_credentials_are_renewed_before_they_run_out(autojump_clock: trio.testing.MockClock) -> None:
+    given = iter(range(10))
+
+    def metadata() -> dict[str, str]:
+        expiry = datetime.now(UTC) + timedelta(minutes=5)  # within botocore's mandatory time: renewed at every asking
+        return {"access_key": f"AK{next(given)}", "secret_key": "SK", "token": "T", "expiry_time": expiry.isoformat()}
+
+    session = Session(lambda: RefreshableCredentials.create_from_metadata(metadata(), metadata, "test"))
+    chain = ChainCredentials(session=session)
+    first = await chain.get()
+    assert await chain.get() == first
+    await trio.sleep(61)
+    assert await chain.get() != first
+    assert session.loaded == 1
+
+
+async def test_many_tasks_fetch_once() -> None:
+    threads: list[int] = []
+
+    def load() -> Any:
+        threads.append(threading.get_ident())
+        return RefreshableCredentials("AK", "SK", "T", datetime.now(UTC) + timedelta(hours=6), None, "test")
+
+    chain = ChainCredentials(session=Session(load))
+    async with trio.open_nursery() as nursery:
+        for _ in range(10):
+            nursery.start_soon(chain.get)
+    assert len(threads) == 1
+    assert threads[0] != threading.get_ident()
+
+
+async def test_a_metadata_service_that_hangs_does_not_hold_a_cancellation_back() -> None:
+    release, began = threading.Event(), threading.Event()
+
+    def hang() -> Any:
+        began.set()
+        release.wait(60)
+
+    chain = ChainCredentials(session=Session(hang))
+    try:
+        with trio.fail_after(30):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(chain.get)
+                await trio.to_thread.run_sync(began.wait)
+                nursery.cancel_scope.cancel()
+    finally:
+        release.set()
+
+
+async def test_an_expired_token_is_fetched_anew_where_that_can_help() -> None:
+    tokens = iter(["old", "new"])
+
+    def load() -> Any:
+        return RefreshableCredentials("AK", "SK", next(tokens), datetime.now(UTC) + timedelta(hours=6), None, "test")
+
+    store = ScriptedStore(error_reply(400, "ExpiredToken"), Reply(200), error_reply(400, "ExpiredToken"))
+    async with client_of(store, credentials=ChainCredentials(session=Session(load))) as client:
+        with pytest.raises(S3OperationError) as caught:
+            await client.head_bucket()
+        assert caught.value.transient
+        await client.head_bucket()
+    assert [request.headers["x-amz-security-token"] for request in store.requests] == ["old", "new"]
+    async with client_of(store) as client:
+        with pytest.raises(S3OperationError, match="S3_SESSION_TOKEN") as caught:
+            await client.head_bucket()
+    assert not caught.value.transient
+
+
+# ---- credentials that are renewed: kind 6 ----
+
+RENEWED = Credentials("AKRENEWED", "SK2", "T2")
+
+
+@pytest.mark.parametrize("code", ["ExpiredToken", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied"])
+async def test_p6_keys_that_are_refused_are_read_again_from_their_files(code: str) -> None:
+    provider = StaticCredentials(CREDENTIALS, lambda: RENEWED)
+    store = ScriptedStore(error_reply(403, code), Reply(), Reply())
+    async with client_of(store, credentials=provider) as s3:
+        with pytest.raises(S3OperationError) as caught:
+            await s3.delete_object("k")
+        assert caught.value.refusal, "the breaker asks again, by a probe, before it is believed"
+        await s3.delete_object("k")
+    assert await provider.get() == RENEWED
+
+
+async def test_p6_keys_that_cannot_be_read_again_now_stay_as_they_are() -> None:
+    found: list[Credentials | None] = [None, RENEWED]
+    provider = StaticCredentials(CREDENTIALS, lambda: found.pop(0))
+    provider.rejected()
+    assert await provider.get() == CREDENTIALS
+    provider.rejected()
+    assert await provider.get() == RENEWED
+
+
+@pytest.mark.parametrize("error", [ValueError("half of its JSON"), KeyError("Version"), RuntimeError("still expired")])
+async def test_p6_a_hiccup_of_the_chain_is_transient_whatever_it_raises(error: Exception) -> None:
+    def fail() -> Any:
+        raise error
+
+    with pytest.raises(S3OperationError) as caught:
+        await ChainCredentials(session=Session(fail)).get()
+    assert caught.value.transient
+
+
+async def test_p6_a_chain_that_had_credentials_and_has_none_now_has_them_again_later() -> None:
+    class Resolved:
+        def get_frozen_credentials(self) -> Credentials:
+            return Frozen()  # type: ignore[return-value]
+
+    class Frozen:
+        access_key, secret_key, token = "AK", "SK", None
+
+    found: list[Any] = [Resolved(), None, Resolved()]
+    provider = ChainCredentials(session=Session(lambda: found.pop(0)))
+    await provider.get()
+    provider.rejected()
+    with pytest.raises(S3OperationError) as caught:
+        await provider.get()
+    assert (caught.value.code, caught.value.transient) == ("NoCredentials", True)
+    assert (await provider.get()).access_key_id == "AK"

@@ -1,0 +1,65 @@
+"""P5: the trial upload of a probe leaves nothing open, also where it is cancelled or refused half-way."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import trio
+
+from cef_trio.exceptions import S3OperationError
+from cef_trio.resilience.outage import Need
+from cef_trio.s3.store_probe import StoreProbe
+
+
+class Store:
+    """A store that denies the probe's key alone, and takes a trial's part as late as a test likes."""
+
+    def __init__(self, *, part_error: S3OperationError | None = None) -> None:
+        self.open: set[str] = set()
+        self.part_asked, self.take_part = trio.Event(), trio.Event()
+        self.part_error = part_error
+        self.options = SimpleNamespace(content_type="video/mp4", for_recording=dict)
+
+    async def probe(self, _need: Need, _key: str) -> None:
+        raise S3OperationError("probe", "denied", code="AccessDenied", status=403, transient=False)
+
+    async def create_multipart_upload(self, key: str, **_options: Any) -> Any:
+        await trio.lowlevel.checkpoint()
+        self.open.add(key)
+        return SimpleNamespace(upload_id="trial", checksum=None)
+
+    async def upload_part(self, *_arguments: Any) -> None:
+        self.part_asked.set()
+        await self.take_part.wait()
+        if self.part_error is not None:
+            raise self.part_error
+
+    async def abort_multipart_upload(self, key: str, _upload_id: str) -> None:
+        await trio.lowlevel.checkpoint()
+        self.open.remove(key)
+
+
+def probe(store: Any) -> StoreProbe:
+    return StoreProbe(store, "probe", "streams/trial/recording.mp4")
+
+
+async def test_p5_a_cancelled_trial_is_aborted() -> None:
+    store = Store()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(probe(store), Need.WRITE)
+        await store.part_asked.wait()
+        assert store.open
+        nursery.cancel_scope.cancel()
+    assert not store.open
+
+
+async def test_p5_a_refused_trial_is_aborted_and_the_refusal_is_everybodys() -> None:
+    store = Store(
+        part_error=S3OperationError("upload_part", "denied", code="AccessDenied", status=403, transient=False)
+    )
+    store.take_part.set()
+    with pytest.raises(S3OperationError):
+        await probe(store)(Need.WRITE)
+    assert not store.open

@@ -1,0 +1,589 @@
+"""P8: what a whole daemon does with uploaded recordings: nothing unless asked, and then only once they are safe."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog.testing
+import trio
+from structlog.typing import EventDict
+from trio.testing import MockClock
+from worlds.waiting import completed
+
+from cef_trio.checkpoint.model import Lease
+from cef_trio.checkpoint.redis.keys import claim
+from cef_trio.checkpoint.states import Status, StreamSet
+from cef_trio.lab.disk import InlineDisk, MortalDisk
+from cef_trio.lab.faults import Blow, Strike
+from cef_trio.lab.world import BUCKET, PART, World, WorldDaemon
+from cef_trio.lab.writers import Writers
+from cef_trio.postprocess import rename_file
+from cef_trio.postprocess.after_upload_rules import AfterUploadRule, Deed
+from cef_trio.postprocess.copy_file import Copy
+from cef_trio.postprocess.retention import forget_now
+from cef_trio.resilience import shield as shield_room
+from cef_trio.s3_endpoint import Fault, Kind, Moment
+
+DELETE = AfterUploadRule(Deed.DELETE)
+
+
+@pytest.fixture
+def said() -> Iterator[list[EventDict]]:
+    with structlog.testing.capture_logs() as events:
+        yield events
+
+
+@pytest.fixture
+def done(world: World) -> Path:
+    """The folder that recordings are moved to."""
+    folder = world.folder.parent / "done"
+    world.after_upload = AfterUploadRule(Deed.MOVE, str(folder))
+    return folder
+
+
+def events(said: list[EventDict], event: str) -> list[EventDict]:
+    return [entry for entry in said if entry["event"] == event]
+
+
+async def until(condition: Callable[[], bool], seconds: float = 120) -> None:
+    with trio.fail_after(seconds):
+        while True:
+            if condition():
+                return
+            await trio.sleep(0.1)
+
+
+async def quiet(world: World, seconds: float = 30) -> None:
+    """Let everything come to rest that is going to."""
+    await trio.sleep(seconds)
+    assert world.gone_unsaved == []
+
+
+async def test_a_recording_is_kept_unless_asked_otherwise(world: World, autojump_clock: MockClock) -> None:
+    world.append(PART + 1)
+    async with world.daemon() as daemon:
+        daemon.closed()
+        await completed(world)
+        await quiet(world)
+    assert world.recordings() == [world.content()]
+    assert world.endpoint.log.calls["HeadObject"] == 0
+
+
+@pytest.mark.parametrize("size_bytes", [0, 1, PART, 3 * PART + 7])
+async def test_p8_a_recording_of_any_size_is_deleted_once_it_is_completed(
+    world: World, autojump_clock: MockClock, said: list[EventDict], size_bytes: int
+) -> None:
+    world.after_upload = DELETE
+    world.append(size_bytes)
+    content, path = world.content(), Path(world.path())
+    async with world.daemon() as daemon:
+        daemon.closed()
+        await until(lambda: not path.exists())
+        daemon.gone()  # the news of our own deletion
+        daemon.supervisor.tell(world.scan())
+        await quiet(world)
+        (checkpoint,) = await completed(world)
+    assert world.recordings() == [content]
+    assert checkpoint.stream_set is StreamSet.COMPLETED
+    (event,) = events(said, "recording_deleted_after_upload")
+    assert (event["path"], event["stream_id"]) == (world.path(), checkpoint.meta.stream_id)
+    assert not events(said, "recording_deleted")
+
+
+async def test_p8_nothing_is_deleted_while_s3_does_not_answer_for_it(world: World, autojump_clock: MockClock) -> None:
+    world.after_upload = DELETE
+    armed = world.endpoint.faults.arm(Fault(Kind.RESET, "HeadObject", times=None))
+    world.append(10)
+    async with world.daemon() as daemon:
+        daemon.closed()
+        await completed(world)
+        await quiet(world, 300)
+        assert Path(world.path()).exists()
+        world.endpoint.faults.disarm(armed)
+        await until(lambda: not Path(world.path()).exists(), 4000)
+
+
+async def test_p8_a_recording_whose_object_is_gone_is_left_alone(
+    world: World, autojump_clock: MockClock, said: list[EventDict]
+) -> None:
+    """A lifecycle rule, or a person, between the completion and now."""
+    world.append(10)
+    async with world.daemon() as daemon:
+        daemon.closed()
+        (checkpoint,) = await completed(world)
+    world.endpoint.model.delete_object(BUCKET, checkpoint.meta.s3_key_prefix)
+    world.after_upload = DELETE
+    async with world.daemon():
+        await quiet(world)
+    assert Path(world.path()).exists()
+    (event,) = events(said, "after_upload_refused")
+    assert "not in S3 any more" in event["reason"]
+
+
+async def test_p8_a_recording_under_whose_key_lies_something_else_is_left_alone(
+    world: World, autojump_clock: MockClock, said: list[EventDict]
+) -> None:
+    world.append(8)
+    async with world.daemon() as daemon:
+        daemon.closed()
+        (checkpoint,) = await completed(world)
+    await world.put_foreign(checkpoint.meta.s3_key_prefix)
+    world.after_upload = DELETE
+    async with world.daemon():
+        await quiet(world)
+    assert Path(world.path()).exists()
+    assert events(said, "after_upload_refused")
+
+
+async def test_p8_a_recording_that_is_written_again_is_left_alone_and_uploaded_anew(
+    world: World, autojump_clock: MockClock
+) -> None:
+    """It changes between the question to S3 and the deletion, the last moment there is."""
+    world.after_upload = DELETE
+    world.endpoint.faults.arm(Fault(Kind.SLOW, "HeadObject", Moment.REPLY, seconds=5))
+    world.append(PART + 5)
+    first = world.content()
+    async with world.daemon() as daemon:
+        daemon.closed()
+        await until(lambda: world.endpoint.log.calls["HeadObject"] == 1)
+        world.append(3)
+        second = world.content()
+        daemon.saw()
+        daemon.closed()
+        await until(lambda: not Path(world.path()).exists())
+    assert sorted(world.recordings()) == sorted([first, second])
+    assert world.gone_unsaved == []
+
+
+async def test_p8_a_record_that_leads_out_of_the_folder_deletes_nothing_there(
+    world: World, autojump_clock: MockClock, said: list[EventDict], tmp_path: Path
+) -> None:
+    """A hand in Redis, or another daemon's name for the same path."""
+    world.append(10)
+    async with world.daemon() as daemon:
+        daemon.closed()
+        await completed(world)
+    (stream,) = world.store._streams.values()
+    outside = tmp_path / "outside.mp4"
+    Path(world.path()).rename(outside)
+    Path(world.path()).hardlink_to(outside)
+    stream.meta = replace(stream.meta, current_path=str(outside))
+    world.after_upload = DELETE
+    async with world.daemon():
+        await quiet(world)
+    assert outside.exists()
+    assert "not in the watch folder" in events(said, "after_upload_refused")[0]["reason"]
+
+
+async def test_a_claim_is_kept_as_long_as_a_copy_takes(
+    world: World, autojump_clock: MockClock, done: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two_file_systems(monkeypatch)
+    world.append(3 * 512 * 1024)
+    slow, held = InlineDisk.change, []
+
+    async def change(self: InlineDisk, call: Callable[[], Any], *, path: str = "/") -> Any:
+        await trio.sleep(9)  # for a block; the lease is of 30 seconds
+        held.append(world.store._holder(claim(world.known()[0].meta.stream_id, "after-upload")) is not None)
+        return await slow(self, call)
+
+    monkeypatch.setattr(MortalDisk, "change", change)
+    async with world.daemon() as daemon:
+        daemon.closed()
+        await until(lambda: not Path(world.path()).exists(), 600)
+    assert len(held) >= 6
+    assert all(held)
+
+
+async def test_what_a_crash_left_undone_the_next_start_does(world: World, autojump_clock: MockClock) -> None:
+    world.after_upload = DELETE
+    world.append(10)
+    async with world.killed_daemon() as daemon:
+        daemon.closed()
+        await completed(world)
+    assert Path(world.path()).exists()
+    async with world.daemon():
+        await until(lambda: not Path(world.path()).exists())
+    assert world.gone_unsaved == []
+
+
+async def test_p8_a_redis_that_lost_the_completion_of_a_deleted_recording_learns_it_from_s3(
+    world: World, autojump_clock: MockClock
+) -> None:
+    world.after_upload = DELETE
+    world.endpoint.faults.arm(Fault(Kind.SLOW, "CompleteMultipartUpload", Moment.REPLY, seconds=2))
+    world.append(PART + 5)
+    content = world.content()
+    async with world.daemon() as daemon:
+        daemon.closed()
+        await until(lambda: world.endpoint.log.calls["CompleteMultipartUpload"] == 1)
+        older = world.store.snapshot()
+        await until(lambda: not Path(world.path()).exists())
+    world.lose_redis(down_to=older)
+    async with world.daemon():
+        (checkpoint,) = await completed(world)
+    assert checkpoint.meta.status is Status.COMPLETED
+    assert world.recordings() == [content]
+
+
+async def test_recordings_that_were_completed_before_it_was_asked_for_are_taken_too(
+    world: World, autojump_clock: MockClock
+) -> None:
+    for name in ("a.mp4", "b.mp4"):
+        world.append(10, name)
+    async with world.daemon() as daemon:
+        daemon.closed("a.mp4")
+        daemon.closed("b.mp4")
+        await completed(world)
+        await quiet(world)
+    world.after_upload = DELETE
+    async with world.daemon():
+        await until(lambda: not list(world.folder.iterdir()))
+
+
+async def test_a_completed_recording_that_is_renamed_is_deleted_under_its_new_name(
+    world: World, autojump_clock: MockClock
+) -> None:
+    world.after_upload = DELETE
+    world.endpoint.faults.arm(Fault(Kind.ERROR, "HeadObject", times=None, code="AccessDenied"))
+    world.append(10)
+    async with world.daemon() as daemon:
+        daemon.closed()
+        await completed(world)
+        await trio.sleep(3)
+        Path(world.path()).rename(world.path("b.mp4"))
+        daemon.moved("a.mp4", "b.mp4")
+        world.endpoint.faults.clear()
+        await until(lambda: not Path(world.path("b.mp4")).exists())
+
+
+async def test_what_fails_is_said_and_tried_again_and_fails_no_stream(
+    world: World, autojump_clock: MockClock, said: list[EventDict], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.after_upload = DELETE
+    unlink, refusals = os.unlink, 3
+
+    def refuse(path: str, *, dir_fd: int | None = None) -> None:
+        nonlocal refusals
+        if refusals:
+            refusals -= 1
+            raise OSError(errno.EROFS, "Read-only file system")
+        unlink(path, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "unlink", refuse)
+    world.append(10)
+    async with world.daemon() as daemon:
+        daemon.closed()
+        await until(lambda: not Path(world.path()).exists(), 1000)
+        (checkpoint,) = await completed(world)
+    failed = events(said, "after_upload_failed")
+    assert [event["wait_seconds"] for event in failed] == [30.0, 60.0, 120.0]
+    assert failed[0]["error"] == f"cannot delete {world.path()!r}: Read-only file system"
+    assert checkpoint.meta.status is Status.COMPLETED
+
+
+async def test_work_that_another_daemon_has_claimed_is_left_to_it_until_its_claim_runs_out(
+    world: World, autojump_clock: MockClock
+) -> None:
+    world.append(10)
+    async with world.daemon() as daemon:
+        daemon.closed()
+        (checkpoint,) = await completed(world)
+    world.after_upload = DELETE
+    name = claim(checkpoint.meta.stream_id, "after-upload")
+    assert await world.store.acquire(name, Lease("another", "1", 100.0))
+    async with world.daemon():
+        await trio.sleep(95)
+        assert Path(world.path()).exists()
+        await until(lambda: not Path(world.path()).exists(), 60)
+
+
+async def test_a_stream_whose_file_was_deleted_or_moved_is_forgotten_in_its_time(
+    world: World, autojump_clock: MockClock, done: Path
+) -> None:
+    world.append(10)
+    async with world.daemon() as daemon:
+        daemon.closed()
+        await until(lambda: not Path(world.path()).exists())
+        assert await forget_now(daemon.services, timedelta(hours=1)) == 0
+        await trio.sleep(3700)
+        assert await forget_now(daemon.services, timedelta(hours=1)) == 1
+    assert world.known() == []
+
+
+# ---- moving ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["one file system", "two file systems"])
+def file_systems(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "two file systems":
+        two_file_systems(monkeypatch)
+
+
+def two_file_systems(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two folders nothing can be renamed any more, as between two file systems."""
+    renameat2 = rename_file._renameat2
+
+    def of_one_folder(from_folder: int, name: str, to_folder: int, new_name: str) -> int:
+        same = os.path.samestat(os.fstat(from_folder), os.fstat(to_folder))
+        return renameat2(from_folder, name, to_folder, new_name) if same else errno.EXDEV
+
+    monkeypatch.setattr(rename_file, "_renameat2", of_one_folder)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.usefixtures("file_systems")
+@pytest.mark.parametrize("size_bytes", [0, 3 * PART + 7, 1_200_000])
+async def test_p8_a_recording_is_moved_with_its_path_below_the_folder(
+    world: World, autojump_clock: MockClock, done: Path, said: list[EventDict], size_bytes: int
+) -> None:
+    (world.folder / "cam").mkdir()
+    world.append(size_bytes, "cam/a.mp4")
+    content = world.content("cam/a.mp4")
+    async with world.daemon() as daemon:
+        daemon.closed("cam/a.mp4")
+        await until(lambda: not Path(world.path("cam/a.mp4")).exists(), 600)
+        daemon.gone("cam/a.mp4")
+        await quiet(world)
+        (checkpoint,) = await completed(world)
+    assert contents(done) == {"cam/a.mp4": content}
+    assert world.recordings() == [content]
+    assert (done / "cam/a.mp4").stat().st_mtime_ns == checkpoint.meta.verified_mtime_ns
+    (event,) = events(said, "recording_moved_after_upload")
+    assert event["moved_to"] == str(done / "cam/a.mp4")
+
+
+@pytest.mark.usefixtures("file_systems")
+async def test_p8_a_name_that_is_taken_stays_what_it_is(world: World, autojump_clock: MockClock, done: Path) -> None:
+    done.mkdir()
+    (done / "a.mp4").write_bytes(b"of last year")
+    world.append(10)
+    content = world.content()
+    async with world.daemon() as daemon:
+        daemon.closed()
+        await until(lambda: not Path(world.path()).exists())
+        (checkpoint,) = await completed(world)
+    assert contents(done) == {"a.mp4": b"of last year", f"a.{checkpoint.meta.stream_id}.mp4": content}
+
+
+async def test_a_move_that_was_ended_between_the_copys_name_and_the_deletion_is_not_made_twice(
+    world: World, autojump_clock: MockClock, done: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two_file_systems(monkeypatch)
+    world.append(2 * PART)
+    content = world.content()
+    done.mkdir()
+    (done / "a.mp4").write_bytes(content)
+    async with world.daemon() as daemon:
+        daemon.closed()
+        await until(lambda: not Path(world.path()).exists())
+    assert contents(done) == {"a.mp4": content}
+
+
+async def test_p8_a_copy_that_is_not_what_was_verified_is_never_named(
+    world: World, autojump_clock: MockClock, done: Path, monkeypatch: pytest.MonkeyPatch, said: list[EventDict]
+) -> None:
+    """A disk that takes the bytes and keeps others."""
+    two_file_systems(monkeypatch)
+    write = Copy.write
+    monkeypatch.setattr(Copy, "write", lambda self, block, offset: write(self, block[::-1], offset))
+    world.append(PART)
+    async with world.daemon() as daemon:
+        daemon.closed()
+        await completed(world)
+        await quiet(world)
+    assert Path(world.path()).exists()
+    assert contents(done) == {}
+    assert "not what was written" in events(said, "after_upload_failed")[0]["error"]
+
+
+async def test_p8_bytes_that_changed_without_a_trace_are_noticed_by_the_copy(
+    world: World, autojump_clock: MockClock, done: Path, monkeypatch: pytest.MonkeyPatch, said: list[EventDict]
+) -> None:
+    """A writer that puts the modification time back; whoever reads the file again sees it all the same."""
+    two_file_systems(monkeypatch)
+    world.endpoint.faults.arm(Fault(Kind.SLOW, "HeadObject", Moment.REPLY, seconds=5))
+    world.append(PART)
+    before = Path(world.path()).stat()
+    async with world.daemon() as daemon:
+        daemon.closed()
+        await until(lambda: world.endpoint.log.calls["HeadObject"] == 1)
+        Path(world.path()).write_bytes(bytes(PART))
+        os.utime(world.path(), ns=(before.st_atime_ns, before.st_mtime_ns))
+        await quiet(world)
+    assert Path(world.path()).exists()
+    assert contents(done) == {}
+    assert "other bytes" in events(said, "after_upload_refused")[0]["reason"]
+
+
+@pytest.mark.parametrize("blow", [Blow.CANCEL, Blow.KILL])
+def test_p8_a_move_to_another_file_system_may_be_struck_at_every_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blow: Blow
+) -> None:
+    """Cancelled, nothing half is left; killed, at most a hidden copy. In the end there is one whole file, only one."""
+    two_file_systems(monkeypatch)
+    steps = 0
+    for at in range(1, 400):
+        folder = tmp_path / f"{blow}-{at}"
+        folder.mkdir()
+        steps = at
+        if not trio.run(_struck_move, folder, blow, at, clock=MockClock(autojump_threshold=0)):
+            break
+    assert 20 < steps < 399
+
+
+def test_a_copy_that_is_cancelled_would_stay_without_its_shield(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So the test above would notice."""
+    monkeypatch.setattr(shield_room, "removed", frozenset({"copy's removal"}))
+    with pytest.raises(AssertionError, match="half a copy was left"):
+        test_p8_a_move_to_another_file_system_may_be_struck_at_every_step(tmp_path, monkeypatch, Blow.CANCEL)
+
+
+async def _struck_move(folder: Path, blow: Blow, at: int) -> bool:
+    """Strike a daemon at its ``at``-th step after a recording was completed; false: the move was over before that."""
+    (folder / "watch").mkdir()
+    world = World(folder / "watch")
+    world.append(PART + 3)
+    content, source, done = world.content(), Path(world.path()), folder / "done"
+    async with world.daemon() as daemon:
+        daemon.closed()
+        await completed(world)
+        await trio.sleep(3)
+    world.after_upload = AfterUploadRule(Deed.MOVE, str(done))
+    async with world.services() as services, trio.open_nursery() as nursery:
+        struck = WorldDaemon(world, services)
+        steps = _Steps(at, blow, nursery.cancel_scope, world)
+        trio.lowlevel.add_instrument(steps)
+        try:
+            nursery.start_soon(struck.run)
+            await trio.sleep(20)
+        finally:
+            trio.lowlevel.remove_instrument(steps)
+        nursery.cancel_scope.cancel()
+    left = contents(done)
+    assert source.exists() or left == {"a.mp4": content}
+    if blow is Blow.CANCEL:
+        assert set(left) <= {"a.mp4"}, "half a copy was left"
+    assert left.get("a.mp4", content) == content
+    async with world.daemon():
+        await until(lambda: not source.exists())
+    assert contents(done) == {"a.mp4": content}
+    assert world.gone_unsaved == []
+    return steps.struck
+
+
+class _Steps(trio.abc.Instrument):
+    def __init__(self, at: int, blow: Blow, scope: trio.CancelScope, world: World) -> None:
+        self.strike = Strike(blow, at)
+        self.count = 0
+        self.struck = False
+        self._scope = scope
+        self._world = world
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.count += 1
+        if self.count == self.strike.at:
+            self.struck = True
+            if self.strike.blow is Blow.KILL:
+                self._world.life.end()
+            self._scope.cancel()
+
+
+@pytest.mark.usefixtures("file_systems")
+async def test_p8_a_folder_to_move_to_may_be_reached_by_a_link(
+    world: World, autojump_clock: MockClock, done: Path
+) -> None:
+    """``/srv/archive`` leads to where the large disk is mounted."""
+    real = world.folder.parent / "large disk"
+    real.mkdir()
+    done.symlink_to(real)
+    world.append(2 * PART)
+    content = world.content()
+    async with world.daemon() as daemon:
+        daemon.closed()
+        await until(lambda: not Path(world.path()).exists())
+    assert contents(real) == {"a.mp4": content}
+
+
+async def test_p6_a_record_that_no_daemon_wrote_ends_neither_the_streams_nor_what_follows_an_upload(
+    world: World, autojump_clock: MockClock, said: list[EventDict]
+) -> None:
+    world.append(PART, "forged.mp4")
+    async with world.daemon() as daemon:
+        daemon.closed("forged.mp4")
+        (checkpoint,) = await completed(world)
+        await trio.sleep(5)
+    stored = world.store._streams[checkpoint.meta.stream_id]
+    stored.meta = replace(stored.meta, part_size=0)
+    world.after_upload = DELETE
+    world.append(PART + 1)
+    async with world.daemon() as daemon:
+        daemon.closed()
+        await until(lambda: not Path(world.path()).exists())
+        await quiet(world)
+    assert Path(world.path("forged.mp4")).exists()
+    (event,) = events(said, "after_upload_broken")
+    assert event["stream_id"] == checkpoint.meta.stream_id
+
+
+async def test_p8_a_recording_is_deleted_after_a_boot_that_gave_its_disk_another_number(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    world = World(tmp_path / "watch", base=tmp_path)
+    system = world.kernel.file_system(world.folder)
+    system.fsid = b"its name"
+    writers = Writers(world.kernel, world.folder, world.random, world.journal)
+    writers.append(2 * PART, "a.mp4")
+    writers.close("a.mp4")
+    async with world.daemon():
+        await completed(world)
+    content = world.content()
+    system.device += 7
+    world.after_upload = AfterUploadRule(Deed.DELETE)
+    async with world.daemon():
+        await trio.sleep(10)
+    assert not Path(world.path()).exists()
+    assert world.recordings() == [content]
+
+
+async def test_p8_a_deletion_that_hangs_with_its_mount_keeps_no_other_recording_waiting(
+    world: World, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.after_upload = DELETE
+    for name in ("hung/1.mp4", "hung/2.mp4", "hung/3.mp4", "b.mp4", "c.mp4"):
+        Path(world.path(name)).parent.mkdir(exist_ok=True)
+        world.append(PART, name)
+    goes_on, change, begun = trio.Event(), MortalDisk.change, list[str]()
+
+    async def hanging(self: MortalDisk, call: Callable[[], Any], *, path: str = "/") -> Any:
+        if "/hung/" in path:
+            begun.append(path)
+            await goes_on.wait()
+        return await change(self, call, path=path)
+
+    monkeypatch.setattr(MortalDisk, "change", hanging)
+    async with world.daemon() as daemon:
+        daemon.closed("hung/1.mp4")
+        await until(lambda: bool(begun))
+        for name in ("hung/2.mp4", "hung/3.mp4", "b.mp4"):
+            daemon.closed(name)
+        daemon.services.mounts.hung.value = {world.path("hung"): trio.current_time()}
+        await until(lambda: not Path(world.path("b.mp4")).exists())
+        daemon.closed("c.mp4")
+        await until(lambda: not Path(world.path("c.mp4")).exists())
+        assert begun == [world.path("hung/1.mp4")], "one waits there, and no more"
+        daemon.services.mounts.hung.value = {}
+        goes_on.set()
+        await until(lambda: not list(Path(world.path("hung")).iterdir()))

@@ -1,0 +1,230 @@
+"""P6: every reason for which a stream may fail, provoked; said once and in full, and no other stream is harmed by it.
+
+``PROVOKED`` is the table: reason → what is done to ``bad.mp4``. ``aborted`` is not in it: only a person gives that
+reason (``tests/commands/test_operate_abort.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from structlog.testing import capture_logs
+from trio.testing import MockClock
+
+from cef_trio.checkpoint.memory import MemoryCheckpointStore
+from cef_trio.checkpoint.model import Checkpoint, Lease
+from cef_trio.checkpoint.states import SENTENCES, FailureReason, Status, StreamSet
+from cef_trio.exceptions import RedisOperationError
+from cef_trio.lab.world import PART, World, WorldDaemon
+from cef_trio.s3_endpoint import Fault, Kind
+from cef_trio.upload import part_plan
+from cef_trio.upload.failures import KEEPS_ITS_UPLOAD
+
+BAD, GOOD = "bad.mp4", "good.mp4"
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What a provocation may use."""
+
+    world: World
+    daemon: WorldDaemon
+    patch: pytest.MonkeyPatch
+
+
+Provoke = Callable[[Scene], Awaitable[None]]
+
+
+def refuse(operation: str, code: str) -> Provoke:
+    """S3 refuses a call for the bad recording for good."""
+
+    async def provoke(scene: Scene) -> None:
+        of_the_bad = lambda call: bool(call.key) and call.key.endswith(f"/{BAD}")  # noqa: E731
+        scene.world.endpoint.faults.arm(Fault(Kind.ERROR, operation, code=code, times=None, predicate=of_the_bad))
+        scene.daemon.closed(BAD)
+
+    return provoke
+
+
+def fail_to_record_a_part(error: Exception) -> Provoke:
+    async def provoke(scene: Scene) -> None:
+        record = MemoryCheckpointStore.record_part
+
+        async def failing(store: MemoryCheckpointStore, stream_id: str, *args: Any, **named: Any) -> None:
+            if store.snapshot().streams[stream_id].meta.original_path.endswith(BAD):
+                raise error
+            await record(store, stream_id, *args, **named)
+
+        scene.patch.setattr(MemoryCheckpointStore, "record_part", failing)
+        scene.daemon.closed(BAD)
+
+    return provoke
+
+
+async def delete_while_nobody_looks(scene: Scene) -> None:
+    """The daemon of the scene is the second one; the first had left the stream parked."""
+    del scene
+
+
+async def replace(scene: Scene) -> None:
+    await trio.sleep(1)
+    scene.world.append(2 * PART, "other.tmp")
+    Path(scene.world.path("other.tmp")).replace(scene.world.path(BAD))
+    scene.daemon.closed(BAD)
+
+
+async def outgrow_the_plan(scene: Scene) -> None:
+    scene.patch.setattr(part_plan, "MAX_PARTS", 3)
+    scene.daemon.closed(BAD)
+
+
+async def lose_the_upload_again_and_again(scene: Scene) -> None:
+    for _ in range(6):
+        scene.world.append(PART, BAD)
+        scene.daemon.saw(BAD)
+        await trio.sleep(5)
+        model = scene.world.endpoint.model
+        for upload in [one.upload for one in model._uploads.values() if one.upload.key.endswith(f"/{BAD}")]:
+            await model.abort("recordings", upload.key, upload.upload_id)
+    scene.daemon.closed(BAD)
+
+
+PROVOKED: dict[FailureReason, Provoke] = {
+    FailureReason.S3_UPLOAD: refuse("UploadPart", "EntityTooLarge"),
+    FailureReason.S3_REFUSED: refuse("CreateMultipartUpload", "KeyTooLongError"),
+    FailureReason.ACCESS_DENIED: refuse("UploadPart", "AccessDenied"),
+    FailureReason.NO_SUCH_BUCKET: refuse("CreateMultipartUpload", "NoSuchBucket"),
+    FailureReason.REDIS_UPDATE: fail_to_record_a_part(
+        RedisOperationError("record_part", "WRONGTYPE Operation against a key of another kind")
+    ),
+    FailureReason.FILE_MISSING_ON_RESUME: delete_while_nobody_looks,
+    FailureReason.FILE_REPLACED: replace,
+    FailureReason.FILE_TOO_LARGE: outgrow_the_plan,
+    FailureReason.UPLOAD_LOST: lose_the_upload_again_and_again,
+    FailureReason.FINALIZATION: refuse("CompleteMultipartUpload", "EntityTooSmall"),
+    FailureReason.UNEXPECTED: fail_to_record_a_part(ZeroDivisionError("a bug")),
+}
+NO_UPLOAD_WAS_OPENED = {FailureReason.S3_REFUSED, FailureReason.NO_SUCH_BUCKET}
+
+
+def test_every_reason_is_provoked_here() -> None:
+    assert set(PROVOKED) == set(FailureReason) - {
+        FailureReason.ABORTED,
+        FailureReason.FILE_UNREADABLE,  # of records that an earlier version wrote (test_unreadable_files.py)
+    }
+
+
+@pytest.mark.parametrize("reason", PROVOKED, ids=lambda reason: reason.value)
+async def test_p6_a_permanent_failure_is_recorded_said_once_and_harms_no_other_stream(
+    world: World, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, reason: FailureReason
+) -> None:
+    world.append(5 * PART, BAD)
+    world.append(2 * PART, GOOD)
+    if reason is FailureReason.FILE_MISSING_ON_RESUME:
+        async with world.daemon():
+            await trio.sleep(1)
+        Path(world.path(BAD)).unlink()
+    with capture_logs() as logs:
+        async with world.daemon() as daemon:
+            await PROVOKED[reason](Scene(world, daemon, monkeypatch))
+            daemon.closed(GOOD)
+            failed = await ended(world, Status.failed(reason), BAD)
+            await ended(world, Status.COMPLETED, GOOD)
+    assert failed.stream_set is StreamSet.FAILED
+    assert (failed.meta.failure_reason or "").startswith(f"{SENTENCES[reason]} ")
+    (said,) = [entry for entry in logs if entry["event"] == "stream_failed"]
+    assert said["reason"] == reason.value
+    assert isinstance(said["exc_info"], Exception), "with its traceback and its causes"
+    assert [entry["event"] for entry in logs if entry["log_level"] in {"error", "critical"}] == ["stream_failed"]
+    assert str(said["exc_info"]) == said["error"]
+    assert said["error"] in (failed.meta.failure_reason or "")
+    kept = reason in KEEPS_ITS_UPLOAD - NO_UPLOAD_WAS_OPENED
+    assert (failed.meta.s3_key_prefix in world.open_uploads()) is kept
+    assert world.content(GOOD) in world.recordings()
+
+
+async def ended(world: World, status: Status, name: str) -> Checkpoint:
+    """The stream of that recording that has that status by now."""
+    with trio.move_on_after(600):
+        while True:
+            for checkpoint in world.known():
+                if checkpoint.meta.status is status and checkpoint.meta.original_path == world.path(name):
+                    return checkpoint
+            await trio.sleep(0.5)
+    raise AssertionError([(one.meta.original_path, one.meta.status, one.meta.failure_reason) for one in world.known()])
+
+
+async def test_p6_a_failure_that_cannot_be_recorded_yet_is_said_once_and_recorded_when_it_can(
+    world: World, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.append(2 * PART, BAD)
+    transition, refusals = MemoryCheckpointStore.transition, 0
+
+    async def down_for_failures(
+        store: MemoryCheckpointStore, stream_id: str, lease: Lease, *args: Any, **options: Any
+    ) -> None:
+        nonlocal refusals
+        if args[0] is Status.FAILED_ACCESS_DENIED and refusals < 5:
+            refusals += 1
+            raise RedisOperationError("transition", "timed out", transient=True)
+        await transition(store, stream_id, lease, *args, **options)
+
+    monkeypatch.setattr(MemoryCheckpointStore, "transition", down_for_failures)
+    with capture_logs() as logs:
+        async with world.daemon() as daemon:
+            await refuse("UploadPart", "AccessDenied")(Scene(world, daemon, monkeypatch))
+            await ended(world, Status.FAILED_ACCESS_DENIED, BAD)
+    assert refusals == 5
+    assert [entry["event"] for entry in logs].count("stream_failed") == 1
+
+
+async def test_a_recording_that_is_gone_is_not_said_to_be_replaced_by_who_got_its_inode(
+    world: World, autojump_clock: MockClock
+) -> None:
+    world.append(5 * PART, BAD)
+    before = world.stat(BAD)
+    async with world.daemon():
+        await trio.sleep(1)
+    Path(world.path(BAD)).unlink()
+    world.append(2 * PART, GOOD)
+    if world.stat(GOOD).inode != before.inode:
+        pytest.skip("this file system does not give inodes out anew")
+    async with world.daemon() as daemon:
+        daemon.closed(GOOD)
+        failed = await ended(world, Status.FAILED_FILE_MISSING_ON_RESUME, BAD)
+        await ended(world, Status.COMPLETED, GOOD)
+    assert world.path(GOOD) in (failed.meta.failure_reason or "")
+    assert world.recordings() == [world.content(GOOD)]
+    assert world.open_uploads() == []
+
+
+async def test_p6_a_bug_in_saving_a_streams_end_is_said_and_ends_no_other_task(
+    world: World, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The exit code says that its state was not saved; the other's is."""
+    world.append(PART, BAD)
+    world.append(PART, GOOD)
+    with capture_logs() as logs:
+        async with world.daemon() as daemon:
+            world.endpoint.faults.arm(Fault(Kind.FREEZE, "UploadPart", times=None))
+            await trio.sleep(1)
+            ids = {Path(one.meta.original_path).name: one.meta.stream_id for one in world.known()}
+            save = daemon.services.exit_saves.save
+
+            async def bug(saving: Any) -> None:
+                if saving.stream_id == ids[BAD]:
+                    raise ZeroDivisionError("a bug")
+                await save(saving)
+
+            monkeypatch.setattr(daemon.services.exit_saves, "save", bug)
+            daemon.shutdown.request()
+            daemon.shutdown.request()
+    assert daemon.services.exit_saves.unsaved == {ids[BAD]}
+    assert [entry["event"] for entry in logs].count("stream_task_failed") == 1
+    statuses = {one.meta.stream_id: one.meta.status for one in world.known()}
+    assert statuses == {ids[BAD]: Status.ACTIVE, ids[GOOD]: Status.INTERRUPTED_CANCELLED}

@@ -1,0 +1,227 @@
+"""P2: a recording that gets its last name around its completion is uploaded once, whenever that is.
+
+Recorders write under one name and rename when they are done. While the task of a stream lives, that is news for it.
+Around its end nobody listens for a moment: the record says completed and the task is still leaving, or has left, and
+Redis is not asked again yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import structlog.testing
+import trio
+from structlog.typing import EventDict
+from trio.testing import MockClock
+from worlds.waiting import completed
+
+from cef_trio.checkpoint.memory import Moment
+from cef_trio.checkpoint.protocols import KnownPath
+from cef_trio.checkpoint.states import Status
+from cef_trio.lab.world import PART, World, WorldDaemon
+
+
+@pytest.fixture
+def said() -> Iterator[list[EventDict]]:
+    with structlog.testing.capture_logs() as events:
+        yield events
+
+
+def rename(world: World, daemon: WorldDaemon) -> None:
+    Path(world.path("a.mp4")).rename(world.path("b.mp4"))
+    daemon.moved("a.mp4", "b.mp4")
+
+
+def statuses(world: World) -> list[Status]:
+    return [checkpoint.meta.status for checkpoint in world.known()]
+
+
+@pytest.mark.parametrize(
+    ("operation", "moment"),
+    [
+        pytest.param("transition", Moment.AFTER, id="completed, and the task not told yet"),
+        pytest.param("release", Moment.SENT, id="the task is leaving"),
+        pytest.param("release", Moment.AFTER, id="the lease is given back"),
+        pytest.param("find_by_path", Moment.BEFORE, id="Redis is to be asked again"),
+        pytest.param("find_by_path", Moment.AFTER, id="Redis has been asked again"),
+    ],
+)
+async def test_p2_a_recording_renamed_in_the_moment_of_its_completion_is_uploaded_once(
+    world: World, autojump_clock: MockClock, operation: str, moment: Moment
+) -> None:
+    world.append(2 * PART + 10)
+    renamed: list[str] = []
+    async with world.daemon() as daemon:
+
+        async def strike(called: str, at: Moment) -> None:
+            await trio.lowlevel.checkpoint()
+            if not renamed and (called, at) == (operation, moment) and statuses(world) == [Status.COMPLETED]:
+                renamed.append(called)
+                rename(world, daemon)
+
+        daemon.closed()
+        world.store.fault = strike
+        await completed(world)
+        await trio.sleep(120)
+    assert renamed == [operation]
+    (checkpoint,) = world.known()
+    assert (checkpoint.meta.status, checkpoint.meta.current_path) == (Status.COMPLETED, world.path("b.mp4"))
+    assert world.recordings() == [world.content("b.mp4")]
+    assert world.received_bytes() == 2 * PART + 10
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.3, 0.999, 1.0, 1.5, 60.0])
+async def test_p2_a_recording_renamed_after_its_completion_is_uploaded_once(
+    world: World, autojump_clock: MockClock, seconds: float
+) -> None:
+    world.append(PART + 10)
+    async with world.daemon() as daemon:
+        daemon.closed()
+        await completed(world)
+        await trio.sleep(seconds)
+        rename(world, daemon)
+        await trio.sleep(120)
+    (checkpoint,) = world.known()
+    assert (checkpoint.meta.status, checkpoint.meta.current_path) == (Status.COMPLETED, world.path("b.mp4"))
+
+
+async def test_another_file_under_the_old_name_of_a_completed_recording_does_not_take_its_record_along(
+    world: World, autojump_clock: MockClock
+) -> None:
+    world.append(PART + 10)
+    async with world.daemon() as daemon:
+        daemon.closed()
+        await completed(world)
+        Path(world.path("a.mp4")).rename(world.path("kept"))  # not heard of
+        world.append(PART + 20)
+        rename(world, daemon)
+        daemon.closed("b.mp4")
+        await trio.sleep(30)
+    assert sorted(checkpoint.meta.current_path for checkpoint in world.known()) == [
+        world.path("a.mp4"),
+        world.path("b.mp4"),
+    ]
+
+
+async def test_a_stream_that_is_taken_up_while_its_new_name_is_recorded_keeps_its_lease(
+    world: World, autojump_clock: MockClock, said: list[EventDict]
+) -> None:
+    """The stale checker finds it unattended in the very moment in which the supervisor tells Redis of its new name."""
+    world.append(PART + 10)
+    async with world.daemon() as daemon:
+        daemon.saw()
+        await trio.sleep(3)
+    (parked,) = world.known()
+    assert parked.meta.status is Status.INTERRUPTED_SHUTDOWN
+    Path(world.path("a.mp4")).rename(world.path("away"))
+    tried: list[str] = []
+    async with world.daemon() as daemon:
+
+        async def strike(called: str, at: Moment) -> None:
+            await trio.lowlevel.checkpoint()
+            if not tried and (called, at) == ("rename", Moment.AFTER):
+                tried.append(called)
+                daemon.supervisor.resume_unattended(KnownPath(parked.meta, parked.stream_set))
+                await trio.sleep(0.5)  # long enough for its task to take the lease
+
+        world.store.fault = strike
+        Path(world.path("away")).rename(world.path("b.mp4"))
+        daemon.moved("a.mp4", "b.mp4")
+        await trio.sleep(3)
+        world.append(2 * PART, "b.mp4")
+        daemon.closed("b.mp4")
+        await completed(world)
+    assert tried == ["rename"]
+    assert [entry for entry in said if entry["event"] == "lease_lost"] == []
+    assert world.recordings() == [world.content("b.mp4")]
+
+
+async def test_a_stream_that_is_begun_while_leases_are_renewed_is_not_taken_for_lost(
+    world: World, autojump_clock: MockClock, said: list[EventDict]
+) -> None:
+    """It has a name before it has a lease; the answer to a question that was asked before says nothing of it."""
+    world.append(PART + 10)
+    async with world.daemon() as daemon, trio.open_nursery() as nursery:
+        asked: list[str] = []
+
+        async def strike(called: str, at: Moment) -> None:
+            await trio.lowlevel.checkpoint()
+            if not asked and (called, at) == ("create", Moment.BEFORE):
+                asked.append(called)
+                nursery.start_soon(daemon.supervisor._renew_now)
+                await trio.sleep(0.1)
+            elif (called, at) == ("renew", Moment.AFTER):
+                await trio.sleep(0.5)
+
+        world.store.fault = strike
+        daemon.saw()
+        await trio.sleep(3)
+        assert asked == ["create"]
+        (live,) = daemon.supervisor.live
+        assert not live.processor.disowned
+    assert [entry for entry in said if entry["event"] == "lease_lost"] == []
+
+
+async def test_p1_p2_a_recording_is_followed_to_its_new_name_by_a_scan_alone_though_another_file_has_the_old_one(
+    world: World, autojump_clock: MockClock, said: list[EventDict]
+) -> None:
+    """A recorder that rotates, and no event of it: ``cam.mp4`` becomes ``cam-1.mp4``, the next is ``cam.mp4``."""
+    world.append(3 * PART + 10)
+    async with world.daemon() as daemon:
+        daemon.saw()
+        await trio.sleep(2)
+        first = world.content()
+        Path(world.path("a.mp4")).rename(world.path("b.mp4"))
+        world.append(2 * PART + 5)
+        daemon.supervisor.tell(world.scan())
+        await trio.sleep(2)
+        daemon.closed("a.mp4")
+        daemon.closed("b.mp4")
+        await trio.sleep(10)
+        second = world.content()
+    assert statuses(world) == [Status.COMPLETED] * 2
+    assert sorted(world.recordings()) == sorted([first, second])
+    assert world.received_bytes() == len(first) + len(second)
+    assert [entry["event"] for entry in said].count("stream_failed") == 0
+
+
+async def test_p1_a_recording_that_took_the_name_of_another_one_is_followed_by_a_scan_alone(
+    world: World, autojump_clock: MockClock
+) -> None:
+    world.append(3 * PART + 10, "a.mp4")
+    world.append(2 * PART, "b.mp4")
+    async with world.daemon() as daemon:
+        daemon.saw("a.mp4")
+        daemon.saw("b.mp4")
+        await trio.sleep(2)
+        content = world.content("a.mp4")
+        Path(world.path("a.mp4")).rename(world.path("b.mp4"))
+        daemon.supervisor.tell(world.scan())
+        await trio.sleep(2)
+        daemon.closed("b.mp4")
+        await trio.sleep(10)
+    assert world.recordings() == [content]
+    assert Status.COMPLETED in statuses(world)
+
+
+async def test_p3_a_daemon_that_is_to_leave_decides_nothing_of_a_recording_whose_new_name_it_has_not_heard(
+    world: World, autojump_clock: MockClock
+) -> None:
+    """The next start finds it: to call it deleted now would abort the upload of a file that is there."""
+    world.append(2 * PART + 10)
+    async with world.daemon() as daemon:
+        daemon.saw()
+        await trio.sleep(1)
+        Path(world.path("a.mp4")).rename(world.path("b.mp4"))
+        daemon.gone("a.mp4")
+        await trio.sleep(0.1)  # it waits for news of the name, and for a scan
+    assert statuses(world) == [Status.INTERRUPTED_SHUTDOWN]
+    assert len(world.open_uploads()) == 1
+    async with world.daemon() as daemon:
+        await trio.sleep(1)
+        daemon.closed("b.mp4")
+        await completed(world)
+    assert world.recordings() == [world.content("b.mp4")]
+    assert world.received_bytes() == 2 * PART + 10

@@ -1,0 +1,301 @@
+"""What was true before an await is asked again after it, or was reserved before it (correctness.md, kind 12).
+
+Each test lets something happen in the very moments in which the daemon waits for an answer: all of them are enumerated,
+or the scheduler's dice are thrown with many seeds.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock
+from worlds.waiting import completed
+
+from cef_trio.checkpoint.memory import Moment
+from cef_trio.checkpoint.model import Lease
+from cef_trio.checkpoint.protocols import Change
+from cef_trio.checkpoint.states import Status
+from cef_trio.lab.scheduler import run_virtual
+from cef_trio.lab.world import PART, World, WorldDaemon
+from cef_trio.watch.events import Scanned
+
+SEEDS = range(8)
+ANOTHER = Lease("another", "token", 30.0)
+
+ON_THE_WAY_IN = [
+    pytest.param((seen, operation, moment), id=f"{'watcher' if seen else 'stale checker'}: {operation} {moment.value}")
+    for seen, operations in (
+        (True, ("find_by_path", "acquire", "load")),
+        (False, ("members", "holders", "load_metas", "acquire", "load")),
+    )
+    for operation in operations
+    for moment in (Moment.BEFORE, Moment.AFTER)
+]
+"""Every moment of every call that a daemon makes before it goes on with a stream, whoever proposes it. (Once the lease
+is its own, nobody else may change the stream: the blow then does nothing.)"""
+
+
+def _with_many_dice(folder: Path, story: Callable[[World], Awaitable[None]]) -> None:
+    """Tell the story in worlds of many seeds, each with another order of things."""
+
+    async def tell(seed: int) -> None:
+        watched = folder / f"watch-{seed}"
+        watched.mkdir()
+        await story(World(watched, seed=seed))
+
+    for seed in SEEDS:
+        run_virtual(tell, seed, seed=seed)
+
+
+def test_two_daemons_that_see_files_at_once_upload_each_of_them_once(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        for number in range(5):
+            world.append(2 * PART + number, f"{number}.mp4")
+        async with trio.open_nursery() as nursery, AsyncExitStack() as stack:
+            daemons = []
+            for instance in ("one", "two"):
+                services = await stack.enter_async_context(world.services(instance=instance))
+                daemons.append(WorldDaemon(world, services))
+                nursery.start_soon(daemons[-1].run)
+            await trio.sleep(0.5)
+            for daemon in daemons:
+                for number in range(5):
+                    daemon.closed(f"{number}.mp4")
+            await completed(world)
+            await trio.sleep(60)
+            for daemon in daemons:
+                daemon.shutdown.request()
+            await trio.sleep(10)
+        assert sorted(world.recordings()) == sorted(world.content(f"{number}.mp4") for number in range(5))
+        assert len(world.known()) == 5
+        assert world.received_bytes() == sum(2 * PART + number for number in range(5))
+        assert world.open_uploads() == []
+
+    _with_many_dice(tmp_path, story)
+
+
+def test_p1_an_upload_that_redis_forgot_is_adopted_by_one_of_two_files_that_fit_it(tmp_path: Path) -> None:
+    """A copy of a recording, under the same name in another folder, has its very bytes; then both are written on."""
+
+    async def story(world: World) -> None:
+        for folder in ("one", "two"):
+            (world.folder / folder).mkdir()
+        names = ("one/a.mp4", "two/a.mp4")
+        world.append(3 * PART, names[0])
+        async with world.killed_daemon() as daemon:
+            daemon.saw(names[0])
+            await trio.sleep(1)
+        assert len(world.open_uploads()) == 1
+        world.lose_redis()
+        shutil.copyfile(world.path(names[0]), world.path(names[1]))
+        for name in names:
+            world.append(PART + 10, name)
+        async with world.daemon() as daemon:
+            for name in names:
+                daemon.closed(name)
+            await completed(world)
+            await trio.sleep(60)
+        assert sorted(world.recordings()) == sorted(world.content(name) for name in names)
+        known = world.known()
+        assert {checkpoint.meta.current_path for checkpoint in known} == {world.path(name) for name in names}
+        objects = world.objects()
+        for checkpoint in known:
+            assert objects[checkpoint.meta.s3_key_prefix] == Path(checkpoint.meta.current_path).read_bytes()
+        assert world.open_uploads() == []
+
+    _with_many_dice(tmp_path, story)
+
+
+def _once(world: World, operation: str, moment: Moment, blow: Callable[[], Awaitable[None]]) -> list[str]:
+    """Let the blow fall in that moment of the first such call; returns what has struck so far."""
+    struck: list[str] = []
+
+    async def fault(called: str, at: Moment) -> None:
+        await trio.lowlevel.checkpoint()
+        if not struck and (called, at) == (operation, moment):
+            struck.append(called)
+            await blow()
+
+    world.store.fault = fault
+    return struck
+
+
+async def _interrupted(world: World) -> str:
+    """A stream with two parts that nobody works on; returns its id."""
+    world.append(2 * PART + 10)
+    async with world.daemon():
+        await trio.sleep(1)
+    (checkpoint,) = world.known()
+    assert checkpoint.meta.status is Status.INTERRUPTED_SHUTDOWN
+    assert len(checkpoint.parts) == 2
+    return checkpoint.meta.stream_id
+
+
+async def _struck_on_the_way_in(
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
+    strikes: tuple[bool, str, Moment],
+    blow: Callable[[str], Awaitable[None]],
+) -> tuple[str, list[str], list[str]]:
+    """Have another daemon do something to an interrupted stream in that moment, if it gets the stream's lease.
+
+    Returns the stream's id, which calls were struck, and whether it was done: the id again, or nothing.
+    """
+    seen, operation, moment = strikes
+    stream_id = await _interrupted(world)
+    if not seen:
+        monkeypatch.setattr(world, "scan", lambda: Scanned({}, began_at=trio.current_time()))
+    done: list[str] = []
+
+    async def with_a_lease() -> None:
+        if not await world.store.acquire(stream_id, ANOTHER):
+            return  # as `cef-trio abort` is refused
+        await blow(stream_id)
+        await world.store.release([stream_id], ANOTHER)
+        done.append(stream_id)
+
+    return stream_id, _once(world, operation, moment, with_a_lease), done
+
+
+@pytest.mark.parametrize("strikes", ON_THE_WAY_IN)
+async def test_an_abort_between_a_daemons_look_and_its_lease_is_an_end(
+    world: World,
+    autojump_clock: MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+    strikes: tuple[bool, str, Moment],
+) -> None:
+    async def abort(stream_id: str) -> None:
+        change = Change({"failure_reason": "aborted by a person"})
+        await world.store.transition(stream_id, ANOTHER, Status.FAILED_ABORTED, change)
+        await world.abort_open_uploads()
+        await world.store.update(stream_id, ANOTHER, Change({"s3_upload_id": None, "checksum_algorithm": None}))
+
+    _, struck, aborted = await _struck_on_the_way_in(world, monkeypatch, strikes, abort)
+    async with world.daemon() as daemon:
+        await trio.sleep(60)
+        daemon.closed()
+        await trio.sleep(60)
+    assert struck == [strikes[1]]
+    (checkpoint,) = world.known()
+    if aborted:
+        assert checkpoint.meta.status is Status.FAILED_ABORTED
+        assert checkpoint.meta.s3_upload_id is None
+        assert world.recordings() == []
+    else:
+        assert checkpoint.meta.status is Status.COMPLETED
+    assert world.open_uploads() == []
+    assert world.store.snapshot().leases == {}, "a lease that is nobody's keeps `retry` and `abort` out"
+
+
+@pytest.mark.parametrize("strikes", ON_THE_WAY_IN)
+async def test_p2_a_name_that_another_daemon_records_between_a_look_and_a_lease_costs_nothing(
+    world: World,
+    autojump_clock: MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+    strikes: tuple[bool, str, Moment],
+) -> None:
+    async def rename(stream_id: str) -> None:
+        Path(world.path("a.mp4")).rename(world.path("b.mp4"))
+        await world.store.rename(stream_id, ANOTHER, world.path("b.mp4"))
+
+    stream_id, struck, renamed = await _struck_on_the_way_in(world, monkeypatch, strikes, rename)
+    async with world.daemon() as daemon:
+        await trio.sleep(60)
+        name = "b.mp4" if renamed else "a.mp4"
+        daemon.closed(name)
+        await completed(world)
+    assert struck == [strikes[1]]
+    (checkpoint,) = world.known()
+    assert (checkpoint.meta.stream_id, checkpoint.meta.current_path) == (stream_id, world.path(name))
+    assert world.received_bytes() == 2 * PART + 10
+
+
+@pytest.mark.parametrize("moment", [Moment.BEFORE, Moment.AFTER])
+async def test_a_newer_name_that_another_daemon_recorded_before_a_names_lease_was_ours_stays(
+    world: World, autojump_clock: MockClock, moment: Moment
+) -> None:
+    """``a.mp4`` is completed and renamed to ``b.mp4``; while that is to be recorded, it becomes ``c.mp4``."""
+    world.append(PART)
+
+    async def rename_again() -> None:
+        Path(world.path("b.mp4")).rename(world.path("c.mp4"))
+        assert await world.store.acquire(stream_id, ANOTHER)
+        await world.store.rename(stream_id, ANOTHER, world.path("c.mp4"))
+        await world.store.release([stream_id], ANOTHER)
+
+    async with world.daemon() as daemon:
+        daemon.closed()
+        (checkpoint,) = await completed(world)
+        stream_id = checkpoint.meta.stream_id
+        struck = _once(world, "find_by_path", moment, rename_again)
+        Path(world.path("a.mp4")).rename(world.path("b.mp4"))
+        daemon.moved("a.mp4", "b.mp4")
+        await trio.sleep(30)
+    assert struck == ["find_by_path"]
+    (checkpoint,) = world.known()
+    assert checkpoint.meta.current_path == world.path("c.mp4")
+
+
+@pytest.mark.parametrize("moment", [Moment.BEFORE, Moment.AFTER])
+async def test_p2_a_file_that_gets_another_ones_name_while_redis_is_asked_is_asked_about_anew(
+    world: World, autojump_clock: MockClock, moment: Moment
+) -> None:
+    """``b.mp4`` is new; while Redis is asked about it, a recording that Redis knows is renamed over it."""
+    stream_id = await _interrupted(world)
+    world.append(100, "b.mp4")
+
+    async def rename() -> None:
+        await trio.lowlevel.checkpoint()
+        Path(world.path("a.mp4")).replace(world.path("b.mp4"))
+        daemon.moved("a.mp4", "b.mp4")
+
+    async with world.services() as services, trio.open_nursery() as nursery:
+        daemon = WorldDaemon(world, services)
+        struck = _once(world, "find_by_path", moment, rename)
+        nursery.start_soon(daemon.run)
+        await trio.sleep(60)
+        daemon.closed("b.mp4")
+        found = await completed(world)
+        daemon.shutdown.request()
+    assert struck == ["find_by_path"]
+    assert [checkpoint.meta.stream_id for checkpoint in found] == [stream_id]
+    assert world.recordings() == [world.content("b.mp4")]
+    assert world.received_bytes() == 2 * PART + 10
+
+
+async def test_a_webhook_that_another_daemon_delivered_between_look_and_claim_is_not_delivered_again(
+    world: World, autojump_clock: MockClock
+) -> None:
+    world.webhook = True
+    settled: list[str] = []
+
+    async def fault(called: str, at: Moment) -> None:
+        await trio.lowlevel.checkpoint()
+        if (called, at) == ("acquire", Moment.BEFORE) and not settled and world.owed_webhooks:
+            settled.extend(world.owed_webhooks)
+            await world.store.settle_webhook(settled[0])
+
+    world.append(100)
+    world.store.fault = fault
+    async with world.daemon() as daemon:
+        daemon.closed()
+        await completed(world)
+        await trio.sleep(120)
+    assert len(settled) == 1
+    assert world.receiver.acknowledged == set()
+
+
+async def test_one_of_two_tasks_that_begin_the_same_stream_is_refused(world: World, autojump_clock: MockClock) -> None:
+    """Should two tasks ever have one stream's id, the record's own path tells them apart."""
+    stream_id = await _interrupted(world)
+    (checkpoint,) = world.known()
+    await world.store.acquire(stream_id, ANOTHER)
+    other = replace(checkpoint.meta, original_path=world.path("z.mp4"), current_path=world.path("z.mp4"))
+    with pytest.raises(Exception, match="begun for another file"):
+        await world.store.create(other, ANOTHER)

@@ -1,0 +1,128 @@
+"""P6: what Redis refuses of one stream, or the disk of a stranger's path, keeps no other recording waiting."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import structlog.testing
+import trio
+from trio.testing import MockClock
+from worlds.waiting import completed
+
+from cef_trio.checkpoint.model import Lease
+from cef_trio.checkpoint.states import Status
+from cef_trio.exceptions import ChunkProcessingError, RedisOperationError
+from cef_trio.files.file_stat import FileStat
+from cef_trio.lab.world import PART, World
+
+
+def refuse_its_lease(world: World, stream_id: str) -> None:
+    """Its lease is a list: a hand that slipped. Redis answers WRONGTYPE to whoever asks for it."""
+    acquire = world.store.acquire
+
+    async def refusing(asked: str, lease: object) -> bool:
+        if asked == stream_id:
+            raise RedisOperationError("acquire", "WRONGTYPE Operation against a key holding the wrong kind of value")
+        return await acquire(asked, lease)  # type: ignore[arg-type]
+
+    world.store.acquire = refusing  # type: ignore[method-assign, assignment]
+
+
+async def test_p6_a_rename_that_redis_refuses_to_record_keeps_no_other_recording_waiting(
+    world: World, autojump_clock: MockClock
+) -> None:
+    world.append(PART + 10)
+    async with world.daemon() as daemon:
+        daemon.closed()
+        (checkpoint,) = await completed(world)
+        await trio.sleep(5)
+        refuse_its_lease(world, checkpoint.meta.stream_id)
+        Path(world.path("a.mp4")).rename(world.path("b.mp4"))
+        daemon.moved("a.mp4", "b.mp4")
+        world.append(7, "c.mp4")
+        daemon.closed("c.mp4")
+        await trio.sleep(60)
+    assert world.content("c.mp4") in world.recordings()
+
+
+async def test_p6_an_unattended_stream_that_redis_refuses_keeps_no_other_from_being_taken_up(
+    world: World, autojump_clock: MockClock
+) -> None:
+    """Whichever of them is asked about first."""
+    names = [f"{number}.mp4" for number in range(4)]
+    for name in names:
+        world.append(PART + 10, name)
+    async with world.daemon() as daemon:
+        for name in names:
+            daemon.saw(name)
+        await trio.sleep(3)
+    parked = world.known()
+    assert {checkpoint.meta.status for checkpoint in parked} == {Status.INTERRUPTED_SHUTDOWN}
+    for name in names:
+        Path(world.path(name)).unlink()
+    refused = parked[1].meta.stream_id
+    refuse_its_lease(world, refused)
+    async with world.daemon():
+        await trio.sleep(60)
+    assert {checkpoint.meta.stream_id for checkpoint in world.known() if checkpoint.stream_set.value == "active"} == {
+        refused
+    }
+
+
+async def test_p6_a_record_of_another_folder_on_a_dead_disk_keeps_no_new_recording_waiting(
+    world: World, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.append(PART + 10)
+    async with world.daemon() as daemon:
+        daemon.saw()
+        await trio.sleep(3)
+    (parked,) = world.known()
+    world.store._streams[parked.meta.stream_id].meta = replace(parked.meta, current_path="/mnt/dead/a.mp4")
+    world.store._by_path.clear()
+    Path(world.path()).unlink()
+    world.append(7, "c.mp4")
+    async with world.services() as services:
+        stat = type(services.disk).stat
+
+    async def dead(self: object, path: str) -> FileStat | None:
+        if path.startswith("/mnt/dead"):
+            raise ChunkProcessingError("cannot look: input/output error", transient=True)
+        return await stat(self, path)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(type(services.disk), "stat", dead)
+    async with world.daemon() as daemon:
+        daemon.closed("c.mp4")
+        await trio.sleep(60)
+    assert world.content("c.mp4") in world.recordings()
+
+
+async def test_p7_a_stream_whose_end_redis_refuses_is_not_begun_more_and_more_often(
+    world: World, autojump_clock: MockClock
+) -> None:
+    """Each task that ends looks again after a second, and the scans find the file too: that must not add up."""
+    world.append(PART + 10)
+    async with world.daemon() as daemon:
+        daemon.saw()
+        await trio.sleep(3)
+    begun: list[float] = []
+    acquire, stream_id = world.store.acquire, world.known()[0].meta.stream_id
+
+    async def refusing(asked: str, lease: Lease) -> bool:
+        begun.append(trio.current_time())
+        return await acquire(asked, lease)
+
+    async def transition(asked: str, *_: object, **__: object) -> None:
+        assert asked == stream_id
+        raise RedisOperationError("transition", "NOPERM No permissions to access a key")
+
+    world.store.acquire = refusing  # type: ignore[method-assign, assignment]
+    world.store.transition = transition  # type: ignore[method-assign, assignment]
+    with structlog.testing.capture_logs():  # tracebacks, one for each
+        async with world.daemon() as daemon:
+            for _ in range(50):
+                daemon.supervisor.tell(world.scan())
+                await trio.sleep(1.3)
+            last = trio.current_time()
+    assert 10 < len([moment for moment in begun if moment > last - 20]) < 60

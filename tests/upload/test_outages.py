@@ -1,0 +1,92 @@
+"""Kinds 8 and 10: a policy that denies the probe's key alone is no outage; a call that works again is known to work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import trio
+from structlog.testing import capture_logs
+from trio.testing import MockClock
+from worlds.waiting import completed
+
+from cef_trio.checkpoint.states import Status
+from cef_trio.lab.world import PART, World
+from cef_trio.resilience.best_effort import PAUSE_SECONDS
+from cef_trio.s3_endpoint import Fault, Kind
+
+PROBE = "cef-trio-probe"
+
+
+def deny(world: World, operation: str, denied: Callable[[str], bool]) -> None:
+    world.endpoint.faults.arm(
+        Fault(Kind.ERROR, operation, code="AccessDenied", times=None, predicate=lambda call: denied(call.key or ""))
+    )
+
+
+async def test_p6_a_policy_that_denies_the_probes_key_alone_makes_no_outage_of_one_recordings_refusal(
+    world: World, autojump_clock: MockClock
+) -> None:
+    deny(world, "PutObject", lambda key: key.endswith(PROBE))
+    deny(world, "UploadPart", lambda key: key.endswith("/refused.mp4"))
+    with capture_logs() as logs:
+        async with world.daemon() as daemon:
+            world.append(2 * PART, "refused.mp4")
+            daemon.closed("refused.mp4")
+            for number in range(3):
+                world.append(2 * PART, f"{number}.mp4")
+                daemon.closed(f"{number}.mp4")
+            await trio.sleep(50)
+    events = [entry["event"] for entry in logs]
+    assert "outage_began" not in events
+    assert events.count("probe_key_refused") == 1
+    assert len(world.recordings()) == 3
+    statuses = {known.meta.current_path: known.meta.status for known in world.known()}
+    assert statuses[world.path("refused.mp4")] is Status.FAILED_ACCESS_DENIED
+    assert [key for key in world.objects() if PROBE in key] == [], "the trial leaves nothing"
+    assert [key for key in world.open_uploads() if PROBE in str(key)] == []
+
+
+@pytest.mark.parametrize("also", ["CreateMultipartUpload", "UploadPart"])
+async def test_p6_what_is_denied_to_uploads_too_is_one_outage_and_passes(
+    world: World, autojump_clock: MockClock, also: str
+) -> None:
+    deny(world, "PutObject", lambda _: True)
+    deny(world, also, lambda _: True)
+    with capture_logs() as logs:
+        async with world.daemon() as daemon:
+            world.append(2 * PART)
+            daemon.closed()
+            await trio.sleep(300)
+            world.endpoint.faults.clear()
+            await completed(world)
+    events = [entry["event"] for entry in logs]
+    assert "probe_key_refused" not in events
+    assert "stream_failed" not in events
+    assert world.recordings() == [world.content()]
+
+
+@pytest.mark.parametrize("operation", ["ListMultipartUploads", "ListParts"])
+async def test_p10_an_optional_call_that_works_again_is_known_to_without_a_need_for_it(
+    world: World, autojump_clock: MockClock, operation: str
+) -> None:
+    world.append(PART)
+    async with world.daemon():
+        await trio.sleep(1)
+    world.endpoint.faults.arm(Fault(Kind.ERROR, operation, code="InternalError", times=None))
+    with capture_logs() as logs:
+        async with world.daemon() as daemon:
+            await trio.sleep(5)
+            world.append(PART)
+            daemon.closed()
+            await completed(world, seconds=200)
+
+            def failing() -> float | None:
+                return daemon.services.metrics.registry.get_sample_value("cef_trio_optional_calls_failing")
+
+            await trio.sleep(3 * PAUSE_SECONDS)
+            assert failing() == 1
+            world.endpoint.faults.clear()
+            await trio.sleep(2 * PAUSE_SECONDS)
+            assert failing() == 0
+    assert [entry["event"] for entry in logs].count("optional_call_failing") == 1, "the same error is said once"

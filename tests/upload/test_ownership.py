@@ -1,0 +1,311 @@
+"""P9: whose a stream is, by all that is told of its host and folder; and that what is another's is left alone."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import trio
+from servers.operating import a_part, a_stream, stream_id
+from trio.testing import MockClock
+from worlds.waiting import completed
+
+from cef_trio.checkpoint.model import FileIdentity, Lease, Owner
+from cef_trio.checkpoint.states import Status
+from cef_trio.cli.checks import Severity, StreamFacts, judge_streams
+from cef_trio.files.file_system import FolderPlace
+from cef_trio.lab.world import PART, World
+from cef_trio.observability import daemon_report
+from cef_trio.observability.daemon_report import DaemonReport
+from cef_trio.upload import ownership
+from cef_trio.upload.ownership import Ownership
+from cef_trio.upload.ownership_rules import Claim, claim, compare, owner_at
+from cef_trio.upload.reporter import Others
+from cef_trio.upload.services import Services
+
+PATH = "/rec/a.mp4"
+DISK, OTHER_DISK = "uuid:aa", "uuid:bb"
+SHARE, OTHER_NAME, NAMELESS_SHARE = "net:nfs nas:/rec", "net:nfs 10.0.0.1:/rec", "net:fuse bindfs"
+HERE, THERE = "/rec /", "/rec /srv/cam-2"
+OURS = Owner("a", DISK, HERE)
+THEIRS = Owner("b", OTHER_DISK, HERE)
+SOMEBODY = Lease("another-host", "1", 30.0)
+
+
+@pytest.mark.parametrize(
+    ("recorded", "ours", "expected"),
+    [
+        (Owner("a", DISK, HERE), OURS, Claim.OURS),
+        (Owner("a", None, HERE), OURS, Claim.OURS),
+        (Owner("a", "dev:/dev/sda1", HERE), Owner("a", "dev:/dev/sda1", HERE), Claim.OURS),
+        (Owner(None, DISK, HERE), OURS, Claim.OURS),  # a container that was not told of its machine
+        (Owner("a", DISK, "/rec /old"), Owner("a", DISK, "/ /old"), Claim.PERHAPS),
+        (Owner("a", DISK, "/rec /srv"), Owner("a", DISK, "/ /srv/../"), Claim.PERHAPS),
+        (Owner("a", DISK, "/ /"), Owner("a", DISK, "/rec /rec"), Claim.OURS),  # the same folder, as a container has it
+        (Owner("a", OTHER_DISK, HERE), OURS, Claim.PERHAPS),  # a new disk, or another container's
+        (Owner("a", DISK, THERE), OURS, Claim.PERHAPS),
+        (Owner("a", "dev:/dev/sdb1", HERE), Owner("a", "dev:/dev/sda1", HERE), Claim.PERHAPS),
+        (Owner("b", DISK, HERE), OURS, Claim.PERHAPS),  # a disk that moved, or was cloned
+        (Owner(None, DISK, THERE), Owner(None, DISK, HERE), Claim.PERHAPS),
+        (THEIRS, OURS, Claim.ANOTHERS),
+        (Owner("b", None, HERE), OURS, Claim.ANOTHERS),
+        (Owner("b", "dev:/dev/sda1", HERE), Owner("a", "dev:/dev/sda1", HERE), Claim.ANOTHERS),
+        (Owner(None, OTHER_DISK, HERE), Owner(None, DISK, HERE), Claim.ANOTHERS),
+        (Owner("b", SHARE, HERE), Owner("a", SHARE, HERE), Claim.OURS),  # they share the work by leases
+        (Owner("b", OTHER_NAME, HERE), Owner("a", SHARE, HERE), Claim.PERHAPS),  # a server has several names
+        (Owner("b", NAMELESS_SHARE, HERE), Owner("a", NAMELESS_SHARE, HERE), Claim.PERHAPS),
+        (Owner("a", NAMELESS_SHARE, HERE), Owner("a", NAMELESS_SHARE, HERE), Claim.OURS),
+        (Owner("b", SHARE, HERE), OURS, Claim.ANOTHERS),
+        (Owner(), Owner(), Claim.OURS),  # nothing is told of either
+    ],
+)
+def test_p9_whose_a_stream_is_is_told_by_machine_file_system_and_folder_together(
+    recorded: Owner, ours: Owner, expected: Claim
+) -> None:
+    assert compare(recorded, ours, PATH) is expected
+    assert compare(ours, recorded, PATH) is expected
+
+
+def test_p9_whoever_is_not_proved_to_be_us_by_name_and_place_never_has_our_name() -> None:
+    """The name keeps streams of one path apart in Redis; hosts that one name mixes up would fight for it."""
+    machines, systems, mounts = ("a", "b", None), (DISK, OTHER_DISK, SHARE, "dev:x", None), (HERE, THERE, None)
+    owners = [Owner(*evidence) for evidence in itertools.product(machines, systems, mounts)]
+    for one, other in itertools.combinations(owners, 2):
+        if one.name == other.name:
+            assert compare(one, other, PATH) is Claim.OURS
+    assert Owner().name == ""
+    assert Owner("a", SHARE, HERE).name == Owner("b", SHARE, HERE).name
+
+
+def test_p9_a_record_of_an_earlier_version_is_ours_unless_its_file_was_on_another_file_system() -> None:
+    old = a_stream(identity=FileIdentity(1, 2))
+    assert claim(old, OURS) is Claim.OURS
+    assert claim(replace(old, identity=FileIdentity(1, 2, fs_id=DISK)), OURS) is Claim.OURS
+    assert (
+        claim(replace(old, identity=FileIdentity(1, 2, fs_id="fsid:aa")), OURS) is Claim.OURS
+    )  # told by another kernel
+    assert claim(replace(old, identity=FileIdentity(1, 2, fs_id=OTHER_DISK)), OURS) is Claim.PERHAPS
+
+
+def test_p9_an_owner_is_the_machine_and_where_the_watch_folder_is() -> None:
+    assert owner_at(FolderPlace(1, DISK, HERE, "ext4", True, "/dev/sda1"), "a") == OURS
+    assert owner_at(FolderPlace(1, None, HERE, "xfs", True, "/dev/sda1"), None) == Owner(None, "dev:/dev/sda1", HERE)
+    assert owner_at(FolderPlace(1, None, HERE, "nfs", False, "nas:/rec"), "a") == Owner("a", SHARE, HERE)
+    assert owner_at(None, "a") == Owner("a")
+
+
+# -- a daemon ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def place(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Where the next daemon finds that it is."""
+    found = SimpleNamespace(owner=OURS)
+    monkeypatch.setattr(ownership, "owner_at", lambda *_: found.owner)
+    return found
+
+
+def record(world: World, number: int = 1) -> Any:
+    return next(one for one in world.known() if one.meta.stream_id == stream_id(number))
+
+
+async def has_theirs(world: World, status: Status, name: str = "a.mp4") -> Any:
+    """A record of another host, of a file that has the name, the size and the numbers of the one here."""
+    stat = Path(world.path(name)).stat()
+    theirs = a_stream(
+        1,
+        world.path(name),
+        identity=FileIdentity(stat.st_dev, stat.st_ino),
+        owner=THEIRS,
+        status=status,
+        verified_size_bytes=stat.st_size,
+        verified_mtime_ns=stat.st_mtime_ns,
+        last_activity_at_utc=world.utc_now() - timedelta(days=90),
+        completed_at_utc=world.utc_now() - timedelta(days=90),
+    )
+    await world.store.create(theirs, SOMEBODY, [a_part(1, PART)])
+    await world.store.release([stream_id(1)], SOMEBODY)
+    return record(world)
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        Status.ACTIVE,
+        Status.PENDING_COMPLETION,
+        Status.S3_COMPLETED,
+        Status.INTERRUPTED_SHUTDOWN,
+        Status.COMPLETED,
+        Status.DELETED_LOCALLY,
+        Status.FAILED_FILE_UNREADABLE,
+    ],
+)
+async def test_p9_a_stream_of_another_host_is_left_alone_whatever_its_status_and_a_file_of_its_path_is_uploaded_once(
+    world: World, autojump_clock: MockClock, place: SimpleNamespace, status: Status
+) -> None:
+    """All that looks at other streams has its turn: the idle checker, relocation, strays, retention."""
+    world.append(2 * PART + 10)
+    before = await has_theirs(world, status)
+    for _ in range(2):
+        async with world.daemon() as daemon:
+            daemon.closed()
+            await trio.sleep(700)
+            await daemon.services.store.prove()
+        assert record(world) == before
+        assert world.recordings() == [world.content()]
+        assert len(world.known()) == 2
+    assert (await world.store.find_by_path([world.path()]))[world.path()].meta.owner == THEIRS
+    assert (await world.store.find_by_path([world.path()], owner=OURS.name))[world.path()].meta.owner == OURS
+
+
+async def test_p9_a_rename_here_renames_no_stream_of_another_host_and_takes_its_path_from_none(
+    world: World, autojump_clock: MockClock, place: SimpleNamespace
+) -> None:
+    world.append(PART)
+    before = await has_theirs(world, Status.COMPLETED)
+    async with world.daemon() as daemon:
+        Path(world.path()).rename(world.path("b.mp4"))
+        daemon.moved("a.mp4", "b.mp4")
+        await trio.sleep(5)
+        assert record(world) == before
+        Path(world.path("b.mp4")).rename(world.path())  # and now one of ours gets the path that theirs has
+        daemon.moved("b.mp4", "a.mp4")
+        await trio.sleep(5)
+        daemon.closed()
+        await trio.sleep(30)
+    assert record(world) == before
+    assert world.recordings() == [world.content()]
+    assert (await world.store.find_by_path([world.path()]))[world.path()].meta.owner == THEIRS
+
+
+@pytest.mark.parametrize("moved", [{"machine": "b"}, {"mount": "/ /srv/another"}, {"file_system": OTHER_DISK}], ids=str)
+async def test_p9_a_disk_that_moved_or_was_copied_goes_on_with_its_streams_since_their_bytes_prove_them(
+    world: World, autojump_clock: MockClock, place: SimpleNamespace, moved: dict[str, str]
+) -> None:
+    place.owner = Owner("a", DISK, "/ /")
+    world.append(PART, "done.mp4")
+    async with world.daemon() as daemon:
+        daemon.closed("done.mp4")
+        world.append(2 * PART + 10)
+        daemon.saw()
+        await trio.sleep(5)
+    place.owner = replace(place.owner, **moved)
+    world.append(PART)
+    async with world.daemon() as daemon:
+        daemon.saw("done.mp4")
+        daemon.closed()
+        await completed(world)
+        await trio.sleep(30)
+    assert world.received_bytes() == 4 * PART + 10  # nothing twice
+    assert len(world.known()) == 2
+    assert {one.meta.owner for one in world.known()} == {place.owner}
+
+
+async def test_p9_that_a_file_is_another_one_ends_no_stream_that_is_only_perhaps_ours(
+    world: World, autojump_clock: MockClock, place: SimpleNamespace
+) -> None:
+    """A cloned disk, whose original is on another machine, and whose daemon is down."""
+    world.append(2 * PART + 10)
+    async with world.daemon() as daemon:
+        daemon.saw()
+        await trio.sleep(5)
+    (before,) = world.known()
+    place.owner = replace(OURS, machine="b")
+    Path(world.path()).unlink()
+    world.append(PART)
+    async with world.daemon() as daemon:
+        daemon.closed()
+        await trio.sleep(100)
+    assert before in world.known()
+    assert world.recordings() == [world.content()]
+
+
+async def test_p9_daemons_of_one_share_still_take_over_from_each_other(
+    world: World, autojump_clock: MockClock, place: SimpleNamespace
+) -> None:
+    place.owner = Owner("a", SHARE, HERE)
+    world.append(2 * PART + 10)
+    async with world.daemon() as daemon:
+        daemon.saw()
+        await trio.sleep(5)
+    place.owner = Owner("b", SHARE, HERE)
+    async with world.daemon() as daemon:
+        daemon.closed()
+        await completed(world)
+    assert len(world.known()) == 1
+    assert world.received_bytes() == 2 * PART + 10
+
+
+async def test_p9_no_webhook_of_another_host_is_delivered_or_given_up(
+    world: World, autojump_clock: MockClock, place: SimpleNamespace
+) -> None:
+    world.append(PART)
+    before = await has_theirs(world, Status.COMPLETED)
+    world.store._owed_webhooks.add(stream_id(1))
+    world.webhook = True
+    async with world.daemon() as daemon:
+        daemon.closed()
+        await trio.sleep(100)
+    assert world.owed_webhooks == {stream_id(1)}
+    assert record(world) == before
+    assert len(world.receiver.acknowledged) == 1
+
+
+# -- one identity twice ------------------------------------------------------------------------------------------------
+
+
+def others(owner: Owner = OURS) -> Others:
+    mine = Ownership(owner.machine)
+    mine.owner = owner
+    lease = Lease("cam", "m-token", 30.0, "0123456789ab")
+    return Others(cast("Services", SimpleNamespace(ownership=mine, lease=lease)), "/rec")
+
+
+def a_report(at: float, **more: Any) -> dict[str, str]:
+    values = {"instance": "cam@x", "name": "cam", "host": "h2", "system": "ba9876543210", "process": "z-token"}
+    one = DaemonReport(**{"at": at, "folder": "/rec", "owner": THEIRS.name, **values, **more})
+    return {one.instance: daemon_report.encode(one)}
+
+
+def test_p9_a_second_living_daemon_of_one_name_is_named_by_doctor_and_by_nobody_while_there_is_one() -> None:
+    ours = DaemonReport(instance="cam@y", name="cam", at=100.0, folder="/rec", host="h1", process="m-token")
+    found = [ours, *daemon_report.decode_all(a_report(100.0))[0]]
+    facts = StreamFacts(daemons={}, unattended=0, failed=0, reports=tuple(found), now=110.0)
+    [problem] = [one for one in judge_streams(facts) if one.severity is Severity.PROBLEM]
+    assert "2 daemons have the INSTANCE_ID 'cam': /rec on h1 and /rec on h2" in problem.says
+    for gone in (replace(found[1], stopped=True), replace(found[1], name="other")):
+        assert daemon_report.twins([ours, gone], 110.0) == []
+
+
+def test_p9_machines_that_cannot_be_told_apart_are_named_and_nothing_is_theirs_for_certain_any_more() -> None:
+    looked = others()
+    mine = looked._services.ownership
+    cloned = {"owner": OURS.name, "name": "other", "instance": f"other@{OURS.name}"}
+    looked.look(a_report(100.0, **cloned), 110.0)
+    assert mine.is_ours(a_stream(owner=OURS))  # it may be the last word of our own last boot
+    looked.look(a_report(115.0, **cloned), 125.0)
+    assert mine.claim(a_stream(owner=OURS)) is Claim.PERHAPS
+    both = [
+        DaemonReport(instance=name, at=1.0, folder="/rec", host=name, system=name, process=name, owner=OURS.name)
+        for name in ("h1", "h2")
+    ]
+    [sentence] = daemon_report.twins(both, 2.0)
+    assert "2 machines cannot be told apart" in sentence
+    assert daemon_report.twins([both[0], replace(both[1], system="h1")], 2.0) == []  # one after the other
+
+
+def test_p9_reports_of_one_name_stand_beside_each_other_and_those_of_earlier_lives_are_forgotten() -> None:
+    looked = others()
+    assert looked.reported_as == f"cam@{OURS.name}"
+    assert looked.look(a_report(100.0), 110.0) == frozenset()
+    assert looked.look(a_report(100.0), 500.0) == frozenset()  # another system's that is silent is told of
+    older = {"instance": "cam", "name": "", "process": ""}
+    assert looked.look(a_report(100.0, **older), 110.0) == {"cam"}
+    before = {"instance": "cam@before", "system": "0123456789ab"}
+    assert looked.look(a_report(100.0, **before), 110.0) == frozenset()
+    assert looked.look(a_report(100.0, **before), 500.0) == {"cam@before"}

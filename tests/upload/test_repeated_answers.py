@@ -1,0 +1,130 @@
+"""A retry must change something (kind 7; P2, P6): an answer's word is used, and not asked for again for ever."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+from trio.testing import MockClock
+from upload.test_failure_reasons import ended
+
+from cef_trio.checkpoint.states import Status
+from cef_trio.exceptions import ChunkProcessingError, S3OperationError
+from cef_trio.lab.world import PART, World
+from cef_trio.s3_endpoint import Fault, Kind
+from cef_trio.s3_endpoint.faults import CallFacts
+from cef_trio.upload.repeated_answers import MAX_PLAIN, MAX_UNCLEAR, RepeatedAnswers
+
+NAME = "camera.mp4"
+
+
+def answer(code: str, *, transient: bool = False, part: int | None = None) -> S3OperationError:
+    return S3OperationError("upload_part", code, code=code, transient=transient, part_number=part)
+
+
+def calls(world: World, operation: str) -> int:
+    return world.endpoint.log.calls[operation]
+
+
+@pytest.mark.parametrize(
+    ("error", "limit"),
+    [
+        (answer("InvalidPart"), MAX_PLAIN),
+        (answer("NoSuchUpload"), MAX_PLAIN),
+        (answer("BadDigest", transient=True), MAX_UNCLEAR),
+        (answer("UnreadableAnswer", transient=True), MAX_UNCLEAR),
+        (answer("ChecksumMismatch", transient=True), MAX_UNCLEAR),
+        (answer("RequestTimeTooSkewed", transient=True), MAX_UNCLEAR),
+    ],
+)
+def test_the_same_answer_to_the_same_question_has_a_limit_and_a_hint(error: S3OperationError, limit: int) -> None:
+    answers = RepeatedAnswers()
+    said = [answers.count(error, ("u",)) for _ in range(limit)]
+    assert said[:-1] == [None] * (limit - 1)
+    assert f"the same answer {limit} times" in (said[-1] or "")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        answer("SlowDown", transient=True),
+        answer("NotS3Answer", transient=True),
+        answer("ConnectError", transient=True),
+        answer("AccessDenied"),
+        ChunkProcessingError("the disk", transient=True),
+    ],
+)
+def test_outages_and_others_have_their_own_ends(error: Exception) -> None:
+    answers = RepeatedAnswers()
+    assert {answers.count(error, ()) for _ in range(1000)} == {None}  # type: ignore[arg-type]
+
+
+def test_another_part_another_upload_another_file_is_another_question() -> None:
+    answers = RepeatedAnswers()
+    assert all(answers.count(answer("InvalidPart"), (upload,)) is None for upload in range(1000))
+    assert all(answers.count(answer("BadDigest", transient=True, part=part), ()) is None for part in range(1000))
+
+
+def test_what_may_pass_is_forgotten_when_it_passed_and_a_plain_no_is_not() -> None:
+    answers = RepeatedAnswers()
+    for _ in range(MAX_PLAIN - 1):
+        answers.count(answer("InvalidPart"), ())
+        answers.count(answer("BadDigest", transient=True), ())
+    answers.got_on()
+    assert not answers._unclear
+    assert answers.count(answer("InvalidPart"), ()) is not None
+
+
+async def test_p2_an_acknowledged_part_that_the_store_lost_is_sent_again_and_no_other(
+    world: World, autojump_clock: MockClock
+) -> None:
+    """Complete said InvalidPart, and was repeated for ever."""
+    world.append(5 * PART, NAME)
+    async with world.daemon() as daemon:
+        daemon.saw(NAME)
+        await trio.sleep(5)
+        (upload,) = world.endpoint.model._uploads.values()
+        sent = calls(world, "UploadPart")
+        lost = upload.parts.pop(2)
+        world.endpoint.model.storage.remove_blob(lost.blob)
+        daemon.closed(NAME)
+        await ended(world, Status.COMPLETED, NAME)
+    assert world.recordings() == [world.content(NAME)]
+    assert calls(world, "UploadPart") == sent + 1
+    assert calls(world, "CompleteMultipartUpload") == 2
+    assert calls(world, "CreateMultipartUpload") == 1
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        ("CompleteMultipartUpload", "InvalidPart", Status.FAILED_FINALIZATION, MAX_PLAIN),
+        ("CompleteMultipartUpload", "NoSuchUpload", Status.FAILED_FINALIZATION, MAX_PLAIN),
+        ("UploadPart", "NoSuchUpload", Status.FAILED_S3_UPLOAD, 100),
+        ("UploadPart", "BadDigest", Status.FAILED_S3_UPLOAD, 1000),
+        ("CompleteMultipartUpload", "BadDigest", Status.FAILED_FINALIZATION, 1000),
+    ],
+)
+async def test_p6_a_store_that_says_the_same_for_ever_ends_in_a_failure_with_its_name(
+    world: World, autojump_clock: MockClock, refusal: tuple[str, str, Status, int]
+) -> None:
+    operation, code, status, most = refusal
+    world.append(3 * PART, NAME)
+    world.append(PART, "good.mp4")
+
+    def of_it(call: CallFacts) -> bool:
+        return bool(call.key) and str(call.key).endswith(f"/{NAME}")
+
+    world.endpoint.faults.arm(Fault(Kind.ERROR, operation, code=code, times=None, predicate=of_it))
+    async with world.daemon() as daemon:
+        daemon.closed(NAME)
+        daemon.closed("good.mp4")
+        with trio.fail_after(24 * 3600):
+            while not (failed := [one for one in world.known() if one.meta.status is status]):  # noqa: ASYNC110
+                await trio.sleep(10)
+        await ended(world, Status.COMPLETED, "good.mp4")
+    reason = failed[0].meta.failure_reason or ""
+    assert code in reason
+    assert "the same answer" in reason
+    if code == "InvalidPart":
+        assert "S3_EQUAL_PARTS" in reason
+    assert calls(world, operation) <= most + 10

@@ -1,0 +1,284 @@
+"""P10, honest health, in a world on a virtual clock: what a daemon tells of bytes that do not get to S3."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import trio
+from structlog.testing import capture_logs
+from trio.testing import MockClock
+from worlds.waiting import completed
+
+from cef_trio.checkpoint.memory import Moment
+from cef_trio.checkpoint.redis.keys import Keys
+from cef_trio.exceptions import RedisOperationError
+from cef_trio.lab.world import PART, World, WorldDaemon
+from cef_trio.observability.at_risk import Reason, Risk
+from cef_trio.s3_endpoint import Fault, Kind
+from cef_trio.upload.gauges import Observer
+from cef_trio.upload.risks import RiskObserver
+from cef_trio.watch.events import Scanned
+
+PAGE = 4096
+
+
+def observer(daemon: WorldDaemon) -> RiskObserver:
+    return RiskObserver(daemon.services, daemon.supervisor)
+
+
+def reasons(risks: tuple[Risk, ...]) -> set[Reason]:
+    return {risk.reason for risk in risks}
+
+
+async def test_p10_a_slow_recording_and_an_idle_one_are_no_risk(world: World, autojump_clock: MockClock) -> None:
+    world.stream_timeout_seconds = 1e6
+    world.append(PART // 2, "slow.mp4")
+    world.append(PART, "idle.mp4")
+    async with world.daemon() as daemon:
+        told = observer(daemon)
+        daemon.saw("idle.mp4")
+        for _ in range(40):
+            world.append(10, "slow.mp4")
+            daemon.saw("slow.mp4")
+            await trio.sleep(30)
+            assert told() == ()
+        daemon.closed("slow.mp4")
+        daemon.closed("idle.mp4")
+        await trio.sleep(30)
+        assert told() == ()
+    assert len(world.recordings()) == 2
+
+
+async def test_p10_an_upload_that_moves_slowly_is_no_risk_and_who_waits_for_a_slot_neither(
+    world: World, autojump_clock: MockClock
+) -> None:
+    for number in range(12):
+        world.append(2 * PART, f"{number}.mp4")
+    async with world.daemon() as daemon:
+        told = observer(daemon)
+        daemon.services.pacer.change(PART // 5)  # eight parts in flight take most of a minute
+        for number in range(12):
+            daemon.closed(f"{number}.mp4")
+        for _ in range(60):
+            await trio.sleep(10)
+            assert told() == ()
+        daemon.services.pacer.change(0)
+        await trio.sleep(60)
+    assert len(world.recordings()) == 12
+
+
+async def test_p10_a_store_that_does_not_list_uploads_shows_the_files_that_wait_for_it(
+    world: World, autojump_clock: MockClock
+) -> None:
+    refuses = world.endpoint.faults.arm(
+        Fault(Kind.ERROR, "ListMultipartUploads", status=500, code="InternalError", times=None)
+    )
+    world.append(PART)
+    async with world.daemon() as daemon:
+        told = observer(daemon)
+        daemon.closed()
+        for _ in range(300):
+            await trio.sleep(1)
+            if told() or world.recordings():
+                break
+        if not world.recordings():  # else it did not wait: better still
+            assert reasons(told()) <= {Reason.NOT_LOOKED_UP, Reason.S3_DOWN, Reason.NOT_MOVING}
+            [risk] = told()
+            assert "InternalError" in risk.why
+        world.endpoint.faults.disarm(refuses)
+        await completed(world)
+        await trio.sleep(5)
+        assert told() == ()
+
+
+@pytest.mark.parametrize("code", ["SlowDown", "InternalError"])
+async def test_p10_one_stream_whose_parts_fail_is_told_although_others_move(
+    world: World, autojump_clock: MockClock, code: str
+) -> None:
+    world.append(2 * PART, "a.mp4")
+    async with world.daemon() as daemon:
+        told = observer(daemon)
+        fault = Fault(Kind.ERROR, "UploadPart", status=503, code=code, part_number=2, times=None)
+        fails = world.endpoint.faults.arm(fault)
+        daemon.closed("a.mp4")
+        for second in range(200):
+            await trio.sleep(1)
+            world.append(PART, f"{second}.mp4")
+            daemon.closed(f"{second}.mp4")
+            if told():
+                break
+        assert 60 <= second < 150
+        assert any(code in risk.why for risk in told())
+        world.endpoint.faults.disarm(fails)
+        for _ in range(400):
+            await trio.sleep(1)
+            if not told():
+                break
+        assert told() == ()
+
+
+async def test_p10_a_redis_that_takes_no_writes_is_told_within_about_a_minute(
+    world: World, autojump_clock: MockClock
+) -> None:
+    async def refuse(operation: str, moment: Moment) -> None:
+        if operation in {"create", "record_part", "update", "transition", "acquire", "renew"}:
+            raise RedisOperationError(operation, "OOM command not allowed", transient=True)
+
+    world.append(PART)
+    async with world.daemon() as daemon:
+        told = observer(daemon)
+        world.store.fault = refuse
+        daemon.closed()
+        began = trio.current_time()
+        for _ in range(300):
+            await trio.sleep(1)
+            if told():
+                break
+        assert trio.current_time() - began < 90
+        assert reasons(told()) <= {Reason.REDIS_DOWN, Reason.NOT_MOVING}
+        world.store.fault = None
+        await completed(world)
+        await trio.sleep(5)
+        assert told() == ()
+
+
+async def test_p10_a_failed_stream_whose_file_is_there_is_told_until_it_is_gone(
+    world: World, autojump_clock: MockClock
+) -> None:
+    world.endpoint.faults.arm(Fault(Kind.ERROR, "CompleteMultipartUpload", status=400, code="EntityTooLarge", times=1))
+    world.append(PART)
+    async with world.daemon() as daemon:
+        told = observer(daemon)
+        daemon.closed()
+        await trio.sleep(70)
+        [risk] = told()
+        assert (risk.reason, risk.size_bytes, risk.recordings) == (Reason.FAILED, PART, 1)
+        assert "EntityTooLarge" in risk.why
+        Path(world.path()).unlink()
+        daemon.supervisor.tell(world.scan())
+        assert told() == ()
+
+
+@pytest.mark.parametrize("kind", ["meta", "parts", "lease"])
+async def test_kind9_p10_a_file_whose_record_cannot_be_read_is_told_and_goes_on_when_it_is_mended(
+    world: World, autojump_clock: MockClock, kind: str
+) -> None:
+    world.stream_timeout_seconds = 1e6
+    world.append(2 * PART)
+    async with world.daemon() as daemon:
+        daemon.saw()
+        await trio.sleep(3)
+    (parked,) = world.known()
+    keys = Keys()
+    key = {"meta": keys.meta, "parts": keys.parts, "lease": keys.lease}[kind](parked.meta.stream_id)
+    world.store.spoil(key)
+    with capture_logs() as logs:
+        async with world.daemon() as daemon:
+            told = observer(daemon)
+            for _ in range(150):
+                world.append(1)
+                daemon.saw()  # it grows all the while, which makes no loop
+                await trio.sleep(1)
+            [risk] = told()
+            assert (risk.reason, risk.recordings) == (Reason.RECORD_UNREADABLE, 1)
+            assert world.path() in risk.why
+            ended = daemon.services.metrics.registry.get_sample_value(
+                "cef_trio_streams_ended_total", {"outcome": "set_aside"}
+            )
+            assert (ended or 0) < 80
+            assert len(logs) < 10
+            world.store.mend(key)
+            await trio.sleep(60)
+            assert told() == ()
+            daemon.closed()
+            await completed(world)
+    assert [entry["event"] for entry in logs].count("checkpoint_unreadable") == 1
+    assert len(world.known()) == 1
+
+
+async def test_p10_a_folder_that_may_not_be_read_is_told_but_for_lost_and_found(
+    world: World, autojump_clock: MockClock
+) -> None:
+    async with world.daemon() as daemon:
+        told = observer(daemon)
+        for _ in range(10):
+            daemon.supervisor.tell(
+                Scanned({}, frozenset({world.path("closed"), world.path("lost+found")}), began_at=trio.current_time())
+            )
+            await trio.sleep(10)
+        [risk] = told()
+        assert (risk.reason, risk.size_bytes) == (Reason.FOLDER_UNREADABLE, 0)
+        assert "closed" in risk.why
+        daemon.supervisor.tell(Scanned({}, frozenset(), began_at=trio.current_time()))
+        assert told() == ()
+
+
+async def test_p10_a_watch_folder_that_is_gone_is_told(world: World, autojump_clock: MockClock) -> None:
+    class Lost:
+        last_turn = 0.0
+        rescan_seconds = 60.0
+        trouble: tuple[float, str] | None = None
+
+    async with world.daemon() as daemon:
+        told, watcher = observer(daemon), Lost()
+        told.watcher = watcher
+        watcher.last_turn = trio.current_time()
+        assert told() == ()
+        watcher.trouble = (trio.current_time(), "stale file handle")
+        await trio.sleep(61)
+        assert reasons(told()) == {Reason.FOLDER_LOST}
+        watcher.trouble = None
+        assert told() == ()
+        await trio.sleep(200)  # a scan that does not end
+        assert reasons(told()) == {Reason.FOLDER_LOST}
+
+
+async def test_p10_holes_of_a_file_whose_size_was_set_first_are_no_lag_and_what_does_not_go_out_is_told(
+    world: World, autojump_clock: MockClock
+) -> None:
+    world.stream_timeout_seconds = 1e6
+    Path(world.path()).touch()
+    os.truncate(world.path(), 60 * PAGE)
+    world.stat()
+    async with world.daemon() as daemon:
+        told = observer(daemon)
+        gauges = Observer(daemon.services, daemon.supervisor)
+        daemon.saw()
+        await trio.sleep(5)
+
+        async def fill(number: int, seconds: float) -> None:
+            world.patch(number * PAGE, world.random.randbytes(PAGE))
+            daemon.saw()
+            await trio.sleep(seconds)
+
+        for number in range(30):
+            await fill(number, 100 if number % 10 == 9 else 5)
+            assert told() == ()
+            now = gauges()
+            assert now.lag_bytes <= 2 * PAGE
+            assert now.lag_seconds <= 10
+        [live] = daemon.supervisor.live
+        assert live.lag(trio.current_time()).unwritten_bytes >= 29 * PAGE
+        fault = Fault(Kind.ERROR, "UploadPart", status=500, code="InternalError", times=None)
+        stops = world.endpoint.faults.arm(fault)
+        for number in range(30, 34):
+            await fill(number, 5)
+        assert gauges().lag_bytes > 0
+        for _ in range(30):
+            await trio.sleep(5)
+            if told():
+                break
+        [risk] = told()
+        assert risk.reason in {Reason.NOT_MOVING, Reason.S3_DOWN}
+        assert (risk.size_bytes >= PART, risk.recordings) == (True, 1)
+        assert gauges().lag_seconds > 60
+        world.endpoint.faults.disarm(stops)
+        for _ in range(60):
+            await trio.sleep(1)
+        assert told() == ()
+        assert gauges().lag_bytes <= 2 * PAGE
+        daemon.closed()
+        await completed(world)
+    assert world.recordings() == [world.content()]

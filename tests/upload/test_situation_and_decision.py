@@ -1,0 +1,184 @@
+"""What news does to a situation, and what a stream does next: enumerated."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+
+import pytest
+
+from cef_trio.checkpoint.model import FileIdentity
+from cef_trio.files.file_stat import FileStat
+from cef_trio.files.identity import Sameness, compare
+from cef_trio.upload import file_state as news
+from cef_trio.upload.file_state import Ending, Situation
+from cef_trio.upload.file_triage import Finding, judge_stale
+from cef_trio.upload.next_action import Action, Known, Look, judge_look, next_action
+from cef_trio.upload.part_plan import PartPlan
+
+PLAN = PartPlan(100)
+STAT = FileStat(1, 2, 250, 1_000)
+NOW = Situation("/w/a.mp4", STAT)
+
+
+def grown(size_bytes: int, mtime_ns: int = 2_000) -> FileStat:
+    return replace(STAT, size_bytes=size_bytes, mtime_ns=mtime_ns)
+
+
+class TestNews:
+    def test_growth_is_taken_in_and_means_that_it_has_not_ended(self) -> None:
+        closed = news.closed(NOW, STAT)
+        assert news.seen(closed, grown(300)) == Situation("/w/a.mp4", grown(300), Ending.NOT)
+
+    def test_the_same_news_again_changes_nothing(self) -> None:
+        closed = news.closed(NOW, STAT)
+        assert news.seen(closed, STAT) == closed
+        assert news.closed(closed, STAT) == closed
+
+    def test_a_look_that_is_older_than_what_is_known_is_passed_over(self) -> None:
+        """A scan that took its stat before an event's must not look like a truncation."""
+        known = replace(NOW, stat=replace(STAT, ctime_ns=1_000), ending=Ending.CLOSED)
+        assert news.seen(known, replace(grown(100, mtime_ns=500), ctime_ns=500)) == known
+
+    @pytest.mark.parametrize("size_bytes", [249, 250, 251])
+    @pytest.mark.parametrize("mtime_ns", [999, 1_000, 1_001])
+    @pytest.mark.parametrize("ctime_ns", [0, 999, 1_000, 1_001])
+    @pytest.mark.parametrize("known_ctime_ns", [0, 1_000])
+    def test_p1_a_look_is_older_by_the_kernels_time_and_never_by_the_writers(
+        self, size_bytes: int, mtime_ns: int, ctime_ns: int, known_ctime_ns: int
+    ) -> None:
+        """``utime`` sets the modification time back, and so does a clock that is set right."""
+        known = replace(NOW, stat=replace(STAT, ctime_ns=known_ctime_ns), ending=Ending.CLOSED)
+        look = replace(STAT, size_bytes=size_bytes, mtime_ns=mtime_ns, ctime_ns=ctime_ns)
+        ending = Ending.CLOSED if size_bytes == STAT.size_bytes else Ending.NOT
+        taken = Situation(NOW.path, look, ending, doubted=size_bytes < STAT.size_bytes)
+        passed_over = 0 < ctime_ns < known_ctime_ns and size_bytes <= STAT.size_bytes
+        assert news.seen(known, look) == (known if passed_over else taken)
+        assert news.fresh(known, look) == taken
+        assert news.closed(known, look).stat == look
+        assert news.looked(known, NOW.path, look).stat == look
+
+    @pytest.mark.parametrize("ending", Ending)
+    @pytest.mark.parametrize("size_bytes", [249, 250, 251])
+    def test_another_time_takes_no_close_back_and_everything_else_does(self, ending: Ending, size_bytes: int) -> None:
+        """``rsync --inplace`` and ``shutil.copy2`` set the time after the close: no later event tells of an end."""
+        known, look = replace(NOW, ending=ending), grown(size_bytes, mtime_ns=7)
+        left = Ending.CLOSED if ending is Ending.CLOSED and size_bytes == STAT.size_bytes else Ending.NOT
+        assert news.seen(known, look).ending is left
+        assert news.looked(known, NOW.path, look).ending is left
+
+    def test_a_smaller_file_raises_doubt(self) -> None:
+        assert news.seen(NOW, grown(100)).doubted
+        assert news.closed(NOW, grown(100)).doubted
+
+    def test_another_inode_raises_doubt_and_is_not_taken_for_ours(self) -> None:
+        stranger = replace(STAT, file_ino=99, size_bytes=5)
+        assert news.seen(NOW, stranger) == replace(NOW, doubted=True)
+        assert news.closed(NOW, stranger) == replace(NOW, doubted=True)
+
+    def test_a_close_that_sets_the_time_back_is_believed(self) -> None:
+        """``cp -p`` sets an old mtime just before it closes."""
+        assert news.closed(NOW, grown(250, mtime_ns=1)).ending is Ending.CLOSED
+
+    def test_a_look_settles_doubt(self) -> None:
+        doubted = news.gone(NOW)
+        assert news.looked(doubted, "/w/a.mp4", STAT) == NOW
+        assert news.looked(doubted, "/w/a.mp4", grown(300)) == Situation("/w/a.mp4", grown(300))
+
+    def test_a_look_at_the_old_name_says_nothing_about_the_new_one(self) -> None:
+        moved = news.gone(news.moved(NOW, "/w/b.mp4", STAT))
+        assert news.looked(moved, "/w/a.mp4", grown(10)) == moved
+
+    def test_silence_ends_a_recording_only_if_nothing_else_did(self) -> None:
+        assert news.idle(NOW).ending is Ending.IDLE
+        closed = news.closed(NOW, STAT)
+        assert news.idle(closed) is closed
+
+
+@pytest.mark.parametrize(
+    ("draining", "moved", "exists", "doubted", "missing", "ending"),
+    list(product([False, True], [False, True], [False, True], [False, True], [1, 3], list(Ending))),
+)
+def test_the_rules_of_the_next_action_stand_in_their_order(  # noqa: PLR0917 - one parameter a rule
+    draining: bool, moved: bool, exists: bool, doubted: bool, missing: int, ending: Ending
+) -> None:
+    known = Known(PLAN, missing, "/w/old.mp4" if moved else "/w/a.mp4", object_exists=exists)
+    action = next_action(known, Situation("/w/a.mp4", STAT, ending, doubted, draining))
+    if draining:
+        assert action is Action.PARK
+    elif moved:
+        assert action is Action.RENAME
+    elif exists:
+        assert action is Action.WRITE_METADATA
+    elif doubted:
+        assert action is Action.LOOK
+    elif missing == 1:
+        assert action is Action.UPLOAD
+    elif ending is Ending.NOT:
+        assert action is Action.WAIT
+    else:
+        assert action is Action.FINALIZE
+
+
+def test_a_part_is_ready_at_its_last_byte_and_not_before() -> None:
+    known = Known(PLAN, 3, "/w/a.mp4")
+    assert next_action(known, replace(NOW, stat=grown(299))) is Action.WAIT
+    assert next_action(known, replace(NOW, stat=grown(300))) is Action.UPLOAD
+
+
+@pytest.mark.parametrize(
+    ("found", "is_ours", "look"),
+    [
+        (None, False, Look.GONE),
+        (grown(500), False, Look.REPLACED),
+        (grown(199), True, Look.SHRUNK),
+        (grown(200), True, Look.SAME),
+        (grown(500), True, Look.SAME),
+    ],
+)
+def test_a_look_at_the_file_is_judged_by_who_it_is_and_by_what_was_sent(
+    found: FileStat | None, is_ours: bool, look: Look
+) -> None:
+    assert judge_look(found, is_ours=is_ours, covered_bytes=200) is look
+
+
+@pytest.mark.parametrize(
+    ("idle_seconds", "found", "finding"),
+    [
+        (31.0, STAT, Finding.IDLE_ALL_SENT),
+        (29.0, STAT, Finding.FRESH),
+        (31.0, grown(251), Finding.IDLE_MORE_ON_DISK),
+        (1.0, grown(251), Finding.IDLE_MORE_ON_DISK),
+        (31.0, grown(250), Finding.IDLE_MORE_ON_DISK),
+        (31.0, grown(250, mtime_ns=1), Finding.IDLE_MORE_ON_DISK),
+        (31.0, grown(249), Finding.SHRUNK),
+        (31.0, None, Finding.MISSING),
+        (31.0, replace(STAT, file_ino=9), Finding.MISSING),
+    ],
+)
+def test_the_stale_checkers_cases(idle_seconds: float, found: FileStat | None, finding: Finding) -> None:
+    assert judge_stale(idle_seconds=idle_seconds, timeout_seconds=30, known=STAT, found=found) is finding
+
+
+IDENTITY = FileIdentity(1, 2, 4096, 77)
+
+
+@pytest.mark.parametrize(
+    ("recorded", "observed", "sameness"),
+    [
+        (IDENTITY, IDENTITY, Sameness.SAME),
+        (IDENTITY, replace(IDENTITY, file_dev=9), Sameness.SAME),  # device numbers change when a machine starts again
+        (IDENTITY, replace(IDENTITY, file_ino=9), Sameness.REPLACED),
+        (IDENTITY, replace(IDENTITY, head_crc64nvme=1), Sameness.ASK_BYTES),
+        (IDENTITY, replace(IDENTITY, head_size_bytes=10), Sameness.ASK_BYTES),
+        (FileIdentity(1, 2), FileIdentity(1, 2), Sameness.SAME),
+        (replace(IDENTITY, generation=7), replace(IDENTITY, generation=7, head_crc64nvme=1), Sameness.SAME),
+        (replace(IDENTITY, generation=7), replace(IDENTITY, generation=8), Sameness.REPLACED),
+        (replace(IDENTITY, generation=7), IDENTITY, Sameness.SAME),
+        (FileIdentity(1, 2), FileIdentity(9, 2), Sameness.ASK_BYTES),  # nothing but an inode number speaks for it
+    ],
+)
+def test_who_a_file_is_is_judged_by_inode_and_first_bytes(
+    recorded: FileIdentity, observed: FileIdentity, sameness: Sameness
+) -> None:
+    assert compare(recorded, observed) is sameness

@@ -1,0 +1,111 @@
+"""Uploads that stay open under ended streams' keys are found, however late they come, and nobody else's is touched."""
+
+from __future__ import annotations
+
+import trio
+from structlog.testing import capture_logs
+from trio.testing import MockClock
+from worlds.waiting import completed, until_idle
+
+from cef_trio.checkpoint.memory import Moment
+from cef_trio.checkpoint.model import Lease
+from cef_trio.checkpoint.protocols import Change
+from cef_trio.checkpoint.states import Status
+from cef_trio.lab.world import PART, World
+from cef_trio.resilience.best_effort import PAUSE_SECONDS
+from cef_trio.s3_endpoint import Fault, Kind
+from cef_trio.upload.orphan_cleanup import SWEEP_SECONDS
+
+ROUND = PAUSE_SECONDS + SWEEP_SECONDS
+ANOTHER = Lease("another", "token", 30.0)
+
+
+async def _created(world: World, key: str) -> str:
+    """A creation takes effect whose answer nobody hears."""
+    async with world.foreign_client() as s3:
+        return (await s3.create_multipart_upload(key, metadata={})).upload_id
+
+
+async def test_p5_an_upload_that_is_created_after_its_streams_end_is_aborted(
+    world: World, autojump_clock: MockClock
+) -> None:
+    world.append(PART + 10)
+    async with world.daemon() as daemon:
+        daemon.closed()
+        (checkpoint,) = await completed(world)
+        await trio.sleep(2 * PAUSE_SECONDS)
+        await _created(world, checkpoint.meta.s3_key_prefix)
+        await trio.sleep(ROUND)
+    assert world.open_uploads() == []
+    assert world.recordings() == [world.content()]
+
+
+async def test_p5_what_a_daemon_left_that_is_gone_is_aborted_by_the_next(
+    world: World, autojump_clock: MockClock
+) -> None:
+    world.append(PART + 10)
+    async with world.daemon() as daemon:
+        daemon.closed()
+        (checkpoint,) = await completed(world)
+    await _created(world, checkpoint.meta.s3_key_prefix)
+    async with world.daemon():
+        await trio.sleep(2 * PAUSE_SECONDS)
+    assert world.open_uploads() == []
+
+
+async def test_p9_the_uploads_of_live_streams_and_of_those_that_redis_does_not_know_stay(
+    world: World, autojump_clock: MockClock
+) -> None:
+    stranger = f"streams/{'0' * 8}-0000-4000-8000-{'0' * 12}/a.mp4"
+    world.stream_timeout_seconds = 10 * ROUND
+    world.append(PART + 10)
+    async with world.daemon() as daemon:
+        await trio.sleep(1)
+        (checkpoint,) = world.known()
+        for key in (stranger, "streams/notes.txt", "elsewhere/a.mp4"):
+            await _created(world, key)
+        await trio.sleep(2 * ROUND)
+        assert sorted(world.open_uploads()) == sorted(
+            [checkpoint.meta.s3_key_prefix, stranger, "streams/notes.txt", "elsewhere/a.mp4"]
+        )
+        daemon.closed()
+        await completed(world)
+
+
+async def test_an_upload_of_a_stream_that_is_retried_while_it_is_looked_at_stays(
+    world: World, autojump_clock: MockClock
+) -> None:
+    """A failed stream comes back, and opens another upload, after it was listed and before its lease was taken."""
+    armed = world.endpoint.faults.arm(Fault(Kind.ERROR, "UploadPart", times=None, code="EntityTooLarge"))
+    world.append(PART + 10)
+    async with world.daemon():
+        (checkpoint,) = await until_idle(world, Status.FAILED_S3_UPLOAD)
+    world.endpoint.faults.disarm(armed)
+    stream_id = checkpoint.meta.stream_id
+    newer = await _created(world, checkpoint.meta.s3_key_prefix)
+    retried: list[str] = []
+
+    async def retry(called: str, at: Moment) -> None:
+        await trio.lowlevel.checkpoint()
+        if (called, at) == ("acquire", Moment.BEFORE) and not retried:
+            retried.append(stream_id)
+            await world.store.acquire(stream_id, ANOTHER)
+            await world.store.transition(stream_id, ANOTHER, Status.ACTIVE, Change({"s3_upload_id": newer}))
+            await world.store.release([stream_id], ANOTHER)
+
+    world.store.fault = retry
+    async with world.daemon() as daemon:
+        await trio.sleep(2 * PAUSE_SECONDS)
+        assert retried
+        daemon.closed()
+        await completed(world)
+    assert world.open_uploads() == []
+    assert world.recordings() == [world.content()]
+
+
+async def test_a_store_that_refuses_to_list_uploads_is_named_once(world: World, autojump_clock: MockClock) -> None:
+    world.endpoint.faults.arm(Fault(Kind.ERROR, "ListMultipartUploads", times=None, code="NotImplemented"))
+    with capture_logs() as lines:
+        async with world.daemon():
+            await trio.sleep(3 * ROUND)
+    assert [line["event"] for line in lines].count("strays_not_listed") == 1

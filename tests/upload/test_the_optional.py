@@ -1,0 +1,233 @@
+"""What a stream's next step can do without keeps no recording waiting (correctness.md, kind 8)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock
+from worlds.waiting import completed
+
+from cef_trio.checkpoint.states import Status
+from cef_trio.daemon.wiring import check_reachable
+from cef_trio.exceptions import ChunkProcessingError, S3OperationError
+from cef_trio.files.file_stat import FileStat
+from cef_trio.lab.disk import InlineDisk
+from cef_trio.lab.world import PART, World
+from cef_trio.resilience.best_effort import PAUSE_SECONDS, TRIES, TRY_SECONDS, BestEffort
+from cef_trio.s3_endpoint import Fault, Kind, Moment
+from cef_trio.watch.events import Seen
+
+WAY_IN_SECONDS = TRIES * (TRY_SECONDS + 1) + 10
+"""How long at most a new recording may wait for what it does not need."""
+LISTING_FAILS = [
+    pytest.param({"kind": Kind.ERROR, "code": "InternalError"}, id="500 for ever"),
+    pytest.param({"kind": Kind.ERROR, "code": "NotImplemented"}, id="501"),
+    pytest.param({"kind": Kind.ERROR, "code": "AccessDenied"}, id="403"),
+    pytest.param({"kind": Kind.FREEZE}, id="no answer"),
+    pytest.param({"kind": Kind.RESET}, id="reset"),
+]
+
+
+def fail(world: World, operation: str, how: dict[str, object]) -> None:
+    world.endpoint.faults.arm(Fault(operation=operation, times=None, **how))  # type: ignore[arg-type]
+
+
+async def interrupted(world: World, size_bytes: int = 3 * PART + 10) -> str:
+    """A stream that nobody works on; returns its id."""
+    world.append(size_bytes)
+    async with world.daemon():
+        await trio.sleep(1)
+    (checkpoint,) = world.known()
+    assert checkpoint.meta.status is Status.INTERRUPTED_SHUTDOWN
+    return checkpoint.meta.stream_id
+
+
+@pytest.mark.parametrize("how", LISTING_FAILS)
+async def test_a_new_recording_is_uploaded_where_uploads_are_not_listed(
+    world: World, autojump_clock: MockClock, how: dict[str, object]
+) -> None:
+    fail(world, "ListMultipartUploads", how)
+    async with world.daemon() as daemon:
+        world.append(2 * PART + 10)
+        daemon.closed()
+        await completed(world, seconds=2 * WAY_IN_SECONDS)
+        world.append(PART, "b.mp4")
+        daemon.closed("b.mp4")
+        await trio.sleep(5)  # the others do not wait for it again
+        assert len(await completed(world, seconds=0.1)) == 2
+        registry = daemon.services.metrics.registry
+        said = registry.get_sample_value("cef_trio_optional_calls_failing")
+        assert said == (how.get("code") not in {"NotImplemented", "AccessDenied"})
+        assert daemon.services.s3_breaker.up.value
+    assert sorted(world.recordings()) == sorted(world.content(name) for name in ("a.mp4", "b.mp4"))
+
+
+@pytest.mark.parametrize("how", [*LISTING_FAILS, {"kind": Kind.ERROR, "code": "MethodNotAllowed"}])
+async def test_p2_a_stream_goes_on_from_what_redis_knows_where_parts_are_not_listed(
+    world: World, autojump_clock: MockClock, how: dict[str, object]
+) -> None:
+    await interrupted(world)
+    fail(world, "ListParts", how)
+    async with world.daemon() as daemon:
+        daemon.closed()
+        await completed(world, seconds=2 * WAY_IN_SECONDS)
+    assert world.recordings() == [world.content()]
+    assert world.received_bytes() == 3 * PART + 10
+    assert world.open_uploads() == []
+
+
+@pytest.mark.parametrize("how", LISTING_FAILS)
+async def test_an_upload_that_s3_lost_is_begun_again_where_parts_are_not_listed(
+    world: World, autojump_clock: MockClock, how: dict[str, object]
+) -> None:
+    """The next part, or Complete, says NoSuchUpload: to believe Redis once more would go round in circles."""
+    await interrupted(world)
+    await world.abort_open_uploads()
+    fail(world, "ListParts", how)
+    async with world.daemon() as daemon:
+        daemon.closed()
+        await completed(world)
+    assert world.recordings() == [world.content()]
+    (checkpoint,) = world.known()
+    assert checkpoint.meta.uploads_restarted == 1
+
+
+async def test_p5_what_redis_forgot_is_left_to_gc_where_uploads_are_not_listed(
+    world: World, autojump_clock: MockClock
+) -> None:
+    await interrupted(world)
+    world.lose_redis()
+    fail(world, "ListMultipartUploads", {"kind": Kind.ERROR, "code": "InternalError"})
+    async with world.daemon() as daemon:
+        daemon.closed()
+        await completed(world, seconds=3 * WAY_IN_SECONDS)
+    assert world.recordings() == [world.content()]
+    assert len(world.open_uploads()) == 1, "nobody knows it: `cef-trio gc` does"
+
+
+async def test_p5_a_listing_that_works_again_is_used(world: World, autojump_clock: MockClock) -> None:
+    """The first recording was begun without it; a later one finds its upload."""
+    await interrupted(world)
+    world.lose_redis()
+    Path(world.path()).rename(world.folder / "hidden")
+    fail(world, "ListMultipartUploads", {"kind": Kind.ERROR, "code": "InternalError"})
+    async with world.daemon() as daemon:
+        world.append(10, "b.mp4")
+        daemon.closed("b.mp4")
+        await completed(world, seconds=2 * WAY_IN_SECONDS)
+        world.endpoint.faults.clear()
+        await trio.sleep(PAUSE_SECONDS)
+        (world.folder / "hidden").rename(world.path())
+        daemon.closed()
+        await trio.sleep(5)
+        await completed(world)
+        assert daemon.services.best_effort.failing == {}
+    assert world.received_bytes() == 3 * PART + 10 + 10
+    assert world.open_uploads() == []
+
+
+async def test_p5_strays_that_could_not_be_listed_are_aborted_later(world: World, autojump_clock: MockClock) -> None:
+    world.endpoint.faults.arm(Fault(Kind.RESET, "CreateMultipartUpload", Moment.REPLY))
+    fail(world, "ListMultipartUploads", {"kind": Kind.ERROR, "code": "InternalError"})
+    async with world.daemon() as daemon:
+        world.append(PART + 10)
+        daemon.closed()
+        await completed(world, seconds=3 * WAY_IN_SECONDS)
+        assert len(world.open_uploads()) == 1
+        assert daemon.services.strays.due
+        world.endpoint.faults.clear()
+        await trio.sleep(3 * PAUSE_SECONDS)
+        assert not daemon.services.strays.due
+        assert world.open_uploads() == []
+
+
+@pytest.mark.parametrize("dead", ["refuses", "hangs"])
+async def test_a_dead_mount_with_a_known_stream_keeps_no_other_recording_waiting(
+    world: World, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, dead: str
+) -> None:
+    (world.folder / "mount").mkdir()
+    world.append(2 * PART, "mount/x.mp4")
+    async with world.daemon() as daemon:
+        path = world.path("mount/x.mp4")
+        daemon.supervisor.tell(Seen(path, world.stat("mount/x.mp4")))
+        await trio.sleep(1)
+    (known,) = world.known()
+    assert known.meta.status is Status.INTERRUPTED_SHUTDOWN
+    stat = InlineDisk.stat
+
+    async def of_a_dead_mount(disk: InlineDisk, path: str) -> FileStat | None:
+        if "/mount/" not in path:
+            return await stat(disk, path)
+        if dead == "hangs":
+            await trio.sleep_forever()
+        raise ChunkProcessingError(f"cannot look at {path!r}: Transport endpoint is not connected", transient=True)
+
+    monkeypatch.setattr(InlineDisk, "stat", of_a_dead_mount)
+    async with world.daemon() as daemon:
+        world.append(PART + 10)
+        daemon.closed()
+        await trio.sleep(20)
+        assert world.recordings() == [world.content()]
+    streams = {checkpoint.meta.current_path: checkpoint.meta.status for checkpoint in world.known()}
+    assert streams[path] not in {Status.FAILED_FILE_MISSING_ON_RESUME, Status.DELETED_LOCALLY}
+
+
+async def test_an_s3_that_is_away_is_waited_for_and_not_done_without(world: World, autojump_clock: MockClock) -> None:
+    """Redis forgot, and S3 is away: to begin anew would send again what can be adopted when it is back."""
+    await interrupted(world)
+    world.lose_redis()
+    world.endpoint.faults.arm(Fault(Kind.ERROR, "*", code="ServiceUnavailable", times=None))
+    async with world.daemon() as daemon:
+        daemon.closed()
+        await trio.sleep(600)
+        assert world.known() == []
+        world.endpoint.faults.clear()
+        await completed(world)
+    assert world.received_bytes() == 3 * PART + 10
+    assert world.open_uploads() == []
+
+
+async def test_a_start_does_not_wait_for_a_listing_that_could_say_why_head_is_forbidden(
+    world: World, autojump_clock: MockClock
+) -> None:
+    fail(world, "HeadBucket", {"kind": Kind.ERROR, "code": "AccessDenied"})
+    fail(world, "ListMultipartUploads", {"kind": Kind.ERROR, "code": "InternalError"})
+    async with world.services() as services, trio.open_nursery() as nursery:
+        nursery.start_soon(services.s3_breaker.run)
+        with trio.fail_after(120):
+            await check_reachable(services, create_bucket=False)
+        nursery.cancel_scope.cancel()
+
+
+async def test_while_a_call_fails_one_task_asks_again_and_all_others_go_on(autojump_clock: MockClock) -> None:
+    asked = 0
+
+    async def call() -> None:
+        nonlocal asked
+        asked += 1
+        await trio.sleep(1)
+        raise S3OperationError("list_parts", "no", transient=True, status=500)
+
+    async def reach() -> None:
+        await trio.lowlevel.checkpoint()
+
+    best_effort = BestEffort()
+
+    async def attempt() -> None:
+        await best_effort.attempt("list_parts", call, reach=reach)
+
+    async def attempt_by_many() -> None:
+        async with trio.open_nursery() as nursery:
+            for _ in range(20):
+                nursery.start_soon(attempt)
+
+    await attempt()
+    assert asked == TRIES
+    await attempt_by_many()
+    assert asked == TRIES
+    await trio.sleep(PAUSE_SECONDS)
+    await attempt_by_many()
+    assert asked == 2 * TRIES
+    assert list(best_effort.failing) == ["list_parts"]

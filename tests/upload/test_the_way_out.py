@@ -1,0 +1,59 @@
+"""P4: what each signal does, and by when the last resort ends what is left."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from cef_trio.daemon.exit_watchdog import ExitWatchdog
+from cef_trio.daemon.main import Shutdown
+from cef_trio.exit_codes import ExitCode
+
+
+def leaving(grace_seconds: float = 6.0, save_seconds: float = 2.0) -> tuple[Shutdown, ExitWatchdog]:
+    watchdog = ExitWatchdog(grace_seconds, save_seconds)
+    return Shutdown(grace_seconds, save_seconds, watchdog), watchdog
+
+
+async def test_p4_the_watchdog_ends_the_process_within_a_second_of_grace_and_save(autojump_clock: MockClock) -> None:
+    shutdown, watchdog = leaving()
+    assert watchdog.deadline == math.inf, "a daemon that nobody stops runs for ever"
+    shutdown.request()
+    assert 8 < watchdog.deadline - time.monotonic() < 9
+
+
+@pytest.mark.parametrize("grace_seconds", [0.1, 6.0])
+async def test_p4_a_second_signal_brings_it_nearer_and_never_puts_it_off(
+    autojump_clock: MockClock, grace_seconds: float
+) -> None:
+    shutdown, watchdog = leaving(grace_seconds)
+    shutdown.request()
+    first = watchdog.deadline
+    shutdown.request()
+    assert watchdog.deadline < first
+    assert 2 < watchdog.deadline - time.monotonic() < 3
+    assert watchdog.deadline <= first
+
+
+async def test_signals_drain_then_cancel_then_exit_at_once(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutdown, _ = leaving()
+    worker, drained = trio.CancelScope(), []
+    shutdown.workers.append(worker)
+    shutdown.on_drain.append(lambda: drained.append(True))
+    shutdown.request()
+    assert (drained, shutdown.intake.cancel_called, worker.cancel_called) == ([True], True, False)
+    assert worker.deadline == trio.current_time() + 6
+    shutdown.request()
+    assert worker.cancel_called
+    exits: list[int] = []
+    monkeypatch.setattr(os, "_exit", exits.append)
+    shutdown.request()
+    assert exits == [ExitCode.NOT_SAVED]
+    assert drained == [True], "once"

@@ -1,0 +1,155 @@
+"""P6: a file that cannot be read now ends no stream: ``mv`` and ``cp -p`` set its rights last, and disks come back."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+from trio.testing import MockClock
+from worlds.waiting import completed
+
+from cef_trio.checkpoint.protocols import Change
+from cef_trio.checkpoint.states import Status
+from cef_trio.files.reader import OpenRecording, refusal
+from cef_trio.lab.disk import InlineDisk
+from cef_trio.lab.world import PART, World
+from cef_trio.observability.at_risk import Reason
+from cef_trio.upload.risks import RiskObserver
+from cef_trio.watch.events import Scanned
+
+NAME = "a.mp4"
+
+
+class Refusing:
+    """A disk that refuses one file as long as ``number`` says with what."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self.asked = 0
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Refusing:
+    state, opened = Refusing(), InlineDisk.open
+
+    @asynccontextmanager
+    async def refusing(disk: InlineDisk, path: str) -> AsyncIterator[OpenRecording]:
+        if state.number is not None and path.endswith(NAME):
+            state.asked += 1
+            raise refusal(f"cannot open {path!r}", OSError(state.number, os.strerror(state.number)))
+        async with opened(disk, path) as recording:
+            yield recording
+
+    monkeypatch.setattr(InlineDisk, "open", refusing)
+    return state
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ELOOP])
+async def test_p6_a_file_that_is_refused_waits_visibly_and_is_taken_up_at_news_of_it(
+    world: World, autojump_clock: MockClock, disk: Refusing, number: int
+) -> None:
+    world.append(2 * PART, NAME)
+    disk.number = number
+    async with world.daemon() as daemon:
+        daemon.saw(NAME)
+        await trio.sleep(3600)
+        assert dict(daemon.supervisor.unreadable).keys() == {world.path(NAME)}
+        assert os.strerror(number) in daemon.supervisor.unreadable[world.path(NAME)]
+        assert world.known() == []
+        at_risk = RiskObserver(daemon.services, daemon.supervisor)
+        [risk] = at_risk()
+        assert (risk.reason, risk.size_bytes, risk.recordings) == (Reason.FILE_UNREADABLE, 2 * PART, 1)
+        assert os.strerror(number) in risk.why
+        disk.number = None
+        daemon.saw(NAME)  # its mode has changed, or a scan has passed
+        await trio.sleep(5)
+        assert daemon.supervisor.unreadable == {}
+        assert at_risk() == ()
+        daemon.closed(NAME)
+        await completed(world)
+
+
+async def test_p7_news_of_a_file_that_grows_and_cannot_be_read_is_answered_once_a_second(
+    world: World, autojump_clock: MockClock, disk: Refusing
+) -> None:
+    disk.number = errno.EACCES
+    async with world.daemon() as daemon:
+        for _ in range(1000):
+            world.append(1, NAME)
+            daemon.saw(NAME)
+            await trio.sleep(0.01)
+        assert disk.asked <= 12
+
+
+async def test_p6_a_recording_that_becomes_unreadable_while_it_is_uploaded_goes_on_from_its_parts(
+    world: World, autojump_clock: MockClock, disk: Refusing
+) -> None:
+    world.append(2 * PART, NAME)
+    async with world.daemon() as daemon:
+        daemon.saw(NAME)
+        await trio.sleep(5)
+        disk.number = errno.EACCES
+        world.append(2 * PART, NAME)
+        daemon.saw(NAME)
+        await trio.sleep(600)
+        (checkpoint,) = world.known()
+        assert checkpoint.meta.status is Status.RETRYING
+        disk.number = None
+        daemon.closed(NAME)
+        await completed(world)
+    assert world.received_bytes() == 4 * PART
+
+
+async def test_p6_a_stream_that_failed_as_unreadable_before_comes_back_by_itself(
+    world: World, autojump_clock: MockClock, disk: Refusing
+) -> None:
+    """Such records were written by earlier versions. As long as the file is refused they stay as they are."""
+    world.append(2 * PART, NAME)
+    async with world.daemon() as daemon:
+        daemon.saw(NAME)
+        await trio.sleep(5)
+        (checkpoint,) = world.known()
+        stream_id, lease = checkpoint.meta.stream_id, daemon.services.lease
+        await daemon.services.store.transition(stream_id, lease, Status.FAILED_FILE_UNREADABLE, Change())
+    disk.number = errno.EACCES
+    async with world.daemon() as daemon:
+        daemon.saw(NAME)
+        await trio.sleep(60)
+        assert world.path(NAME) in daemon.supervisor.unreadable
+    (checkpoint,) = world.known()
+    assert checkpoint.meta.status is Status.FAILED_FILE_UNREADABLE
+    disk.number = None
+    async with world.daemon() as daemon:
+        daemon.closed(NAME)
+        await completed(world)
+    assert [one.meta.stream_id for one in world.known()] == [stream_id]
+    assert world.received_bytes() == 2 * PART
+
+
+async def test_p10_a_mount_that_hangs_is_told_once_and_its_streams_are_named(
+    world: World, autojump_clock: MockClock, disk: Refusing
+) -> None:
+    world.append(2 * PART, NAME)
+    disk.number = errno.ETIMEDOUT
+    async with world.daemon() as daemon:
+        folder, hung = str(world.folder), daemon.services.mounts.hung
+        hung.value = {folder: trio.current_time(), "/elsewhere": trio.current_time()}
+        daemon.saw(NAME)
+        for _ in range(10):
+            daemon.supervisor.tell(Scanned({}, frozenset({folder}), began_at=trio.current_time()))
+            await trio.sleep(10)
+        at_risk = RiskObserver(daemon.services, daemon.supervisor)
+        [risk] = at_risk()
+        assert (risk.reason, risk.size_bytes, risk.recordings) == (Reason.MOUNT_HUNG, 2 * PART, 1)
+        assert f"{folder} ({world.path(NAME)})" in risk.why
+        assert world.known() == [], "and nothing is called deleted"
+        hung.value, disk.number = {}, None
+        daemon.supervisor.tell(world.scan())
+        await trio.sleep(5)
+        assert at_risk() == ()
+        daemon.closed(NAME)
+        await completed(world)

@@ -1,0 +1,378 @@
+"""Each completed recording is told of, at least once, whatever ends the daemon; and no stream waits for that."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import structlog.testing
+import trio
+from structlog.typing import EventDict
+from trio.testing import MockClock
+from worlds.waiting import completed
+
+from cef_trio.checkpoint.model import Lease, StreamMeta
+from cef_trio.checkpoint.redis.keys import claim
+from cef_trio.lab.receiver import Received
+from cef_trio.lab.world import BUCKET, PART, WEBHOOK_SECRET, World
+from cef_trio.postprocess.retention import forget_now
+from cef_trio.postprocess.webhooks import WebhookDeliverer
+from cef_trio.s3_endpoint import Fault, Kind, Moment
+from cef_trio.upload.object_key import metadata_key
+
+HOUR = 3600.0
+
+
+@pytest.fixture
+def said() -> Iterator[list[EventDict]]:
+    with structlog.testing.capture_logs() as events:
+        yield events
+
+
+@pytest.fixture
+def world(world: World) -> World:
+    world.webhook = True
+    return world
+
+
+async def settled(world: World, seconds: float = 2 * HOUR) -> None:
+    """Wait until nothing is owed any more."""
+    await completed(world)
+    with trio.fail_after(seconds):
+        while True:
+            if not world.owed_webhooks:
+                return
+            await trio.sleep(0.1)
+
+
+def events(said: list[EventDict], event: str) -> list[EventDict]:
+    return [entry for entry in said if entry["event"] == event]
+
+
+def statuses(world: World) -> list[int]:
+    return [one.status for one in world.receiver.received]
+
+
+def assert_signed(received: Received) -> None:
+    """As a receiver checks it, who has the secret and nothing of ours."""
+    signed = f"{received.headers['webhook-id']}.{received.headers['webhook-timestamp']}.".encode() + received.body
+    key = base64.b64decode(WEBHOOK_SECRET.removeprefix("whsec_"))
+    digest = base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
+    assert received.headers["webhook-signature"] == f"v1,{digest}"
+
+
+async def record_one(world: World, size_bytes: int = PART + 5, name: str = "a.mp4") -> None:
+    """A recording is completed by a daemon that was then stopped, so that its webhook is still owed."""
+    world.receiver.answers.append(0)
+    world.append(size_bytes, name)
+    async with world.daemon() as daemon:
+        daemon.closed(name)
+        await completed(world)
+    assert len(world.owed_webhooks) == 1
+
+
+async def test_the_metadata_is_delivered_byte_for_byte_and_signed(
+    world: World, autojump_clock: MockClock, said: list[EventDict]
+) -> None:
+    world.append(PART + 5)
+    async with world.daemon() as daemon:
+        daemon.closed()
+        await settled(world)
+        (checkpoint,) = world.known()
+        (received,) = world.receiver.received
+        assert received.body == world.objects()[metadata_key(checkpoint.meta.s3_key_prefix)]
+        assert json.loads(received.body)["stream_id"] == received.stream_id == checkpoint.meta.stream_id
+        assert received.headers["webhook-id"] == f"completed_{checkpoint.meta.stream_id}"
+        assert_signed(received)
+        await trio.sleep(HOUR)
+    assert len(world.receiver.received) == 1
+    assert [event["status"] for event in events(said, "webhook_delivered")] == [204]
+
+
+async def test_without_a_url_nothing_is_owed(world: World, autojump_clock: MockClock) -> None:
+    world.webhook = False
+    world.append(10)
+    async with world.daemon() as daemon:
+        daemon.closed()
+        await completed(world)
+    assert world.owed_webhooks == frozenset()
+
+
+async def test_a_receiver_that_fails_is_asked_again_later_and_later_with_the_same_id(
+    world: World, autojump_clock: MockClock, said: list[EventDict]
+) -> None:
+    world.receiver.answers.extend([500, 503, 408, 302, 429, 425])
+    world.append(10)
+    async with world.daemon() as daemon:
+        daemon.closed()
+        await settled(world)
+    assert statuses(world) == [500, 503, 408, 302, 429, 425, 204]
+    assert len({one.headers["webhook-id"] for one in world.receiver.received}) == 1
+    times = [int(one.headers["webhook-timestamp"]) for one in world.receiver.received]
+    assert times == sorted(set(times)), "each attempt has a time of its own"
+    for received in world.receiver.received:
+        assert_signed(received)
+    waits = [event["wait_seconds"] for event in events(said, "webhook_retrying")]
+    assert [5 * 2**n / 2 <= wait <= 5 * 2**n for n, wait in enumerate(waits)] == [True] * 6
+
+
+async def test_retry_after_is_honoured(world: World, autojump_clock: MockClock) -> None:
+    world.receiver.answers.append(503)
+    world.receiver.retry_after = "200"
+    world.append(10)
+    async with world.daemon() as daemon:
+        daemon.closed()
+        await settled(world)
+    first, second = (int(one.headers["webhook-timestamp"]) for one in world.receiver.received)
+    assert 200 <= second - first <= 202
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 410, 422])
+async def test_a_refusal_is_final_and_said_once(
+    world: World, autojump_clock: MockClock, said: list[EventDict], status: int
+) -> None:
+    world.receiver.answers.append(status)
+    world.append(10)
+    async with world.daemon() as daemon:
+        daemon.closed()
+        await settled(world)
+        await trio.sleep(HOUR)
+    assert statuses(world) == [status]
+    (event,) = events(said, "webhook_refused")
+    assert event["status"] == status
+
+
+async def test_what_is_not_taken_for_so_many_hours_is_given_up(
+    world: World, autojump_clock: MockClock, said: list[EventDict]
+) -> None:
+    world.webhook_retry_seconds = HOUR
+    world.receiver.answers.extend([500] * 1000)
+    world.append(10)
+    async with world.daemon() as daemon:
+        daemon.closed()
+        await settled(world)
+    assert 60 * 60 <= trio.current_time() <= 60 * 60 + 900 + 60
+    assert len(events(said, "webhook_given_up")) == 1
+    assert 8 <= len(world.receiver.received) <= 20
+
+
+async def test_what_came_due_while_no_daemon_lived_is_tried_once_more_before_it_is_given_up(
+    world: World, autojump_clock: MockClock
+) -> None:
+    world.webhook_retry_seconds = HOUR
+    await record_one(world)
+    await trio.sleep(50 * HOUR)
+    async with world.daemon():
+        await settled(world)
+    assert statuses(world)[-1] == 204
+
+
+async def test_p3_what_is_owed_is_delivered_by_the_next_daemon(world: World, autojump_clock: MockClock) -> None:
+    await record_one(world)
+    async with world.daemon():
+        await settled(world)
+    assert statuses(world) == [0, 204]
+
+
+async def test_a_stream_never_waits_for_its_webhook(world: World, autojump_clock: MockClock) -> None:
+    world.receiver.answers.extend([0] * 1000)
+    async with world.daemon() as daemon:
+        for number in range(5):
+            world.append(10, f"{number}.mp4")
+            daemon.closed(f"{number}.mp4")
+        await trio.sleep(5)
+        assert len(await completed(world)) == 5
+        left_at = trio.current_time()
+    assert trio.current_time() - left_at < 1, "the exit does not wait for it either"
+    assert len(world.owed_webhooks) == 5
+
+
+async def test_a_silent_receiver_is_not_stormed_by_all_that_is_owed(world: World, autojump_clock: MockClock) -> None:
+    """One pause for all: with 40 recordings owed it is asked about as often as with one."""
+    for number in range(40):
+        world.append(1, f"{number}.mp4")
+    world.receiver.answers.extend([0] * 10_000)
+    async with world.daemon() as daemon:
+        for number in range(40):
+            daemon.closed(f"{number}.mp4")
+        assert len(await completed(world)) == 40
+        await trio.sleep(HOUR)
+        asked = len(world.receiver.received)
+        assert asked < 4 * 20  # four at once, in so many growing rounds
+        world.receiver.answers.clear()
+        await settled(world)
+    delivered = [one.stream_id for one in world.receiver.received if one.status == 204]
+    assert sorted(delivered) == sorted(checkpoint.meta.stream_id for checkpoint in world.known())
+
+
+async def test_a_delivery_that_the_receiver_chokes_on_holds_up_no_other(
+    world: World, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take = world.receiver.take
+
+    async def choke(request):  # type: ignore[no-untyped-def]
+        if b'"total_size_bytes": 1,' in await request.aread():
+            await trio.sleep_forever()
+        return await take(request)
+
+    monkeypatch.setattr(world.receiver, "take", choke)
+    world.append(1, "0.mp4")
+    async with world.daemon() as daemon:
+        daemon.closed("0.mp4")
+        await completed(world)
+        await trio.sleep(60)
+        for number in range(1, 8):
+            world.append(10, f"{number}.mp4")
+            daemon.closed(f"{number}.mp4")
+        await trio.sleep(20 * 60)
+        assert len(world.owed_webhooks) == 1
+    assert len(world.receiver.received) == 7
+
+
+async def test_another_daemons_streams_are_not_ours_to_deliver(
+    world: World, autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    await record_one(world)
+    world.folder = tmp_path / "another"
+    world.folder.mkdir()
+    async with world.daemon():
+        await trio.sleep(HOUR)
+    assert statuses(world) == [0]
+
+
+async def test_two_daemons_on_one_folder_deliver_once(world: World, autojump_clock: MockClock) -> None:
+    await record_one(world)
+    (stream_id,) = world.owed_webhooks
+    other, name = Lease("another", "1", 100.0), claim(stream_id, "webhook")
+    await trio.sleep(31)  # our own claim has run out
+    assert await world.store.acquire(name, other)
+    async with world.daemon():
+        await trio.sleep(90)
+        assert statuses(world) == [0]
+        await settled(world)
+    assert statuses(world) == [0, 204]
+
+
+async def test_a_webhook_whose_metadata_is_gone_from_s3_is_given_up(
+    world: World, autojump_clock: MockClock, said: list[EventDict]
+) -> None:
+    await record_one(world)
+    (checkpoint,) = world.known()
+    world.endpoint.model.delete_object(BUCKET, metadata_key(checkpoint.meta.s3_key_prefix))
+    async with world.daemon():
+        await settled(world)
+    assert statuses(world) == [0]
+    assert "NoSuchKey" in events(said, "webhook_given_up")[0]["error"]
+
+
+async def test_a_webhook_whose_metadata_is_in_another_bucket_is_tried_for_its_hours(
+    world: World, autojump_clock: MockClock, said: list[EventDict]
+) -> None:
+    """A bucket that was changed in the settings may be changed back."""
+    world.webhook_retry_seconds = HOUR
+    await record_one(world)
+    (stream,) = world.store._streams.values()
+    stream.meta = replace(stream.meta, s3_bucket="another")
+    async with world.daemon():
+        await trio.sleep(HOUR / 2)
+        assert world.owed_webhooks
+        await settled(world)
+    assert statuses(world) == [0]
+    assert "another bucket" in events(said, "webhook_given_up")[0]["error"]
+
+
+async def test_an_outage_of_s3_is_waited_for_however_long_it_is(world: World, autojump_clock: MockClock) -> None:
+    world.webhook_retry_seconds = 60.0
+    await record_one(world)
+    armed = world.endpoint.faults.arm(Fault(Kind.RESET, "*", Moment.BEFORE, times=None))
+    async with world.daemon():
+        await trio.sleep(300)
+        world.endpoint.faults.disarm(armed)
+        await settled(world)
+    assert statuses(world)[-1] == 204
+
+
+async def test_a_stream_that_owes_is_not_forgotten(world: World, autojump_clock: MockClock) -> None:
+    await record_one(world)
+    Path(world.path()).unlink()
+    await trio.sleep(10 * HOUR)
+    world.receiver.answers.append(500)
+    async with world.daemon() as daemon:
+        assert await forget_now(daemon.services, timedelta(hours=1)) == 0
+        await settled(world)
+        assert await forget_now(daemon.services, timedelta(hours=1)) == 1
+
+
+async def test_attempts_are_counted_and_what_is_owed_is_a_gauge(world: World, autojump_clock: MockClock) -> None:
+    world.receiver.answers.extend([500, 0])
+    world.append(10, "a.mp4")
+    async with world.daemon() as daemon:
+        registry = daemon.services.metrics.registry
+
+        def value(outcome: str) -> float | None:
+            return registry.get_sample_value("cef_trio_webhook_attempts_total", {"outcome": outcome})
+
+        assert registry.get_sample_value("cef_trio_owed_webhooks") == 0
+        daemon.closed("a.mp4")
+        await completed(world)
+        await trio.sleep(2)
+        assert registry.get_sample_value("cef_trio_owed_webhooks") == 1
+        await settled(world)
+        await trio.sleep(60)
+        assert registry.get_sample_value("cef_trio_owed_webhooks") == 0
+        world.receiver.answers.append(410)
+        world.append(10, "b.mp4")
+        daemon.closed("b.mp4")
+        await trio.sleep(2)
+        await settled(world)
+        found = {outcome: value(outcome) for outcome in ("delivered", "failed", "refused", "given_up")}
+    assert found == {"delivered": 1, "failed": 2, "refused": 1, "given_up": 0}
+
+
+@pytest.mark.parametrize("stream_id", ["with.a.stop", "of-a-stränger", "two\nlines"])
+async def test_an_id_that_no_header_can_carry_is_given_up_and_ends_nothing(
+    world: World, autojump_clock: MockClock, said: list[EventDict], stream_id: str
+) -> None:
+    """No daemon gives such an id; who may write to Redis can."""
+    await record_one(world)
+    (checkpoint,) = world.known()
+    forged = replace(checkpoint.meta, stream_id=stream_id)
+    world.store._streams[stream_id] = replace(world.store._streams[checkpoint.meta.stream_id], meta=forged)
+    world.store._owed_webhooks.add(stream_id)
+    async with world.daemon():
+        await settled(world)
+    assert [received.stream_id for received in world.receiver.received if received.status == 204] == [
+        checkpoint.meta.stream_id
+    ]
+    (event,) = events(said, "webhook_given_up")
+    assert event["stream_id"] == stream_id
+
+
+async def test_p6_what_nobody_foresaw_of_one_delivery_ends_neither_the_others_nor_the_streams(
+    world: World, autojump_clock: MockClock, said: list[EventDict], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await record_one(world)
+    body, struck = WebhookDeliverer._body, list[str]()
+
+    async def unforeseen(self: WebhookDeliverer, meta: StreamMeta) -> bytes:
+        if not struck:
+            struck.append(meta.stream_id)
+            raise KeyError("unforeseen")
+        return await body(self, meta)
+
+    monkeypatch.setattr(WebhookDeliverer, "_body", unforeseen)
+    world.append(10, "b.mp4")
+    async with world.daemon() as daemon:
+        daemon.closed("b.mp4")
+        await settled(world)
+    assert struck
+    assert [one.status for one in world.receiver.received][-2:] == [204, 204]
+    (event,) = events(said, "webhook_broken")
+    assert event["stream_id"] == struck[0]

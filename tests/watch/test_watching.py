@@ -1,0 +1,337 @@
+"""The watcher on a real folder with real inotify: what happens is told, and a scan tells the truth."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+from inotify_simple import INotify, flags
+from structlog.testing import capture_logs
+from trio_util import AsyncValue
+
+from cef_trio.files.file_stat import FileStat
+from cef_trio.watch import watcher as watcher_module
+from cef_trio.watch.events import Closed, FileEvent, Gone, Moved, Scanned, Seen
+from cef_trio.watch.patterns import matcher
+from cef_trio.watch.scan import Scan, ThreadedReader
+from cef_trio.watch.watcher import Watcher
+
+MATCHES = matcher(["*.mp4"])
+
+
+class Listener:
+    """Keeps what it is told, and lets a test wait for it."""
+
+    def __init__(self) -> None:
+        self.events = AsyncValue[tuple[FileEvent, ...]](())
+
+    def tell(self, event: FileEvent) -> None:
+        self.events.value = (*self.events.value, event)
+
+    async def heard(self, wanted: Callable[[FileEvent], bool]) -> FileEvent:
+        """Wait until such an event was told; returns the first."""
+        with trio.fail_after(10):
+            await self.events.wait_value(lambda events: any(map(wanted, events)))
+        found: FileEvent = next(filter(wanted, self.events.value))
+        return found
+
+    def forget(self) -> None:
+        self.events.value = ()
+
+    @property
+    def scans(self) -> list[Scanned]:
+        return [event for event in self.events.value if isinstance(event, Scanned)]
+
+
+@asynccontextmanager
+async def watching(
+    folder: Path, *, rescan_seconds: float = 3600, reader: ThreadedReader | None = None
+) -> AsyncIterator[Listener]:
+    listener = Listener()
+    watcher = Watcher(str(folder), MATCHES, listener, rescan_seconds=rescan_seconds, reader=reader)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(watcher.run)
+        yield listener
+        nursery.cancel_scope.cancel()
+
+
+def of(path: Path, *kinds: type) -> Callable[[FileEvent], bool]:
+    return lambda event: isinstance(event, kinds) and getattr(event, "path", None) == str(path)
+
+
+async def logged(logs: Sequence[Mapping[str, object]], event: str) -> None:
+    with trio.fail_after(10):
+        while not any(entry["event"] == event for entry in logs):  # noqa: ASYNC110 - a list has nothing to wait on
+            await trio.sleep(0.01)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    found = tmp_path / "watch"
+    found.mkdir()
+    return found
+
+
+async def test_started_means_that_everything_there_was_told(folder: Path) -> None:
+    (folder / "a.mp4").write_bytes(b"12345")
+    (folder / "deep" / "er").mkdir(parents=True)
+    (folder / "deep" / "er" / "B.MP4").write_bytes(b"1")
+    (folder / "notes.txt").write_bytes(b"1")
+    (folder / "link.mp4").symlink_to(folder / "a.mp4")
+    async with watching(folder) as listener:
+        (scanned,) = listener.scans
+    assert {Path(path).name: stat.size_bytes for path, stat in scanned.files.items()} == {"a.mp4": 5, "B.MP4": 1}
+
+
+@pytest.mark.parametrize("name", [b"a b.mp4", "ä%&+=録.mp4".encode(), b"new\nline.mp4", b"\xff\xfe.mp4"])
+async def test_a_file_of_any_name_is_seen_growing_and_closed(folder: Path, name: bytes) -> None:
+    path = folder / os.fsdecode(name)
+    async with watching(folder) as listener:
+        with path.open("wb") as file:
+            file.write(b"123")
+            file.flush()
+            seen = await listener.heard(lambda event: isinstance(event, Seen) and event.stat.size_bytes == 3)
+            assert of(path, Seen)(seen)
+            file.write(b"45")
+        closed = await listener.heard(of(path, Closed))
+        assert isinstance(closed, Closed)
+        assert closed.stat.size_bytes == 5
+        path.unlink()
+        await listener.heard(of(path, Gone))
+
+
+async def test_a_thousand_writes_are_a_few_events(folder: Path) -> None:
+    async with watching(folder) as listener:
+        with (folder / "a.mp4").open("wb", buffering=0) as file:
+            for _ in range(1000):
+                file.write(b"x")
+        await listener.heard(of(folder / "a.mp4", Closed))
+        assert len(listener.events.value) < 20
+
+
+async def test_renames_moves_in_and_moves_out_are_told_as_such(folder: Path, tmp_path: Path) -> None:
+    a, b, outside = folder / "a.mp4", folder / "b.mp4", tmp_path / "c.mp4"
+    a.write_bytes(b"1")
+    outside.write_bytes(b"22")
+    async with watching(folder) as listener:
+        a.rename(b)
+        moved = await listener.heard(lambda event: isinstance(event, Moved))
+        assert isinstance(moved, Moved)
+        assert (moved.old_path, moved.new_path) == (str(a), str(b))
+        outside.rename(folder / "c.mp4")
+        await listener.heard(of(folder / "c.mp4", Seen))
+        b.rename(tmp_path / "b.mp4")
+        await listener.heard(of(b, Gone))
+
+
+async def test_files_in_new_folders_that_race_their_watch_are_found(folder: Path) -> None:
+    async with watching(folder) as listener:
+        for number in range(30):
+            deep = folder / f"{number}" / "x" / "y"
+            deep.mkdir(parents=True)
+            (deep / "a.mp4").write_bytes(b"1")
+        last = str(folder / "29" / "x" / "y" / "a.mp4")
+        await listener.heard(lambda event: isinstance(event, Scanned) and len(event.files) == 30)
+        listener.forget()
+        Path(last).write_bytes(b"22")
+        await listener.heard(of(Path(last), Closed))
+
+
+async def test_a_renamed_folder_takes_its_files_along(folder: Path) -> None:
+    (folder / "old").mkdir()
+    (folder / "old" / "a.mp4").write_bytes(b"1")
+    async with watching(folder) as listener:
+        (folder / "old").rename(folder / "new")
+        moved = await listener.heard(lambda event: isinstance(event, Moved))
+        assert isinstance(moved, Moved)
+        assert (moved.old_path, moved.new_path) == (str(folder / "old" / "a.mp4"), str(folder / "new" / "a.mp4"))
+        (folder / "new" / "a.mp4").write_bytes(b"22")
+        await listener.heard(of(folder / "new" / "a.mp4", Closed))
+
+
+async def test_the_rescan_tells_the_truth_without_any_event(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a network mount: nothing is notified."""
+
+    def no_inotify(**_kwargs: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(watcher_module, "INotify", no_inotify)
+    with capture_logs() as logs:
+        async with watching(folder, rescan_seconds=0.05) as listener:
+            (folder / "a.mp4").write_bytes(b"1")
+            await listener.heard(lambda event: isinstance(event, Scanned) and len(event.files) == 1)
+            (folder / "a.mp4").unlink()
+            listener.forget()
+            await listener.heard(lambda event: isinstance(event, Scanned) and not event.files)
+    (limited,) = [entry for entry in logs if entry["event"] == "watch_limited"]
+    assert "max_user_instances" in limited["hint"]
+
+
+async def test_when_watches_run_out_the_folder_is_polled(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = INotify.add_watch
+
+    def limited(self: INotify, path: str, mask: int) -> int:
+        if Path(path) != folder:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        watch: int = real(self, path, mask)
+        return watch
+
+    monkeypatch.setattr(INotify, "add_watch", limited)
+    (folder / "sub").mkdir()
+    with capture_logs() as logs:
+        async with watching(folder, rescan_seconds=0.05) as listener:
+            (folder / "sub" / "a.mp4").write_bytes(b"1")
+            await listener.heard(lambda event: isinstance(event, Scanned) and len(event.files) == 1)
+    assert any("max_user_watches" in str(entry.get("hint")) for entry in logs)
+
+
+async def test_when_watches_run_out_while_it_runs_the_folder_is_polled_from_then_on(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The watches were taken away while events were waited for: the next event found nothing to be told by (exit 1)."""
+
+    def limited(_self: INotify, _path: str, _mask: int) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with capture_logs() as logs:
+        async with watching(folder) as listener:
+            monkeypatch.setattr(INotify, "add_watch", limited)
+            listener.forget()
+            (folder / "sub").mkdir()
+            await listener.heard(lambda event: isinstance(event, Scanned))
+            assert any(entry["event"] == "watch_limited" for entry in logs)
+            (folder / "a.mp4").write_bytes(b"1")  # its folder is watched still, as far as the kernel knows
+            (folder / "sub" / "b.mp4").write_bytes(b"1")
+            await listener.heard(lambda event: isinstance(event, Scanned) and len(event.files) == 2)
+    assert any("max_user_watches" in str(entry.get("hint")) for entry in logs)
+
+
+async def test_an_overflow_of_the_kernels_queue_is_repaired_by_a_scan(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = INotify.read
+    lost: list[object] = []
+
+    def overflowing(self: INotify, **kwargs: int) -> Iterable[object]:
+        events = list(real(self, **kwargs))
+        if events and not lost:
+            lost.extend(events)
+            return [type(events[0])(-1, flags.Q_OVERFLOW, 0, "")]
+        return events
+
+    monkeypatch.setattr(INotify, "read", overflowing)
+    async with watching(folder) as listener:
+        listener.forget()
+        (folder / "a.mp4").write_bytes(b"1")
+        await listener.heard(lambda event: isinstance(event, Scanned) and len(event.files) == 1)
+    assert lost
+
+
+async def test_a_folder_that_goes_away_is_an_error_and_never_an_empty_folder(folder: Path, tmp_path: Path) -> None:
+    (folder / "a.mp4").write_bytes(b"1")
+    with capture_logs() as logs:
+        async with watching(folder, rescan_seconds=0.05) as listener:
+            folder.rename(tmp_path / "away")
+            await logged(logs, "watch_folder_lost")
+            listener.forget()
+            (tmp_path / "away").rename(folder)
+            scanned = await listener.heard(lambda event: isinstance(event, Scanned))
+            assert isinstance(scanned, Scanned)
+            assert list(scanned.files) == [str(folder / "a.mp4")]
+            (folder / "b.mp4").write_bytes(b"1")
+            await listener.heard(of(folder / "b.mp4", Closed))
+            assert all(scan.files for scan in listener.scans)
+
+
+class FailingReader(ThreadedReader):
+    """Reads like the real one until it is told to fail."""
+
+    failing = False
+
+    async def scan(self, folder: str) -> Scan:
+        if self.failing:
+            await trio.lowlevel.checkpoint()
+            raise OSError(errno.EIO, "Input/output error")
+        return await super().scan(folder)
+
+    async def stats(self, paths: Iterable[str]) -> Mapping[str, FileStat]:
+        return await super().stats(paths)
+
+
+async def test_a_folder_that_cannot_be_read_is_said_once_and_told_again_when_it_can(folder: Path) -> None:
+    (folder / "a.mp4").write_bytes(b"1")
+    reader = FailingReader(MATCHES)
+    with capture_logs() as logs:
+        async with watching(folder, rescan_seconds=0.05, reader=reader) as listener:
+            reader.failing = True
+            await logged(logs, "watch_folder_unreadable")
+            listener.forget()
+            reader.failing = False
+            await listener.heard(lambda event: isinstance(event, Scanned) and len(event.files) == 1)
+
+
+class SlowReader(ThreadedReader):
+    """Reads like the real one, but only when it is let."""
+
+    def __init__(self) -> None:
+        super().__init__(MATCHES)
+        self.reading = AsyncValue(0)
+        self.let = trio.Event()
+        self.let.set()
+
+    async def scan(self, folder: str) -> Scan:
+        self.reading.value += 1
+        await self.let.wait()
+        return await super().scan(folder)
+
+
+async def test_a_scan_says_when_it_began_and_one_that_is_asked_for_begins_after_that(folder: Path) -> None:
+    """What happened while it ran it may not know: that is the next one's."""
+    reader, listener = SlowReader(), Listener()
+    watcher = Watcher(str(folder), MATCHES, listener, rescan_seconds=3600, reader=reader)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(watcher.run)
+        listener.forget()
+        before, reader.let = reader.reading.value, trio.Event()
+        watcher.rescan()
+        await reader.reading.wait_value(lambda times: times > before)
+        while_it_runs = trio.current_time()
+        watcher.rescan()
+        reader.let.set()
+        with trio.fail_after(10):
+            await listener.events.wait_value(lambda _: len(listener.scans) == 2)
+        under_way, asked_for = listener.scans
+        assert under_way.began_at <= while_it_runs < asked_for.began_at
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_cancelled_watcher_leaves_no_descriptor_open(folder: Path) -> None:
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(5):
+        async with watching(folder):
+            pass
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+async def test_a_real_overflow_of_the_kernels_queue_is_said_and_repaired(folder: Path) -> None:
+    """The loop stands still while more happens than the kernel keeps; what came last, it never tells."""
+    most = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
+    if most > 100_000:
+        pytest.skip(f"this machine's kernel keeps {most} events; to fill that would take too long")
+    with capture_logs() as logs:
+        async with watching(folder) as listener:
+            listener.forget()
+            for number in range(most + 1):  # alternating, since the kernel makes one event of two that are the same
+                os.close(os.open(folder / f"{number % 2}.tmp", os.O_WRONLY | os.O_CREAT))
+            (folder / "late.mp4").write_bytes(b"1")
+            scanned = await listener.heard(lambda event: isinstance(event, Scanned))
+            assert isinstance(scanned, Scanned)
+            assert list(scanned.files) == [str(folder / "late.mp4")]
+            (folder / "later.mp4").write_bytes(b"1")
+            await listener.heard(of(folder / "later.mp4", Closed))
+    assert [entry["event"] for entry in logs].count("watch_overflow") == 1
