@@ -58,7 +58,7 @@ _HEADERS: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Response:
     """What is answered; ``lasts``: its body is :meth:`AdminApp.events`, and has no end."""
 
     body: bytes
@@ -108,35 +108,35 @@ class AdminApp:
     ) -> None:
         self._source = source
         self._allowed_hosts = frozenset(allowed_hosts)
-        self._answers: dict[str, Callable[[], Answer]] = {
-            "/": lambda: Answer(page().html, "text/html; charset=utf-8", 200, _policy(page().policy)),
-            "/metrics": lambda: Answer(generate_latest(registry), CONTENT_TYPE_LATEST),
+        self._answers: dict[str, Callable[[], Response]] = {
+            "/": lambda: Response(page().html, "text/html; charset=utf-8", 200, _policy(page().policy)),
+            "/metrics": lambda: Response(generate_latest(registry), CONTENT_TYPE_LATEST),
             "/healthz": lambda: _facts(judge_health(source.health())),
             "/readyz": lambda: _facts(judge_ready(source.ready())),
         }
         self._listening: Counter[str] = Counter()
         self._made: tuple[float, str] = (-float("inf"), "")
 
-    def answer(self, request: Request, client: str) -> Answer:
+    def answer(self, request: Request, client: str) -> Response:
         """What is answered to a request of a client, who is known by its address."""
         if refusal := self._refusal(request):
             return refusal
         if request.path != "/events":
             return self._answers[request.path]()
         if self._listening.total() >= MAX_LISTENERS or self._listening[client] >= MAX_LISTENERS_OF_A_CLIENT:
-            return Answer(b"too many listeners\n", status=503, more_headers=(("retry-after", "10"),))
-        return Answer(b"", _EVENTS, more_headers=(("x-accel-buffering", "no"),), lasts=True)
+            return Response(b"too many listeners\n", status=503, more_headers=(("retry-after", "10"),))
+        return Response(b"", _EVENTS, more_headers=(("x-accel-buffering", "no"),), lasts=True)
 
-    def _refusal(self, request: Request) -> Answer | None:
+    def _refusal(self, request: Request) -> Response | None:
         path = request.path
         if path not in self._answers and path != "/events":
-            return Answer(b"not found\n", status=404)
+            return Response(b"not found\n", status=404)
         if request.method not in {"GET", "HEAD"}:
-            return Answer(b"this can only be read\n", status=405, more_headers=(("allow", "GET, HEAD"),))
+            return Response(b"this can only be read\n", status=405, more_headers=(("allow", "GET, HEAD"),))
         if is_foreign(request.header, may_be_opened=path == "/"):
-            return Answer(_FOREIGN, status=403)
+            return Response(_FOREIGN, status=403)
         if path in _NAMES_FILES and not is_ours(request.header("host"), self._allowed_hosts):
-            return Answer(_MISDIRECTED, status=421)
+            return Response(_MISDIRECTED, status=421)
         return None
 
     # -- /events ------------------------------------------------------------------------------------------------------
@@ -175,6 +175,6 @@ def _policy(policy: str) -> tuple[tuple[str, str], ...]:
     return (("content-security-policy", policy),)
 
 
-def _facts(facts: tuple[Fact, ...]) -> Answer:
+def _facts(facts: tuple[Fact, ...]) -> Response:
     lines = "".join(f"{'ok' if fact.good else 'NOT OK'}: {fact.says}\n" for fact in facts)
-    return Answer(lines.encode(), status=200 if all(fact.good for fact in facts) else 503)
+    return Response(lines.encode(), status=200 if all(fact.good for fact in facts) else 503)

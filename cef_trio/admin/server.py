@@ -17,7 +17,7 @@ import structlog
 import trio
 from prometheus_client import CollectorRegistry
 
-from cef_trio.admin.app import HEALTH, AdminApp, Answer
+from cef_trio.admin.app import HEALTH, AdminApp, Response
 from cef_trio.admin.connection_limits import Place, Places, client_of
 from cef_trio.admin.snapshot_source import SnapshotSource
 from cef_trio.exceptions import CefMp4ProcessorError
@@ -139,13 +139,15 @@ async def _serve_client(app: AdminApp, place: Place, stream: trio.SocketStream) 
         await connection.discard(_DISCARD_BYTES, _DISCARD_SECONDS)
 
 
-def _reserved(request: Request) -> Answer | None:
+def _reserved(request: Request) -> Response | None:
     if request.path in HEALTH:
         return None
-    return Answer(b"too many connections\n", status=503, more_headers=(("retry-after", "10"),))
+    return Response(b"too many connections\n", status=503, more_headers=(("retry-after", "10"),))
 
 
-async def _answer(connection: ServerConnection, app: AdminApp, place: Place, request: Request, answer: Answer) -> None:
+async def _answer(
+    connection: ServerConnection, app: AdminApp, place: Place, request: Request, answer: Response
+) -> None:
     headers = answer.headers()
     unread = connection.has_unread_body
     if unread or place.reserved or answer.lasts:

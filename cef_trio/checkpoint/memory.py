@@ -68,7 +68,7 @@ class Snapshot:
     streams: Mapping[str, _Stream]
     by_path: Mapping[str, str]
     leases: Mapping[str, _Held]
-    owed_webhooks: frozenset[str] = frozenset()
+    pending_webhooks: frozenset[str] = frozenset()
     reports: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -129,7 +129,7 @@ class MemoryCheckpointStore:
         }
         self._by_path = dict(snapshot.by_path)
         self._leases = {stream_id: replace(held) for stream_id, held in snapshot.leases.items()}
-        self._owed_webhooks = set(snapshot.owed_webhooks)
+        self._owed_webhooks = set(snapshot.pending_webhooks)
         self._reports = dict(snapshot.reports)
 
     def clear(self) -> None:
@@ -352,7 +352,7 @@ class MemoryCheckpointStore:
         await self._call("start_over", effect)
 
     async def transition(
-        self, stream_id: str, lease: Lease, status: Status, change: Change, *, owes_webhook: bool = False
+        self, stream_id: str, lease: Lease, status: Status, change: Change, *, enqueue_webhook: bool = False
     ) -> None:
         """Put the stream into ``status`` and its set, and apply ``change``, in one step."""
         change = _kept(change)
@@ -361,7 +361,7 @@ class MemoryCheckpointStore:
             stream = self._fenced(stream_id, lease)
             self._move(stream, status)
             stream.meta = rules.apply_change(stream.meta, change)
-            if owes_webhook:
+            if enqueue_webhook:
                 self._owed_webhooks.add(stream_id)
 
         await self._call("transition", effect)
@@ -391,19 +391,19 @@ class MemoryCheckpointStore:
 
         return await self._call("save_interrupted", effect)
 
-    async def owed_webhooks(self) -> frozenset[str]:
+    async def pending_webhooks(self) -> frozenset[str]:
         """The ids of the streams whose webhook is owed."""
 
         def effect() -> frozenset[str]:
-            return frozenset(self._owed_webhooks) if self._can_read(self._keys.owed_webhooks) else frozenset()
+            return frozenset(self._owed_webhooks) if self._can_read(self._keys.pending_webhooks) else frozenset()
 
-        return await self._call("owed_webhooks", effect)
+        return await self._call("webhooks_pending", effect)
 
-    async def owes_webhook(self, stream_id: str) -> bool:
+    async def is_webhook_pending(self, stream_id: str) -> bool:
         """Whether the stream's webhook is owed."""
         return await self._call("owes_webhook", lambda: stream_id in self._owed_webhooks)
 
-    async def settle_webhook(self, stream_id: str) -> None:
+    async def ack_webhook(self, stream_id: str) -> None:
         """The stream's webhook is owed no more."""
         await self._call("settle_webhook", lambda: self._owed_webhooks.discard(stream_id))
 

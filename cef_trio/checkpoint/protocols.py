@@ -187,11 +187,11 @@ class CheckpointStore(Protocol):
         ...
 
     async def transition(
-        self, stream_id: str, lease: Lease, status: Status, change: Change, *, owes_webhook: bool = False
+        self, stream_id: str, lease: Lease, status: Status, change: Change, *, enqueue_webhook: bool = False
     ) -> None:
         """Put the stream into ``status`` and its set (``states.HOME``), and apply ``change``, in one step.
 
-        ``owes_webhook``: in that same step, note that its webhook is to be delivered (:meth:`owed_webhooks`), so that
+        ``enqueue_webhook``: in that same step, note that its webhook is to be delivered (:meth:`pending_webhooks`), so that
         no crash can lie between the two.
 
         Raises:
@@ -213,15 +213,15 @@ class CheckpointStore(Protocol):
         """
         ...
 
-    async def owed_webhooks(self) -> frozenset[str]:
+    async def pending_webhooks(self) -> frozenset[str]:
         """The ids of the streams whose webhook is owed."""
         ...
 
-    async def owes_webhook(self, stream_id: str) -> bool:
+    async def is_webhook_pending(self, stream_id: str) -> bool:
         """Whether the stream's webhook is owed: asked again once the delivery is claimed."""
         ...
 
-    async def settle_webhook(self, stream_id: str) -> None:
+    async def ack_webhook(self, stream_id: str) -> None:
         """The stream's webhook was delivered, or is given up: it is owed no more.
 
         The one write that names no lease: what was delivered is delivered, whoever says so, and a stream that is

@@ -29,7 +29,7 @@ class _Batch:
     done: AsyncBool = field(default_factory=lambda: AsyncBool(False))
 
 
-class ExitSaves:
+class ShutdownFlush:
     """Saves how streams' tasks ended, many in one round trip."""
 
     def __init__(self, store: CheckpointStore, lease: Lease, breaker: CircuitBreaker) -> None:
@@ -80,4 +80,4 @@ class ExitSaves:
         # A stream that another daemon owns by now is not ours to save: its state is true, and theirs.
         self.unsaved -= {saving.stream_id for saving in batch.savings}
         if not_ours:
-            log.warning("states_left_to_their_owners", streams=sorted(not_ours))
+            log.warning("states_owned_elsewhere", streams=sorted(not_ours))

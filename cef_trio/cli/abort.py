@@ -18,7 +18,7 @@ from cef_trio.checkpoint.protocols import Change
 from cef_trio.checkpoint.states import FAILED, SENTENCES, FailureReason, Status
 from cef_trio.cli import output
 from cef_trio.cli.result_lines import Report
-from cef_trio.cli.session import Desk
+from cef_trio.cli.session import CommandContext
 from cef_trio.cli.status_model import instance_of
 from cef_trio.cli.stream_selection import select_all
 from cef_trio.exceptions import S3OperationError
@@ -46,7 +46,7 @@ def why_not(meta: StreamMeta, bucket: str) -> str | None:
     return None
 
 
-async def abort_stream(desk: Desk, given: str, *, as_json: bool) -> ExitCode:
+async def abort_stream(desk: CommandContext, given: str, *, as_json: bool) -> ExitCode:
     """Abort the stream that ``given`` means.
 
     Raises:
@@ -78,7 +78,7 @@ async def abort_stream(desk: Desk, given: str, *, as_json: bool) -> ExitCode:
     return report.code
 
 
-async def _busy(desk: Desk, stream_id: str) -> str:
+async def _busy(desk: CommandContext, stream_id: str) -> str:
     holder = (await desk.store.holders([stream_id])).get(stream_id)
     who = instance_of(holder) if holder else "another process"
     return (
@@ -87,7 +87,7 @@ async def _busy(desk: Desk, stream_id: str) -> str:
     )
 
 
-async def _abort(desk: Desk, meta: StreamMeta, ours_until: float) -> str:
+async def _abort(desk: CommandContext, meta: StreamMeta, ours_until: float) -> str:
     await desk.store.transition(
         meta.stream_id, desk.lease, Status.FAILED_ABORTED, Change({"failure_reason": _in_words(meta)})
     )

@@ -30,7 +30,7 @@ from cef_trio.checkpoint.protocols import Records
 from cef_trio.checkpoint.states import ENDED
 from cef_trio.cli import output
 from cef_trio.cli.result_lines import Report
-from cef_trio.cli.session import Desk
+from cef_trio.cli.session import CommandContext
 from cef_trio.cli.stream_selection import all_ids
 from cef_trio.exceptions import RecordUnreadableError, S3OperationError
 from cef_trio.exit_codes import ExitCode
@@ -92,7 +92,9 @@ def judge_upload(  # noqa: PLR0911 - it is a table
 _UNREADABLE: Final = Fate(abort=False, why="its stream's record cannot be read")
 
 
-async def collect(desk: Desk, older_than: timedelta, *, dry_run: bool, redis_is_empty: bool, as_json: bool) -> ExitCode:
+async def collect(
+    desk: CommandContext, older_than: timedelta, *, dry_run: bool, redis_is_empty: bool, as_json: bool
+) -> ExitCode:
     """Abort what nobody owns, or say what would be.
 
     Raises:
@@ -141,17 +143,17 @@ def _verb(fate: Fate, *, dry_run: bool) -> str:
     return "would be aborted" if dry_run else "aborted"
 
 
-def _id_in(desk: Desk, upload: ListedUpload) -> str | None:
+def _id_in(desk: CommandContext, upload: ListedUpload) -> str | None:
     proposed = desk.key_template.parse(upload.key)
     return proposed.stream_id if proposed else None
 
 
-async def _records(desk: Desk, uploads: Collection[ListedUpload]) -> Records:
+async def _records(desk: CommandContext, uploads: Collection[ListedUpload]) -> Records:
     ids = {stream_id for upload in uploads if (stream_id := _id_in(desk, upload))}
     return await bulk_load.load_metas(desk.store, ids)
 
 
-def _first_judgement(desk: Desk, upload: ListedUpload, records: Records, born_before: datetime) -> Fate:
+def _first_judgement(desk: CommandContext, upload: ListedUpload, records: Records, born_before: datetime) -> Fate:
     stream_id = _id_in(desk, upload) or ""
     if stream_id in records.unreadable:
         return _UNREADABLE
@@ -160,13 +162,13 @@ def _first_judgement(desk: Desk, upload: ListedUpload, records: Records, born_be
 
 
 def _judge(
-    desk: Desk, upload: ListedUpload, stream_id: str | None, meta: StreamMeta | None, born_before: datetime
+    desk: CommandContext, upload: ListedUpload, stream_id: str | None, meta: StreamMeta | None, born_before: datetime
 ) -> Fate:
     anothers = meta is not None and not desk.ownership.is_ours(meta)
     return judge_upload(upload, stream_id, meta, born_before=born_before, anothers=anothers)
 
 
-async def _abort(desk: Desk, upload: ListedUpload, born_before: datetime) -> tuple[Fate, str | None]:
+async def _abort(desk: CommandContext, upload: ListedUpload, born_before: datetime) -> tuple[Fate, str | None]:
     """Judge it again with its stream in our hand, and abort it; returns why S3 refused, if it did."""
     stream_id = _id_in(desk, upload)
     if stream_id is None:
@@ -190,7 +192,7 @@ async def _abort(desk: Desk, upload: ListedUpload, born_before: datetime) -> tup
         return fate, None
 
 
-async def _abort_until(deadline: float, desk: Desk, upload: ListedUpload) -> None:
+async def _abort_until(deadline: float, desk: CommandContext, upload: ListedUpload) -> None:
     with trio.move_on_at(deadline) as scope:
         await desk.s3.abort_multipart_upload(upload.key, upload.upload_id)
     if scope.cancelled_caught:

@@ -15,7 +15,7 @@ from cef_trio.checkpoint.protocols import KnownPath
 from cef_trio.checkpoint.states import FAILED, Status, StreamSet
 from cef_trio.cli import output
 from cef_trio.cli.output import Column, Lines, Row
-from cef_trio.cli.session import Desk
+from cef_trio.cli.session import CommandContext
 from cef_trio.cli.stream_selection import NoSuchStreamError, all_ids, select_all
 from cef_trio.exit_codes import ExitCode
 from cef_trio.s3.checksums import crc64nvme_to_base64
@@ -62,7 +62,7 @@ def in_state(known: KnownPath, state: State | None) -> bool:
             return known.stream_set.value == state.value
 
 
-async def list_streams(desk: Desk, state: State | None, *, as_json: bool) -> ExitCode:
+async def list_streams(desk: CommandContext, state: State | None, *, as_json: bool) -> ExitCode:
     """Print the streams, the latest activity last, each with the error that it waits or has ended for."""
     known = (await bulk_load.load_metas(desk.store, await all_ids(desk.store))).values()
     chosen = sorted((one for one in known if in_state(one, state)), key=lambda one: one.meta.last_activity_at_utc)
@@ -129,7 +129,7 @@ def _row(one: KnownPath, now: datetime) -> Row:
     )
 
 
-async def show_stream(desk: Desk, given: str, *, as_json: bool) -> ExitCode:
+async def show_stream(desk: CommandContext, given: str, *, as_json: bool) -> ExitCode:
     """Print all that is known of one stream.
 
     Raises:
@@ -140,12 +140,12 @@ async def show_stream(desk: Desk, given: str, *, as_json: bool) -> ExitCode:
     if checkpoint is None:
         raise NoSuchStreamError(f"stream {stream_id} was forgotten just now")
     holder = (await desk.store.holders([stream_id])).get(stream_id)
-    owes_webhook = stream_id in await desk.store.owed_webhooks()
+    enqueue_webhook = stream_id in await desk.store.pending_webhooks()
     if as_json:
-        output.print_json({**details(checkpoint, holder), "webhook_owed": owes_webhook})
+        output.print_json({**details(checkpoint, holder), "webhook_owed": enqueue_webhook})
     else:
         facts = _facts(checkpoint, holder, desk.utc_now())
-        if owes_webhook:
+        if enqueue_webhook:
             facts.append(("webhook", "owed: not delivered yet"))
         output.console().print(output.facts(facts))
     return ExitCode.DONE

@@ -10,8 +10,8 @@ from cef_trio.checkpoint.model import Checkpoint
 from cef_trio.checkpoint.protocols import Change
 from cef_trio.checkpoint.states import FAILED, Status, StreamSet
 from cef_trio.cli.result_lines import Report
-from cef_trio.cli.retry_plan import Comeback, Presence, Way, judge_comeback, presence_of, reason_of
-from cef_trio.cli.session import Desk
+from cef_trio.cli.retry_plan import Comeback, Presence, RetryPath, judge_comeback, presence_of, reason_of
+from cef_trio.cli.session import CommandContext
 from cef_trio.cli.stream_selection import select_all
 from cef_trio.exceptions import (
     ChunkProcessingError,
@@ -30,7 +30,7 @@ from cef_trio.upload.recognition import identify, recognize
 from cef_trio.upload.session import abort_uploads
 
 
-async def retry_streams(desk: Desk, given: list[str], *, every: bool, as_json: bool) -> ExitCode:
+async def retry_streams(desk: CommandContext, given: list[str], *, every: bool, as_json: bool) -> ExitCode:
     """Bring back the streams that are named, or every failed one but those that a person aborted.
 
     Raises:
@@ -48,14 +48,14 @@ async def retry_streams(desk: Desk, given: list[str], *, every: bool, as_json: b
     return report.code
 
 
-async def _every_failed(desk: Desk) -> list[str]:
+async def _every_failed(desk: CommandContext) -> list[str]:
     known = await bulk_load.load_metas(desk.store, await desk.store.members(StreamSet.FAILED))
     wanted = FAILED - {Status.FAILED_ABORTED}
     ours, _ = desk.ownership.divide(known)
     return sorted(stream_id for stream_id, one in ours.items() if one.meta.status in wanted)
 
 
-async def retry_stream(desk: Desk, stream_id: str) -> Comeback:
+async def retry_stream(desk: CommandContext, stream_id: str) -> Comeback:
     """Bring one stream back, if it can be."""
     async with desk.holding(stream_id) as held:
         if not held:
@@ -77,15 +77,15 @@ async def retry_stream(desk: Desk, stream_id: str) -> Comeback:
         change = Change(comeback.fields)
         try:
             match comeback.way:
-                case Way.GO_ON:
+                case RetryPath.GO_ON:
                     await desk.store.transition(stream_id, desk.lease, Status.ACTIVE, change)
-                case Way.START_OVER:
+                case RetryPath.START_OVER:
                     if reason_of(meta.status) in KEEPS_ITS_UPLOAD:
                         await abort_uploads(
                             desk.s3, meta
                         )  # else the daemon would find it by its key, and go on from it
                     await desk.store.start_over(stream_id, desk.lease, change)
-                case Way.FINISH:
+                case RetryPath.FINISH:
                     await desk.store.transition(stream_id, desk.lease, Status.S3_COMPLETED, change)
         except (LeaseLostError, RedisOperationError, S3OperationError) as error:
             if error.transient:
@@ -94,7 +94,7 @@ async def retry_stream(desk: Desk, stream_id: str) -> Comeback:
         return comeback
 
 
-async def _look(desk: Desk, checkpoint: Checkpoint) -> tuple[Presence, int | None]:
+async def _look(desk: CommandContext, checkpoint: Checkpoint) -> tuple[Presence, int | None]:
     """What is where the stream's file was, and its size."""
     meta = checkpoint.meta
     path = meta.current_path

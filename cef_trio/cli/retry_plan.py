@@ -18,7 +18,7 @@ from typing import Any, Final
 from cef_trio.checkpoint.model import FileIdentity, StreamMeta
 from cef_trio.checkpoint.states import FAILED, FailureReason, Status
 from cef_trio.files.file_system import FolderPlace
-from cef_trio.files.identity import Sameness, compare, is_same_place, on_another_file_system
+from cef_trio.files.identity import IdentityMatch, compare, is_same_place, on_another_file_system
 from cef_trio.upload.failures import KEEPS_ITS_UPLOAD
 from cef_trio.upload.part_plan import PartPlan
 
@@ -35,7 +35,7 @@ class Presence(Enum):
     """This machine cannot tell: another machine's file system, something not mounted, or no permission."""
 
 
-class Way(Enum):
+class RetryPath(Enum):
     """How it comes back."""
 
     GO_ON = "go_on"
@@ -47,7 +47,7 @@ class Way(Enum):
 class Comeback:
     """``way`` is ``None`` if it cannot come back; ``says`` tells a person; ``fields`` are changed with it."""
 
-    way: Way | None
+    way: RetryPath | None
     says: str
     fields: Mapping[str, Any] = field(default_factory=dict)
 
@@ -70,14 +70,14 @@ def reason_of(status: Status) -> FailureReason | None:
     return FailureReason(status.value.removeprefix("failed_")) if status in FAILED else None
 
 
-def presence_of(recorded: FileIdentity, observed: FileIdentity, sameness: Sameness | None = None) -> Presence:
+def presence_of(recorded: FileIdentity, observed: FileIdentity, sameness: IdentityMatch | None = None) -> Presence:
     """What a file at the stream's path is to the stream.
 
     ``sameness`` is what its bytes say, where they were asked; where they were not, the daemon asks them.
     """
-    if on_another_file_system(recorded, observed) and sameness is not Sameness.SAME:
+    if on_another_file_system(recorded, observed) and sameness is not IdentityMatch.SAME:
         return Presence.NOT_SEEN
-    if (sameness or compare(recorded, observed)) is not Sameness.REPLACED:
+    if (sameness or compare(recorded, observed)) is not IdentityMatch.REPLACED:
         return Presence.SAME
     place = FolderPlace(observed.file_dev, observed.fs_id, observed.mount)
     return Presence.OTHER if is_same_place(recorded, place) else Presence.NOT_SEEN
@@ -101,7 +101,7 @@ def judge_comeback(  # noqa: PLR0911 - it is a table
             None, _NOT_FAILED.get(meta.status, f"not retried: it has not failed, it is {meta.status.value}")
         )
     if meta.object_etag is not None:
-        return Comeback(Way.FINISH, "retried: its object is complete, its metadata is written again", _FRESH)
+        return Comeback(RetryPath.FINISH, "retried: its object is complete, its metadata is written again", _FRESH)
     if presence in _NO_WAY:
         return Comeback(None, _NO_WAY[presence])
     doubt = "; its recording cannot be seen from here, so the daemon will look" if presence is Presence.NOT_SEEN else ""
@@ -110,11 +110,13 @@ def judge_comeback(  # noqa: PLR0911 - it is a table
     if reason is FailureReason.FINALIZATION and equal_parts and not meta.equal_parts:
         # The store refused to join its parts, and would refuse them again: now they are asked for as some stores want.
         fields = {**_FRESH, "part_size": part_size, "equal_parts": True, "uploads_restarted": None}
-        return Comeback(Way.START_OVER, f"retried: it starts over with equal parts of {part_size} bytes{doubt}", fields)
+        return Comeback(
+            RetryPath.START_OVER, f"retried: it starts over with equal parts of {part_size} bytes{doubt}", fields
+        )
     if reason in KEEPS_ITS_UPLOAD:
-        return Comeback(Way.GO_ON, f"retried: it goes on from what was uploaded{doubt}", _FRESH)
+        return Comeback(RetryPath.GO_ON, f"retried: it goes on from what was uploaded{doubt}", _FRESH)
     fields = {**_FRESH, "uploads_restarted": None}
-    return Comeback(Way.START_OVER, f"retried: it starts over, its old upload was given up{doubt}", fields)
+    return Comeback(RetryPath.START_OVER, f"retried: it starts over, its old upload was given up{doubt}", fields)
 
 
 def _with_larger_parts(meta: StreamMeta, size_bytes: int | None, plan: PartPlan, doubt: str) -> Comeback:
@@ -124,4 +126,6 @@ def _with_larger_parts(meta: StreamMeta, size_bytes: int | None, plan: PartPlan,
             None, "not retried: it would not fit into 10,000 parts again; set CHUNK_SIZE_BYTES higher, here too"
         )
     fields = {**_FRESH, "part_size": plan.part_size, "equal_parts": plan.equal_parts}
-    return Comeback(Way.START_OVER, f"retried: it starts over with parts of {plan.part_size} bytes{doubt}", fields)
+    return Comeback(
+        RetryPath.START_OVER, f"retried: it starts over with parts of {plan.part_size} bytes{doubt}", fields
+    )

@@ -55,7 +55,7 @@ _SIGNALLED: Final = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Desk:
+class CommandContext:
     """Everything that a command may touch. ``lease`` is this command's own."""
 
     store: CheckpointStore
@@ -82,7 +82,7 @@ class Desk:
 
 
 @asynccontextmanager
-async def open_desk(settings: Settings) -> AsyncIterator[Desk]:
+async def open_context(settings: Settings) -> AsyncIterator[CommandContext]:
     """The real one. Nothing is connected yet; leaving closes what was.
 
     Raises:
@@ -98,7 +98,7 @@ async def open_desk(settings: Settings) -> AsyncIterator[Desk]:
     disk = KernelDisk()
     ownership = await _ownership(disk, os.fspath(settings.watch_dir))
     async with checkpoint_store(settings, patience) as store, s3_client(settings, patience) as s3:
-        yield Desk(
+        yield CommandContext(
             store=store,
             s3=s3,
             disk=disk,
@@ -144,7 +144,7 @@ class FewAttempts:
             number += 1
 
 
-def run_command(settings: Settings, work: Callable[[Desk], Awaitable[ExitCode]]) -> int:
+def run_command(settings: Settings, work: Callable[[CommandContext], Awaitable[ExitCode]]) -> int:
     """Run a command to its exit code.
 
     Raises:
@@ -154,7 +154,7 @@ def run_command(settings: Settings, work: Callable[[Desk], Awaitable[ExitCode]])
 
     async def at_a_desk() -> ExitCode:
         try:
-            async with open_desk(settings) as desk:
+            async with open_context(settings) as desk:
                 return await work(desk)
         except RedisOperationError as error:
             complain(f"{error} [{parse_address(settings.redis_url.get_secret_value())}]")

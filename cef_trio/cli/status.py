@@ -22,7 +22,7 @@ from cef_trio.checkpoint.protocols import KnownPath
 from cef_trio.checkpoint.states import ENDED, Status, StreamSet
 from cef_trio.cli import output
 from cef_trio.cli.output import Column, Lines
-from cef_trio.cli.session import Desk
+from cef_trio.cli.session import CommandContext
 from cef_trio.cli.status_model import OpenStream, Overview, is_recent, observe
 from cef_trio.cli.stream_selection import all_ids
 from cef_trio.exceptions import ChunkProcessingError, RecordUnreadableError, RedisOperationError
@@ -47,7 +47,7 @@ _IN_SHORT: Final = {
 class Observer:
     """Gathers the facts, again and again."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: CommandContext) -> None:
         self._desk = desk
         self._ended: dict[str, KnownPath] = {}
 
@@ -83,7 +83,7 @@ class Observer:
             return None
 
 
-async def show_status(desk: Desk, *, watch: bool, as_json: bool) -> ExitCode:
+async def show_status(desk: CommandContext, *, watch: bool, as_json: bool) -> ExitCode:
     """Print the state of things; with ``watch``, keep it on the screen until a signal ends it."""
     observer = Observer(desk)
     if not watch:

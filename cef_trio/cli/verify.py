@@ -20,7 +20,7 @@ from cef_trio.cli.object_check import Content, Witness, compare, is_proved, meta
 from cef_trio.cli.output import printable
 from cef_trio.cli.result_lines import Report
 from cef_trio.cli.retry_plan import Presence, presence_of
-from cef_trio.cli.session import Desk
+from cef_trio.cli.session import CommandContext
 from cef_trio.cli.stream_selection import NoSuchStreamError, select_all
 from cef_trio.exceptions import ChunkProcessingError, RecordingChangedError, S3OperationError
 from cef_trio.exit_codes import ExitCode
@@ -38,7 +38,7 @@ Progressed = Callable[[int], None]
 """Told each number of bytes that was read."""
 
 
-async def verify_stream(desk: Desk, given: str, *, as_json: bool) -> ExitCode:
+async def verify_stream(desk: CommandContext, given: str, *, as_json: bool) -> ExitCode:
     """Verify the object of the stream, or of the recording, that ``given`` means.
 
     Raises:
@@ -59,7 +59,7 @@ async def verify_stream(desk: Desk, given: str, *, as_json: bool) -> ExitCode:
     return ExitCode.DONE if proved else ExitCode.ANSWER_IS_NO
 
 
-async def _meant(desk: Desk, given: str) -> str:
+async def _meant(desk: CommandContext, given: str) -> str:
     path = os.path.abspath(given)  # noqa: PTH100, ASYNC240 - Path would not keep every name; asks no disk
     paths = {path, os.path.realpath(path)}  # noqa: ASYNC240 - once
     found, _ = await bulk_load.find_by_path(desk.store, paths, desk.ownership.name)
@@ -72,7 +72,7 @@ async def _meant(desk: Desk, given: str) -> str:
     return stream_id
 
 
-async def _witnesses(desk: Desk, checkpoint: Checkpoint, *, quiet: bool) -> list[Witness]:
+async def _witnesses(desk: CommandContext, checkpoint: Checkpoint, *, quiet: bool) -> list[Witness]:
     meta = checkpoint.meta
     if meta.object_etag is None:
         return [Witness("object", False, f"is not complete yet; the stream is {meta.status.value}")]
@@ -98,7 +98,7 @@ async def _witnesses(desk: Desk, checkpoint: Checkpoint, *, quiet: bool) -> list
     ]
 
 
-async def _read_object(desk: Desk, key: str, progressed: Progressed) -> tuple[Content, int | None]:
+async def _read_object(desk: CommandContext, key: str, progressed: Progressed) -> tuple[Content, int | None]:
     crc, size = Crc64Nvme(), 0
     async with desk.s3.get_object(key) as (stored, chunks):
         async for chunk in chunks:
@@ -108,7 +108,7 @@ async def _read_object(desk: Desk, key: str, progressed: Progressed) -> tuple[Co
     return Content(size, crc.value), stored.crc64nvme
 
 
-async def _ask_metadata(desk: Desk, checkpoint: Checkpoint, read: Content) -> Witness:
+async def _ask_metadata(desk: CommandContext, checkpoint: Checkpoint, read: Content) -> Witness:
     name, key = "metadata JSON", metadata_key(checkpoint.meta.s3_key_prefix)
     document = bytearray()
     try:
@@ -128,7 +128,7 @@ async def _ask_metadata(desk: Desk, checkpoint: Checkpoint, read: Content) -> Wi
     return Witness(name, False, content) if isinstance(content, str) else compare(name, read, content)
 
 
-async def _ask_file(desk: Desk, checkpoint: Checkpoint, read: Content, *, quiet: bool) -> Witness:
+async def _ask_file(desk: CommandContext, checkpoint: Checkpoint, read: Content, *, quiet: bool) -> Witness:
     meta = checkpoint.meta
     crc = Crc64Nvme()
     try:

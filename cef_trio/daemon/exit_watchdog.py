@@ -169,7 +169,7 @@ class ExitWatchdog:
                 self._token.run_sync_soon(_nothing, idempotent=True)
 
     def _say_overdue(self) -> None:
-        log.error("shutdown_overdue", streams=sorted(self.unsaved()))
+        log.error("shutdown_timeout", streams=sorted(self.unsaved()))
 
     def _exit(self, say: Callable[[], None]) -> None:
         """End the process; once, whoever comes first."""

@@ -15,7 +15,7 @@ import trio
 
 from cef_trio.observability.redis_survey import survey_redis
 from cef_trio.postprocess.after_upload import AfterUpload
-from cef_trio.postprocess.after_upload_rules import KEEP, AfterUploadRule, Deed
+from cef_trio.postprocess.after_upload_rules import KEEP, AfterUploadAction, AfterUploadRule
 from cef_trio.postprocess.retention import forget_old_streams
 from cef_trio.postprocess.webhooks import WebhookDeliverer
 from cef_trio.upload.idle_checker import StaleChecker
@@ -64,7 +64,7 @@ class IntakeTasks:
         services, rules = self._services, self._rules
         nursery.start_soon(self._supervisor.run)
         nursery.start_soon(report_for_ever, services, self._supervisor, self._risks, rules.folder)
-        if rules.after_upload.deed is not Deed.KEEP:
+        if rules.after_upload.deed is not AfterUploadAction.KEEP:
             nursery.start_soon(self._after_upload.run)
         if services.webhook is not None:
             deliverer = WebhookDeliverer(

@@ -41,7 +41,7 @@ from cef_trio.admin.snapshot_source import DaemonSource, IntakeTask
 from cef_trio.daemon.exit_watchdog import ENDING, ExitWatchdog
 from cef_trio.daemon.intake_tasks import IntakeRules, IntakeTasks
 from cef_trio.daemon.reload import SettingsReloader, SettingsSource, Terminal, take_hangups
-from cef_trio.daemon.systemd import ServiceNotifier, Turn
+from cef_trio.daemon.systemd import Heartbeat, ServiceNotifier
 from cef_trio.daemon.wiring import RefusedAtStartError, check_reachable, lock_watch_folder, open_services
 from cef_trio.exit_codes import ExitCode
 from cef_trio.observability.logs import Redactor, lost_lines
@@ -85,7 +85,7 @@ class Shutdown:
         match self.signals:
             case 1:
                 self.began_at = trio.current_time()
-                log.info("shutdown_began", grace_seconds=self.grace_seconds)
+                log.info("shutdown_started", grace_seconds=self.grace_seconds)
                 for drain in self.on_drain:
                     drain()
                 for scope in self.workers:
@@ -107,12 +107,14 @@ class RunningDaemon:
     stale_checker: StaleChecker
     shutdown: Shutdown
 
-    def turns(self) -> list[Turn]:
+    def turns(self) -> list[Heartbeat]:
         """The turns of the tasks that look after others. In an outage the stale checker rightly waits for Redis."""
         redis_down = not self.services.redis_breaker.up.value
         return [
-            Turn("watcher", self.watcher.last_attempt, self.watcher.rescan_seconds),
-            Turn("stale checker", self.stale_checker.last_turn, self.stale_checker.period_seconds, excused=redis_down),
+            Heartbeat("watcher", self.watcher.last_attempt, self.watcher.rescan_seconds),
+            Heartbeat(
+                "stale checker", self.stale_checker.last_turn, self.stale_checker.period_seconds, excused=redis_down
+            ),
         ]
 
     def describe(self) -> str:

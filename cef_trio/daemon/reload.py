@@ -31,7 +31,7 @@ from dotenv import dotenv_values
 from cef_trio.checkpoint.redis.address import parse_address
 from cef_trio.observability.logs import set_level
 from cef_trio.resilience.threads import run_in_thread
-from cef_trio.s3.rate_limiter import Pacer
+from cef_trio.s3.rate_limiter import RateLimiter
 from cef_trio.settings.model import Settings, SettingsError, load_settings, unfit_rate
 
 log = structlog.get_logger(__name__)
@@ -46,7 +46,7 @@ KEYS: Final = ("s3_access_key_id", "s3_secret_access_key", "s3_session_token")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
+class SettingsChange:
     """Settings that were read once more, beside those that hold."""
 
     applied: Mapping[str, str | int]
@@ -57,11 +57,11 @@ class Reading:
     """Variables that are other than at the start, and stay as they were until the next one."""
 
 
-def compare(held: Settings, read: Settings) -> Reading:
+def compare(held: Settings, read: Settings) -> SettingsChange:
     """What a reading changes. Names in the order of the documentation."""
     changed = [name for name in Settings.model_fields if getattr(held, name) != getattr(read, name)]
     renewed = _renewed(held, read)
-    return Reading(
+    return SettingsChange(
         applied={name.upper(): getattr(read, name) for name in LIVE if name in changed},
         renewed=tuple(name.upper() for name in changed if name in renewed),
         needs_restart=tuple(name.upper() for name in changed if name not in LIVE and name not in renewed),
@@ -117,7 +117,7 @@ class SettingsReloader:
         self,
         settings: Settings,
         source: SettingsSource,
-        pacer: Pacer,
+        pacer: RateLimiter,
         renew_credentials: Callable[[Settings], None] = lambda _settings: None,
     ) -> None:
         self._held = settings
@@ -131,7 +131,7 @@ class SettingsReloader:
         try:
             self._ask.send_nowait(None)
         except trio.WouldBlock:
-            log.debug("reload_already_asked")
+            log.debug("reload_already_pending")
 
     async def run(self) -> None:
         """Serve requests for ever."""

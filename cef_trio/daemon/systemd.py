@@ -7,7 +7,7 @@ not listen must not harm an upload.
 The watchdog (``WATCHDOG_USEC``, sd_watchdog_enabled(3)) is told that all is well at half its time, and only while
 
 - the loop turns, since the beat is a task of it, and
-- every task that looks after others has made a turn lately, or is excused (:func:`silent`).
+- every task that looks after others has made a turn lately, or is excused (:func:`silent_tasks`).
 
 A missed beat makes systemd kill the daemon and start it anew, which mends a task that hangs and nothing else. So what a
 restart cannot mend is an excuse: a Redis that is down, a watched folder that is gone. And the limit is wide: to be
@@ -38,7 +38,7 @@ _MAX_STATUS: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class Heartbeat:
     """When a task last made a turn.
 
     Attributes:
@@ -54,7 +54,7 @@ class Turn:
     excused: bool = False
 
 
-def silent(turns: Iterable[Turn], *, now: float, excused_at: Mapping[str, float]) -> list[str]:
+def silent_tasks(turns: Iterable[Heartbeat], *, now: float, excused_at: Mapping[str, float]) -> list[str]:
     """The tasks that hang, by name.
 
     ``excused_at`` says when a task was last seen excused: what it waited for has come back only since then.
@@ -114,13 +114,13 @@ class ServiceNotifier:
                 sender.sendto("\n".join(lines).encode(errors="replace"), address)
         except (OSError, ValueError) as error:  # ValueError: a NUL in the address
             if not self._complained:
-                log.warning("service_manager_not_told", message=lines[0], error=str(error))
+                log.warning("service_notification_failed", message=lines[0], error=str(error))
             self._complained = True
             return False
         self._complained = False
         return True
 
-    async def watch(self, look: Callable[[], Iterable[Turn]], describe: Callable[[], str]) -> None:
+    async def watch(self, look: Callable[[], Iterable[Heartbeat]], describe: Callable[[], str]) -> None:
         """Beat for ever, while no task is silent; returns if nobody waits for it, once READY was taken.
 
         ``look`` says what turns the tasks made; ``describe`` is the status line that goes with a beat.
@@ -136,11 +136,11 @@ class ServiceNotifier:
             async for _ in beats:
                 turns, now = list(look()), trio.current_time()
                 excused_at |= {turn.task: now for turn in turns if turn.excused}
-                hanging = silent(turns, now=now, excused_at=excused_at)
+                hanging = silent_tasks(turns, now=now, excused_at=excused_at)
                 if not hanging:
                     self._tell("WATCHDOG=1", _status(describe()))
                 elif hanging != said:
-                    log.error("watchdog_not_told", silent_tasks=hanging)
+                    log.error("watchdog_notification_withheld", silent_tasks=hanging)
                     self.status(f"silent: {', '.join(hanging)}")
                 said = hanging
 

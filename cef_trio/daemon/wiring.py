@@ -19,7 +19,7 @@ from pydantic import SecretStr
 
 from cef_trio.checkpoint.model import Lease
 from cef_trio.checkpoint.redis.store import RedisCheckpointStore
-from cef_trio.checkpoint.shutdown_flush import ExitSaves
+from cef_trio.checkpoint.shutdown_flush import ShutdownFlush
 from cef_trio.daemon.machine import boot_id, machine_id
 from cef_trio.exceptions import CefMp4ProcessorError, OperationError, S3OperationError
 from cef_trio.files.mounts import Mounts
@@ -34,7 +34,7 @@ from cef_trio.resilience.threads import run_in_thread
 from cef_trio.s3.client import S3Client
 from cef_trio.s3.config import Addressing, ChecksumMode, PayloadSigning, S3Config
 from cef_trio.s3.credentials import ChainCredentials, CredentialsProvider, StaticCredentials
-from cef_trio.s3.rate_limiter import Pacer
+from cef_trio.s3.rate_limiter import RateLimiter
 from cef_trio.s3.signing import Credentials
 from cef_trio.s3.store_probe import StoreProbe
 from cef_trio.settings.model import Settings, SettingsError, exposed_secrets
@@ -136,7 +136,7 @@ async def open_services(
     store = checkpoint_store(
         settings, ServiceRetrier(redis_breaker, policy, once=REDIS_ONCE, observer=observer), found_again=found_again
     )
-    pacer = Pacer(settings.max_upload_rate, waited=metrics.upload_waited)
+    pacer = RateLimiter(settings.max_upload_rate, waited=metrics.upload_waited)
     config = s3_config(settings, found_again)
     s3 = s3_client(settings, ServiceRetrier(s3_breaker, policy, once=S3_ONCE, observer=observer), pacer, config)
     s3_probe = StoreProbe(s3, template.probe_key, template.probe_recording_key)
@@ -152,7 +152,7 @@ async def open_services(
             probe=partial(probe, ffprobe_path=settings.ffprobe_path, timeout_seconds=settings.ffprobe_timeout_seconds),
             has_writer=partial(_has_writer, mounts),
             lease=lease,
-            exit_saves=ExitSaves(store, lease, redis_breaker),
+            exit_saves=ShutdownFlush(store, lease, redis_breaker),
             s3_breaker=s3_breaker,
             redis_breaker=redis_breaker,
             stream_slots=trio.CapacityLimiter(settings.max_concurrent_streams),
@@ -245,7 +245,7 @@ def checkpoint_store(
 
 
 def s3_client(
-    settings: Settings, retrier: Retrier, pacer: Pacer | None = None, config: S3Config | None = None
+    settings: Settings, retrier: Retrier, pacer: RateLimiter | None = None, config: S3Config | None = None
 ) -> S3Client:
     """The S3 client, by the settings, or ``config`` made of them; bodies go as fast as ``pacer`` lets them. Nothing is
     connected yet.
@@ -355,8 +355,8 @@ async def check_reachable(services: Services, *, create_bucket: bool) -> None:
         RefusedAtStartError: one of them answers, and refuses us.
     """
     reach_bucket = partial(_reach_bucket, services.s3, create_bucket=create_bucket)
-    await _insist("connect_redis", services.store.ping, services.redis_breaker)
-    await _insist("connect_s3", reach_bucket, services.s3_breaker)
+    await _retry_until_reachable("connect_redis", services.store.ping, services.redis_breaker)
+    await _retry_until_reachable("connect_s3", reach_bucket, services.s3_breaker)
 
 
 @contextmanager
@@ -368,7 +368,7 @@ def _starting(breaker: CircuitBreaker) -> Iterator[None]:
         breaker.starting = False
 
 
-async def _insist(operation: str, reach: Callable[[], Awaitable[None]], breaker: CircuitBreaker) -> None:
+async def _retry_until_reachable(operation: str, reach: Callable[[], Awaitable[None]], breaker: CircuitBreaker) -> None:
     """Try by the one policy; out of attempts, wait for the outage's end as everyone does, and try again."""
     attempt = 0
     while True:
@@ -413,4 +413,4 @@ async def _why_forbidden(s3: S3Client) -> None:
     except S3OperationError as error:
         if not error.transient or error.status is None:
             raise
-        log.warning("bucket_not_looked_into", error=str(error))
+        log.warning("bucket_check_failed", error=str(error))

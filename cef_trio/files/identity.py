@@ -10,7 +10,7 @@ anew at each mount. So evidence has ranks, and what a file system does not reall
    the other differ in both. Where numbers do not last, another number says nothing, and the same one neither.
 3. The **first bytes**. They prove little: every ffmpeg recording begins alike, and a writer may patch or shift them
    (``+faststart``).
-4. The **recorded parts** decide what all of that does not (:data:`Sameness.ASK_BYTES`, ``recognition.py``).
+4. The **recorded parts** decide what all of that does not (:data:`IdentityMatch.ASK_BYTES`, ``recognition.py``).
 
 The device number has a say only where a file system has no name of its own and the machine has not been started again.
 """
@@ -29,7 +29,7 @@ HEAD_BYTES: Final = 4096
 """How many of the first bytes an identity remembers at most."""
 
 
-class Sameness(Enum):
+class IdentityMatch(Enum):
     """Whether two identities are one file."""
 
     SAME = "same"
@@ -58,27 +58,27 @@ def identity_by_stat(stat: FileStat) -> FileIdentity:
     return FileIdentity(stat.file_dev, stat.file_ino, birth_ns=stat.birth_ns)
 
 
-def compare(recorded: FileIdentity, observed: FileIdentity) -> Sameness:  # noqa: PLR0911 - one return a rank
+def compare(recorded: FileIdentity, observed: FileIdentity) -> IdentityMatch:  # noqa: PLR0911 - one return a rank
     """Judge a file on disk against the one a stream began with.
 
     ``observed`` must have its head taken over ``recorded.head_size_bytes`` bytes (fewer if the file has fewer).
     """
     if on_another_file_system(recorded, observed):
-        return Sameness.ASK_BYTES
+        return IdentityMatch.ASK_BYTES
     if not inodes_last(observed.fs_type):
         same_birth = recorded.birth_ns is not None and recorded.birth_ns == observed.birth_ns
-        return Sameness.SAME if same_birth and _same_head(recorded, observed) else Sameness.ASK_BYTES
+        return IdentityMatch.SAME if same_birth and _same_head(recorded, observed) else IdentityMatch.ASK_BYTES
     if recorded.file_ino != observed.file_ino:
-        return Sameness.REPLACED
+        return IdentityMatch.REPLACED
     same_generation = _agree(recorded.generation, observed.generation)
     same_birth_told = _agree(recorded.birth_ns, observed.birth_ns)
     if same_generation is False or same_birth_told is False:
-        return Sameness.REPLACED
+        return IdentityMatch.REPLACED
     if same_generation or same_birth_told:
-        return Sameness.SAME
+        return IdentityMatch.SAME
     if _same_head(recorded, observed) and (recorded.head_size_bytes > 0 or recorded.file_dev == observed.file_dev):
-        return Sameness.SAME
-    return Sameness.ASK_BYTES
+        return IdentityMatch.SAME
+    return IdentityMatch.ASK_BYTES
 
 
 def inodes_last(fs_type: str | None) -> bool:

@@ -31,7 +31,7 @@ from cef_trio.lab.checks import CHECKS
 from cef_trio.lab.explorers import cancellations, crashes, worlds
 from cef_trio.lab.faults import DEATHS, Blow, Strike
 from cef_trio.lab.kill import kill_campaign
-from cef_trio.lab.mutation_check import Finding, hunt
+from cef_trio.lab.mutation_check import MutationResult, hunt
 from cef_trio.lab.mutations import MUTATIONS, VARIANTS
 from cef_trio.lab.report import write_report
 from cef_trio.lab.run import Plan, run_plan
@@ -285,7 +285,7 @@ def _variants(arguments: argparse.Namespace) -> ExitCode:
 def _hunt(arguments: argparse.Namespace, title: str) -> ExitCode:
     console = Console()
     chosen: list[str] = arguments.only
-    findings: list[Finding] = []
+    findings: list[MutationResult] = []
     with _progress(console) as progress:
         bar = progress.add_task(title, total=len(chosen))
         for name in chosen:

@@ -20,7 +20,7 @@ from cef_trio.lab.scenario_context import Stage
 from cef_trio.lab.scenarios import Scenario
 from cef_trio.lab.world import BUCKET, NOBODY_WORKS, OTHER_BUCKET, PART, World
 from cef_trio.observability.at_risk import Risk
-from cef_trio.postprocess.after_upload_rules import Deed
+from cef_trio.postprocess.after_upload_rules import AfterUploadAction
 from cef_trio.s3.checksums import crc64nvme
 from cef_trio.upload.failures import KEEPS_ITS_UPLOAD
 from cef_trio.upload.object_key import metadata_key
@@ -57,7 +57,7 @@ def after_exit(
         violations += [f"P3: the state of stream {stream[:8]} was not saved" for stream in sorted(unsaved)]
     if scenario is None or not scenario.redis_silent:
         violations += _forgotten(world, world.known())
-        owed = world.receiver.acknowledged & world.owed_webhooks
+        owed = world.receiver.acknowledged & world.pending_webhooks
         violations += [
             f"P3: the webhook of stream {stream[:8]} was taken, and is still owed" for stream in sorted(owed)
         ]
@@ -189,13 +189,13 @@ def sent_too_much(stage: Stage, scenario: Scenario, strikes: int) -> list[str]:
 def at_rest(world: World) -> bool:
     """Whether every recording is done with: nothing more will happen by itself."""
     known = world.known()
-    if any(checkpoint.meta.status not in ENDED for checkpoint in known) or world.owed_webhooks:
+    if any(checkpoint.meta.status not in ENDED for checkpoint in known) or world.pending_webhooks:
         return False
     for entry in world.folder.rglob("*.mp4"):
         of_file = [checkpoint for checkpoint in known if _is_of(world, checkpoint, entry)]
         if not any(_settled(world, checkpoint, entry) for checkpoint in of_file):
             return False
-    if world.after_upload.deed is Deed.KEEP or len(world.buckets_used) > 1:
+    if world.after_upload.deed is AfterUploadAction.KEEP or len(world.buckets_used) > 1:
         return True  # of an object in another bucket the daemon deletes nothing
     return not any(world.folder.rglob("*.mp4"))
 

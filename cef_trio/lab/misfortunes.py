@@ -22,7 +22,7 @@ from cef_trio.lab.proxy import Interference, Rule
 from cef_trio.lab.redis_faults import RedisFaults
 from cef_trio.lab.scenario_context import Stage
 from cef_trio.lab.scheduler import derived
-from cef_trio.postprocess.after_upload_rules import AfterUploadRule, Deed
+from cef_trio.postprocess.after_upload_rules import AfterUploadAction, AfterUploadRule
 
 _MOUNT: Final = "mnt"
 FOLDERS: Final = ("", "", "x/", "y/", f"{_MOUNT}/")
@@ -80,7 +80,7 @@ class Misfortunes:
             _turn(system, self.system)
             stage.world.kernel.make_folder(stage.world.folder / _MOUNT, system)
         if self.deletes:
-            stage.world.after_upload = AfterUploadRule(Deed.DELETE)
+            stage.world.after_upload = AfterUploadRule(AfterUploadAction.DELETE)
 
     async def befall(self, stage: Stage, redis: RedisFaults) -> None:
         """Let it happen."""

@@ -20,7 +20,7 @@ _ORDER = (1, 5, 3, 7, 2, 6, 4, 8)
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class MutationResult:
     """What came of a hunt."""
 
     mutation: str
@@ -39,7 +39,7 @@ class Finding:
         return self.violated > 0
 
 
-def hunt(name: str, *, processes: int = 1, enough: int | None = None) -> Finding:
+def hunt(name: str, *, processes: int = 1, enough: int | None = None) -> MutationResult:
     """Leave that one thing out, strike at every step of its scenario, and see what breaks.
 
     Args:
@@ -59,7 +59,7 @@ def hunt(name: str, *, processes: int = 1, enough: int | None = None) -> Finding
             break
     example = next(iter(tally.examples.values()), None)
     blow = mutation.blow if example is not None and example.strikes else None
-    return Finding(name, mutation.shows_in, blow, broken, tally.runs, tally.violated, example)
+    return MutationResult(name, mutation.shows_in, blow, broken, tally.runs, tally.violated, example)
 
 
 def _plans(name: str, scenario: str, blow: Blow | None) -> Iterator[Plan]:

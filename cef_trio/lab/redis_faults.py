@@ -21,7 +21,7 @@ _READS: Final = frozenset(
         "load",
         "load_metas",
         "members",
-        "owed_webhooks",
+        "webhooks_pending",
         "persistence",
         "ping",
     }

@@ -29,7 +29,7 @@ from inotify_simple import INotify
 from cef_trio.checkpoint.memory import MemoryCheckpointStore, Snapshot
 from cef_trio.checkpoint.model import Checkpoint, Lease
 from cef_trio.checkpoint.protocols import CheckpointStore
-from cef_trio.checkpoint.shutdown_flush import ExitSaves
+from cef_trio.checkpoint.shutdown_flush import ShutdownFlush
 from cef_trio.checkpoint.states import ENDED, INTERRUPTED, StreamSet
 from cef_trio.daemon.intake_tasks import IntakeRules, IntakeTasks
 from cef_trio.daemon.main import Shutdown, serve
@@ -56,7 +56,7 @@ from cef_trio.s3.config import ChecksumMode, S3Config
 from cef_trio.s3.credentials import StaticCredentials
 from cef_trio.s3.model import ChecksumAlgorithm, PartToComplete
 from cef_trio.s3.model import StoredObject as S3Object
-from cef_trio.s3.rate_limiter import Pacer
+from cef_trio.s3.rate_limiter import RateLimiter
 from cef_trio.s3.signing import Credentials
 from cef_trio.s3.store_probe import StoreProbe
 from cef_trio.s3_endpoint import DEFAULT_ACCESS_KEY_ID, DEFAULT_SECRET_ACCESS_KEY, InProcessTransport, S3Endpoint
@@ -301,9 +301,9 @@ class World:
         return [checkpoint for checkpoint in found if checkpoint is not None]
 
     @property
-    def owed_webhooks(self) -> frozenset[str]:
+    def pending_webhooks(self) -> frozenset[str]:
         """The streams whose webhook is owed, whether the store can be asked now or not."""
-        return self.store.snapshot().owed_webhooks
+        return self.store.snapshot().pending_webhooks
 
     @property
     def redis_lost(self) -> bool:
@@ -378,7 +378,7 @@ class World:
             credentials=StaticCredentials(Credentials(DEFAULT_ACCESS_KEY_ID, DEFAULT_SECRET_ACCESS_KEY)),
             endpoint_url="http://s3.world.test",
         )
-        pacer = Pacer(self.upload_rate, waited=metrics.upload_waited)
+        pacer = RateLimiter(self.upload_rate, waited=metrics.upload_waited)
         s3 = _WitnessedS3Client(
             replace(config, options=self.options, checksum=self.checksum),
             retrier=ServiceRetrier(
@@ -409,7 +409,7 @@ class World:
                 probe=partial(self._probe, host),
                 has_writer=partial(self._has_writer, host),
                 lease=lease,
-                exit_saves=ExitSaves(store, lease, redis_breaker),
+                exit_saves=ShutdownFlush(store, lease, redis_breaker),
                 s3_breaker=s3_breaker,
                 redis_breaker=redis_breaker,
                 stream_slots=trio.CapacityLimiter(self._max_concurrent_streams),

@@ -169,7 +169,7 @@ def _limit(pid: int, cpu_seconds: float) -> None:
     except ProcessLookupError:
         return  # it has ended
     except PermissionError as error:  # another user's (setuid), or a filter of system calls around us
-        log.warning("probe_not_limited", error=str(error))
+        log.warning("ffprobe_limits_refused", error=str(error))
     with suppress(OSError):  # where memory ends it goes first, and not the daemon
         Path(f"/proc/{pid}/oom_score_adj").write_text("1000")
 

@@ -63,14 +63,14 @@ FAMILIES: Final = (
         _CALL,
     ),
     Family(
-        "upload_waited_seconds_total",
+        "rate_limit_wait_seconds_total",
         Kind.COUNTER,
         "Time that parts and objects waited for their turn under MAX_UPLOAD_RATE, summed over those in flight at once.",
     ),
     Family("streams_ended_total", Kind.COUNTER, "Tasks of streams that ended, by how.", ("outcome",)),
     Family("failed_streams_total", Kind.COUNTER, "Streams that were recorded as failed, by reason.", ("reason",)),
     Family(
-        "live_streams",
+        "active_streams",
         Kind.GAUGE,
         "Streams with a task: working (reads or sends its file), retrying (waits after an error) or waiting.",
         ("state",),
@@ -99,7 +99,7 @@ FAMILIES: Final = (
         ("outcome",),
     ),
     Family(
-        "owed_webhooks",
+        "webhooks_pending",
         Kind.GAUGE,
         "Webhooks of this daemon's completed recordings that are still to be delivered; absent without a webhook.",
     ),
@@ -150,10 +150,10 @@ FAMILIES: Final = (
         "MAX_UPLOAD_RATE as it holds now, for the whole daemon; 0 is no limit.",
     ),
     Family(
-        "watcher_last_turn_timestamp_seconds", Kind.GAUGE, "Unix time at which the watcher last read the whole folder."
+        "watcher_last_run_timestamp_seconds", Kind.GAUGE, "Unix time at which the watcher last read the whole folder."
     ),
     Family(
-        "stale_checker_last_turn_timestamp_seconds",
+        "idle_checker_last_run_timestamp_seconds",
         Kind.GAUGE,
         "Unix time at which the stale checker last began a round.",
     ),

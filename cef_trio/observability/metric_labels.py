@@ -85,7 +85,7 @@ OUTCOMES: Final = (
     "failed",
     "parked",
     "lease_lost",
-    "nothing_there",
+    "file_missing",
     "unchanged",
     "set_aside",
     "cancelled",

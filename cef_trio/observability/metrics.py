@@ -57,7 +57,7 @@ class Metrics:
         self._rewritten_bytes = self._counter("rewritten_bytes_total")
         self._retries = self._counter("retries_total")
         self._operation_failures = self._counter("operation_failures_total")
-        self._upload_waited = self._counter("upload_waited_seconds_total")
+        self._upload_waited = self._counter("rate_limit_wait_seconds_total")
         self._streams_ended = self._counter("streams_ended_total")
         self._failed_streams = self._counter("failed_streams_total")
         self._webhook_attempts = self._counter("webhook_attempts_total")
@@ -172,7 +172,7 @@ class Metrics:
         for name, last_turn in self._last_turns.items():
             yield name, (), last_turn()
         if self._owed_webhooks is not None:
-            yield "owed_webhooks", (), self._owed_webhooks()
+            yield "webhooks_pending", (), self._owed_webhooks()
         for risk in self._at_risk() if self._at_risk is not None else ():
             yield "bytes_at_risk", (risk.reason.value,), risk.size_bytes
             yield "at_risk_since_timestamp_seconds", (risk.reason.value,), risk.since
@@ -184,7 +184,7 @@ class Metrics:
             return
         now = self._take_snapshot()
         for state, count in now.live_streams.items():
-            yield "live_streams", (state.value,), count
+            yield "active_streams", (state.value,), count
         yield "lag_bytes", (), now.lag_bytes
         yield "lag_seconds", (), now.lag_seconds
         yield "unreadable_records", (), now.unreadable_records

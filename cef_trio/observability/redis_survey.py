@@ -42,5 +42,5 @@ async def _ask(question: Callable[[], Awaitable[T]]) -> T | None:
         try:
             return await question()
         except CefMp4ProcessorError as error:
-            log.debug("survey_unanswered", error=str(error))
+            log.debug("redis_survey_failed", error=str(error))
     return None

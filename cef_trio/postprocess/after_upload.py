@@ -32,14 +32,14 @@ import trio
 from trio_util import AsyncBool, wait_any
 
 from cef_trio.checkpoint.model import StreamMeta
-from cef_trio.checkpoint.redis.keys import claim
+from cef_trio.checkpoint.redis.keys import job_lock_name
 from cef_trio.exceptions import AfterUploadError, CefMp4ProcessorError, RecordingChangedError
 from cef_trio.files.file_stat import FileStat
 from cef_trio.files.reader import FileSlice
 from cef_trio.postprocess import disposal
 from cef_trio.postprocess.after_upload_rules import (
+    AfterUploadAction,
     AfterUploadRule,
-    Deed,
     VerifiedFile,
     copy_name,
     is_below,
@@ -87,7 +87,7 @@ class AfterUpload:
     def offer(self, meta: StreamMeta) -> None:
         """A recording is completed, and its file as it was verified, as far as was seen."""
         before = self._waiting.get(meta.current_path)
-        if self._rule.deed is Deed.KEEP or (before is not None and before.stream_id == meta.stream_id):
+        if self._rule.deed is AfterUploadAction.KEEP or (before is not None and before.stream_id == meta.stream_id):
             return
         self._waiting[meta.current_path] = _Waiting(meta.stream_id, trio.current_time())
         self._news.value = True
@@ -121,7 +121,9 @@ class AfterUpload:
 
     def _hangs(self, path: str) -> bool:
         mounts = self._services.mounts
-        return mounts.hangs(path) or (self._rule.deed is Deed.MOVE and mounts.hangs(str(self._rule.folder)))
+        return mounts.hangs(path) or (
+            self._rule.deed is AfterUploadAction.MOVE and mounts.hangs(str(self._rule.folder))
+        )
 
     async def _tried(self, path: str, waiting: _Waiting, ended: AsyncBool) -> None:
         self._under_way.add(path)
@@ -153,7 +155,7 @@ class AfterUpload:
                 "after_upload_failed", stream_id=waiting.stream_id, path=path, error=str(error), wait_seconds=pause
             )
         except Exception:  # a bug, or a record that no daemon wrote, is this recording's trouble only: P6
-            log.exception("after_upload_broken", stream_id=waiting.stream_id, path=path)
+            log.exception("after_upload_error", stream_id=waiting.stream_id, path=path)
         if self._waiting.get(path) == waiting:  # else another recording has the name by now
             del self._waiting[path]
             if following is not None:
@@ -175,7 +177,7 @@ class AfterUpload:
     @asynccontextmanager
     async def _claimed(self, stream_id: str) -> AsyncIterator[_Claim | None]:
         """Claim the work on a stream; ``None``: another daemon does it. A claim that is not given back runs out."""
-        store, lease, name = self._services.store, self._services.lease, claim(stream_id, _WORK)
+        store, lease, name = self._services.store, self._services.lease, job_lock_name(stream_id, _WORK)
         if not await store.acquire(name, lease):
             yield None
             return
@@ -184,7 +186,7 @@ class AfterUpload:
 
     async def _act(self, stream_id: str, ours: _Claim) -> None:
         file = await self._proved(stream_id)
-        if self._rule.deed is Deed.DELETE:
+        if self._rule.deed is AfterUploadAction.DELETE:
             if await self._services.disk.change(partial(disposal.delete_now, file), path=file.path):
                 log.info("recording_deleted_after_upload", stream_id=stream_id, path=file.path)
             return

@@ -26,7 +26,7 @@ _LONGEST_PAUSE_SECONDS: Final = 3600.0
 _LONGEST_NAME_BYTES: Final = 255
 
 
-class Deed(StrEnum):
+class AfterUploadAction(StrEnum):
     """What is done with a recording that is in S3."""
 
     KEEP = "keep"
@@ -38,11 +38,11 @@ class Deed(StrEnum):
 class AfterUploadRule:
     """``AFTER_UPLOAD``, understood. ``folder``: where recordings are moved to, with their paths below ``WATCH_DIR``."""
 
-    deed: Deed
+    deed: AfterUploadAction
     folder: str = ""
 
 
-KEEP: Final = AfterUploadRule(Deed.KEEP)
+KEEP: Final = AfterUploadRule(AfterUploadAction.KEEP)
 
 
 def parse_rule(text: str) -> AfterUploadRule:
@@ -52,7 +52,7 @@ def parse_rule(text: str) -> AfterUploadRule:
         ValueError: it is none of ``keep``, ``delete`` and ``move:DIR``.
     """
     word, _, folder = text.partition(":")
-    return AfterUploadRule(Deed(word), folder)
+    return AfterUploadRule(AfterUploadAction(word), folder)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import Final
 
 from cef_trio.exceptions import AfterUploadError
 from cef_trio.postprocess.after_upload_rules import VerifiedFile
-from cef_trio.postprocess.rename_file import all_taken, folder_of, rename, said
+from cef_trio.postprocess.rename_file import all_taken, folder_of, map_os_errors, rename
 
 _COPY: Final = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _PRIVATE: Final = 0o600
@@ -32,7 +32,7 @@ class Copy:
             AfterUploadError: another process writes it, or the file system refused.
         """
         self.path = path
-        with said(f"cannot write {path!r}"), folder_of(path) as (folder, name):
+        with map_os_errors(f"cannot write {path!r}"), folder_of(path) as (folder, name):
             self._descriptor = os.open(name, _COPY, _PRIVATE, dir_fd=folder)
             try:
                 self._lock()
@@ -55,7 +55,7 @@ class Copy:
         Raises:
             AfterUploadError: the file system refused, or is full.
         """
-        with said(f"cannot write {self.path!r}"):
+        with map_os_errors(f"cannot write {self.path!r}"):
             written = 0
             while written < len(block):
                 written += os.pwrite(self._descriptor, block[written:], offset + written)
@@ -68,7 +68,7 @@ class Copy:
         Raises:
             AfterUploadError: the file system refused; for one, the disk did not take what was written.
         """
-        with said(f"cannot finish {self.path!r}"):
+        with map_os_errors(f"cannot finish {self.path!r}"):
             with suppress(PermissionError):  # of a file system that has none
                 os.fchmod(self._descriptor, Path(file.path).lstat().st_mode & _PERMISSIONS)
             os.utime(self._descriptor, ns=(file.mtime_ns, file.mtime_ns))
@@ -82,7 +82,7 @@ class Copy:
         Raises:
             AfterUploadError: every name is taken, or the file system refused; it is still to be discarded.
         """
-        with said(f"cannot rename {self.path!r}"):
+        with map_os_errors(f"cannot rename {self.path!r}"):
             for target in targets:
                 with folder_of(target) as (folder, name):
                     if rename(folder, os.path.split(self.path)[1], folder, name):

@@ -30,7 +30,7 @@ from cef_trio.files.identity import identity_of
 from cef_trio.files.reader import regular_file_stat
 from cef_trio.files.writers import WriterState, take_lease, writer_waits
 from cef_trio.postprocess.after_upload_rules import VerifiedFile, why_not_the_file
-from cef_trio.postprocess.rename_file import FOLDER, all_taken, folder_of, rename, said
+from cef_trio.postprocess.rename_file import FOLDER, all_taken, folder_of, map_os_errors, rename
 
 _READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
@@ -120,7 +120,7 @@ def delete_now(file: VerifiedFile) -> bool:
         NotTouchedError: it is not.
         AfterUploadError: somebody does, or the file system refused.
     """
-    with said(f"cannot delete {file.path!r}"), _held(file) as held:
+    with map_os_errors(f"cannot delete {file.path!r}"), _held(file) as held:
         if held is None:
             return False
         held.check_unwritten()
@@ -138,7 +138,7 @@ def move_now(file: VerifiedFile, targets: Sequence[str]) -> str | None:
         OtherFileSystemError: the target is on another file system.
         AfterUploadError: somebody writes to it, every target is taken, or the file system refused.
     """
-    with said(f"cannot move {file.path!r}"), _held(file) as held:
+    with map_os_errors(f"cannot move {file.path!r}"), _held(file) as held:
         if held is None:
             return None
         for target in targets:

@@ -78,7 +78,7 @@ def all_taken(what: str, path: str, names: Sequence[str]) -> AfterUploadError:
 
 
 @contextmanager
-def said(what: str) -> Iterator[None]:
+def map_os_errors(what: str) -> Iterator[None]:
     """The file system's refusal, in words."""
     try:
         yield

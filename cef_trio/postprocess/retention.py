@@ -44,7 +44,7 @@ async def forget_old_streams(services: Services, retention: timedelta) -> None:
 async def forget_now(services: Services, retention: timedelta) -> int:
     """One round; returns how many were forgotten."""
     forgotten = 0
-    owed = await services.store.owed_webhooks() if services.webhook is not None else frozenset()
+    owed = await services.store.pending_webhooks() if services.webhook is not None else frozenset()
     before = services.utc_now() - retention
     readable = partial(bulk_load.load_metas, services.store)
     async with aclosing(completed_before(services.store, before, load_metas=readable)) as old:

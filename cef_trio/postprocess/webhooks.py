@@ -26,7 +26,7 @@ import structlog
 import trio
 
 from cef_trio.checkpoint.model import StreamMeta
-from cef_trio.checkpoint.redis.keys import claim
+from cef_trio.checkpoint.redis.keys import job_lock_name
 from cef_trio.exceptions import CefMp4ProcessorError, S3OperationError, WebhookOperationError
 from cef_trio.observability.metric_labels import WebhookOutcome
 from cef_trio.resilience.retry import MAX_RETRY_AFTER_SECONDS, RetryPolicy
@@ -34,7 +34,7 @@ from cef_trio.upload import bulk_load
 from cef_trio.upload.object_key import metadata_key
 from cef_trio.upload.services import Services
 from cef_trio.webhook.answers import Answered, judge_status
-from cef_trio.webhook.client import Answer, Delivery, WebhookClient
+from cef_trio.webhook.client import Delivery, WebhookClient, WebhookResponse
 
 log = structlog.get_logger(__name__)
 
@@ -96,7 +96,7 @@ class WebhookDeliverer:
             try:
                 await self._round()
             except CefMp4ProcessorError as error:
-                log.warning("webhooks_wait", error=str(error))
+                log.warning("webhook_queue_unavailable", error=str(error))
             if self._silent:
                 self._silent_rounds = 1 if self._answered else self._silent_rounds + 1
                 await trio.sleep(_pause_seconds(self._silent_rounds, self._dice(), None))
@@ -121,7 +121,7 @@ class WebhookDeliverer:
 
     async def _owed_here(self) -> Mapping[str, StreamMeta]:
         """The records of the streams of this folder, by id, whose webhook is owed."""
-        ids = sorted(await self._services.store.owed_webhooks())
+        ids = sorted(await self._services.store.pending_webhooks())
         metas: dict[str, StreamMeta] = {}
         for first in range(0, len(ids), _BATCH):
             found = await bulk_load.load_metas(self._services.store, ids[first : first + _BATCH])
@@ -141,12 +141,12 @@ class WebhookDeliverer:
 
     async def _try(self, meta: StreamMeta) -> None:
         """Make one attempt, if no other daemon does. Cancelled anywhere in it, the delivery stays owed."""
-        store, lease, name = self._services.store, self._services.lease, claim(meta.stream_id, _WORK)
+        store, lease, name = self._services.store, self._services.lease, job_lock_name(meta.stream_id, _WORK)
         try:
             if not await store.acquire(name, lease):
                 self._debts[meta.stream_id] = _Debt(trio.current_time() + lease.ttl_seconds)
                 return
-            if await store.owes_webhook(meta.stream_id):
+            if await store.is_webhook_pending(meta.stream_id):
                 await self._deliver(meta)
             else:  # another daemon delivered it between the look at what is owed and the claim
                 self._debts.pop(meta.stream_id, None)
@@ -157,7 +157,7 @@ class WebhookDeliverer:
         except CefMp4ProcessorError as error:  # S3's or Redis's trouble; theirs is not the receiver's
             await self._again(meta, error, None)
         except Exception as error:  # a bug, or a record that no daemon wrote, is this delivery's trouble only: P6
-            log.exception("webhook_broken", stream_id=meta.stream_id)
+            log.exception("webhook_error", stream_id=meta.stream_id)
             await self._again(meta, WebhookOperationError("deliver", repr(error)), None)
 
     async def _deliver(self, meta: StreamMeta) -> None:
@@ -200,7 +200,7 @@ class WebhookDeliverer:
                 case Answered.AGAIN:
                     raise self._not_taken(answer)
 
-    def _not_taken(self, answer: Answer) -> WebhookOperationError:
+    def _not_taken(self, answer: WebhookResponse) -> WebhookOperationError:
         return WebhookOperationError(
             "deliver",
             f"the receiver answered HTTP {answer.status} [{self._client.receiver}]",
@@ -226,7 +226,7 @@ class WebhookDeliverer:
         return bytes(body)
 
     async def _settle(self, meta: StreamMeta, outcome: WebhookOutcome) -> None:
-        await self._services.store.settle_webhook(meta.stream_id)
+        await self._services.store.ack_webhook(meta.stream_id)
         self._debts.pop(meta.stream_id, None)
         self._services.metrics.webhook_attempted(outcome)
 
@@ -241,7 +241,7 @@ class WebhookDeliverer:
             try:
                 await self._settle(meta, WebhookOutcome.GIVEN_UP)
             except CefMp4ProcessorError as unsaved:
-                log.warning("webhooks_wait", error=str(unsaved))
+                log.warning("webhook_queue_unavailable", error=str(unsaved))
             else:
                 return
         failures = debt.failures + 1

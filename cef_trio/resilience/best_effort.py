@@ -116,7 +116,7 @@ class BestEffort:
         self._fails.value = bool(self._failing)
         if failed is not None:
             seconds = round(trio.current_time() - failed.since, 3)
-            log.info("optional_call_works", operation=operation, seconds=seconds)
+            log.info("optional_call_recovered", operation=operation, seconds=seconds)
 
 
 async def _reached(reach: Callable[[], Awaitable[None]]) -> None:

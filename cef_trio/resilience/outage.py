@@ -188,7 +188,7 @@ class CircuitBreaker:
     def trip(self, error: BaseException, need: Need = Need.WRITE) -> None:
         """Hold everybody back until a probe succeeds."""
         if self.outage is None:
-            log.warning("outage_began", service=self.service, error=str(error))
+            log.warning("outage_started", service=self.service, error=str(error))
             self.outage = Outage(trio.current_time(), str(error), need=need, refused=is_refusal(error))
             self.up.value = False
         elif need is Need.WRITE and self.outage.need is Need.READ:
@@ -245,7 +245,7 @@ class CircuitBreaker:
             try:
                 await self._prove(outage.need)
             except CefMp4ProcessorError as error:
-                log.info("outage_goes_on", service=self.service, probes=attempt, error=str(error))
+                log.info("outage_probe_failed", service=self.service, probes=attempt, error=str(error))
                 refused = is_refusal(error)
                 need = (
                     Need.WRITE if refused else (self.outage or outage).need

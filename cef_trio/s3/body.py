@@ -5,7 +5,7 @@ CRC64NVME again and holds the last block back until it agrees: bytes other than 
 request ends short of its Content-Length, and S3 stores nothing of it. That makes a changed recording an error here
 (:class:`RecordingChangedError`, transient: the part is read anew), not a riddle at the server.
 
-The second pass goes as fast as the :class:`~cef_trio.s3.rate_limiter.Pacer` lets it: a block leaves in pieces, each in its
+The second pass goes as fast as the :class:`~cef_trio.s3.rate_limiter.RateLimiter` lets it: a block leaves in pieces, each in its
 turn.
 """
 
@@ -22,7 +22,7 @@ from cef_trio.exceptions import RecordingChangedError
 from cef_trio.resilience import stall
 from cef_trio.s3.checksums import CALCULATORS, Crc64Nvme
 from cef_trio.s3.model import ByteSource, ChecksumAlgorithm
-from cef_trio.s3.rate_limiter import Pacer
+from cef_trio.s3.rate_limiter import RateLimiter
 
 BLOCK_BYTES: Final = 512 * 1024
 
@@ -104,7 +104,7 @@ class CheckedBody(httpx.AsyncByteStream):
     would be finished by the garbage collector. :meth:`aclose` ends the source's blocks instead.
     """
 
-    def __init__(self, source: ByteSource, measured: Measured, pacer: Pacer) -> None:
+    def __init__(self, source: ByteSource, measured: Measured, pacer: RateLimiter) -> None:
         self._source = source
         self._measured = measured
         self._pacer = pacer

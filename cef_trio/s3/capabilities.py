@@ -41,14 +41,14 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class UploadMode:
     """How a call is made: which checksum proves the body, and whether the body is signed."""
 
     checksum: ChecksumAlgorithm
     signed: bool
 
 
-class Negotiation:
+class Capabilities:
     """What is known about one store."""
 
     def __init__(self, checksum: ChecksumMode, payload_signing: PayloadSigning) -> None:
@@ -60,28 +60,28 @@ class Negotiation:
         self._crc_proved = False
         self._unsigned_proved = False
 
-    def way(self, upload: ChecksumAlgorithm | None = None) -> Way:
+    def way(self, upload: ChecksumAlgorithm | None = None) -> UploadMode:
         """How to make the next call: of an upload that was created with that algorithm, or of a new object."""
         checksum = upload or self._preferred
         if self._auto_checksum and self._crc_missing and checksum is ChecksumAlgorithm.CRC64NVME:
             checksum = ChecksumAlgorithm.MD5
-        return Way(checksum, self._signed)
+        return UploadMode(checksum, self._signed)
 
-    def needs_md5_too(self, way: Way) -> bool:
+    def needs_md5_too(self, way: UploadMode) -> bool:
         """Whether a body must be hashed with MD5 beside its CRC64NVME, since the store may ignore that."""
         return way.checksum is ChecksumAlgorithm.CRC64NVME and self._auto_checksum and not self._crc_proved
 
-    def alternative(self, way: Way, refusal: S3OperationError, *, with_body: bool) -> Way | None:
+    def alternative(self, way: UploadMode, refusal: S3OperationError, *, with_body: bool) -> UploadMode | None:
         """How else to make a call that was refused; ``None`` if the refusal must stand."""
         if with_body and self._auto_signing and not way.signed and self._wants_signature(refusal):
-            return Way(way.checksum, signed=True)
+            return UploadMode(way.checksum, signed=True)
         if (
             self._auto_checksum
             and not self._crc_proved
             and way.checksum is ChecksumAlgorithm.CRC64NVME
             and refusal.code in _REFUSED_FEATURE
         ):
-            return Way(ChecksumAlgorithm.MD5, way.signed)
+            return UploadMode(ChecksumAlgorithm.MD5, way.signed)
         return None
 
     def _wants_signature(self, refusal: S3OperationError) -> bool:
@@ -91,7 +91,7 @@ class Negotiation:
             return not self._unsigned_proved
         return refusal.code in _REFUSED_FEATURE and any(word in refusal.message.lower() for word in _ABOUT_SIGNING)
 
-    def settle(self, way: Way, alternative: Way, refusal: S3OperationError) -> None:
+    def settle(self, way: UploadMode, alternative: UploadMode, refusal: S3OperationError) -> None:
         """The call that ``way`` could not do was done by ``alternative``: go on so."""
         if alternative.signed and not way.signed and not self._signed:
             self._signed = True
@@ -99,7 +99,7 @@ class Negotiation:
         if alternative.checksum is not way.checksum:
             self._miss_crc(f"refused with {refusal.code}")
 
-    def accepted_body(self, way: Way) -> None:
+    def accepted_body(self, way: UploadMode) -> None:
         """A body arrived this way."""
         if not way.signed:
             self._unsigned_proved = True

@@ -31,11 +31,11 @@ from cef_trio.exceptions import S3OperationError
 from cef_trio.resilience.outage import Need
 from cef_trio.resilience.retry import Retrier, SingleAttempt
 from cef_trio.s3.body import BytesSource
-from cef_trio.s3.capabilities import Negotiation, Way
+from cef_trio.s3.capabilities import Capabilities, UploadMode
 from cef_trio.s3.checksums import HEADERS, crc64nvme_from_base64, to_base64
 from cef_trio.s3.complete import Completion
 from cef_trio.s3.config import S3Config
-from cef_trio.s3.download import METADATA, Reader
+from cef_trio.s3.download import METADATA, Downloader
 from cef_trio.s3.errors import UNREADABLE_ANSWER, describe
 from cef_trio.s3.model import (
     AbortRule,
@@ -51,10 +51,10 @@ from cef_trio.s3.model import (
     StoredObject,
     UploadedPart,
 )
-from cef_trio.s3.rate_limiter import Pacer
+from cef_trio.s3.rate_limiter import RateLimiter
 from cef_trio.s3.signing import EMPTY_SHA256
-from cef_trio.s3.transport import Answer, Call, Exchange, Reading, sha256_hex
-from cef_trio.s3.upload_body import Sender
+from cef_trio.s3.transport import Request, Response, ResponseMode, Transport, sha256_hex
+from cef_trio.s3.upload_body import BodyUploader
 from cef_trio.s3.xml import (
     XmlError,
     create_bucket_configuration,
@@ -93,7 +93,7 @@ class S3Client:
         retrier: Retrier | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
         now: Callable[[], datetime] = _utc_now,
-        pacer: Pacer | None = None,
+        pacer: RateLimiter | None = None,
     ) -> None:
         """Prepare the client; nothing is sent yet.
 
@@ -110,15 +110,15 @@ class S3Client:
         """
         self._config = config
         self._retrier: Retrier = retrier if retrier is not None else SingleAttempt()
-        self._exchange = Exchange(config, transport=transport, now=now)
-        self._negotiation = Negotiation(config.checksum, config.payload_signing)
-        self._reader = Reader(self._exchange)
+        self._exchange = Transport(config, transport=transport, now=now)
+        self._negotiation = Capabilities(config.checksum, config.payload_signing)
+        self._reader = Downloader(self._exchange)
         self._may_delete_probe = True
-        self._sender = Sender(
+        self._sender = BodyUploader(
             self._exchange,
             self._negotiation,
             bucket=config.bucket,
-            pacer=pacer if pacer is not None else Pacer(),
+            pacer=pacer if pacer is not None else RateLimiter(),
             kms_asked=config.options.asks_for_kms,
         )
 
@@ -160,17 +160,17 @@ class S3Client:
         """
         given = {"content-type": content_type, **_metadata_headers(metadata), **(headers or {})}
 
-        async def create(way: Way) -> CreatedUpload:
+        async def create(way: UploadMode) -> CreatedUpload:
             asked = way.checksum
             answer = await self._exchange.perform(
-                Call(
+                Request(
                     "create_multipart_upload",
                     "POST",
                     EMPTY_SHA256,
                     key=key,
                     query=(("uploads", ""),),
                     headers={**given, **_creation_headers(asked)},
-                    reading=Reading.SHIELDED,
+                    reading=ResponseMode.SHIELDED,
                 )
             )
             upload_id = self._parsed("create_multipart_upload", key, answer, parse_upload_id)
@@ -202,7 +202,7 @@ class S3Client:
             S3OperationError: S3 refused (``NoSuchUpload``, …), did not answer, or what it stored is not what was sent.
         """
 
-        async def upload(way: Way) -> UploadedPart:
+        async def upload(way: UploadMode) -> UploadedPart:
             query = (("partNumber", str(part_number)), ("uploadId", upload_id))
             sent = await self._sender.send("upload_part", key, source, way, query=query, part_number=part_number)
             # No checkpoint from the answer's headers to the return.
@@ -231,7 +231,7 @@ class S3Client:
         """
         named = quote(f"/{self._config.bucket}/{source.key}", safe="/-_.~")
         last = source.offset + source.size_bytes - 1
-        call = Call(
+        call = Request(
             "upload_part_copy",
             "PUT",
             EMPTY_SHA256,
@@ -244,7 +244,7 @@ class S3Client:
             },
             part_number=part_number,
             read_timeout_seconds=self._config.complete_timeout_seconds,
-            reading=Reading.SHIELDED,  # what was copied is acknowledged by the body
+            reading=ResponseMode.SHIELDED,  # what was copied is acknowledged by the body
         )
         answer = await self._retrier.call(call.operation, lambda: self._exchange.perform(call))
         return self._parsed(call.operation, key, answer, parse_copied_part)
@@ -259,7 +259,7 @@ class S3Client:
         marker: str | None = "0"
         while marker is not None:
             query = [("uploadId", upload_id)] + ([("part-number-marker", marker)] if marker != "0" else [])
-            call = Call("list_parts", "GET", EMPTY_SHA256, key=key, query=tuple(query))
+            call = Request("list_parts", "GET", EMPTY_SHA256, key=key, query=tuple(query))
             page = await self._page(call, parse_parts)
             # By their numbers, of which there are 10,000: a page that comes twice lists nothing twice.
             parts.update((part.part_number, part) for part in page.parts)
@@ -282,7 +282,7 @@ class S3Client:
             query += [("prefix", prefix)] if prefix else []
             query += [("key-marker", markers[0])] if markers[0] else []
             query += [("upload-id-marker", markers[1])] if markers[1] else []
-            call = Call("list_multipart_uploads", "GET", EMPTY_SHA256, query=tuple(query))
+            call = Request("list_multipart_uploads", "GET", EMPTY_SHA256, query=tuple(query))
             try:
                 page = await self._page(call, parse_uploads)
             except S3OperationError as error:
@@ -343,13 +343,13 @@ class S3Client:
         Raises:
             S3OperationError: S3 refused, or did not answer.
         """
-        call = Call(
+        call = Request(
             "abort_multipart_upload",
             "DELETE",
             EMPTY_SHA256,
             key=key,
             query=(("uploadId", upload_id),),
-            reading=Reading.HEADERS,
+            reading=ResponseMode.HEADERS,
         )
 
         async def abort() -> None:
@@ -382,7 +382,7 @@ class S3Client:
         source = BytesSource(content) if isinstance(content, bytes) else content
         given = {"content-type": content_type, **_metadata_headers(metadata or {}), **(headers or {})}
 
-        async def put(way: Way) -> StoredObject:
+        async def put(way: UploadMode) -> StoredObject:
             sent = await self._sender.send("put_object", key, source, way, headers=given)
             return StoredObject(
                 key=key,
@@ -412,7 +412,7 @@ class S3Client:
         query = [("list-type", "2"), ("encoding-type", "url")]
         query += [("prefix", prefix)] if prefix else []
         query += [("continuation-token", token)] if token is not None else []
-        page = await self._page(Call("list_objects", "GET", EMPTY_SHA256, query=tuple(query)), parse_objects)
+        page = await self._page(Request("list_objects", "GET", EMPTY_SHA256, query=tuple(query)), parse_objects)
         if token is not None and page.next_token == token:
             raise self._endless("list_objects", None, token)
         return page
@@ -433,7 +433,7 @@ class S3Client:
         Raises:
             S3OperationError: S3 refused, or did not answer.
         """
-        call = Call("delete_object", "DELETE", EMPTY_SHA256, key=key, reading=Reading.HEADERS)
+        call = Request("delete_object", "DELETE", EMPTY_SHA256, key=key, reading=ResponseMode.HEADERS)
         await self._retrier.call("delete_object", lambda: self._exchange.perform(call))
 
     async def presigned_get_url(self, key: str, *, expires_seconds: int) -> str:
@@ -453,7 +453,7 @@ class S3Client:
         Raises:
             S3OperationError: ``NoSuchBucket``, ``AccessDenied``, another region's, or no answer.
         """
-        call = Call("head_bucket", "HEAD", EMPTY_SHA256, reading=Reading.HEADERS)
+        call = Request("head_bucket", "HEAD", EMPTY_SHA256, reading=ResponseMode.HEADERS)
         await self._retrier.call("head_bucket", lambda: self._exchange.perform(call))
 
     def renew_connections(self) -> None:
@@ -488,7 +488,7 @@ class S3Client:
         Raises:
             S3OperationError: S3 refused (``NotImplemented``: the store has no such rules), or did not answer.
         """
-        call = Call("get_bucket_lifecycle", "GET", EMPTY_SHA256, query=(("lifecycle", ""),))
+        call = Request("get_bucket_lifecycle", "GET", EMPTY_SHA256, query=(("lifecycle", ""),))
         try:
             return await self._page(call, parse_abort_rules)
         except S3OperationError as error:
@@ -504,7 +504,7 @@ class S3Client:
         """
         # Only AWS takes a location: other stores refuse regions that they do not know.
         body = create_bucket_configuration(self._config.region) if self._config.endpoint_url is None else b""
-        call = Call("create_bucket", "PUT", sha256_hex(body), body=body, reading=Reading.HEADERS)
+        call = Request("create_bucket", "PUT", sha256_hex(body), body=body, reading=ResponseMode.HEADERS)
 
         async def create() -> None:
             try:
@@ -517,14 +517,14 @@ class S3Client:
 
     # One attempt of each
 
-    async def _page(self, call: Call, parse: Callable[[bytes], T]) -> T:
+    async def _page(self, call: Request, parse: Callable[[bytes], T]) -> T:
         async def attempt() -> T:
             answer = await _of_upload(self._exchange.perform(call), of_upload=call.key is not None)
             return self._parsed(call.operation, call.key, answer, parse)
 
         return await self._retrier.call(call.operation, attempt)
 
-    def _parsed(self, operation: str, key: str | None, answer: Answer, parse: Callable[[bytes], T]) -> T:
+    def _parsed(self, operation: str, key: str | None, answer: Response, parse: Callable[[bytes], T]) -> T:
         try:
             return parse(answer.body)
         except XmlError as error:

@@ -28,7 +28,7 @@ from cef_trio.s3.checksums import Crc64Nvme, combine_crc64nvme, crc64nvme_to_bas
 from cef_trio.s3.errors import ARCHIVED, describe, error_from_answer, parse_error_body
 from cef_trio.s3.etags import is_opaque, multipart_etag
 from cef_trio.s3.model import ChecksumAlgorithm, PartToComplete, StoredObject
-from cef_trio.s3.transport import Answer, Call, Exchange, sha256_hex
+from cef_trio.s3.transport import Request, Response, Transport, sha256_hex
 from cef_trio.s3.xml import CompleteResult, XmlError, complete_multipart_upload, parse_complete_result
 
 STREAM_ID_METADATA: Final = "cef-stream-id"
@@ -47,7 +47,7 @@ class Completion:
 
     def __init__(
         self,
-        exchange: Exchange,
+        exchange: Transport,
         *,
         bucket: str,
         key: str,
@@ -88,7 +88,7 @@ class Completion:
             }
         elif checksum is not ChecksumAlgorithm.MD5:
             headers |= {"x-amz-checksum-type": "COMPOSITE"}
-        self._call = Call(
+        self._call = Request(
             _OPERATION,
             "POST",
             sha256_hex(body),
@@ -117,7 +117,7 @@ class Completion:
             raise raise_instead from error
         return await self._verified(result, answer)
 
-    def _error_in(self, answer: Answer, reason: XmlError) -> S3OperationError:
+    def _error_in(self, answer: Response, reason: XmlError) -> S3OperationError:
         """What a 200 that is no success says: S3's error, or nothing that makes sense."""
         if parse_error_body(answer.body).code is not None:
             return error_from_answer(
@@ -164,7 +164,7 @@ class Completion:
             return self._other_crc(stored.crc64nvme)
         if self._etag is not None and stored.etag == self._etag:
             return None
-        log.warning("s3_object_read_back", key=self._key, etag=stored.etag, expected_etag=self._etag)
+        log.warning("s3_object_verified_by_read", key=self._key, etag=stored.etag, expected_etag=self._etag)
         crc = Crc64Nvme()
         try:
             async with self._read() as (_, chunks):
@@ -189,7 +189,7 @@ class Completion:
             f"{crc64nvme_to_base64(self._crc64nvme)}"
         )
 
-    async def _verified(self, result: CompleteResult, answer: Answer) -> StoredObject:
+    async def _verified(self, result: CompleteResult, answer: Response) -> StoredObject:
         """The object that S3 says it made, once its bytes are proved."""
         etag = result.etag
         if result.crc64nvme is not None and etag is not None:

@@ -15,7 +15,7 @@ from cef_trio.s3.answer_origin import NOT_S3_ANSWER
 from cef_trio.s3.checksums import HEADERS, crc64nvme_from_base64
 from cef_trio.s3.model import ChecksumAlgorithm, StoredObject
 from cef_trio.s3.signing import EMPTY_SHA256
-from cef_trio.s3.transport import Call, Exchange, Reading, lower
+from cef_trio.s3.transport import Request, ResponseMode, Transport, lower
 from cef_trio.s3.xml import unquoted
 
 METADATA: Final = "x-amz-meta-"
@@ -26,10 +26,10 @@ _DIGITS: Final = 20
 _WITH_CHECKSUM: Final = {"x-amz-checksum-mode": "ENABLED"}
 
 
-class Reader:
+class Downloader:
     """Reads objects of one bucket."""
 
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(self, exchange: Transport) -> None:
         self._exchange = exchange
 
     async def head(self, key: str) -> StoredObject | None:
@@ -38,13 +38,13 @@ class Reader:
         Raises:
             S3OperationError: S3 refused, or did not answer.
         """
-        call = Call(
+        call = Request(
             "head_object",
             "HEAD",
             EMPTY_SHA256,
             key=key,
             headers=_WITH_CHECKSUM,
-            reading=Reading.HEADERS,
+            reading=ResponseMode.HEADERS,
             of_object=True,
         )
         try:
@@ -62,7 +62,7 @@ class Reader:
         Raises:
             S3OperationError: ``NoSuchKey``, S3 refused, or did not answer; while iterating: the bytes stopped coming.
         """
-        call = Call("get_object", "GET", EMPTY_SHA256, key=key, headers=_WITH_CHECKSUM, of_object=True)
+        call = Request("get_object", "GET", EMPTY_SHA256, key=key, headers=_WITH_CHECKSUM, of_object=True)
         response = await retrier.call("get_object", lambda: self._exchange.open_own(call))
         chunks = _Chunks(self._exchange, key, response)
         try:
@@ -77,7 +77,7 @@ class Reader:
 class _Chunks:
     """An answer's bytes as they arrive, httpx's exceptions as ours. No generator: nobody need close it."""
 
-    def __init__(self, exchange: Exchange, key: str, response: httpx.Response) -> None:
+    def __init__(self, exchange: Transport, key: str, response: httpx.Response) -> None:
         self._exchange = exchange
         self._key = key
         self._raw = response.aiter_raw()

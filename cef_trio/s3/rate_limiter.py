@@ -22,7 +22,7 @@ def _nobody(_: float) -> None:
     """Nobody counts."""
 
 
-class Pacer:
+class RateLimiter:
     """Lets bodies go by turns. For trio's thread; any number of tasks.
 
     Args:

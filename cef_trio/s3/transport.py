@@ -7,9 +7,9 @@ its own connection anyway), and the request target is handed to httpcore as the 
 
 **Cancellation.** Once the last byte of an answer's headers has been read from the socket, neither httpcore nor httpx
 has another checkpoint that a cancellation could use before ``send(stream=True)`` returns. So an answer whose headers
-say everything (``Reading.HEADERS``) is never lost: either ``Cancelled`` came while those headers were still unread, or
-:meth:`Exchange.perform` returns. What is left, giving the connection back, is done in a bounded shield. With
-``Reading.SHIELDED`` a short body is read in it too; with ``Reading.OPEN`` a cancellation may lose the answer, and the
+say everything (``ResponseMode.HEADERS``) is never lost: either ``Cancelled`` came while those headers were still unread, or
+:meth:`Transport.perform` returns. What is left, giving the connection back, is done in a bounded shield. With
+``ResponseMode.SHIELDED`` a short body is read in it too; with ``ResponseMode.OPEN`` a cancellation may lose the answer, and the
 call must be safe to repeat.
 """
 
@@ -86,7 +86,7 @@ _MAPPED: Final[Mapping[type[Exception], bool]] = MappingProxyType({**HTTPX_TRANS
 log = structlog.get_logger(__name__)
 
 
-class Reading(Enum):
+class ResponseMode(Enum):
     """How much of a good answer is read, and how."""
 
     HEADERS = "headers"
@@ -98,7 +98,7 @@ class Reading(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class Request:
     """A request to be. ``key`` is ``None`` for the bucket itself; ``payload_hash`` is that of ``body``."""
 
     operation: str
@@ -110,14 +110,14 @@ class Call:
     body: bytes | CheckedBody = b""
     size_bytes: int = 0
     part_number: int | None = None
-    reading: Reading = Reading.OPEN
+    reading: ResponseMode = ResponseMode.OPEN
     read_timeout_seconds: float | None = None
     of_object: bool = False
     """Whether its success speaks of an object's or part's bytes: S3 names their ETag then."""
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Response:
     """A good answer (2xx). ``headers`` are in lower case."""
 
     status: int
@@ -125,7 +125,7 @@ class Answer:
     body: bytes
 
 
-class Exchange:
+class Transport:
     """Sends calls to one bucket: addressing, signing, the clock's offset, connections, errors."""
 
     def __init__(
@@ -163,7 +163,7 @@ class Exchange:
         """This machine's time, corrected by what S3's clock said."""
         return self._now() + self._clock_offset
 
-    async def perform(self, call: Call) -> Answer:
+    async def perform(self, call: Request) -> Response:
         """Send a call and read its answer as ``call.reading`` says.
 
         Raises:
@@ -173,20 +173,20 @@ class Exchange:
         response = await self.open(call)
         # The headers are here. Up to the shield there is no checkpoint.
         headers = lower(response.headers)
-        if call.reading is Reading.HEADERS:
+        if call.reading is ResponseMode.HEADERS:
             page: list[bytes] = []
             with shielded(RELEASE_SECONDS, saving="part acknowledgement"):
                 page = await _release(response, call.body)
             self._own_or_raise(call, response.status_code, headers, b"".join(page))
-            return Answer(response.status_code, headers, b"")
-        if call.reading is Reading.SHIELDED:
+            return Response(response.status_code, headers, b"")
+        if call.reading is ResponseMode.SHIELDED:
             body = await shielded_at_first(lambda: self._read(response, call), RELEASE_SECONDS, saving="upload id")
         else:
             body = await self._read(response, call)
         self._own_or_raise(call, response.status_code, headers, body)
-        return Answer(response.status_code, headers, body)
+        return Response(response.status_code, headers, body)
 
-    async def open(self, call: Call) -> httpx.Response:
+    async def open(self, call: Request) -> httpx.Response:
         """Send a call; the answer is 2xx and its body unread, to be closed by the caller.
 
         No checkpoint between the arrival of the headers of a 2xx answer and this method's return.
@@ -265,7 +265,7 @@ class Exchange:
         )
         return f"{self._address.origin}{path}?{query}"
 
-    async def open_own(self, call: Call) -> httpx.Response:
+    async def open_own(self, call: Request) -> httpx.Response:
         """:meth:`open` for an answer whose body is an object's bytes; it is the store's own.
 
         Raises:
@@ -279,9 +279,9 @@ class Exchange:
             raise
         return response
 
-    def _own_or_raise(self, call: Call, status: int, headers: Mapping[str, str], body: bytes) -> None:
+    def _own_or_raise(self, call: Request, status: int, headers: Mapping[str, str], body: bytes) -> None:
         """Refuse a success that somebody else gave in the store's place."""
-        expected = call.reading is not Reading.HEADERS and not call.of_object
+        expected = call.reading is not ResponseMode.HEADERS and not call.of_object
         document = expected and is_document(headers, body)
         self._origin.observe(call.method, headers, is_document=document)
         if self._origin.foreign_success(
@@ -303,10 +303,10 @@ class Exchange:
         """A context in which httpx's exceptions become ours, for whoever reads an open answer."""
         return _Mapped(operation, self._config.bucket, key, None, None)
 
-    def _mapped(self, call: Call, status: int | None = None) -> _Mapped:
+    def _mapped(self, call: Request, status: int | None = None) -> _Mapped:
         return _Mapped(call.operation, self._config.bucket, call.key, call.part_number, status)
 
-    async def _read(self, response: httpx.Response, call: Call) -> bytes:
+    async def _read(self, response: httpx.Response, call: Request) -> bytes:
         chunks: list[bytes] = []
         size_bytes = 0
         limit = _BODY_TIMES * self._silence_seconds(call)
@@ -327,7 +327,7 @@ class Exchange:
             raise self._unreadable(call, response.status_code, f"its body did not end within {limit:g} seconds")
         return b"".join(chunks)
 
-    def _overdue(self, call: Call) -> S3OperationError:
+    def _overdue(self, call: Request) -> S3OperationError:
         return S3OperationError(
             call.operation,
             f"ReadTimeout: the answer's headers did not end within {self._silence_seconds(call):g} seconds"
@@ -339,10 +339,10 @@ class Exchange:
             part_number=call.part_number,
         )
 
-    def _silence_seconds(self, call: Call) -> float:
+    def _silence_seconds(self, call: Request) -> float:
         return call.read_timeout_seconds or self._config.read_timeout_seconds
 
-    def _unreadable(self, call: Call, status: int, why: str) -> S3OperationError:
+    def _unreadable(self, call: Request, status: int, why: str) -> S3OperationError:
         return S3OperationError(
             call.operation,
             f"the answer (HTTP {status}) cannot be read: {why}"
@@ -356,7 +356,7 @@ class Exchange:
         )
 
     async def _refusal(
-        self, call: Call, response: httpx.Response, offset: timedelta, credentials: Credentials
+        self, call: Request, response: httpx.Response, offset: timedelta, credentials: Credentials
     ) -> S3OperationError:
         chunks: list[bytes] = []
         kept = 0
@@ -391,7 +391,7 @@ class Exchange:
         return error
 
     def _error_from(
-        self, call: Call, status: int, headers: Mapping[str, str], body: bytes, *, cut_off: bool
+        self, call: Request, status: int, headers: Mapping[str, str], body: bytes, *, cut_off: bool
     ) -> S3OperationError:
         named = parse_error_body(body).code is not None
         self._origin.observe(call.method, headers, is_document=named)
@@ -428,7 +428,7 @@ class Exchange:
             log.warning("s3_clock_corrected", offset_seconds=round(needed.total_seconds()))
         return True
 
-    def _timeout(self, call: Call) -> httpx.Timeout:
+    def _timeout(self, call: Request) -> httpx.Timeout:
         return httpx.Timeout(
             connect=self._config.connect_timeout_seconds,
             read=self._silence_seconds(call),

@@ -14,14 +14,14 @@ from typing import TypeVar
 
 from cef_trio.exceptions import S3OperationError
 from cef_trio.s3.body import CheckedBody, Measured, measure
-from cef_trio.s3.capabilities import Negotiation, Way
+from cef_trio.s3.capabilities import Capabilities, UploadMode
 from cef_trio.s3.checksums import HEADERS, to_base64
 from cef_trio.s3.errors import describe
 from cef_trio.s3.etags import is_md5
 from cef_trio.s3.model import ByteSource, ChecksumAlgorithm
-from cef_trio.s3.rate_limiter import Pacer
+from cef_trio.s3.rate_limiter import RateLimiter
 from cef_trio.s3.signing import UNSIGNED_PAYLOAD
-from cef_trio.s3.transport import Answer, Call, Exchange, Reading
+from cef_trio.s3.transport import Request, Response, ResponseMode, Transport
 from cef_trio.s3.xml import unquoted
 
 T = TypeVar("T")
@@ -33,14 +33,14 @@ class Sent:
 
     measured: Measured
     etag: str
-    answer: Answer
+    answer: Response
 
 
-class Sender:
+class BodyUploader:
     """Sends bodies to one bucket, the way that its store understands."""
 
     def __init__(
-        self, exchange: Exchange, negotiation: Negotiation, *, bucket: str, pacer: Pacer, kms_asked: bool
+        self, exchange: Transport, negotiation: Capabilities, *, bucket: str, pacer: RateLimiter, kms_asked: bool
     ) -> None:
         self._exchange = exchange
         self._pacer = pacer
@@ -49,7 +49,7 @@ class Sender:
         self._bucket = bucket
 
     async def negotiated(
-        self, attempt: Callable[[Way], Awaitable[T]], upload: ChecksumAlgorithm | None, *, with_body: bool
+        self, attempt: Callable[[UploadMode], Awaitable[T]], upload: ChecksumAlgorithm | None, *, with_body: bool
     ) -> T:
         """Make an attempt the preferred way and, if that is refused for what it is, the other way.
 
@@ -81,7 +81,7 @@ class Sender:
         operation: str,
         key: str,
         source: ByteSource,
-        way: Way,
+        way: UploadMode,
         *,
         query: tuple[tuple[str, str], ...] = (),
         headers: Mapping[str, str] | None = None,
@@ -101,7 +101,7 @@ class Sender:
             algorithms.add(ChecksumAlgorithm.MD5)
         measured = await measure(source, algorithms)
         answer = await self._exchange.perform(
-            Call(
+            Request(
                 operation,
                 "PUT",
                 measured.digests[ChecksumAlgorithm.SHA256].hex() if way.signed else UNSIGNED_PAYLOAD,
@@ -111,11 +111,11 @@ class Sender:
                 body=CheckedBody(source, measured, self._pacer),
                 size_bytes=measured.size_bytes,
                 part_number=part_number,
-                reading=Reading.HEADERS,
+                reading=ResponseMode.HEADERS,
                 of_object=True,
             )
         )
-        doubt = self._doubt(operation, answer, measured, way)
+        doubt = self._mark_suspect(operation, answer, measured, way)
         if doubt is not None:
             code, message, transient = doubt
             raise S3OperationError(
@@ -131,7 +131,9 @@ class Sender:
             )
         return Sent(measured, unquoted(answer.headers.get("etag")) or "", answer)
 
-    def _doubt(self, operation: str, answer: Answer, measured: Measured, way: Way) -> tuple[str, str, bool] | None:
+    def _mark_suspect(
+        self, operation: str, answer: Response, measured: Measured, way: UploadMode
+    ) -> tuple[str, str, bool] | None:
         """Why acknowledged bytes may not be ours (code, words, whether sending again helps); ``None`` if proved."""
         etag = unquoted(answer.headers.get("etag"))
         if etag is None:

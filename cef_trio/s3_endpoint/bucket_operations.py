@@ -1,6 +1,6 @@
 """Operations on buckets: create, list, look into, configure.
 
-Each takes a ``Call`` and makes its ``Reply``; refusals are raised. Rules:
+Each takes a ``S3Request`` and makes its ``Reply``; refusals are raised. Rules:
 https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListObjectsV2.html and its siblings.
 """
 
@@ -10,7 +10,7 @@ import base64
 import binascii
 from collections.abc import Callable
 
-from cef_trio.s3_endpoint.call import Call
+from cef_trio.s3_endpoint.call import S3Request
 from cef_trio.s3_endpoint.documents import (
     Node,
     document,
@@ -27,7 +27,7 @@ from cef_trio.s3_endpoint.records import StoredObject
 from cef_trio.s3_endpoint.request import Reply
 
 
-async def list_buckets(call: Call) -> Reply:
+async def list_buckets(call: S3Request) -> Reply:
     """ListBuckets."""
     buckets: list[Node] = [
         ("Bucket", [("Name", bucket.name), ("CreationDate", iso_time(bucket.created_at))])
@@ -37,7 +37,7 @@ async def list_buckets(call: Call) -> Reply:
     return Reply(200, body=document("ListAllMyBucketsResult", [owner, ("Buckets", buckets)]))
 
 
-async def create_bucket(call: Call) -> Reply:
+async def create_bucket(call: S3Request) -> Reply:
     """CreateBucket, in this endpoint's region only."""
     region = read_location_constraint(await call.document())
     if (region or "us-east-1") != call.region:
@@ -46,19 +46,19 @@ async def create_bucket(call: Call) -> Reply:
     return Reply(200, [("Location", f"/{call.bucket}")])
 
 
-async def head_bucket(call: Call) -> Reply:
+async def head_bucket(call: S3Request) -> Reply:
     """HeadBucket."""
     call.model.bucket(call.bucket)
     return Reply(200, [("x-amz-bucket-region", call.region)], head_only=True)
 
 
-async def delete_bucket(call: Call) -> Reply:
+async def delete_bucket(call: S3Request) -> Reply:
     """DeleteBucket."""
     call.model.delete_bucket(call.bucket)
     return Reply(204)
 
 
-async def get_bucket_location(call: Call) -> Reply:
+async def get_bucket_location(call: S3Request) -> Reply:
     """GetBucketLocation: empty for us-east-1."""
     call.model.bucket(call.bucket)
     region = "" if call.region == "us-east-1" else call.region
@@ -66,20 +66,20 @@ async def get_bucket_location(call: Call) -> Reply:
     return Reply(200, body=document("LocationConstraint", []).replace(b"></", f">{region}</".encode()))
 
 
-async def get_bucket_versioning(call: Call) -> Reply:
+async def get_bucket_versioning(call: S3Request) -> Reply:
     """GetBucketVersioning: never switched on."""
     call.model.bucket(call.bucket)
     return Reply(200, body=document("VersioningConfiguration", []))
 
 
-async def put_bucket_lifecycle(call: Call) -> Reply:
+async def put_bucket_lifecycle(call: S3Request) -> Reply:
     """PutBucketLifecycleConfiguration: kept and returned; nothing here acts on it."""
     call.model.bucket(call.bucket)
     call.model.set_lifecycle(call.bucket, read_lifecycle(await call.document()))
     return Reply(200)
 
 
-async def get_bucket_lifecycle(call: Call) -> Reply:
+async def get_bucket_lifecycle(call: S3Request) -> Reply:
     """GetBucketLifecycleConfiguration."""
     lifecycle = call.model.bucket(call.bucket).lifecycle
     if lifecycle is None:
@@ -87,13 +87,13 @@ async def get_bucket_lifecycle(call: Call) -> Reply:
     return Reply(200, body=lifecycle.encode())
 
 
-async def delete_bucket_lifecycle(call: Call) -> Reply:
+async def delete_bucket_lifecycle(call: S3Request) -> Reply:
     """DeleteBucketLifecycle."""
     call.model.set_lifecycle(call.bucket, None)
     return Reply(204)
 
 
-async def list_objects_v2(call: Call) -> Reply:
+async def list_objects_v2(call: S3Request) -> Reply:
     """ListObjectsV2: pages of at most 1,000, by continuation token."""
     token = call.query("continuation-token")
     after = _token_key(token) if token else call.query("start-after")
@@ -109,7 +109,7 @@ async def list_objects_v2(call: Call) -> Reply:
     return Reply(200, body=document("ListBucketResult", children + _entries(call, page)))
 
 
-async def list_objects(call: Call) -> Reply:
+async def list_objects(call: S3Request) -> Reply:
     """ListObjects, the first version: pages by ``marker``."""
     marker = call.query("marker")
     page, limit, encode = _page(call, marker), call.limit("max-keys"), _encoder(call)
@@ -119,7 +119,7 @@ async def list_objects(call: Call) -> Reply:
     return Reply(200, body=document("ListBucketResult", children + _entries(call, page)))
 
 
-def _page(call: Call, after: str) -> ObjectsPage:
+def _page(call: S3Request, after: str) -> ObjectsPage:
     return call.model.list_objects(
         call.bucket,
         prefix=call.query("prefix"),
@@ -129,7 +129,7 @@ def _page(call: Call, after: str) -> ObjectsPage:
     )
 
 
-def _common(call: Call, limit: int, page: ObjectsPage) -> list[Node]:
+def _common(call: S3Request, limit: int, page: ObjectsPage) -> list[Node]:
     encode = _encoder(call)
     children: list[Node] = [
         ("Name", call.bucket),
@@ -144,7 +144,7 @@ def _common(call: Call, limit: int, page: ObjectsPage) -> list[Node]:
     return children
 
 
-def _entries(call: Call, page: ObjectsPage) -> list[Node]:
+def _entries(call: S3Request, page: ObjectsPage) -> list[Node]:
     encode = _encoder(call)
     entries: list[Node] = [("Contents", _contents(record, encode(record.key))) for record in page.objects]
     return entries + [("CommonPrefixes", [("Prefix", encode(prefix))]) for prefix in page.prefixes]
@@ -166,7 +166,7 @@ def _contents(record: StoredObject, key: str) -> list[Node]:
     return children
 
 
-def _encoder(call: Call) -> Callable[[str], str]:
+def _encoder(call: S3Request) -> Callable[[str], str]:
     return url_encoded if call.query("encoding-type") == "url" else str
 
 

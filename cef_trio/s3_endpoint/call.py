@@ -18,7 +18,7 @@ from cef_trio.s3_endpoint.storage import BlobWriter
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class S3Request:
     """A call whose signature is right."""
 
     operation: str

@@ -1,6 +1,6 @@
 """Operations that make something of an object that is there already: UploadPartCopy and CopyObject.
 
-Each takes a ``Call`` and makes its ``Reply``; refusals are raised. The source is an object of any of our buckets, read
+Each takes a ``S3Request`` and makes its ``Reply``; refusals are raised. The source is an object of any of our buckets, read
 block by block through the same hashes as a body that was sent, so a copied part has its checksums like any other.
 Rules: https://docs.aws.amazon.com/AmazonS3/latest/API/API_UploadPartCopy.html and ``API_CopyObject.html``.
 """
@@ -17,7 +17,7 @@ from urllib.parse import unquote_to_bytes
 
 import trio
 
-from cef_trio.s3_endpoint.call import Call
+from cef_trio.s3_endpoint.call import S3Request
 from cef_trio.s3_endpoint.checksums import Algorithm
 from cef_trio.s3_endpoint.documents import Node, document, iso_time, quoted
 from cef_trio.s3_endpoint.errors import S3Error
@@ -33,7 +33,7 @@ _BLOCK_BYTES: Final = 1024 * 1024
 _RANGE: Final = re.compile(r"bytes=(\d+)-(\d+)")
 
 
-async def upload_part_copy(call: Call) -> Reply:
+async def upload_part_copy(call: S3Request) -> Reply:
     """UploadPartCopy: a part made of an object, or of one range of it, at most 5 GiB."""
     number = parse_part_number(call.query("partNumber"))
     upload = call.model.upload(call.bucket, call.key, call.upload_id)
@@ -58,7 +58,7 @@ async def upload_part_copy(call: Call) -> Reply:
     return Reply(200, encryption_headers(upload.headers), document("CopyPartResult", children))
 
 
-async def copy_object(call: Call) -> Reply:
+async def copy_object(call: S3Request) -> Reply:
     """CopyObject: at most 5 GiB; its metadata is the source's, or with ``REPLACE`` what this request says."""
     call.model.check_key(call.bucket, call.key)
     source = _source(call)
@@ -93,7 +93,7 @@ async def copy_object(call: Call) -> Reply:
     return Reply(200, encryption_headers(record.headers), document("CopyObjectResult", children))
 
 
-def _source(call: Call) -> StoredObject:
+def _source(call: S3Request) -> StoredObject:
     """The object that ``x-amz-copy-source`` names, if it is as the request's conditions say.
 
     Raises:
@@ -122,7 +122,7 @@ def _source(call: Call) -> StoredObject:
     return source
 
 
-def _conditions(call: Call, source: StoredObject) -> Mapping[str, bool]:
+def _conditions(call: S3Request, source: StoredObject) -> Mapping[str, bool]:
     """The conditions of the request, and whether they hold. Two pairs go together, and the ETag's one decides."""
     match, none_match = call.header(f"{SOURCE}-if-match"), call.header(f"{SOURCE}-if-none-match")
     since, not_since = call.header(f"{SOURCE}-if-modified-since"), call.header(f"{SOURCE}-if-unmodified-since")
@@ -169,7 +169,7 @@ def _range(text: str | None, size_bytes: int) -> tuple[int, int]:
     return int(match[1]), int(match[2]) + 1
 
 
-def _copied_headers(call: Call, source: StoredObject) -> tuple[dict[str, str], bool]:
+def _copied_headers(call: S3Request, source: StoredObject) -> tuple[dict[str, str], bool]:
     """What the copy keeps, and whether that differs from the source's by the request's wish."""
     asked = kept_headers(call)
     directive = (call.header("x-amz-metadata-directive") or "COPY").upper()
@@ -191,7 +191,7 @@ def _describes(name: str) -> bool:
     return not name.startswith("x-amz-") or name.startswith("x-amz-meta-")
 
 
-def _algorithm(call: Call, source: StoredObject) -> Algorithm:
+def _algorithm(call: S3Request, source: StoredObject) -> Algorithm:
     asked = call.header("x-amz-checksum-algorithm")
     text = asked or next(iter(source.checksums), Algorithm.CRC64NVME.value)
     try:
@@ -200,7 +200,7 @@ def _algorithm(call: Call, source: StoredObject) -> Algorithm:
         raise S3Error("InvalidRequest", "Checksum algorithm provided is unsupported.") from error
 
 
-async def _bytes(call: Call, source: StoredObject, start: int, end: int) -> AsyncGenerator[bytes, None]:
+async def _bytes(call: S3Request, source: StoredObject, start: int, end: int) -> AsyncGenerator[bytes, None]:
     with closing(call.model.storage.open_blob(source.blob)) as blob:
         for offset in range(start, end, _BLOCK_BYTES):
             await trio.lowlevel.checkpoint()

@@ -17,7 +17,7 @@ import trio
 
 from cef_trio.s3_endpoint import control
 from cef_trio.s3_endpoint.auth import Account, verify
-from cef_trio.s3_endpoint.call import Call
+from cef_trio.s3_endpoint.call import S3Request
 from cef_trio.s3_endpoint.calls import CallLog, Entry
 from cef_trio.s3_endpoint.conditions import check_understood
 from cef_trio.s3_endpoint.documents import error_document, http_time
@@ -146,7 +146,7 @@ class S3Endpoint:
         grant = verify(request, self.accounts, self.region, self._clock() + skew)
         if strikes.changing(Kind.REJECT_CHECKSUMS):
             _reject_checksums(request)
-        call = Call(
+        call = S3Request(
             operation=entry.operation,
             request=request,
             target=target,

@@ -1,12 +1,12 @@
 """Operations of multipart uploads: create, upload part, list, complete, abort.
 
-Each takes a ``Call`` and makes its ``Reply``; refusals are raised. Rules:
+Each takes a ``S3Request`` and makes its ``Reply``; refusals are raised. Rules:
 https://docs.aws.amazon.com/AmazonS3/latest/API/API_CreateMultipartUpload.html and its siblings.
 """
 
 from __future__ import annotations
 
-from cef_trio.s3_endpoint.call import Call
+from cef_trio.s3_endpoint.call import S3Request
 from cef_trio.s3_endpoint.checksums import Algorithm, ChecksumType
 from cef_trio.s3_endpoint.documents import Node, document, iso_time, quoted, read_complete, url_encoded
 from cef_trio.s3_endpoint.errors import S3Error
@@ -18,7 +18,7 @@ from cef_trio.s3_endpoint.records import StoredPart, Upload
 from cef_trio.s3_endpoint.request import Reply
 
 
-async def create_multipart_upload(call: Call) -> Reply:
+async def create_multipart_upload(call: S3Request) -> Reply:
     """CreateMultipartUpload."""
     algorithm = kind = None
     if not call.ignores_checksums:
@@ -45,7 +45,7 @@ async def create_multipart_upload(call: Call) -> Reply:
     return Reply(200, headers, body)
 
 
-async def upload_part(call: Call) -> Reply:
+async def upload_part(call: S3Request) -> Reply:
     """UploadPart: at most 5 GiB; sent again it replaces the part of that number."""
     number = parse_part_number(call.query("partNumber"))
     upload = call.model.upload(call.bucket, call.key, call.upload_id)
@@ -68,7 +68,7 @@ async def upload_part(call: Call) -> Reply:
     return Reply(200, headers)
 
 
-async def list_parts(call: Call) -> Reply:
+async def list_parts(call: S3Request) -> Reply:
     """ListParts: pages of at most 1,000, by ``part-number-marker``."""
     after, limit = call.number("part-number-marker", 0), call.limit("max-parts")
     stale = call.strikes.changing(Kind.STALE_PARTS)
@@ -100,7 +100,7 @@ async def list_parts(call: Call) -> Reply:
     return Reply(200, body=document("ListPartsResult", children))
 
 
-async def list_multipart_uploads(call: Call) -> Reply:
+async def list_multipart_uploads(call: S3Request) -> Reply:
     """ListMultipartUploads: pages of at most 1,000, by ``key-marker`` and ``upload-id-marker``."""
     limit = call.limit("max-uploads")
     page = call.model.list_uploads(
@@ -134,7 +134,7 @@ async def list_multipart_uploads(call: Call) -> Reply:
     return Reply(200, body=document("ListMultipartUploadsResult", children))
 
 
-async def complete_multipart_upload(call: Call) -> Reply:
+async def complete_multipart_upload(call: S3Request) -> Reply:
     """CompleteMultipartUpload, by the rules of ``multipart.py``."""
     call.model.check_key(call.bucket, call.key)
     parts = read_complete(await call.document())
@@ -162,7 +162,7 @@ async def complete_multipart_upload(call: Call) -> Reply:
     return Reply(200, encryption_headers(record.headers), document("CompleteMultipartUploadResult", children))
 
 
-async def abort_multipart_upload(call: Call) -> Reply:
+async def abort_multipart_upload(call: S3Request) -> Reply:
     """AbortMultipartUpload."""
     await call.model.abort(call.bucket, call.key, call.upload_id)
     return Reply(204)

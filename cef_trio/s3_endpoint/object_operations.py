@@ -1,6 +1,6 @@
 """Operations on single objects: put, get, head, delete.
 
-Each takes a ``Call`` and makes its ``Reply``; refusals are raised. Rules:
+Each takes a ``S3Request`` and makes its ``Reply``; refusals are raised. Rules:
 https://docs.aws.amazon.com/AmazonS3/latest/API/API_PutObject.html and its siblings.
 """
 
@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from cef_trio.s3_endpoint.call import Call
+from cef_trio.s3_endpoint.call import S3Request
 from cef_trio.s3_endpoint.conditions import READ_CONDITIONS, check_read
 from cef_trio.s3_endpoint.documents import Node, document, grant, http_time, quoted, read_delete
 from cef_trio.s3_endpoint.errors import S3Error
@@ -48,7 +48,7 @@ _MAX_METADATA_BYTES: Final = 2048
 _RANGE: Final = re.compile(r"bytes=(\d*)-(\d*)")
 
 
-async def put_object(call: Call) -> Reply:
+async def put_object(call: S3Request) -> Reply:
     """PutObject: at most 5 GiB at once."""
     call.model.check_key(call.bucket, call.key)
     headers = kept_headers(call)
@@ -74,13 +74,13 @@ async def put_object(call: Call) -> Reply:
     return Reply(200, reply_headers)
 
 
-async def get_object(call: Call) -> Reply:
+async def get_object(call: S3Request) -> Reply:
     """GetObject, whole or one range of it."""
     check_readable(call.model.object(call.bucket, call.key).headers)
     return _read(call)
 
 
-def _read(call: Call) -> Reply:
+def _read(call: S3Request) -> Reply:
     record, headers = _described(call)
     start, size_bytes, status = 0, record.size_bytes, 200
     asked = byte_range(call.header("range"), record.size_bytes)
@@ -92,14 +92,14 @@ def _read(call: Call) -> Reply:
     return Reply(status, headers, blob=blob, blob_start=start, blob_size_bytes=size_bytes)
 
 
-async def head_object(call: Call) -> Reply:
+async def head_object(call: S3Request) -> Reply:
     """HeadObject: what GetObject answers, without the bytes."""
     reply = _read(call)
     reply.head_only = True
     return reply
 
 
-async def get_object_tagging(call: Call) -> Reply:
+async def get_object_tagging(call: S3Request) -> Reply:
     """GetObjectTagging."""
     record = call.model.object(call.bucket, call.key)
     tags: list[Node] = [
@@ -108,7 +108,7 @@ async def get_object_tagging(call: Call) -> Reply:
     return Reply(200, body=document("Tagging", [("TagSet", tags)]))
 
 
-async def get_object_acl(call: Call) -> Reply:
+async def get_object_acl(call: S3Request) -> Reply:
     """GetObjectAcl: what the object's canned ACL grants."""
     record = call.model.object(call.bucket, call.key)
     owner: list[Node] = [("ID", "cef-trio"), ("DisplayName", "cef-trio")]
@@ -117,13 +117,13 @@ async def get_object_acl(call: Call) -> Reply:
     return Reply(200, body=document("AccessControlPolicy", [("Owner", owner), ("AccessControlList", granted)]))
 
 
-async def delete_object(call: Call) -> Reply:
+async def delete_object(call: S3Request) -> Reply:
     """DeleteObject: 204 whether or not there was one."""
     call.model.delete_object(call.bucket, call.key)
     return Reply(204)
 
 
-async def delete_objects(call: Call) -> Reply:
+async def delete_objects(call: S3Request) -> Reply:
     """DeleteObjects: up to 1,000 keys."""
     call.model.bucket(call.bucket)
     keys, quiet = read_delete(await call.document())
@@ -132,7 +132,7 @@ async def delete_objects(call: Call) -> Reply:
     return Reply(200, body=document("DeleteResult", [] if quiet else [("Deleted", [("Key", key)]) for key in keys]))
 
 
-def kept_headers(call: Call) -> dict[str, str]:
+def kept_headers(call: S3Request) -> dict[str, str]:
     """What an object keeps of the headers it was put with.
 
     Raises:
@@ -167,7 +167,7 @@ def checksum_headers(record: StoredObject) -> list[tuple[str, str]]:
     return headers
 
 
-def check_preconditions(call: Call) -> None:
+def check_preconditions(call: S3Request) -> None:
     """``If-None-Match: *`` and ``If-Match`` of a write.
 
     Raises:
@@ -206,7 +206,7 @@ def byte_range(header: str | None, size_bytes: int) -> tuple[int, int] | None:
     return start, end
 
 
-def _described(call: Call) -> tuple[StoredObject, list[tuple[str, str]]]:
+def _described(call: S3Request) -> tuple[StoredObject, list[tuple[str, str]]]:
     record = call.model.object(call.bucket, call.key)
     if "partNumber" in call.target.query:
         raise S3Error("NotImplemented", "Reading by part number is not implemented by this endpoint")

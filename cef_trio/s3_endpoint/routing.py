@@ -13,11 +13,11 @@ from cef_trio.s3_endpoint import bucket_operations as on_bucket
 from cef_trio.s3_endpoint import copy_operations as on_copy
 from cef_trio.s3_endpoint import multipart_operations as on_upload
 from cef_trio.s3_endpoint import object_operations as on_object
-from cef_trio.s3_endpoint.call import Call
+from cef_trio.s3_endpoint.call import S3Request
 from cef_trio.s3_endpoint.errors import S3Error
 from cef_trio.s3_endpoint.request import Reply, Request, Target
 
-Operation = Callable[[Call], Awaitable[Reply]]
+Operation = Callable[[S3Request], Awaitable[Reply]]
 
 _SERVICE, _BUCKET, _OBJECT = "service", "bucket", "object"
 

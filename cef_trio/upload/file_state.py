@@ -24,7 +24,7 @@ class Ending(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Situation:
+class FileState:
     """A stream's file, as far as is known, and whether the daemon is on its way out."""
 
     path: str
@@ -35,14 +35,14 @@ class Situation:
     draining: bool = False
 
 
-def seen(situation: Situation, stat: FileStat) -> Situation:
+def seen(situation: FileState, stat: FileStat) -> FileState:
     """News of a look. One that was made before what is known is passed over."""
     if stat.inode == situation.stat.inode and _is_older(stat, situation.stat):
         return situation
     return fresh(situation, stat)
 
 
-def fresh(situation: Situation, stat: FileStat) -> Situation:
+def fresh(situation: FileState, stat: FileStat) -> FileState:
     """It was looked at just now, and no news came meanwhile: that is how it is, whatever its time stamps say."""
     known = situation.stat
     if stat.inode != known.inode:
@@ -53,7 +53,7 @@ def fresh(situation: Situation, stat: FileStat) -> Situation:
     return replace(situation, stat=stat, ending=_ending_after(situation, stat), doubted=doubted)
 
 
-def _ending_after(situation: Situation, stat: FileStat) -> Ending:
+def _ending_after(situation: FileState, stat: FileStat) -> Ending:
     """What is left of an ending when the file is seen with another stat.
 
     Another time and the same size is what ``utime`` leaves, which many tools call after the close (``rsync --inplace``,
@@ -74,7 +74,7 @@ def _is_older(stat: FileStat, known: FileStat) -> bool:
     return 0 < stat.ctime_ns < known.ctime_ns and stat.size_bytes <= known.size_bytes
 
 
-def closed(situation: Situation, stat: FileStat) -> Situation:
+def closed(situation: FileState, stat: FileStat) -> FileState:
     """A writer closed it."""
     if stat.inode != situation.stat.inode:
         return replace(situation, doubted=True)
@@ -82,22 +82,22 @@ def closed(situation: Situation, stat: FileStat) -> Situation:
     return replace(situation, stat=stat, ending=Ending.CLOSED, doubted=situation.doubted or shrunk)
 
 
-def moved(situation: Situation, path: str, stat: FileStat) -> Situation:
+def moved(situation: FileState, path: str, stat: FileStat) -> FileState:
     """It has another name now."""
     return replace(seen(situation, stat), path=path)
 
 
-def gone(situation: Situation) -> Situation:
+def gone(situation: FileState) -> FileState:
     """It seems not to be there any more."""
     return replace(situation, doubted=True)
 
 
-def idle(situation: Situation) -> Situation:
+def idle(situation: FileState) -> FileState:
     """Nothing was written for a long time."""
     return situation if situation.ending is not Ending.NOT else replace(situation, ending=Ending.IDLE)
 
 
-def looked(situation: Situation, path: str, stat: FileStat) -> Situation:
+def looked(situation: FileState, path: str, stat: FileStat) -> FileState:
     """The stream looked for itself, at ``path``: this is how it is. News that came meanwhile about a move stays."""
     if stat == situation.stat:
         return replace(situation, doubted=False)
@@ -106,11 +106,11 @@ def looked(situation: Situation, path: str, stat: FileStat) -> Situation:
     return replace(situation, stat=stat, ending=_ending_after(situation, stat), doubted=False)
 
 
-def still_written(situation: Situation) -> Situation:
+def still_written(situation: FileState) -> FileState:
     """It was closed by one writer, but another one has it open: its own close will be told."""
     return replace(situation, ending=Ending.NOT)
 
 
-def draining(situation: Situation) -> Situation:
+def draining(situation: FileState) -> FileState:
     """The daemon is on its way out: finish what is in flight, start nothing."""
     return replace(situation, draining=True)

@@ -8,7 +8,7 @@ from cef_trio.checkpoint.model import StreamMeta
 from cef_trio.checkpoint.protocols import KnownPath
 from cef_trio.checkpoint.states import COMES_BACK, ENDED, Status
 from cef_trio.files.file_stat import FileStat
-from cef_trio.files.identity import Sameness
+from cef_trio.files.identity import IdentityMatch
 
 _FILE_WAS_GONE = frozenset(
     {
@@ -20,7 +20,7 @@ _FILE_WAS_GONE = frozenset(
 )
 
 
-class Verdict(Enum):
+class FileTriage(Enum):
     """What to do about a file."""
 
     NEW = "new"
@@ -49,31 +49,31 @@ def must_be_recognized(known: KnownPath | None, stat: FileStat) -> bool:
     return True
 
 
-def judge(known: KnownPath | None, stat: FileStat, sameness: Sameness | None = None) -> Verdict:
+def triage(known: KnownPath | None, stat: FileStat, sameness: IdentityMatch | None = None) -> FileTriage:
     """Judge a file by the stream that its path leads to (``None``: to none).
 
     ``sameness``: what recognizing the file showed, where that was done (:func:`must_be_recognized`).
     """
     if known is None or known.meta.status in _FILE_WAS_GONE:
-        return Verdict.NEW
+        return FileTriage.NEW
     meta = known.meta
-    is_same = meta.identity.file_ino == stat.file_ino if sameness is None else sameness is not Sameness.REPLACED
+    is_same = meta.identity.file_ino == stat.file_ino if sameness is None else sameness is not IdentityMatch.REPLACED
     if meta.status not in ENDED:
-        return Verdict.RESUME if is_same else Verdict.REPLACED
+        return FileTriage.RESUME if is_same else FileTriage.REPLACED
     if not is_same:
-        return Verdict.NEW
+        return FileTriage.NEW
     if meta.status in COMES_BACK:
-        return Verdict.RESUME  # it may be readable by now; as long as it is not, its stream waits (processor.py)
+        return FileTriage.RESUME  # it may be readable by now; as long as it is not, its stream waits (processor.py)
     if meta.status is Status.COMPLETED:
-        return Verdict.SETTLED if _as_verified(meta, stat) else Verdict.NEW
-    return Verdict.SETTLED
+        return FileTriage.SETTLED if _as_verified(meta, stat) else FileTriage.NEW
+    return FileTriage.SETTLED
 
 
 def _as_verified(meta: StreamMeta, stat: FileStat) -> bool:
     return (meta.verified_size_bytes, meta.verified_mtime_ns) == (stat.size_bytes, stat.mtime_ns)
 
 
-class Finding(Enum):
+class IdleCheckResult(Enum):
     """What the checker found of one stream."""
 
     FRESH = "fresh"
@@ -83,12 +83,14 @@ class Finding(Enum):
     MISSING = "missing"
 
 
-def judge_stale(*, idle_seconds: float, timeout_seconds: float, known: FileStat, found: FileStat | None) -> Finding:
+def check_idle(
+    *, idle_seconds: float, timeout_seconds: float, known: FileStat, found: FileStat | None
+) -> IdleCheckResult:
     """Judge a stream by how long nothing was heard of its file (``known``), and by what is on disk now (``found``)."""
     if found is None:
-        return Finding.MISSING
+        return IdleCheckResult.MISSING
     if found.inode != known.inode or found.size_bytes < known.size_bytes:
-        return Finding.SHRUNK if found.inode == known.inode else Finding.MISSING
+        return IdleCheckResult.SHRUNK if found.inode == known.inode else IdleCheckResult.MISSING
     if found.size_bytes > known.size_bytes or found.mtime_ns != known.mtime_ns:
-        return Finding.IDLE_MORE_ON_DISK
-    return Finding.IDLE_ALL_SENT if idle_seconds >= timeout_seconds else Finding.FRESH
+        return IdleCheckResult.IDLE_MORE_ON_DISK
+    return IdleCheckResult.IDLE_ALL_SENT if idle_seconds >= timeout_seconds else IdleCheckResult.FRESH

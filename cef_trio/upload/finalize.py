@@ -147,11 +147,11 @@ async def finish(services: Services, upload: StreamUpload, path: str) -> None:
         headers=services.s3.options.for_metadata(),
     )
     duration_seconds = media.duration_seconds if media else None
-    owes_webhook = services.webhook is not None
+    enqueue_webhook = services.webhook is not None
     await upload.transition(
-        Status.COMPLETED, owes_webhook=owes_webhook, duration_seconds=duration_seconds, last_activity_at_utc=now
+        Status.COMPLETED, enqueue_webhook=enqueue_webhook, duration_seconds=duration_seconds, last_activity_at_utc=now
     )
-    if owes_webhook:
+    if enqueue_webhook:
         services.webhook_owed.value = True
     if duration_seconds is not None:
         services.metrics.recording_probed(duration_seconds)
@@ -171,5 +171,5 @@ async def _probe(services: Services, path: str) -> MediaInfo | None:
     try:
         return await services.probe(path)
     except FFprobeError as error:
-        log.warning("probe_failed", error=str(error))  # never a lost recording: its duration is null
+        log.warning("ffprobe_failed", error=str(error))  # never a lost recording: its duration is null
         return None

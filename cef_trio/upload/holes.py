@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from cef_trio.files.file_stat import FileStat
-from cef_trio.upload.file_state import Ending, Situation
+from cef_trio.upload.file_state import Ending, FileState
 
 BELIEVED_SECONDS: Final = 60.0
 
@@ -27,7 +27,7 @@ class Holes:
     at: float
     """``trio.current_time()`` of the look."""
 
-    def are_known(self, situation: Situation, now: float) -> bool:
+    def are_known(self, situation: FileState, now: float) -> bool:
         """Whether they are still there; of a recording that has ended, holes are bytes like all others."""
         unchanged = self.stat == situation.stat or now - self.at <= BELIEVED_SECONDS
         return unchanged and situation.ending is Ending.NOT

@@ -1,7 +1,7 @@
 """The stale checker: looks after what the watcher cannot see.
 
 Close events do not reach us from network mounts or other hosts, a writer may hang, a daemon may have died with streams
-that nobody works on. So every few seconds each stream is judged, by cases that have names (``judge.judge_stale``):
+that nobody works on. So every few seconds each stream is judged, by cases that have names (``judge.check_idle``):
 
 - idle and all sent → finalize · idle and more on disk → upload · shrunk → start over · missing → abort and fail
 - no processor for a stream that Redis knows → resume (a retry that is due is one of these)
@@ -25,7 +25,7 @@ from cef_trio.checkpoint.states import StreamSet
 from cef_trio.exceptions import CefMp4ProcessorError, ChunkProcessingError
 from cef_trio.upload import bulk_load
 from cef_trio.upload import file_state as news
-from cef_trio.upload.file_triage import Finding, judge_stale
+from cef_trio.upload.file_triage import IdleCheckResult, check_idle
 from cef_trio.upload.services import Services
 from cef_trio.upload.supervisor import LiveStream, StreamSupervisor
 
@@ -69,9 +69,9 @@ class StaleChecker:
                             await self._check(live)
                     await self._resume_unattended()
                 except CefMp4ProcessorError as error:
-                    log.warning("stale_check_failed", error=str(error))
+                    log.warning("idle_check_failed", error=str(error))
                 if self._unseen and self._unseen != self._said:
-                    log.warning("stale_check_failed", error=self._unseen[0])
+                    log.warning("idle_check_failed", error=self._unseen[0])
                 self._said = list(self._unseen)
 
     @contextmanager
@@ -89,21 +89,21 @@ class StaleChecker:
         found = await self._services.disk.stat(situation.path)
         if live.situation.value != situation:
             return  # news came meanwhile, and is newer than this look
-        finding = judge_stale(
+        finding = check_idle(
             idle_seconds=live.silent_seconds(trio.current_time()),
             timeout_seconds=self._timeout_seconds,
             known=situation.stat,
             found=found,
         )
         match finding:
-            case Finding.IDLE_ALL_SENT:
+            case IdleCheckResult.IDLE_ALL_SENT:
                 if news.idle(situation) != situation:
                     log.info("stream_idle", stream_id=live.processor.stream_id, seconds=self._timeout_seconds)
-                    live.learn(news.idle(situation))
-            case Finding.IDLE_MORE_ON_DISK if found is not None:
-                live.learn(news.fresh(situation, found))
-            case Finding.SHRUNK | Finding.MISSING:
-                live.learn(news.gone(situation))
+                    live.update(news.idle(situation))
+            case IdleCheckResult.IDLE_MORE_ON_DISK if found is not None:
+                live.update(news.fresh(situation, found))
+            case IdleCheckResult.SHRUNK | IdleCheckResult.MISSING:
+                live.update(news.gone(situation))
             case _:
                 pass
 

@@ -23,7 +23,7 @@ from cef_trio.checkpoint.protocols import KnownPath
 from cef_trio.checkpoint.states import StreamSet
 from cef_trio.exceptions import ChunkProcessingError, FileAccessError, RecordingChangedError
 from cef_trio.files.file_stat import FileStat
-from cef_trio.files.identity import Sameness, inodes_last, may_be
+from cef_trio.files.identity import IdentityMatch, inodes_last, may_be
 from cef_trio.upload import bulk_load
 from cef_trio.upload.recognition import recognize
 from cef_trio.upload.services import Services
@@ -80,7 +80,7 @@ class RelocatedStreams:
         self._lost, dark = await self._without_file(metas.values(), lambda meta, stat: may_be(meta.identity, stat))
         if dark:
             self._look_at = min(self._look_at, trio.current_time() + _AGAIN_SECONDS)
-            log.warning("folders_not_looked_into", folders=sorted(dark)[:_SAID], asked_again_seconds=_AGAIN_SECONDS)
+            log.warning("folders_unavailable", folders=sorted(dark)[:_SAID], asked_again_seconds=_AGAIN_SECONDS)
 
     async def look_for_completed(self, files: Mapping[str, FileStat]) -> None:
         """Find the completed streams whose files are missing and may be among these, which Redis does not know.
@@ -166,10 +166,10 @@ class RelocatedStreams:
     async def _is_its_file(self, known: KnownPath, path: str) -> bool:
         async with self._services.disk.open(path) as recording:
             sameness = await recognize(known.meta, {}, recording)
-            if sameness is Sameness.ASK_BYTES:
+            if sameness is IdentityMatch.ASK_BYTES:
                 checkpoint = await self._services.store.load(known.meta.stream_id)
                 sameness = await recognize(known.meta, checkpoint.parts if checkpoint else {}, recording)
-        return sameness is Sameness.SAME
+        return sameness is IdentityMatch.SAME
 
 
 def _stamp(meta: StreamMeta) -> tuple[int | None, int | None]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from cef_trio.files.file_stat import FileStat
-from cef_trio.upload.file_state import Ending, Situation
+from cef_trio.upload.file_state import Ending, FileState
 from cef_trio.upload.part_plan import PartPlan
 
 
@@ -44,7 +44,7 @@ class Known:
     """The file that was found to have no part to send: what is missing of it is not written yet."""
 
 
-def next_action(known: Known, situation: Situation) -> Action:  # noqa: PLR0911 - one return a rule, in their order
+def next_action(known: Known, situation: FileState) -> Action:  # noqa: PLR0911 - one return a rule, in their order
     """Decide. ``Ending.CLOSED`` must have been held for the grace by whoever acts on ``FINALIZE``."""
     if situation.draining:
         return Action.PARK
@@ -62,7 +62,7 @@ def next_action(known: Known, situation: Situation) -> Action:  # noqa: PLR0911 
     return Action.WAIT
 
 
-class Look(Enum):
+class FileCheck(Enum):
     """What a look at the file showed."""
 
     SAME = "same"
@@ -72,13 +72,13 @@ class Look(Enum):
     """It is shorter than the parts that were sent: it was truncated, and is another recording now."""
 
 
-def judge_look(found: FileStat | None, *, is_ours: bool, covered_bytes: int) -> Look:
+def check_file(found: FileStat | None, *, is_ours: bool, covered_bytes: int) -> FileCheck:
     """Judge a fresh look at the stream's path; ``found`` is ``None`` if nothing is there.
 
     ``is_ours``: whether what is there is the stream's file (``recognition.py``).
     """
     if found is None:
-        return Look.GONE
+        return FileCheck.GONE
     if not is_ours:
-        return Look.REPLACED
-    return Look.SHRUNK if found.size_bytes < covered_bytes else Look.SAME
+        return FileCheck.REPLACED
+    return FileCheck.SHRUNK if found.size_bytes < covered_bytes else FileCheck.SAME

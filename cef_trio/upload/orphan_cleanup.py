@@ -74,7 +74,7 @@ async def abort_left_strays(services: Services) -> None:
             if await _sweep(services):
                 services.strays.looked()
         except CefMp4ProcessorError as error:
-            log.warning("strays_not_aborted", error=str(error))
+            log.warning("orphan_abort_failed", error=str(error))
 
 
 async def _sweep(services: Services) -> bool:
@@ -86,7 +86,7 @@ async def _sweep(services: Services) -> bool:
         if error.transient:
             raise
         if not strays.refused:
-            log.warning("strays_not_listed", error=str(error))  # not allowed to list: `cef-trio gc` says so too
+            log.warning("orphan_listing_failed", error=str(error))  # not allowed to list: `cef-trio gc` says so too
         strays.refused = True
         return True
     if uploads is None:

@@ -298,7 +298,7 @@ class OrphanObjects:
         """Its metadata is there: the stream is over. Whether its webhook was delivered is lost, so it is owed."""
         services = self._services
         if services.webhook is not None:
-            await upload.transition(Status.COMPLETED, owes_webhook=True)
+            await upload.transition(Status.COMPLETED, enqueue_webhook=True)
             services.webhook_owed.value = True
         await services.store.release([upload.stream_id], services.lease)
         return upload

@@ -78,7 +78,7 @@ class UnknownUploads:
         except S3OperationError as error:
             if error.transient:
                 raise
-            log.warning("adoption_off", error=str(error))
+            log.warning("orphan_adoption_disabled", error=str(error))
             return True
         if uploads is None:
             return False

@@ -37,16 +37,16 @@ from cef_trio.exceptions import (
     StreamEndedError,
 )
 from cef_trio.files.file_stat import FileStat
-from cef_trio.files.identity import HEAD_BYTES, Sameness, is_same_file
+from cef_trio.files.identity import HEAD_BYTES, IdentityMatch, is_same_file
 from cef_trio.files.reader import OpenRecording
 from cef_trio.resilience.shield import shielded
 from cef_trio.resilience.stall import Movement
 from cef_trio.upload import recovery
 from cef_trio.upload.failures import KEEPS_ITS_UPLOAD, GivenUpError, is_missing_right, reason_of
-from cef_trio.upload.file_state import Ending, Situation, closed, gone, looked, still_written
+from cef_trio.upload.file_state import Ending, FileState, closed, gone, looked, still_written
 from cef_trio.upload.finalize import finish, verify_and_complete
 from cef_trio.upload.holes import Holes
-from cef_trio.upload.next_action import Action, Look, judge_look, next_action
+from cef_trio.upload.next_action import Action, FileCheck, check_file, next_action
 from cef_trio.upload.part_plan import Part
 from cef_trio.upload.recognition import identify, recognize
 from cef_trio.upload.repeated_answers import RepeatedAnswers
@@ -73,7 +73,7 @@ class Outcome(Enum):
     LEASE_LOST = "lease_lost"
     SET_ASIDE = "set_aside"
     """Its record cannot be read: it is left alone, and looked at again now and then."""
-    NOTHING_THERE = "nothing_there"
+    NOTHING_THERE = "file_missing"
     """The file was gone before a stream was begun for it."""
     UNCHANGED = "unchanged"
     """The file was completed before, and no byte of it is another: no stream was begun for it."""
@@ -86,7 +86,7 @@ class StreamProcessor:
         self,
         services: Services,
         sources: Sources,
-        situation: AsyncValue[Situation],
+        situation: AsyncValue[FileState],
         stream_id: str | None,
         history: FileHistory,
     ) -> None:
@@ -152,11 +152,11 @@ class StreamProcessor:
                     return await self._park()
                 final = error if not _can_go_on(error) else self._given_up(error)
                 if final is not None:
-                    return await self._insist(lambda final=final: self._fail(final))  # type: ignore[misc]
+                    return await self._retry_until_recorded(lambda final=final: self._fail(final))  # type: ignore[misc]
                 self._contradicted |= _says_lost(error)
                 await self._wait_to_retry(error)
             except Exception as error:  # noqa: BLE001 - a bug must end its own stream only, and _fail tells it: P6
-                return await self._insist(lambda error=error: self._fail(error))  # type: ignore[misc]
+                return await self._retry_until_recorded(lambda error=error: self._fail(error))  # type: ignore[misc]
             if self.situation.value.draining:
                 return await self._park()
 
@@ -184,7 +184,7 @@ class StreamProcessor:
         return Outcome.SET_ASIDE
 
     async def _outdated(self, error: OutdatedError) -> Outcome:
-        log.info("look_outdated", reason=str(error))
+        log.info("file_check_outdated", reason=str(error))
         if not isinstance(error, StreamEndedError):
             await self._park()  # its lease is given back with a word: else it would say that somebody works on it (P3)
             return Outcome.LEASE_LOST
@@ -194,7 +194,7 @@ class StreamProcessor:
         return Outcome.COMPLETED if error.completed else Outcome.FAILED
 
     async def _process(self) -> Outcome:
-        upload = await self._come_in()
+        upload = await self._start_or_resume()
         if isinstance(upload, Outcome):
             return upload
         self.upload = upload
@@ -234,7 +234,7 @@ class StreamProcessor:
             self.movement.progressed()
             self._answers.got_on()
 
-    async def _come_in(self) -> StreamUpload | Outcome:
+    async def _start_or_resume(self) -> StreamUpload | Outcome:
         if self.stream_id is not None:
             return await self._resume(self.stream_id)
         path = self.situation.value.path
@@ -243,7 +243,7 @@ class StreamProcessor:
                 self._services, self._sources, path, self._history, named=self._name, leaving=self._leaving
             )
         except RecordingChangedError as error:
-            log.info("nothing_there", reason=str(error))
+            log.info("file_missing", reason=str(error))
             return Outcome.NOTHING_THERE
         match started:
             case NotStarted.UNCHANGED:
@@ -298,17 +298,17 @@ class StreamProcessor:
             try:
                 async with self._services.disk.open(self.situation.value.path) as recording:
                     if not is_same_file(upload.meta.identity, await recording.stat(), recording.generation):
-                        self._doubt()
+                        self._mark_suspect()
                         return
                     await work(upload, recording)
                     self._doubts = 0
             except RecordingChangedError as error:
                 log.info("recording_changed_under_read", reason=str(error))
-                self._doubt()
+                self._mark_suspect()
             finally:
                 self.working = False
 
-    def _doubt(self) -> None:
+    def _mark_suspect(self) -> None:
         self._doubts += 1
         self.situation.value = gone(self.situation.value)
 
@@ -358,27 +358,27 @@ class StreamProcessor:
             await self._pause(self._backoff(self._doubts - 1))
         situation = self.situation.value
         look = await self._look_once(upload)
-        if look in {Look.GONE, Look.REPLACED}:
+        if look in {FileCheck.GONE, FileCheck.REPLACED}:
             # It may only have another name now, and the news of that be on its way.
             await self._until_scanned(situation.path, trio.current_time())
             if self.situation.value.draining:
                 return False
             look = await self._look_once(upload)
         match look:
-            case Look.SAME:
+            case FileCheck.SAME:
                 return False
-            case Look.SHRUNK:
+            case FileCheck.SHRUNK:
                 covered, size = upload.covered_bytes, self.situation.value.stat.size_bytes
                 kept = await upload.cut(size)
                 log.warning("recording_truncated", covered_bytes=covered, size_bytes=size, parts_kept=kept)
                 return False
-            case Look.REPLACED:
+            case FileCheck.REPLACED:
                 raise GivenUpError(FailureReason.FILE_REPLACED, "another file took the recording's name")
-            case Look.GONE:
+            case FileCheck.GONE:
                 await recovery.check_mounted(self._services, upload.meta, self.situation.value.path)
                 return await self._deleted(upload)
 
-    async def _look_once(self, upload: StreamUpload) -> Look:
+    async def _look_once(self, upload: StreamUpload) -> FileCheck:
         path = self.situation.value.path
         stat, is_ours = None, False
         try:
@@ -387,8 +387,8 @@ class StreamProcessor:
                 is_ours = await self._is_ours(upload, recording, stat)
         except RecordingChangedError:
             stat = None  # nothing is there
-        look = judge_look(stat, is_ours=is_ours, covered_bytes=upload.covered_bytes)
-        if stat is not None and look in {Look.SAME, Look.SHRUNK}:
+        look = check_file(stat, is_ours=is_ours, covered_bytes=upload.covered_bytes)
+        if stat is not None and look in {FileCheck.SAME, FileCheck.SHRUNK}:
             self.situation.value = looked(self.situation.value, path, stat)
         return look
 
@@ -396,7 +396,7 @@ class StreamProcessor:
         """Whether an open file is the stream's, though a number of it may have changed: then the record is mended."""
         if is_same_file(upload.meta.identity, stat, recording.generation):
             return True
-        if await recognize(upload.meta, upload.parts, recording) is Sameness.REPLACED:
+        if await recognize(upload.meta, upload.parts, recording) is IdentityMatch.REPLACED:
             await recovery.check_same_file_system(recording, upload.meta.identity, self.situation.value.path)
             return False
         await upload.update(identity=await identify(recording, stat, HEAD_BYTES))
@@ -420,7 +420,7 @@ class StreamProcessor:
         if has_writer is False and self.situation.value == situation:
             self.situation.value = closed(situation, situation.stat)
 
-    async def _has_ended(self, situation: Situation) -> bool:
+    async def _has_ended(self, situation: FileState) -> bool:
         """Whether a recording that seems to have ended really has."""
         if situation.ending is Ending.IDLE:
             return True
@@ -514,7 +514,7 @@ class StreamProcessor:
         await self.situation.wait_value(lambda now: now.draining)
         scope.cancel()
 
-    async def _insist(self, end: Callable[[], Awaitable[Outcome]]) -> Outcome:
+    async def _retry_until_recorded(self, end: Callable[[], Awaitable[Outcome]]) -> Outcome:
         """End the stream, for as long as it takes to have that recorded."""
         while True:
             try:

@@ -14,7 +14,7 @@ from cef_trio.checkpoint.protocols import CheckpointStore
 from cef_trio.checkpoint.states import ENDED
 from cef_trio.exceptions import RecordingChangedError
 from cef_trio.files.file_stat import FileStat
-from cef_trio.files.identity import Sameness, compare, identity_of, same_fs_id
+from cef_trio.files.identity import IdentityMatch, compare, identity_of, same_fs_id
 from cef_trio.files.reader import Disk, OpenRecording, head_of
 from cef_trio.s3.checksums import crc64nvme
 from cef_trio.upload.part_matching import crc_of
@@ -30,14 +30,14 @@ async def identify(recording: OpenRecording, stat: FileStat, head_bytes: int) ->
     return identity_of(stat, await recording.origin(), head_size_bytes=len(head), head_crc64nvme=crc64nvme(head))
 
 
-async def recognize(meta: StreamMeta, parts: Mapping[int, PartRecord], recording: OpenRecording) -> Sameness:
+async def recognize(meta: StreamMeta, parts: Mapping[int, PartRecord], recording: OpenRecording) -> IdentityMatch:
     """Whether an open file is the stream's: ``SAME`` or ``REPLACED``, or ``ASK_BYTES`` if there are no bytes to ask."""
     recorded = meta.identity
     observed = await identify(recording, await recording.stat(), recorded.head_size_bytes)
     sameness = compare(recorded, observed)
-    if sameness is not Sameness.ASK_BYTES or not parts:
+    if sameness is not IdentityMatch.ASK_BYTES or not parts:
         return sameness
-    return Sameness.SAME if await _has_their_bytes(meta, parts, recording) else Sameness.REPLACED
+    return IdentityMatch.SAME if await _has_their_bytes(meta, parts, recording) else IdentityMatch.REPLACED
 
 
 async def _has_their_bytes(meta: StreamMeta, parts: Mapping[int, PartRecord], recording: OpenRecording) -> bool:
@@ -64,14 +64,14 @@ async def is_proved(store: CheckpointStore, disk: Disk, meta: StreamMeta, path: 
     async with disk.open(path) as recording:
         observed = await identify(recording, await recording.stat(), meta.identity.head_size_bytes)
         sameness = compare(meta.identity, observed)
-        if sameness is not Sameness.ASK_BYTES and same_fs_id(meta.identity, observed):
-            return sameness is Sameness.SAME
+        if sameness is not IdentityMatch.ASK_BYTES and same_fs_id(meta.identity, observed):
+            return sameness is IdentityMatch.SAME
         checkpoint = await store.load(meta.stream_id)
         parts = checkpoint.parts if checkpoint else {}
         return bool(parts) and await _has_their_bytes(meta, parts, recording)
 
 
-async def recognize_at(store: CheckpointStore, disk: Disk, meta: StreamMeta, path: str) -> Sameness:
+async def recognize_at(store: CheckpointStore, disk: Disk, meta: StreamMeta, path: str) -> IdentityMatch:
     """The same of the file at a path, for a stream of which only the record is at hand.
 
     Where there are no bytes to ask, a stream that has ended has no claim on the file, and an open one has: nothing of
@@ -84,9 +84,9 @@ async def recognize_at(store: CheckpointStore, disk: Disk, meta: StreamMeta, pat
     """
     async with disk.open(path) as recording:
         sameness = await recognize(meta, {}, recording)
-        if sameness is Sameness.ASK_BYTES:
+        if sameness is IdentityMatch.ASK_BYTES:
             checkpoint = await store.load(meta.stream_id)
             sameness = await recognize(meta, checkpoint.parts if checkpoint else {}, recording)
-    if sameness is not Sameness.ASK_BYTES:
+    if sameness is not IdentityMatch.ASK_BYTES:
         return sameness
-    return Sameness.REPLACED if meta.status in ENDED else Sameness.SAME
+    return IdentityMatch.REPLACED if meta.status in ENDED else IdentityMatch.SAME

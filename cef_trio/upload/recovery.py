@@ -26,12 +26,12 @@ from cef_trio.exceptions import (
     S3OperationError,
     StreamEndedError,
 )
-from cef_trio.files.identity import HEAD_BYTES, Sameness, identity_by_stat, is_same_place, on_another_file_system
+from cef_trio.files.identity import HEAD_BYTES, IdentityMatch, identity_by_stat, is_same_place, on_another_file_system
 from cef_trio.files.reader import OpenRecording
 from cef_trio.s3.model import ListedPart
 from cef_trio.upload import target
 from cef_trio.upload.failures import GivenUpError
-from cef_trio.upload.file_state import Situation
+from cef_trio.upload.file_state import FileState
 from cef_trio.upload.orphan_uploads import UnknownUploads
 from cef_trio.upload.part_matching import algorithm_of, matching_parts
 from cef_trio.upload.recognition import identify, recognize
@@ -98,7 +98,7 @@ async def begin(
     if adopted:
         log.info("upload_adopted", key=meta.s3_key_prefix, parts=len(parts))
     else:
-        log.info("stream_began", key=meta.s3_key_prefix, part_size=meta.part_size, supersedes=meta.supersedes_key)
+        log.info("stream_started", key=meta.s3_key_prefix, part_size=meta.part_size, supersedes=meta.supersedes_key)
     records = {part.part_number: part for part in parts}
     return StreamUpload(services, Checkpoint(meta, StreamSet.ACTIVE, records))
 
@@ -124,7 +124,7 @@ def new_record(services: Services, stream_id: str, path: str, identity: FileIden
 
 async def record_refused(
     services: Services,
-    situation: Situation,
+    situation: FileState,
     *,
     named: Callable[[str], None],
     instead_of: str | None = None,
@@ -215,7 +215,7 @@ async def check_mounted(services: Services, meta: StreamMeta, path: str) -> None
 async def _check_identity(services: Services, upload: StreamUpload, recording: OpenRecording, path: str) -> None:
     recorded = upload.meta.identity
     # Without parts nothing of it was sent: nothing of a stranger's can be mixed with it.
-    if await recognize(upload.meta, upload.parts, recording) is Sameness.REPLACED:
+    if await recognize(upload.meta, upload.parts, recording) is IdentityMatch.REPLACED:
         await check_same_file_system(recording, recorded, path)
         known_as = upload.meta.current_path
         if path != known_as:  # only its inode had proposed this file
@@ -273,7 +273,7 @@ async def _agree_with_s3(
             _forget_unlisted(upload, listed)
     elif not lost:
         # Redis is believed. A part that S3 took unheard is sent again; what S3 lost, the next part or Complete tells.
-        log.info("parts_believed", parts=len(upload.parts))
+        log.info("parts_taken_from_redis", parts=len(upload.parts))
     elif not await _was_completed(services, upload):
         await upload_lost(services, upload)
 

@@ -15,7 +15,7 @@ import trio
 
 from cef_trio.files.mounts import is_on
 from cef_trio.observability.at_risk import Facts, Reason, Risk, Upload, Waiting, judge
-from cef_trio.upload.file_state import Ending, Situation
+from cef_trio.upload.file_state import Ending, FileState
 from cef_trio.upload.services import Services
 from cef_trio.upload.supervisor import LiveStream, StreamSupervisor
 
@@ -140,5 +140,5 @@ def _upload(live: LiveStream, now: float, *, queues: bool) -> Upload:
 
 def _missing_bytes(live: LiveStream, now: float) -> int:
     """What S3 does not have; of a recording that has ended, all of it, since there is no object yet."""
-    situation: Situation = live.situation.value
+    situation: FileState = live.situation.value
     return live.lag(now).size_bytes if situation.ending is Ending.NOT else situation.stat.size_bytes

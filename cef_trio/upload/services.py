@@ -12,7 +12,7 @@ from trio_util import AsyncBool
 
 from cef_trio.checkpoint.model import Lease, StreamMeta
 from cef_trio.checkpoint.protocols import CheckpointStore, Saving
-from cef_trio.checkpoint.shutdown_flush import ExitSaves
+from cef_trio.checkpoint.shutdown_flush import ShutdownFlush
 from cef_trio.checkpoint.states import Status
 from cef_trio.files.file_stat import FileStat
 from cef_trio.files.file_system import named
@@ -26,7 +26,7 @@ from cef_trio.resilience.best_effort import BestEffort
 from cef_trio.resilience.retry import CircuitBreaker
 from cef_trio.resilience.shield import shielded
 from cef_trio.s3.client import S3Client
-from cef_trio.s3.rate_limiter import Pacer
+from cef_trio.s3.rate_limiter import RateLimiter
 from cef_trio.settings.model import Settings
 from cef_trio.upload.advice import Advice
 from cef_trio.upload.object_key import KeyTemplate
@@ -94,7 +94,7 @@ class Services:
     probe: Prober
     has_writer: WriterCheck
     lease: Lease
-    exit_saves: ExitSaves
+    exit_saves: ShutdownFlush
     s3_breaker: CircuitBreaker
     redis_breaker: CircuitBreaker
     stream_slots: trio.CapacityLimiter
@@ -103,7 +103,7 @@ class Services:
     utc_now: Callable[[], datetime]
     new_stream_id: Callable[[], str]
     metrics: Metrics = field(default_factory=Metrics)
-    pacer: Pacer = field(default_factory=Pacer)
+    pacer: RateLimiter = field(default_factory=RateLimiter)
     """How fast ``s3`` sends; the rate may be changed while it does."""
     renew_credentials: Callable[[Settings], None] = lambda _settings: None
     """Lets S3's keys and Redis's login of settings that were read again take effect."""

@@ -128,11 +128,11 @@ class StreamUpload:
         self.meta = replace(self.meta, **fields)
         await self._services.store.update(self.stream_id, self._services.lease, Change(fields))
 
-    async def transition(self, status: Status, *, owes_webhook: bool = False, **fields: Any) -> None:
-        """Put the stream into a status, in memory and in Redis; ``owes_webhook``: in Redis it owes one from then on."""
+    async def transition(self, status: Status, *, enqueue_webhook: bool = False, **fields: Any) -> None:
+        """Put the stream into a status, in memory and in Redis; ``enqueue_webhook``: in Redis it owes one from then on."""
         self.meta = replace(self.meta, status=status, **fields)
         await self._services.store.transition(
-            self.stream_id, self._services.lease, status, Change(fields), owes_webhook=owes_webhook
+            self.stream_id, self._services.lease, status, Change(fields), enqueue_webhook=enqueue_webhook
         )
 
     async def rename(self, path: str) -> None:
@@ -314,7 +314,7 @@ class StreamUpload:
             if await abort_listed(self._services, key):
                 return
         except S3OperationError as error:
-            log.warning("strays_not_aborted", error=str(error))
+            log.warning("orphan_abort_failed", error=str(error))
         self._services.strays.leave()
 
     async def complete(self, size_bytes: int, mtime_ns: int) -> StoredObject:
@@ -393,7 +393,7 @@ async def abort_uploads(s3: S3Client, meta: StreamMeta) -> None:
     try:
         await _abort_rounds(s3, meta.s3_key_prefix, lambda: s3.list_multipart_uploads(meta.s3_key_prefix))
     except _NotListedError as error:
-        log.warning("strays_not_listed", error=str(error.__cause__))
+        log.warning("orphan_listing_failed", error=str(error.__cause__))
 
 
 async def abort_listed(services: Services, key: str) -> bool:
@@ -413,7 +413,7 @@ async def abort_listed(services: Services, key: str) -> bool:
         cause = error.__cause__
         if isinstance(cause, S3OperationError) and cause.transient:
             raise cause from None
-        log.warning("strays_not_listed", error=str(cause))  # not allowed to list: `cef-trio gc` says so too
+        log.warning("orphan_listing_failed", error=str(cause))  # not allowed to list: `cef-trio gc` says so too
         return True
 
 

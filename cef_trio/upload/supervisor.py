@@ -25,14 +25,14 @@ from cef_trio.checkpoint.protocols import Change, KnownPath
 from cef_trio.checkpoint.states import FAILED, Status
 from cef_trio.exceptions import CefMp4ProcessorError, ChunkProcessingError, FileAccessError, RecordingChangedError
 from cef_trio.files.file_stat import FileStat
-from cef_trio.files.identity import Sameness, inodes_last, may_be
+from cef_trio.files.identity import IdentityMatch, inodes_last, may_be
 from cef_trio.observability.at_risk import Waiting
 from cef_trio.observability.daemon_report import decode_all
 from cef_trio.observability.lag import Growth, Lag, lag_of
 from cef_trio.upload import bulk_load
 from cef_trio.upload import file_state as news
-from cef_trio.upload.file_state import Ending, Situation
-from cef_trio.upload.file_triage import Verdict, judge, must_be_recognized
+from cef_trio.upload.file_state import Ending, FileState
+from cef_trio.upload.file_triage import FileTriage, must_be_recognized, triage
 from cef_trio.upload.moved_files import RelocatedStreams
 from cef_trio.upload.orphan_objects import OrphanObjects
 from cef_trio.upload.orphan_uploads import UnknownUploads
@@ -62,7 +62,7 @@ class LiveStream:
     """A stream whose task runs."""
 
     processor: StreamProcessor
-    situation: AsyncValue[Situation]
+    situation: AsyncValue[FileState]
     changed_at: float
     """``trio.current_time()`` when the file was last known to be another one than before."""
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
@@ -82,7 +82,7 @@ class LiveStream:
 
     def lag(self, now: float) -> Lag:
         """What S3 does not have of its file, holes left out."""
-        situation: Situation = self.situation.value
+        situation: FileState = self.situation.value
         size_bytes, upload = situation.stat.size_bytes, self.processor.upload
         if upload is None:
             self.growth.saw(now, size_bytes)  # the stream may have looked for itself
@@ -117,7 +117,7 @@ class LiveStream:
         error = self.processor.unreadable
         return str(error) if error is not None else None
 
-    def learn(self, situation: Situation) -> None:
+    def update(self, situation: FileState) -> None:
         """Take in news."""
         self.processor.try_again()
         self.situation.value = situation
@@ -241,7 +241,7 @@ class StreamSupervisor:
         """Start nothing new; tell every stream to finish what is in flight, save its state and leave."""
         self._draining.value = True
         for live in self._live.values():
-            live.learn(news.draining(live.situation.value))
+            live.update(news.draining(live.situation.value))
 
     # -- news ---------------------------------------------------------------------------------------------------------
 
@@ -263,14 +263,14 @@ class StreamSupervisor:
     def _seen(self, path: str, stat: FileStat) -> None:
         live = self._live.get(path)
         if live is not None:
-            live.learn(news.seen(live.situation.value, stat))
+            live.update(news.seen(live.situation.value, stat))
         elif self._settled.get(path) != stat and self._matches(path):
             self._ask_unless_set_aside(path, stat, closed=False)
 
     def _closed(self, path: str, stat: FileStat) -> None:
         live = self._live.get(path)
         if live is not None:
-            live.learn(news.closed(live.situation.value, stat))
+            live.update(news.closed(live.situation.value, stat))
         elif self._settled.get(path) != stat and self._matches(path):
             self._ask_unless_set_aside(path, stat, closed=True)
 
@@ -282,7 +282,7 @@ class StreamSupervisor:
             if overwritten is not None:
                 self._detach(overwritten, new_path)
             self._live[new_path] = live
-            live.learn(news.moved(live.situation.value, new_path, stat))
+            live.update(news.moved(live.situation.value, new_path, stat))
             return
         self._settled.pop(old_path, None)
         self._set_aside.pop(old_path, None)
@@ -299,7 +299,7 @@ class StreamSupervisor:
         self._unknown.pop(path, None)
         live = self._live.get(path)
         if live is not None:
-            live.learn(news.gone(live.situation.value))
+            live.update(news.gone(live.situation.value))
 
     def _scanned(self, files: Mapping[str, FileStat], unreadable: frozenset[str]) -> None:
         now = trio.current_time()
@@ -330,7 +330,7 @@ class StreamSupervisor:
     def _detach(self, live: LiveStream, path: str) -> None:
         """Its file's name was taken by another stream's file: it must look for itself, under a key of its own."""
         self._live[f"{path}\0{id(live)}"] = live
-        live.learn(news.gone(live.situation.value))
+        live.update(news.gone(live.situation.value))
 
     def _ask_to_rename(self, old_path: str, new_path: str, stat: FileStat) -> None:
         """A file that no task works on has another name: Redis may know it by the old one, asked or not yet asked."""
@@ -371,7 +371,7 @@ class StreamSupervisor:
                 self.waits_for = None
             except CefMp4ProcessorError as error:
                 if str(error) != self.waits_for:  # said once, however long it lasts
-                    log.warning("intake_waits", error=str(error))
+                    log.warning("path_lookup_failed", error=str(error))
                 self.waits_for = str(error)
                 await trio.sleep(_PAUSE_SECONDS)
                 await self._services.redis_breaker.wait_up()
@@ -393,16 +393,16 @@ class StreamSupervisor:
             judged, unknown = unknown, self._still_unknown(path, asked)
             if verdict is None or unknown is None or unknown.stat != judged.stat:
                 continue  # it was not to be looked at, or there is news of it: asked about again
-            if verdict is Verdict.ANOTHERS:
+            if verdict is FileTriage.ANOTHERS:
                 others[path] = known.pop(path).meta.stream_id
-            if verdict in {Verdict.NEW, Verdict.REPLACED, Verdict.ANOTHERS}:
+            if verdict in {FileTriage.NEW, FileTriage.REPLACED, FileTriage.ANOTHERS}:
                 fresh.append(path)
-            if verdict is Verdict.SETTLED:
+            if verdict is FileTriage.SETTLED:
                 self._settle(path, known[path])
                 await self._own(known[path].meta)
-            elif verdict is Verdict.RESUME:
+            elif verdict is FileTriage.RESUME:
                 self._start(path, self._unknown.pop(path), known[path].meta.stream_id)
-            elif verdict is Verdict.REPLACED:
+            elif verdict is FileTriage.REPLACED:
                 self.resume_unattended(known[path], detached=True)
         if fresh:
             await self._begin_all(fresh, asked, {path: _Led(known.get(path), others.get(path)) for path in fresh})
@@ -428,37 +428,37 @@ class StreamSupervisor:
                 )
                 self._begin(path, unknown, stream_id, history)
 
-    async def _judge(self, path: str, stat: FileStat, known: KnownPath | None) -> Verdict | None:
+    async def _judge(self, path: str, stat: FileStat, known: KnownPath | None) -> FileTriage | None:
         """What a file means to us; ``None``: it could not be looked at in time, and is left to the next scan."""
         is_ours = known is None or self._services.ownership.is_ours(known.meta)
         if known is None or (is_ours and not must_be_recognized(known, stat)):
-            return judge(known, stat)
+            return triage(known, stat)
         sameness = None
         with trio.move_on_after(_RECOGNIZE_SECONDS) as scope:
             sameness = await self._recognize(path, stat, known.meta, is_ours=is_ours)
         if scope.cancelled_caught or sameness is None:
             self._unknown.pop(path, None)
             return None
-        if not is_ours and sameness is not Sameness.SAME:
-            return Verdict.ANOTHERS
-        return judge(known, stat, sameness)
+        if not is_ours and sameness is not IdentityMatch.SAME:
+            return FileTriage.ANOTHERS
+        return triage(known, stat, sameness)
 
-    async def _recognize(self, path: str, stat: FileStat, meta: StreamMeta, *, is_ours: bool) -> Sameness | None:
+    async def _recognize(self, path: str, stat: FileStat, meta: StreamMeta, *, is_ours: bool) -> IdentityMatch | None:
         store, disk = self._services.store, self._services.disk
         try:
             if not is_ours:
                 is_it = not await self._owner_lives(meta) and await is_proved(store, disk, meta, path)
-                return Sameness.SAME if is_it else Sameness.REPLACED
+                return IdentityMatch.SAME if is_it else IdentityMatch.REPLACED
             return await recognize_at(store, disk, meta, path)
         except RecordingChangedError:
             return None  # gone since
         except ChunkProcessingError as error:
             if not (isinstance(error, FileAccessError) and error.denied):
-                log.warning("recording_not_looked_at", error=str(error))
+                log.warning("recording_check_failed", error=str(error))
                 return None
             if not is_ours:
-                return Sameness.REPLACED
-            return Sameness.SAME if may_be(meta.identity, stat) else Sameness.REPLACED  # what nobody may read
+                return IdentityMatch.REPLACED
+            return IdentityMatch.SAME if may_be(meta.identity, stat) else IdentityMatch.REPLACED  # what nobody may read
 
     async def _owner_lives(self, meta: StreamMeta) -> bool:
         """Whether another daemon reports that this owner's streams are its own: then equal bytes prove nothing."""
@@ -602,18 +602,18 @@ class StreamSupervisor:
         if path in self._live or detached:
             path = f"{path}\0{meta.stream_id}"
         there = stat or FileStat(meta.identity.file_dev, meta.identity.file_ino, 0, 0)
-        self._launch(path, Situation(meta.current_path, there, doubted=stat is None), meta.stream_id)
+        self._launch(path, FileState(meta.current_path, there, doubted=stat is None), meta.stream_id)
 
     def _start(self, path: str, unknown: _Unknown, stream_id: str | None, history: FileHistory = _NO_HISTORY) -> None:
         if self._draining.value or path in self._live or (stream_id is not None and stream_id in self.live_ids):
             return
         ending = Ending.CLOSED if unknown.closed else Ending.NOT
-        self._launch(path, Situation(path, unknown.stat, ending), stream_id, history, seen_at=unknown.since)
+        self._launch(path, FileState(path, unknown.stat, ending), stream_id, history, seen_at=unknown.since)
 
     def _launch(
         self,
         key: str,
-        situation: Situation,
+        situation: FileState,
         stream_id: str | None,
         history: FileHistory = _NO_HISTORY,
         *,
@@ -685,7 +685,7 @@ class StreamSupervisor:
                 return
             stat = await self._services.disk.stat(path)
         except CefMp4ProcessorError as error:
-            log.warning("recording_not_looked_at", error=str(error))
+            log.warning("recording_check_failed", error=str(error))
             return
         if stat is not None:
             self._seen(path, stat)

@@ -41,7 +41,7 @@ class Delivery:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class WebhookResponse:
     """What came back."""
 
     status: int
@@ -110,7 +110,7 @@ class WebhookClient:
         await self._http.aclose()
 
     @asynccontextmanager
-    async def post(self, delivery: Delivery) -> AsyncIterator[Answer]:
+    async def post(self, delivery: Delivery) -> AsyncIterator[WebhookResponse]:
         """Send once; in the block the answer's status is known, and no checkpoint lies between it and the block.
 
         Raises:
@@ -120,7 +120,7 @@ class WebhookClient:
         try:
             headers = response.headers
             retry_after_seconds = parse_retry_after(headers.get("retry-after"), self._now())
-            yield Answer(response.status_code, retry_after_seconds, headers.get("content-type", ""))
+            yield WebhookResponse(response.status_code, retry_after_seconds, headers.get("content-type", ""))
         finally:
             with suppress(httpx.HTTPError):  # what becomes of the connection changes nothing about the answer
                 await response.aclose()

@@ -53,7 +53,7 @@ def memory_subject() -> Subject:
     def wipe_record(stream_id: str) -> None:
         held = store.snapshot()
         streams = {key: stream for key, stream in held.streams.items() if key != stream_id}
-        store.restore(Snapshot(streams, held.by_path, held.leases, held.owed_webhooks))
+        store.restore(Snapshot(streams, held.by_path, held.leases, held.pending_webhooks))
 
     return Subject(store, expire, store.snapshot, wipe_record, store.spoil, store.mend)
 

@@ -41,9 +41,9 @@ CALLS: dict[str, Callable[[CheckpointStore], Awaitable[object]]] = {
     "transition": lambda store: store.transition("s1", OURS, Status.PENDING_COMPLETION, Change({})),
     "rename": lambda store: store.rename("s1", OURS, "/rec/new.mp4"),
     "save_interrupted": lambda store: store.save_interrupted([Saving("s1", Status.INTERRUPTED_SHUTDOWN, START)], OURS),
-    "owed_webhooks": lambda store: store.owed_webhooks(),
-    "owes_webhook": lambda store: store.owes_webhook("ended"),
-    "settle_webhook": lambda store: store.settle_webhook("ended"),
+    "webhooks_pending": lambda store: store.pending_webhooks(),
+    "owes_webhook": lambda store: store.is_webhook_pending("ended"),
+    "settle_webhook": lambda store: store.ack_webhook("ended"),
     "forget": lambda store: store.forget("ended"),
     "report": lambda store: store.report("host-a", "well"),
     "reports": lambda store: store.reports(),
@@ -59,7 +59,7 @@ WRITING = frozenset(CALLS) - {
     "count",
     "is_persistent",
     "find_by_path",
-    "owed_webhooks",
+    "webhooks_pending",
     "owes_webhook",
     "reports",
 }
@@ -81,7 +81,7 @@ async def prepared() -> MemoryCheckpointStore:
     store = MemoryCheckpointStore(clock=lambda: float(next(ticks)))  # so that a renewal shows
     await store.create(meta("s1"), OURS)
     await store.create(meta("ended", status=Status.S3_COMPLETED), OURS)
-    await store.transition("ended", OURS, Status.COMPLETED, Change({}), owes_webhook=True)
+    await store.transition("ended", OURS, Status.COMPLETED, Change({}), enqueue_webhook=True)
     await store.report("host-b", "gone")
     return store
 

@@ -12,7 +12,7 @@ from checkpoint.examples import OUR_NEXT_PROCESS, OURS, START, THEIRS, Subject, 
 from cef_trio.checkpoint.model import Checkpoint, FileIdentity, Lease, Owner
 from cef_trio.checkpoint.protocols import Change, CheckpointStore, KnownPath, Saving
 from cef_trio.checkpoint.pruning import completed_before
-from cef_trio.checkpoint.redis.keys import claim
+from cef_trio.checkpoint.redis.keys import job_lock_name
 from cef_trio.checkpoint.rules import FORGOTTEN_BY_START_OVER
 from cef_trio.checkpoint.states import ENDED, HOME, Status, StreamSet, may_follow
 from cef_trio.exceptions import LeaseLostError, PathTakenError
@@ -498,40 +498,40 @@ async def test_a_webhook_is_owed_from_the_very_transition_until_it_is_settled(su
     store = subject.store
     await store.create(meta(status=Status.S3_COMPLETED), OURS)
     await store.create(meta("s2", status=Status.S3_COMPLETED), OURS)
-    assert await store.owed_webhooks() == frozenset()
+    assert await store.pending_webhooks() == frozenset()
     for _ in range(2):
-        await store.transition("s1", OURS, Status.COMPLETED, NOTHING, owes_webhook=True)
+        await store.transition("s1", OURS, Status.COMPLETED, NOTHING, enqueue_webhook=True)
         await store.transition("s2", OURS, Status.COMPLETED, NOTHING)
-        assert await store.owed_webhooks() == {"s1"}
+        assert await store.pending_webhooks() == {"s1"}
     for _ in range(2):
-        await store.settle_webhook("s1")
-        await store.settle_webhook("never heard of")
-        assert await store.owed_webhooks() == frozenset()
-        assert not await store.owes_webhook("s1")
+        await store.ack_webhook("s1")
+        await store.ack_webhook("never heard of")
+        assert await store.pending_webhooks() == frozenset()
+        assert not await store.is_webhook_pending("s1")
 
 
 async def test_a_transition_that_is_refused_owes_nothing(subject: Subject) -> None:
     await subject.store.create(meta(status=Status.DELETED_LOCALLY), OURS)
     with pytest.raises(ValueError, match="may not follow"):
-        await subject.store.transition("s1", OURS, Status.COMPLETED, NOTHING, owes_webhook=True)
+        await subject.store.transition("s1", OURS, Status.COMPLETED, NOTHING, enqueue_webhook=True)
     with pytest.raises(LeaseLostError):
-        await subject.store.transition("s1", THEIRS, Status.DELETED_LOCALLY, NOTHING, owes_webhook=True)
-    assert await subject.store.owed_webhooks() == frozenset()
+        await subject.store.transition("s1", THEIRS, Status.DELETED_LOCALLY, NOTHING, enqueue_webhook=True)
+    assert await subject.store.pending_webhooks() == frozenset()
 
 
 async def test_what_is_forgotten_owes_no_webhook(subject: Subject) -> None:
     await subject.store.create(meta(status=Status.S3_COMPLETED), OURS)
-    await subject.store.transition("s1", OURS, Status.COMPLETED, NOTHING, owes_webhook=True)
+    await subject.store.transition("s1", OURS, Status.COMPLETED, NOTHING, enqueue_webhook=True)
     await subject.store.forget("s1")
-    assert await subject.store.owed_webhooks() == frozenset()
+    assert await subject.store.pending_webhooks() == frozenset()
 
 
 async def test_work_on_an_ended_stream_is_claimed_beside_the_streams_own_lease(subject: Subject) -> None:
-    store, claimed = subject.store, claim("s1", "webhook")
+    store, claimed = subject.store, job_lock_name("s1", "webhook")
     await store.create(meta(status=Status.COMPLETED), OURS)
     assert await store.acquire(claimed, THEIRS)
     assert not await store.acquire(claimed, OURS)
-    assert await store.acquire(claim("s1", "after-upload"), OURS)
+    assert await store.acquire(job_lock_name("s1", "after-upload"), OURS)
     assert await store.renew([claimed], OURS) == {claimed}
     assert await store.holders(["s1", claimed]) == {"s1": OURS.value, claimed: THEIRS.value}
     await store.release([claimed], THEIRS)

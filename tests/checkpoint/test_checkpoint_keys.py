@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cef_trio.checkpoint.redis.keys import Keys, claim
+from cef_trio.checkpoint.redis.keys import Keys, job_lock_name
 from cef_trio.checkpoint.states import StreamSet
 
 
@@ -22,8 +22,8 @@ def test_the_keys_are_those_of_the_design(prefix: str) -> None:
     assert keys.meta("ID") == f"{prefix}stream:ID:meta"
     assert keys.parts("ID") == f"{prefix}stream:ID:parts"
     assert keys.lease("ID") == f"{prefix}stream:ID:lease"
-    assert keys.lease(claim("ID", "webhook")) == f"{prefix}stream:ID:webhook:lease"
-    assert keys.owed_webhooks == f"{prefix}webhooks:owed"
+    assert keys.lease(job_lock_name("ID", "webhook")) == f"{prefix}stream:ID:webhook:lease"
+    assert keys.pending_webhooks == f"{prefix}webhooks:owed"
 
 
 @pytest.mark.parametrize(

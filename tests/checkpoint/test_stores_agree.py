@@ -84,7 +84,7 @@ steps = st.one_of(
     call("adopt_parts", ids, leases, st.lists(parts, max_size=3)),
     call("cut_parts", ids, leases, st.integers(0, 3)),
     call("start_over", ids, leases, changes),
-    call("transition", ids, leases, statuses, changes, owes_webhook=st.booleans()),
+    call("transition", ids, leases, statuses, changes, enqueue_webhook=st.booleans()),
     call("settle_webhook", ids),
     call("rename", ids, leases, paths),
     call(
@@ -116,7 +116,7 @@ async def everything(store: CheckpointStore) -> object:
         await store.load_metas(IDS),
         {stream_set: await store.members(stream_set) for stream_set in StreamSet},
         await store.find_by_path(PATHS),
-        await store.owed_webhooks(),
+        await store.pending_webhooks(),
     )
 
 

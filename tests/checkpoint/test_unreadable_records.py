@@ -104,7 +104,7 @@ async def test_kind9_a_set_of_a_wrong_type_stops_no_stream(subject: Subject, str
     await subject.store.create(meta("s4"), OURS)
     await subject.store.transition("s1", OURS, Status.PENDING_COMPLETION, NOTHING)
     await subject.store.transition("s1", OURS, Status.S3_COMPLETED, NOTHING)
-    await subject.store.transition("s1", OURS, Status.COMPLETED, NOTHING, owes_webhook=True)
+    await subject.store.transition("s1", OURS, Status.COMPLETED, NOTHING, enqueue_webhook=True)
     await subject.store.transition("s2", OURS, Status.FAILED_UNEXPECTED, NOTHING)
     found = await subject.store.load_metas(["s1", "s2", "s3", "s4"])
     assert {key: known.meta.status for key, known in found.items()} == {
@@ -126,10 +126,10 @@ async def test_kind9_a_set_of_a_wrong_type_stops_no_stream(subject: Subject, str
 
 async def test_kind9_owed_webhooks_of_a_wrong_type_keep_no_stream_from_its_end(subject: Subject) -> None:
     await subject.store.create(meta("s1", status=Status.S3_COMPLETED), OURS)
-    subject.spoil(KEYS.owed_webhooks)
-    await subject.store.transition("s1", OURS, Status.COMPLETED, NOTHING, owes_webhook=True)
-    assert await subject.store.owed_webhooks() == frozenset()
-    assert set(subject.store.unreadable.known) == {KEYS.owed_webhooks}
+    subject.spoil(KEYS.pending_webhooks)
+    await subject.store.transition("s1", OURS, Status.COMPLETED, NOTHING, enqueue_webhook=True)
+    assert await subject.store.pending_webhooks() == frozenset()
+    assert set(subject.store.unreadable.known) == {KEYS.pending_webhooks}
 
 
 async def test_kind9_what_cannot_be_read_is_logged_once_and_forgotten_when_it_is_gone(subject: Subject) -> None:

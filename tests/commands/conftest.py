@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import trio.testing
 
-from cef_trio.cli.session import Desk, command_lease
+from cef_trio.cli.session import CommandContext, command_lease
 from cef_trio.lab.disk import InlineDisk
 from cef_trio.lab.world import BUCKET, PART, World
 from cef_trio.s3.client import S3Client
@@ -27,14 +27,14 @@ async def world(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> World
 
 
 @pytest.fixture
-async def desk(world: World) -> AsyncIterator[Desk]:
+async def desk(world: World) -> AsyncIterator[CommandContext]:
     config = S3Config(
         bucket=BUCKET,
         credentials=StaticCredentials(Credentials(DEFAULT_ACCESS_KEY_ID, DEFAULT_SECRET_ACCESS_KEY)),
         endpoint_url="http://s3.world.test",
     )
     async with S3Client(config, transport=InProcessTransport(world.endpoint), now=world.utc_now) as s3:
-        yield Desk(
+        yield CommandContext(
             store=world.store,
             s3=s3,
             disk=InlineDisk(),

@@ -16,7 +16,7 @@ from cef_trio.checkpoint.model import Checkpoint
 from cef_trio.checkpoint.states import FAILED, Status, StreamSet
 from cef_trio.cli.abort import abort_stream, why_not
 from cef_trio.cli.retry import retry_stream
-from cef_trio.cli.session import Desk
+from cef_trio.cli.session import CommandContext
 from cef_trio.exceptions import RedisOperationError, S3OperationError
 from cef_trio.exit_codes import ExitCode
 from cef_trio.lab.world import BUCKET, PART, World
@@ -35,7 +35,7 @@ async def left_open(world: World) -> Checkpoint:
 
 
 async def test_an_aborted_stream_is_gone_from_s3_and_stays_so_until_a_person_retries_it(
-    world: World, desk: Desk, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
+    world: World, desk: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint = await left_open(world)
     stream = checkpoint.meta.stream_id
@@ -57,7 +57,7 @@ async def test_an_aborted_stream_is_gone_from_s3_and_stays_so_until_a_person_ret
 
 
 async def test_a_stream_that_a_daemon_works_on_is_refused_with_its_name(
-    world: World, desk: Desk, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
+    world: World, desk: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     world.append(3 * PART)
     async with world.daemon() as daemon:
@@ -80,7 +80,7 @@ def test_what_can_be_aborted(status: Status) -> None:
 
 
 async def test_a_failed_streams_kept_upload_is_given_up_and_why_it_had_failed_is_still_said(
-    world: World, desk: Desk
+    world: World, desk: CommandContext
 ) -> None:
     key = f"streams/{stream_id(1)}/a.mp4"
     created = await desk.s3.create_multipart_upload(key, metadata={})
@@ -99,7 +99,7 @@ async def test_a_failed_streams_kept_upload_is_given_up_and_why_it_had_failed_is
 
 
 async def test_what_s3_refused_to_abort_is_still_named_by_redis_and_the_command_may_be_repeated(
-    world: World, desk: Desk, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
+    world: World, desk: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint = await left_open(world)
     fault = world.endpoint.faults.arm(Fault(Kind.ERROR, "AbortMultipartUpload", code="AccessDenied", times=None))
@@ -114,7 +114,7 @@ async def test_what_s3_refused_to_abort_is_still_named_by_redis_and_the_command_
 
 
 async def test_an_object_that_was_completed_unknown_to_redis_is_left_and_named(
-    world: World, desk: Desk, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
+    world: World, desk: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     world.append(3 * PART)
     async with world.killed_daemon() as daemon:
@@ -140,7 +140,7 @@ async def test_an_object_that_was_completed_unknown_to_redis_is_left_and_named(
 @pytest.mark.parametrize("operation", ["acquire", "load", "transition", "update", "release"])
 @pytest.mark.parametrize("moment", list(Moment))
 async def test_cancelled_at_any_call_no_lease_is_left_and_no_upload_is_unknown(
-    world: World, desk: Desk, autojump_clock: MockClock, operation: str, moment: Moment
+    world: World, desk: CommandContext, autojump_clock: MockClock, operation: str, moment: Moment
 ) -> None:
     checkpoint = await left_open(world)
     stream = checkpoint.meta.stream_id
@@ -162,7 +162,7 @@ async def test_cancelled_at_any_call_no_lease_is_left_and_no_upload_is_unknown(
     await sound_after(world, desk, lambda: retry_stream(desk, stream))
 
 
-async def sound_after(world: World, desk: Desk, retry: Callable[[], Awaitable[object]]) -> None:
+async def sound_after(world: World, desk: CommandContext, retry: Callable[[], Awaitable[object]]) -> None:
     """Every open upload is one that Redis names; and the recording can still get to S3."""
     (checkpoint,) = await world.checkpoints()
     listed = await desk.s3.list_multipart_uploads("")
@@ -176,7 +176,7 @@ async def sound_after(world: World, desk: Desk, retry: Callable[[], Awaitable[ob
 
 
 async def test_an_s3_that_is_silent_for_longer_than_the_lease_ends_the_command(
-    world: World, desk: Desk, autojump_clock: MockClock
+    world: World, desk: CommandContext, autojump_clock: MockClock
 ) -> None:
     """Once its lease is over, a `retry` may have opened a new upload under the same key: that is not to be aborted."""
     checkpoint = await left_open(world)

@@ -19,7 +19,7 @@ from trio.testing import MockClock
 from cef_trio.cli.checks import Severity, ok
 from cef_trio.cli.doctor import Tell, run_checks
 from cef_trio.cli.probes import try_upload
-from cef_trio.cli.session import Desk
+from cef_trio.cli.session import CommandContext
 from cef_trio.exceptions import S3OperationError
 from cef_trio.lab.world import World
 from cef_trio.s3_endpoint import CallFacts, Fault, Kind, Moment
@@ -181,7 +181,9 @@ async def test_a_check_that_hangs_or_breaks_holds_no_other_back(autojump_clock: 
 
 
 @pytest.mark.parametrize("operation", PART_CALLS)
-async def test_whatever_is_refused_the_doctors_upload_is_aborted(world: World, desk: Desk, operation: str) -> None:
+async def test_whatever_is_refused_the_doctors_upload_is_aborted(
+    world: World, desk: CommandContext, operation: str
+) -> None:
     world.endpoint.faults.arm(Fault(Kind.ERROR, operation, code="AccessDenied"))
     with pytest.raises(S3OperationError) as caught:
         await try_upload(desk.s3, desk.key_template)
@@ -213,7 +215,7 @@ async def test_the_doctors_upload_has_the_recordings_options_so_that_it_sees_wha
 
 @pytest.mark.parametrize("operation", PART_CALLS)
 async def test_cancelled_at_any_of_its_calls_the_doctors_upload_is_aborted(
-    world: World, desk: Desk, operation: str
+    world: World, desk: CommandContext, operation: str
 ) -> None:
     scope = trio.CancelScope()
 

@@ -19,7 +19,7 @@ from cef_trio.checkpoint.model import Owner
 from cef_trio.checkpoint.states import ENDED, Status
 from cef_trio.cli.gc import collect, judge_upload
 from cef_trio.cli.retry_plan import reason_of
-from cef_trio.cli.session import Desk
+from cef_trio.cli.session import CommandContext
 from cef_trio.exceptions import S3OperationError
 from cef_trio.exit_codes import ExitCode
 from cef_trio.lab.world import OTHER_BUCKET, PART, World
@@ -49,7 +49,7 @@ def test_p9_the_upload_of_a_stream_of_another_host_is_that_hosts() -> None:
 
 
 async def test_p9_no_upload_of_another_hosts_stream_is_aborted(
-    world: World, desk: Desk, capsys: pytest.CaptureFixture[str], autojump_clock: MockClock
+    world: World, desk: CommandContext, capsys: pytest.CaptureFixture[str], autojump_clock: MockClock
 ) -> None:
     await trio.sleep(1)
     mine = replace(desk, ownership=Ownership("a"))
@@ -71,11 +71,11 @@ def test_nobodys_upload_goes_if_it_is_old_enough_and_of_our_template() -> None:
     assert not judge_upload(replace(OLD, initiated_at_utc=NOW + DAY_AGO.resolution), "x", None, born_before=NOW).abort
 
 
-async def an_upload(desk: Desk, number: int, name: str = "a.mp4") -> str:
+async def an_upload(desk: CommandContext, number: int, name: str = "a.mp4") -> str:
     return (await desk.s3.create_multipart_upload(f"streams/{stream_id(number)}/{name}", metadata={})).upload_id
 
 
-async def gc(desk: Desk, capsys: pytest.CaptureFixture[str], **more: Any) -> tuple[ExitCode, dict[str, bool]]:
+async def gc(desk: CommandContext, capsys: pytest.CaptureFixture[str], **more: Any) -> tuple[ExitCode, dict[str, bool]]:
     """The exit code, and by key which uploads were aborted."""
     given = {"dry_run": False, "redis_is_empty": False, **more}
     capsys.readouterr()
@@ -84,7 +84,7 @@ async def gc(desk: Desk, capsys: pytest.CaptureFixture[str], **more: Any) -> tup
 
 
 async def test_only_nobodys_uploads_are_aborted_and_a_dry_run_aborts_none(
-    world: World, desk: Desk, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
+    world: World, desk: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     await an_upload(desk, 1)
     await an_upload(desk, 2)
@@ -104,7 +104,7 @@ async def test_only_nobodys_uploads_are_aborted_and_a_dry_run_aborts_none(
 
 
 async def test_a_redis_that_knows_nothing_keeps_every_upload_unless_it_is_said_to_be_the_right_one(
-    world: World, desk: Desk, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
+    world: World, desk: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     await an_upload(desk, 1)
     await trio.sleep(7200)
@@ -119,7 +119,7 @@ async def test_a_redis_that_knows_nothing_keeps_every_upload_unless_it_is_said_t
 
 
 async def test_it_disturbs_no_running_daemon(
-    world: World, desk: Desk, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
+    world: World, desk: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     world.stream_timeout_seconds = 86_400.0
     async with world.daemon() as daemon:
@@ -135,7 +135,7 @@ async def test_it_disturbs_no_running_daemon(
 
 
 async def test_a_stream_that_comes_back_between_the_listing_and_the_abort_keeps_its_upload(
-    world: World, desk: Desk, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
+    world: World, desk: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Whoever else takes the stream up at that moment: its record is looked at again under the lease."""
     await an_upload(desk, 1)
@@ -158,7 +158,7 @@ async def test_a_stream_that_comes_back_between_the_listing_and_the_abort_keeps_
 
 
 async def test_an_upload_that_s3_does_not_let_go_is_told_and_the_others_go(
-    world: World, desk: Desk, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
+    world: World, desk: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     await an_upload(desk, 1)
     await an_upload(desk, 2)
@@ -170,7 +170,7 @@ async def test_an_upload_that_s3_does_not_let_go_is_told_and_the_others_go(
 
 
 async def test_why_uploads_are_kept_is_counted_for_a_person(
-    world: World, desk: Desk, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
+    world: World, desk: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     await an_upload(desk, 1)
     await desk.s3.create_multipart_upload("streams/of-somebody-else", metadata={})
@@ -187,7 +187,7 @@ async def test_why_uploads_are_kept_is_counted_for_a_person(
 
 
 async def test_an_abort_takes_no_longer_than_the_lease_under_which_it_was_judged(
-    world: World, desk: Desk, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
+    world: World, desk: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     await an_upload(desk, 1)
     await trio.sleep(7200)
@@ -201,7 +201,7 @@ async def test_an_abort_takes_no_longer_than_the_lease_under_which_it_was_judged
 
 
 async def test_ctrl_c_stops_between_two_uploads_and_what_was_done_is_said(
-    world: World, desk: Desk, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
+    world: World, desk: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for number in range(4):
         await an_upload(desk, number)
@@ -234,7 +234,7 @@ def test_an_age_that_is_none_is_one_line_and_exit_code_2(age: str) -> None:
 
 
 async def test_p5_the_upload_of_a_stream_that_went_to_another_bucket_is_aborted_in_the_old_one(
-    world: World, desk: Desk, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
+    world: World, desk: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """``S3_BUCKET_NAME`` changed with the stream open; the command is given with the old name."""
     world.append(2 * PART)

@@ -34,7 +34,7 @@ async def fill(url: str) -> None:
         await store.create(a_stream(0xABC1), DAEMON, [a_part()])
         await store.create(a_stream(0xABC2, FORGED, status=Status.FAILED_UNEXPECTED, failure_reason=FORGED), DAEMON)
         await store.create(a_stream(0xD3, "/rec/d.mp4", status=Status.S3_COMPLETED), DAEMON)
-        await store.transition(stream_id(0xD3), DAEMON, Status.COMPLETED, Change({}), owes_webhook=True)
+        await store.transition(stream_id(0xD3), DAEMON, Status.COMPLETED, Change({}), enqueue_webhook=True)
         await store.release([stream_id(0xABC2), stream_id(0xD3)], DAEMON)
 
 

@@ -17,8 +17,8 @@ from cef_trio.checkpoint.memory import Moment
 from cef_trio.checkpoint.model import FileIdentity, Owner
 from cef_trio.checkpoint.states import FAILED, FailureReason, Status, StreamSet
 from cef_trio.cli.retry import retry_stream, retry_streams
-from cef_trio.cli.retry_plan import Presence, Way, judge_comeback, presence_of
-from cef_trio.cli.session import Desk
+from cef_trio.cli.retry_plan import Presence, RetryPath, judge_comeback, presence_of
+from cef_trio.cli.session import CommandContext
 from cef_trio.exceptions import S3OperationError
 from cef_trio.exit_codes import ExitCode
 from cef_trio.lab.world import PART as WORLD_PART
@@ -29,14 +29,14 @@ from cef_trio.upload.object_key import METADATA_SUFFIX
 from cef_trio.upload.ownership import Ownership
 
 
-def judged(status: Status, presence: Presence = Presence.SAME, **more: Any) -> Way | None:
+def judged(status: Status, presence: Presence = Presence.SAME, **more: Any) -> RetryPath | None:
     meta = a_stream(status=status, **more)
     return judge_comeback(meta, presence, None, part_size=2 * PART, equal_parts=False).way
 
 
 @pytest.mark.parametrize("reason", list(FailureReason))
 def test_a_kept_upload_goes_on_and_an_aborted_one_starts_over(reason: FailureReason) -> None:
-    way = Way.GO_ON if reason in KEEPS_ITS_UPLOAD else Way.START_OVER
+    way = RetryPath.GO_ON if reason in KEEPS_ITS_UPLOAD else RetryPath.START_OVER
     assert judged(Status.failed(reason)) is way
     assert judged(Status.failed(reason), Presence.NOT_SEEN) is way
 
@@ -46,14 +46,14 @@ def test_parts_that_were_refused_start_over_when_equal_ones_are_asked_for(reason
     meta = a_stream(status=Status.failed(reason), part_size=PART)
     comeback = judge_comeback(meta, Presence.SAME, None, part_size=PART, equal_parts=True)
     if reason is FailureReason.FINALIZATION:
-        assert comeback.way is Way.START_OVER
+        assert comeback.way is RetryPath.START_OVER
         assert comeback.fields["equal_parts"] is True
     elif reason in KEEPS_ITS_UPLOAD:
-        assert comeback.way is Way.GO_ON
+        assert comeback.way is RetryPath.GO_ON
 
 
 async def test_an_upload_that_was_kept_is_aborted_before_it_starts_over(
-    world: World, desk: Desk, autojump_clock: MockClock
+    world: World, desk: CommandContext, autojump_clock: MockClock
 ) -> None:
     """Its parts would be found by their key, and gone on from."""
     world.append(3 * WORLD_PART)
@@ -64,7 +64,7 @@ async def test_an_upload_that_was_kept_is_aborted_before_it_starts_over(
         assert "S3_EQUAL_PARTS" in (failed.meta.failure_reason or "")
         world.endpoint.faults.disarm(fault)
         wanted = replace(desk, equal_parts=True, part_size=WORLD_PART)
-        assert (await retry_stream(wanted, failed.meta.stream_id)).way is Way.START_OVER
+        assert (await retry_stream(wanted, failed.meta.stream_id)).way is RetryPath.START_OVER
         (checkpoint,) = await completed(world)
     assert checkpoint.meta.equal_parts
     assert world.recordings() == [world.content()]
@@ -76,7 +76,7 @@ async def test_an_upload_that_was_kept_is_aborted_before_it_starts_over(
 @pytest.mark.parametrize("status", sorted(FAILED))
 def test_without_its_file_only_a_stream_whose_object_exists_comes_back(status: Status, presence: Presence) -> None:
     assert judged(status, presence) is None
-    assert judged(status, presence, object_etag="e") is Way.FINISH
+    assert judged(status, presence, object_etag="e") is RetryPath.FINISH
 
 
 @pytest.mark.parametrize(("status", "presence"), list(product(sorted(frozenset(Status) - FAILED), Presence)))
@@ -88,9 +88,16 @@ def test_what_has_not_failed_does_not_come_back(status: Status, presence: Presen
 
 @pytest.mark.parametrize(
     ("part_size", "size_bytes", "way"),
-    [(PART, None, None), (2 * PART, None, Way.START_OVER), (2 * PART, 1 << 60, None), (2 * PART, 99, Way.START_OVER)],
+    [
+        (PART, None, None),
+        (2 * PART, None, RetryPath.START_OVER),
+        (2 * PART, 1 << 60, None),
+        (2 * PART, 99, RetryPath.START_OVER),
+    ],
 )
-def test_a_recording_that_did_not_fit_needs_larger_parts(part_size: int, size_bytes: int | None, way: Way) -> None:
+def test_a_recording_that_did_not_fit_needs_larger_parts(
+    part_size: int, size_bytes: int | None, way: RetryPath
+) -> None:
     meta = a_stream(status=Status.FAILED_FILE_TOO_LARGE)
     comeback = judge_comeback(meta, Presence.SAME, size_bytes, part_size=part_size, equal_parts=False)
     assert comeback.way is way
@@ -116,7 +123,7 @@ async def failed_stream(world: World, daemon: WorldDaemon, code: str) -> str:
 
 
 async def test_a_kept_upload_goes_on_and_no_recorded_part_is_sent_again(
-    world: World, desk: Desk, autojump_clock: MockClock
+    world: World, desk: CommandContext, autojump_clock: MockClock
 ) -> None:
     async with world.daemon() as daemon:
         stream = await failed_stream(world, daemon, "AccessDenied")
@@ -131,7 +138,9 @@ async def test_a_kept_upload_goes_on_and_no_recorded_part_is_sent_again(
     assert world.open_uploads() == []
 
 
-async def test_a_stream_whose_upload_was_lost_starts_over(world: World, desk: Desk, autojump_clock: MockClock) -> None:
+async def test_a_stream_whose_upload_was_lost_starts_over(
+    world: World, desk: CommandContext, autojump_clock: MockClock
+) -> None:
     async with world.daemon() as daemon:
         stream = await failed_stream(world, daemon, "AccessDenied")
         assert await desk.store.acquire(stream, desk.lease)
@@ -139,14 +148,14 @@ async def test_a_stream_whose_upload_was_lost_starts_over(world: World, desk: De
         world.store._streams[stream].meta = replace(before.meta, status=Status.FAILED_UPLOAD_LOST, uploads_restarted=6)
         await desk.s3.abort_multipart_upload(before.meta.s3_key_prefix, before.meta.s3_upload_id or "")
         await desk.store.release([stream], desk.lease)
-        assert (await retry_stream(desk, stream)).way is Way.START_OVER
+        assert (await retry_stream(desk, stream)).way is RetryPath.START_OVER
         (checkpoint,) = await completed(world)
     assert checkpoint.meta.uploads_restarted == 0
     assert world.recordings() == [world.content()]
 
 
 async def test_only_the_metadata_is_written_again_where_the_object_exists(
-    world: World, desk: Desk, autojump_clock: MockClock
+    world: World, desk: CommandContext, autojump_clock: MockClock
 ) -> None:
     world.append(2 * WORLD_PART)
     # Of this one object: what the probe is refused too would be an outage, and end no stream.
@@ -163,14 +172,14 @@ async def test_only_the_metadata_is_written_again_where_the_object_exists(
         (checkpoint,) = await until_idle(world, *FAILED)
         world.endpoint.faults.disarm(fault)
         Path(world.path()).unlink()
-        assert (await retry_stream(desk, checkpoint.meta.stream_id)).way is Way.FINISH
+        assert (await retry_stream(desk, checkpoint.meta.stream_id)).way is RetryPath.FINISH
         await completed(world)
     assert world.endpoint.log.calls["CompleteMultipartUpload"] == 1
     assert len(world.objects()) == 2
 
 
 async def test_a_recording_that_is_gone_or_replaced_is_told_so_and_nothing_is_changed(
-    world: World, desk: Desk, autojump_clock: MockClock
+    world: World, desk: CommandContext, autojump_clock: MockClock
 ) -> None:
     async with world.daemon() as daemon:
         stream = await failed_stream(world, daemon, "AccessDenied")
@@ -186,7 +195,7 @@ async def test_a_recording_that_is_gone_or_replaced_is_told_so_and_nothing_is_ch
     assert "belongs to a newer stream" in (await retry_stream(desk, stream)).says
 
 
-async def test_a_stream_that_somebody_works_on_is_left_alone(world: World, desk: Desk) -> None:
+async def test_a_stream_that_somebody_works_on_is_left_alone(world: World, desk: CommandContext) -> None:
     await world.store.create(a_stream(status=Status.FAILED_UNEXPECTED), DAEMON)
     before = world.store.snapshot()
     assert (await retry_stream(desk, stream_id(1))).way is None
@@ -194,7 +203,7 @@ async def test_a_stream_that_somebody_works_on_is_left_alone(world: World, desk:
 
 
 async def test_all_leaves_alone_what_a_person_aborted_and_what_was_deleted(
-    world: World, desk: Desk, capsys: pytest.CaptureFixture[str]
+    world: World, desk: CommandContext, capsys: pytest.CaptureFixture[str]
 ) -> None:
     statuses = [Status.FAILED_ABORTED, Status.DELETED_LOCALLY, Status.FAILED_S3_REFUSED, Status.FAILED_UNEXPECTED]
     for number, status in enumerate(statuses):
@@ -211,7 +220,7 @@ async def test_all_leaves_alone_what_a_person_aborted_and_what_was_deleted(
 @pytest.mark.parametrize("operation", ["acquire", "load", "find_by_path", "transition", "release"])
 @pytest.mark.parametrize("moment", list(Moment))
 async def test_cancelled_at_any_call_it_has_come_back_or_not_and_no_lease_is_left(
-    world: World, desk: Desk, operation: str, moment: Moment
+    world: World, desk: CommandContext, operation: str, moment: Moment
 ) -> None:
     await world.store.create(a_stream(status=Status.FAILED_UNEXPECTED), DAEMON)
     await world.store.release([stream_id(1)], DAEMON)
@@ -235,14 +244,14 @@ async def test_cancelled_at_any_call_it_has_come_back_or_not_and_no_lease_is_lef
     assert (checkpoint.stream_set is StreamSet.ACTIVE) == (checkpoint.meta.status is Status.ACTIVE)
 
 
-async def test_what_s3_says_is_not_asked(world: World, desk: Desk) -> None:
+async def test_what_s3_says_is_not_asked(world: World, desk: CommandContext) -> None:
     """From another machine, without S3 credentials: Redis is enough."""
     world.endpoint.faults.arm(Fault(Kind.ERROR, code="AccessDenied", times=None))
     with pytest.raises(S3OperationError):
         await desk.s3.head_bucket()
     await world.store.create(a_stream(status=Status.FAILED_UNEXPECTED), DAEMON)
     await world.store.release([stream_id(1)], DAEMON)
-    assert (await retry_stream(desk, stream_id(1))).way is Way.GO_ON
+    assert (await retry_stream(desk, stream_id(1))).way is RetryPath.GO_ON
 
 
 @pytest.mark.real
@@ -252,7 +261,7 @@ def test_which_streams_are_meant_must_be_said(arguments: list[str]) -> None:
 
 
 async def test_p9_a_failed_stream_of_another_host_is_not_brought_back_from_here(
-    world: World, desk: Desk, autojump_clock: MockClock
+    world: World, desk: CommandContext, autojump_clock: MockClock
 ) -> None:
     """The file of its path here is another one, and says nothing of it."""
     await trio.sleep(1)

@@ -21,7 +21,7 @@ from cef_trio.checkpoint.model import Checkpoint, StreamMeta
 from cef_trio.checkpoint.protocols import Change, KnownPath
 from cef_trio.checkpoint.redis.store import RedisCheckpointStore
 from cef_trio.checkpoint.states import HOME, Status, StreamSet
-from cef_trio.cli.session import Desk
+from cef_trio.cli.session import CommandContext
 from cef_trio.cli.status import Observer, document, render
 from cef_trio.cli.status_model import Overview, observe
 from cef_trio.files.file_stat import FileStat
@@ -171,7 +171,7 @@ def test_on_a_low_screen_the_streams_that_lag_least_are_left_out_and_that_is_sai
 
 
 async def test_a_stream_that_comes_back_is_seen_again_while_watching(
-    world: World, desk: Desk, autojump_clock: MockClock
+    world: World, desk: CommandContext, autojump_clock: MockClock
 ) -> None:
     meta = replace(a_stream(1, status=Status.FAILED_ACCESS_DENIED), last_activity_at_utc=world.utc_now())
     await world.store.create(meta, DAEMON)

@@ -15,7 +15,7 @@ from worlds.waiting import completed
 from cef_trio.checkpoint.model import Checkpoint
 from cef_trio.checkpoint.states import Status, StreamSet
 from cef_trio.cli.object_check import Content, compare, is_proved, metadata_content, recorded_content
-from cef_trio.cli.session import Desk
+from cef_trio.cli.session import CommandContext
 from cef_trio.cli.stream_selection import NoSuchStreamError
 from cef_trio.cli.verify import verify_stream
 from cef_trio.exceptions import S3OperationError
@@ -35,7 +35,9 @@ async def uploaded(world: World, size_bytes: int = 3 * PART + 7) -> Checkpoint:
     return checkpoint
 
 
-async def verified(desk: Desk, given: str, capsys: pytest.CaptureFixture[str]) -> tuple[ExitCode, dict[str, Any]]:
+async def verified(
+    desk: CommandContext, given: str, capsys: pytest.CaptureFixture[str]
+) -> tuple[ExitCode, dict[str, Any]]:
     """The exit code, and whether each witness agrees."""
     capsys.readouterr()  # the daemon's log
     code = await verify_stream(desk, given, as_json=True)
@@ -49,7 +51,7 @@ ALL_AGREE = {"object": None, "checkpoint": True, "S3's own checksum": True, "met
 
 @pytest.mark.parametrize("size_bytes", [0, 1, PART, 3 * PART + 7])
 async def test_an_object_as_it_was_uploaded_is_identical_by_id_and_by_file(
-    world: World, desk: Desk, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str], size_bytes: int
+    world: World, desk: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str], size_bytes: int
 ) -> None:
     checkpoint = await uploaded(world, size_bytes)
     for given in (checkpoint.meta.stream_id[:8], world.path()):
@@ -58,7 +60,7 @@ async def test_an_object_as_it_was_uploaded_is_identical_by_id_and_by_file(
 
 
 async def test_a_file_that_is_gone_is_no_difference(
-    world: World, desk: Desk, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
+    world: World, desk: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint = await uploaded(world)
     Path(world.path()).unlink()
@@ -71,7 +73,7 @@ async def test_a_file_that_is_gone_is_no_difference(
 
 
 async def test_an_object_of_which_one_byte_differs_is_found(
-    world: World, desk: Desk, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
+    world: World, desk: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint = await uploaded(world)
     content = bytearray(world.content())
@@ -83,7 +85,7 @@ async def test_an_object_of_which_one_byte_differs_is_found(
 
 
 async def test_a_file_that_was_changed_since_differs_and_it_is_said_why(
-    world: World, desk: Desk, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
+    world: World, desk: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint = await uploaded(world)
     world.patch(PART, b"changed")
@@ -93,7 +95,7 @@ async def test_a_file_that_was_changed_since_differs_and_it_is_said_why(
 
 @pytest.mark.parametrize("what", ["object", "metadata JSON"])
 async def test_what_is_missing_is_not_proved(
-    world: World, desk: Desk, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str], what: str
+    world: World, desk: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str], what: str
 ) -> None:
     key = (await uploaded(world)).meta.s3_key_prefix
     await desk.s3.delete_object(key if what == "object" else metadata_key(key))
@@ -102,7 +104,7 @@ async def test_what_is_missing_is_not_proved(
 
 
 async def test_an_object_that_cannot_be_read_to_its_end_is_an_error_and_not_a_verdict(
-    world: World, desk: Desk, autojump_clock: MockClock
+    world: World, desk: CommandContext, autojump_clock: MockClock
 ) -> None:
     checkpoint = await uploaded(world)
     world.endpoint.faults.arm(Fault(Kind.TRUNCATE, "GetObject", moment=Moment.REPLY, times=None))
@@ -111,7 +113,7 @@ async def test_an_object_that_cannot_be_read_to_its_end_is_an_error_and_not_a_ve
 
 
 async def test_a_stream_that_is_not_complete_is_not_proved(
-    world: World, desk: Desk, capsys: pytest.CaptureFixture[str]
+    world: World, desk: CommandContext, capsys: pytest.CaptureFixture[str]
 ) -> None:
     await world.store.create(a_stream(), desk.lease)
     code, agrees = await verified(desk, "00000001", capsys)
@@ -170,7 +172,7 @@ def test_our_metadata_json_is_read() -> None:
 
 @pytest.mark.parametrize("encryption", ["AES256", "aws:kms", "aws:kms:dsse"])
 async def test_with_kms_an_object_is_identical_though_its_etag_is_no_md5(
-    world: World, desk: Desk, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str], encryption: str
+    world: World, desk: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str], encryption: str
 ) -> None:
     world.options = ObjectOptions(encryption=encryption)
     checkpoint = await uploaded(world)
@@ -179,7 +181,11 @@ async def test_with_kms_an_object_is_identical_though_its_etag_is_no_md5(
 
 @pytest.mark.parametrize("storage_class", ["GLACIER", "DEEP_ARCHIVE"])
 async def test_an_archived_object_is_not_proved_and_one_clear_line_says_what_to_do(
-    world: World, desk: Desk, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str], storage_class: str
+    world: World,
+    desk: CommandContext,
+    autojump_clock: MockClock,
+    capsys: pytest.CaptureFixture[str],
+    storage_class: str,
 ) -> None:
     world.options = ObjectOptions(storage_class=storage_class)
     checkpoint = await uploaded(world)
@@ -192,7 +198,7 @@ async def test_an_archived_object_is_not_proved_and_one_clear_line_says_what_to_
 
 
 async def test_metadata_that_a_lifecycle_archived_is_no_difference(
-    world: World, desk: Desk, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
+    world: World, desk: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint = await uploaded(world)
     key = metadata_key(checkpoint.meta.s3_key_prefix)

@@ -116,7 +116,7 @@ def test_the_unit_uploads_and_probes_within_its_limits_is_reloaded_and_stops_in_
     for name in ("real.mp4", "claims.mp4"):
         machine.wait_for("stream_completed", file=f"/srv/recordings/{name}")
     seen = [entry["event"] for entry in machine.events()]
-    assert "probe_not_limited" not in seen, "the filter of system calls lets prlimit64 through"
+    assert "ffprobe_limits_refused" not in seen, "the filter of system calls lets prlimit64 through"
     looking = look_into(bucket)
     assert looking.metadata(looking.key_of("real.mp4"))["duration_seconds"] == pytest.approx(1, abs=0.5)
     looking.client.close()

@@ -152,7 +152,7 @@ def test_p8_what_a_kill_left_undone_the_next_start_does(watch_dir: Path, bucket:
             process.wait_for("webhook_delivered")
             if path.exists():  # the kill came within the second after the completion
                 process.wait_for("recording_deleted_after_upload")
-            assert process.count("stream_began") == 0
+            assert process.count("stream_started") == 0
             assert process.stop() == 0
     assert not path.exists()
     assert bucket.sha256(bucket.key_of("a.mp4")) == digest
@@ -177,7 +177,7 @@ def test_p8_recordings_are_moved_and_not_uploaded_again(
             moved = process.wait_for("recording_moved_after_upload")
             assert moved["moved_to"] == str(target)
         with daemon(settings) as process:
-            assert process.count("stream_began") == 0
+            assert process.count("stream_started") == 0
             assert process.stop() == 0
         assert hashlib.sha256(target.read_bytes()).hexdigest() == digest == bucket.sha256(bucket.key_of("a.mp4"))
         assert [entry.name for entry in target.parent.iterdir()] == ["a.mp4"]

@@ -75,7 +75,7 @@ def test_an_ingress_that_answers_pages_for_a_while_loses_nothing(
             door.answer_page(404)
             file.write(os.urandom(PART))
             file.flush()
-            began = process.wait_for("outage_began")
+            began = process.wait_for("outage_started")
             assert "not S3's own" in began["error"]
             assert "nginx" in began["error"]
             for status in (403, 413, 200):

@@ -76,7 +76,7 @@ def test_p2_a_redis_that_lost_its_completed_recordings_costs_one_listing_and_no_
     with daemon(given) as process:
         process.wait_for("recording_unchanged")
         assert process.stop() == 0
-        assert process.count("stream_began") == 0
+        assert process.count("stream_started") == 0
     for operation in ("CreateMultipartUpload", "UploadPart", "PutObject", "CompleteMultipartUpload"):
         assert calls_of(endpoint)[operation] == before[operation], operation
     assert sorted(stored(endpoint, endpoint.bucket)) == objects

@@ -188,7 +188,7 @@ def test_p4_a_loop_that_hangs_holds_no_exit_and_a_third_signal_ends_it_at_once(
             assert process.wait(EXIT_SECONDS + 5) == 3
             took = time.monotonic() - began
             assert took <= (EXIT_SECONDS if signals == 1 else 1.0)
-            assert process.count("shutdown_overdue" if signals == 1 else "shutdown_forced") == 1
+            assert process.count("shutdown_timeout" if signals == 1 else "shutdown_forced") == 1
 
 
 def test_p4_a_call_that_keeps_the_interpreters_lock_holds_no_exit(

@@ -215,7 +215,7 @@ def test_a_recording_renamed_while_it_grows_is_followed(
             process.wait_for("recording_renamed")
             file.write(os.urandom(6 * MIB))
         process.wait_for("stream_completed")
-        assert process.count("stream_began") == 1
+        assert process.count("stream_started") == 1
     (key,) = store.recordings()
     assert key.endswith("/first.mp4"), "the key is the stream's from its beginning"
     assert store.client.head_object(Bucket=store.bucket.name, Key=key)["ContentLength"] == renamed.stat().st_size
@@ -234,7 +234,7 @@ def test_p2_a_completed_recording_that_redis_has_lost_is_found_in_the_store(
     with daemon(settings) as process:
         assert process.wait_for("object_adopted")["stream_id"] == done["stream_id"]
         assert process.stop() == 0
-        assert (parts_sent(process), process.count("stream_began")) == (0, 0)
+        assert (parts_sent(process), process.count("stream_started")) == (0, 0)
     assert stream_meta(redis)["status"] == "completed"
     assert len(store.recordings()) == 1
     store.assert_identical(path)

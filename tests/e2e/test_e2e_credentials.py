@@ -180,8 +180,8 @@ def test_p6_a_token_that_expires_while_its_source_has_a_hiccup_costs_no_recordin
             for writer in writers:
                 writer.write(os.urandom(PART))
                 writer.flush()
-            process.wait_for("outage_began", service="s3")
-            process.wait_for("outage_goes_on", service="s3")
+            process.wait_for("outage_started", service="s3")
+            process.wait_for("outage_probe_failed", service="s3")
             source.offer("second")
             process.wait_for("part_uploaded", part_number=2, count=3)
 

@@ -176,7 +176,7 @@ def other_numbers_after_another_mount(given: Given, kind: str) -> None:
         with daemon(settings) as process:
             write(found.folder / "c.mp4", MIB)
             process.wait_for("stream_completed", file=str(found.folder / "c.mp4"))
-            assert process.count("stream_began") == 1
+            assert process.count("stream_started") == 1
             assert process.stop() == 0
     assert given.scene.sent_bytes() == 3 * MIB
 

@@ -48,7 +48,7 @@ def test_a_corrupt_mp4_is_complete_and_has_no_duration(
         # A recorder that lost its power: media without the index that says what it is. (Mere noise can look like MP3.)
         path.write_bytes(b"\0\0\0\x14ftypisom\0\0\2\0isom" + b"\0\0\0\0mdat" + os.urandom(6 * MIB))
         process.wait_for("stream_completed")
-        assert process.count("probe_failed") == 1
+        assert process.count("ffprobe_failed") == 1
     assert store.assert_identical(path)["duration_seconds"] is None
 
 
@@ -69,7 +69,7 @@ def test_files_from_before_the_start_and_files_moved_in_are_taken_and_taken_once
     with daemon(settings) as process:
         write(watch_dir / "after.mp4", 1)
         process.wait_for("stream_completed")
-        assert process.count("stream_began") == 1, "a finished file was taken again"
+        assert process.count("stream_started") == 1, "a finished file was taken again"
     for path in (before, moved, watch_dir / "folder" / "deep.mp4", watch_dir / "after.mp4"):
         store.assert_identical(path)
 

@@ -148,7 +148,7 @@ def test_p10_an_outage_of_s3_is_said_by_everybody_with_the_reason_and_nobody_cri
     with (scene.watch / "slow.mp4").open("wb") as writer:  # a small part that waits to be full is no risk
         writer.write(b"\1" * MIB)
         writer.flush()
-        scene.process.wait_for("stream_began", count=2)
+        scene.process.wait_for("stream_started", count=2)
         scene.door.answer_page(503)
         record(scene.watch / "held.mp4")
         scene.all_say("s3_down")

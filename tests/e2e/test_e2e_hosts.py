@@ -126,7 +126,7 @@ def test_p9_hosts_whose_recordings_are_called_alike_have_each_of_theirs_in_s3_on
             lives.close()
             with one.daemon() as first:
                 time.sleep(2.5)  # some rounds of the scan and of the idle checker, in which nothing may happen
-                assert first.count("stream_began") == first.count("lease_lost") == 0, first.tail()
+                assert first.count("stream_started") == first.count("lease_lost") == 0, first.tail()
             assert second.count("stream_failed") == second.count("lease_lost") == 0, second.tail()
     expected = Counter(content for host in contents.values() for content in host)
     assert recordings_in(s3) == expected

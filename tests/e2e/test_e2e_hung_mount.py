@@ -96,7 +96,7 @@ def test_p8_p10_a_mount_that_hangs_is_set_aside_others_go_on_and_it_comes_back(
         assert metric(process, "cef_trio_hung_mounts") == 0
         assert process.count("recording_deleted") == 1, "nothing on the mount was called deleted"
         assert process.count("stream_failed") == 0, process.tail()
-        assert process.count("stale_check_failed") <= 3, "it is said, and not in a loop"
+        assert process.count("idle_check_failed") <= 3, "it is said, and not in a loop"
         assert process.stop() == 0
     bucket.assert_identical(hidden)
     bucket.assert_identical(beside)

@@ -59,7 +59,7 @@ def test_p7_parts_threads_sockets_and_memory_have_limits_that_hold(
         )
         arm(endpoint, {"kind": "slow", "operation": "UploadPart", "moment": "reply", "seconds": 0.3, "times": None})
         process = open_files.enter_context(daemon(settings))
-        process.wait_for("stream_began", count=IDLE)
+        process.wait_for("stream_started", count=IDLE)
         pid, resident = process.pid, status_kib(process.pid, "VmRSS:")
         for number in range(BIG):
             with (watch_dir / f"big-{number}.mp4").open("wb") as file:
@@ -93,7 +93,7 @@ def test_p7_listeners_of_the_page_that_never_read_cost_no_memory_and_are_dropped
         bucket = Bucket(endpoint.url, endpoint.access_key, endpoint.secret_key, "recordings", endpoint.region)
         port = free_port()
         process = stack.enter_context(daemon(settings_for(watch_dir, bucket, redis.url, prom_port=port)))
-        process.wait_for("stream_began", count=IDLE)
+        process.wait_for("stream_started", count=IDLE)
         httpx.get(f"http://127.0.0.1:{port}/", trust_env=False).raise_for_status()
         before, resident = sockets_of(process.pid), status_kib(process.pid, "VmRSS:")
         for number in range(LISTENERS):

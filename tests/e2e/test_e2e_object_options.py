@@ -110,7 +110,7 @@ def test_p6_options_that_a_store_refuses_are_an_outage_that_names_them_and_no_fa
 ) -> None:
     (watch_dir / "a.mp4").write_bytes(os.urandom(6 * MIB))
     with daemon(settings_for(watch_dir, store.bucket, redis.url, s3_tags="team=a")) as process:
-        error = str(process.wait_for("outage_began")["error"])
+        error = str(process.wait_for("outage_started")["error"])
         assert process.stop() == 0
     assert "NotImplemented" in error
     assert "S3_TAGS" in error

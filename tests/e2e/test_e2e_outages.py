@@ -82,10 +82,10 @@ def test_p6_a_refusal_of_everything_that_passes_costs_no_recording(
         arm(s3, {"kind": "error", "operation": "*", "code": code, "times": None})
         for path in paths:
             path.write_bytes(os.urandom(PART + 1))
-        process.wait_for("outage_goes_on", count=4)
+        process.wait_for("outage_probe_failed", count=4)
         disarm_all(s3)
         uploads_all(process, *paths)
-        assert process.count("outage_began") == process.count("outage_ended") == 1
+        assert process.count("outage_started") == process.count("outage_ended") == 1
 
 
 def test_p10_puts_that_fail_while_heads_succeed_are_one_outage(
@@ -96,12 +96,12 @@ def test_p10_puts_that_fail_while_heads_succeed_are_one_outage(
             arm(s3, {"kind": "error", "operation": operation, "code": "ServiceUnavailable", "times": None})
         path = watch_dir / "a.mp4"
         path.write_bytes(os.urandom(PART + 1))
-        process.wait_for("outage_goes_on", count=6)
+        process.wait_for("outage_probe_failed", count=6)
         assert process.count("outage_ended") == 0
         assert httpx.get(f"http://127.0.0.1:{_port(process)}/readyz", trust_env=False).status_code == 503
         disarm_all(s3)
         uploads_all(process, path)
-        assert process.count("outage_began") == 1
+        assert process.count("outage_started") == 1
 
 
 def _port(process: DaemonProcess) -> int:
@@ -123,11 +123,11 @@ def test_p10_a_redis_that_refuses_writes_and_answers_ping_is_one_outage(
         assert valkey.command("CONFIG", "SET", *breaks) == b"+OK\r\n"
         path = watch_dir / "a.mp4"
         path.write_bytes(os.urandom(PART + 1))
-        process.wait_for("outage_goes_on", count=6)
+        process.wait_for("outage_probe_failed", count=6)
         assert process.count("outage_ended") == 0
         assert valkey.command("CONFIG", "SET", *mends) == b"+OK\r\n"
         uploads_all(process, path)
-        assert process.count("outage_began") == 1
+        assert process.count("outage_started") == 1
 
 
 @pytest.mark.parametrize("told", [False, pytest.param(True, marks=LONG)], ids=["by itself", "by SIGHUP"])
@@ -180,7 +180,7 @@ def test_p10_redis_that_fails_over_behind_its_address_is_followed_to_the_new_mas
                 writer.flush()
                 process.wait_for("part_uploaded", part_number=2)
             uploads_all(process, path)
-            assert process.count("outage_began") <= 1
+            assert process.count("outage_started") <= 1
             assert process.count("lease_lost") == 0
 
 
@@ -209,7 +209,7 @@ def test_p10_an_s3_that_dies_while_nothing_grows_is_seen_within_two_minutes(
         given["S3_ENDPOINT_URL"] = f"http://127.0.0.1:{proxy.port}"
         with daemon(given) as process:
             proxy.lead_to(1)
-            process.wait_for("outage_began", service="s3", seconds=120)
+            process.wait_for("outage_started", service="s3", seconds=120)
             assert httpx.get(f"http://127.0.0.1:{_port(process)}/readyz", trust_env=False).status_code == 503
             proxy.lead_to(int(s3.url.rpartition(":")[2]))
             process.wait_for("outage_ended", service="s3")

@@ -50,7 +50,7 @@ def test_rate_and_level_change_while_a_recording_is_uploaded(
         process.wait_for("upload_created")
         assert metric(process, "upload_limit_bytes_per_second") == 64 * KIB
         deadline = time.monotonic() + 20
-        while not metric(process, "upload_waited_seconds_total"):
+        while not metric(process, "rate_limit_wait_seconds_total"):
             assert time.monotonic() < deadline, "the rate holds nothing up"
             time.sleep(0.02)  # another process: there is nothing to wait on but another look
         assert process.count("part_uploaded") == 0
@@ -95,7 +95,7 @@ def test_p4_signals_in_any_number_and_order_hold_no_exit_back(
                 process.signal(signal.SIGHUP)
             began = time.monotonic()
             process.signal(signal.SIGTERM)
-            process.wait_for("shutdown_began")
+            process.wait_for("shutdown_started")
             env_file.write_text("MAX_UPLOAD_RATE=1MiB\n")
             process.signal(signal.SIGHUP)
             assert process.wait() == 0
@@ -155,7 +155,7 @@ def test_a_terminal_that_is_closed_ends_the_daemon_in_good_order(settings: dict[
             process.signal(signal.SIGHUP)  # by hand: the terminal is there
             process.wait_for("settings_reloaded")
             os.close(master)
-            process.wait_for("shutdown_began")
+            process.wait_for("shutdown_started")
             assert process.wait() == 0
     finally:
         for descriptor in (master, slave):

@@ -93,7 +93,7 @@ def test_p4_an_s3_that_trickles_holds_no_exit(
         with daemon(settings(watch_dir, slow, redis)) as process:
             proxy.begin()
             (watch_dir / "a.mp4").write_bytes(os.urandom(6 * MIB))
-            process.wait_for("stream_began")
+            process.wait_for("stream_started")
             leaves_in_time(process, number=number)
     assert set(statuses(redis)) <= INTERRUPTED
 
@@ -106,7 +106,7 @@ def test_p4_two_hundred_streams_and_a_frozen_s3_hold_no_exit(
     given = settings(watch_dir, bucket, redis)
     arm(faulty, {"kind": "freeze", "operation": "CreateMultipartUpload", "times": None})
     with daemon(given) as process:
-        process.wait_for("stream_began", count=200)
+        process.wait_for("stream_started", count=200)
         wait_for_call(faulty, "CreateMultipartUpload")
         leaves_in_time(process)
     found = statuses(redis)
@@ -180,7 +180,7 @@ def test_p4_signals_of_either_kind_add_up(
         (watch_dir / "a.mp4").write_bytes(os.urandom(6 * MIB))
         process.wait_for("upload_created")
         process.signal(signal.SIGINT)
-        process.wait_for("shutdown_began")
+        process.wait_for("shutdown_started")
         leaves_in_time(process, within=SAVE + 1)
     assert statuses(redis) == ["interrupted_cancelled"]
 
@@ -278,7 +278,7 @@ def test_p4_a_dead_name_service_holds_no_exit(
             assert server.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes").startswith(b":")
             process.wait_for("retry", service="redis")
             leaves_in_time(process, code=3)
-            assert process.count("shutdown_overdue") == 0
+            assert process.count("shutdown_timeout") == 0
 
 
 def test_p4_a_call_that_no_time_out_ends_is_left_behind_when_the_time_is_over(
@@ -302,7 +302,7 @@ def test_p4_a_call_that_no_time_out_ends_is_left_behind_when_the_time_is_over(
         process.wait_for("part_uploaded")
         hang.touch()
         leaves_in_time(process, code=3)
-        (overdue,) = [event for event in process.events if event["event"] == "shutdown_overdue"]
+        (overdue,) = [event for event in process.events if event["event"] == "shutdown_timeout"]
         assert len(overdue["streams"]) == 1
     goes_on(given)
 

@@ -95,7 +95,7 @@ def test_p4_a_frozen_redis_does_not_hold_the_exit(watch_dir: Path, store: Store,
     writers = [path.open("ab") for path in watch_dir.iterdir()]
     try:
         with daemon(settings_for(watch_dir, store.bucket, redis.url)) as process:
-            process.wait_for("stream_began", count=200)
+            process.wait_for("stream_started", count=200)
             redis.freeze()
             began = time.monotonic()
             process.signal(signal.SIGTERM)
@@ -160,14 +160,14 @@ def test_p4_a_second_signal_skips_the_grace_and_a_third_exits_at_once(
     with path.open("ab"), daemon(settings) as process:
         wait_for_call(faulty, "UploadPart")
         process.signal(signal.SIGTERM)
-        process.wait_for("shutdown_began")
+        process.wait_for("shutdown_started")
         process.signal(signal.SIGTERM)
         assert process.wait(3) == 0
     assert meta_of(redis)["status"] == "interrupted_cancelled"
     with path.open("ab"), daemon(settings) as process:
         wait_for_call(faulty, "UploadPart", count=2)
         process.signal(signal.SIGTERM)
-        process.wait_for("shutdown_began")
+        process.wait_for("shutdown_started")
         redis.freeze()
         process.signal(signal.SIGTERM)
         process.wait_for("shutdown_grace_skipped")

@@ -12,7 +12,7 @@ import trio
 from cef_trio.daemon.main import RunningDaemon, run_daemon
 from cef_trio.lab.task_locations import tasks_below
 from cef_trio.lab.world import World, WorldDaemon
-from cef_trio.postprocess.after_upload_rules import AfterUploadRule, Deed
+from cef_trio.postprocess.after_upload_rules import AfterUploadAction, AfterUploadRule
 from cef_trio.settings.model import Settings, load_settings
 from cef_trio.upload.services import Services
 
@@ -37,7 +37,7 @@ async def test_every_task_of_the_daemon_runs_in_the_laboratorys_too(tmp_path: Pa
     (tmp_path / "base").mkdir()
     watch = tmp_path / "base" / "watch"
     world = World(watch, base=tmp_path / "base")
-    world.after_upload = AfterUploadRule(Deed.DELETE)
+    world.after_upload = AfterUploadRule(AfterUploadAction.DELETE)
     world.webhook = True
     settings = load_settings(
         None,

@@ -212,7 +212,7 @@ def test_a_full_disk_is_an_outage_of_the_embedded_servers_and_ends_nothing(tmp_p
             until_said(process.stdout, '"daemon_started"')
             fill(data / "filler")
             (watch / "a.mp4").write_bytes(os.urandom(6 * MIB))
-            until_said(process.stdout, '"outage_began"')
+            until_said(process.stdout, '"outage_started"')
             assert process.poll() is None
             (data / "filler").unlink()
             until_said(process.stdout, '"stream_completed"')

@@ -133,8 +133,8 @@ def test_a_field_that_is_called_a_secret_is_not_written(environment: AppEnvironm
 @pytest.mark.parametrize("environment", list(AppEnvironment))
 def test_a_files_name_cannot_forge_a_line_or_a_colour(environment: AppEnvironment) -> None:
     stream = written(environment)
-    structlog.get_logger("x").info("stream_began", file=EVIL)
-    structlog.get_logger("x").info("stream_began", **{EVIL: "a field's name"}, nested=[{EVIL: EVIL}])
+    structlog.get_logger("x").info("stream_started", file=EVIL)
+    structlog.get_logger("x").info("stream_started", **{EVIL: "a field's name"}, nested=[{EVIL: EVIL}])
     logging.getLogger("library").warning("cannot open %s", EVIL)
     text = stream.getvalue()
     assert text.count("\n") == 3
@@ -160,9 +160,9 @@ def test_a_name_that_is_not_utf8_can_be_written(environment: AppEnvironment) -> 
     raw = io.BytesIO()
     stream = io.TextIOWrapper(raw, encoding="utf-8")
     configure(environment, "INFO", stream=stream)
-    structlog.get_logger("x").info("stream_began", file=os.fsdecode(b"\xff.mp4"))
+    structlog.get_logger("x").info("stream_started", file=os.fsdecode(b"\xff.mp4"))
     stream.flush()
-    assert b"stream_began" in raw.getvalue()
+    assert b"stream_started" in raw.getvalue()
 
 
 def test_a_traceback_shows_no_local_variables() -> None:

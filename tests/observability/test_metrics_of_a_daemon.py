@@ -44,8 +44,8 @@ async def test_a_daemon_that_uploads_a_recording_shows_it(tmp_path: Path) -> Non
         assert value("cef_trio_uploaded_parts_total") == 2
         assert value("cef_trio_uploaded_bytes_total") == 6 * MIB
         assert value("cef_trio_redis_persistent") == 1
-        assert abs(value("cef_trio_watcher_last_turn_timestamp_seconds") - time.time()) < 60
-        assert abs(value("cef_trio_stale_checker_last_turn_timestamp_seconds") - time.time()) < 60
+        assert abs(value("cef_trio_watcher_last_run_timestamp_seconds") - time.time()) < 60
+        assert abs(value("cef_trio_idle_checker_last_run_timestamp_seconds") - time.time()) < 60
         assert b"cef_trio_build_info{" in generate_latest(daemon.services.metrics.registry)
         daemon.shutdown.request()
     assert value("cef_trio_known_streams", {"set": "active"}) is None

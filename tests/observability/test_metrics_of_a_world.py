@@ -302,12 +302,12 @@ async def test_a_file_that_no_stream_can_be_begun_for_ages_and_stays_that_old_wh
     async with world.daemon() as daemon:
         outage = world.endpoint.faults.arm(Fault(Kind.RESET, times=None))
         await trio.sleep(60)
-        assert value(daemon, "live_streams", state="waiting") == 0
+        assert value(daemon, "active_streams", state="waiting") == 0
         assert (value(daemon, "lag_bytes"), round(value(daemon, "lag_seconds") or 0)) == (2 * PART, 60)
         world.endpoint.faults.disarm(outage)
         world.endpoint.faults.arm(Fault(Kind.SLOW, "UploadPart", seconds=60, times=None))
         await trio.sleep(20)
-        assert value(daemon, "live_streams", state="working") == 1
+        assert value(daemon, "active_streams", state="working") == 1
         assert (value(daemon, "lag_bytes"), round(value(daemon, "lag_seconds") or 0)) == (2 * PART, 80)
 
 
@@ -317,7 +317,7 @@ async def test_live_streams_and_limiters_show_who_works_and_who_waits(world: Wor
     slow = world.endpoint.faults.arm(Fault(Kind.SLOW, "UploadPart", seconds=5, times=None))
     async with world.daemon() as daemon:
         await trio.sleep(1)
-        states = {state: value(daemon, "live_streams", state=state) for state in ("working", "waiting", "retrying")}
+        states = {state: value(daemon, "active_streams", state=state) for state in ("working", "waiting", "retrying")}
         assert states == {"working": 1, "waiting": 1, "retrying": 0}
         assert value(daemon, "limiter_borrowed", limiter="streams") == 1
         assert value(daemon, "limiter_slots", limiter="streams") == 10
@@ -334,7 +334,7 @@ async def test_an_outage_shows_as_a_stream_that_retries(world: World, autojump_c
         world.append(PART)
         daemon.saw()
         await trio.sleep(30)
-        assert value(daemon, "live_streams", state="retrying") == 1
+        assert value(daemon, "active_streams", state="retrying") == 1
         assert value(daemon, "service_up", service="s3") == 0
         assert total(daemon, "operation_failures_total") > 0
         world.endpoint.faults.disarm(down)
@@ -346,9 +346,9 @@ async def test_an_outage_shows_as_a_stream_that_retries(world: World, autojump_c
 async def test_the_stale_checkers_last_turn_is_told_in_unix_time(world: World, autojump_clock: MockClock) -> None:
     async with world.daemon() as daemon:
         await trio.sleep(12)
-        last = value(daemon, "stale_checker_last_turn_timestamp_seconds")
+        last = value(daemon, "idle_checker_last_run_timestamp_seconds")
         assert last == pytest.approx(EPOCH.timestamp() + 10, abs=1)
-        assert value(daemon, "watcher_last_turn_timestamp_seconds") is None, "a world's watcher is a script"
+        assert value(daemon, "watcher_last_run_timestamp_seconds") is None, "a world's watcher is a script"
 
 
 async def test_redis_is_asked_for_its_sets_and_its_persistence(world: World, autojump_clock: MockClock) -> None:

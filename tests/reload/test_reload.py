@@ -21,7 +21,7 @@ from pydantic import SecretStr
 
 from cef_trio.daemon.reload import KEYS, LIVE, SettingsReloader, SettingsSource, Terminal, compare, overridden
 from cef_trio.observability import logs
-from cef_trio.s3.rate_limiter import Pacer
+from cef_trio.s3.rate_limiter import RateLimiter
 from cef_trio.settings.model import AppEnvironment, Settings, load_settings
 
 KIB = 1024
@@ -64,7 +64,7 @@ def change(env_file: Path, **values: object) -> None:
     env_file.write_text(env_file.read_text() + "".join(f"{name}={value}\n" for name, value in values.items()))
 
 
-async def reloaded(settings: Settings, source: SettingsSource, pacer: Pacer) -> None:
+async def reloaded(settings: Settings, source: SettingsSource, pacer: RateLimiter) -> None:
     await SettingsReloader(settings, source, pacer).reload()
 
 
@@ -112,7 +112,7 @@ def test_only_a_live_setting_that_both_name_differently_is_overridden(
 
 
 async def test_the_live_settings_take_effect_and_the_others_are_named(env_file: Path, output: io.StringIO) -> None:
-    settings, source, pacer = load_settings(env_file), SettingsSource.of_file(env_file), Pacer()
+    settings, source, pacer = load_settings(env_file), SettingsSource.of_file(env_file), RateLimiter()
     change(env_file, MAX_UPLOAD_RATE="1MiB", LOG_LEVEL="DEBUG", S3_BUCKET_NAME="another", PROM_PORT=1)
     await reloaded(settings, source, pacer)
     assert pacer.rate == 1 << 20
@@ -131,7 +131,7 @@ async def test_a_change_of_the_level_is_told_whichever_way_it_goes(
     logs.set_level(before)
     settings, source = load_settings(env_file), SettingsSource.of_file(env_file)
     change(env_file, LOG_LEVEL=after)
-    await reloaded(settings, source, Pacer())
+    await reloaded(settings, source, RateLimiter())
     assert "settings_reloaded" in {event["event"] for event in events(output)}
     assert logging.getLevelName(logging.getLogger().level) == after
 
@@ -157,7 +157,7 @@ async def test_settings_that_cannot_be_read_change_nothing_and_are_one_clear_war
     env_file: Path, output: io.StringIO, bad: str | bytes | None, says: str
 ) -> None:
     change(env_file, MAX_UPLOAD_RATE="1MiB")
-    settings, source, pacer = load_settings(env_file), SettingsSource.of_file(env_file), Pacer(1 << 20)
+    settings, source, pacer = load_settings(env_file), SettingsSource.of_file(env_file), RateLimiter(1 << 20)
     if bad is None:
         env_file.unlink()
     else:
@@ -176,7 +176,7 @@ async def test_the_environment_wins_and_that_is_said(
     monkeypatch.setenv("LOG_LEVEL", "WARNING")
     monkeypatch.setenv("MAX_UPLOAD_RATE", "")  # empty is none: the file has its way
     logs.set_level("INFO")
-    settings, source, pacer = load_settings(env_file), SettingsSource.of_file(env_file), Pacer()
+    settings, source, pacer = load_settings(env_file), SettingsSource.of_file(env_file), RateLimiter()
     settings = settings.model_copy(update={"log_level": "INFO"})  # so that the event is written
     change(env_file, LOG_LEVEL="DEBUG", MAX_UPLOAD_RATE="1MiB")
     await reloaded(settings, source, pacer)
@@ -192,7 +192,7 @@ async def test_a_watch_folder_that_is_gone_is_no_reason_to_refuse_a_rate(
     folder = tmp_path / "watch"
     folder.mkdir()
     change(env_file, WATCH_DIR=folder)
-    settings, source, pacer = load_settings(env_file), SettingsSource.of_file(env_file), Pacer()
+    settings, source, pacer = load_settings(env_file), SettingsSource.of_file(env_file), RateLimiter()
     folder.rmdir()
     change(env_file, MAX_UPLOAD_RATE="64KiB")
     await reloaded(settings, source, pacer)
@@ -208,7 +208,7 @@ async def test_p4_a_read_that_hangs_holds_no_cancellation_back(env_file: Path) -
         hanging.wait()
         return settings
 
-    reloader = SettingsReloader(settings, SettingsSource(None, hang), Pacer())
+    reloader = SettingsReloader(settings, SettingsSource(None, hang), RateLimiter())
     try:
         with trio.fail_after(10):
             async with trio.open_nursery() as nursery:
@@ -232,7 +232,7 @@ async def test_many_requests_are_one_reading_and_one_during_a_reading_is_another
         go_on.acquire()
         return settings
 
-    reloader = SettingsReloader(settings, SettingsSource(None, read), Pacer())
+    reloader = SettingsReloader(settings, SettingsSource(None, read), RateLimiter())
     async with trio.open_nursery() as nursery:
         for _ in range(5):
             reloader.request()

@@ -135,7 +135,7 @@ async def test_p10_an_outage_of_writes_is_one_outage_for_as_long_as_only_reads_w
         for _ in range(20):
             nursery.start_soon(_for_ever, service)
         await trio.sleep(600)
-        began = [entry for entry in logs if entry["event"] == "outage_began"]
+        began = [entry for entry in logs if entry["event"] == "outage_started"]
         assert len(began) == 1
         assert not [entry for entry in logs if entry["event"] == "outage_ended"]
     assert set(service.probes) == {Need.WRITE}

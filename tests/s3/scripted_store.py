@@ -18,7 +18,7 @@ from cef_trio.s3.checksums import crc64nvme, crc64nvme_to_base64
 from cef_trio.s3.client import S3Client
 from cef_trio.s3.config import Addressing, ChecksumMode, PayloadSigning, S3Config
 from cef_trio.s3.credentials import CredentialsProvider, StaticCredentials
-from cef_trio.s3.rate_limiter import Pacer
+from cef_trio.s3.rate_limiter import RateLimiter
 from cef_trio.s3.signing import Credentials
 from cef_trio.settings.object_options import ObjectOptions
 
@@ -111,7 +111,7 @@ def client_of(
     retrier: Retrier | None = None,
     now: Callable[[], datetime] = lambda: NOW,
     options: ObjectOptions | None = None,
-    pacer: Pacer | None = None,
+    pacer: RateLimiter | None = None,
 ) -> S3Client:
     config = S3Config(
         bucket="recordings",

@@ -14,7 +14,7 @@ from s3.scripted_store import Passes, ScriptedStore, client_of, part_ack
 from cef_trio.exceptions import RecordingChangedError
 from cef_trio.s3.body import BLOCK_BYTES, CheckedBody, measure
 from cef_trio.s3.model import ChecksumAlgorithm
-from cef_trio.s3.rate_limiter import Pacer
+from cef_trio.s3.rate_limiter import RateLimiter
 from cef_trio.s3.token_bucket import LEAST_PIECE, SLACK_SECONDS, TURN_SECONDS, TokenBucket
 from cef_trio.settings.model import LEAST_RATE_OF_A_PART
 
@@ -85,7 +85,7 @@ def test_without_a_limit_all_goes_at_once() -> None:
 # ---- the queue -------------------------------------------------------------------------------------------------------
 
 
-async def drain(pacer: Pacer, size_bytes: int, went: Counter[str], name: str = "") -> None:
+async def drain(pacer: RateLimiter, size_bytes: int, went: Counter[str], name: str = "") -> None:
     while size_bytes:
         piece = await pacer.take(min(size_bytes, BLOCK_BYTES))
         size_bytes -= piece
@@ -94,7 +94,7 @@ async def drain(pacer: Pacer, size_bytes: int, went: Counter[str], name: str = "
 
 async def test_so_many_bytes_take_so_many_seconds(autojump_clock: trio.testing.MockClock) -> None:
     went: Counter[str] = Counter()
-    pacer = Pacer(64 * KIB)
+    pacer = RateLimiter(64 * KIB)
     await drain(pacer, 640 * KIB, went)
     # The last piece goes when those before it are paid for.
     assert 10 - TURN_SECONDS - SLACK_SECONDS <= trio.current_time() <= 10
@@ -104,8 +104,8 @@ async def test_parts_share_the_rate_equally_whatever_their_number(autojump_clock
     went: Counter[str] = Counter()
     async with trio.open_nursery() as nursery:
         for name in "abcd":
-            nursery.start_soon(drain, Pacer(0), 1, went, name)  # every name is there
-        pacer = Pacer(64 * KIB)
+            nursery.start_soon(drain, RateLimiter(0), 1, went, name)  # every name is there
+        pacer = RateLimiter(64 * KIB)
         for name in "abcd":
             nursery.start_soon(drain, pacer, 1 << 40, went, name)
         await trio.sleep(1000)
@@ -116,7 +116,7 @@ async def test_parts_share_the_rate_equally_whatever_their_number(autojump_clock
 
 @pytest.mark.parametrize("rate", [16 * KIB, 64 * KIB, 10 << 20, 1 << 30])
 async def test_no_part_is_silent_for_long_at_any_rate(rate: int, autojump_clock: trio.testing.MockClock) -> None:
-    pacer, longest = Pacer(rate), 0.0
+    pacer, longest = RateLimiter(rate), 0.0
 
     async def send() -> None:
         nonlocal longest
@@ -135,7 +135,7 @@ async def test_no_part_is_silent_for_long_at_any_rate(rate: int, autojump_clock:
 
 async def test_another_rate_holds_at_once_for_those_who_wait(autojump_clock: trio.testing.MockClock) -> None:
     went: Counter[str] = Counter()
-    pacer = Pacer(16 * KIB)
+    pacer = RateLimiter(16 * KIB)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(drain, pacer, 10 << 20, went, "a")
         nursery.start_soon(drain, pacer, 10 << 20, went, "b")
@@ -156,7 +156,7 @@ async def test_a_limit_in_the_middle_of_a_body_holds_from_its_next_piece(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     went: Counter[str] = Counter()
-    pacer = Pacer()
+    pacer = RateLimiter()
     await drain(pacer, 100 << 20, went)
     assert trio.current_time() == 0
     pacer.change(64 * KIB)
@@ -168,7 +168,7 @@ async def test_a_cancelled_wait_ends_at_once_takes_nothing_and_lets_the_next_one
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     waits: list[float] = []
-    pacer = Pacer(16 * KIB, waited=waits.append)
+    pacer = RateLimiter(16 * KIB, waited=waits.append)
     await pacer.take(BLOCK_BYTES)
     ends: list[tuple[str, float]] = []
 
@@ -197,7 +197,7 @@ async def test_a_cancelled_wait_ends_at_once_takes_nothing_and_lets_the_next_one
 async def test_without_a_limit_there_is_no_checkpoint_and_nobody_waits() -> None:
     with trio.CancelScope() as scope:
         scope.cancel()
-        assert await Pacer().take(7) == 7
+        assert await RateLimiter().take(7) == 7
     assert not scope.cancelled_caught
 
 
@@ -213,7 +213,7 @@ async def test_a_body_goes_whole_and_in_order_at_any_rate(autojump_clock: trio.t
     measured = await measure(blocks_of(data), {ChecksumAlgorithm.CRC64NVME})
     for rate in (0, 16 * KIB, 10 << 20):
         began = trio.current_time()
-        pieces = [piece async for piece in CheckedBody(blocks_of(data), measured, Pacer(rate))]
+        pieces = [piece async for piece in CheckedBody(blocks_of(data), measured, RateLimiter(rate))]
         assert b"".join(pieces) == data
         if rate:
             assert trio.current_time() - began == pytest.approx(len(data) / rate, abs=TURN_SECONDS + SLACK_SECONDS)
@@ -222,7 +222,7 @@ async def test_a_body_goes_whole_and_in_order_at_any_rate(autojump_clock: trio.t
 async def test_no_piece_of_a_last_block_that_changed_is_sent(autojump_clock: trio.testing.MockClock) -> None:
     data = bytes(3 * KIB)
     measured = await measure(blocks_of(data), {ChecksumAlgorithm.CRC64NVME})
-    body = CheckedBody(blocks_of(data[:-1] + b"x"), measured, Pacer(16 * KIB))
+    body = CheckedBody(blocks_of(data[:-1] + b"x"), measured, RateLimiter(16 * KIB))
     with pytest.raises(RecordingChangedError):
         await anext(aiter(body))
     await body.aclose()
@@ -232,7 +232,7 @@ async def test_parts_and_objects_wait_for_their_turn_and_other_calls_do_not(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     data = bytes(64 * KIB)
-    pacer = Pacer(16 * KIB)
+    pacer = RateLimiter(16 * KIB)
     store = ScriptedStore(part_ack(data), part_ack(data), part_ack(b""))
     async with client_of(store, pacer=pacer) as client:
         await client.upload_part("k", "u", 1, blocks_of(data), ChecksumAlgorithm.CRC64NVME)

@@ -104,7 +104,7 @@ def test_no_name_forges_a_machines_log_an_answer_or_an_object(
     told.bind(str(tmp_path / "notify"))
     with told, daemon({**settings, "NOTIFY_SOCKET": str(tmp_path / "notify")}) as process:
         with recording(watch_dir):
-            process.wait_for("stream_began", count=len(NAMES))
+            process.wait_for("stream_started", count=len(NAMES))
             port = port_of(process)
             shown = snapshot(port)
             assert len(shown["streams"]) == len(NAMES)
@@ -194,7 +194,7 @@ def test_no_name_forges_a_persons_log(settings: Mapping[str, str], watch_dir: Pa
 @pytest.mark.skipif(PROGRAM is None, reason="chromium is not installed (apt-get install chromium)")
 async def test_no_name_is_html_on_the_page_of_a_real_daemon(settings: Mapping[str, str], watch_dir: Path) -> None:
     with daemon(settings) as process, recording(watch_dir):
-        process.wait_for("stream_began", count=len(NAMES))
+        process.wait_for("stream_started", count=len(NAMES))
         async with chromium() as tab:
             await tab.open(f"http://127.0.0.1:{port_of(process)}/")
             await tab.until(f"document.querySelectorAll('#streams tr').length === {len(NAMES)}")

@@ -180,7 +180,7 @@ def test_the_rights_that_security_md_lists_are_enough_to_see_an_outage_of_writes
             faults = [arm(s3, {"kind": "error", "operation": one, "code": code, "times": None}) for one in writes]
             path = folder / f"s3-{number}.mp4"
             path.write_bytes(os.urandom(6 << 20))
-            process.wait_for("outage_goes_on", service="s3", count=3 * number)
+            process.wait_for("outage_probe_failed", service="s3", count=3 * number)
             for fault in faults:
                 disarm(s3, fault)
             process.wait_for("outage_ended", service="s3", count=number)
@@ -188,11 +188,14 @@ def test_the_rights_that_security_md_lists_are_enough_to_see_an_outage_of_writes
         assert redis.command("CONFIG", "SET", "maxmemory", "1") == b"+OK\r\n"
         path = folder / "redis.mp4"
         path.write_bytes(os.urandom(6 << 20))
-        process.wait_for("outage_goes_on", service="redis", count=3)
+        process.wait_for("outage_probe_failed", service="redis", count=3)
         assert redis.command("CONFIG", "SET", "maxmemory", "0") == b"+OK\r\n"
         process.wait_for("outage_ended", service="redis")
         process.wait_for("stream_completed", file=str(path))
-        assert (process.count("outage_began", service="s3"), process.count("outage_began", service="redis")) == (2, 1)
+        assert (process.count("outage_started", service="s3"), process.count("outage_started", service="redis")) == (
+            2,
+            1,
+        )
         assert process.count("stream_failed") == 0
         assert process.stop() == 0
     assert s3.client().head_object(Bucket="recordings", Key="streams/cef-trio-probe")["ContentLength"] > 0

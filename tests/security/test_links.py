@@ -191,7 +191,7 @@ def test_the_daemon_takes_recordings_and_nothing_that_only_bears_their_names(
             process.wait_for("stream_completed", file=str(watch_dir / "recorded.mp4"))
             (watch_dir / "last.mp4").write_bytes(b"y" * 1000)
             process.wait_for("stream_completed", file=str(watch_dir / "last.mp4"))
-            assert process.count("stream_began") == 2
+            assert process.count("stream_started") == 2
             assert process.stop() == 0
     assert {key.rpartition("/")[2] for key in store.recordings()} == {"recorded.mp4", "last.mp4"}
     assert_nothing_private(store)
@@ -240,7 +240,7 @@ async def test_a_record_that_a_stranger_wrote_leads_to_no_file_outside(
         # The stale checker has looked at them by now: the one within the folder is found to be gone.
         await trio.to_thread.run_sync(lambda: process.wait_for("stream_failed", reason="file_missing_on_resume"))
         assert process.count("stream_failed") == 1
-        assert process.count("stale_check_failed") == process.count("intake_waits") == 0
+        assert process.count("idle_check_failed") == process.count("path_lookup_failed") == 0
         assert process.stop() == 0
     assert {key.rpartition("/")[2] for key in store.recordings()} == {"last.mp4"}
     assert_nothing_private(store)

@@ -112,7 +112,7 @@ def test_no_secret_is_told_while_everything_fails(s3: Endpoint, watch_dir: Path,
             snapshot = first_snapshot(port)
             commands = all_commands(settings)
             server.kill()
-            process.wait_for("outage_began", service="redis")
+            process.wait_for("outage_started", service="redis")
             commands += said(settings, "doctor")
             process.stop()
             log = process.log_path.read_text()

@@ -272,7 +272,7 @@ def test_a_certificate_that_runs_out_while_the_daemon_runs_is_an_outage_that_end
             process = stack.enter_context(daemon(settings))
         with front(expired):
             (watch_dir / "a.mp4").write_bytes(b"x" * 1000)
-            assert "it is the server's to renew" in str(process.wait_for("outage_began", service="s3")["error"])
+            assert "it is the server's to renew" in str(process.wait_for("outage_started", service="s3")["error"])
         with front(good):
             process.wait_for("stream_completed")
         assert process.count("stream_failed") == 0
@@ -319,7 +319,7 @@ def test_p6_renewed_certificates_are_read_again_and_uploads_go_on_without_a_rest
         writer.write(os.urandom(5 << 20))
         writer.flush()
         for service in ("s3", "redis"):
-            process.wait_for("outage_began", service=service)
+            process.wait_for("outage_started", service=service)
         ca_file.write_bytes(new.file.read_bytes())
         writer.close()
         process.wait_for("stream_completed")

@@ -12,7 +12,7 @@ import pytest
 import trio
 import trio.testing
 
-from cef_trio.daemon.systemd import SILENT_SECONDS, ServiceNotifier, Turn, silent
+from cef_trio.daemon.systemd import SILENT_SECONDS, Heartbeat, ServiceNotifier, silent_tasks
 
 
 class Manager:
@@ -104,21 +104,21 @@ def test_the_watchdog_is_the_one_that_was_asked_for(variables: dict[str, str], s
 @pytest.mark.parametrize(
     ("turn", "excused_at", "expected"),
     [
-        (Turn("t", at=1000.0, period_seconds=5.0), {}, False),
-        (Turn("t", at=1000.0 - SILENT_SECONDS - 5.0, period_seconds=5.0), {}, False),
-        (Turn("t", at=1000.0 - SILENT_SECONDS - 5.1, period_seconds=5.0), {}, True),
-        (Turn("t", at=1000.0 - SILENT_SECONDS - 5.1, period_seconds=6.0), {}, False),
-        (Turn("t", at=0.0, period_seconds=5.0, excused=True), {}, False),
-        (Turn("t", at=0.0, period_seconds=5.0), {"t": 990.0}, False),
-        (Turn("t", at=0.0, period_seconds=5.0), {"t": 100.0}, True),
-        (Turn("t", at=0.0, period_seconds=5.0), {"another": 990.0}, True),
-        (Turn("t", at=990.0, period_seconds=5.0), {"t": 100.0}, False),
+        (Heartbeat("t", at=1000.0, period_seconds=5.0), {}, False),
+        (Heartbeat("t", at=1000.0 - SILENT_SECONDS - 5.0, period_seconds=5.0), {}, False),
+        (Heartbeat("t", at=1000.0 - SILENT_SECONDS - 5.1, period_seconds=5.0), {}, True),
+        (Heartbeat("t", at=1000.0 - SILENT_SECONDS - 5.1, period_seconds=6.0), {}, False),
+        (Heartbeat("t", at=0.0, period_seconds=5.0, excused=True), {}, False),
+        (Heartbeat("t", at=0.0, period_seconds=5.0), {"t": 990.0}, False),
+        (Heartbeat("t", at=0.0, period_seconds=5.0), {"t": 100.0}, True),
+        (Heartbeat("t", at=0.0, period_seconds=5.0), {"another": 990.0}, True),
+        (Heartbeat("t", at=990.0, period_seconds=5.0), {"t": 100.0}, False),
     ],
 )
 def test_silence_is_a_turn_that_is_long_overdue_and_not_excused(
-    turn: Turn, excused_at: dict[str, float], expected: bool
+    turn: Heartbeat, excused_at: dict[str, float], expected: bool
 ) -> None:
-    assert silent([turn], now=1000.0, excused_at=excused_at) == (["t"] if expected else [])
+    assert silent_tasks([turn], now=1000.0, excused_at=excused_at) == (["t"] if expected else [])
 
 
 class Tasks:
@@ -129,11 +129,11 @@ class Tasks:
         self.excused = False
         self.last_turn = trio.current_time()
 
-    def turns(self) -> list[Turn]:
+    def turns(self) -> list[Heartbeat]:
         now = trio.current_time()
         if not self.held:
             self.last_turn = now
-        return [Turn("watcher", now, 30.0), Turn("stale checker", self.last_turn, 5.0, excused=self.excused)]
+        return [Heartbeat("watcher", now, 30.0), Heartbeat("stale checker", self.last_turn, 5.0, excused=self.excused)]
 
 
 def beats(manager: Manager) -> int:

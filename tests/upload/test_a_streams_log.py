@@ -10,7 +10,7 @@ from worlds.waiting import completed
 
 from cef_trio.lab.world import PART, World
 
-LIFE = ["stream_began", "upload_created", "recording_ended", "object_completed", "stream_completed"]
+LIFE = ["stream_started", "upload_created", "recording_ended", "object_completed", "stream_completed"]
 
 
 @pytest.mark.parametrize("parts", [1, 3, 40])
@@ -25,7 +25,7 @@ async def test_a_streams_life_is_five_info_lines_however_long_it_is(
                 await trio.sleep(1)
             daemon.closed()
             await completed(world)
-    told = [entry["event"] for entry in logs if entry["log_level"] != "debug" and entry["event"] != "shutdown_began"]
+    told = [entry["event"] for entry in logs if entry["log_level"] != "debug" and entry["event"] != "shutdown_started"]
     assert told == LIFE
     sent = [entry for entry in logs if entry["event"] == "part_uploaded"]
     assert [entry["log_level"] for entry in sent] == ["debug"] * parts
@@ -36,7 +36,7 @@ async def test_an_idle_recording_has_a_sixth_line(world: World, autojump_clock: 
     with capture_logs() as logs:
         async with world.daemon():
             await completed(world)
-    told = [entry["event"] for entry in logs if entry["log_level"] == "info" and entry["event"] != "shutdown_began"]
+    told = [entry["event"] for entry in logs if entry["log_level"] == "info" and entry["event"] != "shutdown_started"]
     assert told == [*LIFE[:2], "stream_idle", *LIFE[2:]]
 
 
@@ -50,7 +50,7 @@ async def test_a_recording_that_is_rewritten_at_its_end_has_no_more_lines(
             world.patch(3, b"a size")
             daemon.closed()
             await completed(world)
-    told = [entry["event"] for entry in logs if entry["log_level"] == "info" and entry["event"] != "shutdown_began"]
+    told = [entry["event"] for entry in logs if entry["log_level"] == "info" and entry["event"] != "shutdown_started"]
     assert told == LIFE
 
 
@@ -62,5 +62,5 @@ async def test_a_stream_that_is_resumed_says_so_once(world: World, autojump_cloc
         async with world.daemon() as daemon:
             daemon.closed()
             await completed(world)
-    told = [entry["event"] for entry in logs if entry["log_level"] == "info" and entry["event"] != "shutdown_began"]
+    told = [entry["event"] for entry in logs if entry["log_level"] == "info" and entry["event"] != "shutdown_started"]
     assert told == ["stream_resumed", *LIFE[2:]]

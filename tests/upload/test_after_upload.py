@@ -18,20 +18,20 @@ from trio.testing import MockClock
 from worlds.waiting import completed
 
 from cef_trio.checkpoint.model import Lease
-from cef_trio.checkpoint.redis.keys import claim
+from cef_trio.checkpoint.redis.keys import job_lock_name
 from cef_trio.checkpoint.states import Status, StreamSet
 from cef_trio.lab.disk import InlineDisk, MortalDisk
 from cef_trio.lab.faults import Blow, Strike
 from cef_trio.lab.world import BUCKET, PART, World, WorldDaemon
 from cef_trio.lab.writers import Writers
 from cef_trio.postprocess import rename_file
-from cef_trio.postprocess.after_upload_rules import AfterUploadRule, Deed
+from cef_trio.postprocess.after_upload_rules import AfterUploadAction, AfterUploadRule
 from cef_trio.postprocess.copy_file import Copy
 from cef_trio.postprocess.retention import forget_now
 from cef_trio.resilience import shield as shield_room
 from cef_trio.s3_endpoint import Fault, Kind, Moment
 
-DELETE = AfterUploadRule(Deed.DELETE)
+DELETE = AfterUploadRule(AfterUploadAction.DELETE)
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def said() -> Iterator[list[EventDict]]:
 def done(world: World) -> Path:
     """The folder that recordings are moved to."""
     folder = world.folder.parent / "done"
-    world.after_upload = AfterUploadRule(Deed.MOVE, str(folder))
+    world.after_upload = AfterUploadRule(AfterUploadAction.MOVE, str(folder))
     return folder
 
 
@@ -191,7 +191,7 @@ async def test_a_claim_is_kept_as_long_as_a_copy_takes(
 
     async def change(self: InlineDisk, call: Callable[[], Any], *, path: str = "/") -> Any:
         await trio.sleep(9)  # for a block; the lease is of 30 seconds
-        held.append(world.store._holder(claim(world.known()[0].meta.stream_id, "after-upload")) is not None)
+        held.append(world.store._holder(job_lock_name(world.known()[0].meta.stream_id, "after-upload")) is not None)
         return await slow(self, call)
 
     monkeypatch.setattr(MortalDisk, "change", change)
@@ -297,7 +297,7 @@ async def test_work_that_another_daemon_has_claimed_is_left_to_it_until_its_clai
         daemon.closed()
         (checkpoint,) = await completed(world)
     world.after_upload = DELETE
-    name = claim(checkpoint.meta.stream_id, "after-upload")
+    name = job_lock_name(checkpoint.meta.stream_id, "after-upload")
     assert await world.store.acquire(name, Lease("another", "1", 100.0))
     async with world.daemon():
         await trio.sleep(95)
@@ -461,7 +461,7 @@ async def _struck_move(folder: Path, blow: Blow, at: int) -> bool:
         daemon.closed()
         await completed(world)
         await trio.sleep(3)
-    world.after_upload = AfterUploadRule(Deed.MOVE, str(done))
+    world.after_upload = AfterUploadRule(AfterUploadAction.MOVE, str(done))
     async with world.services() as services, trio.open_nursery() as nursery:
         struck = WorldDaemon(world, services)
         steps = _Steps(at, blow, nursery.cancel_scope, world)
@@ -534,7 +534,7 @@ async def test_p6_a_record_that_no_daemon_wrote_ends_neither_the_streams_nor_wha
         await until(lambda: not Path(world.path()).exists())
         await quiet(world)
     assert Path(world.path("forged.mp4")).exists()
-    (event,) = events(said, "after_upload_broken")
+    (event,) = events(said, "after_upload_error")
     assert event["stream_id"] == checkpoint.meta.stream_id
 
 
@@ -551,7 +551,7 @@ async def test_p8_a_recording_is_deleted_after_a_boot_that_gave_its_disk_another
         await completed(world)
     content = world.content()
     system.device += 7
-    world.after_upload = AfterUploadRule(Deed.DELETE)
+    world.after_upload = AfterUploadRule(AfterUploadAction.DELETE)
     async with world.daemon():
         await trio.sleep(10)
     assert not Path(world.path()).exists()

@@ -16,8 +16,8 @@ from cef_trio.checkpoint.model import Checkpoint, FileIdentity, PartRecord
 from cef_trio.checkpoint.states import Status, StreamSet
 from cef_trio.files.file_stat import FileStat
 from cef_trio.postprocess.after_upload_rules import (
+    AfterUploadAction,
     AfterUploadRule,
-    Deed,
     VerifiedFile,
     copy_name,
     is_below,
@@ -53,9 +53,9 @@ def checkpoint(sizes: tuple[int, ...] = (10, 10, 5), **fields: object) -> Checkp
 
 
 def test_the_setting_is_understood() -> None:
-    assert parse_rule("keep") == AfterUploadRule(Deed.KEEP)
-    assert parse_rule("delete") == AfterUploadRule(Deed.DELETE)
-    assert parse_rule("move:/a:b") == AfterUploadRule(Deed.MOVE, "/a:b")
+    assert parse_rule("keep") == AfterUploadRule(AfterUploadAction.KEEP)
+    assert parse_rule("delete") == AfterUploadRule(AfterUploadAction.DELETE)
+    assert parse_rule("move:/a:b") == AfterUploadRule(AfterUploadAction.MOVE, "/a:b")
 
 
 def test_what_was_verified_is_read_from_a_whole_record() -> None:

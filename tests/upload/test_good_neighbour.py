@@ -116,7 +116,7 @@ async def test_p9_no_key_of_another_program_or_prefix_is_touched_in_redis(valkey
             await ours.record_part(stream_id(1), lease, a_part(2))
             await ours.rename(stream_id(1), lease, "/rec/b.mp4")
             await ours.transition(stream_id(1), lease, Status.S3_COMPLETED, Change())
-            await ours.transition(stream_id(1), lease, Status.COMPLETED, Change(), owes_webhook=True)
+            await ours.transition(stream_id(1), lease, Status.COMPLETED, Change(), enqueue_webhook=True)
             await ours.create(a_stream(3, "/rec/c.mp4"), lease)
             await ours.save_interrupted(
                 [Saving(stream_id(3), Status.INTERRUPTED_SHUTDOWN, a_stream().started_at_utc)], lease

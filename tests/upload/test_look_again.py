@@ -277,9 +277,9 @@ async def test_a_webhook_that_another_daemon_delivered_between_look_and_claim_is
 
     async def fault(called: str, at: Moment) -> None:
         await trio.lowlevel.checkpoint()
-        if (called, at) == ("acquire", Moment.BEFORE) and not settled and world.owed_webhooks:
-            settled.extend(world.owed_webhooks)
-            await world.store.settle_webhook(settled[0])
+        if (called, at) == ("acquire", Moment.BEFORE) and not settled and world.pending_webhooks:
+            settled.extend(world.pending_webhooks)
+            await world.store.ack_webhook(settled[0])
 
     world.append(100)
     world.store.fault = fault

@@ -38,7 +38,7 @@ async def test_p6_a_policy_that_denies_the_probes_key_alone_makes_no_outage_of_o
                 daemon.closed(f"{number}.mp4")
             await trio.sleep(50)
     events = [entry["event"] for entry in logs]
-    assert "outage_began" not in events
+    assert "outage_started" not in events
     assert events.count("probe_key_refused") == 1
     assert len(world.recordings()) == 3
     statuses = {known.meta.current_path: known.meta.status for known in world.known()}

@@ -251,7 +251,7 @@ async def test_p9_no_webhook_of_another_host_is_delivered_or_given_up(
     async with world.daemon() as daemon:
         daemon.closed()
         await trio.sleep(100)
-    assert world.owed_webhooks == {stream_id(1)}
+    assert world.pending_webhooks == {stream_id(1)}
     assert record(world) == before
     assert len(world.receiver.acknowledged) == 1
 

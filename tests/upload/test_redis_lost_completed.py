@@ -17,7 +17,7 @@ from worlds.waiting import completed
 
 from cef_trio.checkpoint.model import Checkpoint
 from cef_trio.lab.world import PART, World
-from cef_trio.postprocess.after_upload_rules import AfterUploadRule, Deed
+from cef_trio.postprocess.after_upload_rules import AfterUploadAction, AfterUploadRule
 from cef_trio.resilience.best_effort import TRIES, TRY_SECONDS
 from cef_trio.s3.config import ChecksumMode
 from cef_trio.s3_endpoint import Fault, Kind, Moment
@@ -399,7 +399,7 @@ async def test_p8_a_file_that_was_found_to_be_stored_may_be_deleted_like_any(
     await upload(world)
     content = world.content()
     world.lose_redis()
-    world.after_upload = AfterUploadRule(Deed.DELETE)
+    world.after_upload = AfterUploadRule(AfterUploadAction.DELETE)
     async with world.daemon():
         await trio.sleep(120)
     assert not Path(world.path()).exists()

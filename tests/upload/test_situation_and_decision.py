@@ -9,16 +9,16 @@ import pytest
 
 from cef_trio.checkpoint.model import FileIdentity
 from cef_trio.files.file_stat import FileStat
-from cef_trio.files.identity import Sameness, compare
+from cef_trio.files.identity import IdentityMatch, compare
 from cef_trio.upload import file_state as news
-from cef_trio.upload.file_state import Ending, Situation
-from cef_trio.upload.file_triage import Finding, judge_stale
-from cef_trio.upload.next_action import Action, Known, Look, judge_look, next_action
+from cef_trio.upload.file_state import Ending, FileState
+from cef_trio.upload.file_triage import IdleCheckResult, check_idle
+from cef_trio.upload.next_action import Action, FileCheck, Known, check_file, next_action
 from cef_trio.upload.part_plan import PartPlan
 
 PLAN = PartPlan(100)
 STAT = FileStat(1, 2, 250, 1_000)
-NOW = Situation("/w/a.mp4", STAT)
+NOW = FileState("/w/a.mp4", STAT)
 
 
 def grown(size_bytes: int, mtime_ns: int = 2_000) -> FileStat:
@@ -28,7 +28,7 @@ def grown(size_bytes: int, mtime_ns: int = 2_000) -> FileStat:
 class TestNews:
     def test_growth_is_taken_in_and_means_that_it_has_not_ended(self) -> None:
         closed = news.closed(NOW, STAT)
-        assert news.seen(closed, grown(300)) == Situation("/w/a.mp4", grown(300), Ending.NOT)
+        assert news.seen(closed, grown(300)) == FileState("/w/a.mp4", grown(300), Ending.NOT)
 
     def test_the_same_news_again_changes_nothing(self) -> None:
         closed = news.closed(NOW, STAT)
@@ -51,7 +51,7 @@ class TestNews:
         known = replace(NOW, stat=replace(STAT, ctime_ns=known_ctime_ns), ending=Ending.CLOSED)
         look = replace(STAT, size_bytes=size_bytes, mtime_ns=mtime_ns, ctime_ns=ctime_ns)
         ending = Ending.CLOSED if size_bytes == STAT.size_bytes else Ending.NOT
-        taken = Situation(NOW.path, look, ending, doubted=size_bytes < STAT.size_bytes)
+        taken = FileState(NOW.path, look, ending, doubted=size_bytes < STAT.size_bytes)
         passed_over = 0 < ctime_ns < known_ctime_ns and size_bytes <= STAT.size_bytes
         assert news.seen(known, look) == (known if passed_over else taken)
         assert news.fresh(known, look) == taken
@@ -83,7 +83,7 @@ class TestNews:
     def test_a_look_settles_doubt(self) -> None:
         doubted = news.gone(NOW)
         assert news.looked(doubted, "/w/a.mp4", STAT) == NOW
-        assert news.looked(doubted, "/w/a.mp4", grown(300)) == Situation("/w/a.mp4", grown(300))
+        assert news.looked(doubted, "/w/a.mp4", grown(300)) == FileState("/w/a.mp4", grown(300))
 
     def test_a_look_at_the_old_name_says_nothing_about_the_new_one(self) -> None:
         moved = news.gone(news.moved(NOW, "/w/b.mp4", STAT))
@@ -103,7 +103,7 @@ def test_the_rules_of_the_next_action_stand_in_their_order(  # noqa: PLR0917 - o
     draining: bool, moved: bool, exists: bool, doubted: bool, missing: int, ending: Ending
 ) -> None:
     known = Known(PLAN, missing, "/w/old.mp4" if moved else "/w/a.mp4", object_exists=exists)
-    action = next_action(known, Situation("/w/a.mp4", STAT, ending, doubted, draining))
+    action = next_action(known, FileState("/w/a.mp4", STAT, ending, doubted, draining))
     if draining:
         assert action is Action.PARK
     elif moved:
@@ -129,35 +129,35 @@ def test_a_part_is_ready_at_its_last_byte_and_not_before() -> None:
 @pytest.mark.parametrize(
     ("found", "is_ours", "look"),
     [
-        (None, False, Look.GONE),
-        (grown(500), False, Look.REPLACED),
-        (grown(199), True, Look.SHRUNK),
-        (grown(200), True, Look.SAME),
-        (grown(500), True, Look.SAME),
+        (None, False, FileCheck.GONE),
+        (grown(500), False, FileCheck.REPLACED),
+        (grown(199), True, FileCheck.SHRUNK),
+        (grown(200), True, FileCheck.SAME),
+        (grown(500), True, FileCheck.SAME),
     ],
 )
 def test_a_look_at_the_file_is_judged_by_who_it_is_and_by_what_was_sent(
-    found: FileStat | None, is_ours: bool, look: Look
+    found: FileStat | None, is_ours: bool, look: FileCheck
 ) -> None:
-    assert judge_look(found, is_ours=is_ours, covered_bytes=200) is look
+    assert check_file(found, is_ours=is_ours, covered_bytes=200) is look
 
 
 @pytest.mark.parametrize(
     ("idle_seconds", "found", "finding"),
     [
-        (31.0, STAT, Finding.IDLE_ALL_SENT),
-        (29.0, STAT, Finding.FRESH),
-        (31.0, grown(251), Finding.IDLE_MORE_ON_DISK),
-        (1.0, grown(251), Finding.IDLE_MORE_ON_DISK),
-        (31.0, grown(250), Finding.IDLE_MORE_ON_DISK),
-        (31.0, grown(250, mtime_ns=1), Finding.IDLE_MORE_ON_DISK),
-        (31.0, grown(249), Finding.SHRUNK),
-        (31.0, None, Finding.MISSING),
-        (31.0, replace(STAT, file_ino=9), Finding.MISSING),
+        (31.0, STAT, IdleCheckResult.IDLE_ALL_SENT),
+        (29.0, STAT, IdleCheckResult.FRESH),
+        (31.0, grown(251), IdleCheckResult.IDLE_MORE_ON_DISK),
+        (1.0, grown(251), IdleCheckResult.IDLE_MORE_ON_DISK),
+        (31.0, grown(250), IdleCheckResult.IDLE_MORE_ON_DISK),
+        (31.0, grown(250, mtime_ns=1), IdleCheckResult.IDLE_MORE_ON_DISK),
+        (31.0, grown(249), IdleCheckResult.SHRUNK),
+        (31.0, None, IdleCheckResult.MISSING),
+        (31.0, replace(STAT, file_ino=9), IdleCheckResult.MISSING),
     ],
 )
-def test_the_stale_checkers_cases(idle_seconds: float, found: FileStat | None, finding: Finding) -> None:
-    assert judge_stale(idle_seconds=idle_seconds, timeout_seconds=30, known=STAT, found=found) is finding
+def test_the_stale_checkers_cases(idle_seconds: float, found: FileStat | None, finding: IdleCheckResult) -> None:
+    assert check_idle(idle_seconds=idle_seconds, timeout_seconds=30, known=STAT, found=found) is finding
 
 
 IDENTITY = FileIdentity(1, 2, 4096, 77)
@@ -166,19 +166,23 @@ IDENTITY = FileIdentity(1, 2, 4096, 77)
 @pytest.mark.parametrize(
     ("recorded", "observed", "sameness"),
     [
-        (IDENTITY, IDENTITY, Sameness.SAME),
-        (IDENTITY, replace(IDENTITY, file_dev=9), Sameness.SAME),  # device numbers change when a machine starts again
-        (IDENTITY, replace(IDENTITY, file_ino=9), Sameness.REPLACED),
-        (IDENTITY, replace(IDENTITY, head_crc64nvme=1), Sameness.ASK_BYTES),
-        (IDENTITY, replace(IDENTITY, head_size_bytes=10), Sameness.ASK_BYTES),
-        (FileIdentity(1, 2), FileIdentity(1, 2), Sameness.SAME),
-        (replace(IDENTITY, generation=7), replace(IDENTITY, generation=7, head_crc64nvme=1), Sameness.SAME),
-        (replace(IDENTITY, generation=7), replace(IDENTITY, generation=8), Sameness.REPLACED),
-        (replace(IDENTITY, generation=7), IDENTITY, Sameness.SAME),
-        (FileIdentity(1, 2), FileIdentity(9, 2), Sameness.ASK_BYTES),  # nothing but an inode number speaks for it
+        (IDENTITY, IDENTITY, IdentityMatch.SAME),
+        (
+            IDENTITY,
+            replace(IDENTITY, file_dev=9),
+            IdentityMatch.SAME,
+        ),  # device numbers change when a machine starts again
+        (IDENTITY, replace(IDENTITY, file_ino=9), IdentityMatch.REPLACED),
+        (IDENTITY, replace(IDENTITY, head_crc64nvme=1), IdentityMatch.ASK_BYTES),
+        (IDENTITY, replace(IDENTITY, head_size_bytes=10), IdentityMatch.ASK_BYTES),
+        (FileIdentity(1, 2), FileIdentity(1, 2), IdentityMatch.SAME),
+        (replace(IDENTITY, generation=7), replace(IDENTITY, generation=7, head_crc64nvme=1), IdentityMatch.SAME),
+        (replace(IDENTITY, generation=7), replace(IDENTITY, generation=8), IdentityMatch.REPLACED),
+        (replace(IDENTITY, generation=7), IDENTITY, IdentityMatch.SAME),
+        (FileIdentity(1, 2), FileIdentity(9, 2), IdentityMatch.ASK_BYTES),  # nothing but an inode number speaks for it
     ],
 )
 def test_who_a_file_is_is_judged_by_inode_and_first_bytes(
-    recorded: FileIdentity, observed: FileIdentity, sameness: Sameness
+    recorded: FileIdentity, observed: FileIdentity, sameness: IdentityMatch
 ) -> None:
     assert compare(recorded, observed) is sameness

@@ -108,4 +108,4 @@ async def test_a_store_that_refuses_to_list_uploads_is_named_once(world: World, 
     with capture_logs() as lines:
         async with world.daemon():
             await trio.sleep(3 * ROUND)
-    assert [line["event"] for line in lines].count("strays_not_listed") == 1
+    assert [line["event"] for line in lines].count("orphan_listing_failed") == 1

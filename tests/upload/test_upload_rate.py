@@ -45,7 +45,7 @@ async def test_another_rate_holds_while_the_daemon_runs_and_is_measured(
         await trio.sleep(20)
         assert world.received_bytes() <= 100 * 20 + PART
         assert value("cef_trio_upload_limit_bytes_per_second") == 100
-        waited = value("cef_trio_upload_waited_seconds_total")
+        waited = value("cef_trio_rate_limit_wait_seconds_total")
         assert waited is not None
         assert waited > 10
         daemon.services.pacer.change(0)

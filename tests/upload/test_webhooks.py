@@ -19,7 +19,7 @@ from trio.testing import MockClock
 from worlds.waiting import completed
 
 from cef_trio.checkpoint.model import Lease, StreamMeta
-from cef_trio.checkpoint.redis.keys import claim
+from cef_trio.checkpoint.redis.keys import job_lock_name
 from cef_trio.lab.receiver import Received
 from cef_trio.lab.world import BUCKET, PART, WEBHOOK_SECRET, World
 from cef_trio.postprocess.retention import forget_now
@@ -47,7 +47,7 @@ async def settled(world: World, seconds: float = 2 * HOUR) -> None:
     await completed(world)
     with trio.fail_after(seconds):
         while True:
-            if not world.owed_webhooks:
+            if not world.pending_webhooks:
                 return
             await trio.sleep(0.1)
 
@@ -75,7 +75,7 @@ async def record_one(world: World, size_bytes: int = PART + 5, name: str = "a.mp
     async with world.daemon() as daemon:
         daemon.closed(name)
         await completed(world)
-    assert len(world.owed_webhooks) == 1
+    assert len(world.pending_webhooks) == 1
 
 
 async def test_the_metadata_is_delivered_byte_for_byte_and_signed(
@@ -102,7 +102,7 @@ async def test_without_a_url_nothing_is_owed(world: World, autojump_clock: MockC
     async with world.daemon() as daemon:
         daemon.closed()
         await completed(world)
-    assert world.owed_webhooks == frozenset()
+    assert world.pending_webhooks == frozenset()
 
 
 async def test_a_receiver_that_fails_is_asked_again_later_and_later_with_the_same_id(
@@ -191,7 +191,7 @@ async def test_a_stream_never_waits_for_its_webhook(world: World, autojump_clock
         assert len(await completed(world)) == 5
         left_at = trio.current_time()
     assert trio.current_time() - left_at < 1, "the exit does not wait for it either"
-    assert len(world.owed_webhooks) == 5
+    assert len(world.pending_webhooks) == 5
 
 
 async def test_a_silent_receiver_is_not_stormed_by_all_that_is_owed(world: World, autojump_clock: MockClock) -> None:
@@ -232,7 +232,7 @@ async def test_a_delivery_that_the_receiver_chokes_on_holds_up_no_other(
             world.append(10, f"{number}.mp4")
             daemon.closed(f"{number}.mp4")
         await trio.sleep(20 * 60)
-        assert len(world.owed_webhooks) == 1
+        assert len(world.pending_webhooks) == 1
     assert len(world.receiver.received) == 7
 
 
@@ -249,8 +249,8 @@ async def test_another_daemons_streams_are_not_ours_to_deliver(
 
 async def test_two_daemons_on_one_folder_deliver_once(world: World, autojump_clock: MockClock) -> None:
     await record_one(world)
-    (stream_id,) = world.owed_webhooks
-    other, name = Lease("another", "1", 100.0), claim(stream_id, "webhook")
+    (stream_id,) = world.pending_webhooks
+    other, name = Lease("another", "1", 100.0), job_lock_name(stream_id, "webhook")
     await trio.sleep(31)  # our own claim has run out
     assert await world.store.acquire(name, other)
     async with world.daemon():
@@ -282,7 +282,7 @@ async def test_a_webhook_whose_metadata_is_in_another_bucket_is_tried_for_its_ho
     stream.meta = replace(stream.meta, s3_bucket="another")
     async with world.daemon():
         await trio.sleep(HOUR / 2)
-        assert world.owed_webhooks
+        assert world.pending_webhooks
         await settled(world)
     assert statuses(world) == [0]
     assert "another bucket" in events(said, "webhook_given_up")[0]["error"]
@@ -319,14 +319,14 @@ async def test_attempts_are_counted_and_what_is_owed_is_a_gauge(world: World, au
         def value(outcome: str) -> float | None:
             return registry.get_sample_value("cef_trio_webhook_attempts_total", {"outcome": outcome})
 
-        assert registry.get_sample_value("cef_trio_owed_webhooks") == 0
+        assert registry.get_sample_value("cef_trio_webhooks_pending") == 0
         daemon.closed("a.mp4")
         await completed(world)
         await trio.sleep(2)
-        assert registry.get_sample_value("cef_trio_owed_webhooks") == 1
+        assert registry.get_sample_value("cef_trio_webhooks_pending") == 1
         await settled(world)
         await trio.sleep(60)
-        assert registry.get_sample_value("cef_trio_owed_webhooks") == 0
+        assert registry.get_sample_value("cef_trio_webhooks_pending") == 0
         world.receiver.answers.append(410)
         world.append(10, "b.mp4")
         daemon.closed("b.mp4")
@@ -374,5 +374,5 @@ async def test_p6_what_nobody_foresaw_of_one_delivery_ends_neither_the_others_no
         await settled(world)
     assert struck
     assert [one.status for one in world.receiver.received][-2:] == [204, 204]
-    (event,) = events(said, "webhook_broken")
+    (event,) = events(said, "webhook_error")
     assert event["stream_id"] == struck[0]

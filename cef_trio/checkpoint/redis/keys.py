@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from cef_trio.checkpoint.states import StreamSet
 
 
-def claim(stream_id: str, work: str) -> str:
+def job_lock_name(stream_id: str, work: str) -> str:
     """The name under which work on an *ended* stream is claimed by one daemon.
 
     It is given to ``acquire``, ``renew`` and ``release`` where a live stream's id is, and so makes a lease of its own:
@@ -47,7 +47,7 @@ class Keys:
         return f"{self.prefix}streams:reports"
 
     @property
-    def owed_webhooks(self) -> str:
+    def pending_webhooks(self) -> str:
         """The set of the ids of completed streams whose webhook was not delivered yet."""
         return f"{self.prefix}webhooks:owed"
 

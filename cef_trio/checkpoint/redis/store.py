@@ -385,10 +385,10 @@ class RedisCheckpointStore:
         await self._move("start_over", stream_id, lease, Status.ACTIVE, rules.starting_over(change), parts)
 
     async def transition(
-        self, stream_id: str, lease: Lease, status: Status, change: Change, *, owes_webhook: bool = False
+        self, stream_id: str, lease: Lease, status: Status, change: Change, *, enqueue_webhook: bool = False
     ) -> None:
         """Put the stream into ``status`` and its set, and apply ``change``, in one step."""
-        await self._move("transition", stream_id, lease, status, change, owes_webhook=owes_webhook)
+        await self._move("transition", stream_id, lease, status, change, enqueue_webhook=enqueue_webhook)
 
     async def rename(self, stream_id: str, lease: Lease, new_path: str) -> None:
         """The stream's file has another name now."""
@@ -428,22 +428,24 @@ class RedisCheckpointStore:
 
         return await self._redis.call("save_interrupted", work)
 
-    async def owed_webhooks(self) -> frozenset[str]:
+    async def pending_webhooks(self) -> frozenset[str]:
         """The ids of the streams whose webhook is owed."""
 
-        return await self._redis.call("owed_webhooks", lambda client: self._members(client, self.keys.owed_webhooks))
-
-    async def owes_webhook(self, stream_id: str) -> bool:
-        """Whether the stream's webhook is owed."""
         return await self._redis.call(
-            "owes_webhook", lambda client: bool(client.sismember(self.keys.owed_webhooks, stream_id))
+            "webhooks_pending", lambda client: self._members(client, self.keys.pending_webhooks)
         )
 
-    async def settle_webhook(self, stream_id: str) -> None:
+    async def is_webhook_pending(self, stream_id: str) -> bool:
+        """Whether the stream's webhook is owed."""
+        return await self._redis.call(
+            "owes_webhook", lambda client: bool(client.sismember(self.keys.pending_webhooks, stream_id))
+        )
+
+    async def ack_webhook(self, stream_id: str) -> None:
         """The stream's webhook is owed no more."""
 
         def work(client: Client) -> None:
-            client.srem(self.keys.owed_webhooks, stream_id)
+            client.srem(self.keys.pending_webhooks, stream_id)
 
         await self._redis.call("settle_webhook", work)
 
@@ -487,7 +489,7 @@ class RedisCheckpointStore:
             self.keys.parts(stream_id),
             self.keys.by_path,
             *self.keys.sets.values(),
-            self.keys.owed_webhooks,
+            self.keys.pending_webhooks,
         ]
         await self._write("forget", stream_id, scripts.FORGET, keys, [stream_id, arguments.words(ENDED)])
 
@@ -540,16 +542,16 @@ class RedisCheckpointStore:
         change: Change,
         forgotten: Sequence[str] = (),
         *,
-        owes_webhook: bool = False,
+        enqueue_webhook: bool = False,
     ) -> None:
         given: list[Argument] = [
             lease.value,
             stream_id,
             *arguments.of_status(status),
-            int(owes_webhook),
+            int(enqueue_webhook),
             *arguments.of_change(change),
         ]
-        keys = [*self._stream_keys(stream_id), *self.keys.sets.values(), self.keys.owed_webhooks, *forgotten]
+        keys = [*self._stream_keys(stream_id), *self.keys.sets.values(), self.keys.pending_webhooks, *forgotten]
         await self._write(operation, stream_id, scripts.TRANSITION, keys, given, following=status)
 
     def _setting(self, client: Client, name: str) -> str | None:

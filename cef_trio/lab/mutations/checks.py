@@ -19,7 +19,7 @@ from cef_trio.lab.mutations.model import Mutation, replace_in
 from cef_trio.postprocess import disposal
 from cef_trio.s3 import complete
 from cef_trio.s3.model import StoredObject
-from cef_trio.s3.upload_body import Sender
+from cef_trio.s3.upload_body import BodyUploader
 from cef_trio.s3.xml import CompleteResult, XmlError, parse_complete_result
 from cef_trio.upload import finalize, processor, recovery, services
 from cef_trio.upload.part_plan import Part
@@ -49,7 +49,7 @@ def _checksum_of_part_unread(stack: ExitStack) -> None:
     def believed(_self: object, *_: object) -> None:
         return None
 
-    replace_in(stack, Sender, "_doubt", believed)
+    replace_in(stack, BodyUploader, "_doubt", believed)
 
 
 def _any_object_is_ours(stack: ExitStack) -> None:

@@ -164,12 +164,12 @@ def _webhook_owed_late(stack: ExitStack) -> None:
         status: Status,
         change: Change,
         *,
-        owes_webhook: bool = False,
+        enqueue_webhook: bool = False,
     ) -> None:
         await transition(self, stream_id, lease, status, change)
-        if owes_webhook:
+        if enqueue_webhook:
             await trio.lowlevel.checkpoint()
-            await transition(self, stream_id, lease, status, change, owes_webhook=True)
+            await transition(self, stream_id, lease, status, change, enqueue_webhook=True)
 
     replace_in(stack, MemoryCheckpointStore, "transition", two_steps)
 

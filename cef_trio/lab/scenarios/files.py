@@ -17,7 +17,7 @@ from cef_trio.lab.filesystem import FileSystem, Leases, Numbers
 from cef_trio.lab.scenario_context import Stage
 from cef_trio.lab.scenarios.model import GONE, Scenario
 from cef_trio.lab.world import PART
-from cef_trio.postprocess.after_upload_rules import AfterUploadRule, Deed
+from cef_trio.postprocess.after_upload_rules import AfterUploadAction, AfterUploadRule
 from cef_trio.s3_endpoint import Fault, Kind
 
 _REPLACED: Final = GONE | {Status.FAILED_FILE_REPLACED}
@@ -30,7 +30,7 @@ async def _before_fuse(stage: Stage) -> None:
     """A FUSE mount: its leases are granted whoever writes on the other side, and inotify hears of nothing there."""
     stage.file_system.name, stage.file_system.leases = "fuse.bindfs", Leases.ALWAYS
     stage.file_system.heard = False
-    stage.world.after_upload = AfterUploadRule(Deed.DELETE)
+    stage.world.after_upload = AfterUploadRule(AfterUploadAction.DELETE)
     stage.world.rescan_seconds = 2.0
     await trio.lowlevel.checkpoint()
 
@@ -46,7 +46,7 @@ async def _grows_unseen(stage: Stage) -> None:
 async def _before_other_user(stage: Stage) -> None:
     """Another user's file, without CAP_LEASE: nobody tells whether it has a writer."""
     stage.file_system.leases = Leases.NEVER
-    stage.world.after_upload = AfterUploadRule(Deed.DELETE)
+    stage.world.after_upload = AfterUploadRule(AfterUploadAction.DELETE)
     await trio.lowlevel.checkpoint()
 
 

@@ -13,7 +13,7 @@ from cef_trio.lab.crash_simulation import Death, Life
 from cef_trio.lab.scenario_context import Stage
 from cef_trio.lab.scenarios.model import GONE, Scenario
 from cef_trio.lab.world import PART, WorldDaemon
-from cef_trio.postprocess.after_upload_rules import AfterUploadRule, Deed
+from cef_trio.postprocess.after_upload_rules import AfterUploadAction, AfterUploadRule
 from cef_trio.s3_endpoint import Fault, Kind, Moment
 
 
@@ -366,7 +366,7 @@ async def _partitioned(stage: Stage) -> None:
 
 
 async def _before_deleting(stage: Stage) -> None:
-    stage.world.after_upload = AfterUploadRule(Deed.DELETE)
+    stage.world.after_upload = AfterUploadRule(AfterUploadAction.DELETE)
     # The object is asked for slowly, so that a writer has time to come between the question and the deletion.
     stage.arm(Fault(Kind.SLOW, "HeadObject", Moment.REPLY, times=None, seconds=1.5))
     await trio.lowlevel.checkpoint()
