@@ -2,7 +2,7 @@
 
 import sys
 
-from cef_trio.cli.main import main
+from cef_trio.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -33,7 +33,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from cef_trio.admin.origins import is_foreign, is_ours
 from cef_trio.admin.snapshot import Fact, judge_health, judge_ready, to_json
 from cef_trio.admin.snapshot_source import SnapshotSource
-from cef_trio.http.server_connection import Request
+from cef_trio.http import Request
 
 MAX_LISTENERS: Final = 32
 MAX_LISTENERS_OF_A_CLIENT: Final = 8

@@ -21,7 +21,7 @@ from cef_trio.admin.app import HEALTH, AdminApp, Response
 from cef_trio.admin.connection_limits import Place, Places, client_of
 from cef_trio.admin.snapshot_source import SnapshotSource
 from cef_trio.exceptions import CefMp4ProcessorError
-from cef_trio.http.server_connection import NotHttpError, Request, ServerConnection
+from cef_trio.http import NotHttpError, Request, ServerConnection
 
 log = structlog.get_logger(__name__)
 

@@ -14,7 +14,7 @@ import json
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
-from cef_trio.observability.at_risk import SENTENCES, Risk, held
+from cef_trio.observability import SENTENCES, Risk, held
 
 
 class Phase(StrEnum):

@@ -35,15 +35,11 @@ from cef_trio.admin.snapshot import (
     Totals,
     judge_health,
 )
-from cef_trio.checkpoint.model import StreamMeta
-from cef_trio.checkpoint.states import FAILED, SENTENCES, FailureReason, Status, StreamSet
+from cef_trio.checkpoint import FAILED, SENTENCES, FailureReason, Status, StreamMeta, StreamSet
 from cef_trio.exceptions import CefMp4ProcessorError
-from cef_trio.observability.at_risk import Risk
-from cef_trio.resilience.retry import CircuitBreaker
-from cef_trio.upload import bulk_load
-from cef_trio.upload.services import Services
-from cef_trio.upload.session import StreamUpload
-from cef_trio.upload.supervisor import LiveStream, StreamSupervisor
+from cef_trio.observability import Risk
+from cef_trio.resilience import CircuitBreaker
+from cef_trio.upload import LiveStream, Services, StreamSupervisor, StreamUpload, bulk_load
 
 log = structlog.get_logger(__name__)
 

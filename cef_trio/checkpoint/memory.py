@@ -25,13 +25,11 @@ import trio
 from cef_trio.checkpoint import rules
 from cef_trio.checkpoint.model import Checkpoint, Lease, Owner, PartRecord, StreamMeta
 from cef_trio.checkpoint.protocols import Change, KnownPath, Records, Saving
-from cef_trio.checkpoint.redis import codec
-from cef_trio.checkpoint.redis.keys import Keys
+from cef_trio.checkpoint.redis import Keys, codec
 from cef_trio.checkpoint.states import ENDED, HOME, Status, StreamSet, may_follow
 from cef_trio.checkpoint.unreadable import UnreadableKeys
 from cef_trio.exceptions import RecordUnreadableError, RedisOperationError
-from cef_trio.resilience.retry import Retrier, SingleAttempt
-from cef_trio.resilience.shield import shielded
+from cef_trio.resilience import Retrier, SingleAttempt, shielded
 
 T = TypeVar("T")
 

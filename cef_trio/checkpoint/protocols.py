@@ -191,8 +191,8 @@ class CheckpointStore(Protocol):
     ) -> None:
         """Put the stream into ``status`` and its set (``states.HOME``), and apply ``change``, in one step.
 
-        ``enqueue_webhook``: in that same step, note that its webhook is to be delivered (:meth:`pending_webhooks`), so that
-        no crash can lie between the two.
+        ``enqueue_webhook``: in that same step, note that its webhook is to be delivered (:meth:`pending_webhooks`), so
+        that no crash can lie between the two.
 
         Raises:
             ValueError: ``states.TRANSITIONS`` does not allow it (a bug of the caller, not of the store's state).

@@ -18,7 +18,7 @@ from trio_util import AsyncBool
 from cef_trio.checkpoint.model import Lease
 from cef_trio.checkpoint.protocols import CheckpointStore, Saving
 from cef_trio.exceptions import RedisOperationError
-from cef_trio.resilience.retry import CircuitBreaker
+from cef_trio.resilience import CircuitBreaker
 
 log = structlog.get_logger(__name__)
 

@@ -13,9 +13,7 @@ from typing import Final
 
 import trio
 
-from cef_trio.checkpoint.model import StreamMeta
-from cef_trio.checkpoint.protocols import Change
-from cef_trio.checkpoint.states import FAILED, SENTENCES, FailureReason, Status
+from cef_trio.checkpoint import FAILED, SENTENCES, Change, FailureReason, Status, StreamMeta
 from cef_trio.cli import output
 from cef_trio.cli.result_lines import Report
 from cef_trio.cli.session import CommandContext
@@ -23,7 +21,7 @@ from cef_trio.cli.status_model import instance_of
 from cef_trio.cli.stream_selection import select_all
 from cef_trio.exceptions import S3OperationError
 from cef_trio.exit_codes import ExitCode
-from cef_trio.upload.session import STREAM_ID_METADATA, abort_uploads
+from cef_trio.upload import STREAM_ID_METADATA, abort_uploads
 
 _MARGIN_SECONDS: Final = 1.0
 """By how much the abort ends before the lease under which it is made; a lease has 3 seconds at least."""

@@ -13,11 +13,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-from cef_trio.checkpoint.states import StreamSet
+from cef_trio.checkpoint import StreamSet
 from cef_trio.exceptions import RedisOperationError, S3OperationError
-from cef_trio.observability.daemon_report import DaemonReport, crying, twins, words
-from cef_trio.s3.errors import HINTS
-from cef_trio.s3.model import AbortRule, ChecksumAlgorithm
+from cef_trio.observability import DaemonReport, crying, twins, words
+from cef_trio.s3 import HINTS, AbortRule, ChecksumAlgorithm
 
 
 class Severity(StrEnum):

@@ -16,7 +16,7 @@ from typing import Final
 import trio
 from rich.text import Text
 
-from cef_trio.checkpoint.redis.address import parse_address
+from cef_trio.checkpoint.redis import parse_address
 from cef_trio.cli import output
 from cef_trio.cli.checks import (
     Finding,
@@ -37,16 +37,15 @@ from cef_trio.cli.checks import (
 from cef_trio.cli.output import Hanging
 from cef_trio.cli.probes import DateNoting, abort_rules, folder_facts, redis_facts, stream_facts, try_upload, utc_now
 from cef_trio.cli.session import run_cancellable
-from cef_trio.daemon.wiring import checkpoint_store, s3_config
+from cef_trio.daemon import checkpoint_store, s3_config
 from cef_trio.exceptions import CefMp4ProcessorError, FFprobeError, RedisOperationError, S3OperationError
 from cef_trio.exit_codes import ExitCode
 from cef_trio.media import ffprobe
-from cef_trio.observability.logs import configure
-from cef_trio.resilience.retry import SingleAttempt
-from cef_trio.s3.client import S3Client
-from cef_trio.s3.transport import network
-from cef_trio.settings.model import STAND_INS, Settings, SettingsError, exposed_secrets, load_settings, secret_values
-from cef_trio.upload.object_key import KeyTemplate
+from cef_trio.observability import configure
+from cef_trio.resilience import SingleAttempt
+from cef_trio.s3 import S3Client, network
+from cef_trio.settings import STAND_INS, Settings, SettingsError, exposed_secrets, load_settings, secret_values
+from cef_trio.upload import KeyTemplate
 
 CHECK_SECONDS: Final = 30.0
 """How long one check may take."""

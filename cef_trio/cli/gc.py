@@ -25,18 +25,15 @@ from typing import Final
 
 import trio
 
-from cef_trio.checkpoint.model import StreamMeta
-from cef_trio.checkpoint.protocols import Records
-from cef_trio.checkpoint.states import ENDED
+from cef_trio.checkpoint import ENDED, Records, StreamMeta
 from cef_trio.cli import output
 from cef_trio.cli.result_lines import Report
 from cef_trio.cli.session import CommandContext
 from cef_trio.cli.stream_selection import all_ids
 from cef_trio.exceptions import RecordUnreadableError, S3OperationError
 from cef_trio.exit_codes import ExitCode
-from cef_trio.s3.model import ListedUpload
-from cef_trio.upload import bulk_load
-from cef_trio.upload.orphan_cleanup import is_stray
+from cef_trio.s3 import ListedUpload
+from cef_trio.upload import bulk_load, is_stray
 
 _EMPTY: Final = (
     "Redis knows no stream at all; with the wrong REDIS_URL or REDIS_KEY_PREFIX this would abort uploads that are "

@@ -10,15 +10,13 @@ from typing import Any, Final
 
 from rich.text import Text
 
-from cef_trio.checkpoint.model import Checkpoint, PartRecord, StreamMeta
-from cef_trio.checkpoint.protocols import KnownPath
-from cef_trio.checkpoint.states import FAILED, Status, StreamSet
+from cef_trio.checkpoint import FAILED, Checkpoint, KnownPath, PartRecord, Status, StreamMeta, StreamSet
 from cef_trio.cli import output
 from cef_trio.cli.output import Column, Lines, Row
 from cef_trio.cli.session import CommandContext
 from cef_trio.cli.stream_selection import NoSuchStreamError, all_ids, select_all
 from cef_trio.exit_codes import ExitCode
-from cef_trio.s3.checksums import crc64nvme_to_base64
+from cef_trio.s3 import crc64nvme_to_base64
 from cef_trio.upload import bulk_load
 
 _SHORT_ID: Final = 8

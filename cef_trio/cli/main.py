@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _chosen(words: Sequence[str]) -> Callable[[], int]:
     """The command that these words choose."""
     if words[:1] == ["lab"]:  # it has a parser of its own, which is heavy, and not for who runs a daemon
-        from cef_trio.lab.command import run_lab
+        from cef_trio.lab import run_lab
 
         return lambda: run_lab(words[1:])
     parsed = _parser().parse_args(words)
@@ -152,15 +152,13 @@ def _run(arguments: argparse.Namespace) -> ExitCode:
 
 def _run_daemon(arguments: argparse.Namespace) -> ExitCode:
     if arguments.local is not None:
-        from cef_trio.local.run import run_local
+        from cef_trio.local import run_local
 
         return run_local(arguments.local, arguments.data_dir, arguments.env_file)
 
-    from cef_trio.daemon.main import main_daemon
-    from cef_trio.daemon.reload import SettingsSource
-    from cef_trio.daemon.wiring import warn_of_exposed_secrets
-    from cef_trio.observability.logs import configure_for
-    from cef_trio.settings.model import load_settings
+    from cef_trio.daemon import SettingsSource, main_daemon, warn_of_exposed_secrets
+    from cef_trio.observability import configure_for
+    from cef_trio.settings import load_settings
 
     settings = load_settings(arguments.env_file)
     configure_for(settings)
@@ -196,6 +194,6 @@ def _end_as_others_do() -> None:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    from cef_trio.local.demo import run_demo
+    from cef_trio.local import run_demo
 
     return run_demo(arguments.duration, arguments.data_dir, keep=arguments.keep)

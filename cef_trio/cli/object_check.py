@@ -12,9 +12,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cef_trio.checkpoint.model import Checkpoint
-from cef_trio.s3.checksums import combine_crc64nvme, crc64nvme_from_base64, crc64nvme_to_base64
-from cef_trio.upload.part_plan import PartPlan
+from cef_trio.checkpoint import Checkpoint
+from cef_trio.s3 import combine_crc64nvme, crc64nvme_from_base64, crc64nvme_to_base64
+from cef_trio.upload import PartPlan
 
 
 @dataclass(frozen=True, slots=True)

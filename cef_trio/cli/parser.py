@@ -178,7 +178,7 @@ _NO_FOLDER: Final = frozenset({"watch_dir"})
 def _list(arguments: argparse.Namespace) -> int:
     from cef_trio.cli.listing import State, list_streams
     from cef_trio.cli.session import run_command
-    from cef_trio.settings.model import load_settings
+    from cef_trio.settings import load_settings
 
     settings = load_settings(arguments.env_file, unneeded=_REDIS_ONLY)
     state = State(arguments.state) if arguments.state else None
@@ -188,7 +188,7 @@ def _list(arguments: argparse.Namespace) -> int:
 def _show(arguments: argparse.Namespace) -> int:
     from cef_trio.cli.listing import show_stream
     from cef_trio.cli.session import run_command
-    from cef_trio.settings.model import load_settings
+    from cef_trio.settings import load_settings
 
     settings = load_settings(arguments.env_file, unneeded=_REDIS_ONLY)
     return run_command(settings, lambda desk: show_stream(desk, arguments.stream, as_json=arguments.json))
@@ -197,7 +197,7 @@ def _show(arguments: argparse.Namespace) -> int:
 def _status(arguments: argparse.Namespace) -> int:
     from cef_trio.cli.session import run_command
     from cef_trio.cli.status import show_status
-    from cef_trio.settings.model import SettingsError, load_settings
+    from cef_trio.settings import SettingsError, load_settings
 
     if arguments.watch and arguments.json:
         raise SettingsError(["--watch is for a person's eyes: it does not go with --json"])
@@ -208,7 +208,7 @@ def _status(arguments: argparse.Namespace) -> int:
 def _retry(arguments: argparse.Namespace) -> int:
     from cef_trio.cli.retry import retry_streams
     from cef_trio.cli.session import run_command
-    from cef_trio.settings.model import load_settings
+    from cef_trio.settings import load_settings
 
     settings = load_settings(arguments.env_file, unneeded=_REDIS_ONLY)
     return run_command(
@@ -219,7 +219,7 @@ def _retry(arguments: argparse.Namespace) -> int:
 def _abort(arguments: argparse.Namespace) -> int:
     from cef_trio.cli.abort import abort_stream
     from cef_trio.cli.session import run_command
-    from cef_trio.settings.model import load_settings
+    from cef_trio.settings import load_settings
 
     settings = load_settings(arguments.env_file, unneeded=_NO_FOLDER)
     return run_command(settings, lambda desk: abort_stream(desk, arguments.stream, as_json=arguments.json))
@@ -228,7 +228,7 @@ def _abort(arguments: argparse.Namespace) -> int:
 def _verify(arguments: argparse.Namespace) -> int:
     from cef_trio.cli.session import run_command
     from cef_trio.cli.verify import verify_stream
-    from cef_trio.settings.model import load_settings
+    from cef_trio.settings import load_settings
 
     settings = load_settings(arguments.env_file, unneeded=_NO_FOLDER)
     return run_command(settings, lambda desk: verify_stream(desk, arguments.stream, as_json=arguments.json))
@@ -237,7 +237,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 def _gc(arguments: argparse.Namespace) -> int:
     from cef_trio.cli.gc import collect
     from cef_trio.cli.session import run_command
-    from cef_trio.settings.model import load_settings
+    from cef_trio.settings import load_settings
 
     settings = load_settings(arguments.env_file, unneeded=_NO_FOLDER)
     return run_command(

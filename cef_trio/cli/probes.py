@@ -19,23 +19,17 @@ from uuid import uuid4
 import httpx
 from inotify_simple import INotify, flags
 
-from cef_trio.checkpoint.redis.store import RedisCheckpointStore
-from cef_trio.checkpoint.states import FAILED, Status, StreamSet
+from cef_trio.checkpoint import FAILED, Status, StreamSet
+from cef_trio.checkpoint.redis import RedisCheckpointStore
 from cef_trio.cli.checks import FolderFacts, RedisFacts, StreamFacts
 from cef_trio.cli.status_model import instance_of
 from cef_trio.exceptions import RedisOperationError, S3OperationError
-from cef_trio.files import file_system
-from cef_trio.files.nofollow import open_straight
-from cef_trio.observability.daemon_report import decode_all
-from cef_trio.resilience.shield import shielded
-from cef_trio.resilience.threads import run_in_thread
-from cef_trio.s3.body import BytesSource
-from cef_trio.s3.client import S3Client
-from cef_trio.s3.errors import parse_http_date
-from cef_trio.s3.model import AbortRule, ChecksumAlgorithm
-from cef_trio.upload import bulk_load
-from cef_trio.upload.object_key import KeyTemplate
-from cef_trio.watch.scan import scan_now
+from cef_trio.files import file_system, open_straight
+from cef_trio.observability import decode_all
+from cef_trio.resilience import run_in_thread, shielded
+from cef_trio.s3 import AbortRule, BytesSource, ChecksumAlgorithm, S3Client, parse_http_date
+from cef_trio.upload import KeyTemplate, bulk_load
+from cef_trio.watch import scan_now
 
 _ABORT_SECONDS: Final = 5.0
 _INOTIFY: Final = Path("/proc/sys/fs/inotify")

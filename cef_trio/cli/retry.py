@@ -6,9 +6,7 @@ with it then is what it does with any stream that nobody works on (``upload/idle
 
 from __future__ import annotations
 
-from cef_trio.checkpoint.model import Checkpoint
-from cef_trio.checkpoint.protocols import Change
-from cef_trio.checkpoint.states import FAILED, Status, StreamSet
+from cef_trio.checkpoint import FAILED, Change, Checkpoint, Status, StreamSet
 from cef_trio.cli.result_lines import Report
 from cef_trio.cli.retry_plan import Comeback, Presence, RetryPath, judge_comeback, presence_of, reason_of
 from cef_trio.cli.session import CommandContext
@@ -22,12 +20,8 @@ from cef_trio.exceptions import (
     S3OperationError,
 )
 from cef_trio.exit_codes import ExitCode
-from cef_trio.files.identity import is_same_place
-from cef_trio.upload import bulk_load
-from cef_trio.upload.failures import KEEPS_ITS_UPLOAD
-from cef_trio.upload.ownership_rules import Claim
-from cef_trio.upload.recognition import identify, recognize
-from cef_trio.upload.session import abort_uploads
+from cef_trio.files import is_same_place
+from cef_trio.upload import KEEPS_ITS_UPLOAD, Claim, abort_uploads, bulk_load, identify, recognize
 
 
 async def retry_streams(desk: CommandContext, given: list[str], *, every: bool, as_json: bool) -> ExitCode:

@@ -15,12 +15,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final
 
-from cef_trio.checkpoint.model import FileIdentity, StreamMeta
-from cef_trio.checkpoint.states import FAILED, FailureReason, Status
-from cef_trio.files.file_system import FolderPlace
-from cef_trio.files.identity import IdentityMatch, compare, is_same_place, on_another_file_system
-from cef_trio.upload.failures import KEEPS_ITS_UPLOAD
-from cef_trio.upload.part_plan import PartPlan
+from cef_trio.checkpoint import FAILED, FailureReason, FileIdentity, Status, StreamMeta
+from cef_trio.files import FolderPlace, IdentityMatch, compare, is_same_place, on_another_file_system
+from cef_trio.upload import KEEPS_ITS_UPLOAD, PartPlan
 
 
 class Presence(Enum):

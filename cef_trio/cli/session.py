@@ -22,12 +22,10 @@ from uuid import uuid4
 
 import trio
 
-from cef_trio.checkpoint.model import Lease
-from cef_trio.checkpoint.protocols import CheckpointStore
-from cef_trio.checkpoint.redis.address import parse_address
+from cef_trio.checkpoint import CheckpointStore, Lease
+from cef_trio.checkpoint.redis import parse_address
 from cef_trio.cli.output import complain
-from cef_trio.daemon.machine import machine_id
-from cef_trio.daemon.wiring import checkpoint_store, s3_client
+from cef_trio.daemon import checkpoint_store, machine_id, s3_client
 from cef_trio.exceptions import (
     CefMp4ProcessorError,
     ChunkProcessingError,
@@ -36,14 +34,12 @@ from cef_trio.exceptions import (
     RedisOperationError,
 )
 from cef_trio.exit_codes import ExitCode
-from cef_trio.files.reader import Disk, KernelDisk
-from cef_trio.observability.logs import configure
-from cef_trio.resilience.retry import RetryPolicy
-from cef_trio.resilience.shield import shielded
-from cef_trio.s3.client import S3Client
-from cef_trio.settings.model import Settings, secret_values
-from cef_trio.upload.object_key import KeyTemplate
-from cef_trio.upload.ownership import Ownership
+from cef_trio.files import Disk, KernelDisk
+from cef_trio.observability import configure
+from cef_trio.resilience import RetryPolicy, shielded
+from cef_trio.s3 import S3Client
+from cef_trio.settings import Settings, secret_values
+from cef_trio.upload import KeyTemplate, Ownership
 
 T = TypeVar("T")
 

@@ -17,9 +17,7 @@ from rich.live import Live
 from rich.text import Text
 from trio_util import periodic
 
-from cef_trio.checkpoint.model import Checkpoint
-from cef_trio.checkpoint.protocols import KnownPath
-from cef_trio.checkpoint.states import ENDED, Status, StreamSet
+from cef_trio.checkpoint import ENDED, Checkpoint, KnownPath, Status, StreamSet
 from cef_trio.cli import output
 from cef_trio.cli.output import Column, Lines
 from cef_trio.cli.session import CommandContext
@@ -27,8 +25,8 @@ from cef_trio.cli.status_model import OpenStream, Overview, is_recent, observe
 from cef_trio.cli.stream_selection import all_ids
 from cef_trio.exceptions import ChunkProcessingError, RecordUnreadableError, RedisOperationError
 from cef_trio.exit_codes import ExitCode
-from cef_trio.files.file_stat import FileStat
-from cef_trio.observability.daemon_report import DaemonReport, crying, decode_all, words
+from cef_trio.files import FileStat
+from cef_trio.observability import DaemonReport, crying, decode_all, words
 from cef_trio.upload import bulk_load
 
 _WATCH_SECONDS: Final = 2.0

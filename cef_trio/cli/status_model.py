@@ -14,13 +14,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
-from cef_trio.checkpoint.model import Checkpoint, StreamMeta
-from cef_trio.checkpoint.protocols import KnownPath
-from cef_trio.checkpoint.states import ENDED, FAILED, Status, StreamSet
-from cef_trio.files.file_stat import FileStat
-from cef_trio.files.identity import may_be
-from cef_trio.observability.daemon_report import DaemonReport, lags_of
-from cef_trio.observability.lag import Lag, lag_of
+from cef_trio.checkpoint import ENDED, FAILED, Checkpoint, KnownPath, Status, StreamMeta, StreamSet
+from cef_trio.files import FileStat, may_be
+from cef_trio.observability import DaemonReport, Lag, lag_of, lags_of
 
 WINDOW: Final = timedelta(seconds=60)
 """Over which throughput is measured."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import Final
 
-from cef_trio.checkpoint.protocols import CheckpointStore
-from cef_trio.checkpoint.states import StreamSet
+from cef_trio.checkpoint import CheckpointStore, StreamSet
 from cef_trio.cli.output import printable
 from cef_trio.exceptions import CefMp4ProcessorError
 

@@ -14,8 +14,7 @@ from typing import Final
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
-from cef_trio.checkpoint.model import Checkpoint
-from cef_trio.checkpoint.states import Status
+from cef_trio.checkpoint import Checkpoint, Status
 from cef_trio.cli.object_check import Content, Witness, compare, is_proved, metadata_content, recorded_content
 from cef_trio.cli.output import printable
 from cef_trio.cli.result_lines import Report
@@ -24,12 +23,9 @@ from cef_trio.cli.session import CommandContext
 from cef_trio.cli.stream_selection import NoSuchStreamError, select_all
 from cef_trio.exceptions import ChunkProcessingError, RecordingChangedError, S3OperationError
 from cef_trio.exit_codes import ExitCode
-from cef_trio.files.reader import FileSlice
-from cef_trio.s3.checksums import Crc64Nvme
-from cef_trio.s3.errors import ARCHIVED
-from cef_trio.upload import bulk_load
-from cef_trio.upload.object_key import metadata_key
-from cef_trio.upload.recognition import identify, recognize
+from cef_trio.files import FileSlice
+from cef_trio.s3 import ARCHIVED, Crc64Nvme
+from cef_trio.upload import bulk_load, identify, metadata_key, recognize
 
 _MAX_METADATA_BYTES: Final = 64 * 1024 * 1024
 _NOT_THERE: Final = frozenset({"NoSuchKey", "NoSuchUpload"})

@@ -1,1 +1,26 @@
-"""."""
+"""The daemon: the nursery tree, its start, its end, and its wiring.
+
+Promise P4: from the first signal to the exit takes at most `SHUTDOWN_GRACE_SECONDS + SHUTDOWN_SAVE_SECONDS + 1`.
+
+Open `main.py` for the nursery tree and the order of start and end; `wiring.py` for which class implements which
+interface; `exit_watchdog.py` for an exit that hangs; `reload.py` for SIGHUP; `systemd.py` for the service manager.
+"""
+
+from cef_trio.daemon.exit_watchdog import ExitWatchdog
+from cef_trio.daemon.machine import machine_id
+from cef_trio.daemon.main import RunningDaemon, main_daemon, run_daemon
+from cef_trio.daemon.reload import SettingsSource
+from cef_trio.daemon.wiring import checkpoint_store, s3_client, s3_config, warn_of_exposed_secrets
+
+__all__ = [
+    "ExitWatchdog",
+    "RunningDaemon",
+    "SettingsSource",
+    "checkpoint_store",
+    "machine_id",
+    "main_daemon",
+    "run_daemon",
+    "s3_client",
+    "s3_config",
+    "warn_of_exposed_secrets",
+]

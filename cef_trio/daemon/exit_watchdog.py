@@ -33,7 +33,7 @@ import structlog
 import trio
 
 from cef_trio.exit_codes import ExitCode
-from cef_trio.observability.logs import flush
+from cef_trio.observability import flush
 
 log = structlog.get_logger(__name__)
 

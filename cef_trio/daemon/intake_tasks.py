@@ -13,16 +13,16 @@ from random import Random
 
 import trio
 
-from cef_trio.observability.redis_survey import survey_redis
-from cef_trio.postprocess.after_upload import AfterUpload
-from cef_trio.postprocess.after_upload_rules import KEEP, AfterUploadAction, AfterUploadRule
-from cef_trio.postprocess.retention import forget_old_streams
-from cef_trio.postprocess.webhooks import WebhookDeliverer
-from cef_trio.upload.idle_checker import StaleChecker
-from cef_trio.upload.reporter import report_for_ever
-from cef_trio.upload.risks import RiskObserver
-from cef_trio.upload.services import Services
-from cef_trio.upload.supervisor import StreamSupervisor
+from cef_trio.observability import survey_redis
+from cef_trio.postprocess import (
+    KEEP,
+    AfterUpload,
+    AfterUploadAction,
+    AfterUploadRule,
+    WebhookDeliverer,
+    forget_old_streams,
+)
+from cef_trio.upload import RiskObserver, Services, StaleChecker, StreamSupervisor, report_for_ever
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

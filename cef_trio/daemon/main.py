@@ -36,27 +36,19 @@ import structlog
 import trio
 
 from cef_trio import __version__
-from cef_trio.admin.server import AdminPortError, serve_admin
-from cef_trio.admin.snapshot_source import DaemonSource, IntakeTask
+from cef_trio.admin import AdminPortError, DaemonSource, IntakeTask, serve_admin
 from cef_trio.daemon.exit_watchdog import ENDING, ExitWatchdog
 from cef_trio.daemon.intake_tasks import IntakeRules, IntakeTasks
 from cef_trio.daemon.reload import SettingsReloader, SettingsSource, Terminal, take_hangups
 from cef_trio.daemon.systemd import Heartbeat, ServiceNotifier
 from cef_trio.daemon.wiring import RefusedAtStartError, check_reachable, lock_watch_folder, open_services
 from cef_trio.exit_codes import ExitCode
-from cef_trio.observability.logs import Redactor, lost_lines
-from cef_trio.postprocess.after_upload_rules import parse_rule
-from cef_trio.resilience.threads import ThreadedResolver
-from cef_trio.settings.model import Settings, secret_values, without_secrets
-from cef_trio.upload.gauges import Observer
-from cef_trio.upload.idle_checker import StaleChecker
-from cef_trio.upload.orphan_cleanup import abort_left_strays
-from cef_trio.upload.risks import RiskObserver
-from cef_trio.upload.services import Services
-from cef_trio.upload.supervisor import StreamSupervisor
-from cef_trio.watch.patterns import PathMatcher, matcher
-from cef_trio.watch.scan import ThreadedReader
-from cef_trio.watch.watcher import Watcher
+from cef_trio.observability import Redactor, lost_lines
+from cef_trio.postprocess import parse_rule
+from cef_trio.resilience import ThreadedResolver
+from cef_trio.settings import Settings, secret_values, without_secrets
+from cef_trio.upload import Observer, RiskObserver, Services, StaleChecker, StreamSupervisor, abort_left_strays
+from cef_trio.watch import PathMatcher, ThreadedReader, Watcher, matcher
 
 log = structlog.get_logger(__name__)
 

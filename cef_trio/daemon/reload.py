@@ -28,11 +28,11 @@ import structlog
 import trio
 from dotenv import dotenv_values
 
-from cef_trio.checkpoint.redis.address import parse_address
-from cef_trio.observability.logs import set_level
-from cef_trio.resilience.threads import run_in_thread
-from cef_trio.s3.rate_limiter import RateLimiter
-from cef_trio.settings.model import Settings, SettingsError, load_settings, unfit_rate
+from cef_trio.checkpoint.redis import parse_address
+from cef_trio.observability import set_level
+from cef_trio.resilience import run_in_thread
+from cef_trio.s3 import RateLimiter
+from cef_trio.settings import Settings, SettingsError, load_settings, unfit_rate
 
 log = structlog.get_logger(__name__)
 

@@ -17,31 +17,38 @@ import structlog
 import trio
 from pydantic import SecretStr
 
-from cef_trio.checkpoint.model import Lease
-from cef_trio.checkpoint.redis.store import RedisCheckpointStore
-from cef_trio.checkpoint.shutdown_flush import ShutdownFlush
+from cef_trio.checkpoint import Lease, ShutdownFlush
+from cef_trio.checkpoint.redis import RedisCheckpointStore
 from cef_trio.daemon.machine import boot_id, machine_id
 from cef_trio.exceptions import CefMp4ProcessorError, OperationError, S3OperationError
-from cef_trio.files.mounts import Mounts
-from cef_trio.files.reader import KernelDisk
-from cef_trio.files.writers import WriterState, writer_state
-from cef_trio.media.ffprobe import probe
-from cef_trio.observability.metrics import Metrics
-from cef_trio.resilience.outage import IDLE_SECONDS, CircuitBreaker, RetryPolicy
-from cef_trio.resilience.retry import Retrier, ServiceRetrier
-from cef_trio.resilience.shield import shielded
-from cef_trio.resilience.threads import run_in_thread
-from cef_trio.s3.client import S3Client
-from cef_trio.s3.config import Addressing, ChecksumMode, PayloadSigning, S3Config
-from cef_trio.s3.credentials import ChainCredentials, CredentialsProvider, StaticCredentials
-from cef_trio.s3.rate_limiter import RateLimiter
-from cef_trio.s3.signing import Credentials
-from cef_trio.s3.store_probe import StoreProbe
-from cef_trio.settings.model import Settings, SettingsError, exposed_secrets
-from cef_trio.upload.object_key import KeyTemplate
-from cef_trio.upload.ownership import Ownership
-from cef_trio.upload.services import Services, StreamRules
-from cef_trio.webhook.client import WebhookClient
+from cef_trio.files import KernelDisk, Mounts, WriterState, writer_state
+from cef_trio.media import probe
+from cef_trio.observability import Metrics
+from cef_trio.resilience import (
+    IDLE_SECONDS,
+    CircuitBreaker,
+    Retrier,
+    RetryPolicy,
+    ServiceRetrier,
+    run_in_thread,
+    shielded,
+)
+from cef_trio.s3 import (
+    Addressing,
+    ChainCredentials,
+    ChecksumMode,
+    Credentials,
+    CredentialsProvider,
+    PayloadSigning,
+    RateLimiter,
+    S3Client,
+    S3Config,
+    StaticCredentials,
+    StoreProbe,
+)
+from cef_trio.settings import Settings, SettingsError, exposed_secrets
+from cef_trio.upload import KeyTemplate, Ownership, Services, StreamRules
+from cef_trio.webhook import WebhookClient
 
 log = structlog.get_logger(__name__)
 

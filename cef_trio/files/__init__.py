@@ -1,1 +1,69 @@
-"""."""
+"""Files on the local disk: opening, reading, identity, and what each file system can be trusted with.
+
+Promise: no symbolic link is followed, no read blocks the event loop, and a file is recognized by evidence, never by its
+inode number alone.
+
+Open `nofollow.py` for paths and links; `reader.py` for reads and file errors; `identity.py` for "is this the same
+file?"; `file_system.py` for what a file system keeps (inode numbers, leases, time stamps); `writers.py` for "who has it
+open?".
+"""
+
+from cef_trio.files import file_system
+from cef_trio.files.file_stat import FileStat
+from cef_trio.files.file_system import FolderPlace, named, origin_of
+from cef_trio.files.identity import (
+    HEAD_BYTES,
+    IdentityMatch,
+    compare,
+    identity_by_stat,
+    identity_of,
+    inodes_last,
+    is_same_file,
+    is_same_place,
+    is_verified_file,
+    may_be,
+    on_another_file_system,
+    same_fs_id,
+)
+from cef_trio.files.mounts import MountHungError, Mounts, is_on
+from cef_trio.files.nofollow import is_below, open_straight, stat_straight
+from cef_trio.files.reader import Disk, FileSlice, KernelDisk, OpenRecording, head_of, regular_file_stat
+from cef_trio.files.time_stamps import unproved_seconds
+from cef_trio.files.writers import WriterState, take_lease, writer_state, writer_waits
+
+__all__ = [
+    "HEAD_BYTES",
+    "Disk",
+    "FileSlice",
+    "FileStat",
+    "FolderPlace",
+    "IdentityMatch",
+    "KernelDisk",
+    "MountHungError",
+    "Mounts",
+    "OpenRecording",
+    "WriterState",
+    "compare",
+    "file_system",
+    "head_of",
+    "identity_by_stat",
+    "identity_of",
+    "inodes_last",
+    "is_below",
+    "is_on",
+    "is_same_file",
+    "is_same_place",
+    "is_verified_file",
+    "may_be",
+    "named",
+    "on_another_file_system",
+    "open_straight",
+    "origin_of",
+    "regular_file_stat",
+    "same_fs_id",
+    "stat_straight",
+    "take_lease",
+    "unproved_seconds",
+    "writer_state",
+    "writer_waits",
+]

@@ -21,7 +21,7 @@ import os
 from enum import Enum
 from typing import Final
 
-from cef_trio.checkpoint.model import FileIdentity
+from cef_trio.checkpoint import FileIdentity
 from cef_trio.files.file_stat import FileStat
 from cef_trio.files.file_system import FolderPlace, Origin, named
 

@@ -33,7 +33,7 @@ import structlog
 import trio
 from trio_util import AsyncValue
 
-from cef_trio.resilience.threads import run_in_thread
+from cef_trio.resilience import run_in_thread
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)

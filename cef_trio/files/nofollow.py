@@ -65,3 +65,11 @@ def folder_of(path: str) -> Iterator[tuple[int, str]]:
     except OSError as error:
         error.filename = path
         raise
+
+
+def is_below(path: str, watch_folder: str) -> bool:
+    """Whether a path, as a record has it, leads to a file in the watch folder."""
+    if not os.path.isabs(path):  # noqa: PTH117 - a path of any bytes, as it is
+        return False
+    relative = os.path.relpath(path, watch_folder)
+    return relative not in {os.curdir, os.pardir} and not relative.startswith("../")

@@ -37,9 +37,7 @@ from cef_trio.files.file_stat import FileStat
 from cef_trio.files.file_system import FolderPlace, Origin, birth_ns, inode_generation, origin_of, place_of
 from cef_trio.files.mounts import Mount, MountHungError, Mounts
 from cef_trio.files.nofollow import folder_of, open_straight
-from cef_trio.resilience import stall
-from cef_trio.resilience.shield import shielded
-from cef_trio.resilience.threads import run_in_thread
+from cef_trio.resilience import run_in_thread, shielded, stall
 
 T = TypeVar("T")
 

@@ -5,8 +5,9 @@ through public interfaces alone. HTTP/1.1 only, no proxy, no retries.
 
 - :meth:`HttpTransport.renew_connections`: behind one address there may be many backends, and a kept-alive connection
   stays with its own, dead or not. Connections opened before serve no call that begins after it.
-- Certificates are read again for a new connection if their file has changed (:class:`cef_trio.http.tls.Trust`), so a renewed
-  one holds from the next connection on. The pool's own context trusts nobody: one that it would use refuses everything.
+- Certificates are read again for a new connection if their file has changed (:class:`cef_trio.http.tls.Trust`), so a
+  renewed one holds from the next connection on. The pool's own context trusts nobody: one that it would use refuses
+  everything.
 
 Cancelled: a connection that was being opened is closed. No checkpoint lies between the arrival of an answer's headers
 and the return of :meth:`HttpTransport.handle_async_request`.

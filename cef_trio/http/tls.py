@@ -21,7 +21,7 @@ import certifi
 import structlog
 import trio
 
-from cef_trio.resilience.threads import run_in_thread
+from cef_trio.resilience import run_in_thread
 
 log = structlog.get_logger(__name__)
 

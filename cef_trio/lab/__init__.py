@@ -1,4 +1,9 @@
-"""The laboratory: streams on a virtual clock, with every outside service in this process: a run can be repeated.
+"""The laboratory: whole daemons on a virtual clock, interrupted at every step, judged by one oracle.
 
-Nothing here is used by the daemon. What it needs of the rest is what any caller needs: the interfaces at the edges.
+Open `scenarios/` for the stories; `simulation.py` for random worlds; `invariants.py` for the oracle; `mutations/` for
+defects that must be noticed; `run.py` for one run.
 """
+
+from cef_trio.lab.command import run_lab
+
+__all__ = ["run_lab"]

@@ -1,7 +1,7 @@
 """What stands between the daemon and S3: who answers in its place, a request that arrives late, a stale answer.
 
-Each of these is no fault of S3's own (those are ``s3_endpoint/faults.py``): S3 never hears of the request, or hears of it
-when its sender is gone, or had answered so a while ago.
+Each of these is no fault of S3's own (those are ``s3_endpoint/faults.py``): S3 never hears of the request, or hears of
+it when its sender is gone, or had answered so a while ago.
 """
 
 from __future__ import annotations

@@ -22,9 +22,8 @@ from rich.console import Console
 from rich.live import Live
 from trio_util import periodic
 
-from cef_trio.checkpoint.protocols import KnownPath
-from cef_trio.checkpoint.states import StreamSet
-from cef_trio.daemon.main import RunningDaemon, run_daemon
+from cef_trio.checkpoint import KnownPath, StreamSet
+from cef_trio.daemon import RunningDaemon, run_daemon
 from cef_trio.exceptions import CefMp4ProcessorError
 from cef_trio.exit_codes import ExitCode
 from cef_trio.local.progress import DemoView, line, mib, render
@@ -32,9 +31,8 @@ from cef_trio.local.recorder import record
 from cef_trio.local.run import alone, settings_for
 from cef_trio.local.servers import local_servers
 from cef_trio.observability import logs
-from cef_trio.settings.model import AppEnvironment, Settings
-from cef_trio.upload.object_key import metadata_key
-from cef_trio.upload.part_plan import MIN_PART_BYTES
+from cef_trio.settings import AppEnvironment, Settings
+from cef_trio.upload import MIN_PART_BYTES, metadata_key
 
 _FRAME_SECONDS: Final = 0.1
 _LINE_SECONDS: Final = 2.0

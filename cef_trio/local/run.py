@@ -12,15 +12,12 @@ from typing import Any
 
 import trio
 
-from cef_trio.daemon.exit_watchdog import ExitWatchdog
-from cef_trio.daemon.main import run_daemon
-from cef_trio.daemon.reload import SettingsSource
-from cef_trio.daemon.wiring import warn_of_exposed_secrets
+from cef_trio.daemon import ExitWatchdog, SettingsSource, run_daemon, warn_of_exposed_secrets
 from cef_trio.exceptions import CefMp4ProcessorError
 from cef_trio.exit_codes import ExitCode
 from cef_trio.local.servers import BUCKET, LocalServers, local_servers
-from cef_trio.observability.logs import configure_for
-from cef_trio.settings.model import Settings, SettingsError, load_settings
+from cef_trio.observability import configure_for
+from cef_trio.settings import Settings, SettingsError, load_settings
 
 
 def run_local(folder: Path, data_dir: Path, env_file: Path | None = None) -> ExitCode:

@@ -40,7 +40,7 @@ import trio
 from trio_util import periodic
 
 from cef_trio.exceptions import CefMp4ProcessorError
-from cef_trio.resilience.shield import shielded
+from cef_trio.resilience import shielded
 
 _READY_SECONDS: Final = 20.0
 _ANSWER_SECONDS: Final = 1.0

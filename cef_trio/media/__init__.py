@@ -1,1 +1,10 @@
-"""What a recording is, and the JSON that says so beside its object."""
+"""What ffprobe says of a recording, and the metadata JSON beside the object.
+
+Open `ffprobe.py` for the process and its limits; `metadata.py` for the JSON document.
+"""
+
+from cef_trio.media import ffprobe
+from cef_trio.media.ffprobe import probe
+from cef_trio.media.metadata import MediaInfo, metadata_json
+
+__all__ = ["MediaInfo", "ffprobe", "metadata_json", "probe"]

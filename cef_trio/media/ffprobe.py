@@ -34,8 +34,7 @@ import trio
 
 from cef_trio.exceptions import FFprobeError
 from cef_trio.media.metadata import MediaInfo
-from cef_trio.resilience.shield import shielded
-from cef_trio.resilience.threads import until_thread
+from cef_trio.resilience import shielded, until_thread
 
 log = structlog.get_logger(__name__)
 

@@ -31,9 +31,9 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from cef_trio.checkpoint.model import PartRecord, StreamMeta
-from cef_trio.checkpoint.redis.codec import encode_time
-from cef_trio.s3.checksums import combine_crc64nvme, crc64nvme_to_base64
+from cef_trio.checkpoint import PartRecord, StreamMeta
+from cef_trio.checkpoint.redis import encode_time
+from cef_trio.s3 import combine_crc64nvme, crc64nvme_to_base64
 
 
 @dataclass(frozen=True, slots=True)

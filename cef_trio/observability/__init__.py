@@ -1,1 +1,53 @@
-"""."""
+"""Logs, metrics, lag, and the judgement of what is at risk.
+
+Promise P10: while bytes that should be in S3 are not getting there, every signal says so, and why.
+
+Open `logs.py` and `log_writer.py` for log lines; `metrics.py` and `metric_families.py` for metrics; `lag.py` for the
+one meaning of lag; `at_risk.py` for the one judgement of health; `daemon_report.py` for what a daemon reports into
+Redis; the room `admin/` for the status page, health and readiness.
+"""
+
+from cef_trio.observability import daemon_report, logs
+from cef_trio.observability.at_risk import SENTENCES, Facts, Reason, Risk, Upload, Waiting, held, judge
+from cef_trio.observability.daemon_report import DaemonReport, crying, decode_all, lags_of, twins, words
+from cef_trio.observability.gauge_values import LimiterUse, Snapshot
+from cef_trio.observability.lag import Growth, Lag, lag_of, total
+from cef_trio.observability.logs import Redactor, configure, configure_for, flush, lost_lines, set_level
+from cef_trio.observability.metric_labels import StreamState, WebhookOutcome
+from cef_trio.observability.metrics import Metrics
+from cef_trio.observability.redis_survey import survey_redis
+
+__all__ = [
+    "SENTENCES",
+    "DaemonReport",
+    "Facts",
+    "Growth",
+    "Lag",
+    "LimiterUse",
+    "Metrics",
+    "Reason",
+    "Redactor",
+    "Risk",
+    "Snapshot",
+    "StreamState",
+    "Upload",
+    "Waiting",
+    "WebhookOutcome",
+    "configure",
+    "configure_for",
+    "crying",
+    "daemon_report",
+    "decode_all",
+    "flush",
+    "held",
+    "judge",
+    "lag_of",
+    "lags_of",
+    "logs",
+    "lost_lines",
+    "set_level",
+    "survey_redis",
+    "total",
+    "twins",
+    "words",
+]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from cef_trio.checkpoint.states import StreamSet
+from cef_trio.checkpoint import StreamSet
 from cef_trio.observability.metric_labels import StreamState
 
 

@@ -26,7 +26,7 @@ from urllib.parse import quote
 import structlog
 
 from cef_trio.observability.log_writer import LineWriter
-from cef_trio.settings.model import AppEnvironment, Settings, secret_values
+from cef_trio.settings import AppEnvironment, Settings, secret_values
 
 REDACTED: Final = "***"
 QUIET: Final = ("httpx", "httpcore", "redis", "asyncio", "botocore", "urllib3")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from cef_trio.checkpoint.states import StreamSet
+from cef_trio.checkpoint import StreamSet
 from cef_trio.observability.at_risk import Reason
 from cef_trio.observability.metric_labels import OUTCOMES, REASONS, StreamState, WebhookOutcome
 

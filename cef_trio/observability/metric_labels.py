@@ -12,8 +12,8 @@ from enum import StrEnum
 from typing import Final
 
 from cef_trio import exceptions
-from cef_trio.checkpoint.states import FailureReason, Status
-from cef_trio.s3.errors import PERMANENT, TRANSIENT
+from cef_trio.checkpoint import FailureReason, Status
+from cef_trio.s3 import PERMANENT, TRANSIENT
 
 OTHER: Final = "other"
 

@@ -2,8 +2,8 @@
 
 :class:`Metrics` has a registry of its own, never the library's global one, so that two daemons in one process (the
 tests' worlds) never add up. Counters and histograms are moved where the thing happens. Gauges are never set: they are
-read when somebody scrapes, from a :class:`~cef_trio.observability.gauge_values.Snapshot`, and so cannot be stale. What is not
-known is absent, and never a number that would be wrong.
+read when somebody scrapes, from a :class:`~cef_trio.observability.gauge_values.Snapshot`, and so cannot be stale. What
+is not known is absent, and never a number that would be wrong.
 
 Names follow https://prometheus.io/docs/practices/naming/; ``FAMILIES`` is the table of them all, from which
 ``docs/metrics.md`` is made. No label is a stream's id, a file or a stranger's text (``metric_labels.py``).
@@ -25,8 +25,7 @@ from cef_trio.observability.at_risk import Risk
 from cef_trio.observability.gauge_values import RedisSurvey, Snapshot
 from cef_trio.observability.metric_families import BY_NAME, FAMILIES, Family, Kind
 from cef_trio.observability.metric_labels import OUTCOMES, REASONS, WebhookOutcome, error_label
-from cef_trio.resilience import stall
-from cef_trio.resilience.retry import FailedAttempt, is_transient
+from cef_trio.resilience import FailedAttempt, is_transient, stall
 
 TakeSnapshot = Callable[[], Snapshot]
 Turner = Literal["watcher", "stale_checker"]

@@ -14,7 +14,7 @@ import structlog
 import trio
 from trio_util import periodic
 
-from cef_trio.checkpoint.protocols import CheckpointStore
+from cef_trio.checkpoint import CheckpointStore
 from cef_trio.exceptions import CefMp4ProcessorError
 from cef_trio.observability.gauge_values import RedisSurvey
 from cef_trio.observability.metrics import Metrics

@@ -31,18 +31,16 @@ import structlog
 import trio
 from trio_util import AsyncBool, wait_any
 
-from cef_trio.checkpoint.model import StreamMeta
-from cef_trio.checkpoint.redis.keys import job_lock_name
+from cef_trio.checkpoint import StreamMeta
+from cef_trio.checkpoint.redis import job_lock_name
 from cef_trio.exceptions import AfterUploadError, CefMp4ProcessorError, RecordingChangedError
-from cef_trio.files.file_stat import FileStat
-from cef_trio.files.reader import FileSlice
+from cef_trio.files import FileSlice, FileStat, is_below
 from cef_trio.postprocess import disposal
 from cef_trio.postprocess.after_upload_rules import (
     AfterUploadAction,
     AfterUploadRule,
     VerifiedFile,
     copy_name,
-    is_below,
     pause_seconds,
     targets,
     verified_file,
@@ -50,9 +48,9 @@ from cef_trio.postprocess.after_upload_rules import (
 )
 from cef_trio.postprocess.copy_file import Copy
 from cef_trio.postprocess.rename_file import OtherFileSystemError
-from cef_trio.resilience.shield import shielded
-from cef_trio.s3.checksums import Crc64Nvme
-from cef_trio.upload.services import Services
+from cef_trio.resilience import shielded
+from cef_trio.s3 import Crc64Nvme
+from cef_trio.upload import Services
 
 log = structlog.get_logger(__name__)
 

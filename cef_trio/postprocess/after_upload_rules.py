@@ -13,13 +13,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from cef_trio.checkpoint.model import Checkpoint, FileIdentity, PartRecord
-from cef_trio.checkpoint.states import Status
-from cef_trio.files.file_stat import FileStat
-from cef_trio.files.identity import is_verified_file
-from cef_trio.s3.checksums import combine_crc64nvme
-from cef_trio.s3.model import StoredObject
-from cef_trio.upload.part_plan import PartPlan
+from cef_trio.checkpoint import Checkpoint, FileIdentity, PartRecord, Status
+from cef_trio.files import FileStat, is_verified_file
+from cef_trio.s3 import StoredObject, combine_crc64nvme
+from cef_trio.upload import PartPlan
 
 _FIRST_PAUSE_SECONDS: Final = 30.0
 _LONGEST_PAUSE_SECONDS: Final = 3600.0
@@ -112,14 +109,6 @@ def why_not_the_object(expected: VerifiedFile, etag: str, stored: StoredObject |
     if stored.crc64nvme is not None:
         return None if stored.crc64nvme == expected.crc64nvme else "its object has another checksum"
     return None if stored.etag == etag else "its object has another ETag than the one that was completed"
-
-
-def is_below(path: str, watch_folder: str) -> bool:
-    """Whether a path, as a record has it, leads to a file in the watch folder."""
-    if not os.path.isabs(path):  # noqa: PTH117 - a path of any bytes, as it is
-        return False
-    relative = os.path.relpath(path, watch_folder)
-    return relative not in {os.curdir, os.pardir} and not relative.startswith("../")
 
 
 def targets(file: VerifiedFile, watch_folder: str, folder: str) -> tuple[str, str]:

@@ -12,7 +12,8 @@ for longer than the daemon waits, is not seen. Nor has Linux a call that deletes
 given file: one that another process renames to it in these microseconds is taken for ours. ``docs/operations.md`` says
 so.
 
-How names are given without replacing anything is ``rename_file.py``; copies to another file system are ``copy_file.py``.
+How names are given without replacing anything is ``rename_file.py``; copies to another file system are
+``copy_file.py``.
 """
 
 from __future__ import annotations
@@ -25,10 +26,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from cef_trio.exceptions import AfterUploadError
-from cef_trio.files.file_system import origin_of
-from cef_trio.files.identity import identity_of
-from cef_trio.files.reader import regular_file_stat
-from cef_trio.files.writers import WriterState, take_lease, writer_waits
+from cef_trio.files import WriterState, identity_of, origin_of, regular_file_stat, take_lease, writer_waits
 from cef_trio.postprocess.after_upload_rules import VerifiedFile, why_not_the_file
 from cef_trio.postprocess.rename_file import FOLDER, all_taken, folder_of, map_os_errors, rename
 

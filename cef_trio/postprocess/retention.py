@@ -16,12 +16,10 @@ from typing import Final
 import structlog
 from trio_util import periodic
 
-from cef_trio.checkpoint.protocols import KnownPath
-from cef_trio.checkpoint.pruning import completed_before
+from cef_trio.checkpoint import KnownPath, completed_before
 from cef_trio.exceptions import CefMp4ProcessorError, ChunkProcessingError
-from cef_trio.files.identity import is_same_place
-from cef_trio.upload import bulk_load
-from cef_trio.upload.services import Services
+from cef_trio.files import is_same_place
+from cef_trio.upload import Services, bulk_load
 
 log = structlog.get_logger(__name__)
 

@@ -25,16 +25,13 @@ from typing import Final
 import structlog
 import trio
 
-from cef_trio.checkpoint.model import StreamMeta
-from cef_trio.checkpoint.redis.keys import job_lock_name
+from cef_trio.checkpoint import StreamMeta
+from cef_trio.checkpoint.redis import job_lock_name
 from cef_trio.exceptions import CefMp4ProcessorError, S3OperationError, WebhookOperationError
-from cef_trio.observability.metric_labels import WebhookOutcome
-from cef_trio.resilience.retry import MAX_RETRY_AFTER_SECONDS, RetryPolicy
-from cef_trio.upload import bulk_load
-from cef_trio.upload.object_key import metadata_key
-from cef_trio.upload.services import Services
-from cef_trio.webhook.answers import Answered, judge_status
-from cef_trio.webhook.client import Delivery, WebhookClient, WebhookResponse
+from cef_trio.observability import WebhookOutcome
+from cef_trio.resilience import MAX_RETRY_AFTER_SECONDS, RetryPolicy
+from cef_trio.upload import Services, bulk_load, metadata_key
+from cef_trio.webhook import Answered, Delivery, WebhookClient, WebhookResponse, judge_status
 
 log = structlog.get_logger(__name__)
 

@@ -3,8 +3,9 @@
 - :class:`ServiceRetrier` runs one operation: exponential back-off with full jitter
   (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/), a cap, ``Retry-After`` honoured. What is
   transient is said by the error itself (``CefMp4ProcessorError.transient``), which the edges set from their tables.
-- Out of attempts, or refused, it asks the service's :class:`~cef_trio.resilience.outage.CircuitBreaker` whether that strikes all.
-  What does is transient from then on, whatever it is called: the caller waits for the outage's end, and comes back.
+- Out of attempts, or refused, it asks the service's :class:`~cef_trio.resilience.outage.CircuitBreaker` whether that
+  strikes all. What does is transient from then on, whatever it is called: the caller waits for the outage's end, and
+  comes back.
 - A refusal that only this call runs into is repeated as often as a transient error before it is believed: keys and
   rights that were changed a moment ago are not known to all of a store's servers at once.
 

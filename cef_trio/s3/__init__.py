@@ -1,1 +1,86 @@
-"""S3, spoken by ourselves: SigV4 over httpx on trio, multipart uploads, checksums, and every known trap of Complete."""
+"""S3: signed requests by httpx, multipart uploads, checksums, and what each answer means.
+
+Promise: every byte sent is proved by a checksum, an answer that is not S3's says nothing about an upload, and every
+response is bounded in bytes, elements and seconds.
+
+Open `client.py` for the calls; `complete.py` for CompleteMultipartUpload; `transport.py` for one request and its
+response; `capabilities.py` for what a store turned out not to support; `errors.py` for what an error means;
+`checksums.py` for checksums; `signing.py` for SigV4; `rate_limiter.py` for `MAX_UPLOAD_RATE`.
+"""
+
+from cef_trio.s3.body import BytesSource
+from cef_trio.s3.checksums import (
+    CALCULATORS,
+    Crc64Nvme,
+    combine_crc64nvme,
+    crc64nvme,
+    crc64nvme_bytes,
+    crc64nvme_from_base64,
+    crc64nvme_to_base64,
+    from_base64,
+)
+from cef_trio.s3.client import S3Client
+from cef_trio.s3.config import Addressing, ChecksumMode, PayloadSigning, S3Config
+from cef_trio.s3.credentials import ChainCredentials, CredentialsProvider, StaticCredentials
+from cef_trio.s3.errors import ARCHIVED, HINTS, PERMANENT, TRANSIENT, parse_http_date, parse_retry_after
+from cef_trio.s3.etags import looks_like_md5, multipart_etag
+from cef_trio.s3.model import (
+    AbortRule,
+    ChecksumAlgorithm,
+    CopiedPart,
+    ListedObject,
+    ListedPart,
+    ListedUpload,
+    ObjectRange,
+    PartToComplete,
+    StoredObject,
+)
+from cef_trio.s3.rate_limiter import RateLimiter
+from cef_trio.s3.signing import Credentials
+from cef_trio.s3.store_probe import StoreProbe
+from cef_trio.s3.transport import network
+from cef_trio.s3.xml import Element, XmlError, parse_xml
+
+__all__ = [
+    "ARCHIVED",
+    "CALCULATORS",
+    "HINTS",
+    "PERMANENT",
+    "TRANSIENT",
+    "AbortRule",
+    "Addressing",
+    "BytesSource",
+    "ChainCredentials",
+    "ChecksumAlgorithm",
+    "ChecksumMode",
+    "CopiedPart",
+    "Crc64Nvme",
+    "Credentials",
+    "CredentialsProvider",
+    "Element",
+    "ListedObject",
+    "ListedPart",
+    "ListedUpload",
+    "ObjectRange",
+    "PartToComplete",
+    "PayloadSigning",
+    "RateLimiter",
+    "S3Client",
+    "S3Config",
+    "StaticCredentials",
+    "StoreProbe",
+    "StoredObject",
+    "XmlError",
+    "combine_crc64nvme",
+    "crc64nvme",
+    "crc64nvme_bytes",
+    "crc64nvme_from_base64",
+    "crc64nvme_to_base64",
+    "from_base64",
+    "looks_like_md5",
+    "multipart_etag",
+    "network",
+    "parse_http_date",
+    "parse_retry_after",
+    "parse_xml",
+]

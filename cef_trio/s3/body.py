@@ -5,8 +5,8 @@ CRC64NVME again and holds the last block back until it agrees: bytes other than 
 request ends short of its Content-Length, and S3 stores nothing of it. That makes a changed recording an error here
 (:class:`RecordingChangedError`, transient: the part is read anew), not a riddle at the server.
 
-The second pass goes as fast as the :class:`~cef_trio.s3.rate_limiter.RateLimiter` lets it: a block leaves in pieces, each in its
-turn.
+The second pass goes as fast as the :class:`~cef_trio.s3.rate_limiter.RateLimiter` lets it: a block leaves in pieces,
+each in its turn.
 """
 
 from __future__ import annotations

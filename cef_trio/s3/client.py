@@ -28,8 +28,7 @@ from urllib.parse import quote
 import httpx
 
 from cef_trio.exceptions import S3OperationError
-from cef_trio.resilience.outage import Need
-from cef_trio.resilience.retry import Retrier, SingleAttempt
+from cef_trio.resilience import Need, Retrier, SingleAttempt
 from cef_trio.s3.body import BytesSource
 from cef_trio.s3.capabilities import Capabilities, UploadMode
 from cef_trio.s3.checksums import HEADERS, crc64nvme_from_base64, to_base64
@@ -66,7 +65,7 @@ from cef_trio.s3.xml import (
     parse_upload_id,
     parse_uploads,
 )
-from cef_trio.settings.object_options import ObjectOptions
+from cef_trio.settings import ObjectOptions
 
 T = TypeVar("T")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from cef_trio.s3.signing import Credentials
-from cef_trio.settings.object_options import ObjectOptions
+from cef_trio.settings import ObjectOptions
 
 
 class Addressing(StrEnum):

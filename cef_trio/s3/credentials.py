@@ -13,7 +13,7 @@ import structlog
 import trio
 
 from cef_trio.exceptions import S3OperationError
-from cef_trio.resilience.threads import run_in_thread
+from cef_trio.resilience import run_in_thread
 from cef_trio.s3.config import CredentialsProvider
 from cef_trio.s3.signing import Credentials
 

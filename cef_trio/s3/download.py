@@ -10,7 +10,7 @@ import httpx
 import trio
 
 from cef_trio.exceptions import S3OperationError
-from cef_trio.resilience.retry import Retrier
+from cef_trio.resilience import Retrier
 from cef_trio.s3.answer_origin import NOT_S3_ANSWER
 from cef_trio.s3.checksums import HEADERS, crc64nvme_from_base64
 from cef_trio.s3.model import ChecksumAlgorithm, StoredObject

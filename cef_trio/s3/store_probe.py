@@ -14,8 +14,7 @@ from typing import Final
 import structlog
 
 from cef_trio.exceptions import S3OperationError
-from cef_trio.resilience.outage import Need
-from cef_trio.resilience.shield import shielded
+from cef_trio.resilience import Need, shielded
 from cef_trio.s3.body import BytesSource
 from cef_trio.s3.client import S3Client
 

@@ -7,10 +7,10 @@ its own connection anyway), and the request target is handed to httpcore as the 
 
 **Cancellation.** Once the last byte of an answer's headers has been read from the socket, neither httpcore nor httpx
 has another checkpoint that a cancellation could use before ``send(stream=True)`` returns. So an answer whose headers
-say everything (``ResponseMode.HEADERS``) is never lost: either ``Cancelled`` came while those headers were still unread, or
-:meth:`Transport.perform` returns. What is left, giving the connection back, is done in a bounded shield. With
-``ResponseMode.SHIELDED`` a short body is read in it too; with ``ResponseMode.OPEN`` a cancellation may lose the answer, and the
-call must be safe to repeat.
+say everything (``ResponseMode.HEADERS``) is never lost: either ``Cancelled`` came while those headers were still
+unread, or :meth:`Transport.perform` returns. What is left, giving the connection back, is done in a bounded shield.
+With ``ResponseMode.SHIELDED`` a short body is read in it too; with ``ResponseMode.OPEN`` a cancellation may lose the
+answer, and the call must be safe to repeat.
 """
 
 from __future__ import annotations
@@ -31,9 +31,8 @@ import trio
 
 from cef_trio import __version__
 from cef_trio.exceptions import CefMp4ProcessorError, S3OperationError
-from cef_trio.http import tls
-from cef_trio.http.client_transport import HttpTransport
-from cef_trio.resilience.shield import shielded, shielded_at_first
+from cef_trio.http import HttpTransport, tls
+from cef_trio.resilience import shielded, shielded_at_first
 from cef_trio.s3.address import bucket_address
 from cef_trio.s3.answer_guard import AnswerGuard
 from cef_trio.s3.answer_origin import AnswerOrigin, is_document, is_html

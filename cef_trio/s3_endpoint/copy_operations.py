@@ -1,7 +1,7 @@
 """Operations that make something of an object that is there already: UploadPartCopy and CopyObject.
 
-Each takes a ``S3Request`` and makes its ``Reply``; refusals are raised. The source is an object of any of our buckets, read
-block by block through the same hashes as a body that was sent, so a copied part has its checksums like any other.
+Each takes a ``S3Request`` and makes its ``Reply``; refusals are raised. The source is an object of any of our buckets,
+read block by block through the same hashes as a body that was sent, so a copied part has its checksums like any other.
 Rules: https://docs.aws.amazon.com/AmazonS3/latest/API/API_UploadPartCopy.html and ``API_CopyObject.html``.
 """
 

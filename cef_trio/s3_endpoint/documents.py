@@ -13,7 +13,7 @@ from email.utils import format_datetime
 from typing import Final
 from urllib.parse import quote_plus
 
-from cef_trio.s3.xml import Element, XmlError, parse_xml
+from cef_trio.s3 import Element, XmlError, parse_xml
 from cef_trio.s3_endpoint.checksums import Algorithm
 from cef_trio.s3_endpoint.errors import S3Error
 from cef_trio.s3_endpoint.multipart import MAX_PARTS, RequestedPart

@@ -19,7 +19,7 @@ from typing import Final
 
 import trio
 
-from cef_trio.http.server_connection import NotHttpError, ServerConnection
+from cef_trio.http import NotHttpError, ServerConnection
 from cef_trio.s3_endpoint.endpoint import S3Endpoint
 from cef_trio.s3_endpoint.faults import ConnectionDropped
 from cef_trio.s3_endpoint.request import Headers, Reply, Request

@@ -1,1 +1,34 @@
-"""."""
+"""Settings: their model, their values, secret files, and the options of objects.
+
+Everything here is pure or reads files once; nothing connects anywhere. Promise: a wrong setting is refused at the start
+with one line that names the variable, what is wrong and what would be right.
+
+Open `model.py` for a setting's name, default, check or text; `values.py` for how sizes, durations and URLs are
+written; `secret_files.py` for `<NAME>_FILE`; `object_options.py` for tags, storage class, ACL and encryption.
+"""
+
+from cef_trio.settings.model import (
+    STAND_INS,
+    AppEnvironment,
+    Settings,
+    SettingsError,
+    exposed_secrets,
+    load_settings,
+    secret_values,
+    unfit_rate,
+    without_secrets,
+)
+from cef_trio.settings.object_options import ObjectOptions
+
+__all__ = [
+    "STAND_INS",
+    "AppEnvironment",
+    "ObjectOptions",
+    "Settings",
+    "SettingsError",
+    "exposed_secrets",
+    "load_settings",
+    "secret_values",
+    "unfit_rate",
+    "without_secrets",
+]

@@ -1,8 +1,9 @@
 """Settings: environment variables or a ``.env`` file, validated once, at the start.
 
 Every field is a variable of the same name in capitals. ``example.env`` and ``docs/settings.md`` are made from this
-class (``python -m cef_trio.settings.model example-env|settings-md``), and a test keeps them true. A wrong value is one clear
-line that names the variable, what it got (never a secret) and what it takes. ``secret_files.py`` reads ``<NAME>_FILE``.
+class (``python -m cef_trio.settings.model example-env|settings-md``), and a test keeps them true. A wrong value is one
+clear line that names the variable, what it got (never a secret) and what it takes. ``secret_files.py`` reads
+``<NAME>_FILE``.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from pydantic_settings import (
 )
 
 from cef_trio.exceptions import CefMp4ProcessorError
-from cef_trio.settings import values as values
+from cef_trio.settings import values
 from cef_trio.settings.object_options import (
     AWS_STORAGE_CLASSES,
     CANNED_ACLS,
@@ -469,7 +470,7 @@ def secret_values(settings: Settings) -> tuple[str, ...]:
 def example_env() -> str:
     """``example.env``: every setting, its meaning and its default."""
     blocks = [
-        "# Every setting of cef-trio. Made by `python -m cef_trio.settings.model example-env`; copy it to .env and edit.",
+        "# Every setting of cef-trio. Made by `python -m cef_trio.settings.model example-env`; copy it to .env, edit.",
         "# A secret may stand in a file of its own instead (one line, mode 0600), which a variable names:\n# "
         + ", ".join(file_variables(Settings).values()),
     ]
@@ -487,8 +488,8 @@ def settings_md() -> str:
         rows.append(f"| `{name.upper()}` | {default} | {_meaning(field)} |")
     head = (
         "# Settings\n\n"
-        "Made by `python -m cef_trio.settings.model settings-md`. Environment variables, or lines of a `.env` file in the\n"
-        "working directory; the environment wins, and an empty value is none.\n\n"
+        "Made by `python -m cef_trio.settings.model settings-md`. Environment variables, or lines of a `.env` file in\n"
+        "the working directory; the environment wins, and an empty value is none.\n\n"
         "A secret may stand in a file of its own, which a variable names: "
         f"{', '.join(f'`{variable}`' for variable in file_variables(Settings).values())}.\n"
         "The file holds the secret alone, as UTF-8 text of at most 64 KiB; one newline at its end is left out. To set "

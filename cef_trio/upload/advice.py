@@ -12,8 +12,8 @@ from typing import Final
 
 import structlog
 
-from cef_trio.checkpoint.model import StreamMeta
-from cef_trio.files.file_stat import FileStat
+from cef_trio.checkpoint import StreamMeta
+from cef_trio.files import FileStat
 from cef_trio.upload.file_state import Ending
 
 log = structlog.get_logger(__name__)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 
-from cef_trio.checkpoint.protocols import CheckpointStore, KnownPath, Records
+from cef_trio.checkpoint import CheckpointStore, KnownPath, Records
 from cef_trio.exceptions import RecordUnreadableError
 
 

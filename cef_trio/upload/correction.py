@@ -12,13 +12,9 @@ from typing import Final
 import structlog
 import trio
 
-from cef_trio.checkpoint.model import Checkpoint, StreamMeta
-from cef_trio.checkpoint.protocols import Change
-from cef_trio.checkpoint.states import Status
+from cef_trio.checkpoint import Change, Checkpoint, Status, StreamMeta
 from cef_trio.exceptions import LeaseLostError
-from cef_trio.files.file_stat import FileStat
-from cef_trio.files.identity import HEAD_BYTES
-from cef_trio.files.reader import OpenRecording
+from cef_trio.files import HEAD_BYTES, FileStat, OpenRecording
 from cef_trio.upload.predecessor import Likeness, likeness
 from cef_trio.upload.recognition import identify
 from cef_trio.upload.services import Services

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from cef_trio.checkpoint.states import FailureReason
+from cef_trio.checkpoint import FailureReason
 from cef_trio.exceptions import (
     ChunkProcessingError,
     RedisOperationError,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from cef_trio.files.file_stat import FileStat
+from cef_trio.files import FileStat
 
 
 class Ending(Enum):

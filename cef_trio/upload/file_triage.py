@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from enum import Enum
 
-from cef_trio.checkpoint.model import StreamMeta
-from cef_trio.checkpoint.protocols import KnownPath
-from cef_trio.checkpoint.states import COMES_BACK, ENDED, Status
-from cef_trio.files.file_stat import FileStat
-from cef_trio.files.identity import IdentityMatch
+from cef_trio.checkpoint import COMES_BACK, ENDED, KnownPath, Status, StreamMeta
+from cef_trio.files import FileStat, IdentityMatch
 
 _FILE_WAS_GONE = frozenset(
     {

@@ -16,11 +16,10 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 
 import structlog
 
-from cef_trio.checkpoint.states import FailureReason, Status
+from cef_trio.checkpoint import FailureReason, Status
 from cef_trio.exceptions import FFprobeError, S3OperationError
-from cef_trio.files.file_stat import FileStat
-from cef_trio.files.reader import OpenRecording
-from cef_trio.media.metadata import MediaInfo, metadata_json
+from cef_trio.files import FileStat, OpenRecording
+from cef_trio.media import MediaInfo, metadata_json
 from cef_trio.upload.failures import GivenUpError
 from cef_trio.upload.object_key import metadata_key
 from cef_trio.upload.part_matching import crc_of

@@ -7,9 +7,7 @@ from collections.abc import Callable
 
 import trio
 
-from cef_trio.observability.gauge_values import LimiterUse, Snapshot
-from cef_trio.observability.lag import Lag, total
-from cef_trio.observability.metric_labels import StreamState
+from cef_trio.observability import Lag, LimiterUse, Snapshot, StreamState, total
 from cef_trio.upload.services import Services
 from cef_trio.upload.supervisor import LiveStream, StreamSupervisor
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from cef_trio.files.file_stat import FileStat
+from cef_trio.files import FileStat
 from cef_trio.upload.file_state import Ending, FileState
 
 BELIEVED_SECONDS: Final = 60.0

@@ -20,8 +20,7 @@ import structlog
 import trio
 from trio_util import periodic
 
-from cef_trio.checkpoint import rules
-from cef_trio.checkpoint.states import StreamSet
+from cef_trio.checkpoint import StreamSet, rules
 from cef_trio.exceptions import CefMp4ProcessorError, ChunkProcessingError
 from cef_trio.upload import bulk_load
 from cef_trio.upload import file_state as news

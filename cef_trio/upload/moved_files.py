@@ -18,12 +18,9 @@ from typing import Final
 import structlog
 import trio
 
-from cef_trio.checkpoint.model import StreamMeta
-from cef_trio.checkpoint.protocols import KnownPath
-from cef_trio.checkpoint.states import StreamSet
+from cef_trio.checkpoint import KnownPath, StreamMeta, StreamSet
 from cef_trio.exceptions import ChunkProcessingError, FileAccessError, RecordingChangedError
-from cef_trio.files.file_stat import FileStat
-from cef_trio.files.identity import IdentityMatch, inodes_last, may_be
+from cef_trio.files import FileStat, IdentityMatch, inodes_last, may_be
 from cef_trio.upload import bulk_load
 from cef_trio.upload.recognition import recognize
 from cef_trio.upload.services import Services

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from cef_trio.files.file_stat import FileStat
+from cef_trio.files import FileStat
 from cef_trio.upload.file_state import Ending, FileState
 from cef_trio.upload.part_plan import PartPlan
 

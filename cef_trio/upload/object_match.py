@@ -16,11 +16,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from cef_trio.checkpoint.model import PartRecord
-from cef_trio.checkpoint.redis.codec import decode_time
-from cef_trio.s3.checksums import combine_crc64nvme, crc64nvme_from_base64
-from cef_trio.s3.etags import looks_like_md5, multipart_etag
-from cef_trio.s3.model import ListedPart, StoredObject
+from cef_trio.checkpoint import PartRecord
+from cef_trio.checkpoint.redis import decode_time
+from cef_trio.s3 import (
+    ListedPart,
+    StoredObject,
+    combine_crc64nvme,
+    crc64nvme_from_base64,
+    looks_like_md5,
+    multipart_etag,
+)
 from cef_trio.upload.part_plan import MAX_PARTS, PartPlan
 
 

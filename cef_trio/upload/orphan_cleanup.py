@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING, Final
 import structlog
 import trio
 
-from cef_trio.checkpoint.model import StreamMeta
-from cef_trio.checkpoint.states import ENDED, Status
+from cef_trio.checkpoint import ENDED, Status, StreamMeta
 from cef_trio.exceptions import CefMp4ProcessorError, RecordUnreadableError, S3OperationError
-from cef_trio.resilience.best_effort import PAUSE_SECONDS
-from cef_trio.s3.model import ListedUpload
+from cef_trio.resilience import PAUSE_SECONDS
+from cef_trio.s3 import ListedUpload
 from cef_trio.upload import bulk_load
 from cef_trio.upload.failures import KEEPS_ITS_UPLOAD
 

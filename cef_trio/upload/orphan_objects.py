@@ -25,14 +25,10 @@ from typing import Final
 import structlog
 import trio
 
-from cef_trio.checkpoint.model import Checkpoint, FileIdentity, PartRecord, StreamMeta
-from cef_trio.checkpoint.states import Status, StreamSet
+from cef_trio.checkpoint import Checkpoint, FileIdentity, PartRecord, Status, StreamMeta, StreamSet
 from cef_trio.exceptions import S3OperationError
-from cef_trio.files.file_stat import FileStat
-from cef_trio.files.identity import HEAD_BYTES
-from cef_trio.files.reader import FileSlice, OpenRecording
-from cef_trio.s3.checksums import Crc64Nvme
-from cef_trio.s3.model import ListedObject, StoredObject
+from cef_trio.files import HEAD_BYTES, FileSlice, FileStat, OpenRecording
+from cef_trio.s3 import Crc64Nvme, ListedObject, StoredObject
 from cef_trio.upload.object_key import ProposedStream, metadata_key
 from cef_trio.upload.object_match import (
     FileDigest,

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 import structlog
 import trio
 
-from cef_trio.checkpoint.model import PartRecord
+from cef_trio.checkpoint import PartRecord
 from cef_trio.exceptions import S3OperationError
-from cef_trio.files.reader import OpenRecording
-from cef_trio.s3.model import ListedUpload
+from cef_trio.files import OpenRecording
+from cef_trio.s3 import ListedUpload
 from cef_trio.upload.object_key import ProposedStream
 from cef_trio.upload.part_matching import algorithm_of, matching_parts, plan_of
 from cef_trio.upload.part_plan import PartPlan

@@ -9,10 +9,9 @@ from typing import Final
 import structlog
 import trio
 
-from cef_trio.checkpoint.model import Owner, StreamMeta
-from cef_trio.checkpoint.protocols import KnownPath
+from cef_trio.checkpoint import KnownPath, Owner, StreamMeta
 from cef_trio.exceptions import CefMp4ProcessorError
-from cef_trio.files.reader import Disk
+from cef_trio.files import Disk
 from cef_trio.upload.ownership_rules import Claim, claim, owner_at
 
 log = structlog.get_logger(__name__)

@@ -21,8 +21,8 @@ from __future__ import annotations
 
 from enum import Enum
 
-from cef_trio.checkpoint.model import NAMELESS, SHARED, Owner, StreamMeta
-from cef_trio.files.file_system import FolderPlace
+from cef_trio.checkpoint import NAMELESS, SHARED, Owner, StreamMeta
+from cef_trio.files import FolderPlace
 
 
 class Claim(Enum):

@@ -11,12 +11,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
-from cef_trio.checkpoint.model import PartRecord
+from cef_trio.checkpoint import PartRecord
 from cef_trio.exceptions import RecordingChangedError
-from cef_trio.files.reader import FileSlice, OpenRecording
-from cef_trio.s3.checksums import CALCULATORS, Crc64Nvme, crc64nvme_bytes, from_base64
-from cef_trio.s3.etags import looks_like_md5
-from cef_trio.s3.model import ChecksumAlgorithm, ListedPart
+from cef_trio.files import FileSlice, OpenRecording
+from cef_trio.s3 import (
+    CALCULATORS,
+    ChecksumAlgorithm,
+    Crc64Nvme,
+    ListedPart,
+    crc64nvme_bytes,
+    from_base64,
+    looks_like_md5,
+)
 from cef_trio.upload.part_plan import MIN_PART_BYTES, PartPlan
 
 

@@ -25,12 +25,10 @@ from typing import Final
 
 import structlog
 
-from cef_trio.checkpoint.model import Checkpoint, PartRecord, StreamMeta
-from cef_trio.checkpoint.states import Status
+from cef_trio.checkpoint import Checkpoint, PartRecord, Status, StreamMeta
 from cef_trio.exceptions import RecordingChangedError, S3OperationError
-from cef_trio.files.reader import OpenRecording
-from cef_trio.s3.etags import looks_like_md5
-from cef_trio.s3.model import CopiedPart, ObjectRange
+from cef_trio.files import OpenRecording
+from cef_trio.s3 import CopiedPart, ObjectRange, looks_like_md5
 from cef_trio.upload.part_matching import crc_of
 from cef_trio.upload.part_plan import Part, PartPlan
 from cef_trio.upload.services import Services

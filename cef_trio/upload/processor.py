@@ -24,8 +24,7 @@ import structlog
 import trio
 from trio_util import AsyncBool, AsyncValue, wait_any
 
-from cef_trio.checkpoint.protocols import Saving
-from cef_trio.checkpoint.states import SENTENCES, FailureReason, Status
+from cef_trio.checkpoint import SENTENCES, FailureReason, Saving, Status
 from cef_trio.exceptions import (
     CefMp4ProcessorError,
     FileAccessError,
@@ -36,11 +35,8 @@ from cef_trio.exceptions import (
     S3OperationError,
     StreamEndedError,
 )
-from cef_trio.files.file_stat import FileStat
-from cef_trio.files.identity import HEAD_BYTES, IdentityMatch, is_same_file
-from cef_trio.files.reader import OpenRecording
-from cef_trio.resilience.shield import shielded
-from cef_trio.resilience.stall import Movement
+from cef_trio.files import HEAD_BYTES, FileStat, IdentityMatch, OpenRecording, is_same_file
+from cef_trio.resilience import Movement, shielded
 from cef_trio.upload import recovery
 from cef_trio.upload.failures import KEEPS_ITS_UPLOAD, GivenUpError, is_missing_right, reason_of
 from cef_trio.upload.file_state import Ending, FileState, closed, gone, looked, still_written

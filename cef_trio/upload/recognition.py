@@ -9,14 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from cef_trio.checkpoint.model import FileIdentity, PartRecord, StreamMeta
-from cef_trio.checkpoint.protocols import CheckpointStore
-from cef_trio.checkpoint.states import ENDED
+from cef_trio.checkpoint import ENDED, CheckpointStore, FileIdentity, PartRecord, StreamMeta
 from cef_trio.exceptions import RecordingChangedError
-from cef_trio.files.file_stat import FileStat
-from cef_trio.files.identity import IdentityMatch, compare, identity_of, same_fs_id
-from cef_trio.files.reader import Disk, OpenRecording, head_of
-from cef_trio.s3.checksums import crc64nvme
+from cef_trio.files import Disk, FileStat, IdentityMatch, OpenRecording, compare, head_of, identity_of, same_fs_id
+from cef_trio.s3 import crc64nvme
 from cef_trio.upload.part_matching import crc_of
 from cef_trio.upload.part_plan import PartPlan
 

@@ -15,8 +15,16 @@ from dataclasses import replace
 
 import structlog
 
-from cef_trio.checkpoint.model import Checkpoint, FileIdentity, StreamMeta
-from cef_trio.checkpoint.states import COMES_BACK, ENDED, FailureReason, Status, StreamSet
+from cef_trio.checkpoint import (
+    COMES_BACK,
+    ENDED,
+    Checkpoint,
+    FailureReason,
+    FileIdentity,
+    Status,
+    StreamMeta,
+    StreamSet,
+)
 from cef_trio.exceptions import (
     ChunkProcessingError,
     LeaseLostError,
@@ -26,9 +34,15 @@ from cef_trio.exceptions import (
     S3OperationError,
     StreamEndedError,
 )
-from cef_trio.files.identity import HEAD_BYTES, IdentityMatch, identity_by_stat, is_same_place, on_another_file_system
-from cef_trio.files.reader import OpenRecording
-from cef_trio.s3.model import ListedPart
+from cef_trio.files import (
+    HEAD_BYTES,
+    IdentityMatch,
+    OpenRecording,
+    identity_by_stat,
+    is_same_place,
+    on_another_file_system,
+)
+from cef_trio.s3 import ListedPart
 from cef_trio.upload import target
 from cef_trio.upload.failures import GivenUpError
 from cef_trio.upload.file_state import FileState

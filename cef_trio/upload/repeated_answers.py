@@ -16,7 +16,7 @@ from collections import Counter
 from typing import Final
 
 from cef_trio.exceptions import CefMp4ProcessorError, S3OperationError
-from cef_trio.resilience.retry import is_outage
+from cef_trio.resilience import is_outage
 
 PLAIN: Final = frozenset({"NoSuchUpload", "InvalidPart"})
 """Refusals that say what is to be done: list again, send again, begin again."""

@@ -21,10 +21,8 @@ import trio
 from trio_util import periodic
 
 from cef_trio.exceptions import CefMp4ProcessorError
-from cef_trio.observability import daemon_report
-from cef_trio.observability.at_risk import Risk
-from cef_trio.observability.daemon_report import DaemonReport
-from cef_trio.resilience.shield import shielded
+from cef_trio.observability import DaemonReport, Risk, daemon_report
+from cef_trio.resilience import shielded
 from cef_trio.upload.services import Services
 from cef_trio.upload.supervisor import StreamSupervisor
 

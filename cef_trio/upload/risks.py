@@ -1,4 +1,4 @@
-"""What a running daemon knows of bytes that do not get to S3: facts from memory, judged by ``observability/at_risk.py``.
+"""What a running daemon knows of bytes that do not get to S3, judged by ``observability/at_risk.py``.
 
 Metrics, readiness, the status page and the report that ``status`` and ``doctor`` read all ask here (promise P10). It
 never awaits, so it answers while Redis and S3 do not.
@@ -13,8 +13,8 @@ from typing import Final, Protocol
 
 import trio
 
-from cef_trio.files.mounts import is_on
-from cef_trio.observability.at_risk import Facts, Reason, Risk, Upload, Waiting, judge
+from cef_trio.files import is_on
+from cef_trio.observability import Facts, Reason, Risk, Upload, Waiting, judge
 from cef_trio.upload.file_state import Ending, FileState
 from cef_trio.upload.services import Services
 from cef_trio.upload.supervisor import LiveStream, StreamSupervisor

@@ -14,7 +14,7 @@ from math import inf
 
 from trio_util import AsyncValue
 
-from cef_trio.watch.events import Scanned
+from cef_trio.watch import Scanned
 
 
 @dataclass(frozen=True, slots=True)

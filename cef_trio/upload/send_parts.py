@@ -7,7 +7,7 @@ from contextlib import aclosing
 
 import trio
 
-from cef_trio.files.reader import OpenRecording
+from cef_trio.files import OpenRecording
 from cef_trio.upload.part_plan import Part
 from cef_trio.upload.services import Services
 from cef_trio.upload.session import StreamUpload

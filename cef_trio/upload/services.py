@@ -10,30 +10,19 @@ from typing import Protocol, TypeVar
 import trio
 from trio_util import AsyncBool
 
-from cef_trio.checkpoint.model import Lease, StreamMeta
-from cef_trio.checkpoint.protocols import CheckpointStore, Saving
-from cef_trio.checkpoint.shutdown_flush import ShutdownFlush
-from cef_trio.checkpoint.states import Status
-from cef_trio.files.file_stat import FileStat
-from cef_trio.files.file_system import named
-from cef_trio.files.mounts import Mounts
-from cef_trio.files.reader import Disk
-from cef_trio.files.time_stamps import unproved_seconds
-from cef_trio.media.metadata import MediaInfo
-from cef_trio.observability.metrics import Metrics
-from cef_trio.postprocess.after_upload_rules import is_below
-from cef_trio.resilience.best_effort import BestEffort
-from cef_trio.resilience.retry import CircuitBreaker
-from cef_trio.resilience.shield import shielded
-from cef_trio.s3.client import S3Client
-from cef_trio.s3.rate_limiter import RateLimiter
-from cef_trio.settings.model import Settings
+from cef_trio.checkpoint import CheckpointStore, Lease, Saving, ShutdownFlush, Status, StreamMeta
+from cef_trio.files import Disk, FileStat, Mounts, is_below, named, unproved_seconds
+from cef_trio.media import MediaInfo
+from cef_trio.observability import Metrics
+from cef_trio.resilience import BestEffort, CircuitBreaker, shielded
+from cef_trio.s3 import RateLimiter, S3Client
+from cef_trio.settings import Settings
 from cef_trio.upload.advice import Advice
 from cef_trio.upload.object_key import KeyTemplate
 from cef_trio.upload.orphan_cleanup import StrayUploads
 from cef_trio.upload.ownership import Ownership
 from cef_trio.upload.scan_history import Scans
-from cef_trio.webhook.client import WebhookClient
+from cef_trio.webhook import WebhookClient
 
 T = TypeVar("T")
 

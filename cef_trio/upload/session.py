@@ -15,15 +15,21 @@ from typing import Any
 import structlog
 import trio
 
-from cef_trio.checkpoint.model import Checkpoint, PartRecord, StreamMeta
-from cef_trio.checkpoint.protocols import Change
-from cef_trio.checkpoint.rules import apply_change, count_adopted, count_part, cut_off, starting_over
-from cef_trio.checkpoint.states import Status
+from cef_trio.checkpoint import (
+    Change,
+    Checkpoint,
+    PartRecord,
+    Status,
+    StreamMeta,
+    apply_change,
+    count_adopted,
+    count_part,
+    cut_off,
+    starting_over,
+)
 from cef_trio.exceptions import S3OperationError
-from cef_trio.files.file_stat import FileStat
-from cef_trio.files.reader import FileSlice, OpenRecording
-from cef_trio.s3.client import S3Client
-from cef_trio.s3.model import ChecksumAlgorithm, ListedUpload, PartToComplete, StoredObject
+from cef_trio.files import FileSlice, FileStat, OpenRecording
+from cef_trio.s3 import ChecksumAlgorithm, ListedUpload, PartToComplete, S3Client, StoredObject
 from cef_trio.upload.holes import Holes
 from cef_trio.upload.next_action import Known
 from cef_trio.upload.part_plan import Part, PartPlan

@@ -10,8 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
-from cef_trio.checkpoint.model import Checkpoint
-from cef_trio.checkpoint.states import Status
+from cef_trio.checkpoint import Checkpoint, Status
 from cef_trio.upload import recovery
 from cef_trio.upload.correction import settle
 from cef_trio.upload.orphan_objects import OrphanObjects

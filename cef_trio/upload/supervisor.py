@@ -20,15 +20,10 @@ import structlog
 import trio
 from trio_util import AsyncBool, AsyncValue, periodic
 
-from cef_trio.checkpoint.model import StreamMeta
-from cef_trio.checkpoint.protocols import Change, KnownPath
-from cef_trio.checkpoint.states import FAILED, Status
+from cef_trio.checkpoint import FAILED, Change, KnownPath, Status, StreamMeta
 from cef_trio.exceptions import CefMp4ProcessorError, ChunkProcessingError, FileAccessError, RecordingChangedError
-from cef_trio.files.file_stat import FileStat
-from cef_trio.files.identity import IdentityMatch, inodes_last, may_be
-from cef_trio.observability.at_risk import Waiting
-from cef_trio.observability.daemon_report import decode_all
-from cef_trio.observability.lag import Growth, Lag, lag_of
+from cef_trio.files import FileStat, IdentityMatch, inodes_last, may_be
+from cef_trio.observability import Growth, Lag, Waiting, decode_all, lag_of
 from cef_trio.upload import bulk_load
 from cef_trio.upload import file_state as news
 from cef_trio.upload.file_state import Ending, FileState
@@ -40,7 +35,7 @@ from cef_trio.upload.processor import Outcome, StreamProcessor
 from cef_trio.upload.recognition import is_proved, recognize_at
 from cef_trio.upload.services import Services
 from cef_trio.upload.start import FileHistory, Sources
-from cef_trio.watch.events import Closed, FileEvent, Gone, Moved, Scanned, Seen
+from cef_trio.watch import Closed, FileEvent, Gone, Moved, Scanned, Seen
 
 log = structlog.get_logger(__name__)
 

@@ -16,8 +16,7 @@ from __future__ import annotations
 
 import structlog
 
-from cef_trio.checkpoint.model import StreamMeta
-from cef_trio.checkpoint.states import FailureReason
+from cef_trio.checkpoint import FailureReason, StreamMeta
 from cef_trio.upload.failures import GivenUpError
 from cef_trio.upload.services import Services
 from cef_trio.upload.session import STREAM_ID_METADATA, StreamUpload

@@ -1,1 +1,26 @@
-"""."""
+"""The watch folder: inotify events are hints, a periodic scan is the truth.
+
+It knows files, not streams. Events leave through one callback (`events.py`).
+
+Open `watcher.py` for the order of events and scans; `inotify.py` for the kernel's queue and its limits; `scan.py` for
+reading a folder tree; `patterns.py` for which names are recordings.
+"""
+
+from cef_trio.watch.events import Closed, FileEvent, Gone, Moved, Scanned, Seen
+from cef_trio.watch.patterns import PathMatcher, matcher
+from cef_trio.watch.scan import ThreadedReader, scan_now
+from cef_trio.watch.watcher import Watcher
+
+__all__ = [
+    "Closed",
+    "FileEvent",
+    "Gone",
+    "Moved",
+    "PathMatcher",
+    "Scanned",
+    "Seen",
+    "ThreadedReader",
+    "Watcher",
+    "matcher",
+    "scan_now",
+]

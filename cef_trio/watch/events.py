@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from cef_trio.files.file_stat import FileStat
+from cef_trio.files import FileStat
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,10 +20,7 @@ from typing import Protocol, TypeVar
 
 import trio
 
-from cef_trio.files.file_stat import FileStat
-from cef_trio.files.mounts import MountHungError, Mounts
-from cef_trio.files.nofollow import open_straight, stat_straight
-from cef_trio.files.reader import regular_file_stat
+from cef_trio.files import FileStat, MountHungError, Mounts, open_straight, regular_file_stat, stat_straight
 from cef_trio.watch.patterns import PathMatcher
 
 T = TypeVar("T")

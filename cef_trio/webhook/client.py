@@ -21,9 +21,8 @@ import trio
 
 from cef_trio import __version__
 from cef_trio.exceptions import WebhookOperationError
-from cef_trio.http import tls
-from cef_trio.http.client_transport import HttpTransport
-from cef_trio.s3.errors import parse_retry_after
+from cef_trio.http import HttpTransport, tls
+from cef_trio.s3 import parse_retry_after
 from cef_trio.webhook.signature import key_of, signature
 
 _OPERATION: Final = "deliver"

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from cef_trio.checkpoint.model import Checkpoint, FileIdentity, PartRecord
 from cef_trio.checkpoint.states import Status, StreamSet
 from cef_trio.files.file_stat import FileStat
+from cef_trio.files.nofollow import is_below
 from cef_trio.postprocess.after_upload_rules import (
     AfterUploadAction,
     AfterUploadRule,
     VerifiedFile,
     copy_name,
-    is_below,
     parse_rule,
     pause_seconds,
     targets,

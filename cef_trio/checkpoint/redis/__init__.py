@@ -1,1 +1,13 @@
-"""."""
+"""Checkpoints in Redis: keys, encoding, scripts, and the connection.
+
+Open `store.py` for the calls; `scripts/` for the atomic steps; `keys.py` for key names; `codec.py` for how records are
+encoded; `client.py` and `connection.py` for time-outs and reconnecting; `errors.py` for what an error means.
+"""
+
+from cef_trio.checkpoint.redis import codec
+from cef_trio.checkpoint.redis.address import parse_address
+from cef_trio.checkpoint.redis.codec import decode_time, encode_time
+from cef_trio.checkpoint.redis.keys import Keys, job_lock_name
+from cef_trio.checkpoint.redis.store import RedisCheckpointStore
+
+__all__ = ["Keys", "RedisCheckpointStore", "codec", "decode_time", "encode_time", "job_lock_name", "parse_address"]

@@ -59,8 +59,7 @@ from cef_trio.checkpoint.redis.errors import MAPPED, is_refusal, is_transient, i
 from cef_trio.checkpoint.redis.scripts import Script
 from cef_trio.checkpoint.redis.scripts.arguments import Argument
 from cef_trio.exceptions import RedisOperationError
-from cef_trio.resilience.retry import Retrier, SingleAttempt
-from cef_trio.resilience.threads import run_in_thread
+from cef_trio.resilience import Retrier, SingleAttempt, run_in_thread
 
 MAX_AGE_SECONDS: Final = 300.0
 """How long a connection that is idle now and then may stay with the node that it was opened to."""

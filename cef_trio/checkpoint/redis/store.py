@@ -32,7 +32,7 @@ from cef_trio.checkpoint.redis.scripts.arguments import Argument
 from cef_trio.checkpoint.states import ENDED, Status, StreamSet
 from cef_trio.checkpoint.unreadable import UnreadableKeys
 from cef_trio.exceptions import RecordUnreadableError, RedisOperationError
-from cef_trio.resilience.retry import Retrier
+from cef_trio.resilience import Retrier
 
 log = structlog.get_logger(__name__)
 
