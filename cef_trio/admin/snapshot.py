@@ -1,6 +1,6 @@
 """What the status page, ``/healthz`` and ``/readyz`` show, as values; and the judgements of health and readiness. Pure.
 
-*Healthy* means that the daemon itself turns: its loop answers, its watcher scans, its stale checker makes rounds. An
+*Healthy* means that the daemon itself turns: its loop answers, its watcher scans, its idle checker makes rounds. An
 outage of S3 or Redis is not unhealthy: a restart would not mend it, and the daemon waits for its end by design.
 *Ready* means that work goes on: both services are believed to be up, nothing that should be in S3 is kept from it
 (``observability/at_risk.py``), and the daemon neither starts nor leaves.
@@ -190,7 +190,7 @@ def judge_health(facts: HealthFacts) -> tuple[Fact, ...]:
     return (
         Fact(True, "the loop turns"),
         _judge_turns("watcher", facts.watcher_silent_seconds, facts.watcher_period_seconds),
-        _judge_turns("stale checker", facts.checker_silent_seconds, facts.checker_period_seconds),
+        _judge_turns("idle checker", facts.checker_silent_seconds, facts.checker_period_seconds),
     )
 
 

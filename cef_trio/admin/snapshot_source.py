@@ -71,7 +71,7 @@ class SnapshotSource(Protocol):
 class Turning(Protocol):
     """A task that says when it last had a turn."""
 
-    last_turn: float
+    last_run: float
     """``trio.current_time()``."""
 
 
@@ -289,7 +289,7 @@ def state_of(status: Status, *, working: bool, held: bool) -> StreamState:
 
 
 def _silence(one: IntakeTask | None, excused_until: float = -float("inf")) -> float | None:
-    return None if one is None else max(0.0, trio.current_time() - max(one.task.last_turn, excused_until))
+    return None if one is None else max(0.0, trio.current_time() - max(one.task.last_run, excused_until))
 
 
 def _below(folder: str, path: str) -> str:

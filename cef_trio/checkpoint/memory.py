@@ -98,7 +98,7 @@ class MemoryCheckpointStore:
         self._streams: dict[str, _Stream] = {}
         self._by_path: dict[str, str] = {}
         self._leases: dict[str, _Held] = {}
-        self._owed_webhooks: set[str] = set()
+        self._pending_webhooks: set[str] = set()
         self._reports: dict[str, str] = {}
         self.unreadable = UnreadableKeys()
         self._keys = Keys()
@@ -115,7 +115,7 @@ class MemoryCheckpointStore:
             },
             dict(self._by_path),
             {stream_id: replace(held) for stream_id, held in self._leases.items()},
-            frozenset(self._owed_webhooks),
+            frozenset(self._pending_webhooks),
             dict(self._reports),
         )
 
@@ -127,7 +127,7 @@ class MemoryCheckpointStore:
         }
         self._by_path = dict(snapshot.by_path)
         self._leases = {stream_id: replace(held) for stream_id, held in snapshot.leases.items()}
-        self._owed_webhooks = set(snapshot.pending_webhooks)
+        self._pending_webhooks = set(snapshot.pending_webhooks)
         self._reports = dict(snapshot.reports)
 
     def clear(self) -> None:
@@ -360,7 +360,7 @@ class MemoryCheckpointStore:
             self._move(stream, status)
             stream.meta = rules.apply_change(stream.meta, change)
             if enqueue_webhook:
-                self._owed_webhooks.add(stream_id)
+                self._pending_webhooks.add(stream_id)
 
         await self._call("transition", effect)
 
@@ -393,17 +393,17 @@ class MemoryCheckpointStore:
         """The ids of the streams whose webhook is owed."""
 
         def effect() -> frozenset[str]:
-            return frozenset(self._owed_webhooks) if self._can_read(self._keys.pending_webhooks) else frozenset()
+            return frozenset(self._pending_webhooks) if self._can_read(self._keys.pending_webhooks) else frozenset()
 
         return await self._call("webhooks_pending", effect)
 
     async def is_webhook_pending(self, stream_id: str) -> bool:
         """Whether the stream's webhook is owed."""
-        return await self._call("owes_webhook", lambda: stream_id in self._owed_webhooks)
+        return await self._call("owes_webhook", lambda: stream_id in self._pending_webhooks)
 
     async def ack_webhook(self, stream_id: str) -> None:
         """The stream's webhook is owed no more."""
-        await self._call("settle_webhook", lambda: self._owed_webhooks.discard(stream_id))
+        await self._call("settle_webhook", lambda: self._pending_webhooks.discard(stream_id))
 
     async def report(self, instance: str, text: str) -> None:
         """Keep how a daemon says that it stands."""
@@ -434,7 +434,7 @@ class MemoryCheckpointStore:
                 self._leave_path(stream)
                 del self._streams[stream_id]
             self._leases.pop(stream_id, None)
-            self._owed_webhooks.discard(stream_id)
+            self._pending_webhooks.discard(stream_id)
 
         await self._call("forget", effect)
 

@@ -22,7 +22,7 @@ from cef_trio.postprocess import (
     WebhookDeliverer,
     forget_old_streams,
 )
-from cef_trio.upload import RiskObserver, Services, StaleChecker, StreamSupervisor, report_for_ever
+from cef_trio.upload import RiskObserver, Services, IdleChecker, StreamSupervisor, report_for_ever
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +45,7 @@ class IntakeTasks:
     def __init__(
         self, services: Services, supervisor: StreamSupervisor, risks: RiskObserver, rules: IntakeRules
     ) -> None:
-        self.stale_checker = StaleChecker(
+        self.idle_checker = IdleChecker(
             services,
             supervisor,
             watch_folder=rules.folder,
@@ -74,10 +74,10 @@ class IntakeTasks:
                 retry_seconds=rules.webhook_retry_seconds,
                 random=rules.random,
             )
-            services.metrics.owed_webhooks_by(lambda: deliverer.owed)
+            services.metrics.pending_webhooks_by(lambda: deliverer.owed)
             nursery.start_soon(deliverer.run)
         await watch()
-        nursery.start_soon(self.stale_checker.run)
-        services.metrics.turns_by("stale_checker", lambda: services.unix_time(self.stale_checker.last_turn))
+        nursery.start_soon(self.idle_checker.run)
+        services.metrics.last_run_by("idle_checker", lambda: services.unix_time(self.idle_checker.last_run))
         nursery.start_soon(survey_redis, services.store, services.metrics)
         nursery.start_soon(forget_old_streams, services, rules.retention)

@@ -8,7 +8,7 @@
     ├─ admin server                   metrics, health, the status page; up before the first word with S3 or Redis
     ├─ background nursery             lease renewal, probes of S3 and Redis, the look for stray uploads
     └─ processor nursery              (drained, then cancelled) one task a stream
-        └─ intake scope               (cancelled first) watcher, stale checker, resolver of unknown files,
+        └─ intake scope               (cancelled first) watcher, idle checker, resolver of unknown files,
                                       survey of Redis, report, watchdog, what follows an upload,
                                       webhooks
 
@@ -47,7 +47,7 @@ from cef_trio.observability import Redactor, lost_lines
 from cef_trio.postprocess import parse_rule
 from cef_trio.resilience import ThreadedResolver
 from cef_trio.settings import Settings, secret_values, without_secrets
-from cef_trio.upload import Observer, RiskObserver, Services, StaleChecker, StreamSupervisor, abort_left_strays
+from cef_trio.upload import Observer, RiskObserver, Services, IdleChecker, StreamSupervisor, abort_left_strays
 from cef_trio.watch import PathMatcher, ThreadedReader, Watcher, matcher
 
 log = structlog.get_logger(__name__)
@@ -96,16 +96,16 @@ class RunningDaemon:
     services: Services
     supervisor: StreamSupervisor
     watcher: Watcher
-    stale_checker: StaleChecker
+    idle_checker: IdleChecker
     shutdown: Shutdown
 
     def turns(self) -> list[Heartbeat]:
-        """The turns of the tasks that look after others. In an outage the stale checker rightly waits for Redis."""
+        """The turns of the tasks that look after others. In an outage the idle checker rightly waits for Redis."""
         redis_down = not self.services.redis_breaker.up.value
         return [
             Heartbeat("watcher", self.watcher.last_attempt, self.watcher.rescan_seconds),
             Heartbeat(
-                "stale checker", self.stale_checker.last_turn, self.stale_checker.period_seconds, excused=redis_down
+                "idle checker", self.idle_checker.last_run, self.idle_checker.period_seconds, excused=redis_down
             ),
         ]
 
@@ -306,11 +306,11 @@ async def _take_in(
     )
     async with trio.open_nursery() as intake:
         await tasks.start(intake, lambda: intake.start(watcher.run))
-        services.metrics.turns_by("watcher", lambda: services.unix_time(watcher.last_turn))
+        services.metrics.last_run_by("watcher", lambda: services.unix_time(watcher.last_run))
         intake.start_soon(shown.run)
         shown.watcher = IntakeTask(watcher, settings.rescan_seconds)
-        shown.checker = IntakeTask(tasks.stale_checker, check_seconds)
-        daemon = RunningDaemon(services, supervisor, watcher, tasks.stale_checker, shutdown)
+        shown.checker = IntakeTask(tasks.idle_checker, check_seconds)
+        daemon = RunningDaemon(services, supervisor, watcher, tasks.idle_checker, shutdown)
         log.info("daemon_started", watch_dir=folder)
         notifier.ready(daemon.describe())
         intake.start_soon(notifier.watch, daemon.turns, daemon.describe)

@@ -21,7 +21,7 @@ class LimiterUse:
 class Snapshot:
     """The gauges. Sizes in bytes, durations in seconds, timestamps in seconds since the epoch."""
 
-    live_streams: Mapping[StreamState, int]
+    active_streams: Mapping[StreamState, int]
     lag_bytes: int
     lag_seconds: float
     services_up: Mapping[str, bool]

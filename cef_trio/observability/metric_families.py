@@ -155,7 +155,7 @@ FAMILIES: Final = (
     Family(
         "idle_checker_last_run_timestamp_seconds",
         Kind.GAUGE,
-        "Unix time at which the stale checker last began a round.",
+        "Unix time at which the idle checker last began a round.",
     ),
     Family("shutdown_seconds", Kind.GAUGE, "Time since the daemon was asked to leave; 0 before that."),
     Family("build_info", Kind.GAUGE, "Always 1; its labels say what runs.", ("version", "python", "trio")),

@@ -28,7 +28,7 @@ from cef_trio.observability.metric_labels import OUTCOMES, REASONS, WebhookOutco
 from cef_trio.resilience import FailedAttempt, is_transient, stall
 
 TakeSnapshot = Callable[[], Snapshot]
-Turner = Literal["watcher", "stale_checker"]
+PeriodicTask = Literal["watcher", "idle_checker"]
 
 
 def families() -> list[tuple[str, str, str]]:
@@ -44,8 +44,8 @@ class Metrics:
         self.survey = RedisSurvey()
         """What Redis was last asked about (``redis_survey.py``)."""
         self._take_snapshot: TakeSnapshot | None = None
-        self._last_turns: dict[str, Callable[[], float]] = {}
-        self._owed_webhooks: Callable[[], int] | None = None
+        self._last_runs: dict[str, Callable[[], float]] = {}
+        self._pending_webhooks: Callable[[], int] | None = None
         self._at_risk: Callable[[], tuple[Risk, ...]] | None = None
         self._hung_mounts: Callable[[], int] | None = None
         self._failing_calls: Callable[[], int] | None = None
@@ -132,13 +132,13 @@ class Metrics:
         """Who tells, at each scrape, how things are. Before that is known, gauges of the daemon are absent."""
         self._take_snapshot = take_snapshot
 
-    def turns_by(self, who: Turner, last_turn: Callable[[], float]) -> None:
-        """Who tells, at each scrape, when the watcher or the stale checker last turned, in Unix seconds."""
-        self._last_turns[f"{who}_last_turn_timestamp_seconds"] = last_turn
+    def last_run_by(self, who: PeriodicTask, last_run: Callable[[], float]) -> None:
+        """Who tells, at each scrape, when the watcher or the idle checker last turned, in Unix seconds."""
+        self._last_runs[f"{who}_last_run_timestamp_seconds"] = last_run
 
-    def owed_webhooks_by(self, owed: Callable[[], int]) -> None:
+    def pending_webhooks_by(self, owed: Callable[[], int]) -> None:
         """Who tells, at each scrape, how many webhooks are owed."""
-        self._owed_webhooks = owed
+        self._pending_webhooks = owed
 
     def at_risk_by(self, at_risk: Callable[[], tuple[Risk, ...]]) -> None:
         """Who tells, at each scrape, what is not getting to S3, with moments in Unix time."""
@@ -168,10 +168,10 @@ class Metrics:
             yield "known_streams", (stream_set.value,), count
         if self.survey.persistent is not None:
             yield "redis_persistent", (), self.survey.persistent
-        for name, last_turn in self._last_turns.items():
-            yield name, (), last_turn()
-        if self._owed_webhooks is not None:
-            yield "webhooks_pending", (), self._owed_webhooks()
+        for name, last_run in self._last_runs.items():
+            yield name, (), last_run()
+        if self._pending_webhooks is not None:
+            yield "webhooks_pending", (), self._pending_webhooks()
         for risk in self._at_risk() if self._at_risk is not None else ():
             yield "bytes_at_risk", (risk.reason.value,), risk.size_bytes
             yield "at_risk_since_timestamp_seconds", (risk.reason.value,), risk.since
@@ -182,7 +182,7 @@ class Metrics:
         if self._take_snapshot is None:
             return
         now = self._take_snapshot()
-        for state, count in now.live_streams.items():
+        for state, count in now.active_streams.items():
             yield "active_streams", (state.value,), count
         yield "lag_bytes", (), now.lag_bytes
         yield "lag_seconds", (), now.lag_seconds

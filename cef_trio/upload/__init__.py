@@ -10,7 +10,7 @@ know), `moved_files.py` (renames), `idle_checker.py` (what the watcher cannot se
 from cef_trio.upload import bulk_load
 from cef_trio.upload.failures import KEEPS_ITS_UPLOAD
 from cef_trio.upload.gauges import Observer
-from cef_trio.upload.idle_checker import StaleChecker
+from cef_trio.upload.idle_checker import IdleChecker
 from cef_trio.upload.object_key import KeyTemplate, metadata_key
 from cef_trio.upload.orphan_cleanup import abort_left_strays, is_stray
 from cef_trio.upload.ownership import Ownership
@@ -35,7 +35,7 @@ __all__ = [
     "PartPlan",
     "RiskObserver",
     "Services",
-    "StaleChecker",
+    "IdleChecker",
     "StreamRules",
     "StreamSupervisor",
     "StreamUpload",

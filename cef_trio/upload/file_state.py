@@ -1,6 +1,6 @@
 """What the rest of the daemon tells a stream about its file, and how news changes it. Pure.
 
-The watcher, the rescan and the stale checker all write here; the stream's task waits on it (an ``AsyncValue``), so a
+The watcher, the rescan and the idle checker all write here; the stream's task waits on it (an ``AsyncValue``), so a
 thousand writes to a file are one wake-up. News may be late, repeated or wrong, so a situation only *proposes*: before a
 stream does anything it cannot take back, it looks at the file itself.
 """
@@ -68,7 +68,7 @@ def _is_older(stat: FileStat, known: FileStat) -> bool:
     """Whether a look seems to have been made before the known one.
 
     Writers set the modification time as they like; the time of the last change (``ctime``) is the kernel's alone. It
-    goes back only with the kernel's clock. A look that is passed over for that is made up for by the stale checker,
+    goes back only with the kernel's clock. A look that is passed over for that is made up for by the idle checker,
     whose looks are :func:`fresh`.
     """
     return 0 < stat.ctime_ns < known.ctime_ns and stat.size_bytes <= known.size_bytes

@@ -29,7 +29,7 @@ class Observer:
         unasked = Lag(self._supervisor.unasked_bytes, self._supervisor.unasked_since)
         lag = total([unasked, *(stream.lag(now) for stream in live)])
         return Snapshot(
-            live_streams={state: states[state] for state in StreamState},
+            active_streams={state: states[state] for state in StreamState},
             lag_bytes=lag.size_bytes,
             lag_seconds=lag.seconds(now),
             services_up={

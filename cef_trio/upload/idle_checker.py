@@ -1,4 +1,4 @@
-"""The stale checker: looks after what the watcher cannot see.
+"""The idle checker: looks after what the watcher cannot see.
 
 Close events do not reach us from network mounts or other hosts, a writer may hang, a daemon may have died with streams
 that nobody works on. So every few seconds each stream is judged, by cases that have names (``judge.check_idle``):
@@ -31,7 +31,7 @@ from cef_trio.upload.supervisor import LiveStream, StreamSupervisor
 log = structlog.get_logger(__name__)
 
 
-class StaleChecker:
+class IdleChecker:
     """Checks all streams every ``period_seconds``."""
 
     def __init__(
@@ -49,7 +49,7 @@ class StaleChecker:
         self._timeout_seconds = timeout_seconds
         self.period_seconds = period_seconds
         """How often it begins a round."""
-        self.last_turn = trio.current_time()
+        self.last_run = trio.current_time()
         """``trio.current_time()`` when it last began a round: a health check looks at it."""
         self._unseen: list[str] = []
         """Why streams could not be looked at in this round."""
@@ -60,7 +60,7 @@ class StaleChecker:
         """Check for ever."""
         async with aclosing(periodic(self.period_seconds)) as rounds:
             async for _ in rounds:
-                self.last_turn = trio.current_time()
+                self.last_run = trio.current_time()
                 self._unseen.clear()
                 try:
                     for live in self._supervisor.live:

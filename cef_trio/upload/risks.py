@@ -29,7 +29,7 @@ _MAX_NAMED: Final = 5
 class WatchedFolder(Protocol):
     """What is asked of the watcher."""
 
-    last_turn: float
+    last_run: float
     """``trio.current_time()`` of the last scan."""
     rescan_seconds: float
     trouble: tuple[float, str] | None
@@ -115,7 +115,7 @@ class RiskObserver:
         if watcher.trouble is not None:
             since, why = watcher.trouble
             return Waiting(since, why=why)
-        overdue = watcher.last_turn + _ROUNDS_MISSED * watcher.rescan_seconds
+        overdue = watcher.last_run + _ROUNDS_MISSED * watcher.rescan_seconds
         return Waiting(overdue, why="a scan does not end") if now > overdue else None
 
 

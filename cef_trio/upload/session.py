@@ -135,7 +135,7 @@ class StreamUpload:
         await self._services.store.update(self.stream_id, self._services.lease, Change(fields))
 
     async def transition(self, status: Status, *, enqueue_webhook: bool = False, **fields: Any) -> None:
-        """Put the stream into a status, in memory and in Redis; ``enqueue_webhook``: in Redis it owes one from then on."""
+        """Put the stream into a status, in memory and in Redis; ``enqueue_webhook`` enqueues its webhook there too."""
         self.meta = replace(self.meta, status=status, **fields)
         await self._services.store.transition(
             self.stream_id, self._services.lease, status, Change(fields), enqueue_webhook=enqueue_webhook

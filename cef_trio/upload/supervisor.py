@@ -534,7 +534,7 @@ class StreamSupervisor:
     def _begin(self, path: str, unknown: _Unknown, stream_id: str | None, history: FileHistory) -> None:
         """Start the task of a file that Redis does not know: a new stream's, unless it is a relocated one's."""
         live = next((live for live in self.live if stream_id and live.processor.stream_id == stream_id), None)
-        if live is not None:  # the stale checker took it up since it was looked for: this is where its file is
+        if live is not None:  # the idle checker took it up since it was looked for: this is where its file is
             self._moved(live.path, path, unknown.stat)
         else:
             self._start(path, unknown, stream_id, history)

@@ -66,12 +66,12 @@ class Watcher:
         self._rescan_wanted = AsyncBool(False)
         self._watches: FolderWatches | None = None
         self._root: tuple[int, int] | None = None
-        self.last_turn = trio.current_time()
+        self.last_run = trio.current_time()
         """``trio.current_time()`` of the last scan: a health check looks at it."""
         self.trouble: tuple[float, str] | None = None
         """Since when, by ``trio.current_time()``, the folder cannot be read, and why."""
         self._unreadable: frozenset[str] = frozenset()
-        self.last_attempt = self.last_turn
+        self.last_attempt = self.last_run
         """The same, but a scan that failed counts too: a watcher whose folder is gone does not hang."""
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -167,7 +167,7 @@ class Watcher:
             began_at = trio.current_time()
             scan = await self._reader.scan(self._folder)
             await self._watch_new(scan)
-        self.last_turn = self.last_attempt = trio.current_time()
+        self.last_run = self.last_attempt = trio.current_time()
         self.trouble = None
         for folder in sorted(scan.unreadable - self._unreadable):  # said once, however many scans
             log.warning("folder_unreadable", folder=folder)

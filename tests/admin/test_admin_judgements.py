@@ -40,7 +40,7 @@ def test_ready_is_running_with_both_services_up_and_nothing_else(phase: Phase, r
         (30.1, 1.0, False),
     ],
 )
-@pytest.mark.parametrize("who", ["watcher", "stale checker"])
+@pytest.mark.parametrize("who", ["watcher", "idle checker"])
 def test_a_task_that_went_silent_is_unhealthy_and_named(
     who: str, silent: float | None, period: float, good: bool
 ) -> None:

@@ -21,14 +21,14 @@ from cef_trio.s3_endpoint import Fault, Kind
 
 
 @dataclass
-class Turner:
-    last_turn: float
+class PeriodicTask:
+    last_run: float
 
 
 def source_of(world: World, daemon: WorldDaemon) -> DaemonSource:
     source = DaemonSource(daemon.services, str(world.folder), lambda: daemon.shutdown.signals > 0)
     source.supervisor = daemon.supervisor
-    source.watcher = source.checker = IntakeTask(Turner(trio.current_time()), 60.0)
+    source.watcher = source.checker = IntakeTask(PeriodicTask(trio.current_time()), 60.0)
     return source
 
 
@@ -111,7 +111,7 @@ async def test_an_outage_is_shown_with_its_beginning_and_is_not_ready_but_health
         assert outage.since == pytest.approx(began, abs=0.1)
         assert outage.probes > 3
         assert "redis is not reachable" in [fact.says for fact in judge_ready(source.ready()) if not fact.good]
-        source.watcher = IntakeTask(Turner(trio.current_time()), 60.0)
+        source.watcher = IntakeTask(PeriodicTask(trio.current_time()), 60.0)
         assert all(fact.good for fact in judge_health(source.health()))  # the checker waits for Redis: excused
 
         world.store.fault = None
@@ -120,7 +120,7 @@ async def test_an_outage_is_shown_with_its_beginning_and_is_not_ready_but_health
         assert source.snapshot().outages == ()
         assert all(fact.good for fact in judge_health(source.health()))  # and its time runs from now
         await trio.sleep(181)
-        assert "the stale checker has been silent for 181 s" in source.snapshot().unhealthy
+        assert "the idle checker has been silent for 181 s" in source.snapshot().unhealthy
 
 
 async def test_a_daemon_that_starts_and_one_that_leaves_say_so(

@@ -110,12 +110,12 @@ async def test_a_watcher_whose_folder_is_gone_does_not_hang_and_has_made_no_turn
     with capture_logs() as logs:
         async with trio.open_nursery() as nursery:
             await nursery.start(watcher.run)
-            turn = watcher.last_turn
+            turn = watcher.last_run
             folder.rmdir()
             with trio.fail_after(SECONDS):
                 while watcher.last_attempt == turn:  # noqa: ASYNC110 - a number has nothing to wait on
                     await trio.sleep(0.01)
-            assert watcher.last_turn == turn
+            assert watcher.last_run == turn
             nursery.cancel_scope.cancel()
     assert "watch_folder_lost" in {entry["event"] for entry in logs}
 

@@ -171,7 +171,7 @@ def test_p4_a_loop_that_hangs_holds_no_exit_and_a_third_signal_ends_it_at_once(
                 await trio.sleep(0.01)
             pathlib.Path({str(hangs)!r}).touch()
             {_HANGS[how]}
-        room.StaleChecker.run = run
+        room.IdleChecker.run = run
     """)
     if how == "waits in a call" and not LONG:
         pytest.skip("set CEF_TRIO_LONG=1: the other two are stricter")

@@ -19,8 +19,8 @@ from cef_trio.lab.scenarios import EXPECTED_BROKEN, EXPLORED, SCENARIOS, streams
 PROCESSES = os.cpu_count() or 1
 WORLDS = 600
 EVERY = {name: 8 if SCENARIOS[name] in streams.SCENARIOS else 96 for name in SCENARIOS}
-"""Each eighth step of the stories of one recording, and of the long ones of an unkind world each 96th: the long campaign
-(`.ci/campaign`) walks through all of them."""
+"""Each eighth step of the stories of one recording, and of the long ones of an unkind world each 96th: the long
+campaign (`.ci/campaign`) walks through all of them."""
 KINDS = {
     "s3: error InternalError",
     "s3: error SlowDown",

@@ -33,15 +33,15 @@ def filled() -> Metrics:
     metrics.retried("s3", "upload_part", error)
     metrics.operation_failed("s3", "upload_part", error)
     metrics.survey = RedisSurvey(known_streams=dict.fromkeys(StreamSet, 1), persistent=True)
-    metrics.owed_webhooks_by(lambda: 2)
+    metrics.pending_webhooks_by(lambda: 2)
     metrics.at_risk_by(lambda: (Risk(Reason.FAILED, 1.0, 2, 3, "why"),))
     metrics.failing_calls_by(lambda: 1)
     metrics.hung_mounts_by(lambda: 1)
-    metrics.turns_by("watcher", lambda: 1.0)
-    metrics.turns_by("stale_checker", lambda: 1.0)
+    metrics.last_run_by("watcher", lambda: 1.0)
+    metrics.last_run_by("idle_checker", lambda: 1.0)
     metrics.snapshots_by(
         lambda: Snapshot(
-            live_streams=dict.fromkeys(StreamState, 0),
+            active_streams=dict.fromkeys(StreamState, 0),
             lag_bytes=0,
             lag_seconds=0,
             services_up={"s3": True, "redis": True},
@@ -99,7 +99,7 @@ def test_two_daemons_in_one_process_do_not_add_up() -> None:
 
 def test_what_is_not_known_is_absent() -> None:
     text = generate_latest(Metrics().registry).decode()
-    for name in ("known_streams", "redis_persistent", "lag_bytes", "service_up", "watcher_last_turn"):
+    for name in ("known_streams", "redis_persistent", "lag_bytes", "service_up", "watcher_last_run"):
         assert f"cef_trio_{name}" not in text
 
 

@@ -237,7 +237,7 @@ async def test_a_record_that_a_stranger_wrote_leads_to_no_file_outside(
     with daemon({**settings, "STALE_CHECK_SECONDS": "0.2"}) as process:
         (watch_dir / "last.mp4").write_bytes(b"y" * 1000)
         await trio.to_thread.run_sync(lambda: process.wait_for("stream_completed", file=str(watch_dir / "last.mp4")))
-        # The stale checker has looked at them by now: the one within the folder is found to be gone.
+        # The idle checker has looked at them by now: the one within the folder is found to be gone.
         await trio.to_thread.run_sync(lambda: process.wait_for("stream_failed", reason="file_missing_on_resume"))
         assert process.count("stream_failed") == 1
         assert process.count("idle_check_failed") == process.count("path_lookup_failed") == 0

@@ -127,13 +127,13 @@ class Tasks:
     def __init__(self) -> None:
         self.held = False
         self.excused = False
-        self.last_turn = trio.current_time()
+        self.last_run = trio.current_time()
 
     def turns(self) -> list[Heartbeat]:
         now = trio.current_time()
         if not self.held:
-            self.last_turn = now
-        return [Heartbeat("watcher", now, 30.0), Heartbeat("stale checker", self.last_turn, 5.0, excused=self.excused)]
+            self.last_run = now
+        return [Heartbeat("watcher", now, 30.0), Heartbeat("idle checker", self.last_run, 5.0, excused=self.excused)]
 
 
 def beats(manager: Manager) -> int:

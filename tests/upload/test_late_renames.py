@@ -108,7 +108,7 @@ async def test_another_file_under_the_old_name_of_a_completed_recording_does_not
 async def test_a_stream_that_is_taken_up_while_its_new_name_is_recorded_keeps_its_lease(
     world: World, autojump_clock: MockClock, said: list[EventDict]
 ) -> None:
-    """The stale checker finds it unattended in the very moment in which the supervisor tells Redis of its new name."""
+    """The idle checker finds it unattended in the very moment in which the supervisor tells Redis of its new name."""
     world.append(PART + 10)
     async with world.daemon() as daemon:
         daemon.saw()

@@ -29,7 +29,7 @@ SEEDS = range(8)
 ANOTHER = Lease("another", "token", 30.0)
 
 ON_THE_WAY_IN = [
-    pytest.param((seen, operation, moment), id=f"{'watcher' if seen else 'stale checker'}: {operation} {moment.value}")
+    pytest.param((seen, operation, moment), id=f"{'watcher' if seen else 'idle checker'}: {operation} {moment.value}")
     for seen, operations in (
         (True, ("find_by_path", "acquire", "load")),
         (False, ("members", "holders", "load_metas", "acquire", "load")),

@@ -246,7 +246,7 @@ async def test_p9_no_webhook_of_another_host_is_delivered_or_given_up(
 ) -> None:
     world.append(PART)
     before = await has_theirs(world, Status.COMPLETED)
-    world.store._owed_webhooks.add(stream_id(1))
+    world.store._pending_webhooks.add(stream_id(1))
     world.webhook = True
     async with world.daemon() as daemon:
         daemon.closed()

@@ -217,14 +217,14 @@ async def test_p10_a_folder_that_may_not_be_read_is_told_but_for_lost_and_found(
 
 async def test_p10_a_watch_folder_that_is_gone_is_told(world: World, autojump_clock: MockClock) -> None:
     class Lost:
-        last_turn = 0.0
+        last_run = 0.0
         rescan_seconds = 60.0
         trouble: tuple[float, str] | None = None
 
     async with world.daemon() as daemon:
         told, watcher = observer(daemon), Lost()
         told.watcher = watcher
-        watcher.last_turn = trio.current_time()
+        watcher.last_run = trio.current_time()
         assert told() == ()
         watcher.trouble = (trio.current_time(), "stale file handle")
         await trio.sleep(61)

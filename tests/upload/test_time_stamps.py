@@ -26,7 +26,7 @@ OVER = TICK + 20_000_000
 """A tick, and what the kernel's own clock lags."""
 
 
-@pytest.mark.parametrize("heard", [True, False], ids=["heard", "seen by the stale checker"])
+@pytest.mark.parametrize("heard", [True, False], ids=["heard", "seen by the idle checker"])
 async def test_p1_a_time_that_goes_back_at_equal_size_ends_in_the_right_object(
     world: World, autojump_clock: MockClock, heard: bool
 ) -> None:

@@ -345,7 +345,7 @@ async def test_an_id_that_no_header_can_carry_is_given_up_and_ends_nothing(
     (checkpoint,) = world.known()
     forged = replace(checkpoint.meta, stream_id=stream_id)
     world.store._streams[stream_id] = replace(world.store._streams[checkpoint.meta.stream_id], meta=forged)
-    world.store._owed_webhooks.add(stream_id)
+    world.store._pending_webhooks.add(stream_id)
     async with world.daemon():
         await settled(world)
     assert [received.stream_id for received in world.receiver.received if received.status == 204] == [
