@@ -22,7 +22,7 @@ from cef_trio.postprocess import (
     WebhookDeliverer,
     forget_old_streams,
 )
-from cef_trio.upload import RiskObserver, Services, IdleChecker, StreamSupervisor, report_for_ever
+from cef_trio.upload import IdleChecker, RiskObserver, Services, StreamSupervisor, report_for_ever
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

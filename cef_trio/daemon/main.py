@@ -47,7 +47,7 @@ from cef_trio.observability import Redactor, lost_lines
 from cef_trio.postprocess import parse_rule
 from cef_trio.resilience import ThreadedResolver
 from cef_trio.settings import Settings, secret_values, without_secrets
-from cef_trio.upload import Observer, RiskObserver, Services, IdleChecker, StreamSupervisor, abort_left_strays
+from cef_trio.upload import IdleChecker, Observer, RiskObserver, Services, StreamSupervisor, abort_left_strays
 from cef_trio.watch import PathMatcher, ThreadedReader, Watcher, matcher
 
 log = structlog.get_logger(__name__)
@@ -104,9 +104,7 @@ class RunningDaemon:
         redis_down = not self.services.redis_breaker.up.value
         return [
             Heartbeat("watcher", self.watcher.last_attempt, self.watcher.rescan_seconds),
-            Heartbeat(
-                "idle checker", self.idle_checker.last_run, self.idle_checker.period_seconds, excused=redis_down
-            ),
+            Heartbeat("idle checker", self.idle_checker.last_run, self.idle_checker.period_seconds, excused=redis_down),
         ]
 
     def describe(self) -> str:
