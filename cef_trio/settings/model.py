@@ -1,8 +1,8 @@
 """Settings: environment variables or a ``.env`` file, validated once, at the start.
 
 Every field is a variable of the same name in capitals. ``example.env`` and ``docs/settings.md`` are made from this
-class (``python -m cef_trio.settings.model example-env|settings-md``), and a test keeps them true. A wrong value is one
-clear line that names the variable, what it got (never a secret) and what it takes. ``secret_files.py`` reads
+class (``python -m cef_trio.settings.reference example-env|settings-md``), and a test keeps them true. A wrong value is
+one clear line that names the variable, what it got (never a secret) and what it takes. ``secret_files.py`` reads
 ``<NAME>_FILE``.
 """
 
@@ -13,18 +13,15 @@ import os
 import re
 import socket
 import ssl
-import sys
 from collections.abc import Collection, Mapping
 from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Final, Literal, get_args, get_origin
+from typing import Annotated, Any, Final, Literal, get_args
 from urllib.parse import parse_qsl, unquote
 
 from dotenv import dotenv_values
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
-from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -465,68 +462,3 @@ def secret_values(settings: Settings) -> tuple[str, ...]:
     password = location.rpartition("@")[0].partition(":")[2]
     options = [value for name, value in parse_qsl(query) if "password" in name]
     return tuple(secret for secret in (*found, password, unquote(password), *options) if secret)
-
-
-def example_env() -> str:
-    """``example.env``: every setting, its meaning and its default."""
-    blocks = [
-        "# Every setting of cef-trio. Made by `python -m cef_trio.settings.model example-env`; copy it to .env, edit.",
-        "# A secret may stand in a file of its own instead (one line, mode 0600), which a variable names:\n# "
-        + ", ".join(file_variables(Settings).values()),
-    ]
-    for name, field in Settings.model_fields.items():
-        line = f"{name.upper()}={_default(field)}"
-        blocks.append(f"# {_meaning(field)}\n{line if field.is_required() else '#' + line}")
-    return "\n\n".join(blocks) + "\n"
-
-
-def settings_md() -> str:
-    """``docs/settings.md``: the same as a table."""
-    rows = []
-    for name, field in Settings.model_fields.items():
-        default = "required" if field.is_required() else f"`{_default(field)}`" if _default(field) else ""
-        rows.append(f"| `{name.upper()}` | {default} | {_meaning(field)} |")
-    head = (
-        "# Settings\n\n"
-        "Made by `python -m cef_trio.settings.model settings-md`. Environment variables, or lines of a `.env` file in\n"
-        "the working directory; the environment wins, and an empty value is none.\n\n"
-        "A secret may stand in a file of its own, which a variable names: "
-        f"{', '.join(f'`{variable}`' for variable in file_variables(Settings).values())}.\n"
-        "The file holds the secret alone, as UTF-8 text of at most 64 KiB; one newline at its end is left out. To set "
-        "both the secret and its file\nis an error. `cef-trio doctor` warns of files with secrets that every user of "
-        "the machine may read ([SECURITY.md](../SECURITY.md)).\n\n"
-        "| variable | default | meaning |\n|---|---|---|\n"
-    )
-    return head + "\n".join(rows) + "\n"
-
-
-def _meaning(field: FieldInfo) -> str:
-    words = _words(field.annotation)
-    return f"{field.description} One of: {', '.join(words)}." if words else str(field.description)
-
-
-def _words(annotation: Any) -> tuple[str, ...]:
-    """The words of a ``Literal``, also of one that may be ``None``."""
-    if get_origin(annotation) is Literal:
-        return get_args(annotation)
-    return next((words for inner in get_args(annotation) if (words := _words(inner))), ())
-
-
-def _default(field: FieldInfo) -> str:
-    if field.default_factory is not None or field.default in {PydanticUndefined, None}:
-        return ""
-    default = field.default
-    if isinstance(default, SecretStr):
-        return default.get_secret_value()
-    if isinstance(default, tuple):
-        return ",".join(default)
-    if isinstance(default, bool):
-        return str(default).lower()
-    return f"{default:g}" if isinstance(default, float) else str(default)
-
-
-if __name__ == "__main__":
-    _pages = {"example-env": example_env, "settings-md": settings_md}
-    if len(sys.argv) != 2 or sys.argv[1] not in _pages:  # noqa: PLR2004 - the program and its one argument
-        sys.exit(f"usage: python -m cef_trio.settings.model {'|'.join(_pages)}")
-    sys.stdout.write(_pages[sys.argv[1]]())

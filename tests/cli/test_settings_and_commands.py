@@ -20,12 +20,11 @@ from cef_trio.settings.model import (
     AppEnvironment,
     Settings,
     SettingsError,
-    example_env,
     load_settings,
     secret_values,
-    settings_md,
     without_secrets,
 )
+from cef_trio.settings.reference import example_env, settings_md
 
 ROOT = Path(__file__).parents[2]
 
