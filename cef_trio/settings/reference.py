@@ -38,8 +38,8 @@ def settings_md() -> str:
         rows.append(f"| `{name.upper()}` | {default} | {_meaning(field)} |")
     head = (
         "# Settings\n\n"
-        "Made by `python -m cef_trio.settings.reference settings-md`. Environment variables, or lines of a `.env` file\n"
-        "in the working directory; the environment wins, and an empty value is none.\n\n"
+        "Made by `python -m cef_trio.settings.reference settings-md`. Environment variables, or lines of a `.env`\n"
+        "file in the working directory; the environment wins, and an empty value is none.\n\n"
         "A secret may stand in a file of its own, which a variable names: "
         f"{', '.join(f'`{variable}`' for variable in file_variables(Settings).values())}.\n"
         "The file holds the secret alone, as UTF-8 text of at most 64 KiB; one newline at its end is left out. To set "
