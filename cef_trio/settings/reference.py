@@ -19,8 +19,10 @@ from cef_trio.settings.secret_files import file_variables
 def example_env() -> str:
     """``example.env``: every setting, its meaning and its default."""
     blocks = [
-        "# Every setting of cef-trio; copy it to .env and edit. Made by\n"
-        "# `python -m cef_trio.settings.reference example-env`.",
+        (
+            "# Every setting of cef-trio; copy it to .env and edit. Made by\n"
+            "# `python -m cef_trio.settings.reference example-env`."
+        ),
         "# A secret may stand in a file of its own instead (one line, mode 0600), which a variable names:\n# "
         + ", ".join(file_variables(Settings).values()),
     ]
