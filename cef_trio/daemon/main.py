@@ -155,7 +155,7 @@ async def run_daemon(
                 reloader = SettingsReloader(
                     settings,
                     source or SettingsSource(None, lambda: settings),
-                    services.pacer,
+                    services.rate_limiter,
                     renew_credentials=services.renew_credentials,
                 )
                 root.start_soon(reloader.run)
