@@ -6,7 +6,7 @@
     ├─ signal listener                1st signal: drain · 2nd: cancel · 3rd: exit at once · SIGHUP: reload
     ├─ settings reloader              reads the settings once more when SIGHUP asks for it
     ├─ admin server                   metrics, health, the status page; up before the first word with S3 or Redis
-    ├─ background nursery             lease renewal, probes of S3 and Redis, the look for stray uploads
+    ├─ background nursery             lease renewal, probes of S3 and Redis, the cleanup of orphaned uploads
     └─ processor nursery              (drained, then cancelled) one task a stream
         └─ intake scope               (cancelled first) watcher, idle checker, resolver of unknown files,
                                       survey of Redis, report, watchdog, what follows an upload,
@@ -47,7 +47,7 @@ from cef_trio.observability import Redactor, lost_lines
 from cef_trio.postprocess import parse_rule
 from cef_trio.resilience import ThreadedResolver
 from cef_trio.settings import Settings, secret_values, without_secrets
-from cef_trio.upload import IdleChecker, Observer, RiskObserver, Services, StreamSupervisor, abort_left_strays
+from cef_trio.upload import IdleChecker, Observer, RiskObserver, Services, StreamSupervisor, abort_orphan_uploads
 from cef_trio.watch import PathMatcher, ThreadedReader, Watcher, matcher
 
 log = structlog.get_logger(__name__)
@@ -257,7 +257,7 @@ async def serve(
             shutdown.on_drain += [services.exit_saves.leave, supervisor.drain]
             background.start_soon(supervisor.renew_leases)
             background.start_soon(services.best_effort.ask_again, services.s3.head_bucket)
-            background.start_soon(abort_left_strays, services)
+            background.start_soon(abort_orphan_uploads, services)
             with shutdown.intake:
                 exit_code = await take_in(supervisor)
         log.debug("processors_ended")
@@ -287,7 +287,7 @@ async def _take_in(
     watcher = Watcher(folder, matches, supervisor, rescan_seconds=settings.rescan_seconds, reader=reader)
     services.mounts.on_answer = watcher.rescan
     risks.watcher = watcher
-    services.scans.ask = watcher.rescan
+    services.scans.request_scan = watcher.rescan
     check_seconds = min(settings.stale_check_seconds, settings.stream_timeout_seconds / 2)
     tasks = IntakeTasks(
         services,

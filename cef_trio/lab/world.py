@@ -558,7 +558,7 @@ class WorldDaemon:
                 if self.listens:
                     intake.start_soon(self._tell_scan, supervisor)
 
-            self.services.scans.ask = scan_soon
+            self.services.scans.request_scan = scan_soon
             return
         kernel, host = self.world.kernel, self._host
         watcher = Watcher(
@@ -569,7 +569,7 @@ class WorldDaemon:
             reader=InlineReader(_is_recording, partial(kernel.answering, host)),
             open_inotify=cast("Callable[[], AbstractContextManager[INotify]]", partial(kernel.queues.open, host.real)),
         )
-        self.services.scans.ask = watcher.rescan
+        self.services.scans.request_scan = watcher.rescan
         if self._risks is not None:
             self._risks.watcher = watcher
         await intake.start(watcher.run)

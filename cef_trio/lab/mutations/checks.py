@@ -152,7 +152,7 @@ def _deleted_unchecked(stack: ExitStack) -> None:
     def never(*_: object) -> None:
         return None
 
-    replace_in(stack, disposal, "why_not_the_file", never)
+    replace_in(stack, disposal, "file_mismatch", never)
 
 
 MUTATIONS: Final = (
