@@ -165,7 +165,7 @@ class DaemonSource:
                 bytes_per_second=sum(line.bytes_per_second for line in lines),
                 completed=self._ended.completed if self._ended else None,
                 failed=self._ended.failed if self._ended else None,
-                limit_bytes_per_second=self.services.pacer.rate,
+                limit_bytes_per_second=self.services.rate_limiter.rate,
             ),
             streams=tuple(sorted(shown, key=lambda line: (line.file, line.stream_id or ""))),
             streams_left_out=len(lines) - len(shown),

@@ -57,7 +57,7 @@ from cef_trio.observability import Redactor, lost_lines
 from cef_trio.postprocess import parse_rule
 from cef_trio.resilience import ThreadedResolver
 from cef_trio.settings import Settings, secret_values, without_secrets
-from cef_trio.upload import IdleChecker, Observer, RiskObserver, Services, StreamSupervisor, abort_left_strays
+from cef_trio.upload import IdleChecker, Observer, RiskObserver, Services, StreamSupervisor, abort_orphan_uploads
 from cef_trio.watch import PathMatcher, ThreadedReader, Watcher, matcher
 
 log = structlog.get_logger(__name__)
@@ -169,7 +169,7 @@ async def run_daemon(
                 reloader = SettingsReloader(
                     settings,
                     source or SettingsSource(None, lambda: settings),
-                    services.pacer,
+                    services.rate_limiter,
                     renew_credentials=services.renew_credentials,
                 )
                 root.start_soon(reloader.run)
@@ -271,7 +271,7 @@ async def serve(
             shutdown.on_drain += [services.exit_saves.leave, supervisor.drain]
             background.start_soon(supervisor.renew_leases)
             background.start_soon(services.best_effort.ask_again, services.s3.head_bucket)
-            background.start_soon(abort_left_strays, services)
+            background.start_soon(abort_orphan_uploads, services)
             with shutdown.intake:
                 exit_code = await run_intake(supervisor)
         log.debug("processors_ended")
@@ -301,7 +301,7 @@ async def _run_intake(
     watcher = Watcher(folder, matches, supervisor, rescan_seconds=settings.rescan_seconds, reader=reader)
     services.mounts.on_answer = watcher.rescan
     risks.watcher = watcher
-    services.scans.ask = watcher.rescan
+    services.scans.request_scan = watcher.rescan
     check_seconds = min(settings.stale_check_seconds, settings.stream_timeout_seconds / 2)
     tasks = IntakeTasks(
         services,

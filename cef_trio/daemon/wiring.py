@@ -145,9 +145,9 @@ async def open_services(
         ServiceRetrier(redis_breaker, policy, once=REDIS_ONCE, observer=observer),
         reread_settings=reread_settings,
     )
-    pacer = RateLimiter(settings.max_upload_rate, waited=metrics.upload_waited)
+    rate_limiter = RateLimiter(settings.max_upload_rate, waited=metrics.upload_waited)
     config = s3_config(settings, reread_settings)
-    s3 = s3_client(settings, ServiceRetrier(s3_breaker, policy, once=S3_ONCE, observer=observer), pacer, config)
+    s3 = s3_client(settings, ServiceRetrier(s3_breaker, policy, once=S3_ONCE, observer=observer), rate_limiter, config)
     s3_probe = StoreProbe(s3, template.probe_key, template.probe_recording_key)
     lease = Lease(settings.instance_id, uuid4().hex, settings.lease_seconds, boot_id())
     webhook = webhook_client(settings)
@@ -170,7 +170,7 @@ async def open_services(
             utc_now=lambda: datetime.now(UTC),
             new_stream_id=lambda: str(uuid4()),
             metrics=metrics,
-            pacer=pacer,
+            rate_limiter=rate_limiter,
             webhook=webhook,
             ownership=Ownership(machine_id()),
             renew_credentials=partial(_renew, store, s3, webhook, config.credentials),
@@ -254,16 +254,15 @@ def checkpoint_store(
 
 
 def s3_client(
-    settings: Settings, retrier: Retrier, pacer: RateLimiter | None = None, config: S3Config | None = None
+    settings: Settings, retrier: Retrier, rate_limiter: RateLimiter | None = None, config: S3Config | None = None
 ) -> S3Client:
-    """The S3 client, by the settings, or ``config`` made of them; bodies go as fast as ``pacer`` lets them. Nothing is
-    connected yet.
+    """Return the S3 client of the settings, or of ``config`` made from them; it connects at the first call.
 
     Raises:
         SettingsError: the bucket's name or the endpoint cannot be addressed.
     """
     with _as_settings_error():
-        return S3Client(config or s3_config(settings), retrier=retrier, pacer=pacer)
+        return S3Client(config or s3_config(settings), retrier=retrier, rate_limiter=rate_limiter)
 
 
 @contextmanager

@@ -171,7 +171,7 @@ class CircuitBreaker:
         self.up_since = -float("inf")
         """``trio.current_time()`` when the last outage ended."""
         self.starting = False
-        """Set during the start-up check: a refusal is then returned at once, neither retried nor treated as an outage."""
+        """Set during the start-up check: a refusal is raised at once, neither retried nor treated as an outage."""
         self._probe = probe
         self._policy = policy
         self._random = random or Random()  # noqa: S311 - jitter, not a secret

@@ -118,7 +118,7 @@ class Others:
                 log.warning("instance_id_shared", instance=one.instance_id, host=one.host, folder=one.folder)
             if one.owner and one.owner == self.owner and one.system != self._lease.host:
                 log.error("machine_cloned", host=one.host, folder=one.folder)
-                self._services.ownership.tell_apart(self._lease.host)
+                self._services.ownership.mark_cloned(self._lease.host)
             if one.instance == self.reported_as and one.process < self._lease.token:
                 self._suffix = f"+{self._lease.token[:8]}"  # we would write over each other's reports
         self._seen_at = {one.process: one.at for one in others}

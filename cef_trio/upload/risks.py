@@ -63,7 +63,7 @@ class RiskObserver:
 
     def _facts(self) -> Facts:
         live, now = tuple(self.supervisor.live), trio.current_time()
-        queues = self.services.part_slots.available_tokens < 1 or self.services.pacer.rate > 0
+        queues = self.services.part_slots.available_tokens < 1 or self.services.rate_limiter.rate > 0
         offset = self.services.unix_time(0.0)
         busy = [one for one in live if not one.processor.movement.resting]
         hung = self._hung_mounts()
