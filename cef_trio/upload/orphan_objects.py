@@ -295,7 +295,7 @@ class OrphanObjects:
         services = self._services
         if services.webhook is not None:
             await upload.transition(Status.COMPLETED, enqueue_webhook=True)
-            services.webhook_owed.value = True
+            services.webhook_enqueued.value = True
         await services.store.release([upload.stream_id], services.lease)
         return upload
 
