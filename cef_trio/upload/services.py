@@ -92,7 +92,7 @@ class Services:
     utc_now: Callable[[], datetime]
     new_stream_id: Callable[[], str]
     metrics: Metrics = field(default_factory=Metrics)
-    pacer: RateLimiter = field(default_factory=RateLimiter)
+    rate_limiter: RateLimiter = field(default_factory=RateLimiter)
     """How fast ``s3`` sends; the rate may be changed while it does."""
     renew_credentials: Callable[[Settings], None] = lambda _settings: None
     """Lets S3's keys and Redis's login of settings that were read again take effect."""

@@ -17,7 +17,7 @@ from cef_trio.files.writers import WriterState
 from cef_trio.lab.mutations.model import Mutation, replace_in
 from cef_trio.resilience import outage, retry
 from cef_trio.resilience.best_effort import BestEffort
-from cef_trio.s3.answer_origin import AnswerOrigin
+from cef_trio.s3.response_origin import ResponseOrigin
 from cef_trio.upload import file_triage, recovery, start, supervisor, target
 from cef_trio.upload.orphan_objects import OrphanObjects
 from cef_trio.upload.predecessor import ContentMatch
@@ -93,8 +93,8 @@ def _any_answer_is_s3s(stack: ExitStack) -> None:
     def never(_self: object, *_: object, **__: object) -> bool:
         return False
 
-    replace_in(stack, AnswerOrigin, "foreign_error", never)
-    replace_in(stack, AnswerOrigin, "foreign_success", never)
+    replace_in(stack, ResponseOrigin, "foreign_error", never)
+    replace_in(stack, ResponseOrigin, "foreign_success", never)
 
 
 def _listings_are_waited_for(stack: ExitStack) -> None:
