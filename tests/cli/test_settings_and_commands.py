@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cef_trio import __version__
+from cef_trio.cli.main import COMMANDS, main
 from cef_trio.settings.model import (
     AppEnvironment,
     Settings,
