@@ -50,3 +50,11 @@ def test_another_process_with_other_hashes_makes_the_same_run(plan: Plan) -> Non
     assert [run.stderr for run in told] == ["", ""]
     fingerprint = f"Fingerprint: {run_plan(plan).digest[:16]}"
     assert [fingerprint in run.stdout.splitlines() for run in told] == [True, True]
+
+
+@pytest.mark.parametrize("seed", [1067, 2093])
+def test_an_object_that_is_complete_in_the_bucket_of_earlier_settings_breaks_no_promise(seed: int) -> None:
+    """The stream ends as ``failed:finalization``: its bytes are in S3, and after a minute it is reported as at risk."""
+    report = run_plan(Plan(SIMULATED, strikes_of(seed), seed))
+    assert report.hits["setting: bucket"]
+    assert report.violations == []

@@ -19,6 +19,7 @@ from cef_trio.checkpoint.model import Lease, StreamMeta
 from cef_trio.checkpoint.protocols import Change
 from cef_trio.checkpoint.states import Status
 from cef_trio.lab.world import BUCKET, OTHER_BUCKET, PART, World, WorldDaemon
+from cef_trio.observability.at_risk import PATIENCE_SECONDS, Reason
 from cef_trio.s3.config import ChecksumMode
 from cef_trio.s3_endpoint import CallFacts, Fault, Kind
 from cef_trio.settings.object_options import ObjectOptions
@@ -150,8 +151,10 @@ async def test_p6_an_object_that_is_not_where_the_settings_lead_waits_for_a_pers
     else:
         world.s3_name = "https://another.store"
         world.endpoint.faults.arm(Fault(Kind.ERROR, "HeadObject", code="NoSuchKey", times=None))
-    async with world.daemon():
+    async with world.daemon() as daemon:
         await until_idle(world, Status.FAILED_FINALIZATION)
+        await trio.sleep(PATIENCE_SECONDS + 1)
+        assert [risk.reason for risk in daemon.at_risk] == [Reason.FAILED]  # promise P10
     assert "cef-trio retry" in (record(world).failure_reason or "")
     assert world.objects(OTHER_BUCKET) == {}
     world.bucket, world.s3_name = BUCKET, "https://s3.example"
