@@ -426,7 +426,7 @@ async def test_p8_bytes_that_changed_without_a_trace_are_noticed_by_the_copy(
     assert "other bytes" in events(said, "after_upload_refused")[0]["reason"]
 
 
-@pytest.mark.parametrize("blow", [FaultKind.CANCEL, FaultKind.KILL])
+@pytest.mark.parametrize("fault", [FaultKind.CANCEL, FaultKind.KILL])
 def test_p8_a_move_to_another_file_system_may_be_struck_at_every_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: FaultKind
 ) -> None:
