@@ -61,7 +61,7 @@ class Plan:
         return simulated(self.seed) if self.scenario == SIMULATED else SCENARIOS[self.scenario]
 
     def __str__(self) -> str:
-        return f"{self.scenario}: {', '.join(map(str, self.injections)) or 'nothing injections'}"
+        return f"{self.scenario}: {', '.join(map(str, self.injections)) or 'no faults'}"
 
 
 @dataclass(slots=True)

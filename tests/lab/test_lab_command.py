@@ -77,7 +77,7 @@ def test_a_simulated_world_is_replayed_by_its_seed(capsys: pytest.CaptureFixture
     ("words", "said"),
     [
         (["cancel", "--scenario", "nothing-such"], "invalid choice: 'nothing-such'"),
-        (["replay", "empty", "explode@3"], "takes BLOW@N"),
+        (["replay", "empty", "explode@3"], "takes FAULT@N"),
         (["simulate", "--worlds", "0"], "takes a whole number from 1, not '0'"),
         (["simulate", "--seed", "-1"], "takes a whole number from 0, not '-1'"),
         (
