@@ -378,7 +378,7 @@ class World:
             credentials=StaticCredentials(Credentials(DEFAULT_ACCESS_KEY_ID, DEFAULT_SECRET_ACCESS_KEY)),
             endpoint_url="http://s3.world.test",
         )
-        pacer = RateLimiter(self.upload_rate, waited=metrics.upload_waited)
+        rate_limiter = RateLimiter(self.upload_rate, waited=metrics.upload_waited)
         s3 = _RecordingS3Client(
             replace(config, options=self.options, checksum=self.checksum),
             retrier=ServiceRetrier(
@@ -391,7 +391,7 @@ class World:
                 self.journal,
             ),
             now=self.utc_now,
-            pacer=pacer,
+            rate_limiter=rate_limiter,
         )
         s3_probe = StoreProbe(s3, template.probe_key, template.probe_recording_key)
         s3.acknowledgements = acknowledgements
@@ -428,7 +428,7 @@ class World:
                 utc_now=self.utc_now,
                 new_stream_id=lambda: str(UUID(int=self.random.getrandbits(128), version=4)),
                 metrics=metrics,
-                pacer=pacer,
+                rate_limiter=rate_limiter,
                 webhook=webhook,
                 ownership=Ownership(host.machine),
             )
@@ -527,7 +527,7 @@ class WorldDaemon:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run the tree to its end."""
 
-        async def take_in(supervisor: StreamSupervisor) -> ExitCode:
+        async def run_intake(supervisor: StreamSupervisor) -> ExitCode:
             self._supervisor = supervisor
             world, services = self.world, self.services
             self._risks = RiskObserver(services, supervisor, lambda: self.shutdown.signals > 0)
@@ -549,19 +549,19 @@ class WorldDaemon:
                 task_status.started()
             return ExitCode.DONE
 
-        await serve(self.services, self.shutdown, _is_recording, take_in)
+        await serve(self.services, self.shutdown, _is_recording, run_intake)
         self.exit_code = ExitCode.NOT_SAVED if self.services.exit_saves.unsaved else ExitCode.DONE
 
     async def _start_watching(self, supervisor: StreamSupervisor, intake: trio.Nursery) -> None:
         """Watch the world's own file system as the daemon does; real files are told of by whoever writes them."""
         if not self.world.has_kernel:
-            supervisor.tell(self.world.scan())
+            supervisor.handle_event(self.world.scan())
 
             def scan_soon() -> None:
                 if self.listens:
                     intake.start_soon(self._tell_scan, supervisor)
 
-            self.services.scans.ask = scan_soon
+            self.services.scans.request_scan = scan_soon
             return
         kernel, host = self.world.kernel, self._host
         watcher = Watcher(
@@ -572,7 +572,7 @@ class WorldDaemon:
             reader=InlineReader(_is_recording, partial(kernel.answering, host)),
             open_inotify=cast("Callable[[], AbstractContextManager[INotify]]", partial(kernel.queues.open, host.real)),
         )
-        self.services.scans.ask = watcher.rescan
+        self.services.scans.request_scan = watcher.rescan
         if self._risks is not None:
             self._risks.watcher = watcher
         await intake.start(watcher.run)
@@ -582,27 +582,27 @@ class WorldDaemon:
         while True:
             await trio.sleep(0.5)
             with suppress(FileNotFoundError):
-                supervisor.tell(self.world.scan())
+                supervisor.handle_event(self.world.scan())
                 return
 
     def saw(self, name: str = "a.mp4") -> None:
         """The watcher sees the file as it is."""
-        self.supervisor.tell(Seen(self.world.path(name), _as_it_is(self.world.path(name))))
+        self.supervisor.handle_event(Seen(self.world.path(name), _as_it_is(self.world.path(name))))
 
     def closed(self, name: str = "a.mp4") -> None:
         """The watcher sees its writer close it."""
         self.world.closed.add(self.world.path(name))
-        self.supervisor.tell(Closed(self.world.path(name), _as_it_is(self.world.path(name))))
+        self.supervisor.handle_event(Closed(self.world.path(name), _as_it_is(self.world.path(name))))
 
     def moved(self, old: str, new: str) -> None:
         """The watcher sees it renamed."""
         if self.world.path(old) in self.world.closed:
             self.world.closed.add(self.world.path(new))
-        self.supervisor.tell(Moved(self.world.path(old), self.world.path(new), _as_it_is(self.world.path(new))))
+        self.supervisor.handle_event(Moved(self.world.path(old), self.world.path(new), _as_it_is(self.world.path(new))))
 
     def gone(self, name: str = "a.mp4") -> None:
         """The watcher sees it go."""
-        self.supervisor.tell(Gone(self.world.path(name)))
+        self.supervisor.handle_event(Gone(self.world.path(name)))
 
 
 def _is_recording(path: str) -> bool:

@@ -87,7 +87,7 @@ async def test_p8_a_recording_of_any_size_is_deleted_once_it_is_completed(
         daemon.closed()
         await until(lambda: not path.exists())
         daemon.gone()  # the news of our own deletion
-        daemon.supervisor.tell(world.scan())
+        daemon.supervisor.handle_event(world.scan())
         await quiet(world)
         (checkpoint,) = await completed(world)
     assert world.recordings() == [content]
@@ -423,7 +423,7 @@ async def test_p8_bytes_that_changed_without_a_trace_are_noticed_by_the_copy(
         await quiet(world)
     assert Path(world.path()).exists()
     assert contents(done) == {}
-    assert "other bytes" in events(said, "after_upload_refused")[0]["reason"]
+    assert "bytes differ" in events(said, "after_upload_refused")[0]["reason"]
 
 
 @pytest.mark.parametrize("fault", [FaultKind.CANCEL, FaultKind.KILL])
