@@ -171,7 +171,7 @@ async def test_an_answer_that_is_no_json_object_is_an_error(script: Script, answ
 
 
 async def test_a_silent_failure_says_so(script: Script) -> None:
-    with pytest.raises(FFprobeError, match="exit code 3: it said nothing"):
+    with pytest.raises(FFprobeError, match="exit code 3: no error output"):
         await probe("x.mp4", ffprobe_path=script("exit 3"), timeout_seconds=LONG)
 
 
