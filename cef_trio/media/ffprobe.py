@@ -5,8 +5,8 @@ or a URL. Playlists (HLS, concat) would make ffprobe open the files that they na
 own media are allowed. The output is untrusted: ffprobe prints only the needed entries (tags have any size), at most
 ``MAX_OUTPUT_BYTES`` are read, and every value is checked.
 
-Memory, processor time and concurrency are limited, because a file of 600 bytes can claim 60 million samples with a table
-of 1.4 GiB. The memory limit is ``RLIMIT_DATA``; ``RLIMIT_AS`` would include the 280 MiB of libraries that Debian's
+Memory, processor time and concurrency are limited, because a file of 600 bytes can claim 60 million samples, a table of
+1.4 GiB. The memory limit is ``RLIMIT_DATA``; ``RLIMIT_AS`` would include the 280 MiB of libraries that Debian's
 ffprobe maps. An ordinary recording needs less than 64 MiB, one of ten million samples less than the limit. If a table
 does not fit, ffprobe continues without it, or fails.
 """
