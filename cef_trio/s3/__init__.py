@@ -10,7 +10,7 @@ response; `capabilities.py` for what a store turned out not to support; `errors.
 
 from cef_trio.s3.body import BytesSource
 from cef_trio.s3.checksums import (
-    CALCULATORS,
+    CHECKSUMS,
     Crc64Nvme,
     combine_crc64nvme,
     crc64nvme,
@@ -43,7 +43,7 @@ from cef_trio.s3.xml import Element, XmlError, parse_xml
 
 __all__ = [
     "ARCHIVED",
-    "CALCULATORS",
+    "CHECKSUMS",
     "HINTS",
     "PERMANENT",
     "TRANSIENT",

@@ -20,7 +20,7 @@ import httpx
 
 from cef_trio.exceptions import RecordingChangedError
 from cef_trio.resilience import stall
-from cef_trio.s3.checksums import CALCULATORS, Crc64Nvme
+from cef_trio.s3.checksums import CHECKSUMS, Crc64Nvme
 from cef_trio.s3.model import ByteSource, ChecksumAlgorithm
 from cef_trio.s3.rate_limiter import RateLimiter
 
@@ -64,7 +64,7 @@ async def measure(source: ByteSource, algorithms: AbstractSet[ChecksumAlgorithm]
     """
     size_bytes = source.size_bytes
     crc = Crc64Nvme()
-    others = {name: CALCULATORS[name]() for name in algorithms if name is not ChecksumAlgorithm.CRC64NVME}
+    others = {name: CHECKSUMS[name].calculator() for name in algorithms if name is not ChecksumAlgorithm.CRC64NVME}
     seen = 0
     async with _closing(source.blocks()) as blocks:
         async for block in blocks:

@@ -31,7 +31,7 @@ from cef_trio.exceptions import S3OperationError
 from cef_trio.resilience import Need, Retrier, SingleAttempt
 from cef_trio.s3.body import BytesSource
 from cef_trio.s3.capabilities import Capabilities, UploadMode
-from cef_trio.s3.checksums import HEADERS, crc64nvme_from_base64, to_base64
+from cef_trio.s3.checksums import CHECKSUMS, crc64nvme_from_base64, to_base64
 from cef_trio.s3.complete import Completion
 from cef_trio.s3.config import S3Config
 from cef_trio.s3.download import METADATA, Downloader
@@ -68,10 +68,6 @@ from cef_trio.s3.xml import (
 from cef_trio.settings import ObjectOptions
 
 T = TypeVar("T")
-
-_REPEATED: Final = frozenset({ChecksumAlgorithm.CRC32C, ChecksumAlgorithm.SHA256})
-"""Checksums that Complete must repeat for every part, for S3 cannot make the whole object's of them."""
-
 
 _MAX_LISTED_UPLOADS: Final = 100_000
 _MAX_PAGES: Final = 10_000
@@ -204,13 +200,16 @@ class S3Client:
         async def upload(mode: UploadMode) -> UploadedPart:
             query = (("partNumber", str(part_number)), ("uploadId", upload_id))
             sent = await self._sender.send("upload_part", key, source, mode, query=query, part_number=part_number)
+            digest = sent.measured.digests[mode.checksum]
             # No checkpoint from the answer's headers to the return.
             return UploadedPart(
                 part_number=part_number,
                 size_bytes=sent.measured.size_bytes,
                 etag=sent.etag,
                 crc64nvme=sent.measured.crc64nvme,
-                checksum=to_base64(sent.measured.digests[mode.checksum]) if mode.checksum in _REPEATED else None,
+                checksum=to_base64(sent.measured.digests[mode.checksum])
+                if CHECKSUMS[mode.checksum].is_composite
+                else None,
             )
 
         return await self._retrier.call(
@@ -387,7 +386,9 @@ class S3Client:
                 key=key,
                 size_bytes=sent.measured.size_bytes,
                 etag=sent.etag,
-                crc64nvme=crc64nvme_from_base64(sent.response.headers.get(HEADERS[ChecksumAlgorithm.CRC64NVME])),
+                crc64nvme=crc64nvme_from_base64(
+                    sent.response.headers.get(CHECKSUMS[ChecksumAlgorithm.CRC64NVME].header)
+                ),
                 metadata={name.lower(): value for name, value in (metadata or {}).items()},
             )
 
@@ -559,10 +560,10 @@ async def _as_no_such_upload(attempt: Awaitable[T], *, of_upload: bool = True) -
 
 
 def _creation_headers(checksum: ChecksumAlgorithm) -> dict[str, str]:
-    if checksum is ChecksumAlgorithm.MD5:
+    object_type = CHECKSUMS[checksum].object_type
+    if object_type is None:
         return {}
-    kind = "FULL_OBJECT" if checksum is ChecksumAlgorithm.CRC64NVME else "COMPOSITE"
-    return {"x-amz-checksum-algorithm": checksum.value.upper(), "x-amz-checksum-type": kind}
+    return {"x-amz-checksum-algorithm": checksum.value.upper(), "x-amz-checksum-type": object_type}
 
 
 def _metadata_headers(metadata: Mapping[str, str]) -> dict[str, str]:

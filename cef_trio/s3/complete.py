@@ -24,7 +24,7 @@ from typing import Final
 import structlog
 
 from cef_trio.exceptions import S3OperationError
-from cef_trio.s3.checksums import Crc64Nvme, combine_crc64nvme, crc64nvme_to_base64
+from cef_trio.s3.checksums import CHECKSUMS, FULL_OBJECT, Crc64Nvme, combine_crc64nvme, crc64nvme_to_base64
 from cef_trio.s3.errors import ARCHIVED, describe, error_from_response, parse_error_body
 from cef_trio.s3.etags import is_opaque, multipart_etag
 from cef_trio.s3.model import ChecksumAlgorithm, PartToComplete, StoredObject
@@ -80,14 +80,11 @@ class Completion:
         self._etag = multipart_etag([part.etag for part in ordered])
         body = complete_multipart_upload(ordered, checksum)
         headers = {"content-type": "application/xml"}
-        if checksum is ChecksumAlgorithm.CRC64NVME:
-            headers |= {
-                "x-amz-checksum-crc64nvme": crc64nvme_to_base64(self._crc64nvme),
-                "x-amz-checksum-type": "FULL_OBJECT",
-                "x-amz-mp-object-size": str(self._size_bytes),
-            }
-        elif checksum is not ChecksumAlgorithm.MD5:
-            headers |= {"x-amz-checksum-type": "COMPOSITE"}
+        if (object_type := CHECKSUMS[checksum].object_type) is not None:
+            headers["x-amz-checksum-type"] = object_type
+        if object_type == FULL_OBJECT:
+            headers[CHECKSUMS[checksum].header] = crc64nvme_to_base64(self._crc64nvme)
+            headers["x-amz-mp-object-size"] = str(self._size_bytes)
         self._request = Request(
             _OPERATION,
             "POST",

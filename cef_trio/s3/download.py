@@ -11,7 +11,7 @@ import trio
 
 from cef_trio.exceptions import S3OperationError
 from cef_trio.resilience import Retrier
-from cef_trio.s3.checksums import HEADERS, crc64nvme_from_base64
+from cef_trio.s3.checksums import CHECKSUMS, crc64nvme_from_base64
 from cef_trio.s3.model import ChecksumAlgorithm, StoredObject
 from cef_trio.s3.response_origin import NOT_S3_ANSWER
 from cef_trio.s3.signing import EMPTY_SHA256
@@ -120,11 +120,12 @@ class _Chunks:
 
 def _stored(key: str, headers: Mapping[str, str]) -> StoredObject:
     composite = headers.get("x-amz-checksum-type") == "COMPOSITE"
+    crc = headers.get(CHECKSUMS[ChecksumAlgorithm.CRC64NVME].header)
     length = headers.get("content-length", "")
     return StoredObject(
         key=key,
         size_bytes=int(length) if length.isascii() and length.isdigit() and len(length) < _DIGITS else 0,
         etag=unquoted(headers.get("etag")) or "",
-        crc64nvme=None if composite else crc64nvme_from_base64(headers.get(HEADERS[ChecksumAlgorithm.CRC64NVME])),
+        crc64nvme=None if composite else crc64nvme_from_base64(crc),
         metadata={name.removeprefix(METADATA): value for name, value in headers.items() if name.startswith(METADATA)},
     )

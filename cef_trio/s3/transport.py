@@ -15,6 +15,7 @@ answer, and the call must be safe to repeat.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -35,7 +36,6 @@ from cef_trio.http import HttpTransport, tls
 from cef_trio.resilience import shielded, shielded_at_first
 from cef_trio.s3.address import bucket_address
 from cef_trio.s3.body import CheckedBody, SmallBody
-from cef_trio.s3.checksums import CALCULATORS
 from cef_trio.s3.config import S3Config
 from cef_trio.s3.errors import (
     MAX_ERROR_BYTES,
@@ -46,7 +46,6 @@ from cef_trio.s3.errors import (
     parse_error_body,
     parse_http_date,
 )
-from cef_trio.s3.model import ChecksumAlgorithm
 from cef_trio.s3.response_guard import ResponseGuard
 from cef_trio.s3.response_origin import ResponseOrigin, is_document, is_html
 from cef_trio.s3.signing import Credentials, encode_query, presign, sign
@@ -537,6 +536,4 @@ def network(config: S3Config) -> HttpTransport:
 
 def sha256_hex(body: bytes) -> str:
     """The payload hash of a small body."""
-    calculator = CALCULATORS[ChecksumAlgorithm.SHA256]()
-    calculator.update(body)
-    return calculator.digest().hex()
+    return hashlib.sha256(body).hexdigest()

@@ -15,7 +15,7 @@ from typing import TypeVar
 from cef_trio.exceptions import S3OperationError
 from cef_trio.s3.body import CheckedBody, Measured, measure
 from cef_trio.s3.capabilities import Capabilities, UploadMode
-from cef_trio.s3.checksums import HEADERS, to_base64
+from cef_trio.s3.checksums import CHECKSUMS, to_base64
 from cef_trio.s3.errors import describe
 from cef_trio.s3.etags import is_md5
 from cef_trio.s3.model import ByteSource, ChecksumAlgorithm
@@ -106,6 +106,7 @@ class BodyUploader:
         if self._capabilities.needs_md5_too(mode):
             algorithms.add(ChecksumAlgorithm.MD5)
         measured = await measure(source, algorithms)
+        digest = to_base64(measured.digests[mode.checksum])
         response = await self._transport.perform(
             Request(
                 operation,
@@ -113,7 +114,10 @@ class BodyUploader:
                 measured.digests[ChecksumAlgorithm.SHA256].hex() if mode.signed else UNSIGNED_PAYLOAD,
                 key=key,
                 query=query,
-                headers={**(headers or {}), HEADERS[mode.checksum]: to_base64(measured.digests[mode.checksum])},
+                headers={
+                    **(headers or {}),
+                    CHECKSUMS[mode.checksum].header: to_base64(measured.digests[mode.checksum]),
+                },
                 body=CheckedBody(source, measured, self._rate_limiter),
                 size_bytes=measured.size_bytes,
                 part_number=part_number,
@@ -150,7 +154,7 @@ class BodyUploader:
             return "ChecksumMismatch", f"S3 stored MD5 {etag}, sent was {md5.hex()}", True
         if mode.checksum is ChecksumAlgorithm.MD5:
             return None
-        ours, theirs = to_base64(measured.digests[mode.checksum]), response.headers.get(HEADERS[mode.checksum])
+        ours, theirs = to_base64(measured.digests[mode.checksum]), response.headers.get(CHECKSUMS[mode.checksum].header)
         if theirs is not None and theirs != ours:
             return "ChecksumMismatch", f"S3 stored {mode.checksum} {theirs}, sent was {ours}", True
         if mode.checksum is ChecksumAlgorithm.CRC64NVME:

@@ -16,7 +16,7 @@ from urllib.parse import unquote_plus
 from xml.parsers import expat
 from xml.sax.saxutils import escape
 
-from cef_trio.s3.checksums import crc64nvme_from_base64, crc64nvme_to_base64
+from cef_trio.s3.checksums import CHECKSUMS, crc64nvme_from_base64, crc64nvme_to_base64
 from cef_trio.s3.model import (
     AbortRule,
     ChecksumAlgorithm,
@@ -39,9 +39,8 @@ _MAX_OBJECT_BYTES: Final = 1 << 50
 _KNOWN_YEARS: Final = range(2006, 2200)
 UNKNOWN_MOMENT: Final = datetime(2200, 1, 1, tzinfo=UTC)
 """For a date that cannot be: younger than anything, so that nothing is ever called old by it."""
-_ELEMENTS: Final = {ChecksumAlgorithm.CRC32C: "ChecksumCRC32C", ChecksumAlgorithm.SHA256: "ChecksumSHA256"}
-
-
+_COMPOSITE: Final = {name: entry.xml_element for name, entry in CHECKSUMS.items() if entry.is_composite}
+"""The elements of the checksums that are kept for each part alone."""
 _MAX_LINE: Final = 300
 
 
@@ -134,13 +133,13 @@ def parse_xml(body: bytes) -> Element:
 
 def complete_multipart_upload(parts: Sequence[PartToComplete], checksum: ChecksumAlgorithm) -> bytes:
     """The body of CompleteMultipartUpload. Parts must be in order of their numbers."""
+    element = CHECKSUMS[checksum].xml_element
     rows = []
     for part in parts:
         row = f"<PartNumber>{part.part_number}</PartNumber><ETag>&quot;{escape(part.etag)}&quot;</ETag>"
-        if checksum is ChecksumAlgorithm.CRC64NVME:
-            row += f"<ChecksumCRC64NVME>{crc64nvme_to_base64(part.crc64nvme)}</ChecksumCRC64NVME>"
-        elif part.checksum is not None and checksum in _ELEMENTS:
-            row += f"<{_ELEMENTS[checksum]}>{escape(part.checksum)}</{_ELEMENTS[checksum]}>"
+        value = crc64nvme_to_base64(part.crc64nvme) if checksum is ChecksumAlgorithm.CRC64NVME else part.checksum
+        if value is not None and element:
+            row += f"<{element}>{escape(value)}</{element}>"
         rows.append(f"<Part>{row}</Part>")
     inner = "".join(rows)
     return (
@@ -231,7 +230,7 @@ def parse_copied_part(body: bytes) -> CopiedPart:
         XmlError: it is something else (an ``<Error>`` behind a 200, or nothing: the store took it for UploadPart).
     """
     root = _root(body, "CopyPartResult")
-    others = (root.text_of(element) for element in _ELEMENTS.values())
+    others = (root.text_of(element) for element in _COMPOSITE.values())
     return CopiedPart(
         etag=unquoted(_required(root, "ETag")) or "",
         crc64nvme=crc64nvme_from_base64(root.text_of("ChecksumCRC64NVME")),
@@ -252,11 +251,11 @@ def parse_parts(body: bytes) -> PartsPage:
             size_bytes=_number(part, "Size", range(_MAX_OBJECT_BYTES)),
             etag=unquoted(_required(part, "ETag")) or "",
             crc64nvme=crc64nvme_from_base64(part.text_of("ChecksumCRC64NVME")),
-            checksum=part.text_of(_ELEMENTS[kept]) if kept is not None else None,
+            checksum=part.text_of(_COMPOSITE[kept]) if kept is not None else None,
             checksum_algorithm=kept,
         )
         for part in root.all("Part")
-        for kept in [next((each for each, element in _ELEMENTS.items() if part.text_of(element)), None)]
+        for kept in [next((each for each, element in _COMPOSITE.items() if part.text_of(element)), None)]
     )
     marker = None
     if root.text_of("IsTruncated") == "true":
