@@ -200,7 +200,6 @@ class S3Client:
         async def upload(mode: UploadMode) -> UploadedPart:
             query = (("partNumber", str(part_number)), ("uploadId", upload_id))
             sent = await self._sender.send("upload_part", key, source, mode, query=query, part_number=part_number)
-            digest = sent.measured.digests[mode.checksum]
             # No checkpoint from the answer's headers to the return.
             return UploadedPart(
                 part_number=part_number,

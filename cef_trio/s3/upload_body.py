@@ -106,7 +106,6 @@ class BodyUploader:
         if self._capabilities.needs_md5_too(mode):
             algorithms.add(ChecksumAlgorithm.MD5)
         measured = await measure(source, algorithms)
-        digest = to_base64(measured.digests[mode.checksum])
         response = await self._transport.perform(
             Request(
                 operation,
