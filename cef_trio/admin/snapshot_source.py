@@ -68,7 +68,7 @@ class SnapshotSource(Protocol):
         ...
 
 
-class Turning(Protocol):
+class PeriodicTask(Protocol):
     """A task that says when it last had a turn."""
 
     last_run: float
@@ -79,7 +79,7 @@ class Turning(Protocol):
 class IntakeTask:
     """A task of the intake, and how often it has a turn."""
 
-    task: Turning
+    task: PeriodicTask
     period_seconds: float
 
 

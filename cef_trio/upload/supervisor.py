@@ -240,7 +240,7 @@ class StreamSupervisor:
 
     # -- news ---------------------------------------------------------------------------------------------------------
 
-    def tell(self, event: FileEvent) -> None:
+    def handle_event(self, event: FileEvent) -> None:
         """Take in news of the folder (:class:`~cef_trio.watch.events.FileListener`)."""
         match event:
             case Seen(path, stat):
