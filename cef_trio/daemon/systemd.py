@@ -122,7 +122,7 @@ class ServiceNotifier:
     async def watch(self, take_heartbeats: Callable[[], Iterable[Heartbeat]], describe: Callable[[], str]) -> None:
         """Notify the watchdog until cancelled, while no task is silent. Return after READY if there is no watchdog.
 
-        ``look`` says what turns the tasks made; ``describe`` is the status line that goes with a beat.
+        ``take_heartbeats`` returns the current heartbeats, ``describe`` the status line.
         """
         while self._ready_pending:
             await trio.sleep(_AGAIN_SECONDS)

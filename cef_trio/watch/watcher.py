@@ -72,7 +72,7 @@ class Watcher:
         """``trio.current_time()`` since when the folder cannot be read, and the reason."""
         self._unreadable: frozenset[str] = frozenset()
         self.last_attempt = self.last_run
-        """``trio.current_time()`` of the last scan, failed ones included: without its folder the watcher still makes progress."""
+        """``trio.current_time()`` of the last scan, failed ones included; for the service manager's watchdog."""
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Watch until cancelled. Reports started after the first complete scan was passed to the listener."""
