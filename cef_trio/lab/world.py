@@ -552,7 +552,7 @@ class WorldDaemon:
     async def _start_watching(self, supervisor: StreamSupervisor, intake: trio.Nursery) -> None:
         """Watch the world's own file system as the daemon does; real files are told of by whoever writes them."""
         if not self.world.has_kernel:
-            supervisor.tell(self.world.scan())
+            supervisor.handle_event(self.world.scan())
 
             def scan_soon() -> None:
                 if self.listens:
@@ -579,27 +579,27 @@ class WorldDaemon:
         while True:
             await trio.sleep(0.5)
             with suppress(FileNotFoundError):
-                supervisor.tell(self.world.scan())
+                supervisor.handle_event(self.world.scan())
                 return
 
     def saw(self, name: str = "a.mp4") -> None:
         """The watcher sees the file as it is."""
-        self.supervisor.tell(Seen(self.world.path(name), _as_it_is(self.world.path(name))))
+        self.supervisor.handle_event(Seen(self.world.path(name), _as_it_is(self.world.path(name))))
 
     def closed(self, name: str = "a.mp4") -> None:
         """The watcher sees its writer close it."""
         self.world.closed.add(self.world.path(name))
-        self.supervisor.tell(Closed(self.world.path(name), _as_it_is(self.world.path(name))))
+        self.supervisor.handle_event(Closed(self.world.path(name), _as_it_is(self.world.path(name))))
 
     def moved(self, old: str, new: str) -> None:
         """The watcher sees it renamed."""
         if self.world.path(old) in self.world.closed:
             self.world.closed.add(self.world.path(new))
-        self.supervisor.tell(Moved(self.world.path(old), self.world.path(new), _as_it_is(self.world.path(new))))
+        self.supervisor.handle_event(Moved(self.world.path(old), self.world.path(new), _as_it_is(self.world.path(new))))
 
     def gone(self, name: str = "a.mp4") -> None:
         """The watcher sees it go."""
-        self.supervisor.tell(Gone(self.world.path(name)))
+        self.supervisor.handle_event(Gone(self.world.path(name)))
 
 
 def _is_recording(path: str) -> bool:

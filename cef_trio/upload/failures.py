@@ -23,7 +23,7 @@ _ACCESS: Final = frozenset(
 _FINALIZING: Final = frozenset({"complete_multipart_upload", "head_object", "put_object"})
 
 
-class GivenUpError(StreamFinalizationError):
+class StreamFailedError(StreamFinalizationError):
     """A stream is given up for a reason that is known by name."""
 
     def __init__(self, reason: FailureReason, message: str) -> None:
@@ -34,7 +34,7 @@ class GivenUpError(StreamFinalizationError):
 def reason_of(error: BaseException) -> FailureReason:  # noqa: PLR0911 - it is a table
     """The reason under which a permanent error is recorded; ``UNEXPECTED`` for whatever nobody foresaw."""
     match error:
-        case GivenUpError():
+        case StreamFailedError():
             return error.reason
         case S3OperationError(code=code) if code in _ACCESS:
             return FailureReason.ACCESS_DENIED

@@ -46,15 +46,19 @@ def must_be_recognized(known: KnownPath | None, stat: FileStat) -> bool:
     return True
 
 
-def triage(known: KnownPath | None, stat: FileStat, sameness: IdentityMatch | None = None) -> FileTriage:
+def triage(known: KnownPath | None, stat: FileStat, identity_match: IdentityMatch | None = None) -> FileTriage:
     """Judge a file by the stream that its path leads to (``None``: to none).
 
-    ``sameness``: what recognizing the file showed, where that was done (:func:`must_be_recognized`).
+    ``identity_match``: what recognizing the file showed, where that was done (:func:`must_be_recognized`).
     """
     if known is None or known.meta.status in _FILE_WAS_GONE:
         return FileTriage.NEW
     meta = known.meta
-    is_same = meta.identity.file_ino == stat.file_ino if sameness is None else sameness is not IdentityMatch.REPLACED
+    is_same = (
+        meta.identity.file_ino == stat.file_ino
+        if identity_match is None
+        else identity_match is not IdentityMatch.REPLACED
+    )
     if meta.status not in ENDED:
         return FileTriage.RESUME if is_same else FileTriage.REPLACED
     if not is_same:

@@ -20,7 +20,7 @@ from cef_trio.checkpoint import FailureReason, Status
 from cef_trio.exceptions import FFprobeError, S3OperationError
 from cef_trio.files import FileStat, OpenRecording
 from cef_trio.media import MediaInfo, metadata_json
-from cef_trio.upload.failures import GivenUpError
+from cef_trio.upload.failures import StreamFailedError
 from cef_trio.upload.object_key import metadata_key
 from cef_trio.upload.part_matching import crc_of
 from cef_trio.upload.part_plan import Part
@@ -38,40 +38,38 @@ async def verify_and_complete(
     upload: StreamUpload,
     recording: OpenRecording,
     *,
-    leaving: Callable[[], bool],
+    draining: Callable[[], bool],
     pause: Callable[[float], Awaitable[None]],
 ) -> FileStat | None:
     """Verify the file, send what changed, and complete the object.
 
-    ``pause`` waits so many seconds, but no longer than until ``leaving()`` says to stop.
+    ``pause`` waits for the given number of seconds, or until the daemon drains.
 
     Returns:
-        ``None`` if the object is complete, or ``leaving()`` said to stop; else the file as it is now: it changed during
-        the verification, so it is still being written.
+        ``None`` if the object is complete or the daemon is draining; otherwise the file's new stat, as it
+        changed during the verification and is still being written.
 
     Raises:
         RecordingChangedError: the file became shorter under a read.
-        GivenUpError: the file does not fit into its part plan.
+        StreamFailedError: the file does not fit into its part plan.
     """
     if upload.meta.status is not Status.PENDING_COMPLETION:
         await upload.transition(Status.PENDING_COMPLETION)
         log.info("recording_ended", parts=len(upload.parts), covered_bytes=upload.covered_bytes)
     waited_for: FileStat | None = None
-    while not leaving():
+    while not draining():
         before = await recording.stat()
         if before.size_bytes > upload.plan.max_size_bytes:
-            raise GivenUpError(
+            raise StreamFailedError(
                 FailureReason.FILE_TOO_LARGE,
                 f"{before.size_bytes} bytes do not fit into 10,000 parts of {upload.plan.part_size} bytes; "
                 "set CHUNK_SIZE_BYTES higher",
             )
         if before != waited_for and (wait_seconds := services.unproved_seconds(upload.meta.identity.fs_type, before)):
             await pause(wait_seconds)
-        waited_for = (
-            before  # its tick is over: a write since then has another stamp, in this pass and in all later ones
-        )
-        changed = await _make_parts_true(services, upload, recording, before.size_bytes, leaving)
-        if leaving():
+        waited_for = before  # any later write gets a later time stamp, so this wait is not repeated
+        changed = await _send_changed_parts(services, upload, recording, before.size_bytes, draining)
+        if draining():
             return None
         after = await recording.stat()
         if after != before:
@@ -96,17 +94,17 @@ async def verify_and_complete(
     return None
 
 
-async def _make_parts_true(
-    services: Services, upload: StreamUpload, recording: OpenRecording, size_bytes: int, leaving: Callable[[], bool]
+async def _send_changed_parts(
+    services: Services, upload: StreamUpload, recording: OpenRecording, size_bytes: int, draining: Callable[[], bool]
 ) -> bool:
     """Read the whole file and send every part that is not in S3 as it is on disk; returns whether any was not."""
     if size_bytes == 0:
         return False
     await upload.ensure_open()
 
-    async def untrue() -> AsyncGenerator[Part, None]:
+    async def changed_parts() -> AsyncGenerator[Part, None]:
         for part in upload.plan.cut(size_bytes):
-            if leaving():
+            if draining():
                 return
             record = upload.parts.get(part.number)
             if (
@@ -117,7 +115,7 @@ async def _make_parts_true(
                 yield part
 
     try:
-        return await send_all(services, upload, recording, untrue(), stop=leaving)
+        return await send_all(services, upload, recording, changed_parts(), stop=draining)
     except S3OperationError as error:
         if error.transient or error.status != _NOT_IMPLEMENTED or error.part_number not in upload.parts:
             raise

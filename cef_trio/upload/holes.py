@@ -27,7 +27,7 @@ class Holes:
     at: float
     """``trio.current_time()`` of the look."""
 
-    def are_known(self, situation: FileState, now: float) -> bool:
+    def are_known(self, state: FileState, now: float) -> bool:
         """Whether they are still there; of a recording that has ended, holes are bytes like all others."""
-        unchanged = self.stat == situation.stat or now - self.at <= BELIEVED_SECONDS
-        return unchanged and situation.ending is Ending.NOT
+        unchanged = self.stat == state.stat or now - self.at <= BELIEVED_SECONDS
+        return unchanged and state.ending is Ending.NOT

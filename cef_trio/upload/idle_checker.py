@@ -84,25 +84,25 @@ class IdleChecker:
             self._unseen.append(str(error))
 
     async def _check(self, live: LiveStream) -> None:
-        situation = live.situation.value
-        found = await self._services.disk.stat(situation.path)
-        if live.situation.value != situation:
+        file_state = live.file_state.value
+        found = await self._services.disk.stat(file_state.path)
+        if live.file_state.value != file_state:
             return  # news came meanwhile, and is newer than this look
         finding = check_idle(
             idle_seconds=live.silent_seconds(trio.current_time()),
             timeout_seconds=self._timeout_seconds,
-            known=situation.stat,
+            known=file_state.stat,
             found=found,
         )
         match finding:
             case IdleCheckResult.IDLE_ALL_SENT:
-                if news.idle(situation) != situation:
+                if news.idle(file_state) != file_state:
                     log.info("stream_idle", stream_id=live.processor.stream_id, seconds=self._timeout_seconds)
-                    live.update(news.idle(situation))
+                    live.update(news.idle(file_state))
             case IdleCheckResult.IDLE_MORE_ON_DISK if found is not None:
-                live.update(news.fresh(situation, found))
+                live.update(news.seen_now(file_state, found))
             case IdleCheckResult.SHRUNK | IdleCheckResult.MISSING:
-                live.update(news.gone(situation))
+                live.update(news.gone(file_state))
             case _:
                 pass
 

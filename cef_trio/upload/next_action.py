@@ -23,7 +23,7 @@ class Action(Enum):
     WRITE_METADATA = "write_metadata"
     RENAME = "rename"
     """Record the file's new name."""
-    LOOK = "look"
+    CHECK_FILE = "check_file"
     """Look at the file itself: it may be gone, replaced or shorter."""
     UPLOAD = "upload"
     FINALIZE = "finalize"
@@ -44,20 +44,20 @@ class Known:
     """The file that was found to have no part to send: what is missing of it is not written yet."""
 
 
-def next_action(known: Known, situation: FileState) -> Action:  # noqa: PLR0911 - one return a rule, in their order
+def next_action(known: Known, state: FileState) -> Action:  # noqa: PLR0911 - one return a rule, in their order
     """Decide. ``Ending.CLOSED`` must have been held for the grace by whoever acts on ``FINALIZE``."""
-    if situation.draining:
+    if state.draining:
         return Action.PARK
-    if known.path != situation.path:
+    if known.path != state.path:
         return Action.RENAME
     if known.object_exists:
         return Action.WRITE_METADATA
-    if situation.doubted:
-        return Action.LOOK
-    missing = known.first_missing <= known.plan.count_full(situation.stat.size_bytes)
-    if missing and known.nothing_ready_at != situation.stat:
+    if state.suspect:
+        return Action.CHECK_FILE
+    missing = known.first_missing <= known.plan.count_full(state.stat.size_bytes)
+    if missing and known.nothing_ready_at != state.stat:
         return Action.UPLOAD
-    if situation.ending is not Ending.NOT:
+    if state.ending is not Ending.NOT:
         return Action.FINALIZE
     return Action.WAIT
 

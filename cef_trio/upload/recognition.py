@@ -30,9 +30,9 @@ async def recognize(meta: StreamMeta, parts: Mapping[int, PartRecord], recording
     """Whether an open file is the stream's: ``SAME`` or ``REPLACED``, or ``ASK_BYTES`` if there are no bytes to ask."""
     recorded = meta.identity
     observed = await identify(recording, await recording.stat(), recorded.head_size_bytes)
-    sameness = compare(recorded, observed)
-    if sameness is not IdentityMatch.ASK_BYTES or not parts:
-        return sameness
+    identity_match = compare(recorded, observed)
+    if identity_match is not IdentityMatch.ASK_BYTES or not parts:
+        return identity_match
     return IdentityMatch.SAME if await _has_their_bytes(meta, parts, recording) else IdentityMatch.REPLACED
 
 
@@ -59,9 +59,9 @@ async def is_proved(store: CheckpointStore, disk: Disk, meta: StreamMeta, path: 
     """
     async with disk.open(path) as recording:
         observed = await identify(recording, await recording.stat(), meta.identity.head_size_bytes)
-        sameness = compare(meta.identity, observed)
-        if sameness is not IdentityMatch.ASK_BYTES and same_fs_id(meta.identity, observed):
-            return sameness is IdentityMatch.SAME
+        identity_match = compare(meta.identity, observed)
+        if identity_match is not IdentityMatch.ASK_BYTES and same_fs_id(meta.identity, observed):
+            return identity_match is IdentityMatch.SAME
         checkpoint = await store.load(meta.stream_id)
         parts = checkpoint.parts if checkpoint else {}
         return bool(parts) and await _has_their_bytes(meta, parts, recording)
@@ -79,10 +79,10 @@ async def recognize_at(store: CheckpointStore, disk: Disk, meta: StreamMeta, pat
         RedisOperationError: the parts are needed, and Redis cannot be asked.
     """
     async with disk.open(path) as recording:
-        sameness = await recognize(meta, {}, recording)
-        if sameness is IdentityMatch.ASK_BYTES:
+        identity_match = await recognize(meta, {}, recording)
+        if identity_match is IdentityMatch.ASK_BYTES:
             checkpoint = await store.load(meta.stream_id)
-            sameness = await recognize(meta, checkpoint.parts if checkpoint else {}, recording)
-    if sameness is not IdentityMatch.ASK_BYTES:
-        return sameness
+            identity_match = await recognize(meta, checkpoint.parts if checkpoint else {}, recording)
+    if identity_match is not IdentityMatch.ASK_BYTES:
+        return identity_match
     return IdentityMatch.REPLACED if meta.status in ENDED else IdentityMatch.SAME

@@ -44,7 +44,7 @@ from cef_trio.files import (
 )
 from cef_trio.s3 import ListedPart
 from cef_trio.upload import target
-from cef_trio.upload.failures import GivenUpError
+from cef_trio.upload.failures import StreamFailedError
 from cef_trio.upload.file_state import FileState
 from cef_trio.upload.orphan_uploads import UnknownUploads
 from cef_trio.upload.part_matching import algorithm_of, matching_parts
@@ -138,7 +138,7 @@ def new_record(services: Services, stream_id: str, path: str, identity: FileIden
 
 async def record_refused(
     services: Services,
-    situation: FileState,
+    file_state: FileState,
     *,
     named: Callable[[str], None],
     instead_of: str | None = None,
@@ -146,11 +146,11 @@ async def record_refused(
 ) -> StreamUpload:
     """A record for a file that no stream could be begun for, so that its failure has a place (promise P6)."""
     try:
-        stat = await services.disk.stat(situation.path)
+        stat = await services.disk.stat(file_state.path)
     except ChunkProcessingError:
         stat = None
-    identity = identity_by_stat(stat or situation.stat)
-    meta = new_record(services, services.new_stream_id(), situation.path, identity)
+    identity = identity_by_stat(stat or file_state.stat)
+    meta = new_record(services, services.new_stream_id(), file_state.path, identity)
     named(meta.stream_id)
     await services.store.create(meta, services.lease, instead_of=instead_of, beside=beside)
     return StreamUpload(services, Checkpoint(meta, StreamSet.ACTIVE))
@@ -167,7 +167,7 @@ async def resume(services: Services, stream_id: str, path: str | None, *, contra
         RecordUnreadableError: its record, its parts or its lease cannot be read.
         OutdatedError: its file is not at ``path``, and its record has another one by now. The lease is held.
         StreamEndedError: it ended before its lease was ours: a person aborted it, or another daemon completed it.
-        GivenUpError: it cannot go on: its file is gone or another one, or S3 lost its upload too often.
+        StreamFailedError: it cannot go on: its file is gone or another one, or S3 lost its upload too often.
     """
     if not await services.store.acquire(stream_id, services.lease):
         odd = services.store.unreadable.why_of(stream_id)
@@ -185,7 +185,7 @@ async def resume(services: Services, stream_id: str, path: str | None, *, contra
             completed=checkpoint.meta.status is Status.COMPLETED,
         )
     upload = StreamUpload(services, checkpoint)
-    await target.hold_to_its_target(services, upload)
+    await target.reconcile_target(services, upload)
     if upload.meta.object_etag is not None:
         return upload
     path = path or upload.meta.current_path
@@ -201,7 +201,7 @@ async def resume(services: Services, stream_id: str, path: str | None, *, contra
             # recorded: nobody has looked there yet. The lease is given back by whoever saves how the task ended.
             raise OutdatedError(f"stream {stream_id} has its file at {upload.meta.current_path!r} now") from error
         await check_mounted(services, upload.meta, path)
-        raise GivenUpError(FailureReason.FILE_MISSING_ON_RESUME, str(error)) from error
+        raise StreamFailedError(FailureReason.FILE_MISSING_ON_RESUME, str(error)) from error
     if upload.meta.object_etag is None and upload.meta.status is not Status.ACTIVE:
         await upload.transition(Status.ACTIVE, retry_at_utc=None, failure_reason=None)
     log.info("stream_resumed", parts=len(upload.parts), covered_bytes=upload.covered_bytes)
@@ -233,17 +233,17 @@ async def _check_identity(services: Services, upload: StreamUpload, recording: O
         await check_same_file_system(recording, recorded, path)
         known_as = upload.meta.current_path
         if path != known_as:  # only its inode had proposed this file
-            raise GivenUpError(
+            raise StreamFailedError(
                 FailureReason.FILE_MISSING_ON_RESUME, f"{known_as!r} is gone, and {path!r} is another recording"
             )
-        raise GivenUpError(FailureReason.FILE_REPLACED, "another file has the recording's name now")
+        raise StreamFailedError(FailureReason.FILE_REPLACED, "another file has the recording's name now")
     observed = await identify(recording, await recording.stat(), HEAD_BYTES)
     if observed != recorded:
         await upload.update(identity=observed)
-    await _own(services, upload)
+    await _record_owner(services, upload)
 
 
-async def _own(services: Services, upload: StreamUpload) -> None:
+async def _record_owner(services: Services, upload: StreamUpload) -> None:
     """Note in the record that the stream is ours: an earlier version did not, or its file has moved here."""
     ours, before = services.ownership.owner, upload.meta.owner
     if ours is None or ours == before:
@@ -281,7 +281,7 @@ async def _agree_with_s3(
             raise
         lost = True
     if listed is not None:
-        await target.found_there(services, upload)
+        await target.confirm_endpoint(services, upload)
         await _adopt_parts(services, upload, recording, listed)
         if contradicted:
             _forget_unlisted(upload, listed)
@@ -398,13 +398,13 @@ async def upload_lost(services: Services, upload: StreamUpload) -> None:
     """S3 does not know the upload any more: begin it again, unless that has happened too often.
 
     Raises:
-        GivenUpError: it has.
+        StreamFailedError: it has.
     """
     if target.endpoint_changed(services, upload.meta):
-        await target.begin_there(services, upload)
+        await target.start_over_at_target(services, upload)
         return
     lost = upload.meta.uploads_restarted + 1
     if lost > services.rules.max_uploads_lost:
-        raise GivenUpError(FailureReason.UPLOAD_LOST, f"S3 lost the upload {lost} times")
+        raise StreamFailedError(FailureReason.UPLOAD_LOST, f"S3 lost the upload {lost} times")
     log.warning("upload_lost", key=upload.meta.s3_key_prefix, times=lost)
     await upload.start_over(uploads_restarted=lost)

@@ -39,7 +39,7 @@ class NotStarted(Enum):
 
     UNCHANGED = "unchanged"
     """The file is stored: its record says so now."""
-    LEAVING = "leaving"
+    DRAINING = "draining"
     """It could not be found out before the daemon leaves."""
 
 
@@ -58,7 +58,7 @@ async def start(
     history: FileHistory,
     *,
     named: Callable[[str], None],
-    leaving: Callable[[], bool],
+    draining: Callable[[], bool],
 ) -> StreamUpload | NotStarted:
     """Begin a stream for a file, unless it is stored already. ``named`` is told the stream's id before it is recorded.
 
@@ -86,9 +86,9 @@ async def start(
             return NotStarted.UNCHANGED
         if not history.may_be_stored or await services.has_writer(path) is True:
             return await begin()
-    await sources.objects.look(leaving)  # without a slot: other recordings grow meanwhile
-    if leaving():
-        return NotStarted.LEAVING
+    await sources.objects.look(draining)  # without a slot: other recordings grow meanwhile
+    if draining():
+        return NotStarted.DRAINING
     async with services.stream_slots:
         found = await sources.objects.adopt(path, named=named, instead_of=history.instead_of, beside=history.beside)
         if found is None:

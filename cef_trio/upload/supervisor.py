@@ -1,10 +1,10 @@
 """Which file belongs to which stream, and the one place where streams' tasks are started.
 
-News of the folder comes in through :meth:`StreamSupervisor.tell`, synchronously; what needs Redis (is this file known?
-done? another daemon's?) is asked by :meth:`StreamSupervisor.run`, in batches. A file is at any time either *live* (a
-task works on it), *unknown* (Redis is still to be asked) or *settled* (nothing to do until it changes).
+File events arrive through :meth:`StreamSupervisor.handle_event`, which is synchronous. Redis is queried in batches by
+:meth:`StreamSupervisor.run`: is the file known, complete, or another daemon's? At any time a file is either *live* (a
+task works on it), *unknown* (its lookup in Redis is pending) or *settled* (nothing to do until it changes).
 
-Streams' tasks run in the processor nursery that the daemon gives; nothing that goes wrong in one leaves it.
+Stream tasks run in the daemon's processor nursery. No exception of one task reaches the others.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class LiveStream:
     """A stream whose task runs."""
 
     processor: StreamProcessor
-    situation: AsyncValue[FileState]
+    file_state: AsyncValue[FileState]
     changed_at: float
     """``trio.current_time()`` when the file was last known to be another one than before."""
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
@@ -66,24 +66,24 @@ class LiveStream:
     """The file as it was at ``changed_at``."""
 
     def __post_init__(self) -> None:
-        self._silent = self.situation.value.stat
+        self._silent = self.file_state.value.stat
         self.growth = Growth(self.changed_at, self._silent.size_bytes)
 
     @property
     def path(self) -> str:
         """Where its file is."""
-        path: str = self.situation.value.path
+        path: str = self.file_state.value.path
         return path
 
     def lag(self, now: float) -> Lag:
         """What S3 does not have of its file, holes left out."""
-        situation: FileState = self.situation.value
-        size_bytes, upload = situation.stat.size_bytes, self.processor.upload
+        file_state: FileState = self.file_state.value
+        size_bytes, upload = file_state.stat.size_bytes, self.processor.upload
         if upload is None:
             self.growth.saw(now, size_bytes)  # the stream may have looked for itself
             return lag_of(size_bytes, 0, self.growth.oldest())
         acknowledged, holes = upload.acknowledged_bytes, upload.holes
-        if holes is None or not holes.are_known(situation, now):
+        if holes is None or not holes.are_known(file_state, now):
             self.growth.saw(now, size_bytes)
             self.growth.acknowledged(upload.acknowledged_to)
             return lag_of(size_bytes, acknowledged, self.growth.oldest())
@@ -95,7 +95,7 @@ class LiveStream:
     def may_be_at(self, stat: FileStat) -> bool:
         """Whether a file that was given another name may be its own: where numbers do not last, the news says so."""
         upload = self.processor.upload
-        if self.situation.value.stat.inode == stat.inode:
+        if self.file_state.value.stat.inode == stat.inode:
             return True
         return upload is not None and not inodes_last(upload.meta.identity.fs_type)
 
@@ -104,7 +104,7 @@ class LiveStream:
         upload = self.processor.upload
         if upload is None or not inodes_last(upload.meta.identity.fs_type):
             return False
-        return bool(self.situation.value.stat.inode != stat.inode)
+        return bool(self.file_state.value.stat.inode != stat.inode)
 
     @property
     def unreadable(self) -> str | None:
@@ -112,16 +112,16 @@ class LiveStream:
         error = self.processor.unreadable
         return str(error) if error is not None else None
 
-    def update(self, situation: FileState) -> None:
+    def update(self, file_state: FileState) -> None:
         """Take in news."""
-        self.processor.try_again()
-        self.situation.value = situation
+        self.processor.retry_read()
+        self.file_state.value = file_state
         self.silent_seconds(trio.current_time())
         self.lag(trio.current_time())  # notes when its bytes were first seen
 
     def silent_seconds(self, now: float) -> float:
         """How long the file has been as it is, whoever saw it so: the stream looks for itself, and tells nobody."""
-        stat: FileStat = self.situation.value.stat
+        stat: FileStat = self.file_state.value.stat
         if stat != self._silent:
             self._silent, self.changed_at = stat, now
         return now - self.changed_at
@@ -136,8 +136,8 @@ class _Unknown:
 
 
 @dataclass(frozen=True, slots=True)
-class _Led:
-    """What a path led to when the file there was judged to need a new stream."""
+class _PathStreams:
+    """The streams recorded for a path whose file needs a new stream."""
 
     before: KnownPath | None
     """A stream of ours: of another file, or an ended one."""
@@ -166,16 +166,16 @@ class StreamSupervisor:
         self._live: dict[str, LiveStream] = {}
         self._settled: dict[str, FileStat] = {}
         self._unknown: dict[str, _Unknown] = {}
-        self._given_up: dict[str, Waiting] = {}
+        self._failed_files: dict[str, Waiting] = {}
         """Settled files whose streams failed for good."""
-        self.waits_for: str | None = None
+        self.lookup_error: str | None = None
         """Why the files that Redis is to be asked about wait."""
         self.unreadable_folders: dict[str, float] = {}
         """Folders that could not be read at the last scan, and since when, by ``trio.current_time()``."""
         self._set_aside: dict[str, _Unknown] = {}
         """Files whose records cannot be read: looked at again now and then (:meth:`ask_set_aside_again`)."""
         self._renamed: list[tuple[str, str, FileStat]] = []
-        self._to_look_again: set[str] = set()
+        self._rechecked_paths: set[str] = set()
         """Paths that a task which ended is to look at after its pause: one look each, however many tasks ended."""
         self._renaming: str | None = None
         """The stream whose new name is being recorded, under a lease that is given back: no task may begin on it."""
@@ -196,26 +196,28 @@ class StreamSupervisor:
         return frozenset(live.processor.stream_id for live in self._live.values() if live.processor.stream_id)
 
     @property
-    def unasked_bytes(self) -> int:
+    def pending_lookup_bytes(self) -> int:
         """The sizes of files that Redis is still to be asked about."""
-        return sum(unknown.stat.size_bytes for unknown in self._unasked())
+        return sum(unknown.stat.size_bytes for unknown in self._pending_lookups())
 
     @property
-    def unasked_since(self) -> float | None:
+    def pending_lookup_since(self) -> float | None:
         """When the first of those that have bytes was first seen, by ``trio.current_time()``; ``None``: there is none.
 
         Their age counts from there also once their streams have begun.
         """
-        return min((unknown.since for unknown in self._unasked() if unknown.stat.size_bytes), default=None)
+        return min((unknown.since for unknown in self._pending_lookups() if unknown.stat.size_bytes), default=None)
 
-    def _unasked(self) -> Iterator[_Unknown]:
+    def _pending_lookups(self) -> Iterator[_Unknown]:
         return (unknown for path, unknown in self._unknown.items() if path not in self._set_aside)
 
     @property
-    def not_looked_up(self) -> tuple[Waiting, ...]:
+    def pending_lookups(self) -> tuple[Waiting, ...]:
         """The files that Redis is still to be asked about, by ``trio.current_time()``."""
-        why = self.waits_for or ""
-        return tuple(Waiting(one.since, one.stat.size_bytes, why) for one in self._unasked() if one.stat.size_bytes)
+        why = self.lookup_error or ""
+        return tuple(
+            Waiting(one.since, one.stat.size_bytes, why) for one in self._pending_lookups() if one.stat.size_bytes
+        )
 
     @property
     def set_aside(self) -> tuple[Waiting, ...]:
@@ -223,9 +225,11 @@ class StreamSupervisor:
         return tuple(Waiting(one.since, one.stat.size_bytes, path) for path, one in self._set_aside.items())
 
     @property
-    def given_up(self) -> tuple[Waiting, ...]:
+    def failed_files(self) -> tuple[Waiting, ...]:
         """The files whose streams failed for good and that are still there, by Unix time."""
-        return tuple(one for path, one in self._given_up.items() if path in self._settled and path not in self._live)
+        return tuple(
+            one for path, one in self._failed_files.items() if path in self._settled and path not in self._live
+        )
 
     @property
     def unreadable(self) -> Mapping[str, str]:
@@ -236,11 +240,11 @@ class StreamSupervisor:
         """Start nothing new; tell every stream to finish what is in flight, save its state and leave."""
         self._draining.value = True
         for live in self._live.values():
-            live.update(news.draining(live.situation.value))
+            live.update(news.draining(live.file_state.value))
 
     # -- news ---------------------------------------------------------------------------------------------------------
 
-    def tell(self, event: FileEvent) -> None:
+    def handle_event(self, event: FileEvent) -> None:
         """Take in news of the folder (:class:`~cef_trio.watch.events.FileListener`)."""
         match event:
             case Seen(path, stat):
@@ -258,14 +262,14 @@ class StreamSupervisor:
     def _seen(self, path: str, stat: FileStat) -> None:
         live = self._live.get(path)
         if live is not None:
-            live.update(news.seen(live.situation.value, stat))
+            live.update(news.seen(live.file_state.value, stat))
         elif self._settled.get(path) != stat and self._matches(path):
             self._ask_unless_set_aside(path, stat, closed=False)
 
     def _closed(self, path: str, stat: FileStat) -> None:
         live = self._live.get(path)
         if live is not None:
-            live.update(news.closed(live.situation.value, stat))
+            live.update(news.closed(live.file_state.value, stat))
         elif self._settled.get(path) != stat and self._matches(path):
             self._ask_unless_set_aside(path, stat, closed=True)
 
@@ -277,7 +281,7 @@ class StreamSupervisor:
             if overwritten is not None:
                 self._detach(overwritten, new_path)
             self._live[new_path] = live
-            live.update(news.moved(live.situation.value, new_path, stat))
+            live.update(news.moved(live.file_state.value, new_path, stat))
             return
         self._settled.pop(old_path, None)
         self._set_aside.pop(old_path, None)
@@ -294,12 +298,12 @@ class StreamSupervisor:
         self._unknown.pop(path, None)
         live = self._live.get(path)
         if live is not None:
-            live.update(news.gone(live.situation.value))
+            live.update(news.gone(live.file_state.value))
 
     def _scanned(self, files: Mapping[str, FileStat], unreadable: frozenset[str]) -> None:
         now = trio.current_time()
         self.unreadable_folders = {folder: self.unreadable_folders.get(folder, now) for folder in unreadable}
-        self._given_up = {path: one for path, one in self._given_up.items() if path in self._settled}
+        self._failed_files = {path: one for path, one in self._failed_files.items() if path in self._settled}
 
         def is_missing(path: str) -> bool:
             return path not in files and not any(path.startswith(f"{folder}/") for folder in unreadable)
@@ -311,7 +315,7 @@ class StreamSupervisor:
             has_its_own = self._live.keys() - replaced.keys()
             unclaimed = {stat.inode: path for path, stat in files.items() if path not in has_its_own}
             for path, live in {**missing, **replaced}.items():
-                new_path = unclaimed.get(live.situation.value.stat.inode)
+                new_path = unclaimed.get(live.file_state.value.stat.inode)
                 if new_path is not None:
                     self._moved(path, new_path, files[new_path])
                 elif path in missing:
@@ -325,7 +329,7 @@ class StreamSupervisor:
     def _detach(self, live: LiveStream, path: str) -> None:
         """Its file's name was taken by another stream's file: it must look for itself, under a key of its own."""
         self._live[f"{path}\0{id(live)}"] = live
-        live.update(news.gone(live.situation.value))
+        live.update(news.gone(live.file_state.value))
 
     def _ask_to_rename(self, old_path: str, new_path: str, stat: FileStat) -> None:
         """A file that no task works on has another name: Redis may know it by the old one, asked or not yet asked."""
@@ -363,11 +367,11 @@ class StreamSupervisor:
             try:
                 await self._rename_known()
                 await self._resolve_some()
-                self.waits_for = None
+                self.lookup_error = None
             except CefMp4ProcessorError as error:
-                if str(error) != self.waits_for:  # said once, however long it lasts
+                if str(error) != self.lookup_error:  # said once, however long it lasts
                     log.warning("path_lookup_failed", error=str(error))
-                self.waits_for = str(error)
+                self.lookup_error = str(error)
                 await trio.sleep(_PAUSE_SECONDS)
                 await self._services.redis_breaker.wait_up()
                 await self._services.s3_breaker.wait_up()
@@ -384,59 +388,63 @@ class StreamSupervisor:
             unknown = self._still_unknown(path, asked)
             if unknown is None:
                 continue
-            verdict = await self._judge(path, unknown.stat, known.get(path))
+            triaged = await self._triage(path, unknown.stat, known.get(path))
             judged, unknown = unknown, self._still_unknown(path, asked)
-            if verdict is None or unknown is None or unknown.stat != judged.stat:
+            if triaged is None or unknown is None or unknown.stat != judged.stat:
                 continue  # it was not to be looked at, or there is news of it: asked about again
-            if verdict is FileTriage.ANOTHERS:
+            if triaged is FileTriage.ANOTHERS:
                 others[path] = known.pop(path).meta.stream_id
-            if verdict in {FileTriage.NEW, FileTriage.REPLACED, FileTriage.ANOTHERS}:
+            if triaged in {FileTriage.NEW, FileTriage.REPLACED, FileTriage.ANOTHERS}:
                 fresh.append(path)
-            if verdict is FileTriage.SETTLED:
+            if triaged is FileTriage.SETTLED:
                 self._settle(path, known[path])
-                await self._own(known[path].meta)
-            elif verdict is FileTriage.RESUME:
+                await self._record_owner(known[path].meta)
+            elif triaged is FileTriage.RESUME:
                 self._start(path, self._unknown.pop(path), known[path].meta.stream_id)
-            elif verdict is FileTriage.REPLACED:
+            elif triaged is FileTriage.REPLACED:
                 self.resume_unattended(known[path], detached=True)
         if fresh:
-            await self._begin_all(fresh, asked, {path: _Led(known.get(path), others.get(path)) for path in fresh})
+            await self._begin_all(
+                fresh, asked, {path: _PathStreams(known.get(path), others.get(path)) for path in fresh}
+            )
 
-    async def _begin_all(self, fresh: list[str], asked: Mapping[str, _Unknown], led: Mapping[str, _Led]) -> None:
+    async def _begin_all(
+        self, fresh: list[str], asked: Mapping[str, _Unknown], streams: Mapping[str, _PathStreams]
+    ) -> None:
         """Start streams for files that Redis does not know, at least not by these names."""
-        if any(path in self._settled and led[path].before is None for path in fresh):
-            self._may_have_lost()  # Redis knew it
-        await self._find_what_may_fit()
+        if any(path in self._settled and streams[path].before is None for path in fresh):
+            self._suspect_lost_records()  # Redis knew it
+        await self._find_candidates()
         for path in fresh:
             if (unknown := self._still_unknown(path, asked)) is None:
                 continue
             stream_id = await self._relocated.claim(path, unknown.stat)
             if (unknown := self._still_unknown(path, asked)) is not None:
                 del self._unknown[path]
-                seen = led[path].before
+                seen = streams[path].before
                 old = self._may_be_lost(unknown.stat)
                 history = FileHistory(
                     instead_of=seen.meta.stream_id if seen is not None else None,
-                    beside=led[path].beside,
+                    beside=streams[path].beside,
                     renamed=self._relocated.claim_completed(path, unknown.stat) if old else None,
                     may_be_stored=old,
                 )
                 self._begin(path, unknown, stream_id, history)
 
-    async def _judge(self, path: str, stat: FileStat, known: KnownPath | None) -> FileTriage | None:
+    async def _triage(self, path: str, stat: FileStat, known: KnownPath | None) -> FileTriage | None:
         """What a file means to us; ``None``: it could not be looked at in time, and is left to the next scan."""
         is_ours = known is None or self._services.ownership.is_ours(known.meta)
         if known is None or (is_ours and not must_be_recognized(known, stat)):
             return triage(known, stat)
-        sameness = None
+        identity_match = None
         with trio.move_on_after(_RECOGNIZE_SECONDS) as scope:
-            sameness = await self._recognize(path, stat, known.meta, is_ours=is_ours)
-        if scope.cancelled_caught or sameness is None:
+            identity_match = await self._recognize(path, stat, known.meta, is_ours=is_ours)
+        if scope.cancelled_caught or identity_match is None:
             self._unknown.pop(path, None)
             return None
-        if not is_ours and sameness is not IdentityMatch.SAME:
+        if not is_ours and identity_match is not IdentityMatch.SAME:
             return FileTriage.ANOTHERS
-        return triage(known, stat, sameness)
+        return triage(known, stat, identity_match)
 
     async def _recognize(self, path: str, stat: FileStat, meta: StreamMeta, *, is_ours: bool) -> IdentityMatch | None:
         store, disk = self._services.store, self._services.disk
@@ -470,7 +478,7 @@ class StreamSupervisor:
             elif path in self._unknown:
                 self._set_aside[path] = self._unknown.pop(path)
 
-    async def _find_what_may_fit(self) -> None:
+    async def _find_candidates(self) -> None:
         """Before a file is taken for a new one: look for uploads that Redis forgot, and for renamed recordings."""
         if self._must_list_uploads:
             self._must_list_uploads = False  # first: who finds another lease lost meanwhile sets it again
@@ -492,14 +500,14 @@ class StreamSupervisor:
         """Whether Redis may have known a file that it does not know."""
         return stat.mtime_ns < self._may_be_lost_before_ns
 
-    def _may_have_lost(self) -> None:
+    def _suspect_lost_records(self) -> None:
         """Redis has lost something, or may have: search for it before a file of until now is taken for a new one."""
         self._must_list_uploads = True
         self._relocated.again()
         self._may_be_lost_before_ns = int(self._services.utc_now().timestamp() * 1e9) + 1
         self._search_lost_at = min(self._search_lost_at, self._searched_lost_at + _LOSS_SECONDS)
 
-    async def _own(self, meta: StreamMeta) -> None:
+    async def _record_owner(self, meta: StreamMeta) -> None:
         """Note that an ended stream is ours: its file was proved to be here now, and that its owner's disk moved."""
         ownership = self._services.ownership
         if ownership.owner is None or ownership.is_ours(meta):
@@ -512,13 +520,13 @@ class StreamSupervisor:
     def _settle(self, path: str, known: KnownPath) -> None:
         """Nothing is to be done about that file until it changes, but what follows an upload."""
         self._settled[path] = self._unknown.pop(path).stat
-        self._given_up.pop(path, None)
+        self._failed_files.pop(path, None)
         meta = known.meta
         if meta.status is Status.COMPLETED:
             self.on_uploaded(meta)
         elif meta.status in FAILED - {Status.FAILED_ABORTED}:  # what a person gave up is not missed
             since, why = meta.last_activity_at_utc.timestamp(), meta.failure_reason or meta.status.value
-            self._given_up[path] = Waiting(since, self._settled[path].size_bytes, why)
+            self._failed_files[path] = Waiting(since, self._settled[path].size_bytes, why)
 
     def _still_unknown(self, path: str, asked: Mapping[str, _Unknown]) -> _Unknown | None:
         """What is to be judged at a path that Redis and S3 were asked about; ``None`` if the answer is not about it.
@@ -592,12 +600,12 @@ class StreamSupervisor:
             if renamed is not None:
                 self._start(renamed, self._unknown.pop(renamed), meta.stream_id)
                 return
-            if not detached and any(True for _ in self._unasked()):
+            if not detached and any(True for _ in self._pending_lookups()):
                 return  # one of those files may be its own under a new name, which only its bytes tell
         if path in self._live or detached:
             path = f"{path}\0{meta.stream_id}"
         there = stat or FileStat(meta.identity.file_dev, meta.identity.file_ino, 0, 0)
-        self._launch(path, FileState(meta.current_path, there, doubted=stat is None), meta.stream_id)
+        self._launch(path, FileState(meta.current_path, there, suspect=stat is None), meta.stream_id)
 
     def _start(self, path: str, unknown: _Unknown, stream_id: str | None, history: FileHistory = _NO_HISTORY) -> None:
         if self._draining.value or path in self._live or (stream_id is not None and stream_id in self.live_ids):
@@ -608,19 +616,19 @@ class StreamSupervisor:
     def _launch(
         self,
         key: str,
-        situation: FileState,
+        file_state: FileState,
         stream_id: str | None,
         history: FileHistory = _NO_HISTORY,
         *,
         seen_at: float | None = None,
     ) -> None:
-        for settled in (self._settled, self._given_up):  # it is looked at anew when this task has ended
-            settled.pop(situation.path, None)
-        value = AsyncValue(situation)
+        for settled in (self._settled, self._failed_files):  # it is looked at anew when this task has ended
+            settled.pop(file_state.path, None)
+        value = AsyncValue(file_state)
         processor = StreamProcessor(self._services, self._sources, value, stream_id, history)
         live = LiveStream(processor, value, trio.current_time())
         if seen_at is not None:
-            live.growth = Growth(seen_at, situation.stat.size_bytes)
+            live.growth = Growth(seen_at, file_state.stat.size_bytes)
         self._live[key] = live
         self._processors.start_soon(self._run_stream, live)
 
@@ -641,33 +649,33 @@ class StreamSupervisor:
             lease_lost = outcome in {None, Outcome.LEASE_LOST}
             # Before the file can be taken for a new one: Redis may have lost its memory, and S3 have what it forgot.
             if lease_lost:
-                self._may_have_lost()
+                self._suspect_lost_records()
             for key in [key for key, other in self._live.items() if other is live]:
                 del self._live[key]
-            cancelled = "lease_lost" if live.processor.disowned else "cancelled"
+            cancelled = "lease_lost" if live.processor.lease_lost else "cancelled"
             self._services.metrics.stream_ended(outcome.value if outcome is not None else cancelled)
         if outcome in {Outcome.COMPLETED, Outcome.FAILED} and live.processor.stream_id is not None:
             self._services.exit_saves.unsaved.discard(live.processor.stream_id)  # an earlier task's trouble is over
         upload = live.processor.upload
         if upload is not None and upload.meta.current_path != live.path:  # renamed when its task had no more turns
-            self._ask_to_rename(upload.meta.current_path, live.path, live.situation.value.stat)
+            self._ask_to_rename(upload.meta.current_path, live.path, live.file_state.value.stat)
         if outcome is Outcome.SET_ASIDE:
-            situation = live.situation.value
-            if not situation.doubted:  # else its file is not at that path
-                closed = situation.ending is not Ending.NOT
+            file_state = live.file_state.value
+            if not file_state.suspect:  # else its file is not at that path
+                closed = file_state.ending is not Ending.NOT
                 oldest = live.growth.oldest()
                 since = live.changed_at if oldest is None else oldest
-                self._set_aside[live.path] = _Unknown(situation.stat, closed, since)
+                self._set_aside[live.path] = _Unknown(file_state.stat, closed, since)
             return
-        if outcome is not Outcome.PARKED and not self._draining.value and live.path not in self._to_look_again:
+        if outcome is not Outcome.PARKED and not self._draining.value and live.path not in self._rechecked_paths:
             path = live.path
-            self._to_look_again.add(path)
+            self._rechecked_paths.add(path)
             try:
-                await self._look_again(path, live.processor.stream_id if lease_lost else None)
+                await self._recheck_path(path, live.processor.stream_id if lease_lost else None)
             finally:
-                self._to_look_again.discard(path)
+                self._rechecked_paths.discard(path)
 
-    async def _look_again(self, path: str, lost_id: str | None) -> None:
+    async def _recheck_path(self, path: str, lost_id: str | None) -> None:
         """A stream's task ended: whatever is at its path now is asked about like any file, after a pause."""
         try:
             pause = _PAUSE_SECONDS
@@ -708,5 +716,5 @@ class StreamSupervisor:
             upload = live.processor.upload
             if live in had_leases and upload is not None and upload.stream_id in lost:
                 log.warning("lease_lost", stream_id=live.processor.stream_id)
-                live.processor.disowned = True
+                live.processor.lease_lost = True
                 live.scope.cancel()

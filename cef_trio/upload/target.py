@@ -17,7 +17,7 @@ from __future__ import annotations
 import structlog
 
 from cef_trio.checkpoint import FailureReason, StreamMeta
-from cef_trio.upload.failures import GivenUpError
+from cef_trio.upload.failures import StreamFailedError
 from cef_trio.upload.services import Services
 from cef_trio.upload.session import STREAM_ID_METADATA, StreamUpload
 
@@ -34,34 +34,34 @@ def endpoint_changed(services: Services, meta: StreamMeta) -> bool:
     return bool(services.rules.endpoint) and meta.s3_endpoint not in {None, services.rules.endpoint}
 
 
-async def hold_to_its_target(services: Services, upload: StreamUpload) -> None:
+async def reconcile_target(services: Services, upload: StreamUpload) -> None:
     """Make the record and the settings agree on the bucket, before anything is asked of S3.
 
     Raises:
-        GivenUpError: its object is complete, and not where the settings lead.
+        StreamFailedError: its object is complete, and not where the settings lead.
         S3OperationError: S3 cannot say whether it is.
     """
     meta = upload.meta
     if meta.object_etag is not None:
-        if not await _object_is_there(services, meta):
-            raise GivenUpError(
+        if not await _object_exists(services, meta):
+            raise StreamFailedError(
                 FailureReason.FINALIZATION,
-                f"its object is complete in {_target(meta)}, and the settings lead to {_here(services)}: "
-                "set them back, and `cef-trio retry` writes its metadata",
+                f"its object is complete in {_recorded_target(meta)}, and the settings lead to "
+                f"{_configured_target(services)}: set them back, and `cef-trio retry` writes its metadata",
             )
-        await found_there(services, upload)
+        await confirm_endpoint(services, upload)
     elif bucket_changed(services, meta):
-        await begin_there(services, upload)
+        await start_over_at_target(services, upload)
 
 
-async def found_there(services: Services, upload: StreamUpload) -> None:
+async def confirm_endpoint(services: Services, upload: StreamUpload) -> None:
     """The store of now has it: so it is the store of then, and its name is recorded."""
     endpoint = services.rules.endpoint
     if endpoint and upload.meta.s3_endpoint != endpoint:
         await upload.update(s3_endpoint=endpoint)
 
 
-async def begin_there(services: Services, upload: StreamUpload) -> None:
+async def start_over_at_target(services: Services, upload: StreamUpload) -> None:
     """Start the stream over where the settings lead, under a key of now."""
     meta, rules = upload.meta, services.rules
     log.warning(
@@ -79,7 +79,7 @@ async def begin_there(services: Services, upload: StreamUpload) -> None:
     )
 
 
-async def _object_is_there(services: Services, meta: StreamMeta) -> bool:
+async def _object_exists(services: Services, meta: StreamMeta) -> bool:
     if bucket_changed(services, meta):
         return False
     if not endpoint_changed(services, meta):
@@ -88,10 +88,10 @@ async def _object_is_there(services: Services, meta: StreamMeta) -> bool:
     return stored is not None and stored.metadata.get(STREAM_ID_METADATA) == meta.stream_id
 
 
-def _target(meta: StreamMeta) -> str:
+def _recorded_target(meta: StreamMeta) -> str:
     return f"bucket {meta.s3_bucket!r}" + (f" at {meta.s3_endpoint}" if meta.s3_endpoint else "")
 
 
-def _here(services: Services) -> str:
+def _configured_target(services: Services) -> str:
     rules = services.rules
     return f"bucket {rules.bucket!r}" + (f" at {rules.endpoint}" if rules.endpoint else "")

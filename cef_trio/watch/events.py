@@ -65,6 +65,6 @@ FileEvent = Seen | Closed | Moved | Gone | Scanned
 class FileListener(Protocol):
     """Who is told. Synchronous on purpose: an event is taken in at once, with no checkpoint between two of them."""
 
-    def tell(self, event: FileEvent) -> None:
+    def handle_event(self, event: FileEvent) -> None:
         """Take the event in. Never blocks, never raises for anything the file system does."""
         ...

@@ -172,7 +172,7 @@ class Watcher:
         for folder in sorted(scan.unreadable - self._unreadable):  # said once, however many scans
             log.warning("folder_unreadable", folder=folder)
         self._unreadable = scan.unreadable
-        self._listener.tell(Scanned(scan.files, scan.unreadable, began_at=began_at))
+        self._listener.handle_event(Scanned(scan.files, scan.unreadable, began_at=began_at))
 
     async def _watch_new(self, scan: Scan) -> bool:
         """Set watches on new folders; returns whether any got one. To set one asks the folder's file system."""
@@ -223,15 +223,15 @@ class Watcher:
             stat = stats.get(fact.path)
             match fact.what:
                 case What.SEEN if stat is not None:
-                    self._listener.tell(Seen(fact.path, stat))
+                    self._listener.handle_event(Seen(fact.path, stat))
                 case What.CLOSED if stat is not None:
-                    self._listener.tell(Closed(fact.path, stat))
+                    self._listener.handle_event(Closed(fact.path, stat))
                 case What.MOVED if stat is not None:
-                    self._listener.tell(Moved(fact.old_path, fact.path, stat))
+                    self._listener.handle_event(Moved(fact.old_path, fact.path, stat))
                 case What.GONE:
-                    self._listener.tell(Gone(fact.path))
+                    self._listener.handle_event(Gone(fact.path))
                 case What.MOVED:
-                    self._listener.tell(Gone(fact.old_path))
+                    self._listener.handle_event(Gone(fact.old_path))
                 case What.FOLDER_MOVED:
                     await self._tell_folder_moved(fact)
                 case What.FOLDER_CAME | What.FOLDER_WENT:
@@ -252,4 +252,4 @@ class Watcher:
             self._rescan_wanted.value = True
             return
         for path, stat in scan.files.items():
-            self._listener.tell(Moved(fact.old_path + path[len(fact.path) :], path, stat))
+            self._listener.handle_event(Moved(fact.old_path + path[len(fact.path) :], path, stat))

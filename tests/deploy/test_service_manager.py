@@ -99,7 +99,7 @@ def test_a_daemon_whose_loop_stands_does_not_beat(settings: dict[str, str], mana
 
 
 class Nobody:
-    def tell(self, event: object) -> None:
+    def handle_event(self, event: object) -> None:
         """Listen to nothing."""
 
 

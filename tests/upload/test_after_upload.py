@@ -87,7 +87,7 @@ async def test_p8_a_recording_of_any_size_is_deleted_once_it_is_completed(
         daemon.closed()
         await until(lambda: not path.exists())
         daemon.gone()  # the news of our own deletion
-        daemon.supervisor.tell(world.scan())
+        daemon.supervisor.handle_event(world.scan())
         await quiet(world)
         (checkpoint,) = await completed(world)
     assert world.recordings() == [content]

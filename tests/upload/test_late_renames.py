@@ -160,7 +160,7 @@ async def test_a_stream_that_is_begun_while_leases_are_renewed_is_not_taken_for_
         await trio.sleep(3)
         assert asked == ["create"]
         (live,) = daemon.supervisor.live
-        assert not live.processor.disowned
+        assert not live.processor.lease_lost
     assert [entry for entry in said if entry["event"] == "lease_lost"] == []
 
 
@@ -175,7 +175,7 @@ async def test_p1_p2_a_recording_is_followed_to_its_new_name_by_a_scan_alone_tho
         first = world.content()
         Path(world.path("a.mp4")).rename(world.path("b.mp4"))
         world.append(2 * PART + 5)
-        daemon.supervisor.tell(world.scan())
+        daemon.supervisor.handle_event(world.scan())
         await trio.sleep(2)
         daemon.closed("a.mp4")
         daemon.closed("b.mp4")
@@ -198,7 +198,7 @@ async def test_p1_a_recording_that_took_the_name_of_another_one_is_followed_by_a
         await trio.sleep(2)
         content = world.content("a.mp4")
         Path(world.path("a.mp4")).rename(world.path("b.mp4"))
-        daemon.supervisor.tell(world.scan())
+        daemon.supervisor.handle_event(world.scan())
         await trio.sleep(2)
         daemon.closed("b.mp4")
         await trio.sleep(10)

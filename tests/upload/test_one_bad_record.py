@@ -122,7 +122,7 @@ async def test_p7_a_stream_whose_end_redis_refuses_is_not_begun_more_and_more_of
     with structlog.testing.capture_logs():  # tracebacks, one for each
         async with world.daemon() as daemon:
             for _ in range(50):
-                daemon.supervisor.tell(world.scan())
+                daemon.supervisor.handle_event(world.scan())
                 await trio.sleep(1.3)
             last = trio.current_time()
     assert 10 < len([moment for moment in begun if moment > last - 20]) < 60

@@ -172,7 +172,7 @@ async def test_a_file_is_taken_once(world: World, autojump_clock: MockClock) -> 
         async with world.daemon() as daemon:
             daemon.closed()
             await completed(world)
-            daemon.supervisor.tell(world.scan())
+            daemon.supervisor.handle_event(world.scan())
             daemon.closed()
             await trio.sleep(60)
     assert world.endpoint.log.calls["CreateMultipartUpload"] == 1
@@ -212,7 +212,7 @@ async def test_a_rename_that_only_a_scan_shows_is_followed(world: World, autojum
     async with world.daemon() as daemon:
         await trio.sleep(1)
         Path(world.path()).rename(world.path("b.mp4"))
-        daemon.supervisor.tell(world.scan())
+        daemon.supervisor.handle_event(world.scan())
         await trio.sleep(1)
         daemon.closed("b.mp4")
         (checkpoint,) = await completed(world)
@@ -245,10 +245,10 @@ async def test_p2_a_recording_that_moved_within_a_big_tree_is_not_deleted_before
         daemon.services.scans.ask = lambda: asked.append(trio.current_time())
         daemon.gone()
         await trio.sleep(30)
-        daemon.supervisor.tell(under_way)
+        daemon.supervisor.handle_event(under_way)
         await trio.sleep(30)
         assert len(asked) == 1
-        daemon.supervisor.tell(world.scan())
+        daemon.supervisor.handle_event(world.scan())
         await trio.sleep(1)
         world.append(PART, "b.mp4")
         daemon.closed("b.mp4")
@@ -271,7 +271,7 @@ async def test_p3_a_stream_whose_file_is_missing_at_a_start_waits_for_a_scan_of_
         (checkpoint,) = world.known()
         assert checkpoint.stream_set is StreamSet.ACTIVE, "no scan began since it was missed"
         Path(world.path("kept")).rename(world.path("b.mp4"))
-        daemon.supervisor.tell(world.scan())
+        daemon.supervisor.handle_event(world.scan())
         await trio.sleep(1)
         daemon.closed("b.mp4")
         await completed(world)
@@ -288,11 +288,11 @@ async def test_a_scan_that_could_not_read_the_folder_of_a_missing_file_does_not_
         daemon.services.scans.ask = lambda: None
         daemon.gone()
         await trio.sleep(10)
-        daemon.supervisor.tell(Scanned({}, frozenset({str(world.folder)}), began_at=trio.current_time()))
+        daemon.supervisor.handle_event(Scanned({}, frozenset({str(world.folder)}), began_at=trio.current_time()))
         await trio.sleep(60)
         (checkpoint,) = world.known()
         assert checkpoint.stream_set is StreamSet.ACTIVE
-        daemon.supervisor.tell(Scanned({}, began_at=trio.current_time()))
+        daemon.supervisor.handle_event(Scanned({}, began_at=trio.current_time()))
         await until_idle(world, Status.DELETED_LOCALLY)
 
 

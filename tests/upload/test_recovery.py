@@ -194,7 +194,7 @@ async def test_a_running_daemon_notices_that_the_store_forgot_and_adopts_its_own
         world.append(2 * PART)
         daemon.saw()
         await trio.sleep(30)
-        daemon.supervisor.tell(world.scan())
+        daemon.supervisor.handle_event(world.scan())
         daemon.closed()
         await completed(world)
     assert world.recordings() == [world.content()]

@@ -157,7 +157,7 @@ async def test_p10_a_failed_stream_whose_file_is_there_is_told_until_it_is_gone(
         assert (risk.reason, risk.size_bytes, risk.recordings) == (Reason.FAILED, PART, 1)
         assert "EntityTooLarge" in risk.why
         Path(world.path()).unlink()
-        daemon.supervisor.tell(world.scan())
+        daemon.supervisor.handle_event(world.scan())
         assert told() == ()
 
 
@@ -204,14 +204,14 @@ async def test_p10_a_folder_that_may_not_be_read_is_told_but_for_lost_and_found(
     async with world.daemon() as daemon:
         told = observer(daemon)
         for _ in range(10):
-            daemon.supervisor.tell(
+            daemon.supervisor.handle_event(
                 Scanned({}, frozenset({world.path("closed"), world.path("lost+found")}), began_at=trio.current_time())
             )
             await trio.sleep(10)
         [risk] = told()
         assert (risk.reason, risk.size_bytes) == (Reason.FOLDER_UNREADABLE, 0)
         assert "closed" in risk.why
-        daemon.supervisor.tell(Scanned({}, frozenset(), began_at=trio.current_time()))
+        daemon.supervisor.handle_event(Scanned({}, frozenset(), began_at=trio.current_time()))
         assert told() == ()
 
 

@@ -151,7 +151,7 @@ async def test_a_dead_mount_with_a_known_stream_keeps_no_other_recording_waiting
     world.append(2 * PART, "mount/x.mp4")
     async with world.daemon() as daemon:
         path = world.path("mount/x.mp4")
-        daemon.supervisor.tell(Seen(path, world.stat("mount/x.mp4")))
+        daemon.supervisor.handle_event(Seen(path, world.stat("mount/x.mp4")))
         await trio.sleep(1)
     (known,) = world.known()
     assert known.meta.status is Status.INTERRUPTED_SHUTDOWN

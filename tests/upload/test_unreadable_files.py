@@ -140,7 +140,7 @@ async def test_p10_a_mount_that_hangs_is_told_once_and_its_streams_are_named(
         hung.value = {folder: trio.current_time(), "/elsewhere": trio.current_time()}
         daemon.saw(NAME)
         for _ in range(10):
-            daemon.supervisor.tell(Scanned({}, frozenset({folder}), began_at=trio.current_time()))
+            daemon.supervisor.handle_event(Scanned({}, frozenset({folder}), began_at=trio.current_time()))
             await trio.sleep(10)
         at_risk = RiskObserver(daemon.services, daemon.supervisor)
         [risk] = at_risk()
@@ -148,7 +148,7 @@ async def test_p10_a_mount_that_hangs_is_told_once_and_its_streams_are_named(
         assert f"{folder} ({world.path(NAME)})" in risk.why
         assert world.known() == [], "and nothing is called deleted"
         hung.value, disk.number = {}, None
-        daemon.supervisor.tell(world.scan())
+        daemon.supervisor.handle_event(world.scan())
         await trio.sleep(5)
         assert at_risk() == ()
         daemon.closed(NAME)

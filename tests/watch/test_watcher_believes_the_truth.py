@@ -35,7 +35,7 @@ class Believer:
     def __init__(self) -> None:
         self.files = AsyncValue[Files]({})
 
-    def tell(self, event: FileEvent) -> None:
+    def handle_event(self, event: FileEvent) -> None:
         files = dict(self.files.value)
         match event:
             case Seen(path, stat) | Closed(path, stat):

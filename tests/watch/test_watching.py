@@ -30,7 +30,7 @@ class Listener:
     def __init__(self) -> None:
         self.events = AsyncValue[tuple[FileEvent, ...]](())
 
-    def tell(self, event: FileEvent) -> None:
+    def handle_event(self, event: FileEvent) -> None:
         self.events.value = (*self.events.value, event)
 
     async def heard(self, wanted: Callable[[FileEvent], bool]) -> FileEvent:
