@@ -154,13 +154,13 @@ class AdminApp:
     async def events(self) -> AsyncGenerator[bytes, None]:
         """A snapshot whenever it changed, the time of day otherwise, for ever."""
         yield f"retry: {_RECONNECT_MILLISECONDS}\n\n".encode()
-        told = ""
+        sent = ""
         while True:
             text = self._snapshot()
             yield f"event: tick\ndata: {time.time():.0f}\n\n".encode()
-            if text != told:
+            if text != sent:
                 yield f"data: {text}\n\n".encode()
-            told = text
+            sent = text
             await trio.sleep(TICK_SECONDS)
 
     def _snapshot(self) -> str:

@@ -2,7 +2,7 @@
 
 A connection that waits for a request gives way to a new one: to one of its own client when that has its share, to
 anybody's when all places are taken. So clients that connect and say nothing keep nobody out. Where none gives way, a
-new one gets a place of the reserve, on which health alone is answered, and soon; and when that is taken too, none.
+new one gets a slot of the reserve, on which health alone is answered, and soon; and when that is taken too, none.
 """
 
 from __future__ import annotations
@@ -30,49 +30,49 @@ def client_of(address: str) -> str:
 
 
 @dataclass(eq=False, slots=True)
-class Place:
-    """A connection's place."""
+class ConnectionSlot:
+    """A connection's slot."""
 
     client: str
-    leave: Callable[[], None]
+    close: Callable[[], None]
     """Ends the connection."""
     reserved: bool = False
     """It is of the reserve: health alone is answered."""
-    waits: bool = True
+    idle: bool = True
     """Whether it waits for a request, and may give way."""
 
 
-class Places:
-    """The places, oldest first."""
+class ConnectionLimiter:
+    """Admits connections up to the limits; closes the oldest idle one to make room."""
 
     def __init__(self, total: int, for_a_client: int, reserve: int) -> None:
         self._total = total
         self._for_a_client = for_a_client
         self._reserve = reserve
-        self._taken: dict[Place, None] = {}
+        self._taken: dict[ConnectionSlot, None] = {}
 
-    def take(self, client: str, leave: Callable[[], None]) -> Place | None:
-        """A place for a new connection, another one of which may be made to leave; ``None`` if there is none."""
-        ordinary = [place for place in self._taken if not place.reserved]
-        own = [place for place in ordinary if place.client == client]
-        place = Place(client, leave)
+    def acquire(self, client: str, close: Callable[[], None]) -> ConnectionSlot | None:
+        """A slot for a new connection, another one of which may be made to leave; ``None`` if there is none."""
+        ordinary = [slot for slot in self._taken if not slot.reserved]
+        own = [slot for slot in ordinary if slot.client == client]
+        slot = ConnectionSlot(client, close)
         if len(own) >= self._for_a_client:
-            place.reserved = not self._one_leaves(own)
+            slot.reserved = not self._evict_idle(own)
         elif len(ordinary) >= self._total:
-            place.reserved = not self._one_leaves(ordinary)
-        if place.reserved and len(self._taken) - len(ordinary) >= self._reserve:
+            slot.reserved = not self._evict_idle(ordinary)
+        if slot.reserved and len(self._taken) - len(ordinary) >= self._reserve:
             return None
-        self._taken[place] = None
-        return place
+        self._taken[slot] = None
+        return slot
 
-    def give_back(self, place: Place) -> None:
+    def release(self, slot: ConnectionSlot) -> None:
         """Its connection has ended."""
-        self._taken.pop(place, None)
+        self._taken.pop(slot, None)
 
-    def _one_leaves(self, places: Iterable[Place]) -> bool:
-        for place in places:
-            if place.waits:
-                self.give_back(place)
-                place.leave()
+    def _evict_idle(self, slots: Iterable[ConnectionSlot]) -> bool:
+        for slot in slots:
+            if slot.idle:
+                self.release(slot)
+                slot.close()
                 return True
         return False

@@ -18,7 +18,7 @@ import trio
 from prometheus_client import CollectorRegistry
 
 from cef_trio.admin.app import HEALTH, AdminApp, Response
-from cef_trio.admin.connection_limits import Place, Places, client_of
+from cef_trio.admin.connection_limits import ConnectionLimiter, ConnectionSlot, client_of
 from cef_trio.admin.snapshot_source import SnapshotSource
 from cef_trio.exceptions import CefMp4ProcessorError
 from cef_trio.http import NotHttpError, Request, ServerConnection
@@ -63,11 +63,11 @@ async def serve_admin(
     """
     listeners = await _listen(host, port)
     app = AdminApp(source, registry, allowed_hosts)
-    places = Places(MAX_CONNECTIONS, MAX_CONNECTIONS_OF_A_CLIENT, RESERVED_CONNECTIONS)
+    limiter = ConnectionLimiter(MAX_CONNECTIONS, MAX_CONNECTIONS_OF_A_CLIENT, RESERVED_CONNECTIONS)
     try:
         async with trio.open_nursery() as nursery:
             for listener in listeners:
-                nursery.start_soon(_accept, listener, nursery, app, places)
+                nursery.start_soon(_accept, listener, nursery, app, limiter)
             bound: int = listeners[0].socket.getsockname()[1]
             log.info("admin_server_started", host=host, port=bound)
             task_status.started(bound)
@@ -85,7 +85,9 @@ async def _listen(host: str, port: int) -> list[trio.SocketListener]:
         raise AdminPortError(f"PROM_HOST, PROM_PORT: cannot listen at {host} port {port}: {reason}") from error
 
 
-async def _accept(listener: trio.SocketListener, nursery: trio.Nursery, app: AdminApp, places: Places) -> None:
+async def _accept(
+    listener: trio.SocketListener, nursery: trio.Nursery, app: AdminApp, limiter: ConnectionLimiter
+) -> None:
     refused = False
     while True:
         try:
@@ -97,41 +99,41 @@ async def _accept(listener: trio.SocketListener, nursery: trio.Nursery, app: Adm
             await trio.sleep(_ACCEPT_AGAIN_SECONDS)
         else:
             refused = False
-            nursery.start_soon(_serve_connection, app, places, accepted)
+            nursery.start_soon(_serve_connection, app, limiter, accepted)
 
 
-async def _serve_connection(app: AdminApp, places: Places, stream: trio.SocketStream) -> None:
-    place = None
+async def _serve_connection(app: AdminApp, limiter: ConnectionLimiter, stream: trio.SocketStream) -> None:
+    slot = None
     try:
         with trio.CancelScope() as scope, suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            place = places.take(client_of(str(stream.socket.getpeername()[0])), scope.cancel)
-            if place is not None:
-                await _serve_client(app, place, stream)
+            slot = limiter.acquire(client_of(str(stream.socket.getpeername()[0])), scope.cancel)
+            if slot is not None:
+                await _serve_client(app, slot, stream)
     except OSError:
         pass  # it was gone before it had a place
     except Exception:  # a client, or a bug in what serves it, must not end the daemon
         log.exception("admin_connection_failed")
     finally:
-        if place is not None:
-            places.give_back(place)
+        if slot is not None:
+            limiter.release(slot)
         stream.socket.close()
 
 
-async def _serve_client(app: AdminApp, place: Place, stream: trio.SocketStream) -> None:
+async def _serve_client(app: AdminApp, slot: ConnectionSlot, stream: trio.SocketStream) -> None:
     connection = ServerConnection(_BoundedStream(stream), max_header_bytes=_MAX_HEADER_BYTES)
     seconds = REQUEST_SECONDS
     try:
         while True:
-            place.waits = True
+            slot.idle = True
             request = None
             with trio.move_on_after(seconds):
                 request = await connection.next_request()
             if request is None:
                 return
-            place.waits = False
-            answer = _reserved(request) if place.reserved else None
-            await _answer(connection, app, place, request, answer or app.answer(request, place.client))
-            if place.reserved or not connection.reusable:
+            slot.idle = False
+            answer = _reserved(request) if slot.reserved else None
+            await _answer(connection, app, slot, request, answer or app.answer(request, slot.client))
+            if slot.reserved or not connection.reusable:
                 return
             seconds = _IDLE_SECONDS
     except NotHttpError as error:
@@ -146,14 +148,14 @@ def _reserved(request: Request) -> Response | None:
 
 
 async def _answer(
-    connection: ServerConnection, app: AdminApp, place: Place, request: Request, answer: Response
+    connection: ServerConnection, app: AdminApp, slot: ConnectionSlot, request: Request, answer: Response
 ) -> None:
     headers = answer.headers()
     unread = connection.has_unread_body
-    if unread or place.reserved or answer.lasts:
+    if unread or slot.reserved or answer.lasts:
         headers.append(("connection", "close"))
     if answer.lasts and request.method == "GET":
-        with app.listening(place.client):
+        with app.listening(slot.client):
             await connection.begin(answer.status, headers)
             await _send_events(connection, app)
         return

@@ -14,7 +14,7 @@ import json
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
-from cef_trio.observability import SENTENCES, Risk, held
+from cef_trio.observability import SENTENCES, Risk, describe_amount
 
 
 class Phase(StrEnum):
@@ -189,8 +189,8 @@ def judge_health(facts: HealthFacts) -> tuple[Fact, ...]:
     """One fact a line; healthy if all are good. That it is asked at all shows that the loop turns."""
     return (
         Fact(True, "the loop turns"),
-        _judge_turns("watcher", facts.watcher_silent_seconds, facts.watcher_period_seconds),
-        _judge_turns("idle checker", facts.checker_silent_seconds, facts.checker_period_seconds),
+        _task_fact("watcher", facts.watcher_silent_seconds, facts.watcher_period_seconds),
+        _task_fact("idle checker", facts.checker_silent_seconds, facts.checker_period_seconds),
     )
 
 
@@ -211,10 +211,10 @@ def judge_ready(facts: ReadyFacts) -> tuple[Fact, ...]:
 
 def _at_risk(risk: Risk, now: float) -> str:
     """Without a file's name, which ``/readyz`` tells nobody."""
-    return f"{held(risk)} for {max(0.0, now - risk.since):.0f} s: {SENTENCES[risk.reason]}"
+    return f"{describe_amount(risk)} for {max(0.0, now - risk.since):.0f} s: {SENTENCES[risk.reason]}"
 
 
-def _judge_turns(name: str, silent_seconds: float | None, period_seconds: float) -> Fact:
+def _task_fact(name: str, silent_seconds: float | None, period_seconds: float) -> Fact:
     if silent_seconds is None:
         return Fact(True, f"the {name} does not run now")
     if silent_seconds > max(ROUNDS_MISSED * period_seconds, LEAST_SILENCE_SECONDS):

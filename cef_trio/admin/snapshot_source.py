@@ -68,7 +68,7 @@ class SnapshotSource(Protocol):
         ...
 
 
-class Turning(Protocol):
+class PeriodicTask(Protocol):
     """A task that says when it last had a turn."""
 
     last_run: float
@@ -79,7 +79,7 @@ class Turning(Protocol):
 class IntakeTask:
     """A task of the intake, and how often it has a turn."""
 
-    task: Turning
+    task: PeriodicTask
     period_seconds: float
 
 
@@ -165,7 +165,7 @@ class DaemonSource:
                 bytes_per_second=sum(line.bytes_per_second for line in lines),
                 completed=self._ended.completed if self._ended else None,
                 failed=self._ended.failed if self._ended else None,
-                limit_bytes_per_second=self.services.pacer.rate,
+                limit_bytes_per_second=self.services.rate_limiter.rate,
             ),
             streams=tuple(sorted(shown, key=lambda line: (line.file, line.stream_id or ""))),
             streams_left_out=len(lines) - len(shown),

@@ -1,15 +1,26 @@
-"""Checkpoints: what is recorded of each stream, and the rules by which a record changes.
+"""Checkpoints: the record of each stream, and the rules by which it changes.
 
 Promise: a part that S3 acknowledged is recorded before anything else happens to its stream (P2), and only the holder of
 a stream's lease changes its record.
 
-Open `states.py` for a stream's states; `model.py` for the record; `rules.py` for what each write does; `protocols.py`
-for the interface of a store; `redis/` for Redis, `memory.py` for the double that the tests and the laboratory use.
+Open `states.py` for a stream's states; `model.py` for the record; `rules.py` for the effect of each write;
+`protocols.py` for the interface of a store; `redis/` for Redis; `memory.py` for the in-process store of the tests and
+the laboratory; `shutdown_flush.py` for saving states at shutdown; `pruning.py` for old streams.
 """
 
 from cef_trio.checkpoint import rules
 from cef_trio.checkpoint.model import NAMELESS, SHARED, Checkpoint, FileIdentity, Lease, Owner, PartRecord, StreamMeta
-from cef_trio.checkpoint.protocols import Change, CheckpointStore, KnownPath, Records, Saving
+from cef_trio.checkpoint.protocols import (
+    Change,
+    CheckpointStore,
+    DaemonReports,
+    KnownPath,
+    LeaseStore,
+    Records,
+    Saving,
+    StreamStore,
+    WebhookOutbox,
+)
 from cef_trio.checkpoint.pruning import completed_before
 from cef_trio.checkpoint.rules import apply_change, count_adopted, count_part, cut_off, starting_over
 from cef_trio.checkpoint.shutdown_flush import ShutdownFlush
@@ -25,10 +36,12 @@ __all__ = [
     "Change",
     "Checkpoint",
     "CheckpointStore",
+    "DaemonReports",
     "FailureReason",
     "FileIdentity",
     "KnownPath",
     "Lease",
+    "LeaseStore",
     "Owner",
     "PartRecord",
     "Records",
@@ -37,6 +50,8 @@ __all__ = [
     "Status",
     "StreamMeta",
     "StreamSet",
+    "StreamStore",
+    "WebhookOutbox",
     "apply_change",
     "completed_before",
     "count_adopted",

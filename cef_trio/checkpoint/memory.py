@@ -395,15 +395,15 @@ class MemoryCheckpointStore:
         def effect() -> frozenset[str]:
             return frozenset(self._pending_webhooks) if self._can_read(self._keys.pending_webhooks) else frozenset()
 
-        return await self._call("webhooks_pending", effect)
+        return await self._call("pending_webhooks", effect)
 
     async def is_webhook_pending(self, stream_id: str) -> bool:
         """Whether the stream's webhook is owed."""
-        return await self._call("owes_webhook", lambda: stream_id in self._pending_webhooks)
+        return await self._call("is_webhook_pending", lambda: stream_id in self._pending_webhooks)
 
     async def ack_webhook(self, stream_id: str) -> None:
         """The stream's webhook is owed no more."""
-        await self._call("settle_webhook", lambda: self._pending_webhooks.discard(stream_id))
+        await self._call("ack_webhook", lambda: self._pending_webhooks.discard(stream_id))
 
     async def report(self, instance: str, text: str) -> None:
         """Keep how a daemon says that it stands."""

@@ -1,16 +1,20 @@
-"""The interface of the checkpoint store, and what every implementation promises.
+"""The interface of a checkpoint store, and the promises that every implementation keeps.
 
-Two implementations (``store.py``, ``memory.py``) pass the same conformance tests. Rules for all of them:
+:class:`CheckpointStore` is the sum of four small interfaces: :class:`StreamStore` for records and parts,
+:class:`LeaseStore` for leases, :class:`WebhookOutbox` for webhooks not yet delivered, :class:`DaemonReports` for what
+`status` shows of the daemons. Depend on the smallest that is enough.
+
+Two implementations (``redis/store.py``, ``memory.py``) pass the same conformance tests. Rules for both:
 
 - Every method is one atomic step: all of it happened, or none.
-- Every method may be repeated with the same arguments: a reply lost on the way is safe to repeat.
-- Every write names the lease it is made under. If the stream's lease is not that one (another daemon's, expired, or
-  gone with Redis's memory), nothing is written and :class:`~cef_trio.exceptions.LeaseLostError` is raised.
-- On cancellation a call either happened or did not; the Redis one waits for its answer (at most its socket timeout)
-  before Cancelled is raised, so that the next call never meets the last one's reply.
-- A key that cannot be read (a record that no daemon wrote, a key of another type) is one stream's trouble: reading many
-  sets it aside by name (:class:`Records`, :attr:`CheckpointStore.unreadable`), and nothing is written to it.
-- Failures are :class:`~cef_trio.exceptions.RedisOperationError`, ``transient`` saying whether a retry can help.
+- Every method may be repeated with the same arguments, so a lost reply is safe to retry.
+- Every write to a stream names the lease under which it is made. If the stream's lease is another one, or has expired,
+  nothing is written and :class:`~cef_trio.exceptions.LeaseLostError` is raised.
+- On cancellation a call either happened or did not. The Redis store waits for the reply (at most the socket timeout)
+  before it raises Cancelled, so no connection carries the reply of an earlier call.
+- A key that cannot be read (a malformed record, a key of another type) affects one stream only: bulk reads leave it out
+  and name it (:class:`Records`, :attr:`StreamStore.unreadable`). Nothing is written to it.
+- Failures are :class:`~cef_trio.exceptions.RedisOperationError`; ``transient`` tells whether a retry can help.
 """
 
 from __future__ import annotations
@@ -27,7 +31,7 @@ from cef_trio.checkpoint.unreadable import UnreadableKeys
 
 @dataclass(frozen=True, slots=True)
 class Saving:
-    """One stream's state on the way out: what :meth:`CheckpointStore.save_interrupted` writes."""
+    """The final state of one stream at shutdown, as :meth:`StreamStore.save_interrupted` writes it."""
 
     stream_id: str
     status: Status
@@ -36,7 +40,7 @@ class Saving:
 
 @dataclass(frozen=True, slots=True)
 class KnownPath:
-    """What ``streams:by_path`` leads to: enough to tell whether a file on disk is done, open or failed."""
+    """A stream without its parts: enough to tell whether a file is completed, open or failed."""
 
     meta: StreamMeta
     stream_set: StreamSet
@@ -44,7 +48,7 @@ class KnownPath:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Records(Mapping[str, KnownPath]):
-    """Records that were asked for by name: a mapping of those that exist and can be read, and why others cannot."""
+    """The result of a bulk read: a mapping of the readable records; ``unreadable`` has the reason for each other."""
 
     readable: Mapping[str, KnownPath] = field(default_factory=dict)
     unreadable: Mapping[str, str] = field(default_factory=dict)
@@ -66,8 +70,8 @@ class Change:
     fields: Mapping[str, Any] = field(default_factory=dict)
 
 
-class CheckpointStore(Protocol):
-    """Where checkpoints are kept."""
+class StreamStore(Protocol):
+    """Records of streams and their parts."""
 
     @property
     def unreadable(self) -> UnreadableKeys:
@@ -75,11 +79,15 @@ class CheckpointStore(Protocol):
         ...
 
     async def ping(self) -> None:
-        """Reach the store, or raise."""
+        """Check that the store can be reached; raise if not."""
         ...
 
     async def prove(self) -> None:
-        """Write something of no meaning, in the way all else is written, or raise: a read proves nothing of writes."""
+        """Write a probe key the way all other writes are made; raise if that fails. A read does not prove writes."""
+        ...
+
+    async def is_persistent(self) -> bool:
+        """Return whether the store writes what it acknowledges to an append-only file."""
         ...
 
     async def create(
@@ -91,40 +99,27 @@ class CheckpointStore(Protocol):
         instead_of: str | None = None,
         beside: str | None = None,
     ) -> None:
-        """Begin a stream: record, ``streams:by_path``, set, lease, and the parts already adopted, in one step.
+        """Create a stream in one step: record, ``streams:by_path`` entry, set, lease, and the parts already adopted.
 
-        ``streams:by_path`` of its path leads to this stream from now on. It may have led to nothing, to a stream whose
-        record is lost, or to ``instead_of``: the stream that the caller saw there when it judged the file. If it leads
-        to ``beside``, a stream of another owner, that stays, and a field beside it leads to this stream. Repeating it
-        with the same stream id and path under the same lease changes nothing once the record exists.
+        Repeating it with the same stream id and path under the same lease changes nothing once the record exists.
+
+        Args:
+            meta: the record.
+            lease: taken for the stream in the same step.
+            parts: parts that S3 already has.
+            instead_of: the stream that the caller found at the path; its ``streams:by_path`` entry is replaced. An
+                entry whose record is lost is replaced too.
+            beside: a stream of another owner at the same path; its entry stays, and this stream gets a field beside it.
 
         Raises:
             LeaseLostError: a stream of this id exists under another daemon's lease.
-            PathTakenError: the path leads to another stream than the caller saw, or a stream of this id was begun for
+            PathTakenError: the path belongs to another stream than ``instead_of``, or a stream of this id exists for
                 another path.
         """
         ...
 
-    async def acquire(self, stream_id: str, lease: Lease) -> bool:
-        """Take the stream's lease if it is free, ours, or an earlier process's of our instance. Sets its TTL."""
-        ...
-
-    async def renew(self, stream_ids: Collection[str], lease: Lease) -> frozenset[str]:
-        """Set the TTL of these leases anew in one round trip; returns those that are no longer ours."""
-        ...
-
-    async def release(self, stream_ids: Collection[str], lease: Lease) -> None:
-        """Give these leases up where they are ours."""
-        ...
-
-    async def holders(self, stream_ids: Collection[str]) -> Mapping[str, str]:
-        """Whose these leases are (``Lease.value``); those that nobody holds are absent. For people: it may change at
-        once, so a decision asks :meth:`acquire` instead.
-        """
-        ...
-
     async def load(self, stream_id: str) -> Checkpoint | None:
-        """All that is known of the stream; ``None`` if nothing is.
+        """Return the whole checkpoint of a stream; ``None`` if there is none.
 
         Raises:
             RecordUnreadableError: its record or its parts cannot be read.
@@ -132,26 +127,21 @@ class CheckpointStore(Protocol):
         ...
 
     async def load_metas(self, stream_ids: Collection[str]) -> Records:
-        """The records (without parts) of those streams that exist, in as few round trips as can be."""
+        """Return the existing records (without parts) of these streams, in as few round trips as possible."""
         ...
 
     async def members(self, stream_set: StreamSet) -> frozenset[str]:
-        """The ids of the streams in that set; none if its key is of a wrong type, which is noted."""
+        """Return the ids of the streams in a set. If its key has a wrong type: none, and the key is noted."""
         ...
 
     async def count(self) -> Mapping[StreamSet, int]:
-        """How many streams each set has; one whose key is of a wrong type is absent. The sets are not read."""
-        ...
-
-    async def is_persistent(self) -> bool:
-        """Whether the store writes what it acknowledges to an append-only file."""
+        """Return the size of each set without reading it; a set whose key has a wrong type is absent."""
         ...
 
     async def find_by_path(self, paths: Collection[str], *, owner: str = "") -> Records:
-        """What is known of these paths; unknown ones are absent. In as few round trips as can be.
+        """Return the streams of these paths, in as few round trips as possible; unknown paths are absent.
 
-        Where streams of several owners have one path, that of the owner of this name (``Owner.name``) is told, or, if
-        it has none there, the first one's.
+        If streams of several owners share a path, return that of ``owner`` (an ``Owner.name``), else the first one's.
         """
         ...
 
@@ -163,24 +153,24 @@ class CheckpointStore(Protocol):
         """Record a part that S3 acknowledged, replacing an earlier record of the same number.
 
         Adds its size to ``total_bytes_sent``, raises ``next_part_to_upload`` past it, sets ``last_activity_at_utc``;
-        if ``rewritten``, counts it in ``parts_rewritten`` and ``bytes_rewritten``. Repeating the very same record (same
-        etag, size, crc and time) counts nothing twice.
+        if ``rewritten``, counts it in ``parts_rewritten`` and ``bytes_rewritten``. Repeating an identical record (same
+        etag, size, CRC and time) counts nothing twice.
         """
         ...
 
     async def adopt_parts(self, stream_id: str, lease: Lease, parts: Sequence[PartRecord]) -> None:
-        """Record parts found in S3 whose bytes were compared with the file's; nothing counts as sent."""
+        """Record parts found in S3 whose bytes match the file. They do not count as sent."""
         ...
 
     async def cut_parts(self, stream_id: str, lease: Lease, keep_to: int) -> None:
-        """Forget the parts with higher numbers than ``keep_to``: the file was cut off before them. The upload stays.
+        """Remove the parts with numbers above ``keep_to``, because the file was truncated. The upload stays.
 
-        Whatever was verified was another file: ``next_part_to_upload`` is ``keep_to + 1``, the verification is gone.
+        Sets ``next_part_to_upload`` to ``keep_to + 1`` and removes the verification.
         """
         ...
 
     async def start_over(self, stream_id: str, lease: Lease, change: Change) -> None:
-        """Forget the upload and all its parts (``next_part_to_upload`` is 1 again); the status is active.
+        """Remove the upload and all its parts, reset ``next_part_to_upload`` to 1, set the status to active.
 
         Applies ``change`` in the same step (part size, identity, counters).
         """
@@ -189,58 +179,98 @@ class CheckpointStore(Protocol):
     async def transition(
         self, stream_id: str, lease: Lease, status: Status, change: Change, *, enqueue_webhook: bool = False
     ) -> None:
-        """Put the stream into ``status`` and its set (``states.HOME``), and apply ``change``, in one step.
+        """Move the stream to ``status`` and to the set of that status (``states.HOME``), and apply ``change``.
 
-        ``enqueue_webhook``: in that same step, note that its webhook is to be delivered (:meth:`pending_webhooks`), so
-        that no crash can lie between the two.
+        ``enqueue_webhook``: add the stream to the :class:`WebhookOutbox` in the same step, so that no crash can come
+        between the two.
 
         Raises:
-            ValueError: ``states.TRANSITIONS`` does not allow it (a bug of the caller, not of the store's state).
+            ValueError: ``states.TRANSITIONS`` does not allow it; a bug of the caller.
         """
         ...
 
     async def rename(self, stream_id: str, lease: Lease, new_path: str) -> None:
-        """The stream's file has another name now: ``original_path`` stays what it was, ``current_path`` and
-        ``streams:by_path`` follow. The old path's entry goes if it still leads to this stream.
+        """Set ``current_path`` and the ``streams:by_path`` entry to a new path; ``original_path`` stays.
+
+        The entry of the old path is removed if it still refers to this stream.
         """
         ...
 
     async def save_interrupted(self, savings: Sequence[Saving], lease: Lease) -> frozenset[str]:
-        """Write the way many streams' tasks ended, and release their leases, in one round trip.
+        """Save the final states of many streams and release their leases, in one round trip.
 
-        A stream in ``s3_completed`` keeps that status (it says exactly where to go on). Returns the ids that could not
-        be saved because their lease is not ours; raises if the store cannot be reached.
+        A stream in ``s3_completed`` keeps that status, which already names the next step.
+
+        Returns:
+            The ids of the streams that were not saved because they are under another lease.
+
+        Raises:
+            RedisOperationError: the store cannot be reached.
         """
-        ...
-
-    async def pending_webhooks(self) -> frozenset[str]:
-        """The ids of the streams whose webhook is owed."""
-        ...
-
-    async def is_webhook_pending(self, stream_id: str) -> bool:
-        """Whether the stream's webhook is owed: asked again once the delivery is claimed."""
-        ...
-
-    async def ack_webhook(self, stream_id: str) -> None:
-        """The stream's webhook was delivered, or is given up: it is owed no more.
-
-        The one write that names no lease: what was delivered is delivered, whoever says so, and a stream that is
-        completed never comes to owe again.
-        """
-        ...
-
-    async def report(self, instance: str, text: str) -> None:
-        """Keep how a daemon says that it stands, in place of what it said before. For people only."""
-        ...
-
-    async def reports(self) -> Mapping[str, str]:
-        """What each daemon reported last, by its instance."""
-        ...
-
-    async def forget_reports(self, instances: Collection[str]) -> None:
-        """Drop the reports of daemons that have long been gone."""
         ...
 
     async def forget(self, stream_id: str) -> None:
-        """Remove an ended stream and every key of it (pruning), its owed webhook too; an open one is left alone."""
+        """Remove an ended stream with all its keys and its pending webhook. An open stream is left unchanged."""
         ...
+
+
+class LeaseStore(Protocol):
+    """Leases with a TTL: which daemon may write a stream's record, or do a job (``keys.job_lock_name``)."""
+
+    async def acquire(self, stream_id: str, lease: Lease) -> bool:
+        """Take the lease if it is free, ours, or that of an earlier process of our instance; set its TTL."""
+        ...
+
+    async def renew(self, stream_ids: Collection[str], lease: Lease) -> frozenset[str]:
+        """Reset the TTL of these leases in one round trip; return those that are no longer ours."""
+        ...
+
+    async def release(self, stream_ids: Collection[str], lease: Lease) -> None:
+        """Release those of these leases that are ours."""
+        ...
+
+    async def holders(self, stream_ids: Collection[str]) -> Mapping[str, str]:
+        """Return the holders (``Lease.value``) of these leases; free ones are absent.
+
+        For display only: it may change at once, so decide by :meth:`acquire`.
+        """
+        ...
+
+
+class WebhookOutbox(Protocol):
+    """Completed streams whose webhook is not yet delivered. ``StreamStore.transition`` adds to it."""
+
+    async def pending_webhooks(self) -> frozenset[str]:
+        """Return the ids of the streams with a pending webhook."""
+        ...
+
+    async def is_webhook_pending(self, stream_id: str) -> bool:
+        """Return whether the stream's webhook is pending. Ask again after taking the delivery's job lock."""
+        ...
+
+    async def ack_webhook(self, stream_id: str) -> None:
+        """Remove the stream from the outbox: its webhook was delivered, or delivery has ended.
+
+        This write names no lease: a completed stream never enters the outbox again, so removing it is always right.
+        """
+        ...
+
+
+class DaemonReports(Protocol):
+    """The last report of each daemon, for ``cef-trio status`` and ``doctor``. No decision depends on it."""
+
+    async def report(self, instance: str, text: str) -> None:
+        """Store a daemon's report in place of its previous one."""
+        ...
+
+    async def reports(self) -> Mapping[str, str]:
+        """Return the last report of each daemon, by instance."""
+        ...
+
+    async def forget_reports(self, instances: Collection[str]) -> None:
+        """Remove the reports of these daemons."""
+        ...
+
+
+class CheckpointStore(StreamStore, LeaseStore, WebhookOutbox, DaemonReports, Protocol):
+    """Everything that a daemon keeps in its store."""

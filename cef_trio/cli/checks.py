@@ -15,7 +15,7 @@ from typing import Final
 
 from cef_trio.checkpoint import StreamSet
 from cef_trio.exceptions import RedisOperationError, S3OperationError
-from cef_trio.observability import DaemonReport, crying, twins, words
+from cef_trio.observability import DaemonReport, describe_problems, duplicate_daemons, needs_attention
 from cef_trio.s3 import HINTS, AbortRule, ChecksumAlgorithm
 
 
@@ -228,7 +228,7 @@ def judge_streams(facts: StreamFacts) -> list[Finding]:
         "give each daemon an INSTANCE_ID of its own; a cloned machine a machine-id of its own "
         "(systemd-machine-id-setup), or a REDIS_KEY_PREFIX"
     )
-    same = [problem("identity", sentence, todo) for sentence in twins(facts.reports, facts.now)]
+    same = [problem("identity", sentence, todo) for sentence in duplicate_daemons(facts.reports, facts.now)]
     return found + same + _judge_reports(facts) + _judge_records(facts)
 
 
@@ -236,9 +236,9 @@ def _judge_reports(facts: StreamFacts) -> list[Finding]:
     """What each daemon says is not getting to S3 (promise P10)."""
     todo = "docs/operations.md says for each what to do; the daemon goes on by itself when that is mended"
     return [
-        problem("at risk", f"{report.called} ({report.folder}): {sentence}", todo)
-        for report in crying(facts.reports, facts.now)
-        for sentence in words(report, facts.now)
+        problem("at risk", f"{report.instance_id} ({report.folder}): {sentence}", todo)
+        for report in needs_attention(facts.reports, facts.now)
+        for sentence in describe_problems(report, facts.now)
     ]
 
 

@@ -33,7 +33,7 @@ from cef_trio.cli.stream_selection import all_ids
 from cef_trio.exceptions import RecordUnreadableError, S3OperationError
 from cef_trio.exit_codes import ExitCode
 from cef_trio.s3 import ListedUpload
-from cef_trio.upload import bulk_load, is_stray
+from cef_trio.upload import bulk_load, is_orphan
 
 _EMPTY: Final = (
     "Redis knows no stream at all; with the wrong REDIS_URL or REDIS_KEY_PREFIX this would abort uploads that are "
@@ -79,7 +79,7 @@ def judge_upload(  # noqa: PLR0911 - it is a table
         return Fate(abort=True, why="Redis knows no such stream")
     if meta.status not in ENDED:
         return Fate(abort=False, why=f"its stream is alive ({meta.status.value})")
-    if not is_stray(meta, upload.upload_id):
+    if not is_orphan(meta, upload.upload_id):
         return Fate(abort=False, why=f"`cef-trio retry` goes on with it ({meta.status.value})")
     if anothers:
         return Fate(abort=False, why="its stream is another host's: `cef-trio gc` there looks after it")

@@ -26,7 +26,7 @@ from cef_trio.cli.stream_selection import all_ids
 from cef_trio.exceptions import ChunkProcessingError, RecordUnreadableError, RedisOperationError
 from cef_trio.exit_codes import ExitCode
 from cef_trio.files import FileStat
-from cef_trio.observability import DaemonReport, crying, decode_all, words
+from cef_trio.observability import DaemonReport, decode_all, describe_problems, needs_attention
 from cef_trio.upload import bulk_load
 
 _WATCH_SECONDS: Final = 2.0
@@ -128,12 +128,12 @@ def document(overview: Overview) -> dict[str, Any]:
 
 def _risk_document(report: DaemonReport, now: float) -> dict[str, Any]:
     return {
-        "instance": report.called,
+        "instance": report.instance_id,
         "folder": report.folder,
         "reported_at": report.at,
         "silent": report.is_silent(now),
         "risks": [asdict(risk) for risk in report.risks],
-        "says": words(report, now),
+        "says": describe_problems(report, now),
     }
 
 
@@ -196,9 +196,10 @@ def _totals(overview: Overview) -> list[tuple[str, Text | str]]:
     if counts["retrying"]:
         rows.append(("retrying", _retrying(overview)))
     now = overview.at_utc.timestamp()
-    for report in crying(overview.reports, now):
+    for report in needs_attention(overview.reports, now):
         rows += [
-            ("AT RISK", output.safe(f"{report.called}: {sentence}", "bold red")) for sentence in words(report, now)
+            ("AT RISK", output.safe(f"{report.instance_id}: {sentence}", "bold red"))
+            for sentence in describe_problems(report, now)
         ]
     if overview.unreadable:
         rows.append(("unreadable", unreadable_words(overview.unreadable)))

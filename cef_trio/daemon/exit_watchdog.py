@@ -37,11 +37,11 @@ from cef_trio.observability import flush
 
 log = structlog.get_logger(__name__)
 
-ENDING: Final = frozenset({signal.SIGTERM, signal.SIGINT})
+EXIT_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT})
 """The signals that ask the daemon to leave."""
 OVERDUE_SECONDS: Final = 0.5
 """How long after grace and save the process is ended; P4 allows a second, of which the exit itself takes some."""
-_TELL_SECONDS: Final = 0.3
+_LOG_SECONDS: Final = 0.3
 """How long the last line of the log may take."""
 _AGAIN_SECONDS: Final = 1.0
 
@@ -58,7 +58,7 @@ class ExitWatchdog:
         """``time.monotonic()`` by which the process must have ended."""
         self._signals = 0
         self._stopped = False
-        self._ending = threading.Lock()
+        self._exit_lock = threading.Lock()
         self._sockets: tuple[socket.socket, socket.socket] | None = None
         """Where the thread waits, and where it is woken."""
         self._thread: threading.Thread | None = None
@@ -81,7 +81,7 @@ class ExitWatchdog:
             else:
                 break
         if block_signals:
-            signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+            signal.pthread_sigmask(signal.SIG_BLOCK, EXIT_SIGNALS)
 
     def stop(self) -> None:
         """End the thread, and with it all that was to come."""
@@ -101,22 +101,22 @@ class ExitWatchdog:
         finally:
             self.stop()
             if block_signals:
-                signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, EXIT_SIGNALS)
 
     @contextmanager
-    def taking_signals(self) -> Iterator[None]:
+    def counting_signals(self) -> Iterator[None]:
         """Count the signals in the thread too. Started, in trio, with a receiver of the signals open."""
         assert self._sockets is not None  # noqa: S101 - it is started
         self._token = trio.lowlevel.current_trio_token()
-        trios = signal.set_wakeup_fd(self._sockets[1].fileno(), warn_on_full_buffer=False)
+        previous = signal.set_wakeup_fd(self._sockets[1].fileno(), warn_on_full_buffer=False)
         try:
             yield
         finally:
-            signal.set_wakeup_fd(trios, warn_on_full_buffer=False)
+            signal.set_wakeup_fd(previous, warn_on_full_buffer=False)
 
     # -- from the loop, or its main thread -----------------------------------------------------------------------------
 
-    def asked(self, times: int) -> None:
+    def count_signal(self, times: int) -> None:
         """The daemon was asked to leave for that many times."""
         if times == 1:
             self._exit_within(self._grace_seconds + self._save_seconds)
@@ -143,68 +143,68 @@ class ExitWatchdog:
     # -- the thread ----------------------------------------------------------------------------------------------------
 
     def _run(self, woken: socket.socket) -> None:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, EXIT_SIGNALS)
         poll = select.poll()
         poll.register(woken, select.POLLIN)
         armed = math.inf
-        with _TimerWithoutTheLock() as timer:
+        with _FaulthandlerTimer() as timer:
             while not self._stopped:
                 left = self.deadline - time.monotonic()
                 if left <= 0:
-                    self._exit(self._say_overdue)
+                    self._exit(self._log_timeout)
                     return
                 if self.deadline < armed:
                     armed = self.deadline
-                    timer.exit_after(left + 2 * _TELL_SECONDS)
+                    timer.exit_after(left + 2 * _LOG_SECONDS)
                 if poll.poll(None if left == math.inf else left * 1000 + 1):
-                    self._take(woken)
+                    self._read_signals(woken)
 
-    def _take(self, woken: socket.socket) -> None:
+    def _read_signals(self, woken: socket.socket) -> None:
         for number in woken.recv(4096):
-            if number in ENDING:
+            if number in EXIT_SIGNALS:
                 self._signals += 1
-                self.asked(self._signals)
+                self.count_signal(self._signals)
         if self._token is not None:
             with suppress(trio.RunFinishedError):
-                self._token.run_sync_soon(_nothing, idempotent=True)
+                self._token.run_sync_soon(_wake_loop, idempotent=True)
 
-    def _say_overdue(self) -> None:
+    def _log_timeout(self) -> None:
         log.error("shutdown_timeout", streams=sorted(self.unsaved()))
 
-    def _exit(self, say: Callable[[], None]) -> None:
+    def _exit(self, log_reason: Callable[[], None]) -> None:
         """End the process; once, whoever comes first."""
-        if not self._ending.acquire(blocking=False):
+        if not self._exit_lock.acquire(blocking=False):
             return
 
-        def tell() -> None:
+        def write_log() -> None:
             with suppress(Exception):  # sets that the loop changes meanwhile: there is nothing better to do now
-                say()
+                log_reason()
             flush()
 
         # In another thread, since the one that hangs may hold a lock of the log's.
-        teller = threading.Thread(target=tell, name="last words", daemon=True)
+        logger_thread = threading.Thread(target=write_log, name="last words", daemon=True)
         with suppress(RuntimeError):  # no thread is to be had: the exit code says it
-            teller.start()
-            teller.join(_TELL_SECONDS)
+            logger_thread.start()
+            logger_thread.join(_LOG_SECONDS)
         os._exit(ExitCode.NOT_SAVED)
 
 
-class _TimerWithoutTheLock:
+class _FaulthandlerTimer:
     """Ends the process even if nobody gives the interpreter's lock back. There is one for a process."""
 
     def __enter__(self) -> Self:
         # It writes where each thread stands, and could hang in that: the log's reader may be why all of this happens.
-        self._nowhere = os.open(os.devnull, os.O_WRONLY)
+        self._devnull = os.open(os.devnull, os.O_WRONLY)
         return self
 
     def exit_after(self, seconds: float) -> None:
         """End the process after so long; instead of what was said before."""
-        faulthandler.dump_traceback_later(seconds, exit=True, file=self._nowhere)
+        faulthandler.dump_traceback_later(seconds, exit=True, file=self._devnull)
 
     def __exit__(self, *_: object) -> None:
         faulthandler.cancel_dump_traceback_later()
-        os.close(self._nowhere)
+        os.close(self._devnull)
 
 
-def _nothing() -> None:
+def _wake_loop() -> None:
     """Wake trio, which runs Python's signal handlers."""

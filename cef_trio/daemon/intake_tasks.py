@@ -64,7 +64,7 @@ class IntakeTasks:
         services, rules = self._services, self._rules
         nursery.start_soon(self._supervisor.run)
         nursery.start_soon(report_for_ever, services, self._supervisor, self._risks, rules.folder)
-        if rules.after_upload.deed is not AfterUploadAction.KEEP:
+        if rules.after_upload.action is not AfterUploadAction.KEEP:
             nursery.start_soon(self._after_upload.run)
         if services.webhook is not None:
             deliverer = WebhookDeliverer(
@@ -74,7 +74,7 @@ class IntakeTasks:
                 retry_seconds=rules.webhook_retry_seconds,
                 random=rules.random,
             )
-            services.metrics.pending_webhooks_by(lambda: deliverer.owed)
+            services.metrics.pending_webhooks_by(lambda: deliverer.pending)
             nursery.start_soon(deliverer.run)
         await watch()
         nursery.start_soon(self.idle_checker.run)

@@ -19,7 +19,7 @@ _ID: Final = re.compile(r"[0-9a-f]{32}")
 def machine_id() -> str | None:
     """A hash of the machine's lasting id; ``None`` where none is told."""
     for path in _MACHINE_IDS:
-        found = _text(path)
+        found = _read_line(path)
         if _ID.fullmatch(found):
             return hashlib.sha256(f"cef-trio {found}".encode()).hexdigest()[:16]
     return None
@@ -27,10 +27,10 @@ def machine_id() -> str | None:
 
 def boot_id() -> str:
     """What no other kernel that runs has, nor this machine's after its next start: a container has its host's."""
-    return _text(_BOOT_ID).replace("-", "")[:12] or "unknown"
+    return _read_line(_BOOT_ID).replace("-", "")[:12] or "unknown"
 
 
-def _text(path: Path) -> str:
+def _read_line(path: Path) -> str:
     try:
         return path.read_text(encoding="ascii", errors="replace").strip()
     except OSError:

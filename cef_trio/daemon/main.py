@@ -1,25 +1,35 @@
-"""The nursery tree: how the daemon starts, runs and leaves. Read it downwards for the start, upwards for the end.
+"""The nursery tree: how the daemon starts, runs and shuts down.
 
 ::
 
     root nursery
-    ├─ signal listener                1st signal: drain · 2nd: cancel · 3rd: exit at once · SIGHUP: reload
-    ├─ settings reloader              reads the settings once more when SIGHUP asks for it
-    ├─ admin server                   metrics, health, the status page; up before the first word with S3 or Redis
-    ├─ background nursery             lease renewal, probes of S3 and Redis, the look for stray uploads
-    └─ processor nursery              (drained, then cancelled) one task a stream
-        └─ intake scope               (cancelled first) watcher, idle checker, resolver of unknown files,
-                                      survey of Redis, report, watchdog, what follows an upload,
-                                      webhooks
+    ├─ signal listener           1st signal: drain · 2nd: cancel · 3rd: exit at once · SIGHUP: reload
+    ├─ settings reloader         reads the settings again after SIGHUP
+    ├─ admin server              status page, metrics, health, readiness; starts before S3 and Redis are reached
+    ├─ background nursery        lease renewal, probes of S3 and Redis, abort of orphan uploads
+    └─ processor nursery         (drained, then cancelled) one task per stream
+        └─ intake scope          (cancelled first)
+            ├─ watcher           inotify events are hints; a periodic rescan is the truth
+            ├─ resolver          looks up unknown files in Redis and starts their streams
+            ├─ idle checker      idle → finalize · grew → upload · shrank or vanished → check · unattended → resume
+            ├─ after upload      deletes or moves completed recordings (AFTER_UPLOAD)
+            ├─ webhooks          delivers pending webhooks (ON_COMPLETE_WEBHOOK)
+            ├─ retention         forgets completed streams after COMPLETED_RETENTION_DAYS
+            ├─ reporter          writes the daemon's report into Redis for `status` and `doctor`
+            ├─ Redis survey      reads what metrics need from Redis
+            ├─ status source     reads completed and failed streams from Redis for the status page
+            └─ watchdog          notifies systemd while the loop, the watcher and the idle checker make progress
 
-Leaving (promise P4): the first signal cancels the intake scope and tells the processors to drain, and in the same
-moment gives the processor nursery a deadline, ``SHUTDOWN_GRACE_SECONDS`` away. So nothing that hangs, be it S3, Redis
-or a disk, has to be waited for before the clock starts. A task that is cancelled saves its state in a shielded section
-of at most ``SHUTDOWN_SAVE_SECONDS``. What could not be saved makes the exit code 3; the last checkpoints are true.
+``README.md`` and ``docs/architecture.md`` copy this tree; ``tests/house/test_nursery_tree.py`` compares them.
 
-Every wait on the way out has a limit of its own. They may add up, and a worker thread that must not be abandoned may be
-held by what has no limit (a name service, a server that trickles); so a thread counts the seconds, too, and needs this
-loop for nothing (``exit_watchdog.py``).
+Shutdown (promise P4): the first signal cancels the intake scope, drains the processors, and sets the deadline of the
+processor nursery to ``SHUTDOWN_GRACE_SECONDS`` from now. The deadline starts at the signal, so a hung S3, Redis or disk
+cannot delay it. A cancelled task saves its state in a shielded section of at most ``SHUTDOWN_SAVE_SECONDS``. If a save
+fails, the exit code is 3 and the last checkpoint remains valid.
+
+Each wait during shutdown has its own limit, but the limits may add up, and a worker thread that cannot be abandoned may
+block in a call without one (a name lookup, a slow server). ``exit_watchdog.py`` therefore enforces the total from a
+thread of its own.
 """
 
 from __future__ import annotations
@@ -37,7 +47,7 @@ import trio
 
 from cef_trio import __version__
 from cef_trio.admin import AdminPortError, DaemonSource, IntakeTask, serve_admin
-from cef_trio.daemon.exit_watchdog import ENDING, ExitWatchdog
+from cef_trio.daemon.exit_watchdog import EXIT_SIGNALS, ExitWatchdog
 from cef_trio.daemon.intake_tasks import IntakeRules, IntakeTasks
 from cef_trio.daemon.reload import SettingsReloader, SettingsSource, Terminal, take_hangups
 from cef_trio.daemon.systemd import Heartbeat, ServiceNotifier
@@ -47,7 +57,7 @@ from cef_trio.observability import Redactor, lost_lines
 from cef_trio.postprocess import parse_rule
 from cef_trio.resilience import ThreadedResolver
 from cef_trio.settings import Settings, secret_values, without_secrets
-from cef_trio.upload import IdleChecker, Observer, RiskObserver, Services, StreamSupervisor, abort_left_strays
+from cef_trio.upload import IdleChecker, Observer, RiskObserver, Services, StreamSupervisor, abort_orphan_uploads
 from cef_trio.watch import PathMatcher, ThreadedReader, Watcher, matcher
 
 log = structlog.get_logger(__name__)
@@ -55,25 +65,25 @@ log = structlog.get_logger(__name__)
 
 @dataclass(eq=False, slots=True)
 class Shutdown:
-    """How far the daemon is on its way out, and what each signal does. Times in seconds."""
+    """State of the shutdown, and the effect of each signal. Times in seconds."""
 
     grace_seconds: float
     save_seconds: float
     watchdog: ExitWatchdog | None = None
-    """Ends the process when its time is over, or at the third signal."""
+    """Ends the process at the deadline or at the third signal."""
     intake: trio.CancelScope = field(default_factory=trio.CancelScope)
     workers: list[trio.CancelScope] = field(default_factory=list)
-    """Scopes that are cancelled when the grace is over."""
+    """Scopes that are cancelled when the grace period ends."""
     on_drain: list[Callable[[], object]] = field(default_factory=list)
     signals: int = 0
     began_at: float | None = None
     """``trio.current_time()`` of the first signal."""
 
     def request(self) -> None:
-        """Take one step further out: drain, then cancel, then exit."""
+        """Advance the shutdown: drain, then cancel, then exit."""
         self.signals += 1
         if self.watchdog is not None:
-            self.watchdog.asked(self.signals)
+            self.watchdog.count_signal(self.signals)
         match self.signals:
             case 1:
                 self.began_at = trio.current_time()
@@ -91,7 +101,7 @@ class Shutdown:
 
 @dataclass(eq=False, slots=True)
 class RunningDaemon:
-    """What is handed to whoever started the daemon in a nursery."""
+    """Handle to a started daemon, passed to ``task_status.started``."""
 
     services: Services
     supervisor: StreamSupervisor
@@ -99,8 +109,8 @@ class RunningDaemon:
     idle_checker: IdleChecker
     shutdown: Shutdown
 
-    def turns(self) -> list[Heartbeat]:
-        """The turns of the tasks that look after others. In an outage the idle checker rightly waits for Redis."""
+    def heartbeats(self) -> list[Heartbeat]:
+        """Return the heartbeats of the supervising tasks. The idle checker is excused while Redis is down."""
         redis_down = not self.services.redis_breaker.up.value
         return [
             Heartbeat("watcher", self.watcher.last_attempt, self.watcher.rescan_seconds),
@@ -108,7 +118,7 @@ class RunningDaemon:
         ]
 
     def describe(self) -> str:
-        """How it stands, in one line."""
+        """Return a one-line status for the service manager."""
         down = [b.service for b in (self.services.redis_breaker, self.services.s3_breaker) if not b.up.value]
         return f"{len(self.supervisor.live_ids)} streams open{'; waiting for ' + ' and '.join(down) if down else ''}"
 
@@ -117,11 +127,11 @@ OpenServices = Callable[[Settings], AbstractAsyncContextManager[Services]]
 
 
 def main_daemon(settings: Settings, source: SettingsSource) -> ExitCode:
-    """Run the daemon until a signal ends it. ``source`` is where SIGHUP reads the settings once more."""
+    """Run the daemon until a signal ends it. ``source`` is read again on SIGHUP."""
     watchdog = ExitWatchdog(settings.shutdown_grace_seconds, settings.shutdown_save_seconds)
-    watchdog.start(block_signals=True)  # never stopped: the interpreter's own end is to be in time, too
-    opened = partial(open_services, read_again=lambda: source.read()[0])
-    return trio.run(partial(run_daemon, settings, source=source, open_services=opened, watchdog=watchdog))
+    watchdog.start(block_signals=True)  # never stopped: it also bounds the interpreter's own exit
+    open_real_services = partial(open_services, read_again=lambda: source.read()[0])
+    return trio.run(partial(run_daemon, settings, source=source, open_services=open_real_services, watchdog=watchdog))
 
 
 async def run_daemon(
@@ -132,15 +142,19 @@ async def run_daemon(
     watchdog: ExitWatchdog | None = None,
     task_status: trio.TaskStatus[RunningDaemon] = trio.TASK_STATUS_IGNORED,
 ) -> ExitCode:
-    """Run the daemon until a signal, or :meth:`Shutdown.request`, ends it. ``watchdog`` is running; by default one is
-    that ends with the daemon.
+    """Run the daemon until a signal or :meth:`Shutdown.request` ends it.
 
-    Started (``nursery.start``) means: Redis and S3 have answered, the folder is watched and was scanned. Without a
-    ``source`` SIGHUP finds nothing changed.
+    Reports started (``nursery.start``) once Redis and S3 have answered and the watch folder was scanned.
+
+    Args:
+        settings: the validated settings.
+        source: where SIGHUP reads the settings from; by default SIGHUP changes nothing.
+        open_services: opens the services; the laboratory passes its own.
+        watchdog: a running watchdog; by default one that lives as long as the daemon.
 
     Returns:
-        ``DONE``; ``REFUSED`` if S3 or Redis refused us at the start; ``BAD_SETTINGS`` if the admin server cannot
-        listen where it should; ``NOT_SAVED`` if a stream's end was not saved.
+        ``DONE``; ``REFUSED`` if S3 or Redis refused the connection at the start; ``BAD_SETTINGS`` if the admin server
+        cannot listen on its address; ``NOT_SAVED`` if the state of a stream was not saved.
     """
     shutdown = Shutdown(settings.shutdown_grace_seconds, settings.shutdown_save_seconds)
     notifier = ServiceNotifier.from_environment()
@@ -148,45 +162,45 @@ async def run_daemon(
     notifier.status("waiting for Redis and S3")
     log.info("daemon_starting", version=__version__, pid=os.getpid(), **without_secrets(settings))
     trio.socket.set_custom_hostname_resolver(ThreadedResolver())
-    with _exit_in_time(shutdown, watchdog) as in_time:
+    with _running_watchdog(shutdown, watchdog) as running_watchdog:
         async with lock_watch_folder(settings.watch_dir), open_services(settings) as services:
             services.metrics.lost_log_lines_by(lost_lines)
             async with trio.open_nursery() as root:
                 reloader = SettingsReloader(
                     settings,
                     source or SettingsSource(None, lambda: settings),
-                    services.pacer,
+                    services.rate_limiter,
                     renew_credentials=services.renew_credentials,
                 )
                 root.start_soon(reloader.run)
-                await root.start(_listen_for_signals, shutdown, reloader, in_time)
-                shown = DaemonSource(
+                await root.start(_listen_for_signals, shutdown, reloader, running_watchdog)
+                status = DaemonSource(
                     services,
                     os.fspath(settings.watch_dir),
                     lambda: shutdown.signals > 0,
                     Redactor(secret_values(settings)).text,
                 )
-                in_time.unsaved = lambda: services.exit_saves.unsaved | _live_ids(shown)
+                running_watchdog.unsaved = lambda: services.exit_saves.unsaved | _live_ids(status)
                 try:
                     serve_page = partial(serve_admin, allowed_hosts=settings.prom_allowed_hosts)
                     await root.start(
-                        serve_page, shown, services.metrics.registry, settings.prom_host, settings.prom_port
+                        serve_page, status, services.metrics.registry, settings.prom_host, settings.prom_port
                     )
                 except AdminPortError as error:
-                    log.error("refused_at_start", error=str(error))  # noqa: TRY400 - a person's to mend: one clear line
+                    log.error("refused_at_start", error=str(error))  # noqa: TRY400 - operator error: no traceback
                     exit_code = ExitCode.BAD_SETTINGS
                 else:
                     exit_code = await serve(
                         services,
                         shutdown,
                         matcher(settings.watch_patterns),
-                        lambda supervisor: _take_in(
+                        lambda supervisor: _run_intake(
                             settings,
                             services,
                             supervisor,
                             shutdown,
                             notifier=notifier,
-                            shown=shown,
+                            status=status,
                             task_status=task_status,
                         ),
                     )
@@ -209,8 +223,8 @@ async def _listen_for_signals(
 ) -> None:
     terminal = Terminal()
     with (
-        trio.open_signal_receiver(*ENDING, signal.SIGHUP) as signals,
-        watchdog.taking_signals(),
+        trio.open_signal_receiver(*EXIT_SIGNALS, signal.SIGHUP) as signals,
+        watchdog.counting_signals(),
     ):
         take_hangups()
         task_status.started()
@@ -223,28 +237,28 @@ async def _listen_for_signals(
 
 
 @contextmanager
-def _exit_in_time(shutdown: Shutdown, given: ExitWatchdog | None) -> Iterator[ExitWatchdog]:
-    """A watchdog that the shutdown tells: the given one, or one of this daemon's own."""
+def _running_watchdog(shutdown: Shutdown, given: ExitWatchdog | None) -> Iterator[ExitWatchdog]:
+    """Connect the shutdown to the given watchdog, or to a new one that is stopped at the end."""
     watchdog = given or ExitWatchdog(shutdown.grace_seconds, shutdown.save_seconds)
     shutdown.watchdog = watchdog
     with nullcontext() if given is not None else watchdog.running():
         yield watchdog
 
 
-def _live_ids(shown: DaemonSource) -> frozenset[str]:
-    return shown.supervisor.live_ids if shown.supervisor is not None else frozenset()
+def _live_ids(status: DaemonSource) -> frozenset[str]:
+    return status.supervisor.live_ids if status.supervisor is not None else frozenset()
 
 
 async def serve(
     services: Services,
     shutdown: Shutdown,
     matches: PathMatcher,
-    take_in: Callable[[StreamSupervisor], Awaitable[ExitCode]],
+    run_intake: Callable[[StreamSupervisor], Awaitable[ExitCode]],
 ) -> ExitCode:
-    """The tree below the root: returns when ``shutdown`` was requested and every stream's task has ended.
+    """Run the tree below the root nursery until ``shutdown`` was requested and every stream's task has ended.
 
-    ``take_in`` finds files and tells the supervisor of them, until it is cancelled; what it returns before that is the
-    exit code of a start that was refused.
+    ``run_intake`` finds files and passes them to the supervisor until it is cancelled. Its return value is the exit
+    code of a refused start.
     """
     exit_code = ExitCode.DONE
     async with _background(shutdown, services.s3_breaker.run, services.redis_breaker.run) as background:
@@ -257,37 +271,37 @@ async def serve(
             shutdown.on_drain += [services.exit_saves.leave, supervisor.drain]
             background.start_soon(supervisor.renew_leases)
             background.start_soon(services.best_effort.ask_again, services.s3.head_bucket)
-            background.start_soon(abort_left_strays, services)
+            background.start_soon(abort_orphan_uploads, services)
             with shutdown.intake:
-                exit_code = await take_in(supervisor)
+                exit_code = await run_intake(supervisor)
         log.debug("processors_ended")
     return exit_code
 
 
-async def _take_in(
+async def _run_intake(
     settings: Settings,
     services: Services,
     supervisor: StreamSupervisor,
     shutdown: Shutdown,
     *,
     notifier: ServiceNotifier,
-    shown: DaemonSource,
+    status: DaemonSource,
     task_status: trio.TaskStatus[RunningDaemon],
 ) -> ExitCode:
-    shown.supervisor = supervisor
+    status.supervisor = supervisor
     folder, matches = os.fspath(settings.watch_dir), matcher(settings.watch_patterns)
-    risks = shown.risks = RiskObserver(services, supervisor, lambda: shutdown.signals > 0, shown.redact)
+    risks = status.risks = RiskObserver(services, supervisor, lambda: shutdown.signals > 0, status.redact)
     services.metrics.at_risk_by(risks)
     try:
         await check_reachable(services, create_bucket=settings.s3_create_bucket)
     except RefusedAtStartError as error:
-        log.error("refused_at_start", error=str(error))  # noqa: TRY400 - a person's to mend: one clear line
+        log.error("refused_at_start", error=str(error))  # noqa: TRY400 - operator error: no traceback
         return ExitCode.REFUSED
     reader = ThreadedReader(matches, services.mounts)
     watcher = Watcher(folder, matches, supervisor, rescan_seconds=settings.rescan_seconds, reader=reader)
     services.mounts.on_answer = watcher.rescan
     risks.watcher = watcher
-    services.scans.ask = watcher.rescan
+    services.scans.request_scan = watcher.rescan
     check_seconds = min(settings.stale_check_seconds, settings.stream_timeout_seconds / 2)
     tasks = IntakeTasks(
         services,
@@ -305,20 +319,20 @@ async def _take_in(
     async with trio.open_nursery() as intake:
         await tasks.start(intake, lambda: intake.start(watcher.run))
         services.metrics.last_run_by("watcher", lambda: services.unix_time(watcher.last_run))
-        intake.start_soon(shown.run)
-        shown.watcher = IntakeTask(watcher, settings.rescan_seconds)
-        shown.checker = IntakeTask(tasks.idle_checker, check_seconds)
+        intake.start_soon(status.run)
+        status.watcher = IntakeTask(watcher, settings.rescan_seconds)
+        status.checker = IntakeTask(tasks.idle_checker, check_seconds)
         daemon = RunningDaemon(services, supervisor, watcher, tasks.idle_checker, shutdown)
         log.info("daemon_started", watch_dir=folder)
         notifier.ready(daemon.describe())
-        intake.start_soon(notifier.watch, daemon.turns, daemon.describe)
+        intake.start_soon(notifier.watch, daemon.heartbeats, daemon.describe)
         task_status.started(daemon)
     return ExitCode.DONE
 
 
 @asynccontextmanager
 async def _background(shutdown: Shutdown, *tasks: Callable[[], Awaitable[None]]) -> AsyncIterator[trio.Nursery]:
-    """Tasks that serve the streams until the last one has ended, and never longer than the streams' grace."""
+    """Run tasks that the streams need, until the last stream has ended or the grace period is over."""
     async with trio.open_nursery() as nursery:
         shutdown.workers.append(nursery.cancel_scope)
         for task in tasks:

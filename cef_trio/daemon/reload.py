@@ -117,12 +117,12 @@ class SettingsReloader:
         self,
         settings: Settings,
         source: SettingsSource,
-        pacer: RateLimiter,
+        rate_limiter: RateLimiter,
         renew_credentials: Callable[[Settings], None] = lambda _settings: None,
     ) -> None:
         self._held = settings
         self._source = source
-        self._pacer = pacer
+        self._rate_limiter = rate_limiter
         self._renew_credentials = renew_credentials
         self._ask, self._asked = trio.open_memory_channel[None](1)
 
@@ -161,7 +161,7 @@ class SettingsReloader:
             overridden_by_environment=without_effect,
         )
         set_level(read.log_level)
-        self._pacer.change(read.max_upload_rate)
+        self._rate_limiter.change(read.max_upload_rate)
         self._renew_credentials(read)
         taken = [*LIVE, *(name.lower() for name in reading.renewed)]
         self._held = self._held.model_copy(update={name: getattr(read, name) for name in taken})

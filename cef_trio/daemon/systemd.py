@@ -6,7 +6,7 @@ not listen must not harm an upload.
 
 The watchdog (``WATCHDOG_USEC``, sd_watchdog_enabled(3)) is told that all is well at half its time, and only while
 
-- the loop turns, since the beat is a task of it, and
+- the loop heartbeats, since the beat is a task of it, and
 - every task that looks after others has made a turn lately, or is excused (:func:`silent_tasks`).
 
 A missed beat makes systemd kill the daemon and start it anew, which mends a task that hangs and nothing else. So what a
@@ -32,18 +32,18 @@ log = structlog.get_logger(__name__)
 SILENT_SECONDS: Final = 300.0
 """How long a task may be late, beyond its period, before it is taken for hanging."""
 _AGAIN_SECONDS: Final = 1.0
-"""How long to wait before READY is said again that was not taken: without it a start counts as not done."""
+"""How long to wait before READY is reported again that was not taken: without it a start counts as not done."""
 _MICROSECONDS: Final = 1_000_000
 _MAX_STATUS: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """When a task last made a turn.
+    """When a task last made a heartbeat.
 
     Attributes:
         task: what it is called in the log.
-        at: ``trio.current_time()`` of its last turn.
+        at: ``trio.current_time()`` of its last heartbeat.
         period_seconds: how often it makes one.
         excused: whether it waits for something that a restart would not bring back.
     """
@@ -54,16 +54,17 @@ class Heartbeat:
     excused: bool = False
 
 
-def silent_tasks(turns: Iterable[Heartbeat], *, now: float, excused_at: Mapping[str, float]) -> list[str]:
+def silent_tasks(heartbeats: Iterable[Heartbeat], *, now: float, excused_at: Mapping[str, float]) -> list[str]:
     """The tasks that hang, by name.
 
     ``excused_at`` says when a task was last seen excused: what it waited for has come back only since then.
     """
     return [
-        turn.task
-        for turn in turns
-        if not turn.excused
-        and now - max(turn.at, excused_at.get(turn.task, turn.at)) > turn.period_seconds + SILENT_SECONDS
+        heartbeat.task
+        for heartbeat in heartbeats
+        if not heartbeat.excused
+        and now - max(heartbeat.at, excused_at.get(heartbeat.task, heartbeat.at))
+        > heartbeat.period_seconds + SILENT_SECONDS
     ]
 
 
@@ -74,8 +75,8 @@ class ServiceNotifier:
         self._address = address
         self.watchdog_seconds = watchdog_seconds if address else None
         """After so long without a beat the daemon is killed; ``None``: nobody waits for one."""
-        self._owes_ready = False
-        self._complained = False
+        self._ready_pending = False
+        self._failure_logged = False
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> ServiceNotifier:
@@ -90,19 +91,19 @@ class ServiceNotifier:
 
     def ready(self, status: str) -> bool:
         """The daemon works: whoever waits for the service's start goes on. If not taken, :meth:`watch` repeats it."""
-        taken = self._tell("READY=1", _status(status))
-        self._owes_ready = bool(self._address) and not taken
+        taken = self._send("READY=1", _status(status))
+        self._ready_pending = bool(self._address) and not taken
         return taken
 
     def stopping(self) -> bool:
         """The daemon is on its way out."""
-        return self._tell("STOPPING=1", _status("stopping: parts in flight finish, states are saved"))
+        return self._send("STOPPING=1", _status("stopping: parts in flight finish, states are saved"))
 
     def status(self, status: str) -> bool:
         """One line for a person; ``systemctl status`` shows it."""
-        return self._tell(_status(status))
+        return self._send(_status(status))
 
-    def _tell(self, *lines: str) -> bool:
+    def _send(self, *lines: str) -> bool:
         """Send one message; returns whether it was taken. Never waits, never raises."""
         if not self._address:
             return False
@@ -113,36 +114,36 @@ class ServiceNotifier:
                 sender.setblocking(False)
                 sender.sendto("\n".join(lines).encode(errors="replace"), address)
         except (OSError, ValueError) as error:  # ValueError: a NUL in the address
-            if not self._complained:
+            if not self._failure_logged:
                 log.warning("service_notification_failed", message=lines[0], error=str(error))
-            self._complained = True
+            self._failure_logged = True
             return False
-        self._complained = False
+        self._failure_logged = False
         return True
 
-    async def watch(self, look: Callable[[], Iterable[Heartbeat]], describe: Callable[[], str]) -> None:
+    async def watch(self, take_heartbeats: Callable[[], Iterable[Heartbeat]], describe: Callable[[], str]) -> None:
         """Beat for ever, while no task is silent; returns if nobody waits for it, once READY was taken.
 
         ``look`` says what turns the tasks made; ``describe`` is the status line that goes with a beat.
         """
-        while self._owes_ready:
+        while self._ready_pending:
             await trio.sleep(_AGAIN_SECONDS)
             self.ready(describe())
         if self.watchdog_seconds is None:
             return
         excused_at: dict[str, float] = {}
-        said: list[str] = []
+        reported: list[str] = []
         async with aclosing(periodic(self.watchdog_seconds / 2)) as beats:
             async for _ in beats:
-                turns, now = list(look()), trio.current_time()
-                excused_at |= {turn.task: now for turn in turns if turn.excused}
-                hanging = silent_tasks(turns, now=now, excused_at=excused_at)
+                heartbeats, now = list(take_heartbeats()), trio.current_time()
+                excused_at |= {heartbeat.task: now for heartbeat in heartbeats if heartbeat.excused}
+                hanging = silent_tasks(heartbeats, now=now, excused_at=excused_at)
                 if not hanging:
-                    self._tell("WATCHDOG=1", _status(describe()))
-                elif hanging != said:
+                    self._send("WATCHDOG=1", _status(describe()))
+                elif hanging != reported:
                     log.error("watchdog_notification_withheld", silent_tasks=hanging)
                     self.status(f"silent: {', '.join(hanging)}")
-                said = hanging
+                reported = hanging
 
 
 def _watchdog_seconds(environment: Mapping[str, str]) -> float | None:

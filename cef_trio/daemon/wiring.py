@@ -97,7 +97,7 @@ async def lock_watch_folder(folder: Path) -> AsyncIterator[None]:
         WatchFolderBusyError: another process holds it.
     """
     # In threads: the folder may lie on a mount that hangs.
-    descriptor = await run_in_thread(partial(_locked, folder))
+    descriptor = await run_in_thread(partial(_open_locked, folder))
     try:
         yield
     finally:
@@ -105,7 +105,7 @@ async def lock_watch_folder(folder: Path) -> AsyncIterator[None]:
             await run_in_thread(partial(os.close, descriptor), abandon_on_cancel=True)
 
 
-def _locked(folder: Path) -> int:
+def _open_locked(folder: Path) -> int:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -139,13 +139,15 @@ async def open_services(
     template = KeyTemplate(settings.s3_key_template)
     redis_breaker = CircuitBreaker("redis", lambda _need: store.prove(), probes, idle_seconds=IDLE_SECONDS)
     s3_breaker = CircuitBreaker("s3", lambda need: s3_probe(need), probes, idle_seconds=IDLE_SECONDS)  # noqa: PLW0108 - made below
-    found_again = partial(_found_again, read_again) if read_again is not None else None
+    reread_settings = partial(_reread_settings, read_again) if read_again is not None else None
     store = checkpoint_store(
-        settings, ServiceRetrier(redis_breaker, policy, once=REDIS_ONCE, observer=observer), found_again=found_again
+        settings,
+        ServiceRetrier(redis_breaker, policy, once=REDIS_ONCE, observer=observer),
+        reread_settings=reread_settings,
     )
-    pacer = RateLimiter(settings.max_upload_rate, waited=metrics.upload_waited)
-    config = s3_config(settings, found_again)
-    s3 = s3_client(settings, ServiceRetrier(s3_breaker, policy, once=S3_ONCE, observer=observer), pacer, config)
+    rate_limiter = RateLimiter(settings.max_upload_rate, waited=metrics.upload_waited)
+    config = s3_config(settings, reread_settings)
+    s3 = s3_client(settings, ServiceRetrier(s3_breaker, policy, once=S3_ONCE, observer=observer), rate_limiter, config)
     s3_probe = StoreProbe(s3, template.probe_key, template.probe_recording_key)
     lease = Lease(settings.instance_id, uuid4().hex, settings.lease_seconds, boot_id())
     webhook = webhook_client(settings)
@@ -168,14 +170,14 @@ async def open_services(
             utc_now=lambda: datetime.now(UTC),
             new_stream_id=lambda: str(uuid4()),
             metrics=metrics,
-            pacer=pacer,
+            rate_limiter=rate_limiter,
             webhook=webhook,
             ownership=Ownership(machine_id()),
             renew_credentials=partial(_renew, store, s3, webhook, config.credentials),
         )
 
 
-def _found_again(read_again: Callable[[], Settings]) -> Settings | None:
+def _reread_settings(read_again: Callable[[], Settings]) -> Settings | None:
     """The settings as they are now; ``None`` if they cannot be read, as while somebody replaces a file. Blocks."""
     try:
         return read_again()
@@ -214,7 +216,7 @@ def webhook_client(settings: Settings) -> WebhookClient | None:
     """
     if settings.on_complete_webhook is None:
         return None
-    with _what_only_rooms_know():
+    with _as_settings_error():
         return WebhookClient(
             settings.on_complete_webhook.get_secret_value(),
             secret=_text(settings.webhook_secret),
@@ -225,7 +227,7 @@ def webhook_client(settings: Settings) -> WebhookClient | None:
 
 
 def checkpoint_store(
-    settings: Settings, retrier: Retrier, *, found_again: Callable[[], Settings | None] | None = None
+    settings: Settings, retrier: Retrier, *, reread_settings: Callable[[], Settings | None] | None = None
 ) -> RedisCheckpointStore:
     """The store, by the settings. Nothing is connected yet.
 
@@ -234,38 +236,37 @@ def checkpoint_store(
     """
 
     async def read_url() -> str | None:
-        if found_again is None:
+        if reread_settings is None:
             return None
         # Abandoned by a cancellation: it only reads, and the disk may hang.
-        found = await run_in_thread(found_again, abandon_on_cancel=True)
+        found = await run_in_thread(reread_settings, abandon_on_cancel=True)
         return found.redis_url.get_secret_value() if found is not None else None
 
-    with _what_only_rooms_know():
+    with _as_settings_error():
         return RedisCheckpointStore(
             settings.redis_url.get_secret_value(),
             key_prefix=settings.redis_key_prefix,
             ca_file=settings.redis_ca_file,
             socket_timeout_seconds=settings.redis_timeout_seconds,
             retrier=retrier,
-            read_url=read_url if found_again is not None else None,
+            read_url=read_url if reread_settings is not None else None,
         )
 
 
 def s3_client(
-    settings: Settings, retrier: Retrier, pacer: RateLimiter | None = None, config: S3Config | None = None
+    settings: Settings, retrier: Retrier, rate_limiter: RateLimiter | None = None, config: S3Config | None = None
 ) -> S3Client:
-    """The S3 client, by the settings, or ``config`` made of them; bodies go as fast as ``pacer`` lets them. Nothing is
-    connected yet.
+    """Return the S3 client of the settings, or of ``config`` made from them; it connects at the first call.
 
     Raises:
         SettingsError: the bucket's name or the endpoint cannot be addressed.
     """
-    with _what_only_rooms_know():
-        return S3Client(config or s3_config(settings), retrier=retrier, pacer=pacer)
+    with _as_settings_error():
+        return S3Client(config or s3_config(settings), retrier=retrier, rate_limiter=rate_limiter)
 
 
 @contextmanager
-def _what_only_rooms_know() -> Iterator[None]:
+def _as_settings_error() -> Iterator[None]:
     """Some settings are understood by their own rooms only; those rooms' texts name the variable."""
     try:
         yield
@@ -291,11 +292,11 @@ def _rules(settings: Settings) -> StreamRules:
     )
 
 
-def s3_config(settings: Settings, found_again: Callable[[], Settings | None] | None = None) -> S3Config:
-    """How the bucket is reached, by the settings; keys that are refused are looked for in ``found_again``'s."""
+def s3_config(settings: Settings, reread_settings: Callable[[], Settings | None] | None = None) -> S3Config:
+    """How the bucket is reached, by the settings; keys that are refused are looked for in ``reread_settings``'s."""
     return S3Config(
         bucket=settings.s3_bucket_name,
-        credentials=_credentials(settings, found_again),
+        credentials=_credentials(settings, reread_settings),
         region=settings.s3_region_name,
         endpoint_url=settings.s3_endpoint_url,
         addressing=Addressing(settings.s3_addressing),
@@ -311,15 +312,17 @@ def s3_config(settings: Settings, found_again: Callable[[], Settings | None] | N
     )
 
 
-def _credentials(settings: Settings, found_again: Callable[[], Settings | None] | None = None) -> CredentialsProvider:
+def _credentials(
+    settings: Settings, reread_settings: Callable[[], Settings | None] | None = None
+) -> CredentialsProvider:
     keys = _keys(settings)
     if keys is None:
         return ChainCredentials()
-    if found_again is None:
+    if reread_settings is None:
         return StaticCredentials(keys)
 
     def read() -> Credentials | None:
-        found = found_again()
+        found = reread_settings()
         return _keys(found) if found is not None else None
 
     return StaticCredentials(keys, read)
@@ -404,12 +407,12 @@ async def _reach_bucket(s3: S3Client, *, create_bucket: bool) -> None:
             await s3.create_bucket()
             log.info("bucket_created")
         elif error.status == _FORBIDDEN:
-            await _why_forbidden(s3)
+            await _raise_why_forbidden(s3)
         else:
             raise
 
 
-async def _why_forbidden(s3: S3Client) -> None:
+async def _raise_why_forbidden(s3: S3Client) -> None:
     """The answer to HEAD has no body that could say why: a wrong key, or only a missing permission?
 
     Raises:

@@ -23,7 +23,7 @@ import stat as stat_module
 import threading
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import PurePath
@@ -123,6 +123,14 @@ class Disk(Protocol):
         ...
 
 
+class Digest(Protocol):
+    """A checksum or hash that is updated block by block (``hashlib``, ``s3.checksums``)."""
+
+    def update(self, block: bytes, /) -> object:
+        """Add bytes."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class FileSlice:
     """Bytes ``offset`` to ``offset + size_bytes`` of an open recording, to be read any number of times."""
@@ -146,6 +154,18 @@ class FileSlice:
             position += len(block)
             stall.moved()
             yield block
+
+    async def feed(self, *digests: Digest) -> None:
+        """Read the slice once and update each of ``digests`` with all its bytes.
+
+        Raises:
+            RecordingChangedError: the file ends before the slice does.
+            ChunkProcessingError: the disk refused.
+        """
+        async with aclosing(self.blocks()) as blocks:
+            async for block in blocks:
+                for digest in digests:
+                    digest.update(block)
 
 
 def refusal(what: str, error: OSError) -> FileAccessError:

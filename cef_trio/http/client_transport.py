@@ -46,7 +46,7 @@ _EXCEPTIONS: Final[Mapping[type[Exception], type[httpx.TransportError]]] = Mappi
 )
 
 
-_TRUSTS_NOBODY: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+_NO_CERTIFICATES: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 class HttpTransport(httpx.AsyncBaseTransport):
@@ -98,13 +98,13 @@ class HttpTransport(httpx.AsyncBaseTransport):
             content=cast("AsyncIterable[bytes]", request.stream),
             extensions=request.extensions,
         )
-        with _mapped():
-            answer = await self._pool.handle_async_request(sent)
+        with _map_errors():
+            response = await self._pool.handle_async_request(sent)
         return httpx.Response(
-            answer.status,
-            headers=answer.headers,
-            stream=_Body(cast("AsyncIterable[bytes]", answer.stream)),
-            extensions=dict(answer.extensions),
+            response.status,
+            headers=response.headers,
+            stream=_Body(cast("AsyncIterable[bytes]", response.stream)),
+            extensions=dict(response.extensions),
         )
 
     async def aclose(self) -> None:
@@ -114,7 +114,7 @@ class HttpTransport(httpx.AsyncBaseTransport):
 
     def _new_pool(self) -> httpcore.AsyncConnectionPool:
         return httpcore.AsyncConnectionPool(
-            ssl_context=_TRUSTS_NOBODY,
+            ssl_context=_NO_CERTIFICATES,
             max_connections=self._max_connections,
             max_keepalive_connections=self._max_connections,
             keepalive_expiry=self._keepalive_seconds,
@@ -138,7 +138,7 @@ class _Body(httpx.AsyncByteStream):
         self._httpcore_stream = httpcore_stream
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        with _mapped():
+        with _map_errors():
             async for piece in self._httpcore_stream:
                 yield piece
 
@@ -156,10 +156,10 @@ class _Backend(httpcore.AsyncNetworkBackend):
 
     async def connect_tcp(self, *given: Any, **named: Any) -> httpcore.AsyncNetworkStream:
         stream = await self._backend.connect_tcp(*given, **named)
-        return stream if self._trust is None else _BeforeTls(stream, self._trust)
+        return stream if self._trust is None else _TlsCapableStream(stream, self._trust)
 
 
-class _BeforeTls(httpcore.AsyncNetworkStream):
+class _TlsCapableStream(httpcore.AsyncNetworkStream):
     """A connection on which TLS may begin; without it, all goes through."""
 
     def __init__(self, stream: httpcore.AsyncNetworkStream, trust: Trust) -> None:
@@ -193,7 +193,7 @@ class _BeforeTls(httpcore.AsyncNetworkStream):
 
 
 @contextmanager
-def _mapped() -> Iterator[None]:
+def _map_errors() -> Iterator[None]:
     try:
         yield
     except tuple(_EXCEPTIONS) as error:

@@ -87,7 +87,7 @@ class ServerConnection:
         """Whether the request has a body, or an end of one, that was not read."""
         # An empty body, which nobody reads, is over at once; h11 says so when asked.
         if self._http.their_state is h11.SEND_BODY and not self._http.they_are_waiting_for_100_continue:
-            with _ours():
+            with _map_protocol_errors():
                 return not isinstance(self._http.next_event(), h11.EndOfMessage)
         return self._http.their_state is h11.SEND_BODY
 
@@ -131,23 +131,23 @@ class ServerConnection:
 
     async def _next_event(self) -> HttpEvent | type[h11.PAUSED]:
         while True:
-            with _ours():
+            with _map_protocol_errors():
                 event = self._http.next_event()
             if event is h11.NEED_DATA:
                 received = bytes(await self._stream.receive_some(_BLOCK_BYTES))
-                with _ours():
+                with _map_protocol_errors():
                     self._http.receive_data(received)
             elif event is h11.PAUSED or isinstance(event, HttpEvent):
                 return event
 
     async def _send(self, event: HttpEvent) -> None:
-        with _ours():
+        with _map_protocol_errors():
             text = self._http.send(event) or b""
         await self._stream.send_all(text)
 
 
 @contextmanager
-def _ours() -> Iterator[None]:
+def _map_protocol_errors() -> Iterator[None]:
     try:
         yield
     except h11.ProtocolError as error:

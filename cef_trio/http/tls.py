@@ -27,10 +27,15 @@ log = structlog.get_logger(__name__)
 
 _READ_SECONDS: Final = 1.0
 """How long a new connection waits for certificates to be read again: their disk may hang."""
-_CAUSES: Final = 8
+_MAX_CAUSES: Final = 8
 _HOST_MISMATCH: Final = frozenset({62, 64})  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
 _EXPIRED: Final = frozenset({9, 10})  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
-_OURS_REFUSED: Final = ("CERTIFICATE_REQUIRED", "ALERT_UNKNOWN_CA", "ALERT_BAD_CERTIFICATE", "ALERT_CERTIFICATE")
+_CLIENT_CERTIFICATE_ALERTS: Final = (
+    "CERTIFICATE_REQUIRED",
+    "ALERT_UNKNOWN_CA",
+    "ALERT_BAD_CERTIFICATE",
+    "ALERT_CERTIFICATE",
+)
 """What OpenSSL calls the alerts by which a server refuses a client's certificate, or its absence."""
 
 
@@ -48,25 +53,25 @@ class Trust:
     def __init__(self, setting: str, ca_file: Path | None) -> None:
         self._setting = setting
         self._ca_file = ca_file
-        self._seen = _state_of(ca_file)
+        self._loaded = _fingerprint(ca_file)
         try:
             self._context = client_context(ca_file)
         except OSError as error:  # ssl.SSLError is one too
             raise ValueError(f"{setting} {ca_file}: no certificates can be read from it ({error})") from error
-        self._reading = trio.CapacityLimiter(1)
+        self._read_limiter = trio.CapacityLimiter(1)
 
     async def now(self) -> ssl.SSLContext:
         """For a new connection. The last one where the file cannot be read now, as while somebody replaces it."""
         with trio.move_on_after(_READ_SECONDS):
             # Abandoned, it has read in vain. One thread, so that a disk that hangs does not take all there are.
-            await run_in_thread(self._read_changed, abandon_on_cancel=True, limiter=self._reading)
+            await run_in_thread(self._read_changed, abandon_on_cancel=True, limiter=self._read_limiter)
         return self._context
 
     def _read_changed(self) -> None:
-        state = _state_of(self._ca_file)  # before the reading: what changes meanwhile is read the next time
-        if state == self._seen:
+        state = _fingerprint(self._ca_file)  # before the reading: what changes meanwhile is read the next time
+        if state == self._loaded:
             return
-        self._seen = state
+        self._loaded = state
         try:
             self._context = client_context(self._ca_file)
         except OSError as error:
@@ -75,7 +80,7 @@ class Trust:
             log.info("certificates_reloaded", setting=self._setting)
 
 
-def _state_of(ca_file: Path | None) -> list[tuple[int, ...] | None]:
+def _fingerprint(ca_file: Path | None) -> list[tuple[int, ...] | None]:
     """What is other whenever the file, or the system's certificates, are."""
     paths = ssl.get_default_verify_paths()
     return [_stat(path) for path in ((ca_file,) if ca_file is not None else (paths.cafile, paths.capath))]
@@ -113,14 +118,14 @@ def refusal(error: BaseException, *, ca_setting: str, address_setting: str) -> s
     Looks through the exceptions that lie beneath ``error``. The two settings are the names of variables.
     """
     seen: BaseException | None = error
-    for _ in range(_CAUSES):
+    for _ in range(_MAX_CAUSES):
         if isinstance(seen, BaseExceptionGroup):  # one for each address of a host
             seen = seen.exceptions[0]
         if isinstance(seen, ssl.SSLCertVerificationError):
-            return _in_words(seen, ca_setting, address_setting)
+            return _verification_message(seen, ca_setting, address_setting)
         # An error that was made by hand, as in a test, has no reason.
         reason = getattr(seen, "reason", None) or ""
-        if isinstance(seen, ssl.SSLError) and any(alert in reason for alert in _OURS_REFUSED):
+        if isinstance(seen, ssl.SSLError) and any(alert in reason for alert in _CLIENT_CERTIFICATE_ALERTS):
             return f"the server asks for a client's certificate that it trusts ({reason}); see {address_setting}"
         if seen is None:
             break
@@ -128,7 +133,7 @@ def refusal(error: BaseException, *, ca_setting: str, address_setting: str) -> s
     return None
 
 
-def _in_words(error: ssl.SSLCertVerificationError, ca_setting: str, address_setting: str) -> str:
+def _verification_message(error: ssl.SSLCertVerificationError, ca_setting: str, address_setting: str) -> str:
     code, message = getattr(error, "verify_code", 0), getattr(error, "verify_message", None) or str(error)
     if code in _HOST_MISMATCH:
         todo = f"{address_setting} is to name the host as its certificate does"

@@ -195,7 +195,7 @@ def at_rest(world: World) -> bool:
         of_file = [checkpoint for checkpoint in known if _is_of(world, checkpoint, entry)]
         if not any(_settled(world, checkpoint, entry) for checkpoint in of_file):
             return False
-    if world.after_upload.deed is AfterUploadAction.KEEP or len(world.buckets_used) > 1:
+    if world.after_upload.action is AfterUploadAction.KEEP or len(world.buckets_used) > 1:
         return True  # of an object in another bucket the daemon deletes nothing
     return not any(world.folder.rglob("*.mp4"))
 

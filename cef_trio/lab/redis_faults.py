@@ -21,7 +21,7 @@ _READS: Final = frozenset(
         "load",
         "load_metas",
         "members",
-        "webhooks_pending",
+        "pending_webhooks",
         "persistence",
         "ping",
     }

@@ -32,12 +32,12 @@ from cef_trio.lab.simulation import SIMULATED, simulated
 from cef_trio.lab.task_locations import place_of, tasks_below
 from cef_trio.lab.world import World, WorldDaemon
 from cef_trio.resilience.best_effort import PAUSE_SECONDS
-from cef_trio.upload.orphan_cleanup import SWEEP_SECONDS
+from cef_trio.upload.orphan_cleanup import PERIOD_SECONDS as ORPHAN_CLEANUP_SECONDS
 from cef_trio.upload.services import Services
 
 PATIENCE_SECONDS = 900.0
 """Virtual seconds in which everything must have come to rest once the servers work."""
-_STRAYS_SECONDS = PAUSE_SECONDS + SWEEP_SECONDS + 60.0
+_ORPHAN_SECONDS = PAUSE_SECONDS + ORPHAN_CLEANUP_SECONDS + 60.0
 """Virtual seconds in which uploads of ended streams must be found."""
 _LINGERS_SECONDS = 150.0
 """How long a trouble lasts that is to be told: longer than the minute of promise P10, with what has to pass before."""
@@ -298,7 +298,7 @@ async def _rest(stage: Stage, scenario: Scenario, report: Report) -> None:
             if not await _until(lambda: invariants.at_rest(world), PATIENCE_SECONDS):
                 states = Counter(checkpoint.meta.status.value for checkpoint in world.known())
                 report.violations.append(f"P6: after {PATIENCE_SECONDS:g} seconds nothing is at rest: {dict(states)}")
-            await _until(lambda: not invariants.left_uploads(world, scenario), _STRAYS_SECONDS)
+            await _until(lambda: not invariants.left_uploads(world, scenario), _ORPHAN_SECONDS)
             if scenario.faults_stay:
                 await trio.sleep(_LINGERS_SECONDS)
             # P10 grants a minute; a world whose streams have all failed is at rest sooner.

@@ -378,7 +378,7 @@ class World:
             credentials=StaticCredentials(Credentials(DEFAULT_ACCESS_KEY_ID, DEFAULT_SECRET_ACCESS_KEY)),
             endpoint_url="http://s3.world.test",
         )
-        pacer = RateLimiter(self.upload_rate, waited=metrics.upload_waited)
+        rate_limiter = RateLimiter(self.upload_rate, waited=metrics.upload_waited)
         s3 = _WitnessedS3Client(
             replace(config, options=self.options, checksum=self.checksum),
             retrier=ServiceRetrier(
@@ -388,7 +388,7 @@ class World:
                 ProxyTransport(InProcessTransport(self.endpoint), self.proxy, call_name), life, witness, self.journal
             ),
             now=self.utc_now,
-            pacer=pacer,
+            rate_limiter=rate_limiter,
         )
         s3_probe = StoreProbe(s3, template.probe_key, template.probe_recording_key)
         s3.witness = witness
@@ -425,7 +425,7 @@ class World:
                 utc_now=self.utc_now,
                 new_stream_id=lambda: str(UUID(int=self.random.getrandbits(128), version=4)),
                 metrics=metrics,
-                pacer=pacer,
+                rate_limiter=rate_limiter,
                 webhook=webhook,
                 ownership=Ownership(host.machine),
             )
@@ -524,7 +524,7 @@ class WorldDaemon:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run the tree to its end."""
 
-        async def take_in(supervisor: StreamSupervisor) -> ExitCode:
+        async def run_intake(supervisor: StreamSupervisor) -> ExitCode:
             self._supervisor = supervisor
             world, services = self.world, self.services
             self._risks = RiskObserver(services, supervisor, lambda: self.shutdown.signals > 0)
@@ -546,7 +546,7 @@ class WorldDaemon:
                 task_status.started()
             return ExitCode.DONE
 
-        await serve(self.services, self.shutdown, _is_recording, take_in)
+        await serve(self.services, self.shutdown, _is_recording, run_intake)
         self.exit_code = ExitCode.NOT_SAVED if self.services.exit_saves.unsaved else ExitCode.DONE
 
     async def _start_watching(self, supervisor: StreamSupervisor, intake: trio.Nursery) -> None:
@@ -558,7 +558,7 @@ class WorldDaemon:
                 if self.listens:
                     intake.start_soon(self._tell_scan, supervisor)
 
-            self.services.scans.ask = scan_soon
+            self.services.scans.request_scan = scan_soon
             return
         kernel, host = self.world.kernel, self._host
         watcher = Watcher(
@@ -569,7 +569,7 @@ class WorldDaemon:
             reader=InlineReader(_is_recording, partial(kernel.answering, host)),
             open_inotify=cast("Callable[[], AbstractContextManager[INotify]]", partial(kernel.queues.open, host.real)),
         )
-        self.services.scans.ask = watcher.rescan
+        self.services.scans.request_scan = watcher.rescan
         if self._risks is not None:
             self._risks.watcher = watcher
         await intake.start(watcher.run)

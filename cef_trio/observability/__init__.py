@@ -8,8 +8,15 @@ Redis; the room `admin/` for the status page, health and readiness.
 """
 
 from cef_trio.observability import daemon_report, logs
-from cef_trio.observability.at_risk import SENTENCES, Facts, Reason, Risk, Upload, Waiting, held, judge
-from cef_trio.observability.daemon_report import DaemonReport, crying, decode_all, lags_of, twins, words
+from cef_trio.observability.at_risk import SENTENCES, Facts, Reason, Risk, Upload, Waiting, describe_amount, find_risks
+from cef_trio.observability.daemon_report import (
+    DaemonReport,
+    decode_all,
+    describe_problems,
+    duplicate_daemons,
+    lags_of,
+    needs_attention,
+)
 from cef_trio.observability.gauge_values import LimiterUse, Snapshot
 from cef_trio.observability.lag import Growth, Lag, lag_of, total
 from cef_trio.observability.logs import Redactor, configure, configure_for, flush, lost_lines, set_level
@@ -35,19 +42,19 @@ __all__ = [
     "WebhookOutcome",
     "configure",
     "configure_for",
-    "crying",
     "daemon_report",
     "decode_all",
+    "describe_amount",
+    "describe_problems",
+    "duplicate_daemons",
+    "find_risks",
     "flush",
-    "held",
-    "judge",
     "lag_of",
     "lags_of",
     "logs",
     "lost_lines",
+    "needs_attention",
     "set_level",
     "survey_redis",
     "total",
-    "twins",
-    "words",
 ]

@@ -2,7 +2,7 @@
 
 Promise P10: while bytes that should be in S3 are not getting there for longer than a minute, ``/readyz``, the metrics,
 ``status``, the status page and ``doctor`` say so, and why; otherwise none of them does. So each of them shows what
-:func:`judge` says, and none judges by itself.
+:func:`find_risks` says, and none judges by itself.
 
 What is no risk: a part that is not full yet while its recording is written, however slowly; an upload that moves,
 however slowly; a stream that waits for its turn while others move (``MAX_UPLOAD_RATE``, slots); an upload that a person
@@ -111,7 +111,7 @@ class Risk:
     """In words, for a person: it may name files."""
 
 
-def held(risk: Risk) -> str:
+def describe_amount(risk: Risk) -> str:
     """How much is held back, in words."""
     if not risk.recordings:
         return "at risk"
@@ -119,7 +119,7 @@ def held(risk: Risk) -> str:
     return f"{risk.size_bytes} bytes of {recordings} not get to S3"
 
 
-def judge(facts: Facts, now: float, *, patience_seconds: float | None = None) -> tuple[Risk, ...]:
+def find_risks(facts: Facts, now: float, *, patience_seconds: float | None = None) -> tuple[Risk, ...]:
     """What is at risk now, one entry a reason, in the order of :class:`Reason`."""
     patience = PATIENCE_SECONDS if patience_seconds is None else patience_seconds
     still = [one for one in facts.uploads if _stands_still(one, facts, now, patience)]

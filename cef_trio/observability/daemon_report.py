@@ -12,15 +12,15 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from cef_trio.observability.at_risk import Reason, Risk, held
+from cef_trio.observability.at_risk import Reason, Risk, describe_amount
 from cef_trio.observability.lag import Lag
 
 OLD_SECONDS: Final = 60.0
 """A daemon that has not reported for so long is silent."""
 FORGOTTEN_SECONDS: Final = 7 * 86400.0
-_WHO: Final = ("name", "host", "system", "process", "owner")
+_IDENTITY_FIELDS: Final = ("name", "host", "system", "process", "owner")
 MAX_LAGS: Final = 200
-"""So many streams' lag is told, those that lag most."""
+"""So many streams' lag is reported, those with the largest lag."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +31,7 @@ class DaemonReport:
     at: float
     folder: str
     stopped: bool = False
-    """It ended as it was told to: nothing more is to be heard of it."""
+    """It was shut down, so no further report is expected."""
     risks: tuple[Risk, ...] = ()
     lags: Mapping[str, Lag] = field(default_factory=dict)
     """By stream id."""
@@ -47,7 +47,7 @@ class DaemonReport:
     """The name of whose streams it takes for its own (``Owner.name``); empty: other hosts may rightly be the same."""
 
     @property
-    def called(self) -> str:
+    def instance_id(self) -> str:
         """Its INSTANCE_ID, whatever it reports under."""
         return self.name or self.instance
 
@@ -67,8 +67,8 @@ def encode(report: DaemonReport) -> str:
             "folder": report.folder,
             "stopped": report.stopped,
             "risks": [[one.reason.value, one.since, one.size_bytes, one.recordings, one.why] for one in report.risks],
-            "lags": {key: _told(lag) for key, lag in most},
-            **{name: text for name in _WHO if (text := getattr(report, name))},
+            "lags": {key: _encode_lag(lag) for key, lag in most},
+            **{name: text for name in _IDENTITY_FIELDS if (text := getattr(report, name))},
         },
         separators=(",", ":"),
     )
@@ -81,15 +81,15 @@ def decode(instance: str, text: str) -> DaemonReport:
         ValueError: no daemon of this version wrote that.
     """
     try:
-        told = json.loads(text)
+        document = json.loads(text)
         return DaemonReport(
             instance=instance,
-            at=float(told["at"]),
-            folder=str(told["folder"]),
-            stopped=bool(told["stopped"]),
-            risks=tuple(_risk(*one) for one in told["risks"]),
-            lags={str(key): _lag(*one) for key, one in told["lags"].items()},
-            **{name: str(told.get(name, "")) for name in _WHO},
+            at=float(document["at"]),
+            folder=str(document["folder"]),
+            stopped=bool(document["stopped"]),
+            risks=tuple(_decode_risk(*one) for one in document["risks"]),
+            lags={str(key): _decode_lag(*one) for key, one in document["lags"].items()},
+            **{name: str(document.get(name, "")) for name in _IDENTITY_FIELDS},
         )
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(f"the report of {instance!r} cannot be read: {error!r}") from error
@@ -111,18 +111,18 @@ def lags_of(reports: Iterable[DaemonReport], now: float) -> dict[str, Lag]:
     return {key: lag for report in reports if not report.is_silent(now) for key, lag in report.lags.items()}
 
 
-def twins(reports: Iterable[DaemonReport], now: float) -> list[str]:
+def duplicate_daemons(reports: Iterable[DaemonReport], now: float) -> list[str]:
     """Each identity that two living daemons have, in a sentence."""
     living = [one for one in reports if not one.stopped and not one.is_silent(now) and one.process]
     found = []
-    for called, same in _grouped(living, lambda one: one.called):
-        where = _places(same)
+    for called, same in _grouped(living, lambda one: one.instance_id):
+        where = _locations(same)
         found.append(f"{len(same)} daemons have the INSTANCE_ID {called!r}: {where}")
     for _, same in _grouped([one for one in living if one.owner], lambda one: one.owner):
         if len({one.system for one in same}) > 1:
             found.append(
                 f"{len(same)} machines cannot be told apart, neither by their machine-id nor by their file system: "
-                f"{_places(same)}"
+                f"{_locations(same)}"
             )
     return found
 
@@ -136,18 +136,18 @@ def _grouped(
     return [(name, same) for name, same in groups.items() if len(same) > 1]
 
 
-def _places(same: Iterable[DaemonReport]) -> str:
+def _locations(same: Iterable[DaemonReport]) -> str:
     return " and ".join(f"{one.folder} on {one.host or 'a host'}" for one in same)
 
 
-def crying(reports: Iterable[DaemonReport], now: float) -> list[DaemonReport]:
+def needs_attention(reports: Iterable[DaemonReport], now: float) -> list[DaemonReport]:
     """The reports that a person must see: of a daemon that tells of a risk, or that has fallen silent."""
     return [one for one in reports if (one.risks and not one.stopped) or one.is_silent(now)]
 
 
-def words(report: DaemonReport, now: float) -> list[str]:
+def describe_problems(report: DaemonReport, now: float) -> list[str]:
     """Each trouble of a daemon in a sentence."""
-    found = [_in_words(one, now) for one in report.risks]
+    found = [_describe_risk(one, now) for one in report.risks]
     if report.is_silent(now):
         found.insert(
             0,
@@ -157,23 +157,24 @@ def words(report: DaemonReport, now: float) -> list[str]:
     return found
 
 
-def _in_words(risk: Risk, now: float) -> str:
-    return f"{held(risk)}, for {max(0.0, now - risk.since):.0f} s: {risk.why}"
+def _describe_risk(risk: Risk, now: float) -> str:
+    return f"{describe_amount(risk)}, for {max(0.0, now - risk.since):.0f} s: {risk.why}"
 
 
-def _risk(reason: Any, since: Any, size_bytes: Any, recordings: Any, why: Any) -> Risk:
+def _decode_risk(reason: Any, since: Any, size_bytes: Any, recordings: Any, why: Any) -> Risk:
     return Risk(Reason(reason), float(since), int(size_bytes), int(recordings), str(why))
 
 
-def _told(lag: Lag) -> list[float | None]:
-    told = [lag.size_bytes, lag.since]
-    return [*told, lag.unwritten_bytes] if lag.unwritten_bytes else told  # commands of earlier versions know two
+def _encode_lag(lag: Lag) -> list[float | None]:
+    document = [lag.size_bytes, lag.since]
+    # Commands of earlier versions expect two values.
+    return [*document, lag.unwritten_bytes] if lag.unwritten_bytes else document
 
 
-def _lag(size_bytes: Any, since: Any, unwritten_bytes: Any = 0) -> Lag:
+def _decode_lag(size_bytes: Any, since: Any, unwritten_bytes: Any = 0) -> Lag:
     return Lag(int(size_bytes), None if since is None else float(since), int(unwritten_bytes))
 
 
 def stopped(report: DaemonReport) -> DaemonReport:
-    """The last report of a daemon that ends as it was told to."""
+    """The last report of a daemon that shuts down."""
     return replace(report, stopped=True, risks=(), lags={})

@@ -21,7 +21,7 @@ from typing import Final
 
 MAX_QUEUED_BYTES: Final = 1024 * 1024
 _AT_ONCE_BYTES: Final = 64 * 1024
-_AGAIN_SECONDS: Final = 1.0
+_POLL_SECONDS: Final = 1.0
 """How long to wait for a descriptor that is full, and that somebody else made non-blocking."""
 
 
@@ -50,8 +50,8 @@ class LineWriter:
         self._writing = 0
         """Lines that the thread has taken and not yet written."""
         self._thread: threading.Thread | None = None
-        self._untold = 0
-        self._cut = False
+        self._unreported = 0
+        self._line_incomplete = False
         """Whether the last line that was written is not whole."""
         self.lost = 0
         """Lines that were dropped, since the process began."""
@@ -60,7 +60,7 @@ class LineWriter:
         """Queue a line, which ends with its newline. Never waits for the descriptor."""
         with self._changed:
             if self._queued_bytes + len(line) > self._max_queued_bytes:
-                self._lose(1)
+                self._count_lost(1)
                 return
             self._lines.append(line)
             self._queued_bytes += len(line)
@@ -82,9 +82,9 @@ class LineWriter:
                 return
             self._thread = thread
 
-    def _lose(self, lines: int) -> None:
+    def _count_lost(self, lines: int) -> None:
         self.lost += lines
-        self._untold += lines
+        self._unreported += lines
 
     # -- the thread ----------------------------------------------------------------------------------------------------
 
@@ -96,17 +96,17 @@ class LineWriter:
                 self._write_all(b"".join(lines))
             except OSError:  # nobody reads any more, or the disk is full; there is nowhere to say so
                 with self._changed:
-                    self._lose(len(lines))
+                    self._count_lost(len(lines))
                 written = False
             else:
                 written = True
             with self._changed:
                 self._writing = 0
                 has_room = self._queued_bytes <= self._max_queued_bytes // 2  # what is said must not be lost too
-                untold, self._untold = (self._untold, 0) if written and has_room else (0, self._untold)
+                unreported, self._unreported = (self._unreported, 0) if written and has_room else (0, self._unreported)
                 self._changed.notify_all()
-            if untold:
-                self._on_recovered(untold)
+            if unreported:
+                self._on_recovered(unreported)
 
     def _take(self) -> list[bytes]:
         with self._changed:
@@ -121,7 +121,7 @@ class LineWriter:
             return lines
 
     def _write_all(self, text: bytes) -> None:
-        left = memoryview(b"\n" + text if self._cut else text)
+        left = memoryview(b"\n" + text if self._line_incomplete else text)
         while left:
             try:
                 count = os.write(self._descriptor, left)
@@ -131,12 +131,12 @@ class LineWriter:
                 self._wait_writable()
                 continue
             left = left[count:]
-            self._cut = bool(left)
+            self._line_incomplete = bool(left)
 
     def _wait_writable(self) -> None:
         # Not for ever: whether a poll wakes is up to what the descriptor is.
         began = time.monotonic()
         poll = select.poll()
         poll.register(self._descriptor, select.POLLOUT)
-        if poll.poll(_AGAIN_SECONDS * 1000) and time.monotonic() - began < _AGAIN_SECONDS / 100:
-            time.sleep(_AGAIN_SECONDS / 100)
+        if poll.poll(_POLL_SECONDS * 1000) and time.monotonic() - began < _POLL_SECONDS / 100:
+            time.sleep(_POLL_SECONDS / 100)

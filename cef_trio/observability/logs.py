@@ -110,7 +110,7 @@ def configure_for(settings: Settings) -> None:
     global _writer  # noqa: PLW0603 - one log for a process, as logging itself has one
     if _writer is None:
         with suppress(OSError):  # a stream that is no file, as in a test: written in place
-            _writer = LineWriter(sys.stderr.fileno(), on_recovered=_say_lost)
+            _writer = LineWriter(sys.stderr.fileno(), on_recovered=_log_lost_lines)
             atexit.register(flush)
     configure(settings.app_env, settings.log_level, secrets=secret_values(settings), writer=_writer)
     sys.excepthook = _log_uncaught
@@ -130,7 +130,7 @@ def lost_lines() -> int:
     return 0 if _writer is None else _writer.lost
 
 
-def _say_lost(lines: int) -> None:
+def _log_lost_lines(lines: int) -> None:
     log.warning("log_lines_lost", lines=lines)
 
 

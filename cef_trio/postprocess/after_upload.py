@@ -41,10 +41,10 @@ from cef_trio.postprocess.after_upload_rules import (
     AfterUploadRule,
     VerifiedFile,
     copy_name,
+    object_mismatch,
     pause_seconds,
     targets,
     verified_file,
-    why_not_the_object,
 )
 from cef_trio.postprocess.copy_file import Copy
 from cef_trio.postprocess.rename_file import OtherFileSystemError
@@ -85,7 +85,7 @@ class AfterUpload:
     def offer(self, meta: StreamMeta) -> None:
         """A recording is completed, and its file as it was verified, as far as was seen."""
         before = self._waiting.get(meta.current_path)
-        if self._rule.deed is AfterUploadAction.KEEP or (before is not None and before.stream_id == meta.stream_id):
+        if self._rule.action is AfterUploadAction.KEEP or (before is not None and before.stream_id == meta.stream_id):
             return
         self._waiting[meta.current_path] = _Waiting(meta.stream_id, trio.current_time())
         self._news.value = True
@@ -120,7 +120,7 @@ class AfterUpload:
     def _hangs(self, path: str) -> bool:
         mounts = self._services.mounts
         return mounts.hangs(path) or (
-            self._rule.deed is AfterUploadAction.MOVE and mounts.hangs(str(self._rule.folder))
+            self._rule.action is AfterUploadAction.MOVE and mounts.hangs(str(self._rule.folder))
         )
 
     async def _tried(self, path: str, waiting: _Waiting, ended: AsyncBool) -> None:
@@ -184,7 +184,7 @@ class AfterUpload:
 
     async def _act(self, stream_id: str, ours: _Claim) -> None:
         file = await self._proved(stream_id)
-        if self._rule.deed is AfterUploadAction.DELETE:
+        if self._rule.action is AfterUploadAction.DELETE:
             if await self._services.disk.change(partial(disposal.delete_now, file), path=file.path):
                 log.info("recording_deleted_after_upload", stream_id=stream_id, path=file.path)
             return
@@ -204,7 +204,7 @@ class AfterUpload:
         if meta.s3_bucket != self._services.rules.bucket:
             raise disposal.NotTouchedError(f"its object is in another bucket, {meta.s3_bucket!r}")
         stored = await self._services.s3.head_object(meta.s3_key_prefix)
-        why_not = why_not_the_object(file, meta.object_etag or "", stored)
+        why_not = object_mismatch(file, meta.object_etag or "", stored)
         if why_not is not None:
             raise disposal.NotTouchedError(why_not)
         return file

@@ -35,7 +35,7 @@ class AfterUploadAction(StrEnum):
 class AfterUploadRule:
     """``AFTER_UPLOAD``, understood. ``folder``: where recordings are moved to, with their paths below ``WATCH_DIR``."""
 
-    deed: AfterUploadAction
+    action: AfterUploadAction
     folder: str = ""
 
 
@@ -88,7 +88,7 @@ def _crc_of_parts(plan: PartPlan, parts: Mapping[int, PartRecord], size_bytes: i
     return combine_crc64nvme((record.crc64nvme, record.size_bytes) for record in whole)
 
 
-def why_not_the_file(expected: VerifiedFile, found: FileStat, observed: FileIdentity) -> str | None:
+def file_mismatch(expected: VerifiedFile, found: FileStat, observed: FileIdentity) -> str | None:
     """Why an open file, by all that is told of it, is not the one that was verified; ``None`` if it is."""
     if not is_verified_file(expected.identity, observed):
         return "another file has its name, or it is on another file system"
@@ -97,7 +97,7 @@ def why_not_the_file(expected: VerifiedFile, found: FileStat, observed: FileIden
     return None
 
 
-def why_not_the_object(expected: VerifiedFile, etag: str, stored: StoredObject | None) -> str | None:
+def object_mismatch(expected: VerifiedFile, etag: str, stored: StoredObject | None) -> str | None:
     """Why what S3 has under the stream's key is not proved to be the recording; ``None`` if it is.
 
     The checksum decides where the store keeps one; else the ETag must be that of the object that was completed.

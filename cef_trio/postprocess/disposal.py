@@ -27,7 +27,7 @@ from typing import Final
 
 from cef_trio.exceptions import AfterUploadError
 from cef_trio.files import WriterState, identity_of, origin_of, regular_file_stat, take_lease, writer_waits
-from cef_trio.postprocess.after_upload_rules import VerifiedFile, why_not_the_file
+from cef_trio.postprocess.after_upload_rules import VerifiedFile, file_mismatch
 from cef_trio.postprocess.rename_file import FOLDER, all_taken, folder_of, map_os_errors, rename
 
 _READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -106,7 +106,7 @@ def _check(file: VerifiedFile, descriptor: int) -> None:
         why: str | None = "it is no regular file any more"
     else:
         observed = identity_of(found, origin_of(descriptor), head_size_bytes=0, head_crc64nvme=0)
-        why = why_not_the_file(file, found, observed)
+        why = file_mismatch(file, found, observed)
     if why is not None:
         raise NotTouchedError(f"{file.path!r} was left alone: {why}")
 

@@ -35,22 +35,22 @@ from cef_trio.webhook import Answered, Delivery, WebhookClient, WebhookResponse,
 
 log = structlog.get_logger(__name__)
 
-_WORK: Final = "webhook"
+_JOB: Final = "webhook"
 _POLICY: Final = RetryPolicy(initial_seconds=5.0, max_seconds=900.0)
 """How far apart the attempts are; how many there may be is a matter of hours (``WEBHOOK_RETRY_HOURS``)."""
-_AT_ONCE: Final = 4
+_MAX_CONCURRENT: Final = 4
 _PERIOD_SECONDS: Final = 60.0
 """How often Redis is asked for what is owed although nothing was completed here: a daemon may have died."""
 _BATCH: Final = 500
 _MAX_BODY_BYTES: Final = 16 << 20
 """More than any metadata object has: 10,000 parts of some 150 bytes."""
-_NOT_THERE: Final = "NoSuchKey"
+_NO_SUCH_KEY: Final = "NoSuchKey"
 _SENDABLE_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,200}")
 """An id that a header can carry, and that a signature cannot be misread for: whoever may write to Redis writes any."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Debt:
+class _PendingDelivery:
     """A delivery that is owed, as this process sees it."""
 
     due_at: float
@@ -75,48 +75,50 @@ class WebhookDeliverer:
         self._below = watch_folder.rstrip("/") + "/"
         self._retry = timedelta(seconds=retry_seconds)
         self._random = random or Random()  # noqa: S311 - jitter, not a secret
-        self._debts: dict[str, _Debt] = {}
-        self._silent = self._answered = False
+        self._pending: dict[str, _PendingDelivery] = {}
+        self._unreachable = self._answered = False
         """Whether, in this round, an attempt had no answer; and whether one had."""
-        self._silent_rounds = 0
+        self._failed_rounds = 0
 
     @property
-    def owed(self) -> int:
+    def pending(self) -> int:
         """How many deliveries this daemon owes, as of the last round."""
-        return len(self._debts)
+        return len(self._pending)
 
     async def run(self) -> None:
         """Deliver for ever."""
-        owed = self._services.webhook_owed
+        enqueued = self._services.webhook_enqueued
         while True:
-            owed.value = self._silent = self._answered = False
+            enqueued.value = self._unreachable = self._answered = False
             try:
                 await self._round()
             except CefMp4ProcessorError as error:
                 log.warning("webhook_queue_unavailable", error=str(error))
-            if self._silent:
-                self._silent_rounds = 1 if self._answered else self._silent_rounds + 1
-                await trio.sleep(_pause_seconds(self._silent_rounds, self._dice(), None))
+            if self._unreachable:
+                self._failed_rounds = 1 if self._answered else self._failed_rounds + 1
+                await trio.sleep(_pause_seconds(self._failed_rounds, self._jitter(), None))
                 continue
-            self._silent_rounds = 0
+            self._failed_rounds = 0
             now = trio.current_time()
-            soonest = min((debt.due_at for debt in self._debts.values()), default=now + _PERIOD_SECONDS)
+            soonest = min((delivery.due_at for delivery in self._pending.values()), default=now + _PERIOD_SECONDS)
             # A second at least, so that neither a Redis that refuses nor a clock's last digit makes a busy loop.
             with trio.move_on_at(min(max(soonest, now + 1.0), now + _PERIOD_SECONDS)):
-                await owed.wait_value(True)
+                await enqueued.wait_value(True)
 
     async def _round(self) -> None:
         """Try each delivery that is due, the one that was due first at first."""
-        metas = await self._owed_here()
+        metas = await self._pending_here()
         now = trio.current_time()
-        self._debts = {stream_id: self._debts.get(stream_id, _Debt(now)) for stream_id in metas}
-        due = sorted((debt.due_at, stream_id) for stream_id, debt in self._debts.items() if debt.due_at <= now)
+        self._pending = {stream_id: self._pending.get(stream_id, _PendingDelivery(now)) for stream_id in metas}
+        due = sorted(
+            (delivery.due_at, stream_id) for stream_id, delivery in self._pending.items() if delivery.due_at <= now
+        )
         waiting = iter([metas[stream_id] for _, stream_id in due])
         async with trio.open_nursery() as nursery:
-            for _ in range(min(_AT_ONCE, len(due))):
-                nursery.start_soon(self._work_off, waiting)
+            for _ in range(min(_MAX_CONCURRENT, len(due))):
+                nursery.start_soon(self._deliver_next, waiting)
 
-    async def _owed_here(self) -> Mapping[str, StreamMeta]:
+    async def _pending_here(self) -> Mapping[str, StreamMeta]:
         """The records of the streams of this folder, by id, whose webhook is owed."""
         ids = sorted(await self._services.store.pending_webhooks())
         metas: dict[str, StreamMeta] = {}
@@ -130,32 +132,32 @@ class WebhookDeliverer:
             if meta.current_path.startswith(self._below) and ours(meta)
         }
 
-    async def _work_off(self, waiting: Iterator[StreamMeta]) -> None:
+    async def _deliver_next(self, waiting: Iterator[StreamMeta]) -> None:
         for meta in waiting:
-            if self._silent:
+            if self._unreachable:
                 return
             await self._try(meta)
 
     async def _try(self, meta: StreamMeta) -> None:
         """Make one attempt, if no other daemon does. Cancelled anywhere in it, the delivery stays owed."""
-        store, lease, name = self._services.store, self._services.lease, job_lock_name(meta.stream_id, _WORK)
+        store, lease, name = self._services.store, self._services.lease, job_lock_name(meta.stream_id, _JOB)
         try:
             if not await store.acquire(name, lease):
-                self._debts[meta.stream_id] = _Debt(trio.current_time() + lease.ttl_seconds)
+                self._pending[meta.stream_id] = _PendingDelivery(trio.current_time() + lease.ttl_seconds)
                 return
             if await store.is_webhook_pending(meta.stream_id):
                 await self._deliver(meta)
             else:  # another daemon delivered it between the look at what is owed and the claim
-                self._debts.pop(meta.stream_id, None)
+                self._pending.pop(meta.stream_id, None)
             await store.release([name], lease)
         except WebhookOperationError as error:
-            self._silent |= error.status is None
-            await self._again(meta, error, error.retry_after_seconds)
+            self._unreachable |= error.status is None
+            await self._schedule_retry(meta, error, error.retry_after_seconds)
         except CefMp4ProcessorError as error:  # S3's or Redis's trouble; theirs is not the receiver's
-            await self._again(meta, error, None)
+            await self._schedule_retry(meta, error, None)
         except Exception as error:  # a bug, or a record that no daemon wrote, is this delivery's trouble only: P6
             log.exception("webhook_error", stream_id=meta.stream_id)
-            await self._again(meta, WebhookOperationError("deliver", repr(error)), None)
+            await self._schedule_retry(meta, WebhookOperationError("deliver", repr(error)), None)
 
     async def _deliver(self, meta: StreamMeta) -> None:
         """One attempt.
@@ -166,15 +168,15 @@ class WebhookDeliverer:
         """
         if not _SENDABLE_ID.fullmatch(meta.stream_id):
             log.warning("webhook_given_up", stream_id=meta.stream_id, error="no daemon gives a stream such an id")
-            await self._settle(meta, WebhookOutcome.GIVEN_UP)
+            await self._acknowledge(meta, WebhookOutcome.GIVEN_UP)
             return
         try:
             body = await self._body(meta)
         except S3OperationError as error:
-            if error.code != _NOT_THERE:
+            if error.code != _NO_SUCH_KEY:
                 raise
             log.warning("webhook_given_up", stream_id=meta.stream_id, error=str(error))
-            await self._settle(meta, WebhookOutcome.GIVEN_UP)
+            await self._acknowledge(meta, WebhookOutcome.GIVEN_UP)
             return
         delivery = Delivery(f"completed_{meta.stream_id}", meta.stream_id, body)
         async with self._client.post(delivery) as answer:
@@ -183,7 +185,7 @@ class WebhookDeliverer:
             match judge_status(answer.status, answer.content_type):
                 case Answered.DELIVERED:
                     await self._services.record_effect(
-                        "webhook delivery", lambda: self._settle(meta, WebhookOutcome.DELIVERED)
+                        "webhook delivery", lambda: self._acknowledge(meta, WebhookOutcome.DELIVERED)
                     )
                     log.info("webhook_delivered", stream_id=meta.stream_id, status=answer.status)
                 case Answered.REFUSED:
@@ -193,11 +195,11 @@ class WebhookDeliverer:
                         status=answer.status,
                         receiver=self._client.receiver,
                     )
-                    await self._settle(meta, WebhookOutcome.REFUSED)
+                    await self._acknowledge(meta, WebhookOutcome.REFUSED)
                 case Answered.AGAIN:
-                    raise self._not_taken(answer)
+                    raise self._retryable_error(answer)
 
-    def _not_taken(self, answer: WebhookResponse) -> WebhookOperationError:
+    def _retryable_error(self, answer: WebhookResponse) -> WebhookOperationError:
         return WebhookOperationError(
             "deliver",
             f"the receiver answered HTTP {answer.status} [{self._client.receiver}]",
@@ -219,31 +221,33 @@ class WebhookDeliverer:
             async for chunk in chunks:
                 body += chunk
                 if len(body) > _MAX_BODY_BYTES:
-                    raise S3OperationError("get_object", "the metadata is larger than any of ours", code=_NOT_THERE)
+                    raise S3OperationError("get_object", "the metadata is larger than any of ours", code=_NO_SUCH_KEY)
         return bytes(body)
 
-    async def _settle(self, meta: StreamMeta, outcome: WebhookOutcome) -> None:
+    async def _acknowledge(self, meta: StreamMeta, outcome: WebhookOutcome) -> None:
         await self._services.store.ack_webhook(meta.stream_id)
-        self._debts.pop(meta.stream_id, None)
+        self._pending.pop(meta.stream_id, None)
         self._services.metrics.webhook_attempted(outcome)
 
-    async def _again(self, meta: StreamMeta, error: CefMp4ProcessorError, asked_seconds: float | None) -> None:
+    async def _schedule_retry(
+        self, meta: StreamMeta, error: CefMp4ProcessorError, retry_after_seconds: float | None
+    ) -> None:
         """Note that an attempt failed. One that had its hours is given up, but not for an outage of S3 or Redis."""
-        debt = self._debts.get(meta.stream_id)
-        if debt is None:
+        delivery = self._pending.get(meta.stream_id)
+        if delivery is None:
             return  # delivered; only giving its claim back failed
         final = isinstance(error, WebhookOperationError) or not error.transient
         if final and self._services.utc_now() >= meta.last_activity_at_utc + self._retry:
             log.warning("webhook_given_up", stream_id=meta.stream_id, error=str(error))
             try:
-                await self._settle(meta, WebhookOutcome.GIVEN_UP)
+                await self._acknowledge(meta, WebhookOutcome.GIVEN_UP)
             except CefMp4ProcessorError as unsaved:
                 log.warning("webhook_queue_unavailable", error=str(unsaved))
             else:
                 return
-        failures = debt.failures + 1
-        pause = _pause_seconds(failures, self._dice(), asked_seconds)
-        self._debts[meta.stream_id] = _Debt(trio.current_time() + pause, failures)
+        failures = delivery.failures + 1
+        pause = _pause_seconds(failures, self._jitter(), retry_after_seconds)
+        self._pending[meta.stream_id] = _PendingDelivery(trio.current_time() + pause, failures)
         self._services.metrics.webhook_attempted(WebhookOutcome.FAILED)
         log.warning(
             "webhook_retrying",
@@ -253,11 +257,11 @@ class WebhookDeliverer:
             error=str(error),
         )
 
-    def _dice(self) -> float:
+    def _jitter(self) -> float:
         return self._random.uniform(0.5, 1)
 
 
-def _pause_seconds(failures: int, dice: float, asked_seconds: float | None) -> float:
+def _pause_seconds(failures: int, jitter: float, retry_after_seconds: float | None) -> float:
     """How long to wait after that many failures; at least what the receiver asked for, within reason."""
-    pause = _POLICY.ceiling_seconds(failures) * dice
-    return pause if asked_seconds is None else max(pause, min(asked_seconds, MAX_RETRY_AFTER_SECONDS))
+    pause = _POLICY.ceiling_seconds(failures) * jitter
+    return pause if retry_after_seconds is None else max(pause, min(retry_after_seconds, MAX_RETRY_AFTER_SECONDS))

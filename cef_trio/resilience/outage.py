@@ -1,19 +1,20 @@
-"""One outage is one outage: the circuit breaker of a service, and how it is told from one call's own trouble.
+"""Circuit breaker for S3 and for Redis: distinguishes an outage from the failure of a single call.
 
-All calls to a service share its :class:`CircuitBreaker`. While it is open they wait instead of knocking, one probe with
-a back-off of its own notices the end, and all go on. Four rules:
+All calls to a service share its :class:`CircuitBreaker`. While it is open, calls wait, and one probe with its own
+back-off detects the recovery. Rules:
 
-- **The probe does what failed.** A PING that succeeds says nothing of writes that are refused, nor a HEAD of a PUT. So
-  the probe is told what was needed (:class:`Need`): a small write if a write failed, a read if only reads did.
-- **No answer is everybody's.** A call that got none in all its attempts opens the breaker at once.
-- **An answer is checked.** A refusal or a server error may be about this one call. The probe, a small write on a key of
-  its own, decides (:meth:`CircuitBreaker.is_everybodys`): what it runs into too is an outage, held and probed until the
-  probe succeeds, whatever S3 or Redis calls it (a key that is not known, a quota, a bucket that is not there). What it
-  does not run into is that call's own.
-- **Idle is no proof.** While nothing was acknowledged for ``idle_seconds`` the service is asked once, by one read.
+- **Probe what failed.** A successful PING does not prove that writes work, nor a HEAD that a PUT works. :class:`Need`
+  states whether the probe must write.
+- **No answer means outage.** A call that got no answer in any attempt opens the breaker at once.
+- **Confirm an error answer.** A refusal or a server error may concern a single call. The probe, a small write to a key
+  of its own, decides (:meth:`CircuitBreaker.affects_all_calls`). If the probe fails too, it is an outage, whatever the
+  error code (unknown key, quota, missing bucket); the breaker stays open until the probe succeeds. If the probe
+  succeeds, the error belongs to the call.
+- **Check an idle service.** If nothing was acknowledged for ``idle_seconds``, one read is sent.
 
-The probe needs the rights that every upload needs (``SECURITY.md``). Where somebody took them from the probe's key
-alone, it can never succeed; so a refusal that only it runs into holds the others back for ``UNPROVED_SECONDS`` at most.
+The probe needs the permissions that every upload needs (``SECURITY.md``). If only the probe's key is denied, the probe
+can never succeed. A refusal seen by the probe alone therefore blocks other calls for ``UNPROVEN_REFUSAL_SECONDS`` at
+most.
 """
 
 from __future__ import annotations
@@ -33,45 +34,45 @@ from cef_trio.exceptions import CefMp4ProcessorError, OperationError
 
 log = structlog.get_logger(__name__)
 
-UNPROVED_SECONDS: Final = 60.0
-"""How long the refusals of a probe that has never succeeded hold all others back at a time."""
+UNPROVEN_REFUSAL_SECONDS: Final = 60.0
+"""How long calls wait for a probe that is refused and has never succeeded."""
 IDLE_SECONDS: Final = 60.0
-"""How often a service is asked that nobody needs."""
-_ASK_AGAIN_SECONDS: Final = 1.0
-"""Before a service that did not answer while idle is asked the second time; then it is an outage."""
+"""Default idle time before a service is probed."""
+_IDLE_RETRY_SECONDS: Final = 1.0
+"""Delay before the second idle probe; if that fails too, it is an outage."""
 
 _probing: ContextVar[bool] = ContextVar("probing", default=False)
-"""Set while a task probes: its calls are the breaker's own attempts, neither repeated nor waiting for it."""
+"""Set while a task probes: its calls are neither retried nor blocked by the breaker."""
 
 
 def is_probing() -> bool:
-    """Whether this task's calls are a probe's."""
+    """Whether this task is running a probe."""
     return _probing.get()
 
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often and how far apart. Seconds; ``attempts`` counts the first one too."""
+    """Number of attempts and the delays between them, in seconds. ``attempts`` includes the first one."""
 
     attempts: int = 5
     initial_seconds: float = 0.2
     max_seconds: float = 10.0
 
     def ceiling_seconds(self, attempt: int) -> float:
-        """The longest wait after that attempt (1, 2, …): doubled each time, up to the cap."""
+        """Return the longest delay after ``attempt`` (1, 2, …): doubled each time, up to ``max_seconds``."""
         exponent = min(attempt - 1, 63)  # a float overflows long before an outage of a year does
         return float(min(self.max_seconds, self.initial_seconds * 2**exponent))
 
 
 class Need(Enum):
-    """What of a service failed, and so what a probe must do to prove its end."""
+    """Kind of call that failed; a probe must make the same kind to prove recovery."""
 
     READ = "read"
     WRITE = "write"
 
 
 Probe = Callable[[Need], Awaitable[None]]
-"""Does as little as proves the need; raises what a call would raise."""
+"""Makes the cheapest call that proves the need; raises what a normal call would raise."""
 
 READS: Final = frozenset(
     {
@@ -84,9 +85,9 @@ READS: Final = frozenset(
         "list_parts",
     }
 )
-"""S3's operations that change nothing. Redis has no such list: what reads there soon writes."""
+"""S3 operations without side effects. Redis has no such list, since its reads are followed by writes."""
 
-_OF_ONE_CALL: Final = frozenset(
+_SINGLE_CALL_CODES: Final = frozenset(
     {
         "BadDigest",
         "ChecksumMismatch",
@@ -98,54 +99,56 @@ _OF_ONE_CALL: Final = frozenset(
         "XAmzContentSHA256Mismatch",
     }
 )
-"""Codes of transient errors that say nothing of the service for others: this call's bytes, clock or answer."""
+"""Codes of transient errors caused by one call's bytes, clock or response, not by the service."""
 
 
 def is_outage(error: BaseException) -> bool:
-    """Whether a transient error may speak of the whole service, and not of this call's own bytes, clock or answer."""
-    return isinstance(error, OperationError) and error.transient and getattr(error, "code", None) not in _OF_ONE_CALL
+    """Return whether a transient error may be caused by the whole service."""
+    return (
+        isinstance(error, OperationError) and error.transient and getattr(error, "code", None) not in _SINGLE_CALL_CODES
+    )
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Whether a permanent error may be everybody's: it says no to us, and names nothing that only this call has."""
+    """Return whether a permanent error may affect all calls (credentials, permission, quota, bucket)."""
     return isinstance(error, OperationError) and not error.transient and error.refusal
 
 
 def got_no_answer(error: BaseException) -> bool:
-    """Whether nothing answered, or what answered spoke of the whole server: no probe has to confirm that."""
+    """Return whether there was no answer, or an answer about the whole server; neither needs a probe to confirm."""
     return isinstance(error, OperationError) and error.transient and getattr(error, "status", None) is None
 
 
 def need_of(operation: str) -> Need:
-    """What the end of an outage has to be proved by, if that operation failed."""
+    """Return the kind of probe that proves recovery after ``operation`` failed."""
     return Need.READ if operation in READS else Need.WRITE
 
 
 @dataclass(frozen=True, slots=True)
 class Outage:
-    """A service that is down, as far as is known."""
+    """State of an outage."""
 
     began: float
     """``trio.current_time()``."""
     error: str
-    """What the last attempt ran into."""
+    """Error of the last attempt."""
     probes: int = 0
     need: Need = Need.WRITE
     refused: bool = False
-    """Whether it answers, and refuses everybody."""
+    """Whether the service answers but refuses all calls."""
 
 
 class CircuitBreaker:
-    """Whether a service is up, for all who need it. Open means down, as in an electric circuit.
+    """Circuit breaker of one service. Open means that the service is down.
 
-    Exactly one task runs :meth:`run`; it probes while the breaker is open, and now and then while nobody calls.
+    Exactly one task runs :meth:`run`, which probes while the breaker is open or the service is idle.
 
     Args:
-        service: its name in the log.
-        probe: proves that the service does what is needed.
-        policy: how far apart the probes are.
-        random: the jitter of that.
-        idle_seconds: how long nothing may be acknowledged before the service is asked; ``None``: it is never asked.
+        service: name in the log.
+        probe: proves that the service works.
+        policy: delays between probes.
+        random: source of jitter.
+        idle_seconds: idle time before the service is probed; ``None`` disables idle probes.
     """
 
     def __init__(
@@ -160,33 +163,33 @@ class CircuitBreaker:
         self.service = service
         self.up = AsyncBool(True)
         self.last_failure_time = -float("inf")
-        """``trio.current_time()`` of the last attempt that failed for an outage's reason."""
+        """``trio.current_time()`` of the last failure that counts as an outage."""
         self.last_success_time = -float("inf")
-        """``trio.current_time()`` of the last attempt that succeeded, a probe's too."""
+        """``trio.current_time()`` of the last success, probes included."""
         self.outage: Outage | None = None
-        """While the breaker is open."""
+        """The current outage; ``None`` while the breaker is closed."""
         self.up_since = -float("inf")
         """``trio.current_time()`` when the last outage ended."""
         self.starting = False
-        """While the start asks whether we are let in at all a refusal is the answer: neither held nor repeated."""
+        """Set during the start-up check: a refusal is raised at once, neither retried nor treated as an outage."""
         self._probe = probe
         self._policy = policy
         self._random = random or Random()  # noqa: S311 - jitter, not a secret
         self._idle_seconds = idle_seconds
-        self._judging = trio.Lock()
-        self._proved_at = -float("inf")
-        """When the last probe that a write of ours succeeded in began."""
+        self._probe_lock = trio.Lock()
+        self._write_proved_at = -float("inf")
+        """Start time of the last probe whose write succeeded."""
 
     def note_failure(self) -> None:
-        """An attempt failed as in an outage; others will tell whether it is one."""
+        """Record a failure that counts as an outage."""
         self.last_failure_time = trio.current_time()
 
     def note_success(self) -> None:
-        """An attempt succeeded."""
+        """Record a success."""
         self.last_success_time = trio.current_time()
 
     def trip(self, error: BaseException, need: Need = Need.WRITE) -> None:
-        """Hold everybody back until a probe succeeds."""
+        """Open the breaker: all calls wait until a probe succeeds."""
         if self.outage is None:
             log.warning("outage_started", service=self.service, error=str(error))
             self.outage = Outage(trio.current_time(), str(error), need=need, refused=is_refusal(error))
@@ -195,42 +198,42 @@ class CircuitBreaker:
             self.outage = replace(self.outage, need=need)
 
     async def wait_up(self) -> None:
-        """Wait until the service is believed to be up; returns without a checkpoint if it is."""
+        """Wait until the breaker is closed; no checkpoint if it already is."""
         if not self.up.value:
             await self.up.wait_value(True)
 
-    async def is_everybodys(self, error: CefMp4ProcessorError, need: Need) -> bool:
-        """Whether what one call ran into would strike all; then the breaker is open by now. Cancelled: nothing changed.
+    async def affects_all_calls(self, error: CefMp4ProcessorError, need: Need) -> bool:
+        """Return whether an error affects all calls; if so, the breaker is open on return. Safe to cancel.
 
-        One caller probes, and who waits for it takes its result.
+        One caller probes; concurrent callers share its result.
         """
         if got_no_answer(error):
             self.trip(error, need)
             return True
-        asked_at = trio.current_time()
-        async with self._judging:
-            if not self.up.value or self._proved_at >= asked_at:
+        called_at = trio.current_time()
+        async with self._probe_lock:
+            if not self.up.value or self._write_proved_at >= called_at:
                 return not self.up.value
             try:
-                await self._prove(Need.WRITE)
+                await self._run_probe(Need.WRITE)
             except CefMp4ProcessorError as found:
                 if found.transient or is_refusal(found):
                     self.trip(found, Need.WRITE)
             return not self.up.value
 
     async def run(self) -> None:
-        """Probe while the breaker is open, for as long as it takes; while nobody calls, ask now and then."""
-        heard_at = trio.current_time()
+        """Probe while the breaker is open, until it closes; probe occasionally while the service is idle."""
+        last_heard = trio.current_time()
         while True:
-            heard_at = max(heard_at, self.last_success_time)
-            ask_at = float("inf") if self._idle_seconds is None else heard_at + self._idle_seconds
-            with trio.move_on_at(ask_at):
+            last_heard = max(last_heard, self.last_success_time)
+            probe_at = float("inf") if self._idle_seconds is None else last_heard + self._idle_seconds
+            with trio.move_on_at(probe_at):
                 await self.up.wait_value(False)
             if not self.up.value:
                 await self._probe_until_up()
-            elif self.last_success_time <= heard_at:
-                await self._ask_if_idle()
-                heard_at = trio.current_time()
+            elif self.last_success_time <= last_heard:
+                await self._probe_if_idle()
+                last_heard = trio.current_time()
 
     async def _probe_until_up(self) -> None:
         outage = self.outage
@@ -243,42 +246,43 @@ class CircuitBreaker:
             await trio.sleep(ceiling / 2 + self._random.uniform(0, ceiling / 2))
             outage = self.outage or outage
             try:
-                await self._prove(outage.need)
+                await self._run_probe(outage.need)
             except CefMp4ProcessorError as error:
                 log.info("outage_probe_failed", service=self.service, probes=attempt, error=str(error))
                 refused = is_refusal(error)
-                need = (
-                    Need.WRITE if refused else (self.outage or outage).need
-                )  # what a refused read means, a write tells
+                # A write shows what a refused read means.
+                need = Need.WRITE if refused else (self.outage or outage).need
                 self.outage = replace(
                     self.outage or outage, error=str(error), probes=attempt, refused=refused, need=need
                 )
-                # A refusal that nothing but the probe may run into: the calls themselves are to find that out.
-                unproved = self._proved_at == -float("inf") and trio.current_time() >= began + UNPROVED_SECONDS
+                # Only the probe may be refused. Let calls through to find out.
+                unproved = (
+                    self._write_proved_at == -float("inf") and trio.current_time() >= began + UNPROVEN_REFUSAL_SECONDS
+                )
                 self.up.value = not error.transient and (not refused or unproved)
             else:
-                # What failed meanwhile may need more than this probe has done.
+                # A call that failed during the probe may need a stronger one.
                 self.up.value = self.outage is None or self.outage.need is outage.need
         self.outage, self.up_since = None, trio.current_time()
         log.warning("outage_ended", service=self.service, seconds=round(trio.current_time() - began, 3), probes=attempt)
 
-    async def _ask_if_idle(self) -> None:
-        """Make sure of a service that nobody has heard of for a while."""
+    async def _probe_if_idle(self) -> None:
+        """Probe a service that has had no traffic for a while."""
         try:
-            await self._prove(Need.READ)
+            await self._run_probe(Need.READ)
         except CefMp4ProcessorError:
-            await trio.sleep(_ASK_AGAIN_SECONDS)
+            await trio.sleep(_IDLE_RETRY_SECONDS)
         else:
             return
         if not self.up.value:
             return
         try:
-            await self._prove(Need.READ)
+            await self._run_probe(Need.READ)
         except CefMp4ProcessorError as error:
-            if error.transient or (is_refusal(error) and await self.is_everybodys(error, Need.WRITE)):
+            if error.transient or (is_refusal(error) and await self.affects_all_calls(error, Need.WRITE)):
                 self.trip(error, Need.READ)
 
-    async def _prove(self, need: Need) -> None:
+    async def _run_probe(self, need: Need) -> None:
         token = _probing.set(True)
         began = trio.current_time()
         try:
@@ -287,4 +291,4 @@ class CircuitBreaker:
             _probing.reset(token)
         self.note_success()
         if need is Need.WRITE:
-            self._proved_at = began
+            self._write_proved_at = began

@@ -94,11 +94,11 @@ RetryObserver = Callable[[FailedAttempt], None]
 """Called for every retry, and once for every operation that failed for good; must not raise, and cannot wait."""
 
 
-def _nobody(_failed: FailedAttempt) -> None:
+def _no_observer(_failed: FailedAttempt) -> None:
     """The observer that is not there."""
 
 
-class _Held(Exception):  # noqa: N818 - it says what became of an error, and never leaves this module
+class _OutageError(Exception):
     """A refusal that strikes all: this call is not repeated before the outage is over."""
 
     def __init__(self, error: CefMp4ProcessorError) -> None:
@@ -121,7 +121,7 @@ class ServiceRetrier:
         *,
         once: frozenset[str] = frozenset(),
         random: Random | None = None,
-        observer: RetryObserver = _nobody,
+        observer: RetryObserver = _no_observer,
     ) -> None:
         self._breaker = breaker
         self._policy = policy
@@ -145,41 +145,41 @@ class ServiceRetrier:
 
     async def _call(self, operation: str, attempt: Callable[[], Awaitable[T]]) -> T:
         if operation in self._once or is_probing():
-            return await self._noting(attempt)
+            return await self._attempt(attempt)
         retrying = tenacity.AsyncRetrying(
             sleep=trio.sleep,
             stop=tenacity.stop_after_attempt(self._policy.attempts),
             wait=self._wait_seconds,
-            retry=tenacity.retry_if_exception(lambda error: is_transient(error) or error in own),
-            before_sleep=lambda state: self._tell_retry(operation, state),
+            retry=tenacity.retry_if_exception(lambda error: is_transient(error) or error in own_refusal),
+            before_sleep=lambda state: self._log_retry(operation, state),
             reraise=True,
         )
-        own: list[BaseException] = []
+        own_refusal: list[BaseException] = []
         """The last refusal, if it is this call's own."""
 
         async def one_attempt() -> T:
-            own.clear()
+            own_refusal.clear()
             await self._breaker.wait_up()
             try:
-                return await self._noting(attempt)
+                return await self._attempt(attempt)
             except CefMp4ProcessorError as error:
                 if is_refusal(error) and not self._breaker.starting:
-                    if await self._breaker.is_everybodys(error, need_of(operation)):
-                        raise _Held(error) from error
-                    own.append(error)
+                    if await self._breaker.affects_all_calls(error, need_of(operation)):
+                        raise _OutageError(error) from error
+                    own_refusal.append(error)
                 raise
 
         try:
             return await retrying(one_attempt)
-        except _Held as held:
-            held.error.transient = True
-            raise held.error from held.error.__cause__
+        except _OutageError as outage:
+            outage.error.transient = True
+            raise outage.error from outage.error.__cause__
         except CefMp4ProcessorError as error:
             if is_outage(error):
-                await self._breaker.is_everybodys(error, need_of(operation))
+                await self._breaker.affects_all_calls(error, need_of(operation))
             raise
 
-    async def _noting(self, attempt: Callable[[], Awaitable[T]]) -> T:
+    async def _attempt(self, attempt: Callable[[], Awaitable[T]]) -> T:
         try:
             result = await attempt()
         except CefMp4ProcessorError as error:
@@ -195,7 +195,7 @@ class ServiceRetrier:
         asked = getattr(error, "retry_after_seconds", None)
         return wait if asked is None else max(wait, min(asked, MAX_RETRY_AFTER_SECONDS))
 
-    def _tell_retry(self, operation: str, state: tenacity.RetryCallState) -> None:
+    def _log_retry(self, operation: str, state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
         log.warning(
             "retry",

@@ -104,10 +104,10 @@ class CheckedBody(httpx.AsyncByteStream):
     would be finished by the garbage collector. :meth:`aclose` ends the source's blocks instead.
     """
 
-    def __init__(self, source: ByteSource, measured: Measured, pacer: RateLimiter) -> None:
+    def __init__(self, source: ByteSource, measured: Measured, rate_limiter: RateLimiter) -> None:
         self._source = source
         self._measured = measured
-        self._pacer = pacer
+        self._rate_limiter = rate_limiter
         self._blocks: AsyncIterator[bytes] | None = None
         self._block = b""
         self._position = 0
@@ -128,7 +128,7 @@ class CheckedBody(httpx.AsyncByteStream):
         if self._position == len(self._block):
             self._block, self._position = await self._next_block(self._blocks), 0
         begin = self._position
-        self._position += await self._pacer.take(len(self._block) - begin)
+        self._position += await self._rate_limiter.take(len(self._block) - begin)
         stall.moved()
         return self._block[begin : self._position]  # a whole block is itself: nothing is copied where nothing is paced
 

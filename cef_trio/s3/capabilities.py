@@ -60,28 +60,28 @@ class Capabilities:
         self._crc_proved = False
         self._unsigned_proved = False
 
-    def way(self, upload: ChecksumAlgorithm | None = None) -> UploadMode:
+    def mode(self, upload: ChecksumAlgorithm | None = None) -> UploadMode:
         """How to make the next call: of an upload that was created with that algorithm, or of a new object."""
         checksum = upload or self._preferred
         if self._auto_checksum and self._crc_missing and checksum is ChecksumAlgorithm.CRC64NVME:
             checksum = ChecksumAlgorithm.MD5
         return UploadMode(checksum, self._signed)
 
-    def needs_md5_too(self, way: UploadMode) -> bool:
+    def needs_md5_too(self, mode: UploadMode) -> bool:
         """Whether a body must be hashed with MD5 beside its CRC64NVME, since the store may ignore that."""
-        return way.checksum is ChecksumAlgorithm.CRC64NVME and self._auto_checksum and not self._crc_proved
+        return mode.checksum is ChecksumAlgorithm.CRC64NVME and self._auto_checksum and not self._crc_proved
 
-    def alternative(self, way: UploadMode, refusal: S3OperationError, *, with_body: bool) -> UploadMode | None:
+    def alternative(self, mode: UploadMode, refusal: S3OperationError, *, with_body: bool) -> UploadMode | None:
         """How else to make a call that was refused; ``None`` if the refusal must stand."""
-        if with_body and self._auto_signing and not way.signed and self._wants_signature(refusal):
-            return UploadMode(way.checksum, signed=True)
+        if with_body and self._auto_signing and not mode.signed and self._wants_signature(refusal):
+            return UploadMode(mode.checksum, signed=True)
         if (
             self._auto_checksum
             and not self._crc_proved
-            and way.checksum is ChecksumAlgorithm.CRC64NVME
+            and mode.checksum is ChecksumAlgorithm.CRC64NVME
             and refusal.code in _REFUSED_FEATURE
         ):
-            return UploadMode(ChecksumAlgorithm.MD5, way.signed)
+            return UploadMode(ChecksumAlgorithm.MD5, mode.signed)
         return None
 
     def _wants_signature(self, refusal: S3OperationError) -> bool:
@@ -91,17 +91,17 @@ class Capabilities:
             return not self._unsigned_proved
         return refusal.code in _REFUSED_FEATURE and any(word in refusal.message.lower() for word in _ABOUT_SIGNING)
 
-    def settle(self, way: UploadMode, alternative: UploadMode, refusal: S3OperationError) -> None:
+    def settle(self, mode: UploadMode, alternative: UploadMode, refusal: S3OperationError) -> None:
         """The call that ``way`` could not do was done by ``alternative``: go on so."""
-        if alternative.signed and not way.signed and not self._signed:
+        if alternative.signed and not mode.signed and not self._signed:
             self._signed = True
             log.warning("s3_payload_signing_needed", refusal=refusal.code, going_on_with="signed payloads")
-        if alternative.checksum is not way.checksum:
+        if alternative.checksum is not mode.checksum:
             self._miss_crc(f"refused with {refusal.code}")
 
-    def accepted_body(self, way: UploadMode) -> None:
+    def accepted_body(self, mode: UploadMode) -> None:
         """A body arrived this way."""
-        if not way.signed:
+        if not mode.signed:
             self._unsigned_proved = True
 
     def crc_confirmed(self) -> None:

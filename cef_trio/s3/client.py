@@ -92,7 +92,7 @@ class S3Client:
         retrier: Retrier | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
         now: Callable[[], datetime] = _utc_now,
-        pacer: RateLimiter | None = None,
+        rate_limiter: RateLimiter | None = None,
     ) -> None:
         """Prepare the client; nothing is sent yet.
 
@@ -102,22 +102,22 @@ class S3Client:
             transport: instead of the network, for tests. Keys with ``.`` or ``..`` as a whole segment are only told
                 right by ``request.extensions["target"]``.
             now: this machine's time, with its zone.
-            pacer: how fast bodies go; as fast as they can by default.
+            rate_limiter: limits the rate at which bodies are sent; unlimited by default.
 
         Raises:
             ValueError: the endpoint or the bucket's name cannot be addressed, or ``ca_file`` holds no certificates.
         """
         self._config = config
         self._retrier: Retrier = retrier if retrier is not None else SingleAttempt()
-        self._exchange = Transport(config, transport=transport, now=now)
-        self._negotiation = Capabilities(config.checksum, config.payload_signing)
-        self._reader = Downloader(self._exchange)
+        self._transport = Transport(config, transport=transport, now=now)
+        self._capabilities = Capabilities(config.checksum, config.payload_signing)
+        self._reader = Downloader(self._transport)
         self._may_delete_probe = True
         self._sender = BodyUploader(
-            self._exchange,
-            self._negotiation,
+            self._transport,
+            self._capabilities,
             bucket=config.bucket,
-            pacer=pacer if pacer is not None else RateLimiter(),
+            rate_limiter=rate_limiter if rate_limiter is not None else RateLimiter(),
             kms_asked=config.options.asks_for_kms,
         )
 
@@ -132,7 +132,7 @@ class S3Client:
     async def __aexit__(
         self, _type: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
     ) -> None:
-        await self._exchange.close()
+        await self._transport.close()
 
     # Multipart uploads
 
@@ -159,9 +159,9 @@ class S3Client:
         """
         given = {"content-type": content_type, **_metadata_headers(metadata), **(headers or {})}
 
-        async def create(way: UploadMode) -> CreatedUpload:
-            asked = way.checksum
-            answer = await self._exchange.perform(
+        async def create(mode: UploadMode) -> CreatedUpload:
+            asked = mode.checksum
+            response = await self._transport.perform(
                 Request(
                     "create_multipart_upload",
                     "POST",
@@ -169,19 +169,19 @@ class S3Client:
                     key=key,
                     query=(("uploads", ""),),
                     headers={**given, **_creation_headers(asked)},
-                    reading=ResponseMode.SHIELDED,
+                    response_mode=ResponseMode.SHIELDED,
                 )
             )
-            upload_id = self._parsed("create_multipart_upload", key, answer, parse_upload_id)
+            upload_id = self._parsed("create_multipart_upload", key, response, parse_upload_id)
             if asked is ChecksumAlgorithm.CRC64NVME and (
-                answer.headers.get("x-amz-checksum-algorithm", "").upper() != "CRC64NVME"
+                response.headers.get("x-amz-checksum-algorithm", "").upper() != "CRC64NVME"
             ):
-                self._negotiation.crc_not_confirmed("CreateMultipartUpload")
-                asked = self._negotiation.way(asked).checksum
+                self._capabilities.crc_not_confirmed("CreateMultipartUpload")
+                asked = self._capabilities.mode(asked).checksum
             return CreatedUpload(upload_id, asked)
 
         return await self._retrier.call(
-            "create_multipart_upload", lambda: self._sender.negotiated(create, None, with_body=False)
+            "create_multipart_upload", lambda: self._sender.with_fallback(create, None, with_body=False)
         )
 
     async def upload_part(
@@ -201,20 +201,20 @@ class S3Client:
             S3OperationError: S3 refused (``NoSuchUpload``, …), did not answer, or what it stored is not what was sent.
         """
 
-        async def upload(way: UploadMode) -> UploadedPart:
+        async def upload(mode: UploadMode) -> UploadedPart:
             query = (("partNumber", str(part_number)), ("uploadId", upload_id))
-            sent = await self._sender.send("upload_part", key, source, way, query=query, part_number=part_number)
+            sent = await self._sender.send("upload_part", key, source, mode, query=query, part_number=part_number)
             # No checkpoint from the answer's headers to the return.
             return UploadedPart(
                 part_number=part_number,
                 size_bytes=sent.measured.size_bytes,
                 etag=sent.etag,
                 crc64nvme=sent.measured.crc64nvme,
-                checksum=to_base64(sent.measured.digests[way.checksum]) if way.checksum in _REPEATED else None,
+                checksum=to_base64(sent.measured.digests[mode.checksum]) if mode.checksum in _REPEATED else None,
             )
 
         return await self._retrier.call(
-            "upload_part", lambda: _of_upload(self._sender.negotiated(upload, checksum, with_body=True))
+            "upload_part", lambda: _as_no_such_upload(self._sender.with_fallback(upload, checksum, with_body=True))
         )
 
     async def upload_part_copy(self, key: str, upload_id: str, part_number: int, source: ObjectRange) -> CopiedPart:
@@ -230,7 +230,7 @@ class S3Client:
         """
         named = quote(f"/{self._config.bucket}/{source.key}", safe="/-_.~")
         last = source.offset + source.size_bytes - 1
-        call = Request(
+        request = Request(
             "upload_part_copy",
             "PUT",
             EMPTY_SHA256,
@@ -243,10 +243,10 @@ class S3Client:
             },
             part_number=part_number,
             read_timeout_seconds=self._config.complete_timeout_seconds,
-            reading=ResponseMode.SHIELDED,  # what was copied is acknowledged by the body
+            response_mode=ResponseMode.SHIELDED,  # what was copied is acknowledged by the body
         )
-        answer = await self._retrier.call(call.operation, lambda: self._exchange.perform(call))
-        return self._parsed(call.operation, key, answer, parse_copied_part)
+        response = await self._retrier.call(request.operation, lambda: self._transport.perform(request))
+        return self._parsed(request.operation, key, response, parse_copied_part)
 
     async def list_parts(self, key: str, upload_id: str) -> list[ListedPart]:
         """All parts of an open upload, in order of their numbers.
@@ -258,8 +258,8 @@ class S3Client:
         marker: str | None = "0"
         while marker is not None:
             query = [("uploadId", upload_id)] + ([("part-number-marker", marker)] if marker != "0" else [])
-            call = Request("list_parts", "GET", EMPTY_SHA256, key=key, query=tuple(query))
-            page = await self._page(call, parse_parts)
+            request = Request("list_parts", "GET", EMPTY_SHA256, key=key, query=tuple(query))
+            page = await self._page(request, parse_parts)
             # By their numbers, of which there are 10,000: a page that comes twice lists nothing twice.
             parts.update((part.part_number, part) for part in page.parts)
             if page.next_marker is not None and int(page.next_marker) <= int(marker):
@@ -281,9 +281,9 @@ class S3Client:
             query += [("prefix", prefix)] if prefix else []
             query += [("key-marker", markers[0])] if markers[0] else []
             query += [("upload-id-marker", markers[1])] if markers[1] else []
-            call = Request("list_multipart_uploads", "GET", EMPTY_SHA256, query=tuple(query))
+            request = Request("list_multipart_uploads", "GET", EMPTY_SHA256, query=tuple(query))
             try:
-                page = await self._page(call, parse_uploads)
+                page = await self._page(request, parse_uploads)
             except S3OperationError as error:
                 if error.code == "NoSuchUpload":  # how rclone says that there are none
                     return uploads
@@ -319,12 +319,12 @@ class S3Client:
             ValueError: no parts.
         """
         completion = Completion(
-            self._exchange,
+            self._transport,
             bucket=self._config.bucket,
             key=key,
             upload_id=upload_id,
             parts=parts,
-            checksum=self._negotiation.way(checksum).checksum,
+            checksum=self._capabilities.mode(checksum).checksum,
             stream_id=stream_id,
             read_timeout_seconds=self._config.complete_timeout_seconds,
             head=lambda: self._reader.head(key),
@@ -342,18 +342,18 @@ class S3Client:
         Raises:
             S3OperationError: S3 refused, or did not answer.
         """
-        call = Request(
+        request = Request(
             "abort_multipart_upload",
             "DELETE",
             EMPTY_SHA256,
             key=key,
             query=(("uploadId", upload_id),),
-            reading=ResponseMode.HEADERS,
+            response_mode=ResponseMode.HEADERS,
         )
 
         async def abort() -> None:
             try:
-                await _of_upload(self._exchange.perform(call))
+                await _as_no_such_upload(self._transport.perform(request))
             except S3OperationError as error:
                 if error.code != "NoSuchUpload":
                     raise
@@ -381,17 +381,17 @@ class S3Client:
         source = BytesSource(content) if isinstance(content, bytes) else content
         given = {"content-type": content_type, **_metadata_headers(metadata or {}), **(headers or {})}
 
-        async def put(way: UploadMode) -> StoredObject:
-            sent = await self._sender.send("put_object", key, source, way, headers=given)
+        async def put(mode: UploadMode) -> StoredObject:
+            sent = await self._sender.send("put_object", key, source, mode, headers=given)
             return StoredObject(
                 key=key,
                 size_bytes=sent.measured.size_bytes,
                 etag=sent.etag,
-                crc64nvme=crc64nvme_from_base64(sent.answer.headers.get(HEADERS[ChecksumAlgorithm.CRC64NVME])),
+                crc64nvme=crc64nvme_from_base64(sent.response.headers.get(HEADERS[ChecksumAlgorithm.CRC64NVME])),
                 metadata={name.lower(): value for name, value in (metadata or {}).items()},
             )
 
-        return await self._retrier.call("put_object", lambda: self._sender.negotiated(put, None, with_body=True))
+        return await self._retrier.call("put_object", lambda: self._sender.with_fallback(put, None, with_body=True))
 
     async def head_object(self, key: str) -> StoredObject | None:
         """What S3 says of an object; ``None`` if there is none.
@@ -432,8 +432,8 @@ class S3Client:
         Raises:
             S3OperationError: S3 refused, or did not answer.
         """
-        call = Request("delete_object", "DELETE", EMPTY_SHA256, key=key, reading=ResponseMode.HEADERS)
-        await self._retrier.call("delete_object", lambda: self._exchange.perform(call))
+        request = Request("delete_object", "DELETE", EMPTY_SHA256, key=key, response_mode=ResponseMode.HEADERS)
+        await self._retrier.call("delete_object", lambda: self._transport.perform(request))
 
     async def presigned_get_url(self, key: str, *, expires_seconds: int) -> str:
         """A URL that lets whoever has it read the object for a while; sends nothing.
@@ -442,7 +442,7 @@ class S3Client:
             ValueError: not 1 to 604,800 seconds.
             S3OperationError: no credentials.
         """
-        return await self._exchange.presigned_url("GET", key, expires_seconds=expires_seconds)
+        return await self._transport.presigned_url("GET", key, expires_seconds=expires_seconds)
 
     # The bucket
 
@@ -452,12 +452,12 @@ class S3Client:
         Raises:
             S3OperationError: ``NoSuchBucket``, ``AccessDenied``, another region's, or no answer.
         """
-        call = Request("head_bucket", "HEAD", EMPTY_SHA256, reading=ResponseMode.HEADERS)
-        await self._retrier.call("head_bucket", lambda: self._exchange.perform(call))
+        request = Request("head_bucket", "HEAD", EMPTY_SHA256, response_mode=ResponseMode.HEADERS)
+        await self._retrier.call("head_bucket", lambda: self._transport.perform(request))
 
     def renew_connections(self) -> None:
         """Let the next call, and all after it, open a connection anew."""
-        self._exchange.renew_connections()
+        self._transport.renew_connections()
 
     async def probe(self, need: Need, key: str) -> None:
         """Prove that the store does what is needed, on a connection of its own: one attempt, for the breaker.
@@ -487,9 +487,9 @@ class S3Client:
         Raises:
             S3OperationError: S3 refused (``NotImplemented``: the store has no such rules), or did not answer.
         """
-        call = Request("get_bucket_lifecycle", "GET", EMPTY_SHA256, query=(("lifecycle", ""),))
+        request = Request("get_bucket_lifecycle", "GET", EMPTY_SHA256, query=(("lifecycle", ""),))
         try:
-            return await self._page(call, parse_abort_rules)
+            return await self._page(request, parse_abort_rules)
         except S3OperationError as error:
             if error.code == "NoSuchLifecycleConfiguration":
                 return []
@@ -503,11 +503,11 @@ class S3Client:
         """
         # Only AWS takes a location: other stores refuse regions that they do not know.
         body = create_bucket_configuration(self._config.region) if self._config.endpoint_url is None else b""
-        call = Request("create_bucket", "PUT", sha256_hex(body), body=body, reading=ResponseMode.HEADERS)
+        request = Request("create_bucket", "PUT", sha256_hex(body), body=body, response_mode=ResponseMode.HEADERS)
 
         async def create() -> None:
             try:
-                await self._exchange.perform(call)
+                await self._transport.perform(request)
             except S3OperationError as error:
                 if error.code != "BucketAlreadyOwnedByYou":
                     raise
@@ -516,23 +516,23 @@ class S3Client:
 
     # One attempt of each
 
-    async def _page(self, call: Request, parse: Callable[[bytes], T]) -> T:
+    async def _page(self, request: Request, parse: Callable[[bytes], T]) -> T:
         async def attempt() -> T:
-            answer = await _of_upload(self._exchange.perform(call), of_upload=call.key is not None)
-            return self._parsed(call.operation, call.key, answer, parse)
+            response = await _as_no_such_upload(self._transport.perform(request), of_upload=request.key is not None)
+            return self._parsed(request.operation, request.key, response, parse)
 
-        return await self._retrier.call(call.operation, attempt)
+        return await self._retrier.call(request.operation, attempt)
 
-    def _parsed(self, operation: str, key: str | None, answer: Response, parse: Callable[[bytes], T]) -> T:
+    def _parsed(self, operation: str, key: str | None, response: Response, parse: Callable[[bytes], T]) -> T:
         try:
-            return parse(answer.body)
+            return parse(response.body)
         except XmlError as error:
             raise S3OperationError(
                 operation,
-                f"the answer (HTTP {answer.status}) is not S3's: {error}" + describe(self._config.bucket, key, None),
+                f"the answer (HTTP {response.status}) is not S3's: {error}" + describe(self._config.bucket, key, None),
                 transient=True,
                 code=UNREADABLE_ANSWER,
-                status=answer.status,
+                status=response.status,
                 bucket=self._config.bucket,
                 key=key,
             ) from error
@@ -548,7 +548,7 @@ class S3Client:
         )
 
 
-async def _of_upload(attempt: Awaitable[T], *, of_upload: bool = True) -> T:
+async def _as_no_such_upload(attempt: Awaitable[T], *, of_upload: bool = True) -> T:
     """Call an upload that is gone by one name: Ceph says NoSuchKey."""
     try:
         return await attempt

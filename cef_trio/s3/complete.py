@@ -25,7 +25,7 @@ import structlog
 
 from cef_trio.exceptions import S3OperationError
 from cef_trio.s3.checksums import Crc64Nvme, combine_crc64nvme, crc64nvme_to_base64
-from cef_trio.s3.errors import ARCHIVED, describe, error_from_answer, parse_error_body
+from cef_trio.s3.errors import ARCHIVED, describe, error_from_response, parse_error_body
 from cef_trio.s3.etags import is_opaque, multipart_etag
 from cef_trio.s3.model import ChecksumAlgorithm, PartToComplete, StoredObject
 from cef_trio.s3.transport import Request, Response, Transport, sha256_hex
@@ -47,7 +47,7 @@ class Completion:
 
     def __init__(
         self,
-        exchange: Transport,
+        transport: Transport,
         *,
         bucket: str,
         key: str,
@@ -68,7 +68,7 @@ class Completion:
         if not parts:
             raise ValueError("an upload without parts cannot be completed")
         ordered = sorted(parts, key=lambda part: part.part_number)
-        self._exchange = exchange
+        self._transport = transport
         self._bucket = bucket
         self._key = key
         self._stream_id = stream_id
@@ -88,7 +88,7 @@ class Completion:
             }
         elif checksum is not ChecksumAlgorithm.MD5:
             headers |= {"x-amz-checksum-type": "COMPOSITE"}
-        self._call = Request(
+        self._request = Request(
             _OPERATION,
             "POST",
             sha256_hex(body),
@@ -102,37 +102,37 @@ class Completion:
     async def attempt(self) -> StoredObject:
         """Ask S3 to complete, and find out what became of it. See :meth:`S3Client.complete_multipart_upload`."""
         try:
-            answer = await self._exchange.perform(self._call)
+            response = await self._transport.perform(self._request)
         except S3OperationError as error:
             # An error with a 2xx status: the answer began well and was cut off, so it may have worked.
             if error.code in _GONE or (error.status is not None and error.status < _MULTIPLE_CHOICES):
-                return await self._ours_or(error)
+                return await self._own_object_or_raise(error)
             raise
         try:
-            result = parse_complete_result(answer.body)
+            result = parse_complete_result(response.body)
         except XmlError as error:
-            raise_instead = self._error_in(answer, error)
+            raise_instead = self._error_in(response, error)
             if raise_instead.code in _GONE or raise_instead.code == "UnknownOutcome":
-                return await self._ours_or(raise_instead)
+                return await self._own_object_or_raise(raise_instead)
             raise raise_instead from error
-        return await self._verified(result, answer)
+        return await self._verified(result, response)
 
-    def _error_in(self, answer: Response, reason: XmlError) -> S3OperationError:
+    def _error_in(self, response: Response, reason: XmlError) -> S3OperationError:
         """What a 200 that is no success says: S3's error, or nothing that makes sense."""
-        if parse_error_body(answer.body).code is not None:
-            return error_from_answer(
+        if parse_error_body(response.body).code is not None:
+            return error_from_response(
                 _OPERATION,
-                status=answer.status,
-                headers=answer.headers,
-                body=answer.body,
-                now=self._exchange.now(),
+                status=response.status,
+                headers=response.headers,
+                body=response.body,
+                now=self._transport.now(),
                 bucket=self._bucket,
                 key=self._key,
                 part_of_200=True,
             )
         return self._error("UnknownOutcome", f"the answer does not say whether it worked: {reason}", transient=True)
 
-    async def _ours_or(self, error: S3OperationError) -> StoredObject:
+    async def _own_object_or_raise(self, error: S3OperationError) -> StoredObject:
         """The object, if it is proved to be ours; otherwise the error that made us ask."""
         stored = await self._head()
         why_not = "there is no object" if stored is None else await self._difference(stored)
@@ -189,7 +189,7 @@ class Completion:
             f"{crc64nvme_to_base64(self._crc64nvme)}"
         )
 
-    async def _verified(self, result: CompleteResult, answer: Response) -> StoredObject:
+    async def _verified(self, result: CompleteResult, response: Response) -> StoredObject:
         """The object that S3 says it made, once its bytes are proved."""
         etag = result.etag
         if result.crc64nvme is not None and etag is not None:
@@ -202,7 +202,7 @@ class Completion:
             if looked_at is None:
                 raise self._error("UnknownOutcome", "S3 says that it worked, and has no object", transient=True)
             stored = looked_at
-            opaque = is_opaque(answer.headers, kms_asked=self._kms_asked)
+            opaque = is_opaque(response.headers, kms_asked=self._kms_asked)
             if opaque and stored.etag == etag and stored.crc64nvme is None:
                 difference = self._other_size(stored)  # the very object that this answer tells of
             else:

@@ -11,9 +11,9 @@ import trio
 
 from cef_trio.exceptions import S3OperationError
 from cef_trio.resilience import Retrier
-from cef_trio.s3.answer_origin import NOT_S3_ANSWER
 from cef_trio.s3.checksums import HEADERS, crc64nvme_from_base64
 from cef_trio.s3.model import ChecksumAlgorithm, StoredObject
+from cef_trio.s3.response_origin import NOT_S3_ANSWER
 from cef_trio.s3.signing import EMPTY_SHA256
 from cef_trio.s3.transport import Request, ResponseMode, Transport, lower
 from cef_trio.s3.xml import unquoted
@@ -29,8 +29,8 @@ _WITH_CHECKSUM: Final = {"x-amz-checksum-mode": "ENABLED"}
 class Downloader:
     """Reads objects of one bucket."""
 
-    def __init__(self, exchange: Transport) -> None:
-        self._exchange = exchange
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
 
     async def head(self, key: str) -> StoredObject | None:
         """What S3 says of an object; ``None`` if there is none.
@@ -38,22 +38,22 @@ class Downloader:
         Raises:
             S3OperationError: S3 refused, or did not answer.
         """
-        call = Request(
+        request = Request(
             "head_object",
             "HEAD",
             EMPTY_SHA256,
             key=key,
             headers=_WITH_CHECKSUM,
-            reading=ResponseMode.HEADERS,
+            response_mode=ResponseMode.HEADERS,
             of_object=True,
         )
         try:
-            answer = await self._exchange.perform(call)
+            response = await self._transport.perform(request)
         except S3OperationError as error:
             if error.status == _NOT_FOUND and error.code != NOT_S3_ANSWER:
                 return None
             raise
-        return _stored(key, answer.headers)
+        return _stored(key, response.headers)
 
     @asynccontextmanager
     async def open(self, key: str, retrier: Retrier) -> AsyncIterator[tuple[StoredObject, AsyncIterator[bytes]]]:
@@ -62,9 +62,9 @@ class Downloader:
         Raises:
             S3OperationError: ``NoSuchKey``, S3 refused, or did not answer; while iterating: the bytes stopped coming.
         """
-        call = Request("get_object", "GET", EMPTY_SHA256, key=key, headers=_WITH_CHECKSUM, of_object=True)
-        response = await retrier.call("get_object", lambda: self._exchange.open_own(call))
-        chunks = _Chunks(self._exchange, key, response)
+        request = Request("get_object", "GET", EMPTY_SHA256, key=key, headers=_WITH_CHECKSUM, of_object=True)
+        response = await retrier.call("get_object", lambda: self._transport.open_checked(request))
+        chunks = _Chunks(self._transport, key, response)
         try:
             yield _stored(key, lower(response.headers)), chunks
         finally:
@@ -77,11 +77,11 @@ class Downloader:
 class _Chunks:
     """An answer's bytes as they arrive, httpx's exceptions as ours. No generator: nobody need close it."""
 
-    def __init__(self, exchange: Transport, key: str, response: httpx.Response) -> None:
-        self._exchange = exchange
+    def __init__(self, transport: Transport, key: str, response: httpx.Response) -> None:
+        self._transport = transport
         self._key = key
         self._raw = response.aiter_raw()
-        self._left_seconds = exchange.silence_seconds
+        self._left_seconds = transport.silence_seconds
         self._read_bytes = 0
 
     def __aiter__(self) -> AsyncIterator[bytes]:
@@ -90,12 +90,12 @@ class _Chunks:
     async def __anext__(self) -> bytes:
         began = trio.current_time()
         chunk = None
-        with self._exchange.mapped("get_object", self._key), trio.move_on_after(self._left_seconds):
+        with self._transport.map_errors("get_object", self._key), trio.move_on_after(self._left_seconds):
             chunk = await anext(self._raw)
         if chunk is None:
             raise S3OperationError(
                 "get_object",
-                f"ReadTimeout: fewer than {_SLOWEST_BYTES} bytes within {self._exchange.silence_seconds:g} seconds",
+                f"ReadTimeout: fewer than {_SLOWEST_BYTES} bytes within {self._transport.silence_seconds:g} seconds",
                 transient=True,
                 code="ReadTimeout",
                 key=self._key,
@@ -103,7 +103,7 @@ class _Chunks:
         self._left_seconds -= trio.current_time() - began
         self._read_bytes += len(chunk)
         if self._read_bytes >= _SLOWEST_BYTES:
-            self._left_seconds, self._read_bytes = self._exchange.silence_seconds, 0
+            self._left_seconds, self._read_bytes = self._transport.silence_seconds, 0
         return chunk
 
     async def unwind(self) -> None:

@@ -20,7 +20,7 @@ from types import MappingProxyType
 from typing import Final
 
 from cef_trio.exceptions import S3OperationError
-from cef_trio.s3.answer_origin import NOT_S3_ANSWER, describe_foreign
+from cef_trio.s3.response_origin import NOT_S3_ANSWER, describe_foreign
 from cef_trio.s3.xml import XmlError, one_line, parse_xml
 
 MAX_ERROR_BYTES: Final = 64 * 1024
@@ -108,7 +108,7 @@ PERMANENT: Final = frozenset(
     }
 )
 
-OF_ONE_CALL: Final = frozenset(
+REQUEST_SPECIFIC: Final = frozenset(
     {
         "EntityTooLarge",
         "EntityTooSmall",
@@ -258,7 +258,7 @@ def parse_http_date(value: str | None) -> datetime | None:
         return None
 
 
-def error_from_answer(
+def error_from_response(
     operation: str,
     *,
     status: int,
@@ -287,7 +287,7 @@ def error_from_answer(
             counts.
         cut_off: the body did not arrive to its end. If what is there names no code, nobody knows why the call was
             refused: the status alone may mean a wrong clock as well as a missing permission, so it is asked again.
-        foreign: the answer is not the store's own (``answer_origin.py``), so it says nothing of the call.
+        foreign: the answer is not the store's own (``response_origin.py``), so it says nothing of the call.
     """
     if foreign:
         return S3OperationError(
@@ -327,7 +327,7 @@ def error_from_answer(
         part_number=part_number,
         retry_after_seconds=parse_retry_after(headers.get("retry-after"), now),
     )
-    error.refusal = not transient and code not in OF_ONE_CALL
+    error.refusal = not transient and code not in REQUEST_SPECIFIC
     return error
 
 

@@ -32,19 +32,19 @@ def looks_like_md5(etag: str) -> bool:
     return len(etag) == 2 * _MD5_BYTES and etag.isascii() and all(c in "0123456789abcdefABCDEF" for c in etag)
 
 
-def is_opaque(answer: Mapping[str, str], *, kms_asked: bool = False) -> bool:
+def is_opaque(headers: Mapping[str, str], *, kms_asked: bool = False) -> bool:
     """Whether an answer's ETag says nothing of the bytes: they are encrypted with KMS or a customer's key.
 
     Args:
         answer: the headers of the answer, names in lower case. The bucket may encrypt without being asked.
         kms_asked: whether KMS was asked for: some stores do not say so with each answer.
     """
-    return kms_asked or answer.get(ENCRYPTION, "AES256") != "AES256" or _CUSTOMER_KEY in answer
+    return kms_asked or headers.get(ENCRYPTION, "AES256") != "AES256" or _CUSTOMER_KEY in headers
 
 
-def is_md5(etag: str, answer: Mapping[str, str], *, kms_asked: bool = False) -> bool:
+def is_md5(etag: str, headers: Mapping[str, str], *, kms_asked: bool = False) -> bool:
     """Whether the ETag of a part, or of an object that was put at once, is the MD5 of its bytes."""
-    return looks_like_md5(etag) and not is_opaque(answer, kms_asked=kms_asked)
+    return looks_like_md5(etag) and not is_opaque(headers, kms_asked=kms_asked)
 
 
 def multipart_etag(part_etags: Sequence[str]) -> str | None:

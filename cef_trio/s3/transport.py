@@ -34,27 +34,27 @@ from cef_trio.exceptions import CefMp4ProcessorError, S3OperationError
 from cef_trio.http import HttpTransport, tls
 from cef_trio.resilience import shielded, shielded_at_first
 from cef_trio.s3.address import bucket_address
-from cef_trio.s3.answer_guard import AnswerGuard
-from cef_trio.s3.answer_origin import AnswerOrigin, is_document, is_html
 from cef_trio.s3.body import CheckedBody, SmallBody
 from cef_trio.s3.checksums import CALCULATORS
 from cef_trio.s3.config import S3Config
 from cef_trio.s3.errors import (
     MAX_ERROR_BYTES,
-    OF_ONE_CALL,
+    REQUEST_SPECIFIC,
     UNREADABLE_ANSWER,
     describe,
-    error_from_answer,
+    error_from_response,
     parse_error_body,
     parse_http_date,
 )
 from cef_trio.s3.model import ChecksumAlgorithm
+from cef_trio.s3.response_guard import ResponseGuard
+from cef_trio.s3.response_origin import ResponseOrigin, is_document, is_html
 from cef_trio.s3.signing import Credentials, encode_query, presign, sign
 
 RELEASE_SECONDS: Final = 1.0
 """How long giving a connection back, or reading an answer that must not be lost, may hold a cancellation back."""
 ERROR_BODY_SECONDS: Final = 10.0
-MAX_ANSWER_BYTES: Final = 16 * 1024 * 1024
+MAX_RESPONSE_BYTES: Final = 16 * 1024 * 1024
 _BODY_TIMES: Final = 2
 """How many times the time-out for silence a body may take in all: Complete's trickles while S3 works."""
 _KEEPALIVE_SECONDS: Final = 20.0  # S3 closes idle connections itself soon after
@@ -109,7 +109,7 @@ class Request:
     body: bytes | CheckedBody = b""
     size_bytes: int = 0
     part_number: int | None = None
-    reading: ResponseMode = ResponseMode.OPEN
+    response_mode: ResponseMode = ResponseMode.OPEN
     read_timeout_seconds: float | None = None
     of_object: bool = False
     """Whether its success speaks of an object's or part's bytes: S3 names their ETag then."""
@@ -137,7 +137,7 @@ class Transport:
         self._now = now
         self._clock_offset = timedelta()
         self._transport = transport if transport is not None else network(config)
-        self._origin = AnswerOrigin()
+        self._origin = ResponseOrigin()
         self._http = httpx.AsyncClient(
             transport=self._transport,
             trust_env=False,
@@ -162,30 +162,30 @@ class Transport:
         """This machine's time, corrected by what S3's clock said."""
         return self._now() + self._clock_offset
 
-    async def perform(self, call: Request) -> Response:
+    async def perform(self, request: Request) -> Response:
         """Send a call and read its answer as ``call.reading`` says.
 
         Raises:
             S3OperationError: no answer, or one that is not 2xx.
             RecordingChangedError, ChunkProcessingError: from the body.
         """
-        response = await self.open(call)
+        response = await self.open(request)
         # The headers are here. Up to the shield there is no checkpoint.
         headers = lower(response.headers)
-        if call.reading is ResponseMode.HEADERS:
+        if request.response_mode is ResponseMode.HEADERS:
             page: list[bytes] = []
             with shielded(RELEASE_SECONDS, saving="part acknowledgement"):
-                page = await _release(response, call.body)
-            self._own_or_raise(call, response.status_code, headers, b"".join(page))
+                page = await _release(response, request.body)
+            self._check_origin(request, response.status_code, headers, b"".join(page))
             return Response(response.status_code, headers, b"")
-        if call.reading is ResponseMode.SHIELDED:
-            body = await shielded_at_first(lambda: self._read(response, call), RELEASE_SECONDS, saving="upload id")
+        if request.response_mode is ResponseMode.SHIELDED:
+            body = await shielded_at_first(lambda: self._read(response, request), RELEASE_SECONDS, saving="upload id")
         else:
-            body = await self._read(response, call)
-        self._own_or_raise(call, response.status_code, headers, body)
+            body = await self._read(response, request)
+        self._check_origin(request, response.status_code, headers, body)
         return Response(response.status_code, headers, body)
 
-    async def open(self, call: Request) -> httpx.Response:
+    async def open(self, request: Request) -> httpx.Response:
         """Send a call; the answer is 2xx and its body unread, to be closed by the caller.
 
         No checkpoint between the arrival of the headers of a 2xx answer and this method's return.
@@ -196,54 +196,56 @@ class Transport:
         """
         credentials = await self._config.credentials.get()
         offset = self._clock_offset
-        path, query = self._address.path(call.key), encode_query(call.query)
-        headers = {"host": self._address.host, **call.headers}
+        path, query = self._address.path(request.key), encode_query(request.query)
+        headers = {"host": self._address.host, **request.headers}
         headers |= sign(
-            method=call.method,
+            method=request.method,
             path=path,
             query=query,
             headers=headers,
-            payload_hash=call.payload_hash,
+            payload_hash=request.payload_hash,
             credentials=credentials,
             region=self._config.region,
             now=self._now() + offset,
         )
         # Not signed: proxies may change them, and S3 does not ask for it.
         headers |= {"user-agent": f"cef-trio/{__version__}", "accept": "*/*", "accept-encoding": "identity"}
-        if call.method in {"PUT", "POST"}:
-            headers["content-length"] = str(call.size_bytes if isinstance(call.body, CheckedBody) else len(call.body))
+        if request.method in {"PUT", "POST"}:
+            headers["content-length"] = str(
+                request.size_bytes if isinstance(request.body, CheckedBody) else len(request.body)
+            )
         target = f"{path}?{query}" if query else path
-        guard = AnswerGuard(self._silence_seconds(call))
+        guard = ResponseGuard(self._silence_seconds(request))
         response = None
         try:
-            with self._mapped(call), guard.scope:
-                request = httpx.Request(
-                    call.method,
+            with self._map_errors(request), guard.scope:
+                http_request = httpx.Request(
+                    request.method,
                     httpx.URL(f"{self._address.origin}{target}"),
                     headers=headers,
-                    stream=call.body if isinstance(call.body, CheckedBody) else SmallBody(call.body),
+                    stream=request.body if isinstance(request.body, CheckedBody) else SmallBody(request.body),
                     extensions={
-                        "timeout": self._timeout(call).as_dict(),
+                        "timeout": self._timeout(request).as_dict(),
                         "target": target.encode("ascii"),
                         "trace": guard.trace,
                     },
                 )
-                response = await self._http.send(request, stream=True)
+                response = await self._http.send(http_request, stream=True)
         except BaseException as error:
-            if isinstance(call.body, CheckedBody):
-                await call.body.aclose()
+            if isinstance(request.body, CheckedBody):
+                await request.body.aclose()
             if isinstance(error, S3OperationError):  # the others may lead to the same dead backend
                 self.renew_connections()
             raise
         if response is None:
-            if isinstance(call.body, CheckedBody):
-                await call.body.aclose()
+            if isinstance(request.body, CheckedBody):
+                await request.body.aclose()
             self.renew_connections()
-            raise self._overdue(call)
+            raise self._headers_timeout(request)
         guard.response = response
         if response.is_success:
             return response
-        raise await self._refusal(call, response, offset, credentials)
+        raise await self._read_error(request, response, offset, credentials)
 
     async def presigned_url(self, method: str, key: str, *, expires_seconds: int) -> str:
         """A URL that makes one request, without further credentials, until it expires.
@@ -264,98 +266,98 @@ class Transport:
         )
         return f"{self._address.origin}{path}?{query}"
 
-    async def open_own(self, call: Request) -> httpx.Response:
+    async def open_checked(self, request: Request) -> httpx.Response:
         """:meth:`open` for an answer whose body is an object's bytes; it is the store's own.
 
         Raises:
             S3OperationError: as :meth:`open`; ``NotS3Answer``.
         """
-        response = await self.open(call)
+        response = await self.open(request)
         try:
-            self._own_or_raise(call, response.status_code, lower(response.headers), b"")
+            self._check_origin(request, response.status_code, lower(response.headers), b"")
         except S3OperationError:
             await response.aclose()
             raise
         return response
 
-    def _own_or_raise(self, call: Request, status: int, headers: Mapping[str, str], body: bytes) -> None:
+    def _check_origin(self, request: Request, status: int, headers: Mapping[str, str], body: bytes) -> None:
         """Refuse a success that somebody else gave in the store's place."""
-        expected = call.reading is not ResponseMode.HEADERS and not call.of_object
+        expected = request.response_mode is not ResponseMode.HEADERS and not request.of_object
         document = expected and is_document(headers, body)
-        self._origin.observe(call.method, headers, is_document=document)
+        self._origin.observe(request.method, headers, is_document=document)
         if self._origin.foreign_success(
-            call.method, status, headers, body, of_object=call.of_object, document_expected=expected
+            request.method, status, headers, body, of_object=request.of_object, document_expected=expected
         ):
-            raise error_from_answer(
-                call.operation,
+            raise error_from_response(
+                request.operation,
                 foreign=True,
                 status=status,
                 headers=headers,
                 body=body,
                 now=self.now(),
                 bucket=self._config.bucket,
-                key=call.key,
-                part_number=call.part_number,
+                key=request.key,
+                part_number=request.part_number,
             )
 
-    def mapped(self, operation: str, key: str | None) -> _Mapped:
+    def map_errors(self, operation: str, key: str | None) -> _ErrorMapping:
         """A context in which httpx's exceptions become ours, for whoever reads an open answer."""
-        return _Mapped(operation, self._config.bucket, key, None, None)
+        return _ErrorMapping(operation, self._config.bucket, key, None, None)
 
-    def _mapped(self, call: Request, status: int | None = None) -> _Mapped:
-        return _Mapped(call.operation, self._config.bucket, call.key, call.part_number, status)
+    def _map_errors(self, request: Request, status: int | None = None) -> _ErrorMapping:
+        return _ErrorMapping(request.operation, self._config.bucket, request.key, request.part_number, status)
 
-    async def _read(self, response: httpx.Response, call: Request) -> bytes:
+    async def _read(self, response: httpx.Response, request: Request) -> bytes:
         chunks: list[bytes] = []
         size_bytes = 0
-        limit = _BODY_TIMES * self._silence_seconds(call)
+        limit = _BODY_TIMES * self._silence_seconds(request)
         with trio.move_on_after(limit) as scope:
             try:
-                with self._mapped(call, response.status_code):
+                with self._map_errors(request, response.status_code):
                     async for chunk in response.aiter_raw():
                         size_bytes += len(chunk)
-                        if size_bytes > MAX_ANSWER_BYTES:
+                        if size_bytes > MAX_RESPONSE_BYTES:
                             scope.cancel()  # an exception at the next read unwinds httpx's generators, a break does not
                         else:
                             chunks.append(chunk)
             finally:
                 await response.aclose()
-        if size_bytes > MAX_ANSWER_BYTES:
-            raise self._unreadable(call, response.status_code, f"it has more than {MAX_ANSWER_BYTES} bytes")
+        if size_bytes > MAX_RESPONSE_BYTES:
+            raise self._unreadable(request, response.status_code, f"it has more than {MAX_RESPONSE_BYTES} bytes")
         if scope.cancelled_caught:
-            raise self._unreadable(call, response.status_code, f"its body did not end within {limit:g} seconds")
+            raise self._unreadable(request, response.status_code, f"its body did not end within {limit:g} seconds")
         return b"".join(chunks)
 
-    def _overdue(self, call: Request) -> S3OperationError:
+    def _headers_timeout(self, request: Request) -> S3OperationError:
         return S3OperationError(
-            call.operation,
-            f"ReadTimeout: the answer's headers did not end within {self._silence_seconds(call):g} seconds"
-            + describe(self._config.bucket, call.key, call.part_number),
+            request.operation,
+            f"ReadTimeout: the answer's headers did not end within {self._silence_seconds(request):g} seconds"
+            + describe(self._config.bucket, request.key, request.part_number),
             transient=True,
             code="ReadTimeout",
             bucket=self._config.bucket,
-            key=call.key,
-            part_number=call.part_number,
+            key=request.key,
+            part_number=request.part_number,
         )
 
-    def _silence_seconds(self, call: Request) -> float:
-        return call.read_timeout_seconds or self._config.read_timeout_seconds
+    def _silence_seconds(self, request: Request) -> float:
+        return request.read_timeout_seconds or self._config.read_timeout_seconds
 
-    def _unreadable(self, call: Request, status: int, why: str) -> S3OperationError:
+    def _unreadable(self, request: Request, status: int, why: str) -> S3OperationError:
         return S3OperationError(
-            call.operation,
+            request.operation,
             f"the answer (HTTP {status}) cannot be read: {why}"
-            + describe(self._config.bucket, call.key, call.part_number),
+            + describe(self._config.bucket, request.key, request.part_number),
             transient=True,
             code=UNREADABLE_ANSWER,
             status=status,
             bucket=self._config.bucket,
-            key=call.key,
-            part_number=call.part_number,
+            key=request.key,
+            part_number=request.part_number,
         )
 
-    async def _refusal(
-        self, call: Request, response: httpx.Response, offset: timedelta, credentials: Credentials
+    async def _read_error(
+        self, request: Request, response: httpx.Response, offset: timedelta, credentials: Credentials
     ) -> S3OperationError:
         chunks: list[bytes] = []
         kept = 0
@@ -372,11 +374,11 @@ class Transport:
                 finally:
                     await response.aclose()
         finally:
-            if isinstance(call.body, CheckedBody):  # S3 may have refused before all of it was sent
-                await call.body.aclose()
+            if isinstance(request.body, CheckedBody):  # S3 may have refused before all of it was sent
+                await request.body.aclose()
         headers = lower(response.headers)
-        body = without(credentials, b"".join(chunks))
-        error = self._error_from(call, response.status_code, headers, body, cut_off=not whole)
+        body = redact(credentials, b"".join(chunks))
+        error = self._error_from(request, response.status_code, headers, body, cut_off=not whole)
         if error.code == "AccessDenied" and not chunks and self._is_skewed(headers.get("date"), offset):
             # An answer to HEAD has no body to say so, but two clocks that differ this much are never let in.
             error.code = "RequestTimeTooSkewed"
@@ -386,27 +388,27 @@ class Transport:
             error.transient = self._config.credentials.rejected()
         elif error.status in _NOT_LET_IN:
             self._config.credentials.rejected()  # keys that were renewed are refused in many words, or in none
-        error.refusal = not error.transient and error.code not in OF_ONE_CALL
+        error.refusal = not error.transient and error.code not in REQUEST_SPECIFIC
         return error
 
     def _error_from(
-        self, call: Request, status: int, headers: Mapping[str, str], body: bytes, *, cut_off: bool
+        self, request: Request, status: int, headers: Mapping[str, str], body: bytes, *, cut_off: bool
     ) -> S3OperationError:
         named = parse_error_body(body).code is not None
-        self._origin.observe(call.method, headers, is_document=named)
+        self._origin.observe(request.method, headers, is_document=named)
         if named:
             self._origin.observe_error_document()
         unknown = not named and (not cut_off or is_html(headers, body))
-        return error_from_answer(
-            call.operation,
-            foreign=unknown and self._origin.foreign_error(call.method, status, headers, body),
+        return error_from_response(
+            request.operation,
+            foreign=unknown and self._origin.foreign_error(request.method, status, headers, body),
             status=status,
             headers=headers,
             body=body,
             now=self.now(),
             bucket=self._config.bucket,
-            key=call.key,
-            part_number=call.part_number,
+            key=request.key,
+            part_number=request.part_number,
             cut_off=cut_off,
         )
 
@@ -427,16 +429,16 @@ class Transport:
             log.warning("s3_clock_corrected", offset_seconds=round(needed.total_seconds()))
         return True
 
-    def _timeout(self, call: Request) -> httpx.Timeout:
+    def _timeout(self, request: Request) -> httpx.Timeout:
         return httpx.Timeout(
             connect=self._config.connect_timeout_seconds,
-            read=self._silence_seconds(call),
+            read=self._silence_seconds(request),
             write=self._config.write_timeout_seconds,
             pool=None,  # whoever holds a connection has timeouts of its own
         )
 
 
-class _Mapped:
+class _ErrorMapping:
     """Turns what httpx raises into :class:`S3OperationError`."""
 
     def __init__(
@@ -458,7 +460,7 @@ class _Mapped:
         refused = tls.refusal(error, ca_setting="S3_CA_FILE", address_setting="S3_ENDPOINT_URL")
         ours = S3OperationError(
             self._operation,
-            (f"{type(error).__name__}: {refused}" if refused else _in_words(error))
+            (f"{type(error).__name__}: {refused}" if refused else _message_of(error))
             + describe(self._bucket, self._key, self._part_number),
             transient=transient,
             code=type(error).__name__,
@@ -471,7 +473,7 @@ class _Mapped:
         raise ours from error
 
 
-def _in_words(error: BaseException) -> str:
+def _message_of(error: BaseException) -> str:
     """What happened, from the innermost exception that says something: the outer ones are often empty.
 
     httpcore's pool cuts ``__cause__`` off (``raise … from None``), so ``__context__`` is followed as well, a few steps.
@@ -503,7 +505,7 @@ async def _release(response: httpx.Response, body: bytes | CheckedBody) -> list[
             await body.aclose()
 
 
-def without(credentials: Credentials, body: bytes) -> bytes:
+def redact(credentials: Credentials, body: bytes) -> bytes:
     """A store's answer with our credentials struck out: some stores quote what they were sent, and its words are shown.
 
     Here, since only here all of them are known: those of AWS's chain stand in no setting.

@@ -33,39 +33,45 @@ class Sent:
 
     measured: Measured
     etag: str
-    answer: Response
+    response: Response
 
 
 class BodyUploader:
     """Sends bodies to one bucket, the way that its store understands."""
 
     def __init__(
-        self, exchange: Transport, negotiation: Capabilities, *, bucket: str, pacer: RateLimiter, kms_asked: bool
+        self,
+        transport: Transport,
+        capabilities: Capabilities,
+        *,
+        bucket: str,
+        rate_limiter: RateLimiter,
+        kms_asked: bool,
     ) -> None:
-        self._exchange = exchange
-        self._pacer = pacer
+        self._transport = transport
+        self._rate_limiter = rate_limiter
         self._kms_asked = kms_asked
-        self._negotiation = negotiation
+        self._capabilities = capabilities
         self._bucket = bucket
 
-    async def negotiated(
+    async def with_fallback(
         self, attempt: Callable[[UploadMode], Awaitable[T]], upload: ChecksumAlgorithm | None, *, with_body: bool
     ) -> T:
         """Make an attempt the preferred way and, if that is refused for what it is, the other way.
 
         No checkpoint but the attempt's own.
         """
-        way = self._negotiation.way(upload)
+        mode = self._capabilities.mode(upload)
         try:
-            result = await attempt(way)
+            result = await attempt(mode)
         except S3OperationError as error:
             refusal = error
-            alternative = self._negotiation.alternative(way, error, with_body=with_body)
+            alternative = self._capabilities.alternative(mode, error, with_body=with_body)
             if alternative is None:
                 raise
         else:
             if with_body:
-                self._negotiation.accepted_body(way)
+                self._capabilities.accepted_body(mode)
             return result
         try:
             result = await attempt(alternative)
@@ -73,7 +79,7 @@ class BodyUploader:
             if error.transient:
                 raise  # an outage says nothing about either way
             raise refusal from error  # refused either way: the first refusal says what is wrong
-        self._negotiation.settle(way, alternative, refusal)
+        self._capabilities.settle(mode, alternative, refusal)
         return result
 
     async def send(
@@ -81,7 +87,7 @@ class BodyUploader:
         operation: str,
         key: str,
         source: ByteSource,
-        way: UploadMode,
+        mode: UploadMode,
         *,
         query: tuple[tuple[str, str], ...] = (),
         headers: Mapping[str, str] | None = None,
@@ -94,63 +100,63 @@ class BodyUploader:
             ChunkProcessingError: from the source.
             S3OperationError: S3 refused, did not answer, or stored something else.
         """
-        algorithms = {way.checksum}
-        if way.signed:
+        algorithms = {mode.checksum}
+        if mode.signed:
             algorithms.add(ChecksumAlgorithm.SHA256)
-        if self._negotiation.needs_md5_too(way):
+        if self._capabilities.needs_md5_too(mode):
             algorithms.add(ChecksumAlgorithm.MD5)
         measured = await measure(source, algorithms)
-        answer = await self._exchange.perform(
+        response = await self._transport.perform(
             Request(
                 operation,
                 "PUT",
-                measured.digests[ChecksumAlgorithm.SHA256].hex() if way.signed else UNSIGNED_PAYLOAD,
+                measured.digests[ChecksumAlgorithm.SHA256].hex() if mode.signed else UNSIGNED_PAYLOAD,
                 key=key,
                 query=query,
-                headers={**(headers or {}), HEADERS[way.checksum]: to_base64(measured.digests[way.checksum])},
-                body=CheckedBody(source, measured, self._pacer),
+                headers={**(headers or {}), HEADERS[mode.checksum]: to_base64(measured.digests[mode.checksum])},
+                body=CheckedBody(source, measured, self._rate_limiter),
                 size_bytes=measured.size_bytes,
                 part_number=part_number,
-                reading=ResponseMode.HEADERS,
+                response_mode=ResponseMode.HEADERS,
                 of_object=True,
             )
         )
-        doubt = self._mark_suspect(operation, answer, measured, way)
-        if doubt is not None:
-            code, message, transient = doubt
+        mismatch = self._mismatch(operation, response, measured, mode)
+        if mismatch is not None:
+            code, message, transient = mismatch
             raise S3OperationError(
                 operation,
                 f"{code}: {message}" + describe(self._bucket, key, part_number),
                 transient=transient,
                 code=code,
-                status=answer.status,
-                request_id=answer.headers.get("x-amz-request-id"),
+                status=response.status,
+                request_id=response.headers.get("x-amz-request-id"),
                 bucket=self._bucket,
                 key=key,
                 part_number=part_number,
             )
-        return Sent(measured, unquoted(answer.headers.get("etag")) or "", answer)
+        return Sent(measured, unquoted(response.headers.get("etag")) or "", response)
 
-    def _mark_suspect(
-        self, operation: str, answer: Response, measured: Measured, way: UploadMode
+    def _mismatch(
+        self, operation: str, response: Response, measured: Measured, mode: UploadMode
     ) -> tuple[str, str, bool] | None:
         """Why acknowledged bytes may not be ours (code, words, whether sending again helps); ``None`` if proved."""
-        etag = unquoted(answer.headers.get("etag"))
+        etag = unquoted(response.headers.get("etag"))
         if etag is None:
             return "MissingETag", "S3 acknowledged the bytes without an ETag", False
         md5 = measured.digests.get(ChecksumAlgorithm.MD5)
-        comparable = md5 is not None and is_md5(etag, answer.headers, kms_asked=self._kms_asked)
+        comparable = md5 is not None and is_md5(etag, response.headers, kms_asked=self._kms_asked)
         if md5 is not None and comparable and etag.lower() != md5.hex():
             return "ChecksumMismatch", f"S3 stored MD5 {etag}, sent was {md5.hex()}", True
-        if way.checksum is ChecksumAlgorithm.MD5:
+        if mode.checksum is ChecksumAlgorithm.MD5:
             return None
-        ours, theirs = to_base64(measured.digests[way.checksum]), answer.headers.get(HEADERS[way.checksum])
+        ours, theirs = to_base64(measured.digests[mode.checksum]), response.headers.get(HEADERS[mode.checksum])
         if theirs is not None and theirs != ours:
-            return "ChecksumMismatch", f"S3 stored {way.checksum} {theirs}, sent was {ours}", True
-        if way.checksum is ChecksumAlgorithm.CRC64NVME:
+            return "ChecksumMismatch", f"S3 stored {mode.checksum} {theirs}, sent was {ours}", True
+        if mode.checksum is ChecksumAlgorithm.CRC64NVME:
             if theirs is not None:
-                self._negotiation.crc_confirmed()
-            elif self._negotiation.crc_not_confirmed(operation) and not comparable:
+                self._capabilities.crc_confirmed()
+            elif self._capabilities.crc_not_confirmed(operation) and not comparable:
                 # Acknowledged, but proved by nothing: sent again with a Content-MD5, which S3 has always checked.
                 return "ChecksumNotConfirmed", "S3 did not confirm the CRC64NVME", True
         return None

@@ -46,7 +46,7 @@ from cef_trio.settings.object_options import (
     check_storage_class,
     why_unfit,
 )
-from cef_trio.settings.secret_files import Exposure, SecretFiles, Unread, exposure, file_variables, is_secret
+from cef_trio.settings.secret_files import Exposure, SecretFiles, UnreadableSecret, exposure, file_variables, is_secret
 
 LEAST_RATE_OF_A_PART: Final = 4096
 """Bytes a second. Slower, a part would take hours, and S3 be near giving it up (``s3/token_bucket.py``)."""
@@ -410,7 +410,7 @@ def _misspelt(env_file: Path | None) -> list[str]:
 def _line(detail: Any) -> str:
     if not detail["loc"]:
         return str(detail["msg"]).removeprefix("Value error, ")
-    if isinstance(detail["input"], Unread):
+    if isinstance(detail["input"], UnreadableSecret):
         return detail["input"].line
     name = str(detail["loc"][0])
     variable = name.upper()

@@ -53,15 +53,15 @@ def settings_md() -> str:
 
 
 def _meaning(field: FieldInfo) -> str:
-    words = _words(field.annotation)
-    return f"{field.description} One of: {', '.join(words)}." if words else str(field.description)
+    choices = _literal_values(field.annotation)
+    return f"{field.description} One of: {', '.join(choices)}." if choices else str(field.description)
 
 
-def _words(annotation: Any) -> tuple[str, ...]:
-    """The words of a ``Literal``, also of one that may be ``None``."""
+def _literal_values(annotation: Any) -> tuple[str, ...]:
+    """The choices of a ``Literal``, also of one that may be ``None``."""
     if get_origin(annotation) is Literal:
         return get_args(annotation)
-    return next((words for inner in get_args(annotation) if (words := _words(inner))), ())
+    return next((choices for inner in get_args(annotation) if (choices := _literal_values(inner))), ())
 
 
 def _default(field: FieldInfo) -> str:

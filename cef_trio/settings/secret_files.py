@@ -4,9 +4,9 @@ A value in an environment variable is shown by ``/proc/<pid>/environ``, by a con
 a file is shown to who may read it. podman, compose and Kubernetes mount secrets as files, and systemd hands credentials
 over as files: to each belongs a variable that names the file.
 
-Nothing here ever says what is in a file. :class:`SecretFiles` is a source of settings as pydantic-settings knows them;
-what cannot be read becomes an :class:`Unread`, which no secret field takes, so that it is told together with all else
-that is wrong. :func:`exposure` judges a file's rights.
+No message contains the content of a file. :class:`SecretFiles` is a pydantic-settings source. A file that cannot be
+read becomes an :class:`UnreadableSecret`, which no secret field accepts, so that all errors are reported together.
+:func:`exposure` checks a file's permissions.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def file_variables(settings: type[BaseSettings]) -> dict[str, str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Unread:
+class UnreadableSecret:
     """Stands where a secret should, and is none: ``line`` says why."""
 
     line: str
@@ -58,14 +58,14 @@ class SecretFiles(PydanticBaseSettingsSource):
         self._variables = variables
 
     def __call__(self) -> dict[str, Any]:
-        """The secrets by field; an :class:`Unread` for one that cannot be had."""
-        found: dict[str, str | Unread] = {}
+        """The secrets by field; an :class:`UnreadableSecret` for one that cannot be had."""
+        found: dict[str, str | UnreadableSecret] = {}
         for name, variable in file_variables(self.settings_cls).items():
             path = self._variables.get(variable.lower())
             if path and name in self.current_state:
                 continue  # given by the program itself, which asks for no file
             if path and self._variables.get(name):
-                found[name] = Unread(f"{name.upper()} and {variable} are both set: set one of them")
+                found[name] = UnreadableSecret(f"{name.upper()} and {variable} are both set: set one of them")
             elif path:
                 found[name] = read_secret(variable, Path(path))
         return found
@@ -75,7 +75,7 @@ class SecretFiles(PydanticBaseSettingsSource):
         raise NotImplementedError
 
 
-def read_secret(variable: str, path: Path) -> str | Unread:
+def read_secret(variable: str, path: Path) -> str | UnreadableSecret:
     """What a file holds, without the newline at its end; why not, without a word of what it holds."""
     where = f"{variable}: {str(path)!r}"
     try:
@@ -83,18 +83,20 @@ def read_secret(variable: str, path: Path) -> str | Unread:
             raw = file.read(MAX_SECRET_BYTES + 1)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = error.strerror if isinstance(error, OSError) else "that is no path"
-        return Unread(f"{where} cannot be read: {reason}")
+        return UnreadableSecret(f"{where} cannot be read: {reason}")
     if len(raw) > MAX_SECRET_BYTES:
-        return Unread(f"{where} has more than {MAX_SECRET_BYTES >> 10} KiB: a secret has a few hundred bytes")
+        return UnreadableSecret(f"{where} has more than {MAX_SECRET_BYTES >> 10} KiB: a secret has a few hundred bytes")
     try:
         text = raw.decode()
     except UnicodeDecodeError:
-        return Unread(f"{where} is not UTF-8 text")
+        return UnreadableSecret(f"{where} is not UTF-8 text")
     secret = text.removesuffix("\n").removesuffix("\r")
     if not secret:
-        return Unread(f"{where} is empty")
+        return UnreadableSecret(f"{where} is empty")
     if any(character < " " or character == "\x7f" for character in secret):
-        return Unread(f"{where} holds more than one line, or a control character: it is to hold the secret alone")
+        return UnreadableSecret(
+            f"{where} holds more than one line, or a control character: it is to hold the secret alone"
+        )
     return secret
 
 

@@ -12,7 +12,7 @@ from cef_trio.upload.failures import KEEPS_ITS_UPLOAD
 from cef_trio.upload.gauges import Observer
 from cef_trio.upload.idle_checker import IdleChecker
 from cef_trio.upload.object_key import KeyTemplate, metadata_key
-from cef_trio.upload.orphan_cleanup import abort_left_strays, is_stray
+from cef_trio.upload.orphan_cleanup import abort_orphan_uploads, is_orphan
 from cef_trio.upload.ownership import Ownership
 from cef_trio.upload.ownership_rules import Claim
 from cef_trio.upload.part_plan import MIN_PART_BYTES, PartPlan
@@ -39,11 +39,11 @@ __all__ = [
     "StreamRules",
     "StreamSupervisor",
     "StreamUpload",
-    "abort_left_strays",
+    "abort_orphan_uploads",
     "abort_uploads",
     "bulk_load",
     "identify",
-    "is_stray",
+    "is_orphan",
     "metadata_key",
     "recognize",
     "report_for_ever",

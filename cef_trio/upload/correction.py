@@ -15,7 +15,7 @@ import trio
 from cef_trio.checkpoint import Change, Checkpoint, Status, StreamMeta
 from cef_trio.exceptions import LeaseLostError
 from cef_trio.files import HEAD_BYTES, FileStat, OpenRecording
-from cef_trio.upload.predecessor import Likeness, likeness
+from cef_trio.upload.predecessor import ContentMatch, compare_content
 from cef_trio.upload.recognition import identify
 from cef_trio.upload.services import Services
 
@@ -25,12 +25,12 @@ _ROUNDS: Final = 3
 """How often a file is compared that changes meanwhile."""
 
 
-async def settle(services: Services, stream_id: str, path: str) -> Checkpoint | Likeness:
+async def correct_if_unchanged(services: Services, stream_id: str, path: str) -> Checkpoint | ContentMatch:
     """Compare the file with the completed stream, and correct that one's record if it is the same, byte for byte.
 
     Returns:
-        ``Likeness.SAME`` if the record says now what the file is, and nothing is left to do; ``Likeness.NONE`` if they
-        have nothing in common; else the completed stream, for a new one to go on from.
+        ``ContentMatch.SAME`` if the record now describes the file; ``ContentMatch.NONE`` if the file shares no bytes
+        with the recording; else the completed stream, from which a new stream copies parts.
 
     Raises:
         RecordingChangedError: the file is not there (any more).
@@ -38,21 +38,21 @@ async def settle(services: Services, stream_id: str, path: str) -> Checkpoint | 
     """
     completed = await services.store.load(stream_id)
     if completed is None or completed.meta.status is not Status.COMPLETED:
-        return Likeness.NONE
+        return ContentMatch.NONE
     async with services.disk.open(path) as recording:
         for _ in range(_ROUNDS):
             before = await recording.stat()
             fs_type = (await recording.origin()).system.name
             await trio.sleep(services.unproved_seconds(fs_type, before))
-            found = await likeness(recording, before.size_bytes, completed)
-            if found is not Likeness.SAME:
-                if found is Likeness.SOME:
+            found = await compare_content(recording, before.size_bytes, completed)
+            if found is not ContentMatch.SAME:
+                if found is ContentMatch.SOME:
                     services.advice.goes_on(completed.meta, before)
-                return completed if found is Likeness.SOME else Likeness.NONE
+                return completed if found is ContentMatch.SOME else ContentMatch.NONE
             after = await recording.stat()
             if (after, after.ctime_ns) == (before, before.ctime_ns):
                 await _correct(services, completed.meta, recording, after, path)
-                return Likeness.SAME
+                return ContentMatch.SAME
     return completed  # it is being written
 
 

@@ -131,7 +131,7 @@ async def finish(services: Services, upload: StreamUpload, path: str) -> None:
 
     Every step may be repeated: a stream that is stopped here stays ``s3_completed`` and comes back here.
     """
-    await upload.abort_strays()
+    await upload.abort_orphans()
     media = await _probe(services, path)
     meta, now = upload.meta, services.utc_now()
     size_bytes = meta.verified_size_bytes or 0
@@ -149,7 +149,7 @@ async def finish(services: Services, upload: StreamUpload, path: str) -> None:
         Status.COMPLETED, enqueue_webhook=enqueue_webhook, duration_seconds=duration_seconds, last_activity_at_utc=now
     )
     if enqueue_webhook:
-        services.webhook_owed.value = True
+        services.webhook_enqueued.value = True
     if duration_seconds is not None:
         services.metrics.recording_probed(duration_seconds)
     await services.store.release([upload.stream_id], services.lease)

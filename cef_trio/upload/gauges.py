@@ -37,7 +37,7 @@ class Observer:
             },
             limiters={"streams": _use(services.stream_slots), "parts": _use(services.part_slots)},
             unreadable_records=len(services.store.unreadable.known),
-            upload_limit=services.pacer.rate,
+            upload_limit=services.rate_limiter.rate,
             shutdown_seconds=now - leaving_since if leaving_since is not None else 0.0,
         )
 

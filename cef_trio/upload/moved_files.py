@@ -36,7 +36,7 @@ _SAID: Final = 5
 _BATCH: Final = 500
 
 
-class RelocatedStreams:
+class MovedFiles:
     """Streams whose files are not where they were, until their files are found."""
 
     def __init__(self, services: Services) -> None:
@@ -52,7 +52,7 @@ class RelocatedStreams:
         """Whether they are to be looked for before a file is taken for a new one."""
         return trio.current_time() >= self._look_at
 
-    def again(self) -> None:
+    def request(self) -> None:
         """Look for them before the next file is taken for a new one."""
         self._look_at = -inf
 
@@ -72,7 +72,7 @@ class RelocatedStreams:
             ids = await store.members(StreamSet.ACTIVE) | await store.members(StreamSet.PENDING_COMPLETION)
             metas = await bulk_load.load_metas(store, sorted(ids - live_ids()))
         except BaseException:
-            self.again()
+            self.request()
             raise
         self._lost, dark = await self._without_file(metas.values(), lambda meta, stat: may_be(meta.identity, stat))
         if dark:
@@ -156,7 +156,7 @@ class RelocatedStreams:
             if known in self._lost:  # nobody else has claimed it while it was looked at
                 self._lost.remove(known)
                 stream_id, was = known.meta.stream_id, known.meta.current_path
-                log.info("relocated_recording_found", stream_id=stream_id, was=was, path=path)
+                log.info("moved_recording_found", stream_id=stream_id, was=was, path=path)
                 return stream_id
         return None
 

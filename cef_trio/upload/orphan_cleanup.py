@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-SWEEP_SECONDS: Final = 600.0
+PERIOD_SECONDS: Final = 600.0
 """Between two looks, if nothing is known to be left."""
 _LIST: Final = "list_multipart_uploads"
 _KEPT: Final = frozenset(Status.failed(reason) for reason in KEEPS_ITS_UPLOAD)
 
 
-class StrayUploads:
+class OrphanCleanup:
     """When strays are looked for next."""
 
     def __init__(self) -> None:
@@ -47,57 +47,57 @@ class StrayUploads:
         """Whether it is time to look."""
         return trio.current_time() >= self._look_at
 
-    def leave(self) -> None:
+    def request(self) -> None:
         """Some could not be looked for just now: the next turn looks."""
         self._look_at = -inf
 
-    def looked(self) -> None:
+    def done(self) -> None:
         """The look is done."""
-        self._look_at = trio.current_time() + SWEEP_SECONDS
+        self._look_at = trio.current_time() + PERIOD_SECONDS
 
 
-def is_stray(meta: StreamMeta, upload_id: str) -> bool:
+def is_orphan(meta: StreamMeta, upload_id: str) -> bool:
     """Whether nothing goes on with an upload under that stream's key. Pure."""
     if meta.status not in ENDED:
         return False
     return not (meta.status in _KEPT and meta.s3_upload_id in {None, upload_id})  # `cef-trio retry` goes on with it
 
 
-async def abort_left_strays(services: Services) -> None:
+async def abort_orphan_uploads(services: Services) -> None:
     """Look for strays, now and then, for ever; S3's and Redis's trouble is waited out."""
     while True:
         await trio.sleep(PAUSE_SECONDS)
-        if not services.strays.due:
+        if not services.orphan_cleanup.due:
             continue
         try:
-            if await _sweep(services):
-                services.strays.looked()
+            if await _abort_all(services):
+                services.orphan_cleanup.done()
         except CefMp4ProcessorError as error:
             log.warning("orphan_abort_failed", error=str(error))
 
 
-async def _sweep(services: Services) -> bool:
+async def _abort_all(services: Services) -> bool:
     """Abort the strays that S3 lists; returns whether it could be asked, or never can be."""
-    template, strays = services.rules.key_template, services.strays
+    template, cleanup = services.rules.key_template, services.orphan_cleanup
     try:
         uploads = await services.attempt(_LIST, lambda: services.s3.list_multipart_uploads(template.prefix))
     except S3OperationError as error:
         if error.transient:
             raise
-        if not strays.refused:
+        if not cleanup.refused:
             log.warning("orphan_listing_failed", error=str(error))  # not allowed to list: `cef-trio gc` says so too
-        strays.refused = True
+        cleanup.refused = True
         return True
     if uploads is None:
         return False
-    strays.refused = False
+    cleanup.refused = False
     found = [(upload, proposed.stream_id) for upload in uploads if (proposed := template.parse(upload.key))]
     # Asked after S3: a daemon records a stream before it opens its upload.
     known = await bulk_load.load_metas(services.store, {stream_id for _, stream_id in found})
     for upload, stream_id in found:
         if stream_id not in known or not services.ownership.is_ours(known[stream_id].meta):
             continue
-        if is_stray(known[stream_id].meta, upload.upload_id):
+        if is_orphan(known[stream_id].meta, upload.upload_id):
             await _abort(services, upload, stream_id)
     return True
 
@@ -108,7 +108,7 @@ async def _abort(services: Services, upload: ListedUpload, stream_id: str) -> No
     The lease is no stream's task's, not even this daemon's. If this ends early, it runs out by itself.
     """
     store = services.store
-    lease = replace(services.lease, instance=f"{services.lease.instance}/strays")
+    lease = replace(services.lease, instance=f"{services.lease.instance}/orphan-cleanup")
     ours_until = trio.current_time() + lease.ttl_seconds / 2
     if not await store.acquire(stream_id, lease):
         return
@@ -116,9 +116,9 @@ async def _abort(services: Services, upload: ListedUpload, stream_id: str) -> No
         checkpoint = await store.load(stream_id)
     except RecordUnreadableError:
         checkpoint = None  # a record that cannot be read keeps its upload
-    if checkpoint is not None and is_stray(checkpoint.meta, upload.upload_id):
+    if checkpoint is not None and is_orphan(checkpoint.meta, upload.upload_id):
         with trio.move_on_at(ours_until) as scope:
             await services.s3.abort_multipart_upload(upload.key, upload.upload_id)
         if not scope.cancelled_caught:
-            log.info("stray_upload_aborted", stream_id=stream_id, key=upload.key, upload_id=upload.upload_id)
+            log.info("orphan_upload_aborted", stream_id=stream_id, key=upload.key, upload_id=upload.upload_id)
     await store.release([stream_id], lease)

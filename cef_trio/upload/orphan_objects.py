@@ -295,7 +295,7 @@ class OrphanObjects:
         services = self._services
         if services.webhook is not None:
             await upload.transition(Status.COMPLETED, enqueue_webhook=True)
-            services.webhook_owed.value = True
+            services.webhook_enqueued.value = True
         await services.store.release([upload.stream_id], services.lease)
         return upload
 
@@ -310,9 +310,7 @@ async def measure(recording: OpenRecording, size_bytes: int, plan: PartPlan) -> 
     parts = []
     for part in plan.cut(size_bytes):
         crc, md5 = Crc64Nvme(), hashlib.md5(usedforsecurity=False)
-        async for block in FileSlice(recording, part.offset, part.size_bytes).blocks():
-            crc.update(block)
-            md5.update(block)
+        await FileSlice(recording, part.offset, part.size_bytes).feed(crc, md5)
         parts.append(PartDigest(part.size_bytes, crc.value, md5.hexdigest()))
     return FileDigest(plan, tuple(parts))
 

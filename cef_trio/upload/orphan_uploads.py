@@ -38,7 +38,7 @@ class Proposal:
 
 
 @dataclass(frozen=True, slots=True)
-class Adopted:
+class AdoptedUpload:
     """An upload that was found to be of a file."""
 
     stream_id: str
@@ -48,7 +48,7 @@ class Adopted:
     parts: tuple[PartRecord, ...]
 
 
-class UnknownUploads:
+class OrphanUploads:
     """The open uploads under our prefix that Redis does not know, until they are claimed."""
 
     def __init__(self, services: Services) -> None:
@@ -96,14 +96,14 @@ class UnknownUploads:
         """Whether any of them may be of that file."""
         return any(proposal.proposed.fits(path) for proposal in self._proposals)
 
-    async def claim(self, path: str, recording: OpenRecording) -> Adopted | None:
+    async def claim(self, path: str, recording: OpenRecording) -> AdoptedUpload | None:
         """The upload of that file, if there is one: the one of which most bytes are the file's.
 
-        It is the caller's until :meth:`settled` says that its record was written, or that no stream was begun on it.
+        It is the caller's until :meth:`release` says that its record was written, or that no stream was begun on it.
         """
         rules = self._services.rules
         expected = PartPlan(rules.part_size, equal_parts=rules.equal_parts)
-        best: Adopted | None = None
+        best: AdoptedUpload | None = None
         async with self._comparing:  # another file of that name waits: what is left is its to claim
             for proposal in [proposal for proposal in self._proposals if proposal.proposed.fits(path)]:
                 adopted = await self._compare(proposal, recording, expected)
@@ -114,11 +114,11 @@ class UnknownUploads:
                 self._proposals = [proposal for proposal in self._proposals if proposal.upload != best.upload]
         return best
 
-    def settled(self, adopted: Adopted) -> None:
+    def release(self, adopted: AdoptedUpload) -> None:
         """Its stream has a record and a task by now, or neither: then the next :meth:`look` proposes it again."""
         self._claimed.discard(adopted.stream_id)
 
-    async def _compare(self, proposal: Proposal, recording: OpenRecording, expected: PartPlan) -> Adopted | None:
+    async def _compare(self, proposal: Proposal, recording: OpenRecording, expected: PartPlan) -> AdoptedUpload | None:
         upload = proposal.upload
         try:
             listed = await self._services.attempt(
@@ -136,8 +136,10 @@ class UnknownUploads:
         matching = await matching_parts(recording, listed, plan, at=self._services.utc_now())
         if not matching:
             return None
-        return Adopted(proposal.proposed.stream_id, upload, plan, algorithm_of(listed).value, tuple(matching.values()))
+        return AdoptedUpload(
+            proposal.proposed.stream_id, upload, plan, algorithm_of(listed).value, tuple(matching.values())
+        )
 
 
-def _bytes_of(adopted: Adopted) -> int:
+def _bytes_of(adopted: AdoptedUpload) -> int:
     return sum(part.size_bytes for part in adopted.parts)

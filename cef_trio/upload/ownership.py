@@ -31,7 +31,7 @@ class Ownership:
         """Our name in ``streams:by_path``; empty: none."""
         return self.owner.name if self.owner is not None else ""
 
-    def tell_apart(self, system: str) -> None:
+    def mark_cloned(self, system: str) -> None:
         """Another machine that runs is this one by all that is told of both: from now on we are this running system.
 
         What the records before say is not of us for certain any more.

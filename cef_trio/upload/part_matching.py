@@ -33,8 +33,7 @@ async def crc_of(recording: OpenRecording, offset: int, size_bytes: int) -> int:
         RecordingChangedError: the file is shorter.
     """
     crc = Crc64Nvme()
-    async for block in FileSlice(recording, offset, size_bytes).blocks():
-        crc.update(block)
+    await FileSlice(recording, offset, size_bytes).feed(crc)
     return crc.value
 
 
@@ -58,9 +57,7 @@ async def _match(recording: OpenRecording, part: ListedPart, plan: PartPlan, at:
     algorithm, kept = proof
     crc, calculator = Crc64Nvme(), CALCULATORS[algorithm]()
     try:
-        async for block in FileSlice(recording, place.offset, part.size_bytes).blocks():
-            crc.update(block)
-            calculator.update(block)
+        await FileSlice(recording, place.offset, part.size_bytes).feed(crc, calculator)
     except RecordingChangedError:
         return None  # the file ends before the part does
     same = calculator.digest() == kept

@@ -40,7 +40,7 @@ _SAMPLES: Final = 3
 _MAX_FAILURES: Final = 3
 
 
-class Likeness(Enum):
+class ContentMatch(Enum):
     """What a file has of a completed stream's bytes."""
 
     SAME = "same"
@@ -118,7 +118,7 @@ async def base_of(services: Services, meta: StreamMeta) -> Base | None:
     return Base(old.s3_key_prefix, before.meta.object_etag, parts)
 
 
-async def likeness(recording: OpenRecording, size_bytes: int, completed: Checkpoint) -> Likeness:
+async def compare_content(recording: OpenRecording, size_bytes: int, completed: Checkpoint) -> ContentMatch:
     """Compare a file of that size with what is recorded of a completed stream.
 
     A file of the same size is read to the first part that differs; of one of another size some parts are read.
@@ -126,9 +126,9 @@ async def likeness(recording: OpenRecording, size_bytes: int, completed: Checkpo
     meta = completed.meta
     verified = meta.verified_size_bytes
     if verified is None:
-        return Likeness.NONE
+        return ContentMatch.NONE
     if verified == 0:
-        return Likeness.SAME if size_bytes == 0 else Likeness.SOME
+        return ContentMatch.SAME if size_bytes == 0 else ContentMatch.SOME
     parts = [part for part in _plan(meta).cut(verified) if part.number in completed.parts]
     if size_bytes == verified:
         agreeing = 0
@@ -137,14 +137,14 @@ async def likeness(recording: OpenRecording, size_bytes: int, completed: Checkpo
                 break
             agreeing += part.size_bytes
         if agreeing == verified:
-            return Likeness.SAME
+            return ContentMatch.SAME
         if agreeing:
-            return Likeness.SOME
+            return ContentMatch.SOME
     inside = [part for part in parts if part.end <= size_bytes]
     for part in (*inside[:1], *inside[:-_SAMPLES:-1]):
         if await _agrees(recording, part, completed.parts[part.number]):
-            return Likeness.SOME
-    return Likeness.NONE
+            return ContentMatch.SOME
+    return ContentMatch.NONE
 
 
 async def _agrees(recording: OpenRecording, part: Part, record: PartRecord) -> bool:

@@ -283,7 +283,7 @@ class StreamProcessor:
         with trio.move_on_after(self._services.rules.gone_grace_seconds):  # news of a rename is cheaper than a scan
             await moved_on()
             return
-        await wait_any(moved_on, partial(self._services.scans.wait_for_one, path, missed_at))
+        await wait_any(moved_on, partial(self._services.scans.wait_for_scan, path, missed_at))
 
     def _set_stream_id(self, stream_id: str) -> None:
         self.stream_id = stream_id

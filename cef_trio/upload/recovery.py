@@ -46,7 +46,7 @@ from cef_trio.s3 import ListedPart
 from cef_trio.upload import target
 from cef_trio.upload.failures import StreamFailedError
 from cef_trio.upload.file_state import FileState
-from cef_trio.upload.orphan_uploads import UnknownUploads
+from cef_trio.upload.orphan_uploads import OrphanUploads
 from cef_trio.upload.part_matching import algorithm_of, matching_parts
 from cef_trio.upload.recognition import identify, recognize
 from cef_trio.upload.services import Services
@@ -59,7 +59,7 @@ _GONE = frozenset({"NoSuchUpload", "NoSuchKey"})
 
 async def begin(
     services: Services,
-    unknown: UnknownUploads,
+    unknown: OrphanUploads,
     path: str,
     *,
     named: Callable[[str], None],
@@ -108,7 +108,7 @@ async def begin(
         await services.store.create(meta, services.lease, parts, instead_of=instead_of, beside=beside)
     finally:
         if adopted:
-            unknown.settled(adopted)
+            unknown.release(adopted)
     if adopted:
         log.info("upload_adopted", key=meta.s3_key_prefix, parts=len(parts))
     else:
@@ -322,8 +322,8 @@ async def _find_upload(services: Services, upload: StreamUpload, recording: Open
     if not found:
         return
     *others, newest = sorted(found, key=lambda candidate: candidate.initiated_at_utc)
-    for stray in others:
-        await services.s3.abort_multipart_upload(key, stray.upload_id)
+    for orphan in others:
+        await services.s3.abort_multipart_upload(key, orphan.upload_id)
     listed = await _list_parts(services, key, newest.upload_id)
     if listed is None:
         return

@@ -113,12 +113,12 @@ class Others:
             lives = self._seen_at.get(one.process, one.at) != one.at
             if not lives or not one.process:
                 continue
-            if one.called == self._lease.instance and one.process not in self._named:
+            if one.instance_id == self._lease.instance and one.process not in self._named:
                 self._named.add(one.process)
-                log.warning("instance_id_shared", instance=one.called, host=one.host, folder=one.folder)
+                log.warning("instance_id_shared", instance=one.instance_id, host=one.host, folder=one.folder)
             if one.owner and one.owner == self.owner and one.system != self._lease.host:
                 log.error("machine_cloned", host=one.host, folder=one.folder)
-                self._services.ownership.tell_apart(self._lease.host)
+                self._services.ownership.mark_cloned(self._lease.host)
             if one.instance == self.reported_as and one.process < self._lease.token:
                 self._suffix = f"+{self._lease.token[:8]}"  # we would write over each other's reports
         self._seen_at = {one.process: one.at for one in others}
@@ -127,7 +127,7 @@ class Others:
         return frozenset(unused | {one.instance for one in others if self._is_earlier_life(one, now)})
 
     def _is_earlier_life(self, one: DaemonReport, now: float) -> bool:
-        if one.called != self._lease.instance or one.folder != self._folder or one.instance == self.reported_as:
+        if one.instance_id != self._lease.instance or one.folder != self._folder or one.instance == self.reported_as:
             return False
         # A version that did not name its process; or a process of this system that is gone, and had another disk there.
         return not one.process or (one.system == self._lease.host and one.is_silent(now))

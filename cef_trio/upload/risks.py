@@ -14,7 +14,7 @@ from typing import Final, Protocol
 import trio
 
 from cef_trio.files import is_on
-from cef_trio.observability import Facts, Reason, Risk, Upload, Waiting, judge
+from cef_trio.observability import Facts, Reason, Risk, Upload, Waiting, find_risks
 from cef_trio.upload.file_state import Ending, FileState
 from cef_trio.upload.services import Services
 from cef_trio.upload.supervisor import LiveStream, StreamSupervisor
@@ -51,7 +51,7 @@ class RiskObserver:
         """What should be in S3 and is not getting there."""
         if self.is_leaving():
             return ()
-        risks = judge(self._facts(), trio.current_time())
+        risks = find_risks(self._facts(), trio.current_time())
         return tuple(
             replace(risk, since=round(self.services.unix_time(risk.since), 1), why=self._words(risk.why))
             for risk in risks
@@ -63,7 +63,7 @@ class RiskObserver:
 
     def _facts(self) -> Facts:
         live, now = tuple(self.supervisor.live), trio.current_time()
-        queues = self.services.part_slots.available_tokens < 1 or self.services.pacer.rate > 0
+        queues = self.services.part_slots.available_tokens < 1 or self.services.rate_limiter.rate > 0
         offset = self.services.unix_time(0.0)
         busy = [one for one in live if not one.processor.movement.resting]
         hung = self._hung_mounts()

@@ -31,21 +31,21 @@ class LastScan:
         return self.began_at > missed_at and not any(path.startswith(f"{folder}/") for folder in self.unreadable)
 
 
-class Scans:
+class ScanHistory:
     """The last scan, and whom to ask for the next one."""
 
     def __init__(self) -> None:
         self.last: AsyncValue[LastScan] = AsyncValue(LastScan())
-        self.ask: Callable[[], object] | None = None
+        self.request_scan: Callable[[], object] | None = None
         """Asks the watcher for a scan; ``None``: nobody scans, so there is none to wait for."""
 
-    def told(self, scan: Scanned) -> None:
+    def completed(self, scan: Scanned) -> None:
         """Every stream was told of this scan."""
         self.last.value = LastScan(scan.began_at, scan.unreadable)
 
-    async def wait_for_one(self, path: str, missed_at: float) -> None:
+    async def wait_for_scan(self, path: str, missed_at: float) -> None:
         """Wait until a scan was told that decides about a file that was missed then: for ever, if none can."""
-        if self.ask is None or self.last.value.decides(path, missed_at):
+        if self.request_scan is None or self.last.value.decides(path, missed_at):
             return
-        self.ask()
+        self.request_scan()
         await self.last.wait_value(lambda scan: scan.decides(path, missed_at))

@@ -19,9 +19,9 @@ from cef_trio.s3 import RateLimiter, S3Client
 from cef_trio.settings import Settings
 from cef_trio.upload.advice import Advice
 from cef_trio.upload.object_key import KeyTemplate
-from cef_trio.upload.orphan_cleanup import StrayUploads
+from cef_trio.upload.orphan_cleanup import OrphanCleanup
 from cef_trio.upload.ownership import Ownership
-from cef_trio.upload.scan_history import Scans
+from cef_trio.upload.scan_history import ScanHistory
 from cef_trio.webhook import WebhookClient
 
 T = TypeVar("T")
@@ -92,7 +92,7 @@ class Services:
     utc_now: Callable[[], datetime]
     new_stream_id: Callable[[], str]
     metrics: Metrics = field(default_factory=Metrics)
-    pacer: RateLimiter = field(default_factory=RateLimiter)
+    rate_limiter: RateLimiter = field(default_factory=RateLimiter)
     """How fast ``s3`` sends; the rate may be changed while it does."""
     renew_credentials: Callable[[Settings], None] = lambda _settings: None
     """Lets S3's keys and Redis's login of settings that were read again take effect."""
@@ -100,7 +100,7 @@ class Services:
     """Who is told of completed recordings; ``None``: nobody."""
     best_effort: BestEffort = field(default_factory=BestEffort)
     """Which calls of S3 are done without at present."""
-    strays: StrayUploads = field(default_factory=StrayUploads)
+    orphan_cleanup: OrphanCleanup = field(default_factory=OrphanCleanup)
     """When uploads that were left under ended streams' keys are looked for."""
     ownership: Ownership = field(default_factory=Ownership)
     """Whose streams are ours."""
@@ -108,9 +108,9 @@ class Services:
     """Which settings would help, told once each."""
     mounts: Mounts = field(default_factory=Mounts)
     """Which mounts answer."""
-    scans: Scans = field(default_factory=Scans)
+    scans: ScanHistory = field(default_factory=ScanHistory)
     """The last scan of the watch folder."""
-    webhook_owed: AsyncBool = field(default_factory=lambda: AsyncBool(False))
+    webhook_enqueued: AsyncBool = field(default_factory=lambda: AsyncBool(False))
     """Set when a stream was completed that owes a webhook; whoever delivers them takes it back."""
 
     def __post_init__(self) -> None:

@@ -310,7 +310,7 @@ class StreamUpload:
             await self._services.s3.abort_multipart_upload(self.meta.s3_key_prefix, self.meta.s3_upload_id)
         await abort_listed(self._services, self.meta.s3_key_prefix)
 
-    async def abort_strays(self) -> None:
+    async def abort_orphans(self) -> None:
         """Abort what S3 still lists under a completed stream's key: uploads whose creation was answered to nobody.
 
         Its metadata does not wait for that: what cannot be done now is left to the background (``orphan_cleanup.py``).
@@ -321,7 +321,7 @@ class StreamUpload:
                 return
         except S3OperationError as error:
             log.warning("orphan_abort_failed", error=str(error))
-        self._services.strays.leave()
+        self._services.orphan_cleanup.request()
 
     async def complete(self, size_bytes: int, mtime_ns: int) -> StoredObject:
         """Complete the upload of a file that was verified at that size and time, and record that the object exists.
@@ -435,9 +435,9 @@ async def _abort_rounds(s3: S3Client, key: str, listed: Callable[[], Awaitable[l
             raise _NotListedError from error
         if uploads is None:
             return False
-        strays = [upload for upload in uploads if upload.key == key]
-        if not strays:
+        orphans = [upload for upload in uploads if upload.key == key]
+        if not orphans:
             return True
-        for stray in strays:
-            await s3.abort_multipart_upload(key, stray.upload_id)
+        for orphan in orphans:
+            await s3.abort_multipart_upload(key, orphan.upload_id)
     return True

@@ -12,10 +12,10 @@ from enum import Enum
 
 from cef_trio.checkpoint import Checkpoint, Status
 from cef_trio.upload import recovery
-from cef_trio.upload.correction import settle
+from cef_trio.upload.correction import correct_if_unchanged
 from cef_trio.upload.orphan_objects import OrphanObjects
-from cef_trio.upload.orphan_uploads import UnknownUploads
-from cef_trio.upload.predecessor import Likeness
+from cef_trio.upload.orphan_uploads import OrphanUploads
+from cef_trio.upload.predecessor import ContentMatch
 from cef_trio.upload.services import Services
 from cef_trio.upload.session import StreamUpload
 
@@ -47,7 +47,7 @@ class NotStarted(Enum):
 class Sources:
     """Where streams of this daemon come from that Redis does not know."""
 
-    uploads: UnknownUploads
+    uploads: OrphanUploads
     objects: OrphanObjects
 
 
@@ -82,7 +82,7 @@ async def start(
 
     async with services.stream_slots:
         has = await _compare_with_completed(services, path, history)
-        if has is Likeness.SAME:
+        if has is ContentMatch.SAME:
             return NotStarted.UNCHANGED
         if not history.may_be_stored or await services.has_writer(path) is True:
             return await begin()
@@ -96,13 +96,13 @@ async def start(
         return NotStarted.UNCHANGED if found.meta.status is Status.COMPLETED else found
 
 
-async def _compare_with_completed(services: Services, path: str, history: FileHistory) -> Checkpoint | Likeness:
+async def _compare_with_completed(services: Services, path: str, history: FileHistory) -> Checkpoint | ContentMatch:
     """What the file has of the completed streams that it may be of: the best of it."""
-    best: Checkpoint | Likeness = Likeness.NONE
+    best: Checkpoint | ContentMatch = ContentMatch.NONE
     for stream_id in (history.instead_of, history.renamed):
-        has = await settle(services, stream_id, path) if stream_id is not None else Likeness.NONE
-        if has is Likeness.SAME:
+        has = await correct_if_unchanged(services, stream_id, path) if stream_id is not None else ContentMatch.NONE
+        if has is ContentMatch.SAME:
             return has
-        if best is Likeness.NONE:
+        if best is ContentMatch.NONE:
             best = has
     return best

@@ -28,9 +28,9 @@ from cef_trio.upload import bulk_load
 from cef_trio.upload import file_state as news
 from cef_trio.upload.file_state import Ending, FileState
 from cef_trio.upload.file_triage import FileTriage, must_be_recognized, triage
-from cef_trio.upload.moved_files import RelocatedStreams
+from cef_trio.upload.moved_files import MovedFiles
 from cef_trio.upload.orphan_objects import OrphanObjects
-from cef_trio.upload.orphan_uploads import UnknownUploads
+from cef_trio.upload.orphan_uploads import OrphanUploads
 from cef_trio.upload.processor import Outcome, StreamProcessor
 from cef_trio.upload.recognition import is_proved, recognize_at
 from cef_trio.upload.services import Services
@@ -152,8 +152,8 @@ class StreamSupervisor:
         self._services = services
         self._processors = processors
         self._matches = matches
-        self._sources = Sources(UnknownUploads(services), OrphanObjects(services, lambda: self.live_ids))
-        self._relocated = RelocatedStreams(services)
+        self._sources = Sources(OrphanUploads(services), OrphanObjects(services, lambda: self.live_ids))
+        self._moved_files = MovedFiles(services)
         self._must_list_uploads = True
         self._may_be_lost_before_ns = int(services.utc_now().timestamp() * 1e9)
         """Redis may have lost the record of a file that was last written before this: before this daemon's life, or
@@ -257,7 +257,7 @@ class StreamSupervisor:
                 self._gone(path)
             case Scanned(files, unreadable):
                 self._scanned(files, unreadable)
-                self._services.scans.told(event)  # last: whoever waits for it finds the new names told
+                self._services.scans.completed(event)  # last: whoever waits for it finds the new names told
 
     def _seen(self, path: str, stat: FileStat) -> None:
         live = self._live.get(path)
@@ -418,7 +418,7 @@ class StreamSupervisor:
         for path in fresh:
             if (unknown := self._still_unknown(path, asked)) is None:
                 continue
-            stream_id = await self._relocated.claim(path, unknown.stat)
+            stream_id = await self._moved_files.claim(path, unknown.stat)
             if (unknown := self._still_unknown(path, asked)) is not None:
                 del self._unknown[path]
                 seen = streams[path].before
@@ -426,7 +426,7 @@ class StreamSupervisor:
                 history = FileHistory(
                     instead_of=seen.meta.stream_id if seen is not None else None,
                     beside=streams[path].beside,
-                    renamed=self._relocated.claim_completed(path, unknown.stat) if old else None,
+                    renamed=self._moved_files.claim_completed(path, unknown.stat) if old else None,
                     may_be_stored=old,
                 )
                 self._begin(path, unknown, stream_id, history)
@@ -487,11 +487,11 @@ class StreamSupervisor:
                 done = await self._sources.uploads.look(lambda: self.live_ids)
             finally:
                 self._must_list_uploads |= not done
-        if self._relocated.due:
-            await self._relocated.look(lambda: self.live_ids)
+        if self._moved_files.due:
+            await self._moved_files.look(lambda: self.live_ids)
         old = {path: one.stat for path, one in self._unknown.items() if self._may_be_lost(one.stat)}
         if old and trio.current_time() >= self._search_lost_at:
-            await self._relocated.look_for_completed(old)
+            await self._moved_files.look_for_completed(old)
             self._sources.objects.want(old)
             self._searched_lost_at = trio.current_time()
             self._search_lost_at = self._searched_lost_at + _LOST_AGAIN_SECONDS
@@ -503,7 +503,7 @@ class StreamSupervisor:
     def _suspect_lost_records(self) -> None:
         """Redis has lost something, or may have: search for it before a file of until now is taken for a new one."""
         self._must_list_uploads = True
-        self._relocated.again()
+        self._moved_files.request()
         self._may_be_lost_before_ns = int(self._services.utc_now().timestamp() * 1e9) + 1
         self._search_lost_at = min(self._search_lost_at, self._searched_lost_at + _LOSS_SECONDS)
 

@@ -1,7 +1,7 @@
-"""inotify as facts about paths: raw events in, what happened to which path out. Pure but for the kernel's watches.
+"""inotify as changes about paths: raw events in, what happened to which path out. Pure but for the kernel's watches.
 
 An event names a watch and a name in it; a watch outlives its folder's renaming. :class:`FolderWatches` keeps the two
-together, and :func:`translate` turns a batch of raw events into :class:`Fact` s, in their order.
+together, and :func:`translate` turns a batch of raw events into :class:`Change` s, in their order.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MASK = (
 )
 
 
-class What(Enum):
+class ChangeKind(Enum):
     """What happened to a path."""
 
     SEEN = "seen"
@@ -45,10 +45,10 @@ class What(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Fact:
+class Change:
     """Something that happened; ``old_path`` for what was moved."""
 
-    what: What
+    kind: ChangeKind
     path: str = ""
     old_path: str = ""
 
@@ -131,70 +131,70 @@ def unpaired_moves(events: Iterable[Event]) -> bool:
     return bool(halves)
 
 
-def translate(events: Iterable[Event], watches: FolderWatches) -> list[Fact]:
-    """Say what a batch of raw events means. A thousand writes to a file are one fact."""
+def translate(events: Iterable[Event], watches: FolderWatches) -> list[Change]:
+    """Say what a batch of raw events means. A thousand writes to a file are one change."""
     batch = list(events)
     moved_to = {event.cookie: event for event in batch if event.mask & flags.MOVED_TO}
     moved_from = {event.cookie for event in batch if event.mask & flags.MOVED_FROM}
-    facts: list[Fact] = []
+    changes: list[Change] = []
     for event in batch:
-        facts += _facts_of(event, watches, moved_to, moved_from)
-    return _without_repetition(facts)
+        changes += _changes_of(event, watches, moved_to, moved_from)
+    return _without_repetition(changes)
 
 
-def _facts_of(  # noqa: C901, PLR0911, PLR0912 - a table of what each kind of event means
+def _changes_of(  # noqa: C901, PLR0911, PLR0912 - a table of what each kind of event means
     event: Event, watches: FolderWatches, moved_to: Mapping[int, Event], moved_from: set[int]
-) -> list[Fact]:
+) -> list[Change]:
     if event.mask & flags.Q_OVERFLOW:
-        return [Fact(What.RESCAN)]
+        return [Change(ChangeKind.RESCAN)]
     folder = watches.folder(event.wd)
     if folder is None:
         return []
     if event.mask & (flags.DELETE_SELF | flags.MOVE_SELF | flags.UNMOUNT | flags.IGNORED):
         if event.mask & (flags.IGNORED | flags.UNMOUNT):
             watches.forget(event.wd)
-        return [Fact(What.ROOT_LOST)] if folder == watches.root else []
+        return [Change(ChangeKind.ROOT_LOST)] if folder == watches.root else []
     path = f"{folder}/{event.name}"
     if event.mask & flags.MOVED_FROM:
         other = moved_to.get(event.cookie)
         new_folder = watches.folder(other.wd) if other is not None else None
         if other is None or new_folder is None:
-            return _went(event, path, watches)
+            return _removed(event, path, watches)
         new_path = f"{new_folder}/{other.name}"
         if event.mask & flags.ISDIR:
             watches.rename(path, new_path)
-            return [Fact(What.FOLDER_MOVED, new_path, path)]
-        return [Fact(What.MOVED, new_path, path)]
+            return [Change(ChangeKind.FOLDER_MOVED, new_path, path)]
+        return [Change(ChangeKind.MOVED, new_path, path)]
     if event.mask & flags.ISDIR:
         if event.mask & flags.ATTRIB:
-            return [Fact(What.FOLDER_CAME, path)]  # its rights may be others now: what is in it is read again
+            return [Change(ChangeKind.FOLDER_CAME, path)]  # its rights may be others now: what is in it is read again
         if event.mask & flags.MOVED_TO and event.cookie in moved_from:
             return []
         came = event.mask & (flags.CREATE | flags.MOVED_TO)
-        return [Fact(What.FOLDER_CAME, path)] if came else _went(event, path, watches)
+        return [Change(ChangeKind.FOLDER_CAME, path)] if came else _removed(event, path, watches)
     if event.mask & flags.DELETE:
-        return [Fact(What.GONE, path)]
+        return [Change(ChangeKind.GONE, path)]
     if event.mask & flags.CLOSE_WRITE:
-        return [Fact(What.CLOSED, path)]
+        return [Change(ChangeKind.CLOSED, path)]
     if event.mask & flags.MOVED_TO and event.cookie in moved_from:
         return []
-    return [Fact(What.SEEN, path)]
+    return [Change(ChangeKind.SEEN, path)]
 
 
-def _went(event: Event, path: str, watches: FolderWatches) -> list[Fact]:
+def _removed(event: Event, path: str, watches: FolderWatches) -> list[Change]:
     if not event.mask & flags.ISDIR:
-        return [Fact(What.GONE, path)]
+        return [Change(ChangeKind.GONE, path)]
     watches.drop(path)
-    return [Fact(What.FOLDER_WENT, path)]
+    return [Change(ChangeKind.FOLDER_WENT, path)]
 
 
-def _without_repetition(facts: list[Fact]) -> list[Fact]:
-    """Leave out a ``SEEN`` that a later fact of the same path says better."""
-    kept: list[Fact] = []
-    said: set[str] = set()
-    for fact in reversed(facts):
-        if fact.what is What.SEEN and fact.path in said:
+def _without_repetition(changes: list[Change]) -> list[Change]:
+    """Leave out a ``SEEN`` that a later change of the same path says better."""
+    kept: list[Change] = []
+    later: set[str] = set()
+    for change in reversed(changes):
+        if change.kind is ChangeKind.SEEN and change.path in later:
             continue
-        said.add(fact.path)
-        kept.append(fact)
+        later.add(change.path)
+        kept.append(change)
     return kept[::-1]

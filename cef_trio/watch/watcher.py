@@ -28,7 +28,7 @@ from cef_trio.watch.scan import FolderReader, Scan, ThreadedReader
 if sys.platform == "linux" or TYPE_CHECKING:
     from inotify_simple import Event, INotify
 
-    from cef_trio.watch.inotify import Fact, FolderWatches, What, translate, unpaired_moves
+    from cef_trio.watch.inotify import Change, ChangeKind, FolderWatches, translate, unpaired_moves
 
 log = structlog.get_logger(__name__)
 
@@ -89,12 +89,12 @@ class Watcher:
             try:
                 await self._watch_until_lost(has_started)
             except OSError as error:
-                self._trouble_began(str(error))
+                self._note_unreadable(str(error))
                 if not said:
                     log.error("watch_folder_unreadable", folder=self._folder, error=str(error))  # noqa: TRY400
                 said = True
             else:
-                self._trouble_began("it was moved, deleted or unmounted")
+                self._note_unreadable("it was moved, deleted or unmounted")
                 log.error("watch_folder_lost", folder=self._folder)
                 said = False
             self.last_attempt = trio.current_time()
@@ -104,7 +104,7 @@ class Watcher:
         """Read everything once more, as soon as a scan that runs is over."""
         self._rescan_wanted.value = True
 
-    def _trouble_began(self, why: str) -> None:
+    def _note_unreadable(self, why: str) -> None:
         self.trouble = (trio.current_time() if self.trouble is None else self.trouble[0], why)
 
     async def _watch_until_lost(self, has_started: Callable[[], None]) -> None:
@@ -126,11 +126,11 @@ class Watcher:
                 self._open_inotify() if self._open_inotify is not None else INotify(nonblocking=True)
             )
         except OSError as error:
-            self._say_limited(error)
+            self._log_limited(error)
             return nullcontext(None)
         return inotify
 
-    def _say_limited(self, error: OSError) -> None:
+    def _log_limited(self, error: OSError) -> None:
         limit = _LIMITS.get(error.errno or 0)
         log.warning(
             "watch_limited", polling_seconds=_POLL_SECONDS, error=str(error), hint=f"raise {limit}" if limit else None
@@ -147,7 +147,7 @@ class Watcher:
             try:
                 await self._rescan()
             except OSError as error:
-                self._trouble_began(str(error))
+                self._note_unreadable(str(error))
                 log.error("watch_folder_unreadable", folder=self._folder, error=str(error))  # noqa: TRY400
                 scope.cancel()
 
@@ -185,7 +185,7 @@ class Watcher:
                 await self._reader.ask(folder, partial(watches.add, folder))
             except OSError as error:
                 if error.errno in _LIMITS:
-                    self._say_limited(error)
+                    self._log_limited(error)
                     # Events would tell half of it: polling tells all. Others may need the watches.
                     watches.drop(watches.root)
                     self._watches = None
@@ -205,51 +205,53 @@ class Watcher:
             watches = self._watches
             if watches is None:  # the kernel's limit was reached meanwhile: from now on the folder is polled
                 return
-            if not await self._tell(translate(events, watches)):
+            if not await self._report(translate(events, watches)):
                 scope.cancel()
                 return
 
     def _read_now(self, inotify: INotify) -> list[Event]:
         return list(inotify.read(timeout=0))
 
-    async def _tell(self, facts: Iterable[Fact]) -> bool:
+    async def _report(self, changes: Iterable[Change]) -> bool:
         """Tell the listener; returns whether the folder is still there."""
-        facts = list(facts)
-        paths = {fact.path for fact in facts if fact.what in {What.SEEN, What.CLOSED, What.MOVED}}
+        changes = list(changes)
+        paths = {
+            change.path for change in changes if change.kind in {ChangeKind.SEEN, ChangeKind.CLOSED, ChangeKind.MOVED}
+        }
         stats = await self._reader.stats(path for path in paths if self._matches(path)) if paths else {}
-        moved = {fact.path for fact in facts if fact.what is What.MOVED}
+        moved = {change.path for change in changes if change.kind is ChangeKind.MOVED}
         stats = {**stats, **await self._reader.stats(moved - stats.keys())} if moved - stats.keys() else stats
-        for fact in facts:
-            stat = stats.get(fact.path)
-            match fact.what:
-                case What.SEEN if stat is not None:
-                    self._listener.handle_event(Seen(fact.path, stat))
-                case What.CLOSED if stat is not None:
-                    self._listener.handle_event(Closed(fact.path, stat))
-                case What.MOVED if stat is not None:
-                    self._listener.handle_event(Moved(fact.old_path, fact.path, stat))
-                case What.GONE:
-                    self._listener.handle_event(Gone(fact.path))
-                case What.MOVED:
-                    self._listener.handle_event(Gone(fact.old_path))
-                case What.FOLDER_MOVED:
-                    await self._tell_folder_moved(fact)
-                case What.FOLDER_CAME | What.FOLDER_WENT:
+        for change in changes:
+            stat = stats.get(change.path)
+            match change.kind:
+                case ChangeKind.SEEN if stat is not None:
+                    self._listener.handle_event(Seen(change.path, stat))
+                case ChangeKind.CLOSED if stat is not None:
+                    self._listener.handle_event(Closed(change.path, stat))
+                case ChangeKind.MOVED if stat is not None:
+                    self._listener.handle_event(Moved(change.old_path, change.path, stat))
+                case ChangeKind.GONE:
+                    self._listener.handle_event(Gone(change.path))
+                case ChangeKind.MOVED:
+                    self._listener.handle_event(Gone(change.old_path))
+                case ChangeKind.FOLDER_MOVED:
+                    await self._report_folder_moved(change)
+                case ChangeKind.FOLDER_CAME | ChangeKind.FOLDER_WENT:
                     self._rescan_wanted.value = True
-                case What.RESCAN:
+                case ChangeKind.RESCAN:
                     log.warning("watch_overflow", folder=self._folder)
                     self._rescan_wanted.value = True
-                case What.ROOT_LOST:
+                case ChangeKind.ROOT_LOST:
                     return False
                 case _:
                     pass  # a file that is gone again: its own event says so
         return True
 
-    async def _tell_folder_moved(self, fact: Fact) -> None:
+    async def _report_folder_moved(self, change: Change) -> None:
         try:
-            scan = await self._reader.scan(fact.path)
+            scan = await self._reader.scan(change.path)
         except OSError:
             self._rescan_wanted.value = True
             return
         for path, stat in scan.files.items():
-            self._listener.handle_event(Moved(fact.old_path + path[len(fact.path) :], path, stat))
+            self._listener.handle_event(Moved(change.old_path + path[len(change.path) :], path, stat))

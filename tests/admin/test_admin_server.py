@@ -17,7 +17,7 @@ import trio
 from admin.admin_scene import SetSource, registry, serving, stream
 
 from cef_trio.admin import app, server
-from cef_trio.admin.connection_limits import Place, Places, client_of
+from cef_trio.admin.connection_limits import ConnectionLimiter, ConnectionSlot, client_of
 from cef_trio.admin.origins import is_foreign, is_ours
 from cef_trio.admin.server import AdminPortError, serve_admin
 from cef_trio.admin.snapshot import Phase
@@ -197,30 +197,30 @@ def leaving(left: list[str], name: str) -> Callable[[], None]:
 
 def test_places_are_given_to_whoever_asks_as_long_as_somebody_waits() -> None:
     left: list[str] = []
-    places = Places(total=3, for_a_client=2, reserve=1)
-    taken: dict[str, Place | None] = {}
+    limiter = ConnectionLimiter(total=3, for_a_client=2, reserve=1)
+    taken: dict[str, ConnectionSlot | None] = {}
     for name in ("a1", "a2", "b1"):
-        taken[name] = places.take(name[0], leaving(left, name))
-    assert all(place is not None and not place.reserved for place in taken.values())
-    assert places.take("a", leaving(left, "a3")) is not None
+        taken[name] = limiter.acquire(name[0], leaving(left, name))
+    assert all(slot is not None and not slot.reserved for slot in taken.values())
+    assert limiter.acquire("a", leaving(left, "a3")) is not None
     assert left == ["a1"], "a client with its share makes its own oldest one leave"
-    assert places.take("c", leaving(left, "c1")) is not None
+    assert limiter.acquire("c", leaving(left, "c1")) is not None
     assert left == ["a1", "a2"], "when all are taken, the oldest one that waits leaves"
 
 
 def test_places_that_work_do_not_give_way_and_the_reserve_is_last() -> None:
     left: list[str] = []
-    places = Places(total=2, for_a_client=2, reserve=1)
+    limiter = ConnectionLimiter(total=2, for_a_client=2, reserve=1)
     for _ in range(2):
-        place = places.take("a", leaving(left, "a"))
-        assert place is not None
-        place.waits = False
-    reserved = places.take("b", leaving(left, "b"))
+        slot = limiter.acquire("a", leaving(left, "a"))
+        assert slot is not None
+        slot.idle = False
+    reserved = limiter.acquire("b", leaving(left, "b"))
     assert reserved is not None
     assert reserved.reserved
-    assert places.take("c", leaving(left, "c")) is None
-    places.give_back(reserved)
-    assert places.take("c", leaving(left, "c")) is not None
+    assert limiter.acquire("c", leaving(left, "c")) is None
+    limiter.release(reserved)
+    assert limiter.acquire("c", leaving(left, "c")) is not None
     assert left == []
 
 

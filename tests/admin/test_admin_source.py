@@ -52,9 +52,9 @@ async def test_a_growing_stream_shows_what_is_uploaded_and_what_lags(
         assert (snapshot.totals.live, snapshot.totals.lag_bytes, snapshot.totals.completed) == (1, 300, None)
         assert source.snapshot() == snapshot  # nothing counts up by itself
         assert snapshot.totals.limit_bytes_per_second == 0
-        daemon.services.pacer.change(64 << 10)
+        daemon.services.rate_limiter.change(64 << 10)
         assert source.snapshot().totals.limit_bytes_per_second == 64 << 10
-        daemon.services.pacer.change(0)
+        daemon.services.rate_limiter.change(0)
         await trio.sleep(60)
         assert source.snapshot().streams[0].bytes_per_second == 0
 

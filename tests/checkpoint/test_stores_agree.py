@@ -85,7 +85,7 @@ steps = st.one_of(
     call("cut_parts", ids, leases, st.integers(0, 3)),
     call("start_over", ids, leases, changes),
     call("transition", ids, leases, statuses, changes, enqueue_webhook=st.booleans()),
-    call("settle_webhook", ids),
+    call("ack_webhook", ids),
     call("rename", ids, leases, paths),
     call(
         "save_interrupted",

@@ -47,7 +47,7 @@ PURE = sorted(
         "observability.metric_labels",
         "postprocess.after_upload_rules",
         "s3.address",
-        "s3.answer_origin",
+        "s3.response_origin",
         "s3.capabilities",
         "s3.checksums",
         "s3.config",

@@ -71,4 +71,4 @@ async def test_every_task_of_the_daemon_runs_in_the_laboratorys_too(tmp_path: Pa
     left_out = {name for name in real - in_the_world if not name.startswith("cef_trio.admin.server")}
     assert left_out <= ONLY_IN_A_PROCESS
     assert in_the_world <= real
-    assert {"cef_trio.upload.orphan_cleanup.abort_left_strays", "cef_trio.watch.watcher.Watcher.run"} <= in_the_world
+    assert {"cef_trio.upload.orphan_cleanup.abort_orphan_uploads", "cef_trio.watch.watcher.Watcher.run"} <= in_the_world

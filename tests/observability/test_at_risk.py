@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from cef_trio.observability import daemon_report
-from cef_trio.observability.at_risk import SENTENCES, Facts, Reason, Risk, Upload, Waiting, judge
+from cef_trio.observability.at_risk import SENTENCES, Facts, Reason, Risk, Upload, Waiting, find_risks
 from cef_trio.observability.daemon_report import DaemonReport
 from cef_trio.observability.lag import Lag
 
@@ -17,12 +17,12 @@ SENDING = Upload(moved_at=NOW - 1, size_bytes=10, lags=True, queues=False, troub
 
 
 def reasons(facts: Facts) -> list[Reason]:
-    return [risk.reason for risk in judge(facts, NOW)]
+    return [risk.reason for risk in find_risks(facts, NOW)]
 
 
 def test_p10_nothing_is_at_risk_while_nothing_waits_or_all_moves() -> None:
-    assert judge(WELL, NOW) == ()
-    assert judge(replace(WELL, uploads=(SENDING,) * 5), NOW) == ()
+    assert find_risks(WELL, NOW) == ()
+    assert find_risks(replace(WELL, uploads=(SENDING,) * 5), NOW) == ()
 
 
 @pytest.mark.parametrize("seconds", [0.0, 59.0, 60.0])
@@ -39,7 +39,7 @@ def test_p10_a_minute_is_given_to_everything(seconds: float) -> None:
         unreadable_folders=(waiting,),
         folder_lost=waiting,
     )
-    assert judge(facts, NOW) == ()
+    assert find_risks(facts, NOW) == ()
 
 
 @pytest.mark.parametrize(
@@ -57,23 +57,23 @@ def test_p10_what_waits_for_more_than_a_minute_is_told_with_its_bytes_and_the_fi
     field: str, reason: Reason
 ) -> None:
     late = (Waiting(NOW - 70, 5, "second"), Waiting(NOW - 90, 7, "first"), Waiting(NOW - 3, 100, "not yet"))
-    [risk] = judge(replace(WELL, **{field: late}), NOW)  # type: ignore[arg-type]
+    [risk] = find_risks(replace(WELL, **{field: late}), NOW)  # type: ignore[arg-type]
     assert risk == Risk(reason, NOW - 90, 12, 2, f"{SENTENCES[reason]}: first")
 
 
 @pytest.mark.parametrize("reason", [Reason.S3_DOWN, Reason.REDIS_DOWN])
 def test_p10_an_outage_is_a_risk_although_nothing_grows_and_takes_what_it_holds_back(reason: Reason) -> None:
     outage = {reason: Waiting(NOW - 100, why="refused")}
-    [risk] = judge(Facts(outages=outage), NOW)
+    [risk] = find_risks(Facts(outages=outage), NOW)
     assert (risk.reason, risk.size_bytes, risk.recordings) == (reason, 0, 0)
     held = (replace(SENDING, moved_at=NOW - 80), SENDING)
-    [risk] = judge(Facts(outages=outage, uploads=held, not_looked_up=(Waiting(NOW - 90, 4),)), NOW)
+    [risk] = find_risks(Facts(outages=outage, uploads=held, not_looked_up=(Waiting(NOW - 90, 4),)), NOW)
     assert (risk.reason, risk.since, risk.size_bytes, risk.recordings) == (reason, NOW - 100, 14, 2)
     assert risk.why.endswith(": refused")
 
 
 def test_p10_an_upload_that_stands_still_is_a_risk_with_its_last_error() -> None:
-    [risk] = judge(replace(WELL, uploads=(replace(SENDING, moved_at=NOW - 61, trouble="no answer"),)), NOW)
+    [risk] = find_risks(replace(WELL, uploads=(replace(SENDING, moved_at=NOW - 61, trouble="no answer"),)), NOW)
     assert (risk.reason, risk.size_bytes, risk.recordings) == (Reason.NOT_MOVING, 10, 1)
     assert risk.why == "uploads stand still: no answer"
 
@@ -102,7 +102,7 @@ def test_p10_s3_may_take_its_time_to_put_a_large_object_together() -> None:
 
 
 def test_p10_a_folder_that_is_lost_is_a_risk() -> None:
-    [risk] = judge(replace(WELL, folder_lost=Waiting(NOW - 61, why="stale file handle")), NOW)
+    [risk] = find_risks(replace(WELL, folder_lost=Waiting(NOW - 61, why="stale file handle")), NOW)
     assert (risk.reason, risk.why) == (Reason.FOLDER_LOST, f"{SENTENCES[Reason.FOLDER_LOST]}: stale file handle")
 
 
@@ -132,10 +132,10 @@ def test_kind9_a_report_that_no_daemon_wrote_is_set_aside_and_hides_no_other(tex
 
 def test_p10_a_daemon_that_reports_no_more_is_told_unless_it_was_stopped() -> None:
     well = replace(REPORT, risks=())
-    assert daemon_report.crying([well], NOW + 60) == []
-    assert daemon_report.crying([well], NOW + 61) == [well]
-    assert "has not reported for 61 s" in daemon_report.words(well, NOW + 61)[0]
+    assert daemon_report.needs_attention([well], NOW + 60) == []
+    assert daemon_report.needs_attention([well], NOW + 61) == [well]
+    assert "has not reported for 61 s" in daemon_report.describe_problems(well, NOW + 61)[0]
     stopped = daemon_report.stopped(REPORT)
-    assert daemon_report.crying([stopped], NOW + 9999) == []
-    assert daemon_report.crying([REPORT], NOW) == [REPORT]
-    assert daemon_report.words(REPORT, NOW) == ["7 bytes of 1 recording does not get to S3, for 99 s: why"]
+    assert daemon_report.needs_attention([stopped], NOW + 9999) == []
+    assert daemon_report.needs_attention([REPORT], NOW) == [REPORT]
+    assert daemon_report.describe_problems(REPORT, NOW) == ["7 bytes of 1 recording does not get to S3, for 99 s: why"]

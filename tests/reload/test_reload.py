@@ -64,8 +64,8 @@ def change(env_file: Path, **values: object) -> None:
     env_file.write_text(env_file.read_text() + "".join(f"{name}={value}\n" for name, value in values.items()))
 
 
-async def reloaded(settings: Settings, source: SettingsSource, pacer: RateLimiter) -> None:
-    await SettingsReloader(settings, source, pacer).reload()
+async def reloaded(settings: Settings, source: SettingsSource, rate_limiter: RateLimiter) -> None:
+    await SettingsReloader(settings, source, rate_limiter).reload()
 
 
 # ---- what a reading means --------------------------------------------------------------------------------------------
@@ -112,10 +112,10 @@ def test_only_a_live_setting_that_both_name_differently_is_overridden(
 
 
 async def test_the_live_settings_take_effect_and_the_others_are_named(env_file: Path, output: io.StringIO) -> None:
-    settings, source, pacer = load_settings(env_file), SettingsSource.of_file(env_file), RateLimiter()
+    settings, source, rate_limiter = load_settings(env_file), SettingsSource.of_file(env_file), RateLimiter()
     change(env_file, MAX_UPLOAD_RATE="1MiB", LOG_LEVEL="DEBUG", S3_BUCKET_NAME="another", PROM_PORT=1)
-    await reloaded(settings, source, pacer)
-    assert pacer.rate == 1 << 20
+    await reloaded(settings, source, rate_limiter)
+    assert rate_limiter.rate == 1 << 20
     (event,) = [event for event in events(output) if event["event"] == "settings_reloaded"]
     assert event["applied"] == {"MAX_UPLOAD_RATE": 1 << 20, "LOG_LEVEL": "DEBUG"}
     assert event["needs_restart"] == ["S3_BUCKET_NAME", "PROM_PORT"]
@@ -157,17 +157,17 @@ async def test_settings_that_cannot_be_read_change_nothing_and_are_one_clear_war
     env_file: Path, output: io.StringIO, bad: str | bytes | None, says: str
 ) -> None:
     change(env_file, MAX_UPLOAD_RATE="1MiB")
-    settings, source, pacer = load_settings(env_file), SettingsSource.of_file(env_file), RateLimiter(1 << 20)
+    settings, source, rate_limiter = load_settings(env_file), SettingsSource.of_file(env_file), RateLimiter(1 << 20)
     if bad is None:
         env_file.unlink()
     else:
         env_file.write_bytes(env_file.read_bytes() + (bad if isinstance(bad, bytes) else bad.encode()))
-    await reloaded(settings, source, pacer)
+    await reloaded(settings, source, rate_limiter)
     (event,) = [event for event in events(output) if event["event"] == "settings_not_reloaded"]
     assert event["level"] == "warning"
     assert says in str(event["error"])
     assert "hunter2" not in output.getvalue()
-    assert (pacer.rate, logging.getLogger().level) == (1 << 20, logging.INFO)
+    assert (rate_limiter.rate, logging.getLogger().level) == (1 << 20, logging.INFO)
 
 
 async def test_the_environment_wins_and_that_is_said(
@@ -176,13 +176,13 @@ async def test_the_environment_wins_and_that_is_said(
     monkeypatch.setenv("LOG_LEVEL", "WARNING")
     monkeypatch.setenv("MAX_UPLOAD_RATE", "")  # empty is none: the file has its way
     logs.set_level("INFO")
-    settings, source, pacer = load_settings(env_file), SettingsSource.of_file(env_file), RateLimiter()
+    settings, source, rate_limiter = load_settings(env_file), SettingsSource.of_file(env_file), RateLimiter()
     settings = settings.model_copy(update={"log_level": "INFO"})  # so that the event is written
     change(env_file, LOG_LEVEL="DEBUG", MAX_UPLOAD_RATE="1MiB")
-    await reloaded(settings, source, pacer)
+    await reloaded(settings, source, rate_limiter)
     (event,) = [event for event in events(output) if event["event"] == "settings_reloaded"]
     assert event["overridden_by_environment"] == ["LOG_LEVEL"]
-    assert pacer.rate == 1 << 20
+    assert rate_limiter.rate == 1 << 20
     assert logging.getLogger().level == logging.WARNING
 
 
@@ -192,11 +192,11 @@ async def test_a_watch_folder_that_is_gone_is_no_reason_to_refuse_a_rate(
     folder = tmp_path / "watch"
     folder.mkdir()
     change(env_file, WATCH_DIR=folder)
-    settings, source, pacer = load_settings(env_file), SettingsSource.of_file(env_file), RateLimiter()
+    settings, source, rate_limiter = load_settings(env_file), SettingsSource.of_file(env_file), RateLimiter()
     folder.rmdir()
     change(env_file, MAX_UPLOAD_RATE="64KiB")
-    await reloaded(settings, source, pacer)
-    assert pacer.rate == 64 * KIB
+    await reloaded(settings, source, rate_limiter)
+    assert rate_limiter.rate == 64 * KIB
     assert events(output)[0]["needs_restart"] == []
 
 

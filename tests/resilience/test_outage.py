@@ -11,7 +11,7 @@ import trio.testing
 from structlog.testing import capture_logs
 
 from cef_trio.exceptions import CefMp4ProcessorError, RedisOperationError, S3OperationError
-from cef_trio.resilience.outage import UNPROVED_SECONDS, CircuitBreaker, Need, RetryPolicy
+from cef_trio.resilience.outage import UNPROVEN_REFUSAL_SECONDS, CircuitBreaker, Need, RetryPolicy
 from cef_trio.resilience.retry import ServiceRetrier
 
 POLICY = RetryPolicy(attempts=5, initial_seconds=1.0, max_seconds=8.0)
@@ -189,7 +189,7 @@ async def test_a_probe_that_nobody_permits_holds_the_others_for_a_minute_at_most
     nursery.start_soon(service.breaker.run)
     service.fails[Need.WRITE] = refused()
     service.breaker.trip(silent())
-    with trio.fail_after(UNPROVED_SECONDS + POLICY.max_seconds):
+    with trio.fail_after(UNPROVEN_REFUSAL_SECONDS + POLICY.max_seconds):
         await service.breaker.wait_up()
     nursery.cancel_scope.cancel()
 
@@ -271,10 +271,10 @@ async def test_a_cancelled_probe_leaves_the_breaker_as_it_was(
     service: Service, needed: Need, autojump_clock: trio.testing.MockClock
 ) -> None:
     with trio.move_on_after(0.005) as scope:
-        await service.breaker.is_everybodys(refused(), needed)
+        await service.breaker.affects_all_calls(refused(), needed)
     assert scope.cancelled_caught
     assert service.breaker.up.value
-    assert not await service.breaker.is_everybodys(refused(), needed)
+    assert not await service.breaker.affects_all_calls(refused(), needed)
 
 
 async def test_one_probe_answers_all_who_asked_before_it_began_and_nobody_who_asked_later(
@@ -283,7 +283,7 @@ async def test_one_probe_answers_all_who_asked_before_it_began_and_nobody_who_as
     answers: list[bool] = []
 
     async def ask() -> None:
-        answers.append(await service.breaker.is_everybodys(server_error(), Need.WRITE))
+        answers.append(await service.breaker.affects_all_calls(server_error(), Need.WRITE))
 
     async with trio.open_nursery() as nursery:
         for _ in range(3):

@@ -111,7 +111,7 @@ def client_of(
     retrier: Retrier | None = None,
     now: Callable[[], datetime] = lambda: NOW,
     options: ObjectOptions | None = None,
-    pacer: RateLimiter | None = None,
+    rate_limiter: RateLimiter | None = None,
 ) -> S3Client:
     config = S3Config(
         bucket="recordings",
@@ -123,7 +123,7 @@ def client_of(
         addressing=addressing,
         options=options or ObjectOptions(),
     )
-    return S3Client(config, transport=store, now=now, retrier=retrier, pacer=pacer)
+    return S3Client(config, transport=store, now=now, retrier=retrier, rate_limiter=rate_limiter)
 
 
 def error_reply(status: int, code: str, message: str = "no", *, headers: Mapping[str, str] | None = None) -> Reply:

@@ -17,7 +17,7 @@ from cef_trio.s3.errors import (
     PERMANENT,
     TRANSIENT,
     ErrorBody,
-    error_from_answer,
+    error_from_response,
     is_transient,
     parse_error_body,
     parse_http_date,
@@ -28,7 +28,7 @@ DATE = "Mon, 23 Nov 2026 12:00:00 GMT"
 
 
 def refused(status: int, body: bytes = b"", **headers: str) -> S3OperationError:
-    return error_from_answer(
+    return error_from_response(
         "upload_part",
         status=status,
         headers={name.replace("_", "-"): value for name, value in headers.items()},
@@ -253,14 +253,14 @@ async def test_a_refusal_without_a_reason_does_not_pretend_to_know_it() -> None:
 
 @pytest.mark.parametrize("body", [b"", b"<Error><Code>AccessDen"])
 def test_p6_a_refusal_that_was_cut_off_before_its_reason_ends_nothing_for_good(body: bytes) -> None:
-    error = error_from_answer("upload_part", status=403, headers={}, body=body, now=NOW, cut_off=True)
+    error = error_from_response("upload_part", status=403, headers={}, body=body, now=NOW, cut_off=True)
     assert (error.code, error.transient) == ("UnreadableAnswer", True)
     assert "HTTP 403" in str(error)
 
 
 def test_a_reason_that_arrived_counts_though_the_connection_broke_behind_it() -> None:
     body = b"<Error><Code>AccessDenied</Code></Error>"
-    error = error_from_answer("upload_part", status=403, headers={}, body=body, now=NOW, cut_off=True)
+    error = error_from_response("upload_part", status=403, headers={}, body=body, now=NOW, cut_off=True)
     assert (error.code, error.transient) == ("AccessDenied", False)
 
 

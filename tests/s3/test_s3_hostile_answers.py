@@ -19,17 +19,17 @@ import trio.testing
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from s3.scripted_store import NOW, Reply, ScriptedStore, client_of, error_reply
-from s3.test_s3_answer_origin import CALLS
+from s3.test_s3_response_origin import CALLS
 from servers.scripted import scripted_server
 
 from cef_trio.exceptions import S3OperationError
 from cef_trio.http.client_transport import HttpTransport
 from cef_trio.s3 import client as s3_client_module
 from cef_trio.s3 import xml
-from cef_trio.s3.answer_guard import connection_of
 from cef_trio.s3.client import S3Client
 from cef_trio.s3.errors import parse_http_date, parse_retry_after
-from cef_trio.s3.transport import MAX_ANSWER_BYTES
+from cef_trio.s3.response_guard import connection_of
+from cef_trio.s3.transport import MAX_RESPONSE_BYTES
 from cef_trio.s3.xml import UNKNOWN_MOMENT, XmlError, parse_uploads, parse_xml
 
 ABSURD = [
@@ -150,7 +150,7 @@ async def test_a_body_without_end_is_given_up_at_its_limit(autojump_clock: trio.
     async with client_over(Script(read)) as client:
         with pytest.raises(S3OperationError, match="more than"):
             await client.list_parts("k", "u")
-    assert sent <= MAX_ANSWER_BYTES + (2 << 20)
+    assert sent <= MAX_RESPONSE_BYTES + (2 << 20)
 
 
 def test_bytes_behind_an_answer_are_nobodys_answer() -> None:
@@ -263,7 +263,7 @@ async def test_the_clock_is_not_set_by_a_date_that_cannot_be(date: str) -> None:
     async with client_of(ScriptedStore(error_reply(403, "RequestTimeTooSkewed", headers={"date": date}))) as client:
         with pytest.raises(S3OperationError) as caught:
             await client.list_parts("k", "u")
-        assert client._exchange.now() == NOW
+        assert client._transport.now() == NOW
     assert not caught.value.transient
 
 
@@ -273,7 +273,7 @@ async def test_a_clock_without_a_battery_is_still_corrected() -> None:
     async with client_of(ScriptedStore(skewed), now=lambda: born) as client:
         with pytest.raises(S3OperationError) as caught:
             await client.list_parts("k", "u")
-        assert client._exchange.now() == NOW
+        assert client._transport.now() == NOW
     assert caught.value.transient
 
 
@@ -427,6 +427,6 @@ def test_whatever_is_answered_nothing_but_our_own_exceptions_leaves_the_edge(cal
             except S3OperationError as error:
                 assert len(str(error)) < 2000
                 assert error.retry_after_seconds is None or error.retry_after_seconds >= 0
-            assert 1970 <= client._exchange.now().year < 2100
+            assert 1970 <= client._transport.now().year < 2100
 
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))

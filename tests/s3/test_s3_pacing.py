@@ -85,17 +85,17 @@ def test_without_a_limit_all_goes_at_once() -> None:
 # ---- the queue -------------------------------------------------------------------------------------------------------
 
 
-async def drain(pacer: RateLimiter, size_bytes: int, went: Counter[str], name: str = "") -> None:
+async def drain(rate_limiter: RateLimiter, size_bytes: int, went: Counter[str], name: str = "") -> None:
     while size_bytes:
-        piece = await pacer.take(min(size_bytes, BLOCK_BYTES))
+        piece = await rate_limiter.take(min(size_bytes, BLOCK_BYTES))
         size_bytes -= piece
         went[name] += piece
 
 
 async def test_so_many_bytes_take_so_many_seconds(autojump_clock: trio.testing.MockClock) -> None:
     went: Counter[str] = Counter()
-    pacer = RateLimiter(64 * KIB)
-    await drain(pacer, 640 * KIB, went)
+    rate_limiter = RateLimiter(64 * KIB)
+    await drain(rate_limiter, 640 * KIB, went)
     # The last piece goes when those before it are paid for.
     assert 10 - TURN_SECONDS - SLACK_SECONDS <= trio.current_time() <= 10
 
@@ -105,9 +105,9 @@ async def test_parts_share_the_rate_equally_whatever_their_number(autojump_clock
     async with trio.open_nursery() as nursery:
         for name in "abcd":
             nursery.start_soon(drain, RateLimiter(0), 1, went, name)  # every name is there
-        pacer = RateLimiter(64 * KIB)
+        rate_limiter = RateLimiter(64 * KIB)
         for name in "abcd":
-            nursery.start_soon(drain, pacer, 1 << 40, went, name)
+            nursery.start_soon(drain, rate_limiter, 1 << 40, went, name)
         await trio.sleep(1000)
         nursery.cancel_scope.cancel()
     assert sum(went.values()) == pytest.approx(64 * KIB * 1000, rel=0.002)
@@ -116,13 +116,13 @@ async def test_parts_share_the_rate_equally_whatever_their_number(autojump_clock
 
 @pytest.mark.parametrize("rate", [16 * KIB, 64 * KIB, 10 << 20, 1 << 30])
 async def test_no_part_is_silent_for_long_at_any_rate(rate: int, autojump_clock: trio.testing.MockClock) -> None:
-    pacer, longest = RateLimiter(rate), 0.0
+    rate_limiter, longest = RateLimiter(rate), 0.0
 
     async def send() -> None:
         nonlocal longest
         while True:
             began = trio.current_time()
-            await pacer.take(BLOCK_BYTES)
+            await rate_limiter.take(BLOCK_BYTES)
             longest = max(longest, trio.current_time() - began)
 
     async with trio.open_nursery() as nursery:
@@ -135,18 +135,18 @@ async def test_no_part_is_silent_for_long_at_any_rate(rate: int, autojump_clock:
 
 async def test_another_rate_holds_at_once_for_those_who_wait(autojump_clock: trio.testing.MockClock) -> None:
     went: Counter[str] = Counter()
-    pacer = RateLimiter(16 * KIB)
+    rate_limiter = RateLimiter(16 * KIB)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(drain, pacer, 10 << 20, went, "a")
-        nursery.start_soon(drain, pacer, 10 << 20, went, "b")
+        nursery.start_soon(drain, rate_limiter, 10 << 20, went, "a")
+        nursery.start_soon(drain, rate_limiter, 10 << 20, went, "b")
         await trio.sleep(10.25)
         assert sum(went.values()) <= 16 * KIB * 11.5
-        pacer.change(1 << 20)
-        assert pacer.rate == 1 << 20
+        rate_limiter.change(1 << 20)
+        assert rate_limiter.rate == 1 << 20
         before = sum(went.values())
         await trio.sleep(10)
         assert sum(went.values()) - before == pytest.approx(10 << 20, rel=0.2)
-        pacer.change(0)
+        rate_limiter.change(0)
         at = trio.current_time()
     assert trio.current_time() == at
     assert went == {"a": 10 << 20, "b": 10 << 20}
@@ -156,11 +156,11 @@ async def test_a_limit_in_the_middle_of_a_body_holds_from_its_next_piece(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     went: Counter[str] = Counter()
-    pacer = RateLimiter()
-    await drain(pacer, 100 << 20, went)
+    rate_limiter = RateLimiter()
+    await drain(rate_limiter, 100 << 20, went)
     assert trio.current_time() == 0
-    pacer.change(64 * KIB)
-    await drain(pacer, 128 * KIB, went)
+    rate_limiter.change(64 * KIB)
+    await drain(rate_limiter, 128 * KIB, went)
     assert 0.5 <= trio.current_time() <= 2
 
 
@@ -168,13 +168,13 @@ async def test_a_cancelled_wait_ends_at_once_takes_nothing_and_lets_the_next_one
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     waits: list[float] = []
-    pacer = RateLimiter(16 * KIB, waited=waits.append)
-    await pacer.take(BLOCK_BYTES)
+    rate_limiter = RateLimiter(16 * KIB, waited=waits.append)
+    await rate_limiter.take(BLOCK_BYTES)
     ends: list[tuple[str, float]] = []
 
     async def wait(name: str, scope: trio.CancelScope) -> None:
         with scope:
-            await pacer.take(BLOCK_BYTES)
+            await rate_limiter.take(BLOCK_BYTES)
         ends.append((name, trio.current_time()))
 
     first, second, third = trio.CancelScope(), trio.CancelScope(), trio.CancelScope()
@@ -232,9 +232,9 @@ async def test_parts_and_objects_wait_for_their_turn_and_other_calls_do_not(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     data = bytes(64 * KIB)
-    pacer = RateLimiter(16 * KIB)
+    rate_limiter = RateLimiter(16 * KIB)
     store = ScriptedStore(part_ack(data), part_ack(data), part_ack(b""))
-    async with client_of(store, pacer=pacer) as client:
+    async with client_of(store, rate_limiter=rate_limiter) as client:
         await client.upload_part("k", "u", 1, blocks_of(data), ChecksumAlgorithm.CRC64NVME)
         assert trio.current_time() == pytest.approx(3, abs=0.2)
         await client.put_object("k", data, content_type="x/y")

@@ -26,7 +26,7 @@ from servers.valkey import ValkeyServer, valkey_server
 
 import cef_trio
 from cef_trio.s3.signing import Credentials
-from cef_trio.s3.transport import without
+from cef_trio.s3.transport import redact
 
 ROOT = Path(cef_trio.__file__).parents[1]
 KEY_ID = "AKIDxDISTINCTxKEYxID"
@@ -219,7 +219,7 @@ def test_a_bug_that_ends_the_daemon_tells_no_secret(watch_dir: Path, tmp_path: P
         "from cef_trio import daemon\n"
         "from cef_trio.cli.main import main\n"
         "async def broken(services, *, create_bucket):\n"
-        "    keys = await services.s3._exchange._config.credentials.get()\n"
+        "    keys = await services.s3._transport._config.credentials.get()\n"
         "    raise RuntimeError(f'{keys.access_key_id} {keys.secret_access_key} {keys.session_token}')\n"
         "daemon.check_reachable = broken\n"
         "sys.exit(main(['run']))\n"
@@ -243,5 +243,5 @@ def test_credentials_are_struck_out_of_an_answer_in_each_form() -> None:
     keys = Credentials(KEY_ID, SECRET, TOKEN)
     for value in (KEY_ID, SECRET, TOKEN):
         for form in (value, quote(value, safe=""), escape(value, quote=False)):
-            assert MARK.encode() not in without(keys, f"<Message>{form}</Message>".encode())
-    assert without(Credentials("abc", "def"), b"nothing of it") == b"nothing of it"
+            assert MARK.encode() not in redact(keys, f"<Message>{form}</Message>".encode())
+    assert redact(Credentials("abc", "def"), b"nothing of it") == b"nothing of it"

@@ -129,7 +129,7 @@ class Tasks:
         self.excused = False
         self.last_run = trio.current_time()
 
-    def turns(self) -> list[Heartbeat]:
+    def heartbeats(self) -> list[Heartbeat]:
         now = trio.current_time()
         if not self.held:
             self.last_run = now
@@ -143,7 +143,7 @@ def beats(manager: Manager) -> int:
 async def test_it_beats_at_half_the_watchdogs_time(manager: Manager, autojump_clock: trio.testing.MockClock) -> None:
     tasks = Tasks()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(ServiceNotifier(manager.address, 30.0).watch, tasks.turns, manager.take_in)
+        nursery.start_soon(ServiceNotifier(manager.address, 30.0).watch, tasks.heartbeats, manager.take_in)
         await trio.sleep(61)
         found = manager.messages()
         assert found == [["WATCHDOG=1", "STATUS=well"]] * 5
@@ -155,7 +155,7 @@ async def test_a_silent_task_stops_the_beat_and_its_return_starts_it_again(
 ) -> None:
     tasks = Tasks()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(ServiceNotifier(manager.address, 30.0).watch, tasks.turns, manager.take_in)
+        nursery.start_soon(ServiceNotifier(manager.address, 30.0).watch, tasks.heartbeats, manager.take_in)
         await trio.sleep(1)
         tasks.held = True
         await trio.sleep(SILENT_SECONDS)
@@ -175,7 +175,7 @@ async def test_an_outage_of_hours_does_not_stop_the_beat_nor_does_its_end(
 ) -> None:
     tasks = Tasks()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(ServiceNotifier(manager.address, 30.0).watch, tasks.turns, manager.take_in)
+        nursery.start_soon(ServiceNotifier(manager.address, 30.0).watch, tasks.heartbeats, manager.take_in)
         tasks.held = tasks.excused = True
         await trio.sleep(6 * 3600 + 1)
         assert beats(manager) == 6 * 3600 // 15 + 1

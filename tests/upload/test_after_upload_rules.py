@@ -21,12 +21,12 @@ from cef_trio.postprocess.after_upload_rules import (
     AfterUploadRule,
     VerifiedFile,
     copy_name,
+    file_mismatch,
+    object_mismatch,
     parse_rule,
     pause_seconds,
     targets,
     verified_file,
-    why_not_the_file,
-    why_not_the_object,
 )
 from cef_trio.s3.checksums import crc64nvme
 from cef_trio.s3.model import StoredObject
@@ -93,7 +93,7 @@ def test_p8_the_file_is_the_verified_one_only_if_everything_agrees() -> None:
         observed = FileIdentity(
             dev, ino, generation=generation, birth_ns=birth, fs_type="ext4", fs_id=f"uuid:{fs}", mount="/w /"
         )
-        refused = why_not_the_file(file, FileStat(dev, ino, size, mtime), observed)
+        refused = file_mismatch(file, FileStat(dev, ino, size, mtime), observed)
         assert (refused is None) == all(same[:5] + same[6:])  # the device number is today's, and nobody's name
 
 
@@ -105,13 +105,13 @@ def test_p8_without_a_name_of_its_file_system_the_device_number_decides(
 ) -> None:
     file = replace(FILE, identity=FileIdentity(1, 2, fs_type=fs_type, fs_id=recorded_fs))
     observed = FileIdentity(1 if same_device else 9, 2, fs_type=fs_type, fs_id=observed_fs)
-    assert (why_not_the_file(file, STAT, observed) is None) == same_device
+    assert (file_mismatch(file, STAT, observed) is None) == same_device
 
 
 def test_p8_where_inode_numbers_are_made_up_another_device_number_is_another_file() -> None:
     file = replace(FILE, identity=FileIdentity(1, 2, fs_type="fuse", fs_id="uuid:1"))
-    assert why_not_the_file(file, STAT, file.identity) is None
-    assert why_not_the_file(file, STAT, replace(file.identity, file_dev=9)) is not None
+    assert file_mismatch(file, STAT, file.identity) is None
+    assert file_mismatch(file, STAT, replace(file.identity, file_dev=9)) is not None
 
 
 @pytest.mark.parametrize("size", [25, 24])
@@ -122,11 +122,11 @@ def test_p8_the_object_is_the_recording_by_size_and_checksum_or_else_by_size_and
 ) -> None:
     stored = replace(STORED, size_bytes=size, crc64nvme=crc, etag=etag)
     proved = size == 25 and (crc == FILE.crc64nvme if crc is not None else etag == "etag-3")
-    assert (why_not_the_object(FILE, "etag-3", stored) is None) == proved
+    assert (object_mismatch(FILE, "etag-3", stored) is None) == proved
 
 
 def test_p8_an_object_that_is_gone_proves_nothing() -> None:
-    assert why_not_the_object(FILE, "etag-3", None) == "its object is not in S3 any more"
+    assert object_mismatch(FILE, "etag-3", None) == "its object is not in S3 any more"
 
 
 def test_a_recording_is_moved_to_its_path_below_the_folder_and_else_bears_its_streams_id() -> None:

@@ -45,11 +45,11 @@ async def test_one_corrupt_record_is_named_and_hides_no_other(world: World) -> N
         async with RedisCheckpointStore(server.url) as store:
             world.store = store  # type: ignore[assignment]
             async with world.services() as services:
-                from cef_trio.upload.orphan_uploads import UnknownUploads
+                from cef_trio.upload.orphan_uploads import OrphanUploads
                 from cef_trio.upload.recovery import begin
 
                 uploads = [
-                    await begin(services, UnknownUploads(services), world.path(name), named=lambda _: None)
+                    await begin(services, OrphanUploads(services), world.path(name), named=lambda _: None)
                     for name in ("a.mp4", "b.mp4")
                 ]
             server.command("HSET", f"stream:{uploads[0].stream_id}:meta", "part_size", "many")

@@ -279,7 +279,7 @@ def test_p9_a_second_living_daemon_of_one_name_is_named_by_doctor_and_by_nobody_
     [problem] = [one for one in judge_streams(facts) if one.severity is Severity.PROBLEM]
     assert "2 daemons have the INSTANCE_ID 'cam': /rec on h1 and /rec on h2" in problem.says
     for gone in (replace(found[1], stopped=True), replace(found[1], name="other")):
-        assert daemon_report.twins([ours, gone], 110.0) == []
+        assert daemon_report.duplicate_daemons([ours, gone], 110.0) == []
 
 
 def test_p9_machines_that_cannot_be_told_apart_are_named_and_nothing_is_theirs_for_certain_any_more() -> None:
@@ -294,9 +294,9 @@ def test_p9_machines_that_cannot_be_told_apart_are_named_and_nothing_is_theirs_f
         DaemonReport(instance=name, at=1.0, folder="/rec", host=name, system=name, process=name, owner=OURS.name)
         for name in ("h1", "h2")
     ]
-    [sentence] = daemon_report.twins(both, 2.0)
+    [sentence] = daemon_report.duplicate_daemons(both, 2.0)
     assert "2 machines cannot be told apart" in sentence
-    assert daemon_report.twins([both[0], replace(both[1], system="h1")], 2.0) == []  # one after the other
+    assert daemon_report.duplicate_daemons([both[0], replace(both[1], system="h1")], 2.0) == []  # one after the other
 
 
 def test_p9_reports_of_one_name_stand_beside_each_other_and_those_of_earlier_lives_are_forgotten() -> None:

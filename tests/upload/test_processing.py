@@ -242,7 +242,7 @@ async def test_p2_a_recording_that_moved_within_a_big_tree_is_not_deleted_before
         under_way = Scanned({}, began_at=trio.current_time())
         Path(world.path()).rename(world.path("b.mp4"))
         asked: list[float] = []
-        daemon.services.scans.ask = lambda: asked.append(trio.current_time())
+        daemon.services.scans.request_scan = lambda: asked.append(trio.current_time())
         daemon.gone()
         await trio.sleep(30)
         daemon.supervisor.handle_event(under_way)
@@ -266,7 +266,7 @@ async def test_p3_a_stream_whose_file_is_missing_at_a_start_waits_for_a_scan_of_
         await trio.sleep(1)
     Path(world.path()).rename(world.path("kept"))
     async with world.daemon() as daemon:
-        daemon.services.scans.ask = lambda: None
+        daemon.services.scans.request_scan = lambda: None
         await trio.sleep(60)
         (checkpoint,) = world.known()
         assert checkpoint.stream_set is StreamSet.ACTIVE, "no scan began since it was missed"
@@ -285,7 +285,7 @@ async def test_a_scan_that_could_not_read_the_folder_of_a_missing_file_does_not_
     async with world.daemon() as daemon:
         await trio.sleep(1)
         Path(world.path()).unlink()
-        daemon.services.scans.ask = lambda: None
+        daemon.services.scans.request_scan = lambda: None
         daemon.gone()
         await trio.sleep(10)
         daemon.supervisor.handle_event(Scanned({}, frozenset({str(world.folder)}), began_at=trio.current_time()))

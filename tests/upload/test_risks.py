@@ -58,13 +58,13 @@ async def test_p10_an_upload_that_moves_slowly_is_no_risk_and_who_waits_for_a_sl
         world.append(2 * PART, f"{number}.mp4")
     async with world.daemon() as daemon:
         told = observer(daemon)
-        daemon.services.pacer.change(PART // 5)  # eight parts in flight take most of a minute
+        daemon.services.rate_limiter.change(PART // 5)  # eight parts in flight take most of a minute
         for number in range(12):
             daemon.closed(f"{number}.mp4")
         for _ in range(60):
             await trio.sleep(10)
             assert told() == ()
-        daemon.services.pacer.change(0)
+        daemon.services.rate_limiter.change(0)
         await trio.sleep(60)
     assert len(world.recordings()) == 12
 

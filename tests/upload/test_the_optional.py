@@ -136,10 +136,10 @@ async def test_p5_strays_that_could_not_be_listed_are_aborted_later(world: World
         daemon.closed()
         await completed(world, seconds=3 * WAY_IN_SECONDS)
         assert len(world.open_uploads()) == 1
-        assert daemon.services.strays.due
+        assert daemon.services.orphan_cleanup.due
         world.endpoint.faults.clear()
         await trio.sleep(3 * PAUSE_SECONDS)
-        assert not daemon.services.strays.due
+        assert not daemon.services.orphan_cleanup.due
         assert world.open_uploads() == []
 
 

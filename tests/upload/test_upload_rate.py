@@ -48,7 +48,7 @@ async def test_another_rate_holds_while_the_daemon_runs_and_is_measured(
         waited = value("cef_trio_rate_limit_wait_seconds_total")
         assert waited is not None
         assert waited > 10
-        daemon.services.pacer.change(0)
+        daemon.services.rate_limiter.change(0)
         await trio.sleep(1)
         assert world.received_bytes() == 50 * PART
         assert value("cef_trio_upload_limit_bytes_per_second") == 0

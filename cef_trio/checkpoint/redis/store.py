@@ -432,13 +432,13 @@ class RedisCheckpointStore:
         """The ids of the streams whose webhook is owed."""
 
         return await self._redis.call(
-            "webhooks_pending", lambda client: self._members(client, self.keys.pending_webhooks)
+            "pending_webhooks", lambda client: self._members(client, self.keys.pending_webhooks)
         )
 
     async def is_webhook_pending(self, stream_id: str) -> bool:
         """Whether the stream's webhook is owed."""
         return await self._redis.call(
-            "owes_webhook", lambda client: bool(client.sismember(self.keys.pending_webhooks, stream_id))
+            "is_webhook_pending", lambda client: bool(client.sismember(self.keys.pending_webhooks, stream_id))
         )
 
     async def ack_webhook(self, stream_id: str) -> None:
@@ -447,7 +447,7 @@ class RedisCheckpointStore:
         def work(client: Client) -> None:
             client.srem(self.keys.pending_webhooks, stream_id)
 
-        await self._redis.call("settle_webhook", work)
+        await self._redis.call("ack_webhook", work)
 
     async def report(self, instance: str, text: str) -> None:
         """Keep how a daemon says that it stands."""

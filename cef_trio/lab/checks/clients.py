@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 
 from cef_trio.admin import server
 from cef_trio.admin.app import AdminApp
-from cef_trio.admin.connection_limits import Place, Places
+from cef_trio.admin.connection_limits import ConnectionLimiter, ConnectionSlot
 from cef_trio.http.server_connection import Request
 from cef_trio.lab.checks.model import Check
 
@@ -17,8 +17,8 @@ _FORBIDDEN: Final = 403
 _MANY: Final = 300
 
 
-def _places() -> Places:
-    return Places(server.MAX_CONNECTIONS, server.MAX_CONNECTIONS_OF_A_CLIENT, server.RESERVED_CONNECTIONS)
+def _limiter() -> ConnectionLimiter:
+    return ConnectionLimiter(server.MAX_CONNECTIONS, server.MAX_CONNECTIONS_OF_A_CLIENT, server.RESERVED_CONNECTIONS)
 
 
 def _nothing() -> None:
@@ -28,22 +28,22 @@ def _nothing() -> None:
 async def _silent_clients() -> list[str]:
     """Hundreds of connections are opened, and say nothing."""
     await trio.lowlevel.checkpoint()
-    places = _places()
+    limiter = _limiter()
     for number in range(_MANY):
-        places.take(f"client {number}", _nothing)
-    found = places.take("the operator", _nothing)
+        limiter.acquire(f"client {number}", _nothing)
+    found = limiter.acquire("the operator", _nothing)
     return [] if found is not None and not found.reserved else ["P10: clients that say nothing keep everybody out"]
 
 
 async def _busy_client() -> list[str]:
     """One client has as many answers on their way to it as it likes."""
     await trio.lowlevel.checkpoint()
-    places = _places()
-    taken: list[Place | None] = [places.take("one client", _nothing) for _ in range(_MANY)]
-    for place in taken:
-        if place is not None:
-            place.waits = False
-    found = places.take("the operator", _nothing)
+    limiter = _limiter()
+    taken: list[ConnectionSlot | None] = [limiter.acquire("one client", _nothing) for _ in range(_MANY)]
+    for slot in taken:
+        if slot is not None:
+            slot.idle = False
+    found = limiter.acquire("the operator", _nothing)
     return [] if found is not None and not found.reserved else ["P10: one client has all the places"]
 
 

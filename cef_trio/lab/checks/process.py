@@ -76,11 +76,11 @@ async def _loop_that_hangs() -> list[str]:
     """The daemon is asked to leave, and its loop is in a call that never returns."""
     await trio.lowlevel.checkpoint()
     with ExitStack() as stack:
-        replace_in(stack, exit_watchdog, "_TimerWithoutTheLock", _NoTimer)
+        replace_in(stack, exit_watchdog, "_FaulthandlerTimer", _NoTimer)
         replace_in(stack, exit_watchdog, "OVERDUE_SECONDS", 0.0)
         watchdog = _ToldWatchdog()
         with watchdog.running():
-            watchdog.asked(1)
+            watchdog.count_signal(1)
             ended = watchdog.ended.wait(_PATIENCE_SECONDS)  # the loop hangs
     return [] if ended else ["P4: a loop that hangs is waited for, and the process does not end"]
 

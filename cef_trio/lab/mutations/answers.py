@@ -10,9 +10,9 @@ from typing import Final
 from cef_trio.lab.mutations.model import Mutation, replace_in
 from cef_trio.resilience import retry
 from cef_trio.s3 import transport, xml
-from cef_trio.s3.answer_guard import AnswerGuard
 from cef_trio.s3.client import S3Client
 from cef_trio.s3.model import ListedUpload
+from cef_trio.s3.response_guard import ResponseGuard
 from cef_trio.s3.signing import EMPTY_SHA256
 from cef_trio.s3.transport import Request
 from cef_trio.s3.xml import parse_uploads
@@ -20,13 +20,13 @@ from cef_trio.s3.xml import parse_uploads
 
 def _silence_only(stack: ExitStack) -> None:
     """Only silence has a limit: a header that grows by a byte now and then is none."""
-    trace = AnswerGuard.trace
+    trace = ResponseGuard.trace
 
-    async def without_deadline(self: AnswerGuard, event: str, info: object) -> None:
+    async def without_deadline(self: ResponseGuard, event: str, info: object) -> None:
         await trace(self, event, info)
         self.scope.deadline = math.inf
 
-    replace_in(stack, AnswerGuard, "trace", without_deadline)
+    replace_in(stack, ResponseGuard, "trace", without_deadline)
 
 
 def _all_elements(stack: ExitStack) -> None:
@@ -34,10 +34,10 @@ def _all_elements(stack: ExitStack) -> None:
 
 
 def _leftover_kept(stack: ExitStack) -> None:
-    def kept(_self: AnswerGuard) -> None:
+    def kept(_self: ResponseGuard) -> None:
         return None
 
-    replace_in(stack, AnswerGuard, "_refuse_leftover", kept)
+    replace_in(stack, ResponseGuard, "_refuse_leftover", kept)
 
 
 def _any_marker_followed(stack: ExitStack) -> None:

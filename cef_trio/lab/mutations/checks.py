@@ -49,7 +49,7 @@ def _checksum_of_part_unread(stack: ExitStack) -> None:
     def believed(_self: object, *_: object) -> None:
         return None
 
-    replace_in(stack, BodyUploader, "_doubt", believed)
+    replace_in(stack, BodyUploader, "_mismatch", believed)
 
 
 def _any_object_is_ours(stack: ExitStack) -> None:
@@ -152,7 +152,7 @@ def _deleted_unchecked(stack: ExitStack) -> None:
     def never(*_: object) -> None:
         return None
 
-    replace_in(stack, disposal, "why_not_the_file", never)
+    replace_in(stack, disposal, "file_mismatch", never)
 
 
 MUTATIONS: Final = (

@@ -11,7 +11,7 @@ import trio
 from inotify_simple import INotify
 
 from cef_trio.admin import app
-from cef_trio.admin.connection_limits import Place, Places
+from cef_trio.admin.connection_limits import ConnectionLimiter, ConnectionSlot
 from cef_trio.daemon.exit_watchdog import ExitWatchdog
 from cef_trio.exceptions import FileAccessError
 from cef_trio.files import reader
@@ -80,7 +80,7 @@ def _no_watch_is_the_end(stack: ExitStack) -> None:
         while True:
             await trio.lowlevel.wait_readable(inotify.fileno())
             watches: Any = self._watches
-            if not await self._tell(translate(list(inotify.read(timeout=0)), watches)):
+            if not await self._report(translate(list(inotify.read(timeout=0)), watches)):
                 scope.cancel()
                 return
 
@@ -104,20 +104,20 @@ def _all_probes_at_once(stack: ExitStack) -> None:
 def _silence_keeps_its_place(stack: ExitStack) -> None:
     """Kind 16: a connection that says nothing has its place for as long as it likes."""
 
-    def never(_self: Places, _places: object) -> bool:
+    def never(_self: ConnectionLimiter, _places: object) -> bool:
         return False
 
-    replace_in(stack, Places, "_one_leaves", never)
+    replace_in(stack, ConnectionLimiter, "_evict_idle", never)
 
 
 def _no_share(stack: ExitStack) -> None:
     """Kind 16: one client may have all the places."""
-    take = Places.take
+    acquire = ConnectionLimiter.acquire
 
-    def anybody(self: Places, _client: str, leave: Callable[[], None]) -> Place | None:
-        return take(self, str(len(self._taken)), leave)
+    def anybody(self: ConnectionLimiter, _client: str, leave: Callable[[], None]) -> ConnectionSlot | None:
+        return acquire(self, str(len(self._taken)), leave)
 
-    replace_in(stack, Places, "take", anybody)
+    replace_in(stack, ConnectionLimiter, "acquire", anybody)
 
 
 def _any_website_asks(stack: ExitStack) -> None:

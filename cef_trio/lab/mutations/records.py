@@ -18,7 +18,7 @@ from cef_trio.exceptions import OutdatedError, StreamEndedError
 from cef_trio.lab.faults import Blow
 from cef_trio.lab.mutations.model import Mutation, replace_in
 from cef_trio.upload import orphan_cleanup
-from cef_trio.upload.orphan_uploads import UnknownUploads
+from cef_trio.upload.orphan_uploads import OrphanUploads
 from cef_trio.upload.processor import Outcome, StreamProcessor
 from cef_trio.upload.session import StreamUpload
 
@@ -119,25 +119,25 @@ def _unknown_uploads_unseen(stack: ExitStack) -> None:
         await trio.lowlevel.checkpoint()
         return True
 
-    replace_in(stack, UnknownUploads, "look", left_out)
+    replace_in(stack, OrphanUploads, "look", left_out)
 
 
-def _strays_left(stack: ExitStack) -> None:
+def _orphans_left(stack: ExitStack) -> None:
     async def left(_self: StreamUpload) -> None:
         await trio.lowlevel.checkpoint()
 
-    replace_in(stack, StreamUpload, "abort_strays", left)
-    _late_strays_left(stack)
+    replace_in(stack, StreamUpload, "abort_orphans", left)
+    _late_orphans_left(stack)
 
 
-def _late_strays_left(stack: ExitStack) -> None:
+def _late_orphans_left(stack: ExitStack) -> None:
     """What is left is looked for at a stream's end only."""
 
     async def left(_services: object) -> bool:
         await trio.lowlevel.checkpoint()
         return True
 
-    replace_in(stack, orphan_cleanup, "_sweep", left)
+    replace_in(stack, orphan_cleanup, "_abort_all", left)
 
 
 def _slot_kept(stack: ExitStack) -> None:
@@ -237,16 +237,16 @@ MUTATIONS: Final = (
         ("P3",),
     ),
     Mutation(
-        "left out: strays",
+        "left out: orphans",
         "uploads whose creation was answered to nobody stay",
-        _strays_left,
+        _orphans_left,
         "passing-errors",
         ("P5",),
     ),
     Mutation(
-        "left out: late strays",
+        "left out: late orphans",
         "uploads whose creation takes effect after their stream's end stay",
-        _late_strays_left,
+        _late_orphans_left,
         "late-creation",
         ("P5",),
     ),

@@ -17,10 +17,10 @@ from cef_trio.files.writers import WriterState
 from cef_trio.lab.mutations.model import Mutation, replace_in
 from cef_trio.resilience import outage, retry
 from cef_trio.resilience.best_effort import BestEffort
-from cef_trio.s3.answer_origin import AnswerOrigin
+from cef_trio.s3.response_origin import ResponseOrigin
 from cef_trio.upload import file_triage, recovery, start, supervisor, target
 from cef_trio.upload.orphan_objects import OrphanObjects
-from cef_trio.upload.predecessor import Likeness
+from cef_trio.upload.predecessor import ContentMatch
 from cef_trio.upload.session import StreamUpload
 
 
@@ -52,11 +52,11 @@ def _number_is_the_file(stack: ExitStack) -> None:
 def _changed_is_new(stack: ExitStack) -> None:
     """Kind 3: a completed recording that is not as it was verified is sent again, and not compared."""
 
-    async def uncompared(_services: object, _stream_id: str, _path: str) -> Likeness:
+    async def uncompared(_services: object, _stream_id: str, _path: str) -> ContentMatch:
         await trio.lowlevel.checkpoint()
-        return Likeness.NONE
+        return ContentMatch.NONE
 
-    replace_in(stack, start, "settle", uncompared)
+    replace_in(stack, start, "correct_if_unchanged", uncompared)
 
 
 def _lost_is_new(stack: ExitStack) -> None:
@@ -93,8 +93,8 @@ def _any_answer_is_s3s(stack: ExitStack) -> None:
     def never(_self: object, *_: object, **__: object) -> bool:
         return False
 
-    replace_in(stack, AnswerOrigin, "foreign_error", never)
-    replace_in(stack, AnswerOrigin, "foreign_success", never)
+    replace_in(stack, ResponseOrigin, "foreign_error", never)
+    replace_in(stack, ResponseOrigin, "foreign_success", never)
 
 
 def _listings_are_waited_for(stack: ExitStack) -> None:

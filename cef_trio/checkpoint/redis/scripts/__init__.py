@@ -44,6 +44,7 @@ ALL = (
     ACQUIRE,
     ADOPT_PARTS,
     CREATE,
+    CUT_PARTS,
     FORGET,
     INDEX_PATHS,
     LOAD,

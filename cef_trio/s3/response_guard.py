@@ -28,7 +28,7 @@ class Connection(Protocol):
         """Take the connection for broken."""
 
 
-class AnswerGuard:
+class ResponseGuard:
     """Watches one exchange. :attr:`scope` is entered round the sending; ``trace`` goes into its extensions.
 
     Args:

@@ -14,9 +14,9 @@ from cef_trio.checkpoint.states import Status
 from cef_trio.lab.world import PART, World
 from cef_trio.resilience.best_effort import PAUSE_SECONDS
 from cef_trio.s3_endpoint import Fault, Kind
-from cef_trio.upload.orphan_cleanup import SWEEP_SECONDS
+from cef_trio.upload.orphan_cleanup import PERIOD_SECONDS
 
-ROUND = PAUSE_SECONDS + SWEEP_SECONDS
+ROUND = PAUSE_SECONDS + PERIOD_SECONDS
 ANOTHER = Lease("another", "token", 30.0)
 
 

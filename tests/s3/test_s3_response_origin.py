@@ -10,10 +10,10 @@ from s3.scripted_store import Passes, Reply, ScriptedStore, client_of, error_rep
 
 from cef_trio.exceptions import S3OperationError
 from cef_trio.resilience.retry import is_outage
-from cef_trio.s3.answer_origin import NOT_S3_ANSWER, describe_foreign, is_marked
 from cef_trio.s3.client import S3Client
 from cef_trio.s3.config import ChecksumMode
 from cef_trio.s3.model import ChecksumAlgorithm, PartToComplete
+from cef_trio.s3.response_origin import NOT_S3_ANSWER, describe_foreign, is_marked
 
 CRC = ChecksumAlgorithm.CRC64NVME
 DATA = b"0123456789"

@@ -89,7 +89,7 @@ def is_document(headers: Mapping[str, str], body: bytes) -> bool:
     return body.lstrip().startswith(b"<") and not is_html(headers, body)
 
 
-class AnswerOrigin:
+class ResponseOrigin:
     """What one store is known to send, and the judgement by it."""
 
     def __init__(self) -> None:
