@@ -1,15 +1,14 @@
-"""Where a stream's object goes: the bucket and the store that were recorded, if they are still the settings'.
+"""Reconcile the recorded bucket and endpoint of a stream with the settings, which may have changed.
 
-Settings may change between two lives of a daemon (docs/operations.md has the table). A stream is held to what was
-recorded with it: its part size, its checksum, its key. Its bucket and its store it cannot be held to: the daemon has
-one client, for one bucket, and the credentials of now need not open the one of then. So:
+A stream keeps its recorded part size, checksum algorithm and key (table in docs/operations.md). It cannot keep its
+bucket and endpoint: the daemon has one S3 client, for one bucket, with the current credentials. So:
 
-- An *open* stream whose bucket is not the settings' starts over in the bucket of now, with its record corrected. Parts
-  cannot be moved. The old upload is named in the log and left alone: another bucket's is not changed (P9).
-- One whose *endpoint* is another may still be in the same store, under another name of it. So the store is asked: if it
-  has the upload, the record is corrected; if not, the stream starts over there, and the old upload is named.
-- One whose *object* is complete, and whose metadata is still to be written, is not uploaded again. It fails by name:
-  with the old settings back, ``cef-trio retry`` writes the metadata beside it.
+- An *open* stream with another bucket starts over in the configured bucket, as parts cannot be moved. The old upload is
+  logged and left alone (promise P9).
+- An open stream with another *endpoint* may still be in the same store, under a new address. If the store has the
+  upload, the record is updated; otherwise the stream starts over, and the old upload is logged.
+- A stream whose *object* is complete is not uploaded again. It fails with a reason; after the settings are restored,
+  ``cef-trio retry`` writes its metadata.
 """
 
 from __future__ import annotations
@@ -25,21 +24,21 @@ log = structlog.get_logger(__name__)
 
 
 def bucket_changed(services: Services, meta: StreamMeta) -> bool:
-    """Whether the stream was recorded in another bucket than the settings name."""
+    """Return whether the recorded bucket is not the configured one."""
     return meta.s3_bucket != services.rules.bucket
 
 
 def endpoint_changed(services: Services, meta: StreamMeta) -> bool:
-    """Whether the stream was recorded at another endpoint; not known of a record that names none."""
+    """Return whether the recorded endpoint is not the configured one; false for a record without one."""
     return bool(services.rules.endpoint) and meta.s3_endpoint not in {None, services.rules.endpoint}
 
 
 async def reconcile_target(services: Services, upload: StreamUpload) -> None:
-    """Make the record and the settings agree on the bucket, before anything is asked of S3.
+    """Make the record agree with the configured bucket and endpoint, before any other S3 call.
 
     Raises:
-        StreamFailedError: its object is complete, and not where the settings lead.
-        S3OperationError: S3 cannot say whether it is.
+        StreamFailedError: the object is complete, and not in the configured bucket.
+        S3OperationError: S3 could not be asked for the object.
     """
     meta = upload.meta
     if meta.object_etag is not None:
@@ -55,14 +54,14 @@ async def reconcile_target(services: Services, upload: StreamUpload) -> None:
 
 
 async def confirm_endpoint(services: Services, upload: StreamUpload) -> None:
-    """The store of now has it: so it is the store of then, and its name is recorded."""
+    """Record the configured endpoint, once its store was found to have the upload or object."""
     endpoint = services.rules.endpoint
     if endpoint and upload.meta.s3_endpoint != endpoint:
         await upload.update(s3_endpoint=endpoint)
 
 
 async def start_over_at_target(services: Services, upload: StreamUpload) -> None:
-    """Start the stream over where the settings lead, under a key of now."""
+    """Start the stream over in the configured bucket, under a new key."""
     meta, rules = upload.meta, services.rules
     log.warning(
         "upload_left_behind",
