@@ -1,6 +1,6 @@
-"""What follows an upload: delete or move the file, call the webhook, forget old streams.
+"""After an upload: delete or move the file, deliver the webhook, forget old streams.
 
-Promise P8: a file is never touched unless asked, and only after its object was verified again.
+Promise P8: a file is changed only if ``AFTER_UPLOAD`` asks for it, and only after its object was verified again.
 
 Open `after_upload.py` and `after_upload_rules.py` for `AFTER_UPLOAD`; `disposal.py` for the system calls; `webhooks.py`
 for deliveries, `retention.py` for forgetting.

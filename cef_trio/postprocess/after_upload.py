@@ -1,27 +1,24 @@
-"""``AFTER_UPLOAD=delete|move:DIR``: what becomes of a recording that is in S3, and never before it is (promise P8).
+"""Apply ``AFTER_UPLOAD=delete|move:DIR`` to recordings whose objects are verified in S3 (promise P8).
 
-There is one way to come here: the supervisor has asked Redis about a file, and it is completed and unchanged. That is
-so a second after its stream has ended, and at the next start for whatever a crash or a cancellation left undone; so
-nothing has to remember what was begun. Each recording goes the same steps, and any of them may be repeated:
+The supervisor offers a recording when Redis has it as completed and its file is unchanged: a second after its stream
+ended, and at each start. So an action that a crash or a cancellation interrupted is found again, and no other record of
+it is needed. Every step may be repeated:
 
-1. The work on its stream is claimed, so that two daemons that share a folder do not copy one recording at once.
-2. Its record is read again, and S3 is asked for the object. Between the completion and now may lie a lifecycle rule, a
-   person, or months: one HEAD for each recording is a small price for never deleting the only copy.
-3. The file is compared and its name taken away, in one call that nothing interrupts (``disposal.py``). Across file
-   systems it is copied first, block by block; the copy is read back, and named only if it is what was verified.
+1. Hold the lease of this job for the stream, so that two daemons that share a folder do not copy one recording at once.
+2. Read the record again, and ask S3 for the object (one HEAD a recording): since the completion a lifecycle rule or a
+   person may have deleted it, and the file would be the only copy.
+3. Compare the file and unlink or rename it in one uncancellable call (``disposal.py``). Across file systems, copy it
+   first; read the copy back, and rename it to its final name only if its checksum matches.
 
-What cannot be done is said and tried again, later and later; it never fails the stream, whose work is done. A file that
-is not what was verified is left alone: the supervisor sees it as a new recording.
-
-The record stays what it was: a file that is gone is what ``retention.py`` waits for, and the news of our own deletion
-finds no stream that it could concern.
+A failure is logged and tried again with a growing pause; it never fails the stream. A file that differs from what was
+verified is kept: the supervisor treats it as a new recording. The record does not change: ``retention.py`` forgets it
+once its file is gone.
 """
 
 from __future__ import annotations
 
 import os.path
-from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 from math import inf
@@ -50,157 +47,155 @@ from cef_trio.postprocess.copy_file import Copy
 from cef_trio.postprocess.rename_file import OtherFileSystemError
 from cef_trio.resilience import shielded
 from cef_trio.s3 import Crc64Nvme
-from cef_trio.upload import Services
+from cef_trio.upload import HeldLease, Services, hold_lease
 
 log = structlog.get_logger(__name__)
 
-_WORK: Final = "after-upload"
+_JOB: Final = "after-upload"
 _REMOVE_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Waiting:
+class _Pending:
     """A recording that is to be deleted or moved."""
 
     stream_id: str
     due_at: float
     """By ``trio.current_time()``."""
     failures: int = 0
-    look: tuple[FileStat, int] | None = None
-    """How the file was when its silence began, and its ctime, where nobody can tell whether it has a writer."""
+    seen: tuple[FileStat, int] | None = None
+    """The file's stat and ctime (ns) when the wait for silence began, where writers cannot be detected."""
 
 
 class AfterUpload:
-    """Does what the rule says, one recording after the other, so that it never takes the disk from the uploads."""
+    """Delete or move completed recordings, one at a time, so that uploads keep the disk's bandwidth."""
 
     def __init__(self, services: Services, rule: AfterUploadRule, watch_folder: str) -> None:
         self._services = services
         self._rule = rule
         self._watch_folder = watch_folder
-        self._waiting: dict[str, _Waiting] = {}
-        self._under_way: set[str] = set()
-        """What a task is at: one, and those that wait for a mount that hangs."""
-        self._news = AsyncBool(False)
+        self._pending: dict[str, _Pending] = {}
+        self._in_progress: set[str] = set()
+        """Paths with a running task: one, and those that wait for a hung mount."""
+        self._changed = AsyncBool(False)
 
     def offer(self, meta: StreamMeta) -> None:
-        """A recording is completed, and its file as it was verified, as far as was seen."""
-        before = self._waiting.get(meta.current_path)
+        """Queue a recording that is completed and whose file looked unchanged."""
+        before = self._pending.get(meta.current_path)
         if self._rule.action is AfterUploadAction.KEEP or (before is not None and before.stream_id == meta.stream_id):
             return
-        self._waiting[meta.current_path] = _Waiting(meta.stream_id, trio.current_time())
-        self._news.value = True
+        self._pending[meta.current_path] = _Pending(meta.stream_id, trio.current_time())
+        self._changed.value = True
 
     async def run(self) -> None:
-        """Work for ever. What waits for a mount that hangs keeps no other recording waiting."""
+        """Run until cancelled. A recording on a hung mount does not delay the others."""
         hung = self._services.mounts.hung
         async with trio.open_nursery() as nursery:
             while True:
-                self._news.value = False
+                self._changed.value = False
                 known = hung.value
-                for path, waiting in self._due():
-                    if self._hangs(path):
+                for path, pending in self._due():
+                    if self._on_hung_mount(path):
                         continue
                     ended = AsyncBool(False)
-                    nursery.start_soon(self._tried, path, waiting, ended)
-                    stuck = partial(hung.wait_value, lambda _, path=path: self._hangs(path))
+                    nursery.start_soon(self._attempt_and_notify, path, pending, ended)
+                    stuck = partial(hung.wait_value, lambda _, path=path: self._on_hung_mount(path))
                     await wait_any(partial(ended.wait_value, True), stuck)
-                soonest = min((one.due_at for path, one in self._waiting.items() if self._may_try(path)), default=inf)
+                soonest = min(
+                    (one.due_at for path, one in self._pending.items() if self._may_attempt(path)), default=inf
+                )
                 with trio.move_on_at(soonest):
                     changed = partial(hung.wait_value, lambda now, known=known: now != known)
-                    await wait_any(partial(self._news.wait_value, True), changed)
+                    await wait_any(partial(self._changed.wait_value, True), changed)
 
-    def _due(self) -> list[tuple[str, _Waiting]]:
+    def _due(self) -> list[tuple[str, _Pending]]:
         now = trio.current_time()
-        due = [(path, one) for path, one in self._waiting.items() if one.due_at <= now and self._may_try(path)]
+        due = [(path, one) for path, one in self._pending.items() if one.due_at <= now and self._may_attempt(path)]
         return sorted(due, key=lambda item: item[1].due_at)
 
-    def _may_try(self, path: str) -> bool:
-        return path not in self._under_way and not self._hangs(path)
+    def _may_attempt(self, path: str) -> bool:
+        return path not in self._in_progress and not self._on_hung_mount(path)
 
-    def _hangs(self, path: str) -> bool:
+    def _on_hung_mount(self, path: str) -> bool:
         mounts = self._services.mounts
         return mounts.hangs(path) or (
             self._rule.action is AfterUploadAction.MOVE and mounts.hangs(str(self._rule.folder))
         )
 
-    async def _tried(self, path: str, waiting: _Waiting, ended: AsyncBool) -> None:
-        self._under_way.add(path)
+    async def _attempt_and_notify(self, path: str, pending: _Pending, ended: AsyncBool) -> None:
+        self._in_progress.add(path)
         try:
-            await self._try(path, waiting)
+            await self._attempt(path, pending)
         finally:
-            self._under_way.discard(path)
-            self._news.value = ended.value = True
+            self._in_progress.discard(path)
+            self._changed.value = ended.value = True
 
-    async def _try(self, path: str, waiting: _Waiting) -> None:
-        """Do what is asked with one recording. Cancelled, it is done, or it is not and the next start does it."""
+    async def _attempt(self, path: str, pending: _Pending) -> None:
+        """Handle one recording. If cancelled, the action is complete, or the next start repeats it."""
         following = None
         try:
-            async with self._claimed(waiting.stream_id) as ours:
-                if ours is not None:
-                    following = await self._wait_for_silence(path, waiting)
+            name = job_lock_name(pending.stream_id, _JOB)
+            async with hold_lease(self._services.store, name, self._services.lease) as lock:
+                if lock is not None:
+                    following = await self._wait_for_silence(path, pending)
                     if following is None:
-                        await self._act(waiting.stream_id, ours)
-                else:  # another daemon is at it; should that one die, it is ours
+                        await self._dispose(pending.stream_id, lock)
+                else:  # another daemon does it; try again when its lease would have expired
                     ttl_seconds = self._services.lease.ttl_seconds
-                    following = _Waiting(waiting.stream_id, trio.current_time() + ttl_seconds, waiting.failures)
+                    following = _Pending(pending.stream_id, trio.current_time() + ttl_seconds, pending.failures)
         except (disposal.NotTouchedError, RecordingChangedError) as error:
-            log.warning("after_upload_refused", stream_id=waiting.stream_id, path=path, reason=str(error))
+            log.warning("after_upload_refused", stream_id=pending.stream_id, path=path, reason=str(error))
         except CefMp4ProcessorError as error:
-            failures = waiting.failures + 1
+            failures = pending.failures + 1
             pause = pause_seconds(failures)
-            following = _Waiting(waiting.stream_id, trio.current_time() + pause, failures)
+            following = _Pending(pending.stream_id, trio.current_time() + pause, failures)
             log.warning(
-                "after_upload_failed", stream_id=waiting.stream_id, path=path, error=str(error), wait_seconds=pause
+                "after_upload_failed", stream_id=pending.stream_id, path=path, error=str(error), wait_seconds=pause
             )
-        except Exception:  # a bug, or a record that no daemon wrote, is this recording's trouble only: P6
-            log.exception("after_upload_error", stream_id=waiting.stream_id, path=path)
-        if self._waiting.get(path) == waiting:  # else another recording has the name by now
-            del self._waiting[path]
+        except Exception:  # a bug, or a record that no daemon wrote: it must not stop the other recordings (P6)
+            log.exception("after_upload_error", stream_id=pending.stream_id, path=path)
+        if self._pending.get(path) == pending:  # else the path is another recording's now
+            del self._pending[path]
             if following is not None:
-                self._waiting[path] = following
+                self._pending[path] = following
 
-    async def _wait_for_silence(self, path: str, waiting: _Waiting) -> _Waiting | None:
-        """Where nobody can tell whether the file has a writer, only silence can, and it is demanded anew (P8).
+    async def _wait_for_silence(self, path: str, pending: _Pending) -> _Pending | None:
+        """Return when to look again if the file must first be unchanged for a while; ``None``: go on now.
 
-        The silence that ended the recording proves nothing about what came after it. ``None``: nothing to wait for.
+        Where writers cannot be detected (no file leases), only a file without changes counts as finished (P8). The
+        silence that ended the recording does not cover the time since, so it is required anew.
         """
         if await self._services.has_writer(path) is not None:
             return None
         found = await self._services.disk.stat(path)
-        if found is None or waiting.look == (found, found.ctime_ns):
+        if found is None or pending.seen == (found, found.ctime_ns):
             return None
         due_at = trio.current_time() + self._services.rules.silence_seconds
-        return _Waiting(waiting.stream_id, due_at, waiting.failures, (found, found.ctime_ns))
+        return _Pending(pending.stream_id, due_at, pending.failures, (found, found.ctime_ns))
 
-    @asynccontextmanager
-    async def _claimed(self, stream_id: str) -> AsyncIterator[_Claim | None]:
-        """Claim the work on a stream; ``None``: another daemon does it. A claim that is not given back runs out."""
-        store, lease, name = self._services.store, self._services.lease, job_lock_name(stream_id, _WORK)
-        if not await store.acquire(name, lease):
-            yield None
-            return
-        yield _Claim(self._services, name)
-        await store.release([name], lease)
-
-    async def _act(self, stream_id: str, ours: _Claim) -> None:
-        file = await self._proved(stream_id)
+    async def _dispose(self, stream_id: str, lock: HeldLease) -> None:
+        file = await self._verified(stream_id)
         if self._rule.action is AfterUploadAction.DELETE:
             if await self._services.disk.change(partial(disposal.delete_now, file), path=file.path):
                 log.info("recording_deleted_after_upload", stream_id=stream_id, path=file.path)
             return
-        moved_to = await self._move(file, ours)
+        moved_to = await self._move(file, lock)
         if moved_to is not None:
             log.info("recording_moved_after_upload", stream_id=stream_id, path=file.path, moved_to=moved_to)
 
-    async def _proved(self, stream_id: str) -> VerifiedFile:
-        """The file as it was verified, if its object is in S3 as it was completed."""
+    async def _verified(self, stream_id: str) -> VerifiedFile:
+        """Return the file as it was verified, after checking that its object is in S3.
+
+        Raises:
+            NotTouchedError: the record, the path or the object is not as expected.
+        """
         checkpoint = await self._services.store.load(stream_id)
         file = verified_file(checkpoint)
         if checkpoint is None or file is None:
-            raise disposal.NotTouchedError("its record does not say what was verified")
+            raise disposal.NotTouchedError("its record lacks what was verified")
         meta = checkpoint.meta
         if not is_below(file.path, self._watch_folder):
-            raise disposal.NotTouchedError("its record says that it is not in the watch folder")
+            raise disposal.NotTouchedError("its recorded path is not in the watch folder")
         if meta.s3_bucket != self._services.rules.bucket:
             raise disposal.NotTouchedError(f"its object is in another bucket, {meta.s3_bucket!r}")
         stored = await self._services.s3.head_object(meta.s3_key_prefix)
@@ -209,42 +204,42 @@ class AfterUpload:
             raise disposal.NotTouchedError(why_not)
         return file
 
-    async def _move(self, file: VerifiedFile, ours: _Claim) -> str | None:
+    async def _move(self, file: VerifiedFile, lock: HeldLease) -> str | None:
         names = targets(file, self._watch_folder, self._rule.folder)
         try:
             return await self._services.disk.change(partial(disposal.move_now, file, names), path=file.path)
         except OtherFileSystemError:
             pass
         for name in names:
-            if await self._has_its_bytes(name, file, ours):  # an earlier attempt was ended between its last two steps
+            if await self._has_verified_bytes(name, file, lock):  # an earlier attempt ended between its last two steps
                 break
         else:
-            name = await self._copy(file, names, ours)
+            name = await self._copy(file, names, lock)
         await self._services.disk.change(partial(disposal.delete_now, file), path=file.path)
         return name
 
-    async def _copy(self, file: VerifiedFile, names: tuple[str, str], ours: _Claim) -> str:
-        """Copy the file to another file system; returns its name there, under which it is whole."""
+    async def _copy(self, file: VerifiedFile, names: tuple[str, str], lock: HeldLease) -> str:
+        """Copy the file to another file system; return the final path of the complete copy."""
         path = copy_name(names[0], file.stream_id)
         change = partial(self._services.disk.change, path=path)
         copy = await change(partial(Copy, path))
         try:
-            await self._write(copy, file, ours)
-            await self._compare(path, file, ours)
+            await self._write(copy, file, lock)
+            await self._compare(path, file, lock)
             return await change(partial(copy.name, names))
         except BaseException:
             with shielded(_REMOVE_SECONDS, saving="copy's removal"):
                 await change(copy.discard)
             raise
         finally:
-            if not self._services.mounts.hangs(path):  # what was written goes out now; the process's end closes it too
+            if not self._services.mounts.hangs(path):  # close() flushes, and would block; the exit closes it too
                 copy.close()
 
-    async def _compare(self, path: str, file: VerifiedFile, ours: _Claim) -> None:
-        if not await self._has_its_bytes(path, file, ours):
+    async def _compare(self, path: str, file: VerifiedFile, lock: HeldLease) -> None:
+        if not await self._has_verified_bytes(path, file, lock):
             raise AfterUploadError(f"{path!r} is not what was written to it")
 
-    async def _write(self, copy: Copy, file: VerifiedFile, ours: _Claim) -> None:
+    async def _write(self, copy: Copy, file: VerifiedFile, lock: HeldLease) -> None:
         change, crc, offset = partial(self._services.disk.change, path=copy.path), Crc64Nvme(), 0
         async with (
             self._services.disk.open(file.path) as recording,
@@ -254,53 +249,33 @@ class AfterUpload:
                 crc.update(block)
                 await change(partial(copy.write, block, offset))
                 offset += len(block)
-                await ours.keep()
+                await lock.renew_if_due()
         await change(partial(copy.finish, file))
         if crc.value != file.crc64nvme:
-            raise disposal.NotTouchedError(f"{file.path!r} was left alone: it has other bytes than were verified")
+            raise disposal.NotTouchedError(
+                f"{file.path!r} was left alone: its bytes differ from those that were verified"
+            )
 
-    async def _has_its_bytes(self, path: str, file: VerifiedFile, ours: _Claim) -> bool:
-        """Whether what is at that path has the very bytes that were verified."""
+    async def _has_verified_bytes(self, path: str, file: VerifiedFile, lock: HeldLease) -> bool:
+        """Return whether the file at ``path`` has exactly the verified bytes."""
         crc = Crc64Nvme()
         try:
-            # The folder to move to may be reached by links, which were followed when the copy was written.
-            straight = await self._services.disk.change(partial(_without_links, path), path=path)
-            await ours.keep()
+            # The target folder may contain symlinks, which were followed when the copy was written.
+            straight = await self._services.disk.change(partial(_resolve_folder, path), path=path)
+            await lock.renew_if_due()
             async with self._services.disk.open(straight) as recording:
                 if (await recording.stat()).size_bytes != file.size_bytes:
                     return False
                 async with aclosing(FileSlice(recording, 0, file.size_bytes).blocks()) as blocks:
                     async for block in blocks:
                         crc.update(block)
-                        await ours.keep()
+                        await lock.renew_if_due()
         except RecordingChangedError:
             return False
         return crc.value == file.crc64nvme
 
 
-def _without_links(path: str) -> str:
-    """The path with its folders as they really are. Blocks."""
+def _resolve_folder(path: str) -> str:
+    """Return the path with the symlinks of its folder resolved. Blocks."""
     folder, name = os.path.split(path)
     return os.path.join(os.path.realpath(folder), name)  # noqa: PTH118 - a path of any bytes, as it is
-
-
-class _Claim:
-    """Work on one stream that is claimed, and kept so while it takes long."""
-
-    def __init__(self, services: Services, name: str) -> None:
-        self._services = services
-        self._name = name
-        self._kept_at = trio.current_time()
-
-    async def keep(self) -> None:
-        """Renew the claim if it is time to.
-
-        Raises:
-            AfterUploadError: it is another daemon's by now.
-        """
-        lease = self._services.lease
-        if trio.current_time() < self._kept_at + lease.ttl_seconds / 3:
-            return
-        if await self._services.store.renew([self._name], lease):
-            raise AfterUploadError("another daemon has taken the work over")
-        self._kept_at = trio.current_time()

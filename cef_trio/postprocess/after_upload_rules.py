@@ -1,8 +1,8 @@
 """What ``AFTER_UPLOAD`` asks for, and when it may be done (promise P8). Pure.
 
-A recording is touched only if both its witnesses say that nothing is lost by it, now and not earlier: the *file* is the
-one that was verified (file system, inode and its generation, size and modification time), and the *object* is in S3 as
-it was completed. Who is not sure keeps the file, and says why.
+A recording is changed only if two checks pass at that moment: the *file* is the one that was verified (file system,
+inode and its generation, size and modification time), and the *object* is in S3 as it was completed. In doubt the file
+is kept, and the reason is logged.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class AfterUploadAction(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class AfterUploadRule:
-    """``AFTER_UPLOAD``, understood. ``folder``: where recordings are moved to, with their paths below ``WATCH_DIR``."""
+    """``AFTER_UPLOAD`` as a value. ``folder``: where to move to, keeping the paths below ``WATCH_DIR``."""
 
     action: AfterUploadAction
     folder: str = ""
@@ -43,10 +43,10 @@ KEEP: Final = AfterUploadRule(AfterUploadAction.KEEP)
 
 
 def parse_rule(text: str) -> AfterUploadRule:
-    """Understand the setting, which ``model.py`` has checked.
+    """Parse the setting, whose text ``settings/values.py`` has checked and normalized.
 
     Raises:
-        ValueError: it is none of ``keep``, ``delete`` and ``move:DIR``.
+        ValueError: it is not ``keep``, ``delete`` or ``move:DIR``.
     """
     word, _, folder = text.partition(":")
     return AfterUploadRule(AfterUploadAction(word), folder)
@@ -54,7 +54,7 @@ def parse_rule(text: str) -> AfterUploadRule:
 
 @dataclass(frozen=True, slots=True)
 class VerifiedFile:
-    """The file as it was verified. ``crc64nvme``: of all its bytes."""
+    """A file as it was verified. ``crc64nvme`` covers all its bytes."""
 
     stream_id: str
     path: str
@@ -65,7 +65,7 @@ class VerifiedFile:
 
 
 def verified_file(checkpoint: Checkpoint | None) -> VerifiedFile | None:
-    """The file of a completed stream as it was verified; ``None`` where the record does not say all of it."""
+    """Return a completed stream's file as it was verified; ``None`` if the record is incomplete."""
     if checkpoint is None or checkpoint.meta.status is not Status.COMPLETED:
         return None
     meta = checkpoint.meta
@@ -89,7 +89,7 @@ def _crc_of_parts(plan: PartPlan, parts: Mapping[int, PartRecord], size_bytes: i
 
 
 def file_mismatch(expected: VerifiedFile, found: FileStat, observed: FileIdentity) -> str | None:
-    """Why an open file, by all that is told of it, is not the one that was verified; ``None`` if it is."""
+    """Return why an open file is not the one that was verified; ``None`` if it is."""
     if not is_verified_file(expected.identity, observed):
         return "another file has its name, or it is on another file system"
     if (found.size_bytes, found.mtime_ns) != (expected.size_bytes, expected.mtime_ns):
@@ -98,9 +98,9 @@ def file_mismatch(expected: VerifiedFile, found: FileStat, observed: FileIdentit
 
 
 def object_mismatch(expected: VerifiedFile, etag: str, stored: StoredObject | None) -> str | None:
-    """Why what S3 has under the stream's key is not proved to be the recording; ``None`` if it is.
+    """Return why the object at the stream's key is not proved to be the recording; ``None`` if it is.
 
-    The checksum decides where the store keeps one; else the ETag must be that of the object that was completed.
+    The checksum decides where the store keeps one; else the ETag must equal that of the completed object.
     """
     if stored is None:
         return "its object is not in S3 any more"
@@ -112,7 +112,7 @@ def object_mismatch(expected: VerifiedFile, etag: str, stored: StoredObject | No
 
 
 def targets(file: VerifiedFile, watch_folder: str, folder: str) -> tuple[str, str]:
-    """Where to move a recording to: its path below the watch folder; and, if that is taken, with the stream's id."""
+    """Return the target path of a move, and the one with the stream's id to use if the first is taken."""
     relative = os.path.relpath(file.path, watch_folder)
     first = os.path.join(folder, relative)  # noqa: PTH118 - a path of any bytes, as it is
     parent, name = os.path.split(first)
@@ -123,10 +123,10 @@ def targets(file: VerifiedFile, watch_folder: str, folder: str) -> tuple[str, st
 
 
 def copy_name(target: str, stream_id: str) -> str:
-    """The name of a copy that is not whole yet, beside its target: hidden, and the same for each attempt."""
+    """Return the path of an incomplete copy: hidden, beside its target, the same for each attempt."""
     return os.path.join(os.path.dirname(target), f".{stream_id}.cef-trio-copy")  # noqa: PTH118, PTH120 - as above
 
 
 def pause_seconds(failures: int) -> float:
-    """How long after that many failures (1, 2, …) a recording is tried again: doubled each time, to one hour."""
+    """Return the pause after that many failures (1, 2, …): 30 s, doubled each time, at most one hour."""
     return float(min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2 ** min(failures - 1, 32)))

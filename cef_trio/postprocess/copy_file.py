@@ -1,4 +1,4 @@
-"""A copy of one recording on another file system, from its first block to its name. Blocks; run by ``Disk.change``."""
+"""Copy one recording to another file system, and rename the copy when complete. Blocks; run by ``Disk.change``."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _PERMISSIONS: Final = 0o777
 
 
 class Copy:
-    """A copy that is being written, under a name that is nobody's yet; :meth:`name` or :meth:`discard` ends it.
+    """A copy that is written under a temporary name; :meth:`name` or :meth:`discard` ends it.
 
-    It is locked meanwhile (``flock(2)``), so that of two daemons that share a folder only one writes to it, however
-    long it takes; whatever a killed one left of it is written over.
+    It is locked meanwhile (``flock(2)``), so that of two daemons that share a folder only one writes to it. What a
+    killed daemon left is overwritten.
     """
 
     def __init__(self, path: str) -> None:
-        """Open the copy, empty.
+        """Create or truncate the copy.
 
         Raises:
             AfterUploadError: another process writes it, or the file system refused.
@@ -46,7 +46,7 @@ class Copy:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise AfterUploadError(f"cannot write {self.path!r}: another daemon does") from error
-        except OSError:  # a file system without locks: then the claim must do
+        except OSError:  # a file system without locks: the lease in Redis remains
             return
 
     def write(self, block: bytes, offset: int) -> None:
@@ -61,26 +61,26 @@ class Copy:
                 written += os.pwrite(self._descriptor, block[written:], offset + written)
 
     def finish(self, file: VerifiedFile) -> None:
-        """Give it the file's times and permissions, and have all of it on its disk.
+        """Copy the file's times and permissions, and sync the copy to disk.
 
-        The page cache is told to let go of it, so that who compares it then reads what the disk has.
+        Its pages are dropped from the page cache, so that the comparison reads what the disk has.
 
         Raises:
-            AfterUploadError: the file system refused; for one, the disk did not take what was written.
+            AfterUploadError: the file system refused, for instance because writing back failed.
         """
         with map_os_errors(f"cannot finish {self.path!r}"):
-            with suppress(PermissionError):  # of a file system that has none
+            with suppress(PermissionError):  # a file system without permissions
                 os.fchmod(self._descriptor, Path(file.path).lstat().st_mode & _PERMISSIONS)
             os.utime(self._descriptor, ns=(file.mtime_ns, file.mtime_ns))
             os.fsync(self._descriptor)
-            with suppress(OSError):  # advice, no more
+            with suppress(OSError):  # only advice
                 os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def name(self, targets: Sequence[str]) -> str:
-        """Give it the first name of ``targets`` that is free, for good; returns that.
+        """Rename the copy to the first free path of ``targets``, sync the folder, and return that path.
 
         Raises:
-            AfterUploadError: every name is taken, or the file system refused; it is still to be discarded.
+            AfterUploadError: every path is taken, or the file system refused; call :meth:`discard`.
         """
         with map_os_errors(f"cannot rename {self.path!r}"):
             for target in targets:
@@ -92,13 +92,13 @@ class Copy:
         raise all_taken("rename", self.path, targets)
 
     def discard(self) -> None:
-        """Remove it, as far as the file system lets us."""
+        """Delete the copy; errors are ignored."""
         with suppress(OSError):
             os.unlink(self.path)  # noqa: PTH108 - a path of any bytes, as it is
         self.close()
 
     def close(self) -> None:
-        """Close it, if neither :meth:`name` nor :meth:`discard` came to that."""
+        """Close the descriptor, unless it is closed already."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)

@@ -1,19 +1,17 @@
-"""Deleting and moving one uploaded recording: what the kernel is asked, in which order. Blocks; run by ``Disk.change``.
+"""Delete or move one uploaded recording: which system calls, in which order. Blocks; run by ``Disk.change``.
 
-Between the last look at a file and its deletion nobody may write to it. So the file is opened, a read lease is taken
-(``fcntl(2)``, ``F_SETLEASE``: the kernel grants it only where nobody has the file open for writing, and keeps a writer
-waiting that comes later), the open file is held against what was verified, and only then its name is taken away; in the
-last moment before that it is asked whether a writer waits. Names are looked up in the open folder (``dir_fd``), so a
-folder that is swapped for a link meanwhile leads nowhere else.
+The file must not be written between the last check and its deletion. So it is opened, and a read lease is taken
+(``fcntl(2)``, ``F_SETLEASE``: granted only if no process has the file open for writing; a later writer is delayed). The
+open file is compared with what was verified, and only then unlinked, after a last check for a waiting writer. Names are
+looked up in the open folder (``dir_fd``), so a folder that is replaced by a symlink meanwhile is not followed.
 
-Where there are no leases (network file systems; other people's files, without CAP_LEASE) the comparison is all there
-is: a writer that opens the file in the microseconds between it and the deletion, or that holds it open and is silent
-for longer than the daemon waits, is not seen. Nor has Linux a call that deletes a name only if it still leads to the
-given file: one that another process renames to it in these microseconds is taken for ours. ``docs/operations.md`` says
-so.
+Without leases (network file systems; files of other users without CAP_LEASE) only the comparison protects the file: a
+writer that opens it in the microseconds between comparison and deletion, or that keeps it open and is silent for longer
+than the daemon waits, is not noticed. Linux also has no call that unlinks a name only if it still refers to a given
+file, so a file that another process renames to that name in these microseconds is deleted instead. These limits are
+documented in ``docs/operations.md``.
 
-How names are given without replacing anything is ``rename_file.py``; copies to another file system are
-``copy_file.py``.
+``rename_file.py`` renames without replacing; ``copy_file.py`` copies to another file system.
 """
 
 from __future__ import annotations
@@ -34,37 +32,37 @@ _READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 class NotTouchedError(AfterUploadError):
-    """File or object are not what was verified: the file was left alone, and rightly."""
+    """The file or its object differs from what was verified, so the file was kept."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Held:
-    """A file that is open, is the verified one, and has no writer as far as can be known."""
+class _OpenFile:
+    """The verified file, open, without a writer as far as the kernel reports one."""
 
     folder: int
-    """The descriptor of the folder in which it is."""
+    """The descriptor of its folder."""
     name: str
     descriptor: int
-    """Its own."""
+    """The descriptor of the file."""
     check_unwritten: Callable[[], None]
-    """Raises if a writer has come meanwhile."""
+    """Raises if a process waits to open the file for writing."""
 
     def is_at(self, folder: int, name: str) -> bool:
-        """Whether that is its very name, by whatever path the folder was opened."""
+        """Return whether ``name`` in ``folder`` is this very path, however the folder was reached."""
         return name == self.name and os.path.samestat(os.fstat(folder), os.fstat(self.folder))
 
     def unlink(self) -> None:
-        """Take its name away."""
+        """Unlink the file."""
         os.unlink(self.name, dir_fd=self.folder)
 
 
 @contextmanager
-def _held(file: VerifiedFile) -> Iterator[_Held | None]:
-    """Hold the file so that nobody writes to it; ``None``: there is nothing of that name.
+def _open_verified(file: VerifiedFile) -> Iterator[_OpenFile | None]:
+    """Open the file under a read lease and compare it; yield ``None`` if there is no file of that name.
 
     Raises:
         NotTouchedError: it is not the file that was verified.
-        AfterUploadError: somebody has it open for writing.
+        AfterUploadError: a process has it open for writing.
         OSError: the file system refused.
     """
     parent, name = os.path.split(file.path)
@@ -84,16 +82,16 @@ def _held(file: VerifiedFile) -> Iterator[_Held | None]:
             return
         lease = take_lease(descriptor)
         if lease is WriterState.PRESENT:
-            raise AfterUploadError(f"{file.path!r} was left alone: somebody has it open for writing")
+            raise AfterUploadError(f"{file.path!r} was left alone: a process has it open for writing")
         _check(file, descriptor)
-        if not _leads_to(folder, name, descriptor):  # any more
+        if not _refers_to(folder, name, descriptor):  # any more
             raise NotTouchedError(f"{file.path!r} was left alone: another file took its name just now")
 
         def check_unwritten() -> None:
             if lease is WriterState.NONE and writer_waits(descriptor):
-                raise AfterUploadError(f"{file.path!r} was left alone: somebody opens it for writing")
+                raise AfterUploadError(f"{file.path!r} was left alone: a process opens it for writing")
 
-        yield _Held(folder, name, descriptor, check_unwritten)
+        yield _OpenFile(folder, name, descriptor, check_unwritten)
     finally:
         for number in (descriptor, folder):
             if number >= 0:
@@ -112,60 +110,60 @@ def _check(file: VerifiedFile, descriptor: int) -> None:
 
 
 def delete_now(file: VerifiedFile) -> bool:
-    """Delete the file, if it is the one that was verified and nobody writes to it; false if it was gone already.
+    """Delete the file if it is the verified one and has no writer; return false if it did not exist.
 
     Raises:
-        NotTouchedError: it is not.
-        AfterUploadError: somebody does, or the file system refused.
+        NotTouchedError: it is not the file that was verified.
+        AfterUploadError: it has a writer, or the file system refused.
     """
-    with map_os_errors(f"cannot delete {file.path!r}"), _held(file) as held:
-        if held is None:
+    with map_os_errors(f"cannot delete {file.path!r}"), _open_verified(file) as opened:
+        if opened is None:
             return False
-        held.check_unwritten()
-        held.unlink()
+        opened.check_unwritten()
+        opened.unlink()
         return True
 
 
 def move_now(file: VerifiedFile, targets: Sequence[str]) -> str | None:
-    """Rename the file to the first of ``targets`` that is free, and say to which; ``None`` if it was gone already.
+    """Rename the file to the first free path of ``targets`` and return it; ``None`` if the file did not exist.
 
-    A target that is this very file already (a move that was killed halfway) counts as done.
+    A target that already is this file (a move that was killed between ``link`` and ``unlink``) counts as done.
 
     Raises:
         NotTouchedError: it is not the file that was verified.
         OtherFileSystemError: the target is on another file system.
-        AfterUploadError: somebody writes to it, every target is taken, or the file system refused.
+        AfterUploadError: it has a writer, every target is taken, or the file system refused.
     """
-    with map_os_errors(f"cannot move {file.path!r}"), _held(file) as held:
-        if held is None:
+    with map_os_errors(f"cannot move {file.path!r}"), _open_verified(file) as opened:
+        if opened is None:
             return None
         for target in targets:
             with folder_of(target) as (folder, name):
-                if _moved(file, held, folder, name):
+                if _rename_to(file, opened, folder, name):
                     os.fsync(folder)
                     return target
     raise all_taken("move", file.path, targets)
 
 
-def _moved(file: VerifiedFile, held: _Held, folder: int, name: str) -> bool:
-    """Whether the file has that name now, and no other; false: the name is another file's."""
-    if held.is_at(folder, name):
-        raise AfterUploadError(f"cannot move {file.path!r}: it would be moved to where it is")
-    if _leads_to(folder, name, held.descriptor):
-        held.unlink()
+def _rename_to(file: VerifiedFile, opened: _OpenFile, folder: int, name: str) -> bool:
+    """Rename the file; return false if another file has that name."""
+    if opened.is_at(folder, name):
+        raise AfterUploadError(f"cannot move {file.path!r}: the target is its own path")
+    if _refers_to(folder, name, opened.descriptor):
+        opened.unlink()
         return True
-    held.check_unwritten()
-    if not rename(held.folder, held.name, folder, name):
+    opened.check_unwritten()
+    if not rename(opened.folder, opened.name, folder, name):
         return False
-    if not _leads_to(folder, name, held.descriptor):
-        # What had the name in the last moment was not our file: it gets its name back.
-        rename(folder, name, held.folder, held.name)
+    if not _refers_to(folder, name, opened.descriptor):
+        # The name referred to another file at the last moment: rename that one back.
+        rename(folder, name, opened.folder, opened.name)
         raise NotTouchedError(f"{file.path!r} was left alone: another file took its name just now")
     return True
 
 
-def _leads_to(folder: int, name: str, descriptor: int) -> bool:
-    """Whether a name is an open file's: both are looked at now, so that the numbers they have now decide."""
+def _refers_to(folder: int, name: str, descriptor: int) -> bool:
+    """Return whether a name refers to the open file, by device and inode as both are now."""
     try:
         return os.path.samestat(os.stat(name, dir_fd=folder, follow_symlinks=False), os.fstat(descriptor))
     except FileNotFoundError:

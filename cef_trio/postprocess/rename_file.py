@@ -1,7 +1,7 @@
-"""Giving a file another name without ever replacing anything, and what the file system says to that. Blocks.
+"""Rename a file without replacing another one, and map the errors of the file system. Blocks.
 
-A name that is taken stays what it is: ``rename(2)`` would replace it, so ``renameat2(2)`` is asked not to. All names
-are looked up in open folders; who moves a file for good has the new folder written to its disk (``fsync``).
+``rename(2)`` replaces an existing target, so ``renameat2(2)`` with ``RENAME_NOREPLACE`` is used. Names are looked up in
+open folders (``dir_fd``). The caller syncs the new folder (``fsync``) to make a move durable.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Final
 from cef_trio.exceptions import AfterUploadError
 
 FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-"""How a folder is opened."""
+"""The flags with which a folder is opened."""
 _RENAME_NOREPLACE: Final = 1
 _NO_SUCH_RENAME: Final = frozenset({errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP})
 
@@ -26,13 +26,13 @@ class OtherFileSystemError(AfterUploadError):
 
 
 def rename(from_folder: int, name: str, to_folder: int, new_name: str) -> bool:
-    """Rename, without ever replacing anything; false if the new name is taken.
+    """Rename without replacing; return false if the new name is taken.
 
-    ``renameat2(2)`` with ``RENAME_NOREPLACE``; where the file system has none (NFS) a second name, and then the first
-    one taken away, which needs hard links.
+    Uses ``renameat2(2)`` with ``RENAME_NOREPLACE``; where the file system does not support it (NFS), ``link(2)`` and
+    ``unlink(2)``, which need hard links.
 
     Raises:
-        OSError: EXDEV is another file system; whatever else the file system said.
+        OSError: EXDEV for another file system, or any other error of the file system.
     """
     number = _renameat2(from_folder, name, to_folder, new_name)
     if number in _NO_SUCH_RENAME:
@@ -50,7 +50,7 @@ def rename(from_folder: int, name: str, to_folder: int, new_name: str) -> bool:
 
 
 def _renameat2(from_folder: int, name: str, to_folder: int, new_name: str) -> int:
-    """The system call, which Python does not have; returns its errno, 0 if it worked."""
+    """Call ``renameat2(2)``, which Python lacks; return its errno, or 0."""
     library = ctypes.CDLL(None, use_errno=True)
     try:
         call = library.renameat2
@@ -62,7 +62,7 @@ def _renameat2(from_folder: int, name: str, to_folder: int, new_name: str) -> in
 
 @contextmanager
 def folder_of(target: str) -> Iterator[tuple[int, str]]:
-    """The open folder of a target, which is made if it is not there, and the target's name in it."""
+    """Open the folder of a target, creating it if needed; yield its descriptor and the target's name in it."""
     parent, name = os.path.split(target)
     os.makedirs(parent, exist_ok=True)  # noqa: PTH103 - a path of any bytes, as it is
     folder = os.open(parent, FOLDER)
@@ -73,13 +73,13 @@ def folder_of(target: str) -> Iterator[tuple[int, str]]:
 
 
 def all_taken(what: str, path: str, names: Sequence[str]) -> AfterUploadError:
-    """The error of a file that finds every name taken."""
+    """Return the error for a file whose possible names are all taken."""
     return AfterUploadError(f"cannot {what} {path!r}: {' and '.join(map(repr, names))} are taken")
 
 
 @contextmanager
 def map_os_errors(what: str) -> Iterator[None]:
-    """The file system's refusal, in words."""
+    """Map an ``OSError`` to :class:`AfterUploadError`, and EXDEV to :class:`OtherFileSystemError`."""
     try:
         yield
     except OSError as error:

@@ -1,9 +1,9 @@
-"""Forgetting: completed streams whose files are gone are kept for some days, and then no more (promise P7).
+"""Forget completed streams whose files are gone, some days after their completion (promise P7).
 
-While its file is still there a completed stream is never forgotten, or the file would be taken for a new one. A file
-whose folder is on another device than it was counts as there: something is not mounted. Nor is one forgotten whose
-webhook is still to be delivered, nor one of another folder or host than ours: whoever watches that folder there forgets
-it. A record that cannot be read is said, and keeps no other.
+A completed stream is kept while its file exists; else the file would be uploaded as a new one. Three more are kept: a
+stream whose folder is now on another device (a file system is not mounted), one with a pending webhook, and one of
+another watch folder or host, which only a daemon there forgets. A record that cannot be read is logged, and stops no
+other.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _PERIOD_SECONDS: Final = 3600.0
 
 
 async def forget_old_streams(services: Services, retention: timedelta) -> None:
-    """Every hour, for ever, forget the streams that were completed longer ago than ``retention`` and have no file."""
+    """Forget, every hour, the streams that were completed longer ago than ``retention`` and have no file."""
     async with aclosing(periodic(_PERIOD_SECONDS)) as rounds:
         async for _ in rounds:
             try:
@@ -40,14 +40,14 @@ async def forget_old_streams(services: Services, retention: timedelta) -> None:
 
 
 async def forget_now(services: Services, retention: timedelta) -> int:
-    """One round; returns how many were forgotten."""
+    """Run one round; return how many streams were forgotten."""
     forgotten = 0
-    owed = await services.store.pending_webhooks() if services.webhook is not None else frozenset()
+    pending = await services.store.pending_webhooks() if services.webhook is not None else frozenset()
     before = services.utc_now() - retention
     readable = partial(bulk_load.load_metas, services.store)
     async with aclosing(completed_before(services.store, before, load_metas=readable)) as old:
         async for known in old:
-            if known.meta.stream_id in owed:
+            if known.meta.stream_id in pending:
                 continue
             try:
                 if await _is_gone(services, known):
@@ -55,7 +55,7 @@ async def forget_now(services: Services, retention: timedelta) -> int:
                     forgotten += 1
             except CefMp4ProcessorError as error:
                 if error.transient and not isinstance(error, ChunkProcessingError):
-                    raise  # Redis is away: the next round
+                    raise  # Redis is unavailable: wait for the next round
                 log.warning("retention_failed", stream_id=known.meta.stream_id, error=str(error))
     return forgotten
 

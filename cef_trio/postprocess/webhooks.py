@@ -1,16 +1,16 @@
-"""``ON_COMPLETE_WEBHOOK``: each completed recording's metadata is delivered, at least once, and never in anybody's way.
+"""Deliver each completed recording's metadata to ``ON_COMPLETE_WEBHOOK``, at least once, without delaying any upload.
 
-That a delivery is owed is recorded in Redis in the very step that completes the stream, and taken back when the
-receiver has it or it is given up. So neither a crash nor a shutdown loses one, and the streams wait for nothing here: a
-task of the intake delivers, a few at once, what it finds owed.
+The step that completes a stream also records its pending webhook in Redis; the record is removed when the receiver has
+accepted or refused it, or after ``WEBHOOK_RETRY_HOURS``. So neither a crash nor a shutdown loses a delivery, and no
+stream waits for one: a task of the intake delivers, a few at once, what is pending.
 
-- *At least once*: a daemon that ends between the receiver's answer and its record delivers again. ``webhook-id`` is the
-  same then; a receiver that must not do a thing twice remembers it.
-- *One daemon delivers*: of this folder's streams only, and each under a claim, so that two daemons that share a folder
-  do not deliver twice, unless one is silent for longer than its lease.
-- The body is the metadata object, byte for byte, read from S3 for each attempt: nothing is kept in memory meanwhile.
-- An attempt that fails is made again with a growing pause of its own, so that one delivery that a receiver chokes on
-  holds up no other. A receiver that does not answer at all is left alone by all of them, for a growing pause.
+- *At least once*: a daemon that ends between the receiver's answer and its record delivers again, with the same
+  ``webhook-id``. A receiver that must act once only remembers these ids.
+- *One daemon delivers*: only streams of this watch folder, each under a lease, so that two daemons that share a folder
+  do not both deliver, unless one is silent for longer than its lease.
+- The body is the metadata object, byte for byte, read from S3 for each attempt, so nothing is kept in memory meanwhile.
+- Each failed delivery has its own growing pause, so one that the receiver rejects delays no other. A receiver that does
+  not answer at all stops the round, and the next one starts after a growing pause.
 """
 
 from __future__ import annotations
@@ -30,28 +30,28 @@ from cef_trio.checkpoint.redis import job_lock_name
 from cef_trio.exceptions import CefMp4ProcessorError, S3OperationError, WebhookOperationError
 from cef_trio.observability import WebhookOutcome
 from cef_trio.resilience import MAX_RETRY_AFTER_SECONDS, RetryPolicy
-from cef_trio.upload import Services, bulk_load, metadata_key
+from cef_trio.upload import Services, bulk_load, hold_lease, metadata_key
 from cef_trio.webhook import Answered, Delivery, WebhookClient, WebhookResponse, judge_status
 
 log = structlog.get_logger(__name__)
 
 _JOB: Final = "webhook"
 _POLICY: Final = RetryPolicy(initial_seconds=5.0, max_seconds=900.0)
-"""How far apart the attempts are; how many there may be is a matter of hours (``WEBHOOK_RETRY_HOURS``)."""
+"""The pauses between attempts. Their number is limited by time (``WEBHOOK_RETRY_HOURS``)."""
 _MAX_CONCURRENT: Final = 4
 _PERIOD_SECONDS: Final = 60.0
-"""How often Redis is asked for what is owed although nothing was completed here: a daemon may have died."""
+"""How often Redis is asked for pending webhooks of other daemons, which may have died."""
 _BATCH: Final = 500
 _MAX_BODY_BYTES: Final = 16 << 20
-"""More than any metadata object has: 10,000 parts of some 150 bytes."""
+"""Larger than any metadata object: 10,000 parts of some 150 bytes are 1.5 MB."""
 _NO_SUCH_KEY: Final = "NoSuchKey"
 _SENDABLE_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,200}")
-"""An id that a header can carry, and that a signature cannot be misread for: whoever may write to Redis writes any."""
+"""Ids that a header can carry and that keep the signed text unambiguous; a record in Redis may hold any text."""
 
 
 @dataclass(frozen=True, slots=True)
 class _PendingDelivery:
-    """A delivery that is owed, as this process sees it."""
+    """A pending delivery, as this process knows it."""
 
     due_at: float
     """By ``trio.current_time()``."""
@@ -59,7 +59,7 @@ class _PendingDelivery:
 
 
 class WebhookDeliverer:
-    """Delivers what this daemon's streams owe."""
+    """Delivers the pending webhooks of this watch folder's streams."""
 
     def __init__(
         self,
@@ -77,16 +77,16 @@ class WebhookDeliverer:
         self._random = random or Random()  # noqa: S311 - jitter, not a secret
         self._pending: dict[str, _PendingDelivery] = {}
         self._unreachable = self._answered = False
-        """Whether, in this round, an attempt had no answer; and whether one had."""
+        """Whether an attempt of this round got no answer; and whether one got an answer."""
         self._failed_rounds = 0
 
     @property
     def pending(self) -> int:
-        """How many deliveries this daemon owes, as of the last round."""
+        """How many deliveries were pending in the last round."""
         return len(self._pending)
 
     async def run(self) -> None:
-        """Deliver for ever."""
+        """Deliver until cancelled."""
         enqueued = self._services.webhook_enqueued
         while True:
             enqueued.value = self._unreachable = self._answered = False
@@ -101,12 +101,12 @@ class WebhookDeliverer:
             self._failed_rounds = 0
             now = trio.current_time()
             soonest = min((delivery.due_at for delivery in self._pending.values()), default=now + _PERIOD_SECONDS)
-            # A second at least, so that neither a Redis that refuses nor a clock's last digit makes a busy loop.
+            # At least a second, so that neither an error of Redis nor a rounded clock makes a busy loop.
             with trio.move_on_at(min(max(soonest, now + 1.0), now + _PERIOD_SECONDS)):
                 await enqueued.wait_value(True)
 
     async def _round(self) -> None:
-        """Try each delivery that is due, the one that was due first at first."""
+        """Attempt each delivery that is due, in the order in which they became due."""
         metas = await self._pending_here()
         now = trio.current_time()
         self._pending = {stream_id: self._pending.get(stream_id, _PendingDelivery(now)) for stream_id in metas}
@@ -119,7 +119,7 @@ class WebhookDeliverer:
                 nursery.start_soon(self._deliver_next, waiting)
 
     async def _pending_here(self) -> Mapping[str, StreamMeta]:
-        """The records of the streams of this folder, by id, whose webhook is owed."""
+        """Return the records of this folder's streams whose webhook is pending, by id."""
         ids = sorted(await self._services.store.pending_webhooks())
         metas: dict[str, StreamMeta] = {}
         for first in range(0, len(ids), _BATCH):
@@ -139,35 +139,34 @@ class WebhookDeliverer:
             await self._try(meta)
 
     async def _try(self, meta: StreamMeta) -> None:
-        """Make one attempt, if no other daemon does. Cancelled anywhere in it, the delivery stays owed."""
+        """Make one attempt, unless another daemon does. If cancelled, the delivery stays pending."""
         store, lease, name = self._services.store, self._services.lease, job_lock_name(meta.stream_id, _JOB)
         try:
-            if not await store.acquire(name, lease):
-                self._pending[meta.stream_id] = _PendingDelivery(trio.current_time() + lease.ttl_seconds)
-                return
-            if await store.is_webhook_pending(meta.stream_id):
-                await self._deliver(meta)
-            else:  # another daemon delivered it between the look at what is owed and the claim
-                self._pending.pop(meta.stream_id, None)
-            await store.release([name], lease)
+            async with hold_lease(store, name, lease) as held:
+                if held is None:
+                    self._pending[meta.stream_id] = _PendingDelivery(trio.current_time() + lease.ttl_seconds)
+                elif await store.is_webhook_pending(meta.stream_id):
+                    await self._deliver(meta)
+                else:  # another daemon delivered it before this one had the lease
+                    self._pending.pop(meta.stream_id, None)
         except WebhookOperationError as error:
             self._unreachable |= error.status is None
             await self._schedule_retry(meta, error, error.retry_after_seconds)
-        except CefMp4ProcessorError as error:  # S3's or Redis's trouble; theirs is not the receiver's
+        except CefMp4ProcessorError as error:  # S3 or Redis failed, not the receiver
             await self._schedule_retry(meta, error, None)
-        except Exception as error:  # a bug, or a record that no daemon wrote, is this delivery's trouble only: P6
+        except Exception as error:  # a bug, or a record that no daemon wrote: it must not stop other deliveries (P6)
             log.exception("webhook_error", stream_id=meta.stream_id)
             await self._schedule_retry(meta, WebhookOperationError("deliver", repr(error)), None)
 
     async def _deliver(self, meta: StreamMeta) -> None:
-        """One attempt.
+        """Make one attempt and record its outcome.
 
         Raises:
-            WebhookOperationError: the receiver does not take it now.
+            WebhookOperationError: the receiver did not answer, or asks for another attempt.
             S3OperationError, RedisOperationError: the metadata could not be read, or the outcome not be recorded.
         """
         if not _SENDABLE_ID.fullmatch(meta.stream_id):
-            log.warning("webhook_given_up", stream_id=meta.stream_id, error="no daemon gives a stream such an id")
+            log.warning("webhook_given_up", stream_id=meta.stream_id, error="no daemon creates such a stream id")
             await self._acknowledge(meta, WebhookOutcome.GIVEN_UP)
             return
         try:
@@ -180,7 +179,7 @@ class WebhookDeliverer:
             return
         delivery = Delivery(f"completed_{meta.stream_id}", meta.stream_id, body)
         async with self._client.post(delivery) as answer:
-            # The receiver has spoken. Up to the record of that there is no checkpoint.
+            # The receiver has answered: no checkpoint until that is recorded.
             self._answered = True
             match judge_status(answer.status, answer.content_type):
                 case Answered.DELIVERED:
@@ -209,10 +208,10 @@ class WebhookDeliverer:
         )
 
     async def _body(self, meta: StreamMeta) -> bytes:
-        """The metadata object as it is in S3.
+        """Return the metadata object as it is in S3.
 
         Raises:
-            S3OperationError: it is not there, or cannot be read.
+            S3OperationError: it does not exist, or cannot be read.
         """
         if meta.s3_bucket != self._services.rules.bucket:
             raise S3OperationError("get_object", f"the metadata is in another bucket, {meta.s3_bucket!r}")
@@ -221,7 +220,7 @@ class WebhookDeliverer:
             async for chunk in chunks:
                 body += chunk
                 if len(body) > _MAX_BODY_BYTES:
-                    raise S3OperationError("get_object", "the metadata is larger than any of ours", code=_NO_SUCH_KEY)
+                    raise S3OperationError("get_object", "the metadata is too large", code=_NO_SUCH_KEY)
         return bytes(body)
 
     async def _acknowledge(self, meta: StreamMeta, outcome: WebhookOutcome) -> None:
@@ -232,10 +231,13 @@ class WebhookDeliverer:
     async def _schedule_retry(
         self, meta: StreamMeta, error: CefMp4ProcessorError, retry_after_seconds: float | None
     ) -> None:
-        """Note that an attempt failed. One that had its hours is given up, but not for an outage of S3 or Redis."""
+        """Schedule the next attempt, or abandon the delivery after ``WEBHOOK_RETRY_HOURS``.
+
+        An outage of S3 or Redis never ends a delivery: it is not the receiver's failure.
+        """
         delivery = self._pending.get(meta.stream_id)
         if delivery is None:
-            return  # delivered; only giving its claim back failed
+            return  # delivered; only the release of its lease failed
         final = isinstance(error, WebhookOperationError) or not error.transient
         if final and self._services.utc_now() >= meta.last_activity_at_utc + self._retry:
             log.warning("webhook_given_up", stream_id=meta.stream_id, error=str(error))
@@ -262,6 +264,6 @@ class WebhookDeliverer:
 
 
 def _pause_seconds(failures: int, jitter: float, retry_after_seconds: float | None) -> float:
-    """How long to wait after that many failures; at least what the receiver asked for, within reason."""
+    """Return the pause after that many failures: at least ``Retry-After``, up to ``MAX_RETRY_AFTER_SECONDS``."""
     pause = _POLICY.ceiling_seconds(failures) * jitter
     return pause if retry_after_seconds is None else max(pause, min(retry_after_seconds, MAX_RETRY_AFTER_SECONDS))

@@ -10,6 +10,7 @@ know), `moved_files.py` (renames), `idle_checker.py` (what the watcher cannot se
 from cef_trio.upload import bulk_load
 from cef_trio.upload.failures import KEEPS_ITS_UPLOAD
 from cef_trio.upload.gauges import Observer
+from cef_trio.upload.held_lease import HeldLease, hold_lease
 from cef_trio.upload.idle_checker import IdleChecker
 from cef_trio.upload.object_key import KeyTemplate, metadata_key
 from cef_trio.upload.orphan_cleanup import abort_orphan_uploads, is_orphan
@@ -28,6 +29,7 @@ __all__ = [
     "MIN_PART_BYTES",
     "STREAM_ID_METADATA",
     "Claim",
+    "HeldLease",
     "IdleChecker",
     "KeyTemplate",
     "LiveStream",
@@ -42,6 +44,7 @@ __all__ = [
     "abort_orphan_uploads",
     "abort_uploads",
     "bulk_load",
+    "hold_lease",
     "identify",
     "is_orphan",
     "metadata_key",

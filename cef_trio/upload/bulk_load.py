@@ -1,7 +1,7 @@
-"""Asking the store about many streams, so that one record that cannot be read does not hide all the others.
+"""Load many streams from the store, tolerating records that cannot be read.
 
-The store itself sets aside what it cannot read, notes it and logs it once (``checkpoint/unreadable.py``); it is left
-alone. Here is also who asks about it again, so that what a person has mended is found.
+The store sets aside a record that it cannot read, and logs it once (``checkpoint/unreadable.py``);
+:func:`ask_unreadable_again` reads these again, so that a repaired one is found.
 """
 
 from __future__ import annotations
@@ -16,29 +16,31 @@ from cef_trio.exceptions import RecordUnreadableError
 async def find_by_path(
     store: CheckpointStore, paths: Collection[str], owner: str = ""
 ) -> tuple[Mapping[str, KnownPath], frozenset[str]]:
-    """What is known of these paths, and the paths whose records cannot be read; of several owners' that of this one.
+    """Return the streams at these paths, and the paths whose records cannot be read.
+
+    Where several owners have a stream at one path, ``owner`` selects.
 
     Raises:
-        RedisOperationError: the store cannot be asked.
+        RedisOperationError: Redis is unavailable.
     """
     found = await store.find_by_path(paths, owner=owner)
     return found, frozenset(found.unreadable)
 
 
 async def load_metas(store: CheckpointStore, stream_ids: Collection[str]) -> Records:
-    """The records of those of these streams that have one that can be read.
+    """Return the records of these streams, without those that are missing or cannot be read.
 
     Raises:
-        RedisOperationError: the store cannot be asked.
+        RedisOperationError: Redis is unavailable.
     """
     return await store.load_metas(stream_ids)
 
 
 async def ask_unreadable_again(store: CheckpointStore) -> None:
-    """Read what could not be read once more: an entry goes if its key was mended, or is gone.
+    """Read the unreadable records again: an entry is removed if its key was repaired or deleted.
 
     Raises:
-        RedisOperationError: the store cannot be asked.
+        RedisOperationError: Redis is unavailable.
     """
     ids = sorted(store.unreadable.stream_ids)
     if not ids:
@@ -46,5 +48,5 @@ async def ask_unreadable_again(store: CheckpointStore) -> None:
     found = await store.load_metas(ids)
     for stream_id in ids:
         if stream_id not in found.unreadable:
-            with suppress(RecordUnreadableError):  # its parts: noted by the store
+            with suppress(RecordUnreadableError):  # of its parts; noted by the store
                 await store.load(stream_id)

@@ -1,4 +1,4 @@
-"""How the streams stand at this moment, for the metrics: read at each scrape from what is there anyway."""
+"""Take a snapshot of all streams for the metrics, at each scrape."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class Observer:
 
     def __init__(self, services: Services, supervisor: StreamSupervisor) -> None:
         self.leaving_since: Callable[[], float | None] = lambda: None
-        """When the daemon was asked to leave, by ``trio.current_time()``; ``None`` before."""
+        """When the shutdown began, by ``trio.current_time()``; ``None`` before."""
         self._services = services
         self._supervisor = supervisor
 
     def __call__(self) -> Snapshot:
-        """How everything stands now."""
+        """Return the current snapshot."""
         services, live, now = self._services, tuple(self._supervisor.live), trio.current_time()
         states = Counter(_state(stream) for stream in live)
         leaving_since = self.leaving_since()

@@ -1,14 +1,14 @@
-"""The idle checker: looks after what the watcher cannot see.
+"""Check streams for what the watcher cannot see.
 
-Close events do not reach us from network mounts or other hosts, a writer may hang, a daemon may have died with streams
-that nobody works on. So every few seconds each stream is judged, by cases that have names (``judge.check_idle``):
+Close events do not arrive from network mounts or other hosts, a writer may hang, and a daemon may have died with open
+streams. So every few seconds each stream is checked (``file_triage.check_idle``):
 
 - idle and all sent → finalize · idle and more on disk → upload · shrunk → start over · missing → abort and fail
-- no processor for a stream that Redis knows → resume (a retry that is due is one of these)
-- a record that cannot be read → read it again: a person may have mended it
+- a stream in Redis without a task → resume it (this includes a retry that is due)
+- a record that cannot be read → read it again, in case it was repaired
 
-The checker only proposes: a stream looks at its file itself before it does anything it cannot take back. A file that
-cannot be looked at keeps no other stream from its turn: who writes to the folder could take everybody's rights from it.
+The checker only proposes: a stream checks its file again before any irreversible step. A file that cannot be accessed
+does not stop the check of the others; else anyone who may write to the folder could stop all of them.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ from trio_util import periodic
 
 from cef_trio.checkpoint import StreamSet, rules
 from cef_trio.exceptions import CefMp4ProcessorError, ChunkProcessingError
-from cef_trio.upload import bulk_load
-from cef_trio.upload import file_state as news
+from cef_trio.upload import bulk_load, file_state
 from cef_trio.upload.file_triage import IdleCheckResult, check_idle
 from cef_trio.upload.services import Services
 from cef_trio.upload.supervisor import LiveStream, StreamSupervisor
@@ -48,66 +47,66 @@ class IdleChecker:
         self._watch_folder = watch_folder
         self._timeout_seconds = timeout_seconds
         self.period_seconds = period_seconds
-        """How often it begins a round."""
+        """The period of the rounds."""
         self.last_run = trio.current_time()
-        """``trio.current_time()`` when it last began a round: a health check looks at it."""
-        self._unseen: list[str] = []
-        """Why streams could not be looked at in this round."""
-        self._said: list[str] = []
-        """The same of the round before."""
+        """``trio.current_time()`` at the start of the last round, for the health check."""
+        self._errors: list[str] = []
+        """Errors of single streams in this round."""
+        self._logged_errors: list[str] = []
+        """The errors of the round before, which are logged already."""
 
     async def run(self) -> None:
-        """Check for ever."""
+        """Check until cancelled."""
         async with aclosing(periodic(self.period_seconds)) as rounds:
             async for _ in rounds:
                 self.last_run = trio.current_time()
-                self._unseen.clear()
+                self._errors.clear()
                 try:
                     for live in self._supervisor.live:
-                        with self._alone():
+                        with self._isolate_errors():
                             await self._check(live)
                     await self._resume_unattended()
                 except CefMp4ProcessorError as error:
                     log.warning("idle_check_failed", error=str(error))
-                if self._unseen and self._unseen != self._said:
-                    log.warning("idle_check_failed", error=self._unseen[0])
-                self._said = list(self._unseen)
+                if self._errors and self._errors != self._logged_errors:
+                    log.warning("idle_check_failed", error=self._errors[0])
+                self._logged_errors = list(self._errors)
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """What cannot be looked at, or Redis refuses for good, is one stream's trouble, and said once."""
+    def _isolate_errors(self) -> Iterator[None]:
+        """Note an error that concerns one stream only; raise one that concerns all."""
         try:
             yield
         except CefMp4ProcessorError as error:
             if error.transient and not isinstance(error, ChunkProcessingError):
-                raise  # Redis is away: that is everybody's
-            self._unseen.append(str(error))
+                raise  # Redis is unavailable, for every stream
+            self._errors.append(str(error))
 
     async def _check(self, live: LiveStream) -> None:
-        file_state = live.file_state.value
-        found = await self._services.disk.stat(file_state.path)
-        if live.file_state.value != file_state:
-            return  # news came meanwhile, and is newer than this look
-        finding = check_idle(
+        state = live.file_state.value
+        found = await self._services.disk.stat(state.path)
+        if live.file_state.value != state:
+            return  # an event came meanwhile, and is newer than this stat
+        result = check_idle(
             idle_seconds=live.silent_seconds(trio.current_time()),
             timeout_seconds=self._timeout_seconds,
-            known=file_state.stat,
+            known=state.stat,
             found=found,
         )
-        match finding:
+        match result:
             case IdleCheckResult.IDLE_ALL_SENT:
-                if news.idle(file_state) != file_state:
+                if file_state.idle(state) != state:
                     log.info("stream_idle", stream_id=live.processor.stream_id, seconds=self._timeout_seconds)
-                    live.update(news.idle(file_state))
+                    live.update(file_state.idle(state))
             case IdleCheckResult.IDLE_MORE_ON_DISK if found is not None:
-                live.update(news.seen_now(file_state, found))
+                live.update(file_state.seen_now(state, found))
             case IdleCheckResult.SHRUNK | IdleCheckResult.MISSING:
-                live.update(news.gone(file_state))
+                live.update(file_state.gone(state))
             case _:
                 pass
 
     async def _resume_unattended(self) -> None:
-        """Take up the streams of this folder that Redis knows as open and nobody works on."""
+        """Resume the open streams of this folder that no daemon works on."""
         store = self._services.store
         await self._services.look_at_folder()
         await bulk_load.ask_unreadable_again(store)
@@ -116,18 +115,18 @@ class IdleChecker:
         unattended = ids - self._supervisor.live_ids
         if not unattended:
             return
-        # A hint: the stream's own task takes the lease, and looks again under it. A lease that was taken here would be
-        # nobody's if no task began, and would keep a person's `abort` out.
+        # Only a hint: the stream's task acquires the lease and checks again. A lease acquired here would block
+        # `cef-trio abort` if no task began.
         holders = await store.holders(unattended)
         for known in (await bulk_load.load_metas(store, sorted(unattended))).values():
             path = known.meta.current_path
-            # Another daemon's, which watches another folder; or a stranger's, who wrote a record to be led out of ours.
+            # A stream of another watch folder, or a forged record whose path leads out of ours.
             if not path.startswith(self._watch_folder + "/") or ".." in path.split("/"):
                 continue
             if not self._services.ownership.is_ours(known.meta):
-                continue  # of another host, which calls its folder as we call ours (P9)
+                continue  # of another host whose watch folder has the same name (P9)
             if not rules.may_take(holders.get(known.meta.stream_id), self._services.lease):
                 continue  # another daemon works on it
-            with self._alone():
+            with self._isolate_errors():
                 stat = await self._services.disk.stat(path)
                 self._supervisor.resume_unattended(known, stat=stat)

@@ -50,7 +50,7 @@ class PartPlan:
 
     def __post_init__(self) -> None:
         if self.part_size < 1:
-            raise ValueError(f"the part size must be at least 1 byte, not {self.part_size}")
+            raise ValueError(f"the part size must be at least one byte, not {self.part_size}")
 
     def part(self, number: int) -> Part:
         """Return the full part with this number (1 to 10,000).

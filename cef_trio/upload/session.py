@@ -240,7 +240,7 @@ class StreamUpload:
         log.debug("part_uploaded", part_number=part.number, size_bytes=record.size_bytes, rewritten=rewritten)
 
     async def _copy(self, recording: OpenRecording, part: Part) -> bool:
-        """Copy the part within S3 from the object of an earlier version, if the bytes are equal; return whether it did."""
+        """Copy the part within S3 from the object of an earlier version, if it has the bytes; return whether it did."""
         record = await self._base.copy(self._services, self.meta, recording, part) if self._base is not None else None
         if record is None:
             return False

@@ -423,7 +423,7 @@ async def test_p8_bytes_that_changed_without_a_trace_are_noticed_by_the_copy(
         await quiet(world)
     assert Path(world.path()).exists()
     assert contents(done) == {}
-    assert "other bytes" in events(said, "after_upload_refused")[0]["reason"]
+    assert "bytes differ" in events(said, "after_upload_refused")[0]["reason"]
 
 
 @pytest.mark.parametrize("blow", [Blow.CANCEL, Blow.KILL])

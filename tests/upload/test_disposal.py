@@ -240,7 +240,7 @@ def test_a_move_that_was_killed_between_its_two_names_is_finished(path: Path, tm
 def test_p8_a_target_that_is_the_file_itself_by_another_path_does_not_lose_it(path: Path, tmp_path: Path) -> None:
     alias = tmp_path / "alias"
     alias.symlink_to(path.parent)
-    with pytest.raises(AfterUploadError, match="where it is"):
+    with pytest.raises(AfterUploadError, match="its own path"):
         move_now(verified(path), [str(alias / "a.mp4")])
     assert path.read_bytes() == CONTENT
 
