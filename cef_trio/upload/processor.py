@@ -1,14 +1,14 @@
-"""A stream's task: does what ``decide.next_action`` says, from the first byte to the metadata, and saves how it ended.
+"""A stream's task: performs the actions of ``next_action``, from the first byte to the metadata.
 
-What it promises, whatever is raised at whichever await:
+Guarantees, whatever is raised at whichever await:
 
-- However it ends, Redis says how (P3): done, failed with a reason, parked (``interrupted_shutdown``) or cancelled
-  (``interrupted_cancelled``). The saves on the way out are shielded and bounded.
-- It never ends another stream's task: everything but Cancelled stays inside. A transient failure never ends it at all;
-  it waits, without a slot, for the outage's end, and comes back through ``recovery.resume`` like a restarted daemon.
-- A file that the file system refuses (its rights, its disk) ends no stream either: it is tried again when news of it
-  comes, which a change of its mode is, at each scan, and in between like anything that may pass.
-- It holds a slot of ``MAX_CONCURRENT_STREAMS`` only while it works, and gives it up between parts when others wait.
+- The end of the task is recorded in Redis (promise P3): completed, failed with a reason, parked
+  (``interrupted_shutdown``) or cancelled (``interrupted_cancelled``). The final saves are shielded and bounded.
+- No error ends another stream's task: only ``Cancelled`` leaves this one. A transient error does not end the stream: it
+  waits without a slot until the outage is over, and resumes through ``recovery.resume`` like a restarted daemon.
+- A file that cannot be read (permissions, disk errors) does not end the stream either. It is retried at each event of
+  the file (a change of its mode is one), at each scan, and with back-off.
+- It holds a slot of ``MAX_CONCURRENT_STREAMS`` only while it works, and releases it between parts if others wait.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ log = structlog.get_logger(__name__)
 
 
 _MAX_UNWRITTEN: Final = 16
-"""After so many parts that are holes a file's further parts are not asked about until it changes."""
+"""After this many holes the rest of a file is not searched until it changes."""
 _UNWRITTEN_PAUSE_SECONDS: Final = 1.0
 _MISPLACED: Final = frozenset({FailureReason.FILE_MISSING_ON_RESUME, FailureReason.FILE_REPLACED})
 
@@ -68,15 +68,15 @@ class Outcome(Enum):
     PARKED = "parked"
     LEASE_LOST = "lease_lost"
     SET_ASIDE = "set_aside"
-    """Its record cannot be read: it is left alone, and looked at again now and then."""
+    """Its record cannot be read: it is left unchanged, and retried periodically."""
     NOTHING_THERE = "file_missing"
-    """The file was gone before a stream was begun for it."""
+    """The file was missing before its stream was started."""
     UNCHANGED = "unchanged"
-    """The file was completed before, and no byte of it is another: no stream was begun for it."""
+    """The file is stored already, with the same bytes: no stream was started."""
 
 
 class StreamProcessor:
-    """One stream's task. ``file_state`` is written by the watcher's side, and read here."""
+    """One stream's task. ``file_state`` is shared with the supervisor, which updates it on events."""
 
     def __init__(
         self,
@@ -86,40 +86,40 @@ class StreamProcessor:
         stream_id: str | None,
         history: FileHistory,
     ) -> None:
-        """``history`` is what is known of a file that has no stream (``stream_id`` is ``None``)."""
+        """``history`` matters only for a file without a stream (``stream_id`` is ``None``)."""
         self.file_state = file_state
         self.stream_id = stream_id
         self.working = False
-        """Whether it holds a slot."""
+        """Whether the task holds a stream slot."""
         self.upload: StreamUpload | None = None
         self._services = services
         self._sources = sources
         self._history = history
         self.movement = Movement()
-        """Whether its bytes move."""
+        """Tracks whether the upload makes progress."""
         self.lease_lost = False
-        """Whether the stream's lease is lost: then nothing may be saved of it."""
+        """Whether the stream's lease is lost; then nothing may be saved."""
         self._logged_error: BaseException | None = None
-        """The error that the log has been told to be this stream's end."""
+        """The final error that was logged already."""
         self.unreadable: FileAccessError | None = None
-        """Why its file cannot be read now, if the file system refuses."""
+        """Why the file cannot be read at present, if it cannot."""
         self._file_changed = AsyncBool(False)
-        """Set when something was heard of a file that cannot be read."""
+        """Set by an event of a file that could not be read."""
         self._attempts = 0
         self._mismatches = 0
-        """How often the open file was not the stream's, since some work on it got to its end."""
+        """How often the open file was not the stream's, since the last successful work on it."""
         self._repeated_errors = RepeatedErrors()
         self._s3_contradicts = False
-        """Whether S3 said that it has not what Redis knows it to have, and that was not settled yet."""
+        """Whether S3 denied a recorded upload or part, and that is not reconciled yet."""
         self._finalizing_since: float | None = None
 
     @property
     def retrying(self) -> bool:
-        """Whether it comes back from an error, or waits for that."""
+        """Whether the task is recovering from an error or waiting to."""
         return self._attempts > 0
 
     def retry_read(self) -> None:
-        """Something was heard of its file: one that cannot be read may be readable now."""
+        """Retry a file that could not be read, after an event of it."""
         if self.unreadable is not None:
             self._file_changed.value = True
 
@@ -127,12 +127,12 @@ class StreamProcessor:
         """Process the stream to its end.
 
         Raises:
-            trio.Cancelled: after the state ``interrupted_cancelled`` was saved, or its time for that was over.
+            trio.Cancelled: after the status ``interrupted_cancelled`` was saved, or ``save_seconds`` were over.
         """
         self.movement.enter()
         try:
             return await self._run()
-        except BaseException:  # Cancelled, or the group of them that a nursery with parts in flight makes of it
+        except BaseException:  # Cancelled, or a group of them from the nursery of the parts in flight
             with shielded(self._services.rules.save_seconds, saving="interrupted state"):
                 await self._save_exit(Status.INTERRUPTED_CANCELLED)
             raise
@@ -151,42 +151,42 @@ class StreamProcessor:
                     return await self._retry_until_recorded(lambda final=final: self._fail(final))  # type: ignore[misc]
                 self._s3_contradicts |= _is_lost_in_s3(error)
                 await self._wait_to_retry(error)
-            except Exception as error:  # noqa: BLE001 - a bug must end its own stream only, and _fail tells it: P6
+            except Exception as error:  # noqa: BLE001 - a bug ends its own stream only (P6); _fail logs it
                 return await self._retry_until_recorded(lambda error=error: self._fail(error))  # type: ignore[misc]
             if self.file_state.value.draining:
                 return await self._park()
 
     def _repeated_too_often(self, error: CefMp4ProcessorError) -> StreamFailedError | None:
-        """The end of a stream that got the same answer to the same question too often; ``None`` for all others."""
+        """Count the error; return the final error if it was repeated too often, else ``None``."""
         meta = self.upload.meta if self.upload is not None else None
         subject = (meta.s3_upload_id, meta.verified_size_bytes, meta.verified_mtime_ns) if meta is not None else ()
         why = self._repeated_errors.count(error, subject)
         if why is None:
             return None
-        given_up = StreamFailedError(reason_of(error), f"{error}; {why}")
-        given_up.__cause__ = error
-        return given_up
+        final = StreamFailedError(reason_of(error), f"{error}; {why}")
+        final.__cause__ = error
+        return final
 
     async def _end_without_record(self, error: LeaseLostError | RecordUnreadableError) -> Outcome:
-        """Leave the stream to whoever owns it by now; or, if its record cannot be read, to a person, as it is."""
+        """End the task without changing the record: another daemon has the lease, or the record is unreadable."""
         if isinstance(error, OutdatedError):
             return await self._outdated(error)
         if isinstance(error, LeaseLostError):
             log.warning("lease_lost", error=str(error))
             return Outcome.LEASE_LOST
         if self.stream_id is not None:
-            with suppress(CefMp4ProcessorError):  # it runs out by itself
+            with suppress(CefMp4ProcessorError):  # the lease expires anyway
                 await self._services.store.release([self.stream_id], self._services.lease)
         return Outcome.SET_ASIDE
 
     async def _outdated(self, error: OutdatedError) -> Outcome:
         log.info("file_check_outdated", reason=str(error))
         if not isinstance(error, StreamEndedError):
-            await self._park()  # its lease is given back with a word: else it would say that somebody works on it (P3)
+            await self._park()  # releases the lease and saves that no task works on the stream (P3)
             return Outcome.LEASE_LOST
         if self.upload is None:
             return Outcome.LEASE_LOST
-        # This task ended it: Redis took the last write, and its answer was lost.
+        # This task ended the stream: the last write succeeded, and its reply was lost.
         return Outcome.COMPLETED if error.completed else Outcome.FAILED
 
     async def _process(self) -> Outcome:
@@ -272,15 +272,16 @@ class StreamProcessor:
                 scanned_for = path
 
     def _is_undecided(self, error: CefMp4ProcessorError) -> bool:
-        """Whether the file seems to be gone, with no time to wait for news of a rename: the next start looks."""
+        """Return whether the file seems missing while the daemon drains; the next start decides, after a scan."""
         return self._is_draining() and isinstance(error, StreamFailedError) and error.reason in _MISPLACED
 
     async def _until_scanned(self, path: str, missed_at: float) -> None:
-        """Wait until it is known whether a file that is not at its path has another name: until that name is told, or
-        a scan that began after the file was missed; and no longer than until the daemon leaves.
+        """Wait until it is known whether a missing file was renamed.
+
+        Returns after a rename event, after a scan that began after ``missed_at``, or when the daemon drains.
         """
         moved_on = partial(self.file_state.wait_value, lambda now: now.path != path or now.draining)
-        with trio.move_on_after(self._services.rules.gone_grace_seconds):  # news of a rename is cheaper than a scan
+        with trio.move_on_after(self._services.rules.gone_grace_seconds):  # a rename event is cheaper than a scan
             await moved_on()
             return
         await wait_any(moved_on, partial(self._services.scans.wait_for_scan, path, missed_at))
@@ -292,7 +293,7 @@ class StreamProcessor:
     async def _with_recording(
         self, upload: StreamUpload, work: Callable[[StreamUpload, OpenRecording], Awaitable[None]]
     ) -> None:
-        """Do some work on the open file, with a slot. A file that is not the stream's any more is looked at instead."""
+        """Do some work on the open file, with a slot. If the file is not the stream's, mark it as suspect instead."""
         async with self._services.stream_slots:
             self.working = True
             try:
@@ -313,14 +314,12 @@ class StreamProcessor:
         self.file_state.value = gone(self.file_state.value)
 
     async def _send_ready(self, upload: StreamUpload, recording: OpenRecording) -> None:
-        """Send the parts that are full, several at once, until none is left or others wait for the slot."""
+        """Send the full parts, several at once, until none is left or other streams wait for the slot."""
         await upload.ensure_open()
         await send_all(self._services, upload, recording, self._ready(upload, recording), stop=self._is_draining)
 
     async def _ready(self, upload: StreamUpload, recording: OpenRecording) -> AsyncGenerator[Part, None]:
-        """The full parts that are to be sent; not those that are holes, of a file whose size was set before its bytes
-        were written: they would be sent twice.
-        """
+        """Yield the full parts to send. Holes of a preallocated file are left out: they would be sent twice."""
         turn = int(self._services.part_slots.total_tokens)
         sent = 0
         upload.unwritten.clear()
@@ -343,7 +342,7 @@ class StreamProcessor:
             upload.holes = None
 
     async def _pause_unless_ended(self, upload: StreamUpload) -> None:
-        """A file that is being filled is looked at once a second, not at each write."""
+        """Wait a second if the file has holes, so that they are not searched for at each write."""
         if upload.unwritten and self.file_state.value.ending is Ending.NOT:
             with trio.move_on_after(_UNWRITTEN_PAUSE_SECONDS):
                 await self.file_state.wait_value(
@@ -355,13 +354,13 @@ class StreamProcessor:
         return draining
 
     async def _check_file(self, upload: StreamUpload) -> bool:
-        """Look at the file itself, since something did not fit; returns whether that ended the stream."""
-        if self._mismatches > 1:  # the file system gave two answers; it is not asked in a loop which of them holds
+        """Check the suspect file; return whether that ended the stream."""
+        if self._mismatches > 1:  # stat and open disagree; do not loop without a pause
             await self._pause(self._backoff(self._mismatches - 1))
         file_state = self.file_state.value
         check = await self._check_file_once(upload)
         if check in {FileCheck.GONE, FileCheck.REPLACED}:
-            # It may only have another name now, and the news of that be on its way.
+            # It may have been renamed, and the event is not here yet.
             await self._until_scanned(file_state.path, trio.current_time())
             if self.file_state.value.draining:
                 return False
@@ -388,14 +387,14 @@ class StreamProcessor:
                 stat = await recording.stat()
                 is_ours = await self._is_ours(upload, recording, stat)
         except RecordingChangedError:
-            stat = None  # nothing is there
+            stat = None  # there is no file
         check = check_file(stat, is_ours=is_ours, covered_bytes=upload.covered_bytes)
         if stat is not None and check in {FileCheck.SAME, FileCheck.SHRUNK}:
             self.file_state.value = confirmed(self.file_state.value, path, stat)
         return check
 
     async def _is_ours(self, upload: StreamUpload, recording: OpenRecording, stat: FileStat) -> bool:
-        """Whether an open file is the stream's, though a number of it may have changed: then the record is mended."""
+        """Return whether an open file is the stream's; record its new identity if only its numbers changed."""
         if is_same_file(upload.meta.identity, stat, recording.generation):
             return True
         if await recognize(upload.meta, upload.parts, recording) is IdentityMatch.REPLACED:
@@ -408,13 +407,13 @@ class StreamProcessor:
         log.warning("recording_deleted", parts=len(upload.parts))
         status = Status.DELETED_LOCALLY if upload.parts else Status.ABORTED_NO_PARTS
         await upload.abort()
-        await upload.transition(status, failure_reason="The recording was deleted before it was uploaded whole.")
+        await upload.transition(status, failure_reason="The recording was deleted before its upload was complete.")
         await self._services.store.release([upload.stream_id], self._services.lease)
         self._services.metrics.stream_failed(status.value)
         return True
 
     async def _ask_whether_ended(self) -> None:
-        """Nobody will close a file that was there before us, or was moved in: ask whether it has a writer at all."""
+        """Mark a file without a writer as closed: no close event follows for a file that was there before."""
         file_state = self.file_state.value
         if file_state.ending is not Ending.NOT:
             return
@@ -423,14 +422,14 @@ class StreamProcessor:
             self.file_state.value = closed(file_state, file_state.stat)
 
     async def _has_ended(self, file_state: FileState) -> bool:
-        """Whether a recording that seems to have ended really has."""
+        """Return whether a recording that seems to have ended has: after the grace period, with no writer left."""
         if file_state.ending is Ending.IDLE:
             return True
         with trio.move_on_after(self._services.rules.close_grace_seconds):
             await self.file_state.wait_value(lambda now: now != file_state)
             return False
         if await self._services.has_writer(file_state.path) is not False:
-            # Another one has it open; or nobody can know that, and the silence that is an end has only begun.
+            # Another writer has it open; or writers are unknown, and only the idle timeout ends the recording.
             if self.file_state.value == file_state:
                 self.file_state.value = still_written(file_state)
             return False
@@ -440,14 +439,14 @@ class StreamProcessor:
     async def _verify_and_complete(self, upload: StreamUpload, recording: OpenRecording) -> None:
         file_state = self.file_state.value
         if file_state.ending is Ending.IDLE and (stat := await recording.stat()) != file_state.stat:
-            # The silence was one of a cache of the mount (sshfs, NFS). To open a file is to ask its server.
+            # The attributes were cached by the mount (sshfs, NFS); opening the file revalidated them.
             self.file_state.value = confirmed(self.file_state.value, file_state.path, stat)
             return
         self._finalizing_began()
         after = await verify_and_complete(
             self._services, upload, recording, draining=self._is_draining, pause=self._pause_unless_draining
         )
-        if after is not None:  # it is still being written
+        if after is not None:  # still being written
             self._finalizing_since = None
             self.file_state.value = confirmed(self.file_state.value, self.file_state.value.path, after)
 
@@ -466,7 +465,7 @@ class StreamProcessor:
             await self._services.exit_saves.save(Saving(self.stream_id, status, self._services.utc_now()))
 
     async def _wait_to_retry(self, error: CefMp4ProcessorError) -> None:
-        """Wait, without a slot, until it is worth trying again; at once when the daemon leaves."""
+        """Wait without a slot until a retry makes sense; return at once when the daemon drains."""
         self.unreadable = error if isinstance(error, FileAccessError) else None
         self._file_changed.value = False
         self._attempts += 1
@@ -484,7 +483,7 @@ class StreamProcessor:
                     failure_reason=str(error),
                 )
             except CefMp4ProcessorError as unsaved:
-                # It is for people to read. A lost lease, or what else is wrong, is met again when it goes on.
+                # Informational only. A lost lease or another problem recurs on resume.
                 log.warning("retry_not_recorded", error=str(unsaved))
         await self._pause(seconds)
         async with trio.open_nursery() as nursery:
@@ -499,18 +498,18 @@ class StreamProcessor:
         return min(rules.retry_max_seconds, wanted)
 
     async def _pause(self, seconds: float) -> None:
-        """Wait so long, but no longer than for news of a file that cannot be read; and until the daemon leaves."""
+        """Wait until the time is over, an unreadable file has an event, or the daemon drains."""
         least = trio.current_time() + min(seconds, self._services.rules.retry_initial_seconds)
         with trio.move_on_after(seconds):
             await wait_any(
                 partial(self.file_state.wait_value, lambda now: now.draining),
                 partial(self._file_changed.wait_value, True),
             )
-        with trio.move_on_at(least):  # news of a file that grows comes all the time
+        with trio.move_on_at(least):  # a growing file has events all the time
             await self.file_state.wait_value(lambda now: now.draining)
 
     async def _pause_unless_draining(self, seconds: float) -> None:
-        """Wait, but not when the daemon leaves."""
+        """Wait until the time is over or the daemon drains."""
         with trio.move_on_after(seconds):
             await self.file_state.wait_value(lambda now: now.draining)
 
@@ -519,7 +518,7 @@ class StreamProcessor:
         scope.cancel()
 
     async def _retry_until_recorded(self, end: Callable[[], Awaitable[Outcome]]) -> Outcome:
-        """End the stream, for as long as it takes to have that recorded."""
+        """End the stream; retry until the end is recorded."""
         while True:
             try:
                 return await end()
@@ -527,17 +526,17 @@ class StreamProcessor:
                 return await self._end_without_record(error)
             except CefMp4ProcessorError as error:
                 if not error.transient and not is_missing_right(error):
-                    log.error("failure_not_recorded", error=str(error))  # noqa: TRY400 - what Redis says is all of it
+                    log.error("failure_not_recorded", error=str(error))  # noqa: TRY400 - the message of Redis is enough
                     return Outcome.FAILED
                 await self._wait_to_retry(error)
-            except Exception:  # a bug while a failure is recorded must not end other streams: P6
+            except Exception:  # a bug here must not end other streams (P6)
                 log.exception("failure_not_recorded")
                 return Outcome.FAILED
             if self.file_state.value.draining:
                 return await self._park()
 
     async def _fail(self, error: BaseException) -> Outcome:
-        """Record that the stream failed. May be repeated; the error is told once, before anything that may fail."""
+        """Record that the stream failed. Safe to repeat; the error is logged once, before anything can fail."""
         reason = reason_of(error)
         if self._logged_error is not error:
             self._logged_error = error
@@ -558,15 +557,15 @@ class StreamProcessor:
             await upload.abort()
         await upload.transition(Status.failed(reason), failure_reason=f"{SENTENCES[reason]} {error}")
         await self._services.store.release([upload.stream_id], self._services.lease)
-        self._services.metrics.stream_failed(reason.value)  # last: whatever is above may be tried again
+        self._services.metrics.stream_failed(reason.value)  # last, as everything above may be repeated
         return Outcome.FAILED
 
 
 def _may_recover(error: CefMp4ProcessorError) -> bool:
-    """Whether coming back through ``recovery.resume`` may help: what S3 lost can be begun again."""
+    """Return whether ``recovery.resume`` may recover from the error; lost uploads can be started over."""
     return error.transient or _is_lost_in_s3(error) or is_missing_right(error)
 
 
 def _is_lost_in_s3(error: CefMp4ProcessorError) -> bool:
-    """Whether S3 says that it has not what Redis knows it to have."""
+    """Return whether S3 denied a recorded upload or part."""
     return isinstance(error, S3OperationError) and error.code in {"NoSuchUpload", "InvalidPart"}

@@ -1,4 +1,4 @@
-"""What news does to a situation, and what a stream does next: enumerated."""
+"""The transitions of a file state, and the next action of a stream: enumerated."""
 
 from __future__ import annotations
 
