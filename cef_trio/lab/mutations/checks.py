@@ -101,7 +101,7 @@ def _unverified(stack: ExitStack) -> None:
 
         return await send_all(services, upload, recording, missing(), stop=leaving)
 
-    replace_in(stack, finalize, "_make_parts_true", only_missing)
+    replace_in(stack, finalize, "_send_changed_parts", only_missing)
 
 
 def _any_file_is_ours(stack: ExitStack) -> None:
