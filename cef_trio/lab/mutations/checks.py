@@ -14,7 +14,7 @@ from cef_trio.checkpoint.model import Lease
 from cef_trio.files.file_stat import FileStat
 from cef_trio.files.reader import OpenRecording
 from cef_trio.lab.disk import InlineRecording
-from cef_trio.lab.faults import Blow
+from cef_trio.lab.faults import FaultKind
 from cef_trio.lab.mutations.model import Mutation, replace_in
 from cef_trio.postprocess import disposal
 from cef_trio.s3 import complete
@@ -78,7 +78,7 @@ def _lost_answer_is_a_failure(stack: ExitStack) -> None:
         await trio.lowlevel.checkpoint()
         raise error
 
-    replace_in(stack, complete.Completion, "_ours_or", gone)
+    replace_in(stack, complete.Completion, "_own_object_or_raise", gone)
 
     async def never(_services: object, _upload: object) -> bool:
         await trio.lowlevel.checkpoint()
@@ -101,7 +101,7 @@ def _unverified(stack: ExitStack) -> None:
 
         return await send_all(services, upload, recording, missing(), stop=leaving)
 
-    replace_in(stack, finalize, "_make_parts_true", only_missing)
+    replace_in(stack, finalize, "_send_changed_parts", only_missing)
 
 
 def _any_file_is_ours(stack: ExitStack) -> None:
@@ -183,7 +183,7 @@ MUTATIONS: Final = (
         _list_of_parts_believed_unseen,
         "bytes-go-back",
         ("P6",),
-        Blow.DIE_UNANSWERED,
+        FaultKind.DIE_UNANSWERED,
     ),
     Mutation(
         "unchecked: a lost answer",
@@ -239,6 +239,6 @@ VARIANTS: Final = (
         _list_of_parts_unread,
         "bytes-go-back",
         ("P6",),
-        Blow.DIE_UNANSWERED,
+        FaultKind.DIE_UNANSWERED,
     ),
 )
