@@ -1,16 +1,16 @@
-"""The checkpoint store that lives in this process: for deterministic tests and for the laboratory.
+"""An in-process checkpoint store for deterministic tests and the laboratory.
 
-It keeps the promises of ``store.py`` as the Redis store does, and copies its moments, so that a test which cancels or
-breaks a call here has shown something about the real one:
+It keeps the promises of ``protocols.py``. A call has the same phases as one to Redis, so that a test of a cancellation
+or a fault here holds for the Redis store too:
 
-1. ``BEFORE``: the call was made, nothing was sent. Cancellation is delivered here.
-2. ``SENT``: the request is on its way. From here on cancellation waits, as it does for a call in a worker thread.
-3. the effect, with no checkpoint in it.
-4. ``AFTER``: the effect happened, the answer is on its way. Then the call returns, even into a cancelled scope.
+1. ``BEFORE``: nothing was sent. Cancellation is delivered here.
+2. ``SENT``: the request was sent. From here on cancellation waits, as it does for a call in a worker thread.
+3. The effect, without a checkpoint.
+4. ``AFTER``: the reply is on its way. Then the call returns, even into a cancelled scope.
 
-A fault hook is awaited at each moment and may raise or wait. What waits at ``SENT`` or ``AFTER`` longer than
-``answer_timeout_seconds`` becomes the transient error that a frozen server gives. Values go through the codec on their
-way in, so that nothing can be kept here that Redis could not keep.
+A fault hook is awaited at each phase and may raise or wait. A wait at ``SENT`` or ``AFTER`` of more than
+``answer_timeout_seconds`` raises the transient error of a frozen server. Values pass through the codec, so this store
+accepts only what Redis can store.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Moment(StrEnum):
 
 
 FaultHook = Callable[[str, Moment], Awaitable[None]]
-"""What a test puts into the way of a call: awaited with the operation (the method's name) and the moment."""
+"""Awaited with the operation (the method's name) and the moment; may raise or wait."""
 
 
 @dataclass(slots=True)
@@ -61,7 +61,7 @@ class _Held:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Everything the store held at one moment. Opaque: only :meth:`MemoryCheckpointStore.restore` reads it."""
+    """The whole content of the store. Opaque; for :meth:`MemoryCheckpointStore.restore`."""
 
     streams: Mapping[str, _Stream]
     by_path: Mapping[str, str]
@@ -89,9 +89,9 @@ class MemoryCheckpointStore:
         answer_timeout_seconds: float = 1.0,
     ) -> None:
         self.fault = fault
-        """May be replaced at any time."""
+        """The current fault hook; assign to replace it."""
         self.persistent = False
-        """Whether it claims to outlive this process."""
+        """What :meth:`is_persistent` returns."""
         self._clock = clock
         self._retrier: Retrier = SingleAttempt() if retrier is None else retrier
         self._answer_timeout_seconds = answer_timeout_seconds
@@ -102,12 +102,12 @@ class MemoryCheckpointStore:
         self._reports: dict[str, str] = {}
         self.unreadable = UnreadableKeys()
         self._keys = Keys()
-        self._spoiled: dict[str, str] = {}
+        self._unreadable_keys: dict[str, str] = {}
 
-    # ---- what only the in-process store can do -----------------------------------------------------------------
+    # ---- for tests: snapshots and faults -----------------------------------------------------------------
 
     def snapshot(self) -> Snapshot:
-        """What the store holds now."""
+        """Return a copy of the whole content."""
         return Snapshot(
             {
                 stream_id: _Stream(stream.meta, stream.stream_set, dict(stream.parts))
@@ -120,7 +120,7 @@ class MemoryCheckpointStore:
         )
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Hold what the store held then: a server that lost what it had not yet written to its disk."""
+        """Replace the content by a snapshot, as a server does that lost its latest writes."""
         self._streams = {
             stream_id: _Stream(stream.meta, stream.stream_set, dict(stream.parts))
             for stream_id, stream in snapshot.streams.items()
@@ -131,33 +131,33 @@ class MemoryCheckpointStore:
         self._reports = dict(snapshot.reports)
 
     def clear(self) -> None:
-        """Hold nothing: a server that lost everything."""
+        """Remove all content, as a server does that lost its data."""
         self.restore(Snapshot({}, {}, {}))
 
     def spoil(self, key: str, why: str = "is of a wrong type") -> None:
-        """Make that key (``Keys``) one that cannot be read, as a hand does that slips in ``redis-cli``."""
-        self._spoiled[key] = f"{key} {why}"
+        """Make a key (see ``Keys``) unreadable, as an operator's mistake in ``redis-cli`` does."""
+        self._unreadable_keys[key] = f"{key} {why}"
 
     def mend(self, key: str) -> None:
-        """Take :meth:`spoil` back."""
-        self._spoiled.pop(key, None)
+        """Undo :meth:`spoil`."""
+        self._unreadable_keys.pop(key, None)
 
     def is_anothers(self, stream_id: str, lease: Lease) -> bool:
-        """Whether another lease of the stream is held than that one."""
+        """Return whether the stream is under another lease."""
         return self._holder(stream_id) not in {None, lease.value}
 
     def is_held(self, stream_id: str) -> bool:
-        """Whether any lease of the stream is held."""
+        """Return whether the stream is under a lease."""
         return self._holder(stream_id) is not None
 
     # ---- CheckpointStore ---------------------------------------------------------------------------------------
 
     async def ping(self) -> None:
-        """Reach the store, or raise what the fault hook raises."""
+        """See :meth:`StreamStore.ping`."""
         await self._call("ping", lambda: None)
 
     async def prove(self) -> None:
-        """Write something of no meaning, or raise what the fault hook raises."""
+        """See :meth:`StreamStore.prove`."""
         await self._call("prove", lambda: None)
 
     async def create(
@@ -172,7 +172,7 @@ class MemoryCheckpointStore:
         """Begin a stream (see the Protocol)."""
         meta = codec.decode_meta({name.encode(): value for name, value in codec.encode_meta(meta).items()})
         meta = replace(meta, next_part_to_upload=max(meta.next_part_to_upload, rules.past(parts)))
-        checked = _checked(parts)
+        checked = _encodable_parts(parts)
 
         def effect() -> None:
             holder = self._holder(meta.stream_id)
@@ -185,7 +185,7 @@ class MemoryCheckpointStore:
             if not rules.may_take(holder, lease):
                 raise rules.lease_lost(meta.stream_id, holder)
             leads = meta.current_path
-            own = _beside(leads, meta.owner)
+            own = _owner_field(leads, meta.owner)
             if own in self._by_path or (beside is not None and self._by_path.get(leads) == beside):
                 leads = own
             there = self._by_path.get(leads)
@@ -201,7 +201,7 @@ class MemoryCheckpointStore:
         """Take the stream's lease if it may be taken (see the Protocol)."""
 
         def effect() -> bool:
-            self._can_read(self._keys.lease(stream_id), stream_id)
+            self._is_readable(self._keys.lease(stream_id), stream_id)
             if not rules.may_take(self._holder(stream_id), lease):
                 return False
             self._hold(stream_id, lease)
@@ -244,8 +244,8 @@ class MemoryCheckpointStore:
 
         def effect() -> Checkpoint | None:
             for key in (self._keys.meta(stream_id), self._keys.parts(stream_id)):
-                if not self._can_read(key, stream_id):
-                    raise RecordUnreadableError("load", self._spoiled[key])
+                if not self._is_readable(key, stream_id):
+                    raise RecordUnreadableError("load", self._unreadable_keys[key])
             stream = self._streams.get(stream_id)
             return None if stream is None else Checkpoint(stream.meta, stream.stream_set, dict(stream.parts))
 
@@ -253,13 +253,13 @@ class MemoryCheckpointStore:
 
     async def load_metas(self, stream_ids: Collection[str]) -> Records:
         """The records of those streams that exist."""
-        return await self._call("load_metas", lambda: self._known(stream_ids))
+        return await self._call("load_metas", lambda: self._read_metas(stream_ids))
 
     async def members(self, stream_set: StreamSet) -> frozenset[str]:
         """The ids of the streams in that set."""
 
         def effect() -> frozenset[str]:
-            if not self._can_read(self._keys.set(stream_set)):
+            if not self._is_readable(self._keys.set(stream_set)):
                 return frozenset()
             return frozenset(key for key, stream in self._streams.items() if stream.stream_set is stream_set)
 
@@ -270,13 +270,13 @@ class MemoryCheckpointStore:
 
         def effect() -> Mapping[StreamSet, int]:
             sets = [stream.stream_set for stream in self._streams.values()]
-            told = [stream_set for stream_set in StreamSet if self._can_read(self._keys.set(stream_set))]
-            return {stream_set: sets.count(stream_set) for stream_set in told}
+            readable = [stream_set for stream_set in StreamSet if self._is_readable(self._keys.set(stream_set))]
+            return {stream_set: sets.count(stream_set) for stream_set in readable}
 
         return await self._call("count", effect)
 
     async def is_persistent(self) -> bool:
-        """As :attr:`persistent` says."""
+        """Return :attr:`persistent`."""
         return await self._call("is_persistent", lambda: self.persistent)
 
     async def find_by_path(self, paths: Collection[str], *, owner: str = "") -> Records:
@@ -285,7 +285,7 @@ class MemoryCheckpointStore:
         def effect() -> Records:
             found = {path: self._by_path.get(f"{path}\0{owner}") or self._by_path.get(path) for path in paths}
             ids = {path: stream_id for path, stream_id in found.items() if stream_id is not None}
-            known = self._known(ids.values())
+            known = self._read_metas(ids.values())
             why = known.unreadable
             return Records(
                 {path: known[stream_id] for path, stream_id in ids.items() if stream_id in known},
@@ -296,7 +296,7 @@ class MemoryCheckpointStore:
 
     async def update(self, stream_id: str, lease: Lease, change: Change) -> None:
         """Set or remove fields of the record."""
-        change = _kept(change)
+        change = _encodable_change(change)
 
         def effect() -> None:
             stream = self._fenced(stream_id, lease)
@@ -306,7 +306,7 @@ class MemoryCheckpointStore:
 
     async def record_part(self, stream_id: str, lease: Lease, part: PartRecord, *, rewritten: bool = False) -> None:
         """Record a part that S3 acknowledged (see the Protocol)."""
-        [(_, part)] = _checked([part]).items()
+        [(_, part)] = _encodable_parts([part]).items()
 
         def effect() -> None:
             stream = self._fenced(stream_id, lease)
@@ -318,7 +318,7 @@ class MemoryCheckpointStore:
 
     async def adopt_parts(self, stream_id: str, lease: Lease, parts: Sequence[PartRecord]) -> None:
         """Record parts found in S3; nothing counts as sent."""
-        checked = _checked(parts)
+        checked = _encodable_parts(parts)
 
         def effect() -> None:
             stream = self._fenced(stream_id, lease)
@@ -339,11 +339,11 @@ class MemoryCheckpointStore:
 
     async def start_over(self, stream_id: str, lease: Lease, change: Change) -> None:
         """Forget the upload and all its parts; status active."""
-        change = _kept(rules.starting_over(change))
+        change = _encodable_change(rules.starting_over(change))
 
         def effect() -> None:
             stream = self._fenced(stream_id, lease)
-            self._move(stream, Status.ACTIVE)
+            self._set_status(stream, Status.ACTIVE)
             stream.meta = rules.apply_change(stream.meta, change)
             stream.parts.clear()
 
@@ -353,11 +353,11 @@ class MemoryCheckpointStore:
         self, stream_id: str, lease: Lease, status: Status, change: Change, *, enqueue_webhook: bool = False
     ) -> None:
         """Put the stream into ``status`` and its set, and apply ``change``, in one step."""
-        change = _kept(change)
+        change = _encodable_change(change)
 
         def effect() -> None:
             stream = self._fenced(stream_id, lease)
-            self._move(stream, status)
+            self._set_status(stream, status)
             stream.meta = rules.apply_change(stream.meta, change)
             if enqueue_webhook:
                 self._pending_webhooks.add(stream_id)
@@ -369,12 +369,14 @@ class MemoryCheckpointStore:
 
         def effect() -> None:
             stream = self._fenced(stream_id, lease)
-            own, there = _beside(new_path, stream.meta.owner), self._streams.get(self._by_path.get(new_path, ""))
+            own, there = _owner_field(new_path, stream.meta.owner), self._streams.get(self._by_path.get(new_path, ""))
             is_theirs = (
-                there is not None and there is not stream and _name(there.meta.owner) != _name(stream.meta.owner)
+                there is not None
+                and there is not stream
+                and _owner_name(there.meta.owner) != _owner_name(stream.meta.owner)
             )
             leads = own if own in self._by_path or is_theirs else new_path
-            self._leave_path(stream)
+            self._remove_path_entry(stream)
             stream.meta = replace(stream.meta, current_path=new_path)
             self._by_path[leads] = stream_id
 
@@ -393,7 +395,7 @@ class MemoryCheckpointStore:
         """The ids of the streams whose webhook is owed."""
 
         def effect() -> frozenset[str]:
-            return frozenset(self._pending_webhooks) if self._can_read(self._keys.pending_webhooks) else frozenset()
+            return frozenset(self._pending_webhooks) if self._is_readable(self._keys.pending_webhooks) else frozenset()
 
         return await self._call("pending_webhooks", effect)
 
@@ -431,14 +433,14 @@ class MemoryCheckpointStore:
             if stream is not None:
                 if stream.meta.status not in ENDED:
                     return
-                self._leave_path(stream)
+                self._remove_path_entry(stream)
                 del self._streams[stream_id]
             self._leases.pop(stream_id, None)
             self._pending_webhooks.discard(stream_id)
 
         await self._call("forget", effect)
 
-    # ---- below: one call, and the steps of which effects are made ------------------------------------------------
+    # ---- one call, and the steps of the effects ------------------------------------------------
 
     async def _call(self, operation: str, effect: Callable[[], T]) -> T:
         async def attempt() -> T:
@@ -466,19 +468,19 @@ class MemoryCheckpointStore:
             )
         return answer[0]
 
-    def _can_read(self, key: str, stream_id: str | None = None) -> bool:
-        """Whether that key can be read, which is noted."""
-        why = self._spoiled.get(key)
+    def _is_readable(self, key: str, stream_id: str | None = None) -> bool:
+        """Return whether a key can be read, and note it."""
+        why = self._unreadable_keys.get(key)
         self.unreadable.note(key, why, stream_id=stream_id)
         return why is None
 
     def _check_writable(self, operation: str, stream_id: str) -> None:
-        why = self._spoiled.get(self._keys.meta(stream_id))
+        why = self._unreadable_keys.get(self._keys.meta(stream_id))
         if why is not None:
             raise RedisOperationError(operation, why)
 
     def _holder(self, stream_id: str) -> str | None:
-        if self._keys.lease(stream_id) in self._spoiled:
+        if self._keys.lease(stream_id) in self._unreadable_keys:
             return "wrong type"
         held = self._leases.get(stream_id)
         if held is None:
@@ -500,7 +502,7 @@ class MemoryCheckpointStore:
             raise rules.record_gone(stream_id)
         return self._streams[stream_id]
 
-    def _move(self, stream: _Stream, status: Status) -> None:
+    def _set_status(self, stream: _Stream, status: Status) -> None:
         if not may_follow(stream.meta.status, status):
             raise rules.not_allowed(stream.meta.stream_id, stream.meta.status, status)
         stream.meta = replace(stream.meta, status=status)
@@ -509,13 +511,13 @@ class MemoryCheckpointStore:
     def _save_one(self, saving: Saving, lease: Lease) -> bool:
         stream = self._streams.get(saving.stream_id)
         holder = self._holder(saving.stream_id)
-        if stream is None or self._keys.meta(saving.stream_id) in self._spoiled:
+        if stream is None or self._keys.meta(saving.stream_id) in self._unreadable_keys:
             return False
         status = stream.meta.status if stream.meta.status is Status.S3_COMPLETED else saving.status
         saved = stream.meta.status is status and stream.meta.last_activity_at_utc == saving.at_utc
         ended = not may_follow(stream.meta.status, status)
         if holder is None:
-            # Saving gives the lease up: repeated because its answer was lost, it finds its work done and no lease.
+            # Saving releases the lease, so a retry after a lost reply finds the state saved and no lease.
             return saved or ended
         if holder != lease.value:
             return False
@@ -524,38 +526,38 @@ class MemoryCheckpointStore:
             stream.meta = replace(stream.meta, status=status, last_activity_at_utc=saving.at_utc)
         return True
 
-    def _known(self, stream_ids: Collection[str]) -> Records:
+    def _read_metas(self, stream_ids: Collection[str]) -> Records:
         readable: dict[str, KnownPath] = {}
         unreadable: dict[str, str] = {}
         for stream_id in stream_ids:
             stream, key = self._streams.get(stream_id), self._keys.meta(stream_id)
-            if not self._can_read(key, stream_id):
-                unreadable[stream_id] = self._spoiled[key]
+            if not self._is_readable(key, stream_id):
+                unreadable[stream_id] = self._unreadable_keys[key]
             elif stream is not None:
                 readable[stream_id] = KnownPath(stream.meta, stream.stream_set)
         return Records(readable, unreadable)
 
-    def _leave_path(self, stream: _Stream) -> None:
+    def _remove_path_entry(self, stream: _Stream) -> None:
         path = stream.meta.current_path
-        for name in {path, _beside(path, stream.meta.owner)}:
+        for name in {path, _owner_field(path, stream.meta.owner)}:
             if self._by_path.get(name) == stream.meta.stream_id:
                 del self._by_path[name]
 
 
-def _name(owner: Owner | None) -> str:
+def _owner_name(owner: Owner | None) -> str:
     return owner.name if owner is not None else ""
 
 
-def _beside(path: str, owner: Owner | None) -> str:
-    """The field of a stream whose path another owner's stream has (``codec.path_field``)."""
-    return f"{path}\0{name}" if (name := _name(owner)) else path
+def _owner_field(path: str, owner: Owner | None) -> str:
+    """Return the ``streams:by_path`` field of a stream whose path is another owner's too (``codec.path_field``)."""
+    return f"{path}\0{name}" if (name := _owner_name(owner)) else path
 
 
-def _checked(parts: Sequence[PartRecord]) -> dict[int, PartRecord]:
+def _encodable_parts(parts: Sequence[PartRecord]) -> dict[int, PartRecord]:
     return {part.part_number: codec.decode_part(b"%d" % part.part_number, codec.encode_part(part)) for part in parts}
 
 
-def _kept(change: Change) -> Change:
+def _encodable_change(change: Change) -> Change:
     rules.check_change(change)
     for name, value in change.fields.items():
         if value is not None:

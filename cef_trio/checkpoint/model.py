@@ -1,7 +1,6 @@
-"""The shape of a checkpoint: what is known of one stream, as values. Pure.
+"""The data classes of a checkpoint: a stream's record, its parts, its file's identity, its lease. Pure.
 
-Field names are those of ``stream:<id>:meta`` (DESIGN 4): a person who opens ``redis-cli`` reads the same words as a
-person who opens the code.
+Field names are those of the Redis hash ``stream:<id>:meta``.
 """
 
 from __future__ import annotations
@@ -17,12 +16,11 @@ from cef_trio.checkpoint.states import Status, StreamSet
 
 @dataclass(frozen=True, slots=True)
 class FileIdentity:
-    """Which file this is, whatever its name: device, inode and its generation, and a checksum of how it begins.
+    """The identity of a file, independent of its name: device, inode, generation, checksum of the first bytes.
 
-    ``head_size_bytes`` (0 to 4096) is how many bytes ``head_crc64nvme`` is of; a file that was empty has 0 and 0.
-    ``generation`` tells two files apart that had the same inode one after the other; ``None`` where the file system
-    does not tell it. What the other fields mean and what each is worth stands in ``files/identity.py``; records of
-    earlier versions have none of them.
+    ``head_crc64nvme`` covers the first ``head_size_bytes`` (0 to 4096) bytes; both are 0 for an empty file.
+    ``generation`` distinguishes two files that had the same inode one after the other; ``None`` if the file system does
+    not report it. ``files/identity.py`` documents the other fields; records of earlier versions lack them.
     """
 
     file_dev: int
@@ -43,41 +41,41 @@ class FileIdentity:
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Whose a stream is: the machine of the daemon that began it, and the place of its watch folder there.
+    """The owner of a stream: the machine of the daemon that created it, and the location of its watch folder.
 
-    Which of it decides stands in ``upload/ownership.py``; ``None`` is what is not told.
+    ``upload/ownership_rules.py`` has the rules for comparing owners. ``None``: unknown.
     """
 
     machine: str | None = None
-    """A hash of the machine's id; containers are told it only if it is mounted into them."""
+    """A hash of the machine id (``/etc/machine-id``), which a container has only if it is mounted."""
     file_system: str | None = None
-    """The file system's own name for itself; of one that other hosts may mount too, ``net:`` and its source; of one
-    that has no name ``dev:`` and the device."""
+    """The file system's id; for a network file system ``net:`` and its source; if there is no id, ``dev:`` and the
+    device."""
     mount: str | None = None
-    """Where it is mounted, and which folder of it: ``<mount point> <root>``, as mountinfo has them."""
+    """The mount point and the mounted root, ``<mount point> <root>``, as in mountinfo."""
 
     @property
     def is_shared(self) -> bool:
-        """Whether daemons on several hosts may see the very same folder."""
+        """Whether daemons on several hosts can see the same folder."""
         return self.file_system is not None and self.file_system.startswith(SHARED)
 
     @property
     def name(self) -> str:
-        """A name for it that it keeps over restarts; empty if nothing is known of it."""
+        """A name that is stable over restarts; empty if nothing is known of the owner."""
         machine = None if self.is_shared else self.machine
         text = " ".join(one for one in (machine, self.file_system, self.mount) if one)
         return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16] if text else ""
 
 
 SHARED: Final = "net:"
-"""What the name of a file system begins with that is not one machine's own."""
+"""Prefix of ``Owner.file_system`` for network file systems."""
 NAMELESS: Final = "dev:"
-"""What stands before a device whose file system has no name of its own; the next start may call it otherwise."""
+"""Prefix of ``Owner.file_system`` for a device without a file system id; it may change at the next start."""
 
 
 @dataclass(frozen=True, slots=True)
 class PartRecord:
-    """A part that S3 acknowledged: the value of its number in ``stream:<id>:parts``."""
+    """A part that S3 acknowledged, as stored in ``stream:<id>:parts`` under its number."""
 
     part_number: int
     etag: str
@@ -85,22 +83,22 @@ class PartRecord:
     crc64nvme: int
     uploaded_at_utc: datetime
     checksum: str | None = None
-    """What Complete must repeat for it where the upload's algorithm is crc32c or sha256 (base64)."""
+    """Base64; sent again with CompleteMultipartUpload if the upload's algorithm is crc32c or sha256."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamMeta:
-    """``stream:<id>:meta``. Times are aware and UTC; ``None`` is a field that is not there.
+    """The record of a stream, ``stream:<id>:meta``. Times are aware and in UTC; ``None``: the field is absent.
 
-    ``original_path`` is absolute, as ``os.fsdecode`` gives it: bytes that are not UTF-8 are surrogate escapes.
-    ``s3_key_prefix`` is the object's whole key (the name is the wire format's).
+    ``original_path`` is absolute, as ``os.fsdecode`` returns it: bytes that are not UTF-8 are surrogate escapes.
+    ``s3_key_prefix`` is the object's whole key, despite its name.
     """
 
     stream_id: str
     original_path: str
     identity: FileIdentity
     current_path: str
-    """Where the file is now: ``original_path`` until it is renamed. This one is the key in ``streams:by_path``."""
+    """The current path, which is the key in ``streams:by_path``; ``original_path`` until the file is renamed."""
     s3_bucket: str
     s3_key_prefix: str
     part_size: int
@@ -109,41 +107,41 @@ class StreamMeta:
     last_activity_at_utc: datetime
     status: Status = Status.ACTIVE
     failure_reason: str | None = None
-    """In words, for a person; with the status it says all."""
+    """A sentence for the operator."""
     s3_upload_id: str | None = None
     checksum_algorithm: str | None = None
-    """How the parts of the open upload are proved (a ``ChecksumAlgorithm``); set with ``s3_upload_id``."""
+    """The ``ChecksumAlgorithm`` of the open upload's parts; set with ``s3_upload_id``."""
     total_bytes_sent: int = 0
-    """Bytes of all parts that S3 acknowledged, parts sent again counted again."""
+    """Bytes of all parts that S3 acknowledged; a part sent twice counts twice."""
     next_part_to_upload: int = 1
     """One past the highest part number recorded."""
     parts_rewritten: int = 0
     bytes_rewritten: int = 0
     uploads_restarted: int = 0
-    """How often S3 had lost the upload, so that it was begun again."""
+    """Number of restarts because S3 had lost the upload."""
     retry_at_utc: datetime | None = None
     retry_attempts: int = 0
     object_etag: str | None = None
-    """Set once the object exists, whole and verified: from then on only its metadata is still to be written."""
+    """Set once the object is complete and verified; only the metadata JSON is still to be written."""
     object_crc64nvme: int | None = None
     verified_size_bytes: int | None = None
     verified_mtime_ns: int | None = None
-    """Size and mtime of the file as it stood when it was verified: a file that still has both is done."""
+    """Size and mtime of the file when it was verified. A file that still has both needs no upload."""
     completed_at_utc: datetime | None = None
     duration_seconds: float | None = None
     supersedes_stream_id: str | None = None
-    """The completed stream of an earlier state of this file, from whose object unchanged parts are copied."""
+    """The completed stream of an earlier version of this file; unchanged parts are copied from its object."""
     supersedes_key: str | None = None
-    """That object's key."""
+    """The key of that object."""
     s3_endpoint: str | None = None
-    """Where the store was reached that has the upload or the object; ``None``: an older version recorded it."""
+    """Endpoint of the store that has the upload or the object; ``None``: recorded by an older version."""
     owner: Owner | None = None
-    """Whose it is; ``None``: an older version recorded it."""
+    """``None``: recorded by an older version."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """All that is known of one stream."""
+    """A stream's record, set and parts."""
 
     meta: StreamMeta
     stream_set: StreamSet
@@ -152,11 +150,11 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """Who owns streams: one value a daemon process.
+    """The lease value of one daemon process.
 
-    ``instance`` is the daemon's lasting name (a restarted daemon takes its own leases over at once), ``token`` is this
-    process's own. ``host`` is the running system that it is on: the same name on another one is another daemon's,
-    whoever gave it twice, and its leases are waited for. The key's value is ``<instance>@<host>/<token>``.
+    ``instance`` is the daemon's permanent name, so that a restarted daemon takes over its own leases at once.
+    ``token`` is unique to the process. ``host`` identifies the running system: a daemon of the same name on another
+    host is a different daemon, whose leases must expire first. The key's value is ``<instance>@<host>/<token>``.
     """
 
     instance: str
@@ -166,10 +164,10 @@ class Lease:
 
     @property
     def value(self) -> str:
-        """What ``stream:<id>:lease`` holds."""
+        """The value of ``stream:<id>:lease``."""
         return f"{self.holder}/{self.token}"
 
     @property
     def holder(self) -> str:
-        """Whose earlier leases it may take over at once."""
+        """The part of the value that earlier processes of the same daemon share."""
         return f"{self.instance}@{self.host}" if self.host else self.instance

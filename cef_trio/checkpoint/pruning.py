@@ -1,7 +1,7 @@
-"""Which streams are old enough to be forgotten, so that nothing grows for ever (P7).
+"""Finding completed streams that are old enough to be removed, so that the store does not grow without bound (P7).
 
-Only the question is here. Whether a stream's file is gone is for the caller to find out (forgotten while its file is
-still there, it would be uploaded again); :meth:`CheckpointStore.forget` removes it.
+The caller must check that the stream's file is gone before it removes the stream by :meth:`StreamStore.forget`;
+otherwise the file would be uploaded again.
 """
 
 from __future__ import annotations
@@ -21,11 +21,15 @@ LoadMetas = Callable[[Collection[str]], Awaitable[Mapping[str, KnownPath]]]
 async def completed_before(
     store: CheckpointStore, at_utc: datetime, *, load_metas: LoadMetas | None = None
 ) -> AsyncGenerator[KnownPath, None]:
-    """The streams of ``streams:completed`` that were completed before ``at_utc``, in no order.
+    """Yield the streams of ``streams:completed`` that were completed before ``at_utc``, in no order.
 
-    Read 500 at a time, so that memory does not grow with their number. A stream without ``completed_at_utc`` counts by
-    its last activity. ``load_metas`` is the store's own by default, which ends at a record that cannot be read. Use it
-    with ``contextlib.aclosing`` if the loop may be left early.
+    Reads 500 records at a time, so that memory does not grow with their number. A stream without ``completed_at_utc``
+    is dated by its last activity. Use ``contextlib.aclosing`` if the loop may end early.
+
+    Args:
+        store: the checkpoint store.
+        at_utc: aware, in UTC.
+        load_metas: replaces ``store.load_metas``.
 
     Raises:
         RedisOperationError: the store failed.

@@ -1,9 +1,9 @@
-"""The life of a stream, as a table. Everything that says which status may follow which stands in this file.
+"""The states of a stream, and the table of allowed transitions. Pure.
 
-A stream is in exactly one :class:`StreamSet` at a time, and its :class:`Status` says how it is or how its task last
-ended. ``HOME`` gives the set of each status (``None``: the stream stays in the set where it is), ``TRANSITIONS`` gives
-the statuses that may follow. Both checkpoint stores and the documentation's diagram are made from, or tested against,
-these tables. Pure: no I/O, no trio.
+A stream is in exactly one :class:`StreamSet` at a time. Its :class:`Status` is its current state, or how its task last
+ended. ``HOME`` maps each status to its set (``None``: the stream stays in its set), ``TRANSITIONS`` maps it to the
+statuses that may follow. Both checkpoint stores and the diagram in ``docs/`` are made from these tables or tested
+against them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Final
 
 
 class StreamSet(StrEnum):
-    """The Redis set that a stream is in; the values are the ends of the key names (``streams:<value>``)."""
+    """The Redis set of a stream, ``streams:<value>``."""
 
     ACTIVE = "active"
     PENDING_COMPLETION = "pending_completion"
@@ -24,7 +24,7 @@ class StreamSet(StrEnum):
 
 
 class FailureReason(StrEnum):
-    """Why a stream ended for good without a completed object. ``SENTENCES`` says it in words."""
+    """Why a stream failed permanently. ``SENTENCES`` has a sentence for each."""
 
     S3_UPLOAD = "s3_upload"
     S3_REFUSED = "s3_refused"
@@ -43,25 +43,25 @@ class FailureReason(StrEnum):
 
 SENTENCES: Final[Mapping[FailureReason, str]] = MappingProxyType(
     {
-        FailureReason.S3_UPLOAD: "S3 refused a part of the recording for good.",
-        FailureReason.S3_REFUSED: "S3 refused a call for good; the upload cannot go on as it is configured.",
-        FailureReason.ACCESS_DENIED: "S3 does not allow these credentials to do what an upload needs.",
+        FailureReason.S3_UPLOAD: "S3 rejected a part of the recording permanently.",
+        FailureReason.S3_REFUSED: "S3 rejected a request permanently; the current configuration cannot work.",
+        FailureReason.ACCESS_DENIED: "The S3 credentials lack a permission that uploads need.",
         FailureReason.NO_SUCH_BUCKET: "The bucket does not exist.",
-        FailureReason.REDIS_UPDATE: "Redis refused to record the stream's state for good.",
-        FailureReason.FILE_MISSING_ON_RESUME: "The recording was gone when the daemon started again.",
-        FailureReason.FILE_REPLACED: "Another file took the recording's name before it was uploaded whole.",
+        FailureReason.REDIS_UPDATE: "Redis rejected a write of the stream's state permanently.",
+        FailureReason.FILE_MISSING_ON_RESUME: "The recording did not exist when the daemon restarted.",
+        FailureReason.FILE_REPLACED: "Another file replaced the recording before its upload was complete.",
         FailureReason.FILE_UNREADABLE: "The recording cannot be read (permissions, or a disk error).",
         FailureReason.FILE_TOO_LARGE: "The recording does not fit into 10,000 parts of its part size.",
-        FailureReason.UPLOAD_LOST: "S3 lost the multipart upload again and again (a lifecycle rule, or another tool).",
+        FailureReason.UPLOAD_LOST: "S3 lost the multipart upload repeatedly (a lifecycle rule, or another tool).",
         FailureReason.FINALIZATION: "The object could not be verified or completed.",
-        FailureReason.UNEXPECTED: "An error that nobody foresaw: a bug. The log has its traceback.",
-        FailureReason.ABORTED: "A person aborted the upload (cef-trio abort).",
+        FailureReason.UNEXPECTED: "An unexpected error: a bug. The log has the traceback.",
+        FailureReason.ABORTED: "An operator aborted the upload (cef-trio abort).",
     }
 )
 
 
 class Status(StrEnum):
-    """The status of a stream, as ``stream:<id>:meta`` keeps it."""
+    """The status of a stream, as stored in ``stream:<id>:meta``."""
 
     ACTIVE = "active"
     PENDING_COMPLETION = "pending_completion"
@@ -88,18 +88,18 @@ class Status(StrEnum):
 
     @classmethod
     def failed(cls, reason: FailureReason) -> Status:
-        """The status ``failed_<reason>``."""
+        """Return the status ``failed_<reason>``."""
         return cls(f"failed_{reason.value}")
 
 
 FAILED: Final = frozenset(Status.failed(reason) for reason in FailureReason)
 INTERRUPTED: Final = frozenset({Status.INTERRUPTED_SHUTDOWN, Status.INTERRUPTED_CANCELLED})
 ENDED: Final = FAILED | {Status.COMPLETED, Status.DELETED_LOCALLY, Status.ABORTED_NO_PARTS}
-"""Statuses of streams that nothing more happens to unless a person asks for it."""
+"""Statuses that a stream leaves only by an operator's command."""
 
 COMES_BACK: Final = frozenset({Status.FAILED_FILE_UNREADABLE})
-"""Of these, what the daemon takes up again by itself: a change on its own machine can mend it, and does not say so.
-Earlier versions ended streams so; now a file that cannot be read is waited for."""
+"""Ended statuses that the daemon resumes by itself. Only earlier versions set them; this version waits for a file that
+cannot be read."""
 
 _OPEN: Final = frozenset(Status) - ENDED
 
@@ -117,16 +117,16 @@ HOME: Final[Mapping[Status, StreamSet | None]] = MappingProxyType(
         **dict.fromkeys(FAILED, StreamSet.FAILED),
     }
 )
-"""The set of each status; ``None`` where the stream stays where it is (an interruption keeps the phase)."""
+"""The set of each status; ``None``: the stream stays in its set (an interruption keeps the phase)."""
 
 TRANSITIONS: Final[Mapping[Status, frozenset[Status]]] = MappingProxyType(
     {
-        # An open stream may fail, be interrupted or wait for a retry at any time. Going back to ACTIVE from a later
-        # phase is what a recording does that grows, is rewritten or is truncated while it is being finalized.
+        # An open stream may fail, be interrupted or wait for a retry at any time. It goes back to ACTIVE when its
+        # recording grows, is rewritten or is truncated during finalization.
         Status.ACTIVE: _OPEN | FAILED | {Status.DELETED_LOCALLY, Status.ABORTED_NO_PARTS},
         Status.PENDING_COMPLETION: _OPEN | FAILED | {Status.DELETED_LOCALLY, Status.ABORTED_NO_PARTS},
-        # The object exists: only its metadata is still to be written. It is never uploaded again, so it cannot go back;
-        # an interruption leaves this status as it is, since it says exactly where to go on.
+        # The object exists; only its metadata JSON is still to be written. It is never uploaded again, so the stream
+        # cannot go back. An interruption keeps this status, because it names the next step.
         Status.S3_COMPLETED: frozenset({Status.S3_COMPLETED, Status.RETRYING, Status.COMPLETED}) | FAILED,
         Status.RETRYING: _OPEN | {Status.COMPLETED} | FAILED | {Status.DELETED_LOCALLY, Status.ABORTED_NO_PARTS},
         Status.INTERRUPTED_SHUTDOWN: _OPEN
@@ -137,8 +137,8 @@ TRANSITIONS: Final[Mapping[Status, frozenset[Status]]] = MappingProxyType(
         | {Status.COMPLETED}
         | FAILED
         | {Status.DELETED_LOCALLY, Status.ABORTED_NO_PARTS},
-        # Ended. Repeating the same transition is harmless (a reply lost on the way); `retry` makes a failed one active,
-        # and `abort` gives up the upload that a failed one had kept.
+        # Ended. The same transition may be repeated after a lost reply. `retry` makes a failed stream active again;
+        # `abort` aborts the upload that a failed stream kept.
         Status.COMPLETED: frozenset({Status.COMPLETED}),
         Status.DELETED_LOCALLY: frozenset({Status.DELETED_LOCALLY}),
         Status.ABORTED_NO_PARTS: frozenset({Status.ABORTED_NO_PARTS}),
@@ -153,5 +153,5 @@ TRANSITIONS: Final[Mapping[Status, frozenset[Status]]] = MappingProxyType(
 
 
 def may_follow(current: Status, following: Status) -> bool:
-    """Whether a stream in ``current`` may be put into ``following``; the same status may always be repeated."""
+    """Return whether a stream may go from ``current`` to ``following``; a status may follow itself."""
     return following in TRANSITIONS[current]

@@ -6,6 +6,7 @@ is changed but for one small multipart upload, which is aborted. It needs no dae
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
@@ -18,6 +19,7 @@ from rich.text import Text
 
 from cef_trio.checkpoint.redis import parse_address
 from cef_trio.cli import output
+from cef_trio.cli.arguments import add_common
 from cef_trio.cli.checks import (
     Finding,
     Severity,
@@ -56,6 +58,21 @@ _STYLES: Final = {Severity.OK: "green", Severity.WARNING: "yellow", Severity.PRO
 Tell = Callable[[Finding], None]
 Check = Callable[[Tell], Awaitable[None]]
 """Tells its findings as it makes them, so that those made before it hangs are known."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``doctor``."""
+    add_common(
+        parser,
+        more="Settings, the watch folder, Redis and what a crash of it would lose, S3 by a small upload that is "
+        "aborted, clock, lifecycle rules, ffprobe.",
+    )
+    parser.epilog = "Exit codes: 0 no problem (warnings are possible), 5 a problem."
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run ``doctor`` and return its exit code."""
+    return examine(arguments.env_file, as_json=arguments.json)
 
 
 def examine(env_file: Path, *, as_json: bool) -> int:

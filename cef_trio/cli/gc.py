@@ -17,6 +17,8 @@ Ctrl-C stops between two uploads; what was done is printed however it ends.
 
 from __future__ import annotations
 
+import argparse
+import re
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -27,23 +29,70 @@ import trio
 
 from cef_trio.checkpoint import ENDED, Records, StreamMeta
 from cef_trio.cli import output
+from cef_trio.cli.arguments import NO_FOLDER, add_common
 from cef_trio.cli.result_lines import Report
-from cef_trio.cli.session import CommandContext
+from cef_trio.cli.session import CommandContext, run_command
 from cef_trio.cli.stream_selection import all_ids
 from cef_trio.exceptions import RecordUnreadableError, S3OperationError
 from cef_trio.exit_codes import ExitCode
 from cef_trio.s3 import ListedUpload
+from cef_trio.settings import load_settings
 from cef_trio.upload import bulk_load, is_orphan
 
 _EMPTY: Final = (
     "Redis knows no stream at all; with the wrong REDIS_URL or REDIS_KEY_PREFIX this would abort uploads that are "
     "alive. Nothing was aborted. If it is the right one, say --redis-is-empty"
 )
-
-
+_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _ABORT: Final = "abort_multipart_upload"
 _MARGIN_SECONDS: Final = 1.0
 """By how much an abort ends before the lease under which it was judged; a lease has 3 seconds at least."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``gc``."""
+    add_common(
+        parser,
+        more="Those are uploads of streams that Redis does not know, or that have ended without keeping their upload "
+        "for `cef-trio retry`. An upload of a live stream is never aborted. Every daemon that shares the bucket and "
+        "the fixed part of S3_KEY_TEMPLATE must share this Redis and REDIS_KEY_PREFIX: else its uploads look unowned.",
+        exit_codes="5 an upload could not be aborted, or Redis is empty",
+    )
+    parser.add_argument(
+        "--older-than",
+        type=_age,
+        default="24h",
+        metavar="AGE",
+        help="leave younger ones alone: 90s, 30m, 24h, 7d (24h)",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="only show what would be aborted")
+    parser.add_argument(
+        "--redis-is-empty",
+        action="store_true",
+        help="go on although Redis knows no stream at all, as it does with a wrong REDIS_URL or REDIS_KEY_PREFIX",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run ``gc`` and return its exit code."""
+    settings = load_settings(arguments.env_file, unneeded=NO_FOLDER)
+    return run_command(
+        settings,
+        lambda context: collect(
+            context,
+            arguments.older_than,
+            dry_run=arguments.dry_run,
+            redis_is_empty=arguments.redis_is_empty,
+            as_json=arguments.json,
+        ),
+    )
+
+
+def _age(text: str) -> timedelta:
+    match = re.fullmatch(r"(\d{1,6})([smhd])", text.strip())
+    if match is None:
+        raise argparse.ArgumentTypeError(f"takes an age such as 90s, 30m, 24h or 7d, not {text!r}")
+    return timedelta(**{_UNITS[match[2]]: int(match[1])})
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +139,7 @@ _UNREADABLE: Final = Fate(abort=False, why="its stream's record cannot be read")
 
 
 async def collect(
-    desk: CommandContext, older_than: timedelta, *, dry_run: bool, redis_is_empty: bool, as_json: bool
+    context: CommandContext, older_than: timedelta, *, dry_run: bool, redis_is_empty: bool, as_json: bool
 ) -> ExitCode:
     """Abort what nobody owns, or say what would be.
 
@@ -98,21 +147,21 @@ async def collect(
         S3OperationError: the uploads cannot be listed, or S3 is away.
         RedisOperationError: the store cannot be asked.
     """
-    born_before = desk.utc_now() - older_than
-    uploads = await desk.s3.list_multipart_uploads(desk.key_template.prefix)
-    known_ids = await all_ids(desk.store)  # only now: see above
+    born_before = context.utc_now() - older_than
+    uploads = await context.s3.list_multipart_uploads(context.key_template.prefix)
+    known_ids = await all_ids(context.store)  # only now: see above
     aborted, kept = 0, Counter[str]()
     with Report(as_json=as_json) as report:
         if not known_ids and uploads and not redis_is_empty:
             output.complain(_EMPTY)
             report.add("redis", _EMPTY, ok=False, shown=False)
             return report.code
-        records = await _records(desk, uploads)
+        records = await _records(context, uploads)
         for upload in uploads:
-            fate = _first_judgement(desk, upload, records, born_before)
+            fate = _first_judgement(context, upload, records, born_before)
             refusal = None
             if fate.abort and not dry_run:
-                fate, refusal = await _abort(desk, upload, born_before)
+                fate, refusal = await _abort(context, upload, born_before)
             aborted += fate.abort
             kept[fate.why] += not fate.abort and refusal is None
             report.add(
@@ -127,7 +176,7 @@ async def collect(
             )
         verb = "would be aborted" if dry_run else "aborted"
         uploads_in_all = output.count(len(uploads), "open upload")
-        report.remark(f"{uploads_in_all} under {desk.key_template.prefix!r}: {aborted} {verb}")
+        report.remark(f"{uploads_in_all} under {context.key_template.prefix!r}: {aborted} {verb}")
         for why, number in sorted(kept.items()):
             if number:
                 report.remark(f"  {number} kept: {why}")
@@ -140,48 +189,48 @@ def _verb(fate: Fate, *, dry_run: bool) -> str:
     return "would be aborted" if dry_run else "aborted"
 
 
-def _id_in(desk: CommandContext, upload: ListedUpload) -> str | None:
-    proposed = desk.key_template.parse(upload.key)
+def _id_in(context: CommandContext, upload: ListedUpload) -> str | None:
+    proposed = context.key_template.parse(upload.key)
     return proposed.stream_id if proposed else None
 
 
-async def _records(desk: CommandContext, uploads: Collection[ListedUpload]) -> Records:
-    ids = {stream_id for upload in uploads if (stream_id := _id_in(desk, upload))}
-    return await bulk_load.load_metas(desk.store, ids)
+async def _records(context: CommandContext, uploads: Collection[ListedUpload]) -> Records:
+    ids = {stream_id for upload in uploads if (stream_id := _id_in(context, upload))}
+    return await bulk_load.load_metas(context.store, ids)
 
 
-def _first_judgement(desk: CommandContext, upload: ListedUpload, records: Records, born_before: datetime) -> Fate:
-    stream_id = _id_in(desk, upload) or ""
+def _first_judgement(context: CommandContext, upload: ListedUpload, records: Records, born_before: datetime) -> Fate:
+    stream_id = _id_in(context, upload) or ""
     if stream_id in records.unreadable:
         return _UNREADABLE
     known = records.get(stream_id)
-    return _judge(desk, upload, stream_id or None, known.meta if known else None, born_before)
+    return _judge(context, upload, stream_id or None, known.meta if known else None, born_before)
 
 
 def _judge(
-    desk: CommandContext, upload: ListedUpload, stream_id: str | None, meta: StreamMeta | None, born_before: datetime
+    context: CommandContext, upload: ListedUpload, stream_id: str | None, meta: StreamMeta | None, born_before: datetime
 ) -> Fate:
-    anothers = meta is not None and not desk.ownership.is_ours(meta)
+    anothers = meta is not None and not context.ownership.is_ours(meta)
     return judge_upload(upload, stream_id, meta, born_before=born_before, anothers=anothers)
 
 
-async def _abort(desk: CommandContext, upload: ListedUpload, born_before: datetime) -> tuple[Fate, str | None]:
+async def _abort(context: CommandContext, upload: ListedUpload, born_before: datetime) -> tuple[Fate, str | None]:
     """Judge it again with its stream in our hand, and abort it; returns why S3 refused, if it did."""
-    stream_id = _id_in(desk, upload)
+    stream_id = _id_in(context, upload)
     if stream_id is None:
         return Fate(abort=False, why="its key is not of S3_KEY_TEMPLATE"), None
-    ours_until = trio.current_time() + desk.lease.ttl_seconds - _MARGIN_SECONDS
-    async with desk.holding(stream_id) as held:
+    ours_until = trio.current_time() + context.lease.ttl_seconds - _MARGIN_SECONDS
+    async with context.holding(stream_id) as held:
         if not held:
             return Fate(abort=False, why="somebody works on its stream"), None
         try:
-            checkpoint = await desk.store.load(stream_id)
+            checkpoint = await context.store.load(stream_id)
         except RecordUnreadableError:
             return _UNREADABLE, None
-        fate = _judge(desk, upload, stream_id, checkpoint.meta if checkpoint else None, born_before)
+        fate = _judge(context, upload, stream_id, checkpoint.meta if checkpoint else None, born_before)
         if fate.abort:
             try:
-                await _abort_until(ours_until, desk, upload)
+                await _abort_until(ours_until, context, upload)
             except S3OperationError as error:
                 if error.transient:
                     raise
@@ -189,8 +238,8 @@ async def _abort(desk: CommandContext, upload: ListedUpload, born_before: dateti
         return fate, None
 
 
-async def _abort_until(deadline: float, desk: CommandContext, upload: ListedUpload) -> None:
+async def _abort_until(deadline: float, context: CommandContext, upload: ListedUpload) -> None:
     with trio.move_on_at(deadline) as scope:
-        await desk.s3.abort_multipart_upload(upload.key, upload.upload_id)
+        await context.s3.abort_multipart_upload(upload.key, upload.upload_id)
     if scope.cancelled_caught:
         raise S3OperationError(_ABORT, "no answer while its stream was ours; try again", transient=True)

@@ -6,6 +6,7 @@ settings class, no trio, no rich. It reads its two settings itself, the environm
 
 from __future__ import annotations
 
+import argparse
 import http.client
 import json
 import os
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from cef_trio.cli.arguments import add_common
 from cef_trio.exceptions import CefMp4ProcessorError
 
 DEFAULT_HOST: Final = "127.0.0.1"
@@ -29,6 +31,20 @@ _OK: Final = 200
 
 class HealthSettingsError(CefMp4ProcessorError):
     """``PROM_HOST`` or ``PROM_PORT`` is wrong."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``health``."""
+    add_common(
+        parser,
+        more="Asks http://PROM_HOST:PROM_PORT/healthz and prints the answer in one line.",
+    )
+    parser.epilog = "Exit codes: 0 healthy, 1 not, or no answer within 5 seconds, 2 wrong settings or arguments."
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run ``health`` and return its exit code."""
+    return ask_health(arguments.env_file, as_json=arguments.json)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,8 @@
-"""The commands. Thin: arguments in, one function called, its exit code out; wrong input is one clear line."""
+"""The entry point: choose a command, run it, turn errors into exit codes.
+
+Only the chosen command's module is imported: ``cef-trio health`` runs every few seconds in a container, and must not
+load trio, Redis and S3 for that.
+"""
 
 from __future__ import annotations
 
@@ -7,61 +11,87 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import TextIO
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from typing import Final, TextIO
 
 from cef_trio import __version__
-from cef_trio.cli.parser import add_commands, add_env_file
+from cef_trio.cli.arguments import ALL_EXIT_CODES
 from cef_trio.exceptions import CefMp4ProcessorError
 from cef_trio.exit_codes import ExitCode
 
-_EXIT_CODES = (
-    "Exit codes: 0 done, 1 a bug, 2 wrong settings or arguments, 3 something could not be saved, "
-    "4 S3 or Redis refused us, 5 a command's answer is no (see its help)."
-)
-_BROKEN_PIPE = 141
-"""What a shell says of a program that SIGPIPE ended, which Python ignores."""
-_DATA_DIR = Path("cef-data")
+COMMANDS: Final[Mapping[str, str]] = {
+    "run": "watch a folder and upload, until a signal ends it",
+    "demo": "record for some seconds, and see the upload keep up",
+    "list": "list the streams that Redis knows, the latest activity last",
+    "show": "show all that is known of one stream",
+    "status": "show totals, throughput, lag and every open stream",
+    "retry": "bring failed streams back",
+    "abort": "abort a stream's upload, in S3 and in Redis",
+    "verify": "read an object again, all of it, and compare it with everything on record",
+    "gc": "abort the uploads under our prefix that no stream owns",
+    "doctor": "check everything that a daemon needs, and show what to do",
+    "health": "ask the daemon on this machine whether it is healthy; for a container's HEALTHCHECK",
+}
+"""Each command and its line in ``--help``. ``cef_trio.cli.<command>`` has its ``add_arguments(parser)`` and its
+``run(arguments)``, which returns the exit code."""
+_LAB: Final = "lab"
+_LAB_HELP: Final = "the laboratory: cancel, crash and simulate the daemon, and check its promises"
+_BROKEN_PIPE: Final = 141
+"""A shell's exit code of a program that SIGPIPE ended. Python ignores that signal."""
+_INTERRUPTED: Final = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code."""
-    _end_as_others_do()
+    """Run a command and return its exit code."""
+    _handle_sigterm_as_pid_1()
     _open_standard_streams()
-    words = sys.argv[1:] if arguments is None else arguments
-    command = _chosen(words)
     try:
-        code = int(command())
+        code = int(_parse(sys.argv[1:] if arguments is None else arguments)())
         sys.stdout.flush()
-    except CefMp4ProcessorError as error:
-        with contextlib.suppress(OSError):  # nobody reads it: the exit code says it too
+    except CefMp4ProcessorError as error:  # operator error: no traceback
+        with contextlib.suppress(OSError):  # standard error is closed: the exit code is enough
             for line in str(error).splitlines():
                 sys.stderr.write(f"cef-trio: {line}\n")
         return ExitCode.BAD_SETTINGS
-    except BrokenPipeError:  # whoever read standard output (head, less) has seen enough
-        _give_up(sys.stdout)
+    except BrokenPipeError:  # the reader of standard output (head, less) has ended
+        _discard(sys.stdout)
         return _BROKEN_PIPE
-    except KeyboardInterrupt:  # before the daemon takes the signals, or after it gave them back
-        return 130
+    except KeyboardInterrupt:  # before the daemon handles signals, or after it restored them
+        return _INTERRUPTED
     else:
         return code
     finally:
         _flush_standard_error()
 
 
-def _chosen(words: Sequence[str]) -> Callable[[], int]:
-    """The command that these words choose."""
-    if words[:1] == ["lab"]:  # it has a parser of its own, which is heavy, and not for who runs a daemon
+def _parse(arguments: Sequence[str]) -> Callable[[], int]:
+    """Return the chosen command, ready to run."""
+    if arguments[:1] == [_LAB]:  # it has a large parser of its own
         from cef_trio.lab import run_lab
 
-        return lambda: run_lab(words[1:])
-    parsed = _parser().parse_args(words)
-    return lambda: parsed.command(parsed)
+        return lambda: run_lab(arguments[1:])
+    parser = argparse.ArgumentParser(
+        prog="cef-trio",
+        description="Uploads growing MP4 recordings to S3-compatible storage while they are being written.",
+        epilog=ALL_EXIT_CODES,
+    )
+    parser.add_argument("--version", action="version", version=f"cef-trio {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    chosen = next((word for word in arguments if not word.startswith("-")), None)
+    for name, help_line in COMMANDS.items():
+        command = commands.add_parser(name, help=help_line, description=f"{help_line[0].upper()}{help_line[1:]}.")
+        if name == chosen:
+            module = import_module(f"cef_trio.cli.{name}")
+            module.add_arguments(command)
+            command.set_defaults(run=module.run)
+    commands.add_parser(_LAB, help=_LAB_HELP)
+    parsed = parser.parse_args(arguments)
+    return lambda: parsed.run(parsed)
 
 
 def _open_standard_streams() -> None:
-    """Let descriptors 0 to 2 be open: else a file or socket of ours gets number 2, and a library's words go into it."""
+    """Open descriptors 0 to 2 if they are closed: else a file or socket gets number 2, and log lines go into it."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
@@ -72,128 +102,25 @@ def _open_standard_streams() -> None:
 
 
 def _flush_standard_error() -> None:
-    """Flush the log, or give it up: if Python's own last flush fails, the exit code is 120, whatever was done."""
+    """Flush the log or discard it: if Python's own last flush fails, the exit code is 120."""
     try:
         sys.stderr.flush()
     except OSError:
-        _give_up(sys.stderr)
+        _discard(sys.stderr)
 
 
-def _give_up(stream: TextIO) -> None:
-    """Let what is left in a stream's buffer go nowhere."""
+def _discard(stream: TextIO) -> None:
+    """Direct a stream, and what is left in its buffer, to the null device."""
     devnull = os.open(os.devnull, os.O_WRONLY)
     os.dup2(devnull, stream.fileno())
     os.close(devnull)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="cef-trio",
-        description="Uploads growing MP4 recordings to S3-compatible storage while they are being written.",
-        epilog=_EXIT_CODES,
-    )
-    parser.add_argument("--version", action="version", version=f"cef-trio {__version__}")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+def _handle_sigterm_as_pid_1() -> None:
+    """As process 1 of a container, end on SIGTERM from the first moment on.
 
-    run = commands.add_parser(
-        "run",
-        help="watch a folder and upload, until a signal ends it",
-        description="Watch a folder and upload, until a signal ends it. Settings come from the environment and .env; "
-        "example.env names them all. SIGHUP reads MAX_UPLOAD_RATE and LOG_LEVEL once more.",
-        epilog=_EXIT_CODES,
-    )
-    run.add_argument(
-        "--local",
-        type=Path,
-        metavar="FOLDER",
-        help="watch FOLDER with nothing installed: an embedded Valkey and S3 keep everything under --data-dir",
-    )
-    _add_data_dir(run)
-    add_env_file(run)
-    run.set_defaults(command=_run)
-
-    demo = commands.add_parser(
-        "demo",
-        help="record for some seconds, and see the upload keep up",
-        description="Make a real recording for some seconds, upload it while it grows, and compare the object with it. "
-        "Exit code 0 only if they are identical.",
-    )
-    demo.add_argument("--duration", type=_seconds, default=15.0, metavar="SECONDS", help="how long to record (15)")
-    demo.add_argument("--keep", action="store_true", help="keep the recording, the objects and the state")
-    _add_data_dir(demo)
-    demo.set_defaults(command=_demo)
-    add_commands(commands)
-    commands.add_parser(
-        "lab", help="the laboratory: cancel, crash and simulate the daemon, and hold it against its promises"
-    )
-    return parser
-
-
-def _add_data_dir(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--data-dir", type=Path, default=_DATA_DIR, metavar="DIR", help="where local state and objects are (./cef-data)"
-    )
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 1 <= seconds <= 3600:  # noqa: PLR2004 - said in the message
-        raise argparse.ArgumentTypeError(f"takes seconds from 1 to 3600, not {text!r}")
-    return seconds
-
-
-def _run(arguments: argparse.Namespace) -> ExitCode:
-    with _hangups_held():
-        return _run_daemon(arguments)
-
-
-def _run_daemon(arguments: argparse.Namespace) -> ExitCode:
-    if arguments.local is not None:
-        from cef_trio.local import run_local
-
-        return run_local(arguments.local, arguments.data_dir, arguments.env_file)
-
-    from cef_trio.daemon import SettingsSource, main_daemon, warn_of_exposed_secrets
-    from cef_trio.observability import configure_for
-    from cef_trio.settings import load_settings
-
-    settings = load_settings(arguments.env_file)
-    configure_for(settings)
-    warn_of_exposed_secrets(arguments.env_file)
-    return main_daemon(settings, SettingsSource.of_file(arguments.env_file))
-
-
-@contextlib.contextmanager
-def _hangups_held() -> Iterator[None]:
-    """From the first moment on, SIGHUP asks for the settings and ends nothing.
-
-    Its default is to end the process. One that comes while the daemon starts waits in the kernel until the daemon takes
-    it (``reload.py``): the settings may have been read before it. One that comes when all is done meets a handler that
-    does nothing, and which, unlike SIG_IGN, no child inherits.
-    """
-    signal.signal(signal.SIGHUP, lambda *_: None)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
-
-
-def _end_as_others_do() -> None:
-    """As process 1 of a container: end by SIGTERM from the first moment on, as any other process does.
-
-    The kernel drops a signal for process 1 that has no handler, and until the daemon takes its signals there is none: a
-    container stopped while it starts would have to be killed. Nothing has begun by then that could be lost. Once the
-    daemon takes them this handler rests; it is back for the moment after that.
+    The kernel drops a signal for process 1 that has no handler, so a container that is stopped while it starts would
+    have to be killed. There is no work yet that could be lost. The daemon replaces this handler while it runs.
     """
     if os.getpid() == 1:
         signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
-
-
-def _demo(arguments: argparse.Namespace) -> int:
-    from cef_trio.local import run_demo
-
-    return run_demo(arguments.duration, arguments.data_dir, keep=arguments.keep)

@@ -6,10 +6,13 @@ with it then is what it does with any stream that nobody works on (``upload/idle
 
 from __future__ import annotations
 
+import argparse
+
 from cef_trio.checkpoint import FAILED, Change, Checkpoint, Status, StreamSet
+from cef_trio.cli.arguments import REDIS_ONLY, STREAM_ID_HELP, add_common
 from cef_trio.cli.result_lines import Report
 from cef_trio.cli.retry_plan import Comeback, Presence, RetryPath, judge_comeback, presence_of, reason_of
-from cef_trio.cli.session import CommandContext
+from cef_trio.cli.session import CommandContext, run_command
 from cef_trio.cli.stream_selection import select_all
 from cef_trio.exceptions import (
     ChunkProcessingError,
@@ -21,19 +24,42 @@ from cef_trio.exceptions import (
 )
 from cef_trio.exit_codes import ExitCode
 from cef_trio.files import is_same_place
+from cef_trio.settings import load_settings
 from cef_trio.upload import KEEPS_ITS_UPLOAD, Claim, abort_uploads, bulk_load, identify, recognize
 
 
-async def retry_streams(desk: CommandContext, given: list[str], *, every: bool, as_json: bool) -> ExitCode:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``retry``."""
+    add_common(
+        parser,
+        more="A stream whose upload was kept continues it, one whose upload was aborted starts over. A stream whose "
+        "recording is gone or replaced is refused. A running daemon takes them up within STALE_CHECK_SECONDS. "
+        "--all skips streams that `cef-trio abort` aborted.",
+        exit_codes="5 a stream was not retried; the output gives the reason",
+    )
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("streams", nargs="*", default=[], metavar="ID", help=STREAM_ID_HELP)
+    which.add_argument("--all", action="store_true", help="every failed stream")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run ``retry`` and return its exit code."""
+    settings = load_settings(arguments.env_file, unneeded=REDIS_ONLY)
+    return run_command(
+        settings, lambda context: retry_streams(context, arguments.streams, every=arguments.all, as_json=arguments.json)
+    )
+
+
+async def retry_streams(context: CommandContext, given: list[str], *, every: bool, as_json: bool) -> ExitCode:
     """Bring back the streams that are named, or every failed one but those that a person aborted.
 
     Raises:
         NoSuchStreamError: one of the names means none, or several.
     """
-    stream_ids = await _every_failed(desk) if every else await select_all(desk.store, given)
+    stream_ids = await _every_failed(context) if every else await select_all(context.store, given)
     with Report(as_json=as_json) as report:
         for stream_id in stream_ids:
-            comeback = await retry_stream(desk, stream_id)
+            comeback = await retry_stream(context, stream_id)
             report.add(
                 stream_id, comeback.says, ok=comeback.way is not None, way=comeback.way.value if comeback.way else None
             )
@@ -42,45 +68,47 @@ async def retry_streams(desk: CommandContext, given: list[str], *, every: bool, 
     return report.code
 
 
-async def _every_failed(desk: CommandContext) -> list[str]:
-    known = await bulk_load.load_metas(desk.store, await desk.store.members(StreamSet.FAILED))
+async def _every_failed(context: CommandContext) -> list[str]:
+    known = await bulk_load.load_metas(context.store, await context.store.members(StreamSet.FAILED))
     wanted = FAILED - {Status.FAILED_ABORTED}
-    ours, _ = desk.ownership.divide(known)
+    ours, _ = context.ownership.divide(known)
     return sorted(stream_id for stream_id, one in ours.items() if one.meta.status in wanted)
 
 
-async def retry_stream(desk: CommandContext, stream_id: str) -> Comeback:
+async def retry_stream(context: CommandContext, stream_id: str) -> Comeback:
     """Bring one stream back, if it can be."""
-    async with desk.holding(stream_id) as held:
+    async with context.holding(stream_id) as held:
         if not held:
             return Comeback(None, "not retried: somebody works on it at this moment")
         try:
-            checkpoint = await desk.store.load(stream_id)
+            checkpoint = await context.store.load(stream_id)
         except RecordUnreadableError as error:
             return Comeback(None, f"not retried: {error}")
         if checkpoint is None:
             return Comeback(None, "not retried: it was forgotten just now")
         meta = checkpoint.meta
-        claim = desk.ownership.claim(meta)
-        presence, size_bytes = await _look(desk, checkpoint)
+        claim = context.ownership.claim(meta)
+        presence, size_bytes = await _look(context, checkpoint)
         if claim is Claim.ANOTHERS or (claim is Claim.PERHAPS and presence is not Presence.SAME):
             return Comeback(
                 None, "not retried: it is another host's, or of another folder of that name: retry it there"
             )
-        comeback = judge_comeback(meta, presence, size_bytes, part_size=desk.part_size, equal_parts=desk.equal_parts)
+        comeback = judge_comeback(
+            meta, presence, size_bytes, part_size=context.part_size, equal_parts=context.equal_parts
+        )
         change = Change(comeback.fields)
         try:
             match comeback.way:
                 case RetryPath.GO_ON:
-                    await desk.store.transition(stream_id, desk.lease, Status.ACTIVE, change)
+                    await context.store.transition(stream_id, context.lease, Status.ACTIVE, change)
                 case RetryPath.START_OVER:
                     if reason_of(meta.status) in KEEPS_ITS_UPLOAD:
                         await abort_uploads(
-                            desk.s3, meta
+                            context.s3, meta
                         )  # else the daemon would find it by its key, and go on from it
-                    await desk.store.start_over(stream_id, desk.lease, change)
+                    await context.store.start_over(stream_id, context.lease, change)
                 case RetryPath.FINISH:
-                    await desk.store.transition(stream_id, desk.lease, Status.S3_COMPLETED, change)
+                    await context.store.transition(stream_id, context.lease, Status.S3_COMPLETED, change)
         except (LeaseLostError, RedisOperationError, S3OperationError) as error:
             if error.transient:
                 raise
@@ -88,21 +116,21 @@ async def retry_stream(desk: CommandContext, stream_id: str) -> Comeback:
         return comeback
 
 
-async def _look(desk: CommandContext, checkpoint: Checkpoint) -> tuple[Presence, int | None]:
+async def _look(context: CommandContext, checkpoint: Checkpoint) -> tuple[Presence, int | None]:
     """What is where the stream's file was, and its size."""
     meta = checkpoint.meta
     path = meta.current_path
-    named = (await bulk_load.find_by_path(desk.store, [path], desk.ownership.name))[0].get(path)
-    led = named is not None and desk.ownership.claim(named.meta) is not Claim.ANOTHERS
+    named = (await bulk_load.find_by_path(context.store, [path], context.ownership.name))[0].get(path)
+    led = named is not None and context.ownership.claim(named.meta) is not Claim.ANOTHERS
     if led and named is not None and named.meta.stream_id != meta.stream_id:
         return Presence.TAKEN, None
     try:
-        async with desk.disk.open(path) as recording:
+        async with context.disk.open(path) as recording:
             stat = await recording.stat()
             observed = await identify(recording, stat, meta.identity.head_size_bytes)
             sameness = await recognize(meta, checkpoint.parts, recording)
     except RecordingChangedError:
-        place = await desk.disk.place_around(path)
+        place = await context.disk.place_around(path)
         gone = place is not None and is_same_place(meta.identity, place)
         return (Presence.GONE if gone else Presence.NOT_SEEN), None
     except ChunkProcessingError:

@@ -148,16 +148,16 @@ def run_command(settings: Settings, work: Callable[[CommandContext], Awaitable[E
             said here, with its own exit code.
     """
 
-    async def at_a_desk() -> ExitCode:
+    async def with_context() -> ExitCode:
         try:
-            async with open_context(settings) as desk:
-                return await work(desk)
+            async with open_context(settings) as context:
+                return await work(context)
         except RedisOperationError as error:
             complain(f"{error} [{parse_address(settings.redis_url.get_secret_value())}]")
             return ExitCode.REFUSED
 
     configure(settings.app_env, "WARNING", secrets=secret_values(settings))
-    return run_cancellable(at_a_desk)
+    return run_cancellable(with_context)
 
 
 def run_cancellable(work: Callable[[], Awaitable[ExitCode]]) -> int:

@@ -6,6 +6,7 @@ so that while watching they are read once. On a screen that is too low, those st
 
 from __future__ import annotations
 
+import argparse
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing, suppress
@@ -19,14 +20,16 @@ from trio_util import periodic
 
 from cef_trio.checkpoint import ENDED, Checkpoint, KnownPath, Status, StreamSet
 from cef_trio.cli import output
+from cef_trio.cli.arguments import REDIS_ONLY, add_common
 from cef_trio.cli.output import Column, Lines
-from cef_trio.cli.session import CommandContext
+from cef_trio.cli.session import CommandContext, run_command
 from cef_trio.cli.status_model import OpenStream, Overview, is_recent, observe
 from cef_trio.cli.stream_selection import all_ids
 from cef_trio.exceptions import ChunkProcessingError, RecordUnreadableError, RedisOperationError
 from cef_trio.exit_codes import ExitCode
 from cef_trio.files import FileStat
 from cef_trio.observability import DaemonReport, decode_all, describe_problems, needs_attention
+from cef_trio.settings import SettingsError, load_settings
 from cef_trio.upload import bulk_load
 
 _WATCH_SECONDS: Final = 2.0
@@ -42,11 +45,29 @@ _IN_SHORT: Final = {
 }
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``status``."""
+    add_common(
+        parser,
+        more="Throughput is what S3 acknowledged in the last minute. Lag is what is on disk and not yet acknowledged; "
+        "it and the progress are known only where the recordings can be seen. No daemon works on a stream in red.",
+    )
+    parser.add_argument("--watch", action="store_true", help="keep it on the screen until Ctrl-C (not with --json)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run ``status`` and return its exit code."""
+    if arguments.watch and arguments.json:
+        raise SettingsError(["--watch is for a terminal: it cannot be combined with --json"])
+    settings = load_settings(arguments.env_file, unneeded=REDIS_ONLY)
+    return run_command(settings, lambda context: show_status(context, watch=arguments.watch, as_json=arguments.json))
+
+
 class Observer:
     """Gathers the facts, again and again."""
 
-    def __init__(self, desk: CommandContext) -> None:
-        self._desk = desk
+    def __init__(self, context: CommandContext) -> None:
+        self._context = context
         self._ended: dict[str, KnownPath] = {}
 
     async def look(self) -> Overview:
@@ -55,13 +76,13 @@ class Observer:
         Raises:
             RedisOperationError: the store cannot be asked.
         """
-        store = self._desk.store
+        store = self._context.store
         ids = await all_ids(store)
         failed = await store.members(StreamSet.FAILED)  # `retry` makes these live again: never remembered
         self._ended = {key: one for key, one in self._ended.items() if key in ids - failed}
         known = {**self._ended, **await bulk_load.load_metas(store, ids - self._ended.keys())}
         self._ended = {key: one for key, one in known.items() if one.meta.status is Status.COMPLETED}
-        now = self._desk.utc_now()
+        now = self._context.utc_now()
         checkpoints: dict[str, Checkpoint] = {}
         for stream_id in sorted(key for key, one in known.items() if is_recent(one, now)):
             with suppress(RecordUnreadableError):  # its parts: the store has noted it
@@ -76,14 +97,14 @@ class Observer:
 
     async def _stat(self, checkpoint: Checkpoint) -> FileStat | None:
         try:
-            return await self._desk.disk.stat(checkpoint.meta.current_path)
+            return await self._context.disk.stat(checkpoint.meta.current_path)
         except ChunkProcessingError:  # a folder that is not ours to look into: as good as on another machine
             return None
 
 
-async def show_status(desk: CommandContext, *, watch: bool, as_json: bool) -> ExitCode:
+async def show_status(context: CommandContext, *, watch: bool, as_json: bool) -> ExitCode:
     """Print the state of things; with ``watch``, keep it on the screen until a signal ends it."""
-    observer = Observer(desk)
+    observer = Observer(context)
     if not watch:
         overview = await observer.look()
         if as_json:

@@ -5,6 +5,7 @@ Memory is one block, however large the recording. What each witness says is judg
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -15,16 +16,18 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
 from cef_trio.checkpoint import Checkpoint, Status
+from cef_trio.cli.arguments import NO_FOLDER, STREAM_ID_HELP, add_common
 from cef_trio.cli.object_check import Content, Witness, compare, is_proved, metadata_content, recorded_content
 from cef_trio.cli.output import printable
 from cef_trio.cli.result_lines import Report
 from cef_trio.cli.retry_plan import Presence, presence_of
-from cef_trio.cli.session import CommandContext
+from cef_trio.cli.session import CommandContext, run_command
 from cef_trio.cli.stream_selection import NoSuchStreamError, select_all
 from cef_trio.exceptions import ChunkProcessingError, RecordingChangedError, S3OperationError
 from cef_trio.exit_codes import ExitCode
 from cef_trio.files import FileSlice
 from cef_trio.s3 import ARCHIVED, Crc64Nvme
+from cef_trio.settings import load_settings
 from cef_trio.upload import bulk_load, identify, metadata_key, recognize
 
 _MAX_METADATA_BYTES: Final = 64 * 1024 * 1024
@@ -34,20 +37,37 @@ Progressed = Callable[[int], None]
 """Told each number of bytes that was read."""
 
 
-async def verify_stream(desk: CommandContext, given: str, *, as_json: bool) -> ExitCode:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``verify``."""
+    add_common(
+        parser,
+        more="Its size and CRC64NVME are compared with the checkpoint, S3's own checksum, the metadata JSON and, where "
+        "it exists, the recording.",
+        exit_codes="5 something differs, is missing, or is not complete yet",
+    )
+    parser.add_argument("stream", metavar="ID|FILE", help=f"{STREAM_ID_HELP}; or the recording's name")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run ``verify`` and return its exit code."""
+    settings = load_settings(arguments.env_file, unneeded=NO_FOLDER)
+    return run_command(settings, lambda context: verify_stream(context, arguments.stream, as_json=arguments.json))
+
+
+async def verify_stream(context: CommandContext, given: str, *, as_json: bool) -> ExitCode:
     """Verify the object of the stream, or of the recording, that ``given`` means.
 
     Raises:
         NoSuchStreamError: it means none, or several.
         S3OperationError: the object could not be read to its end.
     """
-    stream_id = await _meant(desk, given)
-    checkpoint = await desk.store.load(stream_id)
+    stream_id = await _meant(context, given)
+    checkpoint = await context.store.load(stream_id)
     if checkpoint is None:
         raise NoSuchStreamError(f"stream {stream_id} was forgotten just now")
     with Report(as_json=as_json, stream_id=stream_id, identical=None) as report:
         report.remark(f"stream {stream_id}, {checkpoint.meta.current_path}")
-        witnesses = await _witnesses(desk, checkpoint, quiet=as_json)
+        witnesses = await _witnesses(context, checkpoint, quiet=as_json)
         for witness in witnesses:
             report.add(witness.name, witness.says, ok=witness.agrees is not False, agrees=witness.agrees)
         report.about["identical"] = proved = is_proved(witnesses)
@@ -55,28 +75,28 @@ async def verify_stream(desk: CommandContext, given: str, *, as_json: bool) -> E
     return ExitCode.DONE if proved else ExitCode.ANSWER_IS_NO
 
 
-async def _meant(desk: CommandContext, given: str) -> str:
+async def _meant(context: CommandContext, given: str) -> str:
     path = os.path.abspath(given)  # noqa: PTH100, ASYNC240 - Path would not keep every name; asks no disk
     paths = {path, os.path.realpath(path)}  # noqa: ASYNC240 - once
-    found, _ = await bulk_load.find_by_path(desk.store, paths, desk.ownership.name)
+    found, _ = await bulk_load.find_by_path(context.store, paths, context.ownership.name)
     for known in found.values():
         return known.meta.stream_id
     try:
-        [stream_id] = await select_all(desk.store, [given])
+        [stream_id] = await select_all(context.store, [given])
     except NoSuchStreamError as error:
         raise NoSuchStreamError(f"{error} (and Redis knows no recording {printable(path)!r})") from None
     return stream_id
 
 
-async def _witnesses(desk: CommandContext, checkpoint: Checkpoint, *, quiet: bool) -> list[Witness]:
+async def _witnesses(context: CommandContext, checkpoint: Checkpoint, *, quiet: bool) -> list[Witness]:
     meta = checkpoint.meta
     if meta.object_etag is None:
         return [Witness("object", False, f"is not complete yet; the stream is {meta.status.value}")]
-    if meta.s3_bucket != desk.bucket:
-        return [Witness("object", False, f"is in bucket {meta.s3_bucket!r}, and S3_BUCKET_NAME is {desk.bucket!r}")]
+    if meta.s3_bucket != context.bucket:
+        return [Witness("object", False, f"is in bucket {meta.s3_bucket!r}, and S3_BUCKET_NAME is {context.bucket!r}")]
     try:
         with _progress(meta.verified_size_bytes, quiet=quiet) as progressed:
-            read, stored = await _read_object(desk, meta.s3_key_prefix, progressed)
+            read, stored = await _read_object(context, meta.s3_key_prefix, progressed)
     except S3OperationError as error:
         where = f"{meta.s3_bucket}/{meta.s3_key_prefix}"
         if error.code == ARCHIVED:
@@ -89,14 +109,14 @@ async def _witnesses(desk: CommandContext, checkpoint: Checkpoint, *, quiet: boo
         Witness("object", None, f"read whole: {read}"),
         compare("checkpoint", read, recorded_content(checkpoint)),
         compare("S3's own checksum", read, Content(None, stored)),
-        await _ask_metadata(desk, checkpoint, read),
-        await _ask_file(desk, checkpoint, read, quiet=quiet),
+        await _ask_metadata(context, checkpoint, read),
+        await _ask_file(context, checkpoint, read, quiet=quiet),
     ]
 
 
-async def _read_object(desk: CommandContext, key: str, progressed: Progressed) -> tuple[Content, int | None]:
+async def _read_object(context: CommandContext, key: str, progressed: Progressed) -> tuple[Content, int | None]:
     crc, size = Crc64Nvme(), 0
-    async with desk.s3.get_object(key) as (stored, chunks):
+    async with context.s3.get_object(key) as (stored, chunks):
         async for chunk in chunks:
             crc.update(chunk)
             size += len(chunk)
@@ -104,11 +124,11 @@ async def _read_object(desk: CommandContext, key: str, progressed: Progressed) -
     return Content(size, crc.value), stored.crc64nvme
 
 
-async def _ask_metadata(desk: CommandContext, checkpoint: Checkpoint, read: Content) -> Witness:
+async def _ask_metadata(context: CommandContext, checkpoint: Checkpoint, read: Content) -> Witness:
     name, key = "metadata JSON", metadata_key(checkpoint.meta.s3_key_prefix)
     document = bytearray()
     try:
-        async with desk.s3.get_object(key) as (_, chunks):
+        async with context.s3.get_object(key) as (_, chunks):
             async for chunk in chunks:
                 document += chunk
                 if len(document) > _MAX_METADATA_BYTES:
@@ -124,11 +144,11 @@ async def _ask_metadata(desk: CommandContext, checkpoint: Checkpoint, read: Cont
     return Witness(name, False, content) if isinstance(content, str) else compare(name, read, content)
 
 
-async def _ask_file(desk: CommandContext, checkpoint: Checkpoint, read: Content, *, quiet: bool) -> Witness:
+async def _ask_file(context: CommandContext, checkpoint: Checkpoint, read: Content, *, quiet: bool) -> Witness:
     meta = checkpoint.meta
     crc = Crc64Nvme()
     try:
-        async with desk.disk.open(meta.current_path) as recording:
+        async with context.disk.open(meta.current_path) as recording:
             stat = await recording.stat()
             observed = await identify(recording, stat, meta.identity.head_size_bytes)
             sameness = await recognize(meta, checkpoint.parts, recording)

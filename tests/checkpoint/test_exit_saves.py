@@ -1,4 +1,4 @@
-"""P3, P4: the last words of many streams go in one breath, and nobody's are lost by another one's end."""
+"""P3, P4: many streams save their final states in one round trip; one cancelled save loses no other."""
 
 from __future__ import annotations
 

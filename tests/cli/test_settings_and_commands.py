@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cef_trio import __version__
+from cef_trio.cli.main import COMMANDS, main
 from cef_trio.settings.model import (
     AppEnvironment,
     Settings,
@@ -463,3 +464,11 @@ def test_a_log_whose_reader_has_gone_changes_neither_the_exit_nor_its_code(
             process.stderr.close()
             process.send_signal(signal.SIGTERM)
             assert process.wait(60) == 0
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_has_a_help_page_of_its_own(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main([command, "--help"])
+    assert left.value.code == 0
+    assert f"usage: cef-trio {command}" in capsys.readouterr().out

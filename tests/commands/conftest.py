@@ -1,4 +1,4 @@
-"""A desk in a world: the memory store, the in-process S3 endpoint, a virtual clock; a daemon beside it on demand."""
+"""A context in a world: the memory store, the in-process S3 endpoint, a virtual clock; a daemon beside it on demand."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def world(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> World
 
 
 @pytest.fixture
-async def desk(world: World) -> AsyncIterator[CommandContext]:
+async def context(world: World) -> AsyncIterator[CommandContext]:
     config = S3Config(
         bucket=BUCKET,
         credentials=StaticCredentials(Credentials(DEFAULT_ACCESS_KEY_ID, DEFAULT_SECRET_ACCESS_KEY)),

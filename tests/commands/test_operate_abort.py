@@ -35,11 +35,11 @@ async def left_open(world: World) -> Checkpoint:
 
 
 async def test_an_aborted_stream_is_gone_from_s3_and_stays_so_until_a_person_retries_it(
-    world: World, desk: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
+    world: World, context: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint = await left_open(world)
     stream = checkpoint.meta.stream_id
-    assert await abort_stream(desk, stream[:6], as_json=False) is ExitCode.DONE
+    assert await abort_stream(context, stream[:6], as_json=False) is ExitCode.DONE
     assert "3 parts given up" in capsys.readouterr().out
     assert world.open_uploads() == []
     async with world.daemon() as daemon:
@@ -50,21 +50,21 @@ async def test_an_aborted_stream_is_gone_from_s3_and_stays_so_until_a_person_ret
         assert (after.meta.status, after.meta.s3_upload_id) == (Status.FAILED_ABORTED, None)
         assert world.objects() == {}
         assert world.open_uploads() == []
-        assert (await retry_stream(desk, stream)).way is not None
+        assert (await retry_stream(context, stream)).way is not None
         (again,) = await completed(world)
     assert again.meta.stream_id == stream
     assert world.recordings() == [world.content()]
 
 
 async def test_a_stream_that_a_daemon_works_on_is_refused_with_its_name(
-    world: World, desk: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
+    world: World, context: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     world.append(3 * PART)
     async with world.daemon() as daemon:
         daemon.saw()
         await trio.sleep(1)
         (checkpoint,) = await world.checkpoints()
-        assert await abort_stream(desk, checkpoint.meta.stream_id, as_json=False) is ExitCode.ANSWER_IS_NO
+        assert await abort_stream(context, checkpoint.meta.stream_id, as_json=False) is ExitCode.ANSWER_IS_NO
         assert "world works on it; stop that daemon first" in capsys.readouterr().out
         daemon.closed()
         await completed(world)
@@ -80,41 +80,41 @@ def test_what_can_be_aborted(status: Status) -> None:
 
 
 async def test_a_failed_streams_kept_upload_is_given_up_and_why_it_had_failed_is_still_said(
-    world: World, desk: CommandContext
+    world: World, context: CommandContext
 ) -> None:
     key = f"streams/{stream_id(1)}/a.mp4"
-    created = await desk.s3.create_multipart_upload(key, metadata={})
-    stray = await desk.s3.create_multipart_upload(key, metadata={})
+    created = await context.s3.create_multipart_upload(key, metadata={})
+    stray = await context.s3.create_multipart_upload(key, metadata={})
     assert stray.upload_id != created.upload_id
     status = Status.FAILED_ACCESS_DENIED
     meta = a_stream(status=status, failure_reason="no.", s3_upload_id=created.upload_id, s3_bucket=BUCKET)
     await world.store.create(meta, DAEMON)
     await world.store.release([stream_id(1)], DAEMON)
-    assert await abort_stream(desk, stream_id(1), as_json=True) is ExitCode.DONE
+    assert await abort_stream(context, stream_id(1), as_json=True) is ExitCode.DONE
     (checkpoint,) = await world.checkpoints()
     assert (checkpoint.meta.status, checkpoint.stream_set) == (Status.FAILED_ABORTED, StreamSet.FAILED)
     assert (checkpoint.meta.failure_reason or "").endswith("Before that: no.")
     assert world.open_uploads() == []
-    assert await abort_stream(desk, stream_id(1), as_json=True) is ExitCode.ANSWER_IS_NO
+    assert await abort_stream(context, stream_id(1), as_json=True) is ExitCode.ANSWER_IS_NO
 
 
 async def test_what_s3_refused_to_abort_is_still_named_by_redis_and_the_command_may_be_repeated(
-    world: World, desk: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
+    world: World, context: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint = await left_open(world)
     fault = world.endpoint.faults.arm(Fault(Kind.ERROR, "AbortMultipartUpload", code="AccessDenied", times=None))
     with pytest.raises(S3OperationError):
-        await abort_stream(desk, checkpoint.meta.stream_id, as_json=False)
+        await abort_stream(context, checkpoint.meta.stream_id, as_json=False)
     (after,) = await world.checkpoints()
     assert (after.meta.status, after.meta.s3_upload_id) == (Status.FAILED_ABORTED, checkpoint.meta.s3_upload_id)
     assert "give the command again" in capsys.readouterr().out
     world.endpoint.faults.disarm(fault)
-    assert await abort_stream(desk, checkpoint.meta.stream_id, as_json=False) is ExitCode.DONE
+    assert await abort_stream(context, checkpoint.meta.stream_id, as_json=False) is ExitCode.DONE
     assert world.open_uploads() == []
 
 
 async def test_an_object_that_was_completed_unknown_to_redis_is_left_and_named(
-    world: World, desk: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
+    world: World, context: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     world.append(3 * PART)
     async with world.killed_daemon() as daemon:
@@ -132,7 +132,7 @@ async def test_an_object_that_was_completed_unknown_to_redis_is_left_and_named(
     await trio.sleep(60)
     (checkpoint,) = await world.checkpoints()
     assert checkpoint.meta.object_etag is None
-    assert await abort_stream(desk, checkpoint.meta.stream_id, as_json=False) is ExitCode.DONE
+    assert await abort_stream(context, checkpoint.meta.stream_id, as_json=False) is ExitCode.DONE
     assert "had been completed before" in capsys.readouterr().out
     assert world.recordings() == [world.content()]
 
@@ -140,7 +140,7 @@ async def test_an_object_that_was_completed_unknown_to_redis_is_left_and_named(
 @pytest.mark.parametrize("operation", ["acquire", "load", "transition", "update", "release"])
 @pytest.mark.parametrize("moment", list(Moment))
 async def test_cancelled_at_any_call_no_lease_is_left_and_no_upload_is_unknown(
-    world: World, desk: CommandContext, autojump_clock: MockClock, operation: str, moment: Moment
+    world: World, context: CommandContext, autojump_clock: MockClock, operation: str, moment: Moment
 ) -> None:
     checkpoint = await left_open(world)
     stream = checkpoint.meta.stream_id
@@ -155,17 +155,17 @@ async def test_cancelled_at_any_call_no_lease_is_left_and_no_upload_is_unknown(
             await trio.lowlevel.checkpoint()
 
         world.store.fault = cancel
-        await abort_stream(desk, stream, as_json=True)
+        await abort_stream(context, stream, as_json=True)
     world.store.fault = None
     assert hits == 1
     assert await world.store.holders([stream]) == {}
-    await sound_after(world, desk, lambda: retry_stream(desk, stream))
+    await sound_after(world, context, lambda: retry_stream(context, stream))
 
 
-async def sound_after(world: World, desk: CommandContext, retry: Callable[[], Awaitable[object]]) -> None:
+async def sound_after(world: World, context: CommandContext, retry: Callable[[], Awaitable[object]]) -> None:
     """Every open upload is one that Redis names; and the recording can still get to S3."""
     (checkpoint,) = await world.checkpoints()
-    listed = await desk.s3.list_multipart_uploads("")
+    listed = await context.s3.list_multipart_uploads("")
     assert {upload.upload_id for upload in listed} <= {checkpoint.meta.s3_upload_id}
     if checkpoint.meta.status in FAILED:
         await retry()
@@ -176,14 +176,14 @@ async def sound_after(world: World, desk: CommandContext, retry: Callable[[], Aw
 
 
 async def test_an_s3_that_is_silent_for_longer_than_the_lease_ends_the_command(
-    world: World, desk: CommandContext, autojump_clock: MockClock
+    world: World, context: CommandContext, autojump_clock: MockClock
 ) -> None:
     """Once its lease is over, a `retry` may have opened a new upload under the same key: that is not to be aborted."""
     checkpoint = await left_open(world)
     world.endpoint.faults.arm(Fault(Kind.FREEZE, "AbortMultipartUpload", times=None))
     began = trio.current_time()
     with pytest.raises(S3OperationError, match="while its stream was ours"):
-        await abort_stream(desk, checkpoint.meta.stream_id, as_json=False)
-    assert trio.current_time() < began + desk.lease.ttl_seconds
+        await abort_stream(context, checkpoint.meta.stream_id, as_json=False)
+    assert trio.current_time() < began + context.lease.ttl_seconds
     (after,) = await world.checkpoints()
     assert (after.meta.status, after.meta.s3_upload_id) == (Status.FAILED_ABORTED, checkpoint.meta.s3_upload_id)

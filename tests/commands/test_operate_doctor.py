@@ -182,11 +182,11 @@ async def test_a_check_that_hangs_or_breaks_holds_no_other_back(autojump_clock: 
 
 @pytest.mark.parametrize("operation", PART_CALLS)
 async def test_whatever_is_refused_the_doctors_upload_is_aborted(
-    world: World, desk: CommandContext, operation: str
+    world: World, context: CommandContext, operation: str
 ) -> None:
     world.endpoint.faults.arm(Fault(Kind.ERROR, operation, code="AccessDenied"))
     with pytest.raises(S3OperationError) as caught:
-        await try_upload(desk.s3, desk.key_template)
+        await try_upload(context.s3, context.key_template)
     assert caught.value.code == "AccessDenied"
     assert len(world.open_uploads()) == (operation == "AbortMultipartUpload")
 
@@ -215,7 +215,7 @@ async def test_the_doctors_upload_has_the_recordings_options_so_that_it_sees_wha
 
 @pytest.mark.parametrize("operation", PART_CALLS)
 async def test_cancelled_at_any_of_its_calls_the_doctors_upload_is_aborted(
-    world: World, desk: CommandContext, operation: str
+    world: World, context: CommandContext, operation: str
 ) -> None:
     scope = trio.CancelScope()
 
@@ -226,7 +226,7 @@ async def test_cancelled_at_any_of_its_calls_the_doctors_upload_is_aborted(
     fault = Fault(Kind.ERROR, operation, moment=Moment.BEFORE, predicate=strike)
     world.endpoint.faults.arm(fault)
     with scope:
-        await try_upload(desk.s3, desk.key_template)
+        await try_upload(context.s3, context.key_template)
     assert scope.cancel_called
     assert world.open_uploads() == []
 

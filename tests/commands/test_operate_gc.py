@@ -49,13 +49,13 @@ def test_p9_the_upload_of_a_stream_of_another_host_is_that_hosts() -> None:
 
 
 async def test_p9_no_upload_of_another_hosts_stream_is_aborted(
-    world: World, desk: CommandContext, capsys: pytest.CaptureFixture[str], autojump_clock: MockClock
+    world: World, context: CommandContext, capsys: pytest.CaptureFixture[str], autojump_clock: MockClock
 ) -> None:
     await trio.sleep(1)
-    mine = replace(desk, ownership=Ownership("a"))
+    mine = replace(context, ownership=Ownership("a"))
     mine.ownership.owner = Owner("a", "uuid:a", "/rec /")
     for number, owner in enumerate((mine.ownership.owner, Owner("b", "uuid:b", "/rec /")), start=1):
-        await an_upload(desk, number)
+        await an_upload(context, number)
         ended = a_stream(number, f"/rec/{number}.mp4", status=Status.FAILED_ABORTED, owner=owner)
         await world.store.create(ended, DAEMON)
         await world.store.release([stream_id(number)], DAEMON)
@@ -71,32 +71,34 @@ def test_nobodys_upload_goes_if_it_is_old_enough_and_of_our_template() -> None:
     assert not judge_upload(replace(OLD, initiated_at_utc=NOW + DAY_AGO.resolution), "x", None, born_before=NOW).abort
 
 
-async def an_upload(desk: CommandContext, number: int, name: str = "a.mp4") -> str:
-    return (await desk.s3.create_multipart_upload(f"streams/{stream_id(number)}/{name}", metadata={})).upload_id
+async def an_upload(context: CommandContext, number: int, name: str = "a.mp4") -> str:
+    return (await context.s3.create_multipart_upload(f"streams/{stream_id(number)}/{name}", metadata={})).upload_id
 
 
-async def gc(desk: CommandContext, capsys: pytest.CaptureFixture[str], **more: Any) -> tuple[ExitCode, dict[str, bool]]:
+async def gc(
+    context: CommandContext, capsys: pytest.CaptureFixture[str], **more: Any
+) -> tuple[ExitCode, dict[str, bool]]:
     """The exit code, and by key which uploads were aborted."""
     given = {"dry_run": False, "redis_is_empty": False, **more}
     capsys.readouterr()
-    code = await collect(desk, timedelta(hours=1), as_json=True, **given)
+    code = await collect(context, timedelta(hours=1), as_json=True, **given)
     return code, {one["subject"]: one.get("aborted", False) for one in json.loads(capsys.readouterr().out)["results"]}
 
 
 async def test_only_nobodys_uploads_are_aborted_and_a_dry_run_aborts_none(
-    world: World, desk: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
+    world: World, context: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    await an_upload(desk, 1)
-    await an_upload(desk, 2)
-    await desk.s3.create_multipart_upload("streams/of-somebody-else", metadata={})
-    await desk.s3.create_multipart_upload("other/prefix", metadata={})
+    await an_upload(context, 1)
+    await an_upload(context, 2)
+    await context.s3.create_multipart_upload("streams/of-somebody-else", metadata={})
+    await context.s3.create_multipart_upload("other/prefix", metadata={})
     await trio.sleep(7200)
-    await an_upload(desk, 3)
+    await an_upload(context, 3)
     await world.store.create(a_stream(2), DAEMON)
     await world.store.release([stream_id(2)], DAEMON)
-    code, aborted = await gc(desk, capsys, dry_run=True)
+    code, aborted = await gc(context, capsys, dry_run=True)
     assert (code, any(aborted.values()), len(world.open_uploads())) == (ExitCode.DONE, False, 5)
-    code, aborted = await gc(desk, capsys)
+    code, aborted = await gc(context, capsys)
     assert code is ExitCode.DONE
     assert [key for key, gone in aborted.items() if gone] == [f"streams/{stream_id(1)}/a.mp4"]
     assert len(world.open_uploads()) == 4
@@ -104,22 +106,22 @@ async def test_only_nobodys_uploads_are_aborted_and_a_dry_run_aborts_none(
 
 
 async def test_a_redis_that_knows_nothing_keeps_every_upload_unless_it_is_said_to_be_the_right_one(
-    world: World, desk: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
+    world: World, context: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    await an_upload(desk, 1)
+    await an_upload(context, 1)
     await trio.sleep(7200)
-    code, _ = await gc(desk, capsys)
+    code, _ = await gc(context, capsys)
     assert code is ExitCode.ANSWER_IS_NO
     given: dict[str, Any] = {"dry_run": False, "as_json": False}
-    assert await collect(desk, timedelta(hours=1), redis_is_empty=False, **given) is ExitCode.ANSWER_IS_NO
+    assert await collect(context, timedelta(hours=1), redis_is_empty=False, **given) is ExitCode.ANSWER_IS_NO
     assert "--redis-is-empty" in capsys.readouterr().err
     assert len(world.open_uploads()) == 1
-    assert await collect(desk, timedelta(hours=1), redis_is_empty=True, **given) is ExitCode.DONE
+    assert await collect(context, timedelta(hours=1), redis_is_empty=True, **given) is ExitCode.DONE
     assert world.open_uploads() == []
 
 
 async def test_it_disturbs_no_running_daemon(
-    world: World, desk: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
+    world: World, context: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     world.stream_timeout_seconds = 86_400.0
     async with world.daemon() as daemon:
@@ -127,7 +129,7 @@ async def test_it_disturbs_no_running_daemon(
             world.append(PART)
             daemon.saw()
             await trio.sleep(600)
-            assert await gc(desk, capsys) == (ExitCode.DONE, dict.fromkeys(world.open_uploads(), False))
+            assert await gc(context, capsys) == (ExitCode.DONE, dict.fromkeys(world.open_uploads(), False))
         daemon.closed()
         await completed(world)
     assert world.recordings() == [world.content()]
@@ -135,11 +137,11 @@ async def test_it_disturbs_no_running_daemon(
 
 
 async def test_a_stream_that_comes_back_between_the_listing_and_the_abort_keeps_its_upload(
-    world: World, desk: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
+    world: World, context: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Whoever else takes the stream up at that moment: its record is looked at again under the lease."""
-    await an_upload(desk, 1)
-    await an_upload(desk, 2)
+    await an_upload(context, 1)
+    await an_upload(context, 2)
     await world.store.create(a_stream(9, "/rec/9.mp4"), DAEMON)
     await trio.sleep(7200)
 
@@ -152,32 +154,32 @@ async def test_a_stream_that_comes_back_between_the_listing_and_the_abort_keeps_
         await trio.lowlevel.checkpoint()
 
     world.store.fault = come_back
-    _, aborted = await gc(desk, capsys)
+    _, aborted = await gc(context, capsys)
     assert not any(aborted.values())
     assert len(world.open_uploads()) == 2
 
 
 async def test_an_upload_that_s3_does_not_let_go_is_told_and_the_others_go(
-    world: World, desk: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
+    world: World, context: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    await an_upload(desk, 1)
-    await an_upload(desk, 2)
+    await an_upload(context, 1)
+    await an_upload(context, 2)
     await trio.sleep(7200)
     world.endpoint.faults.arm(Fault(Kind.ERROR, "AbortMultipartUpload", code="AccessDenied"))
-    code, aborted = await gc(desk, capsys, redis_is_empty=True)
+    code, aborted = await gc(context, capsys, redis_is_empty=True)
     assert (code, sorted(aborted.values())) == (ExitCode.ANSWER_IS_NO, [False, True])
     assert len(world.open_uploads()) == 1
 
 
 async def test_why_uploads_are_kept_is_counted_for_a_person(
-    world: World, desk: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
+    world: World, context: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    await an_upload(desk, 1)
-    await desk.s3.create_multipart_upload("streams/of-somebody-else", metadata={})
+    await an_upload(context, 1)
+    await context.s3.create_multipart_upload("streams/of-somebody-else", metadata={})
     await trio.sleep(7200)
-    await an_upload(desk, 3)
-    await an_upload(desk, 4)
-    await collect(desk, timedelta(hours=1), dry_run=False, redis_is_empty=True, as_json=False)
+    await an_upload(context, 3)
+    await an_upload(context, 4)
+    await collect(context, timedelta(hours=1), dry_run=False, redis_is_empty=True, as_json=False)
     assert capsys.readouterr().out.splitlines() == [
         f"streams/{stream_id(1)}/a.mp4: aborted: Redis knows no such stream",
         "4 open uploads under 'streams/': 1 aborted",
@@ -187,24 +189,24 @@ async def test_why_uploads_are_kept_is_counted_for_a_person(
 
 
 async def test_an_abort_takes_no_longer_than_the_lease_under_which_it_was_judged(
-    world: World, desk: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
+    world: World, context: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    await an_upload(desk, 1)
+    await an_upload(context, 1)
     await trio.sleep(7200)
     world.endpoint.faults.arm(Fault(Kind.FREEZE, "AbortMultipartUpload", moment=FaultMoment.BEFORE, times=None))
     began = trio.current_time()
     with pytest.raises(S3OperationError, match="while its stream was ours") as caught:
-        await gc(desk, capsys, redis_is_empty=True)
+        await gc(context, capsys, redis_is_empty=True)
     assert caught.value.transient
-    assert trio.current_time() - began < desk.lease.ttl_seconds
+    assert trio.current_time() - began < context.lease.ttl_seconds
     assert await world.store.holders([stream_id(1)]) == {}
 
 
 async def test_ctrl_c_stops_between_two_uploads_and_what_was_done_is_said(
-    world: World, desk: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
+    world: World, context: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for number in range(4):
-        await an_upload(desk, number)
+        await an_upload(context, number)
     await trio.sleep(7200)
     calls = 0
     with trio.CancelScope() as scope:
@@ -217,7 +219,7 @@ async def test_ctrl_c_stops_between_two_uploads_and_what_was_done_is_said(
             await trio.lowlevel.checkpoint()
 
         world.store.fault = cancel
-        await collect(desk, timedelta(hours=1), dry_run=False, redis_is_empty=True, as_json=True)
+        await collect(context, timedelta(hours=1), dry_run=False, redis_is_empty=True, as_json=True)
     world.store.fault = None
     assert scope.cancelled_caught
     document = json.loads(capsys.readouterr().out)
@@ -234,7 +236,7 @@ def test_an_age_that_is_none_is_one_line_and_exit_code_2(age: str) -> None:
 
 
 async def test_p5_the_upload_of_a_stream_that_went_to_another_bucket_is_aborted_in_the_old_one(
-    world: World, desk: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
+    world: World, context: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """``S3_BUCKET_NAME`` changed with the stream open; the command is given with the old name."""
     world.append(2 * PART)
@@ -246,6 +248,6 @@ async def test_p5_the_upload_of_a_stream_that_went_to_another_bucket_is_aborted_
         (key,) = world.open_uploads()
         daemon.closed()
         await completed(world)
-    assert await gc(desk, capsys) == (ExitCode.DONE, {key: True})
+    assert await gc(context, capsys) == (ExitCode.DONE, {key: True})
     assert world.open_uploads() == []
     assert list(world.objects(OTHER_BUCKET)) != []

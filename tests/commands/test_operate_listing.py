@@ -15,7 +15,7 @@ from servers.valkey import ValkeyServer, valkey_server
 from cef_trio.checkpoint.protocols import Change, KnownPath
 from cef_trio.checkpoint.redis.store import RedisCheckpointStore
 from cef_trio.checkpoint.states import HOME, Status, StreamSet
-from cef_trio.cli.listing import State, in_state
+from cef_trio.cli.list import State, in_state
 from cef_trio.cli.output import Column, Row, duration, facts, printable, safe, short_path, size, table
 from cef_trio.cli.stream_selection import NoSuchStreamError, select
 

@@ -53,7 +53,7 @@ def test_parts_that_were_refused_start_over_when_equal_ones_are_asked_for(reason
 
 
 async def test_an_upload_that_was_kept_is_aborted_before_it_starts_over(
-    world: World, desk: CommandContext, autojump_clock: MockClock
+    world: World, context: CommandContext, autojump_clock: MockClock
 ) -> None:
     """Its parts would be found by their key, and gone on from."""
     world.append(3 * WORLD_PART)
@@ -63,7 +63,7 @@ async def test_an_upload_that_was_kept_is_aborted_before_it_starts_over(
         (failed,) = await until_idle(world, *FAILED)
         assert "S3_EQUAL_PARTS" in (failed.meta.failure_reason or "")
         world.endpoint.faults.disarm(fault)
-        wanted = replace(desk, equal_parts=True, part_size=WORLD_PART)
+        wanted = replace(context, equal_parts=True, part_size=WORLD_PART)
         assert (await retry_stream(wanted, failed.meta.stream_id)).way is RetryPath.START_OVER
         (checkpoint,) = await completed(world)
     assert checkpoint.meta.equal_parts
@@ -123,13 +123,13 @@ async def failed_stream(world: World, daemon: WorldDaemon, code: str) -> str:
 
 
 async def test_a_kept_upload_goes_on_and_no_recorded_part_is_sent_again(
-    world: World, desk: CommandContext, autojump_clock: MockClock
+    world: World, context: CommandContext, autojump_clock: MockClock
 ) -> None:
     async with world.daemon() as daemon:
         stream = await failed_stream(world, daemon, "AccessDenied")
         before = len((await world.checkpoints())[0].parts)
         sent = world.endpoint.log.calls["UploadPart"]
-        assert await retry_streams(desk, [stream[:8]], every=False, as_json=False) is ExitCode.DONE
+        assert await retry_streams(context, [stream[:8]], every=False, as_json=False) is ExitCode.DONE
         daemon.closed()
         (checkpoint,) = await completed(world)
     assert checkpoint.meta.stream_id == stream
@@ -139,23 +139,23 @@ async def test_a_kept_upload_goes_on_and_no_recorded_part_is_sent_again(
 
 
 async def test_a_stream_whose_upload_was_lost_starts_over(
-    world: World, desk: CommandContext, autojump_clock: MockClock
+    world: World, context: CommandContext, autojump_clock: MockClock
 ) -> None:
     async with world.daemon() as daemon:
         stream = await failed_stream(world, daemon, "AccessDenied")
-        assert await desk.store.acquire(stream, desk.lease)
+        assert await context.store.acquire(stream, context.lease)
         (before,) = await world.checkpoints()
         world.store._streams[stream].meta = replace(before.meta, status=Status.FAILED_UPLOAD_LOST, uploads_restarted=6)
-        await desk.s3.abort_multipart_upload(before.meta.s3_key_prefix, before.meta.s3_upload_id or "")
-        await desk.store.release([stream], desk.lease)
-        assert (await retry_stream(desk, stream)).way is RetryPath.START_OVER
+        await context.s3.abort_multipart_upload(before.meta.s3_key_prefix, before.meta.s3_upload_id or "")
+        await context.store.release([stream], context.lease)
+        assert (await retry_stream(context, stream)).way is RetryPath.START_OVER
         (checkpoint,) = await completed(world)
     assert checkpoint.meta.uploads_restarted == 0
     assert world.recordings() == [world.content()]
 
 
 async def test_only_the_metadata_is_written_again_where_the_object_exists(
-    world: World, desk: CommandContext, autojump_clock: MockClock
+    world: World, context: CommandContext, autojump_clock: MockClock
 ) -> None:
     world.append(2 * WORLD_PART)
     # Of this one object: what the probe is refused too would be an outage, and end no stream.
@@ -172,55 +172,57 @@ async def test_only_the_metadata_is_written_again_where_the_object_exists(
         (checkpoint,) = await until_idle(world, *FAILED)
         world.endpoint.faults.disarm(fault)
         Path(world.path()).unlink()
-        assert (await retry_stream(desk, checkpoint.meta.stream_id)).way is RetryPath.FINISH
+        assert (await retry_stream(context, checkpoint.meta.stream_id)).way is RetryPath.FINISH
         await completed(world)
     assert world.endpoint.log.calls["CompleteMultipartUpload"] == 1
     assert len(world.objects()) == 2
 
 
 async def test_a_recording_that_is_gone_or_replaced_is_told_so_and_nothing_is_changed(
-    world: World, desk: CommandContext, autojump_clock: MockClock
+    world: World, context: CommandContext, autojump_clock: MockClock
 ) -> None:
     async with world.daemon() as daemon:
         stream = await failed_stream(world, daemon, "AccessDenied")
     before = world.store.snapshot()
     Path(world.path()).rename(world.path("elsewhere"))
-    assert "its recording is gone" in (await retry_stream(desk, stream)).says
+    assert "its recording is gone" in (await retry_stream(context, stream)).says
     world.append(WORLD_PART, "b.mp4")
     Path(world.path("b.mp4")).rename(world.path())
-    assert "another file" in (await retry_stream(desk, stream)).says
+    assert "another file" in (await retry_stream(context, stream)).says
     assert world.store.snapshot() == before
     path = world.path()
     await world.store.create(a_stream(7, path), DAEMON, instead_of=stream)
-    assert "belongs to a newer stream" in (await retry_stream(desk, stream)).says
+    assert "belongs to a newer stream" in (await retry_stream(context, stream)).says
 
 
-async def test_a_stream_that_somebody_works_on_is_left_alone(world: World, desk: CommandContext) -> None:
+async def test_a_stream_that_somebody_works_on_is_left_alone(world: World, context: CommandContext) -> None:
     await world.store.create(a_stream(status=Status.FAILED_UNEXPECTED), DAEMON)
     before = world.store.snapshot()
-    assert (await retry_stream(desk, stream_id(1))).way is None
+    assert (await retry_stream(context, stream_id(1))).way is None
     assert world.store.snapshot() == before
 
 
 async def test_all_leaves_alone_what_a_person_aborted_and_what_was_deleted(
-    world: World, desk: CommandContext, capsys: pytest.CaptureFixture[str]
+    world: World, context: CommandContext, capsys: pytest.CaptureFixture[str]
 ) -> None:
     statuses = [Status.FAILED_ABORTED, Status.DELETED_LOCALLY, Status.FAILED_S3_REFUSED, Status.FAILED_UNEXPECTED]
     for number, status in enumerate(statuses):
         await world.store.create(a_stream(number, f"/elsewhere/{number}", status=status), DAEMON)
     await world.store.release([stream_id(number) for number in range(4)], DAEMON)
-    assert await retry_streams(desk, [], every=True, as_json=False) is ExitCode.DONE
+    assert await retry_streams(context, [], every=True, as_json=False) is ExitCode.DONE
     assert await world.store.members(StreamSet.ACTIVE) == {stream_id(2), stream_id(3)}
-    assert await retry_streams(desk, [], every=True, as_json=False) is ExitCode.DONE
+    assert await retry_streams(context, [], every=True, as_json=False) is ExitCode.DONE
     assert capsys.readouterr().out.endswith("No failed streams.\n")
-    assert await retry_streams(desk, [stream_id(0), stream_id(1)], every=False, as_json=False) is ExitCode.ANSWER_IS_NO
+    assert (
+        await retry_streams(context, [stream_id(0), stream_id(1)], every=False, as_json=False) is ExitCode.ANSWER_IS_NO
+    )
     assert stream_id(0) in await world.store.members(StreamSet.ACTIVE)
 
 
 @pytest.mark.parametrize("operation", ["acquire", "load", "find_by_path", "transition", "release"])
 @pytest.mark.parametrize("moment", list(Moment))
 async def test_cancelled_at_any_call_it_has_come_back_or_not_and_no_lease_is_left(
-    world: World, desk: CommandContext, operation: str, moment: Moment
+    world: World, context: CommandContext, operation: str, moment: Moment
 ) -> None:
     await world.store.create(a_stream(status=Status.FAILED_UNEXPECTED), DAEMON)
     await world.store.release([stream_id(1)], DAEMON)
@@ -235,7 +237,7 @@ async def test_cancelled_at_any_call_it_has_come_back_or_not_and_no_lease_is_lef
             await trio.lowlevel.checkpoint()
 
         world.store.fault = cancel
-        await retry_stream(desk, stream_id(1))
+        await retry_stream(context, stream_id(1))
     world.store.fault = None
     assert hits == 1
     assert await world.store.holders([stream_id(1)]) == {}
@@ -244,14 +246,14 @@ async def test_cancelled_at_any_call_it_has_come_back_or_not_and_no_lease_is_lef
     assert (checkpoint.stream_set is StreamSet.ACTIVE) == (checkpoint.meta.status is Status.ACTIVE)
 
 
-async def test_what_s3_says_is_not_asked(world: World, desk: CommandContext) -> None:
+async def test_what_s3_says_is_not_asked(world: World, context: CommandContext) -> None:
     """From another machine, without S3 credentials: Redis is enough."""
     world.endpoint.faults.arm(Fault(Kind.ERROR, code="AccessDenied", times=None))
     with pytest.raises(S3OperationError):
-        await desk.s3.head_bucket()
+        await context.s3.head_bucket()
     await world.store.create(a_stream(status=Status.FAILED_UNEXPECTED), DAEMON)
     await world.store.release([stream_id(1)], DAEMON)
-    assert (await retry_stream(desk, stream_id(1))).way is RetryPath.GO_ON
+    assert (await retry_stream(context, stream_id(1))).way is RetryPath.GO_ON
 
 
 @pytest.mark.real
@@ -261,11 +263,11 @@ def test_which_streams_are_meant_must_be_said(arguments: list[str]) -> None:
 
 
 async def test_p9_a_failed_stream_of_another_host_is_not_brought_back_from_here(
-    world: World, desk: CommandContext, autojump_clock: MockClock
+    world: World, context: CommandContext, autojump_clock: MockClock
 ) -> None:
     """The file of its path here is another one, and says nothing of it."""
     await trio.sleep(1)
-    mine = replace(desk, ownership=Ownership("a"))
+    mine = replace(context, ownership=Ownership("a"))
     mine.ownership.owner = Owner("a", "uuid:a", "/rec /")
     path = world.path()
     world.append(10)

@@ -171,13 +171,13 @@ def test_on_a_low_screen_the_streams_that_lag_least_are_left_out_and_that_is_sai
 
 
 async def test_a_stream_that_comes_back_is_seen_again_while_watching(
-    world: World, desk: CommandContext, autojump_clock: MockClock
+    world: World, context: CommandContext, autojump_clock: MockClock
 ) -> None:
     meta = replace(a_stream(1, status=Status.FAILED_ACCESS_DENIED), last_activity_at_utc=world.utc_now())
     await world.store.create(meta, DAEMON)
     long_ago = world.utc_now() - timedelta(hours=1)
     await world.store.create(a_stream(2, "/rec/b.mp4", status=Status.COMPLETED, last_activity_at_utc=long_ago), DAEMON)
-    observer = Observer(desk)
+    observer = Observer(context)
     assert dict((await observer.look()).counts)["failed"] == 1
     await world.store.transition(meta.stream_id, DAEMON, Status.ACTIVE, Change())
     found = await observer.look()

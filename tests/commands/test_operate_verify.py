@@ -36,11 +36,11 @@ async def uploaded(world: World, size_bytes: int = 3 * PART + 7) -> Checkpoint:
 
 
 async def verified(
-    desk: CommandContext, given: str, capsys: pytest.CaptureFixture[str]
+    context: CommandContext, given: str, capsys: pytest.CaptureFixture[str]
 ) -> tuple[ExitCode, dict[str, Any]]:
     """The exit code, and whether each witness agrees."""
     capsys.readouterr()  # the daemon's log
-    code = await verify_stream(desk, given, as_json=True)
+    code = await verify_stream(context, given, as_json=True)
     document = json.loads(capsys.readouterr().out)
     assert document["finished"]
     return code, {one["subject"]: one["agrees"] for one in document["results"]}
@@ -51,75 +51,79 @@ ALL_AGREE = {"object": None, "checkpoint": True, "S3's own checksum": True, "met
 
 @pytest.mark.parametrize("size_bytes", [0, 1, PART, 3 * PART + 7])
 async def test_an_object_as_it_was_uploaded_is_identical_by_id_and_by_file(
-    world: World, desk: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str], size_bytes: int
+    world: World,
+    context: CommandContext,
+    autojump_clock: MockClock,
+    capsys: pytest.CaptureFixture[str],
+    size_bytes: int,
 ) -> None:
     checkpoint = await uploaded(world, size_bytes)
     for given in (checkpoint.meta.stream_id[:8], world.path()):
-        code, agrees = await verified(desk, given, capsys)
+        code, agrees = await verified(context, given, capsys)
         assert (code, agrees) == (ExitCode.DONE, ALL_AGREE)
 
 
 async def test_a_file_that_is_gone_is_no_difference(
-    world: World, desk: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
+    world: World, context: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint = await uploaded(world)
     Path(world.path()).unlink()
-    code, agrees = await verified(desk, checkpoint.meta.stream_id, capsys)
+    code, agrees = await verified(context, checkpoint.meta.stream_id, capsys)
     assert (code, agrees) == (ExitCode.DONE, {**ALL_AGREE, "file": None})
     world.append(5, "b.mp4")
     Path(world.path("b.mp4")).rename(world.path())  # another file of that name is none of its business
-    code, agrees = await verified(desk, checkpoint.meta.stream_id, capsys)
+    code, agrees = await verified(context, checkpoint.meta.stream_id, capsys)
     assert (code, agrees["file"]) == (ExitCode.DONE, None)
 
 
 async def test_an_object_of_which_one_byte_differs_is_found(
-    world: World, desk: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
+    world: World, context: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint = await uploaded(world)
     content = bytearray(world.content())
     content[PART] ^= 1
-    await desk.s3.put_object(checkpoint.meta.s3_key_prefix, bytes(content), content_type="video/mp4")
-    code, agrees = await verified(desk, checkpoint.meta.stream_id, capsys)
+    await context.s3.put_object(checkpoint.meta.s3_key_prefix, bytes(content), content_type="video/mp4")
+    code, agrees = await verified(context, checkpoint.meta.stream_id, capsys)
     assert code is ExitCode.ANSWER_IS_NO
     assert agrees == {**ALL_AGREE, "checkpoint": False, "metadata JSON": False, "file": False}
 
 
 async def test_a_file_that_was_changed_since_differs_and_it_is_said_why(
-    world: World, desk: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
+    world: World, context: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint = await uploaded(world)
     world.patch(PART, b"changed")
-    assert await verify_stream(desk, checkpoint.meta.stream_id, as_json=False) is ExitCode.ANSWER_IS_NO
+    assert await verify_stream(context, checkpoint.meta.stream_id, as_json=False) is ExitCode.ANSWER_IS_NO
     assert "it was changed after it was uploaded" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("what", ["object", "metadata JSON"])
 async def test_what_is_missing_is_not_proved(
-    world: World, desk: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str], what: str
+    world: World, context: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str], what: str
 ) -> None:
     key = (await uploaded(world)).meta.s3_key_prefix
-    await desk.s3.delete_object(key if what == "object" else metadata_key(key))
-    code, agrees = await verified(desk, world.path(), capsys)
+    await context.s3.delete_object(key if what == "object" else metadata_key(key))
+    code, agrees = await verified(context, world.path(), capsys)
     assert (code, agrees[what]) == (ExitCode.ANSWER_IS_NO, False)
 
 
 async def test_an_object_that_cannot_be_read_to_its_end_is_an_error_and_not_a_verdict(
-    world: World, desk: CommandContext, autojump_clock: MockClock
+    world: World, context: CommandContext, autojump_clock: MockClock
 ) -> None:
     checkpoint = await uploaded(world)
     world.endpoint.faults.arm(Fault(Kind.TRUNCATE, "GetObject", moment=Moment.REPLY, times=None))
     with pytest.raises(S3OperationError):
-        await verify_stream(desk, checkpoint.meta.stream_id, as_json=False)
+        await verify_stream(context, checkpoint.meta.stream_id, as_json=False)
 
 
 async def test_a_stream_that_is_not_complete_is_not_proved(
-    world: World, desk: CommandContext, capsys: pytest.CaptureFixture[str]
+    world: World, context: CommandContext, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    await world.store.create(a_stream(), desk.lease)
-    code, agrees = await verified(desk, "00000001", capsys)
+    await world.store.create(a_stream(), context.lease)
+    code, agrees = await verified(context, "00000001", capsys)
     assert (code, agrees) == (ExitCode.ANSWER_IS_NO, {"object": False})
     with pytest.raises(NoSuchStreamError, match="knows no recording"):
-        await verify_stream(desk, "nothing.mp4", as_json=False)
+        await verify_stream(context, "nothing.mp4", as_json=False)
 
 
 def test_the_checkpoints_checksum_is_that_of_its_parts_or_what_s3_said() -> None:
@@ -172,17 +176,21 @@ def test_our_metadata_json_is_read() -> None:
 
 @pytest.mark.parametrize("encryption", ["AES256", "aws:kms", "aws:kms:dsse"])
 async def test_with_kms_an_object_is_identical_though_its_etag_is_no_md5(
-    world: World, desk: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str], encryption: str
+    world: World,
+    context: CommandContext,
+    autojump_clock: MockClock,
+    capsys: pytest.CaptureFixture[str],
+    encryption: str,
 ) -> None:
     world.options = ObjectOptions(encryption=encryption)
     checkpoint = await uploaded(world)
-    assert await verified(desk, checkpoint.meta.stream_id, capsys) == (ExitCode.DONE, ALL_AGREE)
+    assert await verified(context, checkpoint.meta.stream_id, capsys) == (ExitCode.DONE, ALL_AGREE)
 
 
 @pytest.mark.parametrize("storage_class", ["GLACIER", "DEEP_ARCHIVE"])
 async def test_an_archived_object_is_not_proved_and_one_clear_line_says_what_to_do(
     world: World,
-    desk: CommandContext,
+    context: CommandContext,
     autojump_clock: MockClock,
     capsys: pytest.CaptureFixture[str],
     storage_class: str,
@@ -190,7 +198,7 @@ async def test_an_archived_object_is_not_proved_and_one_clear_line_says_what_to_
     world.options = ObjectOptions(storage_class=storage_class)
     checkpoint = await uploaded(world)
     capsys.readouterr()
-    code = await verify_stream(desk, checkpoint.meta.stream_id, as_json=False)
+    code = await verify_stream(context, checkpoint.meta.stream_id, as_json=False)
     assert code is ExitCode.ANSWER_IS_NO
     said = " ".join(capsys.readouterr().out.split())
     assert f"restore {BUCKET}/{checkpoint.meta.s3_key_prefix} first" in said
@@ -198,10 +206,10 @@ async def test_an_archived_object_is_not_proved_and_one_clear_line_says_what_to_
 
 
 async def test_metadata_that_a_lifecycle_archived_is_no_difference(
-    world: World, desk: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
+    world: World, context: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint = await uploaded(world)
     key = metadata_key(checkpoint.meta.s3_key_prefix)
     world.endpoint.faults.arm(Fault(Kind.ERROR, "GetObject", key=key, code="InvalidObjectState"))
-    code, agrees = await verified(desk, checkpoint.meta.stream_id, capsys)
+    code, agrees = await verified(context, checkpoint.meta.stream_id, capsys)
     assert (code, agrees) == (ExitCode.DONE, {**ALL_AGREE, "metadata JSON": None})

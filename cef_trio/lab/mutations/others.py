@@ -20,7 +20,7 @@ from cef_trio.upload.supervisor import StreamSupervisor
 
 def _one_record_is_all(stack: ExitStack) -> None:
     """Kind 9: a batch with one record that cannot be read fails."""
-    known = MemoryCheckpointStore._known  # noqa: SLF001 - a switch in the lab, not an edit
+    known = MemoryCheckpointStore._read_metas  # noqa: SLF001 - a switch in the lab, not an edit
 
     def all_or_none(self: MemoryCheckpointStore, stream_ids: Any) -> Records:
         records = known(self, stream_ids)
@@ -28,7 +28,7 @@ def _one_record_is_all(stack: ExitStack) -> None:
             raise RedisOperationError("load_metas", why)
         return records
 
-    replace_in(stack, MemoryCheckpointStore, "_known", all_or_none)
+    replace_in(stack, MemoryCheckpointStore, "_read_metas", all_or_none)
 
 
 def _unreadable_untold(stack: ExitStack) -> None:

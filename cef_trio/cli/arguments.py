@@ -1,0 +1,51 @@
+"""Arguments that several commands share. Standard library only: `cef-trio health` needs nothing else."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Final
+
+STREAM_ID_HELP: Final = "a stream's id, or its beginning if no other begins alike"
+REDIS_ONLY: Final = frozenset({"watch_dir", "s3_bucket_name"})
+"""Settings that a command does not need which reads only Redis."""
+NO_FOLDER: Final = frozenset({"watch_dir"})
+ALL_EXIT_CODES: Final = (
+    "Exit codes: 0 done, 1 a bug, 2 wrong settings or arguments, 3 something could not be saved, "
+    "4 S3 or Redis refused us, 5 a command's answer is no (see its help)."
+)
+_EXIT_CODES: Final = "Exit codes: 0 done, 2 wrong settings or arguments, 4 Redis or S3 refused us or cannot be reached"
+
+
+def add_common(parser: argparse.ArgumentParser, *, more: str = "", exit_codes: str = "") -> None:
+    """Add ``--json`` and ``--env-file``; ``more`` follows the description, ``exit_codes`` the usual ones."""
+    parser.description = f"{parser.description} {more}".strip()
+    parser.epilog = f"{_EXIT_CODES}{', ' + exit_codes if exit_codes else ''}."
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead")
+    add_env_file(parser)
+
+
+def add_env_file(parser: argparse.ArgumentParser) -> None:
+    """Add ``--env-file``."""
+    parser.add_argument(
+        "--env-file", type=_file, default=Path(".env"), metavar="FILE", help="where to read settings from (.env)"
+    )
+
+
+def add_data_dir(parser: argparse.ArgumentParser) -> None:
+    """Add ``--data-dir``, for the commands that run with the embedded servers."""
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        default=Path("cef-data"),
+        metavar="DIR",
+        help="where local state and objects are (./cef-data)",
+    )
+
+
+def _file(text: str) -> Path:
+    # The default may be missing; a file that is named on the command line may not.
+    if not os.path.exists(text) or os.path.isdir(text):  # noqa: PTH110, PTH112 - Path's raise for a name too long
+        raise argparse.ArgumentTypeError(f"takes a file that exists, not {text!r}")
+    return Path(text)

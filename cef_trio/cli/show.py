@@ -1,0 +1,125 @@
+"""``cef-trio show``: everything that Redis has of one stream. Read only."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+from rich.text import Text
+
+from cef_trio.checkpoint import Checkpoint, PartRecord, StreamMeta
+from cef_trio.cli import output
+from cef_trio.cli.arguments import REDIS_ONLY, STREAM_ID_HELP, add_common
+from cef_trio.cli.list import STATE_STYLES
+from cef_trio.cli.session import CommandContext, run_command
+from cef_trio.cli.stream_selection import NoSuchStreamError, select_all
+from cef_trio.exit_codes import ExitCode
+from cef_trio.s3 import crc64nvme_to_base64
+from cef_trio.settings import load_settings
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``show``."""
+    add_common(parser)
+    parser.add_argument("stream", metavar="ID", help=STREAM_ID_HELP)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run ``show`` and return its exit code."""
+    settings = load_settings(arguments.env_file, unneeded=REDIS_ONLY)
+    return run_command(settings, lambda context: show_stream(context, arguments.stream, as_json=arguments.json))
+
+
+async def show_stream(context: CommandContext, given: str, *, as_json: bool) -> ExitCode:
+    """Print all that is known of one stream.
+
+    Raises:
+        NoSuchStreamError: ``given`` means none, or several.
+    """
+    [stream_id] = await select_all(context.store, [given])
+    checkpoint = await context.store.load(stream_id)
+    if checkpoint is None:
+        raise NoSuchStreamError(f"stream {stream_id} was forgotten just now")
+    holder = (await context.store.holders([stream_id])).get(stream_id)
+    enqueue_webhook = stream_id in await context.store.pending_webhooks()
+    if as_json:
+        output.print_json({**details(checkpoint, holder), "webhook_owed": enqueue_webhook})
+    else:
+        facts = _facts(checkpoint, holder, context.utc_now())
+        if enqueue_webhook:
+            facts.append(("webhook", "owed: not delivered yet"))
+        output.console().print(output.facts(facts))
+    return ExitCode.DONE
+
+
+def details(checkpoint: Checkpoint, holder: str | None) -> dict[str, Any]:
+    """One stream with everything, for ``--json``. Checksums are base64, as S3 writes them."""
+    document = asdict(checkpoint.meta)
+    document["status"] = checkpoint.meta.status.value
+    document["state"] = checkpoint.stream_set.value
+    document["object_crc64nvme"] = _checksum(checkpoint.meta.object_crc64nvme)
+    document["lease"] = holder
+    document["parts"] = [
+        {**asdict(part), "crc64nvme": _checksum(part.crc64nvme)} for part in in_order(checkpoint.parts.values())
+    ]
+    return document
+
+
+def in_order(parts: Iterable[PartRecord]) -> Sequence[PartRecord]:
+    """The parts by their numbers."""
+    return sorted(parts, key=lambda part: part.part_number)
+
+
+def _checksum(value: int | None) -> str | None:
+    return None if value is None else crc64nvme_to_base64(value)
+
+
+def _facts(checkpoint: Checkpoint, holder: str | None, now: datetime) -> list[tuple[str, Text | str]]:
+    meta = checkpoint.meta
+    acknowledged = output.size(sum(part.size_bytes for part in checkpoint.parts.values()))
+    parts = output.count(len(checkpoint.parts), "part")
+    rows: list[tuple[str, Text | str | None]] = [
+        ("stream", meta.stream_id),
+        ("status", output.safe(meta.status.value, STATE_STYLES[checkpoint.stream_set])),
+        ("why", meta.failure_reason),
+        ("file", meta.current_path),
+        ("was", meta.original_path if meta.original_path != meta.current_path else None),
+        ("object", f"{meta.s3_bucket}/{meta.s3_key_prefix}"),
+        ("upload", meta.s3_upload_id),
+        ("lease", holder or "nobody works on it"),
+        ("started", _moment(meta.started_at_utc, now)),
+        ("last activity", _moment(meta.last_activity_at_utc, now)),
+        ("completed", _moment(meta.completed_at_utc, now)),
+        ("tried again", _retry(meta, now)),
+        (
+            "acknowledged",
+            f"{acknowledged} in {parts} of {_part_size(meta)}",
+        ),
+        ("sent in all", output.size(meta.total_bytes_sent)),
+        ("rewritten", f"{output.count(meta.parts_rewritten, 'part')}, {output.size(meta.bytes_rewritten)}"),
+        ("verified", f"{meta.verified_size_bytes:,} bytes" if meta.verified_size_bytes is not None else None),
+        ("etag", meta.object_etag),
+        ("crc64nvme", _checksum(meta.object_crc64nvme)),
+        ("duration", f"{meta.duration_seconds:.3f} s" if meta.duration_seconds is not None else None),
+    ]
+    return [(name, value) for name, value in rows if value is not None]
+
+
+def _part_size(meta: StreamMeta) -> str:
+    return output.size(meta.part_size) + ("" if meta.equal_parts else " at first")
+
+
+def _moment(at: datetime | None, now: datetime) -> str | None:
+    if at is None:
+        return None
+    return f"{at:%Y-%m-%d %H:%M:%S} UTC ({output.duration((now - at).total_seconds())} ago)"
+
+
+def _retry(meta: StreamMeta, now: datetime) -> str | None:
+    if meta.retry_at_utc is None:
+        return None
+    seconds = max(0.0, (meta.retry_at_utc - now).total_seconds())
+    return f"in {output.duration(seconds)}, for the {meta.retry_attempts}. time"
