@@ -178,7 +178,7 @@ class DaemonSource:
     # -- streams ------------------------------------------------------------------------------------------------------
 
     def _line(self, live: LiveStream) -> StreamLine:
-        upload, size = live.processor.upload, live.situation.value.stat.size_bytes
+        upload, size = live.processor.upload, live.file_state.value.stat.size_bytes
         lag = live.lag(trio.current_time())
         line = StreamLine(
             stream_id=live.processor.stream_id,

@@ -1,4 +1,4 @@
-"""Many runs, on as many processors as there are, and what they come to."""
+"""Campaigns: run many plans in parallel, and count the results."""
 
 from __future__ import annotations
 
@@ -16,58 +16,58 @@ _CHUNK = 8
 
 
 def conduct(plans: Iterable[Plan], *, processes: int) -> Iterator[Report]:
-    """Run the plans; yields their reports in order.
+    """Run plans; yield their reports in order.
 
     Args:
-        plans: what to run.
-        processes: how many at once; 1 runs them in this process.
+        plans: the plans to run.
+        processes: number of parallel processes; 1 runs them in this process.
     """
     if processes <= 1:
         yield from map(run_plan, plans)
         return
-    # spawn: a fork would take along whatever threads and clocks this process has.
-    # Ctrl-C is for this process alone, which then ends them.
+    # spawn: a fork would copy the threads and clocks of this process.
+    # Ctrl-C goes to this process alone, which then ends the others.
     unbroken = (signal.SIGINT, signal.SIG_IGN)
     with multiprocessing.get_context("spawn").Pool(processes, signal.signal, unbroken) as pool:
         yield from pool.imap(run_plan, plans, chunksize=_CHUNK)
 
 
 @dataclass(slots=True)
-class Place:
-    """A line of the daemon at which runs were struck."""
+class LocationStats:
+    """Counts for one line of the daemon at which faults were injected."""
 
-    struck: Counter[str] = field(default_factory=Counter)
-    """By blow."""
+    injected: Counter[str] = field(default_factory=Counter)
+    """By kind of fault."""
     others: Counter[str] = field(default_factory=Counter)
-    """Where the other tasks were then."""
+    """Locations of the other tasks at that moment."""
     saved: Counter[str] = field(default_factory=Counter)
-    """What Redis said of the streams when the struck daemon had ended."""
+    """The state of the streams in Redis after the end of that daemon."""
     resumed: Counter[str] = field(default_factory=Counter)
-    """What the daemon that came after the last blow made of it."""
+    """The result of the last daemon, which runs without faults."""
     violated: int = 0
 
 
 @dataclass(slots=True)
 class Tally:
-    """What some runs came to."""
+    """Counts of the results of several runs."""
 
     runs: int = 0
-    struck: int = 0
-    """Runs in which every strike of the plan found its moment."""
+    injected: int = 0
+    """Runs in which every planned fault was injected."""
     violated: int = 0
     violations: Counter[str] = field(default_factory=Counter)
-    """By what was violated, with what belongs to one run left out."""
+    """By violation, without ids of a single run."""
     examples: dict[str, Plan] = field(default_factory=dict)
-    """The first plan of each."""
-    places: dict[str, Place] = field(default_factory=dict)
+    """The first plan with each violation."""
+    locations: dict[str, LocationStats] = field(default_factory=dict)
     hits: Counter[str] = field(default_factory=Counter)
     longest_exit_seconds: float = 0.0
 
     def add(self, report: Report) -> list[str]:
-        """Count one more; returns the kinds of violations that no earlier run had."""
+        """Count a report; return the kinds of violations that no earlier run had."""
         new = []
         self.runs += 1
-        self.struck += report.all_struck
+        self.injected += report.all_injected
         self.violated += bool(report.violations)
         self.hits += report.hits
         self.longest_exit_seconds = max(self.longest_exit_seconds, *report.exit_seconds, 0.0)
@@ -76,11 +76,13 @@ class Tally:
             if kind not in self.examples:
                 self.examples[kind] = report.plan
                 new.append(kind)
-        for struck in report.struck:
-            place = self.places.setdefault(struck.place, Place())
-            place.struck[struck.strike.blow] += 1
-            place.others.update(task for task in struck.tasks if not task.endswith(struck.place))
-            place.saved.update(report.saved[struck.strike.life - 1 : struck.strike.life][0] if report.saved else ())
-            place.resumed[report.resumed] += 1
-            place.violated += bool(report.violations)
+        for injected in report.injected:
+            location = self.locations.setdefault(injected.location, LocationStats())
+            location.injected[injected.injection.fault] += 1
+            location.others.update(task for task in injected.tasks if not task.endswith(injected.location))
+            location.saved.update(
+                report.saved[injected.injection.life - 1 : injected.injection.life][0] if report.saved else ()
+            )
+            location.resumed[report.resumed] += 1
+            location.violated += bool(report.violations)
         return new

@@ -1,7 +1,6 @@
-"""``cef-trio lab``: the laboratory for people. A progress bar, a table, and a report to look at.
+"""``cef-trio lab``: the command line of the laboratory, with a progress bar, a table and an HTML report.
 
-Exit code 0 if every promise was kept, 5 if one was broken: then the first plan that broke it is told in words with
-which the same run can be had again.
+Exit code 0 without violations, 5 with any; then it prints the ``lab replay`` command of the first run with each.
 """
 
 from __future__ import annotations
@@ -29,23 +28,23 @@ from cef_trio.exit_codes import ExitCode
 from cef_trio.lab.campaign import Tally, conduct
 from cef_trio.lab.checks import CHECKS
 from cef_trio.lab.explorers import cancellations, crashes, worlds
-from cef_trio.lab.faults import DEATHS, Blow, Strike
+from cef_trio.lab.faults import CRASH_MOMENTS, FaultKind, Injection
 from cef_trio.lab.kill import kill_campaign
-from cef_trio.lab.mutation_check import MutationResult, hunt
+from cef_trio.lab.mutation_check import MutationResult, check_mutation
 from cef_trio.lab.mutations import MUTATIONS, VARIANTS
 from cef_trio.lab.report import write_report
 from cef_trio.lab.run import Plan, run_plan
 from cef_trio.lab.scenarios import EXPLORED, SCENARIOS
-from cef_trio.lab.simulation import SIMULATED, strikes_of
+from cef_trio.lab.simulation import SIMULATED, injections_of
 from cef_trio.upload.part_plan import MIB
 
-_STRIKE: Final = re.compile(r"(?P<blow>[a-z-]+)@(?P<at>[1-9]\d*)(?:/(?P<life>[1-9]\d*))?")
+_INJECTION: Final = re.compile(r"(?P<fault>[a-z-]+)@(?P<at>[1-9]\d*)(?:/(?P<life>[1-9]\d*))?")
 
 Plans = Callable[[str], Iterator[Plan]]
 
 
 def run_lab(words: Sequence[str]) -> ExitCode:
-    """``cef-trio lab`` with these words behind it; returns the exit code."""
+    """Run ``cef-trio lab`` with these arguments; return the exit code."""
     arguments = _parser().parse_args(words)
     command: Callable[[argparse.Namespace], ExitCode] = arguments.command
     return command(arguments)
@@ -54,35 +53,36 @@ def run_lab(words: Sequence[str]) -> ExitCode:
 def _parser() -> argparse.ArgumentParser:
     lab = argparse.ArgumentParser(
         prog="cef-trio lab",
-        description="Run the daemon in worlds of its own, on a virtual clock, and strike it at chosen moments: each "
-        "run can be had again exactly. Then all is held against the promises P1 to P10; see docs/correctness.md.",
-        epilog="Exit codes: 0 every promise was kept, 2 wrong arguments, 5 a promise was broken.",
+        description="Run the daemon in simulated worlds on a virtual clock, and inject faults at chosen moments. Each "
+        "run is reproducible. Its results are checked against the promises P1 to P10; see docs/correctness.md.",
+        epilog="Exit codes: 0 no violations, 2 invalid arguments, 5 violations.",
     )
     kinds = lab.add_subparsers(title="explorers", required=True, metavar="EXPLORER")
     cancel = _add(kinds, "cancel", _cancel, "cancel and drain it at every step of each scenario")
-    _add_explorer(cancel, every="--drain-every", strikes="drain at every N-th step")
-    crash = _add(kinds, "crash", _crash, "let it die in every call and at every step of each scenario")
-    _add_explorer(crash, every="--kill-every", strikes="kill at every N-th step")
-    simulate = _add(kinds, "simulate", _simulate, "worlds made of dice: writers, faults, deaths")
+    _add_explorer(cancel, every="--drain-every", injections="drain at every N-th step")
+    crash = _add(kinds, "crash", _crash, "crash it in every call and at every step of each scenario")
+    _add_explorer(crash, every="--kill-every", injections="kill at every N-th step")
+    simulate = _add(kinds, "simulate", _simulate, "random worlds: writers, faults, crashes")
     _add_report(simulate)
     _add_processes(simulate)
     simulate.add_argument("--worlds", type=_positive, default=1000, metavar="N", help="how many worlds (1000)")
     simulate.add_argument("--seed", type=_number, default=0, metavar="SEED", help="the first world's seed (0)")
-    mutations = _add(kinds, "mutations", _mutations, "leave one shield, write or check out, and see that it is found")
-    _add_hunt(mutations, list(MUTATIONS))
-    variants = _add(kinds, "variants", _variants, "what goes wrong, and how often, in a daemon that is written naively")
-    _add_hunt(variants, list(VARIANTS))
+    mutations = _add(kinds, "mutations", _mutations, "remove one shield, write or check, and see that it is detected")
+    _add_check_mutations(mutations, list(MUTATIONS))
+    variants = _add(kinds, "variants", _variants, "count the violations of naive implementations")
+    _add_check_mutations(variants, list(VARIANTS))
     kill = kinds.add_parser(
         "kill",
         help="kill -9 a real daemon",
         description="Kill -9 a real daemon again and again while recordings grow: "
-        "a real Valkey, an S3 endpoint over a socket, the real clock. A seed chooses the dice, not the interleaving.",
+        "a real Valkey, an S3 endpoint over a socket, the real clock. "
+        "The seed determines the random choices, not the interleaving.",
     )
     kill.add_argument("--cycles", type=_positive, default=100, metavar="N", help="how many kills (100)")
-    kill.add_argument("--seed", type=_number, default=0, metavar="SEED", help="of the dice (0)")
-    kill.add_argument("--keep", action="store_true", help="keep the files, the objects and Redis, and say where")
+    kill.add_argument("--seed", type=_number, default=0, metavar="SEED", help="of the random choices (0)")
+    kill.add_argument("--keep", action="store_true", help="keep the files, the objects and Redis, and print where")
     kill.set_defaults(command=_kill)
-    replay = _add(kinds, "replay", _replay, "one run again, told step by step")
+    replay = _add(kinds, "replay", _replay, "repeat one run, and print its journal")
     _add_report(replay)
     replay.add_argument(
         "scenario",
@@ -91,10 +91,14 @@ def _parser() -> argparse.ArgumentParser:
         help="its name, `simulated`, or a check of `mutations`",
     )
     replay.add_argument(
-        "strikes", nargs="*", type=_strike, metavar="BLOW@N[/LIFE]", help="such as cancel@17 or die-before@3/2"
+        "injections",
+        nargs="*",
+        type=_parse_injection,
+        metavar="FAULT@N[/LIFE]",
+        help="cancel@17, die-before@3/2",
     )
     replay.add_argument("--seed", type=_number, default=0, metavar="SEED", help="of the scheduler and the world (0)")
-    replay.add_argument("--mutation", choices=[*MUTATIONS, *VARIANTS], metavar="NAME", help="with that left out")
+    replay.add_argument("--mutation", choices=[*MUTATIONS, *VARIANTS], metavar="NAME", help="a mutation to apply")
     return lab
 
 
@@ -105,16 +109,20 @@ def _add(kinds: Any, name: str, command: Callable[[argparse.Namespace], ExitCode
 
 
 def _add_report(parser: Any) -> None:
-    parser.add_argument("--report", type=Path, metavar="FILE", help="write an HTML page that shows all of it")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="write an HTML report")
 
 
 def _add_processes(parser: Any) -> None:
     parser.add_argument(
-        "--processes", type=_positive, default=os.cpu_count() or 1, metavar="N", help="runs at once (one a processor)"
+        "--processes",
+        type=_positive,
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help="parallel runs (number of processors)",
     )
 
 
-def _add_hunt(parser: Any, names: list[str]) -> None:
+def _add_check_mutations(parser: Any, names: list[str]) -> None:
     def chosen(text: str) -> list[str]:
         # None at all would be found without looking.
         found = [name for name in names if text in name]
@@ -123,12 +131,10 @@ def _add_hunt(parser: Any, names: list[str]) -> None:
         return found
 
     _add_processes(parser)
-    parser.add_argument(
-        "--only", type=chosen, default=names, metavar="TEXT", help="only those whose name has this in it"
-    )
+    parser.add_argument("--only", type=chosen, default=names, metavar="TEXT", help="only names that contain this")
 
 
-def _add_explorer(parser: Any, *, every: str, strikes: str) -> None:
+def _add_explorer(parser: Any, *, every: str, injections: str) -> None:
     _add_report(parser)
     _add_processes(parser)
     parser.add_argument(
@@ -139,9 +145,9 @@ def _add_explorer(parser: Any, *, every: str, strikes: str) -> None:
         help=f"only this one; may be given again. There are: {', '.join(SCENARIOS)}",
     )
     parser.add_argument("--seed", type=_number, default=0, metavar="SEED", help="of the scheduler and the world (0)")
-    parser.add_argument(every, dest="every", type=_positive, default=1, metavar="N", help=f"{strikes} only (1)")
+    parser.add_argument(every, dest="every", type=_positive, default=1, metavar="N", help=f"{injections} only (1)")
     parser.add_argument(
-        "--pairs", type=_number, default=0, metavar="N", help="runs a scenario that are struck twice (0)"
+        "--pairs", type=_number, default=0, metavar="N", help="runs with two injections, for each scenario (0)"
     )
 
 
@@ -158,32 +164,34 @@ def _number(text: str) -> int:
     return int(text)
 
 
-def _strike(text: str) -> Strike:
-    found = _STRIKE.fullmatch(text)
-    if found is None or found["blow"] not in list(Blow):
-        raise argparse.ArgumentTypeError(f"takes BLOW@N or BLOW@N/LIFE with one of {', '.join(Blow)}, not {text!r}")
-    return Strike(Blow(found["blow"]), int(found["at"]), int(found["life"] or 1))
+def _parse_injection(text: str) -> Injection:
+    found = _INJECTION.fullmatch(text)
+    if found is None or found["fault"] not in list(FaultKind):
+        raise argparse.ArgumentTypeError(
+            f"takes FAULT@N or FAULT@N/LIFE with one of {', '.join(FaultKind)}, not {text!r}"
+        )
+    return Injection(FaultKind(found["fault"]), int(found["at"]), int(found["life"] or 1))
 
 
 def _cancel(arguments: argparse.Namespace) -> ExitCode:
     def plans(scenario: str) -> Iterator[Plan]:
         return cancellations(scenario, seed=arguments.seed, drain_every=arguments.every, pairs=arguments.pairs)
 
-    return _explore(arguments, "Cancelled at every step", arguments.scenario or list(EXPLORED), plans)
+    return _explore(arguments, "Cancellation at every step", arguments.scenario or list(EXPLORED), plans)
 
 
 def _crash(arguments: argparse.Namespace) -> ExitCode:
     def plans(scenario: str) -> Iterator[Plan]:
         return crashes(scenario, seed=arguments.seed, kill_every=arguments.every, pairs=arguments.pairs)
 
-    return _explore(arguments, "Dead in every call", arguments.scenario or list(EXPLORED), plans)
+    return _explore(arguments, "Crash in every call", arguments.scenario or list(EXPLORED), plans)
 
 
 def _simulate(arguments: argparse.Namespace) -> ExitCode:
     def plans(_scenario: str) -> Iterator[Plan]:
         return worlds(arguments.seed, arguments.worlds)
 
-    return _explore(arguments, "Worlds made of dice", [SIMULATED], plans)
+    return _explore(arguments, "Random worlds", [SIMULATED], plans)
 
 
 def _explore(arguments: argparse.Namespace, title: str, scenarios: Iterable[str], plans: Plans) -> ExitCode:
@@ -195,22 +203,20 @@ def _explore(arguments: argparse.Namespace, title: str, scenarios: Iterable[str]
             listed = list(plans(scenario))
             bar = progress.add_task(scenario, total=len(listed))
             for report in conduct(listed, processes=arguments.processes):
-                for kind in tally.add(report):  # at once: a long campaign need not be waited for
-                    _tell_broken(console, kind, report.plan)
+                for kind in tally.add(report):  # at once, before a long campaign ends
+                    _print_violation(console, kind, report.plan)
                 progress.advance(bar)
     console.print(_table(title, tallies))
     hits = sum((tally.hits for tally in tallies.values()), start=Tally().hits)
     if any(hits.values()):
-        console.print(
-            "What really happened: " + ", ".join(f"{name} {hits[name]}" for name in sorted(hits)), highlight=False
-        )
+        console.print("Events: " + ", ".join(f"{name} {hits[name]}" for name in sorted(hits)), highlight=False)
     broken = [plan for tally in tallies.values() for plan in tally.examples.values()]
     if arguments.report is not None:
         _write(arguments.report, title, tallies, broken[0] if broken else _shown(tallies))
     return ExitCode.ANSWER_IS_NO if broken else ExitCode.DONE
 
 
-def _tell_broken(console: Console, kind: str, plan: Plan) -> None:
+def _print_violation(console: Console, kind: str, plan: Plan) -> None:
     again = f"{kind}\n    cef-trio lab replay {arguments_of(plan)}"
     console.print(again, highlight=False, markup=False, soft_wrap=True, style="red")  # a line to copy
 
@@ -231,14 +237,14 @@ def _progress(console: Console) -> Progress:
 def _table(title: str, tallies: dict[str, Tally]) -> Table:
     table = Table(title=title)
     table.add_column("scenario")
-    for heading in ("runs", "struck", "places", "promises broken", "longest exit"):
+    for heading in ("runs", "injected", "locations", "violations", "longest exit"):
         table.add_column(heading, justify="right")
     for name, tally in tallies.items():
         table.add_row(
             name,
             str(tally.runs),
-            str(tally.struck),
-            str(len(tally.places)),
+            str(tally.injected),
+            str(len(tally.locations)),
             str(tally.violated),
             f"{tally.longest_exit_seconds:.1f} s",
             style="red" if tally.violated else "",
@@ -247,9 +253,9 @@ def _table(title: str, tallies: dict[str, Tally]) -> Table:
 
 
 def arguments_of(plan: Plan) -> str:
-    """The words after ``cef-trio lab replay`` that run this plan."""
-    strikes = () if plan.scenario == SIMULATED else plan.strikes
-    words = [plan.scenario, *(f"{strike.blow}@{strike.at}/{strike.life}" for strike in strikes)]
+    """Return the arguments of ``cef-trio lab replay`` for a plan."""
+    injections = () if plan.scenario == SIMULATED else plan.injections
+    words = [plan.scenario, *(f"{injection.fault}@{injection.at}/{injection.life}" for injection in injections)]
     if plan.seed:
         words += ["--seed", str(plan.seed)]
     if plan.mutation:
@@ -258,12 +264,12 @@ def arguments_of(plan: Plan) -> str:
 
 
 def _shown(tallies: dict[str, Tally]) -> Plan:
-    """A run for the time line: one that was struck in the middle of its work."""
+    """Return a plan for the timeline: an injection in the middle of a run."""
     name = next(iter(tallies))
     if name == SIMULATED:
         return next(worlds(0, 1))
-    middle = max(place.struck.total() for place in tallies[name].places.values())
-    return Plan(name, (Strike(Blow.CANCEL, middle),))
+    middle = max(location.injected.total() for location in tallies[name].locations.values())
+    return Plan(name, (Injection(FaultKind.CANCEL, middle),))
 
 
 def _write(path: Path, title: str, tallies: dict[str, Tally], plan: Plan) -> None:
@@ -275,38 +281,38 @@ def _write(path: Path, title: str, tallies: dict[str, Tally], plan: Plan) -> Non
 
 
 def _mutations(arguments: argparse.Namespace) -> ExitCode:
-    return _hunt(arguments, "What is noticed when one thing is left out")
+    return _check_mutations(arguments, "Mutations")
 
 
 def _variants(arguments: argparse.Namespace) -> ExitCode:
-    return _hunt(arguments, "What goes wrong in a naive daemon")
+    return _check_mutations(arguments, "Naive variants")
 
 
-def _hunt(arguments: argparse.Namespace, title: str) -> ExitCode:
+def _check_mutations(arguments: argparse.Namespace, title: str) -> ExitCode:
     console = Console()
     chosen: list[str] = arguments.only
-    findings: list[MutationResult] = []
+    results: list[MutationResult] = []
     with _progress(console) as progress:
         bar = progress.add_task(title, total=len(chosen))
         for name in chosen:
-            findings.append(hunt(name, processes=arguments.processes))
+            results.append(check_mutation(name, processes=arguments.processes))
             progress.advance(bar)
     table = Table(title=title)
-    for heading in ("left out", "kind", "shown by", "struck by", "broken in", "runs", "first"):
+    for heading in ("mutation", "kind", "scenario", "fault", "violated", "runs", "first"):
         table.add_column(heading, justify="right" if heading == "runs" else "left")
-    for finding in findings:
+    for finding in results:
         table.add_row(
             finding.mutation,
             (MUTATIONS | VARIANTS)[finding.mutation].kind or "-",
             finding.scenario,
-            finding.blow or "-",
+            finding.fault or "-",
             ", ".join(f"{promise} {count}" for promise, count in sorted(finding.broken.items())) or "nothing",
             f"{finding.violated} of {finding.runs}",
             arguments_of(finding.example) if finding.example else "NOT FOUND",
             style="" if finding.found else "red",
         )
     console.print(table)
-    return ExitCode.DONE if all(finding.found for finding in findings) else ExitCode.ANSWER_IS_NO
+    return ExitCode.DONE if all(finding.found for finding in results) else ExitCode.ANSWER_IS_NO
 
 
 def _kill(arguments: argparse.Namespace) -> ExitCode:
@@ -337,7 +343,7 @@ def _kill(arguments: argparse.Namespace) -> ExitCode:
     console.print(
         f"{tally.cycles} kills in {time.monotonic() - began:.0f} s; {tally.files} files of "
         f"{tally.file_bytes / MIB:.0f} MiB, {tally.patches} patches; "
-        f"{tally.parts} parts of {tally.size_bytes / MIB:.0f} MiB sent; promises broken: {len(tally.violations)}",
+        f"{tally.parts} parts of {tally.size_bytes / MIB:.0f} MiB sent; violations: {len(tally.violations)}",
         highlight=False,
         soft_wrap=True,
     )
@@ -347,25 +353,25 @@ def _kill(arguments: argparse.Namespace) -> ExitCode:
 
 
 def _replay(arguments: argparse.Namespace) -> ExitCode:
-    strikes = tuple(arguments.strikes)
-    if arguments.scenario in CHECKS and strikes:
-        raise CefMp4ProcessorError(f"nothing can strike {arguments.scenario}: it is a check, and has no daemon")
-    if arguments.scenario == SIMULATED and not strikes:
-        strikes = strikes_of(arguments.seed)
-    report = run_plan(Plan(arguments.scenario, strikes, arguments.seed, arguments.mutation), keep_journal=True)
+    injections = tuple(arguments.injections)
+    if arguments.scenario in CHECKS and injections:
+        raise CefMp4ProcessorError(f"{arguments.scenario} is a check without a daemon: it takes no faults")
+    if arguments.scenario == SIMULATED and not injections:
+        injections = injections_of(arguments.seed)
+    report = run_plan(Plan(arguments.scenario, injections, arguments.seed, arguments.mutation), keep_journal=True)
     console = Console(highlight=False, markup=False, soft_wrap=True)
     for entry in report.entries:
         console.print(f"{entry.began:9.3f}  {entry.lane:7} {entry.text} {entry.outcome}".rstrip())
-    for struck in report.struck:
-        console.print(f"Struck by {struck.strike} at {struck.seconds:.3f}: {struck.place}")
+    for injected in report.injected:
+        console.print(f"Injected {injected.injection} at {injected.seconds:.3f}: {injected.location}")
     for saved in report.saved:
         console.print(f"Saved: {'; '.join(saved) or 'nothing'}")
     console.print(f"Fingerprint: {report.digest[:16]}")
     for violation in report.violations:
         console.print(violation)
-    calls = [strike for strike in strikes if strike.blow in DEATHS]
-    if not report.all_struck and calls:
-        console.print("Not every strike found its moment: that call was never made, or ended in another way.")
+    calls = [injection for injection in injections if injection.fault in CRASH_MOMENTS]
+    if not report.all_injected and calls:
+        console.print("Not every fault was injected: the call was not made, or ended before.")
     if arguments.report is not None:
         tally = Tally()
         tally.add(report)

@@ -32,7 +32,7 @@ _ETAG = re.compile(rb"<ETag>(?:&quot;|\")?([^<&\"]+)")
 _UPLOAD_ID = re.compile(rb"<UploadId>([^<]+)</UploadId>")
 
 
-class Death(StrEnum):
+class CrashMoment(StrEnum):
     """When, of a call, the process dies."""
 
     BEFORE = "before"
@@ -47,7 +47,7 @@ class Death(StrEnum):
 class Life:
     """One process's life: the calls it makes, and the one in which it dies."""
 
-    dies_at: tuple[int, Death] | None = None
+    dies_at: tuple[int, CrashMoment] | None = None
     """Number of the call, counted from 1, and the moment."""
     on_end: Callable[[], None] = lambda: None
     """Called once, when it dies."""
@@ -58,7 +58,7 @@ class Life:
     """Answers of S3 whose connection is not given back."""
     cut_off: AsyncBool = field(default_factory=lambda: AsyncBool(False))
     """While it is true, nothing passes between the process and S3 or Redis: a partition, or a stopped process."""
-    trespasses: list[str] = field(default_factory=list)
+    writes_without_lease: list[str] = field(default_factory=list)
     """Writes of it that the store took although another held the stream's lease."""
 
     async def reached(self) -> None:
@@ -77,7 +77,7 @@ class Life:
         self.calls.append(call)
         return len(self.calls)
 
-    def reaches(self, number: int, moment: Death) -> bool:
+    def reaches(self, number: int, moment: CrashMoment) -> bool:
         """A call reaches that moment; returns whether the process is dead by now."""
         if self.dies_at == (number, moment):
             self.end()
@@ -85,14 +85,14 @@ class Life:
 
 
 @dataclass(slots=True)
-class Witness:
+class Acknowledgements:
     """What S3 has acknowledged to the daemon."""
 
     parts: dict[tuple[str, int], str] = field(default_factory=dict)
     """(upload id, part number) → the ETag of its newest acknowledgement."""
     uploads: dict[str, str] = field(default_factory=dict)
     """Upload id → key, of the uploads whose id has arrived."""
-    ids_dropped: list[str] = field(default_factory=list)
+    unread_upload_ids: list[str] = field(default_factory=list)
     """Keys of uploads whose creation was acknowledged, and whose id nobody read to its end."""
     objects: dict[str, str] = field(default_factory=dict)
     """Key → ETag of the recordings that S3 said it has."""
@@ -103,15 +103,15 @@ class Witness:
         """Begin anew: each daemon answers for what it heard itself."""
         self.parts.clear()
         self.uploads.clear()
-        self.ids_dropped.clear()
+        self.unread_upload_ids.clear()
         self.objects.clear()
         self.redis_lost = False
 
-    def was_cut(self, upload_id: str, keep_to: int) -> None:
+    def forget_parts_after(self, upload_id: str, keep_to: int) -> None:
         """The file was cut off, and the records of the parts behind its end are forgotten."""
         self.parts = {where: etag for where, etag in self.parts.items() if where[0] != upload_id or where[1] <= keep_to}
 
-    def took_headers(self, request: httpx.Request, response: httpx.Response) -> None:
+    def record_headers(self, request: httpx.Request, response: httpx.Response) -> None:
         """The headers of an answer are here. One that tells another checksum acknowledges something else."""
         query = request.url.params
         sent, stored = (message.headers.get(_CHECKSUM) for message in (request, response))
@@ -128,7 +128,7 @@ class Witness:
             else:
                 self.parts[where] = response.headers["etag"].strip('"')
 
-    def took_body(self, request: httpx.Request, body: bytes, *, whole: bool) -> None:
+    def record_body(self, request: httpx.Request, body: bytes, *, whole: bool) -> None:
         """An answer's body was read to its end, or given up. A copy is acknowledged in it, and not by the headers."""
         query = request.url.params
         if request.method == "PUT" and "partNumber" in query and whole and (copied := _ETAG.search(body)) is not None:
@@ -140,17 +140,21 @@ class Witness:
         if whole and found is not None:
             self.uploads[found[1].decode()] = key
         else:
-            self.ids_dropped.append(key)
+            self.unread_upload_ids.append(key)
 
 
-class MortalStore:
+class CrashableStore:
     """The store as one process sees it: every method of a ``CheckpointStore``, until that process is dead."""
 
     def __init__(
-        self, store: MemoryCheckpointStore, life: Life, journal: Journal, witness: Witness | None = None
+        self,
+        store: MemoryCheckpointStore,
+        life: Life,
+        journal: Journal,
+        acknowledgements: Acknowledgements | None = None,
     ) -> None:
         self._store = store
-        self._witness = witness
+        self._acknowledgements = acknowledgements
         self._life = life
         self._journal = journal
 
@@ -165,69 +169,76 @@ class MortalStore:
 
         async def call(*args: Any, **kwargs: Any) -> Any:
             number = life.begins(f"redis {operation}")
-            if life.reaches(number, Death.BEFORE):
+            if life.reaches(number, CrashMoment.BEFORE):
                 raise RedisOperationError(operation, "the process is dead")
             with self._journal.call(Lane.REDIS, operation):
                 await life.reached()
                 answer = await method(*args, **kwargs)
-                if operation == "cut_parts" and self._witness is not None:
+                if operation == "cut_parts" and self._acknowledgements is not None:
                     stream_id, _, keep_to = args
                     meta = self._store.snapshot().streams[stream_id].meta
-                    self._witness.was_cut(meta.s3_upload_id or "", keep_to)
+                    self._acknowledgements.forget_parts_after(meta.s3_upload_id or "", keep_to)
                 if operation in _FENCED and self._store.is_anothers(*args[:2]):
-                    life.trespasses.append(operation)
+                    life.writes_without_lease.append(operation)
                 await life.reached()
-            if life.reaches(number, Death.UNANSWERED):
+            if life.reaches(number, CrashMoment.UNANSWERED):
                 raise RedisOperationError(operation, "the process is dead")
-            life.reaches(number, Death.ANSWERED)
+            life.reaches(number, CrashMoment.ANSWERED)
             return answer
 
         return call
 
 
-class MortalTransport(httpx.AsyncBaseTransport):
+class CrashableTransport(httpx.AsyncBaseTransport):
     """The network as one process sees it, until that process is dead."""
 
-    def __init__(self, transport: httpx.AsyncBaseTransport, life: Life, witness: Witness, journal: Journal) -> None:
+    def __init__(
+        self, transport: httpx.AsyncBaseTransport, life: Life, acknowledgements: Acknowledgements, journal: Journal
+    ) -> None:
         self._transport = transport
         self._life = life
-        self._witness = witness
+        self._acknowledgements = acknowledgements
         self._journal = journal
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Pass a request on."""
         life, name = self._life, call_name(request)
         number = life.begins(f"s3 {name}")
-        if life.reaches(number, Death.BEFORE):
+        if life.reaches(number, CrashMoment.BEFORE):
             raise httpx.ConnectError("the process is dead", request=request)
         with self._journal.call(Lane.S3, name) as entry:
             await life.reached()
             response = await self._transport.handle_async_request(request)
             entry.outcome = str(response.status_code)
-        if life.reaches(number, Death.UNANSWERED):
+        if life.reaches(number, CrashMoment.UNANSWERED):
             await response.aclose()
             raise httpx.ReadError("the process is dead", request=request)
-        self._witness.took_headers(request, response)
-        life.reaches(number, Death.ANSWERED)
+        self._acknowledgements.record_headers(request, response)
+        life.reaches(number, CrashMoment.ANSWERED)
         stream = response.stream
         if isinstance(stream, httpx.AsyncByteStream):
             life.open_answers += 1
             is_s3s = response.is_success and "x-amz-request-id" in response.headers
-            response.stream = _WitnessedBody(stream, request, is_s3s, life, self._witness)
+            response.stream = _RecordedBody(stream, request, is_s3s, life, self._acknowledgements)
         return response
 
 
-class _WitnessedBody(httpx.AsyncByteStream):
+class _RecordedBody(httpx.AsyncByteStream):
     """An answer's body. Giving its connection back is a checkpoint, as it is in httpcore."""
 
     def __init__(
-        self, stream: httpx.AsyncByteStream, request: httpx.Request, good: bool, life: Life, witness: Witness
+        self,
+        stream: httpx.AsyncByteStream,
+        request: httpx.Request,
+        good: bool,
+        life: Life,
+        acknowledgements: Acknowledgements,
     ) -> None:
         self._stream = stream
         self._request = request
         self._good = good
         self._life = life
-        self._witness = witness
+        self._acknowledgements = acknowledgements
         self._body = b""
         self._open = True
         self._broken = False
@@ -248,7 +259,7 @@ class _WitnessedBody(httpx.AsyncByteStream):
             self._open = False
             self._life.open_answers -= 1
             if self._good and not self._broken and not self._life.ended:
-                self._witness.took_body(self._request, self._body, whole=self._whole)
+                self._acknowledgements.record_body(self._request, self._body, whole=self._whole)
         await self._stream.aclose()
         await trio.lowlevel.checkpoint()
 

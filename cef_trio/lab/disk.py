@@ -1,8 +1,8 @@
 """The file system without threads: real files, read inline, with a checkpoint where the real disk has one.
 
 A virtual clock jumps ahead while a worker thread works, since no task can run; so nothing in the laboratory uses one.
-A changing call is made by a process that lives: :class:`MortalDisk` has none of a dead one's. What the kernel answers
-is the world's to say, where the world has a kernel of its own (``kernel.py``).
+Changing calls of a crashed process fail before they take effect (:class:`CrashableDisk`). In a world with a simulated
+kernel (``kernel.py``), that answers the system calls.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from cef_trio.files.reader import (
     refusal,
     stat_with_birth,
 )
-from cef_trio.lab.crash_simulation import Death, Life
+from cef_trio.lab.crash_simulation import CrashMoment, Life
 from cef_trio.watch.patterns import PathMatcher
 from cef_trio.watch.scan import Scan, scan_now, stats_now
 
@@ -88,12 +88,12 @@ class InlineDisk:
             os.close(descriptor)
 
 
-class MortalDisk(InlineDisk):
-    """The disk as one process sees it: once that is dead, it changes nothing any more.
+class CrashableDisk(InlineDisk):
+    """The disk of one process: changing calls fail once the process has crashed.
 
     Args:
         life: the process.
-        watching: entered around each changing call, by whoever wants to see what it does.
+        watching: entered around each changing call, to observe its effect.
         answering: entered around each block of system calls.
         read_seconds: how long a read takes.
     """
@@ -114,13 +114,13 @@ class MortalDisk(InlineDisk):
         del path
         await trio.lowlevel.checkpoint()
         number = self._life.begins("disk change")
-        if self._life.reaches(number, Death.BEFORE):
+        if self._life.reaches(number, CrashMoment.BEFORE):
             raise AfterUploadError("the process is dead")
         with self._watching(), self._answering():
             answer = call()
-        if self._life.reaches(number, Death.UNANSWERED):
+        if self._life.reaches(number, CrashMoment.UNANSWERED):
             raise AfterUploadError("the process is dead")
-        self._life.reaches(number, Death.ANSWERED)
+        self._life.reaches(number, CrashMoment.ANSWERED)
         return answer
 
 

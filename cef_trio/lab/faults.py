@@ -1,4 +1,4 @@
-"""What can happen to a daemon, and when."""
+"""Faults of the daemon process: shutdown, cancellation and crashes, and the moment of each."""
 
 from __future__ import annotations
 
@@ -6,46 +6,47 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from cef_trio.lab.crash_simulation import Death
+from cef_trio.lab.crash_simulation import CrashMoment
 
 
-class Blow(StrEnum):
-    """What happens to a daemon."""
+class FaultKind(StrEnum):
+    """A fault of the daemon process."""
 
     DRAIN = "drain"
-    """The first signal."""
+    """The first signal: a graceful shutdown."""
     CANCEL = "cancel"
-    """Signals until the tasks are cancelled."""
+    """Repeated signals, until the tasks are cancelled."""
     KILL = "kill"
-    """The process is gone, in the middle of a step."""
+    """A crash between two steps of a task."""
     DIE_BEFORE = "die-before"
-    """It is gone before a call is made."""
+    """A crash before a call is made."""
     DIE_UNANSWERED = "die-unanswered"
-    """It is gone when a call has had its effect, and before the answer arrives."""
+    """A crash after a call took effect and before its response arrives."""
     DIE_ANSWERED = "die-answered"
-    """It is gone when the answer has arrived, and before anything was done with it."""
+    """A crash after the response arrived and before it is processed."""
 
 
-DEATHS: Final = {
-    Blow.DIE_BEFORE: Death.BEFORE,
-    Blow.DIE_UNANSWERED: Death.UNANSWERED,
-    Blow.DIE_ANSWERED: Death.ANSWERED,
+CRASH_MOMENTS: Final = {
+    FaultKind.DIE_BEFORE: CrashMoment.BEFORE,
+    FaultKind.DIE_UNANSWERED: CrashMoment.UNANSWERED,
+    FaultKind.DIE_ANSWERED: CrashMoment.ANSWERED,
 }
-"""The blows that fall in a call, and the moment of it."""
-FATAL: Final = frozenset(DEATHS) | {Blow.KILL}
-"""The blows after which the process does nothing more."""
+"""The faults that are injected in a call, and the moment in the call."""
+FATAL: Final = frozenset(CRASH_MOMENTS) | {FaultKind.KILL}
+"""The faults that end the process."""
 
 
 @dataclass(frozen=True, slots=True)
-class Strike:
-    """``at``: the step of the daemon's tasks (before it), or of the dying blows the number of the call; from 1.
+class Injection:
+    """A fault and the moment at which it is injected.
 
-    ``life``: which daemon, from 1.
+    ``at``: the step of the daemon's tasks before which it is injected, or for crashes in a call the number of the call;
+    both from 1. ``life``: the number of the daemon, from 1.
     """
 
-    blow: Blow
+    fault: FaultKind
     at: int
     life: int = 1
 
     def __str__(self) -> str:
-        return f"{self.blow.value}@{self.at}" + (f" in life {self.life}" if self.life > 1 else "")
+        return f"{self.fault.value}@{self.at}" + (f" in life {self.life}" if self.life > 1 else "")

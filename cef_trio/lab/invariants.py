@@ -16,7 +16,7 @@ from cef_trio.checkpoint.model import Checkpoint
 from cef_trio.checkpoint.states import ENDED, Status
 from cef_trio.files.file_system import named
 from cef_trio.lab.crash_simulation import Life
-from cef_trio.lab.scenario_context import Stage
+from cef_trio.lab.scenario_context import ScenarioContext
 from cef_trio.lab.scenarios import Scenario
 from cef_trio.lab.world import BUCKET, NOBODY_WORKS, OTHER_BUCKET, PART, World
 from cef_trio.observability.at_risk import Risk
@@ -28,7 +28,7 @@ from cef_trio.upload.part_plan import PartPlan
 from cef_trio.upload.services import Services
 
 _KEEPS_ITS_UPLOAD = {Status.failed(reason) for reason in KEEPS_ITS_UPLOAD}
-_SAID = NOBODY_WORKS | {Status.S3_COMPLETED}
+_ENDED_OR_IDLE = NOBODY_WORKS | {Status.S3_COMPLETED}
 
 
 def after_exit(
@@ -39,12 +39,12 @@ def after_exit(
     ``before``: what Redis knew at its start; a stream that it never came to is not its to answer for. ``scenario``:
     whose servers' trouble it had, if it had any.
     """
-    violations = _left_open(world, services)
+    violations = _leaked_resources(world, services)
     unsaved = services.exit_saves.unsaved
     may_fail = scenario is not None and scenario.redis_may_fail
     for checkpoint in world.known():
         status = checkpoint.meta.status
-        if checkpoint in before or status in _SAID or (may_fail and checkpoint.meta.stream_id in unsaved):
+        if checkpoint in before or status in _ENDED_OR_IDLE or (may_fail and checkpoint.meta.stream_id in unsaved):
             continue
         if world.set_back.get(checkpoint.meta.stream_id) == checkpoint:
             continue  # it was said, and Redis lost that; no task has come to it since
@@ -56,7 +56,7 @@ def after_exit(
     if not may_fail:
         violations += [f"P3: the state of stream {stream[:8]} was not saved" for stream in sorted(unsaved)]
     if scenario is None or not scenario.redis_silent:
-        violations += _forgotten(world, world.known())
+        violations += _unrecorded_acknowledgements(world, world.known())
         owed = world.receiver.acknowledged & world.pending_webhooks
         violations += [
             f"P3: the webhook of stream {stream[:8]} was taken, and is still owed" for stream in sorted(owed)
@@ -64,12 +64,14 @@ def after_exit(
     return violations
 
 
-def trespassed(life: Life) -> list[str]:
+def lease_violations(life: Life) -> list[str]:
     """Writes to streams whose lease was another's: whoever was paused past its lease may spoil nothing (promise P3)."""
-    return [f"P3: {operation} was written to a stream that another daemon owned" for operation in life.trespasses]
+    return [
+        f"P3: {operation} was written to a stream that another daemon owned" for operation in life.writes_without_lease
+    ]
 
 
-def _left_open(world: World, services: Services) -> list[str]:
+def _leaked_resources(world: World, services: Services) -> list[str]:
     violations = []
     for name, limiter in (("streams", services.stream_slots), ("parts", services.part_slots)):
         if limiter.borrowed_tokens:
@@ -79,31 +81,33 @@ def _left_open(world: World, services: Services) -> list[str]:
     return violations
 
 
-def _forgotten(world: World, known: list[Checkpoint]) -> list[str]:
+def _unrecorded_acknowledgements(world: World, known: list[Checkpoint]) -> list[str]:
     """Acknowledgements that arrived and are not in Redis (promise P2)."""
-    witness, violations = world.witness, []
+    acknowledgements, violations = world.acknowledgements, []
     by_upload = {checkpoint.meta.s3_upload_id: checkpoint for checkpoint in known}
-    for (upload_id, number), etag in witness.parts.items():
+    for (upload_id, number), etag in acknowledgements.parts.items():
         checkpoint = by_upload.get(upload_id)
         if checkpoint is None:
             continue  # aborted, or lost with all of Redis: judged by its upload
         recorded = checkpoint.parts.get(number)
-        if witness.redis_lost:
+        if acknowledgements.redis_lost:
             continue  # its lease was lost with the rest, and who owns the stream now may have started it over
         # Another record is no loss where it is of what S3 has: the part was sent again, and its answer lost, and found.
         if recorded is None or (recorded.etag != etag and not _is_held(world, upload_id, number, recorded.etag)):
             violations.append(f"P2: part {number} was acknowledged, and is not recorded")
     still_open = open_uploads(world)
-    for upload_id, key in witness.uploads.items():
+    for upload_id, key in acknowledgements.uploads.items():
         if (
             upload_id in still_open
             and upload_id not in by_upload
             and not (world.redis_lost and not still_open[upload_id])
         ):
             violations.append(f"P2: upload {key[-20:]} was created, and its id is not recorded")
-    violations += [f"P2: upload {key[-20:]} was created, and its id thrown away" for key in witness.ids_dropped]
+    violations += [
+        f"P2: upload {key[-20:]} was created, and its id thrown away" for key in acknowledgements.unread_upload_ids
+    ]
     by_key = {checkpoint.meta.s3_key_prefix: checkpoint for checkpoint in known}
-    for key, etag in witness.objects.items():
+    for key, etag in acknowledgements.objects.items():
         checkpoint = by_key.get(key)
         if checkpoint is not None and checkpoint.meta.object_etag != etag:
             violations.append(f"P2: object {key[-20:]} was completed, and that is not recorded")
@@ -174,15 +178,15 @@ def sent_again(world: World, recorded: Recorded, received: Received) -> list[str
     return violations
 
 
-def sent_too_much(stage: Stage, scenario: Scenario, strikes: int) -> list[str]:
+def excess_bytes_sent(context: ScenarioContext, scenario: Scenario, injections: int) -> list[str]:
     """More bytes came in than were changed, by parts (promise P2: cost follows what changed).
 
     Each changed block may be sent once, and with it, where the object goes on from an earlier one, its neighbour; each
     strike may cost what was in flight, and each fault of S3's a part.
     """
-    blocks = sum(sum(writers.changed_blocks.values()) for writers in stage.all_writers)
-    allowed = blocks + scenario.slack_parts + (scenario.max_concurrent_parts + 1) * strikes + stage.fault_hits
-    sent, bound = stage.world.received_bytes(), allowed * PART
+    blocks = sum(sum(writers.changed_blocks.values()) for writers in context.all_writers)
+    allowed = blocks + scenario.slack_parts + (scenario.max_concurrent_parts + 1) * injections + context.fault_hits
+    sent, bound = context.world.received_bytes(), allowed * PART
     return [f"P2: {sent} bytes were sent, and {blocks} blocks of {PART} changed"] if sent > bound else []
 
 
@@ -204,10 +208,10 @@ def _is_of(world: World, checkpoint: Checkpoint, file: Path) -> bool:
     """Whether a stream is that file's: by which file it is, not by its number."""
     if checkpoint.meta.current_path != str(file):
         return False
-    return _serial(world, checkpoint) == world.kernel.inode(file).serial or _went_on_with(world, checkpoint, file)
+    return _serial(world, checkpoint) == world.kernel.inode(file).serial or _completed_with(world, checkpoint, file)
 
 
-def _went_on_with(world: World, checkpoint: Checkpoint, file: Path) -> bool:
+def _completed_with(world: World, checkpoint: Checkpoint, file: Path) -> bool:
     """Whether a stream was completed with a file that nothing tells apart from the one it was begun for.
 
     Where no generation is told, that is the next file of its name and number, if nothing had been sent of the first;
@@ -245,13 +249,13 @@ def _settled(world: World, checkpoint: Checkpoint, file: Path) -> bool:
     return status is not Status.FAILED_FILE_REPLACED
 
 
-def in_the_end(stage: Stage, scenario: Scenario) -> list[str]:
+def at_the_end(context: ScenarioContext, scenario: Scenario) -> list[str]:
     """What must be true when everything has come to rest."""
-    world = stage.world
-    violations = list(stage.complaints)
+    world = context.world
+    violations = list(context.violations)
     violations += [f"P8: {name} was taken away, and S3 had no object with its bytes" for name in world.gone_unsaved]
     violations += [f"P8: {name} was taken away while it was written" for name in world.gone_written]
-    versions = stage.versions
+    versions = context.versions
     if any(body not in versions for body in world.completed):
         violations.append("P1: an object was completed of bytes that its file never had")
     completed: dict[str, list[Checkpoint]] = {}
@@ -261,14 +265,14 @@ def in_the_end(stage: Stage, scenario: Scenario) -> list[str]:
             completed.setdefault(checkpoint.meta.current_path, []).append(checkpoint)
         if status is Status.COMPLETED:
             objects = world.objects(checkpoint.meta.s3_bucket)
-            violations += _identity(stage, checkpoint, objects)
-            violations += _untold(world, checkpoint, objects)
+            violations += _identity(context, checkpoint, objects)
+            violations += _webhook_violations(world, checkpoint, objects)
         elif status not in scenario.may_end:
             violations.append(f"P6: stream {_short(checkpoint)} ended as {status.value}")
         elif not checkpoint.meta.failure_reason:
             violations.append(f"P6: stream {_short(checkpoint)} ended as {status.value}, and does not say why")
     if not scenario.faults_stay:
-        for name in stage.names():
+        for name in context.names():
             path = Path(world.path(name))
             of_file = [one for one in completed.get(str(path), []) if _is_of(world, one, path)]
             newest = [checkpoint for checkpoint in of_file if _holds(world, checkpoint, path.read_bytes())]
@@ -277,8 +281,8 @@ def in_the_end(stage: Stage, scenario: Scenario) -> list[str]:
             elif len(of_file) > 1 and not (world.redis_lost or scenario.starts_over or scenario.writes_again):
                 violations.append(f"P2: {name} was uploaded {len(of_file)} times")
     if scenario.one_object:
-        violations += stage.in_s3_twice()
-    return violations + scenario.also(stage) + left_uploads(world, scenario)
+        violations += context.in_s3_twice()
+    return violations + scenario.also(context) + left_uploads(world, scenario)
 
 
 def _lacks_only_metadata(checkpoint: Checkpoint) -> bool:
@@ -286,29 +290,29 @@ def _lacks_only_metadata(checkpoint: Checkpoint) -> bool:
     return checkpoint.meta.status is Status.FAILED_FINALIZATION and checkpoint.meta.object_etag is not None
 
 
-def risk_untold(stage: Stage, told: Collection[Risk]) -> list[str]:
+def unreported_risks(context: ScenarioContext, told: Collection[Risk]) -> list[str]:
     """What is not in S3 though it was long time enough, and not named as at risk by the daemon (promise P10)."""
-    missing = _missing(stage)
+    missing = _missing(context)
     if missing and not told:
         return [f"P10: {' and '.join(missing)} is not in S3, and the daemon says that nothing is at risk"]
     return []
 
 
-def risk_invented(stage: Stage, told: Collection[Risk]) -> list[str]:
+def false_risks(context: ScenarioContext, told: Collection[Risk]) -> list[str]:
     """Risks that the daemon tells though everything is in S3 (promise P10)."""
-    if _missing(stage):
+    if _missing(context):
         return []
     return [f"P10: everything is in S3, and the daemon says that something is at risk: {risk.reason}" for risk in told]
 
 
-def _missing(stage: Stage) -> list[str]:
+def _missing(context: ScenarioContext) -> list[str]:
     """The recordings that have bytes, and no completed stream whose object has these."""
-    world = stage.world
+    world = context.world
     stored: dict[str, list[Checkpoint]] = {}
     for checkpoint in world.known():
         if checkpoint.meta.status is Status.COMPLETED:
             stored.setdefault(checkpoint.meta.current_path, []).append(checkpoint)
-    contents = {name: Path(world.path(name)).read_bytes() for name in stage.names()}
+    contents = {name: Path(world.path(name)).read_bytes() for name in context.names()}
     return [
         name
         for name, content in contents.items()
@@ -334,15 +338,15 @@ def left_uploads(world: World, scenario: Scenario) -> list[str]:
     return violations
 
 
-def _identity(stage: Stage, checkpoint: Checkpoint, objects: Mapping[str, bytes]) -> list[str]:
+def _identity(context: ScenarioContext, checkpoint: Checkpoint, objects: Mapping[str, bytes]) -> list[str]:
     key = checkpoint.meta.s3_key_prefix
     body = objects.get(key)
     if body is None:
         return [f"P1: stream {_short(checkpoint)} is completed, and S3 has no object"]
     violations = []
-    if body not in stage.versions:
+    if body not in context.versions:
         violations.append(f"P1: the object of stream {_short(checkpoint)} is nothing that its file ever was")
-    elif not _serials(stage.world, checkpoint) & stage.versions[body]:
+    elif not _serials(context.world, checkpoint) & context.versions[body]:
         violations.append(f"P1: the object of stream {_short(checkpoint)} is another file's")
     document = objects.get(metadata_key(key))
     if document is None:
@@ -358,7 +362,7 @@ def _serials(world: World, checkpoint: Checkpoint) -> set[int]:
     return {identity.generation} if identity.generation is not None else world.kernel.inodes.bearers(identity.file_ino)
 
 
-def _untold(world: World, checkpoint: Checkpoint, objects: Mapping[str, bytes]) -> list[str]:
+def _webhook_violations(world: World, checkpoint: Checkpoint, objects: Mapping[str, bytes]) -> list[str]:
     """Whether a completed recording was never told of, or told wrongly."""
     if not world.webhook:
         return []

@@ -1,6 +1,6 @@
-"""What happened in a run, in order and by the virtual clock: the calls, the log, and what the laboratory did.
+"""The journal of a run, on the virtual clock: calls, log events and actions of the laboratory.
 
-The report draws its time line from it, and two runs are the same run if their journals are (``digest``).
+The report draws its timeline from it. Two runs are identical if the digests of their journals are equal.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import trio
 
 
 class Lane(StrEnum):
-    """Who speaks."""
+    """The source of a journal entry."""
 
     DAEMON = "daemon"
     S3 = "s3"
@@ -29,7 +29,7 @@ class Lane(StrEnum):
 
 @dataclass(slots=True)
 class Entry:
-    """Something that happened. Times are virtual seconds; ``ended`` is ``None`` for what has no length."""
+    """One event or call. Times are virtual seconds; ``ended`` is ``None`` for an event without duration."""
 
     lane: Lane
     began: float
@@ -45,12 +45,12 @@ class Journal:
     entries: list[Entry] = field(default_factory=list)
 
     def note(self, lane: Lane, text: str) -> None:
-        """Something happened now."""
+        """Add an event at the current time."""
         self.entries.append(Entry(lane, trio.current_time(), text))
 
     @contextmanager
     def call(self, lane: Lane, text: str) -> Iterator[Entry]:
-        """A call is made; ``outcome`` is set by whoever knows it, or is the exception that ends it."""
+        """Add a call that lasts as long as the block, which may set ``outcome`` (default: the exception's name)."""
         entry = Entry(lane, trio.current_time(), text)
         self.entries.append(entry)
         try:
@@ -62,25 +62,25 @@ class Journal:
             entry.ended = trio.current_time()
 
     def digest(self, *, without: str) -> str:
-        """A fingerprint of all of it; ``without`` is the folder's name, which is another one in each run."""
-        told = "\n".join(
+        """Return a SHA-256 over all entries. ``without``: the folder's name, removed since it differs between runs."""
+        text = "\n".join(
             f"{entry.lane} {entry.began:.6f} {entry.ended or 0:.6f} {entry.text} {entry.outcome}"
             for entry in self.entries
         )
-        return hashlib.sha256(told.replace(without, "").encode()).hexdigest()
+        return hashlib.sha256(text.replace(without, "").encode()).hexdigest()
 
 
 @contextmanager
 def logging_into(journal: Journal) -> Iterator[None]:
-    """Let what is logged go into the journal, and nowhere else."""
+    """Redirect log events to the journal."""
 
     def take(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         fields = {
             name: value for name, value in sorted(event.items()) if name not in {"event", "log_level", "exc_info"}
         }
-        said = " ".join(f"{name}={value}" for name, value in fields.items())
-        with suppress(RuntimeError):  # outside of trio.run there is no clock, and nothing to tell
-            journal.note(Lane.DAEMON, f"{event['event']} {said}".strip())
+        details = " ".join(f"{name}={value}" for name, value in fields.items())
+        with suppress(RuntimeError):  # outside of trio.run there is no clock
+            journal.note(Lane.DAEMON, f"{event['event']} {details}".strip())
         raise structlog.DropEvent
 
     # In place, as structlog.testing.capture_logs does: loggers that were used already hold this very list.

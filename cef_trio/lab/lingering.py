@@ -1,6 +1,6 @@
-"""A trouble that a simulated world's last daemon still meets: it must say what is at risk, and come back (P10).
+"""Faults that last into the life of a simulated world's last daemon, which must report the risk and recover (P10).
 
-Thrown apart from the other dice, so that a seed's writers and strikes stay what they are.
+They have a random generator of their own, so that they do not change a seed's writers and injections.
 """
 
 from __future__ import annotations
@@ -10,53 +10,53 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from random import Random
 from typing import Final
 
-from cef_trio.lab import file_misfortunes, misfortunes
+from cef_trio.lab import environment_faults, file_faults
 from cef_trio.lab.redis_faults import RedisFaults
-from cef_trio.lab.scenario_context import Stage
+from cef_trio.lab.scenario_context import ScenarioContext
 from cef_trio.lab.scheduler import derived
 from cef_trio.s3_endpoint import Fault, Kind
 
-Trouble = Callable[[Stage], AbstractAsyncContextManager[None]]
+Trouble = Callable[[ScenarioContext], AbstractAsyncContextManager[None]]
 _SHARE: Final = 0.15
-"""Of the worlds; in the others everything works in the end."""
+"""Share of the worlds with such a fault."""
 
 
 def lingering(seed: int) -> Trouble | None:
-    """That of a seed."""
+    """Return the lasting fault of a seed, or ``None``."""
     random = Random(derived(seed, "lingering"))  # noqa: S311 - to be repeated, not secret
     if random.random() >= _SHARE:
         return None
     name = random.choice(sorted(TROUBLES))
 
     @asynccontextmanager
-    async def lasts(stage: Stage) -> AsyncIterator[None]:
-        stage.hits[f"lingers: {name}"] += 1
-        async with TROUBLES[name](stage, random):
+    async def lasts(context: ScenarioContext) -> AsyncIterator[None]:
+        context.hits[f"lingers: {name}"] += 1
+        async with TROUBLES[name](context, random):
             yield
 
     return lasts
 
 
-def _of_services(name: str) -> Callable[[Stage, Random], AbstractAsyncContextManager[None]]:
+def _of_services(name: str) -> Callable[[ScenarioContext, Random], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
-    async def lasts(stage: Stage, _random: Random) -> AsyncIterator[None]:
-        async with misfortunes.ALL[name](stage, RedisFaults(stage.world)):
+    async def lasts(context: ScenarioContext, _random: Random) -> AsyncIterator[None]:
+        async with environment_faults.ALL[name](context, RedisFaults(context.world)):
             yield
-        stage.world.store.fault = None
+        context.world.store.fault = None
 
     return lasts
 
 
 @asynccontextmanager
-async def _parts_fail(stage: Stage, _random: Random) -> AsyncIterator[None]:
-    """S3 answers everything but what is sent."""
-    armed = stage.arm(Fault(Kind.ERROR, "UploadPart", times=None, code="InternalError"))
+async def _parts_fail(context: ScenarioContext, _random: Random) -> AsyncIterator[None]:
+    """UploadPart fails; all other calls work."""
+    armed = context.arm(Fault(Kind.ERROR, "UploadPart", times=None, code="InternalError"))
     yield
-    stage.world.endpoint.faults.disarm(armed)
+    context.world.endpoint.faults.disarm(armed)
 
 
-TROUBLES: Final[Mapping[str, Callable[[Stage, Random], AbstractAsyncContextManager[None]]]] = {
-    "denied": file_misfortunes.ALL["denied"],
+TROUBLES: Final[Mapping[str, Callable[[ScenarioContext, Random], AbstractAsyncContextManager[None]]]] = {
+    "denied": file_faults.ALL["denied"],
     "page 403": _of_services("page 403"),
     "page 404": _of_services("page 404"),
     "parts fail": _parts_fail,

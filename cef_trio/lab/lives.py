@@ -1,6 +1,6 @@
-"""What differs between a simulated world's lives: the settings of each daemon (kind 13), and whether there is another.
+"""Settings that change between the daemons of a simulated world, and an optional second daemon.
 
-Thrown apart from the other dice, so that a seed's writers and strikes stay what they are.
+They have a random generator of their own, so that they do not change a seed's writers and injections.
 """
 
 from __future__ import annotations
@@ -12,27 +12,27 @@ from typing import Final
 import trio
 
 from cef_trio.checkpoint.states import Status
-from cef_trio.lab.scenario_context import Stage
+from cef_trio.lab.scenario_context import ScenarioContext
 from cef_trio.lab.scheduler import derived
 from cef_trio.lab.world import BUCKET, OTHER_BUCKET, PART
 from cef_trio.s3.config import ChecksumMode
 
 _SHARE: Final = 0.2
-"""Of the worlds; the others keep their settings."""
+"""Share of the worlds whose settings change."""
 _TEMPLATES: Final = (
     "streams/{stream_id}/{file_name}",
     "streams/other/{stream_id}/{file_name}",
     "elsewhere/{stream_id}",
 )
 _NEIGHBOURS: Final = 0.0
-"""Of the worlds. Not thrown yet: with 0.15, seed 91487 ends a stream whose recording is renamed while the other daemon
+"""Share of the worlds. Disabled: with 0.15, seed 91487 ends a stream whose recording is renamed while the other daemon
 has it (P6)."""
 SETTINGS: Final = ("part size", "equal parts", "checksum", "key template", "bucket")
 
 
 @dataclass(frozen=True, slots=True)
 class LifeSettings:
-    """Whether, and which, settings change."""
+    """The settings that change."""
 
     seed: int
     changing: frozenset[str] = frozenset()
@@ -40,7 +40,7 @@ class LifeSettings:
 
     @classmethod
     def of(cls, seed: int, *, gentle: bool) -> LifeSettings:
-        """Those of a seed; in a gentle world the bucket stays."""
+        """Return those of a seed; in a gentle world the bucket does not change."""
         random = Random(derived(seed, "settings"))  # noqa: S311 - to be repeated, not secret
         if random.random() >= _SHARE:
             return cls(seed)
@@ -49,7 +49,7 @@ class LifeSettings:
 
     @property
     def may_end(self) -> frozenset[Status]:
-        """How a stream may end whose object is complete in another bucket: it says so, and `retry` goes on with it."""
+        """Final statuses of a stream whose object is complete in another bucket; `retry` resumes it."""
         return frozenset({Status.FAILED_FINALIZATION}) if "bucket" in self.changing else frozenset()
 
     @property
@@ -57,9 +57,9 @@ class LifeSettings:
         """Whether parts may be longer than a changed block."""
         return not self.changing.isdisjoint({"part size", "equal parts"})
 
-    def between(self, stage: Stage, life: int) -> None:
-        """Give the daemon of that number its settings."""
-        random, world = Random(derived(self.seed, "settings", life)), stage.world  # noqa: S311 - as above
+    def between(self, context: ScenarioContext, life: int) -> None:
+        """Set the settings of the daemon of that number."""
+        random, world = Random(derived(self.seed, "settings", life)), context.world  # noqa: S311 - as above
         for setting in SETTINGS:
             if setting not in self.changing:
                 continue
@@ -76,30 +76,30 @@ class LifeSettings:
                 case _:
                     world.bucket = random.choice((BUCKET, OTHER_BUCKET))
             after = world.part_size, world.equal_parts, world.checksum, world.key_template, world.bucket
-            stage.hits[f"setting: {setting}"] += before != after
+            context.hits[f"setting: {setting}"] += before != after
 
 
 @dataclass(frozen=True, slots=True)
 class Neighbour:
-    """A second daemon, on another machine, that watches the same folder for a while; nothing strikes it."""
+    """A second daemon, on another machine, that watches the same folder for a while, without faults."""
 
     seconds: float
-    """How long it stays, from the beginning; 0: there is none."""
+    """How long it runs, from the start; 0: there is none."""
 
     @classmethod
     def of(cls, seed: int, *, redis_works: bool) -> Neighbour:
-        """That of a seed. A world's store has one daemon's patience: none where Redis is in trouble."""
+        """Return that of a seed; none where Redis has faults, since a second daemon could lose its leases."""
         random = Random(derived(seed, "neighbour"))  # noqa: S311 - to be repeated, not secret
         return cls(random.uniform(3, 40) if random.random() < _NEIGHBOURS and redis_works else 0.0)
 
-    async def come(self, stage: Stage) -> None:
+    async def come(self, context: ScenarioContext) -> None:
         """Start it."""
         if self.seconds:
-            stage.hits["daemon: neighbour"] += 1
-            stage.daemon = await stage.start_other()
+            context.hits["daemon: neighbour"] += 1
+            context.daemon = await context.start_other()
 
-    async def leave(self, stage: Stage) -> None:
-        """Tell it to leave in its time."""
+    async def leave(self, context: ScenarioContext) -> None:
+        """Stop it when its time is over."""
         if self.seconds:
             await trio.sleep(self.seconds)
-            stage.end_other()
+            context.end_other()

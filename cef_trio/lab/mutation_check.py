@@ -1,6 +1,6 @@
-"""Whether the laboratory would notice: each thing that can be left out is left out, and hunted for.
+"""Mutation tests: remove one safeguard at a time, and check that the invariants detect it.
 
-A shield whose removal nobody notices is either useless or untested. So is a check that no run needs.
+A shield or check whose removal is not detected is either useless or untested.
 """
 
 from __future__ import annotations
@@ -11,63 +11,63 @@ from dataclasses import dataclass
 
 from cef_trio.lab.campaign import Tally, conduct
 from cef_trio.lab.explorers import measure
-from cef_trio.lab.faults import Blow, Strike
+from cef_trio.lab.faults import FaultKind, Injection
 from cef_trio.lab.mutations import MUTATIONS, VARIANTS
 from cef_trio.lab.run import Plan
 
 _ORDER = (1, 5, 3, 7, 2, 6, 4, 8)
-"""In which order moments are struck: from coarse to fine, since most defects show in a whole stretch of them."""
+"""Order in which moments are tried: coarse to fine, since most defects show at many consecutive moments."""
 
 
 @dataclass(frozen=True, slots=True)
 class MutationResult:
-    """What came of a hunt."""
+    """The result for one mutation."""
 
     mutation: str
     scenario: str
-    blow: Blow | None
-    """The blow that shows it; ``None``: it shows by itself, or not at all."""
+    fault: FaultKind | None
+    """The fault that reveals it; ``None``: it needs none, or was not detected."""
     broken: Mapping[str, int]
-    """The promises that broke, and in how many runs."""
+    """The violated promises, and the number of runs."""
     runs: int
     violated: int
     example: Plan | None
 
     @property
     def found(self) -> bool:
-        """Whether anything broke."""
+        """Whether the mutation was detected."""
         return self.violated > 0
 
 
-def hunt(name: str, *, processes: int = 1, enough: int | None = None) -> MutationResult:
-    """Leave that one thing out, strike at every step of its scenario, and see what breaks.
+def check_mutation(name: str, *, processes: int = 1, enough: int | None = None) -> MutationResult:
+    """Apply a mutation and inject its fault at every step of its scenario.
 
     Args:
-        name: of a mutation or a naive variant.
-        processes: runs at once.
-        enough: stop after so many broken runs; ``None``: strike everywhere, and count.
+        name: name of a mutation or a naive variant.
+        processes: number of parallel runs.
+        enough: stop after this many runs with violations; ``None``: try every moment.
 
     Raises:
-        KeyError: there is none of that name.
+        KeyError: there is no mutation of that name.
     """
     mutation = (MUTATIONS | VARIANTS)[name]
     tally, broken = Tally(), Counter[str]()
-    for report in conduct(_plans(name, mutation.shows_in, mutation.blow), processes=processes):
+    for report in conduct(_plans(name, mutation.shows_in, mutation.fault), processes=processes):
         tally.add(report)
         broken.update({violation.partition(":")[0] for violation in report.violations})
         if enough is not None and tally.violated >= enough:
             break
     example = next(iter(tally.examples.values()), None)
-    blow = mutation.blow if example is not None and example.strikes else None
-    return MutationResult(name, mutation.shows_in, blow, broken, tally.runs, tally.violated, example)
+    fault = mutation.fault if example is not None and example.injections else None
+    return MutationResult(name, mutation.shows_in, fault, broken, tally.runs, tally.violated, example)
 
 
-def _plans(name: str, scenario: str, blow: Blow | None) -> Iterator[Plan]:
+def _plans(name: str, scenario: str, fault: FaultKind | None) -> Iterator[Plan]:
     yield Plan(scenario, mutation=name)
-    if blow is None:
+    if fault is None:
         return
     unharmed = measure(scenario, mutation=name)
-    moments = unharmed.steps if blow in {Blow.CANCEL, Blow.DRAIN, Blow.KILL} else unharmed.calls
+    moments = unharmed.steps if fault in {FaultKind.CANCEL, FaultKind.DRAIN, FaultKind.KILL} else unharmed.calls
     for first in _ORDER:
         for at in range(first, moments + 1, len(_ORDER)):
-            yield Plan(scenario, (Strike(blow, at),), mutation=name)
+            yield Plan(scenario, (Injection(fault, at),), mutation=name)

@@ -1,6 +1,6 @@
-"""Who is told of completed recordings, in the same process: a webhook's receiver that can be made to fail.
+"""An in-process webhook receiver that can be made to fail.
 
-It also bears witness, as ``crash_simulation.py`` does for S3: whom it has answered well, by the headers that arrived.
+It records acknowledged webhooks independently of the daemon, as ``crash_simulation.py`` does for S3.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import httpx
 import trio
 
-from cef_trio.lab.crash_simulation import Death, Life
+from cef_trio.lab.crash_simulation import CrashMoment, Life
 from cef_trio.lab.journal import Journal, Lane
 
 URL = "http://receiver.world.test/recordings"
@@ -19,7 +19,7 @@ URL = "http://receiver.world.test/recordings"
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """One request that came in, and how it was answered."""
+    """A received request and the status of its response."""
 
     headers: httpx.Headers
     body: bytes
@@ -27,20 +27,20 @@ class Received:
 
     @property
     def stream_id(self) -> str:
-        """Whose it was."""
+        """The stream id of the request."""
         return str(self.headers["x-cef-trio-stream-id"])
 
 
 class Receiver:
-    """Outlives daemons. ``answers`` are the statuses of its next answers, 0 for none at all; then 204."""
+    """The receiver. ``answers``: statuses of the next responses, 0 for none at all; after these, 204."""
 
     def __init__(self) -> None:
         self.answers: deque[int] = deque()
         self.retry_after: str | None = None
-        """The header of answers that are not good."""
+        """The Retry-After header of responses that are not 2xx."""
         self.received: list[Received] = []
         self.acknowledged: set[str] = set()
-        """Streams of which the daemon that lives has heard that their webhook was taken."""
+        """Streams whose acknowledgement reached the current daemon."""
 
     async def take(self, request: httpx.Request) -> httpx.Response:
         """Answer a request.
@@ -59,8 +59,8 @@ class Receiver:
         return httpx.Response(status, headers=headers, stream=_Unread())
 
 
-class MortalReceiver(httpx.AsyncBaseTransport):
-    """The way to a receiver as one process sees it, until that process is dead."""
+class CrashableReceiver(httpx.AsyncBaseTransport):
+    """The transport from one process to a receiver; calls fail once the process has crashed."""
 
     def __init__(self, receiver: Receiver, life: Life, journal: Journal) -> None:
         self._receiver = receiver
@@ -71,21 +71,21 @@ class MortalReceiver(httpx.AsyncBaseTransport):
         """Pass a request on."""
         life = self._life
         number = life.begins("webhook")
-        if life.reaches(number, Death.BEFORE):
+        if life.reaches(number, CrashMoment.BEFORE):
             raise httpx.ConnectError("the process is dead", request=request)
         with self._journal.call(Lane.WEBHOOK, "webhook") as entry:
             response = await self._receiver.take(request)
             entry.outcome = str(response.status_code)
-        if life.reaches(number, Death.UNANSWERED):
+        if life.reaches(number, CrashMoment.UNANSWERED):
             raise httpx.ReadError("the process is dead", request=request)
         if response.is_success:
             self._receiver.acknowledged.add(request.headers["x-cef-trio-stream-id"])
-        life.reaches(number, Death.ANSWERED)
+        life.reaches(number, CrashMoment.ANSWERED)
         return response
 
 
 class _Unread(httpx.AsyncByteStream):
-    """A body that nobody should read. Giving its connection back is a checkpoint, as it is in httpcore."""
+    """A body that must not be read. Closing it is a checkpoint, as in httpcore."""
 
     async def __aiter__(self):  # type: ignore[no-untyped-def]
         raise AssertionError("the answer's body was read")

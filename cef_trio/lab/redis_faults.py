@@ -1,4 +1,4 @@
-"""What can be wrong with a world's Redis: it is silent, refuses writes, or fails over to a node that knows less."""
+"""Faults of a world's Redis: no responses, refused writes, failover to a replica that lags behind."""
 
 from __future__ import annotations
 
@@ -30,34 +30,34 @@ _READS: Final = frozenset(
 
 
 class RedisFaults:
-    """The switches. What else a world does to its Redis (``also``) happens as before."""
+    """The faults of Redis as switches. ``also``: another fault hook, applied after these."""
 
     def __init__(self, world: World, *, also: FaultHook | None = None) -> None:
         self._world = world
         self._also = also
         self.silent = AsyncBool(False)
-        """While it is true, nothing is taken and nothing answered."""
+        """While true, calls neither take effect nor return."""
         self.refusal = ""
-        """How writes are refused; empty: they are not."""
+        """The error of every write; empty: writes succeed."""
         self.refused = 0
-        """How often that happened."""
-        world.store.fault = self._strike
+        """Number of refused writes."""
+        world.store.fault = self._apply
 
     def keep(self) -> Snapshot:
-        """What a replica has by now."""
+        """Return what a replica has now."""
         return self._world.store.snapshot()
 
     def fail_over(self, replica: Snapshot) -> None:
-        """The replica takes over: what was acknowledged since is lost."""
+        """Fail over to a replica; later acknowledged writes are lost."""
         self.refusal = ""
         self._world.lose_redis(down_to=replica)
 
     def turn_read_only(self) -> None:
-        """The node that is asked is a replica now: it may be read, and nothing else."""
+        """Refuse writes, as a replica does."""
         self._world.journal.note(Lane.LAB, "Redis refuses writes")
         self.refusal = "READONLY You can't write against a read only replica."
 
-    async def _strike(self, operation: str, moment: Moment) -> None:
+    async def _apply(self, operation: str, moment: Moment) -> None:
         if moment is Moment.SENT and self.silent.value:
             await self.silent.wait_value(False)
         if moment is Moment.BEFORE and self.refusal and operation not in _READS:

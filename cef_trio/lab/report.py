@@ -1,7 +1,7 @@
-"""The HTML page of a campaign: one file that needs nothing else.
+"""The HTML report of a campaign, as a self-contained file.
 
-For each line of the daemon at which it was struck: by what, what was struck with it, what was saved, what was resumed.
-And the time line of one run, drawn from its journal.
+For each line of the daemon at which faults were injected: the faults, the locations of the other tasks, the saved state
+and the result of the resume. A timeline of one run is drawn from its journal.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Final
 
-from cef_trio.lab.campaign import Place, Tally
+from cef_trio.lab.campaign import LocationStats, Tally
 from cef_trio.lab.journal import Entry, Lane
 from cef_trio.lab.run import Report
 
@@ -40,20 +40,20 @@ _MOST_SHOWN: Final = 4
 
 
 def write_report(title: str, tallies: Mapping[str, Tally], shown: Report, *, again: str) -> str:
-    """The page.
+    """Return the HTML report.
 
     Args:
-        title: what was done.
-        tallies: what it came to, by scenario.
-        shown: one run with its journal, for the time line.
-        again: the arguments of ``cef-trio lab replay`` that repeat it.
+        title: the heading.
+        tallies: the results by scenario.
+        shown: one run with its journal, for the timeline.
+        again: the arguments of ``cef-trio lab replay`` that repeat that run.
     """
     runs = sum(tally.runs for tally in tallies.values())
     violated = sum(tally.violated for tally in tallies.values())
     verdict = (
-        f'<span class="bad">{violated} of them broke a promise.</span>'
+        f'<span class="bad">{violated} of them have violations.</span>'
         if violated
-        else '<span class="good">Every promise was kept.</span>'
+        else '<span class="good">No violations.</span>'
     )
     return "\n".join(
         (
@@ -73,7 +73,7 @@ def write_report(title: str, tallies: Mapping[str, Tally], shown: Report, *, aga
 
 
 def _row(cells: Iterable[str], *, numbers: int = 0, of: str = "td") -> str:
-    """A row; the last ``numbers`` cells are numbers. Cells are HTML."""
+    """Return a table row. Cells are HTML; the last ``numbers`` of them are aligned as numbers."""
     listed = list(cells)
     first = len(listed) - numbers
     made = (f"<{of}{' class=number' if at >= first else ''}>{cell}</{of}>" for at, cell in enumerate(listed))
@@ -85,14 +85,14 @@ def _table(head: str, rows: Iterable[str]) -> str:
 
 
 def _summary(tallies: Mapping[str, Tally]) -> str:
-    head = _row(("Scenario", "Runs", "Struck", "Places", "Promises broken", "Longest exit"), numbers=5, of="th")
+    head = _row(("Scenario", "Runs", "Injected", "Locations", "Violations", "Longest exit"), numbers=5, of="th")
     rows = (
         _row(
             (
                 f"<code>{escape(name)}</code>",
                 f"{tally.runs:,}",
-                f"{tally.struck:,}",
-                str(len(tally.places)),
+                f"{tally.injected:,}",
+                str(len(tally.locations)),
                 f'<span class="{"bad" if tally.violated else "good"}">{tally.violated}</span>',
                 f"{tally.longest_exit_seconds:.1f} s",
             ),
@@ -111,7 +111,7 @@ def _violations(tallies: Mapping[str, Tally]) -> str:
         _row((escape(kind), f"<code>{escape(str(tally.examples[kind]))}</code>", str(count)), numbers=1)
         for kind, count, tally in kinds
     )
-    return "<h2>What was broken</h2>" + _table(_row(("Promise", "First run", "Runs"), numbers=1, of="th"), rows)
+    return "<h2>Violations</h2>" + _table(_row(("Violation", "First run", "Runs"), numbers=1, of="th"), rows)
 
 
 def _hits(tallies: Mapping[str, Tally]) -> str:
@@ -119,30 +119,30 @@ def _hits(tallies: Mapping[str, Tally]) -> str:
     rows = [_row((escape(name), f"{count:,}"), numbers=1) for name, count in sorted(hits.items()) if count]
     if not rows:
         return ""
-    return "<h2>What really happened</h2>" + _table(_row(("What", "Times"), numbers=1, of="th"), rows)
+    return "<h2>Events</h2>" + _table(_row(("Event", "Count"), numbers=1, of="th"), rows)
 
 
 def _places(tallies: Mapping[str, Tally]) -> str:
-    parts = ["<h2>Where it was struck</h2>"]
+    parts = ["<h2>Injections by location</h2>"]
     for name, tally in tallies.items():
-        head = _row(("Line", "Struck", "Struck with it", "Saved", "Resumed", "Broken"), numbers=1, of="th")
-        rows = (_place(where, place) for where, place in sorted(tally.places.items()))
+        head = _row(("Line", "Injected", "Other tasks", "Saved", "Resumed", "Violations"), numbers=1, of="th")
+        rows = (_location_row(where, location) for where, location in sorted(tally.locations.items()))
         parts.append(
             f"<details{' open' if len(tallies) == 1 else ''}><summary><code>{escape(name)}</code>, "
-            f"{len(tally.places)} lines</summary>{_table(head, rows)}</details>"
+            f"{len(tally.locations)} lines</summary>{_table(head, rows)}</details>"
         )
     return "".join(parts)
 
 
-def _place(where: str, place: Place) -> str:
+def _location_row(where: str, location: LocationStats) -> str:
     return _row(
         (
             f"<code>{escape(where)}</code>",
-            _most(place.struck),
-            _most(place.others),
-            _most(place.saved),
-            _most(place.resumed),
-            f'<span class="{"bad" if place.violated else "good"}">{place.violated}</span>',
+            _most(location.injected),
+            _most(location.others),
+            _most(location.saved),
+            _most(location.resumed),
+            f'<span class="{"bad" if location.violated else "good"}">{location.violated}</span>',
         ),
         numbers=1,
     )
@@ -160,7 +160,7 @@ def _most(counted: Counter[str]) -> str:
 
 
 def _timeline(report: Report, again: str) -> str:
-    """One run, drawn: the order of events left to right, a lane for each who speaks."""
+    """Return the timeline of a run: events in order from left to right, one lane for each source."""
     entries = [entry for entry in report.entries if not _is_routine(entry)]
     if not entries:
         return ""
@@ -173,23 +173,24 @@ def _timeline(report: Report, again: str) -> str:
         for lane, name in enumerate(_LANES)
     ]
     for at, entry in enumerate(entries):
-        said = f"{entry.began:.3f} s: {entry.text} {entry.outcome}".strip()
+        label = f"{entry.began:.3f} s: {entry.text} {entry.outcome}".strip()
         bad = "Error" in entry.outcome or "Cancelled" in entry.outcome
         drawn.append(
             f'<circle cx="{_MARGIN + step * (at + 0.5):.1f}" cy="{_LANE_HEIGHT * _LANES.index(entry.lane) + 23}" '
             f'r="{6 if entry.lane is Lane.LAB else 4}" fill="var(--{entry.lane})"'
-            f"{' stroke=var(--bad) stroke-width=2' if bad else ''}><title>{escape(said)}</title></circle>"
+            f"{' stroke=var(--bad) stroke-width=2' if bad else ''}><title>{escape(label)}</title></circle>"
         )
-    told = "".join(
+    rows = "".join(
         _row((f"{entry.began:.3f}", entry.lane, f"<code>{escape(entry.text)}</code>", escape(entry.outcome)))
         for entry in entries
     )
     return (
-        f"<h2>One run</h2><p>{escape(str(report.plan))}. Again: <code>cef-trio lab replay {escape(again)}</code></p>"
-        f'<div class="scroll"><svg role="img" aria-label="What happened, in order; the table below says the same" '
+        f"<h2>Timeline of one run</h2><p>{escape(str(report.plan))}. Repeat with "
+        f"<code>cef-trio lab replay {escape(again)}</code></p>"
+        f'<div class="scroll"><svg role="img" aria-label="Events in order; the table below lists them" '
         f'width="{width:.0f}" height="{_LANE_HEIGHT * len(_LANES)}">{"".join(drawn)}</svg></div>'
-        f"<details><summary>The same as a table</summary>"
-        f"{_table(_row(('Seconds', 'Who', 'What', 'Outcome'), of='th'), [told])}</details>"
+        f"<details><summary>Events as a table</summary>"
+        f"{_table(_row(('Seconds', 'Source', 'Event', 'Outcome'), of='th'), [rows])}</details>"
     )
 
 

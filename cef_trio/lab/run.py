@@ -22,14 +22,14 @@ from cef_trio.checkpoint.model import Checkpoint
 from cef_trio.lab import invariants
 from cef_trio.lab.checks import CHECKS, Check
 from cef_trio.lab.crash_simulation import Life
-from cef_trio.lab.faults import DEATHS, FATAL, Blow, Strike
+from cef_trio.lab.faults import CRASH_MOMENTS, FATAL, FaultKind, Injection
 from cef_trio.lab.journal import Entry, Lane, logging_into
 from cef_trio.lab.mutations import mutated
-from cef_trio.lab.scenario_context import Stage
+from cef_trio.lab.scenario_context import ScenarioContext
 from cef_trio.lab.scenarios import SCENARIOS, Scenario, Story, world_for
 from cef_trio.lab.scheduler import derived, run_virtual
 from cef_trio.lab.simulation import SIMULATED, simulated
-from cef_trio.lab.task_locations import place_of, tasks_below
+from cef_trio.lab.task_locations import location_of, tasks_below
 from cef_trio.lab.world import World, WorldDaemon
 from cef_trio.resilience.best_effort import PAUSE_SECONDS
 from cef_trio.upload.orphan_cleanup import PERIOD_SECONDS as ORPHAN_CLEANUP_SECONDS
@@ -51,7 +51,7 @@ class Plan:
 
     scenario: str
     """Its name, ``simulated``, or that of a check, which nothing strikes."""
-    strikes: tuple[Strike, ...] = ()
+    injections: tuple[Injection, ...] = ()
     seed: int = 0
     mutation: str | None = None
 
@@ -61,16 +61,16 @@ class Plan:
         return simulated(self.seed) if self.scenario == SIMULATED else SCENARIOS[self.scenario]
 
     def __str__(self) -> str:
-        return f"{self.scenario}: {', '.join(map(str, self.strikes)) or 'nothing strikes'}"
+        return f"{self.scenario}: {', '.join(map(str, self.injections)) or 'no faults'}"
 
 
 @dataclass(slots=True)
-class Struck:
+class Injected:
     """What a strike hit."""
 
-    strike: Strike
+    injection: Injection
     seconds: float
-    place: str
+    location: str
     """Where the task was whose step, or call, it was."""
     tasks: list[str]
     """Where every task of the daemon was."""
@@ -82,7 +82,7 @@ class Report:
 
     plan: Plan
     violations: list[str] = field(default_factory=list)
-    struck: list[Struck] = field(default_factory=list)
+    injected: list[Injected] = field(default_factory=list)
     steps: list[int] = field(default_factory=list)
     """How many steps each daemon's tasks took."""
     calls: list[list[str]] = field(default_factory=list)
@@ -100,9 +100,9 @@ class Report:
     digest: str = ""
 
     @property
-    def all_struck(self) -> bool:
+    def all_injected(self) -> bool:
         """Whether every strike of the plan found its moment."""
-        return len(self.struck) == len(self.plan.strikes)
+        return len(self.injected) == len(self.plan.injections)
 
 
 def run_plan(plan: Plan, *, keep_journal: bool = False) -> Report:
@@ -141,34 +141,34 @@ async def _conduct(folder: Path, report: Report, keep_journal: bool) -> None:
     plan = report.plan
     scenario = plan.story
     world = world_for(scenario, folder, plan.seed)
-    stage = Stage(world)
+    context = ScenarioContext(world)
     pauses = Random(derived(plan.seed, "pauses"))  # noqa: S311 - to be repeated, not secret
     with logging_into(world.journal):
         async with trio.open_nursery() as elsewhere, trio.open_nursery() as writers:
-            stage.elsewhere = world.proxy.background = elsewhere
-            await scenario.before(stage)
+            context.elsewhere = world.proxy.background = elsewhere
+            await scenario.before(context)
             if scenario.goes_on:
-                writers.start_soon(scenario.script, stage)
-            lives = max((strike.life for strike in plan.strikes), default=1)
+                writers.start_soon(scenario.script, context)
+            lives = max((injection.life for injection in plan.injections), default=1)
             for number in range(1, lives + 1):
                 if number > 1:
-                    scenario.between(stage, number)
-                strikes = [strike for strike in plan.strikes if strike.life == number]
+                    scenario.between(context, number)
+                injections = [injection for injection in plan.injections if injection.life == number]
                 script = scenario.script if number == 1 and not scenario.goes_on else None
                 with _parts_judged(world, scenario, report, judged=number > 1):
-                    await _live(stage, scenario, strikes, report, script=script, writers=writers)
-                report.saved.append(_saved(stage))
+                    await _live(context, scenario, injections, report, script=script, writers=writers)
+                report.saved.append(_saved(context))
                 if scenario.goes_on:
                     await trio.sleep(pauses.uniform(0, 3))
-        report.violations += invariants.trespassed(stage.other_life)
+        report.violations += invariants.lease_violations(context.other_life)
         if not scenario.faults_stay:
             world.endpoint.faults.clear()
             world.proxy.rules.clear()
         world.store.fault = None
-        scenario.between(stage, lives + 1)
-        await _rest(stage, scenario, report)
-    report.hits = stage.counted()
-    report.hits.update(f"daemon: {struck.strike.blow.value}" for struck in report.struck)
+        scenario.between(context, lives + 1)
+        await _rest(context, scenario, report)
+    report.hits = context.counted()
+    report.hits.update(f"daemon: {injected.injection.fault.value}" for injected in report.injected)
     report.digest = world.journal.digest(without=str(folder))
     if keep_journal:
         report.entries = world.journal.entries
@@ -185,116 +185,118 @@ def _parts_judged(world: World, scenario: Scenario, report: Report, *, judged: b
 
 
 async def _live(
-    stage: Stage,
+    context: ScenarioContext,
     scenario: Scenario,
-    strikes: list[Strike],
+    injections: list[Injection],
     report: Report,
     *,
     script: Story | None,
     writers: trio.Nursery,
 ) -> None:
     """One daemon, from its start to its end; the first one with the scenario's script, if that does not go on."""
-    world = stage.world
-    world.witness.forget()
+    world = context.world
+    world.acknowledgements.forget()
     world.receiver.acknowledged.clear()
     before = world.known()
     life = Life()
-    dying = next((strike for strike in strikes if strike.blow in DEATHS), None)
+    dying = next((injection for injection in injections if injection.fault in CRASH_MOMENTS), None)
     if dying is not None:
-        life.dies_at = (dying.at, DEATHS[dying.blow])
+        life.dies_at = (dying.at, CRASH_MOMENTS[dying.fault])
     async with trio.open_nursery() as scripts, world.services(life) as services:
         daemon = WorldDaemon(world, services)
-        striker = _Striker(daemon, life, [strike for strike in strikes if strike.blow not in DEATHS], report)
+        injector = _Injector(
+            daemon, life, [injection for injection in injections if injection.fault not in CRASH_MOMENTS], report
+        )
         if dying is not None:
-            life.on_end = lambda: striker.died(dying)
-        stage.daemon = daemon
-        trio.lowlevel.add_instrument(striker)
+            life.on_end = lambda: injector.died(dying)
+        context.daemon = daemon
+        trio.lowlevel.add_instrument(injector)
         try:
             if script is not None:
-                scripts.start_soon(script, stage)
+                scripts.start_soon(script, context)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_daemon_task, daemon, striker, nursery.cancel_scope)
+                nursery.start_soon(_daemon_task, daemon, injector, nursery.cancel_scope)
                 if script is not None:
-                    await _until(lambda: not scripts.child_tasks or striker.ended_at is not None, 120)
+                    await _until(lambda: not scripts.child_tasks or injector.ended_at is not None, 120)
                 elif scenario.goes_on:
-                    await _until(lambda: not writers.child_tasks or striker.ended_at is not None, _AGAIN_SECONDS)
+                    await _until(lambda: not writers.child_tasks or injector.ended_at is not None, _AGAIN_SECONDS)
                 else:
                     await _until(lambda: daemon.listens, 1)
-                    stage.close_all()
-                    await _until(lambda: invariants.at_rest(world) or striker.ended_at is not None, _AGAIN_SECONDS)
+                    context.close_all()
+                    await _until(lambda: invariants.at_rest(world) or injector.ended_at is not None, _AGAIN_SECONDS)
                 if daemon.shutdown.signals == 0:
                     daemon.shutdown.request()
         finally:
-            trio.lowlevel.remove_instrument(striker)
-            stage.daemon = None
-        _judge_exit(stage, scenario, services, striker=striker, life=life, report=report, before=before)
+            trio.lowlevel.remove_instrument(injector)
+            context.daemon = None
+        _judge_exit(context, scenario, services, injector=injector, life=life, report=report, before=before)
 
 
-async def _daemon_task(daemon: WorldDaemon, striker: _Striker, _scope: trio.CancelScope) -> None:
-    striker.root = trio.lowlevel.current_task()
+async def _daemon_task(daemon: WorldDaemon, injector: _Injector, _scope: trio.CancelScope) -> None:
+    injector.root = trio.lowlevel.current_task()
     try:
         await daemon.run()
     except Exception:  # what a dead process raises is nobody's: its calls failed because it was dead
         if not daemon.world.life.ended:
             raise
     finally:
-        striker.ended_at = trio.current_time()
+        injector.ended_at = trio.current_time()
 
 
 def _judge_exit(
-    stage: Stage,
+    context: ScenarioContext,
     scenario: Scenario,
     services: Services,
     *,
-    striker: _Striker,
+    injector: _Injector,
     life: Life,
     report: Report,
     before: list[Checkpoint],
 ) -> None:
-    report.steps.append(striker.steps)
+    report.steps.append(injector.steps)
     report.calls.append(life.calls)
-    report.violations += invariants.trespassed(life)
+    report.violations += invariants.lease_violations(life)
     if life.ended:
         return  # a process that was killed promises nothing but what it had promised before
     rules = services.rules
-    report.violations += invariants.after_exit(stage.world, services, before, scenario)
-    if striker.asked_at is not None and striker.ended_at is not None:
-        took = striker.ended_at - striker.asked_at
+    report.violations += invariants.after_exit(context.world, services, before, scenario)
+    if injector.asked_at is not None and injector.ended_at is not None:
+        took = injector.ended_at - injector.asked_at
         report.exit_seconds.append(took)
-        bound = stage.world.grace_seconds + rules.save_seconds + 1
+        bound = context.world.grace_seconds + rules.save_seconds + 1
         if took > bound:
             report.violations.append(f"P4: the exit took {took:.1f} seconds, the bound is {bound:g}")
-    if striker.cancelled_at is not None and striker.ended_at is not None:
-        took = striker.ended_at - striker.cancelled_at
+    if injector.cancelled_at is not None and injector.ended_at is not None:
+        took = injector.ended_at - injector.cancelled_at
         if took > rules.save_seconds + 1:
             report.violations.append(f"P4: {took:.1f} seconds after the second signal it was still there")
 
 
-def _saved(stage: Stage) -> list[str]:
+def _saved(context: ScenarioContext) -> list[str]:
     return [
         f"{checkpoint.meta.status.value}, {len(checkpoint.parts)} parts"
         + (", object completed" if checkpoint.meta.object_etag else "")
-        for checkpoint in stage.world.known()
+        for checkpoint in context.world.known()
     ]
 
 
-async def _rest(stage: Stage, scenario: Scenario, report: Report) -> None:
+async def _rest(context: ScenarioContext, scenario: Scenario, report: Report) -> None:
     """The last daemon: nothing strikes it, and everything comes to rest."""
-    world = stage.world
+    world = context.world
     received = dict(world.endpoint.log.received_bytes)
     recorded = invariants.recorded_parts(world)
     untouched = world.known()
-    world.witness.forget()
+    world.acknowledgements.forget()
     world.receiver.acknowledged.clear()
     before = trio.lowlevel.current_statistics().tasks_living
     with _parts_judged(world, scenario, report):
         async with world.daemon() as daemon:
-            stage.daemon = daemon
-            stage.close_all()
+            context.daemon = daemon
+            context.close_all()
             if scenario.lingers is not None:
-                async with scenario.lingers(stage):
+                async with scenario.lingers(context):
                     await trio.sleep(_LINGERS_SECONDS)
-                    report.violations += invariants.risk_untold(stage, daemon.at_risk)
+                    report.violations += invariants.unreported_risks(context, daemon.at_risk)
             if not await _until(lambda: invariants.at_rest(world), PATIENCE_SECONDS):
                 states = Counter(checkpoint.meta.status.value for checkpoint in world.known())
                 report.violations.append(f"P6: after {PATIENCE_SECONDS:g} seconds nothing is at rest: {dict(states)}")
@@ -302,22 +304,22 @@ async def _rest(stage: Stage, scenario: Scenario, report: Report) -> None:
             if scenario.faults_stay:
                 await trio.sleep(_LINGERS_SECONDS)
             # P10 grants a minute; a world whose streams have all failed is at rest sooner.
-            await _until(lambda: not invariants.risk_untold(stage, daemon.at_risk), _LINGERS_SECONDS)
-            report.violations += invariants.risk_untold(stage, daemon.at_risk)
+            await _until(lambda: not invariants.unreported_risks(context, daemon.at_risk), _LINGERS_SECONDS)
+            report.violations += invariants.unreported_risks(context, daemon.at_risk)
             # An outage is over when its next probe says so, which is in a minute.
-            await _until(lambda: not invariants.risk_invented(stage, daemon.at_risk), _LINGERS_SECONDS)
-            report.violations += invariants.risk_invented(stage, daemon.at_risk)
+            await _until(lambda: not invariants.false_risks(context, daemon.at_risk), _LINGERS_SECONDS)
+            report.violations += invariants.false_risks(context, daemon.at_risk)
             services = daemon.services
-    stage.daemon = None
+    context.daemon = None
     if trio.lowlevel.current_statistics().tasks_living > before:
         report.violations.append("P7: tasks were left behind")
     report.resumed = _resumed(world, recorded, received)
     report.violations += invariants.after_exit(world, services, untouched)
-    report.violations += invariants.in_the_end(stage, scenario)
-    if not report.struck:
-        report.violations += scenario.when_unharmed(stage)
+    report.violations += invariants.at_the_end(context, scenario)
+    if not report.injected:
+        report.violations += scenario.when_unharmed(context)
     if scenario.cheap:
-        report.violations += invariants.sent_too_much(stage, scenario, len(report.struck))
+        report.violations += invariants.excess_bytes_sent(context, scenario, len(report.injected))
 
 
 def _resumed(world: World, recorded: invariants.Recorded, received: invariants.Received) -> str:
@@ -341,10 +343,10 @@ async def _until(condition: Callable[[], bool], seconds: float) -> bool:
     return True
 
 
-class _Striker(trio.abc.Instrument):
+class _Injector(trio.abc.Instrument):
     """Counts the steps of a daemon's tasks, and strikes before the chosen ones."""
 
-    def __init__(self, daemon: WorldDaemon, life: Life, strikes: Iterable[Strike], report: Report) -> None:
+    def __init__(self, daemon: WorldDaemon, life: Life, injections: Iterable[Injection], report: Report) -> None:
         self.root: trio.lowlevel.Task | None = None
         self.steps = 0
         self.ended_at: float | None = None
@@ -353,7 +355,7 @@ class _Striker(trio.abc.Instrument):
         self.cancelled_at: float | None = None
         self._daemon = daemon
         self._life = life
-        self._strikes = {strike.at: strike for strike in strikes}
+        self._injections = {injection.at: injection for injection in injections}
         self._report = report
         self._ours: dict[trio.lowlevel.Task, bool] = {}
         self._running: trio.lowlevel.Task | None = None
@@ -366,31 +368,31 @@ class _Striker(trio.abc.Instrument):
         if self.asked_at is None and self._daemon.shutdown.signals:
             self.asked_at = trio.current_time()
         self.steps += 1
-        strike = self._strikes.get(self.steps)
-        if strike is not None and not self._life.ended:
-            self._note(strike, task)
-            self._hit(strike.blow)
+        injection = self._injections.get(self.steps)
+        if injection is not None and not self._life.ended:
+            self._note(injection, task)
+            self._hit(injection.fault)
 
     def task_exited(self, task: trio.lowlevel.Task) -> None:
         """See :class:`trio.abc.Instrument`."""
         self._ours.pop(task, None)
 
-    def died(self, strike: Strike) -> None:
+    def died(self, injection: Injection) -> None:
         """The process dies in a call."""
         task = self._running
         if task is not None:
-            self._note(strike, task)
+            self._note(injection, task)
         self._out()
 
-    def _hit(self, blow: Blow) -> None:
+    def _hit(self, fault: FaultKind) -> None:
         shutdown = self._daemon.shutdown
-        if blow is Blow.DRAIN:
+        if fault is FaultKind.DRAIN:
             if shutdown.signals == 0:
                 shutdown.request()
-        elif blow is Blow.CANCEL:
+        elif fault is FaultKind.CANCEL:
             self._out()
             self.cancelled_at = trio.current_time()
-        elif blow is Blow.KILL:
+        elif fault is FaultKind.KILL:
             self._life.on_end = self._out
             self._life.end()
         if self.asked_at is None:
@@ -401,11 +403,11 @@ class _Striker(trio.abc.Instrument):
         while shutdown.signals < 2:  # noqa: PLR2004 - the second signal cancels, a third would end this process
             shutdown.request()
 
-    def _note(self, strike: Strike, task: trio.lowlevel.Task) -> None:
+    def _note(self, injection: Injection, task: trio.lowlevel.Task) -> None:
         root = self.root
-        tasks = [f"{_name(other)} at {place_of(other)}" for other in tasks_below(root)] if root is not None else []
-        self._daemon.world.journal.note(Lane.LAB, str(strike))
-        self._report.struck.append(Struck(strike, trio.current_time(), place_of(task), tasks))
+        tasks = [f"{_name(other)} at {location_of(other)}" for other in tasks_below(root)] if root is not None else []
+        self._daemon.world.journal.note(Lane.LAB, str(injection))
+        self._report.injected.append(Injected(injection, trio.current_time(), location_of(task), tasks))
 
     def _is_ours(self, task: trio.lowlevel.Task) -> bool:
         known = self._ours.get(task)
@@ -424,4 +426,4 @@ def _name(task: trio.lowlevel.Task) -> str:
 
 def is_fatal(plan: Plan) -> bool:
     """Whether a process is killed in this plan."""
-    return any(strike.blow in FATAL for strike in plan.strikes)
+    return any(injection.fault in FATAL for injection in plan.injections)

@@ -1,7 +1,6 @@
-"""What a scenario's script is played on: the recordings' writers, the servers' faults, and the daemon of the moment.
+"""The context of a scenario: its world, the writers of its recordings, the servers' faults, the current daemon.
 
-The writers do not care whether the daemon lives. What they do while none is there is seen by the next one, as a file
-that is found.
+The writers run whether or not a daemon does. A daemon finds what was written before its start as existing files.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from collections import Counter
 
 import trio
 
-from cef_trio.lab.crash_simulation import Life, Witness
+from cef_trio.lab.crash_simulation import Acknowledgements, Life
 from cef_trio.lab.filesystem import FileSystem
 from cef_trio.lab.journal import Lane
 from cef_trio.lab.kernel import Host
@@ -19,40 +18,44 @@ from cef_trio.lab.writers import Writers
 from cef_trio.s3_endpoint import Armed, Fault, Kind
 
 
-class Stage:
-    """A world, and the daemon that lives in it at the moment, if one does."""
+class ScenarioContext:
+    """A world and the daemon that runs in it, if any."""
 
     def __init__(self, world: World) -> None:
         self.world = world
         self.daemon: WorldDaemon | None = None
         self.writers = Writers(world.kernel, world.folder, world.random, world.journal)
-        """Who writes in the folder that the daemon watches."""
+        """The writers in the watch folder."""
         self.all_writers = [self.writers]
         self.hits: Counter[str] = Counter()
-        """What really happened, and how often."""
+        """How often each event took place, by name."""
         self.elsewhere: trio.Nursery | None = None
-        """Where a daemon on another machine can run, of which those that are struck know nothing."""
+        """The nursery for daemons on another machine, outside of the daemon under test."""
         self.other_life = Life()
-        """That daemon's life."""
+        """The process of that daemon."""
         self.away: dict[str, trio.Event] = {}
-        """Folders that nobody can write to, since they are not mounted, and who tells when they are."""
-        self.complaints: list[str] = []
-        """What a script found broken."""
+        """Unmounted folders, and the event that is set when each is mounted again."""
+        self.violations: list[str] = []
+        """Violations found by the scenario's script."""
         self._other: WorldDaemon | None = None
         self._armed: list[Armed] = []
 
     async def start_other(self, host: Host | None = None, *, instance: str = "elsewhere") -> WorldDaemon:
-        """Start a daemon on another machine, of the same folder or its own; who starts it tells it to leave."""
+        """Start a daemon on another machine, with the same folder or its own, until :meth:`end_other`."""
         if self.elsewhere is None:
-            raise RuntimeError("there is no other machine on this stage")
+            raise RuntimeError("this context has no nursery for another machine")
         other: WorldDaemon = await self.elsewhere.start(self._run_other, host, instance)
         return other
 
     async def _run_other(self, host: Host | None, instance: str, *, task_status: trio.TaskStatus[WorldDaemon]) -> None:
         world = self.world
-        self.other_life = Life(trespasses=self.other_life.trespasses, cut_off=self.other_life.cut_off)
+        self.other_life = Life(
+            writes_without_lease=self.other_life.writes_without_lease, cut_off=self.other_life.cut_off
+        )
         async with (
-            world.services(self.other_life, instance=instance, witness=Witness(), host=host) as services,
+            world.services(
+                self.other_life, instance=instance, acknowledgements=Acknowledgements(), host=host
+            ) as services,
             trio.open_nursery() as nursery,
         ):
             self.other_life.on_end = nursery.cancel_scope.cancel
@@ -61,7 +64,7 @@ class Stage:
             task_status.started(other)
 
     async def recorded_by_an_earlier_daemon(self, *names: str) -> None:
-        """A daemon that had sent some parts of these recordings, and was stopped while they were written."""
+        """Run a daemon that sends some parts of these recordings, and stop it while they are written."""
         async with self.world.daemon() as daemon:
             self.daemon = daemon
             for name in names:
@@ -70,24 +73,24 @@ class Stage:
         self.daemon = None
 
     def writers_of(self, host: Host) -> Writers:
-        """Who writes in the folder of another machine."""
+        """Return writers for the folder of another machine."""
         writers = Writers(self.world.kernel, host.folder, self.world.random, self.world.journal)
         self.all_writers.append(writers)
         return writers
 
     def end_other(self) -> None:
-        """Tell the daemon on the other machine to leave."""
+        """Request the shutdown of the daemon on the other machine."""
         if self._other is not None:
             self._other.shutdown.request()
 
     def arm(self, fault: Fault) -> Armed:
-        """Give S3 a fault."""
+        """Arm a fault of the S3 endpoint."""
         armed = self.world.endpoint.faults.arm(fault)
         self._armed.append(armed)
         return armed
 
     async def completes(self, name: str = "a.mp4", *, within: float) -> None:
-        """Wait until a recording is in S3, and complain if a daemon that was there all the time did not bring it."""
+        """Wait until a recording is in S3; record a violation if the daemon ran all the time and did not upload it."""
         daemon, deadline = self.daemon, trio.current_time() + within
         while trio.current_time() < deadline:
             if name not in self.names() or self.writers.content(name) in self.world.recordings():
@@ -95,22 +98,22 @@ class Stage:
             if daemon is None or self.daemon is not daemon or not daemon.listens:
                 return
             await trio.sleep(1)
-        self.complaints.append(f"P6: {name} is not in S3 after {within:g} seconds in which nothing was in its way")
+        self.violations.append(f"P6: {name} is not in S3 after {within:g} seconds in which nothing was in its way")
 
     def in_s3_twice(self) -> list[str]:
-        """What is broken if recordings of the same bytes are in S3 (promise P2)."""
+        """Return a violation if S3 has two recordings of the same bytes (promise P2)."""
         recordings = self.world.recordings()
         twice = len(recordings) - len(set(recordings))
         return [f"P2: {twice} recordings are in S3 twice"] if twice else []
 
     def refuse(self, operation: str, code: str) -> Armed:
-        """Have S3 refuse a call until that is disarmed."""
+        """Make S3 refuse a call until the fault is disarmed."""
         return self.arm(Fault(Kind.ERROR, operation, times=None, code=code))
 
     def lose_part(self, number: int) -> None:
-        """S3 loses a part that it has acknowledged, of every open upload."""
+        """Remove an acknowledged part from every open upload."""
         self.world.journal.note(Lane.LAB, f"S3 loses part {number}")
-        for upload in self.world.endpoint.model._uploads.values():  # noqa: SLF001 - no store loses one on purpose
+        for upload in self.world.endpoint.model._uploads.values():  # noqa: SLF001 - the endpoint has no such operation
             upload.parts.pop(number, None)
 
     @property
@@ -120,68 +123,68 @@ class Stage:
 
     @property
     def fault_hits(self) -> int:
-        """How often S3's faults have struck."""
+        """How often the armed faults of S3 have been applied."""
         return sum(armed.hits for armed in self._armed)
 
     def counted(self) -> Counter[str]:
-        """What really happened, S3's faults with it."""
+        """Return the event counts, including the faults of S3."""
         for armed in self._armed:
             fault = armed.fault
-            said = f" {fault.code}" if fault.kind is Kind.ERROR else f" ({fault.moment})"
-            self.hits[f"s3: {fault.kind}{said}"] += armed.hits
+            detail = f" {fault.code}" if fault.kind is Kind.ERROR else f" ({fault.moment})"
+            self.hits[f"s3: {fault.kind}{detail}"] += armed.hits
         return self.hits
 
     def append(self, size_bytes: int, name: str = "a.mp4") -> None:
-        """The writer appends."""
+        """Append random bytes to a file."""
         self.writers.append(size_bytes, name)
 
     def patch(self, offset: int, data: bytes, name: str = "a.mp4") -> None:
-        """The writer writes over what it wrote before."""
+        """Overwrite earlier bytes of a file."""
         self.writers.patch(offset, data, name)
 
     def truncate(self, size_bytes: int, name: str = "a.mp4") -> None:
-        """The writer cuts the file off, or makes it longer by a hole."""
+        """Truncate a file, or extend it by a hole."""
         self.writers.truncate(size_bytes, name)
 
     def replace(self, size_bytes: int, name: str = "a.mp4", *, heard: bool = True) -> None:
-        """Another file takes the name; ``heard``: whether there is news of it."""
+        """Replace a file by another one; ``heard``: whether inotify reports it."""
         self.world.kernel.queues.deaf = not heard
         self.writers.replace(size_bytes, name)
         self.world.kernel.queues.deaf = False
 
     def rename(self, old: str, new: str) -> None:
-        """The file gets another name."""
+        """Rename a file."""
         self.writers.rename(old, new)
 
     def delete(self, name: str = "a.mp4") -> None:
-        """The file is deleted."""
+        """Delete a file."""
         self.writers.delete(name)
 
     def touch(self, name: str = "a.mp4") -> None:
-        """An empty file is made, and kept open."""
+        """Create an empty file and keep it open."""
         self.writers.create(name)
 
     def close(self, name: str = "a.mp4") -> None:
-        """The writer closes the file."""
+        """Close a file."""
         self.writers.close(name)
 
     def close_all(self) -> None:
-        """Nothing is being written any more."""
+        """Close every file of every writer."""
         for writers in self.all_writers:
             for name in writers.names():
                 writers.close(name)
 
     def names(self) -> list[str]:
-        """The recordings that are there."""
+        """Return the names of the recordings in the watch folder."""
         return self.writers.names()
 
     def size_of(self, name: str) -> int:
-        """How long a recording is, bytes."""
+        """Return the size of a recording in bytes."""
         return len(self.writers.content(name))
 
     @property
     def versions(self) -> dict[bytes, set[int]]:
-        """Every content that a recording ever had, and the serials of the files that had it."""
+        """Every content that a recording ever had, and the serial numbers of the files that had it."""
         found: dict[bytes, set[int]] = {}
         for writers in self.all_writers:
             for content, serials in writers.versions.items():

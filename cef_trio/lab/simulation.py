@@ -1,4 +1,4 @@
-"""Worlds made of dice: what the writers do, which faults the servers have, when daemons die. The seed is the world.
+"""Random worlds: what the writers do, which faults the servers have, when daemons crash. A seed determines a world.
 
 Half of the worlds are *gentle*: their writers append, rewrite, rename and close, so that each recording must be
 uploaded exactly once, and no part twice. In the others files are cut off, deleted, replaced and opened again, and Redis
@@ -16,13 +16,13 @@ import trio
 from cef_trio.checkpoint.memory import FaultHook, Snapshot
 from cef_trio.checkpoint.memory import Moment as RedisMoment
 from cef_trio.checkpoint.states import Status
-from cef_trio.lab.faults import FATAL, Blow, Strike
-from cef_trio.lab.file_misfortunes import FileMisfortunes
+from cef_trio.lab.environment_faults import EnvironmentFaults
+from cef_trio.lab.faults import FATAL, FaultKind, Injection
+from cef_trio.lab.file_faults import FileFaults
 from cef_trio.lab.lingering import lingering
 from cef_trio.lab.lives import LifeSettings, Neighbour
-from cef_trio.lab.misfortunes import Misfortunes
 from cef_trio.lab.redis_faults import RedisFaults
-from cef_trio.lab.scenario_context import Stage
+from cef_trio.lab.scenario_context import ScenarioContext
 from cef_trio.lab.scenarios import Scenario
 from cef_trio.lab.scheduler import derived
 from cef_trio.lab.world import PART
@@ -53,26 +53,26 @@ _CALLS: Final = (
 
 
 def simulated(seed: int) -> Scenario:
-    """The scenario of a seed."""
+    """Return the scenario of a seed."""
     world = _Dice.of(seed)
-    unkind = Misfortunes.of(seed, gentle=world.gentle, writers=world.writers)
-    files = FileMisfortunes.of(seed, gentle=world.gentle, writers=world.writers)
+    unkind = EnvironmentFaults.of(seed, gentle=world.gentle, writers=world.writers)
+    files = FileFaults.of(seed, gentle=world.gentle, writers=world.writers)
 
     lives = LifeSettings.of(seed, gentle=world.gentle)
-    redis_works = not (world.stumbles or unkind.strikes_redis or world.loses_redis)
+    redis_works = not (world.stumbles or unkind.affects_redis or world.loses_redis)
     neighbour = Neighbour.of(seed, redis_works=redis_works and not lives.changing)
 
-    async def before(stage: Stage) -> None:
+    async def before(context: ScenarioContext) -> None:
         for fault in world.faults:
-            stage.arm(fault)
+            context.arm(fault)
         if world.stumbles:
-            stage.world.store.fault = world.stumble(stage)
-        unkind.prepare(stage)
-        files.prepare(stage)
-        await neighbour.come(stage)
+            context.world.store.fault = world.stumble(context)
+        unkind.prepare(context)
+        files.prepare(context)
+        await neighbour.come(context)
         await trio.lowlevel.checkpoint()
 
-    async def script(stage: Stage) -> None:
+    async def script(context: ScenarioContext) -> None:
         async with trio.open_nursery() as nursery:
             for number in range(world.writers):
                 folder = unkind.folders[number]
@@ -80,25 +80,25 @@ def simulated(seed: int) -> Scenario:
                 name = f"{folder}{unkind.folders[:number].count(folder)}.mp4"
                 random = Random(derived(seed, "writer", number))
                 if files.preallocates[number]:
-                    nursery.start_soon(_preallocate, stage, name, random)
+                    nursery.start_soon(_preallocate, context, name, random)
                 else:
-                    nursery.start_soon(_write, stage, name, random, world.gentle, files.moves)
-            nursery.start_soon(files.befall, stage)
-            nursery.start_soon(neighbour.leave, stage)
+                    nursery.start_soon(_write, context, name, random, world.gentle, files.moves)
+            nursery.start_soon(files.inject, context)
+            nursery.start_soon(neighbour.leave, context)
             if unkind.events:
-                nursery.start_soon(unkind.befall, stage, RedisFaults(stage.world, also=stage.world.store.fault))
+                nursery.start_soon(unkind.inject, context, RedisFaults(context.world, also=context.world.store.fault))
             if world.loses_redis:
-                nursery.start_soon(_lose, stage, Random(derived(seed, "redis")))
+                nursery.start_soon(_lose, context, Random(derived(seed, "redis")))
 
     return Scenario(
         SIMULATED,
-        "a world made of dice",
+        "a random world",
         script,
         before,
         may_end=(frozenset() if world.gentle else _ENDS) | files.may_end | unkind.may_end | lives.may_end,
         starts_over=not world.gentle,
-        redis_may_fail=bool(world.stumbles) or unkind.strikes_redis,
-        redis_silent=bool(world.stumbles) or unkind.strikes_redis,
+        redis_may_fail=bool(world.stumbles) or unkind.affects_redis,
+        redis_silent=bool(world.stumbles) or unkind.affects_redis,
         between=lives.between,
         # Where a recording may be taken for another one, it may be sent again.
         cheap=world.gentle
@@ -112,29 +112,29 @@ def simulated(seed: int) -> Scenario:
     )
 
 
-def strikes_of(seed: int) -> tuple[Strike, ...]:
-    """What strikes the daemons of a seed's world: up to four of them, one after the other."""
+def injections_of(seed: int) -> tuple[Injection, ...]:
+    """Return the injections of a seed's world, into up to four consecutive daemons."""
     random = Random(derived(seed, "strikes"))
-    strikes = []
+    injections = []
     for life in range(1, random.randint(1, 4) + 1):
-        blow = random.choice(list(Blow))
-        at = random.randint(1, 40 if blow in FATAL and blow is not Blow.KILL else 250)
-        strikes.append(Strike(blow, at, life))
-        if blow is Blow.DRAIN and random.random() < 0.5:
-            strikes.append(Strike(Blow.CANCEL, at + random.randint(1, 30), life))
-    return tuple(strikes)
+        fault = random.choice(list(FaultKind))
+        at = random.randint(1, 40 if fault in FATAL and fault is not FaultKind.KILL else 250)
+        injections.append(Injection(fault, at, life))
+        if fault is FaultKind.DRAIN and random.random() < 0.5:
+            injections.append(Injection(FaultKind.CANCEL, at + random.randint(1, 30), life))
+    return tuple(injections)
 
 
 @dataclass(frozen=True, slots=True)
 class _Dice:
-    """What was thrown for a world as a whole."""
+    """The random choices for a world as a whole."""
 
     gentle: bool
     writers: int
     parts: int
     faults: tuple[Fault, ...]
     stumbles: frozenset[int]
-    """Numbers of the Redis calls whose answer is lost."""
+    """Numbers of the Redis calls whose response is lost."""
     loses_redis: bool
 
     @classmethod
@@ -150,8 +150,8 @@ class _Dice:
             loses_redis=not gentle and random.random() < 0.5,
         )
 
-    def stumble(self, stage: Stage) -> FaultHook:
-        """Lose the answers that are to be lost."""
+    def stumble(self, context: ScenarioContext) -> FaultHook:
+        """Return a fault hook that loses those responses."""
         calls = 0
 
         async def stumble(operation: str, moment: RedisMoment) -> None:
@@ -159,7 +159,7 @@ class _Dice:
             if moment is RedisMoment.AFTER and operation != "save_interrupted":
                 calls += 1
                 if calls in self.stumbles:
-                    stage.hits["redis: answer lost"] += 1
+                    context.hits["redis: answer lost"] += 1
                     await trio.sleep(5)
 
         return stumble
@@ -196,82 +196,82 @@ def _fault(random: Random) -> Fault:
             return Fault(Kind.SLOW, operation, Moment.REPLY, nth=nth, times=20, seconds=random.uniform(0.1, 3.0))
 
 
-async def _preallocate(stage: Stage, name: str, random: Random) -> None:
-    """A writer that sets the full size first, fills it, and cuts off what is left."""
+async def _preallocate(context: ScenarioContext, name: str, random: Random) -> None:
+    """Run a writer that preallocates its file, fills it, and truncates the rest."""
     await trio.sleep(random.uniform(0, 3))
-    await _until_mounted(stage, name)
+    await _until_mounted(context, name)
     size_bytes, filled = random.randint(PART, _PREALLOCATED * PART), 0
-    stage.truncate(size_bytes, name)
-    stage.hits["writer: preallocate"] += 1
+    context.truncate(size_bytes, name)
+    context.hits["writer: preallocate"] += 1
     while filled < size_bytes - PART // 2:
         await trio.sleep(random.expovariate(1.0))
-        await _until_mounted(stage, name)
+        await _until_mounted(context, name)
         piece = random.randbytes(min(random.randint(1, 2 * PART), size_bytes - filled))
-        stage.patch(filled, piece, name)
+        context.patch(filled, piece, name)
         filled += len(piece)
     if filled < size_bytes:
-        stage.hits["writer: cut"] += 1
-        stage.truncate(filled, name)
+        context.hits["writer: cut"] += 1
+        context.truncate(filled, name)
     await trio.sleep(random.expovariate(1.0))
-    await _until_mounted(stage, name)
+    await _until_mounted(context, name)
     if random.random() < 0.8:
-        stage.close(name)
+        context.close(name)
 
 
-async def _write(stage: Stage, name: str, random: Random, gentle: bool, moves: bool) -> None:
-    """One recording's writer; ``moves``: it is moved to another folder when it gets another name."""
+async def _write(context: ScenarioContext, name: str, random: Random, gentle: bool, moves: bool) -> None:
+    """Run the writer of one recording; ``moves``: a rename moves it to another folder."""
     await trio.sleep(random.uniform(0, 3))
-    await _until_mounted(stage, name)
-    stage.append(random.randint(1, 2 * PART), name)
+    await _until_mounted(context, name)
+    context.append(random.randint(1, 2 * PART), name)
     closed = False
     for _ in range(random.randint(2, 10)):
         await trio.sleep(random.expovariate(1.0))
-        await _until_mounted(stage, name)
-        action = _possible(random.choice(_GENTLE if gentle else _ROUGH), stage, name)
+        await _until_mounted(context, name)
+        action = _possible(random.choice(_GENTLE if gentle else _ROUGH), context, name)
         if closed and action in {"append", "patch"}:
-            stage.hits["writer: reopen"] += 1
+            context.hits["writer: reopen"] += 1
         closed = action == "close" or (closed and action == "pause")
-        stage.hits[f"writer: {action}"] += 1
+        context.hits[f"writer: {action}"] += 1
         match action:
             case "patch":
-                stage.patch(random.randrange(stage.size_of(name)), random.randbytes(random.randint(1, 20)), name)
+                context.patch(random.randrange(context.size_of(name)), random.randbytes(random.randint(1, 20)), name)
             case "rename":
                 folder, slash, last = name.rpartition("/")
                 new = f"{folder}{slash}r{last}" if not moves else f"{folder}{slash}deep/{last}"
-                stage.writers.move(name, new)
+                context.writers.move(name, new)
                 name = new
             case "truncate":
-                stage.truncate(random.randrange(stage.size_of(name)), name)
+                context.truncate(random.randrange(context.size_of(name)), name)
             case "delete":
-                stage.delete(name)
+                context.delete(name)
             case "replace":
-                stage.replace(random.randint(0, 2 * PART), name)
+                context.replace(random.randint(0, 2 * PART), name)
             case "close":
-                stage.close(name)
+                context.close(name)
             case "pause":
                 await trio.sleep(random.uniform(20, 50))
             case "touch":
-                stage.touch(name)
+                context.touch(name)
             case _:
-                stage.append(random.randint(1, 2 * PART), name)
+                context.append(random.randint(1, 2 * PART), name)
     await trio.sleep(random.expovariate(1.0))
-    await _until_mounted(stage, name)
-    if name in stage.names() and random.random() < 0.8:
-        stage.close(name)
+    await _until_mounted(context, name)
+    if name in context.names() and random.random() < 0.8:
+        context.close(name)
 
 
-async def _until_mounted(stage: Stage, name: str) -> None:
+async def _until_mounted(context: ScenarioContext, name: str) -> None:
     folder = name.partition("/")[0]
-    if folder in stage.away:
-        await stage.away[folder].wait()
+    if folder in context.away:
+        await context.away[folder].wait()
 
 
-def _possible(action: str, stage: Stage, name: str) -> str:
-    """What a writer does that wants that; it appends where there is nothing to do it to."""
-    there = name in stage.names()
+def _possible(action: str, context: ScenarioContext, name: str) -> str:
+    """Return the action, or ``append`` where it is not possible."""
+    there = name in context.names()
     match action:
         case "patch" | "truncate":
-            possible = there and stage.size_of(name) > 0
+            possible = there and context.size_of(name) > 0
         case "rename" | "delete" | "close":
             possible = there
         case "touch":
@@ -281,16 +281,16 @@ def _possible(action: str, stage: Stage, name: str) -> str:
     return action if possible else "append"
 
 
-async def _lose(stage: Stage, random: Random) -> None:
-    """Redis loses its last second, or everything."""
-    store = stage.world.store
+async def _lose(context: ScenarioContext, random: Random) -> None:
+    """Make Redis lose its last second or all its data."""
+    store = context.world.store
     kept: list[Snapshot] = [store.snapshot()]
     for _ in range(random.randint(1, 12)):
         await trio.sleep(1)
         kept = [*kept[-1:], store.snapshot()]
     if random.random() < 0.5:
-        stage.hits["redis: everything lost"] += 1
-        stage.world.lose_redis()
+        context.hits["redis: everything lost"] += 1
+        context.world.lose_redis()
     else:
-        stage.hits["redis: last second lost"] += 1
-        stage.world.lose_redis(down_to=kept[-1])
+        context.hits["redis: last second lost"] += 1
+        context.world.lose_redis(down_to=kept[-1])

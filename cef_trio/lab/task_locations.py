@@ -1,4 +1,4 @@
-"""Where tasks are: the line of our own code that each of them is at."""
+"""The locations of tasks: the line of the daemon's code at which each is suspended."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ _LABORATORY = str(Path(__file__).parent)
 _NOWHERE = "outside of cef_trio"
 
 
-def place_of(task: trio.lowlevel.Task) -> str:
-    """The innermost line of cef_trio (the laboratory left out) that a task is suspended at: ``file:line function``."""
-    place = _NOWHERE
+def location_of(task: trio.lowlevel.Task) -> str:
+    """Return ``file:line function`` of the innermost line of the daemon at which a task is suspended."""
+    location = _NOWHERE
     for frame, line in task.iter_await_frames():
         file = frame.f_code.co_filename
         if file.startswith(_PACKAGE) and not file.startswith((_LABORATORY, f"{_PACKAGE}/local")):
-            place = f"{file[len(_PACKAGE) + 1 :]}:{line} {frame.f_code.co_name}"
-    return place
+            location = f"{file[len(_PACKAGE) + 1 :]}:{line} {frame.f_code.co_name}"
+    return location
 
 
 def tasks_below(task: trio.lowlevel.Task) -> list[trio.lowlevel.Task]:
-    """A task and all that run in its nurseries, outermost first."""
+    """Return a task and all tasks in its nurseries, outermost first."""
     found = [task]
     for nursery in task.child_nurseries:
         for child in sorted(nursery.child_tasks, key=_age):

@@ -39,13 +39,13 @@ from cef_trio.files.file_stat import FileStat
 from cef_trio.files.reader import regular_file_stat
 from cef_trio.files.writers import writer_state_now
 from cef_trio.lab import receiver
-from cef_trio.lab.crash_simulation import Life, MortalStore, MortalTransport, Witness, call_name
-from cef_trio.lab.disk import InlineReader, MortalDisk
+from cef_trio.lab.crash_simulation import Acknowledgements, CrashableStore, CrashableTransport, Life, call_name
+from cef_trio.lab.disk import CrashableDisk, InlineReader
 from cef_trio.lab.filesystem import FileSystem, Leases
 from cef_trio.lab.journal import Journal, Lane
 from cef_trio.lab.kernel import Host, Kernel
 from cef_trio.lab.proxy import Proxy, ProxyTransport
-from cef_trio.lab.receiver import MortalReceiver, Receiver
+from cef_trio.lab.receiver import CrashableReceiver, Receiver
 from cef_trio.media.metadata import MediaInfo
 from cef_trio.observability.at_risk import Risk
 from cef_trio.observability.metrics import Metrics
@@ -157,7 +157,7 @@ class World:
         self.life = Life()
         self.journal = Journal()
         """What happened, by this world's clock."""
-        self.witness = Witness()
+        self.acknowledgements = Acknowledgements()
         """What S3 has acknowledged to this world's daemons."""
         self._max_concurrent_streams = max_concurrent_streams
         self._max_concurrent_parts = max_concurrent_parts
@@ -320,8 +320,8 @@ class World:
         else:
             self.store.restore(down_to)
         self.set_back = {one.meta.stream_id: one for one in self.known() if one.meta.stream_id in left}
-        self.witness.forget()
-        self.witness.redis_lost = True
+        self.acknowledgements.forget()
+        self.acknowledgements.redis_lost = True
 
     async def abort_open_uploads(self) -> list[str]:
         """A lifecycle rule aborts every open upload; returns their keys."""
@@ -355,16 +355,16 @@ class World:
         life: Life | None = None,
         *,
         instance: str = "world",
-        witness: Witness | None = None,
+        acknowledgements: Acknowledgements | None = None,
         host: Host | None = None,
     ) -> AsyncIterator[Services]:
-        """A daemon's services in this world; ``instance`` is its lasting name, ``witness`` who hears S3 acknowledge."""
+        """Open a daemon's services; ``instance``: its INSTANCE_ID, ``acknowledgements``: the record of those of S3."""
         host = host or self.host
         self.daemons_started += 1
         self.buckets_used.add(self.bucket)
-        witness = witness or self.witness
+        acknowledgements = acknowledgements or self.acknowledgements
         self.life = life = life or Life()
-        store = cast("CheckpointStore", MortalStore(self.store, life, self.journal, witness))
+        store = cast("CheckpointStore", CrashableStore(self.store, life, self.journal, acknowledgements))
         random = Random(self.random.getrandbits(64))  # noqa: S311 - as above
         metrics = Metrics()
         template = KeyTemplate(self.key_template)
@@ -379,19 +379,22 @@ class World:
             endpoint_url="http://s3.world.test",
         )
         rate_limiter = RateLimiter(self.upload_rate, waited=metrics.upload_waited)
-        s3 = _WitnessedS3Client(
+        s3 = _RecordingS3Client(
             replace(config, options=self.options, checksum=self.checksum),
             retrier=ServiceRetrier(
                 s3_breaker, self.policy, once=S3_ONCE, random=random, observer=metrics.attempt_failed
             ),
-            transport=MortalTransport(
-                ProxyTransport(InProcessTransport(self.endpoint), self.proxy, call_name), life, witness, self.journal
+            transport=CrashableTransport(
+                ProxyTransport(InProcessTransport(self.endpoint), self.proxy, call_name),
+                life,
+                acknowledgements,
+                self.journal,
             ),
             now=self.utc_now,
             rate_limiter=rate_limiter,
         )
         s3_probe = StoreProbe(s3, template.probe_key, template.probe_recording_key)
-        s3.witness = witness
+        s3.acknowledgements = acknowledgements
         bucket = self.bucket
         s3.completed = lambda key: self.completed.append(self.objects(bucket).get(key, b""))
         lease = Lease(instance, f"{random.getrandbits(64):016x}", 30.0, host.name)
@@ -400,7 +403,7 @@ class World:
             yield Services(
                 store=store,
                 s3=s3,
-                disk=MortalDisk(
+                disk=CrashableDisk(
                     life,
                     partial(self._watching_the_files, host),
                     partial(self._answering, host),
@@ -436,7 +439,7 @@ class World:
             secret=WEBHOOK_SECRET,
             timeout_seconds=5.0,
             now=self.utc_now,
-            transport=MortalReceiver(self.receiver, life, self.journal),
+            transport=CrashableReceiver(self.receiver, life, self.journal),
         )
 
     async def _probe(self, host: Host, path: str) -> MediaInfo:
@@ -471,10 +474,10 @@ class World:
                 daemon.shutdown.request()
 
 
-class _WitnessedS3Client(S3Client):
+class _RecordingS3Client(S3Client):
     """The client itself; what it says of a completed object is noted the moment it says so."""
 
-    witness: Witness
+    acknowledgements: Acknowledgements
     completed: Callable[[str], None]
 
     async def complete_multipart_upload(
@@ -487,7 +490,7 @@ class _WitnessedS3Client(S3Client):
         stream_id: str,
     ) -> S3Object:
         stored = await super().complete_multipart_upload(key, upload_id, parts, checksum=checksum, stream_id=stream_id)
-        self.witness.objects[key] = stored.etag
+        self.acknowledgements.objects[key] = stored.etag
         self.completed(key)
         return stored
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from cef_trio.lab import file_misfortunes, lingering, lives, misfortunes
+from cef_trio.lab import environment_faults, file_faults, lingering, lives
 from cef_trio.lab.campaign import Tally, conduct
 from cef_trio.lab.explorers import cancellations, crashes, worlds
 from cef_trio.lab.run import Plan, run_plan
@@ -38,8 +38,8 @@ KINDS = {
     "redis: answer lost",
     "redis: everything lost",
     "redis: last second lost",
-    *(f"world: {name}" for name in (*misfortunes.ALL, *file_misfortunes.ALL)),
-    *(f"file system: {name}" for name in file_misfortunes.SYSTEMS),
+    *(f"world: {name}" for name in (*environment_faults.ALL, *file_faults.ALL)),
+    *(f"file system: {name}" for name in file_faults.SYSTEMS),
     "writer: append",
     "writer: patch",
     "writer: truncate",
@@ -82,9 +82,9 @@ def test_no_promise_is_broken_wherever_the_daemon_is_cancelled_or_drained() -> N
     )
     assert tally.violated == 0, told(tally)
     pairs = 2 * len(EXPLORED)
-    assert tally.struck >= tally.runs - pairs  # each single strike found its moment; a second one may come too late
-    assert tally.struck > tally.runs - pairs / 2
-    assert len(tally.places) > 50  # lines of the daemon
+    assert tally.injected >= tally.runs - pairs  # each single strike found its moment; a second one may come too late
+    assert tally.injected > tally.runs - pairs / 2
+    assert len(tally.locations) > 50  # lines of the daemon
 
 
 @pytest.mark.slow
@@ -94,7 +94,7 @@ def test_no_promise_is_broken_whichever_call_the_daemon_dies_in() -> None:
         plan for name in EXPLORED for plan in crashes(name, every=EVERY[name], kill_every=8 * EVERY[name], pairs=2)
     )
     assert tally.violated == 0, told(tally)
-    assert tally.struck > tally.runs * 0.9  # a call that fails by itself has no answer to die after
+    assert tally.injected > tally.runs * 0.9  # a call that fails by itself has no answer to die after
 
 
 @pytest.mark.slow

@@ -41,7 +41,7 @@ def test_a_scenario_is_explored_and_reported(tmp_path: Path, capsys: pytest.Capt
     assert re.search(r"empty\s*│\s*\d+ │", capsys.readouterr().out)
     page = Page(report.read_text())
     assert page.loads == []
-    assert "Every promise was kept." in page.text
+    assert "No violations." in page.text
     assert "upload/processor.py" in page.text  # where it was struck
     assert "circle" in page.tags  # the time line of one run
     assert "cef-trio lab replay empty cancel@" in page.text
@@ -53,7 +53,9 @@ def test_a_broken_promise_is_told_with_the_words_that_show_it_again(
     broken = Plan("first-part", mutation="naive: no state saved")
 
     def mutated(scenario: str, *, seed: int, **_: int) -> list[Plan]:
-        return [Plan(scenario, plan.strikes, seed, broken.mutation) for plan in list(real(scenario, seed=seed))[60:70]]
+        return [
+            Plan(scenario, plan.injections, seed, broken.mutation) for plan in list(real(scenario, seed=seed))[60:70]
+        ]
 
     real = cancellations
     monkeypatch.setattr(command, "cancellations", mutated)
@@ -75,7 +77,7 @@ def test_a_simulated_world_is_replayed_by_its_seed(capsys: pytest.CaptureFixture
     ("words", "said"),
     [
         (["cancel", "--scenario", "nothing-such"], "invalid choice: 'nothing-such'"),
-        (["replay", "empty", "explode@3"], "takes BLOW@N"),
+        (["replay", "empty", "explode@3"], "takes FAULT@N"),
         (["simulate", "--worlds", "0"], "takes a whole number from 1, not '0'"),
         (["simulate", "--seed", "-1"], "takes a whole number from 0, not '-1'"),
         (
@@ -100,7 +102,7 @@ def test_a_check_is_replayed_and_nothing_strikes_it(capsys: pytest.CaptureFixtur
     )
     assert "P10: one client has all the places" in capsys.readouterr().out
     assert main(["lab", "replay", "busy-client", "cancel@3"]) == ExitCode.BAD_SETTINGS
-    assert capsys.readouterr().err.strip().endswith("nothing can strike busy-client: it is a check, and has no daemon")
+    assert capsys.readouterr().err.strip().endswith("busy-client is a check without a daemon: it takes no faults")
 
 
 def test_a_report_that_cannot_be_written_is_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 import cef_trio
 from cef_trio.lab.checks import CHECKS
-from cef_trio.lab.mutation_check import hunt
+from cef_trio.lab.mutation_check import check_mutation
 from cef_trio.lab.mutations import MUTATIONS, VARIANTS
 from cef_trio.lab.run import Plan, run_plan
 from cef_trio.lab.scenarios import SCENARIOS
@@ -37,7 +37,7 @@ KINDS = {*(str(number) for number in range(1, 17)), "P9", "P10"}
 @pytest.mark.parametrize("name", [*MUTATIONS, *VARIANTS])
 @pytest.mark.timeout(120)
 def test_what_is_left_out_is_noticed(name: str) -> None:
-    finding = hunt(name, enough=2)
+    finding = check_mutation(name, enough=2)
     assert finding.found
     assert set(finding.broken) & set((MUTATIONS | VARIANTS)[name].breaks)
 

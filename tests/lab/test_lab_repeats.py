@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 
 from cef_trio.lab.command import arguments_of
-from cef_trio.lab.faults import Blow, Strike
+from cef_trio.lab.faults import FaultKind, Injection
 from cef_trio.lab.run import Plan, run_plan
-from cef_trio.lab.simulation import SIMULATED, strikes_of
+from cef_trio.lab.simulation import SIMULATED, injections_of
 
 ROOT = Path(__file__).parents[2]
 PLANS = [
-    Plan("many-parts", (Strike(Blow.CANCEL, 150),)),
-    Plan("passing-errors", (Strike(Blow.DIE_UNANSWERED, 5), Strike(Blow.KILL, 20, life=2)), seed=3),
-    *(Plan(SIMULATED, strikes_of(seed), seed) for seed in (3, 82, 1746)),
+    Plan("many-parts", (Injection(FaultKind.CANCEL, 150),)),
+    Plan("passing-errors", (Injection(FaultKind.DIE_UNANSWERED, 5), Injection(FaultKind.KILL, 20, life=2)), seed=3),
+    *(Plan(SIMULATED, injections_of(seed), seed) for seed in (3, 82, 1746)),
 ]
 
 
@@ -55,6 +55,6 @@ def test_another_process_with_other_hashes_makes_the_same_run(plan: Plan) -> Non
 @pytest.mark.parametrize("seed", [1067, 2093])
 def test_an_object_that_is_complete_in_the_bucket_of_earlier_settings_breaks_no_promise(seed: int) -> None:
     """The stream ends as ``failed:finalization``: its bytes are in S3, and after a minute it is reported as at risk."""
-    report = run_plan(Plan(SIMULATED, strikes_of(seed), seed))
+    report = run_plan(Plan(SIMULATED, injections_of(seed), seed))
     assert report.hits["setting: bucket"]
     assert report.violations == []

@@ -27,10 +27,10 @@ from servers.valkey import ValkeyServer
 
 import cef_trio
 from cef_trio.lab.campaign import Tally
-from cef_trio.lab.faults import Blow, Strike
+from cef_trio.lab.faults import FaultKind, Injection
 from cef_trio.lab.journal import Entry, Lane
 from cef_trio.lab.report import write_report
-from cef_trio.lab.run import Plan, Report, Struck
+from cef_trio.lab.run import Injected, Plan, Report
 from cef_trio.upload.object_key import key_text
 
 ROOT = Path(cef_trio.__file__).parents[1]
@@ -229,9 +229,9 @@ class _Elements(HTMLParser):
 @pytest.mark.parametrize("name", [name for name in NAMES if "<" in name])
 def test_no_name_is_html_in_the_laboratorys_report(name: str) -> None:
     report = Report(
-        Plan(name, (Strike(Blow.CANCEL, 1),), mutation=name),
+        Plan(name, (Injection(FaultKind.CANCEL, 1),), mutation=name),
         violations=[name],
-        struck=[Struck(Strike(Blow.CANCEL, 1), 1.0, name, [f"{name} elsewhere"])],
+        injected=[Injected(Injection(FaultKind.CANCEL, 1), 1.0, name, [f"{name} elsewhere"])],
         saved=[[name]],
         hits=Counter({name: 1}),
         entries=[Entry(lane, 1.0, name, outcome=name) for lane in Lane],

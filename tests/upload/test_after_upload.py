@@ -20,8 +20,8 @@ from worlds.waiting import completed
 from cef_trio.checkpoint.model import Lease
 from cef_trio.checkpoint.redis.keys import job_lock_name
 from cef_trio.checkpoint.states import Status, StreamSet
-from cef_trio.lab.disk import InlineDisk, MortalDisk
-from cef_trio.lab.faults import Blow, Strike
+from cef_trio.lab.disk import CrashableDisk, InlineDisk
+from cef_trio.lab.faults import FaultKind, Injection
 from cef_trio.lab.world import BUCKET, PART, World, WorldDaemon
 from cef_trio.lab.writers import Writers
 from cef_trio.postprocess import rename_file
@@ -194,7 +194,7 @@ async def test_a_claim_is_kept_as_long_as_a_copy_takes(
         held.append(world.store._holder(job_lock_name(world.known()[0].meta.stream_id, "after-upload")) is not None)
         return await slow(self, call)
 
-    monkeypatch.setattr(MortalDisk, "change", change)
+    monkeypatch.setattr(CrashableDisk, "change", change)
     async with world.daemon() as daemon:
         daemon.closed()
         await until(lambda: not Path(world.path()).exists(), 600)
@@ -426,18 +426,18 @@ async def test_p8_bytes_that_changed_without_a_trace_are_noticed_by_the_copy(
     assert "bytes differ" in events(said, "after_upload_refused")[0]["reason"]
 
 
-@pytest.mark.parametrize("blow", [Blow.CANCEL, Blow.KILL])
+@pytest.mark.parametrize("fault", [FaultKind.CANCEL, FaultKind.KILL])
 def test_p8_a_move_to_another_file_system_may_be_struck_at_every_step(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blow: Blow
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: FaultKind
 ) -> None:
     """Cancelled, nothing half is left; killed, at most a hidden copy. In the end there is one whole file, only one."""
     two_file_systems(monkeypatch)
     steps = 0
     for at in range(1, 400):
-        folder = tmp_path / f"{blow}-{at}"
+        folder = tmp_path / f"{fault}-{at}"
         folder.mkdir()
         steps = at
-        if not trio.run(_struck_move, folder, blow, at, clock=MockClock(autojump_threshold=0)):
+        if not trio.run(_struck_move, folder, fault, at, clock=MockClock(autojump_threshold=0)):
             break
     assert 20 < steps < 399
 
@@ -448,10 +448,10 @@ def test_a_copy_that_is_cancelled_would_stay_without_its_shield(
     """So the test above would notice."""
     monkeypatch.setattr(shield_room, "removed", frozenset({"copy's removal"}))
     with pytest.raises(AssertionError, match="half a copy was left"):
-        test_p8_a_move_to_another_file_system_may_be_struck_at_every_step(tmp_path, monkeypatch, Blow.CANCEL)
+        test_p8_a_move_to_another_file_system_may_be_struck_at_every_step(tmp_path, monkeypatch, FaultKind.CANCEL)
 
 
-async def _struck_move(folder: Path, blow: Blow, at: int) -> bool:
+async def _struck_move(folder: Path, fault: FaultKind, at: int) -> bool:
     """Strike a daemon at its ``at``-th step after a recording was completed; false: the move was over before that."""
     (folder / "watch").mkdir()
     world = World(folder / "watch")
@@ -464,7 +464,7 @@ async def _struck_move(folder: Path, blow: Blow, at: int) -> bool:
     world.after_upload = AfterUploadRule(AfterUploadAction.MOVE, str(done))
     async with world.services() as services, trio.open_nursery() as nursery:
         struck = WorldDaemon(world, services)
-        steps = _Steps(at, blow, nursery.cancel_scope, world)
+        steps = _Steps(at, fault, nursery.cancel_scope, world)
         trio.lowlevel.add_instrument(steps)
         try:
             nursery.start_soon(struck.run)
@@ -474,7 +474,7 @@ async def _struck_move(folder: Path, blow: Blow, at: int) -> bool:
         nursery.cancel_scope.cancel()
     left = contents(done)
     assert source.exists() or left == {"a.mp4": content}
-    if blow is Blow.CANCEL:
+    if fault is FaultKind.CANCEL:
         assert set(left) <= {"a.mp4"}, "half a copy was left"
     assert left.get("a.mp4", content) == content
     async with world.daemon():
@@ -485,8 +485,8 @@ async def _struck_move(folder: Path, blow: Blow, at: int) -> bool:
 
 
 class _Steps(trio.abc.Instrument):
-    def __init__(self, at: int, blow: Blow, scope: trio.CancelScope, world: World) -> None:
-        self.strike = Strike(blow, at)
+    def __init__(self, at: int, fault: FaultKind, scope: trio.CancelScope, world: World) -> None:
+        self.injection = Injection(fault, at)
         self.count = 0
         self.struck = False
         self._scope = scope
@@ -494,9 +494,9 @@ class _Steps(trio.abc.Instrument):
 
     def before_task_step(self, task: trio.lowlevel.Task) -> None:
         self.count += 1
-        if self.count == self.strike.at:
+        if self.count == self.injection.at:
             self.struck = True
-            if self.strike.blow is Blow.KILL:
+            if self.injection.fault is FaultKind.KILL:
                 self._world.life.end()
             self._scope.cancel()
 
@@ -565,15 +565,15 @@ async def test_p8_a_deletion_that_hangs_with_its_mount_keeps_no_other_recording_
     for name in ("hung/1.mp4", "hung/2.mp4", "hung/3.mp4", "b.mp4", "c.mp4"):
         Path(world.path(name)).parent.mkdir(exist_ok=True)
         world.append(PART, name)
-    goes_on, change, begun = trio.Event(), MortalDisk.change, list[str]()
+    goes_on, change, begun = trio.Event(), CrashableDisk.change, list[str]()
 
-    async def hanging(self: MortalDisk, call: Callable[[], Any], *, path: str = "/") -> Any:
+    async def hanging(self: CrashableDisk, call: Callable[[], Any], *, path: str = "/") -> Any:
         if "/hung/" in path:
             begun.append(path)
             await goes_on.wait()
         return await change(self, call, path=path)
 
-    monkeypatch.setattr(MortalDisk, "change", hanging)
+    monkeypatch.setattr(CrashableDisk, "change", hanging)
     async with world.daemon() as daemon:
         daemon.closed("hung/1.mp4")
         await until(lambda: bool(begun))

@@ -14,7 +14,7 @@ from cef_trio.checkpoint.model import Lease
 from cef_trio.files.file_stat import FileStat
 from cef_trio.files.reader import OpenRecording
 from cef_trio.lab.disk import InlineRecording
-from cef_trio.lab.faults import Blow
+from cef_trio.lab.faults import FaultKind
 from cef_trio.lab.mutations.model import Mutation, replace_in
 from cef_trio.postprocess import disposal
 from cef_trio.s3 import complete
@@ -101,7 +101,7 @@ def _unverified(stack: ExitStack) -> None:
 
         return await send_all(services, upload, recording, missing(), stop=leaving)
 
-    replace_in(stack, finalize, "_make_parts_true", only_missing)
+    replace_in(stack, finalize, "_send_changed_parts", only_missing)
 
 
 def _any_file_is_ours(stack: ExitStack) -> None:
@@ -183,7 +183,7 @@ MUTATIONS: Final = (
         _list_of_parts_believed_unseen,
         "bytes-go-back",
         ("P6",),
-        Blow.DIE_UNANSWERED,
+        FaultKind.DIE_UNANSWERED,
     ),
     Mutation(
         "unchecked: a lost answer",
@@ -239,6 +239,6 @@ VARIANTS: Final = (
         _list_of_parts_unread,
         "bytes-go-back",
         ("P6",),
-        Blow.DIE_UNANSWERED,
+        FaultKind.DIE_UNANSWERED,
     ),
 )

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from cef_trio.lab.faults import Blow
+from cef_trio.lab.faults import FaultKind
 
 Apply = Callable[[ExitStack], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Mutation:
-    """One thing left out. ``shows_in`` and ``blow``: where it shows; ``breaks``: which promises."""
+    """One thing left out. ``shows_in`` and ``fault``: where it shows; ``breaks``: which promises."""
 
     name: str
     summary: str
@@ -21,7 +21,7 @@ class Mutation:
     shows_in: str
     """A scenario, or a check (``lab/checks``) of what no world has."""
     breaks: tuple[str, ...]
-    blow: Blow | None = Blow.CANCEL
+    fault: FaultKind | None = FaultKind.CANCEL
     """``None``: it shows by itself, without any blow."""
     kind: str = ""
     """Which kind of fault of the world outside it lets in again (``docs/correctness.md``); empty: none of them."""

@@ -15,7 +15,7 @@ from cef_trio.checkpoint.model import Lease, PartRecord, StreamMeta
 from cef_trio.checkpoint.protocols import Change
 from cef_trio.checkpoint.states import Status
 from cef_trio.exceptions import OutdatedError, StreamEndedError
-from cef_trio.lab.faults import Blow
+from cef_trio.lab.faults import FaultKind
 from cef_trio.lab.mutations.model import Mutation, replace_in
 from cef_trio.upload import orphan_cleanup
 from cef_trio.upload.orphan_uploads import OrphanUploads
@@ -212,7 +212,7 @@ MUTATIONS: Final = (
         _lease_given_back_silently,
         "gone-under-a-new-name",
         ("P3",),
-        Blow.DRAIN,
+        FaultKind.DRAIN,
     ),
     Mutation(
         "left out: a verification taken back",
@@ -220,7 +220,7 @@ MUTATIONS: Final = (
         _verification_kept,
         "verified-then-grown",
         ("P1",),
-        Blow.KILL,
+        FaultKind.KILL,
     ),
     Mutation(
         "left out: unknown uploads",

@@ -14,7 +14,7 @@ import trio
 from cef_trio.checkpoint.memory import Moment
 from cef_trio.checkpoint.states import Status
 from cef_trio.lab.filesystem import FileSystem, Leases, Numbers
-from cef_trio.lab.scenario_context import Stage
+from cef_trio.lab.scenario_context import ScenarioContext
 from cef_trio.lab.scenarios.model import GONE, Scenario
 from cef_trio.lab.world import PART
 from cef_trio.postprocess.after_upload_rules import AfterUploadAction, AfterUploadRule
@@ -26,179 +26,179 @@ _REPLACED: Final = GONE | {Status.FAILED_FILE_REPLACED}
 # -- what is not known is not "no" -------------------------------------------------------------------------------------
 
 
-async def _before_fuse(stage: Stage) -> None:
+async def _before_fuse(context: ScenarioContext) -> None:
     """A FUSE mount: its leases are granted whoever writes on the other side, and inotify hears of nothing there."""
-    stage.file_system.name, stage.file_system.leases = "fuse.bindfs", Leases.ALWAYS
-    stage.file_system.heard = False
-    stage.world.after_upload = AfterUploadRule(AfterUploadAction.DELETE)
-    stage.world.rescan_seconds = 2.0
+    context.file_system.name, context.file_system.leases = "fuse.bindfs", Leases.ALWAYS
+    context.file_system.heard = False
+    context.world.after_upload = AfterUploadRule(AfterUploadAction.DELETE)
+    context.world.rescan_seconds = 2.0
     await trio.lowlevel.checkpoint()
 
 
-async def _grows_unseen(stage: Stage) -> None:
+async def _grows_unseen(context: ScenarioContext) -> None:
     for _ in range(6):
-        stage.append(PART // 2 + 7)
+        context.append(PART // 2 + 7)
         await trio.sleep(5)
-    stage.close()
+    context.close()
     await trio.sleep(40)
 
 
-async def _before_other_user(stage: Stage) -> None:
+async def _before_other_user(context: ScenarioContext) -> None:
     """Another user's file, without CAP_LEASE: nobody tells whether it has a writer."""
-    stage.file_system.leases = Leases.NEVER
-    stage.world.after_upload = AfterUploadRule(AfterUploadAction.DELETE)
+    context.file_system.leases = Leases.NEVER
+    context.world.after_upload = AfterUploadRule(AfterUploadAction.DELETE)
     await trio.lowlevel.checkpoint()
 
 
-async def _touched_while_written(stage: Stage) -> None:
-    stage.append(PART + 10)
+async def _touched_while_written(context: ScenarioContext) -> None:
+    context.append(PART + 10)
     await trio.sleep(1)
-    stage.writers.open_and_close("a.mp4")
+    context.writers.open_and_close("a.mp4")
     await trio.sleep(5)
-    stage.append(PART)
+    context.append(PART)
     await trio.sleep(1)
-    stage.close()
+    context.close()
     await trio.sleep(40)
 
 
-async def _moved_in_a_big_tree(stage: Stage) -> None:
+async def _moved_in_a_big_tree(context: ScenarioContext) -> None:
     """The news of a new name is lost; only the next scan of all tells it, seconds after the old one is missed."""
-    stage.append(2 * PART + 10)
+    context.append(2 * PART + 10)
     await trio.sleep(0.5)
-    stage.world.kernel.queues.deaf = True
-    stage.writers.move("a.mp4", "deep/down/b.mp4")
-    stage.world.kernel.queues.deaf = False
+    context.world.kernel.queues.deaf = True
+    context.writers.move("a.mp4", "deep/down/b.mp4")
+    context.world.kernel.queues.deaf = False
     await trio.sleep(20)
-    stage.append(PART, "deep/down/b.mp4")
-    stage.close("deep/down/b.mp4")
+    context.append(PART, "deep/down/b.mp4")
+    context.close("deep/down/b.mp4")
     await trio.sleep(8)
 
 
-async def _gone_under_a_new_name(stage: Stage) -> None:
+async def _gone_under_a_new_name(context: ScenarioContext) -> None:
     """While its stream waits for another try, a recording is renamed, and then deleted: the name on record is not where
     it was last.
     """
-    reset = stage.arm(Fault(Kind.RESET, "UploadPart", times=None))
-    stage.append(2 * PART + 10)
+    reset = context.arm(Fault(Kind.RESET, "UploadPart", times=None))
+    context.append(2 * PART + 10)
     await trio.sleep(1.2)
-    stage.rename("a.mp4", "b.mp4")
+    context.rename("a.mp4", "b.mp4")
     await trio.sleep(0.1)
-    stage.delete("b.mp4")
-    stage.world.endpoint.faults.disarm(reset)
+    context.delete("b.mp4")
+    context.world.endpoint.faults.disarm(reset)
     await trio.sleep(8)
 
 
-async def _before_mounted(stage: Stage) -> None:
+async def _before_mounted(context: ScenarioContext) -> None:
     """A folder of the tree is a mount of the same device: a bind mount, or a subvolume."""
-    stage.world.kernel.make_folder(stage.world.folder / "mnt", FileSystem(device=stage.file_system.device))
+    context.world.kernel.make_folder(context.world.folder / "mnt", FileSystem(device=context.file_system.device))
     await trio.lowlevel.checkpoint()
 
 
-async def _before_mounted_other(stage: Stage) -> None:
-    stage.world.kernel.make_folder(stage.world.folder / "mnt", FileSystem("xfs", device=99))
+async def _before_mounted_other(context: ScenarioContext) -> None:
+    context.world.kernel.make_folder(context.world.folder / "mnt", FileSystem("xfs", device=99))
     await trio.lowlevel.checkpoint()
 
 
-async def _unmounted(stage: Stage) -> None:
-    stage.append(2 * PART + 10, "mnt/a.mp4")
-    stage.append(PART + 10, "b.mp4")
+async def _unmounted(context: ScenarioContext) -> None:
+    context.append(2 * PART + 10, "mnt/a.mp4")
+    context.append(PART + 10, "b.mp4")
     await trio.sleep(0.5)
-    away = stage.world.kernel.unmount(stage.world.folder / "mnt")
-    stage.close("b.mp4")
+    away = context.world.kernel.unmount(context.world.folder / "mnt")
+    context.close("b.mp4")
     await trio.sleep(30)
-    stage.world.kernel.remount(stage.world.folder / "mnt", away)
+    context.world.kernel.remount(context.world.folder / "mnt", away)
     await trio.sleep(0.1)
-    stage.append(PART, "mnt/a.mp4")
-    stage.close("mnt/a.mp4")
+    context.append(PART, "mnt/a.mp4")
+    context.close("mnt/a.mp4")
     await trio.sleep(30)
 
 
-async def _server_gone(stage: Stage) -> None:
+async def _server_gone(context: ScenarioContext) -> None:
     """The mount's server dies: every call there fails, and the folder above is as it was."""
-    stage.append(2 * PART + 10, "mnt/a.mp4")
-    stage.append(PART + 10, "b.mp4")
+    context.append(2 * PART + 10, "mnt/a.mp4")
+    context.append(PART + 10, "b.mp4")
     await trio.sleep(0.5)
-    system = stage.world.kernel.file_system(stage.world.folder / "mnt")
+    system = context.world.kernel.file_system(context.world.folder / "mnt")
     system.error = errno.ENOTCONN
-    stage.close("b.mp4")
+    context.close("b.mp4")
     await trio.sleep(30)
     system.error = None
-    stage.append(PART, "mnt/a.mp4")
-    stage.close("mnt/a.mp4")
+    context.append(PART, "mnt/a.mp4")
+    context.close("mnt/a.mp4")
     await trio.sleep(30)
 
 
-async def _no_descriptors(stage: Stage) -> None:
+async def _no_descriptors(context: ScenarioContext) -> None:
     """The process has no descriptor left for a while: nothing can be opened."""
-    stage.append(2 * PART + 10)
+    context.append(2 * PART + 10)
     await trio.sleep(0.5)
-    stage.file_system.open_error = errno.EMFILE
-    stage.append(2 * PART)
+    context.file_system.open_error = errno.EMFILE
+    context.append(2 * PART)
     await trio.sleep(8)
-    stage.file_system.open_error = None
-    stage.close()
-    await stage.completes(within=120)
+    context.file_system.open_error = None
+    context.close()
+    await context.completes(within=120)
 
 
 # -- a number is not a file --------------------------------------------------------------------------------------------
 
 
-async def _before_reused(stage: Stage) -> None:
-    stage.file_system.numbers, stage.file_system.generations = Numbers.REUSED, False
+async def _before_reused(context: ScenarioContext) -> None:
+    context.file_system.numbers, context.file_system.generations = Numbers.REUSED, False
     await trio.lowlevel.checkpoint()
 
 
-async def _number_reused(stage: Stage) -> None:
+async def _number_reused(context: ScenarioContext) -> None:
     """A recording fails for good and is deleted; the next one of that name gets its number."""
-    refused = stage.refuse("UploadPart", "EntityTooLarge")
-    stage.append(2 * PART + 10)
+    refused = context.refuse("UploadPart", "EntityTooLarge")
+    context.append(2 * PART + 10)
     await trio.sleep(3)
-    stage.delete()
-    stage.world.endpoint.faults.disarm(refused)
+    context.delete()
+    context.world.endpoint.faults.disarm(refused)
     await trio.sleep(0.5)
-    stage.append(PART + 300)
+    context.append(PART + 300)
     await trio.sleep(0.5)
-    stage.close()
+    context.close()
     await trio.sleep(8)
 
 
-async def _before_changing(stage: Stage) -> None:
+async def _before_changing(context: ScenarioContext) -> None:
     """As on sshfs, FAT, exFAT or CIFS: numbers are made up by the client, and no generation is told."""
-    stage.file_system.name, stage.file_system.generations = "fuse.sshfs", False
-    stage.file_system.leases, stage.file_system.heard = Leases.NEVER, False
-    stage.world.rescan_seconds = 2.0
+    context.file_system.name, context.file_system.generations = "fuse.sshfs", False
+    context.file_system.leases, context.file_system.heard = Leases.NEVER, False
+    context.world.rescan_seconds = 2.0
     await trio.lowlevel.checkpoint()
 
 
-async def _numbers_change(stage: Stage) -> None:
+async def _numbers_change(context: ScenarioContext) -> None:
     """One recording is completed, another one open, when every number changes."""
-    stage.append(PART + 10, "a.mp4")
-    stage.close("a.mp4")
+    context.append(PART + 10, "a.mp4")
+    context.close("a.mp4")
     await trio.sleep(40)
-    stage.append(2 * PART + 10, "b.mp4")
+    context.append(2 * PART + 10, "b.mp4")
     await trio.sleep(5)
-    stage.world.kernel.renumber(stage.file_system)
+    context.world.kernel.renumber(context.file_system)
     await trio.sleep(5)
-    stage.append(PART, "b.mp4")
-    stage.close("b.mp4")
+    context.append(PART, "b.mp4")
+    context.close("b.mp4")
     await trio.sleep(45)
 
 
-async def _before_moved_away(stage: Stage) -> None:
+async def _before_moved_away(context: ScenarioContext) -> None:
     """While no daemon runs two recordings are moved, on a file system whose numbers only propose."""
-    await _before_changing(stage)
-    await stage.recorded_by_an_earlier_daemon("a.mp4", "b.mp4")
-    stage.writers.move("a.mp4", "deep/a.mp4")
-    stage.writers.move("b.mp4", "deep/b.mp4")
-    stage.world.kernel.renumber(stage.file_system)
+    await _before_changing(context)
+    await context.recorded_by_an_earlier_daemon("a.mp4", "b.mp4")
+    context.writers.move("a.mp4", "deep/a.mp4")
+    context.writers.move("b.mp4", "deep/b.mp4")
+    context.world.kernel.renumber(context.file_system)
 
 
-async def _before_moved_and_denied(stage: Stage) -> None:
+async def _before_moved_and_denied(context: ScenarioContext) -> None:
     """As ``mv`` from another user's folder: the mode comes last. Redis stumbles when it is asked for streams."""
-    await stage.recorded_by_an_earlier_daemon("a.mp4", "b.mp4")
+    await context.recorded_by_an_earlier_daemon("a.mp4", "b.mp4")
     for name in ("a.mp4", "b.mp4"):
-        stage.writers.move(name, f"deep/{name}")
-        stage.writers.permit(f"deep/{name}", permitted=False)
+        context.writers.move(name, f"deep/{name}")
+        context.writers.permit(f"deep/{name}", permitted=False)
     stumbles = [True]
 
     async def stumble(operation: str, moment: Moment) -> None:
@@ -206,153 +206,153 @@ async def _before_moved_and_denied(stage: Stage) -> None:
             stumbles.clear()
             await trio.sleep(5)
 
-    stage.world.store.fault = stumble
+    context.world.store.fault = stumble
 
 
-async def _moved_away(stage: Stage) -> None:
+async def _moved_away(context: ScenarioContext) -> None:
     await trio.sleep(5)
     for name in ("deep/a.mp4", "deep/b.mp4"):
-        stage.writers.permit(name, permitted=True)
+        context.writers.permit(name, permitted=True)
     await trio.sleep(3)
-    stage.append(PART, "deep/a.mp4")
-    stage.close_all()
+    context.append(PART, "deep/a.mp4")
+    context.close_all()
     await trio.sleep(45)
 
 
 # -- metadata is not content -------------------------------------------------------------------------------------------
 
 
-async def _touched_after(stage: Stage) -> None:
+async def _touched_after(context: ScenarioContext) -> None:
     """A completed recording gets another time stamp, and no other byte: ``touch``, ``rsync -t``."""
-    stage.append(2 * PART + 10)
-    stage.close()
+    context.append(2 * PART + 10)
+    context.close()
     await trio.sleep(8)
-    stage.writers.set_mtime("a.mp4", stage.world.kernel.now_ns() + 3 * 10**9)
+    context.writers.set_mtime("a.mp4", context.world.kernel.now_ns() + 3 * 10**9)
     await trio.sleep(30)
 
 
-async def _copied_after(stage: Stage) -> None:
+async def _copied_after(context: ScenarioContext) -> None:
     """``cp -a`` to a new disk and back to the old name: another file, with the same bytes and times."""
-    stage.append(2 * PART + 10)
-    stage.close()
+    context.append(2 * PART + 10)
+    context.close()
     await trio.sleep(8)
-    stage.writers.copy_over("a.mp4")
+    context.writers.copy_over("a.mp4")
     await trio.sleep(30)
 
 
-async def _time_goes_back(stage: Stage) -> None:
+async def _time_goes_back(context: ScenarioContext) -> None:
     """The clock is set back, or the time stamp: at equal size the file is younger on record than on disk."""
-    stage.append(2 * PART + 10)
+    context.append(2 * PART + 10)
     await trio.sleep(3)
-    stage.writers.set_mtime("a.mp4", stage.world.kernel.now_ns() - 3600 * 10**9)
-    stage.close()
-    await stage.completes(within=100)
+    context.writers.set_mtime("a.mp4", context.world.kernel.now_ns() - 3600 * 10**9)
+    context.close()
+    await context.completes(within=100)
 
 
-async def _before_coarse(stage: Stage) -> None:
-    stage.file_system.name, stage.file_system.tick_ns = "vfat", 2 * 10**9
+async def _before_coarse(context: ScenarioContext) -> None:
+    context.file_system.name, context.file_system.tick_ns = "vfat", 2 * 10**9
     await trio.lowlevel.checkpoint()
 
 
-async def _same_tick(stage: Stage) -> None:
+async def _same_tick(context: ScenarioContext) -> None:
     """It is changed, and not its size, within the tick of the time stamp that was verified."""
     await trio.sleep(0.1)  # stamps lag behind the clock: all that follows falls into one tick
-    stage.append(2 * PART + 10)
+    context.append(2 * PART + 10)
     await trio.sleep(0.1)
-    stage.close()
+    context.close()
     await trio.sleep(1.3)
-    stage.patch(5, b"patched in the same tick")
-    stage.close()
+    context.patch(5, b"patched in the same tick")
+    context.close()
     await trio.sleep(20)
 
 
-def _one_stream(stage: Stage) -> list[str]:
+def _one_stream(context: ScenarioContext) -> list[str]:
     """A change within the tick is waited for: nothing is completed before, and sent again."""
-    streams = len(stage.world.known())
+    streams = len(context.world.known())
     return [f"P2: {streams} streams were begun for one recording"] if streams > 1 else []
 
 
-async def _future(stage: Stage) -> None:
+async def _future(context: ScenarioContext) -> None:
     """The file server's clock is an hour ahead, then set right."""
-    stage.file_system.skew_ns = 3600 * 10**9
-    stage.append(2 * PART + 10)
+    context.file_system.skew_ns = 3600 * 10**9
+    context.append(2 * PART + 10)
     await trio.sleep(1)
-    stage.file_system.skew_ns = 0
-    stage.append(PART)
+    context.file_system.skew_ns = 0
+    context.append(PART)
     await trio.sleep(1)
-    stage.close()
+    context.close()
     await trio.sleep(10)
 
 
-async def _redis_loses_completed(stage: Stage) -> None:
+async def _redis_loses_completed(context: ScenarioContext) -> None:
     """Redis loses everything when a recording is completed and its file still there."""
-    stage.append(2 * PART + 10)
-    stage.close()
+    context.append(2 * PART + 10)
+    context.close()
     await trio.sleep(8)
-    stage.world.lose_redis()
+    context.world.lose_redis()
     await trio.sleep(30)
 
 
 # -- a local change is not a new recording -----------------------------------------------------------------------------
 
 
-async def _tail_cut(stage: Stage) -> None:
+async def _tail_cut(context: ScenarioContext) -> None:
     """A preallocated tail is cut off at the close: by one byte."""
-    stage.append(8 * PART)
+    context.append(8 * PART)
     await trio.sleep(2)
-    stage.truncate(8 * PART - 1)
-    stage.close()
+    context.truncate(8 * PART - 1)
+    context.close()
     await trio.sleep(10)
 
 
-async def _full_size_first(stage: Stage) -> None:
+async def _full_size_first(context: ScenarioContext) -> None:
     """The recorder sets the full size, and fills it."""
-    stage.truncate(8 * PART + 10)
+    context.truncate(8 * PART + 10)
     await trio.sleep(1)
     for number in range(8):
-        stage.patch(number * PART, stage.world.random.randbytes(PART))
+        context.patch(number * PART, context.world.random.randbytes(PART))
         await trio.sleep(1)
-    stage.patch(8 * PART, b"its end...")
-    stage.close()
+    context.patch(8 * PART, b"its end...")
+    context.close()
     await trio.sleep(10)
 
 
-async def _append_and_close(stage: Stage) -> None:
+async def _append_and_close(context: ScenarioContext) -> None:
     """It is appended to and closed, every few seconds."""
     for _ in range(5):
-        stage.append(2 * PART)
-        stage.close()
+        context.append(2 * PART)
+        context.close()
         await trio.sleep(6)
     await trio.sleep(10)
 
 
-async def _before_slow_disk(stage: Stage) -> None:
-    stage.world.read_seconds = 0.3
+async def _before_slow_disk(context: ScenarioContext) -> None:
+    context.world.read_seconds = 0.3
     await trio.lowlevel.checkpoint()
 
 
-async def _slow_disk(stage: Stage) -> None:
+async def _slow_disk(context: ScenarioContext) -> None:
     """While it is verified, block by block, a block is patched that was read already."""
-    stage.append(4 * PART)
+    context.append(4 * PART)
     await trio.sleep(4)
-    stage.close()
+    context.close()
     await trio.sleep(1.8)
-    stage.patch(5, b"patched")
-    stage.close()
+    context.patch(5, b"patched")
+    context.close()
     await trio.sleep(30)
 
 
 # -- what a local change mends -----------------------------------------------------------------------------------------
 
 
-async def _permission_passes(stage: Stage) -> None:
+async def _permission_passes(context: ScenarioContext) -> None:
     """``mv`` and ``cp -p`` from another file system set the mode last."""
-    stage.touch()
-    stage.writers.permit("a.mp4", permitted=False)
-    stage.append(2 * PART + 10)
-    stage.close()
+    context.touch()
+    context.writers.permit("a.mp4", permitted=False)
+    context.append(2 * PART + 10)
+    context.close()
     await trio.sleep(5)
-    stage.writers.permit("a.mp4", permitted=True)
+    context.writers.permit("a.mp4", permitted=True)
     await trio.sleep(30)
 
 
@@ -413,7 +413,7 @@ SCENARIOS: Final = (
         "a completed recording is copied over itself",
         _copied_after,
         may_end=_REPLACED,
-        when_unharmed=Stage.in_s3_twice,
+        when_unharmed=ScenarioContext.in_s3_twice,
     ),
     Scenario("time-goes-back", "a recording's time stamp goes back", _time_goes_back, _before_changing),
     Scenario(

@@ -10,13 +10,13 @@ from typing import Final
 import trio
 
 from cef_trio.checkpoint.states import Status
-from cef_trio.lab.scenario_context import Stage
+from cef_trio.lab.scenario_context import ScenarioContext
 from cef_trio.resilience.retry import RetryPolicy
 
-Story = Callable[[Stage], Awaitable[None]]
+Story = Callable[[ScenarioContext], Awaitable[None]]
 
 
-async def nothing(_stage: Stage) -> None:
+async def nothing(_stage: ScenarioContext) -> None:
     """The world is new."""
     await trio.lowlevel.checkpoint()
 
@@ -46,13 +46,13 @@ class Scenario:
     """Whether what is sent must be bounded by what was changed."""
     slack_parts: int = 0
     """How many parts may be sent beyond that: a file system tells holes by its own blocks, which are longer here."""
-    also: Callable[[Stage], list[str]] = lambda _: []
+    also: Callable[[ScenarioContext], list[str]] = lambda _: []
     """What else is asked in the end; returns what is broken."""
-    when_unharmed: Callable[[Stage], list[str]] = lambda _: []
+    when_unharmed: Callable[[ScenarioContext], list[str]] = lambda _: []
     """What is asked only if no daemon was struck."""
-    between: Callable[[Stage, int], None] = lambda _stage, _life: None
+    between: Callable[[ScenarioContext, int], None] = lambda _stage, _life: None
     """What changes before each further daemon, whose number is told."""
-    lingers: Callable[[Stage], AbstractAsyncContextManager[None]] | None = None
+    lingers: Callable[[ScenarioContext], AbstractAsyncContextManager[None]] | None = None
     """A trouble that the last daemon still meets: it must say what is at risk by it (promise P10), and come back."""
     goes_on: bool = False
     """Whether the script goes on while daemons die and others come."""

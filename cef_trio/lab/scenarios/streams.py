@@ -9,108 +9,110 @@ import trio
 
 from cef_trio.checkpoint.memory import Moment as RedisMoment
 from cef_trio.checkpoint.states import Status
-from cef_trio.lab.crash_simulation import Death, Life
-from cef_trio.lab.scenario_context import Stage
+from cef_trio.lab.crash_simulation import CrashMoment, Life
+from cef_trio.lab.scenario_context import ScenarioContext
 from cef_trio.lab.scenarios.model import GONE, Scenario
 from cef_trio.lab.world import PART, WorldDaemon
 from cef_trio.postprocess.after_upload_rules import AfterUploadAction, AfterUploadRule
 from cef_trio.s3_endpoint import Fault, Kind, Moment
 
 
-async def _first_part(stage: Stage) -> None:
-    stage.append(300)
+async def _first_part(context: ScenarioContext) -> None:
+    context.append(300)
     await trio.sleep(0.2)
-    stage.append(PART)
+    context.append(PART)
     await trio.sleep(0.2)
-    stage.append(400)
-    stage.close()
+    context.append(400)
+    context.close()
     await trio.sleep(4)
 
 
-async def _many_parts(stage: Stage) -> None:
+async def _many_parts(context: ScenarioContext) -> None:
     # Each part takes a while, so that several are on their way, in every stage of it, at each moment.
-    stage.arm(Fault(Kind.SLOW, "UploadPart", Moment.BODY, times=None, seconds=0.15))
-    stage.arm(Fault(Kind.SLOW, "UploadPart", Moment.REPLY, times=None, seconds=0.1))
+    context.arm(Fault(Kind.SLOW, "UploadPart", Moment.BODY, times=None, seconds=0.15))
+    context.arm(Fault(Kind.SLOW, "UploadPart", Moment.REPLY, times=None, seconds=0.1))
     for name in ("a.mp4", "b.mp4", "c.mp4"):
-        stage.append(4 * PART, name)
+        context.append(4 * PART, name)
     await trio.sleep(0.3)
-    stage.append(2 * PART + 100, "a.mp4")
-    stage.close_all()
+    context.append(2 * PART + 100, "a.mp4")
+    context.close_all()
     await trio.sleep(8)
 
 
-async def _finalizing(stage: Stage) -> None:
-    stage.append(2 * PART + 123)
+async def _finalizing(context: ScenarioContext) -> None:
+    context.append(2 * PART + 123)
     await trio.sleep(0.5)
-    stage.close()
+    context.close()
     await trio.sleep(4)
 
 
-async def _rewrites(stage: Stage) -> None:
-    stage.append(3 * PART + 100)
+async def _rewrites(context: ScenarioContext) -> None:
+    context.append(3 * PART + 100)
     await trio.sleep(0.5)
-    stage.append(2 * PART)
+    context.append(2 * PART)
     await trio.sleep(0.5)
-    stage.patch(5, b"patched")  # plain MP4 patches its head at the end
-    stage.patch(2 * PART - 3, b"across")
-    stage.close()
+    context.patch(5, b"patched")  # plain MP4 patches its head at the end
+    context.patch(2 * PART - 3, b"across")
+    context.close()
     await trio.sleep(1.0)
-    stage.patch(3 * PART, b"again, while it is verified")
-    stage.close()
+    context.patch(3 * PART, b"again, while it is verified")
+    context.close()
     await trio.sleep(6)
 
 
-async def _bytes_go_back(stage: Stage) -> None:
+async def _bytes_go_back(context: ScenarioContext) -> None:
     """A patched part is sent again, slowly; meanwhile the writer takes the patch back."""
-    stage.append(3 * PART)
+    context.append(3 * PART)
     await trio.sleep(0.5)
-    before = stage.world.content()[5:12]
-    stage.arm(Fault(Kind.SLOW, "UploadPart", Moment.REPLY, times=None, seconds=0.5))
-    stage.patch(5, b"patched")
-    stage.close()
+    before = context.world.content()[5:12]
+    context.arm(Fault(Kind.SLOW, "UploadPart", Moment.REPLY, times=None, seconds=0.5))
+    context.patch(5, b"patched")
+    context.close()
     await trio.sleep(1.2)
-    stage.patch(5, before)
-    stage.close()
+    context.patch(5, before)
+    context.close()
     await trio.sleep(8)
 
 
-async def _empty(stage: Stage) -> None:
-    stage.touch()
+async def _empty(context: ScenarioContext) -> None:
+    context.touch()
     await trio.sleep(0.5)
-    stage.close()
+    context.close()
     await trio.sleep(5)
 
 
-async def _interrupted_recording(stage: Stage, end: Callable[[WorldDaemon], None], life: Life | None = None) -> None:
+async def _interrupted_recording(
+    context: ScenarioContext, end: Callable[[WorldDaemon], None], life: Life | None = None
+) -> None:
     """A daemon that had sent some parts, and was ended."""
-    async with stage.world.services(life) as services, trio.open_nursery() as nursery:
-        stage.daemon = daemon = WorldDaemon(stage.world, services)
+    async with context.world.services(life) as services, trio.open_nursery() as nursery:
+        context.daemon = daemon = WorldDaemon(context.world, services)
         if life is not None:
             life.on_end = nursery.cancel_scope.cancel
         nursery.start_soon(daemon.run)
         await trio.sleep(0.1)
-        stage.append(3 * PART + 500)
+        context.append(3 * PART + 500)
         await trio.sleep(0.5)
         end(daemon)
-    stage.daemon = None
+    context.daemon = None
 
 
-async def interrupted(stage: Stage) -> None:
+async def interrupted(context: ScenarioContext) -> None:
     """A daemon that was stopped in the middle of a recording."""
-    await _interrupted_recording(stage, lambda daemon: daemon.shutdown.request())
+    await _interrupted_recording(context, lambda daemon: daemon.shutdown.request())
 
 
-async def _before_unrecorded(stage: Stage) -> None:
+async def _before_unrecorded(context: ScenarioContext) -> None:
     """Killed when S3 had taken the second part and nobody had heard of it."""
     dying = _DiesAtSecondPart()
-    await _interrupted_recording(stage, lambda _daemon: dying.end(), dying)
+    await _interrupted_recording(context, lambda _daemon: dying.end(), dying)
 
 
 class _DiesAtSecondPart(Life):
     def begins(self, call: str) -> int:
         number = Life.begins(self, call)
         if call == "s3 UploadPart 2":
-            self.dies_at = (number, Death.UNANSWERED)
+            self.dies_at = (number, CrashMoment.UNANSWERED)
         return number
 
 
@@ -118,116 +120,116 @@ class _DiesBeforeComplete(Life):
     def begins(self, call: str) -> int:
         number = Life.begins(self, call)
         if call == "s3 CompleteMultipartUpload":
-            self.dies_at = (number, Death.BEFORE)
+            self.dies_at = (number, CrashMoment.BEFORE)
         return number
 
 
-async def _before_verified(stage: Stage) -> None:
+async def _before_verified(context: ScenarioContext) -> None:
     """Killed when the recording was verified, and S3 not yet asked to complete it."""
     dying = _DiesBeforeComplete()
-    async with stage.world.services(dying) as services, trio.open_nursery() as nursery:
-        stage.daemon = daemon = WorldDaemon(stage.world, services)
+    async with context.world.services(dying) as services, trio.open_nursery() as nursery:
+        context.daemon = daemon = WorldDaemon(context.world, services)
         dying.on_end = nursery.cancel_scope.cancel
         nursery.start_soon(daemon.run)
         await trio.sleep(0.1)
-        stage.append(PART + 555)
+        context.append(PART + 555)
         await trio.sleep(0.5)
-        stage.close()
+        context.close()
         await trio.sleep(5)
         dying.end()
-    stage.daemon = None
+    context.daemon = None
 
 
-async def _verified_then_grown(stage: Stage) -> None:
+async def _verified_then_grown(context: ScenarioContext) -> None:
     """What was verified is patched and grows, is uploaded on, and is deleted."""
     await trio.sleep(0.3)
-    stage.patch(286, b"patched")
-    stage.append(2 * PART)
+    context.patch(286, b"patched")
+    context.append(2 * PART)
     await trio.sleep(1)
-    stage.append(PART)
+    context.append(PART)
     await trio.sleep(0.5)
-    stage.delete()
+    context.delete()
     await trio.sleep(4)
 
 
-async def _before_adoption(stage: Stage) -> None:
+async def _before_adoption(context: ScenarioContext) -> None:
     """Redis lost everything; S3 has the open upload and its parts."""
-    await interrupted(stage)
-    stage.world.lose_redis()
+    await interrupted(context)
+    context.world.lose_redis()
 
 
-async def goes_on(stage: Stage) -> None:
+async def goes_on(context: ScenarioContext) -> None:
     """The recording grows on, and ends."""
     await trio.sleep(0.3)
-    stage.append(2 * PART)
+    context.append(2 * PART)
     await trio.sleep(0.5)
-    stage.close()
+    context.close()
     await trio.sleep(5)
 
 
-async def _passing_errors(stage: Stage) -> None:
+async def _passing_errors(context: ScenarioContext) -> None:
     for operation in ("CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload", "PutObject"):
-        stage.arm(Fault(Kind.ERROR, operation, code="InternalError"))
-        stage.arm(Fault(Kind.RESET, operation, Moment.REPLY, nth=2))
-    stage.world.endpoint.model.complete_again = False  # as Ceph and MinIO have it: NoSuchUpload after a success
-    stage.arm(Fault(Kind.ERROR, "UploadPart", nth=4, code="SlowDown", retry_after="1"))
-    stage.arm(Fault(Kind.RESET, "UploadPart", Moment.BODY, nth=5, after_bytes=300))
-    stage.append(3 * PART + 200)
+        context.arm(Fault(Kind.ERROR, operation, code="InternalError"))
+        context.arm(Fault(Kind.RESET, operation, Moment.REPLY, nth=2))
+    context.world.endpoint.model.complete_again = False  # as Ceph and MinIO have it: NoSuchUpload after a success
+    context.arm(Fault(Kind.ERROR, "UploadPart", nth=4, code="SlowDown", retry_after="1"))
+    context.arm(Fault(Kind.RESET, "UploadPart", Moment.BODY, nth=5, after_bytes=300))
+    context.append(3 * PART + 200)
     await trio.sleep(3)
-    stage.close()
+    context.close()
     await trio.sleep(12)
 
 
-async def _error_in_200(stage: Stage) -> None:
+async def _error_in_200(context: ScenarioContext) -> None:
     """Complete answers 200 with an error, having done nothing."""
-    stage.arm(Fault(Kind.ERROR_IN_200, "CompleteMultipartUpload", code="InternalError"))
-    stage.append(2 * PART + 200)
+    context.arm(Fault(Kind.ERROR_IN_200, "CompleteMultipartUpload", code="InternalError"))
+    context.append(2 * PART + 200)
     await trio.sleep(0.5)
-    stage.close()
+    context.close()
     await trio.sleep(8)
 
 
-async def _damaged(stage: Stage) -> None:
+async def _damaged(context: ScenarioContext) -> None:
     """S3 stores other bytes than it was sent, and says so by the checksum it answers with; and a cut-off Complete."""
-    stage.arm(Fault(Kind.DAMAGE, "UploadPart", nth=2))
-    stage.arm(Fault(Kind.TRUNCATE, "CompleteMultipartUpload", Moment.REPLY))
-    stage.append(2 * PART + 200)
+    context.arm(Fault(Kind.DAMAGE, "UploadPart", nth=2))
+    context.arm(Fault(Kind.TRUNCATE, "CompleteMultipartUpload", Moment.REPLY))
+    context.append(2 * PART + 200)
     await trio.sleep(0.5)
-    stage.close()
+    context.close()
     await trio.sleep(8)
 
 
-async def _foreign_object(stage: Stage) -> None:
+async def _foreign_object(context: ScenarioContext) -> None:
     """A lifecycle rule aborts our upload, and somebody puts an object of their own under our key."""
-    stage.append(3 * PART)
+    context.append(3 * PART)
     await trio.sleep(0.5)
-    for key in await stage.world.abort_open_uploads():
-        await stage.world.put_foreign(key)
-    stage.close()
+    for key in await context.world.abort_open_uploads():
+        await context.world.put_foreign(key)
+    context.close()
     await trio.sleep(8)
 
 
-async def _refused(stage: Stage) -> None:
-    stage.arm(Fault(Kind.ERROR, "UploadPart", nth=2, times=None, code="AccessDenied"))
-    stage.append(3 * PART)
+async def _refused(context: ScenarioContext) -> None:
+    context.arm(Fault(Kind.ERROR, "UploadPart", nth=2, times=None, code="AccessDenied"))
+    context.append(3 * PART)
     await trio.sleep(1)
-    stage.close()
+    context.close()
     await trio.sleep(3)
 
 
-async def _outage(stage: Stage) -> None:
-    stage.append(PART + 10)
+async def _outage(context: ScenarioContext) -> None:
+    context.append(PART + 10)
     await trio.sleep(0.3)
-    armed = stage.arm(Fault(Kind.RESET, "*", times=None))
-    stage.append(2 * PART)
+    armed = context.arm(Fault(Kind.RESET, "*", times=None))
+    context.append(2 * PART)
     await trio.sleep(20)
-    stage.world.endpoint.faults.disarm(armed)
+    context.world.endpoint.faults.disarm(armed)
     await trio.sleep(15)
-    stage.close()
+    context.close()
     await trio.sleep(5)
 
 
-async def _redis_stumbles(stage: Stage) -> None:
+async def _redis_stumbles(context: ScenarioContext) -> None:
     """Redis is slow to answer three calls: each has had its effect, and its answer is lost."""
     stumbles = {5, 9, 14}
     calls = 0
@@ -240,164 +242,164 @@ async def _redis_stumbles(stage: Stage) -> None:
             if calls in stumbles:
                 await trio.sleep(5)
 
-    stage.world.store.fault = stumble
-    stage.append(3 * PART)
+    context.world.store.fault = stumble
+    context.append(3 * PART)
     await trio.sleep(4)
-    stage.close()
+    context.close()
     await trio.sleep(8)
 
 
-async def _redis_frozen(stage: Stage) -> None:
-    stage.append(2 * PART + 10)
+async def _redis_frozen(context: ScenarioContext) -> None:
+    context.append(2 * PART + 10)
     await trio.sleep(0.5)
 
     async def freeze(_operation: str, moment: RedisMoment) -> None:
         if moment is RedisMoment.SENT:
             await trio.sleep(3600)  # an end there must be, so that a daemon that waits for it can be told so
 
-    stage.world.store.fault = freeze
-    stage.append(2 * PART)
+    context.world.store.fault = freeze
+    context.append(2 * PART)
     await trio.sleep(8)
 
 
-async def _s3_frozen(stage: Stage) -> None:
-    stage.append(PART)
+async def _s3_frozen(context: ScenarioContext) -> None:
+    context.append(PART)
     await trio.sleep(0.5)
-    stage.arm(Fault(Kind.FREEZE, "UploadPart", Moment.BODY, times=None))
-    stage.append(4 * PART)
+    context.arm(Fault(Kind.FREEZE, "UploadPart", Moment.BODY, times=None))
+    context.append(4 * PART)
     await trio.sleep(8)
 
 
-async def _deleted(stage: Stage) -> None:
-    stage.append(2 * PART)
+async def _deleted(context: ScenarioContext) -> None:
+    context.append(2 * PART)
     await trio.sleep(0.5)
-    stage.delete()
+    context.delete()
     await trio.sleep(4)
 
 
-async def _truncated(stage: Stage) -> None:
-    stage.append(3 * PART)
+async def _truncated(context: ScenarioContext) -> None:
+    context.append(3 * PART)
     await trio.sleep(0.5)
-    stage.truncate(PART // 2)
+    context.truncate(PART // 2)
     await trio.sleep(1)
-    stage.append(2 * PART)
+    context.append(2 * PART)
     await trio.sleep(0.5)
-    stage.close()
+    context.close()
     await trio.sleep(5)
 
 
-async def _replaced(stage: Stage) -> None:
-    stage.append(2 * PART + 10)
+async def _replaced(context: ScenarioContext) -> None:
+    context.append(2 * PART + 10)
     await trio.sleep(0.5)
-    stage.replace(PART + 300)
+    context.replace(PART + 300)
     await trio.sleep(3)
-    stage.close()
+    context.close()
     await trio.sleep(5)
 
 
-async def _replaced_unheard(stage: Stage) -> None:
+async def _replaced_unheard(context: ScenarioContext) -> None:
     """Another file takes the name just before the recording is read to be verified; there is no news of that yet."""
-    stage.append(2 * PART + 10)
+    context.append(2 * PART + 10)
     await trio.sleep(0.5)
-    stage.close()
+    context.close()
     await trio.sleep(0.99)
-    stage.replace(4 * PART, heard=False)
+    context.replace(4 * PART, heard=False)
     await trio.sleep(1)
-    stage.close()
+    context.close()
     await trio.sleep(8)
 
 
-async def _renamed(stage: Stage) -> None:
-    stage.append(2 * PART + 10)
+async def _renamed(context: ScenarioContext) -> None:
+    context.append(2 * PART + 10)
     await trio.sleep(0.5)
-    stage.rename("a.mp4", "b.mp4")
-    stage.append(PART, "b.mp4")
+    context.rename("a.mp4", "b.mp4")
+    context.append(PART, "b.mp4")
     await trio.sleep(0.5)
-    stage.close("b.mp4")
+    context.close("b.mp4")
     await trio.sleep(5)
 
 
-async def _shutdown(stage: Stage) -> None:
-    stage.arm(Fault(Kind.SLOW, "UploadPart", Moment.REPLY, times=None, seconds=0.3))
+async def _shutdown(context: ScenarioContext) -> None:
+    context.arm(Fault(Kind.SLOW, "UploadPart", Moment.REPLY, times=None, seconds=0.3))
     for name in ("a.mp4", "b.mp4", "c.mp4"):
-        stage.append(3 * PART, name)
+        context.append(3 * PART, name)
     await trio.sleep(0.4)
-    if stage.daemon is not None and stage.daemon.shutdown.signals == 0:
-        stage.daemon.shutdown.request()
+    if context.daemon is not None and context.daemon.shutdown.signals == 0:
+        context.daemon.shutdown.request()
     await trio.sleep(8)
 
 
-async def _lease_lost(stage: Stage) -> None:
+async def _lease_lost(context: ScenarioContext) -> None:
     """Redis forgets under the daemon's hands: its lease is gone with everything else."""
-    stage.append(2 * PART + 10)
+    context.append(2 * PART + 10)
     await trio.sleep(0.5)
-    stage.world.lose_redis()
-    stage.append(PART)
+    context.world.lose_redis()
+    context.append(PART)
     await trio.sleep(3)
-    stage.close()
+    context.close()
     await trio.sleep(12)
 
 
-async def _before_partition(stage: Stage) -> None:
+async def _before_partition(context: ScenarioContext) -> None:
     """A daemon on another machine was cut off in the middle of a part, its stream's lease in its hands."""
-    stage.daemon = await stage.start_other()
-    stage.arm(Fault(Kind.SLOW, "UploadPart", Moment.REPLY, nth=4, seconds=0.2))
-    stage.append(3 * PART)
+    context.daemon = await context.start_other()
+    context.arm(Fault(Kind.SLOW, "UploadPart", Moment.REPLY, nth=4, seconds=0.2))
+    context.append(3 * PART)
     await trio.sleep(0.5)
-    stage.append(2 * PART)
+    context.append(2 * PART)
     await trio.sleep(0.1)
-    stage.other_life.cut_off.value = True
-    stage.daemon = None
+    context.other_life.cut_off.value = True
+    context.daemon = None
 
 
-async def _partitioned(stage: Stage) -> None:
+async def _partitioned(context: ScenarioContext) -> None:
     """It is taken for dead after its lease, and comes back when its stream has another owner, or is done."""
     await trio.sleep(36)
-    stage.append(PART)
+    context.append(PART)
     await trio.sleep(0.2)
-    stage.patch(10, b"patched")
-    stage.other_life.cut_off.value = False
+    context.patch(10, b"patched")
+    context.other_life.cut_off.value = False
     await trio.sleep(0.3)
-    stage.append(PART + 7)
+    context.append(PART + 7)
     await trio.sleep(0.5)
-    stage.close()
+    context.close()
     await trio.sleep(12)
-    stage.end_other()
+    context.end_other()
 
 
-async def _before_deleting(stage: Stage) -> None:
-    stage.world.after_upload = AfterUploadRule(AfterUploadAction.DELETE)
+async def _before_deleting(context: ScenarioContext) -> None:
+    context.world.after_upload = AfterUploadRule(AfterUploadAction.DELETE)
     # The object is asked for slowly, so that a writer has time to come between the question and the deletion.
-    stage.arm(Fault(Kind.SLOW, "HeadObject", Moment.REPLY, times=None, seconds=1.5))
+    context.arm(Fault(Kind.SLOW, "HeadObject", Moment.REPLY, times=None, seconds=1.5))
     await trio.lowlevel.checkpoint()
 
 
-async def _deleted_after_upload(stage: Stage) -> None:
+async def _deleted_after_upload(context: ScenarioContext) -> None:
     """Two recordings; they are written again just when the first of them is to be deleted."""
-    stage.append(PART + 10, "a.mp4")
-    stage.touch("b.mp4")
+    context.append(PART + 10, "a.mp4")
+    context.touch("b.mp4")
     await trio.sleep(0.5)
-    stage.close_all()
+    context.close_all()
     await trio.sleep(2.7)
-    for name in stage.names():
-        stage.patch(3, b"once more", name)
-        stage.close(name)  # so that no lease tells of it
+    for name in context.names():
+        context.patch(3, b"once more", name)
+        context.close(name)  # so that no lease tells of it
     await trio.sleep(1)
-    stage.close_all()
+    context.close_all()
     await trio.sleep(9)
 
 
-async def _before_webhook(stage: Stage) -> None:
-    stage.world.webhook = True
-    stage.world.receiver.answers.extend([500, 0])
+async def _before_webhook(context: ScenarioContext) -> None:
+    context.world.webhook = True
+    context.world.receiver.answers.extend([500, 0])
     await trio.lowlevel.checkpoint()
 
 
-async def _webhook(stage: Stage) -> None:
+async def _webhook(context: ScenarioContext) -> None:
     """The receiver fails, then is silent, then takes it."""
-    stage.append(PART + 10)
+    context.append(PART + 10)
     await trio.sleep(0.5)
-    stage.close()
+    context.close()
     await trio.sleep(30)
 
 

@@ -1,7 +1,7 @@
-"""What befalls a simulated world besides its servers' faults: by its file system, its mounts, a proxy, its Redis.
+"""Faults of a simulated world's environment: file systems, mounts, a proxy, Redis.
 
-Thrown apart from the other dice, so that a seed's writers and strikes stay what they are. Whatever is done to the world
-is undone in the end: what then stays away is the daemon's fault.
+They have a random generator of their own, so that they do not change a seed's writers and injections. Each fault is
+undone in the end, so a recording that is then missing in S3 is a defect of the daemon.
 """
 
 from __future__ import annotations
@@ -16,37 +16,37 @@ from typing import Any, Final
 import trio
 
 from cef_trio.checkpoint.states import Status
-from cef_trio.lab.file_misfortunes import TAKEN_FOR_ANOTHER
+from cef_trio.lab.file_faults import TAKEN_FOR_ANOTHER
 from cef_trio.lab.filesystem import FileSystem, Leases, Numbers
 from cef_trio.lab.proxy import Interference, Rule
 from cef_trio.lab.redis_faults import RedisFaults
-from cef_trio.lab.scenario_context import Stage
+from cef_trio.lab.scenario_context import ScenarioContext
 from cef_trio.lab.scheduler import derived
 from cef_trio.postprocess.after_upload_rules import AfterUploadAction, AfterUploadRule
 
 _MOUNT: Final = "mnt"
 FOLDERS: Final = ("", "", "x/", "y/", f"{_MOUNT}/")
-"""Where the recordings are; several may have one base name."""
+"""Folders of the recordings; several recordings may have the same base name."""
 _KIND: Final = 0.5
 _DELETES: Final = 0.3
 _SYSTEMS: Final = ("ext4", "ext4", "reused", "nfs", "other-user")
 
 
 @dataclass(frozen=True, slots=True)
-class Misfortunes:
-    """What was thrown."""
+class EnvironmentFaults:
+    """The faults of one world."""
 
     system: str
     folders: tuple[str, ...]
-    """Of each writer."""
+    """The folder of each writer."""
     events: tuple[tuple[float, str, float], ...]
-    """(seconds from the beginning, what, for how many seconds)."""
+    """(start in seconds, name of the fault, duration in seconds)."""
     deletes: bool
-    """Whether uploaded recordings are to be deleted."""
+    """Whether ``AFTER_UPLOAD`` is ``delete``."""
 
     @classmethod
-    def of(cls, seed: int, *, gentle: bool, writers: int) -> Misfortunes:
-        """Those of a seed; half of the worlds have none."""
+    def of(cls, seed: int, *, gentle: bool, writers: int) -> EnvironmentFaults:
+        """Return those of a seed; half of the worlds have none."""
         random = Random(derived(seed, "misfortunes"))  # noqa: S311 - to be repeated, not secret
         if random.random() < _KIND:
             return cls("ext4", ("",) * writers, (), deletes=False)
@@ -63,37 +63,37 @@ class Misfortunes:
 
     @property
     def may_end(self) -> frozenset[Status]:
-        """How a stream may end whose file is there."""
+        """Final statuses of a stream whose file exists."""
         return TAKEN_FOR_ANOTHER if self.system == "nfs" else frozenset()
 
     @property
-    def strikes_redis(self) -> bool:
-        """Whether Redis may be silent, or refuse, when a daemon leaves."""
+    def affects_redis(self) -> bool:
+        """Whether Redis may fail during a shutdown."""
         return any(name.startswith("redis") for _, name, _ in self.events)
 
-    def prepare(self, stage: Stage) -> None:
-        """Make the world so."""
-        _turn(stage.file_system, self.system)
-        stage.hits[f"file system: {self.system}"] += 1
+    def prepare(self, context: ScenarioContext) -> None:
+        """Set up the file systems and settings."""
+        _turn(context.file_system, self.system)
+        context.hits[f"file system: {self.system}"] += 1
         if any(folder.startswith(_MOUNT) for folder in self.folders):
             system = FileSystem("xfs", device=99)
             _turn(system, self.system)
-            stage.world.kernel.make_folder(stage.world.folder / _MOUNT, system)
+            context.world.kernel.make_folder(context.world.folder / _MOUNT, system)
         if self.deletes:
-            stage.world.after_upload = AfterUploadRule(AfterUploadAction.DELETE)
+            context.world.after_upload = AfterUploadRule(AfterUploadAction.DELETE)
 
-    async def befall(self, stage: Stage, redis: RedisFaults) -> None:
-        """Let it happen."""
+    async def inject(self, context: ScenarioContext, redis: RedisFaults) -> None:
+        """Inject the faults at their times."""
         async with trio.open_nursery() as nursery:
             for at, name, seconds in self.events:
-                nursery.start_soon(self._one, stage, redis, at, name, seconds)
+                nursery.start_soon(self._one, context, redis, at, name, seconds)
 
-    async def _one(self, stage: Stage, redis: RedisFaults, at: float, name: str, seconds: float) -> None:
+    async def _one(self, context: ScenarioContext, redis: RedisFaults, at: float, name: str, seconds: float) -> None:
         await trio.sleep(at)
         if name.startswith("mount") and _MOUNT not in {folder.rstrip("/") for folder in self.folders}:
             return
-        stage.hits[f"world: {name}"] += 1
-        async with ALL[name](stage, redis):
+        context.hits[f"world: {name}"] += 1
+        async with ALL[name](context, redis):
             await trio.sleep(seconds)
 
 
@@ -109,76 +109,76 @@ def _turn(system: FileSystem, name: str) -> None:
             pass
 
 
-Misfortune = Callable[[Stage, RedisFaults], AbstractAsyncContextManager[None]]
+EnvironmentFault = Callable[[ScenarioContext, RedisFaults], AbstractAsyncContextManager[None]]
 
 
-def _rule(interference: Interference, operation: str, **options: Any) -> Misfortune:
+def _rule(interference: Interference, operation: str, **options: Any) -> EnvironmentFault:
     @asynccontextmanager
-    async def in_force(stage: Stage, _redis: RedisFaults) -> AsyncIterator[None]:
-        rule = stage.world.proxy.add(Rule(interference, operation, **options))
+    async def in_force(context: ScenarioContext, _redis: RedisFaults) -> AsyncIterator[None]:
+        rule = context.world.proxy.add(Rule(interference, operation, **options))
         yield
-        stage.world.proxy.remove(rule)
+        context.world.proxy.remove(rule)
 
     return in_force
 
 
 @asynccontextmanager
-async def _overflow(stage: Stage, _redis: RedisFaults) -> AsyncIterator[None]:
-    stage.world.kernel.queues.overflow()
+async def _overflow(context: ScenarioContext, _redis: RedisFaults) -> AsyncIterator[None]:
+    context.world.kernel.queues.overflow()
     yield
 
 
 @asynccontextmanager
-async def _no_watches(stage: Stage, _redis: RedisFaults) -> AsyncIterator[None]:
-    stage.world.kernel.queues.watches_left = 0
+async def _no_watches(context: ScenarioContext, _redis: RedisFaults) -> AsyncIterator[None]:
+    context.world.kernel.queues.watches_left = 0
     yield
-    stage.world.kernel.queues.watches_left = None
+    context.world.kernel.queues.watches_left = None
 
 
 @asynccontextmanager
-async def _skew(stage: Stage, _redis: RedisFaults) -> AsyncIterator[None]:
-    stage.file_system.skew_ns = 3600 * 10**9
+async def _skew(context: ScenarioContext, _redis: RedisFaults) -> AsyncIterator[None]:
+    context.file_system.skew_ns = 3600 * 10**9
     yield
-    stage.file_system.skew_ns = 0
+    context.file_system.skew_ns = 0
 
 
 @asynccontextmanager
-async def _unmounted(stage: Stage, _redis: RedisFaults) -> AsyncIterator[None]:
-    folder = stage.world.folder / _MOUNT
-    if _MOUNT in stage.away:
+async def _unmounted(context: ScenarioContext, _redis: RedisFaults) -> AsyncIterator[None]:
+    folder = context.world.folder / _MOUNT
+    if _MOUNT in context.away:
         yield
         return
-    stage.away[_MOUNT] = trio.Event()
-    away = stage.world.kernel.unmount(folder)
+    context.away[_MOUNT] = trio.Event()
+    away = context.world.kernel.unmount(folder)
     yield
-    stage.world.kernel.remount(folder, away)
-    stage.away.pop(_MOUNT).set()
+    context.world.kernel.remount(folder, away)
+    context.away.pop(_MOUNT).set()
 
 
 @asynccontextmanager
-async def _mount_dead(stage: Stage, _redis: RedisFaults) -> AsyncIterator[None]:
-    system = stage.world.kernel.file_system(stage.world.folder / _MOUNT)
+async def _mount_dead(context: ScenarioContext, _redis: RedisFaults) -> AsyncIterator[None]:
+    system = context.world.kernel.file_system(context.world.folder / _MOUNT)
     system.error = errno.ENOTCONN
     yield
     system.error = None
 
 
 @asynccontextmanager
-async def _redis_silent(_stage: Stage, redis: RedisFaults) -> AsyncIterator[None]:
+async def _redis_silent(_stage: ScenarioContext, redis: RedisFaults) -> AsyncIterator[None]:
     redis.silent.value = True
     yield
     redis.silent.value = False
 
 
 @asynccontextmanager
-async def _redis_read_only(_stage: Stage, redis: RedisFaults) -> AsyncIterator[None]:
+async def _redis_read_only(_stage: ScenarioContext, redis: RedisFaults) -> AsyncIterator[None]:
     redis.turn_read_only()
     yield
     redis.refusal = ""
 
 
 @asynccontextmanager
-async def _redis_failover(_stage: Stage, redis: RedisFaults) -> AsyncIterator[None]:
+async def _redis_failover(_stage: ScenarioContext, redis: RedisFaults) -> AsyncIterator[None]:
     replica = redis.keep()
     await trio.sleep(0.5)
     redis.turn_read_only()
@@ -186,7 +186,7 @@ async def _redis_failover(_stage: Stage, redis: RedisFaults) -> AsyncIterator[No
     redis.fail_over(replica)
 
 
-_GENTLE: Final[Mapping[str, Misfortune]] = {
+_GENTLE: Final[Mapping[str, EnvironmentFault]] = {
     "overflow": _overflow,
     "no watches": _no_watches,
     "future": _skew,
@@ -199,13 +199,13 @@ _GENTLE: Final[Mapping[str, Misfortune]] = {
     "redis silent": _redis_silent,
     "redis read-only": _redis_read_only,
 }
-"""What may cost time, and nothing else."""
-_ROUGH: Final[Mapping[str, Misfortune]] = {
+"""Faults that may only cost time."""
+_ROUGH: Final[Mapping[str, EnvironmentFault]] = {
     "late part": _rule(Interference.LATE, "UploadPart", times=1, seconds=4.0),
     "stale uploads": _rule(Interference.STALE, "ListMultipartUploads"),
     "late creation": _rule(Interference.LATE, "CreateMultipartUpload", times=1, seconds=3.0),
     "redis failover": _redis_failover,
 }
-"""What may have parts sent again."""
-ALL: Final[Mapping[str, Misfortune]] = {**_GENTLE, **_ROUGH}
-"""By name; ``world: …`` counts how often each really happened."""
+"""Faults after which parts may be sent again."""
+ALL: Final[Mapping[str, EnvironmentFault]] = {**_GENTLE, **_ROUGH}
+"""By name; counted as ``world: …``."""
