@@ -1,7 +1,7 @@
-"""Which error ends a stream, and by which name. Pure.
+"""Map permanent errors to the failure reasons of streams. Pure.
 
-Transient errors never do (promise P6); this table is for the others. Whether the open upload is aborted depends on
-whether ``cef-trio retry`` could go on from it: while the file is there it could, so its parts are kept.
+Transient errors never fail a stream (promise P6). The open upload of a failed stream is kept if ``cef-trio retry`` can
+resume it, which is while the file exists.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _ACCESS: Final = frozenset(
 _FINALIZING: Final = frozenset({"complete_multipart_upload", "head_object", "put_object"})
 
 
-class GivenUpError(StreamFinalizationError):
-    """A stream is given up for a reason that is known by name."""
+class StreamFailedError(StreamFinalizationError):
+    """A stream failed permanently, for a known reason."""
 
     def __init__(self, reason: FailureReason, message: str) -> None:
         self.reason = reason
@@ -32,9 +32,9 @@ class GivenUpError(StreamFinalizationError):
 
 
 def reason_of(error: BaseException) -> FailureReason:  # noqa: PLR0911 - it is a table
-    """The reason under which a permanent error is recorded; ``UNEXPECTED`` for whatever nobody foresaw."""
+    """Return the failure reason of a permanent error; ``UNEXPECTED`` if the table has none."""
     match error:
-        case GivenUpError():
+        case StreamFailedError():
             return error.reason
         case S3OperationError(code=code) if code in _ACCESS:
             return FailureReason.ACCESS_DENIED
@@ -57,7 +57,7 @@ def reason_of(error: BaseException) -> FailureReason:  # noqa: PLR0911 - it is a
 
 
 def is_missing_right(error: BaseException) -> bool:
-    """Whether Redis refuses us a step that it may be told to allow (NOPERM). That is no recording's own: it waits."""
+    """Return whether Redis denied a command (NOPERM). The operator can grant it, so streams wait instead of failing."""
     return isinstance(error, RedisOperationError) and not error.transient and error.refusal
 
 
@@ -68,4 +68,4 @@ KEEPS_ITS_UPLOAD: Final = frozenset(FailureReason) - {
     FailureReason.UPLOAD_LOST,
     FailureReason.ABORTED,
 }
-"""Failures after which the open upload stays, known to Redis, for ``cef-trio retry`` to go on from."""
+"""Failures after which the open upload is kept, so that ``cef-trio retry`` can resume it."""

@@ -1,8 +1,8 @@
-"""What the rest of the daemon tells a stream about its file, and how news changes it. Pure.
+"""The observed state of a stream's file, and its transitions. Pure.
 
-The watcher, the rescan and the idle checker all write here; the stream's task waits on it (an ``AsyncValue``), so a
-thousand writes to a file are one wake-up. News may be late, repeated or wrong, so a situation only *proposes*: before a
-stream does anything it cannot take back, it looks at the file itself.
+The watcher, the scans and the idle checker update it; the stream's task waits on it (an ``AsyncValue``), so that many
+writes to a file cause one wake-up. Events may be late, repeated or wrong, so the state is only a hint: before an
+irreversible step the stream checks the file itself.
 """
 
 from __future__ import annotations
@@ -18,99 +18,99 @@ class Ending(Enum):
 
     NOT = "not"
     CLOSED = "closed"
-    """Its writer closed it, or nobody had it open when it was found."""
+    """Its writer closed it, or no process had it open for writing when it was found."""
     IDLE = "idle"
     """Nothing was written for ``STREAM_TIMEOUT_SECONDS``."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileState:
-    """A stream's file, as far as is known, and whether the daemon is on its way out."""
+    """The last known state of a stream's file, and whether the daemon is draining."""
 
     path: str
     stat: FileStat
     ending: Ending = Ending.NOT
-    doubted: bool = False
-    """Something does not fit (gone, replaced, shrunk?): the stream must look for itself."""
+    suspect: bool = False
+    """The file may be gone, replaced or truncated: the stream must check it."""
     draining: bool = False
 
 
-def seen(situation: FileState, stat: FileStat) -> FileState:
-    """News of a look. One that was made before what is known is passed over."""
-    if stat.inode == situation.stat.inode and _is_older(stat, situation.stat):
-        return situation
-    return fresh(situation, stat)
+def seen(state: FileState, stat: FileStat) -> FileState:
+    """The file was observed with this stat. An observation older than the known one is ignored."""
+    if stat.inode == state.stat.inode and _is_older(stat, state.stat):
+        return state
+    return seen_now(state, stat)
 
 
-def fresh(situation: FileState, stat: FileStat) -> FileState:
-    """It was looked at just now, and no news came meanwhile: that is how it is, whatever its time stamps say."""
-    known = situation.stat
+def seen_now(state: FileState, stat: FileStat) -> FileState:
+    """The file was observed with this stat, and no event arrived meanwhile: time stamps are not compared."""
+    known = state.stat
     if stat.inode != known.inode:
-        return replace(situation, doubted=True)
+        return replace(state, suspect=True)
     if stat == known:
-        return situation
-    doubted = situation.doubted or stat.size_bytes < known.size_bytes
-    return replace(situation, stat=stat, ending=_ending_after(situation, stat), doubted=doubted)
+        return state
+    suspect = state.suspect or stat.size_bytes < known.size_bytes
+    return replace(state, stat=stat, ending=_ending_after(state, stat), suspect=suspect)
 
 
-def _ending_after(situation: FileState, stat: FileStat) -> Ending:
-    """What is left of an ending when the file is seen with another stat.
+def _ending_after(state: FileState, stat: FileStat) -> Ending:
+    """Return the ending after the file was observed with a new stat.
 
-    Another time and the same size is what ``utime`` leaves, which many tools call after the close (``rsync --inplace``,
-    ``shutil.copy2``): no event but this one will tell of an end. So the close still counts. If it was a write, its
-    writer has the file open, which is asked after the grace (``processor._has_ended``).
+    A new time with the same size is the effect of ``utime``, which many tools call after the close (``rsync
+    --inplace``, ``shutil.copy2``), and no later event follows. So the close still counts. If it was a write instead,
+    the file still has a writer, which is checked after the grace period (``processor._has_ended``).
     """
-    closed_as_it_is = situation.ending is Ending.CLOSED and stat.size_bytes == situation.stat.size_bytes
+    closed_as_it_is = state.ending is Ending.CLOSED and stat.size_bytes == state.stat.size_bytes
     return Ending.CLOSED if closed_as_it_is else Ending.NOT
 
 
 def _is_older(stat: FileStat, known: FileStat) -> bool:
-    """Whether a look seems to have been made before the known one.
+    """Return whether an observation was probably made before the known one.
 
-    Writers set the modification time as they like; the time of the last change (``ctime``) is the kernel's alone. It
-    goes back only with the kernel's clock. A look that is passed over for that is made up for by the idle checker,
-    whose looks are :func:`fresh`.
+    Writers can set the modification time; only the kernel sets the change time (``ctime``), which goes back only with
+    the kernel's clock. An observation that is ignored after such a clock step is repeated by the idle checker, which
+    uses :func:`seen_now`.
     """
     return 0 < stat.ctime_ns < known.ctime_ns and stat.size_bytes <= known.size_bytes
 
 
-def closed(situation: FileState, stat: FileStat) -> FileState:
-    """A writer closed it."""
-    if stat.inode != situation.stat.inode:
-        return replace(situation, doubted=True)
-    shrunk = stat.size_bytes < situation.stat.size_bytes
-    return replace(situation, stat=stat, ending=Ending.CLOSED, doubted=situation.doubted or shrunk)
+def closed(state: FileState, stat: FileStat) -> FileState:
+    """A writer closed the file."""
+    if stat.inode != state.stat.inode:
+        return replace(state, suspect=True)
+    shrunk = stat.size_bytes < state.stat.size_bytes
+    return replace(state, stat=stat, ending=Ending.CLOSED, suspect=state.suspect or shrunk)
 
 
-def moved(situation: FileState, path: str, stat: FileStat) -> FileState:
-    """It has another name now."""
-    return replace(seen(situation, stat), path=path)
+def moved(state: FileState, path: str, stat: FileStat) -> FileState:
+    """The file was renamed."""
+    return replace(seen(state, stat), path=path)
 
 
-def gone(situation: FileState) -> FileState:
-    """It seems not to be there any more."""
-    return replace(situation, doubted=True)
+def gone(state: FileState) -> FileState:
+    """The file seems to be missing."""
+    return replace(state, suspect=True)
 
 
-def idle(situation: FileState) -> FileState:
-    """Nothing was written for a long time."""
-    return situation if situation.ending is not Ending.NOT else replace(situation, ending=Ending.IDLE)
+def idle(state: FileState) -> FileState:
+    """Nothing was written for ``STREAM_TIMEOUT_SECONDS``."""
+    return state if state.ending is not Ending.NOT else replace(state, ending=Ending.IDLE)
 
 
-def looked(situation: FileState, path: str, stat: FileStat) -> FileState:
-    """The stream looked for itself, at ``path``: this is how it is. News that came meanwhile about a move stays."""
-    if stat == situation.stat:
-        return replace(situation, doubted=False)
-    if path != situation.path:
-        return situation
-    return replace(situation, stat=stat, ending=_ending_after(situation, stat), doubted=False)
+def confirmed(state: FileState, path: str, stat: FileStat) -> FileState:
+    """The stream checked the file at ``path``. A rename that arrived meanwhile is kept."""
+    if stat == state.stat:
+        return replace(state, suspect=False)
+    if path != state.path:
+        return state
+    return replace(state, stat=stat, ending=_ending_after(state, stat), suspect=False)
 
 
-def still_written(situation: FileState) -> FileState:
-    """It was closed by one writer, but another one has it open: its own close will be told."""
-    return replace(situation, ending=Ending.NOT)
+def still_written(state: FileState) -> FileState:
+    """One writer closed the file, but another has it open; its close will be another event."""
+    return replace(state, ending=Ending.NOT)
 
 
-def draining(situation: FileState) -> FileState:
-    """The daemon is on its way out: finish what is in flight, start nothing."""
-    return replace(situation, draining=True)
+def draining(state: FileState) -> FileState:
+    """The daemon is draining: finish what is in flight, start nothing."""
+    return replace(state, draining=True)

@@ -1,4 +1,4 @@
-"""What a file on disk means to us: judged by what Redis knows of its name, and by how long it has been silent. Pure."""
+"""Decide what to do about a file, from its stat, its stream in Redis, and how long it has been idle. Pure."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ class FileTriage(Enum):
     NEW = "new"
     RESUME = "resume"
     REPLACED = "replaced"
-    """A stream of this name is open, but of another file: that stream ends, and a new one begins."""
+    """The path's open stream belongs to another file: that stream ends, and a new one starts."""
     ANOTHERS = "anothers"
-    """A stream of this name is another host's: a new one begins beside it, and that one is left alone."""
+    """The path's stream belongs to another host: it is left alone, and a new one starts beside it."""
     SETTLED = "settled"
-    """Nothing: it is uploaded and unchanged, or failed and waits for a person."""
+    """Nothing: the file is uploaded and unchanged, or its stream failed and waits for the operator."""
 
 
 def must_be_recognized(known: KnownPath | None, stat: FileStat) -> bool:
-    """Whether the file has to be opened before it can be judged: its inode number alone would decide.
+    """Return whether the file must be opened first, as its inode number alone would decide.
 
-    A file of an open stream that has the stream's number is not among these: to resume it is to make sure.
+    A file with the inode number of its open stream need not be: resuming the stream checks the file anyway.
     """
     if known is None or known.meta.status in _FILE_WAS_GONE:
         return False
@@ -46,21 +46,28 @@ def must_be_recognized(known: KnownPath | None, stat: FileStat) -> bool:
     return True
 
 
-def triage(known: KnownPath | None, stat: FileStat, sameness: IdentityMatch | None = None) -> FileTriage:
-    """Judge a file by the stream that its path leads to (``None``: to none).
+def triage(known: KnownPath | None, stat: FileStat, identity_match: IdentityMatch | None = None) -> FileTriage:
+    """Decide what to do about a file.
 
-    ``sameness``: what recognizing the file showed, where that was done (:func:`must_be_recognized`).
+    Args:
+        known: the stream recorded for the file's path, if any.
+        stat: the file's stat.
+        identity_match: the result of recognizing the file, if that was needed (:func:`must_be_recognized`).
     """
     if known is None or known.meta.status in _FILE_WAS_GONE:
         return FileTriage.NEW
     meta = known.meta
-    is_same = meta.identity.file_ino == stat.file_ino if sameness is None else sameness is not IdentityMatch.REPLACED
+    is_same = (
+        meta.identity.file_ino == stat.file_ino
+        if identity_match is None
+        else identity_match is not IdentityMatch.REPLACED
+    )
     if meta.status not in ENDED:
         return FileTriage.RESUME if is_same else FileTriage.REPLACED
     if not is_same:
         return FileTriage.NEW
     if meta.status in COMES_BACK:
-        return FileTriage.RESUME  # it may be readable by now; as long as it is not, its stream waits (processor.py)
+        return FileTriage.RESUME  # it may be readable by now; if not, its stream waits (processor.py)
     if meta.status is Status.COMPLETED:
         return FileTriage.SETTLED if _as_verified(meta, stat) else FileTriage.NEW
     return FileTriage.SETTLED
@@ -71,7 +78,7 @@ def _as_verified(meta: StreamMeta, stat: FileStat) -> bool:
 
 
 class IdleCheckResult(Enum):
-    """What the checker found of one stream."""
+    """The result of the idle check of one stream."""
 
     FRESH = "fresh"
     IDLE_ALL_SENT = "idle_all_sent"
@@ -83,7 +90,7 @@ class IdleCheckResult(Enum):
 def check_idle(
     *, idle_seconds: float, timeout_seconds: float, known: FileStat, found: FileStat | None
 ) -> IdleCheckResult:
-    """Judge a stream by how long nothing was heard of its file (``known``), and by what is on disk now (``found``)."""
+    """Classify a stream by the time since its last event, its last known stat and its stat on disk now."""
     if found is None:
         return IdleCheckResult.MISSING
     if found.inode != known.inode or found.size_bytes < known.size_bytes:

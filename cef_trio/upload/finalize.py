@@ -1,13 +1,11 @@
-"""The end of a recording: every byte verified, the object completed, its metadata beside it (DESIGN 7).
+"""Finalize a recording: verify every byte, complete the object, write its metadata.
 
-A writer may do anything until the last moment: patch the size of ``mdat`` (plain MP4), shift the whole body
-(``+faststart``), rewrite a duration. So nothing that was sent earlier is believed: the whole file is read once more,
-parts whose bytes changed are sent again under their numbers, and that is repeated until a pass changes nothing and the
-file's size and mtime are the same before and after it, where the mtime is old enough to prove that
-(``time_stamps.py``). What is completed then is the file as it stood (promise P1).
+A writer may change any byte until it closes the file: patch the size of ``mdat`` (plain MP4), shift the whole body
+(``+faststart``), rewrite a duration. So the whole file is read again, and parts whose bytes changed are sent again
+under their numbers. Passes repeat until one changes nothing and the file's size and mtime are the same before and after
+it, with an mtime old enough to prove that (``time_stamps.py``). The object is then the file of that moment (P1).
 
-Passes cannot go on for ever: if the file changed during one, it is being written, and the stream goes back to waiting,
-without a slot, until it is quiet.
+If the file changes during a pass, it is still being written: the stream goes back to waiting, without a slot.
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ from cef_trio.checkpoint import FailureReason, Status
 from cef_trio.exceptions import FFprobeError, S3OperationError
 from cef_trio.files import FileStat, OpenRecording
 from cef_trio.media import MediaInfo, metadata_json
-from cef_trio.upload.failures import GivenUpError
+from cef_trio.upload.failures import StreamFailedError
 from cef_trio.upload.object_key import metadata_key
 from cef_trio.upload.part_matching import crc_of
 from cef_trio.upload.part_plan import Part
@@ -38,40 +36,38 @@ async def verify_and_complete(
     upload: StreamUpload,
     recording: OpenRecording,
     *,
-    leaving: Callable[[], bool],
+    draining: Callable[[], bool],
     pause: Callable[[float], Awaitable[None]],
 ) -> FileStat | None:
     """Verify the file, send what changed, and complete the object.
 
-    ``pause`` waits so many seconds, but no longer than until ``leaving()`` says to stop.
+    ``pause`` waits for the given number of seconds, or until the daemon drains.
 
     Returns:
-        ``None`` if the object is complete, or ``leaving()`` said to stop; else the file as it is now: it changed during
-        the verification, so it is still being written.
+        ``None`` if the object is complete or the daemon is draining; otherwise the file's new stat, as it
+        changed during the verification and is still being written.
 
     Raises:
-        RecordingChangedError: the file became shorter under a read.
-        GivenUpError: the file does not fit into its part plan.
+        RecordingChangedError: the file was truncated during a read.
+        StreamFailedError: the file does not fit into its part plan.
     """
     if upload.meta.status is not Status.PENDING_COMPLETION:
         await upload.transition(Status.PENDING_COMPLETION)
         log.info("recording_ended", parts=len(upload.parts), covered_bytes=upload.covered_bytes)
     waited_for: FileStat | None = None
-    while not leaving():
+    while not draining():
         before = await recording.stat()
         if before.size_bytes > upload.plan.max_size_bytes:
-            raise GivenUpError(
+            raise StreamFailedError(
                 FailureReason.FILE_TOO_LARGE,
                 f"{before.size_bytes} bytes do not fit into 10,000 parts of {upload.plan.part_size} bytes; "
                 "set CHUNK_SIZE_BYTES higher",
             )
         if before != waited_for and (wait_seconds := services.unproved_seconds(upload.meta.identity.fs_type, before)):
             await pause(wait_seconds)
-        waited_for = (
-            before  # its tick is over: a write since then has another stamp, in this pass and in all later ones
-        )
-        changed = await _make_parts_true(services, upload, recording, before.size_bytes, leaving)
-        if leaving():
+        waited_for = before  # any later write gets a later time stamp, so this wait is not repeated
+        changed = await _send_changed_parts(services, upload, recording, before.size_bytes, draining)
+        if draining():
             return None
         after = await recording.stat()
         if after != before:
@@ -96,19 +92,18 @@ async def verify_and_complete(
     return None
 
 
-async def _make_parts_true(
-    services: Services, upload: StreamUpload, recording: OpenRecording, size_bytes: int, leaving: Callable[[], bool]
+async def _send_changed_parts(
+    services: Services, upload: StreamUpload, recording: OpenRecording, size_bytes: int, draining: Callable[[], bool]
 ) -> bool:
-    """Read the whole file and send every part that is not in S3 as it is on disk; returns whether any was not."""
+    """Read the whole file and send every part that differs from the one in S3; return whether any did."""
     if size_bytes == 0:
         return False
     await upload.ensure_open()
 
-    async def untrue() -> AsyncGenerator[Part, None]:
-        for part in upload.plan.cut(size_bytes):
-            if leaving():
+    async def changed_parts() -> AsyncGenerator[Part, None]:
+        for part, record in upload.plan.pair(size_bytes, upload.parts):
+            if draining():
                 return
-            record = upload.parts.get(part.number)
             if (
                 record is None
                 or record.size_bytes != part.size_bytes
@@ -117,27 +112,26 @@ async def _make_parts_true(
                 yield part
 
     try:
-        return await send_all(services, upload, recording, untrue(), stop=leaving)
+        return await send_all(services, upload, recording, changed_parts(), stop=draining)
     except S3OperationError as error:
         if error.transient or error.status != _NOT_IMPLEMENTED or error.part_number not in upload.parts:
             raise
-        # A store that streams parts on as they come (rclone) cannot take one again. The recording has ended, so a new
-        # upload of all its parts needs no replacing.
+        # Some stores (rclone) cannot replace a part. The recording has ended, so a new upload needs no replacements.
         log.warning("parts_cannot_be_replaced", part_number=error.part_number, error=str(error))
         await upload.start_over()
         return True
 
 
 async def finish(services: Services, upload: StreamUpload, path: str) -> None:
-    """Probe the recording, put its metadata beside the object, and end the stream as completed.
+    """Probe the recording, write its metadata beside the object, and complete the stream.
 
-    Every step may be repeated: a stream that is stopped here stays ``s3_completed`` and comes back here.
+    Every step is safe to repeat: a stream that stops here stays ``s3_completed`` and is finished by the next start.
     """
     await upload.abort_orphans()
     media = await _probe(services, path)
     meta, now = upload.meta, services.utc_now()
     size_bytes = meta.verified_size_bytes or 0
-    parts = [upload.parts[part.number] for part in upload.plan.cut(size_bytes) if part.number in upload.parts]
+    parts = [record for _, record in upload.plan.pair(size_bytes, upload.parts) if record is not None]
     document = metadata_json(meta, parts, media, processed_at_utc=now)
     await services.s3.put_object(
         metadata_key(meta.s3_key_prefix),
@@ -170,5 +164,5 @@ async def _probe(services: Services, path: str) -> MediaInfo | None:
     try:
         return await services.probe(path)
     except FFprobeError as error:
-        log.warning("ffprobe_failed", error=str(error))  # never a lost recording: its duration is null
+        log.warning("ffprobe_failed", error=str(error))  # the recording is complete all the same; its duration is null
         return None

@@ -26,7 +26,7 @@ class Observer:
         services, live, now = self._services, tuple(self._supervisor.live), trio.current_time()
         states = Counter(_state(stream) for stream in live)
         leaving_since = self.leaving_since()
-        unasked = Lag(self._supervisor.unasked_bytes, self._supervisor.unasked_since)
+        unasked = Lag(self._supervisor.pending_lookup_bytes, self._supervisor.pending_lookup_since)
         lag = total([unasked, *(stream.lag(now) for stream in live)])
         return Snapshot(
             active_streams={state: states[state] for state in StreamState},

@@ -1,8 +1,8 @@
-"""What a stream knows of the holes in a file whose size was set before its bytes were written.
+"""Holes in a preallocated file: parts within its size that are not written yet.
 
-They are no lag and not at risk: no byte of theirs is anywhere. A part of which the writer has written a piece counts as
-a hole, as no part is sent before it is full. What is known gets old, since the writer goes on: after
-``BELIEVED_SECONDS`` without a new look a file that changed counts whole: lag may be told too large, never too small.
+Holes do not count as lag or as data at risk, as their bytes do not exist yet. A partly written part counts as a hole,
+since only full parts are sent. The information expires: if the file changed and was not checked again for
+``MAX_AGE_SECONDS``, all its bytes count. Lag may be overestimated, never underestimated.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from typing import Final
 from cef_trio.files import FileStat
 from cef_trio.upload.file_state import Ending, FileState
 
-BELIEVED_SECONDS: Final = 60.0
+MAX_AGE_SECONDS: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Holes:
-    """Where a file was found not to be written yet."""
+    """The first hole of a file, as of one check."""
 
     first_part: int
-    """The first part with a hole. Behind it only what was sent, or is on its way, is known to be written."""
+    """The first part with a hole. Of later parts only those sent or in flight are known to be written."""
     stat: FileStat
-    """The file that was looked at."""
+    """The file's stat at the check."""
     at: float
-    """``trio.current_time()`` of the look."""
+    """``trio.current_time()`` of the check."""
 
-    def are_known(self, situation: FileState, now: float) -> bool:
-        """Whether they are still there; of a recording that has ended, holes are bytes like all others."""
-        unchanged = self.stat == situation.stat or now - self.at <= BELIEVED_SECONDS
-        return unchanged and situation.ending is Ending.NOT
+    def are_known(self, state: FileState, now: float) -> bool:
+        """Return whether the information is still valid. The holes of an ended recording count as bytes."""
+        unchanged = self.stat == state.stat or now - self.at <= MAX_AGE_SECONDS
+        return unchanged and state.ending is Ending.NOT

@@ -83,9 +83,9 @@ class IdleChecker:
             self._errors.append(str(error))
 
     async def _check(self, live: LiveStream) -> None:
-        state = live.situation.value
+        state = live.file_state.value
         found = await self._services.disk.stat(state.path)
-        if live.situation.value != state:
+        if live.file_state.value != state:
             return  # an event came meanwhile, and is newer than this stat
         result = check_idle(
             idle_seconds=live.silent_seconds(trio.current_time()),
@@ -99,7 +99,7 @@ class IdleChecker:
                     log.info("stream_idle", stream_id=live.processor.stream_id, seconds=self._timeout_seconds)
                     live.update(file_state.idle(state))
             case IdleCheckResult.IDLE_MORE_ON_DISK if found is not None:
-                live.update(file_state.fresh(state, found))
+                live.update(file_state.seen_now(state, found))
             case IdleCheckResult.SHRUNK | IdleCheckResult.MISSING:
                 live.update(file_state.gone(state))
             case _:

@@ -1,8 +1,8 @@
-"""What a stream does next. Pure, and small enough to be enumerated.
+"""Decide the next action of a stream. Pure; tests enumerate all cases.
 
-``next_action`` is asked again after every step and every piece of news; the shell (``processor.py``) does what it says.
-The order of the rules is the order of importance: an object that exists needs only its metadata; a file in doubt is
-looked at before anything is done with it; bytes that are ready are sent before the end is considered.
+``processor.py`` calls ``next_action`` after every step and every event, and performs the action. The rules are in order
+of priority: a completed object needs only its metadata; a suspect file is checked before it is used; ready bytes are
+sent before the end of the recording is considered.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from cef_trio.upload.part_plan import PartPlan
 
 
 class Action(Enum):
-    """What to do next."""
+    """The next step of a stream."""
 
     PARK = "park"
-    """Save the state and leave: the daemon is on its way out."""
+    """Save the state and end the task: the daemon is draining."""
     WRITE_METADATA = "write_metadata"
     RENAME = "rename"
     """Record the file's new name."""
-    LOOK = "look"
-    """Look at the file itself: it may be gone, replaced or shorter."""
+    CHECK_FILE = "check_file"
+    """Open the file: it may be gone, replaced or truncated."""
     UPLOAD = "upload"
     FINALIZE = "finalize"
     WAIT = "wait"
@@ -32,50 +32,53 @@ class Action(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What a stream knows of itself."""
+    """The part of a stream's own state that decides its next action."""
 
     plan: PartPlan
     first_missing: int
-    """The lowest part number that S3 has not acknowledged."""
+    """The lowest number of a part that S3 has not acknowledged."""
     path: str
-    """Where the file is, as Redis has it."""
+    """The file's path as recorded in Redis."""
     object_exists: bool = False
     nothing_ready_at: FileStat | None = None
-    """The file that was found to have no part to send: what is missing of it is not written yet."""
+    """The stat at which no part was ready to send: the missing parts are holes that are not written yet."""
 
 
-def next_action(known: Known, situation: FileState) -> Action:  # noqa: PLR0911 - one return a rule, in their order
-    """Decide. ``Ending.CLOSED`` must have been held for the grace by whoever acts on ``FINALIZE``."""
-    if situation.draining:
+def next_action(known: Known, state: FileState) -> Action:  # noqa: PLR0911 - one return a rule, in their order
+    """Return the next action. The caller waits for the grace period before it acts on ``FINALIZE``."""
+    if state.draining:
         return Action.PARK
-    if known.path != situation.path:
+    if known.path != state.path:
         return Action.RENAME
     if known.object_exists:
         return Action.WRITE_METADATA
-    if situation.doubted:
-        return Action.LOOK
-    missing = known.first_missing <= known.plan.count_full(situation.stat.size_bytes)
-    if missing and known.nothing_ready_at != situation.stat:
+    if state.suspect:
+        return Action.CHECK_FILE
+    missing = known.first_missing <= known.plan.count_full(state.stat.size_bytes)
+    if missing and known.nothing_ready_at != state.stat:
         return Action.UPLOAD
-    if situation.ending is not Ending.NOT:
+    if state.ending is not Ending.NOT:
         return Action.FINALIZE
     return Action.WAIT
 
 
 class FileCheck(Enum):
-    """What a look at the file showed."""
+    """The result of checking a stream's file."""
 
     SAME = "same"
     GONE = "gone"
     REPLACED = "replaced"
     SHRUNK = "shrunk"
-    """It is shorter than the parts that were sent: it was truncated, and is another recording now."""
+    """The file is shorter than the parts that were sent: it was truncated."""
 
 
 def check_file(found: FileStat | None, *, is_ours: bool, covered_bytes: int) -> FileCheck:
-    """Judge a fresh look at the stream's path; ``found`` is ``None`` if nothing is there.
+    """Classify the file at the stream's path.
 
-    ``is_ours``: whether what is there is the stream's file (``recognition.py``).
+    Args:
+        found: its stat; ``None`` if there is no file.
+        is_ours: whether it is the stream's file (``recognition.py``).
+        covered_bytes: the end of the furthest part that S3 acknowledged.
     """
     if found is None:
         return FileCheck.GONE

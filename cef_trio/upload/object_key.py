@@ -1,14 +1,14 @@
-"""Object keys: made from a template when a stream begins, read back when an upload is found in S3. Pure.
+"""Build object keys from the key template, and parse the keys of uploads found in S3. Pure.
 
-A key holds the stream's id and its file's name. The name is made fit for a key, not turned round again: bytes that are
-not UTF-8, and control characters, which XML listings cannot carry, are percent-encoded, and so is a name that is ``.``
-or ``..`` (the stem of ``...mp4``), which proxies and stores resolve; a name is cut where the key would have more than
-S3's 1,024 bytes, its metadata's key included. All else stays as it is. So a key read back *proposes* the files whose
-name gives the same text, and the bytes decide.
+A key holds the stream ID and the file's name. The name is encoded one way: bytes that are not UTF-8 and control
+characters, which XML listings cannot carry, are percent-encoded; so are the names ``.`` and ``..`` (the stem of
+``...mp4``), which proxies and stores resolve. A name is cut so that the key, and the key of its metadata, has at most
+S3's 1,024 bytes. Everything else is kept. A parsed key therefore only *proposes* files with a matching name; the bytes
+of the file decide.
 
-A name comes from whoever writes to the watch folder. It has no ``/``, so it is one segment, or a piece of one, behind
-the template's prefix: no key leaves it, and none is another stream's, or another stream's metadata's, since the id is
-drawn anew for each.
+File names are untrusted: any process that can write to the watch folder chooses them. A name has no ``/``, so it is at
+most one segment behind the template's prefix, and no key leaves the prefix. The random stream ID in each key keeps it
+apart from the keys and metadata keys of all other streams.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ _UUID: Final = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 _FIELD: Final = re.compile(r"\{(?:stream_id|file_name|file_stem)\}")
 METADATA_SUFFIX: Final = ".metadata.json"
 MAX_KEY_BYTES: Final = 1024
-"""https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html, as UTF-8."""
+"""https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html (of UTF-8)"""
 _UUID_BYTES: Final = 36
 
 
 def key_text(name: str) -> str:
-    """The file name as it stands in a key; ``name`` as ``os.fsdecode`` gives it."""
+    """Return the file name as encoded in a key. ``name`` is a result of ``os.fsdecode``."""
     out = []
     for character in name:
-        # Cs: the surrogate escapes of bytes that are not UTF-8; Cc: control characters; the two: no characters in XML.
+        # Cs: surrogate escapes of bytes that are not UTF-8. Cc: control characters. U+FFFE, U+FFFF: not allowed in XML.
         if unicodedata.category(character) in {"Cc", "Cs"} or character in "\ufffe\uffff":
             out.append("".join(f"%{byte:02X}" for byte in character.encode("utf-8", "surrogateescape")))
         else:
@@ -46,22 +46,22 @@ def key_text(name: str) -> str:
 
 
 def _shortened(text: str, most_bytes: int) -> str:
-    """The text, or as much of its beginning as has that many bytes."""
+    """Return the longest prefix of the text with at most ``most_bytes`` bytes of UTF-8."""
     return text.encode()[:most_bytes].decode(errors="ignore")
 
 
 @dataclass(frozen=True, slots=True)
 class ProposedStream:
-    """What a key says: the stream's id, and the texts its file's name must give (``None``: not in the template)."""
+    """A parsed key: the stream ID and the encoded file name and stem (``None``: not in the template)."""
 
     stream_id: str
     file_name: str | None
     file_stem: str | None
     name_bytes: int = MAX_KEY_BYTES
-    """Where its template cuts the two."""
+    """The length to which the template cuts names, in bytes."""
 
     def fits(self, path: str) -> bool:
-        """Whether a file of that path may be the one; a proposal, never a proof."""
+        """Return whether a file at this path may belong to the stream. A match is no proof."""
         name = os.path.basename(path)  # noqa: PTH119 - PurePath would drop nothing here, but paths may hold any byte
         return (self.file_name is None or _shortened(key_text(name), self.name_bytes) == self.file_name) and (
             self.file_stem is None or _shortened(key_text(PurePath(name).stem), self.name_bytes) == self.file_stem
@@ -70,34 +70,34 @@ class ProposedStream:
 
 @dataclass(frozen=True, slots=True)
 class KeyTemplate:
-    """``S3_KEY_TEMPLATE``, already validated: it holds ``{stream_id}`` once, behind a fixed prefix."""
+    """A validated ``S3_KEY_TEMPLATE``: it holds ``{stream_id}`` once, behind a fixed prefix."""
 
     template: str
 
     @property
     def prefix(self) -> str:
-        """What all our keys begin with."""
+        """The common prefix of all keys."""
         return self.template[: self.template.index("{")]
 
     @property
     def probe_key(self) -> str:
-        """Where S3 is asked whether it takes anything at all: below the prefix, and no key of a recording."""
+        """A key below the prefix for probes of S3. No recording can have it."""
         return f"{self.prefix}cef-trio-probe"
 
     @property
     def probe_recording_key(self) -> str:
-        """A key as a recording may have, of no stream that there is."""
+        """A key in the form of a recording's key, with the nil UUID as its stream ID."""
         return self.key(str(UUID(int=0)), "cef-trio-probe.mp4")
 
     @property
     def name_bytes(self) -> int:
-        """How long a name in a key may be, so that the key of its metadata is none that S3 refuses."""
+        """The maximum length of a name in a key, in bytes, so that the metadata's key fits into S3's limit."""
         names = len(_FIELD.findall(self.template)) - 1
         fixed = len(_FIELD.sub("", self.template).encode())
         return (MAX_KEY_BYTES - len(METADATA_SUFFIX) - _UUID_BYTES - fixed) // max(names, 1)
 
     def key(self, stream_id: str, path: str) -> str:
-        """The object's key for that stream and file."""
+        """Return the object key of a stream and its file."""
         name = os.path.basename(path)  # noqa: PTH119 - see above
         values = {
             STREAM_ID: stream_id,
@@ -107,7 +107,7 @@ class KeyTemplate:
         return _FIELD.sub(lambda match: values[match[0]], self.template)
 
     def parse(self, key: str) -> ProposedStream | None:
-        """What a key of this template says; ``None`` if it is none of ours."""
+        """Parse a key; return ``None`` if it does not match the template."""
         groups = {
             STREAM_ID: f"(?P<stream_id>{_UUID})",
             FILE_NAME: "(?P<file_name>[^/]*)",
@@ -125,5 +125,5 @@ class KeyTemplate:
 
 
 def metadata_key(object_key: str) -> str:
-    """Where the metadata JSON of an object is."""
+    """Return the key of an object's metadata JSON."""
     return object_key + METADATA_SUFFIX

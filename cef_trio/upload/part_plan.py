@@ -1,19 +1,22 @@
-"""Which bytes are in which part. Pure.
+"""The offsets and sizes of a multipart upload's parts. Pure.
 
-S3's rules (https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html): 1 to 10,000 parts, each 5 MiB to 5 GiB,
-only the last may be shorter. A recording's length is not known when its first part is sent, so part sizes double every
-1,000 parts: with the smallest first size, 5 MiB, the 10,000th part ends at 5 TiB, and a recording of an hour still has
-parts of its first size. Stores that insist on equal parts (Cloudflare R2) get them, up to 10,000 times that size.
+S3 allows 1 to 10,000 parts of 5 MiB to 5 GiB each; only the last may be shorter
+(https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html). The length of a recording is unknown when its first
+part is sent, so part sizes double every 1,000 parts: with a first size of 5 MiB the 10,000th part ends at 5 TiB, and a
+recording of an hour still has small parts. Stores that require equal parts (Cloudflare R2) get equal parts; the largest
+file is then 10,000 times the part size.
 
-``part number → (offset, size)`` depends on nothing but the plan, so any daemon that reads the plan from the checkpoint
-cuts the file at the same places.
+The mapping ``part number → (offset, size)`` depends only on the plan, so every daemon that reads the plan from the
+checkpoint cuts the file at the same offsets.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
+
+RecordT = TypeVar("RecordT")
 
 MIB: Final = 1024 * 1024
 GIB: Final = 1024 * MIB
@@ -21,7 +24,7 @@ MIN_PART_BYTES: Final = 5 * MIB
 MAX_PART_BYTES: Final = 5 * GIB
 MAX_PARTS: Final = 10_000
 PARTS_PER_SIZE: Final = 1_000
-"""After so many parts the size doubles."""
+"""The number of parts after which the size doubles."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,23 +43,23 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class PartPlan:
-    """How a file is cut: the first part's size, in bytes, and whether all parts have it."""
+    """How a file is cut into parts: the size of the first part in bytes, and whether all parts have that size."""
 
     part_size: int
     equal_parts: bool = False
 
     def __post_init__(self) -> None:
         if self.part_size < 1:
-            raise ValueError(f"a part has at least one byte, not {self.part_size}")
+            raise ValueError(f"the part size must be at least one byte, not {self.part_size}")
 
     def part(self, number: int) -> Part:
-        """The full part of that number (1 to 10,000).
+        """Return the full part with this number (1 to 10,000).
 
         Raises:
-            ValueError: there is no such part.
+            ValueError: the number is out of range.
         """
         if not 1 <= number <= MAX_PARTS:
-            raise ValueError(f"part numbers are 1 to {MAX_PARTS}, not {number}")
+            raise ValueError(f"part numbers must be 1 to {MAX_PARTS}, not {number}")
         if self.equal_parts:
             return Part(number, (number - 1) * self.part_size, self.part_size)
         offset = 0
@@ -72,11 +75,11 @@ class PartPlan:
 
     @property
     def max_size_bytes(self) -> int:
-        """The largest file that fits."""
+        """The size of the largest file that fits into the plan."""
         return self.part(MAX_PARTS).end
 
     def count_full(self, size_bytes: int) -> int:
-        """How many parts are full in a file of that size (at most 10,000)."""
+        """Return the number of full parts in a file of this size (at most 10,000)."""
         if size_bytes >= self.max_size_bytes:
             return MAX_PARTS
         low, high = 0, MAX_PARTS
@@ -89,7 +92,7 @@ class PartPlan:
         return low
 
     def cut(self, size_bytes: int) -> Iterator[Part]:
-        """All parts of a finished file of that size, the last one short if it must be; none for an empty file.
+        """Yield all parts of a complete file of this size; the last may be short. An empty file has no parts.
 
         Raises:
             ValueError: the file does not fit into 10,000 parts.
@@ -98,17 +101,18 @@ class PartPlan:
             raise ValueError(
                 f"{size_bytes} bytes do not fit into {MAX_PARTS} parts that begin with {self.part_size} bytes"
             )
-        full = self.count_full(size_bytes)
-        end = 0
-        for number in range(1, full + 1):
-            part = self.part(number)
-            end = part.end
+        for number in range(1, MAX_PARTS + 1):
+            part = self.cut_part(number, size_bytes)
+            if part is None:
+                return
             yield part
-        if end < size_bytes:
-            yield Part(full + 1, end, size_bytes - end)
+
+    def pair(self, size_bytes: int, records: Mapping[int, RecordT]) -> Iterator[tuple[Part, RecordT | None]]:
+        """Yield each part of a complete file of this size with its record, or ``None`` where there is none."""
+        return ((part, records.get(part.number)) for part in self.cut(size_bytes))
 
     def cut_part(self, number: int, size_bytes: int) -> Part | None:
-        """Part ``number`` of a finished file of that size; ``None`` if the file ends before it."""
+        """Return part ``number`` of a complete file of this size, or ``None`` if the file ends before it."""
         part = self.part(number)
         if part.offset >= size_bytes:
             return None

@@ -1,14 +1,14 @@
-"""A stream's task: does what ``decide.next_action`` says, from the first byte to the metadata, and saves how it ended.
+"""A stream's task: performs the actions of ``next_action``, from the first byte to the metadata.
 
-What it promises, whatever is raised at whichever await:
+Guarantees, whatever is raised at whichever await:
 
-- However it ends, Redis says how (P3): done, failed with a reason, parked (``interrupted_shutdown``) or cancelled
-  (``interrupted_cancelled``). The saves on the way out are shielded and bounded.
-- It never ends another stream's task: everything but Cancelled stays inside. A transient failure never ends it at all;
-  it waits, without a slot, for the outage's end, and comes back through ``recovery.resume`` like a restarted daemon.
-- A file that the file system refuses (its rights, its disk) ends no stream either: it is tried again when news of it
-  comes, which a change of its mode is, at each scan, and in between like anything that may pass.
-- It holds a slot of ``MAX_CONCURRENT_STREAMS`` only while it works, and gives it up between parts when others wait.
+- The end of the task is recorded in Redis (promise P3): completed, failed with a reason, parked
+  (``interrupted_shutdown``) or cancelled (``interrupted_cancelled``). The final saves are shielded and bounded.
+- No error ends another stream's task: only ``Cancelled`` leaves this one. A transient error does not end the stream: it
+  waits without a slot until the outage is over, and resumes through ``recovery.resume`` like a restarted daemon.
+- A file that cannot be read (permissions, disk errors) does not end the stream either. It is retried at each event of
+  the file (a change of its mode is one), at each scan, and with back-off.
+- It holds a slot of ``MAX_CONCURRENT_STREAMS`` only while it works, and releases it between parts if others wait.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from cef_trio.exceptions import (
 from cef_trio.files import HEAD_BYTES, FileStat, IdentityMatch, OpenRecording, is_same_file
 from cef_trio.resilience import Movement, shielded
 from cef_trio.upload import recovery
-from cef_trio.upload.failures import KEEPS_ITS_UPLOAD, GivenUpError, is_missing_right, reason_of
-from cef_trio.upload.file_state import Ending, FileState, closed, gone, looked, still_written
+from cef_trio.upload.failures import KEEPS_ITS_UPLOAD, StreamFailedError, is_missing_right, reason_of
+from cef_trio.upload.file_state import Ending, FileState, closed, confirmed, gone, still_written
 from cef_trio.upload.finalize import finish, verify_and_complete
 from cef_trio.upload.holes import Holes
 from cef_trio.upload.next_action import Action, FileCheck, check_file, next_action
 from cef_trio.upload.part_plan import Part
 from cef_trio.upload.recognition import identify, recognize
-from cef_trio.upload.repeated_answers import RepeatedAnswers
+from cef_trio.upload.repeated_errors import RepeatedErrors
 from cef_trio.upload.send_parts import send_all
 from cef_trio.upload.services import Services
 from cef_trio.upload.session import StreamUpload
@@ -55,7 +55,7 @@ log = structlog.get_logger(__name__)
 
 
 _MAX_UNWRITTEN: Final = 16
-"""After so many parts that are holes a file's further parts are not asked about until it changes."""
+"""After this many holes the rest of a file is not searched until it changes."""
 _UNWRITTEN_PAUSE_SECONDS: Final = 1.0
 _MISPLACED: Final = frozenset({FailureReason.FILE_MISSING_ON_RESUME, FailureReason.FILE_REPLACED})
 
@@ -68,71 +68,71 @@ class Outcome(Enum):
     PARKED = "parked"
     LEASE_LOST = "lease_lost"
     SET_ASIDE = "set_aside"
-    """Its record cannot be read: it is left alone, and looked at again now and then."""
+    """Its record cannot be read: it is left unchanged, and retried periodically."""
     NOTHING_THERE = "file_missing"
-    """The file was gone before a stream was begun for it."""
+    """The file was missing before its stream was started."""
     UNCHANGED = "unchanged"
-    """The file was completed before, and no byte of it is another: no stream was begun for it."""
+    """The file is stored already, with the same bytes: no stream was started."""
 
 
 class StreamProcessor:
-    """One stream's task. ``situation`` is written by the watcher's side, and read here."""
+    """One stream's task. ``file_state`` is shared with the supervisor, which updates it on events."""
 
     def __init__(
         self,
         services: Services,
         sources: Sources,
-        situation: AsyncValue[FileState],
+        file_state: AsyncValue[FileState],
         stream_id: str | None,
         history: FileHistory,
     ) -> None:
-        """``history`` is what is known of a file that has no stream (``stream_id`` is ``None``)."""
-        self.situation = situation
+        """``history`` matters only for a file without a stream (``stream_id`` is ``None``)."""
+        self.file_state = file_state
         self.stream_id = stream_id
         self.working = False
-        """Whether it holds a slot."""
+        """Whether the task holds a stream slot."""
         self.upload: StreamUpload | None = None
         self._services = services
         self._sources = sources
         self._history = history
         self.movement = Movement()
-        """Whether its bytes move."""
-        self.disowned = False
-        """Whether the stream's lease is lost: then nothing may be saved of it."""
-        self._told: BaseException | None = None
-        """The error that the log has been told to be this stream's end."""
+        """Tracks whether the upload makes progress."""
+        self.lease_lost = False
+        """Whether the stream's lease is lost; then nothing may be saved."""
+        self._logged_error: BaseException | None = None
+        """The final error that was logged already."""
         self.unreadable: FileAccessError | None = None
-        """Why its file cannot be read now, if the file system refuses."""
-        self._news = AsyncBool(False)
-        """Set when something was heard of a file that cannot be read."""
+        """Why the file cannot be read at present, if it cannot."""
+        self._file_changed = AsyncBool(False)
+        """Set by an event of a file that could not be read."""
         self._attempts = 0
-        self._doubts = 0
-        """How often the open file was not the stream's, since some work on it got to its end."""
-        self._answers = RepeatedAnswers()
-        self._contradicted = False
-        """Whether S3 said that it has not what Redis knows it to have, and that was not settled yet."""
+        self._mismatches = 0
+        """How often the open file was not the stream's, since the last successful work on it."""
+        self._repeated_errors = RepeatedErrors()
+        self._s3_contradicts = False
+        """Whether S3 denied a recorded upload or part, and that is not reconciled yet."""
         self._finalizing_since: float | None = None
 
     @property
     def retrying(self) -> bool:
-        """Whether it comes back from an error, or waits for that."""
+        """Whether the task is recovering from an error or waiting to."""
         return self._attempts > 0
 
-    def try_again(self) -> None:
-        """Something was heard of its file: one that cannot be read may be readable now."""
+    def retry_read(self) -> None:
+        """Retry a file that could not be read, after an event of it."""
         if self.unreadable is not None:
-            self._news.value = True
+            self._file_changed.value = True
 
     async def run(self) -> Outcome:
         """Process the stream to its end.
 
         Raises:
-            trio.Cancelled: after the state ``interrupted_cancelled`` was saved, or its time for that was over.
+            trio.Cancelled: after the status ``interrupted_cancelled`` was saved, or ``save_seconds`` were over.
         """
         self.movement.enter()
         try:
             return await self._run()
-        except BaseException:  # Cancelled, or the group of them that a nursery with parts in flight makes of it
+        except BaseException:  # Cancelled, or a group of them from the nursery of the parts in flight
             with shielded(self._services.rules.save_seconds, saving="interrupted state"):
                 await self._save_exit(Status.INTERRUPTED_CANCELLED)
             raise
@@ -142,51 +142,51 @@ class StreamProcessor:
             try:
                 return await self._process()
             except (LeaseLostError, RecordUnreadableError) as error:
-                return await self._let_go(error)
+                return await self._end_without_record(error)
             except CefMp4ProcessorError as error:
                 if self._is_undecided(error):
                     return await self._park()
-                final = error if not _can_go_on(error) else self._given_up(error)
+                final = error if not _may_recover(error) else self._repeated_too_often(error)
                 if final is not None:
                     return await self._retry_until_recorded(lambda final=final: self._fail(final))  # type: ignore[misc]
-                self._contradicted |= _says_lost(error)
+                self._s3_contradicts |= _is_lost_in_s3(error)
                 await self._wait_to_retry(error)
-            except Exception as error:  # noqa: BLE001 - a bug must end its own stream only, and _fail tells it: P6
+            except Exception as error:  # noqa: BLE001 - a bug ends its own stream only (P6); _fail logs it
                 return await self._retry_until_recorded(lambda error=error: self._fail(error))  # type: ignore[misc]
-            if self.situation.value.draining:
+            if self.file_state.value.draining:
                 return await self._park()
 
-    def _given_up(self, error: CefMp4ProcessorError) -> GivenUpError | None:
-        """The end of a stream that got the same answer to the same question too often; ``None`` for all others."""
+    def _repeated_too_often(self, error: CefMp4ProcessorError) -> StreamFailedError | None:
+        """Count the error; return the final error if it was repeated too often, else ``None``."""
         meta = self.upload.meta if self.upload is not None else None
         subject = (meta.s3_upload_id, meta.verified_size_bytes, meta.verified_mtime_ns) if meta is not None else ()
-        why = self._answers.count(error, subject)
+        why = self._repeated_errors.count(error, subject)
         if why is None:
             return None
-        given_up = GivenUpError(reason_of(error), f"{error}; {why}")
-        given_up.__cause__ = error
-        return given_up
+        final = StreamFailedError(reason_of(error), f"{error}; {why}")
+        final.__cause__ = error
+        return final
 
-    async def _let_go(self, error: LeaseLostError | RecordUnreadableError) -> Outcome:
-        """Leave the stream to whoever owns it by now; or, if its record cannot be read, to a person, as it is."""
+    async def _end_without_record(self, error: LeaseLostError | RecordUnreadableError) -> Outcome:
+        """End the task without changing the record: another daemon has the lease, or the record is unreadable."""
         if isinstance(error, OutdatedError):
             return await self._outdated(error)
         if isinstance(error, LeaseLostError):
             log.warning("lease_lost", error=str(error))
             return Outcome.LEASE_LOST
         if self.stream_id is not None:
-            with suppress(CefMp4ProcessorError):  # it runs out by itself
+            with suppress(CefMp4ProcessorError):  # the lease expires anyway
                 await self._services.store.release([self.stream_id], self._services.lease)
         return Outcome.SET_ASIDE
 
     async def _outdated(self, error: OutdatedError) -> Outcome:
         log.info("file_check_outdated", reason=str(error))
         if not isinstance(error, StreamEndedError):
-            await self._park()  # its lease is given back with a word: else it would say that somebody works on it (P3)
+            await self._park()  # releases the lease and saves that no task works on the stream (P3)
             return Outcome.LEASE_LOST
         if self.upload is None:
             return Outcome.LEASE_LOST
-        # This task ended it: Redis took the last write, and its answer was lost.
+        # This task ended the stream: the last write succeeded, and its reply was lost.
         return Outcome.COMPLETED if error.completed else Outcome.FAILED
 
     async def _process(self) -> Outcome:
@@ -197,46 +197,51 @@ class StreamProcessor:
         self.unreadable = None
         await self._ask_whether_ended()
         while True:
-            situation = self.situation.value
-            action = next_action(upload.known, situation)
+            file_state = self.file_state.value
+            action = next_action(upload.known, file_state)
             match action:
                 case Action.PARK:
                     return await self._park()
                 case Action.WAIT:
                     known = upload.known
                     self.movement.rest()
-                    await self.situation.wait_value(lambda now: next_action(known, now) is not Action.WAIT)  # noqa: B023
+                    await self.file_state.wait_value(lambda now: next_action(known, now) is not Action.WAIT)  # noqa: B023
                     self.movement.work()
                 case Action.RENAME:
-                    await upload.rename(situation.path)
-                    log.info("recording_renamed", path=situation.path)
-                case Action.LOOK:
-                    if await self._look(upload):
+                    await upload.rename(file_state.path)
+                    log.info("recording_renamed", path=file_state.path)
+                case Action.CHECK_FILE:
+                    if await self._check_file(upload):
                         return Outcome.FAILED
                 case Action.UPLOAD:
                     await self._with_recording(upload, self._send_ready)
                     await self._pause_unless_ended(upload)
                 case Action.FINALIZE:
-                    if await self._has_ended(situation):
-                        self._services.advice.ended(upload.stream_id, situation.ending)
+                    if await self._has_ended(file_state):
+                        self._services.advice.ended(upload.stream_id, file_state.ending)
                         await self._with_recording(upload, self._verify_and_complete)
                 case Action.WRITE_METADATA:
                     began = self._finalizing_began()
                     async with self._services.stream_slots:
-                        await finish(self._services, upload, self.situation.value.path)
+                        await finish(self._services, upload, self.file_state.value.path)
                     self._services.metrics.finalized(trio.current_time() - began)
                     return Outcome.COMPLETED
             self._attempts, self.unreadable = 0, None
             self.movement.progressed()
-            self._answers.got_on()
+            self._repeated_errors.progressed()
 
     async def _start_or_resume(self) -> StreamUpload | Outcome:
         if self.stream_id is not None:
             return await self._resume(self.stream_id)
-        path = self.situation.value.path
+        path = self.file_state.value.path
         try:
             started = await start(
-                self._services, self._sources, path, self._history, named=self._name, leaving=self._leaving
+                self._services,
+                self._sources,
+                path,
+                self._history,
+                named=self._set_stream_id,
+                draining=self._is_draining,
             )
         except RecordingChangedError as error:
             log.info("file_missing", reason=str(error))
@@ -244,7 +249,7 @@ class StreamProcessor:
         match started:
             case NotStarted.UNCHANGED:
                 return Outcome.UNCHANGED
-            case NotStarted.LEAVING:
+            case NotStarted.DRAINING:
                 return await self._park()
             case StreamUpload():
                 return started
@@ -252,52 +257,52 @@ class StreamProcessor:
     async def _resume(self, stream_id: str) -> StreamUpload:
         scanned_for: str | None = None
         while True:
-            path = self.situation.value.path
+            path = self.file_state.value.path
             try:
                 async with self._services.stream_slots:
-                    upload = await recovery.resume(self._services, stream_id, path, contradicted=self._contradicted)
-                    self._contradicted = False
+                    upload = await recovery.resume(self._services, stream_id, path, contradicted=self._s3_contradicts)
+                    self._s3_contradicts = False
                     return upload
-            except GivenUpError as error:
+            except StreamFailedError as error:
                 if error.reason not in _MISPLACED or path == scanned_for:
                     raise
                 await self._until_scanned(path, trio.current_time())
-                if self._leaving():
+                if self._is_draining():
                     raise
                 scanned_for = path
 
     def _is_undecided(self, error: CefMp4ProcessorError) -> bool:
-        """Whether the file seems to be gone, with no time to wait for news of a rename: the next start looks."""
-        leaving: bool = self.situation.value.draining
-        return leaving and isinstance(error, GivenUpError) and error.reason in _MISPLACED
+        """Return whether the file seems missing while the daemon drains; the next start decides, after a scan."""
+        return self._is_draining() and isinstance(error, StreamFailedError) and error.reason in _MISPLACED
 
     async def _until_scanned(self, path: str, missed_at: float) -> None:
-        """Wait until it is known whether a file that is not at its path has another name: until that name is told, or
-        a scan that began after the file was missed; and no longer than until the daemon leaves.
+        """Wait until it is known whether a missing file was renamed.
+
+        Returns after a rename event, after a scan that began after ``missed_at``, or when the daemon drains.
         """
-        moved_on = partial(self.situation.wait_value, lambda now: now.path != path or now.draining)
-        with trio.move_on_after(self._services.rules.gone_grace_seconds):  # news of a rename is cheaper than a scan
+        moved_on = partial(self.file_state.wait_value, lambda now: now.path != path or now.draining)
+        with trio.move_on_after(self._services.rules.gone_grace_seconds):  # a rename event is cheaper than a scan
             await moved_on()
             return
         await wait_any(moved_on, partial(self._services.scans.wait_for_scan, path, missed_at))
 
-    def _name(self, stream_id: str) -> None:
+    def _set_stream_id(self, stream_id: str) -> None:
         self.stream_id = stream_id
         structlog.contextvars.bind_contextvars(stream_id=stream_id)
 
     async def _with_recording(
         self, upload: StreamUpload, work: Callable[[StreamUpload, OpenRecording], Awaitable[None]]
     ) -> None:
-        """Do some work on the open file, with a slot. A file that is not the stream's any more is looked at instead."""
+        """Do some work on the open file, with a slot. If the file is not the stream's, mark it as suspect instead."""
         async with self._services.stream_slots:
             self.working = True
             try:
-                async with self._services.disk.open(self.situation.value.path) as recording:
+                async with self._services.disk.open(self.file_state.value.path) as recording:
                     if not is_same_file(upload.meta.identity, await recording.stat(), recording.generation):
                         self._mark_suspect()
                         return
                     await work(upload, recording)
-                    self._doubts = 0
+                    self._mismatches = 0
             except RecordingChangedError as error:
                 log.info("recording_changed_under_read", reason=str(error))
                 self._mark_suspect()
@@ -305,23 +310,21 @@ class StreamProcessor:
                 self.working = False
 
     def _mark_suspect(self) -> None:
-        self._doubts += 1
-        self.situation.value = gone(self.situation.value)
+        self._mismatches += 1
+        self.file_state.value = gone(self.file_state.value)
 
     async def _send_ready(self, upload: StreamUpload, recording: OpenRecording) -> None:
-        """Send the parts that are full, several at once, until none is left or others wait for the slot."""
+        """Send the full parts, several at once, until none is left or other streams wait for the slot."""
         await upload.ensure_open()
-        await send_all(self._services, upload, recording, self._ready(upload, recording), stop=self._leaving)
+        await send_all(self._services, upload, recording, self._ready(upload, recording), stop=self._is_draining)
 
     async def _ready(self, upload: StreamUpload, recording: OpenRecording) -> AsyncGenerator[Part, None]:
-        """The full parts that are to be sent; not those that are holes, of a file whose size was set before its bytes
-        were written: they would be sent twice.
-        """
+        """Yield the full parts to send. Holes of a preallocated file are left out: they would be sent twice."""
         turn = int(self._services.part_slots.total_tokens)
         sent = 0
         upload.unwritten.clear()
-        seen = self.situation.value.stat
-        while part := upload.next_to_send(self.situation.value.stat.size_bytes):
+        seen = self.file_state.value.stat
+        while part := upload.next_to_send(self.file_state.value.stat.size_bytes):
             if sent >= turn and self._services.stream_slots.statistics().tasks_waiting:
                 return
             if not await recording.is_written(part.offset, part.size_bytes):
@@ -339,109 +342,113 @@ class StreamProcessor:
             upload.holes = None
 
     async def _pause_unless_ended(self, upload: StreamUpload) -> None:
-        """A file that is being filled is looked at once a second, not at each write."""
-        if upload.unwritten and self.situation.value.ending is Ending.NOT:
+        """Wait a second if the file has holes, so that they are not searched for at each write."""
+        if upload.unwritten and self.file_state.value.ending is Ending.NOT:
             with trio.move_on_after(_UNWRITTEN_PAUSE_SECONDS):
-                await self.situation.wait_value(lambda now: now.ending is not Ending.NOT or now.draining or now.doubted)
+                await self.file_state.wait_value(
+                    lambda now: now.ending is not Ending.NOT or now.draining or now.suspect
+                )
 
-    def _leaving(self) -> bool:
-        draining: bool = self.situation.value.draining
+    def _is_draining(self) -> bool:
+        draining: bool = self.file_state.value.draining
         return draining
 
-    async def _look(self, upload: StreamUpload) -> bool:
-        """Look at the file itself, since something did not fit; returns whether that ended the stream."""
-        if self._doubts > 1:  # the file system gave two answers; it is not asked in a loop which of them holds
-            await self._pause(self._backoff(self._doubts - 1))
-        situation = self.situation.value
-        look = await self._look_once(upload)
-        if look in {FileCheck.GONE, FileCheck.REPLACED}:
-            # It may only have another name now, and the news of that be on its way.
-            await self._until_scanned(situation.path, trio.current_time())
-            if self.situation.value.draining:
+    async def _check_file(self, upload: StreamUpload) -> bool:
+        """Check the suspect file; return whether that ended the stream."""
+        if self._mismatches > 1:  # stat and open disagree; do not loop without a pause
+            await self._pause(self._backoff(self._mismatches - 1))
+        file_state = self.file_state.value
+        check = await self._check_file_once(upload)
+        if check in {FileCheck.GONE, FileCheck.REPLACED}:
+            # It may have been renamed, and the event is not here yet.
+            await self._until_scanned(file_state.path, trio.current_time())
+            if self.file_state.value.draining:
                 return False
-            look = await self._look_once(upload)
-        match look:
+            check = await self._check_file_once(upload)
+        match check:
             case FileCheck.SAME:
                 return False
             case FileCheck.SHRUNK:
-                covered, size = upload.covered_bytes, self.situation.value.stat.size_bytes
+                covered, size = upload.covered_bytes, self.file_state.value.stat.size_bytes
                 kept = await upload.cut(size)
                 log.warning("recording_truncated", covered_bytes=covered, size_bytes=size, parts_kept=kept)
                 return False
             case FileCheck.REPLACED:
-                raise GivenUpError(FailureReason.FILE_REPLACED, "another file took the recording's name")
+                raise StreamFailedError(FailureReason.FILE_REPLACED, "another file took the recording's name")
             case FileCheck.GONE:
-                await recovery.check_mounted(self._services, upload.meta, self.situation.value.path)
-                return await self._deleted(upload)
+                await recovery.check_mounted(self._services, upload.meta, self.file_state.value.path)
+                return await self._end_deleted(upload)
 
-    async def _look_once(self, upload: StreamUpload) -> FileCheck:
-        path = self.situation.value.path
+    async def _check_file_once(self, upload: StreamUpload) -> FileCheck:
+        path = self.file_state.value.path
         stat, is_ours = None, False
         try:
             async with self._services.disk.open(path) as recording:
                 stat = await recording.stat()
                 is_ours = await self._is_ours(upload, recording, stat)
         except RecordingChangedError:
-            stat = None  # nothing is there
-        look = check_file(stat, is_ours=is_ours, covered_bytes=upload.covered_bytes)
-        if stat is not None and look in {FileCheck.SAME, FileCheck.SHRUNK}:
-            self.situation.value = looked(self.situation.value, path, stat)
-        return look
+            stat = None  # there is no file
+        check = check_file(stat, is_ours=is_ours, covered_bytes=upload.covered_bytes)
+        if stat is not None and check in {FileCheck.SAME, FileCheck.SHRUNK}:
+            self.file_state.value = confirmed(self.file_state.value, path, stat)
+        return check
 
     async def _is_ours(self, upload: StreamUpload, recording: OpenRecording, stat: FileStat) -> bool:
-        """Whether an open file is the stream's, though a number of it may have changed: then the record is mended."""
+        """Return whether an open file is the stream's; record its new identity if only its numbers changed."""
         if is_same_file(upload.meta.identity, stat, recording.generation):
             return True
         if await recognize(upload.meta, upload.parts, recording) is IdentityMatch.REPLACED:
-            await recovery.check_same_file_system(recording, upload.meta.identity, self.situation.value.path)
+            await recovery.check_same_file_system(recording, upload.meta.identity, self.file_state.value.path)
             return False
         await upload.update(identity=await identify(recording, stat, HEAD_BYTES))
         return True
 
-    async def _deleted(self, upload: StreamUpload) -> bool:
+    async def _end_deleted(self, upload: StreamUpload) -> bool:
         log.warning("recording_deleted", parts=len(upload.parts))
         status = Status.DELETED_LOCALLY if upload.parts else Status.ABORTED_NO_PARTS
         await upload.abort()
-        await upload.transition(status, failure_reason="The recording was deleted before it was uploaded whole.")
+        await upload.transition(status, failure_reason="The recording was deleted before its upload was complete.")
         await self._services.store.release([upload.stream_id], self._services.lease)
         self._services.metrics.stream_failed(status.value)
         return True
 
     async def _ask_whether_ended(self) -> None:
-        """Nobody will close a file that was there before us, or was moved in: ask whether it has a writer at all."""
-        situation = self.situation.value
-        if situation.ending is not Ending.NOT:
+        """Mark a file without a writer as closed: no close event follows for a file that was there before."""
+        file_state = self.file_state.value
+        if file_state.ending is not Ending.NOT:
             return
-        has_writer = await self._services.has_writer(situation.path)
-        if has_writer is False and self.situation.value == situation:
-            self.situation.value = closed(situation, situation.stat)
+        has_writer = await self._services.has_writer(file_state.path)
+        if has_writer is False and self.file_state.value == file_state:
+            self.file_state.value = closed(file_state, file_state.stat)
 
-    async def _has_ended(self, situation: FileState) -> bool:
-        """Whether a recording that seems to have ended really has."""
-        if situation.ending is Ending.IDLE:
+    async def _has_ended(self, file_state: FileState) -> bool:
+        """Return whether a recording that seems to have ended has: after the grace period, with no writer left."""
+        if file_state.ending is Ending.IDLE:
             return True
         with trio.move_on_after(self._services.rules.close_grace_seconds):
-            await self.situation.wait_value(lambda now: now != situation)
+            await self.file_state.wait_value(lambda now: now != file_state)
             return False
-        if await self._services.has_writer(situation.path) is not False:
-            # Another one has it open; or nobody can know that, and the silence that is an end has only begun.
-            if self.situation.value == situation:
-                self.situation.value = still_written(situation)
+        if await self._services.has_writer(file_state.path) is not False:
+            # Another writer has it open; or writers are unknown, and only the idle timeout ends the recording.
+            if self.file_state.value == file_state:
+                self.file_state.value = still_written(file_state)
             return False
-        unchanged: bool = self.situation.value == situation
+        unchanged: bool = self.file_state.value == file_state
         return unchanged
 
     async def _verify_and_complete(self, upload: StreamUpload, recording: OpenRecording) -> None:
-        situation = self.situation.value
-        if situation.ending is Ending.IDLE and (stat := await recording.stat()) != situation.stat:
-            # The silence was one of a cache of the mount (sshfs, NFS). To open a file is to ask its server.
-            self.situation.value = looked(self.situation.value, situation.path, stat)
+        file_state = self.file_state.value
+        if file_state.ending is Ending.IDLE and (stat := await recording.stat()) != file_state.stat:
+            # The attributes were cached by the mount (sshfs, NFS); opening the file revalidated them.
+            self.file_state.value = confirmed(self.file_state.value, file_state.path, stat)
             return
         self._finalizing_began()
-        after = await verify_and_complete(self._services, upload, recording, leaving=self._leaving, pause=self._rest)
-        if after is not None:  # it is still being written
+        after = await verify_and_complete(
+            self._services, upload, recording, draining=self._is_draining, pause=self._pause_unless_draining
+        )
+        if after is not None:  # still being written
             self._finalizing_since = None
-            self.situation.value = looked(self.situation.value, self.situation.value.path, after)
+            self.file_state.value = confirmed(self.file_state.value, self.file_state.value.path, after)
 
     def _finalizing_began(self) -> float:
         if self._finalizing_since is None:
@@ -454,13 +461,13 @@ class StreamProcessor:
         return Outcome.PARKED
 
     async def _save_exit(self, status: Status) -> None:
-        if self.stream_id is not None and not self.disowned:
+        if self.stream_id is not None and not self.lease_lost:
             await self._services.exit_saves.save(Saving(self.stream_id, status, self._services.utc_now()))
 
     async def _wait_to_retry(self, error: CefMp4ProcessorError) -> None:
-        """Wait, without a slot, until it is worth trying again; at once when the daemon leaves."""
+        """Wait without a slot until a retry makes sense; return at once when the daemon drains."""
         self.unreadable = error if isinstance(error, FileAccessError) else None
-        self._news.value = False
+        self._file_changed.value = False
         self._attempts += 1
         self.movement.failed(error)
         seconds = self._backoff(self._attempts)
@@ -476,7 +483,7 @@ class StreamProcessor:
                     failure_reason=str(error),
                 )
             except CefMp4ProcessorError as unsaved:
-                # It is for people to read. A lost lease, or what else is wrong, is met again when it goes on.
+                # Informational only. A lost lease or another problem recurs on resume.
                 log.warning("retry_not_recorded", error=str(unsaved))
         await self._pause(seconds)
         async with trio.open_nursery() as nursery:
@@ -491,48 +498,48 @@ class StreamProcessor:
         return min(rules.retry_max_seconds, wanted)
 
     async def _pause(self, seconds: float) -> None:
-        """Wait so long, but no longer than for news of a file that cannot be read; and until the daemon leaves."""
+        """Wait until the time is over, an unreadable file has an event, or the daemon drains."""
         least = trio.current_time() + min(seconds, self._services.rules.retry_initial_seconds)
         with trio.move_on_after(seconds):
             await wait_any(
-                partial(self.situation.wait_value, lambda now: now.draining),
-                partial(self._news.wait_value, True),
+                partial(self.file_state.wait_value, lambda now: now.draining),
+                partial(self._file_changed.wait_value, True),
             )
-        with trio.move_on_at(least):  # news of a file that grows comes all the time
-            await self.situation.wait_value(lambda now: now.draining)
+        with trio.move_on_at(least):  # a growing file has events all the time
+            await self.file_state.wait_value(lambda now: now.draining)
 
-    async def _rest(self, seconds: float) -> None:
-        """Wait, but not when the daemon leaves."""
+    async def _pause_unless_draining(self, seconds: float) -> None:
+        """Wait until the time is over or the daemon drains."""
         with trio.move_on_after(seconds):
-            await self.situation.wait_value(lambda now: now.draining)
+            await self.file_state.wait_value(lambda now: now.draining)
 
     async def _until_draining(self, scope: trio.CancelScope) -> None:
-        await self.situation.wait_value(lambda now: now.draining)
+        await self.file_state.wait_value(lambda now: now.draining)
         scope.cancel()
 
     async def _retry_until_recorded(self, end: Callable[[], Awaitable[Outcome]]) -> Outcome:
-        """End the stream, for as long as it takes to have that recorded."""
+        """End the stream; retry until the end is recorded."""
         while True:
             try:
                 return await end()
             except (LeaseLostError, RecordUnreadableError) as error:
-                return await self._let_go(error)
+                return await self._end_without_record(error)
             except CefMp4ProcessorError as error:
                 if not error.transient and not is_missing_right(error):
-                    log.error("failure_not_recorded", error=str(error))  # noqa: TRY400 - what Redis says is all of it
+                    log.error("failure_not_recorded", error=str(error))  # noqa: TRY400 - the message of Redis is enough
                     return Outcome.FAILED
                 await self._wait_to_retry(error)
-            except Exception:  # a bug while a failure is recorded must not end other streams: P6
+            except Exception:  # a bug here must not end other streams (P6)
                 log.exception("failure_not_recorded")
                 return Outcome.FAILED
-            if self.situation.value.draining:
+            if self.file_state.value.draining:
                 return await self._park()
 
     async def _fail(self, error: BaseException) -> Outcome:
-        """Record that the stream failed. May be repeated; the error is told once, before anything that may fail."""
+        """Record that the stream failed. Safe to repeat; the error is logged once, before anything can fail."""
         reason = reason_of(error)
-        if self._told is not error:
-            self._told = error
+        if self._logged_error is not error:
+            self._logged_error = error
             log.error("stream_failed", reason=reason.value, error=str(error), exc_info=error)
         upload = self.upload
         if upload is None and self.stream_id is not None:
@@ -541,8 +548,8 @@ class StreamProcessor:
         if upload is None:
             upload = self.upload = await recovery.record_refused(
                 self._services,
-                self.situation.value,
-                named=self._name,
+                self.file_state.value,
+                named=self._set_stream_id,
                 instead_of=self._history.instead_of,
                 beside=self._history.beside,
             )
@@ -550,15 +557,15 @@ class StreamProcessor:
             await upload.abort()
         await upload.transition(Status.failed(reason), failure_reason=f"{SENTENCES[reason]} {error}")
         await self._services.store.release([upload.stream_id], self._services.lease)
-        self._services.metrics.stream_failed(reason.value)  # last: whatever is above may be tried again
+        self._services.metrics.stream_failed(reason.value)  # last, as everything above may be repeated
         return Outcome.FAILED
 
 
-def _can_go_on(error: CefMp4ProcessorError) -> bool:
-    """Whether coming back through ``recovery.resume`` may help: what S3 lost can be begun again."""
-    return error.transient or _says_lost(error) or is_missing_right(error)
+def _may_recover(error: CefMp4ProcessorError) -> bool:
+    """Return whether ``recovery.resume`` may recover from the error; lost uploads can be started over."""
+    return error.transient or _is_lost_in_s3(error) or is_missing_right(error)
 
 
-def _says_lost(error: CefMp4ProcessorError) -> bool:
-    """Whether S3 says that it has not what Redis knows it to have."""
+def _is_lost_in_s3(error: CefMp4ProcessorError) -> bool:
+    """Return whether S3 denied a recorded upload or part."""
     return isinstance(error, S3OperationError) and error.code in {"NoSuchUpload", "InvalidPart"}

@@ -1,7 +1,7 @@
-"""Which file is this? The shell around ``identity.py``: opens the file, gathers the evidence, and lets bytes decide.
+"""Recognize the file of a stream: by its identity (``files/identity.py``), and by its bytes where that is ambiguous.
 
-Everyone who has to know asks here: a stream that comes back, a look at a file that is in doubt, a file that Redis knows
-by its path, a recording under a new name, a person's ``retry``.
+Used to resume a stream, to check a suspect file, to triage a file with a recorded path, to find renamed recordings, and
+by ``cef-trio retry``.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from cef_trio.upload.part_matching import crc_of
 from cef_trio.upload.part_plan import PartPlan
 
 _SAME_FILE_PARTS: Final = 3
-"""How many recorded parts are compared at most before a file whose first bytes changed is called another one."""
+"""The maximum number of recorded parts to compare with a file whose first bytes changed."""
 
 
 async def identify(recording: OpenRecording, stat: FileStat, head_bytes: int) -> FileIdentity:
-    """Which file this is."""
+    """Return the identity of an open file, with the checksum of its first ``head_bytes`` bytes."""
     head = await head_of(recording, head_bytes)
     return identity_of(stat, await recording.origin(), head_size_bytes=len(head), head_crc64nvme=crc64nvme(head))
 
 
 async def recognize(meta: StreamMeta, parts: Mapping[int, PartRecord], recording: OpenRecording) -> IdentityMatch:
-    """Whether an open file is the stream's: ``SAME`` or ``REPLACED``, or ``ASK_BYTES`` if there are no bytes to ask."""
+    """Return whether an open file is the stream's; ``ASK_BYTES`` if that is ambiguous and no part was recorded."""
     recorded = meta.identity
     observed = await identify(recording, await recording.stat(), recorded.head_size_bytes)
-    sameness = compare(recorded, observed)
-    if sameness is not IdentityMatch.ASK_BYTES or not parts:
-        return sameness
+    identity_match = compare(recorded, observed)
+    if identity_match is not IdentityMatch.ASK_BYTES or not parts:
+        return identity_match
     return IdentityMatch.SAME if await _has_their_bytes(meta, parts, recording) else IdentityMatch.REPLACED
 
 
@@ -50,39 +50,39 @@ async def _has_their_bytes(meta: StreamMeta, parts: Mapping[int, PartRecord], re
 
 
 async def is_proved(store: CheckpointStore, disk: Disk, meta: StreamMeta, path: str) -> bool:
-    """Whether the file at a path is proved to be the stream's: by its file system's own numbers, or by its bytes.
+    """Return whether the file at a path is certainly the stream's: by the numbers of its file system, or by its bytes.
 
-    For a stream that may be another host's (``ownership.py``): equal numbers of two file systems prove nothing.
+    For streams that may belong to another host (``ownership.py``), where equal inode numbers prove nothing.
 
     Raises:
         RecordingChangedError, ChunkProcessingError, RedisOperationError: as :func:`recognize_at`.
     """
     async with disk.open(path) as recording:
         observed = await identify(recording, await recording.stat(), meta.identity.head_size_bytes)
-        sameness = compare(meta.identity, observed)
-        if sameness is not IdentityMatch.ASK_BYTES and same_fs_id(meta.identity, observed):
-            return sameness is IdentityMatch.SAME
+        identity_match = compare(meta.identity, observed)
+        if identity_match is not IdentityMatch.ASK_BYTES and same_fs_id(meta.identity, observed):
+            return identity_match is IdentityMatch.SAME
         checkpoint = await store.load(meta.stream_id)
         parts = checkpoint.parts if checkpoint else {}
         return bool(parts) and await _has_their_bytes(meta, parts, recording)
 
 
 async def recognize_at(store: CheckpointStore, disk: Disk, meta: StreamMeta, path: str) -> IdentityMatch:
-    """The same of the file at a path, for a stream of which only the record is at hand.
+    """Return whether the file at a path is the stream's: ``SAME`` or ``REPLACED``. Loads the parts if they are needed.
 
-    Where there are no bytes to ask, a stream that has ended has no claim on the file, and an open one has: nothing of
-    it was sent, so nothing can be mixed.
+    If the identity is ambiguous and no part was recorded, the result is ``SAME`` for an open stream (no bytes were
+    sent, so none can be mixed) and ``REPLACED`` for an ended one.
 
     Raises:
-        RecordingChangedError: there is no file.
+        RecordingChangedError: the file does not exist.
         ChunkProcessingError: it cannot be opened or read.
-        RedisOperationError: the parts are needed, and Redis cannot be asked.
+        RedisOperationError: the parts could not be loaded.
     """
     async with disk.open(path) as recording:
-        sameness = await recognize(meta, {}, recording)
-        if sameness is IdentityMatch.ASK_BYTES:
+        identity_match = await recognize(meta, {}, recording)
+        if identity_match is IdentityMatch.ASK_BYTES:
             checkpoint = await store.load(meta.stream_id)
-            sameness = await recognize(meta, checkpoint.parts if checkpoint else {}, recording)
-    if sameness is not IdentityMatch.ASK_BYTES:
-        return sameness
+            identity_match = await recognize(meta, checkpoint.parts if checkpoint else {}, recording)
+    if identity_match is not IdentityMatch.ASK_BYTES:
+        return identity_match
     return IdentityMatch.REPLACED if meta.status in ENDED else IdentityMatch.SAME

@@ -1,11 +1,12 @@
-"""How a stream begins, and how it goes on after anything: a restart, a crash, an outage, a lost reply.
+"""Begin a stream, and resume it after a restart, crash, outage or lost reply.
 
-There is one way back, for all of them: read the checkpoint, look at the file, ask S3, and make the three agree.
+Every resume takes the same steps: load the checkpoint, check the file, ask S3, and reconcile the three.
 
-- Redis says what was acknowledged. It is believed unless S3 contradicts it, so no recorded part is sent again (P2).
-- S3 may know more than Redis (a part, an upload or a completed object whose record was lost): parts are adopted if
-  their bytes are the file's, an upload is ours if its key is, an object if its metadata, size and checksum are.
-- The file decides who it is (``identity.py``), and where its numbers prove nothing, the recorded parts.
+- Redis holds the acknowledged parts. They are trusted unless S3 contradicts them, so no recorded part is sent again
+  (promise P2).
+- S3 may have a part, an upload or an object whose record was lost. A part is adopted if its bytes are the file's, an
+  upload if its key matches, an object if its metadata, size and checksum match.
+- The file is recognized by its identity (``files/identity.py``), or by its recorded parts where that is ambiguous.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ from cef_trio.files import (
 )
 from cef_trio.s3 import ListedPart
 from cef_trio.upload import target
-from cef_trio.upload.failures import GivenUpError
+from cef_trio.upload.failures import StreamFailedError
 from cef_trio.upload.file_state import FileState
 from cef_trio.upload.orphan_uploads import OrphanUploads
 from cef_trio.upload.part_matching import algorithm_of, matching_parts
@@ -67,16 +68,20 @@ async def begin(
     beside: str | None = None,
     supersedes: StreamMeta | None = None,
 ) -> StreamUpload:
-    """Begin a stream for a file that Redis does not know: adopt its upload if S3 has one, else make a new record.
+    """Begin a stream for a file without a record: adopt its upload if S3 has one, else create a new record.
 
-    ``named`` is told the stream's id before the record exists: whoever then finds the record knows that it has a task.
-    ``instead_of`` is the stream, of another file or an ended one, that the path led to when the file was judged, or
-    ``beside`` another host's, which stays;
-    ``supersedes`` is a completed one that has some of the file's bytes, so that its parts can be copied within S3.
+    Args:
+        services: the shared services.
+        unknown: the uploads in S3 that Redis has no record of.
+        path: the file.
+        named: called with the stream ID before the record exists, so that the supervisor knows that it has a task.
+        instead_of: the ID of the stream recorded for the path, which the new one replaces there.
+        beside: the ID of another host's stream recorded for the path, which stays.
+        supersedes: a completed stream with some of the file's bytes, whose parts can be copied within S3.
 
     Raises:
-        PathTakenError: the path leads to another stream by now.
-        RecordingChangedError: the file is not there (any more).
+        PathTakenError: another stream was recorded for the path meanwhile.
+        RecordingChangedError: the file does not exist.
     """
     async with services.disk.open(path) as recording:
         stat = await recording.stat()
@@ -88,7 +93,7 @@ async def begin(
     if supersedes:
         meta = replace(
             meta,
-            part_size=supersedes.part_size,  # else no part of the one would be a part of the other
+            part_size=supersedes.part_size,  # parts can be copied only with equal boundaries
             equal_parts=supersedes.equal_parts,
             supersedes_stream_id=supersedes.stream_id,
             supersedes_key=supersedes.s3_key_prefix,
@@ -118,7 +123,7 @@ async def begin(
 
 
 def new_record(services: Services, stream_id: str, path: str, identity: FileIdentity) -> StreamMeta:
-    """The record of a stream that begins now."""
+    """Return the record of a new stream."""
     rules, now = services.rules, services.utc_now()
     return StreamMeta(
         stream_id=stream_id,
@@ -138,36 +143,40 @@ def new_record(services: Services, stream_id: str, path: str, identity: FileIden
 
 async def record_refused(
     services: Services,
-    situation: FileState,
+    file_state: FileState,
     *,
     named: Callable[[str], None],
     instead_of: str | None = None,
     beside: str | None = None,
 ) -> StreamUpload:
-    """A record for a file that no stream could be begun for, so that its failure has a place (promise P6)."""
+    """Create a record for a file whose stream could not be started, to hold the failure (promise P6)."""
     try:
-        stat = await services.disk.stat(situation.path)
+        stat = await services.disk.stat(file_state.path)
     except ChunkProcessingError:
         stat = None
-    identity = identity_by_stat(stat or situation.stat)
-    meta = new_record(services, services.new_stream_id(), situation.path, identity)
+    identity = identity_by_stat(stat or file_state.stat)
+    meta = new_record(services, services.new_stream_id(), file_state.path, identity)
     named(meta.stream_id)
     await services.store.create(meta, services.lease, instead_of=instead_of, beside=beside)
     return StreamUpload(services, Checkpoint(meta, StreamSet.ACTIVE))
 
 
 async def resume(services: Services, stream_id: str, path: str | None, *, contradicted: bool = False) -> StreamUpload:
-    """Go on with a stream that Redis knows. ``path`` is where its file was last seen, if that is known better.
+    """Resume a recorded stream.
 
-    ``contradicted``: S3 has just said that it has not the upload, or not the parts, that Redis knows. A list of its
-    parts tells what there is; where S3 does not list them, the upload is taken for lost.
+    Args:
+        services: the shared services.
+        stream_id: the stream.
+        path: where its file was last seen; ``None``: the recorded path.
+        contradicted: S3 has just denied the recorded upload or parts. Unlisted parts are forgotten; if S3 does not list
+            parts, the upload counts as lost.
 
     Raises:
-        LeaseLostError: another daemon owns it, or Redis does not know it any more.
-        RecordUnreadableError: its record, its parts or its lease cannot be read.
-        OutdatedError: its file is not at ``path``, and its record has another one by now. The lease is held.
-        StreamEndedError: it ended before its lease was ours: a person aborted it, or another daemon completed it.
-        GivenUpError: it cannot go on: its file is gone or another one, or S3 lost its upload too often.
+        LeaseLostError: another daemon owns the stream, or its record is gone.
+        RecordUnreadableError: its record, parts or lease cannot be read.
+        OutdatedError: its file is not at ``path``, and another path was recorded meanwhile. The lease is held.
+        StreamEndedError: it was aborted or completed before the lease was acquired.
+        StreamFailedError: its file is missing or replaced, or S3 lost its upload too often.
     """
     if not await services.store.acquire(stream_id, services.lease):
         odd = services.store.unreadable.why_of(stream_id)
@@ -176,16 +185,16 @@ async def resume(services: Services, stream_id: str, path: str | None, *, contra
         raise LeaseLostError(f"another daemon owns stream {stream_id}")
     checkpoint = await services.store.load(stream_id)
     if checkpoint is None:
-        raise LeaseLostError(f"Redis does not know stream {stream_id} any more")
+        raise LeaseLostError(f"the record of stream {stream_id} is gone from Redis")
     if checkpoint.meta.status in ENDED - COMES_BACK:
-        # Whoever proposed it had looked before the lease was ours. To go on would bring an aborted stream back to life.
+        # It ended between the lookup and the lease. Resuming would reopen an aborted stream.
         await services.store.release([stream_id], services.lease)
         raise StreamEndedError(
             f"stream {stream_id} has ended: {checkpoint.meta.status.value}",
             completed=checkpoint.meta.status is Status.COMPLETED,
         )
     upload = StreamUpload(services, checkpoint)
-    await target.hold_to_its_target(services, upload)
+    await target.reconcile_target(services, upload)
     if upload.meta.object_etag is not None:
         return upload
     path = path or upload.meta.current_path
@@ -197,11 +206,11 @@ async def resume(services: Services, stream_id: str, path: str | None, *, contra
         if await _was_completed(services, upload):
             return upload
         if path != upload.meta.current_path:
-            # Its name was recorded anew between the look at its record and its lease, or got a newer one that is not
-            # recorded: nobody has looked there yet. The lease is given back by whoever saves how the task ended.
+            # The path changed between the lookup and the lease, or after it: the recorded path is not checked yet. The
+            # lease is released when the end of the task is saved.
             raise OutdatedError(f"stream {stream_id} has its file at {upload.meta.current_path!r} now") from error
         await check_mounted(services, upload.meta, path)
-        raise GivenUpError(FailureReason.FILE_MISSING_ON_RESUME, str(error)) from error
+        raise StreamFailedError(FailureReason.FILE_MISSING_ON_RESUME, str(error)) from error
     if upload.meta.object_etag is None and upload.meta.status is not Status.ACTIVE:
         await upload.transition(Status.ACTIVE, retry_at_utc=None, failure_reason=None)
     log.info("stream_resumed", parts=len(upload.parts), covered_bytes=upload.covered_bytes)
@@ -209,18 +218,18 @@ async def resume(services: Services, stream_id: str, path: str | None, *, contra
 
 
 async def check_mounted(services: Services, meta: StreamMeta, path: str) -> None:
-    """A file that is gone is only gone if its file system is there, and the watched folder.
+    """Check that a missing file is not merely on an unmounted file system.
 
     Raises:
-        ChunkProcessingError: transient; its folder is on another mount than the file was, so something is not mounted,
-            or the watched folder itself is gone.
+        ChunkProcessingError: transient; the watch folder is missing, or the file's folder is on another mount than
+            before, so a file system is probably not mounted.
     """
     place = await services.disk.place_around(path, within=services.rules.watch_folder)
     if place is None:
-        raise ChunkProcessingError(f"{path!r} is not there, nor is the folder that is watched", transient=True)
+        raise ChunkProcessingError(f"{path!r} and the watch folder do not exist", transient=True)
     if not is_same_place(meta.identity, place):
         raise ChunkProcessingError(
-            f"{path!r} is not there, and its folder is on another file system, or another mount, than it was: is "
+            f"{path!r} does not exist, and its folder is on another file system, or another mount, than it was: is "
             "something not mounted?",
             transient=True,
         )
@@ -228,23 +237,23 @@ async def check_mounted(services: Services, meta: StreamMeta, path: str) -> None
 
 async def _check_identity(services: Services, upload: StreamUpload, recording: OpenRecording, path: str) -> None:
     recorded = upload.meta.identity
-    # Without parts nothing of it was sent: nothing of a stranger's can be mixed with it.
+    # Without parts, bytes of two files cannot be mixed.
     if await recognize(upload.meta, upload.parts, recording) is IdentityMatch.REPLACED:
         await check_same_file_system(recording, recorded, path)
         known_as = upload.meta.current_path
-        if path != known_as:  # only its inode had proposed this file
-            raise GivenUpError(
+        if path != known_as:  # proposed by its inode number only
+            raise StreamFailedError(
                 FailureReason.FILE_MISSING_ON_RESUME, f"{known_as!r} is gone, and {path!r} is another recording"
             )
-        raise GivenUpError(FailureReason.FILE_REPLACED, "another file has the recording's name now")
+        raise StreamFailedError(FailureReason.FILE_REPLACED, "another file has the recording's name now")
     observed = await identify(recording, await recording.stat(), HEAD_BYTES)
     if observed != recorded:
         await upload.update(identity=observed)
-    await _own(services, upload)
+    await _record_owner(services, upload)
 
 
-async def _own(services: Services, upload: StreamUpload) -> None:
-    """Note in the record that the stream is ours: an earlier version did not, or its file has moved here."""
+async def _record_owner(services: Services, upload: StreamUpload) -> None:
+    """Record this host as the owner: an earlier version did not, or the file was moved to this host."""
     ours, before = services.ownership.owner, upload.meta.owner
     if ours is None or ours == before:
         return
@@ -254,10 +263,10 @@ async def _own(services: Services, upload: StreamUpload) -> None:
 
 
 async def check_same_file_system(recording: OpenRecording, recorded: FileIdentity, path: str) -> None:
-    """A file of another file system has not replaced the recording: it only hides it.
+    """Check that a file that seems to have replaced the recording is not merely from another mount.
 
     Raises:
-        ChunkProcessingError: transient; it is on another one.
+        ChunkProcessingError: transient; the file is on another file system.
     """
     if on_another_file_system(recorded, await identify(recording, await recording.stat(), 0)):
         raise ChunkProcessingError(
@@ -281,22 +290,22 @@ async def _agree_with_s3(
             raise
         lost = True
     if listed is not None:
-        await target.found_there(services, upload)
+        await target.confirm_endpoint(services, upload)
         await _adopt_parts(services, upload, recording, listed)
         if contradicted:
             _forget_unlisted(upload, listed)
     elif not lost:
-        # Redis is believed. A part that S3 took unheard is sent again; what S3 lost, the next part or Complete tells.
+        # Trust Redis. Unrecorded parts are sent again; lost ones fail the next UploadPart or the completion.
         log.info("parts_taken_from_redis", parts=len(upload.parts))
     elif not await _was_completed(services, upload):
         await upload_lost(services, upload)
 
 
 async def _list_parts(services: Services, key: str, upload_id: str) -> list[ListedPart] | None:
-    """The parts that S3 has; ``None`` where it does not list them, now or at all.
+    """Return the parts that S3 has; ``None`` if it does not list them, for now or ever.
 
     Raises:
-        S3OperationError: the upload is not there (any more), or S3 is away.
+        S3OperationError: the upload does not exist, or a transient failure.
     """
     try:
         return await services.attempt("list_parts", lambda: services.s3.list_parts(key, upload_id))
@@ -308,7 +317,7 @@ async def _list_parts(services: Services, key: str, upload_id: str) -> list[List
 
 
 async def _find_upload(services: Services, upload: StreamUpload, recording: OpenRecording) -> None:
-    """Redis has no upload id: was one created, and only its record lost? The key holds the stream's UUID."""
+    """Find an upload whose ID was not recorded, by its key, which is unique; adopt its parts."""
     key = upload.meta.s3_key_prefix
     try:
         uploads = await services.attempt("list_multipart_uploads", lambda: services.s3.list_multipart_uploads(key))
@@ -317,7 +326,7 @@ async def _find_upload(services: Services, upload: StreamUpload, recording: Open
             raise
         log.warning("uploads_not_listed", error=str(error))
         return
-    # Not listed: a new upload is begun. One that is left under this key is aborted when the stream is completed.
+    # If none is listed, a new upload is created; others of this key are aborted at the completion.
     found = [candidate for candidate in uploads or () if candidate.key == key]
     if not found:
         return
@@ -328,7 +337,7 @@ async def _find_upload(services: Services, upload: StreamUpload, recording: Open
     if listed is None:
         return
     if not listed:
-        # How its parts would have to be proved cannot be read from an empty upload; a new one costs one call.
+        # The checksum algorithm of an empty upload is unknown; a new upload costs one call.
         await services.s3.abort_multipart_upload(key, newest.upload_id)
         return
     await upload.update(s3_upload_id=newest.upload_id, checksum_algorithm=algorithm_of(listed).value)
@@ -338,9 +347,9 @@ async def _find_upload(services: Services, upload: StreamUpload, recording: Open
 async def _adopt_parts(
     services: Services, upload: StreamUpload, recording: OpenRecording, listed: list[ListedPart]
 ) -> None:
-    """Take over parts that S3 has and Redis does not; forget records that S3 contradicts.
+    """Adopt listed parts that are not recorded; forget records that the list contradicts.
 
-    A recorded part that is not listed is believed: some stores list late, and Complete will tell if it is not there.
+    Recorded parts that are not listed are kept: some stores list late, and the completion fails if a part is missing.
     """
     contradicting = [part for part in listed if _contradicts(upload, part)]
     matching = await matching_parts(recording, contradicting, upload.plan, at=services.utc_now())
@@ -353,7 +362,7 @@ async def _adopt_parts(
 
 
 def _forget_unlisted(upload: StreamUpload, listed: list[ListedPart]) -> None:
-    """Forget the records of parts that S3 denies having and does not list: they are sent again."""
+    """Forget recorded parts that S3 does not list, so that they are sent again."""
     missing = set(upload.parts) - {part.part_number for part in listed}
     for number in missing:
         upload.drop(number)
@@ -369,10 +378,10 @@ def _contradicts(upload: StreamUpload, part: ListedPart) -> bool:
 
 
 async def _was_completed(services: Services, upload: StreamUpload) -> bool:
-    """Whether S3 completed the upload and only our record of that was lost.
+    """Complete the verified upload again, to find out whether S3 completed it and only the record was lost.
 
-    To ask is to complete it, if it was not: so only the very parts that were verified are asked for. A part that was
-    recorded after that has taken the verification back (``checkpoint/rules.py``).
+    Only exactly the verified parts are completed. A part recorded later has cleared the verification
+    (``checkpoint/rules.py``).
     """
     size = upload.meta.verified_size_bytes
     if not size or upload.meta.s3_upload_id is None or not upload.has_exactly(size):
@@ -395,16 +404,16 @@ async def _was_completed(services: Services, upload: StreamUpload) -> bool:
 
 
 async def upload_lost(services: Services, upload: StreamUpload) -> None:
-    """S3 does not know the upload any more: begin it again, unless that has happened too often.
+    """Start the stream over after S3 lost its upload.
 
     Raises:
-        GivenUpError: it has.
+        StreamFailedError: S3 lost it more than ``max_uploads_lost`` times.
     """
     if target.endpoint_changed(services, upload.meta):
-        await target.begin_there(services, upload)
+        await target.start_over_at_target(services, upload)
         return
     lost = upload.meta.uploads_restarted + 1
     if lost > services.rules.max_uploads_lost:
-        raise GivenUpError(FailureReason.UPLOAD_LOST, f"S3 lost the upload {lost} times")
+        raise StreamFailedError(FailureReason.UPLOAD_LOST, f"S3 lost the upload {lost} times")
     log.warning("upload_lost", key=upload.meta.s3_key_prefix, times=lost)
     await upload.start_over(uploads_restarted=lost)

@@ -77,8 +77,8 @@ class RiskObserver:
             outages=self._outages(),
             uploads=tuple(_upload(one, now, queues=queues) for one in busy if one.unreadable is None),
             last_moved_at=max((one.processor.movement.moved_at for one in live), default=-float("inf")),
-            not_looked_up=self.supervisor.not_looked_up,
-            failed=tuple(replace(one, since=one.since - offset) for one in self.supervisor.given_up),
+            not_looked_up=self.supervisor.pending_lookups,
+            failed=tuple(replace(one, since=one.since - offset) for one in self.supervisor.failed_files),
             unreadable_files=tuple(waiting[one] for one in refused if one not in on_hung),
             hung_mounts=(
                 *(Waiting(since, why=_named(point, live)) for point, since in hung.items()),
@@ -140,5 +140,5 @@ def _upload(live: LiveStream, now: float, *, queues: bool) -> Upload:
 
 def _missing_bytes(live: LiveStream, now: float) -> int:
     """What S3 does not have; of a recording that has ended, all of it, since there is no object yet."""
-    situation: FileState = live.situation.value
-    return live.lag(now).size_bytes if situation.ending is Ending.NOT else situation.stat.size_bytes
+    file_state: FileState = live.file_state.value
+    return live.lag(now).size_bytes if file_state.ending is Ending.NOT else file_state.stat.size_bytes

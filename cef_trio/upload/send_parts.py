@@ -1,4 +1,4 @@
-"""Several parts of one stream in flight, within the daemon's limit. Capacity is taken before a byte is read."""
+"""Send parts of one stream concurrently, within the daemon's limit. A slot is acquired before any byte is read."""
 
 from __future__ import annotations
 
@@ -21,44 +21,44 @@ async def send_all(
     *,
     stop: Callable[[], bool],
 ) -> bool:
-    """Send these parts, and record each; returns whether there were any.
+    """Send and record the parts; return whether there were any.
 
-    When one fails, or ``stop()`` says so, no more is begun, and those in flight are acknowledged and recorded before
-    this returns or raises. On cancellation each part is either recorded or was in flight.
+    After a failure, or once ``stop()`` is true, no further part starts; parts in flight are finished and recorded
+    before this returns or raises. On cancellation each part is either recorded or was in flight.
 
     Raises:
         CefMp4ProcessorError: the first failure.
     """
     slots = services.part_slots
     failures: list[Exception] = []
-    begun: list[int] = []
+    started: list[int] = []
 
     async def send_one(part: Part, capacity: object) -> None:
         try:
             await upload.send(recording, part)
-        except Exception as error:  # noqa: BLE001 - whatever it is: the others are acknowledged first, then it is raised
+        except Exception as error:  # noqa: BLE001 - raised below, once the other parts are finished
             failures.append(error)
         finally:
             slots.release_on_behalf_of(capacity)
 
-    async def begin_each() -> None:
+    async def start_each() -> None:
         async with aclosing(parts):
             async for part in parts:
                 capacity = object()
                 await slots.acquire_on_behalf_of(capacity)
-                # From here to the start of its task there is no checkpoint: the capacity cannot leak.
+                # No checkpoint from here to the start of the task, so the slot cannot leak.
                 if failures or stop():
                     slots.release_on_behalf_of(capacity)
                     return
                 upload.reserve(part.number)
-                begun.append(part.number)
+                started.append(part.number)
                 nursery.start_soon(send_one, part, capacity)
 
     async with trio.open_nursery() as nursery:
         try:
-            await begin_each()
+            await start_each()
         except Exception as error:  # noqa: BLE001 - as above: a nursery whose body raises cancels its children
             failures.append(error)
     if failures:
         raise failures[0]
-    return bool(begun)
+    return bool(started)

@@ -1,4 +1,4 @@
-"""What every stream works with: the outside services, the limits, the rules. Made once, by the daemon."""
+"""The services, limits and rules that all streams share. Created once, by the daemon."""
 
 from __future__ import annotations
 
@@ -28,46 +28,46 @@ T = TypeVar("T")
 
 
 class Prober(Protocol):
-    """Asks what a recording is."""
+    """Probes a recording with ffprobe."""
 
     async def __call__(self, path: str) -> MediaInfo:
         """Probe the file.
 
         Raises:
-            FFprobeError: it cannot be told.
+            FFprobeError: the probe failed.
         """
         ...
 
 
 class WriterCheck(Protocol):
-    """Asks whether anybody has a file open for writing."""
+    """Checks whether a process has a file open for writing."""
 
     async def __call__(self, path: str) -> bool | None:
-        """True, false, or ``None`` where the file system or our rights do not let us know."""
+        """Return whether the file has a writer; ``None`` if the file system or missing permissions hide that."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamRules:
-    """Settings that streams go by. Sizes in bytes, times in seconds."""
+    """The settings of streams. Sizes in bytes, times in seconds."""
 
     bucket: str
     key_template: KeyTemplate
     part_size: int
     equal_parts: bool = False
     endpoint: str = ""
-    """Where the bucket is reached, as it is recorded with each stream; empty: it is not recorded."""
+    """The S3 endpoint that is recorded with each stream; empty: not recorded."""
     watch_folder: str = ""
-    """A recording that is gone with this whole folder is not deleted; empty: it is not asked about."""
+    """The root of all recordings. If it is missing, missing recordings do not count as deleted; empty: not checked."""
     close_grace_seconds: float = 1.0
     silence_seconds: float = 30.0
-    """``STREAM_TIMEOUT_SECONDS``: where writers cannot be known, so long a silence is an end, and before a deletion."""
+    """``STREAM_TIMEOUT_SECONDS``: where writers are unknown, a recording ends after this time without a write."""
     gone_grace_seconds: float = 0.5
-    """How long news of a missing file's new name is waited for before a scan is asked for, which decides."""
+    """How long to wait for the rename event of a missing file before a scan decides."""
     save_seconds: float = 2.0
-    """How long a state may take to be saved on the way out."""
+    """The time limit for saving a stream's state at the end of its task."""
     record_seconds: float = 1.0
-    """How long a cancellation waits for a part's record. With Redis's own time-out it is within ``save_seconds``."""
+    """How long a cancellation waits for a part's record; less than ``save_seconds``."""
     retry_initial_seconds: float = 1.0
     retry_max_seconds: float = 300.0
     max_uploads_lost: int = 5
@@ -75,7 +75,7 @@ class StreamRules:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
-    """Everything outside a stream that it may touch."""
+    """The shared services of all streams."""
 
     store: CheckpointStore
     s3: S3Client
@@ -93,64 +93,62 @@ class Services:
     new_stream_id: Callable[[], str]
     metrics: Metrics = field(default_factory=Metrics)
     rate_limiter: RateLimiter = field(default_factory=RateLimiter)
-    """How fast ``s3`` sends; the rate may be changed while it does."""
+    """Limits the upload rate of ``s3``; the rate may change at runtime."""
     renew_credentials: Callable[[Settings], None] = lambda _settings: None
-    """Lets S3's keys and Redis's login of settings that were read again take effect."""
+    """Applies the S3 and Redis credentials of reloaded settings."""
     webhook: WebhookClient | None = None
-    """Who is told of completed recordings; ``None``: nobody."""
+    """The webhook for completed recordings; ``None``: no webhook is configured."""
     best_effort: BestEffort = field(default_factory=BestEffort)
-    """Which calls of S3 are done without at present."""
+    """Optional S3 calls, and which of them fail at present."""
     orphan_cleanup: OrphanCleanup = field(default_factory=OrphanCleanup)
-    """When uploads that were left under ended streams' keys are looked for."""
+    """Schedules the search for uploads left under the keys of ended streams."""
     ownership: Ownership = field(default_factory=Ownership)
-    """Whose streams are ours."""
+    """Decides which streams belong to this host."""
     advice: Advice = field(default_factory=Advice)
-    """Which settings would help, told once each."""
+    """Hints about settings, each logged once."""
     mounts: Mounts = field(default_factory=Mounts)
-    """Which mounts answer."""
+    """The mounts in use, and which of them hang."""
     scans: ScanHistory = field(default_factory=ScanHistory)
     """The last scan of the watch folder."""
     webhook_enqueued: AsyncBool = field(default_factory=lambda: AsyncBool(False))
-    """Set when a stream was completed that owes a webhook; whoever delivers them takes it back."""
+    """Set when a completed stream enqueued a webhook; reset by the delivery task."""
 
     def __post_init__(self) -> None:
         self.metrics.failing_calls_by(lambda: len(self.best_effort.failing))
         self.metrics.hung_mounts_by(lambda: len(self.mounts.hung.value))
 
     async def attempt(self, operation: str, call: Callable[[], Awaitable[T]]) -> T | None:
-        """Make a call of S3 that can be done without (:meth:`BestEffort.attempt`)."""
+        """Make an optional S3 call; return ``None`` if it is suspended (:meth:`BestEffort.attempt`)."""
         return await self.best_effort.attempt(operation, call, reach=self.s3.head_bucket)
 
     def is_ours(self, meta: StreamMeta) -> bool:
-        """Whether a stream is this daemon's to look after: of its watch folder, and of no other host's (P9)."""
+        """Return whether a stream is in the watch folder and belongs to this host (promise P9)."""
         watched = self.rules.watch_folder
         return (not watched or is_below(meta.current_path, watched)) and self.ownership.is_ours(meta)
 
     async def look_at_folder(self) -> None:
-        """See whose the watch folder is now."""
+        """Determine the owner of the watch folder."""
         await self.ownership.look(self.disk, self.rules.watch_folder)
 
     def unix_time(self, moment: float) -> float:
-        """A moment of ``trio.current_time()`` as Unix time, in seconds."""
+        """Convert a time of ``trio.current_time()`` to Unix time, in seconds."""
         return self.utc_now().timestamp() - trio.current_time() + moment
 
     def unproved_seconds(self, fs_type: str | None, stat: FileStat) -> float:
-        """How long to wait, after this look, before the bytes are read that its time stamp is to stand for."""
+        """Return how long to wait until a later write is certain to change the file's time stamp, in seconds."""
         return unproved_seconds(named(fs_type), stat, int(self.utc_now().timestamp() * 1e9))
 
     async def give_back(self, stream_id: str) -> None:
-        """Give a stream's lease back, and save that no task works on it: unless it has ended, it may be found as one
-        that died with it left it (promise P3).
-        """
+        """Release a stream's lease and save that no task works on it, as after an interrupted task (promise P3)."""
         with shielded(self.rules.save_seconds, saving="parked state"):
             await self.exit_saves.save(Saving(stream_id, Status.INTERRUPTED_SHUTDOWN, self.utc_now()))
 
     async def record_effect(self, saving: str, write: Callable[[], Awaitable[None]]) -> None:
-        """Record what S3 has just done, before anything else happens (promise P2).
+        """Record an effect of S3 in Redis before anything else happens to the stream (promise P2).
 
-        ``write`` must be safe to repeat. A cancellation waits for it, for ``record_seconds`` at most. If Redis does not
-        answer in that time and nobody cancels, it is tried for as long as the outage lasts; if somebody does cancel,
-        the effect is found in S3 by the next start (``recovery.py``).
+        ``write`` must be safe to repeat. A cancellation waits for it, for at most ``record_seconds``. If Redis does not
+        respond in that time, the write is retried for as long as the outage lasts; if the task is cancelled meanwhile,
+        the next start finds the effect in S3 (``recovery.py``).
         """
         with shielded(self.rules.record_seconds, saving=saving) as scope:
             await write()

@@ -1,9 +1,8 @@
-"""One stream's multipart upload and its checkpoint, kept in step.
+"""A stream's multipart upload, kept in step with its checkpoint.
 
-Owns the order of things: S3 does, memory notes it at once, Redis records it, and only then does anything else happen to
-the stream. Every effect of S3 is recorded through :meth:`Services.record_effect`, so that a cancellation between the
-effect and its record waits (promise P2). What memory and Redis disagree about after a failure is settled by
-``recovery.py``, never here.
+The order is fixed: S3 acknowledges, memory is updated at once, Redis records it, and only then does the stream go on.
+Every effect of S3 is recorded through :meth:`Services.record_effect`, so a cancellation between the effect and its
+record waits (promise P2). Differences between memory and Redis after a failure are reconciled by ``recovery.py``.
 """
 
 from __future__ import annotations
@@ -39,12 +38,12 @@ from cef_trio.upload.services import Services
 log = structlog.get_logger(__name__)
 
 STREAM_ID_METADATA = "cef-stream-id"
-"""The user metadata by which a finished object is known to be ours (HeadObject)."""
+"""The user metadata key that holds the stream ID of an object (HeadObject returns it)."""
 _ABORT_ROUNDS = 3
 
 
 class StreamUpload:
-    """What is known of one stream, and the calls that change it. Used by the stream's own task only."""
+    """One stream's state, and the calls that change it. Used only by the stream's own task."""
 
     def __init__(self, services: Services, checkpoint: Checkpoint) -> None:
         self._services = services
@@ -53,18 +52,17 @@ class StreamUpload:
         self.plan = PartPlan(self.meta.part_size, equal_parts=self.meta.equal_parts)
         self._in_flight: set[int] = set()
         self._failed: set[int] = set()
-        """Parts that were written, and that S3 did not take when they were sent last."""
+        """Full parts whose last attempt to send failed or is in flight."""
         self._first_missing = 1
         self.unwritten: set[int] = set()
-        """Parts within the file that its writer has not written yet, as far as the look that goes on, or the last one,
-        has come."""
+        """Holes: parts within the file's size that were not written yet at the current or last check."""
         self.holes: Holes | None = None
-        """What is known of them, for lag."""
+        """The first hole, for lag."""
         self.nothing_ready_at: FileStat | None = None
-        """The file of which every part was in S3, in flight or unwritten."""
+        """The file's stat when every part was in S3, in flight or unwritten."""
         self._base: Base | None = None
-        """The completed object of an earlier state of the file, if there is one and it was asked for."""
-        self._base_asked = False
+        """The completed object of an earlier version of the file, if any; its parts can be copied within S3."""
+        self._base_checked = False
 
     @property
     def stream_id(self) -> str:
@@ -73,20 +71,20 @@ class StreamUpload:
 
     @property
     def known(self) -> Known:
-        """What ``decide.next_action`` asks for."""
+        """The state that ``next_action`` needs."""
         exists = self.meta.object_etag is not None
         path, waits = self.meta.current_path, self.nothing_ready_at
         return Known(self.plan, self.first_missing, path, object_exists=exists, nothing_ready_at=waits)
 
     @property
     def first_missing(self) -> int:
-        """The lowest number of a full part that S3 has not acknowledged in full."""
+        """The lowest number of a part that S3 has not acknowledged in full."""
         while self._has_full(self._first_missing):
             self._first_missing += 1
         return self._first_missing
 
     def next_to_send(self, size_bytes: int) -> Part | None:
-        """The first full part of a file of that size that is neither acknowledged nor in flight."""
+        """Return the first full part of a file of this size that is not acknowledged, in flight or unwritten."""
         last = self.plan.count_full(size_bytes)
         number = self.first_missing
         while number <= last and (number in self._in_flight or number in self.unwritten or self._has_full(number)):
@@ -95,26 +93,26 @@ class StreamUpload:
 
     @property
     def covered_bytes(self) -> int:
-        """The end of the furthest part that S3 acknowledged."""
+        """The end offset of the furthest part that S3 acknowledged."""
         return max((self._end_of(part) for part in self.parts.values()), default=0)
 
     @property
     def acknowledged_bytes(self) -> int:
-        """How many bytes S3 has acknowledged, wherever they are in the file."""
+        """The number of bytes that S3 acknowledged, at any offset."""
         return sum(part.size_bytes for part in self.parts.values())
 
     @property
     def acknowledged_to(self) -> int:
-        """The end of the parts that S3 acknowledged without a gap."""
+        """The number of bytes that S3 acknowledged from the start of the file without a gap."""
         number = self.first_missing
         before = self.plan.part(number - 1).end if number > 1 else 0
         short = self.parts.get(number)
         return before + (short.size_bytes if short is not None else 0)
 
     def waiting_before_hole(self, first_hole: int) -> tuple[int, int]:
-        """Of a file whose first hole is in that part: how many written bytes S3 does not have, and where they end.
+        """Return the number of written bytes that S3 does not have, and their end offset.
 
-        Behind the hole these are the parts that are in flight, or were.
+        Behind the first hole (in part ``first_hole``) only parts that were sent count as written.
         """
         behind = {number for number in self._in_flight | self._failed if number >= first_hole}
         missing = behind.union(range(self.first_missing, first_hole))
@@ -135,22 +133,22 @@ class StreamUpload:
         await self._services.store.update(self.stream_id, self._services.lease, Change(fields))
 
     async def transition(self, status: Status, *, enqueue_webhook: bool = False, **fields: Any) -> None:
-        """Put the stream into a status, in memory and in Redis; ``enqueue_webhook`` enqueues its webhook there too."""
+        """Change the status, in memory and in Redis; ``enqueue_webhook`` enqueues the webhook in the same write."""
         self.meta = replace(self.meta, status=status, **fields)
         await self._services.store.transition(
             self.stream_id, self._services.lease, status, Change(fields), enqueue_webhook=enqueue_webhook
         )
 
     async def rename(self, path: str) -> None:
-        """The file has another name now."""
+        """Record the file's new path, in Redis and in memory."""
         await self._services.store.rename(self.stream_id, self._services.lease, path)
         self.meta = replace(self.meta, current_path=path)
 
     async def ensure_open(self) -> None:
-        """Have a multipart upload to send parts to.
+        """Create the multipart upload, unless it is open.
 
-        The stream, with its key, is in Redis before S3 is asked: an upload whose id is lost on the way is found by its
-        key (``recovery.py``), which holds the stream's UUID and so is nobody else's.
+        The key is in Redis before S3 is called: an upload whose ID is lost is found by its key (``recovery.py``), which
+        is unique as it holds the stream's UUID.
         """
         if self.meta.s3_upload_id is not None:
             await self._find_base()
@@ -171,15 +169,15 @@ class StreamUpload:
         await self._find_base()
 
     async def _find_base(self) -> None:
-        """Ask once for the object to copy from; how the upload's parts are proved must be known by then."""
-        if not self._base_asked:
+        """Find the object to copy parts from, once. Needs the upload's checksum algorithm."""
+        if not self._base_checked:
             self._base = await base_of(self._services, self.meta)
-            self._base_asked = True
+            self._base_checked = True
 
     async def _name_object(self) -> None:
-        """Give the object its key, now that it is about to exist: its file may have got its real name since.
+        """Record the key and original path from the file's current name, just before the object is created.
 
-        Recorders write under a temporary name and rename; so the key, and the name in the metadata, are those of now.
+        Many recorders write under a temporary name and rename the file soon after.
         """
         path = self.meta.current_path
         key = self._services.rules.key_template.key(self.stream_id, path)
@@ -188,24 +186,24 @@ class StreamUpload:
 
     @property
     def upload_id(self) -> str:
-        """The open upload's id."""
+        """The ID of the open upload."""
         if self.meta.s3_upload_id is None:
             raise RuntimeError("no upload is open")
         return self.meta.s3_upload_id
 
     @property
     def checksum(self) -> ChecksumAlgorithm:
-        """How the open upload's parts are proved."""
+        """The checksum algorithm of the open upload's parts."""
         return ChecksumAlgorithm(self.meta.checksum_algorithm or ChecksumAlgorithm.MD5.value)
 
     def reserve(self, part_number: int) -> None:
-        """Count a part as in flight before its task has started; :meth:`send` takes it back at its end."""
+        """Mark a part as in flight before its task starts; :meth:`send` removes the mark."""
         self._in_flight.add(part_number)
 
     async def send(self, recording: OpenRecording, part: Part) -> None:
-        """Send a part and record it, or have S3 copy it if it has the bytes; one that was sent before is replaced.
+        """Send a part, or have S3 copy it, and record it. A part that was sent before is replaced.
 
-        On cancellation the part is either recorded, or in flight: S3's acknowledgement had not arrived.
+        On cancellation the part is either recorded, or S3 had not acknowledged it.
         """
         self._in_flight.add(part.number)
         self._failed.add(part.number)
@@ -242,7 +240,7 @@ class StreamUpload:
         log.debug("part_uploaded", part_number=part.number, size_bytes=record.size_bytes, rewritten=rewritten)
 
     async def _copy(self, recording: OpenRecording, part: Part) -> bool:
-        """Have S3 copy the part from the completed object of an earlier state, if there is one that has its bytes."""
+        """Copy the part within S3 from the object of an earlier version, if it has the bytes; return whether it did."""
         record = await self._base.copy(self._services, self.meta, recording, part) if self._base is not None else None
         if record is None:
             return False
@@ -256,21 +254,21 @@ class StreamUpload:
         return True
 
     async def adopt(self, parts: list[PartRecord]) -> None:
-        """Record parts that were found in S3 and compared with the file."""
+        """Record parts that were found in S3 and match the file."""
         self.parts.update((part.part_number, part) for part in parts)
         self.meta = count_adopted(self.meta, parts)
         await self._services.store.adopt_parts(self.stream_id, self._services.lease, parts)
 
     def drop(self, part_number: int) -> None:
-        """Forget a record that S3 does not bear out, so that the part is sent again and its record replaced."""
+        """Forget a part in memory that S3 does not have, so that it is sent and recorded again."""
         del self.parts[part_number]
         self._first_missing = min(self._first_missing, part_number)
 
     async def cut(self, size_bytes: int) -> int:
-        """The file was cut off: forget the parts that end behind its end now; returns how many stay.
+        """Forget the parts beyond the new end of a truncated file; return the number of parts left.
 
-        Those before the cut stay: whether they still are the file's is seen when it is verified. S3 keeps the others
-        until they are replaced or, at the completion, left out.
+        The final verification checks the parts that are left. S3 keeps the forgotten ones until they are replaced, or
+        left out of the completion.
         """
         behind = [number for number, part in self.parts.items() if self._end_of(part) > size_bytes]
         if behind:
@@ -287,12 +285,12 @@ class StreamUpload:
         return self.plan.part(part.part_number).offset + part.size_bytes
 
     async def start_over(self, **fields: Any) -> None:
-        """Abort the open upload and begin with nothing: the file is another recording now, or S3 lost the upload."""
+        """Abort the open upload and start over without parts."""
         await self.abort()
         await self.leave_behind(**fields)
 
     async def leave_behind(self, **fields: Any) -> None:
-        """Begin with nothing, and leave the open upload as it is: it is gone, or not ours to touch from here."""
+        """Start over without parts and without aborting the open upload: it is gone, or in another bucket."""
         self.parts.clear()
         self._failed.clear()
         self.holes = None
@@ -302,18 +300,18 @@ class StreamUpload:
         await self._services.store.start_over(self.stream_id, self._services.lease, change)
 
     async def abort(self) -> None:
-        """Abort every open upload of this stream's key; the caller has no part in flight any more.
+        """Abort every open upload of this stream's key. No part may be in flight.
 
-        The one that Redis knows is aborted, or this fails. Others can be listed only, and are not waited for.
+        Raises if the recorded upload cannot be aborted. Others are aborted if S3 lists them.
         """
         if self.meta.s3_upload_id is not None:
             await self._services.s3.abort_multipart_upload(self.meta.s3_key_prefix, self.meta.s3_upload_id)
         await abort_listed(self._services, self.meta.s3_key_prefix)
 
     async def abort_orphans(self) -> None:
-        """Abort what S3 still lists under a completed stream's key: uploads whose creation was answered to nobody.
+        """Abort other uploads under a completed stream's key, left when the reply to their creation was lost.
 
-        Its metadata does not wait for that: what cannot be done now is left to the background (``orphan_cleanup.py``).
+        The metadata does not wait for that: on failure, ``orphan_cleanup.py`` retries in the background.
         """
         key = self.meta.s3_key_prefix
         try:
@@ -324,10 +322,10 @@ class StreamUpload:
         self._services.orphan_cleanup.request()
 
     async def complete(self, size_bytes: int, mtime_ns: int) -> StoredObject:
-        """Complete the upload of a file that was verified at that size and time, and record that the object exists.
+        """Complete the upload of a file that was verified with this size and mtime, and record the object.
 
-        The verified size and time are recorded first: if the daemon dies in between, the next start knows what was
-        being completed, and asks S3 whether it was.
+        The verified size and mtime are recorded first: after a crash in between, the next start knows which object to
+        look for in S3.
         """
         await self.update(verified_size_bytes=size_bytes, verified_mtime_ns=mtime_ns)
         stored = await self._services.s3.complete_multipart_upload(
@@ -341,12 +339,14 @@ class StreamUpload:
         return stored
 
     def has_exactly(self, size_bytes: int) -> bool:
-        """Whether the parts of a file of that size are recorded, each as long as it is there."""
-        records = [(part, self.parts.get(part.number)) for part in self.plan.cut(size_bytes)]
-        return all(record is not None and record.size_bytes == part.size_bytes for part, record in records)
+        """Return whether all parts of a file of this size are recorded with the right sizes."""
+        return all(
+            record is not None and record.size_bytes == part.size_bytes
+            for part, record in self.plan.pair(size_bytes, self.parts)
+        )
 
     def parts_to_complete(self, size_bytes: int) -> list[PartToComplete]:
-        """The parts of a file of that size, as they were acknowledged."""
+        """Return the acknowledged parts of a file of this size."""
         records = [self.parts[part.number] for part in self.plan.cut(size_bytes)]
         return [
             PartToComplete(part.part_number, part.etag, part.size_bytes, part.crc64nvme, part.checksum)
@@ -354,7 +354,7 @@ class StreamUpload:
         ]
 
     async def put_empty(self, mtime_ns: int) -> StoredObject:
-        """Store an empty recording: a multipart upload cannot be empty, so it is a plain object."""
+        """Store an empty recording with PutObject, as a multipart upload cannot be empty."""
         await self.abort()
         await self._name_object()
         await self.update(verified_size_bytes=0, verified_mtime_ns=mtime_ns)
@@ -370,7 +370,7 @@ class StreamUpload:
         return stored
 
     async def record_object(self, stored: StoredObject) -> None:
-        """Record that the object exists: from now on only its metadata is to be written."""
+        """Record that the object is complete; only its metadata is left to write."""
         now = self._services.utc_now()
         await self._services.record_effect(
             "object record",
@@ -385,14 +385,14 @@ class StreamUpload:
 
 
 async def abort_uploads(s3: S3Client, meta: StreamMeta) -> None:
-    """Abort every open upload of a stream's key, for a person who waits; S3 may know more of them than Redis does.
+    """Abort every open upload of a stream's key, for a command.
 
-    An abort races parts in flight (https://docs.aws.amazon.com/AmazonS3/latest/API/API_AbortMultipartUpload.html): the
-    caller has none any more, and what is still listed is aborted again. The upload that Redis knows is what matters:
-    where S3 does not list, `cef-trio gc` finds the others.
+    An abort races parts in flight (https://docs.aws.amazon.com/AmazonS3/latest/API/API_AbortMultipartUpload.html): no
+    part may be in flight, and uploads that are still listed are aborted again. If S3 does not list uploads, only the
+    recorded one is aborted; ``cef-trio gc`` finds the others.
 
     Raises:
-        S3OperationError: S3 refused to abort, or did not answer.
+        S3OperationError: an abort failed.
     """
     if meta.s3_upload_id is not None:
         await s3.abort_multipart_upload(meta.s3_key_prefix, meta.s3_upload_id)
@@ -403,10 +403,10 @@ async def abort_uploads(s3: S3Client, meta: StreamMeta) -> None:
 
 
 async def abort_listed(services: Services, key: str) -> bool:
-    """Abort what S3 lists under a key; returns whether it could be listed, or never can be.
+    """Abort the uploads that S3 lists under a key; return false if the listing is suspended and worth a retry.
 
     Raises:
-        S3OperationError: S3 refused to abort, or is away.
+        S3OperationError: an abort failed, or the listing failed transiently.
     """
     s3 = services.s3
 
@@ -419,12 +419,12 @@ async def abort_listed(services: Services, key: str) -> bool:
         cause = error.__cause__
         if isinstance(cause, S3OperationError) and cause.transient:
             raise cause from None
-        log.warning("orphan_listing_failed", error=str(cause))  # not allowed to list: `cef-trio gc` says so too
+        log.warning("orphan_listing_failed", error=str(cause))  # permanent: `cef-trio gc` reports it too
         return True
 
 
 class _NotListedError(Exception):
-    """A listing failed, and not an abort."""
+    """The listing failed, not an abort."""
 
 
 async def _abort_rounds(s3: S3Client, key: str, listed: Callable[[], Awaitable[list[ListedUpload] | None]]) -> bool:

@@ -1,7 +1,7 @@
-"""What a file is of which Redis knows no open stream: one that is stored already, or a new recording.
+"""Start the stream of a file without an open stream, unless the file is stored already.
 
-Nothing is sent before that is known, since a file may look new without being it: a completed recording whose time
-stamp, inode or name changed (``correction.py``), or whose record Redis has lost (``orphan_objects.py``).
+A file that seems new may be a completed recording whose time stamp, inode or name changed (``correction.py``), or whose
+record Redis has lost (``orphan_objects.py``). Nothing is sent before that is checked.
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ from cef_trio.upload.session import StreamUpload
 
 @dataclass(frozen=True, slots=True)
 class FileHistory:
-    """What is known of a file that has no open stream."""
+    """What the supervisor knows about a file without an open stream."""
 
     instead_of: str | None = None
-    """The stream that its path led to when it was judged: of another file, or an ended one."""
+    """The ID of the stream that the path is recorded for: an ended one, or of another file. It is replaced."""
     beside: str | None = None
-    """Or the stream of another host that it led to, which stays."""
+    """The ID of another host's stream that the path is recorded for. It stays."""
     renamed: str | None = None
-    """A completed stream whose file is not where it was, and may be this one."""
+    """The ID of a completed stream whose file is missing at its path, and may be this one."""
     may_be_stored: bool = False
-    """Whether Redis may have lost the record of it after it was completed."""
+    """Whether the file may be a completed recording whose record Redis has lost."""
 
 
 class NotStarted(Enum):
-    """Why no stream was begun."""
+    """Why no stream was started."""
 
     UNCHANGED = "unchanged"
-    """The file is stored: its record says so now."""
-    LEAVING = "leaving"
-    """It could not be found out before the daemon leaves."""
+    """The file is stored already, and its record is up to date."""
+    DRAINING = "draining"
+    """The daemon drains before the check was finished."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Where streams of this daemon come from that Redis does not know."""
+    """Uploads and objects in S3 that Redis has no record of."""
 
     uploads: OrphanUploads
     objects: OrphanObjects
@@ -58,14 +58,16 @@ async def start(
     history: FileHistory,
     *,
     named: Callable[[str], None],
-    leaving: Callable[[], bool],
+    draining: Callable[[], bool],
 ) -> StreamUpload | NotStarted:
-    """Begin a stream for a file, unless it is stored already. ``named`` is told the stream's id before it is recorded.
+    """Start a stream for a file, unless the file is stored already.
+
+    ``named`` is called with the stream ID before the record is created.
 
     Raises:
-        RecordingChangedError: the file is not there (any more).
+        RecordingChangedError: the file does not exist.
         PathTakenError, LeaseLostError: another daemon was first.
-        S3OperationError, RedisOperationError: one of them is away.
+        S3OperationError, RedisOperationError: S3 or Redis failed.
     """
 
     async def begin() -> StreamUpload:
@@ -86,9 +88,9 @@ async def start(
             return NotStarted.UNCHANGED
         if not history.may_be_stored or await services.has_writer(path) is True:
             return await begin()
-    await sources.objects.look(leaving)  # without a slot: other recordings grow meanwhile
-    if leaving():
-        return NotStarted.LEAVING
+    await sources.objects.look(draining)  # without a slot, so that other streams can go on
+    if draining():
+        return NotStarted.DRAINING
     async with services.stream_slots:
         found = await sources.objects.adopt(path, named=named, instead_of=history.instead_of, beside=history.beside)
         if found is None:
@@ -97,7 +99,7 @@ async def start(
 
 
 async def _compare_with_completed(services: Services, path: str, history: FileHistory) -> Checkpoint | ContentMatch:
-    """What the file has of the completed streams that it may be of: the best of it."""
+    """Compare the file with the completed streams it may belong to; return the best match."""
     best: Checkpoint | ContentMatch = ContentMatch.NONE
     for stream_id in (history.instead_of, history.renamed):
         has = await correct_if_unchanged(services, stream_id, path) if stream_id is not None else ContentMatch.NONE

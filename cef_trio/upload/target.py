@@ -1,15 +1,14 @@
-"""Where a stream's object goes: the bucket and the store that were recorded, if they are still the settings'.
+"""Reconcile the recorded bucket and endpoint of a stream with the settings, which may have changed.
 
-Settings may change between two lives of a daemon (docs/operations.md has the table). A stream is held to what was
-recorded with it: its part size, its checksum, its key. Its bucket and its store it cannot be held to: the daemon has
-one client, for one bucket, and the credentials of now need not open the one of then. So:
+A stream keeps its recorded part size, checksum algorithm and key (table in docs/operations.md). It cannot keep its
+bucket and endpoint: the daemon has one S3 client, for one bucket, with the current credentials. So:
 
-- An *open* stream whose bucket is not the settings' starts over in the bucket of now, with its record corrected. Parts
-  cannot be moved. The old upload is named in the log and left alone: another bucket's is not changed (P9).
-- One whose *endpoint* is another may still be in the same store, under another name of it. So the store is asked: if it
-  has the upload, the record is corrected; if not, the stream starts over there, and the old upload is named.
-- One whose *object* is complete, and whose metadata is still to be written, is not uploaded again. It fails by name:
-  with the old settings back, ``cef-trio retry`` writes the metadata beside it.
+- An *open* stream with another bucket starts over in the configured bucket, as parts cannot be moved. The old upload is
+  logged and left alone (promise P9).
+- An open stream with another *endpoint* may still be in the same store, under a new address. If the store has the
+  upload, the record is updated; otherwise the stream starts over, and the old upload is logged.
+- A stream whose *object* is complete is not uploaded again. It fails with a reason; after the settings are restored,
+  ``cef-trio retry`` writes its metadata.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from __future__ import annotations
 import structlog
 
 from cef_trio.checkpoint import FailureReason, StreamMeta
-from cef_trio.upload.failures import GivenUpError
+from cef_trio.upload.failures import StreamFailedError
 from cef_trio.upload.services import Services
 from cef_trio.upload.session import STREAM_ID_METADATA, StreamUpload
 
@@ -25,44 +24,44 @@ log = structlog.get_logger(__name__)
 
 
 def bucket_changed(services: Services, meta: StreamMeta) -> bool:
-    """Whether the stream was recorded in another bucket than the settings name."""
+    """Return whether the recorded bucket is not the configured one."""
     return meta.s3_bucket != services.rules.bucket
 
 
 def endpoint_changed(services: Services, meta: StreamMeta) -> bool:
-    """Whether the stream was recorded at another endpoint; not known of a record that names none."""
+    """Return whether the recorded endpoint is not the configured one; false for a record without one."""
     return bool(services.rules.endpoint) and meta.s3_endpoint not in {None, services.rules.endpoint}
 
 
-async def hold_to_its_target(services: Services, upload: StreamUpload) -> None:
-    """Make the record and the settings agree on the bucket, before anything is asked of S3.
+async def reconcile_target(services: Services, upload: StreamUpload) -> None:
+    """Make the record agree with the configured bucket and endpoint, before any other S3 call.
 
     Raises:
-        GivenUpError: its object is complete, and not where the settings lead.
-        S3OperationError: S3 cannot say whether it is.
+        StreamFailedError: the object is complete, and not in the configured bucket.
+        S3OperationError: S3 could not be asked for the object.
     """
     meta = upload.meta
     if meta.object_etag is not None:
-        if not await _object_is_there(services, meta):
-            raise GivenUpError(
+        if not await _object_exists(services, meta):
+            raise StreamFailedError(
                 FailureReason.FINALIZATION,
-                f"its object is complete in {_target(meta)}, and the settings lead to {_here(services)}: "
-                "set them back, and `cef-trio retry` writes its metadata",
+                f"its object is complete in {_recorded_target(meta)}, and the settings lead to "
+                f"{_configured_target(services)}: set them back, and `cef-trio retry` writes its metadata",
             )
-        await found_there(services, upload)
+        await confirm_endpoint(services, upload)
     elif bucket_changed(services, meta):
-        await begin_there(services, upload)
+        await start_over_at_target(services, upload)
 
 
-async def found_there(services: Services, upload: StreamUpload) -> None:
-    """The store of now has it: so it is the store of then, and its name is recorded."""
+async def confirm_endpoint(services: Services, upload: StreamUpload) -> None:
+    """Record the configured endpoint, once its store was found to have the upload or object."""
     endpoint = services.rules.endpoint
     if endpoint and upload.meta.s3_endpoint != endpoint:
         await upload.update(s3_endpoint=endpoint)
 
 
-async def begin_there(services: Services, upload: StreamUpload) -> None:
-    """Start the stream over where the settings lead, under a key of now."""
+async def start_over_at_target(services: Services, upload: StreamUpload) -> None:
+    """Start the stream over in the configured bucket, under a new key."""
     meta, rules = upload.meta, services.rules
     log.warning(
         "upload_left_behind",
@@ -79,7 +78,7 @@ async def begin_there(services: Services, upload: StreamUpload) -> None:
     )
 
 
-async def _object_is_there(services: Services, meta: StreamMeta) -> bool:
+async def _object_exists(services: Services, meta: StreamMeta) -> bool:
     if bucket_changed(services, meta):
         return False
     if not endpoint_changed(services, meta):
@@ -88,10 +87,10 @@ async def _object_is_there(services: Services, meta: StreamMeta) -> bool:
     return stored is not None and stored.metadata.get(STREAM_ID_METADATA) == meta.stream_id
 
 
-def _target(meta: StreamMeta) -> str:
+def _recorded_target(meta: StreamMeta) -> str:
     return f"bucket {meta.s3_bucket!r}" + (f" at {meta.s3_endpoint}" if meta.s3_endpoint else "")
 
 
-def _here(services: Services) -> str:
+def _configured_target(services: Services) -> str:
     rules = services.rules
     return f"bucket {rules.bucket!r}" + (f" at {rules.endpoint}" if rules.endpoint else "")

@@ -160,7 +160,7 @@ async def test_a_stream_that_is_begun_while_leases_are_renewed_is_not_taken_for_
         await trio.sleep(3)
         assert asked == ["create"]
         (live,) = daemon.supervisor.live
-        assert not live.processor.disowned
+        assert not live.processor.lease_lost
     assert [entry for entry in said if entry["event"] == "lease_lost"] == []
 
 

@@ -78,7 +78,7 @@ def _lost_answer_is_a_failure(stack: ExitStack) -> None:
         await trio.lowlevel.checkpoint()
         raise error
 
-    replace_in(stack, complete.Completion, "_ours_or", gone)
+    replace_in(stack, complete.Completion, "_own_object_or_raise", gone)
 
     async def never(_services: object, _upload: object) -> bool:
         await trio.lowlevel.checkpoint()
@@ -101,7 +101,7 @@ def _unverified(stack: ExitStack) -> None:
 
         return await send_all(services, upload, recording, missing(), stop=leaving)
 
-    replace_in(stack, finalize, "_make_parts_true", only_missing)
+    replace_in(stack, finalize, "_send_changed_parts", only_missing)
 
 
 def _any_file_is_ours(stack: ExitStack) -> None:

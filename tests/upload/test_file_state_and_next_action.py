@@ -1,4 +1,4 @@
-"""What news does to a situation, and what a stream does next: enumerated."""
+"""The transitions of a file state, and the next action of a stream: enumerated."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ class TestNews:
         known = replace(NOW, stat=replace(STAT, ctime_ns=known_ctime_ns), ending=Ending.CLOSED)
         look = replace(STAT, size_bytes=size_bytes, mtime_ns=mtime_ns, ctime_ns=ctime_ns)
         ending = Ending.CLOSED if size_bytes == STAT.size_bytes else Ending.NOT
-        taken = FileState(NOW.path, look, ending, doubted=size_bytes < STAT.size_bytes)
+        taken = FileState(NOW.path, look, ending, suspect=size_bytes < STAT.size_bytes)
         passed_over = 0 < ctime_ns < known_ctime_ns and size_bytes <= STAT.size_bytes
         assert news.seen(known, look) == (known if passed_over else taken)
-        assert news.fresh(known, look) == taken
+        assert news.seen_now(known, look) == taken
         assert news.closed(known, look).stat == look
-        assert news.looked(known, NOW.path, look).stat == look
+        assert news.confirmed(known, NOW.path, look).stat == look
 
     @pytest.mark.parametrize("ending", Ending)
     @pytest.mark.parametrize("size_bytes", [249, 250, 251])
@@ -65,29 +65,29 @@ class TestNews:
         known, look = replace(NOW, ending=ending), grown(size_bytes, mtime_ns=7)
         left = Ending.CLOSED if ending is Ending.CLOSED and size_bytes == STAT.size_bytes else Ending.NOT
         assert news.seen(known, look).ending is left
-        assert news.looked(known, NOW.path, look).ending is left
+        assert news.confirmed(known, NOW.path, look).ending is left
 
     def test_a_smaller_file_raises_doubt(self) -> None:
-        assert news.seen(NOW, grown(100)).doubted
-        assert news.closed(NOW, grown(100)).doubted
+        assert news.seen(NOW, grown(100)).suspect
+        assert news.closed(NOW, grown(100)).suspect
 
     def test_another_inode_raises_doubt_and_is_not_taken_for_ours(self) -> None:
         stranger = replace(STAT, file_ino=99, size_bytes=5)
-        assert news.seen(NOW, stranger) == replace(NOW, doubted=True)
-        assert news.closed(NOW, stranger) == replace(NOW, doubted=True)
+        assert news.seen(NOW, stranger) == replace(NOW, suspect=True)
+        assert news.closed(NOW, stranger) == replace(NOW, suspect=True)
 
     def test_a_close_that_sets_the_time_back_is_believed(self) -> None:
         """``cp -p`` sets an old mtime just before it closes."""
         assert news.closed(NOW, grown(250, mtime_ns=1)).ending is Ending.CLOSED
 
     def test_a_look_settles_doubt(self) -> None:
-        doubted = news.gone(NOW)
-        assert news.looked(doubted, "/w/a.mp4", STAT) == NOW
-        assert news.looked(doubted, "/w/a.mp4", grown(300)) == FileState("/w/a.mp4", grown(300))
+        suspect = news.gone(NOW)
+        assert news.confirmed(suspect, "/w/a.mp4", STAT) == NOW
+        assert news.confirmed(suspect, "/w/a.mp4", grown(300)) == FileState("/w/a.mp4", grown(300))
 
     def test_a_look_at_the_old_name_says_nothing_about_the_new_one(self) -> None:
         moved = news.gone(news.moved(NOW, "/w/b.mp4", STAT))
-        assert news.looked(moved, "/w/a.mp4", grown(10)) == moved
+        assert news.confirmed(moved, "/w/a.mp4", grown(10)) == moved
 
     def test_silence_ends_a_recording_only_if_nothing_else_did(self) -> None:
         assert news.idle(NOW).ending is Ending.IDLE
@@ -96,22 +96,22 @@ class TestNews:
 
 
 @pytest.mark.parametrize(
-    ("draining", "moved", "exists", "doubted", "missing", "ending"),
+    ("draining", "moved", "exists", "suspect", "missing", "ending"),
     list(product([False, True], [False, True], [False, True], [False, True], [1, 3], list(Ending))),
 )
 def test_the_rules_of_the_next_action_stand_in_their_order(  # noqa: PLR0917 - one parameter a rule
-    draining: bool, moved: bool, exists: bool, doubted: bool, missing: int, ending: Ending
+    draining: bool, moved: bool, exists: bool, suspect: bool, missing: int, ending: Ending
 ) -> None:
     known = Known(PLAN, missing, "/w/old.mp4" if moved else "/w/a.mp4", object_exists=exists)
-    action = next_action(known, FileState("/w/a.mp4", STAT, ending, doubted, draining))
+    action = next_action(known, FileState("/w/a.mp4", STAT, ending, suspect, draining))
     if draining:
         assert action is Action.PARK
     elif moved:
         assert action is Action.RENAME
     elif exists:
         assert action is Action.WRITE_METADATA
-    elif doubted:
-        assert action is Action.LOOK
+    elif suspect:
+        assert action is Action.CHECK_FILE
     elif missing == 1:
         assert action is Action.UPLOAD
     elif ending is Ending.NOT:

@@ -12,7 +12,7 @@ from cef_trio.exceptions import ChunkProcessingError, S3OperationError
 from cef_trio.lab.world import PART, World
 from cef_trio.s3_endpoint import Fault, Kind
 from cef_trio.s3_endpoint.faults import CallFacts
-from cef_trio.upload.repeated_answers import MAX_PLAIN, MAX_UNCLEAR, RepeatedAnswers
+from cef_trio.upload.repeated_errors import MAX_DEFINITE, MAX_TRANSIENT, RepeatedErrors
 
 NAME = "camera.mp4"
 
@@ -28,16 +28,16 @@ def calls(world: World, operation: str) -> int:
 @pytest.mark.parametrize(
     ("error", "limit"),
     [
-        (answer("InvalidPart"), MAX_PLAIN),
-        (answer("NoSuchUpload"), MAX_PLAIN),
-        (answer("BadDigest", transient=True), MAX_UNCLEAR),
-        (answer("UnreadableAnswer", transient=True), MAX_UNCLEAR),
-        (answer("ChecksumMismatch", transient=True), MAX_UNCLEAR),
-        (answer("RequestTimeTooSkewed", transient=True), MAX_UNCLEAR),
+        (answer("InvalidPart"), MAX_DEFINITE),
+        (answer("NoSuchUpload"), MAX_DEFINITE),
+        (answer("BadDigest", transient=True), MAX_TRANSIENT),
+        (answer("UnreadableAnswer", transient=True), MAX_TRANSIENT),
+        (answer("ChecksumMismatch", transient=True), MAX_TRANSIENT),
+        (answer("RequestTimeTooSkewed", transient=True), MAX_TRANSIENT),
     ],
 )
 def test_the_same_answer_to_the_same_question_has_a_limit_and_a_hint(error: S3OperationError, limit: int) -> None:
-    answers = RepeatedAnswers()
+    answers = RepeatedErrors()
     said = [answers.count(error, ("u",)) for _ in range(limit)]
     assert said[:-1] == [None] * (limit - 1)
     assert f"the same answer {limit} times" in (said[-1] or "")
@@ -54,23 +54,23 @@ def test_the_same_answer_to_the_same_question_has_a_limit_and_a_hint(error: S3Op
     ],
 )
 def test_outages_and_others_have_their_own_ends(error: Exception) -> None:
-    answers = RepeatedAnswers()
+    answers = RepeatedErrors()
     assert {answers.count(error, ()) for _ in range(1000)} == {None}  # type: ignore[arg-type]
 
 
 def test_another_part_another_upload_another_file_is_another_question() -> None:
-    answers = RepeatedAnswers()
+    answers = RepeatedErrors()
     assert all(answers.count(answer("InvalidPart"), (upload,)) is None for upload in range(1000))
     assert all(answers.count(answer("BadDigest", transient=True, part=part), ()) is None for part in range(1000))
 
 
 def test_what_may_pass_is_forgotten_when_it_passed_and_a_plain_no_is_not() -> None:
-    answers = RepeatedAnswers()
-    for _ in range(MAX_PLAIN - 1):
+    answers = RepeatedErrors()
+    for _ in range(MAX_DEFINITE - 1):
         answers.count(answer("InvalidPart"), ())
         answers.count(answer("BadDigest", transient=True), ())
-    answers.got_on()
-    assert not answers._unclear
+    answers.progressed()
+    assert not answers._transient
     assert answers.count(answer("InvalidPart"), ()) is not None
 
 
@@ -97,8 +97,8 @@ async def test_p2_an_acknowledged_part_that_the_store_lost_is_sent_again_and_no_
 @pytest.mark.parametrize(
     "refusal",
     [
-        ("CompleteMultipartUpload", "InvalidPart", Status.FAILED_FINALIZATION, MAX_PLAIN),
-        ("CompleteMultipartUpload", "NoSuchUpload", Status.FAILED_FINALIZATION, MAX_PLAIN),
+        ("CompleteMultipartUpload", "InvalidPart", Status.FAILED_FINALIZATION, MAX_DEFINITE),
+        ("CompleteMultipartUpload", "NoSuchUpload", Status.FAILED_FINALIZATION, MAX_DEFINITE),
         ("UploadPart", "NoSuchUpload", Status.FAILED_S3_UPLOAD, 100),
         ("UploadPart", "BadDigest", Status.FAILED_S3_UPLOAD, 1000),
         ("CompleteMultipartUpload", "BadDigest", Status.FAILED_FINALIZATION, 1000),

@@ -1,0 +1,71 @@
+"""Limit how often the same S3 error may repeat for the same call. Pure.
+
+Transient errors are retried, and what S3 lost is sent again. Some errors would repeat for ever: a store that requires
+equal parts refuses every CompleteMultipartUpload with ``InvalidPart``; a proxy that damages bytes causes ``BadDigest``
+each time. So errors of single calls (not outages, which a probe ends) are counted by operation, part, code and the
+stream's state. At the limit the stream fails, and the message holds the code and a hint for the operator.
+
+There are two limits: one for definite refusals (:data:`DEFINITE`), between which the stream did what the code asks
+for, and one for errors that may pass (a damaged body, an unreadable response), which allows more than an hour.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Final
+
+from cef_trio.exceptions import CefMp4ProcessorError, S3OperationError
+from cef_trio.resilience import is_outage
+
+DEFINITE: Final = frozenset({"NoSuchUpload", "InvalidPart"})
+"""Codes after which the stream lists its parts, sends them again or starts over."""
+MAX_DEFINITE: Final = 5
+MAX_TRANSIENT: Final = 20
+"""Each with ``RETRY_ATTEMPTS`` calls, and waits between them of up to ``RETRY_STREAM_MAX_SECONDS``."""
+
+_HINTS: Final = {
+    "InvalidPart": (
+        "every part was listed, and sent again where it was missing; some stores (Cloudflare R2) want all parts but "
+        "the last equally long: set S3_EQUAL_PARTS=true, then `cef-trio retry` starts over with equal parts"
+    ),
+    "NoSuchUpload": "S3 lists the upload, and denies that it exists when it is used",
+    "BadDigest": "the bytes that arrive are not those that were sent: a proxy changes them, or a memory is broken",
+    "UnreadableAnswer": "something between here and the store cuts its answers off",
+    "RequestTimeTooSkewed": "the store's clock and its word about ours disagree",
+}
+
+CallKey = tuple[object, ...]
+
+
+class RepeatedErrors:
+    """Counts one stream's errors."""
+
+    def __init__(self, max_definite: int = MAX_DEFINITE, max_transient: int = MAX_TRANSIENT) -> None:
+        self._max_definite = max_definite
+        self._max_transient = max_transient
+        self._definite: Counter[CallKey] = Counter()
+        self._transient: Counter[CallKey] = Counter()
+
+    def count(self, error: CefMp4ProcessorError, subject: CallKey) -> str | None:
+        """Count an error; return why the call is not to be retried, or ``None`` if it is.
+
+        Args:
+            error: the error of the call.
+            subject: the stream's state at the call: its upload ID, and its verified size and mtime.
+        """
+        if not isinstance(error, S3OperationError) or is_outage(error):
+            return None
+        definite = error.code in DEFINITE
+        if not definite and not error.transient:
+            return None
+        counted, limit = (self._definite, self._max_definite) if definite else (self._transient, self._max_transient)
+        key = (error.operation, error.part_number, error.code, *subject)
+        counted[key] += 1
+        if counted[key] < limit:
+            return None
+        hint = _HINTS.get(error.code or "")
+        return f"S3 gave the same answer {limit} times, and nothing changed" + (f"; {hint}" if hint else "")
+
+    def progressed(self) -> None:
+        """Reset the transient errors after a step succeeded. Definite refusals stay counted: they follow such steps."""
+        self._transient.clear()
