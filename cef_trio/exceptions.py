@@ -1,8 +1,8 @@
-"""Every exception that crosses a room of this project.
+"""Exceptions that cross package boundaries.
 
-Libraries' exceptions (httpx, redis, OSError, subprocess) are mapped to these at the edge where the library is called,
-with ``raise … from``, so that inside the house only these are seen. Each says what was tried, on what, why it failed,
-and whether trying again can help (``transient``).
+Exceptions of libraries (httpx, redis, OSError, subprocess) are mapped to these where the library is called, with
+``raise … from``. Each message states what was tried, on what, and why it failed; ``transient`` states whether a retry
+can succeed.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ _MAX_MESSAGE: Final = 1500
 
 
 class CefMp4ProcessorError(Exception):
-    """Base of every error that cef-trio raises on purpose."""
+    """Base class of all errors of cef-trio."""
 
     transient: bool = False
-    """Whether the same call may succeed later without anybody changing anything."""
+    """Whether the same call may succeed later without a change by the operator."""
 
 
 class StreamInitializationError(CefMp4ProcessorError):
-    """A stream could not be begun: its file cannot be opened, or no upload could be created for it."""
+    """A stream could not be started: its file cannot be opened, or no upload could be created."""
 
 
 class ChunkProcessingError(CefMp4ProcessorError):
@@ -32,9 +32,9 @@ class ChunkProcessingError(CefMp4ProcessorError):
 
 
 class FileAccessError(ChunkProcessingError):
-    """The file system refused a recording: its rights, its disk, its server. A change on this machine can mend it.
+    """The file system refused access to a recording (permissions, disk, file server).
 
-    ``denied``: the rights are missing (EACCES, EPERM). Programs that copy or move set them last.
+    ``denied``: permission is missing (EACCES, EPERM). Programs that copy or move files set permissions last.
     """
 
     def __init__(self, message: str, *, denied: bool = False) -> None:
@@ -51,29 +51,29 @@ class FFprobeError(CefMp4ProcessorError):
 
 
 class AfterUploadError(CefMp4ProcessorError):
-    """A recording that is uploaded could not be deleted or moved; it is where it was, and is tried again."""
+    """An uploaded recording could not be deleted or moved; it is left in place and tried again."""
 
 
 class RecordingChangedError(CefMp4ProcessorError):
-    """The file changed under a read: it is shorter than it was, or its bytes differ between two passes."""
+    """The file changed during a read: it became shorter, or its bytes differ between two passes."""
 
     transient = True
 
 
 class LeaseLostError(CefMp4ProcessorError):
-    """Another daemon owns the stream now, or the lease ran out: nothing was written, and nothing may be."""
+    """Another daemon owns the stream, or the lease expired; nothing was written, and no further write is allowed."""
 
 
 class OutdatedError(LeaseLostError):
-    """What was seen of a stream or its file before its lease is not so any more: nothing was written; look again."""
+    """The stream or its file changed between the lookup and the lease; nothing was written. Look it up again."""
 
 
 class PathTakenError(OutdatedError):
-    """The path of a file leads to another stream by now: nothing was written, and the file is to be judged anew."""
+    """The path belongs to another stream now; nothing was written. Look the file up again."""
 
 
 class StreamEndedError(OutdatedError):
-    """The stream ended between the look at it and its lease: nothing may be done with it any more."""
+    """The stream ended between the lookup and the lease; no further write is allowed."""
 
     def __init__(self, message: str, *, completed: bool) -> None:
         self.completed = completed
@@ -81,17 +81,17 @@ class StreamEndedError(OutdatedError):
 
 
 class OperationError(CefMp4ProcessorError):
-    """A call of an outside service failed. ``str()`` is ``<service> operation '<operation>' failed: <message>``."""
+    """A call to an external service failed. ``str()`` is ``<service> operation '<operation>' failed: <message>``."""
 
     service = "Outside"
     certificate_refused: bool = False
-    """Whether a certificate was refused, theirs by us or ours by them: no start waits for that to pass."""
+    """Whether a TLS certificate was refused by either side; the start does not wait for that to change."""
     refusal: bool = False
-    """Whether it was answered with a no that may strike every call alike (a key, a right, a quota, a bucket): the
-    breaker finds out. It stays set where that made it transient."""
+    """Whether the refusal may affect all calls (credentials, permission, quota, bucket); the circuit breaker finds
+    out. Stays set if the breaker made the error transient."""
 
     def __init__(self, operation: str, message: str, *, transient: bool = False) -> None:
-        if len(message) > _MAX_MESSAGE:  # it quotes what a server said, and goes to the log and to Redis
+        if len(message) > _MAX_MESSAGE:  # may quote a server, and goes to the log and to Redis
             message = f"{message[:_MAX_MESSAGE]}…"
         self.operation = operation
         self.message = message
@@ -135,7 +135,7 @@ class S3OperationError(OperationError):
 class WebhookOperationError(OperationError):
     """A webhook was not delivered; ``status`` is the HTTP status of the receiver's answer, ``None`` without one.
 
-    Its text holds the receiver's host only: a webhook's URL may be a secret.
+    The message holds only the receiver's host, since the URL may be a secret.
     """
 
     service = "Webhook"
@@ -155,10 +155,10 @@ class WebhookOperationError(OperationError):
 
 
 class RedisOperationError(OperationError):
-    """A Redis call failed; nothing is known about whether it took effect unless the message says so."""
+    """A Redis call failed; it may have taken effect unless the message states otherwise."""
 
     service = "Redis"
 
 
 class RecordUnreadableError(RedisOperationError):
-    """One stream's record cannot be read: a person or a newer version wrote it. It is left alone as it is."""
+    """The record of one stream cannot be read (edited by hand, or of a newer version); it is left unchanged."""

@@ -1,4 +1,4 @@
-"""What the exit codes of every command mean."""
+"""Exit codes of all commands."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """The process's exit code; a service manager and a script may rely on it."""
+    """Exit code of the process; stable for service managers and scripts."""
 
     DONE = 0
     BUG = 1
     BAD_SETTINGS = 2
-    """A setting or an argument is wrong; one line says which and what it takes."""
+    """A setting or an argument is wrong; one line names it and states what it takes."""
     NOT_SAVED = 3
-    """Something could not be saved on the way out; it is said which streams. Their last checkpoints are still true."""
+    """State could not be saved during shutdown; the streams are logged. Their last checkpoints remain valid."""
     REFUSED = 4
-    """S3 or Redis refused us: wrong credentials, no such bucket. A command that looks or mends does not wait for them
-    as the daemon does, so to it this is also what a service means that cannot be reached."""
+    """S3 or Redis refused access (credentials, no such bucket). For commands other than the daemon, which do not wait,
+    also: S3 or Redis cannot be reached."""
     ANSWER_IS_NO = 5
-    """A command did its work, and its answer is bad news: not identical, a problem found, a stream not retried."""
+    """The command worked, and its result is negative: not identical, a problem found, a stream not retried."""

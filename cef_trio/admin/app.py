@@ -1,14 +1,12 @@
-"""The admin server's answers: what is asked, in; what is said, out.
+"""Responses of the admin server.
 
-Reads only: GET and HEAD, five addresses, no parameters, no body is looked at, nothing that is asked changes anything.
-No answer is kept by a cache, and the page may load nothing from anywhere: its own style and script are allowed by
-their hashes, so that a file name that is HTML stays a name even if the script that shows it had a mistake. Which
-websites may have sent a browser here is said in ``origins.py``.
+Read-only: GET and HEAD of five paths, without parameters; request bodies are ignored. Responses are never cached, and
+the page may load nothing from elsewhere: its own style and script are allowed by their hashes, so that a file name that
+contains HTML is never executed. ``origins.py`` decides which websites may send a browser here.
 
-``/events`` is the one answer that lasts (server-sent events,
-https://html.spec.whatwg.org/multipage/server-sent-events.html). It has a limit of listeners, for each client and for
-all, and goes on while the daemon drains, so that this can be watched. Who is slow, and who is still there at the end,
-is cut off by the server (``server.py``).
+``/events`` is the only response without an end (server-sent events,
+https://html.spec.whatwg.org/multipage/server-sent-events.html). The number of listeners is limited, per client and in
+total. It continues while the daemon drains. ``server.py`` disconnects slow clients, and all clients at the end.
 """
 
 from __future__ import annotations
@@ -40,10 +38,10 @@ MAX_LISTENERS_OF_A_CLIENT: Final = 8
 TICK_SECONDS: Final = 1.0
 _RECONNECT_MILLISECONDS: Final = 2000
 _NAMES_FILES: Final = frozenset({"/", "/events"})
-"""What tells the names of recordings; metrics and health do not."""
+"""Paths that show the names of recordings."""
 _MISDIRECTED: Final = b"this server does not answer to that name: use its address, or list it in PROM_ALLOWED_HOSTS\n"
 HEALTH: Final = frozenset({"/healthz", "/readyz"})
-"""What is answered even when nobody else is: without an answer a container is restarted."""
+"""Paths with reserved connections: without an answer a container is restarted."""
 _FOREIGN: Final = b"another website asked for this; open it by its own address\n"
 _TEXT: Final = "text/plain; charset=utf-8"
 _EVENTS: Final = "text/event-stream; charset=utf-8"
@@ -59,7 +57,7 @@ _HEADERS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What is answered; ``lasts``: its body is :meth:`AdminApp.events`, and has no end."""
+    """A response; if ``lasts``, its body is :meth:`AdminApp.events`, which has no end."""
 
     body: bytes
     content_type: str = _TEXT
@@ -68,7 +66,7 @@ class Response:
     lasts: bool = False
 
     def headers(self) -> list[tuple[str, str]]:
-        """All of them."""
+        """Return all headers."""
         headers = {**_HEADERS, "date": formatdate(usegmt=True), "content-type": self.content_type}
         if not self.lasts:
             headers["content-length"] = str(len(self.body))
@@ -77,7 +75,7 @@ class Response:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """The status page, and what a browser may do with it."""
+    """The status page and its content security policy."""
 
     html: bytes
     policy: str
@@ -85,13 +83,13 @@ class Page:
 
 @cache
 def page() -> Page:
-    """The packaged page, with the hashes of the style and the script that are in it."""
+    """Return the packaged page, with the hashes of its style and script."""
     html = files("cef_trio.admin").joinpath("page.html").read_bytes()
     style, script = (
         " ".join(f"'sha256-{_hash(text)}'" for text in re.findall(rb"<%b>(.*?)</%b>" % (tag, tag), html, re.DOTALL))
         for tag in (b"style", b"script")
     )
-    icon = "img-src data:"  # its own, which is in it
+    icon = "img-src data:"  # the inline icon
     rest = "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     return Page(html, f"default-src 'none'; connect-src 'self'; style-src {style}; script-src {script}; {icon}; {rest}")
 
@@ -101,7 +99,7 @@ def _hash(text: bytes) -> str:
 
 
 class AdminApp:
-    """The answers; ``registry`` is what ``/metrics`` shows, ``allowed_hosts`` by which names a browser may ask."""
+    """Answers requests; ``/metrics`` shows ``registry``, and ``allowed_hosts`` are the accepted host names."""
 
     def __init__(
         self, source: SnapshotSource, registry: CollectorRegistry, allowed_hosts: Collection[str] = ()
@@ -118,7 +116,7 @@ class AdminApp:
         self._made: tuple[float, str] = (-float("inf"), "")
 
     def answer(self, request: Request, client: str) -> Response:
-        """What is answered to a request of a client, who is known by its address."""
+        """Return the response to a request; ``client`` is the address of the client."""
         if refusal := self._refusal(request):
             return refusal
         if request.path != "/events":
@@ -143,16 +141,16 @@ class AdminApp:
 
     @contextmanager
     def listening(self, client: str) -> Iterator[None]:
-        """Count a listener, as long as the block runs."""
+        """Count a listener during the block."""
         self._listening[client] += 1
         try:
             yield
         finally:
             self._listening[client] -= 1
-            self._listening += Counter()  # without those that are 0
+            self._listening += Counter()  # drops zero counts
 
     async def events(self) -> AsyncGenerator[bytes, None]:
-        """A snapshot whenever it changed, the time of day otherwise, for ever."""
+        """Yield the time at every tick, and a snapshot whenever it has changed, until closed."""
         yield f"retry: {_RECONNECT_MILLISECONDS}\n\n".encode()
         sent = ""
         while True:
@@ -164,7 +162,7 @@ class AdminApp:
             await trio.sleep(TICK_SECONDS)
 
     def _snapshot(self) -> str:
-        """The snapshot as JSON, made once a tick however many listen."""
+        """Return the snapshot as JSON, cached for one tick for all listeners."""
         now = trio.current_time()
         if now - self._made[0] >= TICK_SECONDS / 2:
             self._made = now, to_json(self._source.snapshot())

@@ -1,8 +1,8 @@
-"""Who may keep a connection to the admin server: for all, for each client, and a reserve for health. Pure.
+"""Connection limits of the admin server: total, per client, and a reserve for health checks. Pure.
 
-A connection that waits for a request gives way to a new one: to one of its own client when that has its share, to
-anybody's when all places are taken. So clients that connect and say nothing keep nobody out. Where none gives way, a
-new one gets a slot of the reserve, on which health alone is answered, and soon; and when that is taken too, none.
+A new connection closes an idle one: of its own client if the client is at its limit, of any client if the total is
+reached. So idle connections never keep others out. If none is idle, the new connection gets a slot of the reserve, on
+which only health is answered; if the reserve is used up, it is refused.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Final
 
 _NETWORK_BITS: Final = 64
-"""What one client of IPv6 has: it may choose the rest of its address itself."""
+"""IPv6 prefix length of one client, which can choose the rest of its address."""
 
 
 def client_of(address: str) -> str:
-    """Who has this address, as far as a share of the places goes."""
+    """Return the client of an address: the IPv4 address or the IPv6 network."""
     try:
         found = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
@@ -31,15 +31,15 @@ def client_of(address: str) -> str:
 
 @dataclass(eq=False, slots=True)
 class ConnectionSlot:
-    """A connection's slot."""
+    """Slot of one connection."""
 
     client: str
     close: Callable[[], None]
-    """Ends the connection."""
+    """Closes the connection."""
     reserved: bool = False
-    """It is of the reserve: health alone is answered."""
+    """From the reserve: only health is answered."""
     idle: bool = True
-    """Whether it waits for a request, and may give way."""
+    """Whether it waits for a request and may be closed."""
 
 
 class ConnectionLimiter:
@@ -52,7 +52,7 @@ class ConnectionLimiter:
         self._taken: dict[ConnectionSlot, None] = {}
 
     def acquire(self, client: str, close: Callable[[], None]) -> ConnectionSlot | None:
-        """A slot for a new connection, another one of which may be made to leave; ``None`` if there is none."""
+        """Return a slot for a new connection, closing an idle one if needed; ``None`` if there is none."""
         ordinary = [slot for slot in self._taken if not slot.reserved]
         own = [slot for slot in ordinary if slot.client == client]
         slot = ConnectionSlot(client, close)
@@ -66,7 +66,7 @@ class ConnectionLimiter:
         return slot
 
     def release(self, slot: ConnectionSlot) -> None:
-        """Its connection has ended."""
+        """Release the slot of a connection that has ended."""
         self._taken.pop(slot, None)
 
     def _evict_idle(self, slots: Iterable[ConnectionSlot]) -> bool:

@@ -1,13 +1,12 @@
-"""Which website may have sent a browser here, and by whose name. Pure.
+"""Protection of the admin server against requests from other websites. Pure.
 
-A website can give its own host name our address for a moment (DNS rebinding): then its script is of the same origin as
-our page, and may read which recordings there are. What it cannot change is the name that it was called by, which the
-browser sends as ``Host``. So the page and its events are for names that no stranger's DNS can give: addresses, names
-without a dot (``localhost``, a container's), and those that ``PROM_ALLOWED_HOSTS`` lists.
+DNS rebinding: a website can point its host name at this server's address; its script then has the same origin as the
+status page and could read it. The browser still sends the name as ``Host``. The page and its events are therefore
+served only to addresses, names without a dot (``localhost``, a container's name), and names in ``PROM_ALLOWED_HOSTS``.
 
-Any website can have a browser ask us something, without reading the answer: a hundred of its own listeners to our
-events keep the operator out. What a browser says of who asked it to (``Sec-Fetch-Site``, ``Origin``) no script can
-change. A link to the page, which a person follows, is the one thing that others may send.
+Cross-site requests: any website can make a browser send requests without reading the response; a hundred listeners on
+``/events`` would keep the operator out. Scripts cannot change ``Sec-Fetch-Site`` and ``Origin``. Only a link to the
+page, which a person follows, is accepted from another site.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ _HOST: Final = re.compile(r"(?:\[(?P<v6>[0-9a-f:.]+)\]|(?P<name>[^\[\]:]*))(?::\
 
 
 def is_ours(host: str | None, allowed: Collection[str]) -> bool:
-    """Whether a ``Host`` header's value may see the page; ``None``: there is none, so it is no browser that asks."""
+    """Return whether a ``Host`` header may see the page; ``None``: no header, so no browser."""
     if host is None:
         return True
     match = _HOST.fullmatch(host.strip())
@@ -41,13 +40,13 @@ def _is_address(name: str) -> bool:
 
 
 def is_foreign(header: Callable[[str], str | None], *, may_be_opened: bool) -> bool:
-    """Whether another website had a browser ask this, by the request's headers.
+    """Return whether the request was caused by another website.
 
-    ``may_be_opened``: it is a page, which any link may open.
+    ``may_be_opened``: the path is a page, which any link may open.
     """
     origin, site = header("origin"), header("sec-fetch-site")
     if origin is not None and urlsplit(origin).netloc.lower() != (header("host") or "").strip().lower():
-        return True  # "null" has none
+        return True  # "null" has no host
     if site is None or site in {"same-origin", "none"}:
         return False
     opened = (header("sec-fetch-mode"), header("sec-fetch-dest")) == ("navigate", "document")

@@ -1,8 +1,8 @@
-"""The admin server: HTTP/1.1 in the daemon's nursery, which can never hold the daemon back (promise P4).
+"""Admin server: HTTP/1.1 in the daemon's nursery; it cannot delay the daemon (promise P4).
 
-Whatever a client does ends with its connection. Each has a limit of time: to send a request, to read an answer, to say
-nothing. All have limits of number (``places.py``), so no client keeps others out, and health least of all: without an
-answer to ``/healthz`` a container is restarted. Cancelled, the server closes every connection at once.
+Each connection has time limits: to send a request, to read a response, to be idle. The number of connections is limited
+(``connection_limits.py``), so that no client keeps others out, least of all health checks: without an answer to
+``/healthz`` a container is restarted. When cancelled, the server closes every connection at once.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ log = structlog.get_logger(__name__)
 MAX_CONNECTIONS: Final = 100
 MAX_CONNECTIONS_OF_A_CLIENT: Final = 48
 RESERVED_CONNECTIONS: Final = 8
-"""For health, when all others are taken."""
+"""Reserved for health when all others are in use."""
 REQUEST_SECONDS: Final = 5.0
-"""How long the first request of a connection may take to arrive, whole."""
+"""Time limit for receiving the first request of a connection."""
 SEND_SECONDS: Final = 10.0
-"""How long a client may take to read what is sent to it at once."""
+"""Time limit for a client to read one block."""
 _IDLE_SECONDS: Final = 75.0
-"""How long a connection is kept for the next request, longer than Prometheus' usual interval of scrapes."""
+"""Idle time of a connection; longer than Prometheus' usual scrape interval."""
 _MAX_HEADER_BYTES: Final = 16 * 1024
 _DISCARD_BYTES: Final = 64 * 1024
 _DISCARD_SECONDS: Final = 1.0
@@ -54,12 +54,12 @@ async def serve_admin(
     allowed_hosts: Collection[str] = (),
     task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve until cancelled; then every connection is closed at once, whatever it is in the middle of.
+    """Serve until cancelled; then close every connection at once.
 
-    Started (``nursery.start``) gives the port, which is another one than ``port`` if that is 0.
+    ``nursery.start`` returns the port, which the system chooses if ``port`` is 0.
 
     Raises:
-        AdminPortError: the address cannot be listened at.
+        AdminPortError: the server cannot listen at the address.
     """
     listeners = await _listen(host, port)
     app = AdminApp(source, registry, allowed_hosts)
@@ -92,7 +92,7 @@ async def _accept(
     while True:
         try:
             accepted = await listener.accept()
-        except OSError as error:  # no descriptor or memory is to be had just now
+        except OSError as error:  # no descriptor or memory available
             if not refused:
                 log.warning("admin_connection_refused", error=str(error))
             refused = True
@@ -110,8 +110,8 @@ async def _serve_connection(app: AdminApp, limiter: ConnectionLimiter, stream: t
             if slot is not None:
                 await _serve_client(app, slot, stream)
     except OSError:
-        pass  # it was gone before it had a place
-    except Exception:  # a client, or a bug in what serves it, must not end the daemon
+        pass  # closed before it had a slot
+    except Exception:  # neither a client nor a bug here may end the daemon
         log.exception("admin_connection_failed")
     finally:
         if slot is not None:
@@ -168,7 +168,7 @@ async def _answer(
 
 
 async def _send_events(connection: ServerConnection, app: AdminApp) -> None:
-    """Send them until the client has gone. Whichever task sees it go ends the other one."""
+    """Send events until the client has disconnected; either task that detects it ends the other."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_until_gone, connection, nursery.cancel_scope)
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
@@ -179,23 +179,23 @@ async def _send_events(connection: ServerConnection, app: AdminApp) -> None:
 
 
 async def _until_gone(connection: ServerConnection, scope: trio.CancelScope) -> None:
-    """Wait until the client has closed its side; it has nothing to say any more."""
+    """Wait until the client has closed its side; discard its data."""
     with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
         await connection.discard(_DISCARD_BYTES, math.inf)
     scope.cancel()
 
 
 class _BoundedStream(trio.abc.Stream):
-    """A stream on which no send waits for ever."""
+    """Stream whose sends have a time limit."""
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self._stream = stream
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Send, or give the client up.
+        """Send within ``SEND_SECONDS``.
 
         Raises:
-            trio.BrokenResourceError: the client is gone, or did not read for ``SEND_SECONDS``.
+            trio.BrokenResourceError: the client has disconnected or did not read for ``SEND_SECONDS``.
         """
         with trio.move_on_after(SEND_SECONDS) as scope:
             await self._stream.send_all(data)
@@ -207,7 +207,7 @@ class _BoundedStream(trio.abc.Stream):
         await self._stream.wait_send_all_might_not_block()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Receive what is there."""
+        """See trio."""
         return bytes(await self._stream.receive_some(max_bytes))
 
     async def aclose(self) -> None:

@@ -1,11 +1,10 @@
-"""What the status page, ``/healthz`` and ``/readyz`` show, as values; and the judgements of health and readiness. Pure.
+"""Content of the status page, ``/healthz`` and ``/readyz``, and the rules of health and readiness. Pure.
 
-*Healthy* means that the daemon itself turns: its loop answers, its watcher scans, its idle checker makes rounds. An
-outage of S3 or Redis is not unhealthy: a restart would not mend it, and the daemon waits for its end by design.
-*Ready* means that work goes on: both services are believed to be up, nothing that should be in S3 is kept from it
-(``observability/at_risk.py``), and the daemon neither starts nor leaves.
+*Healthy*: the trio loop responds, the watcher scans and the idle checker runs. An outage of S3 or Redis is not
+unhealthy, since a restart would not repair it. *Ready*: S3 and Redis are up, nothing is at risk
+(``observability/at_risk.py``), and the daemon is neither starting nor shutting down.
 
-Nothing here counts up by itself (instants, not ages), so that two snapshots are equal if nothing happened between them.
+Values are points in time, not ages, so that two snapshots are equal if nothing happened between them.
 """
 
 from __future__ import annotations
@@ -18,108 +17,108 @@ from cef_trio.observability import SENTENCES, Risk, describe_amount
 
 
 class Phase(StrEnum):
-    """How far the daemon is."""
+    """Phase of the daemon."""
 
     STARTING = "starting"
-    """Redis and S3 have not answered yet, or the folder was not scanned yet."""
+    """Redis or S3 has not answered yet, or the folder was not scanned yet."""
     RUNNING = "running"
     DRAINING = "draining"
-    """It was told to leave: parts in flight are finished, nothing is begun."""
+    """Shutting down: parts in flight are finished, no new ones are started."""
 
 
 class StreamState(StrEnum):
-    """What a stream's task does now."""
+    """Current activity of a stream's task."""
 
     PREPARING = "preparing"
-    """It is being begun or resumed."""
+    """Starting or resuming."""
     UPLOADING = "uploading"
     WAITING = "waiting"
-    """For its file to grow, or for a slot."""
+    """Waiting for its file to grow, or for a slot."""
     VERIFYING = "verifying"
-    """The recording ended: every byte is compared, and the object completed."""
+    """The recording has ended: all bytes are compared and the object is completed."""
     FINISHING = "finishing"
     """The object exists; its metadata is being written."""
     RETRYING = "retrying"
-    """It waits after an error that may pass."""
+    """Waiting after a transient error."""
     HELD = "held"
-    """It would work, and waits for the end of an outage."""
+    """Waiting for the end of an outage."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamLine:
-    """One stream whose task runs. Sizes in bytes."""
+    """An active stream. Sizes in bytes."""
 
     stream_id: str | None
     """``None`` until it is recorded in Redis."""
     file: str
-    """Below the watch folder."""
+    """Path below the watch folder."""
     state: StreamState
     size_on_disk_bytes: int
     uploaded_bytes: int
-    """Acknowledged by S3; a part counts once."""
+    """Acknowledged by S3; each part counts once."""
     bytes_per_second: float
-    """What S3 acknowledged in the last minute."""
+    """Acknowledged by S3 in the last minute."""
     lag_since: float | None
-    """POSIX time at which the oldest byte that S3 does not have was first seen; ``None`` if nothing waits."""
+    """POSIX time at which the oldest unacknowledged byte was first seen; ``None`` if nothing waits."""
     note: str | None = None
-    """Why it waits, in words."""
+    """Why it waits."""
     unwritten_bytes: int = 0
-    """What the size covers and is known not to be written yet."""
+    """Bytes within the size that are known not to be written yet."""
 
     @property
     def lag_bytes(self) -> int:
-        """On disk and not yet acknowledged."""
+        """Bytes on disk that are not acknowledged."""
         return max(0, self.size_on_disk_bytes - self.unwritten_bytes - self.uploaded_bytes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailedStream:
-    """A stream that ended for good without an object."""
+    """A stream that failed permanently."""
 
     stream_id: str
     file: str
     sentence: str
-    """What its status means."""
+    """Meaning of its status."""
     detail: str | None
-    """The very error."""
+    """The error message."""
     at: float
     """POSIX time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceOutage:
-    """S3 or Redis is down, and what the daemon does about it."""
+    """An outage of S3 or Redis."""
 
     service: str
     since: float
     """POSIX time."""
     error: str
     probes: int
-    """How often it was asked since."""
+    """Number of probes since."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Totals:
-    """Of the whole daemon. Sizes in bytes."""
+    """Totals of the daemon. Sizes in bytes."""
 
     working: int
     """Streams that hold a slot."""
     slots: int
     live: int
     uploaded_bytes: int
-    """Of live streams."""
+    """Of active streams."""
     lag_bytes: int
     bytes_per_second: float
     completed: int | None
-    """In Redis, whoever completed them; ``None`` if Redis was not asked yet."""
+    """All completed streams in Redis; ``None`` until Redis has answered."""
     failed: int | None
     limit_bytes_per_second: int = 0
-    """``MAX_UPLOAD_RATE`` as it holds now; 0 is no limit."""
+    """Current ``MAX_UPLOAD_RATE``; 0 is no limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """Everything the page shows."""
+    """Content of the status page."""
 
     phase: Phase
     version: str
@@ -130,18 +129,18 @@ class Snapshot:
     totals: Totals
     streams: tuple[StreamLine, ...]
     streams_left_out: int
-    """Live streams beyond those that are listed."""
+    """Number of active streams that are not listed."""
     failed: tuple[FailedStream, ...]
-    """The latest ones."""
+    """The most recent failures."""
     outages: tuple[ServiceOutage, ...]
     unhealthy: tuple[str, ...]
-    """What is wrong with the daemon itself, in sentences."""
+    """Problems of the daemon itself."""
     at_risk: tuple[Risk, ...] = ()
-    """What should be in S3 and is not getting there; moments are POSIX time."""
+    """Current risks; times are POSIX time."""
 
 
 def to_json(snapshot: Snapshot) -> str:
-    """One line of JSON, as ``/events`` sends it."""
+    """Encode as one line of JSON for ``/events``."""
     document = asdict(snapshot)
     for line, stream in zip(document["streams"], snapshot.streams, strict=True):
         line["lag_bytes"] = stream.lag_bytes
@@ -150,7 +149,7 @@ def to_json(snapshot: Snapshot) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HealthFacts:
-    """What health is judged by. Seconds; ``None``: not started yet, or already ended by a shutdown."""
+    """Input of :func:`judge_health`. Seconds; ``None``: not started, or ended by the shutdown."""
 
     watcher_silent_seconds: float | None
     watcher_period_seconds: float
@@ -160,13 +159,13 @@ class HealthFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadyFacts:
-    """What readiness is judged by."""
+    """Input of :func:`judge_ready`."""
 
     phase: Phase
     redis_up: bool
     s3_up: bool
     at_risk: tuple[Risk, ...] = ()
-    """What should be in S3 and is not getting there."""
+    """Current risks."""
     now: float = 0.0
     """POSIX time."""
 
@@ -180,13 +179,13 @@ class Fact:
 
 
 ROUNDS_MISSED = 3
-"""After so many periods without a turn, a task counts as silent."""
+"""Number of missed periods after which a task counts as silent."""
 LEAST_SILENCE_SECONDS = 30.0
-"""However short the period, a task may be silent for so long: a scan of a large folder takes its time."""
+"""Minimum time before a task counts as silent: a scan of a large folder takes time."""
 
 
 def judge_health(facts: HealthFacts) -> tuple[Fact, ...]:
-    """One fact a line; healthy if all are good. That it is asked at all shows that the loop turns."""
+    """Return one fact per line; healthy if all are good. Running this shows that the loop responds."""
     return (
         Fact(True, "the loop turns"),
         _task_fact("watcher", facts.watcher_silent_seconds, facts.watcher_period_seconds),
@@ -195,7 +194,7 @@ def judge_health(facts: HealthFacts) -> tuple[Fact, ...]:
 
 
 def judge_ready(facts: ReadyFacts) -> tuple[Fact, ...]:
-    """One fact a line; ready if all are good."""
+    """Return one fact per line; ready if all are good."""
     phase = {
         Phase.STARTING: Fact(False, "the daemon is starting"),
         Phase.RUNNING: Fact(True, "the daemon is running"),
@@ -210,7 +209,7 @@ def judge_ready(facts: ReadyFacts) -> tuple[Fact, ...]:
 
 
 def _at_risk(risk: Risk, now: float) -> str:
-    """Without a file's name, which ``/readyz`` tells nobody."""
+    """Describe a risk without file names, since ``/readyz`` is public."""
     return f"{describe_amount(risk)} for {max(0.0, now - risk.since):.0f} s: {SENTENCES[risk.reason]}"
 
 

@@ -1,11 +1,10 @@
-"""Where snapshots come from: the running daemon, looked at without an await and without a change.
+"""Makes snapshots of the running daemon, without awaiting or changing anything.
 
-A snapshot is made from memory alone, so that the page answers while Redis and S3 do not. What only Redis knows (how
-many streams are completed and failed, and why) is asked by :meth:`DaemonSource.run`, a task of the intake: it is
-cancelled first, and holds no exit back. While Redis is down the last answer stays.
+A snapshot is made from memory, so that the page works while Redis and S3 are down. Counts of completed and failed
+streams come from Redis: :meth:`DaemonSource.run` reads them in an intake task, which a shutdown cancels first. While
+Redis is down, the last answer remains.
 
-What is shown has a limit (promise P7): ``MAX_STREAMS`` streams, ``MAX_FAILED`` failures, ``MAX_TEXT`` characters in a
-text.
+Sizes are limited (promise P7): ``MAX_STREAMS`` streams, ``MAX_FAILED`` failures, ``MAX_TEXT`` characters in a text.
 """
 
 from __future__ import annotations
@@ -47,29 +46,29 @@ MAX_STREAMS: Final = 200
 MAX_FAILED: Final = 50
 MAX_TEXT: Final = 500
 REFRESH_SECONDS: Final = 5.0
-"""How often Redis is asked what has ended."""
+"""Interval of reading ended streams from Redis."""
 RATE_WINDOW: Final = timedelta(seconds=60)
 _SENTENCE_OF: Final = {Status.failed(reason): SENTENCES[reason] for reason in FailureReason}
 
 
 class SnapshotSource(Protocol):
-    """What the admin server shows. No method awaits."""
+    """Data of the admin server. No method awaits."""
 
     def snapshot(self) -> Snapshot:
-        """How everything stands now."""
+        """Return the content of the status page."""
         ...
 
     def health(self) -> HealthFacts:
-        """What ``/healthz`` is judged by."""
+        """Return the input of ``/healthz``."""
         ...
 
     def ready(self) -> ReadyFacts:
-        """What ``/readyz`` is judged by."""
+        """Return the input of ``/readyz``."""
         ...
 
 
 class PeriodicTask(Protocol):
-    """A task that says when it last had a turn."""
+    """Task that records its last run."""
 
     last_run: float
     """``trio.current_time()``."""
@@ -77,7 +76,7 @@ class PeriodicTask(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class IntakeTask:
-    """A task of the intake, and how often it has a turn."""
+    """An intake task and its period."""
 
     task: PeriodicTask
     period_seconds: float
@@ -85,7 +84,7 @@ class IntakeTask:
 
 @dataclass(frozen=True, slots=True)
 class _Ended:
-    """What Redis said last of streams that have ended."""
+    """Last answer of Redis about ended streams."""
 
     completed: int
     failed: int
@@ -100,7 +99,7 @@ class DaemonSource:
     folder: str
     is_leaving: Callable[[], bool]
     redact: Callable[[str], str] = str
-    """Takes secrets out of the words of others: errors are shown, and S3 or a proxy may quote anything."""
+    """Removes secrets from error messages, which may quote S3 or a proxy."""
     started_at: float = field(init=False)
     supervisor: StreamSupervisor | None = None
     risks: Callable[[], tuple[Risk, ...]] = tuple
@@ -112,17 +111,17 @@ class DaemonSource:
     def __post_init__(self) -> None:
         self.started_at = self.services.utc_now().timestamp()
 
-    # -- what is asked ------------------------------------------------------------------------------------------------
+    # -- SnapshotSource ------------------------------------------------------------------------------------------------
 
     @property
     def phase(self) -> Phase:
-        """How far the daemon is."""
+        """Current phase."""
         if self.is_leaving():
             return Phase.DRAINING
         return Phase.STARTING if self.watcher is None else Phase.RUNNING
 
     def health(self) -> HealthFacts:
-        """See :class:`SnapshotSource`. A checker that waits for Redis is excused until the outage is over."""
+        """See :class:`SnapshotSource`. An idle checker that waits for Redis is excused until the end of the outage."""
         leaving, redis = self.is_leaving(), self.services.redis_breaker
         excused = -float("inf") if redis.outage is None else trio.current_time()
         return HealthFacts(
@@ -204,7 +203,7 @@ class DaemonSource:
         )
 
     def _uploaded_bytes(self, upload: StreamUpload) -> int:
-        # A recording may have 10,000 parts: they are added up again only after one was sent, adopted or dropped.
+        # A recording may have 10,000 parts: the sum is cached until a part is sent, adopted or dropped.
         version = (upload.meta.total_bytes_sent, len(upload.parts))
         known = self._uploaded.get(upload.stream_id)
         if known is None or known[0] != version:
@@ -219,7 +218,7 @@ class DaemonSource:
 
     def _rate(self, upload: StreamUpload) -> float:
         since, recent = self.services.utc_now() - RATE_WINDOW, 0
-        for part in reversed(upload.parts.values()):  # the latest come last, but for those that were sent again
+        for part in reversed(upload.parts.values()):  # newest last, except for parts that were sent again
             if part.uploaded_at_utc <= since:
                 break
             recent += part.size_bytes
@@ -242,7 +241,7 @@ class DaemonSource:
     # -- what only Redis knows ----------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Ask Redis what has ended, for ever."""
+        """Read ended streams from Redis until cancelled."""
         async with aclosing(periodic(REFRESH_SECONDS)) as rounds:
             async for _ in rounds:
                 try:
@@ -260,7 +259,7 @@ class DaemonSource:
 
     def _failed(self, meta: StreamMeta) -> FailedStream:
         sentence = _SENTENCE_OF[meta.status]
-        detail = (meta.failure_reason or "").removeprefix(sentence).strip()  # mostly it begins with the sentence
+        detail = (meta.failure_reason or "").removeprefix(sentence).strip()  # usually begins with the sentence
         return FailedStream(
             stream_id=meta.stream_id,
             file=_below(self.folder, meta.current_path),
@@ -271,9 +270,10 @@ class DaemonSource:
 
 
 def state_of(status: Status, *, working: bool, held: bool) -> StreamState:
-    """What a stream's task does, by its record, whether it holds a slot, and whether a service is down.
+    """Return the activity of a stream's task.
 
-    A verification goes on during an outage: it reads the file.
+    ``working``: it holds a slot. ``held``: S3 or Redis is down. A verification continues during an outage, since it
+    reads the file.
     """
     match status:
         case Status.RETRYING if not working:

@@ -1,10 +1,11 @@
-"""``cef-trio abort``: a person gives a stream's upload up, in S3 and in Redis. The recording itself is never touched.
+"""``cef-trio abort``: abort a stream's upload, in S3 and in Redis. The recording itself is never touched.
 
-A stream that a daemon works on is refused: parts in flight would race the abort, and a daemon that is told nothing
-would begin again. The lease of a daemon that died runs out within its ``LEASE_SECONDS``.
+A stream that a daemon works on is refused: parts in flight would race the abort, and the daemon would start the upload
+again. The lease of a daemon that died expires within its ``LEASE_SECONDS``.
 
-The order is: Redis says ``failed_aborted``, S3 aborts, Redis forgets the upload. So whoever stops in between leaves an
-upload that Redis still names and that no daemon goes on with; the same command again, or ``cef-trio gc``, ends it.
+The order is: set ``failed_aborted`` in Redis, abort in S3, remove the upload id from Redis. An interruption in between
+leaves an upload that Redis still names and that no daemon continues; the same command again, or ``cef-trio gc``, aborts
+it.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ from cef_trio.settings import load_settings
 from cef_trio.upload import STREAM_ID_METADATA, abort_uploads
 
 _MARGIN_SECONDS: Final = 1.0
-"""By how much the abort ends before the lease under which it is made; a lease has 3 seconds at least."""
-_HALF: Final = (
-    "not aborted in S3: Redis says failed_aborted, so no daemon goes on with it, and S3 has its upload still; "
-    "give the command again"
+"""The abort ends this long before its lease expires. A lease lasts 3 seconds at least."""
+_HALF_ABORTED: Final = (
+    "not aborted in S3: its status in Redis is failed_aborted, so no daemon continues it, but S3 still has the upload; "
+    "repeat the command"
 )
 
 
@@ -52,34 +53,34 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def why_not(meta: StreamMeta, bucket: str) -> str | None:
-    """Why a stream that nobody works on cannot be aborted; ``None`` if it can. Pure."""
+    """Return why a stream without a lease cannot be aborted, or ``None`` if it can. Pure."""
     if meta.s3_bucket != bucket:
         return f"not aborted: its upload is in bucket {meta.s3_bucket!r}, and S3_BUCKET_NAME is {bucket!r}"
     if meta.object_etag is not None:
         return "not aborted: its object is complete, so no upload is open"
     if meta.status in {Status.DELETED_LOCALLY, Status.ABORTED_NO_PARTS}:
-        return "not aborted: its upload was given up when its recording was deleted"
+        return "not aborted: its upload was aborted when its recording was deleted"
     if meta.status is Status.FAILED_ABORTED and meta.s3_upload_id is None:
         return "not aborted: it was aborted before"
     return None
 
 
 async def abort_stream(context: CommandContext, given: str, *, as_json: bool) -> ExitCode:
-    """Abort the stream that ``given`` means.
+    """Abort the upload of the stream whose id is or begins with ``given``.
 
     Raises:
-        NoSuchStreamError: it means none, or several.
-        S3OperationError: S3 refused; Redis knows the stream as aborted by then, and names the upload still.
+        NoSuchStreamError: no stream matches, or several do.
+        S3OperationError: S3 refused. The stream is ``failed_aborted`` by then, and its record still has the upload id.
     """
     [stream_id] = await select_all(context.store, [given])
     with Report(as_json=as_json) as report:
-        ours_until = trio.current_time() + context.lease.ttl_seconds - _MARGIN_SECONDS
+        lease_deadline = trio.current_time() + context.lease.ttl_seconds - _MARGIN_SECONDS
         async with context.holding(stream_id) as held:
             checkpoint = await context.store.load(stream_id)
             if not held:
                 refusal: str | None = await _busy(context, stream_id)
             elif checkpoint is None:
-                refusal = "not aborted: it was forgotten just now"
+                refusal = "not aborted: its record has just been deleted"
             else:
                 refusal = why_not(checkpoint.meta, context.bucket)
             if refusal is not None or checkpoint is None:
@@ -87,46 +88,44 @@ async def abort_stream(context: CommandContext, given: str, *, as_json: bool) ->
                 return report.code
             parts = len(checkpoint.parts)
             try:
-                says = await _abort(context, checkpoint.meta, ours_until)
+                outcome = await _abort(context, checkpoint.meta, lease_deadline)
             except S3OperationError:
-                report.add(stream_id, _HALF, ok=False, parts=parts)
+                report.add(stream_id, _HALF_ABORTED, ok=False, parts=parts)
                 raise
-            given_up = output.count(parts, "part")
-            report.add(stream_id, f"aborted: {given_up} given up in S3; {says}", parts=parts)
+            discarded = output.count(parts, "part")
+            report.add(stream_id, f"aborted: {discarded} discarded in S3; {outcome}", parts=parts)
     return report.code
 
 
 async def _busy(context: CommandContext, stream_id: str) -> str:
     holder = (await context.store.holders([stream_id])).get(stream_id)
-    who = instance_of(holder) if holder else "another process"
+    instance = instance_of(holder) if holder else "another process"
     return (
-        f"not aborted: {who} works on it; stop that daemon first, or delete the recording: then it aborts the upload "
-        "itself. If it is dead, its lease runs out within its LEASE_SECONDS"
+        f"not aborted: {instance} works on it; stop that daemon first, or delete the recording: then it aborts the "
+        "upload itself. If the daemon has died, its lease expires within its LEASE_SECONDS"
     )
 
 
-async def _abort(context: CommandContext, meta: StreamMeta, ours_until: float) -> str:
+async def _abort(context: CommandContext, meta: StreamMeta, lease_deadline: float) -> str:
     await context.store.transition(
-        meta.stream_id, context.lease, Status.FAILED_ABORTED, Change({"failure_reason": _in_words(meta)})
+        meta.stream_id, context.lease, Status.FAILED_ABORTED, Change({"failure_reason": _failure_reason(meta)})
     )
-    with trio.move_on_at(ours_until) as scope:
+    with trio.move_on_at(lease_deadline) as scope:
         await abort_uploads(context.s3, meta)
     if scope.cancelled_caught:
-        # Once the lease is over a `retry` may have opened a new upload under the same key, which must not be aborted.
+        # Once the lease has expired a `retry` may have opened an upload under the same key: not to be aborted.
         raise S3OperationError("abort_multipart_upload", "no answer while its stream was ours", transient=True)
     await context.store.update(
         meta.stream_id, context.lease, Change({"s3_upload_id": None, "checksum_algorithm": None})
     )
-    if (
-        meta.verified_size_bytes is not None
-    ):  # it was about to be completed: perhaps it was, and only the record is lost
+    if meta.verified_size_bytes is not None:  # Complete may have succeeded without being recorded
         stored = await context.s3.head_object(meta.s3_key_prefix)
         if stored is not None and stored.metadata.get(STREAM_ID_METADATA) == meta.stream_id:
-            return f"its object had been completed before, and is left as it is: {meta.s3_key_prefix}"
-    return "`cef-trio retry` would upload the recording anew"
+            return f"its object was already complete, and is kept: {meta.s3_key_prefix}"
+    return "`cef-trio retry` uploads the recording again"
 
 
-def _in_words(meta: StreamMeta) -> str:
+def _failure_reason(meta: StreamMeta) -> str:
     sentence = SENTENCES[FailureReason.ABORTED]
     if meta.status in FAILED - {Status.FAILED_ABORTED} and meta.failure_reason:
         return f"{sentence} Before that: {meta.failure_reason}"

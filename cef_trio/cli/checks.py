@@ -1,8 +1,7 @@
-"""What facts mean: a finding is ok, a warning or a problem, and says what to do. Pure; ``probes.py`` gathers the facts.
+"""The checks of ``doctor``: from facts to findings. Pure; ``probes.py`` gathers the facts.
 
-A problem is what keeps recordings from getting to S3 or may cost what was recorded; a warning is what will surprise
-somebody later. Whoever is called at three in the morning reads the problems first, and each says which setting,
-permission or command mends it.
+A problem keeps recordings from S3 or may lose them. A warning may become a problem later. Both name the setting,
+permission or command that is the remedy.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from cef_trio.s3 import HINTS, AbortRule, ChecksumAlgorithm
 
 
 class Severity(StrEnum):
-    """How bad it is."""
+    """The severity of a finding."""
 
     OK = "ok"
     WARNING = "warning"
@@ -29,7 +28,7 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line: about what, how bad, what it is, and what to do (nothing, if it is ok)."""
+    """One finding: its subject, severity, text (``says``) and remedy (``todo``, empty if ok)."""
 
     subject: str
     severity: Severity
@@ -38,17 +37,17 @@ class Finding:
 
 
 def ok(subject: str, says: str) -> Finding:
-    """All is well."""
+    """Return a finding that needs no action."""
     return Finding(subject, Severity.OK, says)
 
 
 def warning(subject: str, says: str, todo: str) -> Finding:
-    """It will surprise somebody."""
+    """Return a finding that may become a problem."""
     return Finding(subject, Severity.WARNING, says, todo)
 
 
 def problem(subject: str, says: str, todo: str) -> Finding:
-    """It must be mended."""
+    """Return a finding that must be fixed."""
     return Finding(subject, Severity.PROBLEM, says, todo)
 
 
@@ -65,14 +64,14 @@ _NEARLY: Final = 0.8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FolderFacts:
-    """The watch folder as it is found on this machine; ``None``: cannot be told here."""
+    """The watch folder as found on this machine; ``None`` for what is unknown here."""
 
     path: str
     is_folder: bool
     readable: bool = True
     file_system: str | None = None
     local: bool = True
-    """Whether every writer is a process of this kernel, so that a read lease tells of it (``file_system.py``)."""
+    """Whether every writer is a process of this kernel, so that a read lease detects it (``file_system.py``)."""
     may_lease_all: bool = True
     """Whether this process may take a lease on other users' files too (``CAP_LEASE``)."""
     folders: int = 0
@@ -82,7 +81,7 @@ class FolderFacts:
 
 
 def judge_folder(facts: FolderFacts) -> list[Finding]:
-    """The folder, its file system, and whether inotify can watch it."""
+    """Check the folder, its file system, and whether inotify can watch it."""
     subject = "watch folder"
     if not facts.is_folder:
         return [problem(subject, f"{facts.path!r} is no folder here", "create or mount it, or set WATCH_DIR")]
@@ -102,9 +101,9 @@ def _counted(number: int, what: str) -> str:
 def _judge_file_system(facts: FolderFacts) -> Finding:
     subject, kind = "file system", facts.file_system
     if kind is None:
-        return warning(subject, "of what kind it is cannot be told here", "make sure that it is no network mount")
+        return warning(subject, "its type is unknown here", "make sure that it is not a network mount")
     if kind in NETWORK_FILE_SYSTEMS:
-        says = f"{kind}: what other hosts write is not told at once; a recording ends by silence, not by its close"
+        says = f"{kind}: writes of other hosts are not seen at once; a recording ends by silence, not by its close"
         return warning(
             subject, says, "watch on the host that records, or lower RESCAN_SECONDS; see STREAM_TIMEOUT_SECONDS too"
         )
@@ -114,15 +113,15 @@ def _judge_file_system(facts: FolderFacts) -> Finding:
 
 
 def _judge_writers(facts: FolderFacts) -> Finding:
-    """By which of the two a recording ends: because nobody has it open, or because it was silent for long enough."""
+    """Report how the end of a recording is detected: by its last close, or by silence."""
     subject, silence = "writers", "STREAM_TIMEOUT_SECONDS of silence end a recording"
     if not facts.local:
-        says = f"cannot be known on this file system: only {silence}, and are asked again before it is deleted or moved"
+        says = f"cannot be known on this file system: only {silence}, and again before it is deleted or moved"
         return ok(subject, says)
     if not facts.may_lease_all:
         says = f"known by leases for this user's own files; without CAP_LEASE, of other users' files only {silence}"
         return ok(subject, says)
-    return ok(subject, "known by leases: a recording ends when nobody has it open for writing any more")
+    return ok(subject, "known by leases: a recording ends when no process has it open for writing")
 
 
 def _judge_inotify(facts: FolderFacts) -> Finding:
@@ -134,19 +133,19 @@ def _judge_inotify(facts: FolderFacts) -> Finding:
     if limit is None:
         return warning(subject, "its limits cannot be read here", "look at /proc/sys/fs/inotify on the daemon's host")
     todo = f"sysctl fs.inotify.max_user_watches={max(2 * limit, 4 * facts.folders, 65536)}"
-    said = f"{_counted(facts.folders, 'folder')}, and this user may watch {limit}"
+    text = f"{_counted(facts.folders, 'folder')}, and this user may watch {limit}"
     if facts.folders >= limit:
-        return problem(subject, f"{said}: new recordings in the others are found by rescans only", todo)
+        return problem(subject, f"{text}: new recordings in the others are found by rescans only", todo)
     if facts.folders >= _NEARLY * limit:
-        return warning(subject, f"{said}: that is nearly all", todo)
-    return ok(subject, said)
+        return warning(subject, f"{text}: that is nearly all", todo)
+    return ok(subject, text)
 
 
 # ---- Redis ---------------------------------------------------------------------------------------------------------
 
 
 def judge_redis_failure(error: RedisOperationError, address: str) -> Finding:
-    """It refused, or cannot be reached; ``address`` is ``REDIS_URL`` without its secrets."""
+    """Explain a failure of Redis; ``address`` is ``REDIS_URL`` without its secrets."""
     if error.transient:
         todo = f"start it; or is {address} not where it is (REDIS_URL, DNS, firewall)? A daemon waits for it"
     else:
@@ -156,7 +155,7 @@ def judge_redis_failure(error: RedisOperationError, address: str) -> Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RedisFacts:
-    """What the server says of itself. ``None``: it does not let us ask."""
+    """Facts about the Redis server; ``None`` for what this user may not read."""
 
     product: str
     version: str
@@ -177,7 +176,7 @@ _LOST: Final = (
 
 
 def judge_redis(facts: RedisFacts, address: str) -> list[Finding]:
-    """The server, what a crash of it would lose, and whether it may throw checkpoints away."""
+    """Check the server, what a crash of it would lose, and whether it may evict checkpoints."""
     found = [_judge_version(facts, address)]
     if facts.is_replica:
         found += [problem("redis", "this server is a replica and takes no writes", "set REDIS_URL to the primary")]
@@ -189,40 +188,40 @@ def judge_redis(facts: RedisFacts, address: str) -> list[Finding]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamFacts:
-    """The streams that Redis knows."""
+    """Facts about the streams in Redis."""
 
     daemons: Mapping[str, int]
-    """How many open streams each daemon works on, by its name."""
+    """Open streams by the daemon that works on them."""
     unattended: int
-    """How many open streams nobody works on."""
+    """The number of open streams without a lease."""
     failed: int
-    """How many streams were given up, but those that a person aborted."""
+    """The number of failed streams, without those that ``cef-trio abort`` aborted."""
     without_record: int = 0
-    """How many names in the sets of open streams lead to no record."""
+    """The number of ids in the sets of open streams that have no record."""
     unreadable: Mapping[str, str] = field(default_factory=dict)
-    """The keys that cannot be read, and why."""
+    """The unreadable keys, and why."""
     reports: tuple[DaemonReport, ...] = ()
-    """How the daemons say that they stand."""
+    """The daemons' reports."""
     now: float = 0.0
     """Unix time."""
 
 
 def judge_streams(facts: StreamFacts) -> list[Finding]:
-    """Whether a daemon works on the streams that Redis knows."""
+    """Check that a daemon works on the open streams, and that none has failed."""
     unattended, failed = facts.unattended, facts.failed
     names = ", ".join(f"{name} works on {_counted(number, 'stream')}" for name, number in sorted(facts.daemons.items()))
     if unattended:
-        says = f"nobody works on {_counted(unattended, 'open stream')}{f'; {names}' if names else ''}"
-        todo = "start the daemon that watches their folder; one that was killed is back within its LEASE_SECONDS"
+        says = f"no daemon works on {_counted(unattended, 'open stream')}{f'; {names}' if names else ''}"
+        todo = "start the daemon that watches their folder; one that was killed resumes within its LEASE_SECONDS"
         found = [warning("daemon", says, todo)]
     else:
         found = [
-            ok("daemon", names or "no stream is open; whether one runs is said by `cef-trio health` on its machine")
+            ok("daemon", names or "no stream is open; `cef-trio health` on a daemon's machine shows whether it runs")
         ]
     if failed:
-        says = f"{_counted(failed, 'recording')} {'was' if failed == 1 else 'were'} given up"
+        says = f"{_counted(failed, 'recording')} failed"
         found.append(
-            warning("failed", says, "`cef-trio list --state failed` says why, `cef-trio retry` brings them back")
+            warning("failed", says, "`cef-trio list --state failed` shows why, `cef-trio retry` brings them back")
         )
     todo = (
         "give each daemon an INSTANCE_ID of its own; a cloned machine a machine-id of its own "
@@ -233,8 +232,8 @@ def judge_streams(facts: StreamFacts) -> list[Finding]:
 
 
 def _judge_reports(facts: StreamFacts) -> list[Finding]:
-    """What each daemon says is not getting to S3 (promise P10)."""
-    todo = "docs/operations.md says for each what to do; the daemon goes on by itself when that is mended"
+    """Report what the daemons report as not reaching S3 (promise P10)."""
+    todo = "see docs/operations.md for each; the daemon continues by itself once that is fixed"
     return [
         problem("at risk", f"{report.instance_id} ({report.folder}): {sentence}", todo)
         for report in needs_attention(facts.reports, facts.now)
@@ -243,44 +242,46 @@ def _judge_reports(facts: StreamFacts) -> list[Finding]:
 
 
 def _judge_records(facts: StreamFacts) -> list[Finding]:
-    """Records that cannot be read, and names without a record: left alone by every daemon and command."""
+    """Report unreadable records, and ids without a record. Daemons and commands skip both."""
     found = [
-        problem("records", f"cannot be read, and are left alone: {why}", _mending(key))
+        problem("records", f"cannot be read, skipped: {why}", _repair_hint(key))
         for key, why in list(facts.unreadable.items())[:_MOST_RECORDS]
     ]
     if left_out := len(facts.unreadable) - len(found):
         found.append(problem("records", f"{left_out} more cannot be read", "`cef-trio list` names them"))
     if facts.without_record:
-        says = f"{_counted(facts.without_record, 'name')} in streams:active or streams:pending_completion lead nowhere"
-        found.append(warning("records", says, "nothing is lost; SREM takes away what a hand put there"))
+        says = (
+            f"{_counted(facts.without_record, 'name')} in streams:active or streams:pending_completion have no record"
+        )
+        found.append(warning("records", says, "nothing is lost; remove them with SREM"))
     return found
 
 
-def _mending(key: str) -> str:
-    """A key of many streams is only moved away: what it said stands in the records too, or is told anew."""
+def _repair_hint(key: str) -> str:
+    """Return the remedy. A key of many streams is only renamed: the daemon rebuilds it."""
     if key.endswith(("webhooks:owed", *(f"streams:{name}" for name in _OF_MANY))):
-        return f"`redis-cli RENAME {key} {key}.broken`: the daemon goes on by itself"
-    return "mend or delete that key (redis-cli)"
+        return f"`redis-cli RENAME {key} {key}.broken`: the daemon continues by itself"
+    return "repair or delete that key (redis-cli)"
 
 
 _OF_MANY: Final = ("by_path", "reports", *(one.value for one in StreamSet))
 _MOST_RECORDS: Final = 5
-"""So many that cannot be read are named one by one."""
+"""At most this many are listed one by one."""
 
 _OLDEST: Final = 4
 """HSET, as our scripts use it, takes several fields since Redis 4.0 (https://redis.io/docs/latest/commands/hset/)."""
 _OLD: Final = 6
-"""Older ones know no users (ACL) and no TLS."""
+"""Older versions have no users (ACL) and no TLS."""
 
 
 def _judge_version(facts: RedisFacts, address: str) -> Finding:
-    said = f"{facts.product} {facts.version} answers at {address}"
+    text = f"{facts.product} {facts.version} answers at {address}"
     major = re.match(r"\d+", facts.version)
     if facts.product != "redis" or major is None or int(major[0]) >= _OLD:
-        return ok("redis", said)
+        return ok("redis", text)
     if int(major[0]) < _OLDEST:
-        return problem("redis", f"{said}: it is too old to keep checkpoints", "install Redis 7 or Valkey")
-    return warning("redis", f"{said}: it is old, and knows neither users nor TLS", "install Redis 7 or Valkey")
+        return problem("redis", f"{text}: it is too old to keep checkpoints", "install Redis 7 or Valkey")
+    return warning("redis", f"{text}: it is old, and has neither users nor TLS", "install Redis 7 or Valkey")
 
 
 _PERSISTENCE: Final = "redis persistence"
@@ -288,21 +289,21 @@ _FSYNC: Final[Mapping[str | None, Finding]] = {
     "always": ok(_PERSISTENCE, "append-only file, synced always: a crash loses nothing that was recorded"),
     "everysec": ok(
         _PERSISTENCE,
-        "append-only file, synced every second: a crash of the machine loses at most about a second, which is found "
-        "again in S3",
+        "append-only file, synced every second: a crash of the machine loses at most about a second, which is "
+        "recovered from S3",
     ),
     "no": warning(
         _PERSISTENCE,
         "append-only file, never synced: a crash of the machine loses about the last 30 seconds",
         "set appendfsync everysec",
     ),
-    None: ok(_PERSISTENCE, "append-only file; how often it is synced cannot be asked (CONFIG is not allowed)"),
+    None: ok(_PERSISTENCE, "append-only file; how often it is synced cannot be asked (CONFIG is not permitted)"),
 }
 """With an append-only file: by ``appendfsync``."""
 
 
 def judge_persistence(facts: RedisFacts) -> Finding:
-    """What a crash of the server, or of its machine, would lose."""
+    """Report what a crash of the server, or of its machine, would lose."""
     subject = _PERSISTENCE
     if facts.append_only:
         return _FSYNC.get(facts.append_fsync, _FSYNC[None])
@@ -317,7 +318,7 @@ def judge_persistence(facts: RedisFacts) -> Finding:
 
 
 def snapshot_seconds(save: str) -> int | None:
-    """The longest time that a change may wait for a snapshot, by the ``save`` setting; ``None``: there are none."""
+    """Return the longest wait for a snapshot, in seconds, by the ``save`` setting; ``None`` without snapshots."""
     numbers = [int(number) for number in re.findall(r"\d+", save)]
     return max(numbers[::2], default=None)
 
@@ -326,33 +327,31 @@ def _judge_memory(facts: RedisFacts) -> list[Finding]:
     subject = "redis memory"
     policy = facts.eviction_policy
     if policy == "noeviction":
-        return [ok(subject, "noeviction: it throws no checkpoint away")]
+        return [ok(subject, "noeviction: no checkpoint is evicted")]
     if policy is None:
         return [warning(subject, "its eviction policy cannot be asked", "make sure that it is noeviction")]
     todo = "set maxmemory-policy noeviction"
     if facts.max_memory_bytes:
-        says = f"{policy}: it throws checkpoints away when its {facts.max_memory_bytes} bytes are full"
+        says = f"{policy}: it evicts checkpoints when its {facts.max_memory_bytes} bytes are full"
         return [problem(subject, says, todo)]
-    return [warning(subject, f"{policy}: it would throw checkpoints away, had it a limit of memory", todo)]
+    return [warning(subject, f"{policy}: it would evict checkpoints if maxmemory were set", todo)]
 
 
 # ---- S3 ------------------------------------------------------------------------------------------------------------
 
 
 def judge_s3_failure(error: S3OperationError, endpoint: str) -> Finding:
-    """It refused one of the calls of an upload, or cannot be reached; ``endpoint`` is where it was asked."""
+    """Explain a failure of S3 at ``endpoint``."""
     if error.status is None:
         todo = (
             f"start it; or is {endpoint} not where it is (S3_ENDPOINT_URL, DNS, firewall, proxy)? A daemon waits for it"
         )
     elif error.transient:
-        todo = "look at the store's own health; a daemon waits and goes on by itself"
+        todo = "look at the store's own health; a daemon waits and continues by itself"
     elif error.code in HINTS:
-        todo = "do that, then `cef-trio retry --all`: what has failed for it comes back"
+        todo = "do that, then `cef-trio retry --all` brings back what failed for it"
     else:
-        todo = (
-            "look that code up in the store's documentation; `cef-trio retry --all` brings back what has failed for it"
-        )
+        todo = "look that code up in the store's documentation; `cef-trio retry --all` brings back what failed for it"
     return problem("s3", str(error), todo)
 
 
@@ -363,41 +362,41 @@ _SHORT_DAYS: Final = 7
 
 
 def judge_clock(skew_seconds: float | None) -> Finding:
-    """This machine's clock against S3's; ``skew_seconds`` is how far S3's is ahead, give or take two seconds."""
+    """Compare the clocks; ``skew_seconds`` is how far S3's is ahead, within two seconds."""
     subject = "clock"
     if skew_seconds is None:
-        return warning(subject, "S3 does not tell its time", "make sure that this machine's clock is synchronised")
+        return warning(subject, "S3 sends no Date", "make sure that this machine's clock is synchronised")
     side = "ahead of" if skew_seconds < 0 else "behind"
-    said = f"this machine is {abs(skew_seconds):.0f} seconds {side} S3"
+    text = f"this machine is {abs(skew_seconds):.0f} seconds {side} S3"
     todo = "synchronise this machine's clock (chrony, systemd-timesyncd)"
     if abs(skew_seconds) >= _SKEW_PROBLEM_SECONDS:
-        return problem(subject, f"{said}: requests are refused until the daemon has corrected for it", todo)
+        return problem(subject, f"{text}: requests are refused until the daemon has corrected for it", todo)
     if abs(skew_seconds) >= _SKEW_WARNING_SECONDS:
-        return warning(subject, said, todo)
+        return warning(subject, text, todo)
     return ok(subject, "agrees with S3's")
 
 
 def judge_checksum(used: ChecksumAlgorithm, *, listed_with_crc: bool, chosen: str) -> Finding:
-    """How parts are proved there; ``chosen`` is ``S3_CHECKSUM``, ``listed_with_crc`` whether ListParts showed one."""
+    """Report how parts are verified; ``chosen`` is ``S3_CHECKSUM``, ``listed_with_crc`` whether ListParts has a CRC."""
     subject = "checksum"
     if used is ChecksumAlgorithm.CRC64NVME and listed_with_crc:
-        return ok(subject, "crc64nvme: the store itself proves every part and the whole object")
+        return ok(subject, "crc64nvme: the store verifies every part and the whole object")
     if used is ChecksumAlgorithm.CRC64NVME and chosen == "crc64nvme":
-        says = "crc64nvme was chosen, and the store does not show that it keeps it"
+        says = "crc64nvme was chosen, but ListParts does not return it"
         return warning(subject, says, "set S3_CHECKSUM=auto, unless you know that the store checks it")
     if used is ChecksumAlgorithm.CRC64NVME:
-        return ok(subject, "crc64nvme is taken, and not shown again by ListParts; ETags prove parts too")
+        return ok(subject, "crc64nvme is accepted, but not returned by ListParts; ETags verify parts too")
     if used is ChecksumAlgorithm.MD5:
-        return ok(subject, "md5: parts are proved by Content-MD5, objects by their ETag")
-    return ok(subject, f"{used.value}, as S3_CHECKSUM says")
+        return ok(subject, "md5: parts are verified by Content-MD5, objects by their ETag")
+    return ok(subject, f"{used.value}, as set by S3_CHECKSUM")
 
 
 def judge_lifecycle(rules: Sequence[AbortRule], prefix: str) -> Finding:
-    """Whether the bucket aborts uploads of recordings that are still being written."""
+    """Check that no lifecycle rule aborts uploads of recordings that are still being written."""
     subject = "lifecycle"
     ours = [rule for rule in rules if rule.prefix.startswith(prefix) or prefix.startswith(rule.prefix)]
     if not ours:
-        return ok(subject, "no rule aborts open uploads; `cef-trio gc` ends those that nobody owns")
+        return ok(subject, "no rule aborts open uploads; `cef-trio gc` aborts those that no stream owns")
     days = min(rule.days for rule in ours)
     says = f"a rule aborts uploads {days} days after they began: recordings that take longer lose what was uploaded"
     todo = f"let AbortIncompleteMultipartUpload under {prefix!r} wait {_SHORT_DAYS} days or more, or use `cef-trio gc`"
@@ -412,7 +411,7 @@ def judge_lifecycle(rules: Sequence[AbortRule], prefix: str) -> Finding:
 
 
 def judge_ffprobe(path: str, version: str | None, error: str | None) -> Finding:
-    """Whether durations and codecs can be told."""
+    """Check that ffprobe works, for durations and codecs."""
     if version is not None:
         return ok("ffprobe", version)
     says = f"{error or path}; recordings are uploaded all the same, their durations and codecs are null"

@@ -1,7 +1,7 @@
-"""``cef-trio doctor``: checks everything that a daemon needs, and says of each thing how it is and what to do.
+"""``cef-trio doctor``: check everything that a daemon needs, and print a finding and a remedy for each.
 
-All checks run at once, each within its time: one that hangs is a problem of its own, and holds no other back. Nothing
-is changed but for one small multipart upload, which is aborted. It needs no daemon, and disturbs none.
+The checks run concurrently, each with a timeout, so that one that hangs does not delay the others. Nothing is changed
+except for one small multipart upload, which is aborted. No daemon is needed or disturbed.
 """
 
 from __future__ import annotations
@@ -36,8 +36,16 @@ from cef_trio.cli.checks import (
     problem,
     warning,
 )
-from cef_trio.cli.output import Hanging
-from cef_trio.cli.probes import DateNoting, abort_rules, folder_facts, redis_facts, stream_facts, try_upload, utc_now
+from cef_trio.cli.output import HangingIndent
+from cef_trio.cli.probes import (
+    ClockSkewTransport,
+    abort_rules,
+    folder_facts,
+    redis_facts,
+    stream_facts,
+    try_upload,
+    utc_now,
+)
 from cef_trio.cli.session import run_cancellable
 from cef_trio.daemon import checkpoint_store, s3_config
 from cef_trio.exceptions import CefMp4ProcessorError, FFprobeError, RedisOperationError, S3OperationError
@@ -55,9 +63,9 @@ _FFPROBE_SECONDS: Final = 10.0
 _INDENT: Final = 8
 _STYLES: Final = {Severity.OK: "green", Severity.WARNING: "yellow", Severity.PROBLEM: "bold red"}
 
-Tell = Callable[[Finding], None]
-Check = Callable[[Tell], Awaitable[None]]
-"""Tells its findings as it makes them, so that those made before it hangs are known."""
+AddFinding = Callable[[Finding], None]
+Check = Callable[[AddFinding], Awaitable[None]]
+"""Adds each finding as it is made, so that those made before a timeout are kept."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -83,7 +91,9 @@ def examine(env_file: Path, *, as_json: bool) -> int:
     configure(settings.app_env, "ERROR", secrets=secret_values(settings))
 
     async def work() -> ExitCode:
-        with output.meanwhile(f"asking the folder, Redis, S3 and ffprobe, for {CHECK_SECONDS:.0f} seconds at most …"):
+        with output.waiting_message(
+            f"asking the folder, Redis, S3 and ffprobe, for {CHECK_SECONDS:.0f} seconds at most …"
+        ):
             found = await run_checks(checks_for(settings))
         return show([*findings, *found], as_json=as_json)
 
@@ -91,17 +101,17 @@ def examine(env_file: Path, *, as_json: bool) -> int:
 
 
 def read_settings(env_file: Path) -> tuple[Settings | None, list[Finding]]:
-    """The settings, and what is to be said of them; ``None`` if they cannot be understood."""
+    """Return the settings and the findings about them; ``None`` if they are invalid."""
     try:
         settings = load_settings(env_file, unneeded=STAND_INS)
     except SettingsError as error:
-        return None, [problem("settings", line, "docs/settings.md names them all") for line in error.lines]
+        return None, [problem("settings", line, "docs/settings.md lists all settings") for line in error.lines]
     exposed = [warning("secrets", found.says, f"chmod o= {found.file}") for found in exposed_secrets(env_file)]
-    return settings, [ok("settings", "all are understood"), *exposed]
+    return settings, [ok("settings", "all are valid"), *exposed]
 
 
 def checks_for(settings: Settings) -> list[tuple[str, Check]]:
-    """The checks, by subject, in the order in which they are told."""
+    """Return the checks, by subject, in the order of the output."""
     return [
         ("watch folder", partial(_check_folder, settings)),
         ("redis", partial(_check_redis, settings)),
@@ -111,105 +121,113 @@ def checks_for(settings: Settings) -> list[tuple[str, Check]]:
 
 
 async def run_checks(checks: Sequence[tuple[str, Check]], *, timeout_seconds: float = CHECK_SECONDS) -> list[Finding]:
-    """Run them all at once, each for ``timeout_seconds`` at most; their findings in the order of the checks."""
-    told: list[list[Finding]] = [[] for _ in checks]
+    """Run the checks concurrently, each for ``timeout_seconds`` at most. Return findings in the order of the checks."""
+    results: list[list[Finding]] = [[] for _ in checks]
     async with trio.open_nursery() as nursery:
-        for findings, (subject, check) in zip(told, checks, strict=True):
+        for findings, (subject, check) in zip(results, checks, strict=True):
             nursery.start_soon(_bounded, subject, check, findings.append, timeout_seconds)
-    return [finding for findings in told for finding in findings]
+    return [finding for findings in results for finding in findings]
 
 
-async def _bounded(subject: str, check: Check, tell: Tell, timeout_seconds: float) -> None:
+async def _bounded(subject: str, check: Check, add_finding: AddFinding, timeout_seconds: float) -> None:
     with trio.move_on_after(timeout_seconds) as scope:
         try:
-            await check(tell)
+            await check(add_finding)
         except (CefMp4ProcessorError, OSError) as error:
-            tell(problem(subject, str(error), "mend that setting: docs/settings.md says what it takes"))
+            add_finding(problem(subject, str(error), "correct that setting: see docs/settings.md"))
         except Exception as error:  # noqa: BLE001 - a bug in one check must not hide what the others found
-            tell(problem(subject, f"this check itself failed: {type(error).__name__}: {error}", "report it as a bug"))
+            add_finding(
+                problem(subject, f"the check itself failed: {type(error).__name__}: {error}", "report it as a bug")
+            )
     if scope.cancelled_caught:
-        tell(problem(subject, f"did not answer within {timeout_seconds:g} seconds", "see whether it hangs"))
+        add_finding(problem(subject, f"did not answer within {timeout_seconds:g} seconds", "check whether it hangs"))
 
 
-async def _check_folder(settings: Settings, tell: Tell) -> None:
+async def _check_folder(settings: Settings, add_finding: AddFinding) -> None:
     if settings.watch_dir == STAND_INS["watch_dir"]:
-        tell(warning("watch folder", "not checked: WATCH_DIR is not set here", "run doctor on the daemon's host too"))
+        add_finding(
+            warning("watch folder", "not checked: WATCH_DIR is not set here", "run doctor on the daemon's host too")
+        )
         return
     for finding in judge_folder(await folder_facts(settings.watch_dir)):
-        tell(finding)
+        add_finding(finding)
 
 
-async def _check_redis(settings: Settings, tell: Tell) -> None:
+async def _check_redis(settings: Settings, add_finding: AddFinding) -> None:
     async with checkpoint_store(settings, SingleAttempt()) as store:
         address = str(parse_address(settings.redis_url.get_secret_value()))
         try:
             await store.ping()
             for finding in judge_redis(await redis_facts(store), address):
-                tell(finding)
+                add_finding(finding)
             for finding in judge_streams(await stream_facts(store)):
-                tell(finding)
+                add_finding(finding)
         except RedisOperationError as error:
-            tell(judge_redis_failure(error, address))
+            add_finding(judge_redis_failure(error, address))
 
 
-async def _check_s3(settings: Settings, tell: Tell) -> None:
+async def _check_s3(settings: Settings, add_finding: AddFinding) -> None:
     if settings.s3_bucket_name == STAND_INS["s3_bucket_name"]:
-        tell(problem("s3", "S3_BUCKET_NAME is not set", "set it"))
+        add_finding(problem("s3", "S3_BUCKET_NAME is not set", "set it"))
         return
     template = KeyTemplate(settings.s3_key_template)
     async with _s3(settings) as (s3, clock):
         try:
             tried = await try_upload(s3, template)
-            tell(ok("s3", f"bucket {settings.s3_bucket_name!r}: a small upload was made, listed and aborted"))
-            tell(judge_checksum(tried.checksum, listed_with_crc=tried.listed_with_crc, chosen=settings.s3_checksum))
+            add_finding(ok("s3", f"bucket {settings.s3_bucket_name!r}: a small upload was made, listed and aborted"))
+            add_finding(
+                judge_checksum(tried.checksum, listed_with_crc=tried.listed_with_crc, chosen=settings.s3_checksum)
+            )
         except S3OperationError as error:
-            tell(judge_s3_failure(error, settings.s3_endpoint_url or f"AWS, {settings.s3_region_name}"))
+            add_finding(judge_s3_failure(error, settings.s3_endpoint_url or f"AWS, {settings.s3_region_name}"))
         if not clock.answered:
-            return  # nobody answers: no need to ask again
-        tell(judge_clock(clock.skew_seconds))
+            return  # no answer: further requests would fail too
+        add_finding(judge_clock(clock.skew_seconds))
         rules = await abort_rules(s3)
         if isinstance(rules, S3OperationError):
             todo = "make sure that no AbortIncompleteMultipartUpload rule is shorter than your longest recording"
             known_none = rules.code in {"NotImplemented", "MethodNotAllowed"}
             says = f"rules cannot be read ({rules.code})"
-            tell(ok("lifecycle", "the store has no such rules") if known_none else warning("lifecycle", says, todo))
+            add_finding(
+                ok("lifecycle", "the store has no such rules") if known_none else warning("lifecycle", says, todo)
+            )
         else:
-            tell(judge_lifecycle(rules, template.prefix))
+            add_finding(judge_lifecycle(rules, template.prefix))
 
 
 @asynccontextmanager
-async def _s3(settings: Settings) -> AsyncIterator[tuple[S3Client, DateNoting]]:
+async def _s3(settings: Settings) -> AsyncIterator[tuple[S3Client, ClockSkewTransport]]:
     try:
         config = s3_config(settings)
-        clock = DateNoting(network(config), utc_now)
+        clock = ClockSkewTransport(network(config), utc_now)
         client = S3Client(config, transport=clock)
-    except ValueError as error:  # what only S3's own room knows of a setting; its texts name the variable
+    except ValueError as error:  # a setting that only s3/ can check; the message names the variable
         raise SettingsError([str(error)]) from error
     async with client:
         yield client, clock
 
 
-async def _check_ffprobe(settings: Settings, tell: Tell) -> None:
+async def _check_ffprobe(settings: Settings, add_finding: AddFinding) -> None:
     version, error = None, None
     try:
         version = await ffprobe.version(settings.ffprobe_path, min(_FFPROBE_SECONDS, settings.ffprobe_timeout_seconds))
     except FFprobeError as failed:
         error = str(failed)
-    tell(judge_ffprobe(settings.ffprobe_path, version, error))
+    add_finding(judge_ffprobe(settings.ffprobe_path, version, error))
 
 
 def show(findings: Sequence[Finding], *, as_json: bool) -> ExitCode:
-    """Print the findings; the exit code they make."""
+    """Print the findings and return the exit code."""
     worst = {finding.severity for finding in findings}
     if as_json:
         output.print_json({"ok": Severity.PROBLEM not in worst, "findings": [asdict(one) for one in findings]})
     else:
         out = output.console()
         for finding in findings:
-            out.print(Hanging(*_line(finding), indent=_INDENT))
+            out.print(HangingIndent(*_line(finding), indent=_INDENT))
             if finding.todo:
                 todo = Text(f"→ {output.printable(finding.todo)}", style="italic")
-                out.print(Hanging(Text(), todo, indent=_INDENT))
+                out.print(HangingIndent(Text(), todo, indent=_INDENT))
     return ExitCode.ANSWER_IS_NO if Severity.PROBLEM in worst else ExitCode.DONE
 
 

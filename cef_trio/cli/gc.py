@@ -1,18 +1,16 @@
 """``cef-trio gc``: abort the open uploads under our prefix that no stream owns (promise P5).
 
-It must never abort what a daemon works on, whatever happens meanwhile. Why it cannot:
+An upload that a daemon works on is never aborted:
 
-- S3 is listed before Redis is asked. A daemon records a stream before it opens its upload, so the stream of every
-  upload in the list is in Redis by then, unless Redis lost its memory; the age is for that case: the daemon that finds
-  its records gone takes its uploads over within seconds, under the same ids.
-- Each upload is judged again under its stream's lease, just before it is aborted: no daemon and no ``cef-trio retry``
-  can take the stream up in between. Where somebody else holds the lease, the upload is left alone.
-- A record that cannot be read keeps its upload; a Redis that knows no stream at all (the wrong one?) keeps them all.
+- S3 is listed before Redis is read. A daemon records a stream before it opens its upload, so the stream of every
+  listed upload is in Redis by then, unless Redis lost its data. ``--older-than`` covers that case: a daemon whose
+  records are gone adopts its uploads within seconds, under the same ids.
+- Each upload is judged again under its stream's lease, just before it is aborted, so no daemon and no
+  ``cef-trio retry`` can take the stream up in between. If the lease is held elsewhere, the upload is kept.
+- An unreadable record keeps its upload. A Redis without any stream (perhaps the wrong one) keeps them all.
+- An abort ends before the lease under which it was judged. If S3 takes longer to answer, the command fails.
 
-- What was judged under a lease is aborted within that lease's time, or not at all: an S3 that takes longer to answer
-  ends the command.
-
-Ctrl-C stops between two uploads; what was done is printed however it ends.
+Ctrl-C stops between two uploads. The results so far are always printed.
 """
 
 from __future__ import annotations
@@ -41,12 +39,12 @@ from cef_trio.upload import bulk_load, is_orphan
 
 _EMPTY: Final = (
     "Redis knows no stream at all; with the wrong REDIS_URL or REDIS_KEY_PREFIX this would abort uploads that are "
-    "alive. Nothing was aborted. If it is the right one, say --redis-is-empty"
+    "alive. Nothing was aborted. If it is the right one, add --redis-is-empty"
 )
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _ABORT: Final = "abort_multipart_upload"
 _MARGIN_SECONDS: Final = 1.0
-"""By how much an abort ends before the lease under which it was judged; a lease has 3 seconds at least."""
+"""An abort ends this long before its lease expires. A lease lasts 3 seconds at least."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -96,8 +94,8 @@ def _age(text: str) -> timedelta:
 
 
 @dataclass(frozen=True, slots=True)
-class Fate:
-    """What becomes of an upload, and why."""
+class Judgement:
+    """Whether to abort an upload, and why."""
 
     abort: bool
     why: str
@@ -109,70 +107,70 @@ def judge_upload(  # noqa: PLR0911 - it is a table
     meta: StreamMeta | None,
     *,
     born_before: datetime,
-    anothers: bool = False,
-) -> Fate:
+    of_another_host: bool = False,
+) -> Judgement:
     """Judge one upload. Pure.
 
     Args:
         upload: as S3 lists it.
-        stream_id: the stream's id in its key; ``None`` if the key is none of our template's.
-        meta: what Redis knows of that stream; ``None``: nothing.
-        born_before: younger uploads are left alone.
-        anothers: whether the stream is another host's.
+        stream_id: the stream's id in its key; ``None`` if the key does not match the template.
+        meta: that stream's record; ``None`` if Redis has none.
+        born_before: younger uploads are kept.
+        of_another_host: whether the stream belongs to another host.
     """
     if stream_id is None:
-        return Fate(abort=False, why="its key is not of S3_KEY_TEMPLATE")
+        return Judgement(abort=False, why="its key does not match S3_KEY_TEMPLATE")
     if upload.initiated_at_utc > born_before:
-        return Fate(abort=False, why="it is younger than --older-than")
+        return Judgement(abort=False, why="it is younger than --older-than")
     if meta is None:
-        return Fate(abort=True, why="Redis knows no such stream")
+        return Judgement(abort=True, why="Redis knows no such stream")
     if meta.status not in ENDED:
-        return Fate(abort=False, why=f"its stream is alive ({meta.status.value})")
+        return Judgement(abort=False, why=f"its stream is alive ({meta.status.value})")
     if not is_orphan(meta, upload.upload_id):
-        return Fate(abort=False, why=f"`cef-trio retry` goes on with it ({meta.status.value})")
-    if anothers:
-        return Fate(abort=False, why="its stream is another host's: `cef-trio gc` there looks after it")
-    return Fate(abort=True, why=f"its stream has ended ({meta.status.value})")
+        return Judgement(abort=False, why=f"`cef-trio retry` can continue it ({meta.status.value})")
+    if of_another_host:
+        return Judgement(abort=False, why="its stream belongs to another host: run `cef-trio gc` there")
+    return Judgement(abort=True, why=f"its stream has ended ({meta.status.value})")
 
 
-_UNREADABLE: Final = Fate(abort=False, why="its stream's record cannot be read")
+_UNREADABLE: Final = Judgement(abort=False, why="its stream's record cannot be read")
 
 
 async def collect(
     context: CommandContext, older_than: timedelta, *, dry_run: bool, redis_is_empty: bool, as_json: bool
 ) -> ExitCode:
-    """Abort what nobody owns, or say what would be.
+    """Abort the uploads that no stream owns; with ``dry_run`` only list them.
 
     Raises:
-        S3OperationError: the uploads cannot be listed, or S3 is away.
-        RedisOperationError: the store cannot be asked.
+        S3OperationError: the uploads cannot be listed, or S3 is unavailable.
+        RedisOperationError: Redis cannot be read.
     """
     born_before = context.utc_now() - older_than
     uploads = await context.s3.list_multipart_uploads(context.key_template.prefix)
-    known_ids = await all_ids(context.store)  # only now: see above
+    known_ids = await all_ids(context.store)  # after the listing: see the module's docstring
     aborted, kept = 0, Counter[str]()
     with Report(as_json=as_json) as report:
         if not known_ids and uploads and not redis_is_empty:
-            output.complain(_EMPTY)
+            output.print_error(_EMPTY)
             report.add("redis", _EMPTY, ok=False, shown=False)
             return report.code
         records = await _records(context, uploads)
         for upload in uploads:
-            fate = _first_judgement(context, upload, records, born_before)
+            judgement = _first_judgement(context, upload, records, born_before)
             refusal = None
-            if fate.abort and not dry_run:
-                fate, refusal = await _abort(context, upload, born_before)
-            aborted += fate.abort
-            kept[fate.why] += not fate.abort and refusal is None
+            if judgement.abort and not dry_run:
+                judgement, refusal = await _abort(context, upload, born_before)
+            aborted += judgement.abort
+            kept[judgement.why] += not judgement.abort and refusal is None
             report.add(
                 upload.key,
-                refusal or f"{_verb(fate, dry_run=dry_run)}: {fate.why}",
+                refusal or f"{_verb(judgement, dry_run=dry_run)}: {judgement.why}",
                 ok=refusal is None,
-                shown=fate.abort or refusal is not None,
+                shown=judgement.abort or refusal is not None,
                 upload_id=upload.upload_id,
                 initiated_at_utc=upload.initiated_at_utc,
-                aborted=fate.abort and not dry_run,
-                abort=fate.abort,
+                aborted=judgement.abort and not dry_run,
+                abort=judgement.abort,
             )
         verb = "would be aborted" if dry_run else "aborted"
         uploads_in_all = output.count(len(uploads), "open upload")
@@ -183,8 +181,8 @@ async def collect(
     return report.code
 
 
-def _verb(fate: Fate, *, dry_run: bool) -> str:
-    if not fate.abort:
+def _verb(judgement: Judgement, *, dry_run: bool) -> str:
+    if not judgement.abort:
         return "kept"
     return "would be aborted" if dry_run else "aborted"
 
@@ -199,7 +197,9 @@ async def _records(context: CommandContext, uploads: Collection[ListedUpload]) -
     return await bulk_load.load_metas(context.store, ids)
 
 
-def _first_judgement(context: CommandContext, upload: ListedUpload, records: Records, born_before: datetime) -> Fate:
+def _first_judgement(
+    context: CommandContext, upload: ListedUpload, records: Records, born_before: datetime
+) -> Judgement:
     stream_id = _id_in(context, upload) or ""
     if stream_id in records.unreadable:
         return _UNREADABLE
@@ -209,37 +209,37 @@ def _first_judgement(context: CommandContext, upload: ListedUpload, records: Rec
 
 def _judge(
     context: CommandContext, upload: ListedUpload, stream_id: str | None, meta: StreamMeta | None, born_before: datetime
-) -> Fate:
-    anothers = meta is not None and not context.ownership.is_ours(meta)
-    return judge_upload(upload, stream_id, meta, born_before=born_before, anothers=anothers)
+) -> Judgement:
+    of_another_host = meta is not None and not context.ownership.is_ours(meta)
+    return judge_upload(upload, stream_id, meta, born_before=born_before, of_another_host=of_another_host)
 
 
-async def _abort(context: CommandContext, upload: ListedUpload, born_before: datetime) -> tuple[Fate, str | None]:
-    """Judge it again with its stream in our hand, and abort it; returns why S3 refused, if it did."""
+async def _abort(context: CommandContext, upload: ListedUpload, born_before: datetime) -> tuple[Judgement, str | None]:
+    """Judge an upload again under its stream's lease, and abort it. Also return why S3 refused, if it did."""
     stream_id = _id_in(context, upload)
     if stream_id is None:
-        return Fate(abort=False, why="its key is not of S3_KEY_TEMPLATE"), None
-    ours_until = trio.current_time() + context.lease.ttl_seconds - _MARGIN_SECONDS
+        return Judgement(abort=False, why="its key does not match S3_KEY_TEMPLATE"), None
+    lease_deadline = trio.current_time() + context.lease.ttl_seconds - _MARGIN_SECONDS
     async with context.holding(stream_id) as held:
         if not held:
-            return Fate(abort=False, why="somebody works on its stream"), None
+            return Judgement(abort=False, why="another process works on its stream"), None
         try:
             checkpoint = await context.store.load(stream_id)
         except RecordUnreadableError:
             return _UNREADABLE, None
-        fate = _judge(context, upload, stream_id, checkpoint.meta if checkpoint else None, born_before)
-        if fate.abort:
+        judgement = _judge(context, upload, stream_id, checkpoint.meta if checkpoint else None, born_before)
+        if judgement.abort:
             try:
-                await _abort_until(ours_until, context, upload)
+                await _abort_until(lease_deadline, context, upload)
             except S3OperationError as error:
                 if error.transient:
                     raise
-                return Fate(abort=False, why=fate.why), f"NOT aborted: {error}"
-        return fate, None
+                return Judgement(abort=False, why=judgement.why), f"NOT aborted: {error}"
+        return judgement, None
 
 
 async def _abort_until(deadline: float, context: CommandContext, upload: ListedUpload) -> None:
     with trio.move_on_at(deadline) as scope:
         await context.s3.abort_multipart_upload(upload.key, upload.upload_id)
     if scope.cancelled_caught:
-        raise S3OperationError(_ABORT, "no answer while its stream was ours; try again", transient=True)
+        raise S3OperationError(_ABORT, "no answer while its stream was ours; repeat the command", transient=True)

@@ -1,7 +1,7 @@
-"""``cef-trio health``: is the daemon on this machine healthy? One GET, one line, exit code 0 or 1.
+"""``cef-trio health``: ask the daemon on this machine whether it is healthy. One GET, one line, exit code 0 or 1.
 
-A container runs this every few seconds, so it imports nothing that is not in the standard library and needed: no
-settings class, no trio, no rich. It reads its two settings itself, the environment before the ``.env`` file.
+A container runs this every few seconds, so it imports only the standard library: no settings class, no trio, no rich.
+It reads its two settings itself; the environment overrides the ``.env`` file.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ DEFAULT_HOST: Final = "127.0.0.1"
 DEFAULT_PORT: Final = 8000
 _TIMEOUT_SECONDS: Final = 5.0
 _MAX_BODY_BYTES: Final = 4096
-_MAX_SAID: Final = 200
+_MAX_LINE: Final = 200
 _ANY: Final[Mapping[str, str]] = {"0.0.0.0": "127.0.0.1", "::": "::1", "[::]": "::1"}  # noqa: S104 - compared only
-"""Addresses that a server listens on and nobody can connect to everywhere."""
+"""Wildcard addresses to listen on, and the address to connect to instead."""
 _OK: Final = 200
 
 
@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """What the daemon answered; ``status`` is ``None`` if it did not."""
+    """The daemon's answer; ``status`` is the HTTP status, or ``None`` without an answer."""
 
     healthy: bool
     says: str
@@ -57,10 +57,10 @@ class Health:
 
 
 def ask_health(env_file: Path, *, as_json: bool) -> int:
-    """Ask, print, and return the exit code.
+    """Ask the daemon, print the answer, and return the exit code.
 
     Raises:
-        HealthSettingsError: a setting is wrong.
+        HealthSettingsError: a setting is invalid.
     """
     host, port = address(os.environ, _of_file(env_file))
     health = ask(host, port)
@@ -73,10 +73,10 @@ def ask_health(env_file: Path, *, as_json: bool) -> int:
 
 
 def address(environment: Mapping[str, str], file: Mapping[str, str | None]) -> tuple[str, int]:
-    """Where to ask. Empty means unset.
+    """Return the host and port to connect to. An empty setting counts as unset.
 
     Raises:
-        HealthSettingsError: the port is none.
+        HealthSettingsError: the port is invalid.
     """
     host = environment.get("PROM_HOST") or file.get("PROM_HOST") or DEFAULT_HOST
     port = environment.get("PROM_PORT") or file.get("PROM_PORT") or str(DEFAULT_PORT)
@@ -97,7 +97,7 @@ def _of_file(env_file: Path) -> Mapping[str, str | None]:
 
 
 def ask(host: str, port: int, *, timeout_seconds: float = _TIMEOUT_SECONDS) -> Health:
-    """Ask ``/healthz``; whatever goes wrong is an answer too."""
+    """GET ``/healthz``. A connection error means unhealthy."""
     where = f"http://{f'[{host}]' if ':' in host else host}:{port}/healthz"
     connection = http.client.HTTPConnection(host, port, timeout=timeout_seconds)
     try:
@@ -108,12 +108,12 @@ def ask(host: str, port: int, *, timeout_seconds: float = _TIMEOUT_SECONDS) -> H
         return Health(healthy=False, says=_line(f"no answer from {where}: {error or type(error).__name__}"))
     finally:
         connection.close()
-    said = _line(body.decode(errors="replace"))
-    says = f"HTTP {response.status}{': ' + said if said else ''}"
+    text = _line(body.decode(errors="replace"))
+    says = f"HTTP {response.status}{': ' + text if text else ''}"
     return Health(healthy=response.status == _OK, says=says, status=response.status)
 
 
 def _line(text: str) -> str:
-    """The text on one line, not endless: whatever listens there wrote it."""
+    """Return the text on one line, cut to a maximum: it comes from whatever process listens there."""
     lines = (" ".join("".join(c if c.isprintable() else " " for c in line).split()) for line in text.splitlines())
-    return "; ".join(filter(None, lines))[:_MAX_SAID]
+    return "; ".join(filter(None, lines))[:_MAX_LINE]

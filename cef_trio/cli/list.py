@@ -28,7 +28,7 @@ STATE_STYLES: Final = {
 
 
 class State(StrEnum):
-    """What ``--state`` takes: the set that a stream is in, or what its task waits for."""
+    """A value of ``--state``: the set that a stream is in, or what its task waits for."""
 
     ACTIVE = "active"
     PENDING_COMPLETION = "pending_completion"
@@ -60,9 +60,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def in_state(known: KnownPath, state: State | None) -> bool:
-    """Whether a stream is listed under ``state`` (``None``: all are). Pure.
+    """Return whether a stream is listed under ``state``; with ``None`` every stream is. Pure.
 
-    ``failed`` are those that ``cef-trio retry --all`` is about, so a recording that was deleted is not among them.
+    ``failed`` excludes streams whose recording was deleted: ``cef-trio retry --all`` does not retry them.
     """
     match state:
         case None:
@@ -80,7 +80,7 @@ def in_state(known: KnownPath, state: State | None) -> bool:
 
 
 async def list_streams(context: CommandContext, state: State | None, *, as_json: bool) -> ExitCode:
-    """Print the streams, the latest activity last, each with the error that it waits or has ended for."""
+    """Print the streams, the latest activity last, each with its error, if any."""
     known = (await bulk_load.load_metas(context.store, await all_ids(context.store))).values()
     chosen = sorted((one for one in known if in_state(one, state)), key=lambda one: one.meta.last_activity_at_utc)
     if as_json:
@@ -96,12 +96,12 @@ async def list_streams(context: CommandContext, state: State | None, *, as_json:
     else:
         output.console().print(f"No {state.value} streams." if state else "No streams.")
     for why in context.store.unreadable.known.values():
-        output.console().print(output.safe(f"cannot be read, left alone: {why}", "bold red"))
+        output.console().print(output.safe(f"cannot be read, skipped: {why}", "bold red"))
     return ExitCode.DONE
 
 
 def summary(known: KnownPath) -> dict[str, Any]:
-    """One stream for ``--json``: the record's own words, and its set."""
+    """Return one stream for ``--json``: the fields of its record, and its set."""
     meta = known.meta
     return {
         "stream_id": meta.stream_id,

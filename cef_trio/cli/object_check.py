@@ -1,8 +1,7 @@
-"""Whether an object is what it should be: what was read of it against everything that is on record of it. Pure.
+"""Compare an object's content with every record of it. Pure.
 
-Each witness (the checkpoint, S3's own checksum, the metadata JSON, the file) is one line: it agrees, it disagrees, or
-it has nothing to say. A file that is gone, as it may be, says nothing. The object is proved if nobody disagrees and
-somebody agrees.
+Each comparison (with the checkpoint, S3's own checksum, the metadata JSON, the file) agrees, disagrees, or has no
+result, as with a file that was deleted. The object is proven if at least one comparison agrees and none disagrees.
 """
 
 from __future__ import annotations
@@ -19,38 +18,38 @@ from cef_trio.upload import PartPlan
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """How long something is, and the CRC64NVME of all its bytes; ``None`` where that is not on record."""
+    """A size in bytes and the CRC64NVME of all the bytes; ``None`` for a value that is not on record."""
 
     size_bytes: int | None
     crc64nvme: int | None
 
     def __str__(self) -> str:
-        said = [] if self.size_bytes is None else [f"{self.size_bytes} bytes"]
-        return ", ".join([*said, *([] if self.crc64nvme is None else [crc64nvme_to_base64(self.crc64nvme)])])
+        values = [] if self.size_bytes is None else [f"{self.size_bytes} bytes"]
+        return ", ".join([*values, *([] if self.crc64nvme is None else [crc64nvme_to_base64(self.crc64nvme)])])
 
 
 @dataclass(frozen=True, slots=True)
-class Witness:
-    """``agrees`` is ``None`` if the witness has nothing to say."""
+class Comparison:
+    """One comparison; ``agrees`` is ``None`` if it has no result."""
 
     name: str
     agrees: bool | None
     says: str
 
 
-def compare(name: str, read: Content, recorded: Content) -> Witness:
-    """Hold what was read against what a witness has on record."""
+def compare(name: str, read: Content, recorded: Content) -> Comparison:
+    """Compare what was read with a record."""
     pairs = [(read.size_bytes, recorded.size_bytes), (read.crc64nvme, recorded.crc64nvme)]
     known = [(found, expected) for found, expected in pairs if expected is not None]
     if not known:
-        return Witness(name, None, "has no size and no checksum on record")
+        return Comparison(name, None, "has no size and no checksum on record")
     if all(found == expected for found, expected in known):
-        return Witness(name, True, f"the same: {recorded}")
-    return Witness(name, False, f"DIFFERENT: {recorded}")
+        return Comparison(name, True, f"the same: {recorded}")
+    return Comparison(name, False, f"DIFFERENT: {recorded}")
 
 
 def recorded_content(checkpoint: Checkpoint) -> Content:
-    """What the checkpoint says of the object: its verified size, and the checksum that its parts add up to."""
+    """Return the verified size in the checkpoint, and the checksum combined from its parts."""
     meta = checkpoint.meta
     size = meta.verified_size_bytes
     if size is None:
@@ -67,13 +66,13 @@ def recorded_content(checkpoint: Checkpoint) -> Content:
 
 
 def metadata_content(document: bytes, stream_id: str) -> Content | str:
-    """What the metadata JSON says of the object; as text, why it cannot be believed."""
+    """Return the size and checksum in the metadata JSON, or, as text, why it is not usable."""
     try:
         loaded = json.loads(document)
     except (ValueError, RecursionError):
-        return "is no JSON"
+        return "is not JSON"
     if not isinstance(loaded, Mapping) or loaded.get("stream_id") != stream_id:
-        return "is not of this stream"
+        return "belongs to another stream"
     size, value = loaded.get("total_size_bytes"), _checksum(loaded.get("checksum"))
     if not isinstance(size, int) or value is None:
         return "has no size or no CRC64NVME"
@@ -86,7 +85,7 @@ def _checksum(entry: Any) -> int | None:
     return crc64nvme_from_base64(str(entry.get("value")))
 
 
-def is_proved(witnesses: Iterable[Witness]) -> bool:
-    """Whether they prove the object: nobody disagrees, and somebody agrees."""
-    said = {witness.agrees for witness in witnesses}
-    return True in said and False not in said
+def is_proven(comparisons: Iterable[Comparison]) -> bool:
+    """Return whether at least one comparison agrees and none disagrees."""
+    results = {comparison.agrees for comparison in comparisons}
+    return True in results and False not in results

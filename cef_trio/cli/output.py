@@ -1,14 +1,13 @@
-"""What a command prints: rich for a person, one JSON document for a script.
+"""The output of commands: rich text, or one JSON document.
 
-Names of files, keys and S3's own words come from strangers. :func:`safe` is the only way into the output: control
-characters and escapes are shown as such, so that a file's name cannot forge a line or a colour, and what it returns is
-a ``rich.text.Text``, in which no markup is read. JSON is pure ASCII: a name that is not UTF-8 is a ``\\udcXX`` in it.
+File names, keys and S3's messages are untrusted. All of them pass through :func:`safe`, which escapes control
+characters, so that a file name cannot forge a line or a colour, and returns a ``rich.text.Text``, in which rich reads
+no markup. JSON is pure ASCII: a name that is not UTF-8 has ``\\udcXX`` in it.
 
-A terminal is as wide as it is: in a narrow one a table leaves out the columns that can be done without, then cuts
-names at their beginning, since their end tells one recording from another. A pipe has no width: there nothing is cut
-and nothing is broken into lines, so that ``grep`` finds what a person would. No line ends in blanks.
+In a narrow terminal a table drops its optional columns, then cuts names at their beginning, since the end of a path
+identifies the recording. In a pipe nothing is cut or wrapped, so that ``grep`` works. No line ends in blanks.
 
-Answers go to standard output; what went wrong goes to standard error.
+Results go to standard output, errors to standard error.
 """
 
 from __future__ import annotations
@@ -32,35 +31,35 @@ _MINUTE: Final = 60
 _HOUR: Final = 3600
 _DAY: Final = 86_400
 _LEAST_FLEXIBLE: Final = 22
-"""Columns that can be done without are left out before a name gets fewer cells than this."""
+"""Optional columns are dropped before a name gets fewer cells than this."""
 _LEAST_WRAPPED: Final = 20
-"""Cells of a text that is broken into lines; where there are fewer, it is indented less."""
+"""The least width of wrapped text, in cells; below it the indent shrinks."""
 _LEAST_INDENT: Final = 2
 _GAP: Final = 1
 _PIPE_WIDTH: Final = 1_000_000
-"""How wide a line may be where no terminal says: it is not cut."""
+"""The width without a terminal: nothing is cut."""
 
 
 def printable(text: str) -> str:
-    """The text on one line: everything that is not printable is written as an escape."""
+    """Return the text on one line, with escapes for everything that is not printable."""
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
 def safe(text: str, style: str = "") -> Text:
-    """The text as rich may print it: one line, no markup."""
+    """Return untrusted text for rich: one line, no markup."""
     return Text(printable(text), style=style)
 
 
 class _Output(Console):
-    """Standard output. rich would end the process where it finds a pipe closed; that is for the command line to do."""
+    """Standard output. On a closed pipe rich would exit the process; ``main`` handles that instead."""
 
     def on_broken_pipe(self) -> None:
-        """Say so like any other writer."""
+        """Raise ``BrokenPipeError``."""
         raise BrokenPipeError
 
 
 def console() -> Console:
-    """Standard output; as wide as the terminal, or without an end where there is none."""
+    """Return standard output, as wide as the terminal; unlimited without one."""
     plain = {"highlight": False, "markup": False, "emoji": False}
     return _Output(**plain) if sys.stdout.isatty() else _Output(**plain, width=_PIPE_WIDTH)  # type: ignore[arg-type]
 
@@ -73,17 +72,17 @@ def print_json(document: Mapping[str, Any]) -> None:
 def _plain(value: object) -> object:
     if isinstance(value, datetime):
         return value.isoformat()
-    raise TypeError(f"{type(value).__name__} is not for JSON")
+    raise TypeError(f"{type(value).__name__} is not serializable")
 
 
-def complain(message: str) -> None:
-    """One line for a person on standard error."""
+def print_error(message: str) -> None:
+    """Print one line on standard error."""
     sys.stderr.write(f"cef-trio: {printable(message)}\n")
 
 
 @contextmanager
-def meanwhile(text: str) -> Iterator[None]:
-    """Say what is waited for on a person's terminal, and take it away again."""
+def waiting_message(text: str) -> Iterator[None]:
+    """Show a text on the terminal during the block, and erase it afterwards."""
     shown = sys.stderr.isatty()
     if shown:
         sys.stderr.write(text)
@@ -97,7 +96,7 @@ def meanwhile(text: str) -> Iterator[None]:
 
 
 def short_path(path: str) -> str:
-    """The end of a path, which tells one recording from another: its folder and its name."""
+    """Return the end of a path: its folder and its name."""
     folder, name = os.path.split(path)
     parent = os.path.basename(folder)  # noqa: PTH119 - paths may hold any byte
     return f"…/{parent}/{name}" if os.path.dirname(folder) not in {"", "/"} else path  # noqa: PTH120 - as above
@@ -110,18 +109,18 @@ class Column:
     name: str
     right: bool = False
     flexible: bool = False
-    """It is cut where the terminal is too narrow; the others never are."""
+    """Cut in a narrow terminal; other columns are not."""
     most: int | None = None
-    """The widest it may be, where it is not flexible."""
+    """The maximum width in cells, if not flexible."""
     spare: int = 0
-    """What can be done without is left out, the highest number first; 0: never."""
+    """Optional columns are dropped, the highest number first; 0: never."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Its cells are :func:`safe` texts or plain words.
+    """A row; its cells are :func:`safe` texts or trusted strings.
 
-    ``note`` stands below it, indented, on two lines at most; in a pipe, where a row is one line, at its end.
+    ``note`` is printed below it, indented, on two lines at most; in a pipe at the end of the line.
     """
 
     cells: Sequence[Text | str]
@@ -156,7 +155,7 @@ class Lines:
                 yield from _indented(row.note, shown[0].width + _GAP, console, options.max_width, most=2)
 
     def _fit(self, width: int) -> list[_Shown]:
-        """Which columns are shown, and how wide each is."""
+        """Return the columns to show, with their widths."""
         natural = [self._natural(number) for number in range(len(self._columns))]
         kept = list(range(len(self._columns)))
 
@@ -172,7 +171,7 @@ class Lines:
         room = max(0, width - fixed - _GAP * (len(kept) - 1))
         flexible = sorted((n for n in kept if self._columns[n].flexible), key=lambda number: natural[number])
         widths = dict(enumerate(natural))
-        for done, number in enumerate(flexible):  # the short ones first: what they leave goes to the others
+        for done, number in enumerate(flexible):  # the narrow ones first: the others share what is left
             widths[number] = max(1, min(natural[number], room // (len(flexible) - done)))
             room -= widths[number]
         return [_Shown(self._columns[number], number, widths[number]) for number in kept]
@@ -184,7 +183,7 @@ class Lines:
 
 
 def table(columns: Sequence[Column], rows: Sequence[Row | Sequence[Text | str]]) -> Lines:
-    """A table; a row that needs no note is its cells."""
+    """Return a table; a row without a note may be given as its cells."""
     return Lines(columns, [row if isinstance(row, Row) else Row(row) for row in rows])
 
 
@@ -205,7 +204,7 @@ def _line(cells: Sequence[Text], shown: Sequence[_Shown]) -> Text:
 
 
 def cut(text: Text, width: int, *, keep_end: bool) -> Text:
-    """The text in ``width`` cells at most, with an ellipsis where something is missing."""
+    """Return the text in ``width`` cells at most, with an ellipsis where it was cut."""
     if text.cell_len <= width:
         return text
     kept, room = "", width - 1
@@ -218,7 +217,7 @@ def cut(text: Text, width: int, *, keep_end: bool) -> Text:
 
 
 def _indented(text: Text, indent: int, console: Console, width: int, most: int | None = None) -> Iterator[Text]:
-    """The text in lines that begin ``indent`` cells from the left; what ``most`` lines cannot hold is left out."""
+    """Wrap the text with an indent, in cells; what does not fit into ``most`` lines is cut."""
     room = max(1, width - indent)
     lines = list(text.wrap(console, room, overflow="fold"))
     if most is not None and len(lines) > most:
@@ -229,8 +228,8 @@ def _indented(text: Text, indent: int, console: Console, width: int, most: int |
         yield Text(" " * indent, no_wrap=True, overflow="crop").append_text(line)
 
 
-class Hanging:
-    """A word at the left, and a text beside it whose lines all begin in one place. Nothing of it is cut."""
+class HangingIndent:
+    """A word at the left, and a text with a hanging indent beside it. Nothing is cut."""
 
     def __init__(self, word: Text, text: Text, indent: int) -> None:
         self._word, self._text, self._indent = word, text, indent
@@ -249,19 +248,19 @@ class Hanging:
 
 
 def facts(rows: Sequence[tuple[str, Text | str]]) -> Group:
-    """Names and values, one a line; values may take several lines, never lose their end."""
+    """Return names and values, one a line; long values are wrapped, never cut."""
     indent = 2 + max((cell_len(name) for name, _ in rows), default=0)
     texts = [(name, Text(printable(value)) if isinstance(value, str) else value) for name, value in rows]
-    return Group(*(Hanging(Text(name, style="bold"), text, indent) for name, text in texts))
+    return Group(*(HangingIndent(Text(name, style="bold"), text, indent) for name, text in texts))
 
 
 def count(number: int, what: str) -> str:
-    """``1 part``, ``2 parts``."""
+    """Return a count with its noun: ``1 part``, ``2 parts``."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def size(size_bytes: float | None) -> str:
-    """Bytes for a person: ``1.5 GiB``; a dash for what is not known."""
+    """Format bytes: ``1.5 GiB``; a dash for ``None``."""
     if size_bytes is None:
         return "-"
     value = float(size_bytes)
@@ -273,7 +272,7 @@ def size(size_bytes: float | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds for a person: ``4s``, ``3m20s``, ``5h02m``, ``3d04h``; a dash for what is not known."""
+    """Format seconds: ``4s``, ``3m20s``, ``5h02m``, ``3d04h``; a dash for ``None``."""
     if seconds is None:
         return "-"
     whole = int(seconds)

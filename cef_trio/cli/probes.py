@@ -1,6 +1,6 @@
-"""Gathers the facts that ``checks.py`` judges. It leaves nothing behind: the one upload that it opens it aborts.
+"""Gather the facts that ``checks.py`` judges. Nothing is left behind: the one upload that is opened is aborted.
 
-Looking at a hung disk happens in a thread that a cancellation abandons; whoever calls bounds each of these in time.
+The disk is read in a thread that a cancellation abandons, since it may hang. Callers set the timeouts.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _NAME: Final = "cef-trio-doctor"
 
 
 async def folder_facts(folder: Path) -> FolderFacts:
-    """Look at the watch folder and at what inotify allows for it."""
+    """Return the facts about the watch folder and about inotify's limits."""
     return await run_in_thread(partial(_folder_facts_now, folder), abandon_on_cancel=True)
 
 
@@ -94,7 +94,7 @@ def _may_lease_all() -> bool:
 
 
 def has_cap_lease(status: str) -> bool:
-    """Whether a process may take leases on files of other users, by its ``/proc/self/status`` (proc(5)). Pure."""
+    """Return whether ``/proc/self/status`` (proc(5)) has ``CAP_LEASE``, for leases on other users' files. Pure."""
     effective = next((line.split()[1] for line in status.splitlines() if line.startswith("CapEff:")), "0")
     return bool(int(effective, 16) >> _CAP_LEASE & 1)
 
@@ -107,7 +107,7 @@ def _limit(name: str) -> int | None:
 
 
 def _watch_error(path: str) -> str | None:
-    """Watch the folder as the daemon would; returns why that cannot be done."""
+    """Watch the folder as the daemon does. Return the error, if any."""
     try:
         with INotify() as inotify:
             inotify.add_watch(path, flags.CREATE)
@@ -124,7 +124,7 @@ def _file_system_of(device: int) -> str | None:
 
 
 def file_system_in(mountinfo: str, device: int) -> str | None:
-    """The file system's type of a device by ``/proc/self/mountinfo`` (proc(5)); ``None`` if it is not in it. Pure."""
+    """Return a device's file system type from ``/proc/self/mountinfo`` (proc(5)), or ``None``. Pure."""
     number = f"{os.major(device)}:{os.minor(device)}"
     for line in mountinfo.splitlines():
         left, _, right = line.partition(" - ")
@@ -137,10 +137,10 @@ def file_system_in(mountinfo: str, device: int) -> str | None:
 
 
 async def redis_facts(store: RedisCheckpointStore) -> RedisFacts:
-    """Ask the server.
+    """Return the facts about the Redis server.
 
     Raises:
-        RedisOperationError: it cannot be asked.
+        RedisOperationError: Redis cannot be read.
     """
     info = await store.info()
     return RedisFacts(
@@ -157,10 +157,10 @@ async def redis_facts(store: RedisCheckpointStore) -> RedisFacts:
 
 
 async def stream_facts(store: RedisCheckpointStore) -> StreamFacts:
-    """How the streams stand that Redis knows.
+    """Return the facts about the streams in Redis.
 
     Raises:
-        RedisOperationError: the store cannot be asked.
+        RedisOperationError: Redis cannot be read.
     """
     ids = await store.members(StreamSet.ACTIVE) | await store.members(StreamSet.PENDING_COMPLETION)
     opened = await bulk_load.load_metas(store, ids)
@@ -188,8 +188,8 @@ async def stream_facts(store: RedisCheckpointStore) -> StreamFacts:
 # ---- S3 --------------------------------------------------------------------------------------------------------------
 
 
-class DateNoting(httpx.AsyncBaseTransport):
-    """The network, noting how far S3's clock is ahead of ours by the ``Date`` of its first answer."""
+class ClockSkewTransport(httpx.AsyncBaseTransport):
+    """A transport that records the clock difference from the ``Date`` of S3's first response, in seconds."""
 
     def __init__(self, transport: httpx.AsyncBaseTransport, now: Callable[[], datetime]) -> None:
         self.answered = False
@@ -212,27 +212,26 @@ class DateNoting(httpx.AsyncBaseTransport):
 
 
 def utc_now() -> datetime:
-    """This machine's time."""
+    """Return this machine's time."""
     return datetime.now(UTC)
 
 
 @dataclass(frozen=True, slots=True)
 class UploadTried:
-    """How a small multipart upload went."""
+    """The result of the test upload."""
 
     checksum: ChecksumAlgorithm
     listed_with_crc: bool
 
 
 async def try_upload(s3: S3Client, template: KeyTemplate) -> UploadTried:
-    """Open an upload under our prefix, send a part, list it, abort it; every right that an upload needs is used once.
+    """Open an upload under our prefix, send a part, list it, abort it: each permission of an upload is used once.
 
-    It is opened with the recordings' own options: tags, an ACL and a KMS key need rights of their own.
-
-    Its key is that of a stream of its own, which is in nobody's Redis: should the abort fail, ``cef-trio gc`` ends it.
+    The upload has the recordings' options, since tags, an ACL and a KMS key need permissions of their own. Its key has
+    a new stream id that is in no Redis: if the abort fails, ``cef-trio gc`` aborts it.
 
     Raises:
-        S3OperationError: S3 refused one of the calls, which says which.
+        S3OperationError: S3 refused one of the calls; the error names it.
     """
     key = template.key(str(uuid4()), _NAME)
     options = s3.options
@@ -243,7 +242,7 @@ async def try_upload(s3: S3Client, template: KeyTemplate) -> UploadTried:
         await s3.upload_part(key, created.upload_id, 1, BytesSource(_CONTENT), created.checksum)
         listed = await s3.list_parts(key, created.upload_id)
         await s3.list_multipart_uploads(key)
-        await s3.head_object(key)  # there is none; who may not read objects is not told so, but refused
+        await s3.head_object(key)  # it does not exist: 404, or 403 without the permission to read
     except BaseException:
         with shielded(_ABORT_SECONDS, saving="doctor's abort after a failure"), suppress(S3OperationError):
             await s3.abort_multipart_upload(key, created.upload_id)
@@ -256,7 +255,7 @@ async def try_upload(s3: S3Client, template: KeyTemplate) -> UploadTried:
 
 
 async def abort_rules(s3: S3Client) -> list[AbortRule] | S3OperationError:
-    """The bucket's rules that abort uploads, or why they cannot be read."""
+    """Return the bucket's rules that abort uploads, or the error."""
     try:
         return await s3.abort_rules()
     except S3OperationError as error:

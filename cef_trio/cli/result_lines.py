@@ -1,7 +1,6 @@
-"""What a command that changes things did, subject by subject: lines as they happen, or one JSON document at the end.
+"""The results of a command, subject by subject: lines as they happen, or one JSON document at the end.
 
-A command that is cancelled in the middle has still said what it did: the document is printed however the block is left,
-``finished`` telling whether it came to its end.
+The document is printed also if the command is cancelled or fails; ``finished`` tells whether it came to its end.
 """
 
 from __future__ import annotations
@@ -32,18 +31,18 @@ class Report:
     ) -> None:
         if not self._as_json:
             return
-        # If nobody reads it, why the block was left is still what counts.
+        # A closed pipe must not hide the error that ended the block.
         with suppress(BrokenPipeError) if error is not None else nullcontext():
             print_json({"finished": kind is None, **self.about, "results": self._results})
 
     def add(self, subject: str, says: str, *, ok: bool = True, shown: bool = True, **more: Any) -> None:
-        """One subject (a stream's id, a key) is dealt with.
+        """Add the result of one subject (a stream's id, a key).
 
         Args:
-            subject: which.
+            subject: the stream's id or the key.
             says: what was done, or why not.
-            ok: false if what was asked was not done.
-            shown: whether a person wants to read of it, or only a script.
+            ok: false if the request was not carried out.
+            shown: whether to print it as a line; the JSON document has it always.
             more: further fields of the document.
         """
         self._refused += not ok
@@ -53,11 +52,11 @@ class Report:
             sys.stdout.flush()
 
     def remark(self, text: str) -> None:
-        """A line for a person only."""
+        """Print a line that is not part of the JSON document."""
         if not self._as_json:
             sys.stdout.write(f"{printable(text)}\n")
 
     @property
     def code(self) -> ExitCode:
-        """``ANSWER_IS_NO`` if anything that was asked was not done."""
+        """``ANSWER_IS_NO`` if any request was not carried out."""
         return ExitCode.ANSWER_IS_NO if self._refused else ExitCode.DONE

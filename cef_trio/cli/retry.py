@@ -1,7 +1,7 @@
-"""``cef-trio retry``: failed streams come back. The daemon that watches their folder takes them up within seconds.
+"""``cef-trio retry``: bring failed streams back. The daemon that watches their folder takes them up within seconds.
 
-Each stream is one atomic step, under a lease of ours: with Ctrl-C it has come back or it has not. What the daemon does
-with it then is what it does with any stream that nobody works on (``upload/idle_checker.py``, ``upload/recovery.py``).
+Each stream is one atomic step under this command's lease: Ctrl-C cannot leave it half-done. The daemon then handles it
+like any open stream without a lease (``upload/idle_checker.py``, ``upload/recovery.py``).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import argparse
 from cef_trio.checkpoint import FAILED, Change, Checkpoint, Status, StreamSet
 from cef_trio.cli.arguments import REDIS_ONLY, STREAM_ID_HELP, add_common
 from cef_trio.cli.result_lines import Report
-from cef_trio.cli.retry_plan import Comeback, Presence, RetryPath, judge_comeback, presence_of, reason_of
+from cef_trio.cli.retry_plan import Presence, RetryPath, RetryPlan, plan_retry, presence_of, reason_of
 from cef_trio.cli.session import CommandContext, run_command
 from cef_trio.cli.stream_selection import select_all
 from cef_trio.exceptions import (
@@ -51,18 +51,16 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 async def retry_streams(context: CommandContext, given: list[str], *, every: bool, as_json: bool) -> ExitCode:
-    """Bring back the streams that are named, or every failed one but those that a person aborted.
+    """Bring back the given streams, or every failed one except those that ``cef-trio abort`` aborted.
 
     Raises:
-        NoSuchStreamError: one of the names means none, or several.
+        NoSuchStreamError: one of the ids matches no stream, or several.
     """
     stream_ids = await _every_failed(context) if every else await select_all(context.store, given)
     with Report(as_json=as_json) as report:
         for stream_id in stream_ids:
-            comeback = await retry_stream(context, stream_id)
-            report.add(
-                stream_id, comeback.says, ok=comeback.way is not None, way=comeback.way.value if comeback.way else None
-            )
+            plan = await retry_stream(context, stream_id)
+            report.add(stream_id, plan.says, ok=plan.way is not None, way=plan.way.value if plan.way else None)
         if not stream_ids:
             report.remark("No failed streams.")
     return report.code
@@ -75,49 +73,47 @@ async def _every_failed(context: CommandContext) -> list[str]:
     return sorted(stream_id for stream_id, one in ours.items() if one.meta.status in wanted)
 
 
-async def retry_stream(context: CommandContext, stream_id: str) -> Comeback:
+async def retry_stream(context: CommandContext, stream_id: str) -> RetryPlan:
     """Bring one stream back, if it can be."""
     async with context.holding(stream_id) as held:
         if not held:
-            return Comeback(None, "not retried: somebody works on it at this moment")
+            return RetryPlan(None, "not retried: another process is working on it")
         try:
             checkpoint = await context.store.load(stream_id)
         except RecordUnreadableError as error:
-            return Comeback(None, f"not retried: {error}")
+            return RetryPlan(None, f"not retried: {error}")
         if checkpoint is None:
-            return Comeback(None, "not retried: it was forgotten just now")
+            return RetryPlan(None, "not retried: its record has just been deleted")
         meta = checkpoint.meta
         claim = context.ownership.claim(meta)
-        presence, size_bytes = await _look(context, checkpoint)
+        presence, size_bytes = await _find_file(context, checkpoint)
         if claim is Claim.ANOTHERS or (claim is Claim.PERHAPS and presence is not Presence.SAME):
-            return Comeback(
-                None, "not retried: it is another host's, or of another folder of that name: retry it there"
+            return RetryPlan(
+                None, "not retried: it belongs to another host's, or another, folder of that name: retry it there"
             )
-        comeback = judge_comeback(
-            meta, presence, size_bytes, part_size=context.part_size, equal_parts=context.equal_parts
-        )
-        change = Change(comeback.fields)
+        plan = plan_retry(meta, presence, size_bytes, part_size=context.part_size, equal_parts=context.equal_parts)
+        change = Change(plan.fields)
         try:
-            match comeback.way:
+            match plan.way:
                 case RetryPath.GO_ON:
                     await context.store.transition(stream_id, context.lease, Status.ACTIVE, change)
                 case RetryPath.START_OVER:
                     if reason_of(meta.status) in KEEPS_ITS_UPLOAD:
                         await abort_uploads(
                             context.s3, meta
-                        )  # else the daemon would find it by its key, and go on from it
+                        )  # else the daemon would find it by its key, and continue it
                     await context.store.start_over(stream_id, context.lease, change)
                 case RetryPath.FINISH:
                     await context.store.transition(stream_id, context.lease, Status.S3_COMPLETED, change)
         except (LeaseLostError, RedisOperationError, S3OperationError) as error:
             if error.transient:
                 raise
-            return Comeback(None, f"not retried: {error}")  # refused for this stream's own reason
-        return comeback
+            return RetryPlan(None, f"not retried: {error}")  # of this stream only: go on with the next
+        return plan
 
 
-async def _look(context: CommandContext, checkpoint: Checkpoint) -> tuple[Presence, int | None]:
-    """What is where the stream's file was, and its size."""
+async def _find_file(context: CommandContext, checkpoint: Checkpoint) -> tuple[Presence, int | None]:
+    """Return what is at the path of the stream's file, and its size."""
     meta = checkpoint.meta
     path = meta.current_path
     named = (await bulk_load.find_by_path(context.store, [path], context.ownership.name))[0].get(path)
@@ -128,12 +124,12 @@ async def _look(context: CommandContext, checkpoint: Checkpoint) -> tuple[Presen
         async with context.disk.open(path) as recording:
             stat = await recording.stat()
             observed = await identify(recording, stat, meta.identity.head_size_bytes)
-            sameness = await recognize(meta, checkpoint.parts, recording)
+            identity_match = await recognize(meta, checkpoint.parts, recording)
     except RecordingChangedError:
         place = await context.disk.place_around(path)
         gone = place is not None and is_same_place(meta.identity, place)
         return (Presence.GONE if gone else Presence.NOT_SEEN), None
     except ChunkProcessingError:
         return Presence.NOT_SEEN, None
-    presence = presence_of(meta.identity, observed, sameness)
+    presence = presence_of(meta.identity, observed, identity_match)
     return presence, stat.size_bytes if presence is Presence.SAME else None

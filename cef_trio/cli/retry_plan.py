@@ -1,11 +1,11 @@
-"""How a failed stream comes back: which way, or why not. Pure.
+"""How a failed stream is retried, or why it cannot be. Pure.
 
-- Its object exists, and only its metadata failed: it goes on there, with or without its file.
-- Its upload was kept (``KEEPS_ITS_UPLOAD``): it goes on from its parts; the daemon compares them with S3 and the file.
-- Its parts were refused as they are, and the settings ask for equal ones by now: it starts over with these.
-- Its upload was aborted: it starts over, with nothing of the old upload left to be mistaken for something.
-- Its recording is gone, or its name is another's: it cannot come back, and that is said here, not found out later. What
-  cannot be seen from this machine is left to the daemon, which looks before it does anything.
+- Its object exists and only its metadata failed: finish, with or without its file.
+- Its upload was kept (``KEEPS_ITS_UPLOAD``): continue from its parts; the daemon compares them with S3 and the file.
+- Its parts were refused and the settings now require equal parts: start over with equal parts.
+- Its upload was aborted: start over, with nothing left of the old upload.
+- Its recording is gone, or another file has its name: refuse. Where this machine cannot see the file, the daemon checks
+  before it does anything.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from cef_trio.upload import KEEPS_ITS_UPLOAD, PartPlan
 
 
 class Presence(Enum):
-    """What there is where the stream's file was."""
+    """What is at the path of the stream's file."""
 
     SAME = "same"
     GONE = "gone"
     OTHER = "other"
     TAKEN = "taken"
-    """Redis says that the name is another stream's by now."""
+    """By the records in Redis, the path belongs to another stream."""
     NOT_SEEN = "not_seen"
-    """This machine cannot tell: another machine's file system, something not mounted, or no permission."""
+    """Unknown on this machine: another machine's file system, not mounted, or no permission."""
 
 
 class RetryPath(Enum):
-    """How it comes back."""
+    """How a stream is retried."""
 
     GO_ON = "go_on"
     START_OVER = "start_over"
@@ -41,8 +41,8 @@ class RetryPath(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Comeback:
-    """``way`` is ``None`` if it cannot come back; ``says`` tells a person; ``fields`` are changed with it."""
+class RetryPlan:
+    """``way`` is ``None`` if the stream cannot be retried; ``says`` is the message, ``fields`` the record's changes."""
 
     way: RetryPath | None
     says: str
@@ -63,66 +63,70 @@ _NOT_FAILED: Final[Mapping[Status, str]] = {
 
 
 def reason_of(status: Status) -> FailureReason | None:
-    """The reason in a ``failed_<reason>``; ``None`` if the stream has not failed."""
+    """Return the reason in a ``failed_<reason>`` status, or ``None`` if the stream has not failed."""
     return FailureReason(status.value.removeprefix("failed_")) if status in FAILED else None
 
 
-def presence_of(recorded: FileIdentity, observed: FileIdentity, sameness: IdentityMatch | None = None) -> Presence:
-    """What a file at the stream's path is to the stream.
+def presence_of(
+    recorded: FileIdentity, observed: FileIdentity, identity_match: IdentityMatch | None = None
+) -> Presence:
+    """Return whether the file at the stream's path is the stream's recording.
 
-    ``sameness`` is what its bytes say, where they were asked; where they were not, the daemon asks them.
+    ``identity_match`` is the result of comparing its bytes, if they were compared; else the daemon compares them.
     """
-    if on_another_file_system(recorded, observed) and sameness is not IdentityMatch.SAME:
+    if on_another_file_system(recorded, observed) and identity_match is not IdentityMatch.SAME:
         return Presence.NOT_SEEN
-    if (sameness or compare(recorded, observed)) is not IdentityMatch.REPLACED:
+    if (identity_match or compare(recorded, observed)) is not IdentityMatch.REPLACED:
         return Presence.SAME
     place = FolderPlace(observed.file_dev, observed.fs_id, observed.mount)
     return Presence.OTHER if is_same_place(recorded, place) else Presence.NOT_SEEN
 
 
-def judge_comeback(  # noqa: PLR0911 - it is a table
+def plan_retry(  # noqa: PLR0911 - it is a table
     meta: StreamMeta, presence: Presence, size_bytes: int | None, *, part_size: int, equal_parts: bool
-) -> Comeback:
-    """Whether and how the stream comes back.
+) -> RetryPlan:
+    """Return whether and how the stream is retried.
 
     Args:
         meta: its record.
-        presence: what is where its file was.
-        size_bytes: the file's size where it can be seen.
-        part_size: what the settings say now, for a recording that did not fit into its parts.
-        equal_parts: as ``part_size``.
+        presence: what is at the path of its file.
+        size_bytes: the file's size, if this machine can see it.
+        part_size: the part size of the settings, in bytes, for a recording that did not fit into its parts.
+        equal_parts: whether the settings require equal parts.
     """
     reason = reason_of(meta.status)
     if reason is None:
-        return Comeback(
+        return RetryPlan(
             None, _NOT_FAILED.get(meta.status, f"not retried: it has not failed, it is {meta.status.value}")
         )
     if meta.object_etag is not None:
-        return Comeback(RetryPath.FINISH, "retried: its object is complete, its metadata is written again", _FRESH)
+        return RetryPlan(RetryPath.FINISH, "retried: its object is complete, its metadata is written again", _FRESH)
     if presence in _NO_WAY:
-        return Comeback(None, _NO_WAY[presence])
-    doubt = "; its recording cannot be seen from here, so the daemon will look" if presence is Presence.NOT_SEEN else ""
+        return RetryPlan(None, _NO_WAY[presence])
+    unseen_note = (
+        "; its recording cannot be seen from here, so the daemon checks it" if presence is Presence.NOT_SEEN else ""
+    )
     if reason is FailureReason.FILE_TOO_LARGE:
-        return _with_larger_parts(meta, size_bytes, PartPlan(part_size, equal_parts), doubt)
+        return _with_larger_parts(meta, size_bytes, PartPlan(part_size, equal_parts), unseen_note)
     if reason is FailureReason.FINALIZATION and equal_parts and not meta.equal_parts:
-        # The store refused to join its parts, and would refuse them again: now they are asked for as some stores want.
+        # The store refused to join parts of unequal sizes, and would refuse them again.
         fields = {**_FRESH, "part_size": part_size, "equal_parts": True, "uploads_restarted": None}
-        return Comeback(
-            RetryPath.START_OVER, f"retried: it starts over with equal parts of {part_size} bytes{doubt}", fields
+        return RetryPlan(
+            RetryPath.START_OVER, f"retried: it starts over with equal parts of {part_size} bytes{unseen_note}", fields
         )
     if reason in KEEPS_ITS_UPLOAD:
-        return Comeback(RetryPath.GO_ON, f"retried: it goes on from what was uploaded{doubt}", _FRESH)
+        return RetryPlan(RetryPath.GO_ON, f"retried: it continues from what was uploaded{unseen_note}", _FRESH)
     fields = {**_FRESH, "uploads_restarted": None}
-    return Comeback(RetryPath.START_OVER, f"retried: it starts over, its old upload was given up{doubt}", fields)
+    return RetryPlan(RetryPath.START_OVER, f"retried: it starts over, its old upload was aborted{unseen_note}", fields)
 
 
-def _with_larger_parts(meta: StreamMeta, size_bytes: int | None, plan: PartPlan, doubt: str) -> Comeback:
+def _with_larger_parts(meta: StreamMeta, size_bytes: int | None, plan: PartPlan, unseen_note: str) -> RetryPlan:
     fits = plan.max_size_bytes
     if fits <= PartPlan(meta.part_size, meta.equal_parts).max_size_bytes or (size_bytes or 0) > fits:
-        return Comeback(
+        return RetryPlan(
             None, "not retried: it would not fit into 10,000 parts again; set CHUNK_SIZE_BYTES higher, here too"
         )
     fields = {**_FRESH, "part_size": plan.part_size, "equal_parts": plan.equal_parts}
-    return Comeback(
-        RetryPath.START_OVER, f"retried: it starts over with parts of {plan.part_size} bytes{doubt}", fields
+    return RetryPlan(
+        RetryPath.START_OVER, f"retried: it starts over with parts of {plan.part_size} bytes{unseen_note}", fields
     )

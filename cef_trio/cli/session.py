@@ -1,12 +1,10 @@
-"""What every command works with, how long it is patient, and how it ends.
+"""A command's resources, its retries, and its exit codes.
 
-A command is a visitor: it shares Redis with daemons that run, and never takes anything from one. Its lease bears a name
-that no daemon has (a daemon's own name would let it take that daemon's leases over), so a stream that somebody works on
-cannot be changed by a command, nor one that a command has in hand by a daemon.
+A command shares Redis with running daemons. Its lease has an owner of its own (under a daemon's name it could take over
+that daemon's leases), so a command cannot change a stream that a daemon works on, nor the other way round.
 
-It does not wait for a service that is away, as the daemon does: some attempts, then one line and exit code 4. Ctrl-C
-and SIGTERM cancel it: the step in hand is finished or not begun, leases are given back in a shield, nothing is
-half-done.
+Unlike the daemon, a command does not wait for a service that is unavailable: a few attempts, then one line and exit
+code 4. Ctrl-C and SIGTERM cancel it: the current step is finished or not begun, and leases are released in a shield.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ import trio
 
 from cef_trio.checkpoint import CheckpointStore, Lease
 from cef_trio.checkpoint.redis import parse_address
-from cef_trio.cli.output import complain
+from cef_trio.cli.output import print_error
 from cef_trio.daemon import checkpoint_store, machine_id, s3_client
 from cef_trio.exceptions import (
     CefMp4ProcessorError,
@@ -52,14 +50,14 @@ _SIGNALLED: Final = 128
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommandContext:
-    """Everything that a command may touch. ``lease`` is this command's own."""
+    """A command's resources. ``lease`` is this command's own."""
 
     store: CheckpointStore
     s3: S3Client
     disk: Disk
     lease: Lease
     ownership: Ownership = field(default_factory=Ownership)
-    """Whose streams are this machine's: of others' nothing is changed."""
+    """Decides which streams belong to this machine. Others are not changed."""
     bucket: str
     key_template: KeyTemplate
     part_size: int
@@ -68,23 +66,23 @@ class CommandContext:
 
     @asynccontextmanager
     async def holding(self, stream_id: str) -> AsyncIterator[bool]:
-        """Hold a stream's lease, and give it back whatever happens; false if somebody else holds it."""
+        """Hold a stream's lease for the block, and release it in any case. Yields false if it is held elsewhere."""
         try:
             yield await self.store.acquire(stream_id, self.lease)
         finally:
-            # One that cannot be given back now runs out by itself.
+            # If it cannot be released, it expires by itself.
             with shielded(_RELEASE_SECONDS, saving="command's lease"), suppress(CefMp4ProcessorError):
                 await self.store.release([stream_id], self.lease)
 
 
 @asynccontextmanager
 async def open_context(settings: Settings) -> AsyncIterator[CommandContext]:
-    """The real one. Nothing is connected yet; leaving closes what was.
+    """Build the context from the settings. Connects nothing yet; closes all connections at the end.
 
     Raises:
-        SettingsError: a URL or a bucket's name cannot be understood.
+        SettingsError: a URL or the bucket's name is invalid.
     """
-    patience = FewAttempts(
+    retrier = LimitedRetry(
         RetryPolicy(
             min(settings.retry_attempts, _MOST_ATTEMPTS),
             settings.retry_initial_seconds,
@@ -93,7 +91,7 @@ async def open_context(settings: Settings) -> AsyncIterator[CommandContext]:
     )
     disk = KernelDisk()
     ownership = await _ownership(disk, os.fspath(settings.watch_dir))
-    async with checkpoint_store(settings, patience) as store, s3_client(settings, patience) as s3:
+    async with checkpoint_store(settings, retrier) as store, s3_client(settings, retrier) as s3:
         yield CommandContext(
             store=store,
             s3=s3,
@@ -109,7 +107,7 @@ async def open_context(settings: Settings) -> AsyncIterator[CommandContext]:
 
 
 async def _ownership(disk: Disk, watch_folder: str) -> Ownership:
-    """Whose streams may be changed from here: where the watch folder is not, nobody can say, and the person knows."""
+    """Return which streams may be changed here. Without the watch folder that is unknown, and all may be."""
     ownership = Ownership(machine_id())
     await ownership.look(disk, watch_folder)
     there = ownership.owner is not None and ownership.owner.mount is not None
@@ -117,12 +115,12 @@ async def _ownership(disk: Disk, watch_folder: str) -> Ownership:
 
 
 def command_lease(ttl_seconds: float) -> Lease:
-    """A lease that is nobody else's, not even the next command's."""
+    """Return a lease with an owner that no daemon and no other command has."""
     return Lease(f"command-{uuid4().hex}", "1", ttl_seconds)
 
 
-class FewAttempts:
-    """A retrier for a person who waits: no breaker, no outage to sit out."""
+class LimitedRetry:
+    """A retrier for interactive use: few attempts, no circuit breaker."""
 
     def __init__(self, policy: RetryPolicy) -> None:
         self._policy = policy
@@ -141,11 +139,11 @@ class FewAttempts:
 
 
 def run_command(settings: Settings, work: Callable[[CommandContext], Awaitable[ExitCode]]) -> int:
-    """Run a command to its exit code.
+    """Run a command and return its exit code.
 
     Raises:
-        CefMp4ProcessorError: what it was asked to do makes no sense (exit code 2); what S3, Redis or the disk refuse is
-            said here, with its own exit code.
+        CefMp4ProcessorError: the request is invalid (exit code 2). Errors of S3, Redis and the disk are printed here,
+            and have exit codes of their own.
     """
 
     async def with_context() -> ExitCode:
@@ -153,7 +151,7 @@ def run_command(settings: Settings, work: Callable[[CommandContext], Awaitable[E
             async with open_context(settings) as context:
                 return await work(context)
         except RedisOperationError as error:
-            complain(f"{error} [{parse_address(settings.redis_url.get_secret_value())}]")
+            print_error(f"{error} [{parse_address(settings.redis_url.get_secret_value())}]")
             return ExitCode.REFUSED
 
     configure(settings.app_env, "WARNING", secrets=secret_values(settings))
@@ -161,7 +159,7 @@ def run_command(settings: Settings, work: Callable[[CommandContext], Awaitable[E
 
 
 def run_cancellable(work: Callable[[], Awaitable[ExitCode]]) -> int:
-    """Run ``work``; a signal cancels it, and is the exit code then."""
+    """Run ``work``. SIGINT and SIGTERM cancel it; the exit code is then 128 and the signal's number."""
     return trio.run(_until_signal, work)
 
 
@@ -180,8 +178,8 @@ async def _until_signal(work: Callable[[], Awaitable[ExitCode]]) -> int:
     async with trio.open_nursery() as nursery:
         await nursery.start(cancel_on_signal)
         try:
-            code = await _said(work)
-        except Exception as error:  # noqa: BLE001 - carried out of the nursery as it is, not in a group
+            code = await _map_errors(work)
+        except Exception as error:  # noqa: BLE001 - raised outside the nursery, so not in a group
             failure = error
         nursery.cancel_scope.cancel()
     if failure is not None:
@@ -189,12 +187,12 @@ async def _until_signal(work: Callable[[], Awaitable[ExitCode]]) -> int:
     return code
 
 
-async def _said(work: Callable[[], Awaitable[ExitCode]]) -> ExitCode:
+async def _map_errors(work: Callable[[], Awaitable[ExitCode]]) -> ExitCode:
     try:
         return await work()
     except OperationError as error:
-        complain(str(error))
+        print_error(str(error))
         return ExitCode.REFUSED
     except (LeaseLostError, ChunkProcessingError) as error:
-        complain(str(error))
+        print_error(str(error))
         return ExitCode.ANSWER_IS_NO

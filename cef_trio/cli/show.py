@@ -34,29 +34,29 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 async def show_stream(context: CommandContext, given: str, *, as_json: bool) -> ExitCode:
-    """Print all that is known of one stream.
+    """Print everything that Redis has of one stream.
 
     Raises:
-        NoSuchStreamError: ``given`` means none, or several.
+        NoSuchStreamError: no stream matches ``given``, or several do.
     """
     [stream_id] = await select_all(context.store, [given])
     checkpoint = await context.store.load(stream_id)
     if checkpoint is None:
-        raise NoSuchStreamError(f"stream {stream_id} was forgotten just now")
+        raise NoSuchStreamError(f"stream {stream_id} has just been deleted")
     holder = (await context.store.holders([stream_id])).get(stream_id)
-    enqueue_webhook = stream_id in await context.store.pending_webhooks()
+    webhook_pending = stream_id in await context.store.pending_webhooks()
     if as_json:
-        output.print_json({**details(checkpoint, holder), "webhook_owed": enqueue_webhook})
+        output.print_json({**details(checkpoint, holder), "webhook_owed": webhook_pending})
     else:
         facts = _facts(checkpoint, holder, context.utc_now())
-        if enqueue_webhook:
-            facts.append(("webhook", "owed: not delivered yet"))
+        if webhook_pending:
+            facts.append(("webhook", "pending: not delivered yet"))
         output.console().print(output.facts(facts))
     return ExitCode.DONE
 
 
 def details(checkpoint: Checkpoint, holder: str | None) -> dict[str, Any]:
-    """One stream with everything, for ``--json``. Checksums are base64, as S3 writes them."""
+    """Return one stream with all fields, for ``--json``. Checksums are base64, as in S3's headers."""
     document = asdict(checkpoint.meta)
     document["status"] = checkpoint.meta.status.value
     document["state"] = checkpoint.stream_set.value
@@ -69,7 +69,7 @@ def details(checkpoint: Checkpoint, holder: str | None) -> dict[str, Any]:
 
 
 def in_order(parts: Iterable[PartRecord]) -> Sequence[PartRecord]:
-    """The parts by their numbers."""
+    """Return the parts by number."""
     return sorted(parts, key=lambda part: part.part_number)
 
 
@@ -89,7 +89,7 @@ def _facts(checkpoint: Checkpoint, holder: str | None, now: datetime) -> list[tu
         ("was", meta.original_path if meta.original_path != meta.current_path else None),
         ("object", f"{meta.s3_bucket}/{meta.s3_key_prefix}"),
         ("upload", meta.s3_upload_id),
-        ("lease", holder or "nobody works on it"),
+        ("lease", holder or "none: no daemon works on it"),
         ("started", _moment(meta.started_at_utc, now)),
         ("last activity", _moment(meta.last_activity_at_utc, now)),
         ("completed", _moment(meta.completed_at_utc, now)),

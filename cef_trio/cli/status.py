@@ -1,7 +1,7 @@
-"""``cef-trio status``: the totals, and how far each open stream is; ``--watch`` keeps them live. It changes nothing.
+"""``cef-trio status``: totals and the progress of each open stream; ``--watch`` refreshes them. Read only.
 
-Everything comes from Redis; files are only looked at where they are. Records of ended streams do not change any more,
-so that while watching they are read once. On a screen that is too low, those streams are left out that lag least.
+The data come from Redis, and the sizes of files from this machine's disk where they exist. Records of completed streams
+do not change, so ``--watch`` reads them once. If the screen has too few lines, the streams that lag least are left out.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _WATCH_SECONDS: Final = 2.0
 _NOT_SHOWN: Final = {"meta", "stream_set", "at", "reported_lag"}
 _BAR_WIDTH: Final = 12
 _LINES_AROUND: Final = 4
-"""Of a screen: the blank line, the table's head, what was left out, and the cursor's."""
+"""The blank line, the table's header, the line of what is left out, and the cursor's line."""
 _SHORT_ID: Final = 8
 _IN_SHORT: Final = {
     Status.PENDING_COMPLETION: "completing",
@@ -63,29 +63,29 @@ def run(arguments: argparse.Namespace) -> int:
     return run_command(settings, lambda context: show_status(context, watch=arguments.watch, as_json=arguments.json))
 
 
-class Observer:
-    """Gathers the facts, again and again."""
+class StatusReader:
+    """Reads the state of all streams; keeps completed records between reads."""
 
     def __init__(self, context: CommandContext) -> None:
         self._context = context
         self._ended: dict[str, KnownPath] = {}
 
-    async def look(self) -> Overview:
-        """The state of things now.
+    async def read(self) -> Overview:
+        """Return the current state.
 
         Raises:
-            RedisOperationError: the store cannot be asked.
+            RedisOperationError: Redis cannot be read.
         """
         store = self._context.store
         ids = await all_ids(store)
-        failed = await store.members(StreamSet.FAILED)  # `retry` makes these live again: never remembered
+        failed = await store.members(StreamSet.FAILED)  # `retry` reopens these: never kept
         self._ended = {key: one for key, one in self._ended.items() if key in ids - failed}
         known = {**self._ended, **await bulk_load.load_metas(store, ids - self._ended.keys())}
         self._ended = {key: one for key, one in known.items() if one.meta.status is Status.COMPLETED}
         now = self._context.utc_now()
         checkpoints: dict[str, Checkpoint] = {}
         for stream_id in sorted(key for key, one in known.items() if is_recent(one, now)):
-            with suppress(RecordUnreadableError):  # its parts: the store has noted it
+            with suppress(RecordUnreadableError):  # its parts are unreadable: the store has noted it
                 checkpoint = await store.load(stream_id)
                 if checkpoint is not None:
                     checkpoints[stream_id] = checkpoint
@@ -98,42 +98,42 @@ class Observer:
     async def _stat(self, checkpoint: Checkpoint) -> FileStat | None:
         try:
             return await self._context.disk.stat(checkpoint.meta.current_path)
-        except ChunkProcessingError:  # a folder that is not ours to look into: as good as on another machine
+        except ChunkProcessingError:  # no permission: as on another machine
             return None
 
 
 async def show_status(context: CommandContext, *, watch: bool, as_json: bool) -> ExitCode:
-    """Print the state of things; with ``watch``, keep it on the screen until a signal ends it."""
-    observer = Observer(context)
+    """Print the status; with ``watch``, refresh it on the screen until a signal ends it."""
+    reader = StatusReader(context)
     if not watch:
-        overview = await observer.look()
+        overview = await reader.read()
         if as_json:
             output.print_json(document(overview))
         else:
             output.console().print(render(overview))
         return ExitCode.DONE
-    await _watch(observer)
+    await _watch(reader)
     return ExitCode.DONE
 
 
-async def _watch(observer: Observer) -> None:
+async def _watch(reader: StatusReader) -> None:
     out: Console = output.console()
     shown: RenderableType = Text("asking Redis …")
     with Live(shown, console=out, auto_refresh=False, screen=out.is_terminal) as live:
         async with aclosing(periodic(_WATCH_SECONDS)) as rounds:
             async for _ in rounds:
                 try:
-                    shown = render(await observer.look(), height=out.height if out.is_terminal else None)
+                    shown = render(await reader.read(), height=out.height if out.is_terminal else None)
                     live.update(shown, refresh=True)
                 except RedisOperationError as error:
                     if not error.transient:
                         raise
-                    trouble = output.safe(f"What follows is old: {error}", "bold red")
+                    trouble = output.safe(f"Out of date: {error}", "bold red")
                     live.update(Group(trouble, Text(), shown), refresh=True)
 
 
 def document(overview: Overview) -> dict[str, Any]:
-    """For ``--json``."""
+    """Return the document of ``--json``."""
     return {
         "at_utc": overview.at_utc,
         "streams": dict(overview.counts),
@@ -175,7 +175,7 @@ def _stream_document(stream: OpenStream) -> dict[str, Any]:
 
 
 def render(overview: Overview, *, height: int | None = None) -> RenderableType:
-    """For a terminal; with ``height``, in so many lines if they are wide enough."""
+    """Render the status for a terminal; with ``height``, in at most that many lines if they are wide enough."""
     totals = _totals(overview)
     shown: Sequence[OpenStream] = overview.open_streams
     if height is not None:
@@ -189,7 +189,7 @@ def render(overview: Overview, *, height: int | None = None) -> RenderableType:
 
 
 def most_urgent(streams: Sequence[OpenStream], most: int) -> Sequence[OpenStream]:
-    """So many of the streams, in their order: those on which nobody works, then those that lag most. Pure."""
+    """Return at most ``most`` streams, in their order: first those without a daemon, then those that lag most. Pure."""
     if len(streams) <= most:
         return streams
     urgent = sorted(streams, key=lambda one: (one.holder is None, one.lag_bytes or 0), reverse=True)[:most]
@@ -204,7 +204,7 @@ def _totals(overview: Overview) -> list[tuple[str, Text | str]]:
         open_streams += f", {counts['pending_completion']} being completed"
     failed = Text(f"{counts['failed']}", style="bold red" if counts["failed"] else "")
     if counts["failed"]:
-        failed.append("; `cef-trio list --state failed` says why", style="not bold default")
+        failed.append("; `cef-trio list --state failed` shows why", style="not bold default")
     rows: list[tuple[str, Text | str]] = [
         ("at", f"{overview.at_utc:%Y-%m-%d %H:%M:%S} UTC"),
         ("daemons", _daemons(overview)),
@@ -223,22 +223,22 @@ def _totals(overview: Overview) -> list[tuple[str, Text | str]]:
             for sentence in describe_problems(report, now)
         ]
     if overview.unreadable:
-        rows.append(("unreadable", unreadable_words(overview.unreadable)))
+        rows.append(("unreadable", describe_unreadable(overview.unreadable)))
     if counts["deleted"]:
         rows.append(("deleted", f"{counts['deleted']} whose recording was deleted before its end"))
     return rows
 
 
-def unreadable_words(unreadable: Mapping[str, str]) -> Text:
-    """How many keys of Redis cannot be read, and what is wrong with the first. For a terminal."""
+def describe_unreadable(unreadable: Mapping[str, str]) -> Text:
+    """Return how many keys of Redis are unreadable, and why the first is. For a terminal."""
     number, why = len(unreadable), next(iter(unreadable.values()))
     more = f" (and {number - 1} more)" if number > 1 else ""
     keys = output.count(number, "key")
-    return output.safe(f"{keys} of Redis cannot be read, left alone: {why}{more}", "bold red")
+    return output.safe(f"{keys} of Redis cannot be read, skipped: {why}{more}", "bold red")
 
 
 def _retrying(overview: Overview) -> Text:
-    """How many wait after an error, and the latest one's: an outage is the same error for all."""
+    """Return how many streams wait after an error, and the latest error: in an outage all have the same."""
     waiting = [one.meta for one in overview.open_streams if one.meta.status is Status.RETRYING]
     latest = max(waiting, key=lambda meta: meta.last_activity_at_utc, default=None)
     why = f": {latest.failure_reason}" if latest is not None and latest.failure_reason else ""
@@ -263,8 +263,8 @@ def _daemons(overview: Overview) -> Text:
         daemons = [f"{name} ({output.count(count, 'stream')})" for name, count in sorted(overview.daemons.items())]
         return output.safe(", ".join(daemons), "green")
     if overview.open_streams:
-        return Text("nobody holds a lease: no daemon works on the open streams", style="bold red")
-    return Text("nobody holds a lease, and no stream is open")
+        return Text("no leases: no daemon works on the open streams", style="bold red")
+    return Text("no leases, and no stream is open")
 
 
 _COLUMNS: Final = (
@@ -303,12 +303,12 @@ def _progress(stream: OpenStream) -> tuple[Text, str]:
     progress = stream.progress
     if progress is None:
         return Text("?".center(_BAR_WIDTH), style="dim"), ""
-    # Rounded down: what is not all there is not 100%.
+    # Rounded down: 100% means complete.
     return _bar(progress), f"{math.floor(progress * 100)}%"
 
 
 def _bar(progress: float) -> Text:
-    """A bar that can be read without colours too."""
+    """Return a bar that is readable without colours."""
     full = math.floor(progress * _BAR_WIDTH)
     bar = Text("━" * full, style="green" if full == _BAR_WIDTH else "cyan")
     return bar.append("─" * (_BAR_WIDTH - full), style="dim")

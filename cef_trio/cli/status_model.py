@@ -1,8 +1,8 @@
-"""What ``cef-trio status`` says, worked out from what Redis holds and from the files that can be seen here. Pure.
+"""The model of ``cef-trio status``, computed from Redis and from the files that exist on this machine. Pure.
 
-Throughput is what S3 acknowledged in the last minute: each part's record says when. Lag is what is on disk and not yet
-acknowledged; it is known where the recording itself can be seen, and from what its daemon reports. Since when a byte
-waits only that daemon knows.
+Throughput is the bytes that S3 acknowledged in the last minute, by the times in the parts' records. Lag is the bytes on
+disk that are not yet acknowledged: from the recording if this machine can see it, else from its daemon's report. The
+age of the oldest byte comes from that report only.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from cef_trio.observability import DaemonReport, Lag, lag_of, lags_of
 WINDOW: Final = timedelta(seconds=60)
 """Over which throughput is measured."""
 _HOST: Final = re.compile(r"@[0-9a-f]{12}\Z")
-"""The running system in a lease's value (``Lease.host``), which tells a person nothing."""
+"""The boot id in a lease's value (``Lease.host``), which is not shown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,19 +32,19 @@ class OpenStream:
     stream_set: StreamSet
     acknowledged_bytes: int
     size_on_disk_bytes: int | None
-    """``None``: its file cannot be seen from here, or is another one."""
+    """``None`` if its file cannot be seen from here, or is another file."""
     holder: str | None
-    """The instance that works on it; ``None`` if nobody does."""
+    """The instance that works on it, or ``None``."""
     idle_seconds: float
     bytes_per_second: float
     at: float = 0.0
     """The moment, in Unix time."""
     reported_lag: Lag | None = None
-    """What its daemon says; ``None``: no daemon says anything of it."""
+    """The lag that its daemon reported, or ``None``."""
 
     @property
     def lag_bytes(self) -> int | None:
-        """What is on disk and not yet acknowledged, without the holes that its daemon knows of."""
+        """Bytes on disk that are not yet acknowledged, without the holes that its daemon reported."""
         if self.size_on_disk_bytes is None:
             return None if self.reported_lag is None else self.reported_lag.size_bytes
         unwritten = 0 if self.reported_lag is None else self.reported_lag.unwritten_bytes
@@ -52,14 +52,14 @@ class OpenStream:
 
     @property
     def lag_seconds(self) -> float | None:
-        """The age of the oldest byte that waits, by what its daemon saw; 0 if nothing waits, ``None``: not known."""
+        """The age of the oldest unacknowledged byte, as reported; 0 if there is none, ``None`` if unknown."""
         if self.lag_bytes == 0:
             return 0.0
         return None if self.reported_lag is None else self.reported_lag.seconds(self.at)
 
     @property
     def progress(self) -> float | None:
-        """How much of what is on disk is acknowledged, 0 to 1; ``None`` if that cannot be known here."""
+        """The acknowledged share of the file, 0 to 1; ``None`` if unknown here."""
         if self.meta.object_etag is not None:
             return 1.0
         if not self.size_on_disk_bytes:
@@ -84,7 +84,7 @@ class Overview:
     unreadable: Mapping[str, str] = field(default_factory=dict)
     """The keys of Redis that cannot be read, and why."""
     reports: tuple[DaemonReport, ...] = ()
-    """How the daemons say that they stand."""
+    """The daemons' reports."""
 
 
 def observe(
@@ -96,20 +96,20 @@ def observe(
     *,
     reports: Iterable[DaemonReport] = (),
 ) -> Overview:
-    """Put the facts together.
+    """Build the overview.
 
     Args:
-        known: every stream that Redis knows.
+        known: all streams in Redis.
         checkpoints: of these, with parts, those that are open or were active within ``WINDOW``.
         holders: lease values by stream id.
-        files: by stream id, what is at an open stream's path here; ``None`` or absent: nothing.
-        now: the moment.
-        reports: how the daemons say that they stand.
+        files: by stream id, the file at an open stream's path here; ``None`` or absent if there is none.
+        now: the current time.
+        reports: the daemons' reports.
     """
     known, reports = tuple(known), tuple(reports)
-    lags_told = lags_of(reports, now.timestamp())
+    reported = lags_of(reports, now.timestamp())
     streams = [
-        _open_stream(checkpoint, holders.get(stream_id), files.get(stream_id), now, lags_told.get(stream_id))
+        _open_stream(checkpoint, holders.get(stream_id), files.get(stream_id), now, reported.get(stream_id))
         for stream_id, checkpoint in checkpoints.items()
         if checkpoint.meta.status not in ENDED
     ]
@@ -129,12 +129,12 @@ def observe(
 
 
 def is_recent(known: KnownPath, now: datetime) -> bool:
-    """Whether a stream's parts are needed: it is open, or may have parts within ``WINDOW``."""
+    """Return whether a stream's parts are needed: it is open, or may have parts within ``WINDOW``."""
     return known.meta.status not in ENDED or now - known.meta.last_activity_at_utc <= WINDOW
 
 
 def instance_of(holder: str) -> str:
-    """The daemon's name in a lease's value."""
+    """Return the daemon's name in a lease's value."""
     return _HOST.sub("", holder.rpartition("/")[0] or holder)
 
 
@@ -151,7 +151,7 @@ def _open_stream(
     checkpoint: Checkpoint, holder: str | None, stat: FileStat | None, now: datetime, lag: Lag | None
 ) -> OpenStream:
     meta = checkpoint.meta
-    # On another machine another file may have the same path.
+    # This may be another machine, with another file at that path.
     is_it = stat is not None and may_be(meta.identity, stat)
     return OpenStream(
         meta=meta,

@@ -1,4 +1,4 @@
-"""Which stream a person means: its id, or the beginning of it if no other begins alike."""
+"""Find streams by id, or by the beginning of an id if it is unambiguous."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _SHOWN: Final = 5
 
 
 class NoSuchStreamError(CefMp4ProcessorError):
-    """No stream, or more than one, is meant by what was given."""
+    """No stream, or more than one, matches the given id."""
 
 
 def select(given: str, stream_ids: Collection[str]) -> str:
-    """The one id that ``given`` is, or begins. Pure.
+    """Return the one id that is or begins with ``given``. Pure.
 
     Raises:
-        NoSuchStreamError: there is none, or there are several.
+        NoSuchStreamError: none does, or several do.
     """
     wanted = given.strip().lower()
     if wanted in stream_ids:
@@ -38,10 +38,10 @@ def select(given: str, stream_ids: Collection[str]) -> str:
 
 
 async def all_ids(store: CheckpointStore) -> frozenset[str]:
-    """The ids of all streams.
+    """Return the ids of all streams.
 
     Raises:
-        RedisOperationError: the store cannot be asked.
+        RedisOperationError: Redis cannot be read.
     """
     found: set[str] = set()
     for stream_set in StreamSet:
@@ -50,11 +50,11 @@ async def all_ids(store: CheckpointStore) -> frozenset[str]:
 
 
 async def select_all(store: CheckpointStore, given: Iterable[str]) -> list[str]:
-    """The streams that are meant, each once, in the order in which they were given.
+    """Return the ids of the given streams, each once, in the given order.
 
     Raises:
-        NoSuchStreamError: one of them means no stream, or several.
-        RedisOperationError: the store cannot be asked.
+        NoSuchStreamError: one of them matches no stream, or several.
+        RedisOperationError: Redis cannot be read.
     """
     ids = await all_ids(store)
     return list(dict.fromkeys(select(one, ids) for one in given))

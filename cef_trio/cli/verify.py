@@ -1,6 +1,6 @@
-"""``cef-trio verify``: read the object again, all of it, and hold it against everything on record. Changes nothing.
+"""``cef-trio verify``: read a whole object again, and compare it with everything on record. Read only.
 
-Memory is one block, however large the recording. What each witness says is judged in ``object_check.py``.
+Memory use is one block, however large the recording. ``object_check.py`` has the comparisons.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColu
 
 from cef_trio.checkpoint import Checkpoint, Status
 from cef_trio.cli.arguments import NO_FOLDER, STREAM_ID_HELP, add_common
-from cef_trio.cli.object_check import Content, Witness, compare, is_proved, metadata_content, recorded_content
+from cef_trio.cli.object_check import Comparison, Content, compare, is_proven, metadata_content, recorded_content
 from cef_trio.cli.output import printable
 from cef_trio.cli.result_lines import Report
 from cef_trio.cli.retry_plan import Presence, presence_of
@@ -34,7 +34,7 @@ _MAX_METADATA_BYTES: Final = 64 * 1024 * 1024
 _NOT_THERE: Final = frozenset({"NoSuchKey", "NoSuchUpload"})
 
 Progressed = Callable[[int], None]
-"""Told each number of bytes that was read."""
+"""Called with the number of bytes of each block that was read."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,28 +55,28 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 async def verify_stream(context: CommandContext, given: str, *, as_json: bool) -> ExitCode:
-    """Verify the object of the stream, or of the recording, that ``given`` means.
+    """Verify the object of a stream; ``given`` is its id, the beginning of it, or its recording's path.
 
     Raises:
-        NoSuchStreamError: it means none, or several.
+        NoSuchStreamError: no stream matches, or several do.
         S3OperationError: the object could not be read to its end.
     """
-    stream_id = await _meant(context, given)
+    stream_id = await _find_stream_id(context, given)
     checkpoint = await context.store.load(stream_id)
     if checkpoint is None:
-        raise NoSuchStreamError(f"stream {stream_id} was forgotten just now")
+        raise NoSuchStreamError(f"stream {stream_id} has just been deleted")
     with Report(as_json=as_json, stream_id=stream_id, identical=None) as report:
         report.remark(f"stream {stream_id}, {checkpoint.meta.current_path}")
-        witnesses = await _witnesses(context, checkpoint, quiet=as_json)
-        for witness in witnesses:
-            report.add(witness.name, witness.says, ok=witness.agrees is not False, agrees=witness.agrees)
-        report.about["identical"] = proved = is_proved(witnesses)
-        report.remark("Identical." if proved else "NOT identical, or not proved.")
+        comparisons = await _compare_all(context, checkpoint, quiet=as_json)
+        for comparison in comparisons:
+            report.add(comparison.name, comparison.says, ok=comparison.agrees is not False, agrees=comparison.agrees)
+        report.about["identical"] = proved = is_proven(comparisons)
+        report.remark("Identical." if proved else "NOT identical, or not proven.")
     return ExitCode.DONE if proved else ExitCode.ANSWER_IS_NO
 
 
-async def _meant(context: CommandContext, given: str) -> str:
-    path = os.path.abspath(given)  # noqa: PTH100, ASYNC240 - Path would not keep every name; asks no disk
+async def _find_stream_id(context: CommandContext, given: str) -> str:
+    path = os.path.abspath(given)  # noqa: PTH100, ASYNC240 - Path would change some names; no disk access
     paths = {path, os.path.realpath(path)}  # noqa: ASYNC240 - once
     found, _ = await bulk_load.find_by_path(context.store, paths, context.ownership.name)
     for known in found.values():
@@ -88,12 +88,14 @@ async def _meant(context: CommandContext, given: str) -> str:
     return stream_id
 
 
-async def _witnesses(context: CommandContext, checkpoint: Checkpoint, *, quiet: bool) -> list[Witness]:
+async def _compare_all(context: CommandContext, checkpoint: Checkpoint, *, quiet: bool) -> list[Comparison]:
     meta = checkpoint.meta
     if meta.object_etag is None:
-        return [Witness("object", False, f"is not complete yet; the stream is {meta.status.value}")]
+        return [Comparison("object", False, f"is not complete yet; the stream is {meta.status.value}")]
     if meta.s3_bucket != context.bucket:
-        return [Witness("object", False, f"is in bucket {meta.s3_bucket!r}, and S3_BUCKET_NAME is {context.bucket!r}")]
+        return [
+            Comparison("object", False, f"is in bucket {meta.s3_bucket!r}, and S3_BUCKET_NAME is {context.bucket!r}")
+        ]
     try:
         with _progress(meta.verified_size_bytes, quiet=quiet) as progressed:
             read, stored = await _read_object(context, meta.s3_key_prefix, progressed)
@@ -101,16 +103,16 @@ async def _witnesses(context: CommandContext, checkpoint: Checkpoint, *, quiet: 
         where = f"{meta.s3_bucket}/{meta.s3_key_prefix}"
         if error.code == ARCHIVED:
             says = f"is in an archive class and cannot be read: restore {where} first, then verify it"
-            return [Witness("object", False, says)]
+            return [Comparison("object", False, says)]
         if error.code not in _NOT_THERE:
             raise
-        return [Witness("object", False, f"is not there: {where}")]
+        return [Comparison("object", False, f"does not exist: {where}")]
     return [
-        Witness("object", None, f"read whole: {read}"),
+        Comparison("object", None, f"read whole: {read}"),
         compare("checkpoint", read, recorded_content(checkpoint)),
         compare("S3's own checksum", read, Content(None, stored)),
-        await _ask_metadata(context, checkpoint, read),
-        await _ask_file(context, checkpoint, read, quiet=quiet),
+        await _compare_metadata(context, checkpoint, read),
+        await _compare_file(context, checkpoint, read, quiet=quiet),
     ]
 
 
@@ -124,7 +126,7 @@ async def _read_object(context: CommandContext, key: str, progressed: Progressed
     return Content(size, crc.value), stored.crc64nvme
 
 
-async def _ask_metadata(context: CommandContext, checkpoint: Checkpoint, read: Content) -> Witness:
+async def _compare_metadata(context: CommandContext, checkpoint: Checkpoint, read: Content) -> Comparison:
     name, key = "metadata JSON", metadata_key(checkpoint.meta.s3_key_prefix)
     document = bytearray()
     try:
@@ -132,28 +134,28 @@ async def _ask_metadata(context: CommandContext, checkpoint: Checkpoint, read: C
             async for chunk in chunks:
                 document += chunk
                 if len(document) > _MAX_METADATA_BYTES:
-                    return Witness(name, False, "is larger than any of ours")
+                    return Comparison(name, False, f"is larger than {_MAX_METADATA_BYTES} bytes")
     except S3OperationError as error:
         if error.code == ARCHIVED:
-            return Witness(name, None, "not compared: it is in an archive class")
+            return Comparison(name, None, "not compared: it is in an archive class")
         if error.code not in _NOT_THERE:
             raise
         done = checkpoint.meta.status is Status.COMPLETED
-        return Witness(name, False if done else None, "is not there" if done else "is not written yet")
+        return Comparison(name, False if done else None, "does not exist" if done else "is not written yet")
     content = metadata_content(bytes(document), checkpoint.meta.stream_id)
-    return Witness(name, False, content) if isinstance(content, str) else compare(name, read, content)
+    return Comparison(name, False, content) if isinstance(content, str) else compare(name, read, content)
 
 
-async def _ask_file(context: CommandContext, checkpoint: Checkpoint, read: Content, *, quiet: bool) -> Witness:
+async def _compare_file(context: CommandContext, checkpoint: Checkpoint, read: Content, *, quiet: bool) -> Comparison:
     meta = checkpoint.meta
     crc = Crc64Nvme()
     try:
         async with context.disk.open(meta.current_path) as recording:
             stat = await recording.stat()
             observed = await identify(recording, stat, meta.identity.head_size_bytes)
-            sameness = await recognize(meta, checkpoint.parts, recording)
-            if presence_of(meta.identity, observed, sameness) is not Presence.SAME:
-                return Witness("file", None, "not compared: another file has its name")
+            identity_match = await recognize(meta, checkpoint.parts, recording)
+            if presence_of(meta.identity, observed, identity_match) is not Presence.SAME:
+                return Comparison("file", None, "not compared: another file has its name")
             reading = FileSlice(recording, 0, stat.size_bytes).blocks()
             with _progress(stat.size_bytes, quiet=quiet) as progressed:
                 async with aclosing(reading) as blocks:
@@ -161,14 +163,14 @@ async def _ask_file(context: CommandContext, checkpoint: Checkpoint, read: Conte
                         crc.update(block)
                         progressed(len(block))
     except RecordingChangedError:
-        return Witness("file", None, "not compared: it is not there, or it shrank while it was read")
+        return Comparison("file", None, "not compared: it does not exist, or it was truncated while it was read")
     except ChunkProcessingError as error:
-        return Witness("file", None, f"not compared: {error}")
-    witness = compare("file", read, Content(stat.size_bytes, crc.value))
+        return Comparison("file", None, f"not compared: {error}")
+    comparison = compare("file", read, Content(stat.size_bytes, crc.value))
     unchanged = (stat.size_bytes, stat.mtime_ns) == (meta.verified_size_bytes, meta.verified_mtime_ns)
-    if witness.agrees or unchanged:
-        return witness
-    return Witness("file", False, f"{witness.says}; it was changed after it was uploaded, and is uploaded anew")
+    if comparison.agrees or unchanged:
+        return comparison
+    return Comparison("file", False, f"{comparison.says}; it was changed after it was uploaded, and is uploaded again")
 
 
 @contextmanager

@@ -1,17 +1,16 @@
-"""Ends the process in time (promise P4) by a thread of its own: it needs neither trio's loop nor Python's main thread.
+"""Ends the process by the shutdown deadline (promise P4) from a thread of its own.
 
-The daemon leaves in good order by itself (``main.py``). This is for what nobody foresaw: a loop that computes for
-ever, or hangs in a call of the kernel that never returns.
+The daemon normally exits by itself (``main.py``). This thread covers a trio loop that computes without end or blocks in
+a system call: it needs neither the loop nor Python's main thread.
 
-- The first signal starts the clock, in the thread that takes the signals. When the time is over the process ends.
-- The third signal ends it at once.
+- The first signal starts the deadline. At the deadline the process ends.
+- The third signal ends the process at once.
 
-The main thread blocks SIGTERM and SIGINT, so the kernel gives them to this thread: a main thread that hangs in the
-kernel would be given them, and never take them. Python's own handlers still run in the main thread, when it is free
-(``signal.set_wakeup_fd`` tells this thread, which wakes trio). Programs that the daemon starts inherit the blocked
-signals; it ends them with SIGKILL.
+The main thread blocks SIGTERM and SIGINT, so the kernel delivers them to this thread; a main thread that is blocked in
+the kernel could not handle them. Python's own handlers still run in the main thread: ``signal.set_wakeup_fd`` wakes
+this thread, which wakes trio. Child processes inherit the blocked signals; the daemon ends them with SIGKILL.
 
-Where a call in C keeps the interpreter's lock this thread cannot run either. ``faulthandler``'s timer needs no lock,
+If a C call keeps the interpreter's lock, this thread cannot run. The timer of ``faulthandler`` does not need the lock
 and ends the process a moment later, with exit code 1.
 """
 
@@ -38,45 +37,46 @@ from cef_trio.observability import flush
 log = structlog.get_logger(__name__)
 
 EXIT_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT})
-"""The signals that ask the daemon to leave."""
+"""The signals that start a shutdown."""
 OVERDUE_SECONDS: Final = 0.5
-"""How long after grace and save the process is ended; P4 allows a second, of which the exit itself takes some."""
+"""Delay after grace and save before the process is ended; P4 allows one second, part of which the exit takes."""
 _LOG_SECONDS: Final = 0.3
-"""How long the last line of the log may take."""
+"""Time limit for writing the last log line."""
 _AGAIN_SECONDS: Final = 1.0
 
 
 class ExitWatchdog:
-    """Counts the signals and the seconds. Before it is started it only keeps the deadline, and ends nothing."""
+    """Counts signals and enforces the deadline. Until it is started, it only records the deadline."""
 
     def __init__(self, grace_seconds: float, save_seconds: float) -> None:
         self._grace_seconds = grace_seconds
         self._save_seconds = save_seconds
         self.unsaved: Callable[[], Iterable[str]] = tuple
-        """Which streams would be left unsaved; asked from another thread than the loop's."""
+        """Returns the ids of streams that are not saved yet; called from the watchdog's thread."""
         self.deadline = math.inf
-        """``time.monotonic()`` by which the process must have ended."""
+        """``time.monotonic()`` at which the process is ended."""
         self._signals = 0
         self._stopped = False
         self._exit_lock = threading.Lock()
         self._sockets: tuple[socket.socket, socket.socket] | None = None
-        """Where the thread waits, and where it is woken."""
+        """The thread waits on the first and is woken through the second."""
         self._thread: threading.Thread | None = None
         self._token: trio.lowlevel.TrioToken | None = None
 
     def start(self, *, block_signals: bool = False) -> None:
-        """Start the thread: from now on the process ends in time.
+        """Start the thread.
 
-        ``block_signals``: for the main thread of the daemon's process; no server may be started after it.
+        ``block_signals`` blocks SIGTERM and SIGINT in the calling thread, which must be the main thread. Start no child
+        server after it.
         """
         self._sockets = socket.socketpair()
         for end in self._sockets:
-            end.setblocking(False)  # as set_wakeup_fd wants it
+            end.setblocking(False)  # required by set_wakeup_fd
         self._thread = threading.Thread(target=self._run, args=self._sockets[:1], name="exit watchdog", daemon=True)
         while True:
             try:
                 self._thread.start()
-            except RuntimeError:  # none is to be had now; until there is one, a signal ends the process
+            except RuntimeError:  # no thread available; until then a signal ends the process
                 time.sleep(_AGAIN_SECONDS)
             else:
                 break
@@ -84,7 +84,7 @@ class ExitWatchdog:
             signal.pthread_sigmask(signal.SIG_BLOCK, EXIT_SIGNALS)
 
     def stop(self) -> None:
-        """End the thread, and with it all that was to come."""
+        """End the thread; the deadline is no longer enforced."""
         self._stopped = True
         self._notify()
         if self._thread is not None:
@@ -94,7 +94,7 @@ class ExitWatchdog:
 
     @contextmanager
     def running(self, *, block_signals: bool = False) -> Iterator[None]:
-        """Started in the block, and stopped after it."""
+        """Run the thread during the block."""
         self.start(block_signals=block_signals)
         try:
             yield
@@ -105,8 +105,8 @@ class ExitWatchdog:
 
     @contextmanager
     def counting_signals(self) -> Iterator[None]:
-        """Count the signals in the thread too. Started, in trio, with a receiver of the signals open."""
-        assert self._sockets is not None  # noqa: S101 - it is started
+        """Count signals in the thread. Call it after :meth:`start`, in trio, with a signal receiver open."""
+        assert self._sockets is not None  # noqa: S101 - started
         self._token = trio.lowlevel.current_trio_token()
         previous = signal.set_wakeup_fd(self._sockets[1].fileno(), warn_on_full_buffer=False)
         try:
@@ -117,7 +117,7 @@ class ExitWatchdog:
     # -- from the loop, or its main thread -----------------------------------------------------------------------------
 
     def count_signal(self, times: int) -> None:
-        """The daemon was asked to leave for that many times."""
+        """Set the deadline after the ``times``-th signal: grace and save, save alone, or now."""
         if times == 1:
             self._exit_within(self._grace_seconds + self._save_seconds)
         elif times == 2:  # noqa: PLR2004 - the second one skips the grace
@@ -126,7 +126,7 @@ class ExitWatchdog:
             self.exit_now()
 
     def exit_now(self) -> None:
-        """End the process, and say so if that can be done in time."""
+        """End the process now; log it if that takes less than ``_LOG_SECONDS``."""
         self._exit(lambda: log.error("shutdown_forced"))
 
     def _exit_within(self, seconds: float) -> None:
@@ -137,7 +137,7 @@ class ExitWatchdog:
 
     def _notify(self) -> None:
         if self._sockets is not None:
-            with suppress(OSError):  # full: it is woken anyway
+            with suppress(OSError):  # full: the thread wakes anyway
                 self._sockets[1].send(b"\0")
 
     # -- the thread ----------------------------------------------------------------------------------------------------
@@ -172,33 +172,33 @@ class ExitWatchdog:
         log.error("shutdown_timeout", streams=sorted(self.unsaved()))
 
     def _exit(self, log_reason: Callable[[], None]) -> None:
-        """End the process; once, whoever comes first."""
+        """End the process. Later calls return at once."""
         if not self._exit_lock.acquire(blocking=False):
             return
 
         def write_log() -> None:
-            with suppress(Exception):  # sets that the loop changes meanwhile: there is nothing better to do now
+            with suppress(Exception):  # the loop may change the sets concurrently
                 log_reason()
             flush()
 
-        # In another thread, since the one that hangs may hold a lock of the log's.
-        logger_thread = threading.Thread(target=write_log, name="last words", daemon=True)
-        with suppress(RuntimeError):  # no thread is to be had: the exit code says it
+        # In a separate thread, since a hung thread may hold a lock of the log.
+        logger_thread = threading.Thread(target=write_log, name="last log line", daemon=True)
+        with suppress(RuntimeError):  # no thread available: the exit code remains
             logger_thread.start()
             logger_thread.join(_LOG_SECONDS)
         os._exit(ExitCode.NOT_SAVED)
 
 
 class _FaulthandlerTimer:
-    """Ends the process even if nobody gives the interpreter's lock back. There is one for a process."""
+    """Timer that needs no interpreter lock (``faulthandler``); one per process."""
 
     def __enter__(self) -> Self:
-        # It writes where each thread stands, and could hang in that: the log's reader may be why all of this happens.
+        # faulthandler writes a traceback first. On standard error that could block, if the log's reader is what hangs.
         self._devnull = os.open(os.devnull, os.O_WRONLY)
         return self
 
     def exit_after(self, seconds: float) -> None:
-        """End the process after so long; instead of what was said before."""
+        """End the process after ``seconds``; replaces an earlier timer."""
         faulthandler.dump_traceback_later(seconds, exit=True, file=self._devnull)
 
     def __exit__(self, *_: object) -> None:
@@ -207,4 +207,4 @@ class _FaulthandlerTimer:
 
 
 def _wake_loop() -> None:
-    """Wake trio, which runs Python's signal handlers."""
+    """Do nothing: waking trio is enough to run Python's signal handlers."""

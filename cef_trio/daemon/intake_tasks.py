@@ -1,7 +1,7 @@
-"""The tasks beside the streams' own: what finds files, looks after streams, follows uploads, and tells how all stands.
+"""Intake tasks: find files, supervise streams, run follow-ups and report status.
 
-The daemon starts them, and the laboratory's does: what a world shows is what runs (``tests/lab/test_lab_daemon.py``).
-Only what looks at the files differs, and is given: the watcher, or a test's script.
+The daemon and the laboratory start the same tasks (``tests/lab/test_lab_daemon.py``). Only the source of file events
+differs: the watcher, or a test's script.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from cef_trio.upload import IdleChecker, RiskObserver, Services, StreamSuperviso
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IntakeRules:
-    """What they go by. Times in seconds."""
+    """Parameters of the intake tasks. Times in seconds."""
 
     folder: str
     timeout_seconds: float = 30.0
@@ -40,7 +40,7 @@ class IntakeRules:
 
 
 class IntakeTasks:
-    """Made with the supervisor, started once."""
+    """The intake tasks of one daemon; started once."""
 
     def __init__(
         self, services: Services, supervisor: StreamSupervisor, risks: RiskObserver, rules: IntakeRules
@@ -60,7 +60,7 @@ class IntakeTasks:
         self._rules = rules
 
     async def start(self, nursery: trio.Nursery, watch: Callable[[], Awaitable[object]]) -> None:
-        """Start them. ``watch`` starts what looks at the files, and returns when the first scan was told."""
+        """Start all tasks. ``watch`` starts the source of file events and returns after the first scan."""
         services, rules = self._services, self._rules
         nursery.start_soon(self._supervisor.run)
         nursery.start_soon(report_for_ever, services, self._supervisor, self._risks, rules.folder)

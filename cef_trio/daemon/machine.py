@@ -1,7 +1,7 @@
-"""Which machine this is: what is told of it, in a container too. Blocks for local files only.
+"""Identity of the machine and of its current boot. Blocks, for local files only.
 
-The machine's id is hashed, as machine-id(5) asks, so that it is not told to whoever reads Redis. A container has none
-of its own; where its host's is mounted into it (``deploy/`` does), it has the host's.
+The machine id is hashed, as machine-id(5) requires, so that readers of Redis do not learn it. A container has no
+machine id unless the host's is mounted into it, as ``deploy/`` does.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _ID: Final = re.compile(r"[0-9a-f]{32}")
 
 
 def machine_id() -> str | None:
-    """A hash of the machine's lasting id; ``None`` where none is told."""
+    """Return a hash of the machine id; ``None`` if there is none."""
     for path in _MACHINE_IDS:
         found = _read_line(path)
         if _ID.fullmatch(found):
@@ -26,7 +26,7 @@ def machine_id() -> str | None:
 
 
 def boot_id() -> str:
-    """What no other kernel that runs has, nor this machine's after its next start: a container has its host's."""
+    """Return the id of the kernel's current boot (``unknown`` if it cannot be read). Containers share their host's."""
     return _read_line(_BOOT_ID).replace("-", "")[:12] or "unknown"
 
 

@@ -1,16 +1,15 @@
-"""SIGHUP: the settings are read once more; ``MAX_UPLOAD_RATE``, ``LOG_LEVEL`` and the credentials hold from then on.
+"""SIGHUP: read the settings again and apply ``MAX_UPLOAD_RATE``, ``LOG_LEVEL`` and the credentials.
 
-The signal listener only asks (:meth:`SettingsReloader.request`); a task of its own reads, in a worker thread, since a
-file may lie on a disk that hangs. So neither a slow read nor a hundred SIGHUPs hold a SIGTERM back (promise P4), and
-whoever asks while a read goes on gets another one after it. Settings that cannot be read change nothing.
+The signal listener only sends a request (:meth:`SettingsReloader.request`). A task of its own reads in a worker thread,
+since a file may lie on a hung disk. So neither a slow read nor many SIGHUPs delay a SIGTERM (promise P4). A request
+during a read causes one more read. Settings that cannot be read change nothing.
 
-Only these change at run time: each is one value that everybody asks for anew. Credentials are S3's keys (those of AWS's
-own chain, too) and the user and password in ``REDIS_URL``; a URL that leads elsewhere waits for a restart. All others
-are built into connections, limits and records; which of them the file now says differently is told, by name, never by
-value.
+Credentials are the S3 keys (also those of AWS's own chain) and the user and password in ``REDIS_URL``; a URL of another
+server needs a restart. All other settings are built into connections, limits and records; changed ones are logged by
+name, never by value, as needing a restart.
 
-The environment of a process does not change, and it wins over the file, here as at the start. A setting of the file
-that cannot take effect for that reason is named too.
+The environment of a process does not change, and it overrides the file. Live settings of the file that have no effect
+for this reason are logged by name.
 """
 
 from __future__ import annotations
@@ -37,28 +36,28 @@ from cef_trio.settings import Settings, SettingsError, load_settings, unfit_rate
 log = structlog.get_logger(__name__)
 
 LIVE: Final = ("max_upload_rate", "log_level")
-"""The settings that change at run time, and are shown."""
+"""Settings that change at run time and whose values are logged."""
 KEYS: Final = ("s3_access_key_id", "s3_secret_access_key", "s3_session_token")
-"""S3's credentials, which do so too, as long as there are any both times."""
+"""S3 credentials; they change at run time if they are set both before and after."""
 
 
-# ---- what a reading means: pure --------------------------------------------------------------------------------------
+# ---- comparing settings: pure --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SettingsChange:
-    """Settings that were read once more, beside those that hold."""
+    """Difference between the settings in force and those read again."""
 
     applied: Mapping[str, str | int]
-    """Of the live ones, those that are to be other than they are, by variable, with their new values."""
+    """Changed live settings: variable → new value."""
     renewed: tuple[str, ...] = ()
-    """Variables that hold credentials, and others now; their values are told nobody."""
+    """Variables with changed credentials."""
     needs_restart: tuple[str, ...]
-    """Variables that are other than at the start, and stay as they were until the next one."""
+    """Changed variables that take effect at the next start."""
 
 
 def compare(held: Settings, read: Settings) -> SettingsChange:
-    """What a reading changes. Names in the order of the documentation."""
+    """Compare two settings. Names are in the order of ``docs/settings.md``."""
     changed = [name for name in Settings.model_fields if getattr(held, name) != getattr(read, name)]
     renewed = _renewed(held, read)
     return SettingsChange(
@@ -69,23 +68,25 @@ def compare(held: Settings, read: Settings) -> SettingsChange:
 
 
 def _renewed(held: Settings, read: Settings) -> frozenset[str]:
-    """Which settings are credentials that may change at run time: those of the servers that are used already."""
+    """Return the settings that hold credentials of the servers in use."""
     names = set(KEYS) if (held.s3_access_key_id is None) == (read.s3_access_key_id is None) else set()
     before, after = (parse_address(one.redis_url.get_secret_value()) for one in (held, read))
     return frozenset(names | ({"redis_url"} if after.differs_in_login_only(before) else set()))
 
 
 def overridden(environment: Mapping[str, str], file: Mapping[str, str | None]) -> list[str]:
-    """Live settings of the file that have no effect: the environment says something else, and wins."""
-    said, written = ({name.lower(): value for name, value in values.items() if value} for values in (environment, file))
-    return [name.upper() for name in LIVE if name in said and name in written and said[name] != written[name]]
+    """Return the live settings of the file that the environment overrides with another value."""
+    given, written = (
+        {name.lower(): value for name, value in values.items() if value} for values in (environment, file)
+    )
+    return [name.upper() for name in LIVE if name in given and name in written and given[name] != written[name]]
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------
 
 
 class SettingsSource:
-    """Where a daemon's settings came from, to be read once more. ``load`` is how the daemon itself reads them."""
+    """Where a daemon's settings came from. ``load`` reads and validates them."""
 
     def __init__(self, env_file: Path | None, load: Callable[[], Settings]) -> None:
         self._env_file = env_file
@@ -94,24 +95,24 @@ class SettingsSource:
 
     @classmethod
     def of_file(cls, env_file: Path) -> SettingsSource:
-        """The environment and a file. The watch folder need not be there: it was, and it is another's to look after."""
+        """Read the environment and a file. The watch folder may be missing: the watcher reports that."""
         return cls(env_file, partial(load_settings, env_file, unneeded={"watch_dir"}))
 
     def read(self) -> tuple[Settings, list[str]]:
-        """The settings now, and those of the file that the environment overrides. Blocks; changes nothing.
+        """Return the current settings, and the settings of the file that the environment overrides. Blocks.
 
         Raises:
-            SettingsError: one is missing or wrong, or the file is gone. Without it all its settings would be unset.
+            SettingsError: a setting is missing or wrong, or the file is gone (all of its settings would be unset).
         """
         if self._env_file is None:
             return self._load(), []
         if self._was_there and not self._env_file.exists():
-            raise SettingsError([f"{self._env_file} is not there any more"])
+            raise SettingsError([f"{self._env_file} no longer exists"])
         return self._load(), overridden(os.environ, dotenv_values(self._env_file))
 
 
 class SettingsReloader:
-    """Reads the settings when asked, and lets the live ones take effect."""
+    """Reads the settings on request and applies the live ones."""
 
     def __init__(
         self,
@@ -127,7 +128,7 @@ class SettingsReloader:
         self._ask, self._asked = trio.open_memory_channel[None](1)
 
     def request(self) -> None:
-        """Read them soon. Asking again before that has begun changes nothing."""
+        """Request a read. Requests before it begins are merged."""
         try:
             self._ask.send_nowait(None)
         except trio.WouldBlock:
@@ -139,19 +140,19 @@ class SettingsReloader:
             await self.reload()
 
     async def reload(self) -> None:
-        """Read once more, and let what changed take effect. Cancelled: nothing has."""
+        """Read the settings and apply the changes. If cancelled, nothing is applied."""
         try:
-            # Abandoned by a cancellation: it only reads, and the disk may hang.
+            # May be abandoned: it only reads, and the disk may hang.
             read, without_effect = await run_in_thread(self._source.read, abandon_on_cancel=True)
         except (SettingsError, OSError, UnicodeDecodeError) as error:
             log.warning("settings_not_reloaded", error="; ".join(str(error).splitlines()))
             return
-        # By the parts that there are now: what the file says of them waits for a restart.
+        # Checked with the current number of parts, since a change of that needs a restart.
         if why := unfit_rate(read.max_upload_rate, self._held.max_concurrent_parts):
             log.warning("settings_not_reloaded", error=why)
             return
         reading = compare(self._held, read)
-        # Said at the more talkative of both levels: a change to WARNING is told, and so is one from it.
+        # Log at the more verbose of both levels, so that a change to WARNING and one from it are logged.
         set_level(min(self._held.log_level, read.log_level, key=logging.getLevelName))
         log.info(
             "settings_reloaded",
@@ -171,17 +172,17 @@ class SettingsReloader:
 
 
 class Terminal:
-    """The terminal that the daemon was started in, if any: once it is closed, SIGHUP means the end."""
+    """The terminal that the daemon was started in, if any. Once it is closed, SIGHUP means shutdown."""
 
     def __init__(self, descriptor: int = 0) -> None:
         self._descriptor = descriptor
         self._was_one = os.isatty(descriptor)
 
     def is_closed(self) -> bool:
-        """Whether there was one, and it is gone. The kernel answers for a hung-up terminal as for none."""
+        """Return whether there was a terminal and it was closed; ``isatty`` is false for a hung-up terminal."""
         return self._was_one and not os.isatty(self._descriptor)
 
 
 def take_hangups() -> None:
-    """Let SIGHUP come from now on: one that was held (``main.py``) comes at once. Call it with a receiver open."""
+    """Unblock SIGHUP; a pending one is delivered at once. Call it with a signal receiver open."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})

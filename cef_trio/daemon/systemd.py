@@ -1,17 +1,15 @@
-"""Tells a service manager how the daemon stands: systemd's notification protocol, and its watchdog.
+"""systemd's notification protocol and watchdog.
 
 The protocol is one datagram of ``NAME=value`` lines to the socket that ``NOTIFY_SOCKET`` names (sd_notify(3)). Without
-that variable nothing is sent and nothing changes. A message never waits and never raises: a service manager that does
-not listen must not harm an upload.
+that variable nothing is sent. Sending neither waits nor raises, so that a service manager that does not read cannot
+delay an upload.
 
-The watchdog (``WATCHDOG_USEC``, sd_watchdog_enabled(3)) is told that all is well at half its time, and only while
+The watchdog (``WATCHDOG_USEC``, sd_watchdog_enabled(3)) is notified at half its interval, but only while the trio loop
+runs and every supervising task has made progress recently or is excused (:func:`silent_tasks`).
 
-- the loop heartbeats, since the beat is a task of it, and
-- every task that looks after others has made a turn lately, or is excused (:func:`silent_tasks`).
-
-A missed beat makes systemd kill the daemon and start it anew, which mends a task that hangs and nothing else. So what a
-restart cannot mend is an excuse: a Redis that is down, a watched folder that is gone. And the limit is wide: to be
-restarted again and again because everything is slow would be worse than the slowness.
+Without a notification systemd restarts the daemon. That repairs a hung task and nothing else, so conditions that a
+restart cannot repair are excused: Redis is down, the watch folder is gone. The limit is generous, to avoid repeated
+restarts of a system that is merely slow.
 """
 
 from __future__ import annotations
@@ -30,22 +28,22 @@ from trio_util import periodic
 log = structlog.get_logger(__name__)
 
 SILENT_SECONDS: Final = 300.0
-"""How long a task may be late, beyond its period, before it is taken for hanging."""
+"""How much later than its period a task may be before it counts as hung."""
 _AGAIN_SECONDS: Final = 1.0
-"""How long to wait before READY is reported again that was not taken: without it a start counts as not done."""
+"""Delay before READY is sent again after a failure; without READY the start does not complete."""
 _MICROSECONDS: Final = 1_000_000
 _MAX_STATUS: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """When a task last made a heartbeat.
+    """Last progress of a task.
 
     Attributes:
-        task: what it is called in the log.
-        at: ``trio.current_time()`` of its last heartbeat.
-        period_seconds: how often it makes one.
-        excused: whether it waits for something that a restart would not bring back.
+        task: name in the log.
+        at: ``trio.current_time()`` of its last progress.
+        period_seconds: expected interval.
+        excused: whether it waits for something that a restart would not repair.
     """
 
     task: str
@@ -55,9 +53,9 @@ class Heartbeat:
 
 
 def silent_tasks(heartbeats: Iterable[Heartbeat], *, now: float, excused_at: Mapping[str, float]) -> list[str]:
-    """The tasks that hang, by name.
+    """Return the names of the hung tasks.
 
-    ``excused_at`` says when a task was last seen excused: what it waited for has come back only since then.
+    ``excused_at`` holds when each task was last excused; its interval restarts then.
     """
     return [
         heartbeat.task
@@ -69,18 +67,18 @@ def silent_tasks(heartbeats: Iterable[Heartbeat], *, now: float, excused_at: Map
 
 
 class ServiceNotifier:
-    """Whom to tell, and how often; by default nobody."""
+    """Sends notifications to the service manager; by default there is none."""
 
     def __init__(self, address: str = "", watchdog_seconds: float | None = None) -> None:
         self._address = address
         self.watchdog_seconds = watchdog_seconds if address else None
-        """After so long without a beat the daemon is killed; ``None``: nobody waits for one."""
+        """Interval after which the daemon is restarted without a notification; ``None``: no watchdog."""
         self._ready_pending = False
         self._failure_logged = False
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> ServiceNotifier:
-        """As the service manager asks. What makes no sense is as good as nothing."""
+        """Read ``NOTIFY_SOCKET`` and ``WATCHDOG_USEC``; unusable values are ignored."""
         address = environment.get("NOTIFY_SOCKET", "")
         if not address:
             return cls()
@@ -90,21 +88,21 @@ class ServiceNotifier:
         return cls(address, _watchdog_seconds(environment))
 
     def ready(self, status: str) -> bool:
-        """The daemon works: whoever waits for the service's start goes on. If not taken, :meth:`watch` repeats it."""
+        """Send READY; if that fails, :meth:`watch` repeats it. Return whether it was sent."""
         taken = self._send("READY=1", _status(status))
         self._ready_pending = bool(self._address) and not taken
         return taken
 
     def stopping(self) -> bool:
-        """The daemon is on its way out."""
+        """Send STOPPING."""
         return self._send("STOPPING=1", _status("stopping: parts in flight finish, states are saved"))
 
     def status(self, status: str) -> bool:
-        """One line for a person; ``systemctl status`` shows it."""
+        """Send a status line, which ``systemctl status`` shows."""
         return self._send(_status(status))
 
     def _send(self, *lines: str) -> bool:
-        """Send one message; returns whether it was taken. Never waits, never raises."""
+        """Send one message; return whether that succeeded. Never waits, never raises."""
         if not self._address:
             return False
         # An abstract address begins with a NUL byte, for which '@' stands.
@@ -122,9 +120,9 @@ class ServiceNotifier:
         return True
 
     async def watch(self, take_heartbeats: Callable[[], Iterable[Heartbeat]], describe: Callable[[], str]) -> None:
-        """Beat for ever, while no task is silent; returns if nobody waits for it, once READY was taken.
+        """Notify the watchdog until cancelled, while no task is silent. Return after READY if there is no watchdog.
 
-        ``look`` says what turns the tasks made; ``describe`` is the status line that goes with a beat.
+        ``take_heartbeats`` returns the current heartbeats, ``describe`` the status line.
         """
         while self._ready_pending:
             await trio.sleep(_AGAIN_SECONDS)
@@ -147,7 +145,7 @@ class ServiceNotifier:
 
 
 def _watchdog_seconds(environment: Mapping[str, str]) -> float | None:
-    """The watchdog's time; ``None`` if there is none, or if it is another process's."""
+    """Return the watchdog interval; ``None`` if there is none, or if it is for another process."""
     microseconds, pid = environment.get("WATCHDOG_USEC", ""), environment.get("WATCHDOG_PID", "")
     if not (microseconds.isascii() and microseconds.isdecimal() and int(microseconds) > 0):
         return None
@@ -157,5 +155,5 @@ def _watchdog_seconds(environment: Mapping[str, str]) -> float | None:
 
 
 def _status(text: str) -> str:
-    """A status is one line: a folder's name must not be able to add ``READY=1``."""
+    """Make a one-line status; a newline in a folder's name must not add a line such as ``READY=1``."""
     return "STATUS=" + "".join(c if c.isprintable() else "?" for c in text)[:_MAX_STATUS]

@@ -1,4 +1,4 @@
-"""From settings to services: the one place that knows which implementation stands behind which interface."""
+"""Builds the services from the settings: the one place that chooses implementations, and the start-up checks."""
 
 from __future__ import annotations
 
@@ -55,19 +55,19 @@ log = structlog.get_logger(__name__)
 _PROXY_VARIABLES: Final = frozenset({"http_proxy", "https_proxy", "all_proxy"})
 
 REDIS_ONCE: Final = frozenset({"count", "is_persistent", "save_interrupted"})
-"""What is asked of Redis a single time: surveys, whose caller repeats them; last words, for which nobody may wait."""
+"""Redis operations that are not retried: surveys (repeated by their caller) and the save at shutdown (no time left)."""
 S3_ONCE: Final = frozenset({"upload_part_copy"})
-"""And of S3: copies, in whose place the bytes can be sent. All else is under the one policy."""
+"""S3 operations that are not retried: a copy falls back to sending the bytes."""
 _UNLOCK_SECONDS: Final = 0.2
-"""How long the lock's release may take; the process's end releases it too."""
+"""Time limit for releasing the lock; process exit releases it too."""
 _RECONNECT_SECONDS: Final = 1.0
-"""Between two rounds of attempts at the start, if it was no outage that ended the first."""
+"""Delay between rounds of attempts at the start."""
 _NOT_FOUND = 404
 _FORBIDDEN = 403
 
 
 class RefusedAtStartError(CefMp4ProcessorError):
-    """S3 or Redis answered, and refused us: waiting would not help."""
+    """S3 or Redis answered and refused access; waiting does not help."""
 
 
 class WatchFolderBusyError(CefMp4ProcessorError):
@@ -75,13 +75,13 @@ class WatchFolderBusyError(CefMp4ProcessorError):
 
 
 def warn_of_exposed_secrets(env_file: Path | None) -> None:
-    """Say which files with secrets every user of this machine may read; it is no reason not to start."""
+    """Log a warning for each file with secrets that every user of this machine may read."""
     for found in exposed_secrets(env_file):
         log.warning("secret_exposed", file=found.file, mode=found.mode)
 
 
 def warn_of_unused_proxy() -> None:
-    """Say which proxies the environment names: none is used, so where nothing else leads out, nothing gets out."""
+    """Log a warning if the environment names a proxy: proxies are not used."""
     names = sorted(name for name in os.environ if name.lower() in _PROXY_VARIABLES and os.environ[name])
     if names:
         log.warning("http_proxy_not_used", variables=names)
@@ -89,14 +89,14 @@ def warn_of_unused_proxy() -> None:
 
 @asynccontextmanager
 async def lock_watch_folder(folder: Path) -> AsyncIterator[None]:
-    """Hold the watch folder, so that no second daemon on this machine uploads the same files under the same name.
+    """Lock the watch folder, so that no second daemon on this machine uploads the same files.
 
-    The lock is the kernel's, on the folder itself: no file is made, and it goes with the process, however that ends.
+    The lock is a ``flock`` on the folder itself: it needs no lock file and ends with the process.
 
     Raises:
         WatchFolderBusyError: another process holds it.
     """
-    # In threads: the folder may lie on a mount that hangs.
+    # In threads: the mount of the folder may hang.
     descriptor = await run_in_thread(partial(_open_locked, folder))
     try:
         yield
@@ -114,7 +114,7 @@ def _open_locked(folder: Path) -> int:
         raise WatchFolderBusyError(
             f"WATCH_DIR {os.fspath(folder)!r} is watched by another cef-trio on this machine: stop that one first"
         ) from error
-    except OSError as error:  # some network file systems have no locks: then the streams' leases must do
+    except OSError as error:  # not every network file system has locks; the streams' leases remain
         log.warning("watch_folder_not_locked", error=errno.errorcode.get(error.errno or 0, str(error)))
     return descriptor
 
@@ -123,13 +123,13 @@ def _open_locked(folder: Path) -> int:
 async def open_services(
     settings: Settings, *, read_again: Callable[[], Settings] | None = None
 ) -> AsyncIterator[Services]:
-    """The real services, by the settings. Nothing is connected yet; leaving closes what was.
+    """Open the services of the settings; they connect at the first call and are closed on exit.
 
-    ``read_again`` reads the settings once more; it is asked for the credentials where S3 or Redis refuses those that
-    there are, since whoever renews them replaces the files that hold them.
+    ``read_again`` reads the settings again. It is called when S3 or Redis refuses the credentials, since rotation
+    replaces the files that hold them.
 
     Raises:
-        SettingsError: a URL cannot be understood, a cluster's prefix has no hash tag, a bucket no host name.
+        SettingsError: a URL is invalid, a cluster's key prefix has no hash tag, or a bucket name is no host name.
     """
     warn_of_unused_proxy()
     metrics = Metrics()
@@ -178,7 +178,7 @@ async def open_services(
 
 
 def _reread_settings(read_again: Callable[[], Settings]) -> Settings | None:
-    """The settings as they are now; ``None`` if they cannot be read, as while somebody replaces a file. Blocks."""
+    """Return the current settings; ``None`` if they cannot be read, as while a file is replaced. Blocks."""
     try:
         return read_again()
     except (SettingsError, OSError, ValueError) as error:
@@ -193,9 +193,9 @@ def _renew(
     credentials: CredentialsProvider,
     settings: Settings,
 ) -> None:
-    """Go on with the credentials of these settings; AWS's own chain begins anew.
+    """Apply the credentials of these settings, and restart AWS's own chain.
 
-    So do connections: certificates are read when one is opened, and may have been renewed or withdrawn.
+    Connections are reopened too, since certificates are read when a connection is opened and may have changed.
     """
     store.renew_login(settings.redis_url.get_secret_value())
     for client in (store, s3, webhook):
@@ -209,10 +209,10 @@ def _renew(
 
 
 def webhook_client(settings: Settings) -> WebhookClient | None:
-    """Who is told of completed recordings, by the settings; nothing is connected yet.
+    """Return the webhook client of the settings; ``None`` without a webhook.
 
     Raises:
-        SettingsError: the file of certificates holds none.
+        SettingsError: the CA file holds no certificates.
     """
     if settings.on_complete_webhook is None:
         return None
@@ -229,16 +229,16 @@ def webhook_client(settings: Settings) -> WebhookClient | None:
 def checkpoint_store(
     settings: Settings, retrier: Retrier, *, reread_settings: Callable[[], Settings | None] | None = None
 ) -> RedisCheckpointStore:
-    """The store, by the settings. Nothing is connected yet.
+    """Return the checkpoint store of the settings; it connects at the first call.
 
     Raises:
-        SettingsError: the URL cannot be understood, or a cluster's prefix has no hash tag.
+        SettingsError: the URL is invalid, or a cluster's key prefix has no hash tag.
     """
 
     async def read_url() -> str | None:
         if reread_settings is None:
             return None
-        # Abandoned by a cancellation: it only reads, and the disk may hang.
+        # May be abandoned: it only reads, and the disk may hang.
         found = await run_in_thread(reread_settings, abandon_on_cancel=True)
         return found.redis_url.get_secret_value() if found is not None else None
 
@@ -267,7 +267,7 @@ def s3_client(
 
 @contextmanager
 def _as_settings_error() -> Iterator[None]:
-    """Some settings are understood by their own rooms only; those rooms' texts name the variable."""
+    """Convert ``ValueError`` from the packages that parse a setting; their messages name the variable."""
     try:
         yield
     except ValueError as error:
@@ -285,7 +285,7 @@ def _rules(settings: Settings) -> StreamRules:
         close_grace_seconds=settings.close_grace_seconds,
         silence_seconds=settings.stream_timeout_seconds,
         save_seconds=settings.shutdown_save_seconds,
-        # A call that a cancellation finds on its way to Redis may take Redis's time-out more: both fit into the save.
+        # A Redis call in flight when the task is cancelled may add one Redis timeout; both must fit into the save.
         record_seconds=max(settings.shutdown_save_seconds - settings.redis_timeout_seconds, 0.1),
         retry_initial_seconds=min(1.0, settings.retry_stream_max_seconds),
         retry_max_seconds=settings.retry_stream_max_seconds,
@@ -293,7 +293,7 @@ def _rules(settings: Settings) -> StreamRules:
 
 
 def s3_config(settings: Settings, reread_settings: Callable[[], Settings | None] | None = None) -> S3Config:
-    """How the bucket is reached, by the settings; keys that are refused are looked for in ``reread_settings``'s."""
+    """Return how to reach the bucket; refused keys are read again by ``reread_settings``."""
     return S3Config(
         bucket=settings.s3_bucket_name,
         credentials=_credentials(settings, reread_settings),
@@ -329,7 +329,7 @@ def _credentials(
 
 
 def _keys(settings: Settings) -> Credentials | None:
-    """The access key of the settings; ``None`` if AWS's chain is to be asked."""
+    """Return the access key of the settings; ``None`` if AWS's credential chain is used."""
     if settings.s3_access_key_id is None or settings.s3_secret_access_key is None:
         return None
     return Credentials(
@@ -348,7 +348,7 @@ async def _has_writer(mounts: Mounts, path: str) -> bool | None:
 
 
 def knows_writer(state: WriterState) -> bool | None:
-    """Whether a file has a writer, as :class:`cef_trio.upload.services.WriterCheck` says it."""
+    """Convert a writer state for :class:`cef_trio.upload.services.WriterCheck`; ``None`` if unknown."""
     match state:
         case WriterState.PRESENT:
             return True
@@ -359,10 +359,10 @@ def knows_writer(state: WriterState) -> bool | None:
 
 
 async def check_reachable(services: Services, *, create_bucket: bool) -> None:
-    """Wait until Redis and S3 answer, for as long as it takes. Both breakers' tasks must run.
+    """Wait without a limit until Redis and S3 answer. The tasks of both breakers must run.
 
     Raises:
-        RefusedAtStartError: one of them answers, and refuses us.
+        RefusedAtStartError: one of them answers and refuses access.
     """
     reach_bucket = partial(_reach_bucket, services.s3, create_bucket=create_bucket)
     await _retry_until_reachable("connect_redis", services.store.ping, services.redis_breaker)
@@ -379,7 +379,7 @@ def _starting(breaker: CircuitBreaker) -> Iterator[None]:
 
 
 async def _retry_until_reachable(operation: str, reach: Callable[[], Awaitable[None]], breaker: CircuitBreaker) -> None:
-    """Try by the one policy; out of attempts, wait for the outage's end as everyone does, and try again."""
+    """Retry by the service's policy; after the last attempt, wait for the end of the outage and start over."""
     attempt = 0
     while True:
         try:
@@ -413,10 +413,10 @@ async def _reach_bucket(s3: S3Client, *, create_bucket: bool) -> None:
 
 
 async def _raise_why_forbidden(s3: S3Client) -> None:
-    """The answer to HEAD has no body that could say why: a wrong key, or only a missing permission?
+    """Find out why HEAD was forbidden: its answer has no body, so a wrong key looks like a missing permission.
 
     Raises:
-        S3OperationError: it says why. That the listing fails by itself (HEAD was answered) is no reason not to start.
+        S3OperationError: the listing was refused as well; the error names the reason. Other failures are logged only.
     """
     try:
         await s3.list_multipart_uploads("")

@@ -1,4 +1,4 @@
-"""What ``stat`` says of a recording. Pure; the smallest thing that intake and streams share."""
+"""The result of ``stat`` for a recording. Pure; shared by the watcher and the streams."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class FileStat:
     size_bytes: int
     mtime_ns: int
     ctime_ns: int = field(default=0, compare=False)
-    """When its inode last changed (mode, owner, name, size); 0 where nobody asked. Not what makes two looks differ."""
+    """When the inode last changed (mode, owner, name, size); 0: not read. Not compared."""
     birth_ns: int | None = field(default=None, compare=False)
-    """When the file was made; ``None`` where the file system does not tell, or nobody asked (a scan does not)."""
+    """When the file was created; ``None``: not reported, or not read (a scan does not). Not compared."""
 
     @property
     def inode(self) -> tuple[int, int]:
-        """Device and inode: which file it is, whatever it is called."""
+        """Device and inode number, which do not depend on the name."""
         return (self.file_dev, self.file_ino)

@@ -1,9 +1,9 @@
-"""What a file system tells of a file, and which of that it really keeps. Asked of the kernel; all of it blocks.
+"""The properties that a file system reports of a file, and which of them are reliable. All calls here block.
 
 Inode numbers, device numbers, leases and time stamps mean different things on different file systems, and the kernel
-answers without saying so: FUSE grants a read lease although the writer is on another host, FAT numbers its inodes anew
-at each mount, device numbers are given in the order of mounting. So there is one closed table of the file systems that
-are known, and whatever is not in it is trusted with nothing.
+does not report the difference: FUSE grants a read lease although the writer is on another host, FAT renumbers its
+inodes at each mount, device numbers follow the order of mounting. :data:`FILE_SYSTEMS` lists the known file systems;
+nothing is assumed of any other.
 
 Sources: statfs(2), statx(2), ioctl_iflags(2), ``FS_IOC_GETFSUUID`` (Linux 6.9), proc_pid_mountinfo(5), and the file
 systems' own code for ``f_fsid``: ext4, btrfs, zfs and tmpfs make it from their UUID, xfs and f2fs from the device
@@ -22,9 +22,9 @@ from typing import Any, Final
 
 _SECOND_NS: Final = 1_000_000_000
 _FINE_TICK_NS: Final = 20_000_000
-"""A kernel stamps with its coarse clock, which ticks 100 to 1000 times a second."""
+"""The kernel stamps files with its coarse clock, which ticks 100 to 1000 times a second."""
 _COARSE_TICK_NS: Final = 2 * _SECOND_NS + _FINE_TICK_NS
-"""FAT's, the coarsest there is; it is rounded from the kernel's clock, which lags by its own tick."""
+"""FAT has the coarsest stamps, two seconds; they are rounded from the coarse clock, which lags by its own tick."""
 
 _FS_IOC_GETVERSION: Final = 0x80087601
 _FS_IOC_GETFSUUID: Final = 0x80111500
@@ -34,22 +34,22 @@ _STATX_BTIME: Final = 0x800
 _STATX_BYTES: Final = 256
 _STATX_BTIME_OFFSET: Final = 80
 _MOUNT_POINT: Final = 4
-"""The field of mountinfo."""
+"""Index of the mount point in a line of mountinfo."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileSystem:
-    """One kind of file system, and what its answers are worth."""
+    """A kind of file system and its guarantees."""
 
     name: str
     local: bool = False
-    """Whether every writer is a process of this kernel, so that a read lease is evidence that there is none."""
+    """Whether every writer is a process of this kernel, so that a granted read lease proves that there is no writer."""
     lasting_inodes: bool = False
-    """Whether a file keeps its inode number for as long as it exists, over unmounts and restarts."""
+    """Whether a file keeps its inode number over unmounts and restarts."""
     own_fsid: bool = False
-    """Whether ``f_fsid`` belongs to the file system itself, and not to the device number it has today."""
+    """Whether ``f_fsid`` is derived from the file system's UUID, not from its current device number."""
     tick_ns: int = _COARSE_TICK_NS
-    """How far apart two changes must be to have different time stamps for certain."""
+    """Granularity of time stamps: two changes further apart than this have different stamps."""
 
 
 UNKNOWN: Final = FileSystem("unknown")
@@ -68,11 +68,10 @@ FILE_SYSTEMS: Final = {
     0x2FC12FC1: _local("zfs", own_fsid=True),
     0xCA451A4E: _local("bcachefs", own_fsid=True),
     0x3153464A: _local("jfs"),
-    # Whoever writes through an overlay is counted by its own inode, which is the one that the lease asks; to write to
-    # the layers below a mounted overlay is forbidden by the kernel's overlayfs.rst. Its inode numbers may be the upper
-    # file system's, or made up, depending on its mount options.
+    # A writer through an overlay is counted on the overlay's inode, which is the one that the lease is taken on; the
+    # kernel's overlayfs.rst forbids writes to the layers below. Inode numbers depend on the mount options.
     0x794C7630: _local("overlay", lasting=False),
-    # Local disks whose inode numbers are made up at each mount. FAT stamps by two seconds, exFAT by hundredths.
+    # Local disks whose inode numbers are assigned at each mount. FAT stamps by two seconds, exFAT by hundredths.
     0x4D44: _local("vfat", lasting=False, tick_ns=_COARSE_TICK_NS),
     0x2011BAB0: _local("exfat", lasting=False, tick_ns=_COARSE_TICK_NS),
     # The writer may be on another host, or on the other side of the mount.
@@ -93,48 +92,48 @@ _BY_NAME: Final = {system.name: system for system in FILE_SYSTEMS.values()}
 
 
 def named(name: str | None) -> FileSystem:
-    """The file system of that name, as a record keeps it."""
+    """Return the file system of that name, as records store it; :data:`UNKNOWN` if there is none."""
     return _BY_NAME.get(name or "", UNKNOWN)
 
 
 def tick_ns(system: FileSystem, mtime_ns: int) -> int:
-    """How old a time stamp must be before it proves that nothing was written since.
+    """Return how old a time stamp must be to prove that nothing was written since, in nanoseconds.
 
-    A stamp of a whole second may come from a file system, or from below it a server, that knows nothing finer.
+    A stamp of a whole second may come from a file system or a file server without finer stamps.
     """
     return _COARSE_TICK_NS if mtime_ns % _SECOND_NS == 0 else system.tick_ns
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where an open file is from: what is told of its inode and its file system. ``None``: it is not told."""
+    """Properties of an open file's inode and file system. ``None``: not reported."""
 
     generation: int | None = None
-    """The inode's generation: another file that gets the same inode later has another one."""
+    """The inode's generation, which differs between files that have the same inode one after the other."""
     birth_ns: int | None = None
     system: FileSystem = UNKNOWN
     fs_id: str | None = None
-    """The file system's own name for itself, the same after a restart and on no other host (but for cloned disks)."""
+    """The file system's id: stable over restarts, and unique except for cloned disks."""
     mount: str | None = None
-    """Where it is mounted, and which folder of it: ``<mount point> <root>``, as mountinfo has them."""
+    """The mount point and the mounted root, ``<mount point> <root>``, as in mountinfo."""
 
 
 @dataclass(frozen=True, slots=True)
 class FolderPlace:
-    """On which file system, and on which mount of it, a folder is."""
+    """The file system and the mount of a folder."""
 
     file_dev: int
     fs_id: str | None = None
     mount: str | None = None
     fs_type: str = UNKNOWN.name
     is_local: bool = True
-    """Whether its file system is one machine's own; not so of what is not known."""
+    """Whether the file system belongs to one machine; false for an unknown one."""
     source: str | None = None
-    """What is mounted there: a device, or ``<server>:<folder>``; names that are no file system's own."""
+    """The mount source: a device, or ``<server>:<folder>``."""
 
 
 def origin_of(descriptor: int) -> Origin:
-    """All that is told of an open file."""
+    """Return the properties of an open file."""
     system, fsid = statfs(descriptor)
     return Origin(
         inode_generation(descriptor),
@@ -146,7 +145,7 @@ def origin_of(descriptor: int) -> Origin:
 
 
 def place_of(folder: int) -> FolderPlace:
-    """Where an open folder is. ``O_PATH`` is not enough to be told the file system's UUID."""
+    """Return the place of an open folder. The UUID is not available from an ``O_PATH`` descriptor."""
     system, fsid = statfs(folder)
     return FolderPlace(
         os.fstat(folder).st_dev,
@@ -159,7 +158,7 @@ def place_of(folder: int) -> FolderPlace:
 
 
 def inode_generation(descriptor: int) -> int | None:
-    """The generation of an open file's inode (``FS_IOC_GETVERSION``, ioctl_iflags(2)): ext4, xfs and btrfs tell it."""
+    """Return an open file's inode generation (``FS_IOC_GETVERSION``, ioctl_iflags(2)): ext4, xfs and btrfs have it."""
     answer = bytearray(8)
     try:
         fcntl.ioctl(descriptor, _FS_IOC_GETVERSION, answer)
@@ -188,7 +187,7 @@ class _StatFs(ctypes.Structure):
 
 
 def _function(name: str) -> Any:
-    """A function of the C library; ``None`` where it has no such, or its structures are not those of 64-bit Linux."""
+    """Return a function of the C library; ``None`` if it is absent, or this is not 64-bit Linux."""
     if sys.platform != "linux" or ctypes.sizeof(ctypes.c_long) != 8:  # noqa: PLR2004 - bytes of a 64-bit long
         return None
     return getattr(ctypes.CDLL(None, use_errno=True), name, None)
@@ -199,7 +198,7 @@ _STATX: Final = _function("statx")
 
 
 def statfs(descriptor: int) -> tuple[FileSystem, bytes]:
-    """The kind of file system on which an open file is, and its ``f_fsid``."""
+    """Return the file system of an open file, and its ``f_fsid``."""
     answer = _StatFs()
     if _FSTATFS is None or _FSTATFS(descriptor, ctypes.byref(answer)) != 0:
         return UNKNOWN, b""
@@ -207,7 +206,7 @@ def statfs(descriptor: int) -> tuple[FileSystem, bytes]:
 
 
 def birth_ns(descriptor: int, name: str = "") -> int | None:
-    """When an open file was made, or, with ``name``, the one of that name in an open folder; ``None``: not told."""
+    """Return the birth time of an open file, or of ``name`` in an open folder; ``None``: not reported."""
     if _STATX is None:
         return None
     answer = ctypes.create_string_buffer(_STATX_BYTES)
@@ -236,13 +235,13 @@ def _fs_id(descriptor: int, system: FileSystem, fsid: bytes) -> str | None:
 
 
 def mount_of(descriptor: int) -> str | None:
-    """On which mount an open file is; ``None`` where ``/proc`` does not tell."""
+    """Return the mount of an open file (see :attr:`Origin.mount`); ``None`` if ``/proc`` does not list it."""
     fields = _mountinfo(descriptor)
     return f"{fields[4]} {fields[3]}" if fields else None
 
 
 def source_of(descriptor: int) -> str | None:
-    """What is mounted where an open file is; ``None`` where ``/proc`` does not tell."""
+    """Return the mount source of an open file; ``None`` if ``/proc`` does not list it."""
     fields = _mountinfo(descriptor)
     try:
         return fields[fields.index("-") + 2]  # proc_pid_mountinfo(5): optional fields end with the separator
@@ -251,10 +250,10 @@ def source_of(descriptor: int) -> str | None:
 
 
 def _mountinfo(descriptor: int) -> list[str]:
-    """The line of mountinfo of the mount on which an open file is; empty where ``/proc`` does not tell."""
+    """Return the fields of the mountinfo line of an open file's mount; empty if ``/proc`` does not list it."""
     try:
-        told = Path(f"/proc/self/fdinfo/{descriptor}").read_text().splitlines()
-        mount_id = next(line.split()[1] for line in told if line.startswith("mnt_id:"))
+        lines_of_fd = Path(f"/proc/self/fdinfo/{descriptor}").read_text().splitlines()
+        mount_id = next(line.split()[1] for line in lines_of_fd if line.startswith("mnt_id:"))
         with Path("/proc/self/mountinfo").open(encoding="utf-8", errors="surrogateescape") as lines:
             for line in lines:
                 fields = line.split(" ")

@@ -1,18 +1,17 @@
-"""Is the file that is there now the one that the stream began with? Pure, and the one place where that is judged.
+"""Deciding whether a file is the one that a stream was created for. Pure; the only place for this decision.
 
-A name proves nothing: recorders rotate names and editors replace files. Nor does a number: an inode is given to the
-next file, device numbers are those of today's boot and the same on every host, and some file systems number their files
-anew at each mount. So evidence has ranks, and what a file system does not really keep is not counted
-(``file_system.py`` has the table):
+A name is no proof: recorders rotate names, and editors replace files. An inode number is none either: the next file may
+get it, device numbers change at each boot and repeat on every host, and some file systems renumber files at each mount.
+So properties are compared in this order, leaving out those that the file system does not keep (``file_system.py``):
 
-1. The **file system** itself, by its UUID. On another one it is at best a copy.
-2. The **inode**, where numbers last, with its **generation** or its **birth time**: two files that had one inode after
-   the other differ in both. Where numbers do not last, another number says nothing, and the same one neither.
-3. The **first bytes**. They prove little: every ffmpeg recording begins alike, and a writer may patch or shift them
+1. The **file system**, by its UUID. On another file system the file is at best a copy.
+2. The **inode number**, if it is stable, with its **generation** or **birth time**, which both differ between two files
+   that had the same inode one after the other. If inode numbers are not stable, they are ignored.
+3. The **first bytes**. They prove little: ffmpeg recordings begin alike, and a writer may change or move them
    (``+faststart``).
-4. The **recorded parts** decide what all of that does not (:data:`IdentityMatch.ASK_BYTES`, ``recognition.py``).
+4. The **recorded parts** decide the rest (:data:`IdentityMatch.ASK_BYTES`, ``upload/recognition.py``).
 
-The device number has a say only where a file system has no name of its own and the machine has not been started again.
+The device number counts only if the file system has no id and the machine has not restarted.
 """
 
 from __future__ import annotations
@@ -26,20 +25,20 @@ from cef_trio.files.file_stat import FileStat
 from cef_trio.files.file_system import FolderPlace, Origin, named
 
 HEAD_BYTES: Final = 4096
-"""How many of the first bytes an identity remembers at most."""
+"""The most leading bytes that an identity covers."""
 
 
 class IdentityMatch(Enum):
-    """Whether two identities are one file."""
+    """The result of comparing two identities."""
 
     SAME = "same"
     REPLACED = "replaced"
     ASK_BYTES = "ask_bytes"
-    """The recorded parts decide: the same file if any of them still has its bytes."""
+    """Undecided: it is the same file if any recorded part still matches its bytes."""
 
 
 def identity_of(stat: FileStat, origin: Origin, *, head_size_bytes: int, head_crc64nvme: int) -> FileIdentity:
-    """All the evidence of an open file."""
+    """Return the identity of an open file."""
     return FileIdentity(
         stat.file_dev,
         stat.file_ino,
@@ -54,14 +53,14 @@ def identity_of(stat: FileStat, origin: Origin, *, head_size_bytes: int, head_cr
 
 
 def identity_by_stat(stat: FileStat) -> FileIdentity:
-    """What evidence there is of a file that cannot be opened."""
+    """Return the partial identity of a file that cannot be opened."""
     return FileIdentity(stat.file_dev, stat.file_ino, birth_ns=stat.birth_ns)
 
 
 def compare(recorded: FileIdentity, observed: FileIdentity) -> IdentityMatch:  # noqa: PLR0911 - one return a rank
-    """Judge a file on disk against the one a stream began with.
+    """Compare a file on disk with the one that a stream was created for.
 
-    ``observed`` must have its head taken over ``recorded.head_size_bytes`` bytes (fewer if the file has fewer).
+    The head of ``observed`` must cover ``recorded.head_size_bytes`` bytes (fewer if the file is shorter).
     """
     if on_another_file_system(recorded, observed):
         return IdentityMatch.ASK_BYTES
@@ -82,28 +81,28 @@ def compare(recorded: FileIdentity, observed: FileIdentity) -> IdentityMatch:  #
 
 
 def inodes_last(fs_type: str | None) -> bool:
-    """Whether a file of that file system keeps its inode number. Records of earlier versions do not name theirs."""
+    """Return whether inode numbers are stable there; ``None`` (earlier versions' records) counts as stable."""
     return fs_type is None or named(fs_type).lasting_inodes
 
 
 def on_another_file_system(recorded: FileIdentity, observed: FileIdentity) -> bool:
-    """Whether it is certain that they are on two: the record's may not be mounted, or be another host's."""
+    """Return whether the two are certainly on different file systems (not mounted, or another host's)."""
     if recorded.fs_type is not None and observed.fs_type is not None and recorded.fs_type != observed.fs_type:
         return True
     return _same_fs_id(recorded.fs_id, observed.fs_id) is False
 
 
 def may_be(recorded: FileIdentity, stat: FileStat) -> bool:
-    """Whether a look alone lets a file be the recorded one: a proposal, for which an open file is to be asked."""
+    """Return whether ``stat`` allows it to be the recorded file. Confirm by :func:`compare` on the open file."""
     if _agree(recorded.birth_ns, stat.birth_ns) is False and inodes_last(recorded.fs_type):
         return False
     return recorded.file_ino == stat.file_ino or not inodes_last(recorded.fs_type)
 
 
 def is_same_file(identity: FileIdentity, stat: FileStat, generation: int | None) -> bool:
-    """Whether an open file still is the one that this daemon has identified: no number of it has changed.
+    """Return whether no number of an open file has changed since this daemon identified it.
 
-    Not an identification: what answers no here may be the stream's file all the same, and is to be asked.
+    If false, the file may still be the stream's; use :func:`compare`.
     """
     if identity.inode != stat.inode:
         return False
@@ -113,9 +112,9 @@ def is_same_file(identity: FileIdentity, stat: FileStat, generation: int | None)
 
 
 def is_verified_file(identity: FileIdentity, observed: FileIdentity) -> bool:
-    """Whether an open file is the recorded one by evidence that is good enough to delete it: no sample of bytes.
+    """Return whether an open file is certainly the recorded one, so that it may be deleted. Bytes are not considered.
 
-    Another device number is that of another boot if the file system has a name of its own, and it is the recorded one.
+    A changed device number is accepted if the file system has an id that equals the recorded one (another boot).
     """
     if on_another_file_system(identity, observed) or identity.file_ino != observed.file_ino:
         return False
@@ -129,14 +128,14 @@ def is_verified_file(identity: FileIdentity, observed: FileIdentity) -> bool:
 
 
 def same_fs_id(recorded: FileIdentity, observed: FileIdentity) -> bool:
-    """Whether they are on one file system for certain."""
+    """Return whether the two are certainly on the same file system."""
     return _same_fs_id(recorded.fs_id, observed.fs_id) is True
 
 
 def is_same_place(recorded: FileIdentity, place: FolderPlace) -> bool:
-    """Whether a folder is on the file system, and on the mount of it, on which a file was.
+    """Return whether a folder is on the file system and mount on which the recorded file was.
 
-    Only there can it be said that the file is gone. Another bind mount of the same disk is another place.
+    Only then does a missing file mean that it was deleted. Another bind mount of the same disk is another place.
     """
     same_mount = _agree(recorded.mount, place.mount)
     if same_mount is False:
@@ -145,7 +144,7 @@ def is_same_place(recorded: FileIdentity, place: FolderPlace) -> bool:
     if same_system is not None:
         return same_system
     if same_mount and os.major(recorded.file_dev) == 0 and os.major(place.file_dev) == 0:
-        return True  # numbers of network mounts and their like are made up at each mount; where it is mounted is not
+        return True  # device numbers of network mounts are assigned at each mount; the mount point is stable
     return recorded.file_dev == place.file_dev
 
 
@@ -154,7 +153,7 @@ def _same_head(recorded: FileIdentity, observed: FileIdentity) -> bool:
 
 
 def _same_fs_id(recorded: str | None, observed: str | None) -> bool | None:
-    """``None`` where they cannot be compared: not told, or told in two ways (another kernel)."""
+    """``None``: not comparable, because one is missing or of another form (another kernel)."""
     if recorded is None or observed is None or recorded.partition(":")[0] != observed.partition(":")[0]:
         return None
     return recorded == observed

@@ -1,19 +1,20 @@
-"""Calls to file systems that may never answer: each mount has threads of its own, and one that hangs is set aside.
+"""File system calls that may hang: each mount has its own threads, and a hung mount fails calls at once.
 
-A server that is stopped (FUSE) or gone (a hard NFS mount) leaves its callers in the kernel for as long as it likes. So
-a call about a path is waited for ``answer_seconds`` and no longer. Then:
+A stopped FUSE server or an unreachable hard NFS mount blocks its callers in the kernel without limit. So a call waits
+at most ``answer_seconds``. Then:
 
-- its thread is left behind, and its mount is set aside: whoever asks about a path on it is refused at once
-  (:class:`MountHungError`), and calls on other mounts, which have threads of their own, go on.
-- It is asked again in the background by one caller at a time, whose thread asks the server itself (``statfs``, which no
-  file system answers from its cache) and then makes the call. So there are never more threads on it than its share.
-- It is back when that call, or one of those that were left behind, returns; or when it is mounted anew.
-- Where everything but one file answers, only that file is refused, until its own call returns.
+- Its thread is abandoned and its mount is marked as hung. Further calls on that mount raise :class:`MountHungError` at
+  once; other mounts have their own threads and continue.
+- One call at a time is let through as a probe: its thread calls ``statfs`` first, which no file system answers from a
+  cache. So the threads on a hung mount never exceed its share.
+- The mount is no longer hung when the probe or an abandoned call returns, or when the path is mounted again.
+- If only one file hangs, only calls on that file are refused, until its own call returns.
 
-Which mount a path is on is read in ``/proc/self/mountinfo``, which asks no mount. What cannot be read there is all one
-mount. A call that changes something is never left behind, so it is not bounded here: it is refused before it begins.
+The mount of a path is looked up in ``/proc/self/mountinfo``, which accesses no mount. Without it, everything counts as
+one mount. A call that changes something is never abandoned, so it has no time limit; on a hung mount it is refused
+before it begins.
 
-A call that takes long but gets on (a big folder) calls ``beat`` as it does; only silence counts.
+A long call that makes progress (a big folder) calls ``beat``, which restarts its time limit.
 """
 
 from __future__ import annotations
@@ -42,41 +43,41 @@ ANSWER_SECONDS: Final = 10.0
 """The default of ``FILE_SYSTEM_TIMEOUT_SECONDS``."""
 _MAX_CHANGES: Final = 2
 _TABLE_SECONDS: Final = 1.0
-"""How old what was read of the mounts may be."""
+"""How long the table of mounts is cached."""
 _ESCAPES: Final = {"\\040": " ", "\\011": "\t", "\\012": "\n", "\\134": "\\"}
-"""What mountinfo writes for a blank, a tab, a line's end and a backslash (proc(5))."""
+"""Escapes of space, tab, newline and backslash in mountinfo (proc(5))."""
 
 
 class MountHungError(OSError):
-    """A file system does not answer: nothing is known of what was asked."""
+    """A file system does not respond; the result of the call is unknown."""
 
     def __init__(self, what: str, path: str) -> None:
-        super().__init__(errno.ETIMEDOUT, f"{what} does not answer", path)
+        super().__init__(errno.ETIMEDOUT, f"{what} does not respond", path)
 
 
 @dataclass(eq=False, slots=True)
 class _Call:
-    """A call under way."""
+    """A call in progress."""
 
     path: str
     mount: Mount
-    quiet_since: float
-    """By ``trio.current_time()``: when it began, or last got on."""
+    last_progress_at: float
+    """``trio.current_time()`` of its start or last progress."""
     bounded: bool
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     probing: bool = False
-    """Whether it began while its mount was set aside."""
+    """Whether it began while its mount was hung."""
     begun: bool = False
     """Set in its thread, like ``returned``."""
     returned: bool = False
-    left: bool = False
-    """Whether nobody waits for it any more."""
+    abandoned: bool = False
+    """Whether its caller no longer waits."""
     silent: bool = False
 
 
 @dataclass(eq=False, slots=True, weakref_slot=True)
 class Mount:
-    """One mount, and what is done on it."""
+    """A mount, its threads and its calls."""
 
     point: str
     number: int
@@ -85,11 +86,11 @@ class Mount:
     changing: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(_MAX_CHANGES))
     calls: set[_Call] = field(default_factory=set)
     hung_since: float | None = None
-    """By ``trio.current_time()``; ``None``: it answers, as far as is known."""
+    """``trio.current_time()``; ``None``: not known to hang."""
 
 
 def mount_points(mountinfo: str) -> Mapping[str, int]:
-    """The mount points and the numbers of what is mounted there, the topmost of several. Pure."""
+    """Return the mount points and their mount ids, of several on one point the topmost. Pure."""
     found: dict[str, int] = {}
     for line in mountinfo.splitlines():
         fields = line.split(" ")
@@ -106,14 +107,14 @@ def _unescaped(name: str) -> str:
 
 
 def mount_point_of(path: str, points: Mapping[str, int]) -> str:
-    """The mount point that a path is below, or is. Pure."""
+    """Return the nearest mount point at or above a path. Pure."""
     while path not in points and "/" in path:
         path = path.rpartition("/")[0]
     return path if path in points else "/"
 
 
 def is_on(path: str, point: str) -> bool:
-    """Whether a path is a mount point, or below it. Pure."""
+    """Return whether a path is a mount point, or below it. Pure."""
     return path == point or path.startswith(f"{point.rstrip('/')}/")
 
 
@@ -122,7 +123,7 @@ def _read_mountinfo() -> str:
 
 
 class Mounts:
-    """The mounts of this process, and the one way to make a call on them that may never return."""
+    """The mounts of this process. Run every file system call that may hang through it."""
 
     def __init__(
         self,
@@ -138,21 +139,21 @@ class Mounts:
         self._read_at = -math.inf
         self._mounts: dict[tuple[str, int], Mount] = {}
         self.hung: AsyncValue[Mapping[str, float]] = AsyncValue({})
-        """The mount points that do not answer, and since when, by ``trio.current_time()``."""
+        """The hung mount points, and since when (``trio.current_time()``)."""
         self.on_answer: Callable[[], object] = lambda: None
-        """Called when a mount answers again."""
+        """Called when a mount responds again."""
 
     async def run(self, path: str, call: Callable[[], T]) -> T:
-        """Make a call about a path that changes nothing, in a thread.
+        """Run a read-only call for a path in a worker thread; it is abandoned on cancellation and after the time limit.
 
         Raises:
-            MountHungError: the path's mount does not answer, or did not in time.
+            MountHungError: the path's mount is hung, or did not respond in time.
             OSError: as ``call``.
         """
         return await self.run_long(path, lambda _beat: call())
 
     async def run_long(self, path: str, call: Callable[[Callable[[], None]], T]) -> T:
-        """The same, for a call that may take long: it calls its argument each time that it got on."""
+        """Like :meth:`run`, for a long call: it calls its argument on each progress, which restarts the time limit."""
         mount = self.of(path)
         one = self._begin(path, mount, mount.reading, bounded=True)
         work = partial(self._in_thread, one, call, trio.lowlevel.current_trio_token())
@@ -160,16 +161,16 @@ class Mounts:
             with one.scope:
                 return await run_in_thread(work, abandon_on_cancel=True, limiter=mount.reading)
         finally:
-            self._leave(one)
-        self._found_silent(one)
+            self._stop_waiting(one)
+        self._mark_hung(one)
         raise self._refusal(one.path, mount)
 
     async def change(self, path: str, call: Callable[[], T]) -> T:
-        """Make a call that changes something. Cancelled before it has begun it changes nothing; once it has begun, it
-        is waited for, however long it takes: its mount is set aside meanwhile.
+        """Run a call that changes something. Cancelled before it has begun, it changes nothing; once begun, it is never
+        abandoned. After ``answer_seconds`` its mount counts as hung until it returns.
 
         Raises:
-            MountHungError: the path's mount does not answer; nothing was begun.
+            MountHungError: the path's mount is hung; the call was not begun.
         """
         mount = self.of(path)
         one = self._begin(path, mount, mount.changing, bounded=False)
@@ -177,10 +178,10 @@ class Mounts:
         try:
             return await run_in_thread(work, limiter=mount.changing)
         finally:
-            self._leave(one)
+            self._stop_waiting(one)
 
     def of(self, path: str) -> Mount:
-        """The mount that a path is on."""
+        """Return the mount of a path."""
         self._read_table()
         point = mount_point_of(path, self._points)
         number = self._points.get(point, 0)
@@ -191,12 +192,12 @@ class Mounts:
         return found
 
     def hangs(self, path: str) -> bool:
-        """Whether a path is on a mount that does not answer, as far as is known."""
+        """Return whether a path is on a mount that is known to hang."""
         return any(is_on(path, point) for point in self.hung.value)
 
     @property
     def points(self) -> Mapping[str, int]:
-        """Where something is mounted, and the numbers of those mounts."""
+        """The mount points and their mount ids."""
         self._read_table()
         return self._points
 
@@ -204,29 +205,30 @@ class Mounts:
 
     def _begin(self, path: str, mount: Mount, limiter: trio.CapacityLimiter, *, bounded: bool) -> _Call:
         now = trio.current_time()
-        for other in [one for one in mount.calls if one.begun and not one.silent and (one.left or not one.bounded)]:
-            if now - other.quiet_since >= self.answer_seconds:
-                self._found_silent(other)
+        unlimited = [one for one in mount.calls if one.begun and not one.silent and (one.abandoned or not one.bounded)]
+        for other in unlimited:
+            if now - other.last_progress_at >= self.answer_seconds:
+                self._mark_hung(other)
         if mount.hung_since is not None:
             asked = any(one.probing for one in mount.calls)
             if asked or not bounded or limiter.available_tokens < 1:
                 raise self._refusal(path, mount)
         elif any(one.silent and one.path == path for one in mount.calls):
-            raise MountHungError(f"the file system, asked about {path!r},", path)
+            raise MountHungError(f"the file system of {path!r}", path)
         one = _Call(path, mount, now, bounded, probing=mount.hung_since is not None)
         mount.calls.add(one)
         return one
 
     def _in_thread(self, one: _Call, call: Callable[[Callable[[], None]], T], token: trio.lowlevel.TrioToken) -> T:
         one.begun = True
-        told_at = time.monotonic()
-        _tell(token, self._got_on, one)
+        reported_at = time.monotonic()
+        _run_in_loop(token, self._on_progress, one)
 
         def beat() -> None:
-            nonlocal told_at
-            if time.monotonic() - told_at > self.answer_seconds / 8:
-                told_at = time.monotonic()
-                _tell(token, self._got_on, one)
+            nonlocal reported_at
+            if time.monotonic() - reported_at > self.answer_seconds / 8:
+                reported_at = time.monotonic()
+                _run_in_loop(token, self._on_progress, one)
 
         try:
             if one.probing:
@@ -234,47 +236,47 @@ class Mounts:
             return call(beat)
         finally:
             one.returned = True
-            if one.left:  # else it is seen by who waits for it
-                _tell(token, self._returned, one)
+            if one.abandoned:  # otherwise the waiting caller handles it
+                _run_in_loop(token, self._on_return, one)
 
-    def _got_on(self, one: _Call) -> None:
-        one.quiet_since = trio.current_time()
+    def _on_progress(self, one: _Call) -> None:
+        one.last_progress_at = trio.current_time()
         if one.bounded:
-            one.scope.deadline = one.quiet_since + self.answer_seconds
+            one.scope.deadline = one.last_progress_at + self.answer_seconds
 
-    def _leave(self, one: _Call) -> None:
-        one.left = True  # first: its thread sets `returned`, and then looks at this
+    def _stop_waiting(self, one: _Call) -> None:
+        one.abandoned = True  # set first: the thread sets `returned` and then reads this
         if one.returned or not one.begun:
-            self._returned(one)
+            self._on_return(one)
 
-    def _found_silent(self, one: _Call) -> None:
+    def _mark_hung(self, one: _Call) -> None:
         mount = one.mount
         one.silent = one in mount.calls
         if not one.silent or mount.hung_since is not None:
-            return  # it returned in the last moment, or never began
-        mount.hung_since = one.quiet_since
+            return  # it has returned meanwhile, or never began
+        mount.hung_since = one.last_progress_at
         log.error(
-            "mount_hung", mount=mount.point, path=one.path, seconds=round(trio.current_time() - one.quiet_since, 3)
+            "mount_hung", mount=mount.point, path=one.path, seconds=round(trio.current_time() - one.last_progress_at, 3)
         )
         for other in mount.calls:
             if not other.begun and other.bounded:
                 other.scope.cancel()
-        self._changed()
+        self._publish_hung()
 
-    def _returned(self, one: _Call) -> None:
+    def _on_return(self, one: _Call) -> None:
         mount = one.mount
         mount.calls.discard(one)
         if mount.hung_since is not None and one.begun and (one.silent or one.probing):
             seconds = round(trio.current_time() - mount.hung_since, 3)
             mount.hung_since = None
             log.warning("mount_answers", mount=mount.point, seconds=seconds)
-            self._changed()
+            self._publish_hung()
             self.on_answer()
 
     def _refusal(self, path: str, mount: Mount) -> MountHungError:
         return MountHungError(f"the mount {mount.point!r}", path)
 
-    # -- which there are ----------------------------------------------------------------------------------------------
+    # -- the table of mounts -------------------------------------------------------------------------------------------
 
     def _read_table(self) -> None:
         now = trio.current_time()
@@ -289,15 +291,15 @@ class Mounts:
                 if mount.hung_since is not None:
                     mount.hung_since = None
                     log.warning("mount_gone", mount=mount.point)
-                    self._changed()
+                    self._publish_hung()
                     self.on_answer()
 
-    def _changed(self) -> None:
+    def _publish_hung(self) -> None:
         self.hung.value = {
             mount.point: mount.hung_since for mount in self._mounts.values() if mount.hung_since is not None
         }
 
 
-def _tell(token: trio.lowlevel.TrioToken, what: Callable[[_Call], None], one: _Call) -> None:
+def _run_in_loop(token: trio.lowlevel.TrioToken, what: Callable[[_Call], None], one: _Call) -> None:
     with suppress(trio.RunFinishedError):
         token.run_sync_soon(what, one)

@@ -1,16 +1,15 @@
-"""Opening and looking at a path without following any symbolic link in it, be it the last component or a folder.
+"""Opening and examining a path without following a symbolic link in any of its components.
 
-Whoever may write to the watch folder may put a link where a folder was a moment ago, and the daemon often may read
-more than they. ``O_NOFOLLOW`` guards the last component only; so the path is walked folder by folder, each opened
-relative to the one before it, none through a link. There is no moment between a check and a use: what was opened is
-what was walked to. (``openat2`` with ``RESOLVE_NO_SYMLINKS`` would do the same in one call; Python has none.)
+A user with write access to the watch folder can replace a folder by a link, and the daemon can often read more than
+that user. ``O_NOFOLLOW`` covers the last component only. So the path is walked folder by folder, each opened relative
+to the one before, and there is no race between check and use. (``openat2`` with ``RESOLVE_NO_SYMLINKS`` would do the
+same in one call; Python does not offer it.)
 
-``WATCH_DIR`` may be a link: it is resolved once, at the start, and the paths below it begin with where it led to.
+``WATCH_DIR`` itself may be a link; it is resolved once at the start.
 
-``..`` is refused too: no scan makes such a path, so one that comes from a record in Redis was written by a stranger.
+``..`` is rejected: no scan produces such a path, so one in Redis was not written by the daemon.
 
-A link in the way is ``NotADirectoryError``, as if a file stood there; as the last component, to be opened, ``ELOOP``.
-All of this blocks for as long as the file system takes.
+A link as a folder raises ``NotADirectoryError``, as the last component of an open ``ELOOP``. All calls block.
 """
 
 from __future__ import annotations
@@ -22,11 +21,11 @@ from contextlib import contextmanager
 from typing import Final
 
 _FOLDER: Final = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-"""``O_PATH`` (Linux) asks for no more than walking through does: the right to search the folder."""
+"""``O_PATH`` (Linux) needs no permission on the folder but search."""
 
 
 def open_straight(path: str, flags: int) -> int:
-    """Open a file or folder for reading; returns its descriptor. ``O_NOFOLLOW`` and ``O_CLOEXEC`` are added.
+    """Open a file or folder; return its descriptor. ``O_NOFOLLOW`` and ``O_CLOEXEC`` are added.
 
     Raises:
         OSError: as ``os.open``.
@@ -36,7 +35,7 @@ def open_straight(path: str, flags: int) -> int:
 
 
 def stat_straight(path: str) -> os.stat_result:
-    """Look at what has that name; a link is looked at itself.
+    """Return the status of a path as ``os.lstat`` does, without following links in its folders either.
 
     Raises:
         OSError: as ``os.lstat``.
@@ -47,10 +46,10 @@ def stat_straight(path: str) -> os.stat_result:
 
 @contextmanager
 def folder_of(path: str) -> Iterator[tuple[int, str]]:
-    """The folder of a path, open, and the name in it (``.`` for the root folder). Errors are given the whole path."""
+    """Open the folder of a path; yield its descriptor and the last component (``.`` for the root)."""
     parts = path.split("/")
     if ".." in parts:
-        raise OSError(errno.EINVAL, "a path with '..' in it is none of a recording", path)
+        raise OSError(errno.EINVAL, "a path of a recording must not contain '..'", path)
     *folders, name = [part for part in parts if part] or ["."]
     try:
         folder = os.open("/" if path.startswith("/") else ".", _FOLDER)
@@ -63,12 +62,12 @@ def folder_of(path: str) -> Iterator[tuple[int, str]]:
         finally:
             os.close(folder)
     except OSError as error:
-        error.filename = path
+        error.filename = path  # instead of the component
         raise
 
 
 def is_below(path: str, watch_folder: str) -> bool:
-    """Whether a path, as a record has it, leads to a file in the watch folder."""
+    """Return whether an absolute path, as records store it, is below the watch folder. Lexical; no file is accessed."""
     if not os.path.isabs(path):  # noqa: PTH117 - a path of any bytes, as it is
         return False
     relative = os.path.relpath(path, watch_folder)

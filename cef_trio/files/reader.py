@@ -1,18 +1,17 @@
-"""Reading recordings without ever stalling the loop, and without a thread for what is in memory already.
+"""Reading recordings without blocking the event loop, and without a thread for cached data.
 
-A growing recording's bytes are almost always in the page cache: its writer has just put them there. ``preadv2`` with
-``RWF_NOWAIT`` (Linux) reads what is cached and refuses to wait for a disk, so hot blocks are read inline, and only what
-is cold, or on a file system that cannot say, goes to a worker thread. A hop to a thread for each block costs a third of
-the speed (DESIGN 5).
+A growing recording's bytes are almost always in the page cache, because they were just written. ``preadv2`` with
+``RWF_NOWAIT`` (Linux) reads cached data and fails instead of waiting for a disk. So cached blocks are read inline; only
+other blocks, and file systems without ``RWF_NOWAIT``, need a worker thread. A thread for every block costs a third of
+the throughput.
 
-Reads change nothing, so a worker that a hung disk holds is abandoned on cancellation: no disk can hold an exit back
-(promise P4). Nor is one waited for without an end: ``mounts.py`` sets its mount aside, and each mount has threads of
-its own, so a hung one neither piles threads up (P7) nor takes them from the others. Closing is a worker's job too:
-sshfs and its like are asked to flush at each close, and a hung one would stop the loop in the middle of it. What
-changes something (``AFTER_UPLOAD``) is never abandoned.
+Reads change nothing, so a worker blocked by a hung disk is abandoned on cancellation and cannot delay an exit (promise
+P4). ``mounts.py`` bounds the time and the threads (P7) of each mount. Files are closed in a worker thread too: sshfs
+flushes at each close, and a hung one would block the loop. A call that changes something (``AFTER_UPLOAD``) is never
+abandoned.
 
-:class:`Disk` is the interface; :class:`KernelDisk` is the real one. The laboratory has one without threads, whose
-checkpoints a virtual clock can count.
+:class:`Disk` is the interface, :class:`KernelDisk` the implementation for the real file system. The laboratory has one
+without threads, for its virtual clock.
 """
 
 from __future__ import annotations
@@ -42,82 +41,82 @@ from cef_trio.resilience import run_in_thread, shielded, stall
 T = TypeVar("T")
 
 BLOCK_BYTES: Final = 512 * 1024
-"""The most that is read at once, and so the memory that one part in flight takes."""
+"""The largest read, and so the memory that one part in flight takes."""
 
 _CLOSE_SECONDS: Final = 0.5
-"""How long anybody waits for a file to be closed; a hung disk closes it later, or the process's end does."""
+"""How long to wait for a file to be closed. On a hung disk it is closed later, or at the process's end."""
 
-_HOT_BLOCK: Final = memoryview(bytearray(BLOCK_BYTES))
-"""Where hot blocks are read to before they are copied out: one is enough, since no await lies between the two."""
+_CACHED_BLOCK: Final = memoryview(bytearray(BLOCK_BYTES))
+"""Buffer for cached blocks before they are copied. One is enough: there is no await between read and copy."""
 
 _EDGE_BYTES: Final = 64
 _RWF_NOWAIT: Final[int | None] = getattr(os, "RWF_NOWAIT", None)
 _DENIED: Final = {errno.EACCES, errno.EPERM}
-_CANNOT_SAY: Final = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
+_NOWAIT_UNSUPPORTED: Final = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
 
 class OpenRecording(Protocol):
-    """A recording that is open for reading."""
+    """A recording open for reading."""
 
     @property
     def generation(self) -> int | None:
-        """The inode's generation: another file that gets the same inode later has another one. ``None``: not told."""
+        """The inode's generation (see :class:`Origin`); ``None``: not reported."""
         ...
 
     async def stat(self) -> FileStat:
-        """What the open file is now (``fstat``), whatever its name leads to."""
+        """Return the status of the open file (``fstat``), whatever file has its name now."""
         ...
 
     async def origin(self) -> Origin:
-        """All else that is told of it: when it was made, and on which file system and mount it is."""
+        """Return its birth time, file system and mount."""
         ...
 
     async def read(self, offset: int, size_bytes: int) -> bytes:
-        """Read at most ``size_bytes`` (up to 512 KiB) at ``offset``; empty at the file's end.
+        """Read at most ``size_bytes`` (up to 512 KiB) at ``offset``; return ``b""`` at the end of the file.
 
         Raises:
-            FileAccessError: the disk refused.
+            FileAccessError: the read failed.
         """
         ...
 
     async def is_written(self, offset: int, size_bytes: int) -> bool:
-        """Whether a piece of the file has been written, as far as its file system tells; true where it does not."""
+        """Return whether a range of the file has been written; true if the file system does not report it."""
         ...
 
 
 class Disk(Protocol):
-    """The file system, as far as streams need it."""
+    """The file system operations that streams use."""
 
     async def stat(self, path: str) -> FileStat | None:
-        """The regular file of that name; ``None`` if there is none. No symbolic link in the path is followed.
+        """Return the status of the regular file at ``path``; ``None`` if there is none. Follows no link.
 
         Raises:
-            FileAccessError: the file system refused to say (that is not the same as "not there").
+            FileAccessError: the file system failed; whether the file exists is unknown.
         """
         ...
 
     async def place_around(self, path: str, *, within: str = "") -> FolderPlace | None:
-        """Where the nearest folder above ``path`` that exists is; ``None`` if it is the root, or not ``within``.
+        """Return the place of the nearest existing folder above ``path``; ``None`` if it is the root or not ``within``.
 
-        A file that is gone while its folder is on another mount than it was is not deleted: something is not mounted.
-        Nor is one that is gone with the whole watched folder, ``within``, to which it belongs.
+        It tells a deleted file from one that is not mounted: if the folder is on another mount than before, or the
+        whole watch folder (``within``) is gone, a missing file was not deleted.
         """
         ...
 
     async def change(self, call: Callable[[], T], *, path: str = "/") -> T:
-        """Run a short call that changes something at ``path``. Cancelled before it has begun it changes nothing; once
-        it has begun it is waited for, and what it returns or raises is not lost.
+        """Run a short call that changes something at ``path``. Cancelled before it has begun, it changes nothing; once
+        begun, it is never abandoned, and its result is returned.
 
         Raises:
-            FileAccessError: the path's mount does not answer; nothing was begun.
+            FileAccessError: the path's mount is hung; the call was not begun.
         """
         ...
 
     def open(self, path: str) -> AbstractAsyncContextManager[OpenRecording]:
-        """Open a recording for reading; no symbolic link in the path is followed.
+        """Open a recording for reading. Symbolic links are not followed.
 
         Raises:
-            RecordingChangedError: there is no regular file of that name (any more).
+            RecordingChangedError: there is no regular file at ``path``.
             FileAccessError: it cannot be opened.
         """
         ...
@@ -133,24 +132,24 @@ class Digest(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class FileSlice:
-    """Bytes ``offset`` to ``offset + size_bytes`` of an open recording, to be read any number of times."""
+    """Bytes ``offset`` to ``offset + size_bytes`` of an open recording. It can be read any number of times."""
 
     recording: OpenRecording
     offset: int
     size_bytes: int
 
     async def blocks(self) -> AsyncGenerator[bytes, None]:
-        """Read the slice from its beginning, in blocks of at most 512 KiB.
+        """Yield the slice from its beginning, in blocks of at most 512 KiB.
 
         Raises:
             RecordingChangedError: the file ends before the slice does.
-            ChunkProcessingError: the disk refused.
+            ChunkProcessingError: a read failed.
         """
         position, end = self.offset, self.offset + self.size_bytes
         while position < end:
             block = await self.recording.read(position, min(BLOCK_BYTES, end - position))
             if not block:
-                raise RecordingChangedError(f"the file ends at byte {position}, before byte {end} that it had")
+                raise RecordingChangedError(f"the file ends at byte {position}, but had {end} bytes")
             position += len(block)
             stall.moved()
             yield block
@@ -160,7 +159,7 @@ class FileSlice:
 
         Raises:
             RecordingChangedError: the file ends before the slice does.
-            ChunkProcessingError: the disk refused.
+            ChunkProcessingError: a read failed.
         """
         async with aclosing(self.blocks()) as blocks:
             async for block in blocks:
@@ -169,30 +168,30 @@ class FileSlice:
 
 
 def refusal(what: str, error: OSError) -> FileAccessError:
-    """What the file system refused, and why. None of it is for good: rights are given, mounts come back."""
+    """Return the error for a failed file system call. Always transient: permissions and mounts can be restored."""
     return FileAccessError(f"{what}: {error.strerror}", denied=error.errno in _DENIED)
 
 
 def regular_file_stat(result: os.stat_result) -> FileStat | None:
-    """A :class:`FileStat` of ``os.stat``'s answer; ``None`` for anything but a regular file."""
+    """Return the :class:`FileStat` of an ``os.stat`` result; ``None`` unless it is a regular file."""
     if not stat_module.S_ISREG(result.st_mode):
         return None
     return FileStat(result.st_dev, result.st_ino, result.st_size, result.st_mtime_ns, result.st_ctime_ns)
 
 
 def open_file_stat(descriptor: int) -> FileStat | None:
-    """A look at an open file, and when it was made; ``None`` for anything but a regular file. Blocks."""
+    """Return the status of an open file, with its birth time; ``None`` unless it is a regular file. Blocks."""
     found = regular_file_stat(os.fstat(descriptor))
     return found and replace(found, birth_ns=birth_ns(descriptor))
 
 
 def piece_is_written(descriptor: int, offset: int, size_bytes: int) -> bool:
-    """Whether a piece of an open file was written to its end, in a file whose size may have been set before its bytes.
+    """Return whether a range of an open file is written, for a file whose size may be set before its bytes. Blocks.
 
-    ``SEEK_HOLE`` (lseek(2)) tells holes, by pages. It does not tell reserved space (``fallocate``) that was read
-    meanwhile, by the kernel's readahead if by nobody else; and on FUSE, CIFS and older NFS it tells nothing. All of
-    these read as zeros. So a piece is not written either if zeros are on both sides of its end and the file's last
-    bytes are zeros, or a hole is before them.
+    ``SEEK_HOLE`` (lseek(2)) reports holes by pages. It does not report reserved space (``fallocate``) that was read
+    since, for example by the kernel's readahead, and on FUSE, CIFS and older NFS it reports nothing. All of these read
+    as zeros. So a range also counts as not written if there are zeros on both sides of its end and the file ends with
+    zeros or has a hole after the range.
     """
     end = offset + size_bytes
     file_bytes = os.fstat(descriptor).st_size
@@ -234,7 +233,7 @@ def _open_folder(folder: PurePath) -> int:
 
 
 def stat_with_birth(path: str) -> FileStat | None:
-    """A look at the regular file of that name, and when it was made. Blocks.
+    """Return the status of the regular file at ``path``, with its birth time. Blocks.
 
     Raises:
         OSError: as ``os.lstat``.
@@ -248,11 +247,10 @@ class KernelDisk:
     """The real file system."""
 
     def __init__(self, mounts: Mounts | None = None, *, max_threads: int = 8) -> None:
-        """``max_threads`` is each mount's share, where no ``mounts`` are given."""
+        """``max_threads``: worker threads per mount, if ``mounts`` is not given."""
         self._mounts = mounts or Mounts(max_threads=max_threads)
         self._left_open: WeakKeyDictionary[Mount, deque[_Descriptor]] = WeakKeyDictionary()
-        """Files that nobody wants and that no thread of their mount was free to close; any of those may take from it.
-        """
+        """Unused files that could not be closed yet for lack of a free thread; the mount's next closing thread does."""
 
     async def stat(self, path: str) -> FileStat | None:
         """See :meth:`Disk.stat`."""
@@ -271,9 +269,7 @@ class KernelDisk:
             raise refusal(f"cannot look at the folder of {path!r}", error) from error
 
     async def change(self, call: Callable[[], T], *, path: str = "/") -> T:
-        """See :meth:`Disk.change`. The one kind of call here that is never abandoned: a file that an abandoned thread
-        deletes later would be deleted behind everybody's back.
-        """
+        """See :meth:`Disk.change`. Never abandoned, because an abandoned thread could delete a file at a later time."""
         try:
             return await self._mounts.change(path, call)
         except MountHungError as error:
@@ -288,10 +284,10 @@ class KernelDisk:
                 # O_NONBLOCK: the open of a FIFO that took the recording's name must not wait for its writer.
                 await self._mounts.run(path, descriptor.open)
             except (FileNotFoundError, NotADirectoryError) as error:
-                raise RecordingChangedError(f"{path!r} is not there any more") from error
+                raise RecordingChangedError(f"{path!r} does not exist") from error
             except OSError as error:
                 if error.errno in {errno.ELOOP, errno.EMLINK, errno.ENXIO}:
-                    raise RecordingChangedError(f"{path!r} is not a regular file any more") from error
+                    raise RecordingChangedError(f"{path!r} is not a regular file") from error
                 raise refusal(f"cannot open {path!r}", error) from error
             recording = _KernelRecording(descriptor, path, self._mounts)
             await recording.stat()
@@ -300,15 +296,15 @@ class KernelDisk:
             await self._close(descriptor, self._mounts.of(path))
 
     async def _close(self, descriptor: _Descriptor, mount: Mount) -> None:
-        descriptor.unwanted()
+        descriptor.close_after_open()
         left_open = self._left_open.setdefault(mount, deque())
         try:
             with shielded(_CLOSE_SECONDS, saving="file's close"):
                 close = partial(_close_now, descriptor, left_open)
-                # Threads of their own, so that nobody's reading can keep a file open.
+                # Separate threads, so that blocked reads cannot keep a file open.
                 await run_in_thread(close, abandon_on_cancel=True, limiter=mount.closing)
         finally:
-            if descriptor.is_open:  # no thread was free in that time: the next one that is closes it too
+            if descriptor.is_open:  # no thread was free: the next closing thread closes it
                 left_open.append(descriptor)
 
 
@@ -326,7 +322,7 @@ class _Descriptor:
         self._path = path
         self._number: int | None = None
         self.generation: int | None = None
-        self._unwanted = False
+        self._discarded = False
         self._lock = threading.Lock()
 
     @property
@@ -337,22 +333,22 @@ class _Descriptor:
 
     @property
     def is_open(self) -> bool:
-        """Whether nobody has begun to close it."""
+        """Whether it is open and not being closed."""
         return self._number is not None
 
     def open(self) -> None:
         number = open_straight(self._path, os.O_RDONLY | os.O_NONBLOCK)
         self.generation = inode_generation(number)
         with self._lock:
-            if not self._unwanted:
+            if not self._discarded:
                 self._number = number
                 return
         os.close(number)  # the task was cancelled while a slow disk kept this thread
 
-    def unwanted(self) -> None:
-        """Whoever is still opening it is to close it himself."""
+    def close_after_open(self) -> None:
+        """Have a thread that is still opening it close it again."""
         with self._lock:
-            self._unwanted = True
+            self._discarded = True
 
     def close(self) -> None:
         with self._lock:
@@ -370,8 +366,7 @@ class _KernelRecording:
         self._nowait = _RWF_NOWAIT
 
     async def stat(self) -> FileStat:
-        # fstat of an open file asks no directory, and on local file systems no disk; a network file system may ask its
-        # server, so it is a worker's job too.
+        # fstat needs no disk on a local file system, but a network file system may ask its server: use a worker.
         descriptor = self._descriptor
         try:
             found = await self._mounts.run(self._path, lambda: open_file_stat(descriptor))
@@ -389,39 +384,39 @@ class _KernelRecording:
 
     async def read(self, offset: int, size_bytes: int) -> bytes:
         if self._nowait is not None:
-            view = _HOT_BLOCK[:size_bytes]
+            view = _CACHED_BLOCK[:size_bytes]
             try:
                 count = os.preadv(self._descriptor, [view], offset, self._nowait)
             except BlockingIOError:
-                pass  # cold: the disk has to be waited for
+                pass  # not cached: read it in a worker
             except OSError as error:
-                if error.errno not in _CANNOT_SAY:
-                    raise self._refused(offset, error) from error
-                self._nowait = None  # this file system cannot tell hot from cold
+                if error.errno not in _NOWAIT_UNSUPPORTED:
+                    raise self._read_error(offset, error) from error
+                self._nowait = None  # this file system does not support RWF_NOWAIT
             else:
                 block = bytes(view[:count])
-                # A checkpoint for each block read inline: fair to the other tasks, and a place to be cancelled at.
+                # A checkpoint for each inline block, so that other tasks run and cancellation is delivered.
                 await trio.lowlevel.checkpoint()
                 return block
         descriptor = self._descriptor
         try:
             return await self._mounts.run(self._path, lambda: os.pread(descriptor, size_bytes, offset))
         except OSError as error:
-            raise self._refused(offset, error) from error
+            raise self._read_error(offset, error) from error
 
     async def is_written(self, offset: int, size_bytes: int) -> bool:
         descriptor = self._descriptor
         try:
             return await self._mounts.run(self._path, lambda: piece_is_written(descriptor, offset, size_bytes))
         except OSError as error:
-            raise self._refused(offset, error) from error
+            raise self._read_error(offset, error) from error
 
-    def _refused(self, offset: int, error: OSError) -> FileAccessError:
+    def _read_error(self, offset: int, error: OSError) -> FileAccessError:
         return refusal(f"cannot read {self._path!r} at byte {offset}", error)
 
 
 async def head_of(recording: OpenRecording, size_bytes: int) -> bytes:
-    """The first ``size_bytes`` bytes of a recording, fewer if it is shorter."""
+    """Return the first ``size_bytes`` bytes of a recording, fewer if it is shorter."""
     head = b""
     while len(head) < size_bytes:
         block = await recording.read(len(head), size_bytes - len(head))

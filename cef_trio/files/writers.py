@@ -1,13 +1,13 @@
-"""Does anybody have a file open for writing? Asked by a read lease (``fcntl(2)``, ``F_SETLEASE``).
+"""Detecting whether a process has a file open for writing, by a read lease (``fcntl(2)``, ``F_SETLEASE``).
 
-The kernel grants a read lease only on a file that no process has open for writing, so asking for one, and giving it
-back at once, is the question. It needs to be our own file or CAP_LEASE, and a file system of which every writer is a
-process of this kernel (``file_system.py`` has the closed list): FUSE and its like grant a lease although the writer is
-on the other side of the mount. Otherwise the answer is :attr:`WriterState.UNKNOWN`, which is not "no": then a close is
-a hint, and only ``STREAM_TIMEOUT_SECONDS`` of silence is an end.
+The kernel grants a read lease only on a file that no process has open for writing. The lease is released at once. It
+requires ownership of the file or CAP_LEASE, and a file system whose writers are all processes of this kernel
+(``file_system.py``): FUSE grants a lease although the writer is on the other side of the mount. Otherwise the result is
+:attr:`WriterState.UNKNOWN`: then a close is only a hint, and a recording ends after ``STREAM_TIMEOUT_SECONDS`` without
+a write.
 
-A writer that opens the file in the microseconds while we hold the lease is made to wait by the kernel, which signals
-us; its default signal would kill the daemon, so the lease is given SIGURG first, which is ignored by default.
+If a writer opens the file while the lease is held, the kernel blocks the writer and signals the holder. The default
+signal would kill the daemon, so the lease uses SIGURG, which is ignored by default.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ class WriterState(Enum):
 
 
 async def writer_state(path: str, mounts: Mounts) -> WriterState:
-    """Ask, in a worker thread: a hung disk must not stall the loop. The thread gives its lease back by itself.
+    """Return whether a file has a writer. Runs in a worker thread, which also releases the lease.
 
     Raises:
-        FileAccessError: the file system does not answer. It is asked again; "not known" would be taken for an answer.
+        FileAccessError: the file system does not respond; try again later.
     """
     try:
         return await mounts.run(path, partial(writer_state_now, path))
     except MountHungError as error:
-        raise refusal(f"cannot ask who writes to {path!r}", error) from error
+        raise refusal(f"cannot check for writers of {path!r}", error) from error
 
 
 def writer_state_now(path: str) -> WriterState:
-    """Ask. Blocks for as long as the file system takes to open a file."""
+    """Return whether a file has a writer. Blocks."""
     try:
         descriptor = open_straight(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
@@ -59,14 +59,14 @@ def writer_state_now(path: str) -> WriterState:
     try:
         return take_lease(descriptor)
     finally:
-        os.close(descriptor)  # which gives the lease back
+        os.close(descriptor)  # releases the lease
 
 
 def take_lease(descriptor: int) -> WriterState:
-    """Take a read lease on a file that is open read-only; it is given back when the descriptor is closed.
+    """Take a read lease on a file that is open read-only; closing the descriptor releases it.
 
-    ``NONE``: it is taken, and a writer that comes now is kept waiting by the kernel, for 45 seconds at most
-    (``/proc/sys/fs/lease-break-time``). Otherwise there is no lease.
+    ``NONE``: the lease is held, and the kernel blocks a new writer, for 45 seconds at most
+    (``/proc/sys/fs/lease-break-time``). Otherwise no lease is held.
     """
     if not file_system.statfs(descriptor)[0].local:
         return WriterState.UNKNOWN
@@ -79,5 +79,5 @@ def take_lease(descriptor: int) -> WriterState:
 
 
 def writer_waits(descriptor: int) -> bool:
-    """Whether a writer has come since the lease on this descriptor was taken, and is kept waiting by it."""
+    """Return whether a writer is blocked by the lease on this descriptor."""
     return fcntl.fcntl(descriptor, _F_GETLEASE) != fcntl.F_RDLCK

@@ -1,7 +1,7 @@
-"""HTTP and TLS below S3, webhooks and the servers: nothing here knows what is asked for.
+"""HTTP/1.1 and TLS for S3, webhooks and the servers, independent of what is requested.
 
-Open `tls.py` for certificates and which of them are trusted; `client_transport.py` for the connections of clients;
-`server_connection.py` for HTTP/1.1 as a server, by h11.
+Open `tls.py` for certificates and which of them are trusted; `client_transport.py` for the connection pool of clients;
+`server_connection.py` for the server side of HTTP/1.1, with h11.
 """
 
 from cef_trio.http import tls

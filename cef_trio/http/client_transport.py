@@ -1,16 +1,15 @@
-"""The network under httpx: connections that can be renewed, each opened with the certificates as they are now.
+"""A transport of httpx whose connections can be renewed and whose certificates are reloaded.
 
-httpx's own transport has neither: its pool is private, and its TLS context is made once. This one is httpcore's pool
-through public interfaces alone. HTTP/1.1 only, no proxy, no retries.
+httpx's own transport supports neither: its pool is private and its TLS context is created once. This one uses
+httpcore's pool through public interfaces only. HTTP/1.1, no proxy, no retries.
 
-- :meth:`HttpTransport.renew_connections`: behind one address there may be many backends, and a kept-alive connection
-  stays with its own, dead or not. Connections opened before serve no call that begins after it.
-- Certificates are read again for a new connection if their file has changed (:class:`cef_trio.http.tls.Trust`), so a
-  renewed one holds from the next connection on. The pool's own context trusts nobody: one that it would use refuses
-  everything.
+- :meth:`HttpTransport.renew_connections`: one address may lead to several backends, and a kept-alive connection stays
+  with its backend even if that is down. Requests that start after a renewal use new connections.
+- A new connection reads the certificates again if their file has changed (:class:`cef_trio.http.tls.Trust`). The pool's
+  own TLS context trusts no certificate, so a connection that used it by mistake would fail.
 
-Cancelled: a connection that was being opened is closed. No checkpoint lies between the arrival of an answer's headers
-and the return of :meth:`HttpTransport.handle_async_request`.
+Cancellation: a connection that is being opened is closed. There is no checkpoint between the arrival of the response's
+headers and the return of :meth:`HttpTransport.handle_async_request`.
 """
 
 from __future__ import annotations
@@ -50,13 +49,13 @@ _NO_CERTIFICATES: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 class HttpTransport(httpx.AsyncBaseTransport):
-    """Sends httpx's requests over a pool of connections.
+    """A connection pool for httpx.
 
     Args:
-        trust: whom TLS servers are to be; ``None`` where none is spoken to.
-        max_connections: at once.
+        trust: the certificates that TLS servers are verified with; ``None`` if no connection uses TLS.
+        max_connections: how many connections may be open at once.
         keepalive_seconds: how long a connection may be idle.
-        backend: opens connections; the real network, unless a test has a script.
+        backend: opens connections; tests replace the real network with it.
     """
 
     def __init__(
@@ -74,7 +73,7 @@ class HttpTransport(httpx.AsyncBaseTransport):
         self._retired: list[httpcore.AsyncConnectionPool] = []
 
     def renew_connections(self) -> None:
-        """Let the next call, and all after it, open a connection anew. Calls under way end on theirs."""
+        """Use new connections for all requests that start from now on; requests in flight finish on theirs."""
         if self._pool.connections:
             self._retired.append(self._pool)
             self._pool = self._new_pool()
@@ -83,7 +82,7 @@ class HttpTransport(httpx.AsyncBaseTransport):
         """Send a request.
 
         Raises:
-            httpx.TransportError: there is no answer.
+            httpx.TransportError: no response was received.
         """
         await self._close_idle_retired()
         sent = httpcore.Request(
@@ -108,7 +107,7 @@ class HttpTransport(httpx.AsyncBaseTransport):
         )
 
     async def aclose(self) -> None:
-        """Close all connections; never waits for the other side."""
+        """Close all connections without waiting for the peers."""
         for pool in (*self._retired, self._pool):
             await pool.aclose()
 
@@ -122,7 +121,7 @@ class HttpTransport(httpx.AsyncBaseTransport):
         )
 
     async def _close_idle_retired(self) -> None:
-        """Close what calls that began before a renewal have left behind."""
+        """Close the connections of before a renewal that no request uses any more."""
         retired = self._retired
         self._retired = [pool for pool in retired if any(not one.is_idle() for one in pool.connections)]
         for pool in retired:
@@ -132,7 +131,7 @@ class HttpTransport(httpx.AsyncBaseTransport):
 
 
 class _Body(httpx.AsyncByteStream):
-    """The body of an answer."""
+    """The body of a response."""
 
     def __init__(self, httpcore_stream: AsyncIterable[bytes]) -> None:
         self._httpcore_stream = httpcore_stream
@@ -148,7 +147,7 @@ class _Body(httpx.AsyncByteStream):
 
 
 class _Backend(httpcore.AsyncNetworkBackend):
-    """Opens connections whose TLS begins with the certificates of that moment."""
+    """Opens connections that use the current certificates when TLS starts."""
 
     def __init__(self, backend: httpcore.AsyncNetworkBackend, trust: Trust | None) -> None:
         self._backend = backend
@@ -160,7 +159,7 @@ class _Backend(httpcore.AsyncNetworkBackend):
 
 
 class _TlsCapableStream(httpcore.AsyncNetworkStream):
-    """A connection on which TLS may begin; without it, all goes through."""
+    """A TCP connection that uses the current certificates if TLS is started on it."""
 
     def __init__(self, stream: httpcore.AsyncNetworkStream, trust: Trust) -> None:
         self._stream = stream
@@ -168,7 +167,7 @@ class _TlsCapableStream(httpcore.AsyncNetworkStream):
 
     async def start_tls(
         self,
-        ssl_context: ssl.SSLContext,  # the pool's, which trusts nobody
+        ssl_context: ssl.SSLContext,  # the pool's, which trusts no certificate
         server_hostname: str | None = None,
         timeout: float | None = None,
     ) -> httpcore.AsyncNetworkStream:
@@ -176,7 +175,7 @@ class _TlsCapableStream(httpcore.AsyncNetworkStream):
             context = await self._trust.now()
             return await self._stream.start_tls(context, server_hostname, timeout)
         except BaseException:
-            await self._stream.aclose()  # httpcore leaves a connection open on which a cancellation found it here
+            await self._stream.aclose()  # httpcore would leave the connection open after a cancellation here
             raise
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:

@@ -1,7 +1,7 @@
-"""HTTP/1.1 as a server speaks it, by h11 on a stream of trio's. HTTP/2, upgrades and WebSockets are not spoken.
+"""The server side of HTTP/1.1: h11 on a trio stream. HTTP/2, upgrades and WebSockets are not supported.
 
-One connection, one request after the other. What is not HTTP is :class:`NotHttpError`, with the status to refuse it by;
-h11's own exceptions stay here. Nothing here has a time-out: cancel it.
+A connection serves one request after the other. Malformed input raises :class:`NotHttpError` with the status to respond
+with; h11's own exceptions do not leave this module. There are no time-outs here: callers cancel.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _BLOCK_BYTES: Final = 256 * 1024
 
 
 class NotHttpError(CefMp4ProcessorError):
-    """What the client sent is no request; ``status`` is the answer."""
+    """The client sent something that is not HTTP/1.1; ``status`` is the status to respond with."""
 
     def __init__(self, status: int) -> None:
         super().__init__(f"not a request of HTTP/1.1 (answered {status})")
@@ -31,7 +31,7 @@ class NotHttpError(CefMp4ProcessorError):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request's head, as it came over the wire; names of headers in lower case."""
+    """The head of a request, as received; header names are in lower case."""
 
     method: str
     path: str
@@ -39,22 +39,22 @@ class Request:
     headers: tuple[tuple[str, str], ...]
 
     def header(self, name: str) -> str | None:
-        """The first header of that name."""
+        """Return the first header of that name."""
         return next((value for other, value in self.headers if other == name), None)
 
 
 class ServerConnection:
-    """One client's connection: h11's state machine, and the stream that it belongs to."""
+    """The connection of one client: a stream and h11's state machine."""
 
     def __init__(self, stream: trio.abc.Stream, *, max_header_bytes: int) -> None:
         self._stream = stream
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=max_header_bytes)
 
     async def next_request(self) -> Request | None:
-        """The next request; ``None`` when the client has gone.
+        """Return the next request; ``None`` when the client has closed the connection.
 
         Raises:
-            NotHttpError: it is none.
+            NotHttpError: the input is not HTTP/1.1.
             trio.BrokenResourceError: the connection broke.
         """
         if self.reusable:
@@ -67,11 +67,11 @@ class ServerConnection:
         return Request(event.method.decode("ascii"), path, query, headers)
 
     async def body(self) -> AsyncGenerator[bytes, None]:
-        """The request's body. A client that waits to be told to go on is told now.
+        """Yield the request's body. Sends ``100 Continue`` first if the client waits for it.
 
         Raises:
-            NotHttpError: it is none.
-            trio.BrokenResourceError: the client left in the middle of it.
+            NotHttpError: the body is malformed.
+            trio.BrokenResourceError: the client closed the connection before the end of the body.
         """
         if self._http.they_are_waiting_for_100_continue:
             await self._send(h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue"))
@@ -84,8 +84,8 @@ class ServerConnection:
 
     @property
     def has_unread_body(self) -> bool:
-        """Whether the request has a body, or an end of one, that was not read."""
-        # An empty body, which nobody reads, is over at once; h11 says so when asked.
+        """Whether some of the request's body has not been read."""
+        # An empty body has ended already, but h11 reports that only through its next event.
         if self._http.their_state is h11.SEND_BODY and not self._http.they_are_waiting_for_100_continue:
             with _map_protocol_errors():
                 return not isinstance(self._http.next_event(), h11.EndOfMessage)
@@ -93,37 +93,37 @@ class ServerConnection:
 
     @property
     def reusable(self) -> bool:
-        """Whether the exchange is over, and another may follow."""
+        """Whether request and response are complete and another request may follow."""
         return self._http.our_state is h11.DONE and self._http.their_state is h11.DONE
 
     async def begin(self, status: int, headers: Sequence[tuple[str, str]]) -> None:
-        """Send an answer's head.
+        """Send the head of a response.
 
         Raises:
-            trio.BrokenResourceError: the client has gone.
+            trio.BrokenResourceError: the client has closed the connection.
         """
-        # botocore takes a status line without a reason for no reply at all while it waits for 100 Continue.
+        # While botocore waits for 100 Continue it ignores a status line without a reason phrase.
         reason = http.client.responses.get(status, "Unknown").encode("ascii")
         encoded = [(name.encode("ascii"), value.encode("utf-8")) for name, value in headers]
         await self._send(h11.Response(status_code=status, headers=encoded, reason=reason))
 
     async def data(self, block: bytes) -> None:
-        """Send a piece of its body."""
+        """Send some of the response's body."""
         await self._send(h11.Data(data=block))
 
     async def end(self) -> None:
-        """Send its end."""
+        """End the response."""
         await self._send(h11.EndOfMessage())
 
     async def refuse(self, status: int) -> None:
-        """Answer what is not HTTP, where that is still possible."""
+        """Respond to malformed input, unless a response has begun already."""
         if self._http.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             with suppress(trio.BrokenResourceError):
                 await self.begin(status, [("Connection", "close"), ("Content-Length", "0")])
                 await self.end()
 
     async def discard(self, max_bytes: int, seconds: float) -> None:
-        """Read what the client still sends, for a while: closed at once, it would see a reset instead of the answer."""
+        """Read and drop input up to these limits; an immediate close would reset the connection."""
         seen = 0
         with trio.move_on_after(seconds):
             while seen < max_bytes and (block := await self._stream.receive_some(_BLOCK_BYTES)):

@@ -1,13 +1,12 @@
-"""TLS to S3, Redis and webhooks: what is trusted, and what is said when it is not. Nothing here connects to anything.
+"""TLS for S3, Redis and webhooks: trusted certificates, and messages for refused ones. Opens no connection.
 
-Certificates are always verified, with the host's name, by TLS 1.2 or newer; no setting turns that off.
+Certificates and host names are always verified, with TLS 1.2 or newer; no setting disables that.
 
-A certificate that is refused does not mend itself within a second, and most often our own setting is wrong: at the
-start the daemon says so and ends (exit code 4). Once it runs, the same refusal is an outage like any other, since a
-certificate that has run out is the server's to mend, and no recording may be given up for it.
+A certificate that is refused at start is most often a wrong setting, so the daemon exits with code 4. While it runs,
+the same error is an outage: a certificate that has expired is renewed on the server, and no upload fails because of it.
 
-Certificates are renewed while daemons run: whoever opens a connection takes them as they are at that moment
-(:class:`Trust`; redis-py reads its files for each connection by itself).
+Certificate files may be replaced while the daemon runs. Every new connection uses the current ones (:class:`Trust`;
+redis-py reads its files for every connection itself).
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from cef_trio.resilience import run_in_thread
 log = structlog.get_logger(__name__)
 
 _READ_SECONDS: Final = 1.0
-"""How long a new connection waits for certificates to be read again: their disk may hang."""
+"""How long a new connection waits for changed certificates to be read: the disk may hang."""
 _MAX_CAUSES: Final = 8
 _HOST_MISMATCH: Final = frozenset({62, 64})  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
 _EXPIRED: Final = frozenset({9, 10})  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
@@ -36,18 +35,18 @@ _CLIENT_CERTIFICATE_ALERTS: Final = (
     "ALERT_BAD_CERTIFICATE",
     "ALERT_CERTIFICATE",
 )
-"""What OpenSSL calls the alerts by which a server refuses a client's certificate, or its absence."""
+"""OpenSSL's names of the alerts with which a server refuses a missing or unknown client certificate."""
 
 
 class Trust:
-    """Whom a client trusts: by the certificates of ``ca_file`` alone, else by the system's; as they are now.
+    """The certificates that a client trusts: those of ``ca_file`` only, or the system's; reloaded when they change.
 
     Args:
-        setting: the variable that names the file, for texts.
-        ca_file: what it names.
+        setting: the environment variable that names the file, for messages.
+        ca_file: a PEM file; ``None`` uses the system's certificates.
 
     Raises:
-        ValueError: the file holds no certificates.
+        ValueError: the file contains no certificates.
     """
 
     def __init__(self, setting: str, ca_file: Path | None) -> None:
@@ -56,19 +55,19 @@ class Trust:
         self._loaded = _fingerprint(ca_file)
         try:
             self._context = client_context(ca_file)
-        except OSError as error:  # ssl.SSLError is one too
+        except OSError as error:  # includes ssl.SSLError
             raise ValueError(f"{setting} {ca_file}: no certificates can be read from it ({error})") from error
         self._read_limiter = trio.CapacityLimiter(1)
 
     async def now(self) -> ssl.SSLContext:
-        """For a new connection. The last one where the file cannot be read now, as while somebody replaces it."""
+        """Return the context for a new connection; the previous one while the file cannot be read."""
         with trio.move_on_after(_READ_SECONDS):
-            # Abandoned, it has read in vain. One thread, so that a disk that hangs does not take all there are.
+            # Safe to abandon: it only reads. One thread at a time, so that a hung disk cannot occupy all of them.
             await run_in_thread(self._read_changed, abandon_on_cancel=True, limiter=self._read_limiter)
         return self._context
 
     def _read_changed(self) -> None:
-        state = _fingerprint(self._ca_file)  # before the reading: what changes meanwhile is read the next time
+        state = _fingerprint(self._ca_file)  # before the read, so that a later change is noticed
         if state == self._loaded:
             return
         self._loaded = state
@@ -81,24 +80,24 @@ class Trust:
 
 
 def _fingerprint(ca_file: Path | None) -> list[tuple[int, ...] | None]:
-    """What is other whenever the file, or the system's certificates, are."""
+    """Return a value that changes when the file, or the system's certificates, change."""
     paths = ssl.get_default_verify_paths()
     return [_stat(path) for path in ((ca_file,) if ca_file is not None else (paths.cafile, paths.capath))]
 
 
 def _stat(path: str | os.PathLike[str] | None) -> tuple[int, ...] | None:
     try:
-        found = os.stat(path) if path is not None else None  # noqa: PTH116  paths of OpenSSL's are text
+        found = os.stat(path) if path is not None else None  # noqa: PTH116  OpenSSL's paths are str
     except OSError:
         return None
     return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns) if found else None
 
 
 def client_context(ca_file: Path | None) -> ssl.SSLContext:
-    """How a client verifies: by the certificates of ``ca_file`` alone, else by the system's.
+    """Return a context that verifies servers with the certificates of ``ca_file`` only, or with the system's.
 
     Raises:
-        OSError: the file holds no certificates (``ssl.SSLError`` is one too).
+        OSError: the file contains no certificates (``ssl.SSLError`` is an ``OSError``).
     """
     context = ssl.create_default_context(cafile=ca_file)
     if ca_file is None and not _system_has_certificates():
@@ -113,17 +112,17 @@ def _system_has_certificates() -> bool:
 
 
 def refusal(error: BaseException, *, ca_setting: str, address_setting: str) -> str | None:
-    """Why no TLS connection came about, if a certificate was refused, and which setting to look at; else ``None``.
+    """Return why a certificate was refused and which setting to check; ``None`` for any other error.
 
-    Looks through the exceptions that lie beneath ``error``. The two settings are the names of variables.
+    Searches the causes and contexts of ``error``. The two settings are names of environment variables.
     """
     seen: BaseException | None = error
     for _ in range(_MAX_CAUSES):
-        if isinstance(seen, BaseExceptionGroup):  # one for each address of a host
+        if isinstance(seen, BaseExceptionGroup):  # one error for each address of the host
             seen = seen.exceptions[0]
         if isinstance(seen, ssl.SSLCertVerificationError):
             return _verification_message(seen, ca_setting, address_setting)
-        # An error that was made by hand, as in a test, has no reason.
+        # Errors that OpenSSL did not raise have no reason.
         reason = getattr(seen, "reason", None) or ""
         if isinstance(seen, ssl.SSLError) and any(alert in reason for alert in _CLIENT_CERTIFICATE_ALERTS):
             return f"the server asks for a client's certificate that it trusts ({reason}); see {address_setting}"

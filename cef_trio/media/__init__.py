@@ -1,4 +1,4 @@
-"""What ffprobe says of a recording, and the metadata JSON beside the object.
+"""The media properties of a recording (ffprobe), and the metadata JSON beside the object.
 
 Open `ffprobe.py` for the process and its limits; `metadata.py` for the JSON document.
 """

@@ -1,16 +1,14 @@
-"""ffprobe: asked in a process of its own, for a limited time, and killed when the asker is cancelled.
+"""Running ffprobe with limits on time, memory, output and file access.
 
-A file's name is never an option or a protocol to ffprobe: it is given as ``file:<path>`` behind ``-i``, and only the
-protocol ``file`` is allowed. Nor may its content lead elsewhere: a playlist (HLS, concat) that is called a recording
-would have ffprobe open the files that it names, so only containers that hold their media are taken. What it prints is a
-stranger's: it is asked only for what is used (a recording's tags can be of any size), at most ``MAX_OUTPUT_BYTES`` are
-taken, and the parser believes nothing.
+The path is passed as ``-i file:<path>``, and only the protocol ``file`` is allowed, so a file name cannot be an option
+or a URL. Playlists (HLS, concat) would make ffprobe open the files that they name, so only containers that hold their
+own media are allowed. The output is untrusted: ffprobe prints only the needed entries (tags have any size), at most
+``MAX_OUTPUT_BYTES`` are read, and every value is checked.
 
-What it takes has limits, since 600 bytes can claim 60 million samples, whose table is 1.4 GiB: memory, processor time
-and how many run at once. The limit of memory is on data (``RLIMIT_DATA``): address space (``RLIMIT_AS``) would count
-the 280 MiB of libraries that Debian's ffprobe maps, and what a script around it may reserve. An ordinary recording
-needs less than 64 MiB, and one of ten million samples less than the limit. Where a table does not fit ffprobe goes on
-without it, or fails.
+Memory, processor time and concurrency are limited, because a file of 600 bytes can claim 60 million samples, a table of
+1.4 GiB. The memory limit is ``RLIMIT_DATA``; ``RLIMIT_AS`` would include the 280 MiB of libraries that Debian's
+ffprobe maps. An ordinary recording needs less than 64 MiB, one of ten million samples less than the limit. If a table
+does not fit, ffprobe continues without it, or fails.
 """
 
 from __future__ import annotations
@@ -43,28 +41,28 @@ _STDERR_BYTES: Final = 500
 MAX_DATA_BYTES: Final = 320 * 1024 * 1024
 MAX_AT_ONCE: Final = 2
 _at_once: Final = trio.CapacityLimiter(MAX_AT_ONCE)
-_MAY_PASS: Final = frozenset({errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
-"""No process, descriptor or memory is to be had just now."""
-_START_AGAIN_SECONDS: Final = (0.1, 0.5, 1.0, 2.0, 4.0)
+_TEMPORARY_ERRNOS: Final = frozenset({errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+"""Temporary shortage of processes, descriptors or memory."""
+_START_RETRY_SECONDS: Final = (0.1, 0.5, 1.0, 2.0, 4.0)
 _KILL_SECONDS: Final = 0.5
-"""How long a killed ffprobe may take to be gone before it is left behind."""
+"""How long to wait for a killed ffprobe before it is abandoned."""
 _CONTAINERS: Final = (
     "mov,matroska,mpegts,mpeg,mpegvideo,avi,flv,asf,ogg,mxf,gxf,nut,rm,ivf,dv,wav,caf,mp3,aac,ac3,flac,h264,hevc,av1"
 )
-"""FFmpeg's names of demuxers; each stands for its family (``mov`` for MP4 too)."""
+"""FFmpeg demuxers; each covers its family (``mov`` includes MP4)."""
 _ENTRIES: Final = "format=format_name,duration,bit_rate:stream=codec_type,codec_name,width,height,avg_frame_rate"
 
 
 async def probe(path: str, *, ffprobe_path: str, timeout_seconds: float) -> MediaInfo:
-    """Ask ffprobe what a recording is.
+    """Return the media properties of a recording.
 
     Args:
         path: the recording.
         ffprobe_path: the program; looked up in ``PATH`` if it is a bare name.
-        timeout_seconds: how long it may take.
+        timeout_seconds: time limit; positive and finite.
 
     Raises:
-        FFprobeError: it is missing, failed, took too long, or printed something else than its JSON.
+        FFprobeError: ffprobe is missing, failed, took too long, or printed invalid output.
         trio.Cancelled: after ffprobe was killed.
     """
     command = [
@@ -75,7 +73,7 @@ async def probe(path: str, *, ffprobe_path: str, timeout_seconds: float) -> Medi
     try:
         async with _at_once:
             with trio.fail_after(timeout_seconds):
-                exit_code, output, said = await _run(command, timeout_seconds)
+                exit_code, output, stderr = await _run(command, timeout_seconds)
     except trio.TooSlowError as error:
         raise FFprobeError(f"{ffprobe_path!r} took longer than {timeout_seconds:g} s") from error
     except OSError as error:
@@ -83,16 +81,16 @@ async def probe(path: str, *, ffprobe_path: str, timeout_seconds: float) -> Medi
             f"{ffprobe_path!r} cannot be run: {error.strerror}; set FFPROBE_PATH or install it"
         ) from error
     if exit_code != 0:
-        words = said.decode(errors="replace").strip()
-        raise FFprobeError(f"{ffprobe_path!r} failed with exit code {exit_code}: {words or 'it said nothing'}")
+        reason = stderr.decode(errors="replace").strip()
+        raise FFprobeError(f"{ffprobe_path!r} failed with exit code {exit_code}: {reason or 'no error output'}")
     return parse(output)
 
 
 async def version(ffprobe_path: str, timeout_seconds: float) -> str:
-    """The first line of ``ffprobe -version``.
+    """Return the first line of ``ffprobe -version``.
 
     Raises:
-        FFprobeError: it is missing, failed, or took longer than ``timeout_seconds``.
+        FFprobeError: ffprobe is missing, failed, or took longer than ``timeout_seconds``.
     """
     output = b""
     with trio.move_on_after(timeout_seconds) as scope:
@@ -104,37 +102,37 @@ async def version(ffprobe_path: str, timeout_seconds: float) -> str:
             raise FFprobeError(f"{ffprobe_path!r} -version failed with exit code {exit_code}")
     if scope.cancelled_caught:
         raise FFprobeError(f"{ffprobe_path!r} -version did not end within {timeout_seconds:g} seconds")
-    return (output.decode(errors="replace").splitlines() or ["it says nothing"])[0]
+    return (output.decode(errors="replace").splitlines() or ["no output"])[0]
 
 
 async def _run(command: list[str], cpu_seconds: float) -> tuple[int, bytes, bytes]:
-    """Run it to its end: exit code, the beginning of its output, the end of its complaints. Cancelled: it is killed."""
+    """Run a command; return exit code, beginning of stdout, end of stderr. On cancellation it is killed."""
     process = await _start(command)
-    _limit(process.pid, cpu_seconds)
+    _set_limits(process.pid, cpu_seconds)
     assert process.stdout is not None  # noqa: S101 - both are pipes
     assert process.stderr is not None  # noqa: S101
-    output, said = bytearray(), bytearray()
+    output, stderr = bytearray(), bytearray()
     try:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_take_beginning, process.stdout, output)
-            nursery.start_soon(_take_end, process.stderr, said)
-        # Collected only now: as long as somebody in its group may write, its number is its own, and safe to kill.
+            nursery.start_soon(_read_beginning, process.stdout, output)
+            nursery.start_soon(_read_end, process.stderr, stderr)
+        # Reap it only now: before that its process id cannot be reused, so killing the group is safe.
         exit_code = await process.wait()
     except BaseException:
-        # trio.run_process would wait in a shield without an end, and a process that waits for a hung disk cannot be
-        # killed (P4). One that is left is collected by subprocess when it has ended.
+        # trio.run_process would wait in a shield without a limit, and a process blocked by a hung disk cannot be killed
+        # (P4). An abandoned one is reaped by subprocess after its end.
         _kill(process.pid)
         with shielded(_KILL_SECONDS, saving="ffprobe's end"):
             await process.wait()
         raise
-    return exit_code, bytes(output), bytes(said)
+    return exit_code, bytes(output), bytes(stderr)
 
 
 async def _start(command: list[str]) -> trio.Process:
-    """Start it; what may pass is waited for a while.
+    """Start a process; retry on a temporary shortage.
 
     Raises:
-        OSError: it cannot be started.
+        OSError: it could not be started.
     """
     start = partial(
         trio.lowlevel.open_process,
@@ -142,20 +140,20 @@ async def _start(command: list[str]) -> trio.Process:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        start_new_session=True,  # a Ctrl-C in the terminal is the daemon's to handle
+        start_new_session=True,  # Ctrl-C in the terminal must reach the daemon only
     )
-    for seconds in _START_AGAIN_SECONDS:
+    for seconds in _START_RETRY_SECONDS:
         try:
             return await until_thread(start)
         except OSError as error:
-            if error.errno not in _MAY_PASS:
+            if error.errno not in _TEMPORARY_ERRNOS:
                 raise
         await trio.sleep(seconds)
     return await until_thread(start)
 
 
-def _limit(pid: int, cpu_seconds: float) -> None:
-    """Limit what it, and whatever it starts, may take. It runs already, but has not yet opened the recording."""
+def _set_limits(pid: int, cpu_seconds: float) -> None:
+    """Set resource limits for a process that was just started, and its children."""
     if sys.platform != "linux":
         return
     seconds = math.ceil(cpu_seconds) + 1
@@ -167,14 +165,14 @@ def _limit(pid: int, cpu_seconds: float) -> None:
             resource.prlimit(pid, limit, (lowest, lowest))
     except ProcessLookupError:
         return  # it has ended
-    except PermissionError as error:  # another user's (setuid), or a filter of system calls around us
+    except PermissionError as error:  # a setuid program, or a system call filter
         log.warning("ffprobe_limits_refused", error=str(error))
-    with suppress(OSError):  # where memory ends it goes first, and not the daemon
+    with suppress(OSError):  # if memory runs out, the kernel kills it before the daemon
         Path(f"/proc/{pid}/oom_score_adj").write_text("1000")
 
 
-async def _take_beginning(stream: trio.abc.ReceiveStream, into: bytearray) -> None:
-    # Closing the pipe at the limit ends whoever would write for ever: the next write is a SIGPIPE.
+async def _read_beginning(stream: trio.abc.ReceiveStream, into: bytearray) -> None:
+    # Closing the pipe at the limit ends an endless writer with SIGPIPE.
     async with stream:
         async for block in stream:
             into += block[: MAX_OUTPUT_BYTES - len(into)]
@@ -182,7 +180,7 @@ async def _take_beginning(stream: trio.abc.ReceiveStream, into: bytearray) -> No
                 return
 
 
-async def _take_end(stream: trio.abc.ReceiveStream, into: bytearray) -> None:
+async def _read_end(stream: trio.abc.ReceiveStream, into: bytearray) -> None:
     async with stream:
         async for block in stream:
             into += block
@@ -190,23 +188,23 @@ async def _take_end(stream: trio.abc.ReceiveStream, into: bytearray) -> None:
 
 
 def _kill(group: int) -> None:
-    # At once, since ffprobe has nothing to save; and its whole group, since FFPROBE_PATH may be a script around it.
-    with suppress(ProcessLookupError, PermissionError):  # macOS says the latter of a process that just ended
+    # SIGKILL, since ffprobe has nothing to save; the whole group, since FFPROBE_PATH may be a wrapper script.
+    with suppress(ProcessLookupError, PermissionError):  # macOS: PermissionError for a process that just ended
         os.killpg(group, signal.SIGKILL)
 
 
 def parse(output: bytes) -> MediaInfo:
-    """Read ffprobe's JSON; what is missing or nonsense in it is ``None``.
+    """Parse ffprobe's JSON; missing or invalid values are ``None``.
 
     Raises:
-        FFprobeError: it is no JSON object.
+        FFprobeError: it is not a JSON object.
     """
     try:
         document = json.loads(output)
     except (ValueError, RecursionError) as error:
-        raise FFprobeError("ffprobe's answer is no JSON") from error
+        raise FFprobeError("ffprobe's output is not JSON") from error
     if not isinstance(document, dict):
-        raise FFprobeError("ffprobe's answer is no JSON object")
+        raise FFprobeError("ffprobe's output is not a JSON object")
     container = _mapping(document.get("format"))
     listed = document.get("streams")
     streams = [_mapping(stream) for stream in listed] if isinstance(listed, list) else []
@@ -229,12 +227,12 @@ def _mapping(value: object) -> Mapping[str, Any]:
 
 
 def _text(value: object) -> str | None:
-    # A lone surrogate is legal in JSON's escapes and in no UTF-8.
+    # JSON escapes may hold a lone surrogate, which UTF-8 cannot encode.
     return value.encode(errors="replace").decode() or None if isinstance(value, str) else None
 
 
 def _number(value: object) -> float | None:
-    """A finite number, 0 or more; ffprobe writes some as text."""
+    """Return a finite number, 0 or more, else ``None``; ffprobe prints some as text."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return None
     try:
@@ -249,7 +247,7 @@ def _positive_int(value: object) -> int | None:
 
 
 def _ratio(value: object) -> float | None:
-    """``30000/1001`` as a number; ffprobe says ``0/0`` for none."""
+    """Return ``30000/1001`` as a number; ``None`` for ``0/0``."""
     over, _, under = value.partition("/") if isinstance(value, str) else ("", "", "")
     numerator, denominator = _number(over), _number(under)
     if not numerator or not denominator:

@@ -1,23 +1,23 @@
-"""The metadata JSON beside each object (DESIGN 7). Pure.
+"""The metadata JSON beside each object . Pure.
 
 ============================  ==========================================================================================
 ``stream_id``                 the stream's UUID
-``original_file_path``        where the file was when the stream began; bytes that are not UTF-8 show as ``\\ufffd``
-``original_file_path_base64``  only then: the path's very bytes
+``original_file_path``        the file's path when the stream began; bytes that are not UTF-8 are ``\\ufffd``
+``original_file_path_base64``  only then: the path's bytes
 ``s3_bucket``                 the bucket
 ``s3_key_prefix``             the object's key
 ``total_size_bytes``          the object's size
-``duration_seconds``          what ffprobe says, or ``null``
-``processed_at_utc``          when this was written
+``duration_seconds``          from ffprobe, or ``null``
+``processed_at_utc``          when this document was written
 ``stream_started_at_utc``     when the stream began
 ``stream_completed_at_utc``   when the object was complete
 ``chunks``                    ``[{part_number, size_bytes, etag, uploaded_at_utc}]``, in order, adding up to the object
 ``etag``                      the object's ETag
 ``checksum``                  ``{algorithm: "crc64nvme", value: base64}`` of the whole object
 ``media``                     ``{container, video_codec, audio_codec, width, height, frame_rate, bit_rate}`` or ``null``
-``writer``                    ``{parts_rewritten, bytes_rewritten}``: what its writer changed after it was uploaded
-``supersedes``                only if the file changed after it was completed: ``{stream_id, s3_key_prefix}`` of the
-                              object of its earlier state, which stays
+``writer``                    ``{parts_rewritten, bytes_rewritten}``: what the writer changed after its upload
+``supersedes``                only if the file changed after its completion: ``{stream_id, s3_key_prefix}`` of the
+                              object of its earlier version, which stays
 ============================  ==========================================================================================
 """
 
@@ -38,7 +38,7 @@ from cef_trio.s3 import combine_crc64nvme, crc64nvme_to_base64
 
 @dataclass(frozen=True, slots=True)
 class MediaInfo:
-    """What ffprobe says of a recording; ``None`` for what it does not say."""
+    """Media properties of a recording; ``None``: not reported by ffprobe."""
 
     duration_seconds: float | None = None
     container: str | None = None
@@ -47,15 +47,15 @@ class MediaInfo:
     width: int | None = None
     height: int | None = None
     frame_rate: float | None = None
-    """Frames a second."""
+    """Frames per second."""
     bit_rate: int | None = None
-    """Bits a second."""
+    """Bits per second."""
 
 
 def metadata_json(
     meta: StreamMeta, parts: Sequence[PartRecord], media: MediaInfo | None, *, processed_at_utc: datetime
 ) -> bytes:
-    """The document: UTF-8, and the same keys in the same order every time. ``parts`` are those of the object."""
+    """Return the document in UTF-8, with its keys in a fixed order. ``parts`` are those of the object."""
     parts = sorted(parts, key=lambda part: part.part_number)
     document: dict[str, Any] = {"stream_id": meta.stream_id}
     document |= _path(meta.original_path)

@@ -1,12 +1,12 @@
-"""What should be in S3 and is not getting there, since when, and why: one judgement for everybody who tells it. Pure.
+"""Finds bytes that should be in S3 and make no progress, since when, and why. Pure.
 
-Promise P10: while bytes that should be in S3 are not getting there for longer than a minute, ``/readyz``, the metrics,
-``status``, the status page and ``doctor`` say so, and why; otherwise none of them does. So each of them shows what
-:func:`find_risks` says, and none judges by itself.
+Promise P10: if bytes that should be in S3 make no progress for more than a minute, ``/readyz``, the metrics,
+``status``, the status page and ``doctor`` show it with a reason; otherwise none of them does. All of them show the
+result of :func:`find_risks`.
 
-What is no risk: a part that is not full yet while its recording is written, however slowly; an upload that moves,
-however slowly; a stream that waits for its turn while others move (``MAX_UPLOAD_RATE``, slots); an upload that a person
-gave up; a daemon that leaves.
+No risk are: a part that is not full yet while its recording is written; an upload that progresses, however slowly; a
+stream that waits for its turn (``MAX_UPLOAD_RATE``, slots) while others progress; an upload that the operator aborted;
+a daemon that shuts down.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from types import MappingProxyType
 from typing import Final
 
 PATIENCE_SECONDS: Final = 60.0
-"""How long something may stand still before it is told. The ``minute`` of P10."""
-_COMPLETING: Final = 5
-"""So many times longer S3 may take to put the parts of a large object together: all bytes are there by then."""
+"""How long something may stall before it is a risk: the minute of P10."""
+_COMPLETE_FACTOR: Final = 5
+"""Factor on the patience while S3 completes a large object; all bytes are uploaded by then."""
 
 
 class Reason(StrEnum):
-    """Why bytes are not getting to S3: the label ``reason`` of the gauges."""
+    """Why bytes do not reach S3: the label ``risk`` of the gauges."""
 
     S3_DOWN = "s3_down"
     REDIS_DOWN = "redis_down"
@@ -52,12 +52,12 @@ SENTENCES: Final[Mapping[Reason, str]] = MappingProxyType(
         Reason.FOLDER_LOST: "the watch folder cannot be read, so recordings are not seen",
     }
 )
-"""Without any name of a file: ``/readyz`` answers everybody."""
+"""No file names, since ``/readyz`` is public."""
 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """Bytes that wait since a moment, and what is known of why."""
+    """Bytes that wait, since when, and why if known."""
 
     since: float
     size_bytes: int = 0
@@ -66,33 +66,33 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Upload:
-    """A stream whose task has something to do."""
+    """A stream whose task has work to do."""
 
     moved_at: float
     size_bytes: int
-    """What S3 does not have; of a recording that has ended, all of it, since there is no object yet."""
+    """Bytes not in S3; for a recording that has ended, its whole size, since there is no object yet."""
     lags: bool
-    """Whether bytes wait; false: only Complete or the metadata does."""
+    """Whether bytes wait; false if only Complete or the metadata is missing."""
     queues: bool
-    """Whether it may be waiting for its turn: for a slot, or under ``MAX_UPLOAD_RATE``."""
+    """Whether it may be waiting for a slot or for ``MAX_UPLOAD_RATE``."""
     trouble: str | None
-    """The error of its last attempt."""
+    """Error of its last attempt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What is judged. Times are of one clock, in seconds."""
+    """Input of :func:`find_risks`. Times are seconds of one clock."""
 
     outages: Mapping[Reason, Waiting]
     uploads: tuple[Upload, ...] = ()
     last_moved_at: float = -float("inf")
-    """When anything moved last, in any stream."""
+    """Last progress of any stream."""
     not_looked_up: tuple[Waiting, ...] = ()
     failed: tuple[Waiting, ...] = ()
     unreadable_files: tuple[Waiting, ...] = ()
-    """Not among ``uploads``: they are told as what they are, whatever else is down."""
+    """Not in ``uploads``: reported even during an outage."""
     hung_mounts: tuple[Waiting, ...] = ()
-    """The mounts that do not answer, and the streams that wait for them; those are not among ``unreadable_files``."""
+    """Mounts that do not answer, and streams that wait for them (not in ``unreadable_files``)."""
     unreadable_records: tuple[Waiting, ...] = ()
     unreadable_folders: tuple[Waiting, ...] = ()
     folder_lost: Waiting | None = None
@@ -100,19 +100,19 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Risk:
-    """One reason, with all that it holds back."""
+    """One reason and the bytes it affects."""
 
     reason: Reason
     since: float
     size_bytes: int
-    """0 where it is not known how many bytes it holds back."""
+    """0 if unknown."""
     recordings: int
     why: str
-    """In words, for a person: it may name files."""
+    """Explanation for the operator; may name files."""
 
 
 def describe_amount(risk: Risk) -> str:
-    """How much is held back, in words."""
+    """Describe how many bytes and recordings are affected."""
     if not risk.recordings:
         return "at risk"
     recordings = "1 recording does" if risk.recordings == 1 else f"{risk.recordings} recordings do"
@@ -120,35 +120,35 @@ def describe_amount(risk: Risk) -> str:
 
 
 def find_risks(facts: Facts, now: float, *, patience_seconds: float | None = None) -> tuple[Risk, ...]:
-    """What is at risk now, one entry a reason, in the order of :class:`Reason`."""
+    """Return the current risks, one per reason, in the order of :class:`Reason`."""
     patience = PATIENCE_SECONDS if patience_seconds is None else patience_seconds
-    still = [one for one in facts.uploads if _stands_still(one, facts, now, patience)]
+    stalled = [one for one in facts.uploads if _is_stalled(one, facts, now, patience)]
     found: dict[Reason, list[Waiting]] = {reason: [] for reason in Reason}
     down = [reason for reason, outage in facts.outages.items() if now - outage.since > patience]
     for reason in down:
         found[reason].append(Waiting(facts.outages[reason].since, 0, facts.outages[reason].why))
-    held_by = down[0] if down else Reason.NOT_MOVING
-    found[held_by] += [Waiting(one.moved_at, one.size_bytes, one.trouble or "") for one in still]
-    found[down[0] if down else Reason.NOT_LOOKED_UP] += _late(facts.not_looked_up, now, patience)
-    found[Reason.FAILED] += _late(facts.failed, now, patience)
-    found[Reason.FILE_UNREADABLE] += _late(facts.unreadable_files, now, patience)
-    found[Reason.MOUNT_HUNG] += _late(facts.hung_mounts, now, patience)
-    found[Reason.RECORD_UNREADABLE] += _late(facts.unreadable_records, now, patience)
-    found[Reason.FOLDER_UNREADABLE] += _late(facts.unreadable_folders, now, patience)
+    upload_reason = down[0] if down else Reason.NOT_MOVING
+    found[upload_reason] += [Waiting(one.moved_at, one.size_bytes, one.trouble or "") for one in stalled]
+    found[down[0] if down else Reason.NOT_LOOKED_UP] += _overdue(facts.not_looked_up, now, patience)
+    found[Reason.FAILED] += _overdue(facts.failed, now, patience)
+    found[Reason.FILE_UNREADABLE] += _overdue(facts.unreadable_files, now, patience)
+    found[Reason.MOUNT_HUNG] += _overdue(facts.hung_mounts, now, patience)
+    found[Reason.RECORD_UNREADABLE] += _overdue(facts.unreadable_records, now, patience)
+    found[Reason.FOLDER_UNREADABLE] += _overdue(facts.unreadable_folders, now, patience)
     if facts.folder_lost is not None:
-        found[Reason.FOLDER_LOST] += _late([facts.folder_lost], now, patience)
+        found[Reason.FOLDER_LOST] += _overdue([facts.folder_lost], now, patience)
     return tuple(_risk(reason, waiting) for reason, waiting in found.items() if waiting)
 
 
-def _stands_still(one: Upload, facts: Facts, now: float, patience: float) -> bool:
-    allowed = patience if one.lags or one.trouble is not None else patience * _COMPLETING
+def _is_stalled(one: Upload, facts: Facts, now: float, patience: float) -> bool:
+    allowed = patience if one.lags or one.trouble is not None else patience * _COMPLETE_FACTOR
     if now - one.moved_at <= allowed:
         return False
     others_move = now - facts.last_moved_at <= patience
     return not (one.queues and one.trouble is None and others_move)
 
 
-def _late(waiting: Iterable[Waiting], now: float, patience: float) -> list[Waiting]:
+def _overdue(waiting: Iterable[Waiting], now: float, patience: float) -> list[Waiting]:
     return [one for one in waiting if now - one.since > patience]
 
 

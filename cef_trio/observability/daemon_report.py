@@ -1,8 +1,7 @@
-"""How a daemon says that it stands: what it puts into Redis for ``cef-trio status`` and ``doctor``, elsewhere. Pure.
+"""Report of a daemon, stored in Redis for ``cef-trio status`` and ``doctor``. Pure.
 
-Commands cannot see what a daemon sees: files that wait, a folder that it may not read, since when a byte waits. So each
-daemon writes it down every few seconds. A report that grows old says something too: its daemon was killed, or can write
-to Redis no more.
+Commands cannot see a daemon's state (waiting files, an unreadable folder, the age of the oldest byte), so each daemon
+writes it to Redis every few seconds. An old report means that its daemon was killed or cannot write to Redis.
 """
 
 from __future__ import annotations
@@ -16,16 +15,16 @@ from cef_trio.observability.at_risk import Reason, Risk, describe_amount
 from cef_trio.observability.lag import Lag
 
 OLD_SECONDS: Final = 60.0
-"""A daemon that has not reported for so long is silent."""
+"""Age of a report after which its daemon counts as silent."""
 FORGOTTEN_SECONDS: Final = 7 * 86400.0
 _IDENTITY_FIELDS: Final = ("name", "host", "system", "process", "owner")
 MAX_LAGS: Final = 200
-"""So many streams' lag is reported, those with the largest lag."""
+"""Maximum number of streams in a report; those with the largest lag are kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DaemonReport:
-    """What one daemon said of itself. Moments are Unix time."""
+    """Report of one daemon. Times are Unix time."""
 
     instance: str
     at: float
@@ -36,28 +35,28 @@ class DaemonReport:
     lags: Mapping[str, Lag] = field(default_factory=dict)
     """By stream id."""
     name: str = ""
-    """Its INSTANCE_ID; ``instance`` is what it reports under, which tells hosts of one name apart."""
+    """Its INSTANCE_ID; ``instance`` is the key of the report, which is unique even among hosts of the same name."""
     host: str = ""
-    """What its host calls itself."""
+    """Host name."""
     system: str = ""
-    """The running system that it is on (``machine.boot_id``)."""
+    """Boot id of its host (``daemon.machine.boot_id``)."""
     process: str = ""
-    """Which process it is, by its lease's token."""
+    """Token of its lease, which identifies the process."""
     owner: str = ""
-    """The name of whose streams it takes for its own (``Owner.name``); empty: other hosts may rightly be the same."""
+    """``Owner.name`` of the streams it owns; empty if other hosts may share it."""
 
     @property
     def instance_id(self) -> str:
-        """Its INSTANCE_ID, whatever it reports under."""
+        """Its INSTANCE_ID."""
         return self.name or self.instance
 
     def is_silent(self, now: float) -> bool:
-        """Whether it should have reported since."""
+        """Return whether a newer report is overdue."""
         return not self.stopped and now - self.at > OLD_SECONDS
 
 
 def encode(report: DaemonReport) -> str:
-    """One line of JSON."""
+    """Encode as one line of JSON."""
     most = sorted(report.lags.items(), key=lambda item: (item[1].size_bytes, item[1].unwritten_bytes), reverse=True)[
         :MAX_LAGS
     ]
@@ -75,10 +74,10 @@ def encode(report: DaemonReport) -> str:
 
 
 def decode(instance: str, text: str) -> DaemonReport:
-    """The report that a daemon wrote.
+    """Decode a report.
 
     Raises:
-        ValueError: no daemon of this version wrote that.
+        ValueError: not a report of this version.
     """
     try:
         document = json.loads(text)
@@ -96,7 +95,7 @@ def decode(instance: str, text: str) -> DaemonReport:
 
 
 def decode_all(texts: Mapping[str, str]) -> tuple[list[DaemonReport], list[str]]:
-    """The reports that can be read, by instance, and why others cannot."""
+    """Return the readable reports, by instance, and an error for each other one."""
     reports, unreadable = [], []
     for instance, text in sorted(texts.items()):
         try:
@@ -107,12 +106,12 @@ def decode_all(texts: Mapping[str, str]) -> tuple[list[DaemonReport], list[str]]
 
 
 def lags_of(reports: Iterable[DaemonReport], now: float) -> dict[str, Lag]:
-    """The lag of each stream, by what the daemons that are not silent say."""
+    """Return the lag of each stream, from the reports that are not silent."""
     return {key: lag for report in reports if not report.is_silent(now) for key, lag in report.lags.items()}
 
 
 def duplicate_daemons(reports: Iterable[DaemonReport], now: float) -> list[str]:
-    """Each identity that two living daemons have, in a sentence."""
+    """Return a sentence for each identity that several running daemons share."""
     living = [one for one in reports if not one.stopped and not one.is_silent(now) and one.process]
     found = []
     for called, same in _grouped(living, lambda one: one.instance_id):
@@ -141,18 +140,18 @@ def _locations(same: Iterable[DaemonReport]) -> str:
 
 
 def needs_attention(reports: Iterable[DaemonReport], now: float) -> list[DaemonReport]:
-    """The reports that a person must see: of a daemon that tells of a risk, or that has fallen silent."""
+    """Return the reports of daemons that have a risk or are silent."""
     return [one for one in reports if (one.risks and not one.stopped) or one.is_silent(now)]
 
 
 def describe_problems(report: DaemonReport, now: float) -> list[str]:
-    """Each trouble of a daemon in a sentence."""
+    """Return a sentence for each problem of a daemon."""
     found = [_describe_risk(one, now) for one in report.risks]
     if report.is_silent(now):
         found.insert(
             0,
             f"has not reported for {now - report.at:.0f} s: it was killed, hangs, or cannot write to Redis"
-            f"{'; what it said last:' if found else ''}",
+            f"{'; its last report:' if found else ''}",
         )
     return found
 
@@ -176,5 +175,5 @@ def _decode_lag(size_bytes: Any, since: Any, unwritten_bytes: Any = 0) -> Lag:
 
 
 def stopped(report: DaemonReport) -> DaemonReport:
-    """The last report of a daemon that shuts down."""
+    """Return the last report of a daemon that shuts down."""
     return replace(report, stopped=True, risks=(), lags={})

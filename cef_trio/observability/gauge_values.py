@@ -1,4 +1,4 @@
-"""What the daemon looks like at the moment of a scrape. Pure; ``None`` is what is not known, and then not shown."""
+"""Values of the gauges at a scrape. Pure; ``None`` means unknown, which is not exposed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cef_trio.observability.metric_labels import StreamState
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LimiterUse:
-    """Tokens of a capacity limiter."""
+    """Use of a capacity limiter."""
 
     borrowed: float
     total: float
@@ -34,7 +34,7 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RedisSurvey:
-    """What Redis was last asked about; a part that could not be asked is empty."""
+    """Last answers of Redis; a question that failed is empty."""
 
     known_streams: Mapping[StreamSet, int] = field(default_factory=dict)
     persistent: bool | None = None

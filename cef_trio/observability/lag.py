@@ -1,8 +1,8 @@
-"""Lag, in its one meaning: bytes that were seen on disk and S3 has not acknowledged, and since when the oldest waits.
+"""Lag: bytes that were seen on disk and are not acknowledged by S3, and the age of the oldest. Pure.
 
-The age counts from the moment at which the daemon first saw the byte: after ten silent minutes and one new write it is
-a second. Page, metrics and the daemon's report use :func:`lag_of`; commands read the report, since nothing else tells
-when a byte was written. Pure.
+The age counts from when the daemon first saw the byte: after ten silent minutes and one new write it is one second. The
+status page, the metrics and the daemon's report use :func:`lag_of`; commands read the report, since nothing else
+records when a byte was written.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ _MAX_MARKS: Final = 128
 
 @dataclass(frozen=True, slots=True)
 class Lag:
-    """What S3 does not have of a file, or of many."""
+    """Bytes of one or more files that S3 has not acknowledged."""
 
     size_bytes: int = 0
     since: float | None = None
-    """When the oldest of these bytes was first seen, by the clock of whoever asked; ``None``: nothing waits."""
+    """When the oldest of these bytes was first seen, by the clock of the caller; ``None``: nothing waits."""
     unwritten_bytes: int = 0
-    """Not among them: what the file's size covers and its writer, as far as is known, has not written yet."""
+    """Bytes within the file's size that its writer has not written yet, as far as known; not in ``size_bytes``."""
 
     def seconds(self, now: float) -> float:
-        """The age of the oldest byte; 0 if nothing waits."""
+        """Return the age of the oldest byte; 0 if nothing waits."""
         return 0.0 if self.since is None else max(0.0, now - self.since)
 
 
 def lag_of(size_bytes: int, acknowledged_bytes: int, oldest: float | None) -> Lag:
-    """The lag of a file of that size; ``oldest``: when the first byte without an acknowledgement was first seen."""
+    """Return the lag of a file; ``oldest`` is when its first unacknowledged byte was first seen."""
     waiting = max(0, size_bytes - acknowledged_bytes)
     return Lag(waiting, oldest)
 
 
 def total(lags: Iterable[Lag]) -> Lag:
-    """The lag of all of them together."""
+    """Return the sum of all lags."""
     known = tuple(lags)
     return Lag(
         sum(lag.size_bytes for lag in known),
@@ -46,17 +46,17 @@ def total(lags: Iterable[Lag]) -> Lag:
 
 
 class Growth:
-    """Sizes of one file, by when they were first seen. Times are of any one clock, in seconds.
+    """Sizes of one file and when each was first seen. Times are seconds of one clock.
 
-    Keeps at most 128 marks. When they are more, neighbours become one that says the earlier time, so a byte may be told
-    to be older than it is, by the distance of two marks, and never younger.
+    Keeps at most 128 marks; beyond that, two neighbours are merged with the earlier time. A byte may therefore appear
+    older than it is, by the distance of two marks, but never younger.
     """
 
     def __init__(self, at: float, size_bytes: int) -> None:
         self._marks = [(at, size_bytes)] if size_bytes > 0 else []
 
     def saw(self, at: float, size_bytes: int) -> None:
-        """The file has that size now. What a truncation took away is forgotten."""
+        """Record the current size; marks beyond a truncation are dropped."""
         known = self._marks[-1][1] if self._marks else 0
         if size_bytes < known:
             kept = [(seen, min(size, size_bytes)) for seen, size in self._marks]
@@ -68,15 +68,15 @@ class Growth:
                 self._halve()
 
     def acknowledged(self, size_bytes: int) -> None:
-        """The first ``size_bytes`` bytes are of no interest any more."""
+        """Drop the marks of the first ``size_bytes`` bytes."""
         while self._marks and self._marks[0][1] <= size_bytes:
             del self._marks[0]
 
     def oldest(self) -> float | None:
-        """When the first byte that is still of interest was seen; ``None`` if there is none."""
+        """Return when the first remaining byte was seen; ``None`` if there is none."""
         return self._marks[0][0] if self._marks else None
 
     def _halve(self) -> None:
-        # Called with an odd number. The last mark stays, so that growth right after it is told at its own time.
+        # Called with an odd number of marks. The last one is kept, so that new growth keeps its own time.
         pairs = zip(self._marks[:-1:2], self._marks[1:-1:2], strict=True)
         self._marks = [*((earlier[0], later[1]) for earlier, later in pairs), self._marks[-1]]

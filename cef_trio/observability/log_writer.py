@@ -1,10 +1,10 @@
-"""Writes lines in a thread of its own, so that whoever reads them can hold nobody back but that thread.
+"""Writes log lines in a thread of its own, so that a slow reader blocks only that thread.
 
-A line waits in a queue that has a limit. When it is full, because the reader stopped or the disk is full, new lines are
-dropped and counted. ``on_recovered`` is called with their number as soon as lines can be written again.
+Lines wait in a bounded queue. If it is full, because the reader stopped or the disk is full, new lines are dropped and
+counted. ``on_recovered`` is called with their number when lines can be written again.
 
-The thread writes to the descriptor itself and never through Python's buffer: the interpreter flushes that buffer at its
-end, and would wait for the same reader without a limit, or abort because another thread holds its lock.
+The thread writes to the descriptor, not through Python's buffer: at exit the interpreter flushes that buffer, and would
+wait for the same reader without a limit, or abort because another thread holds its lock.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from typing import Final
 MAX_QUEUED_BYTES: Final = 1024 * 1024
 _AT_ONCE_BYTES: Final = 64 * 1024
 _POLL_SECONDS: Final = 1.0
-"""How long to wait for a descriptor that is full, and that somebody else made non-blocking."""
+"""How long to wait for a full non-blocking descriptor."""
 
 
 class LineWriter:
-    """Writes to a descriptor, which stays its owner's. Used from any thread.
+    """Writes to a descriptor, which it does not close. Thread-safe.
 
     Args:
         descriptor: where to write.
-        on_recovered: told how many lines were lost, by the writing thread, once one could be written again.
-        max_queued_bytes: what may wait.
+        on_recovered: called in the writing thread with the number of lost lines, once writing works again.
+        max_queued_bytes: size of the queue.
     """
 
     def __init__(
@@ -48,16 +48,16 @@ class LineWriter:
         self._lines: deque[bytes] = deque()
         self._queued_bytes = 0
         self._writing = 0
-        """Lines that the thread has taken and not yet written."""
+        """Lines that were taken from the queue and are not written yet."""
         self._thread: threading.Thread | None = None
         self._unreported = 0
         self._line_incomplete = False
-        """Whether the last line that was written is not whole."""
+        """Whether the last write ended within a line."""
         self.lost = 0
-        """Lines that were dropped, since the process began."""
+        """Number of dropped lines."""
 
     def write(self, line: bytes) -> None:
-        """Queue a line, which ends with its newline. Never waits for the descriptor."""
+        """Queue a line, including its newline. Never waits for the descriptor."""
         with self._changed:
             if self._queued_bytes + len(line) > self._max_queued_bytes:
                 self._count_lost(1)
@@ -68,7 +68,7 @@ class LineWriter:
             self._changed.notify_all()
 
     def flush(self, seconds: float) -> bool:
-        """Wait until all is written, at most so long; whether it is."""
+        """Wait at most ``seconds`` until all lines are written; return whether they are."""
         with self._changed:
             self._start_thread()
             return self._changed.wait_for(lambda: not self._lines and not self._writing, seconds)
@@ -78,7 +78,7 @@ class LineWriter:
             thread = threading.Thread(target=self._run, name="log writer", daemon=True)
             try:
                 thread.start()
-            except RuntimeError:  # no thread is to be had now: lines wait, and the next one tries again
+            except RuntimeError:  # no thread available: the next line tries again
                 return
             self._thread = thread
 
@@ -89,12 +89,12 @@ class LineWriter:
     # -- the thread ----------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # they are other threads' to take
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # handled by other threads
         while True:
             lines = self._take()
             try:
                 self._write_all(b"".join(lines))
-            except OSError:  # nobody reads any more, or the disk is full; there is nowhere to say so
+            except OSError:  # the reader is gone, or the disk is full
                 with self._changed:
                     self._count_lost(len(lines))
                 written = False
@@ -102,7 +102,7 @@ class LineWriter:
                 written = True
             with self._changed:
                 self._writing = 0
-                has_room = self._queued_bytes <= self._max_queued_bytes // 2  # what is said must not be lost too
+                has_room = self._queued_bytes <= self._max_queued_bytes // 2  # room for the report itself
                 unreported, self._unreported = (self._unreported, 0) if written and has_room else (0, self._unreported)
                 self._changed.notify_all()
             if unreported:
@@ -134,7 +134,7 @@ class LineWriter:
             self._line_incomplete = bool(left)
 
     def _wait_writable(self) -> None:
-        # Not for ever: whether a poll wakes is up to what the descriptor is.
+        # With a limit: not every descriptor supports poll.
         began = time.monotonic()
         poll = select.poll()
         poll.register(self._descriptor, select.POLLOUT)

@@ -1,13 +1,11 @@
-"""Logging: structlog for us and for the libraries below us, one shape for all, on standard error.
+"""Logging: structlog for cef-trio and its libraries, in one format, on standard error.
 
-Events, not prose: ``log.info("part_uploaded", part_number=3)``. The stream's id and file are bound by context. Names
-of files come from strangers: a newline or an escape sequence in one must not forge a line or a colour, so control
-characters are written as escapes in both forms, and a traceback for a person is indented, whose lines no message can
-leave. Secrets are taken out by value wherever they turn up, and by name where a field is called one.
+Messages are event names with fields: ``log.info("part_uploaded", part_number=3)``. The stream's id and file are bound
+by context. File names are untrusted: control characters are escaped in both formats, and tracebacks are indented, so
+that a name cannot forge a line or a colour. Secrets are removed by value everywhere, and by field name.
 
-A log that cannot be written stops nothing, and neither does one that is slow to be read: a daemon's lines are written
-by a thread of their own (``log_writer.py``). What had to be dropped is counted, and said (``log_lines_lost``) when
-lines can be written again.
+A log that cannot be written, or is read slowly, does not stop the daemon: a thread writes the lines
+(``log_writer.py``). Dropped lines are counted and logged (``log_lines_lost``) when writing works again.
 """
 
 from __future__ import annotations
@@ -30,14 +28,14 @@ from cef_trio.settings import AppEnvironment, Settings, secret_values
 
 REDACTED: Final = "***"
 QUIET: Final = ("httpx", "httpcore", "redis", "asyncio", "botocore", "urllib3")
-"""Libraries whose ordinary chatter (each URL, each retry) is not for our log."""
+"""Libraries that log below WARNING too much (each URL, each retry)."""
 _MIN_SECRET_LENGTH: Final = 4
-"""Shorter values would be found in ordinary words."""
+"""Shorter values occur in ordinary words."""
 _SECRET_NAME: Final = re.compile(r"(^|_)(secret|password|passwd|token|authorization)(_|$)", re.IGNORECASE)
 _MULTILINE: Final = ("exception", "stack")
-"""Fields that the console shows as lines of their own."""
+"""Fields with several lines."""
 _FLUSH_SECONDS: Final = 0.25
-"""How long the process's end waits for whoever reads the log; P4 leaves a second for all that follows the saving."""
+"""How long the process waits for the log at exit; P4 leaves one second after the save."""
 
 Event = MutableMapping[str, Any]
 log = structlog.get_logger(__name__)
@@ -51,14 +49,14 @@ def configure(
     stream: TextIO | None = None,
     writer: LineWriter | None = None,
 ) -> None:
-    """Set up logging for this process; may be called again.
+    """Set up logging for this process; may be called repeatedly.
 
     Args:
-        environment: console lines for a person, or JSON lines.
-        level: the least level that is written (``DEBUG`` … ``ERROR``).
-        secrets: values that must never be written, as they are or as a URL or ``repr`` quotes them.
-        stream: where to write; standard error by default.
-        writer: writes to the stream in the background; without one each line is written before the call returns.
+        environment: development logs console lines, production JSON lines.
+        level: lowest level that is written (``DEBUG`` … ``ERROR``).
+        secrets: values to remove, also as quoted in a URL or by ``repr``.
+        stream: standard error by default.
+        writer: writes in the background; by default lines are written synchronously.
     """
     stream = stream or sys.stderr
     shared: list[Callable[[Any, str, Event], Any]] = [
@@ -87,29 +85,25 @@ def configure(
     )
     root = logging.getLogger()
     root.handlers = [handler]
-    logging.captureWarnings(capture=True)  # a library's warning is a line like all others, not one of its own on stderr
+    logging.captureWarnings(capture=True)  # warnings become log lines
     set_level(level)
 
 
 def set_level(level: str) -> None:
-    """Set the least level that is written; may be called at any time.
-
-    It holds at once for every logger, bound ones too: structlog's ask the standard library's, and these ask the root.
-    """
+    """Set the lowest level that is written. Takes effect at once for all loggers, also bound ones."""
     logging.getLogger().setLevel(level)
     for name in QUIET:
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelName(level)))
 
 
 def configure_for(settings: Settings) -> None:
-    """Set up logging for a daemon's process as the settings say, with their secrets kept out.
+    """Set up logging for a daemon from its settings, without their secrets.
 
-    The traceback of an exception that nobody caught, which Python would print as it is, is an event like any other:
-    one line in production, and no secret in it.
+    An uncaught exception becomes a log event: one line in production, without secrets.
     """
-    global _writer  # noqa: PLW0603 - one log for a process, as logging itself has one
+    global _writer  # noqa: PLW0603 - one log per process
     if _writer is None:
-        with suppress(OSError):  # a stream that is no file, as in a test: written in place
+        with suppress(OSError):  # a stream without a descriptor, as in tests: written synchronously
             _writer = LineWriter(sys.stderr.fileno(), on_recovered=_log_lost_lines)
             atexit.register(flush)
     configure(settings.app_env, settings.log_level, secrets=secret_values(settings), writer=_writer)
@@ -120,13 +114,13 @@ _writer: LineWriter | None = None
 
 
 def flush() -> None:
-    """Wait a moment until what was logged is written. Whoever ends the process by ``os._exit`` calls it before."""
+    """Wait briefly until all lines are written; call it before ``os._exit``."""
     if _writer is not None:
         _writer.flush(_FLUSH_SECONDS)
 
 
 def lost_lines() -> int:
-    """How many lines could not be written since the process began."""
+    """Return the number of lines lost since the process began."""
     return 0 if _writer is None else _writer.lost
 
 
@@ -165,12 +159,12 @@ def _last_steps(
 
 
 class Redactor:
-    """A processor that leaves only plain values (text, numbers, lists, mappings of text), and no secret in them."""
+    """structlog processor that converts all values to plain ones and removes secrets."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
         values = [secret for secret in secrets if len(secret) >= _MIN_SECRET_LENGTH]
         forms = {form for value in values for form in (value, quote(value, safe=""), repr(value)[1:-1])}
-        longest_first = sorted(forms, key=len, reverse=True)  # one secret may begin another
+        longest_first = sorted(forms, key=len, reverse=True)  # a secret may be a prefix of another
         self._forms = re.compile("|".join(map(re.escape, longest_first))) if forms else None
 
     def __call__(self, _logger: Any, _name: str, event: Event) -> Event:
@@ -195,16 +189,16 @@ class Redactor:
                 return [self._plain(inner) for inner in value]
             case os.PathLike():
                 return self.text(os.fsdecode(value))
-        # Not left to the renderer: its repr() would come after this.
+        # repr() here, since the renderer runs after redaction.
         return self.text(repr(value))
 
     def text(self, text: str) -> str:
-        """The text with no secret in it."""
+        """Return the text without secrets."""
         return self._forms.sub(REDACTED, text) if self._forms else text
 
 
 def _printable(_logger: Any, _name: str, event: Event) -> Event:
-    """Escape control characters everywhere; lines stay lines in a traceback alone, indented."""
+    """Escape control characters; only tracebacks keep their lines, indented."""
     return {_escaped(key): _indented(value) if key in _MULTILINE else _escaped(value) for key, value in event.items()}
 
 
@@ -219,7 +213,7 @@ def _escaped(value: Any) -> Any:
 
 
 class _Handler(logging.StreamHandler[TextIO]):
-    """Writes to the stream; a broken pipe or an odd character never stops the daemon."""
+    """Writes to the stream; ignores write errors."""
 
     def __init__(self, stream: TextIO, writer: LineWriter | None = None) -> None:
         super().__init__(stream)
@@ -229,24 +223,24 @@ class _Handler(logging.StreamHandler[TextIO]):
             reconfigure(errors="backslashreplace")
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write the record's line, or hand it over to be written."""
+        """Write the record's line, or queue it."""
         if self._writer is None:
             super().emit(record)
             return
         try:
             line = self.format(record) + self.terminator
             self._writer.write(line.encode(self._encoding, "backslashreplace"))
-        except Exception:  # noqa: BLE001 - as logging's own handlers do
+        except Exception:  # noqa: BLE001 - as in logging's own handlers
             self.handleError(record)
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line; for an event that cannot be rendered, one that says so and where it came from."""
+        """Return the line; for an event that cannot be rendered, one with the error and its location."""
         try:
             return super().format(record)
-        except Exception as error:  # noqa: BLE001 - whatever a stranger's arguments or repr raise
+        except Exception as error:  # noqa: BLE001 - arguments and repr may raise anything
             where = {"name": record.name, "levelno": record.levelno, "levelname": record.levelname}
             says = f"event_not_rendered: {type(error).__name__}, {record.pathname}:{record.lineno}"
             return super().format(logging.makeLogRecord({**where, "msg": says}))
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
-        """A log that cannot be written is no reason to stop uploading; there is nowhere to say so."""
+        """Ignore the error: the log cannot be written."""

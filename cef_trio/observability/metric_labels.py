@@ -1,8 +1,7 @@
-"""The values that labels may have: closed sets, so that no stranger's text can make a new time series. Pure.
+"""Values of the metrics' labels: closed sets, so that outside text cannot create time series. Pure.
 
-A label that grows without bound fills Prometheus' memory
-(https://prometheus.io/docs/practices/naming/#labels), and S3's error codes come from the network. What is not in the
-set is ``other``; the log line beside the counter has the whole text.
+A label without a limit fills Prometheus' memory (https://prometheus.io/docs/practices/naming/#labels), and S3's error
+codes come from the network. A value outside the set becomes ``other``; the log has the full text.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ _OUR_CODES: Final = frozenset(
         "UnreadableAnswer",
     }
 )
-"""Codes that the S3 client gives to what it finds itself."""
+"""Codes of errors that the S3 client detects."""
 _NETWORK: Final = frozenset(
     {
         "ConnectError",
@@ -43,7 +42,7 @@ _NETWORK: Final = frozenset(
         "WriteTimeout",
     }
 )
-"""httpx's exceptions (https://www.python-httpx.org/exceptions/), which stand where there was no answer."""
+"""httpx's exceptions (https://www.python-httpx.org/exceptions/), for calls without an answer."""
 _REDIS: Final = frozenset(
     {
         "AuthenticationError",
@@ -58,7 +57,7 @@ _REDIS: Final = frozenset(
         "TimeoutError",
     }
 )
-"""redis-py's exceptions, which are the causes of ours."""
+"""redis-py's exceptions, the causes of ``RedisOperationError``."""
 _OURS: Final = frozenset(
     name
     for name, value in vars(exceptions).items()
@@ -66,7 +65,7 @@ _OURS: Final = frozenset(
 )
 
 _STATUS: Final = re.compile(r"Http([1-5])\d\d")
-"""The code of an answer that has none (a proxy's 502): only its class is told."""
+"""Code of an answer without an S3 error (a proxy's 502); only the class of the status is used."""
 
 ERRORS: Final = (
     TRANSIENT
@@ -78,7 +77,7 @@ ERRORS: Final = (
     | {f"Http{digit}xx" for digit in range(1, 6)}
     | {OTHER}
 )
-"""Every value of the label ``error``."""
+"""Values of the label ``error``."""
 
 OUTCOMES: Final = (
     "completed",
@@ -90,29 +89,29 @@ OUTCOMES: Final = (
     "set_aside",
     "cancelled",
 )
-"""Every value of the label ``outcome``: how a stream's task ended."""
+"""Values of the label ``outcome``: how a stream's task ended."""
 
 REASONS: Final = (
     *(reason.value for reason in FailureReason),
     Status.DELETED_LOCALLY.value,
     Status.ABORTED_NO_PARTS.value,
 )
-"""Every value of the label ``reason``: why a stream is in ``streams:failed``."""
+"""Values of the label ``reason``: why a stream is in ``streams:failed``."""
 
 
 class WebhookOutcome(StrEnum):
-    """What became of an attempt to deliver a webhook: the label ``outcome`` of those."""
+    """Outcome of an attempt to deliver a webhook: the label ``outcome``."""
 
     DELIVERED = "delivered"
     FAILED = "failed"
     """Another attempt follows."""
     REFUSED = "refused"
-    """For good."""
+    """Permanently."""
     GIVEN_UP = "given_up"
 
 
 class StreamState(StrEnum):
-    """What a live stream's task does: the label ``state``."""
+    """What an active stream's task does: the label ``state``."""
 
     WORKING = "working"
     WAITING = "waiting"
@@ -120,7 +119,7 @@ class StreamState(StrEnum):
 
 
 def error_label(error: BaseException) -> str:
-    """The error's S3 code, else the class of what Redis's driver raised, else its own class; or ``other``."""
+    """Return the S3 code, the class of redis-py's exception, or the error's class; ``other`` if not in the set."""
     if isinstance(error, exceptions.S3OperationError):
         status = _STATUS.fullmatch(error.code or "")
         found = f"Http{status[1]}xx" if status else error.code

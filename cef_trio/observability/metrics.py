@@ -1,12 +1,11 @@
-"""What the daemon counts and measures, in the daemon's words; what Prometheus makes of it is this room's business.
+"""The daemon's metrics.
 
-:class:`Metrics` has a registry of its own, never the library's global one, so that two daemons in one process (the
-tests' worlds) never add up. Counters and histograms are moved where the thing happens. Gauges are never set: they are
-read when somebody scrapes, from a :class:`~cef_trio.observability.gauge_values.Snapshot`, and so cannot be stale. What
-is not known is absent, and never a number that would be wrong.
+:class:`Metrics` has a registry of its own, so that several daemons in one process (in tests) do not add up. Counters
+and histograms are updated where the event happens. Gauges are read at each scrape from a
+:class:`~cef_trio.observability.gauge_values.Snapshot`, so they cannot be stale; unknown values are absent.
 
-Names follow https://prometheus.io/docs/practices/naming/; ``FAMILIES`` is the table of them all, from which
-``docs/metrics.md`` is made. No label is a stream's id, a file or a stranger's text (``metric_labels.py``).
+Names follow https://prometheus.io/docs/practices/naming/. ``metric_families.py`` is the table from which
+``docs/metrics.md`` is made. No label holds a stream's id, a file name or outside text (``metric_labels.py``).
 """
 
 from __future__ import annotations
@@ -32,17 +31,17 @@ PeriodicTask = Literal["watcher", "idle_checker"]
 
 
 def families() -> list[tuple[str, str, str]]:
-    """``(name, type, help)`` of every metric, in the order of the documentation."""
+    """Return ``(name, type, help)`` of every metric, in the order of ``docs/metrics.md``."""
     return [(family.name, family.kind.value, family.help) for family in FAMILIES]
 
 
 class Metrics:
-    """The daemon's metrics; ``registry`` is what is exposed. Used from the trio thread only, scrapes too."""
+    """The daemon's metrics; ``registry`` is exposed. Use it, scrapes included, from the trio thread only."""
 
     def __init__(self) -> None:
         self.registry: CollectorRegistry = _WithoutCreationTimes()
         self.survey = RedisSurvey()
-        """What Redis was last asked about (``redis_survey.py``)."""
+        """Last answers of Redis (``redis_survey.py``)."""
         self._take_snapshot: TakeSnapshot | None = None
         self._last_runs: dict[str, Callable[[], float]] = {}
         self._pending_webhooks: Callable[[], int] | None = None
@@ -63,7 +62,7 @@ class Metrics:
         self._part_upload = self._histogram("part_upload_seconds")
         self._finalize = self._histogram("finalize_seconds")
         self._recording_duration = self._histogram("recording_duration_seconds")
-        # Known values begin at 0, or the first failure would not be an increase to Prometheus.
+        # Start at 0, so that the first failure is an increase to Prometheus.
         for outcome in OUTCOMES:
             self._streams_ended.labels(outcome)
         for reason in REASONS:
@@ -76,93 +75,93 @@ class Metrics:
     # -- what happens --------------------------------------------------------------------------------------------------
 
     def part_uploaded(self, size_bytes: int, seconds: float) -> None:
-        """S3 acknowledged a part, that long after it was first tried."""
+        """Count a part that S3 acknowledged ``seconds`` after its first attempt."""
         stall.progressed()
         self._uploaded_parts.inc()
         self._uploaded_bytes.inc(size_bytes)
         self._part_upload.observe(seconds)
 
     def part_rewritten(self, size_bytes: int) -> None:
-        """A part that S3 had was replaced, since the writer changed its bytes; it also counts as uploaded."""
+        """Count a part that was uploaded again because its bytes changed; it also counts as uploaded."""
         self._rewritten_parts.inc()
         self._rewritten_bytes.inc(size_bytes)
 
     def upload_waited(self, seconds: float) -> None:
-        """A piece of a part or object waited so long for its turn under ``MAX_UPLOAD_RATE``."""
+        """Count the time that a block waited for ``MAX_UPLOAD_RATE``."""
         self._upload_waited.inc(seconds)
 
     def attempt_failed(self, failed: FailedAttempt) -> None:
-        """A :data:`~cef_trio.resilience.retry.RetryObserver`."""
+        """Count a failed attempt; a :data:`~cef_trio.resilience.retry.RetryObserver`."""
         if failed.retried or is_transient(failed.error):
             stall.failed(failed.error)
-        tell = self.retried if failed.retried else self.operation_failed
-        tell(failed.service, failed.operation, failed.error)
+        count = self.retried if failed.retried else self.operation_failed
+        count(failed.service, failed.operation, failed.error)
 
     def retried(self, service: str, operation: str, error: BaseException) -> None:
-        """An attempt failed, and another follows."""
+        """Count a failed attempt that is retried."""
         self._retries.labels(service, operation, error_label(error)).inc()
 
     def operation_failed(self, service: str, operation: str, error: BaseException) -> None:
-        """An operation failed, and was not tried again by the retry policy."""
+        """Count a failed operation."""
         self._operation_failures.labels(service, operation, error_label(error)).inc()
 
     def stream_ended(self, outcome: str) -> None:
-        """A stream's task ended; one of ``labels.OUTCOMES``."""
+        """Count a stream's task that ended; ``outcome`` is one of ``metric_labels.OUTCOMES``."""
         self._streams_ended.labels(outcome).inc()
 
     def stream_failed(self, reason: str) -> None:
-        """A stream was recorded as failed; one of ``labels.REASONS``."""
+        """Count a failed stream; ``reason`` is one of ``metric_labels.REASONS``."""
         self._failed_streams.labels(reason).inc()
 
     def finalized(self, seconds: float) -> None:
-        """A recording is in S3 with its metadata, that long after its verification began."""
+        """Observe the time from the start of a verification to the metadata in S3."""
         self._finalize.observe(seconds)
 
     def recording_probed(self, duration_seconds: float) -> None:
-        """ffprobe told how long a completed recording plays."""
+        """Observe the duration of a completed recording."""
         self._recording_duration.observe(duration_seconds)
 
     def webhook_attempted(self, outcome: WebhookOutcome) -> None:
-        """It was tried to deliver a webhook, with that outcome."""
+        """Count an attempt to deliver a webhook."""
         self._webhook_attempts.labels(outcome).inc()
 
     # -- how things are ------------------------------------------------------------------------------------------------
 
     def snapshots_by(self, take_snapshot: TakeSnapshot) -> None:
-        """Who tells, at each scrape, how things are. Before that is known, gauges of the daemon are absent."""
+        """Set the source of the gauges; without one the gauges of the daemon are absent."""
         self._take_snapshot = take_snapshot
 
-    def last_run_by(self, who: PeriodicTask, last_run: Callable[[], float]) -> None:
-        """Who tells, at each scrape, when the watcher or the idle checker last turned, in Unix seconds."""
-        self._last_runs[f"{who}_last_run_timestamp_seconds"] = last_run
+    def last_run_by(self, task: PeriodicTask, last_run: Callable[[], float]) -> None:
+        """Set the source of the last run of a periodic task, in Unix time."""
+        self._last_runs[f"{task}_last_run_timestamp_seconds"] = last_run
 
-    def pending_webhooks_by(self, owed: Callable[[], int]) -> None:
-        """Who tells, at each scrape, how many webhooks are owed."""
-        self._pending_webhooks = owed
+    def pending_webhooks_by(self, pending: Callable[[], int]) -> None:
+        """Set the source of the number of pending webhooks."""
+        self._pending_webhooks = pending
 
     def at_risk_by(self, at_risk: Callable[[], tuple[Risk, ...]]) -> None:
-        """Who tells, at each scrape, what is not getting to S3, with moments in Unix time."""
+        """Set the source of the risks, with times in Unix time."""
         self._at_risk = at_risk
 
     def failing_calls_by(self, failing: Callable[[], int]) -> None:
-        """Who tells, at each scrape, how many kinds of calls are done without."""
+        """Set the source of the number of failing optional calls."""
         self._failing_calls = failing
 
     def hung_mounts_by(self, hung: Callable[[], int]) -> None:
-        """Who tells, at each scrape, how many mounts do not answer."""
+        """Set the source of the number of hung mounts."""
         self._hung_mounts = hung
 
     def lost_log_lines_by(self, lost: Callable[[], int]) -> None:
-        """Who tells, at each scrape, how many lines of the log were lost; the log is the whole process's."""
+        """Set the source of the number of lost log lines of this process."""
         self._lost_log_lines = lost
 
     @property
     def lost_log_lines(self) -> int:
-        """How many lines of the log were lost."""
+        """Number of lost log lines."""
         return self._lost_log_lines()
 
     def gauges(self) -> Iterator[tuple[str, tuple[str, ...], float]]:
-        """``(name without prefix, label values, value)`` of every gauge that is known now."""
+        """Yield ``(name without prefix, label values, value)`` of every known gauge."""
         yield "build_info", (__version__, platform.python_version(), trio.__version__), 1
         for stream_set, count in self.survey.known_streams.items():
             yield "known_streams", (stream_set.value,), count
@@ -205,13 +204,13 @@ class Metrics:
 
 
 class _Gauges(Collector):
-    """Asks at each scrape."""
+    """Reads its values at each scrape."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
 
     def collect(self) -> Iterable[Metric]:
-        """The gauges that are known now, in the table's order."""
+        """Return the known gauges, in the order of the table."""
         found = [(family, self._empty(family)) for family in FAMILIES if family.kind is Kind.GAUGE]
         by_name = {family.short_name: metric for family, metric in found}
         for name, labels, value in self._metrics.gauges():
@@ -219,7 +218,7 @@ class _Gauges(Collector):
         return [metric for _, metric in found if metric.samples]
 
     def describe(self) -> Iterable[Metric]:
-        """Names only, so that registering asks nobody."""
+        """Return names only, so that registering reads no values."""
         return [self._empty(family) for family in FAMILIES if family.kind is Kind.GAUGE]
 
     @staticmethod
@@ -228,25 +227,25 @@ class _Gauges(Collector):
 
 
 class _LostLogLines(Collector):
-    """Asks at each scrape."""
+    """Reads its values at each scrape."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
 
     def collect(self) -> Iterable[Metric]:
-        """The one counter."""
+        """Yield the counter."""
         family = BY_NAME["log_lines_lost_total"]
         yield CounterMetricFamily(family.name, family.help, value=self._metrics.lost_log_lines)
 
 
 class _WithoutCreationTimes(CollectorRegistry):
-    """A registry whose counters have no ``_created`` twins: Prometheus' text format would show them as gauges.
+    """Registry without ``_created`` samples, which Prometheus' text format shows as gauges.
 
-    The library turns them off by a global switch only, which is not ours to turn.
+    The library can disable them only globally.
     """
 
     def collect(self) -> Iterator[Metric]:
-        """Every family, without its creation times."""
+        """Yield every family, without creation times."""
         for metric in super().collect():
             metric.samples = [sample for sample in metric.samples if not sample.name.endswith("_created")]
             yield metric

@@ -1,7 +1,7 @@
-"""Asks Redis, now and then, for what only Redis knows: how many streams are in each set, and whether it keeps them.
+"""Periodic questions to Redis for the metrics: the size of each set of streams, and whether Redis is persistent.
 
-Never at a scrape, which must not wait for anybody. What cannot be asked is absent until it can: an old answer would be
-a wrong one. Each question is asked once and has an end; the next round is its retry.
+Never asked during a scrape, which must not wait. A question that fails makes its value absent until the next round;
+each has a time limit and is not retried.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _ANSWER_SECONDS: Final = 5.0
 
 
 async def survey_redis(store: CheckpointStore, metrics: Metrics, *, period_seconds: float = PERIOD_SECONDS) -> None:
-    """Ask for ever, every ``period_seconds``. Cancelled, it leaves nothing behind that could grow old."""
+    """Ask every ``period_seconds`` until cancelled; the values are then absent."""
     try:
         async with aclosing(periodic(period_seconds)) as rounds:
             async for _ in rounds:

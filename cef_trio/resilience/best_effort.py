@@ -1,11 +1,10 @@
-"""Calls of S3 that a stream's next step can do without: tried a bounded time, then left out, and that is said.
+"""Optional S3 calls: tried for a bounded time, then skipped.
 
-To list open uploads or parts saves bytes, or finds what was lost. No recording is kept waiting for it: a store (or a
-proxy before it) may refuse a listing for ever, and store parts all the while. So a listing is tried a few times, each
-time for some seconds, while S3 itself answers. Then whoever asked goes on without it, and so does everybody else, until
-it is asked again, by one task, a minute later. What goes on without is said at each place: nothing is lost by it.
+Listing open uploads or parts saves bytes or finds leftovers, but an upload works without it. A store, or a proxy before
+it, may refuse listings permanently and accept parts. So a listing is tried a few times while S3 itself answers; then
+all callers go on without it, and one task tries it again a minute later. Each caller documents what it does without.
 
-An S3 that is away altogether is no case of this: nothing could be sent then either, so everybody waits for its end.
+If S3 itself is down, callers wait for the end of the outage as with any other call.
 """
 
 from __future__ import annotations
@@ -26,61 +25,61 @@ log = structlog.get_logger(__name__)
 
 TRIES: Final = 3
 TRY_SECONDS: Final = 10.0
-"""How long one try may take, the retry policy's attempts and waits included."""
+"""Time limit of one try, including the retry policy's attempts and delays."""
 PAUSE_SECONDS: Final = 60.0
-"""How long nobody asks again."""
+"""Delay before a failing call is tried again."""
 _BETWEEN_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class FailingCall:
-    """An operation that is done without at present."""
+    """An operation that is currently skipped."""
 
     since: float
     """``trio.current_time()``."""
     error: str
     ask_at: float
-    """By ``trio.current_time()``: when it is asked again."""
+    """``trio.current_time()`` of the next try."""
 
 
 class BestEffort:
-    """Which of these calls fail at present, and the one way to make one. Shared by all streams of a daemon."""
+    """Makes optional calls and tracks which ones fail. Shared by all streams of a daemon."""
 
     def __init__(self) -> None:
         self._failing: dict[str, FailingCall] = {}
         self._calls: dict[str, Callable[[], Awaitable[object]]] = {}
-        """What failed last, by operation: it is made again to see whether it works."""
+        """The last failed call of each operation, to be tried again."""
         self._fails = AsyncBool(False)
 
     @property
     def failing(self) -> Mapping[str, FailingCall]:
-        """The operations that are done without at present."""
+        """Operations that are currently skipped."""
         return self._failing
 
     async def ask_again(self, reach: Callable[[], Awaitable[None]]) -> None:
-        """Make what fails again once a minute, for ever, so that its end is known though nobody needs it."""
+        """Try failing calls again once a minute, so that recovery is noticed without traffic."""
         while True:
             await self._fails.wait_value(True)
             await trio.sleep_until(min(call.ask_at for call in self._failing.values()))
             for operation, failing in list(self._failing.items()):
-                call = self._calls.get(operation)  # gone, if it has worked since
+                call = self._calls.get(operation)  # None if it has succeeded since
                 if call is not None and failing.ask_at <= trio.current_time():
-                    with suppress(S3OperationError):  # an answer; or S3 itself is away, which its breaker says
+                    with suppress(S3OperationError):  # an answer, or an outage, which the breaker reports
                         await self.attempt(operation, call, reach=reach)
 
     async def attempt(
         self, operation: str, call: Callable[[], Awaitable[T]], *, reach: Callable[[], Awaitable[None]]
     ) -> T | None:
-        """The result of ``call``; ``None`` if it cannot be had now. ``reach`` asks whether S3 itself is there.
+        """Return the result of ``call``; ``None`` if it is skipped. ``reach`` checks whether S3 itself answers.
 
         Raises:
-            S3OperationError: S3 refuses the call for good (it is an answer), or S3 itself is away (transient).
+            S3OperationError: S3 refuses the call permanently, or S3 itself is down (transient).
         """
         before, now = self._failing.get(operation), trio.current_time()
         if before is not None:
             if now < before.ask_at:
                 return None
-            self._failing[operation] = replace(before, ask_at=now + PAUSE_SECONDS)  # one task asks, not all
+            self._failing[operation] = replace(before, ask_at=now + PAUSE_SECONDS)  # one task tries, the others skip
         error = ""
         for number in range(TRIES):
             if number:
@@ -93,14 +92,14 @@ class BestEffort:
                     return result
             except S3OperationError as refused:
                 if not refused.transient:
-                    self._works(operation)  # it answers; what it says is for the caller
+                    self._works(operation)  # an answer, which the caller handles
                     raise
                 error = str(refused)
             await _reached(reach)
         since = before.since if before is not None else now
         self._failing[operation] = FailingCall(since, error, trio.current_time() + PAUSE_SECONDS)
         self._calls[operation], self._fails.value = call, True
-        if before is None or before.error != error:  # said once, however often it is asked again
+        if before is None or before.error != error:  # logged once, not at every try
             log.warning(
                 "optional_call_failing",
                 operation=operation,
@@ -120,10 +119,10 @@ class BestEffort:
 
 
 async def _reached(reach: Callable[[], Awaitable[None]]) -> None:
-    """Make sure that it is this call only that fails.
+    """Check that S3 itself answers.
 
     Raises:
-        S3OperationError: it is not: S3 is away.
+        S3OperationError: S3 is down.
     """
     try:
         await reach()

@@ -1,17 +1,17 @@
-"""When to try again, and how long to wait: one policy for every call to S3 and Redis.
+"""Retry policy for all calls to S3 and Redis.
 
-- :class:`ServiceRetrier` runs one operation: exponential back-off with full jitter
-  (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/), a cap, ``Retry-After`` honoured. What is
-  transient is said by the error itself (``CefMp4ProcessorError.transient``), which the edges set from their tables.
-- Out of attempts, or refused, it asks the service's :class:`~cef_trio.resilience.outage.CircuitBreaker` whether that
-  strikes all. What does is transient from then on, whatever it is called: the caller waits for the outage's end, and
-  comes back.
-- A refusal that only this call runs into is repeated as often as a transient error before it is believed: keys and
-  rights that were changed a moment ago are not known to all of a store's servers at once.
+- :class:`ServiceRetrier` runs one operation with exponential back-off and full jitter
+  (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/), a maximum delay, and ``Retry-After``.
+  ``CefMp4ProcessorError.transient``, set where the library is called, decides what is retried.
+- After the last attempt or a refusal, :class:`~cef_trio.resilience.outage.CircuitBreaker` decides whether the error
+  affects all calls. If so, the error becomes transient, and the caller waits for the end of the outage.
+- A refusal that affects this call alone is retried like a transient error: new keys and permissions reach the servers
+  of a store with a delay.
 
-A wait is ``trio.sleep``: cancelled at once. tenacity catches ``BaseException`` inside, so the predicate is a type check
-that Cancelled cannot pass, and the exception itself is raised, not a ``RetryError``. Between an attempt's success and
-the return of :meth:`ServiceRetrier.call` there is no checkpoint: an acknowledged part cannot be lost there (P2).
+Delays are ``trio.sleep`` and end at once when cancelled. tenacity catches ``BaseException``, so the predicate checks
+the type, which Cancelled does not match; the original exception is raised, not a ``RetryError``. There is no checkpoint
+between the success of an attempt and the return of :meth:`ServiceRetrier.call`, so an acknowledged part cannot be lost
+there (P2).
 """
 
 from __future__ import annotations
@@ -56,11 +56,11 @@ T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
 MAX_RETRY_AFTER_SECONDS = 300.0
-"""A server that asks for a longer wait than this is asked again after this."""
+"""Upper limit for ``Retry-After``."""
 
 
 class Retrier(Protocol):
-    """Runs an attempt until it succeeds, fails for good, or is out of attempts."""
+    """Runs an attempt until it succeeds, fails permanently, or no attempt is left."""
 
     async def call(self, operation: str, attempt: Callable[[], Awaitable[T]]) -> T:
         """Run ``attempt``; no checkpoint between its success and this call's return (promise P2)."""
@@ -68,7 +68,7 @@ class Retrier(Protocol):
 
 
 class SingleAttempt:
-    """The retrier that never retries."""
+    """Retrier with a single attempt."""
 
     async def call(self, operation: str, attempt: Callable[[], Awaitable[T]]) -> T:
         """Run ``attempt`` once."""
@@ -76,13 +76,13 @@ class SingleAttempt:
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the same call may succeed later. Never true of ``trio.Cancelled``, nor of anything that is not ours."""
+    """Return whether the same call may succeed later; false for ``trio.Cancelled`` and foreign exceptions."""
     return isinstance(error, CefMp4ProcessorError) and error.transient
 
 
 @dataclass(frozen=True, slots=True)
 class FailedAttempt:
-    """An attempt that failed, for whoever counts: it will be retried, or it was the operation's last."""
+    """A failed attempt, for metrics; ``retried`` is false for the last one of an operation."""
 
     service: str
     operation: str
@@ -91,15 +91,15 @@ class FailedAttempt:
 
 
 RetryObserver = Callable[[FailedAttempt], None]
-"""Called for every retry, and once for every operation that failed for good; must not raise, and cannot wait."""
+"""Called for every retry and for every failed operation; must not raise."""
 
 
 def _no_observer(_failed: FailedAttempt) -> None:
-    """The observer that is not there."""
+    """Observer that does nothing."""
 
 
 class _OutageError(Exception):
-    """A refusal that strikes all: this call is not repeated before the outage is over."""
+    """Carries a refusal that affects all calls past tenacity; never leaves this module."""
 
     def __init__(self, error: CefMp4ProcessorError) -> None:
         self.error = error
@@ -107,11 +107,15 @@ class _OutageError(Exception):
 
 
 class ServiceRetrier:
-    """The one policy of a service's calls.
+    """Retries the calls to one service.
 
-    ``once`` names the operations that are tried a single time and never wait for the breaker: those that are bounded by
-    their caller, on the way out, where nobody may queue behind a dead server (promise P4). A breaker's probe is tried
-    once too, whatever call it makes. ``observer`` hears of every failed attempt, right where the log does.
+    Args:
+        breaker: the service's circuit breaker.
+        policy: number of attempts and delays.
+        once: operations that are tried a single time and do not wait for the breaker, such as the save during shutdown
+            (promise P4). Probes are tried once too.
+        random: source of jitter.
+        observer: called for every failed attempt.
     """
 
     def __init__(
@@ -133,9 +137,9 @@ class ServiceRetrier:
         """Run ``attempt`` up to ``policy.attempts`` times.
 
         Raises:
-            CefMp4ProcessorError: the last attempt's error; where it strikes all, the breaker is open by now and the
-                error is transient, a refusal too.
-            trio.Cancelled: at once, during the attempt and during the wait.
+            CefMp4ProcessorError: the last attempt's error; if it affects all calls, the breaker is open and the error,
+                even a refusal, is transient.
+            trio.Cancelled: at once, during an attempt or a delay.
         """
         try:
             return await self._call(operation, attempt)
@@ -155,7 +159,7 @@ class ServiceRetrier:
             reraise=True,
         )
         own_refusal: list[BaseException] = []
-        """The last refusal, if it is this call's own."""
+        """The last refusal, if it affects this call alone."""
 
         async def one_attempt() -> T:
             own_refusal.clear()

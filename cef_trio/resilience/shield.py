@@ -1,10 +1,10 @@
-"""The one place where cancellation is kept waiting.
+"""Shielded sections with a time limit: the only use of ``shield=`` in this project.
 
-What must not be lost on the way out is saved inside ``with shielded(seconds, saving="…")``: a shield with an end. A
-shield without an end would turn a frozen server into a daemon that cannot be stopped (promise P4), so there is no other
-use of ``shield=`` in this project; ``tests/house/test_shields.py`` reads the source and enforces it.
+State that must not be lost during a shutdown is saved inside ``with shielded(seconds, saving="…")``. A shield without a
+limit would let a hung server block the shutdown (promise P4); ``tests/house/test_shields.py`` checks the source for
+other uses.
 
-The laboratory can remove single shields, by the name given in ``saving``, to show that each of them is needed.
+The laboratory can remove single shields by the name given in ``saving``, to show that each is needed.
 """
 
 from __future__ import annotations
@@ -19,20 +19,19 @@ import trio
 T = TypeVar("T")
 
 removed: frozenset[str] = frozenset()
-"""Names of the shields that are off. Only the laboratory's mutation check sets this."""
+"""Names of the shields that are disabled; set by the laboratory's mutation check only."""
 
 
 @contextmanager
 def shielded(seconds: float, *, saving: str) -> Iterator[trio.CancelScope]:
-    """Run the body to its end, for at most ``seconds``, whatever is cancelled around it.
+    """Shield the body from outer cancellation for at most ``seconds``.
 
     Args:
-        seconds: how long the body may take; positive and finite.
-        saving: what would be lost without the shield, as a short name (``"part record"``).
+        seconds: time limit of the body; positive and finite.
+        saving: short name of what would be lost without the shield (``"part record"``).
 
-    The body's awaits do not see a cancellation from outside; after ``seconds`` they are cancelled, the block is left
-    and ``cancelled_caught`` of the yielded scope is true. A cancellation that arrived meanwhile is delivered at the
-    first checkpoint after the block.
+    After ``seconds`` the body is cancelled, and ``cancelled_caught`` of the yielded scope is true. An outer
+    cancellation that arrived meanwhile is delivered at the first checkpoint after the block.
 
     Raises:
         ValueError: ``seconds`` is not positive and finite.
@@ -44,19 +43,19 @@ def shielded(seconds: float, *, saving: str) -> Iterator[trio.CancelScope]:
 
 
 async def shielded_at_first(work: Callable[[], Awaitable[T]], seconds: float, *, saving: str) -> T:
-    """Do some work that a cancellation does not reach for ``seconds``, and then may.
+    """Run ``work``, shielded from cancellation for the first ``seconds`` only.
 
-    Unlike :func:`shielded` it ends nothing by itself: work that nobody cancels goes on for as long as it takes.
+    Unlike :func:`shielded` it has no time limit: work that is not cancelled runs to its end.
 
     Args:
-        work: what is done; what it returns is returned without a further checkpoint that a cancellation could use
-            within ``seconds``.
+        work: its result is returned without another checkpoint at which a cancellation within ``seconds`` could
+            take effect.
         seconds: positive and finite.
         saving: as for :func:`shielded`.
 
     Raises:
         ValueError: ``seconds`` is not positive and finite.
-        trio.Cancelled: cancelled from outside, and ``seconds`` were over; maybe in a group.
+        trio.Cancelled: cancelled after ``seconds``; may be in an exception group.
     """
     if not 0 < seconds < math.inf:
         raise ValueError(f"a shield needs a finite, positive time limit, not {seconds!r}")
@@ -67,7 +66,7 @@ async def shielded_at_first(work: Callable[[], Awaitable[T]], seconds: float, *,
         nursery.start_soon(_lower, nursery.cancel_scope, seconds)
         try:
             result.append(await work())
-        except Exception as error:  # noqa: BLE001 - raised again below, where the nursery makes no group of it
+        except Exception as error:  # noqa: BLE001 - raised below, outside the nursery, so not in a group
             failure = error
         nursery.cancel_scope.cancel()
     if failure is not None:

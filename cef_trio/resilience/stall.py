@@ -1,13 +1,12 @@
-"""Whether the bytes of a stream move: noted where it happens, in the stream's own task and the tasks that it starts.
+"""Progress of a stream, recorded in the stream's task and its child tasks.
 
-``at_risk.py`` judges by it whether a stream stands still, so what counts must be what brings bytes nearer to S3:
+``observability/at_risk.py`` uses it to find stalled streams. Progress is:
 
-- a part that S3 acknowledged, or a step of the stream that is done (:meth:`Movement.progressed`);
-- a block that was read or handed to the network (:func:`moved`), unless an attempt has failed since the last progress:
-  what is read once more for the fifth attempt moves nothing. An attempt that goes on for ``_GOES_ON_SECONDS`` is no
-  longer in doubt.
+- a part that S3 acknowledged, or a completed step of the stream (:meth:`Movement.progressed`);
+- a block that was read or sent (:func:`moved`), unless an attempt has failed since the last progress, because
+  reading the same block for a fifth attempt is no progress. After ``_GOES_ON_SECONDS`` of blocks it counts again.
 
-A stream that waits for its file to grow rests (:meth:`Movement.rest`); it stands still without any harm.
+A stream that waits for its file to grow rests (:meth:`Movement.rest`) and is never stalled.
 """
 
 from __future__ import annotations
@@ -23,34 +22,34 @@ _GOES_ON_SECONDS: Final = 30.0
 
 @dataclass(slots=True)
 class Movement:
-    """How one stream moves. Times are ``trio.current_time()``."""
+    """Progress of one stream. Times are ``trio.current_time()``."""
 
     moved_at: float = field(default_factory=trio.current_time)
     resting: bool = False
     trouble: str | None = None
-    """The last failed attempt's error, until something progresses."""
+    """Error of the last failed attempt; cleared by progress."""
     _again_since: float | None = None
 
     def enter(self) -> None:
-        """Note for this stream from now on, in this task and those that it starts."""
+        """Record progress of this task and its future child tasks here."""
         _current.set(self)
 
     def rest(self) -> None:
-        """There is nothing to do for now."""
+        """Mark the stream as waiting for its file."""
         self.resting = True
 
     def work(self) -> None:
-        """There is something to do."""
+        """Mark the stream as working."""
         if self.resting:
             self.resting = False
             self.progressed()
 
     def progressed(self) -> None:
-        """S3 has more than before, or the stream has done a step."""
+        """Record progress."""
         self.moved_at, self.trouble, self._again_since = trio.current_time(), None, None
 
     def moved(self) -> None:
-        """A block was read or sent."""
+        """Record a block that was read or sent."""
         now = trio.current_time()
         if self.trouble is None:
             self.moved_at = now
@@ -60,7 +59,7 @@ class Movement:
             self.progressed()
 
     def failed(self, error: BaseException) -> None:
-        """An attempt failed."""
+        """Record a failed attempt."""
         self.trouble, self._again_since = str(error), None
 
 
@@ -68,21 +67,21 @@ _current: ContextVar[Movement | None] = ContextVar("movement", default=None)
 
 
 def moved() -> None:
-    """A block of the stream of this task was read or sent."""
+    """Record a block that was read or sent for this task's stream."""
     movement = _current.get()
     if movement is not None:
         movement.moved()
 
 
 def progressed() -> None:
-    """S3 acknowledged something of the stream of this task."""
+    """Record an acknowledgement of S3 for this task's stream."""
     movement = _current.get()
     if movement is not None:
         movement.progressed()
 
 
 def failed(error: BaseException) -> None:
-    """An attempt of the stream of this task failed."""
+    """Record a failed attempt of this task's stream."""
     movement = _current.get()
     if movement is not None:
         movement.failed(error)

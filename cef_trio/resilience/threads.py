@@ -1,9 +1,8 @@
-"""Worker threads that may be hard to get: where the machine gives no more, a call waits for one, as for a service.
+"""Worker threads: a call waits if the system has no thread to give.
 
-``trio.to_thread`` starts a thread when none is idle, and raises ``RuntimeError`` where the limit of processes and
-threads is reached (``RLIMIT_NPROC``, a cgroup's ``pids.max``). By then the call has not begun, so it is tried again
-until a thread is to be had, or it is cancelled. It is said once (``thread_unavailable``), and once when threads are
-back.
+``trio.to_thread`` raises ``RuntimeError`` at the limit of processes and threads (``RLIMIT_NPROC``, a cgroup's
+``pids.max``). The call has not begun then, so it is tried again until a thread is available or it is cancelled.
+``thread_unavailable`` is logged once, and ``thread_available`` when no call waits any more.
 """
 
 from __future__ import annotations
@@ -23,13 +22,11 @@ T = TypeVar("T")
 _FIRST_WAIT_SECONDS: Final = 0.05
 _LONGEST_WAIT_SECONDS: Final = 1.0
 _REFUSAL: Final = "start new thread"
-"""CPython's word for it; the exception itself has no errno."""
+"""Part of CPython's message; the exception has no errno."""
 
 
 class _Waiting:
-    """How many calls wait for a thread: one truth for the process, as the limit is. Said when the first one begins to
-    wait, and when none does any more; an idle thread that serves some calls meanwhile changes nothing.
-    """
+    """Number of calls that wait for a thread, for the whole process. Logs when it leaves 0 and when it is 0 again."""
 
     def __init__(self) -> None:
         self._calls = 0
@@ -51,10 +48,10 @@ _waiting: Final = _Waiting()
 async def run_in_thread(
     call: Callable[[], T], *, abandon_on_cancel: bool = False, limiter: trio.CapacityLimiter | None = None
 ) -> T:
-    """Run a call in a worker thread; see ``trio.to_thread.run_sync``. It waits for a thread as long as there is none.
+    """Run a call in a worker thread (``trio.to_thread.run_sync``); wait if no thread is available.
 
     Raises:
-        trio.Cancelled: as trio's; while it waits for a thread, the call has not begun.
+        trio.Cancelled: as in trio; a call that waits for a thread has not begun.
     """
     began = False
 
@@ -70,7 +67,7 @@ async def run_in_thread(
 
 
 async def until_thread(start: Callable[[], Awaitable[T]], has_begun: Callable[[], bool] = lambda: False) -> T:
-    """Await ``start()``, again and again while no thread is to be had for it, and it has therefore not begun."""
+    """Await ``start()``; repeat while no thread is available and the call has not begun."""
     wait_seconds, waits = _FIRST_WAIT_SECONDS, False
     try:
         while True:
@@ -90,7 +87,7 @@ async def until_thread(start: Callable[[], Awaitable[T]], has_begun: Callable[[]
 
 
 class ThreadedResolver(trio.abc.HostnameResolver):
-    """Asks the name service in such a thread: ``trio.socket.set_custom_hostname_resolver``."""
+    """Resolver for ``trio.socket.set_custom_hostname_resolver`` that uses :func:`run_in_thread`."""
 
     async def getaddrinfo(self, host: bytes | None, port: bytes | str | int | None, *how: int, **also: int) -> Any:
         """See :func:`socket.getaddrinfo`."""

@@ -1,16 +1,17 @@
-"""S3: signed requests by httpx, multipart uploads, checksums, and what each answer means.
+"""The S3 client: signed requests with httpx, multipart uploads, checksums, error classification.
 
-Promise: every byte sent is proved by a checksum, an answer that is not S3's says nothing about an upload, and every
-response is bounded in bytes, elements and seconds.
+Promise: every byte sent is verified by a checksum; a response of a proxy or an ingress never changes an upload's state;
+every response is limited in bytes, elements and seconds.
 
-Open `client.py` for the calls; `complete.py` for CompleteMultipartUpload; `transport.py` for one request and its
-response; `capabilities.py` for what a store turned out not to support; `errors.py` for what an error means;
-`checksums.py` for checksums; `signing.py` for SigV4; `rate_limiter.py` for `MAX_UPLOAD_RATE`.
+Open `client.py` for the operations; `complete.py` for CompleteMultipartUpload; `transport.py` for one request and its
+response; `capabilities.py` for features that a store lacks; `errors.py` for error codes, transient or permanent;
+`response_origin.py` for responses of proxies; `checksums.py` for checksum algorithms; `signing.py` for SigV4;
+`rate_limiter.py` for `MAX_UPLOAD_RATE`.
 """
 
 from cef_trio.s3.body import BytesSource
 from cef_trio.s3.checksums import (
-    CALCULATORS,
+    CHECKSUMS,
     Crc64Nvme,
     combine_crc64nvme,
     crc64nvme,
@@ -43,7 +44,7 @@ from cef_trio.s3.xml import Element, XmlError, parse_xml
 
 __all__ = [
     "ARCHIVED",
-    "CALCULATORS",
+    "CHECKSUMS",
     "HINTS",
     "PERMANENT",
     "TRANSIENT",

@@ -1,8 +1,8 @@
-"""Where a bucket and its objects are: scheme, host and wire path. Pure.
+"""The URL of a bucket and its objects: scheme, host and encoded path. Pure.
 
-https://docs.aws.amazon.com/AmazonS3/latest/userguide/VirtualHosting.html. A bucket's name goes into the host name only
-where it can: dots break TLS wildcards, upper case and underscores are no host names. Keys are encoded once and never
-normalised, so ``a//b``, ``a/../b`` and ``/a`` are reached as they are.
+Rules: https://docs.aws.amazon.com/AmazonS3/latest/userguide/VirtualHosting.html. A bucket's name is put into the host
+name only if it is valid there: dots break TLS wildcards, and host names have no upper case or underscores. Keys are
+encoded once and never normalised, so ``a//b``, ``a/../b`` and ``/a`` are different keys.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 @dataclass(frozen=True, slots=True)
 class BucketAddress:
-    """Scheme, ``Host`` header and path of a bucket. ``base_path`` is encoded and has no slash at its end."""
+    """Scheme, ``Host`` header and path of a bucket. ``base_path`` is encoded and does not end in a slash."""
 
     scheme: str
     host: str
@@ -33,7 +33,7 @@ class BucketAddress:
         return f"{self.scheme}://{self.host}"
 
     def path(self, key: str | None) -> str:
-        """The encoded wire path of an object, or of the bucket itself."""
+        """Return the encoded path of an object, or of the bucket if ``key`` is ``None``."""
         if key is None:
             return self.base_path or "/"
         return f"{self.base_path}/{encode_path(key)}"
@@ -42,11 +42,11 @@ class BucketAddress:
 def bucket_address(
     bucket: str, *, region: str, endpoint_url: str | None = None, addressing: Addressing = Addressing.AUTO
 ) -> BucketAddress:
-    """Where the bucket is.
+    """Return the address of a bucket.
 
     Raises:
-        ValueError: the endpoint is no ``http(s)://host[:port][/prefix]``, or a bucket whose name is no host name is to
-            be addressed as one.
+        ValueError: the endpoint is not ``http(s)://host[:port][/prefix]``, or virtual-hosted addressing is required for
+            a bucket whose name is not valid in a host name.
     """
     if endpoint_url is None:
         scheme, host, prefix = "https", f"s3.{region}.amazonaws.com", ""
@@ -56,16 +56,16 @@ def bucket_address(
         scheme, host, prefix = _split(endpoint_url)
     fits_host = _HOST_BUCKET.fullmatch(bucket) is not None
     if addressing is Addressing.VIRTUAL and not fits_host:
-        raise ValueError(f"bucket {bucket!r} cannot stand in a host name; use S3_ADDRESSING=path")
+        raise ValueError(f"bucket {bucket!r} cannot be part of a host name; use S3_ADDRESSING=path")
     if addressing is Addressing.VIRTUAL or (addressing is Addressing.AUTO and endpoint_url is None and fits_host):
         return BucketAddress(scheme, f"{bucket}.{host}", prefix)
     return BucketAddress(scheme, host, f"{prefix}/{encode_path(bucket)}")
 
 
 def _split(endpoint_url: str) -> tuple[str, str, str]:
-    """Scheme, ``Host`` header (without the scheme's own port) and path of an endpoint."""
+    """Split an endpoint into scheme, ``Host`` header (without the default port) and encoded path."""
     parts = urlsplit(endpoint_url)
-    port = parts.port  # raises ValueError itself
+    port = parts.port  # raises ValueError for an invalid port
     if parts.scheme not in _DEFAULT_PORTS or not parts.hostname or parts.query or parts.fragment or parts.username:
         raise ValueError(
             f"S3_ENDPOINT_URL is http(s)://host[:port][/prefix], not {parts._replace(netloc='…').geturl()!r}"

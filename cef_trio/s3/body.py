@@ -1,12 +1,10 @@
-"""A body in two passes: :func:`measure` reads it for its checksums, :class:`CheckedBody` reads it again to send it.
+"""Request bodies in two passes: :func:`measure` computes checksums, :class:`CheckedBody` reads again and sends.
 
-Memory is one block, whatever the size. Between the passes the file may change under us, so the second pass computes the
-CRC64NVME again and holds the last block back until it agrees: bytes other than those measured are never sent whole, the
-request ends short of its Content-Length, and S3 stores nothing of it. That makes a changed recording an error here
-(:class:`RecordingChangedError`, transient: the part is read anew), not a riddle at the server.
+Memory is one block, whatever the size. The file may change between the passes, so the second pass computes the
+CRC64NVME again and sends the last block only if both agree. Otherwise the request ends before its Content-Length, S3
+stores nothing, and :class:`RecordingChangedError` (transient: the part is read again) is raised.
 
-The second pass goes as fast as the :class:`~cef_trio.s3.rate_limiter.RateLimiter` lets it: a block leaves in pieces,
-each in its turn.
+The second pass is limited by :class:`~cef_trio.s3.rate_limiter.RateLimiter`, which may split a block.
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ import httpx
 
 from cef_trio.exceptions import RecordingChangedError
 from cef_trio.resilience import stall
-from cef_trio.s3.checksums import CALCULATORS, Crc64Nvme
+from cef_trio.s3.checksums import CHECKSUMS, Crc64Nvme
 from cef_trio.s3.model import ByteSource, ChecksumAlgorithm
 from cef_trio.s3.rate_limiter import RateLimiter
 
@@ -29,7 +27,7 @@ BLOCK_BYTES: Final = 512 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What the first pass found."""
+    """Size and checksums found by the first pass."""
 
     size_bytes: int
     crc64nvme: int
@@ -46,25 +44,25 @@ class BytesSource:
 
     @property
     def size_bytes(self) -> int:
-        """How many bytes there are."""
+        """The number of bytes."""
         return len(self._data)
 
     async def blocks(self) -> AsyncIterator[bytes]:
-        """Read them from the beginning; no checkpoint."""
+        """Yield the bytes from the beginning; no checkpoint."""
         for offset in range(0, len(self._data), BLOCK_BYTES):
             yield self._data[offset : offset + BLOCK_BYTES]
 
 
 async def measure(source: ByteSource, algorithms: AbstractSet[ChecksumAlgorithm]) -> Measured:
-    """Read everything once and compute these checksums, and always CRC64NVME.
+    """Read a source once and compute these checksums, and CRC64NVME in any case.
 
     Raises:
-        RecordingChangedError: there are not ``source.size_bytes`` bytes.
+        RecordingChangedError: the source did not have ``source.size_bytes`` bytes.
         ChunkProcessingError: from the source.
     """
     size_bytes = source.size_bytes
     crc = Crc64Nvme()
-    others = {name: CALCULATORS[name]() for name in algorithms if name is not ChecksumAlgorithm.CRC64NVME}
+    others = {name: CHECKSUMS[name].calculator() for name in algorithms if name is not ChecksumAlgorithm.CRC64NVME}
     seen = 0
     async with _closing(source.blocks()) as blocks:
         async for block in blocks:
@@ -80,7 +78,7 @@ async def measure(source: ByteSource, algorithms: AbstractSet[ChecksumAlgorithm]
 
 
 class SmallBody(httpx.AsyncByteStream):
-    """Bytes in memory, sent at once. No async generator, for the reason that :class:`CheckedBody` gives."""
+    """Bytes in memory, sent as one block. Not an async generator: see :class:`CheckedBody`."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -98,10 +96,10 @@ class SmallBody(httpx.AsyncByteStream):
 
 
 class CheckedBody(httpx.AsyncByteStream):
-    """The second pass: the blocks to send, the last one only if all of them are what was measured.
+    """The second pass: yields the blocks to send, the last one only if the CRC64NVME is the measured one.
 
-    No async generator on purpose: httpx drops a body it stops reading (S3 may answer early), and a dropped generator
-    would be finished by the garbage collector. :meth:`aclose` ends the source's blocks instead.
+    Not an async generator: httpx drops a body when S3 responds early, and a dropped generator would be finalised by the
+    garbage collector. :meth:`aclose` closes the source's iterator instead.
     """
 
     def __init__(self, source: ByteSource, measured: Measured, rate_limiter: RateLimiter) -> None:
@@ -111,7 +109,7 @@ class CheckedBody(httpx.AsyncByteStream):
         self._blocks: AsyncIterator[bytes] | None = None
         self._block = b""
         self._position = 0
-        """How much of the newest block has been sent."""
+        """How many bytes of the current block have been sent."""
         self._crc = Crc64Nvme()
         self._sent = 0
 
@@ -130,10 +128,10 @@ class CheckedBody(httpx.AsyncByteStream):
         begin = self._position
         self._position += await self._rate_limiter.take(len(self._block) - begin)
         stall.moved()
-        return self._block[begin : self._position]  # a whole block is itself: nothing is copied where nothing is paced
+        return self._block[begin : self._position]  # no copy if the whole block is sent
 
     async def _next_block(self, blocks: AsyncIterator[bytes]) -> bytes:
-        """The next block, if it may be sent: the last one only if all of them are what was measured."""
+        """Return the next block; the last one only if size and CRC64NVME are the measured ones."""
         try:
             block = await anext(blocks)
         except StopAsyncIteration:
@@ -151,7 +149,7 @@ class CheckedBody(httpx.AsyncByteStream):
         return block
 
     async def aclose(self) -> None:
-        """End the reading, wherever it stands."""
+        """Close the source's iterator."""
         blocks, self._blocks = self._blocks, None
         close = getattr(blocks, "aclose", None)
         if close is not None:
@@ -159,7 +157,7 @@ class CheckedBody(httpx.AsyncByteStream):
 
 
 class _closing:  # noqa: N801 - used like contextlib.aclosing
-    """``aclosing`` for iterators that may have nothing to close."""
+    """``contextlib.aclosing`` for iterators that may lack ``aclose``."""
 
     def __init__(self, blocks: AsyncIterator[bytes]) -> None:
         self._blocks = blocks

@@ -1,13 +1,12 @@
-"""What a store turned out not to support, and what is done instead. Decides; does no I/O.
+"""Which checksum and payload signing a store supports, and when to fall back. No I/O.
 
-Two settings may be ``auto``: how parts are proved and whether bodies are signed. Each begins with the better way and
-falls back once for the whole client, with one line in the log. A fall-back is only *tried* when a store refuses a call
-in words that may mean it, and *settled* when the very same call then succeeds the other way; a refusal with another
-cause changes nothing.
+``S3_CHECKSUM`` and ``S3_PAYLOAD_SIGNING`` may be ``auto``. Each starts with the preferred mode and falls back at most
+once for the whole client, with one log line. The alternative is *tried* if the store's error may mean that it lacks the
+feature, and *settled* if the same request then succeeds. An error with another cause changes nothing.
 
-CRC64NVME needs more than not being refused: stores that ignore the header answer 200 as well. A store has *proved*
-that it checks when it repeats a part's checksum in its answer. Until then parts are hashed with MD5 too, so that a part
-whose checksum was ignored is judged by its ETag, at once, without reading anything after S3 acknowledged it.
+Stores that ignore the CRC64NVME header respond with 200 as well. A store is known to verify it once it repeats a part's
+checksum in its response. Until then parts are also hashed with MD5, so that a part whose checksum was ignored can be
+verified by its ETag without another read.
 """
 
 from __future__ import annotations
@@ -42,14 +41,14 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class UploadMode:
-    """How a call is made: which checksum proves the body, and whether the body is signed."""
+    """How a request is sent: the checksum of its body, and whether the body is signed."""
 
     checksum: ChecksumAlgorithm
     signed: bool
 
 
 class Capabilities:
-    """What is known about one store."""
+    """The features of one store, as far as they are known."""
 
     def __init__(self, checksum: ChecksumMode, payload_signing: PayloadSigning) -> None:
         self._auto_checksum = checksum is ChecksumMode.AUTO
@@ -57,27 +56,27 @@ class Capabilities:
         self._preferred = ChecksumAlgorithm.CRC64NVME if self._auto_checksum else ChecksumAlgorithm(checksum.value)
         self._signed = payload_signing is PayloadSigning.SIGNED
         self._crc_missing = False
-        self._crc_proved = False
-        self._unsigned_proved = False
+        self._crc_verified = False
+        self._unsigned_verified = False
 
     def mode(self, upload: ChecksumAlgorithm | None = None) -> UploadMode:
-        """How to make the next call: of an upload that was created with that algorithm, or of a new object."""
+        """Return the mode of the next request: for an upload created with that algorithm, or for a new object."""
         checksum = upload or self._preferred
         if self._auto_checksum and self._crc_missing and checksum is ChecksumAlgorithm.CRC64NVME:
             checksum = ChecksumAlgorithm.MD5
         return UploadMode(checksum, self._signed)
 
     def needs_md5_too(self, mode: UploadMode) -> bool:
-        """Whether a body must be hashed with MD5 beside its CRC64NVME, since the store may ignore that."""
-        return mode.checksum is ChecksumAlgorithm.CRC64NVME and self._auto_checksum and not self._crc_proved
+        """Whether to hash a body with MD5 too, since the store may ignore its CRC64NVME."""
+        return mode.checksum is ChecksumAlgorithm.CRC64NVME and self._auto_checksum and not self._crc_verified
 
     def alternative(self, mode: UploadMode, refusal: S3OperationError, *, with_body: bool) -> UploadMode | None:
-        """How else to make a call that was refused; ``None`` if the refusal must stand."""
+        """Return another mode to try after this error; ``None`` if there is none."""
         if with_body and self._auto_signing and not mode.signed and self._wants_signature(refusal):
             return UploadMode(mode.checksum, signed=True)
         if (
             self._auto_checksum
-            and not self._crc_proved
+            and not self._crc_verified
             and mode.checksum is ChecksumAlgorithm.CRC64NVME
             and refusal.code in _REFUSED_FEATURE
         ):
@@ -88,11 +87,11 @@ class Capabilities:
         if refusal.code == "XAmzContentSHA256Mismatch":
             return True
         if refusal.code == "SignatureDoesNotMatch":
-            return not self._unsigned_proved
+            return not self._unsigned_verified
         return refusal.code in _REFUSED_FEATURE and any(word in refusal.message.lower() for word in _ABOUT_SIGNING)
 
     def settle(self, mode: UploadMode, alternative: UploadMode, refusal: S3OperationError) -> None:
-        """The call that ``way`` could not do was done by ``alternative``: go on so."""
+        """Use ``alternative`` from now on: it succeeded where ``mode`` was refused."""
         if alternative.signed and not mode.signed and not self._signed:
             self._signed = True
             log.warning("s3_payload_signing_needed", refusal=refusal.code, going_on_with="signed payloads")
@@ -102,18 +101,18 @@ class Capabilities:
     def accepted_body(self, mode: UploadMode) -> None:
         """A body arrived this way."""
         if not mode.signed:
-            self._unsigned_proved = True
+            self._unsigned_verified = True
 
     def crc_confirmed(self) -> None:
         """A part's CRC64NVME came back: the store checks it."""
-        self._crc_proved = True
+        self._crc_verified = True
 
     def crc_not_confirmed(self, where: str) -> bool:
-        """An answer that should have named CRC64NVME did not. Returns whether the bytes need another proof.
+        """Record that a response lacks the CRC64NVME; return whether the bytes must be verified in another way.
 
-        They do not where a person chose CRC64NVME: some stores check it and never say so (OpenStack Swift).
+        They need not if CRC64NVME was configured: some stores verify it without repeating it (OpenStack Swift).
         """
-        self._crc_proved = False
+        self._crc_verified = False
         if self._auto_checksum:
             self._miss_crc(f"not confirmed by {where}")
         elif not self._crc_missing:

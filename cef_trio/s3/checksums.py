@@ -1,8 +1,8 @@
-"""Checksums of bytes that pass by: incremental, in the forms S3 wants. Pure.
+"""The checksum algorithms of S3: one table, incremental calculators, base64. Pure.
 
-S3's rules: https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity.html. CRCs go over the wire
-as base64 of their big-endian bytes, SHA-256 and MD5 as base64 of their digests. CRC64NVME is linear, so the checksum
-of a whole object follows from its parts' (``FULL_OBJECT``); nothing needs to be read again for it.
+Rules: https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity.html. A CRC is sent as the base64
+of its big-endian bytes, SHA-256 and MD5 as the base64 of their digests. CRC64NVME is linear, so the checksum of an
+object is computed from those of its parts (``FULL_OBJECT``) without reading it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import base64
 import binascii
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Protocol
 
@@ -18,19 +19,21 @@ from awscrt import checksums as crt
 
 from cef_trio.s3.model import ChecksumAlgorithm
 
+FULL_OBJECT: Final = "FULL_OBJECT"
+COMPOSITE: Final = "COMPOSITE"
 _CRC64_BYTES: Final = 8
 _CRC32_BYTES: Final = 4
 
 
 class Calculator(Protocol):
-    """Takes bytes block by block and knows their checksum at any time."""
+    """An incremental checksum; ``hashlib`` objects have this interface."""
 
     def update(self, block: bytes, /) -> None:
-        """Take more bytes."""
+        """Add bytes."""
         ...
 
     def digest(self) -> bytes:
-        """The checksum of all bytes so far."""
+        """Return the checksum of all bytes so far."""
         ...
 
 
@@ -43,11 +46,11 @@ class Crc64Nvme:
         self.value: int = 0
 
     def update(self, block: bytes, /) -> None:
-        """Take more bytes."""
+        """Add bytes."""
         self.value = crt.crc64nvme(block, self.value)
 
     def digest(self) -> bytes:
-        """Eight bytes, big-endian."""
+        """Return eight bytes, big-endian."""
         return crc64nvme_bytes(self.value)
 
 
@@ -60,11 +63,11 @@ class Crc32C:
         self.value: int = 0
 
     def update(self, block: bytes, /) -> None:
-        """Take more bytes."""
+        """Add bytes."""
         self.value = crt.crc32c(block, self.value)
 
     def digest(self) -> bytes:
-        """Four bytes, big-endian."""
+        """Return four bytes, big-endian."""
         return self.value.to_bytes(_CRC32_BYTES, "big")
 
 
@@ -72,33 +75,43 @@ def _md5() -> Calculator:
     return hashlib.md5(usedforsecurity=False)
 
 
-CALCULATORS: Final[Mapping[ChecksumAlgorithm, Callable[[], Calculator]]] = MappingProxyType(
-    {
-        ChecksumAlgorithm.CRC64NVME: Crc64Nvme,
-        ChecksumAlgorithm.CRC32C: Crc32C,
-        ChecksumAlgorithm.SHA256: hashlib.sha256,
-        ChecksumAlgorithm.MD5: _md5,
-    }
-)
+@dataclass(frozen=True, slots=True)
+class Checksum:
+    """How one algorithm is computed, and how requests and responses carry its value."""
 
-HEADERS: Final[Mapping[ChecksumAlgorithm, str]] = MappingProxyType(
+    calculator: Callable[[], Calculator]
+    header: str
+    """The request header of a part or object. S3 responds with the same one, except ``content-md5``."""
+    xml_element: str = ""
+    """The element of a part in ListParts and CompleteMultipartUpload; empty for MD5, which has none."""
+    object_type: str | None = None
+    """``x-amz-checksum-type`` of a multipart upload; ``None`` where S3 keeps no checksum of the object."""
+
+    @property
+    def is_composite(self) -> bool:
+        """Whether CompleteMultipartUpload must repeat the value of every part."""
+        return self.object_type == COMPOSITE
+
+
+CHECKSUMS: Final[Mapping[ChecksumAlgorithm, Checksum]] = MappingProxyType(
     {
-        ChecksumAlgorithm.CRC64NVME: "x-amz-checksum-crc64nvme",
-        ChecksumAlgorithm.CRC32C: "x-amz-checksum-crc32c",
-        ChecksumAlgorithm.SHA256: "x-amz-checksum-sha256",
-        ChecksumAlgorithm.MD5: "content-md5",
+        ChecksumAlgorithm.CRC64NVME: Checksum(Crc64Nvme, "x-amz-checksum-crc64nvme", "ChecksumCRC64NVME", FULL_OBJECT),
+        ChecksumAlgorithm.CRC32C: Checksum(Crc32C, "x-amz-checksum-crc32c", "ChecksumCRC32C", COMPOSITE),
+        ChecksumAlgorithm.SHA256: Checksum(hashlib.sha256, "x-amz-checksum-sha256", "ChecksumSHA256", COMPOSITE),
+        ChecksumAlgorithm.MD5: Checksum(_md5, "content-md5"),
     }
 )
-"""The request header that carries each; S3 answers with the same ones, but never with ``content-md5``."""
+"""All that the client knows of each algorithm. A new one is an entry here, in :class:`ChecksumAlgorithm` and in
+:class:`~cef_trio.s3.config.ChecksumMode`."""
 
 
 def to_base64(digest: bytes) -> str:
-    """A digest as S3's headers and XML carry it."""
+    """Return a digest in base64, as headers and XML carry it."""
     return base64.b64encode(digest).decode("ascii")
 
 
 def from_base64(text: str) -> bytes | None:
-    """A digest as headers and XML carried it; ``None`` for what is none."""
+    """Return a digest from base64; ``None`` if it is not valid base64."""
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
@@ -106,29 +119,29 @@ def from_base64(text: str) -> bytes | None:
 
 
 def crc64nvme_bytes(value: int) -> bytes:
-    """A CRC64NVME as a digest: eight bytes, big-endian."""
+    """Return a CRC64NVME as a digest: eight bytes, big-endian."""
     return value.to_bytes(_CRC64_BYTES, "big")
 
 
 def crc64nvme_to_base64(value: int) -> str:
-    """A CRC64NVME as S3 writes it."""
+    """Return a CRC64NVME in base64, as headers and XML carry it."""
     return to_base64(crc64nvme_bytes(value))
 
 
 def crc64nvme_from_base64(text: str | None) -> int | None:
-    """A CRC64NVME as S3 wrote it; ``None`` for nothing, and for what is none (composite checksums end in ``-N``)."""
+    """Return a CRC64NVME from base64; ``None`` if it is missing or invalid (a composite checksum ends in ``-N``)."""
     digest = from_base64(text) if text else None
     return int.from_bytes(digest, "big") if digest is not None and len(digest) == _CRC64_BYTES else None
 
 
 def crc64nvme(data: bytes) -> int:
-    """The CRC64NVME of bytes in memory."""
+    """Return the CRC64NVME of bytes in memory."""
     value: int = crt.crc64nvme(data)
     return value
 
 
 def combine_crc64nvme(parts: Iterable[tuple[int, int]]) -> int:
-    """The CRC64NVME of a whole, from its parts' ``(crc64nvme, size_bytes)`` in order; 0 for nothing."""
+    """Return the CRC64NVME of an object from its parts' ``(crc64nvme, size_bytes)`` in order; 0 without parts."""
     whole = 0
     for crc, size_bytes in parts:
         whole = crt.combine_crc64nvme(whole, crc, size_bytes)

@@ -2,18 +2,18 @@
 
 What it promises beyond the calls themselves:
 
-- **P2.** :meth:`S3Client.upload_part` has no checkpoint at which a cancellation could lose an ETag whose headers were
-  read from the socket; see :mod:`cef_trio.s3.transport` for why, and the method for the exact words.
-- **P1.** What S3 acknowledges was proved by a checksum on the way (:mod:`cef_trio.s3.capabilities`), and a completed
-  object by the CRC64NVME of all its bytes, or by its multipart ETag (:mod:`cef_trio.s3.complete`).
-- **P7.** Memory is one block of 512 KiB for each body on its way, however large the part (:mod:`cef_trio.s3.body`).
+- **P2.** :meth:`S3Client.upload_part` has no checkpoint at which a cancellation could lose an ETag that was read from
+  the socket (:mod:`cef_trio.s3.transport`).
+- **P1.** Every acknowledged part was verified by a checksum (:mod:`cef_trio.s3.capabilities`), and every completed
+  object by its CRC64NVME or its multipart ETag (:mod:`cef_trio.s3.complete`).
+- **P7.** Memory is one block of 512 KiB for each body in flight, however large the part (:mod:`cef_trio.s3.body`).
 - Errors are :class:`S3OperationError`, or :class:`RecordingChangedError` and :class:`ChunkProcessingError` of a source;
-  no secret is in any of them.
+  they contain no secrets.
 
-Permissions it needs: s3:PutObject, s3:GetObject, s3:AbortMultipartUpload, s3:ListMultipartUploadParts on the objects,
+Required permissions: s3:PutObject, s3:GetObject, s3:AbortMultipartUpload, s3:ListMultipartUploadParts on the objects,
 s3:ListBucket and s3:ListBucketMultipartUploads on the bucket; s3:CreateBucket, s3:DeleteObject and
-s3:GetLifecycleConfiguration only if asked for. Options of objects ask for more: tags s3:PutObjectTagging, an ACL
-s3:PutObjectAcl, KMS kms:GenerateDataKey and kms:Decrypt on the key.
+s3:GetLifecycleConfiguration only for the operations of that name. Object options need more: tags
+s3:PutObjectTagging, an ACL s3:PutObjectAcl, KMS kms:GenerateDataKey and kms:Decrypt on the key.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from cef_trio.exceptions import S3OperationError
 from cef_trio.resilience import Need, Retrier, SingleAttempt
 from cef_trio.s3.body import BytesSource
 from cef_trio.s3.capabilities import Capabilities, UploadMode
-from cef_trio.s3.checksums import HEADERS, crc64nvme_from_base64, to_base64
+from cef_trio.s3.checksums import CHECKSUMS, crc64nvme_from_base64, to_base64
 from cef_trio.s3.complete import Completion
 from cef_trio.s3.config import S3Config
 from cef_trio.s3.download import METADATA, Downloader
@@ -69,13 +69,9 @@ from cef_trio.settings import ObjectOptions
 
 T = TypeVar("T")
 
-_REPEATED: Final = frozenset({ChecksumAlgorithm.CRC32C, ChecksumAlgorithm.SHA256})
-"""Checksums that Complete must repeat for every part, for S3 cannot make the whole object's of them."""
-
-
 _MAX_LISTED_UPLOADS: Final = 100_000
 _MAX_PAGES: Final = 10_000
-"""A listing that goes on beyond these is none that ends: it is given up before it fills the memory (P7)."""
+"""Limits of a listing: one that exceeds them is endless, and is aborted before it fills the memory (P7)."""
 
 
 def _utc_now() -> datetime:
@@ -83,7 +79,7 @@ def _utc_now() -> datetime:
 
 
 class S3Client:
-    """One bucket. An async context manager: it may be used inside ``async with`` only, by any number of tasks."""
+    """A client of one bucket. Use it inside ``async with``; any number of tasks may share it."""
 
     def __init__(
         self,
@@ -94,18 +90,18 @@ class S3Client:
         now: Callable[[], datetime] = _utc_now,
         rate_limiter: RateLimiter | None = None,
     ) -> None:
-        """Prepare the client; nothing is sent yet.
+        """Prepare the client; sends nothing.
 
         Args:
-            config: the bucket.
-            retrier: repeats attempts; the default makes one.
-            transport: instead of the network, for tests. Keys with ``.`` or ``..`` as a whole segment are only told
-                right by ``request.extensions["target"]``.
-            now: this machine's time, with its zone.
+            config: the bucket and how to reach it.
+            retrier: repeats failed attempts; the default makes one attempt.
+            transport: replaces the network in tests. Only ``request.extensions["target"]`` is right for keys with ``.``
+                or ``..`` as a whole segment.
+            now: returns the local time, with a time zone.
             rate_limiter: limits the rate at which bodies are sent; unlimited by default.
 
         Raises:
-            ValueError: the endpoint or the bucket's name cannot be addressed, or ``ca_file`` holds no certificates.
+            ValueError: the endpoint or the bucket's name is invalid, or ``ca_file`` contains no certificates.
         """
         self._config = config
         self._retrier: Retrier = retrier if retrier is not None else SingleAttempt()
@@ -123,7 +119,7 @@ class S3Client:
 
     @property
     def options(self) -> ObjectOptions:
-        """How objects are to be put, by the configuration: headers and content types for whoever creates them."""
+        """The configured headers and content type of new objects."""
         return self._config.options
 
     async def __aenter__(self) -> Self:
@@ -144,18 +140,18 @@ class S3Client:
         content_type: str = "video/mp4",
         headers: Mapping[str, str] | None = None,
     ) -> CreatedUpload:
-        """Open a multipart upload.
+        """Create a multipart upload.
 
         ``metadata`` is ASCII, names without ``x-amz-meta-``; ``headers`` are further ``x-amz-*`` ones
         (:meth:`ObjectOptions.for_recording`).
 
-        Cancelled: once the headers of S3's answer have arrived the upload id is read in a shield of one second, and
-        returned without a further checkpoint; the upload is lost to us (and found by listing) only if the cancellation
-        comes before, or the body takes longer.
+        Cancellation: once the response's headers have arrived, the upload id is read in a shield of one second and
+        returned without a further checkpoint. Before that, or if the body takes longer, the id is lost; a listing finds
+        the upload.
 
         Raises:
-            S3OperationError: S3 refused, or did not answer.
-            ValueError: metadata that no header can carry.
+            S3OperationError: S3 refused, or did not respond.
+            ValueError: metadata that is not valid in a header.
         """
         given = {"content-type": content_type, **_metadata_headers(metadata), **(headers or {})}
 
@@ -187,30 +183,31 @@ class S3Client:
     async def upload_part(
         self, key: str, upload_id: str, part_number: int, source: ByteSource, checksum: ChecksumAlgorithm
     ) -> UploadedPart:
-        """Read the source twice and send it as a part (number 1 to 10,000), proved by the upload's checksum.
+        """Read the source twice and send it as a part (number 1 to 10,000), verified by the upload's checksum.
 
-        Cancelled (promise P2): either ``Cancelled`` is raised, and then the headers of S3's answer had not been read
-        from the socket to their end, or the part is returned; there is no third way, and no checkpoint between those
-        headers and the return that a cancellation could use. (What S3 did with a part whose answer nobody read is known
-        to S3 only: :meth:`list_parts` tells.) Over TLS there is one exception: should a record that arrives with the
-        headers ask for a key update, the reply to it is a checkpoint before they are read.
+        Cancellation (promise P2): ``Cancelled`` is raised only if the response's headers were not completely read from
+        the socket; otherwise the part is returned, without a checkpoint in between. After ``Cancelled`` S3 may have
+        stored the part; :meth:`list_parts` shows it. One exception with TLS: if a record that arrives with the headers
+        requests a key update, the reply to it is a checkpoint before they are read.
 
         Raises:
             RecordingChangedError: the bytes changed between the passes; S3 stored nothing.
             ChunkProcessingError: from the source.
-            S3OperationError: S3 refused (``NoSuchUpload``, …), did not answer, or what it stored is not what was sent.
+            S3OperationError: S3 refused (``NoSuchUpload``, …), did not respond, or what it stored is not what was sent.
         """
 
         async def upload(mode: UploadMode) -> UploadedPart:
             query = (("partNumber", str(part_number)), ("uploadId", upload_id))
             sent = await self._sender.send("upload_part", key, source, mode, query=query, part_number=part_number)
-            # No checkpoint from the answer's headers to the return.
+            # No checkpoint from the response's headers to the return.
             return UploadedPart(
                 part_number=part_number,
                 size_bytes=sent.measured.size_bytes,
                 etag=sent.etag,
                 crc64nvme=sent.measured.crc64nvme,
-                checksum=to_base64(sent.measured.digests[mode.checksum]) if mode.checksum in _REPEATED else None,
+                checksum=to_base64(sent.measured.digests[mode.checksum])
+                if CHECKSUMS[mode.checksum].is_composite
+                else None,
             )
 
         return await self._retrier.call(
@@ -218,15 +215,13 @@ class S3Client:
         )
 
     async def upload_part_copy(self, key: str, upload_id: str, part_number: int, source: ObjectRange) -> CopiedPart:
-        """Have S3 make a part of an object's bytes, if it still has that ETag. To be tried once
-        (``assembly.S3_ONCE``): nobody needs a copy, since what cannot be copied can be sent.
+        """Copy a range of an object as a part, if the object still has that ETag. Not retried (``wiring.S3_ONCE``),
+        since what cannot be copied can be sent. The caller compares the result with the expected content.
 
-        What comes back is only what S3 says: it is for the caller to compare it with the bytes that it wants.
-
-        Cancelled: the part may have been copied unheard; then :meth:`list_parts` tells of it.
+        Cancellation: the part may have been copied; :meth:`list_parts` shows it.
 
         Raises:
-            S3OperationError: S3 refused (``NotImplemented``, ``PreconditionFailed``, …), or its answer is none.
+            S3OperationError: S3 refused (``NotImplemented``, ``PreconditionFailed``, …), or its response is malformed.
         """
         named = quote(f"/{self._config.bucket}/{source.key}", safe="/-_.~")
         last = source.offset + source.size_bytes - 1
@@ -243,16 +238,16 @@ class S3Client:
             },
             part_number=part_number,
             read_timeout_seconds=self._config.complete_timeout_seconds,
-            response_mode=ResponseMode.SHIELDED,  # what was copied is acknowledged by the body
+            response_mode=ResponseMode.SHIELDED,  # the body has the part's ETag
         )
         response = await self._retrier.call(request.operation, lambda: self._transport.perform(request))
         return self._parsed(request.operation, key, response, parse_copied_part)
 
     async def list_parts(self, key: str, upload_id: str) -> list[ListedPart]:
-        """All parts of an open upload, in order of their numbers.
+        """Return all parts of an open upload, in order of their numbers.
 
         Raises:
-            S3OperationError: ``NoSuchUpload`` if it is not open, or S3 refused, or did not answer.
+            S3OperationError: ``NoSuchUpload`` if it is not open, or S3 refused, or did not respond.
         """
         parts: dict[int, ListedPart] = {}
         marker: str | None = "0"
@@ -260,7 +255,7 @@ class S3Client:
             query = [("uploadId", upload_id)] + ([("part-number-marker", marker)] if marker != "0" else [])
             request = Request("list_parts", "GET", EMPTY_SHA256, key=key, query=tuple(query))
             page = await self._page(request, parse_parts)
-            # By their numbers, of which there are 10,000: a page that comes twice lists nothing twice.
+            # Keyed by number (at most 10,000), so that a repeated page adds nothing.
             parts.update((part.part_number, part) for part in page.parts)
             if page.next_marker is not None and int(page.next_marker) <= int(marker):
                 raise self._endless("list_parts", key, page.next_marker)
@@ -268,10 +263,10 @@ class S3Client:
         return [parts[number] for number in sorted(parts)]
 
     async def list_multipart_uploads(self, prefix: str = "") -> list[ListedUpload]:
-        """All open uploads whose keys begin with ``prefix``.
+        """Return all open uploads whose keys begin with ``prefix``.
 
         Raises:
-            S3OperationError: S3 refused, or did not answer.
+            S3OperationError: S3 refused, or did not respond.
         """
         uploads: list[ListedUpload] = []
         markers: tuple[str, str] | None = ("", "")
@@ -285,7 +280,7 @@ class S3Client:
             try:
                 page = await self._page(request, parse_uploads)
             except S3OperationError as error:
-                if error.code == "NoSuchUpload":  # how rclone says that there are none
+                if error.code == "NoSuchUpload":  # rclone's response if there are none
                     return uploads
                 raise
             uploads += page.uploads
@@ -305,16 +300,16 @@ class S3Client:
         checksum: ChecksumAlgorithm,
         stream_id: str,
     ) -> StoredObject:
-        """Make the object of its parts, and make sure that it is theirs.
+        """Complete an upload and verify the object.
 
-        Safe to repeat, after a success too: if the upload is gone, or the answer was lost or makes no sense, the object
-        is looked at, and is ours only if its metadata ``cef-stream-id`` is ``stream_id`` and its size and checksum are
-        those of the parts. ``metadata`` of the result is empty unless the object was looked at.
+        Safe to repeat, even after a success: if the upload is gone, or the response was lost or malformed, the object
+        is checked. It is accepted only if its metadata ``cef-stream-id`` is ``stream_id`` and its size and checksum are
+        those of the parts. ``metadata`` of the result is empty unless the object was checked.
 
-        Cancelled: S3 may or may not have completed; call again.
+        Cancellation: the outcome is unknown; call again.
 
         Raises:
-            S3OperationError: S3 refused; ``NoSuchUpload`` if the upload is gone and the object is not ours;
+            S3OperationError: S3 refused; ``NoSuchUpload`` if the upload is gone and there is no such object;
                 ``ChecksumMismatch`` (permanent) if S3 holds other bytes than were sent.
             ValueError: no parts.
         """
@@ -334,13 +329,13 @@ class S3Client:
         return await self._retrier.call("complete_multipart_upload", completion.attempt)
 
     async def abort_multipart_upload(self, key: str, upload_id: str) -> None:
-        """Give an upload up and its parts with it; one that is gone already is fine.
+        """Abort an upload and delete its parts; succeeds if it is gone already.
 
-        A part still on its way to S3 may be stored after this: drain first, and abort again if :meth:`list_parts` still
+        A part in flight may be stored after this: wait for parts first, and abort again if :meth:`list_parts` still
         finds the upload.
 
         Raises:
-            S3OperationError: S3 refused, or did not answer.
+            S3OperationError: S3 refused, or did not respond.
         """
         request = Request(
             "abort_multipart_upload",
@@ -371,12 +366,12 @@ class S3Client:
         metadata: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> StoredObject:
-        """Store an object in one request (up to 5 GiB), proved like a part. Cancelled: as :meth:`upload_part`.
+        """Store an object in one request (up to 5 GiB), verified like a part. Cancellation: as :meth:`upload_part`.
 
         Raises:
             RecordingChangedError, ChunkProcessingError: from the source.
-            S3OperationError: S3 refused, did not answer, or what it stored is not what was sent.
-            ValueError: metadata that no header can carry.
+            S3OperationError: S3 refused, did not respond, or what it stored is not what was sent.
+            ValueError: metadata that is not valid in a header.
         """
         source = BytesSource(content) if isinstance(content, bytes) else content
         given = {"content-type": content_type, **_metadata_headers(metadata or {}), **(headers or {})}
@@ -387,26 +382,28 @@ class S3Client:
                 key=key,
                 size_bytes=sent.measured.size_bytes,
                 etag=sent.etag,
-                crc64nvme=crc64nvme_from_base64(sent.response.headers.get(HEADERS[ChecksumAlgorithm.CRC64NVME])),
+                crc64nvme=crc64nvme_from_base64(
+                    sent.response.headers.get(CHECKSUMS[ChecksumAlgorithm.CRC64NVME].header)
+                ),
                 metadata={name.lower(): value for name, value in (metadata or {}).items()},
             )
 
         return await self._retrier.call("put_object", lambda: self._sender.with_fallback(put, None, with_body=True))
 
     async def head_object(self, key: str) -> StoredObject | None:
-        """What S3 says of an object; ``None`` if there is none.
+        """Return an object's size, ETag, checksum and metadata; ``None`` if it does not exist.
 
         Raises:
-            S3OperationError: S3 refused (without s3:ListBucket it says AccessDenied of an object that is not there), or
-                did not answer.
+            S3OperationError: S3 refused (``AccessDenied`` for a missing object without s3:ListBucket), or
+                did not respond.
         """
         return await self._retrier.call("head_object", lambda: self._reader.head(key))
 
     async def list_objects(self, prefix: str, token: str | None = None) -> ObjectsPage:
-        """One page of the objects whose keys begin with ``prefix`` (ListObjectsV2); the next one by its token.
+        """Return a page of the objects whose keys begin with ``prefix`` (ListObjectsV2); the next one by its token.
 
         Raises:
-            S3OperationError: S3 refused, or did not answer; ``EndlessListing``: the next page would be this one.
+            S3OperationError: S3 refused, or did not respond; ``EndlessListing``: the next page is the same.
         """
         query = [("list-type", "2"), ("encoding-type", "url")]
         query += [("prefix", prefix)] if prefix else []
@@ -418,25 +415,25 @@ class S3Client:
 
     @asynccontextmanager
     async def get_object(self, key: str) -> AsyncIterator[tuple[StoredObject, AsyncIterator[bytes]]]:
-        """Read an object: what S3 says of it, and its bytes as they arrive. Only the opening is repeated.
+        """Read an object: its properties, and its content as it arrives. Only the opening is retried.
 
         Raises:
-            S3OperationError: ``NoSuchKey``, S3 refused, or did not answer; while iterating: the bytes stopped coming.
+            S3OperationError: ``NoSuchKey``, S3 refused, or did not respond; while iterating: the transfer stopped.
         """
         async with self._reader.open(key, self._retrier) as opened:
             yield opened
 
     async def delete_object(self, key: str) -> None:
-        """Delete an object; one that is not there is fine.
+        """Delete an object; succeeds if it does not exist.
 
         Raises:
-            S3OperationError: S3 refused, or did not answer.
+            S3OperationError: S3 refused, or did not respond.
         """
         request = Request("delete_object", "DELETE", EMPTY_SHA256, key=key, response_mode=ResponseMode.HEADERS)
         await self._retrier.call("delete_object", lambda: self._transport.perform(request))
 
     async def presigned_get_url(self, key: str, *, expires_seconds: int) -> str:
-        """A URL that lets whoever has it read the object for a while; sends nothing.
+        """Return a URL that authorises reading the object until it expires; sends nothing.
 
         Raises:
             ValueError: not 1 to 604,800 seconds.
@@ -447,26 +444,26 @@ class S3Client:
     # The bucket
 
     async def head_bucket(self) -> None:
-        """Make sure that the bucket is there and lets us in.
+        """Check that the bucket exists and can be accessed.
 
         Raises:
-            S3OperationError: ``NoSuchBucket``, ``AccessDenied``, another region's, or no answer.
+            S3OperationError: ``NoSuchBucket``, ``AccessDenied``, wrong region, or no response.
         """
         request = Request("head_bucket", "HEAD", EMPTY_SHA256, response_mode=ResponseMode.HEADERS)
         await self._retrier.call("head_bucket", lambda: self._transport.perform(request))
 
     def renew_connections(self) -> None:
-        """Let the next call, and all after it, open a connection anew."""
+        """Use new connections for all requests that start from now on."""
         self._transport.renew_connections()
 
     async def probe(self, need: Need, key: str) -> None:
-        """Prove that the store does what is needed, on a connection of its own: one attempt, for the breaker.
+        """Test a read or a write on a new connection, with one attempt, for the circuit breaker.
 
-        A write is an object of a few bytes at ``key``, put with the options of a recording, and deleted again. Where
-        we may not delete it stays, and is overwritten by the next.
+        A write puts an object of a few bytes at ``key``, with the options of a recording, and deletes it. Without the
+        permission to delete, the object stays and is overwritten by the next probe.
 
         Raises:
-            S3OperationError: S3 refused, or did not answer.
+            S3OperationError: S3 refused, or did not respond.
         """
         self.renew_connections()
         if need is Need.READ:
@@ -482,10 +479,10 @@ class S3Client:
                 self._may_delete_probe = error.transient
 
     async def abort_rules(self) -> list[AbortRule]:
-        """The bucket's lifecycle rules that abort open uploads; needs s3:GetLifecycleConfiguration.
+        """Return the bucket's lifecycle rules that abort open uploads; needs s3:GetLifecycleConfiguration.
 
         Raises:
-            S3OperationError: S3 refused (``NotImplemented``: the store has no such rules), or did not answer.
+            S3OperationError: S3 refused (``NotImplemented``: the store does not support them), or did not respond.
         """
         request = Request("get_bucket_lifecycle", "GET", EMPTY_SHA256, query=(("lifecycle", ""),))
         try:
@@ -496,12 +493,12 @@ class S3Client:
             raise
 
     async def create_bucket(self) -> None:
-        """Create the bucket; one that is ours already is fine.
+        """Create the bucket; succeeds if this account owns it already.
 
         Raises:
-            S3OperationError: S3 refused, or did not answer.
+            S3OperationError: S3 refused, or did not respond.
         """
-        # Only AWS takes a location: other stores refuse regions that they do not know.
+        # Only AWS requires a location; other stores refuse regions that they do not know.
         body = create_bucket_configuration(self._config.region) if self._config.endpoint_url is None else b""
         request = Request("create_bucket", "PUT", sha256_hex(body), body=body, response_mode=ResponseMode.HEADERS)
 
@@ -549,7 +546,7 @@ class S3Client:
 
 
 async def _as_no_such_upload(attempt: Awaitable[T], *, of_upload: bool = True) -> T:
-    """Call an upload that is gone by one name: Ceph says NoSuchKey."""
+    """Change ``NoSuchKey`` to ``NoSuchUpload``: Ceph uses it for a missing upload."""
     try:
         return await attempt
     except S3OperationError as error:
@@ -559,16 +556,15 @@ async def _as_no_such_upload(attempt: Awaitable[T], *, of_upload: bool = True) -
 
 
 def _creation_headers(checksum: ChecksumAlgorithm) -> dict[str, str]:
-    if checksum is ChecksumAlgorithm.MD5:
+    object_type = CHECKSUMS[checksum].object_type
+    if object_type is None:
         return {}
-    kind = "FULL_OBJECT" if checksum is ChecksumAlgorithm.CRC64NVME else "COMPOSITE"
-    return {"x-amz-checksum-algorithm": checksum.value.upper(), "x-amz-checksum-type": kind}
+    return {"x-amz-checksum-algorithm": checksum.value.upper(), "x-amz-checksum-type": object_type}
 
 
 def _metadata_headers(metadata: Mapping[str, str]) -> dict[str, str]:
     for name, value in metadata.items():
-        # S3 signs values with runs of spaces collapsed and returns other characters encoded: what does not come back
-        # as it went is refused here.
+        # S3 collapses runs of spaces and returns other characters encoded, so values that would change are refused.
         if not (name.isascii() and name.replace("-", "").replace("_", "").isalnum()):
             raise ValueError(f"metadata name {name!r} is not letters, digits, hyphens and underscores")
         if not (value.isascii() and value.isprintable() and value == " ".join(value.split())):

@@ -1,18 +1,17 @@
-"""CompleteMultipartUpload, with every trap that is known about it.
+"""CompleteMultipartUpload, including its known pitfalls.
 
-- S3 answers 200 before it has finished, keeps the connection alive with white space, and may then say ``<Error>``.
-- The answer may never come, come cut off, or be no answer of S3's at all; the object may exist nonetheless.
-- After a success, a repetition says ``NoSuchUpload`` (AWS after a while, Ceph, MinIO) or 200 (AWS, Swift).
-- Ceph may answer with an empty ``<ETag/>``.
+- S3 sends status 200 before it has finished, then white space to keep the connection alive, and possibly ``<Error>``.
+- The response may be missing, cut off or not from S3, although the object was created.
+- A repetition after a success gets ``NoSuchUpload`` (AWS after a while, Ceph, MinIO) or 200 (AWS, Swift).
+- Ceph may respond with an empty ``<ETag/>``.
 
-So whenever the answer does not say plainly that it worked or not, the object itself is asked. That an object exists
-under the key proves nothing: it is ours only if the stream's id stands in its user metadata and its size and checksum
-are those of the parts. The checksum is the CRC64NVME of all its bytes where the store keeps one, else the ETag that S3
-makes of the parts' ETags; where neither can be compared, or the ETag differs (stores have their own ideas of it), the
-object is read back and the bytes decide. With KMS the ETag is opaque (:mod:`cef_trio.s3.etags`): where S3 keeps no
-CRC64NVME then (it does unless the upload asked for another checksum), its plain word that it completed these parts,
-each of which it checked as it came, and the size must do. An object of an archive class cannot be read back: what only
-its bytes could prove stays unproved, and is said.
+If the response does not state the outcome, the object is checked. It belongs to this upload only if the stream's id is
+in its user metadata and its size and checksum are those of the parts. The checksum is the object's CRC64NVME if the
+store keeps one, else the ETag that S3 computes from the parts' ETags. If neither can be compared, or the ETag differs
+(stores compute it differently), the object is downloaded and its content compared. With KMS the ETag is opaque
+(:mod:`cef_trio.s3.etags`): without a CRC64NVME, S3's success response and the size must suffice, since every part was
+verified when it was sent. An object in an archive class cannot be downloaded; the error then states that its content is
+unverified.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from typing import Final
 import structlog
 
 from cef_trio.exceptions import S3OperationError
-from cef_trio.s3.checksums import Crc64Nvme, combine_crc64nvme, crc64nvme_to_base64
+from cef_trio.s3.checksums import CHECKSUMS, FULL_OBJECT, Crc64Nvme, combine_crc64nvme, crc64nvme_to_base64
 from cef_trio.s3.errors import ARCHIVED, describe, error_from_response, parse_error_body
 from cef_trio.s3.etags import is_opaque, multipart_etag
 from cef_trio.s3.model import ChecksumAlgorithm, PartToComplete, StoredObject
@@ -43,7 +42,7 @@ OpenObject = AbstractAsyncContextManager[tuple[StoredObject, AsyncIterator[bytes
 
 
 class Completion:
-    """The completing of one upload; :meth:`attempt` may be repeated until it says what became of it."""
+    """The completion of one upload; :meth:`attempt` may be repeated until the outcome is known."""
 
     def __init__(
         self,
@@ -60,7 +59,7 @@ class Completion:
         read: Callable[[], OpenObject],
         kms_asked: bool = False,
     ) -> None:
-        """Prepare; ``head`` and ``read`` look at the object under the key.
+        """Prepare the request; ``head`` and ``read`` access the object with the key.
 
         Raises:
             ValueError: no parts.
@@ -80,14 +79,11 @@ class Completion:
         self._etag = multipart_etag([part.etag for part in ordered])
         body = complete_multipart_upload(ordered, checksum)
         headers = {"content-type": "application/xml"}
-        if checksum is ChecksumAlgorithm.CRC64NVME:
-            headers |= {
-                "x-amz-checksum-crc64nvme": crc64nvme_to_base64(self._crc64nvme),
-                "x-amz-checksum-type": "FULL_OBJECT",
-                "x-amz-mp-object-size": str(self._size_bytes),
-            }
-        elif checksum is not ChecksumAlgorithm.MD5:
-            headers |= {"x-amz-checksum-type": "COMPOSITE"}
+        if (object_type := CHECKSUMS[checksum].object_type) is not None:
+            headers["x-amz-checksum-type"] = object_type
+        if object_type == FULL_OBJECT:
+            headers[CHECKSUMS[checksum].header] = crc64nvme_to_base64(self._crc64nvme)
+            headers["x-amz-mp-object-size"] = str(self._size_bytes)
         self._request = Request(
             _OPERATION,
             "POST",
@@ -100,11 +96,11 @@ class Completion:
         )
 
     async def attempt(self) -> StoredObject:
-        """Ask S3 to complete, and find out what became of it. See :meth:`S3Client.complete_multipart_upload`."""
+        """Complete the upload and verify the object. See :meth:`S3Client.complete_multipart_upload`."""
         try:
             response = await self._transport.perform(self._request)
         except S3OperationError as error:
-            # An error with a 2xx status: the answer began well and was cut off, so it may have worked.
+            # An error with a 2xx status: the response was cut off, so the upload may be complete.
             if error.code in _GONE or (error.status is not None and error.status < _MULTIPLE_CHOICES):
                 return await self._own_object_or_raise(error)
             raise
@@ -118,7 +114,7 @@ class Completion:
         return await self._verified(result, response)
 
     def _error_in(self, response: Response, reason: XmlError) -> S3OperationError:
-        """What a 200 that is no success says: S3's error, or nothing that makes sense."""
+        """Return the error in a response with status 200; ``UnknownOutcome`` if it is unreadable."""
         if parse_error_body(response.body).code is not None:
             return error_from_response(
                 _OPERATION,
@@ -133,7 +129,7 @@ class Completion:
         return self._error("UnknownOutcome", f"the answer does not say whether it worked: {reason}", transient=True)
 
     async def _own_object_or_raise(self, error: S3OperationError) -> StoredObject:
-        """The object, if it is proved to be ours; otherwise the error that made us ask."""
+        """Return the object if it belongs to this upload; raise the original error otherwise."""
         stored = await self._head()
         why_not = "there is no object" if stored is None else await self._difference(stored)
         if stored is not None and why_not is None:
@@ -151,13 +147,13 @@ class Completion:
         ) from error
 
     async def _difference(self, stored: StoredObject) -> str | None:
-        """Why an object is not this upload's; ``None`` if it is."""
+        """Return why an object does not belong to this upload; ``None`` if it does."""
         if stored.metadata.get(STREAM_ID_METADATA) != self._stream_id:
             return "it is another stream's"
         return await self._other_bytes(stored)
 
     async def _other_bytes(self, stored: StoredObject) -> str | None:
-        """How an object's bytes differ from the parts'; ``None`` if they are proved to be the same."""
+        """Return how an object's content differs from the parts; ``None`` if it is verified to be equal."""
         if difference := self._other_size(stored):
             return difference
         if stored.crc64nvme is not None:
@@ -190,7 +186,7 @@ class Completion:
         )
 
     async def _verified(self, result: CompleteResult, response: Response) -> StoredObject:
-        """The object that S3 says it made, once its bytes are proved."""
+        """Return the object of a success response once its content is verified."""
         etag = result.etag
         if result.crc64nvme is not None and etag is not None:
             stored = StoredObject(self._key, self._size_bytes, etag, result.crc64nvme, {})
@@ -204,7 +200,7 @@ class Completion:
             stored = looked_at
             opaque = is_opaque(response.headers, kms_asked=self._kms_asked)
             if opaque and stored.etag == etag and stored.crc64nvme is None:
-                difference = self._other_size(stored)  # the very object that this answer tells of
+                difference = self._other_size(stored)  # the object of this response
             else:
                 difference = await self._other_bytes(stored)
         if difference is not None:

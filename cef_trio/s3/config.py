@@ -1,4 +1,4 @@
-"""How one bucket is reached: what the S3 client needs to know, as plain values, and where its keys come from. Pure."""
+"""The configuration of the S3 client: plain values, and the interface of a credentials provider. Pure."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from cef_trio.settings import ObjectOptions
 
 
 class Addressing(StrEnum):
-    """Where the bucket's name stands in the URL (``S3_ADDRESSING``)."""
+    """Where the bucket's name is in the URL (``S3_ADDRESSING``)."""
 
     AUTO = "auto"
-    """In the host name at AWS, where the name allows it; in the path at every other endpoint."""
+    """In the host name at AWS, if the name is valid there; in the path at every other endpoint."""
     PATH = "path"
     VIRTUAL = "virtual"
 
 
 class ChecksumMode(StrEnum):
-    """How parts are proved (``S3_CHECKSUM``); ``auto`` is CRC64NVME, and MD5 where the store does not know it."""
+    """How parts are verified (``S3_CHECKSUM``); ``auto`` is CRC64NVME, or MD5 if the store does not support it."""
 
     AUTO = "auto"
     CRC64NVME = "crc64nvme"
@@ -32,9 +32,10 @@ class ChecksumMode(StrEnum):
 
 
 class PayloadSigning(StrEnum):
-    """Whether bodies are part of the signature (``S3_PAYLOAD_SIGNING``).
+    """Whether bodies are signed (``S3_PAYLOAD_SIGNING``).
 
-    ``auto`` does not sign them, since their checksum proves them for less, until a store insists.
+    ``auto`` starts unsigned, since the checksum already verifies the body and costs less, and signs if the store
+    requires it.
     """
 
     AUTO = "auto"
@@ -43,10 +44,10 @@ class PayloadSigning(StrEnum):
 
 
 class CredentialsProvider(Protocol):
-    """Gives the credentials to sign with, now."""
+    """Provides the credentials to sign requests with."""
 
     async def get(self) -> Credentials:
-        """Credentials that are valid for some minutes at least.
+        """Return credentials that are valid for at least some minutes.
 
         Raises:
             S3OperationError: there are none, or they could not be fetched.
@@ -54,13 +55,13 @@ class CredentialsProvider(Protocol):
         ...
 
     def rejected(self) -> bool:
-        """S3 refused them: look for others before the next call. Returns whether there certainly are better ones."""
+        """Fetch new credentials before the next request; return whether the rejected request is worth a retry."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class S3Config:
-    """One bucket and how to talk to it.
+    """A bucket and the parameters of requests to it.
 
     Raises:
         ValueError: a number is out of range.
@@ -75,17 +76,17 @@ class S3Config:
     checksum: ChecksumMode = ChecksumMode.AUTO
     payload_signing: PayloadSigning = PayloadSigning.AUTO
     ca_file: Path | None = None
-    """Certificates to trust instead of the system's usual ones, PEM."""
+    """A PEM file with the certificates to trust instead of the system's."""
     connect_timeout_seconds: float = 10.0
     read_timeout_seconds: float = 60.0
-    """Silence while an answer is awaited or read."""
+    """The longest time without a byte while a response is awaited or read."""
     write_timeout_seconds: float = 60.0
-    """Silence while one block of a body is sent; never the time of a whole part."""
+    """The longest time to send one block of a body; not the time of a whole part."""
     complete_timeout_seconds: float = 300.0
-    """Silence after CompleteMultipartUpload: stores that copy parts together may say nothing for minutes."""
+    """The read time-out of CompleteMultipartUpload: a store that copies the parts may send nothing for minutes."""
     max_connections: int = 32
     options: ObjectOptions = field(default_factory=ObjectOptions)
-    """How objects are put; the caller sends them with each creation (:attr:`S3Client.options`)."""
+    """Headers of new objects; the caller sends them with each creation (:attr:`S3Client.options`)."""
 
     def __post_init__(self) -> None:
         timeouts = (
@@ -95,6 +96,6 @@ class S3Config:
             self.complete_timeout_seconds,
         )
         if not all(0 < seconds < math.inf for seconds in timeouts):
-            raise ValueError(f"timeouts are positive and finite, not {timeouts}")
+            raise ValueError(f"timeouts must be positive and finite, not {timeouts}")
         if self.max_connections < 1:
             raise ValueError(f"at least one connection is needed, not {self.max_connections}")

@@ -1,4 +1,4 @@
-"""Looking at objects and reading them: what S3 holds, in headers and in bytes."""
+"""HeadObject and GetObject."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import trio
 
 from cef_trio.exceptions import S3OperationError
 from cef_trio.resilience import Retrier
-from cef_trio.s3.checksums import HEADERS, crc64nvme_from_base64
+from cef_trio.s3.checksums import CHECKSUMS, crc64nvme_from_base64
 from cef_trio.s3.model import ChecksumAlgorithm, StoredObject
 from cef_trio.s3.response_origin import NOT_S3_ANSWER
 from cef_trio.s3.signing import EMPTY_SHA256
@@ -20,9 +20,9 @@ from cef_trio.s3.xml import unquoted
 
 METADATA: Final = "x-amz-meta-"
 _NOT_FOUND: Final = 404
-_SLOWEST_BYTES: Final = 64 * 1024
-"""What must arrive within the time-out for silence: one byte now and then is silence too."""
-_DIGITS: Final = 20
+_PROGRESS_BYTES: Final = 64 * 1024
+"""The bytes that must arrive within each read time-out: a single byte does not restart it."""
+_MAX_DIGITS: Final = 20
 _WITH_CHECKSUM: Final = {"x-amz-checksum-mode": "ENABLED"}
 
 
@@ -33,10 +33,10 @@ class Downloader:
         self._transport = transport
 
     async def head(self, key: str) -> StoredObject | None:
-        """What S3 says of an object; ``None`` if there is none.
+        """Return an object's size, ETag, checksum and metadata; ``None`` if it does not exist.
 
         Raises:
-            S3OperationError: S3 refused, or did not answer.
+            S3OperationError: S3 refused, or did not respond.
         """
         request = Request(
             "head_object",
@@ -57,10 +57,10 @@ class Downloader:
 
     @asynccontextmanager
     async def open(self, key: str, retrier: Retrier) -> AsyncIterator[tuple[StoredObject, AsyncIterator[bytes]]]:
-        """Open an object for reading; only the opening is repeated.
+        """Open an object for reading; only the opening is retried.
 
         Raises:
-            S3OperationError: ``NoSuchKey``, S3 refused, or did not answer; while iterating: the bytes stopped coming.
+            S3OperationError: ``NoSuchKey``, S3 refused, or did not respond; while iterating: the transfer stopped.
         """
         request = Request("get_object", "GET", EMPTY_SHA256, key=key, headers=_WITH_CHECKSUM, of_object=True)
         response = await retrier.call("get_object", lambda: self._transport.open_checked(request))
@@ -75,7 +75,7 @@ class Downloader:
 
 
 class _Chunks:
-    """An answer's bytes as they arrive, httpx's exceptions as ours. No generator: nobody need close it."""
+    """A response's content with errors mapped to ``S3OperationError``. Not a generator, so it need not be closed."""
 
     def __init__(self, transport: Transport, key: str, response: httpx.Response) -> None:
         self._transport = transport
@@ -95,22 +95,22 @@ class _Chunks:
         if chunk is None:
             raise S3OperationError(
                 "get_object",
-                f"ReadTimeout: fewer than {_SLOWEST_BYTES} bytes within {self._transport.silence_seconds:g} seconds",
+                f"ReadTimeout: fewer than {_PROGRESS_BYTES} bytes within {self._transport.silence_seconds:g} seconds",
                 transient=True,
                 code="ReadTimeout",
                 key=self._key,
             )
         self._left_seconds -= trio.current_time() - began
         self._read_bytes += len(chunk)
-        if self._read_bytes >= _SLOWEST_BYTES:
+        if self._read_bytes >= _PROGRESS_BYTES:
             self._left_seconds, self._read_bytes = self._transport.silence_seconds, 0
         return chunk
 
     async def unwind(self) -> None:
-        """End httpx's nested generators, wherever they stand.
+        """Finalise httpx's nested generators.
 
-        Closing the outer one would leave the inner ones to the garbage collector; an exception thrown into the
-        innermost unwinds them all, and a cancelled read is such an exception. What else goes wrong concerns nobody now.
+        Closing the outer one would leave the inner ones to the garbage collector. A cancelled read raises in the
+        innermost, which unwinds all of them. Other errors are irrelevant here and ignored.
         """
         with trio.CancelScope() as scope, suppress(httpx.HTTPError, httpx.StreamError):
             scope.cancel()
@@ -120,11 +120,12 @@ class _Chunks:
 
 def _stored(key: str, headers: Mapping[str, str]) -> StoredObject:
     composite = headers.get("x-amz-checksum-type") == "COMPOSITE"
+    crc = headers.get(CHECKSUMS[ChecksumAlgorithm.CRC64NVME].header)
     length = headers.get("content-length", "")
     return StoredObject(
         key=key,
-        size_bytes=int(length) if length.isascii() and length.isdigit() and len(length) < _DIGITS else 0,
+        size_bytes=int(length) if length.isascii() and length.isdigit() and len(length) < _MAX_DIGITS else 0,
         etag=unquoted(headers.get("etag")) or "",
-        crc64nvme=None if composite else crc64nvme_from_base64(headers.get(HEADERS[ChecksumAlgorithm.CRC64NVME])),
+        crc64nvme=None if composite else crc64nvme_from_base64(crc),
         metadata={name.removeprefix(METADATA): value for name, value in headers.items() if name.startswith(METADATA)},
     )

@@ -1,12 +1,12 @@
-"""What S3 means when it says no. Pure.
+"""Classification of S3's error responses: code, transient or permanent, hint for the operator. Pure.
 
-S3 tells its errors apart by a code in an XML body and by HTTP status
-(https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html). ``TRANSIENT`` and ``PERMANENT`` sort the codes;
-what stands in neither, and answers without a readable body (HEAD, proxies, load balancers), is sorted by status. When
-in doubt about a 4xx it is permanent: a call that can never succeed must be heard of, not repeated for ever.
+An error has a code in an XML body and an HTTP status
+(https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html). ``TRANSIENT`` and ``PERMANENT`` classify the
+codes; other codes, and responses without a readable body (HEAD, proxies, load balancers), are classified by status. An
+unknown 4xx is permanent, so that a request that cannot succeed is reported instead of repeated without end.
 
-``HINTS`` says what a person does about it. Nothing here ever holds a secret: S3's own texts may quote the request that
-was signed (``SignatureDoesNotMatch``), so of the body only the code, the message, the region and the ids are read.
+``HINTS`` has what to do about a code. Messages contain no secrets: S3 may quote the signed request
+(``SignatureDoesNotMatch``), so only the code, the message, the region and the ids of the body are read.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from cef_trio.s3.response_origin import NOT_S3_ANSWER, describe_foreign
 from cef_trio.s3.xml import XmlError, one_line, parse_xml
 
 MAX_ERROR_BYTES: Final = 64 * 1024
-"""How much of an error's body is looked at."""
+"""How much of an error's body is parsed."""
 
 UNREADABLE_ANSWER: Final = "UnreadableAnswer"
-"""Our code for an answer of S3's that makes no sense, or is not whole."""
+"""Our error code for a malformed or incomplete response of S3."""
 ARCHIVED: Final = "InvalidObjectState"
-"""The object is in an archive class (GLACIER, DEEP_ARCHIVE): it is there, and cannot be read."""
+"""The object exists, but is in an archive class (GLACIER, DEEP_ARCHIVE) and cannot be read."""
 
 TRANSIENT: Final = frozenset(
     {
@@ -42,9 +42,9 @@ TRANSIENT: Final = frozenset(
         "KMS.DependencyTimeoutException",
         "KMS.KMSInternalException",
         "KMS.ThrottlingException",
-        NOT_S3_ANSWER,  # it says nothing of the upload, and comes from whoever stands in the store's place
+        NOT_S3_ANSWER,  # a proxy's response tells nothing about the upload
         "OperationAborted",
-        "RequestTimeTooSkewed",  # the client corrects its clock; makes it permanent where that does not help
+        "RequestTimeTooSkewed",  # the client corrects its clock, and makes it permanent if that does not help
         "RequestTimeout",
         "RequestTimeoutException",
         "ServerBusy",
@@ -125,8 +125,8 @@ REQUEST_SPECIFIC: Final = frozenset(
         "PreconditionFailed",
     }
 )
-"""Refusals that name what only their call has. Every other one may strike all calls alike, also one of a code that
-nobody has heard of (quotas have many names): that is found out, not listed."""
+"""Permanent errors that concern one request only. Any other code, even an unknown one (quotas have many names), may
+affect all requests; the circuit breaker's probe decides."""
 
 HINTS: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -187,17 +187,17 @@ _NO_REASON: Final = (
 _CODE_OF_STATUS: Final[Mapping[int, str]] = MappingProxyType(
     {301: "PermanentRedirect", 307: "TemporaryRedirect", 403: "AccessDenied", 503: "ServiceUnavailable"}
 )
-"""What a status says where no body names a code (HEAD answers have none)."""
+"""The code of a response without an error body, as to HEAD."""
 _TRANSIENT_STATUS: Final = frozenset({307, 408, 425, 429})
 _BAD_REQUEST: Final = 400
 _NOT_FOUND: Final = 404
 _SERVER_ERROR: Final = 500
-_NOT_IMPLEMENTED: Final = 501  # the one 5xx that will not pass
+_NOT_IMPLEMENTED: Final = 501  # the only permanent 5xx
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorBody:
-    """What an error's body says; every field may be missing."""
+    """The fields of an error document; each may be missing."""
 
     code: str | None = None
     message: str | None = None
@@ -207,7 +207,7 @@ class ErrorBody:
 
 
 def parse_error_body(body: bytes) -> ErrorBody:
-    """Read an error's XML; what is none (HTML, nothing, garbage, something hostile) gives an empty answer."""
+    """Parse an error document; anything else (HTML, empty, malformed) gives empty fields."""
     try:
         root = parse_xml(body[:MAX_ERROR_BYTES])
     except XmlError:
@@ -224,7 +224,7 @@ def parse_error_body(body: bytes) -> ErrorBody:
 
 
 def is_transient(code: str | None, status: int | None) -> bool:
-    """Whether the same call may succeed later without anybody changing anything."""
+    """Whether the same request may succeed later without a change of settings or permissions."""
     if code in TRANSIENT:
         return True
     if code in PERMANENT:
@@ -235,7 +235,7 @@ def is_transient(code: str | None, status: int | None) -> bool:
 
 
 def parse_retry_after(value: str | None, now: datetime) -> float | None:
-    """``Retry-After`` in seconds from ``now``, from its number or its HTTP date; ``None`` where it says nothing."""
+    """Return ``Retry-After`` (seconds or HTTP date) as seconds from ``now``; ``None`` if missing or invalid."""
     if value is None:
         return None
     text = value.strip()
@@ -248,7 +248,7 @@ def parse_retry_after(value: str | None, now: datetime) -> float | None:
 
 
 def parse_http_date(value: str | None) -> datetime | None:
-    """The moment in a ``Date`` header, or ``None``."""
+    """Parse a ``Date`` header; ``None`` if missing or invalid."""
     if not value:
         return None
     try:
@@ -272,22 +272,21 @@ def error_from_response(
     cut_off: bool = False,
     foreign: bool = False,
 ) -> S3OperationError:
-    """The error in an answer, with what a person needs to act on it.
+    """Return the error of a response, with a hint for the operator.
 
     Args:
         operation: as the caller names it (``upload_part``).
-        status: HTTP status of the answer.
-        headers: of the answer, names in lower case.
-        body: what was read of it; may be empty, and need not be XML.
+        status: HTTP status of the response.
+        headers: of the response, names in lower case.
+        body: what was read of it; may be empty or not XML.
         now: to turn a ``Retry-After`` date into seconds.
-        bucket: the subject.
-        key: the subject.
-        part_number: the subject.
-        part_of_200: the status was 200 and the error stands in its body (CompleteMultipartUpload); then only the code
-            counts.
-        cut_off: the body did not arrive to its end. If what is there names no code, nobody knows why the call was
-            refused: the status alone may mean a wrong clock as well as a missing permission, so it is asked again.
-        foreign: the answer is not the store's own (``response_origin.py``), so it says nothing of the call.
+        bucket: of the request.
+        key: of the request.
+        part_number: of the request.
+        part_of_200: the status was 200 and the error is in the body (CompleteMultipartUpload); only the code counts.
+        cut_off: the body is incomplete. Without a code the cause is unknown (a wrong clock or a missing permission
+            have the same status), so the error is transient.
+        foreign: the response is not from the store (``response_origin.py``).
     """
     if foreign:
         return S3OperationError(
@@ -302,17 +301,17 @@ def error_from_response(
             part_number=part_number,
             retry_after_seconds=parse_retry_after(headers.get("retry-after"), now),
         )
-    said = parse_error_body(body)
-    region = said.region or one_line(headers.get("x-amz-bucket-region"))
-    unsaid = cut_off and said.code is None
-    code = UNREADABLE_ANSWER if unsaid else said.code or _code_without_body(status, region, key)
+    parsed = parse_error_body(body)
+    region = parsed.region or one_line(headers.get("x-amz-bucket-region"))
+    incomplete = cut_off and parsed.code is None
+    code = UNREADABLE_ANSWER if incomplete else parsed.code or _code_without_body(status, region, key)
     transient = is_transient(code, _SERVER_ERROR if part_of_200 else status)
     text = [f"{code} (HTTP {status})"]
-    if unsaid:
+    if incomplete:
         text.append(": the answer was cut off before it said why")
-    if said.message:
-        text.append(f": {said.message.rstrip('.')}")  # something may follow
-    hint = _NO_REASON if said.code is None and code == "AccessDenied" else _hint(code, region, said.endpoint)
+    if parsed.message:
+        text.append(f": {parsed.message.rstrip('.')}")  # a hint may follow
+    hint = _NO_REASON if parsed.code is None and code == "AccessDenied" else _hint(code, region, parsed.endpoint)
     if hint:
         text.append(f"; {hint}")
     error = S3OperationError(
@@ -321,7 +320,7 @@ def error_from_response(
         transient=transient,
         code=code,
         status=status,
-        request_id=said.request_id or one_line(headers.get("x-amz-request-id")),
+        request_id=parsed.request_id or one_line(headers.get("x-amz-request-id")),
         bucket=bucket,
         key=key,
         part_number=part_number,
@@ -332,13 +331,13 @@ def error_from_response(
 
 
 def describe(bucket: str | None, key: str | None, part_number: int | None) -> str:
-    """The subject of a call, to stand at the end of a message."""
-    said = [
+    """Return the bucket, key and part of a request as the end of a message."""
+    named = [
         f"bucket {bucket!r}" if bucket is not None else None,
         f"key {key!r}" if key is not None else None,
         f"part {part_number}" if part_number is not None else None,
     ]
-    words = ", ".join(word for word in said if word)
+    words = ", ".join(word for word in named if word)
     return f" [{words}]" if words else ""
 
 

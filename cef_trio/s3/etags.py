@@ -1,19 +1,19 @@
-"""What an ETag proves. Pure; every place that compares one asks here.
+"""What an ETag proves about an object's content. Pure; all comparisons of ETags use these rules.
 
-S3's rules (https://docs.aws.amazon.com/AmazonS3/latest/API/API_Object.html):
+Rules (https://docs.aws.amazon.com/AmazonS3/latest/API/API_Object.html):
 
 ==========================================  =========================================================================
 object or part                              its ETag
 ==========================================  =========================================================================
 PutObject or part, plain text or AES256     the MD5 of the bytes
-PutObject or part, KMS, DSSE, customer key  looks like an MD5, and is none
+PutObject or part, KMS, DSSE, customer key  looks like an MD5, but is not
 completed multipart upload                  ``…-N``; in plain text or AES256 MD5 of the parts' MD5s, else anything
 ==========================================  =========================================================================
 
-So an ETag that differs from an MD5 proves damage only where it is one (:func:`is_md5`). One that is *equal* is always
-a proof: no other bytes have that MD5 by chance, and an ETag made of the parts' ETags names those very parts, each of
-which was proved on its way. Where an ETag says nothing, a checksum does, or S3's own check of ``Content-MD5`` and of
-the part's checksum, or the bytes read back.
+A *different* ETag proves damage only if it is an MD5 (:func:`is_md5`). An *equal* one always proves the content: other
+bytes do not have that MD5 by chance, and an ETag of the parts' ETags identifies parts that were verified when they were
+sent. Where the ETag is opaque, a checksum decides, S3's own verification of ``Content-MD5`` or of the part's checksum,
+or the object's content.
 """
 
 from __future__ import annotations
@@ -33,25 +33,25 @@ def looks_like_md5(etag: str) -> bool:
 
 
 def is_opaque(headers: Mapping[str, str], *, kms_asked: bool = False) -> bool:
-    """Whether an answer's ETag says nothing of the bytes: they are encrypted with KMS or a customer's key.
+    """Whether an ETag is independent of the content, because of encryption with KMS or a customer's key.
 
     Args:
-        answer: the headers of the answer, names in lower case. The bucket may encrypt without being asked.
-        kms_asked: whether KMS was asked for: some stores do not say so with each answer.
+        headers: of the response, names in lower case. A bucket may encrypt by default.
+        kms_asked: whether KMS was requested: some stores do not repeat that in every response.
     """
     return kms_asked or headers.get(ENCRYPTION, "AES256") != "AES256" or _CUSTOMER_KEY in headers
 
 
 def is_md5(etag: str, headers: Mapping[str, str], *, kms_asked: bool = False) -> bool:
-    """Whether the ETag of a part, or of an object that was put at once, is the MD5 of its bytes."""
+    """Whether the ETag of a part, or of an object of PutObject, is the MD5 of its content."""
     return looks_like_md5(etag) and not is_opaque(headers, kms_asked=kms_asked)
 
 
 def multipart_etag(part_etags: Sequence[str]) -> str | None:
-    """The ETag that S3 gives an object made of parts with these ETags: MD5 of their MD5s, ``-``, their number.
+    """Return the ETag of an object made of parts with these ETags: MD5 of their MD5s, ``-``, their number.
 
-    ``None`` if any of them does not even look like an MD5: then nothing can be expected. If they only look like it
-    (KMS), the object's will differ, and that proves nothing (:func:`is_opaque`).
+    ``None`` if one of them does not look like an MD5. With KMS they look like MD5s but are not; the object's ETag then
+    differs, which proves nothing (:func:`is_opaque`).
     """
     if not all(looks_like_md5(etag) for etag in part_etags):
         return None

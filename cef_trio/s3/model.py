@@ -1,7 +1,4 @@
-"""What goes into the S3 client and what comes out of it: plain values, and the one interface it asks of its caller.
-
-Pure: no httpx, no trio.
-"""
+"""Arguments and results of the S3 client: plain values, and the interface of a body's source. No httpx, no trio."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from typing import Protocol
 
 
 class ChecksumAlgorithm(StrEnum):
-    """How a part's bytes are proved to S3. The values are those of ``S3_CHECKSUM`` (there also ``auto``)."""
+    """How a part is verified. The values are those of ``S3_CHECKSUM``, which also has ``auto``."""
 
     CRC64NVME = "crc64nvme"
     CRC32C = "crc32c"
@@ -22,26 +19,26 @@ class ChecksumAlgorithm(StrEnum):
 
 
 class ByteSource(Protocol):
-    """Bytes that can be read from their beginning more than once: once for the checksum, once for each sending."""
+    """Bytes that can be read repeatedly: once for the checksum, once for each attempt to send them."""
 
     @property
     def size_bytes(self) -> int:
-        """How many bytes there are."""
+        """The number of bytes."""
         ...
 
     def blocks(self) -> AsyncIterator[bytes]:
-        """Read them from the beginning, in blocks of at most 512 KiB, ``size_bytes`` in all.
+        """Yield the bytes from the beginning, in blocks of at most 512 KiB, ``size_bytes`` in total.
 
         Raises:
-            RecordingChangedError: there are fewer bytes than there were.
-            ChunkProcessingError: the disk could not be read.
+            RecordingChangedError: the file has become shorter.
+            ChunkProcessingError: the file could not be read.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class CreatedUpload:
-    """A multipart upload that S3 opened, and how its parts are to be proved."""
+    """A multipart upload that S3 created, and the checksum algorithm of its parts."""
 
     upload_id: str
     checksum: ChecksumAlgorithm
@@ -49,19 +46,19 @@ class CreatedUpload:
 
 @dataclass(frozen=True, slots=True)
 class UploadedPart:
-    """A part that S3 acknowledged. ``crc64nvme`` is ours, of the bytes that were sent, whatever S3 was told."""
+    """A part that S3 acknowledged. ``crc64nvme`` is computed locally, whatever checksum was sent."""
 
     part_number: int
     size_bytes: int
     etag: str
     crc64nvme: int
     checksum: str | None
-    """What Complete must repeat for this part, base64 (crc32c, sha256); ``None`` for crc64nvme and md5."""
+    """The checksum that CompleteMultipartUpload must repeat, base64 (crc32c, sha256); else ``None``."""
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectRange:
-    """Bytes ``offset`` to ``offset + size_bytes`` of an object of the same bucket, which has that ETag."""
+    """Bytes ``offset`` to ``offset + size_bytes`` of an object with this ETag in the same bucket."""
 
     key: str
     etag: str
@@ -71,31 +68,31 @@ class ObjectRange:
 
 @dataclass(frozen=True, slots=True)
 class CopiedPart:
-    """A part that S3 made of an object's bytes, and what it says of it. Whoever copies compares it."""
+    """A part that S3 copied from an object. The caller compares it with the expected content."""
 
     etag: str
     crc64nvme: int | None
     checksum: str | None
-    """Another checksum that S3 keeps of it, base64."""
+    """Another checksum that S3 keeps of the part, base64."""
 
 
 @dataclass(frozen=True, slots=True)
 class ListedPart:
-    """A part as ListParts tells it. ``etag`` is without quotes."""
+    """An entry of ListParts. ``etag`` is without quotes."""
 
     part_number: int
     size_bytes: int
     etag: str
     crc64nvme: int | None
     checksum: str | None
-    """Another checksum that S3 keeps of it, base64."""
+    """Another checksum that S3 keeps of the part, base64."""
     checksum_algorithm: ChecksumAlgorithm | None = None
-    """Which one that is: ``CRC32C`` or ``SHA256``."""
+    """The algorithm of ``checksum``: ``CRC32C`` or ``SHA256``."""
 
 
 @dataclass(frozen=True, slots=True)
 class ListedUpload:
-    """An open multipart upload as ListMultipartUploads tells it."""
+    """An entry of ListMultipartUploads."""
 
     key: str
     upload_id: str
@@ -104,7 +101,7 @@ class ListedUpload:
 
 @dataclass(frozen=True, slots=True)
 class ListedObject:
-    """A finished object as ListObjectsV2 tells it. ``etag`` is without quotes."""
+    """An entry of ListObjectsV2. ``etag`` is without quotes."""
 
     key: str
     size_bytes: int
@@ -121,7 +118,7 @@ class ObjectsPage:
 
 @dataclass(frozen=True, slots=True)
 class AbortRule:
-    """An enabled lifecycle rule: uploads of keys under ``prefix`` are aborted ``days`` after they began."""
+    """An enabled lifecycle rule: uploads of keys under ``prefix`` are aborted ``days`` after their creation."""
 
     prefix: str
     days: int
@@ -129,7 +126,7 @@ class AbortRule:
 
 @dataclass(frozen=True, slots=True)
 class PartToComplete:
-    """One entry of the list that CompleteMultipartUpload sends."""
+    """An entry of the list in CompleteMultipartUpload."""
 
     part_number: int
     etag: str
@@ -140,12 +137,12 @@ class PartToComplete:
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """A finished object, as Complete, PutObject or HeadObject tell it. ``etag`` is without quotes."""
+    """An object, from CompleteMultipartUpload, PutObject or HeadObject. ``etag`` is without quotes."""
 
     key: str
     size_bytes: int
     etag: str
     crc64nvme: int | None
-    """The full-object CRC64NVME that S3 itself holds; ``None`` where the store keeps none."""
+    """The full-object CRC64NVME that S3 keeps; ``None`` if it keeps none."""
     metadata: dict[str, str]
     """User metadata, names in lower case and without ``x-amz-meta-``."""

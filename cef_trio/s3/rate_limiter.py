@@ -1,11 +1,10 @@
-"""``MAX_UPLOAD_RATE``: how fast the whole daemon sends the bodies of parts and objects; calls without a body go free.
+"""The limit of ``MAX_UPLOAD_RATE`` for the bodies of all parts and objects; requests without a body are not limited.
 
-One queue for all bodies that are being sent: whoever is first waits until the bucket (:mod:`cef_trio.s3.token_bucket`)
-lets a piece go, takes it, and queues again for the next. So all bodies share the rate equally. The queue wakes at once
-when the rate is changed, and a cancelled task leaves it at once; nobody looks at a clock twice.
+All bodies share one queue. The first task waits until the bucket (:mod:`cef_trio.s3.token_bucket`) allows a piece,
+takes it and queues again, so all bodies get the same rate. A changed rate and a cancellation take effect at once.
 
-Time that is waited here is nobody's time-out: httpx bounds each *write* to the socket, and this comes before it. What
-is counted is what the bodies hold; TLS and headers come on top.
+Waiting here never exceeds a time-out: httpx limits each write to the socket, and the wait comes before it. Only the
+bytes of bodies count, not TLS and headers.
 """
 
 from __future__ import annotations
@@ -18,22 +17,18 @@ from trio_util import AsyncValue
 from cef_trio.s3.token_bucket import TokenBucket
 
 
-def _nobody(_: float) -> None:
-    """Nobody counts."""
-
-
 class RateLimiter:
-    """Lets bodies go by turns. For trio's thread; any number of tasks.
+    """A rate limit shared by any number of trio tasks.
 
     Args:
         rate: bytes a second; 0 is no limit.
-        waited: told how many seconds each piece waited, those of a cancelled wait too.
+        waited: called with the seconds that each piece waited, cancelled waits included.
     """
 
-    def __init__(self, rate: int = 0, *, waited: Callable[[float], None] = _nobody) -> None:
+    def __init__(self, rate: int = 0, *, waited: Callable[[float], None] = lambda _: None) -> None:
         self._bucket = TokenBucket(rate)
         self._rate = AsyncValue(rate)
-        self._turn = trio.Lock()  # first come, first served
+        self._queue = trio.Lock()  # first in, first out
         self._waited = waited
 
     @property
@@ -42,13 +37,13 @@ class RateLimiter:
         return self._bucket.rate
 
     def change(self, rate: int) -> None:
-        """Set another rate, from now on, for those who wait too."""
+        """Change the rate, for waiting tasks as well."""
         if rate != self._bucket.rate:
             self._bucket.change(rate, trio.current_time())
             self._rate.value = rate
 
     async def take(self, wanted: int) -> int:
-        """Wait for a turn; returns how many of ``wanted`` bytes may go now, at least one.
+        """Wait for a turn; return how many of ``wanted`` bytes may be sent now, at least one.
 
         Without a limit there is no checkpoint. Cancelled: nothing was taken.
         """
@@ -56,11 +51,11 @@ class RateLimiter:
             return wanted
         began = trio.current_time()
         try:
-            async with self._turn:
+            async with self._queue:
                 while not self._bucket.is_free(trio.current_time()):
                     with trio.move_on_at(self._bucket.free_at):
                         await self._rate.wait_transition()
-                piece = self._bucket.piece(wanted, 1 + self._turn.statistics().tasks_waiting)
+                piece = self._bucket.piece(wanted, 1 + self._queue.statistics().tasks_waiting)
                 self._bucket.take(piece, trio.current_time())
                 return piece
         finally:

@@ -1,10 +1,10 @@
-"""An answer ends: its headers in a bounded time, and with its last byte.
+"""A deadline for a response's headers, and a check for bytes after the response.
 
-httpx's time-outs count silence, so a server that sends a header byte by byte, or ``100 Continue`` for ever, is never
-silent. And bytes that stand behind an answer stay in h11's buffer, where the next call on the connection takes them for
-its own answer. Both are watched through httpcore's ``trace`` extension, which names each step of an exchange.
+httpx's read time-out restarts with every byte, so a server that sends headers byte by byte, or ``100 Continue`` without
+end, never exceeds it. Bytes after a response stay in h11's buffer, where the next request on the connection would read
+them as its own response. Both are detected through httpcore's ``trace`` extension, which reports every step.
 
-h11's state is reached through the attributes of httpx and httpcore that lead to it, since neither offers it;
+Neither httpx nor httpcore exposes h11's state, so it is reached through their private attributes;
 ``tests/s3/test_s3_hostile_answers.py`` fails if one of them is renamed.
 """
 
@@ -15,34 +15,34 @@ from typing import Final, Protocol, cast
 import httpx
 import trio
 
-_WAY_TO_H11: Final = ("stream", "_stream", "_httpcore_stream", "_stream", "_connection", "_h11_state")
+_H11_STATE_PATH: Final = ("stream", "_stream", "_httpcore_stream", "_stream", "_connection", "_h11_state")
 
 
 class Connection(Protocol):
-    """What is asked of h11's connection."""
+    """The part of ``h11.Connection`` that is used here."""
 
     trailing_data: tuple[bytes, bool]
-    """What came behind the answer."""
+    """The bytes after the response, and whether the connection was closed after them."""
 
     def send_failed(self) -> None:
-        """Take the connection for broken."""
+        """Mark the connection as broken."""
 
 
 class ResponseGuard:
-    """Watches one exchange. :attr:`scope` is entered round the sending; ``trace`` goes into its extensions.
+    """Guards one request. Enter :attr:`scope` around the send and pass :meth:`trace` as httpcore's extension.
 
     Args:
-        seconds: from the end of the request to the end of the answer's headers.
+        seconds: the time allowed from the end of the request to the end of the response's headers.
     """
 
     def __init__(self, seconds: float) -> None:
         self.scope = trio.CancelScope()
         self.response: httpx.Response | None = None
-        """To be set when it is there."""
+        """Set by the caller once it has arrived."""
         self._seconds = seconds
 
     async def trace(self, event: str, _info: object) -> None:
-        """Take part in a step; no checkpoint."""
+        """Handle a trace event of httpcore; no checkpoint."""
         match event:
             case "http11.receive_response_headers.started":
                 self.scope.deadline = trio.current_time() + self._seconds
@@ -52,15 +52,15 @@ class ResponseGuard:
                 self._refuse_leftover()
 
     def _refuse_leftover(self) -> None:
-        """Keep a connection from being used again on which more came than the answer."""
+        """Mark a connection as broken if it received more than the response, so that it is not reused."""
         connection = connection_of(self.response)
         if connection is not None and connection.trailing_data[0]:
-            connection.send_failed()  # httpcore closes what is not done
+            connection.send_failed()  # httpcore then closes it
 
 
 def connection_of(response: httpx.Response | None) -> Connection | None:
-    """The state of the HTTP/1.1 connection of an answer; ``None`` for one that came over no network."""
+    """Return h11's connection of a response; ``None`` if it did not come from the network."""
     found: object = response
-    for name in _WAY_TO_H11:
+    for name in _H11_STATE_PATH:
         found = getattr(found, name, None)
     return cast("Connection | None", found)

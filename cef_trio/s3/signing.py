@@ -1,12 +1,12 @@
-"""AWS Signature Version 4 for S3, as a pure function of a request, credentials and a moment.
+"""AWS Signature Version 4 for S3: a pure function of a request, credentials and the time.
 
 Rules: https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html (in headers) and
-https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-query-string-auth.html (presigned URLs). Two of them are S3's own:
-the path is URI-encoded once, not twice, and never normalised (``a//b`` and ``a/../b`` are keys like any other).
+https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-query-string-auth.html (presigned URLs). Specific to
+S3: the path is URI-encoded once, not twice, and never normalised (``a//b`` and ``a/../b`` are different keys).
 
-What is signed is what goes over the wire: callers encode path and query with :func:`encode_path` and
-:func:`encode_query`, hand the very same text to :func:`sign` and to the HTTP library, and nothing here encodes again.
-The hash of the body is the caller's (``UNSIGNED_PAYLOAD``, or a SHA-256 in hex); no body is ever seen here.
+The signature covers the encoded text that is sent: callers encode path and query with :func:`encode_path` and
+:func:`encode_query` and pass the same text to :func:`sign` and to the HTTP library. The hash of the body is an argument
+(``UNSIGNED_PAYLOAD``, or a SHA-256 in hex).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MAX_PRESIGNED_SECONDS: Final = 7 * 24 * 3600
 _ALGORITHM: Final = "AWS4-HMAC-SHA256"
 _UNRESERVED: Final = "-_.~"  # quote() keeps letters and digits by itself
 
-# What proxies may change or drop on the way; everything else is signed.
+# Headers that proxies may change or drop; all others are signed.
 _NEVER_SIGNED: Final = frozenset(
     {
         "accept-encoding",
@@ -60,13 +60,13 @@ def encode_path(path: str) -> str:
 
 
 def encode_query(parameters: Iterable[tuple[str, str]]) -> str:
-    """URI-encode query parameters; one without a value stands alone (``?uploads``), as AWS's own clients send it."""
+    """URI-encode query parameters; one without a value has no ``=`` (``?uploads``), as AWS's own clients send it."""
     pairs = ((quote(name, safe=_UNRESERVED), quote(value, safe=_UNRESERVED)) for name, value in parameters)
     return "&".join(f"{name}={value}" if value else name for name, value in pairs)
 
 
 def canonical_query(query: str) -> str:
-    """The encoded query, sorted by name and value, every name with its ``=``."""
+    """Return an encoded query sorted by name and value, with ``=`` after every name."""
     if not query:
         return ""
     pairs = sorted(pair.partition("=")[::2] for pair in query.split("&"))
@@ -76,9 +76,9 @@ def canonical_query(query: str) -> str:
 def canonical_request(
     method: str, path: str, query: str, headers: Mapping[str, str], payload_hash: str
 ) -> tuple[str, str]:
-    """The canonical request and the list of signed headers (``host;x-amz-date``).
+    """Return the canonical request and the list of signed headers (``host;x-amz-date``).
 
-    ``path`` and ``query`` are encoded already; ``headers`` must hold ``host``.
+    ``path`` and ``query`` are encoded; ``headers`` must include ``host``.
     """
     signed = {
         name.lower(): " ".join(value.split()) for name, value in headers.items() if name.lower() not in _NEVER_SIGNED
@@ -89,17 +89,17 @@ def canonical_request(
 
 
 def credential_scope(moment: str, region: str, service: str = "s3") -> str:
-    """What a signature is good for; ``moment`` is ``YYYYMMDDTHHMMSSZ``."""
+    """Return the credential scope: day, region and service; ``moment`` is ``YYYYMMDDTHHMMSSZ``."""
     return f"{moment[:8]}/{region}/{service}/aws4_request"
 
 
 def string_to_sign(canonical: str, moment: str, scope: str) -> str:
-    """What the signing key signs."""
+    """Return the string to sign."""
     return f"{_ALGORITHM}\n{moment}\n{scope}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
 
 
 def signing_key(secret_access_key: str, scope: str) -> bytes:
-    """The key derived from the secret for one day, region and service."""
+    """Derive the signing key of one day, region and service from the secret."""
     key = b"AWS4" + secret_access_key.encode()
     for field_of_scope in scope.split("/"):
         key = hmac.new(key, field_of_scope.encode(), hashlib.sha256).digest()
@@ -118,18 +118,18 @@ def sign(
     now: datetime,
     service: str = "s3",
 ) -> dict[str, str]:
-    """The headers to add to a request so that S3 believes it.
+    """Return the headers to add to a request, ``authorization`` among them.
 
     Args:
         method: in upper case.
-        path: encoded (:func:`encode_path`), exactly as it goes over the wire.
+        path: encoded (:func:`encode_path`), exactly as it is sent.
         query: encoded (:func:`encode_query`), without ``?``.
-        headers: those to be signed, ``host`` among them; they must go over the wire with these values.
+        headers: the headers to sign, ``host`` among them; they must be sent with these values.
         payload_hash: ``UNSIGNED_PAYLOAD`` or the body's SHA-256 in lower-case hex.
-        credentials: whose signature.
-        region: the bucket's.
-        now: with a time zone; S3 accepts 15 minutes of difference to its own clock.
-        service: another one only in AWS's test vectors.
+        credentials: the key to sign with.
+        region: of the bucket.
+        now: with a time zone; S3 accepts a difference of 15 minutes to its clock.
+        service: ``s3``, except in AWS's test vectors.
     """
     moment = timestamp(now)
     added = {"x-amz-content-sha256": payload_hash, "x-amz-date": moment}
@@ -155,15 +155,15 @@ def presign(
     now: datetime,
     expires_seconds: int,
 ) -> str:
-    """The encoded query (without ``?``) of a presigned URL; whoever holds the URL may make this one request.
+    """Return the encoded query (without ``?``) of a presigned URL, which authorises this one request.
 
-    ``parameters`` are those of the request itself, not encoded.
+    ``parameters`` are those of the request, not encoded.
 
     Raises:
         ValueError: ``expires_seconds`` is not 1 to 604,800 (a week).
     """
     if not 1 <= expires_seconds <= MAX_PRESIGNED_SECONDS:
-        raise ValueError(f"a presigned URL lives 1 to {MAX_PRESIGNED_SECONDS} seconds, not {expires_seconds}")
+        raise ValueError(f"a presigned URL is valid for 1 to {MAX_PRESIGNED_SECONDS} seconds, not {expires_seconds}")
     moment = timestamp(now)
     scope = credential_scope(moment, region)
     signing = [
@@ -183,13 +183,13 @@ def presign(
 
 
 def timestamp(now: datetime) -> str:
-    """``YYYYMMDDTHHMMSSZ`` of a moment that knows its time zone.
+    """Return a time as ``YYYYMMDDTHHMMSSZ`` in UTC.
 
     Raises:
-        ValueError: it does not know it.
+        ValueError: it has no time zone.
     """
     if now.tzinfo is None:
-        raise ValueError("a signature needs a moment with a time zone")
+        raise ValueError("a signature needs a time with a time zone")
     return now.astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")
 
 

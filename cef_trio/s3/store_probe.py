@@ -1,9 +1,9 @@
-"""Proves that a store takes what recordings need: what S3's circuit breaker asks.
+"""The probe of S3's circuit breaker: whether the store accepts what recordings need.
 
-A write is proved by a small object at a fixed key (:meth:`S3Client.probe`). Where that alone is denied, it may be that
-key's own: a policy that names the keys of recordings does not name it. So an ``AccessDenied`` is checked by what an
-upload does, at a key as a recording has: an upload is opened, given a part of a few bytes, and aborted. It leaves no
-object. If that is let through, nothing strikes all, and it is said once that the probe's key is to be allowed.
+A write is tested with a small object at a fixed key (:meth:`S3Client.probe`). ``AccessDenied`` may be specific to that
+key, if a policy allows the keys of recordings only. It is then tested with an upload at a recording's key: create, one
+part of a few bytes, abort; this leaves no object. If that succeeds there is no outage, and a warning about the probe's
+key is logged once.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ _CONTENT: Final = b"cef-trio was here\n"
 
 
 class StoreProbe:
-    """Asks one store; an instance is a :data:`~cef_trio.resilience.outage.Probe`."""
+    """Probes one store; an instance is a :data:`~cef_trio.resilience.outage.Probe`."""
 
     def __init__(self, s3: S3Client, key: str, recording_key: str) -> None:
-        """``key`` is where the small object is put; ``recording_key`` is one as a recording may have."""
+        """``key`` is the key of the small object; ``recording_key`` is a key that a recording could have."""
         self._s3 = s3
         self._key = key
         self._recording_key = recording_key
-        self._said = False
+        self._warned = False
 
     async def __call__(self, need: Need) -> None:
-        """Prove it.
+        """Probe the store.
 
         Raises:
-            S3OperationError: S3 refused, or did not answer.
+            S3OperationError: S3 refused, or did not respond.
         """
         try:
             await self._s3.probe(need, self._key)
         except S3OperationError as refused:
             if refused.code != "AccessDenied" or need is Need.READ or not await self._takes_uploads():
                 raise
-            if not self._said:
-                self._said = True
+            if not self._warned:
+                self._warned = True
                 log.warning("probe_key_refused", key=self._key, error=str(refused))
 
     async def _takes_uploads(self) -> bool:

@@ -1,20 +1,20 @@
-"""One signed request and its answer: the edge where httpx is called.
+"""Send one signed request and read its response; the only caller of httpx for S3.
 
-Everything httpx raises is mapped here, by one table, to :class:`S3OperationError`. Redirects are never followed (S3's
-tell of a wrong region), proxies and ``.netrc`` of the environment are ignored, only HTTP/1.1 is spoken (a body needs
-its own connection anyway), and the request target is handed to httpcore as the very bytes that were signed, through the
-``target`` extension, since ``httpx.URL`` would resolve ``..``.
+One table maps httpx's exceptions to :class:`S3OperationError`. Redirects are not followed (S3 redirects for a wrong
+region), proxies and ``.netrc`` of the environment are ignored, and the protocol is HTTP/1.1. The request target is
+passed to httpcore through the ``target`` extension, since ``httpx.URL`` would resolve ``..`` in the signed path.
 
-**Cancellation.** Once the last byte of an answer's headers has been read from the socket, neither httpcore nor httpx
-has another checkpoint that a cancellation could use before ``send(stream=True)`` returns. So an answer whose headers
-say everything (``ResponseMode.HEADERS``) is never lost: either ``Cancelled`` came while those headers were still
-unread, or :meth:`Transport.perform` returns. What is left, giving the connection back, is done in a bounded shield.
-With ``ResponseMode.SHIELDED`` a short body is read in it too; with ``ResponseMode.OPEN`` a cancellation may lose the
-answer, and the call must be safe to repeat.
+**Cancellation.** After the last byte of a response's headers has been read from the socket, neither httpcore nor httpx
+has a checkpoint at which a cancellation could be raised before ``send(stream=True)`` returns. A response whose headers
+suffice (``ResponseMode.HEADERS``) is therefore never lost: either ``Cancelled`` is raised before the headers are read,
+or :meth:`Transport.perform` returns. The connection is released in a shield with a time limit. With
+``ResponseMode.SHIELDED`` a short body is read in that shield too. With ``ResponseMode.OPEN`` a cancellation may lose
+the response, so the request must be safe to repeat.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -35,7 +35,6 @@ from cef_trio.http import HttpTransport, tls
 from cef_trio.resilience import shielded, shielded_at_first
 from cef_trio.s3.address import bucket_address
 from cef_trio.s3.body import CheckedBody, SmallBody
-from cef_trio.s3.checksums import CALCULATORS
 from cef_trio.s3.config import S3Config
 from cef_trio.s3.errors import (
     MAX_ERROR_BYTES,
@@ -46,25 +45,24 @@ from cef_trio.s3.errors import (
     parse_error_body,
     parse_http_date,
 )
-from cef_trio.s3.model import ChecksumAlgorithm
 from cef_trio.s3.response_guard import ResponseGuard
 from cef_trio.s3.response_origin import ResponseOrigin, is_document, is_html
 from cef_trio.s3.signing import Credentials, encode_query, presign, sign
 
 RELEASE_SECONDS: Final = 1.0
-"""How long giving a connection back, or reading an answer that must not be lost, may hold a cancellation back."""
+"""How long releasing a connection, or reading a response that must not be lost, may delay a cancellation."""
 ERROR_BODY_SECONDS: Final = 10.0
 MAX_RESPONSE_BYTES: Final = 16 * 1024 * 1024
-_BODY_TIMES: Final = 2
-"""How many times the time-out for silence a body may take in all: Complete's trickles while S3 works."""
-_KEEPALIVE_SECONDS: Final = 20.0  # S3 closes idle connections itself soon after
-_CAUSES: Final = 6
+_BODY_TIMEOUTS: Final = 2
+"""The longest time for a body, in read time-outs: that of Complete arrives slowly while S3 works."""
+_KEEPALIVE_SECONDS: Final = 20.0  # S3 closes idle connections soon after
+_MAX_CAUSES: Final = 6
 _MIN_SKEW: Final = timedelta(seconds=30)
-_MAX_SKEW: Final = timedelta(minutes=14)  # S3 lets 15 in; its answer took a moment to arrive
+_MAX_SKEW: Final = timedelta(minutes=14)  # S3 accepts 15; its response took some time to arrive
 _PLAUSIBLE_YEARS: Final = range(2024, 2100)
-"""Of a clock that ours is set by. How far ours may be off is not bounded: one without a battery begins in 1970."""
+"""Accepted years of S3's clock. The local clock may be off by any amount: one without a battery starts in 1970."""
 _EXPIRED_CREDENTIALS: Final = frozenset({"ExpiredToken", "InvalidToken"})
-_NOT_LET_IN: Final = frozenset({401, 403})
+_UNAUTHORIZED: Final = frozenset({401, 403})
 
 HTTPX_TRANSIENT: Final[Mapping[type[Exception], bool]] = MappingProxyType(
     {
@@ -78,27 +76,27 @@ HTTPX_TRANSIENT: Final[Mapping[type[Exception], bool]] = MappingProxyType(
         httpx.StreamError: False,
     }
 )
-"""Which of httpx's exceptions a repetition may cure; the most specific entry counts."""
+"""Which of httpx's exceptions are transient; the most specific entry counts."""
 _MAPPED: Final[Mapping[type[Exception], bool]] = MappingProxyType({**HTTPX_TRANSIENT, OSError: True, ValueError: True})
-"""With what passes through httpx as it is, where a server's bytes make no sense (text in no encoding, numbers)."""
+"""Also the exceptions that httpx does not wrap, for malformed responses (encodings, numbers)."""
 
 log = structlog.get_logger(__name__)
 
 
 class ResponseMode(Enum):
-    """How much of a good answer is read, and how."""
+    """How the body of a successful response is read."""
 
     HEADERS = "headers"
-    """The headers say everything; the connection is given back in a shield."""
+    """Only the headers are needed; the connection is released in a shield."""
     SHIELDED = "shielded"
-    """The body says something that must not be lost, and is short: a cancellation waits for it, for a while."""
+    """The body is short and must not be lost: a cancellation is delayed while it is read, up to a limit."""
     OPEN = "open"
-    """The body is read like anything else; the call is safe to repeat."""
+    """The body is read without a shield; the request is safe to repeat."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request to be. ``key`` is ``None`` for the bucket itself; ``payload_hash`` is that of ``body``."""
+    """A request to send. ``key`` is ``None`` for the bucket itself; ``payload_hash`` is the hash of ``body``."""
 
     operation: str
     method: str
@@ -112,12 +110,12 @@ class Request:
     response_mode: ResponseMode = ResponseMode.OPEN
     read_timeout_seconds: float | None = None
     of_object: bool = False
-    """Whether its success speaks of an object's or part's bytes: S3 names their ETag then."""
+    """Whether it is about an object's or part's content, so that S3 sends an ETag."""
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A good answer (2xx). ``headers`` are in lower case."""
+    """A successful response (2xx). Header names are in lower case."""
 
     status: int
     headers: Mapping[str, str]
@@ -125,7 +123,7 @@ class Response:
 
 
 class Transport:
-    """Sends calls to one bucket: addressing, signing, the clock's offset, connections, errors."""
+    """Sends requests to one bucket: addressing, signing, clock correction, connections, error mapping."""
 
     def __init__(
         self, config: S3Config, *, transport: httpx.AsyncBaseTransport | None, now: Callable[[], datetime]
@@ -145,32 +143,33 @@ class Transport:
         )
 
     async def close(self) -> None:
-        """Close all connections; never waits for the other side."""
+        """Close all connections without waiting for the peers."""
         await self._http.aclose()
 
     @property
     def silence_seconds(self) -> float:
-        """How long an answer may be silent."""
+        """The read time-out in seconds."""
         return self._config.read_timeout_seconds
 
     def renew_connections(self) -> None:
-        """Let the next call, and all after it, open a connection anew, its name resolved anew."""
+        """Use new connections, with the host name resolved again, for all requests that start from now on."""
         if isinstance(self._transport, HttpTransport):
             self._transport.renew_connections()
 
     def now(self) -> datetime:
-        """This machine's time, corrected by what S3's clock said."""
+        """Return the local time, corrected by the offset of S3's clock."""
         return self._now() + self._clock_offset
 
     async def perform(self, request: Request) -> Response:
-        """Send a call and read its answer as ``call.reading`` says.
+        """Send a request and read its response according to ``request.response_mode``.
 
         Raises:
-            S3OperationError: no answer, or one that is not 2xx.
-            RecordingChangedError, ChunkProcessingError: from the body.
+            S3OperationError: no response, or one that is not 2xx.
+            RecordingChangedError: from the body.
+            ChunkProcessingError: from the body.
         """
         response = await self.open(request)
-        # The headers are here. Up to the shield there is no checkpoint.
+        # No checkpoint from the arrival of the headers to the shield.
         headers = lower(response.headers)
         if request.response_mode is ResponseMode.HEADERS:
             page: list[bytes] = []
@@ -186,13 +185,14 @@ class Transport:
         return Response(response.status_code, headers, body)
 
     async def open(self, request: Request) -> httpx.Response:
-        """Send a call; the answer is 2xx and its body unread, to be closed by the caller.
+        """Send a request; return a 2xx response with its body unread, to be closed by the caller.
 
-        No checkpoint between the arrival of the headers of a 2xx answer and this method's return.
+        No checkpoint between the arrival of the headers of a 2xx response and the return.
 
         Raises:
-            S3OperationError: no answer, or one that is not 2xx.
-            RecordingChangedError, ChunkProcessingError: from the body.
+            S3OperationError: no response, or one that is not 2xx.
+            RecordingChangedError: from the body.
+            ChunkProcessingError: from the body.
         """
         credentials = await self._config.credentials.get()
         offset = self._clock_offset
@@ -208,7 +208,7 @@ class Transport:
             region=self._config.region,
             now=self._now() + offset,
         )
-        # Not signed: proxies may change them, and S3 does not ask for it.
+        # Not signed: proxies may change them, and S3 does not require it.
         headers |= {"user-agent": f"cef-trio/{__version__}", "accept": "*/*", "accept-encoding": "identity"}
         if request.method in {"PUT", "POST"}:
             headers["content-length"] = str(
@@ -234,7 +234,7 @@ class Transport:
         except BaseException as error:
             if isinstance(request.body, CheckedBody):
                 await request.body.aclose()
-            if isinstance(error, S3OperationError):  # the others may lead to the same dead backend
+            if isinstance(error, S3OperationError):  # other connections may lead to the same dead backend
                 self.renew_connections()
             raise
         if response is None:
@@ -248,7 +248,7 @@ class Transport:
         raise await self._read_error(request, response, offset, credentials)
 
     async def presigned_url(self, method: str, key: str, *, expires_seconds: int) -> str:
-        """A URL that makes one request, without further credentials, until it expires.
+        """Return a URL that authorises one request until it expires.
 
         Raises:
             ValueError: not 1 to 604,800 seconds.
@@ -267,7 +267,7 @@ class Transport:
         return f"{self._address.origin}{path}?{query}"
 
     async def open_checked(self, request: Request) -> httpx.Response:
-        """:meth:`open` for an answer whose body is an object's bytes; it is the store's own.
+        """Like :meth:`open`, for a response with an object's content; checks that it is from the store.
 
         Raises:
             S3OperationError: as :meth:`open`; ``NotS3Answer``.
@@ -281,7 +281,7 @@ class Transport:
         return response
 
     def _check_origin(self, request: Request, status: int, headers: Mapping[str, str], body: bytes) -> None:
-        """Refuse a success that somebody else gave in the store's place."""
+        """Raise ``NotS3Answer`` for a successful response that is not from the store."""
         expected = request.response_mode is not ResponseMode.HEADERS and not request.of_object
         document = expected and is_document(headers, body)
         self._origin.observe(request.method, headers, is_document=document)
@@ -301,7 +301,7 @@ class Transport:
             )
 
     def map_errors(self, operation: str, key: str | None) -> _ErrorMapping:
-        """A context in which httpx's exceptions become ours, for whoever reads an open answer."""
+        """Return a context that maps httpx's exceptions, for reading the body of :meth:`open`."""
         return _ErrorMapping(operation, self._config.bucket, key, None, None)
 
     def _map_errors(self, request: Request, status: int | None = None) -> _ErrorMapping:
@@ -310,14 +310,14 @@ class Transport:
     async def _read(self, response: httpx.Response, request: Request) -> bytes:
         chunks: list[bytes] = []
         size_bytes = 0
-        limit = _BODY_TIMES * self._silence_seconds(request)
+        limit = _BODY_TIMEOUTS * self._silence_seconds(request)
         with trio.move_on_after(limit) as scope:
             try:
                 with self._map_errors(request, response.status_code):
                     async for chunk in response.aiter_raw():
                         size_bytes += len(chunk)
                         if size_bytes > MAX_RESPONSE_BYTES:
-                            scope.cancel()  # an exception at the next read unwinds httpx's generators, a break does not
+                            scope.cancel()  # unlike a break, an exception at the next read unwinds httpx's generators
                         else:
                             chunks.append(chunk)
             finally:
@@ -362,7 +362,7 @@ class Transport:
         chunks: list[bytes] = []
         kept = 0
         whole = False
-        # All of it is read, so that no generator of httpx's is left half-way, but only its beginning is kept.
+        # Read to the end, so that httpx's generators finish, but only the beginning is kept.
         try:
             with suppress(httpx.HTTPError, httpx.StreamError), trio.move_on_after(ERROR_BODY_SECONDS):
                 try:
@@ -374,20 +374,20 @@ class Transport:
                 finally:
                     await response.aclose()
         finally:
-            if isinstance(request.body, CheckedBody):  # S3 may have refused before all of it was sent
+            if isinstance(request.body, CheckedBody):  # S3 may have responded before the end of the body
                 await request.body.aclose()
         headers = lower(response.headers)
         body = redact(credentials, b"".join(chunks))
         error = self._error_from(request, response.status_code, headers, body, cut_off=not whole)
         if error.code == "AccessDenied" and not chunks and self._is_skewed(headers.get("date"), offset):
-            # An answer to HEAD has no body to say so, but two clocks that differ this much are never let in.
+            # A response to HEAD has no error code, but S3 refuses every request with such a clock difference.
             error.code = "RequestTimeTooSkewed"
         if error.code == "RequestTimeTooSkewed":
             error.transient = self._correct_clock(headers.get("date"), offset)
         elif error.code in _EXPIRED_CREDENTIALS:
             error.transient = self._config.credentials.rejected()
-        elif error.status in _NOT_LET_IN:
-            self._config.credentials.rejected()  # keys that were renewed are refused in many words, or in none
+        elif error.status in _UNAUTHORIZED:
+            self._config.credentials.rejected()  # replaced keys are refused with various codes, or without one
         error.refusal = not error.transient and error.code not in REQUEST_SPECIFIC
         return error
 
@@ -417,13 +417,13 @@ class Transport:
         return theirs is not None and abs(theirs - self._now() - used) > _MAX_SKEW
 
     def _correct_clock(self, date: str | None, used: timedelta) -> bool:
-        """Take S3's clock for ours; whether the refused request was signed with another time than is used now."""
+        """Set the clock offset from a ``Date`` header; return whether the next request is signed with another time."""
         theirs = parse_http_date(date)
         if theirs is None or theirs.year not in _PLAUSIBLE_YEARS:
             return False
         needed = theirs - self._now()
         if abs(needed - used) < _MIN_SKEW:
-            return False  # S3 says "skewed" and shows the very time that we signed: no correction will help
+            return False  # the signed time equals S3's own: a correction cannot help
         if abs(needed - self._clock_offset) >= _MIN_SKEW:
             self._clock_offset = needed
             log.warning("s3_clock_corrected", offset_seconds=round(needed.total_seconds()))
@@ -434,12 +434,12 @@ class Transport:
             connect=self._config.connect_timeout_seconds,
             read=self._silence_seconds(request),
             write=self._config.write_timeout_seconds,
-            pool=None,  # whoever holds a connection has timeouts of its own
+            pool=None,  # the request that holds a connection has time-outs of its own
         )
 
 
 class _ErrorMapping:
-    """Turns what httpx raises into :class:`S3OperationError`."""
+    """A context that maps httpx's exceptions to :class:`S3OperationError`."""
 
     def __init__(
         self, operation: str, bucket: str, key: str | None, part_number: int | None, status: int | None
@@ -474,16 +474,16 @@ class _ErrorMapping:
 
 
 def _message_of(error: BaseException) -> str:
-    """What happened, from the innermost exception that says something: the outer ones are often empty.
+    """Return the message of the innermost exception that has one; those of the outer ones are often empty.
 
-    httpcore's pool cuts ``__cause__`` off (``raise … from None``), so ``__context__`` is followed as well, a few steps.
+    httpcore's pool raises ``from None``, so ``__context__`` is followed as well as ``__cause__``.
     """
     name, text = type(error).__name__, str(error)
     seen: BaseException | None = error
-    for _ in range(_CAUSES):
+    for _ in range(_MAX_CAUSES):
         if seen is None or isinstance(seen, CefMp4ProcessorError):
             break
-        if isinstance(seen, BaseExceptionGroup):  # one for each address of a host
+        if isinstance(seen, BaseExceptionGroup):  # one error for each address of the host
             seen = seen.exceptions[0]
         text = str(seen) or text
         seen = seen.__cause__ or seen.__context__
@@ -491,7 +491,7 @@ def _message_of(error: BaseException) -> str:
 
 
 async def _release(response: httpx.Response, body: bytes | CheckedBody) -> list[bytes]:
-    """Give the connection back, ready for the next call if the rest of the answer is there; returns its beginning."""
+    """Read the rest of the response and release the connection; return the beginning of the body."""
     page: list[bytes] = []
     try:
         with suppress(httpx.HTTPError, httpx.StreamError):
@@ -506,9 +506,9 @@ async def _release(response: httpx.Response, body: bytes | CheckedBody) -> list[
 
 
 def redact(credentials: Credentials, body: bytes) -> bytes:
-    """A store's answer with our credentials struck out: some stores quote what they were sent, and its words are shown.
+    """Replace credentials in a response by ``***``: some stores quote the request, and messages are logged.
 
-    Here, since only here all of them are known: those of AWS's chain stand in no setting.
+    Done here because the credentials of AWS's chain are in no setting.
     """
     values = (credentials.access_key_id, credentials.secret_access_key, credentials.session_token)
     for value in sorted(filter(None, values), key=len, reverse=True):
@@ -518,15 +518,15 @@ def redact(credentials: Credentials, body: bytes) -> bytes:
 
 
 def lower(headers: httpx.Headers) -> dict[str, str]:
-    """An answer's headers, names in lower case."""
+    """Return headers with their names in lower case."""
     return {name.lower(): value for name, value in headers.items()}
 
 
 def network(config: S3Config) -> HttpTransport:
-    """The real transport.
+    """Return a transport over the network.
 
     Raises:
-        ValueError: ``ca_file`` holds no certificates.
+        ValueError: ``ca_file`` contains no certificates.
     """
     return HttpTransport(
         tls.Trust("S3_CA_FILE", config.ca_file),
@@ -536,7 +536,5 @@ def network(config: S3Config) -> HttpTransport:
 
 
 def sha256_hex(body: bytes) -> str:
-    """The payload hash of a small body."""
-    calculator = CALCULATORS[ChecksumAlgorithm.SHA256]()
-    calculator.update(body)
-    return calculator.digest().hex()
+    """Return the payload hash of a body in memory."""
+    return hashlib.sha256(body).hexdigest()

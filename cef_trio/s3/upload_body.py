@@ -1,9 +1,8 @@
-"""Bytes on their way to S3 and the proof that they arrived: what UploadPart and PutObject have in common.
+"""Send and verify a body: the common part of UploadPart and PutObject.
 
-Pass one measures, pass two sends (:mod:`cef_trio.s3.body`), one answer's headers say everything. Then S3's words are
-compared with what was sent: the checksum it repeats, or the ETag where that is the MD5 of the bytes. None of the
-comparing waits for anything, so an acknowledged part is never lost to a cancellation (promise P2), nor does it need the
-file once more.
+The first pass measures, the second sends (:mod:`cef_trio.s3.body`). Then the response's headers are compared with what
+was sent: the checksum that S3 repeats, or the ETag if it is the MD5 of the bytes. The comparison has no checkpoint and
+does not read the file, so a cancellation never loses an acknowledged part (promise P2).
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from typing import TypeVar
 from cef_trio.exceptions import S3OperationError
 from cef_trio.s3.body import CheckedBody, Measured, measure
 from cef_trio.s3.capabilities import Capabilities, UploadMode
-from cef_trio.s3.checksums import HEADERS, to_base64
+from cef_trio.s3.checksums import CHECKSUMS, to_base64
 from cef_trio.s3.errors import describe
 from cef_trio.s3.etags import is_md5
 from cef_trio.s3.model import ByteSource, ChecksumAlgorithm
@@ -29,7 +28,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """Bytes that S3 acknowledged and that are proved to be ours."""
+    """A body that S3 acknowledged, verified to be what was sent."""
 
     measured: Measured
     etag: str
@@ -37,7 +36,7 @@ class Sent:
 
 
 class BodyUploader:
-    """Sends bodies to one bucket, the way that its store understands."""
+    """Sends bodies to one bucket, in the mode that the store supports."""
 
     def __init__(
         self,
@@ -57,9 +56,9 @@ class BodyUploader:
     async def with_fallback(
         self, attempt: Callable[[UploadMode], Awaitable[T]], upload: ChecksumAlgorithm | None, *, with_body: bool
     ) -> T:
-        """Make an attempt the preferred way and, if that is refused for what it is, the other way.
+        """Run an attempt in the current mode and, if the store seems to lack that mode, in the alternative one.
 
-        No checkpoint but the attempt's own.
+        No checkpoint besides the attempt's own.
         """
         mode = self._capabilities.mode(upload)
         try:
@@ -77,8 +76,8 @@ class BodyUploader:
             result = await attempt(alternative)
         except S3OperationError as error:
             if error.transient:
-                raise  # an outage says nothing about either way
-            raise refusal from error  # refused either way: the first refusal says what is wrong
+                raise  # an outage tells nothing about either mode
+            raise refusal from error  # refused in both modes: the first error has the cause
         self._capabilities.settle(mode, alternative, refusal)
         return result
 
@@ -93,12 +92,12 @@ class BodyUploader:
         headers: Mapping[str, str] | None = None,
         part_number: int | None = None,
     ) -> Sent:
-        """PUT the source's bytes. No checkpoint between the arrival of S3's headers and the return.
+        """PUT the source's bytes. No checkpoint between the arrival of the response's headers and the return.
 
         Raises:
             RecordingChangedError: the bytes changed between the passes; S3 stored nothing.
             ChunkProcessingError: from the source.
-            S3OperationError: S3 refused, did not answer, or stored something else.
+            S3OperationError: S3 refused, did not respond, or stored something else.
         """
         algorithms = {mode.checksum}
         if mode.signed:
@@ -113,7 +112,10 @@ class BodyUploader:
                 measured.digests[ChecksumAlgorithm.SHA256].hex() if mode.signed else UNSIGNED_PAYLOAD,
                 key=key,
                 query=query,
-                headers={**(headers or {}), HEADERS[mode.checksum]: to_base64(measured.digests[mode.checksum])},
+                headers={
+                    **(headers or {}),
+                    CHECKSUMS[mode.checksum].header: to_base64(measured.digests[mode.checksum]),
+                },
                 body=CheckedBody(source, measured, self._rate_limiter),
                 size_bytes=measured.size_bytes,
                 part_number=part_number,
@@ -140,7 +142,7 @@ class BodyUploader:
     def _mismatch(
         self, operation: str, response: Response, measured: Measured, mode: UploadMode
     ) -> tuple[str, str, bool] | None:
-        """Why acknowledged bytes may not be ours (code, words, whether sending again helps); ``None`` if proved."""
+        """Return why acknowledged bytes may differ from those sent: code, message, transient; ``None`` if verified."""
         etag = unquoted(response.headers.get("etag"))
         if etag is None:
             return "MissingETag", "S3 acknowledged the bytes without an ETag", False
@@ -150,13 +152,13 @@ class BodyUploader:
             return "ChecksumMismatch", f"S3 stored MD5 {etag}, sent was {md5.hex()}", True
         if mode.checksum is ChecksumAlgorithm.MD5:
             return None
-        ours, theirs = to_base64(measured.digests[mode.checksum]), response.headers.get(HEADERS[mode.checksum])
+        ours, theirs = to_base64(measured.digests[mode.checksum]), response.headers.get(CHECKSUMS[mode.checksum].header)
         if theirs is not None and theirs != ours:
             return "ChecksumMismatch", f"S3 stored {mode.checksum} {theirs}, sent was {ours}", True
         if mode.checksum is ChecksumAlgorithm.CRC64NVME:
             if theirs is not None:
                 self._capabilities.crc_confirmed()
             elif self._capabilities.crc_not_confirmed(operation) and not comparable:
-                # Acknowledged, but proved by nothing: sent again with a Content-MD5, which S3 has always checked.
+                # Acknowledged but not verified: sent again with Content-MD5, which every store checks.
                 return "ChecksumNotConfirmed", "S3 did not confirm the CRC64NVME", True
         return None

@@ -1,9 +1,9 @@
-"""S3's XML: what requests carry and what answers say. Pure.
+"""S3's XML: request bodies and the parsing of responses. Pure.
 
-Answers are read by the standard library's expat with document type declarations refused outright: S3 sends none, and
-without them there are no entities to expand and nothing outside to fetch, so no dependency (defusedxml) is needed for
-that. Names are taken without their namespace, which some stores leave out. Depth and size are limited by the reader of
-the answer and here. Listings are asked for with ``encoding-type=url``, since XML 1.0 cannot carry every key.
+Responses are parsed by the standard library's expat. Document type declarations are refused: S3 sends none, and without
+them there are no entities to expand and no external documents (so defusedxml is not needed). Namespaces are ignored,
+since some stores omit them. Depth, elements and attributes are limited here, bytes by the transport. Listings use
+``encoding-type=url``, since XML 1.0 cannot represent every key.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from urllib.parse import unquote_plus
 from xml.parsers import expat
 from xml.sax.saxutils import escape
 
-from cef_trio.s3.checksums import crc64nvme_from_base64, crc64nvme_to_base64
+from cef_trio.s3.checksums import CHECKSUMS, crc64nvme_from_base64, crc64nvme_to_base64
 from cef_trio.s3.model import (
     AbortRule,
     ChecksumAlgorithm,
@@ -33,24 +33,23 @@ MAX_DEPTH: Final = 16
 MAX_ELEMENTS: Final = 50_000
 """A page of 1,000 parts or uploads has some 12,000."""
 _MAX_ATTRIBUTES: Final = 100_000
-"""In all, counted by their ``=`` before anything is parsed: expat reads a tag's attributes all at once."""
+"""In total, counted by ``=`` before parsing, since expat reads all attributes of a tag at once."""
 _PART_NUMBERS: Final = range(1, 10_001)
 _MAX_OBJECT_BYTES: Final = 1 << 50
 _KNOWN_YEARS: Final = range(2006, 2200)
 UNKNOWN_MOMENT: Final = datetime(2200, 1, 1, tzinfo=UTC)
-"""For a date that cannot be: younger than anything, so that nothing is ever called old by it."""
-_ELEMENTS: Final = {ChecksumAlgorithm.CRC32C: "ChecksumCRC32C", ChecksumAlgorithm.SHA256: "ChecksumSHA256"}
-
-
+"""Replaces an invalid date: later than any other, so that no upload is considered old because of it."""
+_COMPOSITE: Final = {name: entry.xml_element for name, entry in CHECKSUMS.items() if entry.is_composite}
+"""The elements of the checksums that are kept for each part alone."""
 _MAX_LINE: Final = 300
 
 
 class XmlError(ValueError):
-    """This is not XML, or not what S3 would send."""
+    """The document is not XML, or not a response of S3."""
 
 
 def one_line(text: str | None) -> str | None:
-    """One line of printable text, not endless: it goes to logs and terminals, and strangers wrote it."""
+    """Return untrusted text as one printable line of limited length, for logs and terminals."""
     if text is None:
         return None
     line = " ".join("".join(c if c.isprintable() else " " for c in text[: 16 * _MAX_LINE]).split())
@@ -67,25 +66,25 @@ class Element:
 
     @property
     def text(self) -> str:
-        """The text, joined when it is asked for: one piece after another would be copied again and again."""
+        """The text. Pieces are joined only here, to avoid quadratic copying."""
         return "".join(self.pieces)
 
     def first(self, name: str) -> Element | None:
-        """The first child of that name."""
+        """Return the first child of that name."""
         return next((child for child in self.children if child.name == name), None)
 
     def all(self, name: str) -> Iterator[Element]:
-        """The children of that name, in order."""
+        """Iterate over the children of that name, in order."""
         return (child for child in self.children if child.name == name)
 
     def text_of(self, name: str) -> str | None:
-        """The text of the first child of that name; ``None`` if there is none or it is empty."""
+        """Return the text of the first child of that name; ``None`` if missing or empty."""
         child = self.first(name)
         return (child.text or None) if child is not None else None
 
 
 def parse_xml(body: bytes) -> Element:
-    """Read a document into elements; white space before it is allowed (Complete keeps connections alive with it).
+    """Parse a document; leading white space is allowed (CompleteMultipartUpload sends it to keep connections alive).
 
     Raises:
         XmlError: it is not well-formed, has a document type, is nested too deep, or has too many elements.
@@ -123,7 +122,7 @@ def parse_xml(body: bytes) -> Element:
     parser.StartDoctypeDeclHandler = refuse
     parser.EntityDeclHandler = refuse
     try:
-        # The white space that keeps a long Complete alive may come before the XML declaration, which XML forbids.
+        # XML forbids white space before the declaration, but a long CompleteMultipartUpload sends it.
         parser.Parse(body.lstrip(b" \t\r\n"), True)
     except (expat.ExpatError, ValueError, LookupError) as error:
         if isinstance(error, XmlError):
@@ -133,14 +132,14 @@ def parse_xml(body: bytes) -> Element:
 
 
 def complete_multipart_upload(parts: Sequence[PartToComplete], checksum: ChecksumAlgorithm) -> bytes:
-    """The body of CompleteMultipartUpload. Parts must be in order of their numbers."""
+    """Return the body of CompleteMultipartUpload. Parts must be in order of their numbers."""
+    element = CHECKSUMS[checksum].xml_element
     rows = []
     for part in parts:
         row = f"<PartNumber>{part.part_number}</PartNumber><ETag>&quot;{escape(part.etag)}&quot;</ETag>"
-        if checksum is ChecksumAlgorithm.CRC64NVME:
-            row += f"<ChecksumCRC64NVME>{crc64nvme_to_base64(part.crc64nvme)}</ChecksumCRC64NVME>"
-        elif part.checksum is not None and checksum in _ELEMENTS:
-            row += f"<{_ELEMENTS[checksum]}>{escape(part.checksum)}</{_ELEMENTS[checksum]}>"
+        value = crc64nvme_to_base64(part.crc64nvme) if checksum is ChecksumAlgorithm.CRC64NVME else part.checksum
+        if value is not None and element:
+            row += f"<{element}>{escape(value)}</{element}>"
         rows.append(f"<Part>{row}</Part>")
     inner = "".join(rows)
     return (
@@ -150,10 +149,10 @@ def complete_multipart_upload(parts: Sequence[PartToComplete], checksum: Checksu
 
 
 def parse_abort_rules(body: bytes) -> list[AbortRule]:
-    """The enabled rules of a LifecycleConfiguration that abort open uploads.
+    """Return the enabled rules of a LifecycleConfiguration that abort open uploads.
 
     Raises:
-        XmlError: it is none.
+        XmlError: it is another document, or malformed.
     """
     rules = []
     for rule in parse_xml(body).all("Rule"):
@@ -163,13 +162,13 @@ def parse_abort_rules(body: bytes) -> list[AbortRule]:
             continue
         if not days.strip().isdecimal():
             raise XmlError(f"DaysAfterInitiation is {one_line(days)!r}")
-        holder = rule.first("Filter") or rule  # before 2016 the prefix stood in the rule itself
+        holder = rule.first("Filter") or rule  # before 2016 the prefix was in the rule itself
         rules.append(AbortRule((holder.first("And") or holder).text_of("Prefix") or "", int(days)))
     return rules
 
 
 def create_bucket_configuration(region: str) -> bytes:
-    """The body of CreateBucket; empty for ``us-east-1``, which must not be named."""
+    """Return the body of CreateBucket; empty for ``us-east-1``, which S3 refuses as a location."""
     if region == "us-east-1":
         return b""
     return (
@@ -180,7 +179,7 @@ def create_bucket_configuration(region: str) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class CompleteResult:
-    """What CompleteMultipartUpload answered; ``etag`` is ``None`` where it is missing or empty (Ceph)."""
+    """The response of CompleteMultipartUpload; ``etag`` is ``None`` if missing or empty (Ceph)."""
 
     etag: str | None
     crc64nvme: int | None
@@ -203,7 +202,7 @@ class UploadsPage:
 
 
 def parse_upload_id(body: bytes) -> str:
-    """The upload id in CreateMultipartUpload's answer.
+    """Return the upload id of CreateMultipartUpload's response.
 
     Raises:
         XmlError: there is none.
@@ -212,26 +211,26 @@ def parse_upload_id(body: bytes) -> str:
 
 
 def parse_complete_result(body: bytes) -> CompleteResult:
-    """CompleteMultipartUpload's answer, which must not be an ``<Error>``.
+    """Parse CompleteMultipartUpload's response.
 
     Raises:
-        XmlError: it is something else, or cut off.
+        XmlError: it is another document (``<Error>``), or cut off.
     """
     root = _root(body, "CompleteMultipartUploadResult")
-    # A composite checksum says nothing of the whole object's bytes.
+    # A composite checksum is not the checksum of the object's content.
     composite = root.text_of("ChecksumType") == "COMPOSITE"
     crc = None if composite else crc64nvme_from_base64(root.text_of("ChecksumCRC64NVME"))
     return CompleteResult(etag=unquoted(root.text_of("ETag")), crc64nvme=crc)
 
 
 def parse_copied_part(body: bytes) -> CopiedPart:
-    """UploadPartCopy's answer.
+    """Parse UploadPartCopy's response.
 
     Raises:
-        XmlError: it is something else (an ``<Error>`` behind a 200, or nothing: the store took it for UploadPart).
+        XmlError: it is something else (an ``<Error>`` with status 200; or empty, from a store that ran UploadPart).
     """
     root = _root(body, "CopyPartResult")
-    others = (root.text_of(element) for element in _ELEMENTS.values())
+    others = (root.text_of(element) for element in _COMPOSITE.values())
     return CopiedPart(
         etag=unquoted(_required(root, "ETag")) or "",
         crc64nvme=crc64nvme_from_base64(root.text_of("ChecksumCRC64NVME")),
@@ -240,10 +239,10 @@ def parse_copied_part(body: bytes) -> CopiedPart:
 
 
 def parse_parts(body: bytes) -> PartsPage:
-    """A page of ListParts.
+    """Parse a page of ListParts.
 
     Raises:
-        XmlError: it is none.
+        XmlError: it is another document, or malformed.
     """
     root = _root(body, "ListPartsResult")
     parts = tuple(
@@ -252,25 +251,25 @@ def parse_parts(body: bytes) -> PartsPage:
             size_bytes=_number(part, "Size", range(_MAX_OBJECT_BYTES)),
             etag=unquoted(_required(part, "ETag")) or "",
             crc64nvme=crc64nvme_from_base64(part.text_of("ChecksumCRC64NVME")),
-            checksum=part.text_of(_ELEMENTS[kept]) if kept is not None else None,
+            checksum=part.text_of(_COMPOSITE[kept]) if kept is not None else None,
             checksum_algorithm=kept,
         )
         for part in root.all("Part")
-        for kept in [next((each for each, element in _ELEMENTS.items() if part.text_of(element)), None)]
+        for kept in [next((each for each, element in _COMPOSITE.items() if part.text_of(element)), None)]
     )
     marker = None
     if root.text_of("IsTruncated") == "true":
-        # A store that names no marker has listed up to its last part: that page must not pass for the last one.
+        # A store that sends no marker has listed up to this page's last part; more pages may follow.
         last = max((part.part_number for part in parts), default=0)
         marker = _marker(root.text_of("NextPartNumberMarker") or str(last))
     return PartsPage(parts, marker)
 
 
 def parse_uploads(body: bytes) -> UploadsPage:
-    """A page of ListMultipartUploads; keys are decoded where the answer says that they are encoded.
+    """Parse a page of ListMultipartUploads; keys are decoded if ``EncodingType`` is ``url``.
 
     Raises:
-        XmlError: it is none.
+        XmlError: it is another document, or malformed.
     """
     root = _root(body, "ListMultipartUploadsResult")
     # AWS encodes a space as "+" here and everything else by percent; a store that writes "%20" is read alike.
@@ -290,7 +289,7 @@ def parse_uploads(body: bytes) -> UploadsPage:
 
 
 def parse_objects(body: bytes) -> ObjectsPage:
-    """A page of ListObjectsV2; keys are decoded where the answer says that they are encoded.
+    """Parse a page of ListObjectsV2; keys are decoded if ``EncodingType`` is ``url``.
 
     Raises:
         XmlError: it is none, or one that goes on and does not say where (an answer of the first version).
@@ -310,7 +309,7 @@ def parse_objects(body: bytes) -> ObjectsPage:
 
 
 def unquoted(etag: str | None) -> str | None:
-    """An ETag without its quotes; ``None`` for a missing or empty one."""
+    """Return an ETag without its quotes; ``None`` if missing or empty."""
     if etag is None:
         return None
     return etag.strip().removeprefix("W/").strip('"') or None
@@ -318,8 +317,8 @@ def unquoted(etag: str | None) -> str | None:
 
 def _root(body: bytes, name: str) -> Element:
     root = parse_xml(body)
-    # Nobody's client looks at the root's name, so stores have their own: moto <ListPartsResponse>, rclone
-    # <InitiateMultipartUpload>. What is no answer at all (<Error>, <html>) is still told apart.
+    # Other clients ignore the root's name, so stores vary it: moto <ListPartsResponse>, rclone
+    # <InitiateMultipartUpload>. Documents like <Error> and <html> are refused.
     stem = name.removesuffix("Result")
     if root.name not in {name, stem, f"{stem}Response"}:
         raise XmlError(f"<{one_line(root.name)}> instead of <{name}>")
@@ -335,7 +334,7 @@ def _required(element: Element, name: str) -> str:
 
 def _number(element: Element, name: str, within: range) -> int:
     text = _required(element, name)
-    # Not int(): it takes "1_000", digits of any script, and as many of them as there are.
+    # int() alone would accept "1_000", digits of other scripts and any number of digits.
     if not (text.isascii() and text.isdigit() and len(text) <= len(str(within.stop)) and int(text) in within):
         raise XmlError(f"<{name}>{one_line(text)}</{name}>")
     return int(text)
@@ -348,7 +347,7 @@ def _marker(text: str) -> str:
 
 
 def _moment(text: str) -> datetime:
-    """When an upload began; one absurd date must not make the whole listing unreadable."""
+    """Parse a date; an invalid one must not make the whole listing unreadable."""
     try:
         moment = datetime.fromisoformat(text)
         moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)

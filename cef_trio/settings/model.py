@@ -1,9 +1,8 @@
-"""Settings: environment variables or a ``.env`` file, validated once, at the start.
+"""Settings from environment variables or a ``.env`` file, validated once, at the start.
 
 Every field is a variable of the same name in capitals. ``example.env`` and ``docs/settings.md`` are made from this
-class (``python -m cef_trio.settings.reference example-env|settings-md``), and a test keeps them true. A wrong value is
-one clear line that names the variable, what it got (never a secret) and what it takes. ``secret_files.py`` reads
-``<NAME>_FILE``.
+class (``python -m cef_trio.settings.reference example-env|settings-md``), and a test compares them. An error is one
+line with the variable, the value (never a secret) and what it takes. ``secret_files.py`` reads ``<NAME>_FILE``.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ from cef_trio.settings.object_options import (
 from cef_trio.settings.secret_files import Exposure, SecretFiles, UnreadableSecret, exposure, file_variables, is_secret
 
 LEAST_RATE_OF_A_PART: Final = 4096
-"""Bytes a second. Slower, a part would take hours, and S3 be near giving it up (``s3/token_bucket.py``)."""
+"""Bytes per second. Slower parts would take hours and risk S3's timeout (``s3/token_bucket.py``)."""
 _TAKES: Final = {
     "bool_parsing": "takes true or false",
     "bool_type": "takes true or false",
@@ -59,11 +58,11 @@ _TAKES: Final = {
     "float_type": "takes a number",
     "finite_number": "takes a finite number",
 }
-"""What is said instead of pydantic's words, which speak of parsing."""
+"""Replacements of pydantic's messages."""
 
 
 class SettingsError(CefMp4ProcessorError):
-    """Settings are missing or wrong; ``lines`` says which, one line each."""
+    """Settings are missing or wrong; ``lines`` holds one line for each."""
 
     def __init__(self, lines: list[str]) -> None:
         self.lines = lines
@@ -71,7 +70,7 @@ class SettingsError(CefMp4ProcessorError):
 
 
 class AppEnvironment(StrEnum):
-    """What the logs are for: a person's eyes, or a machine."""
+    """Audience of the logs: ``development`` for people, ``production`` for machines."""
 
     DEVELOPMENT = "development"
     PRODUCTION = "production"
@@ -239,7 +238,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """What counts before what: overrides, files with secrets, the environment, the file of settings."""
+        """Return the sources by precedence: overrides, secret files, the environment, the settings file."""
         variables: dict[str, str | None] = {}
         for source in (dotenv_settings, env_settings):
             if isinstance(source, EnvSettingsSource):
@@ -272,7 +271,7 @@ class Settings(BaseSettings):
 
     @property
     def object_options(self) -> ObjectOptions:
-        """How objects are put."""
+        """The options of objects."""
         return ObjectOptions(
             storage_class=self.s3_storage_class,
             encryption=self.s3_sse,
@@ -285,7 +284,7 @@ class Settings(BaseSettings):
 
 
 def unfit_rate(rate: int, parts: int) -> str | None:
-    """Why a rate is too low for so many parts at once; ``None`` if it is not."""
+    """Return why a rate is too low for ``parts`` concurrent parts; ``None`` if it is not."""
     least = LEAST_RATE_OF_A_PART * parts
     if not 0 < rate < least:
         return None
@@ -296,22 +295,22 @@ def unfit_rate(rate: int, parts: int) -> str | None:
 
 
 STAND_INS: Final[Mapping[str, Any]] = MappingProxyType({"watch_dir": Path(os.devnull), "s3_bucket_name": "not-needed"})
-"""What a required setting is for a command that does not need it, where it is not set."""
+"""Values of required settings for commands that do not need them."""
 
 
 def load_settings(
     env_file: Path | None = Path(".env"), *, unneeded: Collection[str] = (), **overrides: Any
 ) -> Settings:
-    """Read the settings: ``overrides`` before the environment, the environment before the file. Empty means unset.
+    """Load the settings; ``overrides`` win over the environment, the environment over the file. Empty means unset.
 
     Args:
-        env_file: a file of settings; may be missing.
-        unneeded: required settings (of ``STAND_INS``) that may be missing, since the caller does nothing with them; the
-            watch folder then need not exist either.
+        env_file: settings file; may be missing.
+        unneeded: required settings (of ``STAND_INS``) that the caller does not use and that may be missing; the watch
+            folder then need not exist.
         overrides: fields of :class:`Settings`.
 
     Raises:
-        SettingsError: something is missing or wrong.
+        SettingsError: a setting is missing or wrong.
     """
     try:
         lines = _misspelt(env_file)
@@ -344,7 +343,7 @@ def _validated(env_file: Path | None, unneeded: frozenset[str], overrides: dict[
 def _unfit_folder(folder: Path) -> str | None:
     try:
         is_folder = folder.is_dir()
-    except OSError:  # a name that is too long, a parent that may not be searched
+    except OSError:  # name too long, parent not searchable
         is_folder = False
     if not is_folder:
         return f"WATCH_DIR is a folder that exists; {str(folder)!r} is not one"
@@ -354,19 +353,19 @@ def _unfit_folder(folder: Path) -> str | None:
 
 
 def _unfit_target(settings: Settings) -> str | None:
-    """What is wrong with the folder of ``AFTER_UPLOAD=move:DIR``: a moved recording must never be watched again."""
+    """Check the folder of ``AFTER_UPLOAD=move:DIR``: moved recordings must not be watched again."""
     _, _, name = settings.after_upload.partition(":")
     if not name:
         return None
     try:
         target, watched = Path(name).resolve(), settings.watch_dir.resolve()
         nearest = next(folder for folder in (target, *target.parents) if folder.exists())
-        # By path, and by what the paths lead to: a folder may have two names (a bind mount).
+        # By path and by inode: a folder may have two paths (a bind mount).
         inside = target.is_relative_to(watched) or any(watched.samefile(one) for one in (nearest, *nearest.parents))
         around = watched.is_relative_to(target) or (
             nearest == target and any(target.samefile(one) for one in watched.parents)
         )
-    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
+    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links
         return f"AFTER_UPLOAD: the folder {name!r} cannot be looked at ({error})"
     if inside or around:
         return (
@@ -381,7 +380,7 @@ def _unfit_target(settings: Settings) -> str | None:
 
 
 def _unfit_certificates(settings: Settings) -> list[str]:
-    """A line for each file of certificates that holds none: Redis would be waited for for ever."""
+    """Return a line for each CA file without certificates; otherwise the start would wait without end."""
     lines = []
     for variable, file in (
         ("S3_CA_FILE", settings.s3_ca_file),
@@ -391,13 +390,13 @@ def _unfit_certificates(settings: Settings) -> list[str]:
         try:
             if file is not None:
                 ssl.create_default_context(cafile=file)
-        except OSError as error:  # ssl's errors are among them
+        except OSError as error:  # includes ssl.SSLError
             lines.append(f"{variable}: no certificates can be read from {str(file)!r} ({error})")
     return lines
 
 
 def _misspelt(env_file: Path | None) -> list[str]:
-    """A line for each variable of the file that is almost a setting: it would have been passed over in silence."""
+    """Return a line for each variable of the file that is nearly the name of a setting; it would be ignored."""
     names = [*(name.upper() for name in Settings.model_fields), *file_variables(Settings).values()]
     lines = []
     for variable in dotenv_values(env_file) if env_file else ():
@@ -418,15 +417,15 @@ def _line(detail: Any) -> str:
         return f"{variable} is missing: {Settings.model_fields[name].description}"
     says = re.sub(r"^(Value error, |(Input|String|Tuple|Value) should )", "", str(detail["msg"]))
     says = _TAKES.get(detail["type"]) or re.sub(r"^(be|have) ", r"must \1 ", says)
-    # A password that stands in a URL where none belongs is one all the same, and so is what a signed URL's query has.
+    # Hide a password in a URL, and the query of a signed URL.
     seen = re.sub(r"(://[^?]*\?).*(?='$)", r"\1***", re.sub(r"://.*@", "://***@", repr(detail["input"])))
     got = "" if is_secret(Settings.model_fields[name]) else f" (it is {seen})"
     return f"{variable}: {says}{got}"
 
 
 def exposed_secrets(env_file: Path | None) -> list[Exposure]:
-    """The files with secrets in them that every user of this machine may read: those of ``<NAME>_FILE``, and the file
-    of settings itself if a secret stands in it. Looks at the environment and at ``env_file`` as ``load_settings`` does.
+    """Return the files with secrets that every user of this machine can read: those of ``<NAME>_FILE``, and the
+    settings file if it holds a secret. Reads the environment and ``env_file`` like ``load_settings``.
     """
     in_file = {name.upper(): value for name, value in dotenv_values(env_file).items() if value} if env_file else {}
     given = in_file | {name.upper(): value for name, value in os.environ.items() if value}
@@ -443,7 +442,7 @@ def _holds_secret(name: str, value: str) -> bool:
 
 
 def without_secrets(settings: Settings) -> dict[str, Any]:
-    """The settings as they may be logged."""
+    """Return the settings for the log, with secrets replaced."""
     shown = settings.model_dump(mode="json")
     for name, field in Settings.model_fields.items():
         if is_secret(field) and shown[name] is not None:
@@ -452,9 +451,9 @@ def without_secrets(settings: Settings) -> dict[str, Any]:
 
 
 def secret_values(settings: Settings) -> tuple[str, ...]:
-    """Every secret that is set, for the logs to take out of whatever they are given; of ``REDIS_URL``, its passwords.
+    """Return all secrets that are set, and the passwords of ``REDIS_URL``, for redaction in logs.
 
-    A password in a URL is given as it stands there and as it is sent. Never raises, whatever ``REDIS_URL`` holds.
+    A password in a URL is returned both quoted and unquoted. Never raises, even for an invalid ``REDIS_URL``.
     """
     fields = [name for name, field in Settings.model_fields.items() if is_secret(field) and name != "redis_url"]
     found = [value.get_secret_value() for name in fields if (value := getattr(settings, name)) is not None]

@@ -1,13 +1,11 @@
-"""What objects are put with: storage class, encryption, tags, access, content type. Pure; S3's rules, and its headers.
+"""Options of objects: storage class, encryption, tags, ACL, content type; their rules in S3 and their headers. Pure.
 
-The settings are validated by the functions here, and :class:`ObjectOptions` makes the headers of
-CreateMultipartUpload and PutObject of them (all ``x-amz-*`` headers are signed). An upload keeps the options that it
-was created with: S3 holds them, and a changed setting is for the next upload.
+The settings are validated by the functions here; :class:`ObjectOptions` makes the headers of CreateMultipartUpload and
+PutObject. An upload keeps the options that it was created with; a changed setting applies to the next upload.
 
-The metadata JSON beside a recording is as secret as the recording, and is looked for by the same people: it gets the
-same encryption, tags and access. It does not get the storage class: from an archive class nothing can be read
-back without a restore, a small object costs more in the infrequent classes than in STANDARD, and who looks for a
-recording reads the JSON first.
+The metadata JSON of a recording gets the same encryption, tags and ACL. It does not get the storage class: an object in
+an archive class cannot be read without a restore, a small object costs more in the infrequent-access classes than in
+STANDARD, and the JSON is read before the recording.
 
 Sources: https://docs.aws.amazon.com/AmazonS3/latest/API/API_CreateMultipartUpload.html (headers and their values),
 https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-tagging.html (ten tags, lengths, characters),
@@ -27,7 +25,7 @@ from urllib.parse import quote
 MAX_TAGS: Final = 10
 MAX_TAG_KEY: Final = 128
 MAX_TAG_VALUE: Final = 256
-"""Characters as S3 counts them: UTF-16, so one beyond the basic plane is two."""
+"""In UTF-16 code units, as S3 counts."""
 CannedAcl = Literal[
     "private",
     "public-read",
@@ -55,7 +53,7 @@ AWS_STORAGE_CLASSES: Final = (
     "FSX_OPENZFS",
     "FSX_ONTAP",
 )
-"""What AWS knows; other stores have names of their own (Ceph's placement targets)."""
+"""Storage classes of AWS; other stores have their own (Ceph's placement targets)."""
 DEFAULT_CONTENT_TYPE: Final = "video/mp4"
 
 _STORAGE_CLASS: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -79,7 +77,7 @@ Tags = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectOptions:
-    """How objects are put; ``None`` and no tags leave it to the bucket."""
+    """Options of objects; ``None`` or empty uses the default of the bucket."""
 
     storage_class: str | None = None
     encryption: str | None = None
@@ -90,15 +88,15 @@ class ObjectOptions:
     acl: str | None = None
     """One of :data:`CANNED_ACLS`."""
     content_type: str = DEFAULT_CONTENT_TYPE
-    """Of recordings; the metadata JSON is ``application/json``."""
+    """Content type of recordings; the metadata JSON is ``application/json``."""
 
     def for_recording(self) -> dict[str, str]:
-        """The headers of a recording's object, beside its content type."""
+        """Return the headers of a recording, except its content type."""
         storage_class = {_HEADERS["storage_class"]: self.storage_class} if self.storage_class else {}
         return {**storage_class, **self.for_metadata()}
 
     def for_metadata(self) -> dict[str, str]:
-        """The headers of the metadata JSON: all but the storage class."""
+        """Return the headers of the metadata JSON: all but the storage class."""
         bucket_key = None if self.bucket_key is None else str(self.bucket_key).lower()
         values = {
             "encryption": self.encryption,
@@ -111,20 +109,20 @@ class ObjectOptions:
 
     @property
     def asks_for_kms(self) -> bool:
-        """Whether objects are to be encrypted by KMS: their ETags are no MD5s then."""
+        """Whether objects are encrypted by KMS; their ETags are then not MD5."""
         return (self.encryption or "").startswith("aws:kms")
 
 
 def tagging(tags: Sequence[tuple[str, str]]) -> str:
-    """Tags as ``x-amz-tagging`` carries them: a URL's query, UTF-8."""
+    """Encode tags for ``x-amz-tagging``: a URL query in UTF-8."""
     return "&".join(f"{quote(key, safe='')}={quote(value, safe='')}" for key, value in tags)
 
 
 def parse_tags(text: str) -> Tags:
-    """Read ``key=value,key=value``; blanks around keys, values and commas do not count, and a value may be empty.
+    """Parse ``key=value,key=value``; spaces around keys and values are stripped, and a value may be empty.
 
     Raises:
-        ValueError: S3 would refuse them; the message says which and why.
+        ValueError: S3 would refuse a tag; the message names it and the rule.
     """
     tags = []
     for piece in (piece.strip() for piece in text.split(",")):
@@ -139,22 +137,22 @@ def parse_tags(text: str) -> Tags:
 
 
 def check_tags(tags: Sequence[tuple[str, str]]) -> None:
-    """Hold tags against S3's rules.
+    """Check tags against S3's rules.
 
     Raises:
-        ValueError: the message says which one breaks which.
+        ValueError: the message names the tag and the rule.
     """
     for key, value in tags:
         if not key:
             raise ValueError("takes tags as key=value; one has no key")
         if key.lower().startswith("aws:"):
             raise ValueError(f"tag {key!r}: keys that begin with 'aws:' are AWS's own")
-        for what, said, limit in (("key", key, MAX_TAG_KEY), ("value", value, MAX_TAG_VALUE)):
-            if (length := len(said.encode("utf-16-le", "surrogatepass")) // 2) > limit:
+        for what, text, limit in (("key", key, MAX_TAG_KEY), ("value", value, MAX_TAG_VALUE)):
+            if (length := len(text.encode("utf-16-le", "surrogatepass")) // 2) > limit:
                 raise ValueError(f"tag {key[:40]!r}: a {what} has at most {limit} characters, this one has {length}")
-            if not all(_may_stand_in_tag(character) for character in said):
+            if not all(_may_stand_in_tag(character) for character in text):
                 raise ValueError(
-                    f"tag {key!r}: a {what} is made of letters, digits, spaces and {' '.join(_TAG_MARKS)}, not {said!r}"
+                    f"tag {key!r}: a {what} is made of letters, digits, spaces and {' '.join(_TAG_MARKS)}, not {text!r}"
                 )
     keys = [key for key, _ in tags]
     if twice := sorted({key for key in keys if keys.count(key) > 1}):
@@ -164,16 +162,16 @@ def check_tags(tags: Sequence[tuple[str, str]]) -> None:
 
 
 def _may_stand_in_tag(character: str) -> bool:
-    """S3's ``[\\p{L}\\p{Z}\\p{N}_.:/=+\\-@]``, but line and paragraph separators, which have no business here."""
+    """Match S3's ``[\\p{L}\\p{Z}\\p{N}_.:/=+\\-@]``, except line and paragraph separators."""
     category = unicodedata.category(character)
     return category[0] in "LN" or category == "Zs" or character in _TAG_MARKS
 
 
 def check_storage_class(name: str) -> str:
-    """A storage class by its form; which ones there are differs from store to store.
+    """Check the form of a storage class; the names differ between stores.
 
     Raises:
-        ValueError: it cannot be one.
+        ValueError: the form is wrong.
     """
     if _STORAGE_CLASS.fullmatch(name) is None:
         raise ValueError("takes a storage class such as STANDARD_IA, GLACIER_IR or INTELLIGENT_TIERING")
@@ -181,10 +179,10 @@ def check_storage_class(name: str) -> str:
 
 
 def check_content_type(name: str) -> str:
-    """A content type.
+    """Check a content type.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the form is wrong.
     """
     if _CONTENT_TYPE.fullmatch(name) is None:
         raise ValueError("takes a content type such as video/mp4 or application/octet-stream")
@@ -192,10 +190,10 @@ def check_content_type(name: str) -> str:
 
 
 def check_kms_key_id(name: str) -> str:
-    """A KMS key's id, alias or ARN, by its form.
+    """Check the form of a KMS key's id, alias or ARN.
 
     Raises:
-        ValueError: it cannot be one.
+        ValueError: the form is wrong.
     """
     if _KMS_KEY.fullmatch(name) is None:
         raise ValueError("takes a KMS key's id, alias or ARN, such as arn:aws:kms:eu-west-1:111122223333:key/…")
@@ -203,7 +201,7 @@ def check_kms_key_id(name: str) -> str:
 
 
 def why_unfit(options: ObjectOptions, *, at_aws: bool) -> str | None:
-    """Why these options do not go together, or not with this store, in terms of the settings; ``None`` if they do."""
+    """Return why options conflict with each other or with the store, naming the settings; ``None`` if they do not."""
     if options.kms_key_id is not None and not options.asks_for_kms:
         return "S3_SSE_KMS_KEY_ID belongs to S3_SSE=aws:kms or aws:kms:dsse, which is not set"
     if options.bucket_key is not None and options.encryption != "aws:kms":

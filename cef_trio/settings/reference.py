@@ -1,6 +1,6 @@
-"""The reference of the settings: ``example.env`` and ``docs/settings.md``, made from the model.
+"""Makes the reference of the settings, ``example.env`` and ``docs/settings.md``, from the model.
 
-``python -m cef_trio.settings.reference example-env|settings-md`` prints one of them; a test keeps both true.
+``python -m cef_trio.settings.reference example-env|settings-md`` prints one of them; a test compares both.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Secrets that stand in files: ``<NAME>_FILE`` for every setting whose value must not be seen.
+"""Secrets in files: ``<NAME>_FILE`` for every secret setting.
 
-A value in an environment variable is shown by ``/proc/<pid>/environ``, by a container's inspection and by a crash dump;
-a file is shown to who may read it. podman, compose and Kubernetes mount secrets as files, and systemd hands credentials
-over as files: to each belongs a variable that names the file.
+The value of an environment variable is visible in ``/proc/<pid>/environ``, in a container's inspection and in crash
+dumps; a file is visible only to users who may read it. podman, compose and Kubernetes mount secrets as files, and
+systemd passes credentials as files.
 
 No message contains the content of a file. :class:`SecretFiles` is a pydantic-settings source. A file that cannot be
 read becomes an :class:`UnreadableSecret`, which no secret field accepts, so that all errors are reported together.
@@ -23,34 +23,34 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 MAX_SECRET_BYTES: Final = 64 * 1024
 _SUFFIX: Final = "_FILE"
-_HANDED_OVER: Final = Path("/run/secrets")
-"""Where podman and compose mount secrets by default, and our Kubernetes manifest does: in a mount that only the
-container has, with mode 0444 since they cannot know its user. Who else could read them there is root."""
+_CONTAINER_SECRETS: Final = Path("/run/secrets")
+"""Mount point of secrets in podman, compose and ``deploy/``'s Kubernetes manifest. Only the container sees the mount;
+the mode is 0444 because they do not know the container's user."""
 
 
 def is_secret(field: FieldInfo) -> bool:
-    """Whether a setting's value must never be seen."""
+    """Return whether a setting is secret."""
     return "SecretStr" in str(field.annotation)
 
 
 def file_variables(settings: type[BaseSettings]) -> dict[str, str]:
-    """The secret settings of a class: name of the field → the variable that may name its file."""
+    """Return the secret settings of a class: field name → variable that names its file."""
     return {name: name.upper() + _SUFFIX for name, field in settings.model_fields.items() if is_secret(field)}
 
 
 @dataclass(frozen=True, slots=True)
 class UnreadableSecret:
-    """Stands where a secret should, and is none: ``line`` says why."""
+    """Placeholder for a secret that cannot be read; ``line`` is the error."""
 
     line: str
 
 
 class SecretFiles(PydanticBaseSettingsSource):
-    """Reads the files that ``<NAME>_FILE`` names, in the environment or in a file of settings.
+    """Reads the files that ``<NAME>_FILE`` names, in the environment or the settings file.
 
     Args:
-        settings: the class of settings.
-        variables: what is set, names in lower case; of two places with the same variable the one that counts.
+        settings: the settings class.
+        variables: all variables by lower-case name, after precedence.
     """
 
     def __init__(self, settings: type[BaseSettings], variables: Mapping[str, str | None]) -> None:
@@ -58,12 +58,12 @@ class SecretFiles(PydanticBaseSettingsSource):
         self._variables = variables
 
     def __call__(self) -> dict[str, Any]:
-        """The secrets by field; an :class:`UnreadableSecret` for one that cannot be had."""
+        """Return the secrets by field; an :class:`UnreadableSecret` for one that cannot be read."""
         found: dict[str, str | UnreadableSecret] = {}
         for name, variable in file_variables(self.settings_cls).items():
             path = self._variables.get(variable.lower())
             if path and name in self.current_state:
-                continue  # given by the program itself, which asks for no file
+                continue  # an override needs no file
             if path and self._variables.get(name):
                 found[name] = UnreadableSecret(f"{name.upper()} and {variable} are both set: set one of them")
             elif path:
@@ -71,12 +71,12 @@ class SecretFiles(PydanticBaseSettingsSource):
         return found
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        """Not asked: :meth:`__call__` gives all at once."""
+        """Not used: :meth:`__call__` returns all fields."""
         raise NotImplementedError
 
 
 def read_secret(variable: str, path: Path) -> str | UnreadableSecret:
-    """What a file holds, without the newline at its end; why not, without a word of what it holds."""
+    """Return the content of a file without its final newline, or the error, which never quotes the content."""
     where = f"{variable}: {str(path)!r}"
     try:
         with path.open("rb") as file:
@@ -102,11 +102,11 @@ def read_secret(variable: str, path: Path) -> str | UnreadableSecret:
 
 @dataclass(frozen=True, slots=True)
 class Exposure:
-    """A file with a secret in it that every user of the machine may read or change."""
+    """A secret file that every user of the machine can read or change."""
 
     file: str
     mode: str
-    """Its rights as chmod writes them, ``0644``."""
+    """Permissions in octal, such as ``0644``."""
 
     @property
     def says(self) -> str:
@@ -115,18 +115,18 @@ class Exposure:
 
 
 def exposure(path: Path) -> Exposure | None:
-    """Judge a file's rights; ``None`` if others cannot get at it, or if whoever mounted it answers for that.
+    """Return the exposure of a file that other users can read or change; ``None`` if they cannot.
 
-    Only what *others* may do counts: a group may be the daemon's own. A file with mode 0644 in a folder that others may
-    not enter is not exposed (systemd's credentials, ``/root``). Under ``/run/secrets`` nothing is: see there.
+    Only permissions of *others* count, since the group may be the daemon's. A file with mode 0644 in a folder that
+    others may not enter (systemd's credentials, ``/root``) is not exposed, nor is a file below ``/run/secrets``.
     """
     try:
         resolved = path.resolve()
         found = resolved.stat()
         reachable = all(folder.stat().st_mode & stat.S_IXOTH for folder in resolved.parents)
     except OSError:
-        return None  # that it cannot be looked at is told by whoever reads it
-    if not stat.S_ISREG(found.st_mode) or resolved.is_relative_to(_HANDED_OVER):
+        return None  # reported when the file is read
+    if not stat.S_ISREG(found.st_mode) or resolved.is_relative_to(_CONTAINER_SECRETS):
         return None
     if not found.st_mode & (stat.S_IROTH | stat.S_IWOTH) or not reachable:
         return None

@@ -1,7 +1,7 @@
-"""What one value of a setting may be, and the words in which a wrong one is refused. Pure.
+"""Parsers and checks of single values, with their error messages. Pure.
 
-Each function takes what was given and returns what is meant by it, or raises ``ValueError`` with what the setting
-takes; ``model.py`` puts the variable's name before that. None of the texts holds the value, which may be a secret.
+Each function returns the parsed value or raises ``ValueError`` with what the setting takes; ``model.py`` prepends the
+variable's name. No message contains the value, which may be a secret.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _TEMPLATE_BYTES: Final = 800
 
 
 def size_in_bytes(value: object) -> object:
-    """Bytes, from a number with or without a unit."""
+    """Parse a size: a number of bytes, or a number with a unit."""
     if not isinstance(value, str):
         return value
     match = _SIZE.fullmatch(value)
@@ -45,22 +45,22 @@ def size_in_bytes(value: object) -> object:
 
 
 def patterns(value: object) -> object:
-    """A comma-separated list."""
+    """Parse a comma-separated list."""
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
 def host_names(value: object) -> object:
-    """A comma-separated list, in lower case."""
+    """Parse a comma-separated list; convert to lower case."""
     return patterns(value.lower()) if isinstance(value, str) else value
 
 
 def tags(value: object) -> object:
-    """Tags, from ``k=v,k=v``."""
+    """Parse tags: ``key=value,key=value``."""
     return parse_tags(value) if isinstance(value, str) else value
 
 
 def key_template(value: str) -> str:
-    """A template of objects' keys: it begins with a fixed prefix and holds the stream's id."""
+    """Check a key template: it begins with a fixed prefix and holds the stream's id."""
     fields = re.findall(r"\{([^{}]*)\}", value)
     unknown = set(fields) - {"stream_id", "file_name", "file_stem"}
     if unknown or re.sub(r"\{[^{}]*\}", "", value).strip("{}") != re.sub(r"\{[^{}]*\}", "", value):
@@ -78,7 +78,7 @@ def key_template(value: str) -> str:
 
 
 def redis_url(value: SecretStr) -> SecretStr:
-    """A URL of Redis, as far as its scheme; ``checkpoint/redis/address.py`` reads the rest."""
+    """Check the scheme of a Redis URL; ``checkpoint/redis/address.py`` parses the rest."""
     scheme = value.get_secret_value().partition("://")[0]
     if scheme not in _REDIS_SCHEMES:
         raise ValueError(f"begins with one of {', '.join(f'{scheme}://' for scheme in _REDIS_SCHEMES)}")
@@ -86,15 +86,15 @@ def redis_url(value: SecretStr) -> SecretStr:
 
 
 def printable_ascii(value: SecretStr) -> SecretStr:
-    """A secret that is sent in a header."""
-    # These two are sent as they are; a line break in one would come back in the words of an HTTP library's error.
+    """Check a secret that is sent in a header."""
+    # A line break would make the HTTP library quote the secret in its error.
     if not re.fullmatch(r"[!-~]*", value.get_secret_value()):
         raise ValueError("holds only printable ASCII characters, and no space")
     return value
 
 
 def endpoint_url(value: str) -> str:
-    """Where S3 is, without a slash at its end."""
+    """Check the URL of an S3 endpoint; strip a final slash."""
     if _http_url(value) is None or re.search(r"[\s?#]", value):
         raise ValueError("is a URL such as https://s3.example.com or http://127.0.0.1:9000")
     if "@" in value:
@@ -103,15 +103,15 @@ def endpoint_url(value: str) -> str:
 
 
 def bucket_name(value: str) -> str:
-    """A bucket's name."""
-    # Looser than AWS's rule for new buckets: older ones, and other stores, have capitals and underscores.
+    """Check a bucket name."""
+    # Less strict than AWS for new buckets: older ones and other stores allow capitals and underscores.
     if not _BUCKET.fullmatch(value):
         raise ValueError("takes 3 to 63 letters, digits, '.', '-' and '_', with a letter or digit at both ends")
     return value
 
 
 def after_upload(value: str) -> str:
-    """``keep``, ``delete`` or ``move:DIR``."""
+    """Check ``keep``, ``delete`` or ``move:DIR``; normalize the folder."""
     word, colon, folder = value.partition(":")
     word = word.strip().lower()
     if word == "move" and ("\0" in folder or not os.path.isabs(folder)):  # noqa: PTH117 - the text, as it stands
@@ -122,7 +122,7 @@ def after_upload(value: str) -> str:
 
 
 def webhook_url(value: SecretStr) -> SecretStr:
-    """A receiver's URL."""
+    """Check the URL of a webhook receiver."""
     url = value.get_secret_value()
     parts = _http_url(url)
     if parts is None or not url.isascii() or not url.isprintable() or re.search(r"[\s#\\]", url):
@@ -133,7 +133,7 @@ def webhook_url(value: SecretStr) -> SecretStr:
 
 
 def webhook_secret(value: SecretStr) -> SecretStr:
-    """A secret as Standard Webhooks has it."""
+    """Check a secret of Standard Webhooks (``whsec_`` and base64)."""
     encoded = value.get_secret_value().removeprefix(_WEBHOOK_SECRET_PREFIX)
     try:
         size_bytes = len(base64.b64decode(encoded, validate=True))
@@ -147,7 +147,7 @@ def webhook_secret(value: SecretStr) -> SecretStr:
 
 
 def in_any_case(*words: str) -> BeforeValidator:
-    """Take ``info`` for ``INFO``; what is none of the words stays as it was given, so that the message shows it."""
+    """Ignore case: ``info`` becomes ``INFO``. Other values are unchanged, so that the error shows them."""
 
     def find(value: object) -> object:
         same = [word for word in words if isinstance(value, str) and word.lower() == value.strip().lower()]
@@ -157,17 +157,17 @@ def in_any_case(*words: str) -> BeforeValidator:
 
 
 def named_path(value: Path) -> Path:
-    """A path that the kernel can be asked about."""
-    if "\0" in str(value):  # a file of settings that a power cut left full of them
+    """Check that a path holds no NUL character."""
+    if "\0" in str(value):  # a settings file after a power failure may hold them
         raise ValueError("is a path, which holds no NUL character")
     return value
 
 
 def _http_url(text: str) -> SplitResult | None:
-    """A URL with a host, split; ``None``: it is none."""
+    """Split a URL with a host; ``None`` if invalid."""
     try:
         parts = urlsplit(text)
         well_formed = parts.scheme in {"http", "https"} and parts.hostname and (parts.port is None or parts.port > 0)
-    except ValueError:  # a port that is no number, an IPv6 address that is none
+    except ValueError:  # invalid port or IPv6 address
         return None
     return parts if well_formed else None

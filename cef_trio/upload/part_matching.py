@@ -14,7 +14,7 @@ from cef_trio.checkpoint import PartRecord
 from cef_trio.exceptions import RecordingChangedError
 from cef_trio.files import FileSlice, OpenRecording
 from cef_trio.s3 import (
-    CALCULATORS,
+    CHECKSUMS,
     ChecksumAlgorithm,
     Crc64Nvme,
     ListedPart,
@@ -54,7 +54,7 @@ async def _match(recording: OpenRecording, part: ListedPart, plan: PartPlan, at:
     if part.size_bytes > place.size_bytes or proof is None:
         return None
     algorithm, kept = proof
-    crc, calculator = Crc64Nvme(), CALCULATORS[algorithm]()
+    crc, calculator = Crc64Nvme(), CHECKSUMS[algorithm].calculator()
     try:
         await FileSlice(recording, place.offset, part.size_bytes).feed(crc, calculator)
     except RecordingChangedError:

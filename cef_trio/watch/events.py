@@ -1,7 +1,7 @@
-"""What the watcher tells, as values, and to whom. Pure.
+"""Events of the watcher, and the interface of their listener. Pure.
 
-Events are hints and may be lost, repeated or late; :class:`Scanned` is the truth as it stood at one moment. A listener
-must therefore be right after a ``Scanned`` alone.
+Events are hints: they may be lost, repeated or late. :class:`Scanned` is the complete state at one moment. A listener
+must therefore be correct after a ``Scanned`` alone.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from cef_trio.files import FileStat
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A file is there, or has grown or changed."""
+    """A file exists, has grown or has changed."""
 
     path: str
     stat: FileStat
@@ -31,7 +31,7 @@ class Closed:
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """A file got another name inside the watch folder; ``WATCH_PATTERNS`` may match either name or neither."""
+    """A file was renamed inside the watch folder; ``WATCH_PATTERNS`` may match either name or neither."""
 
     old_path: str
     new_path: str
@@ -47,24 +47,24 @@ class Gone:
 
 @dataclass(frozen=True, slots=True)
 class Scanned:
-    """Every matching file in the watch folder, read from end to end without an error.
+    """Every matching file in the watch folder, after a complete scan.
 
-    ``unreadable`` names folders below the watch folder that could not be read: nothing is known of files in them, and
-    their absence from ``files`` means nothing.
+    ``unreadable`` holds folders below the watch folder that could not be read: files in them may exist although they
+    are missing from ``files``.
     """
 
     files: Mapping[str, FileStat]
     unreadable: frozenset[str] = frozenset()
     began_at: float = field(kw_only=True)
-    """By ``trio.current_time()``, before the first folder was read: of what happened since, it may know only half."""
+    """``trio.current_time()`` before the first folder was read; later changes may be missing."""
 
 
 FileEvent = Seen | Closed | Moved | Gone | Scanned
 
 
 class FileListener(Protocol):
-    """Who is told. Synchronous on purpose: an event is taken in at once, with no checkpoint between two of them."""
+    """Receives events. Synchronous, so that there is no checkpoint between two events."""
 
     def handle_event(self, event: FileEvent) -> None:
-        """Take the event in. Never blocks, never raises for anything the file system does."""
+        """Handle an event. Must not block or raise."""
         ...

@@ -1,7 +1,7 @@
-"""inotify as changes about paths: raw events in, what happened to which path out. Pure but for the kernel's watches.
+"""Translates inotify events to changes of paths. Pure except for the kernel's watches.
 
-An event names a watch and a name in it; a watch outlives its folder's renaming. :class:`FolderWatches` keeps the two
-together, and :func:`translate` turns a batch of raw events into :class:`Change` s, in their order.
+A raw event names a watch and a name in its folder; a watch outlives a rename of its folder. :class:`FolderWatches` maps
+watches to folders, and :func:`translate` converts a batch of raw events to :class:`Change` objects, in order.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MASK = (
 
 
 class ChangeKind(Enum):
-    """What happened to a path."""
+    """Kind of change."""
 
     SEEN = "seen"
     CLOSED = "closed"
@@ -46,7 +46,7 @@ class ChangeKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Something that happened; ``old_path`` for what was moved."""
+    """A change of a path; ``old_path`` is set for moves."""
 
     kind: ChangeKind
     path: str = ""
@@ -54,61 +54,61 @@ class Change:
 
 
 class Kernel(Protocol):
-    """inotify's two calls."""
+    """The two inotify calls."""
 
     def add_watch(self, path: str, mask: int) -> int:
-        """Watch a folder; returns the watch's number."""
+        """Watch a folder; return the watch descriptor."""
         ...
 
     def rm_watch(self, wd: int) -> None:
-        """Watch it no more."""
+        """Remove a watch."""
         ...
 
 
 class FolderWatches:
-    """Which watch is on which folder. :meth:`add` is called in a worker thread, all else by the loop."""
+    """Map of watches to folders. :meth:`add` runs in a worker thread, everything else in the trio thread."""
 
     def __init__(self, kernel: Kernel, root: str) -> None:
         self._kernel = kernel
         self.root = root
         self._folders: dict[int, str] = {}
         self._lock = threading.Lock()
-        """Held for moments only, never while the kernel is asked."""
+        """Never held during a kernel call."""
 
     @property
     def folders(self) -> frozenset[str]:
-        """The folders that are watched."""
+        """The watched folders."""
         with self._lock:
             return frozenset(self._folders.values())
 
     def folder(self, wd: int) -> str | None:
-        """The folder of a watch."""
+        """Return the folder of a watch."""
         return self._folders.get(wd)
 
     def add(self, folder: str) -> None:
-        """Watch a folder. Blocks for as long as its file system takes to find it.
+        """Watch a folder. Blocks while its file system looks it up.
 
         Raises:
-            OSError: it is gone, or the kernel's limit is reached (ENOSPC).
+            OSError: the folder is gone, or the kernel's limit is reached (ENOSPC).
         """
         wd = self._kernel.add_watch(folder, MASK)
-        with self._lock:  # here, and not by whoever waits: its first event may be read before that one wakes up
+        with self._lock:  # in this thread: the first event may be read before the caller resumes
             self._folders[wd] = folder
 
     def forget(self, wd: int) -> None:
-        """The kernel has taken the watch away."""
+        """Remove a watch that the kernel has dropped."""
         with self._lock:
             self._folders.pop(wd, None)
 
     def rename(self, old: str, new: str) -> None:
-        """A folder has another name; the watches on it and below it stay."""
+        """Update the watches of a renamed folder and of the folders below it."""
         with self._lock:
             for wd, folder in self._folders.items():
                 if folder == old or folder.startswith(f"{old}/"):
                     self._folders[wd] = new + folder[len(old) :]
 
     def drop(self, folder: str) -> None:
-        """A folder was moved away: stop watching it and what is below it."""
+        """Stop watching a folder and the folders below it."""
         with self._lock:
             dropped = [wd for wd, name in self._folders.items() if name == folder or name.startswith(f"{folder}/")]
             for wd in dropped:
@@ -116,12 +116,12 @@ class FolderWatches:
         for wd in dropped:
             try:
                 self._kernel.rm_watch(wd)
-            except OSError:  # deleted meanwhile: the kernel took the watch away itself
+            except OSError:  # deleted meanwhile: the kernel dropped the watch
                 continue
 
 
 def unpaired_moves(events: Iterable[Event]) -> bool:
-    """Whether the batch ends in the middle of a rename: a ``MOVED_FROM`` whose ``MOVED_TO`` may still come."""
+    """Return whether a ``MOVED_FROM`` has no ``MOVED_TO`` yet."""
     halves: set[int] = set()
     for event in events:
         if event.mask & flags.MOVED_FROM:
@@ -132,7 +132,7 @@ def unpaired_moves(events: Iterable[Event]) -> bool:
 
 
 def translate(events: Iterable[Event], watches: FolderWatches) -> list[Change]:
-    """Say what a batch of raw events means. A thousand writes to a file are one change."""
+    """Translate a batch of raw events; repeated writes to a file become one change."""
     batch = list(events)
     moved_to = {event.cookie: event for event in batch if event.mask & flags.MOVED_TO}
     moved_from = {event.cookie for event in batch if event.mask & flags.MOVED_FROM}
@@ -142,7 +142,7 @@ def translate(events: Iterable[Event], watches: FolderWatches) -> list[Change]:
     return _without_repetition(changes)
 
 
-def _changes_of(  # noqa: C901, PLR0911, PLR0912 - a table of what each kind of event means
+def _changes_of(  # noqa: C901, PLR0911, PLR0912 - one branch per kind of event
     event: Event, watches: FolderWatches, moved_to: Mapping[int, Event], moved_from: set[int]
 ) -> list[Change]:
     if event.mask & flags.Q_OVERFLOW:
@@ -167,7 +167,7 @@ def _changes_of(  # noqa: C901, PLR0911, PLR0912 - a table of what each kind of 
         return [Change(ChangeKind.MOVED, new_path, path)]
     if event.mask & flags.ISDIR:
         if event.mask & flags.ATTRIB:
-            return [Change(ChangeKind.FOLDER_CAME, path)]  # its rights may be others now: what is in it is read again
+            return [Change(ChangeKind.FOLDER_CAME, path)]  # permissions may have changed: rescan it
         if event.mask & flags.MOVED_TO and event.cookie in moved_from:
             return []
         came = event.mask & (flags.CREATE | flags.MOVED_TO)
@@ -189,7 +189,7 @@ def _removed(event: Event, path: str, watches: FolderWatches) -> list[Change]:
 
 
 def _without_repetition(changes: list[Change]) -> list[Change]:
-    """Leave out a ``SEEN`` that a later change of the same path says better."""
+    """Drop a ``SEEN`` that is followed by another change of the same path."""
     kept: list[Change] = []
     later: set[str] = set()
     for change in reversed(changes):

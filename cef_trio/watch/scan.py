@@ -1,12 +1,12 @@
-"""Reading the watch folder from end to end: the truth that events only hint at.
+"""Scans the watch folder.
 
-A folder that cannot be read is an error, or is named as unreadable, and never "empty": an empty folder would mean that
-every recording in it was deleted. Symbolic links are not followed, neither to files nor to folders, nor where a link
-takes a folder's place during the scan (``nofollow.py``). All of this only reads, in worker threads that a cancellation
-abandons: a hung disk holds no exit back (promise P4).
+A folder that cannot be read is an error or is listed as unreadable, never treated as empty: an empty folder would mean
+that every recording in it was deleted. Symbolic links are not followed, even if a link replaces a folder during the
+scan (``files/nofollow.py``). All calls only read, in worker threads that a cancellation abandons, so a hung disk does
+not delay a shutdown (promise P4).
 
-Each folder is read in a call of its own, and each mount beside the others (``mounts.py``): one that does not answer is
-unreadable, and all others are read.
+Each folder is read by its own call, and mounts are read concurrently (``files/mounts.py``): a mount that does not
+answer is unreadable, and all others are read.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """A folder as it was read."""
+    """Result of a scan."""
 
     root: tuple[int, int]
-    """Device and inode of the folder itself: another one under its name is another folder."""
+    """Device and inode of the folder, to detect that it was replaced."""
     files: Mapping[str, FileStat]
     folders: frozenset[str]
-    """The folder and all below it that could be read."""
+    """The folder and all readable folders below it."""
     unreadable: frozenset[str]
 
 
 class FolderReader(Protocol):
-    """How the watcher reads the file system."""
+    """File system access of the watcher."""
 
     async def scan(self, folder: str) -> Scan:
-        """Read a folder from end to end.
+        """Read a folder and everything below it.
 
         Raises:
             OSError: the folder itself cannot be read.
@@ -50,20 +50,20 @@ class FolderReader(Protocol):
         ...
 
     async def stats(self, paths: Iterable[str]) -> Mapping[str, FileStat]:
-        """Look at these; what is no regular file (any more), or does not answer, is absent."""
+        """Return the stat of each regular file; others, and those that do not answer, are left out."""
         ...
 
     async def ask(self, folder: str, call: Callable[[], T]) -> T:
-        """Make a call about a folder that may hang.
+        """Make a call that may hang on a folder.
 
         Raises:
-            OSError: the call's own, or that the folder does not answer.
+            OSError: raised by the call, or the folder does not answer.
         """
         ...
 
 
 class ThreadedReader:
-    """The real one."""
+    """Reads in worker threads."""
 
     def __init__(self, matches: PathMatcher, mounts: Mounts | None = None) -> None:
         self._matches = matches
@@ -80,7 +80,7 @@ class ThreadedReader:
         return found.scan(own)
 
     async def _read_mount(self, top: str, found: _Found, mounts: trio.Nursery) -> None:
-        """Read a folder and what is below it on the same mount; what is mounted below is read by tasks of its own."""
+        """Read a folder and everything below it on the same mount; start a task for each mount below."""
         waiting = [top]
         while waiting:
             current = waiting.pop()
@@ -119,7 +119,7 @@ class ThreadedReader:
 
 
 class _Found:
-    """What a scan has found so far."""
+    """Accumulates a scan."""
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
@@ -130,19 +130,19 @@ class _Found:
         """Why the folder itself cannot be read."""
 
     def read(self, folder: str, files: Mapping[str, FileStat]) -> None:
-        """A folder was read."""
+        """Add a folder and its files."""
         self._folders.add(folder)
         self._files.update(files)
 
     def cannot_read(self, folder: str, error: OSError) -> None:
-        """It could not be; what is gone since, or stands where a link does now, is passed over."""
+        """Add an unreadable folder; one that is gone or was replaced by a link is ignored."""
         if folder == self._folder:
             self.refused = error
         elif not isinstance(error, FileNotFoundError | NotADirectoryError):
             self._unreadable.add(folder)
 
     def scan(self, own: os.stat_result) -> Scan:
-        """All of it."""
+        """Return the result; ``own`` is the stat of the folder itself."""
         return Scan((own.st_dev, own.st_ino), self._files, frozenset(self._folders), frozenset(self._unreadable))
 
 
@@ -170,7 +170,7 @@ def scan_now(folder: str, matches: PathMatcher) -> Scan:
 
 
 def _nothing() -> None:
-    """What is called where nobody waits for a sign that reading goes on."""
+    """Default for ``beat``: do nothing."""
 
 
 def _read_one(
@@ -188,7 +188,7 @@ def _read_one(
             for entry in entries:
                 beat()
                 path = os.path.join(folder, entry.name)  # noqa: PTH118 - names may hold any byte
-                # A mount is not asked what it is: where the folder does not tell, that would be to ask its server.
+                # Not called for mount points: is_dir() may need a stat, which asks the server of the mount.
                 if path in points or entry.is_dir(follow_symlinks=False):
                     folders.append(path)
                 elif entry.is_file(follow_symlinks=False) and matches(path):
@@ -204,14 +204,14 @@ def _read_one(
 
 
 def stats_now(paths: Iterable[str], beat: Callable[[], None] = _nothing) -> dict[str, FileStat]:
-    """Look at these; what is no regular file, or cannot be looked at, is absent. Blocks."""
+    """Return the stat of each regular file; others are left out. Blocks."""
     found: dict[str, FileStat] = {}
     for path in paths:
         beat()
         try:
             stat = regular_file_stat(stat_straight(path))
         except OSError:
-            continue  # gone since, or not to be seen: the next scan says which
+            continue  # gone or unreadable: the next scan tells which
         if stat is not None:
             found[path] = stat
     return found

@@ -1,11 +1,11 @@
-"""The watcher: tells a listener what happens in a folder, by inotify where there is one, and by reading it all again.
+"""Watches a folder by inotify, where available, and by periodic scans.
 
-Events are hints; a scan of everything, every ``rescan_seconds``, is the truth, and repairs whatever they missed: an
-overflow of the kernel's queue, a folder that was faster than its watch, a host that writes over the network. Where the
-kernel gives no (more) watches, the folder is polled instead, and it is said which limit to raise. If the folder itself
-goes away, that is an error and not an empty folder: nothing is told until it is back.
+Events are hints. A complete scan every ``rescan_seconds`` repairs what they missed: an overflow of the kernel's queue,
+files created before their folder was watched, a host that writes over the network. If the kernel gives no more watches,
+the folder is polled and the limit to raise is logged. If the folder itself disappears, that is an error, not an empty
+folder: no event is sent until it is back.
 
-No thread waits and nothing is polled for events: ``trio.lowlevel.wait_readable`` wakes the one task that reads them.
+No thread waits for events and nothing is polled: ``trio.lowlevel.wait_readable`` wakes the one task that reads them.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ if sys.platform == "linux" or TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 _POLL_SECONDS: Final = 1.0
-"""How often the folder is read where it cannot be watched, or is not there."""
+"""Interval of scans while the folder cannot be watched or is missing."""
 _RENAME_SECONDS: Final = 0.02
-"""How long the second half of a rename is waited for; the kernel writes both at once, a read may fall between."""
+"""How long to wait for the second half of a rename; a read may fall between the two halves."""
 _LIMITS: Final = {
     errno.EMFILE: "fs.inotify.max_user_instances",
     errno.ENOSPC: "fs.inotify.max_user_watches",
@@ -60,22 +60,22 @@ class Watcher:
         self._matches = matches
         self._listener = listener
         self.rescan_seconds = rescan_seconds
-        """How often everything is read again."""
+        """Interval of complete scans."""
         self._reader = reader or ThreadedReader(matches)
         self._open_inotify = open_inotify
         self._rescan_wanted = AsyncBool(False)
         self._watches: FolderWatches | None = None
         self._root: tuple[int, int] | None = None
         self.last_run = trio.current_time()
-        """``trio.current_time()`` of the last scan: a health check looks at it."""
+        """``trio.current_time()`` of the last successful scan, for the health check."""
         self.trouble: tuple[float, str] | None = None
-        """Since when, by ``trio.current_time()``, the folder cannot be read, and why."""
+        """``trio.current_time()`` since when the folder cannot be read, and the reason."""
         self._unreadable: frozenset[str] = frozenset()
         self.last_attempt = self.last_run
-        """The same, but a scan that failed counts too: a watcher whose folder is gone does not hang."""
+        """``trio.current_time()`` of the last scan, failed ones included; for the service manager's watchdog."""
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Watch for ever. Started means: the watches are set, and the listener was told everything that is there."""
+        """Watch until cancelled. Reports started after the first complete scan was passed to the listener."""
         started = False
 
         def has_started() -> None:
@@ -84,24 +84,24 @@ class Watcher:
                 started = True
                 task_status.started()
 
-        said = False
+        logged = False
         while True:
             try:
                 await self._watch_until_lost(has_started)
             except OSError as error:
                 self._note_unreadable(str(error))
-                if not said:
+                if not logged:
                     log.error("watch_folder_unreadable", folder=self._folder, error=str(error))  # noqa: TRY400
-                said = True
+                logged = True
             else:
                 self._note_unreadable("it was moved, deleted or unmounted")
                 log.error("watch_folder_lost", folder=self._folder)
-                said = False
+                logged = False
             self.last_attempt = trio.current_time()
             await trio.sleep(_POLL_SECONDS)
 
     def rescan(self) -> None:
-        """Read everything once more, as soon as a scan that runs is over."""
+        """Request a scan; it begins after a running one."""
         self._rescan_wanted.value = True
 
     def _note_unreadable(self, why: str) -> None:
@@ -152,10 +152,10 @@ class Watcher:
                 scope.cancel()
 
     async def _rescan(self) -> None:
-        """Read everything, watch what is new, and tell the truth.
+        """Scan the folder, watch new folders, and send ``Scanned``.
 
         Raises:
-            OSError: the folder cannot be read, or is another one by now.
+            OSError: the folder cannot be read, or was replaced.
         """
         began_at = trio.current_time()
         scan = await self._reader.scan(self._folder)
@@ -163,19 +163,19 @@ class Watcher:
             raise FileNotFoundError(errno.ENOENT, "another folder has its name now", self._folder)
         self._root = scan.root
         if await self._watch_new(scan):
-            # A folder that got its watch only now may have got files in between.
+            # Files may have been created before their folder was watched.
             began_at = trio.current_time()
             scan = await self._reader.scan(self._folder)
             await self._watch_new(scan)
         self.last_run = self.last_attempt = trio.current_time()
         self.trouble = None
-        for folder in sorted(scan.unreadable - self._unreadable):  # said once, however many scans
+        for folder in sorted(scan.unreadable - self._unreadable):  # logged once, not at every scan
             log.warning("folder_unreadable", folder=folder)
         self._unreadable = scan.unreadable
         self._listener.handle_event(Scanned(scan.files, scan.unreadable, began_at=began_at))
 
     async def _watch_new(self, scan: Scan) -> bool:
-        """Set watches on new folders; returns whether any got one. To set one asks the folder's file system."""
+        """Watch new folders; return whether there were any."""
         watches = self._watches
         if watches is None:
             return False
@@ -186,7 +186,7 @@ class Watcher:
             except OSError as error:
                 if error.errno in _LIMITS:
                     self._log_limited(error)
-                    # Events would tell half of it: polling tells all. Others may need the watches.
+                    # Poll instead, since events would be incomplete; free the watches for other programs.
                     watches.drop(watches.root)
                     self._watches = None
                     return False
@@ -203,7 +203,7 @@ class Watcher:
                     await trio.lowlevel.wait_readable(inotify.fileno())
                 events += self._read_now(inotify)
             watches = self._watches
-            if watches is None:  # the kernel's limit was reached meanwhile: from now on the folder is polled
+            if watches is None:  # the limit was reached meanwhile: the folder is polled now
                 return
             if not await self._report(translate(events, watches)):
                 scope.cancel()
@@ -213,7 +213,7 @@ class Watcher:
         return list(inotify.read(timeout=0))
 
     async def _report(self, changes: Iterable[Change]) -> bool:
-        """Tell the listener; returns whether the folder is still there."""
+        """Pass changes to the listener; return whether the watch folder still exists."""
         changes = list(changes)
         paths = {
             change.path for change in changes if change.kind in {ChangeKind.SEEN, ChangeKind.CLOSED, ChangeKind.MOVED}
@@ -244,7 +244,7 @@ class Watcher:
                 case ChangeKind.ROOT_LOST:
                     return False
                 case _:
-                    pass  # a file that is gone again: its own event says so
+                    pass  # the file is gone already: its own event follows
         return True
 
     async def _report_folder_moved(self, change: Change) -> None:

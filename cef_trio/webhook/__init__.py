@@ -1,7 +1,7 @@
-"""One POST to a webhook's receiver: its signature, its TLS, and what the response means.
+"""Sending a webhook: the POST request, its signature, and the meaning of the response.
 
-Open `client.py` for the request; `signature.py` for the signature (Standard Webhooks); `answers.py` for what a status
-means. Which deliveries are due, and when, is in the room `postprocess/`.
+Open `client.py` for the request; `signature.py` for the signature (Standard Webhooks); `answers.py` for what a
+status means. The room `postprocess/` decides which deliveries are due, and when.
 """
 
 from cef_trio.webhook.answers import Answered, judge_status

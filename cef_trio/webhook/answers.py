@@ -1,4 +1,4 @@
-"""What a receiver's answer means. Pure."""
+"""The meaning of a webhook receiver's response. Pure."""
 
 from __future__ import annotations
 
@@ -7,30 +7,30 @@ from typing import Final
 
 _OK: Final = range(200, 300)
 _REFUSALS: Final = range(400, 500)
-_PASSING: Final = frozenset({408, 425, 429})
-"""Of the 4xx those that say nothing against the delivery itself: too slow, too early, too many."""
+_TEMPORARY: Final = frozenset({408, 425, 429})
+"""The 4xx that are temporary: Request Timeout, Too Early, Too Many Requests."""
 _GONE: Final = 410
-_PAGES: Final = frozenset({"text/html", "application/xhtml+xml"})
+_HTML_TYPES: Final = frozenset({"text/html", "application/xhtml+xml"})
 
 
 class Answered(Enum):
-    """What became of a delivery."""
+    """The outcome of a delivery."""
 
     DELIVERED = "delivered"
     REFUSED = "refused"
-    """For good: the receiver will not take it however often it comes (410, 404, 401, …)."""
+    """Permanently: the receiver will not accept it (410, 404, 401, …)."""
     AGAIN = "again"
-    """It may be taken later. A redirect too: it is not followed, but whoever mends the URL still has the time to."""
+    """It may be accepted later. This includes redirects, which are not followed, so that the URL can be corrected."""
 
 
 def judge_status(status: int, content_type: str = "") -> Answered:
-    """What an answer says, by its status and by who may have given it.
+    """Return the outcome of a delivery by the response's status and content type.
 
-    A refusal that is a page for a browser may be that of an ingress without a backend, of a proxy or a firewall: it is
-    tried again, as long as deliveries are. ``410 Gone`` is nobody's by accident.
+    A 4xx with an HTML page may come from a proxy, a firewall or an ingress without a backend, so it is retried;
+    except ``410 Gone``, which is always intended.
     """
     if status in _OK:
         return Answered.DELIVERED
-    if status != _GONE and content_type.partition(";")[0].strip().lower() in _PAGES:
+    if status != _GONE and content_type.partition(";")[0].strip().lower() in _HTML_TYPES:
         return Answered.AGAIN
-    return Answered.REFUSED if status in _REFUSALS and status not in _PASSING else Answered.AGAIN
+    return Answered.REFUSED if status in _REFUSALS and status not in _TEMPORARY else Answered.AGAIN

@@ -1,9 +1,8 @@
-"""One POST: the request that a webhook is, and what the receiver says to it.
+"""The client that sends one webhook as a POST request.
 
-- The whole attempt has one time-out, from the connection to the headers of the answer. Of the answer nothing but its
-  status and ``Retry-After`` is looked at: no body, however long, is read.
-- Redirects are not followed, no proxy and no credentials are taken from the environment.
-- The URL may hold a token, so texts name the receiver by its host.
+- One time-out covers the whole attempt, from the connection to the response headers. The response body is not read.
+- Redirects are not followed. Proxies and credentials from the environment are ignored.
+- The URL may contain a token, so messages name only scheme and host.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ _KEEPALIVE_SECONDS: Final = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """What is sent. ``delivery_id`` is the same for each attempt, so that a receiver knows a repetition."""
+    """A webhook to send. ``delivery_id`` is the same for each attempt, so that a receiver can detect duplicates."""
 
     delivery_id: str
     stream_id: str
@@ -41,7 +40,7 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class WebhookResponse:
-    """What came back."""
+    """The parts of a response that matter."""
 
     status: int
     retry_after_seconds: float | None
@@ -53,11 +52,11 @@ class WebhookClient:
 
     Args:
         url: ``ON_COMPLETE_WEBHOOK``.
-        secret: ``WEBHOOK_SECRET``; without one nothing is signed.
-        timeout_seconds: from the connection to the headers of the answer; positive and finite.
-        now: this machine's time, with its zone.
+        secret: ``WEBHOOK_SECRET``; without it requests are not signed.
+        timeout_seconds: from the connection to the response headers; positive and finite.
+        now: returns the current time, aware.
         ca_file: certificates to trust instead of the system's.
-        transport: instead of the network, for tests and the laboratory.
+        transport: replaces the network, for tests and the laboratory.
 
     Raises:
         ValueError: the secret cannot be read, or ``ca_file`` holds no certificates.
@@ -91,16 +90,16 @@ class WebhookClient:
 
     @property
     def receiver(self) -> str:
-        """Who receives, as it may be said aloud."""
+        """Scheme and host of the receiver, without secrets."""
         return f"{self._url.scheme}://{self._url.netloc.decode('ascii')}"
 
     def renew_connections(self) -> None:
-        """Let the next delivery open a connection anew."""
+        """Have the next delivery open a new connection."""
         if isinstance(self._transport, HttpTransport):
             self._transport.renew_connections()
 
     async def __aenter__(self) -> Self:
-        """Nothing is connected yet."""
+        """Return self; connections are opened on demand."""
         return self
 
     async def __aexit__(
@@ -110,10 +109,10 @@ class WebhookClient:
 
     @asynccontextmanager
     async def post(self, delivery: Delivery) -> AsyncIterator[WebhookResponse]:
-        """Send once; in the block the answer's status is known, and no checkpoint lies between it and the block.
+        """Send once; yield the response. There is no checkpoint between receiving it and the body of the block.
 
         Raises:
-            WebhookOperationError: transient; there was no answer.
+            WebhookOperationError: transient; there was no response.
         """
         response = await self._send(delivery)
         try:
@@ -121,7 +120,7 @@ class WebhookClient:
             retry_after_seconds = parse_retry_after(headers.get("retry-after"), self._now())
             yield WebhookResponse(response.status_code, retry_after_seconds, headers.get("content-type", ""))
         finally:
-            with suppress(httpx.HTTPError):  # what becomes of the connection changes nothing about the answer
+            with suppress(httpx.HTTPError):  # the response is known already
                 await response.aclose()
 
     async def _send(self, delivery: Delivery) -> httpx.Response:
@@ -130,7 +129,7 @@ class WebhookClient:
         try:
             with trio.move_on_after(self._timeout_seconds):
                 response = await self._http.send(request, stream=True)
-        except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:  # the latter two: of odd bytes
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:  # the last two: malformed bytes
             self.renew_connections()
             refused = tls.refusal(error, ca_setting="WEBHOOK_CA_FILE", address_setting="ON_COMPLETE_WEBHOOK")
             text = refused or str(error)

@@ -90,7 +90,7 @@ async def test_what_has_ended_is_asked_of_redis_and_kept_while_redis_is_down(
         (failed,) = snapshot.failed
         assert failed.stream_id == failed_id
         assert failed.file == "b.mp4"
-        assert failed.sentence == "S3 does not allow these credentials to do what an upload needs."
+        assert failed.sentence == "The S3 credentials lack a permission that uploads need."
         assert failed.detail == "<b>403</b>"
         nursery.cancel_scope.cancel()
 

@@ -217,7 +217,7 @@ def test_the_rights_that_count_are_those_of_what_a_link_leads_to(open_folder: Pa
 
 def test_what_a_container_is_handed_is_not_exposed(open_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = in_a_file(open_folder, b"x", 0o444)
-    monkeypatch.setattr(secret_files, "_HANDED_OVER", open_folder)
+    monkeypatch.setattr(secret_files, "_CONTAINER_SECRETS", open_folder)
     assert exposure(path) is None
 
 

@@ -40,7 +40,7 @@ async def test_an_aborted_stream_is_gone_from_s3_and_stays_so_until_a_person_ret
     checkpoint = await left_open(world)
     stream = checkpoint.meta.stream_id
     assert await abort_stream(context, stream[:6], as_json=False) is ExitCode.DONE
-    assert "3 parts given up" in capsys.readouterr().out
+    assert "3 parts discarded" in capsys.readouterr().out
     assert world.open_uploads() == []
     async with world.daemon() as daemon:
         world.append(PART)
@@ -107,7 +107,7 @@ async def test_what_s3_refused_to_abort_is_still_named_by_redis_and_the_command_
         await abort_stream(context, checkpoint.meta.stream_id, as_json=False)
     (after,) = await world.checkpoints()
     assert (after.meta.status, after.meta.s3_upload_id) == (Status.FAILED_ABORTED, checkpoint.meta.s3_upload_id)
-    assert "give the command again" in capsys.readouterr().out
+    assert "repeat the command" in capsys.readouterr().out
     world.endpoint.faults.disarm(fault)
     assert await abort_stream(context, checkpoint.meta.stream_id, as_json=False) is ExitCode.DONE
     assert world.open_uploads() == []
@@ -133,7 +133,7 @@ async def test_an_object_that_was_completed_unknown_to_redis_is_left_and_named(
     (checkpoint,) = await world.checkpoints()
     assert checkpoint.meta.object_etag is None
     assert await abort_stream(context, checkpoint.meta.stream_id, as_json=False) is ExitCode.DONE
-    assert "had been completed before" in capsys.readouterr().out
+    assert "was already complete" in capsys.readouterr().out
     assert world.recordings() == [world.content()]
 
 

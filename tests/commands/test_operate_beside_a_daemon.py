@@ -103,7 +103,7 @@ def test_a_failed_stream_is_retried_beside_its_daemon_without_sending_its_parts_
         process.wait_for("stream_failed")
         failed = wait_for_state(elsewhere, "failed")
         examined = {one["subject"]: one["says"] for one in answer("doctor", settings=elsewhere)["findings"]}
-        assert examined["failed"] == "1 recording was given up"
+        assert examined["failed"] == "1 recording failed"
         assert "AccessDenied" in failed["failure_reason"]
         disarm_all(endpoint)
         sent = process.count("part_uploaded")
@@ -124,7 +124,7 @@ def test_a_stopped_daemons_stream_is_aborted_and_the_next_daemon_leaves_it_alone
             assert process.stop() == 0
         [stream] = answer("list", settings=elsewhere)["streams"]
         assert len(embedded.open_uploads()) == 1
-        assert "2 parts given up" in command("abort", stream["stream_id"], settings=elsewhere).stdout
+        assert "2 parts discarded" in command("abort", stream["stream_id"], settings=elsewhere).stdout
         assert embedded.open_uploads() == []
     with daemon(settings) as process:
         process.wait_for("daemon_started")

@@ -17,7 +17,7 @@ from servers.valkey import ValkeyServer, valkey_server
 from trio.testing import MockClock
 
 from cef_trio.cli.checks import Severity, ok
-from cef_trio.cli.doctor import Tell, run_checks
+from cef_trio.cli.doctor import AddFinding, run_checks
 from cef_trio.cli.probes import try_upload
 from cef_trio.cli.session import CommandContext
 from cef_trio.exceptions import S3OperationError
@@ -154,17 +154,17 @@ def test_an_s3_that_says_nothing_is_a_problem_and_holds_nothing_back(settings: d
 
 
 async def test_a_check_that_hangs_or_breaks_holds_no_other_back(autojump_clock: MockClock) -> None:
-    async def hangs(tell: Tell) -> None:
+    async def hangs(tell: AddFinding) -> None:
         tell(ok("hanging", "as far as it came"))
         await trio.sleep_forever()
 
-    async def breaks(_tell: Tell) -> None:
+    async def breaks(_tell: AddFinding) -> None:
         raise ZeroDivisionError("a bug")
 
-    async def refused(_tell: Tell) -> None:
+    async def refused(_tell: AddFinding) -> None:
         raise S3OperationError("head_bucket", "no.")
 
-    async def works(tell: Tell) -> None:
+    async def works(tell: AddFinding) -> None:
         await trio.lowlevel.checkpoint()
         tell(ok("working", "well"))
 

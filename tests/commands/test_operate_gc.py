@@ -44,7 +44,7 @@ def test_what_a_live_stream_or_a_retry_needs_is_kept_and_all_else_of_ended_strea
 
 def test_p9_the_upload_of_a_stream_of_another_host_is_that_hosts() -> None:
     for status in Status:
-        fate = judge_upload(OLD, "x", a_stream(status=status), born_before=DAY_AGO, anothers=True)
+        fate = judge_upload(OLD, "x", a_stream(status=status), born_before=DAY_AGO, of_another_host=True)
         assert not fate.abort
 
 
@@ -184,7 +184,7 @@ async def test_why_uploads_are_kept_is_counted_for_a_person(
         f"streams/{stream_id(1)}/a.mp4: aborted: Redis knows no such stream",
         "4 open uploads under 'streams/': 1 aborted",
         "  2 kept: it is younger than --older-than",
-        "  1 kept: its key is not of S3_KEY_TEMPLATE",
+        "  1 kept: its key does not match S3_KEY_TEMPLATE",
     ]
 
 

@@ -17,7 +17,7 @@ from cef_trio.checkpoint.memory import Moment
 from cef_trio.checkpoint.model import FileIdentity, Owner
 from cef_trio.checkpoint.states import FAILED, FailureReason, Status, StreamSet
 from cef_trio.cli.retry import retry_stream, retry_streams
-from cef_trio.cli.retry_plan import Presence, RetryPath, judge_comeback, presence_of
+from cef_trio.cli.retry_plan import Presence, RetryPath, plan_retry, presence_of
 from cef_trio.cli.session import CommandContext
 from cef_trio.exceptions import S3OperationError
 from cef_trio.exit_codes import ExitCode
@@ -31,7 +31,7 @@ from cef_trio.upload.ownership import Ownership
 
 def judged(status: Status, presence: Presence = Presence.SAME, **more: Any) -> RetryPath | None:
     meta = a_stream(status=status, **more)
-    return judge_comeback(meta, presence, None, part_size=2 * PART, equal_parts=False).way
+    return plan_retry(meta, presence, None, part_size=2 * PART, equal_parts=False).way
 
 
 @pytest.mark.parametrize("reason", list(FailureReason))
@@ -44,12 +44,12 @@ def test_a_kept_upload_goes_on_and_an_aborted_one_starts_over(reason: FailureRea
 @pytest.mark.parametrize("reason", list(FailureReason))
 def test_parts_that_were_refused_start_over_when_equal_ones_are_asked_for(reason: FailureReason) -> None:
     meta = a_stream(status=Status.failed(reason), part_size=PART)
-    comeback = judge_comeback(meta, Presence.SAME, None, part_size=PART, equal_parts=True)
+    plan = plan_retry(meta, Presence.SAME, None, part_size=PART, equal_parts=True)
     if reason is FailureReason.FINALIZATION:
-        assert comeback.way is RetryPath.START_OVER
-        assert comeback.fields["equal_parts"] is True
+        assert plan.way is RetryPath.START_OVER
+        assert plan.fields["equal_parts"] is True
     elif reason in KEEPS_ITS_UPLOAD:
-        assert comeback.way is RetryPath.GO_ON
+        assert plan.way is RetryPath.GO_ON
 
 
 async def test_an_upload_that_was_kept_is_aborted_before_it_starts_over(
@@ -81,9 +81,9 @@ def test_without_its_file_only_a_stream_whose_object_exists_comes_back(status: S
 
 @pytest.mark.parametrize(("status", "presence"), list(product(sorted(frozenset(Status) - FAILED), Presence)))
 def test_what_has_not_failed_does_not_come_back(status: Status, presence: Presence) -> None:
-    comeback = judge_comeback(a_stream(status=status), presence, None, part_size=PART, equal_parts=False)
-    assert comeback.way is None
-    assert comeback.says.startswith("not retried: ")
+    plan = plan_retry(a_stream(status=status), presence, None, part_size=PART, equal_parts=False)
+    assert plan.way is None
+    assert plan.says.startswith("not retried: ")
 
 
 @pytest.mark.parametrize(
@@ -99,9 +99,9 @@ def test_a_recording_that_did_not_fit_needs_larger_parts(
     part_size: int, size_bytes: int | None, way: RetryPath
 ) -> None:
     meta = a_stream(status=Status.FAILED_FILE_TOO_LARGE)
-    comeback = judge_comeback(meta, Presence.SAME, size_bytes, part_size=part_size, equal_parts=False)
-    assert comeback.way is way
-    assert way is None or comeback.fields["part_size"] == part_size
+    plan = plan_retry(meta, Presence.SAME, size_bytes, part_size=part_size, equal_parts=False)
+    assert plan.way is way
+    assert way is None or plan.fields["part_size"] == part_size
 
 
 def test_another_machines_file_of_that_name_says_nothing() -> None:
@@ -275,8 +275,8 @@ async def test_p9_a_failed_stream_of_another_host_is_not_brought_back_from_here(
     await world.store.create(theirs, DAEMON)
     await world.store.release([stream_id(1)], DAEMON)
     before = world.known()
-    comeback = await retry_stream(mine, stream_id(1))
-    assert comeback.way is None
-    assert "another host's" in comeback.says
+    plan = await retry_stream(mine, stream_id(1))
+    assert plan.way is None
+    assert "another host's" in plan.says
     assert await retry_streams(mine, [], every=True, as_json=True) is ExitCode.DONE
     assert world.known() == before

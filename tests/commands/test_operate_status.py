@@ -22,7 +22,7 @@ from cef_trio.checkpoint.protocols import Change, KnownPath
 from cef_trio.checkpoint.redis.store import RedisCheckpointStore
 from cef_trio.checkpoint.states import HOME, Status, StreamSet
 from cef_trio.cli.session import CommandContext
-from cef_trio.cli.status import Observer, document, render
+from cef_trio.cli.status import StatusReader, document, render
 from cef_trio.cli.status_model import Overview, observe
 from cef_trio.files.file_stat import FileStat
 from cef_trio.lab.world import World
@@ -162,7 +162,7 @@ def test_on_a_low_screen_the_streams_that_lag_least_are_left_out_and_that_is_sai
     shown = [line.split()[0] for line in lines if line.endswith(".mp4")]
     assert len(lines) < max(height, 12)
     assert shown == sorted(shown)
-    assert shown[0] == "00000000"  # nobody works on it
+    assert shown[0] == "00000000"  # no daemon works on it
     if height < 50:
         assert lines[-1] == f"and {40 - len(shown)} more, which lag less"
         assert len(shown) == 1 or shown[-1] == f"{39:08x}"
@@ -177,15 +177,15 @@ async def test_a_stream_that_comes_back_is_seen_again_while_watching(
     await world.store.create(meta, DAEMON)
     long_ago = world.utc_now() - timedelta(hours=1)
     await world.store.create(a_stream(2, "/rec/b.mp4", status=Status.COMPLETED, last_activity_at_utc=long_ago), DAEMON)
-    observer = Observer(context)
-    assert dict((await observer.look()).counts)["failed"] == 1
+    observer = StatusReader(context)
+    assert dict((await observer.read()).counts)["failed"] == 1
     await world.store.transition(meta.stream_id, DAEMON, Status.ACTIVE, Change())
-    found = await observer.look()
+    found = await observer.read()
     assert (found.counts["failed"], found.counts["active"], found.counts["completed"]) == (0, 1, 1)
     assert document(found)["daemons"] == {"a-daemon": 1}
     await world.store.transition(meta.stream_id, DAEMON, Status.FAILED_UNEXPECTED, Change())
     await world.store.forget(meta.stream_id)
-    assert (await observer.look()).counts["failed"] == 0
+    assert (await observer.read()).counts["failed"] == 0
 
 
 @pytest.mark.real

@@ -14,7 +14,7 @@ from worlds.waiting import completed
 
 from cef_trio.checkpoint.model import Checkpoint
 from cef_trio.checkpoint.states import Status, StreamSet
-from cef_trio.cli.object_check import Content, compare, is_proved, metadata_content, recorded_content
+from cef_trio.cli.object_check import Content, compare, is_proven, metadata_content, recorded_content
 from cef_trio.cli.session import CommandContext
 from cef_trio.cli.stream_selection import NoSuchStreamError
 from cef_trio.cli.verify import verify_stream
@@ -38,7 +38,7 @@ async def uploaded(world: World, size_bytes: int = 3 * PART + 7) -> Checkpoint:
 async def verified(
     context: CommandContext, given: str, capsys: pytest.CaptureFixture[str]
 ) -> tuple[ExitCode, dict[str, Any]]:
-    """The exit code, and whether each witness agrees."""
+    """The exit code, and whether each comparison agrees."""
     capsys.readouterr()  # the daemon's log
     code = await verify_stream(context, given, as_json=True)
     document = json.loads(capsys.readouterr().out)
@@ -140,18 +140,18 @@ def test_witnesses_that_have_nothing_on_record_prove_nothing() -> None:
     silent = compare("a", read, Content(None, None))
     agreeing, disagreeing = compare("b", read, read), compare("c", read, Content(4, None))
     assert (silent.agrees, agreeing.agrees, disagreeing.agrees) == (None, True, False)
-    assert is_proved([silent, agreeing])
-    assert not is_proved([silent])
-    assert not is_proved([agreeing, disagreeing])
-    assert not is_proved([])
+    assert is_proven([silent, agreeing])
+    assert not is_proven([silent])
+    assert not is_proven([agreeing, disagreeing])
+    assert not is_proven([])
 
 
 def documents() -> Iterator[tuple[bytes, str]]:
-    yield b"<Error/>", "is no JSON"
-    yield b"[" * 100_000, "is no JSON"
-    yield b"\xff", "is no JSON"
-    yield b"[]", "is not of this stream"
-    yield b'{"stream_id": "other"}', "is not of this stream"
+    yield b"<Error/>", "is not JSON"
+    yield b"[" * 100_000, "is not JSON"
+    yield b"\xff", "is not JSON"
+    yield b"[]", "belongs to another stream"
+    yield b'{"stream_id": "other"}', "belongs to another stream"
     yield b'{"stream_id": "s"}', "has no size or no CRC64NVME"
     yield (
         b'{"stream_id": "s", "total_size_bytes": 3, "checksum": {"algorithm": "md5", "value": "AAAAAAAAAAE="}}',
@@ -202,7 +202,7 @@ async def test_an_archived_object_is_not_proved_and_one_clear_line_says_what_to_
     assert code is ExitCode.ANSWER_IS_NO
     said = " ".join(capsys.readouterr().out.split())
     assert f"restore {BUCKET}/{checkpoint.meta.s3_key_prefix} first" in said
-    assert "NOT identical, or not proved" in said
+    assert "NOT identical, or not proven" in said
 
 
 async def test_metadata_that_a_lifecycle_archived_is_no_difference(

@@ -166,12 +166,12 @@ async def test_a_program_that_may_not_be_run_is_an_error(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("answer", ["", "not json", "[]", '{"format"', "\\377"])
 async def test_an_answer_that_is_no_json_object_is_an_error(script: Script, answer: str) -> None:
-    with pytest.raises(FFprobeError, match="no JSON"):
+    with pytest.raises(FFprobeError, match=r"not (a )?JSON"):
         await probe("x.mp4", ffprobe_path=script(f"printf '%b' '{answer}'"), timeout_seconds=LONG)
 
 
 async def test_a_silent_failure_says_so(script: Script) -> None:
-    with pytest.raises(FFprobeError, match="exit code 3: it said nothing"):
+    with pytest.raises(FFprobeError, match="exit code 3: no error output"):
         await probe("x.mp4", ffprobe_path=script("exit 3"), timeout_seconds=LONG)
 
 

@@ -150,7 +150,7 @@ async def test_a_change_of_the_level_is_told_whichever_way_it_goes(
         ("S3_CA_FILE=/etc/\0", "no NUL character"),
         ("REDIS_CA_FILE=/etc/\0", "no NUL character"),
         ("WEBHOOK_CA_FILE=/etc/\0", "no NUL character"),
-        (None, "not there any more"),
+        (None, "no longer exists"),
     ],
 )
 async def test_settings_that_cannot_be_read_change_nothing_and_are_one_clear_warning(

@@ -19,6 +19,7 @@ from s3.scripted_store import Passes, client_of, crc64, md5
 
 from cef_trio.exceptions import S3OperationError
 from cef_trio.http.client_transport import HttpTransport
+from cef_trio.resilience import shield as shield_room
 from cef_trio.resilience.retry import CircuitBreaker, Need, RetryPolicy, ServiceRetrier
 from cef_trio.s3 import transport
 from cef_trio.s3.client import S3Client
@@ -246,21 +247,21 @@ async def test_an_upload_id_that_nobody_waits_to_cancel_may_be_late(autojump_clo
 
 
 @pytest.mark.parametrize(
-    ("call", "pieces", "shield"),
+    ("call", "pieces", "shield_name"),
     [
         (upload, [ACK.replace(b"length: 0", b"length: 4"), b"body"], "part acknowledgement"),
         (create, [CREATED_HEAD, CREATED], "upload id"),
     ],
 )
 async def test_without_the_shield_an_answer_would_be_lost(
-    call: Callable[[S3Client], Awaitable[str]], pieces: list[bytes], shield: str, monkeypatch: pytest.MonkeyPatch
+    call: Callable[[S3Client], Awaitable[str]], pieces: list[bytes], shield_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """That the walk above can fail: with the shield removed it finds a step that loses an acknowledged part.
 
     (With an empty body httpcore's own shield, around giving the connection back, is enough; but stores differ.)
     """
-    for removed, expected_lost in ((frozenset[str](), False), (frozenset({shield}), True)):
-        monkeypatch.setattr(shield, "removed", removed)
+    for removed, expected_lost in ((frozenset[str](), False), (frozenset({shield_name}), True)):
+        monkeypatch.setattr(shield_room, "removed", removed)
         lost = False
         for step in range(1, 500):
             network = ScriptedNetwork(*pieces, waits=False)

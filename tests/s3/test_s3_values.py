@@ -15,7 +15,7 @@ from s3.scripted_store import CREDENTIALS
 
 from cef_trio.s3.address import bucket_address
 from cef_trio.s3.checksums import (
-    CALCULATORS,
+    CHECKSUMS,
     combine_crc64nvme,
     crc64nvme,
     crc64nvme_from_base64,
@@ -54,7 +54,7 @@ CHECK = b"123456789"
     ],
 )
 def test_every_checksum_agrees_with_its_published_check_value(algorithm: ChecksumAlgorithm, digest: str) -> None:
-    calculator = CALCULATORS[algorithm]()
+    calculator = CHECKSUMS[algorithm].calculator()
     for at in range(len(CHECK)):
         calculator.update(CHECK[at : at + 1])
     assert calculator.digest().hex() == digest

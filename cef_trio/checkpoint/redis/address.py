@@ -1,18 +1,18 @@
-"""Where Redis is: ``REDIS_URL``, understood once. Pure.
+"""Parsing of ``REDIS_URL``. Pure.
 
 =====================================================  ==============================================================
 ``redis://[user:password@]host[:port][/db]``           one server
 ``unix://[user:password@]/path/to/socket[?db=0]``      one server on a unix socket
-``redis+sentinel://…@host[:port],…/master[/db]``       whichever server the sentinels call ``master``
+``redis+sentinel://…@host[:port],…/master[/db]``       the server that the sentinels name for ``master``
 ``redis+cluster://…@host[:port],…``                    a cluster; ``REDIS_KEY_PREFIX`` must then hold a hash tag
 =====================================================  ==============================================================
 
-``rediss``, ``rediss+sentinel`` and ``rediss+cluster`` are the same over TLS; a server that asks for a client's
-certificate (Redis does by default) takes ``?ssl_certfile=/path.pem&ssl_keyfile=/path.pem``. Sentinels that want
-credentials of their own take ``?sentinel_username=…&sentinel_password=…``. User, password and path are percent-decoded.
-No other option is taken from a URL: a ``socket_timeout`` there would silently undo the bound on an exit (P4).
+``rediss``, ``rediss+sentinel`` and ``rediss+cluster`` are the same over TLS; for a server that requires a client
+certificate (the default of Redis) add ``?ssl_certfile=/path.pem&ssl_keyfile=/path.pem``. For sentinels with
+their own credentials add ``?sentinel_username=…&sentinel_password=…``. User, password and path are percent-decoded.
+Other options are rejected: a ``socket_timeout`` in the URL would undo the bound on an exit (P4).
 
-No error text and no ``repr`` made here contains a password.
+Error messages and ``repr`` contain no password.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _HIGHEST_PORT = 65535
 
 
 class Topology(StrEnum):
-    """What kind of Redis it is."""
+    """The kind of deployment."""
 
     SINGLE = "single"
     UNIX = "unix"
@@ -52,7 +52,7 @@ class RedisAddress:
     sentinel_password: str | None = field(default=None, repr=False)
     client_certificate_file: str | None = None
     client_key_file: str | None = None
-    """``None`` if it stands in the certificate's file."""
+    """``None``: the key is in the certificate file."""
 
     def __str__(self) -> str:
         """The URL without its credentials, for logs and errors."""
@@ -68,7 +68,7 @@ class RedisAddress:
         return "/".join([f"{scheme}://{hosts}", *path])
 
     def differs_in_login_only(self, other: RedisAddress) -> bool:
-        """Whether it is the same server, and who logs in there, or with what, is another."""
+        """Return whether only the credentials differ."""
         as_theirs = replace(
             self,
             username=other.username,
@@ -80,15 +80,15 @@ class RedisAddress:
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """What no text may contain."""
+        """Values that no message may contain."""
         return tuple(secret for secret in (self.password, self.sentinel_password) if secret)
 
 
 def parse_address(url: str) -> RedisAddress:
-    """Understand a ``REDIS_URL``.
+    """Parse a ``REDIS_URL``.
 
     Raises:
-        ValueError: it is none of the forms above. The text names what is wrong, never a credential.
+        ValueError: it has none of the forms above. The message contains no credentials.
     """
     try:
         parts = urlsplit(url)

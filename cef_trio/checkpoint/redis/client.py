@@ -1,14 +1,12 @@
-"""How one call reaches Redis: redis-py's synchronous client in trio's worker threads, with every default chosen.
+"""Calls to Redis: redis-py's synchronous client in trio's worker threads.
 
-A call is never abandoned: it either happened or did not, and no connection ever carries the answer of a call that
-somebody stopped waiting for. Cancellation is delivered before a call is sent; once sent, the call returns or raises, at
-most a time-out later.
+A call is never abandoned, so no connection carries the reply of an earlier call. Cancellation is delivered before a
+call is sent; once sent, the call returns or raises within the time-out.
 
-When the server does not answer one call, calls that were waiting in line for a thread at that moment fail at once with
-the same transient error, rather than each waiting out a time-out of its own: 200 streams must not queue behind a dead
-server (P4). Calls made later try for themselves.
+If the server does not answer a call, the calls waiting for a thread at that moment fail at once with the same transient
+error, so 200 streams do not queue behind a dead server (P4). Later calls try again.
 
-redis-py 8 does much by itself unless told otherwise; what it does here, and why:
+Defaults of redis-py 8 that are overridden here, and why:
 
 - ``socket_timeout`` and ``socket_connect_timeout`` are always set: a frozen server must not hold an exit back (P4).
 - It never tries again by itself (``Retry(NoBackoff(), 0)``; its default is ten times with back-off): one policy for
@@ -19,9 +17,9 @@ redis-py 8 does much by itself unless told otherwise; what it does here, and why
 - A connection that failed or timed out is closed before it goes back to the pool: its late answer cannot become the
   answer of the next call (redis-py issues 2624, 2665).
 
-Behind one address Redis may fail over, and an open connection stays with the node that it was opened to: one that is a
-replica by now, and answers. So whatever may pass (``READONLY``, ``LOADING``, ``OOM``, a time-out) closes the idle
-connections, and so does their age: the next call opens one anew, its name resolved anew.
+After a failover behind one address an open connection stays with the old node, which may be a replica now. So every
+transient error (``READONLY``, ``LOADING``, ``OOM``, a time-out) and ``MAX_AGE_SECONDS`` close the idle connections; the
+next call resolves the name and connects again.
 
 So a call lasts at most one connect (its name's resolution and all its addresses included: ``connection.py``) and
 one answer, each bounded by the time-out; for sentinels and clusters one such pair for every node that has to be asked.
@@ -62,7 +60,7 @@ from cef_trio.exceptions import RedisOperationError
 from cef_trio.resilience import Retrier, SingleAttempt, run_in_thread
 
 MAX_AGE_SECONDS: Final = 300.0
-"""How long a connection that is idle now and then may stay with the node that it was opened to."""
+"""The age at which idle connections are closed, so that a failover behind one address is noticed."""
 
 T = TypeVar("T")
 Client = Any
@@ -114,7 +112,7 @@ class RedisClient:
         self._unreachable_at = -math.inf
         self._renew_at = math.inf
         self.refused = False
-        """Whether the server has refused a call since somebody set this back."""
+        """Whether the server has rejected a call permanently since this was last reset."""
 
     async def call(self, operation: str, work: Callable[[Client], T]) -> T:
         """Run ``work`` in a worker thread, as often as the retrier wants.
@@ -137,14 +135,14 @@ class RedisClient:
         return client.execute_command(name, *arguments)
 
     def log_in_as(self, address: RedisAddress) -> None:
-        """Log in otherwise from now on. Calls under way end as they would have; their connections are not kept."""
+        """Use other credentials from now on. Calls in progress finish on the old connections, which are then closed."""
         with self._opening:
             old, self._client, self.address = self._client, None, address
         if old is not None:
             _close_idle(old)
 
     def renew_connections(self) -> None:
-        """Let the next call, and all after it, open a connection anew."""
+        """Have later calls open new connections."""
         self._renew_at = -math.inf
 
     def close(self) -> None:
@@ -297,7 +295,7 @@ def _tls(address: RedisAddress, ca_file: Path | None) -> dict[str, Any]:
 
 
 def _check_client_certificate(address: RedisAddress) -> None:
-    """Read it once, here: at a connection it would be one more error of the network, and waited for."""
+    """Read the certificate at the start, since an error at a connection would be retried like a network error."""
     if address.client_certificate_file is None:
         return
     try:

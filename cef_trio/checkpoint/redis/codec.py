@@ -1,15 +1,15 @@
-"""Checkpoints as Redis keeps them: flat hash fields and one JSON value a part (DESIGN 4). Pure.
+"""Encoding of checkpoints: flat hash fields for a record, one JSON value per part. Pure.
 
-The promise is the round trip: what was encoded is decoded to an equal value, whatever bytes a file name is made of.
-Fields that are not ours (a newer version's) are ignored here and left alone by every write. A field that is ours and
-cannot be read is a :class:`CorruptFieldError` that names it: a checkpoint is believed or refused, never guessed at.
+An encoded value decodes to an equal value, whatever bytes a file name has. Unknown fields (of a newer version) are
+ignored, and no write changes them. A known field that cannot be decoded raises :class:`CorruptFieldError`; nothing is
+guessed.
 
 - Times are ISO 8601 in UTC with microseconds and ``Z``: they sort as text as they sort in time.
 - Checksums are 16 hexadecimal digits, paths are the raw bytes of the file system (``os.fsencode``).
 - ``identity`` is flattened into ``file_dev``, ``file_ino``, ``head_size_bytes``, ``head_crc64nvme`` and, where the file
   system tells it, ``file_generation``; ``file_birth_ns``, ``file_fs_type``, ``file_fs_id`` and ``file_mount`` are empty
-  where it is not told, since a file that moved to another file system must not keep what the first one told.
-- ``owner`` is flattened likewise: ``owner_machine``, ``owner_file_system``, ``owner_mount``, empty where not told, and
+  where it is not reported, since a file that moved to another file system must not keep what the first one reported.
+- ``owner`` is flattened likewise: ``owner_machine``, ``owner_file_system``, ``owner_mount``, empty where unknown, and
   ``owner``, its name, which the scripts compare.
 - ``None`` is a field that is not there.
 """
@@ -31,7 +31,7 @@ _CRC64_DIGITS: Final = re.compile(r"[0-9a-f]{16}")
 
 
 class CorruptFieldError(ValueError):
-    """A field of ours that holds what this version can neither have written nor read."""
+    """A known field with a value that cannot be decoded."""
 
     def __init__(self, field: str, why: str) -> None:
         self.field = field
@@ -39,7 +39,7 @@ class CorruptFieldError(ValueError):
 
 
 def encode_time(value: datetime) -> str:
-    """``2026-01-31T12:00:00.000000Z``.
+    """Encode a time as ``2026-01-31T12:00:00.000000Z``.
 
     Raises:
         ValueError: the time is naive, or UTC has none such (the first and last hours of ``datetime``).
@@ -54,10 +54,10 @@ def encode_time(value: datetime) -> str:
 
 
 def decode_time(text: str) -> datetime:
-    """The time that :func:`encode_time` wrote.
+    """Decode a time that :func:`encode_time` encoded.
 
     Raises:
-        ValueError: it did not write that.
+        ValueError: the text has another form.
     """
     value = datetime.fromisoformat(text)
     if value.tzinfo is None:
@@ -66,7 +66,7 @@ def decode_time(text: str) -> datetime:
 
 
 def encode_crc64(value: int) -> str:
-    """16 hexadecimal digits.
+    """Encode a checksum as 16 hexadecimal digits.
 
     Raises:
         ValueError: the value does not fit into 64 bits.
@@ -77,10 +77,10 @@ def encode_crc64(value: int) -> str:
 
 
 def decode_crc64(text: str) -> int:
-    """The checksum that :func:`encode_crc64` wrote.
+    """Decode a checksum that :func:`encode_crc64` encoded.
 
     Raises:
-        ValueError: it did not write that.
+        ValueError: the text has another form.
     """
     if _CRC64_DIGITS.fullmatch(text) is None:
         raise ValueError("is not 16 hexadecimal digits")
@@ -95,7 +95,7 @@ def _decode_bool(text: str) -> bool:
 
 
 def _decode_path(text: str) -> str:
-    if "\0" in text:  # no file system has such a name, and Python's calls are not even made with it
+    if "\0" in text:  # no file system has such a name, and Python's calls reject it
         raise ValueError("is no path, which holds no NUL")
     return text
 
@@ -112,7 +112,7 @@ def _decode_text(raw: bytes) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Form:
-    """How values of one kind are written and read."""
+    """Encoder and decoder of one kind of value."""
 
     encode: Callable[[Any], str]
     decode: Callable[[str], Any]
@@ -164,7 +164,7 @@ _IDENTITY_FORMS: Final[Mapping[str, _Form]] = MappingProxyType(
     {"file_dev": _INTEGER, "file_ino": _INTEGER, "head_size_bytes": _INTEGER, "head_crc64nvme": _CRC64}
 )
 _GENERATION: Final = "file_generation"
-_TOLD_FORMS: Final[Mapping[str, _Form]] = MappingProxyType(
+_OPTIONAL_IDENTITY_FORMS: Final[Mapping[str, _Form]] = MappingProxyType(
     {"birth_ns": _INTEGER, "fs_type": _TEXT, "fs_id": _TEXT, "mount": _TEXT}
 )
 _OWNER: Final = "owner"
@@ -183,9 +183,9 @@ def encode_field(name: str, value: Any) -> dict[str, bytes]:
         encoded = {part: _encode_text(form.encode(getattr(value, part))) for part, form in _IDENTITY_FORMS.items()}
         if value.generation is not None:
             encoded[_GENERATION] = _encode_text(_INTEGER.encode(value.generation))
-        for part, form in _TOLD_FORMS.items():
-            told = getattr(value, part)
-            encoded[f"file_{part}"] = b"" if told is None else _encode_text(form.encode(told))
+        for part, form in _OPTIONAL_IDENTITY_FORMS.items():
+            reported = getattr(value, part)
+            encoded[f"file_{part}"] = b"" if reported is None else _encode_text(form.encode(reported))
         return encoded
     if name == _OWNER:
         encoded = {_OWNER: value.name.encode()}
@@ -198,7 +198,7 @@ def encode_field(name: str, value: Any) -> dict[str, bytes]:
 
 
 def encode_meta(meta: StreamMeta) -> dict[str, bytes]:
-    """All hash fields of a record.
+    """Encode a record as hash fields.
 
     Raises:
         ValueError: a value cannot be kept (a naive time, a checksum of more than 64 bits).
@@ -212,11 +212,11 @@ def encode_meta(meta: StreamMeta) -> dict[str, bytes]:
 
 
 def decode_meta(raw: Mapping[bytes, bytes], *, of: str | None = None) -> StreamMeta:
-    """The record that these hash fields hold; ``of``: the stream under whose key they stand.
+    """Decode a record from its hash fields; ``of``: the stream id in their key.
 
     Raises:
-        CorruptFieldError: a field is missing, or its value cannot be read; or the record names another stream, so that
-            what is meant for the one would be done to the other.
+        CorruptFieldError: a field is missing, or its value cannot be read; or ``stream_id``
+            differs from ``of``.
     """
     values: dict[str, Any] = {}
     for name, form in _FORMS.items():
@@ -234,15 +234,15 @@ def decode_meta(raw: Mapping[bytes, bytes], *, of: str | None = None) -> StreamM
     generation = raw.get(_GENERATION.encode())
     if generation is not None:
         identity["generation"] = _decode(_GENERATION, _INTEGER, generation)
-    for name, form in _TOLD_FORMS.items():
-        if told := raw.get(f"file_{name}".encode()):
-            identity[name] = _decode(f"file_{name}", form, told)
+    for name, form in _OPTIONAL_IDENTITY_FORMS.items():
+        if reported := raw.get(f"file_{name}".encode()):
+            identity[name] = _decode(f"file_{name}", form, reported)
     if of is not None and values["stream_id"] != of:
         raise CorruptFieldError("stream_id", f"is another stream's, {values['stream_id']!r}")
     if raw.get(_OWNER.encode()) is not None:
-        told_of_owner = {part: raw.get(f"owner_{part}".encode()) for part in _OWNER_FORMS}
+        owner_fields = {part: raw.get(f"owner_{part}".encode()) for part in _OWNER_FORMS}
         values[_OWNER] = Owner(
-            **{part: _decode(f"owner_{part}", _OWNER_FORMS[part], text) for part, text in told_of_owner.items() if text}
+            **{part: _decode(f"owner_{part}", _OWNER_FORMS[part], text) for part, text in owner_fields.items() if text}
         )
     return StreamMeta(identity=FileIdentity(**identity), **values)
 
@@ -255,7 +255,7 @@ def _decode(name: str, form: _Form, raw: bytes) -> Any:
 
 
 def encode_path(path: str) -> bytes:
-    """A path as a field of ``streams:by_path``."""
+    """Encode a path as a field of ``streams:by_path``."""
     return _encode_text(path)
 
 
@@ -295,7 +295,7 @@ def decode_part(number: bytes, raw: bytes) -> PartRecord:
         value = json.loads(raw)
         etag, size, checksum = value["etag"], value["size"], value.get("checksum")
         if not isinstance(etag, str) or type(size) is not int or not isinstance(checksum, str | None):
-            raise TypeError("has a value of another type")  # noqa: TRY301 - one place says what is wrong with the JSON
+            raise TypeError("has a value of another type")  # noqa: TRY301 - one handler for all errors in the JSON
         return PartRecord(
             part_number=int(number),
             etag=etag,

@@ -1,14 +1,13 @@
-"""Connections to Redis whose opening has an end: the name service and every address of a host, within one time-out.
+"""Connections to Redis with one time-out for name resolution and for all addresses of the host.
 
-redis-py's own opening has two waits without one: it asks the name service in C (``getaddrinfo``, some 5 to 40 seconds
-when no resolver answers), and gives each address of a host the whole ``socket_connect_timeout``. A call to Redis is
-never abandoned (``client.py``), so either would hold an exit back (promise P4).
+redis-py resolves names without a time-out (``getaddrinfo``, 5 to 40 seconds if no resolver responds) and gives each
+address the whole ``socket_connect_timeout``. A call to Redis is never abandoned (``client.py``), so either could delay
+an exit (promise P4).
 
-Here the worker thread hands the name back to trio (``trio.from_thread``), which asks for it in a thread that may be
-abandoned, since asking changes nothing; a cancellation is delivered while it waits. Nothing was sent by then. The
-addresses share what is left of the time-out.
+Here the worker thread has trio resolve the name (``trio.from_thread``) in a thread that may be abandoned; cancellation
+is delivered during this wait, before anything is sent. The addresses share the remaining time.
 
-A cluster's connections are made by redis-py alone and keep its limits: a cluster's nodes are told by address.
+redis-py opens a cluster's connections itself; cluster nodes are given by address.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from redis.sentinel import SentinelManagedConnection, SentinelManagedSSLConnecti
 
 
 class BoundedConnection(Connection):
-    """A TCP connection that is open, or has failed, within ``socket_connect_timeout``."""
+    """A TCP connection that opens or fails within ``socket_connect_timeout``."""
 
     socket_connect_timeout: float
 
@@ -58,30 +57,30 @@ class BoundedConnection(Connection):
 
 
 class BoundedTlsConnection(SSLConnection, BoundedConnection):
-    """The same, with TLS on top."""
+    """A :class:`BoundedConnection` with TLS."""
 
 
 class BoundedSentinelConnection(SentinelManagedConnection, BoundedConnection):
-    """The same, to the master that a sentinel names."""
+    """A :class:`BoundedConnection` to the master that a sentinel names."""
 
 
 class BoundedSentinelTlsConnection(SentinelManagedSSLConnection, BoundedConnection):
-    """The same, with TLS."""
+    """A :class:`BoundedSentinelConnection` with TLS."""
 
 
 def _resolve(host: str, port: int, seconds: float) -> list[tuple[int, int, int, str, Any]]:
-    """A host's addresses. Called in a worker thread of trio's.
+    """Return the addresses of a host. Call it in a worker thread of trio.
 
     Raises:
-        OSError: the name is not known, or nobody said so in time.
-        trio.Cancelled: the task that waits for this thread is cancelled; nothing was sent.
+        OSError: the name is unknown, or was not resolved in time.
+        trio.Cancelled: the task that waits for this thread was cancelled; nothing was sent.
     """
     try:
-        return trio.from_thread.run(_ask, host, port, seconds)
+        return trio.from_thread.run(_resolve_in_trio, host, port, seconds)
     except trio.TooSlowError:
         raise TimeoutError(f"the name {host!r} was not resolved within {seconds:g} seconds") from None
 
 
-async def _ask(host: str, port: int, seconds: float) -> list[Any]:
+async def _resolve_in_trio(host: str, port: int, seconds: float) -> list[Any]:
     with trio.fail_after(seconds):
         return list(await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))

@@ -1,9 +1,9 @@
-"""redis-py's exceptions become ours, in this one place.
+"""Mapping of redis-py's exceptions to :class:`RedisOperationError`; the only place for it.
 
-What a failure means is decided by its class, and for replies of the server by the code they begin with
-(https://redis.io/docs/latest/develop/reference/protocol-spec/#simple-errors): redis-py knows a class for some codes
-only. Transient is what passes by itself or when someone repairs the *server* (it restarts, fails over, gets memory or
-disk again); permanent is what stays until someone changes our settings or the data: then the daemon says so.
+An exception is classified by its class, and an error reply by its code
+(https://redis.io/docs/latest/develop/reference/protocol-spec/#simple-errors), since redis-py has classes for some codes
+only. Transient errors pass by themselves or when the *server* is repaired (restart, failover, memory, disk). Permanent
+errors stay until the settings or the data change.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ MAPPED: Final = (
     redis_exceptions.IncorrectPolicyType,
     OSError,
 )
-"""Every exception that redis-py raises for something that is not a wrong argument of ours."""
+"""Every exception that redis-py raises, except for invalid arguments."""
 
-# More telling classes first: AuthenticationError is a ConnectionError in redis-py, MasterDownError a ClusterError.
+# Subclasses first: AuthenticationError is a ConnectionError in redis-py, MasterDownError a ClusterError.
 _TRANSIENT_BY_CLASS: Final[Sequence[tuple[type[Exception], bool]]] = (
     (redis_exceptions.AuthenticationError, False),
     (redis_exceptions.AuthorizationError, False),
@@ -68,14 +68,14 @@ _REFUSALS: Final = (
 _OF_ONE_KEY: Final = re.compile(r"(?:^|[ :]-)WRONGTYPE\b")
 # Redis 6 wraps what failed inside a script: "ERR Error running script (...): @user_script:1: -READONLY You can't ...".
 _TRANSIENT_REPLY: Final = re.compile(rf"(?:^|[ :]-)(?:{'|'.join(_TRANSIENT_CODES)})\b")
-# What RedisCluster says when no start-up node can be reached, and when some slots have no node (a failover, a cluster
-# being set up); its class says nothing more.
+# Texts of RedisCluster when no start-up node can be reached, and when some slots have no node (a failover, a cluster
+# being set up); the class is the same.
 _CLUSTER_UNREACHABLE: Final = "Redis Cluster cannot be connected"
 _CLUSTER_UNCOVERED: Final = "All slots are not covered"
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the same call may succeed later without anybody changing settings or data."""
+    """Return whether the same call may succeed later with the same settings and data."""
     for kind, transient in _TRANSIENT_BY_CLASS:
         if isinstance(error, kind):
             return transient
@@ -87,7 +87,7 @@ def is_transient(error: BaseException) -> bool:
 
 
 def is_unreachable(error: BaseException) -> bool:
-    """Whether the server did not answer at all, so that another call at the same moment would fare no better."""
+    """Return whether the server did not respond at all, so that a concurrent call would fail too."""
     return is_transient(error) and (
         isinstance(error, redis_exceptions.ConnectionError | redis_exceptions.TimeoutError | OSError)
         or _CLUSTER_UNREACHABLE in str(error)
@@ -95,15 +95,14 @@ def is_unreachable(error: BaseException) -> bool:
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Whether the server said no, for good, to what may be everybody's call: a login, a right, a command.
-
-    What is wrong with one key's data is not: the wrong type, and what our own decoders say.
+    """Return whether the server rejected a call permanently for a reason that affects all calls: login, permission,
+    command. Errors in the data of one key (a wrong type) do not count.
     """
     return isinstance(error, _REFUSALS) and not is_transient(error) and not _OF_ONE_KEY.search(str(error))
 
 
 def as_ours(operation: str, error: BaseException, secrets: Sequence[str] = ()) -> RedisOperationError:
-    """Our error for one of redis-py's; ``secrets`` are struck out of its text."""
+    """Return the error to raise for one of redis-py's; ``secrets`` are masked in its text."""
     text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, MasterNotFoundError):
         text = f"no master: {text}"
@@ -122,7 +121,7 @@ def as_ours(operation: str, error: BaseException, secrets: Sequence[str] = ()) -
 
 @contextmanager
 def mapped(operation: str, secrets: Sequence[str] = ()) -> Iterator[None]:
-    """Raise redis-py's exceptions of the body as :class:`RedisOperationError`."""
+    """Convert redis-py's exceptions in the body to :class:`RedisOperationError`."""
     try:
         yield
     except MAPPED as error:

@@ -1,7 +1,7 @@
-"""The names of our keys in Redis (the table of DESIGN 4), behind the prefix of ``REDIS_KEY_PREFIX``. Pure.
+"""The names of all keys in Redis, with the prefix ``REDIS_KEY_PREFIX``. Pure.
 
-Nothing else in the project spells a key. In a cluster every key that one script touches must be in one hash slot, so
-the prefix must carry a hash tag there (``{node-a}:``): then all our keys are in the slot of ``node-a``.
+In a cluster all keys of one script must be in one hash slot, so the prefix must contain a hash tag there
+(``{node-a}:``), which puts all keys into the slot of ``node-a``.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from cef_trio.checkpoint.states import StreamSet
 
 
 def job_lock_name(stream_id: str, work: str) -> str:
-    """The name under which work on an *ended* stream is claimed by one daemon.
+    """Return the name of the lease for one kind of work on an *ended* stream.
 
-    It is given to ``acquire``, ``renew`` and ``release`` where a live stream's id is, and so makes a lease of its own:
-    two kinds of work on one stream do not stand in each other's way, nor in the way of the stream's own lease.
+    Pass it to ``acquire``, ``renew`` and ``release`` in place of a stream id. The lease is independent of the stream's
+    own lease and of those for other kinds of work.
     """
     return f"{stream_id}:{work}"
 
@@ -34,7 +34,7 @@ class Keys:
 
     @property
     def sets(self) -> Mapping[StreamSet, str]:
-        """The four sets, in the order of :class:`StreamSet`: scripts count on that order."""
+        """The four sets in the order of :class:`StreamSet`, on which the scripts depend."""
         return {stream_set: self.set(stream_set) for stream_set in StreamSet}
 
     def set(self, stream_set: StreamSet) -> str:
@@ -43,17 +43,17 @@ class Keys:
 
     @property
     def reports(self) -> str:
-        """The hash instance → how that daemon stands, in its own words (``observability/daemon_report.py``)."""
+        """The hash instance → last report of that daemon (``observability/daemon_report.py``)."""
         return f"{self.prefix}streams:reports"
 
     @property
     def pending_webhooks(self) -> str:
-        """The set of the ids of completed streams whose webhook was not delivered yet."""
+        """The set of ids of completed streams whose webhook is not yet delivered."""
         return f"{self.prefix}webhooks:owed"
 
     @property
     def probe(self) -> str:
-        """A string that is set to see whether anything can be; it has a TTL."""
+        """A string with a TTL, written to test whether writes succeed."""
         return f"{self.prefix}stream:cef-trio-probe"
 
     def meta(self, stream_id: str) -> str:
@@ -65,15 +65,14 @@ class Keys:
         return f"{self.prefix}stream:{stream_id}:parts"
 
     def lease(self, stream_id: str) -> str:
-        """The string that says who owns the stream; it has a TTL."""
+        """The string with a TTL that names the stream's holder."""
         return f"{self.prefix}stream:{stream_id}:lease"
 
     @property
     def hash_tag(self) -> str:
-        """What a cluster hashes of our keys; empty if the prefix holds no hash tag.
+        """The hash tag of the prefix; empty if it has none.
 
-        The rule is the cluster specification's: what stands between the first ``{`` and the first ``}`` after it,
-        unless that is nothing.
+        By the cluster specification it is the text between the first ``{`` and the first ``}`` after it, if not empty.
         """
         _, _, after = self.prefix.partition("{")
         tag, closing, _ = after.partition("}")

@@ -1,11 +1,10 @@
 """The checkpoint store in Redis (or Valkey): the one that the daemon runs on.
 
-Every write is one Lua script (``scripts/``): it asks whose the lease is and whether the table of ``states.py`` allows
-the step, then writes all of it or nothing. Redis runs scripts one at a time, so a daemon that was paused past its lease
-can spoil nothing, and a stream is in exactly one set at any moment.
+Every write is one Lua script (``scripts/``): it checks the lease and the transition table of ``states.py``, then writes
+all or nothing. Redis runs scripts one at a time, so a daemon whose lease has expired cannot write, and a stream is in
+exactly one set at any time.
 
-How a call travels, is bounded and is cancelled is said in ``client.py``; what redis-py's exceptions mean, in
-``errors.py``.
+``client.py`` has time-outs and cancellation, ``errors.py`` the meaning of redis-py's exceptions.
 """
 
 from __future__ import annotations
@@ -38,16 +37,16 @@ log = structlog.get_logger(__name__)
 
 _PROBE_MILLISECONDS: Final = 60_000
 _RENAMES: Final = 5
-"""How often a rename is told of another stream under its new path before it gives up."""
+"""The most attempts of a rename whose new path keeps changing its stream."""
 _LEASE_OF_WRONG_TYPE: Final = b"wrong type"
-"""The holder that the scripts name for a lease whose key is no string."""
+"""The holder that the scripts return for a lease key of a wrong type."""
 _BATCH: Final = 500
-"""Streams a script handles at once: some milliseconds during which the server does nothing else."""
+"""Streams per script call, which blocks the server for some milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerInfo:
-    """What ``cef-trio doctor`` wants to know of the server."""
+    """Properties of the server for ``cef-trio doctor``."""
 
     product: str
     """``redis`` or ``valkey``."""
@@ -96,8 +95,8 @@ class RedisCheckpointStore:
         self._read_url = read_url
         self.keys = Keys(key_prefix)
         self.unreadable = UnreadableKeys()
-        self._index_is_there = False
-        """Whether the index of paths is known to be there, or not to be needed."""
+        self._index_exists = False
+        """Whether the index of paths is known to exist, or not to be needed."""
         self._redis = RedisClient(
             parse_address(url),
             home_key=self.keys.by_path,
@@ -118,7 +117,7 @@ class RedisCheckpointStore:
         return self._redis.address
 
     def renew_login(self, url: str) -> None:
-        """Log in as that URL says from now on; one that leads elsewhere changes nothing.
+        """Use the credentials of a URL from now on; ignore a URL of another server.
 
         Raises:
             ValueError: the URL is not understood.
@@ -133,13 +132,13 @@ class RedisCheckpointStore:
         self._redis.renew_connections()
 
     async def __aenter__(self) -> Self:
-        """Nothing is connected yet: the first call does that, under its own retries."""
+        """Return self; the first call connects, under its own retries."""
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Close the sockets: no checkpoint, no waiting. A call still under way has its time-out to end in."""
+        """Close the sockets without a checkpoint. A call in progress ends within its time-out."""
         self._redis.close()
 
     # ---- reading ---------------------------------------------------------------------------------------------------
@@ -149,7 +148,7 @@ class RedisCheckpointStore:
         await self._redis.call("ping", lambda client: self._redis.command(client, "PING"))
 
     async def prove(self) -> None:
-        """Set a key of its own by a script, on a connection of its own: what all writes need, and nothing else does."""
+        """Write the probe key by a script on a new connection, as all writes are made; renew a rejected login first."""
         if self._redis.refused and self._read_url is not None:
             url = await self._read_url()
             self._redis.refused = False
@@ -160,7 +159,7 @@ class RedisCheckpointStore:
         await self._redis.call("prove", lambda client: run_script(client, scripts.PROBE, [self.keys.probe], given))
 
     async def info(self) -> ServerInfo:
-        """What the server says of itself."""
+        """Return the properties of the server."""
 
         def work(client: Client) -> ServerInfo:
             told = self._redis.command(client, "INFO")
@@ -347,7 +346,7 @@ class RedisCheckpointStore:
             )
             return again
 
-        self._judge_answer("create", meta.stream_id, scripts.CREATE, await self._redis.call("create", work))
+        self._raise_unless_ok("create", meta.stream_id, scripts.CREATE, await self._redis.call("create", work))
 
     async def update(self, stream_id: str, lease: Lease, change: Change) -> None:
         """Set or remove fields of the record."""
@@ -405,7 +404,7 @@ class RedisCheckpointStore:
                 answer = run_script(client, scripts.RENAME, [*keys, self.keys.meta(there)], [*given, there])
             return answer
 
-        self._judge_answer("rename", stream_id, scripts.RENAME, await self._redis.call("rename", work))
+        self._raise_unless_ok("rename", stream_id, scripts.RENAME, await self._redis.call("rename", work))
 
     async def save_interrupted(self, savings: Sequence[Saving], lease: Lease) -> frozenset[str]:
         """Write the way many streams' tasks ended, and release their leases: one script, one round trip for all."""
@@ -493,7 +492,7 @@ class RedisCheckpointStore:
         ]
         await self._write("forget", stream_id, scripts.FORGET, keys, [stream_id, arguments.words(ENDED)])
 
-    # ---- below: the steps of which calls are made ------------------------------------------------------------------
+    # ---- steps of the calls ------------------------------------------------------------------
 
     async def _write(  # noqa: PLR0917 - every call names them in the order in which the script gets them
         self,
@@ -505,9 +504,9 @@ class RedisCheckpointStore:
         following: Status | None = None,
     ) -> None:
         answer = await self._redis.call(operation, lambda client: run_script(client, script, keys, given))
-        self._judge_answer(operation, stream_id, script, answer, following)
+        self._raise_unless_ok(operation, stream_id, script, answer, following)
 
-    def _judge_answer(
+    def _raise_unless_ok(
         self,
         operation: str,
         stream_id: str,
@@ -555,7 +554,7 @@ class RedisCheckpointStore:
         await self._write(operation, stream_id, scripts.TRANSITION, keys, given, following=status)
 
     def _setting(self, client: Client, name: str) -> str | None:
-        """A setting of the server; ``None`` where it does not let us ask, as many that are hosted do not."""
+        """Return a setting of the server; ``None`` if CONFIG is not allowed, as on many hosted servers."""
         try:
             told = self._redis.command(client, "CONFIG GET", name)
         except ResponseError:
@@ -573,18 +572,18 @@ class RedisCheckpointStore:
             self._check_type(key, error)
             return frozenset()
         self._check_type(key, None)
-        # What a hand put there that is no text is no stream's id: it leads to no record, and ends no daemon.
+        # A member that is not UTF-8 is no stream id; it finds no record.
         return frozenset(raw.decode(errors="replace") for raw in members)
 
     def _ids_at(self, client: Client, fields: Sequence[bytes]) -> Sequence[bytes | None]:
         key = self.keys.by_path
-        self._mend_index(client)
+        self._rebuild_index(client)
         try:
             found: list[bytes | None] = client.hmget(key, list(fields))
         except ResponseError as error:
             if not str(error).startswith("WRONGTYPE"):
                 raise
-            self._index_is_there = False
+            self._index_exists = False
             why = f"{key} is of a wrong type, and is to be a hash"
             self.unreadable.note(key, why)
             hint = f"no file can be looked up; {renaming(key)}, and it is made anew from the records"
@@ -592,16 +591,16 @@ class RedisCheckpointStore:
         self.unreadable.note(key, None)
         return found
 
-    def _mend_index(self, client: Client) -> None:
-        """Make the index of paths anew if it is gone and records are there; it says nothing that they do not say. Asked
-        at the first call, and after it was of a wrong type.
+    def _rebuild_index(self, client: Client) -> None:
+        """Rebuild the index of paths from the records if it is missing. Done at the first call, and after the key had a
+        wrong type.
         """
-        if self._index_is_there:
+        if self._index_exists:
             return
         if not client.exists(self.keys.by_path):
             ids = {stream_id for one in self.keys.sets.values() for stream_id in self._members(client, one)}
             metas = [one.meta for one in self._known(client, ids).values()]
-            # Of two with one path the open one counts, or the one that was worked on last: the first that is written.
+            # Of two streams with one path the open one is indexed, else the most recent: the first that is written.
             metas.sort(key=lambda meta: (meta.status in ENDED, -meta.last_activity_at_utc.timestamp()))
             pairs: list[Argument] = []
             first: dict[str, str] = {}
@@ -613,7 +612,7 @@ class RedisCheckpointStore:
                 run_script(client, scripts.INDEX_PATHS, [self.keys.by_path], pairs[start : start + 2 * _BATCH])
             if metas:
                 log.warning("path_index_made_anew", key=self.keys.by_path, streams=len(metas))
-        self._index_is_there = True
+        self._index_exists = True
 
     def _check_type(self, key: str, answer: object) -> None:
         """Note whether that key can be read.
@@ -671,7 +670,7 @@ class RedisCheckpointStore:
 
 
 def renaming(key: str) -> str:
-    """What a person types to take a key of a wrong type out of the way, and lose nothing of it."""
+    """Return the command that moves a key of a wrong type out of the way without losing it."""
     return f"`redis-cli RENAME {key} {key}.broken`"
 
 

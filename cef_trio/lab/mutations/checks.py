@@ -78,7 +78,7 @@ def _lost_answer_is_a_failure(stack: ExitStack) -> None:
         await trio.lowlevel.checkpoint()
         raise error
 
-    replace_in(stack, complete.Completion, "_ours_or", gone)
+    replace_in(stack, complete.Completion, "_own_object_or_raise", gone)
 
     async def never(_services: object, _upload: object) -> bool:
         await trio.lowlevel.checkpoint()

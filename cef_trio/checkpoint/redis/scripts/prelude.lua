@@ -1,10 +1,9 @@
--- What every script begins with. Each script is one atomic step: it answers {'ok', ...}, or says why it wrote nothing:
--- {'lost', holder}, {'gone'}, {'refused', current status}. It first asks all questions and only then writes, since
--- Redis does not take back what a script wrote before it failed. Every key comes in KEYS, so that a cluster knows the
+-- Common functions, put before every script. Each script is one atomic step. It returns {'ok', ...}, or why it wrote nothing:
+-- {'lost', holder}, {'gone'}, {'refused', current status}. It checks everything before it writes, since
+-- Redis does not roll back the writes of a script that fails. Every key comes in KEYS, so that a cluster knows the
 -- slot; the transition table comes in ARGV, so that states.py stays its only source.
 
--- Call a command on a key that a hand may have made into something else: nil where it is of a wrong type. One record is
--- one stream's trouble: it must not fail a script that works on many.
+-- Call a command; return nil if its key has a wrong type, so that one bad key does not fail a script that works on many.
 local function try(...)
   local answer = redis.pcall(...)
   if type(answer) ~= 'table' or not answer.err then
@@ -13,10 +12,10 @@ local function try(...)
   if string.find(answer.err, 'WRONGTYPE', 1, true) then
     return nil
   end
-  return redis.call(...) -- refused again, and said as Redis says it
+  return redis.call(...) -- raises the error of Redis
 end
 
--- Who holds a lease; false if nobody does. A key of a wrong type is held by nobody that could ever be us.
+-- Return the holder of a lease; false if it is free; 'wrong type', which equals no holder, if the key is no string.
 local function holder_of(lease_key)
   local holder = try('GET', lease_key)
   if holder == nil then
@@ -25,7 +24,7 @@ local function holder_of(lease_key)
   return holder
 end
 
--- Why a write under the lease `ours` may not happen; nil if it may.
+-- Return why a write under the lease `ours` is not allowed; nil if it is.
 local function refusal(lease_key, meta_key, ours)
   local holder = holder_of(lease_key)
   if holder ~= ours then
@@ -37,7 +36,7 @@ local function refusal(lease_key, meta_key, ours)
   return nil
 end
 
--- Take the verification back: what was verified were other parts than there are now (rules.py).
+-- Remove the verification, because the parts have changed since (rules.py).
 local function unverify(meta_key)
   redis.call('HDEL', meta_key, 'verified_size_bytes', 'verified_mtime_ns')
 end
