@@ -4,8 +4,8 @@ Cancelling a task is not killing a process: a cancelled task may still save some
 know whether the daemon behind them lives; after its end every call fails before it does anything, so what S3 and the
 store hold is exactly what they held at that moment.
 
-The edges also bear witness: what S3 has acknowledged to the daemon (the headers of a good answer have reached it) is
-noted here, by the wire and not by the daemon's own word, for the promises to be held against.
+What S3 has acknowledged (the headers of a successful response arrived) is recorded here at the transport, independently
+of the daemon, and compared with Redis by the invariants.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Life:
 
 @dataclass(slots=True)
 class Acknowledgements:
-    """What S3 has acknowledged to the daemon."""
+    """The responses of S3 that reached the daemon."""
 
     parts: dict[tuple[str, int], str] = field(default_factory=dict)
     """(upload id, part number) → the ETag of its newest acknowledgement."""

@@ -1,7 +1,7 @@
-"""One run: a scenario, struck at chosen moments, taken up again by further daemons, and held against the promises.
+"""One run: a scenario with injected faults, resumed by further daemons, and checked against the invariants.
 
-A plan says how many daemons live one after the other, and what strikes each of them. The last one is never struck: it
-finds servers that work, and everything must come to rest. The writer of the recordings does not care who lives.
+A plan has a number of consecutive daemons and the faults injected into each. The last daemon runs without faults and
+with working servers, and must bring everything to rest. The writers run independently of the daemons.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ PATIENCE_SECONDS = 900.0
 _ORPHAN_SECONDS = PAUSE_SECONDS + ORPHAN_CLEANUP_SECONDS + 60.0
 """Virtual seconds in which uploads of ended streams must be found."""
 _LINGERS_SECONDS = 150.0
-"""How long a trouble lasts that is to be told: longer than the minute of promise P10, with what has to pass before."""
+"""Duration of a lasting fault: longer than the minute after which promise P10 requires a report."""
 _AGAIN_SECONDS = 40.0
-"""How long a daemon in the middle of a plan lives if nothing strikes it."""
+"""How long a daemon in the middle of a plan runs without a fault."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A run that can be repeated: the same plan is the same run."""
+    """A reproducible run: equal plans give identical runs."""
 
     scenario: str
-    """Its name, ``simulated``, or that of a check, which nothing strikes."""
+    """Name of a scenario, ``simulated``, or name of a check, which takes no injections."""
     injections: tuple[Injection, ...] = ()
     seed: int = 0
     mutation: str | None = None
@@ -66,19 +66,19 @@ class Plan:
 
 @dataclass(slots=True)
 class Injected:
-    """What a strike hit."""
+    """An injection that took place."""
 
     injection: Injection
     seconds: float
     location: str
-    """Where the task was whose step, or call, it was."""
+    """Location of the task whose step or call it was."""
     tasks: list[str]
-    """Where every task of the daemon was."""
+    """Locations of all tasks of the daemon."""
 
 
 @dataclass(slots=True)
 class Report:
-    """What became of a run."""
+    """The result of a run."""
 
     plan: Plan
     violations: list[str] = field(default_factory=list)
@@ -88,25 +88,25 @@ class Report:
     calls: list[list[str]] = field(default_factory=list)
     """The calls each daemon made."""
     saved: list[list[str]] = field(default_factory=list)
-    """What Redis said of each stream when each daemon had ended."""
+    """The state of each stream in Redis after the end of each daemon."""
     exit_seconds: list[float] = field(default_factory=list)
-    """How long each struck daemon took to leave."""
+    """Exit time of each daemon with an injection."""
     resumed: str = ""
-    """What the last daemon made of it: recorded parts that it kept, parts that it sent, and how the streams ended."""
+    """The result of the last daemon: parts kept, parts sent, and final statuses."""
     hits: Counter[str] = field(default_factory=Counter)
-    """How often each fault really struck, and each thing really happened."""
+    """How often each fault was applied and each event took place."""
     entries: list[Entry] = field(default_factory=list)
     """The journal, if it was asked for."""
     digest: str = ""
 
     @property
     def all_injected(self) -> bool:
-        """Whether every strike of the plan found its moment."""
+        """Whether every planned fault was injected."""
         return len(self.injected) == len(self.plan.injections)
 
 
 def run_plan(plan: Plan, *, keep_journal: bool = False) -> Report:
-    """Run a plan, in a folder of its own and on a clock of its own."""
+    """Run a plan in a temporary folder and on a virtual clock."""
     report = Report(plan)
     with tempfile.TemporaryDirectory(prefix="cef-lab-") as folder, mutated(plan.mutation):
         before = _descriptors()
@@ -116,7 +116,7 @@ def run_plan(plan: Plan, *, keep_journal: bool = False) -> Report:
                 report.violations += _run_check(check)
             else:
                 run_virtual(_conduct, Path(folder), report, keep_journal, seed=plan.seed + 1)
-        except Exception as error:  # noqa: BLE001 - a daemon that raises has broken its word like any other
+        except Exception as error:  # noqa: BLE001 - an exception of the daemon is a violation
             report.violations.append(f"P6: the daemon raised {_innermost(error)!r}")
         if _descriptors() > before:
             report.violations.append(f"P7: {_descriptors() - before} file descriptors were left open")
@@ -281,7 +281,7 @@ def _saved(context: ScenarioContext) -> list[str]:
 
 
 async def _rest(context: ScenarioContext, scenario: Scenario, report: Report) -> None:
-    """The last daemon: nothing strikes it, and everything comes to rest."""
+    """Run the last daemon, without faults, until everything is at rest."""
     world = context.world
     received = dict(world.endpoint.log.received_bytes)
     recorded = invariants.recorded_parts(world)
@@ -344,7 +344,7 @@ async def _until(condition: Callable[[], bool], seconds: float) -> bool:
 
 
 class _Injector(trio.abc.Instrument):
-    """Counts the steps of a daemon's tasks, and strikes before the chosen ones."""
+    """Count the steps of a daemon's tasks, and inject faults before the planned ones."""
 
     def __init__(self, daemon: WorldDaemon, life: Life, injections: Iterable[Injection], report: Report) -> None:
         self.root: trio.lowlevel.Task | None = None

@@ -37,7 +37,7 @@ from cef_trio.upload import MIN_PART_BYTES, metadata_key
 _FRAME_SECONDS: Final = 0.1
 _LINE_SECONDS: Final = 2.0
 _FINISH_SECONDS: Final = 120.0
-"""How long the upload may take after the recording's end before the demo gives up."""
+"""How long the upload may take after the recording's end before the demo fails."""
 INTERRUPTED: Final = 130
 
 
@@ -205,7 +205,7 @@ def _without_chunks(metadata: bytes) -> str:
 
 
 async def _until_completed(daemon: RunningDaemon, path: Path) -> KnownPath:
-    """Wait until Redis says that the file's stream is done."""
+    """Wait until the file's stream has ended in Redis."""
     while True:
         known = (await daemon.services.store.find_by_path([str(path)])).get(str(path))
         if known is not None and known.stream_set in {StreamSet.COMPLETED, StreamSet.FAILED}:

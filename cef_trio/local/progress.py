@@ -83,7 +83,7 @@ def line(view: DemoView) -> str:
 
 
 def mib(size_bytes: float) -> str:
-    """A size for a person: ``12.3 MiB``."""
+    """Format a size in MiB: ``12.3 MiB``."""
     return f"{size_bytes / _MIB:.1f} MiB"
 
 

@@ -6,10 +6,10 @@ daemon. (A parent-death signal would not help: Linux sends it when the *thread* 
 starts processes in worker threads that come and go.)
 
 Two servers must never write one append-only file. Therefore a server holds a lock for as long as it lives, through an
-open file that it inherits (``valkey.lock``), and nobody starts a second one while it is held:
+open file that it inherits (``valkey.lock``), and no second one is started while it is held:
 
 - A server that was left behind is waited for, since it may still be loading its file, and then gone on with.
-- One that never answers is killed first. The kernel says who listens on the socket, so no stranger is ever hit.
+- One that never answers is killed first. ``SO_PEERCRED`` of the socket gives its pid, so no other process is killed.
 
 One daemon at a time uses a data folder, since whoever leaves in good order ends the server: the folder itself is
 locked, which a ``kill -9`` undoes. The server is ended by SIGTERM, which is Valkey's SHUTDOWN, then by SIGKILL; what
@@ -233,7 +233,7 @@ async def _until_unlocked(place: _Place) -> None:
 
 
 def _server_lock(place: _Place) -> AbstractContextManager[int | None]:
-    """The lock that says that a server lives: held, if none does."""
+    """Take the lock that a running server holds; ``None`` if one does."""
     return _lock(place.lock_path, os.O_RDWR | os.O_CREAT)
 
 
@@ -258,7 +258,7 @@ def _lock(path: Path, flags: int) -> Iterator[int | None]:
 
 
 async def _answers(socket_path: Path) -> bool:
-    """Whether a server is there and ready; one that still loads its file says otherwise."""
+    """Return whether a server runs and has loaded its file."""
     with trio.move_on_after(_ANSWER_SECONDS), suppress(OSError, trio.BrokenResourceError):
         async with await trio.open_unix_socket(socket_path) as stream:
             await stream.send_all(b"PING\r\n")
@@ -267,7 +267,7 @@ async def _answers(socket_path: Path) -> bool:
 
 
 def _listener(socket_path: Path) -> int | None:
-    """The process that listens on the socket, as the kernel knows it; a frozen one, too."""
+    """Return the pid of the process that listens on the socket, even if it is stopped."""
     with socket.socket(socket.AF_UNIX) as connection, suppress(OSError):
         connection.settimeout(_ANSWER_SECONDS)
         connection.connect(os.fspath(socket_path))

@@ -1,4 +1,4 @@
-"""Who is asking, and did they sign exactly this? AWS Signature Version 4, the verifying side. Pure.
+"""Verification of AWS Signature Version 4. Pure.
 
 Written from AWS's specification alone (https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html,
 ``sigv4-query-string-auth.html``, ``sigv4-streaming.html``) and **on purpose without looking at or importing**
@@ -6,7 +6,7 @@ Written from AWS's specification alone (https://docs.aws.amazon.com/AmazonS3/lat
 
 Strict where S3 is strict: the key id must be known, the scope must name today's date, our region and ``s3``, the clock
 may be 15 minutes off, ``host`` and every ``x-amz-*`` header that was sent must be signed. The body is not read here:
-``Grant.payload`` says how it must be verified while it is received.
+``Grant.payload`` determines how it is verified while it is received.
 """
 
 from __future__ import annotations

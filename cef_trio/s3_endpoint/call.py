@@ -34,12 +34,12 @@ class S3Request:
 
     @property
     def bucket(self) -> str:
-        """The bucket; operations without one never ask."""
+        """The bucket; not for operations without one."""
         return self.target.bucket or ""
 
     @property
     def key(self) -> str:
-        """The key; operations without one never ask."""
+        """The key; not for operations without one."""
         return self.target.key or ""
 
     @property

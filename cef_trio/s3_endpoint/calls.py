@@ -1,4 +1,4 @@
-"""What the endpoint was asked: a journal, counters, and how much went on at once. For tests and for the curious.
+"""Journal and counters of the endpoint's calls, and the largest number of concurrent calls. For tests.
 
 The journal keeps the newest ``JOURNAL_ENTRIES`` calls; counters are per operation; neither grows with the number of
 calls (received bytes grow with the number of distinct parts, and ``reset`` forgets them).
@@ -59,7 +59,7 @@ class CallLog:
 
     @contextmanager
     def record(self, facts: CallFacts, at: float) -> Iterator[Entry]:
-        """Record a call while it goes on; whoever makes the reply sets ``outcome``."""
+        """Record a call while it is served; the block sets ``outcome``."""
         entry = Entry(at, facts.operation, facts.bucket, facts.key, facts.upload_id, facts.part_number)
         self.journal.append(entry)
         self.calls[facts.operation] += 1

@@ -1,4 +1,4 @@
-"""Under which conditions a call is done, and which of its wishes this endpoint does not know. Pure.
+"""Conditional requests, and refusal of options that the endpoint does not support. Pure.
 
 What changes the meaning of a call is done as S3 does it, or refused with ``NotImplemented``: a conditional deletion
 that deletes whatever the condition, or an append that replaces the object, would make the reference model a trap.

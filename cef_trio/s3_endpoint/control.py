@@ -1,6 +1,6 @@
 """Faults and counters of an endpoint that runs as a process of its own, over HTTP and unsigned: ``/_control/…``.
 
-Answers only where it was switched on, which nobody does but tests. Bodies are JSON::
+Served only if enabled, as in tests. Bodies are JSON::
 
     POST   /_control/faults        a Fault's fields ({"kind": "error", "operation": "UploadPart", …}) → {"number": 1}
     GET    /_control/faults        what is switched on, with ``seen`` and ``hits``

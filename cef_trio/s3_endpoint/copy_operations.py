@@ -49,7 +49,7 @@ async def upload_part_copy(call: S3Request) -> Reply:
     try:
         part = await call.model.put_part(call.bucket, call.key, call.upload_id, number, received=received, blob=blob)
     except BaseException:
-        # Refused or cancelled: the part was not recorded, so nobody else will remove its bytes.
+        # Refused or cancelled: the part was not recorded, so its bytes are removed here.
         call.model.storage.remove_blob(blob)
         raise
     children: list[Node] = [("LastModified", iso_time(part.modified_at)), ("ETag", quoted(part.etag))]

@@ -1,6 +1,6 @@
 """The embedded S3 endpoint, free of any transport: a request comes in, a reply goes out.
 
-``S3Endpoint.respond`` is all of it, in S3's order: route, let the faults strike, check the signature, perform, answer.
+``S3Endpoint.respond`` is all of it, in S3's order: route, apply faults, check the signature, perform, answer.
 ``server.serve`` puts it behind a socket and ``transport.InProcessTransport`` behind an httpx client; both treat its
 outcomes alike, so that a test means the same over either.
 """

@@ -1,4 +1,4 @@
-"""S3's ways of saying no, as one table. Pure.
+"""The errors of S3, as one table. Pure.
 
 Codes, statuses and texts are those of https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html. The model
 raises ``S3Error`` by code; the status is never chosen at the place where the error is raised, so that one code has one

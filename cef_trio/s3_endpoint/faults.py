@@ -1,8 +1,8 @@
-"""Faults that can be switched on: what goes wrong, in which call, at which moment. And proof that it did.
+"""Faults that can be switched on: what goes wrong, in which call, at which moment. With counts of their hits.
 
 A ``Fault`` says which calls it is for (operation, key, part number, a predicate; the nth of them) and what happens: at
 which ``Moment``, of which ``Kind``. ``KINDS`` tells which kinds make sense at which moments; others are refused, so
-that a test cannot switch on a fault that never happens. ``Armed.hits`` counts how often it really struck.
+that a test cannot switch on a fault that never happens. ``Armed.hits`` counts how often it was applied.
 
 The faults are those of real stores and networks: a reply lost after the effect, a Complete that answers 200 with an
 error, Ceph's empty ETag, stores that ignore or reject checksum headers, stale part lists, a clock that is wrong.
@@ -29,7 +29,7 @@ class ConnectionDropped(Exception):  # noqa: N818 - what happens, not what went 
 
 
 class Moment(StrEnum):
-    """When a fault strikes."""
+    """When a fault is applied."""
 
     BEFORE = "before"
     """Before the call has any effect; its body has not been read."""
@@ -59,7 +59,7 @@ class Kind(StrEnum):
     EMPTY_ETAG = "empty-etag"
     """CompleteMultipartUpload answers with an empty ``<ETag/>``, as Ceph does."""
     IGNORE_CHECKSUMS = "ignore-checksums"
-    """The store knows no ``x-amz-checksum-*``: not verified, not kept, not returned."""
+    """The store ignores ``x-amz-checksum-*``: not verified, not kept, not returned."""
     REJECT_CHECKSUMS = "reject-checksums"
     """The store answers 400 to every request that carries such a header."""
     STALE_PARTS = "stale-parts"
@@ -153,7 +153,7 @@ class Fault:
 
 @dataclass(slots=True, eq=False)
 class Armed:
-    """A fault that is switched on. ``seen`` counts matching calls, ``hits`` those in which it really struck."""
+    """A fault that is switched on. ``seen`` counts matching calls, ``hits`` those to which it was applied."""
 
     number: int
     fault: Fault
@@ -162,7 +162,7 @@ class Armed:
     disarmed: trio.Event = field(default_factory=trio.Event)
 
     def takes(self, facts: CallFacts) -> bool:
-        """Count a call, and say whether it is one to strike."""
+        """Count a call; return whether the fault applies to it."""
         fault = self.fault
         if fault.operation not in ("*", facts.operation):
             return False
@@ -188,7 +188,7 @@ class FaultTable:
         return armed
 
     def disarm(self, armed: Armed) -> None:
-        """Switch a fault off and let go whom it froze (their connections drop)."""
+        """Switch a fault off; connections that it froze are dropped."""
         self._armed.pop(armed.number, None)
         armed.disarmed.set()
 
@@ -222,7 +222,7 @@ class Strikes:
         return None
 
     async def at(self, moment: Moment) -> None:
-        """Let happen what happens at this moment.
+        """Apply the faults of this moment.
 
         Raises:
             S3Error: this is to be answered.

@@ -1,6 +1,6 @@
 """The reference model: what S3 does with buckets, objects and multipart uploads.
 
-It owns the truth about what exists, and knows no HTTP: ``*_operations.py`` speak that. It promises S3's strict rules
+It holds the state and has no HTTP; that is in ``*_operations.py``. It applies S3's strict rules
 (what is refused, in which order, with which code) and that every change is atomic: changes are made between two
 checkpoints, so a cancelled call has happened or has not. It never accepts what S3 would refuse, since it stands in for
 S3 in tests.

@@ -1,12 +1,11 @@
-"""Recordings that got another name while no daemon looked.
+"""Find recordings that were renamed while no daemon watched.
 
-While a daemon runs, a rename is news that it follows. One that happened while it was away is seen as two things: a
-stream whose file is gone, and a file that Redis does not know. Its inode's number proposes that they are one, and the
-evidence of ``identity.py`` decides. Without that, every part of the recording would be sent again, though it was
-recorded and did not change (promise P2).
+A running daemon follows renames by events. A rename that it missed appears as a stream whose file is missing and a file
+that Redis does not know. An equal inode number proposes that they belong together, and the evidence of
+``files/identity.py`` decides. Else every part of an unchanged recording would be sent again (promise P2).
 
-A completed recording is also proposed by its size and time stamp, which a move to another file system keeps; all of its
-bytes decide (``correction.py``).
+A completed recording is also proposed by size and modification time, which a move to another file system keeps; the
+comparison of all its bytes decides (``correction.py``).
 """
 
 from __future__ import annotations
@@ -28,82 +27,86 @@ from cef_trio.upload.services import Services
 log = structlog.get_logger(__name__)
 
 _FOLDER_SECONDS: Final = 2.0
-"""How long one look may take; what takes longer hangs."""
+"""Timeout of one ``stat``."""
 _LOOK_SECONDS: Final = 10.0
-"""How long all of them may take."""
-_AGAIN_SECONDS: Final = 30.0
-_SAID: Final = 5
+"""Timeout of all of them."""
+_RETRY_SECONDS: Final = 30.0
+_MAX_LOGGED: Final = 5
 _BATCH: Final = 500
 
 
 class MovedFiles:
-    """Streams whose files are not where they were, until their files are found."""
+    """Streams whose files are missing, until they are found under other names."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
         self._lost: list[KnownPath] = []
         self._completed: list[StreamMeta] = []
-        """Completed streams of which a file that is asked about may be the one that is missing."""
+        """Completed streams whose missing file may be one of the new files."""
         self._look_at = -inf
-        """When they are to be looked for, by ``trio.current_time()``."""
+        """When :meth:`look` is due, by ``trio.current_time()``."""
 
     @property
     def due(self) -> bool:
-        """Whether they are to be looked for before a file is taken for a new one."""
+        """Whether :meth:`look` must run before a file counts as new."""
         return trio.current_time() >= self._look_at
 
     def request(self) -> None:
-        """Look for them before the next file is taken for a new one."""
+        """Make :meth:`look` due before the next file counts as new."""
         self._look_at = -inf
 
     async def look(self, live_ids: Callable[[], frozenset[str]]) -> None:
-        """Find them anew: those that nobody works on and at whose path there is no such file.
+        """Find the open streams without a task whose file is not at its path.
 
-        A folder that cannot be looked into now (a mount that is dead, or hangs) keeps no other recording waiting: its
-        streams are passed over, and looked for again half a minute later. Should the file of one of them have been
-        renamed while no daemon looked, and be found before that, it is uploaded under its new name from the beginning.
+        Streams in a folder that cannot be read now (a dead or hung mount) are skipped, so that they delay no other
+        recording, and looked for again after 30 s. If such a file was renamed and is found before that, it is
+        uploaded from the beginning under its new name.
 
         Raises:
-            RedisOperationError: Redis cannot be asked.
+            RedisOperationError: Redis is unavailable.
         """
         store = self._services.store
-        self._look_at = inf  # first: whoever finds another lease lost meanwhile asks again
+        self._look_at = inf  # first, so that a request() made during the awaits below is kept
         try:
             ids = await store.members(StreamSet.ACTIVE) | await store.members(StreamSet.PENDING_COMPLETION)
             metas = await bulk_load.load_metas(store, sorted(ids - live_ids()))
         except BaseException:
             self.request()
             raise
-        self._lost, dark = await self._without_file(metas.values(), lambda meta, stat: may_be(meta.identity, stat))
-        if dark:
-            self._look_at = min(self._look_at, trio.current_time() + _AGAIN_SECONDS)
-            log.warning("folders_unavailable", folders=sorted(dark)[:_SAID], asked_again_seconds=_AGAIN_SECONDS)
+        self._lost, unavailable = await self._without_file(
+            metas.values(), lambda meta, stat: may_be(meta.identity, stat)
+        )
+        if unavailable:
+            self._look_at = min(self._look_at, trio.current_time() + _RETRY_SECONDS)
+            log.warning(
+                "folders_unavailable", folders=sorted(unavailable)[:_MAX_LOGGED], asked_again_seconds=_RETRY_SECONDS
+            )
 
     async def look_for_completed(self, files: Mapping[str, FileStat]) -> None:
-        """Find the completed streams whose files are missing and may be among these, which Redis does not know.
+        """Find the completed streams whose missing file may be one of these files, which Redis does not know.
 
-        Those of a folder that cannot be looked into now are passed over: such a recording is uploaded once more.
+        Streams in a folder that cannot be read now are skipped: such a recording is uploaded again.
 
         Raises:
-            RedisOperationError: Redis cannot be asked.
+            RedisOperationError: Redis is unavailable.
         """
         store = self._services.store
         numbers = {stat.file_ino for stat in files.values()}
         stamps = {(stat.size_bytes, stat.mtime_ns) for stat in files.values()}
         proposed: list[KnownPath] = []
         ids = sorted(await store.members(StreamSet.COMPLETED))
-        for start in range(0, len(ids), _BATCH):  # of a long history only what may fit is kept
+        for start in range(0, len(ids), _BATCH):  # a history may be long: keep only what may match
             for known in (await bulk_load.load_metas(store, ids[start : start + _BATCH])).values():
-                meta, there = known.meta, files.get(known.meta.current_path)
+                meta, found_stat = known.meta, files.get(known.meta.current_path)
                 if meta.identity.file_ino not in numbers and _stamp(meta) not in stamps:
                     continue
-                if there is None or not _is_as_verified(meta, there):
+                if found_stat is None or not _is_as_verified(meta, found_stat):
                     proposed.append(known)
         missing, _ = await self._without_file(proposed, _is_as_verified)
         self._completed = [known.meta for known in missing]
 
     def claim_completed(self, path: str, stat: FileStat) -> str | None:
-        """The id of a completed stream that this file may be of, by its number or, better than none, by its stamp."""
+        """Return the id of a completed stream that may be this file's, preferably by inode number."""
         fitting = [meta for meta in self._completed if meta.current_path != path and _is_proposed(meta, stat)]
         if not fitting:
             return None
@@ -112,34 +115,34 @@ class MovedFiles:
         return best.stream_id
 
     async def _without_file(
-        self, streams: Iterable[KnownPath], is_it: Callable[[StreamMeta, FileStat], bool]
+        self, streams: Iterable[KnownPath], is_its_file: Callable[[StreamMeta, FileStat], bool]
     ) -> tuple[list[KnownPath], set[str]]:
-        """Those of our folder whose file is not at their path; and the folders that could not be looked into."""
-        found, dark = list[KnownPath](), set[str]()
+        """Return this daemon's streams whose file is not at its path, and the folders that could not be read."""
+        found, unavailable = list[KnownPath](), set[str]()
         ends_at = trio.current_time() + _LOOK_SECONDS
         for known in streams:
             path = known.meta.current_path
             folder = path.rpartition("/")[0]
-            if folder in dark or not self._services.is_ours(known.meta):
-                continue  # of another folder or host, whose file systems may give other files the same numbers (P9)
+            if folder in unavailable or not self._services.is_ours(known.meta):
+                continue  # of another folder or host, where equal inode numbers mean nothing (P9)
             try:
                 with trio.move_on_at(min(ends_at, trio.current_time() + _FOLDER_SECONDS)) as scope:
-                    there = await self._services.disk.stat(path)
+                    found_stat = await self._services.disk.stat(path)
             except ChunkProcessingError as error:
                 denied = isinstance(error, FileAccessError) and error.denied
                 if not denied:
-                    dark.add(folder)
+                    unavailable.add(folder)
                 continue
             if scope.cancelled_caught:
-                dark.add(folder)
-            elif there is None or not is_it(known.meta, there):
+                unavailable.add(folder)
+            elif found_stat is None or not is_its_file(known.meta, found_stat):
                 found.append(known)
-        return found, dark
+        return found, unavailable
 
     async def claim(self, path: str, stat: FileStat) -> str | None:
-        """The id of the stream whose file this is, if there is one; it is handed out once.
+        """Return the id of the open stream whose file this is, or ``None``; each id is returned once.
 
-        Only for certain: the lost stream may be another host's, whose file has the same number by chance.
+        The match must be certain: an equal inode number may be a coincidence.
         """
         for known in [known for known in self._lost if may_be(known.meta.identity, stat)]:
             try:
@@ -150,10 +153,10 @@ class MovedFiles:
             except ChunkProcessingError as error:
                 denied = isinstance(error, FileAccessError) and error.denied
                 if not (denied and inodes_last(known.meta.identity.fs_type)):
-                    continue  # it cannot be looked at now; as a new recording it says so itself
-                # Its number is that of a file that is not at its place: most likely it is that one, and its task looks
-                # at it when it may be read. A new stream would send all of it again.
-            if known in self._lost:  # nobody else has claimed it while it was looked at
+                    continue  # unreadable now; its own task, as a new recording, logs that
+                # The inode number of a missing file: most likely the same file. Its task checks it when it becomes
+                # readable; a new stream would send all of it again.
+            if known in self._lost:  # not claimed by another task during the awaits
                 self._lost.remove(known)
                 stream_id, was = known.meta.stream_id, known.meta.current_path
                 log.info("moved_recording_found", stream_id=stream_id, was=was, path=path)

@@ -1,10 +1,10 @@
-"""Whether an object in S3 has a file's bytes, and what its metadata JSON says of it. Pure.
+"""Decide whether an object in S3 has a file's bytes, and read its metadata JSON. Pure.
 
-What proves it, in this order, and nothing that is told may disagree:
+One of these must prove it, in this order, and no other evidence may contradict:
 
 1. S3's own CRC64NVME of the whole object.
-2. Its ETag, if it is the one that these parts give it (``s3/etags.py``: an equal one is always a proof).
-3. The metadata JSON, if it names that very ETag: its checksum was taken when the object was completed.
+2. Its ETag, if it equals the one computed from these parts (``s3/etags.py``: an equal one is always a proof).
+3. The metadata JSON, if it names that ETag: its checksum was computed when the object was completed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from cef_trio.upload.part_plan import MAX_PARTS, PartPlan
 
 @dataclass(frozen=True, slots=True)
 class PartDigest:
-    """A part of the file. ``md5`` is in hexadecimal digits."""
+    """The checksums of one part of a file. ``md5`` is hexadecimal."""
 
     size_bytes: int
     crc64nvme: int
@@ -40,24 +40,24 @@ class PartDigest:
 
 @dataclass(frozen=True, slots=True)
 class FileDigest:
-    """All of a file, cut by a plan."""
+    """The checksums of a file's parts, as a plan cuts them."""
 
     plan: PartPlan
     parts: tuple[PartDigest, ...]
 
     @property
     def size_bytes(self) -> int:
-        """How long it is."""
+        """The size of the file."""
         return sum(part.size_bytes for part in self.parts)
 
     @property
     def crc64nvme(self) -> int:
-        """The checksum of all of it."""
+        """The CRC64NVME of the whole file."""
         return combine_crc64nvme((part.crc64nvme, part.size_bytes) for part in self.parts)
 
     @property
     def etag(self) -> str | None:
-        """The ETag that S3 gives an object of these parts, where ETags are MD5s."""
+        """The ETag of an object of these parts, where ETags are MD5s."""
         if not self.parts:
             return hashlib.md5(b"", usedforsecurity=False).hexdigest()
         return multipart_etag([part.md5 for part in self.parts])
@@ -65,7 +65,7 @@ class FileDigest:
 
 @dataclass(frozen=True, slots=True)
 class ObjectMetadata:
-    """What the metadata JSON says of its object."""
+    """The contents of a metadata JSON."""
 
     parts: tuple[ListedPart, ...]
     etag: str | None
@@ -76,7 +76,7 @@ class ObjectMetadata:
 
 
 def read_metadata(document: bytes, stream_id: str) -> ObjectMetadata | None:
-    """Read a metadata JSON (``media/metadata.py``); ``None`` for what is none of this stream's."""
+    """Read a metadata JSON (``media/metadata.py``); ``None`` if it is not valid, or not this stream's."""
     try:
         loaded = json.loads(document)
     except (ValueError, RecursionError):
@@ -98,7 +98,7 @@ def _read(loaded: Mapping[str, Any]) -> ObjectMetadata:
         if chunk["part_number"] == number
     )
     if crc is None or len(parts) != len(chunks) or len(parts) > MAX_PARTS:
-        raise ValueError("not one of ours")
+        raise ValueError("not a valid metadata JSON")
     completed, duration = loaded["stream_completed_at_utc"], loaded["duration_seconds"]
     return ObjectMetadata(
         parts,
@@ -112,14 +112,14 @@ def _read(loaded: Mapping[str, Any]) -> ObjectMetadata:
 
 def _size(value: object) -> int:
     if not isinstance(value, int) or value < 1:
-        raise ValueError(f"{value!r} is no size")
+        raise ValueError(f"{value!r} is not a size")
     return value
 
 
 def is_same(digest: FileDigest, stored: StoredObject, metadata: ObjectMetadata | None) -> bool:
-    """Whether the object is proved to have the file's bytes.
+    """Return whether the object is proved to have the file's bytes.
 
-    Without its metadata the ETag must prove them: it also says what the parts' ETags are, which are to be recorded.
+    Without its metadata the ETag must prove them, since the parts' ETags, which are recorded, are known only then.
     """
     if stored.size_bytes != digest.size_bytes or stored.crc64nvme not in {None, digest.crc64nvme}:
         return False
@@ -128,13 +128,13 @@ def is_same(digest: FileDigest, stored: StoredObject, metadata: ObjectMetadata |
         return by_etag
     if metadata.crc64nvme != digest.crc64nvme or len(metadata.parts) != len(digest.parts):
         return False
-    if any(told.size_bytes != part.size_bytes for told, part in zip(metadata.parts, digest.parts, strict=True)):
+    if any(expected.size_bytes != part.size_bytes for expected, part in zip(metadata.parts, digest.parts, strict=True)):
         return False
     return stored.crc64nvme is not None or by_etag or (bool(stored.etag) and metadata.etag == stored.etag)
 
 
 def part_records(digest: FileDigest, metadata: ObjectMetadata | None, *, at: datetime) -> list[PartRecord]:
-    """The object's parts, as they are recorded."""
+    """Return the records of the object's parts."""
     etags: Sequence[str]
     etags = [part.md5 for part in digest.parts] if metadata is None else [part.etag for part in metadata.parts]
     return [
@@ -144,7 +144,7 @@ def part_records(digest: FileDigest, metadata: ObjectMetadata | None, *, at: dat
 
 
 def algorithm_of(digest: FileDigest, stored: StoredObject, parts: Sequence[PartRecord]) -> str | None:
-    """How the parts are proved if a later state of the file has S3 copy them; ``None``: they cannot be."""
+    """Return the algorithm that proves parts which S3 copies for a later version; ``None`` if none does."""
     if stored.crc64nvme is not None:
         return "crc64nvme"
     as_md5 = all(looks_like_md5(part.etag) for part in parts) and stored.etag == digest.etag

@@ -1,17 +1,16 @@
-"""Completed objects that Redis does not know: a recording whose record is lost is not uploaded a second time.
+"""Adopt completed objects that Redis does not know, so that a recording whose record is lost is not uploaded again.
 
-Redis may have lost a recording's record after it was completed. Its file then looks new, and its object is in S3, with
-the stream's id in its key and its own metadata, and its metadata JSON beside it. So before a file is sent that nobody
-writes, and that was last written before Redis may have lost something, the objects under our prefix are listed. A
-key's file name and the size *propose* an object; its bytes, compared in one pass over the file, *decide*
-(``object_match.py``). What is found gets its record back: as completed if the metadata JSON is there, else as an object
-whose metadata is still to be written.
+If Redis loses a completed recording's record, its file looks new, while S3 has the object, with the stream's id in its
+key and metadata, and the metadata JSON beside it. So before a file is sent that has no writer and was last written
+before Redis may have lost something, the objects under our prefix are listed. A key's file name and the size *propose*
+an object; its bytes, compared in one pass over the file, *decide* (``object_match.py``). The record is then restored:
+as completed if the metadata JSON exists, else as an object whose metadata is still to be written.
 
-An object is only read, never changed or deleted, whoever uploaded it (promise P9): two hosts may have the same bytes
-under the same name in one bucket, and then the file of this one is stored by the other's object.
+An object is only read, never changed or deleted, whichever host uploaded it (promise P9): if two hosts have the same
+bytes under the same name in one bucket, the file of one is stored by the object of the other.
 
-All of it is optional (``best_effort.py``): what cannot be listed, looked at or proved is uploaded. One listing serves
-all files that were there at the time; it is bounded in time, and holds only what fits one of them.
+All of this is optional (``best_effort.py``): a file whose object cannot be listed, read or proved is uploaded. One
+listing, limited in time, serves all files that are known by then, and keeps only objects that fit one of them.
 """
 
 from __future__ import annotations
@@ -49,10 +48,10 @@ from cef_trio.upload.session import STREAM_ID_METADATA, StreamUpload
 log = structlog.get_logger(__name__)
 
 LIST_SECONDS: Final = 45.0
-"""How long one listing may take: some hundred thousand recordings. What was listed by then is made use of."""
-_MOST_FOUND: Final = 10_000
-_MOST_LOOKED_AT: Final = 8
-"""How many objects of its name and size are looked at for one file."""
+"""Timeout of one listing, enough for some hundred thousand objects. What was listed by then is used."""
+_MAX_FOUND: Final = 10_000
+_MAX_COMPARED: Final = 8
+"""How many objects of the same name and size are compared with one file."""
 _MAX_METADATA_BYTES: Final = 8 * 1024 * 1024
 
 
@@ -76,28 +75,28 @@ class _Match:
 
 
 class OrphanObjects:
-    """The completed objects under our prefix that Redis does not know and a file may be in, until it claims them."""
+    """The completed objects under our prefix that Redis does not know, may be a file's, and are not claimed."""
 
     def __init__(self, services: Services, live_ids: Callable[[], frozenset[str]]) -> None:
-        """``live_ids`` says which streams have a task: their objects are nobody else's."""
+        """``live_ids`` returns the streams that have a task, whose objects are not adopted."""
         self._services = services
         self._live_ids = live_ids
         self._wanted: dict[int, list[str]] = {}
-        """Sizes of files that are still to be looked for, and their paths."""
+        """Paths of files that no listing has covered yet, by size."""
         self._orphans: list[_Orphan] = []
         self._listing = trio.Lock()
 
     def want(self, files: Mapping[str, FileStat]) -> None:
-        """Have the next listing look for these files."""
+        """Add these files to the next listing."""
         for path, stat in files.items():
             self._wanted.setdefault(stat.size_bytes, []).append(path)
 
     async def look(self, leaving: Callable[[], bool]) -> None:
-        """List the objects, unless that was done for all files that are wanted. Hold no slot: it may take a while.
+        """List the objects, unless all wanted files are covered. Call it without a slot: it may take long.
 
         Raises:
-            S3OperationError: S3 is away.
-            RedisOperationError: Redis cannot be asked.
+            S3OperationError: S3 is unavailable.
+            RedisOperationError: Redis is unavailable.
         """
         async with self._listing:
             if not self._wanted:
@@ -112,7 +111,7 @@ class OrphanObjects:
                         self._wanted.setdefault(size_bytes, []).extend(paths)
 
     async def _list(self, wanted: Mapping[int, list[str]], leaving: Callable[[], bool]) -> bool:
-        """List what fits these files; returns whether that is over, as far as it can be done."""
+        """List what fits these files; return false if the shutdown interrupted that."""
         services, prefix = self._services, self._services.rules.key_template.prefix
         ends_at = trio.current_time() + LIST_SECONDS
         token: str | None = None
@@ -128,19 +127,19 @@ class OrphanObjects:
                     raise
                 log.warning("objects_not_listed", error=str(error))
                 break
-            if page is None:  # said by whoever tried
+            if page is None:  # already logged
                 break
             found += await self._unknown(self._fitting(page.objects, wanted))
             token = page.next_token
             if token is None:
                 break
-            if len(found) >= _MOST_FOUND or trio.current_time() >= ends_at:
+            if len(found) >= _MAX_FOUND or trio.current_time() >= ends_at:
                 log.warning("objects_not_listed", error="there are too many; those that were listed are compared")
                 break
             if leaving():
                 return False
         known = {orphan.proposed.stream_id for orphan in self._orphans}
-        self._orphans += [orphan for orphan in found[:_MOST_FOUND] if orphan.proposed.stream_id not in known]
+        self._orphans += [orphan for orphan in found[:_MAX_FOUND] if orphan.proposed.stream_id not in known]
         if found:
             log.info("unknown_objects_found", objects=len(found))
         return True
@@ -155,7 +154,7 @@ class OrphanObjects:
         ]
 
     async def _unknown(self, orphans: list[_Orphan]) -> list[_Orphan]:
-        """Those of them that Redis does not know."""
+        """Return those that Redis does not know."""
         if not orphans:
             return []
         known = await self._services.store.load_metas({orphan.proposed.stream_id for orphan in orphans})
@@ -165,14 +164,14 @@ class OrphanObjects:
     async def adopt(
         self, path: str, *, named: Callable[[str], None], instead_of: str | None = None, beside: str | None = None
     ) -> StreamUpload | None:
-        """Give the file the record of the object that has its bytes, if there is one; ``None``: it is to be uploaded.
+        """Create a record for the object that has the file's bytes; return ``None`` if there is none: upload it.
 
         The stream's status is ``completed``, or ``s3_completed`` if its metadata JSON is still to be written.
         ``named``, ``instead_of`` and ``beside`` are as for :func:`cef_trio.upload.recovery.begin`.
 
         Raises:
-            RecordingChangedError: the file is not there (any more).
-            S3OperationError: S3 is away.
+            RecordingChangedError: the file does not exist.
+            S3OperationError: S3 is unavailable.
             PathTakenError, LeaseLostError: another daemon was first.
         """
         services = self._services
@@ -189,7 +188,7 @@ class OrphanObjects:
                 identity = await identify(recording, before, HEAD_BYTES)
                 after = await recording.stat()
                 if (after, after.ctime_ns) != (before, before.ctime_ns):
-                    return None  # it was compared while somebody wrote it
+                    return None  # it changed during the comparison
                 upload = await self._record(
                     match, path, identity, after, named=named, instead_of=instead_of, beside=beside
                 )
@@ -197,10 +196,10 @@ class OrphanObjects:
             finally:
                 if not recorded:
                     self._orphans.append(match.orphan)
-        return await self._end(upload) if match.metadata is not None else upload
+        return await self._complete(upload) if match.metadata is not None else upload
 
     def _claim(self, orphan: _Orphan) -> bool:
-        """Take an object for one file; false if another one has taken it, or a task works on its stream by now."""
+        """Claim an object for one file; return false if it is claimed, or its stream has a task by now."""
         if orphan not in self._orphans or orphan.proposed.stream_id in self._live_ids():
             return False
         self._orphans.remove(orphan)
@@ -213,8 +212,8 @@ class OrphanObjects:
             return None
         digest = await measure(recording, size_bytes, plan)
         fitting = [orphan for orphan in self._orphans if orphan.fits(path, size_bytes)]
-        fitting.sort(key=lambda orphan: orphan.stored.etag != digest.etag)  # most often it is told by the listing
-        for orphan in fitting[:_MOST_LOOKED_AT]:
+        fitting.sort(key=lambda orphan: orphan.stored.etag != digest.etag)  # the listing's ETag usually identifies it
+        for orphan in fitting[:_MAX_COMPARED]:
             try:
                 match = await self._compare(orphan, recording, digest)
             except S3OperationError as error:
@@ -233,7 +232,7 @@ class OrphanObjects:
             return None
         if stored.size_bytes != digest.size_bytes or stored.crc64nvme not in {None, digest.crc64nvme}:
             return None
-        document = await self._document(metadata_key(key))
+        document = await self._read_metadata_json(metadata_key(key))
         if document is None:
             return None
         if not document:
@@ -246,8 +245,8 @@ class OrphanObjects:
             digest = await measure(recording, digest.size_bytes, plan)
         return _Match(orphan, stored, digest, metadata) if is_same(digest, stored, metadata) else None
 
-    async def _document(self, key: str) -> bytes | None:
-        """The metadata JSON, empty if there is none; ``None``: that cannot be told, or it is none of ours."""
+    async def _read_metadata_json(self, key: str) -> bytes | None:
+        """Return the metadata JSON, empty if there is none; ``None`` if it is unknown, or too large to be ours."""
         services = self._services
 
         async def read() -> bytes | None:
@@ -290,8 +289,8 @@ class OrphanObjects:
         records = {part.part_number: part for part in parts}
         return StreamUpload(services, Checkpoint(meta, StreamSet.PENDING_COMPLETION, records))
 
-    async def _end(self, upload: StreamUpload) -> StreamUpload:
-        """Its metadata is there: the stream is over. Whether its webhook was delivered is lost, so it is owed."""
+    async def _complete(self, upload: StreamUpload) -> StreamUpload:
+        """Complete the stream: its metadata exists. Whether its webhook was delivered is unknown, so enqueue it."""
         services = self._services
         if services.webhook is not None:
             await upload.transition(Status.COMPLETED, enqueue_webhook=True)
@@ -301,11 +300,11 @@ class OrphanObjects:
 
 
 async def measure(recording: OpenRecording, size_bytes: int, plan: PartPlan) -> FileDigest:
-    """Read the file once.
+    """Read the file once and return the checksums of its parts.
 
     Raises:
-        RecordingChangedError: it is shorter.
-        ChunkProcessingError: the disk refused.
+        RecordingChangedError: the file is shorter than ``size_bytes``.
+        ChunkProcessingError: the file cannot be read.
     """
     parts = []
     for part in plan.cut(size_bytes):
@@ -318,7 +317,7 @@ async def measure(recording: OpenRecording, size_bytes: int, plan: PartPlan) -> 
 def _completed(
     record: StreamMeta, match: _Match, parts: list[PartRecord], stat: FileStat, *, at: datetime
 ) -> StreamMeta:
-    """The record of a stream whose object is complete, and whose metadata is still to be written."""
+    """Return the record of a stream whose object is complete and whose metadata is still to be written."""
     digest, stored, metadata = match.digest, match.stored, match.metadata
     return replace(
         record,

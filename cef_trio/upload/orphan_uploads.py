@@ -1,12 +1,11 @@
-"""Taking over uploads that S3 has and Redis does not know: Redis lost its memory, or never got the record.
+"""Adopt uploads that S3 has and Redis does not know, because Redis lost a record or never got it.
 
-At the start, and whenever Redis turns out to have forgotten a stream, the open uploads under our prefix are listed. A
-key's file name *proposes* a file; the bytes *decide*: an upload is adopted for a file only if at least one of its parts
-is, byte for byte, a part of that file. One that fits no file is left to ``cef-trio gc``, never guessed at (promise P5).
+At the start, and whenever Redis turns out to have forgotten a stream, the open uploads under our prefix are listed. The
+file name in a key *proposes* a file; the bytes *decide*: an upload is adopted for a file only if at least one of its
+parts equals, byte for byte, a part of that file. An upload that fits no file is left to ``cef-trio gc`` (promise P5).
 
-An upload is compared by one task at a time (several files of one name may fit it, and a copy has its very bytes): the
-next one finds it claimed, or still to be claimed. One that was claimed, and one of a stream that has a task, is
-proposed to nobody, whatever Redis knows of it.
+Several files of one name may fit one upload, and a copy has the same bytes, so one task at a time compares. A claimed
+upload, and one of a stream that has a task, is not proposed again, whatever Redis knows of it.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ class Proposal:
 
 @dataclass(frozen=True, slots=True)
 class AdoptedUpload:
-    """An upload that was found to be of a file."""
+    """An upload whose parts were found to be a file's, and these parts."""
 
     stream_id: str
     upload: ListedUpload
@@ -49,26 +48,26 @@ class AdoptedUpload:
 
 
 class OrphanUploads:
-    """The open uploads under our prefix that Redis does not know, until they are claimed."""
+    """The open uploads under our prefix that Redis does not know and no task has claimed."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
         self._proposals: list[Proposal] = []
         self._claimed: set[str] = set()
-        """The streams that tasks of this daemon are about to begin on such an upload."""
+        """Ids of streams that tasks of this daemon are about to create for a claimed upload."""
         self._comparing = trio.Lock()
 
     async def look(self, live_ids: Callable[[], frozenset[str]] = frozenset) -> bool:
-        """List them anew; ``live_ids`` says which streams have a task: their uploads are nobody else's.
+        """List the uploads, except those of the streams in ``live_ids``, which have a task.
 
         Returns:
-            Whether that is done. If not, they cannot be listed now (``best_effort.py``): recordings are begun anew
-            meanwhile, and whichever of these uploads was theirs is left to ``cef-trio gc``. If S3 refuses to list,
-            that is logged, it is done, and nothing is adopted.
+            Whether that is done. If not, S3 cannot list now (``best_effort.py``): recordings are uploaded from the
+            beginning meanwhile, and their earlier uploads are left to ``cef-trio gc``. If S3 refuses to list, that is
+            logged and counts as done, and nothing is adopted.
 
         Raises:
-            S3OperationError: S3 is away.
-            RedisOperationError: Redis cannot be asked.
+            S3OperationError: S3 is unavailable.
+            RedisOperationError: Redis is unavailable.
         """
         template = self._services.rules.key_template
         try:
@@ -84,8 +83,8 @@ class OrphanUploads:
             return False
         found = [Proposal(upload, proposed) for upload in uploads if (proposed := template.parse(upload.key))]
         known = await self._services.store.load_metas({proposal.proposed.stream_id for proposal in found})
-        owned = known.keys() | known.unreadable.keys()  # a record that cannot be read is one, and its upload is its own
-        # Asked after the last await: a task may have claimed one while S3 and Redis were asked.
+        owned = known.keys() | known.unreadable.keys()  # an unreadable record keeps its upload
+        # Evaluated after the last await, because a task may have claimed an upload during it.
         owned |= self._claimed | live_ids()
         self._proposals = [proposal for proposal in found if proposal.proposed.stream_id not in owned]
         if self._proposals:
@@ -93,18 +92,18 @@ class OrphanUploads:
         return True
 
     def may_fit(self, path: str) -> bool:
-        """Whether any of them may be of that file."""
+        """Return whether any upload may be of that file, by its name."""
         return any(proposal.proposed.fits(path) for proposal in self._proposals)
 
     async def claim(self, path: str, recording: OpenRecording) -> AdoptedUpload | None:
-        """The upload of that file, if there is one: the one of which most bytes are the file's.
+        """Claim and return the upload that shares most bytes with the file, or ``None``.
 
-        It is the caller's until :meth:`release` says that its record was written, or that no stream was begun on it.
+        Call :meth:`release` when its record was written, or when no stream was created for it.
         """
         rules = self._services.rules
         expected = PartPlan(rules.part_size, equal_parts=rules.equal_parts)
         best: AdoptedUpload | None = None
-        async with self._comparing:  # another file of that name waits: what is left is its to claim
+        async with self._comparing:  # another file of that name waits, and may claim what is left
             for proposal in [proposal for proposal in self._proposals if proposal.proposed.fits(path)]:
                 adopted = await self._compare(proposal, recording, expected)
                 if adopted is not None and (best is None or _bytes_of(adopted) > _bytes_of(best)):
@@ -115,7 +114,7 @@ class OrphanUploads:
         return best
 
     def release(self, adopted: AdoptedUpload) -> None:
-        """Its stream has a record and a task by now, or neither: then the next :meth:`look` proposes it again."""
+        """End a claim. Without a record and a task by now, the next :meth:`look` proposes the upload again."""
         self._claimed.discard(adopted.stream_id)
 
     async def _compare(self, proposal: Proposal, recording: OpenRecording, expected: PartPlan) -> AdoptedUpload | None:
@@ -127,9 +126,9 @@ class OrphanUploads:
         except S3OperationError as error:
             if error.transient:
                 raise
-            return None  # it was completed or aborted meanwhile, or parts are not listed at all
+            return None  # completed or aborted meanwhile, or listing parts is refused
         if listed is None:
-            return None  # nothing proves that it is this file's
+            return None  # nothing proves that the upload is this file's
         plan = plan_of(listed, expected)
         if plan is None:
             return None

@@ -1,4 +1,4 @@
-"""Who this daemon is: its machine, and the place where its watch folder is at present (``ownership_rules.py``)."""
+"""The identity of this daemon: its machine, and the current location of its watch folder (``ownership_rules.py``)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LOOK_SECONDS: Final = 2.0
 
 
 class Ownership:
-    """Who we are. Until :meth:`look` has been called everything is ours."""
+    """This daemon's identity. Until :meth:`look` has been called, every stream counts as ours."""
 
     def __init__(self, machine: str | None = None) -> None:
         self.machine = machine
@@ -28,33 +28,33 @@ class Ownership:
 
     @property
     def name(self) -> str:
-        """Our name in ``streams:by_path``; empty: none."""
+        """Our name in ``streams:by_path``; empty if there is none."""
         return self.owner.name if self.owner is not None else ""
 
     def mark_cloned(self, system: str) -> None:
-        """Another machine that runs is this one by all that is told of both: from now on we are this running system.
+        """Note that another running machine has the same identity: add this running system to ours.
 
-        What the records before say is not of us for certain any more.
+        Records with the earlier identity are then not certainly ours any more.
         """
         self.machine = f"{self.machine or ''}+{system}"
         if self.owner is not None:
             self.owner = replace(self.owner, machine=self.machine)
 
     def claim(self, meta: StreamMeta) -> Claim:
-        """Whether a stream is ours."""
+        """Return whether a stream is ours, another's, or possibly ours."""
         return claim(meta, self.owner) if self.owner is not None else Claim.OURS
 
     def is_ours(self, meta: StreamMeta) -> bool:
-        """Whether it is ours for certain."""
+        """Return whether a stream is certainly ours."""
         return self.claim(meta) is Claim.OURS
 
     def divide(self, known: Mapping[str, KnownPath]) -> tuple[dict[str, KnownPath], dict[str, str]]:
-        """What is, or may be, ours of what paths lead to; and the ids of others' streams, by path."""
+        """Split streams by path into those that are or may be ours, and the ids of others' streams."""
         others = {path: one.meta.stream_id for path, one in known.items() if self.claim(one.meta) is Claim.ANOTHERS}
         return {path: one for path, one in known.items() if path not in others}, others
 
     async def look(self, disk: Disk, watch_folder: str) -> None:
-        """See where the watch folder is now: what is mounted there may change. Unseen, it is as it was."""
+        """Update the location of the watch folder, whose mount may change; keep the last one if it cannot be read."""
         if not watch_folder:
             return
         place = None

@@ -1,20 +1,20 @@
-"""Whose is a stream? The one place where that is judged; what is another's is never changed (promise P9). Pure.
+"""Decide whose a stream is; another host's stream is never changed (promise P9). Pure.
 
-Several hosts may have one Redis and one bucket, and call their folders alike. A path then leads to several streams, and
-names, sizes, device and inode numbers may all be equal. So each record says whose it is (``Owner``): the machine, and
-the place of its watch folder, which is a file system and a folder of it. Neither alone is enough: a disk moves to
-another machine, a machine gets another disk, a folder is shared by machines, and two containers of one machine may call
-two folders alike.
+Several hosts may share one Redis and one bucket and use the same folder names. A path then leads to several streams,
+and names, sizes, device and inode numbers may all be equal. So each record names its owner (``Owner``): the machine,
+and the location of its watch folder, which is a file system and a folder of it. Neither is enough alone: a disk moves
+to another machine, a machine gets another disk, machines share a folder, and two containers of one machine may use
+one name for two folders.
 
-- **OURS**: the same place, or, where the place is not told, the same machine. Of a folder that several hosts see
-  (NFS, CIFS, …) the place alone decides: their daemons share the work by leases.
-- **ANOTHERS**: another machine and another place. Such a stream is left alone, and a file at its path is a new one.
+- **OURS**: the same location or, where the location is unknown, the same machine. For a folder that several hosts see
+  (NFS, CIFS, …) only the location counts: their daemons share the work by leases.
+- **ANOTHERS**: another machine and another location. Such a stream is not changed, and a file at its path is a new one.
 - **PERHAPS**: the evidence differs (a moved or cloned disk, a new disk, another folder of the same disk). Only a file
-  that is proved to be the stream's, by its bytes or by its file system's own numbers, makes it ours. Without that it is
-  left alone: that the file is another one does not end it, as it would one of ours.
+  that is proved to be the stream's, by its bytes or by its file system's own numbers, makes the stream ours. Without
+  that proof it is not changed; a different file at its path does not end it, as it would end one of ours.
 
-A record of an earlier version says nothing of its owner. It is ours, unless its file was on another file system than
-the watch folder is: then, perhaps.
+A record of an earlier version names no owner. It is ours, unless its file was on another file system than the watch
+folder: then it is *perhaps* ours.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from cef_trio.files import FolderPlace
 
 
 class Claim(Enum):
-    """Whether a stream is ours to work on."""
+    """Whether this daemon may work on a stream."""
 
     OURS = "ours"
     PERHAPS = "perhaps"
-    """If a file is proved to be its file."""
+    """Ours only if a file is proved to be the stream's."""
     ANOTHERS = "anothers"
 
 
 def claim(meta: StreamMeta, ours: Owner) -> Claim:
-    """Judge a stream by its record."""
+    """Return whose a stream is, by its record."""
     if meta.owner is None:
         another = not ours.is_shared and _same_system(meta.identity.fs_id, ours.file_system) is False
         return Claim.PERHAPS if another else Claim.OURS
@@ -43,7 +43,7 @@ def claim(meta: StreamMeta, ours: Owner) -> Claim:
 
 
 def compare(recorded: Owner, ours: Owner, path: str) -> Claim:
-    """Judge the owner of a stream whose file is at that path."""
+    """Return whose a stream is, by its recorded owner and the path of its file."""
     same_machine = _agree(recorded.machine, ours.machine)
     same_system = _same_system(recorded.file_system, ours.file_system)
     same_place = same_system
@@ -60,16 +60,19 @@ def compare(recorded: Owner, ours: Owner, path: str) -> Claim:
 
 
 def _same_system(recorded: str | None, ours: str | None) -> bool | None:
-    """``None``: it cannot be known. One server may have two names, and a source without a server is none."""
+    """Return whether both are one file system; ``None`` if unknown.
+
+    One server may have two names, and a network source without a server identifies nothing.
+    """
     if recorded is None or ours is None:
         return None
     of_net = recorded.startswith(SHARED), ours.startswith(SHARED)
     if all(of_net):
         return True if recorded == ours and _names_a_server(ours) else None
     if not any(of_net) and recorded.partition(":")[0] != ours.partition(":")[0]:
-        return None  # told in two ways, by two kernels
+        return None  # two forms of the id, from two kernels
     if recorded == ours and ours.startswith(NAMELESS):
-        return None  # every machine has a first disk
+        return None  # a device name without an id; every machine has a first disk
     return recorded == ours
 
 
@@ -79,7 +82,7 @@ def _names_a_server(file_system: str) -> bool:
 
 
 def _place_of(path: str, mount: str | None) -> str | None:
-    """Where on its file system a path leads, by the mount that it is on; ``None``: not told."""
+    """Return a path within its file system, given its mount; ``None`` if unknown."""
     if mount is None:
         return None
     point, _, root = mount.partition(" ")
@@ -92,7 +95,7 @@ def _agree(recorded: str | None, ours: str | None) -> bool | None:
 
 
 def owner_at(place: FolderPlace | None, machine: str | None) -> Owner:
-    """The owner of what is begun in a watch folder at that place of that machine."""
+    """Return the owner to record for new streams of a watch folder at that location."""
     if place is None:
         return Owner(machine)
     if place.is_local:

@@ -1,9 +1,8 @@
-"""Comparing what S3 lists with what the file holds: the bytes decide.
+"""Compare the parts that S3 lists with the bytes of the file.
 
-A listed part is taken over only if a checksum that S3 keeps of it (CRC64NVME, else CRC32C or SHA-256, else the MD5 that
-is its ETag) is that of the file's bytes at the part's place. A part that cannot be compared does not match: with KMS an
-ETag is no MD5, though it may look like one (:mod:`cef_trio.s3.etags`); if S3 keeps nothing else of such a part, it is
-sent again, never mistaken.
+A listed part is adopted only if a checksum that S3 keeps of it (CRC64NVME, else CRC32C or SHA-256, else an ETag that is
+an MD5) equals that of the file's bytes at the part's offset. A part that cannot be compared does not match: with KMS an
+ETag is not an MD5, even if it looks like one (:mod:`cef_trio.s3.etags`), and such a part is sent again.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from cef_trio.upload.part_plan import MIN_PART_BYTES, PartPlan
 
 
 async def crc_of(recording: OpenRecording, offset: int, size_bytes: int) -> int:
-    """The CRC64NVME of a piece of the file.
+    """Return the CRC64NVME of a range of the file.
 
     Raises:
         RecordingChangedError: the file is shorter.
@@ -40,7 +39,7 @@ async def crc_of(recording: OpenRecording, offset: int, size_bytes: int) -> int:
 async def matching_parts(
     recording: OpenRecording, listed: Iterable[ListedPart], plan: PartPlan, *, at: datetime
 ) -> dict[int, PartRecord]:
-    """Those of the listed parts whose bytes are the file's, as records (``uploaded_at_utc`` is ``at``)."""
+    """Return records of the listed parts whose bytes are the file's (``uploaded_at_utc`` is ``at``)."""
     matching = {}
     for part in listed:
         record = await _match(recording, part, plan, at)
@@ -65,7 +64,7 @@ async def _match(recording: OpenRecording, part: ListedPart, plan: PartPlan, at:
 
 
 def _proof(part: ListedPart) -> tuple[ChecksumAlgorithm, bytes] | None:
-    """The best that S3 keeps of a part's bytes; ``None`` if it keeps nothing that can be compared."""
+    """Return the best checksum that S3 keeps of a part; ``None`` if none can be compared."""
     if part.crc64nvme is not None:
         return ChecksumAlgorithm.CRC64NVME, crc64nvme_bytes(part.crc64nvme)
     if part.checksum is not None and part.checksum_algorithm is not None:
@@ -75,9 +74,9 @@ def _proof(part: ListedPart) -> tuple[ChecksumAlgorithm, bytes] | None:
 
 
 def plan_of(listed: Sequence[ListedPart], expected: PartPlan) -> PartPlan | None:
-    """The plan by which these parts were cut, judged by their sizes; ``None`` if by none of ours.
+    """Return the plan by which these parts were cut, judged by their sizes; ``None`` if no plan fits.
 
-    ``expected`` is what the settings say now; the upload may be older than the settings.
+    ``expected`` is the plan of the current settings; the upload may be older.
     """
     if not listed:
         return expected
@@ -97,7 +96,7 @@ def plan_of(listed: Sequence[ListedPart], expected: PartPlan) -> PartPlan | None
 
 
 def algorithm_of(listed: Sequence[ListedPart]) -> ChecksumAlgorithm:
-    """How the parts of an upload found in S3 were proved, judged by what S3 keeps of them."""
+    """Return the checksum algorithm with which a listed upload's parts were sent."""
     if any(part.crc64nvme is not None for part in listed):
         return ChecksumAlgorithm.CRC64NVME
     kept = [part.checksum_algorithm for part in listed if part.checksum_algorithm is not None]

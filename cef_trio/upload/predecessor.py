@@ -1,19 +1,17 @@
-"""A file whose name leads to a completed stream, and which is not as it was verified: what did change of it?
+"""What a file shares with the completed stream that its path leads to, if the file is not as it was verified.
 
-Metadata is not content, and a local change is not a new recording. So before a byte is sent, the file is compared with
-the checksums on record:
+Before anything is sent, the file is compared with the recorded checksums:
 
-- All bytes are the same (``touch``, ``rsync -t``, ``cp -a`` to another disk, ``chmod``): the record is corrected, and
+- All bytes are equal (``touch``, ``rsync -t``, ``cp -a`` to another disk, ``chmod``): the record is corrected, and
   nothing is sent (``correction.py``).
-- Some are (it grew, it was cut off, its head was patched): a new stream begins, which *supersedes* the completed one.
-  Every part whose bytes are those of a recorded part is copied within S3 from the completed object (UploadPartCopy);
-  only what changed is sent (:class:`Base`). The new object's metadata names the superseded one, which stays: a webhook
-  may have told of it, and the daemon needs no right to delete anything in the bucket.
-- None are: another recording took the name, and a new stream begins that has nothing to do with the old one.
+- Some are (it grew, was truncated, or its head was patched): a new stream begins, which *supersedes* the completed one.
+  Every part that equals a recorded one is copied within S3 from the completed object (UploadPartCopy), and only the
+  rest is sent (:class:`Base`). The new object's metadata names the superseded one, which is kept: a webhook may have
+  announced it, and the daemon needs no permission to delete objects.
+- None are: another recording took the path, and an unrelated stream begins.
 
-A copied part is proved like a sent one: S3's answer must tell the CRC64NVME (or the other checksum, or the MD5) that
-the file's bytes have at that place, and Complete compares the whole object. A copy that fails for any reason is no
-trouble: the part is sent.
+A copied part is proved like a sent one: S3's answer must contain the CRC64NVME (or the other checksum, or the MD5) of
+the file's bytes at that offset, and Complete compares the whole object. A part that cannot be copied is sent.
 """
 
 from __future__ import annotations
@@ -35,13 +33,13 @@ from cef_trio.upload.services import Services
 
 log = structlog.get_logger(__name__)
 
-_SAMPLES: Final = 3
-"""How many parts are compared at most to see whether a file of another size has anything of the completed one."""
+_MAX_SAMPLES: Final = 3
+"""How many parts of a file of another size are compared with the completed one."""
 _MAX_FAILURES: Final = 3
 
 
 class ContentMatch(Enum):
-    """What a file has of a completed stream's bytes."""
+    """How much of a completed stream's bytes a file has."""
 
     SAME = "same"
     SOME = "some"
@@ -50,7 +48,7 @@ class ContentMatch(Enum):
 
 @dataclass(slots=True)
 class Base:
-    """A completed object of which a stream's parts may be copied."""
+    """A completed object from which a stream's parts may be copied."""
 
     key: str
     etag: str
@@ -60,7 +58,7 @@ class Base:
     async def copy(
         self, services: Services, meta: StreamMeta, recording: OpenRecording, part: Part
     ) -> PartRecord | None:
-        """Have S3 copy the part, if the file still has its bytes there; ``None``: it must be sent.
+        """Copy the part within S3 if the file still has its bytes; return ``None`` if it must be sent.
 
         Raises:
             RecordingChangedError: the file became shorter.
@@ -76,13 +74,13 @@ class Base:
                 meta.s3_key_prefix, meta.s3_upload_id or "", part.number, source
             )
         except S3OperationError as error:
-            # A store that cannot copy will not learn it; anything else is tried again a few times, then given up.
+            # A permanent error means that the store cannot copy; a transient one may happen a few times.
             self.failures = self.failures + 1 if error.transient else _MAX_FAILURES
             log.info("part_not_copied", part_number=part.number, error=str(error))
             return None
         if not _is_proved(copied, kept):
             self.failures = _MAX_FAILURES
-            log.info("part_not_copied", part_number=part.number, error="S3 does not tell which bytes it copied")
+            log.info("part_not_copied", part_number=part.number, error="S3's answer has no checksum of the copy")
             return None
         now = services.utc_now()
         return PartRecord(part.number, copied.etag, part.size_bytes, kept.crc64nvme, now, kept.checksum)
@@ -93,15 +91,15 @@ def _is_proved(copied: CopiedPart, kept: PartRecord) -> bool:
         return copied.crc64nvme == kept.crc64nvme
     if copied.checksum is not None and kept.checksum is not None:
         return copied.checksum == kept.checksum
-    # An ETag that is equal is always a proof (s3/etags.py): the recorded one was that of these very bytes.
+    # An equal ETag is always a proof (s3/etags.py): the recorded one is of the same bytes.
     return looks_like_md5(copied.etag) and copied.etag == kept.etag
 
 
 async def base_of(services: Services, meta: StreamMeta) -> Base | None:
-    """The object that a stream may copy from; ``None`` if there is none, or its parts lie or are proved otherwise.
+    """Return the object that a stream may copy from; ``None`` without one of the same part size and checksum.
 
     Raises:
-        RedisOperationError: Redis cannot be asked.
+        RedisOperationError: Redis is unavailable.
     """
     if meta.supersedes_stream_id is None:
         return None
@@ -119,9 +117,9 @@ async def base_of(services: Services, meta: StreamMeta) -> Base | None:
 
 
 async def compare_content(recording: OpenRecording, size_bytes: int, completed: Checkpoint) -> ContentMatch:
-    """Compare a file of that size with what is recorded of a completed stream.
+    """Compare a file of that size with the recorded checksums of a completed stream.
 
-    A file of the same size is read to the first part that differs; of one of another size some parts are read.
+    A file of the same size is read up to the first part that differs; of any other file a few parts are read.
     """
     meta = completed.meta
     verified = meta.verified_size_bytes
@@ -141,7 +139,7 @@ async def compare_content(recording: OpenRecording, size_bytes: int, completed: 
         if agreeing:
             return ContentMatch.SOME
     inside = [part for part in parts if part.end <= size_bytes]
-    for part in (*inside[:1], *inside[:-_SAMPLES:-1]):
+    for part in (*inside[:1], *inside[:-_MAX_SAMPLES:-1]):
         if await _agrees(recording, part, completed.parts[part.number]):
             return ContentMatch.SOME
     return ContentMatch.NONE

@@ -1,11 +1,11 @@
-"""Writes into Redis, every few seconds, how this daemon stands, for commands on any machine to read (promise P10).
+"""Write this daemon's state into Redis every 15 seconds, for commands on any machine to read (promise P10).
 
-It also looks at what the others write, and so notices a second living daemon with this one's identity (promise P9):
+The other daemons' reports reveal a second running daemon with this one's identity (promise P9):
 
-- *One INSTANCE_ID twice*: a report of another process with our name that is written anew while we look. It is named; no
-  more is needed, since leases and reports bear beside the name what tells hosts apart.
-- *A cloned machine*, whose machine-id and file systems are this one's: the same, of another running system with our
-  owner's name. Then nothing is ours for certain any more, but what a file proves.
+- *A duplicate INSTANCE_ID*: a report of another process with our name is updated while we run. It is logged; nothing
+  else is needed, because leases and reports also contain what distinguishes hosts.
+- *A cloned machine* with the same machine-id and file systems: a report of another running system with our owner's name
+  is updated. Then only streams that a file proves count as ours.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from cef_trio.upload.supervisor import StreamSupervisor
 log = structlog.get_logger(__name__)
 
 PERIOD_SECONDS: Final = 15.0
-_LAST_SECONDS: Final = 0.5
+_LAST_REPORT_SECONDS: Final = 0.5
 
 
 async def report_for_ever(
     services: Services, supervisor: StreamSupervisor, at_risk: Callable[[], tuple[Risk, ...]], folder: str
 ) -> None:
-    """Report every ``PERIOD_SECONDS``. Cancelled, it says that the daemon was told to stop, if Redis takes it at once.
+    """Report every ``PERIOD_SECONDS``; when cancelled, report that the daemon stops, if Redis answers at once.
 
-    A call waits for Redis as any other does; what is late is written late, and what is missing is old.
+    While Redis is unavailable, a report is late, and readers see an old one.
     """
-    lease, others = services.lease, Others(services, folder)
+    lease, others = services.lease, OtherDaemons(services, folder)
 
     def report() -> DaemonReport:
         now = trio.current_time()
@@ -61,51 +61,51 @@ async def report_for_ever(
             owner=others.owner,
         )
 
-    await services.look_at_folder()  # the first report says whose streams are ours already
+    await services.look_at_folder()  # so that the first report already names our owner
     try:
         async with aclosing(periodic(PERIOD_SECONDS)) as rounds:
             async for _ in rounds:
                 try:
-                    unused = others.look(await services.store.reports(), services.unix_time(trio.current_time()))
+                    unused = others.update(await services.store.reports(), services.unix_time(trio.current_time()))
                     await _write(services, report(), unused)
                 except CefMp4ProcessorError as error:
                     log.debug("report_not_written", error=str(error))
     finally:
         if services.redis_breaker.outage is None:
-            with shielded(_LAST_SECONDS, saving="daemon's last report"), suppress(CefMp4ProcessorError):
+            with shielded(_LAST_REPORT_SECONDS, saving="daemon's last report"), suppress(CefMp4ProcessorError):
                 last = daemon_report.stopped(report())
                 await services.store.report(last.instance, daemon_report.encode(last))
 
 
-class Others:
-    """What the other daemons' reports say of who we are."""
+class OtherDaemons:
+    """What the other daemons' reports reveal about our identity."""
 
     def __init__(self, services: Services, folder: str) -> None:
         self._services = services
         self._lease = services.lease
         self._folder = folder
         self._seen_at: dict[str, float] = {}
-        self._named: set[str] = set()
-        """Processes of our name that the log has named."""
-        self._used: set[str] = set()
+        self._logged: set[str] = set()
+        """Processes with our name that are logged already."""
+        self._names_used: set[str] = set()
         self._suffix = ""
 
     @property
     def owner(self) -> str:
-        """Our owner's name, where no other host may rightly have it."""
+        """Our owner's name, if no other host may have it; else empty."""
         owner = self._services.ownership.owner
         return owner.name if owner is not None and not owner.is_shared else ""
 
     @property
     def reported_as(self) -> str:
-        """The name that we report under: the lasting one, and what tells hosts apart."""
+        """The name of our report: the instance, and the owner, which distinguishes hosts."""
         name = f"{self._lease.instance}@{self.owner}" if self.owner else self._lease.instance
         return name + self._suffix
 
-    def look(self, texts: Mapping[str, str], now: float) -> frozenset[str]:
-        """See what was written since the last look; returns the names under which nobody reports any more.
+    def update(self, texts: Mapping[str, str], now: float) -> frozenset[str]:
+        """Evaluate the current reports; return the names that no process uses any more.
 
-        A process lives if its report is written anew between two looks; one report may be of a life before.
+        A process is alive if its report changes between two calls; one report alone may be of an earlier process.
         """
         reports, _ = daemon_report.decode_all(texts)
         others = [one for one in reports if one.process != self._lease.token and not one.stopped]
@@ -113,23 +113,23 @@ class Others:
             lives = self._seen_at.get(one.process, one.at) != one.at
             if not lives or not one.process:
                 continue
-            if one.instance_id == self._lease.instance and one.process not in self._named:
-                self._named.add(one.process)
+            if one.instance_id == self._lease.instance and one.process not in self._logged:
+                self._logged.add(one.process)
                 log.warning("instance_id_shared", instance=one.instance_id, host=one.host, folder=one.folder)
             if one.owner and one.owner == self.owner and one.system != self._lease.host:
                 log.error("machine_cloned", host=one.host, folder=one.folder)
                 self._services.ownership.mark_cloned(self._lease.host)
             if one.instance == self.reported_as and one.process < self._lease.token:
-                self._suffix = f"+{self._lease.token[:8]}"  # we would write over each other's reports
+                self._suffix = f"+{self._lease.token[:8]}"  # else both would overwrite each other's report
         self._seen_at = {one.process: one.at for one in others}
-        unused = self._used - {self.reported_as}
-        self._used = {self.reported_as}
+        unused = self._names_used - {self.reported_as}
+        self._names_used = {self.reported_as}
         return frozenset(unused | {one.instance for one in others if self._is_earlier_life(one, now)})
 
     def _is_earlier_life(self, one: DaemonReport, now: float) -> bool:
         if one.instance_id != self._lease.instance or one.folder != self._folder or one.instance == self.reported_as:
             return False
-        # A version that did not name its process; or a process of this system that is gone, and had another disk there.
+        # Of a version that did not name its process, or of an ended process of this system with another disk there.
         return not one.process or (one.system == self._lease.host and one.is_silent(now))
 
 

@@ -1,6 +1,6 @@
-"""What a running daemon knows of bytes that do not get to S3, judged by ``observability/at_risk.py``.
+"""Collect what a running daemon knows of bytes that do not get to S3; ``observability/at_risk.py`` judges it.
 
-Metrics, readiness, the status page and the report that ``status`` and ``doctor`` read all ask here (promise P10). It
+Metrics, readiness, the status page and the report that ``status`` and ``doctor`` read all use it (promise P10). It
 never awaits, so it answers while Redis and S3 do not.
 """
 
@@ -19,45 +19,45 @@ from cef_trio.upload.file_state import Ending, FileState
 from cef_trio.upload.services import Services
 from cef_trio.upload.supervisor import LiveStream, StreamSupervisor
 
-_ROUNDS_MISSED: Final = 3
-_NO_FOLDERS_OF_RECORDINGS: Final = frozenset({"lost+found"})
-"""Every ext4 has one that nobody may read; that is no trouble."""
+_MISSED_SCANS: Final = 3
+_IGNORED_FOLDERS: Final = frozenset({"lost+found"})
+"""Every ext4 file system has one that only root can read."""
 _MAX_TEXT: Final = 500
-_MAX_NAMED: Final = 5
+_MAX_LISTED: Final = 5
 
 
 class WatchedFolder(Protocol):
-    """What is asked of the watcher."""
+    """The attributes of the watcher that are read here."""
 
     last_run: float
     """``trio.current_time()`` of the last scan."""
     rescan_seconds: float
     trouble: tuple[float, str] | None
-    """Since when, by ``trio.current_time()``, the folder cannot be read, and why."""
+    """Since when the folder cannot be read, by ``trio.current_time()``, and why."""
 
 
 @dataclass(eq=False, slots=True)
 class RiskObserver:
-    """Tells what is at risk now; moments are Unix time."""
+    """Returns what is at risk now; times are Unix time."""
 
     services: Services
     supervisor: StreamSupervisor
     is_leaving: Callable[[], bool] = lambda: False
     redact: Callable[[str], str] = str
-    """Takes secrets out of the words of others."""
+    """Removes secrets from texts of S3, Redis and the file system."""
     watcher: WatchedFolder | None = field(default=None)
 
     def __call__(self) -> tuple[Risk, ...]:
-        """What should be in S3 and is not getting there."""
+        """Return the current risks; none during a shutdown."""
         if self.is_leaving():
             return ()
         risks = find_risks(self._facts(), trio.current_time())
         return tuple(
-            replace(risk, since=round(self.services.unix_time(risk.since), 1), why=self._words(risk.why))
+            replace(risk, since=round(self.services.unix_time(risk.since), 1), why=self._redacted(risk.why))
             for risk in risks
         )
 
-    def _words(self, why: str) -> str:
+    def _redacted(self, why: str) -> str:
         text = self.redact(why)
         return text if len(text) <= _MAX_TEXT else text[: _MAX_TEXT - 1] + "…"
 
@@ -81,15 +81,14 @@ class RiskObserver:
             failed=tuple(replace(one, since=one.since - offset) for one in self.supervisor.failed_files),
             unreadable_files=tuple(waiting[one] for one in refused if one not in on_hung),
             hung_mounts=(
-                *(Waiting(since, why=_named(point, live)) for point, since in hung.items()),
+                *(Waiting(since, why=_describe_mount(point, live)) for point, since in hung.items()),
                 *(replace(waiting[one], why="") for one in on_hung),
             ),
             unreadable_records=self.supervisor.set_aside,
             unreadable_folders=tuple(
                 Waiting(since, why=folder)
                 for folder, since in self.supervisor.unreadable_folders.items()
-                if PurePath(folder).name not in _NO_FOLDERS_OF_RECORDINGS
-                and not any(is_on(folder, point) for point in hung)
+                if PurePath(folder).name not in _IGNORED_FOLDERS and not any(is_on(folder, point) for point in hung)
             ),
             folder_lost=self._folder_lost(now),
         )
@@ -103,7 +102,7 @@ class RiskObserver:
         }
 
     def _hung_mounts(self) -> Mapping[str, float]:
-        """The mounts within the watch folder, or of the watch folder, that do not answer."""
+        """Return the hung mounts in, or of, the watch folder, and since when."""
         watched = self.services.rules.watch_folder
         hung = self.services.mounts.hung.value.items()
         return {point: since for point, since in hung if is_on(point, watched) or is_on(watched, point)}
@@ -115,15 +114,15 @@ class RiskObserver:
         if watcher.trouble is not None:
             since, why = watcher.trouble
             return Waiting(since, why=why)
-        overdue = watcher.last_run + _ROUNDS_MISSED * watcher.rescan_seconds
+        overdue = watcher.last_run + _MISSED_SCANS * watcher.rescan_seconds
         return Waiting(overdue, why="a scan does not end") if now > overdue else None
 
 
-def _named(point: str, live: Iterable[LiveStream]) -> str:
-    """A mount, and which open recordings are on it."""
+def _describe_mount(point: str, live: Iterable[LiveStream]) -> str:
+    """Return a mount and the open recordings on it, as text."""
     paths = sorted(one.path for one in live if is_on(one.path, point))
-    more = f" and {len(paths) - _MAX_NAMED} more" if len(paths) > _MAX_NAMED else ""
-    return f"{point} ({', '.join(paths[:_MAX_NAMED])}{more})" if paths else point
+    more = f" and {len(paths) - _MAX_LISTED} more" if len(paths) > _MAX_LISTED else ""
+    return f"{point} ({', '.join(paths[:_MAX_LISTED])}{more})" if paths else point
 
 
 def _upload(live: LiveStream, now: float, *, queues: bool) -> Upload:
@@ -139,6 +138,6 @@ def _upload(live: LiveStream, now: float, *, queues: bool) -> Upload:
 
 
 def _missing_bytes(live: LiveStream, now: float) -> int:
-    """What S3 does not have; of a recording that has ended, all of it, since there is no object yet."""
+    """Return the bytes that S3 lacks; for an ended recording all of them, since there is no object yet."""
     file_state: FileState = live.file_state.value
     return live.lag(now).size_bytes if file_state.ending is Ending.NOT else file_state.stat.size_bytes

@@ -1,9 +1,9 @@
-"""Which scan of the watch folder was the last to be told, and the wait for another one.
+"""The last scan of the watch folder, and waiting for the next one.
 
-News of a rename may come late, or be lost with an event; a scan is the truth. So a file that is not at its path counts
-as gone only after a scan that *began* after it was missed: one that was under way then may have read the folder of its
-new name before the file was there. A scan that could not read the folder in which the file was says nothing of it, and
-while the watch folder is lost there is no scan at all: then the wait goes on.
+A rename's event may arrive late or be lost; a scan shows what is there. So a missing file counts as gone only after a
+scan that *began* after it was missed: an earlier one may have read the folder of the new name before the file was
+there. A scan that could not read the file's folder does not count, and while the watch folder is unavailable there is
+no scan, so the wait continues.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ class LastScan:
     began_at: float = -inf
     """By ``trio.current_time()``."""
     unreadable: frozenset[str] = frozenset()
-    """Folders that it could not read."""
+    """Folders that the scan could not read."""
 
     def decides(self, path: str, missed_at: float) -> bool:
-        """Whether a file that was missed at ``path`` then, and that no other name was told of since, has none."""
+        """Return whether a file missed at ``path`` since then, with no rename reported, counts as gone."""
         return self.began_at > missed_at and not any(path.startswith(f"{folder}/") for folder in self.unreadable)
 
 
 class ScanHistory:
-    """The last scan, and whom to ask for the next one."""
+    """The last scan, and how to request another one."""
 
     def __init__(self) -> None:
         self.last: AsyncValue[LastScan] = AsyncValue(LastScan())
         self.request_scan: Callable[[], object] | None = None
-        """Asks the watcher for a scan; ``None``: nobody scans, so there is none to wait for."""
+        """Request a scan of the watcher; ``None``: there is no watcher, so no wait."""
 
     def completed(self, scan: Scanned) -> None:
-        """Every stream was told of this scan."""
+        """Note a scan whose events have reached every stream."""
         self.last.value = LastScan(scan.began_at, scan.unreadable)
 
     async def wait_for_scan(self, path: str, missed_at: float) -> None:
-        """Wait until a scan was told that decides about a file that was missed then: for ever, if none can."""
+        """Wait until a scan decides whether a file missed at that time is gone; without end if none can."""
         if self.request_scan is None or self.last.value.decides(path, missed_at):
             return
         self.request_scan()

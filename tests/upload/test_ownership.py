@@ -25,7 +25,7 @@ from cef_trio.observability.daemon_report import DaemonReport
 from cef_trio.upload import ownership
 from cef_trio.upload.ownership import Ownership
 from cef_trio.upload.ownership_rules import Claim, claim, compare, owner_at
-from cef_trio.upload.reporter import Others
+from cef_trio.upload.reporter import OtherDaemons
 from cef_trio.upload.services import Services
 
 PATH = "/rec/a.mp4"
@@ -259,11 +259,11 @@ async def test_p9_no_webhook_of_another_host_is_delivered_or_given_up(
 # -- one identity twice ------------------------------------------------------------------------------------------------
 
 
-def others(owner: Owner = OURS) -> Others:
+def others(owner: Owner = OURS) -> OtherDaemons:
     mine = Ownership(owner.machine)
     mine.owner = owner
     lease = Lease("cam", "m-token", 30.0, "0123456789ab")
-    return Others(cast("Services", SimpleNamespace(ownership=mine, lease=lease)), "/rec")
+    return OtherDaemons(cast("Services", SimpleNamespace(ownership=mine, lease=lease)), "/rec")
 
 
 def a_report(at: float, **more: Any) -> dict[str, str]:
@@ -286,9 +286,9 @@ def test_p9_machines_that_cannot_be_told_apart_are_named_and_nothing_is_theirs_f
     looked = others()
     mine = looked._services.ownership
     cloned = {"owner": OURS.name, "name": "other", "instance": f"other@{OURS.name}"}
-    looked.look(a_report(100.0, **cloned), 110.0)
+    looked.update(a_report(100.0, **cloned), 110.0)
     assert mine.is_ours(a_stream(owner=OURS))  # it may be the last word of our own last boot
-    looked.look(a_report(115.0, **cloned), 125.0)
+    looked.update(a_report(115.0, **cloned), 125.0)
     assert mine.claim(a_stream(owner=OURS)) is Claim.PERHAPS
     both = [
         DaemonReport(instance=name, at=1.0, folder="/rec", host=name, system=name, process=name, owner=OURS.name)
@@ -302,10 +302,10 @@ def test_p9_machines_that_cannot_be_told_apart_are_named_and_nothing_is_theirs_f
 def test_p9_reports_of_one_name_stand_beside_each_other_and_those_of_earlier_lives_are_forgotten() -> None:
     looked = others()
     assert looked.reported_as == f"cam@{OURS.name}"
-    assert looked.look(a_report(100.0), 110.0) == frozenset()
-    assert looked.look(a_report(100.0), 500.0) == frozenset()  # another system's that is silent is told of
+    assert looked.update(a_report(100.0), 110.0) == frozenset()
+    assert looked.update(a_report(100.0), 500.0) == frozenset()  # another system's that is silent is told of
     older = {"instance": "cam", "name": "", "process": ""}
-    assert looked.look(a_report(100.0, **older), 110.0) == {"cam"}
+    assert looked.update(a_report(100.0, **older), 110.0) == {"cam"}
     before = {"instance": "cam@before", "system": "0123456789ab"}
-    assert looked.look(a_report(100.0, **before), 110.0) == frozenset()
-    assert looked.look(a_report(100.0, **before), 500.0) == {"cam@before"}
+    assert looked.update(a_report(100.0, **before), 110.0) == frozenset()
+    assert looked.update(a_report(100.0, **before), 500.0) == {"cam@before"}
