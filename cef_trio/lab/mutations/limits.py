@@ -93,7 +93,7 @@ def _probe_unlimited(stack: ExitStack) -> None:
     def left_out(_pid: int, _seconds: float) -> None:
         return None
 
-    replace_in(stack, ffprobe, "_limit", left_out)
+    replace_in(stack, ffprobe, "_set_limits", left_out)
 
 
 def _all_probes_at_once(stack: ExitStack) -> None:
