@@ -156,8 +156,11 @@ class InlineRecording:
     async def origin(self) -> Origin:
         """See :meth:`cef_trio.files.reader.OpenRecording.origin`."""
         await trio.lowlevel.checkpoint()
-        with self._answering():
-            return origin_of(self._descriptor)
+        try:
+            with self._answering():
+                return origin_of(self._descriptor)
+        except OSError as error:
+            raise refusal(f"cannot look at {self._path!r}", error) from error
 
     async def read(self, offset: int, size_bytes: int) -> bytes:
         """See :meth:`cef_trio.files.reader.OpenRecording.read`."""
@@ -172,8 +175,11 @@ class InlineRecording:
     async def is_written(self, offset: int, size_bytes: int) -> bool:
         """See :meth:`cef_trio.files.reader.OpenRecording.is_written`."""
         await trio.lowlevel.checkpoint()
-        with self._answering():
-            return piece_is_written(self._descriptor, offset, size_bytes)
+        try:
+            with self._answering():
+                return piece_is_written(self._descriptor, offset, size_bytes)
+        except OSError as error:
+            raise refusal(f"cannot read {self._path!r} at byte {offset}", error) from error
 
 
 class InlineReader:
