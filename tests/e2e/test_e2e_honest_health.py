@@ -26,8 +26,8 @@ from servers.valkey import ValkeyServer, valkey_server
 pytestmark = pytest.mark.real
 MIB = 1024 * 1024
 HURRY = """
-from cef_trio.stream import reporter
-from cef_trio.telemetry import at_risk, daemon_report
+from cef_trio.upload import reporter
+from cef_trio.observability import at_risk, daemon_report
 at_risk.PATIENCE_SECONDS = 1.5
 daemon_report.OLD_SECONDS = 3.0
 reporter.PERIOD_SECONDS = 0.3

@@ -216,7 +216,7 @@ def test_a_bug_that_ends_the_daemon_tells_no_secret(watch_dir: Path, tmp_path: P
     settings = settings_of(watch_dir, "http://127.0.0.1:9", 9, tmp_path)
     program = (
         "import sys\n"
-        "from cef_trio import daemon\n"
+        "from cef_trio.daemon import main as daemon\n"
         "from cef_trio.cli.main import main\n"
         "async def broken(services, *, create_bucket):\n"
         "    keys = await services.s3._transport._config.credentials.get()\n"
