@@ -88,7 +88,7 @@ def test_a_link_anywhere_in_the_path_is_refused(tmp_path: Path, private: Path, f
 def test_a_path_that_goes_up_is_refused(tmp_path: Path, private: Path) -> None:
     for path in (tmp_path / "private" / ".." / "private" / "a.mp4", tmp_path / ".."):
         for look in (stat_straight, lambda path: open_straight(path, os.O_RDONLY)):
-            with pytest.raises(OSError, match=r"with '\.\.' in it"):
+            with pytest.raises(OSError, match=r"must not contain"):
                 look(str(path))
 
 

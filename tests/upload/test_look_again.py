@@ -297,5 +297,5 @@ async def test_one_of_two_tasks_that_begin_the_same_stream_is_refused(world: Wor
     (checkpoint,) = world.known()
     await world.store.acquire(stream_id, ANOTHER)
     other = replace(checkpoint.meta, original_path=world.path("z.mp4"), current_path=world.path("z.mp4"))
-    with pytest.raises(Exception, match="begun for another file"):
+    with pytest.raises(Exception, match="exists already, for another file"):
         await world.store.create(other, ANOTHER)
