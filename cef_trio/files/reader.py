@@ -21,8 +21,8 @@ import os
 import stat as stat_module
 import threading
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import PurePath
@@ -172,6 +172,15 @@ def refusal(what: str, error: OSError) -> FileAccessError:
     return FileAccessError(f"{what}: {error.strerror}", denied=error.errno in _DENIED)
 
 
+@contextmanager
+def access_errors(what: str) -> Iterator[None]:
+    """Raise the :func:`refusal` of a failed file system call in the block; ``what`` says what was tried."""
+    try:
+        yield
+    except OSError as error:
+        raise refusal(what, error) from error
+
+
 def regular_file_stat(result: os.stat_result) -> FileStat | None:
     """Return the :class:`FileStat` of an ``os.stat`` result; ``None`` unless it is a regular file."""
     if not stat_module.S_ISREG(result.st_mode):
@@ -254,19 +263,16 @@ class KernelDisk:
 
     async def stat(self, path: str) -> FileStat | None:
         """See :meth:`Disk.stat`."""
-        try:
-            return await self._mounts.run(path, lambda: stat_with_birth(path))
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except OSError as error:
-            raise refusal(f"cannot look at {path!r}", error) from error
+        with access_errors(f"cannot look at {path!r}"):
+            try:
+                return await self._mounts.run(path, lambda: stat_with_birth(path))
+            except (FileNotFoundError, NotADirectoryError):
+                return None
 
     async def place_around(self, path: str, *, within: str = "") -> FolderPlace | None:
         """See :meth:`Disk.place_around`."""
-        try:
+        with access_errors(f"cannot look at the folder of {path!r}"):
             return await self._mounts.run(path, lambda: place_of_nearest_folder(path, within))
-        except OSError as error:
-            raise refusal(f"cannot look at the folder of {path!r}", error) from error
 
     async def change(self, call: Callable[[], T], *, path: str = "/") -> T:
         """See :meth:`Disk.change`. Never abandoned, because an abandoned thread could delete a file at a later time."""
@@ -368,19 +374,15 @@ class _KernelRecording:
     async def stat(self) -> FileStat:
         # fstat needs no disk on a local file system, but a network file system may ask its server: use a worker.
         descriptor = self._descriptor
-        try:
+        with access_errors(f"cannot look at {self._path!r}"):
             found = await self._mounts.run(self._path, lambda: open_file_stat(descriptor))
-        except OSError as error:
-            raise refusal(f"cannot look at {self._path!r}", error) from error
         if found is None:
             raise RecordingChangedError(f"{self._path!r} is not a regular file")
         return found
 
     async def origin(self) -> Origin:
-        try:
+        with access_errors(f"cannot look at {self._path!r}"):
             return await self._mounts.run(self._path, lambda: origin_of(self._descriptor))
-        except OSError as error:
-            raise refusal(f"cannot look at {self._path!r}", error) from error
 
     async def read(self, offset: int, size_bytes: int) -> bytes:
         if self._nowait is not None:

@@ -20,6 +20,7 @@ from cef_trio.files.file_system import FolderPlace, Origin, inode_generation, or
 from cef_trio.files.nofollow import open_straight
 from cef_trio.files.reader import (
     OpenRecording,
+    access_errors,
     open_file_stat,
     piece_is_written,
     place_of_nearest_folder,
@@ -47,22 +48,18 @@ class InlineDisk:
     async def stat(self, path: str) -> FileStat | None:
         """See :meth:`cef_trio.files.reader.Disk.stat`."""
         await trio.lowlevel.checkpoint()
-        try:
-            with self._answering():
-                return stat_with_birth(path)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except OSError as error:
-            raise refusal(f"cannot look at {path!r}", error) from error
+        with access_errors(f"cannot look at {path!r}"):
+            try:
+                with self._answering():
+                    return stat_with_birth(path)
+            except (FileNotFoundError, NotADirectoryError):
+                return None
 
     async def place_around(self, path: str, *, within: str = "") -> FolderPlace | None:
         """See :meth:`cef_trio.files.reader.Disk.place_around`."""
         await trio.lowlevel.checkpoint()
-        try:
-            with self._answering():
-                return place_of_nearest_folder(path, within)
-        except OSError as error:
-            raise refusal(f"cannot look at the folder of {path!r}", error) from error
+        with access_errors(f"cannot look at the folder of {path!r}"), self._answering():
+            return place_of_nearest_folder(path, within)
 
     async def change(self, call: Callable[[], T], *, path: str = "/") -> T:
         """See :meth:`cef_trio.files.reader.Disk.change`. Nothing hangs here."""
@@ -144,11 +141,8 @@ class InlineRecording:
     async def stat(self) -> FileStat:
         """See :meth:`cef_trio.files.reader.OpenRecording.stat`."""
         await trio.lowlevel.checkpoint()
-        try:
-            with self._answering():
-                found = open_file_stat(self._descriptor)
-        except OSError as error:
-            raise refusal(f"cannot look at {self._path!r}", error) from error
+        with access_errors(f"cannot look at {self._path!r}"), self._answering():
+            found = open_file_stat(self._descriptor)
         if found is None:
             raise RecordingChangedError("it is not a regular file")
         return found
@@ -156,30 +150,21 @@ class InlineRecording:
     async def origin(self) -> Origin:
         """See :meth:`cef_trio.files.reader.OpenRecording.origin`."""
         await trio.lowlevel.checkpoint()
-        try:
-            with self._answering():
-                return origin_of(self._descriptor)
-        except OSError as error:
-            raise refusal(f"cannot look at {self._path!r}", error) from error
+        with access_errors(f"cannot look at {self._path!r}"), self._answering():
+            return origin_of(self._descriptor)
 
     async def read(self, offset: int, size_bytes: int) -> bytes:
         """See :meth:`cef_trio.files.reader.OpenRecording.read`."""
-        try:
-            with self._answering():
-                block = os.pread(self._descriptor, size_bytes, offset)
-        except OSError as error:
-            raise refusal(f"cannot read {self._path!r} at byte {offset}", error) from error
+        with access_errors(f"cannot read {self._path!r} at byte {offset}"), self._answering():
+            block = os.pread(self._descriptor, size_bytes, offset)
         await trio.sleep(self._read_seconds())
         return block
 
     async def is_written(self, offset: int, size_bytes: int) -> bool:
         """See :meth:`cef_trio.files.reader.OpenRecording.is_written`."""
         await trio.lowlevel.checkpoint()
-        try:
-            with self._answering():
-                return piece_is_written(self._descriptor, offset, size_bytes)
-        except OSError as error:
-            raise refusal(f"cannot read {self._path!r} at byte {offset}", error) from error
+        with access_errors(f"cannot read {self._path!r} at byte {offset}"), self._answering():
+            return piece_is_written(self._descriptor, offset, size_bytes)
 
 
 class InlineReader:
