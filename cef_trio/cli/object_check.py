@@ -54,7 +54,7 @@ def recorded_content(checkpoint: Checkpoint) -> Content:
     size = meta.verified_size_bytes
     if size is None:
         return Content(None, meta.object_crc64nvme)
-    cut = [(part.number, part.size_bytes) for part in PartPlan(meta.part_size, meta.equal_parts).cut(size)]
+    cut = [(part.number, part.size_bytes) for part in PartPlan.of(meta).cut(size)]
     records = [checkpoint.parts.get(number) for number, _ in cut]
     whole = [
         (record.crc64nvme, record.size_bytes)

@@ -122,7 +122,7 @@ def plan_retry(  # noqa: PLR0911 - it is a table
 
 def _with_larger_parts(meta: StreamMeta, size_bytes: int | None, plan: PartPlan, unseen_note: str) -> RetryPlan:
     fits = plan.max_size_bytes
-    if fits <= PartPlan(meta.part_size, meta.equal_parts).max_size_bytes or (size_bytes or 0) > fits:
+    if fits <= PartPlan.of(meta).max_size_bytes or (size_bytes or 0) > fits:
         return RetryPlan(
             None, "not retried: it would not fit into 10,000 parts again; set CHUNK_SIZE_BYTES higher, here too"
         )

@@ -172,7 +172,7 @@ def sent_again(world: World, recorded: Recorded, received: Received) -> list[str
         if crc is None or key not in contents or size_bytes <= received.get((key, number), 0):
             continue
         content, checkpoint = contents[key]
-        part = PartPlan(checkpoint.meta.part_size, equal_parts=checkpoint.meta.equal_parts).part(number)
+        part = PartPlan.of(checkpoint.meta).part(number)
         if crc64nvme(content[part.offset : part.offset + part.size_bytes]) == crc:
             violations.append(f"P2: part {number} was recorded, did not change, and was sent again")
     return violations

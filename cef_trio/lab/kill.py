@@ -168,7 +168,7 @@ class _Campaign:
                 checkpoint = await self._store.load(stream_id)
                 if checkpoint is not None:
                     meta = checkpoint.meta
-                    plan = PartPlan(meta.part_size, equal_parts=meta.equal_parts)
+                    plan = PartPlan.of(meta)
                     known.append(Checkpointed(meta.s3_key_prefix, Path(meta.current_path), plan, checkpoint.parts))
         return known
 

@@ -71,7 +71,7 @@ def verified_file(checkpoint: Checkpoint | None) -> VerifiedFile | None:
     meta = checkpoint.meta
     if meta.verified_size_bytes is None or meta.verified_mtime_ns is None or meta.object_etag is None:
         return None
-    plan = PartPlan(meta.part_size, equal_parts=meta.equal_parts)
+    plan = PartPlan.of(meta)
     crc = _crc_of_parts(plan, checkpoint.parts, meta.verified_size_bytes)
     if crc is None:
         return None
@@ -81,9 +81,9 @@ def verified_file(checkpoint: Checkpoint | None) -> VerifiedFile | None:
 
 
 def _crc_of_parts(plan: PartPlan, parts: Mapping[int, PartRecord], size_bytes: int) -> int | None:
-    cut = [(part, parts.get(part.number)) for part in plan.cut(size_bytes)] if size_bytes else []
-    whole = [record for part, record in cut if record is not None and record.size_bytes == part.size_bytes]
-    if len(whole) < len(cut):
+    pairs = list(plan.pair(size_bytes, parts))
+    whole = [record for part, record in pairs if record is not None and record.size_bytes == part.size_bytes]
+    if len(whole) < len(pairs):
         return None
     return combine_crc64nvme((record.crc64nvme, record.size_bytes) for record in whole)
 

@@ -207,7 +207,7 @@ class OrphanObjects:
 
     async def _find(self, path: str, recording: OpenRecording, size_bytes: int) -> _Match | None:
         rules = self._services.rules
-        plan = PartPlan(rules.part_size, equal_parts=rules.equal_parts)
+        plan = PartPlan.of(rules)
         if size_bytes > plan.max_size_bytes:
             return None
         digest = await measure(recording, size_bytes, plan)

@@ -101,7 +101,7 @@ class OrphanUploads:
         Call :meth:`release` when its record was written, or when no stream was created for it.
         """
         rules = self._services.rules
-        expected = PartPlan(rules.part_size, equal_parts=rules.equal_parts)
+        expected = PartPlan.of(rules)
         best: AdoptedUpload | None = None
         async with self._comparing:  # another file of that name waits, and may claim what is left
             for proposal in [proposal for proposal in self._proposals if proposal.proposed.fits(path)]:

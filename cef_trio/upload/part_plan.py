@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final, Protocol, Self, TypeVar
 
 RecordT = TypeVar("RecordT")
 
@@ -41,6 +41,20 @@ class Part:
         return self.offset + self.size_bytes
 
 
+class PartSettings(Protocol):
+    """What says how a file is cut: a stream's record, or the settings of new streams."""
+
+    @property
+    def part_size(self) -> int:
+        """The size of the first part, in bytes."""
+        ...
+
+    @property
+    def equal_parts(self) -> bool:
+        """Whether all parts have that size."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class PartPlan:
     """How a file is cut into parts: the size of the first part in bytes, and whether all parts have that size."""
@@ -51,6 +65,11 @@ class PartPlan:
     def __post_init__(self) -> None:
         if self.part_size < 1:
             raise ValueError(f"the part size must be at least one byte, not {self.part_size}")
+
+    @classmethod
+    def of(cls, settings: PartSettings) -> Self:
+        """Return the plan of a stream's record, or of the settings of new streams."""
+        return cls(settings.part_size, equal_parts=settings.equal_parts)
 
     def part(self, number: int) -> Part:
         """Return the full part with this number (1 to 10,000).

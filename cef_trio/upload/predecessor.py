@@ -112,7 +112,8 @@ async def base_of(services: Services, meta: StreamMeta) -> Base | None:
     if not aligned or elsewhere or old.checksum_algorithm != meta.checksum_algorithm:
         return None
     size = old.verified_size_bytes or 0
-    parts = {part.number: before.parts[part.number] for part in _plan(old).cut(size) if part.number in before.parts}
+    pairs = PartPlan.of(old).pair(size, before.parts)
+    parts = {part.number: record for part, record in pairs if record is not None}
     return Base(old.s3_key_prefix, before.meta.object_etag, parts)
 
 
@@ -127,7 +128,7 @@ async def compare_content(recording: OpenRecording, size_bytes: int, completed: 
         return ContentMatch.NONE
     if verified == 0:
         return ContentMatch.SAME if size_bytes == 0 else ContentMatch.SOME
-    parts = [part for part in _plan(meta).cut(verified) if part.number in completed.parts]
+    parts = [part for part in PartPlan.of(meta).cut(verified) if part.number in completed.parts]
     if size_bytes == verified:
         agreeing = 0
         for part in parts:
@@ -151,7 +152,3 @@ async def _agrees(recording: OpenRecording, part: Part, record: PartRecord) -> b
     except RecordingChangedError:
         return False
     return record.size_bytes == part.size_bytes and crc == record.crc64nvme
-
-
-def _plan(meta: StreamMeta) -> PartPlan:
-    return PartPlan(meta.part_size, equal_parts=meta.equal_parts)

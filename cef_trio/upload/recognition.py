@@ -37,7 +37,7 @@ async def recognize(meta: StreamMeta, parts: Mapping[int, PartRecord], recording
 
 
 async def _has_their_bytes(meta: StreamMeta, parts: Mapping[int, PartRecord], recording: OpenRecording) -> bool:
-    plan = PartPlan(meta.part_size, equal_parts=meta.equal_parts)
+    plan = PartPlan.of(meta)
     for number in sorted(parts, reverse=True)[:_SAME_FILE_PARTS]:
         record = parts[number]
         try:

@@ -49,7 +49,7 @@ class StreamUpload:
         self._services = services
         self.meta: StreamMeta = checkpoint.meta
         self.parts: dict[int, PartRecord] = dict(checkpoint.parts)
-        self.plan = PartPlan(self.meta.part_size, equal_parts=self.meta.equal_parts)
+        self.plan = PartPlan.of(self.meta)
         self._in_flight: set[int] = set()
         self._failed: set[int] = set()
         """Full parts whose last attempt to send failed or is in flight."""
