@@ -17,8 +17,8 @@ from cef_trio.lab.filesystem import FileSystem, Leases, Numbers
 from cef_trio.lab.scenario_context import ScenarioContext
 from cef_trio.lab.scenarios.model import GONE, Scenario
 from cef_trio.lab.world import PART
-from cef_trio.postprocess.after_upload_rules import AfterUploadAction, AfterUploadRule
 from cef_trio.s3_endpoint import Fault, Kind
+from cef_trio.settings.after_upload import AfterUploadAction, AfterUploadRule
 
 _REPLACED: Final = GONE | {Status.FAILED_FILE_REPLACED}
 

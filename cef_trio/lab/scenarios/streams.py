@@ -13,8 +13,8 @@ from cef_trio.lab.crash_simulation import CrashMoment, Life
 from cef_trio.lab.scenario_context import ScenarioContext
 from cef_trio.lab.scenarios.model import GONE, Scenario
 from cef_trio.lab.world import PART, WorldDaemon
-from cef_trio.postprocess.after_upload_rules import AfterUploadAction, AfterUploadRule
 from cef_trio.s3_endpoint import Fault, Kind, Moment
+from cef_trio.settings.after_upload import AfterUploadAction, AfterUploadRule
 
 
 async def _first_part(context: ScenarioContext) -> None:
