@@ -244,7 +244,7 @@ def _settled(world: World, checkpoint: Checkpoint, file: Path) -> bool:
     A stream that took its file for another one leaves it to the next stream.
     """
     status = checkpoint.meta.status
-    if status is Status.COMPLETED:
+    if status is Status.COMPLETED or _lacks_only_metadata(checkpoint):
         return _holds(world, checkpoint, file.read_bytes())
     return status is not Status.FAILED_FILE_REPLACED
 

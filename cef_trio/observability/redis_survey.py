@@ -14,8 +14,8 @@ import trio
 
 from cef_trio.checkpoint import CheckpointStore
 from cef_trio.exceptions import CefMp4ProcessorError
-from cef_trio.observability.gauge_values import RedisSurvey
 from cef_trio.observability.metrics import Metrics
+from cef_trio.observability.snapshot import RedisSurvey
 from cef_trio.resilience import Periodic
 
 T = TypeVar("T")
