@@ -21,7 +21,7 @@ import os
 import stat as stat_module
 import threading
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -122,14 +122,6 @@ class Disk(Protocol):
         ...
 
 
-class Digest(Protocol):
-    """A checksum or hash that is updated block by block (``hashlib``, ``s3.checksums``)."""
-
-    def update(self, block: bytes, /) -> object:
-        """Add bytes."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class FileSlice:
     """Bytes ``offset`` to ``offset + size_bytes`` of an open recording. It can be read any number of times."""
@@ -154,8 +146,12 @@ class FileSlice:
             stall.moved()
             yield block
 
-    async def feed(self, *digests: Digest) -> None:
-        """Read the slice once and update each of ``digests`` with all its bytes.
+    async def feed(
+        self, *sinks: Callable[[bytes], object], then: Callable[[bytes], Awaitable[object]] | None = None
+    ) -> None:
+        """Read the slice once, and call each of ``sinks`` and then ``then`` with each block.
+
+        Example: ``await FileSlice(recording, 0, size_bytes).feed(crc.update)``.
 
         Raises:
             RecordingChangedError: the file ends before the slice does.
@@ -163,8 +159,10 @@ class FileSlice:
         """
         async with aclosing(self.blocks()) as blocks:
             async for block in blocks:
-                for digest in digests:
-                    digest.update(block)
+                for sink in sinks:
+                    sink(block)
+                if then is not None:
+                    await then(block)
 
 
 def refusal(what: str, error: OSError) -> FileAccessError:

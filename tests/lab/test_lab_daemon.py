@@ -12,7 +12,7 @@ import trio
 from cef_trio.daemon.main import RunningDaemon, run_daemon
 from cef_trio.lab.task_locations import tasks_below
 from cef_trio.lab.world import World, WorldDaemon
-from cef_trio.postprocess.after_upload_rules import AfterUploadAction, AfterUploadRule
+from cef_trio.settings.after_upload import AfterUploadAction, AfterUploadRule
 from cef_trio.settings.model import Settings, load_settings
 from cef_trio.upload.services import Services
 
@@ -20,7 +20,7 @@ ONLY_IN_A_PROCESS = {
     "cef_trio.daemon.main._listen_for_signals",
     "cef_trio.daemon.reload.SettingsReloader.run",
     "cef_trio.daemon.systemd.ServiceNotifier.watch",
-    "cef_trio.admin.snapshot_source.DaemonSource.run",
+    "cef_trio.admin.page_source.DaemonSource.run",
 }
 """Signals, settings that are read again, the service manager, the page. The admin server's own tasks are left out too:
 no stream depends on them.
