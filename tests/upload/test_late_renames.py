@@ -202,7 +202,7 @@ async def test_p1_a_recording_that_took_the_name_of_another_one_is_followed_by_a
 
 
 async def test_p2_a_completed_recording_with_the_inode_number_of_a_missing_one_is_not_uploaded_again(
-    world: World, autojump_clock: MockClock
+    world: World,
 ) -> None:
     """Seed 6429: a scan gave the stream of the missing file to the path of a settled one."""
     world.append(PART // 2, "a.mp4")
