@@ -75,7 +75,7 @@ OTHER_BUCKET: Final = "elsewhere"
 PART: Final = 1000
 """A part's size in this world, bytes."""
 WEBHOOK_SECRET: Final = "whsec_" + base64.b64encode(b"a world's secret, 24 bytes").decode()
-NOBODY_WORKS: Final = INTERRUPTED | ENDED
+INACTIVE: Final = INTERRUPTED | ENDED
 """Statuses that say of a stream that no task works on it."""
 EPOCH: Final = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -143,15 +143,15 @@ class World:
         self.receiver = Receiver()
         self.proxy = Proxy()
         """What stands between the daemons and S3."""
-        self.gone_unsaved: list[str] = []
+        self.removed_unsaved: list[str] = []
         """Names of recordings that a daemon took away while S3 had no object with their bytes."""
         self.completed: list[bytes] = []
         """Every object as it was when a daemon was told that it is complete."""
-        self.gone_written: list[str] = []
+        self.removed_while_written: list[str] = []
         """Names of recordings that a daemon took away while somebody wrote them."""
         self.redis_losses = 0
         """How often Redis lost something that it had acknowledged."""
-        self.set_back: dict[str, Checkpoint] = {}
+        self.rolled_back: dict[str, Checkpoint] = {}
         """Streams of which Redis lost that they had ended, or were left, and what it then said of them."""
         self.daemons_started = 0
         self.life = Life()
@@ -188,10 +188,10 @@ class World:
         return host
 
     def _answering(self, host: Host) -> AbstractContextManager[None]:
-        return self._kernel.answering(host) if self._kernel is not None else nullcontext()
+        return self._kernel.intercepting(host) if self._kernel is not None else nullcontext()
 
     @contextmanager
-    def _watching_the_files(self, host: Host) -> Iterator[None]:
+    def _recording_removals(self, host: Host) -> Iterator[None]:
         """See what a daemon takes away: whether S3 has it at that moment, and nobody writes it (promise P8)."""
         before = {entry: entry.read_bytes() for entry in host.folder.rglob("*.mp4")}
         written = {entry for entry in before if self._is_written(entry)}
@@ -201,9 +201,9 @@ class World:
             if not entry.exists():
                 self.journal.note(Lane.FILE, f"{entry.name} is taken away by the daemon")
                 if content not in saved:
-                    self.gone_unsaved.append(entry.name)
+                    self.removed_unsaved.append(entry.name)
                 if entry in written:
-                    self.gone_written.append(entry.name)
+                    self.removed_while_written.append(entry.name)
         if self._kernel is not None:
             self._kernel.sweep()
 
@@ -314,12 +314,12 @@ class World:
         """Redis loses what is not in that snapshot, or everything; what was acknowledged is no longer its to know."""
         self.journal.note(Lane.LAB, "Redis loses everything" if down_to is None else "Redis loses its last second")
         self.redis_losses += 1
-        left = {one.meta.stream_id for one in self.known() if one.meta.status in NOBODY_WORKS}
+        left = {one.meta.stream_id for one in self.known() if one.meta.status in INACTIVE}
         if down_to is None:
             self.store.clear()
         else:
             self.store.restore(down_to)
-        self.set_back = {one.meta.stream_id: one for one in self.known() if one.meta.stream_id in left}
+        self.rolled_back = {one.meta.stream_id: one for one in self.known() if one.meta.stream_id in left}
         self.acknowledgements.forget()
         self.acknowledgements.redis_lost = True
 
@@ -405,7 +405,7 @@ class World:
                 s3=s3,
                 disk=CrashableDisk(
                     life,
-                    partial(self._watching_the_files, host),
+                    partial(self._recording_removals, host),
                     partial(self._answering, host),
                     lambda: self.read_seconds,
                 ),
@@ -450,7 +450,7 @@ class World:
         await trio.lowlevel.checkpoint()
         if self._kernel is None:
             return path not in self.closed if self.has_writer is None else self.has_writer
-        with self._kernel.answering(host):
+        with self._kernel.intercepting(host):
             return knows_writer(writer_state_now(path))
 
     @asynccontextmanager
@@ -513,7 +513,7 @@ class WorldDaemon:
         return self._risks() if self._risks is not None else ()
 
     @property
-    def listens(self) -> bool:
+    def accepts_events(self) -> bool:
         """Whether it can be told news: it has started, and is not on its way out."""
         return self._supervisor is not None and self.shutdown.signals == 0
 
@@ -558,8 +558,8 @@ class WorldDaemon:
             supervisor.handle_event(self.world.scan())
 
             def scan_soon() -> None:
-                if self.listens:
-                    intake.start_soon(self._tell_scan, supervisor)
+                if self.accepts_events:
+                    intake.start_soon(self._scan_later, supervisor)
 
             self.services.scans.request_scan = scan_soon
             return
@@ -569,7 +569,7 @@ class WorldDaemon:
             _is_recording,
             supervisor,
             rescan_seconds=self.world.rescan_seconds,
-            reader=InlineReader(_is_recording, partial(kernel.answering, host)),
+            reader=InlineReader(_is_recording, partial(kernel.intercepting, host)),
             open_inotify=cast("Callable[[], AbstractContextManager[INotify]]", partial(kernel.queues.open, host.real)),
         )
         self.services.scans.request_scan = watcher.rescan
@@ -577,7 +577,7 @@ class WorldDaemon:
             self._risks.watcher = watcher
         await intake.start(watcher.run)
 
-    async def _tell_scan(self, supervisor: StreamSupervisor) -> None:
+    async def _scan_later(self, supervisor: StreamSupervisor) -> None:
         """Scan, as the watcher does when it is asked to; a folder that is lost tells nothing until it is back."""
         while True:
             await trio.sleep(0.5)
@@ -587,18 +587,18 @@ class WorldDaemon:
 
     def saw(self, name: str = "a.mp4") -> None:
         """The watcher sees the file as it is."""
-        self.supervisor.handle_event(Seen(self.world.path(name), _as_it_is(self.world.path(name))))
+        self.supervisor.handle_event(Seen(self.world.path(name), _stat_of(self.world.path(name))))
 
     def closed(self, name: str = "a.mp4") -> None:
         """The watcher sees its writer close it."""
         self.world.closed.add(self.world.path(name))
-        self.supervisor.handle_event(Closed(self.world.path(name), _as_it_is(self.world.path(name))))
+        self.supervisor.handle_event(Closed(self.world.path(name), _stat_of(self.world.path(name))))
 
     def moved(self, old: str, new: str) -> None:
         """The watcher sees it renamed."""
         if self.world.path(old) in self.world.closed:
             self.world.closed.add(self.world.path(new))
-        self.supervisor.handle_event(Moved(self.world.path(old), self.world.path(new), _as_it_is(self.world.path(new))))
+        self.supervisor.handle_event(Moved(self.world.path(old), self.world.path(new), _stat_of(self.world.path(new))))
 
     def gone(self, name: str = "a.mp4") -> None:
         """The watcher sees it go."""
@@ -609,7 +609,7 @@ def _is_recording(path: str) -> bool:
     return path.endswith(".mp4")
 
 
-def _as_it_is(path: str) -> FileStat:
+def _stat_of(path: str) -> FileStat:
     found = regular_file_stat(Path(path).stat())
     if found is None:
         raise FileNotFoundError(path)
