@@ -253,7 +253,7 @@ def _settled(world: World, checkpoint: Checkpoint, file: Path) -> bool:
     ``failed_file_replaced`` does not count: the file then gets another stream.
     """
     status = checkpoint.meta.status
-    if status is Status.COMPLETED:
+    if status is Status.COMPLETED or _lacks_only_metadata(checkpoint):
         return _holds(world, checkpoint, file.read_bytes())
     return status is not Status.FAILED_FILE_REPLACED
 

@@ -62,8 +62,8 @@ from cef_trio.s3_endpoint import DEFAULT_ACCESS_KEY_ID, DEFAULT_SECRET_ACCESS_KE
 from cef_trio.settings.after_upload import KEEP
 from cef_trio.settings.object_options import ObjectOptions
 from cef_trio.upload.object_key import KeyTemplate, metadata_key
+from cef_trio.upload.observer import Observer
 from cef_trio.upload.ownership import Ownership
-from cef_trio.upload.risks import RiskObserver
 from cef_trio.upload.services import Services, StreamRules
 from cef_trio.upload.supervisor import StreamSupervisor
 from cef_trio.watch.events import Closed, Gone, Moved, Scanned, Seen
@@ -504,38 +504,34 @@ class WorldDaemon:
         self.services = services
         self.shutdown = Shutdown(world.grace_seconds, services.rules.save_seconds)
         self.exit_code: ExitCode | None = None
-        self._supervisor: StreamSupervisor | None = None
-        self._risks: RiskObserver | None = None
+        self.observer: Observer | None = None
+        """Takes snapshots of it; ``None`` before it has started."""
 
     @property
     def at_risk(self) -> tuple[Risk, ...]:
         """What it says should be in S3 and is not getting there (promise P10)."""
-        return self._risks() if self._risks is not None else ()
+        return self.observer.risks() if self.observer is not None else ()
 
     @property
     def accepts_events(self) -> bool:
         """Whether it can be told news: it has started, and is not on its way out."""
-        return self._supervisor is not None and self.shutdown.signals == 0
+        return self.observer is not None and self.shutdown.signals == 0
 
     @property
     def supervisor(self) -> StreamSupervisor:
         """Who starts the streams."""
-        if self._supervisor is None:
+        if self.observer is None:
             raise RuntimeError("the daemon has not started")
-        return self._supervisor
+        return self.observer.supervisor
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run the tree to its end."""
 
-        async def run_intake(supervisor: StreamSupervisor) -> ExitCode:
-            self._supervisor = supervisor
-            world, services = self.world, self.services
-            self._risks = RiskObserver(services, supervisor, lambda: self.shutdown.signals > 0)
-            services.metrics.at_risk_by(self._risks)
+        async def run_intake(observer: Observer) -> ExitCode:
+            self.observer = observer
+            world, supervisor = self.world, observer.supervisor
             tasks = IntakeTasks(
-                services,
-                supervisor,
-                self._risks,
+                observer,
                 IntakeRules(
                     folder=str(world.folder),
                     timeout_seconds=world.stream_timeout_seconds,
@@ -573,8 +569,8 @@ class WorldDaemon:
             open_inotify=cast("Callable[[], AbstractContextManager[INotify]]", partial(kernel.queues.open, host.real)),
         )
         self.services.scans.request_scan = watcher.rescan
-        if self._risks is not None:
-            self._risks.watcher = watcher
+        if self.observer is not None:
+            self.observer.risks.watcher = watcher
         await intake.start(watcher.run)
 
     async def _scan_later(self, supervisor: StreamSupervisor) -> None:

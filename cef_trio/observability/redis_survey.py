@@ -16,8 +16,8 @@ from trio_util import periodic
 
 from cef_trio.checkpoint import CheckpointStore
 from cef_trio.exceptions import CefMp4ProcessorError
-from cef_trio.observability.gauge_values import RedisSurvey
 from cef_trio.observability.metrics import Metrics
+from cef_trio.observability.snapshot import RedisSurvey
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
