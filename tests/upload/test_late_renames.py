@@ -206,6 +206,25 @@ async def test_p1_a_recording_that_took_the_name_of_another_one_is_followed_by_a
     assert Status.COMPLETED in statuses(world)
 
 
+async def test_p2_a_completed_recording_with_the_inode_number_of_a_missing_one_is_not_uploaded_again(
+    world: World, autojump_clock: MockClock
+) -> None:
+    """Seed 6429: a scan gave the stream of the missing file to the path of a settled one."""
+    world.append(PART // 2, "a.mp4")
+    async with world.daemon() as daemon:
+        daemon.saw("a.mp4")
+        await trio.sleep(1)
+        Path(world.path("b.mp4")).hardlink_to(world.path("a.mp4"))
+        daemon.closed("b.mp4")
+        await trio.sleep(10)
+        assert sorted(statuses(world)) == [Status.ACTIVE, Status.COMPLETED]
+        Path(world.path("a.mp4")).unlink()
+        daemon.supervisor.handle_event(world.scan())
+        await trio.sleep(120)
+    assert world.recordings() == [world.content("b.mp4")]
+    assert sorted(statuses(world)) == [Status.ABORTED_NO_PARTS, Status.COMPLETED]
+
+
 async def test_p3_a_daemon_that_is_to_leave_decides_nothing_of_a_recording_whose_new_name_it_has_not_heard(
     world: World, autojump_clock: MockClock
 ) -> None:
