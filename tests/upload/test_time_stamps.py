@@ -27,9 +27,7 @@ OVER = TICK + 20_000_000
 
 
 @pytest.mark.parametrize("heard", [True, False], ids=["heard", "seen by the idle checker"])
-async def test_p1_a_time_that_goes_back_at_equal_size_ends_in_the_right_object(
-    world: World, autojump_clock: MockClock, heard: bool
-) -> None:
+async def test_p1_a_time_that_goes_back_at_equal_size_ends_in_the_right_object(world: World, heard: bool) -> None:
     """``utime`` while it is open, and a patch: nobody hears of its close, so silence is its end."""
     world.has_writer = None
     async with world.daemon() as daemon:
@@ -103,7 +101,7 @@ async def test_p1_a_touched_recording_that_is_patched_within_the_tick_is_no_unch
 
 @pytest.mark.parametrize("seconds_later", [0.5, 1.5])
 async def test_a_time_that_is_set_after_the_close_leaves_the_recording_ended(
-    world: World, autojump_clock: MockClock, seconds_later: float
+    world: World, seconds_later: float
 ) -> None:
     """It waited for ``STREAM_TIMEOUT_SECONDS``: what was seen was another time, and the close was told already."""
     world.append(2 * PART + 7)
