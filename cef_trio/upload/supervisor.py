@@ -209,7 +209,11 @@ class StreamSupervisor:
         replaced = {path: live for path, live in self._live.items() if path in files and live.is_replaced(files[path])}
         if missing or replaced:
             has_its_own = self._live.keys() - replaced.keys()
-            unclaimed = {stat.inode: path for path, stat in files.items() if path not in has_its_own}
+            unclaimed = {
+                stat.inode: path
+                for path, stat in files.items()
+                if path not in has_its_own and not self._is_settled(path, stat)
+            }
             for path, live in {**missing, **replaced}.items():
                 new_path = unclaimed.get(live.file_state.value.stat.inode)
                 if new_path is not None:
@@ -221,6 +225,11 @@ class StreamSupervisor:
                 del known[path]
         for path, stat in files.items():
             self._seen(path, stat)
+
+    def _is_settled(self, path: str, stat: FileStat) -> bool:
+        """Return whether the file at a path is still the settled one, possibly changed, and not one renamed to it."""
+        settled = self._settled.get(path)
+        return settled is not None and settled.inode == stat.inode
 
     def _detach(self, live: LiveStream, path: str) -> None:
         """Keep a stream whose path was taken by another stream's file, under a unique key; it checks its file."""
