@@ -63,7 +63,7 @@ async def until(condition: Callable[[], bool], seconds: float = 120) -> None:
 async def quiet(world: World, seconds: float = 30) -> None:
     """Let everything come to rest that is going to."""
     await trio.sleep(seconds)
-    assert world.gone_unsaved == []
+    assert world.removed_unsaved == []
 
 
 async def test_a_recording_is_kept_unless_asked_otherwise(world: World) -> None:
@@ -155,7 +155,7 @@ async def test_p8_a_recording_that_is_written_again_is_left_alone_and_uploaded_a
         daemon.closed()
         await until(lambda: not Path(world.path()).exists())
     assert sorted(world.recordings()) == sorted([first, second])
-    assert world.gone_unsaved == []
+    assert world.removed_unsaved == []
 
 
 async def test_p8_a_record_that_leads_out_of_the_folder_deletes_nothing_there(
@@ -207,7 +207,7 @@ async def test_what_a_crash_left_undone_the_next_start_does(world: World) -> Non
     assert Path(world.path()).exists()
     async with world.daemon():
         await until(lambda: not Path(world.path()).exists())
-    assert world.gone_unsaved == []
+    assert world.removed_unsaved == []
 
 
 async def test_p8_a_redis_that_lost_the_completion_of_a_deleted_recording_learns_it_from_s3(world: World) -> None:
@@ -466,7 +466,7 @@ async def _struck_move(folder: Path, fault: FaultKind, at: int) -> bool:
     async with world.daemon():
         await until(lambda: not source.exists())
     assert contents(done) == {"a.mp4": content}
-    assert world.gone_unsaved == []
+    assert world.removed_unsaved == []
     return steps.struck
 
 

@@ -73,7 +73,7 @@ async def test_p1_a_touched_recording_that_is_patched_within_the_tick_is_no_unch
     """It is compared, patched behind the comparison, and its stamp is the same as before."""
     world = World(tmp_path / "watch", base=tmp_path)
     system = world.kernel.file_system(world.folder)
-    system.name, system.tick_ns = "vfat", TICK
+    system.name, system.granularity_ns = "vfat", TICK
     writers = Writers(world.kernel, world.folder, world.random, world.journal)
     writers.append(2 * PART, "a.mp4")
     writers.close("a.mp4")
