@@ -148,7 +148,14 @@ class _PathStreams:
 class StreamSupervisor:
     """Starts a task for each stream, and passes file events to it."""
 
-    def __init__(self, services: Services, processors: trio.Nursery, matches: Callable[[str], bool]) -> None:
+    def __init__(
+        self,
+        services: Services,
+        processors: trio.Nursery,
+        matches: Callable[[str], bool],
+        on_uploaded: Callable[[StreamMeta], object] = lambda _meta: None,
+    ) -> None:
+        """``on_uploaded`` is called with each completed stream whose file is unchanged since its verification."""
         self._services = services
         self._processors = processors
         self._matches = matches
@@ -180,8 +187,7 @@ class StreamSupervisor:
         self._renaming: str | None = None
         """The stream whose rename is being recorded under a temporary lease; its task must not start meanwhile."""
         self._work = AsyncBool(False)
-        self.on_uploaded: Callable[[StreamMeta], object] = lambda _meta: None
-        """Called with each completed stream whose file is unchanged since its verification."""
+        self._on_uploaded = on_uploaded
 
     # -- observable state ---------------------------------------------------------------------------------------------
 
@@ -524,7 +530,7 @@ class StreamSupervisor:
         self._failed_files.pop(path, None)
         meta = known.meta
         if meta.status is Status.COMPLETED:
-            self.on_uploaded(meta)
+            self._on_uploaded(meta)
         elif meta.status in FAILED - {Status.FAILED_ABORTED}:  # an aborted stream is no risk
             since, why = meta.last_activity_at_utc.timestamp(), meta.failure_reason or meta.status.value
             self._failed_files[path] = Waiting(since, self._settled[path].size_bytes, why)
