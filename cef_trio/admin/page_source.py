@@ -12,13 +12,11 @@ from __future__ import annotations
 import heapq
 import os
 from collections.abc import Callable
-from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
 import structlog
 import trio
-from trio_util import periodic
 
 from cef_trio import __version__
 from cef_trio.admin.status_page import (
@@ -34,6 +32,7 @@ from cef_trio.admin.status_page import (
 from cef_trio.checkpoint import FAILED, SENTENCES, FailureReason, Status, StreamMeta, StreamSet
 from cef_trio.exceptions import CefMp4ProcessorError
 from cef_trio.observability import Snapshot, StreamActivity, StreamSnapshot, StreamState
+from cef_trio.resilience import Periodic
 from cef_trio.upload import Observer, Services, bulk_load
 
 log = structlog.get_logger(__name__)
@@ -188,12 +187,11 @@ class DaemonSource:
 
     async def run(self) -> None:
         """Read ended streams from Redis until cancelled."""
-        async with aclosing(periodic(REFRESH_SECONDS)) as rounds:
-            async for _ in rounds:
-                try:
-                    await self._refresh()
-                except CefMp4ProcessorError as error:
-                    log.debug("status_not_refreshed", error=str(error))
+        async for _ in Periodic(REFRESH_SECONDS):
+            try:
+                await self._refresh()
+            except CefMp4ProcessorError as error:
+                log.debug("status_not_refreshed", error=str(error))
 
     async def _refresh(self) -> None:
         store = self.services.store

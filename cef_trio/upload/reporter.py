@@ -12,16 +12,15 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping
-from contextlib import aclosing, suppress
+from contextlib import suppress
 from typing import Final
 
 import structlog
 import trio
-from trio_util import periodic
 
 from cef_trio.exceptions import CefMp4ProcessorError
 from cef_trio.observability import DaemonReport, daemon_report
-from cef_trio.resilience import shielded
+from cef_trio.resilience import Periodic, shielded
 from cef_trio.upload.observer import Observer
 from cef_trio.upload.services import Services
 
@@ -59,13 +58,12 @@ async def report_for_ever(services: Services, observer: Observer, folder: str) -
 
     await services.look_at_folder()  # so that the first report already names our owner
     try:
-        async with aclosing(periodic(PERIOD_SECONDS)) as rounds:
-            async for _ in rounds:
-                try:
-                    unused = others.update(await services.store.reports(), services.unix_time(trio.current_time()))
-                    await _write(services, report(), unused)
-                except CefMp4ProcessorError as error:
-                    log.debug("report_not_written", error=str(error))
+        async for _ in Periodic(PERIOD_SECONDS):
+            try:
+                unused = others.update(await services.store.reports(), services.unix_time(trio.current_time()))
+                await _write(services, report(), unused)
+            except CefMp4ProcessorError as error:
+                log.debug("report_not_written", error=str(error))
     finally:
         if services.redis_breaker.outage is None:
             with shielded(_LAST_REPORT_SECONDS, saving="daemon's last report"), suppress(CefMp4ProcessorError):

@@ -33,9 +33,7 @@ def source_of(world: World, daemon: WorldDaemon) -> DaemonSource:
     return source
 
 
-async def test_a_growing_stream_shows_what_is_uploaded_and_what_lags(
-    world: World, autojump_clock: trio.testing.MockClock
-) -> None:
+async def test_a_growing_stream_shows_what_is_uploaded_and_what_lags(world: World) -> None:
     world.stream_timeout_seconds = 1000.0
     world.append(2 * PART + 300)
     async with world.daemon() as daemon:
@@ -65,9 +63,7 @@ async def test_a_growing_stream_shows_what_is_uploaded_and_what_lags(
         assert source.page().streams[0].acknowledged_bytes == 3 * PART
 
 
-async def test_what_has_ended_is_asked_of_redis_and_kept_while_redis_is_down(
-    world: World, autojump_clock: trio.testing.MockClock
-) -> None:
+async def test_what_has_ended_is_asked_of_redis_and_kept_while_redis_is_down(world: World) -> None:
     world.append(PART)
     async with world.daemon() as daemon, trio.open_nursery() as nursery:
         source = source_of(world, daemon)
@@ -96,9 +92,7 @@ async def test_what_has_ended_is_asked_of_redis_and_kept_while_redis_is_down(
         nursery.cancel_scope.cancel()
 
 
-async def test_an_outage_is_shown_with_its_beginning_and_is_not_ready_but_healthy(
-    world: World, autojump_clock: trio.testing.MockClock
-) -> None:
+async def test_an_outage_is_shown_with_its_beginning_and_is_not_ready_but_healthy(world: World) -> None:
     async with world.daemon() as daemon:
         source = source_of(world, daemon)
         assert all(fact.good for fact in judge_ready(source.ready()))
@@ -124,9 +118,7 @@ async def test_an_outage_is_shown_with_its_beginning_and_is_not_ready_but_health
         assert "the idle checker has been silent for 181 s" in source.page().unhealthy
 
 
-async def test_a_daemon_that_starts_and_one_that_leaves_say_so(
-    world: World, autojump_clock: trio.testing.MockClock
-) -> None:
+async def test_a_daemon_that_starts_and_one_that_leaves_say_so(world: World) -> None:
     async with world.daemon() as daemon:
         source = DaemonSource(daemon.services, str(world.folder), lambda: daemon.shutdown.signals > 0)
         assert source.page().phase is Phase.STARTING
@@ -165,7 +157,7 @@ async def _down(operation: str, moment: Moment) -> None:
     raise RedisOperationError(operation, "no answer", transient=True)
 
 
-async def test_no_secret_is_shown_in_the_words_of_others(world: World, autojump_clock: trio.testing.MockClock) -> None:
+async def test_no_secret_is_shown_in_the_words_of_others(world: World) -> None:
     world.endpoint.faults.arm(Fault(Kind.ERROR, "CreateMultipartUpload", times=None, code="AccessDenied"))
     world.append(2 * PART)
     async with world.daemon() as daemon, trio.open_nursery() as nursery:

@@ -16,7 +16,6 @@ import trio
 from rich.console import Console
 from servers.operating import DAEMON, NOW, PART, ROOT, a_part, a_stream, answer, command
 from servers.valkey import valkey_server
-from trio.testing import MockClock
 
 from cef_trio.admin.page_source import DaemonSource
 from cef_trio.admin.status_page import to_json
@@ -175,9 +174,7 @@ def test_on_a_low_screen_the_streams_that_lag_least_are_left_out_and_that_is_sai
         assert len(shown) == 40
 
 
-async def test_a_stream_that_comes_back_is_seen_again_while_watching(
-    world: World, context: CommandContext, autojump_clock: MockClock
-) -> None:
+async def test_a_stream_that_comes_back_is_seen_again_while_watching(world: World, context: CommandContext) -> None:
     meta = replace(a_stream(1, status=Status.FAILED_ACCESS_DENIED), last_activity_at_utc=world.utc_now())
     await world.store.create(meta, DAEMON)
     long_ago = world.utc_now() - timedelta(hours=1)
@@ -194,7 +191,7 @@ async def test_a_stream_that_comes_back_is_seen_again_while_watching(
 
 
 async def test_page_metrics_and_command_show_the_same_numbers_of_one_daemon(
-    world: World, context: CommandContext, autojump_clock: MockClock
+    world: World, context: CommandContext
 ) -> None:
     world.stream_timeout_seconds = 1000.0
     world.append(2300)
