@@ -53,8 +53,7 @@ class IntakeTasks:
         """``leaving_since``: see :class:`Observer`; ``redact`` removes secrets from the texts of risks."""
         folder = services.rules.watch_folder
         self.services = services
-        self._after_upload = AfterUpload(services, rules.after_upload, folder)
-        self.supervisor = StreamSupervisor(services, processors, matches, self._after_upload.offer)
+        self.supervisor = StreamSupervisor(services, processors, matches)
         self.risks = RiskObserver(services, self.supervisor, lambda: leaving_since() is not None, redact)
         self.observer = Observer(services, self.supervisor, self.risks, leaving_since)
         self.idle_checker = IdleChecker(
@@ -64,12 +63,13 @@ class IntakeTasks:
             timeout_seconds=rules.timeout_seconds,
             period_seconds=rules.check_seconds,
         )
+        self._after_upload = AfterUpload(services, rules.after_upload, folder)
         self._rules = rules
 
     async def start(self, nursery: trio.Nursery, watch: Callable[[], Awaitable[object]]) -> None:
         """Start all tasks. ``watch`` starts the source of file events and returns after the first scan."""
         services, rules, folder = self.services, self._rules, self.services.rules.watch_folder
-        nursery.start_soon(self.supervisor.run)
+        nursery.start_soon(self.supervisor.run, self._after_upload.offer)
         nursery.start_soon(report_for_ever, services, self.observer, folder)
         nursery.start_soon(self._after_upload.run)
         if services.webhook is not None:
