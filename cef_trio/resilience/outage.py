@@ -99,14 +99,17 @@ _SINGLE_CALL_CODES: Final = frozenset(
         "XAmzContentSHA256Mismatch",
     }
 )
-"""Codes of transient errors caused by one call's bytes, clock or response, not by the service."""
+"""Codes of errors caused by one call's bytes, clock or response, not by the service. They may pass."""
 
 
 def is_outage(error: BaseException) -> bool:
     """Return whether a transient error may be caused by the whole service."""
-    return (
-        isinstance(error, OperationError) and error.transient and getattr(error, "code", None) not in _SINGLE_CALL_CODES
-    )
+    return isinstance(error, OperationError) and error.transient and not is_single_call_code(error)
+
+
+def is_single_call_code(error: BaseException) -> bool:
+    """Return whether an error's code is about one call's bytes, clock or response."""
+    return getattr(error, "code", None) in _SINGLE_CALL_CODES
 
 
 def is_refusal(error: BaseException) -> bool:

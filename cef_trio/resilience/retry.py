@@ -6,7 +6,8 @@
 - After the last attempt or a refusal, :class:`~cef_trio.resilience.outage.CircuitBreaker` decides whether the error
   affects all calls. If so, the error becomes transient, and the caller waits for the end of the outage.
 - A refusal that affects this call alone is retried like a transient error: new keys and permissions reach the servers
-  of a store with a delay.
+  of a store with a delay. If its code is about the call's clock (``RequestTimeTooSkewed``), it becomes transient, since
+  the probe was signed with the same clock and accepted.
 
 Delays are ``trio.sleep`` and end at once when cancelled. tenacity catches ``BaseException``, so the predicate checks
 the type, which Cancelled does not match; the original exception is raised, not a ``RetryError``. There is no checkpoint
@@ -34,6 +35,7 @@ from cef_trio.resilience.outage import (
     is_outage,
     is_probing,
     is_refusal,
+    is_single_call_code,
     need_of,
 )
 
@@ -170,6 +172,7 @@ class ServiceRetrier:
                 if is_refusal(error) and not self._breaker.starting:
                     if await self._breaker.affects_all_calls(error, need_of(operation)):
                         raise _OutageError(error) from error
+                    error.transient = is_single_call_code(error)
                     own_refusal.append(error)
                 raise
 

@@ -101,6 +101,23 @@ async def test_p6_a_refusal_that_the_probe_does_not_get_is_this_calls_own_once_i
     assert service.breaker.up.value
 
 
+async def test_p6_a_wrong_clock_that_the_probe_does_not_have_is_retried_and_stays_transient(
+    service: Service, autojump_clock: trio.testing.MockClock
+) -> None:
+    calls = 0
+
+    async def one_recordings() -> None:
+        nonlocal calls
+        calls += 1
+        raise refused("RequestTimeTooSkewed")
+
+    with pytest.raises(S3OperationError) as caught:
+        await service.retrier.call("upload_part", one_recordings)
+    assert caught.value.transient
+    assert calls == POLICY.attempts
+    assert service.breaker.up.value
+
+
 async def test_p6_a_refusal_that_passes_between_a_call_and_its_probe_ends_nothing(
     service: Service, autojump_clock: trio.testing.MockClock
 ) -> None:
