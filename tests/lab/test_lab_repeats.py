@@ -18,7 +18,7 @@ from cef_trio.lab.simulation import SIMULATED, injections_of
 ROOT = Path(__file__).parents[2]
 PLANS = [
     Plan("many-parts", (Injection(FaultKind.CANCEL, 150),)),
-    Plan("passing-errors", (Injection(FaultKind.DIE_UNANSWERED, 5), Injection(FaultKind.KILL, 20, life=2)), seed=3),
+    Plan("transient-errors", (Injection(FaultKind.DIE_UNANSWERED, 5), Injection(FaultKind.KILL, 20, life=2)), seed=3),
     *(Plan(SIMULATED, injections_of(seed), seed) for seed in (3, 82, 1746)),
 ]
 
