@@ -46,6 +46,7 @@ PURE = sorted(
         "observability.metric_families",
         "observability.metric_labels",
         "postprocess.after_upload_rules",
+        "resilience.backoff",
         "s3.address",
         "s3.response_origin",
         "s3.capabilities",

@@ -11,8 +11,8 @@ import trio.testing
 from structlog.testing import capture_logs
 
 from cef_trio.exceptions import CefMp4ProcessorError, RedisOperationError, S3OperationError
-from cef_trio.resilience.outage import UNPROVEN_REFUSAL_SECONDS, CircuitBreaker, Need, RetryPolicy
-from cef_trio.resilience.retry import ServiceRetrier
+from cef_trio.resilience import CircuitBreaker, Need, RetryPolicy, ServiceRetrier
+from cef_trio.resilience.outage import UNPROVEN_REFUSAL_SECONDS
 
 POLICY = RetryPolicy(attempts=5, initial_seconds=1.0, max_seconds=8.0)
 IDLE_SECONDS = 60.0
