@@ -59,6 +59,7 @@ PURE = sorted(
         "s3.token_bucket",
         "s3.xml",
         "s3_endpoint.options",
+        "safe_text",
         "settings.after_upload",
         "settings.model",
         "settings.object_options",
