@@ -49,7 +49,7 @@ from cef_trio.lab.receiver import CrashableReceiver, Receiver
 from cef_trio.media.metadata import MediaInfo
 from cef_trio.observability.at_risk import Risk
 from cef_trio.observability.metrics import Metrics
-from cef_trio.resilience.retry import CircuitBreaker, RetryPolicy, ServiceRetrier
+from cef_trio.resilience import CircuitBreaker, RetryPolicy, ServiceRetrier
 from cef_trio.s3.client import S3Client
 from cef_trio.s3.config import ChecksumMode, S3Config
 from cef_trio.s3.credentials import StaticCredentials
