@@ -36,7 +36,7 @@ from cef_trio.exceptions import (
     StreamEndedError,
 )
 from cef_trio.files import HEAD_BYTES, FileStat, IdentityMatch, OpenRecording, is_same_file
-from cef_trio.resilience import Movement, shielded
+from cef_trio.resilience import Movement, RetryPolicy, shielded
 from cef_trio.upload import recovery
 from cef_trio.upload.failures import KEEPS_ITS_UPLOAD, StreamFailedError, is_missing_right, reason_of
 from cef_trio.upload.file_state import Ending, FileState, closed, confirmed, gone, still_written
@@ -496,8 +496,8 @@ class StreamProcessor:
 
     def _backoff(self, attempts: int) -> float:
         rules = self._services.rules
-        wanted: float = rules.retry_initial_seconds * 2 ** min(attempts - 1, 32)
-        return min(rules.retry_max_seconds, wanted)
+        policy = RetryPolicy(initial_seconds=rules.retry_initial_seconds, max_seconds=rules.retry_max_seconds)
+        return policy.ceiling_seconds(attempts)
 
     async def _pause(self, seconds: float) -> None:
         """Wait until the time is over, an unreadable file has an event, or the daemon drains."""
