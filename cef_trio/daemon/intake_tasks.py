@@ -50,14 +50,13 @@ class IntakeTasks:
             period_seconds=rules.check_seconds,
         )
         self._after_upload = AfterUpload(services, rules.after_upload, rules.folder)
-        supervisor.on_uploaded = self._after_upload.offer
         self._observer = observer
         self._rules = rules
 
     async def start(self, nursery: trio.Nursery, watch: Callable[[], Awaitable[object]]) -> None:
         """Start all tasks. ``watch`` starts the source of file events and returns after the first scan."""
         services, rules = self._observer.services, self._rules
-        nursery.start_soon(self._observer.supervisor.run)
+        nursery.start_soon(self._observer.supervisor.run, self._after_upload.offer)
         nursery.start_soon(report_for_ever, services, self._observer, rules.folder)
         nursery.start_soon(self._after_upload.run)
         if services.webhook is not None:
