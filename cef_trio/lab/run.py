@@ -155,7 +155,7 @@ async def _run(folder: Path, report: Report, keep_journal: bool) -> None:
                     scenario.between(context, number)
                 injections = [injection for injection in plan.injections if injection.life == number]
                 script = scenario.script if number == 1 and not scenario.script_spans_lives else None
-                with _checking_sent_parts(world, scenario, report, judged=number > 1):
+                with _checking_sent_parts(world, scenario, report, enabled=number > 1):
                     await _run_daemon(context, scenario, injections, report, script=script, writers=writers)
                 report.saved.append(_saved(context))
                 if scenario.script_spans_lives:
@@ -175,12 +175,12 @@ async def _run(folder: Path, report: Report, keep_journal: bool) -> None:
 
 
 @contextmanager
-def _checking_sent_parts(world: World, scenario: Scenario, report: Report, *, judged: bool = True) -> Iterator[None]:
+def _checking_sent_parts(world: World, scenario: Scenario, report: Report, *, enabled: bool = True) -> Iterator[None]:
     """Check that the block sends no unchanged part that was recorded before it."""
     recorded, received = invariants.recorded_parts(world), dict(world.endpoint.log.received_bytes)
     lost = world.redis_losses
     yield
-    if judged and not scenario.starts_over and world.redis_losses == lost:
+    if enabled and not scenario.starts_over and world.redis_losses == lost:
         report.violations += invariants.sent_again(world, recorded, received)
 
 
