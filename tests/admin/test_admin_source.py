@@ -12,8 +12,8 @@ from worlds.waiting import completed, until_idle
 from cef_trio.admin import snapshot_source as source_module
 from cef_trio.admin.snapshot import Phase, StreamState, judge_health, judge_ready
 from cef_trio.admin.snapshot_source import DaemonSource, IntakeTask, state_of
+from cef_trio.checkpoint.commit import Change
 from cef_trio.checkpoint.memory import Moment
-from cef_trio.checkpoint.protocols import Change
 from cef_trio.checkpoint.states import FAILED, SENTENCES, FailureReason, Status
 from cef_trio.exceptions import RedisOperationError
 from cef_trio.lab.world import BUCKET, PART, World, WorldDaemon

@@ -21,8 +21,9 @@ from hypothesis import strategies as st
 from servers.valkey import ValkeyServer
 
 from cef_trio.checkpoint import rules
+from cef_trio.checkpoint.commit import Change, Saving
 from cef_trio.checkpoint.model import FileIdentity, PartRecord
-from cef_trio.checkpoint.protocols import Change, CheckpointStore, Saving
+from cef_trio.checkpoint.protocols import CheckpointStore
 from cef_trio.checkpoint.redis.store import RedisCheckpointStore
 from cef_trio.checkpoint.states import INTERRUPTED, Status, StreamSet
 from cef_trio.exceptions import LeaseLostError

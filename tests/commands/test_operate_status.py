@@ -17,8 +17,9 @@ from servers.operating import DAEMON, NOW, PART, ROOT, a_part, a_stream, answer,
 from servers.valkey import valkey_server
 from trio.testing import MockClock
 
+from cef_trio.checkpoint.commit import Change
 from cef_trio.checkpoint.model import Checkpoint, StreamMeta
-from cef_trio.checkpoint.protocols import Change, KnownPath
+from cef_trio.checkpoint.protocols import KnownPath
 from cef_trio.checkpoint.redis.store import RedisCheckpointStore
 from cef_trio.checkpoint.states import HOME, Status, StreamSet
 from cef_trio.cli.session import CommandContext

@@ -12,7 +12,7 @@ import trio
 from trio.testing import MockClock
 from worlds.waiting import completed
 
-from cef_trio.checkpoint.protocols import Change
+from cef_trio.checkpoint.commit import Change
 from cef_trio.checkpoint.states import Status
 from cef_trio.files.reader import OpenRecording, refusal
 from cef_trio.lab.disk import InlineDisk
