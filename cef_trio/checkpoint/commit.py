@@ -63,8 +63,9 @@ class Commit:
     keep_to: int | None = None
     """Remove the parts with higher numbers; ``None`` keeps all."""
     new_path: str | None = None
-    """The path to set, also in ``streams:by_path``."""
+    """The path to set, also in ``streams:by_path``. Not with ``status``."""
     enqueue_webhook: bool = False
+    """Add the stream to the webhook outbox. Only with ``status``."""
 
     def checkpoint_after(self, before: Checkpoint) -> Checkpoint:
         """Return the checkpoint after this commit.

@@ -151,6 +151,7 @@ def test_the_pure_modules_import_no_trio_and_no_redis() -> None:
     room = Path(rules.__file__).parent
     names = [
         "model",
+        "commit",
         "states",
         "rules",
         "protocols",

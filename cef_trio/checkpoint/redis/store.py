@@ -345,7 +345,9 @@ class RedisCheckpointStore(StreamWrites):
         self._raise_unless_ok("create", meta.stream_id, scripts.CREATE, await self._redis.call("create", work))
 
     async def _commit(self, stream_id: str, lease: Lease, commit: Commit) -> None:
-        keys = [*self._keys_of(stream_id), self.keys.by_path, *self.keys.sets.values(), self.keys.pending_webhooks]
+        keys = [*self._keys_of(stream_id), self.keys.by_path]
+        if commit.status is not None:
+            keys += [*self.keys.sets.values(), self.keys.pending_webhooks]
         given = list(arguments.of_commit(stream_id, lease, commit))
 
         def work(client: Client) -> Sequence[bytes]:

@@ -1,6 +1,6 @@
 -- Carry out a Commit (commit.py).
--- KEYS: lease, meta, parts, by_path, the four sets, the pending webhooks, and the meta of the stream at the new path if
---       one is named
+-- KEYS: lease, meta, parts, by_path, then with a status the four sets and the pending webhooks, or with a new path the
+--       meta of the stream that is there, once it is named
 -- ARGV: ours, id, status ('': as it is), its home (0: where it is), its home if it is nowhere, statuses it may follow,
 --       least next_part_to_upload, '1' if the part may be recorded already, highest part number that stays ('': all),
 --       '1' if its webhook is pending from now on, new path ('': as it is), the stream at the new path ('': not known
@@ -17,9 +17,9 @@ local adds = pairs_at(sets.next)
 local parts = pairs_at(adds.next)
 
 -- Everything is read before anything is written: a key of a wrong type ends the script here.
-local current = redis.call('HGET', KEYS[2], 'status') or ''
-if status ~= '' and not among(current, ARGV[6]) then
-  return {'refused', current}
+local current, following = unpack(redis.call('HMGET', KEYS[2], 'status', 'next_part_to_upload'))
+if status ~= '' and not among(current or '', ARGV[6]) then
+  return {'refused', current or ''}
 end
 if parts.last > parts.first then
   local recorded = redis.call('HGET', KEYS[3], ARGV[parts.first])
@@ -36,7 +36,7 @@ if ARGV[9] ~= '' and ARGV[9] ~= '0' then
     end
   end
 end
-local raised = tonumber(ARGV[7]) > tonumber(redis.call('HGET', KEYS[2], 'next_part_to_upload') or '1')
+local raised = tonumber(ARGV[7]) > tonumber(following or '1')
 local owner, entry = owner_of(KEYS[2]), path
 if path ~= '' and owner then
   local there = redis.call('HGET', KEYS[4], path)
@@ -46,7 +46,7 @@ if path ~= '' and owner then
     if there ~= ARGV[12] then
       return {'taken', there}
     end
-    if redis.call('EXISTS', KEYS[10]) == 1 and owner_of(KEYS[10]) ~= owner then
+    if redis.call('EXISTS', KEYS[5]) == 1 and owner_of(KEYS[5]) ~= owner then
       entry = beside(path, owner)
     end
   end
@@ -72,8 +72,8 @@ if raised then
   redis.call('HSET', KEYS[2], 'next_part_to_upload', ARGV[7])
 end
 set_all(KEYS[2], sets)
-for i = parts.next, #ARGV do
-  redis.call('HDEL', KEYS[2], ARGV[i])
+if parts.next <= #ARGV then
+  redis.call('HDEL', KEYS[2], unpack(ARGV, parts.next))
 end
 if ARGV[9] == '0' then
   redis.call('DEL', KEYS[3])
