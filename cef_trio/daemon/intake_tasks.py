@@ -15,13 +15,11 @@ import trio
 
 from cef_trio.observability import survey_redis
 from cef_trio.postprocess import (
-    KEEP,
     AfterUpload,
-    AfterUploadAction,
-    AfterUploadRule,
     WebhookDeliverer,
     forget_old_streams,
 )
+from cef_trio.settings import KEEP, AfterUploadRule
 from cef_trio.upload import IdleChecker, RiskObserver, Services, StreamSupervisor, report_for_ever
 
 
@@ -64,8 +62,7 @@ class IntakeTasks:
         services, rules = self._services, self._rules
         nursery.start_soon(self._supervisor.run)
         nursery.start_soon(report_for_ever, services, self._supervisor, self._risks, rules.folder)
-        if rules.after_upload.action is not AfterUploadAction.KEEP:
-            nursery.start_soon(self._after_upload.run)
+        nursery.start_soon(self._after_upload.run)
         if services.webhook is not None:
             deliverer = WebhookDeliverer(
                 services,

@@ -54,7 +54,6 @@ from cef_trio.daemon.systemd import Heartbeat, ServiceNotifier
 from cef_trio.daemon.wiring import RefusedAtStartError, check_reachable, lock_watch_folder, open_services
 from cef_trio.exit_codes import ExitCode
 from cef_trio.observability import Redactor, lost_lines
-from cef_trio.postprocess import parse_rule
 from cef_trio.resilience import ThreadedResolver
 from cef_trio.settings import Settings, secret_values, without_secrets
 from cef_trio.upload import IdleChecker, Observer, RiskObserver, Services, StreamSupervisor, abort_orphan_uploads
@@ -311,7 +310,7 @@ async def _run_intake(
             folder=folder,
             timeout_seconds=settings.stream_timeout_seconds,
             check_seconds=check_seconds,
-            after_upload=parse_rule(settings.after_upload),
+            after_upload=settings.after_upload,
             webhook_retry_seconds=settings.webhook_retry_hours * 3600,
             retention=timedelta(days=settings.completed_retention_days),
         ),

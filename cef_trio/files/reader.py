@@ -21,7 +21,7 @@ import os
 import stat as stat_module
 import threading
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -154,8 +154,8 @@ class FileSlice:
             stall.moved()
             yield block
 
-    async def feed(self, *digests: Digest) -> None:
-        """Read the slice once and update each of ``digests`` with all its bytes.
+    async def feed(self, *digests: Digest, then: Callable[[bytes], Awaitable[object]] | None = None) -> None:
+        """Read the slice once and update each of ``digests`` with all its bytes; await ``then`` for each block.
 
         Raises:
             RecordingChangedError: the file ends before the slice does.
@@ -165,6 +165,8 @@ class FileSlice:
             async for block in blocks:
                 for digest in digests:
                     digest.update(block)
+                if then is not None:
+                    await then(block)
 
 
 def refusal(what: str, error: OSError) -> FileAccessError:

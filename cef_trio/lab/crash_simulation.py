@@ -24,8 +24,10 @@ from cef_trio.checkpoint.memory import MemoryCheckpointStore
 from cef_trio.checkpoint.unreadable import UnreadableKeys
 from cef_trio.exceptions import RedisOperationError
 from cef_trio.lab.journal import Journal, Lane
+from cef_trio.s3.checksums import CHECKSUMS, from_base64
+from cef_trio.s3.etags import is_md5
+from cef_trio.s3.model import ChecksumAlgorithm
 
-_CHECKSUM = "x-amz-checksum-crc64nvme"
 _FENCED = frozenset({"update", "record_part", "adopt_parts", "cut_parts", "start_over", "transition", "rename"})
 """Writes of one stream's record, whose first arguments are the stream and the lease."""
 _ETAG = re.compile(rb"<ETag>(?:&quot;|\")?([^<&\"]+)")
@@ -112,15 +114,14 @@ class Acknowledgements:
         self.parts = {where: etag for where, etag in self.parts.items() if where[0] != upload_id or where[1] <= keep_to}
 
     def record_headers(self, request: httpx.Request, response: httpx.Response) -> None:
-        """The headers of an answer are here. One that tells another checksum acknowledges something else."""
+        """Record the acknowledgement of a part. One with another checksum than was sent acknowledges something else."""
         query = request.url.params
-        sent, stored = (message.headers.get(_CHECKSUM) for message in (request, response))
         if (
             response.is_success
             and request.method == "PUT"
             and "partNumber" in query
             and "etag" in response.headers  # else it was no S3 that answered
-            and (stored is None or stored == sent)
+            and not _stored_other_bytes(request, response)
         ):
             where = query["uploadId"], int(query["partNumber"])
             if "x-amz-copy-source" in request.headers:
@@ -141,6 +142,15 @@ class Acknowledgements:
             self.uploads[found[1].decode()] = key
         else:
             self.unread_upload_ids.append(key)
+
+
+def _stored_other_bytes(request: httpx.Request, response: httpx.Response) -> bool:
+    etag = response.headers["etag"].strip('"')
+    md5 = from_base64(request.headers.get(CHECKSUMS[ChecksumAlgorithm.MD5].header, "")) or b""
+    if md5 and is_md5(etag, response.headers) and etag != md5.hex():
+        return True
+    names = [checksum.header for checksum in CHECKSUMS.values() if checksum.header in response.headers]
+    return any(response.headers[name] != request.headers.get(name) for name in names)
 
 
 class CrashableStore:

@@ -22,7 +22,7 @@ from cef_trio.lab.proxy import Interference, Rule
 from cef_trio.lab.redis_faults import RedisFaults
 from cef_trio.lab.scenario_context import ScenarioContext
 from cef_trio.lab.scheduler import derived
-from cef_trio.postprocess.after_upload_rules import AfterUploadAction, AfterUploadRule
+from cef_trio.settings.after_upload import AfterUploadAction, AfterUploadRule
 
 _MOUNT: Final = "mnt"
 FOLDERS: Final = ("", "", "x/", "y/", f"{_MOUNT}/")

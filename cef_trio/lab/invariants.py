@@ -20,8 +20,8 @@ from cef_trio.lab.scenario_context import ScenarioContext
 from cef_trio.lab.scenarios import Scenario
 from cef_trio.lab.world import BUCKET, NOBODY_WORKS, OTHER_BUCKET, PART, World
 from cef_trio.observability.at_risk import Risk
-from cef_trio.postprocess.after_upload_rules import AfterUploadAction
 from cef_trio.s3.checksums import crc64nvme
+from cef_trio.settings.after_upload import AfterUploadAction
 from cef_trio.upload.failures import KEEPS_ITS_UPLOAD
 from cef_trio.upload.object_key import metadata_key
 from cef_trio.upload.part_plan import PartPlan
@@ -244,7 +244,7 @@ def _settled(world: World, checkpoint: Checkpoint, file: Path) -> bool:
     A stream that took its file for another one leaves it to the next stream.
     """
     status = checkpoint.meta.status
-    if status is Status.COMPLETED:
+    if status is Status.COMPLETED or _lacks_only_metadata(checkpoint):
         return _holds(world, checkpoint, file.read_bytes())
     return status is not Status.FAILED_FILE_REPLACED
 

@@ -49,7 +49,6 @@ from cef_trio.lab.receiver import CrashableReceiver, Receiver
 from cef_trio.media.metadata import MediaInfo
 from cef_trio.observability.at_risk import Risk
 from cef_trio.observability.metrics import Metrics
-from cef_trio.postprocess.after_upload_rules import KEEP
 from cef_trio.resilience.retry import CircuitBreaker, RetryPolicy, ServiceRetrier
 from cef_trio.s3.client import S3Client
 from cef_trio.s3.config import ChecksumMode, S3Config
@@ -60,6 +59,7 @@ from cef_trio.s3.rate_limiter import RateLimiter
 from cef_trio.s3.signing import Credentials
 from cef_trio.s3.store_probe import StoreProbe
 from cef_trio.s3_endpoint import DEFAULT_ACCESS_KEY_ID, DEFAULT_SECRET_ACCESS_KEY, InProcessTransport, S3Endpoint
+from cef_trio.settings.after_upload import KEEP
 from cef_trio.settings.object_options import ObjectOptions
 from cef_trio.upload.object_key import KeyTemplate, metadata_key
 from cef_trio.upload.ownership import Ownership

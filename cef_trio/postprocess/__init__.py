@@ -2,21 +2,16 @@
 
 Promise P8: a file is changed only if ``AFTER_UPLOAD`` asks for it, and only after its object was verified again.
 
-Open `after_upload.py` and `after_upload_rules.py` for `AFTER_UPLOAD`; `disposal.py` for the system calls; `webhooks.py`
-for deliveries, `retention.py` for forgetting.
+Open `after_upload.py` and `after_upload_rules.py` for `AFTER_UPLOAD`; `delete.py` and `move.py` for one action;
+`disposal.py` for the system calls; `webhooks.py` for deliveries, `retention.py` for forgetting.
 """
 
 from cef_trio.postprocess.after_upload import AfterUpload
-from cef_trio.postprocess.after_upload_rules import KEEP, AfterUploadAction, AfterUploadRule, parse_rule
 from cef_trio.postprocess.retention import forget_old_streams
 from cef_trio.postprocess.webhooks import WebhookDeliverer
 
 __all__ = [
-    "KEEP",
     "AfterUpload",
-    "AfterUploadAction",
-    "AfterUploadRule",
     "WebhookDeliverer",
     "forget_old_streams",
-    "parse_rule",
 ]

@@ -7,8 +7,10 @@ it is needed. Every step may be repeated:
 1. Hold the lease of this job for the stream, so that two daemons that share a folder do not copy one recording at once.
 2. Read the record again, and ask S3 for the object (one HEAD a recording): since the completion a lifecycle rule or a
    person may have deleted it, and the file would be the only copy.
-3. Compare the file and unlink or rename it in one uncancellable call (``disposal.py``). Across file systems, copy it
-   first; read the copy back, and rename it to its final name only if its checksum matches.
+3. Carry out the action (``_ACTIONS``), which compares the file and unlinks or renames it in one uncancellable call
+   (``disposal.py``).
+
+A new action is a file beside ``delete.py``, its word in ``settings/after_upload.py``, and its line in ``_ACTIONS``.
 
 A failure is logged and tried again with a growing pause; it never fails the stream. A file that differs from what was
 verified is kept: the supervisor treats it as a new recording. The record does not change: ``retention.py`` forgets it
@@ -17,12 +19,11 @@ once its file is gone.
 
 from __future__ import annotations
 
-import os.path
-from contextlib import aclosing
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from math import inf
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 import trio
@@ -30,29 +31,38 @@ from trio_util import AsyncBool, wait_any
 
 from cef_trio.checkpoint import StreamMeta
 from cef_trio.checkpoint.redis import job_lock_name
-from cef_trio.exceptions import AfterUploadError, CefMp4ProcessorError, RecordingChangedError
-from cef_trio.files import FileSlice, FileStat, is_below
-from cef_trio.postprocess import disposal
-from cef_trio.postprocess.after_upload_rules import (
-    AfterUploadAction,
-    AfterUploadRule,
-    VerifiedFile,
-    copy_name,
-    object_mismatch,
-    pause_seconds,
-    targets,
-    verified_file,
-)
-from cef_trio.postprocess.copy_file import Copy
-from cef_trio.postprocess.rename_file import OtherFileSystemError
-from cef_trio.resilience import shielded
-from cef_trio.s3 import Crc64Nvme
+from cef_trio.exceptions import CefMp4ProcessorError, RecordingChangedError
+from cef_trio.files import FileStat, is_below
+from cef_trio.postprocess.after_upload_rules import VerifiedFile, object_mismatch, pause_seconds, verified_file
+from cef_trio.postprocess.delete import Delete
+from cef_trio.postprocess.disposal import NotTouchedError
+from cef_trio.postprocess.move import Move
+from cef_trio.settings import AfterUploadAction, AfterUploadRule
 from cef_trio.upload import HeldLease, Services, hold_lease
 
 log = structlog.get_logger(__name__)
 
 _JOB: Final = "after-upload"
-_REMOVE_SECONDS: Final = 1.0
+
+
+class Action(Protocol):
+    """What ``AFTER_UPLOAD`` does with a recording."""
+
+    async def apply(self, file: VerifiedFile, lease: HeldLease) -> None:
+        """Carry it out and log it. If cancelled, it is complete, or can be repeated.
+
+        Raises:
+            NotTouchedError, RecordingChangedError: the file is not the one that was verified, and was kept.
+            CefMp4ProcessorError: another failure; the action is repeated later.
+        """
+        ...
+
+
+_ACTIONS: Final[Mapping[AfterUploadAction, Callable[[Services, str, str], Action]]] = {
+    AfterUploadAction.DELETE: Delete,
+    AfterUploadAction.MOVE: Move,
+}
+"""The actions, made of the services, the watch folder and the folder of the setting. ``keep`` has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +78,13 @@ class _Pending:
 
 
 class AfterUpload:
-    """Delete or move completed recordings, one at a time, so that uploads keep the disk's bandwidth."""
+    """Applies ``AFTER_UPLOAD`` to completed recordings, one at a time, so that uploads keep the disk's bandwidth."""
 
     def __init__(self, services: Services, rule: AfterUploadRule, watch_folder: str) -> None:
         self._services = services
-        self._rule = rule
+        action = _ACTIONS.get(rule.action)
+        self._action = action(services, watch_folder, rule.folder) if action is not None else None
+        self._target_folder = rule.folder
         self._watch_folder = watch_folder
         self._pending: dict[str, _Pending] = {}
         self._in_progress: set[str] = set()
@@ -82,13 +94,15 @@ class AfterUpload:
     def offer(self, meta: StreamMeta) -> None:
         """Queue a recording that is completed and whose file looked unchanged."""
         before = self._pending.get(meta.current_path)
-        if self._rule.action is AfterUploadAction.KEEP or (before is not None and before.stream_id == meta.stream_id):
+        if self._action is None or (before is not None and before.stream_id == meta.stream_id):
             return
         self._pending[meta.current_path] = _Pending(meta.stream_id, trio.current_time())
         self._changed.value = True
 
     async def run(self) -> None:
-        """Run until cancelled. A recording on a hung mount does not delay the others."""
+        """Run until cancelled, or return for ``keep``. A recording on a hung mount does not delay the others."""
+        if self._action is None:
+            return
         hung = self._services.mounts.hung
         async with trio.open_nursery() as nursery:
             while True:
@@ -117,10 +131,8 @@ class AfterUpload:
         return path not in self._in_progress and not self._on_hung_mount(path)
 
     def _on_hung_mount(self, path: str) -> bool:
-        mounts = self._services.mounts
-        return mounts.hangs(path) or (
-            self._rule.action is AfterUploadAction.MOVE and mounts.hangs(str(self._rule.folder))
-        )
+        mounts, folder = self._services.mounts, self._target_folder
+        return mounts.hangs(path) or (folder != "" and mounts.hangs(folder))
 
     async def _attempt_and_notify(self, path: str, pending: _Pending, ended: AsyncBool) -> None:
         self._in_progress.add(path)
@@ -135,15 +147,15 @@ class AfterUpload:
         following = None
         try:
             name = job_lock_name(pending.stream_id, _JOB)
-            async with hold_lease(self._services.store, name, self._services.lease) as lock:
-                if lock is not None:
+            async with hold_lease(self._services.store, name, self._services.lease) as lease:
+                if lease is not None and self._action is not None:
                     following = await self._wait_for_silence(path, pending)
                     if following is None:
-                        await self._dispose(pending.stream_id, lock)
+                        await self._action.apply(await self._verified(pending.stream_id), lease)
                 else:  # another daemon does it; try again when its lease would have expired
                     ttl_seconds = self._services.lease.ttl_seconds
                     following = _Pending(pending.stream_id, trio.current_time() + ttl_seconds, pending.failures)
-        except (disposal.NotTouchedError, RecordingChangedError) as error:
+        except (NotTouchedError, RecordingChangedError) as error:
             log.warning("after_upload_refused", stream_id=pending.stream_id, path=path, reason=str(error))
         except CefMp4ProcessorError as error:
             failures = pending.failures + 1
@@ -173,16 +185,6 @@ class AfterUpload:
         due_at = trio.current_time() + self._services.rules.silence_seconds
         return _Pending(pending.stream_id, due_at, pending.failures, (found, found.ctime_ns))
 
-    async def _dispose(self, stream_id: str, lock: HeldLease) -> None:
-        file = await self._verified(stream_id)
-        if self._rule.action is AfterUploadAction.DELETE:
-            if await self._services.disk.change(partial(disposal.delete_now, file), path=file.path):
-                log.info("recording_deleted_after_upload", stream_id=stream_id, path=file.path)
-            return
-        moved_to = await self._move(file, lock)
-        if moved_to is not None:
-            log.info("recording_moved_after_upload", stream_id=stream_id, path=file.path, moved_to=moved_to)
-
     async def _verified(self, stream_id: str) -> VerifiedFile:
         """Return the file as it was verified, after checking that its object is in S3.
 
@@ -192,90 +194,14 @@ class AfterUpload:
         checkpoint = await self._services.store.load(stream_id)
         file = verified_file(checkpoint)
         if checkpoint is None or file is None:
-            raise disposal.NotTouchedError("its record lacks what was verified")
+            raise NotTouchedError("its record lacks what was verified")
         meta = checkpoint.meta
         if not is_below(file.path, self._watch_folder):
-            raise disposal.NotTouchedError("its recorded path is not in the watch folder")
+            raise NotTouchedError("its recorded path is not in the watch folder")
         if meta.s3_bucket != self._services.rules.bucket:
-            raise disposal.NotTouchedError(f"its object is in another bucket, {meta.s3_bucket!r}")
+            raise NotTouchedError(f"its object is in another bucket, {meta.s3_bucket!r}")
         stored = await self._services.s3.head_object(meta.s3_key_prefix)
         why_not = object_mismatch(file, meta.object_etag or "", stored)
         if why_not is not None:
-            raise disposal.NotTouchedError(why_not)
+            raise NotTouchedError(why_not)
         return file
-
-    async def _move(self, file: VerifiedFile, lock: HeldLease) -> str | None:
-        names = targets(file, self._watch_folder, self._rule.folder)
-        try:
-            return await self._services.disk.change(partial(disposal.move_now, file, names), path=file.path)
-        except OtherFileSystemError:
-            pass
-        for name in names:
-            if await self._has_verified_bytes(name, file, lock):  # an earlier attempt ended between its last two steps
-                break
-        else:
-            name = await self._copy(file, names, lock)
-        await self._services.disk.change(partial(disposal.delete_now, file), path=file.path)
-        return name
-
-    async def _copy(self, file: VerifiedFile, names: tuple[str, str], lock: HeldLease) -> str:
-        """Copy the file to another file system; return the final path of the complete copy."""
-        path = copy_name(names[0], file.stream_id)
-        change = partial(self._services.disk.change, path=path)
-        copy = await change(partial(Copy, path))
-        try:
-            await self._write(copy, file, lock)
-            await self._compare(path, file, lock)
-            return await change(partial(copy.name, names))
-        except BaseException:
-            with shielded(_REMOVE_SECONDS, saving="copy's removal"):
-                await change(copy.discard)
-            raise
-        finally:
-            if not self._services.mounts.hangs(path):  # close() flushes, and would block; the exit closes it too
-                copy.close()
-
-    async def _compare(self, path: str, file: VerifiedFile, lock: HeldLease) -> None:
-        if not await self._has_verified_bytes(path, file, lock):
-            raise AfterUploadError(f"{path!r} is not what was written to it")
-
-    async def _write(self, copy: Copy, file: VerifiedFile, lock: HeldLease) -> None:
-        change, crc, offset = partial(self._services.disk.change, path=copy.path), Crc64Nvme(), 0
-        async with (
-            self._services.disk.open(file.path) as recording,
-            aclosing(FileSlice(recording, 0, file.size_bytes).blocks()) as blocks,
-        ):
-            async for block in blocks:
-                crc.update(block)
-                await change(partial(copy.write, block, offset))
-                offset += len(block)
-                await lock.renew_if_due()
-        await change(partial(copy.finish, file))
-        if crc.value != file.crc64nvme:
-            raise disposal.NotTouchedError(
-                f"{file.path!r} was left alone: its bytes differ from those that were verified"
-            )
-
-    async def _has_verified_bytes(self, path: str, file: VerifiedFile, lock: HeldLease) -> bool:
-        """Return whether the file at ``path`` has exactly the verified bytes."""
-        crc = Crc64Nvme()
-        try:
-            # The target folder may contain symlinks, which were followed when the copy was written.
-            straight = await self._services.disk.change(partial(_resolve_folder, path), path=path)
-            await lock.renew_if_due()
-            async with self._services.disk.open(straight) as recording:
-                if (await recording.stat()).size_bytes != file.size_bytes:
-                    return False
-                async with aclosing(FileSlice(recording, 0, file.size_bytes).blocks()) as blocks:
-                    async for block in blocks:
-                        crc.update(block)
-                        await lock.renew_if_due()
-        except RecordingChangedError:
-            return False
-        return crc.value == file.crc64nvme
-
-
-def _resolve_folder(path: str) -> str:
-    """Return the path with the symlinks of its folder resolved. Blocks."""
-    folder, name = os.path.split(path)
-    return os.path.join(os.path.realpath(folder), name)  # noqa: PTH118 - a path of any bytes, as it is

@@ -1,4 +1,4 @@
-"""What ``AFTER_UPLOAD`` asks for, and when it may be done (promise P8). Pure.
+"""When ``AFTER_UPLOAD`` may be carried out, and under which names (promise P8). Pure.
 
 A recording is changed only if two checks pass at that moment: the *file* is the one that was verified (file system,
 inode and its generation, size and modification time), and the *object* is in S3 as it was completed. In doubt the file
@@ -10,7 +10,6 @@ from __future__ import annotations
 import os.path
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Final
 
 from cef_trio.checkpoint import Checkpoint, FileIdentity, PartRecord, Status
@@ -21,35 +20,6 @@ from cef_trio.upload import PartPlan
 _FIRST_PAUSE_SECONDS: Final = 30.0
 _LONGEST_PAUSE_SECONDS: Final = 3600.0
 _LONGEST_NAME_BYTES: Final = 255
-
-
-class AfterUploadAction(StrEnum):
-    """What is done with a recording that is in S3."""
-
-    KEEP = "keep"
-    DELETE = "delete"
-    MOVE = "move"
-
-
-@dataclass(frozen=True, slots=True)
-class AfterUploadRule:
-    """``AFTER_UPLOAD`` as a value. ``folder``: where to move to, keeping the paths below ``WATCH_DIR``."""
-
-    action: AfterUploadAction
-    folder: str = ""
-
-
-KEEP: Final = AfterUploadRule(AfterUploadAction.KEEP)
-
-
-def parse_rule(text: str) -> AfterUploadRule:
-    """Parse the setting, whose text ``settings/values.py`` has checked and normalized.
-
-    Raises:
-        ValueError: it is not ``keep``, ``delete`` or ``move:DIR``.
-    """
-    word, _, folder = text.partition(":")
-    return AfterUploadRule(AfterUploadAction(word), folder)
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,20 +59,24 @@ class Capabilities:
         self._crc_verified = False
         self._unsigned_verified = False
 
-    def mode(self, upload: ChecksumAlgorithm | None = None) -> UploadMode:
-        """Return the mode of the next request: for an upload created with that algorithm, or for a new object."""
+    def checksum(self, upload: ChecksumAlgorithm | None = None) -> ChecksumAlgorithm:
+        """Return the algorithm for the next request: of an upload created with ``upload``, or of a new object."""
         checksum = upload or self._preferred
         if self._auto_checksum and self._crc_missing and checksum is ChecksumAlgorithm.CRC64NVME:
-            checksum = ChecksumAlgorithm.MD5
-        return UploadMode(checksum, self._signed)
+            return ChecksumAlgorithm.MD5
+        return checksum
+
+    def negotiate(self, upload: ChecksumAlgorithm | None = None, *, signed: bool = False) -> Negotiation:
+        """Return the modes to try for one request; ``signed``: it is signed in any case, since it has no body."""
+        return Negotiation(self, UploadMode(self.checksum(upload), signed or self._signed))
 
     def needs_md5_too(self, mode: UploadMode) -> bool:
         """Whether to hash a body with MD5 too, since the store may ignore its CRC64NVME."""
         return mode.checksum is ChecksumAlgorithm.CRC64NVME and self._auto_checksum and not self._crc_verified
 
-    def alternative(self, mode: UploadMode, refusal: S3OperationError, *, with_body: bool) -> UploadMode | None:
+    def alternative(self, mode: UploadMode, refusal: S3OperationError) -> UploadMode | None:
         """Return another mode to try after this error; ``None`` if there is none."""
-        if with_body and self._auto_signing and not mode.signed and self._wants_signature(refusal):
+        if self._auto_signing and not mode.signed and self._wants_signature(refusal):
             return UploadMode(mode.checksum, signed=True)
         if (
             self._auto_checksum
@@ -98,13 +102,13 @@ class Capabilities:
         if alternative.checksum is not mode.checksum:
             self._miss_crc(f"refused with {refusal.code}")
 
-    def accepted_body(self, mode: UploadMode) -> None:
-        """A body arrived this way."""
+    def accepted(self, mode: UploadMode) -> None:
+        """Record that a request succeeded in this mode at once."""
         if not mode.signed:
             self._unsigned_verified = True
 
     def crc_confirmed(self) -> None:
-        """A part's CRC64NVME came back: the store checks it."""
+        """Record that a response repeats a part's CRC64NVME: the store verifies it."""
         self._crc_verified = True
 
     def crc_not_confirmed(self, where: str) -> bool:
@@ -124,3 +128,38 @@ class Capabilities:
         if not self._crc_missing:
             self._crc_missing = True
             log.warning("s3_checksum_unsupported", checksum="crc64nvme", why=why, going_on_with="md5")
+
+
+class Negotiation:
+    """The modes of one request: the current one and, if the store seems to lack it, at most one other."""
+
+    def __init__(self, capabilities: Capabilities, mode: UploadMode) -> None:
+        self.mode = mode
+        """The mode of the next attempt."""
+        self._capabilities = capabilities
+        self._first: tuple[UploadMode, S3OperationError] | None = None
+        """The first mode and its refusal, once there was one."""
+
+    def refused(self, error: S3OperationError) -> None:
+        """Change to another mode.
+
+        Raises:
+            S3OperationError: there is none. If both modes were refused, the first error, which has the cause; but a
+                transient second one, since an outage shows nothing about either mode.
+        """
+        if self._first is None:
+            alternative = self._capabilities.alternative(self.mode, error)
+            if alternative is None:
+                raise error
+            self._first, self.mode = (self.mode, error), alternative
+        elif error.transient:
+            raise error
+        else:
+            raise self._first[1] from error
+
+    def accepted(self) -> None:
+        """Use this mode for later requests, too."""
+        if self._first is None:
+            self._capabilities.accepted(self.mode)
+        else:
+            self._capabilities.settle(self._first[0], self.mode, self._first[1])

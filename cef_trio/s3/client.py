@@ -18,8 +18,8 @@ s3:PutObjectTagging, an ACL s3:PutObjectAcl, KMS kms:GenerateDataKey and kms:Dec
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Final, Self, TypeVar
@@ -30,9 +30,9 @@ import httpx
 from cef_trio.exceptions import S3OperationError
 from cef_trio.resilience import Need, Retrier, SingleAttempt
 from cef_trio.s3.body import BytesSource
-from cef_trio.s3.capabilities import Capabilities, UploadMode
+from cef_trio.s3.capabilities import Capabilities
 from cef_trio.s3.checksums import CHECKSUMS, crc64nvme_from_base64, to_base64
-from cef_trio.s3.complete import Completion
+from cef_trio.s3.complete import NO_SUCH_UPLOAD, Completion
 from cef_trio.s3.config import S3Config
 from cef_trio.s3.download import METADATA, Downloader
 from cef_trio.s3.errors import UNREADABLE_ANSWER, describe
@@ -51,9 +51,9 @@ from cef_trio.s3.model import (
     UploadedPart,
 )
 from cef_trio.s3.rate_limiter import RateLimiter
-from cef_trio.s3.signing import EMPTY_SHA256
+from cef_trio.s3.signing import EMPTY_SHA256, UNSIGNED_PAYLOAD
 from cef_trio.s3.transport import Request, Response, ResponseMode, Transport, sha256_hex
-from cef_trio.s3.upload_body import BodyUploader
+from cef_trio.s3.upload_body import BodyUploader, Sent
 from cef_trio.s3.xml import (
     XmlError,
     create_bucket_configuration,
@@ -107,7 +107,7 @@ class S3Client:
         self._retrier: Retrier = retrier if retrier is not None else SingleAttempt()
         self._transport = Transport(config, transport=transport, now=now)
         self._capabilities = Capabilities(config.checksum, config.payload_signing)
-        self._reader = Downloader(self._transport)
+        self._downloader = Downloader(self._transport)
         self._may_delete_probe = True
         self._sender = BodyUploader(
             self._transport,
@@ -155,30 +155,7 @@ class S3Client:
         """
         given = {"content-type": content_type, **_metadata_headers(metadata), **(headers or {})}
 
-        async def create(mode: UploadMode) -> CreatedUpload:
-            asked = mode.checksum
-            response = await self._transport.perform(
-                Request(
-                    "create_multipart_upload",
-                    "POST",
-                    EMPTY_SHA256,
-                    key=key,
-                    query=(("uploads", ""),),
-                    headers={**given, **_creation_headers(asked)},
-                    response_mode=ResponseMode.SHIELDED,
-                )
-            )
-            upload_id = self._parsed("create_multipart_upload", key, response, parse_upload_id)
-            if asked is ChecksumAlgorithm.CRC64NVME and (
-                response.headers.get("x-amz-checksum-algorithm", "").upper() != "CRC64NVME"
-            ):
-                self._capabilities.crc_not_confirmed("CreateMultipartUpload")
-                asked = self._capabilities.mode(asked).checksum
-            return CreatedUpload(upload_id, asked)
-
-        return await self._retrier.call(
-            "create_multipart_upload", lambda: self._sender.with_fallback(create, None, with_body=False)
-        )
+        return await self._retrier.call("create_multipart_upload", lambda: self._create(key, given))
 
     async def upload_part(
         self, key: str, upload_id: str, part_number: int, source: ByteSource, checksum: ChecksumAlgorithm
@@ -195,23 +172,22 @@ class S3Client:
             ChunkProcessingError: from the source.
             S3OperationError: S3 refused (``NoSuchUpload``, …), did not respond, or what it stored is not what was sent.
         """
+        query = (("partNumber", str(part_number)), ("uploadId", upload_id))
+        request = Request("upload_part", "PUT", UNSIGNED_PAYLOAD, key=key, query=query, part_number=part_number)
 
-        async def upload(mode: UploadMode) -> UploadedPart:
-            query = (("partNumber", str(part_number)), ("uploadId", upload_id))
-            sent = await self._sender.send("upload_part", key, source, mode, query=query, part_number=part_number)
-            # No checkpoint from the response's headers to the return.
-            return UploadedPart(
-                part_number=part_number,
-                size_bytes=sent.measured.size_bytes,
-                etag=sent.etag,
-                crc64nvme=sent.measured.crc64nvme,
-                checksum=to_base64(sent.measured.digests[mode.checksum])
-                if CHECKSUMS[mode.checksum].is_composite
-                else None,
-            )
+        async def attempt() -> Sent:
+            with _missing_upload():
+                return await self._sender.send(request, source, checksum)
 
-        return await self._retrier.call(
-            "upload_part", lambda: _as_no_such_upload(self._sender.with_fallback(upload, checksum, with_body=True))
+        sent = await self._retrier.call("upload_part", attempt)
+        # No checkpoint from the response's headers to the return.
+        used = sent.mode.checksum
+        return UploadedPart(
+            part_number=part_number,
+            size_bytes=sent.measured.size_bytes,
+            etag=sent.etag,
+            crc64nvme=sent.measured.crc64nvme,
+            checksum=to_base64(sent.measured.digests[used]) if CHECKSUMS[used].is_composite else None,
         )
 
     async def upload_part_copy(self, key: str, upload_id: str, part_number: int, source: ObjectRange) -> CopiedPart:
@@ -319,11 +295,10 @@ class S3Client:
             key=key,
             upload_id=upload_id,
             parts=parts,
-            checksum=self._capabilities.mode(checksum).checksum,
+            checksum=self._capabilities.checksum(checksum),
             stream_id=stream_id,
             read_timeout_seconds=self._config.complete_timeout_seconds,
-            head=lambda: self._reader.head(key),
-            read=lambda: self._reader.open(key, SingleAttempt()),
+            downloader=self._downloader,
             kms_asked=self._config.options.asks_for_kms,
         )
         return await self._retrier.call("complete_multipart_upload", completion.attempt)
@@ -348,9 +323,9 @@ class S3Client:
 
         async def abort() -> None:
             try:
-                await _as_no_such_upload(self._transport.perform(request))
+                await self._transport.perform(request)
             except S3OperationError as error:
-                if error.code != "NoSuchUpload":
+                if error.code not in NO_SUCH_UPLOAD:
                     raise
 
         await self._retrier.call("abort_multipart_upload", abort)
@@ -376,19 +351,15 @@ class S3Client:
         source = BytesSource(content) if isinstance(content, bytes) else content
         given = {"content-type": content_type, **_metadata_headers(metadata or {}), **(headers or {})}
 
-        async def put(mode: UploadMode) -> StoredObject:
-            sent = await self._sender.send("put_object", key, source, mode, headers=given)
-            return StoredObject(
-                key=key,
-                size_bytes=sent.measured.size_bytes,
-                etag=sent.etag,
-                crc64nvme=crc64nvme_from_base64(
-                    sent.response.headers.get(CHECKSUMS[ChecksumAlgorithm.CRC64NVME].header)
-                ),
-                metadata={name.lower(): value for name, value in (metadata or {}).items()},
-            )
-
-        return await self._retrier.call("put_object", lambda: self._sender.with_fallback(put, None, with_body=True))
+        request = Request("put_object", "PUT", UNSIGNED_PAYLOAD, key=key, headers=given)
+        sent = await self._retrier.call("put_object", lambda: self._sender.send(request, source))
+        return StoredObject(
+            key=key,
+            size_bytes=sent.measured.size_bytes,
+            etag=sent.etag,
+            crc64nvme=crc64nvme_from_base64(sent.response.headers.get(CHECKSUMS[ChecksumAlgorithm.CRC64NVME].header)),
+            metadata={name.lower(): value for name, value in (metadata or {}).items()},
+        )
 
     async def head_object(self, key: str) -> StoredObject | None:
         """Return an object's size, ETag, checksum and metadata; ``None`` if it does not exist.
@@ -397,7 +368,7 @@ class S3Client:
             S3OperationError: S3 refused (``AccessDenied`` for a missing object without s3:ListBucket), or
                 did not respond.
         """
-        return await self._retrier.call("head_object", lambda: self._reader.head(key))
+        return await self._retrier.call("head_object", lambda: self._downloader.head(key))
 
     async def list_objects(self, prefix: str, token: str | None = None) -> ObjectsPage:
         """Return a page of the objects whose keys begin with ``prefix`` (ListObjectsV2); the next one by its token.
@@ -420,7 +391,7 @@ class S3Client:
         Raises:
             S3OperationError: ``NoSuchKey``, S3 refused, or did not respond; while iterating: the transfer stopped.
         """
-        async with self._reader.open(key, self._retrier) as opened:
+        async with self._downloader.open(key, self._retrier) as opened:
             yield opened
 
     async def delete_object(self, key: str) -> None:
@@ -431,15 +402,6 @@ class S3Client:
         """
         request = Request("delete_object", "DELETE", EMPTY_SHA256, key=key, response_mode=ResponseMode.HEADERS)
         await self._retrier.call("delete_object", lambda: self._transport.perform(request))
-
-    async def presigned_get_url(self, key: str, *, expires_seconds: int) -> str:
-        """Return a URL that authorises reading the object until it expires; sends nothing.
-
-        Raises:
-            ValueError: not 1 to 604,800 seconds.
-            S3OperationError: no credentials.
-        """
-        return await self._transport.presigned_url("GET", key, expires_seconds=expires_seconds)
 
     # The bucket
 
@@ -513,9 +475,37 @@ class S3Client:
 
     # One attempt of each
 
+    async def _create(self, key: str, headers: Mapping[str, str]) -> CreatedUpload:
+        negotiation = self._capabilities.negotiate(signed=True)
+        while True:
+            asked = negotiation.mode.checksum
+            request = Request(
+                "create_multipart_upload",
+                "POST",
+                EMPTY_SHA256,
+                key=key,
+                query=(("uploads", ""),),
+                headers={**headers, **_creation_headers(asked)},
+                response_mode=ResponseMode.SHIELDED,
+            )
+            try:
+                response = await self._transport.perform(request)
+                upload_id = self._parsed(request.operation, key, response, parse_upload_id)
+            except S3OperationError as error:
+                negotiation.refused(error)
+                continue
+            if asked is ChecksumAlgorithm.CRC64NVME and (
+                response.headers.get("x-amz-checksum-algorithm", "").upper() != "CRC64NVME"
+            ):
+                self._capabilities.crc_not_confirmed("CreateMultipartUpload")
+                asked = self._capabilities.checksum(asked)
+            negotiation.accepted()
+            return CreatedUpload(upload_id, asked)
+
     async def _page(self, request: Request, parse: Callable[[bytes], T]) -> T:
         async def attempt() -> T:
-            response = await _as_no_such_upload(self._transport.perform(request), of_upload=request.key is not None)
+            with _missing_upload(of_upload=request.key is not None):
+                response = await self._transport.perform(request)
             return self._parsed(request.operation, request.key, response, parse)
 
         return await self._retrier.call(request.operation, attempt)
@@ -545,10 +535,11 @@ class S3Client:
         )
 
 
-async def _as_no_such_upload(attempt: Awaitable[T], *, of_upload: bool = True) -> T:
+@contextmanager
+def _missing_upload(*, of_upload: bool = True) -> Iterator[None]:
     """Change ``NoSuchKey`` to ``NoSuchUpload``: Ceph uses it for a missing upload."""
     try:
-        return await attempt
+        yield
     except S3OperationError as error:
         if of_upload and error.code == "NoSuchKey":
             error.code = "NoSuchUpload"

@@ -16,14 +16,15 @@ unverified.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Sequence
 from typing import Final
 
 import structlog
 
 from cef_trio.exceptions import S3OperationError
+from cef_trio.resilience import SingleAttempt
 from cef_trio.s3.checksums import CHECKSUMS, FULL_OBJECT, Crc64Nvme, combine_crc64nvme, crc64nvme_to_base64
+from cef_trio.s3.download import Downloader
 from cef_trio.s3.errors import ARCHIVED, describe, error_from_response, parse_error_body
 from cef_trio.s3.etags import is_opaque, multipart_etag
 from cef_trio.s3.model import ChecksumAlgorithm, PartToComplete, StoredObject
@@ -34,11 +35,10 @@ STREAM_ID_METADATA: Final = "cef-stream-id"
 _OPERATION: Final = "complete_multipart_upload"
 _OK: Final = 200
 _MULTIPLE_CHOICES: Final = 300
-_GONE: Final = frozenset({"NoSuchUpload", "NoSuchKey"})
+NO_SUCH_UPLOAD: Final = frozenset({"NoSuchUpload", "NoSuchKey"})
+"""The codes for an upload that is not open; the second is Ceph's."""
 
 log = structlog.get_logger(__name__)
-
-OpenObject = AbstractAsyncContextManager[tuple[StoredObject, AsyncIterator[bytes]]]
 
 
 class Completion:
@@ -55,11 +55,10 @@ class Completion:
         checksum: ChecksumAlgorithm,
         stream_id: str,
         read_timeout_seconds: float,
-        head: Callable[[], Awaitable[StoredObject | None]],
-        read: Callable[[], OpenObject],
+        downloader: Downloader,
         kms_asked: bool = False,
     ) -> None:
-        """Prepare the request; ``head`` and ``read`` access the object with the key.
+        """Prepare the request; ``downloader`` reads the object if the response does not suffice.
 
         Raises:
             ValueError: no parts.
@@ -71,8 +70,7 @@ class Completion:
         self._bucket = bucket
         self._key = key
         self._stream_id = stream_id
-        self._head = head
-        self._read = read
+        self._downloader = downloader
         self._kms_asked = kms_asked
         self._size_bytes = sum(part.size_bytes for part in ordered)
         self._crc64nvme = combine_crc64nvme((part.crc64nvme, part.size_bytes) for part in ordered)
@@ -101,14 +99,14 @@ class Completion:
             response = await self._transport.perform(self._request)
         except S3OperationError as error:
             # An error with a 2xx status: the response was cut off, so the upload may be complete.
-            if error.code in _GONE or (error.status is not None and error.status < _MULTIPLE_CHOICES):
+            if error.code in NO_SUCH_UPLOAD or (error.status is not None and error.status < _MULTIPLE_CHOICES):
                 return await self._own_object_or_raise(error)
             raise
         try:
             result = parse_complete_result(response.body)
         except XmlError as error:
             raise_instead = self._error_in(response, error)
-            if raise_instead.code in _GONE or raise_instead.code == "UnknownOutcome":
+            if raise_instead.code in NO_SUCH_UPLOAD or raise_instead.code == "UnknownOutcome":
                 return await self._own_object_or_raise(raise_instead)
             raise raise_instead from error
         return await self._verified(result, response)
@@ -130,7 +128,7 @@ class Completion:
 
     async def _own_object_or_raise(self, error: S3OperationError) -> StoredObject:
         """Return the object if it belongs to this upload; raise the original error otherwise."""
-        stored = await self._head()
+        stored = await self._downloader.head(self._key)
         why_not = "there is no object" if stored is None else await self._difference(stored)
         if stored is not None and why_not is None:
             log.info("s3_completion_confirmed_by_head", key=self._key, instead_of=error.code)
@@ -139,7 +137,7 @@ class Completion:
             _OPERATION,
             f"{error.message}; the object was looked at: {why_not}",
             transient=error.transient,
-            code="NoSuchUpload" if error.code in _GONE else error.code,
+            code="NoSuchUpload" if error.code in NO_SUCH_UPLOAD else error.code,
             status=error.status,
             request_id=error.request_id,
             bucket=self._bucket,
@@ -163,7 +161,7 @@ class Completion:
         log.warning("s3_object_verified_by_read", key=self._key, etag=stored.etag, expected_etag=self._etag)
         crc = Crc64Nvme()
         try:
-            async with self._read() as (_, chunks):
+            async with self._downloader.open(self._key, SingleAttempt()) as (_, chunks):
                 async for chunk in chunks:
                     crc.update(chunk)
         except S3OperationError as error:
@@ -194,7 +192,7 @@ class Completion:
         elif etag is not None and etag == self._etag:
             return StoredObject(self._key, self._size_bytes, etag, None, {})
         else:
-            looked_at = await self._head()
+            looked_at = await self._downloader.head(self._key)
             if looked_at is None:
                 raise self._error("UnknownOutcome", "S3 says that it worked, and has no object", transient=True)
             stored = looked_at

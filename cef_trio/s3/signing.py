@@ -1,8 +1,7 @@
 """AWS Signature Version 4 for S3: a pure function of a request, credentials and the time.
 
-Rules: https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html (in headers) and
-https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-query-string-auth.html (presigned URLs). Specific to
-S3: the path is URI-encoded once, not twice, and never normalised (``a//b`` and ``a/../b`` are different keys).
+Rules: https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html. Specific to S3: the path is
+URI-encoded once, not twice, and never normalised (``a//b`` and ``a/../b`` are different keys).
 
 The signature covers the encoded text that is sent: callers encode path and query with :func:`encode_path` and
 :func:`encode_query` and pass the same text to :func:`sign` and to the HTTP library. The hash of the body is an argument
@@ -21,7 +20,6 @@ from urllib.parse import quote
 
 UNSIGNED_PAYLOAD: Final = "UNSIGNED-PAYLOAD"
 EMPTY_SHA256: Final = hashlib.sha256(b"").hexdigest()
-MAX_PRESIGNED_SECONDS: Final = 7 * 24 * 3600
 _ALGORITHM: Final = "AWS4-HMAC-SHA256"
 _UNRESERVED: Final = "-_.~"  # quote() keeps letters and digits by itself
 
@@ -137,49 +135,12 @@ def sign(
         added["x-amz-security-token"] = credentials.session_token
     canonical, names = canonical_request(method, path, query, {**headers, **added}, payload_hash)
     scope = credential_scope(moment, region, service)
-    signature = _signature(credentials, scope, string_to_sign(canonical, moment, scope))
+    key, to_sign = signing_key(credentials.secret_access_key, scope), string_to_sign(canonical, moment, scope)
+    signature = hmac.new(key, to_sign.encode(), hashlib.sha256).hexdigest()
     added["authorization"] = (
         f"{_ALGORITHM} Credential={credentials.access_key_id}/{scope}, SignedHeaders={names}, Signature={signature}"
     )
     return added
-
-
-def presign(
-    *,
-    method: str,
-    host: str,
-    path: str,
-    parameters: Iterable[tuple[str, str]] = (),
-    credentials: Credentials,
-    region: str,
-    now: datetime,
-    expires_seconds: int,
-) -> str:
-    """Return the encoded query (without ``?``) of a presigned URL, which authorises this one request.
-
-    ``parameters`` are those of the request, not encoded.
-
-    Raises:
-        ValueError: ``expires_seconds`` is not 1 to 604,800 (a week).
-    """
-    if not 1 <= expires_seconds <= MAX_PRESIGNED_SECONDS:
-        raise ValueError(f"a presigned URL is valid for 1 to {MAX_PRESIGNED_SECONDS} seconds, not {expires_seconds}")
-    moment = timestamp(now)
-    scope = credential_scope(moment, region)
-    signing = [
-        *parameters,
-        ("X-Amz-Algorithm", _ALGORITHM),
-        ("X-Amz-Credential", f"{credentials.access_key_id}/{scope}"),
-        ("X-Amz-Date", moment),
-        ("X-Amz-Expires", str(expires_seconds)),
-        ("X-Amz-SignedHeaders", "host"),
-    ]
-    if credentials.session_token is not None:
-        signing.append(("X-Amz-Security-Token", credentials.session_token))
-    query = encode_query(signing)
-    canonical, _ = canonical_request(method, path, query, {"host": host}, UNSIGNED_PAYLOAD)
-    signature = _signature(credentials, scope, string_to_sign(canonical, moment, scope))
-    return f"{query}&X-Amz-Signature={signature}"
 
 
 def timestamp(now: datetime) -> str:
@@ -191,7 +152,3 @@ def timestamp(now: datetime) -> str:
     if now.tzinfo is None:
         raise ValueError("a signature needs a time with a time zone")
     return now.astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")
-
-
-def _signature(credentials: Credentials, scope: str, to_sign: str) -> str:
-    return hmac.new(signing_key(credentials.secret_access_key, scope), to_sign.encode(), hashlib.sha256).hexdigest()

@@ -47,7 +47,7 @@ from cef_trio.s3.errors import (
 )
 from cef_trio.s3.response_guard import ResponseGuard
 from cef_trio.s3.response_origin import ResponseOrigin, is_document, is_html
-from cef_trio.s3.signing import Credentials, encode_query, presign, sign
+from cef_trio.s3.signing import Credentials, encode_query, sign
 
 RELEASE_SECONDS: Final = 1.0
 """How long releasing a connection, or reading a response that must not be lost, may delay a cancellation."""
@@ -246,25 +246,6 @@ class Transport:
         if response.is_success:
             return response
         raise await self._read_error(request, response, offset, credentials)
-
-    async def presigned_url(self, method: str, key: str, *, expires_seconds: int) -> str:
-        """Return a URL that authorises one request until it expires.
-
-        Raises:
-            ValueError: not 1 to 604,800 seconds.
-            S3OperationError: no credentials.
-        """
-        path = self._address.path(key)
-        query = presign(
-            method=method,
-            host=self._address.host,
-            path=path,
-            credentials=await self._config.credentials.get(),
-            region=self._config.region,
-            now=self.now(),
-            expires_seconds=expires_seconds,
-        )
-        return f"{self._address.origin}{path}?{query}"
 
     async def open_checked(self, request: Request) -> httpx.Response:
         """Like :meth:`open`, for a response with an object's content; checks that it is from the store.

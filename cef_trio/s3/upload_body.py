@@ -7,9 +7,7 @@ does not read the file, so a cancellation never loses an acknowledged part (prom
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, replace
 
 from cef_trio.exceptions import S3OperationError
 from cef_trio.s3.body import CheckedBody, Measured, measure
@@ -23,14 +21,13 @@ from cef_trio.s3.signing import UNSIGNED_PAYLOAD
 from cef_trio.s3.transport import Request, Response, ResponseMode, Transport
 from cef_trio.s3.xml import unquoted
 
-T = TypeVar("T")
-
 
 @dataclass(frozen=True, slots=True)
 class Sent:
     """A body that S3 acknowledged, verified to be what was sent."""
 
     measured: Measured
+    mode: UploadMode
     etag: str
     response: Response
 
@@ -53,91 +50,61 @@ class BodyUploader:
         self._capabilities = capabilities
         self._bucket = bucket
 
-    async def with_fallback(
-        self, attempt: Callable[[UploadMode], Awaitable[T]], upload: ChecksumAlgorithm | None, *, with_body: bool
-    ) -> T:
-        """Run an attempt in the current mode and, if the store seems to lack that mode, in the alternative one.
+    async def send(self, request: Request, source: ByteSource, upload: ChecksumAlgorithm | None = None) -> Sent:
+        """PUT the source's bytes; once more in another mode if the store seems to lack the first one.
 
-        No checkpoint besides the attempt's own.
-        """
-        mode = self._capabilities.mode(upload)
-        try:
-            result = await attempt(mode)
-        except S3OperationError as error:
-            refusal = error
-            alternative = self._capabilities.alternative(mode, error, with_body=with_body)
-            if alternative is None:
-                raise
-        else:
-            if with_body:
-                self._capabilities.accepted_body(mode)
-            return result
-        try:
-            result = await attempt(alternative)
-        except S3OperationError as error:
-            if error.transient:
-                raise  # an outage tells nothing about either mode
-            raise refusal from error  # refused in both modes: the first error has the cause
-        self._capabilities.settle(mode, alternative, refusal)
-        return result
-
-    async def send(
-        self,
-        operation: str,
-        key: str,
-        source: ByteSource,
-        mode: UploadMode,
-        *,
-        query: tuple[tuple[str, str], ...] = (),
-        headers: Mapping[str, str] | None = None,
-        part_number: int | None = None,
-    ) -> Sent:
-        """PUT the source's bytes. No checkpoint between the arrival of the response's headers and the return.
+        ``upload`` is the algorithm of the upload that a part belongs to. No checkpoint between the arrival of the
+        response's headers and the return.
 
         Raises:
             RecordingChangedError: the bytes changed between the passes; S3 stored nothing.
             ChunkProcessingError: from the source.
             S3OperationError: S3 refused, did not respond, or stored something else.
         """
+        negotiation = self._capabilities.negotiate(upload)
+        while True:
+            try:
+                sent = await self._send(request, source, negotiation.mode)
+            except S3OperationError as error:
+                negotiation.refused(error)
+            else:
+                negotiation.accepted()
+                return sent
+
+    async def _send(self, request: Request, source: ByteSource, mode: UploadMode) -> Sent:
         algorithms = {mode.checksum}
         if mode.signed:
             algorithms.add(ChecksumAlgorithm.SHA256)
         if self._capabilities.needs_md5_too(mode):
             algorithms.add(ChecksumAlgorithm.MD5)
         measured = await measure(source, algorithms)
+        checksum = {CHECKSUMS[mode.checksum].header: to_base64(measured.digests[mode.checksum])}
         response = await self._transport.perform(
-            Request(
-                operation,
-                "PUT",
-                measured.digests[ChecksumAlgorithm.SHA256].hex() if mode.signed else UNSIGNED_PAYLOAD,
-                key=key,
-                query=query,
-                headers={
-                    **(headers or {}),
-                    CHECKSUMS[mode.checksum].header: to_base64(measured.digests[mode.checksum]),
-                },
+            replace(
+                request,
+                payload_hash=measured.digests[ChecksumAlgorithm.SHA256].hex() if mode.signed else UNSIGNED_PAYLOAD,
+                headers={**request.headers, **checksum},
                 body=CheckedBody(source, measured, self._rate_limiter),
                 size_bytes=measured.size_bytes,
-                part_number=part_number,
                 response_mode=ResponseMode.HEADERS,
                 of_object=True,
             )
         )
-        mismatch = self._mismatch(operation, response, measured, mode)
+        mismatch = self._mismatch(request.operation, response, measured, mode)
         if mismatch is not None:
             code, message, transient = mismatch
             raise S3OperationError(
-                operation,
-                f"{code}: {message}" + describe(self._bucket, key, part_number),
+                request.operation,
+                f"{code}: {message}" + describe(self._bucket, request.key, request.part_number),
                 transient=transient,
                 code=code,
                 status=response.status,
                 request_id=response.headers.get("x-amz-request-id"),
                 bucket=self._bucket,
-                key=key,
-                part_number=part_number,
+                key=request.key,
+                part_number=request.part_number,
             )
-        return Sent(measured, unquoted(response.headers.get("etag")) or "", response)
+        return Sent(measured, mode, unquoted(response.headers.get("etag")) or "", response)
 
     def _mismatch(
         self, operation: str, response: Response, measured: Measured, mode: UploadMode

@@ -4,9 +4,11 @@ Everything here is pure or reads files once; nothing connects anywhere. Promise:
 with one line that names the variable, what is wrong and what would be right.
 
 Open `model.py` for a setting's name, default, check or text; `values.py` for how sizes, durations and URLs are
-written; `secret_files.py` for `<NAME>_FILE`; `object_options.py` for tags, storage class, ACL and encryption.
+written; `after_upload.py` for `AFTER_UPLOAD`; `secret_files.py` for `<NAME>_FILE`; `object_options.py` for tags,
+storage class, ACL and encryption.
 """
 
+from cef_trio.settings.after_upload import KEEP, AfterUploadAction, AfterUploadRule
 from cef_trio.settings.model import (
     STAND_INS,
     AppEnvironment,
@@ -21,7 +23,10 @@ from cef_trio.settings.model import (
 from cef_trio.settings.object_options import ObjectOptions
 
 __all__ = [
+    "KEEP",
     "STAND_INS",
+    "AfterUploadAction",
+    "AfterUploadRule",
     "AppEnvironment",
     "ObjectOptions",
     "Settings",

@@ -20,7 +20,15 @@ from typing import Annotated, Any, Final, Literal, get_args
 from urllib.parse import parse_qsl, unquote
 
 from dotenv import dotenv_values
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -31,6 +39,7 @@ from pydantic_settings import (
 
 from cef_trio.exceptions import CefMp4ProcessorError
 from cef_trio.settings import values
+from cef_trio.settings.after_upload import KEEP, AfterUploadRule, parse_after_upload
 from cef_trio.settings.object_options import (
     AWS_STORAGE_CLASSES,
     CANNED_ACLS,
@@ -204,7 +213,7 @@ class Settings(BaseSettings):
     ffprobe_timeout_seconds: Seconds = 30.0
     """How long ffprobe may take."""
 
-    after_upload: Annotated[str, AfterValidator(values.after_upload)] = "keep"
+    after_upload: Annotated[AfterUploadRule, NoDecode, BeforeValidator(parse_after_upload), PlainSerializer(str)] = KEEP
     """What becomes of recordings (of those completed before too) whose object is verified: keep, delete or move:DIR."""
     on_complete_webhook: Annotated[Secret, AfterValidator(values.webhook_url)] | None = None
     """A URL that is sent the metadata JSON of each completed recording, by POST, at least once."""
@@ -354,7 +363,7 @@ def _unfit_folder(folder: Path) -> str | None:
 
 def _unfit_target(settings: Settings) -> str | None:
     """Check the folder of ``AFTER_UPLOAD=move:DIR``: moved recordings must not be watched again."""
-    _, _, name = settings.after_upload.partition(":")
+    name = settings.after_upload.folder
     if not name:
         return None
     try:

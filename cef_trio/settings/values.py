@@ -7,7 +7,6 @@ variable's name. No message contains the value, which may be a secret.
 from __future__ import annotations
 
 import base64
-import os
 import re
 from pathlib import Path
 from typing import Final
@@ -108,17 +107,6 @@ def bucket_name(value: str) -> str:
     if not _BUCKET.fullmatch(value):
         raise ValueError("takes 3 to 63 letters, digits, '.', '-' and '_', with a letter or digit at both ends")
     return value
-
-
-def after_upload(value: str) -> str:
-    """Check ``keep``, ``delete`` or ``move:DIR``; normalize the folder."""
-    word, colon, folder = value.partition(":")
-    word = word.strip().lower()
-    if word == "move" and ("\0" in folder or not os.path.isabs(folder)):  # noqa: PTH117 - the text, as it stands
-        raise ValueError("takes move:DIR with an absolute folder, such as move:/srv/archive")
-    if word not in {"keep", "delete", "move"} or (colon and word != "move"):
-        raise ValueError("takes keep, delete or move:DIR, such as move:/srv/archive")
-    return f"move:{os.path.normpath(folder)}" if word == "move" else word
 
 
 def webhook_url(value: SecretStr) -> SecretStr:

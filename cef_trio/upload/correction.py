@@ -12,7 +12,7 @@ from typing import Final
 import structlog
 import trio
 
-from cef_trio.checkpoint import Change, Checkpoint, Status, StreamMeta
+from cef_trio.checkpoint import ENDED, Change, Checkpoint, StreamMeta
 from cef_trio.exceptions import LeaseLostError
 from cef_trio.files import HEAD_BYTES, FileStat, OpenRecording
 from cef_trio.upload.held_lease import hold_lease
@@ -27,7 +27,7 @@ _MAX_COMPARISONS: Final = 3
 
 
 async def correct_if_unchanged(services: Services, stream_id: str, path: str) -> Checkpoint | ContentMatch:
-    """Compare the file with the completed stream, and correct the stream's record if every byte is the same.
+    """Compare the file with a stream's complete object, and correct the stream's record if every byte is the same.
 
     Returns:
         ``ContentMatch.SAME`` if the record now describes the file; ``ContentMatch.NONE`` if the file shares no bytes
@@ -38,7 +38,7 @@ async def correct_if_unchanged(services: Services, stream_id: str, path: str) ->
         LeaseLostError: another daemon works on the completed stream.
     """
     completed = await services.store.load(stream_id)
-    if completed is None or completed.meta.status is not Status.COMPLETED:
+    if completed is None or completed.meta.object_etag is None or completed.meta.status not in ENDED:
         return ContentMatch.NONE
     async with services.disk.open(path) as recording:
         for _ in range(_MAX_COMPARISONS):

@@ -27,7 +27,8 @@ class FileTriage(Enum):
     ANOTHERS = "anothers"
     """The path's stream belongs to another host: it is left alone, and a new one starts beside it."""
     SETTLED = "settled"
-    """Nothing: the file is uploaded and unchanged, or its stream failed and waits for the operator."""
+    """Nothing: the file is uploaded and unchanged, or its stream failed and waits for the operator. If such a stream's
+    object is complete (only its metadata failed), a changed file is not settled: it gets a new stream."""
 
 
 def must_be_recognized(known: KnownPath | None, stat: FileStat) -> bool:
@@ -68,9 +69,9 @@ def triage(known: KnownPath | None, stat: FileStat, identity_match: IdentityMatc
         return FileTriage.NEW
     if meta.status in COMES_BACK:
         return FileTriage.RESUME  # it may be readable by now; if not, its stream waits (processor.py)
-    if meta.status is Status.COMPLETED:
-        return FileTriage.SETTLED if _as_verified(meta, stat) else FileTriage.NEW
-    return FileTriage.SETTLED
+    if meta.status is not Status.COMPLETED and meta.object_etag is None:
+        return FileTriage.SETTLED
+    return FileTriage.SETTLED if _as_verified(meta, stat) else FileTriage.NEW
 
 
 def _as_verified(meta: StreamMeta, stat: FileStat) -> bool:

@@ -23,7 +23,7 @@ from typing import Final
 
 import structlog
 
-from cef_trio.checkpoint import Checkpoint, PartRecord, Status, StreamMeta
+from cef_trio.checkpoint import Checkpoint, PartRecord, StreamMeta
 from cef_trio.exceptions import RecordingChangedError, S3OperationError
 from cef_trio.files import OpenRecording
 from cef_trio.s3 import CopiedPart, ObjectRange, looks_like_md5
@@ -104,7 +104,7 @@ async def base_of(services: Services, meta: StreamMeta) -> Base | None:
     if meta.supersedes_stream_id is None:
         return None
     before = await services.store.load(meta.supersedes_stream_id)
-    if before is None or before.meta.status is not Status.COMPLETED or not before.meta.object_etag:
+    if before is None or not before.meta.object_etag:
         return None
     old = before.meta
     aligned = (old.part_size, old.equal_parts) == (meta.part_size, meta.equal_parts)

@@ -280,7 +280,7 @@ def test_what_may_be_done_after_an_upload(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("WATCH_DIR", str(tmp_path / "watch"))
     monkeypatch.setenv("S3_BUCKET_NAME", "recordings")
     monkeypatch.setenv("AFTER_UPLOAD", given.format(tmp_path / "beside"))
-    word, _, folder = load_settings(None).after_upload.partition(":")
+    word, _, folder = str(load_settings(None).after_upload).partition(":")
     assert word == given.lower().partition(":")[0]
     assert folder == given.partition(":")[2].format(tmp_path / "beside").rstrip("/")
 

@@ -58,6 +58,7 @@ PURE = sorted(
         "s3.token_bucket",
         "s3.xml",
         "s3_endpoint.options",
+        "settings.after_upload",
         "settings.model",
         "settings.object_options",
         "settings.values",

@@ -9,7 +9,7 @@ from pathlib import Path
 from cef_trio.settings.model import Settings
 
 PAGE = Path(__file__).parents[2] / "docs" / "operations.md"
-SECTION = "## Settings that change between two lives"
+SECTION = "## What a changed setting does to existing streams"
 
 
 def rows() -> list[list[str]]:

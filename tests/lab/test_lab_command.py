@@ -98,7 +98,8 @@ def test_wrong_words_are_one_clear_line(words: list[str], said: str, capsys: pyt
 def test_a_check_is_replayed_and_nothing_strikes_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["lab", "replay", "busy-client"]) == ExitCode.DONE
     assert (
-        main(["lab", "replay", "busy-client", "--mutation", "unbounded: one client's share"]) == ExitCode.ANSWER_IS_NO
+        main(["lab", "replay", "busy-client", "--mutation", "unbounded: admin connections of one client"])
+        == ExitCode.ANSWER_IS_NO
     )
     assert "P10: one client has all the places" in capsys.readouterr().out
     assert main(["lab", "replay", "busy-client", "cancel@3"]) == ExitCode.BAD_SETTINGS

@@ -12,7 +12,7 @@ import trio
 from cef_trio.daemon.main import RunningDaemon, run_daemon
 from cef_trio.lab.task_locations import tasks_below
 from cef_trio.lab.world import World, WorldDaemon
-from cef_trio.postprocess.after_upload_rules import AfterUploadAction, AfterUploadRule
+from cef_trio.settings.after_upload import AfterUploadAction, AfterUploadRule
 from cef_trio.settings.model import Settings, load_settings
 from cef_trio.upload.services import Services
 

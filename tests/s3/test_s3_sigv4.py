@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from datetime import UTC, datetime, timedelta, timezone
-from typing import Any
 from unittest.mock import patch
-from urllib.parse import parse_qs, unquote
+from urllib.parse import unquote
 
 import botocore.auth
 import httpx
 import pytest
-from botocore.auth import S3SigV4Auth, S3SigV4QueryAuth
+from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 from botocore.credentials import Credentials as BotoCredentials
@@ -27,7 +26,6 @@ from cef_trio.s3.signing import (
     credential_scope,
     encode_path,
     encode_query,
-    presign,
     sign,
     signing_key,
 )
@@ -92,19 +90,6 @@ def test_the_examples_that_aws_published_for_s3_are_signed_alike(
         now=MAY_24,
     )
     assert signature(signed) == expected
-
-
-def test_the_presigned_url_that_aws_published_is_signed_alike() -> None:
-    query = presign(
-        method="GET",
-        host=HOST,
-        path="/test.txt",
-        credentials=EXAMPLE,
-        region="us-east-1",
-        now=MAY_24,
-        expires_seconds=86400,
-    )
-    assert query.endswith("&X-Amz-Signature=aeeed9bbccd4d02ee5c0109b86d86835f995330da4c265957d157751f604d404")
 
 
 def test_the_signing_key_that_aws_published_is_derived_alike() -> None:
@@ -173,39 +158,6 @@ def test_botocore_signs_every_request_alike(
     assert ours["authorization"] == request.headers["Authorization"]
     assert ours["x-amz-content-sha256"] == request.headers["X-Amz-Content-SHA256"]
     assert ours.get("x-amz-security-token") == request.headers.get("X-Amz-Security-Token")
-
-
-@given(key=ODD, token=st.one_of(st.none(), st.just(TOKEN)), expires=st.integers(1, 604_800))
-def test_botocore_presigns_every_url_alike(key: str, token: str | None, expires: int) -> None:
-    path = encode_path(f"/bucket/{key}")
-    query = presign(
-        method="GET",
-        host="s3.test:9000",
-        path=path,
-        credentials=Credentials("AK", SECRET, token),
-        region="eu-central-1",
-        now=MAY_24,
-        expires_seconds=expires,
-    )
-    request = AWSRequest("GET", f"http://s3.test:9000{path}")
-    with patch.object(botocore.auth, "get_current_datetime", lambda: MAY_24.replace(tzinfo=None)):
-        S3SigV4QueryAuth(BotoCredentials("AK", SECRET, token), "s3", "eu-central-1", expires=expires).add_auth(request)
-    theirs: Any = request.url
-    assert parse_qs(query) == parse_qs(theirs.partition("?")[2])
-
-
-@pytest.mark.parametrize("expires", [0, -1, 604_801])
-def test_a_presigned_url_lives_a_week_at_most(expires: int) -> None:
-    with pytest.raises(ValueError, match="604800"):
-        presign(
-            method="GET",
-            host=HOST,
-            path="/",
-            credentials=EXAMPLE,
-            region="r",
-            now=MAY_24,
-            expires_seconds=expires,
-        )
 
 
 def test_a_moment_without_a_zone_is_refused_and_another_zone_is_the_same_moment() -> None:

@@ -25,11 +25,11 @@ from cef_trio.lab.faults import FaultKind, Injection
 from cef_trio.lab.world import BUCKET, PART, World, WorldDaemon
 from cef_trio.lab.writers import Writers
 from cef_trio.postprocess import rename_file
-from cef_trio.postprocess.after_upload_rules import AfterUploadAction, AfterUploadRule
 from cef_trio.postprocess.copy_file import Copy
 from cef_trio.postprocess.retention import forget_now
 from cef_trio.resilience import shield as shield_room
 from cef_trio.s3_endpoint import Fault, Kind, Moment
+from cef_trio.settings.after_upload import AfterUploadAction, AfterUploadRule
 
 DELETE = AfterUploadRule(AfterUploadAction.DELETE)
 

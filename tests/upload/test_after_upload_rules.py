@@ -17,19 +17,17 @@ from cef_trio.checkpoint.states import Status, StreamSet
 from cef_trio.files.file_stat import FileStat
 from cef_trio.files.nofollow import is_below
 from cef_trio.postprocess.after_upload_rules import (
-    AfterUploadAction,
-    AfterUploadRule,
     VerifiedFile,
     copy_name,
     file_mismatch,
     object_mismatch,
-    parse_rule,
     pause_seconds,
     targets,
     verified_file,
 )
 from cef_trio.s3.checksums import crc64nvme
 from cef_trio.s3.model import StoredObject
+from cef_trio.settings.after_upload import AfterUploadAction, AfterUploadRule, parse_after_upload
 
 STREAM = "8b8a1c9e-0000-4000-8000-000000000001"
 FILE = VerifiedFile(STREAM, "/w/a/b.mp4", FileIdentity(1, 2, generation=3), 25, 1000, crc64nvme(b"x" * 25))
@@ -53,9 +51,9 @@ def checkpoint(sizes: tuple[int, ...] = (10, 10, 5), **fields: object) -> Checkp
 
 
 def test_the_setting_is_understood() -> None:
-    assert parse_rule("keep") == AfterUploadRule(AfterUploadAction.KEEP)
-    assert parse_rule("delete") == AfterUploadRule(AfterUploadAction.DELETE)
-    assert parse_rule("move:/a:b") == AfterUploadRule(AfterUploadAction.MOVE, "/a:b")
+    assert parse_after_upload("keep") == AfterUploadRule(AfterUploadAction.KEEP)
+    assert parse_after_upload("delete") == AfterUploadRule(AfterUploadAction.DELETE)
+    assert parse_after_upload("move:/a:b") == AfterUploadRule(AfterUploadAction.MOVE, "/a:b")
 
 
 def test_what_was_verified_is_read_from_a_whole_record() -> None:

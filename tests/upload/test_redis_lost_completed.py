@@ -17,10 +17,10 @@ from worlds.waiting import completed
 
 from cef_trio.checkpoint.model import Checkpoint
 from cef_trio.lab.world import PART, World
-from cef_trio.postprocess.after_upload_rules import AfterUploadAction, AfterUploadRule
 from cef_trio.resilience.best_effort import TRIES, TRY_SECONDS
 from cef_trio.s3.config import ChecksumMode
 from cef_trio.s3_endpoint import Fault, Kind, Moment
+from cef_trio.settings.after_upload import AfterUploadAction, AfterUploadRule
 from cef_trio.upload.object_key import metadata_key
 
 SENDS = ("CreateMultipartUpload", "UploadPart", "UploadPartCopy", "CompleteMultipartUpload", "PutObject")

@@ -168,6 +168,40 @@ async def test_p6_an_object_that_is_not_where_the_settings_lead_waits_for_a_pers
     assert metadata_key(before.s3_key_prefix) in world.objects()
 
 
+async def test_p1_a_file_that_changed_since_its_object_was_completed_elsewhere_is_uploaded_to_the_new_bucket(
+    world: World, autojump_clock: MockClock
+) -> None:
+    """Seed 6328: the failed stream kept its changed file from being uploaded."""
+    before = await without_its_metadata(world)
+    world.append(PART)
+    world.bucket = OTHER_BUCKET
+    async with world.daemon() as daemon:
+        daemon.closed()
+        await until_idle(world, Status.FAILED_FINALIZATION, Status.COMPLETED)
+        await trio.sleep(PATIENCE_SECONDS + 1)
+        assert daemon.at_risk == ()
+    (after,) = [known.meta for known in world.known() if known.meta.status is Status.COMPLETED]
+    assert world.objects(OTHER_BUCKET)[after.s3_key_prefix] == world.content()
+    assert set(world.objects()) == {before.s3_key_prefix}
+    assert after.supersedes_stream_id == before.stream_id
+
+
+async def test_p2_a_touch_sends_nothing_of_a_recording_whose_metadata_failed(
+    world: World, autojump_clock: MockClock
+) -> None:
+    await without_its_metadata(world)
+    world.bucket = OTHER_BUCKET
+    for _ in range(2):
+        async with world.daemon() as daemon:
+            daemon.closed()
+            await until_idle(world, Status.FAILED_FINALIZATION)
+            touched = world.stat()
+            daemon.saw()
+            await trio.sleep(10)
+        assert record(world).verified_mtime_ns == touched.mtime_ns
+    assert world.received_bytes() == SIZE
+
+
 async def test_a_stream_of_another_store_starts_over_there_and_that_is_no_lost_upload(
     world: World, autojump_clock: MockClock
 ) -> None:

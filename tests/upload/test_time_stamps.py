@@ -66,7 +66,7 @@ def test_p1_a_stamp_proves_nothing_while_its_tick_lasts(system: FileSystem, mtim
 
 
 def test_p1_a_change_of_the_same_size_within_the_tick_of_the_verified_stamp_is_seen() -> None:
-    assert run_plan(Plan("same-tick")).violations == []
+    assert run_plan(Plan("same-mtime")).violations == []
 
 
 async def test_p1_a_touched_recording_that_is_patched_within_the_tick_is_no_unchanged_one(

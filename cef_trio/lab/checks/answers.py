@@ -167,8 +167,8 @@ class _Body(httpx.AsyncByteStream):
 
 
 CHECKS: Final = (
-    Check("headers-without-end", "an answer's headers are dripped", _headers_without_end),
-    Check("bytes-behind-an-answer", "a second answer comes behind the first", _bytes_behind_an_answer),
-    Check("pages-without-end", "the markers of a listing go round", _pages_without_end),
-    Check("elements-without-number", "a document of nothing but elements", _elements_without_number),
+    Check("endless-headers", "an answer's headers are dripped", _headers_without_end),
+    Check("bytes-after-response", "a second answer comes behind the first", _bytes_behind_an_answer),
+    Check("endless-listing", "the markers of a listing go round", _pages_without_end),
+    Check("too-many-xml-elements", "a document of nothing but elements", _elements_without_number),
 )

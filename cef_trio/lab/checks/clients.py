@@ -58,7 +58,7 @@ async def _foreign_website() -> list[str]:
 
 
 CHECKS: Final = (
-    Check("silent-clients", "hundreds of connections say nothing", _silent_clients),
+    Check("idle-clients", "hundreds of connections say nothing", _silent_clients),
     Check("busy-client", "one client takes all that it can get", _busy_client),
-    Check("foreign-website", "another website asks", _foreign_website),
+    Check("cross-site-request", "another website asks", _foreign_website),
 )

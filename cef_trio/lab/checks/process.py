@@ -138,9 +138,9 @@ async def _probes_at_once() -> list[str]:
 
 
 CHECKS: Final = (
-    Check("log-without-reader", "the log is a pipe that nobody reads", _log_that_nobody_reads, real=True),
-    Check("loop-hangs", "the loop hangs when the daemon is to leave", _loop_that_hangs, real=True),
-    Check("no-thread", "no thread is to be had for a while", _no_thread),
-    Check("probe-limits", "what a probe may take", _probe_without_limits, real=True),
-    Check("probes-at-once", "many recordings end at once", _probes_at_once),
+    Check("log-pipe-not-read", "the log is a pipe that nobody reads", _log_that_nobody_reads, real=True),
+    Check("event-loop-hangs", "the loop hangs when the daemon is to leave", _loop_that_hangs, real=True),
+    Check("no-thread-available", "no thread is to be had for a while", _no_thread),
+    Check("ffprobe-limits", "what a probe may take", _probe_without_limits, real=True),
+    Check("ffprobe-concurrency", "many recordings end at once", _probes_at_once),
 )

@@ -76,7 +76,7 @@ def _any_lease_may_be_taken(stack: ExitStack) -> None:
 
 MUTATIONS: Final = (
     Mutation(
-        "unchecked: whose trouble a record is",
+        "unchecked: unreadable record in a batch",
         "one record that cannot be read fails all that are asked for with it",
         _one_record_is_all,
         "record-unreadable",
@@ -85,7 +85,7 @@ MUTATIONS: Final = (
         kind="9",
     ),
     Mutation(
-        "untold: what cannot be read",
+        "unreported: unreadable record",
         "a file whose record cannot be read is not told of",
         _unreadable_untold,
         "record-unreadable",
@@ -94,16 +94,16 @@ MUTATIONS: Final = (
         kind="P10",
     ),
     Mutation(
-        "unchecked: whose folder it is",
+        "unchecked: folder of a stream",
         "a stream of another folder is taken for one of a file here that has its number",
         _any_folder_is_ours,
-        "another-folder",
+        "foreign-stream",
         ("P9",),
         None,
         kind="P9",
     ),
     Mutation(
-        "unchecked: whose host it is",
+        "unchecked: host of a stream",
         "a stream of another host is taken for the one of a file here that has its path",
         _any_host_is_ours,
         "two-hosts",
@@ -112,16 +112,16 @@ MUTATIONS: Final = (
         kind="P9",
     ),
     Mutation(
-        "unchecked: whose upload it is",
+        "unchecked: owner of an upload",
         "an upload of another program is aborted as a stray",
         _any_upload_is_a_stray,
-        "another-program",
+        "foreign-uploads",
         ("P9",),
         None,
         kind="P9",
     ),
     Mutation(
-        "unchecked: whether a lease is free",
+        "unchecked: lease of another daemon",
         "a stream is taken over from the daemon that works on it",
         _any_lease_may_be_taken,
         "partition",

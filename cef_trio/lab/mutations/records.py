@@ -173,21 +173,21 @@ def _webhook_owed_late(stack: ExitStack) -> None:
 
 MUTATIONS: Final = (
     Mutation(
-        "late: the stream's record",
+        "late: stream record",
         "S3 hears of a stream before Redis does",
         _stream_recorded_late,
         "first-part",
         ("P5", "P2", "P3"),
     ),
     Mutation(
-        "late: a part's record",
+        "late: part record",
         "a part is recorded when the next one has begun",
         _part_recorded_late,
         "first-part",
         ("P2",),
     ),
     Mutation(
-        "left out: the verified size",
+        "left out: verified size",
         "what is being completed is not recorded before Complete",
         _verified_size_unrecorded,
         "finalizing",
@@ -201,18 +201,18 @@ MUTATIONS: Final = (
         ("P2",),
     ),
     Mutation(
-        "left out: the state at the end", "nothing is saved on the way out", _state_unsaved, "first-part", ("P3",)
+        "left out: state saved at the end", "nothing is saved on the way out", _state_unsaved, "first-part", ("P3",)
     ),
     Mutation(
-        "left out: the state of an outdated look",
+        "left out: state saved after OutdatedError",
         "a lease is given back, and that nobody works on its stream any more is not saved",
         _lease_given_back_silently,
-        "gone-under-a-new-name",
+        "renamed-then-deleted",
         ("P3",),
         FaultKind.DRAIN,
     ),
     Mutation(
-        "left out: a verification taken back",
+        "left out: verification reset by a new part",
         "parts that were sent after the verification are taken for what was verified",
         _verification_kept,
         "verified-then-grown",
@@ -220,34 +220,36 @@ MUTATIONS: Final = (
         FaultKind.KILL,
     ),
     Mutation(
-        "left out: unknown uploads",
+        "left out: adoption of orphan uploads",
         "what S3 has and Redis does not know is not looked for",
         _unknown_uploads_unseen,
         "adoption",
         ("P5", "P2"),
     ),
     Mutation(
-        "late: the webhook that is owed",
+        "late: pending webhook",
         "a completion is recorded, and in another step that its webhook is owed",
         _webhook_owed_late,
         "webhook",
         ("P3",),
     ),
     Mutation(
-        "left out: orphans",
+        "left out: abort of orphan uploads",
         "uploads whose creation was answered to nobody stay",
         _orphans_left,
-        "passing-errors",
+        "transient-errors",
         ("P5",),
     ),
     Mutation(
-        "left out: late orphans",
+        "left out: later abort of orphan uploads",
         "uploads whose creation takes effect after their stream's end stay",
         _late_orphans_left,
         "late-creation",
         ("P5",),
     ),
-    Mutation("left out: a slot's return", "one part's slot is never given back", _slot_kept, "first-part", ("P7",)),
+    Mutation(
+        "left out: release of a part slot", "one part's slot is never given back", _slot_kept, "first-part", ("P7",)
+    ),
 )
 
 VARIANTS: Final = (

@@ -48,7 +48,7 @@ _SHIELDS: Final = (
         "first-part",
         ("P2",),
     ),
-    ("copied part's record", "a copy is acknowledged, and its record cut off", "append-and-close", ("P2",)),
+    ("copied part's record", "a copy is acknowledged, and its record cut off", "append-after-close", ("P2",)),
     ("upload id", "an upload is created, and its id thrown away", "first-part", ("P2",)),
     ("object record", "an object is completed, and that is not recorded", "finalizing", ("P2",)),
     ("webhook delivery", "a webhook is taken, and that is not recorded", "webhook", ("P3",)),
@@ -68,7 +68,7 @@ VARIANTS: Final = (
         ("P2", "P3"),
     ),
     Mutation(
-        "naive: shields without an end",
+        "naive: shields without a time limit",
         "what is saved on the way out is waited for",
         _unbounded_shields,
         "redis-frozen",

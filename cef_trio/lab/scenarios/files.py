@@ -17,8 +17,8 @@ from cef_trio.lab.filesystem import FileSystem, Leases, Numbers
 from cef_trio.lab.scenario_context import ScenarioContext
 from cef_trio.lab.scenarios.model import GONE, Scenario
 from cef_trio.lab.world import PART
-from cef_trio.postprocess.after_upload_rules import AfterUploadAction, AfterUploadRule
 from cef_trio.s3_endpoint import Fault, Kind
+from cef_trio.settings.after_upload import AfterUploadAction, AfterUploadRule
 
 _REPLACED: Final = GONE | {Status.FAILED_FILE_REPLACED}
 
@@ -358,7 +358,7 @@ async def _permission_passes(context: ScenarioContext) -> None:
 
 SCENARIOS: Final = (
     Scenario(
-        "fuse-grows",
+        "fuse-remote-writer",
         "a FUSE mount grants a lease on a file that grows behind it; AFTER_UPLOAD=delete",
         _grows_unseen,
         _before_fuse,
@@ -372,12 +372,12 @@ SCENARIOS: Final = (
         writes_again=True,
     ),
     Scenario(
-        "moved-in-a-big-tree",
+        "move-event-lost",
         "a recording is missed at its old name seconds before its new one is seen",
         _moved_in_a_big_tree,
     ),
     Scenario(
-        "gone-under-a-new-name",
+        "renamed-then-deleted",
         "a recording whose stream waits is renamed and deleted",
         _gone_under_a_new_name,
         may_end=GONE,
@@ -387,37 +387,37 @@ SCENARIOS: Final = (
     Scenario("no-descriptors", "no descriptor is to be had for a while", _no_descriptors),
     Scenario("mount-dead", "a mount's server is gone for a while", _server_gone, _before_mounted_other),
     Scenario(
-        "number-reused",
+        "inode-reused",
         "a failed recording is deleted, and the next one gets its name and its number",
         _number_reused,
         _before_reused,
         may_end=_REPLACED | {Status.FAILED_S3_UPLOAD},
     ),
-    Scenario("numbers-change", "every inode number changes, and no file does", _numbers_change, _before_changing),
+    Scenario("inodes-change", "every inode number changes, and no file does", _numbers_change, _before_changing),
     Scenario(
-        "moved-while-away",
+        "moved-while-stopped",
         "recordings are moved while no daemon runs, where numbers only propose",
         _moved_away,
         _before_moved_away,
     ),
     Scenario(
-        "moved-and-denied",
+        "moved-without-permission",
         "recordings are moved while no daemon runs, and may be read a while later",
         _moved_away,
         _before_moved_and_denied,
         redis_may_fail=True,
     ),
-    Scenario("touched-after", "a completed recording gets another time stamp", _touched_after, one_object=True),
+    Scenario("touched-after-upload", "a completed recording gets another time stamp", _touched_after, one_object=True),
     Scenario(
-        "copied-after",
+        "copied-after-upload",
         "a completed recording is copied over itself",
         _copied_after,
         may_end=_REPLACED,
         when_unharmed=ScenarioContext.in_s3_twice,
     ),
-    Scenario("time-goes-back", "a recording's time stamp goes back", _time_goes_back, _before_changing),
+    Scenario("mtime-goes-back", "a recording's time stamp goes back", _time_goes_back, _before_changing),
     Scenario(
-        "same-tick",
+        "same-mtime",
         "a change of the same size, within a tick of two seconds",
         _same_tick,
         _before_coarse,
@@ -425,18 +425,24 @@ SCENARIOS: Final = (
         writes_again=True,
         when_unharmed=_one_stream,
     ),
-    Scenario("future", "time stamps of the future, then of now", _future),
+    Scenario("mtime-in-future", "time stamps of the future, then of now", _future),
     Scenario(
-        "redis-loses-completed",
+        "completed-record-lost",
         "Redis loses everything when a recording is completed",
         _redis_loses_completed,
         one_object=True,
     ),
-    Scenario("tail-cut", "one byte is cut off at the close", _tail_cut, starts_over=True, cheap=True),
-    Scenario("full-size-first", "the full size is set first, then filled", _full_size_first, cheap=True, slack_parts=4),
+    Scenario("tail-truncated", "one byte is cut off at the close", _tail_cut, starts_over=True, cheap=True),
+    Scenario("preallocated", "the full size is set first, then filled", _full_size_first, cheap=True, slack_parts=4),
     Scenario(
-        "append-and-close", "appended to and closed, again and again", _append_and_close, writes_again=True, cheap=True
+        "append-after-close",
+        "appended to and closed, again and again",
+        _append_and_close,
+        writes_again=True,
+        cheap=True,
     ),
-    Scenario("slow-disk", "a block is patched behind the verification", _slow_disk, _before_slow_disk),
-    Scenario("permission-passes", "a recording may be read a few seconds after it is seen", _permission_passes),
+    Scenario(
+        "patched-during-verification", "a block is patched behind the verification", _slow_disk, _before_slow_disk
+    ),
+    Scenario("permission-granted-late", "a recording may be read a few seconds after it is seen", _permission_passes),
 )

@@ -253,10 +253,14 @@ def _key_has_final_name(context: ScenarioContext) -> list[str]:
 SCENARIOS: Final = (
     Scenario("two-hosts", "two hosts whose folders and inodes are called alike", goes_on, _before_two_hosts),
     Scenario(
-        "hosts-at-once", "two hosts record under the same names at once", _hosts_at_once, also=_each_once, goes_on=True
+        "two-hosts-at-once",
+        "two hosts record under the same names at once",
+        _hosts_at_once,
+        also=_each_once,
+        goes_on=True,
     ),
     Scenario(
-        "folders-at-once",
+        "two-containers-at-once",
         "two containers of one machine record under the same names",
         _folders_at_once,
         _before_folders_at_once,
@@ -274,9 +278,9 @@ SCENARIOS: Final = (
     Scenario("temporary-name", "renamed before the first part", _temporary_name, also=_key_has_final_name),
     Scenario("same-names", "recordings of one name in three folders, and a Redis that forgets", _same_names),
     Scenario("folder-renamed", "a folder with open recordings gets another name", _folder_renamed),
-    Scenario("overflow", "inotify's queue overflows", _overflow),
-    Scenario("no-more-watches", "inotify gives no more watches", _no_more_watches),
-    Scenario("another-folder", "a stream of another folder has our file's numbers", _another_folder),
-    Scenario("another-program", "others upload to the bucket", _another_program),
-    Scenario("two-at-once", "two daemons see the same files at once", _two_at_once, _before_two_at_once),
+    Scenario("inotify-overflow", "inotify's queue overflows", _overflow),
+    Scenario("inotify-watches-exhausted", "inotify gives no more watches", _no_more_watches),
+    Scenario("foreign-stream", "a stream of another folder has our file's numbers", _another_folder),
+    Scenario("foreign-uploads", "others upload to the bucket", _another_program),
+    Scenario("two-daemons-one-folder", "two daemons see the same files at once", _two_at_once, _before_two_at_once),
 )

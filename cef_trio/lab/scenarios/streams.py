@@ -13,8 +13,8 @@ from cef_trio.lab.crash_simulation import CrashMoment, Life
 from cef_trio.lab.scenario_context import ScenarioContext
 from cef_trio.lab.scenarios.model import GONE, Scenario
 from cef_trio.lab.world import PART, WorldDaemon
-from cef_trio.postprocess.after_upload_rules import AfterUploadAction, AfterUploadRule
 from cef_trio.s3_endpoint import Fault, Kind, Moment
+from cef_trio.settings.after_upload import AfterUploadAction, AfterUploadRule
 
 
 async def _first_part(context: ScenarioContext) -> None:
@@ -408,7 +408,7 @@ SCENARIOS: Final = (
     Scenario("many-parts", "three recordings, four parts on their way at each moment", _many_parts),
     Scenario("finalizing", "a recording is verified, completed, probed; its metadata is written", _finalizing),
     Scenario("rewrites", "the writer patches parts that were sent, until the last moment", _rewrites),
-    Scenario("bytes-go-back", "a part is patched, sent again, and the patch taken back", _bytes_go_back),
+    Scenario("patch-reverted", "a part is patched, sent again, and the patch taken back", _bytes_go_back),
     Scenario("empty", "an empty recording becomes a plain object", _empty),
     Scenario("resume", "a daemon that was stopped comes back, the recording still growing", goes_on, interrupted),
     Scenario(
@@ -425,9 +425,9 @@ SCENARIOS: Final = (
         may_end=GONE,
     ),
     Scenario("adoption", "Redis lost everything; S3 has the open upload", goes_on, _before_adoption),
-    Scenario("passing-errors", "every kind of call fails once before and once after its effect", _passing_errors),
+    Scenario("transient-errors", "every kind of call fails once before and once after its effect", _passing_errors),
     Scenario("error-in-200", "Complete answers 200, and an error in the body", _error_in_200),
-    Scenario("damaged", "S3 stores other bytes than it was sent, and Complete's answer is cut off", _damaged),
+    Scenario("damaged-part", "S3 stores other bytes than it was sent, and Complete's answer is cut off", _damaged),
     Scenario(
         "foreign-object",
         "our upload is aborted, and another object put under its key",
@@ -435,15 +435,15 @@ SCENARIOS: Final = (
         starts_over=True,
     ),
     Scenario(
-        "refused",
+        "access-denied",
         "S3 denies access for good",
         _refused,
         may_end=frozenset({Status.FAILED_ACCESS_DENIED}),
         faults_stay=True,
     ),
-    Scenario("outage", "S3 is gone for twenty seconds", _outage),
+    Scenario("s3-outage", "S3 is gone for twenty seconds", _outage),
     Scenario(
-        "redis-stumbles",
+        "redis-responses-lost",
         "Redis has done what it was asked, and its answer is lost",
         _redis_stumbles,
         redis_may_fail=True,
@@ -459,7 +459,7 @@ SCENARIOS: Final = (
         may_end=GONE | {Status.FAILED_FILE_REPLACED},
     ),
     Scenario(
-        "replaced-unheard",
+        "replaced-without-event",
         "another file takes the recording's name just before it is verified",
         _replaced_unheard,
         may_end=GONE | {Status.FAILED_FILE_REPLACED},
@@ -480,5 +480,5 @@ SCENARIOS: Final = (
         writes_again=True,
     ),
     Scenario("webhook", "a completed recording is told to a receiver that fails at first", _webhook, _before_webhook),
-    Scenario("redis-forgets", "Redis loses everything under the daemon's hands", _lease_lost),
+    Scenario("redis-data-lost", "Redis loses everything under the daemon's hands", _lease_lost),
 )

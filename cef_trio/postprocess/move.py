@@ -1,0 +1,115 @@
+"""``AFTER_UPLOAD=move:DIR``: move the recording, keeping its path below the watch folder.
+
+On one file system it is renamed. To another one it is copied; the copy is read back, and renamed to its final name only
+if its checksum matches; then the recording is deleted. Each step may be repeated.
+"""
+
+from __future__ import annotations
+
+import os.path
+from functools import partial
+
+import structlog
+
+from cef_trio.exceptions import AfterUploadError, RecordingChangedError
+from cef_trio.files import FileSlice
+from cef_trio.postprocess import disposal
+from cef_trio.postprocess.after_upload_rules import VerifiedFile, copy_name, targets
+from cef_trio.postprocess.copy_file import Copy
+from cef_trio.postprocess.rename_file import OtherFileSystemError
+from cef_trio.resilience import shielded
+from cef_trio.s3 import Crc64Nvme
+from cef_trio.upload import HeldLease, Services
+
+log = structlog.get_logger(__name__)
+
+_REMOVE_SECONDS = 1.0
+
+
+class Move:
+    """Moves verified recordings to a folder."""
+
+    def __init__(self, services: Services, watch_folder: str, folder: str) -> None:
+        self._disk = services.disk
+        self._mounts = services.mounts
+        self._watch_folder = watch_folder
+        self._folder = folder
+
+    async def apply(self, file: VerifiedFile, lease: HeldLease) -> None:
+        """See :class:`~cef_trio.postprocess.after_upload.Action`."""
+        names = targets(file, self._watch_folder, self._folder)
+        try:
+            moved_to = await self._disk.change(partial(disposal.move_now, file, names), path=file.path)
+        except OtherFileSystemError:
+            moved_to = await self._move_bytes(file, names, lease)
+        if moved_to is not None:
+            log.info("recording_moved_after_upload", stream_id=file.stream_id, path=file.path, moved_to=moved_to)
+
+    async def _move_bytes(self, file: VerifiedFile, names: tuple[str, str], lease: HeldLease) -> str:
+        """Move the file to another file system; return its new path."""
+        for name in names:
+            if await self._has_verified_bytes(name, file, lease):  # an earlier attempt ended between its last two steps
+                break
+        else:
+            name = await self._copy(file, names, lease)
+        await self._disk.change(partial(disposal.delete_now, file), path=file.path)
+        return name
+
+    async def _copy(self, file: VerifiedFile, names: tuple[str, str], lease: HeldLease) -> str:
+        """Copy the file to another file system; return the final path of the complete copy."""
+        path = copy_name(names[0], file.stream_id)
+        change = partial(self._disk.change, path=path)
+        copy = await change(partial(Copy, path))
+        try:
+            await self._write(copy, file, lease)
+            await self._compare(path, file, lease)
+            return await change(partial(copy.name, names))
+        except BaseException:
+            with shielded(_REMOVE_SECONDS, saving="copy's removal"):
+                await change(copy.discard)
+            raise
+        finally:
+            if not self._mounts.hangs(path):  # close() flushes, and would block; the exit closes it too
+                copy.close()
+
+    async def _compare(self, path: str, file: VerifiedFile, lease: HeldLease) -> None:
+        if not await self._has_verified_bytes(path, file, lease):
+            raise AfterUploadError(f"{path!r} is not what was written to it")
+
+    async def _write(self, copy: Copy, file: VerifiedFile, lease: HeldLease) -> None:
+        change, crc, offset = partial(self._disk.change, path=copy.path), Crc64Nvme(), 0
+
+        async def write(block: bytes) -> None:
+            nonlocal offset
+            await change(partial(copy.write, block, offset))
+            offset += len(block)
+            await lease.renew_if_due()
+
+        async with self._disk.open(file.path) as recording:
+            await FileSlice(recording, 0, file.size_bytes).feed(crc, then=write)
+        await change(partial(copy.finish, file))
+        if crc.value != file.crc64nvme:
+            raise disposal.NotTouchedError(
+                f"{file.path!r} was left alone: its bytes differ from those that were verified"
+            )
+
+    async def _has_verified_bytes(self, path: str, file: VerifiedFile, lease: HeldLease) -> bool:
+        """Return whether the file at ``path`` has exactly the verified bytes."""
+        crc = Crc64Nvme()
+        try:
+            # The target folder may contain symlinks, which were followed when the copy was written.
+            straight = await self._disk.change(partial(_resolve_folder, path), path=path)
+            await lease.renew_if_due()
+            async with self._disk.open(straight) as recording:
+                if (await recording.stat()).size_bytes != file.size_bytes:
+                    return False
+                await FileSlice(recording, 0, file.size_bytes).feed(crc, then=lambda _: lease.renew_if_due())
+        except RecordingChangedError:
+            return False
+        return crc.value == file.crc64nvme
+
+
+def _resolve_folder(path: str) -> str:
+    """Return the path with the symlinks of its folder resolved. Blocks."""
+    folder, name = os.path.split(path)
+    return os.path.join(os.path.realpath(folder), name)  # noqa: PTH118 - a path of any bytes, as it is
