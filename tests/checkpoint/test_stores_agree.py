@@ -1,6 +1,7 @@
 """Whatever is done to them in whatever order, the in-process store and the one in Redis answer and hold the same.
 
-The in-process store runs ``rules.py``, the other the Lua scripts: this is what keeps the two from drifting apart.
+The in-process store applies commits (``commit.py``), the other sends them to a Lua script. ``create``,
+``save_interrupted``, ``forget`` and the leases are implemented twice. This test keeps the two from drifting apart.
 """
 
 from __future__ import annotations
