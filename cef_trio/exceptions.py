@@ -20,7 +20,7 @@ class CefMp4ProcessorError(Exception):
 
 
 class StreamInitializationError(CefMp4ProcessorError):
-    """A stream could not be started: its file cannot be opened, or no upload could be created."""
+    """A stream could not be started or resumed: its file is missing or replaced, or S3 lost its upload."""
 
 
 class ChunkProcessingError(CefMp4ProcessorError):

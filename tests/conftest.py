@@ -1,16 +1,42 @@
-"""What tests of several rooms stand on: the embedded S3 endpoint as a process, and a look into its bucket."""
+"""What tests of several rooms stand on: a world on a virtual clock, and real servers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import trio
 from servers.daemon import Bucket
 from servers.embedded_s3 import embedded_s3_server
 from servers.endpoints import Endpoint
 from servers.store import Store, look_into
 from servers.valkey import ValkeyServer, valkey_server
+from trio.testing import MockClock
+
+from cef_trio.lab.world import World
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_call(item: pytest.Function) -> Generator[None]:
+    """Run a test on the virtual clock if one of its fixtures needs it; pytest-trio looks at direct arguments only."""
+    clock = item.funcargs.get("autojump_clock")
+    if clock is not None and item.get_closest_marker("trio") is not None:
+
+        def run(main: Callable[[], Awaitable[object]], **options: Any) -> object:
+            return trio.run(main, **{**options, "clock": clock})
+
+        item.add_marker(pytest.mark.trio(run=run), append=False)
+    yield
+
+
+@pytest.fixture
+async def world(tmp_path: Path, autojump_clock: MockClock) -> World:
+    """A world of one daemon (``cef_trio.lab.world``), on a virtual clock."""
+    folder = tmp_path / "watch"
+    folder.mkdir()
+    return World(folder)
 
 
 @pytest.fixture

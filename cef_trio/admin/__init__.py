@@ -1,11 +1,11 @@
 """The admin server: status page, metrics, health and readiness over HTTP/1.1.
 
-Open `app.py` for the paths; `snapshot.py` for what is shown and judged; `snapshot_source.py` for where it comes from;
+Open `app.py` for the paths; `status_page.py` for what is shown and judged; `page_source.py` for where it comes from;
 `server.py`, `connection_limits.py` and `origins.py` for connections, limits and cross-site requests;
 `page.html` for the page.
 """
 
+from cef_trio.admin.page_source import DaemonSource, IntakeTask
 from cef_trio.admin.server import AdminPortError, serve_admin
-from cef_trio.admin.snapshot_source import DaemonSource, IntakeTask
 
 __all__ = ["AdminPortError", "DaemonSource", "IntakeTask", "serve_admin"]

@@ -29,8 +29,8 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from cef_trio.admin.origins import is_foreign, is_ours
-from cef_trio.admin.snapshot import Fact, judge_health, judge_ready, to_json
-from cef_trio.admin.snapshot_source import SnapshotSource
+from cef_trio.admin.page_source import PageSource
+from cef_trio.admin.status_page import Fact, judge_health, judge_ready, to_json
 from cef_trio.http import Request
 
 MAX_LISTENERS: Final = 32
@@ -101,9 +101,7 @@ def _hash(text: bytes) -> str:
 class AdminApp:
     """Answers requests; ``/metrics`` shows ``registry``, and ``allowed_hosts`` are the accepted host names."""
 
-    def __init__(
-        self, source: SnapshotSource, registry: CollectorRegistry, allowed_hosts: Collection[str] = ()
-    ) -> None:
+    def __init__(self, source: PageSource, registry: CollectorRegistry, allowed_hosts: Collection[str] = ()) -> None:
         self._source = source
         self._allowed_hosts = frozenset(allowed_hosts)
         self._answers: dict[str, Callable[[], Response]] = {
@@ -165,7 +163,7 @@ class AdminApp:
         """Return the snapshot as JSON, cached for one tick for all listeners."""
         now = trio.current_time()
         if now - self._made[0] >= TICK_SECONDS / 2:
-            self._made = now, to_json(self._source.snapshot())
+            self._made = now, to_json(self._source.page())
         return self._made[1]
 
 

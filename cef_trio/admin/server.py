@@ -19,7 +19,7 @@ from prometheus_client import CollectorRegistry
 
 from cef_trio.admin.app import HEALTH, AdminApp, Response
 from cef_trio.admin.connection_limits import ConnectionLimiter, ConnectionSlot, client_of
-from cef_trio.admin.snapshot_source import SnapshotSource
+from cef_trio.admin.page_source import PageSource
 from cef_trio.exceptions import CefMp4ProcessorError
 from cef_trio.http import NotHttpError, Request, ServerConnection
 
@@ -46,7 +46,7 @@ class AdminPortError(CefMp4ProcessorError):
 
 
 async def serve_admin(
-    source: SnapshotSource,
+    source: PageSource,
     registry: CollectorRegistry,
     host: str,
     port: int,

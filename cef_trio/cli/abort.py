@@ -75,7 +75,7 @@ async def abort_stream(context: CommandContext, given: str, *, as_json: bool) ->
     [stream_id] = await select_all(context.store, [given])
     with Report(as_json=as_json) as report:
         lease_deadline = trio.current_time() + context.lease.ttl_seconds - _MARGIN_SECONDS
-        async with context.holding(stream_id) as held:
+        async with context.hold_lease(stream_id) as held:
             checkpoint = await context.store.load(stream_id)
             if not held:
                 refusal: str | None = await _busy(context, stream_id)

@@ -220,7 +220,7 @@ async def _abort(context: CommandContext, upload: ListedUpload, born_before: dat
     if stream_id is None:
         return Judgement(abort=False, why="its key does not match S3_KEY_TEMPLATE"), None
     lease_deadline = trio.current_time() + context.lease.ttl_seconds - _MARGIN_SECONDS
-    async with context.holding(stream_id) as held:
+    async with context.hold_lease(stream_id) as held:
         if not held:
             return Judgement(abort=False, why="another process works on its stream"), None
         try:

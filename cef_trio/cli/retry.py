@@ -75,7 +75,7 @@ async def _every_failed(context: CommandContext) -> list[str]:
 
 async def retry_stream(context: CommandContext, stream_id: str) -> RetryPlan:
     """Bring one stream back, if it can be."""
-    async with context.holding(stream_id) as held:
+    async with context.hold_lease(stream_id) as held:
         if not held:
             return RetryPlan(None, "not retried: another process is working on it")
         try:

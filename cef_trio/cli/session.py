@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final, TypeVar
@@ -34,14 +34,13 @@ from cef_trio.exceptions import (
 from cef_trio.exit_codes import ExitCode
 from cef_trio.files import Disk, KernelDisk
 from cef_trio.observability import configure
-from cef_trio.resilience import RetryPolicy, shielded
+from cef_trio.resilience import RetryPolicy
 from cef_trio.s3 import S3Client
 from cef_trio.settings import Settings, secret_values
-from cef_trio.upload import KeyTemplate, Ownership
+from cef_trio.upload import HeldLease, KeyTemplate, Ownership, hold_lease
 
 T = TypeVar("T")
 
-_RELEASE_SECONDS: Final = 2.0
 _MOST_ATTEMPTS: Final = 3
 _LONGEST_WAIT_SECONDS: Final = 2.0
 _SIGNALLED: Final = 128
@@ -64,15 +63,9 @@ class CommandContext:
     equal_parts: bool
     utc_now: Callable[[], datetime]
 
-    @asynccontextmanager
-    async def holding(self, stream_id: str) -> AsyncIterator[bool]:
-        """Hold a stream's lease for the block, and release it in any case. Yields false if it is held elsewhere."""
-        try:
-            yield await self.store.acquire(stream_id, self.lease)
-        finally:
-            # If it cannot be released, it expires by itself.
-            with shielded(_RELEASE_SECONDS, saving="command's lease"), suppress(CefMp4ProcessorError):
-                await self.store.release([stream_id], self.lease)
+    def hold_lease(self, stream_id: str) -> AbstractAsyncContextManager[HeldLease | None]:
+        """Hold a stream's lease for the block, and release it in any case. Yields ``None`` if it is held elsewhere."""
+        return hold_lease(self.store, stream_id, self.lease, release_on_failure=True)
 
 
 @asynccontextmanager

@@ -9,14 +9,13 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import aclosing, suppress
+from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any, Final
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
-from trio_util import periodic
 
 from cef_trio.checkpoint import ENDED, Checkpoint, KnownPath, Status, StreamSet
 from cef_trio.cli import output
@@ -29,6 +28,7 @@ from cef_trio.exceptions import ChunkProcessingError, RecordUnreadableError, Red
 from cef_trio.exit_codes import ExitCode
 from cef_trio.files import FileStat
 from cef_trio.observability import DaemonReport, decode_all, describe_problems, needs_attention
+from cef_trio.resilience import Periodic
 from cef_trio.settings import SettingsError, load_settings
 from cef_trio.upload import bulk_load
 
@@ -120,16 +120,15 @@ async def _watch(reader: StatusReader) -> None:
     out: Console = output.console()
     shown: RenderableType = Text("asking Redis …")
     with Live(shown, console=out, auto_refresh=False, screen=out.is_terminal) as live:
-        async with aclosing(periodic(_WATCH_SECONDS)) as rounds:
-            async for _ in rounds:
-                try:
-                    shown = render(await reader.read(), height=out.height if out.is_terminal else None)
-                    live.update(shown, refresh=True)
-                except RedisOperationError as error:
-                    if not error.transient:
-                        raise
-                    trouble = output.safe(f"Out of date: {error}", "bold red")
-                    live.update(Group(trouble, Text(), shown), refresh=True)
+        async for _ in Periodic(_WATCH_SECONDS):
+            try:
+                shown = render(await reader.read(), height=out.height if out.is_terminal else None)
+                live.update(shown, refresh=True)
+            except RedisOperationError as error:
+                if not error.transient:
+                    raise
+                trouble = output.safe(f"Out of date: {error}", "bold red")
+                live.update(Group(trouble, Text(), shown), refresh=True)
 
 
 def document(overview: Overview) -> dict[str, Any]:

@@ -11,15 +11,13 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final
 
 from cef_trio.checkpoint import ENDED, FAILED, Checkpoint, KnownPath, Status, StreamMeta, StreamSet
 from cef_trio.files import FileStat, may_be
-from cef_trio.observability import DaemonReport, Lag, lag_of, lags_of
+from cef_trio.observability import RATE_WINDOW, DaemonReport, Lag, lag_of, lags_of, upload_rate
 
-WINDOW: Final = timedelta(seconds=60)
-"""Over which throughput is measured."""
 _HOST: Final = re.compile(r"@[0-9a-f]{12}\Z")
 """The boot id in a lease's value (``Lease.host``), which is not shown."""
 
@@ -100,7 +98,7 @@ def observe(
 
     Args:
         known: all streams in Redis.
-        checkpoints: of these, with parts, those that are open or were active within ``WINDOW``.
+        checkpoints: of these, with parts, those that are open or were active within ``RATE_WINDOW``.
         holders: lease values by stream id.
         files: by stream id, the file at an open stream's path here; ``None`` or absent if there is none.
         now: the current time.
@@ -120,7 +118,7 @@ def observe(
         completed_bytes=sum(
             one.meta.verified_size_bytes or 0 for one in known if one.stream_set is StreamSet.COMPLETED
         ),
-        bytes_per_second=sum(_rate(checkpoint, now) for checkpoint in checkpoints.values()),
+        bytes_per_second=sum(upload_rate(checkpoint.parts.values(), now) for checkpoint in checkpoints.values()),
         lag_bytes=None if None in lags else sum(lag for lag in lags if lag is not None),
         daemons=Counter(instance_of(holder) for holder in holders.values()),
         reports=reports,
@@ -129,8 +127,8 @@ def observe(
 
 
 def is_recent(known: KnownPath, now: datetime) -> bool:
-    """Return whether a stream's parts are needed: it is open, or may have parts within ``WINDOW``."""
-    return known.meta.status not in ENDED or now - known.meta.last_activity_at_utc <= WINDOW
+    """Return whether a stream's parts are needed: it is open, or may have parts within ``RATE_WINDOW``."""
+    return known.meta.status not in ENDED or now - known.meta.last_activity_at_utc <= RATE_WINDOW
 
 
 def instance_of(holder: str) -> str:
@@ -160,13 +158,7 @@ def _open_stream(
         size_on_disk_bytes=stat.size_bytes if stat is not None and is_it else None,
         holder=None if holder is None else instance_of(holder),
         idle_seconds=max(0.0, (now - meta.last_activity_at_utc).total_seconds()),
-        bytes_per_second=_rate(checkpoint, now),
+        bytes_per_second=upload_rate(checkpoint.parts.values(), now),
         at=now.timestamp(),
         reported_lag=lag,
     )
-
-
-def _rate(checkpoint: Checkpoint, now: datetime) -> float:
-    since = now - WINDOW
-    recent = sum(part.size_bytes for part in checkpoint.parts.values() if part.uploaded_at_utc > since)
-    return recent / WINDOW.total_seconds()

@@ -9,7 +9,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import contextmanager
 from typing import Final
 
 from rich.console import Console
@@ -156,12 +156,8 @@ async def _compare_file(context: CommandContext, checkpoint: Checkpoint, read: C
             identity_match = await recognize(meta, checkpoint.parts, recording)
             if presence_of(meta.identity, observed, identity_match) is not Presence.SAME:
                 return Comparison("file", None, "not compared: another file has its name")
-            reading = FileSlice(recording, 0, stat.size_bytes).blocks()
             with _progress(stat.size_bytes, quiet=quiet) as progressed:
-                async with aclosing(reading) as blocks:
-                    async for block in blocks:
-                        crc.update(block)
-                        progressed(len(block))
+                await FileSlice(recording, 0, stat.size_bytes).feed(crc.update, lambda block: progressed(len(block)))
     except RecordingChangedError:
         return Comparison("file", None, "not compared: it does not exist, or it was truncated while it was read")
     except ChunkProcessingError as error:

@@ -20,7 +20,7 @@ from cef_trio.postprocess import (
     forget_old_streams,
 )
 from cef_trio.settings import KEEP, AfterUploadRule
-from cef_trio.upload import IdleChecker, RiskObserver, Services, StreamSupervisor, report_for_ever
+from cef_trio.upload import IdleChecker, Observer, report_for_ever
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,9 +40,8 @@ class IntakeRules:
 class IntakeTasks:
     """The intake tasks of one daemon; started once."""
 
-    def __init__(
-        self, services: Services, supervisor: StreamSupervisor, risks: RiskObserver, rules: IntakeRules
-    ) -> None:
+    def __init__(self, observer: Observer, rules: IntakeRules) -> None:
+        services, supervisor = observer.services, observer.supervisor
         self.idle_checker = IdleChecker(
             services,
             supervisor,
@@ -52,16 +51,14 @@ class IntakeTasks:
         )
         self._after_upload = AfterUpload(services, rules.after_upload, rules.folder)
         supervisor.on_uploaded = self._after_upload.offer
-        self._services = services
-        self._supervisor = supervisor
-        self._risks = risks
+        self._observer = observer
         self._rules = rules
 
     async def start(self, nursery: trio.Nursery, watch: Callable[[], Awaitable[object]]) -> None:
         """Start all tasks. ``watch`` starts the source of file events and returns after the first scan."""
-        services, rules = self._services, self._rules
-        nursery.start_soon(self._supervisor.run)
-        nursery.start_soon(report_for_ever, services, self._supervisor, self._risks, rules.folder)
+        services, rules = self._observer.services, self._rules
+        nursery.start_soon(self._observer.supervisor.run)
+        nursery.start_soon(report_for_ever, services, self._observer, rules.folder)
         nursery.start_soon(self._after_upload.run)
         if services.webhook is not None:
             deliverer = WebhookDeliverer(

@@ -193,15 +193,10 @@ async def run_daemon(
                         services,
                         shutdown,
                         matcher(settings.watch_patterns),
-                        lambda supervisor: _run_intake(
-                            settings,
-                            services,
-                            supervisor,
-                            shutdown,
-                            notifier=notifier,
-                            status=status,
-                            task_status=task_status,
+                        lambda observer: _run_intake(
+                            settings, observer, shutdown, notifier=notifier, status=status, task_status=task_status
                         ),
+                        redact=status.redact,
                     )
                 root.cancel_scope.cancel()
             unsaved = services.exit_saves.unsaved
@@ -245,52 +240,52 @@ def _running_watchdog(shutdown: Shutdown, given: ExitWatchdog | None) -> Iterato
 
 
 def _live_ids(status: DaemonSource) -> frozenset[str]:
-    return status.supervisor.live_ids if status.supervisor is not None else frozenset()
+    return status.observer.supervisor.live_ids if status.observer is not None else frozenset()
 
 
 async def serve(
     services: Services,
     shutdown: Shutdown,
     matches: PathMatcher,
-    run_intake: Callable[[StreamSupervisor], Awaitable[ExitCode]],
+    run_intake: Callable[[Observer], Awaitable[ExitCode]],
+    *,
+    redact: Callable[[str], str] = str,
 ) -> ExitCode:
     """Run the tree below the root nursery until ``shutdown`` was requested and every stream's task has ended.
 
-    ``run_intake`` finds files and passes them to the supervisor until it is cancelled. Its return value is the exit
-    code of a refused start.
+    ``run_intake`` finds files and passes them to the observer's supervisor until it is cancelled. Its return value is
+    the exit code of a refused start. ``redact`` removes secrets from the texts of risks.
     """
     exit_code = ExitCode.DONE
     async with _background(shutdown, services.s3_breaker.run, services.redis_breaker.run) as background:
         async with trio.open_nursery() as processors:
             shutdown.workers.append(processors.cancel_scope)
             supervisor = StreamSupervisor(services, processors, matches)
-            observer = Observer(services, supervisor)
-            observer.leaving_since = lambda: shutdown.began_at
+            risks = RiskObserver(services, supervisor, lambda: shutdown.signals > 0, redact)
+            observer = Observer(services, supervisor, risks, lambda: shutdown.began_at)
             services.metrics.snapshots_by(observer)
             shutdown.on_drain += [services.exit_saves.leave, supervisor.drain]
             background.start_soon(supervisor.renew_leases)
             background.start_soon(services.best_effort.ask_again, services.s3.head_bucket)
             background.start_soon(abort_orphan_uploads, services)
             with shutdown.intake:
-                exit_code = await run_intake(supervisor)
+                exit_code = await run_intake(observer)
         log.debug("processors_ended")
     return exit_code
 
 
 async def _run_intake(
     settings: Settings,
-    services: Services,
-    supervisor: StreamSupervisor,
+    observer: Observer,
     shutdown: Shutdown,
     *,
     notifier: ServiceNotifier,
     status: DaemonSource,
     task_status: trio.TaskStatus[RunningDaemon],
 ) -> ExitCode:
-    status.supervisor = supervisor
+    status.observer = observer
+    services, supervisor = observer.services, observer.supervisor
     folder, matches = os.fspath(settings.watch_dir), matcher(settings.watch_patterns)
-    risks = status.risks = RiskObserver(services, supervisor, lambda: shutdown.signals > 0, status.redact)
-    services.metrics.at_risk_by(risks)
     try:
         await check_reachable(services, create_bucket=settings.s3_create_bucket)
     except RefusedAtStartError as error:
@@ -299,13 +294,11 @@ async def _run_intake(
     reader = ThreadedReader(matches, services.mounts)
     watcher = Watcher(folder, matches, supervisor, rescan_seconds=settings.rescan_seconds, reader=reader)
     services.mounts.on_answer = watcher.rescan
-    risks.watcher = watcher
+    observer.risks.watcher = watcher
     services.scans.request_scan = watcher.rescan
     check_seconds = min(settings.stale_check_seconds, settings.stream_timeout_seconds / 2)
     tasks = IntakeTasks(
-        services,
-        supervisor,
-        risks,
+        observer,
         IntakeRules(
             folder=folder,
             timeout_seconds=settings.stream_timeout_seconds,

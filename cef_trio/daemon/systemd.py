@@ -17,13 +17,13 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Final
 
 import structlog
 import trio
-from trio_util import periodic
+
+from cef_trio.resilience import Periodic
 
 log = structlog.get_logger(__name__)
 
@@ -131,17 +131,16 @@ class ServiceNotifier:
             return
         excused_at: dict[str, float] = {}
         reported: list[str] = []
-        async with aclosing(periodic(self.watchdog_seconds / 2)) as beats:
-            async for _ in beats:
-                heartbeats, now = list(take_heartbeats()), trio.current_time()
-                excused_at |= {heartbeat.task: now for heartbeat in heartbeats if heartbeat.excused}
-                hanging = silent_tasks(heartbeats, now=now, excused_at=excused_at)
-                if not hanging:
-                    self._send("WATCHDOG=1", _status(describe()))
-                elif hanging != reported:
-                    log.error("watchdog_notification_withheld", silent_tasks=hanging)
-                    self.status(f"silent: {', '.join(hanging)}")
-                reported = hanging
+        async for _ in Periodic(self.watchdog_seconds / 2):
+            heartbeats, now = list(take_heartbeats()), trio.current_time()
+            excused_at |= {heartbeat.task: now for heartbeat in heartbeats if heartbeat.excused}
+            hanging = silent_tasks(heartbeats, now=now, excused_at=excused_at)
+            if not hanging:
+                self._send("WATCHDOG=1", _status(describe()))
+            elif hanging != reported:
+                log.error("watchdog_notification_withheld", silent_tasks=hanging)
+                self.status(f"silent: {', '.join(hanging)}")
+            reported = hanging
 
 
 def _watchdog_seconds(environment: Mapping[str, str]) -> float | None:

@@ -122,14 +122,6 @@ class Disk(Protocol):
         ...
 
 
-class Digest(Protocol):
-    """A checksum or hash that is updated block by block (``hashlib``, ``s3.checksums``)."""
-
-    def update(self, block: bytes, /) -> object:
-        """Add bytes."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class FileSlice:
     """Bytes ``offset`` to ``offset + size_bytes`` of an open recording. It can be read any number of times."""
@@ -154,8 +146,12 @@ class FileSlice:
             stall.moved()
             yield block
 
-    async def feed(self, *digests: Digest, then: Callable[[bytes], Awaitable[object]] | None = None) -> None:
-        """Read the slice once and update each of ``digests`` with all its bytes; await ``then`` for each block.
+    async def feed(
+        self, *sinks: Callable[[bytes], object], then: Callable[[bytes], Awaitable[object]] | None = None
+    ) -> None:
+        """Read the slice once, and call each of ``sinks`` and then ``then`` with each block.
+
+        Example: ``await FileSlice(recording, 0, size_bytes).feed(crc.update)``.
 
         Raises:
             RecordingChangedError: the file ends before the slice does.
@@ -163,8 +159,8 @@ class FileSlice:
         """
         async with aclosing(self.blocks()) as blocks:
             async for block in blocks:
-                for digest in digests:
-                    digest.update(block)
+                for sink in sinks:
+                    sink(block)
                 if then is not None:
                     await then(block)
 

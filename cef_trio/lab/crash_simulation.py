@@ -56,14 +56,14 @@ class Life:
     ended: bool = False
     calls: list[str] = field(default_factory=list)
     """The calls it began, in order."""
-    open_answers: int = 0
+    open_responses: int = 0
     """Answers of S3 whose connection is not given back."""
     cut_off: AsyncBool = field(default_factory=lambda: AsyncBool(False))
     """While it is true, nothing passes between the process and S3 or Redis: a partition, or a stopped process."""
     writes_without_lease: list[str] = field(default_factory=list)
     """Writes of it that the store took although another held the stream's lease."""
 
-    async def reached(self) -> None:
+    async def wait_connected(self) -> None:
         """Wait while the process is cut off; no checkpoint if it is not."""
         if self.cut_off.value:
             await self.cut_off.wait_value(False)
@@ -74,7 +74,7 @@ class Life:
             self.ended = True
             self.on_end()
 
-    def begins(self, call: str) -> int:
+    def begin_call(self, call: str) -> int:
         """A call begins; returns its number."""
         self.calls.append(call)
         return len(self.calls)
@@ -178,11 +178,11 @@ class CrashableStore:
         life = self._life
 
         async def call(*args: Any, **kwargs: Any) -> Any:
-            number = life.begins(f"redis {operation}")
+            number = life.begin_call(f"redis {operation}")
             if life.reaches(number, CrashMoment.BEFORE):
                 raise RedisOperationError(operation, "the process is dead")
             with self._journal.call(Lane.REDIS, operation):
-                await life.reached()
+                await life.wait_connected()
                 answer = await method(*args, **kwargs)
                 if operation == "cut_parts" and self._acknowledgements is not None:
                     stream_id, _, keep_to = args
@@ -190,7 +190,7 @@ class CrashableStore:
                     self._acknowledgements.forget_parts_after(meta.s3_upload_id or "", keep_to)
                 if operation in _FENCED and self._store.is_anothers(*args[:2]):
                     life.writes_without_lease.append(operation)
-                await life.reached()
+                await life.wait_connected()
             if life.reaches(number, CrashMoment.UNANSWERED):
                 raise RedisOperationError(operation, "the process is dead")
             life.reaches(number, CrashMoment.ANSWERED)
@@ -213,11 +213,11 @@ class CrashableTransport(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Pass a request on."""
         life, name = self._life, call_name(request)
-        number = life.begins(f"s3 {name}")
+        number = life.begin_call(f"s3 {name}")
         if life.reaches(number, CrashMoment.BEFORE):
             raise httpx.ConnectError("the process is dead", request=request)
         with self._journal.call(Lane.S3, name) as entry:
-            await life.reached()
+            await life.wait_connected()
             response = await self._transport.handle_async_request(request)
             entry.outcome = str(response.status_code)
         if life.reaches(number, CrashMoment.UNANSWERED):
@@ -227,7 +227,7 @@ class CrashableTransport(httpx.AsyncBaseTransport):
         life.reaches(number, CrashMoment.ANSWERED)
         stream = response.stream
         if isinstance(stream, httpx.AsyncByteStream):
-            life.open_answers += 1
+            life.open_responses += 1
             is_s3s = response.is_success and "x-amz-request-id" in response.headers
             response.stream = _RecordedBody(stream, request, is_s3s, life, self._acknowledgements)
         return response
@@ -267,7 +267,7 @@ class _RecordedBody(httpx.AsyncByteStream):
     async def aclose(self) -> None:
         if self._open:
             self._open = False
-            self._life.open_answers -= 1
+            self._life.open_responses -= 1
             if self._good and not self._broken and not self._life.ended:
                 self._acknowledgements.record_body(self._request, self._body, whole=self._whole)
         await self._stream.aclose()

@@ -34,15 +34,15 @@ from cef_trio.watch.scan import Scan, scan_now, stats_now
 T = TypeVar("T")
 
 
-Answering = Callable[[], AbstractContextManager[None]]
+Intercepting = Callable[[], AbstractContextManager[None]]
 """Entered around each block of system calls."""
 
 
 class InlineDisk:
     """A :class:`cef_trio.files.reader.Disk` that never leaves the task."""
 
-    def __init__(self, answering: Answering = nullcontext, read_seconds: Callable[[], float] = float) -> None:
-        self._answering = answering
+    def __init__(self, intercepting: Intercepting = nullcontext, read_seconds: Callable[[], float] = float) -> None:
+        self._answering = intercepting
         self._read_seconds = read_seconds
 
     async def stat(self, path: str) -> FileStat | None:
@@ -98,11 +98,11 @@ class CrashableDisk(InlineDisk):
     def __init__(
         self,
         life: Life,
-        watching: Answering,
-        answering: Answering = nullcontext,
+        watching: Intercepting,
+        intercepting: Intercepting = nullcontext,
         read_seconds: Callable[[], float] = float,
     ) -> None:
-        super().__init__(answering, read_seconds)
+        super().__init__(intercepting, read_seconds)
         self._life = life
         self._watching = watching
 
@@ -110,7 +110,7 @@ class CrashableDisk(InlineDisk):
         """See :meth:`cef_trio.files.reader.Disk.change`. Nothing hangs here."""
         del path
         await trio.lowlevel.checkpoint()
-        number = self._life.begins("disk change")
+        number = self._life.begin_call("disk change")
         if self._life.reaches(number, CrashMoment.BEFORE):
             raise AfterUploadError("the process is dead")
         with self._watching(), self._answering():
@@ -128,14 +128,14 @@ class InlineRecording:
         self,
         descriptor: int,
         path: str,
-        answering: Answering = nullcontext,
+        intercepting: Intercepting = nullcontext,
         read_seconds: Callable[[], float] = float,
     ) -> None:
         self._descriptor = descriptor
         self._read_seconds = read_seconds
         self._path = path
-        self._answering = answering
-        with answering():
+        self._answering = intercepting
+        with intercepting():
             self.generation = inode_generation(descriptor)
 
     async def stat(self) -> FileStat:
@@ -170,9 +170,9 @@ class InlineRecording:
 class InlineReader:
     """A :class:`cef_trio.watch.scan.FolderReader` that never leaves the task."""
 
-    def __init__(self, matches: PathMatcher, answering: Answering = nullcontext) -> None:
+    def __init__(self, matches: PathMatcher, intercepting: Intercepting = nullcontext) -> None:
         self._matches = matches
-        self._answering = answering
+        self._answering = intercepting
 
     async def scan(self, folder: str) -> Scan:
         """See :meth:`cef_trio.watch.scan.FolderReader.scan`."""

@@ -87,17 +87,17 @@ class FileFaults:
 
 def _lying(system: FileSystem) -> None:
     """A FUSE mount: it grants leases despite remote writers, and inotify reports nothing."""
-    system.name, system.leases, system.heard = "fuse", Leases.ALWAYS, False
+    system.name, system.leases, system.reports_events = "fuse", Leases.ALWAYS, False
     system.generations = False
 
 
 def _fat(system: FileSystem) -> None:
-    system.name, system.tick_ns, system.generations = "vfat", 2 * _SECOND_NS, False
+    system.name, system.granularity_ns, system.generations = "vfat", 2 * _SECOND_NS, False
 
 
 def _whole_seconds(system: FileSystem) -> None:
     """Time stamps of ext3, or of a file server below a mount."""
-    system.tick_ns = _SECOND_NS
+    system.granularity_ns = _SECOND_NS
 
 
 def _untold(system: FileSystem) -> None:

@@ -48,11 +48,11 @@ class FileSystem:
     numbers: Numbers = Numbers.UNIQUE
     generations: bool = True
     leases: Leases = Leases.TRUE
-    tick_ns: int = 1
+    granularity_ns: int = 1
     """The grain of its time stamps: 1 s on ext3 and HFS+, 2 s on FAT."""
     skew_ns: int = 0
     """How far its clock is ahead of the daemon's; negative: behind."""
-    heard: bool = True
+    reports_events: bool = True
     """Whether inotify hears what is done to its files; not so where other hosts do it."""
     error: int | None = None
     """The ``errno`` of every call, while its server is gone."""
@@ -64,7 +64,7 @@ class FileSystem:
 
         Stories begin at a whole second; stamps of whole seconds would all be taken for coarse ones.
         """
-        return (now_ns - _LAG_NS + self.skew_ns) // self.tick_ns * self.tick_ns
+        return (now_ns - _LAG_NS + self.skew_ns) // self.granularity_ns * self.granularity_ns
 
 
 @dataclass(eq=False, slots=True)
@@ -98,7 +98,7 @@ class Inodes:
     """Every file there is or was, by its real inode, which nothing reuses while a world lasts."""
 
     by_key: dict[Key, Inode] = field(default_factory=dict)
-    borne: list[tuple[int, int, int, int]] = field(default_factory=list)
+    past_numbers: list[tuple[int, int, int, int]] = field(default_factory=list)
     """(number, serial, from, until) of numbers that were given up."""
     _free: dict[FileSystem, list[int]] = field(default_factory=dict)
     _made: int = 0
@@ -133,20 +133,21 @@ class Inodes:
         """The files that are there."""
         return (inode for inode in self.by_key.values() if not inode.is_gone)
 
-    def bearers(self, number: int) -> set[int]:
+    def serials_with(self, number: int) -> set[int]:
         """The serials of the files that bear, or bore, a number."""
-        return {serial for was, serial, _, _ in self.borne if was == number} | {
+        return {serial for was, serial, _, _ in self.past_numbers if was == number} | {
             inode.serial for inode in self.living() if inode.number == number
         }
 
-    def bore(self, number: int, when_ns: int) -> int | None:
+    def serial_at(self, number: int, when_ns: int) -> int | None:
         """Which file bore a number at that time."""
         for inode in self.living():
             if inode.number == number and inode.since_ns <= when_ns:
                 return inode.serial
         return next(
-            (serial for was, serial, since, until in self.borne if was == number and since <= when_ns < until), None
+            (serial for was, serial, since, until in self.past_numbers if was == number and since <= when_ns < until),
+            None,
         )
 
     def _give_up(self, inode: Inode, now_ns: int) -> None:
-        self.borne.append((inode.number, inode.serial, inode.since_ns, now_ns))
+        self.past_numbers.append((inode.number, inode.serial, inode.since_ns, now_ns))

@@ -26,7 +26,7 @@ class KernelQueues:
         self._cookie = 0
         self.watches_left: int | None = None
         """How many watches may still be set (``fs.inotify.max_user_watches``); ``None``: no limit."""
-        self.deaf = False
+        self.drops_events = False
         """While it is true, nobody is told anything: events are hints."""
 
     def open(self, real: Callable[[str], str] = str) -> Queue:
@@ -42,7 +42,7 @@ class KernelQueues:
 
     def happened(self, path: Path, mask: int, cookie: int = 0) -> None:
         """Something happened to what is called ``path``."""
-        if self.deaf:
+        if self.drops_events:
             return
         for queue in list(self._queues):
             queue.tell(path, mask, cookie)
@@ -54,7 +54,7 @@ class KernelQueues:
         self.happened(old, flags.MOVED_FROM | extra, self._cookie)
         self.happened(new, flags.MOVED_TO | extra, self._cookie)
 
-    def folder_came(self, path: Path) -> None:
+    def folder_created(self, path: Path) -> None:
         """There is a new folder."""
         self.happened(path, flags.CREATE | flags.ISDIR)
 

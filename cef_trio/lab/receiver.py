@@ -70,7 +70,7 @@ class CrashableReceiver(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Pass a request on."""
         life = self._life
-        number = life.begins("webhook")
+        number = life.begin_call("webhook")
         if life.reaches(number, CrashMoment.BEFORE):
             raise httpx.ConnectError("the process is dead", request=request)
         with self._journal.call(Lane.WEBHOOK, "webhook") as entry:

@@ -115,7 +115,7 @@ class Writers:
         """Somebody sets its modification time (``utime``, ``rsync -t``)."""
         self._note(f"set the time of {name} to {mtime_ns}")
         inode = self.inode(name)
-        inode.mtime_ns = mtime_ns // inode.file_system.tick_ns * inode.file_system.tick_ns
+        inode.mtime_ns = mtime_ns // inode.file_system.granularity_ns * inode.file_system.granularity_ns
         inode.ctime_ns = inode.file_system.stamp(self._kernel.now_ns())
         self._heard(name, flags.ATTRIB)
 
@@ -134,7 +134,7 @@ class Writers:
         self._note(f"rename {old} to {new}")
         self.path(old).rename(self.path(new))
         self._kernel.sweep()
-        if self.inode(new).file_system.heard:
+        if self.inode(new).file_system.reports_events:
             self._kernel.queues.moved(self.path(old), self.path(new))
 
     def move(self, old: str, new: str) -> None:
@@ -160,14 +160,14 @@ class Writers:
         self._stamped(inode)
         self.path(other).rename(self.path(name))
         self._kernel.sweep()
-        if inode.file_system.heard:
+        if inode.file_system.reports_events:
             self._kernel.queues.moved(self.path(other), self.path(name))
         self._version(name, 0, size_bytes)
 
     def delete(self, name: str) -> None:
         """The file is deleted."""
         self._note(f"delete {name}")
-        heard = self.inode(name).file_system.heard
+        heard = self.inode(name).file_system.reports_events
         self.path(name).unlink()
         self._kernel.sweep()
         if heard:
@@ -207,7 +207,7 @@ class Writers:
         self.changed_blocks[serial] += (end - 1) // _GRAIN - offset // _GRAIN + 1
 
     def _heard(self, name: str, mask: int) -> None:
-        if self.inode(name).file_system.heard:
+        if self.inode(name).file_system.reports_events:
             self._kernel.queues.happened(self.path(name), mask)
 
     def _note(self, text: str) -> None:

@@ -11,7 +11,7 @@ import itertools
 import json
 import shutil
 from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing, asynccontextmanager, contextmanager, nullcontext, suppress
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,6 @@ from typing import Final
 import trio
 from rich.console import Console
 from rich.live import Live
-from trio_util import periodic
 
 from cef_trio.checkpoint import KnownPath, StreamSet
 from cef_trio.daemon import RunningDaemon, run_daemon
@@ -31,6 +30,7 @@ from cef_trio.local.recorder import record
 from cef_trio.local.run import alone, settings_for
 from cef_trio.local.servers import local_servers
 from cef_trio.observability import logs
+from cef_trio.resilience import Periodic
 from cef_trio.settings import AppEnvironment, Settings
 from cef_trio.upload import MIN_PART_BYTES, metadata_key
 
@@ -143,14 +143,13 @@ class _Demo:
     async def _draw(self, daemon: RunningDaemon, path: Path, began: float) -> None:
         last: DemoView | None = None
         with Live(console=self._console, auto_refresh=False) if self._console.is_terminal else nullcontext() as live:
-            async with aclosing(periodic(_FRAME_SECONDS if live else _LINE_SECONDS)) as frames:
-                async for elapsed, _ in frames:
-                    view = self._view(daemon, path, trio.current_time() - began, last)
-                    if live:
-                        live.update(render(view), refresh=True)
-                    elif elapsed and (last is None or (view.recorded_bytes, view.uploaded_bytes) != _sizes(last)):
-                        self._console.print(line(view), soft_wrap=True)
-                    last = view
+            async for _ in Periodic(_FRAME_SECONDS if live else _LINE_SECONDS):
+                view = self._view(daemon, path, trio.current_time() - began, last)
+                if live:
+                    live.update(render(view), refresh=True)
+                elif last is not None and (view.recorded_bytes, view.uploaded_bytes) != _sizes(last):
+                    self._console.print(line(view), soft_wrap=True)
+                last = view
 
     def _view(self, daemon: RunningDaemon, path: Path, elapsed_seconds: float, last: DemoView | None) -> DemoView:
         recorded = path.stat().st_size if path.exists() else 0

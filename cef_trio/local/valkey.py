@@ -30,17 +30,16 @@ import struct
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractContextManager, aclosing, asynccontextmanager, contextmanager, suppress
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
 import trio
-from trio_util import periodic
 
 from cef_trio.exceptions import CefMp4ProcessorError
-from cef_trio.resilience import shielded
+from cef_trio.resilience import Periodic, shielded
 
 _READY_SECONDS: Final = 20.0
 _ANSWER_SECONDS: Final = 1.0
@@ -162,13 +161,12 @@ async def _ensure_running(binary: str, place: _Place) -> trio.Process | None:
 
 async def _join_or_start(binary: str, place: _Place) -> trio.Process | None:
     with trio.move_on_after(_READY_SECONDS):
-        async with aclosing(periodic(_POLL_SECONDS)) as looks:
-            async for _ in looks:
-                if await _answers(place.socket_path):
-                    return None
-                with _server_lock(place) as lock:
-                    if lock is not None:
-                        return await _start(binary, place, lock)
+        async for _ in Periodic(_POLL_SECONDS):
+            if await _answers(place.socket_path):
+                return None
+            with _server_lock(place) as lock:
+                if lock is not None:
+                    return await _start(binary, place, lock)
     return None
 
 
@@ -202,12 +200,11 @@ async def _start(binary: str, place: _Place, lock: int) -> trio.Process:
 
 async def _until_ready(place: _Place, process: trio.Process) -> bool:
     with trio.move_on_after(_READY_SECONDS):
-        async with aclosing(periodic(_POLL_SECONDS)) as looks:
-            async for _ in looks:
-                if await _answers(place.socket_path):
-                    return True
-                if process.poll() is not None:
-                    break
+        async for _ in Periodic(_POLL_SECONDS):
+            if await _answers(place.socket_path):
+                return True
+            if process.poll() is not None:
+                break
     return False
 
 
@@ -225,11 +222,10 @@ async def _end(place: _Place, process: trio.Process | None, number: signal.Signa
 
 
 async def _until_unlocked(place: _Place) -> None:
-    async with aclosing(periodic(_POLL_SECONDS)) as looks:
-        async for _ in looks:
-            with _server_lock(place) as lock:
-                if lock is not None:
-                    return
+    async for _ in Periodic(_POLL_SECONDS):
+        with _server_lock(place) as lock:
+            if lock is not None:
+                return
 
 
 def _server_lock(place: _Place) -> AbstractContextManager[int | None]:

@@ -2,9 +2,10 @@
 
 Promise P10: while bytes that should be in S3 are not getting there, every signal says so, and why.
 
-Open `logs.py` and `log_writer.py` for log lines; `metrics.py` and `metric_families.py` for metrics; `lag.py` for the
-one meaning of lag; `at_risk.py` for the one judgement of health; `daemon_report.py` for what a daemon reports into
-Redis; the room `admin/` for the status page, health and readiness.
+Open `logs.py` and `log_writer.py` for log lines; `metrics.py` and `metric_families.py` for metrics; `lag.py` for what
+lag and upload rate mean; `snapshot.py` for the state of a daemon, from which metrics, status page and report are made;
+`at_risk.py` for the one judgement of health; `daemon_report.py` for what a daemon reports into Redis; the room `admin/`
+for the status page, health and readiness.
 """
 
 from cef_trio.observability import daemon_report, logs
@@ -17,14 +18,22 @@ from cef_trio.observability.daemon_report import (
     lags_of,
     needs_attention,
 )
-from cef_trio.observability.gauge_values import LimiterUse, Snapshot
-from cef_trio.observability.lag import Growth, Lag, lag_of, total
+from cef_trio.observability.lag import RATE_WINDOW, Growth, Lag, lag_of, upload_rate
 from cef_trio.observability.logs import Redactor, configure, configure_for, flush, lost_lines, set_level
 from cef_trio.observability.metric_labels import StreamState, WebhookOutcome
 from cef_trio.observability.metrics import Metrics
 from cef_trio.observability.redis_survey import survey_redis
+from cef_trio.observability.snapshot import (
+    LimiterUse,
+    ServiceOutage,
+    Snapshot,
+    StreamActivity,
+    StreamSnapshot,
+    activity_of,
+)
 
 __all__ = [
+    "RATE_WINDOW",
     "SENTENCES",
     "DaemonReport",
     "Facts",
@@ -35,11 +44,15 @@ __all__ = [
     "Reason",
     "Redactor",
     "Risk",
+    "ServiceOutage",
     "Snapshot",
+    "StreamActivity",
+    "StreamSnapshot",
     "StreamState",
     "Upload",
     "Waiting",
     "WebhookOutcome",
+    "activity_of",
     "configure",
     "configure_for",
     "daemon_report",
@@ -56,5 +69,5 @@ __all__ = [
     "needs_attention",
     "set_level",
     "survey_redis",
-    "total",
+    "upload_rate",
 ]

@@ -2,15 +2,19 @@
 
 The age counts from when the daemon first saw the byte: after ten silent minutes and one new write it is one second. The
 status page, the metrics and the daemon's report use :func:`lag_of`; commands read the report, since nothing else
-records when a byte was written.
+records when a byte was written. The rate is of the last minute, for all of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Final
 
+from cef_trio.checkpoint import PartRecord
+
+RATE_WINDOW: Final = timedelta(seconds=60)
 _MAX_MARKS: Final = 128
 
 
@@ -43,6 +47,12 @@ def total(lags: Iterable[Lag]) -> Lag:
         min((lag.since for lag in known if lag.since is not None), default=None),
         sum(lag.unwritten_bytes for lag in known),
     )
+
+
+def upload_rate(parts: Iterable[PartRecord], now: datetime) -> float:
+    """Return the bytes per second that S3 acknowledged in ``RATE_WINDOW``, by the times in the parts' records."""
+    since = now - RATE_WINDOW
+    return sum(part.size_bytes for part in parts if part.uploaded_at_utc > since) / RATE_WINDOW.total_seconds()
 
 
 class Growth:

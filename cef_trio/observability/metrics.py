@@ -2,7 +2,7 @@
 
 :class:`Metrics` has a registry of its own, so that several daemons in one process (in tests) do not add up. Counters
 and histograms are updated where the event happens. Gauges are read at each scrape from a
-:class:`~cef_trio.observability.gauge_values.Snapshot`, so they cannot be stale; unknown values are absent.
+:class:`~cef_trio.observability.snapshot.Snapshot`, so they cannot be stale; unknown values are absent.
 
 Names follow https://prometheus.io/docs/practices/naming/. ``metric_families.py`` is the table from which
 ``docs/metrics.md`` is made. No label holds a stream's id, a file name or outside text (``metric_labels.py``).
@@ -20,10 +20,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from cef_trio import __version__
-from cef_trio.observability.at_risk import Risk
-from cef_trio.observability.gauge_values import RedisSurvey, Snapshot
 from cef_trio.observability.metric_families import BY_NAME, FAMILIES, Family, Kind
 from cef_trio.observability.metric_labels import OUTCOMES, REASONS, WebhookOutcome, error_label
+from cef_trio.observability.snapshot import RedisSurvey, Snapshot
 from cef_trio.resilience import FailedAttempt, is_transient, stall
 
 TakeSnapshot = Callable[[], Snapshot]
@@ -45,9 +44,6 @@ class Metrics:
         self._take_snapshot: TakeSnapshot | None = None
         self._last_runs: dict[str, Callable[[], float]] = {}
         self._pending_webhooks: Callable[[], int] | None = None
-        self._at_risk: Callable[[], tuple[Risk, ...]] | None = None
-        self._hung_mounts: Callable[[], int] | None = None
-        self._failing_calls: Callable[[], int] | None = None
         self._lost_log_lines: Callable[[], int] = lambda: 0
         self._uploaded_bytes = self._counter("uploaded_bytes_total")
         self._uploaded_parts = self._counter("uploaded_parts_total")
@@ -139,18 +135,6 @@ class Metrics:
         """Set the source of the number of pending webhooks."""
         self._pending_webhooks = pending
 
-    def at_risk_by(self, at_risk: Callable[[], tuple[Risk, ...]]) -> None:
-        """Set the source of the risks, with times in Unix time."""
-        self._at_risk = at_risk
-
-    def failing_calls_by(self, failing: Callable[[], int]) -> None:
-        """Set the source of the number of failing optional calls."""
-        self._failing_calls = failing
-
-    def hung_mounts_by(self, hung: Callable[[], int]) -> None:
-        """Set the source of the number of hung mounts."""
-        self._hung_mounts = hung
-
     def lost_log_lines_by(self, lost: Callable[[], int]) -> None:
         """Set the source of the number of lost log lines of this process."""
         self._lost_log_lines = lost
@@ -171,23 +155,22 @@ class Metrics:
             yield name, (), last_run()
         if self._pending_webhooks is not None:
             yield "webhooks_pending", (), self._pending_webhooks()
-        for risk in self._at_risk() if self._at_risk is not None else ():
-            yield "bytes_at_risk", (risk.reason.value,), risk.size_bytes
-            yield "at_risk_since_timestamp_seconds", (risk.reason.value,), risk.since
-        if self._failing_calls is not None:
-            yield "optional_calls_failing", (), self._failing_calls()
-        if self._hung_mounts is not None:
-            yield "hung_mounts", (), self._hung_mounts()
         if self._take_snapshot is None:
             return
         now = self._take_snapshot()
         for state, count in now.active_streams.items():
             yield "active_streams", (state.value,), count
-        yield "lag_bytes", (), now.lag_bytes
-        yield "lag_seconds", (), now.lag_seconds
+        lag = now.lag
+        yield "lag_bytes", (), lag.size_bytes
+        yield "lag_seconds", (), lag.seconds(now.at)
         yield "unreadable_records", (), now.unreadable_records
-        for service, up in now.services_up.items():
-            yield "service_up", (service,), up
+        for risk in now.risks:
+            yield "bytes_at_risk", (risk.reason.value,), risk.size_bytes
+            yield "at_risk_since_timestamp_seconds", (risk.reason.value,), risk.since
+        yield "optional_calls_failing", (), now.failing_calls
+        yield "hung_mounts", (), now.hung_mounts
+        for service, outage in now.outages.items():
+            yield "service_up", (service,), outage is None
         for limiter, use in now.limiters.items():
             yield "limiter_borrowed", (limiter,), use.borrowed
             yield "limiter_slots", (limiter,), use.total

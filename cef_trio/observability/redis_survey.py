@@ -7,17 +7,16 @@ each has a time limit and is not retried.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing
 from typing import Final, TypeVar
 
 import structlog
 import trio
-from trio_util import periodic
 
 from cef_trio.checkpoint import CheckpointStore
 from cef_trio.exceptions import CefMp4ProcessorError
-from cef_trio.observability.gauge_values import RedisSurvey
 from cef_trio.observability.metrics import Metrics
+from cef_trio.observability.snapshot import RedisSurvey
+from cef_trio.resilience import Periodic
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
@@ -29,10 +28,9 @@ _ANSWER_SECONDS: Final = 5.0
 async def survey_redis(store: CheckpointStore, metrics: Metrics, *, period_seconds: float = PERIOD_SECONDS) -> None:
     """Ask every ``period_seconds`` until cancelled; the values are then absent."""
     try:
-        async with aclosing(periodic(period_seconds)) as rounds:
-            async for _ in rounds:
-                known_streams, persistent = await _ask(store.count), await _ask(store.is_persistent)
-                metrics.survey = RedisSurvey(known_streams=known_streams or {}, persistent=persistent)
+        async for _ in Periodic(period_seconds):
+            known_streams, persistent = await _ask(store.count), await _ask(store.is_persistent)
+            metrics.survey = RedisSurvey(known_streams=known_streams or {}, persistent=persistent)
     finally:
         metrics.survey = RedisSurvey()
 

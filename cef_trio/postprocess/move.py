@@ -86,7 +86,7 @@ class Move:
             await lease.renew_if_due()
 
         async with self._disk.open(file.path) as recording:
-            await FileSlice(recording, 0, file.size_bytes).feed(crc, then=write)
+            await FileSlice(recording, 0, file.size_bytes).feed(crc.update, then=write)
         await change(partial(copy.finish, file))
         if crc.value != file.crc64nvme:
             raise disposal.NotTouchedError(
@@ -103,7 +103,7 @@ class Move:
             async with self._disk.open(straight) as recording:
                 if (await recording.stat()).size_bytes != file.size_bytes:
                     return False
-                await FileSlice(recording, 0, file.size_bytes).feed(crc, then=lambda _: lease.renew_if_due())
+                await FileSlice(recording, 0, file.size_bytes).feed(crc.update, then=lambda _: lease.renew_if_due())
         except RecordingChangedError:
             return False
         return crc.value == file.crc64nvme

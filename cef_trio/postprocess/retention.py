@@ -14,11 +14,11 @@ from functools import partial
 from typing import Final
 
 import structlog
-from trio_util import periodic
 
 from cef_trio.checkpoint import KnownPath, completed_before
 from cef_trio.exceptions import CefMp4ProcessorError, ChunkProcessingError
 from cef_trio.files import is_same_place
+from cef_trio.resilience import Periodic
 from cef_trio.upload import Services, bulk_load
 
 log = structlog.get_logger(__name__)
@@ -28,15 +28,14 @@ _PERIOD_SECONDS: Final = 3600.0
 
 async def forget_old_streams(services: Services, retention: timedelta) -> None:
     """Forget, every hour, the streams that were completed longer ago than ``retention`` and have no file."""
-    async with aclosing(periodic(_PERIOD_SECONDS)) as rounds:
-        async for _ in rounds:
-            try:
-                forgotten = await forget_now(services, retention)
-            except CefMp4ProcessorError as error:
-                log.warning("retention_failed", error=str(error))
-            else:
-                if forgotten:
-                    log.info("streams_forgotten", streams=forgotten)
+    async for _ in Periodic(_PERIOD_SECONDS):
+        try:
+            forgotten = await forget_now(services, retention)
+        except CefMp4ProcessorError as error:
+            log.warning("retention_failed", error=str(error))
+        else:
+            if forgotten:
+                log.info("streams_forgotten", streams=forgotten)
 
 
 async def forget_now(services: Services, retention: timedelta) -> int:

@@ -237,7 +237,7 @@ class WebhookDeliverer:
         """
         delivery = self._pending.get(meta.stream_id)
         if delivery is None:
-            return  # delivered; only the release of its lease failed
+            return  # delivered; only a later step failed
         final = isinstance(error, WebhookOperationError) or not error.transient
         if final and self._services.utc_now() >= meta.last_activity_at_utc + self._retry:
             log.warning("webhook_given_up", stream_id=meta.stream_id, error=str(error))

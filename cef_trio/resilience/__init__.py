@@ -5,12 +5,13 @@ an effect and its record (P2).
 
 Open `retry.py` for how often a call is repeated; `outage.py` for the circuit breaker and its probe; `best_effort.py`
 for calls that a stream can do without; `shield.py` for the one shield; `stall.py` for streams that do not progress;
-`threads.py` for worker threads and what happens when there are none.
+`periodic.py` for loops at a fixed period; `threads.py` for worker threads and what happens when there are none.
 """
 
 from cef_trio.resilience import stall
 from cef_trio.resilience.best_effort import PAUSE_SECONDS, BestEffort
 from cef_trio.resilience.outage import IDLE_SECONDS, CircuitBreaker, Need, RetryPolicy
+from cef_trio.resilience.periodic import Periodic
 from cef_trio.resilience.retry import (
     MAX_RETRY_AFTER_SECONDS,
     FailedAttempt,
@@ -33,6 +34,7 @@ __all__ = [
     "FailedAttempt",
     "Movement",
     "Need",
+    "Periodic",
     "Retrier",
     "RetryPolicy",
     "ServiceRetrier",

@@ -9,10 +9,10 @@ know), `moved_files.py` (renames), `idle_checker.py` (what the watcher cannot se
 
 from cef_trio.upload import bulk_load
 from cef_trio.upload.failures import KEEPS_ITS_UPLOAD
-from cef_trio.upload.gauges import Observer
 from cef_trio.upload.held_lease import HeldLease, hold_lease
 from cef_trio.upload.idle_checker import IdleChecker
 from cef_trio.upload.object_key import KeyTemplate, metadata_key
+from cef_trio.upload.observer import Observer
 from cef_trio.upload.orphan_cleanup import abort_orphan_uploads, is_orphan
 from cef_trio.upload.ownership import Ownership
 from cef_trio.upload.ownership_rules import Claim

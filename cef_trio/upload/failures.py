@@ -10,6 +10,7 @@ from typing import Final
 
 from cef_trio.checkpoint import FailureReason
 from cef_trio.exceptions import (
+    CefMp4ProcessorError,
     ChunkProcessingError,
     RedisOperationError,
     S3OperationError,
@@ -23,12 +24,20 @@ _ACCESS: Final = frozenset(
 _FINALIZING: Final = frozenset({"complete_multipart_upload", "head_object", "put_object"})
 
 
-class StreamFailedError(StreamFinalizationError):
+class StreamFailedError(CefMp4ProcessorError):
     """A stream failed permanently, for a known reason."""
 
     def __init__(self, reason: FailureReason, message: str) -> None:
         self.reason = reason
         super().__init__(message)
+
+
+class ResumeError(StreamFailedError, StreamInitializationError):
+    """A recorded stream cannot be resumed."""
+
+
+class CompletionError(StreamFailedError, StreamFinalizationError):
+    """A recording cannot be verified or completed."""
 
 
 def reason_of(error: BaseException) -> FailureReason:  # noqa: PLR0911 - it is a table
@@ -48,10 +57,8 @@ def reason_of(error: BaseException) -> FailureReason:  # noqa: PLR0911 - it is a
             return FailureReason.S3_REFUSED
         case RedisOperationError():
             return FailureReason.REDIS_UPDATE
-        case ChunkProcessingError() | StreamInitializationError():
+        case ChunkProcessingError():
             return FailureReason.FILE_UNREADABLE
-        case StreamFinalizationError():
-            return FailureReason.FINALIZATION
         case _:
             return FailureReason.UNEXPECTED
 

@@ -18,7 +18,7 @@ from cef_trio.checkpoint import FailureReason, Status
 from cef_trio.exceptions import FFprobeError, S3OperationError
 from cef_trio.files import FileStat, OpenRecording
 from cef_trio.media import MediaInfo, metadata_json
-from cef_trio.upload.failures import StreamFailedError
+from cef_trio.upload.failures import CompletionError
 from cef_trio.upload.object_key import metadata_key
 from cef_trio.upload.part_matching import crc_of
 from cef_trio.upload.part_plan import Part
@@ -49,7 +49,7 @@ async def verify_and_complete(
 
     Raises:
         RecordingChangedError: the file was truncated during a read.
-        StreamFailedError: the file does not fit into its part plan.
+        CompletionError: the file does not fit into its part plan.
     """
     if upload.meta.status is not Status.PENDING_COMPLETION:
         await upload.transition(Status.PENDING_COMPLETION)
@@ -58,7 +58,7 @@ async def verify_and_complete(
     while not draining():
         before = await recording.stat()
         if before.size_bytes > upload.plan.max_size_bytes:
-            raise StreamFailedError(
+            raise CompletionError(
                 FailureReason.FILE_TOO_LARGE,
                 f"{before.size_bytes} bytes do not fit into 10,000 parts of {upload.plan.part_size} bytes; "
                 "set CHUNK_SIZE_BYTES higher",

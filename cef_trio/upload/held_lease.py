@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from typing import Final
 
 import trio
 
 from cef_trio.checkpoint import CheckpointStore, Lease
-from cef_trio.exceptions import LeaseLostError
+from cef_trio.exceptions import CefMp4ProcessorError, LeaseLostError
+from cef_trio.resilience import shielded
+
+_RELEASE_SECONDS: Final = 2.0
 
 
 class HeldLease:
@@ -35,17 +39,27 @@ class HeldLease:
 
 
 @asynccontextmanager
-async def hold_lease(store: CheckpointStore, name: str, lease: Lease) -> AsyncIterator[HeldLease | None]:
-    """Acquire the lease ``name`` and release it at the end of the block; ``None``: another holder has it.
+async def hold_lease(
+    store: CheckpointStore, name: str, lease: Lease, *, release_on_failure: bool = False
+) -> AsyncIterator[HeldLease | None]:
+    """Acquire the lease ``name`` for the block, and release it at its end; yield ``None`` if another holder has it.
 
-    If the block raises or is cancelled, the lease is not released: it expires by itself, so an effect that may still
-    be under way is over before another daemon begins.
+    A lease that cannot be released expires. If the block raises or is cancelled, the lease is left to expire: an effect
+    that may still be under way, such as a request to S3, is over before another daemon begins. ``release_on_failure``
+    is for commands: each has a lease owner of its own, so an interrupted one could not be repeated before the lease
+    expires. It also releases a lease whose acquisition was not acknowledged.
 
     Raises:
-        RedisOperationError: Redis cannot be asked.
+        RedisOperationError: the lease could not be acquired.
     """
-    if not await store.acquire(name, lease):
-        yield None
-        return
-    yield HeldLease(store, name, lease)
-    await store.release([name], lease)
+    try:
+        held = await store.acquire(name, lease)
+        yield HeldLease(store, name, lease) if held else None
+        if held:
+            with suppress(CefMp4ProcessorError):
+                await store.release([name], lease)
+    except BaseException:
+        if release_on_failure:
+            with shielded(_RELEASE_SECONDS, saving="command's lease"), suppress(CefMp4ProcessorError):
+                await store.release([name], lease)
+        raise

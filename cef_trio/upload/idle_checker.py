@@ -14,14 +14,14 @@ does not stop the check of the others; else anyone who may write to the folder c
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import contextmanager
 
 import structlog
 import trio
-from trio_util import periodic
 
 from cef_trio.checkpoint import StreamSet, rules
 from cef_trio.exceptions import CefMp4ProcessorError, ChunkProcessingError
+from cef_trio.resilience import Periodic
 from cef_trio.upload import bulk_load, file_state
 from cef_trio.upload.file_triage import IdleCheckResult, check_idle
 from cef_trio.upload.services import Services
@@ -57,20 +57,19 @@ class IdleChecker:
 
     async def run(self) -> None:
         """Check until cancelled."""
-        async with aclosing(periodic(self.period_seconds)) as rounds:
-            async for _ in rounds:
-                self.last_run = trio.current_time()
-                self._errors.clear()
-                try:
-                    for live in self._supervisor.live:
-                        with self._isolate_errors():
-                            await self._check(live)
-                    await self._resume_unattended()
-                except CefMp4ProcessorError as error:
-                    log.warning("idle_check_failed", error=str(error))
-                if self._errors and self._errors != self._logged_errors:
-                    log.warning("idle_check_failed", error=self._errors[0])
-                self._logged_errors = list(self._errors)
+        async for _ in Periodic(self.period_seconds):
+            self.last_run = trio.current_time()
+            self._errors.clear()
+            try:
+                for live in self._supervisor.live:
+                    with self._isolate_errors():
+                        await self._check(live)
+                await self._resume_unattended()
+            except CefMp4ProcessorError as error:
+                log.warning("idle_check_failed", error=str(error))
+            if self._errors and self._errors != self._logged_errors:
+                log.warning("idle_check_failed", error=self._errors[0])
+            self._logged_errors = list(self._errors)
 
     @contextmanager
     def _isolate_errors(self) -> Iterator[None]:

@@ -309,7 +309,7 @@ async def measure(recording: OpenRecording, size_bytes: int, plan: PartPlan) -> 
     parts = []
     for part in plan.cut(size_bytes):
         crc, md5 = Crc64Nvme(), hashlib.md5(usedforsecurity=False)
-        await FileSlice(recording, part.offset, part.size_bytes).feed(crc, md5)
+        await FileSlice(recording, part.offset, part.size_bytes).feed(crc.update, md5.update)
         parts.append(PartDigest(part.size_bytes, crc.value, md5.hexdigest()))
     return FileDigest(plan, tuple(parts))
 

@@ -32,7 +32,7 @@ async def crc_of(recording: OpenRecording, offset: int, size_bytes: int) -> int:
         RecordingChangedError: the file is shorter.
     """
     crc = Crc64Nvme()
-    await FileSlice(recording, offset, size_bytes).feed(crc)
+    await FileSlice(recording, offset, size_bytes).feed(crc.update)
     return crc.value
 
 
@@ -56,7 +56,7 @@ async def _match(recording: OpenRecording, part: ListedPart, plan: PartPlan, at:
     algorithm, kept = proof
     crc, calculator = Crc64Nvme(), CHECKSUMS[algorithm].calculator()
     try:
-        await FileSlice(recording, place.offset, part.size_bytes).feed(crc, calculator)
+        await FileSlice(recording, place.offset, part.size_bytes).feed(crc.update, calculator.update)
     except RecordingChangedError:
         return None  # the file ends before the part does
     same = calculator.digest() == kept

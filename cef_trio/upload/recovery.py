@@ -45,7 +45,7 @@ from cef_trio.files import (
 )
 from cef_trio.s3 import ListedPart
 from cef_trio.upload import target
-from cef_trio.upload.failures import StreamFailedError
+from cef_trio.upload.failures import ResumeError
 from cef_trio.upload.file_state import FileState
 from cef_trio.upload.orphan_uploads import OrphanUploads
 from cef_trio.upload.part_matching import algorithm_of, matching_parts
@@ -176,7 +176,7 @@ async def resume(services: Services, stream_id: str, path: str | None, *, contra
         RecordUnreadableError: its record, parts or lease cannot be read.
         OutdatedError: its file is not at ``path``, and another path was recorded meanwhile. The lease is held.
         StreamEndedError: it was aborted or completed before the lease was acquired.
-        StreamFailedError: its file is missing or replaced, or S3 lost its upload too often.
+        ResumeError: its file is missing or replaced, or S3 lost its upload too often.
     """
     if not await services.store.acquire(stream_id, services.lease):
         odd = services.store.unreadable.why_of(stream_id)
@@ -210,7 +210,7 @@ async def resume(services: Services, stream_id: str, path: str | None, *, contra
             # lease is released when the end of the task is saved.
             raise OutdatedError(f"stream {stream_id} has its file at {upload.meta.current_path!r} now") from error
         await check_mounted(services, upload.meta, path)
-        raise StreamFailedError(FailureReason.FILE_MISSING_ON_RESUME, str(error)) from error
+        raise ResumeError(FailureReason.FILE_MISSING_ON_RESUME, str(error)) from error
     if upload.meta.object_etag is None and upload.meta.status is not Status.ACTIVE:
         await upload.transition(Status.ACTIVE, retry_at_utc=None, failure_reason=None)
     log.info("stream_resumed", parts=len(upload.parts), covered_bytes=upload.covered_bytes)
@@ -242,10 +242,10 @@ async def _check_identity(services: Services, upload: StreamUpload, recording: O
         await check_same_file_system(recording, recorded, path)
         known_as = upload.meta.current_path
         if path != known_as:  # proposed by its inode number only
-            raise StreamFailedError(
+            raise ResumeError(
                 FailureReason.FILE_MISSING_ON_RESUME, f"{known_as!r} is gone, and {path!r} is another recording"
             )
-        raise StreamFailedError(FailureReason.FILE_REPLACED, "another file has the recording's name now")
+        raise ResumeError(FailureReason.FILE_REPLACED, "another file has the recording's name now")
     observed = await identify(recording, await recording.stat(), HEAD_BYTES)
     if observed != recorded:
         await upload.update(identity=observed)
@@ -407,13 +407,13 @@ async def upload_lost(services: Services, upload: StreamUpload) -> None:
     """Start the stream over after S3 lost its upload.
 
     Raises:
-        StreamFailedError: S3 lost it more than ``max_uploads_lost`` times.
+        ResumeError: S3 lost it more than ``max_uploads_lost`` times.
     """
     if target.endpoint_changed(services, upload.meta):
         await target.start_over_at_target(services, upload)
         return
     lost = upload.meta.uploads_restarted + 1
     if lost > services.rules.max_uploads_lost:
-        raise StreamFailedError(FailureReason.UPLOAD_LOST, f"S3 lost the upload {lost} times")
+        raise ResumeError(FailureReason.UPLOAD_LOST, f"S3 lost the upload {lost} times")
     log.warning("upload_lost", key=upload.meta.s3_key_prefix, times=lost)
     await upload.start_over(uploads_restarted=lost)

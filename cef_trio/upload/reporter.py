@@ -11,20 +11,18 @@ The other daemons' reports reveal a second running daemon with this one's identi
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Mapping
-from contextlib import aclosing, suppress
-from dataclasses import replace
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import Final
 
 import structlog
 import trio
-from trio_util import periodic
 
 from cef_trio.exceptions import CefMp4ProcessorError
-from cef_trio.observability import DaemonReport, Risk, daemon_report
-from cef_trio.resilience import shielded
+from cef_trio.observability import DaemonReport, daemon_report
+from cef_trio.resilience import Periodic, shielded
+from cef_trio.upload.observer import Observer
 from cef_trio.upload.services import Services
-from cef_trio.upload.supervisor import StreamSupervisor
 
 log = structlog.get_logger(__name__)
 
@@ -32,9 +30,7 @@ PERIOD_SECONDS: Final = 15.0
 _LAST_REPORT_SECONDS: Final = 0.5
 
 
-async def report_for_ever(
-    services: Services, supervisor: StreamSupervisor, at_risk: Callable[[], tuple[Risk, ...]], folder: str
-) -> None:
+async def report_for_ever(services: Services, observer: Observer, folder: str) -> None:
     """Report every ``PERIOD_SECONDS``; when cancelled, report that the daemon stops, if Redis answers at once.
 
     While Redis is unavailable, a report is late, and readers see an old one.
@@ -42,17 +38,16 @@ async def report_for_ever(
     lease, others = services.lease, OtherDaemons(services, folder)
 
     def report() -> DaemonReport:
-        now = trio.current_time()
-        lags = {one.processor.stream_id: one.lag(now) for one in supervisor.live}
+        now = observer()
         return DaemonReport(
             instance=others.reported_as,
-            at=services.unix_time(now),
+            at=now.at,
             folder=folder,
-            risks=at_risk(),
+            risks=now.risks,
             lags={
-                key: replace(lag, since=services.unix_time(lag.since) if lag.since is not None else None)
-                for key, lag in lags.items()
-                if key is not None and (lag.size_bytes or lag.unwritten_bytes)
+                one.stream_id: one.lag
+                for one in now.streams
+                if one.stream_id is not None and (one.lag.size_bytes or one.lag.unwritten_bytes)
             },
             name=lease.instance,
             host=socket.gethostname(),
@@ -63,13 +58,12 @@ async def report_for_ever(
 
     await services.look_at_folder()  # so that the first report already names our owner
     try:
-        async with aclosing(periodic(PERIOD_SECONDS)) as rounds:
-            async for _ in rounds:
-                try:
-                    unused = others.update(await services.store.reports(), services.unix_time(trio.current_time()))
-                    await _write(services, report(), unused)
-                except CefMp4ProcessorError as error:
-                    log.debug("report_not_written", error=str(error))
+        async for _ in Periodic(PERIOD_SECONDS):
+            try:
+                unused = others.update(await services.store.reports(), services.unix_time(trio.current_time()))
+                await _write(services, report(), unused)
+            except CefMp4ProcessorError as error:
+                log.debug("report_not_written", error=str(error))
     finally:
         if services.redis_breaker.outage is None:
             with shielded(_LAST_REPORT_SECONDS, saving="daemon's last report"), suppress(CefMp4ProcessorError):

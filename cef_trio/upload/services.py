@@ -113,10 +113,6 @@ class Services:
     webhook_enqueued: AsyncBool = field(default_factory=lambda: AsyncBool(False))
     """Set when a completed stream enqueued a webhook; reset by the delivery task."""
 
-    def __post_init__(self) -> None:
-        self.metrics.failing_calls_by(lambda: len(self.best_effort.failing))
-        self.metrics.hung_mounts_by(lambda: len(self.mounts.hung.value))
-
     async def attempt(self, operation: str, call: Callable[[], Awaitable[T]]) -> T | None:
         """Make an optional S3 call; return ``None`` if it is suspended (:meth:`BestEffort.attempt`)."""
         return await self.best_effort.attempt(operation, call, reach=self.s3.head_bucket)

@@ -10,7 +10,6 @@ Stream tasks run in the daemon's processor nursery. No exception of one task rea
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import aclosing
 from dataclasses import dataclass, field
 from itertools import islice
 from math import inf
@@ -18,12 +17,13 @@ from typing import Final
 
 import structlog
 import trio
-from trio_util import AsyncBool, AsyncValue, periodic
+from trio_util import AsyncBool, AsyncValue
 
 from cef_trio.checkpoint import FAILED, Change, KnownPath, Status, StreamMeta
 from cef_trio.exceptions import CefMp4ProcessorError, ChunkProcessingError, FileAccessError, RecordingChangedError
 from cef_trio.files import FileStat, IdentityMatch, inodes_last, may_be
 from cef_trio.observability import Growth, Lag, Waiting, decode_all, lag_of
+from cef_trio.resilience import Periodic
 from cef_trio.upload import bulk_load
 from cef_trio.upload import file_state as news
 from cef_trio.upload.file_state import Ending, FileState
@@ -313,7 +313,11 @@ class StreamSupervisor:
         replaced = {path: live for path, live in self._live.items() if path in files and live.is_replaced(files[path])}
         if missing or replaced:
             has_its_own = self._live.keys() - replaced.keys()
-            unclaimed = {stat.inode: path for path, stat in files.items() if path not in has_its_own}
+            unclaimed = {
+                stat.inode: path
+                for path, stat in files.items()
+                if path not in has_its_own and not self._is_settled(path, stat)
+            }
             for path, live in {**missing, **replaced}.items():
                 new_path = unclaimed.get(live.file_state.value.stat.inode)
                 if new_path is not None:
@@ -325,6 +329,11 @@ class StreamSupervisor:
                 del known[path]
         for path, stat in files.items():
             self._seen(path, stat)
+
+    def _is_settled(self, path: str, stat: FileStat) -> bool:
+        """Return whether the file at a path is still the settled one, possibly changed, and not one renamed to it."""
+        settled = self._settled.get(path)
+        return settled is not None and settled.inode == stat.inode
 
     def _detach(self, live: LiveStream, path: str) -> None:
         """Keep a stream whose path was taken by another stream's file, under a unique key; it checks its file."""
@@ -698,9 +707,8 @@ class StreamSupervisor:
 
     async def renew_leases(self) -> None:
         """Renew the leases of live streams; cancel streams whose leases are lost."""
-        async with aclosing(periodic(self._services.lease.ttl_seconds / 3)) as rounds:
-            async for _ in rounds:
-                await self._renew_now()
+        async for _ in Periodic(self._services.lease.ttl_seconds / 3):
+            await self._renew_now()
 
     async def _renew_now(self) -> None:
         ids = self.live_ids

@@ -16,7 +16,7 @@ from __future__ import annotations
 import structlog
 
 from cef_trio.checkpoint import FailureReason, StreamMeta
-from cef_trio.upload.failures import StreamFailedError
+from cef_trio.upload.failures import ResumeError
 from cef_trio.upload.services import Services
 from cef_trio.upload.session import STREAM_ID_METADATA, StreamUpload
 
@@ -37,13 +37,13 @@ async def reconcile_target(services: Services, upload: StreamUpload) -> None:
     """Make the record agree with the configured bucket and endpoint, before any other S3 call.
 
     Raises:
-        StreamFailedError: the object is complete, and not in the configured bucket.
+        ResumeError: the object is complete, and not in the configured bucket.
         S3OperationError: S3 could not be asked for the object.
     """
     meta = upload.meta
     if meta.object_etag is not None:
         if not await _object_exists(services, meta):
-            raise StreamFailedError(
+            raise ResumeError(
                 FailureReason.FINALIZATION,
                 f"its object is complete in {_recorded_target(meta)}, and the settings lead to "
                 f"{_configured_target(services)}: set them back, and `cef-trio retry` writes its metadata",

@@ -10,37 +10,37 @@ import trio
 from prometheus_client import CollectorRegistry, Counter
 
 from cef_trio.admin.server import serve_admin
-from cef_trio.admin.snapshot import HealthFacts, Phase, ReadyFacts, Snapshot, StreamLine, StreamState, Totals
+from cef_trio.admin.status_page import HealthFacts, Phase, ReadyFacts, StatusPage, StreamRow, Totals
+from cef_trio.observability.snapshot import StreamActivity
 
 GOOD_HEALTH = HealthFacts(
     watcher_silent_seconds=1.0, watcher_period_seconds=60.0, checker_silent_seconds=1.0, checker_period_seconds=30.0
 )
 
 
-def stream(stream_id: str, file: str, uploaded_bytes: int = 40, size_bytes: int = 100) -> StreamLine:
-    return StreamLine(
+def stream(stream_id: str, file: str, acknowledged_bytes: int = 40, size_bytes: int = 100) -> StreamRow:
+    return StreamRow(
         stream_id=stream_id,
         file=file,
-        state=StreamState.UPLOADING,
+        state=StreamActivity.UPLOADING,
         size_on_disk_bytes=size_bytes,
-        uploaded_bytes=uploaded_bytes,
+        acknowledged_bytes=acknowledged_bytes,
         bytes_per_second=2048.0,
-        lag_since=None,
+        lag_bytes=size_bytes - acknowledged_bytes,
     )
 
 
-def snapshot_of(*streams: StreamLine) -> Snapshot:
+def snapshot_of(*streams: StreamRow) -> StatusPage:
     totals = Totals(
         working=1,
         slots=5,
-        live=len(streams),
-        uploaded_bytes=0,
+        active_streams=len(streams),
         lag_bytes=0,
         bytes_per_second=2048.0,
         completed=7,
         failed=0,
     )
-    return Snapshot(
+    return StatusPage(
         phase=Phase.RUNNING,
         version="1.2.3",
         instance="here",
@@ -59,11 +59,11 @@ def snapshot_of(*streams: StreamLine) -> Snapshot:
 class SetSource:
     """Says what the test last set."""
 
-    now: Snapshot = field(default_factory=lambda: snapshot_of(stream("id-1", "a.mp4")))
+    now: StatusPage = field(default_factory=lambda: snapshot_of(stream("id-1", "a.mp4")))
     facts: HealthFacts = GOOD_HEALTH
     redis_up: bool = True
 
-    def snapshot(self) -> Snapshot:
+    def page(self) -> StatusPage:
         return self.now
 
     def health(self) -> HealthFacts:

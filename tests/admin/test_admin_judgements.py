@@ -7,18 +7,18 @@ import json
 
 import pytest
 
-from cef_trio.admin.snapshot import (
+from cef_trio.admin.status_page import (
     HealthFacts,
     Phase,
     ReadyFacts,
-    Snapshot,
-    StreamLine,
-    StreamState,
+    StatusPage,
+    StreamRow,
     Totals,
     judge_health,
     judge_ready,
     to_json,
 )
+from cef_trio.observability.snapshot import StreamActivity
 
 
 @pytest.mark.parametrize(("phase", "redis_up", "s3_up"), list(itertools.product(Phase, [True, False], [True, False])))
@@ -59,20 +59,18 @@ def test_a_task_that_went_silent_is_unhealthy_and_named(
 
 
 def test_the_json_is_one_line_and_holds_what_is_worked_out() -> None:
-    line = StreamLine(
+    line = StreamRow(
         stream_id="1",
         file="a\nb\u2028.mp4",
-        state=StreamState.UPLOADING,
+        state=StreamActivity.UPLOADING,
         size_on_disk_bytes=10,
-        uploaded_bytes=4,
+        acknowledged_bytes=4,
         bytes_per_second=0.0,
-        lag_since=None,
+        lag_bytes=6,
     )
-    totals = Totals(
-        working=1, slots=5, live=1, uploaded_bytes=4, lag_bytes=6, bytes_per_second=0, completed=None, failed=None
-    )
+    totals = Totals(working=1, slots=5, active_streams=1, lag_bytes=6, bytes_per_second=0, completed=None, failed=None)
     text = to_json(
-        Snapshot(
+        StatusPage(
             phase=Phase.RUNNING,
             version="1",
             instance="i",

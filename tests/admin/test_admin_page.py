@@ -9,8 +9,9 @@ import pytest
 from admin.admin_scene import SetSource, serving, snapshot_of, stream
 from servers.chromium import PROGRAM, chromium
 
-from cef_trio.admin.snapshot import FailedStream, Phase, ServiceOutage
+from cef_trio.admin.status_page import FailedStream, Phase
 from cef_trio.observability.at_risk import Reason, Risk
+from cef_trio.observability.snapshot import ServiceOutage
 
 pytestmark = [
     pytest.mark.real,
@@ -39,7 +40,7 @@ async def test_streams_are_shown_and_an_update_arrives_by_itself() -> None:
         assert "1.0 KiB of 2.0 KiB · 50%" in text
         assert "2.0 KiB/s" in text
         await tab.evaluate("window.first = document.querySelector('#streams tr')")
-        source.now = snapshot_of(stream("id-1", "a.mp4", uploaded_bytes=90), stream("id-3", "c.mp4"))
+        source.now = snapshot_of(stream("id-1", "a.mp4", acknowledged_bytes=90), stream("id-3", "c.mp4"))
         await tab.until(f"{ROWS}[0].innerText.includes('90%') && {ROWS}[1].innerText.includes('c.mp4')")
         assert await tab.evaluate(f"{ROWS}[0] === window.first")  # a row stays the same node
         assert await tab.evaluate("document.querySelector('#streams progress').value") == 0.9
@@ -95,7 +96,7 @@ async def test_outages_failures_draining_a_limit_and_a_lost_connection_are_said(
             source.change(unhealthy=())
             await tab.until(f"{PHASE} === 'held by an outage'")
             assert await tab.evaluate("document.getElementById('rate').textContent") == "2.0 KiB/s"
-            totals = replace(snapshot_of().totals, limit_bytes_per_second=64 << 10)
+            totals = replace(snapshot_of().totals, upload_limit_bytes_per_second=64 << 10)
             source.change(outages=(), phase=Phase.DRAINING, totals=totals)
             await tab.until("document.getElementById('rate').textContent === '2.0 KiB/s of 64.0 KiB/s'")
             await tab.until(f"{PHASE} === 'draining'")

@@ -20,7 +20,7 @@ from cef_trio.admin import app, server
 from cef_trio.admin.connection_limits import ConnectionLimiter, ConnectionSlot, client_of
 from cef_trio.admin.origins import is_foreign, is_ours
 from cef_trio.admin.server import AdminPortError, serve_admin
-from cef_trio.admin.snapshot import Phase
+from cef_trio.admin.status_page import Phase
 
 
 async def get(port: int, path: str, method: str = "GET") -> httpx.Response:
@@ -118,15 +118,15 @@ async def test_the_page_is_one_file_that_names_nothing_outside() -> None:
 async def test_events_begin_with_a_snapshot_and_go_on_with_changes_and_heartbeats() -> None:
     source = SetSource()
     async with serving(source) as port, listening(port) as events:
-        assert (await events.snapshot())["streams"][0]["uploaded_bytes"] == 40
+        assert (await events.snapshot())["streams"][0]["acknowledged_bytes"] == 40
         assert b"content-type: text/event-stream; charset=utf-8" in events.seen
         ticks = 0
         while ticks < 2:  # nothing changed: only heartbeats come
             line = await events.line()
             assert not line.startswith(b"data: {")
             ticks += line == b"event: tick"
-        source.change(streams=(stream("id-1", "a.mp4", uploaded_bytes=90),))
-        assert (await events.snapshot())["streams"][0]["uploaded_bytes"] == 90
+        source.change(streams=(stream("id-1", "a.mp4", acknowledged_bytes=90),))
+        assert (await events.snapshot())["streams"][0]["acknowledged_bytes"] == 90
         source.change(phase=Phase.DRAINING)
         assert (await events.snapshot())["phase"] == "draining"
 

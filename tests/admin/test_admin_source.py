@@ -9,14 +9,15 @@ import trio
 import trio.testing
 from worlds.waiting import completed, until_idle
 
-from cef_trio.admin import snapshot_source as source_module
-from cef_trio.admin.snapshot import Phase, StreamState, judge_health, judge_ready
-from cef_trio.admin.snapshot_source import DaemonSource, IntakeTask, state_of
+from cef_trio.admin import page_source as source_module
+from cef_trio.admin.page_source import DaemonSource, IntakeTask
+from cef_trio.admin.status_page import Phase, judge_health, judge_ready
 from cef_trio.checkpoint.commit import Change
 from cef_trio.checkpoint.memory import Moment
 from cef_trio.checkpoint.states import FAILED, SENTENCES, FailureReason, Status
 from cef_trio.exceptions import RedisOperationError
 from cef_trio.lab.world import BUCKET, PART, World, WorldDaemon
+from cef_trio.observability.snapshot import StreamActivity, activity_of
 from cef_trio.s3_endpoint import Fault, Kind
 
 
@@ -27,46 +28,42 @@ class PeriodicTask:
 
 def source_of(world: World, daemon: WorldDaemon) -> DaemonSource:
     source = DaemonSource(daemon.services, str(world.folder), lambda: daemon.shutdown.signals > 0)
-    source.supervisor = daemon.supervisor
+    source.observer = daemon.observer
     source.watcher = source.checker = IntakeTask(PeriodicTask(trio.current_time()), 60.0)
     return source
 
 
-async def test_a_growing_stream_shows_what_is_uploaded_and_what_lags(
-    world: World, autojump_clock: trio.testing.MockClock
-) -> None:
+async def test_a_growing_stream_shows_what_is_uploaded_and_what_lags(world: World) -> None:
     world.stream_timeout_seconds = 1000.0
     world.append(2 * PART + 300)
     async with world.daemon() as daemon:
         source = source_of(world, daemon)
         await until_idle(world, Status.ACTIVE)
         await trio.sleep(5)
-        snapshot = source.snapshot()
+        snapshot = source.page()
         (line,) = snapshot.streams
         assert line.file == "a.mp4"
-        assert line.state is StreamState.WAITING
-        assert (line.size_on_disk_bytes, line.uploaded_bytes, line.lag_bytes) == (2 * PART + 300, 2 * PART, 300)
+        assert line.state is StreamActivity.WAITING
+        assert (line.size_on_disk_bytes, line.acknowledged_bytes, line.lag_bytes) == (2 * PART + 300, 2 * PART, 300)
         assert line.bytes_per_second == pytest.approx(2 * PART / 60)
         assert line.lag_since is not None
         assert snapshot.phase is Phase.RUNNING
-        assert (snapshot.totals.live, snapshot.totals.lag_bytes, snapshot.totals.completed) == (1, 300, None)
-        assert source.snapshot() == snapshot  # nothing counts up by itself
-        assert snapshot.totals.limit_bytes_per_second == 0
+        assert (snapshot.totals.active_streams, snapshot.totals.lag_bytes, snapshot.totals.completed) == (1, 300, None)
+        assert source.page() == snapshot  # nothing counts up by itself
+        assert snapshot.totals.upload_limit_bytes_per_second == 0
         daemon.services.rate_limiter.change(64 << 10)
-        assert source.snapshot().totals.limit_bytes_per_second == 64 << 10
+        assert source.page().totals.upload_limit_bytes_per_second == 64 << 10
         daemon.services.rate_limiter.change(0)
         await trio.sleep(60)
-        assert source.snapshot().streams[0].bytes_per_second == 0
+        assert source.page().streams[0].bytes_per_second == 0
 
         world.append(PART)
         daemon.saw()
         await trio.sleep(1)
-        assert source.snapshot().streams[0].uploaded_bytes == 3 * PART
+        assert source.page().streams[0].acknowledged_bytes == 3 * PART
 
 
-async def test_what_has_ended_is_asked_of_redis_and_kept_while_redis_is_down(
-    world: World, autojump_clock: trio.testing.MockClock
-) -> None:
+async def test_what_has_ended_is_asked_of_redis_and_kept_while_redis_is_down(world: World) -> None:
     world.append(PART)
     async with world.daemon() as daemon, trio.open_nursery() as nursery:
         source = source_of(world, daemon)
@@ -85,7 +82,7 @@ async def test_what_has_ended_is_asked_of_redis_and_kept_while_redis_is_down(
             Change({"failure_reason": f"{SENTENCES[FailureReason.ACCESS_DENIED]} <b>403</b>"}),
         )
         await trio.sleep(6)
-        snapshot = source.snapshot()
+        snapshot = source.page()
         assert (snapshot.totals.completed, snapshot.totals.failed) == (1, 1)
         (failed,) = snapshot.failed
         assert failed.stream_id == failed_id
@@ -95,9 +92,7 @@ async def test_what_has_ended_is_asked_of_redis_and_kept_while_redis_is_down(
         nursery.cancel_scope.cancel()
 
 
-async def test_an_outage_is_shown_with_its_beginning_and_is_not_ready_but_healthy(
-    world: World, autojump_clock: trio.testing.MockClock
-) -> None:
+async def test_an_outage_is_shown_with_its_beginning_and_is_not_ready_but_healthy(world: World) -> None:
     async with world.daemon() as daemon:
         source = source_of(world, daemon)
         assert all(fact.good for fact in judge_ready(source.ready()))
@@ -106,7 +101,7 @@ async def test_an_outage_is_shown_with_its_beginning_and_is_not_ready_but_health
         began = world.utc_now().timestamp()
         breaker.trip(RedisOperationError("ping", "no answer", transient=True))
         await trio.sleep(300)
-        (outage,) = source.snapshot().outages
+        (outage,) = source.page().outages
         assert outage.service == "redis"
         assert outage.since == pytest.approx(began, abs=0.1)
         assert outage.probes > 3
@@ -117,43 +112,41 @@ async def test_an_outage_is_shown_with_its_beginning_and_is_not_ready_but_health
         world.store.fault = None
         await breaker.wait_up()
         await trio.testing.wait_all_tasks_blocked()
-        assert source.snapshot().outages == ()
+        assert source.page().outages == ()
         assert all(fact.good for fact in judge_health(source.health()))  # and its time runs from now
         await trio.sleep(181)
-        assert "the idle checker has been silent for 181 s" in source.snapshot().unhealthy
+        assert "the idle checker has been silent for 181 s" in source.page().unhealthy
 
 
-async def test_a_daemon_that_starts_and_one_that_leaves_say_so(
-    world: World, autojump_clock: trio.testing.MockClock
-) -> None:
+async def test_a_daemon_that_starts_and_one_that_leaves_say_so(world: World) -> None:
     async with world.daemon() as daemon:
         source = DaemonSource(daemon.services, str(world.folder), lambda: daemon.shutdown.signals > 0)
-        assert source.snapshot().phase is Phase.STARTING
-        assert source.snapshot().streams == ()
+        assert source.page().phase is Phase.STARTING
+        assert source.page().streams == ()
         assert all(fact.good for fact in judge_health(source.health()))
         source = source_of(world, daemon)
         daemon.shutdown.request()
         await trio.sleep(1000)
-        assert source.snapshot().phase is Phase.DRAINING
+        assert source.page().phase is Phase.DRAINING
         assert all(fact.good for fact in judge_health(source.health()))  # the intake has ended, and should have
 
 
 @pytest.mark.parametrize("working", [True, False])
 @pytest.mark.parametrize("status", list(Status))
 def test_every_status_is_some_state(status: Status, working: bool) -> None:
-    state = state_of(status, working=working, held=False)
-    held = state_of(status, working=working, held=True)
-    assert (held is StreamState.HELD) == (state in {StreamState.UPLOADING, StreamState.FINISHING})
-    assert held in {state, StreamState.HELD}
+    state = activity_of(status, working=working, held=False)
+    held = activity_of(status, working=working, held=True)
+    assert (held is StreamActivity.HELD) == (state in {StreamActivity.UPLOADING, StreamActivity.FINISHING})
+    assert held in {state, StreamActivity.HELD}
     expected = {
-        Status.PENDING_COMPLETION: StreamState.VERIFYING,
-        Status.S3_COMPLETED: StreamState.FINISHING,
-        Status.COMPLETED: StreamState.FINISHING,
+        Status.PENDING_COMPLETION: StreamActivity.VERIFYING,
+        Status.S3_COMPLETED: StreamActivity.FINISHING,
+        Status.COMPLETED: StreamActivity.FINISHING,
     }
     if status is Status.RETRYING and not working:
-        assert state is StreamState.RETRYING
+        assert state is StreamActivity.RETRYING
     else:
-        assert state is expected.get(status, StreamState.UPLOADING if working else StreamState.WAITING)
+        assert state is expected.get(status, StreamActivity.UPLOADING if working else StreamActivity.WAITING)
 
 
 def test_every_failure_has_a_sentence() -> None:
@@ -164,7 +157,7 @@ async def _down(operation: str, moment: Moment) -> None:
     raise RedisOperationError(operation, "no answer", transient=True)
 
 
-async def test_no_secret_is_shown_in_the_words_of_others(world: World, autojump_clock: trio.testing.MockClock) -> None:
+async def test_no_secret_is_shown_in_the_words_of_others(world: World) -> None:
     world.endpoint.faults.arm(Fault(Kind.ERROR, "CreateMultipartUpload", times=None, code="AccessDenied"))
     world.append(2 * PART)
     async with world.daemon() as daemon, trio.open_nursery() as nursery:
@@ -173,7 +166,7 @@ async def test_no_secret_is_shown_in_the_words_of_others(world: World, autojump_
         source.redact = lambda text: text.replace(BUCKET, "***")  # the error tells the bucket
         nursery.start_soon(source.run)
         await trio.testing.wait_all_tasks_blocked()
-        (failed,) = source.snapshot().failed
+        (failed,) = source.page().failed
         assert failed.detail is not None
         assert "bucket '***'" in failed.detail
         nursery.cancel_scope.cancel()

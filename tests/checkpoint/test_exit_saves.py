@@ -8,7 +8,7 @@ from typing import cast
 
 import pytest
 import trio
-from trio.testing import MockClock, wait_all_tasks_blocked
+from trio.testing import wait_all_tasks_blocked
 
 from cef_trio.checkpoint.commit import Saving
 from cef_trio.checkpoint.model import Lease
@@ -17,6 +17,8 @@ from cef_trio.checkpoint.shutdown_flush import ShutdownFlush
 from cef_trio.checkpoint.states import Status
 from cef_trio.exceptions import RedisOperationError
 from cef_trio.resilience.outage import CircuitBreaker, Need, RetryPolicy
+
+pytestmark = pytest.mark.usefixtures("autojump_clock")
 
 LEASE = Lease("us", "1", 30.0)
 
@@ -61,7 +63,7 @@ def saving(stream_id: str) -> Saving:
 
 
 async def test_p4_streams_that_end_at_one_moment_are_saved_in_one_call_and_later_ones_in_another(
-    saves: ShutdownFlush, store: Store, autojump_clock: MockClock
+    saves: ShutdownFlush, store: Store
 ) -> None:
     store.seconds = 0.1
     async with trio.open_nursery() as nursery:
@@ -75,7 +77,7 @@ async def test_p4_streams_that_end_at_one_moment_are_saved_in_one_call_and_later
 
 @pytest.mark.parametrize("moment", ["before the call", "while it waits for another one's call"])
 async def test_p3_one_whose_time_is_over_takes_nobodys_state_along(
-    saves: ShutdownFlush, store: Store, autojump_clock: MockClock, moment: str
+    saves: ShutdownFlush, store: Store, moment: str
 ) -> None:
     store.seconds = 1.0
     async with trio.open_nursery() as nursery:
@@ -96,7 +98,7 @@ async def test_p3_one_whose_time_is_over_takes_nobodys_state_along(
 
 
 async def test_p4_those_who_joined_one_whose_time_is_over_are_told_and_do_not_wait(
-    saves: ShutdownFlush, store: Store, autojump_clock: MockClock
+    saves: ShutdownFlush, store: Store
 ) -> None:
     store.seconds = 5.0
     began = trio.current_time()
@@ -110,7 +112,7 @@ async def test_p4_those_who_joined_one_whose_time_is_over_are_told_and_do_not_wa
 
 
 async def test_p4_once_redis_has_failed_on_the_way_out_nobody_asks_it_again(
-    saves: ShutdownFlush, store: Store, breaker: CircuitBreaker, autojump_clock: MockClock
+    saves: ShutdownFlush, store: Store, breaker: CircuitBreaker
 ) -> None:
     breaker.note_failure()
     await trio.sleep(1)
@@ -124,7 +126,7 @@ async def test_p4_once_redis_has_failed_on_the_way_out_nobody_asks_it_again(
 
 
 async def test_p4_a_failure_at_the_very_moment_of_leaving_counts(
-    saves: ShutdownFlush, store: Store, breaker: CircuitBreaker, autojump_clock: MockClock
+    saves: ShutdownFlush, store: Store, breaker: CircuitBreaker
 ) -> None:
     saves.leave()
     breaker.note_failure()
@@ -133,9 +135,7 @@ async def test_p4_a_failure_at_the_very_moment_of_leaving_counts(
     assert saves.unsaved == {"a"}
 
 
-async def test_p3_what_redis_refuses_is_said_to_be_unsaved(
-    saves: ShutdownFlush, store: Store, autojump_clock: MockClock
-) -> None:
+async def test_p3_what_redis_refuses_is_said_to_be_unsaved(saves: ShutdownFlush, store: Store) -> None:
     store.error = RedisOperationError("save_interrupted", "no", transient=True)
     await saves.save(saving("a"))
     assert saves.unsaved == {"a"}

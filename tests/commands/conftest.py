@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
-import trio.testing
 
 from cef_trio.cli.session import CommandContext, command_lease
 from cef_trio.lab.disk import InlineDisk
@@ -17,13 +15,6 @@ from cef_trio.s3.credentials import StaticCredentials
 from cef_trio.s3.signing import Credentials
 from cef_trio.s3_endpoint import DEFAULT_ACCESS_KEY_ID, DEFAULT_SECRET_ACCESS_KEY, InProcessTransport
 from cef_trio.upload.object_key import KeyTemplate
-
-
-@pytest.fixture
-async def world(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> World:
-    folder = tmp_path / "watch"
-    folder.mkdir()
-    return World(folder)
 
 
 @pytest.fixture

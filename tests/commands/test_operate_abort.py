@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import trio
 from servers.operating import DAEMON, a_stream, stream_id
-from trio.testing import MockClock
 from worlds.waiting import completed
 
 from cef_trio.checkpoint.memory import Moment
@@ -35,7 +34,7 @@ async def left_open(world: World) -> Checkpoint:
 
 
 async def test_an_aborted_stream_is_gone_from_s3_and_stays_so_until_a_person_retries_it(
-    world: World, context: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
+    world: World, context: CommandContext, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint = await left_open(world)
     stream = checkpoint.meta.stream_id
@@ -57,7 +56,7 @@ async def test_an_aborted_stream_is_gone_from_s3_and_stays_so_until_a_person_ret
 
 
 async def test_a_stream_that_a_daemon_works_on_is_refused_with_its_name(
-    world: World, context: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
+    world: World, context: CommandContext, capsys: pytest.CaptureFixture[str]
 ) -> None:
     world.append(3 * PART)
     async with world.daemon() as daemon:
@@ -99,7 +98,7 @@ async def test_a_failed_streams_kept_upload_is_given_up_and_why_it_had_failed_is
 
 
 async def test_what_s3_refused_to_abort_is_still_named_by_redis_and_the_command_may_be_repeated(
-    world: World, context: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
+    world: World, context: CommandContext, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint = await left_open(world)
     fault = world.endpoint.faults.arm(Fault(Kind.ERROR, "AbortMultipartUpload", code="AccessDenied", times=None))
@@ -114,7 +113,7 @@ async def test_what_s3_refused_to_abort_is_still_named_by_redis_and_the_command_
 
 
 async def test_an_object_that_was_completed_unknown_to_redis_is_left_and_named(
-    world: World, context: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
+    world: World, context: CommandContext, capsys: pytest.CaptureFixture[str]
 ) -> None:
     world.append(3 * PART)
     async with world.killed_daemon() as daemon:
@@ -140,7 +139,7 @@ async def test_an_object_that_was_completed_unknown_to_redis_is_left_and_named(
 @pytest.mark.parametrize("operation", ["acquire", "load", "transition", "update", "release"])
 @pytest.mark.parametrize("moment", list(Moment))
 async def test_cancelled_at_any_call_no_lease_is_left_and_no_upload_is_unknown(
-    world: World, context: CommandContext, autojump_clock: MockClock, operation: str, moment: Moment
+    world: World, context: CommandContext, operation: str, moment: Moment
 ) -> None:
     checkpoint = await left_open(world)
     stream = checkpoint.meta.stream_id
@@ -176,7 +175,7 @@ async def sound_after(world: World, context: CommandContext, retry: Callable[[],
 
 
 async def test_an_s3_that_is_silent_for_longer_than_the_lease_ends_the_command(
-    world: World, context: CommandContext, autojump_clock: MockClock
+    world: World, context: CommandContext
 ) -> None:
     """Once its lease is over, a `retry` may have opened a new upload under the same key: that is not to be aborted."""
     checkpoint = await left_open(world)

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import trio
 from servers.operating import DAEMON, NOW, a_stream, command, stream_id
-from trio.testing import MockClock
 from worlds.waiting import completed
 
 from cef_trio.checkpoint.memory import Moment
@@ -49,7 +48,7 @@ def test_p9_the_upload_of_a_stream_of_another_host_is_that_hosts() -> None:
 
 
 async def test_p9_no_upload_of_another_hosts_stream_is_aborted(
-    world: World, context: CommandContext, capsys: pytest.CaptureFixture[str], autojump_clock: MockClock
+    world: World, context: CommandContext, capsys: pytest.CaptureFixture[str]
 ) -> None:
     await trio.sleep(1)
     mine = replace(context, ownership=Ownership("a"))
@@ -86,7 +85,7 @@ async def gc(
 
 
 async def test_only_nobodys_uploads_are_aborted_and_a_dry_run_aborts_none(
-    world: World, context: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
+    world: World, context: CommandContext, capsys: pytest.CaptureFixture[str]
 ) -> None:
     await an_upload(context, 1)
     await an_upload(context, 2)
@@ -106,7 +105,7 @@ async def test_only_nobodys_uploads_are_aborted_and_a_dry_run_aborts_none(
 
 
 async def test_a_redis_that_knows_nothing_keeps_every_upload_unless_it_is_said_to_be_the_right_one(
-    world: World, context: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
+    world: World, context: CommandContext, capsys: pytest.CaptureFixture[str]
 ) -> None:
     await an_upload(context, 1)
     await trio.sleep(7200)
@@ -121,7 +120,7 @@ async def test_a_redis_that_knows_nothing_keeps_every_upload_unless_it_is_said_t
 
 
 async def test_it_disturbs_no_running_daemon(
-    world: World, context: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
+    world: World, context: CommandContext, capsys: pytest.CaptureFixture[str]
 ) -> None:
     world.stream_timeout_seconds = 86_400.0
     async with world.daemon() as daemon:
@@ -137,7 +136,7 @@ async def test_it_disturbs_no_running_daemon(
 
 
 async def test_a_stream_that_comes_back_between_the_listing_and_the_abort_keeps_its_upload(
-    world: World, context: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
+    world: World, context: CommandContext, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Whoever else takes the stream up at that moment: its record is looked at again under the lease."""
     await an_upload(context, 1)
@@ -160,7 +159,7 @@ async def test_a_stream_that_comes_back_between_the_listing_and_the_abort_keeps_
 
 
 async def test_an_upload_that_s3_does_not_let_go_is_told_and_the_others_go(
-    world: World, context: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
+    world: World, context: CommandContext, capsys: pytest.CaptureFixture[str]
 ) -> None:
     await an_upload(context, 1)
     await an_upload(context, 2)
@@ -172,7 +171,7 @@ async def test_an_upload_that_s3_does_not_let_go_is_told_and_the_others_go(
 
 
 async def test_why_uploads_are_kept_is_counted_for_a_person(
-    world: World, context: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
+    world: World, context: CommandContext, capsys: pytest.CaptureFixture[str]
 ) -> None:
     await an_upload(context, 1)
     await context.s3.create_multipart_upload("streams/of-somebody-else", metadata={})
@@ -189,7 +188,7 @@ async def test_why_uploads_are_kept_is_counted_for_a_person(
 
 
 async def test_an_abort_takes_no_longer_than_the_lease_under_which_it_was_judged(
-    world: World, context: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
+    world: World, context: CommandContext, capsys: pytest.CaptureFixture[str]
 ) -> None:
     await an_upload(context, 1)
     await trio.sleep(7200)
@@ -203,7 +202,7 @@ async def test_an_abort_takes_no_longer_than_the_lease_under_which_it_was_judged
 
 
 async def test_ctrl_c_stops_between_two_uploads_and_what_was_done_is_said(
-    world: World, context: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
+    world: World, context: CommandContext, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for number in range(4):
         await an_upload(context, number)
@@ -236,7 +235,7 @@ def test_an_age_that_is_none_is_one_line_and_exit_code_2(age: str) -> None:
 
 
 async def test_p5_the_upload_of_a_stream_that_went_to_another_bucket_is_aborted_in_the_old_one(
-    world: World, context: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
+    world: World, context: CommandContext, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """``S3_BUCKET_NAME`` changed with the stream open; the command is given with the old name."""
     world.append(2 * PART)

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import trio
 from servers.operating import DAEMON, PART, a_stream, command, stream_id
-from trio.testing import MockClock
 from worlds.waiting import completed, until_idle
 
 from cef_trio.checkpoint.memory import Moment
@@ -52,9 +51,7 @@ def test_parts_that_were_refused_start_over_when_equal_ones_are_asked_for(reason
         assert plan.way is RetryPath.GO_ON
 
 
-async def test_an_upload_that_was_kept_is_aborted_before_it_starts_over(
-    world: World, context: CommandContext, autojump_clock: MockClock
-) -> None:
+async def test_an_upload_that_was_kept_is_aborted_before_it_starts_over(world: World, context: CommandContext) -> None:
     """Its parts would be found by their key, and gone on from."""
     world.append(3 * WORLD_PART)
     fault = world.endpoint.faults.arm(Fault(Kind.ERROR, "CompleteMultipartUpload", code="InvalidPart", times=None))
@@ -122,9 +119,7 @@ async def failed_stream(world: World, daemon: WorldDaemon, code: str) -> str:
     return checkpoint.meta.stream_id
 
 
-async def test_a_kept_upload_goes_on_and_no_recorded_part_is_sent_again(
-    world: World, context: CommandContext, autojump_clock: MockClock
-) -> None:
+async def test_a_kept_upload_goes_on_and_no_recorded_part_is_sent_again(world: World, context: CommandContext) -> None:
     async with world.daemon() as daemon:
         stream = await failed_stream(world, daemon, "AccessDenied")
         before = len((await world.checkpoints())[0].parts)
@@ -138,9 +133,7 @@ async def test_a_kept_upload_goes_on_and_no_recorded_part_is_sent_again(
     assert world.open_uploads() == []
 
 
-async def test_a_stream_whose_upload_was_lost_starts_over(
-    world: World, context: CommandContext, autojump_clock: MockClock
-) -> None:
+async def test_a_stream_whose_upload_was_lost_starts_over(world: World, context: CommandContext) -> None:
     async with world.daemon() as daemon:
         stream = await failed_stream(world, daemon, "AccessDenied")
         assert await context.store.acquire(stream, context.lease)
@@ -156,7 +149,7 @@ async def test_a_stream_whose_upload_was_lost_starts_over(
 
 
 async def test_only_the_metadata_is_written_again_where_the_object_exists(
-    world: World, context: CommandContext, autojump_clock: MockClock
+    world: World, context: CommandContext
 ) -> None:
     world.append(2 * WORLD_PART)
     # Of this one object: what the probe is refused too would be an outage, and end no stream.
@@ -180,7 +173,7 @@ async def test_only_the_metadata_is_written_again_where_the_object_exists(
 
 
 async def test_a_recording_that_is_gone_or_replaced_is_told_so_and_nothing_is_changed(
-    world: World, context: CommandContext, autojump_clock: MockClock
+    world: World, context: CommandContext
 ) -> None:
     async with world.daemon() as daemon:
         stream = await failed_stream(world, daemon, "AccessDenied")
@@ -264,7 +257,7 @@ def test_which_streams_are_meant_must_be_said(arguments: list[str]) -> None:
 
 
 async def test_p9_a_failed_stream_of_another_host_is_not_brought_back_from_here(
-    world: World, context: CommandContext, autojump_clock: MockClock
+    world: World, context: CommandContext
 ) -> None:
     """The file of its path here is another one, and says nothing of it."""
     await trio.sleep(1)

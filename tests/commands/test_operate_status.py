@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -15,8 +16,9 @@ import trio
 from rich.console import Console
 from servers.operating import DAEMON, NOW, PART, ROOT, a_part, a_stream, answer, command
 from servers.valkey import valkey_server
-from trio.testing import MockClock
 
+from cef_trio.admin.page_source import DaemonSource
+from cef_trio.admin.status_page import to_json
 from cef_trio.checkpoint.commit import Change
 from cef_trio.checkpoint.model import Checkpoint, StreamMeta
 from cef_trio.checkpoint.protocols import KnownPath
@@ -29,6 +31,8 @@ from cef_trio.files.file_stat import FileStat
 from cef_trio.lab.world import World
 from cef_trio.observability.daemon_report import DaemonReport
 from cef_trio.observability.lag import Lag
+from cef_trio.observability.metric_labels import StreamState
+from cef_trio.upload.reporter import PERIOD_SECONDS
 
 
 def observed(
@@ -171,9 +175,7 @@ def test_on_a_low_screen_the_streams_that_lag_least_are_left_out_and_that_is_sai
         assert len(shown) == 40
 
 
-async def test_a_stream_that_comes_back_is_seen_again_while_watching(
-    world: World, context: CommandContext, autojump_clock: MockClock
-) -> None:
+async def test_a_stream_that_comes_back_is_seen_again_while_watching(world: World, context: CommandContext) -> None:
     meta = replace(a_stream(1, status=Status.FAILED_ACCESS_DENIED), last_activity_at_utc=world.utc_now())
     await world.store.create(meta, DAEMON)
     long_ago = world.utc_now() - timedelta(hours=1)
@@ -187,6 +189,35 @@ async def test_a_stream_that_comes_back_is_seen_again_while_watching(
     await world.store.transition(meta.stream_id, DAEMON, Status.FAILED_UNEXPECTED, Change())
     await world.store.forget(meta.stream_id)
     assert (await observer.read()).counts["failed"] == 0
+
+
+async def test_page_metrics_and_command_show_the_same_numbers_of_one_daemon(
+    world: World, context: CommandContext
+) -> None:
+    world.stream_timeout_seconds = 1000.0
+    world.append(2300)
+    world.append(700, "b.mp4")
+    async with world.daemon() as daemon:
+        await trio.sleep(10)
+        world.append(40, "b.mp4")
+        daemon.saw("b.mp4")
+        await trio.sleep(PERIOD_SECONDS)  # the report has the new size
+        source = DaemonSource(daemon.services, str(world.folder), lambda: False, observer=daemon.observer)
+        page = json.loads(to_json(source.page()))
+        status = document(await StatusReader(context).read())
+        metric = daemon.services.metrics.registry.get_sample_value
+        assert page["totals"]["lag_bytes"] == status["lag_bytes"] == metric("cef_trio_lag_bytes") == 1040
+        assert page["totals"]["bytes_per_second"] == status["bytes_per_second"] == pytest.approx(2000 / 60)
+        active = [metric("cef_trio_active_streams", {"state": state}) or 0 for state in StreamState]
+        assert page["totals"]["active_streams"] == len(status["open_streams"]) == sum(active) == 2
+        now = world.utc_now().timestamp()
+        assert now - page["totals"]["lag_since"] == pytest.approx(metric("cef_trio_lag_seconds"), abs=0.1)
+        same = ("lag_bytes", "acknowledged_bytes", "size_on_disk_bytes", "bytes_per_second")
+        shown = {row["stream_id"]: row for row in page["streams"]}
+        for stream in status["open_streams"]:
+            row = shown[stream["stream_id"]]
+            assert {name: row[name] for name in same} == {name: stream[name] for name in same}
+            assert now - row["lag_since"] == pytest.approx(stream["lag_seconds"], abs=0.1)
 
 
 @pytest.mark.real

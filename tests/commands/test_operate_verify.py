@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from servers.operating import a_part, a_stream
-from trio.testing import MockClock
 from worlds.waiting import completed
 
 from cef_trio.checkpoint.model import Checkpoint
@@ -51,11 +50,7 @@ ALL_AGREE = {"object": None, "checkpoint": True, "S3's own checksum": True, "met
 
 @pytest.mark.parametrize("size_bytes", [0, 1, PART, 3 * PART + 7])
 async def test_an_object_as_it_was_uploaded_is_identical_by_id_and_by_file(
-    world: World,
-    context: CommandContext,
-    autojump_clock: MockClock,
-    capsys: pytest.CaptureFixture[str],
-    size_bytes: int,
+    world: World, context: CommandContext, capsys: pytest.CaptureFixture[str], size_bytes: int
 ) -> None:
     checkpoint = await uploaded(world, size_bytes)
     for given in (checkpoint.meta.stream_id[:8], world.path()):
@@ -64,7 +59,7 @@ async def test_an_object_as_it_was_uploaded_is_identical_by_id_and_by_file(
 
 
 async def test_a_file_that_is_gone_is_no_difference(
-    world: World, context: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
+    world: World, context: CommandContext, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint = await uploaded(world)
     Path(world.path()).unlink()
@@ -77,7 +72,7 @@ async def test_a_file_that_is_gone_is_no_difference(
 
 
 async def test_an_object_of_which_one_byte_differs_is_found(
-    world: World, context: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
+    world: World, context: CommandContext, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint = await uploaded(world)
     content = bytearray(world.content())
@@ -89,7 +84,7 @@ async def test_an_object_of_which_one_byte_differs_is_found(
 
 
 async def test_a_file_that_was_changed_since_differs_and_it_is_said_why(
-    world: World, context: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
+    world: World, context: CommandContext, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint = await uploaded(world)
     world.patch(PART, b"changed")
@@ -99,7 +94,7 @@ async def test_a_file_that_was_changed_since_differs_and_it_is_said_why(
 
 @pytest.mark.parametrize("what", ["object", "metadata JSON"])
 async def test_what_is_missing_is_not_proved(
-    world: World, context: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str], what: str
+    world: World, context: CommandContext, capsys: pytest.CaptureFixture[str], what: str
 ) -> None:
     key = (await uploaded(world)).meta.s3_key_prefix
     await context.s3.delete_object(key if what == "object" else metadata_key(key))
@@ -108,7 +103,7 @@ async def test_what_is_missing_is_not_proved(
 
 
 async def test_an_object_that_cannot_be_read_to_its_end_is_an_error_and_not_a_verdict(
-    world: World, context: CommandContext, autojump_clock: MockClock
+    world: World, context: CommandContext
 ) -> None:
     checkpoint = await uploaded(world)
     world.endpoint.faults.arm(Fault(Kind.TRUNCATE, "GetObject", moment=Moment.REPLY, times=None))
@@ -176,11 +171,7 @@ def test_our_metadata_json_is_read() -> None:
 
 @pytest.mark.parametrize("encryption", ["AES256", "aws:kms", "aws:kms:dsse"])
 async def test_with_kms_an_object_is_identical_though_its_etag_is_no_md5(
-    world: World,
-    context: CommandContext,
-    autojump_clock: MockClock,
-    capsys: pytest.CaptureFixture[str],
-    encryption: str,
+    world: World, context: CommandContext, capsys: pytest.CaptureFixture[str], encryption: str
 ) -> None:
     world.options = ObjectOptions(encryption=encryption)
     checkpoint = await uploaded(world)
@@ -189,11 +180,7 @@ async def test_with_kms_an_object_is_identical_though_its_etag_is_no_md5(
 
 @pytest.mark.parametrize("storage_class", ["GLACIER", "DEEP_ARCHIVE"])
 async def test_an_archived_object_is_not_proved_and_one_clear_line_says_what_to_do(
-    world: World,
-    context: CommandContext,
-    autojump_clock: MockClock,
-    capsys: pytest.CaptureFixture[str],
-    storage_class: str,
+    world: World, context: CommandContext, capsys: pytest.CaptureFixture[str], storage_class: str
 ) -> None:
     world.options = ObjectOptions(storage_class=storage_class)
     checkpoint = await uploaded(world)
@@ -206,7 +193,7 @@ async def test_an_archived_object_is_not_proved_and_one_clear_line_says_what_to_
 
 
 async def test_metadata_that_a_lifecycle_archived_is_no_difference(
-    world: World, context: CommandContext, autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
+    world: World, context: CommandContext, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint = await uploaded(world)
     key = metadata_key(checkpoint.meta.s3_key_prefix)

@@ -19,7 +19,7 @@ PURE = sorted(
     [
         "admin.connection_limits",
         "admin.origins",
-        "admin.snapshot",
+        "admin.status_page",
         "checkpoint.model",
         "checkpoint.rules",
         "checkpoint.states",
@@ -41,7 +41,7 @@ PURE = sorted(
         "media.metadata",
         "observability.at_risk",
         "observability.daemon_report",
-        "observability.gauge_values",
+        "observability.snapshot",
         "observability.lag",
         "observability.metric_families",
         "observability.metric_labels",

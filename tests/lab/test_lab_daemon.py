@@ -20,7 +20,7 @@ ONLY_IN_A_PROCESS = {
     "cef_trio.daemon.main._listen_for_signals",
     "cef_trio.daemon.reload.SettingsReloader.run",
     "cef_trio.daemon.systemd.ServiceNotifier.watch",
-    "cef_trio.admin.snapshot_source.DaemonSource.run",
+    "cef_trio.admin.page_source.DaemonSource.run",
 }
 """Signals, settings that are read again, the service manager, the page. The admin server's own tasks are left out too:
 no stream depends on them.

@@ -64,3 +64,7 @@ def test_an_object_that_is_complete_in_the_bucket_of_earlier_settings_breaks_no_
 def test_a_part_that_s3_stored_damaged_is_not_acknowledged(seed: int) -> None:
     """In MD5 mode only the ETag of the response tells, so the daemon sends the part again and records nothing."""
     assert run_plan(Plan(SIMULATED, injections_of(seed), seed)).violations == []
+
+
+def test_a_recording_that_is_completed_is_not_given_to_a_stream_that_misses_its_file() -> None:
+    assert run_plan(Plan(SIMULATED, injections_of(6429), 6429)).violations == []

@@ -5,17 +5,16 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing
 from pathlib import Path
 
 import pytest
 import trio
-from trio_util import periodic
 
 from cef_trio.local.fmp4 import FRAMES_PER_SECOND, Picture, blocks
 from cef_trio.local.h264 import MACROBLOCK_BYTES, picture
 from cef_trio.local.recorder import MIB, RecorderError, record
 from cef_trio.media.ffprobe import probe
+from cef_trio.resilience import Periodic
 
 
 def script(folder: Path, text: str) -> str:
@@ -29,17 +28,15 @@ def script(folder: Path, text: str) -> str:
 async def until(true: Callable[[], Awaitable[bool]]) -> None:
     """Wait for what another process does: there is nothing to wait on but another look."""
     with trio.fail_after(20):
-        async with aclosing(periodic(0.02)) as looks:
-            async for _ in looks:
-                if await true():
-                    return
+        async for _ in Periodic(0.02):
+            if await true():
+                return
 
 
 async def watch(path: Path, sizes: set[int]) -> None:
     """Every size that the file was seen to have."""
-    async with aclosing(periodic(0.02)) as looks:
-        async for _ in looks:
-            sizes.add(path.stat().st_size if path.exists() else 0)
+    async for _ in Periodic(0.02):
+        sizes.add(path.stat().st_size if path.exists() else 0)
 
 
 async def cancel_when_it_grows(path: Path, ffmpeg_path: str) -> None:

@@ -9,7 +9,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable
-from contextlib import aclosing, suppress
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -17,11 +17,11 @@ import pytest
 import trio
 import trio.testing
 from servers.hostile_mp4 import claims
-from trio_util import periodic
 
 from cef_trio.exceptions import FFprobeError
 from cef_trio.media.ffprobe import MAX_AT_ONCE, MAX_DATA_BYTES, MAX_OUTPUT_BYTES, probe
 from cef_trio.media.metadata import MediaInfo
+from cef_trio.resilience import Periodic
 
 pytestmark = pytest.mark.real
 Script = Callable[[str], str]
@@ -31,10 +31,9 @@ LONG = 60.0
 async def until(true: Callable[[], bool]) -> None:
     """Wait for what another process does: there is nothing to wait on but another look."""
     with trio.fail_after(LONG):
-        async with aclosing(periodic(0.005)) as looks:
-            async for _ in looks:
-                if true():
-                    return
+        async for _ in Periodic(0.005):
+            if true():
+                return
 
 
 async def until_written(path: Path) -> str:

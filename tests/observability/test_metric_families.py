@@ -14,10 +14,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from cef_trio.checkpoint.states import FailureReason, StreamSet
 from cef_trio.exceptions import RedisOperationError, S3OperationError
 from cef_trio.observability.at_risk import Reason, Risk
-from cef_trio.observability.gauge_values import LimiterUse, RedisSurvey, Snapshot
 from cef_trio.observability.metric_families import FAMILIES, LABELS, Family, Kind, metrics_md
-from cef_trio.observability.metric_labels import ERRORS, OTHER, OUTCOMES, REASONS, StreamState, error_label
+from cef_trio.observability.metric_labels import ERRORS, OTHER, OUTCOMES, REASONS, error_label
 from cef_trio.observability.metrics import Metrics, families
+from cef_trio.observability.snapshot import LimiterUse, RedisSurvey, Snapshot
 from cef_trio.upload.processor import Outcome
 
 ROOT = Path(__file__).parents[2]
@@ -34,17 +34,14 @@ def filled() -> Metrics:
     metrics.operation_failed("s3", "upload_part", error)
     metrics.survey = RedisSurvey(known_streams=dict.fromkeys(StreamSet, 1), persistent=True)
     metrics.pending_webhooks_by(lambda: 2)
-    metrics.at_risk_by(lambda: (Risk(Reason.FAILED, 1.0, 2, 3, "why"),))
-    metrics.failing_calls_by(lambda: 1)
-    metrics.hung_mounts_by(lambda: 1)
     metrics.last_run_by("watcher", lambda: 1.0)
     metrics.last_run_by("idle_checker", lambda: 1.0)
     metrics.snapshots_by(
         lambda: Snapshot(
-            active_streams=dict.fromkeys(StreamState, 0),
-            lag_bytes=0,
-            lag_seconds=0,
-            services_up={"s3": True, "redis": True},
+            risks=(Risk(Reason.FAILED, 1.0, 2, 3, "why"),),
+            failing_calls=1,
+            hung_mounts=1,
+            outages={"s3": None, "redis": None},
             limiters={"streams": LimiterUse(borrowed=1, total=2), "parts": LimiterUse(borrowed=1, total=2)},
         )
     )

@@ -8,7 +8,6 @@ import pytest
 import trio
 import trio.testing
 from structlog.testing import capture_logs
-from trio.testing import MockClock
 from worlds.waiting import completed, until_idle
 
 from cef_trio.checkpoint.memory import Moment
@@ -36,7 +35,7 @@ def total(daemon: WorldDaemon, name: str) -> float:
     )
 
 
-async def test_parts_and_bytes_are_counted_as_s3_acknowledges_them(world: World, autojump_clock: MockClock) -> None:
+async def test_parts_and_bytes_are_counted_as_s3_acknowledges_them(world: World) -> None:
     world.append(3 * PART + 7)
     async with world.daemon() as daemon:
         await trio.sleep(1)
@@ -49,9 +48,7 @@ async def test_parts_and_bytes_are_counted_as_s3_acknowledges_them(world: World,
         assert value(daemon, "part_upload_seconds_count") == 4
 
 
-async def test_a_part_that_is_sent_again_after_a_rewrite_counts_as_both(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_a_part_that_is_sent_again_after_a_rewrite_counts_as_both(world: World) -> None:
     world.append(5 * PART)
     async with world.daemon() as daemon:
         await trio.sleep(1)
@@ -64,7 +61,7 @@ async def test_a_part_that_is_sent_again_after_a_rewrite_counts_as_both(
         assert value(daemon, "uploaded_bytes_total") == 6 * PART
 
 
-async def test_the_time_of_a_part_includes_its_retries(world: World, autojump_clock: MockClock) -> None:
+async def test_the_time_of_a_part_includes_its_retries(world: World) -> None:
     world.endpoint.faults.arm(Fault(Kind.ERROR, "UploadPart", status=503, code="SlowDown", retry_after="20", times=1))
     world.append(PART)
     async with world.daemon() as daemon:
@@ -74,7 +71,7 @@ async def test_the_time_of_a_part_includes_its_retries(world: World, autojump_cl
         assert (value(daemon, "part_upload_seconds_sum") or 0) >= 20
 
 
-async def test_every_retry_is_logged_and_counted(world: World, autojump_clock: MockClock) -> None:
+async def test_every_retry_is_logged_and_counted(world: World) -> None:
     faults = world.endpoint.faults
     faults.arm(Fault(Kind.ERROR, "UploadPart", status=503, code="SlowDown", times=2))
     faults.arm(Fault(Kind.ERROR, "CompleteMultipartUpload", status=500, code="InternalError", times=1))
@@ -110,9 +107,7 @@ async def test_every_retry_is_logged_and_counted(world: World, autojump_clock: M
     assert logged == {(service, operation): times for (service, operation, _), times in counted.items()}
 
 
-async def test_an_operation_that_fails_for_good_is_counted_once_and_so_is_its_stream(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_an_operation_that_fails_for_good_is_counted_once_and_so_is_its_stream(world: World) -> None:
     world.endpoint.faults.arm(Fault(Kind.ERROR, "UploadPart", status=403, code="AccessDenied", times=None))
     world.append(PART)
     async with world.daemon() as daemon:
@@ -128,7 +123,7 @@ async def test_an_operation_that_fails_for_good_is_counted_once_and_so_is_its_st
         assert total(daemon, "retries_total") == world.policy.attempts - 1, "a refusal is believed when it repeats"
 
 
-async def test_a_failure_whose_record_is_tried_again_is_counted_once(world: World, autojump_clock: MockClock) -> None:
+async def test_a_failure_whose_record_is_tried_again_is_counted_once(world: World) -> None:
     world.append(PART)
     to_fail = 10
 
@@ -147,9 +142,7 @@ async def test_a_failure_whose_record_is_tried_again_is_counted_once(world: Worl
         assert value(daemon, "failed_streams_total", reason="access_denied") == 1
 
 
-async def test_a_recording_that_was_deleted_counts_as_failed_for_that_reason(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_a_recording_that_was_deleted_counts_as_failed_for_that_reason(world: World) -> None:
     world.append(2 * PART)
     async with world.daemon() as daemon:
         await trio.sleep(1)
@@ -159,9 +152,7 @@ async def test_a_recording_that_was_deleted_counts_as_failed_for_that_reason(
         assert value(daemon, "failed_streams_total", reason="deleted_locally") == 1
 
 
-async def test_a_completed_recording_leaves_its_outcome_its_duration_and_its_time(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_a_completed_recording_leaves_its_outcome_its_duration_and_its_time(world: World) -> None:
     world.append(2 * PART)
     world.endpoint.faults.arm(Fault(Kind.SLOW, "CompleteMultipartUpload", seconds=7, times=1))
     async with world.daemon() as daemon:
@@ -175,9 +166,7 @@ async def test_a_completed_recording_leaves_its_outcome_its_duration_and_its_tim
         assert value(daemon, "lag_bytes") == 0
 
 
-async def test_finalizing_is_timed_from_the_verification_that_the_recording_did_not_outlive(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_finalizing_is_timed_from_the_verification_that_the_recording_did_not_outlive(world: World) -> None:
     world.append(5 * PART + 1)
     async with world.daemon() as daemon:
         slow = world.endpoint.faults.arm(Fault(Kind.SLOW, "UploadPart", seconds=5, times=None))
@@ -197,7 +186,7 @@ async def test_finalizing_is_timed_from_the_verification_that_the_recording_did_
         assert (value(daemon, "finalize_seconds_sum") or 0) < 5
 
 
-async def test_streams_that_are_left_at_a_shutdown_count_as_parked(world: World, autojump_clock: MockClock) -> None:
+async def test_streams_that_are_left_at_a_shutdown_count_as_parked(world: World) -> None:
     world.append(PART // 2)
     async with world.daemon() as daemon:
         await trio.sleep(1)
@@ -205,7 +194,7 @@ async def test_streams_that_are_left_at_a_shutdown_count_as_parked(world: World,
     assert value(daemon, "streams_ended_total", outcome="parked") == 1
 
 
-async def test_a_stream_whose_lease_is_lost_counts_as_that(world: World, autojump_clock: MockClock) -> None:
+async def test_a_stream_whose_lease_is_lost_counts_as_that(world: World) -> None:
     world.append(PART // 2)
     async with world.daemon() as daemon:
         await trio.sleep(1)
@@ -218,9 +207,7 @@ async def test_a_stream_whose_lease_is_lost_counts_as_that(world: World, autojum
         assert value(daemon, "streams_ended_total", outcome="cancelled") == 0
 
 
-async def test_a_stream_that_does_not_end_within_the_grace_counts_as_cancelled(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_a_stream_that_does_not_end_within_the_grace_counts_as_cancelled(world: World) -> None:
     world.append(PART)
     world.endpoint.faults.arm(Fault(Kind.FREEZE, "UploadPart", times=None))
     async with world.daemon() as daemon:
@@ -228,7 +215,7 @@ async def test_a_stream_that_does_not_end_within_the_grace_counts_as_cancelled(
     assert value(daemon, "streams_ended_total", outcome="cancelled") == 1
 
 
-async def test_the_time_since_the_signal_is_told(world: World, autojump_clock: MockClock) -> None:
+async def test_the_time_since_the_signal_is_told(world: World) -> None:
     world.append(PART)
     world.endpoint.faults.arm(Fault(Kind.SLOW, "UploadPart", seconds=4, times=None))
     async with world.daemon() as daemon:
@@ -239,7 +226,7 @@ async def test_the_time_since_the_signal_is_told(world: World, autojump_clock: M
         assert value(daemon, "shutdown_seconds") == pytest.approx(2)
 
 
-async def test_lag_is_what_is_on_disk_and_not_in_s3(world: World, autojump_clock: MockClock) -> None:
+async def test_lag_is_what_is_on_disk_and_not_in_s3(world: World) -> None:
     world.append(PART + 300)
     async with world.daemon() as daemon:
         await trio.sleep(10)
@@ -261,7 +248,7 @@ async def test_lag_is_what_is_on_disk_and_not_in_s3(world: World, autojump_clock
         world.endpoint.faults.disarm(frozen)
 
 
-async def test_a_recording_whose_last_byte_is_in_s3_does_not_lag(world: World, autojump_clock: MockClock) -> None:
+async def test_a_recording_whose_last_byte_is_in_s3_does_not_lag(world: World) -> None:
     world.append(PART + 7)
     slow = world.endpoint.faults.arm(Fault(Kind.SLOW, "CompleteMultipartUpload", seconds=20, times=1))
     async with world.daemon() as daemon:
@@ -275,7 +262,7 @@ async def test_a_recording_whose_last_byte_is_in_s3_does_not_lag(world: World, a
         await completed(world)
 
 
-async def test_a_file_that_redis_cannot_be_asked_about_lags_too(world: World, autojump_clock: MockClock) -> None:
+async def test_a_file_that_redis_cannot_be_asked_about_lags_too(world: World) -> None:
     async with world.daemon() as daemon:
 
         async def fault(operation: str, moment: Moment) -> None:
@@ -295,9 +282,7 @@ async def test_a_file_that_redis_cannot_be_asked_about_lags_too(world: World, au
         assert value(daemon, "service_up", service="redis") == 1
 
 
-async def test_a_file_that_no_stream_can_be_begun_for_ages_and_stays_that_old_when_one_begins(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_a_file_that_no_stream_can_be_begun_for_ages_and_stays_that_old_when_one_begins(world: World) -> None:
     world.append(2 * PART)
     async with world.daemon() as daemon:
         outage = world.endpoint.faults.arm(Fault(Kind.RESET, times=None))
@@ -311,7 +296,7 @@ async def test_a_file_that_no_stream_can_be_begun_for_ages_and_stays_that_old_wh
         assert (value(daemon, "lag_bytes"), round(value(daemon, "lag_seconds") or 0)) == (2 * PART, 80)
 
 
-async def test_live_streams_and_limiters_show_who_works_and_who_waits(world: World, autojump_clock: MockClock) -> None:
+async def test_live_streams_and_limiters_show_who_works_and_who_waits(world: World) -> None:
     world.append(PART // 2, "quiet.mp4")
     world.append(2 * PART, "busy.mp4")
     slow = world.endpoint.faults.arm(Fault(Kind.SLOW, "UploadPart", seconds=5, times=None))
@@ -326,7 +311,7 @@ async def test_live_streams_and_limiters_show_who_works_and_who_waits(world: Wor
         world.endpoint.faults.disarm(slow)
 
 
-async def test_an_outage_shows_as_a_stream_that_retries(world: World, autojump_clock: MockClock) -> None:
+async def test_an_outage_shows_as_a_stream_that_retries(world: World) -> None:
     world.append(PART)
     async with world.daemon() as daemon:
         await trio.sleep(1)
@@ -343,7 +328,7 @@ async def test_an_outage_shows_as_a_stream_that_retries(world: World, autojump_c
         assert value(daemon, "service_up", service="s3") == 1
 
 
-async def test_the_stale_checkers_last_turn_is_told_in_unix_time(world: World, autojump_clock: MockClock) -> None:
+async def test_the_stale_checkers_last_turn_is_told_in_unix_time(world: World) -> None:
     async with world.daemon() as daemon:
         await trio.sleep(12)
         last = value(daemon, "idle_checker_last_run_timestamp_seconds")
@@ -351,7 +336,7 @@ async def test_the_stale_checkers_last_turn_is_told_in_unix_time(world: World, a
         assert value(daemon, "watcher_last_run_timestamp_seconds") is None, "a world's watcher is a script"
 
 
-async def test_redis_is_asked_for_its_sets_and_its_persistence(world: World, autojump_clock: MockClock) -> None:
+async def test_redis_is_asked_for_its_sets_and_its_persistence(world: World) -> None:
     world.append(PART)
     async with world.daemon() as daemon, trio.open_nursery() as nursery:
         nursery.start_soon(survey_redis, daemon.services.store, daemon.services.metrics)
@@ -369,9 +354,7 @@ async def test_redis_is_asked_for_its_sets_and_its_persistence(world: World, aut
 
 
 @pytest.mark.parametrize("hangs", [True, False], ids=["hangs", "refuses"])
-async def test_a_redis_that_does_not_answer_makes_absent_values_not_old_ones(
-    world: World, autojump_clock: MockClock, hangs: bool
-) -> None:
+async def test_a_redis_that_does_not_answer_makes_absent_values_not_old_ones(world: World, hangs: bool) -> None:
     async with world.daemon() as daemon, trio.open_nursery() as nursery:
         nursery.start_soon(survey_redis, daemon.services.store, daemon.services.metrics)
         await trio.sleep(1)

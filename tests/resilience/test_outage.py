@@ -14,6 +14,8 @@ from cef_trio.exceptions import CefMp4ProcessorError, RedisOperationError, S3Ope
 from cef_trio.resilience.outage import UNPROVEN_REFUSAL_SECONDS, CircuitBreaker, Need, RetryPolicy
 from cef_trio.resilience.retry import ServiceRetrier
 
+pytestmark = pytest.mark.usefixtures("autojump_clock")
+
 POLICY = RetryPolicy(attempts=5, initial_seconds=1.0, max_seconds=8.0)
 IDLE_SECONDS = 60.0
 
@@ -67,7 +69,7 @@ def service() -> Service:
 
 @pytest.mark.parametrize("error", [silent(), server_error(), refused(), refused("QuotaOfSomeStore")])
 async def test_p6_what_strikes_all_is_held_whatever_it_is_called_and_comes_back(
-    service: Service, error: S3OperationError, autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+    service: Service, error: S3OperationError, nursery: trio.Nursery
 ) -> None:
     nursery.start_soon(service.breaker.run)
     service.fails[Need.WRITE] = error
@@ -84,9 +86,7 @@ async def test_p6_what_strikes_all_is_held_whatever_it_is_called_and_comes_back(
     nursery.cancel_scope.cancel()
 
 
-async def test_p6_a_refusal_that_the_probe_does_not_get_is_this_calls_own_once_it_repeats(
-    service: Service, autojump_clock: trio.testing.MockClock
-) -> None:
+async def test_p6_a_refusal_that_the_probe_does_not_get_is_this_calls_own_once_it_repeats(service: Service) -> None:
     calls = 0
 
     async def one_recordings() -> None:
@@ -101,9 +101,7 @@ async def test_p6_a_refusal_that_the_probe_does_not_get_is_this_calls_own_once_i
     assert service.breaker.up.value
 
 
-async def test_p6_a_refusal_that_passes_between_a_call_and_its_probe_ends_nothing(
-    service: Service, autojump_clock: trio.testing.MockClock
-) -> None:
+async def test_p6_a_refusal_that_passes_between_a_call_and_its_probe_ends_nothing(service: Service) -> None:
     answers = [refused(), refused()]
 
     async def settling() -> str:
@@ -114,9 +112,7 @@ async def test_p6_a_refusal_that_passes_between_a_call_and_its_probe_ends_nothin
     assert await service.retrier.call("upload_part", settling) == "etag"
 
 
-async def test_a_server_error_that_only_one_call_gets_holds_nobody_else(
-    service: Service, autojump_clock: trio.testing.MockClock
-) -> None:
+async def test_a_server_error_that_only_one_call_gets_holds_nobody_else(service: Service) -> None:
     async def one_recordings() -> None:
         raise server_error()
 
@@ -127,7 +123,7 @@ async def test_a_server_error_that_only_one_call_gets_holds_nobody_else(
 
 
 async def test_p10_an_outage_of_writes_is_one_outage_for_as_long_as_only_reads_work(
-    service: Service, autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+    service: Service, nursery: trio.Nursery
 ) -> None:
     nursery.start_soon(service.breaker.run)
     service.fails[Need.WRITE] = silent()
@@ -151,7 +147,7 @@ async def _for_ever(service: Service) -> None:
 
 
 async def test_an_outage_of_reads_is_ended_by_a_read_and_becomes_one_of_writes_if_they_fail_too(
-    service: Service, autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+    service: Service, nursery: trio.Nursery
 ) -> None:
     service.breaker.trip(silent("head_object"), Need.READ)
     service.breaker.trip(silent(), Need.WRITE)
@@ -168,9 +164,7 @@ async def test_an_outage_of_reads_is_ended_by_a_read_and_becomes_one_of_writes_i
     nursery.cancel_scope.cancel()
 
 
-async def test_a_thousand_refused_calls_are_judged_by_one_probe(
-    service: Service, autojump_clock: trio.testing.MockClock
-) -> None:
+async def test_a_thousand_refused_calls_are_judged_by_one_probe(service: Service) -> None:
     service.fails[Need.WRITE] = refused()
     async with trio.open_nursery() as callers:
         for _ in range(1000):
@@ -184,7 +178,7 @@ async def _refused_once(service: Service) -> None:
 
 
 async def test_a_probe_that_nobody_permits_holds_the_others_for_a_minute_at_most(
-    service: Service, autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+    service: Service, nursery: trio.Nursery
 ) -> None:
     nursery.start_soon(service.breaker.run)
     service.fails[Need.WRITE] = refused()
@@ -194,9 +188,7 @@ async def test_a_probe_that_nobody_permits_holds_the_others_for_a_minute_at_most
     nursery.cancel_scope.cancel()
 
 
-async def test_a_refusal_by_redis_is_held_like_one_by_s3(
-    service: Service, autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
-) -> None:
+async def test_a_refusal_by_redis_is_held_like_one_by_s3(service: Service, nursery: trio.Nursery) -> None:
     nursery.start_soon(service.breaker.run)
     wrong = RedisOperationError("record_part", "WRONGPASS invalid username-password pair")
     wrong.refusal = True
@@ -211,7 +203,7 @@ async def test_a_refusal_by_redis_is_held_like_one_by_s3(
 
 
 async def test_p10_a_service_that_nobody_calls_is_asked_once_a_minute_and_its_death_is_an_outage(
-    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+    nursery: trio.Nursery,
 ) -> None:
     service = Service(idle_seconds=IDLE_SECONDS)
     nursery.start_soon(service.breaker.run)
@@ -226,9 +218,7 @@ async def test_p10_a_service_that_nobody_calls_is_asked_once_a_minute_and_its_de
     nursery.cancel_scope.cancel()
 
 
-async def test_a_service_that_answers_others_is_not_asked_while_it_does(
-    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
-) -> None:
+async def test_a_service_that_answers_others_is_not_asked_while_it_does(nursery: trio.Nursery) -> None:
     service = Service(idle_seconds=IDLE_SECONDS)
     nursery.start_soon(service.breaker.run)
     for _ in range(60):
@@ -238,9 +228,7 @@ async def test_a_service_that_answers_others_is_not_asked_while_it_does(
     nursery.cancel_scope.cancel()
 
 
-async def test_p10_a_service_is_asked_a_minute_after_its_last_answer_and_not_two(
-    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
-) -> None:
+async def test_p10_a_service_is_asked_a_minute_after_its_last_answer_and_not_two(nursery: trio.Nursery) -> None:
     service = Service(idle_seconds=IDLE_SECONDS)
     nursery.start_soon(service.breaker.run)
     await trio.sleep(1)
@@ -252,9 +240,7 @@ async def test_p10_a_service_is_asked_a_minute_after_its_last_answer_and_not_two
     nursery.cancel_scope.cancel()
 
 
-async def test_one_lost_answer_while_idle_is_no_outage(
-    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
-) -> None:
+async def test_one_lost_answer_while_idle_is_no_outage(nursery: trio.Nursery) -> None:
     service = Service(idle_seconds=IDLE_SECONDS)
     nursery.start_soon(service.breaker.run)
     service.fails[Need.READ] = silent()
@@ -267,9 +253,7 @@ async def test_one_lost_answer_while_idle_is_no_outage(
 
 
 @pytest.mark.parametrize("needed", list(Need))
-async def test_a_cancelled_probe_leaves_the_breaker_as_it_was(
-    service: Service, needed: Need, autojump_clock: trio.testing.MockClock
-) -> None:
+async def test_a_cancelled_probe_leaves_the_breaker_as_it_was(service: Service, needed: Need) -> None:
     with trio.move_on_after(0.005) as scope:
         await service.breaker.affects_all_calls(refused(), needed)
     assert scope.cancelled_caught
@@ -277,9 +261,7 @@ async def test_a_cancelled_probe_leaves_the_breaker_as_it_was(
     assert not await service.breaker.affects_all_calls(refused(), needed)
 
 
-async def test_one_probe_answers_all_who_asked_before_it_began_and_nobody_who_asked_later(
-    service: Service, autojump_clock: trio.testing.MockClock
-) -> None:
+async def test_one_probe_answers_all_who_asked_before_it_began_and_nobody_who_asked_later(service: Service) -> None:
     answers: list[bool] = []
 
     async def ask() -> None:
@@ -295,7 +277,7 @@ async def test_one_probe_answers_all_who_asked_before_it_began_and_nobody_who_as
 
 
 async def test_p10_a_read_that_works_does_not_end_an_outage_in_which_a_write_has_failed_meanwhile(
-    service: Service, autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+    service: Service, nursery: trio.Nursery
 ) -> None:
     nursery.start_soon(service.breaker.run)
     service.fails[Need.WRITE] = silent()

@@ -20,6 +20,8 @@ from cef_trio.resilience.retry import (
     is_transient,
 )
 
+pytestmark = pytest.mark.usefixtures("autojump_clock")
+
 POLICY = RetryPolicy(attempts=5, initial_seconds=1.0, max_seconds=8.0)
 
 
@@ -63,13 +65,13 @@ class Service:
             raise slow_down()
 
 
-async def test_a_transient_error_is_repeated_until_it_succeeds(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_transient_error_is_repeated_until_it_succeeds() -> None:
     script = Script(slow_down(), slow_down())
     assert await Service().retrier.call("upload_part", script) == "done"
     assert len(script.calls) == 3
 
 
-async def test_waits_are_jittered_below_a_ceiling_that_doubles(autojump_clock: trio.testing.MockClock) -> None:
+async def test_waits_are_jittered_below_a_ceiling_that_doubles() -> None:
     for seed in range(20):
         service = Service()
         service.retrier = ServiceRetrier(service.breaker, POLICY, random=Random(seed))
@@ -80,7 +82,7 @@ async def test_waits_are_jittered_below_a_ceiling_that_doubles(autojump_clock: t
     assert POLICY.ceiling_seconds(1000) == 8.0
 
 
-async def test_a_permanent_error_is_raised_at_once(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_permanent_error_is_raised_at_once() -> None:
     script = Script(denied())
     with pytest.raises(S3OperationError, match="no"):
         await Service().retrier.call("upload_part", script)
@@ -94,9 +96,7 @@ async def test_an_error_that_is_not_ours_is_raised_at_once() -> None:
     assert len(script.calls) == 1
 
 
-async def test_when_attempts_are_exhausted_the_last_error_itself_is_raised_and_the_breaker_opens(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
+async def test_when_attempts_are_exhausted_the_last_error_itself_is_raised_and_the_breaker_opens() -> None:
     service = Service()
     last = slow_down()
     with pytest.raises(S3OperationError) as caught:
@@ -112,16 +112,14 @@ async def test_when_attempts_are_exhausted_the_last_error_itself_is_raised_and_t
         S3OperationError("upload_part", "bad digest", transient=True, code="BadDigest"),
     ],
 )
-async def test_errors_of_one_parts_bytes_are_repeated_but_are_no_outage(
-    error: CefMp4ProcessorError, autojump_clock: trio.testing.MockClock
-) -> None:
+async def test_errors_of_one_parts_bytes_are_repeated_but_are_no_outage(error: CefMp4ProcessorError) -> None:
     service = Service()
     with pytest.raises(type(error)):
         await service.retrier.call("upload_part", Script(*[error] * 5))
     assert service.breaker.up.value
 
 
-async def test_retry_after_is_honoured_up_to_five_minutes(autojump_clock: trio.testing.MockClock) -> None:
+async def test_retry_after_is_honoured_up_to_five_minutes() -> None:
     script = Script(slow_down(30.0), slow_down(1e9))
     await Service().retrier.call("upload_part", script)
     first, second, third = script.calls
@@ -129,7 +127,7 @@ async def test_retry_after_is_honoured_up_to_five_minutes(autojump_clock: trio.t
     assert third - second == pytest.approx(MAX_RETRY_AFTER_SECONDS)
 
 
-async def test_every_retry_is_logged_with_what_a_person_needs(autojump_clock: trio.testing.MockClock) -> None:
+async def test_every_retry_is_logged_with_what_a_person_needs() -> None:
     with capture_logs() as logs:
         await Service().retrier.call("upload_part", Script(slow_down()))
     (entry,) = [entry for entry in logs if entry["event"] == "retry"]
@@ -138,9 +136,7 @@ async def test_every_retry_is_logged_with_what_a_person_needs(autojump_clock: tr
     assert entry["wait_seconds"] >= 0
 
 
-async def test_the_observer_hears_of_every_retry_and_of_the_last_failure(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
+async def test_the_observer_hears_of_every_retry_and_of_the_last_failure() -> None:
     service, errors = Service(), [slow_down() for _ in range(5)]
     with pytest.raises(S3OperationError):
         await service.retrier.call("upload_part", Script(*errors))
@@ -151,9 +147,7 @@ async def test_the_observer_hears_of_every_retry_and_of_the_last_failure(
     assert {(told.service, told.operation) for told in service.told} == {("s3", "upload_part")}
 
 
-async def test_the_observer_hears_once_of_a_permanent_error_and_of_a_single_try(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
+async def test_the_observer_hears_once_of_a_permanent_error_and_of_a_single_try() -> None:
     service = Service(once=frozenset({"ping"}))
     with pytest.raises(S3OperationError):
         await service.retrier.call("upload_part", Script(denied()))
@@ -162,14 +156,14 @@ async def test_the_observer_hears_once_of_a_permanent_error_and_of_a_single_try(
     assert [(told.operation, told.retried) for told in service.told] == [("upload_part", False), ("ping", False)]
 
 
-async def test_a_cancellation_is_no_failure_to_the_observer(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_cancellation_is_no_failure_to_the_observer() -> None:
     service = Service()
     with trio.move_on_after(1):
         await service.retrier.call("upload_part", trio.sleep_forever)
     assert service.told == []
 
 
-async def test_a_cancellation_goes_through_at_once_during_the_wait(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_cancellation_goes_through_at_once_during_the_wait() -> None:
     script = Script(*[slow_down(100.0) for _ in range(5)])
     with trio.move_on_after(7) as scope:
         await Service().retrier.call("upload_part", script)
@@ -178,7 +172,7 @@ async def test_a_cancellation_goes_through_at_once_during_the_wait(autojump_cloc
     assert len(script.calls) == 1
 
 
-async def test_a_cancellation_goes_through_at_once_during_the_attempt(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_cancellation_goes_through_at_once_during_the_attempt() -> None:
     calls = 0
 
     async def hang() -> None:
@@ -217,9 +211,7 @@ def test_cancelled_is_never_transient() -> None:
     trio.run(main)
 
 
-async def test_one_outage_is_one_back_off_and_one_probe_ends_it(
-    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
-) -> None:
+async def test_one_outage_is_one_back_off_and_one_probe_ends_it(nursery: trio.Nursery) -> None:
     service = Service()
     nursery.start_soon(service.breaker.run)
     service.down = True
@@ -248,7 +240,7 @@ async def test_one_outage_is_one_back_off_and_one_probe_ends_it(
 
 
 async def test_a_probe_is_one_attempt_that_waits_for_no_breaker_and_the_same_call_elsewhere_is_under_the_policy(
-    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+    nursery: trio.Nursery,
 ) -> None:
     """The breaker probes by the very call that others connect by: ``ping``, ``head_bucket``."""
     service, attempts = Service(), 0
@@ -279,7 +271,7 @@ async def test_a_probe_is_one_attempt_that_waits_for_no_breaker_and_the_same_cal
     nursery.cancel_scope.cancel()
 
 
-async def test_a_cancelled_group_goes_through_as_it_is(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_cancelled_group_goes_through_as_it_is() -> None:
     """A nursery whose children are cancelled raises a group of Cancelled: it is no error to be repeated either."""
     calls = 0
 
@@ -297,7 +289,7 @@ async def test_a_cancelled_group_goes_through_as_it_is(autojump_clock: trio.test
     assert (calls, service.told, trio.current_time()) == (1, [], 3)
 
 
-async def test_p4_last_words_are_said_once_and_wait_for_no_breaker(autojump_clock: trio.testing.MockClock) -> None:
+async def test_p4_last_words_are_said_once_and_wait_for_no_breaker() -> None:
     service = Service(once=frozenset({"save_interrupted"}))
     service.breaker.trip(slow_down())
     script = Script(RedisOperationError("save_interrupted", "timed out", transient=True))

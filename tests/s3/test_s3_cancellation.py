@@ -25,6 +25,8 @@ from cef_trio.s3 import transport
 from cef_trio.s3.client import S3Client
 from cef_trio.s3.model import ChecksumAlgorithm
 
+pytestmark = pytest.mark.usefixtures("autojump_clock")
+
 DATA = b"0123456789abcdef"
 ACK = (
     f'HTTP/1.1 200 OK\r\netag: "{md5(DATA)}"\r\nx-amz-checksum-crc64nvme: {crc64(DATA)}\r\ncontent-length: 0\r\n\r\n'
@@ -167,7 +169,7 @@ CASES = {
 @pytest.mark.parametrize("waits", [False, True], ids=["data is there", "data must be waited for"])
 @pytest.mark.parametrize("case", CASES)
 async def test_cancelled_at_any_step_an_answer_that_arrived_is_returned(
-    case: str, waits: bool, parked: bool, retries: bool, autojump_clock: trio.testing.MockClock
+    case: str, waits: bool, parked: bool, retries: bool
 ) -> None:
     call, pieces, expected = CASES[case]
     cancelled = returned_despite = 0
@@ -189,9 +191,7 @@ async def test_cancelled_at_any_step_an_answer_that_arrived_is_returned(
     assert returned_despite >= 1
 
 
-async def test_an_answer_whose_body_never_ends_holds_a_cancellation_back_for_a_bounded_time(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
+async def test_an_answer_whose_body_never_ends_holds_a_cancellation_back_for_a_bounded_time() -> None:
     """The headers of a part's answer say everything; a store that promises a body and goes silent changes nothing."""
     silent = ACK.replace(b"content-length: 0", b"content-length: 10")
 
@@ -227,7 +227,7 @@ async def test_an_answer_whose_body_never_ends_holds_a_cancellation_back_for_a_b
     assert caught.value.transient
 
 
-async def test_an_upload_id_that_nobody_waits_to_cancel_may_be_late(autojump_clock: trio.testing.MockClock) -> None:
+async def test_an_upload_id_that_nobody_waits_to_cancel_may_be_late() -> None:
     """Its body 1.6 s behind its headers was 17 uploads, of which none was known."""
 
     class Late(ScriptedStream):
@@ -272,9 +272,7 @@ async def test_without_the_shield_an_answer_would_be_lost(
         assert lost is expected_lost
 
 
-async def test_the_client_is_usable_after_a_cancellation_and_keeps_one_connection(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
+async def test_the_client_is_usable_after_a_cancellation_and_keeps_one_connection() -> None:
     network = ScriptedNetwork(*[ACK] * 5, waits=True)
     async with client_over(network, retries=False) as client:
         await upload(client)
@@ -302,9 +300,7 @@ class RefusesEarly(httpx.AsyncBaseTransport):
         return httpx.Response(503, stream=HangingAnswer())
 
 
-async def test_cancelled_while_a_refusals_words_are_awaited_the_recording_is_let_go(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
+async def test_cancelled_while_a_refusals_words_are_awaited_the_recording_is_let_go() -> None:
     reading, ended = 0, 0
 
     class Recording:

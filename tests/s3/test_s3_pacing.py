@@ -18,6 +18,8 @@ from cef_trio.s3.rate_limiter import RateLimiter
 from cef_trio.s3.token_bucket import LEAST_PIECE, SLACK_SECONDS, TURN_SECONDS, TokenBucket
 from cef_trio.settings.model import LEAST_RATE_OF_A_PART
 
+pytestmark = pytest.mark.usefixtures("autojump_clock")
+
 KIB = 1024
 S3_IDLE_SECONDS = 20
 
@@ -92,7 +94,7 @@ async def drain(rate_limiter: RateLimiter, size_bytes: int, went: Counter[str], 
         went[name] += piece
 
 
-async def test_so_many_bytes_take_so_many_seconds(autojump_clock: trio.testing.MockClock) -> None:
+async def test_so_many_bytes_take_so_many_seconds() -> None:
     went: Counter[str] = Counter()
     rate_limiter = RateLimiter(64 * KIB)
     await drain(rate_limiter, 640 * KIB, went)
@@ -100,7 +102,7 @@ async def test_so_many_bytes_take_so_many_seconds(autojump_clock: trio.testing.M
     assert 10 - TURN_SECONDS - SLACK_SECONDS <= trio.current_time() <= 10
 
 
-async def test_parts_share_the_rate_equally_whatever_their_number(autojump_clock: trio.testing.MockClock) -> None:
+async def test_parts_share_the_rate_equally_whatever_their_number() -> None:
     went: Counter[str] = Counter()
     async with trio.open_nursery() as nursery:
         for name in "abcd":
@@ -115,7 +117,7 @@ async def test_parts_share_the_rate_equally_whatever_their_number(autojump_clock
 
 
 @pytest.mark.parametrize("rate", [16 * KIB, 64 * KIB, 10 << 20, 1 << 30])
-async def test_no_part_is_silent_for_long_at_any_rate(rate: int, autojump_clock: trio.testing.MockClock) -> None:
+async def test_no_part_is_silent_for_long_at_any_rate(rate: int) -> None:
     rate_limiter, longest = RateLimiter(rate), 0.0
 
     async def send() -> None:
@@ -133,7 +135,7 @@ async def test_no_part_is_silent_for_long_at_any_rate(rate: int, autojump_clock:
     assert 0 < longest < S3_IDLE_SECONDS / 4
 
 
-async def test_another_rate_holds_at_once_for_those_who_wait(autojump_clock: trio.testing.MockClock) -> None:
+async def test_another_rate_holds_at_once_for_those_who_wait() -> None:
     went: Counter[str] = Counter()
     rate_limiter = RateLimiter(16 * KIB)
     async with trio.open_nursery() as nursery:
@@ -152,9 +154,7 @@ async def test_another_rate_holds_at_once_for_those_who_wait(autojump_clock: tri
     assert went == {"a": 10 << 20, "b": 10 << 20}
 
 
-async def test_a_limit_in_the_middle_of_a_body_holds_from_its_next_piece(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
+async def test_a_limit_in_the_middle_of_a_body_holds_from_its_next_piece() -> None:
     went: Counter[str] = Counter()
     rate_limiter = RateLimiter()
     await drain(rate_limiter, 100 << 20, went)
@@ -164,9 +164,7 @@ async def test_a_limit_in_the_middle_of_a_body_holds_from_its_next_piece(
     assert 0.5 <= trio.current_time() <= 2
 
 
-async def test_a_cancelled_wait_ends_at_once_takes_nothing_and_lets_the_next_one_go(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
+async def test_a_cancelled_wait_ends_at_once_takes_nothing_and_lets_the_next_one_go() -> None:
     waits: list[float] = []
     rate_limiter = RateLimiter(16 * KIB, waited=waits.append)
     await rate_limiter.take(BLOCK_BYTES)
@@ -208,7 +206,7 @@ def blocks_of(data: bytes) -> Passes:
     return Passes(data, block_bytes=BLOCK_BYTES)
 
 
-async def test_a_body_goes_whole_and_in_order_at_any_rate(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_body_goes_whole_and_in_order_at_any_rate() -> None:
     data = bytes(range(251)) * 5000
     measured = await measure(blocks_of(data), {ChecksumAlgorithm.CRC64NVME})
     for rate in (0, 16 * KIB, 10 << 20):
@@ -219,7 +217,7 @@ async def test_a_body_goes_whole_and_in_order_at_any_rate(autojump_clock: trio.t
             assert trio.current_time() - began == pytest.approx(len(data) / rate, abs=TURN_SECONDS + SLACK_SECONDS)
 
 
-async def test_no_piece_of_a_last_block_that_changed_is_sent(autojump_clock: trio.testing.MockClock) -> None:
+async def test_no_piece_of_a_last_block_that_changed_is_sent() -> None:
     data = bytes(3 * KIB)
     measured = await measure(blocks_of(data), {ChecksumAlgorithm.CRC64NVME})
     body = CheckedBody(blocks_of(data[:-1] + b"x"), measured, RateLimiter(16 * KIB))
@@ -228,9 +226,7 @@ async def test_no_piece_of_a_last_block_that_changed_is_sent(autojump_clock: tri
     await body.aclose()
 
 
-async def test_parts_and_objects_wait_for_their_turn_and_other_calls_do_not(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
+async def test_parts_and_objects_wait_for_their_turn_and_other_calls_do_not() -> None:
     data = bytes(64 * KIB)
     rate_limiter = RateLimiter(16 * KIB)
     store = ScriptedStore(part_ack(data), part_ack(data), part_ack(b""))

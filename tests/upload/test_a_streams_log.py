@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import trio
 from structlog.testing import capture_logs
-from trio.testing import MockClock
 from worlds.waiting import completed
 
 from cef_trio.lab.world import PART, World
@@ -14,9 +13,7 @@ LIFE = ["stream_started", "upload_created", "recording_ended", "object_completed
 
 
 @pytest.mark.parametrize("parts", [1, 3, 40])
-async def test_a_streams_life_is_five_info_lines_however_long_it_is(
-    world: World, autojump_clock: MockClock, parts: int
-) -> None:
+async def test_a_streams_life_is_five_info_lines_however_long_it_is(world: World, parts: int) -> None:
     with capture_logs() as logs:
         async with world.daemon() as daemon:
             for _ in range(parts):
@@ -31,7 +28,7 @@ async def test_a_streams_life_is_five_info_lines_however_long_it_is(
     assert [entry["log_level"] for entry in sent] == ["debug"] * parts
 
 
-async def test_an_idle_recording_has_a_sixth_line(world: World, autojump_clock: MockClock) -> None:
+async def test_an_idle_recording_has_a_sixth_line(world: World) -> None:
     world.append(PART + 1)
     with capture_logs() as logs:
         async with world.daemon():
@@ -40,9 +37,7 @@ async def test_an_idle_recording_has_a_sixth_line(world: World, autojump_clock: 
     assert told == [*LIFE[:2], "stream_idle", *LIFE[2:]]
 
 
-async def test_a_recording_that_is_rewritten_at_its_end_has_no_more_lines(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_a_recording_that_is_rewritten_at_its_end_has_no_more_lines(world: World) -> None:
     world.append(5 * PART)
     with capture_logs() as logs:
         async with world.daemon() as daemon:
@@ -54,7 +49,7 @@ async def test_a_recording_that_is_rewritten_at_its_end_has_no_more_lines(
     assert told == LIFE
 
 
-async def test_a_stream_that_is_resumed_says_so_once(world: World, autojump_clock: MockClock) -> None:
+async def test_a_stream_that_is_resumed_says_so_once(world: World) -> None:
     world.append(2 * PART + 5)
     async with world.daemon():
         await trio.sleep(1)

@@ -9,7 +9,6 @@ import pytest
 import trio
 from checkpoint.examples import meta
 from structlog.testing import capture_logs
-from trio.testing import MockClock
 from worlds.waiting import completed
 
 from cef_trio.lab.world import PART, World
@@ -38,7 +37,7 @@ async def appended_and_closed(world: World, grace_seconds: float) -> list[tuple[
 
 
 async def test_p2_append_and_close_is_said_once_with_the_grace_that_would_have_made_one_object_of_it(
-    world: World, autojump_clock: MockClock
+    world: World,
 ) -> None:
     [(setting, value)] = await appended_and_closed(world, 1.0)
     assert setting == "CLOSE_GRACE_SECONDS"
@@ -46,16 +45,12 @@ async def test_p2_append_and_close_is_said_once_with_the_grace_that_would_have_m
     assert len(world.recordings()) == 5
 
 
-async def test_p2_with_the_grace_that_was_advised_append_and_close_makes_one_object(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_p2_with_the_grace_that_was_advised_append_and_close_makes_one_object(world: World) -> None:
     assert await appended_and_closed(world, PAUSE_SECONDS + 1) == []
     assert world.recordings() == [world.content()]
 
 
-async def test_p2_a_writer_that_paused_for_longer_than_the_time_out_is_said_once(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_p2_a_writer_that_paused_for_longer_than_the_time_out_is_said_once(world: World) -> None:
     world.has_writer = True
     with capture_logs() as logs:
         async with world.daemon() as daemon:
@@ -69,9 +64,7 @@ async def test_p2_a_writer_that_paused_for_longer_than_the_time_out_is_said_once
     assert 50 <= value <= 53
 
 
-async def test_p2_a_recording_that_was_moved_as_a_whole_at_its_end_is_said_once(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_p2_a_recording_that_was_moved_as_a_whole_at_its_end_is_said_once(world: World) -> None:
     with capture_logs() as logs:
         async with world.daemon() as daemon:
             for name in ("a.mp4", "b.mp4"):

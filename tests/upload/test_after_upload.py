@@ -63,10 +63,10 @@ async def until(condition: Callable[[], bool], seconds: float = 120) -> None:
 async def quiet(world: World, seconds: float = 30) -> None:
     """Let everything come to rest that is going to."""
     await trio.sleep(seconds)
-    assert world.gone_unsaved == []
+    assert world.removed_unsaved == []
 
 
-async def test_a_recording_is_kept_unless_asked_otherwise(world: World, autojump_clock: MockClock) -> None:
+async def test_a_recording_is_kept_unless_asked_otherwise(world: World) -> None:
     world.append(PART + 1)
     async with world.daemon() as daemon:
         daemon.closed()
@@ -78,7 +78,7 @@ async def test_a_recording_is_kept_unless_asked_otherwise(world: World, autojump
 
 @pytest.mark.parametrize("size_bytes", [0, 1, PART, 3 * PART + 7])
 async def test_p8_a_recording_of_any_size_is_deleted_once_it_is_completed(
-    world: World, autojump_clock: MockClock, said: list[EventDict], size_bytes: int
+    world: World, said: list[EventDict], size_bytes: int
 ) -> None:
     world.after_upload = DELETE
     world.append(size_bytes)
@@ -97,7 +97,7 @@ async def test_p8_a_recording_of_any_size_is_deleted_once_it_is_completed(
     assert not events(said, "recording_deleted")
 
 
-async def test_p8_nothing_is_deleted_while_s3_does_not_answer_for_it(world: World, autojump_clock: MockClock) -> None:
+async def test_p8_nothing_is_deleted_while_s3_does_not_answer_for_it(world: World) -> None:
     world.after_upload = DELETE
     armed = world.endpoint.faults.arm(Fault(Kind.RESET, "HeadObject", times=None))
     world.append(10)
@@ -110,9 +110,7 @@ async def test_p8_nothing_is_deleted_while_s3_does_not_answer_for_it(world: Worl
         await until(lambda: not Path(world.path()).exists(), 4000)
 
 
-async def test_p8_a_recording_whose_object_is_gone_is_left_alone(
-    world: World, autojump_clock: MockClock, said: list[EventDict]
-) -> None:
+async def test_p8_a_recording_whose_object_is_gone_is_left_alone(world: World, said: list[EventDict]) -> None:
     """A lifecycle rule, or a person, between the completion and now."""
     world.append(10)
     async with world.daemon() as daemon:
@@ -128,7 +126,7 @@ async def test_p8_a_recording_whose_object_is_gone_is_left_alone(
 
 
 async def test_p8_a_recording_under_whose_key_lies_something_else_is_left_alone(
-    world: World, autojump_clock: MockClock, said: list[EventDict]
+    world: World, said: list[EventDict]
 ) -> None:
     world.append(8)
     async with world.daemon() as daemon:
@@ -142,9 +140,7 @@ async def test_p8_a_recording_under_whose_key_lies_something_else_is_left_alone(
     assert events(said, "after_upload_refused")
 
 
-async def test_p8_a_recording_that_is_written_again_is_left_alone_and_uploaded_anew(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_p8_a_recording_that_is_written_again_is_left_alone_and_uploaded_anew(world: World) -> None:
     """It changes between the question to S3 and the deletion, the last moment there is."""
     world.after_upload = DELETE
     world.endpoint.faults.arm(Fault(Kind.SLOW, "HeadObject", Moment.REPLY, seconds=5))
@@ -159,11 +155,11 @@ async def test_p8_a_recording_that_is_written_again_is_left_alone_and_uploaded_a
         daemon.closed()
         await until(lambda: not Path(world.path()).exists())
     assert sorted(world.recordings()) == sorted([first, second])
-    assert world.gone_unsaved == []
+    assert world.removed_unsaved == []
 
 
 async def test_p8_a_record_that_leads_out_of_the_folder_deletes_nothing_there(
-    world: World, autojump_clock: MockClock, said: list[EventDict], tmp_path: Path
+    world: World, said: list[EventDict], tmp_path: Path
 ) -> None:
     """A hand in Redis, or another daemon's name for the same path."""
     world.append(10)
@@ -184,7 +180,7 @@ async def test_p8_a_record_that_leads_out_of_the_folder_deletes_nothing_there(
 
 
 async def test_a_claim_is_kept_as_long_as_a_copy_takes(
-    world: World, autojump_clock: MockClock, done: Path, monkeypatch: pytest.MonkeyPatch
+    world: World, done: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     two_file_systems(monkeypatch)
     world.append(3 * 512 * 1024)
@@ -203,7 +199,7 @@ async def test_a_claim_is_kept_as_long_as_a_copy_takes(
     assert all(held)
 
 
-async def test_what_a_crash_left_undone_the_next_start_does(world: World, autojump_clock: MockClock) -> None:
+async def test_what_a_crash_left_undone_the_next_start_does(world: World) -> None:
     world.after_upload = DELETE
     world.append(10)
     async with world.killed_daemon() as daemon:
@@ -212,12 +208,10 @@ async def test_what_a_crash_left_undone_the_next_start_does(world: World, autoju
     assert Path(world.path()).exists()
     async with world.daemon():
         await until(lambda: not Path(world.path()).exists())
-    assert world.gone_unsaved == []
+    assert world.removed_unsaved == []
 
 
-async def test_p8_a_redis_that_lost_the_completion_of_a_deleted_recording_learns_it_from_s3(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_p8_a_redis_that_lost_the_completion_of_a_deleted_recording_learns_it_from_s3(world: World) -> None:
     world.after_upload = DELETE
     world.endpoint.faults.arm(Fault(Kind.SLOW, "CompleteMultipartUpload", Moment.REPLY, seconds=2))
     world.append(PART + 5)
@@ -234,9 +228,7 @@ async def test_p8_a_redis_that_lost_the_completion_of_a_deleted_recording_learns
     assert world.recordings() == [content]
 
 
-async def test_recordings_that_were_completed_before_it_was_asked_for_are_taken_too(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_recordings_that_were_completed_before_it_was_asked_for_are_taken_too(world: World) -> None:
     for name in ("a.mp4", "b.mp4"):
         world.append(10, name)
     async with world.daemon() as daemon:
@@ -249,9 +241,7 @@ async def test_recordings_that_were_completed_before_it_was_asked_for_are_taken_
         await until(lambda: not list(world.folder.iterdir()))
 
 
-async def test_a_completed_recording_that_is_renamed_is_deleted_under_its_new_name(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_a_completed_recording_that_is_renamed_is_deleted_under_its_new_name(world: World) -> None:
     world.after_upload = DELETE
     world.endpoint.faults.arm(Fault(Kind.ERROR, "HeadObject", times=None, code="AccessDenied"))
     world.append(10)
@@ -266,7 +256,7 @@ async def test_a_completed_recording_that_is_renamed_is_deleted_under_its_new_na
 
 
 async def test_what_fails_is_said_and_tried_again_and_fails_no_stream(
-    world: World, autojump_clock: MockClock, said: list[EventDict], monkeypatch: pytest.MonkeyPatch
+    world: World, said: list[EventDict], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.after_upload = DELETE
     unlink, refusals = os.unlink, 3
@@ -290,9 +280,7 @@ async def test_what_fails_is_said_and_tried_again_and_fails_no_stream(
     assert checkpoint.meta.status is Status.COMPLETED
 
 
-async def test_work_that_another_daemon_has_claimed_is_left_to_it_until_its_claim_runs_out(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_work_that_another_daemon_has_claimed_is_left_to_it_until_its_claim_runs_out(world: World) -> None:
     world.append(10)
     async with world.daemon() as daemon:
         daemon.closed()
@@ -306,9 +294,7 @@ async def test_work_that_another_daemon_has_claimed_is_left_to_it_until_its_clai
         await until(lambda: not Path(world.path()).exists(), 60)
 
 
-async def test_a_stream_whose_file_was_deleted_or_moved_is_forgotten_in_its_time(
-    world: World, autojump_clock: MockClock, done: Path
-) -> None:
+async def test_a_stream_whose_file_was_deleted_or_moved_is_forgotten_in_its_time(world: World, done: Path) -> None:
     world.append(10)
     async with world.daemon() as daemon:
         daemon.closed()
@@ -346,7 +332,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.mark.usefixtures("file_systems")
 @pytest.mark.parametrize("size_bytes", [0, 3 * PART + 7, 1_200_000])
 async def test_p8_a_recording_is_moved_with_its_path_below_the_folder(
-    world: World, autojump_clock: MockClock, done: Path, said: list[EventDict], size_bytes: int
+    world: World, done: Path, said: list[EventDict], size_bytes: int
 ) -> None:
     (world.folder / "cam").mkdir()
     world.append(size_bytes, "cam/a.mp4")
@@ -365,7 +351,7 @@ async def test_p8_a_recording_is_moved_with_its_path_below_the_folder(
 
 
 @pytest.mark.usefixtures("file_systems")
-async def test_p8_a_name_that_is_taken_stays_what_it_is(world: World, autojump_clock: MockClock, done: Path) -> None:
+async def test_p8_a_name_that_is_taken_stays_what_it_is(world: World, done: Path) -> None:
     done.mkdir()
     (done / "a.mp4").write_bytes(b"of last year")
     world.append(10)
@@ -378,7 +364,7 @@ async def test_p8_a_name_that_is_taken_stays_what_it_is(world: World, autojump_c
 
 
 async def test_a_move_that_was_ended_between_the_copys_name_and_the_deletion_is_not_made_twice(
-    world: World, autojump_clock: MockClock, done: Path, monkeypatch: pytest.MonkeyPatch
+    world: World, done: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     two_file_systems(monkeypatch)
     world.append(2 * PART)
@@ -392,7 +378,7 @@ async def test_a_move_that_was_ended_between_the_copys_name_and_the_deletion_is_
 
 
 async def test_p8_a_copy_that_is_not_what_was_verified_is_never_named(
-    world: World, autojump_clock: MockClock, done: Path, monkeypatch: pytest.MonkeyPatch, said: list[EventDict]
+    world: World, done: Path, monkeypatch: pytest.MonkeyPatch, said: list[EventDict]
 ) -> None:
     """A disk that takes the bytes and keeps others."""
     two_file_systems(monkeypatch)
@@ -409,7 +395,7 @@ async def test_p8_a_copy_that_is_not_what_was_verified_is_never_named(
 
 
 async def test_p8_bytes_that_changed_without_a_trace_are_noticed_by_the_copy(
-    world: World, autojump_clock: MockClock, done: Path, monkeypatch: pytest.MonkeyPatch, said: list[EventDict]
+    world: World, done: Path, monkeypatch: pytest.MonkeyPatch, said: list[EventDict]
 ) -> None:
     """A writer that puts the modification time back; whoever reads the file again sees it all the same."""
     two_file_systems(monkeypatch)
@@ -481,7 +467,7 @@ async def _struck_move(folder: Path, fault: FaultKind, at: int) -> bool:
     async with world.daemon():
         await until(lambda: not source.exists())
     assert contents(done) == {"a.mp4": content}
-    assert world.gone_unsaved == []
+    assert world.removed_unsaved == []
     return steps.struck
 
 
@@ -503,9 +489,7 @@ class _Steps(trio.abc.Instrument):
 
 
 @pytest.mark.usefixtures("file_systems")
-async def test_p8_a_folder_to_move_to_may_be_reached_by_a_link(
-    world: World, autojump_clock: MockClock, done: Path
-) -> None:
+async def test_p8_a_folder_to_move_to_may_be_reached_by_a_link(world: World, done: Path) -> None:
     """``/srv/archive`` leads to where the large disk is mounted."""
     real = world.folder.parent / "large disk"
     real.mkdir()
@@ -519,7 +503,7 @@ async def test_p8_a_folder_to_move_to_may_be_reached_by_a_link(
 
 
 async def test_p6_a_record_that_no_daemon_wrote_ends_neither_the_streams_nor_what_follows_an_upload(
-    world: World, autojump_clock: MockClock, said: list[EventDict]
+    world: World, said: list[EventDict]
 ) -> None:
     world.append(PART, "forged.mp4")
     async with world.daemon() as daemon:
@@ -561,7 +545,7 @@ async def test_p8_a_recording_is_deleted_after_a_boot_that_gave_its_disk_another
 
 
 async def test_p8_a_deletion_that_hangs_with_its_mount_keeps_no_other_recording_waiting(
-    world: World, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+    world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.after_upload = DELETE
     for name in ("hung/1.mp4", "hung/2.mp4", "hung/3.mp4", "b.mp4", "c.mp4"):

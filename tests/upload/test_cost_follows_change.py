@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import trio
-from trio.testing import MockClock
 from worlds.waiting import completed
 
 from cef_trio.checkpoint.states import Status
@@ -27,7 +26,7 @@ def copies(world: World) -> int:
 
 
 @pytest.mark.parametrize("by", [1, 10, PART + 1])
-async def test_p2_a_tail_that_is_cut_off_costs_one_part(world: World, autojump_clock: MockClock, by: int) -> None:
+async def test_p2_a_tail_that_is_cut_off_costs_one_part(world: World, by: int) -> None:
     world.append(12 * PART)
     async with world.daemon() as daemon:
         await trio.sleep(1)
@@ -41,9 +40,7 @@ async def test_p2_a_tail_that_is_cut_off_costs_one_part(world: World, autojump_c
     assert world.open_uploads() == []
 
 
-async def test_p2_a_tail_that_is_cut_off_while_no_daemon_looks_costs_one_part(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_p2_a_tail_that_is_cut_off_while_no_daemon_looks_costs_one_part(world: World) -> None:
     world.append(12 * PART)
     async with world.killed_daemon():
         await trio.sleep(1)
@@ -56,9 +53,7 @@ async def test_p2_a_tail_that_is_cut_off_while_no_daemon_looks_costs_one_part(
     assert world.received_bytes() < 13 * PART
 
 
-async def test_p1_a_file_that_is_cut_and_grows_again_is_the_file_in_the_end(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_p1_a_file_that_is_cut_and_grows_again_is_the_file_in_the_end(world: World) -> None:
     world.append(6 * PART)
     async with world.daemon() as daemon:
         for _ in range(3):
@@ -100,9 +95,7 @@ def copy_to_a_new_disk(world: World) -> None:
 @pytest.mark.parametrize("size_bytes", [0, 10, 5 * PART, 5 * PART + 7])
 @pytest.mark.parametrize("change", [touch, set_back, copy_to_a_new_disk])
 @pytest.mark.parametrize("watched", [True, False], ids=["watched", "unwatched"])
-async def test_p2_metadata_is_not_content(
-    world: World, autojump_clock: MockClock, change: object, watched: bool, size_bytes: int
-) -> None:
+async def test_p2_metadata_is_not_content(world: World, change: object, watched: bool, size_bytes: int) -> None:
     await upload(world, size_bytes)
     if not watched:
         await trio.sleep(5)
@@ -122,9 +115,7 @@ async def test_p2_metadata_is_not_content(
     assert await world.store.acquire(checkpoint.meta.stream_id, daemon.services.lease)
 
 
-async def test_p2_append_and_close_again_and_again_costs_what_was_appended_and_one_part_each_time(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_p2_append_and_close_again_and_again_costs_what_was_appended_and_one_part_each_time(world: World) -> None:
     """Each time the parts that are whole are copied within S3; the last object names the one before it."""
     async with world.daemon() as daemon:
         for _ in range(8):
@@ -163,7 +154,7 @@ async def test_p2_append_and_close_again_and_again_costs_what_was_appended_and_o
     ],
     ids=lambda fault: f"{fault.kind}-{fault.code}",
 )
-async def test_p1_what_cannot_be_copied_is_sent(world: World, autojump_clock: MockClock, fault: Fault) -> None:
+async def test_p1_what_cannot_be_copied_is_sent(world: World, fault: Fault) -> None:
     await upload(world, 5 * PART)
     armed = world.endpoint.faults.arm(fault)
     async with world.daemon() as daemon:
@@ -176,7 +167,7 @@ async def test_p1_what_cannot_be_copied_is_sent(world: World, autojump_clock: Mo
     assert world.received_bytes() == 6 * PART
 
 
-async def test_p1_a_copy_that_is_not_the_files_bytes_is_sent_instead(world: World, autojump_clock: MockClock) -> None:
+async def test_p1_a_copy_that_is_not_the_files_bytes_is_sent_instead(world: World) -> None:
     """Somebody has put another object under the key since: its ETag is another, and so are its bytes."""
     await upload(world, 5 * PART)
     (key,) = [key for key in world.objects() if key.endswith(".mp4")]
@@ -190,7 +181,7 @@ async def test_p1_a_copy_that_is_not_the_files_bytes_is_sent_instead(world: Worl
     assert world.received_bytes() >= 6 * PART
 
 
-async def test_p2_a_head_that_is_patched_after_the_end_costs_one_part(world: World, autojump_clock: MockClock) -> None:
+async def test_p2_a_head_that_is_patched_after_the_end_costs_one_part(world: World) -> None:
     await upload(world, 9 * PART + 5)
     async with world.daemon() as daemon:
         world.patch(10, b"patched")
@@ -202,7 +193,7 @@ async def test_p2_a_head_that_is_patched_after_the_end_costs_one_part(world: Wor
     assert copies(world) == 9
 
 
-async def test_p2_a_daemon_that_dies_while_it_copies_goes_on_copying(world: World, autojump_clock: MockClock) -> None:
+async def test_p2_a_daemon_that_dies_while_it_copies_goes_on_copying(world: World) -> None:
     await upload(world, 9 * PART + 5)
     async with world.killed_daemon() as daemon:
         frozen = world.endpoint.faults.arm(Fault(Kind.FREEZE, "UploadPartCopy", nth=4, times=None))
@@ -221,9 +212,7 @@ async def test_p2_a_daemon_that_dies_while_it_copies_goes_on_copying(world: Worl
     assert world.open_uploads() == []
 
 
-async def test_another_recording_that_takes_the_name_has_nothing_to_do_with_the_old_one(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_another_recording_that_takes_the_name_has_nothing_to_do_with_the_old_one(world: World) -> None:
     await upload(world, 5 * PART)
     Path(world.path()).unlink()
     world.append(6 * PART)
@@ -240,9 +229,7 @@ PAGES = 4096
 
 
 @pytest.mark.parametrize("how", ["truncate", "fallocate"])
-async def test_p2_a_file_whose_size_is_set_first_and_that_is_then_filled_is_sent_once(
-    world: World, autojump_clock: MockClock, how: str
-) -> None:
+async def test_p2_a_file_whose_size_is_set_first_and_that_is_then_filled_is_sent_once(world: World, how: str) -> None:
     """No part is sent before it is written; the tail that is cut off at the close never is."""
     with Path(world.path()).open("wb") as file:
         file.truncate(60 * PAGES)
@@ -262,7 +249,7 @@ async def test_p2_a_file_whose_size_is_set_first_and_that_is_then_filled_is_sent
     assert world.received_bytes() <= 30 * PAGES + 3 * PART
 
 
-async def test_p1_a_file_with_a_hole_that_nobody_fills_is_the_file(world: World, autojump_clock: MockClock) -> None:
+async def test_p1_a_file_with_a_hole_that_nobody_fills_is_the_file(world: World) -> None:
     world.append(3 * PART)
     with Path(world.path()).open("r+b") as file:
         file.truncate(20 * PAGES)

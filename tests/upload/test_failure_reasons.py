@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import trio
 from structlog.testing import capture_logs
-from trio.testing import MockClock
 
 from cef_trio.checkpoint.memory import MemoryCheckpointStore
 from cef_trio.checkpoint.model import Checkpoint, Lease
@@ -121,7 +120,7 @@ def test_every_reason_is_provoked_here() -> None:
 
 @pytest.mark.parametrize("reason", PROVOKED, ids=lambda reason: reason.value)
 async def test_p6_a_permanent_failure_is_recorded_said_once_and_harms_no_other_stream(
-    world: World, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, reason: FailureReason
+    world: World, monkeypatch: pytest.MonkeyPatch, reason: FailureReason
 ) -> None:
     world.append(5 * PART, BAD)
     world.append(2 * PART, GOOD)
@@ -160,7 +159,7 @@ async def ended(world: World, status: Status, name: str) -> Checkpoint:
 
 
 async def test_p6_a_failure_that_cannot_be_recorded_yet_is_said_once_and_recorded_when_it_can(
-    world: World, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+    world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.append(2 * PART, BAD)
     transition, refusals = MemoryCheckpointStore.transition, 0
@@ -183,9 +182,7 @@ async def test_p6_a_failure_that_cannot_be_recorded_yet_is_said_once_and_recorde
     assert [entry["event"] for entry in logs].count("stream_failed") == 1
 
 
-async def test_a_recording_that_is_gone_is_not_said_to_be_replaced_by_who_got_its_inode(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_a_recording_that_is_gone_is_not_said_to_be_replaced_by_who_got_its_inode(world: World) -> None:
     world.append(5 * PART, BAD)
     before = world.stat(BAD)
     async with world.daemon():
@@ -204,7 +201,7 @@ async def test_a_recording_that_is_gone_is_not_said_to_be_replaced_by_who_got_it
 
 
 async def test_p6_a_bug_in_saving_a_streams_end_is_said_and_ends_no_other_task(
-    world: World, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+    world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The exit code says that its state was not saved; the other's is."""
     world.append(PART, BAD)

@@ -13,7 +13,6 @@ import redis as redis_py
 import trio
 from servers.operating import a_part, a_stream, stream_id
 from servers.valkey import ValkeyServer, valkey_server
-from trio.testing import MockClock
 from worlds.waiting import completed
 
 from cef_trio.checkpoint.commit import Change, Saving
@@ -35,7 +34,7 @@ def record_of(store: MemoryCheckpointStore, stream: str) -> Any:
 @pytest.mark.parametrize("held", [True, False], ids=["its daemon lives", "its daemon is down"])
 @pytest.mark.parametrize("status", [Status.ACTIVE, Status.PENDING_COMPLETION, Status.RETRYING, Status.COMPLETED])
 async def test_p9_a_stream_of_another_folder_is_left_alone_although_its_device_and_inode_are_those_of_a_file_here(
-    world: World, autojump_clock: MockClock, status: Status, held: bool
+    world: World, status: Status, held: bool
 ) -> None:
     """Two hosts have equal device numbers, and inodes repeat: such a number says nothing of another folder's file."""
     world.append(2 * PART, "ours.mp4")
@@ -59,9 +58,7 @@ async def test_p9_a_stream_of_another_folder_is_left_alone_although_its_device_a
     assert world.content("ours.mp4") in world.recordings()
 
 
-async def test_p9_a_lease_that_another_instance_holds_is_never_taken_renewed_or_released(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_p9_a_lease_that_another_instance_holds_is_never_taken_renewed_or_released(world: World) -> None:
     world.append(2 * PART)
     async with world.daemon() as daemon:
         daemon.saw()
@@ -77,9 +74,7 @@ async def test_p9_a_lease_that_another_instance_holds_is_never_taken_renewed_or_
     assert await world.store.holders([parked.meta.stream_id]) == {parked.meta.stream_id: OTHER_HOST.value}
 
 
-async def test_p9_uploads_and_objects_under_other_prefixes_are_left_alone(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_p9_uploads_and_objects_under_other_prefixes_are_left_alone(world: World) -> None:
     world.append(2 * PART)
     async with world.daemon() as daemon:
         s3 = daemon.services.s3

@@ -14,7 +14,6 @@ import pytest
 import structlog.testing
 import trio
 from structlog.typing import EventDict
-from trio.testing import MockClock
 from worlds.waiting import completed
 
 from cef_trio.checkpoint.memory import Moment
@@ -49,7 +48,7 @@ def statuses(world: World) -> list[Status]:
     ],
 )
 async def test_p2_a_recording_renamed_in_the_moment_of_its_completion_is_uploaded_once(
-    world: World, autojump_clock: MockClock, operation: str, moment: Moment
+    world: World, operation: str, moment: Moment
 ) -> None:
     world.append(2 * PART + 10)
     renamed: list[str] = []
@@ -73,9 +72,7 @@ async def test_p2_a_recording_renamed_in_the_moment_of_its_completion_is_uploade
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.3, 0.999, 1.0, 1.5, 60.0])
-async def test_p2_a_recording_renamed_after_its_completion_is_uploaded_once(
-    world: World, autojump_clock: MockClock, seconds: float
-) -> None:
+async def test_p2_a_recording_renamed_after_its_completion_is_uploaded_once(world: World, seconds: float) -> None:
     world.append(PART + 10)
     async with world.daemon() as daemon:
         daemon.closed()
@@ -88,7 +85,7 @@ async def test_p2_a_recording_renamed_after_its_completion_is_uploaded_once(
 
 
 async def test_another_file_under_the_old_name_of_a_completed_recording_does_not_take_its_record_along(
-    world: World, autojump_clock: MockClock
+    world: World,
 ) -> None:
     world.append(PART + 10)
     async with world.daemon() as daemon:
@@ -106,7 +103,7 @@ async def test_another_file_under_the_old_name_of_a_completed_recording_does_not
 
 
 async def test_a_stream_that_is_taken_up_while_its_new_name_is_recorded_keeps_its_lease(
-    world: World, autojump_clock: MockClock, said: list[EventDict]
+    world: World, said: list[EventDict]
 ) -> None:
     """The idle checker finds it unattended in the very moment in which the supervisor tells Redis of its new name."""
     world.append(PART + 10)
@@ -139,7 +136,7 @@ async def test_a_stream_that_is_taken_up_while_its_new_name_is_recorded_keeps_it
 
 
 async def test_a_stream_that_is_begun_while_leases_are_renewed_is_not_taken_for_lost(
-    world: World, autojump_clock: MockClock, said: list[EventDict]
+    world: World, said: list[EventDict]
 ) -> None:
     """It has a name before it has a lease; the answer to a question that was asked before says nothing of it."""
     world.append(PART + 10)
@@ -165,7 +162,7 @@ async def test_a_stream_that_is_begun_while_leases_are_renewed_is_not_taken_for_
 
 
 async def test_p1_p2_a_recording_is_followed_to_its_new_name_by_a_scan_alone_though_another_file_has_the_old_one(
-    world: World, autojump_clock: MockClock, said: list[EventDict]
+    world: World, said: list[EventDict]
 ) -> None:
     """A recorder that rotates, and no event of it: ``cam.mp4`` becomes ``cam-1.mp4``, the next is ``cam.mp4``."""
     world.append(3 * PART + 10)
@@ -187,9 +184,7 @@ async def test_p1_p2_a_recording_is_followed_to_its_new_name_by_a_scan_alone_tho
     assert [entry["event"] for entry in said].count("stream_failed") == 0
 
 
-async def test_p1_a_recording_that_took_the_name_of_another_one_is_followed_by_a_scan_alone(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_p1_a_recording_that_took_the_name_of_another_one_is_followed_by_a_scan_alone(world: World) -> None:
     world.append(3 * PART + 10, "a.mp4")
     world.append(2 * PART, "b.mp4")
     async with world.daemon() as daemon:
@@ -206,8 +201,27 @@ async def test_p1_a_recording_that_took_the_name_of_another_one_is_followed_by_a
     assert Status.COMPLETED in statuses(world)
 
 
+async def test_p2_a_completed_recording_with_the_inode_number_of_a_missing_one_is_not_uploaded_again(
+    world: World,
+) -> None:
+    """Seed 6429: a scan gave the stream of the missing file to the path of a settled one."""
+    world.append(PART // 2, "a.mp4")
+    async with world.daemon() as daemon:
+        daemon.saw("a.mp4")
+        await trio.sleep(1)
+        Path(world.path("b.mp4")).hardlink_to(world.path("a.mp4"))
+        daemon.closed("b.mp4")
+        await trio.sleep(10)
+        assert sorted(statuses(world)) == [Status.ACTIVE, Status.COMPLETED]
+        Path(world.path("a.mp4")).unlink()
+        daemon.supervisor.handle_event(world.scan())
+        await trio.sleep(120)
+    assert world.recordings() == [world.content("b.mp4")]
+    assert sorted(statuses(world)) == [Status.ABORTED_NO_PARTS, Status.COMPLETED]
+
+
 async def test_p3_a_daemon_that_is_to_leave_decides_nothing_of_a_recording_whose_new_name_it_has_not_heard(
-    world: World, autojump_clock: MockClock
+    world: World,
 ) -> None:
     """The next start finds it: to call it deleted now would abort the upload of a file that is there."""
     world.append(2 * PART + 10)

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import trio
 from servers.valkey import valkey_server
-from trio.testing import MockClock
 from worlds.waiting import completed
 
 from cef_trio.checkpoint.model import FileIdentity, Lease, StreamMeta
@@ -19,9 +18,7 @@ from cef_trio.postprocess.retention import forget_now
 from cef_trio.upload.bulk_load import find_by_path, load_metas
 
 
-async def test_p7_a_completed_stream_is_forgotten_after_its_time_if_its_file_is_gone(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_p7_a_completed_stream_is_forgotten_after_its_time_if_its_file_is_gone(world: World) -> None:
     world.append(PART, "gone.mp4")
     world.append(PART, "kept.mp4")
     async with world.daemon() as daemon:
@@ -60,9 +57,7 @@ async def test_one_corrupt_record_is_named_and_hides_no_other(world: World) -> N
     assert unreadable == {world.path("a.mp4")}
 
 
-async def test_p7_a_completed_stream_of_another_watch_folder_is_left_to_whoever_watches_that(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_p7_a_completed_stream_of_another_watch_folder_is_left_to_whoever_watches_that(world: World) -> None:
     """Of another host whose root has the same device number, say: what is not here may well be there."""
     world.append(PART, "a.mp4")
     elsewhere = str(world.folder.parent / "elsewhere" / "a.mp4")

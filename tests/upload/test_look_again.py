@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 import trio
-from trio.testing import MockClock
 from worlds.waiting import completed
 
 from cef_trio.checkpoint.commit import Change
@@ -165,10 +164,7 @@ async def _struck_on_the_way_in(
 
 @pytest.mark.parametrize("strikes", ON_THE_WAY_IN)
 async def test_an_abort_between_a_daemons_look_and_its_lease_is_an_end(
-    world: World,
-    autojump_clock: MockClock,
-    monkeypatch: pytest.MonkeyPatch,
-    strikes: tuple[bool, str, Moment],
+    world: World, monkeypatch: pytest.MonkeyPatch, strikes: tuple[bool, str, Moment]
 ) -> None:
     async def abort(stream_id: str) -> None:
         change = Change({"failure_reason": "aborted by a person"})
@@ -195,10 +191,7 @@ async def test_an_abort_between_a_daemons_look_and_its_lease_is_an_end(
 
 @pytest.mark.parametrize("strikes", ON_THE_WAY_IN)
 async def test_p2_a_name_that_another_daemon_records_between_a_look_and_a_lease_costs_nothing(
-    world: World,
-    autojump_clock: MockClock,
-    monkeypatch: pytest.MonkeyPatch,
-    strikes: tuple[bool, str, Moment],
+    world: World, monkeypatch: pytest.MonkeyPatch, strikes: tuple[bool, str, Moment]
 ) -> None:
     async def rename(stream_id: str) -> None:
         Path(world.path("a.mp4")).rename(world.path("b.mp4"))
@@ -218,7 +211,7 @@ async def test_p2_a_name_that_another_daemon_records_between_a_look_and_a_lease_
 
 @pytest.mark.parametrize("moment", [Moment.BEFORE, Moment.AFTER])
 async def test_a_newer_name_that_another_daemon_recorded_before_a_names_lease_was_ours_stays(
-    world: World, autojump_clock: MockClock, moment: Moment
+    world: World, moment: Moment
 ) -> None:
     """``a.mp4`` is completed and renamed to ``b.mp4``; while that is to be recorded, it becomes ``c.mp4``."""
     world.append(PART)
@@ -244,7 +237,7 @@ async def test_a_newer_name_that_another_daemon_recorded_before_a_names_lease_wa
 
 @pytest.mark.parametrize("moment", [Moment.BEFORE, Moment.AFTER])
 async def test_p2_a_file_that_gets_another_ones_name_while_redis_is_asked_is_asked_about_anew(
-    world: World, autojump_clock: MockClock, moment: Moment
+    world: World, moment: Moment
 ) -> None:
     """``b.mp4`` is new; while Redis is asked about it, a recording that Redis knows is renamed over it."""
     stream_id = await _interrupted(world)
@@ -270,7 +263,7 @@ async def test_p2_a_file_that_gets_another_ones_name_while_redis_is_asked_is_ask
 
 
 async def test_a_webhook_that_another_daemon_delivered_between_look_and_claim_is_not_delivered_again(
-    world: World, autojump_clock: MockClock
+    world: World,
 ) -> None:
     world.webhook = True
     settled: list[str] = []
@@ -291,7 +284,7 @@ async def test_a_webhook_that_another_daemon_delivered_between_look_and_claim_is
     assert world.receiver.acknowledged == set()
 
 
-async def test_one_of_two_tasks_that_begin_the_same_stream_is_refused(world: World, autojump_clock: MockClock) -> None:
+async def test_one_of_two_tasks_that_begin_the_same_stream_is_refused(world: World) -> None:
     """Should two tasks ever have one stream's id, the record's own path tells them apart."""
     stream_id = await _interrupted(world)
     (checkpoint,) = world.known()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import trio
-from trio.testing import MockClock
 from worlds.waiting import completed, until_idle
 
 from cef_trio.checkpoint.memory import Moment as StoreMoment
@@ -51,7 +50,7 @@ async def upload(world: World) -> Checkpoint:
 
 @pytest.mark.parametrize("size_bytes", [0, 1, 3 * PART + 1])
 async def test_all_options_arrive_at_a_recording_of_any_size_and_all_but_the_class_at_its_metadata(
-    world: World, autojump_clock: MockClock, size_bytes: int
+    world: World, size_bytes: int
 ) -> None:
     world.options = ALL
     world.append(size_bytes)
@@ -61,13 +60,13 @@ async def test_all_options_arrive_at_a_recording_of_any_size_and_all_but_the_cla
     assert headers(world, metadata_key(key)) == {"content-type": "application/json", **BESIDE_THE_CLASS}
 
 
-async def test_without_options_nothing_is_asked_for(world: World, autojump_clock: MockClock) -> None:
+async def test_without_options_nothing_is_asked_for(world: World) -> None:
     world.append(PART)
     key = (await upload(world)).meta.s3_key_prefix
     assert headers(world, key) == {"content-type": "video/mp4", "x-amz-server-side-encryption": "AES256"}
 
 
-async def test_an_upload_keeps_the_options_it_was_created_with(world: World, autojump_clock: MockClock) -> None:
+async def test_an_upload_keeps_the_options_it_was_created_with(world: World) -> None:
     world.options = ALL
     world.append(2 * PART)
     async with world.daemon():
@@ -90,7 +89,7 @@ async def test_an_upload_keeps_the_options_it_was_created_with(world: World, aut
     ],
 )
 async def test_p6_options_that_the_store_refuses_are_an_outage_with_its_words_and_fail_no_recording(
-    world: World, autojump_clock: MockClock, options: ObjectOptions, code: str
+    world: World, options: ObjectOptions, code: str
 ) -> None:
     """They strike every recording alike: once they are right nobody has to retry a thousand failed ones."""
     world.options = options
@@ -114,7 +113,7 @@ async def test_p6_options_that_the_store_refuses_are_an_outage_with_its_words_an
 @pytest.mark.parametrize("encryption", KMS)
 @pytest.mark.parametrize("checksum", ChecksumMode)
 async def test_p1_with_kms_a_recording_is_proved_whatever_proves_its_parts(
-    world: World, autojump_clock: MockClock, checksum: ChecksumMode, encryption: str
+    world: World, checksum: ChecksumMode, encryption: str
 ) -> None:
     world.options, world.checksum = ObjectOptions(encryption=encryption), checksum
     world.append(3 * PART + 1)
@@ -129,9 +128,7 @@ async def test_p1_with_kms_a_recording_is_proved_whatever_proves_its_parts(
 
 
 @pytest.mark.parametrize("checksum", [ChecksumMode.AUTO, ChecksumMode.MD5])
-async def test_p2_with_kms_no_recorded_part_is_sent_again_after_a_kill(
-    world: World, autojump_clock: MockClock, checksum: ChecksumMode
-) -> None:
+async def test_p2_with_kms_no_recorded_part_is_sent_again_after_a_kill(world: World, checksum: ChecksumMode) -> None:
     world.options, world.checksum = ObjectOptions(encryption="aws:kms"), checksum
     world.append(4 * PART)
     async with world.killed_daemon():
@@ -145,7 +142,7 @@ async def test_p2_with_kms_no_recorded_part_is_sent_again_after_a_kill(
     [(ChecksumMode.AUTO, 0), (ChecksumMode.CRC32C, 0), (ChecksumMode.SHA256, 0), (ChecksumMode.MD5, 4)],
 )
 async def test_with_kms_a_part_whose_record_was_lost_is_adopted_by_its_checksum_and_never_by_its_etag(
-    world: World, autojump_clock: MockClock, checksum: ChecksumMode, sent_again: int
+    world: World, checksum: ChecksumMode, sent_again: int
 ) -> None:
     world.options, world.checksum = ObjectOptions(encryption="aws:kms"), checksum
     world.append(4 * PART)
@@ -164,9 +161,7 @@ async def test_with_kms_a_part_whose_record_was_lost_is_adopted_by_its_checksum_
     assert world.received_bytes() == (4 + sent_again) * PART
 
 
-async def test_p5_with_kms_and_md5_an_upload_that_redis_forgot_is_left_to_gc_and_never_guessed_at(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_p5_with_kms_and_md5_an_upload_that_redis_forgot_is_left_to_gc_and_never_guessed_at(world: World) -> None:
     world.options, world.checksum = ObjectOptions(encryption="aws:kms"), ChecksumMode.MD5
     world.append(3 * PART)
     async with world.killed_daemon():
@@ -183,7 +178,7 @@ async def test_p5_with_kms_and_md5_an_upload_that_redis_forgot_is_left_to_gc_and
 @pytest.mark.parametrize("encryption", [None, "aws:kms"])
 @pytest.mark.parametrize("checksum", [mode for mode in ChecksumMode if mode is not ChecksumMode.MD5])
 async def test_an_upload_that_redis_forgot_is_adopted_by_any_checksum_and_completed_with_it(
-    world: World, autojump_clock: MockClock, checksum: ChecksumMode, encryption: str | None
+    world: World, checksum: ChecksumMode, encryption: str | None
 ) -> None:
     world.options, world.checksum = ObjectOptions(encryption=encryption), checksum
     world.append(3 * PART)
@@ -197,7 +192,7 @@ async def test_an_upload_that_redis_forgot_is_adopted_by_any_checksum_and_comple
 
 @pytest.mark.parametrize("checksum", ChecksumMode)
 async def test_p1_with_kms_a_completion_whose_answer_was_lost_is_found_and_proved(
-    world: World, autojump_clock: MockClock, checksum: ChecksumMode
+    world: World, checksum: ChecksumMode
 ) -> None:
     world.options, world.checksum = ObjectOptions(encryption="aws:kms"), checksum
     world.endpoint.model.complete_again = False
@@ -207,7 +202,7 @@ async def test_p1_with_kms_a_completion_whose_answer_was_lost_is_found_and_prove
     assert world.endpoint.log.calls["CreateMultipartUpload"] == 1
 
 
-async def test_an_archived_recording_is_completed_without_reading_it(world: World, autojump_clock: MockClock) -> None:
+async def test_an_archived_recording_is_completed_without_reading_it(world: World) -> None:
     world.options = ObjectOptions(storage_class="DEEP_ARCHIVE", encryption="aws:kms")
     world.append(3 * PART)
     async with world.daemon() as daemon:

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import structlog.testing
 import trio
-from trio.testing import MockClock
 from worlds.waiting import completed
 
 from cef_trio.checkpoint.model import Lease
@@ -30,9 +29,7 @@ def refuse_its_lease(world: World, stream_id: str) -> None:
     world.store.acquire = refusing  # type: ignore[method-assign, assignment]
 
 
-async def test_p6_a_rename_that_redis_refuses_to_record_keeps_no_other_recording_waiting(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_p6_a_rename_that_redis_refuses_to_record_keeps_no_other_recording_waiting(world: World) -> None:
     world.append(PART + 10)
     async with world.daemon() as daemon:
         daemon.closed()
@@ -47,9 +44,7 @@ async def test_p6_a_rename_that_redis_refuses_to_record_keeps_no_other_recording
     assert world.content("c.mp4") in world.recordings()
 
 
-async def test_p6_an_unattended_stream_that_redis_refuses_keeps_no_other_from_being_taken_up(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_p6_an_unattended_stream_that_redis_refuses_keeps_no_other_from_being_taken_up(world: World) -> None:
     """Whichever of them is asked about first."""
     names = [f"{number}.mp4" for number in range(4)]
     for name in names:
@@ -72,7 +67,7 @@ async def test_p6_an_unattended_stream_that_redis_refuses_keeps_no_other_from_be
 
 
 async def test_p6_a_record_of_another_folder_on_a_dead_disk_keeps_no_new_recording_waiting(
-    world: World, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+    world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.append(PART + 10)
     async with world.daemon() as daemon:
@@ -100,9 +95,7 @@ async def test_p6_a_record_of_another_folder_on_a_dead_disk_keeps_no_new_recordi
     assert world.content("c.mp4") in world.recordings()
 
 
-async def test_p7_a_stream_whose_end_redis_refuses_is_not_begun_more_and_more_often(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_p7_a_stream_whose_end_redis_refuses_is_not_begun_more_and_more_often(world: World) -> None:
     """Each task that ends looks again after a second, and the scans find the file too: that must not add up."""
     world.append(PART + 10)
     async with world.daemon() as daemon:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import trio
 from structlog.testing import capture_logs
-from trio.testing import MockClock
 from worlds.waiting import completed, until_idle
 
 from cef_trio.checkpoint.commit import Change
@@ -26,9 +25,7 @@ async def _created(world: World, key: str) -> str:
         return (await s3.create_multipart_upload(key, metadata={})).upload_id
 
 
-async def test_p5_an_upload_that_is_created_after_its_streams_end_is_aborted(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_p5_an_upload_that_is_created_after_its_streams_end_is_aborted(world: World) -> None:
     world.append(PART + 10)
     async with world.daemon() as daemon:
         daemon.closed()
@@ -40,9 +37,7 @@ async def test_p5_an_upload_that_is_created_after_its_streams_end_is_aborted(
     assert world.recordings() == [world.content()]
 
 
-async def test_p5_what_a_daemon_left_that_is_gone_is_aborted_by_the_next(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_p5_what_a_daemon_left_that_is_gone_is_aborted_by_the_next(world: World) -> None:
     world.append(PART + 10)
     async with world.daemon() as daemon:
         daemon.closed()
@@ -53,9 +48,7 @@ async def test_p5_what_a_daemon_left_that_is_gone_is_aborted_by_the_next(
     assert world.open_uploads() == []
 
 
-async def test_p9_the_uploads_of_live_streams_and_of_those_that_redis_does_not_know_stay(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_p9_the_uploads_of_live_streams_and_of_those_that_redis_does_not_know_stay(world: World) -> None:
     stranger = f"streams/{'0' * 8}-0000-4000-8000-{'0' * 12}/a.mp4"
     world.stream_timeout_seconds = 10 * ROUND
     world.append(PART + 10)
@@ -72,9 +65,7 @@ async def test_p9_the_uploads_of_live_streams_and_of_those_that_redis_does_not_k
         await completed(world)
 
 
-async def test_an_upload_of_a_stream_that_is_retried_while_it_is_looked_at_stays(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_an_upload_of_a_stream_that_is_retried_while_it_is_looked_at_stays(world: World) -> None:
     """A failed stream comes back, and opens another upload, after it was listed and before its lease was taken."""
     armed = world.endpoint.faults.arm(Fault(Kind.ERROR, "UploadPart", times=None, code="EntityTooLarge"))
     world.append(PART + 10)
@@ -103,7 +94,7 @@ async def test_an_upload_of_a_stream_that_is_retried_while_it_is_looked_at_stays
     assert world.recordings() == [world.content()]
 
 
-async def test_a_store_that_refuses_to_list_uploads_is_named_once(world: World, autojump_clock: MockClock) -> None:
+async def test_a_store_that_refuses_to_list_uploads_is_named_once(world: World) -> None:
     world.endpoint.faults.arm(Fault(Kind.ERROR, "ListMultipartUploads", times=None, code="NotImplemented"))
     with capture_logs() as lines:
         async with world.daemon():

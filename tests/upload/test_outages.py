@@ -7,7 +7,6 @@ from collections.abc import Callable
 import pytest
 import trio
 from structlog.testing import capture_logs
-from trio.testing import MockClock
 from worlds.waiting import completed
 
 from cef_trio.checkpoint.states import Status
@@ -25,7 +24,7 @@ def deny(world: World, operation: str, denied: Callable[[str], bool]) -> None:
 
 
 async def test_p6_a_policy_that_denies_the_probes_key_alone_makes_no_outage_of_one_recordings_refusal(
-    world: World, autojump_clock: MockClock
+    world: World,
 ) -> None:
     deny(world, "PutObject", lambda key: key.endswith(PROBE))
     deny(world, "UploadPart", lambda key: key.endswith("/refused.mp4"))
@@ -48,9 +47,7 @@ async def test_p6_a_policy_that_denies_the_probes_key_alone_makes_no_outage_of_o
 
 
 @pytest.mark.parametrize("also", ["CreateMultipartUpload", "UploadPart"])
-async def test_p6_what_is_denied_to_uploads_too_is_one_outage_and_passes(
-    world: World, autojump_clock: MockClock, also: str
-) -> None:
+async def test_p6_what_is_denied_to_uploads_too_is_one_outage_and_passes(world: World, also: str) -> None:
     deny(world, "PutObject", lambda _: True)
     deny(world, also, lambda _: True)
     with capture_logs() as logs:
@@ -68,7 +65,7 @@ async def test_p6_what_is_denied_to_uploads_too_is_one_outage_and_passes(
 
 @pytest.mark.parametrize("operation", ["ListMultipartUploads", "ListParts"])
 async def test_p10_an_optional_call_that_works_again_is_known_to_without_a_need_for_it(
-    world: World, autojump_clock: MockClock, operation: str
+    world: World, operation: str
 ) -> None:
     world.append(PART)
     async with world.daemon():

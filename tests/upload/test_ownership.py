@@ -12,7 +12,6 @@ from typing import Any, cast
 import pytest
 import trio
 from servers.operating import a_part, a_stream, stream_id
-from trio.testing import MockClock
 from worlds.waiting import completed
 
 from cef_trio.checkpoint.model import FileIdentity, Lease, Owner
@@ -146,7 +145,7 @@ async def has_theirs(world: World, status: Status, name: str = "a.mp4") -> Any:
     ],
 )
 async def test_p9_a_stream_of_another_host_is_left_alone_whatever_its_status_and_a_file_of_its_path_is_uploaded_once(
-    world: World, autojump_clock: MockClock, place: SimpleNamespace, status: Status
+    world: World, place: SimpleNamespace, status: Status
 ) -> None:
     """All that looks at other streams has its turn: the idle checker, relocation, strays, retention."""
     world.append(2 * PART + 10)
@@ -164,7 +163,7 @@ async def test_p9_a_stream_of_another_host_is_left_alone_whatever_its_status_and
 
 
 async def test_p9_a_rename_here_renames_no_stream_of_another_host_and_takes_its_path_from_none(
-    world: World, autojump_clock: MockClock, place: SimpleNamespace
+    world: World, place: SimpleNamespace
 ) -> None:
     world.append(PART)
     before = await has_theirs(world, Status.COMPLETED)
@@ -185,7 +184,7 @@ async def test_p9_a_rename_here_renames_no_stream_of_another_host_and_takes_its_
 
 @pytest.mark.parametrize("moved", [{"machine": "b"}, {"mount": "/ /srv/another"}, {"file_system": OTHER_DISK}], ids=str)
 async def test_p9_a_disk_that_moved_or_was_copied_goes_on_with_its_streams_since_their_bytes_prove_them(
-    world: World, autojump_clock: MockClock, place: SimpleNamespace, moved: dict[str, str]
+    world: World, place: SimpleNamespace, moved: dict[str, str]
 ) -> None:
     place.owner = Owner("a", DISK, "/ /")
     world.append(PART, "done.mp4")
@@ -207,7 +206,7 @@ async def test_p9_a_disk_that_moved_or_was_copied_goes_on_with_its_streams_since
 
 
 async def test_p9_that_a_file_is_another_one_ends_no_stream_that_is_only_perhaps_ours(
-    world: World, autojump_clock: MockClock, place: SimpleNamespace
+    world: World, place: SimpleNamespace
 ) -> None:
     """A cloned disk, whose original is on another machine, and whose daemon is down."""
     world.append(2 * PART + 10)
@@ -225,9 +224,7 @@ async def test_p9_that_a_file_is_another_one_ends_no_stream_that_is_only_perhaps
     assert world.recordings() == [world.content()]
 
 
-async def test_p9_daemons_of_one_share_still_take_over_from_each_other(
-    world: World, autojump_clock: MockClock, place: SimpleNamespace
-) -> None:
+async def test_p9_daemons_of_one_share_still_take_over_from_each_other(world: World, place: SimpleNamespace) -> None:
     place.owner = Owner("a", SHARE, HERE)
     world.append(2 * PART + 10)
     async with world.daemon() as daemon:
@@ -241,9 +238,7 @@ async def test_p9_daemons_of_one_share_still_take_over_from_each_other(
     assert world.received_bytes() == 2 * PART + 10
 
 
-async def test_p9_no_webhook_of_another_host_is_delivered_or_given_up(
-    world: World, autojump_clock: MockClock, place: SimpleNamespace
-) -> None:
+async def test_p9_no_webhook_of_another_host_is_delivered_or_given_up(world: World, place: SimpleNamespace) -> None:
     world.append(PART)
     before = await has_theirs(world, Status.COMPLETED)
     world.store._pending_webhooks.add(stream_id(1))

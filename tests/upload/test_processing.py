@@ -21,7 +21,7 @@ from cef_trio.watch.events import Scanned
 
 
 @pytest.mark.parametrize("size_bytes", [0, 1, PART - 1, PART, PART + 1, 7 * PART + 123])
-async def test_p1_a_file_of_any_size_arrives_as_it_is(world: World, autojump_clock: MockClock, size_bytes: int) -> None:
+async def test_p1_a_file_of_any_size_arrives_as_it_is(world: World, size_bytes: int) -> None:
     world.append(size_bytes)
     async with world.daemon() as daemon:
         daemon.closed()
@@ -32,7 +32,7 @@ async def test_p1_a_file_of_any_size_arrives_as_it_is(world: World, autojump_clo
     assert world.open_uploads() == []
 
 
-async def test_parts_go_up_while_the_recording_grows(world: World, autojump_clock: MockClock) -> None:
+async def test_parts_go_up_while_the_recording_grows(world: World) -> None:
     world.append(PART // 2)
     async with world.daemon() as daemon:
         for expected in range(6):
@@ -46,9 +46,7 @@ async def test_parts_go_up_while_the_recording_grows(world: World, autojump_cloc
     assert world.recordings() == [world.content()]
 
 
-async def test_the_metadata_lies_beside_the_object_and_its_chunks_add_up(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_the_metadata_lies_beside_the_object_and_its_chunks_add_up(world: World) -> None:
     world.append(3 * PART + 5)
     async with world.daemon() as daemon:
         daemon.closed()
@@ -61,9 +59,7 @@ async def test_the_metadata_lies_beside_the_object_and_its_chunks_add_up(
     assert metadata["etag"] == checkpoint.meta.object_etag
 
 
-async def test_p1_bytes_that_are_patched_after_they_were_sent_are_sent_again_and_only_those_parts(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_p1_bytes_that_are_patched_after_they_were_sent_are_sent_again_and_only_those_parts(world: World) -> None:
     """A plain MP4's writer puts the size of ``mdat`` at its place when it closes."""
     world.append(5 * PART + 10)
     async with world.daemon() as daemon:
@@ -78,9 +74,7 @@ async def test_p1_bytes_that_are_patched_after_they_were_sent_are_sent_again_and
     assert checkpoint.meta.bytes_rewritten == 2 * PART
 
 
-async def test_p1_a_body_that_is_shifted_as_a_whole_is_sent_again_as_a_whole(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_p1_a_body_that_is_shifted_as_a_whole_is_sent_again_as_a_whole(world: World) -> None:
     """``+faststart`` moves everything by the length of the index."""
     world.append(5 * PART + 10)
     async with world.daemon() as daemon:
@@ -93,9 +87,7 @@ async def test_p1_a_body_that_is_shifted_as_a_whole_is_sent_again_as_a_whole(
     assert checkpoint.meta.parts_rewritten == 5
 
 
-async def test_p1_a_writer_that_goes_on_during_the_verification_is_waited_for(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_p1_a_writer_that_goes_on_during_the_verification_is_waited_for(world: World) -> None:
     world.append(5 * PART)
     async with world.daemon() as daemon:
         slow = world.endpoint.faults.arm(Fault(Kind.SLOW, "UploadPart", seconds=5, times=None))
@@ -111,9 +103,7 @@ async def test_p1_a_writer_that_goes_on_during_the_verification_is_waited_for(
     assert world.recordings() == [world.content()]
 
 
-async def test_a_file_that_is_closed_but_written_by_another_is_not_finalized(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_a_file_that_is_closed_but_written_by_another_is_not_finalized(world: World) -> None:
     world.append(PART)
     world.has_writer = True
     async with world.daemon() as daemon:
@@ -125,7 +115,7 @@ async def test_a_file_that_is_closed_but_written_by_another_is_not_finalized(
         await completed(world)
 
 
-async def test_a_file_without_a_close_ends_after_silence(world: World, autojump_clock: MockClock) -> None:
+async def test_a_file_without_a_close_ends_after_silence(world: World) -> None:
     world.append(2 * PART + 1)
     async with world.daemon() as daemon:
         began = trio.current_time()
@@ -135,7 +125,7 @@ async def test_a_file_without_a_close_ends_after_silence(world: World, autojump_
 
 
 async def test_a_file_that_cannot_be_looked_at_keeps_no_other_from_its_end(
-    world: World, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+    world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who writes to the folder may take our rights from a part of it."""
     world.append(100, "a.mp4")
@@ -156,9 +146,7 @@ async def test_a_file_that_cannot_be_looked_at_keeps_no_other_from_its_end(
         assert statuses == {"a.mp4": Status.ACTIVE, "b.mp4": Status.COMPLETED}
 
 
-async def test_a_file_that_was_there_before_and_has_no_writer_is_taken_at_once(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_a_file_that_was_there_before_and_has_no_writer_is_taken_at_once(world: World) -> None:
     world.has_writer = False
     world.append(2 * PART + 1)
     async with world.daemon():
@@ -166,7 +154,7 @@ async def test_a_file_that_was_there_before_and_has_no_writer_is_taken_at_once(
     assert world.recordings() == [world.content()]
 
 
-async def test_a_file_is_taken_once(world: World, autojump_clock: MockClock) -> None:
+async def test_a_file_is_taken_once(world: World) -> None:
     world.append(2 * PART)
     for _ in range(3):
         async with world.daemon() as daemon:
@@ -178,9 +166,7 @@ async def test_a_file_is_taken_once(world: World, autojump_clock: MockClock) -> 
     assert world.endpoint.log.calls["CreateMultipartUpload"] == 1
 
 
-async def test_a_finished_file_that_is_written_again_becomes_a_new_stream(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_a_finished_file_that_is_written_again_becomes_a_new_stream(world: World) -> None:
     world.append(2 * PART)
     async with world.daemon() as daemon:
         daemon.closed()
@@ -192,7 +178,7 @@ async def test_a_finished_file_that_is_written_again_becomes_a_new_stream(
     assert world.content() in world.recordings()
 
 
-async def test_a_renamed_recording_is_followed(world: World, autojump_clock: MockClock) -> None:
+async def test_a_renamed_recording_is_followed(world: World) -> None:
     world.append(2 * PART)
     async with world.daemon() as daemon:
         await trio.sleep(1)
@@ -207,7 +193,7 @@ async def test_a_renamed_recording_is_followed(world: World, autojump_clock: Moc
     assert set(await world.store.find_by_path([world.path("a.mp4"), world.path("b.mp4")])) == {world.path("b.mp4")}
 
 
-async def test_a_rename_that_only_a_scan_shows_is_followed(world: World, autojump_clock: MockClock) -> None:
+async def test_a_rename_that_only_a_scan_shows_is_followed(world: World) -> None:
     world.append(2 * PART)
     async with world.daemon() as daemon:
         await trio.sleep(1)
@@ -220,7 +206,7 @@ async def test_a_rename_that_only_a_scan_shows_is_followed(world: World, autojum
     assert checkpoint.meta.current_path == world.path("b.mp4")
 
 
-async def test_a_deleted_recording_is_aborted(world: World, autojump_clock: MockClock) -> None:
+async def test_a_deleted_recording_is_aborted(world: World) -> None:
     world.append(2 * PART)
     async with world.daemon() as daemon:
         await trio.sleep(1)
@@ -233,7 +219,7 @@ async def test_a_deleted_recording_is_aborted(world: World, autojump_clock: Mock
 
 
 async def test_p2_a_recording_that_moved_within_a_big_tree_is_not_deleted_before_a_scan_of_it_all_says_so(
-    world: World, autojump_clock: MockClock
+    world: World,
 ) -> None:
     """A scan that was under way when it moved had read the folder of its new name before; the next takes its time."""
     world.append(2 * PART)
@@ -258,9 +244,7 @@ async def test_p2_a_recording_that_moved_within_a_big_tree_is_not_deleted_before
     assert world.endpoint.log.calls["UploadPart"] == 3
 
 
-async def test_p3_a_stream_whose_file_is_missing_at_a_start_waits_for_a_scan_of_it_all(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_p3_a_stream_whose_file_is_missing_at_a_start_waits_for_a_scan_of_it_all(world: World) -> None:
     world.append(2 * PART)
     async with world.daemon():
         await trio.sleep(1)
@@ -279,7 +263,7 @@ async def test_p3_a_stream_whose_file_is_missing_at_a_start_waits_for_a_scan_of_
 
 
 async def test_a_scan_that_could_not_read_the_folder_of_a_missing_file_does_not_say_that_it_is_deleted(
-    world: World, autojump_clock: MockClock
+    world: World,
 ) -> None:
     world.append(2 * PART)
     async with world.daemon() as daemon:
@@ -297,7 +281,7 @@ async def test_a_scan_that_could_not_read_the_folder_of_a_missing_file_does_not_
 
 
 async def test_p7_a_file_system_that_answers_two_ways_is_not_asked_in_a_loop(
-    world: World, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+    world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The look finds the stream's file, and the work on it another one, each time."""
     asked: list[float] = []
@@ -319,9 +303,7 @@ async def test_p7_a_file_system_that_answers_two_ways_is_not_asked_in_a_loop(
 
 
 @pytest.mark.parametrize("told", [True, False])
-async def test_recordings_that_are_gone_with_the_whole_watched_folder_are_not_deleted(
-    world: World, autojump_clock: MockClock, told: bool
-) -> None:
+async def test_recordings_that_are_gone_with_the_whole_watched_folder_are_not_deleted(world: World, told: bool) -> None:
     """Somebody moved the folder away on the same disk, or a mount point that is no mount any more was removed."""
     world.append(3 * PART)
     elsewhere = world.folder.with_name("elsewhere")
@@ -343,7 +325,7 @@ async def test_recordings_that_are_gone_with_the_whole_watched_folder_are_not_de
     assert world.endpoint.log.calls["UploadPart"] == 4
 
 
-async def test_a_deletion_that_was_only_a_rumour_changes_nothing(world: World, autojump_clock: MockClock) -> None:
+async def test_a_deletion_that_was_only_a_rumour_changes_nothing(world: World) -> None:
     world.append(2 * PART)
     async with world.daemon() as daemon:
         await trio.sleep(1)
@@ -354,9 +336,7 @@ async def test_a_deletion_that_was_only_a_rumour_changes_nothing(world: World, a
     assert world.endpoint.log.calls["AbortMultipartUpload"] == 0
 
 
-async def test_a_file_that_vanishes_without_news_is_noticed_by_the_stale_checker(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_a_file_that_vanishes_without_news_is_noticed_by_the_stale_checker(world: World) -> None:
     world.append(PART - 1)
     async with world.daemon():
         await trio.sleep(1)
@@ -364,7 +344,7 @@ async def test_a_file_that_vanishes_without_news_is_noticed_by_the_stale_checker
         await until_idle(world, Status.ABORTED_NO_PARTS)
 
 
-async def test_a_truncated_recording_starts_over_in_the_same_stream(world: World, autojump_clock: MockClock) -> None:
+async def test_a_truncated_recording_starts_over_in_the_same_stream(world: World) -> None:
     world.append(4 * PART)
     async with world.daemon() as daemon:
         await trio.sleep(1)
@@ -379,7 +359,7 @@ async def test_a_truncated_recording_starts_over_in_the_same_stream(world: World
     assert world.open_uploads() == []
 
 
-async def test_a_replaced_file_ends_its_stream_and_begins_another(world: World, autojump_clock: MockClock) -> None:
+async def test_a_replaced_file_ends_its_stream_and_begins_another(world: World) -> None:
     world.append(3 * PART)
     async with world.daemon() as daemon:
         await trio.sleep(1)
@@ -393,7 +373,7 @@ async def test_a_replaced_file_ends_its_stream_and_begins_another(world: World, 
     assert world.open_uploads() == []
 
 
-async def test_two_files_that_change_places_are_both_followed(world: World, autojump_clock: MockClock) -> None:
+async def test_two_files_that_change_places_are_both_followed(world: World) -> None:
     """Rotation: ``a`` becomes ``a.1``, and a new ``a`` begins."""
     world.append(2 * PART, "a.mp4")
     async with world.daemon() as daemon:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import trio
-from trio.testing import MockClock
 from worlds.waiting import completed, until_idle
 
 from cef_trio.checkpoint.memory import Moment as StoreMoment
@@ -29,7 +28,7 @@ async def finish(world: World) -> None:
     assert world.open_uploads() == []
 
 
-async def test_p2_after_a_kill_no_recorded_part_is_sent_again(world: World, autojump_clock: MockClock) -> None:
+async def test_p2_after_a_kill_no_recorded_part_is_sent_again(world: World) -> None:
     world.append(6 * PART)
     async with world.killed_daemon():
         await trio.sleep(1)
@@ -40,7 +39,7 @@ async def test_p2_after_a_kill_no_recorded_part_is_sent_again(world: World, auto
 
 @pytest.mark.parametrize("grows_by", [PART, 3 * PART])
 async def test_p1_parts_that_were_sent_after_the_verification_are_not_taken_for_what_was_verified(
-    world: World, autojump_clock: MockClock, grows_by: int
+    world: World, grows_by: int
 ) -> None:
     """Killed before Complete; then the file is patched, grows, is uploaded on, and is deleted while nobody watches."""
     world.append(2 * PART + 555)
@@ -68,9 +67,7 @@ async def test_p1_parts_that_were_sent_after_the_verification_are_not_taken_for_
     assert all(body in versions for body in world.recordings())
 
 
-async def test_p2_a_part_whose_record_was_lost_is_adopted_and_not_sent_again(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_p2_a_part_whose_record_was_lost_is_adopted_and_not_sent_again(world: World) -> None:
     world.append(4 * PART)
     async with world.killed_daemon():
 
@@ -92,7 +89,7 @@ async def test_p2_a_part_whose_record_was_lost_is_adopted_and_not_sent_again(
 
 @pytest.mark.parametrize("moment", [StoreMoment.BEFORE, StoreMoment.AFTER])
 async def test_p5_a_kill_between_the_uploads_creation_and_its_record_leaves_no_orphan(
-    world: World, autojump_clock: MockClock, moment: StoreMoment
+    world: World, moment: StoreMoment
 ) -> None:
     world.append(2 * PART)
 
@@ -109,7 +106,7 @@ async def test_p5_a_kill_between_the_uploads_creation_and_its_record_leaves_no_o
     await finish(world)
 
 
-async def test_p5_a_creation_whose_reply_was_lost_leaves_no_orphan(world: World, autojump_clock: MockClock) -> None:
+async def test_p5_a_creation_whose_reply_was_lost_leaves_no_orphan(world: World) -> None:
     world.append(3 * PART)
     world.endpoint.faults.arm(Fault(Kind.RESET, "CreateMultipartUpload", Moment.REPLY))
     await finish(world)
@@ -117,9 +114,7 @@ async def test_p5_a_creation_whose_reply_was_lost_leaves_no_orphan(world: World,
 
 
 @pytest.mark.parametrize("kind", [Kind.RESET, Kind.TRUNCATE, Kind.ERROR_IN_200, Kind.EMPTY_ETAG])
-async def test_p1_complete_whose_answer_is_lost_or_lies_is_settled_by_looking(
-    world: World, autojump_clock: MockClock, kind: Kind
-) -> None:
+async def test_p1_complete_whose_answer_is_lost_or_lies_is_settled_by_looking(world: World, kind: Kind) -> None:
     world.append(3 * PART + 1)
     moment = Moment.BEFORE if kind in {Kind.EMPTY_ETAG, Kind.ERROR_IN_200} else Moment.REPLY
     armed = world.endpoint.faults.arm(Fault(kind, "CompleteMultipartUpload", moment))
@@ -127,9 +122,7 @@ async def test_p1_complete_whose_answer_is_lost_or_lies_is_settled_by_looking(
     assert armed.hits >= 1
 
 
-async def test_p3_a_kill_between_complete_and_its_record_is_noticed_by_the_next_start(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_p3_a_kill_between_complete_and_its_record_is_noticed_by_the_next_start(world: World) -> None:
     world.append(3 * PART + 1)
 
     async def die(operation: str, at: StoreMoment) -> None:
@@ -155,9 +148,7 @@ async def test_p3_a_kill_between_complete_and_its_record_is_noticed_by_the_next_
     assert world.endpoint.log.calls["CreateMultipartUpload"] == 1
 
 
-async def test_p5_a_store_that_forgot_everything_is_rebuilt_from_s3_and_the_file(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_p5_a_store_that_forgot_everything_is_rebuilt_from_s3_and_the_file(world: World) -> None:
     world.append(5 * PART + 7)
     async with world.killed_daemon():
         await trio.sleep(1)
@@ -169,7 +160,7 @@ async def test_p5_a_store_that_forgot_everything_is_rebuilt_from_s3_and_the_file
     assert world.received_bytes() == 5 * PART + 7
 
 
-async def test_p5_an_upload_whose_bytes_are_no_files_is_left_alone(world: World, autojump_clock: MockClock) -> None:
+async def test_p5_an_upload_whose_bytes_are_no_files_is_left_alone(world: World) -> None:
     world.append(3 * PART)
     async with world.killed_daemon():
         await trio.sleep(1)
@@ -184,9 +175,7 @@ async def test_p5_an_upload_whose_bytes_are_no_files_is_left_alone(world: World,
     assert world.open_uploads() == [left]
 
 
-async def test_a_running_daemon_notices_that_the_store_forgot_and_adopts_its_own_upload(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_a_running_daemon_notices_that_the_store_forgot_and_adopts_its_own_upload(world: World) -> None:
     world.append(3 * PART)
     async with world.daemon() as daemon:
         await trio.sleep(1)
@@ -202,9 +191,7 @@ async def test_a_running_daemon_notices_that_the_store_forgot_and_adopts_its_own
     assert world.endpoint.log.calls["CreateMultipartUpload"] == 1
 
 
-async def test_a_store_that_lost_its_last_second_is_believed_and_completed(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_a_store_that_lost_its_last_second_is_believed_and_completed(world: World) -> None:
     world.append(2 * PART)
     async with world.killed_daemon() as daemon:
         await trio.sleep(1)
@@ -217,7 +204,7 @@ async def test_a_store_that_lost_its_last_second_is_believed_and_completed(
     assert world.received_bytes() == 5 * PART
 
 
-async def test_p3_a_drained_stream_is_parked_and_goes_on(world: World, autojump_clock: MockClock) -> None:
+async def test_p3_a_drained_stream_is_parked_and_goes_on(world: World) -> None:
     world.append(4 * PART)
     async with world.daemon() as daemon:
         await trio.sleep(1)
@@ -229,9 +216,7 @@ async def test_p3_a_drained_stream_is_parked_and_goes_on(world: World, autojump_
     assert world.received_bytes() == 4 * PART
 
 
-async def test_p4_parts_in_flight_finish_within_the_grace_and_none_is_begun(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_p4_parts_in_flight_finish_within_the_grace_and_none_is_begun(world: World) -> None:
     world.append(20 * PART)
     world.endpoint.faults.arm(Fault(Kind.SLOW, "UploadPart", seconds=2, times=None))
     async with world.daemon() as daemon:
@@ -245,9 +230,7 @@ async def test_p4_parts_in_flight_finish_within_the_grace_and_none_is_begun(
 
 
 @pytest.mark.parametrize("operation", ["UploadPart", "CreateMultipartUpload", "CompleteMultipartUpload", "ListParts"])
-async def test_p4_a_frozen_s3_does_not_hold_the_exit_and_the_state_is_saved(
-    world: World, autojump_clock: MockClock, operation: str
-) -> None:
+async def test_p4_a_frozen_s3_does_not_hold_the_exit_and_the_state_is_saved(world: World, operation: str) -> None:
     world.append(3 * PART)
     if operation == "ListParts":
         async with world.killed_daemon():
@@ -267,7 +250,7 @@ async def test_p4_a_frozen_s3_does_not_hold_the_exit_and_the_state_is_saved(
     await finish(world)
 
 
-async def test_p4_a_second_request_skips_the_grace(world: World, autojump_clock: MockClock) -> None:
+async def test_p4_a_second_request_skips_the_grace(world: World) -> None:
     world.append(3 * PART)
     world.endpoint.faults.arm(Fault(Kind.FREEZE, "UploadPart", times=None))
     async with world.daemon() as daemon:
@@ -280,7 +263,7 @@ async def test_p4_a_second_request_skips_the_grace(world: World, autojump_clock:
     assert checkpoint.meta.status is Status.INTERRUPTED_CANCELLED
 
 
-async def test_p4_two_hundred_streams_do_not_queue_behind_a_dead_store(world: World, autojump_clock: MockClock) -> None:
+async def test_p4_two_hundred_streams_do_not_queue_behind_a_dead_store(world: World) -> None:
     for number in range(200):
         world.append(PART // 2, f"{number:03}.mp4")
     async with world.daemon() as daemon:
@@ -299,7 +282,7 @@ async def test_p4_two_hundred_streams_do_not_queue_behind_a_dead_store(world: Wo
     assert len(await world.checkpoints()) == 200
 
 
-async def test_p6_an_outage_of_s3_for_an_hour_ends_no_stream(world: World, autojump_clock: MockClock) -> None:
+async def test_p6_an_outage_of_s3_for_an_hour_ends_no_stream(world: World) -> None:
     world.append(3 * PART)
     async with world.daemon() as daemon:
         down = world.endpoint.faults.arm(Fault(Kind.ERROR, "*", code="ServiceUnavailable", times=None))
@@ -312,9 +295,7 @@ async def test_p6_an_outage_of_s3_for_an_hour_ends_no_stream(world: World, autoj
     assert world.recordings() == [world.content()]
 
 
-async def test_p6_an_outage_of_the_store_ends_no_stream_and_loses_no_part(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_p6_an_outage_of_the_store_ends_no_stream_and_loses_no_part(world: World) -> None:
     world.append(3 * PART)
     async with world.daemon() as daemon:
         await trio.sleep(1)
@@ -343,7 +324,7 @@ async def test_p6_an_outage_of_the_store_ends_no_stream_and_loses_no_part(
     ],
 )
 async def test_p6_a_permanent_refusal_fails_the_stream_with_its_reason_and_no_other(
-    world: World, autojump_clock: MockClock, code: str, status: Status
+    world: World, code: str, status: Status
 ) -> None:
     world.append(2 * PART, "bad.mp4")
     world.append(2 * PART, "good.mp4")
@@ -368,9 +349,7 @@ async def test_p6_a_permanent_refusal_fails_the_stream_with_its_reason_and_no_ot
     assert world.recordings() == [world.content("good.mp4")]
 
 
-async def test_p6_a_bug_ends_its_own_stream_only_and_is_told(
-    world: World, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_p6_a_bug_ends_its_own_stream_only_and_is_told(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.append(2 * PART, "bad.mp4")
     world.append(2 * PART, "good.mp4")
 
@@ -386,9 +365,7 @@ async def test_p6_a_bug_ends_its_own_stream_only_and_is_told(
     assert {checkpoint.meta.status for checkpoint in found} == {Status.FAILED_UNEXPECTED, Status.COMPLETED}
 
 
-async def test_an_upload_that_s3_lost_is_begun_again_and_given_up_after_five_times(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_an_upload_that_s3_lost_is_begun_again_and_given_up_after_five_times(world: World) -> None:
     world.append(2 * PART)
     async with world.daemon() as daemon:
         await trio.sleep(1)
@@ -403,16 +380,14 @@ async def test_an_upload_that_s3_lost_is_begun_again_and_given_up_after_five_tim
     assert world.open_uploads() == []
 
 
-async def test_a_part_that_fails_its_checksum_is_read_and_sent_anew(world: World, autojump_clock: MockClock) -> None:
+async def test_a_part_that_fails_its_checksum_is_read_and_sent_anew(world: World) -> None:
     world.append(2 * PART)
     world.endpoint.faults.arm(Fault(Kind.ERROR, "UploadPart", code="BadDigest", part_number=2))
     await finish(world)
     assert world.endpoint.log.calls["UploadPart"] == 3
 
 
-async def test_a_stale_list_of_parts_does_not_make_a_recorded_part_go_again(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_a_stale_list_of_parts_does_not_make_a_recorded_part_go_again(world: World) -> None:
     world.append(5 * PART)
     async with world.killed_daemon():
         await trio.sleep(1)
@@ -422,7 +397,7 @@ async def test_a_stale_list_of_parts_does_not_make_a_recorded_part_go_again(
 
 
 @pytest.mark.parametrize("kind", [Kind.IGNORE_CHECKSUMS, Kind.REJECT_CHECKSUMS])
-async def test_a_store_that_knows_no_checksums_gets_md5(world: World, autojump_clock: MockClock, kind: Kind) -> None:
+async def test_a_store_that_knows_no_checksums_gets_md5(world: World, kind: Kind) -> None:
     world.endpoint.faults.arm(Fault(kind, "*", times=None))
     world.append(3 * PART + 1)
     await finish(world)
@@ -430,13 +405,13 @@ async def test_a_store_that_knows_no_checksums_gets_md5(world: World, autojump_c
     assert checkpoint.meta.checksum_algorithm == "md5"
 
 
-async def test_a_clock_that_is_off_by_an_hour_is_corrected(world: World, autojump_clock: MockClock) -> None:
+async def test_a_clock_that_is_off_by_an_hour_is_corrected(world: World) -> None:
     world.endpoint.faults.arm(Fault(Kind.SKEW, "*", times=None, seconds=3600))
     world.append(3 * PART + 1)
     await finish(world)
 
 
-async def test_a_daemon_that_was_paused_past_its_lease_spoils_nothing(world: World, autojump_clock: MockClock) -> None:
+async def test_a_daemon_that_was_paused_past_its_lease_spoils_nothing(world: World) -> None:
     """Another daemon has the stream now: no write of ours is made, and our task ends without a word in the record."""
     world.append(2 * PART)
     async with world.daemon() as daemon:
@@ -458,9 +433,7 @@ async def test_a_daemon_that_was_paused_past_its_lease_spoils_nothing(world: Wor
     assert world.store._leases[stream_id].holder == theirs.value
 
 
-async def test_streams_of_another_daemons_folder_are_left_alone(
-    world: World, autojump_clock: MockClock, tmp_path: Path
-) -> None:
+async def test_streams_of_another_daemons_folder_are_left_alone(world: World, tmp_path: Path) -> None:
     world.append(PART)
     async with world.killed_daemon():
         await trio.sleep(1)
@@ -473,7 +446,7 @@ async def test_streams_of_another_daemons_folder_are_left_alone(
     assert await world.checkpoints() == [before]
 
 
-async def test_p1_a_store_that_cannot_replace_a_part_gets_a_new_upload(world: World, autojump_clock: MockClock) -> None:
+async def test_p1_a_store_that_cannot_replace_a_part_gets_a_new_upload(world: World) -> None:
     """rclone streams parts on as they come, and answers 501 to one that comes again."""
     seen: set[tuple[str | None, int | None]] = set()
 
@@ -496,9 +469,7 @@ async def test_p1_a_store_that_cannot_replace_a_part_gets_a_new_upload(world: Wo
     assert world.endpoint.log.calls["CreateMultipartUpload"] == 2
 
 
-async def test_a_writer_that_patched_its_only_part_while_nobody_watched_is_the_same_file(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_a_writer_that_patched_its_only_part_while_nobody_watched_is_the_same_file(world: World) -> None:
     """Found by cancelling at every step: head and part changed, and only the inode's generation tells that it is it."""
     world.append(PART + 100)
     async with world.killed_daemon():
@@ -511,7 +482,7 @@ async def test_a_writer_that_patched_its_only_part_while_nobody_watched_is_the_s
     assert checkpoint.meta.parts_rewritten == 1
 
 
-async def test_a_file_that_got_a_deleted_files_inode_is_another_file(world: World, autojump_clock: MockClock) -> None:
+async def test_a_file_that_got_a_deleted_files_inode_is_another_file(world: World) -> None:
     world.append(3 * PART)
     async with world.daemon() as daemon:
         await trio.sleep(1)

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import trio
-from trio.testing import MockClock
 from worlds.waiting import completed
 
 from cef_trio.checkpoint.model import Checkpoint
@@ -62,7 +61,7 @@ def parts_of(checkpoint: Checkpoint) -> list[tuple[int, str, int, int]]:
 @pytest.mark.parametrize("size_bytes", [0, 10, 3 * PART, 3 * PART + 10])
 @pytest.mark.parametrize("checksum", [ChecksumMode.AUTO, ChecksumMode.MD5])
 async def test_p2_a_completed_recording_that_redis_has_lost_is_found_in_s3(
-    world: World, autojump_clock: MockClock, size_bytes: int, checksum: ChecksumMode
+    world: World, size_bytes: int, checksum: ChecksumMode
 ) -> None:
     world.checksum = checksum
     before = await upload(world, size_bytes)
@@ -80,9 +79,7 @@ async def test_p2_a_completed_recording_that_redis_has_lost_is_found_in_s3(
     assert asked == {"ListObjectsV2": 1, "HeadObject": 1, "GetObject": 1}
 
 
-async def test_p2_the_record_that_is_given_back_says_what_the_lost_one_said(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_p2_the_record_that_is_given_back_says_what_the_lost_one_said(world: World) -> None:
     before = await upload(world)
     world.lose_redis()
     async with world.daemon():
@@ -101,7 +98,7 @@ async def test_p2_the_record_that_is_given_back_says_what_the_lost_one_said(
     assert world.content() in world.recordings()
 
 
-async def test_p2_one_listing_serves_all_that_redis_has_lost(world: World, autojump_clock: MockClock) -> None:
+async def test_p2_one_listing_serves_all_that_redis_has_lost(world: World) -> None:
     names = [f"{number}.mp4" for number in range(12)]
     for name in names:
         world.append(2 * PART + len(name), name)
@@ -120,7 +117,7 @@ async def test_p2_one_listing_serves_all_that_redis_has_lost(world: World, autoj
     assert calls(world, "HeadObject") == 12
 
 
-async def test_p7_a_life_in_which_nothing_was_lost_lists_no_objects(world: World, autojump_clock: MockClock) -> None:
+async def test_p7_a_life_in_which_nothing_was_lost_lists_no_objects(world: World) -> None:
     await upload(world)
     async with world.daemon() as daemon:
         for number in range(5):
@@ -132,9 +129,7 @@ async def test_p7_a_life_in_which_nothing_was_lost_lists_no_objects(world: World
     assert calls(world, "ListObjectsV2") == 0
 
 
-async def test_p7_old_recordings_that_come_one_by_one_do_not_each_cost_a_listing(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_p7_old_recordings_that_come_one_by_one_do_not_each_cost_a_listing(world: World) -> None:
     await upload(world)
     async with world.daemon() as daemon:
         for number in range(8):
@@ -148,7 +143,7 @@ async def test_p7_old_recordings_that_come_one_by_one_do_not_each_cost_a_listing
     assert calls(world, "ListObjectsV2") == 1
 
 
-async def test_p2_an_object_whose_metadata_was_not_written_yet_gets_it(world: World, autojump_clock: MockClock) -> None:
+async def test_p2_an_object_whose_metadata_was_not_written_yet_gets_it(world: World) -> None:
     before = await upload(world)
     key = metadata_key(before.meta.s3_key_prefix)
     async with world.foreign_client() as s3:
@@ -167,7 +162,7 @@ async def test_p2_an_object_whose_metadata_was_not_written_yet_gets_it(world: Wo
 
 @pytest.mark.parametrize("part_size", [PART // 2, 4 * PART])
 async def test_p2_it_is_found_though_the_part_size_is_another_one(
-    world: World, autojump_clock: MockClock, part_size: int, monkeypatch: pytest.MonkeyPatch
+    world: World, part_size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cef_trio.upload.part_matching.MIN_PART_BYTES", 1)
     before = await upload(world)
@@ -181,9 +176,7 @@ async def test_p2_it_is_found_though_the_part_size_is_another_one(
 
 
 @pytest.mark.parametrize("how", ["another", "longer", "same size"])
-async def test_p1_a_file_with_other_bytes_is_uploaded_and_the_object_left_alone(
-    world: World, autojump_clock: MockClock, how: str
-) -> None:
+async def test_p1_a_file_with_other_bytes_is_uploaded_and_the_object_left_alone(world: World, how: str) -> None:
     await upload(world)
     objects = world.objects()
     size = len(world.content())
@@ -203,9 +196,7 @@ async def test_p1_a_file_with_other_bytes_is_uploaded_and_the_object_left_alone(
     assert calls(world, "CompleteMultipartUpload") == 1
 
 
-async def test_p9_an_object_that_somebody_else_put_under_our_key_is_not_taken(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_p9_an_object_that_somebody_else_put_under_our_key_is_not_taken(world: World) -> None:
     """The very bytes, under the very key, without our stream's id: nobody verified them."""
     before = await upload(world)
     async with world.foreign_client() as s3:
@@ -217,9 +208,7 @@ async def test_p9_an_object_that_somebody_else_put_under_our_key_is_not_taken(
 
 
 @pytest.mark.parametrize("document", [b"", b"{", b"[]", b'{"stream_id": "another"}', b"9" * 5000, b"x" * 9_000_000])
-async def test_p9_an_object_whose_metadata_is_not_ours_is_not_taken(
-    world: World, autojump_clock: MockClock, document: bytes
-) -> None:
+async def test_p9_an_object_whose_metadata_is_not_ours_is_not_taken(world: World, document: bytes) -> None:
     before = await upload(world)
     key = metadata_key(before.meta.s3_key_prefix)
     async with world.foreign_client() as s3:
@@ -231,9 +220,7 @@ async def test_p9_an_object_whose_metadata_is_not_ours_is_not_taken(
     assert world.objects()[key] == document
 
 
-async def test_p9_two_files_of_one_name_and_the_same_bytes_do_not_share_an_object(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_p9_two_files_of_one_name_and_the_same_bytes_do_not_share_an_object(world: World) -> None:
     """Of one object one file is, the other is uploaded: each has its own record."""
     world.key_template = "streams/{stream_id}"
     before = await upload(world)
@@ -249,7 +236,7 @@ async def test_p9_two_files_of_one_name_and_the_same_bytes_do_not_share_an_objec
     assert before.meta.s3_key_prefix in keys
 
 
-async def test_p3_the_webhook_that_may_have_been_lost_is_owed(world: World, autojump_clock: MockClock) -> None:
+async def test_p3_the_webhook_that_may_have_been_lost_is_owed(world: World) -> None:
     world.webhook = True
     before = await upload(world)
     told = len(world.receiver.received)
@@ -273,7 +260,7 @@ OPTIONAL = [
 @pytest.mark.parametrize("operation", ["ListObjectsV2", "HeadObject", "GetObject"])
 @pytest.mark.parametrize("how", OPTIONAL)
 async def test_p6_what_cannot_be_found_is_uploaded_and_nothing_is_waited_for_without_end(
-    world: World, autojump_clock: MockClock, operation: str, how: dict[str, object]
+    world: World, operation: str, how: dict[str, object]
 ) -> None:
     await upload(world)
     world.lose_redis()
@@ -285,7 +272,7 @@ async def test_p6_what_cannot_be_found_is_uploaded_and_nothing_is_waited_for_wit
 
 
 async def test_p4_a_daemon_that_leaves_while_objects_are_listed_begins_nothing_and_the_next_one_finds_them(
-    world: World, autojump_clock: MockClock
+    world: World,
 ) -> None:
     before = await upload(world)
     world.lose_redis()
@@ -301,7 +288,7 @@ async def test_p4_a_daemon_that_leaves_while_objects_are_listed_begins_nothing_a
     assert calls(world, *SENDS) == 0
 
 
-async def test_p10_a_recording_that_is_written_waits_for_no_listing(world: World, autojump_clock: MockClock) -> None:
+async def test_p10_a_recording_that_is_written_waits_for_no_listing(world: World) -> None:
     """While the objects are listed for one that may be lost, others go on; so does an old one that is still open."""
     await upload(world)
     world.lose_redis()
@@ -320,9 +307,7 @@ async def test_p10_a_recording_that_is_written_waits_for_no_listing(world: World
     assert len(world.recordings()) == 3
 
 
-async def test_p2_a_file_that_is_touched_after_redis_lost_it_in_a_daemons_life_is_found(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_p2_a_file_that_is_touched_after_redis_lost_it_in_a_daemons_life_is_found(world: World) -> None:
     """That it was known before is the sign that something was lost."""
     world.append(3 * PART + 1)
     async with world.daemon() as daemon:
@@ -352,7 +337,7 @@ def move_to_another_disk(world: World) -> None:
 @pytest.mark.parametrize("change", [rename, move_to_another_disk])
 @pytest.mark.parametrize("successor", [False, True], ids=["alone", "its old name is another's"])
 async def test_p2_a_completed_recording_that_is_renamed_while_no_daemon_looks_is_known_by_its_bytes(
-    world: World, autojump_clock: MockClock, change: object, successor: bool
+    world: World, change: object, successor: bool
 ) -> None:
     before = await upload(world)
     await trio.sleep(5)
@@ -368,9 +353,7 @@ async def test_p2_a_completed_recording_that_is_renamed_while_no_daemon_looks_is
     assert len(world.recordings()) == len(found) == 1 + successor
 
 
-async def test_p2_a_renamed_recording_that_grew_goes_on_from_its_object(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_p2_a_renamed_recording_that_grew_goes_on_from_its_object(world: World) -> None:
     await upload(world, 5 * PART)
     rename(world)
     world.append(PART, "b.mp4")
@@ -382,7 +365,7 @@ async def test_p2_a_renamed_recording_that_grew_goes_on_from_its_object(
     assert world.received_bytes() <= 2 * PART
 
 
-async def test_a_copy_beside_the_original_is_a_recording_of_its_own(world: World, autojump_clock: MockClock) -> None:
+async def test_a_copy_beside_the_original_is_a_recording_of_its_own(world: World) -> None:
     before = await upload(world)
     shutil.copy2(world.path(), world.path("b.mp4"))
     await trio.sleep(5)
@@ -393,9 +376,7 @@ async def test_a_copy_beside_the_original_is_a_recording_of_its_own(world: World
     assert len(found) == len(world.recordings()) == 2
 
 
-async def test_p8_a_file_that_was_found_to_be_stored_may_be_deleted_like_any(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_p8_a_file_that_was_found_to_be_stored_may_be_deleted_like_any(world: World) -> None:
     await upload(world)
     content = world.content()
     world.lose_redis()
@@ -404,4 +385,4 @@ async def test_p8_a_file_that_was_found_to_be_stored_may_be_deleted_like_any(
         await trio.sleep(120)
     assert not Path(world.path()).exists()
     assert world.recordings() == [content]
-    assert world.gone_unsaved == []
+    assert world.removed_unsaved == []

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import trio
 from structlog.testing import capture_logs
-from trio.testing import MockClock
 from worlds.waiting import completed
 
 from cef_trio.checkpoint.memory import Moment
@@ -31,7 +30,7 @@ def refuse(world: World, *operations: str) -> None:
 
 @pytest.mark.parametrize("fails", [False, True], ids=["at its end", "when it has failed"])
 async def test_p6_p10_a_step_that_redis_has_no_right_for_is_waited_for_and_told_without_a_loop(
-    world: World, autojump_clock: MockClock, fails: bool
+    world: World, fails: bool
 ) -> None:
     if fails:
         refused = Fault(Kind.ERROR, "CompleteMultipartUpload", status=400, code="EntityTooLarge", times=None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import trio
-from trio.testing import MockClock
 from upload.test_failure_reasons import ended
 
 from cef_trio.checkpoint.states import Status
@@ -74,9 +73,7 @@ def test_what_may_pass_is_forgotten_when_it_passed_and_a_plain_no_is_not() -> No
     assert answers.count(answer("InvalidPart"), ()) is not None
 
 
-async def test_p2_an_acknowledged_part_that_the_store_lost_is_sent_again_and_no_other(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_p2_an_acknowledged_part_that_the_store_lost_is_sent_again_and_no_other(world: World) -> None:
     """Complete said InvalidPart, and was repeated for ever."""
     world.append(5 * PART, NAME)
     async with world.daemon() as daemon:
@@ -105,7 +102,7 @@ async def test_p2_an_acknowledged_part_that_the_store_lost_is_sent_again_and_no_
     ],
 )
 async def test_p6_a_store_that_says_the_same_for_ever_ends_in_a_failure_with_its_name(
-    world: World, autojump_clock: MockClock, refusal: tuple[str, str, Status, int]
+    world: World, refusal: tuple[str, str, Status, int]
 ) -> None:
     operation, code, status, most = refusal
     world.append(3 * PART, NAME)

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import trio
 from structlog.testing import capture_logs
-from trio.testing import MockClock
 from worlds.waiting import completed
 
 from cef_trio.checkpoint.memory import Moment
@@ -17,7 +16,7 @@ from cef_trio.exceptions import RedisOperationError
 from cef_trio.lab.world import PART, World, WorldDaemon
 from cef_trio.observability.at_risk import Reason, Risk
 from cef_trio.s3_endpoint import Fault, Kind
-from cef_trio.upload.gauges import Observer
+from cef_trio.upload.observer import Observer
 from cef_trio.upload.risks import RiskObserver
 from cef_trio.watch.events import Scanned
 
@@ -32,7 +31,7 @@ def reasons(risks: tuple[Risk, ...]) -> set[Reason]:
     return {risk.reason for risk in risks}
 
 
-async def test_p10_a_slow_recording_and_an_idle_one_are_no_risk(world: World, autojump_clock: MockClock) -> None:
+async def test_p10_a_slow_recording_and_an_idle_one_are_no_risk(world: World) -> None:
     world.stream_timeout_seconds = 1e6
     world.append(PART // 2, "slow.mp4")
     world.append(PART, "idle.mp4")
@@ -51,9 +50,7 @@ async def test_p10_a_slow_recording_and_an_idle_one_are_no_risk(world: World, au
     assert len(world.recordings()) == 2
 
 
-async def test_p10_an_upload_that_moves_slowly_is_no_risk_and_who_waits_for_a_slot_neither(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_p10_an_upload_that_moves_slowly_is_no_risk_and_who_waits_for_a_slot_neither(world: World) -> None:
     for number in range(12):
         world.append(2 * PART, f"{number}.mp4")
     async with world.daemon() as daemon:
@@ -69,9 +66,7 @@ async def test_p10_an_upload_that_moves_slowly_is_no_risk_and_who_waits_for_a_sl
     assert len(world.recordings()) == 12
 
 
-async def test_p10_a_store_that_does_not_list_uploads_shows_the_files_that_wait_for_it(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_p10_a_store_that_does_not_list_uploads_shows_the_files_that_wait_for_it(world: World) -> None:
     refuses = world.endpoint.faults.arm(
         Fault(Kind.ERROR, "ListMultipartUploads", status=500, code="InternalError", times=None)
     )
@@ -94,9 +89,7 @@ async def test_p10_a_store_that_does_not_list_uploads_shows_the_files_that_wait_
 
 
 @pytest.mark.parametrize("code", ["SlowDown", "InternalError"])
-async def test_p10_one_stream_whose_parts_fail_is_told_although_others_move(
-    world: World, autojump_clock: MockClock, code: str
-) -> None:
+async def test_p10_one_stream_whose_parts_fail_is_told_although_others_move(world: World, code: str) -> None:
     world.append(2 * PART, "a.mp4")
     async with world.daemon() as daemon:
         told = observer(daemon)
@@ -119,9 +112,7 @@ async def test_p10_one_stream_whose_parts_fail_is_told_although_others_move(
         assert told() == ()
 
 
-async def test_p10_a_redis_that_takes_no_writes_is_told_within_about_a_minute(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_p10_a_redis_that_takes_no_writes_is_told_within_about_a_minute(world: World) -> None:
     async def refuse(operation: str, moment: Moment) -> None:
         if operation in {"create", "record_part", "update", "transition", "acquire", "renew"}:
             raise RedisOperationError(operation, "OOM command not allowed", transient=True)
@@ -144,9 +135,7 @@ async def test_p10_a_redis_that_takes_no_writes_is_told_within_about_a_minute(
         assert told() == ()
 
 
-async def test_p10_a_failed_stream_whose_file_is_there_is_told_until_it_is_gone(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_p10_a_failed_stream_whose_file_is_there_is_told_until_it_is_gone(world: World) -> None:
     world.endpoint.faults.arm(Fault(Kind.ERROR, "CompleteMultipartUpload", status=400, code="EntityTooLarge", times=1))
     world.append(PART)
     async with world.daemon() as daemon:
@@ -163,7 +152,7 @@ async def test_p10_a_failed_stream_whose_file_is_there_is_told_until_it_is_gone(
 
 @pytest.mark.parametrize("kind", ["meta", "parts", "lease"])
 async def test_kind9_p10_a_file_whose_record_cannot_be_read_is_told_and_goes_on_when_it_is_mended(
-    world: World, autojump_clock: MockClock, kind: str
+    world: World, kind: str
 ) -> None:
     world.stream_timeout_seconds = 1e6
     world.append(2 * PART)
@@ -198,9 +187,7 @@ async def test_kind9_p10_a_file_whose_record_cannot_be_read_is_told_and_goes_on_
     assert len(world.known()) == 1
 
 
-async def test_p10_a_folder_that_may_not_be_read_is_told_but_for_lost_and_found(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_p10_a_folder_that_may_not_be_read_is_told_but_for_lost_and_found(world: World) -> None:
     async with world.daemon() as daemon:
         told = observer(daemon)
         for _ in range(10):
@@ -215,7 +202,7 @@ async def test_p10_a_folder_that_may_not_be_read_is_told_but_for_lost_and_found(
         assert told() == ()
 
 
-async def test_p10_a_watch_folder_that_is_gone_is_told(world: World, autojump_clock: MockClock) -> None:
+async def test_p10_a_watch_folder_that_is_gone_is_told(world: World) -> None:
     class Lost:
         last_run = 0.0
         rescan_seconds = 60.0
@@ -236,7 +223,7 @@ async def test_p10_a_watch_folder_that_is_gone_is_told(world: World, autojump_cl
 
 
 async def test_p10_holes_of_a_file_whose_size_was_set_first_are_no_lag_and_what_does_not_go_out_is_told(
-    world: World, autojump_clock: MockClock
+    world: World,
 ) -> None:
     world.stream_timeout_seconds = 1e6
     Path(world.path()).touch()
@@ -244,7 +231,7 @@ async def test_p10_holes_of_a_file_whose_size_was_set_first_are_no_lag_and_what_
     world.stat()
     async with world.daemon() as daemon:
         told = observer(daemon)
-        gauges = Observer(daemon.services, daemon.supervisor)
+        gauges = Observer(daemon.services, daemon.supervisor, told)
         daemon.saw()
         await trio.sleep(5)
 
@@ -257,15 +244,15 @@ async def test_p10_holes_of_a_file_whose_size_was_set_first_are_no_lag_and_what_
             await fill(number, 100 if number % 10 == 9 else 5)
             assert told() == ()
             now = gauges()
-            assert now.lag_bytes <= 2 * PAGE
-            assert now.lag_seconds <= 10
+            assert now.lag.size_bytes <= 2 * PAGE
+            assert now.lag.seconds(now.at) <= 10
         [live] = daemon.supervisor.live
         assert live.lag(trio.current_time()).unwritten_bytes >= 29 * PAGE
         fault = Fault(Kind.ERROR, "UploadPart", status=500, code="InternalError", times=None)
         stops = world.endpoint.faults.arm(fault)
         for number in range(30, 34):
             await fill(number, 5)
-        assert gauges().lag_bytes > 0
+        assert gauges().lag.size_bytes > 0
         for _ in range(30):
             await trio.sleep(5)
             if told():
@@ -273,12 +260,13 @@ async def test_p10_holes_of_a_file_whose_size_was_set_first_are_no_lag_and_what_
         [risk] = told()
         assert risk.reason in {Reason.NOT_MOVING, Reason.S3_DOWN}
         assert (risk.size_bytes >= PART, risk.recordings) == (True, 1)
-        assert gauges().lag_seconds > 60
+        now = gauges()
+        assert now.lag.seconds(now.at) > 60
         world.endpoint.faults.disarm(stops)
         for _ in range(60):
             await trio.sleep(1)
         assert told() == ()
-        assert gauges().lag_bytes <= 2 * PAGE
+        assert gauges().lag.size_bytes <= 2 * PAGE
         daemon.closed()
         await completed(world)
     assert world.recordings() == [world.content()]

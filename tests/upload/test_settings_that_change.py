@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import structlog.testing
 import trio
-from trio.testing import MockClock
 from worlds.waiting import completed, until_idle
 
 from cef_trio.checkpoint.commit import Change
@@ -71,7 +70,7 @@ def change(**values: object) -> Callable[[World], None]:
     ],
 )
 async def test_p2_an_open_stream_is_held_to_what_was_recorded_with_it(
-    world: World, autojump_clock: MockClock, changed: Callable[[World], None]
+    world: World, changed: Callable[[World], None]
 ) -> None:
     world.s3_name = "https://s3.example"
     before = await interrupted(world)
@@ -84,9 +83,7 @@ async def test_p2_an_open_stream_is_held_to_what_was_recorded_with_it(
     assert after.s3_endpoint == world.s3_name
 
 
-async def test_p2_another_instance_goes_on_when_the_old_ones_lease_is_over(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_p2_another_instance_goes_on_when_the_old_ones_lease_is_over(world: World) -> None:
     world.append(SIZE)
     async with world.killed_daemon():
         await trio.sleep(1)
@@ -98,9 +95,7 @@ async def test_p2_another_instance_goes_on_when_the_old_ones_lease_is_over(
     assert world.received_bytes() == SIZE
 
 
-async def test_p9_a_stream_of_another_bucket_starts_over_and_its_old_upload_is_named_and_left(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_p9_a_stream_of_another_bucket_starts_over_and_its_old_upload_is_named_and_left(world: World) -> None:
     before = await interrupted(world)
     world.bucket = OTHER_BUCKET
     with structlog.testing.capture_logs() as logs:
@@ -114,9 +109,7 @@ async def test_p9_a_stream_of_another_bucket_starts_over_and_its_old_upload_is_n
     assert (named["bucket"], named["upload_id"]) == (BUCKET, before.s3_upload_id)
 
 
-async def test_a_bucket_that_is_set_back_before_a_daemon_ran_changes_nothing(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_a_bucket_that_is_set_back_before_a_daemon_ran_changes_nothing(world: World) -> None:
     await interrupted(world)
     world.bucket = OTHER_BUCKET
     world.bucket = BUCKET
@@ -142,7 +135,7 @@ async def without_its_metadata(world: World) -> StreamMeta:
 
 @pytest.mark.parametrize("which", ["bucket", "store"])
 async def test_p6_an_object_that_is_not_where_the_settings_lead_waits_for_a_person_and_loses_nothing(
-    world: World, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, which: str
+    world: World, monkeypatch: pytest.MonkeyPatch, which: str
 ) -> None:
     world.s3_name = "https://s3.example"
     before = await without_its_metadata(world)
@@ -169,7 +162,7 @@ async def test_p6_an_object_that_is_not_where_the_settings_lead_waits_for_a_pers
 
 
 async def test_p1_a_file_that_changed_since_its_object_was_completed_elsewhere_is_uploaded_to_the_new_bucket(
-    world: World, autojump_clock: MockClock
+    world: World,
 ) -> None:
     """Seed 6328: the failed stream kept its changed file from being uploaded."""
     before = await without_its_metadata(world)
@@ -186,9 +179,7 @@ async def test_p1_a_file_that_changed_since_its_object_was_completed_elsewhere_i
     assert after.supersedes_stream_id == before.stream_id
 
 
-async def test_p2_a_touch_sends_nothing_of_a_recording_whose_metadata_failed(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_p2_a_touch_sends_nothing_of_a_recording_whose_metadata_failed(world: World) -> None:
     await without_its_metadata(world)
     world.bucket = OTHER_BUCKET
     for _ in range(2):
@@ -202,9 +193,7 @@ async def test_p2_a_touch_sends_nothing_of_a_recording_whose_metadata_failed(
     assert world.received_bytes() == SIZE
 
 
-async def test_a_stream_of_another_store_starts_over_there_and_that_is_no_lost_upload(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_a_stream_of_another_store_starts_over_there_and_that_is_no_lost_upload(world: World) -> None:
     world.s3_name = "https://s3.example"
     before = await interrupted(world)
     await world.abort_open_uploads()  # as a store that never had it
@@ -217,7 +206,7 @@ async def test_a_stream_of_another_store_starts_over_there_and_that_is_no_lost_u
     assert (named["endpoint"], named["upload_id"]) == ("https://s3.example", before.s3_upload_id)
 
 
-async def test_p2_a_record_that_names_no_endpoint_goes_on(world: World, autojump_clock: MockClock) -> None:
+async def test_p2_a_record_that_names_no_endpoint_goes_on(world: World) -> None:
     """As every record of an earlier version."""
     assert (await interrupted(world)).s3_endpoint is None
     world.s3_name = "https://s3.example"
@@ -225,9 +214,7 @@ async def test_p2_a_record_that_names_no_endpoint_goes_on(world: World, autojump
     assert world.received_bytes() == SIZE
 
 
-async def test_a_key_is_made_when_its_upload_begins_and_bears_the_name_of_then(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_a_key_is_made_when_its_upload_begins_and_bears_the_name_of_then(world: World) -> None:
     """A temporary name, and a template, that have changed by the time that the first part is there."""
     world.append(PART // 2, "rec.tmp.mp4")
     async with world.daemon():
@@ -252,7 +239,7 @@ async def test_a_key_is_made_when_its_upload_begins_and_bears_the_name_of_then(
 
 @pytest.mark.parametrize("size_bytes", [0, 10, PART - 1])
 async def test_a_recording_that_is_renamed_before_its_first_part_is_stored_under_its_last_name(
-    world: World, autojump_clock: MockClock, size_bytes: int
+    world: World, size_bytes: int
 ) -> None:
     world.append(size_bytes, "rec.tmp.mp4")
     async with world.daemon() as daemon:
@@ -268,9 +255,7 @@ async def test_a_recording_that_is_renamed_before_its_first_part_is_stored_under
     assert world.recordings() == [world.content("rec.mp4")]
 
 
-async def test_a_recording_that_is_renamed_after_its_first_part_keeps_its_key(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_a_recording_that_is_renamed_after_its_first_part_keeps_its_key(world: World) -> None:
     world.append(PART, "rec.tmp.mp4")
     async with world.daemon() as daemon:
         await trio.sleep(1)

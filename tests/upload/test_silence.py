@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 
 import pytest
 import trio
-from trio.testing import MockClock
 from worlds.waiting import completed
 
 from cef_trio.checkpoint.states import Status
@@ -40,9 +39,7 @@ def cached_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(InlineDisk, "open", remembering)
 
 
-async def test_p8_a_silence_that_is_only_a_caches_ends_no_recording(
-    world: World, autojump_clock: MockClock, cached_looks: None
-) -> None:
+async def test_p8_a_silence_that_is_only_a_caches_ends_no_recording(world: World, cached_looks: None) -> None:
     world.append(PART // 2)
     async with world.daemon():
         for _ in range(40):
@@ -56,7 +53,7 @@ async def test_p8_a_silence_that_is_only_a_caches_ends_no_recording(
 
 
 async def test_p8_a_recording_that_was_written_during_its_verification_must_be_silent_anew(
-    world: World, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+    world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No event tells of it: the stream alone has seen it."""
     read = InlineRecording.read

@@ -45,9 +45,7 @@ async def interrupted(world: World, size_bytes: int = 3 * PART + 10) -> str:
 
 
 @pytest.mark.parametrize("how", LISTING_FAILS)
-async def test_a_new_recording_is_uploaded_where_uploads_are_not_listed(
-    world: World, autojump_clock: MockClock, how: dict[str, object]
-) -> None:
+async def test_a_new_recording_is_uploaded_where_uploads_are_not_listed(world: World, how: dict[str, object]) -> None:
     fail(world, "ListMultipartUploads", how)
     async with world.daemon() as daemon:
         world.append(2 * PART + 10)
@@ -66,7 +64,7 @@ async def test_a_new_recording_is_uploaded_where_uploads_are_not_listed(
 
 @pytest.mark.parametrize("how", [*LISTING_FAILS, {"kind": Kind.ERROR, "code": "MethodNotAllowed"}])
 async def test_p2_a_stream_goes_on_from_what_redis_knows_where_parts_are_not_listed(
-    world: World, autojump_clock: MockClock, how: dict[str, object]
+    world: World, how: dict[str, object]
 ) -> None:
     await interrupted(world)
     fail(world, "ListParts", how)
@@ -80,7 +78,7 @@ async def test_p2_a_stream_goes_on_from_what_redis_knows_where_parts_are_not_lis
 
 @pytest.mark.parametrize("how", LISTING_FAILS)
 async def test_an_upload_that_s3_lost_is_begun_again_where_parts_are_not_listed(
-    world: World, autojump_clock: MockClock, how: dict[str, object]
+    world: World, how: dict[str, object]
 ) -> None:
     """The next part, or Complete, says NoSuchUpload: to believe Redis once more would go round in circles."""
     await interrupted(world)
@@ -94,9 +92,7 @@ async def test_an_upload_that_s3_lost_is_begun_again_where_parts_are_not_listed(
     assert checkpoint.meta.uploads_restarted == 1
 
 
-async def test_p5_what_redis_forgot_is_left_to_gc_where_uploads_are_not_listed(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_p5_what_redis_forgot_is_left_to_gc_where_uploads_are_not_listed(world: World) -> None:
     await interrupted(world)
     world.lose_redis()
     fail(world, "ListMultipartUploads", {"kind": Kind.ERROR, "code": "InternalError"})
@@ -107,7 +103,7 @@ async def test_p5_what_redis_forgot_is_left_to_gc_where_uploads_are_not_listed(
     assert len(world.open_uploads()) == 1, "nobody knows it: `cef-trio gc` does"
 
 
-async def test_p5_a_listing_that_works_again_is_used(world: World, autojump_clock: MockClock) -> None:
+async def test_p5_a_listing_that_works_again_is_used(world: World) -> None:
     """The first recording was begun without it; a later one finds its upload."""
     await interrupted(world)
     world.lose_redis()
@@ -128,7 +124,7 @@ async def test_p5_a_listing_that_works_again_is_used(world: World, autojump_cloc
     assert world.open_uploads() == []
 
 
-async def test_p5_strays_that_could_not_be_listed_are_aborted_later(world: World, autojump_clock: MockClock) -> None:
+async def test_p5_strays_that_could_not_be_listed_are_aborted_later(world: World) -> None:
     world.endpoint.faults.arm(Fault(Kind.RESET, "CreateMultipartUpload", Moment.REPLY))
     fail(world, "ListMultipartUploads", {"kind": Kind.ERROR, "code": "InternalError"})
     async with world.daemon() as daemon:
@@ -145,7 +141,7 @@ async def test_p5_strays_that_could_not_be_listed_are_aborted_later(world: World
 
 @pytest.mark.parametrize("dead", ["refuses", "hangs"])
 async def test_a_dead_mount_with_a_known_stream_keeps_no_other_recording_waiting(
-    world: World, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, dead: str
+    world: World, monkeypatch: pytest.MonkeyPatch, dead: str
 ) -> None:
     (world.folder / "mount").mkdir()
     world.append(2 * PART, "mount/x.mp4")
@@ -174,7 +170,7 @@ async def test_a_dead_mount_with_a_known_stream_keeps_no_other_recording_waiting
     assert streams[path] not in {Status.FAILED_FILE_MISSING_ON_RESUME, Status.DELETED_LOCALLY}
 
 
-async def test_an_s3_that_is_away_is_waited_for_and_not_done_without(world: World, autojump_clock: MockClock) -> None:
+async def test_an_s3_that_is_away_is_waited_for_and_not_done_without(world: World) -> None:
     """Redis forgot, and S3 is away: to begin anew would send again what can be adopted when it is back."""
     await interrupted(world)
     world.lose_redis()
@@ -189,9 +185,7 @@ async def test_an_s3_that_is_away_is_waited_for_and_not_done_without(world: Worl
     assert world.open_uploads() == []
 
 
-async def test_a_start_does_not_wait_for_a_listing_that_could_say_why_head_is_forbidden(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_a_start_does_not_wait_for_a_listing_that_could_say_why_head_is_forbidden(world: World) -> None:
     fail(world, "HeadBucket", {"kind": Kind.ERROR, "code": "AccessDenied"})
     fail(world, "ListMultipartUploads", {"kind": Kind.ERROR, "code": "InternalError"})
     async with world.services() as services, trio.open_nursery() as nursery:

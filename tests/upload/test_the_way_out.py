@@ -8,11 +8,12 @@ import time
 
 import pytest
 import trio
-from trio.testing import MockClock
 
 from cef_trio.daemon.exit_watchdog import ExitWatchdog
 from cef_trio.daemon.main import Shutdown
 from cef_trio.exit_codes import ExitCode
+
+pytestmark = pytest.mark.usefixtures("autojump_clock")
 
 
 def leaving(grace_seconds: float = 6.0, save_seconds: float = 2.0) -> tuple[Shutdown, ExitWatchdog]:
@@ -20,7 +21,7 @@ def leaving(grace_seconds: float = 6.0, save_seconds: float = 2.0) -> tuple[Shut
     return Shutdown(grace_seconds, save_seconds, watchdog), watchdog
 
 
-async def test_p4_the_watchdog_ends_the_process_within_a_second_of_grace_and_save(autojump_clock: MockClock) -> None:
+async def test_p4_the_watchdog_ends_the_process_within_a_second_of_grace_and_save() -> None:
     shutdown, watchdog = leaving()
     assert watchdog.deadline == math.inf, "a daemon that nobody stops runs for ever"
     shutdown.request()
@@ -28,9 +29,7 @@ async def test_p4_the_watchdog_ends_the_process_within_a_second_of_grace_and_sav
 
 
 @pytest.mark.parametrize("grace_seconds", [0.1, 6.0])
-async def test_p4_a_second_signal_brings_it_nearer_and_never_puts_it_off(
-    autojump_clock: MockClock, grace_seconds: float
-) -> None:
+async def test_p4_a_second_signal_brings_it_nearer_and_never_puts_it_off(grace_seconds: float) -> None:
     shutdown, watchdog = leaving(grace_seconds)
     shutdown.request()
     first = watchdog.deadline
@@ -40,9 +39,7 @@ async def test_p4_a_second_signal_brings_it_nearer_and_never_puts_it_off(
     assert watchdog.deadline <= first
 
 
-async def test_signals_drain_then_cancel_then_exit_at_once(
-    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_signals_drain_then_cancel_then_exit_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     shutdown, _ = leaving()
     worker, drained = trio.CancelScope(), []
     shutdown.workers.append(worker)

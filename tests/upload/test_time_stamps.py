@@ -27,9 +27,7 @@ OVER = TICK + 20_000_000
 
 
 @pytest.mark.parametrize("heard", [True, False], ids=["heard", "seen by the idle checker"])
-async def test_p1_a_time_that_goes_back_at_equal_size_ends_in_the_right_object(
-    world: World, autojump_clock: MockClock, heard: bool
-) -> None:
+async def test_p1_a_time_that_goes_back_at_equal_size_ends_in_the_right_object(world: World, heard: bool) -> None:
     """``utime`` while it is open, and a patch: nobody hears of its close, so silence is its end."""
     world.has_writer = None
     async with world.daemon() as daemon:
@@ -75,7 +73,7 @@ async def test_p1_a_touched_recording_that_is_patched_within_the_tick_is_no_unch
     """It is compared, patched behind the comparison, and its stamp is the same as before."""
     world = World(tmp_path / "watch", base=tmp_path)
     system = world.kernel.file_system(world.folder)
-    system.name, system.tick_ns = "vfat", TICK
+    system.name, system.granularity_ns = "vfat", TICK
     writers = Writers(world.kernel, world.folder, world.random, world.journal)
     writers.append(2 * PART, "a.mp4")
     writers.close("a.mp4")
@@ -103,7 +101,7 @@ async def test_p1_a_touched_recording_that_is_patched_within_the_tick_is_no_unch
 
 @pytest.mark.parametrize("seconds_later", [0.5, 1.5])
 async def test_a_time_that_is_set_after_the_close_leaves_the_recording_ended(
-    world: World, autojump_clock: MockClock, seconds_later: float
+    world: World, seconds_later: float
 ) -> None:
     """It waited for ``STREAM_TIMEOUT_SECONDS``: what was seen was another time, and the close was told already."""
     world.append(2 * PART + 7)

@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 
 import pytest
 import trio
-from trio.testing import MockClock
 from worlds.waiting import completed
 
 from cef_trio.checkpoint.commit import Change
@@ -50,7 +49,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Refusing:
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ELOOP])
 async def test_p6_a_file_that_is_refused_waits_visibly_and_is_taken_up_at_news_of_it(
-    world: World, autojump_clock: MockClock, disk: Refusing, number: int
+    world: World, disk: Refusing, number: int
 ) -> None:
     world.append(2 * PART, NAME)
     disk.number = number
@@ -74,7 +73,7 @@ async def test_p6_a_file_that_is_refused_waits_visibly_and_is_taken_up_at_news_o
 
 
 async def test_p7_news_of_a_file_that_grows_and_cannot_be_read_is_answered_once_a_second(
-    world: World, autojump_clock: MockClock, disk: Refusing
+    world: World, disk: Refusing
 ) -> None:
     disk.number = errno.EACCES
     async with world.daemon() as daemon:
@@ -86,7 +85,7 @@ async def test_p7_news_of_a_file_that_grows_and_cannot_be_read_is_answered_once_
 
 
 async def test_p6_a_recording_that_becomes_unreadable_while_it_is_uploaded_goes_on_from_its_parts(
-    world: World, autojump_clock: MockClock, disk: Refusing
+    world: World, disk: Refusing
 ) -> None:
     world.append(2 * PART, NAME)
     async with world.daemon() as daemon:
@@ -104,9 +103,7 @@ async def test_p6_a_recording_that_becomes_unreadable_while_it_is_uploaded_goes_
     assert world.received_bytes() == 4 * PART
 
 
-async def test_p6_a_stream_that_failed_as_unreadable_before_comes_back_by_itself(
-    world: World, autojump_clock: MockClock, disk: Refusing
-) -> None:
+async def test_p6_a_stream_that_failed_as_unreadable_before_comes_back_by_itself(world: World, disk: Refusing) -> None:
     """Such records were written by earlier versions. As long as the file is refused they stay as they are."""
     world.append(2 * PART, NAME)
     async with world.daemon() as daemon:
@@ -130,9 +127,7 @@ async def test_p6_a_stream_that_failed_as_unreadable_before_comes_back_by_itself
     assert world.received_bytes() == 2 * PART
 
 
-async def test_p10_a_mount_that_hangs_is_told_once_and_its_streams_are_named(
-    world: World, autojump_clock: MockClock, disk: Refusing
-) -> None:
+async def test_p10_a_mount_that_hangs_is_told_once_and_its_streams_are_named(world: World, disk: Refusing) -> None:
     world.append(2 * PART, NAME)
     disk.number = errno.ETIMEDOUT
     async with world.daemon() as daemon:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import trio
-from trio.testing import MockClock
 from worlds.waiting import completed
 
 from cef_trio.checkpoint.states import Status
@@ -14,7 +13,7 @@ from cef_trio.lab.world import PART, World
 NAMES = ("a.mp4", "b.mp4", "c.mp4")
 
 
-async def test_the_rate_holds_for_all_recordings_together(world: World, autojump_clock: MockClock) -> None:
+async def test_the_rate_holds_for_all_recordings_together(world: World) -> None:
     world.upload_rate = 2000
     for name in NAMES:
         world.append(10 * PART, name)
@@ -35,9 +34,7 @@ async def test_the_rate_holds_for_all_recordings_together(world: World, autojump
     assert sorted(world.recordings()) == sorted(world.content(name) for name in NAMES)
 
 
-async def test_another_rate_holds_while_the_daemon_runs_and_is_measured(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_another_rate_holds_while_the_daemon_runs_and_is_measured(world: World) -> None:
     world.upload_rate = 100
     world.append(50 * PART)
     async with world.daemon() as daemon:
@@ -58,7 +55,7 @@ async def test_another_rate_holds_while_the_daemon_runs_and_is_measured(
 
 @pytest.mark.parametrize("signals", [1, 2])
 async def test_p4_p3_parts_that_wait_for_the_rate_hold_no_exit_back_and_go_on_afterwards(
-    world: World, autojump_clock: MockClock, signals: int
+    world: World, signals: int
 ) -> None:
     world.upload_rate = 10
     world.append(20 * PART)

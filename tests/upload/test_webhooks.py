@@ -15,7 +15,6 @@ import pytest
 import structlog.testing
 import trio
 from structlog.typing import EventDict
-from trio.testing import MockClock
 from worlds.waiting import completed
 
 from cef_trio.checkpoint.model import Lease, StreamMeta
@@ -78,9 +77,7 @@ async def record_one(world: World, size_bytes: int = PART + 5, name: str = "a.mp
     assert len(world.pending_webhooks) == 1
 
 
-async def test_the_metadata_is_delivered_byte_for_byte_and_signed(
-    world: World, autojump_clock: MockClock, said: list[EventDict]
-) -> None:
+async def test_the_metadata_is_delivered_byte_for_byte_and_signed(world: World, said: list[EventDict]) -> None:
     world.append(PART + 5)
     async with world.daemon() as daemon:
         daemon.closed()
@@ -96,7 +93,7 @@ async def test_the_metadata_is_delivered_byte_for_byte_and_signed(
     assert [event["status"] for event in events(said, "webhook_delivered")] == [204]
 
 
-async def test_without_a_url_nothing_is_owed(world: World, autojump_clock: MockClock) -> None:
+async def test_without_a_url_nothing_is_owed(world: World) -> None:
     world.webhook = False
     world.append(10)
     async with world.daemon() as daemon:
@@ -106,7 +103,7 @@ async def test_without_a_url_nothing_is_owed(world: World, autojump_clock: MockC
 
 
 async def test_a_receiver_that_fails_is_asked_again_later_and_later_with_the_same_id(
-    world: World, autojump_clock: MockClock, said: list[EventDict]
+    world: World, said: list[EventDict]
 ) -> None:
     world.receiver.answers.extend([500, 503, 408, 302, 429, 425])
     world.append(10)
@@ -123,7 +120,7 @@ async def test_a_receiver_that_fails_is_asked_again_later_and_later_with_the_sam
     assert [5 * 2**n / 2 <= wait <= 5 * 2**n for n, wait in enumerate(waits)] == [True] * 6
 
 
-async def test_retry_after_is_honoured(world: World, autojump_clock: MockClock) -> None:
+async def test_retry_after_is_honoured(world: World) -> None:
     world.receiver.answers.append(503)
     world.receiver.retry_after = "200"
     world.append(10)
@@ -135,9 +132,7 @@ async def test_retry_after_is_honoured(world: World, autojump_clock: MockClock) 
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 410, 422])
-async def test_a_refusal_is_final_and_said_once(
-    world: World, autojump_clock: MockClock, said: list[EventDict], status: int
-) -> None:
+async def test_a_refusal_is_final_and_said_once(world: World, said: list[EventDict], status: int) -> None:
     world.receiver.answers.append(status)
     world.append(10)
     async with world.daemon() as daemon:
@@ -149,9 +144,7 @@ async def test_a_refusal_is_final_and_said_once(
     assert event["status"] == status
 
 
-async def test_what_is_not_taken_for_so_many_hours_is_given_up(
-    world: World, autojump_clock: MockClock, said: list[EventDict]
-) -> None:
+async def test_what_is_not_taken_for_so_many_hours_is_given_up(world: World, said: list[EventDict]) -> None:
     world.webhook_retry_seconds = HOUR
     world.receiver.answers.extend([500] * 1000)
     world.append(10)
@@ -163,9 +156,7 @@ async def test_what_is_not_taken_for_so_many_hours_is_given_up(
     assert 8 <= len(world.receiver.received) <= 20
 
 
-async def test_what_came_due_while_no_daemon_lived_is_tried_once_more_before_it_is_given_up(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_what_came_due_while_no_daemon_lived_is_tried_once_more_before_it_is_given_up(world: World) -> None:
     world.webhook_retry_seconds = HOUR
     await record_one(world)
     await trio.sleep(50 * HOUR)
@@ -174,14 +165,14 @@ async def test_what_came_due_while_no_daemon_lived_is_tried_once_more_before_it_
     assert statuses(world)[-1] == 204
 
 
-async def test_p3_what_is_owed_is_delivered_by_the_next_daemon(world: World, autojump_clock: MockClock) -> None:
+async def test_p3_what_is_owed_is_delivered_by_the_next_daemon(world: World) -> None:
     await record_one(world)
     async with world.daemon():
         await settled(world)
     assert statuses(world) == [0, 204]
 
 
-async def test_a_stream_never_waits_for_its_webhook(world: World, autojump_clock: MockClock) -> None:
+async def test_a_stream_never_waits_for_its_webhook(world: World) -> None:
     world.receiver.answers.extend([0] * 1000)
     async with world.daemon() as daemon:
         for number in range(5):
@@ -194,7 +185,7 @@ async def test_a_stream_never_waits_for_its_webhook(world: World, autojump_clock
     assert len(world.pending_webhooks) == 5
 
 
-async def test_a_silent_receiver_is_not_stormed_by_all_that_is_owed(world: World, autojump_clock: MockClock) -> None:
+async def test_a_silent_receiver_is_not_stormed_by_all_that_is_owed(world: World) -> None:
     """One pause for all: with 40 recordings owed it is asked about as often as with one."""
     for number in range(40):
         world.append(1, f"{number}.mp4")
@@ -213,7 +204,7 @@ async def test_a_silent_receiver_is_not_stormed_by_all_that_is_owed(world: World
 
 
 async def test_a_delivery_that_the_receiver_chokes_on_holds_up_no_other(
-    world: World, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+    world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     take = world.receiver.take
 
@@ -236,9 +227,7 @@ async def test_a_delivery_that_the_receiver_chokes_on_holds_up_no_other(
     assert len(world.receiver.received) == 7
 
 
-async def test_another_daemons_streams_are_not_ours_to_deliver(
-    world: World, autojump_clock: MockClock, tmp_path: Path
-) -> None:
+async def test_another_daemons_streams_are_not_ours_to_deliver(world: World, tmp_path: Path) -> None:
     await record_one(world)
     world.folder = tmp_path / "another"
     world.folder.mkdir()
@@ -247,7 +236,7 @@ async def test_another_daemons_streams_are_not_ours_to_deliver(
     assert statuses(world) == [0]
 
 
-async def test_two_daemons_on_one_folder_deliver_once(world: World, autojump_clock: MockClock) -> None:
+async def test_two_daemons_on_one_folder_deliver_once(world: World) -> None:
     await record_one(world)
     (stream_id,) = world.pending_webhooks
     other, name = Lease("another", "1", 100.0), job_lock_name(stream_id, "webhook")
@@ -260,9 +249,7 @@ async def test_two_daemons_on_one_folder_deliver_once(world: World, autojump_clo
     assert statuses(world) == [0, 204]
 
 
-async def test_a_webhook_whose_metadata_is_gone_from_s3_is_given_up(
-    world: World, autojump_clock: MockClock, said: list[EventDict]
-) -> None:
+async def test_a_webhook_whose_metadata_is_gone_from_s3_is_given_up(world: World, said: list[EventDict]) -> None:
     await record_one(world)
     (checkpoint,) = world.known()
     world.endpoint.model.delete_object(BUCKET, metadata_key(checkpoint.meta.s3_key_prefix))
@@ -273,7 +260,7 @@ async def test_a_webhook_whose_metadata_is_gone_from_s3_is_given_up(
 
 
 async def test_a_webhook_whose_metadata_is_in_another_bucket_is_tried_for_its_hours(
-    world: World, autojump_clock: MockClock, said: list[EventDict]
+    world: World, said: list[EventDict]
 ) -> None:
     """A bucket that was changed in the settings may be changed back."""
     world.webhook_retry_seconds = HOUR
@@ -289,7 +276,7 @@ async def test_a_webhook_whose_metadata_is_in_another_bucket_is_tried_for_its_ho
     assert "another bucket" in events(said, "webhook_given_up")[0]["error"]
 
 
-async def test_an_outage_of_s3_is_waited_for_however_long_it_is(world: World, autojump_clock: MockClock) -> None:
+async def test_an_outage_of_s3_is_waited_for_however_long_it_is(world: World) -> None:
     world.webhook_retry_seconds = 60.0
     await record_one(world)
     armed = world.endpoint.faults.arm(Fault(Kind.RESET, "*", Moment.BEFORE, times=None))
@@ -300,7 +287,7 @@ async def test_an_outage_of_s3_is_waited_for_however_long_it_is(world: World, au
     assert statuses(world)[-1] == 204
 
 
-async def test_a_stream_that_owes_is_not_forgotten(world: World, autojump_clock: MockClock) -> None:
+async def test_a_stream_that_owes_is_not_forgotten(world: World) -> None:
     await record_one(world)
     Path(world.path()).unlink()
     await trio.sleep(10 * HOUR)
@@ -311,7 +298,7 @@ async def test_a_stream_that_owes_is_not_forgotten(world: World, autojump_clock:
         assert await forget_now(daemon.services, timedelta(hours=1)) == 1
 
 
-async def test_attempts_are_counted_and_what_is_owed_is_a_gauge(world: World, autojump_clock: MockClock) -> None:
+async def test_attempts_are_counted_and_what_is_owed_is_a_gauge(world: World) -> None:
     world.receiver.answers.extend([500, 0])
     world.append(10, "a.mp4")
     async with world.daemon() as daemon:
@@ -339,7 +326,7 @@ async def test_attempts_are_counted_and_what_is_owed_is_a_gauge(world: World, au
 
 @pytest.mark.parametrize("stream_id", ["with.a.stop", "of-a-stränger", "two\nlines"])
 async def test_an_id_that_no_header_can_carry_is_given_up_and_ends_nothing(
-    world: World, autojump_clock: MockClock, said: list[EventDict], stream_id: str
+    world: World, said: list[EventDict], stream_id: str
 ) -> None:
     """No daemon gives such an id; who may write to Redis can."""
     await record_one(world)
@@ -357,7 +344,7 @@ async def test_an_id_that_no_header_can_carry_is_given_up_and_ends_nothing(
 
 
 async def test_p6_what_nobody_foresaw_of_one_delivery_ends_neither_the_others_nor_the_streams(
-    world: World, autojump_clock: MockClock, said: list[EventDict], monkeypatch: pytest.MonkeyPatch
+    world: World, said: list[EventDict], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await record_one(world)
     body, struck = WebhookDeliverer._body, list[str]()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from cef_trio.lab.scenarios import files, hosts, services, streams
-from cef_trio.lab.scenarios.model import Scenario, Story
+from cef_trio.lab.scenarios.model import Scenario, Script
 from cef_trio.lab.world import World
 
 SCENARIOS: Final = {
@@ -41,4 +41,4 @@ def world_for(scenario: Scenario, folder: Path, seed: int) -> World:
     )
 
 
-__all__ = ("EXPECTED_BROKEN", "EXPLORED", "SCENARIOS", "Scenario", "Story", "world_for")
+__all__ = ("EXPECTED_BROKEN", "EXPLORED", "SCENARIOS", "Scenario", "Script", "world_for")

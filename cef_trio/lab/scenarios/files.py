@@ -29,7 +29,7 @@ _REPLACED: Final = GONE | {Status.FAILED_FILE_REPLACED}
 async def _before_fuse(context: ScenarioContext) -> None:
     """A FUSE mount: its leases are granted whoever writes on the other side, and inotify hears of nothing there."""
     context.file_system.name, context.file_system.leases = "fuse.bindfs", Leases.ALWAYS
-    context.file_system.heard = False
+    context.file_system.reports_events = False
     context.world.after_upload = AfterUploadRule(AfterUploadAction.DELETE)
     context.world.rescan_seconds = 2.0
     await trio.lowlevel.checkpoint()
@@ -65,9 +65,9 @@ async def _moved_in_a_big_tree(context: ScenarioContext) -> None:
     """The news of a new name is lost; only the next scan of all tells it, seconds after the old one is missed."""
     context.append(2 * PART + 10)
     await trio.sleep(0.5)
-    context.world.kernel.queues.deaf = True
+    context.world.kernel.queues.drops_events = True
     context.writers.move("a.mp4", "deep/down/b.mp4")
-    context.world.kernel.queues.deaf = False
+    context.world.kernel.queues.drops_events = False
     await trio.sleep(20)
     context.append(PART, "deep/down/b.mp4")
     context.close("deep/down/b.mp4")
@@ -165,7 +165,7 @@ async def _number_reused(context: ScenarioContext) -> None:
 async def _before_changing(context: ScenarioContext) -> None:
     """As on sshfs, FAT, exFAT or CIFS: numbers are made up by the client, and no generation is told."""
     context.file_system.name, context.file_system.generations = "fuse.sshfs", False
-    context.file_system.leases, context.file_system.heard = Leases.NEVER, False
+    context.file_system.leases, context.file_system.reports_events = Leases.NEVER, False
     context.world.rescan_seconds = 2.0
     await trio.lowlevel.checkpoint()
 
@@ -250,7 +250,7 @@ async def _time_goes_back(context: ScenarioContext) -> None:
 
 
 async def _before_coarse(context: ScenarioContext) -> None:
-    context.file_system.name, context.file_system.tick_ns = "vfat", 2 * 10**9
+    context.file_system.name, context.file_system.granularity_ns = "vfat", 2 * 10**9
     await trio.lowlevel.checkpoint()
 
 
@@ -413,7 +413,7 @@ SCENARIOS: Final = (
         "a completed recording is copied over itself",
         _copied_after,
         may_end=_REPLACED,
-        when_unharmed=ScenarioContext.in_s3_twice,
+        check_unharmed=ScenarioContext.in_s3_twice,
     ),
     Scenario("mtime-goes-back", "a recording's time stamp goes back", _time_goes_back, _before_changing),
     Scenario(
@@ -423,7 +423,7 @@ SCENARIOS: Final = (
         _before_coarse,
         may_end=_REPLACED,  # where no number lasts, one whose only recorded part was patched meanwhile is another one
         writes_again=True,
-        when_unharmed=_one_stream,
+        check_unharmed=_one_stream,
     ),
     Scenario("mtime-in-future", "time stamps of the future, then of now", _future),
     Scenario(
@@ -432,14 +432,16 @@ SCENARIOS: Final = (
         _redis_loses_completed,
         one_object=True,
     ),
-    Scenario("tail-truncated", "one byte is cut off at the close", _tail_cut, starts_over=True, cheap=True),
-    Scenario("preallocated", "the full size is set first, then filled", _full_size_first, cheap=True, slack_parts=4),
+    Scenario("tail-truncated", "one byte is cut off at the close", _tail_cut, starts_over=True, bounded_bytes=True),
+    Scenario(
+        "preallocated", "the full size is set first, then filled", _full_size_first, bounded_bytes=True, slack_parts=4
+    ),
     Scenario(
         "append-after-close",
         "appended to and closed, again and again",
         _append_and_close,
         writes_again=True,
-        cheap=True,
+        bounded_bytes=True,
     ),
     Scenario(
         "patched-during-verification", "a block is patched behind the verification", _slow_disk, _before_slow_disk

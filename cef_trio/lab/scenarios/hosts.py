@@ -14,7 +14,7 @@ from cef_trio.checkpoint.states import Status
 from cef_trio.lab.filesystem import FileSystem
 from cef_trio.lab.scenario_context import ScenarioContext
 from cef_trio.lab.scenarios.model import Scenario
-from cef_trio.lab.scenarios.streams import goes_on, interrupted
+from cef_trio.lab.scenarios.streams import interrupted, keeps_growing
 from cef_trio.lab.world import OTHER_BUCKET, PART
 
 
@@ -251,31 +251,31 @@ def _key_has_final_name(context: ScenarioContext) -> list[str]:
 
 
 SCENARIOS: Final = (
-    Scenario("two-hosts", "two hosts whose folders and inodes are called alike", goes_on, _before_two_hosts),
+    Scenario("two-hosts", "two hosts whose folders and inodes are called alike", keeps_growing, _before_two_hosts),
     Scenario(
         "two-hosts-at-once",
         "two hosts record under the same names at once",
         _hosts_at_once,
-        also=_each_once,
-        goes_on=True,
+        check_end=_each_once,
+        script_spans_lives=True,
     ),
     Scenario(
         "two-containers-at-once",
         "two containers of one machine record under the same names",
         _folders_at_once,
         _before_folders_at_once,
-        also=_each_once,
-        goes_on=True,
+        check_end=_each_once,
+        script_spans_lives=True,
     ),
     Scenario(
         "bucket-changes",
         "S3_BUCKET_NAME is another one in the next life",
-        goes_on,
+        keeps_growing,
         _before_bucket_changes,
         starts_over=True,
     ),
-    Scenario("part-size-changes", "CHUNK_SIZE_BYTES is another one", goes_on, _before_part_size_changes),
-    Scenario("temporary-name", "renamed before the first part", _temporary_name, also=_key_has_final_name),
+    Scenario("part-size-changes", "CHUNK_SIZE_BYTES is another one", keeps_growing, _before_part_size_changes),
+    Scenario("temporary-name", "renamed before the first part", _temporary_name, check_end=_key_has_final_name),
     Scenario("same-names", "recordings of one name in three folders, and a Redis that forgets", _same_names),
     Scenario("folder-renamed", "a folder with open recordings gets another name", _folder_renamed),
     Scenario("inotify-overflow", "inotify's queue overflows", _overflow),

@@ -13,10 +13,10 @@ from cef_trio.checkpoint.states import Status
 from cef_trio.lab.scenario_context import ScenarioContext
 from cef_trio.resilience.retry import RetryPolicy
 
-Story = Callable[[ScenarioContext], Awaitable[None]]
+Script = Callable[[ScenarioContext], Awaitable[None]]
 
 
-async def nothing(_stage: ScenarioContext) -> None:
+async def nothing(_context: ScenarioContext) -> None:
     """The world is new."""
     await trio.lowlevel.checkpoint()
 
@@ -27,8 +27,8 @@ class Scenario:
 
     name: str
     summary: str
-    script: Story
-    before: Story = nothing
+    script: Script
+    before: Script = nothing
     may_end: frozenset[Status] = frozenset()
     starts_over: bool = False
     """Whether parts may rightly be sent again: the file was cut off, or its upload given up."""
@@ -42,19 +42,19 @@ class Scenario:
     """Whether the servers' faults are still there for the daemon that comes last."""
     one_object: bool = False
     """Whether no two objects may have the same bytes, whatever Redis lost."""
-    cheap: bool = False
+    bounded_bytes: bool = False
     """Whether what is sent must be bounded by what was changed."""
     slack_parts: int = 0
     """How many parts may be sent beyond that: a file system tells holes by its own blocks, which are longer here."""
-    also: Callable[[ScenarioContext], list[str]] = lambda _: []
+    check_end: Callable[[ScenarioContext], list[str]] = lambda _: []
     """What else is asked in the end; returns what is broken."""
-    when_unharmed: Callable[[ScenarioContext], list[str]] = lambda _: []
+    check_unharmed: Callable[[ScenarioContext], list[str]] = lambda _: []
     """What is asked only if no daemon was struck."""
-    between: Callable[[ScenarioContext, int], None] = lambda _stage, _life: None
+    between: Callable[[ScenarioContext, int], None] = lambda _context, _life: None
     """What changes before each further daemon, whose number is told."""
-    lingers: Callable[[ScenarioContext], AbstractAsyncContextManager[None]] | None = None
+    lasting_fault: Callable[[ScenarioContext], AbstractAsyncContextManager[None]] | None = None
     """A trouble that the last daemon still meets: it must say what is at risk by it (promise P10), and come back."""
-    goes_on: bool = False
+    script_spans_lives: bool = False
     """Whether the script goes on while daemons die and others come."""
     max_concurrent_parts: int = 4
     policy: RetryPolicy = field(default=RetryPolicy(attempts=3, initial_seconds=0.2, max_seconds=2.0))

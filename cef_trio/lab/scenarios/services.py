@@ -164,7 +164,7 @@ async def _redis_fails_over(context: ScenarioContext) -> None:
     redis.turn_read_only()
     context.append(PART)
     await trio.sleep(31)
-    if daemon is not None and daemon is context.daemon and daemon.listens and not context.world.life.ended:
+    if daemon is not None and daemon is context.daemon and daemon.accepts_events and not context.world.life.ended:
         _tell_flapping(context)
     redis.fail_over(replica)
     await trio.sleep(3)
@@ -255,7 +255,7 @@ async def _record_unreadable(context: ScenarioContext) -> None:
     context.close("b.mp4")
     await context.completes("b.mp4", within=30)
     await trio.sleep(60)
-    if daemon is not None and daemon is context.daemon and daemon.listens:
+    if daemon is not None and daemon is context.daemon and daemon.accepts_events:
         risks = RiskObserver(daemon.services, daemon.supervisor)()
         if Reason.RECORD_UNREADABLE not in {risk.reason for risk in risks}:
             context.violations.append("P10: a recording whose record cannot be read is not named as at risk")
@@ -266,7 +266,7 @@ async def _record_unreadable(context: ScenarioContext) -> None:
 
 
 SCENARIOS: Final = (
-    Scenario("page-404", "an ingress answers 404 with a page, for a while", _page_404, cheap=True),
+    Scenario("page-404", "an ingress answers 404 with a page, for a while", _page_404, bounded_bytes=True),
     Scenario("page-403", "a proxy answers everything with 403 and a page, for a while", _page_403),
     Scenario("page-413", "a proxy takes no body of that size, for a while", _page_413),
     Scenario("page-200", "something answers 200 with a page, for a while", _page_200),

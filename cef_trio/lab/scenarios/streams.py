@@ -109,16 +109,16 @@ async def _before_unrecorded(context: ScenarioContext) -> None:
 
 
 class _DiesAtSecondPart(Life):
-    def begins(self, call: str) -> int:
-        number = Life.begins(self, call)
+    def begin_call(self, call: str) -> int:
+        number = Life.begin_call(self, call)
         if call == "s3 UploadPart 2":
             self.dies_at = (number, CrashMoment.UNANSWERED)
         return number
 
 
 class _DiesBeforeComplete(Life):
-    def begins(self, call: str) -> int:
-        number = Life.begins(self, call)
+    def begin_call(self, call: str) -> int:
+        number = Life.begin_call(self, call)
         if call == "s3 CompleteMultipartUpload":
             self.dies_at = (number, CrashMoment.BEFORE)
         return number
@@ -158,7 +158,7 @@ async def _before_adoption(context: ScenarioContext) -> None:
     context.world.lose_redis()
 
 
-async def goes_on(context: ScenarioContext) -> None:
+async def keeps_growing(context: ScenarioContext) -> None:
     """The recording grows on, and ends."""
     await trio.sleep(0.3)
     context.append(2 * PART)
@@ -303,7 +303,7 @@ async def _replaced_unheard(context: ScenarioContext) -> None:
     await trio.sleep(0.5)
     context.close()
     await trio.sleep(0.99)
-    context.replace(4 * PART, heard=False)
+    context.replace(4 * PART, reported=False)
     await trio.sleep(1)
     context.close()
     await trio.sleep(8)
@@ -410,11 +410,11 @@ SCENARIOS: Final = (
     Scenario("rewrites", "the writer patches parts that were sent, until the last moment", _rewrites),
     Scenario("patch-reverted", "a part is patched, sent again, and the patch taken back", _bytes_go_back),
     Scenario("empty", "an empty recording becomes a plain object", _empty),
-    Scenario("resume", "a daemon that was stopped comes back, the recording still growing", goes_on, interrupted),
+    Scenario("resume", "a daemon that was stopped comes back, the recording still growing", keeps_growing, interrupted),
     Scenario(
         "unrecorded-part",
         "a daemon that was killed between S3's effect and its answer comes back",
-        goes_on,
+        keeps_growing,
         _before_unrecorded,
     ),
     Scenario(
@@ -424,7 +424,7 @@ SCENARIOS: Final = (
         _before_verified,
         may_end=GONE,
     ),
-    Scenario("adoption", "Redis lost everything; S3 has the open upload", goes_on, _before_adoption),
+    Scenario("adoption", "Redis lost everything; S3 has the open upload", keeps_growing, _before_adoption),
     Scenario("transient-errors", "every kind of call fails once before and once after its effect", _passing_errors),
     Scenario("error-in-200", "Complete answers 200, and an error in the body", _error_in_200),
     Scenario("damaged-part", "S3 stores other bytes than it was sent, and Complete's answer is cut off", _damaged),

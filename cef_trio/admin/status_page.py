@@ -4,7 +4,7 @@
 unhealthy, since a restart would not repair it. *Ready*: S3 and Redis are up, nothing is at risk
 (``observability/at_risk.py``), and the daemon is neither starting nor shutting down.
 
-Values are points in time, not ages, so that two snapshots are equal if nothing happened between them.
+Times are Unix time, not ages, so that two pages are equal if nothing happened between them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
-from cef_trio.observability import SENTENCES, Risk, describe_amount
+from cef_trio.observability import SENTENCES, Risk, ServiceOutage, StreamActivity, describe_amount
 
 
 class Phase(StrEnum):
@@ -26,49 +26,23 @@ class Phase(StrEnum):
     """Shutting down: parts in flight are finished, no new ones are started."""
 
 
-class StreamState(StrEnum):
-    """Current activity of a stream's task."""
-
-    PREPARING = "preparing"
-    """Starting or resuming."""
-    UPLOADING = "uploading"
-    WAITING = "waiting"
-    """Waiting for its file to grow, or for a slot."""
-    VERIFYING = "verifying"
-    """The recording has ended: all bytes are compared and the object is completed."""
-    FINISHING = "finishing"
-    """The object exists; its metadata is being written."""
-    RETRYING = "retrying"
-    """Waiting after a transient error."""
-    HELD = "held"
-    """Waiting for the end of an outage."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StreamLine:
+class StreamRow:
     """An active stream. Sizes in bytes."""
 
     stream_id: str | None
     """``None`` until it is recorded in Redis."""
     file: str
     """Path below the watch folder."""
-    state: StreamState
+    state: StreamActivity
     size_on_disk_bytes: int
-    uploaded_bytes: int
-    """Acknowledged by S3; each part counts once."""
+    acknowledged_bytes: int
     bytes_per_second: float
-    """Acknowledged by S3 in the last minute."""
-    lag_since: float | None
-    """POSIX time at which the oldest unacknowledged byte was first seen; ``None`` if nothing waits."""
+    lag_bytes: int = 0
+    lag_since: float | None = None
+    """When the oldest unacknowledged byte was first seen; ``None`` if nothing waits."""
     note: str | None = None
     """Why it waits."""
-    unwritten_bytes: int = 0
-    """Bytes within the size that are known not to be written yet."""
-
-    @property
-    def lag_bytes(self) -> int:
-        """Bytes on disk that are not acknowledged."""
-        return max(0, self.size_on_disk_bytes - self.unwritten_bytes - self.uploaded_bytes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,19 +56,6 @@ class FailedStream:
     detail: str | None
     """The error message."""
     at: float
-    """POSIX time."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServiceOutage:
-    """An outage of S3 or Redis."""
-
-    service: str
-    since: float
-    """POSIX time."""
-    error: str
-    probes: int
-    """Number of probes since."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,20 +65,20 @@ class Totals:
     working: int
     """Streams that hold a slot."""
     slots: int
-    live: int
-    uploaded_bytes: int
-    """Of active streams."""
+    active_streams: int
+    """Streams with a task."""
     lag_bytes: int
     bytes_per_second: float
     completed: int | None
     """All completed streams in Redis; ``None`` until Redis has answered."""
     failed: int | None
-    limit_bytes_per_second: int = 0
+    lag_since: float | None = None
+    upload_limit_bytes_per_second: int = 0
     """Current ``MAX_UPLOAD_RATE``; 0 is no limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Snapshot:
+class StatusPage:
     """Content of the status page."""
 
     phase: Phase
@@ -125,9 +86,8 @@ class Snapshot:
     instance: str
     folder: str
     started_at: float
-    """POSIX time."""
     totals: Totals
-    streams: tuple[StreamLine, ...]
+    streams: tuple[StreamRow, ...]
     streams_left_out: int
     """Number of active streams that are not listed."""
     failed: tuple[FailedStream, ...]
@@ -136,15 +96,11 @@ class Snapshot:
     unhealthy: tuple[str, ...]
     """Problems of the daemon itself."""
     at_risk: tuple[Risk, ...] = ()
-    """Current risks; times are POSIX time."""
 
 
-def to_json(snapshot: Snapshot) -> str:
+def to_json(page: StatusPage) -> str:
     """Encode as one line of JSON for ``/events``."""
-    document = asdict(snapshot)
-    for line, stream in zip(document["streams"], snapshot.streams, strict=True):
-        line["lag_bytes"] = stream.lag_bytes
-    return json.dumps(document, separators=(",", ":"))
+    return json.dumps(asdict(page), separators=(",", ":"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,7 +123,6 @@ class ReadyFacts:
     at_risk: tuple[Risk, ...] = ()
     """Current risks."""
     now: float = 0.0
-    """POSIX time."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,140 @@
+"""State of a daemon at one moment. Metrics, status page and the daemon's report in Redis are made from it. Pure.
+
+Sizes in bytes, durations in seconds, times in Unix time.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from cef_trio.checkpoint import Status, StreamSet
+from cef_trio.observability.at_risk import Risk
+from cef_trio.observability.lag import Lag, total
+from cef_trio.observability.metric_labels import StreamState
+
+
+class StreamActivity(StrEnum):
+    """Current activity of a stream's task, as the status page shows it."""
+
+    PREPARING = "preparing"
+    """Starting or resuming."""
+    UPLOADING = "uploading"
+    WAITING = "waiting"
+    """Waiting for its file to grow, or for a slot."""
+    VERIFYING = "verifying"
+    """The recording has ended: all bytes are compared and the object is completed."""
+    FINISHING = "finishing"
+    """The object exists; its metadata is being written."""
+    RETRYING = "retrying"
+    """Waiting after a transient error."""
+    HELD = "held"
+    """Waiting for the end of an outage."""
+
+
+def activity_of(status: Status | None, *, working: bool, held: bool) -> StreamActivity:
+    """Return the activity of a stream's task.
+
+    ``status``: ``None`` until it is known. ``working``: the task holds a slot. ``held``: S3 or Redis is down. A
+    verification continues during an outage, since it reads the file.
+    """
+    match status:
+        case None:
+            return StreamActivity.HELD if held else StreamActivity.PREPARING
+        case Status.RETRYING if not working:
+            return StreamActivity.RETRYING
+        case Status.PENDING_COMPLETION:
+            return StreamActivity.VERIFYING
+        case Status.S3_COMPLETED | Status.COMPLETED:
+            return StreamActivity.HELD if held else StreamActivity.FINISHING
+        case _ if working:
+            return StreamActivity.HELD if held else StreamActivity.UPLOADING
+        case _:
+            return StreamActivity.WAITING
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamSnapshot:
+    """A stream with a running task."""
+
+    stream_id: str | None
+    """``None`` until it is recorded in Redis."""
+    path: str
+    state: StreamState
+    activity: StreamActivity
+    size_on_disk_bytes: int
+    acknowledged_bytes: int = 0
+    """Acknowledged by S3; each part counts once."""
+    lag: Lag = field(default_factory=Lag)
+    bytes_per_second: float = 0.0
+    error: str | None = None
+    """The recorded error of a stream that retries; not redacted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceOutage:
+    """An outage of S3 or Redis."""
+
+    service: str
+    since: float
+    error: str
+    """Not redacted."""
+    probes: int
+    """Number of probes since."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimiterUse:
+    """Use of a capacity limiter."""
+
+    borrowed: float = 0
+    total: float = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """State of a daemon at one moment."""
+
+    at: float = 0.0
+    streams: tuple[StreamSnapshot, ...] = ()
+    not_looked_up: Lag = field(default_factory=Lag)
+    """Of files that Redis and S3 have not been asked about yet; they have no stream."""
+    outages: Mapping[str, ServiceOutage | None] = field(default_factory=dict)
+    """By service; ``None``: it is up."""
+    risks: tuple[Risk, ...] = ()
+    limiters: Mapping[str, LimiterUse] = field(default_factory=dict)
+    """``streams`` and ``parts``."""
+    upload_limit: int = 0
+    """Bytes a second; 0 is no limit."""
+    unreadable_records: int = 0
+    failing_calls: int = 0
+    """Number of kinds of optional S3 calls that fail at present."""
+    hung_mounts: int = 0
+    shutdown_seconds: float = 0.0
+    """0 before a shutdown."""
+
+    @property
+    def lag(self) -> Lag:
+        """Lag of all streams and of the files without one."""
+        return total([self.not_looked_up, *(one.lag for one in self.streams)])
+
+    @property
+    def bytes_per_second(self) -> float:
+        """Upload rate of all active streams."""
+        return sum(one.bytes_per_second for one in self.streams)
+
+    @property
+    def active_streams(self) -> Mapping[StreamState, int]:
+        """Number of streams in each state."""
+        counts = Counter(one.state for one in self.streams)
+        return {state: counts[state] for state in StreamState}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RedisSurvey:
+    """Last answers of Redis; a question that failed is empty."""
+
+    known_streams: Mapping[StreamSet, int] = field(default_factory=dict)
+    persistent: bool | None = None

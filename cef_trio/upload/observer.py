@@ -1,0 +1,88 @@
+"""Take snapshots of a running daemon from memory, without awaiting or changing anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import trio
+
+from cef_trio.observability import (
+    Lag,
+    LimiterUse,
+    ServiceOutage,
+    Snapshot,
+    StreamSnapshot,
+    StreamState,
+    activity_of,
+    upload_rate,
+)
+from cef_trio.resilience import CircuitBreaker
+from cef_trio.upload.risks import RiskObserver
+from cef_trio.upload.services import Services
+from cef_trio.upload.supervisor import LiveStream, StreamSupervisor
+
+
+@dataclass(frozen=True, slots=True)
+class Observer:
+    """Takes snapshots of a running daemon. Call it from the trio thread."""
+
+    services: Services
+    supervisor: StreamSupervisor
+    risks: RiskObserver
+    leaving_since: Callable[[], float | None] = lambda: None
+    """When the shutdown began, by ``trio.current_time()``; ``None`` before."""
+
+    def __call__(self) -> Snapshot:
+        """Return the current snapshot."""
+        services, supervisor, now = self.services, self.supervisor, trio.current_time()
+        leaving_since = self.leaving_since()
+        outages = {one.service: self._outage(one) for one in (services.s3_breaker, services.redis_breaker)}
+        held = any(outages.values())
+        return Snapshot(
+            at=services.unix_time(now),
+            streams=tuple(self._stream(one, now, held=held) for one in supervisor.live),
+            not_looked_up=self._unix(Lag(supervisor.pending_lookup_bytes, supervisor.pending_lookup_since)),
+            outages=outages,
+            risks=self.risks(),
+            limiters={"streams": _use(services.stream_slots), "parts": _use(services.part_slots)},
+            upload_limit=services.rate_limiter.rate,
+            unreadable_records=len(services.store.unreadable.known),
+            failing_calls=len(services.best_effort.failing),
+            hung_mounts=len(services.mounts.hung.value),
+            shutdown_seconds=now - leaving_since if leaving_since is not None else 0.0,
+        )
+
+    def _stream(self, live: LiveStream, now: float, *, held: bool) -> StreamSnapshot:
+        processor, upload = live.processor, live.processor.upload
+        return StreamSnapshot(
+            stream_id=processor.stream_id,
+            path=live.path,
+            state=_state(live),
+            activity=activity_of(upload.meta.status if upload else None, working=processor.working, held=held),
+            size_on_disk_bytes=live.file_state.value.stat.size_bytes,
+            acknowledged_bytes=upload.acknowledged_bytes if upload else 0,
+            lag=self._unix(live.lag(now)),
+            bytes_per_second=upload_rate(upload.parts.values(), self.services.utc_now()) if upload else 0.0,
+            error=upload.meta.failure_reason if upload else None,
+        )
+
+    def _outage(self, breaker: CircuitBreaker) -> ServiceOutage | None:
+        outage = breaker.outage
+        if outage is None:
+            return None
+        since = self.services.unix_time(outage.began)
+        return ServiceOutage(service=breaker.service, since=since, error=outage.error, probes=outage.probes)
+
+    def _unix(self, lag: Lag) -> Lag:
+        return lag if lag.since is None else replace(lag, since=self.services.unix_time(lag.since))
+
+
+def _state(stream: LiveStream) -> StreamState:
+    if stream.processor.working:
+        return StreamState.WORKING
+    return StreamState.RETRYING if stream.processor.retrying else StreamState.WAITING
+
+
+def _use(limiter: trio.CapacityLimiter) -> LimiterUse:
+    return LimiterUse(borrowed=limiter.borrowed_tokens, total=limiter.total_tokens)
