@@ -21,10 +21,10 @@ from cef_trio.files.nofollow import open_straight
 from cef_trio.files.reader import (
     OpenRecording,
     access_errors,
+    open_errors,
     open_file_stat,
     piece_is_written,
     place_of_nearest_folder,
-    refusal,
     stat_with_birth,
 )
 from cef_trio.lab.crash_simulation import CrashMoment, Life
@@ -72,15 +72,12 @@ class InlineDisk:
     async def open(self, path: str) -> AsyncIterator[OpenRecording]:
         """See :meth:`cef_trio.files.reader.Disk.open`."""
         await trio.lowlevel.checkpoint()
+        with open_errors(path), self._answering():
+            descriptor = open_straight(path, os.O_RDONLY | os.O_NONBLOCK)
         try:
-            with self._answering():
-                descriptor = open_straight(path, os.O_RDONLY | os.O_NONBLOCK)
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise RecordingChangedError(f"{path!r} is not there any more") from error
-        except OSError as error:
-            raise refusal(f"cannot open {path!r}", error) from error
-        try:
-            yield InlineRecording(descriptor, path, self._answering, self._read_seconds)
+            recording = InlineRecording(descriptor, path, self._answering, self._read_seconds)
+            recording.stat_now()
+            yield recording
         finally:
             os.close(descriptor)
 
@@ -141,10 +138,14 @@ class InlineRecording:
     async def stat(self) -> FileStat:
         """See :meth:`cef_trio.files.reader.OpenRecording.stat`."""
         await trio.lowlevel.checkpoint()
+        return self.stat_now()
+
+    def stat_now(self) -> FileStat:
+        """Return the file's status, without a checkpoint."""
         with access_errors(f"cannot look at {self._path!r}"), self._answering():
             found = open_file_stat(self._descriptor)
         if found is None:
-            raise RecordingChangedError("it is not a regular file")
+            raise RecordingChangedError(f"{self._path!r} is not a regular file")
         return found
 
     async def origin(self) -> Origin:

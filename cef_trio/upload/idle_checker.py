@@ -24,8 +24,9 @@ from cef_trio.exceptions import CefMp4ProcessorError, ChunkProcessingError
 from cef_trio.resilience import Periodic
 from cef_trio.upload import bulk_load, file_state
 from cef_trio.upload.file_triage import IdleCheckResult, check_idle
+from cef_trio.upload.live_stream import LiveStream
 from cef_trio.upload.services import Services
-from cef_trio.upload.supervisor import LiveStream, StreamSupervisor
+from cef_trio.upload.supervisor import StreamSupervisor
 
 log = structlog.get_logger(__name__)
 

@@ -41,7 +41,7 @@ from cef_trio.upload.object_match import (
 from cef_trio.upload.part_matching import plan_of
 from cef_trio.upload.part_plan import PartPlan
 from cef_trio.upload.recognition import identify
-from cef_trio.upload.recovery import new_record
+from cef_trio.upload.recovery import FileHistory, new_record
 from cef_trio.upload.services import Services
 from cef_trio.upload.session import STREAM_ID_METADATA, StreamUpload
 
@@ -161,13 +161,11 @@ class OrphanObjects:
         owned = known.keys() | known.unreadable.keys() | self._live_ids()
         return [orphan for orphan in orphans if orphan.proposed.stream_id not in owned]
 
-    async def adopt(
-        self, path: str, *, named: Callable[[str], None], instead_of: str | None = None, beside: str | None = None
-    ) -> StreamUpload | None:
+    async def adopt(self, path: str, *, named: Callable[[str], None], history: FileHistory) -> StreamUpload | None:
         """Create a record for the object that has the file's bytes; return ``None`` if there is none: upload it.
 
         The stream's status is ``completed``, or ``s3_completed`` if its metadata JSON is still to be written.
-        ``named``, ``instead_of`` and ``beside`` are as for :func:`cef_trio.upload.recovery.begin`.
+        ``named`` and ``history`` are as for :func:`cef_trio.upload.recovery.begin`.
 
         Raises:
             RecordingChangedError: the file does not exist.
@@ -189,9 +187,7 @@ class OrphanObjects:
                 after = await recording.stat()
                 if (after, after.ctime_ns) != (before, before.ctime_ns):
                     return None  # it changed during the comparison
-                upload = await self._record(
-                    match, path, identity, after, named=named, instead_of=instead_of, beside=beside
-                )
+                upload = await self._record(match, path, identity, after, named=named, history=history)
                 recorded = True
             finally:
                 if not recorded:
@@ -273,8 +269,7 @@ class OrphanObjects:
         stat: FileStat,
         *,
         named: Callable[[str], None],
-        instead_of: str | None,
-        beside: str | None,
+        history: FileHistory,
     ) -> StreamUpload:
         services, metadata = self._services, match.metadata
         now = services.utc_now()
@@ -284,7 +279,7 @@ class OrphanObjects:
         if metadata is not None and services.webhook is None:
             meta = replace(meta, status=Status.COMPLETED)
         named(meta.stream_id)
-        await services.store.create(meta, services.lease, parts, instead_of=instead_of, beside=beside)
+        await services.store.create(meta, services.lease, parts, instead_of=history.instead_of, beside=history.beside)
         log.info("object_adopted", key=meta.s3_key_prefix, size_bytes=stat.size_bytes, parts=len(parts))
         records = {part.part_number: part for part in parts}
         return StreamUpload(services, Checkpoint(meta, StreamSet.PENDING_COMPLETION, records))

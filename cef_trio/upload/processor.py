@@ -36,20 +36,22 @@ from cef_trio.exceptions import (
     StreamEndedError,
 )
 from cef_trio.files import HEAD_BYTES, FileStat, IdentityMatch, OpenRecording, is_same_file
-from cef_trio.resilience import Movement, shielded
+from cef_trio.resilience import Movement, RetryPolicy, shielded
 from cef_trio.upload import recovery
 from cef_trio.upload.failures import KEEPS_ITS_UPLOAD, StreamFailedError, is_missing_right, reason_of
 from cef_trio.upload.file_state import Ending, FileState, closed, confirmed, gone, still_written
 from cef_trio.upload.finalize import finish, verify_and_complete
 from cef_trio.upload.holes import Holes
+from cef_trio.upload.lost_records import LostRecords
 from cef_trio.upload.next_action import Action, FileCheck, check_file, next_action
 from cef_trio.upload.part_plan import Part
 from cef_trio.upload.recognition import identify, recognize
+from cef_trio.upload.recovery import FileHistory
 from cef_trio.upload.repeated_errors import RepeatedErrors
 from cef_trio.upload.send_parts import send_all
 from cef_trio.upload.services import Services
 from cef_trio.upload.session import StreamUpload
-from cef_trio.upload.start import FileHistory, NotStarted, Sources, start
+from cef_trio.upload.start import NotStarted, start
 
 log = structlog.get_logger(__name__)
 
@@ -81,7 +83,7 @@ class StreamProcessor:
     def __init__(
         self,
         services: Services,
-        sources: Sources,
+        lost_records: LostRecords,
         file_state: AsyncValue[FileState],
         stream_id: str | None,
         history: FileHistory,
@@ -93,7 +95,7 @@ class StreamProcessor:
         """Whether the task holds a stream slot."""
         self.upload: StreamUpload | None = None
         self._services = services
-        self._sources = sources
+        self._lost_records = lost_records
         self._history = history
         self.movement = Movement()
         """Tracks whether the upload makes progress."""
@@ -237,7 +239,7 @@ class StreamProcessor:
         try:
             started = await start(
                 self._services,
-                self._sources,
+                self._lost_records,
                 path,
                 self._history,
                 named=self._set_stream_id,
@@ -494,8 +496,8 @@ class StreamProcessor:
 
     def _backoff(self, attempts: int) -> float:
         rules = self._services.rules
-        wanted: float = rules.retry_initial_seconds * 2 ** min(attempts - 1, 32)
-        return min(rules.retry_max_seconds, wanted)
+        policy = RetryPolicy(initial_seconds=rules.retry_initial_seconds, max_seconds=rules.retry_max_seconds)
+        return policy.ceiling_seconds(attempts)
 
     async def _pause(self, seconds: float) -> None:
         """Wait until the time is over, an unreadable file has an event, or the daemon drains."""
@@ -550,8 +552,7 @@ class StreamProcessor:
                 self._services,
                 self.file_state.value,
                 named=self._set_stream_id,
-                instead_of=self._history.instead_of,
-                beside=self._history.beside,
+                history=self._history,
             )
         if reason not in KEEPS_ITS_UPLOAD:
             await upload.abort()

@@ -16,7 +16,7 @@ from cef_trio.checkpoint.protocols import CheckpointStore
 from cef_trio.checkpoint.shutdown_flush import ShutdownFlush
 from cef_trio.checkpoint.states import Status
 from cef_trio.exceptions import RedisOperationError
-from cef_trio.resilience.outage import CircuitBreaker, Need, RetryPolicy
+from cef_trio.resilience import CircuitBreaker, Need, RetryPolicy
 
 pytestmark = pytest.mark.usefixtures("autojump_clock")
 

@@ -17,8 +17,9 @@ from cef_trio.checkpoint.protocols import KnownPath
 from cef_trio.checkpoint.redis.store import RedisCheckpointStore
 from cef_trio.checkpoint.states import HOME, Status, StreamSet
 from cef_trio.cli.list import State, in_state
-from cef_trio.cli.output import Column, Row, duration, facts, printable, safe, short_path, size, table
+from cef_trio.cli.output import Column, Row, duration, facts, safe, short_path, size, table
 from cef_trio.cli.stream_selection import NoSuchStreamError, select
+from cef_trio.safe_text import printable
 
 FORGED = "/rec/[red]x[/red]\x1b[31m\nforged line \u202ecod.\udcff.mp4"
 
