@@ -179,7 +179,7 @@ async def run_daemon(
                     lambda: shutdown.signals > 0,
                     Redactor(secret_values(settings)).text,
                 )
-                running_watchdog.unsaved = lambda: services.exit_saves.unsaved | _live_ids(status)
+                running_watchdog.unsaved = lambda: services.shutdown_flush.unsaved | _live_ids(status)
                 try:
                     serve_page = partial(serve_admin, allowed_hosts=settings.prom_allowed_hosts)
                     await root.start(
@@ -200,7 +200,7 @@ async def run_daemon(
                         redact=status.redact,
                     )
                 root.cancel_scope.cancel()
-            unsaved = services.exit_saves.unsaved
+            unsaved = services.shutdown_flush.unsaved
     if unsaved:
         log.error("streams_not_saved", streams=sorted(unsaved))
         exit_code = ExitCode.NOT_SAVED
@@ -266,9 +266,9 @@ async def serve(
                 services, processors, matches, rules, leaving_since=lambda: shutdown.began_at, redact=redact
             )
             services.metrics.snapshots_by(tasks.observer)
-            shutdown.on_drain += [services.exit_saves.leave, tasks.supervisor.drain]
+            shutdown.on_drain += [services.shutdown_flush.leave, tasks.supervisor.drain]
             background.start_soon(tasks.supervisor.renew_leases)
-            background.start_soon(services.best_effort.ask_again, services.s3.head_bucket)
+            background.start_soon(services.best_effort.retry_failing, services.s3.head_bucket)
             background.start_soon(abort_orphan_uploads, services)
             with shutdown.intake:
                 exit_code = await run_intake(tasks)

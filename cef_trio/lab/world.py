@@ -423,7 +423,7 @@ class World:
                 probe=partial(self._probe, host),
                 has_writer=partial(self._has_writer, host),
                 lease=lease,
-                exit_saves=ShutdownFlush(store, lease, redis_breaker),
+                shutdown_flush=ShutdownFlush(store, lease, redis_breaker),
                 s3_breaker=s3_breaker,
                 redis_breaker=redis_breaker,
                 stream_slots=trio.CapacityLimiter(self._max_concurrent_streams),
@@ -557,7 +557,7 @@ class WorldDaemon:
             random=Random(world.random.getrandbits(64)),  # noqa: S311 - to be repeated, not secret
         )
         await serve(self.services, self.shutdown, _is_recording, rules, run_intake)
-        self.exit_code = ExitCode.NOT_SAVED if self.services.exit_saves.unsaved else ExitCode.DONE
+        self.exit_code = ExitCode.NOT_SAVED if self.services.shutdown_flush.unsaved else ExitCode.DONE
 
     async def _start_watching(self, tasks: IntakeTasks, intake: trio.Nursery) -> None:
         """Start the watcher; with real files, report a scan instead."""

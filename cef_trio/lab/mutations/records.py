@@ -116,7 +116,7 @@ def _unknown_uploads_unseen(stack: ExitStack) -> None:
         await trio.lowlevel.checkpoint()
         return True
 
-    replace_in(stack, OrphanUploads, "look", left_out)
+    replace_in(stack, OrphanUploads, "list_unknown", left_out)
 
 
 def _orphans_left(stack: ExitStack) -> None:
