@@ -19,6 +19,7 @@ from typing import Any
 import trio
 
 from cef_trio.checkpoint.model import Checkpoint
+from cef_trio.exceptions import leaves
 from cef_trio.lab import invariants
 from cef_trio.lab.checks import CHECKS, Check
 from cef_trio.lab.crash_simulation import Life
@@ -117,7 +118,7 @@ def run_plan(plan: Plan, *, keep_journal: bool = False) -> Report:
             else:
                 run_virtual(_run, Path(folder), report, keep_journal, seed=plan.seed + 1)
         except Exception as error:  # noqa: BLE001 - an exception of the daemon is a violation
-            report.violations.append(f"P6: the daemon raised {_innermost(error)!r}")
+            report.violations.append(f"P6: the daemon raised {next(leaves(error))!r}")
         if _descriptors() > before:
             report.violations.append(f"P7: {_descriptors() - before} file descriptors were left open")
     return report
@@ -125,12 +126,6 @@ def run_plan(plan: Plan, *, keep_journal: bool = False) -> Report:
 
 def _run_check(check: Check) -> list[str]:
     return trio.run(check.run) if check.real else run_virtual(check.run, seed=1)
-
-
-def _innermost(error: Exception) -> Exception:
-    while isinstance(error, ExceptionGroup):
-        error = error.exceptions[0]
-    return error
 
 
 def _descriptors() -> int:

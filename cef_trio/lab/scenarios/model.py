@@ -11,7 +11,7 @@ import trio
 
 from cef_trio.checkpoint.states import Status
 from cef_trio.lab.scenario_context import ScenarioContext
-from cef_trio.resilience.retry import RetryPolicy
+from cef_trio.resilience import RetryPolicy
 
 Script = Callable[[ScenarioContext], Awaitable[None]]
 
