@@ -18,7 +18,6 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColu
 from cef_trio.checkpoint import Checkpoint, Status
 from cef_trio.cli.arguments import NO_FOLDER, STREAM_ID_HELP, add_common
 from cef_trio.cli.object_check import Comparison, Content, compare, is_proven, metadata_content, recorded_content
-from cef_trio.cli.output import printable
 from cef_trio.cli.result_lines import Report
 from cef_trio.cli.retry_plan import Presence, presence_of
 from cef_trio.cli.session import CommandContext, run_command
@@ -27,6 +26,7 @@ from cef_trio.exceptions import ChunkProcessingError, RecordingChangedError, S3O
 from cef_trio.exit_codes import ExitCode
 from cef_trio.files import FileSlice
 from cef_trio.s3 import ARCHIVED, Crc64Nvme
+from cef_trio.safe_text import printable
 from cef_trio.settings import load_settings
 from cef_trio.upload import bulk_load, identify, metadata_key, recognize
 

@@ -161,7 +161,7 @@ async def open_services(
             probe=partial(probe, ffprobe_path=settings.ffprobe_path, timeout_seconds=settings.ffprobe_timeout_seconds),
             has_writer=partial(_has_writer, mounts),
             lease=lease,
-            exit_saves=ShutdownFlush(store, lease, redis_breaker),
+            shutdown_flush=ShutdownFlush(store, lease, redis_breaker),
             s3_breaker=s3_breaker,
             redis_breaker=redis_breaker,
             stream_slots=trio.CapacityLimiter(settings.max_concurrent_streams),

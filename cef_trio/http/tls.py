@@ -20,13 +20,13 @@ import certifi
 import structlog
 import trio
 
+from cef_trio.exceptions import causes
 from cef_trio.resilience import run_in_thread
 
 log = structlog.get_logger(__name__)
 
 _READ_SECONDS: Final = 1.0
 """How long a new connection waits for changed certificates to be read: the disk may hang."""
-_MAX_CAUSES: Final = 8
 _HOST_MISMATCH: Final = frozenset({62, 64})  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
 _EXPIRED: Final = frozenset({9, 10})  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
 _CLIENT_CERTIFICATE_ALERTS: Final = (
@@ -114,21 +114,15 @@ def _system_has_certificates() -> bool:
 def refusal(error: BaseException, *, ca_setting: str, address_setting: str) -> str | None:
     """Return why a certificate was refused and which setting to check; ``None`` for any other error.
 
-    Searches the causes and contexts of ``error``. The two settings are names of environment variables.
+    Searches the causes of ``error``. The two settings are names of environment variables.
     """
-    seen: BaseException | None = error
-    for _ in range(_MAX_CAUSES):
-        if isinstance(seen, BaseExceptionGroup):  # one error for each address of the host
-            seen = seen.exceptions[0]
+    for seen in causes(error):
         if isinstance(seen, ssl.SSLCertVerificationError):
             return _verification_message(seen, ca_setting, address_setting)
         # Errors that OpenSSL did not raise have no reason.
         reason = getattr(seen, "reason", None) or ""
         if isinstance(seen, ssl.SSLError) and any(alert in reason for alert in _CLIENT_CERTIFICATE_ALERTS):
             return f"the server asks for a client's certificate that it trusts ({reason}); see {address_setting}"
-        if seen is None:
-            break
-        seen = seen.__cause__ or seen.__context__
     return None
 
 

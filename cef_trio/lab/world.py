@@ -49,7 +49,7 @@ from cef_trio.lab.receiver import CrashableReceiver, Receiver
 from cef_trio.media.metadata import MediaInfo
 from cef_trio.observability.at_risk import Risk
 from cef_trio.observability.metrics import Metrics
-from cef_trio.resilience.retry import CircuitBreaker, RetryPolicy, ServiceRetrier
+from cef_trio.resilience import CircuitBreaker, RetryPolicy, ServiceRetrier
 from cef_trio.s3.client import S3Client
 from cef_trio.s3.config import ChecksumMode, S3Config
 from cef_trio.s3.credentials import StaticCredentials
@@ -423,7 +423,7 @@ class World:
                 probe=partial(self._probe, host),
                 has_writer=partial(self._has_writer, host),
                 lease=lease,
-                exit_saves=ShutdownFlush(store, lease, redis_breaker),
+                shutdown_flush=ShutdownFlush(store, lease, redis_breaker),
                 s3_breaker=s3_breaker,
                 redis_breaker=redis_breaker,
                 stream_slots=trio.CapacityLimiter(self._max_concurrent_streams),
@@ -542,35 +542,31 @@ class WorldDaemon:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run the daemon until its shutdown."""
 
-        async def run_intake(observer: Observer) -> ExitCode:
-            self.observer = observer
-            world, supervisor = self.world, observer.supervisor
-            tasks = IntakeTasks(
-                observer,
-                IntakeRules(
-                    folder=str(world.folder),
-                    timeout_seconds=world.stream_timeout_seconds,
-                    after_upload=world.after_upload,
-                    webhook_retry_seconds=world.webhook_retry_seconds,
-                    random=Random(world.random.getrandbits(64)),  # noqa: S311 - to be repeated, not secret
-                ),
-            )
+        async def run_intake(tasks: IntakeTasks) -> ExitCode:
+            self.observer = tasks.observer
             async with trio.open_nursery() as intake:
-                await tasks.start(intake, partial(self._start_watching, supervisor, intake))
+                await tasks.start(intake, partial(self._start_watching, tasks, intake))
                 task_status.started()
             return ExitCode.DONE
 
-        await serve(self.services, self.shutdown, _is_recording, run_intake)
-        self.exit_code = ExitCode.NOT_SAVED if self.services.exit_saves.unsaved else ExitCode.DONE
+        world = self.world
+        rules = IntakeRules(
+            timeout_seconds=world.stream_timeout_seconds,
+            after_upload=world.after_upload,
+            webhook_retry_seconds=world.webhook_retry_seconds,
+            random=Random(world.random.getrandbits(64)),  # noqa: S311 - to be repeated, not secret
+        )
+        await serve(self.services, self.shutdown, _is_recording, rules, run_intake)
+        self.exit_code = ExitCode.NOT_SAVED if self.services.shutdown_flush.unsaved else ExitCode.DONE
 
-    async def _start_watching(self, supervisor: StreamSupervisor, intake: trio.Nursery) -> None:
+    async def _start_watching(self, tasks: IntakeTasks, intake: trio.Nursery) -> None:
         """Start the watcher; with real files, report a scan instead."""
         if not self.world.has_kernel:
-            supervisor.handle_event(self.world.scan())
+            tasks.supervisor.handle_event(self.world.scan())
 
             def scan_soon() -> None:
                 if self.accepts_events:
-                    intake.start_soon(self._scan_later, supervisor)
+                    intake.start_soon(self._scan_later, tasks.supervisor)
 
             self.services.scans.request_scan = scan_soon
             return
@@ -578,15 +574,12 @@ class WorldDaemon:
         watcher = Watcher(
             self.services.rules.watch_folder,
             _is_recording,
-            supervisor,
+            tasks.supervisor,
             rescan_seconds=self.world.rescan_seconds,
             reader=InlineReader(_is_recording, partial(kernel.intercepting, host)),
             open_inotify=cast("Callable[[], AbstractContextManager[INotify]]", partial(kernel.queues.open, host.real)),
         )
-        self.services.scans.request_scan = watcher.rescan
-        if self.observer is not None:
-            self.observer.risks.watcher = watcher
-        await intake.start(watcher.run)
+        await tasks.watch(intake, watcher)
 
     async def _scan_later(self, supervisor: StreamSupervisor) -> None:
         """Report a scan, as the watcher does on request; retry until the watch folder exists."""

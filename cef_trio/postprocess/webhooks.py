@@ -29,7 +29,7 @@ from cef_trio.checkpoint import StreamMeta
 from cef_trio.checkpoint.redis import job_lock_name
 from cef_trio.exceptions import CefMp4ProcessorError, S3OperationError, WebhookOperationError
 from cef_trio.observability import WebhookOutcome
-from cef_trio.resilience import MAX_RETRY_AFTER_SECONDS, RetryPolicy
+from cef_trio.resilience import RetryPolicy, at_least_retry_after
 from cef_trio.upload import Services, bulk_load, hold_lease, metadata_key
 from cef_trio.webhook import Answered, Delivery, WebhookClient, WebhookResponse, judge_status
 
@@ -96,7 +96,7 @@ class WebhookDeliverer:
                 log.warning("webhook_queue_unavailable", error=str(error))
             if self._unreachable:
                 self._failed_rounds = 1 if self._answered else self._failed_rounds + 1
-                await trio.sleep(_pause_seconds(self._failed_rounds, self._jitter(), None))
+                await trio.sleep(_POLICY.equal_jitter_seconds(self._failed_rounds, self._random))
                 continue
             self._failed_rounds = 0
             now = trio.current_time()
@@ -248,7 +248,7 @@ class WebhookDeliverer:
             else:
                 return
         failures = delivery.failures + 1
-        pause = _pause_seconds(failures, self._jitter(), retry_after_seconds)
+        pause = at_least_retry_after(_POLICY.equal_jitter_seconds(failures, self._random), retry_after_seconds)
         self._pending[meta.stream_id] = _PendingDelivery(trio.current_time() + pause, failures)
         self._services.metrics.webhook_attempted(WebhookOutcome.FAILED)
         log.warning(
@@ -258,12 +258,3 @@ class WebhookDeliverer:
             wait_seconds=round(pause, 3),
             error=str(error),
         )
-
-    def _jitter(self) -> float:
-        return self._random.uniform(0.5, 1)
-
-
-def _pause_seconds(failures: int, jitter: float, retry_after_seconds: float | None) -> float:
-    """Return the pause after that many failures: at least ``Retry-After``, up to ``MAX_RETRY_AFTER_SECONDS``."""
-    pause = _POLICY.ceiling_seconds(failures) * jitter
-    return pause if retry_after_seconds is None else max(pause, min(retry_after_seconds, MAX_RETRY_AFTER_SECONDS))

@@ -57,7 +57,6 @@ from cef_trio.s3.upload_body import BodyUploader, Sent
 from cef_trio.s3.xml import (
     XmlError,
     create_bucket_configuration,
-    one_line,
     parse_abort_rules,
     parse_copied_part,
     parse_objects,
@@ -65,6 +64,7 @@ from cef_trio.s3.xml import (
     parse_upload_id,
     parse_uploads,
 )
+from cef_trio.safe_text import one_line
 from cef_trio.settings import ObjectOptions
 
 T = TypeVar("T")

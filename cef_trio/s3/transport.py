@@ -20,6 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
+from itertools import takewhile
 from types import MappingProxyType
 from typing import Final
 from urllib.parse import quote
@@ -30,7 +31,7 @@ import structlog
 import trio
 
 from cef_trio import __version__
-from cef_trio.exceptions import CefMp4ProcessorError, S3OperationError
+from cef_trio.exceptions import CefMp4ProcessorError, S3OperationError, causes
 from cef_trio.http import HttpTransport, tls
 from cef_trio.resilience import shielded, shielded_at_first
 from cef_trio.s3.address import bucket_address
@@ -56,7 +57,6 @@ MAX_RESPONSE_BYTES: Final = 16 * 1024 * 1024
 _BODY_TIMEOUTS: Final = 2
 """The longest time for a body, in read time-outs: that of Complete arrives slowly while S3 works."""
 _KEEPALIVE_SECONDS: Final = 20.0  # S3 closes idle connections soon after
-_MAX_CAUSES: Final = 6
 _MIN_SKEW: Final = timedelta(seconds=30)
 _MAX_SKEW: Final = timedelta(minutes=14)  # S3 accepts 15; its response took some time to arrive
 _PLAUSIBLE_YEARS: Final = range(2024, 2100)
@@ -455,20 +455,10 @@ class _ErrorMapping:
 
 
 def _message_of(error: BaseException) -> str:
-    """Return the message of the innermost exception that has one; those of the outer ones are often empty.
-
-    httpcore's pool raises ``from None``, so ``__context__`` is followed as well as ``__cause__``.
-    """
-    name, text = type(error).__name__, str(error)
-    seen: BaseException | None = error
-    for _ in range(_MAX_CAUSES):
-        if seen is None or isinstance(seen, CefMp4ProcessorError):
-            break
-        if isinstance(seen, BaseExceptionGroup):  # one error for each address of the host
-            seen = seen.exceptions[0]
-        text = str(seen) or text
-        seen = seen.__cause__ or seen.__context__
-    return f"{name}: {text}" if text else name
+    """Return the message of the innermost exception that has one; those of the outer ones are often empty."""
+    foreign = takewhile(lambda cause: not isinstance(cause, CefMp4ProcessorError), causes(error))
+    text = next(filter(None, reversed([str(cause) for cause in foreign])), "")
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 async def _release(response: httpx.Response, body: bytes | CheckedBody) -> list[bytes]:

@@ -11,6 +11,7 @@ from cef_trio.upload import bulk_load
 from cef_trio.upload.failures import KEEPS_ITS_UPLOAD
 from cef_trio.upload.held_lease import HeldLease, hold_lease
 from cef_trio.upload.idle_checker import IdleChecker
+from cef_trio.upload.live_stream import LiveStream
 from cef_trio.upload.object_key import KeyTemplate, metadata_key
 from cef_trio.upload.observer import Observer
 from cef_trio.upload.orphan_cleanup import abort_orphan_uploads, is_orphan
@@ -22,7 +23,7 @@ from cef_trio.upload.reporter import report_for_ever
 from cef_trio.upload.risks import RiskObserver
 from cef_trio.upload.services import Services, StreamRules
 from cef_trio.upload.session import STREAM_ID_METADATA, StreamUpload, abort_uploads
-from cef_trio.upload.supervisor import LiveStream, StreamSupervisor
+from cef_trio.upload.supervisor import StreamSupervisor
 
 __all__ = [
     "KEEPS_ITS_UPLOAD",

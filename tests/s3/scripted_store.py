@@ -13,7 +13,7 @@ import httpx
 import trio
 
 from cef_trio.exceptions import CefMp4ProcessorError
-from cef_trio.resilience.retry import Retrier
+from cef_trio.resilience import Retrier
 from cef_trio.s3.checksums import crc64nvme, crc64nvme_to_base64
 from cef_trio.s3.client import S3Client
 from cef_trio.s3.config import Addressing, ChecksumMode, PayloadSigning, S3Config
