@@ -15,7 +15,7 @@ from typing import Final
 import trio
 
 from cef_trio.checkpoint.states import Status
-from cef_trio.files.file_system import named
+from cef_trio.files.file_system import file_system_named
 from cef_trio.lab.filesystem import FileSystem, Leases, Numbers
 from cef_trio.lab.scenario_context import ScenarioContext
 from cef_trio.lab.scheduler import derived
@@ -177,7 +177,7 @@ def _clock(what: str, skew_ns: int) -> FileFault:
 @asynccontextmanager
 async def _renumbered(context: ScenarioContext, _random: Random) -> AsyncIterator[None]:
     """Change every inode number, where the file system does not keep them."""
-    if not named(context.file_system.name).lasting_inodes:
+    if not file_system_named(context.file_system.name).lasting_inodes:
         context.hits["world: renumbered"] += 1
         context.world.kernel.renumber(context.file_system)
     yield

@@ -18,7 +18,7 @@ import httpx
 
 from cef_trio.checkpoint.model import Checkpoint
 from cef_trio.checkpoint.states import ENDED, Status
-from cef_trio.files.file_system import named
+from cef_trio.files.file_system import file_system_named
 from cef_trio.lab.crash_simulation import Life
 from cef_trio.lab.scenario_context import ScenarioContext
 from cef_trio.lab.scenarios import Scenario
@@ -47,7 +47,7 @@ def after_exit(
         scenario: the scenario, whose flags excuse some violations; ``None``: it ran without faults.
     """
     violations = _leaked_resources(world, services)
-    unsaved = services.exit_saves.unsaved
+    unsaved = services.shutdown_flush.unsaved
     may_fail = scenario is not None and scenario.redis_may_fail
     for checkpoint in world.known():
         status = checkpoint.meta.status
@@ -231,7 +231,7 @@ def _completed_with(world: World, checkpoint: Checkpoint, file: Path) -> bool:
         meta.status is Status.COMPLETED
         and meta.identity.generation is None
         and (
-            not named(inode.file_system.name).lasting_inodes
+            not file_system_named(inode.file_system.name).lasting_inodes
             or inode.serial in world.kernel.inodes.serials_with(meta.identity.file_ino)
         )
         and _holds(world, checkpoint, file.read_bytes())

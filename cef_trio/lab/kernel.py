@@ -242,7 +242,7 @@ class Kernel:
         inode = self.inodes.by_key.get(_key(_fstat(descriptor)))
         if inode is None:
             return file_system_calls.UNKNOWN, b""
-        return file_system_calls.named(inode.file_system.name), inode.file_system.fsid
+        return file_system_calls.file_system_named(inode.file_system.name), inode.file_system.fsid
 
     def _mount_of(self, descriptor: int) -> str | None:
         """Return the mount of an open file, in the format of mountinfo, on the calling machine."""

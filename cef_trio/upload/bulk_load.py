@@ -1,7 +1,7 @@
 """Load many streams from the store, tolerating records that cannot be read.
 
 The store sets aside a record that it cannot read, and logs it once (``checkpoint/unreadable.py``);
-:func:`ask_unreadable_again` reads these again, so that a repaired one is found.
+:func:`retry_unreadable` reads these again, so that a repaired one is found.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ async def load_metas(store: CheckpointStore, stream_ids: Collection[str]) -> Rec
     return await store.load_metas(stream_ids)
 
 
-async def ask_unreadable_again(store: CheckpointStore) -> None:
+async def retry_unreadable(store: CheckpointStore) -> None:
     """Read the unreadable records again: an entry is removed if its key was repaired or deleted.
 
     Raises:

@@ -108,9 +108,9 @@ class IdleChecker:
     async def _resume_unattended(self) -> None:
         """Resume the open streams of this folder that no daemon works on."""
         store = self._services.store
-        await self._services.look_at_folder()
-        await bulk_load.ask_unreadable_again(store)
-        self._supervisor.ask_set_aside_again()
+        await self._services.determine_owner()
+        await bulk_load.retry_unreadable(store)
+        self._supervisor.retry_set_aside()
         ids = await store.members(StreamSet.ACTIVE) | await store.members(StreamSet.PENDING_COMPLETION)
         unattended = ids - self._supervisor.live_ids
         if not unattended:

@@ -59,14 +59,14 @@ class LostRecords:
             self._must_list_uploads = False  # first, so that a lease lost meanwhile sets it again
             done = False
             try:
-                done = await self.uploads.look(self._live_ids)
+                done = await self.uploads.list_unknown(self._live_ids)
             finally:
                 self._must_list_uploads |= not done
         if self.moved_files.due:
-            await self.moved_files.look(self._live_ids)
+            await self.moved_files.find_missing(self._live_ids)
         old = {path: stat for path, stat in unknown().items() if self.may_include(stat)}
         if old and trio.current_time() >= self._search_at:
-            await self.moved_files.look_for_completed(old)
-            self.objects.want(old)
+            await self.moved_files.find_completed(old)
+            self.objects.request(old)
             self._searched_at = trio.current_time()
             self._search_at = self._searched_at + _AGAIN_SECONDS

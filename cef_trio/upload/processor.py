@@ -71,7 +71,7 @@ class Outcome(Enum):
     LEASE_LOST = "lease_lost"
     SET_ASIDE = "set_aside"
     """Its record cannot be read: it is left unchanged, and retried periodically."""
-    NOTHING_THERE = "file_missing"
+    FILE_MISSING = "file_missing"
     """The file was missing before its stream was started."""
     UNCHANGED = "unchanged"
     """The file is stored already, with the same bytes: no stream was started."""
@@ -197,7 +197,7 @@ class StreamProcessor:
             return upload
         self.upload = upload
         self.unreadable = None
-        await self._ask_whether_ended()
+        await self._mark_closed_if_unwritten()
         while True:
             file_state = self.file_state.value
             action = next_action(upload.known, file_state)
@@ -242,12 +242,12 @@ class StreamProcessor:
                 self._lost_records,
                 path,
                 self._history,
-                named=self._set_stream_id,
+                on_stream_id=self._set_stream_id,
                 draining=self._is_draining,
             )
         except RecordingChangedError as error:
             log.info("file_missing", reason=str(error))
-            return Outcome.NOTHING_THERE
+            return Outcome.FILE_MISSING
         match started:
             case NotStarted.UNCHANGED:
                 return Outcome.UNCHANGED
@@ -414,7 +414,7 @@ class StreamProcessor:
         self._services.metrics.stream_failed(status.value)
         return True
 
-    async def _ask_whether_ended(self) -> None:
+    async def _mark_closed_if_unwritten(self) -> None:
         """Mark a file without a writer as closed: no close event follows for a file that was there before."""
         file_state = self.file_state.value
         if file_state.ending is not Ending.NOT:
@@ -464,7 +464,7 @@ class StreamProcessor:
 
     async def _save_exit(self, status: Status) -> None:
         if self.stream_id is not None and not self.lease_lost:
-            await self._services.exit_saves.save(Saving(self.stream_id, status, self._services.utc_now()))
+            await self._services.shutdown_flush.save(Saving(self.stream_id, status, self._services.utc_now()))
 
     async def _wait_to_retry(self, error: CefMp4ProcessorError) -> None:
         """Wait without a slot until a retry makes sense; return at once when the daemon drains."""
@@ -488,11 +488,11 @@ class StreamProcessor:
                 # Informational only. A lost lease or another problem recurs on resume.
                 log.warning("retry_not_recorded", error=str(unsaved))
         await self._pause(seconds)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._until_draining, nursery.cancel_scope)
-            await self._services.s3_breaker.wait_up()
-            await self._services.redis_breaker.wait_up()
-            nursery.cancel_scope.cancel()
+        await wait_any(self._until_draining, self._until_services_up)
+
+    async def _until_services_up(self) -> None:
+        await self._services.s3_breaker.wait_up()
+        await self._services.redis_breaker.wait_up()
 
     def _backoff(self, attempts: int) -> float:
         rules = self._services.rules
@@ -503,21 +503,17 @@ class StreamProcessor:
         """Wait until the time is over, an unreadable file has an event, or the daemon drains."""
         least = trio.current_time() + min(seconds, self._services.rules.retry_initial_seconds)
         with trio.move_on_after(seconds):
-            await wait_any(
-                partial(self.file_state.wait_value, lambda now: now.draining),
-                partial(self._file_changed.wait_value, True),
-            )
+            await wait_any(self._until_draining, partial(self._file_changed.wait_value, True))
         with trio.move_on_at(least):  # a growing file has events all the time
-            await self.file_state.wait_value(lambda now: now.draining)
+            await self._until_draining()
 
     async def _pause_unless_draining(self, seconds: float) -> None:
         """Wait until the time is over or the daemon drains."""
         with trio.move_on_after(seconds):
-            await self.file_state.wait_value(lambda now: now.draining)
+            await self._until_draining()
 
-    async def _until_draining(self, scope: trio.CancelScope) -> None:
+    async def _until_draining(self) -> None:
         await self.file_state.wait_value(lambda now: now.draining)
-        scope.cancel()
 
     async def _retry_until_recorded(self, end: Callable[[], Awaitable[Outcome]]) -> Outcome:
         """End the stream; retry until the end is recorded."""
@@ -551,7 +547,7 @@ class StreamProcessor:
             upload = self.upload = await recovery.record_refused(
                 self._services,
                 self.file_state.value,
-                named=self._set_stream_id,
+                on_stream_id=self._set_stream_id,
                 history=self._history,
             )
         if reason not in KEEPS_ITS_UPLOAD:

@@ -81,7 +81,7 @@ async def begin(
     unknown: OrphanUploads,
     path: str,
     *,
-    named: Callable[[str], None],
+    on_stream_id: Callable[[str], None],
     history: FileHistory = NO_HISTORY,
     supersedes: StreamMeta | None = None,
 ) -> StreamUpload:
@@ -91,7 +91,7 @@ async def begin(
         services: the shared services.
         unknown: the uploads in S3 that Redis has no record of.
         path: the file.
-        named: called with the stream ID before the record exists, so that the supervisor knows that it has a task.
+        on_stream_id: called with the stream ID before the record exists, so that the supervisor knows its task.
         history: the streams that are recorded for the path.
         supersedes: a completed stream with some of the file's bytes, whose parts can be copied within S3.
 
@@ -104,7 +104,7 @@ async def begin(
         identity = await identify(recording, stat, HEAD_BYTES)
         adopted = await unknown.claim(path, recording) if unknown.may_fit(path) else None
     meta = new_record(services, adopted.stream_id if adopted else services.new_stream_id(), path, identity)
-    named(meta.stream_id)
+    on_stream_id(meta.stream_id)
     parts = adopted.parts if adopted else ()
     if supersedes:
         meta = replace(
@@ -161,7 +161,7 @@ async def record_refused(
     services: Services,
     file_state: FileState,
     *,
-    named: Callable[[str], None],
+    on_stream_id: Callable[[str], None],
     history: FileHistory,
 ) -> StreamUpload:
     """Create a record for a file whose stream could not be started, to hold the failure (promise P6)."""
@@ -171,7 +171,7 @@ async def record_refused(
         stat = None
     identity = identity_by_stat(stat or file_state.stat)
     meta = new_record(services, services.new_stream_id(), file_state.path, identity)
-    named(meta.stream_id)
+    on_stream_id(meta.stream_id)
     await services.store.create(meta, services.lease, instead_of=history.instead_of, beside=history.beside)
     return StreamUpload(services, Checkpoint(meta, StreamSet.ACTIVE))
 

@@ -34,12 +34,12 @@ async def start(
     path: str,
     history: FileHistory,
     *,
-    named: Callable[[str], None],
+    on_stream_id: Callable[[str], None],
     draining: Callable[[], bool],
 ) -> StreamUpload | NotStarted:
     """Start a stream for a file, unless the file is stored already.
 
-    ``named`` is called with the stream ID before the record is created.
+    ``on_stream_id`` is called with the stream ID before the record is created.
 
     Raises:
         RecordingChangedError: the file does not exist.
@@ -53,7 +53,7 @@ async def start(
             services,
             lost.uploads,
             path,
-            named=named,
+            on_stream_id=on_stream_id,
             history=history,
             supersedes=supersedes,
         )
@@ -64,11 +64,11 @@ async def start(
             return NotStarted.UNCHANGED
         if not history.may_be_stored or await services.has_writer(path) is True:
             return await begin()
-    await lost.objects.look(draining)  # without a slot, so that other streams can go on
+    await lost.objects.list_unknown(draining)  # without a slot, so that other streams can go on
     if draining():
         return NotStarted.DRAINING
     async with services.stream_slots:
-        found = await lost.objects.adopt(path, named=named, history=history)
+        found = await lost.objects.adopt(path, on_stream_id=on_stream_id, history=history)
         if found is None:
             return await begin()
         return NotStarted.UNCHANGED if found.meta.status is Status.COMPLETED else found

@@ -23,7 +23,7 @@ from cef_trio.files import FileStat, IdentityMatch, may_be
 from cef_trio.observability import Growth, Waiting, decode_all
 from cef_trio.resilience import Periodic
 from cef_trio.upload import bulk_load
-from cef_trio.upload import file_state as news
+from cef_trio.upload import file_state as file_events
 from cef_trio.upload.file_state import Ending, FileState
 from cef_trio.upload.file_triage import FileTriage, must_be_recognized, triage
 from cef_trio.upload.held_lease import hold_lease
@@ -71,7 +71,7 @@ class StreamSupervisor:
         self.unreadable_folders: dict[str, float] = {}
         """Folders that the last scan could not read, and since when, by ``trio.current_time()``."""
         self._set_aside: dict[str, _Unknown] = {}
-        """Files whose records cannot be read; retried periodically (:meth:`ask_set_aside_again`)."""
+        """Files whose records cannot be read; retried periodically (:meth:`retry_set_aside`)."""
         self._renamed: list[tuple[str, str, FileStat]] = []
         self._rechecked_paths: set[str] = set()
         """Paths of ended tasks that wait for their recheck: one each, however many tasks ended."""
@@ -136,7 +136,7 @@ class StreamSupervisor:
         """Start no new streams; have each stream finish what is in flight, save its state and end."""
         self._draining.value = True
         for live in self._live.values():
-            live.update(news.draining(live.file_state.value))
+            live.update(file_events.draining(live.file_state.value))
 
     # -- events -------------------------------------------------------------------------------------------------------
 
@@ -158,16 +158,16 @@ class StreamSupervisor:
     def _seen(self, path: str, stat: FileStat) -> None:
         live = self._live.get(path)
         if live is not None:
-            live.update(news.seen(live.file_state.value, stat))
+            live.update(file_events.seen(live.file_state.value, stat))
         elif self._settled.get(path) != stat and self._matches(path):
-            self._ask_unless_set_aside(path, stat, closed=False)
+            self._queue_lookup_unless_set_aside(path, stat, closed=False)
 
     def _closed(self, path: str, stat: FileStat) -> None:
         live = self._live.get(path)
         if live is not None:
-            live.update(news.closed(live.file_state.value, stat))
+            live.update(file_events.closed(live.file_state.value, stat))
         elif self._settled.get(path) != stat and self._matches(path):
-            self._ask_unless_set_aside(path, stat, closed=True)
+            self._queue_lookup_unless_set_aside(path, stat, closed=True)
 
     def _moved(self, old_path: str, new_path: str, stat: FileStat) -> None:
         live = self._live.get(old_path)
@@ -177,12 +177,12 @@ class StreamSupervisor:
             if overwritten is not None:
                 self._detach(overwritten, new_path)
             self._live[new_path] = live
-            live.update(news.moved(live.file_state.value, new_path, stat))
+            live.update(file_events.moved(live.file_state.value, new_path, stat))
             return
         self._settled.pop(old_path, None)
         self._set_aside.pop(old_path, None)
         unknown = self._unknown.pop(old_path, None)
-        self._ask_to_rename(old_path, new_path, stat)
+        self._queue_rename(old_path, new_path, stat)
         if unknown is not None and unknown.closed:
             self._closed(new_path, stat)
         else:
@@ -194,7 +194,7 @@ class StreamSupervisor:
         self._unknown.pop(path, None)
         live = self._live.get(path)
         if live is not None:
-            live.update(news.gone(live.file_state.value))
+            live.update(file_events.gone(live.file_state.value))
 
     def _scanned(self, files: Mapping[str, FileStat], unreadable: frozenset[str]) -> None:
         now = trio.current_time()
@@ -234,28 +234,28 @@ class StreamSupervisor:
     def _detach(self, live: LiveStream, path: str) -> None:
         """Keep a stream whose path was taken by another stream's file, under a unique key; it checks its file."""
         self._live[f"{path}\0{id(live)}"] = live
-        live.update(news.gone(live.file_state.value))
+        live.update(file_events.gone(live.file_state.value))
 
-    def _ask_to_rename(self, old_path: str, new_path: str, stat: FileStat) -> None:
+    def _queue_rename(self, old_path: str, new_path: str, stat: FileStat) -> None:
         """Queue the rename of a file without a task; Redis may have a record with the old path."""
         if self._matches(old_path) and self._matches(new_path):
             self._renamed.append((old_path, new_path, stat))
             self._work.value = True
 
-    def _ask_unless_set_aside(self, path: str, stat: FileStat, *, closed: bool) -> None:
+    def _queue_lookup_unless_set_aside(self, path: str, stat: FileStat, *, closed: bool) -> None:
         """Queue the lookup of a file; for a file with an unreadable record, only remember its stat."""
         aside = self._set_aside.get(path)
         if aside is None:
-            self._ask(path, stat, closed=closed)
+            self._queue_lookup(path, stat, closed=closed)
         else:
             self._set_aside[path] = _Unknown(stat, closed or (aside.closed and aside.stat == stat), aside.since)
 
-    def ask_set_aside_again(self) -> None:
+    def retry_set_aside(self) -> None:
         """Queue the lookup of the files whose records could not be read."""
         self._unknown = {**self._set_aside, **self._unknown}
         self._work.value |= bool(self._set_aside)
 
-    def _ask(self, path: str, stat: FileStat, *, closed: bool) -> None:
+    def _queue_lookup(self, path: str, stat: FileStat, *, closed: bool) -> None:
         before = self._unknown.get(path)
         same = before is not None and before.stat == stat
         since = before.since if before is not None else trio.current_time()
@@ -269,7 +269,7 @@ class StreamSupervisor:
 
         ``on_uploaded`` is called with each completed stream whose file is unchanged since its verification.
         """
-        await self._services.look_at_folder()
+        await self._services.determine_owner()
         while True:
             await self._work.wait_value(True)
             try:
@@ -290,7 +290,7 @@ class StreamSupervisor:
         ownership = self._services.ownership
         found, unreadable = await bulk_load.find_by_path(self._services.store, list(asked), ownership.name)
         known, others = ownership.divide(found)
-        self._put_aside(asked, unreadable)
+        self._update_set_aside(asked, unreadable)
         fresh = []
         for path in asked:
             unknown = self._still_unknown(path, asked)
@@ -376,7 +376,7 @@ class StreamSupervisor:
         living = {one.owner for one in reports if not (one.stopped or one.is_silent(now) or one.process == ours)}
         return meta.owner is not None and meta.owner.name in living
 
-    def _put_aside(self, asked: Collection[str], unreadable: frozenset[str]) -> None:
+    def _update_set_aside(self, asked: Collection[str], unreadable: frozenset[str]) -> None:
         """Set aside the files whose records cannot be read, and take back those whose records can."""
         for path in asked:
             if path not in unreadable:
@@ -455,7 +455,7 @@ class StreamSupervisor:
                 await store.rename(stream_id, lease, path)
                 log.info("known_recording_renamed", stream_id=stream_id, path=path)
         finally:
-            await self._services.give_back(stream_id)
+            await self._services.park_stream(stream_id)
 
     # -- tasks --------------------------------------------------------------------------------------------------------
 
@@ -519,7 +519,7 @@ class StreamSupervisor:
             # The processor handles its errors; a bug in saving its end must not end other streams (P6).
             log.exception("stream_task_failed")
             if live.processor.stream_id is not None:
-                self._services.exit_saves.unsaved.add(live.processor.stream_id)
+                self._services.shutdown_flush.unsaved.add(live.processor.stream_id)
         finally:
             lease_lost = outcome in {None, Outcome.LEASE_LOST}
             # Redis may have lost its data: search before the file is treated as new.
@@ -530,10 +530,11 @@ class StreamSupervisor:
             cancelled = "lease_lost" if live.processor.lease_lost else "cancelled"
             self._services.metrics.stream_ended(outcome.value if outcome is not None else cancelled)
         if outcome in {Outcome.COMPLETED, Outcome.FAILED} and live.processor.stream_id is not None:
-            self._services.exit_saves.unsaved.discard(live.processor.stream_id)  # saved now, unlike by an earlier task
+            # Saved now, unlike by an earlier task.
+            self._services.shutdown_flush.unsaved.discard(live.processor.stream_id)
         upload = live.processor.upload
         if upload is not None and upload.meta.current_path != live.path:  # renamed after the task's last check
-            self._ask_to_rename(upload.meta.current_path, live.path, live.file_state.value.stat)
+            self._queue_rename(upload.meta.current_path, live.path, live.file_state.value.stat)
         if outcome is Outcome.SET_ASIDE:
             file_state = live.file_state.value
             if not file_state.suspect:  # a suspect file may not be at that path

@@ -12,7 +12,8 @@ from rich.console import Console
 from servers.operating import DAEMON, a_part, a_stream, answer, command, stream_id
 from servers.valkey import ValkeyServer, valkey_server
 
-from cef_trio.checkpoint.protocols import Change, KnownPath
+from cef_trio.checkpoint.commit import Change
+from cef_trio.checkpoint.protocols import KnownPath
 from cef_trio.checkpoint.redis.store import RedisCheckpointStore
 from cef_trio.checkpoint.states import HOME, Status, StreamSet
 from cef_trio.cli.list import State, in_state

@@ -21,6 +21,7 @@ PURE = sorted(
         "admin.origins",
         "admin.status_page",
         "checkpoint.model",
+        "checkpoint.commit",
         "checkpoint.rules",
         "checkpoint.states",
         "checkpoint.redis.address",

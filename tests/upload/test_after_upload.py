@@ -170,7 +170,8 @@ async def test_p8_a_record_that_leads_out_of_the_folder_deletes_nothing_there(
     outside = tmp_path / "outside.mp4"
     Path(world.path()).rename(outside)
     Path(world.path()).hardlink_to(outside)
-    stream.meta = replace(stream.meta, current_path=str(outside))
+    forged = replace(stream, meta=replace(stream.meta, current_path=str(outside)))
+    world.store._streams[stream.meta.stream_id] = forged
     world.after_upload = DELETE
     async with world.daemon():
         await quiet(world)
@@ -510,7 +511,8 @@ async def test_p6_a_record_that_no_daemon_wrote_ends_neither_the_streams_nor_wha
         (checkpoint,) = await completed(world)
         await trio.sleep(5)
     stored = world.store._streams[checkpoint.meta.stream_id]
-    stored.meta = replace(stored.meta, part_size=0)
+    forged = replace(stored, meta=replace(stored.meta, part_size=0))
+    world.store._streams[checkpoint.meta.stream_id] = forged
     world.after_upload = DELETE
     world.append(PART + 1)
     async with world.daemon() as daemon:

@@ -154,7 +154,7 @@ async def test_p4_an_exit_does_not_hang_on_slots_whoever_holds_them_and_whoever_
     assert daemon.exit_code is ExitCode.DONE
     services = daemon.services
     assert (services.stream_slots.borrowed_tokens, services.part_slots.borrowed_tokens) == (0, 0)
-    assert not services.exit_saves.unsaved
+    assert not services.shutdown_flush.unsaved
     for checkpoint in world.known():
         assert checkpoint.meta.status in {
             Status.INTERRUPTED_CANCELLED,

@@ -46,7 +46,7 @@ async def test_one_corrupt_record_is_named_and_hides_no_other(world: World) -> N
                 from cef_trio.upload.recovery import begin
 
                 uploads = [
-                    await begin(services, OrphanUploads(services), world.path(name), named=lambda _: None)
+                    await begin(services, OrphanUploads(services), world.path(name), on_stream_id=lambda _: None)
                     for name in ("a.mp4", "b.mp4")
                 ]
             server.command("HSET", f"stream:{uploads[0].stream_id}:meta", "part_size", "many")

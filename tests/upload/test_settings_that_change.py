@@ -14,8 +14,8 @@ import structlog.testing
 import trio
 from worlds.waiting import completed, until_idle
 
+from cef_trio.checkpoint.commit import Change
 from cef_trio.checkpoint.model import Lease, StreamMeta
-from cef_trio.checkpoint.protocols import Change
 from cef_trio.checkpoint.states import Status
 from cef_trio.lab.world import BUCKET, OTHER_BUCKET, PART, World, WorldDaemon
 from cef_trio.observability.at_risk import PATIENCE_SECONDS, Reason

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -20,8 +20,9 @@ import structlog
 from redis.exceptions import ResponseError
 
 from cef_trio.checkpoint import rules
+from cef_trio.checkpoint.commit import Commit, Saving, not_allowed
 from cef_trio.checkpoint.model import Checkpoint, Lease, PartRecord, StreamMeta
-from cef_trio.checkpoint.protocols import Change, KnownPath, Records, Saving
+from cef_trio.checkpoint.protocols import KnownPath, Records, StreamWrites
 from cef_trio.checkpoint.redis import codec, scripts
 from cef_trio.checkpoint.redis.address import RedisAddress, Topology, parse_address
 from cef_trio.checkpoint.redis.client import Client, RedisClient, run_script
@@ -65,7 +66,7 @@ class ServerInfo:
     """When it saves snapshots (``3600 1 300 100``, empty for never); ``None`` where CONFIG is not allowed."""
 
 
-class RedisCheckpointStore:
+class RedisCheckpointStore(StreamWrites):
     """A ``CheckpointStore`` in Redis. An async context manager; use it inside.
 
     Args:
@@ -182,7 +183,7 @@ class RedisCheckpointStore:
         keys = [*self.keys.sets.values(), self.keys.meta(stream_id), self.keys.parts(stream_id)]
 
         def work(client: Client) -> Checkpoint | None:
-            _, home, meta, parts = run_script(client, scripts.LOAD, keys, [stream_id])
+            _, [(home, meta, parts)] = run_script(client, scripts.LOAD, keys, [stream_id])
             known = self._decode(stream_id, home, meta)
             if isinstance(known, str):
                 raise RecordUnreadableError("load", known)
@@ -313,12 +314,7 @@ class RedisCheckpointStore:
         """Begin a stream (see the Protocol)."""
         fields = codec.encode_meta(meta)
         fields["next_part_to_upload"] = b"%d" % max(meta.next_part_to_upload, rules.past(parts))
-        keys = [
-            *self._stream_keys(meta.stream_id),
-            self.keys.parts(meta.stream_id),
-            self.keys.by_path,
-            *self.keys.sets.values(),
-        ]
+        keys = [*self._keys_of(meta.stream_id), self.keys.by_path, *self.keys.sets.values()]
         before: list[Argument] = [
             lease.value,
             lease.holder,
@@ -348,69 +344,31 @@ class RedisCheckpointStore:
 
         self._raise_unless_ok("create", meta.stream_id, scripts.CREATE, await self._redis.call("create", work))
 
-    async def update(self, stream_id: str, lease: Lease, change: Change) -> None:
-        """Set or remove fields of the record."""
-        given: list[Argument] = [lease.value, *arguments.of_change(change)]
-        await self._write("update", stream_id, scripts.UPDATE, self._stream_keys(stream_id), given)
-
-    async def record_part(self, stream_id: str, lease: Lease, part: PartRecord, *, rewritten: bool = False) -> None:
-        """Record a part that S3 acknowledged (see the Protocol)."""
-        given: list[Argument] = [
-            lease.value,
-            part.part_number,
-            codec.encode_part(part),
-            part.size_bytes,
-            part.part_number + 1,
-            codec.encode_time(part.uploaded_at_utc),
-            int(rewritten),
-        ]
-        keys = [*self._stream_keys(stream_id), self.keys.parts(stream_id)]
-        await self._write("record_part", stream_id, scripts.RECORD_PART, keys, given)
-
-    async def adopt_parts(self, stream_id: str, lease: Lease, parts: Sequence[PartRecord]) -> None:
-        """Record parts found in S3; nothing counts as sent."""
-        given: list[Argument] = [lease.value, rules.past(parts), *arguments.of_parts(parts)]
-        keys = [*self._stream_keys(stream_id), self.keys.parts(stream_id)]
-        await self._write("adopt_parts", stream_id, scripts.ADOPT_PARTS, keys, given)
-
-    async def cut_parts(self, stream_id: str, lease: Lease, keep_to: int) -> None:
-        """Forget the parts behind ``keep_to``; the upload stays."""
-        keys = [*self._stream_keys(stream_id), self.keys.parts(stream_id)]
-        await self._write("cut_parts", stream_id, scripts.CUT_PARTS, keys, [lease.value, keep_to])
-
-    async def start_over(self, stream_id: str, lease: Lease, change: Change) -> None:
-        """Forget the upload and all its parts; status active."""
-        parts = [self.keys.parts(stream_id)]
-        await self._move("start_over", stream_id, lease, Status.ACTIVE, rules.starting_over(change), parts)
-
-    async def transition(
-        self, stream_id: str, lease: Lease, status: Status, change: Change, *, enqueue_webhook: bool = False
-    ) -> None:
-        """Put the stream into ``status`` and its set, and apply ``change``, in one step."""
-        await self._move("transition", stream_id, lease, status, change, enqueue_webhook=enqueue_webhook)
-
-    async def rename(self, stream_id: str, lease: Lease, new_path: str) -> None:
-        """The stream's file has another name now."""
-        keys = [*self._stream_keys(stream_id), self.keys.by_path]
-        given: list[Argument] = [lease.value, stream_id, codec.encode_path(new_path)]
+    async def _commit(self, stream_id: str, lease: Lease, commit: Commit) -> None:
+        keys = [*self._keys_of(stream_id), self.keys.by_path]
+        if commit.status is not None:
+            keys += [*self.keys.sets.values(), self.keys.pending_webhooks]
+        given = list(arguments.of_commit(stream_id, lease, commit))
 
         def work(client: Client) -> Sequence[bytes]:
-            answer: Sequence[bytes] = run_script(client, scripts.RENAME, keys, [*given, ""])
+            answer: Sequence[bytes] = run_script(client, scripts.COMMIT, keys, given)
             for _ in range(_RENAMES):
                 if answer[0] != b"taken":
                     break
                 # Only now the key is known of the record that says whose the stream is that has the path.
                 there = answer[1].decode(errors="replace")
-                answer = run_script(client, scripts.RENAME, [*keys, self.keys.meta(there)], [*given, there])
+                again = list(arguments.of_commit(stream_id, lease, commit, there))
+                answer = run_script(client, scripts.COMMIT, [*keys, self.keys.meta(there)], again)
             return answer
 
-        self._raise_unless_ok("rename", stream_id, scripts.RENAME, await self._redis.call("rename", work))
+        answer = await self._redis.call(commit.operation, work)
+        self._raise_unless_ok(commit.operation, stream_id, scripts.COMMIT, answer, commit.status)
 
     async def save_interrupted(self, savings: Sequence[Saving], lease: Lease) -> frozenset[str]:
         """Write the way many streams' tasks ended, and release their leases: one script, one round trip for all."""
         rules.check_savings(savings)
         statuses = {saving.status for saving in savings}
-        keys = list(chain.from_iterable(self._stream_keys(saving.stream_id) for saving in savings))
+        keys = [key for saving in savings for key in self._keys_of(saving.stream_id)[:2]]
         given: list[Argument] = [
             lease.value,
             Status.S3_COMPLETED.value,
@@ -483,28 +441,11 @@ class RedisCheckpointStore:
 
     async def forget(self, stream_id: str) -> None:
         """Remove an ended stream and every key of it; an open one is left alone."""
-        keys = [
-            *self._stream_keys(stream_id),
-            self.keys.parts(stream_id),
-            self.keys.by_path,
-            *self.keys.sets.values(),
-            self.keys.pending_webhooks,
-        ]
-        await self._write("forget", stream_id, scripts.FORGET, keys, [stream_id, arguments.words(ENDED)])
+        keys = [*self._keys_of(stream_id), self.keys.by_path, *self.keys.sets.values(), self.keys.pending_webhooks]
+        given: list[Argument] = [stream_id, arguments.words(ENDED)]
+        await self._redis.call("forget", lambda client: run_script(client, scripts.FORGET, keys, given))
 
     # ---- steps of the calls ------------------------------------------------------------------
-
-    async def _write(  # noqa: PLR0917 - every call names them in the order in which the script gets them
-        self,
-        operation: str,
-        stream_id: str,
-        script: scripts.Script,
-        keys: Sequence[str],
-        given: Sequence[Argument],
-        following: Status | None = None,
-    ) -> None:
-        answer = await self._redis.call(operation, lambda client: run_script(client, script, keys, given))
-        self._raise_unless_ok(operation, stream_id, script, answer, following)
 
     def _raise_unless_ok(
         self,
@@ -529,29 +470,8 @@ class RedisCheckpointStore:
                 except ValueError as error:
                     key = self.keys.meta(stream_id)
                     raise RedisOperationError(operation, f"{key} field 'status' cannot be read: {raw!r}") from error
-                raise rules.not_allowed(stream_id, current, following)
+                raise not_allowed(stream_id, current, following)
         raise RedisOperationError(operation, f"the script {script.name} answered {answer!r}")
-
-    async def _move(  # noqa: PLR0917 - as above
-        self,
-        operation: str,
-        stream_id: str,
-        lease: Lease,
-        status: Status,
-        change: Change,
-        forgotten: Sequence[str] = (),
-        *,
-        enqueue_webhook: bool = False,
-    ) -> None:
-        given: list[Argument] = [
-            lease.value,
-            stream_id,
-            *arguments.of_status(status),
-            int(enqueue_webhook),
-            *arguments.of_change(change),
-        ]
-        keys = [*self._stream_keys(stream_id), *self.keys.sets.values(), self.keys.pending_webhooks, *forgotten]
-        await self._write(operation, stream_id, scripts.TRANSITION, keys, given, following=status)
 
     def _setting(self, client: Client, name: str) -> str | None:
         """Return a setting of the server; ``None`` if CONFIG is not allowed, as on many hosted servers."""
@@ -562,8 +482,8 @@ class RedisCheckpointStore:
         values = {_text(key): _text(value) for key, value in dict(told).items()}
         return values.get(name)
 
-    def _stream_keys(self, stream_id: str) -> list[str]:
-        return [self.keys.lease(stream_id), self.keys.meta(stream_id)]
+    def _keys_of(self, stream_id: str) -> list[str]:
+        return [self.keys.lease(stream_id), self.keys.meta(stream_id), self.keys.parts(stream_id)]
 
     def _members(self, client: Client, key: str) -> frozenset[str]:
         try:
@@ -629,8 +549,8 @@ class RedisCheckpointStore:
         unreadable: dict[str, str] = {}
         for batch in _batches(stream_ids):
             keys = [*self.keys.sets.values(), *(self.keys.meta(stream_id) for stream_id in batch)]
-            _, found = run_script(client, scripts.LOAD_METAS, keys, batch)
-            for stream_id, (home, meta) in zip(batch, found, strict=True):
+            _, found = run_script(client, scripts.LOAD, keys, batch)
+            for stream_id, (home, meta, *_) in zip(batch, found, strict=True):
                 one = self._decode(stream_id, home, meta)
                 if isinstance(one, str):
                     unreadable[stream_id] = one

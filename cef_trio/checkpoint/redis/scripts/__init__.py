@@ -24,37 +24,25 @@ def _read(name: str) -> Script:
 
 
 ACQUIRE = _read("acquire")
-ADOPT_PARTS = _read("adopt_parts")
+COMMIT = _read("commit")
 CREATE = _read("create")
-CUT_PARTS = _read("cut_parts")
 FORGET = _read("forget")
 INDEX_PATHS = _read("index_paths")
 LOAD = _read("load")
-LOAD_METAS = _read("load_metas")
 PROBE = _read("probe")
-RECORD_PART = _read("record_part")
 RELEASE = _read("release")
-RENAME = _read("rename")
 RENEW = _read("renew")
 SAVE_INTERRUPTED = _read("save_interrupted")
-TRANSITION = _read("transition")
-UPDATE = _read("update")
 
 ALL = (
     ACQUIRE,
-    ADOPT_PARTS,
+    COMMIT,
     CREATE,
-    CUT_PARTS,
     FORGET,
     INDEX_PATHS,
     LOAD,
-    LOAD_METAS,
     PROBE,
-    RECORD_PART,
     RELEASE,
-    RENAME,
     RENEW,
     SAVE_INTERRUPTED,
-    TRANSITION,
-    UPDATE,
 )

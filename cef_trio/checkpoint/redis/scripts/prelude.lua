@@ -36,11 +36,6 @@ local function refusal(lease_key, meta_key, ours)
   return nil
 end
 
--- Remove the verification, because the parts have changed since (rules.py).
-local function unverify(meta_key)
-  redis.call('HDEL', meta_key, 'verified_size_bytes', 'verified_mtime_ns')
-end
-
 -- Whether a lease held so may be taken: free, or held by any process of `instance` (the value is <instance>/<token>).
 local function may_take(holder, instance)
   return not holder or (string.match(holder, '^(.*)/[^/]*$') or '') == instance
@@ -99,13 +94,15 @@ local function leave_path(by_path, path, owner, id)
   end
 end
 
--- Apply the change that begins at ARGV[at]: the number of fields to set, their names and values, the names to remove.
-local function apply(meta_key, at)
+-- The pairs in ARGV whose number is ARGV[at]: `first` and `last` index of them, and the `next` index after them.
+local function pairs_at(at)
   local last = at + 2 * tonumber(ARGV[at])
-  for i = at + 1, last, 2 do
-    redis.call('HSET', meta_key, ARGV[i], ARGV[i + 1])
-  end
-  for i = last + 1, #ARGV do
-    redis.call('HDEL', meta_key, ARGV[i])
+  return {first = at + 1, last = last, next = last + 1}
+end
+
+-- Set these fields of a hash.
+local function set_all(key, fields)
+  for i = fields.first, fields.last, 2 do
+    redis.call('HSET', key, ARGV[i], ARGV[i + 1])
   end
 end
