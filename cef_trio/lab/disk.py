@@ -1,8 +1,8 @@
-"""The file system without threads: real files, read inline, with a checkpoint where the real disk has one.
+"""The disk without threads: real files, read inline, with a checkpoint where the real disk has one.
 
-A virtual clock jumps ahead while a worker thread works, since no task can run; so nothing in the laboratory uses one.
-Changing calls of a crashed process fail before they take effect (:class:`CrashableDisk`). In a world with a simulated
-kernel (``kernel.py``), that answers the system calls.
+The virtual clock would jump ahead while a worker thread runs, so the laboratory uses none. Changing calls of a crashed
+process fail before they take effect (:class:`CrashableDisk`). A simulated kernel (``kernel.py``) handles the system
+calls.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Intercepting = Callable[[], AbstractContextManager[None]]
 
 
 class InlineDisk:
-    """A :class:`cef_trio.files.reader.Disk` that never leaves the task."""
+    """A :class:`cef_trio.files.reader.Disk` without threads."""
 
     def __init__(self, intercepting: Intercepting = nullcontext, read_seconds: Callable[[], float] = float) -> None:
         self._answering = intercepting
@@ -109,11 +109,11 @@ class CrashableDisk(InlineDisk):
         await trio.lowlevel.checkpoint()
         number = self._life.begin_call("disk change")
         if self._life.reaches(number, CrashMoment.BEFORE):
-            raise AfterUploadError("the process is dead")
+            raise AfterUploadError("the process has crashed")
         with self._watching(), self._answering():
             answer = call()
         if self._life.reaches(number, CrashMoment.UNANSWERED):
-            raise AfterUploadError("the process is dead")
+            raise AfterUploadError("the process has crashed")
         self._life.reaches(number, CrashMoment.ANSWERED)
         return answer
 
@@ -169,7 +169,7 @@ class InlineRecording:
 
 
 class InlineReader:
-    """A :class:`cef_trio.watch.scan.FolderReader` that never leaves the task."""
+    """A :class:`cef_trio.watch.scan.FolderReader` without threads."""
 
     def __init__(self, matches: PathMatcher, intercepting: Intercepting = nullcontext) -> None:
         self._matches = matches

@@ -51,7 +51,7 @@ class Plan:
     """A reproducible run: equal plans give identical runs."""
 
     scenario: str
-    """Name of a scenario, ``simulated``, or name of a check, which takes no injections."""
+    """Name of a scenario or of a check (without injections), or ``simulated``."""
     injections: tuple[Injection, ...] = ()
     seed: int = 0
     mutation: str | None = None
@@ -150,7 +150,7 @@ async def _run(folder: Path, report: Report, keep_journal: bool) -> None:
                     scenario.between(context, number)
                 injections = [injection for injection in plan.injections if injection.life == number]
                 script = scenario.script if number == 1 and not scenario.script_spans_lives else None
-                with _checking_sent_parts(world, scenario, report, judged=number > 1):
+                with _checking_sent_parts(world, scenario, report, enabled=number > 1):
                     await _run_daemon(context, scenario, injections, report, script=script, writers=writers)
                 report.saved.append(_saved(context))
                 if scenario.script_spans_lives:
@@ -170,12 +170,12 @@ async def _run(folder: Path, report: Report, keep_journal: bool) -> None:
 
 
 @contextmanager
-def _checking_sent_parts(world: World, scenario: Scenario, report: Report, *, judged: bool = True) -> Iterator[None]:
-    """Hold what is sent in the block against what was recorded before it."""
+def _checking_sent_parts(world: World, scenario: Scenario, report: Report, *, enabled: bool = True) -> Iterator[None]:
+    """Check that the block sends no unchanged part that was recorded before it."""
     recorded, received = invariants.recorded_parts(world), dict(world.endpoint.log.received_bytes)
     lost = world.redis_losses
     yield
-    if judged and not scenario.starts_over and world.redis_losses == lost:
+    if enabled and not scenario.starts_over and world.redis_losses == lost:
         report.violations += invariants.sent_again(world, recorded, received)
 
 
@@ -188,7 +188,7 @@ async def _run_daemon(
     script: Script | None,
     writers: trio.Nursery,
 ) -> None:
-    """One daemon, from its start to its end; the first one with the scenario's script, if that does not go on."""
+    """Run one daemon with its injections, and the scenario's script if it is given."""
     world = context.world
     world.acknowledgements.forget()
     world.receiver.acknowledged.clear()
@@ -235,7 +235,7 @@ async def _daemon_task(daemon: WorldDaemon, injector: _Injector, _scope: trio.Ca
     injector.root = trio.lowlevel.current_task()
     try:
         await daemon.run()
-    except Exception:  # what a dead process raises is nobody's: its calls failed because it was dead
+    except Exception:  # raised by a crashed process, whose calls all fail
         if not daemon.world.life.ended:
             raise
     finally:
@@ -256,7 +256,7 @@ def _check_exit(
     report.calls.append(life.calls)
     report.violations += invariants.lease_violations(life)
     if life.ended:
-        return  # a process that was killed promises nothing but what it had promised before
+        return  # the invariants of an exit do not apply to a crash
     rules = services.rules
     report.violations += invariants.after_exit(context.world, services, before, scenario)
     if injector.shutdown_at is not None and injector.ended_at is not None:
@@ -268,7 +268,7 @@ def _check_exit(
     if injector.cancelled_at is not None and injector.ended_at is not None:
         took = injector.ended_at - injector.cancelled_at
         if took > rules.save_seconds + 1:
-            report.violations.append(f"P4: {took:.1f} seconds after the second signal it was still there")
+            report.violations.append(f"P4: the exit took {took:.1f} seconds after the second signal")
 
 
 def _saved(context: ScenarioContext) -> list[str]:
@@ -298,20 +298,20 @@ async def _run_last_daemon(context: ScenarioContext, scenario: Scenario, report:
                     report.violations += invariants.unreported_risks(context, daemon.at_risk)
             if not await _wait_until(lambda: invariants.at_rest(world), REST_SECONDS):
                 states = Counter(checkpoint.meta.status.value for checkpoint in world.known())
-                report.violations.append(f"P6: after {REST_SECONDS:g} seconds nothing is at rest: {dict(states)}")
+                report.violations.append(f"P6: not at rest after {REST_SECONDS:g} seconds: {dict(states)}")
             await _wait_until(lambda: not invariants.left_uploads(world, scenario), _ORPHAN_SECONDS)
             if scenario.faults_stay:
                 await trio.sleep(_LASTING_FAULT_SECONDS)
-            # P10 grants a minute; a world whose streams have all failed is at rest sooner.
+            # P10 allows a minute until a risk is reported.
             await _wait_until(lambda: not invariants.unreported_risks(context, daemon.at_risk), _LASTING_FAULT_SECONDS)
             report.violations += invariants.unreported_risks(context, daemon.at_risk)
-            # An outage is over when its next probe says so, which is in a minute.
+            # An outage ends with its next probe, within a minute.
             await _wait_until(lambda: not invariants.false_risks(context, daemon.at_risk), _LASTING_FAULT_SECONDS)
             report.violations += invariants.false_risks(context, daemon.at_risk)
             services = daemon.services
     context.daemon = None
     if trio.lowlevel.current_statistics().tasks_living > before:
-        report.violations.append("P7: tasks were left behind")
+        report.violations.append("P7: tasks of the daemon are still running")
     report.resumed = _resumed(world, recorded, received)
     report.violations += invariants.after_exit(world, services, untouched)
     report.violations += invariants.at_the_end(context, scenario)
@@ -322,7 +322,7 @@ async def _run_last_daemon(context: ScenarioContext, scenario: Scenario, report:
 
 
 def _resumed(world: World, recorded: invariants.Recorded, received: invariants.Received) -> str:
-    """What was done since there were those records, and S3 had received so much of each part."""
+    """Return what the last daemon did, compared with the records and received bytes before it."""
     now = world.endpoint.log.received_bytes
     sent = {part for part, size_bytes in now.items() if size_bytes > received.get(part, 0)}
     again = sum(part in received for part in sent)
@@ -333,7 +333,7 @@ def _resumed(world: World, recorded: invariants.Recorded, received: invariants.R
 
 
 async def _wait_until(condition: Callable[[], bool], seconds: float) -> bool:
-    """Wait, on the virtual clock, until something is so; returns whether it is."""
+    """Wait for a condition, at most that many virtual seconds; return whether it became true."""
     deadline = trio.current_time() + seconds
     while not condition():
         if trio.current_time() >= deadline:
@@ -350,7 +350,7 @@ class _Injector(trio.abc.Instrument):
         self.steps = 0
         self.ended_at: float | None = None
         self.shutdown_at: float | None = None
-        """When the daemon was first asked to leave."""
+        """When the shutdown was first requested."""
         self.cancelled_at: float | None = None
         self._daemon = daemon
         self._life = life
@@ -377,7 +377,7 @@ class _Injector(trio.abc.Instrument):
         self._daemon_tasks.pop(task, None)
 
     def crashed(self, injection: Injection) -> None:
-        """The process dies in a call."""
+        """Record a crash in a call, and cancel the tasks."""
         task = self._running
         if task is not None:
             self._record(injection, task)

@@ -33,7 +33,7 @@ from cef_trio.checkpoint.shutdown_flush import ShutdownFlush
 from cef_trio.checkpoint.states import ENDED, INTERRUPTED, StreamSet
 from cef_trio.daemon.intake_tasks import IntakeRules, IntakeTasks
 from cef_trio.daemon.main import Shutdown, serve
-from cef_trio.daemon.wiring import REDIS_ONCE, S3_ONCE, knows_writer
+from cef_trio.daemon.wiring import knows_writer, make_clients
 from cef_trio.exit_codes import ExitCode
 from cef_trio.files.file_stat import FileStat
 from cef_trio.files.reader import regular_file_stat
@@ -48,8 +48,7 @@ from cef_trio.lab.proxy import Proxy, ProxyTransport
 from cef_trio.lab.receiver import CrashableReceiver, Receiver
 from cef_trio.media.metadata import MediaInfo
 from cef_trio.observability.at_risk import Risk
-from cef_trio.observability.metrics import Metrics
-from cef_trio.resilience import CircuitBreaker, RetryPolicy, ServiceRetrier
+from cef_trio.resilience import Retrier, RetryPolicy
 from cef_trio.s3.client import S3Client
 from cef_trio.s3.config import ChecksumMode, S3Config
 from cef_trio.s3.credentials import StaticCredentials
@@ -57,7 +56,6 @@ from cef_trio.s3.model import ChecksumAlgorithm, PartToComplete
 from cef_trio.s3.model import StoredObject as S3Object
 from cef_trio.s3.rate_limiter import RateLimiter
 from cef_trio.s3.signing import Credentials
-from cef_trio.s3.store_probe import StoreProbe
 from cef_trio.s3_endpoint import DEFAULT_ACCESS_KEY_ID, DEFAULT_SECRET_ACCESS_KEY, InProcessTransport, S3Endpoint
 from cef_trio.settings.after_upload import KEEP
 from cef_trio.settings.object_options import ObjectOptions
@@ -375,36 +373,35 @@ class World:
         self.buckets_used.add(self.bucket)
         acknowledgements = acknowledgements or self.acknowledgements
         self.life = life = life or Life()
-        store = cast("CheckpointStore", CrashableStore(self.store, life, self.journal, acknowledgements))
         random = Random(self.random.getrandbits(64))  # noqa: S311 - as above
-        metrics = Metrics()
         template = KeyTemplate(self.key_template)
-        redis_breaker = CircuitBreaker("redis", lambda _need: store.prove(), self.policy, random)
-        s3_breaker = CircuitBreaker("s3", lambda need: s3_probe(need), self.policy, random)  # noqa: PLW0108 - made below
-        self.store._retrier = ServiceRetrier(  # noqa: SLF001
-            redis_breaker, self.policy, once=REDIS_ONCE, random=random, observer=metrics.attempt_failed
-        )
         config = S3Config(
             bucket=self.bucket,
             credentials=StaticCredentials(Credentials(DEFAULT_ACCESS_KEY_ID, DEFAULT_SECRET_ACCESS_KEY)),
             endpoint_url="http://s3.world.test",
         )
-        rate_limiter = RateLimiter(self.upload_rate, waited=metrics.upload_waited)
-        s3 = _RecordingS3Client(
-            replace(config, options=self.options, checksum=self.checksum),
-            retrier=ServiceRetrier(
-                s3_breaker, self.policy, once=S3_ONCE, random=random, observer=metrics.attempt_failed
-            ),
-            transport=CrashableTransport(
+
+        def make_store(retrier: Retrier) -> CheckpointStore:
+            self.store._retrier = retrier  # noqa: SLF001
+            return cast("CheckpointStore", CrashableStore(self.store, life, self.journal, acknowledgements))
+
+        def make_s3(retrier: Retrier, rate_limiter: RateLimiter) -> _RecordingS3Client:
+            transport = CrashableTransport(
                 ProxyTransport(InProcessTransport(self.endpoint), self.proxy, call_name),
                 life,
                 acknowledgements,
                 self.journal,
-            ),
-            now=self.utc_now,
-            rate_limiter=rate_limiter,
-        )
-        s3_probe = StoreProbe(s3, template.probe_key, template.probe_recording_key)
+            )
+            return _RecordingS3Client(
+                replace(config, options=self.options, checksum=self.checksum),
+                retrier=retrier,
+                transport=transport,
+                now=self.utc_now,
+                rate_limiter=rate_limiter,
+            )
+
+        clients = make_clients(self.policy, make_store, make_s3, template, upload_rate=self.upload_rate, random=random)
+        store, s3 = clients.store, clients.s3
         s3.acknowledgements = acknowledgements
         bucket = self.bucket
         s3.completed = lambda key: self.completed.append(self.objects(bucket).get(key, b""))
@@ -423,9 +420,9 @@ class World:
                 probe=partial(self._probe, host),
                 has_writer=partial(self._has_writer, host),
                 lease=lease,
-                shutdown_flush=ShutdownFlush(store, lease, redis_breaker),
-                s3_breaker=s3_breaker,
-                redis_breaker=redis_breaker,
+                shutdown_flush=ShutdownFlush(store, lease, clients.redis_breaker),
+                s3_breaker=clients.s3_breaker,
+                redis_breaker=clients.redis_breaker,
                 stream_slots=trio.CapacityLimiter(self._max_concurrent_streams),
                 part_slots=trio.CapacityLimiter(self._max_concurrent_parts),
                 rules=StreamRules(
@@ -438,8 +435,8 @@ class World:
                 ),
                 utc_now=self.utc_now,
                 new_stream_id=lambda: str(UUID(int=self.random.getrandbits(128), version=4)),
-                metrics=metrics,
-                rate_limiter=rate_limiter,
+                metrics=clients.metrics,
+                rate_limiter=clients.rate_limiter,
                 webhook=webhook,
                 ownership=Ownership(host.machine),
             )

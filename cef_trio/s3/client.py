@@ -394,6 +394,20 @@ class S3Client:
         async with self._downloader.open(key, self._retrier) as opened:
             yield opened
 
+    async def get_small_object(self, key: str, *, max_bytes: int) -> bytes | None:
+        """Return an object's content; ``None`` if it is larger than ``max_bytes``.
+
+        Raises:
+            S3OperationError: as :meth:`get_object`.
+        """
+        content = bytearray()
+        async with self.get_object(key) as (_, blocks):
+            async for block in blocks:
+                content += block
+                if len(content) > max_bytes:
+                    return None
+        return bytes(content)
+
     async def delete_object(self, key: str) -> None:
         """Delete an object; succeeds if it does not exist.
 
