@@ -31,7 +31,7 @@ from cef_trio.exceptions import CefMp4ProcessorError, S3OperationError, WebhookO
 from cef_trio.observability import WebhookOutcome
 from cef_trio.resilience import RetryPolicy, at_least_retry_after
 from cef_trio.upload import MAX_METADATA_BYTES, Services, bulk_load, hold_lease, metadata_key
-from cef_trio.webhook import Answered, Delivery, WebhookClient, WebhookResponse, judge_status
+from cef_trio.webhook import Delivery, DeliveryOutcome, WebhookClient, WebhookResponse, outcome_of_status
 
 log = structlog.get_logger(__name__)
 
@@ -179,13 +179,13 @@ class WebhookDeliverer:
         async with self._client.post(delivery) as answer:
             # The receiver has answered: no checkpoint until that is recorded.
             self._answered = True
-            match judge_status(answer.status, answer.content_type):
-                case Answered.DELIVERED:
+            match outcome_of_status(answer.status, answer.content_type):
+                case DeliveryOutcome.DELIVERED:
                     await self._services.record_effect(
                         "webhook delivery", lambda: self._acknowledge(meta, WebhookOutcome.DELIVERED)
                     )
                     log.info("webhook_delivered", stream_id=meta.stream_id, status=answer.status)
-                case Answered.REFUSED:
+                case DeliveryOutcome.REFUSED:
                     log.warning(
                         "webhook_refused",
                         stream_id=meta.stream_id,
@@ -193,7 +193,7 @@ class WebhookDeliverer:
                         receiver=self._client.receiver,
                     )
                     await self._acknowledge(meta, WebhookOutcome.REFUSED)
-                case Answered.AGAIN:
+                case DeliveryOutcome.RETRY:
                     raise self._retryable_error(answer)
 
     def _retryable_error(self, answer: WebhookResponse) -> WebhookOperationError:
