@@ -174,7 +174,7 @@ _REQUIRED: Final = {field.name for field in fields(StreamMeta) if field.default 
 
 
 def encode_field(name: str, value: Any) -> dict[str, bytes]:
-    """Return the hash fields of a field of :class:`StreamMeta` that is not ``None``; ``identity`` and ``owner`` have several.
+    """Return the hash fields of one field: several for ``identity`` and ``owner``. Not for a value of ``None``.
 
     Raises:
         ValueError: there is no such field, or its value cannot be stored.
