@@ -7,9 +7,35 @@ can succeed.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 _MAX_MESSAGE: Final = 1500
+_MAX_CAUSES: Final = 8
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """Iterate over an error and its causes, the outermost first; of a group, over its first error.
+
+    ``__context__`` is followed too, since some libraries (httpcore's pool) raise ``from None``.
+    """
+    current: BaseException | None = error
+    for _ in range(_MAX_CAUSES):
+        if current is None:
+            return
+        if isinstance(current, BaseExceptionGroup):  # one error for each address of a host
+            current = current.exceptions[0]
+        yield current
+        current = current.__cause__ or current.__context__
+
+
+def leaves(error: BaseException) -> Iterator[BaseException]:
+    """Iterate over the errors in nested groups; over the error itself if it is no group."""
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from leaves(inner)
+    else:
+        yield error
 
 
 class CefMp4ProcessorError(Exception):

@@ -3,26 +3,24 @@
 Promise: a part that S3 acknowledged is recorded before anything else happens to its stream (P2), and only the holder of
 a stream's lease changes its record.
 
-Open `states.py` for a stream's states; `model.py` for the record; `rules.py` for the effect of each write;
+Open `states.py` for a stream's states; `model.py` for the record; `rules.py` for what each write changes;
 `protocols.py` for the interface of a store; `redis/` for Redis; `memory.py` for the in-process store of the tests and
 the laboratory; `shutdown_flush.py` for saving states at shutdown; `pruning.py` for old streams.
 """
 
 from cef_trio.checkpoint import rules
+from cef_trio.checkpoint.commit import Change, Saving
 from cef_trio.checkpoint.model import NAMELESS, SHARED, Checkpoint, FileIdentity, Lease, Owner, PartRecord, StreamMeta
 from cef_trio.checkpoint.protocols import (
-    Change,
     CheckpointStore,
     DaemonReports,
     KnownPath,
     LeaseStore,
     Records,
-    Saving,
     StreamStore,
     WebhookOutbox,
 )
 from cef_trio.checkpoint.pruning import completed_before
-from cef_trio.checkpoint.rules import apply_change, count_adopted, count_part, cut_off, starting_over
 from cef_trio.checkpoint.shutdown_flush import ShutdownFlush
 from cef_trio.checkpoint.states import COMES_BACK, ENDED, FAILED, SENTENCES, FailureReason, Status, StreamSet
 
@@ -52,11 +50,6 @@ __all__ = [
     "StreamSet",
     "StreamStore",
     "WebhookOutbox",
-    "apply_change",
     "completed_before",
-    "count_adopted",
-    "count_part",
-    "cut_off",
     "rules",
-    "starting_over",
 ]

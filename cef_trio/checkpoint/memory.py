@@ -23,10 +23,11 @@ from typing import TypeVar
 import trio
 
 from cef_trio.checkpoint import rules
+from cef_trio.checkpoint.commit import Commit, Saving
 from cef_trio.checkpoint.model import Checkpoint, Lease, Owner, PartRecord, StreamMeta
-from cef_trio.checkpoint.protocols import Change, KnownPath, Records, Saving
+from cef_trio.checkpoint.protocols import KnownPath, Records, StreamWrites
 from cef_trio.checkpoint.redis import Keys, codec
-from cef_trio.checkpoint.states import ENDED, HOME, Status, StreamSet, may_follow
+from cef_trio.checkpoint.states import ENDED, StreamSet
 from cef_trio.checkpoint.unreadable import UnreadableKeys
 from cef_trio.exceptions import RecordUnreadableError, RedisOperationError
 from cef_trio.resilience import Retrier, SingleAttempt, shielded
@@ -47,13 +48,6 @@ FaultHook = Callable[[str, Moment], Awaitable[None]]
 
 
 @dataclass(slots=True)
-class _Stream:
-    meta: StreamMeta
-    stream_set: StreamSet
-    parts: dict[int, PartRecord] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
 class _Held:
     holder: str
     expires_at: float
@@ -63,14 +57,14 @@ class _Held:
 class Snapshot:
     """The whole content of the store. Opaque; for :meth:`MemoryCheckpointStore.restore`."""
 
-    streams: Mapping[str, _Stream]
+    streams: Mapping[str, Checkpoint]
     by_path: Mapping[str, str]
     leases: Mapping[str, _Held]
     pending_webhooks: frozenset[str] = frozenset()
     reports: Mapping[str, str] = field(default_factory=dict)
 
 
-class MemoryCheckpointStore:
+class MemoryCheckpointStore(StreamWrites):
     """A ``CheckpointStore`` in this process.
 
     Args:
@@ -95,7 +89,7 @@ class MemoryCheckpointStore:
         self._clock = clock
         self._retrier: Retrier = SingleAttempt() if retrier is None else retrier
         self._answer_timeout_seconds = answer_timeout_seconds
-        self._streams: dict[str, _Stream] = {}
+        self._streams: dict[str, Checkpoint] = {}
         self._by_path: dict[str, str] = {}
         self._leases: dict[str, _Held] = {}
         self._pending_webhooks: set[str] = set()
@@ -109,10 +103,7 @@ class MemoryCheckpointStore:
     def snapshot(self) -> Snapshot:
         """Return a copy of the whole content."""
         return Snapshot(
-            {
-                stream_id: _Stream(stream.meta, stream.stream_set, dict(stream.parts))
-                for stream_id, stream in self._streams.items()
-            },
+            dict(self._streams),
             dict(self._by_path),
             {stream_id: replace(held) for stream_id, held in self._leases.items()},
             frozenset(self._pending_webhooks),
@@ -121,10 +112,7 @@ class MemoryCheckpointStore:
 
     def restore(self, snapshot: Snapshot) -> None:
         """Replace the content by a snapshot, as a server does that lost its latest writes."""
-        self._streams = {
-            stream_id: _Stream(stream.meta, stream.stream_set, dict(stream.parts))
-            for stream_id, stream in snapshot.streams.items()
-        }
+        self._streams = dict(snapshot.streams)
         self._by_path = dict(snapshot.by_path)
         self._leases = {stream_id: replace(held) for stream_id, held in snapshot.leases.items()}
         self._pending_webhooks = set(snapshot.pending_webhooks)
@@ -169,7 +157,7 @@ class MemoryCheckpointStore:
         instead_of: str | None = None,
         beside: str | None = None,
     ) -> None:
-        """Begin a stream (see the Protocol)."""
+        """See :meth:`StreamStore.create`."""
         meta = codec.decode_meta({name.encode(): value for name, value in codec.encode_meta(meta).items()})
         meta = replace(meta, next_part_to_upload=max(meta.next_part_to_upload, rules.past(parts)))
         checked = _encodable_parts(parts)
@@ -192,13 +180,13 @@ class MemoryCheckpointStore:
             if there not in {None, meta.stream_id, instead_of} and there in self._streams:
                 raise rules.path_taken(meta.stream_id, str(there))
             self._hold(meta.stream_id, lease)
-            self._streams[meta.stream_id] = _Stream(meta, rules.first_home(meta.status), dict(checked))
+            self._streams[meta.stream_id] = Checkpoint(meta, rules.first_home(meta.status), checked)
             self._by_path[leads] = meta.stream_id
 
         await self._call("create", effect)
 
     async def acquire(self, stream_id: str, lease: Lease) -> bool:
-        """Take the stream's lease if it may be taken (see the Protocol)."""
+        """See :meth:`LeaseStore.acquire`."""
 
         def effect() -> bool:
             self._is_readable(self._keys.lease(stream_id), stream_id)
@@ -210,7 +198,7 @@ class MemoryCheckpointStore:
         return await self._call("acquire", effect)
 
     async def renew(self, stream_ids: Collection[str], lease: Lease) -> frozenset[str]:
-        """Set the TTL of these leases anew; returns those that are no longer ours."""
+        """See :meth:`LeaseStore.renew`."""
 
         def effect() -> frozenset[str]:
             ours = {stream_id for stream_id in stream_ids if self._holder(stream_id) == lease.value}
@@ -221,7 +209,7 @@ class MemoryCheckpointStore:
         return await self._call("renew", effect)
 
     async def release(self, stream_ids: Collection[str], lease: Lease) -> None:
-        """Give these leases up where they are ours."""
+        """See :meth:`LeaseStore.release`."""
 
         def effect() -> None:
             for stream_id in stream_ids:
@@ -231,7 +219,7 @@ class MemoryCheckpointStore:
         await self._call("release", effect)
 
     async def holders(self, stream_ids: Collection[str]) -> Mapping[str, str]:
-        """Whose these leases are; those that nobody holds are absent."""
+        """See :meth:`LeaseStore.holders`."""
 
         def effect() -> Mapping[str, str]:
             found = {stream_id: self._holder(stream_id) for stream_id in stream_ids}
@@ -240,23 +228,22 @@ class MemoryCheckpointStore:
         return await self._call("holders", effect)
 
     async def load(self, stream_id: str) -> Checkpoint | None:
-        """All that is known of the stream; ``None`` if nothing is."""
+        """See :meth:`StreamStore.load`."""
 
         def effect() -> Checkpoint | None:
             for key in (self._keys.meta(stream_id), self._keys.parts(stream_id)):
                 if not self._is_readable(key, stream_id):
                     raise RecordUnreadableError("load", self._unreadable_keys[key])
-            stream = self._streams.get(stream_id)
-            return None if stream is None else Checkpoint(stream.meta, stream.stream_set, dict(stream.parts))
+            return self._streams.get(stream_id)
 
         return await self._call("load", effect)
 
     async def load_metas(self, stream_ids: Collection[str]) -> Records:
-        """The records of those streams that exist."""
+        """See :meth:`StreamStore.load_metas`."""
         return await self._call("load_metas", lambda: self._read_metas(stream_ids))
 
     async def members(self, stream_set: StreamSet) -> frozenset[str]:
-        """The ids of the streams in that set."""
+        """See :meth:`StreamStore.members`."""
 
         def effect() -> frozenset[str]:
             if not self._is_readable(self._keys.set(stream_set)):
@@ -266,7 +253,7 @@ class MemoryCheckpointStore:
         return await self._call("members", effect)
 
     async def count(self) -> Mapping[StreamSet, int]:
-        """How many streams each set has."""
+        """See :meth:`StreamStore.count`."""
 
         def effect() -> Mapping[StreamSet, int]:
             sets = [stream.stream_set for stream in self._streams.values()]
@@ -280,7 +267,7 @@ class MemoryCheckpointStore:
         return await self._call("is_persistent", lambda: self.persistent)
 
     async def find_by_path(self, paths: Collection[str], *, owner: str = "") -> Records:
-        """What is known of these paths; unknown ones are absent."""
+        """See :meth:`StreamStore.find_by_path`."""
 
         def effect() -> Records:
             found = {path: self._by_path.get(f"{path}\0{owner}") or self._by_path.get(path) for path in paths}
@@ -294,96 +281,27 @@ class MemoryCheckpointStore:
 
         return await self._call("find_by_path", effect)
 
-    async def update(self, stream_id: str, lease: Lease, change: Change) -> None:
-        """Set or remove fields of the record."""
-        change = _encodable_change(change)
+    async def _commit(self, stream_id: str, lease: Lease, commit: Commit) -> None:
+        commit = replace(commit, parts=tuple(_encodable_parts(commit.parts).values()))
+        for name, value in commit.fields.items():
+            if value is not None:
+                codec.encode_field(name, value)
 
         def effect() -> None:
             stream = self._fenced(stream_id, lease)
-            stream.meta = rules.apply_change(stream.meta, change)
-
-        await self._call("update", effect)
-
-    async def record_part(self, stream_id: str, lease: Lease, part: PartRecord, *, rewritten: bool = False) -> None:
-        """Record a part that S3 acknowledged (see the Protocol)."""
-        [(_, part)] = _encodable_parts([part]).items()
-
-        def effect() -> None:
-            stream = self._fenced(stream_id, lease)
-            if stream.parts.get(part.part_number) != part:
-                stream.meta = rules.count_part(stream.meta, part, rewritten=rewritten)
-                stream.parts[part.part_number] = part
-
-        await self._call("record_part", effect)
-
-    async def adopt_parts(self, stream_id: str, lease: Lease, parts: Sequence[PartRecord]) -> None:
-        """Record parts found in S3; nothing counts as sent."""
-        checked = _encodable_parts(parts)
-
-        def effect() -> None:
-            stream = self._fenced(stream_id, lease)
-            stream.parts.update(checked)
-            stream.meta = rules.count_adopted(stream.meta, parts)
-
-        await self._call("adopt_parts", effect)
-
-    async def cut_parts(self, stream_id: str, lease: Lease, keep_to: int) -> None:
-        """Forget the parts behind ``keep_to``; the upload stays."""
-
-        def effect() -> None:
-            stream = self._fenced(stream_id, lease)
-            stream.parts = {number: part for number, part in stream.parts.items() if number <= keep_to}
-            stream.meta = rules.cut_off(stream.meta, keep_to)
-
-        await self._call("cut_parts", effect)
-
-    async def start_over(self, stream_id: str, lease: Lease, change: Change) -> None:
-        """Forget the upload and all its parts; status active."""
-        change = _encodable_change(rules.starting_over(change))
-
-        def effect() -> None:
-            stream = self._fenced(stream_id, lease)
-            self._set_status(stream, Status.ACTIVE)
-            stream.meta = rules.apply_change(stream.meta, change)
-            stream.parts.clear()
-
-        await self._call("start_over", effect)
-
-    async def transition(
-        self, stream_id: str, lease: Lease, status: Status, change: Change, *, enqueue_webhook: bool = False
-    ) -> None:
-        """Put the stream into ``status`` and its set, and apply ``change``, in one step."""
-        change = _encodable_change(change)
-
-        def effect() -> None:
-            stream = self._fenced(stream_id, lease)
-            self._set_status(stream, status)
-            stream.meta = rules.apply_change(stream.meta, change)
-            if enqueue_webhook:
+            after = commit.checkpoint_after(stream)
+            if commit.new_path is not None:
+                entry = self._entry_for(stream, commit.new_path)
+                self._remove_path_entry(stream)
+                self._by_path[entry] = stream_id
+            self._streams[stream_id] = after
+            if commit.enqueue_webhook:
                 self._pending_webhooks.add(stream_id)
 
-        await self._call("transition", effect)
-
-    async def rename(self, stream_id: str, lease: Lease, new_path: str) -> None:
-        """The stream's file has another name now."""
-
-        def effect() -> None:
-            stream = self._fenced(stream_id, lease)
-            own, there = _owner_field(new_path, stream.meta.owner), self._streams.get(self._by_path.get(new_path, ""))
-            is_theirs = (
-                there is not None
-                and there is not stream
-                and _owner_name(there.meta.owner) != _owner_name(stream.meta.owner)
-            )
-            leads = own if own in self._by_path or is_theirs else new_path
-            self._remove_path_entry(stream)
-            stream.meta = replace(stream.meta, current_path=new_path)
-            self._by_path[leads] = stream_id
-
-        await self._call("rename", effect)
+        await self._call(commit.operation, effect)
 
     async def save_interrupted(self, savings: Sequence[Saving], lease: Lease) -> frozenset[str]:
-        """Write the way many streams' tasks ended, and release their leases."""
+        """See :meth:`StreamStore.save_interrupted`."""
         rules.check_savings(savings)
 
         def effect() -> frozenset[str]:
@@ -392,7 +310,7 @@ class MemoryCheckpointStore:
         return await self._call("save_interrupted", effect)
 
     async def pending_webhooks(self) -> frozenset[str]:
-        """The ids of the streams whose webhook is owed."""
+        """See :meth:`WebhookOutbox.pending_webhooks`."""
 
         def effect() -> frozenset[str]:
             return frozenset(self._pending_webhooks) if self._is_readable(self._keys.pending_webhooks) else frozenset()
@@ -400,23 +318,23 @@ class MemoryCheckpointStore:
         return await self._call("pending_webhooks", effect)
 
     async def is_webhook_pending(self, stream_id: str) -> bool:
-        """Whether the stream's webhook is owed."""
+        """See :meth:`WebhookOutbox.is_webhook_pending`."""
         return await self._call("is_webhook_pending", lambda: stream_id in self._pending_webhooks)
 
     async def ack_webhook(self, stream_id: str) -> None:
-        """The stream's webhook is owed no more."""
+        """See :meth:`WebhookOutbox.ack_webhook`."""
         await self._call("ack_webhook", lambda: self._pending_webhooks.discard(stream_id))
 
     async def report(self, instance: str, text: str) -> None:
-        """Keep how a daemon says that it stands."""
+        """See :meth:`DaemonReports.report`."""
         await self._call("report", lambda: self._reports.update({instance: text}))
 
     async def reports(self) -> Mapping[str, str]:
-        """What each daemon reported last."""
+        """See :meth:`DaemonReports.reports`."""
         return await self._call("reports", lambda: dict(self._reports))
 
     async def forget_reports(self, instances: Collection[str]) -> None:
-        """Drop these reports."""
+        """See :meth:`DaemonReports.forget_reports`."""
 
         def effect() -> None:
             for instance in instances:
@@ -425,7 +343,7 @@ class MemoryCheckpointStore:
         await self._call("forget_reports", effect)
 
     async def forget(self, stream_id: str) -> None:
-        """Remove an ended stream; an open one is left alone."""
+        """See :meth:`StreamStore.forget`."""
 
         def effect() -> None:
             stream = self._streams.get(stream_id)
@@ -493,7 +411,7 @@ class MemoryCheckpointStore:
     def _hold(self, stream_id: str, lease: Lease) -> None:
         self._leases[stream_id] = _Held(lease.value, self._clock() + lease.ttl_seconds)
 
-    def _fenced(self, stream_id: str, lease: Lease) -> _Stream:
+    def _fenced(self, stream_id: str, lease: Lease) -> Checkpoint:
         holder = self._holder(stream_id)
         if holder != lease.value:
             raise rules.lease_lost(stream_id, holder)
@@ -502,28 +420,19 @@ class MemoryCheckpointStore:
             raise rules.record_gone(stream_id)
         return self._streams[stream_id]
 
-    def _set_status(self, stream: _Stream, status: Status) -> None:
-        if not may_follow(stream.meta.status, status):
-            raise rules.not_allowed(stream.meta.stream_id, stream.meta.status, status)
-        stream.meta = replace(stream.meta, status=status)
-        stream.stream_set = HOME[status] or stream.stream_set
-
     def _save_one(self, saving: Saving, lease: Lease) -> bool:
         stream = self._streams.get(saving.stream_id)
         holder = self._holder(saving.stream_id)
         if stream is None or self._keys.meta(saving.stream_id) in self._unreadable_keys:
             return False
-        status = stream.meta.status if stream.meta.status is Status.S3_COMPLETED else saving.status
-        saved = stream.meta.status is status and stream.meta.last_activity_at_utc == saving.at_utc
-        ended = not may_follow(stream.meta.status, status)
+        after = rules.saved(stream.meta, saving)
         if holder is None:
-            # Saving releases the lease, so a retry after a lost reply finds the state saved and no lease.
-            return saved or ended
+            # Saving releases the lease, so a repetition after a lost reply finds the state saved and no lease.
+            return after == stream.meta
         if holder != lease.value:
             return False
         del self._leases[saving.stream_id]
-        if not ended:
-            stream.meta = replace(stream.meta, status=status, last_activity_at_utc=saving.at_utc)
+        self._streams[saving.stream_id] = replace(stream, meta=after)
         return True
 
     def _read_metas(self, stream_ids: Collection[str]) -> Records:
@@ -537,7 +446,13 @@ class MemoryCheckpointStore:
                 readable[stream_id] = KnownPath(stream.meta, stream.stream_set)
         return Records(readable, unreadable)
 
-    def _remove_path_entry(self, stream: _Stream) -> None:
+    def _entry_for(self, stream: Checkpoint, path: str) -> str:
+        """Return the ``streams:by_path`` field for a new path: the plain one, unless it is another owner's."""
+        own, there = _owner_field(path, stream.meta.owner), self._streams.get(self._by_path.get(path, ""))
+        is_theirs = there is not None and _owner_name(there.meta.owner) != _owner_name(stream.meta.owner)
+        return own if own in self._by_path or is_theirs else path
+
+    def _remove_path_entry(self, stream: Checkpoint) -> None:
         path = stream.meta.current_path
         for name in {path, _owner_field(path, stream.meta.owner)}:
             if self._by_path.get(name) == stream.meta.stream_id:
@@ -555,11 +470,3 @@ def _owner_field(path: str, owner: Owner | None) -> str:
 
 def _encodable_parts(parts: Sequence[PartRecord]) -> dict[int, PartRecord]:
     return {part.part_number: codec.decode_part(b"%d" % part.part_number, codec.encode_part(part)) for part in parts}
-
-
-def _encodable_change(change: Change) -> Change:
-    rules.check_change(change)
-    for name, value in change.fields.items():
-        if value is not None:
-            codec.encode_field(name, value)
-    return change

@@ -21,21 +21,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any, Protocol
+from typing import Protocol
 
+from cef_trio.checkpoint import rules
+from cef_trio.checkpoint.commit import Change, Commit, Saving
 from cef_trio.checkpoint.model import Checkpoint, Lease, PartRecord, StreamMeta
 from cef_trio.checkpoint.states import Status, StreamSet
 from cef_trio.checkpoint.unreadable import UnreadableKeys
-
-
-@dataclass(frozen=True, slots=True)
-class Saving:
-    """The final state of one stream at shutdown, as :meth:`StreamStore.save_interrupted` writes it."""
-
-    stream_id: str
-    status: Status
-    at_utc: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +55,71 @@ class Records(Mapping[str, KnownPath]):
         return len(self.readable)
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
-    """Fields of :class:`StreamMeta` to set; ``None`` removes the field. Never ``stream_id`` or ``status``."""
+class StreamWrites(Protocol):
+    """The writes under a stream's lease. Each is one :class:`Commit` of ``rules.py``, which the store carries out."""
 
-    fields: Mapping[str, Any] = field(default_factory=dict)
+    async def _commit(self, stream_id: str, lease: Lease, commit: Commit) -> None:
+        """Carry out a commit in one step.
+
+        Raises:
+            LeaseLostError: the stream's lease is another one, or its record does not exist.
+            ValueError: the status may not follow the stored one.
+        """
+        ...
+
+    async def update(self, stream_id: str, lease: Lease, change: Change) -> None:
+        """Set or remove fields of the record."""
+        await self._commit(stream_id, lease, rules.update(change))
+
+    async def record_part(self, stream_id: str, lease: Lease, part: PartRecord, *, rewritten: bool = False) -> None:
+        """Record a part that S3 acknowledged, replacing an earlier record of the same number.
+
+        Adds its size to ``total_bytes_sent``, raises ``next_part_to_upload`` past it, sets ``last_activity_at_utc``;
+        if ``rewritten``, counts it in ``parts_rewritten`` and ``bytes_rewritten``. Repeating an identical record (same
+        etag, size, CRC and time) counts nothing twice.
+        """
+        await self._commit(stream_id, lease, rules.record_part(part, rewritten=rewritten))
+
+    async def adopt_parts(self, stream_id: str, lease: Lease, parts: Sequence[PartRecord]) -> None:
+        """Record parts found in S3 whose bytes match the file. They do not count as sent."""
+        await self._commit(stream_id, lease, rules.adopt_parts(parts))
+
+    async def cut_parts(self, stream_id: str, lease: Lease, keep_to: int) -> None:
+        """Remove the parts with numbers above ``keep_to``, because the file was truncated. The upload stays.
+
+        Sets ``next_part_to_upload`` to ``keep_to + 1`` and removes the verification.
+        """
+        await self._commit(stream_id, lease, rules.cut_parts(keep_to))
+
+    async def start_over(self, stream_id: str, lease: Lease, change: Change) -> None:
+        """Remove the upload and all its parts, reset ``next_part_to_upload`` to 1, set the status to active.
+
+        Applies ``change`` in the same step (part size, identity, counters).
+        """
+        await self._commit(stream_id, lease, rules.start_over(change))
+
+    async def transition(
+        self, stream_id: str, lease: Lease, status: Status, change: Change, *, enqueue_webhook: bool = False
+    ) -> None:
+        """Move the stream to ``status`` and to the set of that status (``states.HOME``), and apply ``change``.
+
+        ``enqueue_webhook``: add the stream to the :class:`WebhookOutbox` in the same step, so that no crash can come
+        between the two.
+
+        Raises:
+            ValueError: ``states.TRANSITIONS`` does not allow it; a bug of the caller.
+        """
+        await self._commit(stream_id, lease, rules.transition(status, change, enqueue_webhook=enqueue_webhook))
+
+    async def rename(self, stream_id: str, lease: Lease, new_path: str) -> None:
+        """Set ``current_path`` and the ``streams:by_path`` entry to a new path; ``original_path`` stays.
+
+        The entry of the old path is removed if it still refers to this stream.
+        """
+        await self._commit(stream_id, lease, rules.rename(new_path))
 
 
-class StreamStore(Protocol):
+class StreamStore(StreamWrites, Protocol):
     """Records of streams and their parts."""
 
     @property
@@ -142,57 +191,6 @@ class StreamStore(Protocol):
         """Return the streams of these paths, in as few round trips as possible; unknown paths are absent.
 
         If streams of several owners share a path, return that of ``owner`` (an ``Owner.name``), else the first one's.
-        """
-        ...
-
-    async def update(self, stream_id: str, lease: Lease, change: Change) -> None:
-        """Set or remove fields of the record."""
-        ...
-
-    async def record_part(self, stream_id: str, lease: Lease, part: PartRecord, *, rewritten: bool = False) -> None:
-        """Record a part that S3 acknowledged, replacing an earlier record of the same number.
-
-        Adds its size to ``total_bytes_sent``, raises ``next_part_to_upload`` past it, sets ``last_activity_at_utc``;
-        if ``rewritten``, counts it in ``parts_rewritten`` and ``bytes_rewritten``. Repeating an identical record (same
-        etag, size, CRC and time) counts nothing twice.
-        """
-        ...
-
-    async def adopt_parts(self, stream_id: str, lease: Lease, parts: Sequence[PartRecord]) -> None:
-        """Record parts found in S3 whose bytes match the file. They do not count as sent."""
-        ...
-
-    async def cut_parts(self, stream_id: str, lease: Lease, keep_to: int) -> None:
-        """Remove the parts with numbers above ``keep_to``, because the file was truncated. The upload stays.
-
-        Sets ``next_part_to_upload`` to ``keep_to + 1`` and removes the verification.
-        """
-        ...
-
-    async def start_over(self, stream_id: str, lease: Lease, change: Change) -> None:
-        """Remove the upload and all its parts, reset ``next_part_to_upload`` to 1, set the status to active.
-
-        Applies ``change`` in the same step (part size, identity, counters).
-        """
-        ...
-
-    async def transition(
-        self, stream_id: str, lease: Lease, status: Status, change: Change, *, enqueue_webhook: bool = False
-    ) -> None:
-        """Move the stream to ``status`` and to the set of that status (``states.HOME``), and apply ``change``.
-
-        ``enqueue_webhook``: add the stream to the :class:`WebhookOutbox` in the same step, so that no crash can come
-        between the two.
-
-        Raises:
-            ValueError: ``states.TRANSITIONS`` does not allow it; a bug of the caller.
-        """
-        ...
-
-    async def rename(self, stream_id: str, lease: Lease, new_path: str) -> None:
-        """Set ``current_path`` and the ``streams:by_path`` entry to a new path; ``original_path`` stays.
-
-        The entry of the old path is removed if it still refers to this stream.
         """
         ...
 

@@ -1,21 +1,21 @@
-"""The effect of each write on a checkpoint, as functions of values. Pure.
+"""The rules of checkpoints: the commit of each write, leases, and refusals. Pure.
 
-The in-process store runs these functions. The Lua scripts of the Redis store do the same, and a stateful test
-(``tests/checkpoint/test_stores_agree.py``) compares the two. ``states.py`` has the allowed transitions.
+Both stores and the memory of a stream's task (``upload/session.py``) use these commits. ``states.py`` has the allowed
+transitions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import MISSING, fields, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields, replace
+from types import MappingProxyType
 from typing import Any, Final
 
+from cef_trio.checkpoint.commit import DEFAULTS, Change, Commit, Saving
 from cef_trio.checkpoint.model import Lease, PartRecord, StreamMeta
-from cef_trio.checkpoint.protocols import Change, Saving
 from cef_trio.checkpoint.states import HOME, INTERRUPTED, TRANSITIONS, Status, StreamSet
 from cef_trio.exceptions import LeaseLostError, PathTakenError
 
-_DEFAULTS: Final[dict[str, Any]] = {f.name: f.default for f in fields(StreamMeta) if f.default is not MISSING}
 _NAMES: Final = frozenset(field.name for field in fields(StreamMeta))
 _NOT_BY_CHANGE: Final = frozenset({"stream_id", "status", "current_path"})
 
@@ -30,9 +30,65 @@ FORGOTTEN_BY_START_OVER: Final = (
 )
 """Fields of the upload and its results, which would be wrong for the new upload."""
 
+_UNVERIFIED: Final[Mapping[str, Any]] = MappingProxyType({"verified_size_bytes": None, "verified_mtime_ns": None})
+"""The verification is removed when the parts change.
 
-def check_change(change: Change) -> None:
-    """Check that a store may apply a change.
+Otherwise a daemon that finds the file gone would take the current parts for the verified ones and complete them to an
+object that never equalled the file (promise P1).
+"""
+
+
+# ---- the commit of each write (``protocols.StreamWrites`` documents them) -----------------------------------------
+
+
+def update(change: Change) -> Commit:
+    """Set or remove fields."""
+    return Commit(operation="update", fields=_checked(change))
+
+
+def record_part(part: PartRecord, *, rewritten: bool = False) -> Commit:
+    """Record a part that was sent; ``rewritten``: its bytes replace others that were sent."""
+    counts = {"parts_rewritten": 1, "bytes_rewritten": part.size_bytes} if rewritten else {}
+    return Commit(
+        operation="record_part",
+        parts=(part,),
+        once=True,
+        add={"total_bytes_sent": part.size_bytes, **counts},
+        fields={"last_activity_at_utc": part.uploaded_at_utc, **_UNVERIFIED},
+        raise_next_part_to=past((part,)),
+    )
+
+
+def adopt_parts(parts: Sequence[PartRecord]) -> Commit:
+    """Record parts that were found in S3; they do not count as sent."""
+    changes = _UNVERIFIED if parts else {}
+    return Commit(operation="adopt_parts", parts=parts, fields=changes, raise_next_part_to=past(parts))
+
+
+def cut_parts(keep_to: int) -> Commit:
+    """Remove the parts above ``keep_to``."""
+    return Commit(operation="cut_parts", keep_to=keep_to, fields={"next_part_to_upload": keep_to + 1, **_UNVERIFIED})
+
+
+def start_over(change: Change) -> Commit:
+    """Remove the upload and all parts, begin with part 1, and apply ``change``."""
+    forgotten = dict.fromkeys(FORGOTTEN_BY_START_OVER)
+    changes = {**forgotten, "next_part_to_upload": 1, **_checked(change)}
+    return Commit(operation="start_over", status=Status.ACTIVE, fields=changes, keep_to=0)
+
+
+def transition(status: Status, change: Change, *, enqueue_webhook: bool = False) -> Commit:
+    """Set the status, and apply ``change``."""
+    return Commit(operation="transition", status=status, fields=_checked(change), enqueue_webhook=enqueue_webhook)
+
+
+def rename(new_path: str) -> Commit:
+    """Set the current path."""
+    return Commit(operation="rename", new_path=new_path)
+
+
+def _checked(change: Change) -> Mapping[str, Any]:
+    """Return the fields of a change.
 
     Raises:
         ValueError: it names an unknown field, sets one that belongs to another operation, or removes a required one.
@@ -40,19 +96,35 @@ def check_change(change: Change) -> None:
     for name, value in change.fields.items():
         if name not in _NAMES or name in _NOT_BY_CHANGE:
             raise ValueError(f"a change cannot set {name!r}")
-        if value is None and name not in _DEFAULTS:
+        if value is None and name not in DEFAULTS:
             raise ValueError(f"a change cannot remove {name!r}: every record has it")
+    return change.fields
 
 
-def apply_change(meta: StreamMeta, change: Change) -> StreamMeta:
-    """Return the record after ``change``; a removed field gets its default."""
-    return replace(meta, **{name: _DEFAULTS[name] if value is None else value for name, value in change.fields.items()})
+def check_savings(savings: Sequence[Saving]) -> None:
+    """Check that all savings are interruptions.
+
+    Raises:
+        ValueError: one has another status; use ``transition`` for it.
+    """
+    for saving in savings:
+        if saving.status not in INTERRUPTED:
+            raise ValueError(f"{saving.status.value!r} is not the status of an interrupted stream")
 
 
-def starting_over(change: Change) -> Change:
-    """Return the whole change of a start over: remove the upload, begin with part 1, then apply ``change``."""
-    check_change(change)
-    return Change({**dict.fromkeys(FORGOTTEN_BY_START_OVER), "next_part_to_upload": 1, **change.fields})
+def saved(meta: StreamMeta, saving: Saving) -> StreamMeta:
+    """Return the record after a saving at shutdown: as it is, if the stream has ended.
+
+    ``s3_completed`` is kept, as it names the next step.
+    """
+    if meta.status is Status.S3_COMPLETED:
+        return replace(meta, last_activity_at_utc=saving.at_utc)
+    if meta.status not in INTERRUPTIBLE:
+        return meta
+    return replace(meta, status=saving.status, last_activity_at_utc=saving.at_utc)
+
+
+# ---- conditions --------------------------------------------------------------------------------------------------
 
 
 def may_take(holder: str | None, lease: Lease) -> bool:
@@ -65,6 +137,10 @@ def before(status: Status) -> frozenset[Status]:
     return frozenset(current for current, following in TRANSITIONS.items() if status in following)
 
 
+INTERRUPTIBLE: Final = before(Status.INTERRUPTED_SHUTDOWN)
+"""The statuses that an interruption may follow; the same for both interruptions."""
+
+
 def first_home(status: Status) -> StreamSet:
     """Return the set of a stream of that status whose previous set is unknown."""
     return HOME[status] or StreamSet.ACTIVE
@@ -75,47 +151,7 @@ def past(parts: Iterable[PartRecord]) -> int:
     return max((part.part_number for part in parts), default=0) + 1
 
 
-def count_part(meta: StreamMeta, part: PartRecord, *, rewritten: bool) -> StreamMeta:
-    """Return the record after ``part`` was sent."""
-    return replace(
-        _unverified(meta),
-        total_bytes_sent=meta.total_bytes_sent + part.size_bytes,
-        next_part_to_upload=max(meta.next_part_to_upload, part.part_number + 1),
-        last_activity_at_utc=part.uploaded_at_utc,
-        parts_rewritten=meta.parts_rewritten + rewritten,
-        bytes_rewritten=meta.bytes_rewritten + part.size_bytes * rewritten,
-    )
-
-
-def count_adopted(meta: StreamMeta, parts: Sequence[PartRecord]) -> StreamMeta:
-    """Return the record after these parts were found in S3; they do not count as sent."""
-    following = max(meta.next_part_to_upload, past(parts))
-    return replace(_unverified(meta) if parts else meta, next_part_to_upload=following)
-
-
-def cut_off(meta: StreamMeta, keep_to: int) -> StreamMeta:
-    """Return the record after the parts above ``keep_to`` were removed."""
-    return replace(_unverified(meta), next_part_to_upload=keep_to + 1)
-
-
-def _unverified(meta: StreamMeta) -> StreamMeta:
-    """Return the record without its verification, because the parts have changed since.
-
-    Otherwise a daemon that finds the file gone would take the current parts for the verified ones and complete them to
-    an object that never equalled the file (promise P1).
-    """
-    return replace(meta, verified_size_bytes=None, verified_mtime_ns=None)
-
-
-def check_savings(savings: Sequence[Saving]) -> None:
-    """Check that all savings are interruptions.
-
-    Raises:
-        ValueError: one has another status; use ``transition`` for it.
-    """
-    for saving in savings:
-        if saving.status not in INTERRUPTED:
-            raise ValueError(f"{saving.status.value!r} is not the status of an interrupted stream")
+# ---- refusals ----------------------------------------------------------------------------------------------------
 
 
 def lease_lost(stream_id: str, holder: str | None) -> LeaseLostError:
@@ -135,8 +171,3 @@ def path_taken(stream_id: str, there: str) -> PathTakenError:
 def record_gone(stream_id: str) -> LeaseLostError:
     """Return the error for a write to a stream whose record the store has lost."""
     return LeaseLostError(f"the record of stream {stream_id} does not exist; nothing was written")
-
-
-def not_allowed(stream_id: str, current: Status, following: Status) -> ValueError:
-    """Return the error for a transition that ``states.TRANSITIONS`` does not allow."""
-    return ValueError(f"stream {stream_id}: {following.value!r} may not follow {current.value!r}")

@@ -15,8 +15,9 @@ import structlog
 import trio
 from trio_util import AsyncBool
 
+from cef_trio.checkpoint.commit import Saving
 from cef_trio.checkpoint.model import Lease
-from cef_trio.checkpoint.protocols import CheckpointStore, Saving
+from cef_trio.checkpoint.protocols import CheckpointStore
 from cef_trio.exceptions import RedisOperationError
 from cef_trio.resilience import CircuitBreaker
 

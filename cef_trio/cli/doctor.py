@@ -53,7 +53,8 @@ from cef_trio.exit_codes import ExitCode
 from cef_trio.media import ffprobe
 from cef_trio.observability import configure
 from cef_trio.resilience import SingleAttempt
-from cef_trio.s3 import S3Client, network
+from cef_trio.s3 import S3Client, network_transport
+from cef_trio.safe_text import printable
 from cef_trio.settings import STAND_INS, Settings, SettingsError, exposed_secrets, load_settings, secret_values
 from cef_trio.upload import KeyTemplate
 
@@ -199,7 +200,7 @@ async def _check_s3(settings: Settings, add_finding: AddFinding) -> None:
 async def _s3(settings: Settings) -> AsyncIterator[tuple[S3Client, ClockSkewTransport]]:
     try:
         config = s3_config(settings)
-        clock = ClockSkewTransport(network(config), utc_now)
+        clock = ClockSkewTransport(network_transport(config), utc_now)
         client = S3Client(config, transport=clock)
     except ValueError as error:  # a setting that only s3/ can check; the message names the variable
         raise SettingsError([str(error)]) from error
@@ -226,12 +227,12 @@ def show(findings: Sequence[Finding], *, as_json: bool) -> ExitCode:
         for finding in findings:
             out.print(HangingIndent(*_line(finding), indent=_INDENT))
             if finding.todo:
-                todo = Text(f"→ {output.printable(finding.todo)}", style="italic")
+                todo = Text(f"→ {printable(finding.todo)}", style="italic")
                 out.print(HangingIndent(Text(), todo, indent=_INDENT))
     return ExitCode.ANSWER_IS_NO if Severity.PROBLEM in worst else ExitCode.DONE
 
 
 def _line(finding: Finding) -> tuple[Text, Text]:
     severity = Text(finding.severity.value, style=_STYLES[finding.severity])
-    text = Text.assemble((f"{finding.subject}: ", "bold"), output.printable(finding.says))
+    text = Text.assemble((f"{finding.subject}: ", "bold"), printable(finding.says))
     return severity, text

@@ -18,6 +18,7 @@ from typing import Final
 
 from cef_trio.cli.arguments import add_common
 from cef_trio.exceptions import CefMp4ProcessorError
+from cef_trio.safe_text import one_line
 
 DEFAULT_HOST: Final = "127.0.0.1"
 DEFAULT_PORT: Final = 8000
@@ -115,5 +116,4 @@ def ask(host: str, port: int, *, timeout_seconds: float = _TIMEOUT_SECONDS) -> H
 
 def _line(text: str) -> str:
     """Return the text on one line, cut to a maximum: it comes from whatever process listens there."""
-    lines = (" ".join("".join(c if c.isprintable() else " " for c in line).split()) for line in text.splitlines())
-    return "; ".join(filter(None, lines))[:_MAX_LINE]
+    return "; ".join(filter(None, map(one_line, text.splitlines())))[:_MAX_LINE]

@@ -25,6 +25,8 @@ from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.text import Text
 
+from cef_trio.safe_text import printable
+
 _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
 _KIBI: Final = 1024
 _MINUTE: Final = 60
@@ -38,11 +40,6 @@ _LEAST_INDENT: Final = 2
 _GAP: Final = 1
 _PIPE_WIDTH: Final = 1_000_000
 """The width without a terminal: nothing is cut."""
-
-
-def printable(text: str) -> str:
-    """Return the text on one line, with escapes for everything that is not printable."""
-    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
 def safe(text: str, style: str = "") -> Text:

@@ -10,8 +10,9 @@ from contextlib import nullcontext, suppress
 from types import TracebackType
 from typing import Any, Self
 
-from cef_trio.cli.output import print_json, printable
+from cef_trio.cli.output import print_json
 from cef_trio.exit_codes import ExitCode
+from cef_trio.safe_text import printable
 
 
 class Report:

@@ -102,7 +102,7 @@ async def open_context(settings: Settings) -> AsyncIterator[CommandContext]:
 async def _ownership(disk: Disk, watch_folder: str) -> Ownership:
     """Return which streams may be changed here. Without the watch folder that is unknown, and all may be."""
     ownership = Ownership(machine_id())
-    await ownership.look(disk, watch_folder)
+    await ownership.determine(disk, watch_folder)
     there = ownership.owner is not None and ownership.owner.mount is not None
     return ownership if there else Ownership()
 

@@ -6,8 +6,8 @@ from collections.abc import Collection, Iterable
 from typing import Final
 
 from cef_trio.checkpoint import CheckpointStore, StreamSet
-from cef_trio.cli.output import printable
 from cef_trio.exceptions import CefMp4ProcessorError
+from cef_trio.safe_text import printable
 
 _SHOWN: Final = 5
 

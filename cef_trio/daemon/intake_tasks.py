@@ -1,7 +1,7 @@
-"""Intake tasks: find files, supervise streams, run follow-ups and report status.
+"""Intake tasks: find files, supervise streams, run follow-ups and report status; and the objects they work with.
 
-The daemon and the laboratory start the same tasks (``tests/lab/test_lab_daemon.py``). Only the source of file events
-differs: the watcher, or a test's script.
+The daemon and the laboratory build the same objects and start the same tasks (``tests/lab/test_lab_daemon.py``). Only
+the source of file events differs: the watcher, or a test's script.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from cef_trio.postprocess import (
     forget_old_streams,
 )
 from cef_trio.settings import KEEP, AfterUploadRule
-from cef_trio.upload import IdleChecker, Observer, report_for_ever
+from cef_trio.upload import IdleChecker, Observer, RiskObserver, Services, StreamSupervisor, report_for_ever
+from cef_trio.watch import PathMatcher, Watcher
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IntakeRules:
     """Parameters of the intake tasks. Times in seconds."""
 
-    folder: str
     timeout_seconds: float = 30.0
     """``STREAM_TIMEOUT_SECONDS``."""
     check_seconds: float = 5.0
@@ -38,33 +38,45 @@ class IntakeRules:
 
 
 class IntakeTasks:
-    """The intake tasks of one daemon; started once."""
+    """The intake tasks of one daemon, and the objects that they work with; started once."""
 
-    def __init__(self, observer: Observer, rules: IntakeRules) -> None:
-        services, supervisor = observer.services, observer.supervisor
+    def __init__(
+        self,
+        services: Services,
+        processors: trio.Nursery,
+        matches: PathMatcher,
+        rules: IntakeRules,
+        *,
+        leaving_since: Callable[[], float | None],
+        redact: Callable[[str], str],
+    ) -> None:
+        """``leaving_since``: see :class:`Observer`; ``redact`` removes secrets from the texts of risks."""
+        folder = services.rules.watch_folder
+        self.services = services
+        self.supervisor = StreamSupervisor(services, processors, matches)
+        self.risks = RiskObserver(services, self.supervisor, lambda: leaving_since() is not None, redact)
+        self.observer = Observer(services, self.supervisor, self.risks, leaving_since)
         self.idle_checker = IdleChecker(
             services,
-            supervisor,
-            watch_folder=rules.folder,
+            self.supervisor,
+            watch_folder=folder,
             timeout_seconds=rules.timeout_seconds,
             period_seconds=rules.check_seconds,
         )
-        self._after_upload = AfterUpload(services, rules.after_upload, rules.folder)
-        supervisor.on_uploaded = self._after_upload.offer
-        self._observer = observer
+        self._after_upload = AfterUpload(services, rules.after_upload, folder)
         self._rules = rules
 
     async def start(self, nursery: trio.Nursery, watch: Callable[[], Awaitable[object]]) -> None:
         """Start all tasks. ``watch`` starts the source of file events and returns after the first scan."""
-        services, rules = self._observer.services, self._rules
-        nursery.start_soon(self._observer.supervisor.run)
-        nursery.start_soon(report_for_ever, services, self._observer, rules.folder)
+        services, rules, folder = self.services, self._rules, self.services.rules.watch_folder
+        nursery.start_soon(self.supervisor.run, self._after_upload.offer)
+        nursery.start_soon(report_for_ever, services, self.observer, folder)
         nursery.start_soon(self._after_upload.run)
         if services.webhook is not None:
             deliverer = WebhookDeliverer(
                 services,
                 services.webhook,
-                watch_folder=rules.folder,
+                watch_folder=folder,
                 retry_seconds=rules.webhook_retry_seconds,
                 random=rules.random,
             )
@@ -75,3 +87,10 @@ class IntakeTasks:
         services.metrics.last_run_by("idle_checker", lambda: services.unix_time(self.idle_checker.last_run))
         nursery.start_soon(survey_redis, services.store, services.metrics)
         nursery.start_soon(forget_old_streams, services, rules.retention)
+
+    async def watch(self, nursery: trio.Nursery, watcher: Watcher) -> None:
+        """Start the watcher as the source of file events, and of the scans that other objects request."""
+        self.services.scans.request_scan = self.services.mounts.on_answer = watcher.rescan
+        self.risks.watcher = watcher
+        await nursery.start(watcher.run)
+        self.services.metrics.last_run_by("watcher", lambda: self.services.unix_time(watcher.last_run))

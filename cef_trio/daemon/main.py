@@ -56,7 +56,7 @@ from cef_trio.exit_codes import ExitCode
 from cef_trio.observability import Redactor, lost_lines
 from cef_trio.resilience import ThreadedResolver
 from cef_trio.settings import Settings, secret_values, without_secrets
-from cef_trio.upload import IdleChecker, Observer, RiskObserver, Services, StreamSupervisor, abort_orphan_uploads
+from cef_trio.upload import IdleChecker, Services, StreamSupervisor, abort_orphan_uploads
 from cef_trio.watch import PathMatcher, ThreadedReader, Watcher, matcher
 
 log = structlog.get_logger(__name__)
@@ -179,7 +179,7 @@ async def run_daemon(
                     lambda: shutdown.signals > 0,
                     Redactor(secret_values(settings)).text,
                 )
-                running_watchdog.unsaved = lambda: services.exit_saves.unsaved | _live_ids(status)
+                running_watchdog.unsaved = lambda: services.shutdown_flush.unsaved | _live_ids(status)
                 try:
                     serve_page = partial(serve_admin, allowed_hosts=settings.prom_allowed_hosts)
                     await root.start(
@@ -193,13 +193,14 @@ async def run_daemon(
                         services,
                         shutdown,
                         matcher(settings.watch_patterns),
-                        lambda observer: _run_intake(
-                            settings, observer, shutdown, notifier=notifier, status=status, task_status=task_status
+                        _intake_rules(settings),
+                        lambda tasks: _run_intake(
+                            settings, tasks, shutdown, notifier=notifier, status=status, task_status=task_status
                         ),
                         redact=status.redact,
                     )
                 root.cancel_scope.cancel()
-            unsaved = services.exit_saves.unsaved
+            unsaved = services.shutdown_flush.unsaved
     if unsaved:
         log.error("streams_not_saved", streams=sorted(unsaved))
         exit_code = ExitCode.NOT_SAVED
@@ -247,74 +248,69 @@ async def serve(
     services: Services,
     shutdown: Shutdown,
     matches: PathMatcher,
-    run_intake: Callable[[Observer], Awaitable[ExitCode]],
+    rules: IntakeRules,
+    run_intake: Callable[[IntakeTasks], Awaitable[ExitCode]],
     *,
     redact: Callable[[str], str] = str,
 ) -> ExitCode:
     """Run the tree below the root nursery until ``shutdown`` was requested and every stream's task has ended.
 
-    ``run_intake`` finds files and passes them to the observer's supervisor until it is cancelled. Its return value is
-    the exit code of a refused start. ``redact`` removes secrets from the texts of risks.
+    ``run_intake`` starts the tasks and passes files to their supervisor until it is cancelled. Its return value is the
+    exit code of a refused start. ``redact`` removes secrets from the texts of risks.
     """
     exit_code = ExitCode.DONE
     async with _background(shutdown, services.s3_breaker.run, services.redis_breaker.run) as background:
         async with trio.open_nursery() as processors:
             shutdown.workers.append(processors.cancel_scope)
-            supervisor = StreamSupervisor(services, processors, matches)
-            risks = RiskObserver(services, supervisor, lambda: shutdown.signals > 0, redact)
-            observer = Observer(services, supervisor, risks, lambda: shutdown.began_at)
-            services.metrics.snapshots_by(observer)
-            shutdown.on_drain += [services.exit_saves.leave, supervisor.drain]
-            background.start_soon(supervisor.renew_leases)
-            background.start_soon(services.best_effort.ask_again, services.s3.head_bucket)
+            tasks = IntakeTasks(
+                services, processors, matches, rules, leaving_since=lambda: shutdown.began_at, redact=redact
+            )
+            services.metrics.snapshots_by(tasks.observer)
+            shutdown.on_drain += [services.shutdown_flush.leave, tasks.supervisor.drain]
+            background.start_soon(tasks.supervisor.renew_leases)
+            background.start_soon(services.best_effort.retry_failing, services.s3.head_bucket)
             background.start_soon(abort_orphan_uploads, services)
             with shutdown.intake:
-                exit_code = await run_intake(observer)
+                exit_code = await run_intake(tasks)
         log.debug("processors_ended")
     return exit_code
 
 
+def _intake_rules(settings: Settings) -> IntakeRules:
+    return IntakeRules(
+        timeout_seconds=settings.stream_timeout_seconds,
+        check_seconds=min(settings.stale_check_seconds, settings.stream_timeout_seconds / 2),
+        after_upload=settings.after_upload,
+        webhook_retry_seconds=settings.webhook_retry_hours * 3600,
+        retention=timedelta(days=settings.completed_retention_days),
+    )
+
+
 async def _run_intake(
     settings: Settings,
-    observer: Observer,
+    tasks: IntakeTasks,
     shutdown: Shutdown,
     *,
     notifier: ServiceNotifier,
     status: DaemonSource,
     task_status: trio.TaskStatus[RunningDaemon],
 ) -> ExitCode:
-    status.observer = observer
-    services, supervisor = observer.services, observer.supervisor
-    folder, matches = os.fspath(settings.watch_dir), matcher(settings.watch_patterns)
+    status.observer = tasks.observer
+    services = tasks.services
     try:
         await check_reachable(services, create_bucket=settings.s3_create_bucket)
     except RefusedAtStartError as error:
         log.error("refused_at_start", error=str(error))  # noqa: TRY400 - operator error: no traceback
         return ExitCode.REFUSED
+    folder, matches = os.fspath(settings.watch_dir), matcher(settings.watch_patterns)
     reader = ThreadedReader(matches, services.mounts)
-    watcher = Watcher(folder, matches, supervisor, rescan_seconds=settings.rescan_seconds, reader=reader)
-    services.mounts.on_answer = watcher.rescan
-    observer.risks.watcher = watcher
-    services.scans.request_scan = watcher.rescan
-    check_seconds = min(settings.stale_check_seconds, settings.stream_timeout_seconds / 2)
-    tasks = IntakeTasks(
-        observer,
-        IntakeRules(
-            folder=folder,
-            timeout_seconds=settings.stream_timeout_seconds,
-            check_seconds=check_seconds,
-            after_upload=settings.after_upload,
-            webhook_retry_seconds=settings.webhook_retry_hours * 3600,
-            retention=timedelta(days=settings.completed_retention_days),
-        ),
-    )
+    watcher = Watcher(folder, matches, tasks.supervisor, rescan_seconds=settings.rescan_seconds, reader=reader)
     async with trio.open_nursery() as intake:
-        await tasks.start(intake, lambda: intake.start(watcher.run))
-        services.metrics.last_run_by("watcher", lambda: services.unix_time(watcher.last_run))
+        await tasks.start(intake, lambda: tasks.watch(intake, watcher))
         intake.start_soon(status.run)
         status.watcher = IntakeTask(watcher, settings.rescan_seconds)
-        status.checker = IntakeTask(tasks.idle_checker, check_seconds)
-        daemon = RunningDaemon(services, supervisor, watcher, tasks.idle_checker, shutdown)
+        status.checker = IntakeTask(tasks.idle_checker, tasks.idle_checker.period_seconds)
+        daemon = RunningDaemon(services, tasks.supervisor, watcher, tasks.idle_checker, shutdown)
         log.info("daemon_started", watch_dir=folder)
         notifier.ready(daemon.describe())
         intake.start_soon(notifier.watch, daemon.heartbeats, daemon.describe)

@@ -24,6 +24,7 @@ import structlog
 import trio
 
 from cef_trio.resilience import Periodic
+from cef_trio.safe_text import printable
 
 log = structlog.get_logger(__name__)
 
@@ -155,4 +156,4 @@ def _watchdog_seconds(environment: Mapping[str, str]) -> float | None:
 
 def _status(text: str) -> str:
     """Make a one-line status; a newline in a folder's name must not add a line such as ``READY=1``."""
-    return "STATUS=" + "".join(c if c.isprintable() else "?" for c in text)[:_MAX_STATUS]
+    return "STATUS=" + printable(text, "?")[:_MAX_STATUS]

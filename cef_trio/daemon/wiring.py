@@ -7,17 +7,19 @@ import fcntl
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Final
+from random import Random
+from typing import Final, Generic, TypeVar
 from uuid import uuid4
 
 import structlog
 import trio
 from pydantic import SecretStr
 
-from cef_trio.checkpoint import Lease, ShutdownFlush
+from cef_trio.checkpoint import CheckpointStore, Lease, ShutdownFlush
 from cef_trio.checkpoint.redis import RedisCheckpointStore
 from cef_trio.daemon.machine import boot_id, machine_id
 from cef_trio.exceptions import CefMp4ProcessorError, OperationError, S3OperationError
@@ -51,6 +53,9 @@ from cef_trio.upload import KeyTemplate, Ownership, Services, StreamRules
 from cef_trio.webhook import WebhookClient
 
 log = structlog.get_logger(__name__)
+
+StoreT = TypeVar("StoreT", bound=CheckpointStore)
+S3T = TypeVar("S3T", bound=S3Client)
 
 _PROXY_VARIABLES: Final = frozenset({"http_proxy", "https_proxy", "all_proxy"})
 
@@ -119,6 +124,45 @@ def _open_locked(folder: Path) -> int:
     return descriptor
 
 
+@dataclass(frozen=True, slots=True)
+class Clients(Generic[StoreT, S3T]):
+    """The clients of Redis and S3, with what decides on their retries and counts them."""
+
+    store: StoreT
+    s3: S3T
+    redis_breaker: CircuitBreaker
+    s3_breaker: CircuitBreaker
+    rate_limiter: RateLimiter
+    metrics: Metrics
+
+
+def make_clients(
+    policy: RetryPolicy,
+    make_store: Callable[[Retrier], StoreT],
+    make_s3: Callable[[Retrier, RateLimiter], S3T],
+    template: KeyTemplate,
+    *,
+    upload_rate: int,
+    idle_seconds: float | None = None,
+    random: Random | None = None,
+) -> Clients[StoreT, S3T]:
+    """Make the clients of the daemon, or of the laboratory; ``make_store`` and ``make_s3`` make the clients themselves.
+
+    ``idle_seconds``: when an idle service is probed (:class:`CircuitBreaker`); ``random``: source of jitter.
+    """
+    store: StoreT
+    metrics = Metrics()
+    rate_limiter = RateLimiter(upload_rate, waited=metrics.upload_waited)
+    retrier = partial(ServiceRetrier, policy=policy, random=random, observer=metrics.attempt_failed)
+    redis_breaker = CircuitBreaker("redis", lambda _need: store.prove(), policy, random, idle_seconds=idle_seconds)
+    store = make_store(retrier(redis_breaker, once=REDIS_ONCE))
+    s3_probe: StoreProbe
+    s3_breaker = CircuitBreaker("s3", lambda need: s3_probe(need), policy, random, idle_seconds=idle_seconds)  # noqa: PLW0108 - made below
+    s3 = make_s3(retrier(s3_breaker, once=S3_ONCE), rate_limiter)
+    s3_probe = StoreProbe(s3, template.probe_key, template.probe_recording_key)
+    return Clients(store, s3, redis_breaker, s3_breaker, rate_limiter, metrics)
+
+
 @asynccontextmanager
 async def open_services(
     settings: Settings, *, read_again: Callable[[], Settings] | None = None
@@ -132,23 +176,18 @@ async def open_services(
         SettingsError: a URL is invalid, a cluster's key prefix has no hash tag, or a bucket name is no host name.
     """
     warn_of_unused_proxy()
-    metrics = Metrics()
-    observer = metrics.attempt_failed
-    policy = RetryPolicy(settings.retry_attempts, settings.retry_initial_seconds, settings.retry_max_seconds)
-    probes = RetryPolicy(1, settings.retry_initial_seconds, settings.retry_max_seconds)
     template = KeyTemplate(settings.s3_key_template)
-    redis_breaker = CircuitBreaker("redis", lambda _need: store.prove(), probes, idle_seconds=IDLE_SECONDS)
-    s3_breaker = CircuitBreaker("s3", lambda need: s3_probe(need), probes, idle_seconds=IDLE_SECONDS)  # noqa: PLW0108 - made below
     reread_settings = partial(_reread_settings, read_again) if read_again is not None else None
-    store = checkpoint_store(
-        settings,
-        ServiceRetrier(redis_breaker, policy, once=REDIS_ONCE, observer=observer),
-        reread_settings=reread_settings,
-    )
-    rate_limiter = RateLimiter(settings.max_upload_rate, waited=metrics.upload_waited)
     config = s3_config(settings, reread_settings)
-    s3 = s3_client(settings, ServiceRetrier(s3_breaker, policy, once=S3_ONCE, observer=observer), rate_limiter, config)
-    s3_probe = StoreProbe(s3, template.probe_key, template.probe_recording_key)
+    clients = make_clients(
+        RetryPolicy(settings.retry_attempts, settings.retry_initial_seconds, settings.retry_max_seconds),
+        partial(checkpoint_store, settings, reread_settings=reread_settings),
+        lambda retrier, rate_limiter: s3_client(settings, retrier, rate_limiter, config),
+        template,
+        upload_rate=settings.max_upload_rate,
+        idle_seconds=IDLE_SECONDS,
+    )
+    store, s3 = clients.store, clients.s3
     lease = Lease(settings.instance_id, uuid4().hex, settings.lease_seconds, boot_id())
     webhook = webhook_client(settings)
     mounts = Mounts(answer_seconds=settings.file_system_timeout_seconds)
@@ -161,16 +200,16 @@ async def open_services(
             probe=partial(probe, ffprobe_path=settings.ffprobe_path, timeout_seconds=settings.ffprobe_timeout_seconds),
             has_writer=partial(_has_writer, mounts),
             lease=lease,
-            exit_saves=ShutdownFlush(store, lease, redis_breaker),
-            s3_breaker=s3_breaker,
-            redis_breaker=redis_breaker,
+            shutdown_flush=ShutdownFlush(store, lease, clients.redis_breaker),
+            s3_breaker=clients.s3_breaker,
+            redis_breaker=clients.redis_breaker,
             stream_slots=trio.CapacityLimiter(settings.max_concurrent_streams),
             part_slots=trio.CapacityLimiter(settings.max_concurrent_parts),
             rules=_rules(settings),
             utc_now=lambda: datetime.now(UTC),
             new_stream_id=lambda: str(uuid4()),
-            metrics=metrics,
-            rate_limiter=rate_limiter,
+            metrics=clients.metrics,
+            rate_limiter=clients.rate_limiter,
             webhook=webhook,
             ownership=Ownership(machine_id()),
             renew_credentials=partial(_renew, store, s3, webhook, config.credentials),

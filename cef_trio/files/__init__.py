@@ -11,7 +11,7 @@ have it open for writing?".
 
 from cef_trio.files import file_system
 from cef_trio.files.file_stat import FileStat
-from cef_trio.files.file_system import FolderPlace, named, origin_of
+from cef_trio.files.file_system import FolderPlace, file_system_named, origin_of
 from cef_trio.files.identity import (
     HEAD_BYTES,
     IdentityMatch,
@@ -46,6 +46,7 @@ __all__ = [
     "WriterState",
     "compare",
     "file_system",
+    "file_system_named",
     "head_of",
     "identity_by_stat",
     "identity_of",
@@ -56,7 +57,6 @@ __all__ = [
     "is_same_place",
     "is_verified_file",
     "may_be",
-    "named",
     "on_another_file_system",
     "open_straight",
     "origin_of",

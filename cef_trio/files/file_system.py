@@ -91,7 +91,7 @@ FILE_SYSTEMS: Final = {
 _BY_NAME: Final = {system.name: system for system in FILE_SYSTEMS.values()}
 
 
-def named(name: str | None) -> FileSystem:
+def file_system_named(name: str | None) -> FileSystem:
     """Return the file system of that name, as records store it; :data:`UNKNOWN` if there is none."""
     return _BY_NAME.get(name or "", UNKNOWN)
 

@@ -22,7 +22,7 @@ from typing import Final
 
 from cef_trio.checkpoint import FileIdentity
 from cef_trio.files.file_stat import FileStat
-from cef_trio.files.file_system import FolderPlace, Origin, named
+from cef_trio.files.file_system import FolderPlace, Origin, file_system_named
 
 HEAD_BYTES: Final = 4096
 """The most leading bytes that an identity covers."""
@@ -82,7 +82,7 @@ def compare(recorded: FileIdentity, observed: FileIdentity) -> IdentityMatch:  #
 
 def inodes_last(fs_type: str | None) -> bool:
     """Return whether inode numbers are stable there; ``None`` (earlier versions' records) counts as stable."""
-    return fs_type is None or named(fs_type).lasting_inodes
+    return fs_type is None or file_system_named(fs_type).lasting_inodes
 
 
 def on_another_file_system(recorded: FileIdentity, observed: FileIdentity) -> bool:

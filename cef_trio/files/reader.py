@@ -52,6 +52,8 @@ _CACHED_BLOCK: Final = memoryview(bytearray(BLOCK_BYTES))
 _EDGE_BYTES: Final = 64
 _RWF_NOWAIT: Final[int | None] = getattr(os, "RWF_NOWAIT", None)
 _DENIED: Final = {errno.EACCES, errno.EPERM}
+_NOT_REGULAR: Final = {errno.ELOOP, errno.EMLINK, errno.ENXIO}
+"""Errors of opening a symbolic link (``EMLINK`` on FreeBSD) or a socket."""
 _NOWAIT_UNSUPPORTED: Final = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
 
@@ -179,6 +181,19 @@ def access_errors(what: str) -> Iterator[None]:
         raise refusal(what, error) from error
 
 
+@contextmanager
+def open_errors(path: str) -> Iterator[None]:
+    """Raise the error of :meth:`Disk.open` for a failed ``open`` of ``path`` in the block."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise RecordingChangedError(f"{path!r} does not exist") from error
+    except OSError as error:
+        if error.errno in _NOT_REGULAR:
+            raise RecordingChangedError(f"{path!r} is not a regular file") from error
+        raise refusal(f"cannot open {path!r}", error) from error
+
+
 def regular_file_stat(result: os.stat_result) -> FileStat | None:
     """Return the :class:`FileStat` of an ``os.stat`` result; ``None`` unless it is a regular file."""
     if not stat_module.S_ISREG(result.st_mode):
@@ -284,15 +299,9 @@ class KernelDisk:
         """See :meth:`Disk.open`."""
         descriptor = _Descriptor(path)
         try:
-            try:
+            with open_errors(path):
                 # O_NONBLOCK: the open of a FIFO that took the recording's name must not wait for its writer.
                 await self._mounts.run(path, descriptor.open)
-            except (FileNotFoundError, NotADirectoryError) as error:
-                raise RecordingChangedError(f"{path!r} does not exist") from error
-            except OSError as error:
-                if error.errno in {errno.ELOOP, errno.EMLINK, errno.ENXIO}:
-                    raise RecordingChangedError(f"{path!r} is not a regular file") from error
-                raise refusal(f"cannot open {path!r}", error) from error
             recording = _KernelRecording(descriptor, path, self._mounts)
             await recording.stat()
             yield recording

@@ -15,7 +15,7 @@ _OF_ONE_RUN = re.compile(r"\b[0-9a-f]{8}\b|[0-9a-f-]{20,}\S*")
 _CHUNK = 8
 
 
-def conduct(plans: Iterable[Plan], *, processes: int) -> Iterator[Report]:
+def run_plans(plans: Iterable[Plan], *, processes: int) -> Iterator[Report]:
     """Run plans; yield their reports in order.
 
     Args:

@@ -25,7 +25,7 @@ from rich.table import Table
 
 from cef_trio.exceptions import CefMp4ProcessorError
 from cef_trio.exit_codes import ExitCode
-from cef_trio.lab.campaign import Tally, conduct
+from cef_trio.lab.campaign import Tally, run_plans
 from cef_trio.lab.checks import CHECKS
 from cef_trio.lab.explorers import cancellations, crashes, worlds
 from cef_trio.lab.faults import CRASH_MOMENTS, FaultKind, Injection
@@ -202,7 +202,7 @@ def _explore(arguments: argparse.Namespace, title: str, scenarios: Iterable[str]
             tally = tallies[scenario] = Tally()
             listed = list(plans(scenario))
             bar = progress.add_task(scenario, total=len(listed))
-            for report in conduct(listed, processes=arguments.processes):
+            for report in run_plans(listed, processes=arguments.processes):
                 for kind in tally.add(report):  # at once, before a long campaign ends
                     _print_violation(console, kind, report.plan)
                 progress.advance(bar)

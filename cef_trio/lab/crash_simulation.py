@@ -1,11 +1,10 @@
-"""A process that dies: from one moment on nothing it does has any effect.
+"""Simulated crashes: from a chosen moment on, nothing that a process does has an effect.
 
-Cancelling a task is not killing a process: a cancelled task may still save something on its way out. Here the edges
-know whether the daemon behind them lives; after its end every call fails before it does anything, so what S3 and the
-store hold is exactly what they held at that moment.
+Cancelling the tasks is not enough, since a cancelled task may still save its state. So every call to S3, Redis, the
+disk and the webhook receiver passes a :class:`Life`, and fails before its effect once the process has crashed.
 
-What S3 has acknowledged (the headers of a successful response arrived) is recorded here at the transport, independently
-of the daemon, and compared with Redis by the invariants.
+The acknowledgements of S3 (the headers of a successful response arrived) are recorded here at the transport,
+independently of the daemon, and compared with Redis by the invariants.
 """
 
 from __future__ import annotations
@@ -35,52 +34,53 @@ _UPLOAD_ID = re.compile(rb"<UploadId>([^<]+)</UploadId>")
 
 
 class CrashMoment(StrEnum):
-    """When, of a call, the process dies."""
+    """The moment of a crash within a call."""
 
     BEFORE = "before"
-    """The call is never made."""
+    """Before the request is sent."""
     UNANSWERED = "unanswered"
-    """It has its effect; the answer does not reach the process."""
+    """After the call took effect, before its response arrives."""
     ANSWERED = "answered"
-    """The answer has arrived, and nothing was done with it yet."""
+    """After the response arrived, before it is processed."""
 
 
 @dataclass(slots=True)
 class Life:
-    """One process's life: the calls it makes, and the one in which it dies."""
+    """One process: the calls it makes, and the call in which it crashes."""
 
     dies_at: tuple[int, CrashMoment] | None = None
-    """Number of the call, counted from 1, and the moment."""
+    """The number of the call in which it crashes, from 1, and the moment in the call."""
     on_end: Callable[[], None] = lambda: None
-    """Called once, when it dies."""
+    """Called once, at the crash."""
     ended: bool = False
+    """Whether it has crashed."""
     calls: list[str] = field(default_factory=list)
-    """The calls it began, in order."""
-    open_answers: int = 0
-    """Answers of S3 whose connection is not given back."""
+    """Its calls so far, in order."""
+    open_responses: int = 0
+    """Number of S3 responses whose connection is not released."""
     cut_off: AsyncBool = field(default_factory=lambda: AsyncBool(False))
-    """While it is true, nothing passes between the process and S3 or Redis: a partition, or a stopped process."""
+    """While true, its calls to S3 and Redis wait: a network partition, or a stopped process."""
     writes_without_lease: list[str] = field(default_factory=list)
-    """Writes of it that the store took although another held the stream's lease."""
+    """Its writes that the store accepted although another process held the stream's lease."""
 
-    async def reached(self) -> None:
-        """Wait while the process is cut off; no checkpoint if it is not."""
+    async def wait_connected(self) -> None:
+        """Wait while the process is cut off; not a checkpoint otherwise."""
         if self.cut_off.value:
             await self.cut_off.wait_value(False)
 
     def end(self) -> None:
-        """The process is killed."""
+        """Crash now."""
         if not self.ended:
             self.ended = True
             self.on_end()
 
-    def begins(self, call: str) -> int:
-        """A call begins; returns its number."""
+    def begin_call(self, call: str) -> int:
+        """Record the start of a call; return its number."""
         self.calls.append(call)
         return len(self.calls)
 
     def reaches(self, number: int, moment: CrashMoment) -> bool:
-        """A call reaches that moment; returns whether the process is dead by now."""
+        """Crash if that moment of that call is the planned one; return whether the process has crashed."""
         if self.dies_at == (number, moment):
             self.end()
         return self.ended
@@ -88,21 +88,21 @@ class Life:
 
 @dataclass(slots=True)
 class Acknowledgements:
-    """The responses of S3 that reached the daemon."""
+    """The acknowledgements of S3 that reached the current daemon."""
 
     parts: dict[tuple[str, int], str] = field(default_factory=dict)
-    """(upload id, part number) → the ETag of its newest acknowledgement."""
+    """(upload id, part number) → the ETag of the newest acknowledgement."""
     uploads: dict[str, str] = field(default_factory=dict)
-    """Upload id → key, of the uploads whose id has arrived."""
+    """Upload id → key, of the uploads whose id arrived."""
     unread_upload_ids: list[str] = field(default_factory=list)
-    """Keys of uploads whose creation was acknowledged, and whose id nobody read to its end."""
+    """Keys of created uploads whose response body was not read to its end."""
     objects: dict[str, str] = field(default_factory=dict)
-    """Key → ETag of the recordings that S3 said it has."""
+    """Key → ETag of the completed recordings."""
     redis_lost: bool = False
-    """Whether Redis has lost something since."""
+    """Whether Redis has lost data since the daemon started."""
 
     def forget(self) -> None:
-        """Begin anew: each daemon answers for what it heard itself."""
+        """Clear all, before the next daemon."""
         self.parts.clear()
         self.uploads.clear()
         self.unread_upload_ids.clear()
@@ -110,7 +110,7 @@ class Acknowledgements:
         self.redis_lost = False
 
     def forget_parts_after(self, upload_id: str, keep_to: int) -> None:
-        """The file was cut off, and the records of the parts behind its end are forgotten."""
+        """Clear the parts after number ``keep_to``, whose records the daemon deleted with the end of the file."""
         self.parts = {where: etag for where, etag in self.parts.items() if where[0] != upload_id or where[1] <= keep_to}
 
     def record_headers(self, request: httpx.Request, response: httpx.Response) -> None:
@@ -120,17 +120,17 @@ class Acknowledgements:
             response.is_success
             and request.method == "PUT"
             and "partNumber" in query
-            and "etag" in response.headers  # else it was no S3 that answered
+            and "etag" in response.headers  # otherwise the response is not from S3
             and not _stored_other_bytes(request, response)
         ):
             where = query["uploadId"], int(query["partNumber"])
             if "x-amz-copy-source" in request.headers:
-                self.parts.pop(where, None)  # no bytes of ours: whatever becomes of it costs nothing
+                self.parts.pop(where, None)  # a copy: acknowledged by its body, and no bytes were sent
             else:
                 self.parts[where] = response.headers["etag"].strip('"')
 
     def record_body(self, request: httpx.Request, body: bytes, *, whole: bool) -> None:
-        """An answer's body was read to its end, or given up. A copy is acknowledged in it, and not by the headers."""
+        """Record what a body acknowledges: a copied part, or an upload's id; ``whole``: it was read to its end."""
         query = request.url.params
         if request.method == "PUT" and "partNumber" in query and whole and (copied := _ETAG.search(body)) is not None:
             self.parts[query["uploadId"], int(query["partNumber"])] = copied[1].decode()
@@ -154,7 +154,7 @@ def _stored_other_bytes(request: httpx.Request, response: httpx.Response) -> boo
 
 
 class CrashableStore:
-    """The store as one process sees it: every method of a ``CheckpointStore``, until that process is dead."""
+    """The checkpoint store of one process; its calls fail after the crash."""
 
     def __init__(
         self,
@@ -170,7 +170,7 @@ class CrashableStore:
 
     @property
     def unreadable(self) -> UnreadableKeys:
-        """As the store has it."""
+        """See ``CheckpointStore``."""
         return self._store.unreadable
 
     def __getattr__(self, operation: str) -> Callable[..., Awaitable[Any]]:
@@ -178,11 +178,11 @@ class CrashableStore:
         life = self._life
 
         async def call(*args: Any, **kwargs: Any) -> Any:
-            number = life.begins(f"redis {operation}")
+            number = life.begin_call(f"redis {operation}")
             if life.reaches(number, CrashMoment.BEFORE):
-                raise RedisOperationError(operation, "the process is dead")
+                raise RedisOperationError(operation, "the process has crashed")
             with self._journal.call(Lane.REDIS, operation):
-                await life.reached()
+                await life.wait_connected()
                 answer = await method(*args, **kwargs)
                 if operation == "cut_parts" and self._acknowledgements is not None:
                     stream_id, _, keep_to = args
@@ -190,9 +190,9 @@ class CrashableStore:
                     self._acknowledgements.forget_parts_after(meta.s3_upload_id or "", keep_to)
                 if operation in _FENCED and self._store.is_anothers(*args[:2]):
                     life.writes_without_lease.append(operation)
-                await life.reached()
+                await life.wait_connected()
             if life.reaches(number, CrashMoment.UNANSWERED):
-                raise RedisOperationError(operation, "the process is dead")
+                raise RedisOperationError(operation, "the process has crashed")
             life.reaches(number, CrashMoment.ANSWERED)
             return answer
 
@@ -200,7 +200,7 @@ class CrashableStore:
 
 
 class CrashableTransport(httpx.AsyncBaseTransport):
-    """The network as one process sees it, until that process is dead."""
+    """The transport from one process to S3; its requests fail after the crash."""
 
     def __init__(
         self, transport: httpx.AsyncBaseTransport, life: Life, acknowledgements: Acknowledgements, journal: Journal
@@ -213,40 +213,40 @@ class CrashableTransport(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Pass a request on."""
         life, name = self._life, call_name(request)
-        number = life.begins(f"s3 {name}")
+        number = life.begin_call(f"s3 {name}")
         if life.reaches(number, CrashMoment.BEFORE):
-            raise httpx.ConnectError("the process is dead", request=request)
+            raise httpx.ConnectError("the process has crashed", request=request)
         with self._journal.call(Lane.S3, name) as entry:
-            await life.reached()
+            await life.wait_connected()
             response = await self._transport.handle_async_request(request)
             entry.outcome = str(response.status_code)
         if life.reaches(number, CrashMoment.UNANSWERED):
             await response.aclose()
-            raise httpx.ReadError("the process is dead", request=request)
+            raise httpx.ReadError("the process has crashed", request=request)
         self._acknowledgements.record_headers(request, response)
         life.reaches(number, CrashMoment.ANSWERED)
         stream = response.stream
         if isinstance(stream, httpx.AsyncByteStream):
-            life.open_answers += 1
-            is_s3s = response.is_success and "x-amz-request-id" in response.headers
-            response.stream = _RecordedBody(stream, request, is_s3s, life, self._acknowledgements)
+            life.open_responses += 1
+            succeeded = response.is_success and "x-amz-request-id" in response.headers
+            response.stream = _RecordedBody(stream, request, succeeded, life, self._acknowledgements)
         return response
 
 
 class _RecordedBody(httpx.AsyncByteStream):
-    """An answer's body. Giving its connection back is a checkpoint, as it is in httpcore."""
+    """A response body. Releasing its connection is a checkpoint, as in httpcore."""
 
     def __init__(
         self,
         stream: httpx.AsyncByteStream,
         request: httpx.Request,
-        good: bool,
+        succeeded: bool,
         life: Life,
         acknowledgements: Acknowledgements,
     ) -> None:
         self._stream = stream
         self._request = request
-        self._good = good
+        self._succeeded = succeeded
         self._life = life
         self._acknowledgements = acknowledgements
         self._body = b""
@@ -261,21 +261,21 @@ class _RecordedBody(httpx.AsyncByteStream):
                 yield block
             self._whole = True
         except httpx.HTTPError:
-            self._broken = True  # the network's doing: what did not arrive was not acknowledged
+            self._broken = True  # the rest did not arrive, so it acknowledges nothing
             raise
 
     async def aclose(self) -> None:
         if self._open:
             self._open = False
-            self._life.open_answers -= 1
-            if self._good and not self._broken and not self._life.ended:
+            self._life.open_responses -= 1
+            if self._succeeded and not self._broken and not self._life.ended:
                 self._acknowledgements.record_body(self._request, self._body, whole=self._whole)
         await self._stream.aclose()
         await trio.lowlevel.checkpoint()
 
 
 def call_name(request: httpx.Request) -> str:
-    """A request in S3's words, as far as they tell the daemon's calls apart."""
+    """Return the S3 operation of a request, with its part number: ``UploadPart 2``."""
     query, method = request.url.params, request.method
     key = request.url.path.partition("/recordings")[2].strip("/")
     if "partNumber" in query:

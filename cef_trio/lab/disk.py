@@ -1,8 +1,8 @@
-"""The file system without threads: real files, read inline, with a checkpoint where the real disk has one.
+"""The disk without threads: real files, read inline, with a checkpoint where the real disk has one.
 
-A virtual clock jumps ahead while a worker thread works, since no task can run; so nothing in the laboratory uses one.
-Changing calls of a crashed process fail before they take effect (:class:`CrashableDisk`). In a world with a simulated
-kernel (``kernel.py``), that answers the system calls.
+The virtual clock would jump ahead while a worker thread runs, so the laboratory uses none. Changing calls of a crashed
+process fail before they take effect (:class:`CrashableDisk`). A simulated kernel (``kernel.py``) handles the system
+calls.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from cef_trio.files.nofollow import open_straight
 from cef_trio.files.reader import (
     OpenRecording,
     access_errors,
+    open_errors,
     open_file_stat,
     piece_is_written,
     place_of_nearest_folder,
-    refusal,
     stat_with_birth,
 )
 from cef_trio.lab.crash_simulation import CrashMoment, Life
@@ -34,15 +34,15 @@ from cef_trio.watch.scan import Scan, scan_now, stats_now
 T = TypeVar("T")
 
 
-Answering = Callable[[], AbstractContextManager[None]]
+Intercepting = Callable[[], AbstractContextManager[None]]
 """Entered around each block of system calls."""
 
 
 class InlineDisk:
-    """A :class:`cef_trio.files.reader.Disk` that never leaves the task."""
+    """A :class:`cef_trio.files.reader.Disk` without threads."""
 
-    def __init__(self, answering: Answering = nullcontext, read_seconds: Callable[[], float] = float) -> None:
-        self._answering = answering
+    def __init__(self, intercepting: Intercepting = nullcontext, read_seconds: Callable[[], float] = float) -> None:
+        self._answering = intercepting
         self._read_seconds = read_seconds
 
     async def stat(self, path: str) -> FileStat | None:
@@ -72,15 +72,12 @@ class InlineDisk:
     async def open(self, path: str) -> AsyncIterator[OpenRecording]:
         """See :meth:`cef_trio.files.reader.Disk.open`."""
         await trio.lowlevel.checkpoint()
+        with open_errors(path), self._answering():
+            descriptor = open_straight(path, os.O_RDONLY | os.O_NONBLOCK)
         try:
-            with self._answering():
-                descriptor = open_straight(path, os.O_RDONLY | os.O_NONBLOCK)
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise RecordingChangedError(f"{path!r} is not there any more") from error
-        except OSError as error:
-            raise refusal(f"cannot open {path!r}", error) from error
-        try:
-            yield InlineRecording(descriptor, path, self._answering, self._read_seconds)
+            recording = InlineRecording(descriptor, path, self._answering, self._read_seconds)
+            recording.stat_now()
+            yield recording
         finally:
             os.close(descriptor)
 
@@ -98,11 +95,11 @@ class CrashableDisk(InlineDisk):
     def __init__(
         self,
         life: Life,
-        watching: Answering,
-        answering: Answering = nullcontext,
+        watching: Intercepting,
+        intercepting: Intercepting = nullcontext,
         read_seconds: Callable[[], float] = float,
     ) -> None:
-        super().__init__(answering, read_seconds)
+        super().__init__(intercepting, read_seconds)
         self._life = life
         self._watching = watching
 
@@ -110,13 +107,13 @@ class CrashableDisk(InlineDisk):
         """See :meth:`cef_trio.files.reader.Disk.change`. Nothing hangs here."""
         del path
         await trio.lowlevel.checkpoint()
-        number = self._life.begins("disk change")
+        number = self._life.begin_call("disk change")
         if self._life.reaches(number, CrashMoment.BEFORE):
-            raise AfterUploadError("the process is dead")
+            raise AfterUploadError("the process has crashed")
         with self._watching(), self._answering():
             answer = call()
         if self._life.reaches(number, CrashMoment.UNANSWERED):
-            raise AfterUploadError("the process is dead")
+            raise AfterUploadError("the process has crashed")
         self._life.reaches(number, CrashMoment.ANSWERED)
         return answer
 
@@ -128,23 +125,27 @@ class InlineRecording:
         self,
         descriptor: int,
         path: str,
-        answering: Answering = nullcontext,
+        intercepting: Intercepting = nullcontext,
         read_seconds: Callable[[], float] = float,
     ) -> None:
         self._descriptor = descriptor
         self._read_seconds = read_seconds
         self._path = path
-        self._answering = answering
-        with answering():
+        self._answering = intercepting
+        with intercepting():
             self.generation = inode_generation(descriptor)
 
     async def stat(self) -> FileStat:
         """See :meth:`cef_trio.files.reader.OpenRecording.stat`."""
         await trio.lowlevel.checkpoint()
+        return self.stat_now()
+
+    def stat_now(self) -> FileStat:
+        """Return the file's status, without a checkpoint."""
         with access_errors(f"cannot look at {self._path!r}"), self._answering():
             found = open_file_stat(self._descriptor)
         if found is None:
-            raise RecordingChangedError("it is not a regular file")
+            raise RecordingChangedError(f"{self._path!r} is not a regular file")
         return found
 
     async def origin(self) -> Origin:
@@ -168,11 +169,11 @@ class InlineRecording:
 
 
 class InlineReader:
-    """A :class:`cef_trio.watch.scan.FolderReader` that never leaves the task."""
+    """A :class:`cef_trio.watch.scan.FolderReader` without threads."""
 
-    def __init__(self, matches: PathMatcher, answering: Answering = nullcontext) -> None:
+    def __init__(self, matches: PathMatcher, intercepting: Intercepting = nullcontext) -> None:
         self._matches = matches
-        self._answering = answering
+        self._answering = intercepting
 
     async def scan(self, folder: str) -> Scan:
         """See :meth:`cef_trio.watch.scan.FolderReader.scan`."""

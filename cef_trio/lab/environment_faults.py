@@ -102,7 +102,7 @@ def _turn(system: FileSystem, name: str) -> None:
         case "reused":
             system.numbers = Numbers.REUSED
         case "nfs":
-            system.name, system.leases, system.heard, system.generations = "nfs", Leases.NEVER, False, False
+            system.name, system.leases, system.reports_events, system.generations = "nfs", Leases.NEVER, False, False
         case "other-user":
             system.leases = Leases.NEVER
         case _:
@@ -145,14 +145,14 @@ async def _skew(context: ScenarioContext, _redis: RedisFaults) -> AsyncIterator[
 @asynccontextmanager
 async def _unmounted(context: ScenarioContext, _redis: RedisFaults) -> AsyncIterator[None]:
     folder = context.world.folder / _MOUNT
-    if _MOUNT in context.away:
+    if _MOUNT in context.unmounted:
         yield
         return
-    context.away[_MOUNT] = trio.Event()
+    context.unmounted[_MOUNT] = trio.Event()
     away = context.world.kernel.unmount(folder)
     yield
     context.world.kernel.remount(folder, away)
-    context.away.pop(_MOUNT).set()
+    context.unmounted.pop(_MOUNT).set()
 
 
 @asynccontextmanager
@@ -164,21 +164,21 @@ async def _mount_dead(context: ScenarioContext, _redis: RedisFaults) -> AsyncIte
 
 
 @asynccontextmanager
-async def _redis_silent(_stage: ScenarioContext, redis: RedisFaults) -> AsyncIterator[None]:
+async def _redis_silent(_context: ScenarioContext, redis: RedisFaults) -> AsyncIterator[None]:
     redis.silent.value = True
     yield
     redis.silent.value = False
 
 
 @asynccontextmanager
-async def _redis_read_only(_stage: ScenarioContext, redis: RedisFaults) -> AsyncIterator[None]:
+async def _redis_read_only(_context: ScenarioContext, redis: RedisFaults) -> AsyncIterator[None]:
     redis.turn_read_only()
     yield
     redis.refusal = ""
 
 
 @asynccontextmanager
-async def _redis_failover(_stage: ScenarioContext, redis: RedisFaults) -> AsyncIterator[None]:
+async def _redis_failover(_context: ScenarioContext, redis: RedisFaults) -> AsyncIterator[None]:
     replica = redis.keep()
     await trio.sleep(0.5)
     redis.turn_read_only()

@@ -15,7 +15,7 @@ from typing import Final
 import trio
 
 from cef_trio.checkpoint.states import Status
-from cef_trio.files.file_system import named
+from cef_trio.files.file_system import file_system_named
 from cef_trio.lab.filesystem import FileSystem, Leases, Numbers
 from cef_trio.lab.scenario_context import ScenarioContext
 from cef_trio.lab.scheduler import derived
@@ -87,17 +87,17 @@ class FileFaults:
 
 def _lying(system: FileSystem) -> None:
     """A FUSE mount: it grants leases despite remote writers, and inotify reports nothing."""
-    system.name, system.leases, system.heard = "fuse", Leases.ALWAYS, False
+    system.name, system.leases, system.reports_events = "fuse", Leases.ALWAYS, False
     system.generations = False
 
 
 def _fat(system: FileSystem) -> None:
-    system.name, system.tick_ns, system.generations = "vfat", 2 * _SECOND_NS, False
+    system.name, system.granularity_ns, system.generations = "vfat", 2 * _SECOND_NS, False
 
 
 def _whole_seconds(system: FileSystem) -> None:
     """Time stamps of ext3, or of a file server below a mount."""
-    system.tick_ns = _SECOND_NS
+    system.granularity_ns = _SECOND_NS
 
 
 def _untold(system: FileSystem) -> None:
@@ -177,7 +177,7 @@ def _clock(what: str, skew_ns: int) -> FileFault:
 @asynccontextmanager
 async def _renumbered(context: ScenarioContext, _random: Random) -> AsyncIterator[None]:
     """Change every inode number, where the file system does not keep them."""
-    if not named(context.file_system.name).lasting_inodes:
+    if not file_system_named(context.file_system.name).lasting_inodes:
         context.hits["world: renumbered"] += 1
         context.world.kernel.renumber(context.file_system)
     yield

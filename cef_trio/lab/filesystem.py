@@ -1,9 +1,9 @@
-"""The file systems of a world: what they keep of a file, and what they can tell of it.
+"""The properties of simulated file systems, and the inodes of their files.
 
-The bytes and names of a world's files are real, in a temporary folder. All that differs between file systems outside is
-told by this module instead: device and inode numbers, generations, the grain and the clock of time stamps, whether a
-read lease means that nobody writes, whether inotify hears of writes, whether the mount is there at all. ``kernel.py``
-answers the daemon's own system calls by it.
+The bytes and names of a world's files are real, in a temporary folder. What differs between file systems is simulated:
+device and inode numbers, generations, the granularity and clock of time stamps, the meaning of a read lease, whether
+inotify reports writes, and whether the server of a mount responds. ``kernel.py`` applies it to the daemon's system
+calls.
 """
 
 from __future__ import annotations
@@ -17,73 +17,74 @@ _LAG_NS: Final = 1_234_567
 
 
 class Numbers(Enum):
-    """What becomes of an inode's number."""
+    """How inode numbers are assigned."""
 
     UNIQUE = "unique"
-    """No file ever has another's."""
+    """Every file has a number of its own."""
     REUSED = "reused"
-    """A deleted file's number is the next file's, as on ext4."""
+    """The next file gets the number of a deleted one, as on ext4."""
 
 
 class Leases(Enum):
-    """What asking for a read lease tells."""
+    """When a read lease (``F_SETLEASE``) is granted."""
 
     TRUE = "true"
-    """It is refused while somebody has the file open for writing."""
+    """If no process has the file open for writing, as on a local disk."""
     ALWAYS = "always"
-    """It is granted whoever writes: a FUSE mount whose writers are on its other side."""
+    """Always, as on a FUSE mount whose writers are on the other side."""
     NEVER = "never"
-    """There are none here, or the file is another user's."""
+    """Never, as on a network file system or for a file of another user."""
 
 
 @dataclass(eq=False, slots=True)
 class FileSystem:
-    """One file system, and where it is mounted."""
+    """One file system."""
 
     name: str = "ext4"
-    """Its type, as ``statfs`` and mountinfo have it."""
+    """Its type in ``statfs`` and mountinfo."""
     device: int = 64
     fsid: bytes = b""
-    """Its own name for itself, as ``statfs`` has it; empty: it tells none."""
+    """``f_fsid`` of ``statfs``; empty: none."""
     numbers: Numbers = Numbers.UNIQUE
     generations: bool = True
     leases: Leases = Leases.TRUE
-    tick_ns: int = 1
-    """The grain of its time stamps: 1 s on ext3 and HFS+, 2 s on FAT."""
+    granularity_ns: int = 1
+    """The granularity of its time stamps: 1 s on ext3 and HFS+, 2 s on FAT."""
     skew_ns: int = 0
     """How far its clock is ahead of the daemon's; negative: behind."""
-    heard: bool = True
-    """Whether inotify hears what is done to its files; not so where other hosts do it."""
+    reports_events: bool = True
+    """Whether inotify reports changes; not if other hosts make them."""
     error: int | None = None
-    """The ``errno`` of every call, while its server is gone."""
+    """The ``errno`` of every call, if its server is down."""
     open_error: int | None = None
-    """The ``errno`` of every opening of a file, while looks at it succeed: no descriptor is to be had."""
+    """The ``errno`` of opening a file, while ``stat`` succeeds: no descriptors are left."""
 
     def stamp(self, now_ns: int) -> int:
-        """The time stamp of what is done now, by a clock that lags like a kernel's.
+        """Return the time stamp of a change made now.
 
-        Stories begin at a whole second; stamps of whole seconds would all be taken for coarse ones.
+        It lags a little, as a kernel's does. The virtual clock starts at a whole second, and time stamps of whole
+        seconds would look like coarse granularity.
         """
-        return (now_ns - _LAG_NS + self.skew_ns) // self.tick_ns * self.tick_ns
+        return (now_ns - _LAG_NS + self.skew_ns) // self.granularity_ns * self.granularity_ns
 
 
 @dataclass(eq=False, slots=True)
 class Inode:
-    """A file or folder, as its file system has it."""
+    """A file or folder."""
 
     serial: int
-    """Which one it is: never reused, and known to nobody but the laboratory."""
+    """Its identity: never reused, and not visible to the daemon."""
     file_system: FileSystem
     number: int
     generation: int
     mtime_ns: int
     ctime_ns: int
     since_ns: int = 0
-    """Since when it bears its number."""
+    """When it got its number, nanoseconds."""
     writers: int = 0
-    """How many have it open for writing."""
+    """How many writers have it open."""
     written_at: float = 0.0
-    """When a byte of it last changed, by the virtual clock."""
+    """When its bytes last changed, by the virtual clock."""
     denied: bool = False
     """Whether the daemon may not read it."""
     is_gone: bool = False
@@ -95,16 +96,16 @@ Key = tuple[int, int]
 
 @dataclass(slots=True)
 class Inodes:
-    """Every file there is or was, by its real inode, which nothing reuses while a world lasts."""
+    """Every file that exists or existed, by its real inode, which is not reused during a run."""
 
     by_key: dict[Key, Inode] = field(default_factory=dict)
-    borne: list[tuple[int, int, int, int]] = field(default_factory=list)
-    """(number, serial, from, until) of numbers that were given up."""
+    past_numbers: list[tuple[int, int, int, int]] = field(default_factory=list)
+    """(number, serial, from, until) of numbers that a file no longer has; times in nanoseconds."""
     _free: dict[FileSystem, list[int]] = field(default_factory=dict)
     _made: int = 0
 
     def make(self, key: Key, file_system: FileSystem, now_ns: int) -> Inode:
-        """A file is made."""
+        """Add a new file."""
         self._made += 1
         free = self._free.get(file_system)
         number = free.pop(0) if free else 1000 + self._made
@@ -114,39 +115,40 @@ class Inodes:
         return made
 
     def remove(self, inode: Inode, now_ns: int) -> None:
-        """Its last name is gone."""
+        """Remove a file whose last name was deleted."""
         if inode.is_gone:
             return
         inode.is_gone = True
-        self._give_up(inode, now_ns)
+        self._end_number(inode, now_ns)
         if inode.file_system.numbers is Numbers.REUSED:
             self._free.setdefault(inode.file_system, []).append(inode.number)
 
     def renumber(self, inodes: Iterable[Inode], now_ns: int) -> None:
-        """These get other numbers."""
+        """Give files new numbers."""
         for inode in inodes:
-            self._give_up(inode, now_ns)
+            self._end_number(inode, now_ns)
             inode.number += 10_000
             inode.since_ns = now_ns
 
     def living(self) -> Iterator[Inode]:
-        """The files that are there."""
+        """Return the files that exist."""
         return (inode for inode in self.by_key.values() if not inode.is_gone)
 
-    def bearers(self, number: int) -> set[int]:
-        """The serials of the files that bear, or bore, a number."""
-        return {serial for was, serial, _, _ in self.borne if was == number} | {
+    def serials_with(self, number: int) -> set[int]:
+        """Return the serials of all files that have or had a number."""
+        return {serial for was, serial, _, _ in self.past_numbers if was == number} | {
             inode.serial for inode in self.living() if inode.number == number
         }
 
-    def bore(self, number: int, when_ns: int) -> int | None:
-        """Which file bore a number at that time."""
+    def serial_at(self, number: int, when_ns: int) -> int | None:
+        """Return the serial of the file that had a number at that time."""
         for inode in self.living():
             if inode.number == number and inode.since_ns <= when_ns:
                 return inode.serial
         return next(
-            (serial for was, serial, since, until in self.borne if was == number and since <= when_ns < until), None
+            (serial for was, serial, since, until in self.past_numbers if was == number and since <= when_ns < until),
+            None,
         )
 
-    def _give_up(self, inode: Inode, now_ns: int) -> None:
-        self.borne.append((inode.number, inode.serial, inode.since_ns, now_ns))
+    def _end_number(self, inode: Inode, now_ns: int) -> None:
+        self.past_numbers.append((inode.number, inode.serial, inode.since_ns, now_ns))

@@ -1,7 +1,7 @@
-"""inotify in a world: the kernel's queues, told by what the world's writers do, and by nothing else.
+"""Simulated inotify: the world's writers report events, which the daemon's real watcher reads.
 
-A queue is an ``eventfd``, so that the real watcher waits for it as for the real one; what it then reads is what
-happened in the folders it watches, in order. A watch stays on its folder whatever that is called, as the kernel's does.
+The descriptor of an instance is an ``eventfd``, so the watcher waits for it as for a real one. A watch stays on its
+folder when that is renamed, as in the kernel.
 """
 
 from __future__ import annotations
@@ -25,52 +25,52 @@ class KernelQueues:
         self._queues: list[Queue] = []
         self._cookie = 0
         self.watches_left: int | None = None
-        """How many watches may still be set (``fs.inotify.max_user_watches``); ``None``: no limit."""
-        self.deaf = False
-        """While it is true, nobody is told anything: events are hints."""
+        """How many watches may still be added (``fs.inotify.max_user_watches``); ``None``: no limit."""
+        self.drops_events = False
+        """While true, events are dropped."""
 
     def open(self, real: Callable[[str], str] = str) -> Queue:
-        """Open an instance; ``real``: where what its process calls so really is."""
+        """Open an instance; ``real``: returns the real path of a path in the process."""
         queue = Queue(self, real)
         self._queues.append(queue)
         return queue
 
     def close(self, queue: Queue) -> None:
-        """An instance is closed."""
+        """Close an instance."""
         if queue in self._queues:
             self._queues.remove(queue)
 
     def happened(self, path: Path, mask: int, cookie: int = 0) -> None:
-        """Something happened to what is called ``path``."""
-        if self.deaf:
+        """Queue an event of a file or folder."""
+        if self.drops_events:
             return
         for queue in list(self._queues):
-            queue.tell(path, mask, cookie)
+            queue.add(path, mask, cookie)
 
     def moved(self, old: Path, new: Path, *, is_folder: bool = False) -> None:
-        """A file or folder was renamed."""
+        """Queue the two events of a rename."""
         self._cookie += 1
         extra = flags.ISDIR if is_folder else 0
         self.happened(old, flags.MOVED_FROM | extra, self._cookie)
         self.happened(new, flags.MOVED_TO | extra, self._cookie)
 
-    def folder_came(self, path: Path) -> None:
-        """There is a new folder."""
+    def folder_created(self, path: Path) -> None:
+        """Queue the event of a new folder."""
         self.happened(path, flags.CREATE | flags.ISDIR)
 
     def unmounted(self, path: Path) -> None:
-        """What is mounted there goes away, and the watches on it with it."""
+        """Remove the watches below an unmounted folder, and queue their events."""
         for queue in list(self._queues):
             queue.unmounted(path)
 
     def overflow(self) -> None:
-        """The queues are full: what was in them is lost, and that is said."""
+        """Overflow every queue: its events are lost, and ``IN_Q_OVERFLOW`` is queued."""
         for queue in self._queues:
             queue.overflow()
 
 
 class Queue:
-    """One instance; what :class:`inotify_simple.INotify` is, as far as the watcher uses it."""
+    """One instance: the part of :class:`inotify_simple.INotify` that the watcher uses."""
 
     def __init__(self, kernel: KernelQueues, real: Callable[[str], str]) -> None:
         self._kernel = kernel
@@ -124,21 +124,21 @@ class Queue:
 
     def read(self, timeout: int | None = None, read_delay: int | None = None) -> list[Event]:
         """See ``INotify.read``."""
-        del timeout, read_delay  # whoever waits, waits for the descriptor
+        del timeout, read_delay  # the watcher waits for the descriptor
         events, self._events = self._events, []
         if events:
             os.eventfd_read(self._descriptor)
         return events
 
-    def tell(self, path: Path, mask: int, cookie: int) -> None:
-        """Something happened; put it into the queue if its folder is watched."""
+    def add(self, path: Path, mask: int, cookie: int) -> None:
+        """Queue an event if its folder is watched."""
         key = _key_of(path.parent)
         watch = self._watches.get(key) if key is not None else None
         if watch is not None and watch[1] & mask:
             self._put(Event(watch[0], mask, cookie, path.name))
 
     def unmounted(self, path: Path) -> None:
-        """The folder's file system goes away."""
+        """Remove the watches below an unmounted folder, and queue their events."""
         for key, (number, _) in list(self._watches.items()):
             if key in _keys_below(path):
                 del self._watches[key]
@@ -146,12 +146,12 @@ class Queue:
                 self._put(Event(number, flags.IGNORED, 0, ""))
 
     def overflow(self) -> None:
-        """Lose what is queued."""
+        """Lose the queued events."""
         self._events.clear()
         self._put(Event(-1, flags.Q_OVERFLOW, 0, ""))
 
     def _put(self, event: Event) -> None:
-        if not self._events or self._events[-1] != event:  # the kernel, too, merges what is repeated
+        if not self._events or self._events[-1] != event:  # the kernel merges equal events, too
             self._events.append(event)
         os.eventfd_write(self._descriptor, 1)
 

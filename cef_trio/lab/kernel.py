@@ -1,8 +1,8 @@
-"""The kernel of a world: it answers the daemon's own system calls as the world's file systems would.
+"""The simulated kernel of a world: it handles the daemon's system calls for files.
 
-The daemon's code for files runs as it is: the scan, the walk along a path, the read lease, the deletion. Only the
-calls below it (``os.stat``, ``os.open``, ``fcntl``, …) are answered here, inside :meth:`Kernel.answering`, which holds
-for one synchronous block at a time. So whatever that code comes to ask of the kernel, it asks this one.
+The daemon's own code runs: the scan, the walk along a path, the read lease, the deletion. Within a synchronous block of
+:meth:`Kernel.intercepting`, the functions that this code calls (``os.stat``, ``os.open``, ``fcntl``, …) are replaced by
+ones that return what the world's file systems would. The files are real, below one temporary folder.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
-from cef_trio.files import file_system as told
+from cef_trio.files import file_system as file_system_calls
 from cef_trio.lab.filesystem import FileSystem, Inode, Inodes, Key, Leases
 from cef_trio.lab.inotify import KernelQueues
 
@@ -25,22 +25,23 @@ _F_SETLEASE: Final = getattr(fcntl, "F_SETLEASE", 1024)
 _F_GETLEASE: Final = getattr(fcntl, "F_GETLEASE", 1025)
 _FS_IOC_GETFSUUID: Final = 0x80111500
 _FS_IOC_GETVERSION: Final = 0x80087601
-_WALKS: Final = getattr(os, "O_PATH", 0)
+_PATH_ONLY: Final = getattr(os, "O_PATH", 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """A machine. Its daemon calls the watched folder ``seen_as``, as daemons on other machines may call theirs."""
+    """A machine. Several machines may have different folders at the same path ``seen_as``."""
 
     name: str
     folder: Path
-    """Where its watched folder really is."""
+    """The real path of its watched folder."""
     seen_as: Path
+    """The path of that folder on the machine."""
     machine: str | None = "machine"
-    """What its machine's id is hashed to; ``None``: it is not told, as in a container."""
+    """The hash of its machine-id; ``None``: unknown, as in a container."""
 
     def real(self, path: Any) -> Any:
-        """A path of the daemon's as it really is."""
+        """Return the real path of a path on this machine."""
         seen_as = os.fspath(self.seen_as)
         if isinstance(path, int) or self.folder == self.seen_as:
             return path
@@ -49,11 +50,11 @@ class Host:
 
 
 class Kernel:
-    """What knows every file of a world.
+    """All files of a world.
 
     Args:
-        base: a folder of this world's own, in which everything lies.
-        now_ns: the world's time of day.
+        base: an empty folder for the world's files.
+        now_ns: returns the time of day in the world, nanoseconds.
     """
 
     def __init__(self, base: Path, now_ns: Callable[[], int]) -> None:
@@ -67,35 +68,35 @@ class Kernel:
         self._mounts: dict[str, FileSystem] = {os.fspath(base): FileSystem("tmpfs", device=1)}
         self._away = 0
 
-    # -- what the laboratory does -------------------------------------------------------------------------------------
+    # -- operations of the laboratory ---------------------------------------------------------------------------------
 
     def now_ns(self) -> int:
-        """The world's time of day."""
+        """Return the time of day in the world, nanoseconds."""
         return self._now_ns()
 
     def make_folder(self, path: Path, file_system: FileSystem | None = None) -> None:
-        """Make a folder; with a file system, mount that on it."""
+        """Create a folder, and mount the file system on it if there is one."""
         path.mkdir(parents=True, exist_ok=True)
         if file_system is not None:
             self._mounts[os.fspath(path)] = file_system
         self.inodes.make(_key(os.stat(path)), self.file_system(path), self._now_ns())  # noqa: PTH116
-        self.queues.folder_came(path)
+        self.queues.folder_created(path)
 
     def make_file(self, path: Path) -> Inode:
-        """Make an empty file."""
+        """Create an empty file."""
         path.touch()
         key = _key(os.lstat(path))
         inode = self.inodes.make(key, self.file_system(path), self._now_ns())
-        # A second name keeps the real inode from being another file's: what is reused is for the world to say.
+        # A hard link keeps the real inode from being reused; the world decides which numbers are.
         os.link(path, self._kept / str(inode.serial))
         return inode
 
     def inode(self, path: Path) -> Inode:
-        """The file of that name."""
+        """Return the inode of a path."""
         return self.inodes.by_key[_key(os.lstat(path))]
 
     def file_system(self, path: Path) -> FileSystem:
-        """The file system on which a path is."""
+        """Return the file system of a path."""
         for folder in (path, *path.parents):
             found = self._mounts.get(os.fspath(folder))
             if found is not None:
@@ -103,29 +104,29 @@ class Kernel:
         return self._mounts[os.fspath(self.base)]
 
     def file_systems(self) -> list[FileSystem]:
-        """Every file system that is mounted somewhere."""
+        """Return all mounted file systems."""
         return list(dict.fromkeys(self._mounts.values()))
 
     def sweep(self) -> None:
-        """Take note of files that have lost their names."""
+        """Remove the inodes of files that have no name any more."""
         for key, inode in self.inodes.by_key.items():
             kept = self._kept / str(inode.serial)
             if not inode.is_gone and kept.exists() and kept.stat().st_nlink == 1 and _key(kept.stat()) == key:
                 self.inodes.remove(inode, self._now_ns())
 
     def renumber(self, file_system: FileSystem) -> None:
-        """Every file of it gets another number, as on sshfs or FAT when the kernel forgets them, or mounts it again.
+        """Give every file new inode numbers, as sshfs and FAT do when the kernel drops its inodes or mounts it again.
 
-        A folder that is watched keeps its own: the kernel holds it.
+        Folders keep theirs, since a watch holds their inode.
         """
         files = [inode for inode in self.inodes.living() if (self._kept / str(inode.serial)).exists()]
         self.inodes.renumber([inode for inode in files if inode.file_system is file_system], self._now_ns())
 
     def unmount(self, folder: Path, *, leaves: FileSystem | None = None) -> Path:
-        """Take what is mounted on a folder away; an empty folder of the file system below it is left there.
+        """Unmount a folder; an empty folder of the file system below it appears.
 
-        ``leaves``: the file system that is below; by default that of the folder above. Returns what :meth:`remount`
-        wants to bring it back.
+        ``leaves``: the file system below; by default that of the parent folder. Returns the argument ``away`` for
+        :meth:`remount`.
         """
         self._away += 1
         away = self.base / f"away-{self._away}"
@@ -137,35 +138,35 @@ class Kernel:
         return away
 
     def remount(self, folder: Path, away: Path) -> None:
-        """Bring back what :meth:`unmount` took away."""
+        """Mount again what :meth:`unmount` unmounted."""
         self.queues.unmounted(folder)
         folder.rmdir()
         away.rename(folder)
         self._mounts[os.fspath(folder)] = self._mounts.pop(os.fspath(away))
-        self.queues.folder_came(folder)
+        self.queues.folder_created(folder)
 
-    # -- what the daemon asks -----------------------------------------------------------------------------------------
+    # -- system calls of the daemon -----------------------------------------------------------------------------------
 
     @contextmanager
-    def answering(self, host: Host | None = None) -> Iterator[None]:
-        """Answer the system calls of a block, which must not await anything; ``host``: on which machine they are."""
-        answers: list[tuple[Any, str, Any]] = [
+    def intercepting(self, host: Host | None = None) -> Iterator[None]:
+        """Handle the system calls of a block, which must not await; ``host``: the machine that makes them."""
+        replacements: list[tuple[Any, str, Any]] = [
             (os, "stat", self._stat),
             (os, "lstat", lambda path, *, dir_fd=None: self._stat(path, dir_fd=dir_fd, follow_symlinks=False)),
-            (os, "fstat", lambda descriptor: self._told(_fstat(descriptor))),
+            (os, "fstat", lambda descriptor: self._simulated(_fstat(descriptor))),
             (os, "open", self._open),
             (os, "scandir", self._scandir),
             (os, "pread", self._pread),
             (fcntl, "fcntl", self._fcntl),
             (fcntl, "ioctl", self._ioctl),
-            (told, "statfs", self._statfs),
-            (told, "birth_ns", lambda *_: None),
-            (told, "mount_of", self._mount_of),
-            (told, "source_of", lambda _: None),
+            (file_system_calls, "statfs", self._statfs),
+            (file_system_calls, "birth_ns", lambda *_: None),
+            (file_system_calls, "mount_of", self._mount_of),
+            (file_system_calls, "source_of", lambda _: None),
         ]
-        before = [(module, name, getattr(module, name)) for module, name, _ in answers]
-        for module, name, answer in answers:
-            setattr(module, name, answer)
+        before = [(module, name, getattr(module, name)) for module, name, _ in replacements]
+        for module, name, replacement in replacements:
+            setattr(module, name, replacement)
         self._host = host
         try:
             yield
@@ -174,11 +175,11 @@ class Kernel:
             for module, name, real in before:
                 setattr(module, name, real)
 
-    def _told(self, real: os.stat_result) -> os.stat_result:
+    def _simulated(self, real: os.stat_result) -> os.stat_result:
         inode = self.inodes.by_key.get(_key(real))
         if inode is None:
             return real
-        _check_there(inode)
+        _check_server(inode)
         fields = list(real)
         fields[1], fields[2] = inode.number, inode.file_system.device
         fields[8], fields[9] = inode.mtime_ns // 10**9, inode.ctime_ns // 10**9
@@ -195,10 +196,10 @@ class Kernel:
         )
 
     def _stat(self, path: Any, *, dir_fd: int | None = None, follow_symlinks: bool = True) -> os.stat_result:
-        return self._told(_stat(self._real(path, dir_fd), dir_fd=dir_fd, follow_symlinks=follow_symlinks))
+        return self._simulated(_stat(self._real(path, dir_fd), dir_fd=dir_fd, follow_symlinks=follow_symlinks))
 
     def _real(self, path: Any, dir_fd: int | None) -> Any:
-        """A path, or a name in a folder that is walked through, as it is on the machine that asks."""
+        """Return the real path of a path, or of a name in an open folder, on the calling machine."""
         host = self._host
         if host is None:
             return path
@@ -218,12 +219,12 @@ class Kernel:
         return _open(path, flags, mode, dir_fd=dir_fd)
 
     def _scandir(self, path: Any) -> Any:
-        return _Entries(_scandir(self._real(path, None)), self._told)
+        return _Entries(_scandir(self._real(path, None)), self._simulated)
 
     def _pread(self, descriptor: int, size_bytes: int, offset: int) -> bytes:
         inode = self.inodes.by_key.get(_key(_fstat(descriptor)))
         if inode is not None:
-            _check_there(inode)
+            _check_server(inode)
         return _pread(descriptor, size_bytes, offset)
 
     def _fcntl(self, descriptor: int, command: int, argument: Any = 0) -> Any:
@@ -237,15 +238,15 @@ class Kernel:
                 raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         return fcntl.F_RDLCK if command == _F_GETLEASE else 0
 
-    def _statfs(self, descriptor: int) -> tuple[told.FileSystem, bytes]:
+    def _statfs(self, descriptor: int) -> tuple[file_system_calls.FileSystem, bytes]:
         inode = self.inodes.by_key.get(_key(_fstat(descriptor)))
         if inode is None:
-            return told.UNKNOWN, b""
-        return told.named(inode.file_system.name), inode.file_system.fsid
+            return file_system_calls.UNKNOWN, b""
+        return file_system_calls.file_system_named(inode.file_system.name), inode.file_system.fsid
 
     def _mount_of(self, descriptor: int) -> str | None:
-        """On which mount an open file is, as mountinfo has it, on the machine that asks."""
-        path = os.readlink(f"/proc/self/fd/{descriptor}")  # noqa: PTH115 - what the kernel says, as it says it
+        """Return the mount of an open file, in the format of mountinfo, on the calling machine."""
+        path = os.readlink(f"/proc/self/fd/{descriptor}")  # noqa: PTH115 - the kernel's text, not a Path
         folder = next((folder for folder in (Path(path), *Path(path).parents) if self._is_mount(folder)), self.base)
         host = self._host
         return f"{host.seen_as if host is not None and folder == host.folder else folder} /"
@@ -266,11 +267,11 @@ class Kernel:
 
 
 class _Entries:
-    """What ``os.scandir`` gives, told by the world's kernel."""
+    """The iterator that ``os.scandir`` returns, with simulated stat results."""
 
-    def __init__(self, entries: Any, told: Callable[[os.stat_result], os.stat_result]) -> None:
+    def __init__(self, entries: Any, simulated: Callable[[os.stat_result], os.stat_result]) -> None:
         self._entries = entries
-        self._told = told
+        self._simulated = simulated
 
     def __enter__(self) -> Self:
         return self
@@ -279,24 +280,24 @@ class _Entries:
         self._entries.close()
 
     def __iter__(self) -> Iterator[_Entry]:
-        # Sorted: the order of a real folder is no part of a run that can be had again.
-        return iter([_Entry(entry, self._told) for entry in sorted(self._entries, key=_name)])
+        # Sorted, since the order of a real folder is not reproducible.
+        return iter([_Entry(entry, self._simulated) for entry in sorted(self._entries, key=_name)])
 
     def close(self) -> None:
-        """End it."""
+        """Close the real iterator."""
         self._entries.close()
 
 
 class _Entry:
-    def __init__(self, entry: Any, told: Callable[[os.stat_result], os.stat_result]) -> None:
+    def __init__(self, entry: Any, simulated: Callable[[os.stat_result], os.stat_result]) -> None:
         self._entry = entry
-        self._told = told
+        self._simulated = simulated
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._entry, name)
 
     def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:
-        return self._told(self._entry.stat(follow_symlinks=follow_symlinks))
+        return self._simulated(self._entry.stat(follow_symlinks=follow_symlinks))
 
 
 def _name(entry: Any) -> str:
@@ -308,15 +309,15 @@ def _key(real: os.stat_result) -> Key:
     return real.st_dev, real.st_ino
 
 
-def _check_there(inode: Inode) -> None:
+def _check_server(inode: Inode) -> None:
     number = inode.file_system.error
     if number is not None:
         raise OSError(number, os.strerror(number))
 
 
 def _check_open(inode: Inode, flags: int) -> None:
-    _check_there(inode)
-    if flags & _WALKS:
+    _check_server(inode)
+    if flags & _PATH_ONLY:
         return
     number = errno.EACCES if inode.denied else inode.file_system.open_error
     if number is not None:

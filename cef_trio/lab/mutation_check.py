@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from cef_trio.lab.campaign import Tally, conduct
+from cef_trio.lab.campaign import Tally, run_plans
 from cef_trio.lab.explorers import measure
 from cef_trio.lab.faults import FaultKind, Injection
 from cef_trio.lab.mutations import MUTATIONS, VARIANTS
@@ -52,7 +52,7 @@ def check_mutation(name: str, *, processes: int = 1, enough: int | None = None) 
     """
     mutation = (MUTATIONS | VARIANTS)[name]
     tally, broken = Tally(), Counter[str]()
-    for report in conduct(_plans(name, mutation.shows_in, mutation.fault), processes=processes):
+    for report in run_plans(_plans(name, mutation.shows_in, mutation.fault), processes=processes):
         tally.add(report)
         broken.update({violation.partition(":")[0] for violation in report.violations})
         if enough is not None and tally.violated >= enough:

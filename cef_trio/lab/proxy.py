@@ -1,7 +1,6 @@
-"""What stands between the daemon and S3: who answers in its place, a request that arrives late, a stale answer.
+"""A proxy between the daemon and S3 that answers in place of S3, delays requests, or returns stale responses.
 
-Each of these is no fault of S3's own (those are ``s3_endpoint/faults.py``): S3 never hears of the request, or hears of
-it when its sender is gone, or had answered so a while ago.
+Faults of S3 itself are in ``s3_endpoint/faults.py``.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import httpx
 import trio
 
 Named = Callable[[httpx.Request], str]
-"""A request in S3's words (``UploadPart 2``)."""
+"""Returns the S3 operation of a request (``UploadPart 2``)."""
 
 
 _ID: Final = {"x-amz-request-id": "0"}
@@ -28,30 +27,30 @@ _REMEMBERED: Final[Mapping[str, tuple[int, httpx.Headers, bytes]]] = {
     "HeadObject": (404, httpx.Headers({**_ID, "content-length": "0"}), b""),
     "ListMultipartUploads": (200, httpx.Headers({**_ID, "content-type": "application/xml"}), _NO_UPLOADS),
 }
-"""The calls that may be answered as things stood, and what they answer where nothing is. (Parts that are listed late
-are S3's own fault: ``Kind.STALE_PARTS``. The daemon lists no objects.)"""
+"""The calls that may get a stale response, and the response if there was no earlier one. (For stale lists of parts use
+the fault ``Kind.STALE_PARTS`` of S3.)"""
 
 
 class Interference(Enum):
-    """What happens to a request."""
+    """What the proxy does with a request."""
 
     PAGE = "page"
-    """It is answered by a page of HTML with ``status``; S3 does not hear of it."""
+    """Return an HTML page with ``status``; S3 does not receive the request."""
     ANSWER = "answer"
-    """It is answered with ``status``, ``headers`` and ``body``, as the store itself answers; S3 does not hear of it."""
+    """Return ``status``, ``headers`` and ``body`` in the form of S3; S3 does not receive the request."""
     LATE = "late"
-    """Its sender hears nothing; S3 takes it ``seconds`` later."""
+    """Reset the connection, and forward the request ``seconds`` later."""
     STALE = "stale"
-    """It is answered as the last request of that kind and address was; if there was none, as if nothing were there."""
+    """Return the response to the last request with that operation and URL, or that nothing exists."""
 
 
 @dataclass(eq=False, slots=True)
 class Rule:
-    """What is done to some requests. ``times``: how many of them; ``None``: all."""
+    """What is done with which requests; ``times``: the first so many of them; ``None``: all."""
 
     interference: Interference
     operation: str
-    """The first word of the request in S3's words, or ``*``."""
+    """The S3 operation, without a part number, or ``*``."""
     times: int | None = None
     status: int = 404
     title: str = "404 Not Found"
@@ -61,7 +60,7 @@ class Rule:
     hits: int = 0
 
     def takes(self, name: str) -> bool:
-        """Whether it is this request's turn."""
+        """Return whether the rule applies to a request, and count it."""
         if self.operation not in {"*", name.partition(" ")[0]} or (self.times is not None and self.hits >= self.times):
             return False
         self.hits += 1
@@ -70,27 +69,27 @@ class Rule:
 
 @dataclass(slots=True)
 class Proxy:
-    """The rules of a world's network, which all of its daemons' requests pass."""
+    """The rules for the requests of all daemons of a world."""
 
     rules: list[Rule] = field(default_factory=list)
     background: trio.Nursery | None = None
-    """Where late requests wait for their time."""
-    answers: dict[tuple[str, str], tuple[int, httpx.Headers, bytes]] = field(default_factory=dict)
-    """(what was asked, where) → the last answer, of ``_REMEMBERED``."""
+    """The nursery in which late requests wait."""
+    responses: dict[tuple[str, str], tuple[int, httpx.Headers, bytes]] = field(default_factory=dict)
+    """(operation, URL) → the last response; only of operations in ``_REMEMBERED``."""
 
     def add(self, rule: Rule) -> Rule:
-        """Put a rule in force."""
+        """Apply a rule until it is removed."""
         self.rules.append(rule)
         return rule
 
     def remove(self, rule: Rule) -> None:
-        """Take it back."""
+        """Remove a rule."""
         if rule in self.rules:
             self.rules.remove(rule)
 
 
 class ProxyTransport(httpx.AsyncBaseTransport):
-    """The way to S3, past a proxy."""
+    """The transport to S3 through a proxy."""
 
     def __init__(self, transport: httpx.AsyncBaseTransport, proxy: Proxy, named: Named) -> None:
         self._transport = transport
@@ -98,7 +97,7 @@ class ProxyTransport(httpx.AsyncBaseTransport):
         self._named = named
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Pass a request on, or do what a rule says."""
+        """Forward a request, or apply the first rule that takes it."""
         name = self._named(request)
         rule = next((rule for rule in list(self._proxy.rules) if rule.takes(name)), None)
         if rule is None:
@@ -134,11 +133,11 @@ class ProxyTransport(httpx.AsyncBaseTransport):
             body = await response.aread()
         finally:
             await response.aclose()
-        self._proxy.answers[name, str(request.url)] = response.status_code, response.headers, body
+        self._proxy.responses[name, str(request.url)] = response.status_code, response.headers, body
         return httpx.Response(response.status_code, headers=response.headers, stream=_Body(body), request=request)
 
     async def _stale(self, request: httpx.Request, name: str) -> httpx.Response:
-        status, headers, body = self._proxy.answers.get((name, str(request.url)), _REMEMBERED[name])
+        status, headers, body = self._proxy.responses.get((name, str(request.url)), _REMEMBERED[name])
         await trio.lowlevel.checkpoint()
         return httpx.Response(status, headers=headers, stream=_Body(body), request=request)
 
@@ -159,7 +158,7 @@ def _answer(request: httpx.Request, rule: Rule) -> httpx.Response:
 
 
 class _Body(httpx.AsyncByteStream):
-    """An answer's body, that comes over a connection as any other."""
+    """A response body that is not read yet; httpx reads one that is given as bytes at once."""
 
     def __init__(self, body: bytes) -> None:
         self._body = body

@@ -70,14 +70,14 @@ class CrashableReceiver(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Pass a request on."""
         life = self._life
-        number = life.begins("webhook")
+        number = life.begin_call("webhook")
         if life.reaches(number, CrashMoment.BEFORE):
-            raise httpx.ConnectError("the process is dead", request=request)
+            raise httpx.ConnectError("the process has crashed", request=request)
         with self._journal.call(Lane.WEBHOOK, "webhook") as entry:
             response = await self._receiver.take(request)
             entry.outcome = str(response.status_code)
         if life.reaches(number, CrashMoment.UNANSWERED):
-            raise httpx.ReadError("the process is dead", request=request)
+            raise httpx.ReadError("the process has crashed", request=request)
         if response.is_success:
             self._receiver.acknowledged.add(request.headers["x-cef-trio-stream-id"])
         life.reaches(number, CrashMoment.ANSWERED)

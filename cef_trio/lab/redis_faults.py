@@ -30,11 +30,11 @@ _READS: Final = frozenset(
 
 
 class RedisFaults:
-    """The faults of Redis as switches. ``also``: another fault hook, applied after these."""
+    """The faults of Redis as switches. ``then``: a fault hook that is applied after these."""
 
-    def __init__(self, world: World, *, also: FaultHook | None = None) -> None:
+    def __init__(self, world: World, *, then: FaultHook | None = None) -> None:
         self._world = world
-        self._also = also
+        self._then = then
         self.silent = AsyncBool(False)
         """While true, calls neither take effect nor return."""
         self.refusal = ""
@@ -64,5 +64,5 @@ class RedisFaults:
             self.refused += 1
             await trio.lowlevel.checkpoint()
             raise RedisOperationError(operation, self.refusal, transient=True)
-        if self._also is not None:
-            await self._also(operation, moment)
+        if self._then is not None:
+            await self._then(operation, moment)

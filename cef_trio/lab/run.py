@@ -19,6 +19,7 @@ from typing import Any
 import trio
 
 from cef_trio.checkpoint.model import Checkpoint
+from cef_trio.exceptions import leaves
 from cef_trio.lab import invariants
 from cef_trio.lab.checks import CHECKS, Check
 from cef_trio.lab.crash_simulation import Life
@@ -26,7 +27,7 @@ from cef_trio.lab.faults import CRASH_MOMENTS, FATAL, FaultKind, Injection
 from cef_trio.lab.journal import Entry, Lane, logging_into
 from cef_trio.lab.mutations import mutated
 from cef_trio.lab.scenario_context import ScenarioContext
-from cef_trio.lab.scenarios import SCENARIOS, Scenario, Story, world_for
+from cef_trio.lab.scenarios import SCENARIOS, Scenario, Script, world_for
 from cef_trio.lab.scheduler import derived, run_virtual
 from cef_trio.lab.simulation import SIMULATED, simulated
 from cef_trio.lab.task_locations import location_of, tasks_below
@@ -35,13 +36,13 @@ from cef_trio.resilience.best_effort import PAUSE_SECONDS
 from cef_trio.upload.orphan_cleanup import PERIOD_SECONDS as ORPHAN_CLEANUP_SECONDS
 from cef_trio.upload.services import Services
 
-PATIENCE_SECONDS = 900.0
+REST_SECONDS = 900.0
 """Virtual seconds in which everything must have come to rest once the servers work."""
 _ORPHAN_SECONDS = PAUSE_SECONDS + ORPHAN_CLEANUP_SECONDS + 60.0
 """Virtual seconds in which uploads of ended streams must be found."""
-_LINGERS_SECONDS = 150.0
+_LASTING_FAULT_SECONDS = 150.0
 """Duration of a lasting fault: longer than the minute after which promise P10 requires a report."""
-_AGAIN_SECONDS = 40.0
+_MIDDLE_LIFE_SECONDS = 40.0
 """How long a daemon in the middle of a plan runs without a fault."""
 
 
@@ -50,13 +51,13 @@ class Plan:
     """A reproducible run: equal plans give identical runs."""
 
     scenario: str
-    """Name of a scenario, ``simulated``, or name of a check, which takes no injections."""
+    """Name of a scenario or of a check (without injections), or ``simulated``."""
     injections: tuple[Injection, ...] = ()
     seed: int = 0
     mutation: str | None = None
 
     @property
-    def story(self) -> Scenario:
+    def definition(self) -> Scenario:
         """The scenario; a simulated one is made of the seed."""
         return simulated(self.seed) if self.scenario == SIMULATED else SCENARIOS[self.scenario]
 
@@ -115,9 +116,9 @@ def run_plan(plan: Plan, *, keep_journal: bool = False) -> Report:
             if check is not None:
                 report.violations += _run_check(check)
             else:
-                run_virtual(_conduct, Path(folder), report, keep_journal, seed=plan.seed + 1)
+                run_virtual(_run, Path(folder), report, keep_journal, seed=plan.seed + 1)
         except Exception as error:  # noqa: BLE001 - an exception of the daemon is a violation
-            report.violations.append(f"P6: the daemon raised {_innermost(error)!r}")
+            report.violations.append(f"P6: the daemon raised {next(leaves(error))!r}")
         if _descriptors() > before:
             report.violations.append(f"P7: {_descriptors() - before} file descriptors were left open")
     return report
@@ -127,38 +128,32 @@ def _run_check(check: Check) -> list[str]:
     return trio.run(check.run) if check.real else run_virtual(check.run, seed=1)
 
 
-def _innermost(error: Exception) -> Exception:
-    while isinstance(error, ExceptionGroup):
-        error = error.exceptions[0]
-    return error
-
-
 def _descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - no Path is wanted
 
 
-async def _conduct(folder: Path, report: Report, keep_journal: bool) -> None:
+async def _run(folder: Path, report: Report, keep_journal: bool) -> None:
     plan = report.plan
-    scenario = plan.story
+    scenario = plan.definition
     world = world_for(scenario, folder, plan.seed)
     context = ScenarioContext(world)
     pauses = Random(derived(plan.seed, "pauses"))  # noqa: S311 - to be repeated, not secret
     with logging_into(world.journal):
         async with trio.open_nursery() as elsewhere, trio.open_nursery() as writers:
-            context.elsewhere = world.proxy.background = elsewhere
+            context.other_daemons = world.proxy.background = elsewhere
             await scenario.before(context)
-            if scenario.goes_on:
+            if scenario.script_spans_lives:
                 writers.start_soon(scenario.script, context)
             lives = max((injection.life for injection in plan.injections), default=1)
             for number in range(1, lives + 1):
                 if number > 1:
                     scenario.between(context, number)
                 injections = [injection for injection in plan.injections if injection.life == number]
-                script = scenario.script if number == 1 and not scenario.goes_on else None
-                with _parts_judged(world, scenario, report, judged=number > 1):
-                    await _live(context, scenario, injections, report, script=script, writers=writers)
+                script = scenario.script if number == 1 and not scenario.script_spans_lives else None
+                with _checking_sent_parts(world, scenario, report, enabled=number > 1):
+                    await _run_daemon(context, scenario, injections, report, script=script, writers=writers)
                 report.saved.append(_saved(context))
-                if scenario.goes_on:
+                if scenario.script_spans_lives:
                     await trio.sleep(pauses.uniform(0, 3))
         report.violations += invariants.lease_violations(context.other_life)
         if not scenario.faults_stay:
@@ -166,7 +161,7 @@ async def _conduct(folder: Path, report: Report, keep_journal: bool) -> None:
             world.proxy.rules.clear()
         world.store.fault = None
         scenario.between(context, lives + 1)
-        await _rest(context, scenario, report)
+        await _run_last_daemon(context, scenario, report)
     report.hits = context.counted()
     report.hits.update(f"daemon: {injected.injection.fault.value}" for injected in report.injected)
     report.digest = world.journal.digest(without=str(folder))
@@ -175,40 +170,40 @@ async def _conduct(folder: Path, report: Report, keep_journal: bool) -> None:
 
 
 @contextmanager
-def _parts_judged(world: World, scenario: Scenario, report: Report, *, judged: bool = True) -> Iterator[None]:
-    """Hold what is sent in the block against what was recorded before it."""
+def _checking_sent_parts(world: World, scenario: Scenario, report: Report, *, enabled: bool = True) -> Iterator[None]:
+    """Check that the block sends no unchanged part that was recorded before it."""
     recorded, received = invariants.recorded_parts(world), dict(world.endpoint.log.received_bytes)
     lost = world.redis_losses
     yield
-    if judged and not scenario.starts_over and world.redis_losses == lost:
+    if enabled and not scenario.starts_over and world.redis_losses == lost:
         report.violations += invariants.sent_again(world, recorded, received)
 
 
-async def _live(
+async def _run_daemon(
     context: ScenarioContext,
     scenario: Scenario,
     injections: list[Injection],
     report: Report,
     *,
-    script: Story | None,
+    script: Script | None,
     writers: trio.Nursery,
 ) -> None:
-    """One daemon, from its start to its end; the first one with the scenario's script, if that does not go on."""
+    """Run one daemon with its injections, and the scenario's script if it is given."""
     world = context.world
     world.acknowledgements.forget()
     world.receiver.acknowledged.clear()
     before = world.known()
     life = Life()
-    dying = next((injection for injection in injections if injection.fault in CRASH_MOMENTS), None)
-    if dying is not None:
-        life.dies_at = (dying.at, CRASH_MOMENTS[dying.fault])
+    crash = next((injection for injection in injections if injection.fault in CRASH_MOMENTS), None)
+    if crash is not None:
+        life.dies_at = (crash.at, CRASH_MOMENTS[crash.fault])
     async with trio.open_nursery() as scripts, world.services(life) as services:
         daemon = WorldDaemon(world, services)
         injector = _Injector(
             daemon, life, [injection for injection in injections if injection.fault not in CRASH_MOMENTS], report
         )
-        if dying is not None:
-            life.on_end = lambda: injector.died(dying)
+        if crash is not None:
+            life.on_end = lambda: injector.crashed(crash)
         context.daemon = daemon
         trio.lowlevel.add_instrument(injector)
         try:
@@ -217,33 +212,37 @@ async def _live(
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_daemon_task, daemon, injector, nursery.cancel_scope)
                 if script is not None:
-                    await _until(lambda: not scripts.child_tasks or injector.ended_at is not None, 120)
-                elif scenario.goes_on:
-                    await _until(lambda: not writers.child_tasks or injector.ended_at is not None, _AGAIN_SECONDS)
+                    await _wait_until(lambda: not scripts.child_tasks or injector.ended_at is not None, 120)
+                elif scenario.script_spans_lives:
+                    await _wait_until(
+                        lambda: not writers.child_tasks or injector.ended_at is not None, _MIDDLE_LIFE_SECONDS
+                    )
                 else:
-                    await _until(lambda: daemon.listens, 1)
+                    await _wait_until(lambda: daemon.accepts_events, 1)
                     context.close_all()
-                    await _until(lambda: invariants.at_rest(world) or injector.ended_at is not None, _AGAIN_SECONDS)
+                    await _wait_until(
+                        lambda: invariants.at_rest(world) or injector.ended_at is not None, _MIDDLE_LIFE_SECONDS
+                    )
                 if daemon.shutdown.signals == 0:
                     daemon.shutdown.request()
         finally:
             trio.lowlevel.remove_instrument(injector)
             context.daemon = None
-        _judge_exit(context, scenario, services, injector=injector, life=life, report=report, before=before)
+        _check_exit(context, scenario, services, injector=injector, life=life, report=report, before=before)
 
 
 async def _daemon_task(daemon: WorldDaemon, injector: _Injector, _scope: trio.CancelScope) -> None:
     injector.root = trio.lowlevel.current_task()
     try:
         await daemon.run()
-    except Exception:  # what a dead process raises is nobody's: its calls failed because it was dead
+    except Exception:  # raised by a crashed process, whose calls all fail
         if not daemon.world.life.ended:
             raise
     finally:
         injector.ended_at = trio.current_time()
 
 
-def _judge_exit(
+def _check_exit(
     context: ScenarioContext,
     scenario: Scenario,
     services: Services,
@@ -257,11 +256,11 @@ def _judge_exit(
     report.calls.append(life.calls)
     report.violations += invariants.lease_violations(life)
     if life.ended:
-        return  # a process that was killed promises nothing but what it had promised before
+        return  # the invariants of an exit do not apply to a crash
     rules = services.rules
     report.violations += invariants.after_exit(context.world, services, before, scenario)
-    if injector.asked_at is not None and injector.ended_at is not None:
-        took = injector.ended_at - injector.asked_at
+    if injector.shutdown_at is not None and injector.ended_at is not None:
+        took = injector.ended_at - injector.shutdown_at
         report.exit_seconds.append(took)
         bound = context.world.grace_seconds + rules.save_seconds + 1
         if took > bound:
@@ -269,7 +268,7 @@ def _judge_exit(
     if injector.cancelled_at is not None and injector.ended_at is not None:
         took = injector.ended_at - injector.cancelled_at
         if took > rules.save_seconds + 1:
-            report.violations.append(f"P4: {took:.1f} seconds after the second signal it was still there")
+            report.violations.append(f"P4: the exit took {took:.1f} seconds after the second signal")
 
 
 def _saved(context: ScenarioContext) -> list[str]:
@@ -280,7 +279,7 @@ def _saved(context: ScenarioContext) -> list[str]:
     ]
 
 
-async def _rest(context: ScenarioContext, scenario: Scenario, report: Report) -> None:
+async def _run_last_daemon(context: ScenarioContext, scenario: Scenario, report: Report) -> None:
     """Run the last daemon, without faults, until everything is at rest."""
     world = context.world
     received = dict(world.endpoint.log.received_bytes)
@@ -289,41 +288,41 @@ async def _rest(context: ScenarioContext, scenario: Scenario, report: Report) ->
     world.acknowledgements.forget()
     world.receiver.acknowledged.clear()
     before = trio.lowlevel.current_statistics().tasks_living
-    with _parts_judged(world, scenario, report):
+    with _checking_sent_parts(world, scenario, report):
         async with world.daemon() as daemon:
             context.daemon = daemon
             context.close_all()
-            if scenario.lingers is not None:
-                async with scenario.lingers(context):
-                    await trio.sleep(_LINGERS_SECONDS)
+            if scenario.lasting_fault is not None:
+                async with scenario.lasting_fault(context):
+                    await trio.sleep(_LASTING_FAULT_SECONDS)
                     report.violations += invariants.unreported_risks(context, daemon.at_risk)
-            if not await _until(lambda: invariants.at_rest(world), PATIENCE_SECONDS):
+            if not await _wait_until(lambda: invariants.at_rest(world), REST_SECONDS):
                 states = Counter(checkpoint.meta.status.value for checkpoint in world.known())
-                report.violations.append(f"P6: after {PATIENCE_SECONDS:g} seconds nothing is at rest: {dict(states)}")
-            await _until(lambda: not invariants.left_uploads(world, scenario), _ORPHAN_SECONDS)
+                report.violations.append(f"P6: not at rest after {REST_SECONDS:g} seconds: {dict(states)}")
+            await _wait_until(lambda: not invariants.left_uploads(world, scenario), _ORPHAN_SECONDS)
             if scenario.faults_stay:
-                await trio.sleep(_LINGERS_SECONDS)
-            # P10 grants a minute; a world whose streams have all failed is at rest sooner.
-            await _until(lambda: not invariants.unreported_risks(context, daemon.at_risk), _LINGERS_SECONDS)
+                await trio.sleep(_LASTING_FAULT_SECONDS)
+            # P10 allows a minute until a risk is reported.
+            await _wait_until(lambda: not invariants.unreported_risks(context, daemon.at_risk), _LASTING_FAULT_SECONDS)
             report.violations += invariants.unreported_risks(context, daemon.at_risk)
-            # An outage is over when its next probe says so, which is in a minute.
-            await _until(lambda: not invariants.false_risks(context, daemon.at_risk), _LINGERS_SECONDS)
+            # An outage ends with its next probe, within a minute.
+            await _wait_until(lambda: not invariants.false_risks(context, daemon.at_risk), _LASTING_FAULT_SECONDS)
             report.violations += invariants.false_risks(context, daemon.at_risk)
             services = daemon.services
     context.daemon = None
     if trio.lowlevel.current_statistics().tasks_living > before:
-        report.violations.append("P7: tasks were left behind")
+        report.violations.append("P7: tasks of the daemon are still running")
     report.resumed = _resumed(world, recorded, received)
     report.violations += invariants.after_exit(world, services, untouched)
     report.violations += invariants.at_the_end(context, scenario)
     if not report.injected:
-        report.violations += scenario.when_unharmed(context)
-    if scenario.cheap:
+        report.violations += scenario.check_unharmed(context)
+    if scenario.bounded_bytes:
         report.violations += invariants.excess_bytes_sent(context, scenario, len(report.injected))
 
 
 def _resumed(world: World, recorded: invariants.Recorded, received: invariants.Received) -> str:
-    """What was done since there were those records, and S3 had received so much of each part."""
+    """Return what the last daemon did, compared with the records and received bytes before it."""
     now = world.endpoint.log.received_bytes
     sent = {part for part, size_bytes in now.items() if size_bytes > received.get(part, 0)}
     again = sum(part in received for part in sent)
@@ -333,8 +332,8 @@ def _resumed(world: World, recorded: invariants.Recorded, received: invariants.R
     )
 
 
-async def _until(condition: Callable[[], bool], seconds: float) -> bool:
-    """Wait, on the virtual clock, until something is so; returns whether it is."""
+async def _wait_until(condition: Callable[[], bool], seconds: float) -> bool:
+    """Wait for a condition, at most that many virtual seconds; return whether it became true."""
     deadline = trio.current_time() + seconds
     while not condition():
         if trio.current_time() >= deadline:
@@ -350,73 +349,73 @@ class _Injector(trio.abc.Instrument):
         self.root: trio.lowlevel.Task | None = None
         self.steps = 0
         self.ended_at: float | None = None
-        self.asked_at: float | None = None
-        """When the daemon was first asked to leave."""
+        self.shutdown_at: float | None = None
+        """When the shutdown was first requested."""
         self.cancelled_at: float | None = None
         self._daemon = daemon
         self._life = life
         self._injections = {injection.at: injection for injection in injections}
         self._report = report
-        self._ours: dict[trio.lowlevel.Task, bool] = {}
+        self._daemon_tasks: dict[trio.lowlevel.Task, bool] = {}
         self._running: trio.lowlevel.Task | None = None
 
     def before_task_step(self, task: trio.lowlevel.Task) -> None:
         """See :class:`trio.abc.Instrument`."""
-        if not self._is_ours(task):
+        if not self._is_daemon_task(task):
             return
         self._running = task
-        if self.asked_at is None and self._daemon.shutdown.signals:
-            self.asked_at = trio.current_time()
+        if self.shutdown_at is None and self._daemon.shutdown.signals:
+            self.shutdown_at = trio.current_time()
         self.steps += 1
         injection = self._injections.get(self.steps)
         if injection is not None and not self._life.ended:
-            self._note(injection, task)
-            self._hit(injection.fault)
+            self._record(injection, task)
+            self._inject(injection.fault)
 
     def task_exited(self, task: trio.lowlevel.Task) -> None:
         """See :class:`trio.abc.Instrument`."""
-        self._ours.pop(task, None)
+        self._daemon_tasks.pop(task, None)
 
-    def died(self, injection: Injection) -> None:
-        """The process dies in a call."""
+    def crashed(self, injection: Injection) -> None:
+        """Record a crash in a call, and cancel the tasks."""
         task = self._running
         if task is not None:
-            self._note(injection, task)
-        self._out()
+            self._record(injection, task)
+        self._cancel_tasks()
 
-    def _hit(self, fault: FaultKind) -> None:
+    def _inject(self, fault: FaultKind) -> None:
         shutdown = self._daemon.shutdown
         if fault is FaultKind.DRAIN:
             if shutdown.signals == 0:
                 shutdown.request()
         elif fault is FaultKind.CANCEL:
-            self._out()
+            self._cancel_tasks()
             self.cancelled_at = trio.current_time()
         elif fault is FaultKind.KILL:
-            self._life.on_end = self._out
+            self._life.on_end = self._cancel_tasks
             self._life.end()
-        if self.asked_at is None:
-            self.asked_at = trio.current_time()
+        if self.shutdown_at is None:
+            self.shutdown_at = trio.current_time()
 
-    def _out(self) -> None:
+    def _cancel_tasks(self) -> None:
         shutdown = self._daemon.shutdown
         while shutdown.signals < 2:  # noqa: PLR2004 - the second signal cancels, a third would end this process
             shutdown.request()
 
-    def _note(self, injection: Injection, task: trio.lowlevel.Task) -> None:
+    def _record(self, injection: Injection, task: trio.lowlevel.Task) -> None:
         root = self.root
         tasks = [f"{_name(other)} at {location_of(other)}" for other in tasks_below(root)] if root is not None else []
         self._daemon.world.journal.note(Lane.LAB, str(injection))
         self._report.injected.append(Injected(injection, trio.current_time(), location_of(task), tasks))
 
-    def _is_ours(self, task: trio.lowlevel.Task) -> bool:
-        known = self._ours.get(task)
+    def _is_daemon_task(self, task: trio.lowlevel.Task) -> bool:
+        known = self._daemon_tasks.get(task)
         if known is None and self.root is None:
             return False
         if known is None:
             nursery: Any = task.parent_nursery
-            known = task is self.root or (nursery is not None and self._is_ours(nursery.parent_task))
-            self._ours[task] = known
+            known = task is self.root or (nursery is not None and self._is_daemon_task(nursery.parent_task))
+            self._daemon_tasks[task] = known
         return known
 
 

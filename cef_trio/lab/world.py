@@ -1,11 +1,11 @@
-"""A whole world in one process: a folder, an S3 endpoint, a checkpoint store and a daemon's tree on a virtual clock.
+"""A world in one process: a watch folder, an S3 endpoint, a checkpoint store, and a daemon, on a virtual clock.
 
-Everything a daemon touches is here and can be broken by a switch: the endpoint's ``faults``, the store's ``fault``.
-Everything it promises can be looked at: what S3 holds, what the store holds, what was asked how often. The tree is the
-real one (``daemon.serve``). In a world with a kernel of its own (``kernel.py``) the watcher is the real one too; in one
-whose files are real, it is a script.
+All that a daemon depends on is here. Faults are switched on at the endpoint (``endpoint.faults``), the store
+(``store.fault``), the proxy (``proxy``) and the kernel (``kernel``); their contents can be inspected. The daemon's
+nursery tree is the real one (``daemon.serve``). A world with a simulated kernel (``kernel.py``) has the real watcher;
+in one with real files the test calls ``WorldDaemon.saw`` and the like instead.
 
-Seeds make a run repeatable: ids, jitter and the order of things come from ``seed``.
+Ids, jitter and the order of tasks come from ``seed``, so a run is reproducible.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from cef_trio.checkpoint.shutdown_flush import ShutdownFlush
 from cef_trio.checkpoint.states import ENDED, INTERRUPTED, StreamSet
 from cef_trio.daemon.intake_tasks import IntakeRules, IntakeTasks
 from cef_trio.daemon.main import Shutdown, serve
-from cef_trio.daemon.wiring import REDIS_ONCE, S3_ONCE, knows_writer
+from cef_trio.daemon.wiring import knows_writer, make_clients
 from cef_trio.exit_codes import ExitCode
 from cef_trio.files.file_stat import FileStat
 from cef_trio.files.reader import regular_file_stat
@@ -48,8 +48,7 @@ from cef_trio.lab.proxy import Proxy, ProxyTransport
 from cef_trio.lab.receiver import CrashableReceiver, Receiver
 from cef_trio.media.metadata import MediaInfo
 from cef_trio.observability.at_risk import Risk
-from cef_trio.observability.metrics import Metrics
-from cef_trio.resilience.retry import CircuitBreaker, RetryPolicy, ServiceRetrier
+from cef_trio.resilience import Retrier, RetryPolicy
 from cef_trio.s3.client import S3Client
 from cef_trio.s3.config import ChecksumMode, S3Config
 from cef_trio.s3.credentials import StaticCredentials
@@ -57,7 +56,6 @@ from cef_trio.s3.model import ChecksumAlgorithm, PartToComplete
 from cef_trio.s3.model import StoredObject as S3Object
 from cef_trio.s3.rate_limiter import RateLimiter
 from cef_trio.s3.signing import Credentials
-from cef_trio.s3.store_probe import StoreProbe
 from cef_trio.s3_endpoint import DEFAULT_ACCESS_KEY_ID, DEFAULT_SECRET_ACCESS_KEY, InProcessTransport, S3Endpoint
 from cef_trio.settings.after_upload import KEEP
 from cef_trio.settings.object_options import ObjectOptions
@@ -73,17 +71,17 @@ from cef_trio.webhook.client import WebhookClient
 BUCKET: Final = "recordings"
 OTHER_BUCKET: Final = "elsewhere"
 PART: Final = 1000
-"""A part's size in this world, bytes."""
+"""Size of a part in a world, bytes."""
 WEBHOOK_SECRET: Final = "whsec_" + base64.b64encode(b"a world's secret, 24 bytes").decode()
-NOBODY_WORKS: Final = INTERRUPTED | ENDED
-"""Statuses that say of a stream that no task works on it."""
+INACTIVE: Final = INTERRUPTED | ENDED
+"""Statuses of streams without a task."""
 EPOCH: Final = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 class World:
-    """The outside of a daemon. It outlives daemons, as the real one does."""
+    """The environment of one or more consecutive daemons."""
 
-    def __init__(  # noqa: PLR0915 - a list of all that can be turned
+    def __init__(  # noqa: PLR0915 - a list of all switches
         self,
         folder: Path,
         *,
@@ -99,17 +97,17 @@ class World:
             self._kernel = Kernel(base, lambda: int(self.utc_now().timestamp() * 1e9))
             self._kernel.make_folder(folder, FileSystem())
         self.host = Host("world", folder, folder)
-        """The machine of this world's daemons, but for those that are started elsewhere."""
+        """The machine of the daemons, unless another one is given."""
         self.bucket = BUCKET
         """The bucket of the next daemon."""
         self.buckets_used: set[str] = set()
         """The buckets of all daemons so far."""
         self.s3_name = ""
-        """How the next daemon calls the store's endpoint; empty: it does not record it."""
+        """The name of the S3 endpoint that the next daemon records; empty: none."""
         self.key_template = "streams/{stream_id}/{file_name}"
         self.part_size = PART
         self.equal_parts = False
-        self.random = Random(seed)  # noqa: S311 - a world is to be repeatable, not secret
+        self.random = Random(seed)  # noqa: S311 - to be repeated, not secret
         self.endpoint = S3Endpoint(
             buckets=[BUCKET, OTHER_BUCKET],
             clock=lambda: self.utc_now().timestamp(),
@@ -121,94 +119,98 @@ class World:
         self.grace_seconds = 6.0
         self.stream_timeout_seconds = 30.0
         self.has_writer: bool | None = None
-        """What is said of every file's writers; ``None``: it has one until its close was told.
+        """Whether every real file has a writer; ``None``: a file has one until ``WorldDaemon.closed`` is called for it.
 
-        Of the world's own kernel the daemon asks itself.
+        With a simulated kernel the daemon asks the kernel.
         """
         self.closed: set[str] = set()
-        """Paths of files whose close was told since they were last written."""
+        """Paths of real files that were closed since they were last written."""
         self.rescan_seconds = 20.0
         self.read_seconds = 0.0
-        """How long each read of a file takes."""
+        """Duration of each read of a file."""
         self.options = ObjectOptions()
-        """How the next daemon puts objects."""
+        """Object options of the next daemon."""
         self.checksum = ChecksumMode.AUTO
         self.upload_rate = 0
-        """Bytes a second of the next daemon; 0 is no limit."""
+        """``MAX_UPLOAD_RATE`` of the next daemon, bytes per second; 0: no limit."""
         self.after_upload = KEEP
-        """What the daemons of this world are to do with uploaded recordings."""
+        """``AFTER_UPLOAD`` of the daemons."""
         self.webhook = False
-        """Whether they are to tell :attr:`receiver` of them."""
+        """Whether the daemons have the webhook :attr:`receiver`."""
         self.webhook_retry_seconds = 86_400.0
         self.receiver = Receiver()
         self.proxy = Proxy()
-        """What stands between the daemons and S3."""
-        self.gone_unsaved: list[str] = []
-        """Names of recordings that a daemon took away while S3 had no object with their bytes."""
+        """The proxy between the daemons and S3."""
+        self.removed_unsaved: list[str] = []
+        """Names of recordings that a daemon removed while S3 had no object with their bytes."""
         self.completed: list[bytes] = []
-        """Every object as it was when a daemon was told that it is complete."""
-        self.gone_written: list[str] = []
-        """Names of recordings that a daemon took away while somebody wrote them."""
+        """The bytes of every object at the moment when a daemon's CompleteMultipartUpload succeeded."""
+        self.removed_while_written: list[str] = []
+        """Names of recordings that a daemon removed while a writer had them open."""
         self.redis_losses = 0
-        """How often Redis lost something that it had acknowledged."""
-        self.set_back: dict[str, Checkpoint] = {}
-        """Streams of which Redis lost that they had ended, or were left, and what it then said of them."""
+        """How often Redis lost acknowledged writes."""
+        self.rolled_back: dict[str, Checkpoint] = {}
+        """The checkpoints after the last loss, of streams that had no task before it."""
         self.daemons_started = 0
         self.life = Life()
         self.journal = Journal()
-        """What happened, by this world's clock."""
+        """The journal of the run."""
         self.acknowledgements = Acknowledgements()
-        """What S3 has acknowledged to this world's daemons."""
+        """The responses of S3 that reached the current daemon."""
         self._max_concurrent_streams = max_concurrent_streams
         self._max_concurrent_parts = max_concurrent_parts
 
     def utc_now(self) -> datetime:
-        """The time of day in this world; it runs with trio's clock."""
+        """Return the time of day in this world: ``EPOCH`` plus trio's clock."""
         return EPOCH + timedelta(seconds=trio.current_time())
 
     @property
     def has_kernel(self) -> bool:
-        """Whether its file systems are its own."""
+        """Whether the world has a simulated kernel (``base`` was given)."""
         return self._kernel is not None
 
     @property
     def kernel(self) -> Kernel:
-        """The world's own kernel, if it has one (``base``)."""
+        """The simulated kernel.
+
+        Raises:
+            RuntimeError: the files are real.
+        """
         if self._kernel is None:
             raise RuntimeError("this world's files are real")
         return self._kernel
 
     def add_host(self, name: str, *, machine: str | None = "another", file_system: FileSystem | None = None) -> Host:
-        """Another machine, whose daemon calls its own folder as this one's daemons call theirs.
+        """Add a machine whose watch folder has the same path as this one's.
 
-        With the same ``machine`` it is another container there, with a disk of its own.
+        With the same ``machine`` it is a container on that machine, with a file system of its own.
         """
         host = Host(name, self.folder.parent / f"{self.folder.name}-{name}", self.folder, machine)
         self.kernel.make_folder(host.folder, file_system or FileSystem())
         return host
 
     def _answering(self, host: Host) -> AbstractContextManager[None]:
-        return self._kernel.answering(host) if self._kernel is not None else nullcontext()
+        return self._kernel.intercepting(host) if self._kernel is not None else nullcontext()
 
     @contextmanager
-    def _watching_the_files(self, host: Host) -> Iterator[None]:
-        """See what a daemon takes away: whether S3 has it at that moment, and nobody writes it (promise P8)."""
+    def _recording_removals(self, host: Host) -> Iterator[None]:
+        """Record the recordings that a daemon removes before S3 has them, or while they are written (P8)."""
         before = {entry: entry.read_bytes() for entry in host.folder.rglob("*.mp4")}
         written = {entry for entry in before if self._is_written(entry)}
         yield
         saved = self.recordings()
         for entry, content in before.items():
             if not entry.exists():
-                self.journal.note(Lane.FILE, f"{entry.name} is taken away by the daemon")
+                self.journal.note(Lane.FILE, f"the daemon removes {entry.name}")
                 if content not in saved:
-                    self.gone_unsaved.append(entry.name)
+                    self.removed_unsaved.append(entry.name)
                 if entry in written:
-                    self.gone_written.append(entry.name)
+                    self.removed_while_written.append(entry.name)
         if self._kernel is not None:
             self._kernel.sweep()
 
     def _is_written(self, path: Path) -> bool:
-        """Whether somebody writes a file; where nobody can know, ``STREAM_TIMEOUT_SECONDS`` of silence is an end."""
+        """Return whether a file is written; without usable leases it is not after ``STREAM_TIMEOUT_SECONDS`` idle."""
         if self._kernel is None:
             return False
         inode = self._kernel.inode(path)
@@ -218,11 +220,11 @@ class World:
     # -- files --------------------------------------------------------------------------------------------------------
 
     def path(self, name: str = "a.mp4") -> str:
-        """Where a file of that name is."""
+        """Return the path of a file in the watch folder."""
         return str(self.folder / name)
 
     def append(self, size_bytes: int, name: str = "a.mp4") -> FileStat:
-        """Append bytes that nobody else has."""
+        """Append random bytes."""
         self.journal.note(Lane.FILE, f"append {size_bytes} to {name}")
         self.closed.discard(self.path(name))
         with Path(self.path(name)).open("ab") as file:
@@ -230,7 +232,7 @@ class World:
         return self.stat(name)
 
     def patch(self, offset: int, data: bytes, name: str = "a.mp4") -> FileStat:
-        """Write over bytes that were there before."""
+        """Overwrite earlier bytes."""
         self.journal.note(Lane.FILE, f"patch {name} at {offset}, {len(data)} bytes")
         self.closed.discard(self.path(name))
         with Path(self.path(name)).open("r+b") as file:
@@ -239,7 +241,7 @@ class World:
         return self.stat(name)
 
     def stat(self, name: str = "a.mp4") -> FileStat:
-        """What the file is, with a modification time on this world's clock."""
+        """Set the modification time to this world's time, and return the stat result."""
         path = self.path(name)
         now = int(self.utc_now().timestamp() * 1e9)
         os.utime(path, ns=(now, now))
@@ -249,7 +251,7 @@ class World:
         return found
 
     def scan(self) -> Scanned:
-        """What a scan of the folder would tell."""
+        """Return the result of a scan of the watch folder."""
         found = {}
         for entry in sorted(self.folder.iterdir()):
             stat = regular_file_stat(entry.lstat())
@@ -258,13 +260,13 @@ class World:
         return Scanned(found, began_at=trio.current_time())
 
     def content(self, name: str = "a.mp4") -> bytes:
-        """The file's bytes."""
+        """Return the bytes of a file."""
         return Path(self.path(name)).read_bytes()
 
-    # -- what S3 and the store hold -----------------------------------------------------------------------------------
+    # -- contents of S3 and the store ---------------------------------------------------------------------------------
 
     def objects(self, bucket: str = BUCKET) -> dict[str, bytes]:
-        """Every object of a bucket, by key."""
+        """Return all objects of a bucket, by key."""
         model = self.endpoint.model
         listed = model.list_objects(bucket, prefix="", delimiter="", after="", limit=1000)
         found = {}
@@ -274,57 +276,57 @@ class World:
         return found
 
     def recordings(self) -> list[bytes]:
-        """The recordings in S3."""
+        """Return the bodies of the recordings in S3, without their metadata."""
         objects = [*self.objects().items(), *self.objects(OTHER_BUCKET).items()]
         return [body for key, body in objects if not key.endswith(metadata_key(""))]
 
     def open_uploads(self) -> list[str]:
-        """Keys of uploads that are neither completed nor aborted."""
+        """Return the keys of open uploads."""
         page = self.endpoint.model.list_uploads(
             BUCKET, prefix="", delimiter="", key_marker="", upload_id_marker="", limit=1000
         )
         return [upload.key for upload in page.uploads]
 
     def received_bytes(self) -> int:
-        """How many bytes of parts came in, repetitions counted."""
+        """Return the number of bytes of parts that S3 received, repetitions included."""
         return sum(self.endpoint.log.received_bytes.values())
 
     def known(self) -> list[Checkpoint]:
-        """Every stream that the store knows, whether it can be asked now or not."""
+        """Return all checkpoints of the store, past its faults."""
         streams = self.store.snapshot().streams
         return [Checkpoint(stream.meta, stream.stream_set, dict(stream.parts)) for _, stream in sorted(streams.items())]
 
     async def checkpoints(self) -> list[Checkpoint]:
-        """Every stream that the store knows, asked as a daemon would."""
+        """Return all checkpoints through the store's calls, which its faults affect."""
         ids = [stream_id for stream_set in StreamSet for stream_id in await self.store.members(stream_set)]
         found = [await self.store.load(stream_id) for stream_id in sorted(ids)]
         return [checkpoint for checkpoint in found if checkpoint is not None]
 
     @property
     def pending_webhooks(self) -> frozenset[str]:
-        """The streams whose webhook is owed, whether the store can be asked now or not."""
+        """The streams with a pending webhook, past the store's faults."""
         return self.store.snapshot().pending_webhooks
 
     @property
     def redis_lost(self) -> bool:
-        """Whether Redis ever lost something that it had acknowledged."""
+        """Whether Redis ever lost acknowledged writes."""
         return self.redis_losses > 0
 
     def lose_redis(self, *, down_to: Snapshot | None = None) -> None:
-        """Redis loses what is not in that snapshot, or everything; what was acknowledged is no longer its to know."""
+        """Make Redis lose everything, or what is not in a snapshot."""
         self.journal.note(Lane.LAB, "Redis loses everything" if down_to is None else "Redis loses its last second")
         self.redis_losses += 1
-        left = {one.meta.stream_id for one in self.known() if one.meta.status in NOBODY_WORKS}
+        left = {one.meta.stream_id for one in self.known() if one.meta.status in INACTIVE}
         if down_to is None:
             self.store.clear()
         else:
             self.store.restore(down_to)
-        self.set_back = {one.meta.stream_id: one for one in self.known() if one.meta.stream_id in left}
+        self.rolled_back = {one.meta.stream_id: one for one in self.known() if one.meta.stream_id in left}
         self.acknowledgements.forget()
         self.acknowledgements.redis_lost = True
 
     async def abort_open_uploads(self) -> list[str]:
-        """A lifecycle rule aborts every open upload; returns their keys."""
+        """Abort every open upload, as a lifecycle rule does; return their keys."""
         self.journal.note(Lane.LAB, "a lifecycle rule aborts all uploads")
         model = self.endpoint.model
         page = model.list_uploads(BUCKET, prefix="", delimiter="", key_marker="", upload_id_marker="", limit=1000)
@@ -333,13 +335,13 @@ class World:
         return [upload.key for upload in page.uploads]
 
     async def put_foreign(self, key: str) -> None:
-        """Somebody else puts an object under a key of ours."""
-        self.journal.note(Lane.LAB, "somebody puts an object under our key")
+        """Put an object of another program under a stream's key."""
+        self.journal.note(Lane.LAB, "another program puts an object under our key")
         async with self.foreign_client() as s3:
             await s3.put_object(key, b"not ours", content_type="text/plain", metadata={})
 
     def foreign_client(self) -> S3Client:
-        """A client of the same bucket that is nobody's daemon."""
+        """Return a client of another program for the same bucket."""
         config = S3Config(
             bucket=BUCKET,
             credentials=StaticCredentials(Credentials(DEFAULT_ACCESS_KEY_ID, DEFAULT_SECRET_ACCESS_KEY)),
@@ -358,42 +360,48 @@ class World:
         acknowledgements: Acknowledgements | None = None,
         host: Host | None = None,
     ) -> AsyncIterator[Services]:
-        """Open a daemon's services; ``instance``: its INSTANCE_ID, ``acknowledgements``: the record of those of S3."""
+        """Open the services of a daemon.
+
+        Args:
+            life: its process; default: a new one.
+            instance: its ``INSTANCE_ID``.
+            acknowledgements: where the responses of S3 are recorded; default: :attr:`acknowledgements`.
+            host: its machine; default: :attr:`host`.
+        """
         host = host or self.host
         self.daemons_started += 1
         self.buckets_used.add(self.bucket)
         acknowledgements = acknowledgements or self.acknowledgements
         self.life = life = life or Life()
-        store = cast("CheckpointStore", CrashableStore(self.store, life, self.journal, acknowledgements))
         random = Random(self.random.getrandbits(64))  # noqa: S311 - as above
-        metrics = Metrics()
         template = KeyTemplate(self.key_template)
-        redis_breaker = CircuitBreaker("redis", lambda _need: store.prove(), self.policy, random)
-        s3_breaker = CircuitBreaker("s3", lambda need: s3_probe(need), self.policy, random)  # noqa: PLW0108 - made below
-        self.store._retrier = ServiceRetrier(  # noqa: SLF001
-            redis_breaker, self.policy, once=REDIS_ONCE, random=random, observer=metrics.attempt_failed
-        )
         config = S3Config(
             bucket=self.bucket,
             credentials=StaticCredentials(Credentials(DEFAULT_ACCESS_KEY_ID, DEFAULT_SECRET_ACCESS_KEY)),
             endpoint_url="http://s3.world.test",
         )
-        rate_limiter = RateLimiter(self.upload_rate, waited=metrics.upload_waited)
-        s3 = _RecordingS3Client(
-            replace(config, options=self.options, checksum=self.checksum),
-            retrier=ServiceRetrier(
-                s3_breaker, self.policy, once=S3_ONCE, random=random, observer=metrics.attempt_failed
-            ),
-            transport=CrashableTransport(
+
+        def make_store(retrier: Retrier) -> CheckpointStore:
+            self.store._retrier = retrier  # noqa: SLF001
+            return cast("CheckpointStore", CrashableStore(self.store, life, self.journal, acknowledgements))
+
+        def make_s3(retrier: Retrier, rate_limiter: RateLimiter) -> _RecordingS3Client:
+            transport = CrashableTransport(
                 ProxyTransport(InProcessTransport(self.endpoint), self.proxy, call_name),
                 life,
                 acknowledgements,
                 self.journal,
-            ),
-            now=self.utc_now,
-            rate_limiter=rate_limiter,
-        )
-        s3_probe = StoreProbe(s3, template.probe_key, template.probe_recording_key)
+            )
+            return _RecordingS3Client(
+                replace(config, options=self.options, checksum=self.checksum),
+                retrier=retrier,
+                transport=transport,
+                now=self.utc_now,
+                rate_limiter=rate_limiter,
+            )
+
+        clients = make_clients(self.policy, make_store, make_s3, template, upload_rate=self.upload_rate, random=random)
+        store, s3 = clients.store, clients.s3
         s3.acknowledgements = acknowledgements
         bucket = self.bucket
         s3.completed = lambda key: self.completed.append(self.objects(bucket).get(key, b""))
@@ -405,16 +413,16 @@ class World:
                 s3=s3,
                 disk=CrashableDisk(
                     life,
-                    partial(self._watching_the_files, host),
+                    partial(self._recording_removals, host),
                     partial(self._answering, host),
                     lambda: self.read_seconds,
                 ),
                 probe=partial(self._probe, host),
                 has_writer=partial(self._has_writer, host),
                 lease=lease,
-                exit_saves=ShutdownFlush(store, lease, redis_breaker),
-                s3_breaker=s3_breaker,
-                redis_breaker=redis_breaker,
+                shutdown_flush=ShutdownFlush(store, lease, clients.redis_breaker),
+                s3_breaker=clients.s3_breaker,
+                redis_breaker=clients.redis_breaker,
                 stream_slots=trio.CapacityLimiter(self._max_concurrent_streams),
                 part_slots=trio.CapacityLimiter(self._max_concurrent_parts),
                 rules=StreamRules(
@@ -427,8 +435,8 @@ class World:
                 ),
                 utc_now=self.utc_now,
                 new_stream_id=lambda: str(UUID(int=self.random.getrandbits(128), version=4)),
-                metrics=metrics,
-                rate_limiter=rate_limiter,
+                metrics=clients.metrics,
+                rate_limiter=clients.rate_limiter,
                 webhook=webhook,
                 ownership=Ownership(host.machine),
             )
@@ -450,12 +458,12 @@ class World:
         await trio.lowlevel.checkpoint()
         if self._kernel is None:
             return path not in self.closed if self.has_writer is None else self.has_writer
-        with self._kernel.answering(host):
+        with self._kernel.intercepting(host):
             return knows_writer(writer_state_now(path))
 
     @asynccontextmanager
     async def killed_daemon(self) -> AsyncIterator[WorldDaemon]:
-        """A daemon that is killed at the block's end: from then on nothing it does has any effect."""
+        """Run a daemon that crashes at the end of the block."""
         async with self.services() as services, trio.open_nursery() as nursery:
             daemon = WorldDaemon(self, services)
             await nursery.start(daemon.run)
@@ -465,7 +473,7 @@ class World:
 
     @asynccontextmanager
     async def daemon(self) -> AsyncIterator[WorldDaemon]:
-        """A running daemon; leaving the block shuts it down in good order."""
+        """Run a daemon; its shutdown is requested at the end of the block."""
         async with self.services() as services, trio.open_nursery() as nursery:
             daemon = WorldDaemon(self, services)
             await nursery.start(daemon.run)
@@ -475,7 +483,7 @@ class World:
 
 
 class _RecordingS3Client(S3Client):
-    """The client itself; what it says of a completed object is noted the moment it says so."""
+    """An S3 client that records each successful completion before the daemon's next step."""
 
     acknowledgements: Acknowledgements
     completed: Callable[[str], None]
@@ -496,7 +504,7 @@ class _RecordingS3Client(S3Client):
 
 
 class WorldDaemon:
-    """The daemon's tree in a world, and the script that stands for its watcher."""
+    """The nursery tree of a daemon in a world, and methods that replace its watcher if the files are real."""
 
     def __init__(self, world: World, services: Services, host: Host | None = None) -> None:
         self.world = world
@@ -509,53 +517,53 @@ class WorldDaemon:
 
     @property
     def at_risk(self) -> tuple[Risk, ...]:
-        """What it says should be in S3 and is not getting there (promise P10)."""
+        """The risks that the daemon reports (P10)."""
         return self.observer.risks() if self.observer is not None else ()
 
     @property
-    def listens(self) -> bool:
-        """Whether it can be told news: it has started, and is not on its way out."""
+    def accepts_events(self) -> bool:
+        """Whether it has started and no shutdown was requested."""
         return self.observer is not None and self.shutdown.signals == 0
 
     @property
     def supervisor(self) -> StreamSupervisor:
-        """Who starts the streams."""
+        """The supervisor.
+
+        Raises:
+            RuntimeError: the daemon has not started.
+        """
         if self.observer is None:
             raise RuntimeError("the daemon has not started")
         return self.observer.supervisor
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Run the tree to its end."""
+        """Run the daemon until its shutdown."""
 
-        async def run_intake(observer: Observer) -> ExitCode:
-            self.observer = observer
-            world, supervisor = self.world, observer.supervisor
-            tasks = IntakeTasks(
-                observer,
-                IntakeRules(
-                    folder=str(world.folder),
-                    timeout_seconds=world.stream_timeout_seconds,
-                    after_upload=world.after_upload,
-                    webhook_retry_seconds=world.webhook_retry_seconds,
-                    random=Random(world.random.getrandbits(64)),  # noqa: S311 - to be repeated, not secret
-                ),
-            )
+        async def run_intake(tasks: IntakeTasks) -> ExitCode:
+            self.observer = tasks.observer
             async with trio.open_nursery() as intake:
-                await tasks.start(intake, partial(self._start_watching, supervisor, intake))
+                await tasks.start(intake, partial(self._start_watching, tasks, intake))
                 task_status.started()
             return ExitCode.DONE
 
-        await serve(self.services, self.shutdown, _is_recording, run_intake)
-        self.exit_code = ExitCode.NOT_SAVED if self.services.exit_saves.unsaved else ExitCode.DONE
+        world = self.world
+        rules = IntakeRules(
+            timeout_seconds=world.stream_timeout_seconds,
+            after_upload=world.after_upload,
+            webhook_retry_seconds=world.webhook_retry_seconds,
+            random=Random(world.random.getrandbits(64)),  # noqa: S311 - to be repeated, not secret
+        )
+        await serve(self.services, self.shutdown, _is_recording, rules, run_intake)
+        self.exit_code = ExitCode.NOT_SAVED if self.services.shutdown_flush.unsaved else ExitCode.DONE
 
-    async def _start_watching(self, supervisor: StreamSupervisor, intake: trio.Nursery) -> None:
-        """Watch the world's own file system as the daemon does; real files are told of by whoever writes them."""
+    async def _start_watching(self, tasks: IntakeTasks, intake: trio.Nursery) -> None:
+        """Start the watcher; with real files, report a scan instead."""
         if not self.world.has_kernel:
-            supervisor.handle_event(self.world.scan())
+            tasks.supervisor.handle_event(self.world.scan())
 
             def scan_soon() -> None:
-                if self.listens:
-                    intake.start_soon(self._tell_scan, supervisor)
+                if self.accepts_events:
+                    intake.start_soon(self._scan_later, tasks.supervisor)
 
             self.services.scans.request_scan = scan_soon
             return
@@ -563,18 +571,15 @@ class WorldDaemon:
         watcher = Watcher(
             self.services.rules.watch_folder,
             _is_recording,
-            supervisor,
+            tasks.supervisor,
             rescan_seconds=self.world.rescan_seconds,
-            reader=InlineReader(_is_recording, partial(kernel.answering, host)),
+            reader=InlineReader(_is_recording, partial(kernel.intercepting, host)),
             open_inotify=cast("Callable[[], AbstractContextManager[INotify]]", partial(kernel.queues.open, host.real)),
         )
-        self.services.scans.request_scan = watcher.rescan
-        if self.observer is not None:
-            self.observer.risks.watcher = watcher
-        await intake.start(watcher.run)
+        await tasks.watch(intake, watcher)
 
-    async def _tell_scan(self, supervisor: StreamSupervisor) -> None:
-        """Scan, as the watcher does when it is asked to; a folder that is lost tells nothing until it is back."""
+    async def _scan_later(self, supervisor: StreamSupervisor) -> None:
+        """Report a scan, as the watcher does on request; retry until the watch folder exists."""
         while True:
             await trio.sleep(0.5)
             with suppress(FileNotFoundError):
@@ -582,22 +587,22 @@ class WorldDaemon:
                 return
 
     def saw(self, name: str = "a.mp4") -> None:
-        """The watcher sees the file as it is."""
-        self.supervisor.handle_event(Seen(self.world.path(name), _as_it_is(self.world.path(name))))
+        """Report a created or written file."""
+        self.supervisor.handle_event(Seen(self.world.path(name), _stat_of(self.world.path(name))))
 
     def closed(self, name: str = "a.mp4") -> None:
-        """The watcher sees its writer close it."""
+        """Report that a file was closed."""
         self.world.closed.add(self.world.path(name))
-        self.supervisor.handle_event(Closed(self.world.path(name), _as_it_is(self.world.path(name))))
+        self.supervisor.handle_event(Closed(self.world.path(name), _stat_of(self.world.path(name))))
 
     def moved(self, old: str, new: str) -> None:
-        """The watcher sees it renamed."""
+        """Report that a file was renamed."""
         if self.world.path(old) in self.world.closed:
             self.world.closed.add(self.world.path(new))
-        self.supervisor.handle_event(Moved(self.world.path(old), self.world.path(new), _as_it_is(self.world.path(new))))
+        self.supervisor.handle_event(Moved(self.world.path(old), self.world.path(new), _stat_of(self.world.path(new))))
 
     def gone(self, name: str = "a.mp4") -> None:
-        """The watcher sees it go."""
+        """Report that a file was deleted."""
         self.supervisor.handle_event(Gone(self.world.path(name)))
 
 
@@ -605,7 +610,7 @@ def _is_recording(path: str) -> bool:
     return path.endswith(".mp4")
 
 
-def _as_it_is(path: str) -> FileStat:
+def _stat_of(path: str) -> FileStat:
     found = regular_file_stat(Path(path).stat())
     if found is None:
         raise FileNotFoundError(path)

@@ -13,7 +13,7 @@ from typing import Any
 import trio
 
 from cef_trio.daemon import ExitWatchdog, SettingsSource, run_daemon, warn_of_exposed_secrets
-from cef_trio.exceptions import CefMp4ProcessorError
+from cef_trio.exceptions import CefMp4ProcessorError, leaves
 from cef_trio.exit_codes import ExitCode
 from cef_trio.local.servers import BUCKET, LocalServers, local_servers
 from cef_trio.observability import configure_for
@@ -99,8 +99,6 @@ def settings_for(servers: LocalServers, folder: Path, env_file: Path | None = No
 
 
 def alone(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The one error of ours that a group of nested nurseries holds; the group itself if it is not that simple."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error if isinstance(error, CefMp4ProcessorError) else group
+    """Return the only error in nested groups if it is one of ours; the group otherwise."""
+    first, *others = leaves(group)
+    return first if isinstance(first, CefMp4ProcessorError) and not others else group

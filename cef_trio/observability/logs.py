@@ -24,6 +24,7 @@ from urllib.parse import quote
 import structlog
 
 from cef_trio.observability.log_writer import LineWriter
+from cef_trio.safe_text import printable
 from cef_trio.settings import AppEnvironment, Settings, secret_values
 
 REDACTED: Final = "***"
@@ -207,9 +208,7 @@ def _indented(value: Any) -> Any:
 
 
 def _escaped(value: Any) -> Any:
-    if not isinstance(value, str) or value.isprintable():
-        return value
-    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in value)
+    return printable(value) if isinstance(value, str) else value
 
 
 class _Handler(logging.StreamHandler[TextIO]):

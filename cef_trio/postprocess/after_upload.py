@@ -33,7 +33,7 @@ from cef_trio.checkpoint import StreamMeta
 from cef_trio.checkpoint.redis import job_lock_name
 from cef_trio.exceptions import CefMp4ProcessorError, RecordingChangedError
 from cef_trio.files import FileStat, is_below
-from cef_trio.postprocess.after_upload_rules import VerifiedFile, object_mismatch, pause_seconds, verified_file
+from cef_trio.postprocess.after_upload_rules import BACKOFF, VerifiedFile, object_mismatch, verified_file
 from cef_trio.postprocess.delete import Delete
 from cef_trio.postprocess.disposal import NotTouchedError
 from cef_trio.postprocess.move import Move
@@ -159,7 +159,7 @@ class AfterUpload:
             log.warning("after_upload_refused", stream_id=pending.stream_id, path=path, reason=str(error))
         except CefMp4ProcessorError as error:
             failures = pending.failures + 1
-            pause = pause_seconds(failures)
+            pause = BACKOFF.ceiling_seconds(failures)
             following = _Pending(pending.stream_id, trio.current_time() + pause, failures)
             log.warning(
                 "after_upload_failed", stream_id=pending.stream_id, path=path, error=str(error), wait_seconds=pause

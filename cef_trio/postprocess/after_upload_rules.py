@@ -14,11 +14,12 @@ from typing import Final
 
 from cef_trio.checkpoint import Checkpoint, FileIdentity, PartRecord, Status
 from cef_trio.files import FileStat, is_verified_file
+from cef_trio.resilience import RetryPolicy
 from cef_trio.s3 import StoredObject, combine_crc64nvme
 from cef_trio.upload import PartPlan
 
-_FIRST_PAUSE_SECONDS: Final = 30.0
-_LONGEST_PAUSE_SECONDS: Final = 3600.0
+BACKOFF: Final = RetryPolicy(initial_seconds=30.0, max_seconds=3600.0)
+"""The pauses after failed attempts."""
 _LONGEST_NAME_BYTES: Final = 255
 
 
@@ -95,8 +96,3 @@ def targets(file: VerifiedFile, watch_folder: str, folder: str) -> tuple[str, st
 def copy_name(target: str, stream_id: str) -> str:
     """Return the path of an incomplete copy: hidden, beside its target, the same for each attempt."""
     return os.path.join(os.path.dirname(target), f".{stream_id}.cef-trio-copy")  # noqa: PTH118, PTH120 - as above
-
-
-def pause_seconds(failures: int) -> float:
-    """Return the pause after that many failures (1, 2, …): 30 s, doubled each time, at most one hour."""
-    return float(min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2 ** min(failures - 1, 32)))

@@ -3,22 +3,22 @@
 Promise: a transient failure never ends a stream (P6), an outage is one outage, and a cancellation never comes between
 an effect and its record (P2).
 
-Open `retry.py` for how often a call is repeated; `outage.py` for the circuit breaker and its probe; `best_effort.py`
-for calls that a stream can do without; `shield.py` for the one shield; `stall.py` for streams that do not progress;
-`periodic.py` for loops at a fixed period; `threads.py` for worker threads and what happens when there are none.
+Open `retry.py` for how often a call is repeated; `backoff.py` for the delays; `outage.py` for the circuit breaker and
+its probe; `best_effort.py` for calls that a stream can do without; `shield.py` for the one shield; `stall.py` for
+streams that do not progress; `periodic.py` for loops at a fixed period; `threads.py` for worker threads and what
+happens when there are none.
 """
 
 from cef_trio.resilience import stall
+from cef_trio.resilience.backoff import MAX_RETRY_AFTER_SECONDS, RetryPolicy, at_least_retry_after
 from cef_trio.resilience.best_effort import PAUSE_SECONDS, BestEffort
-from cef_trio.resilience.outage import IDLE_SECONDS, CircuitBreaker, Need, RetryPolicy
+from cef_trio.resilience.outage import IDLE_SECONDS, CircuitBreaker, Need, is_outage
 from cef_trio.resilience.periodic import Periodic
 from cef_trio.resilience.retry import (
-    MAX_RETRY_AFTER_SECONDS,
     FailedAttempt,
     Retrier,
     ServiceRetrier,
     SingleAttempt,
-    is_outage,
     is_transient,
 )
 from cef_trio.resilience.shield import shielded, shielded_at_first
@@ -40,6 +40,7 @@ __all__ = [
     "ServiceRetrier",
     "SingleAttempt",
     "ThreadedResolver",
+    "at_least_retry_after",
     "is_outage",
     "is_transient",
     "run_in_thread",

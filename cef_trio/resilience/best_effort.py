@@ -38,7 +38,7 @@ class FailingCall:
     since: float
     """``trio.current_time()``."""
     error: str
-    ask_at: float
+    retry_at: float
     """``trio.current_time()`` of the next try."""
 
 
@@ -56,14 +56,14 @@ class BestEffort:
         """Operations that are currently skipped."""
         return self._failing
 
-    async def ask_again(self, reach: Callable[[], Awaitable[None]]) -> None:
+    async def retry_failing(self, reach: Callable[[], Awaitable[None]]) -> None:
         """Try failing calls again once a minute, so that recovery is noticed without traffic."""
         while True:
             await self._fails.wait_value(True)
-            await trio.sleep_until(min(call.ask_at for call in self._failing.values()))
+            await trio.sleep_until(min(call.retry_at for call in self._failing.values()))
             for operation, failing in list(self._failing.items()):
                 call = self._calls.get(operation)  # None if it has succeeded since
-                if call is not None and failing.ask_at <= trio.current_time():
+                if call is not None and failing.retry_at <= trio.current_time():
                     with suppress(S3OperationError):  # an answer, or an outage, which the breaker reports
                         await self.attempt(operation, call, reach=reach)
 
@@ -77,9 +77,9 @@ class BestEffort:
         """
         before, now = self._failing.get(operation), trio.current_time()
         if before is not None:
-            if now < before.ask_at:
+            if now < before.retry_at:
                 return None
-            self._failing[operation] = replace(before, ask_at=now + PAUSE_SECONDS)  # one task tries, the others skip
+            self._failing[operation] = replace(before, retry_at=now + PAUSE_SECONDS)  # one task tries, the others skip
         error = ""
         for number in range(TRIES):
             if number:

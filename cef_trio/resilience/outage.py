@@ -31,6 +31,7 @@ import trio
 from trio_util import AsyncBool
 
 from cef_trio.exceptions import CefMp4ProcessorError, OperationError
+from cef_trio.resilience.backoff import RetryPolicy
 
 log = structlog.get_logger(__name__)
 
@@ -48,20 +49,6 @@ _probing: ContextVar[bool] = ContextVar("probing", default=False)
 def is_probing() -> bool:
     """Whether this task is running a probe."""
     return _probing.get()
-
-
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
-    """Number of attempts and the delays between them, in seconds. ``attempts`` includes the first one."""
-
-    attempts: int = 5
-    initial_seconds: float = 0.2
-    max_seconds: float = 10.0
-
-    def ceiling_seconds(self, attempt: int) -> float:
-        """Return the longest delay after ``attempt`` (1, 2, …): doubled each time, up to ``max_seconds``."""
-        exponent = min(attempt - 1, 63)  # a float overflows long before an outage of a year does
-        return float(min(self.max_seconds, self.initial_seconds * 2**exponent))
 
 
 class Need(Enum):
@@ -99,14 +86,17 @@ _SINGLE_CALL_CODES: Final = frozenset(
         "XAmzContentSHA256Mismatch",
     }
 )
-"""Codes of transient errors caused by one call's bytes, clock or response, not by the service."""
+"""Codes of errors caused by one call's bytes, clock or response, not by the service. They may pass."""
 
 
 def is_outage(error: BaseException) -> bool:
     """Return whether a transient error may be caused by the whole service."""
-    return (
-        isinstance(error, OperationError) and error.transient and getattr(error, "code", None) not in _SINGLE_CALL_CODES
-    )
+    return isinstance(error, OperationError) and error.transient and not is_single_call_code(error)
+
+
+def is_single_call_code(error: BaseException) -> bool:
+    """Return whether an error's code is about one call's bytes, clock or response."""
+    return getattr(error, "code", None) in _SINGLE_CALL_CODES
 
 
 def is_refusal(error: BaseException) -> bool:
@@ -242,8 +232,7 @@ class CircuitBreaker:
         began, attempt = outage.began, 0
         while not self.up.value:
             attempt += 1
-            ceiling = self._policy.ceiling_seconds(attempt)
-            await trio.sleep(ceiling / 2 + self._random.uniform(0, ceiling / 2))
+            await trio.sleep(self._policy.equal_jitter_seconds(attempt, self._random))
             outage = self.outage or outage
             try:
                 await self._run_probe(outage.need)

@@ -1,12 +1,12 @@
 """Retry policy for all calls to S3 and Redis.
 
-- :class:`ServiceRetrier` runs one operation with exponential back-off and full jitter
-  (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/), a maximum delay, and ``Retry-After``.
+- :class:`ServiceRetrier` runs one operation with back-off, full jitter and ``Retry-After`` (``backoff.py``).
   ``CefMp4ProcessorError.transient``, set where the library is called, decides what is retried.
 - After the last attempt or a refusal, :class:`~cef_trio.resilience.outage.CircuitBreaker` decides whether the error
   affects all calls. If so, the error becomes transient, and the caller waits for the end of the outage.
 - A refusal that affects this call alone is retried like a transient error: new keys and permissions reach the servers
-  of a store with a delay.
+  of a store with a delay. If its code is about the call's clock (``RequestTimeTooSkewed``), it becomes transient, since
+  the probe was signed with the same clock and accepted.
 
 Delays are ``trio.sleep`` and end at once when cancelled. tenacity catches ``BaseException``, so the predicate checks
 the type, which Cancelled does not match; the original exception is raised, not a ``RetryError``. There is no checkpoint
@@ -26,37 +26,18 @@ import tenacity
 import trio
 
 from cef_trio.exceptions import CefMp4ProcessorError
+from cef_trio.resilience.backoff import RetryPolicy, at_least_retry_after
 from cef_trio.resilience.outage import (
     CircuitBreaker,
-    Need,
-    Outage,
-    RetryPolicy,
     is_outage,
     is_probing,
     is_refusal,
+    is_single_call_code,
     need_of,
-)
-
-__all__ = (
-    "MAX_RETRY_AFTER_SECONDS",
-    "CircuitBreaker",
-    "FailedAttempt",
-    "Need",
-    "Outage",
-    "Retrier",
-    "RetryObserver",
-    "RetryPolicy",
-    "ServiceRetrier",
-    "SingleAttempt",
-    "is_outage",
-    "is_transient",
 )
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
-
-MAX_RETRY_AFTER_SECONDS = 300.0
-"""Upper limit for ``Retry-After``."""
 
 
 class Retrier(Protocol):
@@ -170,6 +151,7 @@ class ServiceRetrier:
                 if is_refusal(error) and not self._breaker.starting:
                     if await self._breaker.affects_all_calls(error, need_of(operation)):
                         raise _OutageError(error) from error
+                    error.transient = is_single_call_code(error)
                     own_refusal.append(error)
                 raise
 
@@ -195,9 +177,8 @@ class ServiceRetrier:
 
     def _wait_seconds(self, state: tenacity.RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None
-        wait = self._random.uniform(0, self._policy.ceiling_seconds(state.attempt_number))
-        asked = getattr(error, "retry_after_seconds", None)
-        return wait if asked is None else max(wait, min(asked, MAX_RETRY_AFTER_SECONDS))
+        wait = self._policy.full_jitter_seconds(state.attempt_number, self._random)
+        return at_least_retry_after(wait, getattr(error, "retry_after_seconds", None))
 
     def _log_retry(self, operation: str, state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None

@@ -15,12 +15,13 @@ from typing import Any, Final, TypeVar
 import structlog
 import trio
 
+from cef_trio.resilience.backoff import RetryPolicy
+
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-_FIRST_WAIT_SECONDS: Final = 0.05
-_LONGEST_WAIT_SECONDS: Final = 1.0
+_BACKOFF: Final = RetryPolicy(initial_seconds=0.05, max_seconds=1.0)
 _REFUSAL: Final = "start new thread"
 """Part of CPython's message; the exception has no errno."""
 
@@ -68,7 +69,7 @@ async def run_in_thread(
 
 async def until_thread(start: Callable[[], Awaitable[T]], has_begun: Callable[[], bool] = lambda: False) -> T:
     """Await ``start()``; repeat while no thread is available and the call has not begun."""
-    wait_seconds, waits = _FIRST_WAIT_SECONDS, False
+    waits = 0
     try:
         while True:
             try:
@@ -78,9 +79,8 @@ async def until_thread(start: Callable[[], Awaitable[T]], has_begun: Callable[[]
                     raise
                 if not waits:
                     _waiting.begin(error)
-                waits = True
-            await trio.sleep(wait_seconds)
-            wait_seconds = min(2 * wait_seconds, _LONGEST_WAIT_SECONDS)
+                waits += 1
+            await trio.sleep(_BACKOFF.ceiling_seconds(waits))
     finally:
         if waits:
             _waiting.end()

@@ -21,7 +21,8 @@ from typing import Final
 
 from cef_trio.exceptions import S3OperationError
 from cef_trio.s3.response_origin import NOT_S3_ANSWER, describe_foreign
-from cef_trio.s3.xml import XmlError, one_line, parse_xml
+from cef_trio.s3.xml import XmlError, parse_xml
+from cef_trio.safe_text import one_line
 
 MAX_ERROR_BYTES: Final = 64 * 1024
 """How much of an error's body is parsed."""

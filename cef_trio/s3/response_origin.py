@@ -30,7 +30,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-from cef_trio.s3.xml import one_line
+from cef_trio.safe_text import one_line
 
 NOT_S3_ANSWER: Final = "NotS3Answer"
 """Our error code for a response that is not from the S3 store."""

@@ -20,6 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
+from itertools import takewhile
 from types import MappingProxyType
 from typing import Final
 from urllib.parse import quote
@@ -30,7 +31,7 @@ import structlog
 import trio
 
 from cef_trio import __version__
-from cef_trio.exceptions import CefMp4ProcessorError, S3OperationError
+from cef_trio.exceptions import CefMp4ProcessorError, S3OperationError, causes
 from cef_trio.http import HttpTransport, tls
 from cef_trio.resilience import shielded, shielded_at_first
 from cef_trio.s3.address import bucket_address
@@ -56,7 +57,6 @@ MAX_RESPONSE_BYTES: Final = 16 * 1024 * 1024
 _BODY_TIMEOUTS: Final = 2
 """The longest time for a body, in read time-outs: that of Complete arrives slowly while S3 works."""
 _KEEPALIVE_SECONDS: Final = 20.0  # S3 closes idle connections soon after
-_MAX_CAUSES: Final = 6
 _MIN_SKEW: Final = timedelta(seconds=30)
 _MAX_SKEW: Final = timedelta(minutes=14)  # S3 accepts 15; its response took some time to arrive
 _PLAUSIBLE_YEARS: Final = range(2024, 2100)
@@ -134,7 +134,7 @@ class Transport:
         )
         self._now = now
         self._clock_offset = timedelta()
-        self._transport = transport if transport is not None else network(config)
+        self._transport = transport if transport is not None else network_transport(config)
         self._origin = ResponseOrigin()
         self._http = httpx.AsyncClient(
             transport=self._transport,
@@ -170,7 +170,7 @@ class Transport:
         """
         response = await self.open(request)
         # No checkpoint from the arrival of the headers to the shield.
-        headers = lower(response.headers)
+        headers = lower_names(response.headers)
         if request.response_mode is ResponseMode.HEADERS:
             page: list[bytes] = []
             with shielded(RELEASE_SECONDS, saving="part acknowledgement"):
@@ -255,7 +255,7 @@ class Transport:
         """
         response = await self.open(request)
         try:
-            self._check_origin(request, response.status_code, lower(response.headers), b"")
+            self._check_origin(request, response.status_code, lower_names(response.headers), b"")
         except S3OperationError:
             await response.aclose()
             raise
@@ -357,7 +357,7 @@ class Transport:
         finally:
             if isinstance(request.body, CheckedBody):  # S3 may have responded before the end of the body
                 await request.body.aclose()
-        headers = lower(response.headers)
+        headers = lower_names(response.headers)
         body = redact(credentials, b"".join(chunks))
         error = self._error_from(request, response.status_code, headers, body, cut_off=not whole)
         if error.code == "AccessDenied" and not chunks and self._is_skewed(headers.get("date"), offset):
@@ -438,7 +438,7 @@ class _ErrorMapping:
         if error is None or isinstance(error, CefMp4ProcessorError) or not isinstance(error, tuple(_MAPPED)):
             return
         transient = next((_MAPPED[known] for known in type(error).__mro__ if known in _MAPPED), True)
-        refused = tls.refusal(error, ca_setting="S3_CA_FILE", address_setting="S3_ENDPOINT_URL")
+        refused = tls.explain_refused_certificate(error, ca_setting="S3_CA_FILE", address_setting="S3_ENDPOINT_URL")
         ours = S3OperationError(
             self._operation,
             (f"{type(error).__name__}: {refused}" if refused else _message_of(error))
@@ -455,20 +455,10 @@ class _ErrorMapping:
 
 
 def _message_of(error: BaseException) -> str:
-    """Return the message of the innermost exception that has one; those of the outer ones are often empty.
-
-    httpcore's pool raises ``from None``, so ``__context__`` is followed as well as ``__cause__``.
-    """
-    name, text = type(error).__name__, str(error)
-    seen: BaseException | None = error
-    for _ in range(_MAX_CAUSES):
-        if seen is None or isinstance(seen, CefMp4ProcessorError):
-            break
-        if isinstance(seen, BaseExceptionGroup):  # one error for each address of the host
-            seen = seen.exceptions[0]
-        text = str(seen) or text
-        seen = seen.__cause__ or seen.__context__
-    return f"{name}: {text}" if text else name
+    """Return the message of the innermost exception that has one; those of the outer ones are often empty."""
+    foreign = takewhile(lambda cause: not isinstance(cause, CefMp4ProcessorError), causes(error))
+    text = next(filter(None, reversed([str(cause) for cause in foreign])), "")
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 async def _release(response: httpx.Response, body: bytes | CheckedBody) -> list[bytes]:
@@ -498,19 +488,19 @@ def redact(credentials: Credentials, body: bytes) -> bytes:
     return body
 
 
-def lower(headers: httpx.Headers) -> dict[str, str]:
+def lower_names(headers: httpx.Headers) -> dict[str, str]:
     """Return headers with their names in lower case."""
     return {name.lower(): value for name, value in headers.items()}
 
 
-def network(config: S3Config) -> HttpTransport:
+def network_transport(config: S3Config) -> HttpTransport:
     """Return a transport over the network.
 
     Raises:
         ValueError: ``ca_file`` contains no certificates.
     """
     return HttpTransport(
-        tls.Trust("S3_CA_FILE", config.ca_file),
+        tls.TrustedCertificates("S3_CA_FILE", config.ca_file),
         max_connections=config.max_connections,
         keepalive_seconds=_KEEPALIVE_SECONDS,
     )

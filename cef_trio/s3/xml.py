@@ -27,6 +27,7 @@ from cef_trio.s3.model import (
     ObjectsPage,
     PartToComplete,
 )
+from cef_trio.safe_text import one_line
 
 NAMESPACE: Final = "http://s3.amazonaws.com/doc/2006-03-01/"
 MAX_DEPTH: Final = 16
@@ -41,19 +42,10 @@ UNKNOWN_MOMENT: Final = datetime(2200, 1, 1, tzinfo=UTC)
 """Replaces an invalid date: later than any other, so that no upload is considered old because of it."""
 _COMPOSITE: Final = {name: entry.xml_element for name, entry in CHECKSUMS.items() if entry.is_composite}
 """The elements of the checksums that are kept for each part alone."""
-_MAX_LINE: Final = 300
 
 
 class XmlError(ValueError):
     """The document is not XML, or not a response of S3."""
-
-
-def one_line(text: str | None) -> str | None:
-    """Return untrusted text as one printable line of limited length, for logs and terminals."""
-    if text is None:
-        return None
-    line = " ".join("".join(c if c.isprintable() else " " for c in text[: 16 * _MAX_LINE]).split())
-    return line[:_MAX_LINE] or None
 
 
 @dataclass(slots=True)

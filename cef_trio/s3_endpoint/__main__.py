@@ -9,11 +9,12 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import trio
 
+from cef_trio.exceptions import leaves
 from cef_trio.s3_endpoint.auth import Account
 from cef_trio.s3_endpoint.disk import DiskStorage
 from cef_trio.s3_endpoint.endpoint import (
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         endpoint = _endpoint(options)
         trio.run(_run, endpoint, options.host, options.port)
     except* (OSError, ValueError, S3Error) as group:
-        failures = [str(error) for error in _leaves(group)]
+        failures = [str(error) for error in leaves(group)]
     for failure in failures:
         sys.stderr.write(f"cef-trio s3: {failure}\n")
     return 1 if failures else 0
@@ -54,14 +55,6 @@ async def _run(endpoint: S3Endpoint, host: str, port: int) -> None:
             async for _ in signals:
                 nursery.cancel_scope.cancel()
                 break
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            yield from _leaves(error)
-        else:
-            yield error
 
 
 def _endpoint(options: argparse.Namespace) -> S3Endpoint:

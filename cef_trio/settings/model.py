@@ -104,139 +104,139 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, use_attribute_docstrings=True)
 
     watch_dir: NamedPath
-    """The folder to watch, with everything below it."""
+    """Folder to watch, including its subfolders."""
     watch_patterns: Annotated[tuple[str, ...], NoDecode, BeforeValidator(values.patterns), Field(min_length=1)] = (
         "*.mp4",
     )
-    """Which file names are recordings: comma-separated patterns with * and ?, upper and lower case alike."""
+    """Names of recordings: comma-separated patterns with * and ?, without regard to case."""
     chunk_size_bytes: Annotated[int, BeforeValidator(values.size_in_bytes), Field(ge=5 << 20, le=5 << 30)] = 10 << 20
-    """The size of a part, 5MiB to 5GiB; fixed for a recording when its upload begins, and doubled every 1,000 parts."""
+    """Part size, 5MiB to 5GiB; fixed for a recording when its upload begins, and doubled every 1,000 parts."""
     s3_equal_parts: bool = False
-    """Keep all parts of a recording equally long, for stores that insist (Cloudflare R2); then 10,000 parts are all."""
+    """Keep all parts of a recording equal, for stores that require it (Cloudflare R2); at most 10,000 parts then."""
     stream_timeout_seconds: Seconds = 30.0
-    """After so long without a write a recording has ended, where no close is seen (network mounts, hung writers)."""
+    """A recording ends after this time without a write, where a close cannot be seen (network mounts, hung writers)."""
     close_grace_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
-    """How long a closed recording must stay as it is before it is finalized."""
+    """How long a closed recording must stay unchanged before it is finalized."""
     rescan_seconds: Seconds = 30.0
-    """How often the whole folder is read again, which repairs whatever events were missed."""
+    """Interval of scans of the whole folder, which find what events missed."""
     stale_check_seconds: Seconds = 5.0
-    """How often streams are checked for silence, and Redis for streams that nobody works on."""
+    """Interval of checks for idle streams, and for streams in Redis that no daemon works on."""
     file_system_timeout_seconds: Seconds = 10.0
-    """How long a file system may be silent before its mount is set aside, until it answers."""
+    """How long a file system may not respond before its mount is set aside, until it responds."""
     max_concurrent_streams: Annotated[int, Field(ge=1, le=10_000)] = 10
-    """How many streams may work (read, upload, verify) at once; any number may be open."""
+    """Streams that may work (read, upload, verify) at once; any number may be open."""
     max_concurrent_parts: Annotated[int, Field(ge=1, le=1_000)] = 4
-    """How many parts the whole daemon uploads at once."""
+    """Parts that the whole daemon uploads at once."""
     max_upload_rate: Annotated[int, BeforeValidator(values.size_in_bytes), Field(ge=0)] = 0
-    """Bytes a second that the whole daemon sends at most, such as 10MiB; 0 is no limit. Changed by SIGHUP too."""
+    """Upload limit of the whole daemon in bytes per second, such as 10MiB; 0 is unlimited. SIGHUP applies a change."""
     shutdown_grace_seconds: Seconds = 6.0
-    """From the first signal on, how long parts in flight may take to finish."""
+    """How long parts in flight may take to finish after the first signal."""
     shutdown_save_seconds: Seconds = 2.0
-    """After that, how long saving the streams' states may take. Exit takes one second more than both at most."""
+    """How long saving the states may take after that. The exit takes at most one second more than both."""
 
     s3_endpoint_url: Annotated[str, AfterValidator(values.endpoint_url)] | None = None
-    """Where S3 is; nothing for AWS."""
+    """URL of the S3 endpoint; empty for AWS."""
     s3_access_key_id: Annotated[Secret, AfterValidator(values.printable_ascii)] | None = None
-    """Without it, AWS's own chain is asked (profiles, instance and container roles); that takes the extra "aws"."""
+    """Access key; empty uses AWS's own chain (profiles, instance and container roles), with the extra "aws"."""
     s3_secret_access_key: Secret | None = None
-    """The secret that belongs to S3_ACCESS_KEY_ID."""
+    """Secret key of S3_ACCESS_KEY_ID."""
     s3_session_token: Annotated[Secret, AfterValidator(values.printable_ascii)] | None = None
-    """The session token of temporary credentials."""
+    """Session token of temporary credentials."""
     s3_bucket_name: Annotated[str, AfterValidator(values.bucket_name)]
-    """The bucket."""
+    """Bucket for the recordings."""
     s3_region_name: str = "us-east-1"
-    """The bucket's region."""
+    """Region of the bucket."""
     s3_create_bucket: bool = False
     """Create the bucket if it does not exist."""
     s3_key_template: Annotated[str, AfterValidator(values.key_template)] = "streams/{stream_id}/{file_name}"
-    """The object's key: a fixed prefix, then {stream_id}, {file_name} and {file_stem} as you like."""
+    """Object key: a fixed prefix, then {stream_id}, {file_name} and {file_stem} in any order."""
     s3_addressing: Annotated[_Addressing, values.in_any_case(*get_args(_Addressing))] = "auto"
-    """Whether the bucket stands in the path or in the host name; auto is the host name at AWS, else the path."""
+    """Bucket in the path or in the host name; auto is the host name for AWS, otherwise the path."""
     s3_checksum: Annotated[_Checksum, values.in_any_case(*get_args(_Checksum))] = "auto"
-    """How parts are proved; auto is CRC64NVME, and MD5 where the store does not know it."""
+    """Checksum of parts; auto is CRC64NVME, or MD5 where the store does not support it."""
     s3_payload_signing: Annotated[_PayloadSigning, values.in_any_case(*get_args(_PayloadSigning))] = "auto"
-    """Whether bodies are signed; auto does not sign them, since their checksum proves them, until a store insists."""
+    """Signing of bodies; auto leaves it out, because checksums protect them, until a store requires it."""
     s3_ca_file: NamedPath | None = None
-    """Certificates to trust instead of the system's, PEM."""
+    """PEM file of certificates to trust instead of the system's."""
     s3_connect_timeout_seconds: Seconds = 10.0
-    """How long a connection to S3 may take."""
+    """Time limit for connecting to S3."""
     s3_read_timeout_seconds: Seconds = 60.0
-    """How long S3 may be silent while its answer is awaited."""
+    """How long S3 may be silent before and within a response."""
     s3_write_timeout_seconds: Seconds = 60.0
-    """How long S3 may take to accept one block of 512 KiB; never the time of a whole part."""
+    """How long S3 may take to accept one block of 512 KiB, not a whole part."""
     s3_complete_timeout_seconds: Seconds = 300.0
-    """How long S3 may be silent after CompleteMultipartUpload; stores that copy parts together take minutes."""
+    """How long S3 may be silent after CompleteMultipartUpload; stores that copy the parts take minutes."""
     s3_storage_class: (
         Annotated[str, AfterValidator(check_storage_class), values.in_any_case(*AWS_STORAGE_CLASSES)] | None
     ) = None
-    """The recordings' storage class, such as STANDARD_IA or GLACIER_IR; the metadata JSON stays in the bucket's own."""
+    """Storage class of recordings, such as STANDARD_IA or GLACIER_IR; the metadata JSON has the bucket's default."""
     s3_sse: Annotated[_Encryption, values.in_any_case(*ENCRYPTIONS)] | None = None
-    """How S3 encrypts recordings and their metadata; nothing is the bucket's own way."""
+    """Encryption of recordings and their metadata in S3; empty uses the bucket's default."""
     s3_sse_kms_key_id: Annotated[str, AfterValidator(check_kms_key_id)] | None = None
-    """The KMS key for S3_SSE=aws:kms and aws:kms:dsse, by id, alias or ARN; nothing is AWS's own key."""
+    """KMS key for S3_SSE=aws:kms and aws:kms:dsse, by id, alias or ARN; empty uses AWS's own key."""
     s3_sse_bucket_key: bool | None = None
-    """Whether S3_SSE=aws:kms uses a bucket key, which asks KMS less often; nothing is the bucket's own way."""
+    """Use a bucket key for S3_SSE=aws:kms, which needs fewer KMS calls; empty uses the bucket's default."""
     s3_tags: Annotated[Tags, NoDecode, BeforeValidator(values.tags)] = ()
-    """Tags of recordings and their metadata, as key=value,key=value; ten at most."""
+    """Tags of recordings and their metadata, as key=value,key=value; at most ten."""
     s3_content_type: Annotated[str, AfterValidator(check_content_type)] = DEFAULT_CONTENT_TYPE
-    """The recordings' content type; that of the metadata is application/json."""
+    """Content type of recordings; that of the metadata is application/json."""
     s3_acl: Annotated[_Acl, values.in_any_case(*CANNED_ACLS)] | None = None
-    """The canned ACL of recordings and their metadata, for buckets that have ACLs; nothing sends none."""
+    """Canned ACL of recordings and their metadata, for buckets with ACLs; empty sends none."""
 
     redis_url: Annotated[Secret, AfterValidator(values.redis_url)] = SecretStr("redis://localhost:6379/0")
-    """Where Redis or Valkey is: redis://, unix://, redis+sentinel://, redis+cluster://; rediss is redis over TLS."""
+    """URL of Redis or Valkey: redis://, unix://, redis+sentinel://, redis+cluster://; rediss is redis over TLS."""
     redis_key_prefix: str = ""
-    """What all keys begin with; {node-a}: makes them one slot of a cluster, and keeps two daemons apart."""
+    """Prefix of all keys; {node-a}: puts them into one slot of a cluster and separates two daemons."""
     redis_ca_file: NamedPath | None = None
-    """Certificates to trust for rediss://, beside the system's, PEM."""
+    """PEM file of certificates to trust for rediss://, in addition to the system's."""
     redis_timeout_seconds: Seconds = 1.0
-    """How long Redis may take to answer; at most SHUTDOWN_SAVE_SECONDS, or a frozen Redis would hold an exit back."""
+    """Time limit of a response from Redis; at most SHUTDOWN_SAVE_SECONDS, or a frozen Redis would delay an exit."""
     lease_seconds: Annotated[float, Field(ge=3, allow_inf_nan=False)] = 30.0
-    """How long a daemon that does not show itself keeps its streams; another one may take them over after that."""
+    """How long a daemon that does not renew its leases keeps its streams; then another one may take them over."""
     instance_id: Annotated[str, Field(min_length=1, max_length=200)] = Field(default_factory=socket.gethostname)
-    """This daemon's lasting name, the host's by default: after a restart it takes its own streams over at once."""
+    """Permanent name of this daemon, by default the host's: after a restart it takes its own streams over at once."""
 
     completed_retention_days: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 30.0
     """How long a completed stream is remembered after its file is gone."""
 
     retry_attempts: Annotated[int, Field(ge=1, le=100)] = 5
-    """How often a call to S3 or Redis is tried before the outage is one for all streams."""
+    """Attempts of a call to S3 or Redis before it counts as an outage or a failure."""
     retry_initial_seconds: Seconds = 0.2
-    """The longest first wait; it doubles with each attempt."""
+    """Longest first pause between attempts; it doubles with each attempt."""
     retry_max_seconds: Seconds = 10.0
-    """The longest wait between two attempts."""
+    """Longest pause between two attempts."""
     retry_stream_max_seconds: Seconds = 300.0
-    """The longest wait of a stream whose attempts were exhausted, before it is tried again."""
+    """Longest pause of a stream after failed attempts, before it is tried again."""
 
     ffprobe_path: str = "ffprobe"
-    """The ffprobe to ask for durations and codecs; without one, durations are null."""
+    """ffprobe program for durations and codecs; without it they are null."""
     ffprobe_timeout_seconds: Seconds = 30.0
-    """How long ffprobe may take."""
+    """Time limit of ffprobe."""
 
     after_upload: Annotated[AfterUploadRule, NoDecode, BeforeValidator(parse_after_upload), PlainSerializer(str)] = KEEP
-    """What becomes of recordings (of those completed before too) whose object is verified: keep, delete or move:DIR."""
+    """What to do with recordings after their object is verified (also earlier ones): keep, delete or move:DIR."""
     on_complete_webhook: Annotated[Secret, AfterValidator(values.webhook_url)] | None = None
-    """A URL that is sent the metadata JSON of each completed recording, by POST, at least once."""
+    """URL that receives the metadata JSON of each completed recording by POST, at least once."""
     webhook_secret: Annotated[Secret, AfterValidator(values.webhook_secret)] | None = None
-    """Signs what is sent, as Standard Webhooks has it: whsec_ and base64; without it nothing is signed."""
+    """Key of the signature (Standard Webhooks): whsec_ and base64; empty sends no signature."""
     webhook_ca_file: NamedPath | None = None
-    """Certificates to trust for an https webhook instead of the system's, PEM."""
+    """PEM file of certificates to trust for an https webhook instead of the system's."""
     webhook_timeout_seconds: Seconds = 15.0
-    """How long the receiver of a webhook may take to answer."""
+    """How long the webhook receiver may take to respond."""
     webhook_retry_hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 24.0
-    """How long after a recording's completion its webhook is tried."""
+    """How long after the completion a webhook is retried."""
 
     prom_host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
-    """Where the admin server listens: metrics, health and the status page, read-only, for whoever reaches it."""
+    """Address of the admin server: metrics, health and the status page, read-only and without a login."""
     prom_port: Annotated[int, Field(ge=0, le=65_535)] = 8000
-    """Its port; 0 takes any that is free, and logs which."""
+    """Port of the admin server; 0 uses any free one and logs it."""
     prom_allowed_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(values.host_names)] = ()
-    """Names by which browsers may ask for the status page, comma-separated; addresses and undotted names always may."""
+    """Host names for which the status page is served, comma-separated; addresses and undotted names always are."""
 
     app_env: Annotated[AppEnvironment, values.in_any_case(*AppEnvironment)] = AppEnvironment.DEVELOPMENT
-    """development logs for a person, production logs JSON lines."""
+    """Log format: development for people, production for machines (JSON lines)."""
     log_level: Annotated[_LogLevel, values.in_any_case(*get_args(_LogLevel))] = "INFO"
-    """The least level that is logged."""
+    """Lowest level that is logged."""
 
     @classmethod
     def settings_customise_sources(
@@ -258,18 +258,18 @@ class Settings(BaseSettings):
     def _fits_together(self) -> Settings:
         if self.redis_timeout_seconds > self.shutdown_save_seconds:
             raise ValueError(
-                f"REDIS_TIMEOUT_SECONDS ({self.redis_timeout_seconds:g}) is at most SHUTDOWN_SAVE_SECONDS "
-                f"({self.shutdown_save_seconds:g}): a frozen Redis would hold an exit back"
+                f"REDIS_TIMEOUT_SECONDS ({self.redis_timeout_seconds:g}) must be at most SHUTDOWN_SAVE_SECONDS "
+                f"({self.shutdown_save_seconds:g}): a frozen Redis would delay an exit"
             )
         if (self.s3_access_key_id is None) != (self.s3_secret_access_key is None):
-            raise ValueError("S3_ACCESS_KEY_ID and S3_SECRET_ACCESS_KEY are given together, or neither is")
+            raise ValueError("S3_ACCESS_KEY_ID and S3_SECRET_ACCESS_KEY must both be set, or neither")
         if self.s3_session_token is not None and self.s3_access_key_id is None:
-            raise ValueError("S3_SESSION_TOKEN belongs to an S3_ACCESS_KEY_ID, which is missing")
+            raise ValueError("S3_SESSION_TOKEN needs S3_ACCESS_KEY_ID, which is missing")
         if self.webhook_secret is not None and self.on_complete_webhook is None:
-            raise ValueError("WEBHOOK_SECRET signs what ON_COMPLETE_WEBHOOK is sent, which is missing")
+            raise ValueError("WEBHOOK_SECRET needs ON_COMPLETE_WEBHOOK, which is missing")
         if self.retry_initial_seconds > self.retry_max_seconds:
             raise ValueError(
-                f"RETRY_INITIAL_SECONDS ({self.retry_initial_seconds:g}) is at most RETRY_MAX_SECONDS "
+                f"RETRY_INITIAL_SECONDS ({self.retry_initial_seconds:g}) must be at most RETRY_MAX_SECONDS "
                 f"({self.retry_max_seconds:g})"
             )
         if why := unfit_rate(self.max_upload_rate, self.max_concurrent_parts):
@@ -298,8 +298,8 @@ def unfit_rate(rate: int, parts: int) -> str | None:
     if not 0 < rate < least:
         return None
     return (
-        f"MAX_UPLOAD_RATE ({rate}) is 0, for no limit, or at least {least}: {LEAST_RATE_OF_A_PART} bytes a second for "
-        f"each of MAX_CONCURRENT_PARTS ({parts}), since S3 gives up a part that brings it nothing for some seconds"
+        f"MAX_UPLOAD_RATE ({rate}) must be 0 (unlimited) or at least {least}: {LEAST_RATE_OF_A_PART} bytes per second "
+        f"for each of MAX_CONCURRENT_PARTS ({parts}), because S3 closes connections that are silent for some seconds"
     )
 
 
@@ -355,9 +355,9 @@ def _unfit_folder(folder: Path) -> str | None:
     except OSError:  # name too long, parent not searchable
         is_folder = False
     if not is_folder:
-        return f"WATCH_DIR is a folder that exists; {str(folder)!r} is not one"
+        return f"WATCH_DIR must be a folder that exists; {str(folder)!r} is not one"
     if not os.access(folder, os.R_OK | os.X_OK):
-        return f"WATCH_DIR is a folder that can be read; {str(folder)!r} may not be, by this user"
+        return f"WATCH_DIR must be readable; this user may not read {str(folder)!r}"
     return None
 
 
@@ -375,16 +375,16 @@ def _unfit_target(settings: Settings) -> str | None:
             nearest == target and any(target.samefile(one) for one in watched.parents)
         )
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links
-        return f"AFTER_UPLOAD: the folder {name!r} cannot be looked at ({error})"
+        return f"AFTER_UPLOAD: the folder {name!r} cannot be checked ({error})"
     if inside or around:
         return (
-            f"AFTER_UPLOAD: recordings cannot be moved to {name!r}: it and WATCH_DIR {str(watched)!r} lie in each "
-            "other, so what was moved would be watched again; take a folder beside it"
+            f"AFTER_UPLOAD: recordings cannot be moved to {name!r}: it is inside WATCH_DIR {str(watched)!r} or "
+            "contains it, so moved recordings would be watched again; use a folder outside"
         )
     if not nearest.is_dir():
-        return f"AFTER_UPLOAD: {name!r} cannot be a folder, since {str(nearest)!r} is none"
+        return f"AFTER_UPLOAD: {name!r} cannot be a folder, because {str(nearest)!r} is not one"
     if not os.access(nearest, os.W_OK | os.X_OK):
-        return f"AFTER_UPLOAD: {name!r} cannot be written, by this user: {str(nearest)!r} does not allow it"
+        return f"AFTER_UPLOAD: {name!r} cannot be written by this user: no permission for {str(nearest)!r}"
     return None
 
 
@@ -411,7 +411,7 @@ def _misspelt(env_file: Path | None) -> list[str]:
     for variable in dotenv_values(env_file) if env_file else ():
         close = difflib.get_close_matches(variable.upper(), names, n=1, cutoff=0.85)
         if close and variable.upper() not in names:
-            lines.append(f"{variable} in {env_file} is no setting; did you mean {close[0]}?")
+            lines.append(f"{variable} in {env_file} is not a setting; did you mean {close[0]}?")
     return lines
 
 

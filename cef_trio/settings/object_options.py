@@ -108,7 +108,7 @@ class ObjectOptions:
         return {_HEADERS[name]: value for name, value in values.items() if value}
 
     @property
-    def asks_for_kms(self) -> bool:
+    def requests_kms(self) -> bool:
         """Whether objects are encrypted by KMS; their ETags are then not MD5."""
         return (self.encryption or "").startswith("aws:kms")
 
@@ -152,7 +152,7 @@ def check_tags(tags: Sequence[tuple[str, str]]) -> None:
                 raise ValueError(f"tag {key[:40]!r}: a {what} has at most {limit} characters, this one has {length}")
             if not all(_may_stand_in_tag(character) for character in text):
                 raise ValueError(
-                    f"tag {key!r}: a {what} is made of letters, digits, spaces and {' '.join(_TAG_MARKS)}, not {text!r}"
+                    f"tag {key!r}: a {what} may contain letters, digits, spaces, {' '.join(_TAG_MARKS)}, not {text!r}"
                 )
     keys = [key for key, _ in tags]
     if twice := sorted({key for key in keys if keys.count(key) > 1}):
@@ -202,15 +202,13 @@ def check_kms_key_id(name: str) -> str:
 
 def why_unfit(options: ObjectOptions, *, at_aws: bool) -> str | None:
     """Return why options conflict with each other or with the store, naming the settings; ``None`` if they do not."""
-    if options.kms_key_id is not None and not options.asks_for_kms:
-        return "S3_SSE_KMS_KEY_ID belongs to S3_SSE=aws:kms or aws:kms:dsse, which is not set"
+    if options.kms_key_id is not None and not options.requests_kms:
+        return "S3_SSE_KMS_KEY_ID needs S3_SSE=aws:kms or aws:kms:dsse"
     if options.bucket_key is not None and options.encryption != "aws:kms":
-        return (
-            "S3_SSE_BUCKET_KEY belongs to S3_SSE=aws:kms; without KMS, and with aws:kms:dsse, there are no bucket keys"
-        )
+        return "S3_SSE_BUCKET_KEY needs S3_SSE=aws:kms; other encryptions have no bucket keys"
     if at_aws and options.storage_class is not None and options.storage_class not in AWS_STORAGE_CLASSES:
         return (
-            f"S3_STORAGE_CLASS: AWS has no class {options.storage_class!r}; "
-            f"it is one of {', '.join(AWS_STORAGE_CLASSES)}"
+            f"S3_STORAGE_CLASS: AWS has no storage class {options.storage_class!r}; "
+            f"use one of {', '.join(AWS_STORAGE_CLASSES)}"
         )
     return None

@@ -20,10 +20,10 @@ def example_env() -> str:
     """``example.env``: every setting, its meaning and its default."""
     blocks = [
         (
-            "# Every setting of cef-trio; copy it to .env and edit. Made by\n"
+            "# Every setting of cef-trio; copy this file to .env and edit it. Made by\n"
             "# `python -m cef_trio.settings.reference example-env`."
         ),
-        "# A secret may stand in a file of its own instead (one line, mode 0600), which a variable names:\n# "
+        "# A secret may be in a file of its own instead (one line, mode 0600), named by one of these variables:\n# "
         + ", ".join(file_variables(Settings).values()),
     ]
     for name, field in Settings.model_fields.items():
@@ -40,13 +40,13 @@ def settings_md() -> str:
         rows.append(f"| `{name.upper()}` | {default} | {_meaning(field)} |")
     head = (
         "# Settings\n\n"
-        "Made by `python -m cef_trio.settings.reference settings-md`. Environment variables, or lines of a `.env`\n"
-        "file in the working directory; the environment wins, and an empty value is none.\n\n"
-        "A secret may stand in a file of its own, which a variable names: "
+        "Made by `python -m cef_trio.settings.reference settings-md`. Set them as environment variables, or as lines\n"
+        "of a `.env` file in the working directory. The environment overrides it; an empty value counts as unset.\n\n"
+        "A secret may be in a file of its own, named by one of these variables: "
         f"{', '.join(f'`{variable}`' for variable in file_variables(Settings).values())}.\n"
-        "The file holds the secret alone, as UTF-8 text of at most 64 KiB; one newline at its end is left out. To set "
-        "both the secret and its file\nis an error. `cef-trio doctor` warns of files with secrets that every user of "
-        "the machine may read ([SECURITY.md](../SECURITY.md)).\n\n"
+        "The file contains only the secret, as UTF-8 text of at most 64 KiB; one newline at its end is ignored. To set "
+        "both the secret and its file\nis an error. `cef-trio doctor` warns of secret files that every user of "
+        "the machine can read ([SECURITY.md](../SECURITY.md)).\n\n"
         "| variable | default | meaning |\n|---|---|---|\n"
     )
     return head + "\n".join(rows) + "\n"

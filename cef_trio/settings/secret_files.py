@@ -95,7 +95,7 @@ def read_secret(variable: str, path: Path) -> str | UnreadableSecret:
         return UnreadableSecret(f"{where} is empty")
     if any(character < " " or character == "\x7f" for character in secret):
         return UnreadableSecret(
-            f"{where} holds more than one line, or a control character: it is to hold the secret alone"
+            f"{where} has more than one line or a control character; it must contain the secret only"
         )
     return secret
 
@@ -111,7 +111,7 @@ class Exposure:
     @property
     def says(self) -> str:
         """One sentence."""
-        return f"{self.file!r} holds a secret, and is open to every user of this machine (mode {self.mode})"
+        return f"{self.file!r} contains a secret, and every user of this machine can access it (mode {self.mode})"
 
 
 def exposure(path: Path) -> Exposure | None:

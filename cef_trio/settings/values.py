@@ -63,16 +63,16 @@ def key_template(value: str) -> str:
     fields = re.findall(r"\{([^{}]*)\}", value)
     unknown = set(fields) - {"stream_id", "file_name", "file_stem"}
     if unknown or re.sub(r"\{[^{}]*\}", "", value).strip("{}") != re.sub(r"\{[^{}]*\}", "", value):
-        raise ValueError("may hold {stream_id}, {file_name} and {file_stem}, and no other braces")
+        raise ValueError("may contain {stream_id}, {file_name} and {file_stem}, and no other braces")
     if fields.count("stream_id") != 1 or any(fields.count(name) > 1 for name in fields):
-        raise ValueError("holds {stream_id} exactly once, and no other field more than once")
+        raise ValueError("must contain {stream_id} exactly once, and no other field more than once")
     segments = value.split("/")
     if any(segment in {"", ".", ".."} for segment in segments):
-        raise ValueError("has no empty, '.' or '..' segments: not '/x', 'x//y' or 'x/../y'")
+        raise ValueError("must not have empty, '.' or '..' segments, such as '/x', 'x//y' or 'x/../y'")
     if not value.isprintable() or len(value.encode()) > _TEMPLATE_BYTES:
-        raise ValueError(f"is at most {_TEMPLATE_BYTES} bytes of printable text: a key has 1,024, names included")
+        raise ValueError(f"must be at most {_TEMPLATE_BYTES} bytes of printable text: a key has 1,024, names included")
     if segments[0].startswith("{"):
-        raise ValueError("begins with a fixed prefix, such as 'streams/', by which our uploads are found again")
+        raise ValueError("must begin with a fixed prefix, such as 'streams/', by which our uploads are found")
     return value
 
 
@@ -80,7 +80,7 @@ def redis_url(value: SecretStr) -> SecretStr:
     """Check the scheme of a Redis URL; ``checkpoint/redis/address.py`` parses the rest."""
     scheme = value.get_secret_value().partition("://")[0]
     if scheme not in _REDIS_SCHEMES:
-        raise ValueError(f"begins with one of {', '.join(f'{scheme}://' for scheme in _REDIS_SCHEMES)}")
+        raise ValueError(f"must begin with one of {', '.join(f'{scheme}://' for scheme in _REDIS_SCHEMES)}")
     return value
 
 
@@ -88,16 +88,16 @@ def printable_ascii(value: SecretStr) -> SecretStr:
     """Check a secret that is sent in a header."""
     # A line break would make the HTTP library quote the secret in its error.
     if not re.fullmatch(r"[!-~]*", value.get_secret_value()):
-        raise ValueError("holds only printable ASCII characters, and no space")
+        raise ValueError("must be printable ASCII without spaces")
     return value
 
 
 def endpoint_url(value: str) -> str:
     """Check the URL of an S3 endpoint; strip a final slash."""
     if _http_url(value) is None or re.search(r"[\s?#]", value):
-        raise ValueError("is a URL such as https://s3.example.com or http://127.0.0.1:9000")
+        raise ValueError("must be a URL such as https://s3.example.com or http://127.0.0.1:9000")
     if "@" in value:
-        raise ValueError("holds no user or password: those are S3_ACCESS_KEY_ID and S3_SECRET_ACCESS_KEY")
+        raise ValueError("must not contain a user or password: set S3_ACCESS_KEY_ID and S3_SECRET_ACCESS_KEY")
     return value.rstrip("/")
 
 
@@ -114,9 +114,9 @@ def webhook_url(value: SecretStr) -> SecretStr:
     url = value.get_secret_value()
     parts = _http_url(url)
     if parts is None or not url.isascii() or not url.isprintable() or re.search(r"[\s#\\]", url):
-        raise ValueError("is a URL such as https://example.com/recordings?token=x, in ASCII, without '#'")
+        raise ValueError("must be a URL such as https://example.com/recordings?token=x, in ASCII, without '#'")
     if "@" in parts.netloc:
-        raise ValueError("holds no user or password: the signature of WEBHOOK_SECRET says who sends")
+        raise ValueError("must not contain a user or password: WEBHOOK_SECRET authenticates the sender")
     return value
 
 
@@ -147,7 +147,7 @@ def in_any_case(*words: str) -> BeforeValidator:
 def named_path(value: Path) -> Path:
     """Check that a path holds no NUL character."""
     if "\0" in str(value):  # a settings file after a power failure may hold them
-        raise ValueError("is a path, which holds no NUL character")
+        raise ValueError("must be a path with no NUL character")
     return value
 
 

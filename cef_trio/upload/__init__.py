@@ -7,11 +7,11 @@ Decisions are pure functions that tests enumerate: `part_plan.py`, `object_key.p
 know), `moved_files.py` (renames), `idle_checker.py` (what the watcher cannot see).
 """
 
-from cef_trio.upload import bulk_load
 from cef_trio.upload.failures import KEEPS_ITS_UPLOAD
 from cef_trio.upload.held_lease import HeldLease, hold_lease
 from cef_trio.upload.idle_checker import IdleChecker
-from cef_trio.upload.object_key import KeyTemplate, metadata_key
+from cef_trio.upload.live_stream import LiveStream
+from cef_trio.upload.object_key import MAX_METADATA_BYTES, KeyTemplate, metadata_key
 from cef_trio.upload.observer import Observer
 from cef_trio.upload.orphan_cleanup import abort_orphan_uploads, is_orphan
 from cef_trio.upload.ownership import Ownership
@@ -22,10 +22,11 @@ from cef_trio.upload.reporter import report_for_ever
 from cef_trio.upload.risks import RiskObserver
 from cef_trio.upload.services import Services, StreamRules
 from cef_trio.upload.session import STREAM_ID_METADATA, StreamUpload, abort_uploads
-from cef_trio.upload.supervisor import LiveStream, StreamSupervisor
+from cef_trio.upload.supervisor import StreamSupervisor
 
 __all__ = [
     "KEEPS_ITS_UPLOAD",
+    "MAX_METADATA_BYTES",
     "MIN_PART_BYTES",
     "STREAM_ID_METADATA",
     "Claim",
@@ -43,7 +44,6 @@ __all__ = [
     "StreamUpload",
     "abort_orphan_uploads",
     "abort_uploads",
-    "bulk_load",
     "hold_lease",
     "identify",
     "is_orphan",

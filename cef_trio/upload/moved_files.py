@@ -20,7 +20,6 @@ import trio
 from cef_trio.checkpoint import KnownPath, StreamMeta, StreamSet
 from cef_trio.exceptions import ChunkProcessingError, FileAccessError, RecordingChangedError
 from cef_trio.files import FileStat, IdentityMatch, inodes_last, may_be
-from cef_trio.upload import bulk_load
 from cef_trio.upload.recognition import recognize
 from cef_trio.upload.services import Services
 
@@ -43,19 +42,19 @@ class MovedFiles:
         self._lost: list[KnownPath] = []
         self._completed: list[StreamMeta] = []
         """Completed streams whose missing file may be one of the new files."""
-        self._look_at = -inf
-        """When :meth:`look` is due, by ``trio.current_time()``."""
+        self._due_at = -inf
+        """When :meth:`find_missing` is due, by ``trio.current_time()``."""
 
     @property
     def due(self) -> bool:
-        """Whether :meth:`look` must run before a file counts as new."""
-        return trio.current_time() >= self._look_at
+        """Whether :meth:`find_missing` must run before a file counts as new."""
+        return trio.current_time() >= self._due_at
 
     def request(self) -> None:
-        """Make :meth:`look` due before the next file counts as new."""
-        self._look_at = -inf
+        """Make :meth:`find_missing` due before the next file counts as new."""
+        self._due_at = -inf
 
-    async def look(self, live_ids: Callable[[], frozenset[str]]) -> None:
+    async def find_missing(self, live_ids: Callable[[], frozenset[str]]) -> None:
         """Find the open streams without a task whose file is not at its path.
 
         Streams in a folder that cannot be read now (a dead or hung mount) are skipped, so that they delay no other
@@ -66,10 +65,10 @@ class MovedFiles:
             RedisOperationError: Redis is unavailable.
         """
         store = self._services.store
-        self._look_at = inf  # first, so that a request() made during the awaits below is kept
+        self._due_at = inf  # first, so that a request() made during the awaits below is kept
         try:
             ids = await store.members(StreamSet.ACTIVE) | await store.members(StreamSet.PENDING_COMPLETION)
-            metas = await bulk_load.load_metas(store, sorted(ids - live_ids()))
+            metas = await store.load_metas(sorted(ids - live_ids()))
         except BaseException:
             self.request()
             raise
@@ -77,12 +76,12 @@ class MovedFiles:
             metas.values(), lambda meta, stat: may_be(meta.identity, stat)
         )
         if unavailable:
-            self._look_at = min(self._look_at, trio.current_time() + _RETRY_SECONDS)
+            self._due_at = min(self._due_at, trio.current_time() + _RETRY_SECONDS)
             log.warning(
                 "folders_unavailable", folders=sorted(unavailable)[:_MAX_LOGGED], asked_again_seconds=_RETRY_SECONDS
             )
 
-    async def look_for_completed(self, files: Mapping[str, FileStat]) -> None:
+    async def find_completed(self, files: Mapping[str, FileStat]) -> None:
         """Find the completed streams whose missing file may be one of these files, which Redis does not know.
 
         Streams in a folder that cannot be read now are skipped: such a recording is uploaded again.
@@ -96,7 +95,7 @@ class MovedFiles:
         proposed: list[KnownPath] = []
         ids = sorted(await store.members(StreamSet.COMPLETED))
         for start in range(0, len(ids), _BATCH):  # a history may be long: keep only what may match
-            for known in (await bulk_load.load_metas(store, ids[start : start + _BATCH])).values():
+            for known in (await store.load_metas(ids[start : start + _BATCH])).values():
                 meta, found_stat = known.meta, files.get(known.meta.current_path)
                 if meta.identity.file_ino not in numbers and _stamp(meta) not in stamps:
                     continue

@@ -18,9 +18,10 @@ from cef_trio.observability import (
     upload_rate,
 )
 from cef_trio.resilience import CircuitBreaker
+from cef_trio.upload.live_stream import LiveStream
 from cef_trio.upload.risks import RiskObserver
 from cef_trio.upload.services import Services
-from cef_trio.upload.supervisor import LiveStream, StreamSupervisor
+from cef_trio.upload.supervisor import StreamSupervisor
 
 
 @dataclass(frozen=True, slots=True)

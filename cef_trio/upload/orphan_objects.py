@@ -19,6 +19,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from typing import Final
 
 import structlog
@@ -28,7 +29,7 @@ from cef_trio.checkpoint import Checkpoint, FileIdentity, PartRecord, Status, St
 from cef_trio.exceptions import S3OperationError
 from cef_trio.files import HEAD_BYTES, FileSlice, FileStat, OpenRecording
 from cef_trio.s3 import Crc64Nvme, ListedObject, StoredObject
-from cef_trio.upload.object_key import ProposedStream, metadata_key
+from cef_trio.upload.object_key import MAX_METADATA_BYTES, ProposedStream, metadata_key
 from cef_trio.upload.object_match import (
     FileDigest,
     ObjectMetadata,
@@ -41,7 +42,7 @@ from cef_trio.upload.object_match import (
 from cef_trio.upload.part_matching import plan_of
 from cef_trio.upload.part_plan import PartPlan
 from cef_trio.upload.recognition import identify
-from cef_trio.upload.recovery import new_record
+from cef_trio.upload.recovery import FileHistory, new_record
 from cef_trio.upload.services import Services
 from cef_trio.upload.session import STREAM_ID_METADATA, StreamUpload
 
@@ -52,7 +53,6 @@ LIST_SECONDS: Final = 45.0
 _MAX_FOUND: Final = 10_000
 _MAX_COMPARED: Final = 8
 """How many objects of the same name and size are compared with one file."""
-_MAX_METADATA_BYTES: Final = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +86,12 @@ class OrphanObjects:
         self._orphans: list[_Orphan] = []
         self._listing = trio.Lock()
 
-    def want(self, files: Mapping[str, FileStat]) -> None:
+    def request(self, files: Mapping[str, FileStat]) -> None:
         """Add these files to the next listing."""
         for path, stat in files.items():
             self._wanted.setdefault(stat.size_bytes, []).append(path)
 
-    async def look(self, leaving: Callable[[], bool]) -> None:
+    async def list_unknown(self, leaving: Callable[[], bool]) -> None:
         """List the objects, unless all wanted files are covered. Call it without a slot: it may take long.
 
         Raises:
@@ -162,12 +162,12 @@ class OrphanObjects:
         return [orphan for orphan in orphans if orphan.proposed.stream_id not in owned]
 
     async def adopt(
-        self, path: str, *, named: Callable[[str], None], instead_of: str | None = None, beside: str | None = None
+        self, path: str, *, on_stream_id: Callable[[str], None], history: FileHistory
     ) -> StreamUpload | None:
         """Create a record for the object that has the file's bytes; return ``None`` if there is none: upload it.
 
         The stream's status is ``completed``, or ``s3_completed`` if its metadata JSON is still to be written.
-        ``named``, ``instead_of`` and ``beside`` are as for :func:`cef_trio.upload.recovery.begin`.
+        ``on_stream_id`` and ``history`` are as for :func:`cef_trio.upload.recovery.begin`.
 
         Raises:
             RecordingChangedError: the file does not exist.
@@ -189,9 +189,7 @@ class OrphanObjects:
                 after = await recording.stat()
                 if (after, after.ctime_ns) != (before, before.ctime_ns):
                     return None  # it changed during the comparison
-                upload = await self._record(
-                    match, path, identity, after, named=named, instead_of=instead_of, beside=beside
-                )
+                upload = await self._record(match, path, identity, after, on_stream_id=on_stream_id, history=history)
                 recorded = True
             finally:
                 if not recorded:
@@ -247,19 +245,9 @@ class OrphanObjects:
 
     async def _read_metadata_json(self, key: str) -> bytes | None:
         """Return the metadata JSON, empty if there is none; ``None`` if it is unknown, or too large to be ours."""
-        services = self._services
-
-        async def read() -> bytes | None:
-            body = bytearray()
-            async with services.s3.get_object(key) as (_, chunks):
-                async for chunk in chunks:
-                    body += chunk
-                    if len(body) > _MAX_METADATA_BYTES:
-                        return None
-            return bytes(body) or None
-
+        read = partial(self._services.s3.get_small_object, key, max_bytes=MAX_METADATA_BYTES)
         try:
-            return await services.attempt("get_object", read)
+            return await self._services.attempt("get_object", read) or None
         except S3OperationError as error:
             if error.code == "NoSuchKey":
                 return b""
@@ -272,9 +260,8 @@ class OrphanObjects:
         identity: FileIdentity,
         stat: FileStat,
         *,
-        named: Callable[[str], None],
-        instead_of: str | None,
-        beside: str | None,
+        on_stream_id: Callable[[str], None],
+        history: FileHistory,
     ) -> StreamUpload:
         services, metadata = self._services, match.metadata
         now = services.utc_now()
@@ -283,8 +270,8 @@ class OrphanObjects:
         meta = _completed(record, match, parts, stat, at=now)
         if metadata is not None and services.webhook is None:
             meta = replace(meta, status=Status.COMPLETED)
-        named(meta.stream_id)
-        await services.store.create(meta, services.lease, parts, instead_of=instead_of, beside=beside)
+        on_stream_id(meta.stream_id)
+        await services.store.create(meta, services.lease, parts, instead_of=history.instead_of, beside=history.beside)
         log.info("object_adopted", key=meta.s3_key_prefix, size_bytes=stat.size_bytes, parts=len(parts))
         records = {part.part_number: part for part in parts}
         return StreamUpload(services, Checkpoint(meta, StreamSet.PENDING_COMPLETION, records))

@@ -57,7 +57,7 @@ class OrphanUploads:
         """Ids of streams that tasks of this daemon are about to create for a claimed upload."""
         self._comparing = trio.Lock()
 
-    async def look(self, live_ids: Callable[[], frozenset[str]] = frozenset) -> bool:
+    async def list_unknown(self, live_ids: Callable[[], frozenset[str]] = frozenset) -> bool:
         """List the uploads, except those of the streams in ``live_ids``, which have a task.
 
         Returns:
@@ -114,7 +114,7 @@ class OrphanUploads:
         return best
 
     def release(self, adopted: AdoptedUpload) -> None:
-        """End a claim. Without a record and a task by now, the next :meth:`look` proposes the upload again."""
+        """End a claim. Without a record and a task by now, the next :meth:`list_unknown` proposes the upload again."""
         self._claimed.discard(adopted.stream_id)
 
     async def _compare(self, proposal: Proposal, recording: OpenRecording, expected: PartPlan) -> AdoptedUpload | None:

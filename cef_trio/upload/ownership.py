@@ -16,11 +16,11 @@ from cef_trio.upload.ownership_rules import Claim, claim, owner_at
 
 log = structlog.get_logger(__name__)
 
-_LOOK_SECONDS: Final = 2.0
+_TIMEOUT_SECONDS: Final = 2.0
 
 
 class Ownership:
-    """This daemon's identity. Until :meth:`look` has been called, every stream counts as ours."""
+    """This daemon's identity. Until :meth:`determine` has been called, every stream counts as ours."""
 
     def __init__(self, machine: str | None = None) -> None:
         self.machine = machine
@@ -53,13 +53,13 @@ class Ownership:
         others = {path: one.meta.stream_id for path, one in known.items() if self.claim(one.meta) is Claim.ANOTHERS}
         return {path: one for path, one in known.items() if path not in others}, others
 
-    async def look(self, disk: Disk, watch_folder: str) -> None:
+    async def determine(self, disk: Disk, watch_folder: str) -> None:
         """Update the location of the watch folder, whose mount may change; keep the last one if it cannot be read."""
         if not watch_folder:
             return
         place = None
         try:
-            with trio.move_on_after(_LOOK_SECONDS) as scope:
+            with trio.move_on_after(_TIMEOUT_SECONDS) as scope:
                 place = await disk.place_around(f"{watch_folder.rstrip('/')}/-", within=watch_folder)
         except CefMp4ProcessorError as error:
             log.debug("watch_folder_not_looked_at", error=str(error))

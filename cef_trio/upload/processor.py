@@ -36,20 +36,22 @@ from cef_trio.exceptions import (
     StreamEndedError,
 )
 from cef_trio.files import HEAD_BYTES, FileStat, IdentityMatch, OpenRecording, is_same_file
-from cef_trio.resilience import Movement, shielded
+from cef_trio.resilience import Movement, RetryPolicy, shielded
 from cef_trio.upload import recovery
 from cef_trio.upload.failures import KEEPS_ITS_UPLOAD, StreamFailedError, is_missing_right, reason_of
 from cef_trio.upload.file_state import Ending, FileState, closed, confirmed, gone, still_written
 from cef_trio.upload.finalize import finish, verify_and_complete
 from cef_trio.upload.holes import Holes
+from cef_trio.upload.lost_records import LostRecords
 from cef_trio.upload.next_action import Action, FileCheck, check_file, next_action
 from cef_trio.upload.part_plan import Part
 from cef_trio.upload.recognition import identify, recognize
+from cef_trio.upload.recovery import FileHistory
 from cef_trio.upload.repeated_errors import RepeatedErrors
 from cef_trio.upload.send_parts import send_all
 from cef_trio.upload.services import Services
 from cef_trio.upload.session import StreamUpload
-from cef_trio.upload.start import FileHistory, NotStarted, Sources, start
+from cef_trio.upload.start import NotStarted, start
 
 log = structlog.get_logger(__name__)
 
@@ -69,7 +71,7 @@ class Outcome(Enum):
     LEASE_LOST = "lease_lost"
     SET_ASIDE = "set_aside"
     """Its record cannot be read: it is left unchanged, and retried periodically."""
-    NOTHING_THERE = "file_missing"
+    FILE_MISSING = "file_missing"
     """The file was missing before its stream was started."""
     UNCHANGED = "unchanged"
     """The file is stored already, with the same bytes: no stream was started."""
@@ -81,7 +83,7 @@ class StreamProcessor:
     def __init__(
         self,
         services: Services,
-        sources: Sources,
+        lost_records: LostRecords,
         file_state: AsyncValue[FileState],
         stream_id: str | None,
         history: FileHistory,
@@ -93,7 +95,7 @@ class StreamProcessor:
         """Whether the task holds a stream slot."""
         self.upload: StreamUpload | None = None
         self._services = services
-        self._sources = sources
+        self._lost_records = lost_records
         self._history = history
         self.movement = Movement()
         """Tracks whether the upload makes progress."""
@@ -195,7 +197,7 @@ class StreamProcessor:
             return upload
         self.upload = upload
         self.unreadable = None
-        await self._ask_whether_ended()
+        await self._mark_closed_if_unwritten()
         while True:
             file_state = self.file_state.value
             action = next_action(upload.known, file_state)
@@ -237,15 +239,15 @@ class StreamProcessor:
         try:
             started = await start(
                 self._services,
-                self._sources,
+                self._lost_records,
                 path,
                 self._history,
-                named=self._set_stream_id,
+                on_stream_id=self._set_stream_id,
                 draining=self._is_draining,
             )
         except RecordingChangedError as error:
             log.info("file_missing", reason=str(error))
-            return Outcome.NOTHING_THERE
+            return Outcome.FILE_MISSING
         match started:
             case NotStarted.UNCHANGED:
                 return Outcome.UNCHANGED
@@ -412,7 +414,7 @@ class StreamProcessor:
         self._services.metrics.stream_failed(status.value)
         return True
 
-    async def _ask_whether_ended(self) -> None:
+    async def _mark_closed_if_unwritten(self) -> None:
         """Mark a file without a writer as closed: no close event follows for a file that was there before."""
         file_state = self.file_state.value
         if file_state.ending is not Ending.NOT:
@@ -462,7 +464,7 @@ class StreamProcessor:
 
     async def _save_exit(self, status: Status) -> None:
         if self.stream_id is not None and not self.lease_lost:
-            await self._services.exit_saves.save(Saving(self.stream_id, status, self._services.utc_now()))
+            await self._services.shutdown_flush.save(Saving(self.stream_id, status, self._services.utc_now()))
 
     async def _wait_to_retry(self, error: CefMp4ProcessorError) -> None:
         """Wait without a slot until a retry makes sense; return at once when the daemon drains."""
@@ -486,36 +488,32 @@ class StreamProcessor:
                 # Informational only. A lost lease or another problem recurs on resume.
                 log.warning("retry_not_recorded", error=str(unsaved))
         await self._pause(seconds)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._until_draining, nursery.cancel_scope)
-            await self._services.s3_breaker.wait_up()
-            await self._services.redis_breaker.wait_up()
-            nursery.cancel_scope.cancel()
+        await wait_any(self._until_draining, self._until_services_up)
+
+    async def _until_services_up(self) -> None:
+        await self._services.s3_breaker.wait_up()
+        await self._services.redis_breaker.wait_up()
 
     def _backoff(self, attempts: int) -> float:
         rules = self._services.rules
-        wanted: float = rules.retry_initial_seconds * 2 ** min(attempts - 1, 32)
-        return min(rules.retry_max_seconds, wanted)
+        policy = RetryPolicy(initial_seconds=rules.retry_initial_seconds, max_seconds=rules.retry_max_seconds)
+        return policy.ceiling_seconds(attempts)
 
     async def _pause(self, seconds: float) -> None:
         """Wait until the time is over, an unreadable file has an event, or the daemon drains."""
         least = trio.current_time() + min(seconds, self._services.rules.retry_initial_seconds)
         with trio.move_on_after(seconds):
-            await wait_any(
-                partial(self.file_state.wait_value, lambda now: now.draining),
-                partial(self._file_changed.wait_value, True),
-            )
+            await wait_any(self._until_draining, partial(self._file_changed.wait_value, True))
         with trio.move_on_at(least):  # a growing file has events all the time
-            await self.file_state.wait_value(lambda now: now.draining)
+            await self._until_draining()
 
     async def _pause_unless_draining(self, seconds: float) -> None:
         """Wait until the time is over or the daemon drains."""
         with trio.move_on_after(seconds):
-            await self.file_state.wait_value(lambda now: now.draining)
+            await self._until_draining()
 
-    async def _until_draining(self, scope: trio.CancelScope) -> None:
+    async def _until_draining(self) -> None:
         await self.file_state.wait_value(lambda now: now.draining)
-        scope.cancel()
 
     async def _retry_until_recorded(self, end: Callable[[], Awaitable[Outcome]]) -> Outcome:
         """End the stream; retry until the end is recorded."""
@@ -549,9 +547,8 @@ class StreamProcessor:
             upload = self.upload = await recovery.record_refused(
                 self._services,
                 self.file_state.value,
-                named=self._set_stream_id,
-                instead_of=self._history.instead_of,
-                beside=self._history.beside,
+                on_stream_id=self._set_stream_id,
+                history=self._history,
             )
         if reason not in KEEPS_ITS_UPLOAD:
             await upload.abort()

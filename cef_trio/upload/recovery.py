@@ -12,7 +12,8 @@ Every resume takes the same steps: load the checkpoint, check the file, ask S3, 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Final
 
 import structlog
 
@@ -58,14 +59,30 @@ log = structlog.get_logger(__name__)
 _GONE = frozenset({"NoSuchUpload", "NoSuchKey"})
 
 
+@dataclass(frozen=True, slots=True)
+class FileHistory:
+    """What the supervisor knows about a file without an open stream."""
+
+    instead_of: str | None = None
+    """The ID of the stream that the path is recorded for: an ended one, or of another file. It is replaced."""
+    beside: str | None = None
+    """The ID of another host's stream that the path is recorded for. It stays."""
+    renamed: str | None = None
+    """The ID of a completed stream whose file is missing at its path, and may be this one."""
+    may_be_stored: bool = False
+    """Whether the file may be a completed recording whose record Redis has lost."""
+
+
+NO_HISTORY: Final = FileHistory()
+
+
 async def begin(
     services: Services,
     unknown: OrphanUploads,
     path: str,
     *,
-    named: Callable[[str], None],
-    instead_of: str | None = None,
-    beside: str | None = None,
+    on_stream_id: Callable[[str], None],
+    history: FileHistory = NO_HISTORY,
     supersedes: StreamMeta | None = None,
 ) -> StreamUpload:
     """Begin a stream for a file without a record: adopt its upload if S3 has one, else create a new record.
@@ -74,9 +91,8 @@ async def begin(
         services: the shared services.
         unknown: the uploads in S3 that Redis has no record of.
         path: the file.
-        named: called with the stream ID before the record exists, so that the supervisor knows that it has a task.
-        instead_of: the ID of the stream recorded for the path, which the new one replaces there.
-        beside: the ID of another host's stream recorded for the path, which stays.
+        on_stream_id: called with the stream ID before the record exists, so that the supervisor knows its task.
+        history: the streams that are recorded for the path.
         supersedes: a completed stream with some of the file's bytes, whose parts can be copied within S3.
 
     Raises:
@@ -88,7 +104,7 @@ async def begin(
         identity = await identify(recording, stat, HEAD_BYTES)
         adopted = await unknown.claim(path, recording) if unknown.may_fit(path) else None
     meta = new_record(services, adopted.stream_id if adopted else services.new_stream_id(), path, identity)
-    named(meta.stream_id)
+    on_stream_id(meta.stream_id)
     parts = adopted.parts if adopted else ()
     if supersedes:
         meta = replace(
@@ -110,7 +126,7 @@ async def begin(
             next_part_to_upload=max(part.part_number for part in parts) + 1,
         )
     try:
-        await services.store.create(meta, services.lease, parts, instead_of=instead_of, beside=beside)
+        await services.store.create(meta, services.lease, parts, instead_of=history.instead_of, beside=history.beside)
     finally:
         if adopted:
             unknown.release(adopted)
@@ -145,9 +161,8 @@ async def record_refused(
     services: Services,
     file_state: FileState,
     *,
-    named: Callable[[str], None],
-    instead_of: str | None = None,
-    beside: str | None = None,
+    on_stream_id: Callable[[str], None],
+    history: FileHistory,
 ) -> StreamUpload:
     """Create a record for a file whose stream could not be started, to hold the failure (promise P6)."""
     try:
@@ -156,8 +171,8 @@ async def record_refused(
         stat = None
     identity = identity_by_stat(stat or file_state.stat)
     meta = new_record(services, services.new_stream_id(), file_state.path, identity)
-    named(meta.stream_id)
-    await services.store.create(meta, services.lease, instead_of=instead_of, beside=beside)
+    on_stream_id(meta.stream_id)
+    await services.store.create(meta, services.lease, instead_of=history.instead_of, beside=history.beside)
     return StreamUpload(services, Checkpoint(meta, StreamSet.ACTIVE))
 
 

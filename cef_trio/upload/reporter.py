@@ -56,7 +56,7 @@ async def report_for_ever(services: Services, observer: Observer, folder: str) -
             owner=others.owner,
         )
 
-    await services.look_at_folder()  # so that the first report already names our owner
+    await services.determine_owner()  # so that the first report already names our owner
     try:
         async for _ in Periodic(PERIOD_SECONDS):
             try:

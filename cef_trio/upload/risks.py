@@ -16,8 +16,9 @@ import trio
 from cef_trio.files import is_on
 from cef_trio.observability import Facts, Reason, Risk, Upload, Waiting, find_risks
 from cef_trio.upload.file_state import Ending, FileState
+from cef_trio.upload.live_stream import LiveStream
 from cef_trio.upload.services import Services
-from cef_trio.upload.supervisor import LiveStream, StreamSupervisor
+from cef_trio.upload.supervisor import StreamSupervisor
 
 _MISSED_SCANS: Final = 3
 _IGNORED_FOLDERS: Final = frozenset({"lost+found"})

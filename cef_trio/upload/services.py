@@ -11,7 +11,7 @@ import trio
 from trio_util import AsyncBool
 
 from cef_trio.checkpoint import CheckpointStore, Lease, Saving, ShutdownFlush, Status, StreamMeta
-from cef_trio.files import Disk, FileStat, Mounts, is_below, named, unproved_seconds
+from cef_trio.files import Disk, FileStat, Mounts, file_system_named, is_below, unproved_seconds
 from cef_trio.media import MediaInfo
 from cef_trio.observability import Metrics
 from cef_trio.resilience import BestEffort, CircuitBreaker, shielded
@@ -83,7 +83,7 @@ class Services:
     probe: Prober
     has_writer: WriterCheck
     lease: Lease
-    exit_saves: ShutdownFlush
+    shutdown_flush: ShutdownFlush
     s3_breaker: CircuitBreaker
     redis_breaker: CircuitBreaker
     stream_slots: trio.CapacityLimiter
@@ -122,9 +122,9 @@ class Services:
         watched = self.rules.watch_folder
         return (not watched or is_below(meta.current_path, watched)) and self.ownership.is_ours(meta)
 
-    async def look_at_folder(self) -> None:
+    async def determine_owner(self) -> None:
         """Determine the owner of the watch folder."""
-        await self.ownership.look(self.disk, self.rules.watch_folder)
+        await self.ownership.determine(self.disk, self.rules.watch_folder)
 
     def unix_time(self, moment: float) -> float:
         """Convert a time of ``trio.current_time()`` to Unix time, in seconds."""
@@ -132,12 +132,12 @@ class Services:
 
     def unproved_seconds(self, fs_type: str | None, stat: FileStat) -> float:
         """Return how long to wait until a later write is certain to change the file's time stamp, in seconds."""
-        return unproved_seconds(named(fs_type), stat, int(self.utc_now().timestamp() * 1e9))
+        return unproved_seconds(file_system_named(fs_type), stat, int(self.utc_now().timestamp() * 1e9))
 
-    async def give_back(self, stream_id: str) -> None:
+    async def park_stream(self, stream_id: str) -> None:
         """Release a stream's lease and save that no task works on it, as after an interrupted task (promise P3)."""
         with shielded(self.rules.save_seconds, saving="parked state"):
-            await self.exit_saves.save(Saving(stream_id, Status.INTERRUPTED_SHUTDOWN, self.utc_now()))
+            await self.shutdown_flush.save(Saving(stream_id, Status.INTERRUPTED_SHUTDOWN, self.utc_now()))
 
     async def record_effect(self, saving: str, write: Callable[[], Awaitable[None]]) -> None:
         """Record an effect of S3 in Redis before anything else happens to the stream (promise P2).

@@ -8,7 +8,6 @@ record waits (promise P2). Differences between memory and Redis after a failure 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -20,11 +19,7 @@ from cef_trio.checkpoint import (
     PartRecord,
     Status,
     StreamMeta,
-    apply_change,
-    count_adopted,
-    count_part,
-    cut_off,
-    starting_over,
+    rules,
 )
 from cef_trio.exceptions import S3OperationError
 from cef_trio.files import FileSlice, FileStat, OpenRecording
@@ -129,20 +124,22 @@ class StreamUpload:
 
     async def update(self, **fields: Any) -> None:
         """Set fields of the record, in memory and in Redis."""
-        self.meta = replace(self.meta, **fields)
-        await self._services.store.update(self.stream_id, self._services.lease, Change(fields))
+        change = Change(fields)
+        self.meta = rules.update(change).meta_after(self.meta)
+        await self._services.store.update(self.stream_id, self._services.lease, change)
 
     async def transition(self, status: Status, *, enqueue_webhook: bool = False, **fields: Any) -> None:
         """Change the status, in memory and in Redis; ``enqueue_webhook`` enqueues the webhook in the same write."""
-        self.meta = replace(self.meta, status=status, **fields)
+        change = Change(fields)
+        self.meta = rules.transition(status, change).meta_after(self.meta)
         await self._services.store.transition(
-            self.stream_id, self._services.lease, status, Change(fields), enqueue_webhook=enqueue_webhook
+            self.stream_id, self._services.lease, status, change, enqueue_webhook=enqueue_webhook
         )
 
     async def rename(self, path: str) -> None:
         """Record the file's new path, in Redis and in memory."""
         await self._services.store.rename(self.stream_id, self._services.lease, path)
-        self.meta = replace(self.meta, current_path=path)
+        self.meta = rules.rename(path).meta_after(self.meta)
 
     async def ensure_open(self) -> None:
         """Create the multipart upload, unless it is open.
@@ -236,7 +233,7 @@ class StreamUpload:
             self._in_flight.discard(part.number)
             if self._has_full(part.number):
                 self._failed.discard(part.number)
-        self.meta = count_part(self.meta, record, rewritten=rewritten)
+        self.meta = rules.record_part(record, rewritten=rewritten).meta_after(self.meta)
         log.debug("part_uploaded", part_number=part.number, size_bytes=record.size_bytes, rewritten=rewritten)
 
     async def _copy(self, recording: OpenRecording, part: Part) -> bool:
@@ -249,14 +246,14 @@ class StreamUpload:
             "copied part's record",
             lambda: self._services.store.adopt_parts(self.stream_id, self._services.lease, [record]),
         )
-        self.meta = count_adopted(self.meta, [record])
+        self.meta = rules.adopt_parts([record]).meta_after(self.meta)
         log.debug("part_copied", part_number=part.number, size_bytes=record.size_bytes)
         return True
 
     async def adopt(self, parts: list[PartRecord]) -> None:
         """Record parts that were found in S3 and match the file."""
         self.parts.update((part.part_number, part) for part in parts)
-        self.meta = count_adopted(self.meta, parts)
+        self.meta = rules.adopt_parts(parts).meta_after(self.meta)
         await self._services.store.adopt_parts(self.stream_id, self._services.lease, parts)
 
     def drop(self, part_number: int) -> None:
@@ -277,7 +274,7 @@ class StreamUpload:
             keep_to = min(behind) - 1
             for number in [number for number in self.parts if number > keep_to]:
                 self.drop(number)
-            self.meta = cut_off(self.meta, keep_to)
+            self.meta = rules.cut_parts(keep_to).meta_after(self.meta)
             await self._services.store.cut_parts(self.stream_id, self._services.lease, keep_to)
         return len(self.parts)
 
@@ -296,7 +293,7 @@ class StreamUpload:
         self.holes = None
         self._first_missing = 1
         change = Change(fields)
-        self.meta = apply_change(replace(self.meta, status=Status.ACTIVE), starting_over(change))
+        self.meta = rules.start_over(change).meta_after(self.meta)
         await self._services.store.start_over(self.stream_id, self._services.lease, change)
 
     async def abort(self) -> None:

@@ -7,31 +7,16 @@ record Redis has lost (``orphan_objects.py``). Nothing is sent before that is ch
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
 
 from cef_trio.checkpoint import Checkpoint, Status
 from cef_trio.upload import recovery
 from cef_trio.upload.correction import correct_if_unchanged
-from cef_trio.upload.orphan_objects import OrphanObjects
-from cef_trio.upload.orphan_uploads import OrphanUploads
+from cef_trio.upload.lost_records import LostRecords
 from cef_trio.upload.predecessor import ContentMatch
+from cef_trio.upload.recovery import FileHistory
 from cef_trio.upload.services import Services
 from cef_trio.upload.session import StreamUpload
-
-
-@dataclass(frozen=True, slots=True)
-class FileHistory:
-    """What the supervisor knows about a file without an open stream."""
-
-    instead_of: str | None = None
-    """The ID of the stream that the path is recorded for: an ended one, or of another file. It is replaced."""
-    beside: str | None = None
-    """The ID of another host's stream that the path is recorded for. It stays."""
-    renamed: str | None = None
-    """The ID of a completed stream whose file is missing at its path, and may be this one."""
-    may_be_stored: bool = False
-    """Whether the file may be a completed recording whose record Redis has lost."""
 
 
 class NotStarted(Enum):
@@ -43,26 +28,18 @@ class NotStarted(Enum):
     """The daemon drains before the check was finished."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sources:
-    """Uploads and objects in S3 that Redis has no record of."""
-
-    uploads: OrphanUploads
-    objects: OrphanObjects
-
-
 async def start(
     services: Services,
-    sources: Sources,
+    lost: LostRecords,
     path: str,
     history: FileHistory,
     *,
-    named: Callable[[str], None],
+    on_stream_id: Callable[[str], None],
     draining: Callable[[], bool],
 ) -> StreamUpload | NotStarted:
     """Start a stream for a file, unless the file is stored already.
 
-    ``named`` is called with the stream ID before the record is created.
+    ``on_stream_id`` is called with the stream ID before the record is created.
 
     Raises:
         RecordingChangedError: the file does not exist.
@@ -74,11 +51,10 @@ async def start(
         supersedes = has.meta if isinstance(has, Checkpoint) else None
         return await recovery.begin(
             services,
-            sources.uploads,
+            lost.uploads,
             path,
-            named=named,
-            instead_of=history.instead_of,
-            beside=history.beside,
+            on_stream_id=on_stream_id,
+            history=history,
             supersedes=supersedes,
         )
 
@@ -88,11 +64,11 @@ async def start(
             return NotStarted.UNCHANGED
         if not history.may_be_stored or await services.has_writer(path) is True:
             return await begin()
-    await sources.objects.look(draining)  # without a slot, so that other streams can go on
+    await lost.objects.list_unknown(draining)  # without a slot, so that other streams can go on
     if draining():
         return NotStarted.DRAINING
     async with services.stream_slots:
-        found = await sources.objects.adopt(path, named=named, instead_of=history.instead_of, beside=history.beside)
+        found = await lost.objects.adopt(path, on_stream_id=on_stream_id, history=history)
         if found is None:
             return await begin()
         return NotStarted.UNCHANGED if found.meta.status is Status.COMPLETED else found

@@ -10,10 +10,8 @@ Stream tasks run in the daemon's processor nursery. No exception of one task rea
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
-from math import inf
-from typing import Final
 
 import structlog
 import trio
@@ -21,20 +19,19 @@ from trio_util import AsyncBool, AsyncValue
 
 from cef_trio.checkpoint import FAILED, Change, KnownPath, Status, StreamMeta
 from cef_trio.exceptions import CefMp4ProcessorError, ChunkProcessingError, FileAccessError, RecordingChangedError
-from cef_trio.files import FileStat, IdentityMatch, inodes_last, may_be
-from cef_trio.observability import Growth, Lag, Waiting, decode_all, lag_of
+from cef_trio.files import FileStat, IdentityMatch, may_be
+from cef_trio.observability import Growth, Waiting, decode_all
 from cef_trio.resilience import Periodic
-from cef_trio.upload import bulk_load
-from cef_trio.upload import file_state as news
+from cef_trio.upload import file_state as file_events
 from cef_trio.upload.file_state import Ending, FileState
 from cef_trio.upload.file_triage import FileTriage, must_be_recognized, triage
-from cef_trio.upload.moved_files import MovedFiles
-from cef_trio.upload.orphan_objects import OrphanObjects
-from cef_trio.upload.orphan_uploads import OrphanUploads
+from cef_trio.upload.held_lease import hold_lease
+from cef_trio.upload.live_stream import LiveStream
+from cef_trio.upload.lost_records import LostRecords
 from cef_trio.upload.processor import Outcome, StreamProcessor
 from cef_trio.upload.recognition import is_proved, recognize_at
+from cef_trio.upload.recovery import NO_HISTORY, FileHistory
 from cef_trio.upload.services import Services
-from cef_trio.upload.start import FileHistory, Sources
 from cef_trio.watch import Closed, FileEvent, Gone, Moved, Scanned, Seen
 
 log = structlog.get_logger(__name__)
@@ -42,89 +39,8 @@ log = structlog.get_logger(__name__)
 _BATCH = 500
 _RECOGNIZE_SECONDS = 5.0
 """The time limit for recognizing one file, so that it does not delay the others."""
-_LOST_AGAIN_SECONDS = 600.0
-"""The minimum time between searches for completed recordings whose records Redis lost, without signs of a loss."""
-_LOSS_SECONDS = 60.0
-"""The minimum time between two such searches after signs of a loss."""
 _PAUSE_SECONDS = 1.0
 """The pause after a failed lookup, and before the file of an ended task is checked again."""
-
-_NO_HISTORY: Final = FileHistory()
-
-
-@dataclass(eq=False, slots=True)
-class LiveStream:
-    """A stream with a running task."""
-
-    processor: StreamProcessor
-    file_state: AsyncValue[FileState]
-    changed_at: float
-    """``trio.current_time()`` of the last observed change of the file."""
-    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
-    growth: Growth = field(init=False)
-    _silent: FileStat = field(init=False)
-    """The file as it was at ``changed_at``."""
-
-    def __post_init__(self) -> None:
-        self._silent = self.file_state.value.stat
-        self.growth = Growth(self.changed_at, self._silent.size_bytes)
-
-    @property
-    def path(self) -> str:
-        """The path of its file."""
-        path: str = self.file_state.value.path
-        return path
-
-    def lag(self, now: float) -> Lag:
-        """Return the lag of the stream: the bytes of its file that S3 does not have, without holes."""
-        file_state: FileState = self.file_state.value
-        size_bytes, upload = file_state.stat.size_bytes, self.processor.upload
-        if upload is None:
-            self.growth.saw(now, size_bytes)  # the stream may have checked the file itself
-            return lag_of(size_bytes, 0, self.growth.oldest())
-        acknowledged, holes = upload.acknowledged_bytes, upload.holes
-        if holes is None or not holes.are_known(file_state, now):
-            self.growth.saw(now, size_bytes)
-            self.growth.acknowledged(upload.acknowledged_to)
-            return lag_of(size_bytes, acknowledged, self.growth.oldest())
-        waiting, end = upload.waiting_before_hole(holes.first_part)
-        self.growth.saw(now, end)
-        self.growth.acknowledged(upload.acknowledged_to)
-        return Lag(waiting, self.growth.oldest(), max(0, size_bytes - acknowledged - waiting))
-
-    def may_be_at(self, stat: FileStat) -> bool:
-        """Return whether a renamed file may be this stream's; where inode numbers are unstable, trust the event."""
-        upload = self.processor.upload
-        if self.file_state.value.stat.inode == stat.inode:
-            return True
-        return upload is not None and not inodes_last(upload.meta.identity.fs_type)
-
-    def is_replaced(self, stat: FileStat) -> bool:
-        """Return whether another file took the path, by its inode number; false where inode numbers are unstable."""
-        upload = self.processor.upload
-        if upload is None or not inodes_last(upload.meta.identity.fs_type):
-            return False
-        return bool(self.file_state.value.stat.inode != stat.inode)
-
-    @property
-    def unreadable(self) -> str | None:
-        """Why the file cannot be read at present; ``None`` if it can, as far as is known."""
-        error = self.processor.unreadable
-        return str(error) if error is not None else None
-
-    def update(self, file_state: FileState) -> None:
-        """Update the state of the file."""
-        self.processor.retry_read()
-        self.file_state.value = file_state
-        self.silent_seconds(trio.current_time())
-        self.lag(trio.current_time())  # records when the bytes were first seen
-
-    def silent_seconds(self, now: float) -> float:
-        """Return the time since the file last changed, in seconds; the stream's own checks count too."""
-        stat: FileStat = self.file_state.value.stat
-        if stat != self._silent:
-            self._silent, self.changed_at = stat, now
-        return now - self.changed_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,16 +51,6 @@ class _Unknown:
     """``trio.current_time()`` when the file was first seen."""
 
 
-@dataclass(frozen=True, slots=True)
-class _PathStreams:
-    """The streams recorded for a path whose file needs a new stream."""
-
-    before: KnownPath | None
-    """A stream of this host: an ended one, or of another file."""
-    beside: str | None
-    """The ID of another host's stream."""
-
-
 class StreamSupervisor:
     """Starts a task for each stream, and passes file events to it."""
 
@@ -152,16 +58,7 @@ class StreamSupervisor:
         self._services = services
         self._processors = processors
         self._matches = matches
-        self._sources = Sources(OrphanUploads(services), OrphanObjects(services, lambda: self.live_ids))
-        self._moved_files = MovedFiles(services)
-        self._must_list_uploads = True
-        self._may_be_lost_before_ns = int(services.utc_now().timestamp() * 1e9)
-        """Redis may have lost the records of files modified before this time: the start of the daemon, or the last sign
-        of a loss. In nanoseconds of Unix time."""
-        self._searched_lost_at = -inf
-        """The time of the last search for lost records, by ``trio.current_time()``."""
-        self._search_lost_at = -inf
-        """The earliest time of the next search."""
+        self._lost_records = LostRecords(services, lambda: self.live_ids)
         self._draining = AsyncBool(False)
         self._live: dict[str, LiveStream] = {}
         self._settled: dict[str, FileStat] = {}
@@ -173,15 +70,13 @@ class StreamSupervisor:
         self.unreadable_folders: dict[str, float] = {}
         """Folders that the last scan could not read, and since when, by ``trio.current_time()``."""
         self._set_aside: dict[str, _Unknown] = {}
-        """Files whose records cannot be read; retried periodically (:meth:`ask_set_aside_again`)."""
+        """Files whose records cannot be read; retried periodically (:meth:`retry_set_aside`)."""
         self._renamed: list[tuple[str, str, FileStat]] = []
         self._rechecked_paths: set[str] = set()
         """Paths of ended tasks that wait for their recheck: one each, however many tasks ended."""
         self._renaming: str | None = None
         """The stream whose rename is being recorded under a temporary lease; its task must not start meanwhile."""
         self._work = AsyncBool(False)
-        self.on_uploaded: Callable[[StreamMeta], object] = lambda _meta: None
-        """Called with each completed stream whose file is unchanged since its verification."""
 
     # -- observable state ---------------------------------------------------------------------------------------------
 
@@ -240,7 +135,7 @@ class StreamSupervisor:
         """Start no new streams; have each stream finish what is in flight, save its state and end."""
         self._draining.value = True
         for live in self._live.values():
-            live.update(news.draining(live.file_state.value))
+            live.update(file_events.draining(live.file_state.value))
 
     # -- events -------------------------------------------------------------------------------------------------------
 
@@ -262,16 +157,16 @@ class StreamSupervisor:
     def _seen(self, path: str, stat: FileStat) -> None:
         live = self._live.get(path)
         if live is not None:
-            live.update(news.seen(live.file_state.value, stat))
+            live.update(file_events.seen(live.file_state.value, stat))
         elif self._settled.get(path) != stat and self._matches(path):
-            self._ask_unless_set_aside(path, stat, closed=False)
+            self._queue_lookup_unless_set_aside(path, stat, closed=False)
 
     def _closed(self, path: str, stat: FileStat) -> None:
         live = self._live.get(path)
         if live is not None:
-            live.update(news.closed(live.file_state.value, stat))
+            live.update(file_events.closed(live.file_state.value, stat))
         elif self._settled.get(path) != stat and self._matches(path):
-            self._ask_unless_set_aside(path, stat, closed=True)
+            self._queue_lookup_unless_set_aside(path, stat, closed=True)
 
     def _moved(self, old_path: str, new_path: str, stat: FileStat) -> None:
         live = self._live.get(old_path)
@@ -281,12 +176,12 @@ class StreamSupervisor:
             if overwritten is not None:
                 self._detach(overwritten, new_path)
             self._live[new_path] = live
-            live.update(news.moved(live.file_state.value, new_path, stat))
+            live.update(file_events.moved(live.file_state.value, new_path, stat))
             return
         self._settled.pop(old_path, None)
         self._set_aside.pop(old_path, None)
         unknown = self._unknown.pop(old_path, None)
-        self._ask_to_rename(old_path, new_path, stat)
+        self._queue_rename(old_path, new_path, stat)
         if unknown is not None and unknown.closed:
             self._closed(new_path, stat)
         else:
@@ -298,7 +193,7 @@ class StreamSupervisor:
         self._unknown.pop(path, None)
         live = self._live.get(path)
         if live is not None:
-            live.update(news.gone(live.file_state.value))
+            live.update(file_events.gone(live.file_state.value))
 
     def _scanned(self, files: Mapping[str, FileStat], unreadable: frozenset[str]) -> None:
         now = trio.current_time()
@@ -338,28 +233,28 @@ class StreamSupervisor:
     def _detach(self, live: LiveStream, path: str) -> None:
         """Keep a stream whose path was taken by another stream's file, under a unique key; it checks its file."""
         self._live[f"{path}\0{id(live)}"] = live
-        live.update(news.gone(live.file_state.value))
+        live.update(file_events.gone(live.file_state.value))
 
-    def _ask_to_rename(self, old_path: str, new_path: str, stat: FileStat) -> None:
+    def _queue_rename(self, old_path: str, new_path: str, stat: FileStat) -> None:
         """Queue the rename of a file without a task; Redis may have a record with the old path."""
         if self._matches(old_path) and self._matches(new_path):
             self._renamed.append((old_path, new_path, stat))
             self._work.value = True
 
-    def _ask_unless_set_aside(self, path: str, stat: FileStat, *, closed: bool) -> None:
+    def _queue_lookup_unless_set_aside(self, path: str, stat: FileStat, *, closed: bool) -> None:
         """Queue the lookup of a file; for a file with an unreadable record, only remember its stat."""
         aside = self._set_aside.get(path)
         if aside is None:
-            self._ask(path, stat, closed=closed)
+            self._queue_lookup(path, stat, closed=closed)
         else:
             self._set_aside[path] = _Unknown(stat, closed or (aside.closed and aside.stat == stat), aside.since)
 
-    def ask_set_aside_again(self) -> None:
+    def retry_set_aside(self) -> None:
         """Queue the lookup of the files whose records could not be read."""
         self._unknown = {**self._set_aside, **self._unknown}
         self._work.value |= bool(self._set_aside)
 
-    def _ask(self, path: str, stat: FileStat, *, closed: bool) -> None:
+    def _queue_lookup(self, path: str, stat: FileStat, *, closed: bool) -> None:
         before = self._unknown.get(path)
         same = before is not None and before.stat == stat
         since = before.since if before is not None else trio.current_time()
@@ -368,14 +263,17 @@ class StreamSupervisor:
 
     # -- lookups ------------------------------------------------------------------------------------------------------
 
-    async def run(self) -> None:
-        """Look up unknown files in Redis and start their streams. Never returns."""
-        await self._services.look_at_folder()
+    async def run(self, on_uploaded: Callable[[StreamMeta], object]) -> None:
+        """Look up unknown files in Redis and start their streams. Never returns.
+
+        ``on_uploaded`` is called with each completed stream whose file is unchanged since its verification.
+        """
+        await self._services.determine_owner()
         while True:
             await self._work.wait_value(True)
             try:
                 await self._rename_known()
-                await self._resolve_some()
+                await self._resolve_some(on_uploaded)
                 self.lookup_error = None
             except CefMp4ProcessorError as error:
                 if str(error) != self.lookup_error:  # logged once per error, not per retry
@@ -386,12 +284,12 @@ class StreamSupervisor:
                 await self._services.s3_breaker.wait_up()
             self._work.value = bool(self._unknown or self._renamed)
 
-    async def _resolve_some(self) -> None:
+    async def _resolve_some(self, on_uploaded: Callable[[StreamMeta], object]) -> None:
         asked = dict(islice(self._unknown.items(), _BATCH))
         ownership = self._services.ownership
-        found, unreadable = await bulk_load.find_by_path(self._services.store, list(asked), ownership.name)
+        found = await self._services.store.find_by_path(list(asked), owner=ownership.name)
         known, others = ownership.divide(found)
-        self._put_aside(asked, unreadable)
+        self._update_set_aside(asked, found.unreadable)
         fresh = []
         for path in asked:
             unknown = self._still_unknown(path, asked)
@@ -407,37 +305,34 @@ class StreamSupervisor:
                 fresh.append(path)
             if triaged is FileTriage.SETTLED:
                 self._settle(path, known[path])
+                if known[path].meta.status is Status.COMPLETED:
+                    on_uploaded(known[path].meta)
                 await self._record_owner(known[path].meta)
             elif triaged is FileTriage.RESUME:
                 self._start(path, self._unknown.pop(path), known[path].meta.stream_id)
             elif triaged is FileTriage.REPLACED:
                 self.resume_unattended(known[path], detached=True)
         if fresh:
+            instead_of = {path: known[path].meta.stream_id if path in known else None for path in fresh}
             await self._begin_all(
-                fresh, asked, {path: _PathStreams(known.get(path), others.get(path)) for path in fresh}
+                {path: FileHistory(instead_of=instead_of[path], beside=others.get(path)) for path in fresh}, asked
             )
 
-    async def _begin_all(
-        self, fresh: list[str], asked: Mapping[str, _Unknown], streams: Mapping[str, _PathStreams]
-    ) -> None:
+    async def _begin_all(self, fresh: Mapping[str, FileHistory], asked: Mapping[str, _Unknown]) -> None:
         """Start streams for files that Redis has no usable record of at these paths."""
-        if any(path in self._settled and streams[path].before is None for path in fresh):
-            self._suspect_lost_records()  # a settled file had a record
-        await self._find_candidates()
-        for path in fresh:
+        lost = self._lost_records
+        if any(path in self._settled and history.instead_of is None for path, history in fresh.items()):
+            lost.suspect()  # a settled file had a record
+        await lost.search(lambda: {path: unknown.stat for path, unknown in self._unknown.items()})
+        for path, history in fresh.items():
             if (unknown := self._still_unknown(path, asked)) is None:
                 continue
-            stream_id = await self._moved_files.claim(path, unknown.stat)
+            stream_id = await lost.moved_files.claim(path, unknown.stat)
             if (unknown := self._still_unknown(path, asked)) is not None:
                 del self._unknown[path]
-                seen = streams[path].before
-                old = self._may_be_lost(unknown.stat)
-                history = FileHistory(
-                    instead_of=seen.meta.stream_id if seen is not None else None,
-                    beside=streams[path].beside,
-                    renamed=self._moved_files.claim_completed(path, unknown.stat) if old else None,
-                    may_be_stored=old,
-                )
+                if lost.may_include(unknown.stat):
+                    renamed = lost.moved_files.claim_completed(path, unknown.stat)
+                    history = replace(history, renamed=renamed, may_be_stored=True)  # noqa: PLW2901
                 self._begin(path, unknown, stream_id, history)
 
     async def _triage(self, path: str, stat: FileStat, known: KnownPath | None) -> FileTriage | None:
@@ -480,7 +375,7 @@ class StreamSupervisor:
         living = {one.owner for one in reports if not (one.stopped or one.is_silent(now) or one.process == ours)}
         return meta.owner is not None and meta.owner.name in living
 
-    def _put_aside(self, asked: Collection[str], unreadable: frozenset[str]) -> None:
+    def _update_set_aside(self, asked: Collection[str], unreadable: Collection[str]) -> None:
         """Set aside the files whose records cannot be read, and take back those whose records can."""
         for path in asked:
             if path not in unreadable:
@@ -488,53 +383,22 @@ class StreamSupervisor:
             elif path in self._unknown:
                 self._set_aside[path] = self._unknown.pop(path)
 
-    async def _find_candidates(self) -> None:
-        """Find uploads without a record, renamed recordings and completed objects that unknown files may belong to."""
-        if self._must_list_uploads:
-            self._must_list_uploads = False  # first, so that a lease lost meanwhile sets it again
-            done = False
-            try:
-                done = await self._sources.uploads.look(lambda: self.live_ids)
-            finally:
-                self._must_list_uploads |= not done
-        if self._moved_files.due:
-            await self._moved_files.look(lambda: self.live_ids)
-        old = {path: one.stat for path, one in self._unknown.items() if self._may_be_lost(one.stat)}
-        if old and trio.current_time() >= self._search_lost_at:
-            await self._moved_files.look_for_completed(old)
-            self._sources.objects.want(old)
-            self._searched_lost_at = trio.current_time()
-            self._search_lost_at = self._searched_lost_at + _LOST_AGAIN_SECONDS
-
-    def _may_be_lost(self, stat: FileStat) -> bool:
-        """Return whether Redis may have lost the record of a file with this stat."""
-        return stat.mtime_ns < self._may_be_lost_before_ns
-
-    def _suspect_lost_records(self) -> None:
-        """Search for lost records before any file modified until now is treated as new."""
-        self._must_list_uploads = True
-        self._moved_files.request()
-        self._may_be_lost_before_ns = int(self._services.utc_now().timestamp() * 1e9) + 1
-        self._search_lost_at = min(self._search_lost_at, self._searched_lost_at + _LOSS_SECONDS)
-
     async def _record_owner(self, meta: StreamMeta) -> None:
         """Record this host as the owner of an ended stream, once its file was proved to be on this host."""
         ownership = self._services.ownership
         if ownership.owner is None or ownership.is_ours(meta):
             return
         store, lease = self._services.store, self._services.lease
-        if await store.acquire(meta.stream_id, lease):
-            await store.update(meta.stream_id, lease, Change({"owner": ownership.owner}))
-            await store.release([meta.stream_id], lease)
+        async with hold_lease(store, meta.stream_id, lease) as held:
+            if held is not None:
+                await store.update(meta.stream_id, lease, Change({"owner": ownership.owner}))
 
     def _settle(self, path: str, known: KnownPath) -> None:
-        """Settle a file until it changes, and report a completed or failed stream."""
+        """Settle a file until it changes, and note a failed stream."""
         self._settled[path] = self._unknown.pop(path).stat
         self._failed_files.pop(path, None)
         meta = known.meta
-        if meta.status is Status.COMPLETED:
-            self.on_uploaded(meta)
-        elif meta.status in FAILED - {Status.FAILED_ABORTED}:  # an aborted stream is no risk
+        if meta.status in FAILED - {Status.FAILED_ABORTED}:  # an aborted stream is no risk
             since, why = meta.last_activity_at_utc.timestamp(), meta.failure_reason or meta.status.value
             self._failed_files[path] = Waiting(since, self._settled[path].size_bytes, why)
 
@@ -562,7 +426,7 @@ class StreamSupervisor:
         store = self._services.store
         while self._renamed:
             old_path, new_path, stat = self._renamed[0]
-            known, _ = await bulk_load.find_by_path(store, [old_path], self._services.ownership.name)
+            known = await store.find_by_path([old_path], owner=self._services.ownership.name)
             meta = known[old_path].meta if old_path in known else None
             if meta is not None and not self._services.ownership.is_ours(meta):
                 meta = None  # another host may have a file with the same path and inode number (P9)
@@ -585,12 +449,12 @@ class StreamSupervisor:
             return
         try:
             # Another daemon may have recorded a newer path before this one got the lease.
-            known = await bulk_load.load_metas(store, [stream_id])
+            known = await store.load_metas([stream_id])
             if stream_id in known and known[stream_id].meta.current_path == old_path:
                 await store.rename(stream_id, lease, path)
                 log.info("known_recording_renamed", stream_id=stream_id, path=path)
         finally:
-            await self._services.give_back(stream_id)
+            await self._services.park_stream(stream_id)
 
     # -- tasks --------------------------------------------------------------------------------------------------------
 
@@ -617,7 +481,7 @@ class StreamSupervisor:
         there = stat or FileStat(meta.identity.file_dev, meta.identity.file_ino, 0, 0)
         self._launch(path, FileState(meta.current_path, there, suspect=stat is None), meta.stream_id)
 
-    def _start(self, path: str, unknown: _Unknown, stream_id: str | None, history: FileHistory = _NO_HISTORY) -> None:
+    def _start(self, path: str, unknown: _Unknown, stream_id: str | None, history: FileHistory = NO_HISTORY) -> None:
         if self._draining.value or path in self._live or (stream_id is not None and stream_id in self.live_ids):
             return
         ending = Ending.CLOSED if unknown.closed else Ending.NOT
@@ -628,14 +492,14 @@ class StreamSupervisor:
         key: str,
         file_state: FileState,
         stream_id: str | None,
-        history: FileHistory = _NO_HISTORY,
+        history: FileHistory = NO_HISTORY,
         *,
         seen_at: float | None = None,
     ) -> None:
         for settled in (self._settled, self._failed_files):  # rechecked when this task has ended
             settled.pop(file_state.path, None)
         value = AsyncValue(file_state)
-        processor = StreamProcessor(self._services, self._sources, value, stream_id, history)
+        processor = StreamProcessor(self._services, self._lost_records, value, stream_id, history)
         live = LiveStream(processor, value, trio.current_time())
         if seen_at is not None:
             live.growth = Growth(seen_at, file_state.stat.size_bytes)
@@ -654,21 +518,22 @@ class StreamSupervisor:
             # The processor handles its errors; a bug in saving its end must not end other streams (P6).
             log.exception("stream_task_failed")
             if live.processor.stream_id is not None:
-                self._services.exit_saves.unsaved.add(live.processor.stream_id)
+                self._services.shutdown_flush.unsaved.add(live.processor.stream_id)
         finally:
             lease_lost = outcome in {None, Outcome.LEASE_LOST}
             # Redis may have lost its data: search before the file is treated as new.
             if lease_lost:
-                self._suspect_lost_records()
+                self._lost_records.suspect()
             for key in [key for key, other in self._live.items() if other is live]:
                 del self._live[key]
             cancelled = "lease_lost" if live.processor.lease_lost else "cancelled"
             self._services.metrics.stream_ended(outcome.value if outcome is not None else cancelled)
         if outcome in {Outcome.COMPLETED, Outcome.FAILED} and live.processor.stream_id is not None:
-            self._services.exit_saves.unsaved.discard(live.processor.stream_id)  # saved now, unlike by an earlier task
+            # Saved now, unlike by an earlier task.
+            self._services.shutdown_flush.unsaved.discard(live.processor.stream_id)
         upload = live.processor.upload
         if upload is not None and upload.meta.current_path != live.path:  # renamed after the task's last check
-            self._ask_to_rename(upload.meta.current_path, live.path, live.file_state.value.stat)
+            self._queue_rename(upload.meta.current_path, live.path, live.file_state.value.stat)
         if outcome is Outcome.SET_ASIDE:
             file_state = live.file_state.value
             if not file_state.suspect:  # a suspect file may not be at that path
@@ -691,7 +556,7 @@ class StreamSupervisor:
             pause = _PAUSE_SECONDS
             if lost_id is not None:
                 # If the record exists, another daemon has the lease. If not, Redis lost its data: recover at once.
-                known = await bulk_load.load_metas(self._services.store, [lost_id])
+                known = await self._services.store.load_metas([lost_id])
                 pause = self._services.lease.ttl_seconds / 3 if known else _PAUSE_SECONDS
             with trio.move_on_after(pause):
                 await self._draining.wait_value(True)

@@ -12,8 +12,8 @@ from worlds.waiting import completed, until_idle
 from cef_trio.admin import page_source as source_module
 from cef_trio.admin.page_source import DaemonSource, IntakeTask
 from cef_trio.admin.status_page import Phase, judge_health, judge_ready
+from cef_trio.checkpoint.commit import Change
 from cef_trio.checkpoint.memory import Moment
-from cef_trio.checkpoint.protocols import Change
 from cef_trio.checkpoint.states import FAILED, SENTENCES, FailureReason, Status
 from cef_trio.exceptions import RedisOperationError
 from cef_trio.lab.world import BUCKET, PART, World, WorldDaemon

@@ -12,8 +12,9 @@ import trio.testing
 from checkpoint.examples import OURS, START, meta, part
 from servers.valkey import ValkeyServer
 
+from cef_trio.checkpoint.commit import Change, Saving
 from cef_trio.checkpoint.memory import MemoryCheckpointStore, Moment
-from cef_trio.checkpoint.protocols import Change, CheckpointStore, Saving
+from cef_trio.checkpoint.protocols import CheckpointStore
 from cef_trio.checkpoint.redis.store import RedisCheckpointStore
 from cef_trio.checkpoint.states import Status, StreamSet
 from cef_trio.daemon.wiring import REDIS_ONCE

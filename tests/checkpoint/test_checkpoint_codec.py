@@ -43,7 +43,7 @@ metas = st.builds(
     started_at_utc=times,
     last_activity_at_utc=times,
     status=st.sampled_from(Status),
-    owner=st.none() | st.builds(Owner, machine=names, file_system=names, mount=names),
+    owner=st.none() | st.builds(Owner, machine=names, file_system=names, mount=st.none() | paths),
     failure_reason=st.none() | texts | paths,
     s3_upload_id=st.none() | texts,
     checksum_algorithm=st.none() | texts,

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from checkpoint.examples import OUR_NEXT_PROCESS, OURS, START, THEIRS, Subject, later, meta, part
 
+from cef_trio.checkpoint.commit import Change, Saving
 from cef_trio.checkpoint.model import Checkpoint, FileIdentity, Lease, Owner
-from cef_trio.checkpoint.protocols import Change, CheckpointStore, KnownPath, Saving
+from cef_trio.checkpoint.protocols import CheckpointStore, KnownPath
 from cef_trio.checkpoint.pruning import completed_before
 from cef_trio.checkpoint.redis.keys import job_lock_name
 from cef_trio.checkpoint.rules import FORGOTTEN_BY_START_OVER

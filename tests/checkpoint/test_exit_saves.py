@@ -10,12 +10,13 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from cef_trio.checkpoint.commit import Saving
 from cef_trio.checkpoint.model import Lease
-from cef_trio.checkpoint.protocols import CheckpointStore, Saving
+from cef_trio.checkpoint.protocols import CheckpointStore
 from cef_trio.checkpoint.shutdown_flush import ShutdownFlush
 from cef_trio.checkpoint.states import Status
 from cef_trio.exceptions import RedisOperationError
-from cef_trio.resilience.outage import CircuitBreaker, Need, RetryPolicy
+from cef_trio.resilience import CircuitBreaker, Need, RetryPolicy
 
 pytestmark = pytest.mark.usefixtures("autojump_clock")
 

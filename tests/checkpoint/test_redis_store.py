@@ -15,7 +15,7 @@ from checkpoint.test_checkpoint_cancellation import CALLS
 from servers.scripted import scripted_server
 from servers.valkey import ValkeyServer, valkey_server
 
-from cef_trio.checkpoint.protocols import Change, Saving
+from cef_trio.checkpoint.commit import Change, Saving
 from cef_trio.checkpoint.redis import scripts
 from cef_trio.checkpoint.redis.store import RedisCheckpointStore
 from cef_trio.checkpoint.states import Status, StreamSet

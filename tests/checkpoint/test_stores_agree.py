@@ -1,6 +1,7 @@
 """Whatever is done to them in whatever order, the in-process store and the one in Redis answer and hold the same.
 
-The in-process store runs ``rules.py``, the other the Lua scripts: this is what keeps the two from drifting apart.
+The in-process store applies commits (``commit.py``), the other sends them to a Lua script. ``create``,
+``save_interrupted``, ``forget`` and the leases are implemented twice. This test keeps the two from drifting apart.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from hypothesis import strategies as st
 from servers.valkey import ValkeyServer
 
 from cef_trio.checkpoint import rules
+from cef_trio.checkpoint.commit import Change, Saving
 from cef_trio.checkpoint.model import FileIdentity, PartRecord
-from cef_trio.checkpoint.protocols import Change, CheckpointStore, Saving
+from cef_trio.checkpoint.protocols import CheckpointStore
 from cef_trio.checkpoint.redis.store import RedisCheckpointStore
 from cef_trio.checkpoint.states import INTERRUPTED, Status, StreamSet
 from cef_trio.exceptions import LeaseLostError
@@ -150,6 +152,7 @@ def test_the_pure_modules_import_no_trio_and_no_redis() -> None:
     room = Path(rules.__file__).parent
     names = [
         "model",
+        "commit",
         "states",
         "rules",
         "protocols",

@@ -9,7 +9,7 @@ from checkpoint.examples import OURS, THEIRS, Subject, later, meta, part
 from servers.valkey import ValkeyServer
 from structlog.testing import capture_logs
 
-from cef_trio.checkpoint.protocols import Change, Saving
+from cef_trio.checkpoint.commit import Change, Saving
 from cef_trio.checkpoint.redis.keys import Keys
 from cef_trio.checkpoint.redis.store import RedisCheckpointStore
 from cef_trio.checkpoint.states import Status, StreamSet

@@ -177,7 +177,7 @@ def test_all_that_is_wrong_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> N
 def test_what_the_file_holds_is_validated_like_any_other_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REDIS_URL_FILE", str(in_a_file(tmp_path, f"http://:{HIDDEN}@x".encode())))
     (line,) = refused()
-    assert line.startswith("REDIS_URL: begins with one of redis://")
+    assert line.startswith("REDIS_URL: must begin with one of redis://")
 
 
 def test_a_misspelt_file_variable_is_told(tmp_path: Path) -> None:

@@ -12,12 +12,14 @@ from rich.console import Console
 from servers.operating import DAEMON, a_part, a_stream, answer, command, stream_id
 from servers.valkey import ValkeyServer, valkey_server
 
-from cef_trio.checkpoint.protocols import Change, KnownPath
+from cef_trio.checkpoint.commit import Change
+from cef_trio.checkpoint.protocols import KnownPath
 from cef_trio.checkpoint.redis.store import RedisCheckpointStore
 from cef_trio.checkpoint.states import HOME, Status, StreamSet
 from cef_trio.cli.list import State, in_state
-from cef_trio.cli.output import Column, Row, duration, facts, printable, safe, short_path, size, table
+from cef_trio.cli.output import Column, Row, duration, facts, safe, short_path, size, table
 from cef_trio.cli.stream_selection import NoSuchStreamError, select
+from cef_trio.safe_text import printable
 
 FORGED = "/rec/[red]x[/red]\x1b[31m\nforged line \u202ecod.\udcff.mp4"
 

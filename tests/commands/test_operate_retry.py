@@ -138,7 +138,8 @@ async def test_a_stream_whose_upload_was_lost_starts_over(world: World, context:
         stream = await failed_stream(world, daemon, "AccessDenied")
         assert await context.store.acquire(stream, context.lease)
         (before,) = await world.checkpoints()
-        world.store._streams[stream].meta = replace(before.meta, status=Status.FAILED_UPLOAD_LOST, uploads_restarted=6)
+        lost = replace(before.meta, status=Status.FAILED_UPLOAD_LOST, uploads_restarted=6)
+        world.store._streams[stream] = replace(world.store._streams[stream], meta=lost)
         await context.s3.abort_multipart_upload(before.meta.s3_key_prefix, before.meta.s3_upload_id or "")
         await context.store.release([stream], context.lease)
         assert (await retry_stream(context, stream)).way is RetryPath.START_OVER

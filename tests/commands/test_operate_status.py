@@ -19,8 +19,9 @@ from servers.valkey import valkey_server
 
 from cef_trio.admin.page_source import DaemonSource
 from cef_trio.admin.status_page import to_json
+from cef_trio.checkpoint.commit import Change
 from cef_trio.checkpoint.model import Checkpoint, StreamMeta
-from cef_trio.checkpoint.protocols import Change, KnownPath
+from cef_trio.checkpoint.protocols import KnownPath
 from cef_trio.checkpoint.redis.store import RedisCheckpointStore
 from cef_trio.checkpoint.states import HOME, Status, StreamSet
 from cef_trio.cli.session import CommandContext

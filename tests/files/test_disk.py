@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -11,9 +12,10 @@ from pathlib import Path
 import pytest
 import trio
 
-from cef_trio.exceptions import ChunkProcessingError, RecordingChangedError
+from cef_trio.exceptions import ChunkProcessingError, FileAccessError, RecordingChangedError
 from cef_trio.files import reader as disk_module
-from cef_trio.files.reader import BLOCK_BYTES, FileSlice, KernelDisk, head_of, refusal
+from cef_trio.files.reader import BLOCK_BYTES, Disk, FileSlice, KernelDisk, head_of, refusal
+from cef_trio.lab.disk import InlineDisk
 from cef_trio.resilience import shield as shield_room
 
 CONTENT = os.urandom(3 * BLOCK_BYTES + 17)
@@ -24,6 +26,13 @@ def recording(tmp_path: Path) -> str:
     path = tmp_path / "a.mp4"
     path.write_bytes(CONTENT)
     return str(path)
+
+
+@pytest.fixture(params=[KernelDisk, InlineDisk])
+def disk(request: pytest.FixtureRequest) -> Disk:
+    """The disk of the daemon, and the one of the laboratory, which must answer alike."""
+    made: Disk = request.param()
+    return made
 
 
 @pytest.fixture(params=["hot", "cannot say", "cold"])
@@ -164,28 +173,39 @@ async def test_an_opener_that_was_abandoned_leaks_no_descriptor(
     assert closed_numbers == opened_numbers
 
 
-async def test_what_is_not_there_is_none_and_what_cannot_be_said_is_an_error(tmp_path: Path) -> None:
-    disk = KernelDisk()
+async def test_what_is_not_there_is_none_and_what_cannot_be_said_is_an_error(disk: Disk, tmp_path: Path) -> None:
     assert await disk.stat(str(tmp_path / "missing.mp4")) is None
     assert await disk.stat(str(tmp_path)) is None
     with pytest.raises(ChunkProcessingError, match="cannot look at"):
         await disk.stat(str(tmp_path / ("x" * 300)))
 
 
-async def test_links_and_folders_and_pipes_are_no_recordings(tmp_path: Path, recording: str) -> None:
-    disk = KernelDisk()
-    link, pipe = tmp_path / "link.mp4", tmp_path / "pipe.mp4"
+async def test_links_folders_pipes_and_sockets_are_no_recordings(disk: Disk, tmp_path: Path, recording: str) -> None:
+    link, pipe, folder_link = tmp_path / "link.mp4", tmp_path / "pipe.mp4", tmp_path / "link"
     link.symlink_to(recording)
+    folder_link.symlink_to(tmp_path)
     os.mkfifo(pipe)
-    assert await disk.stat(str(link)) is None
-    for path in (link, pipe, tmp_path, tmp_path / "missing.mp4"):
+    server = socket.socket(socket.AF_UNIX)
+    server.bind(str(tmp_path / "socket.mp4"))
+    server.close()
+    missing, below_file, below_link = tmp_path / "missing.mp4", Path(recording, "a.mp4"), folder_link / "a.mp4"
+    for path in (link, pipe, tmp_path / "socket.mp4", tmp_path, missing, below_file, below_link):
+        assert await disk.stat(str(path)) is None
         with pytest.raises(RecordingChangedError):
             async with disk.open(str(path)):
                 pytest.fail("it is no recording")
 
 
-async def test_a_stat_knows_the_file_by_its_inode(recording: str) -> None:
-    disk = KernelDisk()
+async def test_a_path_that_leads_upwards_is_refused(disk: Disk, tmp_path: Path) -> None:
+    path = f"{tmp_path}/../{tmp_path.name}/a.mp4"
+    with pytest.raises(FileAccessError):
+        await disk.stat(path)
+    with pytest.raises(FileAccessError):
+        async with disk.open(path):
+            pytest.fail("it is refused")
+
+
+async def test_a_stat_knows_the_file_by_its_inode(disk: Disk, recording: str) -> None:
     found = await disk.stat(recording)
     assert found is not None
     assert found.size_bytes == len(CONTENT)
@@ -194,22 +214,24 @@ async def test_a_stat_knows_the_file_by_its_inode(recording: str) -> None:
         assert await opened.stat() == found
 
 
-async def test_the_head_of_a_short_file_is_the_file(tmp_path: Path) -> None:
+async def test_the_head_of_a_short_file_is_the_file(disk: Disk, tmp_path: Path) -> None:
     path = tmp_path / "short.mp4"
     path.write_bytes(b"abc")
-    async with KernelDisk().open(str(path)) as opened:
+    async with disk.open(str(path)) as opened:
         assert await head_of(opened, 4096) == b"abc"
 
 
-async def test_the_folder_around_a_file_is_the_nearest_that_exists(tmp_path: Path) -> None:
-    place = await KernelDisk().place_around(str(tmp_path / "gone" / "too" / "a.mp4"))
+async def test_the_folder_around_a_file_is_the_nearest_that_exists(disk: Disk, tmp_path: Path) -> None:
+    place = await disk.place_around(str(tmp_path / "gone" / "too" / "a.mp4"))
     assert place is not None
     assert place.file_dev == tmp_path.stat().st_dev
-    assert await KernelDisk().place_around("/nowhere/at/all.mp4") is None
+    assert await disk.place_around("/nowhere/at/all.mp4") is None
 
 
-async def test_a_folder_that_is_gone_is_not_looked_for_beyond_the_one_that_is_watched(tmp_path: Path) -> None:
-    disk, watched = KernelDisk(), tmp_path / "watched"
+async def test_a_folder_that_is_gone_is_not_looked_for_beyond_the_one_that_is_watched(
+    disk: Disk, tmp_path: Path
+) -> None:
+    watched = tmp_path / "watched"
     here = await disk.place_around(str(tmp_path / "a.mp4"))
     path = str(watched / "cam" / "a.mp4")
     assert await disk.place_around(path, within=str(watched)) is None
@@ -229,13 +251,12 @@ def test_a_refusal_may_pass_and_says_whether_rights_are_missing(number: int, den
     assert error.denied is denied
 
 
-async def touch(call: str, path: str, failing: pytest.MonkeyPatch, number: int) -> object:
+async def touch(disk: Disk, call: str, path: str, failing: pytest.MonkeyPatch, number: int) -> object:
     """Do what makes that call, which fails with that number."""
 
     def fail(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    disk = KernelDisk()
     if call == "stat":
         failing.setattr(os, "stat", fail)
         return await disk.stat(path)
@@ -249,15 +270,15 @@ async def touch(call: str, path: str, failing: pytest.MonkeyPatch, number: int) 
 
 @pytest.mark.parametrize("call", ["stat", "open", "fstat", "read"])
 async def test_every_error_of_the_operating_system_becomes_ours_and_is_kept_as_its_cause(
-    recording: str, monkeypatch: pytest.MonkeyPatch, call: str
+    disk: Disk, recording: str, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     for number in sorted(errno.errorcode):
         with monkeypatch.context() as failing:
             if call == "stat" and number in {errno.ENOENT, errno.ENOTDIR}:
-                assert await touch(call, recording, failing, number) is None, "no such file is an answer"
+                assert await touch(disk, call, recording, failing, number) is None, "no such file is an answer"
                 continue
             with pytest.raises((ChunkProcessingError, RecordingChangedError)) as caught:
-                await touch(call, recording, failing, number)
+                await touch(disk, call, recording, failing, number)
         assert isinstance(caught.value.__cause__, OSError)
         assert caught.value.__cause__.errno == number
 

@@ -21,6 +21,7 @@ PURE = sorted(
         "admin.origins",
         "admin.status_page",
         "checkpoint.model",
+        "checkpoint.commit",
         "checkpoint.rules",
         "checkpoint.states",
         "checkpoint.redis.address",
@@ -46,6 +47,7 @@ PURE = sorted(
         "observability.metric_families",
         "observability.metric_labels",
         "postprocess.after_upload_rules",
+        "resilience.backoff",
         "s3.address",
         "s3.response_origin",
         "s3.capabilities",
@@ -58,6 +60,7 @@ PURE = sorted(
         "s3.token_bucket",
         "s3.xml",
         "s3_endpoint.options",
+        "safe_text",
         "settings.after_upload",
         "settings.model",
         "settings.object_options",
@@ -71,7 +74,7 @@ PURE = sorted(
         "upload.part_plan",
         "watch.events",
         "watch.patterns",
-        "webhook.answers",
+        "webhook.outcome",
         "webhook.signature",
     ]
 )

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 
 import pytest
 
-from cef_trio.lab import environment_faults, file_faults, lingering, lives
-from cef_trio.lab.campaign import Tally, conduct
+from cef_trio.lab import changing_settings, environment_faults, file_faults, lasting_faults
+from cef_trio.lab.campaign import Tally, run_plans
 from cef_trio.lab.explorers import cancellations, crashes, worlds
 from cef_trio.lab.run import Plan, run_plan
 from cef_trio.lab.scenarios import EXPECTED_BROKEN, EXPLORED, SCENARIOS, streams
@@ -48,8 +48,8 @@ KINDS = {
     "writer: replace",
     "writer: close",
     "writer: reopen",
-    *(f"setting: {name}" for name in lives.SETTINGS),
-    *(f"lingers: {name}" for name in lingering.TROUBLES),
+    *(f"setting: {name}" for name in changing_settings.SETTINGS),
+    *(f"lasting: {name}" for name in lasting_faults.LASTING_FAULTS),
     "writer: preallocate",
     "writer: cut",
     "daemon: drain",
@@ -67,7 +67,7 @@ def told(tally: Tally) -> str:
 
 def conducted(plans: Iterable[Plan]) -> Tally:
     tally = Tally()
-    for report in conduct(plans, processes=PROCESSES):
+    for report in run_plans(plans, processes=PROCESSES):
         tally.add(report)
     return tally
 

@@ -31,7 +31,7 @@ def names(tasks: Iterable[trio.lowlevel.Task]) -> set[str]:
     return {task.name for task in tasks if task.name.startswith("cef_trio.") and ".lab." not in task.name}
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(300)
 async def test_every_task_of_the_daemon_runs_in_the_laboratorys_too(tmp_path: Path) -> None:
     (tmp_path / "watch").mkdir()
     (tmp_path / "base").mkdir()

@@ -15,7 +15,7 @@ from cef_trio.files.reader import OpenRecording
 from cef_trio.lab.disk import InlineDisk
 
 
-class Answering:
+class Intercepting:
     """System calls that fail as on a mount whose server has died, once ``dead`` is set."""
 
     dead = False
@@ -43,25 +43,25 @@ def test_every_call_of_an_open_recording_is_asked() -> None:
 async def test_p6_an_open_recording_on_a_dead_mount_is_an_access_error(call: str, tmp_path: Path) -> None:
     path = tmp_path / "a.mp4"
     path.write_bytes(b"0123456789")
-    answering = Answering()
-    async with InlineDisk(answering).open(str(path)) as recording:
+    intercepting = Intercepting()
+    async with InlineDisk(intercepting).open(str(path)) as recording:
         await OPENED[call](recording)
-        answering.dead = True
+        intercepting.dead = True
         with pytest.raises(FileAccessError):
             await OPENED[call](recording)
 
 
 @pytest.mark.parametrize("call", ["stat", "place_around"])
 async def test_p6_a_path_on_a_dead_mount_is_an_access_error(call: str, tmp_path: Path) -> None:
-    answering = Answering()
-    answering.dead = True
+    intercepting = Intercepting()
+    intercepting.dead = True
     with pytest.raises(FileAccessError):
-        await getattr(InlineDisk(answering), call)(str(tmp_path / "a.mp4"))
+        await getattr(InlineDisk(intercepting), call)(str(tmp_path / "a.mp4"))
 
 
 async def test_p6_a_recording_on_a_dead_mount_cannot_be_opened(tmp_path: Path) -> None:
-    answering = Answering()
-    answering.dead = True
+    intercepting = Intercepting()
+    intercepting.dead = True
     with pytest.raises(FileAccessError):
-        async with InlineDisk(answering).open(str(tmp_path / "a.mp4")):
+        async with InlineDisk(intercepting).open(str(tmp_path / "a.mp4")):
             pass

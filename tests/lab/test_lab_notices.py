@@ -35,7 +35,7 @@ KINDS = {*(str(number) for number in range(1, 17)), "P9", "P10"}
 
 
 @pytest.mark.parametrize("name", [*MUTATIONS, *VARIANTS])
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 def test_what_is_left_out_is_noticed(name: str) -> None:
     finding = check_mutation(name, enough=2)
     assert finding.found

@@ -144,7 +144,7 @@ async def test_a_change_of_the_level_is_told_whichever_way_it_goes(
         ("MAX_UPLOAD_RTAE=5", "did you mean MAX_UPLOAD_RATE"),
         ("MAX_UPLOAD_RATE=1", "at least"),
         ("MAX_UPLOAD_RATE=4096\nMAX_CONCURRENT_PARTS=1", "MAX_CONCURRENT_PARTS (4)"),
-        ("S3_SECRET_ACCESS_KEY=hunter2", "given together"),
+        ("S3_SECRET_ACCESS_KEY=hunter2", "must both be set"),
         (b"\xff\xfe=\n", "cannot be read"),
         ("WATCH_DIR=/srv/\0\0\0", "no NUL character"),
         ("S3_CA_FILE=/etc/\0", "no NUL character"),

@@ -11,8 +11,8 @@ import trio.testing
 from structlog.testing import capture_logs
 
 from cef_trio.exceptions import CefMp4ProcessorError, RedisOperationError, S3OperationError
-from cef_trio.resilience.outage import UNPROVEN_REFUSAL_SECONDS, CircuitBreaker, Need, RetryPolicy
-from cef_trio.resilience.retry import ServiceRetrier
+from cef_trio.resilience import CircuitBreaker, Need, RetryPolicy, ServiceRetrier
+from cef_trio.resilience.outage import UNPROVEN_REFUSAL_SECONDS
 
 pytestmark = pytest.mark.usefixtures("autojump_clock")
 
@@ -97,6 +97,23 @@ async def test_p6_a_refusal_that_the_probe_does_not_get_is_this_calls_own_once_i
     with pytest.raises(S3OperationError) as caught:
         await service.retrier.call("upload_part", one_recordings)
     assert not caught.value.transient
+    assert calls == POLICY.attempts
+    assert service.breaker.up.value
+
+
+async def test_p6_a_wrong_clock_that_the_probe_does_not_have_is_retried_and_stays_transient(
+    service: Service,
+) -> None:
+    calls = 0
+
+    async def one_recordings() -> None:
+        nonlocal calls
+        calls += 1
+        raise refused("RequestTimeTooSkewed")
+
+    with pytest.raises(S3OperationError) as caught:
+        await service.retrier.call("upload_part", one_recordings)
+    assert caught.value.transient
     assert calls == POLICY.attempts
     assert service.breaker.up.value
 

@@ -10,7 +10,7 @@ import trio.testing
 from structlog.testing import capture_logs
 
 from cef_trio.exceptions import CefMp4ProcessorError, RecordingChangedError, RedisOperationError, S3OperationError
-from cef_trio.resilience.retry import (
+from cef_trio.resilience import (
     MAX_RETRY_AFTER_SECONDS,
     CircuitBreaker,
     FailedAttempt,

@@ -12,7 +12,7 @@ from s3.scripted_store import Passes, Repeats
 from structlog.testing import capture_logs
 
 from cef_trio.exceptions import S3OperationError
-from cef_trio.resilience.retry import Retrier
+from cef_trio.resilience import Retrier
 from cef_trio.s3.checksums import crc64nvme
 from cef_trio.s3.client import S3Client
 from cef_trio.s3.config import Addressing, ChecksumMode, PayloadSigning, S3Config

@@ -19,8 +19,8 @@ from s3.scripted_store import Passes, client_of, crc64, md5
 
 from cef_trio.exceptions import S3OperationError
 from cef_trio.http.client_transport import HttpTransport
+from cef_trio.resilience import CircuitBreaker, Need, RetryPolicy, ServiceRetrier
 from cef_trio.resilience import shield as shield_room
-from cef_trio.resilience.retry import CircuitBreaker, Need, RetryPolicy, ServiceRetrier
 from cef_trio.s3 import transport
 from cef_trio.s3.client import S3Client
 from cef_trio.s3.model import ChecksumAlgorithm

@@ -9,7 +9,7 @@ import pytest
 from s3.scripted_store import Passes, Reply, ScriptedStore, client_of, error_reply, part_ack
 
 from cef_trio.exceptions import S3OperationError
-from cef_trio.resilience.retry import is_outage
+from cef_trio.resilience import is_outage
 from cef_trio.s3.client import S3Client
 from cef_trio.s3.config import ChecksumMode
 from cef_trio.s3.model import ChecksumAlgorithm, PartToComplete

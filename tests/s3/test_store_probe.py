@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from cef_trio.exceptions import S3OperationError
-from cef_trio.resilience.outage import Need
+from cef_trio.resilience import Need
 from cef_trio.s3.store_probe import StoreProbe
 
 

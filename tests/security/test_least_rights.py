@@ -14,6 +14,8 @@ from uuid import uuid4
 
 import pytest
 import redis as redis_library
+from checkpoint import examples
+from checkpoint.test_checkpoint_cancellation import CALLS
 from servers.daemon import daemon, settings_for
 from servers.embedded_s3 import embedded_s3_server
 from servers.endpoints import Endpoint
@@ -21,6 +23,8 @@ from servers.s3_control import arm, call_log, disarm, disarm_all
 from servers.valkey import ValkeyServer, valkey_server
 
 import cef_trio
+from cef_trio.checkpoint.redis.store import RedisCheckpointStore
+from cef_trio.checkpoint.states import Status
 
 ROOT = Path(cef_trio.__file__).parents[1]
 PAGE = (ROOT / "SECURITY.md").read_text()
@@ -166,6 +170,16 @@ def test_the_rights_that_security_md_lists_are_enough_and_none_is_too_many(serve
     assert "PEXPIRE" in (ROOT / "cef_trio" / "checkpoint" / "redis" / "scripts" / "renew.lua").read_text()
     assert allowed - servers.commands_used() <= {"pexpire"}, "granted, and never used"
     assert {ACTION_OF[operation] for operation in servers.operations_used()} == granted()
+
+
+async def test_the_rights_that_security_md_lists_are_enough_for_every_call_of_the_store(servers: Servers) -> None:
+    url = f"redis://cef-trio:{PASSWORD}@127.0.0.1:{servers.redis.port}/0"
+    async with RedisCheckpointStore(url, socket_timeout_seconds=10) as store:
+        await store.create(examples.meta("s1"), examples.OURS, [examples.part(1), examples.part(2)])
+        await store.create(examples.meta("ended", status=Status.COMPLETED), examples.OURS)
+        for call in CALLS.values():
+            await store.acquire("s1", examples.OURS)
+            await call(store)
 
 
 def test_the_rights_that_security_md_lists_are_enough_to_see_an_outage_of_writes_and_its_end(servers: Servers) -> None:

@@ -63,7 +63,7 @@ async def until(condition: Callable[[], bool], seconds: float = 120) -> None:
 async def quiet(world: World, seconds: float = 30) -> None:
     """Let everything come to rest that is going to."""
     await trio.sleep(seconds)
-    assert world.gone_unsaved == []
+    assert world.removed_unsaved == []
 
 
 async def test_a_recording_is_kept_unless_asked_otherwise(world: World) -> None:
@@ -155,7 +155,7 @@ async def test_p8_a_recording_that_is_written_again_is_left_alone_and_uploaded_a
         daemon.closed()
         await until(lambda: not Path(world.path()).exists())
     assert sorted(world.recordings()) == sorted([first, second])
-    assert world.gone_unsaved == []
+    assert world.removed_unsaved == []
 
 
 async def test_p8_a_record_that_leads_out_of_the_folder_deletes_nothing_there(
@@ -170,7 +170,8 @@ async def test_p8_a_record_that_leads_out_of_the_folder_deletes_nothing_there(
     outside = tmp_path / "outside.mp4"
     Path(world.path()).rename(outside)
     Path(world.path()).hardlink_to(outside)
-    stream.meta = replace(stream.meta, current_path=str(outside))
+    forged = replace(stream, meta=replace(stream.meta, current_path=str(outside)))
+    world.store._streams[stream.meta.stream_id] = forged
     world.after_upload = DELETE
     async with world.daemon():
         await quiet(world)
@@ -207,7 +208,7 @@ async def test_what_a_crash_left_undone_the_next_start_does(world: World) -> Non
     assert Path(world.path()).exists()
     async with world.daemon():
         await until(lambda: not Path(world.path()).exists())
-    assert world.gone_unsaved == []
+    assert world.removed_unsaved == []
 
 
 async def test_p8_a_redis_that_lost_the_completion_of_a_deleted_recording_learns_it_from_s3(world: World) -> None:
@@ -466,7 +467,7 @@ async def _struck_move(folder: Path, fault: FaultKind, at: int) -> bool:
     async with world.daemon():
         await until(lambda: not source.exists())
     assert contents(done) == {"a.mp4": content}
-    assert world.gone_unsaved == []
+    assert world.removed_unsaved == []
     return steps.struck
 
 
@@ -510,7 +511,8 @@ async def test_p6_a_record_that_no_daemon_wrote_ends_neither_the_streams_nor_wha
         (checkpoint,) = await completed(world)
         await trio.sleep(5)
     stored = world.store._streams[checkpoint.meta.stream_id]
-    stored.meta = replace(stored.meta, part_size=0)
+    forged = replace(stored, meta=replace(stored.meta, part_size=0))
+    world.store._streams[checkpoint.meta.stream_id] = forged
     world.after_upload = DELETE
     world.append(PART + 1)
     async with world.daemon() as daemon:

@@ -17,11 +17,11 @@ from cef_trio.checkpoint.states import Status, StreamSet
 from cef_trio.files.file_stat import FileStat
 from cef_trio.files.nofollow import is_below
 from cef_trio.postprocess.after_upload_rules import (
+    BACKOFF,
     VerifiedFile,
     copy_name,
     file_mismatch,
     object_mismatch,
-    pause_seconds,
     targets,
     verified_file,
 )
@@ -153,7 +153,7 @@ def test_both_targets_of_a_name_of_any_bytes_are_names_that_a_file_system_takes(
 
 
 def test_what_fails_is_tried_again_later_and_later_and_at_least_every_hour() -> None:
-    pauses = [pause_seconds(failures) for failures in range(1, 2000)]
+    pauses = [BACKOFF.ceiling_seconds(failures) for failures in range(1, 2000)]
     assert pauses[:3] == [30.0, 60.0, 120.0]
     assert pauses == sorted(pauses)
     assert pauses[-1] == 3600.0

@@ -14,7 +14,7 @@ import pytest
 
 from cef_trio.checkpoint.model import FileIdentity
 from cef_trio.exceptions import AfterUploadError
-from cef_trio.files.file_system import Origin, inode_generation, named
+from cef_trio.files.file_system import Origin, file_system_named, inode_generation
 from cef_trio.files.writers import WriterState, writer_state_now
 from cef_trio.postprocess import disposal, rename_file
 from cef_trio.postprocess.after_upload_rules import VerifiedFile
@@ -101,7 +101,7 @@ def test_p8_after_a_boot_that_gave_its_disk_another_number_the_file_is_still_the
     path: Path, tmp_path: Path, move: bool, fs_id: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only a file system that has a name of its own proves that; another one's, or none, leaves the file alone."""
-    told = Origin(system=named("ext4"), fs_id=fs_id)
+    told = Origin(system=file_system_named("ext4"), fs_id=fs_id)
     monkeypatch.setattr(disposal, "origin_of", lambda _descriptor: told)
     file = verified(path)
     file = replace(

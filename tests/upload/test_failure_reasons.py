@@ -211,17 +211,17 @@ async def test_p6_a_bug_in_saving_a_streams_end_is_said_and_ends_no_other_task(
             world.endpoint.faults.arm(Fault(Kind.FREEZE, "UploadPart", times=None))
             await trio.sleep(1)
             ids = {Path(one.meta.original_path).name: one.meta.stream_id for one in world.known()}
-            save = daemon.services.exit_saves.save
+            save = daemon.services.shutdown_flush.save
 
             async def bug(saving: Any) -> None:
                 if saving.stream_id == ids[BAD]:
                     raise ZeroDivisionError("a bug")
                 await save(saving)
 
-            monkeypatch.setattr(daemon.services.exit_saves, "save", bug)
+            monkeypatch.setattr(daemon.services.shutdown_flush, "save", bug)
             daemon.shutdown.request()
             daemon.shutdown.request()
-    assert daemon.services.exit_saves.unsaved == {ids[BAD]}
+    assert daemon.services.shutdown_flush.unsaved == {ids[BAD]}
     assert [entry["event"] for entry in logs].count("stream_task_failed") == 1
     statuses = {one.meta.stream_id: one.meta.status for one in world.known()}
     assert statuses == {ids[BAD]: Status.ACTIVE, ids[GOOD]: Status.INTERRUPTED_CANCELLED}

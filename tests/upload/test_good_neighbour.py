@@ -15,9 +15,9 @@ from servers.operating import a_part, a_stream, stream_id
 from servers.valkey import ValkeyServer, valkey_server
 from worlds.waiting import completed
 
+from cef_trio.checkpoint.commit import Change, Saving
 from cef_trio.checkpoint.memory import MemoryCheckpointStore
 from cef_trio.checkpoint.model import FileIdentity, Lease
-from cef_trio.checkpoint.protocols import Change, Saving
 from cef_trio.checkpoint.redis.store import RedisCheckpointStore
 from cef_trio.checkpoint.states import Status
 from cef_trio.lab.world import PART, World

@@ -16,9 +16,9 @@ import pytest
 import trio
 from worlds.waiting import completed
 
+from cef_trio.checkpoint.commit import Change
 from cef_trio.checkpoint.memory import Moment
 from cef_trio.checkpoint.model import Lease
-from cef_trio.checkpoint.protocols import Change
 from cef_trio.checkpoint.states import Status
 from cef_trio.lab.scheduler import run_virtual
 from cef_trio.lab.world import PART, World, WorldDaemon

@@ -74,7 +74,9 @@ async def test_p6_a_record_of_another_folder_on_a_dead_disk_keeps_no_new_recordi
         daemon.saw()
         await trio.sleep(3)
     (parked,) = world.known()
-    world.store._streams[parked.meta.stream_id].meta = replace(parked.meta, current_path="/mnt/dead/a.mp4")
+    stored = world.store._streams[parked.meta.stream_id]
+    elsewhere = replace(stored, meta=replace(parked.meta, current_path="/mnt/dead/a.mp4"))
+    world.store._streams[parked.meta.stream_id] = elsewhere
     world.store._by_path.clear()
     Path(world.path()).unlink()
     world.append(7, "c.mp4")

@@ -6,9 +6,9 @@ import trio
 from structlog.testing import capture_logs
 from worlds.waiting import completed, until_idle
 
+from cef_trio.checkpoint.commit import Change
 from cef_trio.checkpoint.memory import Moment
 from cef_trio.checkpoint.model import Lease
-from cef_trio.checkpoint.protocols import Change
 from cef_trio.checkpoint.states import Status
 from cef_trio.lab.world import PART, World
 from cef_trio.resilience.best_effort import PAUSE_SECONDS

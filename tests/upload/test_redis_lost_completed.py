@@ -385,4 +385,4 @@ async def test_p8_a_file_that_was_found_to_be_stored_may_be_deleted_like_any(wor
         await trio.sleep(120)
     assert not Path(world.path()).exists()
     assert world.recordings() == [content]
-    assert world.gone_unsaved == []
+    assert world.removed_unsaved == []

@@ -8,9 +8,10 @@ from upload.test_failure_reasons import ended
 
 from cef_trio.checkpoint.states import Status
 from cef_trio.exceptions import ChunkProcessingError, S3OperationError
+from cef_trio.lab.proxy import Interference, Rule
 from cef_trio.lab.world import PART, World
 from cef_trio.s3_endpoint import Fault, Kind
-from cef_trio.s3_endpoint.faults import CallFacts
+from cef_trio.s3_endpoint.faults import CallInfo
 from cef_trio.upload.repeated_errors import MAX_DEFINITE, MAX_TRANSIENT, RepeatedErrors
 
 NAME = "camera.mp4"
@@ -98,6 +99,7 @@ async def test_p2_an_acknowledged_part_that_the_store_lost_is_sent_again_and_no_
         ("CompleteMultipartUpload", "NoSuchUpload", Status.FAILED_FINALIZATION, MAX_DEFINITE),
         ("UploadPart", "NoSuchUpload", Status.FAILED_S3_UPLOAD, 100),
         ("UploadPart", "BadDigest", Status.FAILED_S3_UPLOAD, 1000),
+        ("UploadPart", "RequestTimeTooSkewed", Status.FAILED_S3_UPLOAD, 1000),
         ("CompleteMultipartUpload", "BadDigest", Status.FAILED_FINALIZATION, 1000),
     ],
 )
@@ -108,7 +110,7 @@ async def test_p6_a_store_that_says_the_same_for_ever_ends_in_a_failure_with_its
     world.append(3 * PART, NAME)
     world.append(PART, "good.mp4")
 
-    def of_it(call: CallFacts) -> bool:
+    def of_it(call: CallInfo) -> bool:
         return bool(call.key) and str(call.key).endswith(f"/{NAME}")
 
     world.endpoint.faults.arm(Fault(Kind.ERROR, operation, code=code, times=None, predicate=of_it))
@@ -125,3 +127,19 @@ async def test_p6_a_store_that_says_the_same_for_ever_ends_in_a_failure_with_its
     if code == "InvalidPart":
         assert "S3_EQUAL_PARTS" in reason
     assert calls(world, operation) <= most + 10
+
+
+@pytest.mark.parametrize("date", ["Fri, 31 Dec 9999 23:59:59 GMT", "yesterday"])
+async def test_p6_a_wrong_clock_that_the_store_finds_in_parts_alone_passes(world: World, date: str) -> None:
+    """The probe is accepted, so it is no outage; no date says how to correct the clock."""
+    body = "<Error><Code>RequestTimeTooSkewed</Code></Error>"
+    rule = world.proxy.add(Rule(Interference.ANSWER, "UploadPart", status=403, headers={"date": date}, body=body))
+    world.append(3 * PART, NAME)
+    async with world.daemon() as daemon:
+        daemon.closed(NAME)
+        await trio.sleep(600)
+        assert rule.hits > MAX_DEFINITE
+        assert not any(one.meta.status.startswith("failed") for one in world.known())
+        world.proxy.remove(rule)
+        await ended(world, Status.COMPLETED, NAME)
+    assert world.recordings() == [world.content(NAME)]

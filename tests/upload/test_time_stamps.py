@@ -12,7 +12,7 @@ from worlds.waiting import completed
 
 from cef_trio.checkpoint.states import Status
 from cef_trio.files.file_stat import FileStat
-from cef_trio.files.file_system import FileSystem, named
+from cef_trio.files.file_system import FileSystem, file_system_named
 from cef_trio.files.time_stamps import unproved_seconds
 from cef_trio.lab.disk import InlineRecording
 from cef_trio.lab.run import Plan, run_plan
@@ -20,7 +20,7 @@ from cef_trio.lab.world import PART, World
 from cef_trio.lab.writers import Writers
 
 NOW = 1_000 * 10**9
-FINE, COARSE, REMOTE = named("ext4"), named("vfat"), named("nfs")
+FINE, COARSE, REMOTE = file_system_named("ext4"), file_system_named("vfat"), file_system_named("nfs")
 TICK = 2 * 10**9
 OVER = TICK + 20_000_000
 """A tick, and what the kernel's own clock lags."""
@@ -56,7 +56,7 @@ async def test_p1_a_time_that_goes_back_at_equal_size_ends_in_the_right_object(w
         (COARSE, NOW - OVER, 0.0),
         (COARSE, NOW + TICK, 2.02),
         (REMOTE, NOW - 3600 * 10**9 + 1, 2.02),  # by a clock that may be behind ours
-        (named(None), NOW - 3600 * 10**9, 2.02),
+        (file_system_named(None), NOW - 3600 * 10**9, 2.02),
     ],
 )
 def test_p1_a_stamp_proves_nothing_while_its_tick_lasts(system: FileSystem, mtime_ns: int, seconds: float) -> None:
@@ -73,7 +73,7 @@ async def test_p1_a_touched_recording_that_is_patched_within_the_tick_is_no_unch
     """It is compared, patched behind the comparison, and its stamp is the same as before."""
     world = World(tmp_path / "watch", base=tmp_path)
     system = world.kernel.file_system(world.folder)
-    system.name, system.tick_ns = "vfat", TICK
+    system.name, system.granularity_ns = "vfat", TICK
     writers = Writers(world.kernel, world.folder, world.random, world.journal)
     writers.append(2 * PART, "a.mp4")
     writers.close("a.mp4")

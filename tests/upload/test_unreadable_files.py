@@ -11,7 +11,7 @@ import pytest
 import trio
 from worlds.waiting import completed
 
-from cef_trio.checkpoint.protocols import Change
+from cef_trio.checkpoint.commit import Change
 from cef_trio.checkpoint.states import Status
 from cef_trio.files.reader import OpenRecording, refusal
 from cef_trio.lab.disk import InlineDisk

@@ -266,7 +266,8 @@ async def test_a_webhook_whose_metadata_is_in_another_bucket_is_tried_for_its_ho
     world.webhook_retry_seconds = HOUR
     await record_one(world)
     (stream,) = world.store._streams.values()
-    stream.meta = replace(stream.meta, s3_bucket="another")
+    forged = replace(stream, meta=replace(stream.meta, s3_bucket="another"))
+    world.store._streams[stream.meta.stream_id] = forged
     async with world.daemon():
         await trio.sleep(HOUR / 2)
         assert world.pending_webhooks

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from cef_trio.lab.mutations.model import Mutation, replace_in
-from cef_trio.resilience import retry
+from cef_trio.resilience import backoff
 from cef_trio.s3 import transport, xml
 from cef_trio.s3.client import S3Client
 from cef_trio.s3.model import ListedUpload
@@ -67,7 +67,7 @@ def _any_moment_is_one(stack: ExitStack) -> None:
 
 
 def _waits_as_long_as_told(stack: ExitStack) -> None:
-    replace_in(stack, retry, "MAX_RETRY_AFTER_SECONDS", math.inf)
+    replace_in(stack, backoff, "MAX_RETRY_AFTER_SECONDS", math.inf)
 
 
 MUTATIONS: Final = (

@@ -29,6 +29,10 @@ class Mutation:
 
 def replace_in(stack: ExitStack, owner: object, name: str, value: object) -> None:
     """Replace an attribute of a module or class until the stack is left."""
-    before = vars(owner)[name]
+    before = vars(owner).get(name)
+    if before is None:
+        getattr(owner, name)  # inherited; raises if there is no such attribute
+        stack.callback(delattr, owner, name)
+    else:
+        stack.callback(setattr, owner, name, before)
     setattr(owner, name, value)
-    stack.callback(setattr, owner, name, before)

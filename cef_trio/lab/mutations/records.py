@@ -10,9 +10,9 @@ from typing import Any, Final
 import trio
 
 from cef_trio.checkpoint import rules
+from cef_trio.checkpoint.commit import Change
 from cef_trio.checkpoint.memory import MemoryCheckpointStore
 from cef_trio.checkpoint.model import Lease, PartRecord, StreamMeta
-from cef_trio.checkpoint.protocols import Change
 from cef_trio.checkpoint.states import Status
 from cef_trio.exceptions import OutdatedError, StreamEndedError
 from cef_trio.lab.faults import FaultKind
@@ -104,13 +104,10 @@ def _lease_given_back_silently(stack: ExitStack) -> None:
 def _verification_kept(stack: ExitStack) -> None:
     """What was verified is still taken for verified when other parts were recorded."""
 
-    def as_it_was(meta: StreamMeta) -> StreamMeta:
-        return meta
-
     def numbers_only(self: StreamUpload, size_bytes: int) -> bool:
         return all(part.number in self.parts for part in self.plan.cut(size_bytes))
 
-    replace_in(stack, rules, "_unverified", as_it_was)
+    replace_in(stack, rules, "_UNVERIFIED", {})
     replace_in(stack, StreamUpload, "has_exactly", numbers_only)
 
 
@@ -119,7 +116,7 @@ def _unknown_uploads_unseen(stack: ExitStack) -> None:
         await trio.lowlevel.checkpoint()
         return True
 
-    replace_in(stack, OrphanUploads, "look", left_out)
+    replace_in(stack, OrphanUploads, "list_unknown", left_out)
 
 
 def _orphans_left(stack: ExitStack) -> None:

@@ -1,9 +1,9 @@
-"""The stories that the explorers tell again and again, each time interrupted at another moment.
+"""Scenarios: the scripts that the explorers run again and again, each time with a fault at another moment.
 
-A scenario is: what the world was before (``before``), what the recordings' writers and the servers do while the daemon
-lives (``script``), and how it may end. A script never asks the daemon anything: it goes on whether one is there or not.
-``streams.py`` has those of one recording and its servers; ``files.py``, ``services.py`` and ``hosts.py`` those of a
-world that is less kind.
+To add a scenario, write its script, an async function of a :class:`~cef_trio.lab.scenario_context.ScenarioContext`, and
+add a :class:`~cef_trio.lab.scenarios.model.Scenario` to ``SCENARIOS`` of the file it belongs to: ``streams.py`` (one
+recording and its servers), ``files.py`` (writers and file systems), ``services.py`` (S3 and Redis) or ``hosts.py``
+(several hosts, folders, settings). The explorers and ``tests/lab`` include it from then on.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from cef_trio.lab.scenarios import files, hosts, services, streams
-from cef_trio.lab.scenarios.model import Scenario, Story
+from cef_trio.lab.scenarios.model import Scenario, Script
 from cef_trio.lab.world import World
 
 SCENARIOS: Final = {
@@ -23,15 +23,15 @@ SCENARIOS: Final = {
 """Every scenario, by name."""
 
 EXPECTED_BROKEN: Final[Mapping[str, str]] = {}
-"""Scenarios in which the daemon still breaks a promise, and what is to be mended for them. It is to be empty.
+"""Scenarios that violate a promise even without an injection, and the known defect. The explorers skip them.
 
-Each of them breaks one unharmed, so that a scenario that is mended is seen to be, and leaves this table."""
+``tests/lab/test_lab_campaign.py`` fails as soon as one of them has no violation any more."""
 EXPLORED: Final = tuple(name for name in SCENARIOS if name not in EXPECTED_BROKEN)
-"""The scenarios that the explorers walk through."""
+"""The scenarios that the explorers run."""
 
 
 def world_for(scenario: Scenario, folder: Path, seed: int) -> World:
-    """A world for a scenario, in an empty folder."""
+    """Create the world of a scenario in an empty folder."""
     return World(
         folder / "watch",
         seed=seed,
@@ -41,4 +41,4 @@ def world_for(scenario: Scenario, folder: Path, seed: int) -> World:
     )
 
 
-__all__ = ("EXPECTED_BROKEN", "EXPLORED", "SCENARIOS", "Scenario", "Story", "world_for")
+__all__ = ("EXPECTED_BROKEN", "EXPLORED", "SCENARIOS", "Scenario", "Script", "world_for")

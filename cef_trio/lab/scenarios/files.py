@@ -1,7 +1,7 @@
-"""Files as they are outside: writers that cannot be known, numbers that mean nothing, time stamps that lie.
+"""Scenarios of files: unknown writers, unstable inode numbers, wrong time stamps, mounts, permissions.
 
-The file system of the watched folder is turned by a story's ``before``; what the daemon's code asks of it then answers
-as sshfs, FAT, a FUSE mount or another user's file does.
+``before`` sets the properties of the watch folder's file system, so that it behaves as sshfs, FAT, a FUSE mount, or a
+file of another user does.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from cef_trio.settings.after_upload import AfterUploadAction, AfterUploadRule
 _REPLACED: Final = GONE | {Status.FAILED_FILE_REPLACED}
 
 
-# -- what is not known is not "no" -------------------------------------------------------------------------------------
+# -- unknown writers, mounts, descriptors ------------------------------------------------------------------------------
 
 
-async def _before_fuse(context: ScenarioContext) -> None:
-    """A FUSE mount: its leases are granted whoever writes on the other side, and inotify hears of nothing there."""
+async def _on_fuse(context: ScenarioContext) -> None:
+    """A FUSE mount: it grants leases despite writers on the other side, and inotify reports nothing."""
     context.file_system.name, context.file_system.leases = "fuse.bindfs", Leases.ALWAYS
-    context.file_system.heard = False
+    context.file_system.reports_events = False
     context.world.after_upload = AfterUploadRule(AfterUploadAction.DELETE)
     context.world.rescan_seconds = 2.0
     await trio.lowlevel.checkpoint()
 
 
-async def _grows_unseen(context: ScenarioContext) -> None:
+async def _remote_writer(context: ScenarioContext) -> None:
     for _ in range(6):
         context.append(PART // 2 + 7)
         await trio.sleep(5)
@@ -43,8 +43,8 @@ async def _grows_unseen(context: ScenarioContext) -> None:
     await trio.sleep(40)
 
 
-async def _before_other_user(context: ScenarioContext) -> None:
-    """Another user's file, without CAP_LEASE: nobody tells whether it has a writer."""
+async def _of_another_user(context: ScenarioContext) -> None:
+    """A file of another user, without CAP_LEASE: whether it has a writer is unknown."""
     context.file_system.leases = Leases.NEVER
     context.world.after_upload = AfterUploadRule(AfterUploadAction.DELETE)
     await trio.lowlevel.checkpoint()
@@ -61,23 +61,21 @@ async def _touched_while_written(context: ScenarioContext) -> None:
     await trio.sleep(40)
 
 
-async def _moved_in_a_big_tree(context: ScenarioContext) -> None:
-    """The news of a new name is lost; only the next scan of all tells it, seconds after the old one is missed."""
+async def _move_event_lost(context: ScenarioContext) -> None:
+    """The event of a move is lost; the next full scan sees the new name seconds after the old one is missing."""
     context.append(2 * PART + 10)
     await trio.sleep(0.5)
-    context.world.kernel.queues.deaf = True
+    context.world.kernel.queues.drops_events = True
     context.writers.move("a.mp4", "deep/down/b.mp4")
-    context.world.kernel.queues.deaf = False
+    context.world.kernel.queues.drops_events = False
     await trio.sleep(20)
     context.append(PART, "deep/down/b.mp4")
     context.close("deep/down/b.mp4")
     await trio.sleep(8)
 
 
-async def _gone_under_a_new_name(context: ScenarioContext) -> None:
-    """While its stream waits for another try, a recording is renamed, and then deleted: the name on record is not where
-    it was last.
-    """
+async def _renamed_then_deleted(context: ScenarioContext) -> None:
+    """While its stream waits for a retry, a recording is renamed and then deleted; Redis has its old name."""
     reset = context.arm(Fault(Kind.RESET, "UploadPart", times=None))
     context.append(2 * PART + 10)
     await trio.sleep(1.2)
@@ -88,13 +86,13 @@ async def _gone_under_a_new_name(context: ScenarioContext) -> None:
     await trio.sleep(8)
 
 
-async def _before_mounted(context: ScenarioContext) -> None:
-    """A folder of the tree is a mount of the same device: a bind mount, or a subvolume."""
+async def _bind_mount(context: ScenarioContext) -> None:
+    """A sub-folder is a mount of the same device: a bind mount, or a subvolume."""
     context.world.kernel.make_folder(context.world.folder / "mnt", FileSystem(device=context.file_system.device))
     await trio.lowlevel.checkpoint()
 
 
-async def _before_mounted_other(context: ScenarioContext) -> None:
+async def _other_mount(context: ScenarioContext) -> None:
     context.world.kernel.make_folder(context.world.folder / "mnt", FileSystem("xfs", device=99))
     await trio.lowlevel.checkpoint()
 
@@ -113,8 +111,8 @@ async def _unmounted(context: ScenarioContext) -> None:
     await trio.sleep(30)
 
 
-async def _server_gone(context: ScenarioContext) -> None:
-    """The mount's server dies: every call there fails, and the folder above is as it was."""
+async def _mount_dead(context: ScenarioContext) -> None:
+    """The server of a mount is down: every call below the mount fails."""
     context.append(2 * PART + 10, "mnt/a.mp4")
     context.append(PART + 10, "b.mp4")
     await trio.sleep(0.5)
@@ -129,7 +127,7 @@ async def _server_gone(context: ScenarioContext) -> None:
 
 
 async def _no_descriptors(context: ScenarioContext) -> None:
-    """The process has no descriptor left for a while: nothing can be opened."""
+    """The process has no descriptor left for eight seconds: no file can be opened."""
     context.append(2 * PART + 10)
     await trio.sleep(0.5)
     context.file_system.open_error = errno.EMFILE
@@ -140,16 +138,16 @@ async def _no_descriptors(context: ScenarioContext) -> None:
     await context.completes(within=120)
 
 
-# -- a number is not a file --------------------------------------------------------------------------------------------
+# -- inode numbers -----------------------------------------------------------------------------------------------------
 
 
-async def _before_reused(context: ScenarioContext) -> None:
+async def _reused_inode_numbers(context: ScenarioContext) -> None:
     context.file_system.numbers, context.file_system.generations = Numbers.REUSED, False
     await trio.lowlevel.checkpoint()
 
 
-async def _number_reused(context: ScenarioContext) -> None:
-    """A recording fails for good and is deleted; the next one of that name gets its number."""
+async def _inode_reused(context: ScenarioContext) -> None:
+    """A recording fails permanently and is deleted; the next one with its name gets its inode number."""
     refused = context.refuse("UploadPart", "EntityTooLarge")
     context.append(2 * PART + 10)
     await trio.sleep(3)
@@ -162,16 +160,16 @@ async def _number_reused(context: ScenarioContext) -> None:
     await trio.sleep(8)
 
 
-async def _before_changing(context: ScenarioContext) -> None:
-    """As on sshfs, FAT, exFAT or CIFS: numbers are made up by the client, and no generation is told."""
+async def _unstable_inode_numbers(context: ScenarioContext) -> None:
+    """As on sshfs, FAT, exFAT or CIFS: the client invents inode numbers, and there are no generations."""
     context.file_system.name, context.file_system.generations = "fuse.sshfs", False
-    context.file_system.leases, context.file_system.heard = Leases.NEVER, False
+    context.file_system.leases, context.file_system.reports_events = Leases.NEVER, False
     context.world.rescan_seconds = 2.0
     await trio.lowlevel.checkpoint()
 
 
-async def _numbers_change(context: ScenarioContext) -> None:
-    """One recording is completed, another one open, when every number changes."""
+async def _inodes_change(context: ScenarioContext) -> None:
+    """Every inode number changes while one recording is completed and another one is open."""
     context.append(PART + 10, "a.mp4")
     context.close("a.mp4")
     await trio.sleep(40)
@@ -184,32 +182,32 @@ async def _numbers_change(context: ScenarioContext) -> None:
     await trio.sleep(45)
 
 
-async def _before_moved_away(context: ScenarioContext) -> None:
-    """While no daemon runs two recordings are moved, on a file system whose numbers only propose."""
-    await _before_changing(context)
+async def _moved_while_stopped(context: ScenarioContext) -> None:
+    """Two recordings are moved while no daemon runs, on a file system with unstable inode numbers."""
+    await _unstable_inode_numbers(context)
     await context.recorded_by_an_earlier_daemon("a.mp4", "b.mp4")
     context.writers.move("a.mp4", "deep/a.mp4")
     context.writers.move("b.mp4", "deep/b.mp4")
     context.world.kernel.renumber(context.file_system)
 
 
-async def _before_moved_and_denied(context: ScenarioContext) -> None:
-    """As ``mv`` from another user's folder: the mode comes last. Redis stumbles when it is asked for streams."""
+async def _moved_without_permission(context: ScenarioContext) -> None:
+    """Two recordings are moved and not yet readable, as ``mv`` sets the mode last; a response of Redis is lost."""
     await context.recorded_by_an_earlier_daemon("a.mp4", "b.mp4")
     for name in ("a.mp4", "b.mp4"):
         context.writers.move(name, f"deep/{name}")
         context.writers.permit(f"deep/{name}", permitted=False)
-    stumbles = [True]
+    pending = [True]
 
-    async def stumble(operation: str, moment: Moment) -> None:
-        if operation == "members" and moment is Moment.AFTER and stumbles:
-            stumbles.clear()
+    async def lose_response(operation: str, moment: Moment) -> None:
+        if operation == "members" and moment is Moment.AFTER and pending:
+            pending.clear()
             await trio.sleep(5)
 
-    context.world.store.fault = stumble
+    context.world.store.fault = lose_response
 
 
-async def _moved_away(context: ScenarioContext) -> None:
+async def _continues_after_move(context: ScenarioContext) -> None:
     await trio.sleep(5)
     for name in ("deep/a.mp4", "deep/b.mp4"):
         context.writers.permit(name, permitted=True)
@@ -219,11 +217,11 @@ async def _moved_away(context: ScenarioContext) -> None:
     await trio.sleep(45)
 
 
-# -- metadata is not content -------------------------------------------------------------------------------------------
+# -- time stamps -------------------------------------------------------------------------------------------------------
 
 
-async def _touched_after(context: ScenarioContext) -> None:
-    """A completed recording gets another time stamp, and no other byte: ``touch``, ``rsync -t``."""
+async def _touched_after_upload(context: ScenarioContext) -> None:
+    """The time stamp of a completed recording changes, and no byte: ``touch``, ``rsync -t``."""
     context.append(2 * PART + 10)
     context.close()
     await trio.sleep(8)
@@ -231,8 +229,8 @@ async def _touched_after(context: ScenarioContext) -> None:
     await trio.sleep(30)
 
 
-async def _copied_after(context: ScenarioContext) -> None:
-    """``cp -a`` to a new disk and back to the old name: another file, with the same bytes and times."""
+async def _copied_after_upload(context: ScenarioContext) -> None:
+    """A completed recording is replaced by a copy with the same bytes and times (``cp -a``)."""
     context.append(2 * PART + 10)
     context.close()
     await trio.sleep(8)
@@ -240,8 +238,8 @@ async def _copied_after(context: ScenarioContext) -> None:
     await trio.sleep(30)
 
 
-async def _time_goes_back(context: ScenarioContext) -> None:
-    """The clock is set back, or the time stamp: at equal size the file is younger on record than on disk."""
+async def _mtime_goes_back(context: ScenarioContext) -> None:
+    """The time stamp goes back: at equal size, the recorded one is newer than the file's."""
     context.append(2 * PART + 10)
     await trio.sleep(3)
     context.writers.set_mtime("a.mp4", context.world.kernel.now_ns() - 3600 * 10**9)
@@ -249,14 +247,14 @@ async def _time_goes_back(context: ScenarioContext) -> None:
     await context.completes(within=100)
 
 
-async def _before_coarse(context: ScenarioContext) -> None:
-    context.file_system.name, context.file_system.tick_ns = "vfat", 2 * 10**9
+async def _coarse_time_stamps(context: ScenarioContext) -> None:
+    context.file_system.name, context.file_system.granularity_ns = "vfat", 2 * 10**9
     await trio.lowlevel.checkpoint()
 
 
-async def _same_tick(context: ScenarioContext) -> None:
-    """It is changed, and not its size, within the tick of the time stamp that was verified."""
-    await trio.sleep(0.1)  # stamps lag behind the clock: all that follows falls into one tick
+async def _same_mtime(context: ScenarioContext) -> None:
+    """The recording changes, at equal size, within the granularity of the verified time stamp."""
+    await trio.sleep(0.1)  # time stamps lag behind the clock: all that follows has the same one
     context.append(2 * PART + 10)
     await trio.sleep(0.1)
     context.close()
@@ -267,13 +265,13 @@ async def _same_tick(context: ScenarioContext) -> None:
 
 
 def _one_stream(context: ScenarioContext) -> list[str]:
-    """A change within the tick is waited for: nothing is completed before, and sent again."""
+    """Return a violation if the recording was completed before the time stamp was reliable, and sent again."""
     streams = len(context.world.known())
-    return [f"P2: {streams} streams were begun for one recording"] if streams > 1 else []
+    return [f"P2: {streams} streams were started for one recording"] if streams > 1 else []
 
 
-async def _future(context: ScenarioContext) -> None:
-    """The file server's clock is an hour ahead, then set right."""
+async def _mtime_in_future(context: ScenarioContext) -> None:
+    """The file server's clock is an hour ahead, and is then corrected."""
     context.file_system.skew_ns = 3600 * 10**9
     context.append(2 * PART + 10)
     await trio.sleep(1)
@@ -284,8 +282,8 @@ async def _future(context: ScenarioContext) -> None:
     await trio.sleep(10)
 
 
-async def _redis_loses_completed(context: ScenarioContext) -> None:
-    """Redis loses everything when a recording is completed and its file still there."""
+async def _completed_record_lost(context: ScenarioContext) -> None:
+    """Redis loses everything after a recording was completed; its file still exists."""
     context.append(2 * PART + 10)
     context.close()
     await trio.sleep(8)
@@ -293,11 +291,11 @@ async def _redis_loses_completed(context: ScenarioContext) -> None:
     await trio.sleep(30)
 
 
-# -- a local change is not a new recording -----------------------------------------------------------------------------
+# -- changes of parts of a file ----------------------------------------------------------------------------------------
 
 
-async def _tail_cut(context: ScenarioContext) -> None:
-    """A preallocated tail is cut off at the close: by one byte."""
+async def _tail_truncated(context: ScenarioContext) -> None:
+    """The last byte is truncated before the close."""
     context.append(8 * PART)
     await trio.sleep(2)
     context.truncate(8 * PART - 1)
@@ -305,8 +303,8 @@ async def _tail_cut(context: ScenarioContext) -> None:
     await trio.sleep(10)
 
 
-async def _full_size_first(context: ScenarioContext) -> None:
-    """The recorder sets the full size, and fills it."""
+async def _preallocated(context: ScenarioContext) -> None:
+    """The recorder preallocates the full size, and fills it."""
     context.truncate(8 * PART + 10)
     await trio.sleep(1)
     for number in range(8):
@@ -317,8 +315,8 @@ async def _full_size_first(context: ScenarioContext) -> None:
     await trio.sleep(10)
 
 
-async def _append_and_close(context: ScenarioContext) -> None:
-    """It is appended to and closed, every few seconds."""
+async def _append_after_close(context: ScenarioContext) -> None:
+    """The recording is appended to and closed every few seconds."""
     for _ in range(5):
         context.append(2 * PART)
         context.close()
@@ -326,13 +324,13 @@ async def _append_and_close(context: ScenarioContext) -> None:
     await trio.sleep(10)
 
 
-async def _before_slow_disk(context: ScenarioContext) -> None:
+async def _slow_reads(context: ScenarioContext) -> None:
     context.world.read_seconds = 0.3
     await trio.lowlevel.checkpoint()
 
 
-async def _slow_disk(context: ScenarioContext) -> None:
-    """While it is verified, block by block, a block is patched that was read already."""
+async def _patched_during_verification(context: ScenarioContext) -> None:
+    """During the verification, a block is patched that was already read."""
     context.append(4 * PART)
     await trio.sleep(4)
     context.close()
@@ -342,11 +340,8 @@ async def _slow_disk(context: ScenarioContext) -> None:
     await trio.sleep(30)
 
 
-# -- what a local change mends -----------------------------------------------------------------------------------------
-
-
-async def _permission_passes(context: ScenarioContext) -> None:
-    """``mv`` and ``cp -p`` from another file system set the mode last."""
+async def _permission_granted_late(context: ScenarioContext) -> None:
+    """The recording is readable five seconds after its close, as ``mv`` and ``cp -p`` set the mode last."""
     context.touch()
     context.writers.permit("a.mp4", permitted=False)
     context.append(2 * PART + 10)
@@ -359,90 +354,106 @@ async def _permission_passes(context: ScenarioContext) -> None:
 SCENARIOS: Final = (
     Scenario(
         "fuse-remote-writer",
-        "a FUSE mount grants a lease on a file that grows behind it; AFTER_UPLOAD=delete",
-        _grows_unseen,
-        _before_fuse,
+        "a FUSE mount grants a lease on a file with a remote writer; AFTER_UPLOAD=delete",
+        _remote_writer,
+        _on_fuse,
         writes_again=True,
     ),
     Scenario(
         "touched-while-written",
-        "another process touches a file whose writer nobody can know; AFTER_UPLOAD=delete",
+        "another process touches a file whose writer is unknown; AFTER_UPLOAD=delete",
         _touched_while_written,
-        _before_other_user,
+        _of_another_user,
         writes_again=True,
     ),
     Scenario(
         "move-event-lost",
-        "a recording is missed at its old name seconds before its new one is seen",
-        _moved_in_a_big_tree,
+        "a recording is moved without an event",
+        _move_event_lost,
     ),
     Scenario(
         "renamed-then-deleted",
-        "a recording whose stream waits is renamed and deleted",
-        _gone_under_a_new_name,
+        "a recording is renamed and deleted while its stream waits for a retry",
+        _renamed_then_deleted,
         may_end=GONE,
     ),
-    Scenario("bind-unmounted", "a bind mount of the same device is gone for a while", _unmounted, _before_mounted),
-    Scenario("unmounted", "a mount is gone for a while", _unmounted, _before_mounted_other),
-    Scenario("no-descriptors", "no descriptor is to be had for a while", _no_descriptors),
-    Scenario("mount-dead", "a mount's server is gone for a while", _server_gone, _before_mounted_other),
+    Scenario("bind-unmounted", "a bind mount of the same device is unmounted for a while", _unmounted, _bind_mount),
+    Scenario("unmounted", "a mount is unmounted for a while", _unmounted, _other_mount),
+    Scenario("no-descriptors", "the process has no descriptors left for a while", _no_descriptors),
+    Scenario("mount-dead", "the server of a mount is down for a while", _mount_dead, _other_mount),
     Scenario(
         "inode-reused",
-        "a failed recording is deleted, and the next one gets its name and its number",
-        _number_reused,
-        _before_reused,
+        "a failed recording is deleted, and the next one gets its name and inode number",
+        _inode_reused,
+        _reused_inode_numbers,
         may_end=_REPLACED | {Status.FAILED_S3_UPLOAD},
     ),
-    Scenario("inodes-change", "every inode number changes, and no file does", _numbers_change, _before_changing),
+    Scenario("inodes-change", "every inode number changes", _inodes_change, _unstable_inode_numbers),
     Scenario(
         "moved-while-stopped",
-        "recordings are moved while no daemon runs, where numbers only propose",
-        _moved_away,
-        _before_moved_away,
+        "recordings are moved while no daemon runs, with unstable inode numbers",
+        _continues_after_move,
+        _moved_while_stopped,
     ),
     Scenario(
         "moved-without-permission",
-        "recordings are moved while no daemon runs, and may be read a while later",
-        _moved_away,
-        _before_moved_and_denied,
+        "recordings are moved while no daemon runs, and are readable later",
+        _continues_after_move,
+        _moved_without_permission,
         redis_may_fail=True,
     ),
-    Scenario("touched-after-upload", "a completed recording gets another time stamp", _touched_after, one_object=True),
     Scenario(
-        "copied-after-upload",
-        "a completed recording is copied over itself",
-        _copied_after,
-        may_end=_REPLACED,
-        when_unharmed=ScenarioContext.in_s3_twice,
-    ),
-    Scenario("mtime-goes-back", "a recording's time stamp goes back", _time_goes_back, _before_changing),
-    Scenario(
-        "same-mtime",
-        "a change of the same size, within a tick of two seconds",
-        _same_tick,
-        _before_coarse,
-        may_end=_REPLACED,  # where no number lasts, one whose only recorded part was patched meanwhile is another one
-        writes_again=True,
-        when_unharmed=_one_stream,
-    ),
-    Scenario("mtime-in-future", "time stamps of the future, then of now", _future),
-    Scenario(
-        "completed-record-lost",
-        "Redis loses everything when a recording is completed",
-        _redis_loses_completed,
+        "touched-after-upload",
+        "the time stamp of a completed recording changes",
+        _touched_after_upload,
         one_object=True,
     ),
-    Scenario("tail-truncated", "one byte is cut off at the close", _tail_cut, starts_over=True, cheap=True),
-    Scenario("preallocated", "the full size is set first, then filled", _full_size_first, cheap=True, slack_parts=4),
+    Scenario(
+        "copied-after-upload",
+        "a completed recording is replaced by a copy",
+        _copied_after_upload,
+        may_end=_REPLACED,
+        check_unharmed=ScenarioContext.in_s3_twice,
+    ),
+    Scenario("mtime-goes-back", "the time stamp of a recording goes back", _mtime_goes_back, _unstable_inode_numbers),
+    Scenario(
+        "same-mtime",
+        "a change at equal size that does not change the time stamp",
+        _same_mtime,
+        _coarse_time_stamps,
+        may_end=_REPLACED,  # no stable inode number, and the only recorded part was patched: taken for another file
+        writes_again=True,
+        check_unharmed=_one_stream,
+    ),
+    Scenario("mtime-in-future", "time stamps are in the future for a while", _mtime_in_future),
+    Scenario(
+        "completed-record-lost",
+        "Redis loses everything after a recording was completed",
+        _completed_record_lost,
+        one_object=True,
+    ),
+    Scenario(
+        "tail-truncated",
+        "the last byte is truncated before the close",
+        _tail_truncated,
+        starts_over=True,
+        bounded_bytes=True,
+    ),
+    Scenario("preallocated", "the file is preallocated, then filled", _preallocated, bounded_bytes=True, slack_parts=4),
     Scenario(
         "append-after-close",
-        "appended to and closed, again and again",
-        _append_and_close,
+        "the recording is appended to and closed again and again",
+        _append_after_close,
         writes_again=True,
-        cheap=True,
+        bounded_bytes=True,
     ),
     Scenario(
-        "patched-during-verification", "a block is patched behind the verification", _slow_disk, _before_slow_disk
+        "patched-during-verification",
+        "a block is patched after the verification has read it",
+        _patched_during_verification,
+        _slow_reads,
     ),
-    Scenario("permission-granted-late", "a recording may be read a few seconds after it is seen", _permission_passes),
+    Scenario(
+        "permission-granted-late", "a recording is readable a few seconds after it is seen", _permission_granted_late
+    ),
 )

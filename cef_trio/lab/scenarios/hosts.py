@@ -1,4 +1,4 @@
-"""More than one host, folder or life: what belongs to another is never changed (P9), and settings differ."""
+"""Scenarios of several hosts and folders, of other programs (P9), and of settings that change between two daemons."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from cef_trio.checkpoint.states import Status
 from cef_trio.lab.filesystem import FileSystem
 from cef_trio.lab.scenario_context import ScenarioContext
 from cef_trio.lab.scenarios.model import Scenario
-from cef_trio.lab.scenarios.streams import goes_on, interrupted
+from cef_trio.lab.scenarios.streams import interrupted_recording, recording_continues
 from cef_trio.lab.world import OTHER_BUCKET, PART
 
 
 async def _same_names(context: ScenarioContext) -> None:
-    """Recordings of one base name in several folders; Redis loses everything while all are open."""
+    """Recordings with the same name in several folders; Redis loses everything while all are open."""
     for folder in ("x", "y", "z"):
         context.append(2 * PART + 10, f"{folder}/a.mp4")
     await trio.sleep(0.5)
@@ -43,8 +43,8 @@ async def _folder_renamed(context: ScenarioContext) -> None:
     await trio.sleep(10)
 
 
-async def _overflow(context: ScenarioContext) -> None:
-    """The kernel's queue overflows: what happened is told by the next scan only."""
+async def _inotify_overflow(context: ScenarioContext) -> None:
+    """The queue of inotify overflows; only the next scan sees the changes."""
     context.append(2 * PART + 10, "a.mp4")
     await trio.sleep(0.5)
     context.append(PART, "a.mp4")
@@ -55,7 +55,7 @@ async def _overflow(context: ScenarioContext) -> None:
     await trio.sleep(40)
 
 
-async def _no_more_watches(context: ScenarioContext) -> None:
+async def _inotify_watches_exhausted(context: ScenarioContext) -> None:
     """The limit of inotify watches is reached while the daemon runs."""
     context.append(PART + 10, "a.mp4")
     await trio.sleep(0.5)
@@ -69,12 +69,12 @@ async def _no_more_watches(context: ScenarioContext) -> None:
     await trio.sleep(40)
 
 
-async def _before_two_at_once(context: ScenarioContext) -> None:
-    """Two daemons watch one shared folder, whose files no inode number and no event of this host tells apart."""
+async def _start_second_daemon(context: ScenarioContext) -> None:
+    """Start a second daemon that watches the same folder."""
     await context.start_other()
 
 
-async def _two_at_once(context: ScenarioContext) -> None:
+async def _two_daemons_one_folder(context: ScenarioContext) -> None:
     for number in range(4):
         context.append(PART + number, f"{number}.mp4")
     await trio.sleep(0.5)
@@ -83,16 +83,17 @@ async def _two_at_once(context: ScenarioContext) -> None:
     context.end_other()
 
 
-async def _before_two_hosts(context: ScenarioContext) -> None:
-    """Two hosts call their folders alike, and their devices and inodes have the same numbers.
+async def _other_host_uploads(context: ScenarioContext) -> None:
+    """Two hosts have the same watch folder path, device and inode numbers.
 
-    This one's daemon has stopped in the middle of a recording. The other one's uploads a recording of the same name.
+    The daemon of this host has stopped in the middle of a recording. That of the other host uploads a recording with
+    the same name.
     """
-    await interrupted(context)
+    await interrupted_recording(context)
     before = context.world.known()
     host = context.world.add_host("elsewhere")
     writers = context.writers_of(host)
-    await trio.sleep(60)  # whatever lease there was is over
+    await trio.sleep(60)  # until every lease has expired
     await context.start_other(host)
     writers.append(PART + 10, "a.mp4")
     writers.inode("a.mp4").number = context.writers.inode("a.mp4").number
@@ -104,13 +105,13 @@ async def _before_two_hosts(context: ScenarioContext) -> None:
     after = {checkpoint.meta.stream_id: checkpoint for checkpoint in context.world.known()}
     for checkpoint in before:
         if after.get(checkpoint.meta.stream_id) != checkpoint:
-            context.violations.append("P9: a daemon of another host changed the record of this one's recording")
+            context.violations.append("P9: a daemon of another host changed the record of this host's recording")
     if writers.content("a.mp4") not in context.world.recordings():
         context.violations.append("P6: the other host's recording is not in S3")
 
 
-async def _hosts_at_once(context: ScenarioContext) -> None:
-    """Both hosts record under the same names at once; the other one's daemon is killed, comes again, is stopped."""
+async def _two_hosts_at_once(context: ScenarioContext) -> None:
+    """Both hosts record under the same names; the daemon of the other host crashes, restarts, and is stopped."""
     host = context.world.add_host("elsewhere")
     theirs = context.writers_of(host)
     await context.start_other(host)
@@ -139,13 +140,13 @@ async def _hosts_at_once(context: ScenarioContext) -> None:
     context.end_other()
 
 
-async def _before_folders_at_once(context: ScenarioContext) -> None:
+async def _set_file_system_id(context: ScenarioContext) -> None:
     context.file_system.fsid = b"the one!"
     await trio.lowlevel.checkpoint()
 
 
-async def _folders_at_once(context: ScenarioContext) -> None:
-    """Two containers of one machine, of one name, with disks of their own, record under the same names."""
+async def _two_containers_at_once(context: ScenarioContext) -> None:
+    """Two containers of one machine, with one host name and different disks, record under the same names."""
     file_system = FileSystem(fsid=b"another!")
     host = context.world.add_host("container", machine=context.world.host.machine, file_system=file_system)
     theirs = context.writers_of(host)
@@ -164,29 +165,29 @@ async def _folders_at_once(context: ScenarioContext) -> None:
     context.end_other()
 
 
-def _each_once(context: ScenarioContext) -> list[str]:
-    """What is broken if a host's recording is not in S3, or twice."""
-    recordings, broken = context.world.recordings(), []
+def _check_each_uploaded_once(context: ScenarioContext) -> list[str]:
+    """Return violations for recordings that are not in S3 exactly once."""
+    recordings, violations = context.world.recordings(), []
     for writers in context.all_writers:
         for name in writers.names():
             times = recordings.count(writers.content(name))
             if times != 1:
-                broken.append(f"P9: {name} of one host is in S3 {times} times")
-    return broken
+                violations.append(f"P9: {name} of one host is in S3 {times} times")
+    return violations
 
 
-async def _before_bucket_changes(context: ScenarioContext) -> None:
-    await interrupted(context)
+async def _interrupt_and_change_bucket(context: ScenarioContext) -> None:
+    await interrupted_recording(context)
     context.world.bucket = OTHER_BUCKET
 
 
-async def _before_part_size_changes(context: ScenarioContext) -> None:
-    await interrupted(context)
+async def _interrupt_and_change_part_size(context: ScenarioContext) -> None:
+    await interrupted_recording(context)
     context.world.part_size = PART // 2
 
 
-async def _another_folder(context: ScenarioContext) -> None:
-    """Redis has a stream of another host's folder, whose file has our file's numbers; nobody works on it."""
+async def _foreign_stream(context: ScenarioContext) -> None:
+    """Redis has a stream of another host's folder, whose file has the same device and inode; no daemon works on it."""
     world = context.world
     context.file_system.generations = False
     theirs = StreamMeta(
@@ -216,8 +217,8 @@ async def _another_folder(context: ScenarioContext) -> None:
     world.store.restore(replace(snapshot, streams=streams))
 
 
-async def _another_program(context: ScenarioContext) -> None:
-    """Another program, and another daemon, upload to the bucket meanwhile."""
+async def _foreign_uploads(context: ScenarioContext) -> None:
+    """Another program and another daemon upload to the same bucket."""
     world, keys = context.world, ["backup/a.mp4", f"streams/{UUID(int=2, version=4)}/b.mp4"]
     async with world.foreign_client() as s3:
         theirs = {key: (await s3.create_multipart_upload(key, metadata={})).upload_id for key in keys}
@@ -229,12 +230,12 @@ async def _another_program(context: ScenarioContext) -> None:
         left = {upload.upload_id for upload in await s3.list_multipart_uploads()}
         for key, upload_id in theirs.items():
             if upload_id not in left:
-                context.violations.append(f"P9: the upload of {key} was aborted, which was none of ours")
+                context.violations.append(f"P9: the upload of {key} by another program was aborted")
             await s3.abort_multipart_upload(key, upload_id)
 
 
 async def _temporary_name(context: ScenarioContext) -> None:
-    """It has a temporary name until its first part is there."""
+    """The recording has a temporary name until its first part is full."""
     context.append(PART // 2, "tmp.mp4")
     await trio.sleep(0.5)
     context.rename("tmp.mp4", "final.mp4")
@@ -245,42 +246,59 @@ async def _temporary_name(context: ScenarioContext) -> None:
     await trio.sleep(8)
 
 
-def _key_has_final_name(context: ScenarioContext) -> list[str]:
+def _check_key_has_final_name(context: ScenarioContext) -> list[str]:
     keys = [checkpoint.meta.s3_key_prefix for checkpoint in context.world.known()]
-    return [f"P1: the key {key[-9:]} keeps a temporary name" for key in keys if not key.endswith("final.mp4")]
+    return [f"P1: the key {key[-9:]} has a temporary name" for key in keys if not key.endswith("final.mp4")]
 
 
 SCENARIOS: Final = (
-    Scenario("two-hosts", "two hosts whose folders and inodes are called alike", goes_on, _before_two_hosts),
+    Scenario(
+        "two-hosts", "two hosts with the same folder path and inode numbers", recording_continues, _other_host_uploads
+    ),
     Scenario(
         "two-hosts-at-once",
         "two hosts record under the same names at once",
-        _hosts_at_once,
-        also=_each_once,
-        goes_on=True,
+        _two_hosts_at_once,
+        check_end=_check_each_uploaded_once,
+        script_spans_lives=True,
     ),
     Scenario(
         "two-containers-at-once",
         "two containers of one machine record under the same names",
-        _folders_at_once,
-        _before_folders_at_once,
-        also=_each_once,
-        goes_on=True,
+        _two_containers_at_once,
+        _set_file_system_id,
+        check_end=_check_each_uploaded_once,
+        script_spans_lives=True,
     ),
     Scenario(
         "bucket-changes",
-        "S3_BUCKET_NAME is another one in the next life",
-        goes_on,
-        _before_bucket_changes,
+        "S3_BUCKET_NAME changes before the next daemon",
+        recording_continues,
+        _interrupt_and_change_bucket,
         starts_over=True,
     ),
-    Scenario("part-size-changes", "CHUNK_SIZE_BYTES is another one", goes_on, _before_part_size_changes),
-    Scenario("temporary-name", "renamed before the first part", _temporary_name, also=_key_has_final_name),
-    Scenario("same-names", "recordings of one name in three folders, and a Redis that forgets", _same_names),
-    Scenario("folder-renamed", "a folder with open recordings gets another name", _folder_renamed),
-    Scenario("inotify-overflow", "inotify's queue overflows", _overflow),
-    Scenario("inotify-watches-exhausted", "inotify gives no more watches", _no_more_watches),
-    Scenario("foreign-stream", "a stream of another folder has our file's numbers", _another_folder),
-    Scenario("foreign-uploads", "others upload to the bucket", _another_program),
-    Scenario("two-daemons-one-folder", "two daemons see the same files at once", _two_at_once, _before_two_at_once),
+    Scenario(
+        "part-size-changes",
+        "CHUNK_SIZE_BYTES changes before the next daemon",
+        recording_continues,
+        _interrupt_and_change_part_size,
+    ),
+    Scenario(
+        "temporary-name",
+        "a recording is renamed before its first part is full",
+        _temporary_name,
+        check_end=_check_key_has_final_name,
+    ),
+    Scenario("same-names", "recordings with one name in three folders; Redis loses everything", _same_names),
+    Scenario("folder-renamed", "a folder with open recordings is renamed", _folder_renamed),
+    Scenario("inotify-overflow", "the queue of inotify overflows", _inotify_overflow),
+    Scenario("inotify-watches-exhausted", "the limit of inotify watches is reached", _inotify_watches_exhausted),
+    Scenario("foreign-stream", "a stream of another folder has the inode number of a file here", _foreign_stream),
+    Scenario("foreign-uploads", "another program uploads to the bucket", _foreign_uploads),
+    Scenario(
+        "two-daemons-one-folder",
+        "two daemons watch one folder",
+        _two_daemons_one_folder,
+        _start_second_daemon,
+    ),
 )

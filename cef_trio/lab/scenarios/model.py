@@ -1,4 +1,4 @@
-"""What a scenario is: what the world was before, what writers and servers do meanwhile, and how it may end."""
+"""The model of a scenario: its preparation, its script, and which results are allowed."""
 
 from __future__ import annotations
 
@@ -11,54 +11,59 @@ import trio
 
 from cef_trio.checkpoint.states import Status
 from cef_trio.lab.scenario_context import ScenarioContext
-from cef_trio.resilience.retry import RetryPolicy
+from cef_trio.resilience import RetryPolicy
 
-Story = Callable[[ScenarioContext], Awaitable[None]]
+Script = Callable[[ScenarioContext], Awaitable[None]]
 
 
-async def nothing(_stage: ScenarioContext) -> None:
-    """The world is new."""
+async def nothing(_context: ScenarioContext) -> None:
+    """Prepare nothing."""
     await trio.lowlevel.checkpoint()
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """A story. ``may_end`` are statuses that its streams may end in, besides ``completed``."""
+    """A scenario. The fields after ``script`` are optional; most of them permit what is a violation elsewhere."""
 
     name: str
     summary: str
-    script: Story
-    before: Story = nothing
+    """What happens, in one line."""
+    script: Script
+    """What writers and servers do while the first daemon runs. The daemon may end early; the script must not depend on
+    it."""
+    before: Script = nothing
+    """What happens before the first daemon, e.g. an earlier daemon or the properties of a file system."""
     may_end: frozenset[Status] = frozenset()
+    """Statuses, besides ``completed``, in which its streams may end."""
     starts_over: bool = False
-    """Whether parts may rightly be sent again: the file was cut off, or its upload given up."""
+    """Whether recorded parts may be sent again: the file is truncated, or its upload is lost."""
     redis_may_fail: bool = False
-    """Whether Redis may not take a state on the way out; then it must be said whose was not saved."""
+    """Whether a state may be unsaved at exit; the daemon must then name the streams concerned."""
     redis_silent: bool = False
-    """Whether Redis takes nothing at all at the end: what is acknowledged then cannot be recorded."""
+    """Whether Redis is down at exit, so acknowledgements may be unrecorded."""
     writes_again: bool = False
-    """Whether completed recordings are rightly written to again, and then uploaded anew."""
+    """Whether completed recordings are written to again, and uploaded again."""
     faults_stay: bool = False
-    """Whether the servers' faults are still there for the daemon that comes last."""
+    """Whether the faults of S3 also apply to the last daemon."""
     one_object: bool = False
-    """Whether no two objects may have the same bytes, whatever Redis lost."""
-    cheap: bool = False
-    """Whether what is sent must be bounded by what was changed."""
+    """Whether no two objects may have the same bytes, even after Redis lost data."""
+    bounded_bytes: bool = False
+    """Whether the bytes sent must be bounded by the bytes changed."""
     slack_parts: int = 0
-    """How many parts may be sent beyond that: a file system tells holes by its own blocks, which are longer here."""
-    also: Callable[[ScenarioContext], list[str]] = lambda _: []
-    """What else is asked in the end; returns what is broken."""
-    when_unharmed: Callable[[ScenarioContext], list[str]] = lambda _: []
-    """What is asked only if no daemon was struck."""
-    between: Callable[[ScenarioContext, int], None] = lambda _stage, _life: None
-    """What changes before each further daemon, whose number is told."""
-    lingers: Callable[[ScenarioContext], AbstractAsyncContextManager[None]] | None = None
-    """A trouble that the last daemon still meets: it must say what is at risk by it (promise P10), and come back."""
-    goes_on: bool = False
-    """Whether the script goes on while daemons die and others come."""
+    """Parts that may be sent beyond that bound; holes are only seen in blocks of the real file system."""
+    check_end: Callable[[ScenarioContext], list[str]] = lambda _: []
+    """Returns further violations, when everything is at rest."""
+    check_unharmed: Callable[[ScenarioContext], list[str]] = lambda _: []
+    """The same, only for runs without injections."""
+    between: Callable[[ScenarioContext, int], None] = lambda _context, _life: None
+    """Called before each further daemon, with its number."""
+    lasting_fault: Callable[[ScenarioContext], AbstractAsyncContextManager[None]] | None = None
+    """A fault for the last daemon, which must report the risk (P10) and recover."""
+    script_spans_lives: bool = False
+    """Whether the script runs until its end, across crashes and restarts of the daemon."""
     max_concurrent_parts: int = 4
     policy: RetryPolicy = field(default=RetryPolicy(attempts=3, initial_seconds=0.2, max_seconds=2.0))
 
 
 GONE: Final = frozenset({Status.DELETED_LOCALLY, Status.ABORTED_NO_PARTS, Status.FAILED_FILE_MISSING_ON_RESUME})
-"""How a stream may end whose file was taken away."""
+"""Final statuses of a stream whose file was deleted."""

@@ -1,7 +1,7 @@
-"""S3 and Redis as they are outside: who answered, what passes, what is refused for a while, what is lost.
+"""Scenarios of S3 and Redis: proxies, refusals, lost data, late and stale responses, absurd dates, failovers.
 
-Each of these ends by itself, or is not in the way of what the daemon wants: so every recording must be in S3 in the
-end, and no person must have been needed.
+Each fault ends by itself, or affects only optional calls. So every recording must be in S3 at the end, without an
+operator.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from cef_trio.lab.proxy import Interference, Rule
 from cef_trio.lab.redis_faults import RedisFaults
 from cef_trio.lab.scenario_context import ScenarioContext
 from cef_trio.lab.scenarios.model import GONE, Scenario
-from cef_trio.lab.scenarios.streams import interrupted
+from cef_trio.lab.scenarios.streams import interrupted_recording
 from cef_trio.lab.world import PART
 from cef_trio.observability.at_risk import Reason
 from cef_trio.s3_endpoint import Fault, Kind, Moment
 from cef_trio.upload.risks import RiskObserver
 
 
-async def _page_for_a_while(context: ScenarioContext, *operations: str, status: int, title: str) -> None:
-    """An ingress answers some calls itself for eight seconds, in the middle of a recording and at its end."""
+async def _proxy_page(context: ScenarioContext, *operations: str, status: int, title: str) -> None:
+    """A proxy returns a page for some calls for eight seconds, in the middle of a recording and at its end."""
     context.append(2 * PART + 10)
     await trio.sleep(0.5)
     rules = [
@@ -42,24 +42,24 @@ async def _page_for_a_while(context: ScenarioContext, *operations: str, status: 
 
 async def _page_404(context: ScenarioContext) -> None:
     operations = "UploadPart", "ListParts", "CompleteMultipartUpload", "HeadBucket", "HeadObject"
-    await _page_for_a_while(context, *operations, status=404, title="404 Not Found")
+    await _proxy_page(context, *operations, status=404, title="404 Not Found")
 
 
 async def _page_403(context: ScenarioContext) -> None:
-    await _page_for_a_while(context, "*", status=403, title="403 Forbidden")
+    await _proxy_page(context, "*", status=403, title="403 Forbidden")
 
 
 async def _page_413(context: ScenarioContext) -> None:
-    await _page_for_a_while(context, "UploadPart", status=413, title="413 Request Entity Too Large")
+    await _proxy_page(context, "UploadPart", status=413, title="413 Request Entity Too Large")
 
 
 async def _page_200(context: ScenarioContext) -> None:
     operations = "UploadPart", "CompleteMultipartUpload", "CreateMultipartUpload", "ListParts"
-    await _page_for_a_while(context, *operations, status=200, title="Welcome to nginx!")
+    await _proxy_page(context, *operations, status=200, title="Welcome to nginx!")
 
 
-async def _refused_for_a_while(context: ScenarioContext) -> None:
-    """S3 refuses everything for eight seconds: a policy that is being changed, a quota, a key that is rotated."""
+async def _access_denied_for_a_while(context: ScenarioContext) -> None:
+    """S3 refuses every call for eight seconds, as during a change of policy, quota or keys."""
     context.append(2 * PART + 10)
     await trio.sleep(0.5)
     refused = context.refuse("*", "AccessDenied")
@@ -72,7 +72,7 @@ async def _refused_for_a_while(context: ScenarioContext) -> None:
 
 
 async def _part_lost(context: ScenarioContext) -> None:
-    """The store loses a part that it has acknowledged."""
+    """S3 loses an acknowledged part."""
     context.append(3 * PART + 10)
     await trio.sleep(0.5)
     context.lose_part(2)
@@ -80,8 +80,8 @@ async def _part_lost(context: ScenarioContext) -> None:
     await context.completes(within=120)
 
 
-async def _no_uploads_listed(context: ScenarioContext) -> None:
-    """ListMultipartUploads fails, and all else is fine."""
+async def _list_uploads_fails(context: ScenarioContext) -> None:
+    """ListMultipartUploads fails; all other calls work."""
     context.arm(Fault(Kind.ERROR, "ListMultipartUploads", times=None, code="InternalError"))
     context.append(2 * PART + 10)
     await trio.sleep(0.5)
@@ -89,8 +89,8 @@ async def _no_uploads_listed(context: ScenarioContext) -> None:
     await context.completes(within=200)
 
 
-async def _no_parts_listed(context: ScenarioContext) -> None:
-    """ListParts is not implemented, and Redis is away for a moment, so that every stream comes back through it."""
+async def _list_parts_unsupported(context: ScenarioContext) -> None:
+    """ListParts is not implemented, and UploadPart fails for a while, so that the stream resumes without it."""
     context.arm(Fault(Kind.ERROR, "ListParts", times=None, code="NotImplemented", status=501))
     context.append(2 * PART + 10)
     await trio.sleep(0.5)
@@ -102,8 +102,8 @@ async def _no_parts_listed(context: ScenarioContext) -> None:
     await context.completes(within=330)
 
 
-async def _late_request(context: ScenarioContext) -> None:
-    """A part, and an upload's creation, take effect after who asked for them is gone."""
+async def _late_requests(context: ScenarioContext) -> None:
+    """CreateMultipartUpload and UploadPart take effect after the daemon has stopped waiting for them."""
     context.world.proxy.add(Rule(Interference.LATE, "CreateMultipartUpload", times=1, seconds=3.0))
     context.world.proxy.add(Rule(Interference.LATE, "UploadPart", times=1, seconds=4.0))
     context.append(PART + 10)
@@ -116,7 +116,7 @@ async def _late_request(context: ScenarioContext) -> None:
 
 
 async def _late_creation(context: ScenarioContext) -> None:
-    """An upload's creation takes effect when its stream has ended."""
+    """CreateMultipartUpload takes effect after its stream has ended."""
     context.world.proxy.add(Rule(Interference.LATE, "CreateMultipartUpload", times=1, seconds=6.0))
     context.append(PART + 10)
     await trio.sleep(1.5)
@@ -124,8 +124,8 @@ async def _late_creation(context: ScenarioContext) -> None:
     await trio.sleep(6)
 
 
-async def _stale_answers(context: ScenarioContext) -> None:
-    """HEAD and listings answer as things stood a while ago, when completions are asked about."""
+async def _stale_responses(context: ScenarioContext) -> None:
+    """HeadObject and ListParts return stale responses when the daemon checks a completion."""
     context.arm(Fault(Kind.RESET, "CompleteMultipartUpload", Moment.REPLY))
     context.world.endpoint.model.complete_again = False
     context.arm(Fault(Kind.STALE_PARTS, "ListParts", times=5))
@@ -139,7 +139,7 @@ async def _stale_answers(context: ScenarioContext) -> None:
 
 
 async def _redis_silent(context: ScenarioContext) -> None:
-    """Redis takes nothing for twenty seconds, then goes on as if nothing had been."""
+    """Redis does not respond for twenty seconds."""
     redis = RedisFaults(context.world)
     context.append(PART + 10)
     await trio.sleep(0.5)
@@ -152,8 +152,8 @@ async def _redis_silent(context: ScenarioContext) -> None:
     await context.completes(within=120)
 
 
-async def _redis_fails_over(context: ScenarioContext) -> None:
-    """Redis refuses writes and can be read; then a replica takes over that never had the last second."""
+async def _redis_failover(context: ScenarioContext) -> None:
+    """Redis refuses writes and serves reads; then it fails over to a replica that lags behind."""
     redis = RedisFaults(context.world)
     context.append(PART + 10)
     await trio.sleep(0.5)
@@ -164,16 +164,16 @@ async def _redis_fails_over(context: ScenarioContext) -> None:
     redis.turn_read_only()
     context.append(PART)
     await trio.sleep(31)
-    if daemon is not None and daemon is context.daemon and daemon.listens and not context.world.life.ended:
-        _tell_flapping(context)
+    if daemon is not None and daemon is context.daemon and daemon.accepts_events and not context.world.life.ended:
+        _check_outage_continues(context)
     redis.fail_over(replica)
     await trio.sleep(3)
     context.close()
     await context.completes(within=120)
 
 
-async def _redis_set_back(context: ScenarioContext) -> None:
-    """Redis loses that a recording was completed, and knows its stream as it was before."""
+async def _redis_rolled_back(context: ScenarioContext) -> None:
+    """Redis loses the completion of a recording: its stream has an earlier state."""
     context.append(2 * PART + 10)
     await trio.sleep(0.5)
     replica = context.world.store.snapshot()
@@ -181,13 +181,13 @@ async def _redis_set_back(context: ScenarioContext) -> None:
     await context.completes(within=30)
     await trio.sleep(1)
     context.world.lose_redis(down_to=replica)
-    context.append(PART + 10, "b.mp4")  # so that there are moments before anybody looks after the first one
+    context.append(PART + 10, "b.mp4")  # gives the explorers steps before the daemon checks the first recording
     context.close("b.mp4")
     await trio.sleep(8)
 
 
-def _tell_flapping(context: ScenarioContext) -> None:
-    """An outage that was called over while what had failed still failed (promise P10)."""
+def _check_outage_continues(context: ScenarioContext) -> None:
+    """Record a violation if the daemon reported the end of an outage of Redis that still refused writes (P10)."""
     since = next(entry.began for entry in context.world.journal.entries if entry.text == "Redis refuses writes")
     ended = [
         entry
@@ -195,14 +195,14 @@ def _tell_flapping(context: ScenarioContext) -> None:
         if entry.lane is Lane.DAEMON and entry.began >= since and entry.text.startswith("outage_ended")
     ]
     if ended:
-        context.violations.append("P10: an outage of Redis was called over while it refused every write")
+        context.violations.append("P10: the end of an outage of Redis was reported while Redis refused every write")
 
 
 _YEAR_9999: Final = "Fri, 31 Dec 9999 23:59:59 GMT"
 
 
-async def _clock_of_year_9999(context: ScenarioContext) -> None:
-    """The store says that our clock is wrong, and that it is the year 9999."""
+async def _date_in_year_9999(context: ScenarioContext) -> None:
+    """S3 refuses requests with RequestTimeTooSkewed and a Date of the year 9999."""
     skewed = "<Error><Code>RequestTimeTooSkewed</Code></Error>"
     rule = Rule(Interference.ANSWER, "*", status=403, headers={"date": _YEAR_9999}, body=skewed)
     context.append(PART // 2)
@@ -215,8 +215,8 @@ async def _clock_of_year_9999(context: ScenarioContext) -> None:
     await context.completes(within=330)
 
 
-async def _retry_after_year_9999(context: ScenarioContext) -> None:
-    """The store asks for patience until the year 9999: of both parts' senders, and of the daemon that comes last."""
+async def _retry_after_in_year_9999(context: ScenarioContext) -> None:
+    """S3 returns Retry-After with the year 9999 for both parts, and once to the last daemon."""
     busy = "<Error><Code>SlowDown</Code></Error>"
     rule = Rule(Interference.ANSWER, "UploadPart", 3, status=503, headers={"retry-after": _YEAR_9999}, body=busy)
     context.world.proxy.add(rule)
@@ -226,8 +226,8 @@ async def _retry_after_year_9999(context: ScenarioContext) -> None:
     await trio.sleep(5)
 
 
-async def _listing_of_year_9999(context: ScenarioContext) -> None:
-    """Somebody's upload was begun on a day that no calendar has; Redis forgets, so that uploads are looked for."""
+async def _initiated_in_year_9999(context: ScenarioContext) -> None:
+    """A listed upload of another program has an Initiated that Python cannot convert to UTC."""
     upload = (
         "<ListMultipartUploadsResult><Upload><Key>backup/a</Key><UploadId>1</UploadId>"
         "<Initiated>9999-12-31T23:59:59-23:59</Initiated></Upload></ListMultipartUploadsResult>"
@@ -240,25 +240,25 @@ async def _listing_of_year_9999(context: ScenarioContext) -> None:
     context.world.proxy.remove(rule)
 
 
-async def _before_record_unreadable(context: ScenarioContext) -> None:
-    """Of an open stream Redis has a record that cannot be read."""
-    await interrupted(context)
+async def _make_record_unreadable(context: ScenarioContext) -> None:
+    """Make the record of an open stream unreadable."""
+    await interrupted_recording(context)
     for known in context.world.known():
         context.world.store.spoil(Keys().meta(known.meta.stream_id))
 
 
 async def _record_unreadable(context: ScenarioContext) -> None:
-    """Others are recorded meanwhile; what is wrong is told; then a person mends the record."""
+    """Another recording is uploaded, the risk is reported, and the record is repaired."""
     daemon = context.daemon
     context.append(PART + 10, "b.mp4")
     await trio.sleep(0.5)
     context.close("b.mp4")
     await context.completes("b.mp4", within=30)
     await trio.sleep(60)
-    if daemon is not None and daemon is context.daemon and daemon.listens:
+    if daemon is not None and daemon is context.daemon and daemon.accepts_events:
         risks = RiskObserver(daemon.services, daemon.supervisor)()
         if Reason.RECORD_UNREADABLE not in {risk.reason for risk in risks}:
-            context.violations.append("P10: a recording whose record cannot be read is not named as at risk")
+            context.violations.append("P10: a recording with an unreadable record is not reported as at risk")
     for known in context.world.known():
         context.world.store.mend(Keys().meta(known.meta.stream_id))
     context.close()
@@ -266,33 +266,37 @@ async def _record_unreadable(context: ScenarioContext) -> None:
 
 
 SCENARIOS: Final = (
-    Scenario("page-404", "an ingress answers 404 with a page, for a while", _page_404, cheap=True),
-    Scenario("page-403", "a proxy answers everything with 403 and a page, for a while", _page_403),
-    Scenario("page-413", "a proxy takes no body of that size, for a while", _page_413),
-    Scenario("page-200", "something answers 200 with a page, for a while", _page_200),
-    Scenario("access-denied-for-a-while", "S3 denies access for eight seconds", _refused_for_a_while),
-    Scenario("part-lost", "the store loses an acknowledged part", _part_lost, starts_over=True),
-    Scenario("list-uploads-fails", "ListMultipartUploads fails for good", _no_uploads_listed, faults_stay=True),
-    Scenario("list-parts-unsupported", "ListParts is not implemented", _no_parts_listed, faults_stay=True),
-    Scenario("late-requests", "requests take effect after their client is gone", _late_request, starts_over=True),
-    Scenario("late-creation", "an upload is created after its stream's end", _late_creation, may_end=GONE),
-    Scenario("date-in-year-9999", "S3's Date is absurd", _clock_of_year_9999),
-    Scenario("retry-after-in-year-9999", "S3's Retry-After is absurd", _retry_after_year_9999, faults_stay=True),
-    Scenario("initiated-in-year-9999", "an upload's Initiated is absurd", _listing_of_year_9999),
+    Scenario("page-404", "a proxy returns 404 with a page for a while", _page_404, bounded_bytes=True),
+    Scenario("page-403", "a proxy returns 403 with a page for every call, for a while", _page_403),
+    Scenario("page-413", "a proxy refuses bodies of that size for a while", _page_413),
+    Scenario("page-200", "a proxy returns 200 with a page for a while", _page_200),
+    Scenario("access-denied-for-a-while", "S3 denies access for eight seconds", _access_denied_for_a_while),
+    Scenario("part-lost", "S3 loses an acknowledged part", _part_lost, starts_over=True),
+    Scenario("list-uploads-fails", "ListMultipartUploads always fails", _list_uploads_fails, faults_stay=True),
+    Scenario("list-parts-unsupported", "ListParts is not implemented", _list_parts_unsupported, faults_stay=True),
+    Scenario(
+        "late-requests", "requests take effect after their connection was reset", _late_requests, starts_over=True
+    ),
+    Scenario("late-creation", "an upload is created after its stream has ended", _late_creation, may_end=GONE),
+    Scenario("date-in-year-9999", "S3's Date is absurd", _date_in_year_9999),
+    Scenario("retry-after-in-year-9999", "S3's Retry-After is absurd", _retry_after_in_year_9999, faults_stay=True),
+    Scenario("initiated-in-year-9999", "an upload's Initiated is absurd", _initiated_in_year_9999),
     Scenario(
         "record-unreadable",
-        "one stream's record cannot be read, for a while",
+        "the record of one stream is unreadable for a while",
         _record_unreadable,
-        _before_record_unreadable,
+        _make_record_unreadable,
     ),
-    Scenario("stale-responses", "HEAD and listings answer as things were", _stale_answers),
-    Scenario("redis-silent", "Redis is silent, and comes back", _redis_silent, redis_may_fail=True, redis_silent=True),
+    Scenario("stale-responses", "HeadObject and ListParts return stale responses", _stale_responses),
+    Scenario(
+        "redis-silent", "Redis does not respond for a while", _redis_silent, redis_may_fail=True, redis_silent=True
+    ),
     Scenario(
         "redis-failover",
-        "Redis refuses writes, and then knows less",
-        _redis_fails_over,
+        "Redis refuses writes, then fails over to a replica that lags behind",
+        _redis_failover,
         redis_may_fail=True,
         redis_silent=True,
     ),
-    Scenario("redis-rolled-back", "Redis loses a completion, and not the stream", _redis_set_back, starts_over=True),
+    Scenario("redis-rolled-back", "Redis loses the completion of a recording", _redis_rolled_back, starts_over=True),
 )

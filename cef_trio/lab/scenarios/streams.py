@@ -1,8 +1,9 @@
-"""One recording and its servers: a part, a resume, errors, outages, names, the shutdown, what follows an upload."""
+"""Scenarios of one recording and its servers: parts, resume, errors, outages, renames, shutdown, after-upload."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 import trio
@@ -28,7 +29,7 @@ async def _first_part(context: ScenarioContext) -> None:
 
 
 async def _many_parts(context: ScenarioContext) -> None:
-    # Each part takes a while, so that several are on their way, in every stage of it, at each moment.
+    # Slow parts, so that several are in flight, each at another stage, at every moment.
     context.arm(Fault(Kind.SLOW, "UploadPart", Moment.BODY, times=None, seconds=0.15))
     context.arm(Fault(Kind.SLOW, "UploadPart", Moment.REPLY, times=None, seconds=0.1))
     for name in ("a.mp4", "b.mp4", "c.mp4"):
@@ -51,7 +52,7 @@ async def _rewrites(context: ScenarioContext) -> None:
     await trio.sleep(0.5)
     context.append(2 * PART)
     await trio.sleep(0.5)
-    context.patch(5, b"patched")  # plain MP4 patches its head at the end
+    context.patch(5, b"patched")  # plain MP4 has its header written at the end
     context.patch(2 * PART - 3, b"across")
     context.close()
     await trio.sleep(1.0)
@@ -60,8 +61,8 @@ async def _rewrites(context: ScenarioContext) -> None:
     await trio.sleep(6)
 
 
-async def _bytes_go_back(context: ScenarioContext) -> None:
-    """A patched part is sent again, slowly; meanwhile the writer takes the patch back."""
+async def _patch_reverted(context: ScenarioContext) -> None:
+    """A patched part is sent again, slowly; meanwhile the writer reverts the patch."""
     context.append(3 * PART)
     await trio.sleep(0.5)
     before = context.world.content()[5:12]
@@ -74,17 +75,17 @@ async def _bytes_go_back(context: ScenarioContext) -> None:
     await trio.sleep(8)
 
 
-async def _empty(context: ScenarioContext) -> None:
+async def _empty_recording(context: ScenarioContext) -> None:
     context.touch()
     await trio.sleep(0.5)
     context.close()
     await trio.sleep(5)
 
 
-async def _interrupted_recording(
+async def _run_daemon_until(
     context: ScenarioContext, end: Callable[[WorldDaemon], None], life: Life | None = None
 ) -> None:
-    """A daemon that had sent some parts, and was ended."""
+    """Run a daemon until it has sent some parts; then end it."""
     async with context.world.services(life) as services, trio.open_nursery() as nursery:
         context.daemon = daemon = WorldDaemon(context.world, services)
         if life is not None:
@@ -97,51 +98,49 @@ async def _interrupted_recording(
     context.daemon = None
 
 
-async def interrupted(context: ScenarioContext) -> None:
-    """A daemon that was stopped in the middle of a recording."""
-    await _interrupted_recording(context, lambda daemon: daemon.shutdown.request())
+async def interrupted_recording(context: ScenarioContext) -> None:
+    """Run a daemon, and stop it in the middle of a recording."""
+    await _run_daemon_until(context, lambda daemon: daemon.shutdown.request())
 
 
-async def _before_unrecorded(context: ScenarioContext) -> None:
-    """Killed when S3 had taken the second part and nobody had heard of it."""
-    dying = _DiesAtSecondPart()
-    await _interrupted_recording(context, lambda _daemon: dying.end(), dying)
+async def _crashed_with_unrecorded_part(context: ScenarioContext) -> None:
+    """Run a daemon that crashes after S3 stored the second part and before its response arrives."""
+    life = _CrashesIn(crash_call="s3 UploadPart 2", crash_moment=CrashMoment.UNANSWERED)
+    await _run_daemon_until(context, lambda _daemon: life.end(), life)
 
 
-class _DiesAtSecondPart(Life):
-    def begins(self, call: str) -> int:
-        number = Life.begins(self, call)
-        if call == "s3 UploadPart 2":
-            self.dies_at = (number, CrashMoment.UNANSWERED)
+@dataclass(slots=True)
+class _CrashesIn(Life):
+    """A process that crashes in calls of one name."""
+
+    crash_call: str = ""
+    crash_moment: CrashMoment = CrashMoment.BEFORE
+
+    def begin_call(self, call: str) -> int:
+        number = Life.begin_call(self, call)
+        if call == self.crash_call:
+            self.dies_at = (number, self.crash_moment)
         return number
 
 
-class _DiesBeforeComplete(Life):
-    def begins(self, call: str) -> int:
-        number = Life.begins(self, call)
-        if call == "s3 CompleteMultipartUpload":
-            self.dies_at = (number, CrashMoment.BEFORE)
-        return number
-
-
-async def _before_verified(context: ScenarioContext) -> None:
-    """Killed when the recording was verified, and S3 not yet asked to complete it."""
-    dying = _DiesBeforeComplete()
-    async with context.world.services(dying) as services, trio.open_nursery() as nursery:
+async def _crashed_before_complete(context: ScenarioContext) -> None:
+    """Run a daemon that crashes after the verification, before CompleteMultipartUpload."""
+    life = _CrashesIn(crash_call="s3 CompleteMultipartUpload")
+    async with context.world.services(life) as services, trio.open_nursery() as nursery:
         context.daemon = daemon = WorldDaemon(context.world, services)
-        dying.on_end = nursery.cancel_scope.cancel
+        life.on_end = nursery.cancel_scope.cancel
         nursery.start_soon(daemon.run)
         await trio.sleep(0.1)
         context.append(PART + 555)
         await trio.sleep(0.5)
         context.close()
         await trio.sleep(5)
-        dying.end()
+        life.end()
     context.daemon = None
 
 
 async def _verified_then_grown(context: ScenarioContext) -> None:
-    """What was verified is patched and grows, is uploaded on, and is deleted."""
+    """A verified recording is patched, grows, is uploaded further, and is deleted."""
     await trio.sleep(0.3)
     context.patch(286, b"patched")
     context.append(2 * PART)
@@ -152,14 +151,14 @@ async def _verified_then_grown(context: ScenarioContext) -> None:
     await trio.sleep(4)
 
 
-async def _before_adoption(context: ScenarioContext) -> None:
-    """Redis lost everything; S3 has the open upload and its parts."""
-    await interrupted(context)
+async def _redis_lost_with_open_upload(context: ScenarioContext) -> None:
+    """Stop a daemon in the middle of a recording; then Redis loses everything, and S3 has the open upload."""
+    await interrupted_recording(context)
     context.world.lose_redis()
 
 
-async def goes_on(context: ScenarioContext) -> None:
-    """The recording grows on, and ends."""
+async def recording_continues(context: ScenarioContext) -> None:
+    """The recording grows further, and is closed."""
     await trio.sleep(0.3)
     context.append(2 * PART)
     await trio.sleep(0.5)
@@ -167,11 +166,11 @@ async def goes_on(context: ScenarioContext) -> None:
     await trio.sleep(5)
 
 
-async def _passing_errors(context: ScenarioContext) -> None:
+async def _transient_errors(context: ScenarioContext) -> None:
     for operation in ("CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload", "PutObject"):
         context.arm(Fault(Kind.ERROR, operation, code="InternalError"))
         context.arm(Fault(Kind.RESET, operation, Moment.REPLY, nth=2))
-    context.world.endpoint.model.complete_again = False  # as Ceph and MinIO have it: NoSuchUpload after a success
+    context.world.endpoint.model.complete_again = False  # NoSuchUpload after a success, as of Ceph and MinIO
     context.arm(Fault(Kind.ERROR, "UploadPart", nth=4, code="SlowDown", retry_after="1"))
     context.arm(Fault(Kind.RESET, "UploadPart", Moment.BODY, nth=5, after_bytes=300))
     context.append(3 * PART + 200)
@@ -181,7 +180,7 @@ async def _passing_errors(context: ScenarioContext) -> None:
 
 
 async def _error_in_200(context: ScenarioContext) -> None:
-    """Complete answers 200 with an error, having done nothing."""
+    """CompleteMultipartUpload has no effect, and returns 200 with an error in its body."""
     context.arm(Fault(Kind.ERROR_IN_200, "CompleteMultipartUpload", code="InternalError"))
     context.append(2 * PART + 200)
     await trio.sleep(0.5)
@@ -189,8 +188,8 @@ async def _error_in_200(context: ScenarioContext) -> None:
     await trio.sleep(8)
 
 
-async def _damaged(context: ScenarioContext) -> None:
-    """S3 stores other bytes than it was sent, and says so by the checksum it answers with; and a cut-off Complete."""
+async def _damaged_part(context: ScenarioContext) -> None:
+    """S3 stores damaged bytes and returns their checksum; the response of CompleteMultipartUpload is truncated."""
     context.arm(Fault(Kind.DAMAGE, "UploadPart", nth=2))
     context.arm(Fault(Kind.TRUNCATE, "CompleteMultipartUpload", Moment.REPLY))
     context.append(2 * PART + 200)
@@ -200,7 +199,7 @@ async def _damaged(context: ScenarioContext) -> None:
 
 
 async def _foreign_object(context: ScenarioContext) -> None:
-    """A lifecycle rule aborts our upload, and somebody puts an object of their own under our key."""
+    """A lifecycle rule aborts the upload, and another program puts an object under its key."""
     context.append(3 * PART)
     await trio.sleep(0.5)
     for key in await context.world.abort_open_uploads():
@@ -209,7 +208,7 @@ async def _foreign_object(context: ScenarioContext) -> None:
     await trio.sleep(8)
 
 
-async def _refused(context: ScenarioContext) -> None:
+async def _access_denied(context: ScenarioContext) -> None:
     context.arm(Fault(Kind.ERROR, "UploadPart", nth=2, times=None, code="AccessDenied"))
     context.append(3 * PART)
     await trio.sleep(1)
@@ -217,7 +216,7 @@ async def _refused(context: ScenarioContext) -> None:
     await trio.sleep(3)
 
 
-async def _outage(context: ScenarioContext) -> None:
+async def _s3_outage(context: ScenarioContext) -> None:
     context.append(PART + 10)
     await trio.sleep(0.3)
     armed = context.arm(Fault(Kind.RESET, "*", times=None))
@@ -229,20 +228,20 @@ async def _outage(context: ScenarioContext) -> None:
     await trio.sleep(5)
 
 
-async def _redis_stumbles(context: ScenarioContext) -> None:
-    """Redis is slow to answer three calls: each has had its effect, and its answer is lost."""
-    stumbles = {5, 9, 14}
+async def _redis_responses_lost(context: ScenarioContext) -> None:
+    """Three calls to Redis take effect, and their responses are lost."""
+    lost = {5, 9, 14}
     calls = 0
 
-    async def stumble(operation: str, moment: RedisMoment) -> None:
+    async def lose_response(operation: str, moment: RedisMoment) -> None:
         nonlocal calls
-        # Last words are tried once: what a Redis that is silent then costs is another scenario's story.
+        # A final state is saved without a retry; a Redis that is down then is the scenario `redis-frozen`.
         if moment is RedisMoment.AFTER and operation != "save_interrupted":
             calls += 1
-            if calls in stumbles:
+            if calls in lost:
                 await trio.sleep(5)
 
-    context.world.store.fault = stumble
+    context.world.store.fault = lose_response
     context.append(3 * PART)
     await trio.sleep(4)
     context.close()
@@ -255,7 +254,7 @@ async def _redis_frozen(context: ScenarioContext) -> None:
 
     async def freeze(_operation: str, moment: RedisMoment) -> None:
         if moment is RedisMoment.SENT:
-            await trio.sleep(3600)  # an end there must be, so that a daemon that waits for it can be told so
+            await trio.sleep(3600)  # finite, so that a daemon that waits for it ends and is reported
 
     context.world.store.fault = freeze
     context.append(2 * PART)
@@ -297,13 +296,13 @@ async def _replaced(context: ScenarioContext) -> None:
     await trio.sleep(5)
 
 
-async def _replaced_unheard(context: ScenarioContext) -> None:
-    """Another file takes the name just before the recording is read to be verified; there is no news of that yet."""
+async def _replaced_without_event(context: ScenarioContext) -> None:
+    """Another file replaces the recording just before its verification, without an inotify event."""
     context.append(2 * PART + 10)
     await trio.sleep(0.5)
     context.close()
     await trio.sleep(0.99)
-    context.replace(4 * PART, heard=False)
+    context.replace(4 * PART, reported=False)
     await trio.sleep(1)
     context.close()
     await trio.sleep(8)
@@ -329,8 +328,8 @@ async def _shutdown(context: ScenarioContext) -> None:
     await trio.sleep(8)
 
 
-async def _lease_lost(context: ScenarioContext) -> None:
-    """Redis forgets under the daemon's hands: its lease is gone with everything else."""
+async def _redis_data_lost(context: ScenarioContext) -> None:
+    """Redis loses everything, including the lease, while the daemon uploads."""
     context.append(2 * PART + 10)
     await trio.sleep(0.5)
     context.world.lose_redis()
@@ -340,8 +339,8 @@ async def _lease_lost(context: ScenarioContext) -> None:
     await trio.sleep(12)
 
 
-async def _before_partition(context: ScenarioContext) -> None:
-    """A daemon on another machine was cut off in the middle of a part, its stream's lease in its hands."""
+async def _partition_other_daemon(context: ScenarioContext) -> None:
+    """A daemon on another machine holds the stream's lease, and is cut off in the middle of a part."""
     context.daemon = await context.start_other()
     context.arm(Fault(Kind.SLOW, "UploadPart", Moment.REPLY, nth=4, seconds=0.2))
     context.append(3 * PART)
@@ -353,7 +352,7 @@ async def _before_partition(context: ScenarioContext) -> None:
 
 
 async def _partitioned(context: ScenarioContext) -> None:
-    """It is taken for dead after its lease, and comes back when its stream has another owner, or is done."""
+    """Its lease expires; it is connected again when its stream has another owner, or is completed."""
     await trio.sleep(36)
     context.append(PART)
     await trio.sleep(0.2)
@@ -367,15 +366,15 @@ async def _partitioned(context: ScenarioContext) -> None:
     context.end_other()
 
 
-async def _before_deleting(context: ScenarioContext) -> None:
+async def _delete_after_upload(context: ScenarioContext) -> None:
     context.world.after_upload = AfterUploadRule(AfterUploadAction.DELETE)
-    # The object is asked for slowly, so that a writer has time to come between the question and the deletion.
+    # A slow HeadObject gives the writer time to write between the check and the deletion.
     context.arm(Fault(Kind.SLOW, "HeadObject", Moment.REPLY, times=None, seconds=1.5))
     await trio.lowlevel.checkpoint()
 
 
 async def _deleted_after_upload(context: ScenarioContext) -> None:
-    """Two recordings; they are written again just when the first of them is to be deleted."""
+    """Two recordings are written again just before the first of them is deleted."""
     context.append(PART + 10, "a.mp4")
     context.touch("b.mp4")
     await trio.sleep(0.5)
@@ -383,20 +382,20 @@ async def _deleted_after_upload(context: ScenarioContext) -> None:
     await trio.sleep(2.7)
     for name in context.names():
         context.patch(3, b"once more", name)
-        context.close(name)  # so that no lease tells of it
+        context.close(name)  # so that no read lease detects it
     await trio.sleep(1)
     context.close_all()
     await trio.sleep(9)
 
 
-async def _before_webhook(context: ScenarioContext) -> None:
+async def _use_webhook(context: ScenarioContext) -> None:
     context.world.webhook = True
     context.world.receiver.answers.extend([500, 0])
     await trio.lowlevel.checkpoint()
 
 
 async def _webhook(context: ScenarioContext) -> None:
-    """The receiver fails, then is silent, then takes it."""
+    """The receiver returns an error, then nothing, then acknowledges."""
     context.append(PART + 10)
     await trio.sleep(0.5)
     context.close()
@@ -404,81 +403,88 @@ async def _webhook(context: ScenarioContext) -> None:
 
 
 SCENARIOS: Final = (
-    Scenario("first-part", "a recording begins, its first part fills up, it ends", _first_part),
-    Scenario("many-parts", "three recordings, four parts on their way at each moment", _many_parts),
+    Scenario("first-part", "a recording starts, fills its first part, and is closed", _first_part),
+    Scenario("many-parts", "three recordings, with four parts in flight at each moment", _many_parts),
     Scenario("finalizing", "a recording is verified, completed, probed; its metadata is written", _finalizing),
-    Scenario("rewrites", "the writer patches parts that were sent, until the last moment", _rewrites),
-    Scenario("patch-reverted", "a part is patched, sent again, and the patch taken back", _bytes_go_back),
-    Scenario("empty", "an empty recording becomes a plain object", _empty),
-    Scenario("resume", "a daemon that was stopped comes back, the recording still growing", goes_on, interrupted),
+    Scenario("rewrites", "the writer patches sent parts, also during the verification", _rewrites),
+    Scenario("patch-reverted", "a part is patched, sent again, and the patch is reverted", _patch_reverted),
+    Scenario("empty", "an empty recording becomes a plain object", _empty_recording),
+    Scenario(
+        "resume",
+        "a daemon restarts while the recording grows",
+        recording_continues,
+        interrupted_recording,
+    ),
     Scenario(
         "unrecorded-part",
-        "a daemon that was killed between S3's effect and its answer comes back",
-        goes_on,
-        _before_unrecorded,
+        "a daemon restarts after a crash between the effect and the response of UploadPart",
+        recording_continues,
+        _crashed_with_unrecorded_part,
     ),
     Scenario(
         "verified-then-grown",
-        "killed before Complete; then the recording is patched, grows, and is deleted",
+        "a crash before CompleteMultipartUpload; then the recording is patched, grows, and is deleted",
         _verified_then_grown,
-        _before_verified,
+        _crashed_before_complete,
         may_end=GONE,
     ),
-    Scenario("adoption", "Redis lost everything; S3 has the open upload", goes_on, _before_adoption),
-    Scenario("transient-errors", "every kind of call fails once before and once after its effect", _passing_errors),
-    Scenario("error-in-200", "Complete answers 200, and an error in the body", _error_in_200),
-    Scenario("damaged-part", "S3 stores other bytes than it was sent, and Complete's answer is cut off", _damaged),
+    Scenario(
+        "adoption", "Redis lost everything; S3 has the open upload", recording_continues, _redis_lost_with_open_upload
+    ),
+    Scenario("transient-errors", "every kind of call fails once before and once after its effect", _transient_errors),
+    Scenario("error-in-200", "CompleteMultipartUpload returns 200 with an error in the body", _error_in_200),
+    Scenario("damaged-part", "S3 stores a damaged part; the response of Complete is truncated", _damaged_part),
     Scenario(
         "foreign-object",
-        "our upload is aborted, and another object put under its key",
+        "the upload is aborted, and another program puts an object under its key",
         _foreign_object,
         starts_over=True,
     ),
     Scenario(
         "access-denied",
-        "S3 denies access for good",
-        _refused,
+        "S3 denies access permanently",
+        _access_denied,
         may_end=frozenset({Status.FAILED_ACCESS_DENIED}),
         faults_stay=True,
     ),
-    Scenario("s3-outage", "S3 is gone for twenty seconds", _outage),
+    Scenario("s3-outage", "S3 is down for twenty seconds", _s3_outage),
     Scenario(
         "redis-responses-lost",
-        "Redis has done what it was asked, and its answer is lost",
-        _redis_stumbles,
+        "responses of Redis are lost after their effect",
+        _redis_responses_lost,
         redis_may_fail=True,
     ),
     Scenario("redis-frozen", "Redis accepts and never answers", _redis_frozen, redis_may_fail=True, redis_silent=True),
     Scenario("s3-frozen", "S3 stops reading in the middle of parts", _s3_frozen),
     Scenario("deleted", "the recording is deleted while it is uploaded", _deleted, may_end=GONE),
-    Scenario("truncated", "the writer cuts the recording off and starts over", _truncated, starts_over=True),
+    Scenario("truncated", "the writer truncates the recording and starts over", _truncated, starts_over=True),
     Scenario(
         "replaced",
-        "another file takes the recording's name",
+        "another file replaces the recording",
         _replaced,
         may_end=GONE | {Status.FAILED_FILE_REPLACED},
     ),
     Scenario(
         "replaced-without-event",
-        "another file takes the recording's name just before it is verified",
-        _replaced_unheard,
+        "another file replaces the recording just before its verification, without an event",
+        _replaced_without_event,
         may_end=GONE | {Status.FAILED_FILE_REPLACED},
     ),
-    Scenario("renamed", "the recording gets another name while it is uploaded", _renamed),
-    Scenario("shutdown", "the first signal, with parts of three recordings on their way", _shutdown),
+    Scenario("renamed", "the recording is renamed while it is uploaded", _renamed),
+    Scenario("shutdown", "the first signal, with parts of three recordings in flight", _shutdown),
     Scenario(
         "partition",
-        "a daemon that was cut off past its lease comes back while another works on its stream",
+        "a daemon is cut off until its lease has expired, and returns while another works on its stream",
         _partitioned,
-        _before_partition,
+        _partition_other_daemon,
     ),
     Scenario(
         "deleted-after-upload",
-        "AFTER_UPLOAD=delete, and a writer that comes back at the last moment",
+        "AFTER_UPLOAD=delete, and a writer that writes again just before the deletion",
         _deleted_after_upload,
-        _before_deleting,
+        _delete_after_upload,
         writes_again=True,
     ),
-    Scenario("webhook", "a completed recording is told to a receiver that fails at first", _webhook, _before_webhook),
-    Scenario("redis-data-lost", "Redis loses everything under the daemon's hands", _lease_lost),
+    Scenario("webhook", "the webhook receiver fails at first", _webhook, _use_webhook),
+    Scenario("redis-data-lost", "Redis loses everything while the daemon uploads", _redis_data_lost),
 )

@@ -1,71 +1,77 @@
-"""What the scripts are given in ARGV, from values of the model. Pure; each script's own comment names the order."""
+"""The scripts' ARGV from values of the model, in the order of each script's first comment. Pure."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from cef_trio.checkpoint import rules
+from cef_trio.checkpoint.commit import Commit
 from cef_trio.checkpoint.model import Lease, PartRecord
-from cef_trio.checkpoint.protocols import Change
 from cef_trio.checkpoint.redis import codec
 from cef_trio.checkpoint.states import HOME, Status, StreamSet
 
 Argument = str | bytes | int
 
 SETS = tuple(StreamSet)
-"""The order in which every script gets the four sets; it counts them from 1."""
+"""The order of the four sets in KEYS; scripts number them from 1."""
 
 
 def set_number(stream_set: StreamSet) -> int:
-    """The set's number in ``SETS``, from 1."""
+    """Return the set's number in ``SETS``, from 1."""
     return SETS.index(stream_set) + 1
 
 
 def milliseconds(lease: Lease) -> int:
-    """The lease's TTL, rounded up: the server takes whole milliseconds, and none less than 1."""
+    """Return the lease's TTL, rounded up to whole milliseconds; at least 1."""
     return max(1, math.ceil(lease.ttl_seconds * 1000))
 
 
 def words(statuses: Iterable[Status]) -> str:
-    """Statuses as one text with a space between and around them, as ``among`` in the prelude expects."""
+    """Return statuses as one text with a space between and around them, as ``among`` in the prelude expects."""
     return f" {' '.join(sorted(statuses))} "
 
 
 def of_parts(parts: Iterable[PartRecord]) -> Iterator[Argument]:
-    """Part numbers and values."""
-    for part in parts:
-        yield part.part_number
-        yield codec.encode_part(part)
+    """Return the number of parts, their numbers and values."""
+    return _of_pairs({part.part_number: codec.encode_part(part) for part in parts})
 
 
 def of_fields(fields: Mapping[str, bytes]) -> Iterator[Argument]:
-    """The number of fields, their names and values."""
-    yield len(fields)
-    for name, value in fields.items():
-        yield name
-        yield value
+    """Return the number of fields, their names and values."""
+    return _of_pairs(fields)
 
 
-def of_change(change: Change) -> Iterator[Argument]:
-    """The fields to set, then the names of those to remove.
+def of_commit(stream_id: str, lease: Lease, commit: Commit, there: str = "") -> Iterator[Argument]:
+    """Return the arguments of ``commit.lua``; ``there``: the stream at the new path.
 
     Raises:
-        ValueError: no store may apply that change, or a value cannot be kept.
+        ValueError: a value cannot be stored.
     """
-    rules.check_change(change)
-    fields: dict[str, bytes] = {}
-    for name, value in change.fields.items():
-        if value is not None:
-            fields.update(codec.encode_field(name, value))
-    yield from of_fields(fields)
-    yield from (name for name, value in change.fields.items() if value is None)
-
-
-def of_status(status: Status) -> Iterator[Argument]:
-    """A status to move to, its set's number (0: where it is), that number if it is nowhere, what it may follow."""
-    home = HOME[status]
-    yield status.value
+    status = commit.status
+    home = HOME[status] if status is not None else None
+    encoded = [codec.encode_field(name, value) for name, value in commit.fields.items() if value is not None]
+    yield lease.value
+    yield stream_id
+    yield status or ""
     yield 0 if home is None else set_number(home)
-    yield set_number(rules.first_home(status))
-    yield words(rules.before(status))
+    yield 0 if status is None else set_number(rules.first_home(status))
+    yield "" if status is None else words(rules.before(status))
+    yield commit.raise_next_part_to
+    yield int(commit.once)
+    yield "" if commit.keep_to is None else commit.keep_to
+    yield int(commit.enqueue_webhook)
+    yield "" if commit.new_path is None else codec.encode_path(commit.new_path)
+    yield there
+    yield from _of_pairs({name: value for fields in encoded for name, value in fields.items()})
+    yield from _of_pairs(commit.add)
+    yield from of_parts(commit.parts)
+    yield from (name for name, value in commit.fields.items() if value is None)
+
+
+def _of_pairs(pairs: Mapping[Any, Argument]) -> Iterator[Argument]:
+    yield len(pairs)
+    for name, value in pairs.items():
+        yield name
+        yield value

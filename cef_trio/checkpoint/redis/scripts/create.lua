@@ -1,7 +1,7 @@
 -- KEYS: lease, meta, parts, by_path, the four sets, and the meta of the lost stream if one is named
 -- ARGV: ours, instance, TTL in ms, id, path, home, the stream that the caller saw at the path ('': none), a stream whose
 --       record may be lost ('': none), the name of the owner ('': none), the stream of another owner that the caller saw
---       at the path ('': none), number of fields, names and values, then part numbers and values
+--       at the path ('': none), number and pairs of the fields, number and pairs of the parts
 local holder = holder_of(KEYS[1])
 if redis.call('EXISTS', KEYS[2]) == 1 then
   if holder ~= ARGV[1] then
@@ -30,13 +30,9 @@ if there and there ~= ARGV[4] and there ~= ARGV[7] then
 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[3])
 redis.call('DEL', KEYS[3])
-local last = 11 + 2 * tonumber(ARGV[11])
-for i = 12, last, 2 do
-  redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 1])
-end
-for i = last + 1, #ARGV, 2 do
-  redis.call('HSET', KEYS[3], ARGV[i], ARGV[i + 1])
-end
+local fields = pairs_at(11)
+set_all(KEYS[2], fields)
+set_all(KEYS[3], pairs_at(fields.next))
 settle(ARGV[4], 5, tonumber(ARGV[6]))
 redis.call('HSET', KEYS[4], field, ARGV[4])
 return {'ok'}

@@ -1,4 +1,4 @@
-"""Settings that change between the daemons of a simulated world, and an optional second daemon.
+"""Settings that change between the daemons of a simulated world.
 
 They have a random generator of their own, so that they do not change a seed's writers and injections.
 """
@@ -8,8 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 from typing import Final
-
-import trio
 
 from cef_trio.checkpoint.states import Status
 from cef_trio.lab.scenario_context import ScenarioContext
@@ -24,14 +22,11 @@ _TEMPLATES: Final = (
     "streams/other/{stream_id}/{file_name}",
     "elsewhere/{stream_id}",
 )
-_NEIGHBOURS: Final = 0.0
-"""Share of the worlds. Disabled: with 0.15, seed 91487 ends a stream whose recording is renamed while the other daemon
-has it (P6)."""
 SETTINGS: Final = ("part size", "equal parts", "checksum", "key template", "bucket")
 
 
 @dataclass(frozen=True, slots=True)
-class LifeSettings:
+class ChangingSettings:
     """The settings that change."""
 
     seed: int
@@ -39,7 +34,7 @@ class LifeSettings:
     """Some of :data:`SETTINGS`."""
 
     @classmethod
-    def of(cls, seed: int, *, gentle: bool) -> LifeSettings:
+    def of(cls, seed: int, *, gentle: bool) -> ChangingSettings:
         """Return those of a seed; in a gentle world the bucket does not change."""
         random = Random(derived(seed, "settings"))  # noqa: S311 - to be repeated, not secret
         if random.random() >= _SHARE:
@@ -53,7 +48,7 @@ class LifeSettings:
         return frozenset({Status.FAILED_FINALIZATION}) if "bucket" in self.changing else frozenset()
 
     @property
-    def cuts_otherwise(self) -> bool:
+    def changes_part_sizes(self) -> bool:
         """Whether parts may be longer than a changed block."""
         return not self.changing.isdisjoint({"part size", "equal parts"})
 
@@ -77,29 +72,3 @@ class LifeSettings:
                     world.bucket = random.choice((BUCKET, OTHER_BUCKET))
             after = world.part_size, world.equal_parts, world.checksum, world.key_template, world.bucket
             context.hits[f"setting: {setting}"] += before != after
-
-
-@dataclass(frozen=True, slots=True)
-class Neighbour:
-    """A second daemon, on another machine, that watches the same folder for a while, without faults."""
-
-    seconds: float
-    """How long it runs, from the start; 0: there is none."""
-
-    @classmethod
-    def of(cls, seed: int, *, redis_works: bool) -> Neighbour:
-        """Return that of a seed; none where Redis has faults, since a second daemon could lose its leases."""
-        random = Random(derived(seed, "neighbour"))  # noqa: S311 - to be repeated, not secret
-        return cls(random.uniform(3, 40) if random.random() < _NEIGHBOURS and redis_works else 0.0)
-
-    async def come(self, context: ScenarioContext) -> None:
-        """Start it."""
-        if self.seconds:
-            context.hits["daemon: neighbour"] += 1
-            context.daemon = await context.start_other()
-
-    async def leave(self, context: ScenarioContext) -> None:
-        """Stop it when its time is over."""
-        if self.seconds:
-            await trio.sleep(self.seconds)
-            context.end_other()

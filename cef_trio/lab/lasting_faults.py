@@ -16,22 +16,22 @@ from cef_trio.lab.scenario_context import ScenarioContext
 from cef_trio.lab.scheduler import derived
 from cef_trio.s3_endpoint import Fault, Kind
 
-Trouble = Callable[[ScenarioContext], AbstractAsyncContextManager[None]]
+LastingFault = Callable[[ScenarioContext], AbstractAsyncContextManager[None]]
 _SHARE: Final = 0.15
 """Share of the worlds with such a fault."""
 
 
-def lingering(seed: int) -> Trouble | None:
+def lasting_fault(seed: int) -> LastingFault | None:
     """Return the lasting fault of a seed, or ``None``."""
     random = Random(derived(seed, "lingering"))  # noqa: S311 - to be repeated, not secret
     if random.random() >= _SHARE:
         return None
-    name = random.choice(sorted(TROUBLES))
+    name = random.choice(sorted(LASTING_FAULTS))
 
     @asynccontextmanager
     async def lasts(context: ScenarioContext) -> AsyncIterator[None]:
-        context.hits[f"lingers: {name}"] += 1
-        async with TROUBLES[name](context, random):
+        context.hits[f"lasting: {name}"] += 1
+        async with LASTING_FAULTS[name](context, random):
             yield
 
     return lasts
@@ -55,7 +55,7 @@ async def _parts_fail(context: ScenarioContext, _random: Random) -> AsyncIterato
     context.world.endpoint.faults.disarm(armed)
 
 
-TROUBLES: Final[Mapping[str, Callable[[ScenarioContext, Random], AbstractAsyncContextManager[None]]]] = {
+LASTING_FAULTS: Final[Mapping[str, Callable[[ScenarioContext, Random], AbstractAsyncContextManager[None]]]] = {
     "denied": file_faults.ALL["denied"],
     "page 403": _of_services("page 403"),
     "page 404": _of_services("page 404"),
@@ -63,4 +63,4 @@ TROUBLES: Final[Mapping[str, Callable[[ScenarioContext, Random], AbstractAsyncCo
     "redis read-only": _of_services("redis read-only"),
     "redis silent": _of_services("redis silent"),
 }
-"""By name; ``lingers: …`` counts them."""
+"""By name; counted as ``lasting: …``."""

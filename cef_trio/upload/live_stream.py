@@ -1,0 +1,88 @@
+"""A stream with a running task: its file as events report it, its lag, and its silence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import trio
+from trio_util import AsyncValue
+
+from cef_trio.files import FileStat, inodes_last
+from cef_trio.observability import Growth, Lag, lag_of
+from cef_trio.upload.file_state import FileState
+from cef_trio.upload.processor import StreamProcessor
+
+
+@dataclass(eq=False, slots=True)
+class LiveStream:
+    """A stream with a running task."""
+
+    processor: StreamProcessor
+    file_state: AsyncValue[FileState]
+    changed_at: float
+    """``trio.current_time()`` of the last observed change of the file."""
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    growth: Growth = field(init=False)
+    _silent: FileStat = field(init=False)
+    """The file as it was at ``changed_at``."""
+
+    def __post_init__(self) -> None:
+        self._silent = self.file_state.value.stat
+        self.growth = Growth(self.changed_at, self._silent.size_bytes)
+
+    @property
+    def path(self) -> str:
+        """The path of its file."""
+        path: str = self.file_state.value.path
+        return path
+
+    def lag(self, now: float) -> Lag:
+        """Return the lag of the stream: the bytes of its file that S3 does not have, without holes."""
+        file_state: FileState = self.file_state.value
+        size_bytes, upload = file_state.stat.size_bytes, self.processor.upload
+        if upload is None:
+            self.growth.saw(now, size_bytes)  # the stream may have checked the file itself
+            return lag_of(size_bytes, 0, self.growth.oldest())
+        acknowledged, holes = upload.acknowledged_bytes, upload.holes
+        if holes is None or not holes.are_known(file_state, now):
+            self.growth.saw(now, size_bytes)
+            self.growth.acknowledged(upload.acknowledged_to)
+            return lag_of(size_bytes, acknowledged, self.growth.oldest())
+        waiting, end = upload.waiting_before_hole(holes.first_part)
+        self.growth.saw(now, end)
+        self.growth.acknowledged(upload.acknowledged_to)
+        return Lag(waiting, self.growth.oldest(), max(0, size_bytes - acknowledged - waiting))
+
+    def may_be_at(self, stat: FileStat) -> bool:
+        """Return whether a renamed file may be this stream's; where inode numbers are unstable, trust the event."""
+        upload = self.processor.upload
+        if self.file_state.value.stat.inode == stat.inode:
+            return True
+        return upload is not None and not inodes_last(upload.meta.identity.fs_type)
+
+    def is_replaced(self, stat: FileStat) -> bool:
+        """Return whether another file took the path, by its inode number; false where inode numbers are unstable."""
+        upload = self.processor.upload
+        if upload is None or not inodes_last(upload.meta.identity.fs_type):
+            return False
+        return bool(self.file_state.value.stat.inode != stat.inode)
+
+    @property
+    def unreadable(self) -> str | None:
+        """Why the file cannot be read at present; ``None`` if it can, as far as is known."""
+        error = self.processor.unreadable
+        return str(error) if error is not None else None
+
+    def update(self, file_state: FileState) -> None:
+        """Update the state of the file."""
+        self.processor.retry_read()
+        self.file_state.value = file_state
+        self.silent_seconds(trio.current_time())
+        self.lag(trio.current_time())  # records when the bytes were first seen
+
+    def silent_seconds(self, now: float) -> float:
+        """Return the time since the file last changed, in seconds; the stream's own checks count too."""
+        stat: FileStat = self.file_state.value.stat
+        if stat != self._silent:
+            self._silent, self.changed_at = stat, now
+        return now - self.changed_at

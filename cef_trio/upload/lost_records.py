@@ -1,0 +1,72 @@
+"""Search for what Redis has no record of, before a file counts as new: uploads, objects and renamed recordings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from math import inf
+from typing import Final
+
+import trio
+
+from cef_trio.files import FileStat
+from cef_trio.upload.moved_files import MovedFiles
+from cef_trio.upload.orphan_objects import OrphanObjects
+from cef_trio.upload.orphan_uploads import OrphanUploads
+from cef_trio.upload.services import Services
+
+_AGAIN_SECONDS: Final = 600.0
+"""The minimum time between searches for completed recordings whose records Redis lost, without signs of a loss."""
+_AFTER_LOSS_SECONDS: Final = 60.0
+"""The minimum time between two such searches after signs of a loss."""
+
+
+class LostRecords:
+    """What Redis may have lost, and when it was last searched for."""
+
+    def __init__(self, services: Services, live_ids: Callable[[], frozenset[str]]) -> None:
+        self.uploads = OrphanUploads(services)
+        self.objects = OrphanObjects(services, live_ids)
+        self.moved_files = MovedFiles(services)
+        self._utc_now = services.utc_now
+        self._live_ids = live_ids
+        self._must_list_uploads = True
+        self._lost_before_ns = int(services.utc_now().timestamp() * 1e9)
+        """Redis may have lost the records of files modified before this time: the start of the daemon, or the last sign
+        of a loss. In nanoseconds of Unix time."""
+        self._searched_at = -inf
+        """The time of the last search for completed recordings, by ``trio.current_time()``."""
+        self._search_at = -inf
+        """The earliest time of the next one."""
+
+    def may_include(self, stat: FileStat) -> bool:
+        """Return whether Redis may have lost the record of a file with this stat."""
+        return stat.mtime_ns < self._lost_before_ns
+
+    def suspect(self) -> None:
+        """Search again before any file modified until now is treated as new: there is a sign of a loss."""
+        self._must_list_uploads = True
+        self.moved_files.request()
+        self._lost_before_ns = int(self._utc_now().timestamp() * 1e9) + 1
+        self._search_at = min(self._search_at, self._searched_at + _AFTER_LOSS_SECONDS)
+
+    async def search(self, unknown: Callable[[], Mapping[str, FileStat]]) -> None:
+        """Search for what the unknown files may belong to, as far as it is due.
+
+        Raises:
+            RedisOperationError, S3OperationError: Redis or S3 is unavailable.
+        """
+        if self._must_list_uploads:
+            self._must_list_uploads = False  # first, so that a lease lost meanwhile sets it again
+            done = False
+            try:
+                done = await self.uploads.list_unknown(self._live_ids)
+            finally:
+                self._must_list_uploads |= not done
+        if self.moved_files.due:
+            await self.moved_files.find_missing(self._live_ids)
+        old = {path: stat for path, stat in unknown().items() if self.may_include(stat)}
+        if old and trio.current_time() >= self._search_at:
+            await self.moved_files.find_completed(old)
+            self.objects.request(old)
+            self._searched_at = trio.current_time()
+            self._search_at = self._searched_at + _AGAIN_SECONDS
