@@ -53,7 +53,7 @@ from cef_trio.exit_codes import ExitCode
 from cef_trio.media import ffprobe
 from cef_trio.observability import configure
 from cef_trio.resilience import SingleAttempt
-from cef_trio.s3 import S3Client, network
+from cef_trio.s3 import S3Client, network_transport
 from cef_trio.safe_text import printable
 from cef_trio.settings import STAND_INS, Settings, SettingsError, exposed_secrets, load_settings, secret_values
 from cef_trio.upload import KeyTemplate
@@ -200,7 +200,7 @@ async def _check_s3(settings: Settings, add_finding: AddFinding) -> None:
 async def _s3(settings: Settings) -> AsyncIterator[tuple[S3Client, ClockSkewTransport]]:
     try:
         config = s3_config(settings)
-        clock = ClockSkewTransport(network(config), utc_now)
+        clock = ClockSkewTransport(network_transport(config), utc_now)
         client = S3Client(config, transport=clock)
     except ValueError as error:  # a setting that only s3/ can check; the message names the variable
         raise SettingsError([str(error)]) from error

@@ -28,9 +28,8 @@ from cef_trio.files import FileSlice
 from cef_trio.s3 import ARCHIVED, Crc64Nvme
 from cef_trio.safe_text import printable
 from cef_trio.settings import load_settings
-from cef_trio.upload import bulk_load, identify, metadata_key, recognize
+from cef_trio.upload import MAX_METADATA_BYTES, bulk_load, identify, metadata_key, recognize
 
-_MAX_METADATA_BYTES: Final = 64 * 1024 * 1024
 _NOT_THERE: Final = frozenset({"NoSuchKey", "NoSuchUpload"})
 
 Progressed = Callable[[int], None]
@@ -128,13 +127,8 @@ async def _read_object(context: CommandContext, key: str, progressed: Progressed
 
 async def _compare_metadata(context: CommandContext, checkpoint: Checkpoint, read: Content) -> Comparison:
     name, key = "metadata JSON", metadata_key(checkpoint.meta.s3_key_prefix)
-    document = bytearray()
     try:
-        async with context.s3.get_object(key) as (_, chunks):
-            async for chunk in chunks:
-                document += chunk
-                if len(document) > _MAX_METADATA_BYTES:
-                    return Comparison(name, False, f"is larger than {_MAX_METADATA_BYTES} bytes")
+        document = await context.s3.get_small_object(key, max_bytes=MAX_METADATA_BYTES)
     except S3OperationError as error:
         if error.code == ARCHIVED:
             return Comparison(name, None, "not compared: it is in an archive class")
@@ -142,7 +136,9 @@ async def _compare_metadata(context: CommandContext, checkpoint: Checkpoint, rea
             raise
         done = checkpoint.meta.status is Status.COMPLETED
         return Comparison(name, False if done else None, "does not exist" if done else "is not written yet")
-    content = metadata_content(bytes(document), checkpoint.meta.stream_id)
+    if document is None:
+        return Comparison(name, False, f"is larger than {MAX_METADATA_BYTES} bytes")
+    content = metadata_content(document, checkpoint.meta.stream_id)
     return Comparison(name, False, content) if isinstance(content, str) else compare(name, read, content)
 
 

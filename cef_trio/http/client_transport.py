@@ -5,8 +5,8 @@ httpcore's pool through public interfaces only. HTTP/1.1, no proxy, no retries.
 
 - :meth:`HttpTransport.renew_connections`: one address may lead to several backends, and a kept-alive connection stays
   with its backend even if that is down. Requests that start after a renewal use new connections.
-- A new connection reads the certificates again if their file has changed (:class:`cef_trio.http.tls.Trust`). The pool's
-  own TLS context trusts no certificate, so a connection that used it by mistake would fail.
+- A new connection reads the certificates again if their file has changed (``tls.py``). The pool's own TLS context
+  trusts no certificate, so a connection that used it by mistake would fail.
 
 Cancellation: a connection that is being opened is closed. There is no checkpoint between the arrival of the response's
 headers and the return of :meth:`HttpTransport.handle_async_request`.
@@ -23,7 +23,7 @@ from typing import Any, Final, cast
 import httpcore
 import httpx
 
-from cef_trio.http.tls import Trust
+from cef_trio.http.tls import TrustedCertificates
 
 _EXCEPTIONS: Final[Mapping[type[Exception], type[httpx.TransportError]]] = MappingProxyType(
     {
@@ -52,7 +52,7 @@ class HttpTransport(httpx.AsyncBaseTransport):
     """A connection pool for httpx.
 
     Args:
-        trust: the certificates that TLS servers are verified with; ``None`` if no connection uses TLS.
+        trusted: the certificates that TLS servers are verified with; ``None`` if no connection uses TLS.
         max_connections: how many connections may be open at once.
         keepalive_seconds: how long a connection may be idle.
         backend: opens connections; tests replace the real network with it.
@@ -60,13 +60,13 @@ class HttpTransport(httpx.AsyncBaseTransport):
 
     def __init__(
         self,
-        trust: Trust | None,
+        trusted: TrustedCertificates | None,
         *,
         max_connections: int,
         keepalive_seconds: float,
         backend: httpcore.AsyncNetworkBackend | None = None,
     ) -> None:
-        self._backend = _Backend(httpcore.TrioBackend() if backend is None else backend, trust)
+        self._backend = _Backend(httpcore.TrioBackend() if backend is None else backend, trusted)
         self._max_connections = max_connections
         self._keepalive_seconds = keepalive_seconds
         self._pool = self._new_pool()
@@ -149,21 +149,21 @@ class _Body(httpx.AsyncByteStream):
 class _Backend(httpcore.AsyncNetworkBackend):
     """Opens connections that use the current certificates when TLS starts."""
 
-    def __init__(self, backend: httpcore.AsyncNetworkBackend, trust: Trust | None) -> None:
+    def __init__(self, backend: httpcore.AsyncNetworkBackend, trusted: TrustedCertificates | None) -> None:
         self._backend = backend
-        self._trust = trust
+        self._trusted = trusted
 
     async def connect_tcp(self, *given: Any, **named: Any) -> httpcore.AsyncNetworkStream:
         stream = await self._backend.connect_tcp(*given, **named)
-        return stream if self._trust is None else _TlsCapableStream(stream, self._trust)
+        return stream if self._trusted is None else _TlsCapableStream(stream, self._trusted)
 
 
 class _TlsCapableStream(httpcore.AsyncNetworkStream):
     """A TCP connection that uses the current certificates if TLS is started on it."""
 
-    def __init__(self, stream: httpcore.AsyncNetworkStream, trust: Trust) -> None:
+    def __init__(self, stream: httpcore.AsyncNetworkStream, trusted: TrustedCertificates) -> None:
         self._stream = stream
-        self._trust = trust
+        self._trusted = trusted
 
     async def start_tls(
         self,
@@ -172,7 +172,7 @@ class _TlsCapableStream(httpcore.AsyncNetworkStream):
         timeout: float | None = None,
     ) -> httpcore.AsyncNetworkStream:
         try:
-            context = await self._trust.now()
+            context = await self._trusted.current_context()
             return await self._stream.start_tls(context, server_hostname, timeout)
         except BaseException:
             await self._stream.aclose()  # httpcore would leave the connection open after a cancellation here

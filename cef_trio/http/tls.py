@@ -5,8 +5,8 @@ Certificates and host names are always verified, with TLS 1.2 or newer; no setti
 A certificate that is refused at start is most often a wrong setting, so the daemon exits with code 4. While it runs,
 the same error is an outage: a certificate that has expired is renewed on the server, and no upload fails because of it.
 
-Certificate files may be replaced while the daemon runs. Every new connection uses the current ones (:class:`Trust`;
-redis-py reads its files for every connection itself).
+Certificate files may be replaced while the daemon runs. Every new connection uses the current ones
+(:class:`TrustedCertificates`; redis-py reads its files for every connection itself).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _CLIENT_CERTIFICATE_ALERTS: Final = (
 """OpenSSL's names of the alerts with which a server refuses a missing or unknown client certificate."""
 
 
-class Trust:
+class TrustedCertificates:
     """The certificates that a client trusts: those of ``ca_file`` only, or the system's; reloaded when they change.
 
     Args:
@@ -59,7 +59,7 @@ class Trust:
             raise ValueError(f"{setting} {ca_file}: no certificates can be read from it ({error})") from error
         self._read_limiter = trio.CapacityLimiter(1)
 
-    async def now(self) -> ssl.SSLContext:
+    async def current_context(self) -> ssl.SSLContext:
         """Return the context for a new connection; the previous one while the file cannot be read."""
         with trio.move_on_after(_READ_SECONDS):
             # Safe to abandon: it only reads. One thread at a time, so that a hung disk cannot occupy all of them.
@@ -99,19 +99,20 @@ def client_context(ca_file: Path | None) -> ssl.SSLContext:
     Raises:
         OSError: the file contains no certificates (``ssl.SSLError`` is an ``OSError``).
     """
-    context = ssl.create_default_context(cafile=ca_file)
-    if ca_file is None and not _system_has_certificates():
-        context.load_verify_locations(certifi.where())  # an image without ca-certificates
+    context = ssl.create_default_context(cafile=trusted_file(ca_file))
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context
 
 
-def _system_has_certificates() -> bool:
+def trusted_file(ca_file: Path | None) -> Path | None:
+    """Return the PEM file to trust: ``ca_file``, or certifi's if the system has none; ``None`` for the system's."""
     paths = ssl.get_default_verify_paths()
-    return paths.cafile is not None or (paths.capath is not None and any(Path(paths.capath).iterdir()))
+    if ca_file or paths.cafile or (paths.capath and any(Path(paths.capath).iterdir())):
+        return ca_file
+    return Path(certifi.where())  # an image without ca-certificates
 
 
-def refusal(error: BaseException, *, ca_setting: str, address_setting: str) -> str | None:
+def explain_refused_certificate(error: BaseException, *, ca_setting: str, address_setting: str) -> str | None:
     """Return why a certificate was refused and which setting to check; ``None`` for any other error.
 
     Searches the causes of ``error``. The two settings are names of environment variables.

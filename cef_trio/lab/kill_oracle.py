@@ -15,7 +15,7 @@ import trio
 
 from cef_trio.checkpoint.model import PartRecord
 from cef_trio.local.servers import BUCKET
-from cef_trio.s3_endpoint.calls import Entry
+from cef_trio.s3_endpoint.calls import LoggedCall
 from cef_trio.s3_endpoint.model import S3Model
 from cef_trio.upload.object_key import METADATA_SUFFIX
 from cef_trio.upload.part_plan import PartPlan
@@ -47,7 +47,7 @@ class Checkpointed:
 
 def parts_sent_again(
     before: Iterable[Checkpointed],
-    journal: Sequence[Entry],
+    journal: Sequence[LoggedCall],
     since: int,
     patches: Mapping[Path, Sequence[Patch]],
     sizes: Mapping[Path, int],
@@ -79,7 +79,7 @@ def parts_sent_again(
             yield f"part {number} of {stream.path.name} was recorded, unchanged, and sent again"
 
 
-def _began(calls: Sequence[Entry], key: str, record: PartRecord) -> float:
+def _began(calls: Sequence[LoggedCall], key: str, record: PartRecord) -> float:
     """When the call began whose acknowledgement the record is."""
     recorded_at = record.uploaded_at_utc.timestamp()
     sent = (

@@ -15,7 +15,7 @@ from cef_trio.lab.journal import Lane
 from cef_trio.lab.kernel import Host
 from cef_trio.lab.world import PART, World, WorldDaemon
 from cef_trio.lab.writers import Writers
-from cef_trio.s3_endpoint import Armed, Fault, Kind
+from cef_trio.s3_endpoint import ArmedFault, Fault, Kind
 
 
 class ScenarioContext:
@@ -38,7 +38,7 @@ class ScenarioContext:
         self.violations: list[str] = []
         """Violations found by the scenario's script."""
         self._other: WorldDaemon | None = None
-        self._armed: list[Armed] = []
+        self._armed: list[ArmedFault] = []
 
     async def start_other(self, host: Host | None = None, *, instance: str = "elsewhere") -> WorldDaemon:
         """Start a daemon on another machine, with the same folder or its own, until :meth:`end_other`."""
@@ -83,7 +83,7 @@ class ScenarioContext:
         if self._other is not None:
             self._other.shutdown.request()
 
-    def arm(self, fault: Fault) -> Armed:
+    def arm(self, fault: Fault) -> ArmedFault:
         """Arm a fault of the S3 endpoint."""
         armed = self.world.endpoint.faults.arm(fault)
         self._armed.append(armed)
@@ -106,7 +106,7 @@ class ScenarioContext:
         twice = len(recordings) - len(set(recordings))
         return [f"P2: {twice} recordings are in S3 twice"] if twice else []
 
-    def refuse(self, operation: str, code: str) -> Armed:
+    def refuse(self, operation: str, code: str) -> ArmedFault:
         """Make S3 refuse a call until the fault is disarmed."""
         return self.arm(Fault(Kind.ERROR, operation, times=None, code=code))
 

@@ -30,8 +30,8 @@ from cef_trio.checkpoint.redis import job_lock_name
 from cef_trio.exceptions import CefMp4ProcessorError, S3OperationError, WebhookOperationError
 from cef_trio.observability import WebhookOutcome
 from cef_trio.resilience import RetryPolicy, at_least_retry_after
-from cef_trio.upload import Services, bulk_load, hold_lease, metadata_key
-from cef_trio.webhook import Answered, Delivery, WebhookClient, WebhookResponse, judge_status
+from cef_trio.upload import MAX_METADATA_BYTES, Services, bulk_load, hold_lease, metadata_key
+from cef_trio.webhook import Delivery, DeliveryOutcome, WebhookClient, WebhookResponse, outcome_of_status
 
 log = structlog.get_logger(__name__)
 
@@ -42,8 +42,6 @@ _MAX_CONCURRENT: Final = 4
 _PERIOD_SECONDS: Final = 60.0
 """How often Redis is asked for pending webhooks of other daemons, which may have died."""
 _BATCH: Final = 500
-_MAX_BODY_BYTES: Final = 16 << 20
-"""Larger than any metadata object: 10,000 parts of some 150 bytes are 1.5 MB."""
 _NO_SUCH_KEY: Final = "NoSuchKey"
 _SENDABLE_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,200}")
 """Ids that a header can carry and that keep the signed text unambiguous; a record in Redis may hold any text."""
@@ -181,13 +179,13 @@ class WebhookDeliverer:
         async with self._client.post(delivery) as answer:
             # The receiver has answered: no checkpoint until that is recorded.
             self._answered = True
-            match judge_status(answer.status, answer.content_type):
-                case Answered.DELIVERED:
+            match outcome_of_status(answer.status, answer.content_type):
+                case DeliveryOutcome.DELIVERED:
                     await self._services.record_effect(
                         "webhook delivery", lambda: self._acknowledge(meta, WebhookOutcome.DELIVERED)
                     )
                     log.info("webhook_delivered", stream_id=meta.stream_id, status=answer.status)
-                case Answered.REFUSED:
+                case DeliveryOutcome.REFUSED:
                     log.warning(
                         "webhook_refused",
                         stream_id=meta.stream_id,
@@ -195,7 +193,7 @@ class WebhookDeliverer:
                         receiver=self._client.receiver,
                     )
                     await self._acknowledge(meta, WebhookOutcome.REFUSED)
-                case Answered.AGAIN:
+                case DeliveryOutcome.RETRY:
                     raise self._retryable_error(answer)
 
     def _retryable_error(self, answer: WebhookResponse) -> WebhookOperationError:
@@ -215,13 +213,10 @@ class WebhookDeliverer:
         """
         if meta.s3_bucket != self._services.rules.bucket:
             raise S3OperationError("get_object", f"the metadata is in another bucket, {meta.s3_bucket!r}")
-        key, body = metadata_key(meta.s3_key_prefix), bytearray()
-        async with self._services.s3.get_object(key) as (_, chunks):
-            async for chunk in chunks:
-                body += chunk
-                if len(body) > _MAX_BODY_BYTES:
-                    raise S3OperationError("get_object", "the metadata is too large", code=_NO_SUCH_KEY)
-        return bytes(body)
+        body = await self._services.s3.get_small_object(metadata_key(meta.s3_key_prefix), max_bytes=MAX_METADATA_BYTES)
+        if body is None:
+            raise S3OperationError("get_object", "the metadata is too large", code=_NO_SUCH_KEY)
+        return body
 
     async def _acknowledge(self, meta: StreamMeta, outcome: WebhookOutcome) -> None:
         await self._services.store.ack_webhook(meta.stream_id)

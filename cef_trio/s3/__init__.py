@@ -39,7 +39,7 @@ from cef_trio.s3.model import (
 from cef_trio.s3.rate_limiter import RateLimiter
 from cef_trio.s3.signing import Credentials
 from cef_trio.s3.store_probe import StoreProbe
-from cef_trio.s3.transport import network
+from cef_trio.s3.transport import network_transport
 from cef_trio.s3.xml import Element, XmlError, parse_xml
 
 __all__ = [
@@ -80,7 +80,7 @@ __all__ = [
     "from_base64",
     "looks_like_md5",
     "multipart_etag",
-    "network",
+    "network_transport",
     "parse_http_date",
     "parse_retry_after",
     "parse_xml",

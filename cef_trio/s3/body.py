@@ -9,8 +9,9 @@ The second pass is limited by :class:`~cef_trio.s3.rate_limiter.RateLimiter`, wh
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from collections.abc import Set as AbstractSet
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Final
 
@@ -47,7 +48,7 @@ class BytesSource:
         """The number of bytes."""
         return len(self._data)
 
-    async def blocks(self) -> AsyncIterator[bytes]:
+    async def blocks(self) -> AsyncGenerator[bytes, None]:
         """Yield the bytes from the beginning; no checkpoint."""
         for offset in range(0, len(self._data), BLOCK_BYTES):
             yield self._data[offset : offset + BLOCK_BYTES]
@@ -64,7 +65,7 @@ async def measure(source: ByteSource, algorithms: AbstractSet[ChecksumAlgorithm]
     crc = Crc64Nvme()
     others = {name: CHECKSUMS[name].calculator() for name in algorithms if name is not ChecksumAlgorithm.CRC64NVME}
     seen = 0
-    async with _closing(source.blocks()) as blocks:
+    async with aclosing(source.blocks()) as blocks:
         async for block in blocks:
             seen += len(block)
             crc.update(block)
@@ -106,7 +107,7 @@ class CheckedBody(httpx.AsyncByteStream):
         self._source = source
         self._measured = measured
         self._rate_limiter = rate_limiter
-        self._blocks: AsyncIterator[bytes] | None = None
+        self._blocks: AsyncGenerator[bytes, None] | None = None
         self._block = b""
         self._position = 0
         """How many bytes of the current block have been sent."""
@@ -130,7 +131,7 @@ class CheckedBody(httpx.AsyncByteStream):
         stall.moved()
         return self._block[begin : self._position]  # no copy if the whole block is sent
 
-    async def _next_block(self, blocks: AsyncIterator[bytes]) -> bytes:
+    async def _next_block(self, blocks: AsyncGenerator[bytes, None]) -> bytes:
         """Return the next block; the last one only if size and CRC64NVME are the measured ones."""
         try:
             block = await anext(blocks)
@@ -151,21 +152,5 @@ class CheckedBody(httpx.AsyncByteStream):
     async def aclose(self) -> None:
         """Close the source's iterator."""
         blocks, self._blocks = self._blocks, None
-        close = getattr(blocks, "aclose", None)
-        if close is not None:
-            await close()
-
-
-class _closing:  # noqa: N801 - used like contextlib.aclosing
-    """``contextlib.aclosing`` for iterators that may lack ``aclose``."""
-
-    def __init__(self, blocks: AsyncIterator[bytes]) -> None:
-        self._blocks = blocks
-
-    async def __aenter__(self) -> AsyncIterator[bytes]:
-        return self._blocks
-
-    async def __aexit__(self, *_: object) -> None:
-        close = getattr(self._blocks, "aclose", None)
-        if close is not None:
-            await close()
+        if blocks is not None:
+            await blocks.aclose()

@@ -53,7 +53,7 @@ from cef_trio.s3.model import (
 from cef_trio.s3.rate_limiter import RateLimiter
 from cef_trio.s3.signing import EMPTY_SHA256, UNSIGNED_PAYLOAD
 from cef_trio.s3.transport import Request, Response, ResponseMode, Transport, sha256_hex
-from cef_trio.s3.upload_body import BodyUploader, Sent
+from cef_trio.s3.upload_body import BodyUploader, SentBody
 from cef_trio.s3.xml import (
     XmlError,
     create_bucket_configuration,
@@ -114,7 +114,7 @@ class S3Client:
             self._capabilities,
             bucket=config.bucket,
             rate_limiter=rate_limiter if rate_limiter is not None else RateLimiter(),
-            kms_asked=config.options.asks_for_kms,
+            kms_requested=config.options.requests_kms,
         )
 
     @property
@@ -175,7 +175,7 @@ class S3Client:
         query = (("partNumber", str(part_number)), ("uploadId", upload_id))
         request = Request("upload_part", "PUT", UNSIGNED_PAYLOAD, key=key, query=query, part_number=part_number)
 
-        async def attempt() -> Sent:
+        async def attempt() -> SentBody:
             with _missing_upload():
                 return await self._sender.send(request, source, checksum)
 
@@ -299,7 +299,7 @@ class S3Client:
             stream_id=stream_id,
             read_timeout_seconds=self._config.complete_timeout_seconds,
             downloader=self._downloader,
-            kms_asked=self._config.options.asks_for_kms,
+            kms_requested=self._config.options.requests_kms,
         )
         return await self._retrier.call("complete_multipart_upload", completion.attempt)
 
@@ -393,6 +393,20 @@ class S3Client:
         """
         async with self._downloader.open(key, self._retrier) as opened:
             yield opened
+
+    async def get_small_object(self, key: str, *, max_bytes: int) -> bytes | None:
+        """Return an object's content; ``None`` if it is larger than ``max_bytes``.
+
+        Raises:
+            S3OperationError: as :meth:`get_object`.
+        """
+        content = bytearray()
+        async with self.get_object(key) as (_, blocks):
+            async for block in blocks:
+                content += block
+                if len(content) > max_bytes:
+                    return None
+        return bytes(content)
 
     async def delete_object(self, key: str) -> None:
         """Delete an object; succeeds if it does not exist.

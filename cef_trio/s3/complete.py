@@ -56,7 +56,7 @@ class Completion:
         stream_id: str,
         read_timeout_seconds: float,
         downloader: Downloader,
-        kms_asked: bool = False,
+        kms_requested: bool = False,
     ) -> None:
         """Prepare the request; ``downloader`` reads the object if the response does not suffice.
 
@@ -71,7 +71,7 @@ class Completion:
         self._key = key
         self._stream_id = stream_id
         self._downloader = downloader
-        self._kms_asked = kms_asked
+        self._kms_requested = kms_requested
         self._size_bytes = sum(part.size_bytes for part in ordered)
         self._crc64nvme = combine_crc64nvme((part.crc64nvme, part.size_bytes) for part in ordered)
         self._etag = multipart_etag([part.etag for part in ordered])
@@ -148,14 +148,14 @@ class Completion:
         """Return why an object does not belong to this upload; ``None`` if it does."""
         if stored.metadata.get(STREAM_ID_METADATA) != self._stream_id:
             return "it is another stream's"
-        return await self._other_bytes(stored)
+        return await self._content_difference(stored)
 
-    async def _other_bytes(self, stored: StoredObject) -> str | None:
+    async def _content_difference(self, stored: StoredObject) -> str | None:
         """Return how an object's content differs from the parts; ``None`` if it is verified to be equal."""
-        if difference := self._other_size(stored):
+        if difference := self._size_difference(stored):
             return difference
         if stored.crc64nvme is not None:
-            return self._other_crc(stored.crc64nvme)
+            return self._crc_difference(stored.crc64nvme)
         if self._etag is not None and stored.etag == self._etag:
             return None
         log.warning("s3_object_verified_by_read", key=self._key, etag=stored.etag, expected_etag=self._etag)
@@ -168,14 +168,14 @@ class Completion:
             if error.code != ARCHIVED:
                 raise
             return "its ETag proves nothing, and it is in an archive class, from which nothing is read back"
-        return self._other_crc(crc.value)
+        return self._crc_difference(crc.value)
 
-    def _other_size(self, stored: StoredObject) -> str | None:
+    def _size_difference(self, stored: StoredObject) -> str | None:
         if stored.size_bytes == self._size_bytes:
             return None
         return f"it has {stored.size_bytes} bytes, the parts have {self._size_bytes}"
 
-    def _other_crc(self, theirs: int) -> str | None:
+    def _crc_difference(self, theirs: int) -> str | None:
         if theirs == self._crc64nvme:
             return None
         return (
@@ -188,7 +188,7 @@ class Completion:
         etag = result.etag
         if result.crc64nvme is not None and etag is not None:
             stored = StoredObject(self._key, self._size_bytes, etag, result.crc64nvme, {})
-            difference = self._other_crc(result.crc64nvme)
+            difference = self._crc_difference(result.crc64nvme)
         elif etag is not None and etag == self._etag:
             return StoredObject(self._key, self._size_bytes, etag, None, {})
         else:
@@ -196,11 +196,11 @@ class Completion:
             if looked_at is None:
                 raise self._error("UnknownOutcome", "S3 says that it worked, and has no object", transient=True)
             stored = looked_at
-            opaque = is_opaque(response.headers, kms_asked=self._kms_asked)
+            opaque = is_opaque(response.headers, kms_requested=self._kms_requested)
             if opaque and stored.etag == etag and stored.crc64nvme is None:
-                difference = self._other_size(stored)  # the object of this response
+                difference = self._size_difference(stored)  # the object of this response
             else:
-                difference = await self._other_bytes(stored)
+                difference = await self._content_difference(stored)
         if difference is not None:
             raise self._error("ChecksumMismatch", f"the object is not its parts: {difference}", transient=False)
         return stored

@@ -15,7 +15,7 @@ from cef_trio.s3.checksums import CHECKSUMS, crc64nvme_from_base64
 from cef_trio.s3.model import ChecksumAlgorithm, StoredObject
 from cef_trio.s3.response_origin import NOT_S3_ANSWER
 from cef_trio.s3.signing import EMPTY_SHA256
-from cef_trio.s3.transport import Request, ResponseMode, Transport, lower
+from cef_trio.s3.transport import Request, ResponseMode, Transport, lower_names
 from cef_trio.s3.xml import unquoted
 
 METADATA: Final = "x-amz-meta-"
@@ -66,7 +66,7 @@ class Downloader:
         response = await retrier.call("get_object", lambda: self._transport.open_checked(request))
         chunks = _Chunks(self._transport, key, response)
         try:
-            yield _stored(key, lower(response.headers)), chunks
+            yield _stored(key, lower_names(response.headers)), chunks
         finally:
             try:
                 await chunks.unwind()

@@ -32,19 +32,19 @@ def looks_like_md5(etag: str) -> bool:
     return len(etag) == 2 * _MD5_BYTES and etag.isascii() and all(c in "0123456789abcdefABCDEF" for c in etag)
 
 
-def is_opaque(headers: Mapping[str, str], *, kms_asked: bool = False) -> bool:
+def is_opaque(headers: Mapping[str, str], *, kms_requested: bool = False) -> bool:
     """Whether an ETag is independent of the content, because of encryption with KMS or a customer's key.
 
     Args:
         headers: of the response, names in lower case. A bucket may encrypt by default.
         kms_asked: whether KMS was requested: some stores do not repeat that in every response.
     """
-    return kms_asked or headers.get(ENCRYPTION, "AES256") != "AES256" or _CUSTOMER_KEY in headers
+    return kms_requested or headers.get(ENCRYPTION, "AES256") != "AES256" or _CUSTOMER_KEY in headers
 
 
-def is_md5(etag: str, headers: Mapping[str, str], *, kms_asked: bool = False) -> bool:
+def is_md5(etag: str, headers: Mapping[str, str], *, kms_requested: bool = False) -> bool:
     """Whether the ETag of a part, or of an object of PutObject, is the MD5 of its content."""
-    return looks_like_md5(etag) and not is_opaque(headers, kms_asked=kms_asked)
+    return looks_like_md5(etag) and not is_opaque(headers, kms_requested=kms_requested)
 
 
 def multipart_etag(part_etags: Sequence[str]) -> str | None:

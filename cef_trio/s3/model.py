@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -26,7 +26,7 @@ class ByteSource(Protocol):
         """The number of bytes."""
         ...
 
-    def blocks(self) -> AsyncIterator[bytes]:
+    def blocks(self) -> AsyncGenerator[bytes, None]:
         """Yield the bytes from the beginning, in blocks of at most 512 KiB, ``size_bytes`` in total.
 
         Raises:

@@ -134,7 +134,7 @@ class Transport:
         )
         self._now = now
         self._clock_offset = timedelta()
-        self._transport = transport if transport is not None else network(config)
+        self._transport = transport if transport is not None else network_transport(config)
         self._origin = ResponseOrigin()
         self._http = httpx.AsyncClient(
             transport=self._transport,
@@ -170,7 +170,7 @@ class Transport:
         """
         response = await self.open(request)
         # No checkpoint from the arrival of the headers to the shield.
-        headers = lower(response.headers)
+        headers = lower_names(response.headers)
         if request.response_mode is ResponseMode.HEADERS:
             page: list[bytes] = []
             with shielded(RELEASE_SECONDS, saving="part acknowledgement"):
@@ -255,7 +255,7 @@ class Transport:
         """
         response = await self.open(request)
         try:
-            self._check_origin(request, response.status_code, lower(response.headers), b"")
+            self._check_origin(request, response.status_code, lower_names(response.headers), b"")
         except S3OperationError:
             await response.aclose()
             raise
@@ -357,7 +357,7 @@ class Transport:
         finally:
             if isinstance(request.body, CheckedBody):  # S3 may have responded before the end of the body
                 await request.body.aclose()
-        headers = lower(response.headers)
+        headers = lower_names(response.headers)
         body = redact(credentials, b"".join(chunks))
         error = self._error_from(request, response.status_code, headers, body, cut_off=not whole)
         if error.code == "AccessDenied" and not chunks and self._is_skewed(headers.get("date"), offset):
@@ -438,7 +438,7 @@ class _ErrorMapping:
         if error is None or isinstance(error, CefMp4ProcessorError) or not isinstance(error, tuple(_MAPPED)):
             return
         transient = next((_MAPPED[known] for known in type(error).__mro__ if known in _MAPPED), True)
-        refused = tls.refusal(error, ca_setting="S3_CA_FILE", address_setting="S3_ENDPOINT_URL")
+        refused = tls.explain_refused_certificate(error, ca_setting="S3_CA_FILE", address_setting="S3_ENDPOINT_URL")
         ours = S3OperationError(
             self._operation,
             (f"{type(error).__name__}: {refused}" if refused else _message_of(error))
@@ -488,19 +488,19 @@ def redact(credentials: Credentials, body: bytes) -> bytes:
     return body
 
 
-def lower(headers: httpx.Headers) -> dict[str, str]:
+def lower_names(headers: httpx.Headers) -> dict[str, str]:
     """Return headers with their names in lower case."""
     return {name.lower(): value for name, value in headers.items()}
 
 
-def network(config: S3Config) -> HttpTransport:
+def network_transport(config: S3Config) -> HttpTransport:
     """Return a transport over the network.
 
     Raises:
         ValueError: ``ca_file`` contains no certificates.
     """
     return HttpTransport(
-        tls.Trust("S3_CA_FILE", config.ca_file),
+        tls.TrustedCertificates("S3_CA_FILE", config.ca_file),
         max_connections=config.max_connections,
         keepalive_seconds=_KEEPALIVE_SECONDS,
     )

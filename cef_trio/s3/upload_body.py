@@ -23,7 +23,7 @@ from cef_trio.s3.xml import unquoted
 
 
 @dataclass(frozen=True, slots=True)
-class Sent:
+class SentBody:
     """A body that S3 acknowledged, verified to be what was sent."""
 
     measured: Measured
@@ -42,15 +42,15 @@ class BodyUploader:
         *,
         bucket: str,
         rate_limiter: RateLimiter,
-        kms_asked: bool,
+        kms_requested: bool,
     ) -> None:
         self._transport = transport
         self._rate_limiter = rate_limiter
-        self._kms_asked = kms_asked
+        self._kms_requested = kms_requested
         self._capabilities = capabilities
         self._bucket = bucket
 
-    async def send(self, request: Request, source: ByteSource, upload: ChecksumAlgorithm | None = None) -> Sent:
+    async def send(self, request: Request, source: ByteSource, upload: ChecksumAlgorithm | None = None) -> SentBody:
         """PUT the source's bytes; once more in another mode if the store seems to lack the first one.
 
         ``upload`` is the algorithm of the upload that a part belongs to. No checkpoint between the arrival of the
@@ -71,7 +71,7 @@ class BodyUploader:
                 negotiation.accepted()
                 return sent
 
-    async def _send(self, request: Request, source: ByteSource, mode: UploadMode) -> Sent:
+    async def _send(self, request: Request, source: ByteSource, mode: UploadMode) -> SentBody:
         algorithms = {mode.checksum}
         if mode.signed:
             algorithms.add(ChecksumAlgorithm.SHA256)
@@ -104,7 +104,7 @@ class BodyUploader:
                 key=request.key,
                 part_number=request.part_number,
             )
-        return Sent(measured, mode, unquoted(response.headers.get("etag")) or "", response)
+        return SentBody(measured, mode, unquoted(response.headers.get("etag")) or "", response)
 
     def _mismatch(
         self, operation: str, response: Response, measured: Measured, mode: UploadMode
@@ -114,7 +114,7 @@ class BodyUploader:
         if etag is None:
             return "MissingETag", "S3 acknowledged the bytes without an ETag", False
         md5 = measured.digests.get(ChecksumAlgorithm.MD5)
-        comparable = md5 is not None and is_md5(etag, response.headers, kms_asked=self._kms_asked)
+        comparable = md5 is not None and is_md5(etag, response.headers, kms_requested=self._kms_requested)
         if md5 is not None and comparable and etag.lower() != md5.hex():
             return "ChecksumMismatch", f"S3 stored MD5 {etag}, sent was {md5.hex()}", True
         if mode.checksum is ChecksumAlgorithm.MD5:

@@ -19,7 +19,7 @@ to model), ``model`` and ``multipart`` (the rules), ``auth`` (signatures), ``rec
 """
 
 from cef_trio.s3_endpoint.auth import Account
-from cef_trio.s3_endpoint.calls import CallLog, Entry
+from cef_trio.s3_endpoint.calls import CallLog, LoggedCall
 from cef_trio.s3_endpoint.disk import DiskStorage
 from cef_trio.s3_endpoint.endpoint import (
     DEFAULT_ACCESS_KEY_ID,
@@ -28,7 +28,7 @@ from cef_trio.s3_endpoint.endpoint import (
     S3Endpoint,
 )
 from cef_trio.s3_endpoint.errors import S3Error
-from cef_trio.s3_endpoint.faults import Armed, CallFacts, Fault, FaultTable, Kind, Moment
+from cef_trio.s3_endpoint.faults import ArmedFault, CallInfo, Fault, FaultTable, Kind, Moment
 from cef_trio.s3_endpoint.server import serve
 from cef_trio.s3_endpoint.storage import MemoryStorage, Storage
 from cef_trio.s3_endpoint.transport import InProcessTransport
@@ -38,15 +38,15 @@ __all__ = [
     "DEFAULT_REGION",
     "DEFAULT_SECRET_ACCESS_KEY",
     "Account",
-    "Armed",
-    "CallFacts",
+    "ArmedFault",
+    "CallInfo",
     "CallLog",
     "DiskStorage",
-    "Entry",
     "Fault",
     "FaultTable",
     "InProcessTransport",
     "Kind",
+    "LoggedCall",
     "MemoryStorage",
     "Moment",
     "S3Endpoint",

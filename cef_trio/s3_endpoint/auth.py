@@ -6,7 +6,7 @@ Written from AWS's specification alone (https://docs.aws.amazon.com/AmazonS3/lat
 
 Strict where S3 is strict: the key id must be known, the scope must name today's date, our region and ``s3``, the clock
 may be 15 minutes off, ``host`` and every ``x-amz-*`` header that was sent must be signed. The body is not read here:
-``Grant.payload`` determines how it is verified while it is received.
+``Authorization.payload`` determines how it is verified while it is received.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Account:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Grant:
+class Authorization:
     """A request whose signature is right, and what is needed to verify its body.
 
     ``payload`` is ``x-amz-content-sha256``: a hex digest, ``UNSIGNED-PAYLOAD`` or one of the ``STREAMING-…`` values.
@@ -68,8 +68,8 @@ class Grant:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class _Claim:
-    """What a request says about its own signature, from its header or from its query."""
+class _SignatureFields:
+    """The signature of a request and its fields, from the header or from the query."""
 
     access_key_id: str
     scope: str
@@ -81,7 +81,7 @@ class _Claim:
     expires_seconds: int | None
 
 
-def verify(request: Request, accounts: Mapping[str, Account], region: str, now: float) -> Grant:
+def verify(request: Request, accounts: Mapping[str, Account], region: str, now: float) -> Authorization:
     """Check a request's signature.
 
     Args:
@@ -96,24 +96,24 @@ def verify(request: Request, accounts: Mapping[str, Account], region: str, now: 
     query = parse_query(request.query)
     authorization = request.headers.get("authorization")
     if authorization is not None:
-        claim = _claim_of_header(request.headers, authorization)
+        given = _given_in_header(request.headers, authorization)
     elif any(name == "X-Amz-Algorithm" for name, _ in query):
-        claim = _claim_of_query(request.headers, dict(query))
+        given = _given_in_query(request.headers, dict(query))
     else:
         raise S3Error("AccessDenied")
-    account = _account(claim, accounts)
-    _check_scope(claim, region)
-    _check_time(claim, now)
-    _check_signed_headers(claim, request.headers)
-    return _check_signature(claim, account, request, query)
+    account = _account(given, accounts)
+    _check_scope(given, region)
+    _check_time(given, now)
+    _check_signed_headers(given, request.headers)
+    return _check_signature(given, account, request, query)
 
 
 class ChunkSignatures:
     """The chain of signatures over the chunks of a ``STREAMING-AWS4-HMAC-SHA256-PAYLOAD`` body."""
 
-    def __init__(self, grant: Grant) -> None:
-        self._grant = grant
-        self._previous = grant.signature
+    def __init__(self, authorization: Authorization) -> None:
+        self._authorization = authorization
+        self._previous = authorization.signature
 
     def check_chunk(self, signature: str, sha256_hex: str) -> None:
         """Check the next chunk.
@@ -132,8 +132,8 @@ class ChunkSignatures:
         self._check(f"{ALGORITHM}-TRAILER", hashlib.sha256(trailer).hexdigest(), signature)
 
     def _check(self, algorithm: str, tail: str, signature: str) -> None:
-        to_sign = f"{algorithm}\n{self._grant.moment}\n{self._grant.scope}\n{self._previous}\n{tail}"
-        expected = hmac.new(self._grant.signing_key, to_sign.encode(), hashlib.sha256).hexdigest()
+        to_sign = f"{algorithm}\n{self._authorization.moment}\n{self._authorization.scope}\n{self._previous}\n{tail}"
+        expected = hmac.new(self._authorization.signing_key, to_sign.encode(), hashlib.sha256).hexdigest()
         if not hmac.compare_digest(expected.encode(), signature.encode()):
             raise S3Error("SignatureDoesNotMatch", details={"StringToSign": to_sign})
         self._previous = expected
@@ -153,7 +153,7 @@ def canonical_request(
     return "\n".join(lines)
 
 
-def _claim_of_header(headers: Headers, authorization: str) -> _Claim:
+def _given_in_header(headers: Headers, authorization: str) -> _SignatureFields:
     algorithm, _, rest = authorization.partition(" ")
     if algorithm == "AWS":
         raise S3Error(
@@ -170,7 +170,7 @@ def _claim_of_header(headers: Headers, authorization: str) -> _Claim:
     payload = headers.get("x-amz-content-sha256")
     if payload is None:
         raise S3Error("InvalidRequest", "Missing required header for this request: x-amz-content-sha256")
-    return _Claim(
+    return _SignatureFields(
         access_key_id=access_key_id,
         scope=scope,
         signed_headers=tuple(fields["SignedHeaders"].split(";")),
@@ -182,7 +182,7 @@ def _claim_of_header(headers: Headers, authorization: str) -> _Claim:
     )
 
 
-def _claim_of_query(headers: Headers, query: Mapping[str, str]) -> _Claim:
+def _given_in_query(headers: Headers, query: Mapping[str, str]) -> _SignatureFields:
     needed = {"X-Amz-Credential", "X-Amz-Date", "X-Amz-Expires", "X-Amz-SignedHeaders", "X-Amz-Signature"}
     if query["X-Amz-Algorithm"] != ALGORITHM or not needed <= query.keys():
         raise S3Error(
@@ -197,7 +197,7 @@ def _claim_of_query(headers: Headers, query: Mapping[str, str]) -> _Claim:
             "X-Amz-Expires must be a number of seconds, at least 1 and less than a week",
         )
     access_key_id, _, scope = query["X-Amz-Credential"].partition("/")
-    return _Claim(
+    return _SignatureFields(
         access_key_id=access_key_id,
         scope=scope,
         signed_headers=tuple(query["X-Amz-SignedHeaders"].split(";")),
@@ -227,19 +227,19 @@ def _moment_of_date(date: str | None) -> str:
     return parsed.strftime("%Y%m%dT%H%M%SZ")
 
 
-def _account(claim: _Claim, accounts: Mapping[str, Account]) -> Account:
-    account = accounts.get(claim.access_key_id)
-    if account is None or (account.session_token is not None and claim.token is None):
+def _account(given: _SignatureFields, accounts: Mapping[str, Account]) -> Account:
+    account = accounts.get(given.access_key_id)
+    if account is None or (account.session_token is not None and given.token is None):
         # Temporary keys do not exist for S3 without their token.
-        raise S3Error("InvalidAccessKeyId", details={"AWSAccessKeyId": claim.access_key_id})
-    if claim.token is not None and claim.token != account.session_token:
-        raise S3Error("ExpiredToken" if claim.token in account.expired_tokens else "InvalidToken")
+        raise S3Error("InvalidAccessKeyId", details={"AWSAccessKeyId": given.access_key_id})
+    if given.token is not None and given.token != account.session_token:
+        raise S3Error("ExpiredToken" if given.token in account.expired_tokens else "InvalidToken")
     return account
 
 
-def _check_scope(claim: _Claim, region: str) -> None:
-    code = "AuthorizationHeaderMalformed" if claim.expires_seconds is None else "AuthorizationQueryParametersError"
-    fields = f"{claim.access_key_id}/{claim.scope}".split("/")
+def _check_scope(given: _SignatureFields, region: str) -> None:
+    code = "AuthorizationHeaderMalformed" if given.expires_seconds is None else "AuthorizationQueryParametersError"
+    fields = f"{given.access_key_id}/{given.scope}".split("/")
     if len(fields) != _SCOPE_FIELDS or fields[4] != "aws4_request" or fields[3] != "s3":
         raise S3Error(
             code,
@@ -252,68 +252,70 @@ def _check_scope(claim: _Claim, region: str) -> None:
             f"The authorization header is malformed; the region '{fields[2]}' is wrong; expecting '{region}'",
             details={"Region": region},
         )
-    if fields[1] != claim.moment[:8]:
+    if fields[1] != given.moment[:8]:
         raise S3Error(
             code,
-            f'Invalid credential date "{fields[1]}". This date is not the same as X-Amz-Date: "{claim.moment[:8]}".',
+            f'Invalid credential date "{fields[1]}". This date is not the same as X-Amz-Date: "{given.moment[:8]}".',
         )
 
 
-def _check_time(claim: _Claim, now: float) -> None:
+def _check_time(given: _SignatureFields, now: float) -> None:
     try:
-        signed = datetime.strptime(claim.moment, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC).timestamp()
+        signed = datetime.strptime(given.moment, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC).timestamp()
     except ValueError as error:
         raise S3Error("AccessDenied", "AWS authentication requires a valid Date or x-amz-date header") from error
-    if claim.expires_seconds is not None and now > signed + claim.expires_seconds:
-        raise S3Error("AccessDenied", "Request has expired", details={"X-Amz-Expires": str(claim.expires_seconds)})
-    if signed - now > MAX_SKEW_SECONDS or (claim.expires_seconds is None and now - signed > MAX_SKEW_SECONDS):
+    if given.expires_seconds is not None and now > signed + given.expires_seconds:
+        raise S3Error("AccessDenied", "Request has expired", details={"X-Amz-Expires": str(given.expires_seconds)})
+    if signed - now > MAX_SKEW_SECONDS or (given.expires_seconds is None and now - signed > MAX_SKEW_SECONDS):
         raise S3Error(
             "RequestTimeTooSkewed",
             details={
-                "RequestTime": claim.moment,
+                "RequestTime": given.moment,
                 "ServerTime": datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
                 "MaxAllowedSkewMilliseconds": str(MAX_SKEW_SECONDS * 1000),
             },
         )
 
 
-def _check_signed_headers(claim: _Claim, headers: Headers) -> None:
+def _check_signed_headers(given: _SignatureFields, headers: Headers) -> None:
     must = {name for name, _ in headers if name.startswith("x-amz-")} | {"host"}
-    unsigned = sorted(must - set(claim.signed_headers))
+    unsigned = sorted(must - set(given.signed_headers))
     if unsigned:
         raise S3Error(
             "AccessDenied",
             "There were headers present in the request which were not signed",
             details={"HeadersNotSigned": ", ".join(unsigned)},
         )
-    if list(claim.signed_headers) != sorted(set(claim.signed_headers)):
+    if list(given.signed_headers) != sorted(set(given.signed_headers)):
         raise S3Error("AuthorizationHeaderMalformed", "SignedHeaders must be sorted and in lower case")
 
 
-def _check_signature(claim: _Claim, account: Account, request: Request, query: list[tuple[str, str]]) -> Grant:
+def _check_signature(
+    given: _SignatureFields, account: Account, request: Request, query: list[tuple[str, str]]
+) -> Authorization:
     signed_query = [pair for pair in query if pair[0] != "X-Amz-Signature"]
-    canonical = canonical_request(request, signed_query, claim.signed_headers, claim.payload)
+    canonical = canonical_request(request, signed_query, given.signed_headers, given.payload)
     hashed = hashlib.sha256(canonical.encode()).hexdigest()
-    to_sign = f"{ALGORITHM}\n{claim.moment}\n{claim.scope}\n{hashed}"
+    to_sign = f"{ALGORITHM}\n{given.moment}\n{given.scope}\n{hashed}"
     key = b"AWS4" + account.secret_access_key.encode()
-    for field in claim.scope.split("/"):
+    for field in given.scope.split("/"):
         key = hmac.new(key, field.encode(), hashlib.sha256).digest()
     expected = hmac.new(key, to_sign.encode(), hashlib.sha256).hexdigest()
-    if not hmac.compare_digest(expected.encode(), claim.signature.encode()):
+    if not hmac.compare_digest(expected.encode(), given.signature.encode()):
         raise S3Error(
             "SignatureDoesNotMatch",
             details={
-                "AWSAccessKeyId": claim.access_key_id,
+                "AWSAccessKeyId": given.access_key_id,
                 "StringToSign": to_sign,
-                "SignatureProvided": claim.signature,
+                "SignatureProvided": given.signature,
                 "CanonicalRequest": canonical,
             },
         )
-    return Grant(
-        access_key_id=claim.access_key_id,
-        payload=claim.payload,
+    return Authorization(
+        access_key_id=given.access_key_id,
+        payload=given.payload,
         signing_key=key,
-        moment=claim.moment,
-        scope=claim.scope,
+        moment=given.moment,
+        scope=given.scope,
         signature=expected,
     )

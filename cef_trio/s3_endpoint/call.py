@@ -6,13 +6,13 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from cef_trio.s3_endpoint.auth import Grant
-from cef_trio.s3_endpoint.calls import CallLog, Entry
+from cef_trio.s3_endpoint.auth import Authorization
+from cef_trio.s3_endpoint.calls import CallLog, LoggedCall
 from cef_trio.s3_endpoint.checksums import Algorithm
 from cef_trio.s3_endpoint.errors import S3Error
-from cef_trio.s3_endpoint.faults import Kind, Strikes
+from cef_trio.s3_endpoint.faults import CallFaults, Kind
 from cef_trio.s3_endpoint.model import PAGE, S3Model
-from cef_trio.s3_endpoint.receiving import Promise, Received, promise_of, receive, receive_document
+from cef_trio.s3_endpoint.receiving import DeclaredBody, Received, declared_body, receive, receive_document
 from cef_trio.s3_endpoint.request import Request, Target
 from cef_trio.s3_endpoint.storage import BlobWriter
 
@@ -24,12 +24,12 @@ class S3Request:
     operation: str
     request: Request
     target: Target
-    grant: Grant
+    authorization: Authorization
     model: S3Model
     region: str
-    strikes: Strikes
+    faults: CallFaults
     log: CallLog
-    entry: Entry
+    entry: LoggedCall
     ignores_checksums: bool
 
     @property
@@ -80,16 +80,18 @@ class S3Request:
             )
         return int(text)
 
-    def promise(self) -> Promise:
-        """What the request says about its body.
+    def declared_body(self) -> DeclaredBody:
+        """Return what the request declares about its body.
 
         Raises:
-            S3Error: as ``promise_of``.
+            S3Error: as ``declared_body``.
         """
-        promise = promise_of(self.request.headers, self.grant)
-        return promise.without_checksums() if self.ignores_checksums else promise
+        declared = declared_body(self.request.headers, self.authorization)
+        return declared.without_checksums() if self.ignores_checksums else declared
 
-    async def receive(self, promise: Promise, writer: BlobWriter, algorithms: Sequence[Algorithm] = ()) -> Received:
+    async def receive(
+        self, declared: DeclaredBody, writer: BlobWriter, algorithms: Sequence[Algorithm] = ()
+    ) -> Received:
         """Read the body into a blob.
 
         Raises:
@@ -98,8 +100,8 @@ class S3Request:
         """
         body = self._body()
         if self.changed_by(Kind.DAMAGE):
-            body, algorithms, promise = _damaged(body), (*algorithms, *promise.algorithms), promise.unverified()
-        return await receive(body, promise, writer, algorithms=algorithms, on_bytes=self._count)
+            body, algorithms, declared = _damaged(body), (*algorithms, *declared.algorithms), declared.unverified()
+        return await receive(body, declared, writer, algorithms=algorithms, on_bytes=self._count)
 
     async def document(self) -> bytes:
         """Read the body into memory.
@@ -109,15 +111,15 @@ class S3Request:
             ConnectionDropped: a fault.
         """
         of_body = self.operation != "CompleteMultipartUpload" and not self.ignores_checksums
-        promise = promise_of(self.request.headers, self.grant, checksums_of_body=of_body)
-        return await receive_document(self._body(), promise)
+        declared = declared_body(self.request.headers, self.authorization, checksums_of_body=of_body)
+        return await receive_document(self._body(), declared)
 
     def changed_by(self, kind: Kind) -> bool:
         """Whether a fault of that kind changes this call."""
-        return self.strikes.changing(kind) is not None
+        return self.faults.changing(kind) is not None
 
     def _body(self) -> AsyncGenerator[bytes, None]:
-        return self.strikes.during(self.request.body)
+        return self.faults.during(self.request.body)
 
     def _count(self, size_bytes: int) -> None:
         self.log.received(self.entry, size_bytes)

@@ -14,13 +14,13 @@ from typing import Any, Final
 
 import trio
 
-from cef_trio.s3_endpoint.faults import CallFacts, ConnectionDropped
+from cef_trio.s3_endpoint.faults import CallInfo, ConnectionDropped
 
 JOURNAL_ENTRIES: Final = 100_000
 
 
 @dataclass(slots=True)
-class Entry:
+class LoggedCall:
     """A call. ``outcome`` is ``"200"``, ``"404 NoSuchUpload"``, ``"dropped"``, ``"cancelled"``, or ``"…"`` before that.
 
     ``size_bytes`` counts data of the request's body that arrived, without framing. ``faults`` names those that struck.
@@ -50,7 +50,7 @@ class CallLog:
 
     def reset(self) -> None:
         """Forget everything; calls in progress count into the new counters when they end."""
-        self.journal: deque[Entry] = deque(maxlen=JOURNAL_ENTRIES)
+        self.journal: deque[LoggedCall] = deque(maxlen=JOURNAL_ENTRIES)
         self.calls: Counter[str] = Counter()
         self.outcomes: Counter[tuple[str, str]] = Counter()
         self.received_bytes: Counter[tuple[str, int]] = Counter()
@@ -58,14 +58,14 @@ class CallLog:
         self._current: Counter[str] = Counter()
 
     @contextmanager
-    def record(self, facts: CallFacts, at: float) -> Iterator[Entry]:
+    def record(self, info: CallInfo, at: float) -> Iterator[LoggedCall]:
         """Record a call while it is served; the block sets ``outcome``."""
-        entry = Entry(at, facts.operation, facts.bucket, facts.key, facts.upload_id, facts.part_number)
+        entry = LoggedCall(at, info.operation, info.bucket, info.key, info.upload_id, info.part_number)
         self.journal.append(entry)
-        self.calls[facts.operation] += 1
+        self.calls[info.operation] += 1
         current = self._current
-        current[facts.operation] += 1
-        self.max_concurrent[facts.operation] = max(self.max_concurrent[facts.operation], current[facts.operation])
+        current[info.operation] += 1
+        self.max_concurrent[info.operation] = max(self.max_concurrent[info.operation], current[info.operation])
         try:
             yield entry
         except ConnectionDropped:
@@ -75,16 +75,16 @@ class CallLog:
             entry.outcome = "cancelled"
             raise
         finally:
-            current[facts.operation] -= 1
-            self.outcomes[facts.operation, entry.outcome] += 1
+            current[info.operation] -= 1
+            self.outcomes[info.operation, entry.outcome] += 1
 
-    def received(self, entry: Entry, size_bytes: int) -> None:
+    def received(self, entry: LoggedCall, size_bytes: int) -> None:
         """Count data that arrived."""
         entry.size_bytes += size_bytes
         if entry.key is not None and entry.part_number is not None:
             self.received_bytes[entry.key, entry.part_number] += size_bytes
 
-    def of(self, operation: str) -> list[Entry]:
+    def of(self, operation: str) -> list[LoggedCall]:
         """The journal's calls of one operation."""
         return [entry for entry in self.journal if entry.operation == operation]
 

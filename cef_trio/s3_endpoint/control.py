@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from cef_trio.s3_endpoint.auth import Account
 from cef_trio.s3_endpoint.calls import CallLog
-from cef_trio.s3_endpoint.faults import Armed, Fault, FaultTable, Kind, Moment
+from cef_trio.s3_endpoint.faults import ArmedFault, Fault, FaultTable, Kind, Moment
 from cef_trio.s3_endpoint.request import Reply, Request
 
 PREFIX: Final = "/_control/"
@@ -89,7 +89,7 @@ def fault_from_json(data: object) -> Fault:
         raise ValueError(str(error)) from error
 
 
-def _armed_to_json(armed: Armed) -> dict[str, Any]:
+def _armed_to_json(armed: ArmedFault) -> dict[str, Any]:
     shown: dict[str, Any] = {name: getattr(armed.fault, name) for name in sorted(_FIELDS)}
     return {"number": armed.number, "seen": armed.seen, "hits": armed.hits, **shown}
 

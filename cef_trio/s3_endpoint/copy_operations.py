@@ -24,7 +24,7 @@ from cef_trio.s3_endpoint.errors import S3Error
 from cef_trio.s3_endpoint.multipart import MAX_PART_BYTES, parse_part_number
 from cef_trio.s3_endpoint.object_operations import check_preconditions, encryption_headers, kept_headers
 from cef_trio.s3_endpoint.options import ENCRYPTION, STORAGE_CLASS, TAGGING, check_readable
-from cef_trio.s3_endpoint.receiving import Promise, receive
+from cef_trio.s3_endpoint.receiving import DeclaredBody, receive
 from cef_trio.s3_endpoint.records import StoredObject
 from cef_trio.s3_endpoint.request import Reply
 
@@ -41,10 +41,10 @@ async def upload_part_copy(call: S3Request) -> Reply:
     start, end = _range(call.header(f"{SOURCE}-range"), source.size_bytes)
     if end - start > MAX_PART_BYTES:
         raise S3Error("EntityTooLarge", details={"ProposedSize": str(end - start)})
-    promise = Promise(end - start)
+    declared = DeclaredBody(end - start)
     algorithms = () if upload.algorithm is None else (upload.algorithm,)
     with call.model.storage.new_blob() as writer:
-        received = await receive(_bytes(call, source, start, end), promise, writer, algorithms=algorithms)
+        received = await receive(_bytes(call, source, start, end), declared, writer, algorithms=algorithms)
         blob = await writer.commit()
     try:
         part = await call.model.put_part(call.bucket, call.key, call.upload_id, number, received=received, blob=blob)
@@ -75,7 +75,7 @@ async def copy_object(call: S3Request) -> Reply:
     check_preconditions(call)
     with call.model.storage.new_blob() as writer:
         received = await receive(
-            _bytes(call, source, 0, source.size_bytes), Promise(source.size_bytes), writer, algorithms=(algorithm,)
+            _bytes(call, source, 0, source.size_bytes), DeclaredBody(source.size_bytes), writer, algorithms=(algorithm,)
         )
         blob = await writer.commit()
     try:

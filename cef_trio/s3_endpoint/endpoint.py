@@ -18,11 +18,11 @@ import trio
 from cef_trio.s3_endpoint import control
 from cef_trio.s3_endpoint.auth import Account, verify
 from cef_trio.s3_endpoint.call import S3Request
-from cef_trio.s3_endpoint.calls import CallLog, Entry
+from cef_trio.s3_endpoint.calls import CallLog, LoggedCall
 from cef_trio.s3_endpoint.conditions import check_understood
 from cef_trio.s3_endpoint.documents import error_document, http_time
 from cef_trio.s3_endpoint.errors import S3Error
-from cef_trio.s3_endpoint.faults import CallFacts, FaultTable, Kind, Moment, Strikes
+from cef_trio.s3_endpoint.faults import CallFaults, CallInfo, FaultTable, Kind, Moment
 from cef_trio.s3_endpoint.model import S3Model
 from cef_trio.s3_endpoint.multipart import MIN_PART_BYTES
 from cef_trio.s3_endpoint.request import Reply, Request, Target, parse_target
@@ -111,14 +111,14 @@ class S3Endpoint:
             check_understood(name, request, target)
         except S3Error as error:
             return self._finished(_refused(error, request, request_id), request_id, skew)
-        facts = _facts(name, target)
-        strikes = self.faults.strikes(facts)
-        skewed = strikes.changing(Kind.SKEW)
+        info = _call_info(name, target)
+        faults = self.faults.of_call(info)
+        skewed = faults.changing(Kind.SKEW)
         skew = 0.0 if skewed is None else skewed.seconds
-        with self.log.record(facts, self._clock()) as entry:
-            entry.faults = strikes.struck
+        with self.log.record(info, self._clock()) as entry:
+            entry.faults = faults.applied
             try:
-                reply = await self._perform(operation, request, target, strikes=strikes, entry=entry, skew=skew)
+                reply = await self._perform(operation, request, target, faults=faults, entry=entry, skew=skew)
                 entry.outcome = str(reply.status)
             except S3Error as error:
                 reply = _refused(error, request, request_id)
@@ -127,9 +127,9 @@ class S3Endpoint:
                 # A full or broken disk is this store's trouble, and to be heard of by whoever stores.
                 reply = _refused(S3Error("InternalError", f"Storage failed: {error}"), request, request_id)
                 entry.outcome = "500 InternalError"
-            if strikes.cuts_reply():
+            if faults.cuts_reply():
                 reply.truncate_to = reply.content_length // 2
-            reply.drop = strikes.drops_after()
+            reply.drop = faults.drops_after()
             return self._finished(reply, request_id, skew)
 
     async def _perform(
@@ -138,29 +138,29 @@ class S3Endpoint:
         request: Request,
         target: Target,
         *,
-        strikes: Strikes,
-        entry: Entry,
+        faults: CallFaults,
+        entry: LoggedCall,
         skew: float,
     ) -> Reply:
-        await strikes.at(Moment.BEFORE)
-        grant = verify(request, self.accounts, self.region, self._clock() + skew)
-        if strikes.changing(Kind.REJECT_CHECKSUMS):
+        await faults.at(Moment.BEFORE)
+        authorization = verify(request, self.accounts, self.region, self._clock() + skew)
+        if faults.changing(Kind.REJECT_CHECKSUMS):
             _reject_checksums(request)
         call = S3Request(
             operation=entry.operation,
             request=request,
             target=target,
-            grant=grant,
+            authorization=authorization,
             model=self.model,
             region=self.region,
-            strikes=strikes,
+            faults=faults,
             log=self.log,
             entry=entry,
-            ignores_checksums=strikes.changing(Kind.IGNORE_CHECKSUMS) is not None,
+            ignores_checksums=faults.changing(Kind.IGNORE_CHECKSUMS) is not None,
         )
         reply = await operation(call)
         try:
-            await strikes.at(Moment.REPLY)
+            await faults.at(Moment.REPLY)
             # A cancellation here is the client's: its call happened, and it never hears of it.
             await trio.lowlevel.checkpoint()
         except BaseException:
@@ -181,9 +181,9 @@ class S3Endpoint:
         return reply
 
 
-def _facts(name: str, target: Target) -> CallFacts:
+def _call_info(name: str, target: Target) -> CallInfo:
     number = target.query.get("partNumber", "")
-    return CallFacts(
+    return CallInfo(
         operation=name,
         bucket=target.bucket,
         key=target.key,

@@ -2,7 +2,7 @@
 
 A ``Fault`` says which calls it is for (operation, key, part number, a predicate; the nth of them) and what happens: at
 which ``Moment``, of which ``Kind``. ``KINDS`` tells which kinds make sense at which moments; others are refused, so
-that a test cannot switch on a fault that never happens. ``Armed.hits`` counts how often it was applied.
+that a test cannot switch on a fault that never happens. ``ArmedFault.hits`` counts how often it was applied.
 
 The faults are those of real stores and networks: a reply lost after the effect, a Complete that answers 200 with an
 error, Ceph's empty ETag, stores that ignore or reject checksum headers, stale part lists, a clock that is wrong.
@@ -92,7 +92,7 @@ KINDS: Final[Mapping[Kind, frozenset[Moment]]] = MappingProxyType(
 
 
 @dataclass(frozen=True, slots=True)
-class CallFacts:
+class CallInfo:
     """What a fault may choose its calls by."""
 
     operation: str
@@ -133,7 +133,7 @@ class Fault:
     times: int | None = 1
     key: str | None = None
     part_number: int | None = None
-    predicate: Callable[[CallFacts], bool] | None = None
+    predicate: Callable[[CallInfo], bool] | None = None
     code: str = "InternalError"
     status: int | None = None
     retry_after: str | None = None
@@ -152,7 +152,7 @@ class Fault:
 
 
 @dataclass(slots=True, eq=False)
-class Armed:
+class ArmedFault:
     """A fault that is switched on. ``seen`` counts matching calls, ``hits`` those to which it was applied."""
 
     number: int
@@ -161,14 +161,14 @@ class Armed:
     hits: int = 0
     disarmed: trio.Event = field(default_factory=trio.Event)
 
-    def takes(self, facts: CallFacts) -> bool:
+    def takes(self, info: CallInfo) -> bool:
         """Count a call; return whether the fault applies to it."""
         fault = self.fault
-        if fault.operation not in ("*", facts.operation):
+        if fault.operation not in ("*", info.operation):
             return False
-        if fault.key not in (None, facts.key) or fault.part_number not in (None, facts.part_number):
+        if fault.key not in (None, info.key) or fault.part_number not in (None, info.part_number):
             return False
-        if fault.predicate is not None and not fault.predicate(facts):
+        if fault.predicate is not None and not fault.predicate(info):
             return False
         self.seen += 1
         return self.seen >= fault.nth and (fault.times is None or self.seen < fault.nth + fault.times)
@@ -178,16 +178,16 @@ class FaultTable:
     """The faults that are switched on."""
 
     def __init__(self) -> None:
-        self._armed: dict[int, Armed] = {}
+        self._armed: dict[int, ArmedFault] = {}
         self._numbers = itertools.count(1)
 
-    def arm(self, fault: Fault) -> Armed:
+    def arm(self, fault: Fault) -> ArmedFault:
         """Switch a fault on."""
-        armed = Armed(next(self._numbers), fault)
+        armed = ArmedFault(next(self._numbers), fault)
         self._armed[armed.number] = armed
         return armed
 
-    def disarm(self, armed: Armed) -> None:
+    def disarm(self, armed: ArmedFault) -> None:
         """Switch a fault off; connections that it froze are dropped."""
         self._armed.pop(armed.number, None)
         armed.disarmed.set()
@@ -197,21 +197,21 @@ class FaultTable:
         for armed in list(self._armed.values()):
             self.disarm(armed)
 
-    def armed(self) -> list[Armed]:
+    def armed(self) -> list[ArmedFault]:
         """What is switched on, oldest first."""
         return list(self._armed.values())
 
-    def strikes(self, facts: CallFacts) -> Strikes:
+    def of_call(self, info: CallInfo) -> CallFaults:
         """The faults of one call that begins now."""
-        return Strikes([armed for armed in self._armed.values() if armed.takes(facts)])
+        return CallFaults([armed for armed in self._armed.values() if armed.takes(info)])
 
 
-class Strikes:
+class CallFaults:
     """The faults of one call."""
 
-    def __init__(self, armed: list[Armed]) -> None:
+    def __init__(self, armed: list[ArmedFault]) -> None:
         self._armed = armed
-        self.struck: list[str] = []
+        self.applied: list[str] = []
 
     def changing(self, kind: Kind) -> Fault | None:
         """The fault of that kind that changes how the call is treated; counted as a hit."""
@@ -230,7 +230,7 @@ class Strikes:
         """
         for armed in self._armed:
             if armed.fault.moment is moment:
-                await self._strike(armed)
+                await self._apply(armed)
 
     async def during(self, body: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
         """The body, with what happens while it arrives.
@@ -247,7 +247,7 @@ class Strikes:
         async with aclosing(body) as blocks:
             async for block in blocks:
                 while waiting and seen + len(block) >= waiting[0].fault.after_bytes:
-                    await self._strike(waiting.pop(0))
+                    await self._apply(waiting.pop(0))
                 seen += len(block)
                 yield block
 
@@ -263,7 +263,7 @@ class Strikes:
                 return True
         return False
 
-    async def _strike(self, armed: Armed) -> None:
+    async def _apply(self, armed: ArmedFault) -> None:
         fault = armed.fault
         if fault.kind is Kind.ERROR:
             self._count(armed)
@@ -283,6 +283,6 @@ class Strikes:
             self._count(armed)
             await trio.sleep(fault.seconds)
 
-    def _count(self, armed: Armed) -> None:
+    def _count(self, armed: ArmedFault) -> None:
         armed.hits += 1
-        self.struck.append(f"{armed.number}:{armed.fault.kind.value}@{armed.fault.moment.value}")
+        self.applied.append(f"{armed.number}:{armed.fault.kind.value}@{armed.fault.moment.value}")

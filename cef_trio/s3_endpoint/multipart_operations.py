@@ -49,13 +49,13 @@ async def upload_part(call: S3Request) -> Reply:
     """UploadPart: at most 5 GiB; sent again it replaces the part of that number."""
     number = parse_part_number(call.query("partNumber"))
     upload = call.model.upload(call.bucket, call.key, call.upload_id)
-    promise = call.promise()
-    if promise.size_bytes > MAX_PART_BYTES:
-        raise S3Error("EntityTooLarge", details={"ProposedSize": str(promise.size_bytes)})
+    declared = call.declared_body()
+    if declared.size_bytes > MAX_PART_BYTES:
+        raise S3Error("EntityTooLarge", details={"ProposedSize": str(declared.size_bytes)})
     if not call.ignores_checksums:
-        check_part_algorithm(upload, promise.algorithms)
+        check_part_algorithm(upload, declared.algorithms)
     with call.model.storage.new_blob() as writer:
-        received = await call.receive(promise, writer, () if upload.algorithm is None else (upload.algorithm,))
+        received = await call.receive(declared, writer, () if upload.algorithm is None else (upload.algorithm,))
         blob = await writer.commit()
     try:
         part = await call.model.put_part(call.bucket, call.key, call.upload_id, number, received=received, blob=blob)
@@ -64,14 +64,14 @@ async def upload_part(call: S3Request) -> Reply:
         call.model.storage.remove_blob(blob)
         raise
     headers = [("ETag", quoted(part.etag)), *encryption_headers(upload.headers)]
-    headers += [(algorithm.header, received.checksums[algorithm]) for algorithm in promise.algorithms]
+    headers += [(algorithm.header, received.checksums[algorithm]) for algorithm in declared.algorithms]
     return Reply(200, headers)
 
 
 async def list_parts(call: S3Request) -> Reply:
     """ListParts: pages of at most 1,000, by ``part-number-marker``."""
     after, limit = call.number("part-number-marker", 0), call.limit("max-parts")
-    stale = call.strikes.changing(Kind.STALE_PARTS)
+    stale = call.faults.changing(Kind.STALE_PARTS)
     page = call.model.list_parts(
         call.bucket,
         call.key,

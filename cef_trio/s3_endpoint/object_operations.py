@@ -52,16 +52,16 @@ async def put_object(call: S3Request) -> Reply:
     """PutObject: at most 5 GiB at once."""
     call.model.check_key(call.bucket, call.key)
     headers = kept_headers(call)
-    promise = call.promise()
-    if promise.size_bytes > MAX_PART_BYTES:
-        raise S3Error("EntityTooLarge", details={"ProposedSize": str(promise.size_bytes)})
+    declared = call.declared_body()
+    if declared.size_bytes > MAX_PART_BYTES:
+        raise S3Error("EntityTooLarge", details={"ProposedSize": str(declared.size_bytes)})
     check_preconditions(call)
     with call.model.storage.new_blob() as writer:
-        received = await call.receive(promise, writer)
+        received = await call.receive(declared, writer)
         blob = await writer.commit()
     try:
         check_preconditions(call)
-        given = [algorithm.value for algorithm in promise.algorithms]
+        given = [algorithm.value for algorithm in declared.algorithms]
         record = call.model.put_object(
             call.bucket, call.key, received=received, blob=blob, headers=headers, given=given
         )

@@ -1,6 +1,6 @@
 """Receiving a request's body: taken out of its framing, hashed, written to a blob and verified, block by block.
 
-Nothing is kept but the current block, so memory does not grow with the body. What was promised by headers or trailers
+Nothing is kept but the current block, so memory does not grow with the body. What was declared by headers or trailers
 is compared at the end, in S3's order: length, signed SHA-256, Content-MD5, checksum. The caller must not make the blob
 visible before ``receive`` has returned.
 """
@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from cef_trio.s3_endpoint import checksums
-from cef_trio.s3_endpoint.auth import ChunkSignatures, Grant
+from cef_trio.s3_endpoint.auth import Authorization, ChunkSignatures
 from cef_trio.s3_endpoint.checksums import Algorithm
 from cef_trio.s3_endpoint.chunked import ChunkedDecoder
 from cef_trio.s3_endpoint.errors import S3Error
@@ -29,7 +29,7 @@ _MAX_BLOCK_BYTES: Final = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Promise:
+class DeclaredBody:
     """What a request says about its body."""
 
     size_bytes: int
@@ -45,11 +45,11 @@ class Promise:
         """The checksums that come with it, by header or trailer."""
         return (*(self.checksums or ()), *(() if self.trailer is None else (self.trailer,)))
 
-    def unverified(self) -> Promise:
+    def unverified(self) -> DeclaredBody:
         """The same to a store that compares nothing."""
         return replace(self, sha256=None, md5=None, checksums=None, trailer=None)
 
-    def without_checksums(self) -> Promise:
+    def without_checksums(self) -> DeclaredBody:
         """The same to a store that knows no checksums: they are neither compared nor kept."""
         return replace(self, checksums=None, trailer=None)
 
@@ -82,18 +82,18 @@ class Document:
         self.data += block
 
 
-def promise_of(headers: Headers, grant: Grant, *, checksums_of_body: bool = True) -> Promise:
+def declared_body(headers: Headers, authorization: Authorization, *, checksums_of_body: bool = True) -> DeclaredBody:
     """Read what headers say about the body.
 
     Args:
         headers: of the request.
-        grant: says how the body is signed.
+        authorization: says how the body is signed.
         checksums_of_body: whether ``x-amz-checksum-…`` headers are of the body; those of Complete are of the object.
 
     Raises:
         S3Error: ``MissingContentLength``, ``InvalidDigest``, ``InvalidRequest`` (a checksum is none, or there are two).
     """
-    streaming = grant.payload.startswith("STREAMING-")
+    streaming = authorization.payload.startswith("STREAMING-")
     size = headers.get("x-amz-decoded-content-length" if streaming else "content-length")
     if size is None and not streaming and "transfer-encoding" not in headers:
         size = "0"
@@ -101,10 +101,10 @@ def promise_of(headers: Headers, grant: Grant, *, checksums_of_body: bool = True
         raise S3Error("MissingContentLength")
     decoder = trailer = None
     if streaming:
-        trailer = _trailer(headers, grant)
-        signed = grant.payload.startswith("STREAMING-AWS4")
-        trailing = grant.payload.endswith("-TRAILER")
-        decoder = ChunkedDecoder(ChunkSignatures(grant) if signed else None, trailing=trailing)
+        trailer = _trailer(headers, authorization)
+        signed = authorization.payload.startswith("STREAMING-AWS4")
+        trailing = authorization.payload.endswith("-TRAILER")
+        decoder = ChunkedDecoder(ChunkSignatures(authorization) if signed else None, trailing=trailing)
     given = header_checksums(headers) if checksums_of_body else {}
     if len(given) + (trailer is not None) > 1:
         raise S3Error(
@@ -113,9 +113,9 @@ def promise_of(headers: Headers, grant: Grant, *, checksums_of_body: bool = True
     for algorithm, text in given.items():
         if not checksums.is_valid(algorithm, text):
             raise S3Error("InvalidRequest", f"Value for {algorithm.header} header is invalid.")
-    return Promise(
+    return DeclaredBody(
         size_bytes=int(size),
-        sha256=grant.payload if not streaming and grant.payload != "UNSIGNED-PAYLOAD" else None,
+        sha256=authorization.payload if not streaming and authorization.payload != "UNSIGNED-PAYLOAD" else None,
         md5=_md5(headers.get("content-md5")),
         checksums=given,
         trailer=trailer,
@@ -131,7 +131,7 @@ def header_checksums(headers: Headers) -> dict[Algorithm, str]:
 
 async def receive(
     body: AsyncGenerator[bytes, None],
-    promise: Promise,
+    declared: DeclaredBody,
     sink: Sink,
     *,
     algorithms: Iterable[Algorithm] = (),
@@ -141,51 +141,51 @@ async def receive(
 
     Args:
         body: its blocks, still framed; closed at the end, also when this is left early.
-        promise: what must be true of it.
+        declared: what must be true of it.
         sink: where the data goes.
-        algorithms: checksums to compute beside the promised ones and CRC64NVME.
+        algorithms: checksums to compute beside the declared ones and CRC64NVME.
         on_bytes: told the size of every block of data.
 
     Raises:
         S3Error: ``IncompleteBody``, ``XAmzContentSHA256Mismatch``, ``BadDigest``, or what is wrong with the framing.
     """
     md5 = hashlib.md5(usedforsecurity=False)
-    sha256 = hashlib.sha256() if promise.sha256 is not None else None
-    running = {each: checksums.start(each) for each in {Algorithm.CRC64NVME, *promise.algorithms, *algorithms}}
+    sha256 = hashlib.sha256() if declared.sha256 is not None else None
+    running = {each: checksums.start(each) for each in {Algorithm.CRC64NVME, *declared.algorithms, *algorithms}}
     hashes: list[checksums.Hash] = [md5, *running.values(), *(() if sha256 is None else (sha256,))]
     size_bytes = 0
     async with aclosing(body) as blocks:
         async for block in blocks:
-            for data in _data(block, promise.decoder):
+            for data in _data(block, declared.decoder):
                 size_bytes += len(data)
-                if size_bytes > promise.size_bytes:
+                if size_bytes > declared.size_bytes:
                     raise S3Error("IncompleteBody", "The request body is longer than it was said to be")
                 for each in hashes:
                     each.update(data)
                 sink.write(data)
                 on_bytes(len(data))
-    trailers = promise.decoder.finish() if promise.decoder is not None else {}
-    if size_bytes != promise.size_bytes:
+    trailers = declared.decoder.finish() if declared.decoder is not None else {}
+    if size_bytes != declared.size_bytes:
         raise S3Error("IncompleteBody")
-    if sha256 is not None and sha256.hexdigest() != promise.sha256:
-        raise S3Error("XAmzContentSHA256Mismatch", details={"ClientComputedContentSHA256": promise.sha256 or ""})
-    if promise.md5 is not None and md5.digest() != promise.md5:
+    if sha256 is not None and sha256.hexdigest() != declared.sha256:
+        raise S3Error("XAmzContentSHA256Mismatch", details={"ClientComputedContentSHA256": declared.sha256 or ""})
+    if declared.md5 is not None and md5.digest() != declared.md5:
         raise S3Error("BadDigest", "The Content-MD5 you specified did not match what we received.")
     computed = {algorithm: checksums.encode(each.digest()) for algorithm, each in running.items()}
-    _compare(promise, computed, trailers)
+    _compare(declared, computed, trailers)
     return Received(size_bytes, md5.hexdigest(), {algorithm.value: text for algorithm, text in computed.items()})
 
 
-async def receive_document(body: AsyncGenerator[bytes, None], promise: Promise) -> bytes:
+async def receive_document(body: AsyncGenerator[bytes, None], declared: DeclaredBody) -> bytes:
     """Read an XML body.
 
     Raises:
         S3Error: as ``receive``, and ``MalformedXML`` if it is too long.
     """
-    if promise.size_bytes > MAX_DOCUMENT_BYTES:
+    if declared.size_bytes > MAX_DOCUMENT_BYTES:
         raise S3Error("MalformedXML")
     document = Document()
-    await receive(body, promise, document)
+    await receive(body, declared, document)
     return bytes(document.data)
 
 
@@ -203,14 +203,14 @@ def _data(block: bytes, decoder: ChunkedDecoder | None) -> Iterable[bytes]:
             yield from decoder.feed(piece)
 
 
-def _compare(promise: Promise, computed: Mapping[Algorithm, str], trailers: Mapping[str, str]) -> None:
-    promised = dict(promise.checksums or {})
-    if promise.trailer is not None:
-        text = trailers.get(promise.trailer.header)
-        if text is None or not checksums.is_valid(promise.trailer, text):
+def _compare(declared: DeclaredBody, computed: Mapping[Algorithm, str], trailers: Mapping[str, str]) -> None:
+    expected = dict(declared.checksums or {})
+    if declared.trailer is not None:
+        text = trailers.get(declared.trailer.header)
+        if text is None or not checksums.is_valid(declared.trailer, text):
             raise S3Error("MalformedTrailerError")
-        promised[promise.trailer] = text
-    for algorithm, text in promised.items():
+        expected[declared.trailer] = text
+    for algorithm, text in expected.items():
         if computed[algorithm] != text:
             raise S3Error(
                 "BadDigest", f"The {algorithm.value.upper()} you specified did not match the calculated checksum."
@@ -229,9 +229,9 @@ def _md5(text: str | None) -> bytes | None:
     return digest
 
 
-def _trailer(headers: Headers, grant: Grant) -> Algorithm | None:
+def _trailer(headers: Headers, authorization: Authorization) -> Algorithm | None:
     name = headers.get("x-amz-trailer")
-    if not grant.payload.endswith("-TRAILER"):
+    if not authorization.payload.endswith("-TRAILER"):
         return None
     for algorithm in Algorithm:
         if name is not None and name.lower() == algorithm.header:

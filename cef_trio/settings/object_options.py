@@ -108,7 +108,7 @@ class ObjectOptions:
         return {_HEADERS[name]: value for name, value in values.items() if value}
 
     @property
-    def asks_for_kms(self) -> bool:
+    def requests_kms(self) -> bool:
         """Whether objects are encrypted by KMS; their ETags are then not MD5."""
         return (self.encryption or "").startswith("aws:kms")
 
@@ -202,7 +202,7 @@ def check_kms_key_id(name: str) -> str:
 
 def why_unfit(options: ObjectOptions, *, at_aws: bool) -> str | None:
     """Return why options conflict with each other or with the store, naming the settings; ``None`` if they do not."""
-    if options.kms_key_id is not None and not options.asks_for_kms:
+    if options.kms_key_id is not None and not options.requests_kms:
         return "S3_SSE_KMS_KEY_ID needs S3_SSE=aws:kms or aws:kms:dsse"
     if options.bucket_key is not None and options.encryption != "aws:kms":
         return "S3_SSE_BUCKET_KEY needs S3_SSE=aws:kms; other encryptions have no bucket keys"

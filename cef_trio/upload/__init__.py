@@ -12,7 +12,7 @@ from cef_trio.upload.failures import KEEPS_ITS_UPLOAD
 from cef_trio.upload.held_lease import HeldLease, hold_lease
 from cef_trio.upload.idle_checker import IdleChecker
 from cef_trio.upload.live_stream import LiveStream
-from cef_trio.upload.object_key import KeyTemplate, metadata_key
+from cef_trio.upload.object_key import MAX_METADATA_BYTES, KeyTemplate, metadata_key
 from cef_trio.upload.observer import Observer
 from cef_trio.upload.orphan_cleanup import abort_orphan_uploads, is_orphan
 from cef_trio.upload.ownership import Ownership
@@ -27,6 +27,7 @@ from cef_trio.upload.supervisor import StreamSupervisor
 
 __all__ = [
     "KEEPS_ITS_UPLOAD",
+    "MAX_METADATA_BYTES",
     "MIN_PART_BYTES",
     "STREAM_ID_METADATA",
     "Claim",

@@ -124,6 +124,10 @@ class KeyTemplate:
         )
 
 
+MAX_METADATA_BYTES: Final = 16 << 20
+"""Larger than any metadata JSON: 10,000 parts of some 150 bytes are 1.5 MB."""
+
+
 def metadata_key(object_key: str) -> str:
     """Return the key of an object's metadata JSON."""
     return object_key + METADATA_SUFFIX

@@ -19,6 +19,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from typing import Final
 
 import structlog
@@ -28,7 +29,7 @@ from cef_trio.checkpoint import Checkpoint, FileIdentity, PartRecord, Status, St
 from cef_trio.exceptions import S3OperationError
 from cef_trio.files import HEAD_BYTES, FileSlice, FileStat, OpenRecording
 from cef_trio.s3 import Crc64Nvme, ListedObject, StoredObject
-from cef_trio.upload.object_key import ProposedStream, metadata_key
+from cef_trio.upload.object_key import MAX_METADATA_BYTES, ProposedStream, metadata_key
 from cef_trio.upload.object_match import (
     FileDigest,
     ObjectMetadata,
@@ -52,7 +53,6 @@ LIST_SECONDS: Final = 45.0
 _MAX_FOUND: Final = 10_000
 _MAX_COMPARED: Final = 8
 """How many objects of the same name and size are compared with one file."""
-_MAX_METADATA_BYTES: Final = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,19 +245,9 @@ class OrphanObjects:
 
     async def _read_metadata_json(self, key: str) -> bytes | None:
         """Return the metadata JSON, empty if there is none; ``None`` if it is unknown, or too large to be ours."""
-        services = self._services
-
-        async def read() -> bytes | None:
-            body = bytearray()
-            async with services.s3.get_object(key) as (_, chunks):
-                async for chunk in chunks:
-                    body += chunk
-                    if len(body) > _MAX_METADATA_BYTES:
-                        return None
-            return bytes(body) or None
-
+        read = partial(self._services.s3.get_small_object, key, max_bytes=MAX_METADATA_BYTES)
         try:
-            return await services.attempt("get_object", read)
+            return await self._services.attempt("get_object", read) or None
         except S3OperationError as error:
             if error.code == "NoSuchKey":
                 return b""

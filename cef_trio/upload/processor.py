@@ -488,11 +488,11 @@ class StreamProcessor:
                 # Informational only. A lost lease or another problem recurs on resume.
                 log.warning("retry_not_recorded", error=str(unsaved))
         await self._pause(seconds)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._until_draining, nursery.cancel_scope)
-            await self._services.s3_breaker.wait_up()
-            await self._services.redis_breaker.wait_up()
-            nursery.cancel_scope.cancel()
+        await wait_any(self._until_draining, self._until_services_up)
+
+    async def _until_services_up(self) -> None:
+        await self._services.s3_breaker.wait_up()
+        await self._services.redis_breaker.wait_up()
 
     def _backoff(self, attempts: int) -> float:
         rules = self._services.rules
@@ -503,21 +503,17 @@ class StreamProcessor:
         """Wait until the time is over, an unreadable file has an event, or the daemon drains."""
         least = trio.current_time() + min(seconds, self._services.rules.retry_initial_seconds)
         with trio.move_on_after(seconds):
-            await wait_any(
-                partial(self.file_state.wait_value, lambda now: now.draining),
-                partial(self._file_changed.wait_value, True),
-            )
+            await wait_any(self._until_draining, partial(self._file_changed.wait_value, True))
         with trio.move_on_at(least):  # a growing file has events all the time
-            await self.file_state.wait_value(lambda now: now.draining)
+            await self._until_draining()
 
     async def _pause_unless_draining(self, seconds: float) -> None:
         """Wait until the time is over or the daemon drains."""
         with trio.move_on_after(seconds):
-            await self.file_state.wait_value(lambda now: now.draining)
+            await self._until_draining()
 
-    async def _until_draining(self, scope: trio.CancelScope) -> None:
+    async def _until_draining(self) -> None:
         await self.file_state.wait_value(lambda now: now.draining)
-        scope.cancel()
 
     async def _retry_until_recorded(self, end: Callable[[], Awaitable[Outcome]]) -> Outcome:
         """End the stream; retry until the end is recorded."""

@@ -22,7 +22,7 @@ from cef_trio import __version__
 from cef_trio.exceptions import WebhookOperationError
 from cef_trio.http import HttpTransport, tls
 from cef_trio.s3 import parse_retry_after
-from cef_trio.webhook.signature import key_of, signature
+from cef_trio.webhook.signature import decode_secret, signature
 
 _OPERATION: Final = "deliver"
 _MAX_CONNECTIONS: Final = 8
@@ -73,11 +73,11 @@ class WebhookClient:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._url = httpx.URL(url)
-        self._key = None if secret is None else key_of(secret)
+        self._key = None if secret is None else decode_secret(secret)
         self._timeout_seconds = timeout_seconds
         self._now = now
         self._transport = transport or HttpTransport(
-            tls.Trust("WEBHOOK_CA_FILE", ca_file),
+            tls.TrustedCertificates("WEBHOOK_CA_FILE", ca_file),
             max_connections=_MAX_CONNECTIONS,
             keepalive_seconds=_KEEPALIVE_SECONDS,
         )
@@ -131,7 +131,9 @@ class WebhookClient:
                 response = await self._http.send(request, stream=True)
         except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:  # the last two: malformed bytes
             self.renew_connections()
-            refused = tls.refusal(error, ca_setting="WEBHOOK_CA_FILE", address_setting="ON_COMPLETE_WEBHOOK")
+            refused = tls.explain_refused_certificate(
+                error, ca_setting="WEBHOOK_CA_FILE", address_setting="ON_COMPLETE_WEBHOOK"
+            )
             text = refused or str(error)
             raise self._unanswered(f"{type(error).__name__}: {text}" if text else type(error).__name__) from error
         if response is None:

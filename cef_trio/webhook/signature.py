@@ -16,7 +16,7 @@ SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - what every secret begins with
 _VERSION: Final = "v1"
 
 
-def key_of(secret: str) -> bytes:
+def decode_secret(secret: str) -> bytes:
     """Return the key of a secret.
 
     Raises:

@@ -22,7 +22,7 @@ from cef_trio.cli.probes import try_upload
 from cef_trio.cli.session import CommandContext
 from cef_trio.exceptions import S3OperationError
 from cef_trio.lab.world import World
-from cef_trio.s3_endpoint import CallFacts, Fault, Kind, Moment
+from cef_trio.s3_endpoint import CallInfo, Fault, Kind, Moment
 from cef_trio.settings.object_options import ObjectOptions
 
 PART_CALLS = ["UploadPart", "ListParts", "ListMultipartUploads", "HeadObject", "AbortMultipartUpload"]
@@ -219,7 +219,7 @@ async def test_cancelled_at_any_of_its_calls_the_doctors_upload_is_aborted(
 ) -> None:
     scope = trio.CancelScope()
 
-    def strike(_call: CallFacts) -> bool:
+    def strike(_call: CallInfo) -> bool:
         scope.cancel()
         return False
 

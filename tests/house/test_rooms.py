@@ -74,7 +74,7 @@ PURE = sorted(
         "upload.part_plan",
         "watch.events",
         "watch.patterns",
-        "webhook.answers",
+        "webhook.outcome",
         "webhook.signature",
     ]
 )

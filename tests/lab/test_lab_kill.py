@@ -14,7 +14,7 @@ from cef_trio.lab import command
 from cef_trio.lab.kill import KillCycle, KillTally, kill_campaign
 from cef_trio.lab.kill_oracle import Checkpointed, Patch, object_violations, parts_sent_again, uploads_unknown
 from cef_trio.local.servers import BUCKET
-from cef_trio.s3_endpoint import DiskStorage, Entry, S3Endpoint
+from cef_trio.s3_endpoint import DiskStorage, LoggedCall, S3Endpoint
 from cef_trio.upload.object_key import METADATA_SUFFIX
 from cef_trio.upload.part_plan import MIB, PartPlan
 
@@ -22,11 +22,11 @@ PATH = Path("/watch/a.mp4")
 KEY = "streams/1/a.mp4"
 SIZE = 12 * MIB
 RECORD = PartRecord(2, "etag", 5 * MIB, 0, datetime.fromtimestamp(105.0, UTC))
-SENT = Entry(100.0, "UploadPart", BUCKET, KEY, "upload", 2)
-AGAIN = Entry(200.0, "UploadPart", BUCKET, KEY, "upload", 2)
+SENT = LoggedCall(100.0, "UploadPart", BUCKET, KEY, "upload", 2)
+AGAIN = LoggedCall(200.0, "UploadPart", BUCKET, KEY, "upload", 2)
 
 
-def sent_again(*patches: Patch, record: PartRecord = RECORD, again: Entry = AGAIN) -> list[str]:
+def sent_again(*patches: Patch, record: PartRecord = RECORD, again: LoggedCall = AGAIN) -> list[str]:
     before = Checkpointed(KEY, PATH, PartPlan(5 * MIB), {record.part_number: record})
     return list(parts_sent_again([before], [SENT, again], 1, {PATH: patches}, {PATH: SIZE}))
 
@@ -54,11 +54,11 @@ def test_a_part_that_was_patched_may_be_sent_again(offset: int) -> None:
 
 def test_a_short_last_part_that_has_grown_may_be_sent_again() -> None:
     short = PartRecord(3, "etag", 1 * MIB, 0, RECORD.uploaded_at_utc)
-    assert sent_again(record=short, again=Entry(200.0, "UploadPart", BUCKET, KEY, "upload", 3)) == []
+    assert sent_again(record=short, again=LoggedCall(200.0, "UploadPart", BUCKET, KEY, "upload", 3)) == []
 
 
 def test_a_part_that_was_not_recorded_may_be_sent_again() -> None:
-    assert sent_again(again=Entry(200.0, "UploadPart", BUCKET, KEY, "upload", 1)) == []
+    assert sent_again(again=LoggedCall(200.0, "UploadPart", BUCKET, KEY, "upload", 1)) == []
 
 
 @pytest.mark.real

@@ -6,7 +6,7 @@ import io
 import logging
 import ssl
 import tracemalloc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -303,7 +303,7 @@ class Zeros:
     def __init__(self, size_bytes: int) -> None:
         self.size_bytes = size_bytes
 
-    async def blocks(self) -> AsyncIterator[bytes]:
+    async def blocks(self) -> AsyncGenerator[bytes, None]:
         for _ in range(self.size_bytes // BLOCK_BYTES):
             yield bytes(BLOCK_BYTES)
 

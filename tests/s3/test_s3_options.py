@@ -186,8 +186,8 @@ def test_an_etag_is_an_md5_only_if_it_looks_so_and_nothing_says_otherwise(
     answer |= {f"{SSE}-customer-algorithm": "AES256"} if customer else {}
     assert looks_like_md5(etag) == (etag.lower() == MD5)
     plain = encryption in {None, "AES256"} and not customer and not asked
-    assert is_opaque(answer, kms_asked=asked) == (not plain)
-    assert is_md5(etag, answer, kms_asked=asked) == (plain and etag.lower() == MD5)
+    assert is_opaque(answer, kms_requested=asked) == (not plain)
+    assert is_md5(etag, answer, kms_requested=asked) == (plain and etag.lower() == MD5)
 
 
 def test_the_etag_of_parts_is_that_of_their_md5s_and_unknown_if_one_is_none() -> None:

@@ -28,7 +28,7 @@ import cef_trio
 from cef_trio.checkpoint.redis.address import parse_address
 from cef_trio.checkpoint.redis.store import RedisCheckpointStore
 from cef_trio.exceptions import OperationError, RedisOperationError, S3OperationError, WebhookOperationError
-from cef_trio.http.tls import client_context, refusal
+from cef_trio.http.tls import client_context, explain_refused_certificate
 from cef_trio.s3.client import S3Client
 from cef_trio.s3.config import S3Config
 from cef_trio.s3.credentials import StaticCredentials
@@ -442,4 +442,4 @@ def test_an_error_that_has_nothing_to_do_with_certificates_is_none_of_theirs() -
     looped.__context__ = OperationError("x", "z")
     looped.__context__.__context__ = looped
     for error in (looped, ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER]"), OSError("x")):
-        assert refusal(error, ca_setting="A", address_setting="B") is None
+        assert explain_refused_certificate(error, ca_setting="A", address_setting="B") is None

@@ -13,7 +13,7 @@ from cef_trio.checkpoint.model import Lease
 from cef_trio.checkpoint.states import Status
 from cef_trio.exit_codes import ExitCode
 from cef_trio.lab.world import PART, World, WorldDaemon
-from cef_trio.s3_endpoint import CallFacts, Fault, Kind
+from cef_trio.s3_endpoint import CallInfo, Fault, Kind
 
 
 class AtWork:
@@ -24,7 +24,7 @@ class AtWork:
         self.daemon: WorldDaemon | None = None
         world.endpoint.faults.arm(Fault(Kind.SLOW, "*", seconds=1, times=None, predicate=self._look))
 
-    def _look(self, _call: CallFacts) -> bool:
+    def _look(self, _call: CallInfo) -> bool:
         if self.daemon is not None:
             self.most = max(self.most, sum(live.processor.working for live in self.daemon.supervisor.live))
         return True

@@ -15,7 +15,7 @@ from cef_trio.exceptions import RedisOperationError
 from cef_trio.exit_codes import ExitCode
 from cef_trio.lab.disk import InlineDisk
 from cef_trio.lab.world import PART, World
-from cef_trio.s3_endpoint import CallFacts, Fault, Kind, Moment
+from cef_trio.s3_endpoint import CallInfo, Fault, Kind, Moment
 
 
 async def finish(world: World) -> None:
@@ -450,7 +450,7 @@ async def test_p1_a_store_that_cannot_replace_a_part_gets_a_new_upload(world: Wo
     """rclone streams parts on as they come, and answers 501 to one that comes again."""
     seen: set[tuple[str | None, int | None]] = set()
 
-    def again(call: CallFacts) -> bool:
+    def again(call: CallInfo) -> bool:
         known = (call.upload_id, call.part_number) in seen
         seen.add((call.upload_id, call.part_number))
         return known

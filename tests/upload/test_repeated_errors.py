@@ -11,7 +11,7 @@ from cef_trio.exceptions import ChunkProcessingError, S3OperationError
 from cef_trio.lab.proxy import Interference, Rule
 from cef_trio.lab.world import PART, World
 from cef_trio.s3_endpoint import Fault, Kind
-from cef_trio.s3_endpoint.faults import CallFacts
+from cef_trio.s3_endpoint.faults import CallInfo
 from cef_trio.upload.repeated_errors import MAX_DEFINITE, MAX_TRANSIENT, RepeatedErrors
 
 NAME = "camera.mp4"
@@ -110,7 +110,7 @@ async def test_p6_a_store_that_says_the_same_for_ever_ends_in_a_failure_with_its
     world.append(3 * PART, NAME)
     world.append(PART, "good.mp4")
 
-    def of_it(call: CallFacts) -> bool:
+    def of_it(call: CallInfo) -> bool:
         return bool(call.key) and str(call.key).endswith(f"/{NAME}")
 
     world.endpoint.faults.arm(Fault(Kind.ERROR, operation, code=code, times=None, predicate=of_it))

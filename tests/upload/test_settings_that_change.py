@@ -20,7 +20,7 @@ from cef_trio.checkpoint.states import Status
 from cef_trio.lab.world import BUCKET, OTHER_BUCKET, PART, World, WorldDaemon
 from cef_trio.observability.at_risk import PATIENCE_SECONDS, Reason
 from cef_trio.s3.config import ChecksumMode
-from cef_trio.s3_endpoint import CallFacts, Fault, Kind
+from cef_trio.s3_endpoint import CallInfo, Fault, Kind
 from cef_trio.settings.object_options import ObjectOptions
 from cef_trio.upload.object_key import metadata_key
 
@@ -120,7 +120,7 @@ async def test_a_bucket_that_is_set_back_before_a_daemon_ran_changes_nothing(wor
 async def without_its_metadata(world: World) -> StreamMeta:
     """A stream whose object is complete, and whose metadata is still to be written."""
 
-    def is_metadata(call: CallFacts) -> bool:
+    def is_metadata(call: CallInfo) -> bool:
         return (call.key or "").endswith(".json")
 
     world.append(SIZE)

@@ -22,9 +22,9 @@ from trio.testing import MockClock
 
 from cef_trio.exceptions import WebhookOperationError
 from cef_trio.http.client_transport import HttpTransport
-from cef_trio.webhook.answers import Answered, judge_status
 from cef_trio.webhook.client import Delivery, WebhookClient
-from cef_trio.webhook.signature import key_of, signature
+from cef_trio.webhook.outcome import DeliveryOutcome, outcome_of_status
+from cef_trio.webhook.signature import decode_secret, signature
 
 NOW = datetime(2026, 11, 25, 12, 0, 0, 900_000, tzinfo=UTC)
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -71,7 +71,9 @@ async def test_the_request_is_the_document_signed_and_named() -> None:
     assert request.headers["x-cef-trio-stream-id"] == "1"
     timestamp = int(request.headers["webhook-timestamp"])
     assert timestamp == int(NOW.timestamp())
-    assert request.headers["webhook-signature"] == signature(key_of(SECRET), "completed_1", timestamp, DELIVERY.body)
+    assert request.headers["webhook-signature"] == signature(
+        decode_secret(SECRET), "completed_1", timestamp, DELIVERY.body
+    )
 
 
 async def test_without_a_secret_nothing_is_signed() -> None:
@@ -201,10 +203,10 @@ def test_a_file_that_holds_no_certificates_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 407, 413])
 def test_p6_a_refusal_that_is_a_page_is_not_the_receivers_word(status: int) -> None:
     """An ingress without a backend answered 404, and the delivery was given up for good."""
-    assert judge_status(status, "text/html; charset=utf-8") is Answered.AGAIN
-    assert judge_status(status, "application/json") is Answered.REFUSED
-    assert judge_status(410, "text/html") is Answered.REFUSED
-    assert judge_status(200, "text/html") is Answered.DELIVERED
+    assert outcome_of_status(status, "text/html; charset=utf-8") is DeliveryOutcome.RETRY
+    assert outcome_of_status(status, "application/json") is DeliveryOutcome.REFUSED
+    assert outcome_of_status(410, "text/html") is DeliveryOutcome.REFUSED
+    assert outcome_of_status(200, "text/html") is DeliveryOutcome.DELIVERED
 
 
 class Bytes(httpcore.AsyncNetworkBackend):
@@ -240,7 +242,7 @@ def test_whatever_a_receiver_answers_nothing_but_our_own_exception_leaves_the_ed
         async with client(transport, "http://me.example/") as webhooks:
             try:
                 async with webhooks.post(DELIVERY) as answered:
-                    judge_status(answered.status, answered.content_type)
+                    outcome_of_status(answered.status, answered.content_type)
                     assert answered.retry_after_seconds is None or answered.retry_after_seconds >= 0
             except WebhookOperationError as error:
                 assert len(str(error)) < 2000

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cef_trio.webhook.answers import Answered, judge_status
-from cef_trio.webhook.signature import key_of, signature
+from cef_trio.webhook.outcome import DeliveryOutcome, outcome_of_status
+from cef_trio.webhook.signature import decode_secret, signature
 
 BLOCK = 64
 ids = st.text(st.characters(codec="ascii", exclude_characters="."), max_size=40)
@@ -23,7 +23,7 @@ def hmac_sha256_by_rfc_2104(key: bytes, message: bytes) -> bytes:
 
 
 def test_the_signature_is_that_of_the_published_example() -> None:
-    key = key_of("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
+    key = decode_secret("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
     signed = signature(key, "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, b'{"test": 2432232314}')
     assert signed == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
 
@@ -32,7 +32,7 @@ def test_the_signature_is_that_of_the_published_example() -> None:
 def test_the_signature_is_hmac_sha256_over_id_timestamp_and_body(
     key: bytes, delivery_id: str, timestamp: int, body: bytes
 ) -> None:
-    assert key_of("whsec_" + base64.b64encode(key).decode()) == key
+    assert decode_secret("whsec_" + base64.b64encode(key).decode()) == key
     expected = hmac_sha256_by_rfc_2104(key, delivery_id.encode() + b"." + str(timestamp).encode() + b"." + body)
     assert signature(key, delivery_id, timestamp, body) == "v1," + base64.b64encode(expected).decode()
 
@@ -45,16 +45,16 @@ def test_what_could_be_read_in_two_ways_is_not_signed() -> None:
 @pytest.mark.parametrize("secret", ["", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_*", "whsk_MfKQ9r8GKYqr"])
 def test_a_secret_that_is_none_is_refused(secret: str) -> None:
     with pytest.raises(ValueError, match=r"whsec_|base64|padding|character"):
-        key_of(secret)
+        decode_secret(secret)
 
 
 def test_every_status_is_judged() -> None:
     """2xx is taken; a 4xx is a refusal for good, but for too slow, too early and too many; the rest is asked again."""
     for status in range(100, 600):
-        judged = judge_status(status)
+        judged = outcome_of_status(status)
         if 200 <= status < 300:
-            assert judged is Answered.DELIVERED
+            assert judged is DeliveryOutcome.DELIVERED
         elif 400 <= status < 500 and status not in {408, 425, 429}:
-            assert judged is Answered.REFUSED
+            assert judged is DeliveryOutcome.REFUSED
         else:
-            assert judged is Answered.AGAIN
+            assert judged is DeliveryOutcome.RETRY

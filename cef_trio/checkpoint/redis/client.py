@@ -57,6 +57,7 @@ from cef_trio.checkpoint.redis.errors import MAPPED, is_refusal, is_transient, i
 from cef_trio.checkpoint.redis.scripts import Script
 from cef_trio.checkpoint.redis.scripts.arguments import Argument
 from cef_trio.exceptions import RedisOperationError
+from cef_trio.http import tls
 from cef_trio.resilience import Retrier, SingleAttempt, run_in_thread
 
 MAX_AGE_SECONDS: Final = 300.0
@@ -210,7 +211,7 @@ def open_client(address: RedisAddress, bounds: Mapping[str, Any], ca_file: Path 
     """
     common = {**_FIXED, **bounds}
     login: dict[str, Any] = {"username": address.username, "password": address.password}
-    tls = _tls(address, ca_file) if address.tls else {}
+    certificates = _certificates(address, ca_file) if address.tls else {}
     one_by_one = BoundedTlsConnection if address.tls else BoundedConnection
     if address.topology is Topology.CLUSTER:
         return RedisCluster(
@@ -219,12 +220,12 @@ def open_client(address: RedisAddress, bounds: Mapping[str, Any], ca_file: Path 
             retry=Retry(NoBackoff(), 0),
             ssl=address.tls,
             **login,
-            **tls,
+            **certificates,
         )
     if address.topology is Topology.SENTINEL:
         sentinel_login: dict[str, Any] = {"username": address.sentinel_username, "password": address.sentinel_password}
         sentinel = Sentinel(  # type: ignore[no-untyped-call]
-            list(address.hosts), sentinel_kwargs={**common, **sentinel_login, "ssl": address.tls, **tls}
+            list(address.hosts), sentinel_kwargs={**common, **sentinel_login, "ssl": address.tls, **certificates}
         )
         for server in sentinel.sentinels:  # redis-py lets nobody choose their connections' class beforehand
             server.connection_pool.connection_class = one_by_one
@@ -234,7 +235,7 @@ def open_client(address: RedisAddress, bounds: Mapping[str, Any], ca_file: Path 
             connection_class=BoundedSentinelTlsConnection if address.tls else BoundedSentinelConnection,
             **common,
             **login,
-            **tls,
+            **certificates,
         )
     if address.topology is Topology.UNIX:
         pool = ConnectionPool(
@@ -249,7 +250,7 @@ def open_client(address: RedisAddress, bounds: Mapping[str, Any], ca_file: Path 
             db=address.db,
             **common,
             **login,
-            **tls,
+            **certificates,
         )
     return Redis.from_pool(pool)
 
@@ -281,12 +282,13 @@ def _without_retry(common: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in common.items() if name != "retry"}
 
 
-def _tls(address: RedisAddress, ca_file: Path | None) -> dict[str, Any]:
+def _certificates(address: RedisAddress, ca_file: Path | None) -> dict[str, Any]:
+    trusted = tls.trusted_file(ca_file)
     return {
         "ssl_cert_reqs": "required",
         "ssl_check_hostname": True,
         "ssl_min_version": ssl.TLSVersion.TLSv1_2,
-        "ssl_ca_certs": str(ca_file) if ca_file else None,
+        "ssl_ca_certs": str(trusted) if trusted else None,
         "ssl_certfile": address.client_certificate_file,
         "ssl_keyfile": address.client_key_file,
         # Read for each connection: a renewed key that is encrypted is an error, and not a question at a terminal.

@@ -109,7 +109,7 @@ def as_ours(operation: str, error: BaseException, secrets: Sequence[str] = ()) -
     code = getattr(error, "status_code", None)
     if code and code != "ERR" and not text.startswith(code):
         text = f"{code} {text}"
-    refused = tls.refusal(error, ca_setting="REDIS_CA_FILE", address_setting="REDIS_URL")
+    refused = tls.explain_refused_certificate(error, ca_setting="REDIS_CA_FILE", address_setting="REDIS_URL")
     text = refused or text
     for secret in secrets:
         text = text.replace(secret, "***")

@@ -13,24 +13,24 @@ _GONE: Final = 410
 _HTML_TYPES: Final = frozenset({"text/html", "application/xhtml+xml"})
 
 
-class Answered(Enum):
+class DeliveryOutcome(Enum):
     """The outcome of a delivery."""
 
     DELIVERED = "delivered"
     REFUSED = "refused"
     """Permanently: the receiver will not accept it (410, 404, 401, …)."""
-    AGAIN = "again"
+    RETRY = "retry"
     """It may be accepted later. This includes redirects, which are not followed, so that the URL can be corrected."""
 
 
-def judge_status(status: int, content_type: str = "") -> Answered:
+def outcome_of_status(status: int, content_type: str = "") -> DeliveryOutcome:
     """Return the outcome of a delivery by the response's status and content type.
 
     A 4xx with an HTML page may come from a proxy, a firewall or an ingress without a backend, so it is retried;
     except ``410 Gone``, which is always intended.
     """
     if status in _OK:
-        return Answered.DELIVERED
+        return DeliveryOutcome.DELIVERED
     if status != _GONE and content_type.partition(";")[0].strip().lower() in _HTML_TYPES:
-        return Answered.AGAIN
-    return Answered.REFUSED if status in _REFUSALS and status not in _TEMPORARY else Answered.AGAIN
+        return DeliveryOutcome.RETRY
+    return DeliveryOutcome.REFUSED if status in _REFUSALS and status not in _TEMPORARY else DeliveryOutcome.RETRY
