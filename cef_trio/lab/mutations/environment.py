@@ -39,7 +39,6 @@ def _unknown_writer_is_no_writer(stack: ExitStack) -> None:
 
 
 def _inode_number_is_identity(stack: ExitStack) -> None:
-
     def never(_known: object, _stat: object) -> bool:
         return False
 
@@ -47,7 +46,6 @@ def _inode_number_is_identity(stack: ExitStack) -> None:
 
 
 def _touched_is_uploaded_again(stack: ExitStack) -> None:
-
     async def uncompared(_services: object, _stream_id: str, _path: str) -> ContentMatch:
         await trio.lowlevel.checkpoint()
         return ContentMatch.NONE
@@ -56,7 +54,6 @@ def _touched_is_uploaded_again(stack: ExitStack) -> None:
 
 
 def _lost_record_is_uploaded_again(stack: ExitStack) -> None:
-
     async def left_out(_self: OrphanObjects, _path: str, **_options: object) -> None:
         await trio.lowlevel.checkpoint()
 
@@ -64,7 +61,6 @@ def _lost_record_is_uploaded_again(stack: ExitStack) -> None:
 
 
 def _truncated_starts_over(stack: ExitStack) -> None:
-
     async def over(self: StreamUpload, _size_bytes: int) -> int:
         await self.start_over()
         return 0
@@ -73,7 +69,6 @@ def _truncated_starts_over(stack: ExitStack) -> None:
 
 
 def _nothing_is_copied(stack: ExitStack) -> None:
-
     async def left_out(_self: object) -> None:
         await trio.lowlevel.checkpoint()
 
@@ -81,7 +76,6 @@ def _nothing_is_copied(stack: ExitStack) -> None:
 
 
 def _every_response_is_from_s3(stack: ExitStack) -> None:
-
     def never(_self: object, *_: object, **__: object) -> bool:
         return False
 
@@ -90,7 +84,6 @@ def _every_response_is_from_s3(stack: ExitStack) -> None:
 
 
 def _optional_calls_retried_forever(stack: ExitStack) -> None:
-
     async def retry_forever(
         _self: BestEffort, _operation: str, call: Callable[[], Awaitable[Any]], *, reach: object
     ) -> Any:
@@ -120,7 +113,6 @@ def _created_despite_other_stream(stack: ExitStack) -> None:
 
 
 def _refusals_are_permanent(stack: ExitStack) -> None:
-
     def never(_error: BaseException) -> bool:
         return False
 
@@ -144,7 +136,6 @@ def _probed_by_ping(stack: ExitStack) -> None:
 
 
 def _missing_parts_not_sent(stack: ExitStack) -> None:
-
     def never(_upload: object, _listed: object) -> None:
         return None
 
@@ -152,7 +143,6 @@ def _missing_parts_not_sent(stack: ExitStack) -> None:
 
 
 def _bucket_from_settings(stack: ExitStack) -> None:
-
     def never(_services: object, _meta: object) -> bool:
         return False
 
@@ -160,7 +150,6 @@ def _bucket_from_settings(stack: ExitStack) -> None:
 
 
 def _key_keeps_first_name(stack: ExitStack) -> None:
-
     async def left_out(_self: object) -> None:
         await trio.lowlevel.checkpoint()
 

@@ -15,7 +15,6 @@ from cef_trio.admin.connection_limits import ConnectionLimiter, ConnectionSlot
 from cef_trio.daemon.exit_watchdog import ExitWatchdog
 from cef_trio.exceptions import FileAccessError
 from cef_trio.files import reader
-from cef_trio.lab import disk as lab_disk
 from cef_trio.lab.mutations.model import Mutation, replace_in
 from cef_trio.media import ffprobe
 from cef_trio.observability.log_writer import LineWriter
@@ -26,7 +25,6 @@ from cef_trio.watch.watcher import Watcher
 
 
 def _log_written_in_event_loop(stack: ExitStack) -> None:
-
     def write(self: LineWriter, line: bytes) -> None:
         try:
             os.write(self._descriptor, line)
@@ -37,7 +35,6 @@ def _log_written_in_event_loop(stack: ExitStack) -> None:
 
 
 def _exit_watchdog_in_event_loop(stack: ExitStack) -> None:
-
     async def later(watchdog: ExitWatchdog, seconds: float) -> None:
         await trio.sleep(seconds)
         watchdog.exit_now()
@@ -49,7 +46,6 @@ def _exit_watchdog_in_event_loop(stack: ExitStack) -> None:
 
 
 def _missing_thread_is_error(stack: ExitStack) -> None:
-
     async def once(start: Callable[[], Awaitable[Any]], _has_begun: object = None) -> Any:
         return await start()
 
@@ -57,20 +53,17 @@ def _missing_thread_is_error(stack: ExitStack) -> None:
 
 
 def _missing_descriptor_is_permanent(stack: ExitStack) -> None:
-
     def final(what: str, error: OSError) -> FileAccessError:
-        refused = disk_refusal(what, error)
+        refused = refusal(what, error)
         refused.transient = False
         return refused
 
-    disk_refusal = reader.refusal
+    refusal = reader.refusal
     replace_in(stack, reader, "refusal", final)
-    replace_in(stack, lab_disk, "refusal", final)
     replace_in(stack, file_triage, "COMES_BACK", frozenset())
 
 
 def _lost_watches_ignored(stack: ExitStack) -> None:
-
     async def unasked(self: Watcher, inotify: INotify, scope: trio.CancelScope) -> None:
         while True:
             await trio.lowlevel.wait_readable(inotify.fileno())
@@ -83,7 +76,6 @@ def _lost_watches_ignored(stack: ExitStack) -> None:
 
 
 def _ffprobe_without_limits(stack: ExitStack) -> None:
-
     def left_out(_pid: int, _seconds: float) -> None:
         return None
 
@@ -95,7 +87,6 @@ def _ffprobe_without_concurrency_limit(stack: ExitStack) -> None:
 
 
 def _idle_connection_kept(stack: ExitStack) -> None:
-
     def never(_self: ConnectionLimiter, _places: object) -> bool:
         return False
 
@@ -114,7 +105,6 @@ def _no_limit_per_client(stack: ExitStack) -> None:
 
 
 def _cross_site_requests_served(stack: ExitStack) -> None:
-
     def never(_header: object, *, may_be_opened: bool) -> bool:
         del may_be_opened
         return False

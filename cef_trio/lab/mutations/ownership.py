@@ -35,7 +35,6 @@ def _unreadable_not_reported(stack: ExitStack) -> None:
 
 
 def _every_folder_is_own(stack: ExitStack) -> None:
-
     def always(_path: str, _watch_folder: str) -> bool:
         return True
 
@@ -43,7 +42,6 @@ def _every_folder_is_own(stack: ExitStack) -> None:
 
 
 def _every_host_is_own(stack: ExitStack) -> None:
-
     def always(_self: Ownership, _meta: StreamMeta) -> Claim:
         return Claim.OURS
 
@@ -51,7 +49,6 @@ def _every_host_is_own(stack: ExitStack) -> None:
 
 
 def _every_upload_is_orphan(stack: ExitStack) -> None:
-
     async def all_of_them(s3: S3Client, _key: str, _listed: object) -> bool:
         for stray in await s3.list_multipart_uploads():
             await s3.abort_multipart_upload(stray.key, stray.upload_id)
@@ -61,7 +58,6 @@ def _every_upload_is_orphan(stack: ExitStack) -> None:
 
 
 def _every_lease_may_be_taken(stack: ExitStack) -> None:
-
     def always(*_: object) -> bool:
         return True
 
