@@ -33,7 +33,7 @@ from cef_trio.exceptions import RecordUnreadableError, S3OperationError
 from cef_trio.exit_codes import ExitCode
 from cef_trio.s3 import ListedUpload
 from cef_trio.settings import load_settings
-from cef_trio.upload import bulk_load, is_orphan
+from cef_trio.upload import is_orphan
 
 _EMPTY: Final = (
     "Redis knows no stream at all; with the wrong REDIS_URL or REDIS_KEY_PREFIX this would abort uploads that are "
@@ -189,7 +189,7 @@ def _id_in(context: CommandContext, upload: ListedUpload) -> str | None:
 
 async def _records(context: CommandContext, uploads: Collection[ListedUpload]) -> Records:
     ids = {stream_id for upload in uploads if (stream_id := _id_in(context, upload))}
-    return await bulk_load.load_metas(context.store, ids)
+    return await context.store.load_metas(ids)
 
 
 def _first_judgement(

@@ -16,7 +16,6 @@ from cef_trio.cli.session import CommandContext, run_command
 from cef_trio.cli.stream_selection import all_ids
 from cef_trio.exit_codes import ExitCode
 from cef_trio.settings import load_settings
-from cef_trio.upload import bulk_load
 
 _SHORT_ID: Final = 8
 
@@ -75,7 +74,7 @@ def in_state(known: KnownPath, state: State | None) -> bool:
 
 async def list_streams(context: CommandContext, state: State | None, *, as_json: bool) -> ExitCode:
     """Print the streams, the latest activity last, each with its error, if any."""
-    known = (await bulk_load.load_metas(context.store, await all_ids(context.store))).values()
+    known = (await context.store.load_metas(await all_ids(context.store))).values()
     chosen = sorted((one for one in known if in_state(one, state)), key=lambda one: one.meta.last_activity_at_utc)
     if as_json:
         output.print_json(
