@@ -28,7 +28,7 @@ from urllib.parse import quote
 import httpx
 
 from cef_trio.exceptions import S3OperationError
-from cef_trio.resilience import Need, Retrier, SingleAttempt
+from cef_trio.resilience import Retrier, SingleAttempt
 from cef_trio.s3.body import BytesSource
 from cef_trio.s3.capabilities import Capabilities
 from cef_trio.s3.checksums import CHECKSUMS, crc64nvme_from_base64, to_base64
@@ -108,7 +108,6 @@ class S3Client:
         self._transport = Transport(config, transport=transport, now=now)
         self._capabilities = Capabilities(config.checksum, config.payload_signing)
         self._downloader = Downloader(self._transport)
-        self._may_delete_probe = True
         self._sender = BodyUploader(
             self._transport,
             self._capabilities,
@@ -431,28 +430,6 @@ class S3Client:
     def renew_connections(self) -> None:
         """Use new connections for all requests that start from now on."""
         self._transport.renew_connections()
-
-    async def probe(self, need: Need, key: str) -> None:
-        """Test a read or a write on a new connection, with one attempt, for the circuit breaker.
-
-        A write puts an object of a few bytes at ``key``, with the options of a recording, and deletes it. Without the
-        permission to delete, the object stays and is overwritten by the next probe.
-
-        Raises:
-            S3OperationError: S3 refused, or did not respond.
-        """
-        self.renew_connections()
-        if need is Need.READ:
-            await self.head_bucket()
-            return
-        await self.put_object(
-            key, b"cef-trio was here\n", content_type="text/plain", headers=self.options.for_recording()
-        )
-        if self._may_delete_probe:
-            try:
-                await self.delete_object(key)
-            except S3OperationError as error:
-                self._may_delete_probe = error.transient
 
     async def abort_rules(self) -> list[AbortRule]:
         """Return the bucket's lifecycle rules that abort open uploads; needs s3:GetLifecycleConfiguration.
