@@ -27,7 +27,7 @@ from cef_trio.checkpoint.commit import Commit, Saving
 from cef_trio.checkpoint.model import Checkpoint, Lease, Owner, PartRecord, StreamMeta
 from cef_trio.checkpoint.protocols import KnownPath, Records, StreamWrites
 from cef_trio.checkpoint.redis import Keys, codec
-from cef_trio.checkpoint.states import ENDED, Status, StreamSet, may_follow
+from cef_trio.checkpoint.states import ENDED, StreamSet
 from cef_trio.checkpoint.unreadable import UnreadableKeys
 from cef_trio.exceptions import RecordUnreadableError, RedisOperationError
 from cef_trio.resilience import Retrier, SingleAttempt, shielded
@@ -157,7 +157,7 @@ class MemoryCheckpointStore(StreamWrites):
         instead_of: str | None = None,
         beside: str | None = None,
     ) -> None:
-        """Begin a stream (see the Protocol)."""
+        """See :meth:`StreamStore.create`."""
         meta = codec.decode_meta({name.encode(): value for name, value in codec.encode_meta(meta).items()})
         meta = replace(meta, next_part_to_upload=max(meta.next_part_to_upload, rules.past(parts)))
         checked = _encodable_parts(parts)
@@ -186,7 +186,7 @@ class MemoryCheckpointStore(StreamWrites):
         await self._call("create", effect)
 
     async def acquire(self, stream_id: str, lease: Lease) -> bool:
-        """Take the stream's lease if it may be taken (see the Protocol)."""
+        """See :meth:`LeaseStore.acquire`."""
 
         def effect() -> bool:
             self._is_readable(self._keys.lease(stream_id), stream_id)
@@ -198,7 +198,7 @@ class MemoryCheckpointStore(StreamWrites):
         return await self._call("acquire", effect)
 
     async def renew(self, stream_ids: Collection[str], lease: Lease) -> frozenset[str]:
-        """Set the TTL of these leases anew; returns those that are no longer ours."""
+        """See :meth:`LeaseStore.renew`."""
 
         def effect() -> frozenset[str]:
             ours = {stream_id for stream_id in stream_ids if self._holder(stream_id) == lease.value}
@@ -209,7 +209,7 @@ class MemoryCheckpointStore(StreamWrites):
         return await self._call("renew", effect)
 
     async def release(self, stream_ids: Collection[str], lease: Lease) -> None:
-        """Give these leases up where they are ours."""
+        """See :meth:`LeaseStore.release`."""
 
         def effect() -> None:
             for stream_id in stream_ids:
@@ -219,7 +219,7 @@ class MemoryCheckpointStore(StreamWrites):
         await self._call("release", effect)
 
     async def holders(self, stream_ids: Collection[str]) -> Mapping[str, str]:
-        """Whose these leases are; those that nobody holds are absent."""
+        """See :meth:`LeaseStore.holders`."""
 
         def effect() -> Mapping[str, str]:
             found = {stream_id: self._holder(stream_id) for stream_id in stream_ids}
@@ -228,7 +228,7 @@ class MemoryCheckpointStore(StreamWrites):
         return await self._call("holders", effect)
 
     async def load(self, stream_id: str) -> Checkpoint | None:
-        """All that is known of the stream; ``None`` if nothing is."""
+        """See :meth:`StreamStore.load`."""
 
         def effect() -> Checkpoint | None:
             for key in (self._keys.meta(stream_id), self._keys.parts(stream_id)):
@@ -239,11 +239,11 @@ class MemoryCheckpointStore(StreamWrites):
         return await self._call("load", effect)
 
     async def load_metas(self, stream_ids: Collection[str]) -> Records:
-        """The records of those streams that exist."""
+        """See :meth:`StreamStore.load_metas`."""
         return await self._call("load_metas", lambda: self._read_metas(stream_ids))
 
     async def members(self, stream_set: StreamSet) -> frozenset[str]:
-        """The ids of the streams in that set."""
+        """See :meth:`StreamStore.members`."""
 
         def effect() -> frozenset[str]:
             if not self._is_readable(self._keys.set(stream_set)):
@@ -253,7 +253,7 @@ class MemoryCheckpointStore(StreamWrites):
         return await self._call("members", effect)
 
     async def count(self) -> Mapping[StreamSet, int]:
-        """How many streams each set has."""
+        """See :meth:`StreamStore.count`."""
 
         def effect() -> Mapping[StreamSet, int]:
             sets = [stream.stream_set for stream in self._streams.values()]
@@ -267,7 +267,7 @@ class MemoryCheckpointStore(StreamWrites):
         return await self._call("is_persistent", lambda: self.persistent)
 
     async def find_by_path(self, paths: Collection[str], *, owner: str = "") -> Records:
-        """What is known of these paths; unknown ones are absent."""
+        """See :meth:`StreamStore.find_by_path`."""
 
         def effect() -> Records:
             found = {path: self._by_path.get(f"{path}\0{owner}") or self._by_path.get(path) for path in paths}
@@ -301,7 +301,7 @@ class MemoryCheckpointStore(StreamWrites):
         await self._call(commit.operation, effect)
 
     async def save_interrupted(self, savings: Sequence[Saving], lease: Lease) -> frozenset[str]:
-        """Write the way many streams' tasks ended, and release their leases."""
+        """See :meth:`StreamStore.save_interrupted`."""
         rules.check_savings(savings)
 
         def effect() -> frozenset[str]:
@@ -310,7 +310,7 @@ class MemoryCheckpointStore(StreamWrites):
         return await self._call("save_interrupted", effect)
 
     async def pending_webhooks(self) -> frozenset[str]:
-        """The ids of the streams whose webhook is owed."""
+        """See :meth:`WebhookOutbox.pending_webhooks`."""
 
         def effect() -> frozenset[str]:
             return frozenset(self._pending_webhooks) if self._is_readable(self._keys.pending_webhooks) else frozenset()
@@ -318,23 +318,23 @@ class MemoryCheckpointStore(StreamWrites):
         return await self._call("pending_webhooks", effect)
 
     async def is_webhook_pending(self, stream_id: str) -> bool:
-        """Whether the stream's webhook is owed."""
+        """See :meth:`WebhookOutbox.is_webhook_pending`."""
         return await self._call("is_webhook_pending", lambda: stream_id in self._pending_webhooks)
 
     async def ack_webhook(self, stream_id: str) -> None:
-        """The stream's webhook is owed no more."""
+        """See :meth:`WebhookOutbox.ack_webhook`."""
         await self._call("ack_webhook", lambda: self._pending_webhooks.discard(stream_id))
 
     async def report(self, instance: str, text: str) -> None:
-        """Keep how a daemon says that it stands."""
+        """See :meth:`DaemonReports.report`."""
         await self._call("report", lambda: self._reports.update({instance: text}))
 
     async def reports(self) -> Mapping[str, str]:
-        """What each daemon reported last."""
+        """See :meth:`DaemonReports.reports`."""
         return await self._call("reports", lambda: dict(self._reports))
 
     async def forget_reports(self, instances: Collection[str]) -> None:
-        """Drop these reports."""
+        """See :meth:`DaemonReports.forget_reports`."""
 
         def effect() -> None:
             for instance in instances:
@@ -343,7 +343,7 @@ class MemoryCheckpointStore(StreamWrites):
         await self._call("forget_reports", effect)
 
     async def forget(self, stream_id: str) -> None:
-        """Remove an ended stream; an open one is left alone."""
+        """See :meth:`StreamStore.forget`."""
 
         def effect() -> None:
             stream = self._streams.get(stream_id)
@@ -425,18 +425,14 @@ class MemoryCheckpointStore(StreamWrites):
         holder = self._holder(saving.stream_id)
         if stream is None or self._keys.meta(saving.stream_id) in self._unreadable_keys:
             return False
-        status = stream.meta.status if stream.meta.status is Status.S3_COMPLETED else saving.status
-        saved = stream.meta.status is status and stream.meta.last_activity_at_utc == saving.at_utc
-        ended = not may_follow(stream.meta.status, status)
+        after = rules.saved(stream.meta, saving)
         if holder is None:
-            # Saving releases the lease, so a retry after a lost reply finds the state saved and no lease.
-            return saved or ended
+            # Saving releases the lease, so a repetition after a lost reply finds the state saved and no lease.
+            return after == stream.meta
         if holder != lease.value:
             return False
         del self._leases[saving.stream_id]
-        if not ended:
-            meta = replace(stream.meta, status=status, last_activity_at_utc=saving.at_utc)
-            self._streams[saving.stream_id] = replace(stream, meta=meta)
+        self._streams[saving.stream_id] = replace(stream, meta=after)
         return True
 
     def _read_metas(self, stream_ids: Collection[str]) -> Records:

@@ -7,7 +7,7 @@ transitions.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -112,6 +112,18 @@ def check_savings(savings: Sequence[Saving]) -> None:
             raise ValueError(f"{saving.status.value!r} is not the status of an interrupted stream")
 
 
+def saved(meta: StreamMeta, saving: Saving) -> StreamMeta:
+    """Return the record after a saving at shutdown: as it is, if the stream has ended.
+
+    ``s3_completed`` is kept, as it names the next step.
+    """
+    if meta.status is Status.S3_COMPLETED:
+        return replace(meta, last_activity_at_utc=saving.at_utc)
+    if meta.status not in INTERRUPTIBLE:
+        return meta
+    return replace(meta, status=saving.status, last_activity_at_utc=saving.at_utc)
+
+
 # ---- conditions --------------------------------------------------------------------------------------------------
 
 
@@ -123,6 +135,10 @@ def may_take(holder: str | None, lease: Lease) -> bool:
 def before(status: Status) -> frozenset[Status]:
     """Return the statuses that ``status`` may follow."""
     return frozenset(current for current, following in TRANSITIONS.items() if status in following)
+
+
+INTERRUPTIBLE: Final = before(Status.INTERRUPTED_SHUTDOWN)
+"""The statuses that an interruption may follow; the same for both interruptions."""
 
 
 def first_home(status: Status) -> StreamSet:

@@ -16,7 +16,7 @@ from cef_trio.checkpoint.commit import Change, Commit
 from cef_trio.checkpoint.model import Checkpoint, FileIdentity, StreamMeta
 from cef_trio.checkpoint.redis.keys import Keys
 from cef_trio.checkpoint.redis.store import RedisCheckpointStore
-from cef_trio.checkpoint.states import Status
+from cef_trio.checkpoint.states import INTERRUPTED, Status
 
 CHANGE: Final = Change(
     {"identity": FileIdentity(1, 2), "failure_reason": "why", "retry_attempts": 3, "s3_endpoint": None, "part_size": 7}
@@ -91,6 +91,10 @@ async def test_redis_holds_what_the_rule_computes(valkey: ValkeyServer, raw: Any
             else:
                 assert await store.load(given.stream_id) == before, name
             raw.delete(Keys().by_path)
+
+
+def test_both_interruptions_may_follow_the_same_statuses() -> None:
+    assert {rules.before(status) for status in INTERRUPTED} == {rules.INTERRUPTIBLE}
 
 
 async def test_parts_in_flight_may_be_recorded_in_any_order() -> None:

@@ -174,10 +174,10 @@ _REQUIRED: Final = {field.name for field in fields(StreamMeta) if field.default 
 
 
 def encode_field(name: str, value: Any) -> dict[str, bytes]:
-    """The hash fields of one field of :class:`StreamMeta`: one, or those of ``identity`` or ``owner``; not of None.
+    """Return the hash fields of one field: several for ``identity`` and ``owner``. Not for a value of ``None``.
 
     Raises:
-        ValueError: there is no such field, or its value cannot be kept.
+        ValueError: there is no such field, or its value cannot be stored.
     """
     if name == "identity":
         encoded = {part: _encode_text(form.encode(getattr(value, part))) for part, form in _IDENTITY_FORMS.items()}
@@ -201,7 +201,7 @@ def encode_meta(meta: StreamMeta) -> dict[str, bytes]:
     """Encode a record as hash fields.
 
     Raises:
-        ValueError: a value cannot be kept (a naive time, a checksum of more than 64 bits).
+        ValueError: a value cannot be stored (a naive time, a checksum of more than 64 bits).
     """
     encoded: dict[str, bytes] = {}
     for field in fields(StreamMeta):
@@ -260,18 +260,18 @@ def encode_path(path: str) -> bytes:
 
 
 def path_field(path: str, owner: str = "") -> bytes:
-    """The field of ``streams:by_path`` for that path; ``owner``: the one beside it, of an owner that is not the first.
+    """Return the field of ``streams:by_path`` for a path; with ``owner``, the field of an owner that is not the first.
 
-    The field is the plain path as long as all streams of that path are one owner's.
+    It is the plain path as long as all streams of that path have one owner.
     """
     return encode_path(path) + (b"\0" + owner.encode() if owner else b"")
 
 
 def encode_part(part: PartRecord) -> bytes:
-    """The JSON value of a part. Equal records give equal bytes: the stores tell a repeated record by them.
+    """Return the JSON value of a part. Equal records give equal bytes, by which ``commit.lua`` detects a repetition.
 
     Raises:
-        ValueError: a value cannot be kept.
+        ValueError: a value cannot be stored.
     """
     value: dict[str, Any] = {
         "etag": part.etag,
@@ -285,7 +285,7 @@ def encode_part(part: PartRecord) -> bytes:
 
 
 def decode_part(number: bytes, raw: bytes) -> PartRecord:
-    """The part that a field of ``stream:<id>:parts`` holds.
+    """Decode a field of ``stream:<id>:parts``.
 
     Raises:
         CorruptFieldError: its number or its JSON cannot be read.

@@ -1,10 +1,9 @@
-"""The checkpoint store in Redis (or Valkey): the one that the daemon runs on.
+"""The checkpoint store in Redis or Valkey.
 
-Every write is one Lua script (``scripts/``): it checks the lease and the transition table of ``states.py``, then writes
-all or nothing. Redis runs scripts one at a time, so a daemon whose lease has expired cannot write, and a stream is in
-exactly one set at any time.
+Every write is one Lua script (``scripts/``), which checks its conditions, then writes all or nothing. Redis runs one
+script at a time, so a daemon whose lease has expired cannot write, and a stream is in exactly one set.
 
-``client.py`` has time-outs and cancellation, ``errors.py`` the meaning of redis-py's exceptions.
+``client.py`` handles time-outs and cancellation, ``errors.py`` maps redis-py's exceptions.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ class ServerInfo:
     """Whether every write reaches an append-only file: without it a crash loses more than the last second."""
     last_save_ok: bool
     eviction_policy: str
-    """Anything but ``noeviction`` may throw checkpoints away when memory runs short."""
+    """Any other than ``noeviction`` may evict checkpoints when memory runs short."""
     max_memory_bytes: int
     """0: no limit."""
     is_replica: bool
@@ -72,14 +71,14 @@ class RedisCheckpointStore(StreamWrites):
     Args:
         url: ``REDIS_URL`` (see ``address.py``).
         key_prefix: ``REDIS_KEY_PREFIX``; with a cluster it must hold a hash tag (``{node-a}:``).
-        ca_file: ``REDIS_CA_FILE``, the certificates to check a ``rediss`` server against; the system's by default.
-        socket_timeout_seconds: how long a connect, and how long an answer, may take; positive and finite.
-        connections: how many calls may be under way at once.
+        ca_file: ``REDIS_CA_FILE``, the CA certificates for a ``rediss`` server; the system's by default.
+        socket_timeout_seconds: the limit of a connect, and of a reply; positive and finite.
+        connections: the most concurrent calls.
         retrier: the policy for transient errors; a single attempt by default.
-        read_url: reads ``REDIS_URL`` once more, where the server has refused our login; ``None``: not now.
+        read_url: reads ``REDIS_URL`` again after the server has rejected the login; may return ``None``.
 
     Raises:
-        ValueError: the URL is not understood, or a cluster's prefix has no hash tag. No text contains the password.
+        ValueError: the URL is invalid, or a cluster's prefix has no hash tag. No message contains the password.
     """
 
     def __init__(
@@ -97,7 +96,7 @@ class RedisCheckpointStore(StreamWrites):
         self.keys = Keys(key_prefix)
         self.unreadable = UnreadableKeys()
         self._index_exists = False
-        """Whether the index of paths is known to exist, or not to be needed."""
+        """Whether ``streams:by_path`` is known to exist, or not to be needed."""
         self._redis = RedisClient(
             parse_address(url),
             home_key=self.keys.by_path,
@@ -114,14 +113,14 @@ class RedisCheckpointStore(StreamWrites):
 
     @property
     def address(self) -> RedisAddress:
-        """Where the server is; its text holds no password."""
+        """The server's address; its ``str`` has no password."""
         return self._redis.address
 
     def renew_login(self, url: str) -> None:
         """Use the credentials of a URL from now on; ignore a URL of another server.
 
         Raises:
-            ValueError: the URL is not understood.
+            ValueError: the URL is invalid.
         """
         address = parse_address(url)
         if address.differs_in_login_only(self.address):
@@ -129,7 +128,7 @@ class RedisCheckpointStore(StreamWrites):
             log.info("credentials_renewed", service="redis")
 
     def renew_connections(self) -> None:
-        """Let the next call, and all after it, open a connection anew."""
+        """Have later calls open new connections."""
         self._redis.renew_connections()
 
     async def __aenter__(self) -> Self:
@@ -145,7 +144,7 @@ class RedisCheckpointStore(StreamWrites):
     # ---- reading ---------------------------------------------------------------------------------------------------
 
     async def ping(self) -> None:
-        """Reach the server that holds our keys, or raise. A server that cannot save to its disk answers MISCONF."""
+        """Send PING to the server that has our keys. A server that cannot save to its disk replies MISCONF."""
         await self._redis.call("ping", lambda client: self._redis.command(client, "PING"))
 
     async def prove(self) -> None:
@@ -179,7 +178,7 @@ class RedisCheckpointStore(StreamWrites):
         return await self._redis.call("info", work)
 
     async def load(self, stream_id: str) -> Checkpoint | None:
-        """All that is known of the stream, as it stood at one moment; ``None`` if nothing is."""
+        """See :meth:`StreamStore.load`."""
         keys = [*self.keys.sets.values(), self.keys.meta(stream_id), self.keys.parts(stream_id)]
 
         def work(client: Client) -> Checkpoint | None:
@@ -194,11 +193,11 @@ class RedisCheckpointStore(StreamWrites):
         return await self._redis.call("load", work)
 
     async def load_metas(self, stream_ids: Collection[str]) -> Records:
-        """The records of those streams that exist; one round trip for each 500."""
+        """See :meth:`StreamStore.load_metas`. One round trip for each 500."""
         return await self._redis.call("load_metas", lambda client: self._known(client, stream_ids))
 
     async def members(self, stream_set: StreamSet) -> frozenset[str]:
-        """The ids of the streams in that set."""
+        """See :meth:`StreamStore.members`."""
 
         def work(client: Client) -> frozenset[str]:
             return self._members(client, self.keys.set(stream_set))
@@ -206,7 +205,7 @@ class RedisCheckpointStore(StreamWrites):
         return await self._redis.call("members", work)
 
     async def count(self) -> Mapping[StreamSet, int]:
-        """How many streams each set has; one round trip."""
+        """See :meth:`StreamStore.count`."""
 
         def work(client: Client) -> Mapping[StreamSet, int]:
             with client.pipeline(transaction=False) as pipeline:
@@ -220,13 +219,13 @@ class RedisCheckpointStore(StreamWrites):
         return await self._redis.call("count", work)
 
     async def is_persistent(self) -> bool:
-        """Whether the server writes an append-only file."""
+        """See :meth:`StreamStore.is_persistent`."""
         return await self._redis.call(
             "is_persistent", lambda client: bool(self._redis.command(client, "INFO", "persistence").get("aof_enabled"))
         )
 
     async def find_by_path(self, paths: Collection[str], *, owner: str = "") -> Records:
-        """What is known of these paths; two round trips for each 500."""
+        """See :meth:`StreamStore.find_by_path`. Two round trips for each 500."""
 
         def work(client: Client) -> Records:
             found: dict[str, KnownPath] = {}
@@ -253,7 +252,7 @@ class RedisCheckpointStore(StreamWrites):
     # ---- leases ----------------------------------------------------------------------------------------------------
 
     async def acquire(self, stream_id: str, lease: Lease) -> bool:
-        """Take the stream's lease if it may be taken (see the Protocol)."""
+        """See :meth:`LeaseStore.acquire`."""
         given: list[Argument] = [lease.value, lease.holder, arguments.milliseconds(lease)]
 
         def work(client: Client) -> bool:
@@ -266,7 +265,7 @@ class RedisCheckpointStore(StreamWrites):
         return await self._redis.call("acquire", work)
 
     async def renew(self, stream_ids: Collection[str], lease: Lease) -> frozenset[str]:
-        """Set the TTL of these leases anew, one round trip for each 500; returns those that are no longer ours."""
+        """See :meth:`LeaseStore.renew`. One round trip for each 500."""
 
         def work(client: Client) -> frozenset[str]:
             lost: set[str] = set()
@@ -279,7 +278,7 @@ class RedisCheckpointStore(StreamWrites):
         return await self._redis.call("renew", work)
 
     async def release(self, stream_ids: Collection[str], lease: Lease) -> None:
-        """Give these leases up where they are ours."""
+        """See :meth:`LeaseStore.release`."""
 
         def work(client: Client) -> None:
             for batch in _batches(stream_ids):
@@ -288,7 +287,7 @@ class RedisCheckpointStore(StreamWrites):
         await self._redis.call("release", work)
 
     async def holders(self, stream_ids: Collection[str]) -> Mapping[str, str]:
-        """Whose these leases are, one round trip for each 500; those that nobody holds are absent."""
+        """See :meth:`LeaseStore.holders`. One round trip for each 500."""
 
         def work(client: Client) -> Mapping[str, str]:
             found: dict[str, str] = {}
@@ -311,7 +310,7 @@ class RedisCheckpointStore(StreamWrites):
         instead_of: str | None = None,
         beside: str | None = None,
     ) -> None:
-        """Begin a stream (see the Protocol)."""
+        """See :meth:`StreamStore.create`."""
         fields = codec.encode_meta(meta)
         fields["next_part_to_upload"] = b"%d" % max(meta.next_part_to_upload, rules.past(parts))
         keys = [*self._keys_of(meta.stream_id), self.keys.by_path, *self.keys.sets.values()]
@@ -335,10 +334,10 @@ class RedisCheckpointStore(StreamWrites):
             answer: Sequence[bytes] = run_script(client, scripts.CREATE, keys, [*before, "", *following])
             if answer[0] != b"taken":
                 return answer
-            # Only now the key is known in which the record of the stream that has the path would be, if it is not lost.
-            lost = answer[1].decode(errors="replace")
+            # The script needs the record's key of the stream that has the path: that record may be lost.
+            there = answer[1].decode(errors="replace")
             again: Sequence[bytes] = run_script(
-                client, scripts.CREATE, [*keys, self.keys.meta(lost)], [*before, lost, *following]
+                client, scripts.CREATE, [*keys, self.keys.meta(there)], [*before, there, *following]
             )
             return again
 
@@ -355,7 +354,7 @@ class RedisCheckpointStore(StreamWrites):
             for _ in range(_RENAMES):
                 if answer[0] != b"taken":
                     break
-                # Only now the key is known of the record that says whose the stream is that has the path.
+                # The script needs the record's key of the stream that has the path: that record names its owner.
                 there = answer[1].decode(errors="replace")
                 again = list(arguments.of_commit(stream_id, lease, commit, there))
                 answer = run_script(client, scripts.COMMIT, [*keys, self.keys.meta(there)], again)
@@ -365,17 +364,10 @@ class RedisCheckpointStore(StreamWrites):
         self._raise_unless_ok(commit.operation, stream_id, scripts.COMMIT, answer, commit.status)
 
     async def save_interrupted(self, savings: Sequence[Saving], lease: Lease) -> frozenset[str]:
-        """Write the way many streams' tasks ended, and release their leases: one script, one round trip for all."""
+        """See :meth:`StreamStore.save_interrupted`."""
         rules.check_savings(savings)
-        statuses = {saving.status for saving in savings}
         keys = [key for saving in savings for key in self._keys_of(saving.stream_id)[:2]]
-        given: list[Argument] = [
-            lease.value,
-            Status.S3_COMPLETED.value,
-            len(statuses),
-        ]
-        for status in statuses:
-            given += [status.value, arguments.words(rules.before(status))]
+        given: list[Argument] = [lease.value, Status.S3_COMPLETED.value, arguments.words(rules.INTERRUPTIBLE)]
         for saving in savings:
             given += [saving.status.value, codec.encode_time(saving.at_utc)]
 
@@ -386,20 +378,20 @@ class RedisCheckpointStore(StreamWrites):
         return await self._redis.call("save_interrupted", work)
 
     async def pending_webhooks(self) -> frozenset[str]:
-        """The ids of the streams whose webhook is owed."""
+        """See :meth:`WebhookOutbox.pending_webhooks`."""
 
         return await self._redis.call(
             "pending_webhooks", lambda client: self._members(client, self.keys.pending_webhooks)
         )
 
     async def is_webhook_pending(self, stream_id: str) -> bool:
-        """Whether the stream's webhook is owed."""
+        """See :meth:`WebhookOutbox.is_webhook_pending`."""
         return await self._redis.call(
             "is_webhook_pending", lambda client: bool(client.sismember(self.keys.pending_webhooks, stream_id))
         )
 
     async def ack_webhook(self, stream_id: str) -> None:
-        """The stream's webhook is owed no more."""
+        """See :meth:`WebhookOutbox.ack_webhook`."""
 
         def work(client: Client) -> None:
             client.srem(self.keys.pending_webhooks, stream_id)
@@ -407,7 +399,7 @@ class RedisCheckpointStore(StreamWrites):
         await self._redis.call("ack_webhook", work)
 
     async def report(self, instance: str, text: str) -> None:
-        """Keep how a daemon says that it stands."""
+        """See :meth:`DaemonReports.report`."""
         name, value = codec.encode_path(instance), text.encode("utf-8", "surrogateescape")
 
         def work(client: Client) -> None:
@@ -416,7 +408,7 @@ class RedisCheckpointStore(StreamWrites):
         await self._redis.call("report", work)
 
     async def reports(self) -> Mapping[str, str]:
-        """What each daemon reported last."""
+        """See :meth:`DaemonReports.reports`."""
 
         def work(client: Client) -> Mapping[str, str]:
             try:
@@ -430,7 +422,7 @@ class RedisCheckpointStore(StreamWrites):
         return await self._redis.call("reports", work)
 
     async def forget_reports(self, instances: Collection[str]) -> None:
-        """Drop these reports."""
+        """See :meth:`DaemonReports.forget_reports`."""
         names = [codec.encode_path(instance) for instance in instances]
 
         def work(client: Client) -> None:
@@ -440,7 +432,7 @@ class RedisCheckpointStore(StreamWrites):
         await self._redis.call("forget_reports", work)
 
     async def forget(self, stream_id: str) -> None:
-        """Remove an ended stream and every key of it; an open one is left alone."""
+        """See :meth:`StreamStore.forget`."""
         keys = [*self._keys_of(stream_id), self.keys.by_path, *self.keys.sets.values(), self.keys.pending_webhooks]
         given: list[Argument] = [stream_id, arguments.words(ENDED)]
         await self._redis.call("forget", lambda client: run_script(client, scripts.FORGET, keys, given))
@@ -492,7 +484,7 @@ class RedisCheckpointStore(StreamWrites):
             self._check_type(key, error)
             return frozenset()
         self._check_type(key, None)
-        # A member that is not UTF-8 is no stream id; it finds no record.
+        # A member that is not UTF-8 is no stream id; it has no record.
         return frozenset(raw.decode(errors="replace") for raw in members)
 
     def _ids_at(self, client: Client, fields: Sequence[bytes]) -> Sequence[bytes | None]:
@@ -559,7 +551,7 @@ class RedisCheckpointStore(StreamWrites):
         return Records(known, unreadable)
 
     def _decode(self, stream_id: str, home: int, raw: bytes | Sequence[bytes]) -> KnownPath | str | None:
-        """The record; why it cannot be read; ``None``: there is none. Which of them is noted."""
+        """Return the record, or why it cannot be read, or ``None`` if there is none. Note the outcome."""
         key, known, why = self.keys.meta(stream_id), None, None
         if isinstance(raw, bytes):
             why = f"{key} is no hash"

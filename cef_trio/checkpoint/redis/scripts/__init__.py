@@ -1,4 +1,4 @@
-"""The Lua scripts of the Redis store: one atomic step each. ``prelude.lua`` says what they have in common."""
+"""The Lua scripts of the Redis store: one atomic step each. ``prelude.lua`` is put before each."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from importlib.resources import files
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """A script's source, and the digest that the server knows it by."""
+    """A script's source, and its SHA-1, which the server calls it by."""
 
     name: str
     source: str
@@ -19,7 +19,6 @@ class Script:
 def _read(name: str) -> Script:
     folder = files(__name__)
     source = (folder / "prelude.lua").read_text() + (folder / f"{name}.lua").read_text()
-    # SHA-1 is the server's own name for a script (SCRIPT LOAD), nothing is secured by it.
     return Script(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
 
 
@@ -34,15 +33,4 @@ RELEASE = _read("release")
 RENEW = _read("renew")
 SAVE_INTERRUPTED = _read("save_interrupted")
 
-ALL = (
-    ACQUIRE,
-    COMMIT,
-    CREATE,
-    FORGET,
-    INDEX_PATHS,
-    LOAD,
-    PROBE,
-    RELEASE,
-    RENEW,
-    SAVE_INTERRUPTED,
-)
+ALL = (ACQUIRE, COMMIT, CREATE, FORGET, INDEX_PATHS, LOAD, PROBE, RELEASE, RENEW, SAVE_INTERRUPTED)

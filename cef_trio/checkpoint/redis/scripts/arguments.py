@@ -1,4 +1,4 @@
-"""What the scripts are given in ARGV, from values of the model. Pure; each script's own comment names the order."""
+"""The scripts' ARGV from values of the model, in the order of each script's first comment. Pure."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from cef_trio.checkpoint.states import HOME, Status, StreamSet
 Argument = str | bytes | int
 
 SETS = tuple(StreamSet)
-"""The order in which every script gets the four sets; it counts them from 1."""
+"""The order of the four sets in KEYS; scripts number them from 1."""
 
 
 def set_number(stream_set: StreamSet) -> int:
-    """The set's number in ``SETS``, from 1."""
+    """Return the set's number in ``SETS``, from 1."""
     return SETS.index(stream_set) + 1
 
 
 def milliseconds(lease: Lease) -> int:
-    """The lease's TTL, rounded up: the server takes whole milliseconds, and none less than 1."""
+    """Return the lease's TTL, rounded up to whole milliseconds; at least 1."""
     return max(1, math.ceil(lease.ttl_seconds * 1000))
 
 
 def words(statuses: Iterable[Status]) -> str:
-    """Statuses as one text with a space between and around them, as ``among`` in the prelude expects."""
+    """Return statuses as one text with a space between and around them, as ``among`` in the prelude expects."""
     return f" {' '.join(sorted(statuses))} "
 
 

@@ -7,9 +7,12 @@
 --       yet); then number and pairs of the fields to set, of the numbers to add and of the parts to record; then the
 --       fields to remove
 -- Answers {'taken', id} if the new path has an entry, to be called again with that stream's meta.
-local refused = refusal(KEYS[1], KEYS[2], ARGV[1])
-if refused then
-  return refused
+local holder = holder_of(KEYS[1])
+if holder ~= ARGV[1] then
+  return {'lost', holder or ''}
+end
+if redis.call('EXISTS', KEYS[2]) == 0 then
+  return {'gone'}
 end
 local id, status, path = ARGV[2], ARGV[3], ARGV[11]
 local sets = pairs_at(13)
@@ -24,7 +27,7 @@ end
 if parts.last > parts.first then
   local recorded = redis.call('HGET', KEYS[3], ARGV[parts.first])
   if ARGV[8] == '1' and recorded == ARGV[parts.first + 1] then
-    return {'ok'} -- repeated, since its answer was lost
+    return {'ok'} -- repeated, as its reply was lost
   end
 end
 local removed = {}

@@ -1,4 +1,4 @@
--- KEYS: lease, meta, parts, by_path, the four sets, the owed webhooks
+-- KEYS: lease, meta, parts, by_path, the four sets, the pending webhooks
 -- ARGV: id, ended statuses
 local status = redis.call('HGET', KEYS[2], 'status')
 if status then

@@ -1,8 +1,8 @@
-
--- KEYS: the index of paths. ARGV: path, stream id, and so on. A path that is in it already stays as it is.
+-- KEYS: by_path
+-- ARGV: pairs of path and stream id; entries that exist are kept
 for i = 1, #ARGV, 2 do
-    if not redis.call('HGET', KEYS[1], ARGV[i]) then
-        redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1])
-    end
+  if not redis.call('HGET', KEYS[1], ARGV[i]) then
+    redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1])
+  end
 end
 return {'ok'}

@@ -1,7 +1,7 @@
--- Common functions, put before every script. Each script is one atomic step. It returns {'ok', ...}, or why it wrote nothing:
--- {'lost', holder}, {'gone'}, {'refused', current status}. It checks everything before it writes, since
--- Redis does not roll back the writes of a script that fails. Every key comes in KEYS, so that a cluster knows the
--- slot; the transition table comes in ARGV, so that states.py stays its only source.
+-- Common functions, put before every script. Each script is one atomic step. It returns {'ok', ...}, or why it wrote
+-- nothing: {'lost', holder}, {'gone'}, {'refused', current status}, {'taken', stream at the path}. It checks everything
+-- before it writes, since Redis does not roll back a script that fails. Every key comes in KEYS, so that a cluster knows
+-- the slot; the transition table comes in ARGV, so that states.py is its only source.
 
 -- Call a command; return nil if its key has a wrong type, so that one bad key does not fail a script that works on many.
 local function try(...)
@@ -24,29 +24,17 @@ local function holder_of(lease_key)
   return holder
 end
 
--- Return why a write under the lease `ours` is not allowed; nil if it is.
-local function refusal(lease_key, meta_key, ours)
-  local holder = holder_of(lease_key)
-  if holder ~= ours then
-    return {'lost', holder or ''}
-  end
-  if redis.call('EXISTS', meta_key) == 0 then
-    return {'gone'}
-  end
-  return nil
-end
-
--- Whether a lease held so may be taken: free, or held by any process of `instance` (the value is <instance>/<token>).
+-- Return whether a lease may be taken: free, or held by any process of `instance` (the value is <instance>/<token>).
 local function may_take(holder, instance)
   return not holder or (string.match(holder, '^(.*)/[^/]*$') or '') == instance
 end
 
--- Whether `word` is one of the words of `list`, which has a space between and around them.
+-- Return whether `word` is one of the words of `list`, which has a space between and around them.
 local function among(word, list)
   return string.find(list, ' ' .. word .. ' ', 1, true) ~= nil
 end
 
--- Which of the four set keys from KEYS[at] on holds `id`; 0 if none does.
+-- Return which of the four sets from KEYS[at] on has `id`; 0 if none.
 local function home_of(id, at)
   for i = 0, 3 do
     if try('SISMEMBER', KEYS[at + i], id) == 1 then
@@ -56,20 +44,20 @@ local function home_of(id, at)
   return 0
 end
 
--- Leave `id` in exactly the set number `home` (1 to 4) of the four from KEYS[at] on. A set of a wrong type is left
--- alone: the status in the record says where the stream belongs.
+-- Have `id` in exactly the set number `home` (1 to 4) of the four from KEYS[at] on; 0: in none. A set of a wrong type is
+-- skipped: the record's status names the set too.
 local function settle(id, at, home)
   for i = 0, 3 do
     try(i + 1 == home and 'SADD' or 'SREM', KEYS[at + i], id)
   end
 end
 
--- The field of by_path beside the plain path: of a stream whose path another owner's stream has (codec.path_field).
+-- Return the field of by_path for a stream whose path another owner's stream has (codec.path_field).
 local function beside(path, owner)
   return path .. '\0' .. owner
 end
 
--- The name of the owner in a record; nil if it names none.
+-- Return the name of the owner in a record; nil if it has none.
 local function owner_of(meta_key)
   local owner = try('HGET', meta_key, 'owner')
   if owner and owner ~= '' then
@@ -78,7 +66,7 @@ local function owner_of(meta_key)
   return nil
 end
 
--- Have no field of by_path lead from that path to the stream any more.
+-- Remove the fields of by_path that lead from that path to the stream.
 local function leave_path(by_path, path, owner, id)
   if not path then
     return
@@ -94,7 +82,7 @@ local function leave_path(by_path, path, owner, id)
   end
 end
 
--- The pairs in ARGV whose number is ARGV[at]: `first` and `last` index of them, and the `next` index after them.
+-- Return where the pairs in ARGV are whose number is ARGV[at]: `first` and `last` index, and the `next` one after them.
 local function pairs_at(at)
   local last = at + 2 * tonumber(ARGV[at])
   return {first = at + 1, last = last, next = last + 1}
