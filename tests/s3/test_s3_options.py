@@ -164,12 +164,12 @@ def test_the_words_are_those_that_aws_itself_names() -> None:
     asked_for_by_us = {name for name in shapes("StorageClass").enum if not name.startswith("AWS_BACKUP_")}
     assert set(AWS_STORAGE_CLASSES) == asked_for_by_us
     assert set(CANNED_ACLS) == set(shapes("ObjectCannedACL").enum)
-    assert set(ENCRYPTIONS) == set(shapes("ServerSideEncryption").enum) - {"aws:fsx", "aws:backup"}  # theirs to say
+    assert set(ENCRYPTIONS) == set(shapes("ServerSideEncryption").enum) - {"aws:fsx", "aws:backup"}  # of other services
 
 
 def test_the_settings_words_are_those_that_are_sent() -> None:
-    assert get_args(model._Acl) == CANNED_ACLS
-    assert get_args(model._Encryption) == ENCRYPTIONS
+    assert get_args(model.CannedAcl) == CANNED_ACLS
+    assert get_args(model.Encryption) == ENCRYPTIONS
 
 
 # ---- what an ETag proves ---------------------------------------------------------------------------------------------
