@@ -33,7 +33,7 @@ from cef_trio.checkpoint import FAILED, SENTENCES, FailureReason, Status, Stream
 from cef_trio.exceptions import CefMp4ProcessorError
 from cef_trio.observability import Snapshot, StreamActivity, StreamSnapshot, StreamState
 from cef_trio.resilience import Periodic
-from cef_trio.upload import Observer, Services, bulk_load
+from cef_trio.upload import Observer, Services
 
 log = structlog.get_logger(__name__)
 
@@ -196,7 +196,7 @@ class DaemonSource:
     async def _refresh(self) -> None:
         store = self.services.store
         completed = await store.members(StreamSet.COMPLETED)
-        metas = await bulk_load.load_metas(store, await store.members(StreamSet.FAILED))
+        metas = await store.load_metas(await store.members(StreamSet.FAILED))
         failed = [known.meta for known in metas.values() if known.meta.status in FAILED]
         latest = heapq.nlargest(MAX_FAILED, failed, key=lambda meta: (meta.last_activity_at_utc, meta.stream_id))
         self._ended = _Ended(len(completed), len(failed), tuple(self._failed(meta) for meta in latest))

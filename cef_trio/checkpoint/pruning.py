@@ -6,7 +6,7 @@ otherwise the file would be uploaded again.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncGenerator
 from datetime import datetime
 from itertools import islice
 
@@ -15,12 +15,8 @@ from cef_trio.checkpoint.states import StreamSet
 
 _BATCH = 500
 
-LoadMetas = Callable[[Collection[str]], Awaitable[Mapping[str, KnownPath]]]
 
-
-async def completed_before(
-    store: CheckpointStore, at_utc: datetime, *, load_metas: LoadMetas | None = None
-) -> AsyncGenerator[KnownPath, None]:
+async def completed_before(store: CheckpointStore, at_utc: datetime) -> AsyncGenerator[KnownPath, None]:
     """Yield the streams of ``streams:completed`` that were completed before ``at_utc``, in no order.
 
     Reads 500 records at a time, so that memory does not grow with their number. A stream without ``completed_at_utc``
@@ -29,14 +25,12 @@ async def completed_before(
     Args:
         store: the checkpoint store.
         at_utc: aware, in UTC.
-        load_metas: replaces ``store.load_metas``.
 
     Raises:
         RedisOperationError: the store failed.
     """
-    load_metas = load_metas or store.load_metas
     ids = iter(await store.members(StreamSet.COMPLETED))
     while batch := list(islice(ids, _BATCH)):
-        for known in (await load_metas(batch)).values():
+        for known in (await store.load_metas(batch)).values():
             if (known.meta.completed_at_utc or known.meta.last_activity_at_utc) < at_utc:
                 yield known

@@ -28,7 +28,7 @@ from cef_trio.files import file_system, open_straight
 from cef_trio.observability import decode_all
 from cef_trio.resilience import run_in_thread, shielded
 from cef_trio.s3 import AbortRule, BytesSource, ChecksumAlgorithm, S3Client, parse_http_date
-from cef_trio.upload import KeyTemplate, bulk_load
+from cef_trio.upload import KeyTemplate
 from cef_trio.watch import scan_now
 
 _ABORT_SECONDS: Final = 5.0
@@ -163,9 +163,9 @@ async def stream_facts(store: RedisCheckpointStore) -> StreamFacts:
         RedisOperationError: Redis cannot be read.
     """
     ids = await store.members(StreamSet.ACTIVE) | await store.members(StreamSet.PENDING_COMPLETION)
-    opened = await bulk_load.load_metas(store, ids)
+    opened = await store.load_metas(ids)
     daemons = Counter(map(instance_of, (await store.holders(opened)).values()))
-    ended = await bulk_load.load_metas(store, await store.members(StreamSet.FAILED))
+    ended = await store.load_metas(await store.members(StreamSet.FAILED))
     failed = sum(one.meta.status in FAILED - {Status.FAILED_ABORTED} for one in ended.values())
     try:
         await store.find_by_path(["/"])

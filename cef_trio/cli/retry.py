@@ -25,7 +25,7 @@ from cef_trio.exceptions import (
 from cef_trio.exit_codes import ExitCode
 from cef_trio.files import is_same_place
 from cef_trio.settings import load_settings
-from cef_trio.upload import KEEPS_ITS_UPLOAD, Claim, abort_uploads, bulk_load, identify, recognize
+from cef_trio.upload import KEEPS_ITS_UPLOAD, Claim, abort_uploads, identify, recognize
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,7 +67,7 @@ async def retry_streams(context: CommandContext, given: list[str], *, every: boo
 
 
 async def _every_failed(context: CommandContext) -> list[str]:
-    known = await bulk_load.load_metas(context.store, await context.store.members(StreamSet.FAILED))
+    known = await context.store.load_metas(await context.store.members(StreamSet.FAILED))
     wanted = FAILED - {Status.FAILED_ABORTED}
     ours, _ = context.ownership.divide(known)
     return sorted(stream_id for stream_id, one in ours.items() if one.meta.status in wanted)
@@ -116,7 +116,7 @@ async def _find_file(context: CommandContext, checkpoint: Checkpoint) -> tuple[P
     """Return what is at the path of the stream's file, and its size."""
     meta = checkpoint.meta
     path = meta.current_path
-    named = (await bulk_load.find_by_path(context.store, [path], context.ownership.name))[0].get(path)
+    named = (await context.store.find_by_path([path], owner=context.ownership.name)).get(path)
     led = named is not None and context.ownership.claim(named.meta) is not Claim.ANOTHERS
     if led and named is not None and named.meta.stream_id != meta.stream_id:
         return Presence.TAKEN, None

@@ -30,7 +30,6 @@ from cef_trio.files import FileStat
 from cef_trio.observability import DaemonReport, decode_all, describe_problems, needs_attention
 from cef_trio.resilience import Periodic
 from cef_trio.settings import SettingsError, load_settings
-from cef_trio.upload import bulk_load
 
 _WATCH_SECONDS: Final = 2.0
 _NOT_SHOWN: Final = {"meta", "stream_set", "at", "reported_lag"}
@@ -80,7 +79,7 @@ class StatusReader:
         ids = await all_ids(store)
         failed = await store.members(StreamSet.FAILED)  # `retry` reopens these: never kept
         self._ended = {key: one for key, one in self._ended.items() if key in ids - failed}
-        known = {**self._ended, **await bulk_load.load_metas(store, ids - self._ended.keys())}
+        known = {**self._ended, **await store.load_metas(ids - self._ended.keys())}
         self._ended = {key: one for key, one in known.items() if one.meta.status is Status.COMPLETED}
         now = self._context.utc_now()
         checkpoints: dict[str, Checkpoint] = {}

@@ -28,7 +28,7 @@ from cef_trio.files import FileSlice
 from cef_trio.s3 import ARCHIVED, Crc64Nvme
 from cef_trio.safe_text import printable
 from cef_trio.settings import load_settings
-from cef_trio.upload import MAX_METADATA_BYTES, bulk_load, identify, metadata_key, recognize
+from cef_trio.upload import MAX_METADATA_BYTES, identify, metadata_key, recognize
 
 _NOT_THERE: Final = frozenset({"NoSuchKey", "NoSuchUpload"})
 
@@ -77,7 +77,7 @@ async def verify_stream(context: CommandContext, given: str, *, as_json: bool) -
 async def _find_stream_id(context: CommandContext, given: str) -> str:
     path = os.path.abspath(given)  # noqa: PTH100, ASYNC240 - Path would change some names; no disk access
     paths = {path, os.path.realpath(path)}  # noqa: ASYNC240 - once
-    found, _ = await bulk_load.find_by_path(context.store, paths, context.ownership.name)
+    found = await context.store.find_by_path(paths, owner=context.ownership.name)
     for known in found.values():
         return known.meta.stream_id
     try:

@@ -42,7 +42,7 @@ class InlineDisk:
     """A :class:`cef_trio.files.reader.Disk` without threads."""
 
     def __init__(self, intercepting: Intercepting = nullcontext, read_seconds: Callable[[], float] = float) -> None:
-        self._answering = intercepting
+        self._intercepting = intercepting
         self._read_seconds = read_seconds
 
     async def stat(self, path: str) -> FileStat | None:
@@ -50,7 +50,7 @@ class InlineDisk:
         await trio.lowlevel.checkpoint()
         with access_errors(f"cannot look at {path!r}"):
             try:
-                with self._answering():
+                with self._intercepting():
                     return stat_with_birth(path)
             except (FileNotFoundError, NotADirectoryError):
                 return None
@@ -58,24 +58,24 @@ class InlineDisk:
     async def place_around(self, path: str, *, within: str = "") -> FolderPlace | None:
         """See :meth:`cef_trio.files.reader.Disk.place_around`."""
         await trio.lowlevel.checkpoint()
-        with access_errors(f"cannot look at the folder of {path!r}"), self._answering():
+        with access_errors(f"cannot look at the folder of {path!r}"), self._intercepting():
             return place_of_nearest_folder(path, within)
 
     async def change(self, call: Callable[[], T], *, path: str = "/") -> T:
         """See :meth:`cef_trio.files.reader.Disk.change`. Nothing hangs here."""
         del path
         await trio.lowlevel.checkpoint()
-        with self._answering():
+        with self._intercepting():
             return call()
 
     @asynccontextmanager
     async def open(self, path: str) -> AsyncIterator[OpenRecording]:
         """See :meth:`cef_trio.files.reader.Disk.open`."""
         await trio.lowlevel.checkpoint()
-        with open_errors(path), self._answering():
+        with open_errors(path), self._intercepting():
             descriptor = open_straight(path, os.O_RDONLY | os.O_NONBLOCK)
         try:
-            recording = InlineRecording(descriptor, path, self._answering, self._read_seconds)
+            recording = InlineRecording(descriptor, path, self._intercepting, self._read_seconds)
             recording.stat_now()
             yield recording
         finally:
@@ -110,7 +110,7 @@ class CrashableDisk(InlineDisk):
         number = self._life.begin_call("disk change")
         if self._life.reaches(number, CrashMoment.BEFORE):
             raise AfterUploadError("the process has crashed")
-        with self._watching(), self._answering():
+        with self._watching(), self._intercepting():
             answer = call()
         if self._life.reaches(number, CrashMoment.UNANSWERED):
             raise AfterUploadError("the process has crashed")
@@ -131,7 +131,7 @@ class InlineRecording:
         self._descriptor = descriptor
         self._read_seconds = read_seconds
         self._path = path
-        self._answering = intercepting
+        self._intercepting = intercepting
         with intercepting():
             self.generation = inode_generation(descriptor)
 
@@ -142,7 +142,7 @@ class InlineRecording:
 
     def stat_now(self) -> FileStat:
         """Return the file's status, without a checkpoint."""
-        with access_errors(f"cannot look at {self._path!r}"), self._answering():
+        with access_errors(f"cannot look at {self._path!r}"), self._intercepting():
             found = open_file_stat(self._descriptor)
         if found is None:
             raise RecordingChangedError(f"{self._path!r} is not a regular file")
@@ -151,12 +151,12 @@ class InlineRecording:
     async def origin(self) -> Origin:
         """See :meth:`cef_trio.files.reader.OpenRecording.origin`."""
         await trio.lowlevel.checkpoint()
-        with access_errors(f"cannot look at {self._path!r}"), self._answering():
+        with access_errors(f"cannot look at {self._path!r}"), self._intercepting():
             return origin_of(self._descriptor)
 
     async def read(self, offset: int, size_bytes: int) -> bytes:
         """See :meth:`cef_trio.files.reader.OpenRecording.read`."""
-        with access_errors(f"cannot read {self._path!r} at byte {offset}"), self._answering():
+        with access_errors(f"cannot read {self._path!r} at byte {offset}"), self._intercepting():
             block = os.pread(self._descriptor, size_bytes, offset)
         await trio.sleep(self._read_seconds())
         return block
@@ -164,7 +164,7 @@ class InlineRecording:
     async def is_written(self, offset: int, size_bytes: int) -> bool:
         """See :meth:`cef_trio.files.reader.OpenRecording.is_written`."""
         await trio.lowlevel.checkpoint()
-        with access_errors(f"cannot read {self._path!r} at byte {offset}"), self._answering():
+        with access_errors(f"cannot read {self._path!r} at byte {offset}"), self._intercepting():
             return piece_is_written(self._descriptor, offset, size_bytes)
 
 
@@ -173,18 +173,18 @@ class InlineReader:
 
     def __init__(self, matches: PathMatcher, intercepting: Intercepting = nullcontext) -> None:
         self._matches = matches
-        self._answering = intercepting
+        self._intercepting = intercepting
 
     async def scan(self, folder: str) -> Scan:
         """See :meth:`cef_trio.watch.scan.FolderReader.scan`."""
         await trio.lowlevel.checkpoint()
-        with self._answering():
+        with self._intercepting():
             return scan_now(folder, self._matches)
 
     async def stats(self, paths: Iterable[str]) -> Mapping[str, FileStat]:
         """See :meth:`cef_trio.watch.scan.FolderReader.stats`."""
         await trio.lowlevel.checkpoint()
-        with self._answering():
+        with self._intercepting():
             return stats_now(sorted(paths))
 
     async def ask(self, folder: str, call: Callable[[], T]) -> T:

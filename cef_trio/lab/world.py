@@ -189,7 +189,7 @@ class World:
         self.kernel.make_folder(host.folder, file_system or FileSystem())
         return host
 
-    def _answering(self, host: Host) -> AbstractContextManager[None]:
+    def _intercepting(self, host: Host) -> AbstractContextManager[None]:
         return self._kernel.intercepting(host) if self._kernel is not None else nullcontext()
 
     @contextmanager
@@ -414,7 +414,7 @@ class World:
                 disk=CrashableDisk(
                     life,
                     partial(self._recording_removals, host),
-                    partial(self._answering, host),
+                    partial(self._intercepting, host),
                     lambda: self.read_seconds,
                 ),
                 probe=partial(self._probe, host),

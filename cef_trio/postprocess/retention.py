@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from contextlib import aclosing
 from datetime import timedelta
-from functools import partial
 from typing import Final
 
 import structlog
@@ -19,7 +18,7 @@ from cef_trio.checkpoint import KnownPath, completed_before
 from cef_trio.exceptions import CefMp4ProcessorError, ChunkProcessingError
 from cef_trio.files import is_same_place
 from cef_trio.resilience import Periodic
-from cef_trio.upload import Services, bulk_load
+from cef_trio.upload import Services
 
 log = structlog.get_logger(__name__)
 
@@ -43,8 +42,7 @@ async def forget_now(services: Services, retention: timedelta) -> int:
     forgotten = 0
     pending = await services.store.pending_webhooks() if services.webhook is not None else frozenset()
     before = services.utc_now() - retention
-    readable = partial(bulk_load.load_metas, services.store)
-    async with aclosing(completed_before(services.store, before, load_metas=readable)) as old:
+    async with aclosing(completed_before(services.store, before)) as old:
         async for known in old:
             if known.meta.stream_id in pending:
                 continue

@@ -30,7 +30,7 @@ from cef_trio.checkpoint.redis import job_lock_name
 from cef_trio.exceptions import CefMp4ProcessorError, S3OperationError, WebhookOperationError
 from cef_trio.observability import WebhookOutcome
 from cef_trio.resilience import RetryPolicy, at_least_retry_after
-from cef_trio.upload import MAX_METADATA_BYTES, Services, bulk_load, hold_lease, metadata_key
+from cef_trio.upload import MAX_METADATA_BYTES, Services, hold_lease, metadata_key
 from cef_trio.webhook import Delivery, DeliveryOutcome, WebhookClient, WebhookResponse, outcome_of_status
 
 log = structlog.get_logger(__name__)
@@ -121,7 +121,7 @@ class WebhookDeliverer:
         ids = sorted(await self._services.store.pending_webhooks())
         metas: dict[str, StreamMeta] = {}
         for first in range(0, len(ids), _BATCH):
-            found = await bulk_load.load_metas(self._services.store, ids[first : first + _BATCH])
+            found = await self._services.store.load_metas(ids[first : first + _BATCH])
             metas.update((stream_id, known.meta) for stream_id, known in found.items())
         ours = self._services.ownership.is_ours
         return {

@@ -7,7 +7,6 @@ Decisions are pure functions that tests enumerate: `part_plan.py`, `object_key.p
 know), `moved_files.py` (renames), `idle_checker.py` (what the watcher cannot see).
 """
 
-from cef_trio.upload import bulk_load
 from cef_trio.upload.failures import KEEPS_ITS_UPLOAD
 from cef_trio.upload.held_lease import HeldLease, hold_lease
 from cef_trio.upload.idle_checker import IdleChecker
@@ -45,7 +44,6 @@ __all__ = [
     "StreamUpload",
     "abort_orphan_uploads",
     "abort_uploads",
-    "bulk_load",
     "hold_lease",
     "identify",
     "is_orphan",

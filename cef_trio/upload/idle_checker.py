@@ -14,15 +14,15 @@ does not stop the check of the others; else anyone who may write to the folder c
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import structlog
 import trio
 
 from cef_trio.checkpoint import StreamSet, rules
-from cef_trio.exceptions import CefMp4ProcessorError, ChunkProcessingError
+from cef_trio.exceptions import CefMp4ProcessorError, ChunkProcessingError, RecordUnreadableError
 from cef_trio.resilience import Periodic
-from cef_trio.upload import bulk_load, file_state
+from cef_trio.upload import file_state
 from cef_trio.upload.file_triage import IdleCheckResult, check_idle
 from cef_trio.upload.live_stream import LiveStream
 from cef_trio.upload.services import Services
@@ -105,11 +105,23 @@ class IdleChecker:
             case _:
                 pass
 
+    async def _retry_unreadable(self) -> None:
+        """Read the unreadable records again; the store drops an entry if its key was repaired or deleted."""
+        store = self._services.store
+        ids = sorted(store.unreadable.stream_ids)
+        if not ids:
+            return
+        found = await store.load_metas(ids)
+        for stream_id in ids:
+            if stream_id not in found.unreadable:
+                with suppress(RecordUnreadableError):  # of its parts; noted by the store
+                    await store.load(stream_id)
+
     async def _resume_unattended(self) -> None:
         """Resume the open streams of this folder that no daemon works on."""
         store = self._services.store
         await self._services.determine_owner()
-        await bulk_load.retry_unreadable(store)
+        await self._retry_unreadable()
         self._supervisor.retry_set_aside()
         ids = await store.members(StreamSet.ACTIVE) | await store.members(StreamSet.PENDING_COMPLETION)
         unattended = ids - self._supervisor.live_ids
@@ -118,7 +130,7 @@ class IdleChecker:
         # Only a hint: the stream's task acquires the lease and checks again. A lease acquired here would block
         # `cef-trio abort` if no task began.
         holders = await store.holders(unattended)
-        for known in (await bulk_load.load_metas(store, sorted(unattended))).values():
+        for known in (await store.load_metas(sorted(unattended))).values():
             path = known.meta.current_path
             # A stream of another watch folder, or a forged record whose path leads out of ours.
             if not path.startswith(self._watch_folder + "/") or ".." in path.split("/"):

@@ -20,7 +20,6 @@ import trio
 from cef_trio.checkpoint import KnownPath, StreamMeta, StreamSet
 from cef_trio.exceptions import ChunkProcessingError, FileAccessError, RecordingChangedError
 from cef_trio.files import FileStat, IdentityMatch, inodes_last, may_be
-from cef_trio.upload import bulk_load
 from cef_trio.upload.recognition import recognize
 from cef_trio.upload.services import Services
 
@@ -69,7 +68,7 @@ class MovedFiles:
         self._due_at = inf  # first, so that a request() made during the awaits below is kept
         try:
             ids = await store.members(StreamSet.ACTIVE) | await store.members(StreamSet.PENDING_COMPLETION)
-            metas = await bulk_load.load_metas(store, sorted(ids - live_ids()))
+            metas = await store.load_metas(sorted(ids - live_ids()))
         except BaseException:
             self.request()
             raise
@@ -96,7 +95,7 @@ class MovedFiles:
         proposed: list[KnownPath] = []
         ids = sorted(await store.members(StreamSet.COMPLETED))
         for start in range(0, len(ids), _BATCH):  # a history may be long: keep only what may match
-            for known in (await bulk_load.load_metas(store, ids[start : start + _BATCH])).values():
+            for known in (await store.load_metas(ids[start : start + _BATCH])).values():
                 meta, found_stat = known.meta, files.get(known.meta.current_path)
                 if meta.identity.file_ino not in numbers and _stamp(meta) not in stamps:
                     continue

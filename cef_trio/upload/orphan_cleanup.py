@@ -20,7 +20,6 @@ from cef_trio.checkpoint import ENDED, Status, StreamMeta
 from cef_trio.exceptions import CefMp4ProcessorError, RecordUnreadableError, S3OperationError
 from cef_trio.resilience import PAUSE_SECONDS
 from cef_trio.s3 import ListedUpload
-from cef_trio.upload import bulk_load
 from cef_trio.upload.failures import KEEPS_ITS_UPLOAD
 from cef_trio.upload.held_lease import hold_lease
 
@@ -94,7 +93,7 @@ async def _abort_all(services: Services) -> bool:
     cleanup.refused = False
     found = [(upload, proposed.stream_id) for upload in uploads if (proposed := template.parse(upload.key))]
     # Redis is asked after S3, because a daemon records a stream before it creates its upload.
-    known = await bulk_load.load_metas(services.store, {stream_id for _, stream_id in found})
+    known = await services.store.load_metas({stream_id for _, stream_id in found})
     for upload, stream_id in found:
         if stream_id not in known or not services.ownership.is_ours(known[stream_id].meta):
             continue

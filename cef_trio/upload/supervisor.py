@@ -22,7 +22,6 @@ from cef_trio.exceptions import CefMp4ProcessorError, ChunkProcessingError, File
 from cef_trio.files import FileStat, IdentityMatch, may_be
 from cef_trio.observability import Growth, Waiting, decode_all
 from cef_trio.resilience import Periodic
-from cef_trio.upload import bulk_load
 from cef_trio.upload import file_state as file_events
 from cef_trio.upload.file_state import Ending, FileState
 from cef_trio.upload.file_triage import FileTriage, must_be_recognized, triage
@@ -288,9 +287,9 @@ class StreamSupervisor:
     async def _resolve_some(self, on_uploaded: Callable[[StreamMeta], object]) -> None:
         asked = dict(islice(self._unknown.items(), _BATCH))
         ownership = self._services.ownership
-        found, unreadable = await bulk_load.find_by_path(self._services.store, list(asked), ownership.name)
+        found = await self._services.store.find_by_path(list(asked), owner=ownership.name)
         known, others = ownership.divide(found)
-        self._update_set_aside(asked, unreadable)
+        self._update_set_aside(asked, found.unreadable)
         fresh = []
         for path in asked:
             unknown = self._still_unknown(path, asked)
@@ -376,7 +375,7 @@ class StreamSupervisor:
         living = {one.owner for one in reports if not (one.stopped or one.is_silent(now) or one.process == ours)}
         return meta.owner is not None and meta.owner.name in living
 
-    def _update_set_aside(self, asked: Collection[str], unreadable: frozenset[str]) -> None:
+    def _update_set_aside(self, asked: Collection[str], unreadable: Collection[str]) -> None:
         """Set aside the files whose records cannot be read, and take back those whose records can."""
         for path in asked:
             if path not in unreadable:
@@ -427,7 +426,7 @@ class StreamSupervisor:
         store = self._services.store
         while self._renamed:
             old_path, new_path, stat = self._renamed[0]
-            known, _ = await bulk_load.find_by_path(store, [old_path], self._services.ownership.name)
+            known = await store.find_by_path([old_path], owner=self._services.ownership.name)
             meta = known[old_path].meta if old_path in known else None
             if meta is not None and not self._services.ownership.is_ours(meta):
                 meta = None  # another host may have a file with the same path and inode number (P9)
@@ -450,7 +449,7 @@ class StreamSupervisor:
             return
         try:
             # Another daemon may have recorded a newer path before this one got the lease.
-            known = await bulk_load.load_metas(store, [stream_id])
+            known = await store.load_metas([stream_id])
             if stream_id in known and known[stream_id].meta.current_path == old_path:
                 await store.rename(stream_id, lease, path)
                 log.info("known_recording_renamed", stream_id=stream_id, path=path)
@@ -557,7 +556,7 @@ class StreamSupervisor:
             pause = _PAUSE_SECONDS
             if lost_id is not None:
                 # If the record exists, another daemon has the lease. If not, Redis lost its data: recover at once.
-                known = await bulk_load.load_metas(self._services.store, [lost_id])
+                known = await self._services.store.load_metas([lost_id])
                 pause = self._services.lease.ttl_seconds / 3 if known else _PAUSE_SECONDS
             with trio.move_on_after(pause):
                 await self._draining.wait_value(True)

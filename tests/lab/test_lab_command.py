@@ -101,7 +101,7 @@ def test_a_check_is_replayed_and_nothing_strikes_it(capsys: pytest.CaptureFixtur
         main(["lab", "replay", "busy-client", "--mutation", "unbounded: admin connections of one client"])
         == ExitCode.ANSWER_IS_NO
     )
-    assert "P10: one client has all the places" in capsys.readouterr().out
+    assert "P10: one client uses every connection" in capsys.readouterr().out
     assert main(["lab", "replay", "busy-client", "cancel@3"]) == ExitCode.BAD_SETTINGS
     assert capsys.readouterr().err.strip().endswith("busy-client is a check without a daemon: it takes no faults")
 

@@ -15,7 +15,6 @@ from cef_trio.checkpoint.redis.store import RedisCheckpointStore
 from cef_trio.checkpoint.states import Status, StreamSet
 from cef_trio.lab.world import BUCKET, PART, World
 from cef_trio.postprocess.retention import forget_now
-from cef_trio.upload.bulk_load import find_by_path, load_metas
 
 
 async def test_p7_a_completed_stream_is_forgotten_after_its_time_if_its_file_is_gone(world: World) -> None:
@@ -50,11 +49,11 @@ async def test_one_corrupt_record_is_named_and_hides_no_other(world: World) -> N
                     for name in ("a.mp4", "b.mp4")
                 ]
             server.command("HSET", f"stream:{uploads[0].stream_id}:meta", "part_size", "many")
-            found = await load_metas(store, [upload.stream_id for upload in uploads])
-            by_path, unreadable = await find_by_path(store, [world.path("a.mp4"), world.path("b.mp4")])
+            found = await store.load_metas([upload.stream_id for upload in uploads])
+            by_path = await store.find_by_path([world.path("a.mp4"), world.path("b.mp4")])
     assert set(found) == {uploads[1].stream_id}
     assert set(by_path) == {world.path("b.mp4")}
-    assert unreadable == {world.path("a.mp4")}
+    assert set(by_path.unreadable) == {world.path("a.mp4")}
 
 
 async def test_p7_a_completed_stream_of_another_watch_folder_is_left_to_whoever_watches_that(world: World) -> None:

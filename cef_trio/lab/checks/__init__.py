@@ -1,17 +1,17 @@
-"""Checks of what no world of the laboratory has: connections, threads, pipes, programs, the admin server's clients.
+"""Checks of parts that a simulated world does not have: connections, threads, pipes, programs, admin clients.
 
-A check is the smallest thing that convicts a mutation of such a part. It takes some milliseconds, needs no network, and
-is silent about the daemon as it is. ``cef-trio lab replay CHECK`` runs one.
+A check is a minimal test that detects a mutation of such a part. It takes milliseconds, needs no network, and has no
+violations without a mutation. ``cef-trio lab replay CHECK`` runs one.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from cef_trio.lab.checks import answers, clients, process
+from cef_trio.lab.checks import admin_clients, process, responses
 from cef_trio.lab.checks.model import Check
 
-CHECKS: Final = {check.name: check for theme in (answers, process, clients) for check in theme.CHECKS}
+CHECKS: Final = {check.name: check for theme in (responses, process, admin_clients) for check in theme.CHECKS}
 """Every check, by name."""
 
 __all__ = ("CHECKS", "Check")

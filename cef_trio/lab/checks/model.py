@@ -1,4 +1,4 @@
-"""What a check is: something that the daemon must do, asked of the part that does it."""
+"""The model of a check: a minimal test of one part of the daemon."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """``run`` returns the promises that it found broken, each beginning with the promise's name."""
+    """A check. ``run`` returns its violations, each beginning with its promise: ``P7: …``."""
 
     name: str
     summary: str
     run: Callable[[], Awaitable[list[str]]]
     real: bool = False
-    """Whether it needs the real clock, since it waits for threads or programs."""
+    """Whether it needs the real clock, because it waits for threads or programs."""

@@ -1,4 +1,4 @@
-"""What the daemon's process takes from its machine: threads, the log's reader, its own end, programs (11, 15, 16)."""
+"""Checks of the daemon's process: its log, its exit, threads, and ffprobe."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from cef_trio.resilience.threads import run_in_thread
 _LINES: Final = 4000
 _LINE: Final = b"x" * 99 + b"\n"
 _PATIENCE_SECONDS: Final = 1.0
-"""Of the real clock; it is waited for in full by a mutation only."""
+"""Real seconds, waited for in full only with a mutation."""
 _REFUSED_THREADS: Final = 5
 _PROBES: Final = 10
 
 
-async def _log_that_nobody_reads() -> list[str]:
-    """More lines than a pipe holds are logged, and nobody reads the pipe."""
+async def _log_pipe_not_read() -> list[str]:
+    """More lines are logged than fit into the pipe, which is not read."""
     await trio.lowlevel.checkpoint()
     reading, writing = os.pipe()
     writer = LineWriter(writing)
@@ -40,15 +40,15 @@ async def _log_that_nobody_reads() -> list[str]:
     logging.start()
     logging.join(_PATIENCE_SECONDS)
     held = logging.is_alive()
-    os.close(reading)  # a write that hangs fails now, and all that is queued is dropped
+    os.close(reading)  # a blocked write fails now, and the queued lines are dropped
     logging.join()
     writer.flush(_PATIENCE_SECONDS)
     os.close(writing)
-    return ["P4: a line of the log waited for its reader, and the loop with it"] * held
+    return ["P4: writing a log line blocked the event loop"] * held
 
 
-class _ToldWatchdog(ExitWatchdog):
-    """One that tells of the end instead of ending the process."""
+class _RecordingWatchdog(ExitWatchdog):
+    """An exit watchdog that records the exit instead of ending the process."""
 
     def __init__(self) -> None:
         super().__init__(grace_seconds=0.0, save_seconds=0.0)
@@ -60,7 +60,7 @@ class _ToldWatchdog(ExitWatchdog):
 
 
 class _NoTimer:
-    """Without the kernel's timer, which would end this process."""
+    """Replaces the kernel's timer, which would end this process."""
 
     def __enter__(self) -> Self:
         return self
@@ -72,21 +72,21 @@ class _NoTimer:
         pass
 
 
-async def _loop_that_hangs() -> list[str]:
-    """The daemon is asked to leave, and its loop is in a call that never returns."""
+async def _event_loop_hangs() -> list[str]:
+    """A shutdown is requested while the event loop hangs in a call."""
     await trio.lowlevel.checkpoint()
     with ExitStack() as stack:
         replace_in(stack, exit_watchdog, "_FaulthandlerTimer", _NoTimer)
         replace_in(stack, exit_watchdog, "OVERDUE_SECONDS", 0.0)
-        watchdog = _ToldWatchdog()
+        watchdog = _RecordingWatchdog()
         with watchdog.running():
             watchdog.count_signal(1)
-            ended = watchdog.ended.wait(_PATIENCE_SECONDS)  # the loop hangs
-    return [] if ended else ["P4: a loop that hangs is waited for, and the process does not end"]
+            ended = watchdog.ended.wait(_PATIENCE_SECONDS)  # blocks the event loop
+    return [] if ended else ["P4: the process does not end while its event loop hangs"]
 
 
-async def _no_thread() -> list[str]:
-    """The machine gives no thread for a while."""
+async def _no_thread_available() -> list[str]:
+    """The first attempts to start a thread fail."""
     left, run_sync = _REFUSED_THREADS, trio.to_thread.run_sync
 
     async def refused_at_first(*given: Any, **named: Any) -> Any:
@@ -101,18 +101,18 @@ async def _no_thread() -> list[str]:
         replace_in(stack, trio.to_thread, "run_sync", refused_at_first)
         calls: list[int] = []
         await run_in_thread(lambda: calls.append(1))
-    return [] if calls == [1] else [f"P2: a call that had to wait for a thread was made {len(calls)} times"]
+    return [] if calls == [1] else [f"P2: a call that waited for a thread was made {len(calls)} times"]
 
 
-async def _probe_without_limits() -> list[str]:
-    """A program in ffprobe's place looks for its limits, for a second at most: they are set when it runs."""
-    looks = "for i in 1 2 3 4 5 6 7 8 9 10; do [ $(ulimit -d) != unlimited ] && exit 0; sleep 0.1; done; exit 1"
-    code, _, _ = await ffprobe._run(["/bin/sh", "-c", looks], 5.0)  # noqa: SLF001 - below the name of a program
-    return [] if code == 0 else ["P7: a stranger's recording may have ffprobe take all the memory that there is"]
+async def _ffprobe_limits() -> list[str]:
+    """A program in place of ffprobe polls its memory limit for a second; it is set after the start."""
+    script = "for i in 1 2 3 4 5 6 7 8 9 10; do [ $(ulimit -d) != unlimited ] && exit 0; sleep 0.1; done; exit 1"
+    code, _, _ = await ffprobe._run(["/bin/sh", "-c", script], 5.0)  # noqa: SLF001 - the public function runs ffprobe only
+    return [] if code == 0 else ["P7: ffprobe runs without a memory limit"]
 
 
-async def _probes_at_once() -> list[str]:
-    """Ten recordings end at the same moment."""
+async def _ffprobe_concurrency() -> list[str]:
+    """Ten recordings are probed at the same moment."""
     running = most = 0
 
     async def run(_command: list[str], _cpu_seconds: float) -> tuple[int, bytes, bytes]:
@@ -138,9 +138,9 @@ async def _probes_at_once() -> list[str]:
 
 
 CHECKS: Final = (
-    Check("log-pipe-not-read", "the log is a pipe that nobody reads", _log_that_nobody_reads, real=True),
-    Check("event-loop-hangs", "the loop hangs when the daemon is to leave", _loop_that_hangs, real=True),
-    Check("no-thread-available", "no thread is to be had for a while", _no_thread),
-    Check("ffprobe-limits", "what a probe may take", _probe_without_limits, real=True),
-    Check("ffprobe-concurrency", "many recordings end at once", _probes_at_once),
+    Check("log-pipe-not-read", "the log is a pipe that is not read", _log_pipe_not_read, real=True),
+    Check("event-loop-hangs", "the event loop hangs at a shutdown", _event_loop_hangs, real=True),
+    Check("no-thread-available", "no thread can be started for a while", _no_thread_available),
+    Check("ffprobe-limits", "ffprobe runs with a memory limit", _ffprobe_limits, real=True),
+    Check("ffprobe-concurrency", "many recordings are probed at once", _ffprobe_concurrency),
 )

@@ -1,10 +1,12 @@
-"""The daemon with one thing left out, to show that the laboratory would notice.
+"""Mutations: one safeguard of the daemon is removed, to show that the laboratory detects it.
 
-A mutation takes away one shield, one write before the next step, or one check of a reply: by a switch here, never by an
-edit there. An explorer that finds nothing wrong with a mutated daemon would prove nothing about the real one. The naive
-variants are what one writes who has not thought of cancellation; they are for the table in ``docs/correctness.md``.
-``world.py``, ``answers.py``, ``limits.py`` and ``others.py`` have what the daemon did once, before the world was
-unkind: each names its kind (``docs/correctness.md``). It shows in a scenario, or in a check (``lab/checks``).
+A mutation removes a shield (``shields.py``), a write (``records.py``), a validation (``validation.py``), or a reaction
+to an external fault (``environment.py``, ``responses.py``, ``limits.py``, ``ownership.py``; ``kind`` names its section
+in ``docs/correctness.md``). The naive variants are for the table there.
+
+To add a mutation, write a function that replaces attributes with :func:`~cef_trio.lab.mutations.model.replace_in`, and
+add a :class:`~cef_trio.lab.mutations.model.Mutation` to ``MUTATIONS`` of the file it belongs to, with the scenario or
+check that detects it. ``cef-trio lab mutations --only NAME`` shows whether it does.
 """
 
 from __future__ import annotations
@@ -13,23 +15,23 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Final
 
-from cef_trio.lab.mutations import answers, checks, limits, others, records, shields, world
+from cef_trio.lab.mutations import environment, limits, ownership, records, responses, shields, validation
 from cef_trio.lab.mutations.model import Mutation
 
 MUTATIONS: Final = {
     mutation.name: mutation
-    for theme in (shields, records, checks, world, answers, limits, others)
+    for theme in (shields, records, validation, environment, responses, limits, ownership)
     for mutation in theme.MUTATIONS
 }
-VARIANTS: Final = {mutation.name: mutation for theme in (shields, records, checks) for mutation in theme.VARIANTS}
+VARIANTS: Final = {mutation.name: mutation for theme in (shields, records, validation) for mutation in theme.VARIANTS}
 
 
 @contextmanager
 def mutated(name: str | None) -> Iterator[None]:
-    """Run the body with that mutation or variant; ``None``: with the daemon as it is.
+    """Apply a mutation or variant within the block; ``None``: none.
 
     Raises:
-        KeyError: there is none of that name.
+        KeyError: there is no mutation of that name.
     """
     with ExitStack() as stack:
         if name is not None:

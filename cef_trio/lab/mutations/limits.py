@@ -1,4 +1,4 @@
-"""What may run out, or be taken by strangers: the loop's time, threads, descriptors, watches, places (11, 15, 16)."""
+"""Mutations that remove a limit, or the reaction to an exhausted one: threads, descriptors, watches, connections."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from cef_trio.admin.connection_limits import ConnectionLimiter, ConnectionSlot
 from cef_trio.daemon.exit_watchdog import ExitWatchdog
 from cef_trio.exceptions import FileAccessError
 from cef_trio.files import reader
-from cef_trio.lab import disk as lab_disk
 from cef_trio.lab.mutations.model import Mutation, replace_in
 from cef_trio.media import ffprobe
 from cef_trio.observability.log_writer import LineWriter
@@ -25,9 +24,7 @@ from cef_trio.watch.inotify import translate
 from cef_trio.watch.watcher import Watcher
 
 
-def _log_written_at_once(stack: ExitStack) -> None:
-    """Kind 11: whoever logs writes the line."""
-
+def _log_written_in_event_loop(stack: ExitStack) -> None:
     def write(self: LineWriter, line: bytes) -> None:
         try:
             os.write(self._descriptor, line)
@@ -37,9 +34,7 @@ def _log_written_at_once(stack: ExitStack) -> None:
     replace_in(stack, LineWriter, "write", write)
 
 
-def _last_resort_is_a_task(stack: ExitStack) -> None:
-    """Kind 11: the exit's time is counted by the loop."""
-
+def _exit_watchdog_in_event_loop(stack: ExitStack) -> None:
     async def later(watchdog: ExitWatchdog, seconds: float) -> None:
         await trio.sleep(seconds)
         watchdog.exit_now()
@@ -50,32 +45,25 @@ def _last_resort_is_a_task(stack: ExitStack) -> None:
     replace_in(stack, ExitWatchdog, "_exit_within", by_the_loop)
 
 
-def _no_thread_is_the_end(stack: ExitStack) -> None:
-    """Kind 15: a call that gets no thread has failed."""
-
+def _missing_thread_is_error(stack: ExitStack) -> None:
     async def once(start: Callable[[], Awaitable[Any]], _has_begun: object = None) -> Any:
         return await start()
 
     replace_in(stack, threads, "until_thread", once)
 
 
-def _no_descriptor_is_for_good(stack: ExitStack) -> None:
-    """Kind 15: a file that cannot be opened now never can be."""
-
+def _missing_descriptor_is_permanent(stack: ExitStack) -> None:
     def final(what: str, error: OSError) -> FileAccessError:
-        refused = disk_refusal(what, error)
+        refused = refusal(what, error)
         refused.transient = False
         return refused
 
-    disk_refusal = reader.refusal
+    refusal = reader.refusal
     replace_in(stack, reader, "refusal", final)
-    replace_in(stack, lab_disk, "refusal", final)
     replace_in(stack, file_triage, "COMES_BACK", frozenset())
 
 
-def _no_watch_is_the_end(stack: ExitStack) -> None:
-    """Kind 15: that the watches were given up meanwhile is not asked when events are read."""
-
+def _lost_watches_ignored(stack: ExitStack) -> None:
     async def unasked(self: Watcher, inotify: INotify, scope: trio.CancelScope) -> None:
         while True:
             await trio.lowlevel.wait_readable(inotify.fileno())
@@ -87,42 +75,36 @@ def _no_watch_is_the_end(stack: ExitStack) -> None:
     replace_in(stack, Watcher, "_read_events", unasked)
 
 
-def _probe_unlimited(stack: ExitStack) -> None:
-    """Kind 16: ffprobe takes what a recording claims to need."""
-
+def _ffprobe_without_limits(stack: ExitStack) -> None:
     def left_out(_pid: int, _seconds: float) -> None:
         return None
 
     replace_in(stack, ffprobe, "_set_limits", left_out)
 
 
-def _all_probes_at_once(stack: ExitStack) -> None:
-    """Kind 16: as many probes run as recordings end."""
+def _ffprobe_without_concurrency_limit(stack: ExitStack) -> None:
     replace_in(stack, ffprobe, "_at_once", trio.CapacityLimiter(1000))
 
 
-def _silence_keeps_its_place(stack: ExitStack) -> None:
-    """Kind 16: a connection that says nothing has its place for as long as it likes."""
-
+def _idle_connection_kept(stack: ExitStack) -> None:
     def never(_self: ConnectionLimiter, _places: object) -> bool:
         return False
 
     replace_in(stack, ConnectionLimiter, "_evict_idle", never)
 
 
-def _no_share(stack: ExitStack) -> None:
-    """Kind 16: one client may have all the places."""
+def _no_limit_per_client(stack: ExitStack) -> None:
     acquire = ConnectionLimiter.acquire
 
-    def anybody(self: ConnectionLimiter, _client: str, leave: Callable[[], None]) -> ConnectionSlot | None:
+    def acquire_as_new_client(
+        self: ConnectionLimiter, _client: str, leave: Callable[[], None]
+    ) -> ConnectionSlot | None:
         return acquire(self, str(len(self._taken)), leave)
 
-    replace_in(stack, ConnectionLimiter, "acquire", anybody)
+    replace_in(stack, ConnectionLimiter, "acquire", acquire_as_new_client)
 
 
-def _any_website_asks(stack: ExitStack) -> None:
-    """Kind 16: whoever had the browser ask is answered."""
-
+def _cross_site_requests_served(stack: ExitStack) -> None:
     def never(_header: object, *, may_be_opened: bool) -> bool:
         del may_be_opened
         return False
@@ -133,8 +115,8 @@ def _any_website_asks(stack: ExitStack) -> None:
 MUTATIONS: Final = (
     Mutation(
         "in the event loop: log writes",
-        "whoever logs writes, and waits for the log's reader",
-        _log_written_at_once,
+        "a log line is written in the event loop, which waits for the reader of the log",
+        _log_written_in_event_loop,
         "log-pipe-not-read",
         ("P4",),
         None,
@@ -142,8 +124,8 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "in the event loop: exit watchdog",
-        "the exit's time is counted by a task",
-        _last_resort_is_a_task,
+        "the exit watchdog is a task of the event loop",
+        _exit_watchdog_in_event_loop,
         "event-loop-hangs",
         ("P4",),
         None,
@@ -151,8 +133,8 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "unchecked: temporary lack of threads",
-        "a call that gets no thread has failed",
-        _no_thread_is_the_end,
+        "a call fails if no thread can be started",
+        _missing_thread_is_error,
         "no-thread-available",
         ("P6",),
         None,
@@ -160,8 +142,8 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "unchecked: temporary lack of descriptors",
-        "a file that cannot be opened now has failed for good",
-        _no_descriptor_is_for_good,
+        "a file that cannot be opened fails its stream permanently",
+        _missing_descriptor_is_permanent,
         "no-descriptors",
         ("P6",),
         None,
@@ -169,8 +151,8 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "unchecked: lost inotify watches",
-        "events are read as those of watches that were given up",
-        _no_watch_is_the_end,
+        "events are read although the watches were removed",
+        _lost_watches_ignored,
         "inotify-watches-exhausted",
         ("P1", "P6"),
         None,
@@ -178,8 +160,8 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "unbounded: resources of ffprobe",
-        "ffprobe takes what a recording claims to need",
-        _probe_unlimited,
+        "ffprobe has no limits of memory and time",
+        _ffprobe_without_limits,
         "ffprobe-limits",
         ("P7",),
         None,
@@ -187,8 +169,8 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "unbounded: number of ffprobe processes",
-        "as many probes run at once as recordings end",
-        _all_probes_at_once,
+        "any number of ffprobe processes run at once",
+        _ffprobe_without_concurrency_limit,
         "ffprobe-concurrency",
         ("P7",),
         None,
@@ -196,8 +178,8 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "unbounded: idle admin connections",
-        "a connection without a request keeps its place",
-        _silence_keeps_its_place,
+        "an idle connection is not closed for a new one",
+        _idle_connection_kept,
         "idle-clients",
         ("P10",),
         None,
@@ -205,8 +187,8 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "unbounded: admin connections of one client",
-        "one client may have every place",
-        _no_share,
+        "one client may use every connection",
+        _no_limit_per_client,
         "busy-client",
         ("P10",),
         None,
@@ -214,8 +196,8 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "unchecked: cross-site requests",
-        "a browser's request is answered whoever had it made",
-        _any_website_asks,
+        "a request from another website is served",
+        _cross_site_requests_served,
         "cross-site-request",
         ("P10",),
         None,

@@ -1,4 +1,4 @@
-"""What a mutation is: one thing left out, by a switch, and where that shows."""
+"""The model of a mutation: one safeguard removed by monkeypatching, and where that must be detected."""
 
 from __future__ import annotations
 
@@ -13,22 +13,25 @@ Apply = Callable[[ExitStack], None]
 
 @dataclass(frozen=True, slots=True)
 class Mutation:
-    """One thing left out. ``shows_in`` and ``fault``: where it shows; ``breaks``: which promises."""
+    """One safeguard that is removed."""
 
     name: str
     summary: str
+    """What the mutated daemon does."""
     apply: Apply
+    """Removes the safeguard, and registers the undo on the stack."""
     shows_in: str
-    """A scenario, or a check (``lab/checks``) of what no world has."""
+    """The scenario or check (``lab/checks``) that must detect it."""
     breaks: tuple[str, ...]
+    """The promises that are violated, e.g. ``P2``; at least one of them must be."""
     fault: FaultKind | None = FaultKind.CANCEL
-    """``None``: it shows by itself, without any blow."""
+    """The fault that reveals it; ``None``: none is needed."""
     kind: str = ""
-    """Which kind of fault of the world outside it lets in again (``docs/correctness.md``); empty: none of them."""
+    """The number of the section of ``docs/correctness.md`` on external faults; empty: none of them."""
 
 
 def replace_in(stack: ExitStack, owner: object, name: str, value: object) -> None:
-    """Replace an attribute of a module or class until the stack is left."""
+    """Replace an attribute of a module or class until the stack is closed."""
     before = vars(owner).get(name)
     if before is None:
         getattr(owner, name)  # inherited; raises if there is no such attribute

@@ -1,4 +1,4 @@
-"""Writes that are left out, or come late; slots and uploads that are never given back."""
+"""Mutations that omit or delay a write to Redis, the release of a slot, or the abort of an upload."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from cef_trio.upload.processor import Outcome, StreamProcessor
 from cef_trio.upload.session import StreamUpload
 
 
-def _verified_size_unrecorded(stack: ExitStack) -> None:
+def _verified_size_not_recorded(stack: ExitStack) -> None:
     update = StreamUpload.update
 
     async def left_out(self: StreamUpload, **fields: Any) -> None:
@@ -37,7 +37,7 @@ def _verified_size_unrecorded(stack: ExitStack) -> None:
 
 
 def _stream_recorded_late(stack: ExitStack) -> None:
-    """The stream's record is written when it has an upload, instead of before S3 hears of it."""
+    """Write the stream's record after its upload was created."""
     create, update = MemoryCheckpointStore.create, MemoryCheckpointStore.update
     waiting: dict[str, Callable[[], Awaitable[None]]] = {}
 
@@ -58,7 +58,7 @@ def _stream_recorded_late(stack: ExitStack) -> None:
 
 
 def _part_recorded_late(stack: ExitStack) -> None:
-    """A part's record is written when the next one has begun: one is always behind."""
+    """Write a part's record when the next part is recorded."""
     record_part = MemoryCheckpointStore.record_part
     waiting: dict[str, Callable[[], Awaitable[None]]] = {}
 
@@ -75,7 +75,7 @@ def _part_recorded_late(stack: ExitStack) -> None:
     replace_in(stack, MemoryCheckpointStore, "record_part", later)
 
 
-def _completion_unrecorded(stack: ExitStack) -> None:
+def _completion_not_recorded(stack: ExitStack) -> None:
     async def left_out(self: StreamUpload, stored: Any) -> None:
         await trio.lowlevel.checkpoint()
         self.meta = replace(self.meta, object_etag=stored.etag, object_crc64nvme=stored.crc64nvme)
@@ -83,15 +83,15 @@ def _completion_unrecorded(stack: ExitStack) -> None:
     replace_in(stack, StreamUpload, "record_object", left_out)
 
 
-def _state_unsaved(stack: ExitStack) -> None:
+def _final_state_not_saved(stack: ExitStack) -> None:
     async def left_out(_self: StreamProcessor, _status: object) -> None:
         await trio.lowlevel.checkpoint()
 
     replace_in(stack, StreamProcessor, "_save_exit", left_out)
 
 
-def _lease_given_back_silently(stack: ExitStack) -> None:
-    """A task whose look was outdated gives its lease back, and does not say that nobody works on the stream."""
+def _lease_released_without_state(stack: ExitStack) -> None:
+    """Release the lease after an OutdatedError without saving a status."""
 
     async def silently(self: StreamProcessor, error: OutdatedError) -> Outcome:
         if self.stream_id is not None and not isinstance(error, StreamEndedError):
@@ -101,8 +101,8 @@ def _lease_given_back_silently(stack: ExitStack) -> None:
     replace_in(stack, StreamProcessor, "_outdated", silently)
 
 
-def _verification_kept(stack: ExitStack) -> None:
-    """What was verified is still taken for verified when other parts were recorded."""
+def _verification_not_reset(stack: ExitStack) -> None:
+    """Keep a verification when parts are recorded after it."""
 
     def numbers_only(self: StreamUpload, size_bytes: int) -> bool:
         return all(part.number in self.parts for part in self.plan.cut(size_bytes))
@@ -111,7 +111,7 @@ def _verification_kept(stack: ExitStack) -> None:
     replace_in(stack, StreamUpload, "has_exactly", numbers_only)
 
 
-def _unknown_uploads_unseen(stack: ExitStack) -> None:
+def _orphan_uploads_not_adopted(stack: ExitStack) -> None:
     async def left_out(_self: object, _live_ids: object = None) -> bool:
         await trio.lowlevel.checkpoint()
         return True
@@ -119,16 +119,16 @@ def _unknown_uploads_unseen(stack: ExitStack) -> None:
     replace_in(stack, OrphanUploads, "list_unknown", left_out)
 
 
-def _orphans_left(stack: ExitStack) -> None:
+def _orphan_uploads_not_aborted(stack: ExitStack) -> None:
     async def left(_self: StreamUpload) -> None:
         await trio.lowlevel.checkpoint()
 
     replace_in(stack, StreamUpload, "abort_orphans", left)
-    _late_orphans_left(stack)
+    _late_orphan_uploads_not_aborted(stack)
 
 
-def _late_orphans_left(stack: ExitStack) -> None:
-    """What is left is looked for at a stream's end only."""
+def _late_orphan_uploads_not_aborted(stack: ExitStack) -> None:
+    """Look for orphan uploads only at the end of a stream."""
 
     async def left(_services: object) -> bool:
         await trio.lowlevel.checkpoint()
@@ -137,21 +137,21 @@ def _late_orphans_left(stack: ExitStack) -> None:
     replace_in(stack, orphan_cleanup, "_abort_all", left)
 
 
-def _slot_kept(stack: ExitStack) -> None:
+def _slot_not_released(stack: ExitStack) -> None:
     release = trio.CapacityLimiter.release_on_behalf_of
     kept: list[object] = []
 
-    def forgetful(self: trio.CapacityLimiter, borrower: object) -> None:
+    def keep_first(self: trio.CapacityLimiter, borrower: object) -> None:
         if not kept:
             kept.append(borrower)
             return
         release(self, borrower)
 
-    replace_in(stack, trio.CapacityLimiter, "release_on_behalf_of", forgetful)
+    replace_in(stack, trio.CapacityLimiter, "release_on_behalf_of", keep_first)
 
 
-def _webhook_owed_late(stack: ExitStack) -> None:
-    """That a webhook is owed is recorded after the completion, in a step of its own."""
+def _pending_webhook_recorded_late(stack: ExitStack) -> None:
+    """Record the pending webhook in a step after the completion."""
     transition = MemoryCheckpointStore.transition
 
     async def two_steps(
@@ -174,91 +174,99 @@ def _webhook_owed_late(stack: ExitStack) -> None:
 MUTATIONS: Final = (
     Mutation(
         "late: stream record",
-        "S3 hears of a stream before Redis does",
+        "an upload is created before its stream is recorded",
         _stream_recorded_late,
         "first-part",
         ("P5", "P2", "P3"),
     ),
     Mutation(
         "late: part record",
-        "a part is recorded when the next one has begun",
+        "a part is recorded after the next one was sent",
         _part_recorded_late,
         "first-part",
         ("P2",),
     ),
     Mutation(
         "left out: verified size",
-        "what is being completed is not recorded before Complete",
-        _verified_size_unrecorded,
+        "the verified size is not recorded before CompleteMultipartUpload",
+        _verified_size_not_recorded,
         "finalizing",
         ("P2", "P1", "P6"),
     ),
     Mutation(
         "left out: s3_completed",
-        "that the object exists is recorded with the metadata only",
-        _completion_unrecorded,
+        "a completed object is not recorded before its metadata",
+        _completion_not_recorded,
         "finalizing",
         ("P2",),
     ),
     Mutation(
-        "left out: state saved at the end", "nothing is saved on the way out", _state_unsaved, "first-part", ("P3",)
+        "left out: state saved at the end",
+        "no state is saved at exit",
+        _final_state_not_saved,
+        "first-part",
+        ("P3",),
     ),
     Mutation(
         "left out: state saved after OutdatedError",
-        "a lease is given back, and that nobody works on its stream any more is not saved",
-        _lease_given_back_silently,
+        "a lease is released without a saved status",
+        _lease_released_without_state,
         "renamed-then-deleted",
         ("P3",),
         FaultKind.DRAIN,
     ),
     Mutation(
         "left out: verification reset by a new part",
-        "parts that were sent after the verification are taken for what was verified",
-        _verification_kept,
+        "parts that are sent after a verification count as verified",
+        _verification_not_reset,
         "verified-then-grown",
         ("P1",),
         FaultKind.KILL,
     ),
     Mutation(
         "left out: adoption of orphan uploads",
-        "what S3 has and Redis does not know is not looked for",
-        _unknown_uploads_unseen,
+        "uploads that are open in S3 and not in Redis are not looked for",
+        _orphan_uploads_not_adopted,
         "adoption",
         ("P5", "P2"),
     ),
     Mutation(
         "late: pending webhook",
-        "a completion is recorded, and in another step that its webhook is owed",
-        _webhook_owed_late,
+        "a pending webhook is recorded in a step after the completion",
+        _pending_webhook_recorded_late,
         "webhook",
         ("P3",),
     ),
     Mutation(
         "left out: abort of orphan uploads",
-        "uploads whose creation was answered to nobody stay",
-        _orphans_left,
+        "uploads whose creation had a lost response stay open",
+        _orphan_uploads_not_aborted,
         "transient-errors",
         ("P5",),
     ),
     Mutation(
         "left out: later abort of orphan uploads",
-        "uploads whose creation takes effect after their stream's end stay",
-        _late_orphans_left,
+        "uploads that are created after the end of their stream stay open",
+        _late_orphan_uploads_not_aborted,
         "late-creation",
         ("P5",),
     ),
     Mutation(
-        "left out: release of a part slot", "one part's slot is never given back", _slot_kept, "first-part", ("P7",)
+        "left out: release of a part slot",
+        "the slot of one part is not released",
+        _slot_not_released,
+        "first-part",
+        ("P7",),
     ),
 )
 
 VARIANTS: Final = (
     Mutation(
         "naive: checkpoint after the next step",
-        "a part is recorded when the next one has begun",
+        "a part is recorded after the next one was sent",
         _part_recorded_late,
         "many-parts",
         ("P2",),
     ),
-    Mutation("naive: no state saved", "a restart has to guess", _state_unsaved, "many-parts", ("P3",)),
+    Mutation("naive: no state saved", "no state is saved at exit", _final_state_not_saved, "many-parts", ("P3",)),
 )

@@ -1,4 +1,4 @@
-"""Shields that are left out, or have no end."""
+"""Mutations that remove a shield, or its time limit."""
 
 from __future__ import annotations
 
@@ -9,49 +9,49 @@ from typing import Final
 import trio
 
 from cef_trio.lab.mutations.model import Apply, Mutation, replace_in
-from cef_trio.resilience import shield as shield_room
+from cef_trio.resilience import shield as shield_module
 
 
 def _without_shields(*names: str) -> Apply:
     def apply(stack: ExitStack) -> None:
-        replace_in(stack, shield_room, "removed", shield_room.removed | set(names))
+        replace_in(stack, shield_module, "removed", shield_module.removed | set(names))
 
     return apply
 
 
 def _unbounded_shields(stack: ExitStack) -> None:
-    """Every shield without an end, and a store whose silence nobody ever gives up."""
+    """Remove the time limit of every shield."""
     opened = trio.move_on_after
 
-    def for_ever(_seconds: float, **options: bool) -> trio.CancelScope:
+    def unbounded(_seconds: float, **options: bool) -> trio.CancelScope:
         return opened(math.inf, **options)
 
     class _Trio:
-        move_on_after = staticmethod(for_ever)
+        move_on_after = staticmethod(unbounded)
         CancelScope = trio.CancelScope
 
-    replace_in(stack, shield_room, "trio", _Trio)
+    replace_in(stack, shield_module, "trio", _Trio)
 
 
 _SHIELDS: Final = (
-    ("interrupted state", "how a cancelled stream ended is not saved", "first-part", ("P3",)),
+    ("interrupted state", "the state of a cancelled stream is not saved", "first-part", ("P3",)),
     (
         "parked state",
-        "a drained stream's state is lost, and with it that of those who joined its write",
+        "the state of a drained stream, and of those saved in the same write, is lost",
         "shutdown",
         ("P3",),
     ),
-    ("part record", "a part is acknowledged, and its record cut off", "first-part", ("P2",)),
+    ("part record", "the record of an acknowledged part is cancelled", "first-part", ("P2",)),
     (
         "part acknowledgement",
-        "a part's answer is here, and giving its connection back is cut off",
+        "the release of the connection of an acknowledged part is cancelled",
         "first-part",
         ("P2",),
     ),
-    ("copied part's record", "a copy is acknowledged, and its record cut off", "append-after-close", ("P2",)),
-    ("upload id", "an upload is created, and its id thrown away", "first-part", ("P2",)),
-    ("object record", "an object is completed, and that is not recorded", "finalizing", ("P2",)),
-    ("webhook delivery", "a webhook is taken, and that is not recorded", "webhook", ("P3",)),
+    ("copied part's record", "the record of a copied part is cancelled", "append-after-close", ("P2",)),
+    ("upload id", "the id of a created upload is not recorded", "first-part", ("P2",)),
+    ("object record", "the record of a completed object is cancelled", "finalizing", ("P2",)),
+    ("webhook delivery", "the record of an acknowledged webhook is cancelled", "webhook", ("P3",)),
 )
 
 MUTATIONS: Final = tuple(
@@ -62,14 +62,14 @@ MUTATIONS: Final = tuple(
 VARIANTS: Final = (
     Mutation(
         "naive: no shields",
-        "cancellation may fall anywhere",
+        "every await may be cancelled",
         _without_shields(*(name for name, _, _, _ in _SHIELDS)),
         "many-parts",
         ("P2", "P3"),
     ),
     Mutation(
         "naive: shields without a time limit",
-        "what is saved on the way out is waited for",
+        "the exit waits for Redis without a limit",
         _unbounded_shields,
         "redis-frozen",
         ("P4",),

@@ -1,6 +1,6 @@
-"""What a server sends has an end, and belongs to the call that it answers (kinds 11 and 14).
+"""Checks of responses: endless headers and listings, too many elements, bytes after a response.
 
-The real httpx, httpcore and h11 read it, from a script instead of a socket.
+The real httpx, httpcore and h11 read scripted bytes instead of a socket.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from cef_trio.s3.credentials import StaticCredentials
 from cef_trio.s3.signing import Credentials
 
 _PATIENCE_SECONDS: Final = 600.0
-"""Ten times the time-out for silence."""
+"""Ten times the time-out of a read."""
 _OWN: Final = b"HTTP/1.1 %s\r\nx-amz-request-id: 1\r\ncontent-length: 0\r\n\r\n"
 
 
@@ -39,7 +39,7 @@ async def _client(transport: httpx.AsyncBaseTransport) -> AsyncIterator[S3Client
 
 
 class _Backend(httpcore.AsyncNetworkBackend):
-    """Connections whose bytes a function gives, which is told how often one was read."""
+    """Connections whose bytes come from a function of the number of the read, from 1."""
 
     def __init__(self, read: Callable[[int], Awaitable[bytes]]) -> None:
         self._read = read
@@ -75,12 +75,12 @@ class _Stream(httpcore.AsyncNetworkStream):
 
 def _over(read: Callable[[int], Awaitable[bytes]]) -> httpx.AsyncBaseTransport:
     transport = httpx.AsyncHTTPTransport(verify=False)
-    transport._pool = httpcore.AsyncConnectionPool(network_backend=_Backend(read))  # noqa: SLF001 - nor a way to say so
+    transport._pool = httpcore.AsyncConnectionPool(network_backend=_Backend(read))  # noqa: SLF001 - httpx has no public parameter
     return transport
 
 
-async def _headers_without_end() -> list[str]:
-    """A header grows by a byte each second, which is no silence."""
+async def _endless_headers() -> list[str]:
+    """A header grows by a byte per second, so no read times out."""
 
     async def drip(number: int) -> bytes:
         await trio.sleep(1)
@@ -92,13 +92,11 @@ async def _headers_without_end() -> list[str]:
                 await client.head_bucket()
             except S3OperationError:
                 return []
-    return [
-        f"P7: a call was held for {_PATIENCE_SECONDS:g} seconds by headers that do not end"
-    ] * scope.cancelled_caught
+    return [f"P7: a call with endless headers took {_PATIENCE_SECONDS:g} seconds"] * scope.cancelled_caught
 
 
-async def _bytes_behind_an_answer() -> list[str]:
-    """Behind the first answer of a connection stands another one, which nobody asked for."""
+async def _bytes_after_response() -> list[str]:
+    """The first response of a connection is followed by a second one without a request."""
 
     async def one_and_a_half(number: int) -> bytes:
         await trio.lowlevel.checkpoint()
@@ -110,12 +108,12 @@ async def _bytes_behind_an_answer() -> list[str]:
             for _ in range(2):
                 await client.head_bucket()
         except S3OperationError as error:
-            return [f"P2: bytes behind an answer were taken for the answer to the next call: {error.code}"]
+            return [f"P2: bytes after a response were taken for the response to the next call: {error.code}"]
     return []
 
 
-async def _pages_without_end() -> list[str]:
-    """A listing of uploads names two markers in turn, for ever."""
+async def _endless_listing() -> list[str]:
+    """A listing of uploads returns two markers in turn, endlessly."""
     pages = count()
 
     async def page(_request: httpx.Request) -> httpx.Response:
@@ -132,11 +130,11 @@ async def _pages_without_end() -> list[str]:
                 await client.list_multipart_uploads()
             except S3OperationError:
                 return []
-    return [f"P7: a listing that goes round was followed for {next(pages)} pages"]
+    return [f"P7: an endless listing was followed for {next(pages)} pages"]
 
 
-async def _elements_without_number() -> list[str]:
-    """A listing of parts has 100,000 elements that mean nothing."""
+async def _too_many_xml_elements() -> list[str]:
+    """A listing of parts has 100,000 unknown elements."""
 
     async def page(_request: httpx.Request) -> httpx.Response:
         await trio.lowlevel.checkpoint()
@@ -147,7 +145,7 @@ async def _elements_without_number() -> list[str]:
             await client.list_parts("key", "upload")
         except S3OperationError:
             return []
-    return ["P7: a document of 100,000 elements was read, all at once, in the loop"]
+    return ["P7: a document of 100,000 elements was parsed in the event loop"]
 
 
 def _document(text: str) -> httpx.Response:
@@ -167,8 +165,8 @@ class _Body(httpx.AsyncByteStream):
 
 
 CHECKS: Final = (
-    Check("endless-headers", "an answer's headers are dripped", _headers_without_end),
-    Check("bytes-after-response", "a second answer comes behind the first", _bytes_behind_an_answer),
-    Check("endless-listing", "the markers of a listing go round", _pages_without_end),
-    Check("too-many-xml-elements", "a document of nothing but elements", _elements_without_number),
+    Check("endless-headers", "a response has endless headers", _endless_headers),
+    Check("bytes-after-response", "a second response follows the first", _bytes_after_response),
+    Check("endless-listing", "the markers of a listing repeat", _endless_listing),
+    Check("too-many-xml-elements", "a document has 100,000 elements", _too_many_xml_elements),
 )

@@ -1,4 +1,4 @@
-"""What the daemon did once, when the world it was tried in was kinder than the one outside."""
+"""Mutations that remove the reaction to a fault of file systems, S3, proxies, Redis, or changed settings."""
 
 from __future__ import annotations
 
@@ -24,34 +24,28 @@ from cef_trio.upload.predecessor import ContentMatch
 from cef_trio.upload.session import StreamUpload
 
 
-def _leases_are_evidence_anywhere(stack: ExitStack) -> None:
-    """Kind 1: a read lease is evidence on whatever file system the kernel grants it."""
+def _read_leases_trusted_everywhere(stack: ExitStack) -> None:
     replace_in(stack, file_system, "UNKNOWN", replace(file_system.UNKNOWN, local=True))
 
 
-def _unknown_is_no(stack: ExitStack) -> None:
-    """Kind 1: a file of which nobody can tell whether it has a writer has none."""
+def _unknown_writer_is_no_writer(stack: ExitStack) -> None:
     take_lease = writers.take_lease
 
-    def told(descriptor: int) -> WriterState:
+    def state_of(descriptor: int) -> WriterState:
         state = take_lease(descriptor)
         return WriterState.NONE if state is WriterState.UNKNOWN else state
 
-    replace_in(stack, writers, "take_lease", told)
+    replace_in(stack, writers, "take_lease", state_of)
 
 
-def _number_is_the_file(stack: ExitStack) -> None:
-    """Kind 2: a file with a settled stream's number is that stream's file."""
-
+def _inode_number_is_identity(stack: ExitStack) -> None:
     def never(_known: object, _stat: object) -> bool:
         return False
 
     replace_in(stack, supervisor, "must_be_recognized", never)
 
 
-def _changed_is_new(stack: ExitStack) -> None:
-    """Kind 3: a completed recording that is not as it was verified is sent again, and not compared."""
-
+def _touched_is_uploaded_again(stack: ExitStack) -> None:
     async def uncompared(_services: object, _stream_id: str, _path: str) -> ContentMatch:
         await trio.lowlevel.checkpoint()
         return ContentMatch.NONE
@@ -59,18 +53,14 @@ def _changed_is_new(stack: ExitStack) -> None:
     replace_in(stack, start, "correct_if_unchanged", uncompared)
 
 
-def _lost_is_new(stack: ExitStack) -> None:
-    """Kind 3: a completed recording that Redis has lost is sent again; its object is not looked for."""
-
+def _lost_record_is_uploaded_again(stack: ExitStack) -> None:
     async def left_out(_self: OrphanObjects, _path: str, **_options: object) -> None:
         await trio.lowlevel.checkpoint()
 
     replace_in(stack, OrphanObjects, "adopt", left_out)
 
 
-def _cut_is_another_recording(stack: ExitStack) -> None:
-    """Kind 4: a file that became shorter begins with nothing."""
-
+def _truncated_starts_over(stack: ExitStack) -> None:
     async def over(self: StreamUpload, _size_bytes: int) -> int:
         await self.start_over()
         return 0
@@ -79,17 +69,13 @@ def _cut_is_another_recording(stack: ExitStack) -> None:
 
 
 def _nothing_is_copied(stack: ExitStack) -> None:
-    """Kind 4: a completed recording that grows is sent from its first byte."""
-
     async def left_out(_self: object) -> None:
         await trio.lowlevel.checkpoint()
 
     replace_in(stack, StreamUpload, "_find_base", left_out)
 
 
-def _any_answer_is_s3s(stack: ExitStack) -> None:
-    """Kind 5: what an ingress answers is taken for the store's own word."""
-
+def _every_response_is_from_s3(stack: ExitStack) -> None:
     def never(_self: object, *_: object, **__: object) -> bool:
         return False
 
@@ -97,21 +83,20 @@ def _any_answer_is_s3s(stack: ExitStack) -> None:
     replace_in(stack, ResponseOrigin, "foreign_success", never)
 
 
-def _listings_are_waited_for(stack: ExitStack) -> None:
-    """Kind 8: a call that the next step could do without is waited for."""
-
-    async def insist(_self: BestEffort, _operation: str, call: Callable[[], Awaitable[Any]], *, reach: object) -> Any:
+def _optional_calls_retried_forever(stack: ExitStack) -> None:
+    async def retry_forever(
+        _self: BestEffort, _operation: str, call: Callable[[], Awaitable[Any]], *, reach: object
+    ) -> Any:
         del reach
         return await call()
 
-    replace_in(stack, BestEffort, "attempt", insist)
+    replace_in(stack, BestEffort, "attempt", retry_forever)
 
 
-def _created_unasked(stack: ExitStack) -> None:
-    """Kind 12: a stream is created although its path has led to another one since it was looked up."""
+def _created_despite_other_stream(stack: ExitStack) -> None:
     create = MemoryCheckpointStore.create
 
-    async def anyhow(
+    async def create_always(
         self: MemoryCheckpointStore,
         meta: StreamMeta,
         lease: Lease,
@@ -124,12 +109,10 @@ def _created_unasked(stack: ExitStack) -> None:
         known = self.snapshot().by_path.get(meta.current_path)
         await create(self, meta, lease, parts, instead_of=known, beside=beside)
 
-    replace_in(stack, MemoryCheckpointStore, "create", anyhow)
+    replace_in(stack, MemoryCheckpointStore, "create", create_always)
 
 
-def _refusals_are_for_good(stack: ExitStack) -> None:
-    """Kind 6: a refusal is one recording's own, though it strikes all."""
-
+def _refusals_are_permanent(stack: ExitStack) -> None:
     def never(_error: BaseException) -> bool:
         return False
 
@@ -137,8 +120,7 @@ def _refusals_are_for_good(stack: ExitStack) -> None:
     replace_in(stack, outage, "is_refusal", never)
 
 
-def _rights_are_for_good(stack: ExitStack) -> None:
-    """Kind 6: a file that may not be read now never may."""
+def _denied_is_permanent(stack: ExitStack) -> None:
     init = FileAccessError.__init__
 
     def final(self: FileAccessError, message: str, *, denied: bool = False) -> None:
@@ -149,32 +131,25 @@ def _rights_are_for_good(stack: ExitStack) -> None:
     replace_in(stack, file_triage, "COMES_BACK", frozenset())
 
 
-def _asked_by_ping(stack: ExitStack) -> None:
-    """Kind 10: Redis is up when it answers PING, whatever becomes of a write."""
+def _probed_by_ping(stack: ExitStack) -> None:
     replace_in(stack, MemoryCheckpointStore, "prove", MemoryCheckpointStore.ping)
 
 
-def _missing_parts_believed(stack: ExitStack) -> None:
-    """Kind 7: Complete says InvalidPart, and the very same is asked again."""
-
+def _missing_parts_not_sent(stack: ExitStack) -> None:
     def never(_upload: object, _listed: object) -> None:
         return None
 
     replace_in(stack, recovery, "_forget_unlisted", never)
 
 
-def _bucket_of_now(stack: ExitStack) -> None:
-    """Kind 13: a stream goes on in whatever bucket the settings name."""
-
+def _bucket_from_settings(stack: ExitStack) -> None:
     def never(_services: object, _meta: object) -> bool:
         return False
 
     replace_in(stack, target, "bucket_changed", never)
 
 
-def _first_name_kept(stack: ExitStack) -> None:
-    """Kind 13: an object is called as its file was when it was first seen."""
-
+def _key_keeps_first_name(stack: ExitStack) -> None:
     async def left_out(_self: object) -> None:
         await trio.lowlevel.checkpoint()
 
@@ -184,8 +159,8 @@ def _first_name_kept(stack: ExitStack) -> None:
 MUTATIONS: Final = (
     Mutation(
         "unchecked: file system of a read lease",
-        "a lease of a FUSE mount is taken for the word that nobody writes",
-        _leases_are_evidence_anywhere,
+        "a read lease on a FUSE mount is taken as proof that the file has no writer",
+        _read_leases_trusted_everywhere,
         "fuse-remote-writer",
         ("P1", "P2", "P8"),
         None,
@@ -193,8 +168,8 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "unchecked: unknown writer state",
-        "who cannot tell whether a file has a writer says that it has none",
-        _unknown_is_no,
+        "a file whose writer state is unknown is treated as one without a writer",
+        _unknown_writer_is_no_writer,
         "touched-while-written",
         ("P1", "P2", "P8"),
         None,
@@ -202,8 +177,8 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "unchecked: reused inode number",
-        "a file that has a failed stream's number is taken for its file",
-        _number_is_the_file,
+        "a file with the inode number of a failed stream is taken for its file",
+        _inode_number_is_identity,
         "inode-reused",
         ("P1", "P6"),
         None,
@@ -211,8 +186,8 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "unchecked: content of a touched recording",
-        "a completed recording with another time stamp is sent again",
-        _changed_is_new,
+        "a completed recording with another time stamp is uploaded again",
+        _touched_is_uploaded_again,
         "touched-after-upload",
         ("P2",),
         None,
@@ -220,16 +195,16 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "left out: search for the object of a lost record",
-        "a completed recording whose record is lost is sent again",
-        _lost_is_new,
+        "a completed recording whose record is lost is uploaded again",
+        _lost_record_is_uploaded_again,
         "completed-record-lost",
         ("P2",),
         None,
     ),
     Mutation(
         "left out: parts before a truncation",
-        "a file that was cut off begins with nothing",
-        _cut_is_another_recording,
+        "a truncated recording is uploaded from its first byte",
+        _truncated_starts_over,
         "tail-truncated",
         ("P2",),
         None,
@@ -237,7 +212,7 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "left out: copies of existing parts",
-        "a completed recording that grew is sent whole",
+        "a completed recording that grew is uploaded from its first byte",
         _nothing_is_copied,
         "append-after-close",
         ("P2",),
@@ -246,8 +221,8 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "unchecked: parts missing in S3",
-        "InvalidPart is answered by the same question",
-        _missing_parts_believed,
+        "after InvalidPart, CompleteMultipartUpload is repeated with the same parts",
+        _missing_parts_not_sent,
         "part-lost",
         ("P1", "P6"),
         None,
@@ -255,8 +230,8 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "unchecked: bucket of a stream",
-        "an open stream goes on in another bucket than it is recorded in",
-        _bucket_of_now,
+        "an open stream continues in the bucket of the current settings",
+        _bucket_from_settings,
         "bucket-changes",
         ("P1", "P5", "P6"),
         None,
@@ -264,8 +239,8 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "left out: key from the current file name",
-        "an object keeps its file's temporary name",
-        _first_name_kept,
+        "an object's key has the first, temporary name of its file",
+        _key_keeps_first_name,
         "temporary-name",
         ("P1",),
         None,
@@ -273,8 +248,8 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "unchecked: refusals that affect every stream",
-        "a refusal that strikes all streams fails each of them",
-        _refusals_are_for_good,
+        "a refusal of every call fails each stream permanently",
+        _refusals_are_permanent,
         "access-denied-for-a-while",
         ("P6",),
         None,
@@ -282,8 +257,8 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "unchecked: permission granted later",
-        "a file that may not be read now has failed for good",
-        _rights_are_for_good,
+        "a file without read permission fails its stream permanently",
+        _denied_is_permanent,
         "permission-granted-late",
         ("P6",),
         None,
@@ -291,8 +266,8 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "unchecked: Redis accepts writes",
-        "an outage is over when PING succeeds, and writes are refused",
-        _asked_by_ping,
+        "an outage of Redis ends when PING succeeds, although writes are refused",
+        _probed_by_ping,
         "redis-failover",
         ("P10",),
         None,
@@ -300,8 +275,8 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "unchecked: origin of a response",
-        "a page of an ingress is taken for S3's word",
-        _any_answer_is_s3s,
+        "the page of a proxy is taken for a response of S3",
+        _every_response_is_from_s3,
         "page-413",
         ("P1", "P2", "P6"),
         None,
@@ -309,8 +284,8 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "unbounded: optional calls",
-        "a listing that fails for good is waited for",
-        _listings_are_waited_for,
+        "an optional listing is retried without a limit",
+        _optional_calls_retried_forever,
         "list-uploads-fails",
         ("P6",),
         None,
@@ -318,8 +293,8 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "unchecked: path taken since the lookup",
-        "a stream is created whoever was first",
-        _created_unasked,
+        "a stream is created although its path got another stream since the lookup",
+        _created_despite_other_stream,
         "two-daemons-one-folder",
         ("P2",),
         None,

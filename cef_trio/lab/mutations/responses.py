@@ -1,4 +1,4 @@
-"""Answers that are believed however long, late or absurd they are (kinds 11 and 14)."""
+"""Mutations that accept responses of any length, and absurd values in them."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from cef_trio.s3.transport import Request
 from cef_trio.s3.xml import parse_uploads
 
 
-def _silence_only(stack: ExitStack) -> None:
-    """Only silence has a limit: a header that grows by a byte now and then is none."""
+def _idle_timeout_only(stack: ExitStack) -> None:
+    """Limit only the time between two bytes of a response."""
     trace = ResponseGuard.trace
 
     async def without_deadline(self: ResponseGuard, event: str, info: object) -> None:
@@ -29,18 +29,18 @@ def _silence_only(stack: ExitStack) -> None:
     replace_in(stack, ResponseGuard, "trace", without_deadline)
 
 
-def _all_elements(stack: ExitStack) -> None:
+def _unlimited_elements(stack: ExitStack) -> None:
     replace_in(stack, xml, "MAX_ELEMENTS", 1 << 60)
 
 
-def _leftover_kept(stack: ExitStack) -> None:
+def _leftover_bytes_kept(stack: ExitStack) -> None:
     def kept(_self: ResponseGuard) -> None:
         return None
 
     replace_in(stack, ResponseGuard, "_refuse_leftover", kept)
 
 
-def _any_marker_followed(stack: ExitStack) -> None:
+def _every_marker_followed(stack: ExitStack) -> None:
     async def for_ever(self: S3Client, prefix: str = "") -> list[ListedUpload]:
         uploads: list[ListedUpload] = []
         markers: tuple[str, str] | None = ("", "")
@@ -55,26 +55,26 @@ def _any_marker_followed(stack: ExitStack) -> None:
     replace_in(stack, S3Client, "list_multipart_uploads", for_ever)
 
 
-def _any_clock_believed(stack: ExitStack) -> None:
+def _every_date_trusted(stack: ExitStack) -> None:
     replace_in(stack, transport, "_PLAUSIBLE_YEARS", range(1, 10_000))
 
 
-def _any_moment_is_one(stack: ExitStack) -> None:
+def _every_date_converted(stack: ExitStack) -> None:
     def moment(text: str) -> datetime:
         return datetime.fromisoformat(text).astimezone(UTC)
 
     replace_in(stack, xml, "_moment", moment)
 
 
-def _waits_as_long_as_told(stack: ExitStack) -> None:
+def _unlimited_retry_after(stack: ExitStack) -> None:
     replace_in(stack, backoff, "MAX_RETRY_AFTER_SECONDS", math.inf)
 
 
 MUTATIONS: Final = (
     Mutation(
         "unbounded: response headers",
-        "time-outs count silence, and a dripped header is none",
-        _silence_only,
+        "a response is only limited by the time between two bytes",
+        _idle_timeout_only,
         "endless-headers",
         ("P7",),
         None,
@@ -82,8 +82,8 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "unbounded: XML elements",
-        "a document is read to its end, in the loop",
-        _all_elements,
+        "an XML document of any number of elements is parsed in the event loop",
+        _unlimited_elements,
         "too-many-xml-elements",
         ("P7",),
         None,
@@ -91,8 +91,8 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "unchecked: bytes after a response",
-        "a connection on which more came than the answer is used again",
-        _leftover_kept,
+        "a connection with bytes after its response is used again",
+        _leftover_bytes_kept,
         "bytes-after-response",
         ("P2",),
         None,
@@ -100,8 +100,8 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "unbounded: pages of a listing",
-        "whatever marker is named is followed",
-        _any_marker_followed,
+        "markers of a listing are followed without a limit",
+        _every_marker_followed,
         "endless-listing",
         ("P7",),
         None,
@@ -109,8 +109,8 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "unchecked: plausibility of the Date header",
-        "S3's Date is taken for the time, whatever it says",
-        _any_clock_believed,
+        "an absurd Date of S3 corrects the clock",
+        _every_date_trusted,
         "date-in-year-9999",
         ("P6",),
         None,
@@ -118,8 +118,8 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "unchecked: plausibility of Initiated",
-        "a listing with an absurd date cannot be read",
-        _any_moment_is_one,
+        "a listing with an absurd Initiated fails",
+        _every_date_converted,
         "initiated-in-year-9999",
         ("P6",),
         None,
@@ -127,8 +127,8 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "unbounded: Retry-After",
-        "a call waits for as long as it is told to",
-        _waits_as_long_as_told,
+        "a call waits for any Retry-After",
+        _unlimited_retry_after,
         "retry-after-in-year-9999",
         ("P6",),
         None,

@@ -1,4 +1,4 @@
-"""One record's trouble, and what belongs to others: taken for everybody's, or for ours (kind 9, P9); P10's silence."""
+"""Mutations that ignore ownership (P9), or let one unreadable record affect other streams."""
 
 from __future__ import annotations
 
@@ -18,9 +18,8 @@ from cef_trio.upload.ownership_rules import Claim
 from cef_trio.upload.supervisor import StreamSupervisor
 
 
-def _one_record_is_all(stack: ExitStack) -> None:
-    """Kind 9: a batch with one record that cannot be read fails."""
-    known = MemoryCheckpointStore._read_metas  # noqa: SLF001 - a switch in the lab, not an edit
+def _unreadable_record_fails_batch(stack: ExitStack) -> None:
+    known = MemoryCheckpointStore._read_metas  # noqa: SLF001 - a mutation replaces private functions
 
     def all_or_none(self: MemoryCheckpointStore, stream_ids: Any) -> Records:
         records = known(self, stream_ids)
@@ -31,32 +30,25 @@ def _one_record_is_all(stack: ExitStack) -> None:
     replace_in(stack, MemoryCheckpointStore, "_read_metas", all_or_none)
 
 
-def _unreadable_untold(stack: ExitStack) -> None:
-    """P10: of a file whose record cannot be read nothing is said."""
+def _unreadable_not_reported(stack: ExitStack) -> None:
     replace_in(stack, StreamSupervisor, "set_aside", ())
 
 
-def _any_folder_is_ours(stack: ExitStack) -> None:
-    """P9: an open stream of any folder may be of a file in ours that has its number."""
-
+def _every_folder_is_own(stack: ExitStack) -> None:
     def always(_path: str, _watch_folder: str) -> bool:
         return True
 
     replace_in(stack, services, "is_below", always)
 
 
-def _any_host_is_ours(stack: ExitStack) -> None:
-    """P9: a record of any host is of this one, if it has a path of ours."""
-
+def _every_host_is_own(stack: ExitStack) -> None:
     def always(_self: Ownership, _meta: StreamMeta) -> Claim:
         return Claim.OURS
 
     replace_in(stack, Ownership, "claim", always)
 
 
-def _any_upload_is_a_stray(stack: ExitStack) -> None:
-    """P9: whatever upload is open in the bucket when a stream ends is one of its strays."""
-
+def _every_upload_is_orphan(stack: ExitStack) -> None:
     async def all_of_them(s3: S3Client, _key: str, _listed: object) -> bool:
         for stray in await s3.list_multipart_uploads():
             await s3.abort_multipart_upload(stray.key, stray.upload_id)
@@ -65,9 +57,7 @@ def _any_upload_is_a_stray(stack: ExitStack) -> None:
     replace_in(stack, session, "_abort_rounds", all_of_them)
 
 
-def _any_lease_may_be_taken(stack: ExitStack) -> None:
-    """P9: a stream that another daemon works on is taken over."""
-
+def _every_lease_may_be_taken(stack: ExitStack) -> None:
     def always(*_: object) -> bool:
         return True
 
@@ -77,8 +67,8 @@ def _any_lease_may_be_taken(stack: ExitStack) -> None:
 MUTATIONS: Final = (
     Mutation(
         "unchecked: unreadable record in a batch",
-        "one record that cannot be read fails all that are asked for with it",
-        _one_record_is_all,
+        "one unreadable record fails the whole batch",
+        _unreadable_record_fails_batch,
         "record-unreadable",
         ("P6",),
         None,
@@ -86,8 +76,8 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "unreported: unreadable record",
-        "a file whose record cannot be read is not told of",
-        _unreadable_untold,
+        "a file with an unreadable record is not reported as at risk",
+        _unreadable_not_reported,
         "record-unreadable",
         ("P10",),
         None,
@@ -95,8 +85,8 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "unchecked: folder of a stream",
-        "a stream of another folder is taken for one of a file here that has its number",
-        _any_folder_is_ours,
+        "a stream of another folder is assigned to a file with its inode number",
+        _every_folder_is_own,
         "foreign-stream",
         ("P9",),
         None,
@@ -104,8 +94,8 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "unchecked: host of a stream",
-        "a stream of another host is taken for the one of a file here that has its path",
-        _any_host_is_ours,
+        "a stream of another host is assigned to a file with its path",
+        _every_host_is_own,
         "two-hosts",
         ("P9",),
         None,
@@ -113,8 +103,8 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "unchecked: owner of an upload",
-        "an upload of another program is aborted as a stray",
-        _any_upload_is_a_stray,
+        "an upload of another program is aborted as an orphan",
+        _every_upload_is_orphan,
         "foreign-uploads",
         ("P9",),
         None,
@@ -122,8 +112,8 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "unchecked: lease of another daemon",
-        "a stream is taken over from the daemon that works on it",
-        _any_lease_may_be_taken,
+        "the lease of a stream is taken from the daemon that works on it",
+        _every_lease_may_be_taken,
         "partition",
         ("P2", "P3"),
         None,

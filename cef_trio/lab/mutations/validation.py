@@ -1,4 +1,4 @@
-"""Checks of an answer, an object, a file or a lease that are left out."""
+"""Mutations that remove a check of a response, an object, a file or a lease."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from cef_trio.upload.services import Services
 from cef_trio.upload.session import StreamUpload
 
 
-def _error_in_200_believed(stack: ExitStack) -> None:
+def _error_in_200_ignored(stack: ExitStack) -> None:
     parse = parse_complete_result
 
-    def credulous(body: bytes) -> CompleteResult:
+    def parse_any(body: bytes) -> CompleteResult:
         try:
             return parse(body)
         except XmlError:
@@ -41,39 +41,39 @@ def _error_in_200_believed(stack: ExitStack) -> None:
         await trio.lowlevel.checkpoint()
         return StoredObject(self._key, self._size_bytes, result.etag or "", result.crc64nvme, {})
 
-    replace_in(stack, complete, "parse_complete_result", credulous)
+    replace_in(stack, complete, "parse_complete_result", parse_any)
     replace_in(stack, complete.Completion, "_verified", taken)
 
 
-def _checksum_of_part_unread(stack: ExitStack) -> None:
+def _part_checksum_ignored(stack: ExitStack) -> None:
     def believed(_self: object, *_: object) -> None:
         return None
 
     replace_in(stack, BodyUploader, "_mismatch", believed)
 
 
-def _any_object_is_ours(stack: ExitStack) -> None:
+def _every_object_is_own(stack: ExitStack) -> None:
     async def no_difference(_self: object, _stored: object) -> None:
         await trio.lowlevel.checkpoint()
 
     replace_in(stack, complete.Completion, "_difference", no_difference)
 
 
-def _list_of_parts_believed_unseen(stack: ExitStack) -> None:
+def _recorded_parts_not_compared(stack: ExitStack) -> None:
     def never(upload: StreamUpload, part: Any) -> bool:
         return part.part_number not in upload.parts
 
     replace_in(stack, recovery, "_contradicts", never)
 
 
-def _list_of_parts_unread(stack: ExitStack) -> None:
+def _list_parts_ignored(stack: ExitStack) -> None:
     def never(_upload: StreamUpload, _part: object) -> bool:
         return False
 
     replace_in(stack, recovery, "_contradicts", never)
 
 
-def _lost_answer_is_a_failure(stack: ExitStack) -> None:
+def _lost_response_is_failure(stack: ExitStack) -> None:
     async def gone(_self: object, error: Exception) -> None:
         await trio.lowlevel.checkpoint()
         raise error
@@ -87,7 +87,7 @@ def _lost_answer_is_a_failure(stack: ExitStack) -> None:
     replace_in(stack, recovery, "_was_completed", never)
 
 
-def _unverified(stack: ExitStack) -> None:
+def _not_verified(stack: ExitStack) -> None:
     async def only_missing(
         services: Services, upload: StreamUpload, recording: OpenRecording, size_bytes: int, leaving: Callable[[], bool]
     ) -> bool:
@@ -104,15 +104,15 @@ def _unverified(stack: ExitStack) -> None:
     replace_in(stack, finalize, "_send_changed_parts", only_missing)
 
 
-def _any_file_is_ours(stack: ExitStack) -> None:
+def _every_file_is_same(stack: ExitStack) -> None:
     def same(*_: object) -> bool:
         return True
 
     replace_in(stack, processor, "is_same_file", same)
 
 
-def _pass_believed(stack: ExitStack) -> None:
-    """The file's time is not looked at: what was written while a pass read is not noticed, nor afterwards."""
+def _changes_during_verification_ignored(stack: ExitStack) -> None:
+    """Ignore the file's modification time during a verification pass and after it."""
     stat, complete = InlineRecording.stat, StreamUpload.complete
     newest = 0
 
@@ -129,8 +129,8 @@ def _pass_believed(stack: ExitStack) -> None:
     replace_in(stack, StreamUpload, "complete", as_of_now)
 
 
-def _stamp_believed(stack: ExitStack) -> None:
-    """The same time stamp is the same bytes, however young it is."""
+def _time_stamp_trusted_at_once(stack: ExitStack) -> None:
+    """Trust an unchanged time stamp at once, within its granularity."""
 
     def at_once(*_: object) -> float:
         return 0.0
@@ -138,17 +138,17 @@ def _stamp_believed(stack: ExitStack) -> None:
     replace_in(stack, services, "unproved_seconds", at_once)
 
 
-def _lease_unasked(stack: ExitStack) -> None:
-    """A write is taken from whoever makes it."""
-    fenced = MemoryCheckpointStore._fenced  # noqa: SLF001 - a switch in the lab, not an edit
+def _lease_not_checked(stack: ExitStack) -> None:
+    """Accept writes without the stream's lease."""
+    fenced = MemoryCheckpointStore._fenced  # noqa: SLF001 - a mutation replaces private functions
 
-    def anybodys(self: MemoryCheckpointStore, stream_id: str, lease: Lease) -> Any:
+    def unfenced(self: MemoryCheckpointStore, stream_id: str, lease: Lease) -> Any:
         return self._streams.get(stream_id) or fenced(self, stream_id, lease)
 
-    replace_in(stack, MemoryCheckpointStore, "_fenced", anybodys)
+    replace_in(stack, MemoryCheckpointStore, "_fenced", unfenced)
 
 
-def _deleted_unchecked(stack: ExitStack) -> None:
+def _deleted_without_check(stack: ExitStack) -> None:
     def never(*_: object) -> None:
         return None
 
@@ -158,76 +158,80 @@ def _deleted_unchecked(stack: ExitStack) -> None:
 MUTATIONS: Final = (
     Mutation(
         "unchecked: error in a 200 response",
-        "Complete's status is believed, its body not read",
-        _error_in_200_believed,
+        "the status of CompleteMultipartUpload is trusted, and its body ignored",
+        _error_in_200_ignored,
         "error-in-200",
         ("P1", "P6"),
     ),
     Mutation(
         "unchecked: checksum of a stored part",
-        "what S3 says it stored is not compared with what was sent",
-        _checksum_of_part_unread,
+        "the checksum in S3's response is not compared with that of the sent part",
+        _part_checksum_ignored,
         "damaged-part",
         ("P6",),
     ),
     Mutation(
         "unchecked: owner of an object",
-        "an object under the key is taken for ours",
-        _any_object_is_ours,
+        "any object under the key is taken for the stream's",
+        _every_object_is_own,
         "foreign-object",
         ("P1",),
     ),
     Mutation(
         "unchecked: parts listed by S3",
-        "what S3 has under a recorded number is not compared",
-        _list_of_parts_believed_unseen,
+        "the parts that S3 lists are not compared with the records",
+        _recorded_parts_not_compared,
         "patch-reverted",
         ("P6",),
         FaultKind.DIE_UNANSWERED,
     ),
     Mutation(
         "unchecked: completion with a lost response",
-        "NoSuchUpload after a lost answer is taken for a loss",
-        _lost_answer_is_a_failure,
+        "NoSuchUpload after a lost response is taken for a lost upload",
+        _lost_response_is_failure,
         "transient-errors",
         ("P2", "P6"),
     ),
     Mutation(
-        "unchecked: bytes of sent parts", "what was sent earlier is not read again", _unverified, "rewrites", ("P1",)
+        "unchecked: bytes of sent parts",
+        "sent parts are not read again before the completion",
+        _not_verified,
+        "rewrites",
+        ("P1",),
     ),
     Mutation(
         "unchecked: identity of the file",
-        "a file under the recording's name is taken for the recording",
-        _any_file_is_ours,
+        "any file under the recording's name is taken for the recording",
+        _every_file_is_same,
         "replaced-without-event",
         ("P1",),
     ),
     Mutation(
         "unchecked: changes during verification",
-        "whether the file changed while it was verified is not asked",
-        _pass_believed,
+        "changes of the file during its verification are not detected",
+        _changes_during_verification_ignored,
         "patched-during-verification",
         ("P1", "P2"),
     ),
     Mutation(
         "unchecked: age of a time stamp",
-        "a time stamp is believed within its file system's tick",
-        _stamp_believed,
+        "a time stamp is trusted within the granularity of its file system",
+        _time_stamp_trusted_at_once,
         "same-mtime",
         ("P1", "P6"),
         kind="3",
     ),
     Mutation(
         "unchecked: lease of a write",
-        "a write is taken from whoever makes it",
-        _lease_unasked,
+        "writes are accepted without the stream's lease",
+        _lease_not_checked,
         "partition",
         ("P3",),
     ),
     Mutation(
         "unchecked: file before deletion",
-        "a completed recording is deleted without another look at it",
-        _deleted_unchecked,
+        "a completed recording is deleted without a check of its file",
+        _deleted_without_check,
         "deleted-after-upload",
         ("P8",),
         None,
@@ -237,8 +241,8 @@ MUTATIONS: Final = (
 VARIANTS: Final = (
     Mutation(
         "naive: no ListParts on resume",
-        "what Redis knows is all that is known",
-        _list_of_parts_unread,
+        "the parts in S3 are not listed on resume",
+        _list_parts_ignored,
         "patch-reverted",
         ("P6",),
         FaultKind.DIE_UNANSWERED,
