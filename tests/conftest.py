@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import trio
-from servers.daemon import Bucket
 from servers.embedded_s3 import embedded_s3_server
 from servers.endpoints import Endpoint
 from servers.store import Store, look_into
@@ -32,11 +31,16 @@ def pytest_runtest_call(item: pytest.Function) -> Generator[None]:
 
 
 @pytest.fixture
-async def world(tmp_path: Path, autojump_clock: MockClock) -> World:
+async def world(watch_dir: Path, autojump_clock: MockClock) -> World:
     """A world of one daemon (``cef_trio.lab.world``), on a virtual clock."""
+    return World(watch_dir)
+
+
+@pytest.fixture
+def watch_dir(tmp_path: Path) -> Path:
     folder = tmp_path / "watch"
     folder.mkdir()
-    return World(folder)
+    return folder
 
 
 @pytest.fixture
@@ -49,7 +53,7 @@ def endpoint(tmp_path: Path) -> Iterator[Endpoint]:
 @pytest.fixture
 def embedded(endpoint: Endpoint) -> Iterator[Store]:
     """A look into its bucket."""
-    looking = look_into(Bucket(endpoint.url, endpoint.access_key, endpoint.secret_key, "recordings", endpoint.region))
+    looking = look_into(endpoint)
     yield looking
     looking.client.close()
 

@@ -13,13 +13,11 @@ from __future__ import annotations
 import argparse
 from typing import Final
 
-import trio
-
 from cef_trio.checkpoint import FAILED, SENTENCES, Change, FailureReason, Status, StreamMeta
 from cef_trio.cli import output
 from cef_trio.cli.arguments import NO_FOLDER, STREAM_ID_HELP, add_common
 from cef_trio.cli.result_lines import Report
-from cef_trio.cli.session import CommandContext, run_command
+from cef_trio.cli.session import CommandContext, aborting_until, run_command
 from cef_trio.cli.status_model import instance_of
 from cef_trio.cli.stream_selection import select_all
 from cef_trio.exceptions import S3OperationError
@@ -27,8 +25,6 @@ from cef_trio.exit_codes import ExitCode
 from cef_trio.settings import load_settings
 from cef_trio.upload import STREAM_ID_METADATA, abort_uploads
 
-_MARGIN_SECONDS: Final = 1.0
-"""The abort ends this long before its lease expires. A lease lasts 3 seconds at least."""
 _HALF_ABORTED: Final = (
     "not aborted in S3: its status in Redis is failed_aborted, so no daemon continues it, but S3 still has the upload; "
     "repeat the command"
@@ -74,7 +70,7 @@ async def abort_stream(context: CommandContext, given: str, *, as_json: bool) ->
     """
     [stream_id] = await select_all(context.store, [given])
     with Report(as_json=as_json) as report:
-        lease_deadline = trio.current_time() + context.lease.ttl_seconds - _MARGIN_SECONDS
+        deadline = context.abort_deadline()
         async with context.hold_lease(stream_id) as held:
             checkpoint = await context.store.load(stream_id)
             if not held:
@@ -88,7 +84,7 @@ async def abort_stream(context: CommandContext, given: str, *, as_json: bool) ->
                 return report.code
             parts = len(checkpoint.parts)
             try:
-                outcome = await _abort(context, checkpoint.meta, lease_deadline)
+                outcome = await _abort(context, checkpoint.meta, deadline)
             except S3OperationError:
                 report.add(stream_id, _HALF_ABORTED, ok=False, parts=parts)
                 raise
@@ -106,15 +102,12 @@ async def _busy(context: CommandContext, stream_id: str) -> str:
     )
 
 
-async def _abort(context: CommandContext, meta: StreamMeta, lease_deadline: float) -> str:
+async def _abort(context: CommandContext, meta: StreamMeta, deadline: float) -> str:
     await context.store.transition(
         meta.stream_id, context.lease, Status.FAILED_ABORTED, Change({"failure_reason": _failure_reason(meta)})
     )
-    with trio.move_on_at(lease_deadline) as scope:
+    with aborting_until(deadline):
         await abort_uploads(context.s3, meta)
-    if scope.cancelled_caught:
-        # Once the lease has expired a `retry` may have opened an upload under the same key: not to be aborted.
-        raise S3OperationError("abort_multipart_upload", "no answer while its stream was ours", transient=True)
     await context.store.update(
         meta.stream_id, context.lease, Change({"s3_upload_id": None, "checksum_algorithm": None})
     )

@@ -23,13 +23,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-import trio
-
 from cef_trio.checkpoint import ENDED, Records, StreamMeta
 from cef_trio.cli import output
 from cef_trio.cli.arguments import NO_FOLDER, add_common
 from cef_trio.cli.result_lines import Report
-from cef_trio.cli.session import CommandContext, run_command
+from cef_trio.cli.session import CommandContext, aborting_until, run_command
 from cef_trio.cli.stream_selection import all_ids
 from cef_trio.exceptions import RecordUnreadableError, S3OperationError
 from cef_trio.exit_codes import ExitCode
@@ -42,9 +40,6 @@ _EMPTY: Final = (
     "alive. Nothing was aborted. If it is the right one, add --redis-is-empty"
 )
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-_ABORT: Final = "abort_multipart_upload"
-_MARGIN_SECONDS: Final = 1.0
-"""An abort ends this long before its lease expires. A lease lasts 3 seconds at least."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -219,7 +214,7 @@ async def _abort(context: CommandContext, upload: ListedUpload, born_before: dat
     stream_id = _id_in(context, upload)
     if stream_id is None:
         return Judgement(abort=False, why="its key does not match S3_KEY_TEMPLATE"), None
-    lease_deadline = trio.current_time() + context.lease.ttl_seconds - _MARGIN_SECONDS
+    deadline = context.abort_deadline()
     async with context.hold_lease(stream_id) as held:
         if not held:
             return Judgement(abort=False, why="another process works on its stream"), None
@@ -230,16 +225,10 @@ async def _abort(context: CommandContext, upload: ListedUpload, born_before: dat
         judgement = _judge(context, upload, stream_id, checkpoint.meta if checkpoint else None, born_before)
         if judgement.abort:
             try:
-                await _abort_until(lease_deadline, context, upload)
+                with aborting_until(deadline):
+                    await context.s3.abort_multipart_upload(upload.key, upload.upload_id)
             except S3OperationError as error:
                 if error.transient:
                     raise
                 return Judgement(abort=False, why=judgement.why), f"NOT aborted: {error}"
         return judgement, None
-
-
-async def _abort_until(deadline: float, context: CommandContext, upload: ListedUpload) -> None:
-    with trio.move_on_at(deadline) as scope:
-        await context.s3.abort_multipart_upload(upload.key, upload.upload_id)
-    if scope.cancelled_caught:
-        raise S3OperationError(_ABORT, "no answer while its stream was ours; repeat the command", transient=True)

@@ -8,7 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
 
-from cef_trio.checkpoint import FAILED, KnownPath, Status, StreamSet
+from cef_trio.checkpoint import FAILED, KnownPath, Status
 from cef_trio.cli import output
 from cef_trio.cli.arguments import REDIS_ONLY, add_common
 from cef_trio.cli.output import Column, Lines, Row
@@ -16,14 +16,6 @@ from cef_trio.cli.session import CommandContext, run_command
 from cef_trio.cli.stream_selection import all_ids
 from cef_trio.exit_codes import ExitCode
 from cef_trio.settings import load_settings
-
-_SHORT_ID: Final = 8
-STATE_STYLES: Final = {
-    StreamSet.ACTIVE: "cyan",
-    StreamSet.PENDING_COMPLETION: "yellow",
-    StreamSet.COMPLETED: "green",
-    StreamSet.FAILED: "red",
-}
 
 
 class State(StrEnum):
@@ -135,8 +127,8 @@ def _table(streams: Iterable[KnownPath], now: datetime) -> Lines:
 def _row(one: KnownPath, now: datetime) -> Row:
     return Row(
         (
-            one.meta.stream_id[:_SHORT_ID],
-            output.safe(one.meta.status.value, STATE_STYLES[one.stream_set]),
+            output.short_id(one.meta.stream_id),
+            output.status(one.meta.status, one.stream_set),
             output.size(one.meta.total_bytes_sent),
             output.duration((now - one.meta.last_activity_at_utc).total_seconds()),
             output.safe(output.short_path(one.meta.current_path)),

@@ -25,8 +25,15 @@ from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.text import Text
 
+from cef_trio.checkpoint import Status, StreamSet
 from cef_trio.safe_text import printable
 
+_STATE_STYLES: Final = {
+    StreamSet.ACTIVE: "cyan",
+    StreamSet.PENDING_COMPLETION: "yellow",
+    StreamSet.COMPLETED: "green",
+    StreamSet.FAILED: "red",
+}
 _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
 _KIBI: Final = 1024
 _MINUTE: Final = 60
@@ -45,6 +52,11 @@ _PIPE_WIDTH: Final = 1_000_000
 def safe(text: str, style: str = "") -> Text:
     """Return untrusted text for rich: one line, no markup."""
     return Text(printable(text), style=style)
+
+
+def status(status: Status, stream_set: StreamSet) -> Text:
+    """Return a stream's status, coloured by its set."""
+    return Text(status.value, style=_STATE_STYLES[stream_set])
 
 
 class _Output(Console):
@@ -90,6 +102,11 @@ def waiting_message(text: str) -> Iterator[None]:
         if shown:
             sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()
+
+
+def short_id(stream_id: str) -> str:
+    """Return the beginning of a stream's id, which commands accept if it is unambiguous."""
+    return stream_id[:8]
 
 
 def short_path(path: str) -> str:

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final, TypeVar
@@ -30,6 +30,7 @@ from cef_trio.exceptions import (
     LeaseLostError,
     OperationError,
     RedisOperationError,
+    S3OperationError,
 )
 from cef_trio.exit_codes import ExitCode
 from cef_trio.files import Disk, KernelDisk
@@ -43,6 +44,8 @@ T = TypeVar("T")
 
 _MOST_ATTEMPTS: Final = 3
 _LONGEST_WAIT_SECONDS: Final = 2.0
+_ABORT_MARGIN_SECONDS: Final = 1.0
+"""An abort ends this long before its lease expires. A lease lasts 3 seconds at least."""
 _SIGNALLED: Final = 128
 """A shell's exit code of a process that a signal ended is this and the signal's number."""
 
@@ -66,6 +69,24 @@ class CommandContext:
     def hold_lease(self, stream_id: str) -> AbstractAsyncContextManager[HeldLease | None]:
         """Hold a stream's lease for the block, and release it in any case. Yields ``None`` if it is held elsewhere."""
         return hold_lease(self.store, stream_id, self.lease, release_on_failure=True)
+
+    def abort_deadline(self) -> float:
+        """Return when an abort must end, by ``trio.current_time()``, if its stream's lease is acquired now."""
+        return trio.current_time() + self.lease.ttl_seconds - _ABORT_MARGIN_SECONDS
+
+
+@contextmanager
+def aborting_until(deadline: float) -> Iterator[None]:
+    """Cancel an abort at the deadline: once the lease has expired, a `retry` may open an upload under the same key.
+
+    Raises:
+        S3OperationError: S3 has not answered by then.
+    """
+    with trio.move_on_at(deadline) as scope:
+        yield
+    if scope.cancelled_caught:
+        reason = "no answer while its stream was ours; repeat the command"
+        raise S3OperationError("abort_multipart_upload", reason, transient=True)
 
 
 @asynccontextmanager

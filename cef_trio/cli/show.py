@@ -13,7 +13,6 @@ from rich.text import Text
 from cef_trio.checkpoint import Checkpoint, PartRecord, StreamMeta
 from cef_trio.cli import output
 from cef_trio.cli.arguments import REDIS_ONLY, STREAM_ID_HELP, add_common
-from cef_trio.cli.list import STATE_STYLES
 from cef_trio.cli.session import CommandContext, run_command
 from cef_trio.cli.stream_selection import NoSuchStreamError, select_all
 from cef_trio.exit_codes import ExitCode
@@ -83,7 +82,7 @@ def _facts(checkpoint: Checkpoint, holder: str | None, now: datetime) -> list[tu
     parts = output.count(len(checkpoint.parts), "part")
     rows: list[tuple[str, Text | str | None]] = [
         ("stream", meta.stream_id),
-        ("status", output.safe(meta.status.value, STATE_STYLES[checkpoint.stream_set])),
+        ("status", output.status(meta.status, checkpoint.stream_set)),
         ("why", meta.failure_reason),
         ("file", meta.current_path),
         ("was", meta.original_path if meta.original_path != meta.current_path else None),

@@ -39,7 +39,7 @@ from pydantic_settings import (
 
 from cef_trio.exceptions import CefMp4ProcessorError
 from cef_trio.settings import values
-from cef_trio.settings.after_upload import KEEP, AfterUploadRule, parse_after_upload
+from cef_trio.settings.after_upload import KEEP_RECORDING, AfterUploadRule, parse_after_upload
 from cef_trio.settings.object_options import (
     AWS_STORAGE_CLASSES,
     CANNED_ACLS,
@@ -213,7 +213,9 @@ class Settings(BaseSettings):
     ffprobe_timeout_seconds: Seconds = 30.0
     """Time limit of ffprobe."""
 
-    after_upload: Annotated[AfterUploadRule, NoDecode, BeforeValidator(parse_after_upload), PlainSerializer(str)] = KEEP
+    after_upload: Annotated[AfterUploadRule, NoDecode, BeforeValidator(parse_after_upload), PlainSerializer(str)] = (
+        KEEP_RECORDING
+    )
     """What to do with recordings after their object is verified (also earlier ones): keep, delete or move:DIR."""
     on_complete_webhook: Annotated[Secret, AfterValidator(values.webhook_url)] | None = None
     """URL that receives the metadata JSON of each completed recording by POST, at least once."""

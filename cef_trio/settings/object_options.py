@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Literal, get_args
@@ -167,37 +167,25 @@ def _may_stand_in_tag(character: str) -> bool:
     return category[0] in "LN" or category == "Zs" or character in _TAG_MARKS
 
 
-def check_storage_class(name: str) -> str:
-    """Check the form of a storage class; the names differ between stores.
+def _form_check(pattern: re.Pattern[str], what: str) -> Callable[[str], str]:
+    """Return a check of a setting's form; its ``ValueError`` names ``what`` the setting takes."""
 
-    Raises:
-        ValueError: the form is wrong.
-    """
-    if _STORAGE_CLASS.fullmatch(name) is None:
-        raise ValueError("takes a storage class such as STANDARD_IA, GLACIER_IR or INTELLIGENT_TIERING")
-    return name
+    def check(text: str) -> str:
+        if pattern.fullmatch(text) is None:
+            raise ValueError(f"takes {what}")
+        return text
 
-
-def check_content_type(name: str) -> str:
-    """Check a content type.
-
-    Raises:
-        ValueError: the form is wrong.
-    """
-    if _CONTENT_TYPE.fullmatch(name) is None:
-        raise ValueError("takes a content type such as video/mp4 or application/octet-stream")
-    return name
+    return check
 
 
-def check_kms_key_id(name: str) -> str:
-    """Check the form of a KMS key's id, alias or ARN.
-
-    Raises:
-        ValueError: the form is wrong.
-    """
-    if _KMS_KEY.fullmatch(name) is None:
-        raise ValueError("takes a KMS key's id, alias or ARN, such as arn:aws:kms:eu-west-1:111122223333:key/…")
-    return name
+check_storage_class: Final = _form_check(
+    _STORAGE_CLASS, "a storage class such as STANDARD_IA, GLACIER_IR or INTELLIGENT_TIERING"
+)
+"""The form only: the names differ between stores."""
+check_content_type: Final = _form_check(_CONTENT_TYPE, "a content type such as video/mp4 or application/octet-stream")
+check_kms_key_id: Final = _form_check(
+    _KMS_KEY, "a KMS key's id, alias or ARN, such as arn:aws:kms:eu-west-1:111122223333:key/…"
+)
 
 
 def why_unfit(options: ObjectOptions, *, at_aws: bool) -> str | None:

@@ -10,7 +10,6 @@ know), `moved_files.py` (renames), `idle_checker.py` (what the watcher cannot se
 from cef_trio.upload.failures import KEEPS_ITS_UPLOAD
 from cef_trio.upload.held_lease import HeldLease, hold_lease
 from cef_trio.upload.idle_checker import IdleChecker
-from cef_trio.upload.live_stream import LiveStream
 from cef_trio.upload.object_key import MAX_METADATA_BYTES, KeyTemplate, metadata_key
 from cef_trio.upload.observer import Observer
 from cef_trio.upload.orphan_cleanup import abort_orphan_uploads, is_orphan
@@ -21,7 +20,7 @@ from cef_trio.upload.recognition import identify, recognize
 from cef_trio.upload.reporter import report_for_ever
 from cef_trio.upload.risks import RiskObserver
 from cef_trio.upload.services import Services, StreamRules
-from cef_trio.upload.session import STREAM_ID_METADATA, StreamUpload, abort_uploads
+from cef_trio.upload.session import STREAM_ID_METADATA, abort_uploads
 from cef_trio.upload.supervisor import StreamSupervisor
 
 __all__ = [
@@ -33,7 +32,6 @@ __all__ = [
     "HeldLease",
     "IdleChecker",
     "KeyTemplate",
-    "LiveStream",
     "Observer",
     "Ownership",
     "PartPlan",
@@ -41,7 +39,6 @@ __all__ = [
     "Services",
     "StreamRules",
     "StreamSupervisor",
-    "StreamUpload",
     "abort_orphan_uploads",
     "abort_uploads",
     "hold_lease",

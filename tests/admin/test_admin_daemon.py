@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -12,8 +12,8 @@ import httpx
 import pytest
 import structlog
 import trio
-from servers.daemon import Bucket, settings_for
-from servers.embedded_s3 import embedded_s3_server
+from servers.daemon import settings_for
+from servers.endpoints import Endpoint
 from servers.valkey import valkey_server
 
 from cef_trio.daemon.main import run_daemon
@@ -21,19 +21,6 @@ from cef_trio.exit_codes import ExitCode
 from cef_trio.settings.model import Settings, load_settings
 
 pytestmark = pytest.mark.real
-
-
-@pytest.fixture
-def bucket(tmp_path: Path) -> Iterator[Bucket]:
-    with embedded_s3_server(tmp_path, bucket="recordings") as endpoint:
-        yield Bucket(endpoint.url, endpoint.access_key, endpoint.secret_key, "recordings", endpoint.region)
-
-
-@pytest.fixture
-def watch_dir(tmp_path: Path) -> Path:
-    folder = tmp_path / "watch"
-    folder.mkdir()
-    return folder
 
 
 @asynccontextmanager
@@ -64,8 +51,8 @@ async def until(true: Callable[[], bool]) -> None:
         await trio.sleep(0.01)
 
 
-def settings_of(watch_dir: Path, bucket: Bucket, redis_url: str, port: int = 0) -> Settings:
-    fields = {name.lower(): value for name, value in settings_for(watch_dir, bucket, redis_url).items()}
+def settings_of(watch_dir: Path, endpoint: Endpoint, redis_url: str, port: int = 0) -> Settings:
+    fields = {name.lower(): value for name, value in settings_for(watch_dir, endpoint, redis_url).items()}
     return load_settings(None, **{**fields, "prom_port": str(port)})
 
 
@@ -75,8 +62,10 @@ async def says(port: int, path: str) -> tuple[int, list[str]]:
     return answer.status_code, answer.text.splitlines()
 
 
-async def test_a_daemon_that_still_waits_for_redis_is_healthy_and_not_ready(watch_dir: Path, bucket: Bucket) -> None:
-    settings = settings_of(watch_dir, bucket, "redis://127.0.0.1:1/0")
+async def test_a_daemon_that_still_waits_for_redis_is_healthy_and_not_ready(
+    watch_dir: Path, endpoint: Endpoint
+) -> None:
+    settings = settings_of(watch_dir, endpoint, "redis://127.0.0.1:1/0")
     codes: list[ExitCode] = []
     async with running(settings, codes) as port:
         assert (await says(port, "/healthz"))[0] == 200
@@ -86,10 +75,12 @@ async def test_a_daemon_that_still_waits_for_redis_is_healthy_and_not_ready(watc
     assert len(codes) == 1
 
 
-async def test_a_daemon_ends_in_good_order_with_a_listener_that_does_not_read(watch_dir: Path, bucket: Bucket) -> None:
+async def test_a_daemon_ends_in_good_order_with_a_listener_that_does_not_read(
+    watch_dir: Path, endpoint: Endpoint
+) -> None:
     codes: list[ExitCode] = []
     with valkey_server() as server:
-        async with running(settings_of(watch_dir, bucket, server.url), codes) as port:
+        async with running(settings_of(watch_dir, endpoint, server.url), codes) as port:
             (watch_dir / "a.mp4").write_bytes(b"x" * 1000)
             while (await says(port, "/readyz"))[0] != 200:  # noqa: ASYNC110 - there is only asking again
                 await trio.sleep(0.05)
@@ -101,12 +92,12 @@ async def test_a_daemon_ends_in_good_order_with_a_listener_that_does_not_read(wa
     assert codes == [ExitCode.DONE]
 
 
-async def test_a_port_that_is_taken_refuses_the_start(watch_dir: Path, bucket: Bucket) -> None:
+async def test_a_port_that_is_taken_refuses_the_start(watch_dir: Path, endpoint: Endpoint) -> None:
     (taken,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
     async with taken:
         port = taken.socket.getsockname()[1]
         with structlog.testing.capture_logs() as events:
-            settings = settings_of(watch_dir, bucket, "redis://127.0.0.1:1/0", port)
+            settings = settings_of(watch_dir, endpoint, "redis://127.0.0.1:1/0", port)
             assert await run_daemon(settings) is ExitCode.BAD_SETTINGS
     (refused,) = [event for event in events if event["event"] == "refused_at_start"]
     assert f"cannot listen at 127.0.0.1 port {port}: Address already in use" in refused["error"]

@@ -23,13 +23,14 @@ from servers.valkey import ValkeyServer
 
 from cef_trio.checkpoint import rules
 from cef_trio.checkpoint.commit import Change, Saving
-from cef_trio.checkpoint.model import FileIdentity, PartRecord
+from cef_trio.checkpoint.model import FileIdentity, Owner, PartRecord
 from cef_trio.checkpoint.protocols import CheckpointStore
 from cef_trio.checkpoint.redis.store import RedisCheckpointStore
 from cef_trio.checkpoint.states import INTERRUPTED, Status, StreamSet
 from cef_trio.exceptions import LeaseLostError
 
 IDS = ["s1", "s2", "s3"]
+OWNERS = [Owner("a", "uuid:a", "/rec /"), Owner("b", "uuid:b", "/rec /")]
 PATHS = ["/rec/a.mp4", "/rec/\udcff\n.mp4", "/rec/ä.mp4"]
 
 Step = Callable[[Subject], Coroutine[Any, Any, object]]
@@ -57,19 +58,27 @@ changes = st.fixed_dictionaries(
         "s3_upload_id": st.sampled_from([None, "u1", "u2"]),
         "retry_at_utc": st.none() | moments,
         "retry_attempts": st.none() | st.integers(0, 9),
+        "owner": st.sampled_from([None, *OWNERS]),
         "next_part_to_upload": st.integers(1, 5),
         "object_crc64nvme": st.none() | st.integers(0, 9),
         "duration_seconds": st.none() | st.floats(0, 9),
     },
 ).map(Change)
 metas = st.builds(
-    lambda stream_id, path, status, following: meta(
-        stream_id, path=path, status=status, next_part_to_upload=following, s3_upload_id="u0", object_etag="e"
+    lambda stream_id, path, status, following, owner: meta(
+        stream_id,
+        path=path,
+        status=status,
+        next_part_to_upload=following,
+        s3_upload_id="u0",
+        object_etag="e",
+        owner=owner,
     ),
     ids,
     paths,
     statuses,
     st.integers(1, 3),
+    st.sampled_from([None, *OWNERS]),
 )
 
 
@@ -79,7 +88,7 @@ def call(name: str, *arguments: st.SearchStrategy[Any], **named: st.SearchStrate
 
 
 steps = st.one_of(
-    call("create", metas, leases, st.lists(parts, max_size=3), instead_of=st.none() | ids),
+    call("create", metas, leases, st.lists(parts, max_size=3), instead_of=st.none() | ids, beside=st.none() | ids),
     call("acquire", ids, leases),
     call("renew", st.lists(ids), leases),
     call("release", st.lists(ids), leases),
@@ -120,6 +129,7 @@ async def everything(store: CheckpointStore) -> object:
         await store.load_metas(IDS),
         {stream_set: await store.members(stream_set) for stream_set in StreamSet},
         await store.find_by_path(PATHS),
+        [await store.find_by_path(PATHS, owner=owner.name) for owner in OWNERS],
         await store.pending_webhooks(),
     )
 

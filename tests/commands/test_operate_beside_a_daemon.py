@@ -23,15 +23,8 @@ MIB = 1024 * 1024
 
 
 @pytest.fixture
-def watch_dir(tmp_path: Path) -> Path:
-    folder = tmp_path / "watch"
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture
 def settings(watch_dir: Path, embedded: Store, valkey: ValkeyServer) -> dict[str, str]:
-    given = settings_for(watch_dir, embedded.bucket, valkey.url, close_grace_seconds=0.2, stale_check_seconds=0.5)
+    given = settings_for(watch_dir, embedded.endpoint, valkey.url, close_grace_seconds=0.2, stale_check_seconds=0.5)
     return {**given, "PYTHONPATH": str(ROOT)}
 
 

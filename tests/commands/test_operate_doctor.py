@@ -34,12 +34,6 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
         yield running
 
 
-@pytest.fixture(scope="module")
-def valkey() -> Iterator[ValkeyServer]:
-    with valkey_server(append_only=True, tcp=True) as server:
-        yield server
-
-
 @pytest.fixture
 def settings(tmp_path: Path, endpoint: Endpoint, valkey: ValkeyServer) -> dict[str, str]:
     probe = tmp_path / "ffprobe"

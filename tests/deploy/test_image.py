@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers.daemon import Bucket, settings_for
-from servers.embedded_s3 import embedded_s3_server
+from servers.daemon import settings_for
+from servers.endpoints import Endpoint
 from servers.podman import IMAGE, container, podman
 from servers.store import look_into
-from servers.valkey import ValkeyServer, valkey_server
+from servers.valkey import ValkeyServer
 
 import cef_trio
 
@@ -70,18 +70,6 @@ def running(watch_dir: Path, settings: dict[str, str]) -> Iterator[Container]:
 
 
 @pytest.fixture
-def redis() -> Iterator[ValkeyServer]:
-    with valkey_server(append_only=True, tcp=True) as server:
-        yield server
-
-
-@pytest.fixture
-def bucket(tmp_path: Path) -> Iterator[Bucket]:
-    with embedded_s3_server(tmp_path, bucket="recordings") as endpoint:
-        yield Bucket(endpoint.url, endpoint.access_key, endpoint.secret_key, "recordings", endpoint.region)
-
-
-@pytest.fixture
 def watch_dir(tmp_path: Path) -> Path:
     folder = tmp_path / "watch"
     folder.mkdir()
@@ -91,10 +79,10 @@ def watch_dir(tmp_path: Path) -> Path:
 
 
 def test_a_recording_is_uploaded_without_rights_and_with_a_read_only_root(
-    watch_dir: Path, bucket: Bucket, redis: ValkeyServer
+    watch_dir: Path, endpoint: Endpoint, valkey: ValkeyServer
 ) -> None:
     recording = os.urandom(12 * MIB)
-    with running(watch_dir, settings_for(watch_dir, bucket, redis.url, stream_timeout_seconds=1)) as daemon:
+    with running(watch_dir, settings_for(watch_dir, endpoint, valkey.url, stream_timeout_seconds=1)) as daemon:
         daemon.wait_for("daemon_started")
         look = "id -u; touch /x 2>/dev/null || echo read-only; cat /proc/1/comm"
         status = podman("exec", daemon.name, "sh", "-c", look)
@@ -104,32 +92,34 @@ def test_a_recording_is_uploaded_without_rights_and_with_a_read_only_root(
         code, seconds = daemon.stop()
         assert code == 0
         assert seconds <= P4_SECONDS
-    looking = look_into(bucket)
+    looking = look_into(endpoint)
     (key,) = [
         item["Key"]
-        for item in looking.client.list_objects_v2(Bucket=bucket.name)["Contents"]
+        for item in looking.client.list_objects_v2(Bucket=endpoint.bucket)["Contents"]
         if item["Key"].endswith("a.mp4")
     ]
-    assert looking.client.get_object(Bucket=bucket.name, Key=key)["Body"].read() == recording
+    assert looking.client.get_object(Bucket=endpoint.bucket, Key=key)["Body"].read() == recording
     looking.client.close()
 
 
 def test_p4_sigterm_ends_process_1_in_time_while_redis_is_frozen(
-    watch_dir: Path, bucket: Bucket, redis: ValkeyServer
+    watch_dir: Path, endpoint: Endpoint, valkey: ValkeyServer
 ) -> None:
     path = watch_dir / "a.mp4"
     path.write_bytes(os.urandom(6 * MIB))
-    with path.open("ab"), running(watch_dir, settings_for(watch_dir, bucket, redis.url)) as daemon:
+    with path.open("ab"), running(watch_dir, settings_for(watch_dir, endpoint, valkey.url)) as daemon:
         daemon.wait_for("part_uploaded")
-        redis.freeze()
+        valkey.freeze()
         code, seconds = daemon.stop()
         assert code == 3  # not saved, and said
         assert seconds <= P4_SECONDS
 
 
-def test_sigterm_ends_process_1_while_it_waits_for_redis(watch_dir: Path, bucket: Bucket, redis: ValkeyServer) -> None:
-    redis.freeze()
-    with running(watch_dir, settings_for(watch_dir, bucket, redis.url)) as daemon:
+def test_sigterm_ends_process_1_while_it_waits_for_redis(
+    watch_dir: Path, endpoint: Endpoint, valkey: ValkeyServer
+) -> None:
+    valkey.freeze()
+    with running(watch_dir, settings_for(watch_dir, endpoint, valkey.url)) as daemon:
         daemon.wait_for("waiting_for_service")
         code, seconds = daemon.stop()
         assert code == 0

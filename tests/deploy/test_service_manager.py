@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 import trio
-from servers.daemon import Bucket, daemon, settings_for
+from servers.daemon import daemon, settings_for
 from servers.embedded_s3 import embedded_s3_server
-from servers.valkey import ValkeyServer, valkey_server
+from servers.valkey import ValkeyServer
 from structlog.testing import capture_logs
 
 import cef_trio
@@ -28,19 +28,12 @@ SECONDS = 30.0
 
 
 @pytest.fixture
-def redis() -> Iterator[ValkeyServer]:
-    with valkey_server(append_only=True) as server:
-        yield server
-
-
-@pytest.fixture
-def settings(tmp_path: Path, redis: ValkeyServer) -> Iterator[dict[str, str]]:
+def settings(tmp_path: Path, valkey: ValkeyServer) -> Iterator[dict[str, str]]:
     (tmp_path / "watch").mkdir()
     with embedded_s3_server(tmp_path, bucket="recordings") as endpoint:
-        bucket = Bucket(endpoint.url, endpoint.access_key, endpoint.secret_key, "recordings", endpoint.region)
         # This tree's package, whichever one the environment has installed: the processes do not start in this folder.
         tree = str(Path(cef_trio.__file__).parents[1])
-        yield settings_for(tmp_path / "watch", bucket, redis.url, pythonpath=tree)
+        yield settings_for(tmp_path / "watch", endpoint, valkey.url, pythonpath=tree)
 
 
 @pytest.fixture
@@ -60,21 +53,21 @@ def until(manager: socket.socket, wanted: str) -> list[str]:
 
 
 def test_systemd_is_told_of_the_start_the_life_and_the_end(
-    settings: dict[str, str], manager: socket.socket, redis: ValkeyServer
+    settings: dict[str, str], manager: socket.socket, valkey: ValkeyServer
 ) -> None:
-    redis.freeze()
+    valkey.freeze()
     settings |= {"NOTIFY_SOCKET": str(manager.getsockname()), "WATCHDOG_USEC": "400000", "RETRY_ATTEMPTS": "1"}
     with daemon(settings, wait_started=False) as process:
         assert until(manager, "STATUS=") == ["STATUS=waiting for Redis and S3"]
         process.wait_for("waiting_for_service")
-        redis.thaw()
+        valkey.thaw()
         assert until(manager, "=1")[0] == "READY=1"
         assert process.count("daemon_started") == 1
         until(manager, "WATCHDOG=1")
-        redis.freeze()  # an outage does not stop the beat, and is said
+        valkey.freeze()  # an outage does not stop the beat, and is said
         until(manager, "STATUS=0 streams open; waiting for redis")
         until(manager, "WATCHDOG=1")
-        redis.thaw()
+        valkey.thaw()
         until(manager, "STATUS=0 streams open")
         process.signal(signal.SIGTERM)
         assert "READY=1" not in until(manager, "STOPPING=1")[-2:]

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers.daemon import Bucket, settings_for
-from servers.embedded_s3 import embedded_s3_server
+from servers.daemon import settings_for
+from servers.endpoints import Endpoint
 from servers.hostile_mp4 import claims
 from servers.podman import IMAGE, container, podman
 from servers.recordings import make
@@ -77,20 +77,14 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture
-def bucket(tmp_path: Path) -> Iterator[Bucket]:
-    with embedded_s3_server(tmp_path, bucket="recordings") as endpoint:
-        yield Bucket(endpoint.url, endpoint.access_key, endpoint.secret_key, "recordings", endpoint.region)
-
-
-@pytest.fixture
-def machine(tmp_path: Path, image: str, bucket: Bucket) -> Iterator[Machine]:
+def machine(tmp_path: Path, image: str, endpoint: Endpoint) -> Iterator[Machine]:
     watch_dir, settings = tmp_path / "watch", tmp_path / "settings"
     for folder in (watch_dir, settings, settings / "live"):
         folder.mkdir(mode=0o755)
     with valkey_server(append_only=True, tcp=True) as redis:
         # Without CAP_LEASE, and on files of another user, silence alone is an end.
         soon = {"stream_timeout_seconds": 1, "stale_check_seconds": 0.2, "close_grace_seconds": 0.2}
-        given = settings_for(watch_dir, bucket, redis.url, **soon) | {"WATCH_DIR": "/srv/recordings"}
+        given = settings_for(watch_dir, endpoint, redis.url, **soon) | {"WATCH_DIR": "/srv/recordings"}
         del given["LOG_LEVEL"]
         lines = [f"{name}={value}\n" for name, value in given.items()]
         (settings / "cef-trio.env").write_text("".join(lines))
@@ -106,7 +100,7 @@ def machine(tmp_path: Path, image: str, bucket: Bucket) -> Iterator[Machine]:
 
 
 def test_the_unit_uploads_and_probes_within_its_limits_is_reloaded_and_stops_in_time(
-    machine: Machine, bucket: Bucket, tmp_path: Path
+    machine: Machine, endpoint: Endpoint, tmp_path: Path
 ) -> None:
     assert machine.property("ActiveState") == "active"
     machine.wait_for("daemon_started")
@@ -117,7 +111,7 @@ def test_the_unit_uploads_and_probes_within_its_limits_is_reloaded_and_stops_in_
         machine.wait_for("stream_completed", file=f"/srv/recordings/{name}")
     seen = [entry["event"] for entry in machine.events()]
     assert "ffprobe_limits_refused" not in seen, "the filter of system calls lets prlimit64 through"
-    looking = look_into(bucket)
+    looking = look_into(endpoint)
     assert looking.metadata(looking.key_of("real.mp4"))["duration_seconds"] == pytest.approx(1, abs=0.5)
     looking.client.close()
 

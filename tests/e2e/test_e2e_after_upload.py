@@ -18,9 +18,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from servers.daemon import Bucket, daemon, settings_for
-from servers.embedded_s3 import embedded_s3_server
-from servers.store import Store, look_into
+from servers.daemon import daemon, settings_for
+from servers.store import Store
 from servers.valkey import ValkeyServer
 
 pytestmark = pytest.mark.real
@@ -83,14 +82,6 @@ def receiver(failures: int) -> Iterator[Receiver]:
             thread.join()
 
 
-@pytest.fixture
-def bucket(tmp_path: Path) -> Iterator[Store]:
-    with embedded_s3_server(tmp_path, data=tmp_path / "objects") as endpoint:
-        looking = look_into(Bucket(endpoint.url, endpoint.access_key, endpoint.secret_key, endpoint.bucket))
-        yield looking
-        looking.client.close()
-
-
 def write(path: Path, size_bytes: int) -> str:
     """Write a file; returns its SHA-256."""
     content = os.urandom(size_bytes)
@@ -99,13 +90,13 @@ def write(path: Path, size_bytes: int) -> str:
 
 
 def test_p8_recordings_are_deleted_once_they_are_in_s3_and_told_to_a_receiver_that_failed_at_first(
-    watch_dir: Path, bucket: Store, redis: ValkeyServer
+    watch_dir: Path, embedded: Store, valkey: ValkeyServer
 ) -> None:
     with receiver(failures=1) as receiving:
         settings = settings_for(
             watch_dir,
-            bucket.bucket,
-            redis.url,
+            embedded.endpoint,
+            valkey.url,
             close_grace_seconds=0.3,
             after_upload="delete",
             on_complete_webhook=receiving.url,
@@ -120,24 +111,26 @@ def test_p8_recordings_are_deleted_once_they_are_in_s3_and_told_to_a_receiver_th
             text = process.log_path.read_text()
             assert process.stop() == 0
     assert list(watch_dir.iterdir()) == []
-    assert {name: bucket.sha256(bucket.key_of(name)) for name in sums} == sums
+    assert {name: embedded.sha256(embedded.key_of(name)) for name in sums} == sums
     posts = list(receiving.posts.queue)
     assert sorted(post.status for post in posts) == [200, 200, 503]
     assert {post.path for post in posts} == {"/done?token=t0ken"}
-    for key in bucket.recordings():
-        document = bucket.client.get_object(Bucket=bucket.bucket.name, Key=f"{key}.metadata.json")["Body"].read()
+    for key in embedded.recordings():
+        document = embedded.client.get_object(Bucket=embedded.endpoint.bucket, Key=f"{key}.metadata.json")[
+            "Body"
+        ].read()
         (taken,) = [post for post in posts if post.body == document and post.status == 200]
         assert taken.headers["webhook-id"] == f"completed_{json.loads(document)['stream_id']}"
     assert "t0ken" not in text
     assert SECRET not in text
 
 
-def test_p8_what_a_kill_left_undone_the_next_start_does(watch_dir: Path, bucket: Store, redis: ValkeyServer) -> None:
+def test_p8_what_a_kill_left_undone_the_next_start_does(watch_dir: Path, embedded: Store, valkey: ValkeyServer) -> None:
     with receiver(failures=0) as receiving:
         settings = settings_for(
             watch_dir,
-            bucket.bucket,
-            redis.url,
+            embedded.endpoint,
+            valkey.url,
             close_grace_seconds=0.3,
             after_upload="delete",
             on_complete_webhook=receiving.url,
@@ -155,20 +148,20 @@ def test_p8_what_a_kill_left_undone_the_next_start_does(watch_dir: Path, bucket:
             assert process.count("stream_started") == 0
             assert process.stop() == 0
     assert not path.exists()
-    assert bucket.sha256(bucket.key_of("a.mp4")) == digest
+    assert embedded.sha256(embedded.key_of("a.mp4")) == digest
     assert [post.status for post in receiving.posts.queue] == [200]
 
 
 @pytest.mark.skipif(not RAM.is_dir(), reason="no /dev/shm")
 @pytest.mark.parametrize("elsewhere", [False, True], ids=["one file system", "another file system"])
 def test_p8_recordings_are_moved_and_not_uploaded_again(
-    watch_dir: Path, bucket: Store, redis: ValkeyServer, tmp_path: Path, elsewhere: bool
+    watch_dir: Path, embedded: Store, valkey: ValkeyServer, tmp_path: Path, elsewhere: bool
 ) -> None:
     with TemporaryDirectory(dir=RAM if elsewhere else tmp_path) as folder:
         if elsewhere and Path(folder).stat().st_dev == watch_dir.stat().st_dev:
             pytest.skip("/dev/shm is no other file system here")
         settings = settings_for(
-            watch_dir, bucket.bucket, redis.url, close_grace_seconds=0.3, after_upload=f"move:{folder}/done"
+            watch_dir, embedded.endpoint, valkey.url, close_grace_seconds=0.3, after_upload=f"move:{folder}/done"
         )
         (watch_dir / "cam 1").mkdir()
         path, target = watch_dir / "cam 1" / "a.mp4", Path(folder) / "done" / "cam 1" / "a.mp4"
@@ -179,6 +172,6 @@ def test_p8_recordings_are_moved_and_not_uploaded_again(
         with daemon(settings) as process:
             assert process.count("stream_started") == 0
             assert process.stop() == 0
-        assert hashlib.sha256(target.read_bytes()).hexdigest() == digest == bucket.sha256(bucket.key_of("a.mp4"))
+        assert hashlib.sha256(target.read_bytes()).hexdigest() == digest == embedded.sha256(embedded.key_of("a.mp4"))
         assert [entry.name for entry in target.parent.iterdir()] == ["a.mp4"]
         assert list((watch_dir / "cam 1").iterdir()) == []

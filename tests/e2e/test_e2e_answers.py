@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
-import httpx
 import pytest
-from servers.daemon import Bucket, DaemonProcess, daemon, settings_for
-from servers.embedded_s3 import embedded_s3_server
+from servers.daemon import DaemonProcess, daemon, settings_for
 from servers.endpoints import Endpoint
 from servers.ingress import Ingress, ingress
-from servers.s3_control import arm
+from servers.s3_control import arm, calls
 from servers.store import look_into
 from servers.valkey import ValkeyServer
 
@@ -23,19 +22,9 @@ PART = 5 * MIB
 
 
 @pytest.fixture
-def endpoint(tmp_path: Path) -> Iterator[Endpoint]:
-    with embedded_s3_server(tmp_path, arguments=["--control"]) as server:
-        yield server
-
-
-@pytest.fixture
 def door(endpoint: Endpoint) -> Iterator[Ingress]:
     with ingress(endpoint.url) as between:
         yield between
-
-
-def bucket_of(endpoint: Endpoint, url: str | None = None) -> Bucket:
-    return Bucket(url or endpoint.url, endpoint.access_key, endpoint.secret_key, endpoint.bucket, endpoint.region)
 
 
 def wait_for_error(process: DaemonProcess, words: str, *, seconds: float = 30.0) -> None:
@@ -46,18 +35,13 @@ def wait_for_error(process: DaemonProcess, words: str, *, seconds: float = 30.0)
         time.sleep(0.02)  # another process's log: there is nothing to wait on but another look
 
 
-def calls(endpoint: Endpoint) -> dict[str, int]:
-    counted: dict[str, int] = httpx.get(f"{endpoint.url}/_control/calls", trust_env=False).json()["calls"]
-    return counted
-
-
 def test_an_ingress_that_answers_pages_for_a_while_loses_nothing(
-    endpoint: Endpoint, door: Ingress, redis: ValkeyServer, watch_dir: Path
+    endpoint: Endpoint, door: Ingress, valkey: ValkeyServer, watch_dir: Path
 ) -> None:
     settings = settings_for(
         watch_dir,
-        bucket_of(endpoint, door.url),
-        redis.url,
+        replace(endpoint, url=door.url),
+        valkey.url,
         close_grace_seconds=0.2,
         stale_check_seconds=0.5,
         retry_attempts=2,
@@ -87,19 +71,17 @@ def test_an_ingress_that_answers_pages_for_a_while_loses_nothing(
         assert process.count("upload_lost") == process.count("stream_failed") == 0
         assert process.count("http_proxy_not_used") == 1
         assert process.stop() == 0
-    look_into(bucket_of(endpoint)).assert_identical(path)
+    look_into(endpoint).assert_identical(path)
     assert calls(endpoint)["CreateMultipartUpload"] == 1
     assert calls(endpoint)["UploadPart"] == 3
 
 
 def test_a_completion_that_is_always_refused_ends_with_a_name_and_a_hint(
-    endpoint: Endpoint, redis: ValkeyServer, watch_dir: Path
+    endpoint: Endpoint, valkey: ValkeyServer, watch_dir: Path
 ) -> None:
     """P6: a store that wants equal parts was asked to complete for ever."""
     arm(endpoint, {"kind": "error", "operation": "CompleteMultipartUpload", "code": "InvalidPart", "times": None})
-    settings = settings_for(
-        watch_dir, bucket_of(endpoint), redis.url, close_grace_seconds=0.2, retry_stream_max_seconds=0.2
-    )
+    settings = settings_for(watch_dir, endpoint, valkey.url, close_grace_seconds=0.2, retry_stream_max_seconds=0.2)
     path = watch_dir / "camera.mp4"
     with daemon(settings) as process:
         path.write_bytes(os.urandom(PART + MIB))

@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
-import httpx
 import pytest
-from servers.daemon import Bucket, daemon, settings_for
-from servers.embedded_s3 import embedded_s3_server
+from servers.daemon import daemon, settings_for
 from servers.endpoints import Endpoint
 from servers.recordings import MIB
-from servers.s3_control import arm
+from servers.s3_control import arm, calls
 from servers.valkey import ValkeyServer
 
 pytestmark = pytest.mark.real
 
 
-@pytest.fixture
-def endpoint(tmp_path: Path) -> Iterator[Endpoint]:
-    with embedded_s3_server(tmp_path, arguments=["--control"]) as server:
-        yield server
-
-
-def settings(watch_dir: Path, endpoint: Endpoint, redis: ValkeyServer, bucket: str) -> dict[str, str]:
-    where = Bucket(endpoint.url, endpoint.access_key, endpoint.secret_key, bucket, endpoint.region)
+def settings(watch_dir: Path, endpoint: Endpoint, valkey: ValkeyServer, bucket: str) -> dict[str, str]:
     return settings_for(
         watch_dir,
-        where,
-        redis.url,
+        replace(endpoint, bucket=bucket),
+        valkey.url,
         retry_attempts=2,
         retry_initial_seconds=0.1,
         retry_max_seconds=0.2,
@@ -46,30 +37,24 @@ def stored(endpoint: Endpoint, bucket: str) -> list[bytes]:
         return [client.get_object(Bucket=bucket, Key=key)["Body"].read() for key in keys]
 
 
-def calls_of(endpoint: Endpoint) -> dict[str, int]:
-    """How often each operation was asked for."""
-    answer = httpx.get(f"{endpoint.url}/_control/calls", trust_env=False).json()
-    return dict(answer["calls"])
-
-
 def test_p2_a_redis_that_lost_its_completed_recordings_costs_one_listing_and_no_upload(
-    watch_dir: Path, endpoint: Endpoint, redis: ValkeyServer
+    watch_dir: Path, endpoint: Endpoint, valkey: ValkeyServer
 ) -> None:
     """FLUSHALL between two lives: each of them was uploaded a second time, to a new key. So was a renamed one."""
-    given = settings(watch_dir, endpoint, redis, endpoint.bucket)
+    given = settings(watch_dir, endpoint, valkey, endpoint.bucket)
     for number, name in enumerate(["a.mp4", "b.mp4", "empty.mp4"]):
         (watch_dir / name).write_bytes(bytes(range(256)) * ((12 - 6 * number) * MIB // 256))
     with daemon(given) as process:
         process.wait_for("stream_completed", count=3)
         ids = {entry["stream_id"] for entry in process.events if entry["event"] == "stream_completed"}
         assert process.stop() == 0
-    objects, before = sorted(stored(endpoint, endpoint.bucket)), calls_of(endpoint)
-    assert redis.command("FLUSHALL") == b"+OK\r\n"
+    objects, before = sorted(stored(endpoint, endpoint.bucket)), calls(endpoint)
+    assert valkey.command("FLUSHALL") == b"+OK\r\n"
     with daemon(given) as process:
         process.wait_for("object_adopted", count=3)
         assert process.stop() == 0
         assert {entry["stream_id"] for entry in process.events if entry["event"] == "object_adopted"} == ids
-    after = calls_of(endpoint)
+    after = calls(endpoint)
     assert after["ListObjectsV2"] == 1 + before["ListObjectsV2"]
     assert after["GetObject"] == 3 + before["GetObject"]
     (watch_dir / "a.mp4").rename(watch_dir / "c.mp4")
@@ -78,17 +63,17 @@ def test_p2_a_redis_that_lost_its_completed_recordings_costs_one_listing_and_no_
         assert process.stop() == 0
         assert process.count("stream_started") == 0
     for operation in ("CreateMultipartUpload", "UploadPart", "PutObject", "CompleteMultipartUpload"):
-        assert calls_of(endpoint)[operation] == before[operation], operation
+        assert calls(endpoint)[operation] == before[operation], operation
     assert sorted(stored(endpoint, endpoint.bucket)) == objects
 
 
 def test_a_store_that_lists_neither_uploads_nor_parts_gets_every_recording(
-    watch_dir: Path, endpoint: Endpoint, redis: ValkeyServer
+    watch_dir: Path, endpoint: Endpoint, valkey: ValkeyServer
 ) -> None:
     """ListMultipartUploads answered 500 for ever, and nothing new was uploaded; without ListParts no stream resumed."""
     arm(endpoint, {"kind": "error", "operation": "ListMultipartUploads", "code": "InternalError", "times": None})
     arm(endpoint, {"kind": "error", "operation": "ListParts", "code": "NotImplemented", "times": None})
-    given = settings(watch_dir, endpoint, redis, endpoint.bucket)
+    given = settings(watch_dir, endpoint, valkey, endpoint.bucket)
     path = watch_dir / "a.mp4"
     with path.open("wb") as writer:
         with daemon(given) as process:
@@ -107,17 +92,17 @@ def test_a_store_that_lists_neither_uploads_nor_parts_gets_every_recording(
 
 
 def test_p9_a_bucket_that_changes_between_two_lives_gets_what_its_record_says(
-    watch_dir: Path, endpoint: Endpoint, redis: ValkeyServer
+    watch_dir: Path, endpoint: Endpoint, valkey: ValkeyServer
 ) -> None:
     """It was uploaded to one bucket, and recorded as in the other."""
     path = watch_dir / "a.mp4"
     with path.open("wb") as writer:
-        with daemon(settings(watch_dir, endpoint, redis, "first-bucket")) as process:
+        with daemon(settings(watch_dir, endpoint, valkey, "first-bucket")) as process:
             writer.write(bytes(6 * MIB))
             writer.flush()
             process.wait_for("part_uploaded")
             assert process.stop() == 0
-        with daemon(settings(watch_dir, endpoint, redis, "another-bucket")) as process:
+        with daemon(settings(watch_dir, endpoint, valkey, "another-bucket")) as process:
             left = process.wait_for("upload_left_behind")
             writer.write(b"the end")
             writer.close()

@@ -14,15 +14,16 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import pytest
-from servers.daemon import Bucket, daemon, settings_for
+from servers.daemon import daemon, settings_for
 from servers.embedded_s3 import embedded_s3_server
 from servers.endpoints import Endpoint
 from servers.store import look_into
-from servers.valkey import ValkeyServer, valkey_server
+from servers.valkey import ValkeyServer
 
 pytestmark = pytest.mark.real
 MIB = 1024 * 1024
@@ -38,25 +39,19 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
         yield running
 
 
-@pytest.fixture(scope="module")
-def redis() -> Iterator[ValkeyServer]:
-    with valkey_server() as server:
-        yield server
-
-
 @pytest.fixture
-def bucket(endpoint: Endpoint, request: pytest.FixtureRequest) -> Bucket:
+def bucket(endpoint: Endpoint, request: pytest.FixtureRequest) -> Endpoint:
     name = f"test-{abs(hash(request.node.name)):x}"
-    return Bucket(endpoint.url, endpoint.access_key, endpoint.secret_key, name, endpoint.region)
+    return replace(endpoint, bucket=name)
 
 
 @pytest.fixture
-def given(watch_dir: Path, bucket: Bucket, redis: ValkeyServer) -> dict[str, str]:
+def given(watch_dir: Path, bucket: Endpoint, valkey: ValkeyServer) -> dict[str, str]:
     return settings_for(
         watch_dir,
         bucket,
-        redis.url,
-        redis_key_prefix=f"{bucket.name}:",
+        valkey.url,
+        redis_key_prefix=f"{bucket.bucket}:",
         shutdown_grace_seconds=GRACE,
         shutdown_save_seconds=SAVE,
         redis_timeout_seconds=0.4,
@@ -106,13 +101,13 @@ def unread(given: dict[str, str], tmp_path: Path) -> Iterator[tuple[subprocess.P
     os.close(reading)
 
 
-def uploaded(bucket: Bucket, count: int) -> None:
+def uploaded(bucket: Endpoint, count: int) -> None:
     looking = look_into(bucket)
     deadline = time.monotonic() + 30
     with contextlib.closing(looking.client):
         while True:
             with contextlib.suppress(looking.client.exceptions.NoSuchBucket):
-                found = looking.client.list_objects_v2(Bucket=bucket.name).get("Contents", [])
+                found = looking.client.list_objects_v2(Bucket=bucket.bucket).get("Contents", [])
                 if sum(entry["Key"].endswith(".json") for entry in found) >= count:
                     return
             assert time.monotonic() < deadline
@@ -120,7 +115,7 @@ def uploaded(bucket: Bucket, count: int) -> None:
 
 
 def test_p4_a_log_that_nobody_reads_stops_no_upload_and_no_exit(
-    watch_dir: Path, bucket: Bucket, unread: tuple[subprocess.Popen[bytes], int]
+    watch_dir: Path, bucket: Endpoint, unread: tuple[subprocess.Popen[bytes], int]
 ) -> None:
     process, _ = unread
     for number in range(3):
@@ -133,7 +128,7 @@ def test_p4_a_log_that_nobody_reads_stops_no_upload_and_no_exit(
 
 
 def test_lines_that_waited_are_whole_when_somebody_reads_again(
-    watch_dir: Path, bucket: Bucket, unread: tuple[subprocess.Popen[bytes], int]
+    watch_dir: Path, bucket: Endpoint, unread: tuple[subprocess.Popen[bytes], int]
 ) -> None:
     process, reading = unread
     (watch_dir / "a.mp4").write_bytes(os.urandom(MIB))

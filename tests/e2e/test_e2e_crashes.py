@@ -23,11 +23,11 @@ PART = 5 * MIB
 
 
 @pytest.fixture
-def settings(watch_dir: Path, store: Store, redis: ValkeyServer) -> Mapping[str, str]:
+def settings(watch_dir: Path, store: Store, valkey: ValkeyServer) -> Mapping[str, str]:
     return settings_for(
         watch_dir,
-        store.bucket,
-        redis.url,
+        store.endpoint,
+        valkey.url,
         stream_timeout_seconds=60,
         close_grace_seconds=0.3,
         stale_check_seconds=0.5,
@@ -71,7 +71,7 @@ def parts_sent(process: DaemonProcess) -> int:
 
 
 def test_kill_9_again_and_again_during_one_recording_loses_only_the_parts_in_flight(
-    settings: Mapping[str, str], watch_dir: Path, store: Store, redis: ValkeyServer
+    settings: Mapping[str, str], watch_dir: Path, store: Store, valkey: ValkeyServer
 ) -> None:
     seed = int.from_bytes(os.urandom(4), "big")
     chance = random.Random(seed)
@@ -90,7 +90,7 @@ def test_kill_9_again_and_again_during_one_recording_loses_only_the_parts_in_fli
         assert process.stop() == 0
     store.assert_identical(path)
     assert store.open_uploads() == [], f"seed {seed}"
-    meta = stream_meta(redis)
+    meta = stream_meta(valkey)
     # What was recorded is not sent again, and what S3 had and Redis had not is adopted, so that is not either.
     assert int(meta["total_bytes_sent"]) <= size_bytes, f"seed {seed}"
     assert kills >= 4
@@ -98,7 +98,7 @@ def test_kill_9_again_and_again_during_one_recording_loses_only_the_parts_in_fli
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_p3_a_signal_parks_the_stream_and_the_next_start_goes_on(
-    settings: Mapping[str, str], watch_dir: Path, store: Store, redis: ValkeyServer, number: signal.Signals
+    settings: Mapping[str, str], watch_dir: Path, store: Store, valkey: ValkeyServer, number: signal.Signals
 ) -> None:
     path = watch_dir / "parked.mp4"
     with growing(path, mib_per_second=10, size_bytes=30 * MIB) as writer:
@@ -106,7 +106,7 @@ def test_p3_a_signal_parks_the_stream_and_the_next_start_goes_on(
             process.wait_for("part_uploaded", count=2)
             process.signal(number)
             assert process.wait() == 0
-        meta = stream_meta(redis)
+        meta = stream_meta(valkey)
         assert meta["status"] == "interrupted_shutdown"
         assert int(meta["next_part_to_upload"]) >= 3
         writer.join()
@@ -114,26 +114,26 @@ def test_p3_a_signal_parks_the_stream_and_the_next_start_goes_on(
         process.wait_for("stream_completed")
         assert process.count("stream_resumed") == 1
     store.assert_identical(path)
-    assert int(stream_meta(redis)["total_bytes_sent"]) == 30 * MIB
+    assert int(stream_meta(valkey)["total_bytes_sent"]) == 30 * MIB
 
 
 def test_p5_a_redis_that_lost_everything_is_rebuilt_from_s3_and_the_file(
-    settings: Mapping[str, str], watch_dir: Path, store: Store, redis: ValkeyServer
+    settings: Mapping[str, str], watch_dir: Path, store: Store, valkey: ValkeyServer
 ) -> None:
     path = watch_dir / "adopted.mp4"
     with growing(path, mib_per_second=10, size_bytes=33 * MIB) as writer:
         with daemon(settings) as process:
             process.wait_for("part_uploaded", count=3)
             process.kill()
-        before = stream_meta(redis)
-        redis.flush()
+        before = stream_meta(valkey)
+        valkey.flush()
         with daemon(settings) as process:
             adopted = process.wait_for("upload_adopted")
             assert adopted["parts"] >= 3
             process.wait_for("stream_completed")
             assert parts_sent(process) <= 7 - adopted["parts"]
         writer.join()
-    after = stream_meta(redis)
+    after = stream_meta(valkey)
     assert after["stream_id"] == before["stream_id"]
     assert after["s3_key_prefix"] == before["s3_key_prefix"]
     store.assert_identical(path)
@@ -141,12 +141,12 @@ def test_p5_a_redis_that_lost_everything_is_rebuilt_from_s3_and_the_file(
 
 
 def test_p5_a_redis_that_loses_everything_under_a_running_daemon_is_rebuilt(
-    settings: Mapping[str, str], watch_dir: Path, store: Store, redis: ValkeyServer
+    settings: Mapping[str, str], watch_dir: Path, store: Store, valkey: ValkeyServer
 ) -> None:
     path = watch_dir / "flushed.mp4"
     with growing(path, mib_per_second=8, size_bytes=40 * MIB), daemon(settings) as process:
         process.wait_for("part_uploaded", count=2)
-        redis.flush()
+        valkey.flush()
         process.wait_for("upload_adopted")
         process.wait_for("stream_completed")
     store.assert_identical(path)
@@ -172,7 +172,7 @@ def test_a_file_replaced_while_the_daemon_was_away_is_not_appended_to_a_stranger
 
 
 def test_a_file_deleted_while_it_was_uploaded_leaves_nothing_open(
-    settings: Mapping[str, str], watch_dir: Path, store: Store, redis: ValkeyServer
+    settings: Mapping[str, str], watch_dir: Path, store: Store, valkey: ValkeyServer
 ) -> None:
     path = watch_dir / "deleted.mp4"
     path.write_bytes(os.urandom(6 * MIB))
@@ -181,7 +181,7 @@ def test_a_file_deleted_while_it_was_uploaded_leaves_nothing_open(
         path.unlink()
         process.wait_for("recording_deleted")
         assert process.stop() == 0
-    assert stream_meta(redis)["status"] == "deleted_locally"
+    assert stream_meta(valkey)["status"] == "deleted_locally"
     assert store.open_uploads() == []
     assert store.keys() == []
 
@@ -218,11 +218,11 @@ def test_a_recording_renamed_while_it_grows_is_followed(
         assert process.count("stream_started") == 1
     (key,) = store.recordings()
     assert key.endswith("/first.mp4"), "the key is the stream's from its beginning"
-    assert store.client.head_object(Bucket=store.bucket.name, Key=key)["ContentLength"] == renamed.stat().st_size
+    assert store.client.head_object(Bucket=store.endpoint.bucket, Key=key)["ContentLength"] == renamed.stat().st_size
 
 
 def test_p2_a_completed_recording_that_redis_has_lost_is_found_in_the_store(
-    settings: Mapping[str, str], watch_dir: Path, store: Store, redis: ValkeyServer
+    settings: Mapping[str, str], watch_dir: Path, store: Store, valkey: ValkeyServer
 ) -> None:
     """Swift keeps no CRC64NVME: the ETag over the parts' MD5s proves it, and the metadata tells their sizes."""
     path = watch_dir / "done.mp4"
@@ -230,11 +230,11 @@ def test_p2_a_completed_recording_that_redis_has_lost_is_found_in_the_store(
     with daemon(settings) as process:
         done = process.wait_for("stream_completed")
         assert process.stop() == 0
-    assert redis.command("FLUSHALL") == b"+OK\r\n"
+    assert valkey.command("FLUSHALL") == b"+OK\r\n"
     with daemon(settings) as process:
         assert process.wait_for("object_adopted")["stream_id"] == done["stream_id"]
         assert process.stop() == 0
         assert (parts_sent(process), process.count("stream_started")) == (0, 0)
-    assert stream_meta(redis)["status"] == "completed"
+    assert stream_meta(valkey)["status"] == "completed"
     assert len(store.recordings()) == 1
     store.assert_identical(path)

@@ -17,7 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from servers.daemon import Bucket, daemon, settings_for
+from servers.daemon import daemon, settings_for
 from servers.embedded_s3 import embedded_s3_server
 from servers.endpoints import Endpoint
 from servers.s3_control import renew_token
@@ -159,12 +159,11 @@ def offering(kind: type[Source], folder: Path, s3: Endpoint) -> Iterator[Source]
     "kind", [Files, pytest.param(CredentialProcess, marks=LONG), pytest.param(ContainerService, marks=LONG)]
 )
 def test_p6_a_token_that_expires_while_its_source_has_a_hiccup_costs_no_recording(
-    tmp_path: Path, watch_dir: Path, s3: Endpoint, redis: ValkeyServer, kind: type[Source]
+    tmp_path: Path, watch_dir: Path, s3: Endpoint, valkey: ValkeyServer, kind: type[Source]
 ) -> None:
     with offering(kind, tmp_path / "source", s3) as source:
         source.offer("first")
-        bucket = Bucket(s3.url, s3.access_key, s3.secret_key, "recordings", s3.region)
-        given = settings_for(watch_dir, bucket, redis.url, **SOON)
+        given = settings_for(watch_dir, s3, valkey.url, **SOON)
         settings = {name: value for name, value in given.items() if name not in KEYS} | dict(source.settings())
         recordings = [watch_dir / f"{number}.mp4" for number in range(3)]
         with contextlib.ExitStack() as stack:
@@ -193,7 +192,7 @@ def test_p6_a_token_that_expires_while_its_source_has_a_hiccup_costs_no_recordin
             process.wait_for("stream_completed", count=3)
             assert process.count("stream_failed") == 0
             assert process.stop() == 0
-    looking = look_into(bucket, session_token="third")
+    looking = look_into(s3, session_token="third")
     for path in recordings:
         looking.assert_identical(path)
     looking.client.close()
@@ -203,12 +202,11 @@ def test_p6_a_token_that_expires_while_its_source_has_a_hiccup_costs_no_recordin
     "kind", [pytest.param(CredentialProcess, marks=LONG), pytest.param(ContainerService, marks=LONG)]
 )
 def test_p6_a_source_that_cannot_be_reached_at_the_start_is_waited_for(
-    tmp_path: Path, watch_dir: Path, s3: Endpoint, redis: ValkeyServer, kind: type[Source]
+    tmp_path: Path, watch_dir: Path, s3: Endpoint, valkey: ValkeyServer, kind: type[Source]
 ) -> None:
     with offering(kind, tmp_path / "source", s3) as source:
         source.offer("first")
-        bucket = Bucket(s3.url, s3.access_key, s3.secret_key, "recordings", s3.region)
-        given = settings_for(watch_dir, bucket, redis.url, **SOON)
+        given = settings_for(watch_dir, s3, valkey.url, **SOON)
         settings = {name: value for name, value in given.items() if name not in KEYS} | dict(source.settings())
         source.hiccup()
         with daemon(settings, wait_started=False) as process:

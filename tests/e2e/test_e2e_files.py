@@ -18,8 +18,8 @@ PART = 5 * MIB
 
 
 @pytest.fixture
-def settings(watch_dir: Path, store: Store, redis: ValkeyServer) -> Mapping[str, str]:
-    return settings_for(watch_dir, store.bucket, redis.url, stream_timeout_seconds=60, close_grace_seconds=0.3)
+def settings(watch_dir: Path, store: Store, valkey: ValkeyServer) -> Mapping[str, str]:
+    return settings_for(watch_dir, store.endpoint, valkey.url, stream_timeout_seconds=60, close_grace_seconds=0.3)
 
 
 def write(path: Path, size_bytes: int) -> None:
@@ -94,7 +94,7 @@ def test_a_name_of_any_bytes_is_taken(settings: Mapping[str, str], watch_dir: Pa
         write(path, PART + 1)
         process.wait_for("stream_completed")
     (key,) = store.recordings()
-    assert store.client.head_object(Bucket=store.bucket.name, Key=key)["ContentLength"] == PART + 1
+    assert store.client.head_object(Bucket=store.endpoint.bucket, Key=key)["ContentLength"] == PART + 1
     assert store.metadata(key)["total_size_bytes"] == PART + 1
 
 
@@ -121,10 +121,10 @@ def test_p7_twenty_four_files_growing_at_once_all_arrive_with_a_limit_of_three(
 
 
 def test_an_object_is_there_within_three_seconds_of_its_writers_close(
-    watch_dir: Path, store: Store, redis: ValkeyServer
+    watch_dir: Path, store: Store, valkey: ValkeyServer
 ) -> None:
     """With an idle time-out of 60 s it is the close that starts the end, not the silence."""
-    settings = settings_for(watch_dir, store.bucket, redis.url, stream_timeout_seconds=60)
+    settings = settings_for(watch_dir, store.endpoint, valkey.url, stream_timeout_seconds=60)
     path = watch_dir / "closed.mp4"
     with daemon(settings) as process:
         with path.open("wb") as file:

@@ -10,12 +10,12 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import httpx
 import pytest
-from servers.daemon import Bucket, DaemonProcess, daemon, settings_for
+from servers.daemon import DaemonProcess, daemon, settings_for
 from servers.embedded_s3 import embedded_s3_server
 from servers.endpoints import Endpoint
 from servers.ingress import Ingress, ingress
@@ -114,11 +114,10 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
             ingress(endpoint.url) as door,
             valkey_server(append_only=True, tcp=True) as redis,
         ):
-            bucket = Bucket(door.url, endpoint.access_key, endpoint.secret_key, "recordings", endpoint.region)
             settings = {
                 **settings_for(
                     watch,
-                    bucket,
+                    replace(endpoint, url=door.url),
                     redis.url,
                     close_grace_seconds=0.2,
                     stale_check_seconds=1,

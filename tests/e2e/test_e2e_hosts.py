@@ -19,8 +19,7 @@ from pathlib import Path
 
 import pytest
 import redis as redis_py
-from servers.daemon import Bucket, DaemonProcess, daemon, settings_for
-from servers.embedded_s3 import embedded_s3_server
+from servers.daemon import DaemonProcess, daemon, settings_for
 from servers.endpoints import Endpoint
 from servers.valkey import ValkeyServer
 
@@ -38,12 +37,6 @@ def _mount_namespaces() -> None:
         pytest.skip("mount namespaces need root and unshare(1)")
     if subprocess.run([unshare, "-m", "mount", "-t", "tmpfs", "none", "/mnt"], check=False, stderr=-3).returncode:
         pytest.skip("this machine lets nobody mount in a namespace of his own")
-
-
-@pytest.fixture
-def s3(tmp_path: Path) -> Iterator[Endpoint]:
-    with embedded_s3_server(tmp_path, bucket="one") as endpoint:
-        yield endpoint
 
 
 class Host:
@@ -71,11 +64,10 @@ class Host:
 
 
 @contextmanager
-def hosts(tmp_path: Path, redis: ValkeyServer, s3: Endpoint, *, one_machine: bool) -> Iterator[list[Host]]:
+def hosts(tmp_path: Path, valkey: ValkeyServer, endpoint: Endpoint, *, one_machine: bool) -> Iterator[list[Host]]:
     """Two; both have one INSTANCE_ID, as they did that were installed with the unit that was shipped once."""
     watched = tmp_path / "recordings"
     watched.mkdir()
-    bucket = Bucket(s3.url, s3.access_key, s3.secret_key, s3.bucket)
     found = []
     for number, name in enumerate(("one", "two"), start=1):
         identity = tmp_path / f"machine-id-{name}"
@@ -85,7 +77,7 @@ def hosts(tmp_path: Path, redis: ValkeyServer, s3: Endpoint, *, one_machine: boo
             f"mount -t tmpfs none {watched}",
             f"if [ -e /etc/machine-id ]; then mount --bind {identity} /etc/machine-id; fi",
         ]
-        settings = settings_for(watched, bucket, redis.url, lease_seconds=3, rescan_seconds=1, stale_check_seconds=1)
+        settings = settings_for(watched, endpoint, valkey.url, lease_seconds=3, rescan_seconds=1, stale_check_seconds=1)
         found.append(Host(name, watched, {**settings, "CLOSE_GRACE_SECONDS": "0.2"}, mounts))
     try:
         yield found
@@ -94,19 +86,19 @@ def hosts(tmp_path: Path, redis: ValkeyServer, s3: Endpoint, *, one_machine: boo
             host.close()
 
 
-def recordings_in(s3: Endpoint) -> Counter[bytes]:
-    client = s3.client()
-    listed = client.list_objects_v2(Bucket=s3.bucket).get("Contents", [])
+def recordings_in(endpoint: Endpoint) -> Counter[bytes]:
+    client = endpoint.client()
+    listed = client.list_objects_v2(Bucket=endpoint.bucket).get("Contents", [])
     keys = [one["Key"] for one in listed if not one["Key"].endswith(".metadata.json")]
-    return Counter(client.get_object(Bucket=s3.bucket, Key=key)["Body"].read() for key in keys)
+    return Counter(client.get_object(Bucket=endpoint.bucket, Key=key)["Body"].read() for key in keys)
 
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("one_machine", [False, True], ids=["two machines", "two containers of one machine"])
 def test_p9_hosts_whose_recordings_are_called_alike_have_each_of_theirs_in_s3_once_and_a_restarted_one_finds_its_own(
-    tmp_path: Path, redis: ValkeyServer, s3: Endpoint, one_machine: bool
+    tmp_path: Path, valkey: ValkeyServer, endpoint: Endpoint, one_machine: bool
 ) -> None:
-    with hosts(tmp_path, redis, s3, one_machine=one_machine) as (one, two), ExitStack() as lives:
+    with hosts(tmp_path, valkey, endpoint, one_machine=one_machine) as (one, two), ExitStack() as lives:
         contents = {host.name: [os.urandom(SIZE) for _ in range(FILES)] for host in (one, two)}
         contents["two"][0] = contents["one"][0]  # not even the bytes differ
         first = lives.enter_context(one.daemon())
@@ -118,10 +110,10 @@ def test_p9_hosts_whose_recordings_are_called_alike_have_each_of_theirs_in_s3_on
             first.wait_for("stream_completed", count=FILES)
             second.wait_for("stream_completed", count=1)
             second.kill()
-        with redis_py.Redis.from_url(redis.url) as raw:
+        with redis_py.Redis.from_url(valkey.url) as raw:
             records = {key: raw.hgetall(key) for key in raw.keys("stream:*:meta")}
         with two.daemon() as second:
-            wait_until(lambda: recordings_in(s3).total() >= 2 * FILES)
+            wait_until(lambda: recordings_in(endpoint).total() >= 2 * FILES)
             first.signal(signal.SIGTERM)
             lives.close()
             with one.daemon() as first:
@@ -129,9 +121,9 @@ def test_p9_hosts_whose_recordings_are_called_alike_have_each_of_theirs_in_s3_on
                 assert first.count("stream_started") == first.count("lease_lost") == 0, first.tail()
             assert second.count("stream_failed") == second.count("lease_lost") == 0, second.tail()
     expected = Counter(content for host in contents.values() for content in host)
-    assert recordings_in(s3) == expected
-    assert not s3.client().list_multipart_uploads(Bucket=s3.bucket).get("Uploads")
-    with redis_py.Redis.from_url(redis.url) as raw:
+    assert recordings_in(endpoint) == expected
+    assert not endpoint.client().list_multipart_uploads(Bucket=endpoint.bucket).get("Uploads")
+    with redis_py.Redis.from_url(valkey.url) as raw:
         owners = Counter(raw.hget(key, "owner") for key in raw.keys("stream:*:meta"))
         assert sorted(owners.values()) == [FILES, FILES]
         completed = {key for key, record in records.items() if record[b"status"] == b"completed"}

@@ -12,22 +12,13 @@ from pathlib import Path
 
 import httpx
 import pytest
-from servers.daemon import Bucket, DaemonProcess, daemon, settings_for
-from servers.embedded_s3 import embedded_s3_server
+from servers.daemon import DaemonProcess, daemon, settings_for
 from servers.fuse_mount import FuseMount, fuse_mount
-from servers.store import Store, look_into
+from servers.store import Store
 from servers.valkey import ValkeyServer
 
 pytestmark = pytest.mark.real
 MIB = 1024 * 1024
-
-
-@pytest.fixture
-def bucket(tmp_path: Path) -> Iterator[Store]:
-    with embedded_s3_server(tmp_path, data=tmp_path / "objects") as endpoint:
-        looking = look_into(Bucket(endpoint.url, endpoint.access_key, endpoint.secret_key, endpoint.bucket))
-        yield looking
-        looking.client.close()
 
 
 @pytest.fixture
@@ -59,14 +50,14 @@ def threads(process: DaemonProcess) -> int:
 
 
 def test_p8_p10_a_mount_that_hangs_is_set_aside_others_go_on_and_it_comes_back(
-    mounted: FuseMount, bucket: Store, redis: ValkeyServer
+    mounted: FuseMount, embedded: Store, valkey: ValkeyServer
 ) -> None:
     watched = mounted.mount.parent
     hidden, beside, deleted = mounted.mount / "hidden.mp4", watched / "beside.mp4", watched / "deleted.mp4"
     settings = settings_for(
         watched,
-        bucket.bucket,
-        redis.url,
+        embedded.endpoint,
+        valkey.url,
         file_system_timeout_seconds=0.5,
         rescan_seconds=0.3,
         stale_check_seconds=0.3,
@@ -98,15 +89,17 @@ def test_p8_p10_a_mount_that_hangs_is_set_aside_others_go_on_and_it_comes_back(
         assert process.count("stream_failed") == 0, process.tail()
         assert process.count("idle_check_failed") <= 3, "it is said, and not in a loop"
         assert process.stop() == 0
-    bucket.assert_identical(hidden)
-    bucket.assert_identical(beside)
+    embedded.assert_identical(hidden)
+    embedded.assert_identical(beside)
 
 
-def test_p4_a_daemon_leaves_in_time_while_a_mount_hangs(mounted: FuseMount, bucket: Store, redis: ValkeyServer) -> None:
+def test_p4_a_daemon_leaves_in_time_while_a_mount_hangs(
+    mounted: FuseMount, embedded: Store, valkey: ValkeyServer
+) -> None:
     settings = settings_for(
         mounted.mount.parent,
-        bucket.bucket,
-        redis.url,
+        embedded.endpoint,
+        valkey.url,
         file_system_timeout_seconds=0.5,
         rescan_seconds=0.3,
         shutdown_grace_seconds=1,

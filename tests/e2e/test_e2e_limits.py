@@ -10,10 +10,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-from servers.daemon import Bucket, daemon, settings_for
+from servers.daemon import daemon, settings_for
 from servers.embedded_s3 import embedded_s3_server
 from servers.endpoints import free_port
-from servers.s3_control import arm
+from servers.s3_control import arm, call_log
 from servers.valkey import ValkeyServer
 
 pytestmark = pytest.mark.real
@@ -44,7 +44,7 @@ def sockets_of(pid: int) -> int:
 
 
 def test_p7_parts_threads_sockets_and_memory_have_limits_that_hold(
-    watch_dir: Path, tmp_path: Path, redis: ValkeyServer
+    watch_dir: Path, tmp_path: Path, valkey: ValkeyServer
 ) -> None:
     """150 streams are open and idle; five recordings come, whose parts do not fit into the memory that is allowed."""
     with contextlib.ExitStack() as open_files:
@@ -53,9 +53,8 @@ def test_p7_parts_threads_sockets_and_memory_have_limits_that_hold(
         )
         for number in range(IDLE):
             open_files.enter_context((watch_dir / f"idle-{number:03}.mp4").open("wb")).write(b"idle")
-        bucket = Bucket(endpoint.url, endpoint.access_key, endpoint.secret_key, "recordings", endpoint.region)
         settings = settings_for(
-            watch_dir, bucket, redis.url, chunk_size_bytes=PART, max_concurrent_parts=PARTS, close_grace_seconds=0.1
+            watch_dir, endpoint, valkey.url, chunk_size_bytes=PART, max_concurrent_parts=PARTS, close_grace_seconds=0.1
         )
         arm(endpoint, {"kind": "slow", "operation": "UploadPart", "moment": "reply", "seconds": 0.3, "times": None})
         process = open_files.enter_context(daemon(settings))
@@ -72,7 +71,7 @@ def test_p7_parts_threads_sockets_and_memory_have_limits_that_hold(
             most_sockets = max(most_sockets, sockets_of(pid))
             time.sleep(0.02)  # looks at another process, as often as can be
         grown_mib = (status_kib(pid, "VmHWM:") - resident) / 1024
-        counted = httpx.get(f"{endpoint.url}/_control/calls", trust_env=False).json()
+        counted = call_log(endpoint)
     assert counted["max_concurrent"]["UploadPart"] == PARTS, "reached, and never exceeded"
     assert most_threads <= THREADS
     assert most_sockets <= SOCKETS
@@ -81,7 +80,7 @@ def test_p7_parts_threads_sockets_and_memory_have_limits_that_hold(
 
 @pytest.mark.skipif(not LONG, reason="set CEF_TRIO_LONG=1: it waits until the kernel's buffers are full")
 def test_p7_listeners_of_the_page_that_never_read_cost_no_memory_and_are_dropped(
-    watch_dir: Path, tmp_path: Path, redis: ValkeyServer
+    watch_dir: Path, tmp_path: Path, valkey: ValkeyServer
 ) -> None:
     """As many as are let in, of four clients; each snapshot is long, and another one than the last."""
     with contextlib.ExitStack() as stack:
@@ -90,9 +89,8 @@ def test_p7_listeners_of_the_page_that_never_read_cost_no_memory_and_are_dropped
             stack.enter_context((watch_dir / f"{'n' * 200}-{number:03}.mp4").open("wb", buffering=0))
             for number in range(IDLE)
         ]
-        bucket = Bucket(endpoint.url, endpoint.access_key, endpoint.secret_key, "recordings", endpoint.region)
         port = free_port()
-        process = stack.enter_context(daemon(settings_for(watch_dir, bucket, redis.url, prom_port=port)))
+        process = stack.enter_context(daemon(settings_for(watch_dir, endpoint, valkey.url, prom_port=port)))
         process.wait_for("stream_started", count=IDLE)
         httpx.get(f"http://127.0.0.1:{port}/", trust_env=False).raise_for_status()
         before, resident = sockets_of(process.pid), status_kib(process.pid, "VmRSS:")

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from servers.daemon import Bucket, DaemonProcess, daemon, settings_for
-from servers.embedded_s3 import embedded_s3_server
+from servers.daemon import DaemonProcess, daemon, settings_for
 from servers.endpoints import Endpoint
 from servers.s3_control import arm, disarm_all
 from servers.tcp_proxy import tcp_proxy
@@ -43,20 +42,13 @@ REFUSED = [
 
 
 @pytest.fixture
-def s3(tmp_path: Path) -> Iterator[Endpoint]:
-    with embedded_s3_server(tmp_path, bucket="recordings", arguments=["--control"]) as endpoint:
-        yield endpoint
-
-
-@pytest.fixture
 def valkey() -> Iterator[ValkeyServer]:
     with valkey_server(tcp=True) as server:
         yield server
 
 
-def settings(watch_dir: Path, s3: Endpoint, redis_url: str, **more: object) -> dict[str, str]:
-    bucket = Bucket(s3.url, s3.access_key, s3.secret_key, "recordings", s3.region)
-    return settings_for(watch_dir, bucket, redis_url, **{**QUICK, **more})
+def settings(watch_dir: Path, endpoint: Endpoint, redis_url: str, **more: object) -> dict[str, str]:
+    return settings_for(watch_dir, endpoint, redis_url, **{**QUICK, **more})
 
 
 def until(done: Callable[[], bool], seconds: float = 30.0) -> None:
@@ -75,31 +67,31 @@ def uploads_all(process: DaemonProcess, *paths: Path) -> None:
 
 @pytest.mark.parametrize("code", REFUSED)
 def test_p6_a_refusal_of_everything_that_passes_costs_no_recording(
-    watch_dir: Path, s3: Endpoint, valkey: ValkeyServer, code: str
+    watch_dir: Path, endpoint: Endpoint, valkey: ValkeyServer, code: str
 ) -> None:
     paths = [watch_dir / f"{number}.mp4" for number in range(3)]
-    with daemon(settings(watch_dir, s3, valkey.url)) as process:
-        arm(s3, {"kind": "error", "operation": "*", "code": code, "times": None})
+    with daemon(settings(watch_dir, endpoint, valkey.url)) as process:
+        arm(endpoint, {"kind": "error", "operation": "*", "code": code, "times": None})
         for path in paths:
             path.write_bytes(os.urandom(PART + 1))
         process.wait_for("outage_probe_failed", count=4)
-        disarm_all(s3)
+        disarm_all(endpoint)
         uploads_all(process, *paths)
         assert process.count("outage_started") == process.count("outage_ended") == 1
 
 
 def test_p10_puts_that_fail_while_heads_succeed_are_one_outage(
-    watch_dir: Path, s3: Endpoint, valkey: ValkeyServer
+    watch_dir: Path, endpoint: Endpoint, valkey: ValkeyServer
 ) -> None:
-    with daemon(settings(watch_dir, s3, valkey.url)) as process:
+    with daemon(settings(watch_dir, endpoint, valkey.url)) as process:
         for operation in ("CreateMultipartUpload", "UploadPart", "PutObject"):
-            arm(s3, {"kind": "error", "operation": operation, "code": "ServiceUnavailable", "times": None})
+            arm(endpoint, {"kind": "error", "operation": operation, "code": "ServiceUnavailable", "times": None})
         path = watch_dir / "a.mp4"
         path.write_bytes(os.urandom(PART + 1))
         process.wait_for("outage_probe_failed", count=6)
         assert process.count("outage_ended") == 0
         assert httpx.get(f"http://127.0.0.1:{_port(process)}/readyz", trust_env=False).status_code == 503
-        disarm_all(s3)
+        disarm_all(endpoint)
         uploads_all(process, path)
         assert process.count("outage_started") == 1
 
@@ -117,9 +109,9 @@ def _port(process: DaemonProcess) -> int:
     ids=["OOM", "NOREPLICAS"],
 )
 def test_p10_a_redis_that_refuses_writes_and_answers_ping_is_one_outage(
-    watch_dir: Path, s3: Endpoint, valkey: ValkeyServer, breaks: tuple[str, str], mends: tuple[str, str]
+    watch_dir: Path, endpoint: Endpoint, valkey: ValkeyServer, breaks: tuple[str, str], mends: tuple[str, str]
 ) -> None:
-    with daemon(settings(watch_dir, s3, valkey.url)) as process:
+    with daemon(settings(watch_dir, endpoint, valkey.url)) as process:
         assert valkey.command("CONFIG", "SET", *breaks) == b"+OK\r\n"
         path = watch_dir / "a.mp4"
         path.write_bytes(os.urandom(PART + 1))
@@ -132,7 +124,7 @@ def test_p10_a_redis_that_refuses_writes_and_answers_ping_is_one_outage(
 
 @pytest.mark.parametrize("told", [False, pytest.param(True, marks=LONG)], ids=["by itself", "by SIGHUP"])
 def test_p6_a_password_that_is_changed_is_read_again_from_its_file(
-    tmp_path: Path, watch_dir: Path, s3: Endpoint, valkey: ValkeyServer, told: bool
+    tmp_path: Path, watch_dir: Path, endpoint: Endpoint, valkey: ValkeyServer, told: bool
 ) -> None:
     secret = tmp_path / "redis_url"
 
@@ -142,7 +134,7 @@ def test_p6_a_password_that_is_changed_is_read_again_from_its_file(
         secret.chmod(0o600)
 
     change("the-first-password")
-    given = settings(watch_dir, s3, "")
+    given = settings(watch_dir, endpoint, "")
     del given["REDIS_URL"]
     with daemon({**given, "REDIS_URL_FILE": str(secret)}) as process:
         change("another-password")
@@ -159,14 +151,14 @@ def test_p6_a_password_that_is_changed_is_read_again_from_its_file(
 
 
 def test_p10_redis_that_fails_over_behind_its_address_is_followed_to_the_new_master(
-    watch_dir: Path, s3: Endpoint, valkey: ValkeyServer
+    watch_dir: Path, endpoint: Endpoint, valkey: ValkeyServer
 ) -> None:
     """The old master becomes a replica, which answers PING and every read, over connections that stay open."""
     with valkey_server(tcp=True, arguments=["--replicaof", "127.0.0.1", str(valkey.port)]) as other:
         until(lambda: b"master_link_status:up" in other.command("INFO", "replication"))
         with (
             tcp_proxy(valkey.port) as proxy,
-            daemon(settings(watch_dir, s3, f"redis://127.0.0.1:{proxy.port}/0")) as process,
+            daemon(settings(watch_dir, endpoint, f"redis://127.0.0.1:{proxy.port}/0")) as process,
         ):
             path = watch_dir / "a.mp4"
             with path.open("wb") as writer:
@@ -184,9 +176,11 @@ def test_p10_redis_that_fails_over_behind_its_address_is_followed_to_the_new_mas
             assert process.count("lease_lost") == 0
 
 
-def test_p10_s3_connections_to_a_dead_backend_are_not_kept(watch_dir: Path, s3: Endpoint, valkey: ValkeyServer) -> None:
-    with tcp_proxy(int(s3.url.rpartition(":")[2])) as proxy:
-        given = settings(watch_dir, s3, valkey.url, s3_read_timeout_seconds=1, s3_write_timeout_seconds=1)
+def test_p10_s3_connections_to_a_dead_backend_are_not_kept(
+    watch_dir: Path, endpoint: Endpoint, valkey: ValkeyServer
+) -> None:
+    with tcp_proxy(int(endpoint.url.rpartition(":")[2])) as proxy:
+        given = settings(watch_dir, endpoint, valkey.url, s3_read_timeout_seconds=1, s3_write_timeout_seconds=1)
         given["S3_ENDPOINT_URL"] = f"http://127.0.0.1:{proxy.port}"
         with daemon(given) as process:
             path = watch_dir / "a.mp4"
@@ -202,15 +196,15 @@ def test_p10_s3_connections_to_a_dead_backend_are_not_kept(watch_dir: Path, s3: 
 
 @LONG
 def test_p10_an_s3_that_dies_while_nothing_grows_is_seen_within_two_minutes(
-    watch_dir: Path, s3: Endpoint, valkey: ValkeyServer
+    watch_dir: Path, endpoint: Endpoint, valkey: ValkeyServer
 ) -> None:
-    with tcp_proxy(int(s3.url.rpartition(":")[2])) as proxy:
-        given = settings(watch_dir, s3, valkey.url)
+    with tcp_proxy(int(endpoint.url.rpartition(":")[2])) as proxy:
+        given = settings(watch_dir, endpoint, valkey.url)
         given["S3_ENDPOINT_URL"] = f"http://127.0.0.1:{proxy.port}"
         with daemon(given) as process:
             proxy.lead_to(1)
             process.wait_for("outage_started", service="s3", seconds=120)
             assert httpx.get(f"http://127.0.0.1:{_port(process)}/readyz", trust_env=False).status_code == 503
-            proxy.lead_to(int(s3.url.rpartition(":")[2]))
+            proxy.lead_to(int(endpoint.url.rpartition(":")[2]))
             process.wait_for("outage_ended", service="s3")
             assert process.stop() == 0

@@ -21,8 +21,8 @@ SECONDS = 8.0
 
 
 @pytest.fixture
-def settings(watch_dir: Path, store: Store, redis: ValkeyServer) -> Mapping[str, str]:
-    return settings_for(watch_dir, store.bucket, redis.url, stream_timeout_seconds=60, close_grace_seconds=0.5)
+def settings(watch_dir: Path, store: Store, valkey: ValkeyServer) -> Mapping[str, str]:
+    return settings_for(watch_dir, store.endpoint, valkey.url, stream_timeout_seconds=60, close_grace_seconds=0.5)
 
 
 @pytest.mark.parametrize("kind", list(MOVFLAGS))

@@ -22,8 +22,8 @@ KIB, MIB = 1024, 1024 * 1024
 
 
 @pytest.fixture
-def settings(watch_dir: Path, embedded: Store, redis: ValkeyServer) -> dict[str, str]:
-    given = settings_for(watch_dir, embedded.bucket, redis.url, shutdown_grace_seconds=1, shutdown_save_seconds=1)
+def settings(watch_dir: Path, embedded: Store, valkey: ValkeyServer) -> dict[str, str]:
+    given = settings_for(watch_dir, embedded.endpoint, valkey.url, shutdown_grace_seconds=1, shutdown_save_seconds=1)
     return {name: value for name, value in given.items() if name != "LOG_LEVEL"}
 
 

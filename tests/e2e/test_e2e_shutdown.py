@@ -11,12 +11,13 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 import redis as redis_library
-from servers.daemon import Bucket, DaemonProcess, daemon, settings_for
+from servers.daemon import DaemonProcess, daemon, settings_for
 from servers.embedded_s3 import embedded_s3_server
 from servers.endpoints import Endpoint
 from servers.hung_disk import NoFuseError, Operation, hung_disk
@@ -44,12 +45,12 @@ def faulty(endpoint: Endpoint) -> Iterator[Endpoint]:
 
 
 @pytest.fixture
-def bucket(faulty: Endpoint) -> Bucket:
+def bucket(faulty: Endpoint) -> Endpoint:
     name = f"test-{uuid4().hex[:12]}"
-    return Bucket(faulty.url, faulty.access_key, faulty.secret_key, name, faulty.region)
+    return replace(faulty, bucket=name)
 
 
-def settings(watch_dir: Path, bucket: Bucket, redis: ValkeyServer, **more: object) -> dict[str, str]:
+def settings(watch_dir: Path, bucket: Endpoint, valkey: ValkeyServer, **more: object) -> dict[str, str]:
     short = {
         "shutdown_grace_seconds": GRACE,
         "shutdown_save_seconds": SAVE,
@@ -57,7 +58,7 @@ def settings(watch_dir: Path, bucket: Bucket, redis: ValkeyServer, **more: objec
         "close_grace_seconds": 0.1,
         "stale_check_seconds": 0.5,
     }
-    return settings_for(watch_dir, bucket, redis.url, **{**short, **more})
+    return settings_for(watch_dir, bucket, valkey.url, **{**short, **more})
 
 
 def leaves_in_time(
@@ -85,77 +86,79 @@ def goes_on(given: Mapping[str, str], count: int = 1) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_p4_an_s3_that_trickles_holds_no_exit(
-    watch_dir: Path, bucket: Bucket, redis: ValkeyServer, number: signal.Signals
+    watch_dir: Path, bucket: Endpoint, valkey: ValkeyServer, number: signal.Signals
 ) -> None:
     """Each drop is in time for every time-out, and the part would take an hour."""
-    with trickling(bucket.endpoint_url) as proxy:
-        slow = Bucket(proxy.url, bucket.access_key_id, bucket.secret_access_key, bucket.name, bucket.region)
-        with daemon(settings(watch_dir, slow, redis)) as process:
+    with trickling(bucket.url) as proxy:
+        slow = replace(bucket, url=proxy.url)
+        with daemon(settings(watch_dir, slow, valkey)) as process:
             proxy.begin()
             (watch_dir / "a.mp4").write_bytes(os.urandom(6 * MIB))
             process.wait_for("stream_started")
             leaves_in_time(process, number=number)
-    assert set(statuses(redis)) <= INTERRUPTED
+    assert set(statuses(valkey)) <= INTERRUPTED
 
 
 def test_p4_two_hundred_streams_and_a_frozen_s3_hold_no_exit(
-    watch_dir: Path, faulty: Endpoint, bucket: Bucket, redis: ValkeyServer
+    watch_dir: Path, faulty: Endpoint, bucket: Endpoint, valkey: ValkeyServer
 ) -> None:
     for number in range(200):
         (watch_dir / f"{number:03}.mp4").write_bytes(b"x" * 1000)
-    given = settings(watch_dir, bucket, redis)
+    given = settings(watch_dir, bucket, valkey)
     arm(faulty, {"kind": "freeze", "operation": "CreateMultipartUpload", "times": None})
     with daemon(given) as process:
         process.wait_for("stream_started", count=200)
         wait_for_call(faulty, "CreateMultipartUpload")
         leaves_in_time(process)
-    found = statuses(redis)
+    found = statuses(valkey)
     assert len(found) == 200
     assert set(found) <= INTERRUPTED
 
 
 def test_p4_a_signal_before_s3_answers_ends_the_start(
-    watch_dir: Path, faulty: Endpoint, bucket: Bucket, redis: ValkeyServer
+    watch_dir: Path, faulty: Endpoint, bucket: Endpoint, valkey: ValkeyServer
 ) -> None:
     arm(faulty, {"kind": "freeze", "operation": "HeadBucket", "times": None})
-    with daemon(settings(watch_dir, bucket, redis), wait_started=False) as process:
+    with daemon(settings(watch_dir, bucket, valkey), wait_started=False) as process:
         process.wait_for("admin_server_started")
         wait_for_call(faulty, "HeadBucket")
         leaves_in_time(process)
 
 
-def test_p4_a_signal_before_redis_answers_ends_the_start(watch_dir: Path, bucket: Bucket, redis: ValkeyServer) -> None:
-    redis.freeze()
-    with daemon(settings(watch_dir, bucket, redis), wait_started=False) as process:
+def test_p4_a_signal_before_redis_answers_ends_the_start(
+    watch_dir: Path, bucket: Endpoint, valkey: ValkeyServer
+) -> None:
+    valkey.freeze()
+    with daemon(settings(watch_dir, bucket, valkey), wait_started=False) as process:
         tried = process.wait_for("retry", service="redis")
         assert (tried["operation"], tried["attempt"]) == ("ping", 1), "the connect is under the one retry policy"
         leaves_in_time(process)
 
 
 def test_p4_a_signal_during_the_resume_holds_no_exit(
-    watch_dir: Path, faulty: Endpoint, bucket: Bucket, redis: ValkeyServer
+    watch_dir: Path, faulty: Endpoint, bucket: Endpoint, valkey: ValkeyServer
 ) -> None:
-    path, given = watch_dir / "a.mp4", settings(watch_dir, bucket, redis)
+    path, given = watch_dir / "a.mp4", settings(watch_dir, bucket, valkey)
     with path.open("wb") as file:
         file.write(os.urandom(6 * MIB))
         file.flush()
         with daemon(given) as process:
             process.wait_for("part_uploaded")
             leaves_in_time(process)
-        assert statuses(redis) == ["interrupted_shutdown"]
+        assert statuses(valkey) == ["interrupted_shutdown"]
         arm(faulty, {"kind": "freeze", "operation": "ListParts", "times": None})
         with daemon(given) as process:
             wait_for_call(faulty, "ListParts")
             leaves_in_time(process)
-    assert statuses(redis) == ["interrupted_cancelled"]
+    assert statuses(valkey) == ["interrupted_cancelled"]
     disarm_all(faulty)
     goes_on(given)
 
 
 def test_p4_a_signal_while_verified_parts_are_sent_again_holds_no_exit(
-    watch_dir: Path, faulty: Endpoint, bucket: Bucket, redis: ValkeyServer
+    watch_dir: Path, faulty: Endpoint, bucket: Endpoint, valkey: ValkeyServer
 ) -> None:
-    path, given = watch_dir / "a.mp4", settings(watch_dir, bucket, redis)
+    path, given = watch_dir / "a.mp4", settings(watch_dir, bucket, valkey)
     with daemon(given) as process:
         with path.open("wb") as file:
             file.write(os.urandom(6 * MIB))
@@ -166,41 +169,41 @@ def test_p4_a_signal_while_verified_parts_are_sent_again_holds_no_exit(
             file.write(b"patched")
         process.wait_for("recording_ended")
         leaves_in_time(process)
-    assert set(statuses(redis)) <= INTERRUPTED
+    assert set(statuses(valkey)) <= INTERRUPTED
     disarm_all(faulty)
     goes_on(given)
 
 
 def test_p4_signals_of_either_kind_add_up(
-    watch_dir: Path, faulty: Endpoint, bucket: Bucket, redis: ValkeyServer
+    watch_dir: Path, faulty: Endpoint, bucket: Endpoint, valkey: ValkeyServer
 ) -> None:
     """Ctrl-C, then a service manager's SIGTERM: the second skips the grace, whichever it is."""
     arm(faulty, {"kind": "freeze", "operation": "UploadPart", "times": None})
-    with daemon(settings(watch_dir, bucket, redis, shutdown_grace_seconds=120)) as process:
+    with daemon(settings(watch_dir, bucket, valkey, shutdown_grace_seconds=120)) as process:
         (watch_dir / "a.mp4").write_bytes(os.urandom(6 * MIB))
         process.wait_for("upload_created")
         process.signal(signal.SIGINT)
         process.wait_for("shutdown_started")
         leaves_in_time(process, within=SAVE + 1)
-    assert statuses(redis) == ["interrupted_cancelled"]
+    assert statuses(valkey) == ["interrupted_cancelled"]
 
 
 # -- ffprobe -----------------------------------------------------------------------------------------------------------
 
 
 def test_p4_a_hung_ffprobe_holds_no_exit_and_is_killed(
-    watch_dir: Path, bucket: Bucket, redis: ValkeyServer, tmp_path: Path
+    watch_dir: Path, bucket: Endpoint, valkey: ValkeyServer, tmp_path: Path
 ) -> None:
     hung, began = tmp_path / "hung-ffprobe", tmp_path / "began"
     hung.write_text(f"#!/bin/sh\ntrap '' TERM\necho $$ > {began}\nwhile :; do sleep 1000; done\n")
     hung.chmod(0o755)
-    with daemon(settings(watch_dir, bucket, redis, ffprobe_path=hung)) as process:
+    with daemon(settings(watch_dir, bucket, valkey, ffprobe_path=hung)) as process:
         (watch_dir / "a.mp4").write_bytes(os.urandom(MIB))
         until(lambda: began.exists() and began.read_text().endswith("\n"))
         leaves_in_time(process)
     assert not Path(f"/proc/{began.read_text().strip()}").exists()
-    assert statuses(redis) == ["s3_completed"], "where to go on: the object is there, its metadata are not"
-    goes_on(settings(watch_dir, bucket, redis))
+    assert statuses(valkey) == ["s3_completed"], "where to go on: the object is there, its metadata are not"
+    goes_on(settings(watch_dir, bucket, valkey))
 
 
 # -- the disk ----------------------------------------------------------------------------------------------------------
@@ -212,10 +215,10 @@ def test_p4_a_hung_ffprobe_holds_no_exit_and_is_killed(
     ids=["in its first bytes", "in a part", "in a look"],
 )
 def test_p4_a_hung_disk_holds_no_exit_nor_do_the_threads_that_wait_for_it(
-    watch_dir: Path, bucket: Bucket, redis: ValkeyServer, operation: Operation, from_byte: int
+    watch_dir: Path, bucket: Endpoint, valkey: ValkeyServer, operation: Operation, from_byte: int
 ) -> None:
     content = os.urandom(12 * MIB)
-    given = settings(watch_dir, bucket, redis, rescan_seconds=1)
+    given = settings(watch_dir, bucket, valkey, rescan_seconds=1)
     try:
         with hung_disk(watch_dir, {"a.mp4": content}) as disk:
             if operation is Operation.READ:
@@ -227,7 +230,7 @@ def test_p4_a_hung_disk_holds_no_exit_nor_do_the_threads_that_wait_for_it(
                 disk.wait_until_hung()
                 leaves_in_time(process)
             if operation is Operation.READ:
-                assert set(statuses(redis)) <= INTERRUPTED
+                assert set(statuses(valkey)) <= INTERRUPTED
     except NoFuseError as error:
         pytest.skip(f"no file system that could hang: {error}")
     if from_byte:
@@ -252,7 +255,7 @@ def meddle(tmp_path: Path) -> Callable[[str], dict[str, str]]:
 
 
 def test_p4_a_dead_name_service_holds_no_exit(
-    watch_dir: Path, bucket: Bucket, tmp_path: Path, meddle: Callable[[str], dict[str, str]]
+    watch_dir: Path, bucket: Endpoint, tmp_path: Path, meddle: Callable[[str], dict[str, str]]
 ) -> None:
     dead = tmp_path / "dead"
     environment = meddle(f"""
@@ -282,7 +285,7 @@ def test_p4_a_dead_name_service_holds_no_exit(
 
 
 def test_p4_a_call_that_no_time_out_ends_is_left_behind_when_the_time_is_over(
-    watch_dir: Path, bucket: Bucket, redis: ValkeyServer, tmp_path: Path, meddle: Callable[[str], dict[str, str]]
+    watch_dir: Path, bucket: Endpoint, valkey: ValkeyServer, tmp_path: Path, meddle: Callable[[str], dict[str, str]]
 ) -> None:
     """The last resort: whatever nobody thought of. Checkpoints are true, so the stream goes on at the next start."""
     hang = tmp_path / "hang"
@@ -296,7 +299,7 @@ def test_p4_a_call_that_no_time_out_ends_is_left_behind_when_the_time_is_over(
             return real(*given)
         room.run_script = run_script
     """)
-    path, given = watch_dir / "a.mp4", settings(watch_dir, bucket, redis)
+    path, given = watch_dir / "a.mp4", settings(watch_dir, bucket, valkey)
     path.write_bytes(os.urandom(6 * MIB))
     with path.open("ab"), daemon({**given, **environment}) as process:
         process.wait_for("part_uploaded")

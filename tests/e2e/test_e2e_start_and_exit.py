@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import redis as redis_library
-from servers.daemon import Bucket, daemon, settings_for
-from servers.embedded_s3 import embedded_s3_server
+from servers.daemon import daemon, settings_for
 from servers.endpoints import Endpoint
 from servers.s3_control import arm, disarm_all, wait_for_call
 from servers.store import Store
@@ -21,17 +21,6 @@ pytestmark = pytest.mark.real
 MIB = 1024 * 1024
 EXIT_SECONDS = 6 + 2 + 1
 """P4 with the default settings."""
-
-
-@pytest.fixture
-def faulty(tmp_path: Path) -> Iterator[Endpoint]:
-    """An S3 endpoint whose faults can be switched on."""
-    with embedded_s3_server(tmp_path, bucket="recordings", arguments=["--control"]) as endpoint:
-        yield endpoint
-
-
-def bucket_of(endpoint: Endpoint, name: str = "recordings") -> Bucket:
-    return Bucket(endpoint.url, endpoint.access_key, endpoint.secret_key, name, endpoint.region)
 
 
 def meta_of(server: ValkeyServer) -> dict[str, str]:
@@ -49,8 +38,8 @@ def refused(settings: Mapping[str, str]) -> tuple[int, str]:
         )
 
 
-def test_a_wrong_secret_is_refused_at_the_start(watch_dir: Path, store: Store, redis: ValkeyServer) -> None:
-    settings = settings_for(watch_dir, store.bucket, redis.url, s3_secret_access_key="wrong")
+def test_a_wrong_secret_is_refused_at_the_start(watch_dir: Path, store: Store, valkey: ValkeyServer) -> None:
+    settings = settings_for(watch_dir, store.endpoint, valkey.url, s3_secret_access_key="wrong")
     code, why = refused(settings)
     assert code == 4
     assert "SignatureDoesNotMatch" in why
@@ -58,9 +47,9 @@ def test_a_wrong_secret_is_refused_at_the_start(watch_dir: Path, store: Store, r
 
 
 def test_a_bucket_that_is_missing_is_refused_or_made_as_one_asks(
-    watch_dir: Path, faulty: Endpoint, redis: ValkeyServer
+    watch_dir: Path, endpoint: Endpoint, valkey: ValkeyServer
 ) -> None:
-    settings = settings_for(watch_dir, bucket_of(faulty, "not-there-yet"), redis.url, s3_create_bucket="false")
+    settings = settings_for(watch_dir, replace(endpoint, bucket="not-there-yet"), valkey.url, s3_create_bucket="false")
     code, why = refused(settings)
     assert code == 4
     assert "S3_CREATE_BUCKET" in why
@@ -73,50 +62,50 @@ def test_a_wrong_redis_password_is_refused_and_is_not_in_the_log(watch_dir: Path
     with valkey_server(tcp=True) as server:
         server.command("CONFIG", "SET", "requirepass", "right-password")
         url = server.url.replace("redis://", "redis://:hunter2hunter2@")
-        settings = settings_for(watch_dir, store.bucket, url)
+        settings = settings_for(watch_dir, store.endpoint, url)
         with daemon(settings, wait_started=False) as process:
             assert process.wait(30) == 4
             assert "hunter2hunter2" not in process.tail(1000)
 
 
-def test_a_redis_that_is_not_there_yet_is_waited_for(watch_dir: Path, store: Store, redis: ValkeyServer) -> None:
-    redis.stop()
-    with daemon(settings_for(watch_dir, store.bucket, redis.url), wait_started=False) as process:
+def test_a_redis_that_is_not_there_yet_is_waited_for(watch_dir: Path, store: Store, valkey: ValkeyServer) -> None:
+    valkey.stop()
+    with daemon(settings_for(watch_dir, store.endpoint, valkey.url), wait_started=False) as process:
         process.wait_for("waiting_for_service")
-        redis.start()
+        valkey.start()
         process.wait_for("daemon_started", seconds=30)
         assert process.stop() == 0
 
 
-def test_p4_a_frozen_redis_does_not_hold_the_exit(watch_dir: Path, store: Store, redis: ValkeyServer) -> None:
+def test_p4_a_frozen_redis_does_not_hold_the_exit(watch_dir: Path, store: Store, valkey: ValkeyServer) -> None:
     """200 streams are open; none of their states can be saved, which is said, and their checkpoints are still true."""
     for number in range(200):
         (watch_dir / f"{number:03}.mp4").write_bytes(b"x" * 1000)
     writers = [path.open("ab") for path in watch_dir.iterdir()]
     try:
-        with daemon(settings_for(watch_dir, store.bucket, redis.url)) as process:
+        with daemon(settings_for(watch_dir, store.endpoint, valkey.url)) as process:
             process.wait_for("stream_started", count=200)
-            redis.freeze()
+            valkey.freeze()
             began = time.monotonic()
             process.signal(signal.SIGTERM)
             assert process.wait(EXIT_SECONDS + 5) == 3
             assert time.monotonic() - began <= EXIT_SECONDS
             (unsaved,) = [event for event in process.events if event["event"] == "streams_not_saved"]
             assert len(unsaved["streams"]) == 200
-        redis.thaw()
-        with daemon(settings_for(watch_dir, store.bucket, redis.url)) as process:
+        valkey.thaw()
+        with daemon(settings_for(watch_dir, store.endpoint, valkey.url)) as process:
             process.wait_for("stream_resumed", count=200)
     finally:
         for writer in writers:
             writer.close()
 
 
-def test_p4_a_redis_that_is_gone_does_not_hold_the_exit(watch_dir: Path, store: Store, redis: ValkeyServer) -> None:
+def test_p4_a_redis_that_is_gone_does_not_hold_the_exit(watch_dir: Path, store: Store, valkey: ValkeyServer) -> None:
     path = watch_dir / "a.mp4"
     path.write_bytes(os.urandom(6 * MIB))
-    with path.open("ab"), daemon(settings_for(watch_dir, store.bucket, redis.url)) as process:
+    with path.open("ab"), daemon(settings_for(watch_dir, store.endpoint, valkey.url)) as process:
         process.wait_for("part_uploaded")
-        redis.kill()
+        valkey.kill()
         began = time.monotonic()
         process.signal(signal.SIGTERM)
         assert process.wait(EXIT_SECONDS + 5) == 3
@@ -125,14 +114,14 @@ def test_p4_a_redis_that_is_gone_does_not_hold_the_exit(watch_dir: Path, store: 
 
 @pytest.mark.parametrize("operation", ["UploadPart", "CompleteMultipartUpload", "PutObject"])
 def test_p4_a_frozen_s3_does_not_hold_the_exit_and_the_next_start_goes_on(
-    watch_dir: Path, faulty: Endpoint, redis: ValkeyServer, operation: str
+    watch_dir: Path, endpoint: Endpoint, valkey: ValkeyServer, operation: str
 ) -> None:
     path = watch_dir / "a.mp4"
     grace_seconds = 1.0  # nothing that is frozen ends within it, so it is waited for in full
     settings = settings_for(
-        watch_dir, bucket_of(faulty), redis.url, close_grace_seconds=0.2, shutdown_grace_seconds=grace_seconds
+        watch_dir, endpoint, valkey.url, close_grace_seconds=0.2, shutdown_grace_seconds=grace_seconds
     )
-    arm(faulty, {"kind": "freeze", "operation": operation, "times": None})
+    arm(endpoint, {"kind": "freeze", "operation": operation, "times": None})
     with daemon(settings) as process:
         path.write_bytes(os.urandom(6 * MIB))
         process.wait_for("upload_created" if operation == "UploadPart" else "part_uploaded")
@@ -143,32 +132,32 @@ def test_p4_a_frozen_s3_does_not_hold_the_exit_and_the_next_start_goes_on(
         assert process.wait(EXIT_SECONDS) == 0
         assert time.monotonic() - began <= grace_seconds + 2 + 1
     expected = {"s3_completed"} if operation == "PutObject" else {"interrupted_cancelled", "interrupted_shutdown"}
-    assert meta_of(redis)["status"] in expected
-    disarm_all(faulty)
+    assert meta_of(valkey)["status"] in expected
+    disarm_all(endpoint)
     with daemon(settings) as process:
         process.wait_for("stream_completed")
         assert process.stop() == 0
 
 
 def test_p4_a_second_signal_skips_the_grace_and_a_third_exits_at_once(
-    watch_dir: Path, faulty: Endpoint, redis: ValkeyServer
+    watch_dir: Path, endpoint: Endpoint, valkey: ValkeyServer
 ) -> None:
     path = watch_dir / "a.mp4"
     path.write_bytes(os.urandom(6 * MIB))
-    settings = settings_for(watch_dir, bucket_of(faulty), redis.url, shutdown_grace_seconds=120)
-    arm(faulty, {"kind": "freeze", "operation": "UploadPart", "times": None})
+    settings = settings_for(watch_dir, endpoint, valkey.url, shutdown_grace_seconds=120)
+    arm(endpoint, {"kind": "freeze", "operation": "UploadPart", "times": None})
     with path.open("ab"), daemon(settings) as process:
-        wait_for_call(faulty, "UploadPart")
+        wait_for_call(endpoint, "UploadPart")
         process.signal(signal.SIGTERM)
         process.wait_for("shutdown_started")
         process.signal(signal.SIGTERM)
         assert process.wait(3) == 0
-    assert meta_of(redis)["status"] == "interrupted_cancelled"
+    assert meta_of(valkey)["status"] == "interrupted_cancelled"
     with path.open("ab"), daemon(settings) as process:
-        wait_for_call(faulty, "UploadPart", count=2)
+        wait_for_call(endpoint, "UploadPart", count=2)
         process.signal(signal.SIGTERM)
         process.wait_for("shutdown_started")
-        redis.freeze()
+        valkey.freeze()
         process.signal(signal.SIGTERM)
         process.wait_for("shutdown_grace_skipped")
         process.signal(signal.SIGTERM)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from servers.daemon import Bucket, daemon, settings_for
-from servers.embedded_s3 import embedded_s3_server
+from servers.daemon import daemon, settings_for
 from servers.endpoints import Endpoint
-from servers.valkey import ValkeyServer, valkey_server
+from servers.valkey import ValkeyServer
 
 pytestmark = pytest.mark.real
 RIGHTS = "-dac_override,-dac_read_search"
@@ -19,26 +17,13 @@ ORDINARY = ["setpriv", f"--inh-caps={RIGHTS}", f"--bounding-set={RIGHTS}"] if os
 """Root reads every file by two capabilities; without them it has the rights that a file's mode gives."""
 
 
-@pytest.fixture
-def s3(tmp_path: Path) -> Iterator[Endpoint]:
-    with embedded_s3_server(tmp_path, bucket="recordings") as endpoint:
-        yield endpoint
-
-
-@pytest.fixture
-def valkey() -> Iterator[ValkeyServer]:
-    with valkey_server() as server:
-        yield server
-
-
 @pytest.mark.skipif(bool(ORDINARY) and shutil.which("setpriv") is None, reason="root needs setpriv (util-linux)")
 @pytest.mark.parametrize("where", ["the file", "its folder"])
 def test_p6_a_file_that_gets_its_rights_last_is_uploaded_as_soon_as_it_has_them(
-    watch_dir: Path, s3: Endpoint, valkey: ValkeyServer, where: str
+    watch_dir: Path, endpoint: Endpoint, valkey: ValkeyServer, where: str
 ) -> None:
     """As ``mv`` and ``cp -p`` do it from another file system. Neither a scan nor a time-out helps here."""
-    bucket = Bucket(s3.url, s3.access_key, s3.secret_key, "recordings", s3.region)
-    given = settings_for(watch_dir, bucket, valkey.url, close_grace_seconds=0.2, rescan_seconds=600)
+    given = settings_for(watch_dir, endpoint, valkey.url, close_grace_seconds=0.2, rescan_seconds=600)
     folder = watch_dir / "camera"
     folder.mkdir()
     path = folder / "a.mp4"

@@ -22,7 +22,7 @@ def test_kind9_garbage_in_redis_stops_neither_a_daemon_nor_a_command(
     watch = tmp_path / "watch"
     watch.mkdir()
     settings = {
-        **settings_for(watch, embedded.bucket, valkey.url, close_grace_seconds=0.2, stale_check_seconds=0.5),
+        **settings_for(watch, embedded.endpoint, valkey.url, close_grace_seconds=0.2, stale_check_seconds=0.5),
         "PYTHONPATH": str(ROOT),
     }
     names = ("typed", "odd", "parts", "lease", "field", "good")

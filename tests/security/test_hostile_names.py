@@ -42,8 +42,8 @@ pytestmark = pytest.mark.real
 
 
 @pytest.fixture
-def settings(watch_dir: Path, store: Store, redis: ValkeyServer) -> Mapping[str, str]:
-    return settings_for(watch_dir, store.bucket, redis.url, close_grace_seconds=0.2)
+def settings(watch_dir: Path, embedded: Store, valkey: ValkeyServer) -> Mapping[str, str]:
+    return settings_for(watch_dir, embedded.endpoint, valkey.url, close_grace_seconds=0.2)
 
 
 @contextmanager
@@ -89,15 +89,15 @@ def said(settings: Mapping[str, str], *arguments: str) -> bytes:
     return done.stdout
 
 
-def wait_until_complete(store: Store) -> None:
+def wait_until_complete(embedded: Store) -> None:
     deadline = time.monotonic() + 60
-    while sum(key.endswith(".metadata.json") for key in list(store.keys())) < len(NAMES) + 1:
-        assert time.monotonic() < deadline, store.keys()
+    while sum(key.endswith(".metadata.json") for key in list(embedded.keys())) < len(NAMES) + 1:
+        assert time.monotonic() < deadline, embedded.keys()
         time.sleep(0.05)
 
 
 def test_no_name_forges_a_machines_log_an_answer_or_an_object(
-    settings: Mapping[str, str], watch_dir: Path, store: Store, tmp_path: Path
+    settings: Mapping[str, str], watch_dir: Path, embedded: Store, tmp_path: Path
 ) -> None:
     paths = {str(watch_dir / name) for name in NAMES}
     told = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -130,21 +130,21 @@ def test_no_name_forges_a_machines_log_an_answer_or_an_object(
         assert event["event"] in EVENTS, line
         assert event["level"] in {"debug", "info", "warning"}, line
     told.close()
-    assert_objects_are_whole(store, watch_dir)
+    assert_objects_are_whole(embedded, watch_dir)
 
 
-def assert_objects_are_whole(store: Store, watch_dir: Path) -> None:
+def assert_objects_are_whole(embedded: Store, watch_dir: Path) -> None:
     by_text = {key_text(name): name for name in NAMES}
-    keys = store.recordings()
+    keys = embedded.recordings()
     assert len(keys) == len(NAMES)
     for key in keys:
         prefix, _, text = key.split("/")
         name = by_text.pop(text)
         assert prefix == "streams"
-        answer = store.client.get_object(Bucket="recordings", Key=key)
+        answer = embedded.client.get_object(Bucket="recordings", Key=key)
         assert answer["Body"].read() == os.fsencode(name)
         assert set(answer["Metadata"]) == {"cef-stream-id"}
-        metadata = store.metadata(key)
+        metadata = embedded.metadata(key)
         raw = metadata.get("original_file_path_base64")
         path = os.fsdecode(base64.b64decode(raw)) if raw else metadata["original_file_path"]
         assert path == str(watch_dir / name)
@@ -176,12 +176,12 @@ def test_no_name_adds_a_line_to_what_systemd_is_told(
         assert re.fullmatch(r"(READY|STOPPING|WATCHDOG)=1|STATUS=[ -~]*", line), line
 
 
-def test_no_name_forges_a_persons_log(settings: Mapping[str, str], watch_dir: Path, store: Store) -> None:
+def test_no_name_forges_a_persons_log(settings: Mapping[str, str], watch_dir: Path, embedded: Store) -> None:
     with daemon({**settings, "APP_ENV": "development"}, wait_started=False) as process:
         with recording(watch_dir):
             pass
         (watch_dir / "last.mp4").touch()
-        wait_until_complete(store)
+        wait_until_complete(embedded)
         assert process.stop() == 0
         log = process.log_path.read_bytes()
     assert FORGED.search(log) is None

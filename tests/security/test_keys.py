@@ -18,13 +18,13 @@ TEMPLATE = KeyTemplate("recordings/{file_stem}/{stream_id}/{file_name}")
 
 
 @pytest.mark.real
-async def test_a_key_of_any_name_is_signed_sent_listed_and_read_back(store: Store) -> None:
+async def test_a_key_of_any_name_is_signed_sent_listed_and_read_back(embedded: Store) -> None:
     keys = {TEMPLATE.key(str(uuid4()), f"/watch/{name}"): name for name in NAMES}
-    credentials = Credentials(store.bucket.access_key_id, store.bucket.secret_access_key, None)
+    credentials = Credentials(embedded.endpoint.access_key, embedded.endpoint.secret_key, None)
     config = S3Config(
-        bucket=store.bucket.name,
+        bucket=embedded.endpoint.bucket,
         credentials=StaticCredentials(credentials),
-        endpoint_url=store.bucket.endpoint_url,
+        endpoint_url=embedded.endpoint.url,
         addressing=Addressing.PATH,
     )
     async with S3Client(config) as client:
@@ -34,10 +34,10 @@ async def test_a_key_of_any_name_is_signed_sent_listed_and_read_back(store: Stor
             await client.create_multipart_upload(key, metadata={})
         ours = {upload.key for upload in await client.list_multipart_uploads(TEMPLATE.prefix)}
     assert ours == keys.keys()
-    assert set(store.keys()) == keys.keys() | {metadata_key(key) for key in keys}
-    assert set(store.open_uploads()) == keys.keys()
+    assert set(embedded.keys()) == keys.keys() | {metadata_key(key) for key in keys}
+    assert set(embedded.open_uploads()) == keys.keys()
     for key, name in keys.items():
-        body = store.client.get_object(Bucket=store.bucket.name, Key=key)["Body"].read()
+        body = embedded.client.get_object(Bucket=embedded.endpoint.bucket, Key=key)["Body"].read()
         assert body == key.encode()
         proposed = TEMPLATE.parse(key)
         assert proposed is not None

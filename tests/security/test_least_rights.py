@@ -12,15 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
-import httpx
 import pytest
 import redis as redis_library
 from checkpoint import examples
 from checkpoint.test_checkpoint_cancellation import CALLS
-from servers.daemon import Bucket, daemon, settings_for
+from servers.daemon import daemon, settings_for
 from servers.embedded_s3 import embedded_s3_server
 from servers.endpoints import Endpoint
-from servers.s3_control import arm, disarm, disarm_all
+from servers.s3_control import arm, call_log, disarm, disarm_all
 from servers.valkey import ValkeyServer, valkey_server
 
 import cef_trio
@@ -77,7 +76,7 @@ class Servers:
         return used - OURS
 
     def operations_used(self) -> set[str]:
-        answer = httpx.get(f"{self.s3.url}/_control/calls", trust_env=False).json()
+        answer = call_log(self.s3)
         assert not [one for one in answer["outcomes"] if "AccessDenied" in one["outcome"]]
         return set(answer["calls"]) - {"Control"}
 
@@ -100,10 +99,9 @@ def servers(tmp_path: Path) -> Iterator[Servers]:
         for operation, action in ACTION_OF.items():
             if action not in granted():
                 arm(s3, {"kind": "error", "operation": operation, "code": "AccessDenied", "times": None})
-        bucket = Bucket(s3.url, s3.access_key, s3.secret_key, "recordings", s3.region)
         url = f"redis://cef-trio:{PASSWORD}@127.0.0.1:{redis.port}/0"
         more = {"s3_create_bucket": "false", "close_grace_seconds": 0.2, "stale_check_seconds": 0.5}
-        yield Servers(redis, s3, settings_for(watch_dir, bucket, url, **more))
+        yield Servers(redis, s3, settings_for(watch_dir, s3, url, **more))
 
 
 def said(settings: Mapping[str, str], *arguments: str, code: int = 0) -> str:
@@ -213,7 +211,7 @@ def test_the_rights_that_security_md_lists_are_enough_to_see_an_outage_of_writes
         assert process.count("stream_failed") == 0
         assert process.stop() == 0
     assert s3.client().head_object(Bucket="recordings", Key="streams/cef-trio-probe")["ContentLength"] > 0
-    outcomes = httpx.get(f"{s3.url}/_control/calls", trust_env=False).json()
+    outcomes = call_log(s3)
     assert outcomes["calls"]["DeleteObject"] == 1, "asked once, refused, and not asked again"
     assert b":1" in redis.command("EXISTS", "stream:cef-trio-probe")
     servers.commands_used()  # and none was refused by the ACL

@@ -159,19 +159,21 @@ def test_links_in_a_folder_are_not_followed_by_the_scan(tmp_path: Path, private:
 
 
 @pytest.fixture
-def settings(watch_dir: Path, store: Store, redis: ValkeyServer) -> Mapping[str, str]:
-    return settings_for(watch_dir, store.bucket, redis.url, close_grace_seconds=0.2, rescan_seconds=0.5)
+def settings(watch_dir: Path, embedded: Store, valkey: ValkeyServer) -> Mapping[str, str]:
+    return settings_for(watch_dir, embedded.endpoint, valkey.url, close_grace_seconds=0.2, rescan_seconds=0.5)
 
 
-def assert_nothing_private(store: Store) -> None:
-    bodies = [store.client.get_object(Bucket="recordings", Key=key)["Body"].read() for key in sorted(store.keys())]
+def assert_nothing_private(embedded: Store) -> None:
+    bodies = [
+        embedded.client.get_object(Bucket="recordings", Key=key)["Body"].read() for key in sorted(embedded.keys())
+    ]
     assert bodies
     assert not any(PRIVATE[:100] in body for body in bodies)
 
 
 @pytest.mark.real
 def test_the_daemon_takes_recordings_and_nothing_that_only_bears_their_names(
-    settings: Mapping[str, str], watch_dir: Path, store: Store, private: Path
+    settings: Mapping[str, str], watch_dir: Path, embedded: Store, private: Path
 ) -> None:
     (watch_dir / "link.mp4").symlink_to(private / "a.mp4")
     (watch_dir / "folder").symlink_to(private)
@@ -193,13 +195,13 @@ def test_the_daemon_takes_recordings_and_nothing_that_only_bears_their_names(
             process.wait_for("stream_completed", file=str(watch_dir / "last.mp4"))
             assert process.count("stream_started") == 2
             assert process.stop() == 0
-    assert {key.rpartition("/")[2] for key in store.recordings()} == {"recorded.mp4", "last.mp4"}
-    assert_nothing_private(store)
+    assert {key.rpartition("/")[2] for key in embedded.recordings()} == {"recorded.mp4", "last.mp4"}
+    assert_nothing_private(embedded)
 
 
 @pytest.mark.real
 def test_the_daemon_does_not_follow_a_link_that_takes_a_folders_place_while_it_records(
-    settings: Mapping[str, str], watch_dir: Path, store: Store, private: Path
+    settings: Mapping[str, str], watch_dir: Path, embedded: Store, private: Path
 ) -> None:
     folder = watch_dir / "camera"
     folder.mkdir()
@@ -215,23 +217,23 @@ def test_the_daemon_does_not_follow_a_link_that_takes_a_folders_place_while_it_r
         # The folder has another name, which is no link: its recording is found there, and ends as any other.
         process.wait_for("stream_completed", count=2)
         assert process.stop() == 0
-    names = {key.rpartition("/")[2] for key in store.recordings()}
+    names = {key.rpartition("/")[2] for key in embedded.recordings()}
     assert names == {"a.mp4", "last.mp4"}
-    assert store.sha256(store.key_of("a.mp4")) != ""
-    assert store.metadata(store.key_of("a.mp4"))["total_size_bytes"] == (6 << 20) + 4
-    assert_nothing_private(store)
+    assert embedded.sha256(embedded.key_of("a.mp4")) != ""
+    assert embedded.metadata(embedded.key_of("a.mp4"))["total_size_bytes"] == (6 << 20) + 4
+    assert_nothing_private(embedded)
 
 
 @pytest.mark.real
 async def test_a_record_that_a_stranger_wrote_leads_to_no_file_outside(
-    settings: Mapping[str, str], watch_dir: Path, store: Store, redis: ValkeyServer, private: Path
+    settings: Mapping[str, str], watch_dir: Path, embedded: Store, valkey: ValkeyServer, private: Path
 ) -> None:
     (watch_dir / "folder").symlink_to(private)
     target = private / "a.mp4"
     stat = target.stat()
     for number, path in enumerate((target, watch_dir / "folder" / "a.mp4", watch_dir / ".." / "private" / "a.mp4"), 1):
         meta = a_stream(number, str(path), identity=FileIdentity(stat.st_dev, stat.st_ino))
-        async with RedisCheckpointStore(redis.url) as checkpoints:
+        async with RedisCheckpointStore(valkey.url) as checkpoints:
             await checkpoints.create(meta, DAEMON)
             await checkpoints.release([meta.stream_id], DAEMON)
     with daemon({**settings, "STALE_CHECK_SECONDS": "0.2"}) as process:
@@ -242,12 +244,12 @@ async def test_a_record_that_a_stranger_wrote_leads_to_no_file_outside(
         assert process.count("stream_failed") == 1
         assert process.count("idle_check_failed") == process.count("path_lookup_failed") == 0
         assert process.stop() == 0
-    assert {key.rpartition("/")[2] for key in store.recordings()} == {"last.mp4"}
-    assert_nothing_private(store)
+    assert {key.rpartition("/")[2] for key in embedded.recordings()} == {"last.mp4"}
+    assert_nothing_private(embedded)
 
 
 @pytest.mark.real
-def test_a_hard_link_is_a_file_like_any_other(settings: Mapping[str, str], watch_dir: Path, store: Store) -> None:
+def test_a_hard_link_is_a_file_like_any_other(settings: Mapping[str, str], watch_dir: Path, embedded: Store) -> None:
     """The kernel decides who may make one (fs.protected_hardlinks); whoever may could as well copy the file."""
     outside = watch_dir.parent / "outside.mp4"
     outside.write_bytes(b"x" * 1000)
@@ -255,12 +257,12 @@ def test_a_hard_link_is_a_file_like_any_other(settings: Mapping[str, str], watch
         os.link(outside, watch_dir / "hard.mp4")
         process.wait_for("stream_completed")
         assert process.stop() == 0
-    store.assert_identical(watch_dir / "hard.mp4")
+    embedded.assert_identical(watch_dir / "hard.mp4")
 
 
 @pytest.mark.real
 def test_the_watch_folder_itself_may_be_a_link(
-    settings: Mapping[str, str], watch_dir: Path, store: Store, tmp_path: Path
+    settings: Mapping[str, str], watch_dir: Path, embedded: Store, tmp_path: Path
 ) -> None:
     link = tmp_path / "link-to-watch"
     link.symlink_to(watch_dir)
@@ -268,4 +270,4 @@ def test_the_watch_folder_itself_may_be_a_link(
         (link / "a.mp4").write_bytes(b"x" * 1000)
         process.wait_for("stream_completed", file=str(watch_dir / "a.mp4"))
         assert process.stop() == 0
-    store.assert_identical(watch_dir / "a.mp4")
+    embedded.assert_identical(watch_dir / "a.mp4")

@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 import httpx
 import pytest
-from servers.daemon import Bucket, daemon, settings_for
+from servers.daemon import daemon, settings_for
 from servers.embedded_s3 import embedded_s3_server
 from servers.endpoints import Endpoint
 from servers.s3_control import arm, disarm_all
@@ -27,6 +27,7 @@ from servers.valkey import ValkeyServer, valkey_server
 import cef_trio
 from cef_trio.s3.signing import Credentials
 from cef_trio.s3.transport import redact
+from cef_trio.s3_endpoint import DEFAULT_REGION
 
 ROOT = Path(cef_trio.__file__).parents[1]
 KEY_ID = "AKIDxDISTINCTxKEYxID"
@@ -64,7 +65,7 @@ def settings_of(watch_dir: Path, url: str, redis_port: int, folder: Path, **more
     token = folder / "token"
     token.write_text(TOKEN + "\n")
     token.chmod(0o600)
-    bucket = Bucket(url, KEY_ID, SECRET, "recordings")
+    bucket = Endpoint(url, KEY_ID, SECRET, DEFAULT_REGION, "recordings")
     redis_url = f"redis://:{quote(PASSWORD, safe='')}@127.0.0.1:{redis_port}/0"
     retries = {"retry_attempts": 2, "retry_initial_seconds": 0.01, "retry_max_seconds": 0.1}
     return settings_for(watch_dir, bucket, redis_url, s3_session_token_file=token, **retries, **more)

@@ -22,7 +22,7 @@ from servers.daemon import DaemonProcess, daemon, settings_for
 from servers.endpoints import free_port
 from servers.store import Store
 from servers.tls_front import tls_front
-from servers.valkey import ValkeyServer, valkey_server
+from servers.valkey import ValkeyServer
 
 import cef_trio
 from cef_trio.checkpoint.redis.address import parse_address
@@ -39,18 +39,12 @@ PACKAGE = Path(cef_trio.__file__).parent
 
 
 @pytest.fixture
-def redis() -> Iterator[ValkeyServer]:
-    with valkey_server(tcp=True) as server:
-        yield server
-
-
-@pytest.fixture
 def authority(tmp_path: Path) -> Authority:
     return Authority(tmp_path)
 
 
-def s3_port(store: Store) -> int:
-    port = urlsplit(store.bucket.endpoint_url).port
+def s3_port(embedded: Store) -> int:
+    port = urlsplit(embedded.endpoint.url).port
     assert port is not None
     return port
 
@@ -71,10 +65,10 @@ async def refused_ping(url: str, ca_file: Path | None) -> RedisOperationError:
 
 @pytest.mark.real
 async def test_redis_is_trusted_by_its_authority_its_name_and_its_dates(
-    tmp_path: Path, authority: Authority, redis: ValkeyServer
+    tmp_path: Path, authority: Authority, valkey: ValkeyServer
 ) -> None:
     stranger = Authority(tmp_path, "a stranger")
-    with tls_front(tmp_path, authority.certificate("127.0.0.1"), to_port=redis.port) as port:
+    with tls_front(tmp_path, authority.certificate("127.0.0.1"), to_port=valkey.port) as port:
         await ping(f"rediss://127.0.0.1:{port}/0", authority.file)
         for ca_file in (None, stranger.file):
             error = await refused_ping(f"rediss://127.0.0.1:{port}/0", ca_file)
@@ -85,7 +79,7 @@ async def test_redis_is_trusted_by_its_authority_its_name_and_its_dates(
         assert error.certificate_refused
         assert "Hostname mismatch" in str(error)
         assert "REDIS_URL is to name the host as its certificate does" in str(error)
-    with tls_front(tmp_path, authority.certificate("127.0.0.1", hours=-1), to_port=redis.port) as port:
+    with tls_front(tmp_path, authority.certificate("127.0.0.1", hours=-1), to_port=valkey.port) as port:
         error = await refused_ping(f"rediss://127.0.0.1:{port}/0", authority.file)
         assert error.certificate_refused
         assert "expired" in str(error)
@@ -93,9 +87,9 @@ async def test_redis_is_trusted_by_its_authority_its_name_and_its_dates(
 
 @pytest.mark.real
 async def test_redis_over_an_old_protocol_is_not_spoken_to(
-    tmp_path: Path, authority: Authority, redis: ValkeyServer
+    tmp_path: Path, authority: Authority, valkey: ValkeyServer
 ) -> None:
-    with tls_front(tmp_path, authority.certificate("127.0.0.1"), to_port=redis.port, old=True) as port:
+    with tls_front(tmp_path, authority.certificate("127.0.0.1"), to_port=valkey.port, old=True) as port:
         context = ssl.create_default_context(cafile=authority.file)
         context.set_ciphers("DEFAULT@SECLEVEL=0")
         context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
@@ -110,11 +104,11 @@ async def test_redis_over_an_old_protocol_is_not_spoken_to(
 
 @pytest.mark.real
 async def test_a_redis_that_asks_for_a_clients_certificate_gets_the_urls(
-    tmp_path: Path, authority: Authority, redis: ValkeyServer
+    tmp_path: Path, authority: Authority, valkey: ValkeyServer
 ) -> None:
     own = authority.certificate("a-daemon")
     certificate = authority.certificate("127.0.0.1")
-    with tls_front(tmp_path, certificate, to_port=redis.port, client_authority=authority.file) as port:
+    with tls_front(tmp_path, certificate, to_port=valkey.port, client_authority=authority.file) as port:
         url = f"rediss://127.0.0.1:{port}/0"
         await ping(f"{url}?ssl_certfile={own}", authority.file)
         await ping(f"{url}?ssl_certfile={own}&ssl_keyfile={own}", authority.file)
@@ -151,9 +145,11 @@ def test_a_clients_certificate_that_cannot_be_read_is_told_at_once(tmp_path: Pat
 # -- S3 ----------------------------------------------------------------------------------------------------------------
 
 
-def s3_config(store: Store, url: str, ca_file: Path | None) -> S3Config:
-    keys = Credentials(store.bucket.access_key_id, store.bucket.secret_access_key, None)
-    return S3Config(bucket=store.bucket.name, credentials=StaticCredentials(keys), endpoint_url=url, ca_file=ca_file)
+def s3_config(embedded: Store, url: str, ca_file: Path | None) -> S3Config:
+    keys = Credentials(embedded.endpoint.access_key, embedded.endpoint.secret_key, None)
+    return S3Config(
+        bucket=embedded.endpoint.bucket, credentials=StaticCredentials(keys), endpoint_url=url, ca_file=ca_file
+    )
 
 
 async def refused_head(config: S3Config) -> S3OperationError:
@@ -165,28 +161,28 @@ async def refused_head(config: S3Config) -> S3OperationError:
 
 @pytest.mark.real
 async def test_s3_is_trusted_by_its_authority_its_name_and_its_dates(
-    tmp_path: Path, authority: Authority, store: Store
+    tmp_path: Path, authority: Authority, embedded: Store
 ) -> None:
-    with tls_front(tmp_path, authority.certificate("127.0.0.1"), to_port=s3_port(store)) as port:
+    with tls_front(tmp_path, authority.certificate("127.0.0.1"), to_port=s3_port(embedded)) as port:
         url = f"https://127.0.0.1:{port}"
-        async with S3Client(s3_config(store, url, authority.file)) as client:
+        async with S3Client(s3_config(embedded, url, authority.file)) as client:
             await client.head_bucket()
-        error = await refused_head(s3_config(store, url, None))
+        error = await refused_head(s3_config(embedded, url, None))
         assert error.certificate_refused
         assert "is not trusted (unable to get local issuer certificate); set S3_CA_FILE" in str(error)
-        error = await refused_head(s3_config(store, f"https://localhost:{port}", authority.file))
+        error = await refused_head(s3_config(embedded, f"https://localhost:{port}", authority.file))
         assert error.certificate_refused
         assert "S3_ENDPOINT_URL is to name the host as its certificate does" in str(error)
-    with tls_front(tmp_path, authority.certificate("127.0.0.1", hours=-1), to_port=s3_port(store)) as port:
-        error = await refused_head(s3_config(store, f"https://127.0.0.1:{port}", authority.file))
+    with tls_front(tmp_path, authority.certificate("127.0.0.1", hours=-1), to_port=s3_port(embedded)) as port:
+        error = await refused_head(s3_config(embedded, f"https://127.0.0.1:{port}", authority.file))
         assert error.certificate_refused
         assert "it is the server's to renew" in str(error)
 
 
 @pytest.mark.real
-async def test_s3_over_an_old_protocol_is_not_spoken_to(tmp_path: Path, authority: Authority, store: Store) -> None:
-    with tls_front(tmp_path, authority.certificate("127.0.0.1"), to_port=s3_port(store), old=True) as port:
-        error = await refused_head(s3_config(store, f"https://127.0.0.1:{port}", authority.file))
+async def test_s3_over_an_old_protocol_is_not_spoken_to(tmp_path: Path, authority: Authority, embedded: Store) -> None:
+    with tls_front(tmp_path, authority.certificate("127.0.0.1"), to_port=s3_port(embedded), old=True) as port:
+        error = await refused_head(s3_config(embedded, f"https://127.0.0.1:{port}", authority.file))
         assert "PROTOCOL" in str(error).upper()
 
 
@@ -195,15 +191,15 @@ async def test_s3_over_an_old_protocol_is_not_spoken_to(tmp_path: Path, authorit
 
 @pytest.fixture
 def over_tls(
-    tmp_path: Path, watch_dir: Path, authority: Authority, store: Store, redis: ValkeyServer
+    tmp_path: Path, watch_dir: Path, authority: Authority, embedded: Store, valkey: ValkeyServer
 ) -> Iterator[Mapping[str, str]]:
     """The settings of a daemon whose S3 and Redis speak TLS, by a certificate of our authority."""
     certificate = authority.certificate("127.0.0.1")
     with (
-        tls_front(tmp_path, certificate, to_port=redis.port) as redis_port,
-        tls_front(tmp_path, certificate, to_port=s3_port(store)) as port,
+        tls_front(tmp_path, certificate, to_port=valkey.port) as redis_port,
+        tls_front(tmp_path, certificate, to_port=s3_port(embedded)) as port,
     ):
-        bucket = replace(store.bucket, endpoint_url=f"https://127.0.0.1:{port}")
+        bucket = replace(embedded.endpoint, url=f"https://127.0.0.1:{port}")
         yield settings_for(
             watch_dir,
             bucket,
@@ -215,12 +211,12 @@ def over_tls(
 
 
 @pytest.mark.real
-def test_a_recording_arrives_over_tls(over_tls: Mapping[str, str], watch_dir: Path, store: Store) -> None:
+def test_a_recording_arrives_over_tls(over_tls: Mapping[str, str], watch_dir: Path, embedded: Store) -> None:
     with daemon(over_tls) as process:
         (watch_dir / "a.mp4").write_bytes(os.urandom((5 << 20) + 1))
         process.wait_for("stream_completed")
         assert process.stop() == 0
-    store.assert_identical(watch_dir / "a.mp4")
+    embedded.assert_identical(watch_dir / "a.mp4")
 
 
 @pytest.mark.real
@@ -252,16 +248,16 @@ def refused_at_start(process: DaemonProcess) -> str:
 
 @pytest.mark.real
 def test_a_certificate_that_runs_out_while_the_daemon_runs_is_an_outage_that_ends_no_stream(
-    tmp_path: Path, watch_dir: Path, authority: Authority, store: Store, redis: ValkeyServer
+    tmp_path: Path, watch_dir: Path, authority: Authority, embedded: Store, valkey: ValkeyServer
 ) -> None:
     good, expired = authority.certificate("127.0.0.1"), authority.certificate("127.0.0.1", hours=-1)
-    front = partial(tls_front, tmp_path, to_port=s3_port(store), port=free_port())
+    front = partial(tls_front, tmp_path, to_port=s3_port(embedded), port=free_port())
     with ExitStack() as stack:
         with front(good) as port:
             settings = settings_for(
                 watch_dir,
-                replace(store.bucket, endpoint_url=f"https://127.0.0.1:{port}"),
-                redis.url,
+                replace(embedded.endpoint, url=f"https://127.0.0.1:{port}"),
+                valkey.url,
                 s3_ca_file=authority.file,
                 close_grace_seconds=0.2,
                 retry_attempts=2,
@@ -277,18 +273,18 @@ def test_a_certificate_that_runs_out_while_the_daemon_runs_is_an_outage_that_end
             process.wait_for("stream_completed")
         assert process.count("stream_failed") == 0
         assert process.stop() == 0
-    store.assert_identical(watch_dir / "a.mp4")
+    embedded.assert_identical(watch_dir / "a.mp4")
 
 
 @pytest.mark.real
 def test_p6_renewed_certificates_are_read_again_and_uploads_go_on_without_a_restart(
-    tmp_path: Path, watch_dir: Path, authority: Authority, store: Store, redis: ValkeyServer
+    tmp_path: Path, watch_dir: Path, authority: Authority, embedded: Store, valkey: ValkeyServer
 ) -> None:
     """The servers come back with certificates of a new authority; its own reaches the daemon's file a moment later."""
     new = Authority(tmp_path, "a new authority")
     ca_file = tmp_path / "ca.pem"
     ca_file.write_bytes(authority.file.read_bytes())
-    ports = {s3_port(store): free_port(), redis.port: free_port()}
+    ports = {s3_port(embedded): free_port(), valkey.port: free_port()}
 
     def serve(stack: ExitStack, signer: Authority) -> None:
         certificate = signer.certificate("127.0.0.1")
@@ -297,8 +293,8 @@ def test_p6_renewed_certificates_are_read_again_and_uploads_go_on_without_a_rest
 
     settings = settings_for(
         watch_dir,
-        replace(store.bucket, endpoint_url=f"https://127.0.0.1:{ports[s3_port(store)]}"),
-        f"rediss://127.0.0.1:{ports[redis.port]}/0",
+        replace(embedded.endpoint, url=f"https://127.0.0.1:{ports[s3_port(embedded)]}"),
+        f"rediss://127.0.0.1:{ports[valkey.port]}/0",
         s3_ca_file=ca_file,
         redis_ca_file=ca_file,
         close_grace_seconds=0.2,
@@ -326,17 +322,17 @@ def test_p6_renewed_certificates_are_read_again_and_uploads_go_on_without_a_rest
         assert process.count("certificates_reloaded", setting="S3_CA_FILE") == 1
         assert process.count("stream_failed") == 0
         assert process.stop() == 0
-    store.assert_identical(watch_dir / "a.mp4")
+    embedded.assert_identical(watch_dir / "a.mp4")
 
 
 @pytest.mark.real
 async def test_a_new_connection_takes_the_certificates_as_they_are_and_a_renewal_opens_one(
-    tmp_path: Path, authority: Authority, store: Store
+    tmp_path: Path, authority: Authority, embedded: Store
 ) -> None:
     ca_file = tmp_path / "ca.pem"
     ca_file.write_bytes(authority.file.read_bytes())
-    with tls_front(tmp_path, authority.certificate("127.0.0.1"), to_port=s3_port(store)) as port:
-        async with S3Client(s3_config(store, f"https://127.0.0.1:{port}", ca_file)) as client:
+    with tls_front(tmp_path, authority.certificate("127.0.0.1"), to_port=s3_port(embedded)) as port:
+        async with S3Client(s3_config(embedded, f"https://127.0.0.1:{port}", ca_file)) as client:
             await client.head_bucket()
             ca_file.write_bytes(b"half of a certif")  # somebody is replacing it
             client.renew_connections()
@@ -352,7 +348,7 @@ async def test_a_new_connection_takes_the_certificates_as_they_are_and_a_renewal
 
 @pytest.mark.real
 async def test_a_webhooks_receiver_with_a_renewed_certificate_is_trusted_without_a_restart(
-    tmp_path: Path, authority: Authority, store: Store
+    tmp_path: Path, authority: Authority, embedded: Store
 ) -> None:
     new = Authority(tmp_path, "a new authority")
     ca_file = tmp_path / "ca.pem"
@@ -363,7 +359,7 @@ async def test_a_webhooks_receiver_with_a_renewed_certificate_is_trusted_without
         f"https://127.0.0.1:{port}/", secret=None, timeout_seconds=10, now=lambda: datetime.now(UTC), ca_file=ca_file
     ) as client:
         for signer in (authority, new):
-            with tls_front(tmp_path, signer.certificate("127.0.0.1"), to_port=s3_port(store), port=port):
+            with tls_front(tmp_path, signer.certificate("127.0.0.1"), to_port=s3_port(embedded), port=port):
                 if signer is new:
                     with pytest.raises(WebhookOperationError, match="set WEBHOOK_CA_FILE"):
                         async with client.post(delivery):

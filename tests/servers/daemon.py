@@ -20,9 +20,10 @@ import tempfile
 import termios
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from servers.endpoints import Endpoint
 
 EVENT_SECONDS = 60.0
 _POLL_SECONDS = 0.01
@@ -30,26 +31,15 @@ _POLL_SECONDS = 0.01
 Event = Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Bucket:
-    """Where a test's objects go."""
-
-    endpoint_url: str
-    access_key_id: str
-    secret_access_key: str
-    name: str
-    region: str = "us-east-1"
-
-
-def settings_for(watch_dir: Path, bucket: Bucket, redis_url: str, **more: object) -> dict[str, str]:
+def settings_for(watch_dir: Path, endpoint: Endpoint, redis_url: str, **more: object) -> dict[str, str]:
     """The settings of a daemon under test; ``more`` are variables in lower case."""
     given = {
         "WATCH_DIR": watch_dir,
-        "S3_ENDPOINT_URL": bucket.endpoint_url,
-        "S3_ACCESS_KEY_ID": bucket.access_key_id,
-        "S3_SECRET_ACCESS_KEY": bucket.secret_access_key,
-        "S3_BUCKET_NAME": bucket.name,
-        "S3_REGION_NAME": bucket.region,
+        "S3_ENDPOINT_URL": endpoint.url,
+        "S3_ACCESS_KEY_ID": endpoint.access_key,
+        "S3_SECRET_ACCESS_KEY": endpoint.secret_key,
+        "S3_BUCKET_NAME": endpoint.bucket,
+        "S3_REGION_NAME": endpoint.region,
         "S3_CREATE_BUCKET": "true",
         "REDIS_URL": redis_url,
         "CHUNK_SIZE_BYTES": 5 * 1024 * 1024,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import httpx
 from servers.endpoints import Endpoint
@@ -31,9 +32,21 @@ def renew_token(endpoint: Endpoint, session_token: str) -> None:
     httpx.post(f"{endpoint.url}/_control/tokens", json=renewed, trust_env=False).raise_for_status()
 
 
+def calls(endpoint: Endpoint) -> dict[str, int]:
+    """Return how often each operation was asked for."""
+    counted: dict[str, int] = call_log(endpoint)["calls"]
+    return counted
+
+
+def call_log(endpoint: Endpoint) -> dict[str, Any]:
+    """Return everything that the endpoint noted of its calls (``cef_trio.s3_endpoint.CallLog``)."""
+    log: dict[str, Any] = httpx.get(f"{endpoint.url}/_control/calls", trust_env=False).json()
+    return log
+
+
 def wait_for_call(endpoint: Endpoint, operation: str, *, count: int = 1, seconds: float = 30.0) -> None:
     """Wait until the endpoint has been asked for ``operation`` so often; the calls may still be under way."""
     deadline = time.monotonic() + seconds
-    while httpx.get(f"{endpoint.url}/_control/calls", trust_env=False).json()["calls"].get(operation, 0) < count:
+    while calls(endpoint).get(operation, 0) < count:
         assert time.monotonic() < deadline, f"no {operation} within {seconds} s"
         time.sleep(0.02)  # another process: there is nothing to wait on but another look

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import uuid4
 
-import httpx
-from servers.daemon import Bucket, settings_for
+from servers.daemon import settings_for
 from servers.embedded_s3 import embedded_s3_server
 from servers.endpoints import Endpoint
+from servers.s3_control import call_log
 from servers.store import Store, look_into
 from servers.valkey import ValkeyServer, valkey_server
 
@@ -29,33 +29,32 @@ class Scene:
 
     endpoint: Endpoint
     valkey: ValkeyServer
-    bucket: Bucket
 
     def settings(self, watch_dir: Path, **more: object) -> dict[str, str]:
         """A daemon's settings; everything that is waited for is short."""
         given: dict[str, object] = {
-            "redis_key_prefix": f"{self.bucket.name}:",
+            "redis_key_prefix": f"{self.endpoint.bucket}:",
             "close_grace_seconds": 0.2,
             "rescan_seconds": 0.3,
             "stale_check_seconds": 0.3,
             **more,
         }
-        return settings_for(watch_dir, self.bucket, self.valkey.url, **given)
+        return settings_for(watch_dir, self.endpoint, self.valkey.url, **given)
 
     @contextlib.contextmanager
     def store(self) -> Iterator[Store]:
         """The bucket, to be looked at."""
-        store = look_into(self.bucket)
+        store = look_into(self.endpoint)
         with contextlib.closing(store.client):
             yield store
 
     def sent_bytes(self, file_name: str = "") -> int:
         """How many bytes of recordings of that name, or of all, S3 was sent as parts, repetitions counted."""
-        told = httpx.get(f"{self.endpoint.url}/_control/calls", trust_env=False).json()
+        log = call_log(self.endpoint)
         return sum(
             entry["size_bytes"]
-            for entry in told["journal"]
-            if entry["bucket"] == self.bucket.name
+            for entry in log["journal"]
+            if entry["bucket"] == self.endpoint.bucket
             and entry["operation"] == "UploadPart"
             and entry["key"].endswith(f"/{file_name}" if file_name else "")
         )
@@ -70,9 +69,7 @@ class Surroundings:
 
     def scene(self, name: str) -> Scene:
         """A bucket and a key prefix of its own."""
-        bucket = f"{name}-{uuid4().hex[:8]}"
-        where = self.endpoint
-        return Scene(where, self.valkey, Bucket(where.url, where.access_key, where.secret_key, bucket, where.region))
+        return Scene(replace(self.endpoint, bucket=f"{name}-{uuid4().hex[:8]}"), self.valkey)
 
 
 @contextlib.contextmanager

@@ -12,25 +12,25 @@ from typing import Any
 
 import boto3
 import botocore.config
-from servers.daemon import Bucket
+from servers.endpoints import Endpoint
 
 
 @dataclass(frozen=True, slots=True)
 class Store:
     """A bucket, looked at by boto3."""
 
-    bucket: Bucket
+    endpoint: Endpoint
     client: Any
 
     def keys(self) -> list[str]:
-        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket.name)
+        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.endpoint.bucket)
         return sorted(item["Key"] for page in pages for item in page.get("Contents", []))
 
     def recordings(self) -> list[str]:
         return [key for key in self.keys() if not key.endswith(".metadata.json")]
 
     def open_uploads(self) -> list[str]:
-        listed = self.client.list_multipart_uploads(Bucket=self.bucket.name)
+        listed = self.client.list_multipart_uploads(Bucket=self.endpoint.bucket)
         return [upload["Key"] for upload in listed.get("Uploads", [])]
 
     def key_of(self, file_name: str) -> str:
@@ -48,12 +48,12 @@ class Store:
 
     def sha256(self, key: str) -> str:
         digest = hashlib.sha256()
-        for block in self.client.get_object(Bucket=self.bucket.name, Key=key)["Body"].iter_chunks(1 << 20):
+        for block in self.client.get_object(Bucket=self.endpoint.bucket, Key=key)["Body"].iter_chunks(1 << 20):
             digest.update(block)
         return digest.hexdigest()
 
     def metadata(self, key: str) -> Mapping[str, Any]:
-        body = self.client.get_object(Bucket=self.bucket.name, Key=f"{key}.metadata.json")["Body"].read()
+        body = self.client.get_object(Bucket=self.endpoint.bucket, Key=f"{key}.metadata.json")["Body"].read()
         document: Mapping[str, Any] = json.loads(body)
         return document
 
@@ -74,18 +74,18 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def look_into(bucket: Bucket, session_token: str | None = None) -> Store:
+def look_into(endpoint: Endpoint, session_token: str | None = None) -> Store:
     client = boto3.client(
         "s3",
-        endpoint_url=bucket.endpoint_url,
-        aws_access_key_id=bucket.access_key_id,
-        aws_secret_access_key=bucket.secret_access_key,
+        endpoint_url=endpoint.url,
+        aws_access_key_id=endpoint.access_key,
+        aws_secret_access_key=endpoint.secret_key,
         aws_session_token=session_token,
-        region_name=bucket.region,
+        region_name=endpoint.region,
         config=botocore.config.Config(
             s3={"addressing_style": "path"},
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
         ),
     )
-    return Store(bucket, client)
+    return Store(endpoint, client)
