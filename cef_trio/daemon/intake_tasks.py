@@ -19,7 +19,7 @@ from cef_trio.postprocess import (
     WebhookDeliverer,
     forget_old_streams,
 )
-from cef_trio.settings import KEEP, AfterUploadRule
+from cef_trio.settings import KEEP_RECORDING, AfterUploadRule
 from cef_trio.upload import IdleChecker, Observer, RiskObserver, Services, StreamSupervisor, report_for_ever
 from cef_trio.watch import PathMatcher, Watcher
 
@@ -31,7 +31,7 @@ class IntakeRules:
     timeout_seconds: float = 30.0
     """``STREAM_TIMEOUT_SECONDS``."""
     check_seconds: float = 5.0
-    after_upload: AfterUploadRule = KEEP
+    after_upload: AfterUploadRule = KEEP_RECORDING
     webhook_retry_seconds: float = 86_400.0
     retention: timedelta = timedelta(days=30)
     random: Random = field(default_factory=Random)

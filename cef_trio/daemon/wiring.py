@@ -326,8 +326,9 @@ def _rules(settings: Settings) -> StreamRules:
         save_seconds=settings.shutdown_save_seconds,
         # A Redis call in flight when the task is cancelled may add one Redis timeout; both must fit into the save.
         record_seconds=max(settings.shutdown_save_seconds - settings.redis_timeout_seconds, 0.1),
-        retry_initial_seconds=min(1.0, settings.retry_stream_max_seconds),
-        retry_max_seconds=settings.retry_stream_max_seconds,
+        retry=RetryPolicy(
+            initial_seconds=min(1.0, settings.retry_stream_max_seconds), max_seconds=settings.retry_stream_max_seconds
+        ),
     )
 
 

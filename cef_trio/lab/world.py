@@ -57,7 +57,7 @@ from cef_trio.s3.model import StoredObject as S3Object
 from cef_trio.s3.rate_limiter import RateLimiter
 from cef_trio.s3.signing import Credentials
 from cef_trio.s3_endpoint import DEFAULT_ACCESS_KEY_ID, DEFAULT_SECRET_ACCESS_KEY, InProcessTransport, S3Endpoint
-from cef_trio.settings.after_upload import KEEP
+from cef_trio.settings.after_upload import KEEP_RECORDING
 from cef_trio.settings.object_options import ObjectOptions
 from cef_trio.upload.object_key import KeyTemplate, metadata_key
 from cef_trio.upload.observer import Observer
@@ -133,7 +133,7 @@ class World:
         self.checksum = ChecksumMode.AUTO
         self.upload_rate = 0
         """``MAX_UPLOAD_RATE`` of the next daemon, bytes per second; 0: no limit."""
-        self.after_upload = KEEP
+        self.after_upload = KEEP_RECORDING
         """``AFTER_UPLOAD`` of the daemons."""
         self.webhook = False
         """Whether the daemons have the webhook :attr:`receiver`."""

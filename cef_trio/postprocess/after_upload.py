@@ -31,14 +31,14 @@ from trio_util import AsyncBool, wait_any
 
 from cef_trio.checkpoint import StreamMeta
 from cef_trio.checkpoint.redis import job_lock_name
-from cef_trio.exceptions import CefMp4ProcessorError, RecordingChangedError
-from cef_trio.files import FileStat, is_below
+from cef_trio.exceptions import AfterUploadError, CefMp4ProcessorError, RecordingChangedError
+from cef_trio.files import FileStat, inodes_last, is_below
 from cef_trio.postprocess.after_upload_rules import BACKOFF, VerifiedFile, object_mismatch, verified_file
 from cef_trio.postprocess.delete import Delete
-from cef_trio.postprocess.disposal import NotTouchedError
+from cef_trio.postprocess.disposal import NotAsVerifiedError
 from cef_trio.postprocess.move import Move
 from cef_trio.settings import AfterUploadAction, AfterUploadRule
-from cef_trio.upload import HeldLease, Services, hold_lease
+from cef_trio.upload import ContentMatch, HeldLease, Services, correct_if_unchanged, hold_lease
 
 log = structlog.get_logger(__name__)
 
@@ -52,7 +52,7 @@ class Action(Protocol):
         """Carry it out and log it. If cancelled, it is complete, or can be repeated.
 
         Raises:
-            NotTouchedError, RecordingChangedError: the file is not the one that was verified, and was kept.
+            NotAsVerifiedError, RecordingChangedError: the file is not the one that was verified, and was kept.
             CefMp4ProcessorError: another failure; the action is repeated later.
         """
         ...
@@ -155,7 +155,7 @@ class AfterUpload:
                 else:  # another daemon does it; try again when its lease would have expired
                     ttl_seconds = self._services.lease.ttl_seconds
                     following = _Pending(pending.stream_id, trio.current_time() + ttl_seconds, pending.failures)
-        except (NotTouchedError, RecordingChangedError) as error:
+        except (NotAsVerifiedError, RecordingChangedError) as error:
             log.warning("after_upload_refused", stream_id=pending.stream_id, path=path, reason=str(error))
         except CefMp4ProcessorError as error:
             failures = pending.failures + 1
@@ -189,19 +189,34 @@ class AfterUpload:
         """Return the file as it was verified, after checking that its object is in S3.
 
         Raises:
-            NotTouchedError: the record, the path or the object is not as expected.
+            NotAsVerifiedError: the record, the path or the object is not as expected.
+            AfterUploadError: S3 denies that it has the object.
         """
         checkpoint = await self._services.store.load(stream_id)
         file = verified_file(checkpoint)
         if checkpoint is None or file is None:
-            raise NotTouchedError("its record lacks what was verified")
+            raise NotAsVerifiedError("its record lacks what was verified")
         meta = checkpoint.meta
         if not is_below(file.path, self._watch_folder):
-            raise NotTouchedError("its recorded path is not in the watch folder")
+            raise NotAsVerifiedError("its recorded path is not in the watch folder")
         if meta.s3_bucket != self._services.rules.bucket:
-            raise NotTouchedError(f"its object is in another bucket, {meta.s3_bucket!r}")
+            raise NotAsVerifiedError(f"its object is in another bucket, {meta.s3_bucket!r}")
+        if await self._correct_inode_number(meta):
+            file = verified_file(await self._services.store.load(stream_id)) or file
         stored = await self._services.s3.head_object(meta.s3_key_prefix)
         why_not = object_mismatch(file, meta.object_etag or "", stored)
+        if stored is None and why_not is not None:
+            raise AfterUploadError(why_not)  # tried again: it may be outdated, or a proxy's (HEAD has no body)
         if why_not is not None:
-            raise NotTouchedError(why_not)
+            raise NotAsVerifiedError(why_not)
         return file
+
+    async def _correct_inode_number(self, meta: StreamMeta) -> bool:
+        """Record a new inode number where these are not stable (FAT, sshfs), if the file has all the verified bytes."""
+        if inodes_last(meta.identity.fs_type):
+            return False
+        found = await self._services.disk.stat(meta.current_path)
+        if found is None or found.inode == meta.identity.inode:
+            return False
+        content = await correct_if_unchanged(self._services, meta.stream_id, meta.current_path)
+        return content is ContentMatch.SAME

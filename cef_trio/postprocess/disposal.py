@@ -31,7 +31,7 @@ from cef_trio.postprocess.rename_file import FOLDER, all_taken, folder_of, map_o
 _READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
-class NotTouchedError(AfterUploadError):
+class NotAsVerifiedError(AfterUploadError):
     """The file or its object differs from what was verified, so the file was kept."""
 
 
@@ -61,7 +61,7 @@ def _open_verified(file: VerifiedFile) -> Iterator[_OpenFile | None]:
     """Open the file under a read lease and compare it; yield ``None`` if there is no file of that name.
 
     Raises:
-        NotTouchedError: it is not the file that was verified.
+        NotAsVerifiedError: it is not the file that was verified.
         AfterUploadError: a process has it open for writing.
         OSError: the file system refused.
     """
@@ -75,7 +75,7 @@ def _open_verified(file: VerifiedFile) -> Iterator[_OpenFile | None]:
             descriptor = -1
         except OSError as error:
             if error.errno in {errno.ELOOP, errno.EMLINK, errno.ENXIO}:
-                raise NotTouchedError(f"{file.path!r} was left alone: it is no regular file any more") from error
+                raise NotAsVerifiedError(f"{file.path!r} was left alone: it is no regular file any more") from error
             raise
         if descriptor < 0:
             yield None
@@ -85,7 +85,7 @@ def _open_verified(file: VerifiedFile) -> Iterator[_OpenFile | None]:
             raise AfterUploadError(f"{file.path!r} was left alone: a process has it open for writing")
         _check(file, descriptor)
         if not _refers_to(folder, name, descriptor):  # any more
-            raise NotTouchedError(f"{file.path!r} was left alone: another file took its name just now")
+            raise NotAsVerifiedError(f"{file.path!r} was left alone: another file took its name just now")
 
         def check_unwritten() -> None:
             if lease is WriterState.NONE and writer_waits(descriptor):
@@ -106,14 +106,14 @@ def _check(file: VerifiedFile, descriptor: int) -> None:
         observed = identity_of(found, origin_of(descriptor), head_size_bytes=0, head_crc64nvme=0)
         why = file_mismatch(file, found, observed)
     if why is not None:
-        raise NotTouchedError(f"{file.path!r} was left alone: {why}")
+        raise NotAsVerifiedError(f"{file.path!r} was left alone: {why}")
 
 
 def delete_now(file: VerifiedFile) -> bool:
     """Delete the file if it is the verified one and has no writer; return false if it did not exist.
 
     Raises:
-        NotTouchedError: it is not the file that was verified.
+        NotAsVerifiedError: it is not the file that was verified.
         AfterUploadError: it has a writer, or the file system refused.
     """
     with map_os_errors(f"cannot delete {file.path!r}"), _open_verified(file) as opened:
@@ -130,7 +130,7 @@ def move_now(file: VerifiedFile, targets: Sequence[str]) -> str | None:
     A target that already is this file (a move that was killed between ``link`` and ``unlink``) counts as done.
 
     Raises:
-        NotTouchedError: it is not the file that was verified.
+        NotAsVerifiedError: it is not the file that was verified.
         OtherFileSystemError: the target is on another file system.
         AfterUploadError: it has a writer, every target is taken, or the file system refused.
     """
@@ -158,7 +158,7 @@ def _rename_to(file: VerifiedFile, opened: _OpenFile, folder: int, name: str) ->
     if not _refers_to(folder, name, opened.descriptor):
         # The name referred to another file at the last moment: rename that one back.
         rename(folder, name, opened.folder, opened.name)
-        raise NotTouchedError(f"{file.path!r} was left alone: another file took its name just now")
+        raise NotAsVerifiedError(f"{file.path!r} was left alone: another file took its name just now")
     return True
 
 

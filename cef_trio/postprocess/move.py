@@ -89,7 +89,7 @@ class Move:
             await FileSlice(recording, 0, file.size_bytes).feed(crc.update, then=write)
         await change(partial(copy.finish, file))
         if crc.value != file.crc64nvme:
-            raise disposal.NotTouchedError(
+            raise disposal.NotAsVerifiedError(
                 f"{file.path!r} was left alone: its bytes differ from those that were verified"
             )
 

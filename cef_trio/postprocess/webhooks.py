@@ -134,9 +134,9 @@ class WebhookDeliverer:
         for meta in waiting:
             if self._unreachable:
                 return
-            await self._try(meta)
+            await self._attempt(meta)
 
-    async def _try(self, meta: StreamMeta) -> None:
+    async def _attempt(self, meta: StreamMeta) -> None:
         """Make one attempt, unless another daemon does. If cancelled, the delivery stays pending."""
         store, lease, name = self._services.store, self._services.lease, job_lock_name(meta.stream_id, _JOB)
         try:

@@ -10,7 +10,7 @@ happens when there are none.
 """
 
 from cef_trio.resilience import stall
-from cef_trio.resilience.backoff import MAX_RETRY_AFTER_SECONDS, RetryPolicy, at_least_retry_after
+from cef_trio.resilience.backoff import RetryPolicy, at_least_retry_after
 from cef_trio.resilience.best_effort import PAUSE_SECONDS, BestEffort
 from cef_trio.resilience.outage import IDLE_SECONDS, CircuitBreaker, Need, is_outage
 from cef_trio.resilience.periodic import Periodic
@@ -27,7 +27,6 @@ from cef_trio.resilience.threads import ThreadedResolver, run_in_thread, until_t
 
 __all__ = [
     "IDLE_SECONDS",
-    "MAX_RETRY_AFTER_SECONDS",
     "PAUSE_SECONDS",
     "BestEffort",
     "CircuitBreaker",

@@ -5,8 +5,8 @@ every response is limited in bytes, elements and seconds.
 
 Open `client.py` for the operations; `complete.py` for CompleteMultipartUpload; `transport.py` for one request and its
 response; `capabilities.py` for features that a store lacks; `errors.py` for error codes, transient or permanent;
-`response_origin.py` for responses of proxies; `checksums.py` for checksum algorithms; `signing.py` for SigV4;
-`rate_limiter.py` for `MAX_UPLOAD_RATE`.
+`httpx_errors.py` for network errors; `clock.py` for wrong clocks; `response_origin.py` for responses of proxies;
+`checksums.py` for checksum algorithms; `signing.py` for SigV4; `rate_limiter.py` for `MAX_UPLOAD_RATE`.
 """
 
 from cef_trio.s3.body import BytesSource
@@ -23,7 +23,7 @@ from cef_trio.s3.checksums import (
 from cef_trio.s3.client import S3Client
 from cef_trio.s3.config import Addressing, ChecksumMode, PayloadSigning, S3Config
 from cef_trio.s3.credentials import ChainCredentials, CredentialsProvider, StaticCredentials
-from cef_trio.s3.errors import ARCHIVED, HINTS, PERMANENT, TRANSIENT, parse_http_date, parse_retry_after
+from cef_trio.s3.errors import ARCHIVED, HINTS, PERMANENT, TRANSIENT
 from cef_trio.s3.etags import looks_like_md5, multipart_etag
 from cef_trio.s3.model import (
     AbortRule,
@@ -81,7 +81,5 @@ __all__ = [
     "looks_like_md5",
     "multipart_etag",
     "network_transport",
-    "parse_http_date",
-    "parse_retry_after",
     "parse_xml",
 ]

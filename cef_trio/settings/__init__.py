@@ -8,7 +8,7 @@ written; `after_upload.py` for `AFTER_UPLOAD`; `secret_files.py` for `<NAME>_FIL
 storage class, ACL and encryption.
 """
 
-from cef_trio.settings.after_upload import KEEP, AfterUploadAction, AfterUploadRule
+from cef_trio.settings.after_upload import KEEP_RECORDING, AfterUploadAction, AfterUploadRule
 from cef_trio.settings.model import (
     STAND_INS,
     AppEnvironment,
@@ -23,7 +23,7 @@ from cef_trio.settings.model import (
 from cef_trio.settings.object_options import ObjectOptions
 
 __all__ = [
-    "KEEP",
+    "KEEP_RECORDING",
     "STAND_INS",
     "AfterUploadAction",
     "AfterUploadRule",

@@ -28,7 +28,7 @@ class AfterUploadRule:
         return f"{self.action}:{self.folder}" if self.folder else self.action.value
 
 
-KEEP: Final = AfterUploadRule(AfterUploadAction.KEEP)
+KEEP_RECORDING: Final = AfterUploadRule(AfterUploadAction.KEEP)
 
 
 def parse_after_upload(value: object) -> object:

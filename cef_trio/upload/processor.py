@@ -36,7 +36,7 @@ from cef_trio.exceptions import (
     StreamEndedError,
 )
 from cef_trio.files import HEAD_BYTES, FileStat, IdentityMatch, OpenRecording, is_same_file
-from cef_trio.resilience import Movement, RetryPolicy, shielded
+from cef_trio.resilience import Movement, shielded
 from cef_trio.upload import recovery
 from cef_trio.upload.failures import KEEPS_ITS_UPLOAD, StreamFailedError, is_missing_right, reason_of
 from cef_trio.upload.file_state import Ending, FileState, closed, confirmed, gone, still_written
@@ -358,7 +358,7 @@ class StreamProcessor:
     async def _check_file(self, upload: StreamUpload) -> bool:
         """Check the suspect file; return whether that ended the stream."""
         if self._mismatches > 1:  # stat and open disagree; do not loop without a pause
-            await self._pause(self._backoff(self._mismatches - 1))
+            await self._pause(self._services.rules.retry.ceiling_seconds(self._mismatches - 1))
         file_state = self.file_state.value
         check = await self._check_file_once(upload)
         if check in {FileCheck.GONE, FileCheck.REPLACED}:
@@ -472,7 +472,7 @@ class StreamProcessor:
         self._file_changed.value = False
         self._attempts += 1
         self.movement.failed(error)
-        seconds = self._backoff(self._attempts)
+        seconds = self._services.rules.retry.ceiling_seconds(self._attempts)
         log.warning("stream_retrying", error=str(error), wait_seconds=seconds, attempt=self._attempts)
         upload = self.upload
         if upload is not None and self._services.redis_breaker.up.value:
@@ -494,14 +494,9 @@ class StreamProcessor:
         await self._services.s3_breaker.wait_up()
         await self._services.redis_breaker.wait_up()
 
-    def _backoff(self, attempts: int) -> float:
-        rules = self._services.rules
-        policy = RetryPolicy(initial_seconds=rules.retry_initial_seconds, max_seconds=rules.retry_max_seconds)
-        return policy.ceiling_seconds(attempts)
-
     async def _pause(self, seconds: float) -> None:
         """Wait until the time is over, an unreadable file has an event, or the daemon drains."""
-        least = trio.current_time() + min(seconds, self._services.rules.retry_initial_seconds)
+        least = trio.current_time() + min(seconds, self._services.rules.retry.initial_seconds)
         with trio.move_on_after(seconds):
             await wait_any(self._until_draining, partial(self._file_changed.wait_value, True))
         with trio.move_on_at(least):  # a growing file has events all the time

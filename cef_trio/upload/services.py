@@ -14,7 +14,7 @@ from cef_trio.checkpoint import CheckpointStore, Lease, Saving, ShutdownFlush, S
 from cef_trio.files import Disk, FileStat, Mounts, file_system_named, is_below, unproved_seconds
 from cef_trio.media import MediaInfo
 from cef_trio.observability import Metrics
-from cef_trio.resilience import BestEffort, CircuitBreaker, shielded
+from cef_trio.resilience import BestEffort, CircuitBreaker, RetryPolicy, shielded
 from cef_trio.s3 import RateLimiter, S3Client
 from cef_trio.settings import Settings
 from cef_trio.upload.advice import Advice
@@ -68,8 +68,8 @@ class StreamRules:
     """The time limit for saving a stream's state at the end of its task."""
     record_seconds: float = 1.0
     """How long a cancellation waits for a part's record; less than ``save_seconds``."""
-    retry_initial_seconds: float = 1.0
-    retry_max_seconds: float = 300.0
+    retry: RetryPolicy = field(default_factory=lambda: RetryPolicy(initial_seconds=1.0, max_seconds=300.0))
+    """The waits of a stream after its 1st, 2nd, … failure; ``attempts`` does not count."""
     max_uploads_lost: int = 5
 
 

@@ -11,7 +11,6 @@ from structlog.testing import capture_logs
 
 from cef_trio.exceptions import CefMp4ProcessorError, RecordingChangedError, RedisOperationError, S3OperationError
 from cef_trio.resilience import (
-    MAX_RETRY_AFTER_SECONDS,
     CircuitBreaker,
     FailedAttempt,
     Need,
@@ -19,6 +18,7 @@ from cef_trio.resilience import (
     ServiceRetrier,
     is_transient,
 )
+from cef_trio.resilience.backoff import MAX_RETRY_AFTER_SECONDS
 
 pytestmark = pytest.mark.usefixtures("autojump_clock")
 

@@ -19,7 +19,7 @@ from cef_trio.files.writers import WriterState, writer_state_now
 from cef_trio.postprocess import disposal, rename_file
 from cef_trio.postprocess.after_upload_rules import VerifiedFile
 from cef_trio.postprocess.copy_file import Copy
-from cef_trio.postprocess.disposal import NotTouchedError, delete_now, move_now
+from cef_trio.postprocess.disposal import NotAsVerifiedError, delete_now, move_now
 from cef_trio.postprocess.rename_file import OtherFileSystemError
 from cef_trio.s3.checksums import crc64nvme
 
@@ -118,7 +118,7 @@ def test_p8_after_a_boot_that_gave_its_disk_another_number_the_file_is_still_the
         assert not path.exists()
         assert target.exists() == move
     else:
-        with pytest.raises(NotTouchedError, match="another file system"):
+        with pytest.raises(NotAsVerifiedError, match="another file system"):
             act()
         assert path.exists()
 
@@ -129,7 +129,7 @@ def test_p8_whatever_is_not_the_verified_file_is_left_alone(path: Path, change: 
     change(path)
     before = path.lstat()
     for deed in (lambda: delete_now(file), lambda: move_now(file, [str(path.parent.parent / "to.mp4")])):
-        with pytest.raises(NotTouchedError, match="left alone"):
+        with pytest.raises(NotAsVerifiedError, match="left alone"):
             deed()
     assert path.lstat().st_ino == before.st_ino
     assert listing(path.parent.parent) == ["watch"]
@@ -142,7 +142,7 @@ def test_p8_a_folder_that_was_swapped_for_a_link_leads_nowhere(path: Path, tmp_p
     (victim / "a.mp4").write_bytes(CONTENT)
     path.parent.rename(tmp_path / "was")
     path.parent.symlink_to(victim)
-    with pytest.raises(NotTouchedError):
+    with pytest.raises(NotAsVerifiedError):
         delete_now(file)
     assert (victim / "a.mp4").exists()
 
@@ -159,7 +159,7 @@ def test_p8_a_file_that_has_a_writer_is_left_alone_until_it_has_none(path: Path)
     file = verified(path)
     with path.open("r+b"), pytest.raises(AfterUploadError, match="open for writing") as caught:
         delete_now(file)
-    assert not isinstance(caught.value, NotTouchedError)  # which would be for good
+    assert not isinstance(caught.value, NotAsVerifiedError)  # which would be for good
     assert delete_now(file)
 
 
@@ -257,7 +257,7 @@ def test_p8_another_file_that_takes_the_name_in_the_last_moment_gets_it_back(
         return rename(from_folder, name, to_folder, new_name)
 
     monkeypatch.setattr(disposal, "rename", after_another_came)
-    with pytest.raises(NotTouchedError, match="just now"):
+    with pytest.raises(NotAsVerifiedError, match="just now"):
         move_now(file, [str(tmp_path / "to.mp4")])
     assert path.read_bytes() == b"a new recording"
     assert not (tmp_path / "to.mp4").exists()
@@ -356,7 +356,7 @@ def test_a_full_disk_is_said_in_words(tmp_path: Path) -> None:
 
 def test_nothing_is_left_open(path: Path) -> None:
     file, before = verified(path), listing("/proc/self/fd")
-    with pytest.raises(NotTouchedError):
+    with pytest.raises(NotAsVerifiedError):
         delete_now(replace(file, size_bytes=1))
     move_now(file, [str(path.with_name("b.mp4"))])
     delete_now(file)
