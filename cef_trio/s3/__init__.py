@@ -5,8 +5,8 @@ every response is limited in bytes, elements and seconds.
 
 Open `client.py` for the operations; `complete.py` for CompleteMultipartUpload; `transport.py` for one request and its
 response; `capabilities.py` for features that a store lacks; `errors.py` for error codes, transient or permanent;
-`response_origin.py` for responses of proxies; `checksums.py` for checksum algorithms; `signing.py` for SigV4;
-`rate_limiter.py` for `MAX_UPLOAD_RATE`.
+`httpx_errors.py` for network errors; `clock.py` for wrong clocks; `response_origin.py` for responses of proxies;
+`checksums.py` for checksum algorithms; `signing.py` for SigV4; `rate_limiter.py` for `MAX_UPLOAD_RATE`.
 """
 
 from cef_trio.s3.body import BytesSource

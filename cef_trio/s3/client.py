@@ -28,14 +28,14 @@ from urllib.parse import quote
 import httpx
 
 from cef_trio.exceptions import S3OperationError
-from cef_trio.resilience import Need, Retrier, SingleAttempt
+from cef_trio.resilience import Retrier, SingleAttempt
 from cef_trio.s3.body import BytesSource
 from cef_trio.s3.capabilities import Capabilities
 from cef_trio.s3.checksums import CHECKSUMS, crc64nvme_from_base64, to_base64
 from cef_trio.s3.complete import NO_SUCH_UPLOAD, Completion
 from cef_trio.s3.config import S3Config
 from cef_trio.s3.download import METADATA, Downloader
-from cef_trio.s3.errors import UNREADABLE_ANSWER, describe
+from cef_trio.s3.errors import UNREADABLE_ANSWER
 from cef_trio.s3.model import (
     AbortRule,
     ByteSource,
@@ -108,11 +108,9 @@ class S3Client:
         self._transport = Transport(config, transport=transport, now=now)
         self._capabilities = Capabilities(config.checksum, config.payload_signing)
         self._downloader = Downloader(self._transport)
-        self._may_delete_probe = True
         self._sender = BodyUploader(
             self._transport,
             self._capabilities,
-            bucket=config.bucket,
             rate_limiter=rate_limiter if rate_limiter is not None else RateLimiter(),
             kms_requested=config.options.requests_kms,
         )
@@ -217,7 +215,7 @@ class S3Client:
             response_mode=ResponseMode.SHIELDED,  # the body has the part's ETag
         )
         response = await self._retrier.call(request.operation, lambda: self._transport.perform(request))
-        return self._parsed(request.operation, key, response, parse_copied_part)
+        return self._parsed(request, response, parse_copied_part)
 
     async def list_parts(self, key: str, upload_id: str) -> list[ListedPart]:
         """Return all parts of an open upload, in order of their numbers.
@@ -234,7 +232,7 @@ class S3Client:
             # Keyed by number (at most 10,000), so that a repeated page adds nothing.
             parts.update((part.part_number, part) for part in page.parts)
             if page.next_marker is not None and int(page.next_marker) <= int(marker):
-                raise self._endless("list_parts", key, page.next_marker)
+                raise self._endless(request, page.next_marker)
             marker = page.next_marker
         return [parts[number] for number in sorted(parts)]
 
@@ -262,7 +260,7 @@ class S3Client:
             uploads += page.uploads
             markers = page.next_markers
             if markers in seen or len(uploads) > _MAX_LISTED_UPLOADS or len(seen) > _MAX_PAGES:
-                raise self._endless("list_multipart_uploads", None, markers)
+                raise self._endless(request, markers)
             if markers is not None:
                 seen.add(markers)
         return uploads
@@ -379,9 +377,10 @@ class S3Client:
         query = [("list-type", "2"), ("encoding-type", "url")]
         query += [("prefix", prefix)] if prefix else []
         query += [("continuation-token", token)] if token is not None else []
-        page = await self._page(Request("list_objects", "GET", EMPTY_SHA256, query=tuple(query)), parse_objects)
+        request = Request("list_objects", "GET", EMPTY_SHA256, query=tuple(query))
+        page = await self._page(request, parse_objects)
         if token is not None and page.next_token == token:
-            raise self._endless("list_objects", None, token)
+            raise self._endless(request, token)
         return page
 
     @asynccontextmanager
@@ -431,28 +430,6 @@ class S3Client:
     def renew_connections(self) -> None:
         """Use new connections for all requests that start from now on."""
         self._transport.renew_connections()
-
-    async def probe(self, need: Need, key: str) -> None:
-        """Test a read or a write on a new connection, with one attempt, for the circuit breaker.
-
-        A write puts an object of a few bytes at ``key``, with the options of a recording, and deletes it. Without the
-        permission to delete, the object stays and is overwritten by the next probe.
-
-        Raises:
-            S3OperationError: S3 refused, or did not respond.
-        """
-        self.renew_connections()
-        if need is Need.READ:
-            await self.head_bucket()
-            return
-        await self.put_object(
-            key, b"cef-trio was here\n", content_type="text/plain", headers=self.options.for_recording()
-        )
-        if self._may_delete_probe:
-            try:
-                await self.delete_object(key)
-            except S3OperationError as error:
-                self._may_delete_probe = error.transient
 
     async def abort_rules(self) -> list[AbortRule]:
         """Return the bucket's lifecycle rules that abort open uploads; needs s3:GetLifecycleConfiguration.
@@ -504,7 +481,7 @@ class S3Client:
             )
             try:
                 response = await self._transport.perform(request)
-                upload_id = self._parsed(request.operation, key, response, parse_upload_id)
+                upload_id = self._parsed(request, response, parse_upload_id)
             except S3OperationError as error:
                 negotiation.refused(error)
                 continue
@@ -520,33 +497,20 @@ class S3Client:
         async def attempt() -> T:
             with _missing_upload(of_upload=request.key is not None):
                 response = await self._transport.perform(request)
-            return self._parsed(request.operation, request.key, response, parse)
+            return self._parsed(request, response, parse)
 
         return await self._retrier.call(request.operation, attempt)
 
-    def _parsed(self, operation: str, key: str | None, response: Response, parse: Callable[[bytes], T]) -> T:
+    def _parsed(self, request: Request, response: Response, parse: Callable[[bytes], T]) -> T:
         try:
             return parse(response.body)
         except XmlError as error:
-            raise S3OperationError(
-                operation,
-                f"the answer (HTTP {response.status}) is not S3's: {error}" + describe(self._config.bucket, key, None),
-                transient=True,
-                code=UNREADABLE_ANSWER,
-                status=response.status,
-                bucket=self._config.bucket,
-                key=key,
-            ) from error
+            text = f"the answer (HTTP {response.status}) is not S3's: {error}"
+            raise self._transport.error(request, UNREADABLE_ANSWER, text, status=response.status) from error
 
-    def _endless(self, operation: str, key: str | None, at: object) -> S3OperationError:
-        return S3OperationError(
-            operation,
-            f"EndlessListing: the listing comes to no end, or goes round in circles, at {one_line(str(at))}"
-            + describe(self._config.bucket, key, None),
-            code="EndlessListing",
-            bucket=self._config.bucket,
-            key=key,
-        )
+    def _endless(self, request: Request, at: object) -> S3OperationError:
+        text = f"EndlessListing: the listing comes to no end, or goes round in circles, at {one_line(str(at))}"
+        return self._transport.error(request, "EndlessListing", text, transient=False)
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from cef_trio.exceptions import S3OperationError
 from cef_trio.resilience import SingleAttempt
 from cef_trio.s3.checksums import CHECKSUMS, FULL_OBJECT, Crc64Nvme, combine_crc64nvme, crc64nvme_to_base64
 from cef_trio.s3.download import Downloader
-from cef_trio.s3.errors import ARCHIVED, describe, error_from_response, parse_error_body
+from cef_trio.s3.errors import ARCHIVED, error_from_response, parse_error_body
 from cef_trio.s3.etags import is_opaque, multipart_etag
 from cef_trio.s3.model import ChecksumAlgorithm, PartToComplete, StoredObject
 from cef_trio.s3.transport import Request, Response, Transport, sha256_hex
@@ -206,12 +206,4 @@ class Completion:
         return stored
 
     def _error(self, code: str, message: str, *, transient: bool) -> S3OperationError:
-        return S3OperationError(
-            _OPERATION,
-            message + describe(self._bucket, self._key, None),
-            transient=transient,
-            code=code,
-            status=_OK,
-            bucket=self._bucket,
-            key=self._key,
-        )
+        return self._transport.error(self._request, code, message, transient=transient, status=_OK)

@@ -64,7 +64,7 @@ class Downloader:
         """
         request = Request("get_object", "GET", EMPTY_SHA256, key=key, headers=_WITH_CHECKSUM, of_object=True)
         response = await retrier.call("get_object", lambda: self._transport.open_checked(request))
-        chunks = _Chunks(self._transport, key, response)
+        chunks = _Chunks(self._transport, request, response)
         try:
             yield _stored(key, lower_names(response.headers)), chunks
         finally:
@@ -77,9 +77,9 @@ class Downloader:
 class _Chunks:
     """A response's content with errors mapped to ``S3OperationError``. Not a generator, so it need not be closed."""
 
-    def __init__(self, transport: Transport, key: str, response: httpx.Response) -> None:
+    def __init__(self, transport: Transport, request: Request, response: httpx.Response) -> None:
         self._transport = transport
-        self._key = key
+        self._request = request
         self._raw = response.aiter_raw()
         self._left_seconds = transport.silence_seconds
         self._read_bytes = 0
@@ -90,15 +90,14 @@ class _Chunks:
     async def __anext__(self) -> bytes:
         began = trio.current_time()
         chunk = None
-        with self._transport.map_errors("get_object", self._key), trio.move_on_after(self._left_seconds):
+        with self._transport.map_errors(self._request), trio.move_on_after(self._left_seconds):
             chunk = await anext(self._raw)
         if chunk is None:
-            raise S3OperationError(
-                "get_object",
-                f"ReadTimeout: fewer than {_PROGRESS_BYTES} bytes within {self._transport.silence_seconds:g} seconds",
-                transient=True,
-                code="ReadTimeout",
-                key=self._key,
+            seconds = self._transport.silence_seconds
+            raise self._transport.error(
+                self._request,
+                "ReadTimeout",
+                f"ReadTimeout: fewer than {_PROGRESS_BYTES} bytes within {seconds:g} seconds",
             )
         self._left_seconds -= trio.current_time() - began
         self._read_bytes += len(chunk)

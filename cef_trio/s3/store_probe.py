@@ -1,9 +1,10 @@
 """The probe of S3's circuit breaker: whether the store accepts what recordings need.
 
-A write is tested with a small object at a fixed key (:meth:`S3Client.probe`). ``AccessDenied`` may be specific to that
-key, if a policy allows the keys of recordings only. It is then tested with an upload at a recording's key: create, one
-part of a few bytes, abort; this leaves no object. If that succeeds there is no outage, and a warning about the probe's
-key is logged once.
+Each probe uses a new connection and makes one attempt. A write is tested with a small object at a fixed key, which is
+deleted again; without the permission to delete, it stays and is overwritten by the next probe. ``AccessDenied`` may be
+specific to that key, if a policy allows the keys of recordings only. It is then tested with an upload at a recording's
+key: create, one part of a few bytes, abort; this leaves no object. If that succeeds there is no outage, and a warning
+about the probe's key is logged once.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class StoreProbe:
         self._s3 = s3
         self._key = key
         self._recording_key = recording_key
+        self._may_delete = True
         self._warned = False
 
     async def __call__(self, need: Need) -> None:
@@ -40,14 +42,27 @@ class StoreProbe:
         Raises:
             S3OperationError: S3 refused, or did not respond.
         """
+        self._s3.renew_connections()
+        if need is Need.READ:
+            await self._s3.head_bucket()
+            return
         try:
-            await self._s3.probe(need, self._key)
+            await self._write()
         except S3OperationError as refused:
-            if refused.code != "AccessDenied" or need is Need.READ or not await self._takes_uploads():
+            if refused.code != "AccessDenied" or not await self._takes_uploads():
                 raise
             if not self._warned:
                 self._warned = True
                 log.warning("probe_key_refused", key=self._key, error=str(refused))
+
+    async def _write(self) -> None:
+        headers = self._s3.options.for_recording()
+        await self._s3.put_object(self._key, _CONTENT, content_type="text/plain", headers=headers)
+        if self._may_delete:
+            try:
+                await self._s3.delete_object(self._key)
+            except S3OperationError as error:
+                self._may_delete = error.transient
 
     async def _takes_uploads(self) -> bool:
         s3 = self._s3

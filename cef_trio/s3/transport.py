@@ -16,26 +16,24 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
-from itertools import takewhile
-from types import MappingProxyType
 from typing import Final
 from urllib.parse import quote
 from xml.sax.saxutils import escape
 
 import httpx
-import structlog
 import trio
 
 from cef_trio import __version__
-from cef_trio.exceptions import CefMp4ProcessorError, S3OperationError, causes
+from cef_trio.exceptions import S3OperationError
 from cef_trio.http import HttpTransport, tls
 from cef_trio.resilience import shielded, shielded_at_first
 from cef_trio.s3.address import bucket_address
 from cef_trio.s3.body import CheckedBody, SmallBody
+from cef_trio.s3.clock import ServerClock
 from cef_trio.s3.config import S3Config
 from cef_trio.s3.errors import (
     MAX_ERROR_BYTES,
@@ -44,8 +42,8 @@ from cef_trio.s3.errors import (
     describe,
     error_from_response,
     parse_error_body,
-    parse_http_date,
 )
+from cef_trio.s3.httpx_errors import map_httpx_errors
 from cef_trio.s3.response_guard import ResponseGuard
 from cef_trio.s3.response_origin import ResponseOrigin, is_document, is_html
 from cef_trio.s3.signing import Credentials, encode_query, sign
@@ -57,30 +55,8 @@ MAX_RESPONSE_BYTES: Final = 16 * 1024 * 1024
 _BODY_TIMEOUTS: Final = 2
 """The longest time for a body, in read time-outs: that of Complete arrives slowly while S3 works."""
 _KEEPALIVE_SECONDS: Final = 20.0  # S3 closes idle connections soon after
-_MIN_SKEW: Final = timedelta(seconds=30)
-_MAX_SKEW: Final = timedelta(minutes=14)  # S3 accepts 15; its response took some time to arrive
-_PLAUSIBLE_YEARS: Final = range(2024, 2100)
-"""Accepted years of S3's clock. The local clock may be off by any amount: one without a battery starts in 1970."""
 _EXPIRED_CREDENTIALS: Final = frozenset({"ExpiredToken", "InvalidToken"})
 _UNAUTHORIZED: Final = frozenset({401, 403})
-
-HTTPX_TRANSIENT: Final[Mapping[type[Exception], bool]] = MappingProxyType(
-    {
-        httpx.TransportError: True,
-        httpx.UnsupportedProtocol: False,
-        httpx.LocalProtocolError: False,
-        httpx.RequestError: False,
-        httpx.HTTPError: False,
-        httpx.InvalidURL: False,
-        httpx.CookieConflict: False,
-        httpx.StreamError: False,
-    }
-)
-"""Which of httpx's exceptions are transient; the most specific entry counts."""
-_MAPPED: Final[Mapping[type[Exception], bool]] = MappingProxyType({**HTTPX_TRANSIENT, OSError: True, ValueError: True})
-"""Also the exceptions that httpx does not wrap, for malformed responses (encodings, numbers)."""
-
-log = structlog.get_logger(__name__)
 
 
 class ResponseMode(Enum):
@@ -132,8 +108,7 @@ class Transport:
         self._address = bucket_address(
             config.bucket, region=config.region, endpoint_url=config.endpoint_url, addressing=config.addressing
         )
-        self._now = now
-        self._clock_offset = timedelta()
+        self._clock = ServerClock(now)
         self._transport = transport if transport is not None else network_transport(config)
         self._origin = ResponseOrigin()
         self._http = httpx.AsyncClient(
@@ -158,7 +133,7 @@ class Transport:
 
     def now(self) -> datetime:
         """Return the local time, corrected by the offset of S3's clock."""
-        return self._now() + self._clock_offset
+        return self._clock.now()
 
     async def perform(self, request: Request) -> Response:
         """Send a request and read its response according to ``request.response_mode``.
@@ -195,7 +170,7 @@ class Transport:
             ChunkProcessingError: from the body.
         """
         credentials = await self._config.credentials.get()
-        offset = self._clock_offset
+        offset = self._clock.offset
         path, query = self._address.path(request.key), encode_query(request.query)
         headers = {"host": self._address.host, **request.headers}
         headers |= sign(
@@ -206,7 +181,7 @@ class Transport:
             payload_hash=request.payload_hash,
             credentials=credentials,
             region=self._config.region,
-            now=self._now() + offset,
+            now=self._clock.now(),
         )
         # Not signed: proxies may change them, and S3 does not require it.
         headers |= {"user-agent": f"cef-trio/{__version__}", "accept": "*/*", "accept-encoding": "identity"}
@@ -218,7 +193,7 @@ class Transport:
         guard = ResponseGuard(self._silence_seconds(request))
         response = None
         try:
-            with self._map_errors(request), guard.scope:
+            with self.map_errors(request), guard.scope:
                 http_request = httpx.Request(
                     request.method,
                     httpx.URL(f"{self._address.origin}{target}"),
@@ -241,7 +216,10 @@ class Transport:
             if isinstance(request.body, CheckedBody):
                 await request.body.aclose()
             self.renew_connections()
-            raise self._headers_timeout(request)
+            seconds = self._silence_seconds(request)
+            raise self.error(
+                request, "ReadTimeout", f"ReadTimeout: the answer's headers did not end within {seconds:g} seconds"
+            )
         guard.response = response
         if response.is_success:
             return response
@@ -260,6 +238,39 @@ class Transport:
             await response.aclose()
             raise
         return response
+
+    def error(
+        self,
+        request: Request,
+        code: str,
+        message: str,
+        *,
+        transient: bool = True,
+        status: int | None = None,
+        request_id: str | None = None,
+    ) -> S3OperationError:
+        """Return an error of this request; bucket, key and part are appended to the message."""
+        return S3OperationError(
+            request.operation,
+            message + describe(self._config.bucket, request.key, request.part_number),
+            transient=transient,
+            code=code,
+            status=status,
+            request_id=request_id,
+            bucket=self._config.bucket,
+            key=request.key,
+            part_number=request.part_number,
+        )
+
+    def map_errors(self, request: Request, status: int | None = None) -> AbstractContextManager[None]:
+        """Return a context that maps httpx's exceptions; also for reading the body of :meth:`open`."""
+        return map_httpx_errors(
+            request.operation,
+            bucket=self._config.bucket,
+            key=request.key,
+            part_number=request.part_number,
+            status=status,
+        )
 
     def _check_origin(self, request: Request, status: int, headers: Mapping[str, str], body: bytes) -> None:
         """Raise ``NotS3Answer`` for a successful response that is not from the store."""
@@ -281,20 +292,13 @@ class Transport:
                 part_number=request.part_number,
             )
 
-    def map_errors(self, operation: str, key: str | None) -> _ErrorMapping:
-        """Return a context that maps httpx's exceptions, for reading the body of :meth:`open`."""
-        return _ErrorMapping(operation, self._config.bucket, key, None, None)
-
-    def _map_errors(self, request: Request, status: int | None = None) -> _ErrorMapping:
-        return _ErrorMapping(request.operation, self._config.bucket, request.key, request.part_number, status)
-
     async def _read(self, response: httpx.Response, request: Request) -> bytes:
         chunks: list[bytes] = []
         size_bytes = 0
         limit = _BODY_TIMEOUTS * self._silence_seconds(request)
         with trio.move_on_after(limit) as scope:
             try:
-                with self._map_errors(request, response.status_code):
+                with self.map_errors(request, response.status_code):
                     async for chunk in response.aiter_raw():
                         size_bytes += len(chunk)
                         if size_bytes > MAX_RESPONSE_BYTES:
@@ -304,38 +308,17 @@ class Transport:
             finally:
                 await response.aclose()
         if size_bytes > MAX_RESPONSE_BYTES:
-            raise self._unreadable(request, response.status_code, f"it has more than {MAX_RESPONSE_BYTES} bytes")
-        if scope.cancelled_caught:
-            raise self._unreadable(request, response.status_code, f"its body did not end within {limit:g} seconds")
-        return b"".join(chunks)
-
-    def _headers_timeout(self, request: Request) -> S3OperationError:
-        return S3OperationError(
-            request.operation,
-            f"ReadTimeout: the answer's headers did not end within {self._silence_seconds(request):g} seconds"
-            + describe(self._config.bucket, request.key, request.part_number),
-            transient=True,
-            code="ReadTimeout",
-            bucket=self._config.bucket,
-            key=request.key,
-            part_number=request.part_number,
-        )
+            why = f"it has more than {MAX_RESPONSE_BYTES} bytes"
+        elif scope.cancelled_caught:
+            why = f"its body did not end within {limit:g} seconds"
+        else:
+            return b"".join(chunks)
+        status = response.status_code
+        text = f"the answer (HTTP {status}) cannot be read: {why}"
+        raise self.error(request, UNREADABLE_ANSWER, text, status=status)
 
     def _silence_seconds(self, request: Request) -> float:
         return request.read_timeout_seconds or self._config.read_timeout_seconds
-
-    def _unreadable(self, request: Request, status: int, why: str) -> S3OperationError:
-        return S3OperationError(
-            request.operation,
-            f"the answer (HTTP {status}) cannot be read: {why}"
-            + describe(self._config.bucket, request.key, request.part_number),
-            transient=True,
-            code=UNREADABLE_ANSWER,
-            status=status,
-            bucket=self._config.bucket,
-            key=request.key,
-            part_number=request.part_number,
-        )
 
     async def _read_error(
         self, request: Request, response: httpx.Response, offset: timedelta, credentials: Credentials
@@ -360,11 +343,11 @@ class Transport:
         headers = lower_names(response.headers)
         body = redact(credentials, b"".join(chunks))
         error = self._error_from(request, response.status_code, headers, body, cut_off=not whole)
-        if error.code == "AccessDenied" and not chunks and self._is_skewed(headers.get("date"), offset):
+        if error.code == "AccessDenied" and not chunks and self._clock.is_skewed(headers.get("date"), offset):
             # A response to HEAD has no error code, but S3 refuses every request with such a clock difference.
             error.code = "RequestTimeTooSkewed"
         if error.code == "RequestTimeTooSkewed":
-            error.transient = self._correct_clock(headers.get("date"), offset)
+            error.transient = self._clock.correct(headers.get("date"), offset)
         elif error.code in _EXPIRED_CREDENTIALS:
             error.transient = self._config.credentials.rejected()
         elif error.status in _UNAUTHORIZED:
@@ -393,23 +376,6 @@ class Transport:
             cut_off=cut_off,
         )
 
-    def _is_skewed(self, date: str | None, used: timedelta) -> bool:
-        theirs = parse_http_date(date)
-        return theirs is not None and abs(theirs - self._now() - used) > _MAX_SKEW
-
-    def _correct_clock(self, date: str | None, used: timedelta) -> bool:
-        """Set the clock offset from a ``Date`` header; return whether the next request is signed with another time."""
-        theirs = parse_http_date(date)
-        if theirs is None or theirs.year not in _PLAUSIBLE_YEARS:
-            return False
-        needed = theirs - self._now()
-        if abs(needed - used) < _MIN_SKEW:
-            return False  # the signed time equals S3's own: a correction cannot help
-        if abs(needed - self._clock_offset) >= _MIN_SKEW:
-            self._clock_offset = needed
-            log.warning("s3_clock_corrected", offset_seconds=round(needed.total_seconds()))
-        return True
-
     def _timeout(self, request: Request) -> httpx.Timeout:
         return httpx.Timeout(
             connect=self._config.connect_timeout_seconds,
@@ -417,48 +383,6 @@ class Transport:
             write=self._config.write_timeout_seconds,
             pool=None,  # the request that holds a connection has time-outs of its own
         )
-
-
-class _ErrorMapping:
-    """A context that maps httpx's exceptions to :class:`S3OperationError`."""
-
-    def __init__(
-        self, operation: str, bucket: str, key: str | None, part_number: int | None, status: int | None
-    ) -> None:
-        self._operation = operation
-        self._bucket = bucket
-        self._key = key
-        self._part_number = part_number
-        self._status = status
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _type: type[BaseException] | None, error: BaseException | None, _traceback: object) -> None:
-        if error is None or isinstance(error, CefMp4ProcessorError) or not isinstance(error, tuple(_MAPPED)):
-            return
-        transient = next((_MAPPED[known] for known in type(error).__mro__ if known in _MAPPED), True)
-        refused = tls.explain_refused_certificate(error, ca_setting="S3_CA_FILE", address_setting="S3_ENDPOINT_URL")
-        ours = S3OperationError(
-            self._operation,
-            (f"{type(error).__name__}: {refused}" if refused else _message_of(error))
-            + describe(self._bucket, self._key, self._part_number),
-            transient=transient,
-            code=type(error).__name__,
-            status=self._status,
-            bucket=self._bucket,
-            key=self._key,
-            part_number=self._part_number,
-        )
-        ours.certificate_refused = refused is not None
-        raise ours from error
-
-
-def _message_of(error: BaseException) -> str:
-    """Return the message of the innermost exception that has one; those of the outer ones are often empty."""
-    foreign = takewhile(lambda cause: not isinstance(cause, CefMp4ProcessorError), causes(error))
-    text = next(filter(None, reversed([str(cause) for cause in foreign])), "")
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 async def _release(response: httpx.Response, body: bytes | CheckedBody) -> list[bytes]:

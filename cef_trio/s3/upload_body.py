@@ -13,7 +13,6 @@ from cef_trio.exceptions import S3OperationError
 from cef_trio.s3.body import CheckedBody, Measured, measure
 from cef_trio.s3.capabilities import Capabilities, UploadMode
 from cef_trio.s3.checksums import CHECKSUMS, to_base64
-from cef_trio.s3.errors import describe
 from cef_trio.s3.etags import is_md5
 from cef_trio.s3.model import ByteSource, ChecksumAlgorithm
 from cef_trio.s3.rate_limiter import RateLimiter
@@ -40,7 +39,6 @@ class BodyUploader:
         transport: Transport,
         capabilities: Capabilities,
         *,
-        bucket: str,
         rate_limiter: RateLimiter,
         kms_requested: bool,
     ) -> None:
@@ -48,7 +46,6 @@ class BodyUploader:
         self._rate_limiter = rate_limiter
         self._kms_requested = kms_requested
         self._capabilities = capabilities
-        self._bucket = bucket
 
     async def send(self, request: Request, source: ByteSource, upload: ChecksumAlgorithm | None = None) -> SentBody:
         """PUT the source's bytes; once more in another mode if the store seems to lack the first one.
@@ -93,16 +90,13 @@ class BodyUploader:
         mismatch = self._mismatch(request.operation, response, measured, mode)
         if mismatch is not None:
             code, message, transient = mismatch
-            raise S3OperationError(
-                request.operation,
-                f"{code}: {message}" + describe(self._bucket, request.key, request.part_number),
+            raise self._transport.error(
+                request,
+                code,
+                f"{code}: {message}",
                 transient=transient,
-                code=code,
                 status=response.status,
                 request_id=response.headers.get("x-amz-request-id"),
-                bucket=self._bucket,
-                key=request.key,
-                part_number=request.part_number,
             )
         return SentBody(measured, mode, unquoted(response.headers.get("etag")) or "", response)
 

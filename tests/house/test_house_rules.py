@@ -15,6 +15,7 @@ SOURCES = {path.relative_to(PACKAGE).as_posix(): path.read_text() for path in so
 EDGES = {
     "httpx": {
         "http/client_transport.py",
+        "s3/httpx_errors.py",
         "s3/response_guard.py",
         "s3/body.py",
         "s3/client.py",

@@ -52,6 +52,7 @@ PURE = sorted(
         "s3.response_origin",
         "s3.capabilities",
         "s3.checksums",
+        "s3.clock",
         "s3.config",
         "s3.errors",
         "s3.etags",

@@ -44,7 +44,7 @@ CALLS: dict[str, Callable[[S3Client], Awaitable[Any]]] = {
     "get_bucket_lifecycle": lambda s3: s3.abort_rules(),
     "create_bucket": lambda s3: s3.create_bucket(),
 }
-MADE_OF_OTHERS = {"probe"}
+MADE_OF_OTHERS = {"get_small_object"}
 ANOTHER_NAME = {"abort_rules": "get_bucket_lifecycle"}
 
 

@@ -22,8 +22,11 @@ class Store:
         self.part_error = part_error
         self.options = SimpleNamespace(content_type="video/mp4", for_recording=dict)
 
-    async def probe(self, _need: Need, _key: str) -> None:
-        raise S3OperationError("probe", "denied", code="AccessDenied", status=403, transient=False)
+    def renew_connections(self) -> None:
+        pass
+
+    async def put_object(self, *_arguments: Any, **_options: Any) -> None:
+        raise S3OperationError("put_object", "denied", code="AccessDenied", status=403, transient=False)
 
     async def create_multipart_upload(self, key: str, **_options: Any) -> Any:
         await trio.lowlevel.checkpoint()

@@ -9,7 +9,7 @@ from typing import Final
 
 from cef_trio.lab.mutations.model import Mutation, replace_in
 from cef_trio.resilience import backoff
-from cef_trio.s3 import transport, xml
+from cef_trio.s3 import clock, xml
 from cef_trio.s3.client import S3Client
 from cef_trio.s3.model import ListedUpload
 from cef_trio.s3.response_guard import ResponseGuard
@@ -56,7 +56,7 @@ def _every_marker_followed(stack: ExitStack) -> None:
 
 
 def _every_date_trusted(stack: ExitStack) -> None:
-    replace_in(stack, transport, "_PLAUSIBLE_YEARS", range(1, 10_000))
+    replace_in(stack, clock, "PLAUSIBLE_YEARS", range(1, 10_000))
 
 
 def _every_date_converted(stack: ExitStack) -> None:
