@@ -142,7 +142,7 @@ LEAST_SILENCE_SECONDS = 30.0
 def judge_health(facts: HealthFacts) -> tuple[Fact, ...]:
     """Return one fact per line; healthy if all are good. Running this shows that the loop responds."""
     return (
-        Fact(True, "the loop turns"),
+        Fact(True, "the event loop runs"),
         _task_fact("watcher", facts.watcher_silent_seconds, facts.watcher_period_seconds),
         _task_fact("idle checker", facts.checker_silent_seconds, facts.checker_period_seconds),
     )
@@ -170,7 +170,7 @@ def _at_risk(risk: Risk, now: float) -> str:
 
 def _task_fact(name: str, silent_seconds: float | None, period_seconds: float) -> Fact:
     if silent_seconds is None:
-        return Fact(True, f"the {name} does not run now")
+        return Fact(True, f"the {name} is not started, or has ended for the shutdown")
     if silent_seconds > max(ROUNDS_MISSED * period_seconds, LEAST_SILENCE_SECONDS):
         return Fact(False, f"the {name} has been silent for {silent_seconds:.0f} s")
-    return Fact(True, f"the {name} lives")
+    return Fact(True, f"the {name} runs")

@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Final
 
 from cef_trio.checkpoint import StreamSet
+from cef_trio.cli.output import count
 from cef_trio.exceptions import RedisOperationError, S3OperationError
 from cef_trio.observability import DaemonReport, describe_problems, duplicate_daemons, needs_attention
 from cef_trio.s3 import HINTS, AbortRule, ChecksumAlgorithm
@@ -87,15 +88,11 @@ def judge_folder(facts: FolderFacts) -> list[Finding]:
         return [problem(subject, f"{facts.path!r} is no folder here", "create or mount it, or set WATCH_DIR")]
     if not facts.readable:
         return [problem(subject, f"{facts.path!r} may not be read by this user", "give this user r and x on it")]
-    found = [ok(subject, f"{facts.path!r} can be read; {_counted(facts.folders, 'folder')} in all")]
+    found = [ok(subject, f"{facts.path!r} can be read; {count(facts.folders, 'folder')} in all")]
     if facts.unreadable_folders:
         says = f"{facts.unreadable_folders} folders in it cannot be read: recordings in them are not seen"
         found.append(warning(subject, says, "give this user r and x on them"))
     return [*found, _judge_file_system(facts), _judge_writers(facts), _judge_inotify(facts)]
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _judge_file_system(facts: FolderFacts) -> Finding:
@@ -133,7 +130,7 @@ def _judge_inotify(facts: FolderFacts) -> Finding:
     if limit is None:
         return warning(subject, "its limits cannot be read here", "look at /proc/sys/fs/inotify on the daemon's host")
     todo = f"sysctl fs.inotify.max_user_watches={max(2 * limit, 4 * facts.folders, 65536)}"
-    text = f"{_counted(facts.folders, 'folder')}, and this user may watch {limit}"
+    text = f"{count(facts.folders, 'folder')}, and this user may watch {limit}"
     if facts.folders >= limit:
         return problem(subject, f"{text}: new recordings in the others are found by rescans only", todo)
     if facts.folders >= _NEARLY * limit:
@@ -209,9 +206,9 @@ class StreamFacts:
 def judge_streams(facts: StreamFacts) -> list[Finding]:
     """Check that a daemon works on the open streams, and that none has failed."""
     unattended, failed = facts.unattended, facts.failed
-    names = ", ".join(f"{name} works on {_counted(number, 'stream')}" for name, number in sorted(facts.daemons.items()))
+    names = ", ".join(f"{name} works on {count(number, 'stream')}" for name, number in sorted(facts.daemons.items()))
     if unattended:
-        says = f"no daemon works on {_counted(unattended, 'open stream')}{f'; {names}' if names else ''}"
+        says = f"no daemon works on {count(unattended, 'open stream')}{f'; {names}' if names else ''}"
         todo = "start the daemon that watches their folder; one that was killed resumes within its LEASE_SECONDS"
         found = [warning("daemon", says, todo)]
     else:
@@ -219,7 +216,7 @@ def judge_streams(facts: StreamFacts) -> list[Finding]:
             ok("daemon", names or "no stream is open; `cef-trio health` on a daemon's machine shows whether it runs")
         ]
     if failed:
-        says = f"{_counted(failed, 'recording')} failed"
+        says = f"{count(failed, 'recording')} failed"
         found.append(
             warning("failed", says, "`cef-trio list --state failed` shows why, `cef-trio retry` brings them back")
         )
@@ -250,9 +247,7 @@ def _judge_records(facts: StreamFacts) -> list[Finding]:
     if left_out := len(facts.unreadable) - len(found):
         found.append(problem("records", f"{left_out} more cannot be read", "`cef-trio list` names them"))
     if facts.without_record:
-        says = (
-            f"{_counted(facts.without_record, 'name')} in streams:active or streams:pending_completion have no record"
-        )
+        says = f"{count(facts.without_record, 'name')} in streams:active or streams:pending_completion have no record"
         found.append(warning("records", says, "nothing is lost; remove them with SREM"))
     return found
 

@@ -17,8 +17,6 @@ from cef_trio.cli.stream_selection import all_ids
 from cef_trio.exit_codes import ExitCode
 from cef_trio.settings import load_settings
 
-_SHORT_ID: Final = 8
-
 
 class State(StrEnum):
     """A value of ``--state``: the set that a stream is in, or what its task waits for."""
@@ -129,7 +127,7 @@ def _table(streams: Iterable[KnownPath], now: datetime) -> Lines:
 def _row(one: KnownPath, now: datetime) -> Row:
     return Row(
         (
-            one.meta.stream_id[:_SHORT_ID],
+            output.short_id(one.meta.stream_id),
             output.status(one.meta.status, one.stream_set),
             output.size(one.meta.total_bytes_sent),
             output.duration((now - one.meta.last_activity_at_utc).total_seconds()),

@@ -104,6 +104,11 @@ def waiting_message(text: str) -> Iterator[None]:
             sys.stderr.flush()
 
 
+def short_id(stream_id: str) -> str:
+    """Return the beginning of a stream's id, which commands accept if it is unambiguous."""
+    return stream_id[:8]
+
+
 def short_path(path: str) -> str:
     """Return the end of a path: its folder and its name."""
     folder, name = os.path.split(path)

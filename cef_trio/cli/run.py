@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``run``."""
     parser.description = (
         f"{parser.description} Settings come from the environment and .env; "
-        "example.env names them all. SIGHUP reads MAX_UPLOAD_RATE and LOG_LEVEL once more."
+        "example.env lists them all. SIGHUP reads them again and applies those that need no restart."
     )
     parser.epilog = ALL_EXIT_CODES
     parser.add_argument(

@@ -36,7 +36,6 @@ _NOT_SHOWN: Final = {"meta", "stream_set", "at", "reported_lag"}
 _BAR_WIDTH: Final = 12
 _LINES_AROUND: Final = 4
 """The blank line, the table's header, the line of what is left out, and the cursor's line."""
-_SHORT_ID: Final = 8
 _IN_SHORT: Final = {
     Status.PENDING_COMPLETION: "completing",
     Status.INTERRUPTED_SHUTDOWN: "interrupted",
@@ -284,7 +283,7 @@ def _streams(streams: Sequence[OpenStream]) -> Lines:
         style = "red" if stream.holder is None else "yellow" if stream.meta.status is Status.RETRYING else ""
         rows.append(
             (
-                stream.meta.stream_id[:_SHORT_ID],
+                output.short_id(stream.meta.stream_id),
                 output.safe(_IN_SHORT.get(stream.meta.status, stream.meta.status.value), style),
                 bar,
                 percent,
