@@ -1,12 +1,13 @@
 """Real ``kill -9``, again and again: the daemon as a process, a real Valkey, the embedded S3 endpoint over a socket.
 
-Unlike the rest of the laboratory this runs on the real clock, so a seed chooses the dice and not the interleaving: a
-campaign cannot be had again exactly. What it adds is all that a virtual world leaves out: the kernel, the sockets, the
-interpreter's start, a server that finishes a call whose caller is dead.
+Unlike the rest of the laboratory this runs on the real clock, so the seed determines the random choices and not the
+interleaving. It covers what a simulated world does not: the kernel, sockets, the start of the interpreter, and servers
+that finish a call after its client was killed.
 
-Recordings are written all the time, daemon or not. A life ends between 0 and 1.5 s after its start: one in five counted
-from the process's, the others from its first event, since on a busy machine the imports alone take longer than that.
-The last life is left alone until everything is completed, then stopped by SIGTERM. ``kill_oracle.py`` judges.
+Recordings are written all the time, whether or not a daemon runs. A daemon is killed 0 to 1.5 s after its start: one in
+five after the start of the process, the others after its first log event, since on a busy machine the imports alone
+take longer. The last daemon runs until everything is completed, and is then stopped by SIGTERM. ``kill_oracle.py``
+checks the results.
 """
 
 from __future__ import annotations
@@ -34,28 +35,29 @@ _LAST_LIFE_SECONDS: Final = 90.0
 _STOP_SECONDS: Final = 20.0
 _POLL_SECONDS: Final = 0.1
 _FROM_PROCESS: Final = 0.2
-"""How likely a life is counted from the process's start, so that the kill is likely to find it importing."""
+"""Probability that the time until the kill starts with the process, so that the kill often hits the imports."""
 _NEW_WHEN_IDLE: Final = 0.5
-"""How likely a life begins with a new recording; otherwise the old ones have it to be finalized in."""
+"""Probability of a new recording if all others are closed; otherwise the daemon may finalize those."""
 _NEW_WHEN_BUSY: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class KillCycle:
-    """One life. ``seconds`` are from its start (see above) to its death, ``last_event`` is what it had last logged,
-    ``recorded`` how many parts Redis knew of then.
-    """
+    """One killed daemon."""
 
     number: int
     seconds: float
+    """Time from its start (see above) to the kill."""
     last_event: str
+    """The last event in its log."""
     recorded: int
+    """Number of parts in Redis after the kill."""
     violations: tuple[str, ...]
 
 
 @dataclass(slots=True)
 class KillTally:
-    """A whole campaign. ``parts`` and ``size_bytes`` are what S3 acknowledged, parts sent again counted again."""
+    """Counts of a campaign; ``parts`` and ``size_bytes``: acknowledged by S3, repetitions included."""
 
     cycles: int = 0
     files: int = 0
@@ -70,12 +72,18 @@ class KillTally:
 async def kill_campaign(
     folder: Path, *, cycles: int, seed: int, on_cycle: Callable[[KillCycle], None] = lambda _: None
 ) -> KillTally:
-    """Kill a daemon ``cycles`` times (from 0) over files below ``folder``, which must be empty or not there.
+    """Kill a daemon ``cycles`` times while recordings grow.
 
-    ``on_cycle`` is told each life. Cancelled: the daemon is killed, the servers are ended, the files stay.
+    On cancellation the daemon is killed and the servers are stopped; the files remain.
+
+    Args:
+        folder: for all files; empty, or does not exist.
+        cycles: number of kills, from 0.
+        seed: seed of the random choices.
+        on_cycle: called after each kill.
 
     Raises:
-        EmbeddedValkeyError: the Valkey cannot be had.
+        EmbeddedValkeyError: Valkey is not installed or does not start.
         OSError: the folder cannot be written.
     """
     (folder / "watch").mkdir(parents=True)
@@ -131,12 +139,12 @@ class _Campaign:
         return KillCycle(number, seconds, event, recorded, tuple(found))
 
     async def last_life(self) -> None:
-        """Let a daemon finish everything, stop it, and hold the end against the promises."""
+        """Run a daemon until everything is completed, stop it, and check the results."""
         found = self.tally.violations
         async with daemon_life(self._folder, self._environment) as life:
-            await life.logged("daemon_started")  # before that, SIGTERM ends it as it ends any process
+            await life.logged("daemon_started")  # before that, SIGTERM has its default action
             with trio.move_on_after(_LAST_LIFE_SECONDS) as waiting:
-                while not await self._all_completed():  # noqa: ASYNC110 - it is Redis that knows
+                while not await self._all_completed():  # noqa: ASYNC110 - Redis has no event for it
                     await trio.sleep(_POLL_SECONDS)
             if waiting.cancelled_caught:
                 found.append(f"not everything was completed within {_LAST_LIFE_SECONDS:.0f} s")
@@ -144,9 +152,9 @@ class _Campaign:
             with trio.move_on_after(_STOP_SECONDS):
                 await life.process.wait()
             if life.process.returncode != 0:
-                found.append(f"the last daemon did not stop in good order (exit code {life.process.returncode})")
+                found.append(f"the last daemon ended with exit code {life.process.returncode} instead of 0")
         found += self._sent_again()
-        await self._judge_end()
+        await self._check_end()
 
     def _begin_recording(self) -> None:
         path = self._folder / "watch" / f"recording-{len(self._recordings) + 1:03}.mp4"
@@ -161,7 +169,7 @@ class _Campaign:
         return list(parts_sent_again(self._before, journal, self._since, patches, sizes))
 
     async def _checkpointed(self) -> list[Checkpointed]:
-        """What Redis knows, of completed streams too: nobody may send their parts again either."""
+        """Return all checkpoints in Redis, also of completed streams, whose parts must not be sent again either."""
         known = []
         for stream_set in StreamSet:
             for stream_id in await self._store.members(stream_set):
@@ -176,7 +184,7 @@ class _Campaign:
         counts = await self._store.count()
         return all(each.ended for each in self._recordings) and counts[StreamSet.COMPLETED] >= len(self._recordings)
 
-    async def _judge_end(self) -> None:
+    async def _check_end(self) -> None:
         tally, model = self.tally, self._endpoint.model
         metas = await self._store.load_metas(await self._store.members(StreamSet.COMPLETED))
         paths = {known.meta.s3_key_prefix: Path(known.meta.current_path) for known in metas.values()}

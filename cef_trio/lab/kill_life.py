@@ -1,4 +1,4 @@
-"""One life of a real daemon: a process of its own, and its log, which is all it has to tell how far it came."""
+"""A real daemon process and its log."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from cef_trio.resilience.shield import shielded
 from cef_trio.upload.part_plan import MIN_PART_BYTES
 
 _START_SECONDS: Final = 30.0
-_BURIAL_SECONDS: Final = 5.0
+_REAP_SECONDS: Final = 5.0
 _POLL_SECONDS: Final = 0.01
 _SETTINGS: Final = {
     "APP_ENV": "production",
@@ -36,20 +36,20 @@ _SETTINGS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class DaemonLife:
-    """A running daemon. Its log is JSON lines (``APP_ENV=production``), of this life only."""
+    """A running daemon, and its own log in JSON lines (``APP_ENV=production``)."""
 
     process: trio.Process
     log: Path
 
     async def logged(self, event: str) -> None:
-        """Wait until it has logged that event, has ended, or 30 s have gone."""
+        """Wait until it has logged that event or has ended, at most 30 s."""
         with trio.move_on_after(_START_SECONDS):
-            # Its log is a file: there is nothing to wait on but another look.
+            # The log is a file, so it has to be polled.
             while self.process.poll() is None and event not in self.log.read_text(errors="replace"):  # noqa: ASYNC110
                 await trio.sleep(_POLL_SECONDS)
 
     def last_event(self) -> str:
-        """What it logged last; a half-written last line is none."""
+        """Return the last event in its log; an incomplete last line does not count."""
         for line in reversed(self.log.read_text(encoding="utf-8", errors="replace").splitlines()):
             try:
                 return str(json.loads(line)["event"])
@@ -59,7 +59,7 @@ class DaemonLife:
 
 
 def environment_for(watch_dir: Path, servers: LocalServers) -> dict[str, str]:
-    """The whole environment of a daemon of this very source tree; nothing of ours but PATH gets through."""
+    """Return the complete environment of a daemon of this source tree; only PATH is inherited."""
     settings = {**servers.settings, "watch_dir": watch_dir, **_SETTINGS}
     return {
         "PATH": os.environ.get("PATH", os.defpath),
@@ -71,7 +71,7 @@ def environment_for(watch_dir: Path, servers: LocalServers) -> dict[str, str]:
 
 @asynccontextmanager
 async def daemon_life(folder: Path, environment: Mapping[str, str]) -> AsyncIterator[DaemonLife]:
-    """Start ``cef-trio run`` in ``folder`` with that environment; it is killed (-9) when the block is left.
+    """Run ``cef-trio run`` in a folder; kill it (``-9``) at the end of the block.
 
     Raises:
         OSError: it cannot be started.
@@ -91,5 +91,5 @@ async def daemon_life(folder: Path, environment: Mapping[str, str]) -> AsyncIter
             yield DaemonLife(process, path)
         finally:
             process.kill()
-            with shielded(_BURIAL_SECONDS, saving="killed daemon"):
+            with shielded(_REAP_SECONDS, saving="killed daemon"):
                 await process.wait()

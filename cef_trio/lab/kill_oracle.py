@@ -1,7 +1,7 @@
-"""What must be true after a ``kill -9``: of the objects, of the parts sent again, and of the uploads left open.
+"""Checks after a ``kill -9``: objects, parts that were sent again, and open uploads.
 
-It looks at the store's own truth (the embedded endpoint's model and journal, in this process) and never asks the
-daemon. Each check gives violations as sentences; none is what everybody hopes for.
+They use the model and journal of the embedded endpoint, and nothing that the daemon reports. Each check returns its
+violations as sentences.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from cef_trio.upload.part_plan import PartPlan
 _BLOCK_BYTES: Final = 1 << 20
 _ALL: Final = 1 << 30
 _READ_AHEAD_SECONDS: Final = 2.0
-"""A part's checksum is taken before its call begins; a patch this much earlier may still have been missed by it."""
+"""A part is read before its call begins; a patch up to this much earlier may be missing in it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Patch:
-    """Bytes ``offset`` to ``end`` (exclusive) were written anew, done at ``at`` (Unix seconds)."""
+    """Bytes ``offset`` to ``end`` (exclusive) were overwritten, finished at ``at`` (Unix seconds)."""
 
     at: float
     offset: int
@@ -37,7 +37,7 @@ class Patch:
 
 @dataclass(frozen=True, slots=True)
 class Checkpointed:
-    """What Redis knew of one stream right after a kill."""
+    """The checkpoint of one stream right after a kill."""
 
     key: str
     path: Path
@@ -52,14 +52,14 @@ def parts_sent_again(
     patches: Mapping[Path, Sequence[Patch]],
     sizes: Mapping[Path, int],
 ) -> Iterator[str]:
-    """Recorded parts that the next life sent again although their bytes were the same.
+    """Yield the recorded parts that the next daemon sent again although their bytes were unchanged.
 
     Args:
-        before: Redis right after the kill.
-        journal: every call the endpoint was asked, in order.
-        since: index into ``journal`` of the first call after the kill.
-        patches: what was written anew, by file.
-        sizes: how long each file is now, in bytes: a short last part may have grown.
+        before: the checkpoints right after the kill.
+        journal: all calls of the endpoint, in order.
+        since: index in ``journal`` of the first call after the kill.
+        patches: the overwritten bytes, by file.
+        sizes: the current size of each file in bytes; a short last part may have grown.
     """
     streams = {stream.key: stream for stream in before}
     for entry in journal[since:]:
@@ -80,7 +80,7 @@ def parts_sent_again(
 
 
 def _began(calls: Sequence[LoggedCall], key: str, record: PartRecord) -> float:
-    """When the call began whose acknowledgement the record is."""
+    """Return when the call began that the record acknowledges."""
     recorded_at = record.uploaded_at_utc.timestamp()
     sent = (
         entry.at
@@ -93,11 +93,11 @@ def _began(calls: Sequence[LoggedCall], key: str, record: PartRecord) -> float:
 
 
 async def object_violations(model: S3Model, paths: Mapping[str, Path]) -> list[str]:
-    """Objects that are not byte for byte their file, that nobody knows, or that are missing.
+    """Return objects that differ from their file, belong to no completed stream, or are missing.
 
     Args:
-        model: the store.
-        paths: the file of every completed stream, by its object's key.
+        model: the model of the endpoint.
+        paths: the file of each completed stream, by the key of its object.
 
     Raises:
         OSError: a file or a blob cannot be read.
@@ -109,11 +109,11 @@ async def object_violations(model: S3Model, paths: Mapping[str, Path]) -> list[s
     found = [f"object {key} belongs to no completed stream" for key in sorted(recordings - paths.keys())]
     for key, path in paths.items():
         if key not in recordings:
-            found.append(f"{path.name} is completed, and has no object")
+            found.append(f"{path.name} is completed and has no object")
         elif not await trio.to_thread.run_sync(_same, model, stored[key].blob, path):
-            found.append(f"the object of {path.name} is not byte for byte its file")
+            found.append(f"the object of {path.name} differs from its file")
         if key + METADATA_SUFFIX not in stored:
-            found.append(f"{path.name} is completed, and has no metadata")
+            found.append(f"{path.name} is completed and has no metadata")
     return found
 
 
@@ -134,10 +134,6 @@ def _same(model: S3Model, blob: str, path: Path) -> bool:
 
 
 def uploads_unknown(model: S3Model, known: Collection[str]) -> list[str]:
-    """Open uploads whose ids are not among ``known``, the uploads of open streams in Redis."""
+    """Return the open uploads that are not in ``known``, the upload ids of open streams in Redis."""
     page = model.list_uploads(BUCKET, prefix="", delimiter="", key_marker="", upload_id_marker="", limit=_ALL)
-    return [
-        f"upload of {each.key} is open, and Redis does not know it"
-        for each in page.uploads
-        if each.upload_id not in known
-    ]
+    return [f"upload of {each.key} is open and not in Redis" for each in page.uploads if each.upload_id not in known]

@@ -1,7 +1,6 @@
-"""A recording that grows on the real clock: random blocks, at times a patch of earlier bytes, open until its end.
+"""A recording that grows on the real clock: random blocks, and sometimes a patch of earlier bytes.
 
-It remembers what was written anew and when, so that the oracle can tell a part that had to be sent again from one that
-had not. Its writes are in worker threads.
+It records its patches, so that the oracle knows which parts had to be sent again. Its writes are in worker threads.
 """
 
 from __future__ import annotations
@@ -18,12 +17,12 @@ import trio
 from cef_trio.lab.kill_oracle import Patch
 
 _PATCHED: Final = 0.1
-"""How likely a block is followed by a patch of earlier bytes."""
+"""Probability that a block is followed by a patch of earlier bytes."""
 
 
 @dataclass(slots=True)
 class GrowingRecording:
-    """A file of ``target_bytes`` or a little more; ``size_bytes`` and ``patches`` are what is written by now."""
+    """A file of ``target_bytes`` or a little more; ``size_bytes`` and ``patches``: what is written so far."""
 
     path: Path
     target_bytes: int
@@ -32,10 +31,10 @@ class GrowingRecording:
     patches: list[Patch] = field(default_factory=list)
 
     async def write(self, dice: random.Random) -> None:
-        """Write it to its end. Cancelled: it stays as it is, closed.
+        """Write the file. On cancellation it is closed as it is.
 
         Raises:
-            OSError: it exists, or cannot be written.
+            OSError: the file exists, or cannot be written.
         """
         with self.path.open("xb", buffering=0) as file:
             while self.size_bytes < self.target_bytes:

@@ -1,6 +1,7 @@
-"""`cef-trio run --local` and `cef-trio demo`: embedded Valkey and S3, and a recorder.
+"""`cef-trio run --local` and `cef-trio demo`: the daemon with an embedded Valkey and S3 endpoint.
 
-Open `run.py`, `demo.py`; `servers.py` and `valkey.py` for the embedded servers; `recorder.py` for test recordings.
+`run.py` and `demo.py` have the commands, `servers.py` and `valkey.py` the embedded servers, `recorder.py` the demo's
+recording.
 """
 
 from cef_trio.local.demo import run_demo

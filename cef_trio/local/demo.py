@@ -1,7 +1,7 @@
-"""``cef-trio demo``: a real recording arrives in S3 while it is being made, and is compared byte for byte.
+"""``cef-trio demo``: upload a recording while it is made, and compare the object with the file byte by byte.
 
-It runs the daemon itself, as anybody would, on the embedded servers, in ``<data>/demo-<n>``. Its log goes to a file
-there, so that the terminal is free for the picture. Exit code 0 only if the object is the file.
+It runs the real daemon with embedded servers in ``<data>/demo-<n>``. The log goes to a file there, and the terminal
+shows the progress.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ INTERRUPTED: Final = 130
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The recording, and what S3 gave back."""
+    """The recording and its object."""
 
     key: str
     size_bytes: int
@@ -53,19 +53,19 @@ class Comparison:
 
     @property
     def identical(self) -> bool:
-        """Whether they are the same bytes."""
+        """Whether they have the same bytes."""
         return self.file_sha256 == self.object_sha256
 
 
 class DemoError(CefMp4ProcessorError):
-    """The recording did not arrive."""
+    """The recording was not uploaded."""
 
 
 def run_demo(duration_seconds: float, data_dir: Path, *, keep: bool) -> int:
-    """Run the demo; returns the exit code: 0 if the bytes agree, 1 if not, 130 if it was interrupted.
+    """Run the demo; return the exit code: 0 if the object is identical to the file, 1 if not, 130 if interrupted.
 
     Raises:
-        CefMp4ProcessorError: it could not be run at all.
+        CefMp4ProcessorError: the demo cannot run.
     """
     folder = _own_folder(data_dir)
     console = Console()
@@ -76,7 +76,7 @@ def run_demo(duration_seconds: float, data_dir: Path, *, keep: bool) -> int:
     finally:
         if not keep:
             shutil.rmtree(folder, ignore_errors=True)
-            with suppress(OSError):  # it holds somebody's local data, or another demo's
+            with suppress(OSError):  # not empty: it has other local data, or another demo's
                 data_dir.rmdir()
 
 
@@ -112,7 +112,7 @@ class _Demo:
 
     @asynccontextmanager
     async def _daemon(self, settings: Settings) -> AsyncIterator[RunningDaemon]:
-        """The daemon, until the block is left. If a signal ends it earlier, the block is cancelled."""
+        """Run the daemon during the block; if a signal ends it earlier, cancel the block."""
         async with trio.open_nursery() as nursery:
             with trio.CancelScope() as inside:
 
@@ -187,14 +187,14 @@ def _sizes(view: DemoView) -> tuple[int, int]:
 
 
 def _own_folder(data_dir: Path) -> Path:
-    """A folder of this run's own: what another run keeps, or still works on, is not ours to delete."""
+    """Create a folder for this run only, since it is deleted at the end and several demos may run."""
     data_dir.mkdir(parents=True, exist_ok=True)
     for number in itertools.count(1):
         folder = data_dir / f"demo-{number}"
         with suppress(FileExistsError):
             folder.mkdir()
             return folder
-    raise AssertionError("counting has no end")
+    raise AssertionError("unreachable: the numbers are endless")
 
 
 def _without_chunks(metadata: bytes) -> str:

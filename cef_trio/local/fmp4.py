@@ -1,7 +1,7 @@
-"""A fragmented MP4 of our own, for the demo on machines without ffmpeg: bytes in the order of the file. Pure.
+"""A writer of fragmented MP4, for the demo on machines without ffmpeg. Pure.
 
-ISO/IEC 14496-12: ``ftyp`` and ``moov`` say what the track is, then come fragments, each a ``moof`` and its ``mdat``, so
-that the file is playable at any moment of its growth. At the end ``mfra`` indexes them, which tells the duration.
+ISO/IEC 14496-12: ``ftyp`` and ``moov`` describe the track; then come fragments, each a ``moof`` and its ``mdat``, so
+the file is playable at any moment. At the end ``mfra`` indexes the fragments, which gives the duration.
 """
 
 from __future__ import annotations
@@ -30,33 +30,33 @@ class Picture:
 
     @classmethod
     def for_rate(cls, bytes_per_second: int) -> Picture:
-        """The pictures, about 4 by 3, whose video has about that rate."""
+        """Return the size, about 4 by 3, at which the video has about that rate."""
         macroblocks = max(bytes_per_second / FRAMES_PER_SECOND / MACROBLOCK_BYTES, 1)
         width = max(round(math.sqrt(macroblocks * 4 / 3)), 1)
         return cls(width, max(round(macroblocks / width), 1))
 
 
 def header(size: Picture) -> bytes:
-    """``ftyp`` and ``moov``: what stands at the file's beginning."""
+    """Return ``ftyp`` and ``moov``, the beginning of the file."""
     return _box(b"ftyp", b"iso5", struct.pack(">I", 512), b"iso5iso6avc1mp41") + _box(
         b"moov", _mvhd(), _trak(size), _mvex()
     )
 
 
 def fragment(size: Picture, sequence_number: int, first_frame: int, frames: int) -> bytes:
-    """A ``moof`` and its ``mdat`` with ``frames`` pictures; ``sequence_number`` counts from 1."""
+    """Return a ``moof`` and its ``mdat`` with ``frames`` pictures; ``sequence_number`` counts from 1."""
     samples = []
     for number in range(first_frame, first_frame + frames):
         nal = picture(size.width, size.height, number)
         samples.append(struct.pack(">I", len(nal)) + nal)
     sizes = [len(sample) for sample in samples]
     moof = _moof(sequence_number, first_frame, sizes, 0)
-    moof = _moof(sequence_number, first_frame, sizes, len(moof) + 8)  # the samples begin behind mdat's own header
+    moof = _moof(sequence_number, first_frame, sizes, len(moof) + 8)  # the samples begin after the header of mdat
     return moof + _box(b"mdat", *samples)
 
 
 def trailer(fragments: list[tuple[int, int]]) -> bytes:
-    """``mfra``, from each fragment's first frame and place in the file."""
+    """Return ``mfra``, the end of the file, for the (first frame, offset) of each fragment."""
     entries = b"".join(struct.pack(">QQBBB", frame * _FRAME_TICKS, offset, 1, 1, 1) for frame, offset in fragments)
     tfra = _full_box(b"tfra", 1, 0, struct.pack(">III", 1, 0, len(fragments)), entries)
     mfro_bytes = 16
@@ -66,7 +66,7 @@ def trailer(fragments: list[tuple[int, int]]) -> bytes:
 def blocks(
     seconds: float, size: Picture, *, frames_per_fragment: int = 5
 ) -> Generator[tuple[float, bytes], None, None]:
-    """The whole file, piece by piece, each with the moment (seconds from its beginning) when it is to be written."""
+    """Yield the file in pieces, each with the time at which to write it, in seconds from the start."""
     beginning = header(size)
     yield 0.0, beginning
     offset = len(beginning)

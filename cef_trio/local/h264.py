@@ -1,8 +1,8 @@
-"""H.264 pictures without an encoder: every macroblock as plain samples (I_PCM). Pure.
+"""H.264 pictures without an encoder: every macroblock has uncompressed samples (I_PCM). Pure.
 
-The demo needs a real video of a known rate on machines without ffmpeg. H.264 allows a macroblock to carry its samples
-uncompressed (ITU-T H.264, 7.3.5, ``mb_type`` 25), so a picture is a header and samples, any player plays it, and its
-size is what one asks for. Samples are never 0, so that no start code arises in them and nothing has to be escaped.
+The demo needs a video of a known rate on machines without ffmpeg. A macroblock may have uncompressed samples (ITU-T
+H.264, 7.3.5, ``mb_type`` 25), so a picture is a header and samples, plays in any player, and has a chosen size. Samples
+are never 0, so they contain no start code and need no escaping.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _I_PCM: Final = b"\x0d\x00"
 
 
 class _Bits:
-    """Writes bits, most significant first."""
+    """A bit string, most significant bit first."""
 
     def __init__(self) -> None:
         self._bits = ""
@@ -27,12 +27,12 @@ class _Bits:
         self._bits += f"{value:0{width}b}"
 
     def ue(self, value: int) -> None:
-        """An unsigned Exp-Golomb code (9.1)."""
+        """Append an unsigned Exp-Golomb code (9.1)."""
         code = f"{value + 1:b}"
         self._bits += "0" * (len(code) - 1) + code
 
     def trailing(self) -> bytes:
-        """The stop bit and zeros to the byte's end (7.3.2.11)."""
+        """Append the stop bit and zeros to the end of the byte (7.3.2.11); return the bytes."""
         self._bits += "1"
         return self.aligned()
 
@@ -42,7 +42,7 @@ class _Bits:
 
 
 def sequence_parameters(width: int, height: int) -> bytes:
-    """The SPS: baseline profile, level 4.0; sizes in macroblocks."""
+    """Return the SPS: baseline profile, level 4.0; sizes in macroblocks."""
     bits = _Bits()
     for value in (66, 0xC0, 40):  # profile_idc, constraint flags, level_idc
         bits.fixed(value, 8)
@@ -58,7 +58,7 @@ def sequence_parameters(width: int, height: int) -> bytes:
 
 
 def picture_parameters() -> bytes:
-    """The PPS: CAVLC, one slice group, deblocking can be turned off."""
+    """Return the PPS: CAVLC, one slice group, deblocking can be turned off."""
     bits = _Bits()
     bits.ue(0)  # pic_parameter_set_id
     bits.ue(0)  # seq_parameter_set_id
@@ -74,7 +74,7 @@ def picture_parameters() -> bytes:
 
 
 def picture(width: int, height: int, number: int) -> bytes:
-    """The ``number``-th picture, a gradient that moves, as one IDR slice; sizes in macroblocks."""
+    """Return the ``number``-th picture, a moving gradient, as one IDR slice; sizes in macroblocks."""
     bits = _Bits()
     bits.ue(0)  # first_mb_in_slice
     bits.ue(7)  # slice_type: all slices of the picture are I

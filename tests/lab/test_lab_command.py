@@ -1,4 +1,4 @@
-"""``cef-trio lab`` for people: a table, a report that needs nothing else, wrong words in one clear line."""
+"""The output of ``cef-trio lab``: tables, a self-contained report, and one-line errors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cef_trio.lab.run import Plan
 
 
 class Page(HTMLParser):
-    """What a page loads, and what it says."""
+    """The links, tags and text of an HTML page."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -42,12 +42,12 @@ def test_a_scenario_is_explored_and_reported(tmp_path: Path, capsys: pytest.Capt
     page = Page(report.read_text())
     assert page.loads == []
     assert "No violations." in page.text
-    assert "upload/processor.py" in page.text  # where it was struck
-    assert "circle" in page.tags  # the time line of one run
+    assert "upload/processor.py" in page.text  # where faults were injected
+    assert "circle" in page.tags  # the timeline of one run
     assert "cef-trio lab replay empty cancel@" in page.text
 
 
-def test_a_broken_promise_is_told_with_the_words_that_show_it_again(
+def test_a_violation_is_printed_with_the_command_that_repeats_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     broken = Plan("first-part", mutation="naive: no state saved")
@@ -88,14 +88,14 @@ def test_a_simulated_world_is_replayed_by_its_seed(capsys: pytest.CaptureFixture
         (["mutations", "--report", "out.html"], "unrecognized arguments: --report"),
     ],
 )
-def test_wrong_words_are_one_clear_line(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_argument_is_one_line(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["lab", *words])
     assert ended.value.code == ExitCode.BAD_SETTINGS
     assert said in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_a_check_is_replayed_and_nothing_strikes_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_check_is_replayed_and_takes_no_faults(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["lab", "replay", "busy-client"]) == ExitCode.DONE
     assert (
         main(["lab", "replay", "busy-client", "--mutation", "unbounded: admin connections of one client"])
@@ -106,7 +106,7 @@ def test_a_check_is_replayed_and_nothing_strikes_it(capsys: pytest.CaptureFixtur
     assert capsys.readouterr().err.strip().endswith("busy-client is a check without a daemon: it takes no faults")
 
 
-def test_a_report_that_cannot_be_written_is_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_report_that_cannot_be_written_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["lab", "replay", "empty", "--report", str(tmp_path / "no" / "out.html")]
     assert main(words) == ExitCode.BAD_SETTINGS
     assert "cannot write the report to" in capsys.readouterr().err

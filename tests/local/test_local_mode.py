@@ -1,4 +1,4 @@
-"""``run --local`` and the demo need nothing else, keep what they are given, and end as they say."""
+"""``run --local`` and the demo run without other services, keep their data, and set their exit codes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MIB = 1024 * 1024
 OBJECTS = Path("objects")
 
 
-def test_the_picture_shows_recording_and_upload_and_how_far_behind_it_is() -> None:
+def test_the_progress_shows_recording_upload_and_lag() -> None:
     view = DemoView("recording", 10.0, 20.0, 30 * MIB, 24 * MIB, 4)
     assert view.behind_bytes == 6 * MIB
     assert view.behind_seconds == pytest.approx(2.0)
@@ -42,7 +42,7 @@ def test_the_picture_shows_recording_and_upload_and_how_far_behind_it_is() -> No
     assert "behind by 6.0 MiB" in line(view)
 
 
-def test_a_picture_of_nothing_is_no_error() -> None:
+def test_the_progress_of_an_empty_recording_is_drawn() -> None:
     view = DemoView("recording", 0.0, 20.0, 0, 0, 0)
     assert view.behind_seconds == 0.0
     Console(quiet=True).print(render(view))
@@ -80,7 +80,7 @@ def until_object(process: subprocess.Popen[str], data_dir: Path, name: str) -> P
 
 
 @pytest.mark.real
-def test_run_local_uploads_a_folder_survives_a_kill_and_takes_nothing_twice(tmp_path: Path) -> None:
+def test_run_local_uploads_a_folder_once_also_after_a_kill(tmp_path: Path) -> None:
     watch, data = tmp_path / "watch", tmp_path / "data"
     watch.mkdir()
     (watch / "first.mp4").write_bytes(os.urandom(6 * MIB))
@@ -99,7 +99,7 @@ def test_run_local_uploads_a_folder_survives_a_kill_and_takes_nothing_twice(tmp_
 
 
 @pytest.mark.real
-def test_a_second_daemon_does_not_use_the_same_data_and_spoils_nothing(tmp_path: Path) -> None:
+def test_a_second_daemon_on_the_same_data_is_refused_and_changes_nothing(tmp_path: Path) -> None:
     data, folders = tmp_path / "data", (tmp_path / "one", tmp_path / "two")
     for folder in folders:
         folder.mkdir()
@@ -117,7 +117,7 @@ def test_a_second_daemon_does_not_use_the_same_data_and_spoils_nothing(tmp_path:
 
 
 @pytest.mark.real
-def test_run_local_reads_its_settings_once_more_too(tmp_path: Path) -> None:
+def test_run_local_reloads_its_settings(tmp_path: Path) -> None:
     (tmp_path / "watch").mkdir()
     env_file = tmp_path / ".env"
     env_file.write_text("MAX_UPLOAD_RATE=1MiB\n")
@@ -136,7 +136,7 @@ def test_run_local_reads_its_settings_once_more_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.real
-def test_commands_reach_local_mode_by_a_file_that_is_there_while_it_runs(tmp_path: Path) -> None:
+def test_commands_use_the_env_file_that_exists_while_local_mode_runs(tmp_path: Path) -> None:
     watch, data = tmp_path / "watch", tmp_path / "some data"
     watch.mkdir()
     (watch / "first.mp4").write_bytes(b"1")
@@ -164,7 +164,7 @@ def test_commands_reach_local_mode_by_a_file_that_is_there_while_it_runs(tmp_pat
 @pytest.mark.parametrize(
     "name", ["plain", "with space # and ünicode", "with ' quote", "with ${HOME}", "two\nlines", "\udcff"]
 )
-def test_the_file_for_commands_says_the_truth_about_the_folder_or_nothing(tmp_path: Path, name: str) -> None:
+def test_the_env_file_has_the_exact_watch_folder_or_none(tmp_path: Path, name: str) -> None:
     folder = tmp_path / name
     with settings_for_commands(tmp_path, folder, {"s3_acl": None, "redis_url": "unix:///x"}) as file:
         values = dotenv_values(file)
@@ -173,9 +173,7 @@ def test_the_file_for_commands_says_the_truth_about_the_folder_or_nothing(tmp_pa
     assert bool(values) is (name in {"plain", "with space # and ünicode"})
 
 
-def test_options_for_a_bucket_elsewhere_do_not_spoil_the_local_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_options_of_another_bucket_do_not_affect_the_local_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"S3_STORAGE_CLASS": "GLACIER", "S3_ACL": "public-read", "S3_TAGS": "team=a"}.items():
         monkeypatch.setenv(name, value)
     servers = LocalServers("redis://localhost", "http://127.0.0.1:1", S3Endpoint())
@@ -184,7 +182,7 @@ def test_options_for_a_bucket_elsewhere_do_not_spoil_the_local_one(
 
 
 @pytest.mark.real
-def test_the_watched_folder_cannot_hold_the_data(tmp_path: Path) -> None:
+def test_the_data_folder_must_not_be_in_the_watch_folder(tmp_path: Path) -> None:
     with running("run", "--local", str(tmp_path), cwd=tmp_path) as process:
         output, _ = process.communicate(timeout=30)
     assert process.returncode == 2
@@ -201,7 +199,7 @@ def fill(path: Path) -> None:
 
 
 @pytest.mark.real
-def test_a_full_disk_is_an_outage_of_the_embedded_servers_and_ends_nothing(tmp_path: Path) -> None:
+def test_a_full_disk_is_an_outage_of_the_embedded_servers_and_ends_no_stream(tmp_path: Path) -> None:
     watch, data = tmp_path / "watch", tmp_path / "data"
     watch.mkdir()
     data.mkdir()
@@ -252,7 +250,7 @@ def until_said(lines: Iterable[str], what: str) -> None:
 
 @pytest.mark.real
 @pytest.mark.parametrize("keep", [False, True])
-def test_the_demo_ends_well_only_if_the_bytes_agree_and_keeps_only_what_it_is_told(tmp_path: Path, keep: bool) -> None:
+def test_the_demo_succeeds_only_with_identical_bytes_and_keeps_files_only_with_keep(tmp_path: Path, keep: bool) -> None:
     arguments = ["demo", "--duration", "4", *(["--keep"] if keep else [])]
     with running(*arguments, cwd=tmp_path) as process:
         output, _ = process.communicate(timeout=90)
@@ -265,7 +263,7 @@ def test_the_demo_ends_well_only_if_the_bytes_agree_and_keeps_only_what_it_is_to
 
 
 @pytest.mark.real
-def test_an_interrupted_demo_says_so_by_its_exit_code(tmp_path: Path) -> None:
+def test_an_interrupted_demo_has_exit_code_130(tmp_path: Path) -> None:
     with running("demo", "--duration", "60", cwd=tmp_path) as process:
         deadline = time.monotonic() + 30
         while not list(tmp_path.rglob("demo.mp4")):

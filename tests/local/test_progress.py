@@ -1,4 +1,4 @@
-"""The demo's picture: what it says of any moment, drawn and as a line."""
+"""The demo's progress at any moment, drawn and as a line."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_line_is_one_line_without_escapes_and_has_every_number(view: DemoView)
         assert expected in text
 
 
-def test_half_way_it_looks_like_this() -> None:
+def test_the_progress_half_way() -> None:
     rows = [row.rstrip() for row in drawn(DemoView("recording", 7.5, 15.0, 20 * MIB, 15 * MIB, 3)).splitlines()]
     assert rows[0].split()[0] == "Recording"
     assert rows[0].endswith("20.0 MiB  8 of 15 s")
@@ -61,7 +61,7 @@ def test_half_way_it_looks_like_this() -> None:
 
 
 @pytest.mark.parametrize(("parts", "words"), [(0, "0 parts"), (1, "1 part"), (2, "2 parts")])
-def test_one_part_is_one_part(parts: int, words: str) -> None:
+def test_the_number_of_parts_has_a_plural(parts: int, words: str) -> None:
     view = DemoView("recording", 5.0, 15.0, 20 * MIB, 15 * MIB, parts)
     assert drawn(view).splitlines()[1].rstrip().endswith(f"  {words}")
     assert f"({words})" in line(view)

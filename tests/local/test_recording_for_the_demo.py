@@ -1,4 +1,4 @@
-"""The demo's recordings are real: ffprobe knows them, ffmpeg decodes every picture, and they grow in real time."""
+"""The demo's recordings are valid MP4 for ffprobe and ffmpeg, and grow in real time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cef_trio.resilience import Periodic
 
 
 def script(folder: Path, text: str) -> str:
-    """An executable shell script that stands for ffmpeg; returns its path."""
+    """Write an executable shell script in place of ffmpeg; return its path."""
     path = folder / "ffmpeg-of-the-test"
     path.write_text(f"#!/bin/sh\n{text}\n")
     path.chmod(0o700)
@@ -26,7 +26,7 @@ def script(folder: Path, text: str) -> str:
 
 
 async def until(true: Callable[[], Awaitable[bool]]) -> None:
-    """Wait for what another process does: there is nothing to wait on but another look."""
+    """Poll a condition that another process changes."""
     with trio.fail_after(20):
         async for _ in Periodic(0.02):
             if await true():
@@ -63,7 +63,7 @@ def own_file(path: Path, seconds: float, bytes_per_second: int) -> Picture:
 
 @pytest.mark.real
 @pytest.mark.parametrize(("seconds", "bytes_per_second"), [(1.0, 50_000), (3.2, MIB), (10.0, 3 * MIB)])
-async def test_our_own_mp4_is_a_video_of_that_length_and_rate(
+async def test_the_built_in_mp4_has_the_requested_duration_and_rate(
     tmp_path: Path, seconds: float, bytes_per_second: int
 ) -> None:
     path = tmp_path / "own.mp4"
@@ -76,7 +76,7 @@ async def test_our_own_mp4_is_a_video_of_that_length_and_rate(
 
 
 @pytest.mark.real
-async def test_every_picture_of_it_can_be_decoded(tmp_path: Path) -> None:
+async def test_every_picture_can_be_decoded(tmp_path: Path) -> None:
     path = tmp_path / "own.mp4"
     own_file(path, 2.0, MIB)
     done = await trio.run_process(
@@ -90,7 +90,7 @@ async def test_every_picture_of_it_can_be_decoded(tmp_path: Path) -> None:
     assert len({line.rpartition(b",")[2] for line in pictures}) == len(pictures), "the picture moves"
 
 
-def test_a_picture_can_hold_no_start_code() -> None:
+def test_a_picture_contains_no_start_code() -> None:
     slice_ = picture(7, 5, 3)
     assert b"\0\0" not in slice_
     assert len(slice_) == pytest.approx(35 * MACROBLOCK_BYTES, rel=0.01)
@@ -143,7 +143,7 @@ async def test_a_cancelled_recording_leaves_no_process(tmp_path: Path, wrapped: 
 
 
 @pytest.mark.real
-async def test_our_own_recording_ends_with_its_cancellation(tmp_path: Path) -> None:
+async def test_the_built_in_writer_can_be_cancelled(tmp_path: Path) -> None:
     path = tmp_path / "cancelled.mp4"
     await cancel_when_it_grows(path, "no-such-ffmpeg")
     media = await probe(str(path), ffprobe_path="ffprobe", timeout_seconds=20)
@@ -160,7 +160,7 @@ async def test_a_ctrl_c_in_the_terminal_does_not_reach_ffmpeg(tmp_path: Path) ->
 
 
 @pytest.mark.real
-async def test_an_ffmpeg_that_cannot_begin_is_as_good_as_none(tmp_path: Path) -> None:
+async def test_the_built_in_writer_replaces_an_ffmpeg_that_cannot_start(tmp_path: Path) -> None:
     path = tmp_path / "x.mp4"
     ffmpeg_path = script(tmp_path, "echo \"Unknown encoder 'mpeg4'\" >&2; exit 1")
     assert await record(path, 0.2, bytes_per_second=MIB, ffmpeg_path=ffmpeg_path) == "the built-in writer"
@@ -168,7 +168,7 @@ async def test_an_ffmpeg_that_cannot_begin_is_as_good_as_none(tmp_path: Path) ->
 
 
 @pytest.mark.real
-async def test_an_ffmpeg_that_fails_in_the_middle_is_told_with_its_words(tmp_path: Path) -> None:
+async def test_the_error_has_the_output_of_an_ffmpeg_that_fails_in_the_middle(tmp_path: Path) -> None:
     path = tmp_path / "x.mp4"
     ffmpeg_path = script(tmp_path, f"echo begun > '{path}'; echo no space left >&2; exit 1")
     with pytest.raises(RecorderError, match="failed: no space left"):
@@ -177,6 +177,6 @@ async def test_an_ffmpeg_that_fails_in_the_middle_is_told_with_its_words(tmp_pat
 
 
 @pytest.mark.parametrize("ffmpeg_path", ["no-such-ffmpeg", pytest.param("ffmpeg", marks=pytest.mark.real)])
-async def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path, ffmpeg_path: str) -> None:
+async def test_a_folder_that_cannot_be_written_is_an_error(tmp_path: Path, ffmpeg_path: str) -> None:
     with pytest.raises(RecorderError, match="cannot write"):
         await record(tmp_path / "missing" / "x.mp4", 1.0, ffmpeg_path=ffmpeg_path)

@@ -1,4 +1,4 @@
-"""The laboratory would notice: whatever shield, write or check is left out, a promise breaks in a run that it makes."""
+"""Every mutation is detected: without any one shield, write or check, a promise is violated."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cef_trio.lab.run import Plan, run_plan
 from cef_trio.lab.scenarios import SCENARIOS
 
 OUTSIDE = {
-    "checkpoint call in flight",  # the in-process store's own, which is held to Redis's cases
+    "checkpoint call in flight",  # tests/checkpoint
     "ffprobe's end",
     "killed daemon",
     "embedded Valkey's shutdown",
@@ -29,29 +29,29 @@ OUTSIDE = {
     "daemon's last report",
     "probe's abort",  # tests/s3/test_store_probe.py
 }
-"""Shields of rooms that the laboratory has no part of: real processes, and commands. No stream depends on them."""
+"""Shields outside of the laboratory: of real processes, and of commands. No stream depends on them."""
 KINDS = {*(str(number) for number in range(1, 17)), "P9", "P10"}
-"""The kinds of faults of the world outside (``docs/correctness.md``), and the promises that they added."""
+"""The kinds of external faults, by the number of their section in ``docs/correctness.md``, and promises."""
 
 
 @pytest.mark.parametrize("name", [*MUTATIONS, *VARIANTS])
 @pytest.mark.timeout(600)
-def test_what_is_left_out_is_noticed(name: str) -> None:
+def test_a_mutation_is_detected(name: str) -> None:
     finding = check_mutation(name, enough=2)
     assert finding.found
     assert set(finding.broken) & set((MUTATIONS | VARIANTS)[name].breaks)
 
 
 @pytest.mark.parametrize("name", CHECKS)
-def test_a_check_finds_nothing_in_the_daemon_as_it_is(name: str) -> None:
+def test_a_check_has_no_violations_without_a_mutation(name: str) -> None:
     assert run_plan(Plan(name)).violations == []
 
 
-def test_what_the_daemon_did_once_is_a_mutation_of_each_kind() -> None:
+def test_each_kind_of_external_fault_has_a_mutation() -> None:
     assert {mutation.kind for mutation in MUTATIONS.values()} - {""} == KINDS
 
 
-def test_the_documents_name_mutations_that_there_are() -> None:
+def test_the_mutations_that_the_documents_name_exist() -> None:
     themes = "|".join({name.partition(":")[0] for name in MUTATIONS})
     text = " ".join((Path(__file__).parents[2] / "docs/correctness.md").read_text().split())
     named = set(re.findall(rf'"((?:{themes}): [^"]+)"', text))
@@ -59,19 +59,19 @@ def test_the_documents_name_mutations_that_there_are() -> None:
     assert named <= MUTATIONS.keys()
 
 
-def test_a_mutation_that_no_world_shows_is_shown_by_a_check_and_each_check_shows_one() -> None:
+def test_each_mutation_names_a_scenario_or_check_and_each_check_has_a_mutation() -> None:
     shown_by = {mutation.shows_in for mutation in (MUTATIONS | VARIANTS).values()}
     assert shown_by <= SCENARIOS.keys() | CHECKS.keys()
     assert CHECKS.keys() <= shown_by
-    assert not SCENARIOS.keys() & CHECKS.keys()  # both are called by name
+    assert not SCENARIOS.keys() & CHECKS.keys()  # `lab replay` takes both
 
 
-def test_a_mutation_is_gone_when_its_run_is_over() -> None:
+def test_a_mutation_ends_with_its_run() -> None:
     run_plan(Plan("first-part", mutation="naive: no state saved"))
     assert run_plan(Plan("first-part")).violations == []
 
 
-def test_each_shield_of_a_stream_is_taken_away_by_a_mutation() -> None:
+def test_each_shield_of_a_stream_has_a_mutation() -> None:
     named = set()
     for file in Path(cef_trio.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
