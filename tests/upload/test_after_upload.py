@@ -121,8 +121,23 @@ async def test_p8_a_recording_whose_object_is_gone_is_left_alone(world: World, s
     async with world.daemon():
         await quiet(world)
     assert Path(world.path()).exists()
-    (event,) = events(said, "after_upload_refused")
-    assert "not in S3 any more" in event["reason"]
+    assert events(said, "after_upload_failed")
+    assert all("not in S3 any more" in event["error"] for event in events(said, "after_upload_failed"))
+
+
+async def test_p8_an_object_that_s3_denies_for_a_while_is_asked_for_again(world: World) -> None:
+    """Seed 28296: a proxy's 404, or an outdated one, kept the file for good."""
+    world.append(10)
+    async with world.daemon() as daemon:
+        daemon.closed()
+        await completed(world)
+    world.after_upload = DELETE
+    armed = world.endpoint.faults.arm(Fault(Kind.ERROR, "HeadObject", code="NoSuchKey", times=None))
+    async with world.daemon():
+        await quiet(world, 60)
+        assert Path(world.path()).exists()
+        world.endpoint.faults.disarm(armed)
+        await until(lambda: not Path(world.path()).exists(), 4000)
 
 
 async def test_p8_a_recording_under_whose_key_lies_something_else_is_left_alone(
