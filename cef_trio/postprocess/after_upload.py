@@ -58,11 +58,11 @@ class Action(Protocol):
         ...
 
 
-_ACTIONS: Final[Mapping[AfterUploadAction, Callable[[Services, str, str], Action]]] = {
+_ACTIONS: Final[Mapping[AfterUploadAction, Callable[[Services, str], Action]]] = {
     AfterUploadAction.DELETE: Delete,
     AfterUploadAction.MOVE: Move,
 }
-"""The actions, made of the services, the watch folder and the folder of the setting. ``keep`` has none."""
+"""The actions, made of the services and the folder of the setting. ``keep`` has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +80,11 @@ class _Pending:
 class AfterUpload:
     """Applies ``AFTER_UPLOAD`` to completed recordings, one at a time, so that uploads keep the disk's bandwidth."""
 
-    def __init__(self, services: Services, rule: AfterUploadRule, watch_folder: str) -> None:
+    def __init__(self, services: Services, rule: AfterUploadRule) -> None:
         self._services = services
         action = _ACTIONS.get(rule.action)
-        self._action = action(services, watch_folder, rule.folder) if action is not None else None
+        self._action = action(services, rule.folder) if action is not None else None
         self._target_folder = rule.folder
-        self._watch_folder = watch_folder
         self._pending: dict[str, _Pending] = {}
         self._in_progress: set[str] = set()
         """Paths with a running task: one, and those that wait for a hung mount."""
@@ -197,7 +196,7 @@ class AfterUpload:
         if checkpoint is None or file is None:
             raise NotAsVerifiedError("its record lacks what was verified")
         meta = checkpoint.meta
-        if not is_below(file.path, self._watch_folder):
+        if not is_below(file.path, self._services.rules.watch_folder):
             raise NotAsVerifiedError("its recorded path is not in the watch folder")
         if meta.s3_bucket != self._services.rules.bucket:
             raise NotAsVerifiedError(f"its object is in another bucket, {meta.s3_bucket!r}")

@@ -64,13 +64,11 @@ class WebhookDeliverer:
         services: Services,
         client: WebhookClient,
         *,
-        watch_folder: str,
         retry_seconds: float,
         random: Random | None = None,
     ) -> None:
         self._services = services
         self._client = client
-        self._below = watch_folder.rstrip("/") + "/"
         self._retry = timedelta(seconds=retry_seconds)
         self._random = random or Random()  # noqa: S311 - jitter, not a secret
         self._pending: dict[str, _PendingDelivery] = {}
@@ -123,12 +121,7 @@ class WebhookDeliverer:
         for first in range(0, len(ids), _BATCH):
             found = await self._services.store.load_metas(ids[first : first + _BATCH])
             metas.update((stream_id, known.meta) for stream_id, known in found.items())
-        ours = self._services.ownership.is_ours
-        return {
-            stream_id: meta
-            for stream_id, meta in metas.items()
-            if meta.current_path.startswith(self._below) and ours(meta)
-        }
+        return {stream_id: meta for stream_id, meta in metas.items() if self._services.is_ours(meta)}
 
     async def _deliver_next(self, waiting: Iterator[StreamMeta]) -> None:
         for meta in waiting:
