@@ -3,7 +3,7 @@
     python benchmarks/upload.py [--mib 512] [--part-mib 8] [--at-once 4]
 
 Each client runs in a process of its own and uploads the same file from the page cache. Its CPU seconds (including
-start-up) and its peak memory are from getrusage(2); the endpoint's process is not counted. Compare the ratios, since the
+start-up) and its peak memory are from getrusage(2); the endpoint's process is not counted. Compare the ratios: the
 seconds depend on the machine.
 """
 
