@@ -241,7 +241,7 @@ async def test_p2_p6_a_recording_of_a_dead_daemon_that_is_renamed_before_its_lea
     assert world.received_bytes() == 4 * PART
 
 
-async def test_p3_a_daemon_that_is_to_leave_decides_nothing_of_a_recording_whose_new_name_it_has_not_heard(
+async def test_p3_a_draining_daemon_decides_nothing_about_a_recording_whose_rename_event_is_missing(
     world: World,
 ) -> None:
     """The next start finds it: to call it deleted now would abort the upload of a file that is there."""
