@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import trio
 from servers.operating import DAEMON, NOW, a_stream, command, stream_id
-from worlds.waiting import completed
+from waiting import completed
 
 from cef_trio.checkpoint.memory import Moment
 from cef_trio.checkpoint.model import Owner

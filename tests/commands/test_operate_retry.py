@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import trio
 from servers.operating import DAEMON, PART, a_stream, command, stream_id
-from worlds.waiting import completed, until_idle
+from waiting import completed, until_idle
 
 from cef_trio.checkpoint.memory import Moment
 from cef_trio.checkpoint.model import FileIdentity, Owner
