@@ -14,7 +14,7 @@ import pytest
 import structlog.testing
 import trio
 from structlog.typing import EventDict
-from worlds.waiting import completed
+from waiting import completed
 
 from cef_trio.checkpoint.memory import Moment
 from cef_trio.checkpoint.protocols import KnownPath
