@@ -17,23 +17,15 @@ import pytest
 import trio
 import trio.testing
 from servers.hostile_mp4 import claims
+from waiting import until
 
 from cef_trio.exceptions import FFprobeError
 from cef_trio.media.ffprobe import MAX_AT_ONCE, MAX_DATA_BYTES, MAX_OUTPUT_BYTES, probe
 from cef_trio.media.metadata import MediaInfo
-from cef_trio.resilience import Periodic
 
 pytestmark = pytest.mark.real
 Script = Callable[[str], str]
 LONG = 60.0
-
-
-async def until(true: Callable[[], bool]) -> None:
-    """Wait for what another process does: there is nothing to wait on but another look."""
-    with trio.fail_after(LONG):
-        async for _ in Periodic(0.005):
-            if true():
-                return
 
 
 async def until_written(path: Path) -> str:

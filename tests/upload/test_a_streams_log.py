@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import trio
 from structlog.testing import capture_logs
-from worlds.waiting import completed
+from waiting import completed
 
 from cef_trio.lab.world import PART, World
 

@@ -9,7 +9,7 @@ import pytest
 import trio
 from checkpoint.examples import meta
 from structlog.testing import capture_logs
-from worlds.waiting import completed
+from waiting import completed
 
 from cef_trio.lab.world import PART, World
 from cef_trio.upload.advice import pause_setting, was_sent_twice

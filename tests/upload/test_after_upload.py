@@ -15,7 +15,7 @@ import structlog.testing
 import trio
 from structlog.typing import EventDict
 from trio.testing import MockClock
-from worlds.waiting import completed
+from waiting import completed, until
 
 from cef_trio.checkpoint.model import Lease
 from cef_trio.checkpoint.redis.keys import job_lock_name
@@ -50,14 +50,6 @@ def done(world: World) -> Path:
 
 def events(said: list[EventDict], event: str) -> list[EventDict]:
     return [entry for entry in said if entry["event"] == event]
-
-
-async def until(condition: Callable[[], bool], seconds: float = 120) -> None:
-    with trio.fail_after(seconds):
-        while True:
-            if condition():
-                return
-            await trio.sleep(0.1)
 
 
 async def quiet(world: World, seconds: float = 30) -> None:

@@ -14,7 +14,7 @@ import pytest
 import structlog.testing
 import trio
 from structlog.typing import EventDict
-from worlds.waiting import completed
+from waiting import completed
 
 from cef_trio.checkpoint.memory import Moment
 from cef_trio.checkpoint.protocols import KnownPath
@@ -231,14 +231,17 @@ async def test_p2_p6_a_recording_of_a_dead_daemon_that_is_renamed_before_its_lea
         daemon = WorldDaemon(world, services)
         await nursery.start(daemon.run)
         await trio.sleep(2)
+        world.append(PART, "c.mp4")  # its search for renamed files comes before the rename
+        daemon.closed("c.mp4")
+        await trio.sleep(1)
         rename(world, daemon)
         world.append(PART, "b.mp4")
         daemon.closed("b.mp4")
         await completed(world, seconds=services.lease.ttl_seconds + 60)
         daemon.shutdown.request()
-    assert len(statuses(world)) == 1
-    assert world.recordings() == [world.content("b.mp4")]
-    assert world.received_bytes() == 4 * PART
+    assert len(statuses(world)) == 2
+    assert sorted(world.recordings()) == sorted([world.content("b.mp4"), world.content("c.mp4")])
+    assert world.received_bytes() == 5 * PART
 
 
 async def test_p3_a_draining_daemon_decides_nothing_about_a_recording_whose_rename_event_is_missing(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 from servers.valkey import valkey_server
-from worlds.waiting import completed
+from waiting import completed
 
 from cef_trio.checkpoint.model import FileIdentity, Lease, StreamMeta
 from cef_trio.checkpoint.redis.store import RedisCheckpointStore

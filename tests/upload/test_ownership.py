@@ -12,7 +12,7 @@ from typing import Any, cast
 import pytest
 import trio
 from servers.operating import a_part, a_stream, stream_id
-from worlds.waiting import completed
+from waiting import completed
 
 from cef_trio.checkpoint.model import FileIdentity, Lease, Owner
 from cef_trio.checkpoint.states import Status

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from worlds.waiting import completed, until_idle
+from waiting import completed, until_idle
 
 from cef_trio.checkpoint.memory import Moment as StoreMoment
 from cef_trio.checkpoint.model import Lease

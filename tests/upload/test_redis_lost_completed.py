@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from worlds.waiting import completed
+from waiting import completed
 
 from cef_trio.checkpoint.model import Checkpoint
 from cef_trio.lab.world import PART, World

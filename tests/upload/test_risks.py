@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 from structlog.testing import capture_logs
-from worlds.waiting import completed
+from waiting import completed
 
 from cef_trio.checkpoint.memory import Moment
 from cef_trio.checkpoint.redis.keys import Keys

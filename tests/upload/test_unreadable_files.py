@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 import trio
-from worlds.waiting import completed
+from waiting import completed
 
 from cef_trio.checkpoint.commit import Change
 from cef_trio.checkpoint.states import Status

@@ -15,7 +15,7 @@ import pytest
 import structlog.testing
 import trio
 from structlog.typing import EventDict
-from worlds.waiting import completed
+from waiting import completed
 
 from cef_trio.checkpoint.model import Lease, StreamMeta
 from cef_trio.checkpoint.redis.keys import job_lock_name

@@ -13,6 +13,7 @@ import trio
 from inotify_simple import INotify, flags
 from structlog.testing import capture_logs
 from trio_util import AsyncValue
+from waiting import until
 
 from cef_trio.files.file_stat import FileStat
 from cef_trio.watch import watcher as watcher_module
@@ -65,9 +66,7 @@ def of(path: Path, *kinds: type) -> Callable[[FileEvent], bool]:
 
 
 async def logged(logs: Sequence[Mapping[str, object]], event: str) -> None:
-    with trio.fail_after(10):
-        while not any(entry["event"] == event for entry in logs):  # noqa: ASYNC110 - a list has nothing to wait on
-            await trio.sleep(0.01)
+    await until(lambda: any(entry["event"] == event for entry in logs))
 
 
 @pytest.fixture
