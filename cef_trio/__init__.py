@@ -1,6 +1,6 @@
 """cef-trio uploads growing MP4 recordings to S3-compatible storage while they are still being written.
 
-The promises (P1 … P8), the words and the house plan are in ``docs/architecture.md``.
+The promises (P1 … P10), the rooms and the glossary are in ``docs/architecture.md``.
 """
 
 from cef_trio.exceptions import (

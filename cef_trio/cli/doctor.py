@@ -107,7 +107,7 @@ def read_settings(env_file: Path) -> tuple[Settings | None, list[Finding]]:
         settings = load_settings(env_file, unneeded=STAND_INS)
     except SettingsError as error:
         return None, [problem("settings", line, "docs/settings.md lists all settings") for line in error.lines]
-    exposed = [warning("secrets", found.says, f"chmod o= {found.file}") for found in exposed_secrets(env_file)]
+    exposed = [warning("secrets", found.description, f"chmod o= {found.file}") for found in exposed_secrets(env_file)]
     return settings, [ok("settings", "all are valid"), *exposed]
 
 

@@ -25,9 +25,10 @@ from cef_trio.cli.checks import FolderFacts, RedisFacts, StreamFacts
 from cef_trio.cli.status_model import instance_of
 from cef_trio.exceptions import RedisOperationError, S3OperationError
 from cef_trio.files import file_system, open_straight
+from cef_trio.http import parse_http_date
 from cef_trio.observability import decode_all
 from cef_trio.resilience import run_in_thread, shielded
-from cef_trio.s3 import AbortRule, BytesSource, ChecksumAlgorithm, S3Client, parse_http_date
+from cef_trio.s3 import AbortRule, BytesSource, ChecksumAlgorithm, S3Client
 from cef_trio.upload import KeyTemplate
 from cef_trio.watch import scan_now
 

@@ -51,7 +51,6 @@ class IntakeTasks:
         redact: Callable[[str], str],
     ) -> None:
         """``leaving_since``: see :class:`Observer`; ``redact`` removes secrets from the texts of risks."""
-        folder = services.rules.watch_folder
         self.services = services
         self.supervisor = StreamSupervisor(services, processors, matches)
         self.risks = RiskObserver(services, self.supervisor, lambda: leaving_since() is not None, redact)
@@ -59,24 +58,22 @@ class IntakeTasks:
         self.idle_checker = IdleChecker(
             services,
             self.supervisor,
-            watch_folder=folder,
             timeout_seconds=rules.timeout_seconds,
             period_seconds=rules.check_seconds,
         )
-        self._after_upload = AfterUpload(services, rules.after_upload, folder)
+        self._after_upload = AfterUpload(services, rules.after_upload)
         self._rules = rules
 
     async def start(self, nursery: trio.Nursery, watch: Callable[[], Awaitable[object]]) -> None:
         """Start all tasks. ``watch`` starts the source of file events and returns after the first scan."""
-        services, rules, folder = self.services, self._rules, self.services.rules.watch_folder
+        services, rules = self.services, self._rules
         nursery.start_soon(self.supervisor.run, self._after_upload.offer)
-        nursery.start_soon(report_for_ever, services, self.observer, folder)
+        nursery.start_soon(report_for_ever, self.observer)
         nursery.start_soon(self._after_upload.run)
         if services.webhook is not None:
             deliverer = WebhookDeliverer(
                 services,
                 services.webhook,
-                watch_folder=folder,
                 retry_seconds=rules.webhook_retry_seconds,
                 random=rules.random,
             )

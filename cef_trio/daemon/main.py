@@ -50,8 +50,14 @@ from cef_trio.admin import AdminPortError, DaemonSource, IntakeTask, serve_admin
 from cef_trio.daemon.exit_watchdog import EXIT_SIGNALS, ExitWatchdog
 from cef_trio.daemon.intake_tasks import IntakeRules, IntakeTasks
 from cef_trio.daemon.reload import SettingsReloader, SettingsSource, Terminal, take_hangups
+from cef_trio.daemon.start_checks import (
+    RefusedAtStartError,
+    check_reachable,
+    lock_watch_folder,
+    warn_of_unused_proxy,
+)
 from cef_trio.daemon.systemd import Heartbeat, ServiceNotifier
-from cef_trio.daemon.wiring import RefusedAtStartError, check_reachable, lock_watch_folder, open_services
+from cef_trio.daemon.wiring import open_services
 from cef_trio.exit_codes import ExitCode
 from cef_trio.observability import Redactor, lost_lines
 from cef_trio.resilience import ThreadedResolver
@@ -149,7 +155,7 @@ async def run_daemon(
         settings: the validated settings.
         source: where SIGHUP reads the settings from; by default SIGHUP changes nothing.
         open_services: opens the services; the laboratory passes its own.
-        watchdog: a running watchdog; by default one that lives as long as the daemon.
+        watchdog: a running watchdog; by default one that runs as long as the daemon.
 
     Returns:
         ``DONE``; ``REFUSED`` if S3 or Redis refused the connection at the start; ``BAD_SETTINGS`` if the admin server
@@ -160,6 +166,7 @@ async def run_daemon(
     shutdown.on_drain.append(notifier.stopping)
     notifier.status("waiting for Redis and S3")
     log.info("daemon_starting", version=__version__, pid=os.getpid(), **without_secrets(settings))
+    warn_of_unused_proxy()
     trio.socket.set_custom_hostname_resolver(ThreadedResolver())
     with _running_watchdog(shutdown, watchdog) as running_watchdog:
         async with lock_watch_folder(settings.watch_dir), open_services(settings) as services:

@@ -1,16 +1,12 @@
-"""Builds the services from the settings: the one place that chooses implementations, and the start-up checks."""
+"""Build the services from the settings: the one place that chooses implementations."""
 
 from __future__ import annotations
 
-import errno
-import fcntl
-import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from random import Random
 from typing import Final, Generic, TypeVar
 from uuid import uuid4
@@ -22,7 +18,6 @@ from pydantic import SecretStr
 from cef_trio.checkpoint import CheckpointStore, Lease, ShutdownFlush
 from cef_trio.checkpoint.redis import RedisCheckpointStore
 from cef_trio.daemon.machine import boot_id, machine_id
-from cef_trio.exceptions import CefMp4ProcessorError, OperationError, S3OperationError
 from cef_trio.files import KernelDisk, Mounts, WriterState, writer_state
 from cef_trio.media import probe
 from cef_trio.observability import Metrics
@@ -33,7 +28,6 @@ from cef_trio.resilience import (
     RetryPolicy,
     ServiceRetrier,
     run_in_thread,
-    shielded,
 )
 from cef_trio.s3 import (
     Addressing,
@@ -48,7 +42,7 @@ from cef_trio.s3 import (
     StaticCredentials,
     StoreProbe,
 )
-from cef_trio.settings import Settings, SettingsError, exposed_secrets
+from cef_trio.settings import Settings, SettingsError
 from cef_trio.upload import KeyTemplate, Ownership, Services, StreamRules
 from cef_trio.webhook import WebhookClient
 
@@ -57,71 +51,11 @@ log = structlog.get_logger(__name__)
 StoreT = TypeVar("StoreT", bound=CheckpointStore)
 S3T = TypeVar("S3T", bound=S3Client)
 
-_PROXY_VARIABLES: Final = frozenset({"http_proxy", "https_proxy", "all_proxy"})
 
 REDIS_ONCE: Final = frozenset({"count", "is_persistent", "save_interrupted"})
 """Redis operations that are not retried: surveys (repeated by their caller) and the save at shutdown (no time left)."""
 S3_ONCE: Final = frozenset({"upload_part_copy"})
 """S3 operations that are not retried: a copy falls back to sending the bytes."""
-_UNLOCK_SECONDS: Final = 0.2
-"""Time limit for releasing the lock; process exit releases it too."""
-_RECONNECT_SECONDS: Final = 1.0
-"""Delay between rounds of attempts at the start."""
-_NOT_FOUND = 404
-_FORBIDDEN = 403
-
-
-class RefusedAtStartError(CefMp4ProcessorError):
-    """S3 or Redis answered and refused access; waiting does not help."""
-
-
-class WatchFolderBusyError(CefMp4ProcessorError):
-    """Another daemon watches this folder."""
-
-
-def warn_of_exposed_secrets(env_file: Path | None) -> None:
-    """Log a warning for each file with secrets that every user of this machine may read."""
-    for found in exposed_secrets(env_file):
-        log.warning("secret_exposed", file=found.file, mode=found.mode)
-
-
-def warn_of_unused_proxy() -> None:
-    """Log a warning if the environment names a proxy: proxies are not used."""
-    names = sorted(name for name in os.environ if name.lower() in _PROXY_VARIABLES and os.environ[name])
-    if names:
-        log.warning("http_proxy_not_used", variables=names)
-
-
-@asynccontextmanager
-async def lock_watch_folder(folder: Path) -> AsyncIterator[None]:
-    """Lock the watch folder, so that no second daemon on this machine uploads the same files.
-
-    The lock is a ``flock`` on the folder itself: it needs no lock file and ends with the process.
-
-    Raises:
-        WatchFolderBusyError: another process holds it.
-    """
-    # In threads: the mount of the folder may hang.
-    descriptor = await run_in_thread(partial(_open_locked, folder))
-    try:
-        yield
-    finally:
-        with shielded(_UNLOCK_SECONDS, saving="watch folder's lock"):
-            await run_in_thread(partial(os.close, descriptor), abandon_on_cancel=True)
-
-
-def _open_locked(folder: Path) -> int:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise WatchFolderBusyError(
-            f"WATCH_DIR {os.fspath(folder)!r} is watched by another cef-trio on this machine: stop that one first"
-        ) from error
-    except OSError as error:  # not every network file system has locks; the streams' leases remain
-        log.warning("watch_folder_not_locked", error=errno.errorcode.get(error.errno or 0, str(error)))
-    return descriptor
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +109,6 @@ async def open_services(
     Raises:
         SettingsError: a URL is invalid, a cluster's key prefix has no hash tag, or a bucket name is no host name.
     """
-    warn_of_unused_proxy()
     template = KeyTemplate(settings.s3_key_template)
     reread_settings = partial(_reread_settings, read_again) if read_again is not None else None
     config = s3_config(settings, reread_settings)
@@ -396,71 +329,3 @@ def knows_writer(state: WriterState) -> bool | None:
             return False
         case WriterState.UNKNOWN:
             return None
-
-
-async def check_reachable(services: Services, *, create_bucket: bool) -> None:
-    """Wait without a limit until Redis and S3 answer. The tasks of both breakers must run.
-
-    Raises:
-        RefusedAtStartError: one of them answers and refuses access.
-    """
-    reach_bucket = partial(_reach_bucket, services.s3, create_bucket=create_bucket)
-    await _retry_until_reachable("connect_redis", services.store.ping, services.redis_breaker)
-    await _retry_until_reachable("connect_s3", reach_bucket, services.s3_breaker)
-
-
-@contextmanager
-def _starting(breaker: CircuitBreaker) -> Iterator[None]:
-    breaker.starting = True
-    try:
-        yield
-    finally:
-        breaker.starting = False
-
-
-async def _retry_until_reachable(operation: str, reach: Callable[[], Awaitable[None]], breaker: CircuitBreaker) -> None:
-    """Retry by the service's policy; after the last attempt, wait for the end of the outage and start over."""
-    attempt = 0
-    while True:
-        try:
-            with _starting(breaker):
-                await reach()
-        except CefMp4ProcessorError as error:
-            refused = isinstance(error, OperationError) and (error.refusal or error.certificate_refused)
-            if refused or not error.transient:
-                raise RefusedAtStartError(str(error)) from error
-            attempt += 1
-            log.warning("waiting_for_service", operation=operation, attempt=attempt, error=str(error))
-            await trio.sleep(_RECONNECT_SECONDS)
-            await breaker.wait_up()
-        else:
-            return
-
-
-async def _reach_bucket(s3: S3Client, *, create_bucket: bool) -> None:
-    try:
-        await s3.head_bucket()
-    except S3OperationError as error:
-        if error.transient:
-            raise
-        if error.status == _NOT_FOUND and create_bucket:
-            await s3.create_bucket()
-            log.info("bucket_created")
-        elif error.status == _FORBIDDEN:
-            await _raise_why_forbidden(s3)
-        else:
-            raise
-
-
-async def _raise_why_forbidden(s3: S3Client) -> None:
-    """Find out why HEAD was forbidden: its answer has no body, so a wrong key looks like a missing permission.
-
-    Raises:
-        S3OperationError: the listing was refused as well; the error names the reason. Other failures are logged only.
-    """
-    try:
-        await s3.list_multipart_uploads("")
-    except S3OperationError as error:
-        if not error.transient or error.status is None:
-            raise
-        log.warning("bucket_check_failed", error=str(error))

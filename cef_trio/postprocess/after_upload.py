@@ -31,14 +31,14 @@ from trio_util import AsyncBool, wait_any
 
 from cef_trio.checkpoint import StreamMeta
 from cef_trio.checkpoint.redis import job_lock_name
-from cef_trio.exceptions import CefMp4ProcessorError, RecordingChangedError
-from cef_trio.files import FileStat, is_below
+from cef_trio.exceptions import AfterUploadError, CefMp4ProcessorError, RecordingChangedError
+from cef_trio.files import FileStat, inodes_last, is_below
 from cef_trio.postprocess.after_upload_rules import BACKOFF, VerifiedFile, object_mismatch, verified_file
 from cef_trio.postprocess.delete import Delete
 from cef_trio.postprocess.disposal import NotAsVerifiedError
 from cef_trio.postprocess.move import Move
 from cef_trio.settings import AfterUploadAction, AfterUploadRule
-from cef_trio.upload import HeldLease, Services, hold_lease
+from cef_trio.upload import ContentMatch, HeldLease, Services, correct_if_unchanged, hold_lease
 
 log = structlog.get_logger(__name__)
 
@@ -58,11 +58,11 @@ class Action(Protocol):
         ...
 
 
-_ACTIONS: Final[Mapping[AfterUploadAction, Callable[[Services, str, str], Action]]] = {
+_ACTIONS: Final[Mapping[AfterUploadAction, Callable[[Services, str], Action]]] = {
     AfterUploadAction.DELETE: Delete,
     AfterUploadAction.MOVE: Move,
 }
-"""The actions, made of the services, the watch folder and the folder of the setting. ``keep`` has none."""
+"""The actions, made of the services and the folder of the setting. ``keep`` has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +80,11 @@ class _Pending:
 class AfterUpload:
     """Applies ``AFTER_UPLOAD`` to completed recordings, one at a time, so that uploads keep the disk's bandwidth."""
 
-    def __init__(self, services: Services, rule: AfterUploadRule, watch_folder: str) -> None:
+    def __init__(self, services: Services, rule: AfterUploadRule) -> None:
         self._services = services
         action = _ACTIONS.get(rule.action)
-        self._action = action(services, watch_folder, rule.folder) if action is not None else None
+        self._action = action(services, rule.folder) if action is not None else None
         self._target_folder = rule.folder
-        self._watch_folder = watch_folder
         self._pending: dict[str, _Pending] = {}
         self._in_progress: set[str] = set()
         """Paths with a running task: one, and those that wait for a hung mount."""
@@ -190,18 +189,33 @@ class AfterUpload:
 
         Raises:
             NotAsVerifiedError: the record, the path or the object is not as expected.
+            AfterUploadError: S3 denies that it has the object.
         """
         checkpoint = await self._services.store.load(stream_id)
         file = verified_file(checkpoint)
         if checkpoint is None or file is None:
             raise NotAsVerifiedError("its record lacks what was verified")
         meta = checkpoint.meta
-        if not is_below(file.path, self._watch_folder):
+        if not is_below(file.path, self._services.rules.watch_folder):
             raise NotAsVerifiedError("its recorded path is not in the watch folder")
         if meta.s3_bucket != self._services.rules.bucket:
             raise NotAsVerifiedError(f"its object is in another bucket, {meta.s3_bucket!r}")
+        if await self._correct_inode_number(meta):
+            file = verified_file(await self._services.store.load(stream_id)) or file
         stored = await self._services.s3.head_object(meta.s3_key_prefix)
         why_not = object_mismatch(file, meta.object_etag or "", stored)
+        if stored is None and why_not is not None:
+            raise AfterUploadError(why_not)  # tried again: it may be outdated, or a proxy's (HEAD has no body)
         if why_not is not None:
             raise NotAsVerifiedError(why_not)
         return file
+
+    async def _correct_inode_number(self, meta: StreamMeta) -> bool:
+        """Record a new inode number where these are not stable (FAT, sshfs), if the file has all the verified bytes."""
+        if inodes_last(meta.identity.fs_type):
+            return False
+        found = await self._services.disk.stat(meta.current_path)
+        if found is None or found.inode == meta.identity.inode:
+            return False
+        content = await correct_if_unchanged(self._services, meta.stream_id, meta.current_path)
+        return content is ContentMatch.SAME

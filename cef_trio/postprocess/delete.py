@@ -16,7 +16,7 @@ log = structlog.get_logger(__name__)
 class Delete:
     """Deletes verified recordings."""
 
-    def __init__(self, services: Services, _watch_folder: str, _folder: str) -> None:
+    def __init__(self, services: Services, _folder: str) -> None:
         self._disk = services.disk
 
     async def apply(self, file: VerifiedFile, _lease: HeldLease) -> None:

@@ -29,10 +29,10 @@ _REMOVE_SECONDS = 1.0
 class Move:
     """Moves verified recordings to a folder."""
 
-    def __init__(self, services: Services, watch_folder: str, folder: str) -> None:
+    def __init__(self, services: Services, folder: str) -> None:
         self._disk = services.disk
         self._mounts = services.mounts
-        self._watch_folder = watch_folder
+        self._watch_folder = services.rules.watch_folder
         self._folder = folder
 
     async def apply(self, file: VerifiedFile, lease: HeldLease) -> None:

@@ -49,7 +49,7 @@ _SENDABLE_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,200}")
 
 @dataclass(frozen=True, slots=True)
 class _PendingDelivery:
-    """A pending delivery, as this process knows it."""
+    """The next attempt of a pending delivery, and its failures in this process."""
 
     due_at: float
     """By ``trio.current_time()``."""
@@ -64,13 +64,11 @@ class WebhookDeliverer:
         services: Services,
         client: WebhookClient,
         *,
-        watch_folder: str,
         retry_seconds: float,
         random: Random | None = None,
     ) -> None:
         self._services = services
         self._client = client
-        self._below = watch_folder.rstrip("/") + "/"
         self._retry = timedelta(seconds=retry_seconds)
         self._random = random or Random()  # noqa: S311 - jitter, not a secret
         self._pending: dict[str, _PendingDelivery] = {}
@@ -123,12 +121,7 @@ class WebhookDeliverer:
         for first in range(0, len(ids), _BATCH):
             found = await self._services.store.load_metas(ids[first : first + _BATCH])
             metas.update((stream_id, known.meta) for stream_id, known in found.items())
-        ours = self._services.ownership.is_ours
-        return {
-            stream_id: meta
-            for stream_id, meta in metas.items()
-            if meta.current_path.startswith(self._below) and ours(meta)
-        }
+        return {stream_id: meta for stream_id, meta in metas.items() if self._services.is_ours(meta)}
 
     async def _deliver_next(self, waiting: Iterator[StreamMeta]) -> None:
         for meta in waiting:

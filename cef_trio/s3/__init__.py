@@ -23,7 +23,7 @@ from cef_trio.s3.checksums import (
 from cef_trio.s3.client import S3Client
 from cef_trio.s3.config import Addressing, ChecksumMode, PayloadSigning, S3Config
 from cef_trio.s3.credentials import ChainCredentials, CredentialsProvider, StaticCredentials
-from cef_trio.s3.errors import ARCHIVED, HINTS, PERMANENT, TRANSIENT, parse_http_date, parse_retry_after
+from cef_trio.s3.errors import ARCHIVED, HINTS, PERMANENT, TRANSIENT
 from cef_trio.s3.etags import looks_like_md5, multipart_etag
 from cef_trio.s3.model import (
     AbortRule,
@@ -81,7 +81,5 @@ __all__ = [
     "looks_like_md5",
     "multipart_etag",
     "network_transport",
-    "parse_http_date",
-    "parse_retry_after",
     "parse_xml",
 ]

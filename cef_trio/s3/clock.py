@@ -11,7 +11,7 @@ from typing import Final
 
 import structlog
 
-from cef_trio.s3.errors import parse_http_date
+from cef_trio.http import parse_http_date
 
 _MIN_SKEW: Final = timedelta(seconds=30)
 _MAX_SKEW: Final = timedelta(minutes=14)

@@ -11,15 +11,14 @@ unknown 4xx is permanent, so that a request that cannot succeed is reported inst
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from datetime import datetime
 from types import MappingProxyType
 from typing import Final
 
 from cef_trio.exceptions import S3OperationError
+from cef_trio.http import parse_retry_after
 from cef_trio.s3.response_origin import NOT_S3_ANSWER, describe_foreign
 from cef_trio.s3.xml import XmlError, parse_xml
 from cef_trio.safe_text import one_line
@@ -233,30 +232,6 @@ def is_transient(code: str | None, status: int | None) -> bool:
     if status is None:
         return True
     return status in _TRANSIENT_STATUS or (status >= _SERVER_ERROR and status != _NOT_IMPLEMENTED)
-
-
-def parse_retry_after(value: str | None, now: datetime) -> float | None:
-    """Return ``Retry-After`` (seconds or HTTP date) as seconds from ``now``; ``None`` if missing or invalid."""
-    if value is None:
-        return None
-    text = value.strip()
-    try:
-        seconds = float(text)
-    except ValueError:
-        moment = parse_http_date(text)
-        return None if moment is None else max(0.0, (moment - now).total_seconds())
-    return seconds if 0 <= seconds < math.inf else None
-
-
-def parse_http_date(value: str | None) -> datetime | None:
-    """Parse a ``Date`` header; ``None`` if missing or invalid."""
-    if not value:
-        return None
-    try:
-        moment = parsedate_to_datetime(value)
-        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return None
 
 
 def error_from_response(

@@ -116,10 +116,10 @@ class S3Request:
 
     def changed_by(self, kind: Kind) -> bool:
         """Whether a fault of that kind changes this call."""
-        return self.faults.changing(kind) is not None
+        return self.faults.find(kind) is not None
 
     def _body(self) -> AsyncGenerator[bytes, None]:
-        return self.faults.during(self.request.body)
+        return self.faults.while_receiving(self.request.body)
 
     def _count(self, size_bytes: int) -> None:
         self.log.received(self.entry, size_bytes)

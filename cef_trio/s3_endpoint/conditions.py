@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from types import MappingProxyType
 from typing import Final
 
+from cef_trio.http import parse_http_date
 from cef_trio.s3_endpoint.errors import S3Error
 from cef_trio.s3_endpoint.records import StoredObject
 from cef_trio.s3_endpoint.request import Request, Target
@@ -22,7 +21,7 @@ _WRITE: Final = frozenset({"if-match", "if-none-match"})
 READ_CONDITIONS: Final = tuple(sorted(_READ))
 """The headers that ``check_read`` asks for."""
 _CONDITIONS: Final = _READ | {"if-range"}
-_TAKEN: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
+_SUPPORTED: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
     {"GetObject": _READ, "HeadObject": _READ, "PutObject": _WRITE, "CompleteMultipartUpload": _WRITE}
 )
 """Operation → the conditions that it knows; every other is refused."""
@@ -40,8 +39,8 @@ _ETAG: Final = re.compile(r'\s*(?:W/)?(?:"([^"]*)"|([^",\s]+))\s*(?:,|$)')
 _ANY: Final = "*"
 
 
-def check_understood(operation: str, request: Request, target: Target) -> None:
-    """Refuse what would be taken for something simpler than it is.
+def refuse_unsupported(operation: str, request: Request, target: Target) -> None:
+    """Refuse options that the endpoint does not support.
 
     Raises:
         S3Error: ``NotImplemented``.
@@ -50,7 +49,7 @@ def check_understood(operation: str, request: Request, target: Target) -> None:
         # Buckets have no versions here, so every object is the version "null", and there is no other.
         raise S3Error("NotImplemented", "Versions are not implemented by this endpoint", details={"Query": "versionId"})
     for name, _ in request.headers:
-        condition = name in _CONDITIONS and name not in _TAKEN.get(operation, frozenset())
+        condition = name in _CONDITIONS and name not in _SUPPORTED.get(operation, frozenset())
         if condition or name.startswith(_NOT_IMPLEMENTED):
             raise S3Error("NotImplemented", details={"Header": name})
 
@@ -80,9 +79,6 @@ def _names(header: str, etag: str) -> bool:
 
 
 def _moment(text: str | None) -> float | None:
-    """A date of HTTP; one that is none is ignored, as RFC 9110 has it."""
-    try:
-        moment = parsedate_to_datetime(text or "")
-        return (moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)).timestamp()
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return None
+    """Return an HTTP date as Unix time; an invalid one is ignored (RFC 9110, section 13.1)."""
+    moment = parse_http_date(text)
+    return None if moment is None else moment.timestamp()

@@ -11,12 +11,12 @@ import re
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import closing
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
 import trio
 
+from cef_trio.http import parse_http_date
 from cef_trio.s3_endpoint.call import S3Request
 from cef_trio.s3_endpoint.checksums import Algorithm
 from cef_trio.s3_endpoint.documents import Node, document, iso_time, quoted
@@ -141,11 +141,10 @@ def _conditions(call: S3Request, source: StoredObject) -> Mapping[str, bool]:
 
 
 def _moment(text: str) -> datetime:
-    try:
-        moment = parsedate_to_datetime(text)
-    except ValueError as error:
-        raise S3Error("InvalidArgument", details={"ArgumentValue": text}) from error
-    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+    moment = parse_http_date(text)
+    if moment is None:
+        raise S3Error("InvalidArgument", details={"ArgumentValue": text})
+    return moment
 
 
 def _range(text: str | None, size_bytes: int) -> tuple[int, int]:

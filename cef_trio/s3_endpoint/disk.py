@@ -95,7 +95,7 @@ class DiskStorage:
             if blob.name not in named:
                 blob.unlink()
         for record in snapshot.objects:
-            self._show(record)
+            self._link_readable(record)
         return snapshot
 
     def new_blob(self) -> BlobWriter:
@@ -135,7 +135,7 @@ class DiskStorage:
     def put_object(self, record: StoredObject) -> None:
         """Remember an object and show it as a file."""
         self._write(self._record_path(record.bucket, record.key), record)
-        self._show(record)
+        self._link_readable(record)
 
     def remove_object(self, bucket: str, key: str) -> None:
         """Forget an object."""
@@ -169,7 +169,7 @@ class DiskStorage:
     def _record_path(self, bucket: str, key: str) -> Path:
         return self._buckets / bucket / "records" / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
 
-    def _show(self, record: StoredObject) -> None:
+    def _link_readable(self, record: StoredObject) -> None:
         readable = self._buckets / record.bucket / "objects" / readable_path(record.key)
         temporary = self._blobs / f"{record.blob}.{secrets.token_hex(4)}.tmp"
         # For people only, so a key that gets no file (see above), or a filesystem without hard links, is no failure.

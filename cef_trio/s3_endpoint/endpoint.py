@@ -19,7 +19,7 @@ from cef_trio.s3_endpoint import control
 from cef_trio.s3_endpoint.auth import Account, verify
 from cef_trio.s3_endpoint.call import S3Request
 from cef_trio.s3_endpoint.calls import CallLog, LoggedCall
-from cef_trio.s3_endpoint.conditions import check_understood
+from cef_trio.s3_endpoint.conditions import refuse_unsupported
 from cef_trio.s3_endpoint.documents import error_document, http_time
 from cef_trio.s3_endpoint.errors import S3Error
 from cef_trio.s3_endpoint.faults import CallFaults, CallInfo, FaultTable, Kind, Moment
@@ -108,12 +108,12 @@ class S3Endpoint:
         try:
             target = parse_target(request, self._domains)
             name, operation = route(request, target)
-            check_understood(name, request, target)
+            refuse_unsupported(name, request, target)
         except S3Error as error:
             return self._finished(_refused(error, request, request_id), request_id, skew)
         info = _call_info(name, target)
         faults = self.faults.of_call(info)
-        skewed = faults.changing(Kind.SKEW)
+        skewed = faults.find(Kind.SKEW)
         skew = 0.0 if skewed is None else skewed.seconds
         with self.log.record(info, self._clock()) as entry:
             entry.faults = faults.applied
@@ -127,9 +127,9 @@ class S3Endpoint:
                 # A full or broken disk is this store's trouble, and to be heard of by whoever stores.
                 reply = _refused(S3Error("InternalError", f"Storage failed: {error}"), request, request_id)
                 entry.outcome = "500 InternalError"
-            if faults.cuts_reply():
+            if faults.truncates_reply():
                 reply.truncate_to = reply.content_length // 2
-            reply.drop = faults.drops_after()
+            reply.drop = faults.drops_after_reply()
             return self._finished(reply, request_id, skew)
 
     async def _perform(
@@ -144,7 +144,7 @@ class S3Endpoint:
     ) -> Reply:
         await faults.at(Moment.BEFORE)
         authorization = verify(request, self.accounts, self.region, self._clock() + skew)
-        if faults.changing(Kind.REJECT_CHECKSUMS):
+        if faults.find(Kind.REJECT_CHECKSUMS):
             _reject_checksums(request)
         call = S3Request(
             operation=entry.operation,
@@ -156,7 +156,7 @@ class S3Endpoint:
             faults=faults,
             log=self.log,
             entry=entry,
-            ignores_checksums=faults.changing(Kind.IGNORE_CHECKSUMS) is not None,
+            ignores_checksums=faults.find(Kind.IGNORE_CHECKSUMS) is not None,
         )
         reply = await operation(call)
         try:

@@ -161,7 +161,7 @@ class ArmedFault:
     hits: int = 0
     disarmed: trio.Event = field(default_factory=trio.Event)
 
-    def takes(self, info: CallInfo) -> bool:
+    def applies_to(self, info: CallInfo) -> bool:
         """Count a call; return whether the fault applies to it."""
         fault = self.fault
         if fault.operation not in ("*", info.operation):
@@ -203,7 +203,7 @@ class FaultTable:
 
     def of_call(self, info: CallInfo) -> CallFaults:
         """The faults of one call that begins now."""
-        return CallFaults([armed for armed in self._armed.values() if armed.takes(info)])
+        return CallFaults([armed for armed in self._armed.values() if armed.applies_to(info)])
 
 
 class CallFaults:
@@ -213,7 +213,7 @@ class CallFaults:
         self._armed = armed
         self.applied: list[str] = []
 
-    def changing(self, kind: Kind) -> Fault | None:
+    def find(self, kind: Kind) -> Fault | None:
         """The fault of that kind that changes how the call is treated; counted as a hit."""
         for armed in self._armed:
             if armed.fault.kind is kind:
@@ -232,7 +232,7 @@ class CallFaults:
             if armed.fault.moment is moment:
                 await self._apply(armed)
 
-    async def during(self, body: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    async def while_receiving(self, body: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
         """The body, with what happens while it arrives.
 
         Raises:
@@ -251,11 +251,11 @@ class CallFaults:
                 seen += len(block)
                 yield block
 
-    def cuts_reply(self) -> bool:
+    def truncates_reply(self) -> bool:
         """Whether the reply is to be truncated; counted as a hit."""
-        return self.changing(Kind.TRUNCATE) is not None
+        return self.find(Kind.TRUNCATE) is not None
 
-    def drops_after(self) -> bool:
+    def drops_after_reply(self) -> bool:
         """Whether the connection is to be dropped after the reply; counted as a hit."""
         for armed in self._armed:
             if armed.fault.moment is Moment.AFTER:

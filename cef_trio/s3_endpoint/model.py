@@ -61,7 +61,7 @@ class PartsPage:
 
 @dataclass(frozen=True, slots=True)
 class UploadsPage:
-    """A page of ListMultipartUploads, with the prefixes that stand for rolled-up keys."""
+    """A page of ListMultipartUploads, with the prefixes that stand for common-up keys."""
 
     uploads: Sequence[Upload]
     prefixes: Sequence[str]
@@ -252,16 +252,16 @@ class S3Model:
         prefixes: list[str] = []
         last = ""
         for key in keys:
-            rolled = _rolled_up(key, prefix, delimiter)
-            if rolled is not None and (rolled == after or (prefixes and prefixes[-1] == rolled)):
+            common = _common_prefix(key, prefix, delimiter)
+            if common is not None and (common == after or (prefixes and prefixes[-1] == common)):
                 continue
             if len(objects) + len(prefixes) == limit:
                 return ObjectsPage(objects, prefixes, is_truncated=limit > 0, last=last)
-            if rolled is None:
+            if common is None:
                 objects.append(self._objects[bucket][key])
             else:
-                prefixes.append(rolled)
-            last = rolled or key
+                prefixes.append(common)
+            last = common or key
         return ObjectsPage(objects, prefixes, is_truncated=False, last=last)
 
     # Multipart uploads
@@ -360,17 +360,17 @@ class S3Model:
         uploads: list[Upload] = []
         prefixes: list[str] = []
         for upload in found:
-            if not _is_behind(upload, key_marker, upload_id_marker):
+            if not _is_after_markers(upload, key_marker, upload_id_marker):
                 continue
-            rolled = _rolled_up(upload.key, prefix, delimiter)
-            if rolled is not None and (rolled <= key_marker or (prefixes and prefixes[-1] == rolled)):
+            common = _common_prefix(upload.key, prefix, delimiter)
+            if common is not None and (common <= key_marker or (prefixes and prefixes[-1] == common)):
                 continue
             if len(uploads) + len(prefixes) == limit:
                 return UploadsPage(uploads, prefixes, is_truncated=limit > 0)
-            if rolled is None:
+            if common is None:
                 uploads.append(upload)
             else:
-                prefixes.append(rolled)
+                prefixes.append(common)
         return UploadsPage(uploads, prefixes, is_truncated=False)
 
     async def complete(self, bucket: str, key: str, upload_id: str, request: CompleteRequest) -> StoredObject:
@@ -460,14 +460,14 @@ class S3Model:
             self.storage.remove_blob(part.blob)
 
 
-def _rolled_up(key: str, prefix: str, delimiter: str) -> str | None:
+def _common_prefix(key: str, prefix: str, delimiter: str) -> str | None:
     if not delimiter:
         return None
     head, found, _ = key[len(prefix) :].partition(delimiter)
     return f"{prefix}{head}{found}" if found else None
 
 
-def _is_behind(upload: Upload, key_marker: str, upload_id_marker: str) -> bool:
+def _is_after_markers(upload: Upload, key_marker: str, upload_id_marker: str) -> bool:
     if not key_marker:
         return True
     if upload.key == key_marker and upload_id_marker:

@@ -71,7 +71,7 @@ async def upload_part(call: S3Request) -> Reply:
 async def list_parts(call: S3Request) -> Reply:
     """ListParts: pages of at most 1,000, by ``part-number-marker``."""
     after, limit = call.number("part-number-marker", 0), call.limit("max-parts")
-    stale = call.faults.changing(Kind.STALE_PARTS)
+    stale = call.faults.find(Kind.STALE_PARTS)
     page = call.model.list_parts(
         call.bucket,
         call.key,

@@ -88,14 +88,11 @@ class AppEnvironment(StrEnum):
 _Addressing = Literal["auto", "path", "virtual"]
 _Checksum = Literal["auto", "crc64nvme", "crc32c", "sha256", "md5"]
 _PayloadSigning = Literal["auto", "signed", "unsigned"]
-_Encryption = Encryption
-_Acl = CannedAcl
 _LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 NamedPath = Annotated[Path, AfterValidator(values.named_path)]
-Secret = SecretStr
 
 
 class Settings(BaseSettings):
@@ -136,11 +133,11 @@ class Settings(BaseSettings):
 
     s3_endpoint_url: Annotated[str, AfterValidator(values.endpoint_url)] | None = None
     """URL of the S3 endpoint; empty for AWS."""
-    s3_access_key_id: Annotated[Secret, AfterValidator(values.printable_ascii)] | None = None
+    s3_access_key_id: Annotated[SecretStr, AfterValidator(values.printable_ascii)] | None = None
     """Access key; empty uses AWS's own chain (profiles, instance and container roles), with the extra "aws"."""
-    s3_secret_access_key: Secret | None = None
+    s3_secret_access_key: SecretStr | None = None
     """Secret key of S3_ACCESS_KEY_ID."""
-    s3_session_token: Annotated[Secret, AfterValidator(values.printable_ascii)] | None = None
+    s3_session_token: Annotated[SecretStr, AfterValidator(values.printable_ascii)] | None = None
     """Session token of temporary credentials."""
     s3_bucket_name: Annotated[str, AfterValidator(values.bucket_name)]
     """Bucket for the recordings."""
@@ -170,7 +167,7 @@ class Settings(BaseSettings):
         Annotated[str, AfterValidator(check_storage_class), values.in_any_case(*AWS_STORAGE_CLASSES)] | None
     ) = None
     """Storage class of recordings, such as STANDARD_IA or GLACIER_IR; the metadata JSON has the bucket's default."""
-    s3_sse: Annotated[_Encryption, values.in_any_case(*ENCRYPTIONS)] | None = None
+    s3_sse: Annotated[Encryption, values.in_any_case(*ENCRYPTIONS)] | None = None
     """Encryption of recordings and their metadata in S3; empty uses the bucket's default."""
     s3_sse_kms_key_id: Annotated[str, AfterValidator(check_kms_key_id)] | None = None
     """KMS key for S3_SSE=aws:kms and aws:kms:dsse, by id, alias or ARN; empty uses AWS's own key."""
@@ -180,10 +177,10 @@ class Settings(BaseSettings):
     """Tags of recordings and their metadata, as key=value,key=value; at most ten."""
     s3_content_type: Annotated[str, AfterValidator(check_content_type)] = DEFAULT_CONTENT_TYPE
     """Content type of recordings; that of the metadata is application/json."""
-    s3_acl: Annotated[_Acl, values.in_any_case(*CANNED_ACLS)] | None = None
+    s3_acl: Annotated[CannedAcl, values.in_any_case(*CANNED_ACLS)] | None = None
     """Canned ACL of recordings and their metadata, for buckets with ACLs; empty sends none."""
 
-    redis_url: Annotated[Secret, AfterValidator(values.redis_url)] = SecretStr("redis://localhost:6379/0")
+    redis_url: Annotated[SecretStr, AfterValidator(values.redis_url)] = SecretStr("redis://localhost:6379/0")
     """URL of Redis or Valkey: redis://, unix://, redis+sentinel://, redis+cluster://; rediss is redis over TLS."""
     redis_key_prefix: str = ""
     """Prefix of all keys; {node-a}: puts them into one slot of a cluster and separates two daemons."""
@@ -217,9 +214,9 @@ class Settings(BaseSettings):
         KEEP_RECORDING
     )
     """What to do with recordings after their object is verified (also earlier ones): keep, delete or move:DIR."""
-    on_complete_webhook: Annotated[Secret, AfterValidator(values.webhook_url)] | None = None
+    on_complete_webhook: Annotated[SecretStr, AfterValidator(values.webhook_url)] | None = None
     """URL that receives the metadata JSON of each completed recording by POST, at least once."""
-    webhook_secret: Annotated[Secret, AfterValidator(values.webhook_secret)] | None = None
+    webhook_secret: Annotated[SecretStr, AfterValidator(values.webhook_secret)] | None = None
     """Key of the signature (Standard Webhooks): whsec_ and base64; empty sends no signature."""
     webhook_ca_file: NamedPath | None = None
     """PEM file of certificates to trust for an https webhook instead of the system's."""
@@ -426,12 +423,12 @@ def _line(detail: Any) -> str:
     variable = name.upper()
     if detail["type"] == "missing":
         return f"{variable} is missing: {Settings.model_fields[name].description}"
-    says = re.sub(r"^(Value error, |(Input|String|Tuple|Value) should )", "", str(detail["msg"]))
-    says = _TAKES.get(detail["type"]) or re.sub(r"^(be|have) ", r"must \1 ", says)
+    message = re.sub(r"^(Value error, |(Input|String|Tuple|Value) should )", "", str(detail["msg"]))
+    message = _TAKES.get(detail["type"]) or re.sub(r"^(be|have) ", r"must \1 ", message)
     # Hide a password in a URL, and the query of a signed URL.
     seen = re.sub(r"(://[^?]*\?).*(?='$)", r"\1***", re.sub(r"://.*@", "://***@", repr(detail["input"])))
     got = "" if is_secret(Settings.model_fields[name]) else f" (it is {seen})"
-    return f"{variable}: {says}{got}"
+    return f"{variable}: {message}{got}"
 
 
 def exposed_secrets(env_file: Path | None) -> list[Exposure]:

@@ -53,15 +53,15 @@ def settings_md() -> str:
 
 
 def _meaning(field: FieldInfo) -> str:
-    choices = _literal_values(field.annotation)
+    choices = literal_values(field.annotation)
     return f"{field.description} One of: {', '.join(choices)}." if choices else str(field.description)
 
 
-def _literal_values(annotation: Any) -> tuple[str, ...]:
+def literal_values(annotation: Any) -> tuple[str, ...]:
     """The choices of a ``Literal``, also of one that may be ``None``."""
     if get_origin(annotation) is Literal:
         return get_args(annotation)
-    return next((choices for inner in get_args(annotation) if (choices := _literal_values(inner))), ())
+    return next((choices for inner in get_args(annotation) if (choices := literal_values(inner))), ())
 
 
 def _default(field: FieldInfo) -> str:

@@ -109,7 +109,7 @@ class Exposure:
     """Permissions in octal, such as ``0644``."""
 
     @property
-    def says(self) -> str:
+    def description(self) -> str:
         """One sentence."""
         return f"{self.file!r} contains a secret, and every user of this machine can access it (mode {self.mode})"
 

@@ -7,6 +7,7 @@ Decisions are pure functions that tests enumerate: `part_plan.py`, `object_key.p
 know), `moved_files.py` (renames), `idle_checker.py` (what the watcher cannot see).
 """
 
+from cef_trio.upload.correction import correct_if_unchanged
 from cef_trio.upload.failures import KEEPS_ITS_UPLOAD
 from cef_trio.upload.held_lease import HeldLease, hold_lease
 from cef_trio.upload.idle_checker import IdleChecker
@@ -16,6 +17,7 @@ from cef_trio.upload.orphan_cleanup import abort_orphan_uploads, is_orphan
 from cef_trio.upload.ownership import Ownership
 from cef_trio.upload.ownership_rules import Claim
 from cef_trio.upload.part_plan import MIN_PART_BYTES, PartPlan
+from cef_trio.upload.predecessor import ContentMatch
 from cef_trio.upload.recognition import identify, recognize
 from cef_trio.upload.reporter import report_for_ever
 from cef_trio.upload.risks import RiskObserver
@@ -29,6 +31,7 @@ __all__ = [
     "MIN_PART_BYTES",
     "STREAM_ID_METADATA",
     "Claim",
+    "ContentMatch",
     "HeldLease",
     "IdleChecker",
     "KeyTemplate",
@@ -41,6 +44,7 @@ __all__ = [
     "StreamSupervisor",
     "abort_orphan_uploads",
     "abort_uploads",
+    "correct_if_unchanged",
     "hold_lease",
     "identify",
     "is_orphan",

@@ -39,13 +39,11 @@ class IdleChecker:
         services: Services,
         supervisor: StreamSupervisor,
         *,
-        watch_folder: str,
         timeout_seconds: float,
         period_seconds: float,
     ) -> None:
         self._services = services
         self._supervisor = supervisor
-        self._watch_folder = watch_folder
         self._timeout_seconds = timeout_seconds
         self.period_seconds = period_seconds
         """The period of the rounds."""
@@ -131,14 +129,10 @@ class IdleChecker:
         # `cef-trio abort` if no task began.
         holders = await store.holders(unattended)
         for known in (await store.load_metas(sorted(unattended))).values():
-            path = known.meta.current_path
-            # A stream of another watch folder, or a forged record whose path leads out of ours.
-            if not path.startswith(self._watch_folder + "/") or ".." in path.split("/"):
-                continue
-            if not self._services.ownership.is_ours(known.meta):
-                continue  # of another host whose watch folder has the same name (P9)
+            if not self._services.is_ours(known.meta):
+                continue  # of another watch folder or host (P9)
             if not rules.may_take(holders.get(known.meta.stream_id), self._services.lease):
                 continue  # another daemon works on it
             with self._isolate_errors():
-                stat = await self._services.disk.stat(path)
+                stat = await self._services.disk.stat(known.meta.current_path)
                 self._supervisor.resume_unattended(known, stat=stat)

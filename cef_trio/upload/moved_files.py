@@ -20,15 +20,15 @@ import trio
 from cef_trio.checkpoint import KnownPath, StreamMeta, StreamSet
 from cef_trio.exceptions import ChunkProcessingError, FileAccessError, RecordingChangedError
 from cef_trio.files import FileStat, IdentityMatch, inodes_last, may_be
-from cef_trio.upload.recognition import recognize
+from cef_trio.upload.recognition import match_at
 from cef_trio.upload.services import Services
 
 log = structlog.get_logger(__name__)
 
 _FOLDER_SECONDS: Final = 2.0
-"""Timeout of one ``stat``."""
-_LOOK_SECONDS: Final = 10.0
-"""Timeout of all of them."""
+"""Time limit of one ``stat``."""
+_FOLDERS_SECONDS: Final = 10.0
+"""Time limit of all of them."""
 _RETRY_SECONDS: Final = 30.0
 _MAX_LOGGED: Final = 5
 _BATCH: Final = 500
@@ -54,8 +54,8 @@ class MovedFiles:
         """Make :meth:`find_missing` due before the next file counts as new."""
         self._due_at = -inf
 
-    async def find_missing(self, live_ids: Callable[[], frozenset[str]]) -> None:
-        """Find the open streams without a task whose file is not at its path.
+    async def find_missing(self, ids_at_their_paths: Callable[[], frozenset[str]]) -> None:
+        """Find the open streams whose file is not at its path, except those of which it is known to be.
 
         Streams in a folder that cannot be read now (a dead or hung mount) are skipped, so that they delay no other
         recording, and looked for again after 30 s. If such a file was renamed and is found before that, it is
@@ -68,7 +68,7 @@ class MovedFiles:
         self._due_at = inf  # first, so that a request() made during the awaits below is kept
         try:
             ids = await store.members(StreamSet.ACTIVE) | await store.members(StreamSet.PENDING_COMPLETION)
-            metas = await store.load_metas(sorted(ids - live_ids()))
+            metas = await store.load_metas(sorted(ids - ids_at_their_paths()))
         except BaseException:
             self.request()
             raise
@@ -118,7 +118,7 @@ class MovedFiles:
     ) -> tuple[list[KnownPath], set[str]]:
         """Return this daemon's streams whose file is not at its path, and the folders that could not be read."""
         found, unavailable = list[KnownPath](), set[str]()
-        ends_at = trio.current_time() + _LOOK_SECONDS
+        ends_at = trio.current_time() + _FOLDERS_SECONDS
         for known in streams:
             path = known.meta.current_path
             folder = path.rpartition("/")[0]
@@ -145,7 +145,8 @@ class MovedFiles:
         """
         for known in [known for known in self._lost if may_be(known.meta.identity, stat)]:
             try:
-                if not await self._is_its_file(known, path):
+                match = await match_at(self._services.store, self._services.disk, known.meta, path)
+                if match is not IdentityMatch.SAME:
                     continue
             except RecordingChangedError:
                 return None
@@ -161,14 +162,6 @@ class MovedFiles:
                 log.info("moved_recording_found", stream_id=stream_id, was=was, path=path)
                 return stream_id
         return None
-
-    async def _is_its_file(self, known: KnownPath, path: str) -> bool:
-        async with self._services.disk.open(path) as recording:
-            sameness = await recognize(known.meta, {}, recording)
-            if sameness is IdentityMatch.ASK_BYTES:
-                checkpoint = await self._services.store.load(known.meta.stream_id)
-                sameness = await recognize(known.meta, checkpoint.parts if checkpoint else {}, recording)
-        return sameness is IdentityMatch.SAME
 
 
 def _stamp(meta: StreamMeta) -> tuple[int | None, int | None]:

@@ -67,11 +67,8 @@ async def is_proved(store: CheckpointStore, disk: Disk, meta: StreamMeta, path: 
         return bool(parts) and await _has_their_bytes(meta, parts, recording)
 
 
-async def recognize_at(store: CheckpointStore, disk: Disk, meta: StreamMeta, path: str) -> IdentityMatch:
-    """Return whether the file at a path is the stream's: ``SAME`` or ``REPLACED``. Loads the parts if they are needed.
-
-    If the identity is ambiguous and no part was recorded, the result is ``SAME`` for an open stream (no bytes were
-    sent, so none can be mixed) and ``REPLACED`` for an ended one.
+async def match_at(store: CheckpointStore, disk: Disk, meta: StreamMeta, path: str) -> IdentityMatch:
+    """Return whether the file at a path is the stream's, as :func:`recognize`; load the parts if they are needed.
 
     Raises:
         RecordingChangedError: the file does not exist.
@@ -83,6 +80,19 @@ async def recognize_at(store: CheckpointStore, disk: Disk, meta: StreamMeta, pat
         if identity_match is IdentityMatch.ASK_BYTES:
             checkpoint = await store.load(meta.stream_id)
             identity_match = await recognize(meta, checkpoint.parts if checkpoint else {}, recording)
+    return identity_match
+
+
+async def recognize_at(store: CheckpointStore, disk: Disk, meta: StreamMeta, path: str) -> IdentityMatch:
+    """Return whether the file at a path is the stream's: ``SAME`` or ``REPLACED``.
+
+    If the identity is ambiguous and no part was recorded, the result is ``SAME`` for an open stream (no bytes were
+    sent, so none can be mixed) and ``REPLACED`` for an ended one.
+
+    Raises:
+        RecordingChangedError, ChunkProcessingError, RedisOperationError: as :func:`match_at`.
+    """
+    identity_match = await match_at(store, disk, meta, path)
     if identity_match is not IdentityMatch.ASK_BYTES:
         return identity_match
     return IdentityMatch.REPLACED if meta.status in ENDED else IdentityMatch.SAME

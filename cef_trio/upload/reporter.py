@@ -30,11 +30,12 @@ PERIOD_SECONDS: Final = 15.0
 _LAST_REPORT_SECONDS: Final = 0.5
 
 
-async def report_for_ever(services: Services, observer: Observer, folder: str) -> None:
+async def report_for_ever(observer: Observer) -> None:
     """Report every ``PERIOD_SECONDS``; when cancelled, report that the daemon stops, if Redis answers at once.
 
     While Redis is unavailable, a report is late, and readers see an old one.
     """
+    services, folder = observer.services, observer.services.rules.watch_folder
     lease, others = services.lease, OtherDaemons(services, folder)
 
     def report() -> DaemonReport:

@@ -20,8 +20,7 @@ import trio
 
 from cef_trio import __version__
 from cef_trio.exceptions import WebhookOperationError
-from cef_trio.http import HttpTransport, tls
-from cef_trio.s3 import parse_retry_after
+from cef_trio.http import HttpTransport, parse_retry_after, tls
 from cef_trio.webhook.signature import decode_secret, signature
 
 _OPERATION: Final = "deliver"

@@ -197,7 +197,7 @@ def test_a_file_is_exposed_if_every_user_may_read_or_change_it(open_folder: Path
     found = exposure(in_a_file(open_folder, b"x", mode))
     assert (found is not None) == exposed
     if found is not None:
-        assert f"(mode {mode:04o})" in found.says
+        assert f"(mode {mode:04o})" in found.description
 
 
 def test_a_file_in_a_folder_that_others_may_not_enter_is_not_exposed(open_folder: Path) -> None:

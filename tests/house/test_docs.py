@@ -11,7 +11,10 @@ REPOSITORY = Path(__file__).parents[2]
 PACKAGE = REPOSITORY / "cef_trio"
 ARCHITECTURE = REPOSITORY / "docs" / "architecture.md"
 PAGES = sorted(
-    [*REPOSITORY.glob("docs/*.md"), *(REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md"))]
+    [
+        *REPOSITORY.glob("docs/*.md"),
+        *(REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")),
+    ]
 )
 FILES = frozenset(
     file.relative_to(REPOSITORY).as_posix()
@@ -29,6 +32,22 @@ def exists(name: str) -> bool:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_file_that_a_page_names_exists(page: Path) -> None:
     assert [name for name in NAMED.findall(page.read_text()) if not exists(name)] == []
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if not link.startswith("https://"):
+            name, _, anchor = link.partition("#")
+            target = (page.parent / name).resolve() if name else page
+            assert target.is_file(), link
+            assert not anchor or anchor in anchors(target), link
 
 
 def sections() -> dict[str, list[str]]:

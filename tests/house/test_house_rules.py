@@ -1,4 +1,4 @@
-"""DESIGN 3 and 9, read from the source: who may call which library, who may catch everything, and what nobody uses."""
+"""Rules of the source: which module calls which library, which handlers catch everything, and what is not used."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_the_exceptions_can_be_imported_from_the_package() -> None:
     assert set(OURS) <= set(cef_trio.__all__)
 
 
-def test_the_hierarchy_is_the_designs() -> None:
+def test_every_exception_is_below_the_common_base_class() -> None:
     named = {
         "StreamInitializationError",
         "ChunkProcessingError",

@@ -36,6 +36,7 @@ PURE = sorted(
         "files.file_stat",
         "files.identity",
         "files.time_stamps",
+        "http.headers",
         "local.fmp4",
         "local.h264",
         "local.progress",

@@ -81,6 +81,7 @@ def test_a_call_that_changes_something_is_never_abandoned() -> None:
         "cli/probes.py",
         "files/mounts.py",
         "s3/credentials.py",
+        "daemon/start_checks.py",
         "daemon/wiring.py",
         "local/valkey.py",
         "resilience/threads.py",

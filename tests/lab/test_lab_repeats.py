@@ -68,3 +68,8 @@ def test_a_part_that_s3_stored_damaged_is_not_acknowledged(seed: int) -> None:
 
 def test_a_recording_that_is_completed_is_not_given_to_a_stream_that_misses_its_file() -> None:
     assert run_plan(Plan(SIMULATED, injections_of(6429), 6429)).violations == []
+
+
+@pytest.mark.parametrize("seed", [28296, 29220, 29469])
+def test_a_completed_recording_is_deleted_although_s3_denied_it_or_its_inode_number_changed(seed: int) -> None:
+    assert run_plan(Plan(SIMULATED, injections_of(seed), seed)).violations == []

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from s3.scripted_store import NOW, SECRET, TOKEN, Passes, Reply, ScriptedStore, client_of, error_reply
 
 from cef_trio.exceptions import S3OperationError
+from cef_trio.http import parse_http_date, parse_retry_after
 from cef_trio.s3.errors import (
     HINTS,
     PERMANENT,
@@ -20,8 +21,6 @@ from cef_trio.s3.errors import (
     error_from_response,
     is_transient,
     parse_error_body,
-    parse_http_date,
-    parse_retry_after,
 )
 
 DATE = "Mon, 23 Nov 2026 12:00:00 GMT"

@@ -23,11 +23,11 @@ from s3.test_s3_response_origin import CALLS
 from servers.scripted import scripted_server
 
 from cef_trio.exceptions import S3OperationError
+from cef_trio.http import parse_http_date, parse_retry_after
 from cef_trio.http.client_transport import HttpTransport
 from cef_trio.s3 import client as s3_client_module
 from cef_trio.s3 import xml
 from cef_trio.s3.client import S3Client
-from cef_trio.s3.errors import parse_http_date, parse_retry_after
 from cef_trio.s3.response_guard import connection_of
 from cef_trio.s3.transport import MAX_RESPONSE_BYTES
 from cef_trio.s3.xml import UNKNOWN_MOMENT, XmlError, parse_uploads, parse_xml

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from typing import get_args
 from urllib.parse import parse_qsl
 
 import botocore.session
@@ -14,7 +13,7 @@ from s3.scripted_store import ScriptedStore, client_of, created, part_ack
 
 from cef_trio.s3.etags import is_md5, is_opaque, looks_like_md5, multipart_etag
 from cef_trio.s3_endpoint.options import read_tagging
-from cef_trio.settings import model
+from cef_trio.settings.model import Settings
 from cef_trio.settings.object_options import (
     AWS_STORAGE_CLASSES,
     CANNED_ACLS,
@@ -30,6 +29,7 @@ from cef_trio.settings.object_options import (
     tagging,
     why_unfit,
 )
+from cef_trio.settings.reference import literal_values
 
 SSE = "x-amz-server-side-encryption"
 MD5 = hashlib.md5(b"x").hexdigest()
@@ -164,12 +164,12 @@ def test_the_words_are_those_that_aws_itself_names() -> None:
     asked_for_by_us = {name for name in shapes("StorageClass").enum if not name.startswith("AWS_BACKUP_")}
     assert set(AWS_STORAGE_CLASSES) == asked_for_by_us
     assert set(CANNED_ACLS) == set(shapes("ObjectCannedACL").enum)
-    assert set(ENCRYPTIONS) == set(shapes("ServerSideEncryption").enum) - {"aws:fsx", "aws:backup"}  # theirs to say
+    assert set(ENCRYPTIONS) == set(shapes("ServerSideEncryption").enum) - {"aws:fsx", "aws:backup"}  # of other services
 
 
 def test_the_settings_words_are_those_that_are_sent() -> None:
-    assert get_args(model._Acl) == CANNED_ACLS
-    assert get_args(model._Encryption) == ENCRYPTIONS
+    assert literal_values(Settings.model_fields["s3_acl"].annotation) == CANNED_ACLS
+    assert literal_values(Settings.model_fields["s3_sse"].annotation) == ENCRYPTIONS
 
 
 # ---- what an ETag proves ---------------------------------------------------------------------------------------------

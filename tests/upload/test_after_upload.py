@@ -15,7 +15,7 @@ import structlog.testing
 import trio
 from structlog.typing import EventDict
 from trio.testing import MockClock
-from worlds.waiting import completed
+from waiting import completed, until
 
 from cef_trio.checkpoint.model import Lease
 from cef_trio.checkpoint.redis.keys import job_lock_name
@@ -50,14 +50,6 @@ def done(world: World) -> Path:
 
 def events(said: list[EventDict], event: str) -> list[EventDict]:
     return [entry for entry in said if entry["event"] == event]
-
-
-async def until(condition: Callable[[], bool], seconds: float = 120) -> None:
-    with trio.fail_after(seconds):
-        while True:
-            if condition():
-                return
-            await trio.sleep(0.1)
 
 
 async def quiet(world: World, seconds: float = 30) -> None:
@@ -121,8 +113,23 @@ async def test_p8_a_recording_whose_object_is_gone_is_left_alone(world: World, s
     async with world.daemon():
         await quiet(world)
     assert Path(world.path()).exists()
-    (event,) = events(said, "after_upload_refused")
-    assert "not in S3 any more" in event["reason"]
+    assert events(said, "after_upload_failed")
+    assert all("not in S3 any more" in event["error"] for event in events(said, "after_upload_failed"))
+
+
+async def test_p8_an_object_that_s3_denies_for_a_while_is_asked_for_again(world: World) -> None:
+    """Seed 28296: a proxy's 404, or an outdated one, kept the file for good."""
+    world.append(10)
+    async with world.daemon() as daemon:
+        daemon.closed()
+        await completed(world)
+    world.after_upload = DELETE
+    armed = world.endpoint.faults.arm(Fault(Kind.ERROR, "HeadObject", code="NoSuchKey", times=None))
+    async with world.daemon():
+        await quiet(world, 60)
+        assert Path(world.path()).exists()
+        world.endpoint.faults.disarm(armed)
+        await until(lambda: not Path(world.path()).exists(), 4000)
 
 
 async def test_p8_a_recording_under_whose_key_lies_something_else_is_left_alone(
@@ -255,7 +262,7 @@ async def test_a_completed_recording_that_is_renamed_is_deleted_under_its_new_na
         await until(lambda: not Path(world.path("b.mp4")).exists())
 
 
-async def test_what_fails_is_said_and_tried_again_and_fails_no_stream(
+async def test_a_failed_action_is_logged_and_repeated_and_fails_no_stream(
     world: World, said: list[EventDict], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.after_upload = DELETE

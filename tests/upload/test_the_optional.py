@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import trio
 from trio.testing import MockClock
-from worlds.waiting import completed
+from waiting import completed
 
 from cef_trio.checkpoint.states import Status
-from cef_trio.daemon.wiring import check_reachable
+from cef_trio.daemon.start_checks import check_reachable
 from cef_trio.exceptions import ChunkProcessingError, S3OperationError
 from cef_trio.files.file_stat import FileStat
 from cef_trio.lab.disk import InlineDisk
