@@ -1,10 +1,10 @@
-"""What an upload costs the client: ours beside boto3's, in one run, against the same endpoint.
+"""Measure the cost of an upload for the client, for cef-trio and boto3, with the same endpoint.
 
     python benchmarks/upload.py [--mib 512] [--part-mib 8] [--at-once 4]
 
-Each client runs in a process of its own and uploads the same file from the page cache; its CPU seconds (start-up
-included) and its peak memory are the kernel's numbers. The endpoint's process is not counted. Look at the ratios: the
-seconds are this machine's.
+Each client runs in a process of its own and uploads the same file from the page cache. Its CPU seconds (including
+start-up) and its peak memory are from getrusage(2); the endpoint's process is not counted. Compare the ratios: the
+seconds depend on the machine.
 """
 
 from __future__ import annotations

@@ -39,10 +39,10 @@ TICK_SECONDS: Final = 1.0
 _RECONNECT_MILLISECONDS: Final = 2000
 _NAMES_FILES: Final = frozenset({"/", "/events"})
 """Paths that show the names of recordings."""
-_MISDIRECTED: Final = b"this server does not answer to that name: use its address, or list it in PROM_ALLOWED_HOSTS\n"
+_MISDIRECTED: Final = b"this host name is not allowed: use an address, or add the name to PROM_ALLOWED_HOSTS\n"
 HEALTH: Final = frozenset({"/healthz", "/readyz"})
 """Paths with reserved connections: without an answer a container is restarted."""
-_FOREIGN: Final = b"another website asked for this; open it by its own address\n"
+_FOREIGN: Final = b"requests from other websites are refused; open the page by its own address\n"
 _TEXT: Final = "text/plain; charset=utf-8"
 _EVENTS: Final = "text/event-stream; charset=utf-8"
 _HEADERS: Final = {
@@ -128,7 +128,7 @@ class AdminApp:
         if path not in self._answers and path != "/events":
             return Response(b"not found\n", status=404)
         if request.method not in {"GET", "HEAD"}:
-            return Response(b"this can only be read\n", status=405, more_headers=(("allow", "GET, HEAD"),))
+            return Response(b"read-only: use GET or HEAD\n", status=405, more_headers=(("allow", "GET, HEAD"),))
         if is_foreign(request.header, may_be_opened=path == "/"):
             return Response(_FOREIGN, status=403)
         if path in _NAMES_FILES and not is_ours(request.header("host"), self._allowed_hosts):

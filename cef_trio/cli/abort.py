@@ -1,7 +1,7 @@
 """``cef-trio abort``: abort a stream's upload, in S3 and in Redis. The recording itself is never touched.
 
 A stream that a daemon works on is refused: parts in flight would race the abort, and the daemon would start the upload
-again. The lease of a daemon that died expires within its ``LEASE_SECONDS``.
+again. The lease of a daemon that crashed expires within its ``LEASE_SECONDS``.
 
 The order is: set ``failed_aborted`` in Redis, abort in S3, remove the upload id from Redis. An interruption in between
 leaves an upload that Redis still names and that no daemon continues; the same command again, or ``cef-trio gc``, aborts
@@ -98,7 +98,7 @@ async def _busy(context: CommandContext, stream_id: str) -> str:
     instance = instance_of(holder) if holder else "another process"
     return (
         f"not aborted: {instance} works on it; stop that daemon first, or delete the recording: then it aborts the "
-        "upload itself. If the daemon has died, its lease expires within its LEASE_SECONDS"
+        "upload itself. If the daemon has crashed, its lease expires within its LEASE_SECONDS"
     )
 
 

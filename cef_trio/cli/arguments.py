@@ -13,9 +13,11 @@ REDIS_ONLY: Final = frozenset({"watch_dir", "s3_bucket_name"})
 NO_FOLDER: Final = frozenset({"watch_dir"})
 ALL_EXIT_CODES: Final = (
     "Exit codes: 0 done, 1 a bug, 2 wrong settings or arguments, 3 something could not be saved, "
-    "4 S3 or Redis refused us, 5 a command's answer is no (see its help)."
+    "4 S3 or Redis refused access, 5 a negative result (see the command's help)."
 )
-_EXIT_CODES: Final = "Exit codes: 0 done, 2 wrong settings or arguments, 4 Redis or S3 refused us or cannot be reached"
+_EXIT_CODES: Final = (
+    "Exit codes: 0 done, 2 wrong settings or arguments, 4 Redis or S3 refused access or cannot be reached"
+)
 
 
 def add_common(parser: argparse.ArgumentParser, *, more: str = "", exit_codes: str = "") -> None:

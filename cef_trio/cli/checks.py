@@ -146,7 +146,7 @@ def judge_redis_failure(error: RedisOperationError, address: str) -> Finding:
     if error.transient:
         todo = f"start it; or is {address} not where it is (REDIS_URL, DNS, firewall)? A daemon waits for it"
     else:
-        todo = f"mend REDIS_URL (user, password, database) or the access rules of {address}"
+        todo = f"correct REDIS_URL (user, password, database) or the access rules of {address}"
     return problem("redis", str(error), todo)
 
 
@@ -217,9 +217,7 @@ def judge_streams(facts: StreamFacts) -> list[Finding]:
         ]
     if failed:
         says = f"{count(failed, 'recording')} failed"
-        found.append(
-            warning("failed", says, "`cef-trio list --state failed` shows why, `cef-trio retry` brings them back")
-        )
+        found.append(warning("failed", says, "`cef-trio list --state failed` shows why, `cef-trio retry` retries them"))
     todo = (
         "give each daemon an INSTANCE_ID of its own; a cloned machine a machine-id of its own "
         "(systemd-machine-id-setup), or a REDIS_KEY_PREFIX"
@@ -292,7 +290,7 @@ _FSYNC: Final[Mapping[str | None, Finding]] = {
         "append-only file, never synced: a crash of the machine loses about the last 30 seconds",
         "set appendfsync everysec",
     ),
-    None: ok(_PERSISTENCE, "append-only file; how often it is synced cannot be asked (CONFIG is not permitted)"),
+    None: ok(_PERSISTENCE, "append-only file; how often it is synced cannot be read (CONFIG is not permitted)"),
 }
 """With an append-only file: by ``appendfsync``."""
 
@@ -303,7 +301,7 @@ def judge_persistence(facts: RedisFacts) -> Finding:
     if facts.append_only:
         return _FSYNC.get(facts.append_fsync, _FSYNC[None])
     if facts.save is None:
-        says = "no append-only file, and whether it saves snapshots cannot be asked (CONFIG is not allowed)"
+        says = "no append-only file, and whether it saves snapshots cannot be read (CONFIG is not permitted)"
         return warning(subject, says, _PERSIST)
     seconds = snapshot_seconds(facts.save)
     if seconds is None:
@@ -324,7 +322,7 @@ def _judge_memory(facts: RedisFacts) -> list[Finding]:
     if policy == "noeviction":
         return [ok(subject, "noeviction: no checkpoint is evicted")]
     if policy is None:
-        return [warning(subject, "its eviction policy cannot be asked", "make sure that it is noeviction")]
+        return [warning(subject, "its eviction policy cannot be read", "make sure that it is noeviction")]
     todo = "set maxmemory-policy noeviction"
     if facts.max_memory_bytes:
         says = f"{policy}: it evicts checkpoints when its {facts.max_memory_bytes} bytes are full"
@@ -344,9 +342,9 @@ def judge_s3_failure(error: S3OperationError, endpoint: str) -> Finding:
     elif error.transient:
         todo = "look at the store's own health; a daemon waits and continues by itself"
     elif error.code in HINTS:
-        todo = "do that, then `cef-trio retry --all` brings back what failed for it"
+        todo = "do that, then retry the streams that failed for it: `cef-trio retry --all`"
     else:
-        todo = "look that code up in the store's documentation; `cef-trio retry --all` brings back what failed for it"
+        todo = "look that code up in the store's documentation, then retry: `cef-trio retry --all`"
     return problem("s3", str(error), todo)
 
 

@@ -36,8 +36,8 @@ from cef_trio.settings import load_settings
 from cef_trio.upload import is_orphan
 
 _EMPTY: Final = (
-    "Redis knows no stream at all; with the wrong REDIS_URL or REDIS_KEY_PREFIX this would abort uploads that are "
-    "alive. Nothing was aborted. If it is the right one, add --redis-is-empty"
+    "Redis has no stream at all; with the wrong REDIS_URL or REDIS_KEY_PREFIX this would abort uploads that are "
+    "in use. Nothing was aborted. If it is the right one, add --redis-is-empty"
 )
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
@@ -46,8 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``gc``."""
     add_common(
         parser,
-        more="Those are uploads of streams that Redis does not know, or that have ended without keeping their upload "
-        "for `cef-trio retry`. An upload of a live stream is never aborted. Every daemon that shares the bucket and "
+        more="Those are uploads of streams that are not in Redis, or that have ended without keeping their upload "
+        "for `cef-trio retry`. An upload of an open stream is never aborted. Every daemon that shares the bucket and "
         "the fixed part of S3_KEY_TEMPLATE must share this Redis and REDIS_KEY_PREFIX: else its uploads look unowned.",
         exit_codes="5 an upload could not be aborted, or Redis is empty",
     )
@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--redis-is-empty",
         action="store_true",
-        help="go on although Redis knows no stream at all, as it does with a wrong REDIS_URL or REDIS_KEY_PREFIX",
+        help="continue although Redis has no stream at all, as with a wrong REDIS_URL or REDIS_KEY_PREFIX",
     )
 
 
@@ -118,9 +118,9 @@ def judge_upload(  # noqa: PLR0911 - it is a table
     if upload.initiated_at_utc > born_before:
         return Judgement(abort=False, why="it is younger than --older-than")
     if meta is None:
-        return Judgement(abort=True, why="Redis knows no such stream")
+        return Judgement(abort=True, why="Redis has no such stream")
     if meta.status not in ENDED:
-        return Judgement(abort=False, why=f"its stream is alive ({meta.status.value})")
+        return Judgement(abort=False, why=f"its stream is open ({meta.status.value})")
     if not is_orphan(meta, upload.upload_id):
         return Judgement(abort=False, why=f"`cef-trio retry` can continue it ({meta.status.value})")
     if of_another_host:

@@ -1,4 +1,4 @@
-"""``cef-trio health``: ask the daemon on this machine whether it is healthy. One GET, one line, exit code 0 or 1.
+"""``cef-trio health``: check whether the daemon on this machine is healthy. One GET, one line, exit code 0 or 1.
 
 A container runs this every few seconds, so it imports only the standard library: no settings class, no trio, no rich.
 It reads its two settings itself; the environment overrides the ``.env`` file.

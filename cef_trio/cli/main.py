@@ -22,16 +22,16 @@ from cef_trio.exit_codes import ExitCode
 
 COMMANDS: Final[Mapping[str, str]] = {
     "run": "watch a folder and upload, until a signal ends it",
-    "demo": "record for some seconds, and see the upload keep up",
-    "list": "list the streams that Redis knows, the latest activity last",
-    "show": "show all that is known of one stream",
+    "demo": "record for some seconds and show the upload's progress",
+    "list": "list the streams recorded in Redis, by last activity",
+    "show": "show everything recorded of one stream",
     "status": "show totals, throughput, lag and every open stream",
-    "retry": "bring failed streams back",
+    "retry": "retry failed streams",
     "abort": "abort a stream's upload, in S3 and in Redis",
-    "verify": "read an object again, all of it, and compare it with everything on record",
+    "verify": "read a whole object and compare it with everything on record",
     "gc": "abort the uploads under our prefix that no stream owns",
-    "doctor": "check everything that a daemon needs, and show what to do",
-    "health": "ask the daemon on this machine whether it is healthy; for a container's HEALTHCHECK",
+    "doctor": "check everything that a daemon needs, and show remedies",
+    "health": "check whether the daemon on this machine is healthy; for a container's HEALTHCHECK",
 }
 """Each command and its line in ``--help``. ``cef_trio.cli.<command>`` has its ``add_arguments(parser)`` and its
 ``run(arguments)``, which returns the exit code."""

@@ -1,6 +1,6 @@
 """The results of a command, subject by subject: lines as they happen, or one JSON document at the end.
 
-The document is printed also if the command is cancelled or fails; ``finished`` tells whether it came to its end.
+The document is printed also if the command is cancelled or fails; ``finished``: whether it came to its end.
 """
 
 from __future__ import annotations

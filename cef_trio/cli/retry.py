@@ -1,4 +1,4 @@
-"""``cef-trio retry``: bring failed streams back. The daemon that watches their folder takes them up within seconds.
+"""``cef-trio retry``: retry failed streams. The daemon that watches their folder resumes them within seconds.
 
 Each stream is one atomic step under this command's lease: Ctrl-C cannot leave it half-done. The daemon then handles it
 like any open stream without a lease (``upload/idle_checker.py``, ``upload/recovery.py``).
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_common(
         parser,
         more="A stream whose upload was kept continues it, one whose upload was aborted starts over. A stream whose "
-        "recording is gone or replaced is refused. A running daemon takes them up within STALE_CHECK_SECONDS. "
+        "recording is gone or replaced is refused. A running daemon resumes them within STALE_CHECK_SECONDS. "
         "--all skips streams that `cef-trio abort` aborted.",
         exit_codes="5 a stream was not retried; the output gives the reason",
     )
@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 async def retry_streams(context: CommandContext, given: list[str], *, every: bool, as_json: bool) -> ExitCode:
-    """Bring back the given streams, or every failed one except those that ``cef-trio abort`` aborted.
+    """Retry the given streams, or every failed one except those that ``cef-trio abort`` aborted.
 
     Raises:
         NoSuchStreamError: one of the ids matches no stream, or several.
@@ -74,7 +74,7 @@ async def _every_failed(context: CommandContext) -> list[str]:
 
 
 async def retry_stream(context: CommandContext, stream_id: str) -> RetryPlan:
-    """Bring one stream back, if it can be."""
+    """Retry one stream, if possible."""
     async with context.hold_lease(stream_id) as held:
         if not held:
             return RetryPlan(None, "not retried: another process is working on it")
@@ -89,7 +89,7 @@ async def retry_stream(context: CommandContext, stream_id: str) -> RetryPlan:
         presence, size_bytes = await _find_file(context, checkpoint)
         if claim is Claim.ANOTHERS or (claim is Claim.PERHAPS and presence is not Presence.SAME):
             return RetryPlan(
-                None, "not retried: it belongs to another host's, or another, folder of that name: retry it there"
+                None, "not retried: it belongs to another host, or to another folder of that name: retry it there"
             )
         plan = plan_retry(meta, presence, size_bytes, part_size=context.part_size, equal_parts=context.equal_parts)
         change = Change(plan.fields)
@@ -101,14 +101,14 @@ async def retry_stream(context: CommandContext, stream_id: str) -> RetryPlan:
                     if reason_of(meta.status) in KEEPS_ITS_UPLOAD:
                         await abort_uploads(
                             context.s3, meta
-                        )  # else the daemon would find it by its key, and continue it
+                        )  # otherwise the daemon would find it by its key and continue it
                     await context.store.start_over(stream_id, context.lease, change)
                 case RetryPath.FINISH:
                     await context.store.transition(stream_id, context.lease, Status.S3_COMPLETED, change)
         except (LeaseLostError, RedisOperationError, S3OperationError) as error:
             if error.transient:
                 raise
-            return RetryPlan(None, f"not retried: {error}")  # of this stream only: go on with the next
+            return RetryPlan(None, f"not retried: {error}")  # of this stream only: continue with the next
         return plan
 
 

@@ -57,8 +57,8 @@ _NO_WAY: Final[Mapping[Presence, str]] = {
 }
 _NOT_FAILED: Final[Mapping[Status, str]] = {
     Status.COMPLETED: "not retried: it is completed",
-    Status.DELETED_LOCALLY: "not retried: its recording was deleted; should it return, it is uploaded as a new stream",
-    Status.ABORTED_NO_PARTS: "not retried: its recording was deleted; should it return, it is uploaded as a new stream",
+    Status.DELETED_LOCALLY: "not retried: its recording was deleted; if it returns, it is uploaded as a new stream",
+    Status.ABORTED_NO_PARTS: "not retried: its recording was deleted; if it returns, it is uploaded as a new stream",
 }
 
 

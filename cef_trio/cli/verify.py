@@ -83,7 +83,7 @@ async def _find_stream_id(context: CommandContext, given: str) -> str:
     try:
         [stream_id] = await select_all(context.store, [given])
     except NoSuchStreamError as error:
-        raise NoSuchStreamError(f"{error} (and Redis knows no recording {printable(path)!r})") from None
+        raise NoSuchStreamError(f"{error} (and Redis has no recording {printable(path)!r})") from None
     return stream_id
 
 

@@ -1,6 +1,6 @@
 """Identity of the machine and of its current boot. Blocks, for local files only.
 
-The machine id is hashed, as machine-id(5) requires, so that readers of Redis do not learn it. A container has no
+The machine id is hashed, as machine-id(5) requires, so that readers of Redis cannot see it. A container has no
 machine id unless the host's is mounted into it, as ``deploy/`` does.
 """
 

@@ -155,7 +155,7 @@ async def run_daemon(
         settings: the validated settings.
         source: where SIGHUP reads the settings from; by default SIGHUP changes nothing.
         open_services: opens the services; the laboratory passes its own.
-        watchdog: a running watchdog; by default one that lives as long as the daemon.
+        watchdog: a running watchdog; by default one that runs as long as the daemon.
 
     Returns:
         ``DONE``; ``REFUSED`` if S3 or Redis refused the connection at the start; ``BAD_SETTINGS`` if the admin server

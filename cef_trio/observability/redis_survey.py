@@ -1,6 +1,6 @@
-"""Periodic questions to Redis for the metrics: the size of each set of streams, and whether Redis is persistent.
+"""Periodic reads of Redis for the metrics: the size of each set of streams, and whether Redis is persistent.
 
-Never asked during a scrape, which must not wait. A question that fails makes its value absent until the next round;
+Never called during a scrape, which must not wait. A call that fails makes its value absent until the next round;
 each has a time limit and is not retried.
 """
 

@@ -100,7 +100,7 @@ class Snapshot:
     at: float = 0.0
     streams: tuple[StreamSnapshot, ...] = ()
     not_looked_up: Lag = field(default_factory=Lag)
-    """Of files that Redis and S3 have not been asked about yet; they have no stream."""
+    """Of files that were not looked up in Redis and S3 yet; they have no stream."""
     outages: Mapping[str, ServiceOutage | None] = field(default_factory=dict)
     """By service; ``None``: it is up."""
     risks: tuple[Risk, ...] = ()

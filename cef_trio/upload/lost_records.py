@@ -23,12 +23,19 @@ _AFTER_LOSS_SECONDS: Final = 60.0
 class LostRecords:
     """What Redis may have lost, and when it was last searched for."""
 
-    def __init__(self, services: Services, live_ids: Callable[[], frozenset[str]]) -> None:
+    def __init__(
+        self,
+        services: Services,
+        live_ids: Callable[[], frozenset[str]],
+        ids_at_their_paths: Callable[[], frozenset[str]],
+    ) -> None:
+        """``ids_at_their_paths``: the live streams whose files need not be searched for."""
         self.uploads = OrphanUploads(services)
         self.objects = OrphanObjects(services, live_ids)
         self.moved_files = MovedFiles(services)
         self._utc_now = services.utc_now
         self._live_ids = live_ids
+        self._ids_at_their_paths = ids_at_their_paths
         self._must_list_uploads = True
         self._lost_before_ns = int(services.utc_now().timestamp() * 1e9)
         """Redis may have lost the records of files modified before this time: the start of the daemon, or the last sign
@@ -63,7 +70,7 @@ class LostRecords:
             finally:
                 self._must_list_uploads |= not done
         if self.moved_files.due:
-            await self.moved_files.find_missing(self._live_ids)
+            await self.moved_files.find_missing(self._ids_at_their_paths)
         old = {path: stat for path, stat in unknown().items() if self.may_include(stat)}
         if old and trio.current_time() >= self._search_at:
             await self.moved_files.find_completed(old)

@@ -54,8 +54,8 @@ class MovedFiles:
         """Make :meth:`find_missing` due before the next file counts as new."""
         self._due_at = -inf
 
-    async def find_missing(self, live_ids: Callable[[], frozenset[str]]) -> None:
-        """Find the open streams without a task whose file is not at its path.
+    async def find_missing(self, ids_at_their_paths: Callable[[], frozenset[str]]) -> None:
+        """Find the open streams whose file is not at its path, except those of which it is known to be.
 
         Streams in a folder that cannot be read now (a dead or hung mount) are skipped, so that they delay no other
         recording, and looked for again after 30 s. If such a file was renamed and is found before that, it is
@@ -68,7 +68,7 @@ class MovedFiles:
         self._due_at = inf  # first, so that a request() made during the awaits below is kept
         try:
             ids = await store.members(StreamSet.ACTIVE) | await store.members(StreamSet.PENDING_COMPLETION)
-            metas = await store.load_metas(sorted(ids - live_ids()))
+            metas = await store.load_metas(sorted(ids - ids_at_their_paths()))
         except BaseException:
             self.request()
             raise

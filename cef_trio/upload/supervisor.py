@@ -58,7 +58,7 @@ class StreamSupervisor:
         self._services = services
         self._processors = processors
         self._matches = matches
-        self._lost_records = LostRecords(services, lambda: self.live_ids)
+        self._lost_records = LostRecords(services, lambda: self.live_ids, self._ids_at_their_paths)
         self._draining = AsyncBool(False)
         self._live: dict[str, LiveStream] = {}
         self._settled: dict[str, FileStat] = {}
@@ -89,6 +89,11 @@ class StreamSupervisor:
     def live_ids(self) -> frozenset[str]:
         """The IDs of the live streams that have one."""
         return frozenset(live.processor.stream_id for live in self._live.values() if live.processor.stream_id)
+
+    def _ids_at_their_paths(self) -> frozenset[str]:
+        """Return the IDs of the live streams whose file is at its path, as far as is known."""
+        live = (live for live in self._live.values() if not live.file_state.value.suspect)
+        return frozenset(one.processor.stream_id for one in live if one.processor.stream_id)
 
     @property
     def pending_lookup_bytes(self) -> int:
@@ -446,6 +451,8 @@ class StreamSupervisor:
     async def _record_name(self, stream_id: str, old_path: str, path: str) -> None:
         store, lease = self._services.store, self._services.lease
         if not await store.acquire(stream_id, lease):
+            # Another daemon has the stream, or had it until its crash: the file at the new path is not new.
+            self._lost_records.moved_files.request()
             return
         try:
             # Another daemon may have recorded a newer path before this one got the lease.

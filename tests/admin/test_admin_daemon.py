@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import trio
 from servers.daemon import settings_for
 from servers.endpoints import Endpoint
 from servers.valkey import valkey_server
+from waiting import until
 
 from cef_trio.daemon.main import run_daemon
 from cef_trio.exit_codes import ExitCode
@@ -44,11 +45,6 @@ async def running(settings: Settings, codes: list[ExitCode]) -> AsyncIterator[in
                 yield ports[0]
                 if not codes:
                     os.kill(os.getpid(), signal.SIGTERM)
-
-
-async def until(true: Callable[[], bool]) -> None:
-    while not true():  # noqa: ASYNC110 - a log, or an exit code: there is nothing to wait on but another look
-        await trio.sleep(0.01)
 
 
 def settings_of(watch_dir: Path, endpoint: Endpoint, redis_url: str, port: int = 0) -> Settings:
@@ -82,8 +78,11 @@ async def test_a_daemon_ends_in_good_order_with_a_listener_that_does_not_read(
     with valkey_server() as server:
         async with running(settings_of(watch_dir, endpoint, server.url), codes) as port:
             (watch_dir / "a.mp4").write_bytes(b"x" * 1000)
-            while (await says(port, "/readyz"))[0] != 200:  # noqa: ASYNC110 - there is only asking again
-                await trio.sleep(0.05)
+
+            async def ready() -> bool:
+                return (await says(port, "/readyz"))[0] == 200
+
+            await until(ready)
             async with await trio.open_tcp_stream("127.0.0.1", port) as listener:
                 await listener.send_all(b"GET /events HTTP/1.1\r\nhost: x\r\n\r\n")
                 assert b"200" in await listener.receive_some()

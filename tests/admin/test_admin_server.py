@@ -6,7 +6,7 @@ import errno
 import json
 import os
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,7 @@ import pytest
 import structlog
 import trio
 from admin.admin_scene import SetSource, registry, serving, stream
+from waiting import until
 
 from cef_trio.admin import app, server
 from cef_trio.admin.connection_limits import ConnectionLimiter, ConnectionSlot, client_of
@@ -436,15 +437,12 @@ async def listening(port: int) -> AsyncIterator[Events]:
 
 
 async def until_status(port: int, path: str, status: int) -> None:
-    async def answered() -> int | None:
-        try:
-            return (await get(port, path, "HEAD")).status_code
-        except httpx.TransportError:
-            return None
+    async def answered() -> bool:
+        with suppress(httpx.TransportError):
+            return (await get(port, path, "HEAD")).status_code == status
+        return False
 
-    with trio.fail_after(20):
-        while await answered() != status:  # noqa: ASYNC110 - there is only asking again
-            await trio.sleep(0.05)
+    await until(answered)
 
 
 async def _silent_client(port: int) -> trio.SocketStream:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 import trio
 import trio.testing
-from worlds.waiting import completed, until_idle
+from waiting import completed, until_idle
 
 from cef_trio.admin import page_source as source_module
 from cef_trio.admin.page_source import DaemonSource, IntakeTask

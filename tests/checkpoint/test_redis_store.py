@@ -14,6 +14,7 @@ from checkpoint.examples import OURS, START, meta, part
 from checkpoint.test_checkpoint_cancellation import CALLS
 from servers.scripted import scripted_server
 from servers.valkey import ValkeyServer, valkey_server
+from waiting import until
 
 from cef_trio.checkpoint.commit import Change, Saving
 from cef_trio.checkpoint.redis import scripts
@@ -174,13 +175,6 @@ async def test_closing_does_not_wait_for_a_frozen_server(own_valkey: ValkeyServe
         order.append("closed")
     assert order == ["closed", "the call under way ended by its own time-out"]
     assert all(connection._sock is None for connection in store._redis._client.connection_pool._get_free_connections())  # type: ignore[union-attr]
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for what happens in a thread or in another process, where there is nothing to wait on."""
-    with trio.fail_after(20):
-        while not condition():  # noqa: ASYNC110
-            await trio.sleep(0.001)
 
 
 @pytest.mark.real

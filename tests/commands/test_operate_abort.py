@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 from servers.operating import DAEMON, a_stream, stream_id
-from worlds.waiting import completed
+from waiting import completed
 
 from cef_trio.checkpoint.memory import Moment
 from cef_trio.checkpoint.model import Checkpoint

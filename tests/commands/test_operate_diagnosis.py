@@ -117,10 +117,10 @@ def test_what_to_set_is_a_limit_that_is_enough() -> None:
         ({}, OK, "at most about a second"),
         ({"append_fsync": "always"}, OK, "loses nothing"),
         ({"append_fsync": "no"}, WARNING, "30 seconds"),
-        ({"append_fsync": None}, OK, "cannot be asked"),
+        ({"append_fsync": None}, OK, "cannot be read"),
         ({"append_only": False}, PROBLEM, "loses every checkpoint"),
         ({"append_only": False, "save": "3600 1 300 100 60 10000"}, WARNING, "up to 3600 seconds"),
-        ({"append_only": False, "save": None}, WARNING, "cannot be asked"),
+        ({"append_only": False, "save": None}, WARNING, "cannot be read"),
     ],
 )
 def test_what_a_crash_of_redis_would_lose(changed: dict[str, Any], severity: Severity, says: str) -> None:
@@ -186,7 +186,8 @@ def test_a_server_that_answers_is_said_with_its_address() -> None:
 
 
 @pytest.mark.parametrize(
-    ("transient", "todo"), [(True, "start it; or is redis://here:1/0 not"), (False, "mend REDIS_URL (user, password")]
+    ("transient", "todo"),
+    [(True, "start it; or is redis://here:1/0 not"), (False, "correct REDIS_URL (user, password")],
 )
 def test_a_redis_that_fails_is_a_problem_that_says_where_to_look(transient: bool, todo: str) -> None:
     finding = judge_redis_failure(RedisOperationError("ping", "no.", transient=transient), "redis://here:1/0")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import trio
 from servers.operating import DAEMON, NOW, a_stream, command, stream_id
-from worlds.waiting import completed
+from waiting import completed
 
 from cef_trio.checkpoint.memory import Moment
 from cef_trio.checkpoint.model import Owner
@@ -180,7 +180,7 @@ async def test_why_uploads_are_kept_is_counted_for_a_person(
     await an_upload(context, 4)
     await collect(context, timedelta(hours=1), dry_run=False, redis_is_empty=True, as_json=False)
     assert capsys.readouterr().out.splitlines() == [
-        f"streams/{stream_id(1)}/a.mp4: aborted: Redis knows no such stream",
+        f"streams/{stream_id(1)}/a.mp4: aborted: Redis has no such stream",
         "4 open uploads under 'streams/': 1 aborted",
         "  2 kept: it is younger than --older-than",
         "  1 kept: its key does not match S3_KEY_TEMPLATE",

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from servers.operating import a_part, a_stream
-from worlds.waiting import completed
+from waiting import completed
 
 from cef_trio.checkpoint.model import Checkpoint
 from cef_trio.checkpoint.states import Status, StreamSet

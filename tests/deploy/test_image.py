@@ -22,12 +22,12 @@ from servers.endpoints import Endpoint
 from servers.podman import IMAGE, container, podman
 from servers.store import look_into
 from servers.valkey import ValkeyServer
+from waiting import wait_until
 
 import cef_trio
 
 pytestmark = [pytest.mark.real, pytest.mark.skipif(not IMAGE, reason="CEF_TRIO_IMAGE names no image")]
 P4_SECONDS = 6 + 2 + 1
-SECONDS = 60.0
 MIB = 1024 * 1024
 RESTRICTED = [
     *("--read-only", "--tmpfs", "/tmp", "--cap-drop=all", "--security-opt=no-new-privileges"),
@@ -46,13 +46,11 @@ class Container:
         return [json.loads(line) for line in (done.stdout + done.stderr).splitlines() if line.startswith("{")]
 
     def wait_for(self, event: str) -> dict[str, Any]:
-        deadline = time.monotonic() + SECONDS
-        while True:
-            for entry in self.events():
-                if entry["event"] == event:
-                    return entry
-            assert time.monotonic() < deadline, f"no {event!r} in {self.events()}"
-            time.sleep(0.05)  # its log is all there is to look at
+        def found() -> list[dict[str, Any]]:
+            return [entry for entry in self.events() if entry["event"] == event]
+
+        wait_until(found, otherwise=lambda: f"no {event!r} in {self.events()}")
+        return found()[0]
 
     def stop(self) -> tuple[int, float]:
         """SIGTERM to process 1; returns the exit code and how long it took."""

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from servers.daemon import daemon, settings_for
 from servers.embedded_s3 import embedded_s3_server
 from servers.valkey import ValkeyServer
 from structlog.testing import capture_logs
+from waiting import until, wait_until
 
 import cef_trio
 from cef_trio.watch.patterns import matcher
@@ -44,7 +44,7 @@ def manager(tmp_path: Path) -> Iterator[socket.socket]:
         yield listening
 
 
-def until(manager: socket.socket, wanted: str) -> list[str]:
+def until_notified(manager: socket.socket, wanted: str) -> list[str]:
     """Read messages until one holds ``wanted``; returns the lines of all of them."""
     lines: list[str] = []
     while not any(wanted in line for line in lines):
@@ -58,19 +58,19 @@ def test_systemd_is_told_of_the_start_the_life_and_the_end(
     valkey.freeze()
     settings |= {"NOTIFY_SOCKET": str(manager.getsockname()), "WATCHDOG_USEC": "400000", "RETRY_ATTEMPTS": "1"}
     with daemon(settings, wait_started=False) as process:
-        assert until(manager, "STATUS=") == ["STATUS=waiting for Redis and S3"]
+        assert until_notified(manager, "STATUS=") == ["STATUS=waiting for Redis and S3"]
         process.wait_for("waiting_for_service")
         valkey.thaw()
-        assert until(manager, "=1")[0] == "READY=1"
+        assert until_notified(manager, "=1")[0] == "READY=1"
         assert process.count("daemon_started") == 1
-        until(manager, "WATCHDOG=1")
+        until_notified(manager, "WATCHDOG=1")
         valkey.freeze()  # an outage does not stop the beat, and is said
-        until(manager, "STATUS=0 streams open; waiting for redis")
-        until(manager, "WATCHDOG=1")
+        until_notified(manager, "STATUS=0 streams open; waiting for redis")
+        until_notified(manager, "WATCHDOG=1")
         valkey.thaw()
-        until(manager, "STATUS=0 streams open")
+        until_notified(manager, "STATUS=0 streams open")
         process.signal(signal.SIGTERM)
-        assert "READY=1" not in until(manager, "STOPPING=1")[-2:]
+        assert "READY=1" not in until_notified(manager, "STOPPING=1")[-2:]
         assert process.wait() == 0
     manager.setblocking(False)
     with pytest.raises(BlockingIOError):
@@ -80,14 +80,14 @@ def test_systemd_is_told_of_the_start_the_life_and_the_end(
 def test_a_daemon_whose_loop_stands_does_not_beat(settings: dict[str, str], manager: socket.socket) -> None:
     settings |= {"NOTIFY_SOCKET": str(manager.getsockname()), "WATCHDOG_USEC": "200000"}
     with daemon(settings) as process:
-        until(manager, "WATCHDOG=1")
+        until_notified(manager, "WATCHDOG=1")
         process.signal(signal.SIGSTOP)
         manager.settimeout(1.0)
         with pytest.raises(TimeoutError):
-            until(manager, "never said")
+            until_notified(manager, "never said")
         process.signal(signal.SIGCONT)
         manager.settimeout(SECONDS)
-        until(manager, "WATCHDOG=1")
+        until_notified(manager, "WATCHDOG=1")
         assert process.stop() == 0
 
 
@@ -105,9 +105,7 @@ async def test_a_watcher_whose_folder_is_gone_does_not_hang_and_has_made_no_turn
             await nursery.start(watcher.run)
             turn = watcher.last_run
             folder.rmdir()
-            with trio.fail_after(SECONDS):
-                while watcher.last_attempt == turn:  # noqa: ASYNC110 - a number has nothing to wait on
-                    await trio.sleep(0.01)
+            await until(lambda: watcher.last_attempt != turn)
             assert watcher.last_run == turn
             nursery.cancel_scope.cancel()
     assert "watch_folder_lost" in {entry["event"] for entry in logs}
@@ -137,11 +135,11 @@ def stop_inside(unshare: subprocess.Popen[bytes]) -> int:
 
 
 def wait_for(log: Path, text: str, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + SECONDS
-    while text not in log.read_text(errors="replace"):
-        assert process.poll() is None, log.read_text(errors="replace")[-3000:]
-        assert time.monotonic() < deadline, log.read_text(errors="replace")[-3000:]
-        time.sleep(0.005)  # its log is a file: there is nothing to wait on but another look
+    def written() -> str:
+        return log.read_text(errors="replace")
+
+    wait_until(lambda: process.poll() is not None or text in written(), otherwise=written)
+    assert process.poll() is None, written()
 
 
 @pytest.mark.parametrize(

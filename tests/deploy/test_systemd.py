@@ -21,6 +21,7 @@ from servers.podman import IMAGE, container, podman
 from servers.recordings import make
 from servers.store import look_into
 from servers.valkey import valkey_server
+from waiting import wait_until
 
 pytestmark = [pytest.mark.real, pytest.mark.skipif(not IMAGE, reason="CEF_TRIO_IMAGE names no image")]
 DEPLOYED = Path(__file__).parents[2] / "deploy" / "systemd"
@@ -34,7 +35,6 @@ COPY cef-trio.sysusers /usr/lib/sysusers.d/cef-trio.conf
 ENTRYPOINT ["/lib/systemd/systemd"]
 CMD []
 """
-SECONDS = 60.0
 STOP_SECONDS = 10.0
 
 
@@ -53,14 +53,11 @@ class Machine:
         return [json.loads(line) for line in lines if line.startswith("{")]
 
     def wait_for(self, event: str, **fields: object) -> Mapping[str, Any]:
-        deadline = time.monotonic() + SECONDS
-        while True:
-            events = self.events()
-            for entry in events:
-                if entry["event"] == event and fields.items() <= entry.items():
-                    return entry
-            assert time.monotonic() < deadline, f"no {event!r} with {fields} in {events}"
-            time.sleep(0.1)  # its journal is all there is to look at
+        def found() -> list[Mapping[str, Any]]:
+            return [entry for entry in self.events() if {"event": event, **fields}.items() <= entry.items()]
+
+        wait_until(found, otherwise=lambda: f"no {event!r} with {fields} in {self.events()}")
+        return found()[0]
 
     def property(self, name: str) -> str:
         return self.run("systemctl", "show", "--value", f"--property={name}", "cef-trio").strip()
@@ -91,10 +88,9 @@ def machine(tmp_path: Path, image: str, endpoint: Endpoint) -> Iterator[Machine]
         mounts = [f"--volume={watch_dir}:/srv/recordings:ro", f"--volume={settings}:/etc/cef-trio:ro"]
         with container("--systemd=always", "--cap-add=SYS_ADMIN", "--network=host", *mounts, image) as name:
             machine = Machine(name, watch_dir)
-            deadline = time.monotonic() + SECONDS
-            while "running" not in podman("exec", name, "sh", "-c", "systemctl is-system-running 2>/dev/null || true"):
-                assert time.monotonic() < deadline
-                time.sleep(0.1)  # systemd tells nobody outside
+            wait_until(
+                lambda: "running" in podman("exec", name, "sh", "-c", "systemctl is-system-running 2>/dev/null || true")
+            )
             machine.run("systemctl", "start", "cef-trio")  # returns when the service says that it is ready
             yield machine
 
@@ -127,10 +123,7 @@ def test_the_unit_uploads_and_probes_within_its_limits_is_reloaded_and_stops_in_
 
 def test_a_watchdog_that_is_not_fed_brings_the_service_back(machine: Machine) -> None:
     machine.run("systemctl", "kill", "--signal=ABRT", "cef-trio")  # what the watchdog sends
-    deadline = time.monotonic() + SECONDS
-    while machine.property("NRestarts") == "0" or machine.property("ActiveState") != "active":
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    wait_until(lambda: machine.property("NRestarts") != "0" and machine.property("ActiveState") == "active")
     recording = machine.watch_dir / "after.mp4"
     recording.write_bytes(os.urandom(1000))
     machine.wait_for("stream_completed", file="/srv/recordings/after.mp4")

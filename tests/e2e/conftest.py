@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -25,3 +29,16 @@ def store(swift: Endpoint) -> Iterator[Store]:
     looking.client.create_bucket(Bucket=looking.endpoint.bucket)
     yield looking
     looking.client.close()
+
+
+@pytest.fixture
+def meddle(tmp_path: Path) -> Callable[[str], dict[str, str]]:
+    """Environment of a process in which this Python runs first."""
+
+    def prepare(source: str) -> dict[str, str]:
+        folder = tmp_path / "meddling"
+        folder.mkdir()
+        (folder / "sitecustomize.py").write_text(textwrap.dedent(source))
+        return {"PYTHONPATH": os.pathsep.join([str(folder), *filter(None, sys.path)])}
+
+    return prepare

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from servers.ingress import Ingress, ingress
 from servers.s3_control import arm, calls
 from servers.store import look_into
 from servers.valkey import ValkeyServer
+from waiting import wait_until
 
 pytestmark = pytest.mark.real
 MIB = 1024 * 1024
@@ -27,12 +27,12 @@ def door(endpoint: Endpoint) -> Iterator[Ingress]:
         yield between
 
 
-def wait_for_error(process: DaemonProcess, words: str, *, seconds: float = 30.0) -> None:
+def wait_for_error(process: DaemonProcess, words: str) -> None:
     """Wait until the last error of its log has these words."""
-    deadline = time.monotonic() + seconds
-    while words not in str([entry["error"] for entry in process.events if "error" in entry][-1:]):
-        assert time.monotonic() < deadline, process.tail()
-        time.sleep(0.02)  # another process's log: there is nothing to wait on but another look
+    wait_until(
+        lambda: words in str([entry["error"] for entry in process.events if "error" in entry][-1:]),
+        otherwise=process.tail,
+    )
 
 
 def test_an_ingress_that_answers_pages_for_a_while_loses_nothing(

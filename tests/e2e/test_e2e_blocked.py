@@ -11,7 +11,6 @@ import resource
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -21,9 +20,10 @@ import httpx
 import pytest
 from servers.daemon import daemon, settings_for
 from servers.embedded_s3 import embedded_s3_server
-from servers.endpoints import Endpoint
+from servers.endpoints import Endpoint, free_port
 from servers.store import look_into
 from servers.valkey import ValkeyServer
+from waiting import wait_until
 
 pytestmark = pytest.mark.real
 MIB = 1024 * 1024
@@ -61,19 +61,6 @@ def given(watch_dir: Path, bucket: Endpoint, valkey: ValkeyServer) -> dict[str, 
     )
 
 
-@pytest.fixture
-def meddle(tmp_path: Path) -> Callable[[str], dict[str, str]]:
-    """Environment of a process in which this Python runs first."""
-
-    def prepare(source: str) -> dict[str, str]:
-        folder = tmp_path / "meddling"
-        folder.mkdir()
-        (folder / "sitecustomize.py").write_text(textwrap.dedent(source))
-        return {"PYTHONPATH": os.pathsep.join([str(folder), *filter(None, sys.path)])}
-
-    return prepare
-
-
 # -- the log -----------------------------------------------------------------------------------------------------------
 
 
@@ -101,17 +88,16 @@ def unread(given: dict[str, str], tmp_path: Path) -> Iterator[tuple[subprocess.P
     os.close(reading)
 
 
-def uploaded(bucket: Endpoint, count: int) -> None:
+def wait_uploaded(bucket: Endpoint, count: int) -> None:
     looking = look_into(bucket)
-    deadline = time.monotonic() + 30
+
+    def uploaded() -> bool:
+        with contextlib.suppress(looking.client.exceptions.NoSuchBucket):
+            return sum(key.endswith(".json") for key in list(looking.keys())) >= count
+        return False
+
     with contextlib.closing(looking.client):
-        while True:
-            with contextlib.suppress(looking.client.exceptions.NoSuchBucket):
-                found = looking.client.list_objects_v2(Bucket=bucket.bucket).get("Contents", [])
-                if sum(entry["Key"].endswith(".json") for entry in found) >= count:
-                    return
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_until(uploaded)
 
 
 def test_p4_a_log_that_nobody_reads_stops_no_upload_and_no_exit(
@@ -120,7 +106,7 @@ def test_p4_a_log_that_nobody_reads_stops_no_upload_and_no_exit(
     process, _ = unread
     for number in range(3):
         (watch_dir / f"{number}.mp4").write_bytes(os.urandom(MIB))
-    uploaded(bucket, 3)
+    wait_uploaded(bucket, 3)
     began = time.monotonic()
     process.send_signal(signal.SIGTERM)
     assert process.wait(EXIT_SECONDS + 5) == 0
@@ -132,7 +118,7 @@ def test_lines_that_waited_are_whole_when_somebody_reads_again(
 ) -> None:
     process, reading = unread
     (watch_dir / "a.mp4").write_bytes(os.urandom(MIB))
-    uploaded(bucket, 1)
+    wait_uploaded(bucket, 1)
     seen = b""
     process.send_signal(signal.SIGTERM)
     with open(reading, "rb", closefd=False) as pipe:
@@ -175,7 +161,7 @@ def test_p4_a_loop_that_hangs_holds_no_exit_and_a_third_signal_ends_it_at_once(
         hangs.unlink(missing_ok=True)
         with daemon({**given, **environment}) as process:
             hang.touch()
-            until(hangs.exists)
+            wait_until(hangs.exists)
             began = time.monotonic()
             for number in range(signals):
                 process.signal(signal.SIGTERM if number != 1 else signal.SIGINT)
@@ -270,17 +256,3 @@ def test_p7_a_user_without_watches_is_polled_for_and_ends_nothing(watch_dir: Pat
         process.wait_for("stream_completed", count=7)
         assert process.count("watch_limited") == 1, "said once"
         assert process.stop() == 0
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
-
-
-def until(true: Callable[[], bool], seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)

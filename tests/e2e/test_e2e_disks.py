@@ -20,6 +20,7 @@ from servers.s3_control import arm, disarm
 from servers.scene import Scene, surroundings
 from servers.side_by_side import Stories, side_by_side
 from servers.store import sha256_of
+from waiting import wait_until
 
 pytestmark = pytest.mark.real
 MIB = 1024 * 1024
@@ -85,10 +86,8 @@ def stamps_of_whole_seconds(given: Given) -> None:
                 with path.open("r+b") as file:
                     file.write(os.urandom(8))
             process.wait_for("stream_completed", count=len(paths))
-            deadline = time.monotonic() + 20
-            while not {sha256_of(path) for path in paths} <= {store.sha256(key) for key in store.recordings()}:
-                assert time.monotonic() < deadline, process.tail()
-                time.sleep(0.1)  # another server's bucket: there is nothing to wait on but another look
+            digests = {sha256_of(path) for path in paths}
+            wait_until(lambda: digests <= {store.sha256(key) for key in store.recordings()}, otherwise=process.tail)
             assert process.stop() == 0
 
 

@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from servers.ingress import Ingress, ingress
 from servers.operating import ROOT, answer
 from servers.s3_control import arm, disarm_all
 from servers.valkey import ValkeyServer, valkey_server
+from waiting import wait_until
 
 pytestmark = pytest.mark.real
 MIB = 1024 * 1024
@@ -66,11 +66,8 @@ class Scene:
         assert (ready.status_code == 503) >= bool(said)
         return said, told
 
-    def wait_for(self, what: Callable[[], bool], seconds: float = 20) -> None:
-        deadline = time.monotonic() + seconds
-        while not what():
-            assert time.monotonic() < deadline, (self.readyz_and_metrics(), self.page(), self.process.tail())
-            time.sleep(0.1)  # another process: there is nothing to wait on but another look
+    def wait_for(self, what: Callable[[], bool]) -> None:
+        wait_until(what, otherwise=lambda: str((self.readyz_and_metrics(), self.page(), self.process.tail())))
 
     def all_say(self, reason: str, *, commands: bool = True) -> None:
         """Everybody says it within the patience and some seconds."""

@@ -22,6 +22,7 @@ import redis as redis_py
 from servers.daemon import DaemonProcess, daemon, settings_for
 from servers.endpoints import Endpoint
 from servers.valkey import ValkeyServer
+from waiting import wait_until
 
 MIB = 1 << 20
 FILES = 3
@@ -130,10 +131,3 @@ def test_p9_hosts_whose_recordings_are_called_alike_have_each_of_theirs_in_s3_on
         assert {key: raw.hgetall(key) for key in completed} == {key: records[key] for key in completed}
         reports = [json.loads(text) for text in raw.hgetall("streams:reports").values()]
         assert {report["name"] for report in reports} == {"under-test"}
-
-
-def wait_until(holds: object, seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():  # type: ignore[operator]
-        assert time.monotonic() < deadline
-        time.sleep(0.2)

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -18,6 +17,7 @@ from servers.endpoints import Endpoint
 from servers.s3_control import arm, disarm_all
 from servers.tcp_proxy import tcp_proxy
 from servers.valkey import ValkeyServer, valkey_server
+from waiting import wait_until
 
 pytestmark = pytest.mark.real
 PART = 5 << 20
@@ -49,13 +49,6 @@ def valkey() -> Iterator[ValkeyServer]:
 
 def settings(watch_dir: Path, endpoint: Endpoint, redis_url: str, **more: object) -> dict[str, str]:
     return settings_for(watch_dir, endpoint, redis_url, **{**QUICK, **more})
-
-
-def until(done: Callable[[], bool], seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(0.02)  # another process: there is nothing to wait on but another look
 
 
 def uploads_all(process: DaemonProcess, *paths: Path) -> None:
@@ -155,7 +148,7 @@ def test_p10_redis_that_fails_over_behind_its_address_is_followed_to_the_new_mas
 ) -> None:
     """The old master becomes a replica, which answers PING and every read, over connections that stay open."""
     with valkey_server(tcp=True, arguments=["--replicaof", "127.0.0.1", str(valkey.port)]) as other:
-        until(lambda: b"master_link_status:up" in other.command("INFO", "replication"))
+        wait_until(lambda: b"master_link_status:up" in other.command("INFO", "replication"))
         with (
             tcp_proxy(valkey.port) as proxy,
             daemon(settings(watch_dir, endpoint, f"redis://127.0.0.1:{proxy.port}/0")) as process,

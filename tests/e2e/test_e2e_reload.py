@@ -16,6 +16,7 @@ from servers.endpoints import Endpoint
 from servers.s3_control import arm, disarm_all, wait_for_call
 from servers.store import Store
 from servers.valkey import ValkeyServer
+from waiting import wait_until
 
 pytestmark = pytest.mark.real
 KIB, MIB = 1024, 1024 * 1024
@@ -49,10 +50,7 @@ def test_rate_and_level_change_while_a_recording_is_uploaded(
     with daemon(settings, arguments=["--env-file", str(env_file)]) as process:
         process.wait_for("upload_created")
         assert metric(process, "upload_limit_bytes_per_second") == 64 * KIB
-        deadline = time.monotonic() + 20
-        while not metric(process, "rate_limit_wait_seconds_total"):
-            assert time.monotonic() < deadline, "the rate holds nothing up"
-            time.sleep(0.02)  # another process: there is nothing to wait on but another look
+        wait_until(lambda: metric(process, "rate_limit_wait_seconds_total"))
         assert process.count("part_uploaded") == 0
         env_file.write_text("LOG_LEVEL=DEBUG\nS3_ADDRESSING=path\n")
         process.signal(signal.SIGHUP)
@@ -129,10 +127,7 @@ def test_a_hangup_while_it_starts_or_waits_ends_nothing_and_is_not_lost(
     nobody = {**settings, "REDIS_URL": "redis://127.0.0.1:1/0"}
     with daemon(nobody, wait_started=False, arguments=["--env-file", str(env_file)]) as process:
         held = Path(f"/proc/{process.pid}/status")
-        deadline = time.monotonic() + 20
-        while not _blocks_hangups(held.read_text()):
-            assert time.monotonic() < deadline
-            time.sleep(0.001)  # the kernel tells nobody of it
+        wait_until(lambda: _blocks_hangups(held.read_text()))
         assert process.count("daemon_starting") == 0
         process.signal(signal.SIGHUP)
         process.wait_for("settings_reloaded")

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
-import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -24,6 +22,7 @@ from servers.hung_disk import NoFuseError, Operation, hung_disk
 from servers.s3_control import arm, disarm_all, wait_for_call
 from servers.trickle import trickling
 from servers.valkey import ValkeyServer, valkey_server
+from waiting import wait_until
 
 pytestmark = pytest.mark.real
 MIB = 1024 * 1024
@@ -199,7 +198,7 @@ def test_p4_a_hung_ffprobe_holds_no_exit_and_is_killed(
     hung.chmod(0o755)
     with daemon(settings(watch_dir, bucket, valkey, ffprobe_path=hung)) as process:
         (watch_dir / "a.mp4").write_bytes(os.urandom(MIB))
-        until(lambda: began.exists() and began.read_text().endswith("\n"))
+        wait_until(lambda: began.exists() and began.read_text().endswith("\n"))
         leaves_in_time(process)
     assert not Path(f"/proc/{began.read_text().strip()}").exists()
     assert statuses(valkey) == ["s3_completed"], "where to go on: the object is there, its metadata are not"
@@ -239,19 +238,6 @@ def test_p4_a_hung_disk_holds_no_exit_nor_do_the_threads_that_wait_for_it(
 
 
 # -- what no time-out reaches ------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def meddle(tmp_path: Path) -> Callable[[str], dict[str, str]]:
-    """Environment of a process in which this Python runs first."""
-
-    def prepare(source: str) -> dict[str, str]:
-        folder = tmp_path / "meddling"
-        folder.mkdir()
-        (folder / "sitecustomize.py").write_text(textwrap.dedent(source))
-        return {"PYTHONPATH": os.pathsep.join([str(folder), *filter(None, sys.path)])}
-
-    return prepare
 
 
 def test_p4_a_dead_name_service_holds_no_exit(
@@ -308,10 +294,3 @@ def test_p4_a_call_that_no_time_out_ends_is_left_behind_when_the_time_is_over(
         (overdue,) = [event for event in process.events if event["event"] == "shutdown_timeout"]
         assert len(overdue["streams"]) == 1
     goes_on(given)
-
-
-def until(true: Callable[[], bool], seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)  # another process: there is nothing to wait on but another look

@@ -9,29 +9,21 @@ import stat
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
 import trio
+from waiting import until
 
 from cef_trio.checkpoint.redis.address import parse_address
 from cef_trio.local import valkey
 from cef_trio.local.valkey import EmbeddedValkeyError, embedded_valkey
-from cef_trio.resilience import Periodic
 
 pytestmark = pytest.mark.real
 LONG = 60.0
-
-
-async def until(true: Callable[[], bool]) -> None:
-    """Poll a condition that another process changes."""
-    with trio.fail_after(LONG):
-        async for _ in Periodic(0.005):
-            if true():
-                return
 
 
 def socket_of(url: str) -> str:

@@ -8,7 +8,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,6 +16,7 @@ import pytest
 from dotenv import dotenv_values
 from rich.console import Console
 from servers.mounts import mounted
+from waiting import wait_until
 
 from cef_trio.local.progress import DemoView, line, render
 from cef_trio.local.run import settings_for, settings_for_commands
@@ -71,12 +71,9 @@ def objects_of(data_dir: Path, name: str) -> list[Path]:
 
 
 def until_object(process: subprocess.Popen[str], data_dir: Path, name: str) -> Path:
-    deadline = time.monotonic() + 30
-    while not (found := objects_of(data_dir, name)):
-        assert process.poll() is None, process.stdout.read() if process.stdout else ""
-        assert time.monotonic() < deadline
-        time.sleep(0.02)  # another process's folder: there is nothing to wait on but another look
-    return found[0]
+    wait_until(lambda: process.poll() is not None or objects_of(data_dir, name))
+    assert process.poll() is None, process.stdout.read() if process.stdout else ""
+    return objects_of(data_dir, name)[0]
 
 
 @pytest.mark.real
@@ -265,10 +262,7 @@ def test_the_demo_succeeds_only_with_identical_bytes_and_keeps_files_only_with_k
 @pytest.mark.real
 def test_an_interrupted_demo_has_exit_code_130(tmp_path: Path) -> None:
     with running("demo", "--duration", "60", cwd=tmp_path) as process:
-        deadline = time.monotonic() + 30
-        while not list(tmp_path.rglob("demo.mp4")):
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        wait_until(lambda: list(tmp_path.rglob("demo.mp4")))
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=30)
     assert process.returncode == 130, output

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 import trio
+from waiting import until
 
 from cef_trio.local.fmp4 import FRAMES_PER_SECOND, Picture, blocks
 from cef_trio.local.h264 import MACROBLOCK_BYTES, picture
@@ -23,14 +23,6 @@ def script(folder: Path, text: str) -> str:
     path.write_text(f"#!/bin/sh\n{text}\n")
     path.chmod(0o700)
     return str(path)
-
-
-async def until(true: Callable[[], Awaitable[bool]]) -> None:
-    """Poll a condition that another process changes."""
-    with trio.fail_after(20):
-        async for _ in Periodic(0.02):
-            if await true():
-                return
 
 
 async def watch(path: Path, sizes: set[int]) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from waiting import wait_until
 
 from cef_trio.observability.log_writer import LineWriter
 
@@ -69,12 +69,12 @@ def test_a_disk_that_is_full_loses_lines_and_says_so_when_there_is_room(tmp_path
     writer = LineWriter(full, on_recovered=told.append)
     writer.write(b"lost\n")
     assert writer.flush(5)
-    until(lambda: writer.lost == 1)
+    wait_until(lambda: writer.lost == 1)
     with (tmp_path / "log").open("w+b") as file:
         os.dup2(file.fileno(), full)
         writer.write(b"written\n")
         assert writer.flush(5)
-        until(lambda: told == [1])
+        wait_until(lambda: told == [1])
         assert (tmp_path / "log").read_bytes() == b"written\n"
     os.close(full)
 
@@ -101,10 +101,3 @@ def test_lines_wait_where_no_thread_is_to_be_had(full_pipe: tuple[int, int], mon
         writer.write(b"first\n")
     writer.write(b"second\n")
     assert read_until(reading, b"second\n") == b"first\nsecond\n"
-
-
-def until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import trio
 from prometheus_client import generate_latest
 from servers.valkey import valkey_server
+from waiting import until
 
 from cef_trio.checkpoint.redis.store import RedisCheckpointStore
 from cef_trio.checkpoint.states import StreamSet
@@ -18,12 +18,6 @@ from cef_trio.local.run import settings_for
 from cef_trio.local.servers import local_servers
 
 MIB = 1024 * 1024
-
-
-async def until(true: Callable[[], bool]) -> None:
-    with trio.fail_after(30):
-        while not true():  # noqa: ASYNC110 - a scrape is all there is to look at
-            await trio.sleep(0.02)
 
 
 @pytest.mark.real

@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 from structlog.testing import capture_logs
-from worlds.waiting import completed, until_idle
+from waiting import completed, until_idle
 
 from cef_trio.checkpoint.memory import Moment
 from cef_trio.checkpoint.model import Lease

@@ -9,7 +9,6 @@ import re
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -24,6 +23,7 @@ from servers.chromium import PROGRAM, chromium
 from servers.daemon import DaemonProcess, daemon, settings_for
 from servers.store import Store
 from servers.valkey import ValkeyServer
+from waiting import wait_until
 
 import cef_trio
 from cef_trio.lab.campaign import Tally
@@ -87,13 +87,6 @@ def said(settings: Mapping[str, str], *arguments: str) -> bytes:
     assert done.stderr == b"", done.stderr
     assert done.returncode == 0
     return done.stdout
-
-
-def wait_until_complete(embedded: Store) -> None:
-    deadline = time.monotonic() + 60
-    while sum(key.endswith(".metadata.json") for key in list(embedded.keys())) < len(NAMES) + 1:
-        assert time.monotonic() < deadline, embedded.keys()
-        time.sleep(0.05)
 
 
 def test_no_name_forges_a_machines_log_an_answer_or_an_object(
@@ -181,7 +174,7 @@ def test_no_name_forges_a_persons_log(settings: Mapping[str, str], watch_dir: Pa
         with recording(watch_dir):
             pass
         (watch_dir / "last.mp4").touch()
-        wait_until_complete(embedded)
+        wait_until(lambda: sum(key.endswith(".metadata.json") for key in list(embedded.keys())) > len(NAMES))
         assert process.stop() == 0
         log = process.log_path.read_bytes()
     assert FORGED.search(log) is None

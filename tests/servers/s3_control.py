@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import Any
 
 import httpx
 from servers.endpoints import Endpoint
+from waiting import wait_until
 
 
 def arm(endpoint: Endpoint, fault: Mapping[str, object]) -> int:
@@ -44,9 +44,6 @@ def call_log(endpoint: Endpoint) -> dict[str, Any]:
     return log
 
 
-def wait_for_call(endpoint: Endpoint, operation: str, *, count: int = 1, seconds: float = 30.0) -> None:
+def wait_for_call(endpoint: Endpoint, operation: str, *, count: int = 1) -> None:
     """Wait until the endpoint has been asked for ``operation`` so often; the calls may still be under way."""
-    deadline = time.monotonic() + seconds
-    while calls(endpoint).get(operation, 0) < count:
-        assert time.monotonic() < deadline, f"no {operation} within {seconds} s"
-        time.sleep(0.02)  # another process: there is nothing to wait on but another look
+    wait_until(lambda: calls(endpoint).get(operation, 0) >= count, otherwise=lambda: f"{operation}: {calls(endpoint)}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import boto3
 import botocore.config
 from servers.endpoints import Endpoint
+from waiting import wait_until
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +39,12 @@ class Store:
         assert len(found) == 1, f"{file_name}: {found} of {self.keys()}"
         return found[0]
 
-    def wait_for_metadata(self, file_name: str, *, seconds: float = 60.0) -> None:
+    def wait_for_metadata(self, file_name: str) -> None:
         """Wait until the metadata of a file of that name is there, the last thing that is written of a recording."""
-        deadline = time.monotonic() + seconds
-        while not any(key.endswith(f"/{file_name}.metadata.json") for key in self.keys()):
-            assert time.monotonic() < deadline, f"no metadata of {file_name} within {seconds} s: {self.keys()}"
-            time.sleep(0.05)  # another server's bucket: there is nothing to wait on but another look
+        wait_until(
+            lambda: any(key.endswith(f"/{file_name}.metadata.json") for key in self.keys()),
+            otherwise=lambda: f"no metadata of {file_name}: {self.keys()}",
+        )
 
     def sha256(self, key: str) -> str:
         digest = hashlib.sha256()

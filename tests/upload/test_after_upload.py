@@ -15,7 +15,7 @@ import structlog.testing
 import trio
 from structlog.typing import EventDict
 from trio.testing import MockClock
-from worlds.waiting import completed
+from waiting import completed, until
 
 from cef_trio.checkpoint.model import Lease
 from cef_trio.checkpoint.redis.keys import job_lock_name
@@ -50,14 +50,6 @@ def done(world: World) -> Path:
 
 def events(said: list[EventDict], event: str) -> list[EventDict]:
     return [entry for entry in said if entry["event"] == event]
-
-
-async def until(condition: Callable[[], bool], seconds: float = 120) -> None:
-    with trio.fail_after(seconds):
-        while True:
-            if condition():
-                return
-            await trio.sleep(0.1)
 
 
 async def quiet(world: World, seconds: float = 30) -> None:
@@ -270,7 +262,7 @@ async def test_a_completed_recording_that_is_renamed_is_deleted_under_its_new_na
         await until(lambda: not Path(world.path("b.mp4")).exists())
 
 
-async def test_what_fails_is_said_and_tried_again_and_fails_no_stream(
+async def test_a_failed_action_is_logged_and_repeated_and_fails_no_stream(
     world: World, said: list[EventDict], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.after_upload = DELETE

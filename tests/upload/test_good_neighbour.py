@@ -13,7 +13,7 @@ import redis as redis_py
 import trio
 from servers.operating import a_part, a_stream, stream_id
 from servers.valkey import ValkeyServer, valkey_server
-from worlds.waiting import completed
+from waiting import completed
 
 from cef_trio.checkpoint.commit import Change, Saving
 from cef_trio.checkpoint.memory import MemoryCheckpointStore

@@ -14,7 +14,7 @@ import pytest
 import structlog.testing
 import trio
 from structlog.typing import EventDict
-from worlds.waiting import completed
+from waiting import completed
 
 from cef_trio.checkpoint.memory import Moment
 from cef_trio.checkpoint.protocols import KnownPath
@@ -220,7 +220,31 @@ async def test_p2_a_completed_recording_with_the_inode_number_of_a_missing_one_i
     assert sorted(statuses(world)) == [Status.ABORTED_NO_PARTS, Status.COMPLETED]
 
 
-async def test_p3_a_daemon_that_is_to_leave_decides_nothing_of_a_recording_whose_new_name_it_has_not_heard(
+async def test_p2_p6_a_recording_of_a_dead_daemon_that_is_renamed_before_its_lease_ends_is_resumed_by_another(
+    world: World,
+) -> None:
+    """Seed 91487: the other daemon began a new stream under the new name, and the old stream failed."""
+    world.append(3 * PART)
+    async with world.killed_daemon():
+        await trio.sleep(1)
+    async with world.services(instance="other") as services, trio.open_nursery() as nursery:
+        daemon = WorldDaemon(world, services)
+        await nursery.start(daemon.run)
+        await trio.sleep(2)
+        world.append(PART, "c.mp4")  # its search for renamed files comes before the rename
+        daemon.closed("c.mp4")
+        await trio.sleep(1)
+        rename(world, daemon)
+        world.append(PART, "b.mp4")
+        daemon.closed("b.mp4")
+        await completed(world, seconds=services.lease.ttl_seconds + 60)
+        daemon.shutdown.request()
+    assert len(statuses(world)) == 2
+    assert sorted(world.recordings()) == sorted([world.content("b.mp4"), world.content("c.mp4")])
+    assert world.received_bytes() == 5 * PART
+
+
+async def test_p3_a_draining_daemon_decides_nothing_about_a_recording_whose_rename_event_is_missing(
     world: World,
 ) -> None:
     """The next start finds it: to call it deleted now would abort the upload of a file that is there."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from worlds.waiting import completed
+from waiting import completed
 
 from cef_trio.checkpoint.commit import Change
 from cef_trio.checkpoint.memory import Moment

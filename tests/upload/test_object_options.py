@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import trio
-from worlds.waiting import completed, until_idle
+from waiting import completed, until_idle
 
 from cef_trio.checkpoint.memory import Moment as StoreMoment
 from cef_trio.checkpoint.model import Checkpoint

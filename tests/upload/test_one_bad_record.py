@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import structlog.testing
 import trio
-from worlds.waiting import completed
+from waiting import completed
 
 from cef_trio.checkpoint.model import Lease
 from cef_trio.checkpoint.states import Status

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import trio
 from structlog.testing import capture_logs
-from worlds.waiting import completed, until_idle
+from waiting import completed, until_idle
 
 from cef_trio.checkpoint.commit import Change
 from cef_trio.checkpoint.memory import Moment

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import trio
 from structlog.testing import capture_logs
-from worlds.waiting import completed
+from waiting import completed
 
 from cef_trio.checkpoint.states import Status
 from cef_trio.lab.world import PART, World

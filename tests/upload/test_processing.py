@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 from trio.testing import MockClock
-from worlds.waiting import completed, until_idle
+from waiting import completed, until, until_idle
 
 from cef_trio.checkpoint.states import Status, StreamSet
 from cef_trio.exceptions import ChunkProcessingError
@@ -139,9 +139,7 @@ async def test_a_file_that_cannot_be_looked_at_keeps_no_other_from_its_end(
 
     monkeypatch.setattr(InlineDisk, "stat", refused)
     async with world.daemon():
-        with trio.fail_after(world.stream_timeout_seconds + 60):
-            while world.recordings() == []:  # noqa: ASYNC110 - there is only asking again
-                await trio.sleep(0.5)
+        await until(world.recordings, world.stream_timeout_seconds + 60)
         statuses = {checkpoint.meta.current_path[-5:]: checkpoint.meta.status for checkpoint in world.known()}
         assert statuses == {"a.mp4": Status.ACTIVE, "b.mp4": Status.COMPLETED}
 
@@ -218,7 +216,7 @@ async def test_a_deleted_recording_is_aborted(world: World) -> None:
     assert world.objects() == {}
 
 
-async def test_p2_a_recording_that_moved_within_a_big_tree_is_not_deleted_before_a_scan_of_it_all_says_so(
+async def test_p2_a_recording_that_moved_within_a_big_tree_does_not_count_as_deleted_before_a_complete_scan(
     world: World,
 ) -> None:
     """A scan that was under way when it moved had read the folder of its new name before; the next takes its time."""

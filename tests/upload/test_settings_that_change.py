@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import structlog.testing
 import trio
-from worlds.waiting import completed, until_idle
+from waiting import completed, until_idle
 
 from cef_trio.checkpoint.commit import Change
 from cef_trio.checkpoint.model import Lease, StreamMeta

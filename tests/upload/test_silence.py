@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 import trio
-from worlds.waiting import completed
+from waiting import completed
 
 from cef_trio.checkpoint.states import Status
 from cef_trio.files.file_stat import FileStat

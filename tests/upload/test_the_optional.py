@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import trio
 from trio.testing import MockClock
-from worlds.waiting import completed
+from waiting import completed
 
 from cef_trio.checkpoint.states import Status
 from cef_trio.daemon.start_checks import check_reachable

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import trio
-from worlds.waiting import completed
+from waiting import completed
 
 from cef_trio.checkpoint.states import Status
 from cef_trio.exit_codes import ExitCode

@@ -15,7 +15,7 @@ import pytest
 import structlog.testing
 import trio
 from structlog.typing import EventDict
-from worlds.waiting import completed
+from waiting import completed
 
 from cef_trio.checkpoint.model import Lease, StreamMeta
 from cef_trio.checkpoint.redis.keys import job_lock_name
@@ -132,7 +132,7 @@ async def test_retry_after_is_honoured(world: World) -> None:
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 410, 422])
-async def test_a_refusal_is_final_and_said_once(world: World, said: list[EventDict], status: int) -> None:
+async def test_a_refusal_is_final_and_logged_once(world: World, said: list[EventDict], status: int) -> None:
     world.receiver.answers.append(status)
     world.append(10)
     async with world.daemon() as daemon:
@@ -343,7 +343,7 @@ async def test_an_id_that_no_header_can_carry_is_given_up_and_ends_nothing(
     assert event["stream_id"] == stream_id
 
 
-async def test_p6_what_nobody_foresaw_of_one_delivery_ends_neither_the_others_nor_the_streams(
+async def test_p6_an_unexpected_error_of_one_delivery_ends_neither_the_others_nor_the_streams(
     world: World, said: list[EventDict], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await record_one(world)
