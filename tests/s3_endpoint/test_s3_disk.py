@@ -131,7 +131,7 @@ async def test_a_blob_that_was_not_committed_leaves_nothing(tmp_path: Path) -> N
     ("arguments", "line"),
     [
         (["--port", "ninety"], "'ninety' is not a port number"),
-        (["--minimum-part-size", "0"], "'0' is no size"),
+        (["--minimum-part-size", "0"], "'0' is not a positive number of bytes"),
         (["--port", "0", "--bucket", "UPPER"], "InvalidBucketName"),
         (["--port", "0", "--data", "/dev/null/x"], "/dev/null"),
     ],
