@@ -100,8 +100,8 @@ class Disk(Protocol):
     async def place_around(self, path: str, *, within: str = "") -> FolderPlace | None:
         """Return the place of the nearest existing folder above ``path``; ``None`` if it is the root or not ``within``.
 
-        It tells a deleted file from one that is not mounted: if the folder is on another mount than before, or the
-        whole watch folder (``within``) is gone, a missing file was not deleted.
+        This distinguishes a deleted file from one that is not mounted: if the folder is on another mount than before,
+        or the whole watch folder (``within``) is gone, a missing file was not deleted.
         """
         ...
 
@@ -174,7 +174,7 @@ def refusal(what: str, error: OSError) -> FileAccessError:
 
 @contextmanager
 def access_errors(what: str) -> Iterator[None]:
-    """Raise the :func:`refusal` of a failed file system call in the block; ``what`` says what was tried."""
+    """Raise the :func:`refusal` of a failed file system call in the block; ``what`` names the operation."""
     try:
         yield
     except OSError as error:

@@ -49,7 +49,7 @@ _SENDABLE_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,200}")
 
 @dataclass(frozen=True, slots=True)
 class _PendingDelivery:
-    """A pending delivery, as this process knows it."""
+    """The next attempt of a pending delivery, and its failures in this process."""
 
     due_at: float
     """By ``trio.current_time()``."""

@@ -5,7 +5,7 @@ file name in a key *proposes* a file; the bytes *decide*: an upload is adopted f
 parts equals, byte for byte, a part of that file. An upload that fits no file is left to ``cef-trio gc`` (promise P5).
 
 Several files of one name may fit one upload, and a copy has the same bytes, so one task at a time compares. A claimed
-upload, and one of a stream that has a task, is not proposed again, whatever Redis knows of it.
+upload, and one of a stream that has a task, is not proposed again, even if Redis has no record of it.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ class Part:
 
 
 class PartSettings(Protocol):
-    """What says how a file is cut: a stream's record, or the settings of new streams."""
+    """The numbers that determine how a file is cut: of a stream's record, or of the settings for new streams."""
 
     @property
     def part_size(self) -> int:

@@ -61,7 +61,7 @@ _GONE = frozenset({"NoSuchUpload", "NoSuchKey"})
 
 @dataclass(frozen=True, slots=True)
 class FileHistory:
-    """What the supervisor knows about a file without an open stream."""
+    """The streams, and the lost records, that a file without an open stream may belong to."""
 
     instead_of: str | None = None
     """The ID of the stream that the path is recorded for: an ended one, or of another file. It is replaced."""

@@ -29,9 +29,9 @@ _HINTS: Final = {
         "the last equally long: set S3_EQUAL_PARTS=true, then `cef-trio retry` starts over with equal parts"
     ),
     "NoSuchUpload": "S3 lists the upload, and denies that it exists when it is used",
-    "BadDigest": "the bytes that arrive are not those that were sent: a proxy changes them, or a memory is broken",
-    "UnreadableAnswer": "something between here and the store cuts its answers off",
-    "RequestTimeTooSkewed": "the store's clock and its word about ours disagree",
+    "BadDigest": "the bytes that arrive are not those that were sent: a proxy changes them, or memory is faulty",
+    "UnreadableAnswer": "a proxy or the network truncates the responses of the store",
+    "RequestTimeTooSkewed": "the clock of this machine or of the store is wrong",
 }
 
 CallKey = tuple[object, ...]

@@ -1,4 +1,4 @@
-"""Collect what a running daemon knows of bytes that do not get to S3; ``observability/at_risk.py`` judges it.
+"""Collect the state of bytes that do not get to S3; ``observability/at_risk.py`` judges it.
 
 Metrics, readiness, the status page and the report that ``status`` and ``doctor`` read all use it (promise P10). It
 never awaits, so it answers while Redis and S3 do not.

@@ -1,6 +1,6 @@
 """The watch folder: inotify events are hints, a periodic scan is the truth.
 
-It knows files, not streams. Events leave through one callback (`events.py`).
+It reports files and has no notion of streams. Events are passed to one callback (`events.py`).
 
 Open `watcher.py` for the order of events and scans; `inotify.py` for the kernel's queue and its limits; `scan.py` for
 reading a folder tree; `patterns.py` for which names are recordings.

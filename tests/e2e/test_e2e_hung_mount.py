@@ -81,7 +81,7 @@ def test_p8_p10_a_mount_that_hangs_is_set_aside_others_go_on_and_it_comes_back(
                     process.wait_for("recording_deleted", file=str(deleted))
                 assert metric(process, "cef_trio_hung_mounts") == 1
                 assert threads(process) <= before + 2, "whoever comes to the mount now is refused, not left there"
-            process.wait_for("mount_answers", mount=str(mounted.mount))
+            process.wait_for("mount_recovered", mount=str(mounted.mount))
             writer.write(b"and its end")
         process.wait_for("stream_completed", file=str(hidden))
         assert metric(process, "cef_trio_hung_mounts") == 0

@@ -90,7 +90,7 @@ async def can_say(opened: object) -> bool:
     return True
 
 
-async def test_a_file_that_became_shorter_is_told(recording: str, page_cache: str) -> None:
+async def test_a_file_that_became_shorter_raises(recording: str, page_cache: str) -> None:
     async with KernelDisk().open(recording) as opened:
         os.truncate(recording, 100)
         with pytest.raises(RecordingChangedError, match="ends at byte 100"):
@@ -173,7 +173,7 @@ async def test_an_opener_that_was_abandoned_leaks_no_descriptor(
     assert closed_numbers == opened_numbers
 
 
-async def test_what_is_not_there_is_none_and_what_cannot_be_said_is_an_error(disk: Disk, tmp_path: Path) -> None:
+async def test_a_missing_file_is_none_and_an_unknown_one_is_an_error(disk: Disk, tmp_path: Path) -> None:
     assert await disk.stat(str(tmp_path / "missing.mp4")) is None
     assert await disk.stat(str(tmp_path)) is None
     with pytest.raises(ChunkProcessingError, match="cannot look at"):
@@ -245,7 +245,7 @@ async def test_a_folder_that_is_gone_is_not_looked_for_beyond_the_one_that_is_wa
 @pytest.mark.parametrize(
     ("number", "denied"), [(errno.EIO, False), (errno.ESTALE, False), (errno.EMFILE, False), (errno.EACCES, True)]
 )
-def test_a_refusal_may_pass_and_says_whether_rights_are_missing(number: int, denied: bool) -> None:
+def test_a_refusal_is_transient_and_states_whether_rights_are_missing(number: int, denied: bool) -> None:
     error = refusal("cannot read 'x'", OSError(number, "why"))
     assert error.transient
     assert error.denied is denied
@@ -377,7 +377,7 @@ async def test_p2_holes_and_reserved_space_are_not_written(tmp_path: Path, reser
         (bytes(8000) + b"x" * 192, True),  # zeros that were written: there is more behind them
     ],
 )
-async def test_p2_where_no_holes_are_told_zeros_at_the_end_of_a_piece_and_of_the_file_are_not_written(
+async def test_p2_where_holes_are_not_reported_zeros_at_the_end_of_a_piece_and_of_the_file_are_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: bool, content: bytes, written: bool
 ) -> None:
     """As on FUSE, CIFS and older NFS: there a file whose size was set first was sent twice."""

@@ -141,7 +141,7 @@ async def test_a_recording_that_is_gone_is_an_error(tmp_path: Path) -> None:
         await probe(str(tmp_path / "gone.mp4"), ffprobe_path="ffprobe", timeout_seconds=LONG)
 
 
-async def test_a_missing_program_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+async def test_a_missing_program_is_an_error_that_advises_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(FFprobeError, match=r"No such file.*FFPROBE_PATH") as caught:
         await probe("x.mp4", ffprobe_path=str(tmp_path / "nowhere"), timeout_seconds=LONG)
     assert isinstance(caught.value.__cause__, FileNotFoundError)
@@ -161,7 +161,7 @@ async def test_an_answer_that_is_no_json_object_is_an_error(script: Script, answ
         await probe("x.mp4", ffprobe_path=script(f"printf '%b' '{answer}'"), timeout_seconds=LONG)
 
 
-async def test_a_silent_failure_says_so(script: Script) -> None:
+async def test_a_silent_failure_has_a_message(script: Script) -> None:
     with pytest.raises(FFprobeError, match="exit code 3: no error output"):
         await probe("x.mp4", ffprobe_path=script("exit 3"), timeout_seconds=LONG)
 
@@ -224,7 +224,7 @@ async def test_p4_cancelled_it_kills_the_program_and_leaves_at_once(script: Scri
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # of the process left behind, and of its pidfd
-async def test_p4_a_program_that_cannot_be_killed_keeps_nobody_waiting(
+async def test_p4_a_program_that_cannot_be_killed_delays_no_caller(
     script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A process that waits for a hung disk is deaf to SIGKILL; here SIGKILL is never sent."""

@@ -91,5 +91,5 @@ def test_the_first_stream_of_each_kind_is_the_one_described() -> None:
     assert (media.video_codec, media.audio_codec, media.width, media.height) == ("h264", "aac", 1920, 1080)
 
 
-def test_nothing_said_is_nothing_known() -> None:
+def test_an_empty_report_gives_no_values() -> None:
     assert parse(b"{}") == MediaInfo()

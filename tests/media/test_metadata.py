@@ -121,7 +121,7 @@ def test_it_has_the_documented_keys_in_the_documented_order() -> None:
     assert [key for key in later if key != "supersedes"] == list(read)
 
 
-def test_it_says_what_was_recorded() -> None:
+def test_it_describes_the_recording() -> None:
     read = document(meta(), [part(1, b"01234"), part(2, b"567")], MEDIA)
     assert read["original_file_path"] == "/rec/a.mp4"
     assert read["total_size_bytes"] == 8
@@ -151,7 +151,7 @@ def test_chunks_are_in_order_and_add_up_to_the_object_and_its_checksum(contents:
     assert read["checksum"] == {"algorithm": "crc64nvme", "value": value}
 
 
-def test_a_recording_nobody_could_probe_has_no_duration_and_no_media() -> None:
+def test_a_recording_that_could_not_be_probed_has_no_duration_and_no_media() -> None:
     read = document(meta(), [part(1, b"x")], None)
     assert (read["duration_seconds"], read["media"]) == (None, None)
 
@@ -166,7 +166,7 @@ WORDS = st.text() | st.floats() | st.integers() | st.none() | st.sampled_from(["
         optional={"codec_name": WORDS, "width": WORDS, "height": WORDS, "avg_frame_rate": WORDS},
     ),
 )
-def test_whatever_ffprobe_says_the_document_is_strict_json_that_fits(
+def test_whatever_ffprobe_prints_the_document_is_strict_json_that_fits(
     container: dict[str, Any], stream: dict[str, Any]
 ) -> None:
     media = parse(json.dumps({"format": container, "streams": [stream]}).encode())

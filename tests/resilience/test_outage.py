@@ -129,7 +129,7 @@ async def test_p6_a_refusal_that_passes_between_a_call_and_its_probe_ends_nothin
     assert await service.retrier.call("upload_part", settling) == "etag"
 
 
-async def test_a_server_error_that_only_one_call_gets_holds_nobody_else(service: Service) -> None:
+async def test_a_server_error_of_one_call_holds_up_no_other(service: Service) -> None:
     async def one_recordings() -> None:
         raise server_error()
 
@@ -194,7 +194,7 @@ async def _refused_once(service: Service) -> None:
         await service.retrier.call("upload_part", service.write)
 
 
-async def test_a_probe_that_nobody_permits_holds_the_others_for_a_minute_at_most(
+async def test_a_probe_that_is_not_permitted_holds_up_the_others_for_a_minute_at_most(
     service: Service, nursery: trio.Nursery
 ) -> None:
     nursery.start_soon(service.breaker.run)
@@ -219,7 +219,7 @@ async def test_a_refusal_by_redis_is_held_like_one_by_s3(service: Service, nurse
     nursery.cancel_scope.cancel()
 
 
-async def test_p10_a_service_that_nobody_calls_is_asked_once_a_minute_and_its_death_is_an_outage(
+async def test_p10_an_idle_service_is_probed_once_a_minute_and_its_failure_is_an_outage(
     nursery: trio.Nursery,
 ) -> None:
     service = Service(idle_seconds=IDLE_SECONDS)
@@ -278,7 +278,7 @@ async def test_a_cancelled_probe_leaves_the_breaker_as_it_was(service: Service, 
     assert not await service.breaker.affects_all_calls(refused(), needed)
 
 
-async def test_one_probe_answers_all_who_asked_before_it_began_and_nobody_who_asked_later(service: Service) -> None:
+async def test_one_probe_serves_all_calls_from_before_it_began_and_none_from_later(service: Service) -> None:
     answers: list[bool] = []
 
     async def ask() -> None:

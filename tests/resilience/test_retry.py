@@ -289,7 +289,7 @@ async def test_a_cancelled_group_goes_through_as_it_is() -> None:
     assert (calls, service.told, trio.current_time()) == (1, [], 3)
 
 
-async def test_p4_last_words_are_said_once_and_wait_for_no_breaker() -> None:
+async def test_p4_final_saves_are_tried_once_and_wait_for_no_breaker() -> None:
     service = Service(once=frozenset({"save_interrupted"}))
     service.breaker.trip(slow_down())
     script = Script(RedisOperationError("save_interrupted", "timed out", transient=True))

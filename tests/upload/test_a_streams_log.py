@@ -49,7 +49,7 @@ async def test_a_recording_that_is_rewritten_at_its_end_has_no_more_lines(world:
     assert told == LIFE
 
 
-async def test_a_stream_that_is_resumed_says_so_once(world: World) -> None:
+async def test_a_resumed_stream_is_logged_once(world: World) -> None:
     world.append(2 * PART + 5)
     async with world.daemon():
         await trio.sleep(1)

@@ -36,7 +36,7 @@ async def appended_and_closed(world: World, grace_seconds: float) -> list[tuple[
     return advised(logs)
 
 
-async def test_p2_append_and_close_is_said_once_with_the_grace_that_would_have_made_one_object_of_it(
+async def test_p2_append_after_close_is_logged_once_with_the_grace_that_would_have_made_one_object(
     world: World,
 ) -> None:
     [(setting, value)] = await appended_and_closed(world, 1.0)
@@ -50,7 +50,7 @@ async def test_p2_with_the_grace_that_was_advised_append_and_close_makes_one_obj
     assert world.recordings() == [world.content()]
 
 
-async def test_p2_a_writer_that_paused_for_longer_than_the_time_out_is_said_once(world: World) -> None:
+async def test_p2_a_writer_that_paused_for_longer_than_the_timeout_is_logged_once(world: World) -> None:
     world.has_writer = True
     with capture_logs() as logs:
         async with world.daemon() as daemon:
@@ -64,7 +64,7 @@ async def test_p2_a_writer_that_paused_for_longer_than_the_time_out_is_said_once
     assert 50 <= value <= 53
 
 
-async def test_p2_a_recording_that_was_moved_as_a_whole_at_its_end_is_said_once(world: World) -> None:
+async def test_p2_a_recording_that_was_rewritten_at_its_end_is_logged_once(world: World) -> None:
     with capture_logs() as logs:
         async with world.daemon() as daemon:
             for name in ("a.mp4", "b.mp4"):

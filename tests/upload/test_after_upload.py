@@ -262,7 +262,7 @@ async def test_a_completed_recording_that_is_renamed_is_deleted_under_its_new_na
         await until(lambda: not Path(world.path("b.mp4")).exists())
 
 
-async def test_what_fails_is_said_and_tried_again_and_fails_no_stream(
+async def test_a_failed_action_is_logged_and_repeated_and_fails_no_stream(
     world: World, said: list[EventDict], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.after_upload = DELETE

@@ -64,12 +64,12 @@ def test_what_was_verified_is_read_from_a_whole_record() -> None:
 
 
 @pytest.mark.parametrize("status", [status for status in Status if status is not Status.COMPLETED])
-def test_p8_no_stream_but_a_completed_one_says_what_was_verified(status: Status) -> None:
+def test_p8_only_a_completed_stream_has_a_verified_file(status: Status) -> None:
     assert verified_file(checkpoint(status=status)) is None
 
 
 @pytest.mark.parametrize("missing", ["object_etag", "verified_size_bytes", "verified_mtime_ns"])
-def test_p8_a_record_that_lacks_something_says_nothing(missing: str) -> None:
+def test_p8_an_incomplete_record_has_no_verified_file(missing: str) -> None:
     fields: dict[str, object] = {missing: None}
     assert verified_file(checkpoint((10, 10, 5), **fields)) is None
     assert verified_file(None) is None

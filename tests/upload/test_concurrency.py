@@ -86,7 +86,7 @@ async def test_p6_the_end_of_an_outage_is_noticed_by_one_probe_and_not_by_two_hu
     assert len(world.recordings()) == 200
 
 
-async def test_p6_a_stream_that_retries_says_when_next_at_most_five_minutes_later_and_never_fails(world: World) -> None:
+async def test_p6_a_retrying_stream_records_its_next_attempt_within_five_minutes_and_never_fails(world: World) -> None:
     """Parts are refused for hours while the bucket answers: no outage that a probe sees, and no end of the stream."""
     world.append(2 * PART)
     waits = set()
@@ -137,9 +137,7 @@ async def test_a_stream_that_is_cancelled_while_it_holds_the_only_slots_gives_th
 
 
 @pytest.mark.parametrize("operation", ["CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload", "PutObject"])
-async def test_p4_an_exit_does_not_hang_on_slots_whoever_holds_them_and_whoever_waits(
-    world: World, operation: str
-) -> None:
+async def test_p4_an_exit_does_not_wait_for_slots(world: World, operation: str) -> None:
     """The grace is over while one stream holds the only slot in a call that never ends, and nineteen wait for it."""
     world._max_concurrent_streams = world._max_concurrent_parts = 1
     for name in names(20):

@@ -249,7 +249,7 @@ async def test_p2_a_file_whose_size_is_set_first_and_that_is_then_filled_is_sent
     assert world.received_bytes() <= 30 * PAGES + 3 * PART
 
 
-async def test_p1_a_file_with_a_hole_that_nobody_fills_is_the_file(world: World) -> None:
+async def test_p1_a_hole_that_stays_is_part_of_the_file(world: World) -> None:
     world.append(3 * PART)
     with Path(world.path()).open("r+b") as file:
         file.truncate(20 * PAGES)

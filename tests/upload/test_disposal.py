@@ -263,7 +263,7 @@ def test_p8_another_file_that_takes_the_name_in_the_last_moment_gets_it_back(
     assert not (tmp_path / "to.mp4").exists()
 
 
-def test_another_file_system_is_told_apart_from_a_refusal(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_file_system_is_distinguished_from_a_refusal(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = verified(path)
     monkeypatch.setattr(rename_file, "_renameat2", lambda *_: errno.EXDEV)
     with pytest.raises(OtherFileSystemError):
@@ -275,7 +275,7 @@ def test_another_file_system_is_told_apart_from_a_refusal(path: Path, monkeypatc
     assert path.read_bytes() == CONTENT
 
 
-def test_a_refusal_of_the_file_system_is_said_in_words(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refusal_of_the_file_system_has_a_readable_message(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
@@ -344,7 +344,7 @@ def test_a_copy_is_written_through_no_link(path: Path) -> None:
     assert path.read_bytes() == CONTENT
 
 
-def test_a_full_disk_is_said_in_words(tmp_path: Path) -> None:
+def test_a_full_disk_has_a_readable_message(tmp_path: Path) -> None:
     copy = Copy(str(tmp_path / ".copy"))
     full = os.open("/dev/full", os.O_WRONLY)
     os.dup2(full, copy._descriptor)

@@ -119,7 +119,7 @@ def test_every_reason_is_provoked_here() -> None:
 
 
 @pytest.mark.parametrize("reason", PROVOKED, ids=lambda reason: reason.value)
-async def test_p6_a_permanent_failure_is_recorded_said_once_and_harms_no_other_stream(
+async def test_p6_a_permanent_failure_is_recorded_and_logged_once_and_harms_no_other_stream(
     world: World, monkeypatch: pytest.MonkeyPatch, reason: FailureReason
 ) -> None:
     world.append(5 * PART, BAD)
@@ -158,7 +158,7 @@ async def ended(world: World, status: Status, name: str) -> Checkpoint:
     raise AssertionError([(one.meta.original_path, one.meta.status, one.meta.failure_reason) for one in world.known()])
 
 
-async def test_p6_a_failure_that_cannot_be_recorded_yet_is_said_once_and_recorded_when_it_can(
+async def test_p6_a_failure_that_cannot_be_recorded_yet_is_logged_once_and_recorded_later(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.append(2 * PART, BAD)
@@ -182,7 +182,7 @@ async def test_p6_a_failure_that_cannot_be_recorded_yet_is_said_once_and_recorde
     assert [entry["event"] for entry in logs].count("stream_failed") == 1
 
 
-async def test_a_recording_that_is_gone_is_not_said_to_be_replaced_by_who_got_its_inode(world: World) -> None:
+async def test_a_deleted_recording_does_not_count_as_replaced_by_a_file_that_reuses_its_inode(world: World) -> None:
     world.append(5 * PART, BAD)
     before = world.stat(BAD)
     async with world.daemon():
@@ -200,7 +200,7 @@ async def test_a_recording_that_is_gone_is_not_said_to_be_replaced_by_who_got_it
     assert world.open_uploads() == []
 
 
-async def test_p6_a_bug_in_saving_a_streams_end_is_said_and_ends_no_other_task(
+async def test_p6_a_bug_in_saving_a_streams_end_is_logged_and_ends_no_other_task(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The exit code says that its state was not saved; the other's is."""

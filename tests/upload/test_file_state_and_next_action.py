@@ -76,7 +76,7 @@ class TestNews:
         assert news.seen(NOW, stranger) == replace(NOW, suspect=True)
         assert news.closed(NOW, stranger) == replace(NOW, suspect=True)
 
-    def test_a_close_that_sets_the_time_back_is_believed(self) -> None:
+    def test_a_close_that_sets_the_time_back_counts(self) -> None:
         """``cp -p`` sets an old mtime just before it closes."""
         assert news.closed(NOW, grown(250, mtime_ns=1)).ending is Ending.CLOSED
 
@@ -85,7 +85,7 @@ class TestNews:
         assert news.confirmed(suspect, "/w/a.mp4", STAT) == NOW
         assert news.confirmed(suspect, "/w/a.mp4", grown(300)) == FileState("/w/a.mp4", grown(300))
 
-    def test_a_look_at_the_old_name_says_nothing_about_the_new_one(self) -> None:
+    def test_a_check_of_the_old_name_does_not_confirm_the_new_one(self) -> None:
         moved = news.gone(news.moved(NOW, "/w/b.mp4", STAT))
         assert news.confirmed(moved, "/w/a.mp4", grown(10)) == moved
 

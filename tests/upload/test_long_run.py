@@ -56,7 +56,7 @@ async def test_one_corrupt_record_is_named_and_hides_no_other(world: World) -> N
     assert set(by_path.unreadable) == {world.path("a.mp4")}
 
 
-async def test_p7_a_completed_stream_of_another_watch_folder_is_left_to_whoever_watches_that(world: World) -> None:
+async def test_p7_a_completed_stream_of_another_watch_folder_is_not_forgotten_here(world: World) -> None:
     """Of another host whose root has the same device number, say: what is not here may well be there."""
     world.append(PART, "a.mp4")
     elsewhere = str(world.folder.parent / "elsewhere" / "a.mp4")

@@ -63,14 +63,14 @@ SOMEBODY = Lease("another-host", "1", 30.0)
         (Owner(), Owner(), Claim.OURS),  # nothing is told of either
     ],
 )
-def test_p9_whose_a_stream_is_is_told_by_machine_file_system_and_folder_together(
+def test_p9_machine_file_system_and_folder_together_identify_the_owner_of_a_stream(
     recorded: Owner, ours: Owner, expected: Claim
 ) -> None:
     assert compare(recorded, ours, PATH) is expected
     assert compare(ours, recorded, PATH) is expected
 
 
-def test_p9_whoever_is_not_proved_to_be_us_by_name_and_place_never_has_our_name() -> None:
+def test_p9_an_owner_that_is_not_proved_to_be_us_never_has_our_name() -> None:
     """The name keeps streams of one path apart in Redis; hosts that one name mixes up would fight for it."""
     machines, systems, mounts = ("a", "b", None), (DISK, OTHER_DISK, SHARE, "dev:x", None), (HERE, THERE, None)
     owners = [Owner(*evidence) for evidence in itertools.product(machines, systems, mounts)]
@@ -267,7 +267,7 @@ def a_report(at: float, **more: Any) -> dict[str, str]:
     return {one.instance: daemon_report.encode(one)}
 
 
-def test_p9_a_second_living_daemon_of_one_name_is_named_by_doctor_and_by_nobody_while_there_is_one() -> None:
+def test_p9_a_second_running_daemon_of_one_name_is_reported_by_doctor_and_a_single_one_is_not() -> None:
     ours = DaemonReport(instance="cam@y", name="cam", at=100.0, folder="/rec", host="h1", process="m-token")
     found = [ours, *daemon_report.decode_all(a_report(100.0))[0]]
     facts = StreamFacts(daemons={}, unattended=0, failed=0, reports=tuple(found), now=110.0)
@@ -277,7 +277,7 @@ def test_p9_a_second_living_daemon_of_one_name_is_named_by_doctor_and_by_nobody_
         assert daemon_report.duplicate_daemons([ours, gone], 110.0) == []
 
 
-def test_p9_machines_that_cannot_be_told_apart_are_named_and_nothing_is_theirs_for_certain_any_more() -> None:
+def test_p9_cloned_machines_are_reported_and_no_stream_is_certainly_theirs_any_more() -> None:
     looked = others()
     mine = looked._services.ownership
     cloned = {"owner": OURS.name, "name": "other", "instance": f"other@{OURS.name}"}

@@ -216,7 +216,7 @@ async def test_a_deleted_recording_is_aborted(world: World) -> None:
     assert world.objects() == {}
 
 
-async def test_p2_a_recording_that_moved_within_a_big_tree_is_not_deleted_before_a_scan_of_it_all_says_so(
+async def test_p2_a_recording_that_moved_within_a_big_tree_does_not_count_as_deleted_before_a_complete_scan(
     world: World,
 ) -> None:
     """A scan that was under way when it moved had read the folder of its new name before; the next takes its time."""

@@ -191,7 +191,7 @@ async def test_a_running_daemon_notices_that_the_store_forgot_and_adopts_its_own
     assert world.endpoint.log.calls["CreateMultipartUpload"] == 1
 
 
-async def test_a_store_that_lost_its_last_second_is_believed_and_completed(world: World) -> None:
+async def test_a_store_that_lost_its_last_second_is_reconciled_with_s3(world: World) -> None:
     world.append(2 * PART)
     async with world.killed_daemon() as daemon:
         await trio.sleep(1)
@@ -349,7 +349,7 @@ async def test_p6_a_permanent_refusal_fails_the_stream_with_its_reason_and_no_ot
     assert world.recordings() == [world.content("good.mp4")]
 
 
-async def test_p6_a_bug_ends_its_own_stream_only_and_is_told(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_p6_a_bug_ends_its_own_stream_only_and_is_logged(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.append(2 * PART, "bad.mp4")
     world.append(2 * PART, "good.mp4")
 
@@ -469,7 +469,7 @@ async def test_p1_a_store_that_cannot_replace_a_part_gets_a_new_upload(world: Wo
     assert world.endpoint.log.calls["CreateMultipartUpload"] == 2
 
 
-async def test_a_writer_that_patched_its_only_part_while_nobody_watched_is_the_same_file(world: World) -> None:
+async def test_a_file_whose_only_part_was_patched_while_no_daemon_ran_is_the_same_file(world: World) -> None:
     """Found by cancelling at every step: head and part changed, and only the inode's generation tells that it is it."""
     world.append(PART + 100)
     async with world.killed_daemon():

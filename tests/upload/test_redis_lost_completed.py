@@ -79,7 +79,7 @@ async def test_p2_a_completed_recording_that_redis_has_lost_is_found_in_s3(
     assert asked == {"ListObjectsV2": 1, "HeadObject": 1, "GetObject": 1}
 
 
-async def test_p2_the_record_that_is_given_back_says_what_the_lost_one_said(world: World) -> None:
+async def test_p2_the_restored_record_equals_the_lost_one(world: World) -> None:
     before = await upload(world)
     world.lose_redis()
     async with world.daemon():

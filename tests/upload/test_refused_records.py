@@ -29,7 +29,7 @@ def refuse(world: World, *operations: str) -> None:
 
 
 @pytest.mark.parametrize("fails", [False, True], ids=["at its end", "when it has failed"])
-async def test_p6_p10_a_step_that_redis_has_no_right_for_is_waited_for_and_told_without_a_loop(
+async def test_p6_p10_a_command_that_redis_denies_is_waited_for_and_reported_without_a_busy_loop(
     world: World, fails: bool
 ) -> None:
     if fails:

@@ -103,7 +103,7 @@ async def test_p2_an_acknowledged_part_that_the_store_lost_is_sent_again_and_no_
         ("CompleteMultipartUpload", "BadDigest", Status.FAILED_FINALIZATION, 1000),
     ],
 )
-async def test_p6_a_store_that_says_the_same_for_ever_ends_in_a_failure_with_its_name(
+async def test_p6_a_store_that_repeats_an_error_for_ever_ends_in_a_failure_with_its_code(
     world: World, refusal: tuple[str, str, Status, int]
 ) -> None:
     operation, code, status, most = refusal

@@ -89,7 +89,7 @@ async def test_p10_a_store_that_does_not_list_uploads_shows_the_files_that_wait_
 
 
 @pytest.mark.parametrize("code", ["SlowDown", "InternalError"])
-async def test_p10_one_stream_whose_parts_fail_is_told_although_others_move(world: World, code: str) -> None:
+async def test_p10_one_stream_whose_parts_fail_is_reported_although_others_progress(world: World, code: str) -> None:
     world.append(2 * PART, "a.mp4")
     async with world.daemon() as daemon:
         told = observer(daemon)
@@ -112,7 +112,7 @@ async def test_p10_one_stream_whose_parts_fail_is_told_although_others_move(worl
         assert told() == ()
 
 
-async def test_p10_a_redis_that_takes_no_writes_is_told_within_about_a_minute(world: World) -> None:
+async def test_p10_a_redis_that_refuses_writes_is_reported_within_about_a_minute(world: World) -> None:
     async def refuse(operation: str, moment: Moment) -> None:
         if operation in {"create", "record_part", "update", "transition", "acquire", "renew"}:
             raise RedisOperationError(operation, "OOM command not allowed", transient=True)
@@ -135,7 +135,7 @@ async def test_p10_a_redis_that_takes_no_writes_is_told_within_about_a_minute(wo
         assert told() == ()
 
 
-async def test_p10_a_failed_stream_whose_file_is_there_is_told_until_it_is_gone(world: World) -> None:
+async def test_p10_a_failed_stream_is_reported_as_long_as_its_file_exists(world: World) -> None:
     world.endpoint.faults.arm(Fault(Kind.ERROR, "CompleteMultipartUpload", status=400, code="EntityTooLarge", times=1))
     world.append(PART)
     async with world.daemon() as daemon:
@@ -151,7 +151,7 @@ async def test_p10_a_failed_stream_whose_file_is_there_is_told_until_it_is_gone(
 
 
 @pytest.mark.parametrize("kind", ["meta", "parts", "lease"])
-async def test_kind9_p10_a_file_whose_record_cannot_be_read_is_told_and_goes_on_when_it_is_mended(
+async def test_kind9_p10_a_file_whose_record_cannot_be_read_is_reported_and_resumes_when_it_is_repaired(
     world: World, kind: str
 ) -> None:
     world.stream_timeout_seconds = 1e6
@@ -187,7 +187,7 @@ async def test_kind9_p10_a_file_whose_record_cannot_be_read_is_told_and_goes_on_
     assert len(world.known()) == 1
 
 
-async def test_p10_a_folder_that_may_not_be_read_is_told_but_for_lost_and_found(world: World) -> None:
+async def test_p10_an_unreadable_folder_is_reported_except_lost_and_found(world: World) -> None:
     async with world.daemon() as daemon:
         told = observer(daemon)
         for _ in range(10):
@@ -202,7 +202,7 @@ async def test_p10_a_folder_that_may_not_be_read_is_told_but_for_lost_and_found(
         assert told() == ()
 
 
-async def test_p10_a_watch_folder_that_is_gone_is_told(world: World) -> None:
+async def test_p10_a_missing_watch_folder_is_reported(world: World) -> None:
     class Lost:
         last_run = 0.0
         rescan_seconds = 60.0
@@ -222,7 +222,7 @@ async def test_p10_a_watch_folder_that_is_gone_is_told(world: World) -> None:
         assert reasons(told()) == {Reason.FOLDER_LOST}
 
 
-async def test_p10_holes_of_a_file_whose_size_was_set_first_are_no_lag_and_what_does_not_go_out_is_told(
+async def test_p10_holes_of_a_preallocated_file_are_no_lag_and_bytes_that_do_not_move_are_reported(
     world: World,
 ) -> None:
     world.stream_timeout_seconds = 1e6

@@ -33,7 +33,7 @@ async def test_p4_work_that_hangs_is_cancelled_when_its_time_is_over(autojump_cl
     assert trio.current_time() - began == pytest.approx(2)
 
 
-async def test_work_that_nobody_cancels_goes_on_for_as_long_as_it_takes(autojump_clock: MockClock) -> None:
+async def test_work_that_is_not_cancelled_has_no_time_limit(autojump_clock: MockClock) -> None:
     async def work() -> str:
         await trio.sleep(100)
         return "id"

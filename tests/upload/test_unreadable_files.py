@@ -127,7 +127,7 @@ async def test_p6_a_stream_that_failed_as_unreadable_before_comes_back_by_itself
     assert world.received_bytes() == 2 * PART
 
 
-async def test_p10_a_mount_that_hangs_is_told_once_and_its_streams_are_named(world: World, disk: Refusing) -> None:
+async def test_p10_a_hung_mount_is_reported_once_with_its_streams(world: World, disk: Refusing) -> None:
     world.append(2 * PART, NAME)
     disk.number = errno.ETIMEDOUT
     async with world.daemon() as daemon:

@@ -22,7 +22,7 @@ def path(tmp_path: Path) -> Path:
     return found
 
 
-async def test_a_file_that_nobody_writes_has_no_writer(path: Path) -> None:
+async def test_a_file_that_no_process_writes_has_no_writer(path: Path) -> None:
     with path.open("rb"):
         assert await writer_state(str(path), Mounts()) is WriterState.NONE
 
@@ -64,7 +64,7 @@ async def test_where_there_are_no_leases_nothing_is_claimed(path: Path, monkeypa
 
 
 @pytest.mark.real
-def test_a_writer_that_opens_while_it_is_asked_kills_nobody_and_is_not_held_up(path: Path) -> None:
+def test_a_writer_that_opens_during_the_check_is_not_delayed_and_ends_no_process(path: Path) -> None:
     """Breaking a lease sends a signal whose default would end the process; a thousand races show that it does not."""
     asker = (
         "from cef_trio.files.writers import writer_state_now\n"

@@ -100,7 +100,7 @@ STEP = st.one_of(
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(STEP, min_size=1, max_size=25))
-def test_in_the_end_the_watcher_has_told_the_truth(
+def test_in_the_end_the_watcher_has_reported_what_is_there(
     steps: list[tuple[Callable[[Path, Path], None], str, str] | None],
 ) -> None:
     async def main() -> None:

@@ -76,7 +76,7 @@ def folder(tmp_path: Path) -> Path:
     return found
 
 
-async def test_started_means_that_everything_there_was_told(folder: Path) -> None:
+async def test_started_means_that_every_existing_file_was_reported(folder: Path) -> None:
     (folder / "a.mp4").write_bytes(b"12345")
     (folder / "deep" / "er").mkdir(parents=True)
     (folder / "deep" / "er" / "B.MP4").write_bytes(b"1")
@@ -113,7 +113,7 @@ async def test_a_thousand_writes_are_a_few_events(folder: Path) -> None:
         assert len(listener.events.value) < 20
 
 
-async def test_renames_moves_in_and_moves_out_are_told_as_such(folder: Path, tmp_path: Path) -> None:
+async def test_renames_moves_in_and_moves_out_are_reported_as_such(folder: Path, tmp_path: Path) -> None:
     a, b, outside = folder / "a.mp4", folder / "b.mp4", tmp_path / "c.mp4"
     a.write_bytes(b"1")
     outside.write_bytes(b"22")
@@ -153,7 +153,7 @@ async def test_a_renamed_folder_takes_its_files_along(folder: Path) -> None:
         await listener.heard(of(folder / "new" / "a.mp4", Closed))
 
 
-async def test_the_rescan_tells_the_truth_without_any_event(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_rescan_reports_every_change_without_any_event(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a network mount: nothing is notified."""
 
     def no_inotify(**_kwargs: object) -> None:
@@ -262,7 +262,7 @@ class FailingReader(ThreadedReader):
         return await super().stats(paths)
 
 
-async def test_a_folder_that_cannot_be_read_is_said_once_and_told_again_when_it_can(folder: Path) -> None:
+async def test_an_unreadable_folder_is_logged_once_and_reported_again_when_readable(folder: Path) -> None:
     (folder / "a.mp4").write_bytes(b"1")
     reader = FailingReader(MATCHES)
     with capture_logs() as logs:
@@ -289,7 +289,7 @@ class SlowReader(ThreadedReader):
         return await super().scan(folder)
 
 
-async def test_a_scan_says_when_it_began_and_one_that_is_asked_for_begins_after_that(folder: Path) -> None:
+async def test_a_scan_has_its_start_time_and_a_requested_one_begins_later(folder: Path) -> None:
     """What happened while it ran it may not know: that is the next one's."""
     reader, listener = SlowReader(), Listener()
     watcher = Watcher(str(folder), MATCHES, listener, rescan_seconds=3600, reader=reader)
@@ -317,7 +317,7 @@ async def test_a_cancelled_watcher_leaves_no_descriptor_open(folder: Path) -> No
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
-async def test_a_real_overflow_of_the_kernels_queue_is_said_and_repaired(folder: Path) -> None:
+async def test_a_real_overflow_of_the_kernels_queue_is_logged_and_repaired(folder: Path) -> None:
     """The loop stands still while more happens than the kernel keeps; what came last, it never tells."""
     most = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
     if most > 100_000:

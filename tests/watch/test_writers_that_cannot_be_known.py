@@ -19,7 +19,7 @@ def mounted(tmp_path: Path) -> Iterator[FuseMount]:
 
 
 @pytest.mark.real
-def test_p8_a_lease_that_fuse_grants_does_not_say_that_nobody_writes(mounted: FuseMount) -> None:
+def test_p8_a_lease_that_fuse_grants_does_not_prove_that_there_is_no_writer(mounted: FuseMount) -> None:
     behind, mount = mounted.behind, mounted.mount
     with (behind / "a.mp4").open("ab") as writer:
         writer.write(b"1")
@@ -29,5 +29,5 @@ def test_p8_a_lease_that_fuse_grants_does_not_say_that_nobody_writes(mounted: Fu
 
 
 @pytest.mark.real
-async def test_doctor_says_that_only_silence_ends_a_recording_there(mounted: FuseMount) -> None:
+async def test_doctor_reports_that_only_the_timeout_ends_a_recording_there(mounted: FuseMount) -> None:
     assert not (await folder_facts(mounted.mount)).local
