@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from store_faults import KilledAt
 from waiting import completed, until_idle
 
 from cef_trio.checkpoint.memory import Moment as StoreMoment
@@ -70,13 +71,7 @@ async def test_p1_parts_that_were_sent_after_the_verification_are_not_taken_for_
 async def test_p2_a_part_whose_record_was_lost_is_adopted_and_not_sent_again(world: World) -> None:
     world.append(4 * PART)
     async with world.killed_daemon():
-
-        async def die_before_the_record(operation: str, moment: StoreMoment) -> None:
-            if operation == "record_part" and moment is StoreMoment.BEFORE:
-                world.life.end()
-                await trio.sleep_forever()
-
-        world.store.fault = die_before_the_record
+        world.store.fault = KilledAt(world, "record_part")
         await trio.sleep(1)
     world.store.fault = None
     (checkpoint,) = await world.checkpoints()
@@ -92,14 +87,8 @@ async def test_p5_a_kill_between_the_uploads_creation_and_its_record_leaves_no_o
     world: World, moment: StoreMoment
 ) -> None:
     world.append(2 * PART)
-
-    async def die(operation: str, at: StoreMoment) -> None:
-        if operation == "update" and at is moment:
-            world.life.end()
-            await trio.sleep_forever()
-
     async with world.killed_daemon():
-        world.store.fault = die
+        world.store.fault = KilledAt(world, "update", moment)
         await trio.sleep(1)
     world.store.fault = None
     assert len(world.open_uploads()) == 1
