@@ -269,7 +269,7 @@ class Mounts:
         if mount.hung_since is not None and one.begun and (one.silent or one.probing):
             seconds = round(trio.current_time() - mount.hung_since, 3)
             mount.hung_since = None
-            log.warning("mount_answers", mount=mount.point, seconds=seconds)
+            log.warning("mount_recovered", mount=mount.point, seconds=seconds)
             self._publish_hung()
             self.on_answer()
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from cef_trio.lab.run import Plan, Report, run_plan
 
-_OF_ONE_RUN = re.compile(r"\b[0-9a-f]{8}\b|[0-9a-f-]{20,}\S*")
+_IDS = re.compile(r"\b[0-9a-f]{8}\b|[0-9a-f-]{20,}\S*")
 _CHUNK = 8
 
 
@@ -71,7 +71,7 @@ class Tally:
         self.violated += bool(report.violations)
         self.hits += report.hits
         self.longest_exit_seconds = max(self.longest_exit_seconds, *report.exit_seconds, 0.0)
-        for kind in {_OF_ONE_RUN.sub("…", violation) for violation in report.violations}:
+        for kind in {_IDS.sub("…", violation) for violation in report.violations}:
             self.violations[kind] += 1
             if kind not in self.examples:
                 self.examples[kind] = report.plan

@@ -88,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
         "scenario",
         choices=[*SCENARIOS, SIMULATED, *CHECKS],
         metavar="SCENARIO",
-        help="its name, `simulated`, or a check of `mutations`",
+        help="name of a scenario or of a check, or `simulated`",
     )
     replay.add_argument(
         "injections",
@@ -124,10 +124,10 @@ def _add_processes(parser: Any) -> None:
 
 def _add_check_mutations(parser: Any, names: list[str]) -> None:
     def chosen(text: str) -> list[str]:
-        # None at all would be found without looking.
+        # An empty selection would succeed without a single run.
         found = [name for name in names if text in name]
         if not found:
-            raise argparse.ArgumentTypeError(f"takes a piece of a name, not {text!r}; there are: {'; '.join(names)}")
+            raise argparse.ArgumentTypeError(f"takes a part of a name, not {text!r}; the names are: {'; '.join(names)}")
         return found
 
     _add_processes(parser)
@@ -142,7 +142,7 @@ def _add_explorer(parser: Any, *, every: str, injections: str) -> None:
         action="append",
         choices=list(SCENARIOS),
         metavar="NAME",
-        help=f"only this one; may be given again. There are: {', '.join(SCENARIOS)}",
+        help=f"only this one; may be given several times. Scenarios: {', '.join(SCENARIOS)}",
     )
     parser.add_argument("--seed", type=_number, default=0, metavar="SEED", help="of the scheduler and the world (0)")
     parser.add_argument(every, dest="every", type=_positive, default=1, metavar="N", help=f"{injections} only (1)")
@@ -321,7 +321,7 @@ def _kill(arguments: argparse.Namespace) -> ExitCode:
     began = time.monotonic()
     with ExitStack() as stack:
         if arguments.keep:
-            console.print(f"Everything is in {folder}", highlight=False, markup=False, soft_wrap=True)
+            console.print(f"The files are in {folder}", highlight=False, markup=False, soft_wrap=True)
         else:
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
         progress = stack.enter_context(_progress(console))
@@ -355,7 +355,7 @@ def _kill(arguments: argparse.Namespace) -> ExitCode:
 def _replay(arguments: argparse.Namespace) -> ExitCode:
     injections = tuple(arguments.injections)
     if arguments.scenario in CHECKS and injections:
-        raise CefMp4ProcessorError(f"{arguments.scenario} is a check without a daemon: it takes no faults")
+        raise CefMp4ProcessorError(f"{arguments.scenario} is a check without a daemon, so it takes no faults")
     if arguments.scenario == SIMULATED and not injections:
         injections = injections_of(arguments.seed)
     report = run_plan(Plan(arguments.scenario, injections, arguments.seed, arguments.mutation), keep_journal=True)
@@ -371,7 +371,7 @@ def _replay(arguments: argparse.Namespace) -> ExitCode:
         console.print(violation)
     calls = [injection for injection in injections if injection.fault in CRASH_MOMENTS]
     if not report.all_injected and calls:
-        console.print("Not every fault was injected: the call was not made, or ended before.")
+        console.print("Not every fault was injected: the daemon made fewer calls, or the call failed.")
     if arguments.report is not None:
         tally = Tally()
         tally.add(report)

@@ -16,7 +16,7 @@ from typing import Any, Final
 import trio
 
 from cef_trio.checkpoint.states import Status
-from cef_trio.lab.file_faults import TAKEN_FOR_ANOTHER
+from cef_trio.lab.file_faults import TAKEN_FOR_ANOTHER_FILE
 from cef_trio.lab.filesystem import FileSystem, Leases, Numbers
 from cef_trio.lab.proxy import Interference, Rule
 from cef_trio.lab.redis_faults import RedisFaults
@@ -27,8 +27,8 @@ from cef_trio.settings.after_upload import AfterUploadAction, AfterUploadRule
 _MOUNT: Final = "mnt"
 FOLDERS: Final = ("", "", "x/", "y/", f"{_MOUNT}/")
 """Folders of the recordings; several recordings may have the same base name."""
-_KIND: Final = 0.5
-_DELETES: Final = 0.3
+_SHARE_WITHOUT: Final = 0.5
+_SHARE_OF_DELETE: Final = 0.3
 _SYSTEMS: Final = ("ext4", "ext4", "reused", "nfs", "other-user")
 
 
@@ -48,7 +48,7 @@ class EnvironmentFaults:
     def of(cls, seed: int, *, gentle: bool, writers: int) -> EnvironmentFaults:
         """Return those of a seed; half of the worlds have none."""
         random = Random(derived(seed, "misfortunes"))  # noqa: S311 - to be repeated, not secret
-        if random.random() < _KIND:
+        if random.random() < _SHARE_WITHOUT:
             return cls("ext4", ("",) * writers, (), deletes=False)
         names = sorted(_GENTLE if gentle else ALL)
         return cls(
@@ -58,13 +58,13 @@ class EnvironmentFaults:
                 (random.uniform(0, 15), random.choice(names), random.uniform(1, 20))
                 for _ in range(random.randint(0, 3))
             ),
-            deletes=not gentle and random.random() < _DELETES,
+            deletes=not gentle and random.random() < _SHARE_OF_DELETE,
         )
 
     @property
     def may_end(self) -> frozenset[Status]:
         """Final statuses of a stream whose file exists."""
-        return TAKEN_FOR_ANOTHER if self.system == "nfs" else frozenset()
+        return TAKEN_FOR_ANOTHER_FILE if self.system == "nfs" else frozenset()
 
     @property
     def affects_redis(self) -> bool:
@@ -73,11 +73,11 @@ class EnvironmentFaults:
 
     def prepare(self, context: ScenarioContext) -> None:
         """Set up the file systems and settings."""
-        _turn(context.file_system, self.system)
+        _set_properties(context.file_system, self.system)
         context.hits[f"file system: {self.system}"] += 1
         if any(folder.startswith(_MOUNT) for folder in self.folders):
             system = FileSystem("xfs", device=99)
-            _turn(system, self.system)
+            _set_properties(system, self.system)
             context.world.kernel.make_folder(context.world.folder / _MOUNT, system)
         if self.deletes:
             context.world.after_upload = AfterUploadRule(AfterUploadAction.DELETE)
@@ -97,7 +97,7 @@ class EnvironmentFaults:
             await trio.sleep(seconds)
 
 
-def _turn(system: FileSystem, name: str) -> None:
+def _set_properties(system: FileSystem, name: str) -> None:
     match name:
         case "reused":
             system.numbers = Numbers.REUSED

@@ -61,7 +61,7 @@ class FileFaults:
     @property
     def may_end(self) -> frozenset[Status]:
         """Final statuses of a stream whose file exists."""
-        return TAKEN_FOR_ANOTHER if self.system in _NAMELESS else frozenset()
+        return TAKEN_FOR_ANOTHER_FILE if self.system in _WITHOUT_IDENTITY else frozenset()
 
     def prepare(self, context: ScenarioContext) -> None:
         """Set up the file systems."""
@@ -85,7 +85,7 @@ class FileFaults:
 # -- kinds of file systems ---------------------------------------------------------------------------------------------
 
 
-def _lying(system: FileSystem) -> None:
+def _fuse(system: FileSystem) -> None:
     """A FUSE mount: it grants leases despite remote writers, and inotify reports nothing."""
     system.name, system.leases, system.reports_events = "fuse", Leases.ALWAYS, False
     system.generations = False
@@ -100,20 +100,20 @@ def _whole_seconds(system: FileSystem) -> None:
     system.granularity_ns = _SECOND_NS
 
 
-def _untold(system: FileSystem) -> None:
+def _reused_without_generation(system: FileSystem) -> None:
     """Inode numbers are reused, and no generation distinguishes the files."""
     system.numbers, system.generations = Numbers.REUSED, False
 
 
 SYSTEMS: Final[Mapping[str, Callable[[FileSystem], None]]] = {
-    "fuse": _lying,
+    "fuse": _fuse,
     "fat": _fat,
     "whole seconds": _whole_seconds,
-    "reused, untold": _untold,
+    "reused, untold": _reused_without_generation,
 }
 """By name; counted as ``file system: …``."""
-_NAMELESS: Final = frozenset({"fuse", "fat", "reused, untold"})
-TAKEN_FOR_ANOTHER: Final = frozenset(
+_WITHOUT_IDENTITY: Final = frozenset({"fuse", "fat", "reused, untold"})
+TAKEN_FOR_ANOTHER_FILE: Final = frozenset(
     {
         Status.FAILED_FILE_REPLACED,
         Status.FAILED_FILE_MISSING_ON_RESUME,
@@ -130,18 +130,18 @@ recorded parts, or whose parts were all overwritten while no daemon ran, is take
 FileFault = Callable[[ScenarioContext, Random], AbstractAsyncContextManager[None]]
 
 
-def _to_one(what: str, change: Callable[[ScenarioContext, str, Random], None]) -> FileFault:
+def _change_one(what: str, change: Callable[[ScenarioContext, str, Random], None]) -> FileFault:
     """Return a fault that changes one of the existing recordings."""
 
     @asynccontextmanager
-    async def done(context: ScenarioContext, random: Random) -> AsyncIterator[None]:
+    async def applied(context: ScenarioContext, random: Random) -> AsyncIterator[None]:
         names = context.names()
         if names:
             context.hits[f"world: {what}"] += 1
             change(context, random.choice(names), random)
         yield
 
-    return done
+    return applied
 
 
 @asynccontextmanager
@@ -165,13 +165,13 @@ def _clock(what: str, skew_ns: int) -> FileFault:
     """Return a fault that shifts the clock of the file system for a while."""
 
     @asynccontextmanager
-    async def wrong(context: ScenarioContext, _random: Random) -> AsyncIterator[None]:
+    async def shifted(context: ScenarioContext, _random: Random) -> AsyncIterator[None]:
         context.hits[f"world: {what}"] += 1
         context.file_system.skew_ns = skew_ns
         yield
         context.file_system.skew_ns = 0
 
-    return wrong
+    return shifted
 
 
 @asynccontextmanager
@@ -183,11 +183,11 @@ async def _renumbered(context: ScenarioContext, _random: Random) -> AsyncIterato
     yield
 
 
-def _set_back(context: ScenarioContext, name: str, _random: Random) -> None:
+def _mtime_back(context: ScenarioContext, name: str, _random: Random) -> None:
     context.writers.set_mtime(name, context.world.kernel.now_ns() - _HOUR_NS)
 
 
-def _set_ahead(context: ScenarioContext, name: str, _random: Random) -> None:
+def _mtime_ahead(context: ScenarioContext, name: str, _random: Random) -> None:
     context.writers.set_mtime(name, context.world.kernel.now_ns() + _HOUR_NS)
 
 
@@ -201,14 +201,14 @@ def _copied_over(context: ScenarioContext, name: str, _random: Random) -> None:
 
 _GENTLE: Final[Mapping[str, FileFault]] = {
     "denied": _denied,
-    "time back": _to_one("time back", _set_back),
-    "time ahead": _to_one("time ahead", _set_ahead),
-    "touched": _to_one("touched", _touched),
+    "time back": _change_one("time back", _mtime_back),
+    "time ahead": _change_one("time ahead", _mtime_ahead),
+    "touched": _change_one("touched", _touched),
     "clock behind": _clock("clock behind", -_HOUR_NS),
     "renumbered": _renumbered,
 }
 """Faults that may only cost time."""
-_ROUGH: Final[Mapping[str, FileFault]] = {"copied over": _to_one("copied over", _copied_over)}
+_ROUGH: Final[Mapping[str, FileFault]] = {"copied over": _change_one("copied over", _copied_over)}
 """Faults that make another file of a recording."""
 ALL: Final[Mapping[str, FileFault]] = {**_GENTLE, **_ROUGH}
 """By name; counted as ``world: …``."""

@@ -74,7 +74,7 @@ class Journal:
 def logging_into(journal: Journal) -> Iterator[None]:
     """Redirect log events to the journal."""
 
-    def take(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    def add_entry(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         fields = {
             name: value for name, value in sorted(event.items()) if name not in {"event", "log_level", "exc_info"}
         }
@@ -86,7 +86,7 @@ def logging_into(journal: Journal) -> Iterator[None]:
     # In place, as structlog.testing.capture_logs does: loggers that were used already hold this very list.
     processors = structlog.get_config()["processors"]
     before = processors.copy()
-    processors[:] = [structlog.contextvars.merge_contextvars, take]
+    processors[:] = [structlog.contextvars.merge_contextvars, add_entry]
     structlog.configure(processors=processors)
     try:
         yield

@@ -32,31 +32,31 @@ class Received:
 
 
 class Receiver:
-    """The receiver. ``answers``: statuses of the next responses, 0 for none at all; after these, 204."""
+    """The receiver. ``statuses``: of the next responses, 0 for no response; after these, 204."""
 
     def __init__(self) -> None:
-        self.answers: deque[int] = deque()
+        self.statuses: deque[int] = deque()
         self.retry_after: str | None = None
         """The Retry-After header of responses that are not 2xx."""
         self.received: list[Received] = []
         self.acknowledged: set[str] = set()
         """Streams whose acknowledgement reached the current daemon."""
 
-    async def take(self, request: httpx.Request) -> httpx.Response:
-        """Answer a request.
+    async def respond(self, request: httpx.Request) -> httpx.Response:
+        """Return the response to a request.
 
         Raises:
-            httpx.ReadError: it does not answer.
+            httpx.ReadError: the next status is 0.
         """
         body = await request.aread()
         await trio.lowlevel.checkpoint()
-        status = self.answers.popleft() if self.answers else 204
+        status = self.statuses.popleft() if self.statuses else 204
         self.received.append(Received(request.headers, body, status))
         if status == 0:
-            raise httpx.ReadError("the receiver is silent", request=request)
-        good = httpx.codes.is_success(status)
-        headers = {} if good or self.retry_after is None else {"retry-after": self.retry_after}
-        return httpx.Response(status, headers=headers, stream=_Unread())
+            raise httpx.ReadError("no response", request=request)
+        succeeded = httpx.codes.is_success(status)
+        headers = {} if succeeded or self.retry_after is None else {"retry-after": self.retry_after}
+        return httpx.Response(status, headers=headers, stream=_UnreadBody())
 
 
 class CrashableReceiver(httpx.AsyncBaseTransport):
@@ -74,7 +74,7 @@ class CrashableReceiver(httpx.AsyncBaseTransport):
         if life.reaches(number, CrashMoment.BEFORE):
             raise httpx.ConnectError("the process has crashed", request=request)
         with self._journal.call(Lane.WEBHOOK, "webhook") as entry:
-            response = await self._receiver.take(request)
+            response = await self._receiver.respond(request)
             entry.outcome = str(response.status_code)
         if life.reaches(number, CrashMoment.UNANSWERED):
             raise httpx.ReadError("the process has crashed", request=request)
@@ -84,11 +84,11 @@ class CrashableReceiver(httpx.AsyncBaseTransport):
         return response
 
 
-class _Unread(httpx.AsyncByteStream):
+class _UnreadBody(httpx.AsyncByteStream):
     """A body that must not be read. Closing it is a checkpoint, as in httpcore."""
 
     async def __aiter__(self):  # type: ignore[no-untyped-def]
-        raise AssertionError("the answer's body was read")
+        raise AssertionError("the response body was read")
         yield b""
 
     async def aclose(self) -> None:

@@ -58,7 +58,7 @@ _CALLS: Final = (
 
 def simulated(seed: int) -> Scenario:
     """Return the scenario of a seed."""
-    world = _Dice.of(seed)
+    world = _WorldChoices.of(seed)
     environment = EnvironmentFaults.of(seed, gentle=world.gentle, writers=world.writers)
     files = FileFaults.of(seed, gentle=world.gentle, writers=world.writers)
 
@@ -132,7 +132,7 @@ def injections_of(seed: int) -> tuple[Injection, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Dice:
+class _WorldChoices:
     """The random choices for a world as a whole."""
 
     gentle: bool
@@ -144,7 +144,7 @@ class _Dice:
     loses_redis: bool
 
     @classmethod
-    def of(cls, seed: int) -> _Dice:
+    def of(cls, seed: int) -> _WorldChoices:
         random = Random(derived(seed, "world"))
         gentle = random.random() < 0.5
         return cls(

@@ -62,7 +62,7 @@ class Ownership:
             with trio.move_on_after(_TIMEOUT_SECONDS) as scope:
                 place = await disk.place_around(f"{watch_folder.rstrip('/')}/-", within=watch_folder)
         except CefMp4ProcessorError as error:
-            log.debug("watch_folder_not_looked_at", error=str(error))
+            log.debug("watch_folder_check_failed", error=str(error))
             return
         if not scope.cancelled_caught and (place is not None or self.owner is None):
             owner = owner_at(place, self.machine)

@@ -306,7 +306,7 @@ class StreamProcessor:
                     await work(upload, recording)
                     self._mismatches = 0
             except RecordingChangedError as error:
-                log.info("recording_changed_under_read", reason=str(error))
+                log.info("recording_changed_during_read", reason=str(error))
                 self._mark_suspect()
             finally:
                 self.working = False

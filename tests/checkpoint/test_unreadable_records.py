@@ -209,7 +209,7 @@ async def test_kind9_an_index_of_paths_of_a_wrong_type_is_named_with_what_to_do_
             assert [(entry["event"], entry["key"]) for entry in logs] == [("checkpoint_unreadable", KEYS.by_path)]
             raw.rename(KEYS.by_path, f"{KEYS.by_path}.broken")
             assert set(await store.find_by_path(paths)) == {"/rec/s1.mp4", "/rec/s2.mp4"}
-        assert logs[-1]["event"] == "path_index_made_anew"
+        assert logs[-1]["event"] == "path_index_rebuilt"
         assert not store.unreadable.known
     raw.delete(KEYS.by_path)
     async with RedisCheckpointStore(valkey.url) as store:  # the next life asks too

@@ -82,9 +82,9 @@ def test_a_simulated_world_is_replayed_by_its_seed(capsys: pytest.CaptureFixture
         (["simulate", "--seed", "-1"], "takes a whole number from 0, not '-1'"),
         (
             ["mutations", "--only", "nothing-such"],
-            "takes a piece of a name, not 'nothing-such'; there are: no shield: ",
+            "takes a part of a name, not 'nothing-such'; the names are: no shield: ",
         ),
-        (["variants", "--only", "nothing-such"], "takes a piece of a name, not 'nothing-such'; there are: naive: "),
+        (["variants", "--only", "nothing-such"], "takes a part of a name, not 'nothing-such'; the names are: naive: "),
         (["mutations", "--report", "out.html"], "unrecognized arguments: --report"),
     ],
 )
@@ -103,7 +103,7 @@ def test_a_check_is_replayed_and_takes_no_faults(capsys: pytest.CaptureFixture[s
     )
     assert "P10: one client uses every connection" in capsys.readouterr().out
     assert main(["lab", "replay", "busy-client", "cancel@3"]) == ExitCode.BAD_SETTINGS
-    assert capsys.readouterr().err.strip().endswith("busy-client is a check without a daemon: it takes no faults")
+    assert capsys.readouterr().err.strip().endswith("busy-client is a check without a daemon, so it takes no faults")
 
 
 def test_a_report_that_cannot_be_written_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -69,7 +69,7 @@ def assert_signed(received: Received) -> None:
 
 async def record_one(world: World, size_bytes: int = PART + 5, name: str = "a.mp4") -> None:
     """Complete a recording with a daemon that is then stopped, so that its webhook is still pending."""
-    world.receiver.answers.append(0)
+    world.receiver.statuses.append(0)
     world.append(size_bytes, name)
     async with world.daemon() as daemon:
         daemon.closed(name)
@@ -105,7 +105,7 @@ async def test_without_a_url_nothing_is_owed(world: World) -> None:
 async def test_a_receiver_that_fails_is_asked_again_later_and_later_with_the_same_id(
     world: World, said: list[EventDict]
 ) -> None:
-    world.receiver.answers.extend([500, 503, 408, 302, 429, 425])
+    world.receiver.statuses.extend([500, 503, 408, 302, 429, 425])
     world.append(10)
     async with world.daemon() as daemon:
         daemon.closed()
@@ -121,7 +121,7 @@ async def test_a_receiver_that_fails_is_asked_again_later_and_later_with_the_sam
 
 
 async def test_retry_after_is_honoured(world: World) -> None:
-    world.receiver.answers.append(503)
+    world.receiver.statuses.append(503)
     world.receiver.retry_after = "200"
     world.append(10)
     async with world.daemon() as daemon:
@@ -133,7 +133,7 @@ async def test_retry_after_is_honoured(world: World) -> None:
 
 @pytest.mark.parametrize("status", [400, 401, 404, 410, 422])
 async def test_a_refusal_is_final_and_logged_once(world: World, said: list[EventDict], status: int) -> None:
-    world.receiver.answers.append(status)
+    world.receiver.statuses.append(status)
     world.append(10)
     async with world.daemon() as daemon:
         daemon.closed()
@@ -146,7 +146,7 @@ async def test_a_refusal_is_final_and_logged_once(world: World, said: list[Event
 
 async def test_what_is_not_taken_for_so_many_hours_is_given_up(world: World, said: list[EventDict]) -> None:
     world.webhook_retry_seconds = HOUR
-    world.receiver.answers.extend([500] * 1000)
+    world.receiver.statuses.extend([500] * 1000)
     world.append(10)
     async with world.daemon() as daemon:
         daemon.closed()
@@ -173,7 +173,7 @@ async def test_p3_what_is_owed_is_delivered_by_the_next_daemon(world: World) -> 
 
 
 async def test_a_stream_never_waits_for_its_webhook(world: World) -> None:
-    world.receiver.answers.extend([0] * 1000)
+    world.receiver.statuses.extend([0] * 1000)
     async with world.daemon() as daemon:
         for number in range(5):
             world.append(10, f"{number}.mp4")
@@ -189,7 +189,7 @@ async def test_a_silent_receiver_is_not_stormed_by_all_that_is_owed(world: World
     """One pause for all: with 40 pending webhooks the receiver gets as many attempts as with one."""
     for number in range(40):
         world.append(1, f"{number}.mp4")
-    world.receiver.answers.extend([0] * 10_000)
+    world.receiver.statuses.extend([0] * 10_000)
     async with world.daemon() as daemon:
         for number in range(40):
             daemon.closed(f"{number}.mp4")
@@ -197,7 +197,7 @@ async def test_a_silent_receiver_is_not_stormed_by_all_that_is_owed(world: World
         await trio.sleep(HOUR)
         asked = len(world.receiver.received)
         assert asked < 4 * 20  # four at once, in so many growing rounds
-        world.receiver.answers.clear()
+        world.receiver.statuses.clear()
         await settled(world)
     delivered = [one.stream_id for one in world.receiver.received if one.status == 204]
     assert sorted(delivered) == sorted(checkpoint.meta.stream_id for checkpoint in world.known())
@@ -206,14 +206,14 @@ async def test_a_silent_receiver_is_not_stormed_by_all_that_is_owed(world: World
 async def test_a_delivery_that_the_receiver_chokes_on_holds_up_no_other(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    take = world.receiver.take
+    respond = world.receiver.respond
 
     async def choke(request):  # type: ignore[no-untyped-def]
         if b'"total_size_bytes": 1,' in await request.aread():
             await trio.sleep_forever()
-        return await take(request)
+        return await respond(request)
 
-    monkeypatch.setattr(world.receiver, "take", choke)
+    monkeypatch.setattr(world.receiver, "respond", choke)
     world.append(1, "0.mp4")
     async with world.daemon() as daemon:
         daemon.closed("0.mp4")
@@ -291,7 +291,7 @@ async def test_a_stream_that_owes_is_not_forgotten(world: World) -> None:
     await record_one(world)
     Path(world.path()).unlink()
     await trio.sleep(10 * HOUR)
-    world.receiver.answers.append(500)
+    world.receiver.statuses.append(500)
     async with world.daemon() as daemon:
         assert await forget_now(daemon.services, timedelta(hours=1)) == 0
         await settled(world)
@@ -299,7 +299,7 @@ async def test_a_stream_that_owes_is_not_forgotten(world: World) -> None:
 
 
 async def test_attempts_are_counted_and_what_is_owed_is_a_gauge(world: World) -> None:
-    world.receiver.answers.extend([500, 0])
+    world.receiver.statuses.extend([500, 0])
     world.append(10, "a.mp4")
     async with world.daemon() as daemon:
         registry = daemon.services.metrics.registry
@@ -315,7 +315,7 @@ async def test_attempts_are_counted_and_what_is_owed_is_a_gauge(world: World) ->
         await settled(world)
         await trio.sleep(60)
         assert registry.get_sample_value("cef_trio_webhooks_pending") == 0
-        world.receiver.answers.append(410)
+        world.receiver.statuses.append(410)
         world.append(10, "b.mp4")
         daemon.closed("b.mp4")
         await trio.sleep(2)

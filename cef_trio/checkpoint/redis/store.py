@@ -523,7 +523,7 @@ class RedisCheckpointStore(StreamWrites):
             for start in range(0, len(pairs), 2 * _BATCH):
                 run_script(client, scripts.INDEX_PATHS, [self.keys.by_path], pairs[start : start + 2 * _BATCH])
             if metas:
-                log.warning("path_index_made_anew", key=self.keys.by_path, streams=len(metas))
+                log.warning("path_index_rebuilt", key=self.keys.by_path, streams=len(metas))
         self._index_exists = True
 
     def _check_type(self, key: str, answer: object) -> None:

@@ -390,7 +390,7 @@ async def _deleted_after_upload(context: ScenarioContext) -> None:
 
 async def _use_webhook(context: ScenarioContext) -> None:
     context.world.webhook = True
-    context.world.receiver.answers.extend([500, 0])
+    context.world.receiver.statuses.extend([500, 0])
     await trio.lowlevel.checkpoint()
 
 
@@ -454,7 +454,13 @@ SCENARIOS: Final = (
         _redis_responses_lost,
         redis_may_fail=True,
     ),
-    Scenario("redis-frozen", "Redis accepts and never answers", _redis_frozen, redis_may_fail=True, redis_silent=True),
+    Scenario(
+        "redis-frozen",
+        "Redis accepts connections and never responds",
+        _redis_frozen,
+        redis_may_fail=True,
+        redis_silent=True,
+    ),
     Scenario("s3-frozen", "S3 stops reading in the middle of parts", _s3_frozen),
     Scenario("deleted", "the recording is deleted while it is uploaded", _deleted, may_end=GONE),
     Scenario("truncated", "the writer truncates the recording and starts over", _truncated, starts_over=True),
