@@ -1,20 +1,20 @@
 """The embedded S3 endpoint: one strict model of S3's multipart semantics, for local mode and as the tests' reference.
 
-It owns buckets, objects and multipart uploads in memory or on disk, checks signatures, checksums, sizes, order and
-ETags as S3 does, and answers as S3 does. Where real stores differ from S3, or networks fail, ``faults`` play them on
-demand. It must never accept what S3 refuses. It is held to account by boto3 as a client, and by running the same
-conformance cases against other servers (``tests/s3_endpoint``).
+It keeps buckets, objects and multipart uploads in memory or on disk, checks signatures, checksums, sizes, order and
+ETags as S3 does, and responds as S3 does. Faults simulate failing networks and stores that differ from S3. It must
+never accept what S3 refuses. boto3 is its reference client, and the same conformance cases run against other servers
+(``tests/s3_endpoint``).
 
-Where to look: ``endpoint`` (one request from end to end), ``routing`` (the table of operations), ``*_operations`` (HTTP
+Open ``endpoint`` (one request from end to end), ``routing`` (the table of operations), ``*_operations`` (HTTP
 to model), ``model`` and ``multipart`` (the rules), ``auth`` (signatures), ``receiving`` and ``chunked`` (bodies),
-``storage`` and ``disk`` (where it is kept), ``faults``, ``calls``, ``control`` (for tests), ``server`` and
+``storage`` and ``disk`` (blobs and records), ``faults``, ``calls``, ``control`` (for tests), ``server`` and
 ``transport`` (two ways in).
 
 ::
 
     endpoint = S3Endpoint(DiskStorage(Path("data")), buckets=["recordings"])
-    url = await nursery.start(serve, endpoint)                               # over a socket
-    client = httpx.AsyncClient(transport=InProcessTransport(endpoint))       # without one
+    url = await nursery.start(serve, endpoint)                               # on a socket
+    client = httpx.AsyncClient(transport=InProcessTransport(endpoint))       # without a socket
     lost = endpoint.faults.arm(Fault(Kind.RESET, "UploadPart", Moment.REPLY, nth=3))
 """
 

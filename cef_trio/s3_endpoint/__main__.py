@@ -1,4 +1,4 @@
-"""``python -m cef_trio.s3_endpoint``: the embedded S3 endpoint as a process of its own.
+"""``python -m cef_trio.s3_endpoint``: the embedded S3 endpoint in its own process.
 
 Prints its URL on one line when it is ready (``http://127.0.0.1:9000``), serves until SIGTERM or SIGINT, exits 0. Exits
 2 on bad arguments, 1 if the address or the folder cannot be used.
@@ -33,7 +33,7 @@ _MAX_PORT = 65535
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the endpoint; gives the exit code."""
+    """Run the endpoint; return the exit code."""
     options = _parser().parse_args(arguments)
     failures: list[str] = []
     try:
@@ -75,16 +75,16 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m cef_trio.s3_endpoint", description="An S3 endpoint for one machine."
     )
-    parser.add_argument("--data", type=Path, metavar="DIR", help="keep everything in DIR (default: in memory)")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="the data folder (default: in memory)")
     parser.add_argument("--fsync", action="store_true", help="force every write to the disk, against power cuts")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    parser.add_argument("--port", type=_port, default=9000, help="0 takes a free one (default: %(default)s)")
-    parser.add_argument("--bucket", action="append", default=[], help="make this bucket; may be given again")
+    parser.add_argument("--port", type=_port, default=9000, help="0 for any free port (default: %(default)s)")
+    parser.add_argument("--bucket", action="append", default=[], help="create this bucket; may be repeated")
     parser.add_argument("--access-key", default=DEFAULT_ACCESS_KEY_ID, help="access key id (default: %(default)s)")
     parser.add_argument("--secret-key", default=DEFAULT_SECRET_ACCESS_KEY, help="secret (default: %(default)s)")
-    parser.add_argument("--session-token", help="the token that must come with the key (default: none)")
+    parser.add_argument("--session-token", help="the session token of the key (default: none)")
     parser.add_argument("--region", default=DEFAULT_REGION, help="the region of signatures (default: %(default)s)")
-    parser.add_argument("--domain", action="append", default=[], help="sub-domains of it are buckets; may be repeated")
+    parser.add_argument("--domain", action="append", default=[], help="its sub-domains are buckets; may be repeated")
     parser.add_argument(
         "--minimum-part-size",
         type=_positive,
@@ -92,20 +92,20 @@ def _parser() -> argparse.ArgumentParser:
         metavar="BYTES",
         help="of every part but the last (default: %(default)s)",
     )
-    parser.add_argument("--complete-once", action="store_true", help="Complete after Complete answers NoSuchUpload")
-    parser.add_argument("--control", action="store_true", help="answer /_control/ (faults and counters, unsigned)")
+    parser.add_argument("--complete-once", action="store_true", help="a repeated Complete gets NoSuchUpload")
+    parser.add_argument("--control", action="store_true", help="serve /_control/ (faults and counters, unsigned)")
     return parser
 
 
 def _port(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) > _MAX_PORT:
-        raise argparse.ArgumentTypeError(f"{text!r} is no port: a number from 0 to {_MAX_PORT}")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port number from 0 to {_MAX_PORT}")
     return int(text)
 
 
 def _positive(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size: a number of bytes from 1")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number of bytes")
     return int(text)
 
 

@@ -1,11 +1,11 @@
 """Verification of AWS Signature Version 4. Pure.
 
-Written from AWS's specification alone (https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html,
-``sigv4-query-string-auth.html``, ``sigv4-streaming.html``) and **on purpose without looking at or importing**
-``cef_trio.s3.signing``: the client's signing is held to account by a second implementation, and both by boto3.
+Rules: https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html,
+``sigv4-query-string-auth.html``, ``sigv4-streaming.html``. Deliberately independent of ``cef_trio.s3.signing``: it is a
+second implementation against which the client's signatures are tested; boto3 tests both.
 
 Strict where S3 is strict: the key id must be known, the scope must name today's date, our region and ``s3``, the clock
-may be 15 minutes off, ``host`` and every ``x-amz-*`` header that was sent must be signed. The body is not read here:
+may differ by 15 minutes, ``host`` and every ``x-amz-*`` header must be signed. The body is not read here:
 ``Authorization.payload`` determines how it is verified while it is received.
 """
 
@@ -39,22 +39,22 @@ _SCOPE_FIELDS: Final = 5
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Account:
-    """Somebody who may call: a secret, and for temporary credentials the session token that belongs to it."""
+    """The secret of an access key, and the session token of temporary credentials."""
 
     secret_access_key: str
     session_token: str | None = None
     expired_tokens: frozenset[str] = frozenset()
-    """Those that it had before."""
+    """Earlier session tokens."""
 
     def renewed(self, session_token: str) -> Account:
-        """The same with another token; the one that it had has expired."""
+        """Return the account with another token; the current one expires."""
         old = () if self.session_token is None else (self.session_token,)
         return Account(self.secret_access_key, session_token, self.expired_tokens.union(old))
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Authorization:
-    """A request whose signature is right, and what is needed to verify its body.
+    """The result of a valid signature, and what is needed to verify the body.
 
     ``payload`` is ``x-amz-content-sha256``: a hex digest, ``UNSIGNED-PAYLOAD`` or one of the ``STREAMING-…`` values.
     """
@@ -82,16 +82,16 @@ class _SignatureFields:
 
 
 def verify(request: Request, accounts: Mapping[str, Account], region: str, now: float) -> Authorization:
-    """Check a request's signature.
+    """Check a request's signature and return its authorization.
 
     Args:
-        request: the request; its body is not touched.
+        request: the request; its body is not read.
         accounts: access key id → account.
-        region: the one region that scopes may name.
+        region: the only region that scopes may name.
         now: Unix seconds by the server's clock.
 
     Raises:
-        S3Error: with the code S3 would answer.
+        S3Error: with S3's code.
     """
     query = parse_query(request.query)
     authorization = request.headers.get("authorization")
@@ -142,7 +142,7 @@ class ChunkSignatures:
 def canonical_request(
     request: Request, query: list[tuple[str, str]], signed_headers: tuple[str, ...], payload: str
 ) -> str:
-    """The text whose hash is signed. Path and query are decoded and encoded again, each byte in its one right form."""
+    """Return the text whose hash is signed. Path and query are decoded and encoded again in canonical form."""
     path = quote(unquote_to_bytes(request.path), safe="/-_.~") or "/"
     encoded = sorted((quote(name, safe="-_.~"), quote(value, safe="-_.~")) for name, value in query)
     lines = [request.method, path, "&".join(f"{name}={value}" for name, value in encoded)]

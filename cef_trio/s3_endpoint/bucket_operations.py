@@ -1,6 +1,6 @@
-"""Operations on buckets: create, list, look into, configure.
+"""Operations on buckets: create, list, inspect, configure.
 
-Each takes a ``S3Request`` and makes its ``Reply``; refusals are raised. Rules:
+Each takes a ``S3Request`` and returns its ``Reply``; errors are raised. Rules:
 https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListObjectsV2.html and its siblings.
 """
 
@@ -38,7 +38,7 @@ async def list_buckets(call: S3Request) -> Reply:
 
 
 async def create_bucket(call: S3Request) -> Reply:
-    """CreateBucket, in this endpoint's region only."""
+    """CreateBucket; only in the endpoint's region."""
     region = read_location_constraint(await call.document())
     if (region or "us-east-1") != call.region:
         raise S3Error("InvalidLocationConstraint", details={"LocationConstraint": region or ""})
@@ -62,18 +62,18 @@ async def get_bucket_location(call: S3Request) -> Reply:
     """GetBucketLocation: empty for us-east-1."""
     call.model.bucket(call.bucket)
     region = "" if call.region == "us-east-1" else call.region
-    # The one document of S3 whose root element is its text.
+    # The only document of S3 whose root element has text.
     return Reply(200, body=document("LocationConstraint", []).replace(b"></", f">{region}</".encode()))
 
 
 async def get_bucket_versioning(call: S3Request) -> Reply:
-    """GetBucketVersioning: never switched on."""
+    """GetBucketVersioning: never enabled."""
     call.model.bucket(call.bucket)
     return Reply(200, body=document("VersioningConfiguration", []))
 
 
 async def put_bucket_lifecycle(call: S3Request) -> Reply:
-    """PutBucketLifecycleConfiguration: kept and returned; nothing here acts on it."""
+    """PutBucketLifecycleConfiguration: stored and returned, without effect."""
     call.model.bucket(call.bucket)
     call.model.set_lifecycle(call.bucket, read_lifecycle(await call.document()))
     return Reply(200)

@@ -1,4 +1,4 @@
-"""A call being served: the request, what it is about, what the operations may use to serve it."""
+"""A call being served: the request, its target, and what the operations need to serve it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cef_trio.s3_endpoint.storage import BlobWriter
 
 @dataclass(frozen=True, slots=True)
 class S3Request:
-    """A call whose signature is right."""
+    """A call with a valid signature."""
 
     operation: str
     request: Request
@@ -34,12 +34,12 @@ class S3Request:
 
     @property
     def bucket(self) -> str:
-        """The bucket; not for operations without one."""
+        """The bucket; empty for operations without one."""
         return self.target.bucket or ""
 
     @property
     def key(self) -> str:
-        """The key; not for operations without one."""
+        """The key; empty for operations without one."""
         return self.target.key or ""
 
     @property
@@ -48,15 +48,15 @@ class S3Request:
         return self.target.query.get("uploadId", "")
 
     def header(self, name: str) -> str | None:
-        """A header of the request."""
+        """Return a header of the request."""
         return self.request.headers.get(name)
 
     def query(self, name: str) -> str:
-        """A value of the query, empty if there is none."""
+        """Return a query parameter; empty if missing."""
         return self.target.query.get(name, "")
 
     def limit(self, name: str) -> int:
-        """A page size of the query: at most 1,000, which is also the default.
+        """Return a page size of the query: at most 1,000, which is also the default.
 
         Raises:
             S3Error: ``InvalidArgument``.
@@ -64,7 +64,7 @@ class S3Request:
         return min(self.number(name, PAGE), PAGE)
 
     def number(self, name: str, default: int) -> int:
-        """A number of the query.
+        """Return a number of the query.
 
         Raises:
             S3Error: ``InvalidArgument``.
@@ -115,7 +115,7 @@ class S3Request:
         return await receive_document(self._body(), declared)
 
     def changed_by(self, kind: Kind) -> bool:
-        """Whether a fault of that kind changes this call."""
+        """Return whether a fault of that kind is applied to this call, and count a hit."""
         return self.faults.find(kind) is not None
 
     def _body(self) -> AsyncGenerator[bytes, None]:
@@ -126,7 +126,7 @@ class S3Request:
 
 
 async def _damaged(body: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-    """A body whose first bit is another one."""
+    """Yield a body with its first bit inverted."""
     whole = True
     async with aclosing(body) as blocks:
         async for block in blocks:

@@ -1,4 +1,4 @@
-"""Journal and counters of the endpoint's calls, and the largest number of concurrent calls. For tests.
+"""Journal and counters of calls, and the largest number of concurrent calls. For tests.
 
 The journal keeps the newest ``JOURNAL_ENTRIES`` calls; counters are per operation; neither grows with the number of
 calls (received bytes grow with the number of distinct parts, and ``reset`` forgets them).
@@ -23,7 +23,7 @@ JOURNAL_ENTRIES: Final = 100_000
 class LoggedCall:
     """A call. ``outcome`` is ``"200"``, ``"404 NoSuchUpload"``, ``"dropped"``, ``"cancelled"``, or ``"…"`` before that.
 
-    ``size_bytes`` counts data of the request's body that arrived, without framing. ``faults`` names those that struck.
+    ``size_bytes`` counts the received bytes of the body, without framing. ``faults`` names those that were applied.
     """
 
     at: float
@@ -40,16 +40,16 @@ class LoggedCall:
 class CallLog:
     """The journal and its counters.
 
-    ``calls`` counts calls that began, by operation; ``outcomes`` by operation and outcome; ``received_bytes`` the data
-    that arrived by (key, part number), again for every repetition; ``max_concurrent`` the most calls of an operation
-    that were in progress at once.
+    ``calls`` counts the calls that began, by operation; ``outcomes`` by operation and outcome; ``received_bytes`` the
+    received bytes by (key, part number), including repetitions; ``max_concurrent`` the largest number of concurrent
+    calls by operation.
     """
 
     def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything; calls in progress count into the new counters when they end."""
+        """Reset journal and counters; calls in progress are counted when they end."""
         self.journal: deque[LoggedCall] = deque(maxlen=JOURNAL_ENTRIES)
         self.calls: Counter[str] = Counter()
         self.outcomes: Counter[tuple[str, str]] = Counter()
@@ -79,17 +79,17 @@ class CallLog:
             self.outcomes[info.operation, entry.outcome] += 1
 
     def received(self, entry: LoggedCall, size_bytes: int) -> None:
-        """Count data that arrived."""
+        """Count received bytes."""
         entry.size_bytes += size_bytes
         if entry.key is not None and entry.part_number is not None:
             self.received_bytes[entry.key, entry.part_number] += size_bytes
 
     def of(self, operation: str) -> list[LoggedCall]:
-        """The journal's calls of one operation."""
+        """Return the calls of one operation in the journal."""
         return [entry for entry in self.journal if entry.operation == operation]
 
     def to_json(self) -> dict[str, Any]:
-        """All of it, as JSON knows it."""
+        """Return journal and counters as JSON values."""
         return {
             "calls": dict(self.calls),
             "outcomes": [

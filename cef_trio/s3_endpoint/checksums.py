@@ -1,9 +1,9 @@
-"""S3's checksums on the server's side: computed while bytes pass, combined at Complete. Pure.
+"""S3's checksums on the server side: computed while bytes are received, combined at Complete. Pure.
 
-The rules are those of https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity.html: CRC64NVME
-is always of the full object, SHA-1 and SHA-256 of a multipart object are always composite (a digest of the parts'
-digests, with ``-<parts>`` behind it), CRC32 and CRC32C may be either and are composite unless asked otherwise. Written
-apart from the client's ``cef_trio.s3.checksums`` on purpose: what judges the client must not share its mistakes.
+Rules: https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity.html. CRC64NVME is always of the
+full object, SHA-1 and SHA-256 of a multipart object are always composite (a digest of the parts' digests, followed by
+``-<parts>``), CRC32 and CRC32C may be either and are composite by default. Deliberately independent of the client's
+``cef_trio.s3.checksums``: the tests' reference must not share its mistakes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from awscrt import checksums as crt
 
 
 class Algorithm(StrEnum):
-    """The checksums S3 knows. The values are the tails of ``x-amz-checksum-…``."""
+    """The checksum algorithms of S3. The values are the ends of ``x-amz-checksum-…``."""
 
     CRC32 = "crc32"
     CRC32C = "crc32c"
@@ -40,21 +40,21 @@ class Algorithm(StrEnum):
 
 
 class ChecksumType(StrEnum):
-    """Whether a multipart object's checksum is of its bytes or of its parts' checksums."""
+    """Whether a multipart object's checksum covers its bytes or its parts' checksums."""
 
     FULL_OBJECT = "FULL_OBJECT"
     COMPOSITE = "COMPOSITE"
 
 
 class Hash(Protocol):
-    """Takes bytes and knows their digest."""
+    """An incremental hash."""
 
     def update(self, data: bytes, /) -> None:
-        """Take more bytes."""
+        """Add bytes."""
         ...
 
     def digest(self) -> bytes:
-        """The digest of all bytes so far."""
+        """Return the digest of all bytes so far."""
         ...
 
 
@@ -92,7 +92,7 @@ _COMBINERS: Final[Mapping[Algorithm, Callable[[int, int, int], int]]] = MappingP
 
 
 def start(algorithm: Algorithm) -> Hash:
-    """A calculator that has seen nothing yet."""
+    """Return a new hash."""
     functions: dict[Algorithm, Any] = {
         Algorithm.CRC32: crt.crc32,
         Algorithm.CRC32C: crt.crc32c,
@@ -104,12 +104,12 @@ def start(algorithm: Algorithm) -> Hash:
 
 
 def encode(digest: bytes) -> str:
-    """A digest as headers and XML carry it."""
+    """Return a digest in base64, as in headers and XML."""
     return base64.b64encode(digest).decode("ascii")
 
 
 def is_valid(algorithm: Algorithm, text: str) -> bool:
-    """Whether this is base64 of as many bytes as the algorithm has."""
+    """Return whether the text is base64 of a digest of the algorithm's length."""
     try:
         return len(base64.b64decode(text, validate=True)) == _SIZES[algorithm]
     except (binascii.Error, ValueError):
@@ -117,22 +117,22 @@ def is_valid(algorithm: Algorithm, text: str) -> bool:
 
 
 def default_type(algorithm: Algorithm) -> ChecksumType:
-    """What S3 takes when CreateMultipartUpload names no type."""
+    """Return the type if CreateMultipartUpload names none."""
     return ChecksumType.FULL_OBJECT if algorithm is Algorithm.CRC64NVME else ChecksumType.COMPOSITE
 
 
 def is_allowed(algorithm: Algorithm, kind: ChecksumType) -> bool:
-    """Whether S3 has this checksum in this type."""
+    """Return whether S3 supports the algorithm with this type."""
     if kind is ChecksumType.FULL_OBJECT:
         return algorithm in _COMBINERS
     return algorithm is not Algorithm.CRC64NVME
 
 
 def full_object(algorithm: Algorithm, parts: Iterable[tuple[str, int]]) -> str:
-    """The checksum of the whole from ``(base64 checksum, size_bytes)`` of its parts in order; CRCs only.
+    """Return the checksum of the object from ``(base64 checksum, size_bytes)`` of its parts in order; CRCs only.
 
     Raises:
-        KeyError: the algorithm is no CRC.
+        KeyError: the algorithm is not a CRC.
     """
     combine = _COMBINERS[algorithm]
     whole = 0
@@ -142,7 +142,7 @@ def full_object(algorithm: Algorithm, parts: Iterable[tuple[str, int]]) -> str:
 
 
 def composite(algorithm: Algorithm, parts: Sequence[str]) -> str:
-    """The checksum of the parts' checksums, with their number behind it."""
+    """Return the checksum of the parts' checksums, followed by their number."""
     calculator = start(algorithm)
     for text in parts:
         calculator.update(base64.b64decode(text))
@@ -150,6 +150,6 @@ def composite(algorithm: Algorithm, parts: Sequence[str]) -> str:
 
 
 def multipart_etag(parts_md5: Sequence[str]) -> str:
-    """The ETag of a multipart object, without quotes: MD5 of the parts' MD5s, with their number behind it."""
+    """Return the ETag of a multipart object, without quotes: MD5 of the parts' MD5s, followed by their number."""
     joined = b"".join(bytes.fromhex(md5) for md5 in parts_md5)
     return f"{hashlib.md5(joined, usedforsecurity=False).hexdigest()}-{len(parts_md5)}"

@@ -1,9 +1,9 @@
-"""aws-chunked: the framing some S3 clients put around a body, to sign it by chunks and to send its checksum behind it.
+"""aws-chunked: the framing with which some S3 clients sign a body in chunks and send its checksum after it. Pure.
 
-Pure: bytes in, bytes out. Format and signatures: https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-streaming.html
+Format and signatures: https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-streaming.html
 and ``sigv4-streaming-trailers.html``. A chunk is ``<size in hex>[;chunk-signature=<hex>]\\r\\n<bytes>\\r\\n``; the last
-one is empty; ``name:value\\r\\n`` lines may follow, then an empty line. Data is handed on before its chunk's signature
-can be checked: nothing may be made visible before ``finish`` has returned.
+one is empty; ``name:value\\r\\n`` lines may follow, then an empty line. Data is yielded before its chunk's signature
+can be checked, so nothing may be made visible before ``finish`` has returned.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from cef_trio.s3_endpoint.auth import ChunkSignatures
 from cef_trio.s3_endpoint.errors import S3Error
 
 MIN_CHUNK_BYTES: Final = 8192
-"""Of every chunk but the last one with data."""
+"""The least size of every chunk but the last one with data."""
 _MAX_LINE_BYTES: Final = 8192
 _MAX_TRAILER_LINES: Final = 16
 
@@ -31,10 +31,10 @@ class _Expect(Enum):
 
 
 class ChunkedDecoder:
-    """Takes a body apart, block by block.
+    """Decodes a body block by block.
 
     Args:
-        signatures: checks the signature every chunk must then carry; ``None`` for unsigned chunks.
+        signatures: checks the signature of every chunk; ``None`` for unsigned chunks.
         trailing: whether trailing headers are announced (``x-amz-trailer``); others are refused.
     """
 
@@ -51,7 +51,7 @@ class ChunkedDecoder:
         self._trailer_signed = signatures is None or not trailing
 
     def feed(self, block: bytes) -> Iterator[bytes]:
-        """Take more of the body; gives the data in it.
+        """Decode more of the body; yield the data in it.
 
         Raises:
             S3Error: the framing or a signature is wrong.
@@ -76,7 +76,7 @@ class ChunkedDecoder:
             raise S3Error("IncompleteBody", "There is data behind the last chunk")
 
     def finish(self) -> dict[str, str]:
-        """The body is over: the trailing headers, names in lower case.
+        """End the body; return the trailing headers, names in lower case.
 
         Raises:
             S3Error: it ended too early, or the trailing headers are not signed though the chunks are.

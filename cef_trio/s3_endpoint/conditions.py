@@ -1,7 +1,7 @@
 """Conditional requests, and refusal of options that the endpoint does not support. Pure.
 
-What changes the meaning of a call is done as S3 does it, or refused with ``NotImplemented``: a conditional deletion
-that deletes whatever the condition, or an append that replaces the object, would make the reference model a trap.
+Options that change the meaning of a call are implemented as in S3 or refused with ``NotImplemented``; ignoring them
+would hide mistakes of a client (a conditional deletion would delete in any case).
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from cef_trio.s3_endpoint.request import Request, Target
 _READ: Final = frozenset({"if-match", "if-none-match", "if-modified-since", "if-unmodified-since"})
 _WRITE: Final = frozenset({"if-match", "if-none-match"})
 READ_CONDITIONS: Final = tuple(sorted(_READ))
-"""The headers that ``check_read`` asks for."""
+"""The headers that ``check_read`` needs."""
 _CONDITIONS: Final = _READ | {"if-range"}
 _SUPPORTED: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
     {"GetObject": _READ, "HeadObject": _READ, "PutObject": _WRITE, "CompleteMultipartUpload": _WRITE}
 )
-"""Operation → the conditions that it knows; every other is refused."""
+"""Operation → the conditions that are implemented; others are refused."""
 _NOT_IMPLEMENTED: Final = (
     "x-amz-bypass-governance-retention",
     "x-amz-if-match-",
@@ -33,7 +33,7 @@ _NOT_IMPLEMENTED: Final = (
     "x-amz-rename-",
     "x-amz-write-offset-bytes",
 )
-"""Headers, or what they begin with, that ask for something else than the call without them."""
+"""Headers (or prefixes of them) that change the meaning of a call and are not implemented."""
 _NULL_VERSION: Final = "null"
 _ETAG: Final = re.compile(r'\s*(?:W/)?(?:"([^"]*)"|([^",\s]+))\s*(?:,|$)')
 _ANY: Final = "*"
@@ -46,7 +46,7 @@ def refuse_unsupported(operation: str, request: Request, target: Target) -> None
         S3Error: ``NotImplemented``.
     """
     if target.query.get("versionId", _NULL_VERSION) != _NULL_VERSION:
-        # Buckets have no versions here, so every object is the version "null", and there is no other.
+        # Buckets have no versions here, so the only version of an object is "null".
         raise S3Error("NotImplemented", "Versions are not implemented by this endpoint", details={"Query": "versionId"})
     for name, _ in request.headers:
         condition = name in _CONDITIONS and name not in _SUPPORTED.get(operation, frozenset())
@@ -55,7 +55,7 @@ def refuse_unsupported(operation: str, request: Request, target: Target) -> None
 
 
 def check_read(record: StoredObject, headers: Mapping[str, str | None]) -> None:
-    """The conditions of a read, in the order of RFC 9110, section 13.2.2; those by ETag overrule those by date.
+    """Check the conditions of a read (RFC 9110, section 13.2.2); those on ETags override those on dates.
 
     Raises:
         S3Error: ``PreconditionFailed``, or ``NotModified`` (304).

@@ -1,14 +1,14 @@
-"""Faults and counters of an endpoint that runs as a process of its own, over HTTP and unsigned: ``/_control/…``.
+"""Faults and counters of an endpoint in another process, over unsigned HTTP: ``/_control/…``.
 
-Served only if enabled, as in tests. Bodies are JSON::
+Served only if enabled, in tests. Bodies are JSON::
 
     POST   /_control/faults        a Fault's fields ({"kind": "error", "operation": "UploadPart", …}) → {"number": 1}
-    GET    /_control/faults        what is switched on, with ``seen`` and ``hits``
-    DELETE /_control/faults        all off (frozen connections drop)
-    DELETE /_control/faults/1      that one off
+    GET    /_control/faults        the armed faults, with ``seen`` and ``hits``
+    DELETE /_control/faults        disarm all (frozen connections are dropped)
+    DELETE /_control/faults/1      disarm that one
     GET    /_control/calls         counters and journal (see ``calls.py``)
-    DELETE /_control/calls         forget them
-    POST   /_control/tokens        {"access_key_id": …, "session_token": …}: its new token; the old one expires
+    DELETE /_control/calls         reset them
+    POST   /_control/tokens        {"access_key_id": …, "session_token": …}: replace the token; the old one expires
 """
 
 from __future__ import annotations
@@ -69,10 +69,10 @@ def _posted(resource: str, data: object, faults: FaultTable, accounts: dict[str,
 
 
 def fault_from_json(data: object) -> Fault:
-    """A fault as JSON writes it.
+    """Return a fault from JSON.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not one.
     """
     if not isinstance(data, dict) or "kind" not in data:
         raise ValueError("a fault is an object with at least a 'kind'")

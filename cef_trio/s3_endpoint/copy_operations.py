@@ -1,7 +1,7 @@
 """Operations that make something of an object that is there already: UploadPartCopy and CopyObject.
 
-Each takes a ``S3Request`` and makes its ``Reply``; refusals are raised. The source is an object of any of our buckets,
-read block by block through the same hashes as a body that was sent, so a copied part has its checksums like any other.
+Each takes a ``S3Request`` and returns its ``Reply``; errors are raised. The source is an object of any
+bucket of the endpoint. It is read in blocks and hashed like a body, so a copied part has the same checksums.
 Rules: https://docs.aws.amazon.com/AmazonS3/latest/API/API_UploadPartCopy.html and ``API_CopyObject.html``.
 """
 
@@ -34,7 +34,7 @@ _RANGE: Final = re.compile(r"bytes=(\d+)-(\d+)")
 
 
 async def upload_part_copy(call: S3Request) -> Reply:
-    """UploadPartCopy: a part made of an object, or of one range of it, at most 5 GiB."""
+    """UploadPartCopy: a part from an object or a range of it, at most 5 GiB."""
     number = parse_part_number(call.query("partNumber"))
     upload = call.model.upload(call.bucket, call.key, call.upload_id)
     source = _source(call)
@@ -59,7 +59,7 @@ async def upload_part_copy(call: S3Request) -> Reply:
 
 
 async def copy_object(call: S3Request) -> Reply:
-    """CopyObject: at most 5 GiB; its metadata is the source's, or with ``REPLACE`` what this request says."""
+    """CopyObject: at most 5 GiB; with the source's metadata, or with ``REPLACE`` the request's."""
     call.model.check_key(call.bucket, call.key)
     source = _source(call)
     if source.size_bytes > MAX_PART_BYTES:
@@ -94,7 +94,7 @@ async def copy_object(call: S3Request) -> Reply:
 
 
 def _source(call: S3Request) -> StoredObject:
-    """The object that ``x-amz-copy-source`` names, if it is as the request's conditions say.
+    """Return the object in ``x-amz-copy-source`` if it meets the request's conditions.
 
     Raises:
         S3Error: ``InvalidArgument``, ``NotImplemented`` (a version), ``NoSuchBucket``, ``NoSuchKey``,
@@ -123,7 +123,7 @@ def _source(call: S3Request) -> StoredObject:
 
 
 def _conditions(call: S3Request, source: StoredObject) -> Mapping[str, bool]:
-    """The conditions of the request, and whether they hold. Two pairs go together, and the ETag's one decides."""
+    """Return the request's conditions and whether they hold. One on the ETag overrides the one on the date."""
     match, none_match = call.header(f"{SOURCE}-if-match"), call.header(f"{SOURCE}-if-none-match")
     since, not_since = call.header(f"{SOURCE}-if-modified-since"), call.header(f"{SOURCE}-if-unmodified-since")
     names = {"*", source.etag, quoted(source.etag)}
@@ -148,7 +148,7 @@ def _moment(text: str) -> datetime:
 
 
 def _range(text: str | None, size_bytes: int) -> tuple[int, int]:
-    """The range as (start, end), end excluded: both ends named and within the source, or the whole source."""
+    """Return the range as (start, end), end excluded: within the source, or the whole source."""
     if text is None:
         return 0, size_bytes
     match = _RANGE.fullmatch(text)
@@ -169,7 +169,7 @@ def _range(text: str | None, size_bytes: int) -> tuple[int, int]:
 
 
 def _copied_headers(call: S3Request, source: StoredObject) -> tuple[dict[str, str], bool]:
-    """What the copy keeps, and whether that differs from the source's by the request's wish."""
+    """Return the headers of the copy, and whether the request changes any of the source's."""
     asked = kept_headers(call)
     directive = (call.header("x-amz-metadata-directive") or "COPY").upper()
     tagging = (call.header("x-amz-tagging-directive") or "COPY").upper()
@@ -178,7 +178,7 @@ def _copied_headers(call: S3Request, source: StoredObject) -> tuple[dict[str, st
     described = asked if directive == "REPLACE" else source.headers
     tagged = asked if tagging == "REPLACE" else source.headers
     kept = {name: value for name, value in described.items() if _describes(name)}
-    # Storage class, encryption and ACL are never the source's: they are what this request says.
+    # Storage class, encryption and ACL are always the request's.
     kept |= {name: value for name, value in asked.items() if not _describes(name) and name != TAGGING}
     kept |= {TAGGING: tagged[TAGGING]} if TAGGING in tagged else {}
     options = (STORAGE_CLASS, ENCRYPTION, "x-amz-website-redirect-location")

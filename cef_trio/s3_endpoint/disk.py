@@ -1,4 +1,4 @@
-"""The backend on disk: objects and open uploads survive a restart, and ``kill -9`` at any moment.
+"""The storage on disk: objects and open uploads survive a restart, and ``kill -9`` at any moment.
 
 Layout under the data folder::
 
@@ -8,15 +8,15 @@ Layout under the data folder::
     uploads/<upload id>/upload.json                     an open upload
     uploads/<upload id>/<part number>.json              a part of it: the commit point, names its blob
     blobs/<id>                                          bytes
-    …/*.tmp                                             half-written; removed at the next start
+    …/*.tmp                                             incomplete; removed at the next start
 
-Every file is written under another name, flushed, and renamed, so that a reader finds the old or the new one whole.
-With ``fsync`` it is also forced to the disk first, which a power cut needs and ``kill -9`` does not. Blobs that no
-record names are what a crash left behind; ``load`` removes them.
+Every file is written under another name and renamed, so that a reader finds the complete old or new one. With
+``fsync`` it is forced to the disk first, which protects against a power cut; ``kill -9`` does not need it. ``load``
+removes blobs that no record names, which are left by a crash.
 
-``objects/`` is for people and for comparing with ``cmp``; the endpoint never reads it. In it, bytes of a key outside
-``A-Za-z0-9`` and ``-_.~!+,=@ ()`` are percent-encoded, ``.`` and ``..`` too, components over 200 bytes end in a hash
-instead. A key that cannot have a file because another key needs its name as a folder (``a`` and ``a/b``) has none.
+``objects/`` is for users and for ``cmp``; the endpoint never reads it. In it, bytes of a key outside
+``A-Za-z0-9`` and ``-_.~!+,=@ ()`` are percent-encoded, also ``.`` and ``..`` as components; components over 200 bytes
+end in a hash. A key whose name is the folder of another key (``a`` and ``a/b``) has no file.
 """
 
 from __future__ import annotations
@@ -56,14 +56,14 @@ _PLAIN: Final = "-_.~!+,=@ ()"
 
 
 class DiskStorage:
-    """Keeps blobs and records in a folder, which it owns: one process at a time.
+    """Keeps blobs and records in a folder, for one process at a time.
 
     Args:
-        folder: the data folder; made if it is not there.
-        fsync: force every blob and record to the disk before it counts.
+        folder: the data folder; created if it does not exist.
+        fsync: force every blob and record to the disk before it is committed.
 
     Raises:
-        OSError: the folder cannot be made or written.
+        OSError: the folder cannot be created or written.
     """
 
     def __init__(self, folder: Path, *, fsync: bool = False) -> None:
@@ -76,11 +76,11 @@ class DiskStorage:
             each.mkdir(parents=True, exist_ok=True)
 
     def load(self) -> Snapshot:
-        """Read every record, and sweep up what crashes left behind.
+        """Read all records, and remove what crashes left behind.
 
         Raises:
             OSError: the folder cannot be read.
-            ValueError: a record is not what this version writes.
+            ValueError: a record is malformed.
         """
         for leftover in self._folder.rglob("*.tmp"):
             leftover.unlink()
@@ -99,7 +99,7 @@ class DiskStorage:
         return snapshot
 
     def new_blob(self) -> BlobWriter:
-        """Begin a blob."""
+        """Start a new blob."""
         return _DiskWriter(self._blobs / secrets.token_hex(16), fsync=self._fsync)
 
     def open_blob(self, blob: str) -> BlobReader:
@@ -107,7 +107,7 @@ class DiskStorage:
         return _DiskReader(self._blobs / blob)
 
     async def join_blobs(self, blobs: Sequence[tuple[str, int]]) -> str:
-        """Copy blobs into a new one, a MiB at a time with a checkpoint between."""
+        """Copy blobs into a new one, with a checkpoint after each MiB."""
         with _DiskWriter(self._blobs / secrets.token_hex(16), fsync=self._fsync) as writer:
             for blob, size_bytes in blobs:
                 reader = _DiskReader(self._blobs / blob)
@@ -118,47 +118,47 @@ class DiskStorage:
             return await writer.commit()
 
     def remove_blob(self, blob: str) -> None:
-        """Forget a blob."""
+        """Delete a blob."""
         (self._blobs / blob).unlink(missing_ok=True)
 
     def put_bucket(self, bucket: Bucket) -> None:
-        """Remember a bucket."""
+        """Store a bucket's record."""
         for folder in ("records", "objects"):
             (self._buckets / bucket.name / folder).mkdir(parents=True, exist_ok=True)
         self._write(self._buckets / bucket.name / "bucket.json", bucket)
 
     def remove_bucket(self, name: str) -> None:
-        """Forget a bucket; its record first, so that a crash between leaves no bucket."""
+        """Delete a bucket; its record first, so that a crash in between leaves no bucket."""
         (self._buckets / name / "bucket.json").unlink(missing_ok=True)
         shutil.rmtree(self._buckets / name, ignore_errors=True)
 
     def put_object(self, record: StoredObject) -> None:
-        """Remember an object and show it as a file."""
+        """Store an object's record and link its blob below ``objects/``."""
         self._write(self._record_path(record.bucket, record.key), record)
         self._link_readable(record)
 
     def remove_object(self, bucket: str, key: str) -> None:
-        """Forget an object."""
+        """Delete an object's record and its link."""
         self._record_path(bucket, key).unlink(missing_ok=True)
         readable = self._buckets / bucket / "objects" / readable_path(key)
         with contextlib.suppress(OSError):
-            # A folder of that name belongs to other keys; empty folders go with their last file.
+            # A folder of that name belongs to other keys; empty folders are removed with their last file.
             readable.unlink()
             for parent in readable.relative_to(self._buckets / bucket / "objects").parents[:-1]:
                 (self._buckets / bucket / "objects" / parent).rmdir()
 
     def put_upload(self, upload: Upload) -> None:
-        """Remember an open upload."""
+        """Store the record of an open upload."""
         folder = self._uploads / upload.upload_id
         folder.mkdir(exist_ok=True)
         self._write(folder / "upload.json", upload)
 
     def put_part(self, upload: Upload, part: StoredPart) -> None:
-        """Remember a part."""
+        """Store a part's record."""
         self._write(self._uploads / upload.upload_id / f"{part.number}.json", part)
 
     def remove_upload(self, upload: Upload) -> None:
-        """Forget an upload; its record first, so that a crash between leaves no upload."""
+        """Delete an upload; its record first, so that a crash in between leaves no upload."""
         (self._uploads / upload.upload_id / "upload.json").unlink(missing_ok=True)
         shutil.rmtree(self._uploads / upload.upload_id, ignore_errors=True)
 
@@ -172,7 +172,7 @@ class DiskStorage:
     def _link_readable(self, record: StoredObject) -> None:
         readable = self._buckets / record.bucket / "objects" / readable_path(record.key)
         temporary = self._blobs / f"{record.blob}.{secrets.token_hex(4)}.tmp"
-        # For people only, so a key that gets no file (see above), or a filesystem without hard links, is no failure.
+        # Only for users: a key without a file (see above), or a file system without hard links, is not an error.
         with contextlib.suppress(OSError):
             if readable.exists() and readable.samefile(self._blobs / record.blob):
                 return
@@ -196,7 +196,7 @@ class DiskStorage:
 
 
 def readable_path(key: str) -> Path:
-    """Where ``objects/`` shows a key: relative, never outside, no component longer than a file name may be."""
+    """Return the path of a key below ``objects/``: relative, never outside, with valid file names."""
     return Path(*(_readable_component(component) for component in key.split("/")))
 
 
@@ -236,7 +236,7 @@ class _DiskWriter:
 
     async def commit(self) -> str:
         if self._fsync:
-            # A worker thread, because this may take long; a cancellation waits for it.
+            # In a worker thread, since it may take long; a cancellation waits for it.
             await trio.to_thread.run_sync(os.fsync, self._file)
         else:
             await trio.lowlevel.checkpoint()

@@ -1,7 +1,7 @@
-"""The XML documents of S3's API: written here, and read with ``cef_trio.s3.xml``'s guarded parser. Pure.
+"""The XML documents of S3's API: written here, and parsed by ``cef_trio.s3.xml``. Pure.
 
 Element names and their order are those of https://docs.aws.amazon.com/AmazonS3/latest/API/. Characters that XML 1.0
-cannot carry go out as numeric references, which is what S3 does too: clients avoid them with ``encoding-type=url``.
+cannot represent are sent as numeric references, as S3 does; clients avoid them with ``encoding-type=url``.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from cef_trio.s3_endpoint.multipart import MAX_PARTS, RequestedPart
 NAMESPACE: Final = "http://s3.amazonaws.com/doc/2006-03-01/"
 
 Node = tuple[str, "str | Sequence[Node]"]
-"""An element: its name, which attributes of ours may follow, and its text or its children."""
+"""An element: its name, with attributes if any, and its text or its children."""
 
 _REFERENCES: Final = {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;"}
 
 
 def document(root: str, children: Iterable[Node], *, namespace: bool = True) -> bytes:
-    """A whole document."""
+    """Return a document."""
     attribute = f' xmlns="{NAMESPACE}"' if namespace else ""
     inner = "".join(_element(child) for child in children)
     return f'<?xml version="1.0" encoding="UTF-8"?>\n<{root}{attribute}>{inner}</{root}>'.encode()
 
 
 def error_document(error: S3Error, resource: str, request_id: str, host_id: str) -> bytes:
-    """The document of a refusal."""
+    """Return the document of an error."""
     return document(
         "Error",
         [
@@ -50,7 +50,7 @@ def error_document(error: S3Error, resource: str, request_id: str, host_id: str)
 
 
 def read_complete(body: bytes) -> list[RequestedPart]:
-    """The parts a CompleteMultipartUpload names, in its order.
+    """Return the parts of a CompleteMultipartUpload, in the document's order.
 
     Raises:
         S3Error: ``MalformedXML``.
@@ -63,7 +63,7 @@ def read_complete(body: bytes) -> list[RequestedPart]:
 
 
 def read_location_constraint(body: bytes) -> str | None:
-    """The region a CreateBucket names, ``None`` if it names none.
+    """Return the region of a CreateBucket; ``None`` if there is none.
 
     Raises:
         S3Error: ``MalformedXML``.
@@ -72,7 +72,7 @@ def read_location_constraint(body: bytes) -> str | None:
 
 
 def read_lifecycle(body: bytes) -> str:
-    """A lifecycle configuration, checked to have a rule, as it was sent.
+    """Return a lifecycle configuration as sent; it must have a rule.
 
     Raises:
         S3Error: ``MalformedXML``.
@@ -83,10 +83,10 @@ def read_lifecycle(body: bytes) -> str:
 
 
 def read_delete(body: bytes) -> tuple[list[str], bool]:
-    """The keys a DeleteObjects names, and whether it wants to hear of failures only.
+    """Return the keys of a DeleteObjects, and whether the response lists failures only.
 
     Raises:
-        S3Error: ``MalformedXML``; ``NotImplemented`` for a version, or a condition that an object must meet.
+        S3Error: ``MalformedXML``; ``NotImplemented`` for a version or a condition.
     """
     root = _read(body, "Delete")
     if any(child.name != "Key" for element in root.all("Object") for child in element.children):
@@ -98,28 +98,28 @@ def read_delete(body: bytes) -> tuple[list[str], bool]:
 
 
 def iso_time(moment: float) -> str:
-    """A moment as S3's XML writes it, in milliseconds."""
+    """Return a time as in S3's XML, in milliseconds."""
     at = datetime.fromtimestamp(moment, UTC)
     return f"{at:%Y-%m-%dT%H:%M:%S}.{at.microsecond // 1000:03d}Z"
 
 
 def http_time(moment: float) -> str:
-    """A moment as HTTP's headers write it."""
+    """Return a time as in HTTP headers."""
     return format_datetime(datetime.fromtimestamp(int(moment), UTC), usegmt=True)
 
 
 def quoted(etag: str) -> str:
-    """An ETag as headers and XML carry it."""
+    """Return an ETag with quotes."""
     return f'"{etag}"' if etag else ""
 
 
 def url_encoded(text: str) -> str:
-    """A key as ``encoding-type=url`` writes it: a space as ``+``, slashes as they are."""
+    """Return a key as in ``encoding-type=url``: a space as ``+``, slashes unchanged."""
     return quote_plus(text, safe="/*")
 
 
 def grant(kind: str, grantee: Sequence[Node], permission: str) -> Node:
-    """An entry of an access control list. ``kind`` is ``CanonicalUser`` or ``Group``."""
+    """Return an entry of an access control list. ``kind`` is ``CanonicalUser`` or ``Group``."""
     attributes = f'xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" xsi:type="{kind}"'
     return ("Grant", [(f"Grantee {attributes}", grantee), ("Permission", permission)])
 

@@ -1,8 +1,7 @@
-"""The embedded S3 endpoint, free of any transport: a request comes in, a reply goes out.
+"""The embedded S3 endpoint, independent of the transport.
 
-``S3Endpoint.respond`` is all of it, in S3's order: route, apply faults, check the signature, perform, answer.
-``server.serve`` puts it behind a socket and ``transport.InProcessTransport`` behind an httpx client; both treat its
-outcomes alike, so that a test means the same over either.
+``S3Endpoint.respond`` maps a request to a reply in S3's order: route, apply faults, check the signature, perform.
+``server.serve`` serves it on a socket, ``transport.InProcessTransport`` inside an httpx client, with equal results.
 """
 
 from __future__ import annotations
@@ -42,18 +41,18 @@ class S3Endpoint:
     """An S3 service in this process.
 
     Args:
-        storage: where things are kept; memory by default.
-        buckets: made if they are not there.
+        storage: in memory by default.
+        buckets: created if they do not exist.
         accounts: access key id → account.
-        region: the one region that signatures may name.
+        region: the only region that signatures may name.
         domains: hosts whose sub-domains are buckets (virtual-host addressing); path-style always works.
-        clock: Unix seconds; a deterministic test gives the one of its virtual time.
+        clock: returns Unix seconds; deterministic tests pass their virtual clock.
         minimum_part_size_bytes: of every part but the last.
-        complete_again: whether Complete after Complete answers 200 with the same result, or NoSuchUpload.
-        new_request_id: what answers are told apart by; a deterministic test gives repeatable ones.
-        control: whether ``/_control/`` answers (unsigned; see ``control.py``).
+        complete_again: whether a repeated Complete gets status 200 with the same result, or NoSuchUpload.
+        new_request_id: makes request ids; deterministic tests pass repeatable ones.
+        control: whether to serve ``/_control/`` (unsigned; see ``control.py``).
 
-    ``faults`` is the table of faults, ``log`` the journal of calls, ``model`` the truth.
+    ``faults`` are the armed faults, ``log`` is the journal of calls, ``model`` the state.
 
     Raises:
         S3Error: a bucket's name is invalid.
@@ -95,7 +94,7 @@ class S3Endpoint:
     async def respond(self, request: Request) -> Reply:
         """Serve a request. Use the reply as a context manager.
 
-        If this is cancelled, the call has happened wholly or not at all.
+        If cancelled, the call has taken effect completely or not at all.
 
         Raises:
             ConnectionDropped: a fault; the transport must drop the connection.
@@ -124,7 +123,7 @@ class S3Endpoint:
                 reply = _refused(error, request, request_id)
                 entry.outcome = f"{error.status} {error.code}"
             except OSError as error:
-                # A full or broken disk is this store's trouble, and to be heard of by whoever stores.
+                # A full or broken disk: the client gets the error.
                 reply = _refused(S3Error("InternalError", f"Storage failed: {error}"), request, request_id)
                 entry.outcome = "500 InternalError"
             if faults.truncates_reply():
@@ -161,7 +160,7 @@ class S3Endpoint:
         reply = await operation(call)
         try:
             await faults.at(Moment.REPLY)
-            # A cancellation here is the client's: its call happened, and it never hears of it.
+            # Cancelled here: the call has taken effect, but the client gets no reply.
             await trio.lowlevel.checkpoint()
         except BaseException:
             reply.close()

@@ -1,8 +1,7 @@
-"""The errors of S3, as one table. Pure.
+"""The errors of S3. Pure.
 
-Codes, statuses and texts are those of https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html. The model
-raises ``S3Error`` by code; the status is never chosen at the place where the error is raised, so that one code has one
-status everywhere.
+Codes, statuses and texts are those of https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html. The table
+has the status of each code, so that a code has the same status everywhere.
 """
 
 from __future__ import annotations
@@ -100,15 +99,15 @@ ERRORS: Final[Mapping[str, tuple[int, str]]] = MappingProxyType(
         ),
     }
 )
-"""Code → (HTTP status, the text S3 sends unless the place that raises knows more)."""
+"""Code → (HTTP status, default message)."""
 
 
 class S3Error(Exception):
-    """A refusal as S3 puts it.
+    """An error response of S3.
 
     Args:
         code: one of ``ERRORS``, or any other together with ``status``.
-        message: what S3 says; the table's text by default.
+        message: the table's by default.
         status: HTTP status; the table's by default, 500 for unknown codes.
         details: further elements of the error document (``Region``, ``StringToSign``, …).
         headers: further headers of the reply (``Retry-After``).

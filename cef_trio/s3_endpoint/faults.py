@@ -1,8 +1,8 @@
-"""Faults that can be switched on: what goes wrong, in which call, at which moment. With counts of their hits.
+"""Injected faults: their calls, moments, effects, and how often they were applied.
 
-A ``Fault`` says which calls it is for (operation, key, part number, a predicate; the nth of them) and what happens: at
-which ``Moment``, of which ``Kind``. ``KINDS`` tells which kinds make sense at which moments; others are refused, so
-that a test cannot switch on a fault that never happens. ``ArmedFault.hits`` counts how often it was applied.
+A ``Fault`` selects calls (operation, key, part number, a predicate; the nth of them) and has a ``Kind``, which is what
+happens, and a ``Moment``, which is when. ``KINDS`` has the moments of each kind; others are refused, so that a test
+cannot arm a fault that never happens. ``ArmedFault.hits`` counts how often it was applied.
 
 The faults are those of real stores and networks: a reply lost after the effect, a Complete that answers 200 with an
 error, Ceph's empty ETag, stores that ignore or reject checksum headers, stale part lists, a clock that is wrong.
@@ -24,8 +24,8 @@ import trio
 from cef_trio.s3_endpoint.errors import S3Error
 
 
-class ConnectionDropped(Exception):  # noqa: N818 - what happens, not what went wrong
-    """The transport must drop the connection without a word."""
+class ConnectionDropped(Exception):  # noqa: N818 - not an error of the endpoint
+    """The transport must drop the connection without a response."""
 
 
 class Moment(StrEnum):
@@ -36,38 +36,38 @@ class Moment(StrEnum):
     BODY = "body"
     """While the request's body arrives, after ``after_bytes`` of it. No effect yet."""
     REPLY = "reply"
-    """After the effect, before the reply: the lost reply."""
+    """After the effect, before the reply: the reply is lost."""
     AFTER = "after"
-    """After the reply was sent whole."""
+    """After the whole reply was sent."""
 
 
 class Kind(StrEnum):
-    """What happens."""
+    """The effect of a fault."""
 
     ERROR = "error"
-    """S3 answers ``code`` with ``status``, and ``Retry-After`` if ``retry_after`` is given."""
+    """The response is the error ``code`` with ``status``, and with ``Retry-After`` if ``retry_after`` is given."""
     RESET = "reset"
     """The connection is reset."""
     FREEZE = "freeze"
-    """Nothing ever comes, until the fault is disarmed (then the connection is dropped)."""
+    """There is no response. When the fault is disarmed, the connection is dropped."""
     SLOW = "slow"
-    """``seconds`` pass."""
+    """The call is delayed by ``seconds``."""
     TRUNCATE = "truncate"
-    """Half of the reply's body comes, then the connection is dropped."""
+    """The connection is dropped after half of the reply's body."""
     ERROR_IN_200 = "error-in-200"
-    """Status 200 with an ``<Error>`` body of ``code``; what CompleteMultipartUpload is known for."""
+    """The response has status 200 and an ``<Error>`` body of ``code``, as CompleteMultipartUpload may have."""
     EMPTY_ETAG = "empty-etag"
-    """CompleteMultipartUpload answers with an empty ``<ETag/>``, as Ceph does."""
+    """The response of CompleteMultipartUpload has an empty ``<ETag/>``, as Ceph's may have."""
     IGNORE_CHECKSUMS = "ignore-checksums"
-    """The store ignores ``x-amz-checksum-*``: not verified, not kept, not returned."""
+    """Headers ``x-amz-checksum-*`` are ignored: not verified, not kept, not returned."""
     REJECT_CHECKSUMS = "reject-checksums"
-    """The store answers 400 to every request that carries such a header."""
+    """Requests with such a header are refused with status 400."""
     STALE_PARTS = "stale-parts"
-    """ListParts leaves out the newest ``count`` parts."""
+    """ListParts omits the newest ``count`` parts."""
     DAMAGE = "damage"
-    """The store damages a body after it has compared it, and answers with the checksums of what it then has."""
+    """The body is damaged after its verification; the response has the checksums of the damaged bytes."""
     SKEW = "skew"
-    """The store's clock is off by ``seconds``: in what it checks and in its ``Date``."""
+    """The clock is off by ``seconds``, in the check of signatures and in ``Date``."""
 
 
 _EARLY: Final = frozenset({Moment.BEFORE, Moment.BODY, Moment.REPLY})
@@ -88,12 +88,12 @@ KINDS: Final[Mapping[Kind, frozenset[Moment]]] = MappingProxyType(
         Kind.SKEW: _WHOLE,
     }
 )
-"""Which moments each kind can have. Those with ``BEFORE`` alone change how the whole call is treated."""
+"""The possible moments of each kind. Kinds with ``BEFORE`` alone change the processing of the whole call."""
 
 
 @dataclass(frozen=True, slots=True)
 class CallInfo:
-    """What a fault may choose its calls by."""
+    """The properties by which a fault selects calls."""
 
     operation: str
     bucket: str | None
@@ -104,26 +104,26 @@ class CallInfo:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A fault to switch on.
+    """A fault to arm.
 
     Args:
         kind: what happens.
         operation: S3's name of the call (``UploadPart``), or ``*`` for every one.
         moment: when.
-        nth: the first matching call it strikes, counted from 1 since it was armed.
-        times: how many matching calls it strikes from there on; ``None``: all.
+        nth: the first matching call to which it is applied, counted from 1 since it was armed.
+        times: to how many matching calls it is applied from there on; ``None``: all.
         key: only calls on this key.
         part_number: only calls on this part.
-        predicate: only calls it is true of.
+        predicate: only calls for which it is true.
         code: error code of ``ERROR`` and ``ERROR_IN_200``.
-        status: status of ``ERROR``; that of the code by default.
-        retry_after: ``Retry-After`` of ``ERROR``, as it is to stand there.
+        status: HTTP status of ``ERROR``; that of the code by default.
+        retry_after: the value of ``Retry-After`` of ``ERROR``.
         seconds: of ``SLOW`` and ``SKEW``.
         after_bytes: of ``Moment.BODY``.
         count: of ``STALE_PARTS``.
 
     Raises:
-        ValueError: kind and moment do not go together, or a number is out of range.
+        ValueError: the kind cannot have that moment, or a number is out of range.
     """
 
     kind: Kind
@@ -153,7 +153,7 @@ class Fault:
 
 @dataclass(slots=True, eq=False)
 class ArmedFault:
-    """A fault that is switched on. ``seen`` counts matching calls, ``hits`` those to which it was applied."""
+    """An armed fault. ``seen`` counts matching calls, ``hits`` those to which it was applied."""
 
     number: int
     fault: Fault
@@ -175,34 +175,34 @@ class ArmedFault:
 
 
 class FaultTable:
-    """The faults that are switched on."""
+    """The armed faults."""
 
     def __init__(self) -> None:
         self._armed: dict[int, ArmedFault] = {}
         self._numbers = itertools.count(1)
 
     def arm(self, fault: Fault) -> ArmedFault:
-        """Switch a fault on."""
+        """Arm a fault."""
         armed = ArmedFault(next(self._numbers), fault)
         self._armed[armed.number] = armed
         return armed
 
     def disarm(self, armed: ArmedFault) -> None:
-        """Switch a fault off; connections that it froze are dropped."""
+        """Disarm a fault; connections that it froze are dropped."""
         self._armed.pop(armed.number, None)
         armed.disarmed.set()
 
     def clear(self) -> None:
-        """Switch every fault off."""
+        """Disarm all faults."""
         for armed in list(self._armed.values()):
             self.disarm(armed)
 
     def armed(self) -> list[ArmedFault]:
-        """What is switched on, oldest first."""
+        """Return the armed faults, oldest first."""
         return list(self._armed.values())
 
     def of_call(self, info: CallInfo) -> CallFaults:
-        """The faults of one call that begins now."""
+        """Return the faults of one call that begins now."""
         return CallFaults([armed for armed in self._armed.values() if armed.applies_to(info)])
 
 
@@ -214,7 +214,7 @@ class CallFaults:
         self.applied: list[str] = []
 
     def find(self, kind: Kind) -> Fault | None:
-        """The fault of that kind that changes how the call is treated; counted as a hit."""
+        """Return the fault of that kind, if any, and count a hit."""
         for armed in self._armed:
             if armed.fault.kind is kind:
                 self._count(armed)
@@ -225,19 +225,19 @@ class CallFaults:
         """Apply the faults of this moment.
 
         Raises:
-            S3Error: this is to be answered.
-            ConnectionDropped: nothing is to be answered.
+            S3Error: the response.
+            ConnectionDropped: there is no response.
         """
         for armed in self._armed:
             if armed.fault.moment is moment:
                 await self._apply(armed)
 
     async def while_receiving(self, body: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-        """The body, with what happens while it arrives.
+        """Yield the body, and apply the faults that occur while it arrives.
 
         Raises:
-            S3Error: this is to be answered.
-            ConnectionDropped: nothing is to be answered.
+            S3Error: the response.
+            ConnectionDropped: there is no response.
         """
         waiting = sorted(
             (armed for armed in self._armed if armed.fault.moment is Moment.BODY),
@@ -252,11 +252,11 @@ class CallFaults:
                 yield block
 
     def truncates_reply(self) -> bool:
-        """Whether the reply is to be truncated; counted as a hit."""
+        """Return whether to truncate the reply, and count a hit."""
         return self.find(Kind.TRUNCATE) is not None
 
     def drops_after_reply(self) -> bool:
-        """Whether the connection is to be dropped after the reply; counted as a hit."""
+        """Return whether to drop the connection after the reply, and count a hit."""
         for armed in self._armed:
             if armed.fault.moment is Moment.AFTER:
                 self._count(armed)

@@ -1,12 +1,10 @@
-"""The reference model: what S3 does with buckets, objects and multipart uploads.
+"""The reference model: the state of buckets, objects and multipart uploads, and S3's rules for them.
 
-It holds the state and has no HTTP; that is in ``*_operations.py``. It applies S3's strict rules
-(what is refused, in which order, with which code) and that every change is atomic: changes are made between two
-checkpoints, so a cancelled call has happened or has not. It never accepts what S3 would refuse, since it stands in for
-S3 in tests.
+HTTP is in ``*_operations.py``. The model refuses what S3 refuses, in the same order and with the same codes. Every
+change is atomic: it is made between two checkpoints, so a cancelled call has taken effect or has not.
 
-A multipart upload has one lock, held by Complete while it joins the parts, so that a part cannot be replaced, nor the
-upload aborted, under it. Rules: https://docs.aws.amazon.com/AmazonS3/latest/userguide/mpuoverview.html.
+Each multipart upload has a lock, which Complete holds while it joins the parts, so that meanwhile no part is replaced
+and the upload is not aborted. Rules: https://docs.aws.amazon.com/AmazonS3/latest/userguide/mpuoverview.html.
 """
 
 from __future__ import annotations
@@ -36,7 +34,7 @@ from cef_trio.s3_endpoint.records import Bucket, StoredObject, StoredPart, Uploa
 from cef_trio.s3_endpoint.storage import Storage
 
 PAGE: Final = 1000
-"""Most entries of any listing."""
+"""The largest number of entries in a page of any listing."""
 _MAX_KEY_BYTES: Final = 1024
 _REMEMBERED_COMPLETIONS: Final = 10_000
 _BUCKET_NAME: Final = re.compile(r"(?!\d+\.\d+\.\d+\.\d+$)(?!xn--)[a-z0-9](?:[a-z0-9.-]{1,61})[a-z0-9]")
@@ -61,7 +59,7 @@ class PartsPage:
 
 @dataclass(frozen=True, slots=True)
 class UploadsPage:
-    """A page of ListMultipartUploads, with the prefixes that stand for common-up keys."""
+    """A page of ListMultipartUploads, with the common prefixes."""
 
     uploads: Sequence[Upload]
     prefixes: Sequence[str]
@@ -82,11 +80,10 @@ class S3Model:
     """Buckets, objects and uploads over a storage.
 
     Args:
-        storage: where they are kept; loaded here.
-        clock: Unix seconds.
-        minimum_part_size_bytes: of every part but the last; S3's 5 MiB unless a test needs tiny parts.
-        complete_again: whether a second Complete of the same upload answers as the first did (S3) or NoSuchUpload
-            (MinIO and others).
+        storage: loaded here.
+        clock: returns Unix seconds.
+        minimum_part_size_bytes: of every part but the last; less than S3's 5 MiB in tests.
+        complete_again: whether a repeated Complete gets the same result (S3) or NoSuchUpload (MinIO and others).
     """
 
     def __init__(
@@ -114,7 +111,7 @@ class S3Model:
         self._uploads: dict[str, _OpenUpload] = {}
         for upload, parts in snapshot.uploads:
             if upload.upload_id in self._completed:
-                # The process ended between the object's record and this: the object is there, the upload is over.
+                # The process ended after the object was recorded and before the upload was removed.
                 self._forget(upload, parts)
             else:
                 by_arrival = sorted(parts, key=lambda part: part.modified_at)
@@ -125,11 +122,11 @@ class S3Model:
     # Buckets
 
     def buckets(self) -> list[Bucket]:
-        """Every bucket, by name."""
+        """Return all buckets, sorted by name."""
         return [self._buckets[name] for name in sorted(self._buckets)]
 
     def bucket(self, name: str) -> Bucket:
-        """A bucket.
+        """Return a bucket.
 
         Raises:
             S3Error: ``NoSuchBucket``.
@@ -139,7 +136,7 @@ class S3Model:
         return self._buckets[name]
 
     def create_bucket(self, name: str, ownership: str = OWNERSHIPS[0]) -> None:
-        """Make a bucket; without ACLs, as S3 does, unless ``ownership`` is another.
+        """Create a bucket; without ACLs, as S3 does, unless ``ownership`` allows them.
 
         Raises:
             S3Error: ``InvalidBucketName``, ``BucketAlreadyOwnedByYou``.
@@ -152,7 +149,7 @@ class S3Model:
         self._objects[name] = {}
 
     def delete_bucket(self, name: str) -> None:
-        """Remove an empty bucket; its open uploads go with it.
+        """Delete an empty bucket and its open uploads.
 
         Raises:
             S3Error: ``NoSuchBucket``, ``BucketNotEmpty``.
@@ -167,7 +164,7 @@ class S3Model:
         del self._buckets[name], self._objects[name]
 
     def set_lifecycle(self, name: str, document: str | None) -> None:
-        """Keep a lifecycle configuration (nothing here acts on it), or remove it.
+        """Store a lifecycle configuration, which has no effect, or remove it.
 
         Raises:
             S3Error: ``NoSuchBucket``.
@@ -177,7 +174,7 @@ class S3Model:
     # Objects
 
     def check_key(self, bucket: str, key: str) -> None:
-        """What is checked of a key before anything else happens to it.
+        """Check the bucket and the length of a key.
 
         Raises:
             S3Error: ``NoSuchBucket``, ``KeyTooLongError``.
@@ -189,7 +186,7 @@ class S3Model:
             )
 
     def object(self, bucket: str, key: str) -> StoredObject:
-        """An object.
+        """Return an object.
 
         Raises:
             S3Error: ``NoSuchBucket``, ``NoSuchKey``.
@@ -200,13 +197,13 @@ class S3Model:
         return self._objects[bucket][key]
 
     def has_object(self, bucket: str, key: str) -> bool:
-        """Whether there is an object of that key."""
+        """Return whether there is an object with that key."""
         return key in self._objects.get(bucket, ())
 
     def put_object(
         self, bucket: str, key: str, *, received: Received, blob: str, headers: Mapping[str, str], given: Sequence[str]
     ) -> StoredObject:
-        """Make an object of a blob; ``given`` names the checksums the client sent (CRC64NVME is kept if none).
+        """Store a blob as an object; ``given`` names the checksums that the client sent (CRC64NVME is kept if none).
 
         Raises:
             S3Error: ``NoSuchBucket``.
@@ -228,7 +225,7 @@ class S3Model:
         return record
 
     def delete_object(self, bucket: str, key: str) -> None:
-        """Remove an object; nothing happens if there is none.
+        """Delete an object, if there is one.
 
         Raises:
             S3Error: ``NoSuchBucket``.
@@ -240,7 +237,7 @@ class S3Model:
             self.storage.remove_blob(record.blob)
 
     def list_objects(self, bucket: str, *, prefix: str, delimiter: str, after: str, limit: int) -> ObjectsPage:
-        """A page of a bucket's objects, in the order of their keys' UTF-8 bytes.
+        """Return a page of a bucket's objects, in the order of their keys' UTF-8 bytes.
 
         Raises:
             S3Error: ``NoSuchBucket``.
@@ -275,10 +272,10 @@ class S3Model:
         algorithm: Algorithm | None,
         checksum_type: ChecksumType | None,
     ) -> Upload:
-        """Open an upload.
+        """Create an upload.
 
         Raises:
-            S3Error: ``NoSuchBucket``, ``KeyTooLongError``, ``InvalidRequest`` (no such checksum in that type).
+            S3Error: ``NoSuchBucket``, ``KeyTooLongError``, ``InvalidRequest`` (the checksum cannot have that type).
         """
         self.check_key(bucket, key)
         if algorithm is None and checksum_type is not None:
@@ -299,7 +296,7 @@ class S3Model:
         return upload
 
     def upload(self, bucket: str, key: str, upload_id: str) -> Upload:
-        """An open upload.
+        """Return an open upload.
 
         Raises:
             S3Error: ``NoSuchBucket``, ``NoSuchUpload``.
@@ -309,10 +306,10 @@ class S3Model:
     async def put_part(
         self, bucket: str, key: str, upload_id: str, number: int, *, received: Received, blob: str
     ) -> StoredPart:
-        """Make a part of a blob, in place of any other of that number.
+        """Store a blob as a part, in place of any other of that number.
 
         Raises:
-            S3Error: ``NoSuchUpload``: the upload ended while the part was on its way.
+            S3Error: ``NoSuchUpload``: the upload ended while the part was sent.
         """
         opened = self._open(bucket, key, upload_id)
         async with opened.lock:
@@ -329,7 +326,7 @@ class S3Model:
     def list_parts(
         self, bucket: str, key: str, upload_id: str, *, after: int, limit: int, hide_newest: int = 0
     ) -> PartsPage:
-        """A page of an upload's parts; ``hide_newest`` leaves out the last ones that arrived (a stale listing).
+        """Return a page of an upload's parts; ``hide_newest`` omits the newest ones (a stale listing).
 
         Raises:
             S3Error: ``NoSuchUpload``.
@@ -343,7 +340,7 @@ class S3Model:
     def list_uploads(
         self, bucket: str, *, prefix: str, delimiter: str, key_marker: str, upload_id_marker: str, limit: int
     ) -> UploadsPage:
-        """A page of a bucket's open uploads, by key and then by age (which is the order of their ids).
+        """Return a page of a bucket's open uploads, by key and then by age (which is the order of their ids).
 
         Raises:
             S3Error: ``NoSuchBucket``.
@@ -374,10 +371,10 @@ class S3Model:
         return UploadsPage(uploads, prefixes, is_truncated=False)
 
     async def complete(self, bucket: str, key: str, upload_id: str, request: CompleteRequest) -> StoredObject:
-        """Make the object of its parts. Cancelled before the end, the upload is as it was.
+        """Complete an upload. If cancelled before the end, the upload is unchanged.
 
         Raises:
-            S3Error: what is wrong with the request (``multipart.py``), ``NoSuchUpload``.
+            S3Error: from ``multipart.py``, or ``NoSuchUpload``.
         """
         done = self._completed.get(upload_id)
         if done is not None and self.complete_again and (done.bucket, done.key) == (bucket, key):
@@ -385,7 +382,7 @@ class S3Model:
         opened = self._open(bucket, key, upload_id)
         async with opened.lock:
             if upload_id in self._completed:
-                # Another Complete of the same upload was faster.
+                # A concurrent Complete of the same upload was faster.
                 return self._completed_meanwhile(bucket, key, upload_id)
             self._open(bucket, key, upload_id)
             parts = choose_parts(opened.upload, opened.parts, request, self.minimum_part_size_bytes)
@@ -415,7 +412,7 @@ class S3Model:
             return record
 
     async def abort(self, bucket: str, key: str, upload_id: str) -> None:
-        """End an upload and forget its parts.
+        """Abort an upload and delete its parts.
 
         Raises:
             S3Error: ``NoSuchUpload``.
@@ -439,7 +436,7 @@ class S3Model:
         return opened
 
     def _new_upload_id(self) -> str:
-        # Ids grow with time, because listings are ordered by age but continue by id.
+        # Ids increase with time, since listings are ordered by age but continue by id.
         self._last_id = max(self._last_id + 1, int(self._clock() * 1_000_000))
         return f"{self._last_id:016x}{secrets.token_hex(8)}"
 

@@ -1,4 +1,4 @@
-"""The rules of CompleteMultipartUpload, as pure functions over what was stored and what was asked.
+"""The rules of CompleteMultipartUpload, as functions of the stored parts and the request. Pure.
 
 Rules: https://docs.aws.amazon.com/AmazonS3/latest/API/API_CompleteMultipartUpload.html and
 https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html (limits).
@@ -24,7 +24,7 @@ MAX_PARTS: Final = 10_000
 
 @dataclass(frozen=True, slots=True)
 class RequestedPart:
-    """A part as Complete's body names it; checksums by algorithm."""
+    """A part in the body of Complete; checksums by algorithm."""
 
     number: int
     etag: str
@@ -33,7 +33,7 @@ class RequestedPart:
 
 @dataclass(frozen=True, slots=True)
 class CompleteRequest:
-    """What a client asks of Complete, beside the parts: the whole object's checksum, type and size if it sent them."""
+    """A request of Complete: the parts, and checksum, type and size of the object if they were sent."""
 
     parts: Sequence[RequestedPart]
     checksums: Mapping[Algorithm, str] = field(default_factory=dict)
@@ -42,10 +42,10 @@ class CompleteRequest:
 
 
 def parse_part_number(text: str | None) -> int:
-    """A part number of a query.
+    """Return a part number of a query.
 
     Raises:
-        S3Error: ``InvalidArgument``, it is not in 1..10000.
+        S3Error: ``InvalidArgument``, it is not in 1 to 10,000.
     """
     if text is None or not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MAX_PARTS:
         raise S3Error(
@@ -59,7 +59,7 @@ def parse_part_number(text: str | None) -> int:
 def choose_parts(
     upload: Upload, stored: Mapping[int, StoredPart], request: CompleteRequest, minimum_part_size_bytes: int
 ) -> list[StoredPart]:
-    """The stored parts that make the object, if the request is right about every one of them.
+    """Return the stored parts of the object; the request must match each of them.
 
     Raises:
         S3Error: ``MalformedXML`` (no parts), ``InvalidPartOrder``, ``InvalidPart``, ``InvalidRequest`` (a checksum is
@@ -87,7 +87,7 @@ def choose_parts(
 
 
 def object_checksum(upload: Upload, parts: Sequence[StoredPart]) -> tuple[Algorithm, ChecksumType, str]:
-    """The checksum that S3 keeps for the object: the upload's, or CRC64NVME of the full object if it names none."""
+    """Return the object's checksum: by the upload's algorithm, or else CRC64NVME of the full object."""
     algorithm = upload.algorithm or Algorithm.CRC64NVME
     kind = upload.checksum_type or ChecksumType.FULL_OBJECT
     if kind is ChecksumType.FULL_OBJECT:
@@ -98,7 +98,7 @@ def object_checksum(upload: Upload, parts: Sequence[StoredPart]) -> tuple[Algori
 
 
 def check_object(upload: Upload, request: CompleteRequest, parts: Sequence[StoredPart]) -> None:
-    """Compare what the client says of the whole object with what was stored.
+    """Compare the requested checksum, type and size with the stored parts.
 
     Raises:
         S3Error: ``BadDigest``, or ``InvalidRequest`` for another type or size.
@@ -113,7 +113,7 @@ def check_object(upload: Upload, request: CompleteRequest, parts: Sequence[Store
     for asked, value in request.checksums.items():
         if asked is not algorithm:
             raise _type_mismatch(algorithm, asked)
-        # A client may leave out the number of parts behind a composite checksum.
+        # Clients may omit the number of parts after a composite checksum.
         if value != text and f"{value}-{len(parts)}" != text:
             raise S3Error("BadDigest", f"The {asked} you specified did not match the calculated checksum.")
     size_bytes = sum(part.size_bytes for part in parts)
@@ -126,10 +126,10 @@ def check_object(upload: Upload, request: CompleteRequest, parts: Sequence[Store
 
 
 def check_part_algorithm(upload: Upload, given: Sequence[Algorithm]) -> None:
-    """Check that a part carries the checksum its upload was created with.
+    """Check that a part has the checksum that its upload was created with.
 
-    A part without one is fine where S3 can compute it and nobody compares: full-object checksums. Where the upload
-    named none, a part may carry any: boto3 sends CRC32 with every part by default, and names none at the creation.
+    With full-object checksums a part needs none, since S3 computes it. If the upload names no algorithm, a part may
+    have any: boto3 sends CRC32 with every part by default, and names none at the creation.
 
     Raises:
         S3Error: ``InvalidRequest``.

@@ -1,6 +1,6 @@
 """Operations of multipart uploads: create, upload part, list, complete, abort.
 
-Each takes a ``S3Request`` and makes its ``Reply``; refusals are raised. Rules:
+Each takes a ``S3Request`` and returns its ``Reply``; errors are raised. Rules:
 https://docs.aws.amazon.com/AmazonS3/latest/API/API_CreateMultipartUpload.html and its siblings.
 """
 
@@ -46,7 +46,7 @@ async def create_multipart_upload(call: S3Request) -> Reply:
 
 
 async def upload_part(call: S3Request) -> Reply:
-    """UploadPart: at most 5 GiB; sent again it replaces the part of that number."""
+    """UploadPart: at most 5 GiB; replaces an earlier part of that number."""
     number = parse_part_number(call.query("partNumber"))
     upload = call.model.upload(call.bucket, call.key, call.upload_id)
     declared = call.declared_body()
@@ -86,8 +86,8 @@ async def list_parts(call: S3Request) -> Reply:
         ("Bucket", call.bucket),
         ("Key", call.key),
         ("UploadId", upload.upload_id),
-        ("Initiator", _PERSON),
-        ("Owner", _PERSON),
+        ("Initiator", _OWNER),
+        ("Owner", _OWNER),
         ("StorageClass", upload.headers.get("x-amz-storage-class", "STANDARD")),
         ("PartNumberMarker", str(after)),
         ("NextPartNumberMarker", str(page.parts[-1].number if page.parts else 0)),
@@ -168,7 +168,7 @@ async def abort_multipart_upload(call: S3Request) -> Reply:
     return Reply(204)
 
 
-_PERSON: list[Node] = [("ID", "cef-trio"), ("DisplayName", "cef-trio")]
+_OWNER: list[Node] = [("ID", "cef-trio"), ("DisplayName", "cef-trio")]
 
 
 def _part(part: StoredPart, algorithm: Algorithm | None) -> list[Node]:
@@ -187,8 +187,8 @@ def _upload(upload: Upload, key: str) -> list[Node]:
     children: list[Node] = [
         ("Key", key),
         ("UploadId", upload.upload_id),
-        ("Initiator", _PERSON),
-        ("Owner", _PERSON),
+        ("Initiator", _OWNER),
+        ("Owner", _OWNER),
         ("StorageClass", upload.headers.get("x-amz-storage-class", "STANDARD")),
         ("Initiated", iso_time(upload.initiated_at)),
     ]

@@ -1,6 +1,6 @@
 """Operations on single objects: put, get, head, delete.
 
-Each takes a ``S3Request`` and makes its ``Reply``; refusals are raised. Rules:
+Each takes a ``S3Request`` and returns its ``Reply``; errors are raised. Rules:
 https://docs.aws.amazon.com/AmazonS3/latest/API/API_PutObject.html and its siblings.
 """
 
@@ -49,7 +49,7 @@ _RANGE: Final = re.compile(r"bytes=(\d*)-(\d*)")
 
 
 async def put_object(call: S3Request) -> Reply:
-    """PutObject: at most 5 GiB at once."""
+    """PutObject: at most 5 GiB."""
     call.model.check_key(call.bucket, call.key)
     headers = kept_headers(call)
     declared = call.declared_body()
@@ -75,7 +75,7 @@ async def put_object(call: S3Request) -> Reply:
 
 
 async def get_object(call: S3Request) -> Reply:
-    """GetObject, whole or one range of it."""
+    """GetObject, whole or one range."""
     check_readable(call.model.object(call.bucket, call.key).headers)
     return _read(call)
 
@@ -93,7 +93,7 @@ def _read(call: S3Request) -> Reply:
 
 
 async def head_object(call: S3Request) -> Reply:
-    """HeadObject: what GetObject answers, without the bytes."""
+    """HeadObject: the headers of GetObject."""
     reply = _read(call)
     reply.head_only = True
     return reply
@@ -109,7 +109,7 @@ async def get_object_tagging(call: S3Request) -> Reply:
 
 
 async def get_object_acl(call: S3Request) -> Reply:
-    """GetObjectAcl: what the object's canned ACL grants."""
+    """GetObjectAcl: the grants of the object's canned ACL."""
     record = call.model.object(call.bucket, call.key)
     owner: list[Node] = [("ID", "cef-trio"), ("DisplayName", "cef-trio")]
     granted = [grant("CanonicalUser", owner, "FULL_CONTROL")]
@@ -118,7 +118,7 @@ async def get_object_acl(call: S3Request) -> Reply:
 
 
 async def delete_object(call: S3Request) -> Reply:
-    """DeleteObject: 204 whether or not there was one."""
+    """DeleteObject: 204 also if there was no object."""
     call.model.delete_object(call.bucket, call.key)
     return Reply(204)
 
@@ -133,10 +133,10 @@ async def delete_objects(call: S3Request) -> Reply:
 
 
 def kept_headers(call: S3Request) -> dict[str, str]:
-    """What an object keeps of the headers it was put with.
+    """Return the headers that an object keeps.
 
     Raises:
-        S3Error: ``MetadataTooLarge``, ``NoSuchBucket``, or what is wrong with its options (``options.py``).
+        S3Error: ``MetadataTooLarge``, ``NoSuchBucket``, or from ``options.py``.
     """
     headers = call.request.headers
     kept = kept_options(call.header, ownership=call.model.bucket(call.bucket).ownership) | {
@@ -155,12 +155,12 @@ def kept_headers(call: S3Request) -> dict[str, str]:
 
 
 def encryption_headers(kept: Mapping[str, str]) -> list[tuple[str, str]]:
-    """What S3 says of encryption wherever it stores something."""
+    """Return the encryption headers of a response."""
     return [(name, value) for name, value in kept.items() if name.startswith(ENCRYPTION)]
 
 
 def checksum_headers(record: StoredObject) -> list[tuple[str, str]]:
-    """An object's checksum."""
+    """Return the checksum headers of an object."""
     headers = [(f"x-amz-checksum-{algorithm}", text) for algorithm, text in record.checksums.items()]
     if headers and record.checksum_type is not None:
         headers.append(("x-amz-checksum-type", record.checksum_type.value))
@@ -168,7 +168,7 @@ def checksum_headers(record: StoredObject) -> list[tuple[str, str]]:
 
 
 def check_preconditions(call: S3Request) -> None:
-    """``If-None-Match: *`` and ``If-Match`` of a write.
+    """Check ``If-None-Match: *`` and ``If-Match`` of a write.
 
     Raises:
         S3Error: ``PreconditionFailed``, ``NoSuchKey``, ``NotImplemented``.
@@ -184,9 +184,9 @@ def check_preconditions(call: S3Request) -> None:
 
 
 def byte_range(header: str | None, size_bytes: int) -> tuple[int, int] | None:
-    """The one range of a ``Range`` header as (start, end), end excluded; ``None`` where the whole is to be sent.
+    """Return the range of a ``Range`` header as (start, end), end excluded; ``None`` for the whole object.
 
-    What is no range, and several ranges, are ignored, as S3 does.
+    Invalid and multiple ranges are ignored, as S3 does.
 
     Raises:
         S3Error: ``InvalidRange``.

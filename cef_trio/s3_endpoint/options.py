@@ -1,9 +1,9 @@
-"""What objects are put with: storage class, encryption, tags, ACL. What S3 refuses of it, and what it answers. Pure.
+"""Options of objects: storage class, encryption, tags, ACL; what S3 refuses and returns of them. Pure.
 
 Rules: https://docs.aws.amazon.com/AmazonS3/latest/API/API_PutObject.html (headers),
 https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-tagging.html (tags) and
 https://docs.aws.amazon.com/AmazonS3/latest/userguide/about-object-ownership.html (new buckets have no ACLs). Nothing is
-encrypted here: with KMS the answers, and ETags that are no MD5s, are as S3's.
+encrypted here; only the responses, and ETags that are not MD5s, are as S3's with KMS.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TAGGING: Final = "x-amz-tagging"
 ACL: Final = "x-amz-acl"
 ENCRYPTION: Final = "x-amz-server-side-encryption"
 OWNERSHIPS: Final = ("BucketOwnerEnforced", "BucketOwnerPreferred", "ObjectWriter")
-"""Whether a bucket has ACLs: not the first, which new buckets are."""
+"""Object ownership of a bucket; the first, which is the default, has no ACLs."""
 
 _KEY_ID: Final = f"{ENCRYPTION}-aws-kms-key-id"
 _BUCKET_KEY: Final = f"{ENCRYPTION}-bucket-key-enabled"
@@ -44,7 +44,7 @@ _GRANTS: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
     "bucket-owner-read": (),
     "bucket-owner-full-control": (),
 }
-"""What each canned ACL grants beside the owner's FULL_CONTROL; here the bucket's owner is every object's."""
+"""The grants of each canned ACL beside the owner's FULL_CONTROL; the bucket's owner owns all objects here."""
 _MAX_TAGS: Final = 10
 _MAX_TAG_KEY: Final = 128
 _MAX_TAG_VALUE: Final = 256
@@ -52,7 +52,7 @@ _TAG_MARKS: Final = frozenset("+-=._:/@")
 
 
 def kept_options(header: Callable[[str], str | None], *, ownership: str) -> dict[str, str]:
-    """What an object keeps of the options it is put with; ``header`` gives a header of the request.
+    """Return the options that an object keeps; ``header`` returns a header of the request.
 
     Raises:
         S3Error: ``InvalidStorageClass``, ``InvalidArgument``, ``InvalidTag``, ``BadRequest``, ``NotImplemented``, or
@@ -71,10 +71,10 @@ def kept_options(header: Callable[[str], str | None], *, ownership: str) -> dict
 
 
 def read_tagging(header: str) -> list[tuple[str, str]]:
-    """The tags of an ``x-amz-tagging`` header.
+    """Return the tags of an ``x-amz-tagging`` header.
 
     Raises:
-        S3Error: ``InvalidTag``, ``BadRequest`` (too many), ``InvalidArgument`` (no URL's query, or a tag twice).
+        S3Error: ``InvalidTag``, ``BadRequest`` (too many), ``InvalidArgument`` (not a URL query, or a duplicate tag).
     """
     tags = []
     for piece in header.split("&"):
@@ -96,7 +96,7 @@ def read_tagging(header: str) -> list[tuple[str, str]]:
 
 
 def shown_options(kept: Mapping[str, str]) -> dict[str, str]:
-    """An object's headers as GET and HEAD answer them: how many tags, no ACL, and no class if it is STANDARD."""
+    """Return an object's response headers to GET and HEAD: the number of tags, no ACL, no class if it is STANDARD."""
     shown = {name: value for name, value in kept.items() if name not in {TAGGING, ACL}}
     if tags := read_tagging(kept.get(TAGGING, "")):
         shown["x-amz-tagging-count"] = str(len(tags))
@@ -106,7 +106,7 @@ def shown_options(kept: Mapping[str, str]) -> dict[str, str]:
 
 
 def check_readable(kept: Mapping[str, str]) -> None:
-    """Refuse to read what is archived: nothing here restores it.
+    """Refuse to read archived objects; restoring is not implemented.
 
     Raises:
         S3Error: ``InvalidObjectState``.
@@ -116,15 +116,12 @@ def check_readable(kept: Mapping[str, str]) -> None:
 
 
 def grants(kept: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    """Whom, beside the owner, an object's ACL grants what: a group's URI, and a permission."""
+    """Return the grants of an object's ACL beside the owner's: a group's URI, and a permission."""
     return _GRANTS[kept.get(ACL, "private")]
 
 
 def etag_of(md5: str, kept: Mapping[str, str], *, parts: int | None = None) -> str:
-    """The ETag of bytes, or of an object of so many parts: with KMS it only looks like the MD5 that it else is.
-
-    ``md5`` is what the ETag is without KMS.
-    """
+    """Return the ETag of bytes, or of an object of that many parts: ``md5``, or with KMS something of the same form."""
     if not kept.get(ENCRYPTION, "").startswith("aws:kms"):
         return md5
     opaque = secrets.token_hex(16)
@@ -132,7 +129,7 @@ def etag_of(md5: str, kept: Mapping[str, str], *, parts: int | None = None) -> s
 
 
 def check_ownership(name: str | None) -> str:
-    """A bucket's ownership, of ``x-amz-object-ownership``.
+    """Return a bucket's ownership from ``x-amz-object-ownership``.
 
     Raises:
         S3Error: ``InvalidArgument``.

@@ -30,7 +30,7 @@ _MAX_BLOCK_BYTES: Final = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class DeclaredBody:
-    """What a request says about its body."""
+    """The size, hashes and framing that a request declares for its body."""
 
     size_bytes: int
     """Of the data, without framing."""
@@ -42,21 +42,21 @@ class DeclaredBody:
 
     @property
     def algorithms(self) -> tuple[Algorithm, ...]:
-        """The checksums that come with it, by header or trailer."""
+        """The algorithms of the checksums in headers or the trailer."""
         return (*(self.checksums or ()), *(() if self.trailer is None else (self.trailer,)))
 
     def unverified(self) -> DeclaredBody:
-        """The same to a store that compares nothing."""
+        """Return it without anything to verify."""
         return replace(self, sha256=None, md5=None, checksums=None, trailer=None)
 
     def without_checksums(self) -> DeclaredBody:
-        """The same to a store that knows no checksums: they are neither compared nor kept."""
+        """Return it without checksums, for a store that ignores them."""
         return replace(self, checksums=None, trailer=None)
 
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A body that arrived whole and verified. ``checksums`` are base64 by algorithm, CRC64NVME always among them."""
+    """A complete and verified body. ``checksums`` are base64 by algorithm, CRC64NVME always among them."""
 
     size_bytes: int
     md5: str
@@ -64,7 +64,7 @@ class Received:
 
 
 class Sink(Protocol):
-    """Takes the data."""
+    """Receives the data."""
 
     def write(self, block: bytes) -> None:
         """Append bytes."""
@@ -72,7 +72,7 @@ class Sink(Protocol):
 
 
 class Document:
-    """A sink for bodies that are read at once: XML."""
+    """A sink that keeps the body in memory, for XML."""
 
     def __init__(self) -> None:
         self.data = bytearray()
@@ -83,15 +83,15 @@ class Document:
 
 
 def declared_body(headers: Headers, authorization: Authorization, *, checksums_of_body: bool = True) -> DeclaredBody:
-    """Read what headers say about the body.
+    """Return what the headers declare about the body.
 
     Args:
         headers: of the request.
-        authorization: says how the body is signed.
+        authorization: of the request; determines how the body is signed.
         checksums_of_body: whether ``x-amz-checksum-…`` headers are of the body; those of Complete are of the object.
 
     Raises:
-        S3Error: ``MissingContentLength``, ``InvalidDigest``, ``InvalidRequest`` (a checksum is none, or there are two).
+        S3Error: ``MissingContentLength``, ``InvalidDigest``, ``InvalidRequest`` (an invalid checksum, or two of them).
     """
     streaming = authorization.payload.startswith("STREAMING-")
     size = headers.get("x-amz-decoded-content-length" if streaming else "content-length")
@@ -124,7 +124,7 @@ def declared_body(headers: Headers, authorization: Authorization, *, checksums_o
 
 
 def header_checksums(headers: Headers) -> dict[Algorithm, str]:
-    """The ``x-amz-checksum-…`` values among headers."""
+    """Return the ``x-amz-checksum-…`` values of headers."""
     values = {algorithm: headers.get(algorithm.header) for algorithm in Algorithm}
     return {algorithm: text for algorithm, text in values.items() if text is not None}
 
@@ -141,7 +141,7 @@ async def receive(
 
     Args:
         body: its blocks, still framed; closed at the end, also when this is left early.
-        declared: what must be true of it.
+        declared: what the body must match.
         sink: where the data goes.
         algorithms: checksums to compute beside the declared ones and CRC64NVME.
         on_bytes: told the size of every block of data.
@@ -190,7 +190,7 @@ async def receive_document(body: AsyncGenerator[bytes, None], declared: Declared
 
 
 def _data(block: bytes, decoder: ChunkedDecoder | None) -> Iterable[bytes]:
-    # A transport's block may be a whole part when a test sends it as one: hashing and writing stay short all the same.
+    # In tests a block may be a whole part; it is split, so that hashing and writing do not block for long.
     pieces = (
         [block]
         if len(block) <= _MAX_BLOCK_BYTES

@@ -1,7 +1,6 @@
-"""What the endpoint remembers: buckets, objects, open uploads and their parts, as plain values.
+"""Records: buckets, objects, open uploads and their parts, as plain values; ``to_json`` is their form on disk.
 
-These are the values that a storage keeps and gives back; ``to_json`` and ``from_json`` are their form on disk.
-Checksums are base64 as S3 sends them, by algorithm; ETags are without quotes; moments are Unix seconds (UTC).
+Checksums are base64, by algorithm; ETags are without quotes; times are Unix seconds.
 """
 
 from __future__ import annotations
@@ -27,21 +26,21 @@ class StoredPart:
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """An open multipart upload. ``algorithm`` is ``None`` if the client named none."""
+    """An open multipart upload. ``algorithm`` is ``None`` if the request had none."""
 
     upload_id: str
     bucket: str
     key: str
     initiated_at: float
     headers: Mapping[str, str]
-    """What the object will answer to GET and HEAD: content type, user metadata, storage class, …"""
+    """The object's response headers to GET and HEAD: content type, user metadata, storage class, …"""
     algorithm: Algorithm | None = None
     checksum_type: ChecksumType | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """An object. ``upload_id`` is that of the multipart upload it came from."""
+    """An object. ``upload_id`` is the multipart upload that created it."""
 
     bucket: str
     key: str
@@ -57,7 +56,7 @@ class StoredObject:
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """A bucket; ``lifecycle`` is the configuration document as it was put, ``ownership`` says whether it has ACLs."""
+    """A bucket; ``lifecycle`` is the configuration document as sent, ``ownership`` determines whether it has ACLs."""
 
     name: str
     created_at: float
@@ -67,7 +66,7 @@ class Bucket:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Everything a storage remembers."""
+    """All records of a storage."""
 
     buckets: list[Bucket] = field(default_factory=list)
     objects: list[StoredObject] = field(default_factory=list)
@@ -78,22 +77,22 @@ Record = Bucket | StoredObject | Upload | StoredPart
 
 
 def to_json(record: Record) -> dict[str, Any]:
-    """A record as JSON knows it."""
+    """Return a record as JSON values."""
     return asdict(record)
 
 
 def bucket_from_json(data: dict[str, Any]) -> Bucket:
-    """Read back what ``to_json`` wrote."""
+    """Return a record from the result of ``to_json``."""
     return Bucket(**data)
 
 
 def part_from_json(data: dict[str, Any]) -> StoredPart:
-    """Read back what ``to_json`` wrote."""
+    """Return a record from the result of ``to_json``."""
     return StoredPart(**data)
 
 
 def upload_from_json(data: dict[str, Any]) -> Upload:
-    """Read back what ``to_json`` wrote."""
+    """Return a record from the result of ``to_json``."""
     algorithm, kind = data.pop("algorithm"), data.pop("checksum_type")
     return Upload(
         **data,
@@ -103,6 +102,6 @@ def upload_from_json(data: dict[str, Any]) -> Upload:
 
 
 def object_from_json(data: dict[str, Any]) -> StoredObject:
-    """Read back what ``to_json`` wrote."""
+    """Return a record from the result of ``to_json``."""
     kind = data.pop("checksum_type")
     return StoredObject(**data, checksum_type=None if kind is None else ChecksumType(kind))

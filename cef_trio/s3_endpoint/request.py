@@ -1,7 +1,7 @@
-"""A request and a reply, free of any transport: what the socket server and the in-process transport both speak.
+"""Request and reply, independent of the transport.
 
-Header names are in lower case. A request's path and query are as they came over the wire, still percent-encoded,
-because signatures are of that form; ``Target`` is what they mean.
+Header names are in lower case. A request's path and query are as sent, percent-encoded, since signatures cover that
+form; ``Target`` has the decoded bucket, key and query.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ BLOCK_BYTES: Final = 256 * 1024
 
 
 class Headers:
-    """Header fields: many per name, names without case."""
+    """Header fields; several may have the same name, and names ignore case."""
 
     __slots__ = ("fields",)
 
@@ -28,11 +28,11 @@ class Headers:
         self.fields: tuple[tuple[str, str], ...] = tuple((name.lower(), value) for name, value in fields)
 
     def get(self, name: str) -> str | None:
-        """The first value of that name, stripped."""
+        """Return the first value of that name, stripped."""
         return next((value.strip() for other, value in self.fields if other == name), None)
 
     def all(self, name: str) -> list[str]:
-        """Every value of that name."""
+        """Return all values of that name."""
         return [value for other, value in self.fields if other == name]
 
     def __contains__(self, name: str) -> bool:
@@ -53,12 +53,12 @@ class Request:
     """Percent-encoded, as sent, without the question mark."""
     headers: Headers
     body: AsyncGenerator[bytes, None]
-    """Whoever reads it closes it (``aclosing``), also when it is left early."""
+    """The reader closes it (``aclosing``), also if it stops early."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a request is about."""
+    """Bucket, key and query of a request, decoded."""
 
     bucket: str | None
     key: str | None
@@ -67,9 +67,9 @@ class Target:
 
 @dataclass(slots=True)
 class Reply:
-    """An HTTP reply. Use as a context manager: leaving it closes the blob it reads from.
+    """An HTTP reply. A context manager that closes the blob it reads from.
 
-    ``truncate_to`` cuts the body after so many bytes and then drops the connection; ``drop`` drops it after the reply.
+    ``truncate_to``: drop the connection after that many bytes of the body; ``drop``: drop it after the reply.
     """
 
     status: int
@@ -91,17 +91,17 @@ class Reply:
         self.close()
 
     def close(self) -> None:
-        """Let go of the blob. May be called again."""
+        """Close the blob. May be called again."""
         if self.blob is not None:
             self.blob.close()
 
     @property
     def content_length(self) -> int:
-        """How many bytes of body the headers promise."""
+        """The ``Content-Length``."""
         return self.blob_size_bytes if self.blob is not None else len(self.body)
 
     def blocks(self) -> Iterator[bytes]:
-        """The body that is really sent, in blocks of at most 256 KiB; nothing for HEAD."""
+        """Yield the body as it is sent, in blocks of at most 256 KiB; nothing for HEAD."""
         if self.head_only:
             return
         left = self.content_length if self.truncate_to is None else min(self.truncate_to, self.content_length)
@@ -128,10 +128,10 @@ def parse_query(query: str) -> list[tuple[str, str]]:
 
 
 def parse_target(request: Request, domains: Sequence[str]) -> Target:
-    """Bucket and key of a request: from the host if it is a sub-domain of ``domains``, else from the path.
+    """Return the target of a request. The bucket is in the host if that is below ``domains``, else in the path.
 
     Raises:
-        S3Error: ``InvalidURI``, the path is no UTF-8.
+        S3Error: ``InvalidURI``, the path is not UTF-8.
     """
     host = (request.headers.get("host") or "").rpartition("@")[2].partition(":")[0].lower()
     path = _decoded(request.path).removeprefix("/")

@@ -1,6 +1,6 @@
-"""Which operation a request asks for: one table from method, resource and sub-resource to S3's name and our function.
+"""The operation of a request: one table from method, resource and sub-resource to S3's name and the function.
 
-What is not in the table is answered ``NotImplemented`` (501), never taken for something simpler.
+What is not in the table is refused with ``NotImplemented`` (501).
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ COPIES: Final[Mapping[str, tuple[str, Operation]]] = MappingProxyType(
         "UploadPart": ("UploadPartCopy", on_copy.upload_part_copy),
     }
 )
-"""The operation without a source → the one that ``x-amz-copy-source`` makes of it."""
+"""Operation → the operation with ``x-amz-copy-source``."""
 
 _SUB_RESOURCES: Final = frozenset(
     {
@@ -71,7 +71,7 @@ _SUB_RESOURCES: Final = frozenset(
 
 
 def route(request: Request, target: Target) -> tuple[str, Operation]:
-    """S3's name of the operation, and the function that does it.
+    """Return S3's name of the operation, and the function that performs it.
 
     Raises:
         S3Error: ``NotImplemented`` or ``MethodNotAllowed``.

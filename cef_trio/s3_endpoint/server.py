@@ -1,12 +1,11 @@
-"""The endpoint behind a socket (``server_connection.py``).
+"""Serve the endpoint on a socket (``http/server_connection.py``).
 
-The faults need what ASGI has no way to say: to reset a connection, to stop in the middle of a body with everything
-before it delivered.
+Not by ASGI, which can neither reset a connection nor stop within a body.
 
-One task per connection. Bodies are streamed both ways in blocks of at most 256 KiB. A client that asks ``Expect:
-100-continue`` is told to go on when its body is wanted, and not before. If a call is refused before its body was read,
-the rest is read and thrown away for a while, because a client that is still sending would otherwise see a broken
-connection instead of the reply. Cancelling ``serve`` drops every connection at once; nothing half-done stays.
+One task per connection. Bodies are streamed both ways in blocks of at most 256 KiB. ``100 Continue`` is sent when the
+body is read. If a call is refused before its body was read, the rest is read and dropped for a while; otherwise a
+client that is still sending would see a broken connection instead of the reply. Cancelling ``serve`` drops all
+connections at once.
 """
 
 from __future__ import annotations
@@ -38,14 +37,14 @@ async def serve(
     ssl_context: ssl.SSLContext | None = None,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve until cancelled. ``url = await nursery.start(serve, endpoint)`` gives the URL once it is listening.
+    """Serve until cancelled. ``url = await nursery.start(serve, endpoint)`` returns the URL once it is listening.
 
     Args:
-        endpoint: who answers.
+        endpoint: the endpoint to serve.
         host: address to listen on.
         port: 0 for any free one.
         ssl_context: for https.
-        task_status: told the URL.
+        task_status: gets the URL.
 
     Raises:
         OSError: the address cannot be listened on.
@@ -65,10 +64,10 @@ async def serve(
 
 
 async def _send(connection: ServerConnection, reply: Reply) -> bool:
-    """Send a reply; whether the connection can be used again.
+    """Send a reply; return whether the connection can be used again.
 
     Raises:
-        trio.BrokenResourceError: the client has gone.
+        trio.BrokenResourceError: the client closed the connection.
     """
     unread = connection.has_unread_body
     headers = list(reply.headers)
@@ -98,7 +97,7 @@ async def _serve_connection(endpoint: S3Endpoint, ssl_context: ssl.SSLContext | 
     except NotHttpError:
         await connection.refuse(400)
     except (trio.BrokenResourceError, trio.ClosedResourceError):
-        # The client has gone; whatever it had not finished sending was never stored.
+        # The client closed the connection; an incomplete body was not stored.
         pass
     finally:
         tcp.socket.close()
@@ -110,5 +109,5 @@ async def _serve_request(endpoint: S3Endpoint, connection: ServerConnection) -> 
         return False
     request = Request(asked.method, asked.path, asked.query, Headers(asked.headers), connection.body())
     with await endpoint.respond(request) as reply:
-        # Dropped after the reply means without a word: the client will believe that it can be used again.
+        # Dropped after the reply without ``Connection: close``: the client takes it for reusable.
         return await _send(connection, reply) and not reply.drop

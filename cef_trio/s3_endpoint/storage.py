@@ -1,9 +1,8 @@
-"""Where the endpoint keeps things: the interface, and the backend in memory.
+"""The interface of a storage, and the storage in memory.
 
-A storage keeps **blobs** (bytes, written once, never changed) and **records** (``records.py``). The model decides what
-is true; the storage only keeps it. A record is the commit point: a blob that no record names does not exist for
-anybody. So a storage must make each ``put_…`` and ``remove_…`` atomic, and a blob durable before ``commit`` returns its
-id.
+A storage keeps **blobs** (immutable bytes) and **records** (``records.py``) for the model. A record is the commit
+point: a blob that no record names is unused. Each ``put_…`` and ``remove_…`` must be atomic, and a blob durable before
+``commit`` returns its id.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from cef_trio.s3_endpoint.records import Bucket, Snapshot, StoredObject, StoredP
 
 
 class BlobWriter(Protocol):
-    """A blob being written. Leaving the context discards it unless it was committed."""
+    """A blob being written. A context manager that discards it unless it was committed."""
 
     def __enter__(self) -> Self:
         """Begin."""
@@ -29,39 +28,39 @@ class BlobWriter(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Discard what was not committed."""
+        """Discard the blob unless it was committed."""
         ...
 
     def write(self, block: bytes) -> None:
-        """Append bytes; at most a few hundred KiB at once, as this may block on the disk."""
+        """Append bytes; at most a few hundred KiB at once, since this may block on the disk."""
         ...
 
     async def commit(self) -> str:
-        """Make the blob durable and give its id. If this is cancelled, the blob is discarded."""
+        """Make the blob durable and return its id. If cancelled, the blob is discarded."""
         ...
 
 
 class BlobReader(Protocol):
-    """A blob opened for reading: its bytes stay readable until ``close``, even if it is removed meanwhile."""
+    """A blob opened for reading: it stays readable until ``close``, even if it is removed meanwhile."""
 
     def read(self, offset: int, size_bytes: int) -> bytes:
-        """Bytes of the blob."""
+        """Return bytes of the blob."""
         ...
 
     def close(self) -> None:
-        """Let it go. May be called again."""
+        """Close it. May be called again."""
         ...
 
 
 class Storage(Protocol):
-    """A place for blobs and records."""
+    """Keeps blobs and records."""
 
     def load(self) -> Snapshot:
-        """Everything that was put and not removed; called once, at the start."""
+        """Return all records; called once, at the start."""
         ...
 
     def new_blob(self) -> BlobWriter:
-        """Begin a blob."""
+        """Start a new blob."""
         ...
 
     def open_blob(self, blob: str) -> BlobReader:
@@ -69,55 +68,55 @@ class Storage(Protocol):
         ...
 
     async def join_blobs(self, blobs: Sequence[tuple[str, int]]) -> str:
-        """A new blob made of others, given as ``(id, size_bytes)``. If this is cancelled, there is none."""
+        """Concatenate blobs, given as ``(id, size_bytes)``, into a new one. If cancelled, there is no new blob."""
         ...
 
     def remove_blob(self, blob: str) -> None:
-        """Forget a blob."""
+        """Delete a blob."""
         ...
 
     def put_bucket(self, bucket: Bucket) -> None:
-        """Remember a bucket."""
+        """Store a bucket's record."""
         ...
 
     def remove_bucket(self, name: str) -> None:
-        """Forget a bucket."""
+        """Delete a bucket's record."""
         ...
 
     def put_object(self, record: StoredObject) -> None:
-        """Remember an object in place of any other of that key."""
+        """Store an object's record in place of any other of that key."""
         ...
 
     def remove_object(self, bucket: str, key: str) -> None:
-        """Forget an object; its blob is removed by ``remove_blob``."""
+        """Delete an object's record; its blob is deleted by ``remove_blob``."""
         ...
 
     def put_upload(self, upload: Upload) -> None:
-        """Remember an open upload."""
+        """Store the record of an open upload."""
         ...
 
     def put_part(self, upload: Upload, part: StoredPart) -> None:
-        """Remember a part in place of any other of that number."""
+        """Store a part's record in place of any other of that number."""
         ...
 
     def remove_upload(self, upload: Upload) -> None:
-        """Forget an upload and its parts; their blobs are removed by ``remove_blob``."""
+        """Delete the records of an upload and its parts; their blobs are deleted by ``remove_blob``."""
         ...
 
 
 class MemoryStorage:
-    """Keeps blobs in this process; records live in the model alone, so nothing survives it."""
+    """Keeps blobs in memory; records are kept by the model alone."""
 
     def __init__(self) -> None:
         self._blobs: dict[str, tuple[bytes, ...]] = {}
         self._ids = itertools.count(1)
 
     def load(self) -> Snapshot:
-        """Nothing: memory forgets."""
+        """Return nothing."""
         return Snapshot()
 
     def new_blob(self) -> BlobWriter:
-        """Begin a blob."""
+        """Start a new blob."""
         return _MemoryWriter(self)
 
     def open_blob(self, blob: str) -> BlobReader:
@@ -125,12 +124,12 @@ class MemoryStorage:
         return _MemoryReader(self._blobs[blob])
 
     async def join_blobs(self, blobs: Sequence[tuple[str, int]]) -> str:
-        """A new blob that shares the others' bytes."""
+        """Return a new blob that shares the others' bytes."""
         await trio.lowlevel.checkpoint()
         return self.keep(tuple(itertools.chain.from_iterable(self._blobs[blob] for blob, _ in blobs)))
 
     def remove_blob(self, blob: str) -> None:
-        """Forget a blob."""
+        """Delete a blob."""
         self._blobs.pop(blob, None)
 
     def keep(self, blocks: tuple[bytes, ...]) -> str:
@@ -140,25 +139,25 @@ class MemoryStorage:
         return blob
 
     def put_bucket(self, bucket: Bucket) -> None:
-        """Nothing to do: the model remembers."""
+        """Do nothing: the model keeps the record."""
 
     def remove_bucket(self, name: str) -> None:
-        """Nothing to do: the model forgets."""
+        """Do nothing: the model removes the record."""
 
     def put_object(self, record: StoredObject) -> None:
-        """Nothing to do: the model remembers."""
+        """Do nothing: the model keeps the record."""
 
     def remove_object(self, bucket: str, key: str) -> None:
-        """Nothing to do: the model forgets."""
+        """Do nothing: the model removes the record."""
 
     def put_upload(self, upload: Upload) -> None:
-        """Nothing to do: the model remembers."""
+        """Do nothing: the model keeps the record."""
 
     def put_part(self, upload: Upload, part: StoredPart) -> None:
-        """Nothing to do: the model remembers."""
+        """Do nothing: the model keeps the record."""
 
     def remove_upload(self, upload: Upload) -> None:
-        """Nothing to do: the model forgets."""
+        """Do nothing: the model removes the record."""
 
 
 class _MemoryWriter:

@@ -1,12 +1,12 @@
 """The endpoint inside an httpx client: no socket, no thread, only trio's checkpoints.
 
-For deterministic tests: under ``trio.testing.MockClock`` everything takes no time but what faults and the caller's own
-waits take. A dropped connection is ``httpx.ReadError``, a reply cut short ``httpx.RemoteProtocolError``, a reply that
+For deterministic tests: under ``trio.testing.MockClock`` only faults and the caller's own waits take time. A dropped
+connection is ``httpx.ReadError``, a reply cut short ``httpx.RemoteProtocolError``, a reply that
 does not come within the request's read timeout ``httpx.ReadTimeout`` (the time starts anew with every block of the
 request's body that is read, as it does on a socket) - the same exceptions that httpx raises over a socket.
 
-Cancelling the request, or its timeout, cancels the endpoint's work on it at its next checkpoint: as if the client's
-connection broke at that moment. The call has then happened wholly or not at all.
+Cancelling the request, or its timeout, cancels the endpoint's work at its next checkpoint, as if the client's
+connection broke at that moment. The call has then taken effect completely or not at all.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from cef_trio.s3_endpoint.request import Headers, Reply, Request
 
 
 class InProcessTransport(httpx.AsyncBaseTransport):
-    """Answers a client's requests from an endpoint: ``httpx.AsyncClient(transport=InProcessTransport(endpoint))``."""
+    """Serves a client's requests by an endpoint: ``httpx.AsyncClient(transport=InProcessTransport(endpoint))``."""
 
     def __init__(self, endpoint: S3Endpoint) -> None:
         self._endpoint = endpoint
@@ -88,7 +88,7 @@ def _request_of(
                 yield block
             waiting.deadline = trio.current_time() + limit
         finally:
-            # httpx's own streams are generators; a caller's may be any iterator.
+            # httpx's own streams are generators; those of callers may be other iterators.
             if isinstance(blocks, AsyncGenerator):
                 await blocks.aclose()
 

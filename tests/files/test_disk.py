@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from waiting import until
 
 from cef_trio.exceptions import ChunkProcessingError, FileAccessError, RecordingChangedError
 from cef_trio.files import reader as disk_module
@@ -340,11 +341,7 @@ async def test_p7_a_file_that_waited_in_vain_for_a_thread_to_close_it_is_closed_
     assert hangs.is_set()
     assert open_here() == 3
     answers.set()
-    with trio.fail_after(5):
-        while True:
-            if not open_here():
-                break
-            await trio.sleep(0.01)
+    await until(lambda: not open_here())
 
 
 @pytest.mark.parametrize("reserved", [False, True], ids=["truncate", "fallocate"])

@@ -130,8 +130,8 @@ async def test_a_blob_that_was_not_committed_leaves_nothing(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["--port", "ninety"], "'ninety' is no port"),
-        (["--minimum-part-size", "0"], "'0' is no size"),
+        (["--port", "ninety"], "'ninety' is not a port number"),
+        (["--minimum-part-size", "0"], "'0' is not a positive number of bytes"),
         (["--port", "0", "--bucket", "UPPER"], "InvalidBucketName"),
         (["--port", "0", "--data", "/dev/null/x"], "/dev/null"),
     ],

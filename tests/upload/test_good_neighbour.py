@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import redis as redis_py
 import trio
-from servers.operating import a_part, a_stream, stream_id
+from servers.stream_records import a_part, a_stream, stream_id
 from servers.valkey import ValkeyServer, valkey_server
 from waiting import completed
 

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 import trio
-from servers.operating import a_part, a_stream, stream_id
+from servers.stream_records import a_part, a_stream, stream_id
 from waiting import completed
 
 from cef_trio.checkpoint.model import FileIdentity, Lease, Owner

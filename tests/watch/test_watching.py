@@ -13,7 +13,7 @@ import trio
 from inotify_simple import INotify, flags
 from structlog.testing import capture_logs
 from trio_util import AsyncValue
-from waiting import until
+from waiting import WAIT_SECONDS, until
 
 from cef_trio.files.file_stat import FileStat
 from cef_trio.watch import watcher as watcher_module
@@ -36,7 +36,7 @@ class Listener:
 
     async def heard(self, wanted: Callable[[FileEvent], bool]) -> FileEvent:
         """Wait until such an event was told; returns the first."""
-        with trio.fail_after(10):
+        with trio.fail_after(WAIT_SECONDS):
             await self.events.wait_value(lambda events: any(map(wanted, events)))
         found: FileEvent = next(filter(wanted, self.events.value))
         return found
@@ -302,7 +302,7 @@ async def test_a_scan_has_its_start_time_and_a_requested_one_begins_later(folder
         while_it_runs = trio.current_time()
         watcher.rescan()
         reader.let.set()
-        with trio.fail_after(10):
+        with trio.fail_after(WAIT_SECONDS):
             await listener.events.wait_value(lambda _: len(listener.scans) == 2)
         under_way, asked_for = listener.scans
         assert under_way.began_at <= while_it_runs < asked_for.began_at
