@@ -15,7 +15,7 @@ import pytest
 import structlog
 import trio
 from admin.admin_scene import SetSource, registry, serving, stream
-from waiting import until
+from waiting import WAIT_SECONDS, until
 
 from cef_trio.admin import app, server
 from cef_trio.admin.connection_limits import ConnectionLimiter, ConnectionSlot, client_of
@@ -188,7 +188,7 @@ async def test_a_connection_without_a_request_ends_by_itself(monkeypatch: pytest
     monkeypatch.setattr(server, "REQUEST_SECONDS", 0.1)
     async with serving(SetSource()) as port, await trio.open_tcp_stream("127.0.0.1", port) as client:
         await client.send_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n")
-        with trio.fail_after(10):
+        with trio.fail_after(WAIT_SECONDS):
             assert await client.receive_some() == b""
 
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings
+from servers.command import command
 
 from cef_trio.settings import secret_files
 from cef_trio.settings.model import (
@@ -240,18 +238,6 @@ def test_a_file_of_settings_is_exposed_only_if_a_secret_stands_in_it(
     assert [found.file for found in exposed_secrets(None)] == [str(open_folder / "secret")]
 
 
-def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "cef_trio", *arguments],
-        env={"PATH": os.environ["PATH"], "APP_ENV": "production", **variables},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        cwd="/",
-    )
-
-
 @pytest.mark.real
 def test_an_exposed_secret_is_warned_of_at_the_start_and_by_doctor(open_folder: Path) -> None:
     recordings = open_folder / "recordings"
@@ -260,6 +246,7 @@ def test_an_exposed_secret_is_warned_of_at_the_start_and_by_doctor(open_folder: 
     secret.write_text(HIDDEN + "\n")
     secret.chmod(0o644)
     given = {
+        "APP_ENV": "production",
         "WATCH_DIR": str(recordings),
         "S3_BUCKET_NAME": "recordings",
         "S3_ENDPOINT_URL": "http://127.0.0.1:9",
@@ -267,12 +254,12 @@ def test_an_exposed_secret_is_warned_of_at_the_start_and_by_doctor(open_folder: 
         "S3_SECRET_ACCESS_KEY_FILE": str(secret),
         "REDIS_URL": "redis+cluster://127.0.0.1:9",  # without a hash tag it ends with exit code 2, after the warning
     }
-    done = run("run", **given)
+    done = command("run", settings=given, code=None)
     (event,) = [json.loads(line) for line in done.stderr.splitlines() if "secret_exposed" in line]
     assert (event["level"], event["file"], event["mode"]) == ("warning", str(secret), "0644")
-    examined = run("doctor", "--json", **given)
+    examined = command("doctor", "--json", settings=given, code=None)
     (finding,) = [found for found in json.loads(examined.stdout)["findings"] if found["subject"] == "secrets"]
     assert (finding["severity"], finding["todo"]) == ("warning", f"chmod o= {secret}")
     secret.chmod(0o600)
-    assert '"secrets"' not in run("doctor", "--json", **given).stdout
+    assert '"secrets"' not in command("doctor", "--json", settings=given, code=None).stdout
     assert HIDDEN not in done.stdout + done.stderr + examined.stdout + examined.stderr

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from servers.operating import DAEMON, a_stream, stream_id
+from servers.stream_records import DAEMON, a_stream, stream_id
 from waiting import completed
 
 from cef_trio.checkpoint.memory import Moment

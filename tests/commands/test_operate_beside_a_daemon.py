@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from servers.command import ROOT, answer, command
 from servers.daemon import daemon, settings_for
 from servers.endpoints import Endpoint
-from servers.operating import ROOT, answer, command
 from servers.s3_control import arm, disarm_all, wait_for_call
 from servers.store import Store
 from servers.valkey import ValkeyServer
@@ -147,7 +147,7 @@ def test_a_signal_ends_gc_between_two_uploads_and_the_next_gc_does_the_rest(
     ) as process:
         wait_for_call(endpoint, "AbortMultipartUpload", count=3)
         process.send_signal(number)
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (128 + number, "")
     assert out.count(": aborted: ") == 2
     disarm_all(endpoint)

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import trio
+from servers.command import answer, command
 from servers.embedded_s3 import embedded_s3_server
 from servers.endpoints import Endpoint
-from servers.operating import answer, command
 from servers.valkey import ValkeyServer, valkey_server
 from trio.testing import MockClock
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 import trio
-from servers.operating import DAEMON, NOW, a_stream, command, stream_id
+from servers.command import command
+from servers.stream_records import DAEMON, NOW, a_stream, stream_id
 from waiting import completed
 
 from cef_trio.checkpoint.memory import Moment

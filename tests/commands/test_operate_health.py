@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from servers.operating import ROOT, command
+from servers.command import ROOT, command
 
 from cef_trio.cli.health import Health, HealthSettingsError, address, ask
 

@@ -9,7 +9,8 @@ import pytest
 import trio
 from rich.cells import cell_len
 from rich.console import Console
-from servers.operating import DAEMON, a_part, a_stream, answer, command, stream_id
+from servers.command import answer, command
+from servers.stream_records import DAEMON, a_part, a_stream, stream_id
 from servers.valkey import ValkeyServer, valkey_server
 
 from cef_trio.checkpoint.commit import Change

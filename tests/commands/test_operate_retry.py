@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import trio
-from servers.operating import DAEMON, PART, a_stream, command, stream_id
+from servers.command import command
+from servers.stream_records import DAEMON, PART, a_stream, stream_id
 from waiting import completed, until_idle
 
 from cef_trio.checkpoint.memory import Moment

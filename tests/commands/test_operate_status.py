@@ -14,7 +14,8 @@ from io import StringIO
 import pytest
 import trio
 from rich.console import Console
-from servers.operating import DAEMON, NOW, PART, ROOT, a_part, a_stream, answer, command
+from servers.command import ROOT, answer, command
+from servers.stream_records import DAEMON, NOW, PART, a_part, a_stream
 from servers.valkey import valkey_server
 
 from cef_trio.admin.page_source import DaemonSource

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers.operating import a_part, a_stream
+from servers.stream_records import a_part, a_stream
 from waiting import completed
 
 from cef_trio.checkpoint.model import Checkpoint

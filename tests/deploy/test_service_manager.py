@@ -24,7 +24,7 @@ from cef_trio.watch.patterns import matcher
 from cef_trio.watch.watcher import Watcher
 
 pytestmark = pytest.mark.real
-SECONDS = 30.0
+SECONDS = 60.0
 
 
 @pytest.fixture

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+from servers.command import ROOT, answer
 from servers.daemon import DaemonProcess, daemon, settings_for
 from servers.embedded_s3 import embedded_s3_server
 from servers.endpoints import Endpoint
 from servers.ingress import Ingress, ingress
-from servers.operating import ROOT, answer
 from servers.s3_control import arm, disarm_all
 from servers.valkey import ValkeyServer, valkey_server
 from waiting import wait_until
@@ -50,10 +50,10 @@ class Scene:
     port: int
 
     def get(self, path: str) -> httpx.Response:
-        return httpx.get(f"http://127.0.0.1:{self.port}{path}", trust_env=False, timeout=5)
+        return httpx.get(f"http://127.0.0.1:{self.port}{path}", trust_env=False, timeout=60)
 
     def page(self) -> set[str]:
-        with httpx.stream("GET", f"http://127.0.0.1:{self.port}/events", trust_env=False, timeout=5) as events:
+        with httpx.stream("GET", f"http://127.0.0.1:{self.port}/events", trust_env=False, timeout=60) as events:
             for line in events.iter_lines():
                 if line.startswith("data: {"):
                     return {risk["reason"] for risk in json.loads(line[6:])["at_risk"]}

@@ -41,7 +41,7 @@ def stopped(mounted: FuseMount) -> Iterator[None]:
 
 def metric(process: DaemonProcess, name: str) -> float:
     port = process.wait_for("admin_server_started")["port"]
-    text = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=5, trust_env=False).text
+    text = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=60, trust_env=False).text
     return float(next(line.split()[-1] for line in text.splitlines() if line.startswith(f"{name} ")))
 
 

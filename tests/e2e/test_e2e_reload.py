@@ -37,7 +37,7 @@ def env_file(tmp_path: Path) -> Path:
 
 def metric(process: DaemonProcess, name: str) -> float:
     port = process.wait_for("admin_server_started")["port"]
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
         lines = answer.read().decode().splitlines()
     return float(next(line.split()[1] for line in lines if line.startswith(f"cef_trio_{name} ")))
 

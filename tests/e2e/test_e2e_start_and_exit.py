@@ -32,7 +32,7 @@ def meta_of(server: ValkeyServer) -> dict[str, str]:
 
 def refused(settings: Mapping[str, str]) -> tuple[int, str]:
     with daemon(settings, wait_started=False) as process:
-        code = process.wait(30)
+        code = process.wait()
         return code, "\n".join(
             str(event.get("error")) for event in process.events if event["event"] == "refused_at_start"
         )
@@ -64,7 +64,7 @@ def test_a_wrong_redis_password_is_refused_and_is_not_in_the_log(watch_dir: Path
         url = server.url.replace("redis://", "redis://:hunter2hunter2@")
         settings = settings_for(watch_dir, store.endpoint, url)
         with daemon(settings, wait_started=False) as process:
-            assert process.wait(30) == 4
+            assert process.wait() == 4
             assert "hunter2hunter2" not in process.tail(1000)
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import redis as redis_py
+from servers.command import ROOT, answer, command
 from servers.daemon import daemon, settings_for
-from servers.operating import ROOT, answer, command
 from servers.store import Store
 from servers.valkey import ValkeyServer
 

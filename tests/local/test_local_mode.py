@@ -104,7 +104,7 @@ def test_a_second_daemon_on_the_same_data_is_refused_and_changes_nothing(tmp_pat
     with running("run", "--local", str(folders[0]), "--data-dir", str(data), cwd=tmp_path) as process:
         until_object(process, data, "first.mp4.metadata.json")
         with running("run", "--local", str(folders[1]), "--data-dir", str(data), cwd=tmp_path) as second:
-            output, _ = second.communicate(timeout=30)
+            output, _ = second.communicate(timeout=60)
         assert second.returncode == 2
         assert "used by another cef-trio" in output
         (folders[0] / "later.mp4").write_bytes(b"2")
@@ -181,7 +181,7 @@ def test_options_of_another_bucket_do_not_affect_the_local_one(tmp_path: Path, m
 @pytest.mark.real
 def test_the_data_folder_must_not_be_in_the_watch_folder(tmp_path: Path) -> None:
     with running("run", "--local", str(tmp_path), cwd=tmp_path) as process:
-        output, _ = process.communicate(timeout=30)
+        output, _ = process.communicate(timeout=60)
     assert process.returncode == 2
     assert "lies in the watched folder" in output
 
@@ -264,6 +264,6 @@ def test_an_interrupted_demo_has_exit_code_130(tmp_path: Path) -> None:
     with running("demo", "--duration", "60", cwd=tmp_path) as process:
         wait_until(lambda: list(tmp_path.rglob("demo.mp4")))
         process.send_signal(signal.SIGINT)
-        output, _ = process.communicate(timeout=30)
+        output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output
     assert "Traceback" not in output

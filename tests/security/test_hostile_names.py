@@ -62,13 +62,13 @@ def port_of(process: DaemonProcess) -> int:
 
 
 def fetched(port: int, path: str) -> str:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=20) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=60) as answer:
         body: bytes = answer.read()
         return body.decode()
 
 
 def snapshot(port: int) -> Any:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/events", timeout=20) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/events", timeout=60) as answer:
         for line in answer:
             if line.startswith(b"data: {"):
                 return json.loads(line.removeprefix(b"data: "))

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ import pytest
 import redis as redis_library
 from checkpoint import examples
 from checkpoint.test_checkpoint_cancellation import CALLS
+from servers.command import answer, command
 from servers.daemon import daemon, settings_for
 from servers.embedded_s3 import embedded_s3_server
 from servers.endpoints import Endpoint
@@ -104,20 +103,6 @@ def servers(tmp_path: Path) -> Iterator[Servers]:
         yield Servers(redis, s3, settings_for(watch_dir, s3, url, **more))
 
 
-def said(settings: Mapping[str, str], *arguments: str, code: int = 0) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "cef_trio", *arguments],
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **settings},
-        cwd="/",
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    assert done.returncode == code, (arguments, done.stdout, done.stderr)
-    return done.stdout
-
-
 def test_the_rights_that_security_md_lists_are_enough_and_none_is_too_many(servers: Servers) -> None:
     settings, folder = servers.settings, Path(servers.settings["WATCH_DIR"])
     path = folder / "a.mp4"
@@ -131,8 +116,8 @@ def test_the_rights_that_security_md_lists_are_enough_and_none_is_too_many(serve
             process.wait_for("stream_resumed")
             assert process.stop() == 0
         stream_id = stream_of(settings, path)
-        said(settings, "abort", stream_id)
-        said(settings, "retry", stream_id)
+        command("abort", stream_id, settings=settings)
+        command("retry", stream_id, settings=settings)
         with daemon(settings) as process:
             process.wait_for("upload_created")
             writer.write(b"the end")
@@ -154,12 +139,12 @@ def test_the_rights_that_security_md_lists_are_enough_and_none_is_too_many(serve
     path.rename(folder / "b.mp4")
     with daemon(settings) as process:
         assert process.stop() == 0
-    said(settings, "verify", stream_id)
+    command("verify", stream_id, settings=settings)
     key = f"streams/{uuid4()}/nobody.mp4"
     servers.s3.client().create_multipart_upload(Bucket="recordings", Key=key)
-    assert key in said(settings, "gc", "--older-than", "0s")
-    said(settings, "status")
-    findings = json.loads(said(settings, "doctor", "--json", code=5))["findings"]
+    assert key in command("gc", "--older-than", "0s", settings=settings).stdout
+    command("status", settings=settings)
+    findings = answer("doctor", settings=settings, code=5)["findings"]
     problems = {one["subject"] for one in findings if one["severity"] == "problem"}
     assert problems <= {"redis persistence"}, findings
     assert "cannot" not in " ".join(one["says"] for one in findings if one["subject"] == "lifecycle")
@@ -218,7 +203,7 @@ def test_the_rights_that_security_md_lists_are_enough_to_see_an_outage_of_writes
 
 
 def streams(settings: Mapping[str, str]) -> list[dict[str, str]]:
-    found: list[dict[str, str]] = json.loads(said(settings, "list", "--json"))["streams"]
+    found: list[dict[str, str]] = answer("list", settings=settings)["streams"]
     return found
 
 

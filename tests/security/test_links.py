@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import trio
 from servers.daemon import daemon, settings_for
-from servers.operating import DAEMON, a_stream
 from servers.store import Store
+from servers.stream_records import DAEMON, a_stream
 from servers.valkey import ValkeyServer
 
 from cef_trio.checkpoint.model import FileIdentity

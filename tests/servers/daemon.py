@@ -128,14 +128,14 @@ class DaemonProcess:
         self._process.wait()
         self._log.close()
 
-    def wait(self, seconds: float = 20.0) -> int:
+    def wait(self, seconds: float = EVENT_SECONDS) -> int:
         """Wait for its end; returns the exit code."""
         try:
             return self._process.wait(seconds)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"the daemon did not end within {seconds} s; its log:\n{self.tail()}") from None
 
-    def stop(self, seconds: float = 20.0) -> int:
+    def stop(self, seconds: float = EVENT_SECONDS) -> int:
         """SIGTERM, and wait; returns the exit code."""
         self.signal(signal.SIGTERM)
         return self.wait(seconds)
@@ -159,7 +159,7 @@ def daemon(
         process = DaemonProcess(settings, Path(folder), arguments, terminal, under)
         try:
             if wait_started:
-                process.wait_for("daemon_started", seconds=30)
+                process.wait_for("daemon_started")
             yield process
         finally:
             process.kill()

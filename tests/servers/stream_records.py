@@ -1,15 +1,9 @@
-"""A command as a process of its own, and streams put into Redis for it to find."""
+"""Records of streams that tests put into a store for commands and daemons to find."""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 from cef_trio.checkpoint.model import FileIdentity, Lease, PartRecord, StreamMeta
@@ -17,7 +11,6 @@ from cef_trio.checkpoint.states import Status
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 DAEMON = Lease("a-daemon", "its-token", 30.0)
-ROOT = Path(__file__).parents[2]
 PART = 5 * 1024 * 1024
 
 
@@ -44,26 +37,3 @@ def a_stream(number: int = 1, path: str = "/rec/a.mp4", **fields: Any) -> Stream
 
 def a_part(number: int = 1, size_bytes: int = PART, seconds_ago: float = 10.0) -> PartRecord:
     return PartRecord(number, f"{number:032x}", size_bytes, number, NOW - timedelta(seconds=seconds_ago))
-
-
-def command(
-    *arguments: str, settings: Mapping[str, str] | None = None, code: int | None = 0
-) -> subprocess.CompletedProcess[str]:
-    """Run ``cef-trio``; ``code`` is the exit code that it must have."""
-    done = subprocess.run(
-        [sys.executable, "-m", "cef_trio", *arguments],
-        env={"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "PYTHONPATH": str(ROOT), **(settings or {})},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        cwd="/",
-    )
-    assert "Traceback" not in done.stderr, done.stderr
-    assert code is None or done.returncode == code, (done.returncode, done.stdout, done.stderr)
-    return done
-
-
-def answer(*arguments: str, settings: Mapping[str, str], code: int = 0) -> Any:
-    """The one JSON document that the command prints with ``--json``."""
-    return json.loads(command(*arguments, "--json", settings=settings, code=code).stdout)
