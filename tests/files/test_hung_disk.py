@@ -1,4 +1,4 @@
-"""P4 on a disk that really hangs (FUSE): neither reading, looking, opening nor closing holds a cancellation back."""
+"""P4 on a disk that really hangs (FUSE): no read, stat, open or close delays a cancellation."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def disk(folder: Path) -> Iterator[HungDisk]:
 
 
 async def cancelled_when_hung(disk: HungDisk, scope: trio.CancelScope) -> None:
-    """Cancel once somebody waits for the disk."""
+    """Cancel once a task waits for the disk."""
     await trio.to_thread.run_sync(disk.wait_until_hung)
     scope.cancel()
 

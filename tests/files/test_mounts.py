@@ -1,4 +1,4 @@
-"""Kind 8, P4, P7: a mount that never answers is set aside; all others go on, and it comes back by itself."""
+"""Kind 8, P4, P7: a hung mount is set aside, all others continue, and it is used again once it responds."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SECONDS = 60.0
 
 
 class Table:
-    """What is mounted; the calls below ask no file system but this process's memory."""
+    """The mount points; the calls of the tests below access no file system."""
 
     def __init__(self) -> None:
         self.text = MOUNTINFO
@@ -38,7 +38,7 @@ def table(monkeypatch: pytest.MonkeyPatch) -> Table:
 
 
 class Server:
-    """A file system's server: whoever asks while it is stopped waits in a thread."""
+    """The server of a file system: a call made while it is stopped blocks in a thread."""
 
     def __init__(self) -> None:
         self._goes_on = threading.Event()
@@ -68,13 +68,13 @@ def stopped() -> Iterator[Server]:
 
 
 async def refused(mounts: Mounts, server: Server, path: str = HUNG) -> None:
-    """Ask, and be refused. The clock stands still: by itself that is at once, or never."""
+    """Make a call that must be refused at once: the virtual clock stands still."""
     with pytest.raises(MountHungError):
         await mounts.run(path, server.ask)
 
 
 async def refused_in_time(mounts: Mounts, server: Server, clock: MockClock, path: str = HUNG, callers: int = 1) -> None:
-    """Ask, be in the server's hands, and be refused after the time that it has."""
+    """Make a call that blocks in the server and is refused after the time limit."""
     async with trio.open_nursery() as nursery:
         for number in range(callers):
             nursery.start_soon(refused, mounts, server, path if callers == 1 else f"{path}{number}")

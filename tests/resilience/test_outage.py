@@ -1,4 +1,4 @@
-"""One outage is one outage: what strikes all is held and comes back, and it ends when what failed works (P6, P10)."""
+"""One outage is one outage: a failure of all calls holds them, and ends when the failed operation works (P6, P10)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def refused(code: str = "AccessDenied") -> S3OperationError:
 
 
 class Service:
-    """A service whose reads and writes can be told to fail, with its breaker."""
+    """A service whose reads and writes can be made to fail, with its breaker."""
 
     def __init__(self, *, idle_seconds: float | None = None) -> None:
         self.fails: dict[Need, CefMp4ProcessorError | None] = {Need.READ: None, Need.WRITE: None}

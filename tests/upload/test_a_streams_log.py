@@ -1,4 +1,4 @@
-"""What a stream's life leaves in the log: five or six info lines, whatever its length; a part is debug."""
+"""The log of a stream: five or six info lines, whatever its length; parts are logged as debug."""
 
 from __future__ import annotations
 

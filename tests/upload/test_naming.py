@@ -1,4 +1,4 @@
-"""Object keys: whatever a file is called, its key is fit for S3 and proposes that file again."""
+"""Object keys: for any file name, the key is valid in S3 and leads back to that file name."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_no_name_leads_a_key_out_of_its_prefix_or_beyond_what_s3_takes(
 def test_no_key_is_another_streams_or_its_metadatas(  # noqa: PLR0917 - hypothesis gives them
     template: KeyTemplate, first: UUID, name: str, second: UUID, other: str, cut: int
 ) -> None:
-    """Even if the second name was chosen by somebody who has seen the first key."""
+    """Even if the second name was chosen with knowledge of the first key."""
     assume(first != second)
     key = template.key(str(first), f"/watch/{name}")
     for chosen in (other, metadata_key(key)[cut:].replace("/", "_")[:100] or "x"):

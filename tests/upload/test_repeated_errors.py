@@ -1,4 +1,4 @@
-"""A retry must change something (kind 7; P2, P6): an answer's word is used, and not asked for again for ever."""
+"""A retry must change something (kind 7; P2, P6): an error code is acted upon, not repeated for ever."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_what_may_pass_is_forgotten_when_it_passed_and_a_plain_no_is_not() -> No
 
 
 async def test_p2_an_acknowledged_part_that_the_store_lost_is_sent_again_and_no_other(world: World) -> None:
-    """Complete said InvalidPart, and was repeated for ever."""
+    """Complete returned InvalidPart and was repeated for ever."""
     world.append(5 * PART, NAME)
     async with world.daemon() as daemon:
         daemon.saw(NAME)
@@ -131,7 +131,7 @@ async def test_p6_a_store_that_repeats_an_error_for_ever_ends_in_a_failure_with_
 
 @pytest.mark.parametrize("date", ["Fri, 31 Dec 9999 23:59:59 GMT", "yesterday"])
 async def test_p6_a_wrong_clock_that_the_store_finds_in_parts_alone_passes(world: World, date: str) -> None:
-    """The probe is accepted, so it is no outage; no date says how to correct the clock."""
+    """The probe is accepted, so it is no outage; no Date header allows a clock correction."""
     body = "<Error><Code>RequestTimeTooSkewed</Code></Error>"
     rule = world.proxy.add(Rule(Interference.ANSWER, "UploadPart", status=403, headers={"date": date}, body=body))
     world.append(3 * PART, NAME)

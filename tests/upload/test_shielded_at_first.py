@@ -1,4 +1,4 @@
-"""P2, P4: what must not be thrown away is not cancelled for a while, and then it is."""
+"""P2, P4: work that should not be lost is shielded for a limited time, then cancelled."""
 
 from __future__ import annotations
 

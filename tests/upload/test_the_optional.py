@@ -1,4 +1,4 @@
-"""What a stream's next step can do without keeps no recording waiting (correctness.md, kind 8)."""
+"""Optional S3 calls delay no recording (correctness.md, kind 8)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def fail(world: World, operation: str, how: dict[str, object]) -> None:
 
 
 async def interrupted(world: World, size_bytes: int = 3 * PART + 10) -> str:
-    """A stream that nobody works on; returns its id."""
+    """Create a stream without a task; return its id."""
     world.append(size_bytes)
     async with world.daemon():
         await trio.sleep(1)
@@ -80,7 +80,7 @@ async def test_p2_a_stream_goes_on_from_what_redis_knows_where_parts_are_not_lis
 async def test_an_upload_that_s3_lost_is_begun_again_where_parts_are_not_listed(
     world: World, how: dict[str, object]
 ) -> None:
-    """The next part, or Complete, says NoSuchUpload: to believe Redis once more would go round in circles."""
+    """The next part, or Complete, returns NoSuchUpload: trusting the record again would repeat that for ever."""
     await interrupted(world)
     await world.abort_open_uploads()
     fail(world, "ListParts", how)
@@ -100,11 +100,11 @@ async def test_p5_what_redis_forgot_is_left_to_gc_where_uploads_are_not_listed(w
         daemon.closed()
         await completed(world, seconds=3 * WAY_IN_SECONDS)
     assert world.recordings() == [world.content()]
-    assert len(world.open_uploads()) == 1, "nobody knows it: `cef-trio gc` does"
+    assert len(world.open_uploads()) == 1, "it is left to `cef-trio gc`"
 
 
 async def test_p5_a_listing_that_works_again_is_used(world: World) -> None:
-    """The first recording was begun without it; a later one finds its upload."""
+    """The first recording begins without the listing; a later one finds its upload."""
     await interrupted(world)
     world.lose_redis()
     Path(world.path()).rename(world.folder / "hidden")
@@ -171,7 +171,7 @@ async def test_a_dead_mount_with_a_known_stream_keeps_no_other_recording_waiting
 
 
 async def test_an_s3_that_is_away_is_waited_for_and_not_done_without(world: World) -> None:
-    """Redis forgot, and S3 is away: to begin anew would send again what can be adopted when it is back."""
+    """Redis lost the record and S3 is down: a new upload would send again what can be adopted later."""
     await interrupted(world)
     world.lose_redis()
     world.endpoint.faults.arm(Fault(Kind.ERROR, "*", code="ServiceUnavailable", times=None))

@@ -1,4 +1,4 @@
-"""P6: a file that cannot be read now ends no stream: ``mv`` and ``cp -p`` set its rights last, and disks come back."""
+"""P6: an unreadable file ends no stream: ``mv`` and ``cp -p`` set permissions last, and disks recover."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NAME = "a.mp4"
 
 
 class Refusing:
-    """A disk that refuses one file as long as ``number`` says with what."""
+    """A disk that refuses one file with the errno ``number``, as long as it is set."""
 
     def __init__(self) -> None:
         self.number: int | None = None

@@ -1,4 +1,4 @@
-"""Each completed recording is told of, at least once, whatever ends the daemon; and no stream waits for that."""
+"""Each completed recording is announced at least once, however the daemon ends, and no stream waits for it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def world(world: World) -> World:
 
 
 async def settled(world: World, seconds: float = 2 * HOUR) -> None:
-    """Wait until nothing is owed any more."""
+    """Wait until no webhook is pending."""
     await completed(world)
     with trio.fail_after(seconds):
         while True:
@@ -60,7 +60,7 @@ def statuses(world: World) -> list[int]:
 
 
 def assert_signed(received: Received) -> None:
-    """As a receiver checks it, who has the secret and nothing of ours."""
+    """Check the signature as a receiver does, with the secret only."""
     signed = f"{received.headers['webhook-id']}.{received.headers['webhook-timestamp']}.".encode() + received.body
     key = base64.b64decode(WEBHOOK_SECRET.removeprefix("whsec_"))
     digest = base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
@@ -68,7 +68,7 @@ def assert_signed(received: Received) -> None:
 
 
 async def record_one(world: World, size_bytes: int = PART + 5, name: str = "a.mp4") -> None:
-    """A recording is completed by a daemon that was then stopped, so that its webhook is still owed."""
+    """Complete a recording with a daemon that is then stopped, so that its webhook is still pending."""
     world.receiver.statuses.append(0)
     world.append(size_bytes, name)
     async with world.daemon() as daemon:
@@ -186,7 +186,7 @@ async def test_a_stream_never_waits_for_its_webhook(world: World) -> None:
 
 
 async def test_a_silent_receiver_is_not_stormed_by_all_that_is_owed(world: World) -> None:
-    """One pause for all: with 40 recordings owed it is asked about as often as with one."""
+    """One pause for all: with 40 pending webhooks the receiver gets as many attempts as with one."""
     for number in range(40):
         world.append(1, f"{number}.mp4")
     world.receiver.statuses.extend([0] * 10_000)
@@ -262,7 +262,7 @@ async def test_a_webhook_whose_metadata_is_gone_from_s3_is_given_up(world: World
 async def test_a_webhook_whose_metadata_is_in_another_bucket_is_tried_for_its_hours(
     world: World, said: list[EventDict]
 ) -> None:
-    """A bucket that was changed in the settings may be changed back."""
+    """A changed bucket setting may be changed back."""
     world.webhook_retry_seconds = HOUR
     await record_one(world)
     (stream,) = world.store._streams.values()
@@ -328,7 +328,7 @@ async def test_attempts_are_counted_and_what_is_owed_is_a_gauge(world: World) ->
 async def test_an_id_that_no_header_can_carry_is_given_up_and_ends_nothing(
     world: World, said: list[EventDict], stream_id: str
 ) -> None:
-    """No daemon gives such an id; who may write to Redis can."""
+    """No daemon creates such an id; a user with write access to Redis can."""
     await record_one(world)
     (checkpoint,) = world.known()
     forged = replace(checkpoint.meta, stream_id=stream_id)
@@ -347,11 +347,11 @@ async def test_p6_an_unexpected_error_of_one_delivery_ends_neither_the_others_no
     world: World, said: list[EventDict], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await record_one(world)
-    body, struck = WebhookDeliverer._body, list[str]()
+    body, failed_ids = WebhookDeliverer._body, list[str]()
 
     async def unforeseen(self: WebhookDeliverer, meta: StreamMeta) -> bytes:
-        if not struck:
-            struck.append(meta.stream_id)
+        if not failed_ids:
+            failed_ids.append(meta.stream_id)
             raise KeyError("unforeseen")
         return await body(self, meta)
 
@@ -360,7 +360,7 @@ async def test_p6_an_unexpected_error_of_one_delivery_ends_neither_the_others_no
     async with world.daemon() as daemon:
         daemon.closed("b.mp4")
         await settled(world)
-    assert struck
+    assert failed_ids
     assert [one.status for one in world.receiver.received][-2:] == [204, 204]
     (event,) = events(said, "webhook_error")
-    assert event["stream_id"] == struck[0]
+    assert event["stream_id"] == failed_ids[0]
