@@ -25,7 +25,7 @@ class NotHttpError(CefMp4ProcessorError):
     """The client sent something that is not HTTP/1.1; ``status`` is the status to respond with."""
 
     def __init__(self, status: int) -> None:
-        super().__init__(f"not a request of HTTP/1.1 (answered {status})")
+        super().__init__(f"not an HTTP/1.1 request (status {status})")
         self.status = status
 
 
@@ -80,7 +80,7 @@ class ServerConnection:
             if isinstance(event, h11.Data):
                 yield bytes(event.data)
             elif not isinstance(event, h11.EndOfMessage):
-                raise trio.BrokenResourceError("the client left in the middle of a body")
+                raise trio.BrokenResourceError("the client closed the connection within a body")
 
     @property
     def has_unread_body(self) -> bool:

@@ -123,16 +123,16 @@ def explain_refused_certificate(error: BaseException, *, ca_setting: str, addres
         # Errors that OpenSSL did not raise have no reason.
         reason = getattr(seen, "reason", None) or ""
         if isinstance(seen, ssl.SSLError) and any(alert in reason for alert in _CLIENT_CERTIFICATE_ALERTS):
-            return f"the server asks for a client's certificate that it trusts ({reason}); see {address_setting}"
+            return f"the server requires a client certificate that it trusts ({reason}); see {address_setting}"
     return None
 
 
 def _verification_message(error: ssl.SSLCertVerificationError, ca_setting: str, address_setting: str) -> str:
     code, message = getattr(error, "verify_code", 0), getattr(error, "verify_message", None) or str(error)
     if code in _HOST_MISMATCH:
-        todo = f"{address_setting} is to name the host as its certificate does"
+        todo = f"{address_setting} must name the host as its certificate does"
     elif code in _EXPIRED:
-        todo = "it is the server's to renew; look at this machine's clock too"
+        todo = "renew it on the server, and check this machine's clock"
     else:
         todo = f"set {ca_setting}"
     return f"the server's certificate is not trusted ({message}); {todo}"

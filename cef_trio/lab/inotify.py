@@ -15,7 +15,7 @@ from typing import Self
 
 from inotify_simple import Event, flags
 
-Key = tuple[int, int]
+from cef_trio.lab.filesystem import Key
 
 
 class KernelQueues:

@@ -11,7 +11,7 @@ To add an invariant, return its violations from :func:`after_exit` (after each d
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import httpx
@@ -25,6 +25,7 @@ from cef_trio.lab.scenarios import Scenario
 from cef_trio.lab.world import BUCKET, INACTIVE, OTHER_BUCKET, PART, World
 from cef_trio.observability.at_risk import Risk
 from cef_trio.s3.checksums import crc64nvme
+from cef_trio.s3_endpoint.records import StoredPart
 from cef_trio.settings.after_upload import AfterUploadAction
 from cef_trio.upload.failures import KEEPS_ITS_UPLOAD
 from cef_trio.upload.object_key import metadata_key
@@ -125,13 +126,16 @@ def _unrecorded_acknowledgements(world: World, known: list[Checkpoint]) -> list[
 
 def open_uploads(world: World, buckets: Collection[str] = (BUCKET, OTHER_BUCKET)) -> dict[str, int]:
     """Return the open uploads: upload id → number of parts."""
-    model, found = world.endpoint.model, {}
+    return {upload_id: len(parts) for upload_id, parts in _listed_parts(world, buckets)}
+
+
+def _listed_parts(world: World, buckets: Collection[str]) -> Iterator[tuple[str, Sequence[StoredPart]]]:
+    """Yield the id and the parts of each open upload."""
+    model = world.endpoint.model
     for bucket in buckets:
         page = model.list_uploads(bucket, prefix="", delimiter="", key_marker="", upload_id_marker="", limit=1000)
         for upload in page.uploads:
-            parts = model.list_parts(bucket, upload.key, upload.upload_id, after=0, limit=1000).parts
-            found[upload.upload_id] = len(parts)
-    return found
+            yield upload.upload_id, model.list_parts(bucket, upload.key, upload.upload_id, after=0, limit=1000).parts
 
 
 Recorded = Mapping[tuple[str, int], int]
@@ -154,13 +158,11 @@ def recorded_parts(world: World) -> Recorded:
 
 def _parts_held(world: World) -> dict[tuple[str, int], str]:
     """Return the parts of open uploads: (upload id, part number) → ETag."""
-    model, held = world.endpoint.model, {}
-    for bucket in (BUCKET, OTHER_BUCKET):
-        page = model.list_uploads(bucket, prefix="", delimiter="", key_marker="", upload_id_marker="", limit=1000)
-        for upload in page.uploads:
-            for part in model.list_parts(bucket, upload.key, upload.upload_id, after=0, limit=1000).parts:
-                held[upload.upload_id, part.number] = part.etag.strip('"')
-    return held
+    return {
+        (upload_id, part.number): part.etag.strip('"')
+        for upload_id, parts in _listed_parts(world, (BUCKET, OTHER_BUCKET))
+        for part in parts
+    }
 
 
 def _is_held(world: World, upload_id: str, number: int, etag: str) -> bool:

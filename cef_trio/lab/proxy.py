@@ -134,12 +134,12 @@ class ProxyTransport(httpx.AsyncBaseTransport):
         finally:
             await response.aclose()
         self._proxy.responses[name, str(request.url)] = response.status_code, response.headers, body
-        return httpx.Response(response.status_code, headers=response.headers, stream=_Body(body), request=request)
+        return httpx.Response(response.status_code, headers=response.headers, stream=UnreadBody(body), request=request)
 
     async def _stale(self, request: httpx.Request, name: str) -> httpx.Response:
         status, headers, body = self._proxy.responses.get((name, str(request.url)), _REMEMBERED[name])
         await trio.lowlevel.checkpoint()
-        return httpx.Response(status, headers=headers, stream=_Body(body), request=request)
+        return httpx.Response(status, headers=headers, stream=UnreadBody(body), request=request)
 
 
 def _page(request: httpx.Request, status: int, title: str) -> httpx.Response:
@@ -147,17 +147,17 @@ def _page(request: httpx.Request, status: int, title: str) -> httpx.Response:
     return httpx.Response(
         status,
         headers={"content-type": "text/html", "server": "nginx"},
-        stream=_Body(body.encode()),
+        stream=UnreadBody(body.encode()),
         request=request,
     )
 
 
 def _answer(request: httpx.Request, rule: Rule) -> httpx.Response:
     headers = {"content-type": "application/xml", "x-amz-request-id": "0", **rule.headers}
-    return httpx.Response(rule.status, headers=headers, stream=_Body(rule.body.encode()), request=request)
+    return httpx.Response(rule.status, headers=headers, stream=UnreadBody(rule.body.encode()), request=request)
 
 
-class _Body(httpx.AsyncByteStream):
+class UnreadBody(httpx.AsyncByteStream):
     """A response body that is not read yet; httpx reads one that is given as bytes at once."""
 
     def __init__(self, body: bytes) -> None:
@@ -168,4 +168,5 @@ class _Body(httpx.AsyncByteStream):
         yield self._body
 
     async def aclose(self) -> None:
+        """Release the connection: a checkpoint, as in httpcore."""
         await trio.lowlevel.checkpoint()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Collection
 from typing import Final
 
 import trio
@@ -27,6 +29,25 @@ _READS: Final = frozenset(
     }
 )
 """Calls that change nothing; a node that refuses writes answers these."""
+
+
+def lose_responses(calls: Collection[int], hits: Counter[str]) -> FaultHook:
+    """Return a fault hook that loses the responses of calls, by their numbers from 1.
+
+    A final state (``save_interrupted``) is not counted: it is saved without a retry, and the scenario ``redis-frozen``
+    has a Redis that is down then.
+    """
+    number = 0
+
+    async def lose(operation: str, moment: Moment) -> None:
+        nonlocal number
+        if moment is Moment.AFTER and operation != "save_interrupted":
+            number += 1
+            if number in calls:
+                hits["redis: answer lost"] += 1
+                await trio.sleep(5)
+
+    return lose
 
 
 class RedisFaults:

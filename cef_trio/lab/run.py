@@ -23,7 +23,7 @@ from cef_trio.exceptions import leaves
 from cef_trio.lab import invariants
 from cef_trio.lab.checks import CHECKS, Check
 from cef_trio.lab.crash_simulation import Life
-from cef_trio.lab.faults import CRASH_MOMENTS, FATAL, FaultKind, Injection
+from cef_trio.lab.faults import CRASH_MOMENTS, FaultKind, Injection
 from cef_trio.lab.journal import Entry, Lane, logging_into
 from cef_trio.lab.mutations import mutated
 from cef_trio.lab.scenario_context import ScenarioContext
@@ -210,7 +210,7 @@ async def _run_daemon(
             if script is not None:
                 scripts.start_soon(script, context)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_daemon_task, daemon, injector, nursery.cancel_scope)
+                nursery.start_soon(_daemon_task, daemon, injector)
                 if script is not None:
                     await _wait_until(lambda: not scripts.child_tasks or injector.ended_at is not None, 120)
                 elif scenario.script_spans_lives:
@@ -231,7 +231,7 @@ async def _run_daemon(
         _check_exit(context, scenario, services, injector=injector, life=life, report=report, before=before)
 
 
-async def _daemon_task(daemon: WorldDaemon, injector: _Injector, _scope: trio.CancelScope) -> None:
+async def _daemon_task(daemon: WorldDaemon, injector: _Injector) -> None:
     injector.root = trio.lowlevel.current_task()
     try:
         await daemon.run()
@@ -421,8 +421,3 @@ class _Injector(trio.abc.Instrument):
 
 def _name(task: trio.lowlevel.Task) -> str:
     return task.name.rpartition(".")[2]
-
-
-def is_fatal(plan: Plan) -> bool:
-    """Whether a process is killed in this plan."""
-    return any(injection.fault in FATAL for injection in plan.injections)

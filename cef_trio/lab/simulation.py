@@ -13,15 +13,14 @@ from typing import Final
 
 import trio
 
-from cef_trio.checkpoint.memory import FaultHook, Snapshot
-from cef_trio.checkpoint.memory import Moment as RedisMoment
+from cef_trio.checkpoint.memory import Snapshot
 from cef_trio.checkpoint.states import Status
 from cef_trio.lab.changing_settings import ChangingSettings
 from cef_trio.lab.environment_faults import EnvironmentFaults
 from cef_trio.lab.faults import FATAL, FaultKind, Injection
 from cef_trio.lab.file_faults import FileFaults
 from cef_trio.lab.lasting_faults import lasting_fault
-from cef_trio.lab.redis_faults import RedisFaults
+from cef_trio.lab.redis_faults import RedisFaults, lose_responses
 from cef_trio.lab.scenario_context import ScenarioContext
 from cef_trio.lab.scenarios import Scenario
 from cef_trio.lab.scheduler import derived
@@ -70,7 +69,7 @@ def simulated(seed: int) -> Scenario:
         for fault in world.faults:
             context.arm(fault)
         if world.lost_responses:
-            context.world.store.fault = world.lose_responses(context)
+            context.world.store.fault = lose_responses(world.lost_responses, context.hits)
         environment.prepare(context)
         files.prepare(context)
         await second_daemon.start(context)
@@ -155,20 +154,6 @@ class _WorldChoices:
             lost_responses=frozenset(random.sample(range(1, 120), 4)) if random.random() < 0.3 else frozenset(),
             loses_redis=not gentle and random.random() < 0.5,
         )
-
-    def lose_responses(self, context: ScenarioContext) -> FaultHook:
-        """Return a fault hook that loses those responses."""
-        calls = 0
-
-        async def lose(operation: str, moment: RedisMoment) -> None:
-            nonlocal calls
-            if moment is RedisMoment.AFTER and operation != "save_interrupted":
-                calls += 1
-                if calls in self.lost_responses:
-                    context.hits["redis: answer lost"] += 1
-                    await trio.sleep(5)
-
-        return lose
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,10 +60,6 @@ class Writers:
         """Return the inode of a file."""
         return self._kernel.inode(self.path(name))
 
-    def is_open(self, name: str) -> bool:
-        """Return whether a writer has the file open."""
-        return self.inode(name).writers > 0
-
     # -- bytes --------------------------------------------------------------------------------------------------------
 
     def create(self, name: str) -> None:

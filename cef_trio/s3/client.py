@@ -451,7 +451,7 @@ class S3Client:
         Raises:
             S3OperationError: S3 refused, or did not respond.
         """
-        # Only AWS requires a location; other stores refuse regions that they do not know.
+        # Only AWS requires a location; other stores refuse unknown regions.
         body = create_bucket_configuration(self._config.region) if self._config.endpoint_url is None else b""
         request = Request("create_bucket", "PUT", sha256_hex(body), body=body, response_mode=ResponseMode.HEADERS)
 
@@ -505,11 +505,11 @@ class S3Client:
         try:
             return parse(response.body)
         except XmlError as error:
-            text = f"the answer (HTTP {response.status}) is not S3's: {error}"
+            text = f"the response (HTTP {response.status}) is not S3's: {error}"
             raise self._transport.error(request, UNREADABLE_ANSWER, text, status=response.status) from error
 
     def _endless(self, request: Request, at: object) -> S3OperationError:
-        text = f"EndlessListing: the listing comes to no end, or goes round in circles, at {one_line(str(at))}"
+        text = f"EndlessListing: the listing has no end or repeats itself, at {one_line(str(at))}"
         return self._transport.error(request, "EndlessListing", text, transient=False)
 
 

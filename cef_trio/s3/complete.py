@@ -124,7 +124,7 @@ class Completion:
                 key=self._key,
                 part_of_200=True,
             )
-        return self._error("UnknownOutcome", f"the answer does not say whether it worked: {reason}", transient=True)
+        return self._error("UnknownOutcome", f"the response does not state the outcome: {reason}", transient=True)
 
     async def _own_object_or_raise(self, error: S3OperationError) -> StoredObject:
         """Return the object if it belongs to this upload; raise the original error otherwise."""
@@ -135,7 +135,7 @@ class Completion:
             return stored
         raise S3OperationError(
             _OPERATION,
-            f"{error.message}; the object was looked at: {why_not}",
+            f"{error.message}; the object was checked: {why_not}",
             transient=error.transient,
             code="NoSuchUpload" if error.code in NO_SUCH_UPLOAD else error.code,
             status=error.status,
@@ -147,7 +147,7 @@ class Completion:
     async def _difference(self, stored: StoredObject) -> str | None:
         """Return why an object does not belong to this upload; ``None`` if it does."""
         if stored.metadata.get(STREAM_ID_METADATA) != self._stream_id:
-            return "it is another stream's"
+            return "it belongs to another stream"
         return await self._content_difference(stored)
 
     async def _content_difference(self, stored: StoredObject) -> str | None:
@@ -167,7 +167,7 @@ class Completion:
         except S3OperationError as error:
             if error.code != ARCHIVED:
                 raise
-            return "its ETag proves nothing, and it is in an archive class, from which nothing is read back"
+            return "its ETag cannot be compared, and its archive class does not allow reading it"
         return self._crc_difference(crc.value)
 
     def _size_difference(self, stored: StoredObject) -> str | None:
@@ -192,17 +192,17 @@ class Completion:
         elif etag is not None and etag == self._etag:
             return StoredObject(self._key, self._size_bytes, etag, None, {})
         else:
-            looked_at = await self._downloader.head(self._key)
-            if looked_at is None:
-                raise self._error("UnknownOutcome", "S3 says that it worked, and has no object", transient=True)
-            stored = looked_at
+            found = await self._downloader.head(self._key)
+            if found is None:
+                raise self._error("UnknownOutcome", "S3 reported success, but there is no object", transient=True)
+            stored = found
             opaque = is_opaque(response.headers, kms_requested=self._kms_requested)
             if opaque and stored.etag == etag and stored.crc64nvme is None:
                 difference = self._size_difference(stored)  # the object of this response
             else:
                 difference = await self._content_difference(stored)
         if difference is not None:
-            raise self._error("ChecksumMismatch", f"the object is not its parts: {difference}", transient=False)
+            raise self._error("ChecksumMismatch", f"the object differs from its parts: {difference}", transient=False)
         return stored
 
     def _error(self, code: str, message: str, *, transient: bool) -> S3OperationError:

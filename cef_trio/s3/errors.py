@@ -42,7 +42,7 @@ TRANSIENT: Final = frozenset(
         "KMS.DependencyTimeoutException",
         "KMS.KMSInternalException",
         "KMS.ThrottlingException",
-        NOT_S3_ANSWER,  # a proxy's response tells nothing about the upload
+        NOT_S3_ANSWER,  # a proxy's response shows nothing about the upload
         "OperationAborted",
         "RequestTimeTooSkewed",  # the client corrects its clock, and makes it permanent if that does not help
         "RequestTimeout",
@@ -132,44 +132,44 @@ HINTS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "AccessControlListNotSupported": "the bucket has no ACLs; leave S3_ACL empty, or allow ACLs in its ownership",
         "AccessDenied": (
-            "the credentials are known but may not do this; allow s3:PutObject, s3:GetObject, s3:AbortMultipartUpload, "
-            "s3:ListMultipartUploadParts on the objects and s3:ListBucket, s3:ListBucketMultipartUploads on the "
-            "bucket; for S3_TAGS also s3:PutObjectTagging, for S3_ACL s3:PutObjectAcl, for KMS kms:GenerateDataKey and "
-            "kms:Decrypt on the key"
+            "the credentials are valid but lack a permission; allow s3:PutObject, s3:GetObject, "
+            "s3:AbortMultipartUpload, s3:ListMultipartUploadParts on the objects and s3:ListBucket, "
+            "s3:ListBucketMultipartUploads on the bucket; for S3_TAGS also s3:PutObjectTagging, for S3_ACL "
+            "s3:PutObjectAcl, for KMS kms:GenerateDataKey and kms:Decrypt on the key"
         ),
         "AuthorizationHeaderMalformed": "set S3_REGION_NAME to the bucket's region",
-        "BucketAlreadyExists": "somebody else owns a bucket of that name; choose another S3_BUCKET_NAME",
-        "EntityTooLarge": "one part may have at most 5 GiB; lower CHUNK_SIZE_BYTES",
+        "BucketAlreadyExists": "another account owns a bucket of that name; choose another S3_BUCKET_NAME",
+        "EntityTooLarge": "a part may have at most 5 GiB; lower CHUNK_SIZE_BYTES",
         "EntityTooSmall": (
-            "parts other than the last need at least 5 MiB; raise CHUNK_SIZE_BYTES, or set S3_EQUAL_PARTS=true where "
-            "the store wants equal parts"
+            "parts other than the last need at least 5 MiB; raise CHUNK_SIZE_BYTES, or set S3_EQUAL_PARTS=true if "
+            "the store requires equal parts"
         ),
-        "ExpiredToken": "the session token has run out; renew S3_SESSION_TOKEN or use a role",
+        "ExpiredToken": "the session token has expired; renew S3_SESSION_TOKEN or use a role",
         "IllegalLocationConstraintException": "set S3_REGION_NAME to the bucket's region",
-        "InvalidAccessKeyId": "the store does not know this access key; check S3_ACCESS_KEY_ID and S3_ENDPOINT_URL",
+        "InvalidAccessKeyId": "the access key does not exist; check S3_ACCESS_KEY_ID and S3_ENDPOINT_URL",
         "InvalidBucketName": "check S3_BUCKET_NAME: 3 to 63 lower-case letters, digits, dots and hyphens",
         "InvalidObjectState": (
             "it is in an archive class (GLACIER, DEEP_ARCHIVE); restore it first (RestoreObject), then read it"
         ),
         "InvalidPart": (
-            "the store has not every part that it acknowledged, or wants all but the last equally long: then "
+            "the store lacks a part that it acknowledged, or requires equal parts except for the last: then set "
             "S3_EQUAL_PARTS=true"
         ),
-        "InvalidStorageClass": "the store has no such class; check S3_STORAGE_CLASS",
-        "InvalidTag": "the store takes no such tags; check S3_TAGS",
+        "InvalidStorageClass": "the store has no such storage class; check S3_STORAGE_CLASS",
+        "InvalidTag": "the store does not accept these tags; check S3_TAGS",
         "KMS.DisabledException": "the KMS key is disabled; enable it, or set another S3_SSE_KMS_KEY_ID",
-        "KMS.InvalidKeyUsageException": "the KMS key is not for this; set another S3_SSE_KMS_KEY_ID",
-        "KMS.KMSInvalidStateException": "the KMS key cannot be used now, it may wait for its deletion; see to the key",
+        "KMS.InvalidKeyUsageException": "the KMS key cannot be used for this; set another S3_SSE_KMS_KEY_ID",
+        "KMS.KMSInvalidStateException": "the KMS key cannot be used now; it may be scheduled for deletion",
         "KMS.NotFoundException": "there is no such KMS key in the bucket's region; check S3_SSE_KMS_KEY_ID",
         "InvalidToken": "check S3_SESSION_TOKEN; it belongs to its access key",
         "KeyTooLongError": "an object's key may have 1,024 bytes; shorten S3_KEY_TEMPLATE or the file's name",
         "NoSuchBucket": "create the bucket, set S3_CREATE_BUCKET=true, or check S3_BUCKET_NAME and S3_REGION_NAME",
         "NoSuchUpload": "the multipart upload is gone: completed, aborted, or removed by a lifecycle rule",
         "NotImplemented": (
-            "the store lacks something that was asked for; S3_CHECKSUM=md5, and S3_SSE, S3_TAGS, S3_STORAGE_CLASS and "
-            "S3_ACL left empty, ask for the least"
+            "the store does not support a requested feature; set S3_CHECKSUM=md5 and leave S3_SSE, S3_TAGS, "
+            "S3_STORAGE_CLASS and S3_ACL empty"
         ),
-        "PermanentRedirect": "the bucket lives elsewhere; set S3_REGION_NAME, or S3_ENDPOINT_URL, to where it is",
+        "PermanentRedirect": "the bucket is elsewhere; set S3_REGION_NAME to its region, or S3_ENDPOINT_URL",
         "QuotaExceeded": "the bucket's or account's quota is used up",
         "RequestTimeTooSkewed": "this machine's clock is wrong; synchronise it (chrony, systemd-timesyncd)",
         "SignatureDoesNotMatch": (
@@ -180,8 +180,8 @@ HINTS: Final[Mapping[str, str]] = MappingProxyType(
 )
 
 _NO_REASON: Final = (
-    "the store did not say why (answers to HEAD cannot): a wrong key or secret, a missing permission, a wrong clock, "
-    "or an object that is not there while s3:ListBucket is not allowed"
+    "the response has no reason (to HEAD it never has): a wrong key or secret, a missing permission, a wrong clock, or "
+    "a missing object while s3:ListBucket is not allowed"
 )
 
 _CODE_OF_STATUS: Final[Mapping[int, str]] = MappingProxyType(
@@ -284,7 +284,7 @@ def error_from_response(
     transient = is_transient(code, _SERVER_ERROR if part_of_200 else status)
     text = [f"{code} (HTTP {status})"]
     if incomplete:
-        text.append(": the answer was cut off before it said why")
+        text.append(": the response was cut off before its reason")
     if parsed.message:
         text.append(f": {parsed.message.rstrip('.')}")  # a hint may follow
     hint = _NO_REASON if parsed.code is None and code == "AccessDenied" else _hint(code, region, parsed.endpoint)

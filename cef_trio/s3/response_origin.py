@@ -174,9 +174,9 @@ def describe_foreign(status: int, headers: Mapping[str, str], body: bytes) -> st
     else:
         cause = _CAUSES.get(status, _CAUSE_OF_REST)
     server = one_line(headers.get("server"))
-    titled = f", it is titled {title!r}" if title else ""
+    titled = f", its title is {title!r}" if title else ""
     by = f" (server: {server[:_MAX_TITLE]})" if server else ""
-    return f"the answer is not S3's own{titled}{by}; likely {cause}"
+    return f"the response is not from the S3 store{titled}{by}; likely {cause}"
 
 
 def _title(body: bytes) -> str | None:

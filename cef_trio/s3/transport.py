@@ -218,7 +218,7 @@ class Transport:
             self.renew_connections()
             seconds = self._silence_seconds(request)
             raise self.error(
-                request, "ReadTimeout", f"ReadTimeout: the answer's headers did not end within {seconds:g} seconds"
+                request, "ReadTimeout", f"ReadTimeout: the response headers did not end within {seconds:g} seconds"
             )
         guard.response = response
         if response.is_success:
@@ -314,7 +314,7 @@ class Transport:
         else:
             return b"".join(chunks)
         status = response.status_code
-        text = f"the answer (HTTP {status}) cannot be read: {why}"
+        text = f"the response (HTTP {status}) cannot be read: {why}"
         raise self.error(request, UNREADABLE_ANSWER, text, status=status)
 
     def _silence_seconds(self, request: Request) -> float:

@@ -110,12 +110,12 @@ class BodyUploader:
         md5 = measured.digests.get(ChecksumAlgorithm.MD5)
         comparable = md5 is not None and is_md5(etag, response.headers, kms_requested=self._kms_requested)
         if md5 is not None and comparable and etag.lower() != md5.hex():
-            return "ChecksumMismatch", f"S3 stored MD5 {etag}, sent was {md5.hex()}", True
+            return "ChecksumMismatch", f"S3 stored MD5 {etag} instead of {md5.hex()}", True
         if mode.checksum is ChecksumAlgorithm.MD5:
             return None
         ours, theirs = to_base64(measured.digests[mode.checksum]), response.headers.get(CHECKSUMS[mode.checksum].header)
         if theirs is not None and theirs != ours:
-            return "ChecksumMismatch", f"S3 stored {mode.checksum} {theirs}, sent was {ours}", True
+            return "ChecksumMismatch", f"S3 stored {mode.checksum} {theirs} instead of {ours}", True
         if mode.checksum is ChecksumAlgorithm.CRC64NVME:
             if theirs is not None:
                 self._capabilities.crc_confirmed()

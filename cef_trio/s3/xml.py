@@ -82,7 +82,7 @@ def parse_xml(body: bytes) -> Element:
         XmlError: it is not well-formed, has a document type, is nested too deep, or has too many elements.
     """
     if body.count(b"=") > _MAX_ATTRIBUTES:
-        raise XmlError("more attributes than any answer of S3's")
+        raise XmlError("too many attributes")
     elements = 0
     parser = expat.ParserCreate(namespace_separator=" ")
     parser.buffer_text = True
@@ -94,7 +94,7 @@ def parse_xml(body: bytes) -> Element:
         if len(stack) > MAX_DEPTH:
             raise XmlError("nested too deep")
         if elements > MAX_ELEMENTS:
-            raise XmlError("more elements than any answer of S3's")
+            raise XmlError("too many elements")
         element = Element(name.rpartition(" ")[2])
         stack[-1].children.append(element)
         stack.append(element)
@@ -284,7 +284,7 @@ def parse_objects(body: bytes) -> ObjectsPage:
     """Parse a page of ListObjectsV2; keys are decoded if ``EncodingType`` is ``url``.
 
     Raises:
-        XmlError: it is none, or one that goes on and does not say where (an answer of the first version).
+        XmlError: it is another document, or a truncated page without a token (as of ListObjects, version 1).
     """
     root = _root(body, "ListBucketResult")
     decode = unquote_plus if root.text_of("EncodingType") == "url" else str
@@ -296,8 +296,8 @@ def parse_objects(body: bytes) -> ObjectsPage:
         )
         for found in root.all("Contents")
     )
-    goes_on = root.text_of("IsTruncated") == "true"
-    return ObjectsPage(objects, _required(root, "NextContinuationToken") if goes_on else None)
+    is_truncated = root.text_of("IsTruncated") == "true"
+    return ObjectsPage(objects, _required(root, "NextContinuationToken") if is_truncated else None)
 
 
 def unquoted(etag: str | None) -> str | None:

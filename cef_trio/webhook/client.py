@@ -134,10 +134,10 @@ class WebhookClient:
                 error, ca_setting="WEBHOOK_CA_FILE", address_setting="ON_COMPLETE_WEBHOOK"
             )
             text = refused or str(error)
-            raise self._unanswered(f"{type(error).__name__}: {text}" if text else type(error).__name__) from error
+            raise self._no_response(f"{type(error).__name__}: {text}" if text else type(error).__name__) from error
         if response is None:
             self.renew_connections()
-            raise self._unanswered(f"no answer within {self._timeout_seconds:g} seconds")
+            raise self._no_response(f"no response within {self._timeout_seconds:g} seconds")
         return response
 
     def _headers(self, delivery: Delivery) -> dict[str, str]:
@@ -154,5 +154,5 @@ class WebhookClient:
             headers["webhook-signature"] = signature(self._key, delivery.delivery_id, timestamp, delivery.body)
         return headers
 
-    def _unanswered(self, why: str) -> WebhookOperationError:
+    def _no_response(self, why: str) -> WebhookOperationError:
         return WebhookOperationError(_OPERATION, f"{why} [{self.receiver}]", transient=True)

@@ -60,7 +60,7 @@ def test_an_ingress_that_answers_pages_for_a_while_loses_nothing(
             file.write(os.urandom(PART))
             file.flush()
             began = process.wait_for("outage_started")
-            assert "not S3's own" in began["error"]
+            assert "not from the S3 store" in began["error"]
             assert "nginx" in began["error"]
             for status in (403, 413, 200):
                 door.answer_page(status)

@@ -1,4 +1,4 @@
-"""Reading recordings: every byte, in blocks, from hot pages and cold ones; clear words for what cannot be read."""
+"""Reading recordings: every byte, in blocks, from cached and uncached pages; clear errors for unreadable files."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def recording(tmp_path: Path) -> str:
 
 @pytest.fixture(params=[KernelDisk, InlineDisk])
 def disk(request: pytest.FixtureRequest) -> Disk:
-    """The disk of the daemon, and the one of the laboratory, which must answer alike."""
+    """The daemon's disk and the laboratory's, which must behave alike."""
     made: Disk = request.param()
     return made
 
 
 @pytest.fixture(params=["hot", "cannot say", "cold"])
 def page_cache(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The ways a block is read: inline, or by a worker: the file system cannot tell, or the page is cold."""
+    """How a block is read: inline; or by a worker, because RWF_NOWAIT is not supported or the page is not cached."""
     kind: str = request.param
     real = os.preadv
 
@@ -68,7 +68,7 @@ async def test_a_slice_is_read_byte_for_byte_again_and_again(
             assert all(0 < len(block) <= BLOCK_BYTES for block in blocks)
 
 
-async def test_hot_blocks_need_no_thread(recording: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_cached_blocks_need_no_thread(recording: str, monkeypatch: pytest.MonkeyPatch) -> None:
     disk = KernelDisk()
     async with disk.open(recording) as opened:
         if not await can_say(opened):
@@ -99,7 +99,7 @@ async def test_a_file_that_became_shorter_raises(recording: str, page_cache: str
                 pass
 
 
-async def test_a_hung_disk_holds_no_cancellation_back(recording: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_hung_disk_delays_no_cancellation(recording: str, monkeypatch: pytest.MonkeyPatch) -> None:
     released = threading.Event()
     monkeypatch.setattr(disk_module, "_RWF_NOWAIT", None)
     monkeypatch.setattr(os, "pread", lambda *_: released.wait() and b"")
@@ -253,7 +253,7 @@ def test_a_refusal_is_transient_and_states_whether_rights_are_missing(number: in
 
 
 async def touch(disk: Disk, call: str, path: str, failing: pytest.MonkeyPatch, number: int) -> object:
-    """Do what makes that call, which fails with that number."""
+    """Make the operation's system call fail with that errno."""
 
     def fail(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number))
@@ -316,7 +316,7 @@ async def test_p8_a_change_into_a_cancelled_scope_changes_nothing(tmp_path: Path
 async def test_p7_a_file_that_waited_in_vain_for_a_thread_to_close_it_is_closed_all_the_same(
     recording: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Slow closes (sshfs flushes) take every thread; whoever does not get one goes on, and must leave nothing open."""
+    """Slow closes (sshfs flushes) use every thread; a reader without one continues, and no file stays open."""
     answers, hangs, close = threading.Event(), threading.Event(), os.close
     main = threading.get_ident()
 
@@ -377,7 +377,7 @@ async def test_p2_holes_and_reserved_space_are_not_written(tmp_path: Path, reser
 async def test_p2_where_holes_are_not_reported_zeros_at_the_end_of_a_piece_and_of_the_file_are_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: bool, content: bytes, written: bool
 ) -> None:
-    """As on FUSE, CIFS and older NFS: there a file whose size was set first was sent twice."""
+    """As on FUSE, CIFS and older NFS, where a preallocated file was sent twice."""
     path = tmp_path / "a.mp4"
     path.write_bytes(content)
     if not told:

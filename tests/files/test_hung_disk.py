@@ -1,4 +1,4 @@
-"""P4 on a disk that really hangs (FUSE): neither reading, looking, opening nor closing holds a cancellation back."""
+"""P4 on a disk that really hangs (FUSE): no read, stat, open or close delays a cancellation."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def disk(folder: Path) -> Iterator[HungDisk]:
 
 
 async def cancelled_when_hung(disk: HungDisk, scope: trio.CancelScope) -> None:
-    """Cancel once somebody waits for the disk."""
+    """Cancel once a task waits for the disk."""
     await trio.to_thread.run_sync(disk.wait_until_hung)
     scope.cancel()
 
 
-async def test_a_disk_that_answers_is_read_like_any_other(folder: Path, disk: HungDisk) -> None:
+async def test_a_fuse_disk_that_responds_is_read_like_any_other(folder: Path, disk: HungDisk) -> None:
     path = str(folder / "a.mp4")
     async with KernelDisk().open(path) as opened:
         assert b"".join([block async for block in FileSlice(opened, 0, len(CONTENT)).blocks()]) == CONTENT
@@ -84,7 +84,7 @@ async def test_p4_a_close_that_hangs_stalls_neither_the_loop_nor_the_exit(folder
     assert turns > 0, "the loop went on while the file was being closed"
 
 
-async def test_p4_the_watcher_and_the_question_for_a_writer_are_let_go_too(folder: Path, disk: HungDisk) -> None:
+async def test_p4_the_watcher_and_the_writer_check_are_abandoned_too(folder: Path, disk: HungDisk) -> None:
     disk.hang(Operation.GETATTR, Operation.READDIR, Operation.LOOKUP)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(ThreadedReader(matcher(["*.mp4"])).scan, str(folder))

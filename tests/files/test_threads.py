@@ -1,4 +1,4 @@
-"""P7: a machine without threads is waited for, and no call is made twice for it."""
+"""P7: a call waits if the machine has no thread to give, and no call is made twice."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cef_trio.resilience.threads import ThreadedResolver, run_in_thread
 
 @pytest.fixture
 def without(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Refuse so many threads from now on."""
+    """Refuse that many threads from now on."""
 
     def refuse(count: int) -> None:
         left, real = count, trio.to_thread.run_sync

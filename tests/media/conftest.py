@@ -1,4 +1,4 @@
-"""Programs that stand for ffprobe, and a recording that the real one can read."""
+"""Scripts in place of ffprobe, and a recording that the real ffprobe can read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ffprobe, real and played by scripts: what it says is read, what it does wrong is one error, and it never stays."""
+"""ffprobe, real and scripted: its output is parsed, each failure is one error, and no process is left behind."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ async def test_a_playlist_in_a_recordings_clothes_reaches_no_network(tmp_path: P
 async def test_a_playlist_in_a_recordings_clothes_has_no_other_file_described(
     recording: Path, tmp_path: Path, content: str
 ) -> None:
-    """Whoever writes to the watch folder could learn of files that only the daemon may read."""
+    """Otherwise a user of the watch folder could read files that only the daemon may read."""
     private = tmp_path / "private.ts"
     command = ["ffmpeg", "-v", "error", "-i", str(recording), "-c", "copy", "-f", "mpegts", str(private)]
     assert (await trio.run_process(command)).returncode == 0
@@ -206,7 +206,7 @@ async def test_a_program_that_hangs_is_an_error_and_is_killed_with_all_its_child
         await until_gone(int(pid))
 
 
-async def test_p4_cancelled_it_kills_the_program_and_leaves_at_once(script: Script, tmp_path: Path) -> None:
+async def test_p4_a_cancellation_kills_the_program_and_goes_through_at_once(script: Script, tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     with trio.fail_after(LONG):
         async with trio.open_nursery() as nursery:
@@ -227,7 +227,7 @@ async def test_p4_cancelled_it_kills_the_program_and_leaves_at_once(script: Scri
 async def test_p4_a_program_that_cannot_be_killed_delays_no_caller(
     script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process that waits for a hung disk is deaf to SIGKILL; here SIGKILL is never sent."""
+    """A process that waits for a hung disk does not react to SIGKILL; here SIGKILL is never sent."""
     monkeypatch.setattr(os, "killpg", lambda group, number: None)
     pids = tmp_path / "pids"
     with trio.fail_after(LONG):
@@ -327,7 +327,7 @@ async def test_p7_no_more_than_so_many_run_at_once(script: Script, tmp_path: Pat
 
 
 async def test_p7_one_that_computes_for_ever_is_ended_by_the_kernel(script: Script, tmp_path: Path) -> None:
-    """Should the daemon have been killed itself, so that nobody kills it."""
+    """In case the daemon itself was killed and cannot end it."""
     told = tmp_path / "told"
     waits = f"while [ $(cat /proc/$$/oom_score_adj) != 1000 ]; do :; done; ulimit -t > {told}; echo '{{}}'"
     await probe("x.mp4", ffprobe_path=script(waits), timeout_seconds=7.5)

@@ -1,4 +1,4 @@
-"""The parser believes nothing: whatever the JSON is, it is a MediaInfo that JSON can carry, or an FFprobeError."""
+"""Any JSON gives either a MediaInfo that can be written as JSON, or an FFprobeError."""
 
 from __future__ import annotations
 

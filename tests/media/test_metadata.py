@@ -1,4 +1,4 @@
-"""The metadata JSON: its very keys and types, whatever the path's bytes and ffprobe's words are."""
+"""The metadata JSON: its exact keys and types, for any bytes in the path and any text of ffprobe."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def part(number: int, content: bytes) -> PartRecord:
 
 
 def strictly_read(written: bytes) -> dict[str, Any]:
-    """As a parser that knows no more than RFC 8259: UTF-8, no NaN, no key twice."""
+    """Parse strictly by RFC 8259: UTF-8, no NaN, no repeated key."""
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         assert len({name for name, _ in pairs}) == len(pairs), "a key stands there twice"

@@ -36,7 +36,7 @@ def denied() -> S3OperationError:
 
 
 class Script:
-    """An operation that fails as told, then succeeds."""
+    """An operation that raises the given errors, then succeeds."""
 
     def __init__(self, *errors: BaseException) -> None:
         self.errors = list(errors)
@@ -50,7 +50,7 @@ class Script:
 
 
 class Service:
-    """A breaker with a probe that can be told to fail, and a retrier on it."""
+    """A breaker with a probe that can be made to fail, and a retrier that uses it."""
 
     def __init__(self, *, once: frozenset[str] = frozenset()) -> None:
         self.down = False
@@ -127,7 +127,7 @@ async def test_retry_after_is_honoured_up_to_five_minutes() -> None:
     assert third - second == pytest.approx(MAX_RETRY_AFTER_SECONDS)
 
 
-async def test_every_retry_is_logged_with_what_a_person_needs() -> None:
+async def test_every_retry_is_logged_with_its_cause_and_pause() -> None:
     with capture_logs() as logs:
         await Service().retrier.call("upload_part", Script(slow_down()))
     (entry,) = [entry for entry in logs if entry["event"] == "retry"]
@@ -136,7 +136,7 @@ async def test_every_retry_is_logged_with_what_a_person_needs() -> None:
     assert entry["wait_seconds"] >= 0
 
 
-async def test_the_observer_hears_of_every_retry_and_of_the_last_failure() -> None:
+async def test_the_observer_is_called_for_every_retry_and_the_last_failure() -> None:
     service, errors = Service(), [slow_down() for _ in range(5)]
     with pytest.raises(S3OperationError):
         await service.retrier.call("upload_part", Script(*errors))
@@ -147,7 +147,7 @@ async def test_the_observer_hears_of_every_retry_and_of_the_last_failure() -> No
     assert {(told.service, told.operation) for told in service.told} == {("s3", "upload_part")}
 
 
-async def test_the_observer_hears_once_of_a_permanent_error_and_of_a_single_try() -> None:
+async def test_the_observer_is_called_once_for_a_permanent_error_and_a_single_try() -> None:
     service = Service(once=frozenset({"ping"}))
     with pytest.raises(S3OperationError):
         await service.retrier.call("upload_part", Script(denied()))
@@ -188,7 +188,7 @@ async def test_a_cancellation_goes_through_at_once_during_the_attempt() -> None:
 
 
 async def test_p2_there_is_no_checkpoint_between_an_attempts_success_and_the_calls_return() -> None:
-    """A cancellation that is already there when S3 acknowledges must not swallow the acknowledgement."""
+    """A cancellation that is pending when S3 acknowledges must not lose the acknowledgement."""
     with trio.CancelScope() as scope:
 
         async def succeed() -> str:
@@ -242,7 +242,7 @@ async def test_one_outage_is_one_back_off_and_one_probe_ends_it(nursery: trio.Nu
 async def test_a_probe_is_one_attempt_that_waits_for_no_breaker_and_the_same_call_elsewhere_is_under_the_policy(
     nursery: trio.Nursery,
 ) -> None:
-    """The breaker probes by the very call that others connect by: ``ping``, ``head_bucket``."""
+    """The breaker probes by a call that streams make too: ``ping``, ``head_bucket``."""
     service, attempts = Service(), 0
 
     async def reach() -> None:
@@ -272,7 +272,7 @@ async def test_a_probe_is_one_attempt_that_waits_for_no_breaker_and_the_same_cal
 
 
 async def test_a_cancelled_group_goes_through_as_it_is() -> None:
-    """A nursery whose children are cancelled raises a group of Cancelled: it is no error to be repeated either."""
+    """A nursery whose children are cancelled raises a group of Cancelled, which must not be retried either."""
     calls = 0
 
     async def with_children() -> None:

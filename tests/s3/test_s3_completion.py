@@ -166,7 +166,7 @@ async def test_completing_again_after_a_success_is_a_success(gone: Reply) -> Non
 async def test_an_object_under_the_key_proves_nothing_by_being_there(change: dict[str, str]) -> None:
     error = await failed_by(GONE, Reply(200, {**OURS_CRC, **change}))
     assert (error.code, error.status, error.transient) == ("NoSuchUpload", 404, False)
-    assert "the object was looked at" in str(error)
+    assert "the object was checked" in str(error)
 
 
 async def test_an_object_that_is_not_there_means_that_the_upload_is_lost() -> None:

@@ -69,7 +69,7 @@ async def test_a_page_in_the_stores_place_is_passing_and_says_whose_it_is(call: 
     error = await failed(call, Reply(status, PAGE, body))
     assert (error.code, error.transient, error.status) == (NOT_S3_ANSWER, True, status)
     assert is_outage(error)
-    assert "not S3's own" in str(error)
+    assert "not from the S3 store" in str(error)
     assert "nginx" in str(error)
     assert ("404 Not Found" in str(error)) is (call not in BY_HEAD)
 

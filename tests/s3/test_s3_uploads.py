@@ -417,7 +417,7 @@ async def test_all_pages_of_parts_are_read() -> None:
 async def test_a_listing_that_goes_round_in_circles_ends() -> None:
     store = ScriptedStore(parts_page(range(1, 3), 2), parts_page(range(1, 3), 2))
     async with client_of(store) as client:
-        with pytest.raises(S3OperationError, match="circles"):
+        with pytest.raises(S3OperationError, match="itself"):
             await client.list_parts("k", "u")
 
 
@@ -468,7 +468,7 @@ async def test_objects_are_listed_page_by_page_with_keys_of_any_characters() -> 
 
 async def test_a_listing_of_objects_that_goes_round_in_circles_ends() -> None:
     async with client_of(ScriptedStore(objects_page("a", MORE))) as client:
-        with pytest.raises(S3OperationError, match="circles"):
+        with pytest.raises(S3OperationError, match="itself"):
             await client.list_objects("streams/", "t/+")
 
 

@@ -77,7 +77,7 @@ async def test_redis_is_trusted_by_its_authority_its_name_and_its_dates(
         error = await refused_ping(f"rediss://localhost:{port}/0", authority.file)
         assert error.certificate_refused
         assert "Hostname mismatch" in str(error)
-        assert "REDIS_URL is to name the host as its certificate does" in str(error)
+        assert "REDIS_URL must name the host as its certificate does" in str(error)
     with tls_front(tmp_path, authority.certificate("127.0.0.1", hours=-1), to_port=valkey.port) as port:
         error = await refused_ping(f"rediss://127.0.0.1:{port}/0", authority.file)
         assert error.certificate_refused
@@ -113,7 +113,7 @@ async def test_a_redis_that_asks_for_a_clients_certificate_gets_the_urls(
         await ping(f"{url}?ssl_certfile={own}&ssl_keyfile={own}", authority.file)
         error = await refused_ping(url, authority.file)
         assert error.certificate_refused
-        assert "the server asks for a client's certificate that it trusts" in str(error)
+        assert "the server requires a client certificate that it trusts" in str(error)
         strangers = Authority(tmp_path, "a stranger").certificate("a-daemon")
         assert (await refused_ping(f"{url}?ssl_certfile={strangers}", authority.file)).certificate_refused
 
@@ -171,11 +171,11 @@ async def test_s3_is_trusted_by_its_authority_its_name_and_its_dates(
         assert "is not trusted (unable to get local issuer certificate); set S3_CA_FILE" in str(error)
         error = await refused_head(s3_config(embedded, f"https://localhost:{port}", authority.file))
         assert error.certificate_refused
-        assert "S3_ENDPOINT_URL is to name the host as its certificate does" in str(error)
+        assert "S3_ENDPOINT_URL must name the host as its certificate does" in str(error)
     with tls_front(tmp_path, authority.certificate("127.0.0.1", hours=-1), to_port=s3_port(embedded)) as port:
         error = await refused_head(s3_config(embedded, f"https://127.0.0.1:{port}", authority.file))
         assert error.certificate_refused
-        assert "it is the server's to renew" in str(error)
+        assert "renew it on the server" in str(error)
 
 
 @pytest.mark.real
@@ -259,7 +259,7 @@ def test_a_certificate_that_runs_out_while_the_daemon_runs_is_an_outage_that_end
             process = stack.enter_context(daemon(settings))
         with front(expired):
             (watch_dir / "a.mp4").write_bytes(b"x" * 1000)
-            assert "it is the server's to renew" in str(process.wait_for("outage_started", service="s3")["error"])
+            assert "renew it on the server" in str(process.wait_for("outage_started", service="s3")["error"])
         with front(good):
             process.wait_for("stream_completed")
         assert process.count("stream_failed") == 0

@@ -1,4 +1,4 @@
-"""Kind 4: which setting would have saved what a recorder's ways cost is said once, and with it they cost it no more."""
+"""Kind 4: a setting that would avoid repeated work is logged once, and with that setting the work is avoided."""
 
 from __future__ import annotations
 

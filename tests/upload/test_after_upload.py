@@ -1,4 +1,4 @@
-"""P8: what a whole daemon does with uploaded recordings: nothing unless asked, and then only once they are safe."""
+"""P8: a whole daemon and uploaded recordings: nothing unless configured, and then only once they are verified."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def events(said: list[EventDict], event: str) -> list[EventDict]:
 
 
 async def quiet(world: World, seconds: float = 30) -> None:
-    """Let everything come to rest that is going to."""
+    """Wait until all pending work is done."""
     await trio.sleep(seconds)
     assert world.removed_unsaved == []
 
@@ -89,7 +89,7 @@ async def test_p8_a_recording_of_any_size_is_deleted_once_it_is_completed(
     assert not events(said, "recording_deleted")
 
 
-async def test_p8_nothing_is_deleted_while_s3_does_not_answer_for_it(world: World) -> None:
+async def test_p8_nothing_is_deleted_while_s3_does_not_confirm_the_object(world: World) -> None:
     world.after_upload = DELETE
     armed = world.endpoint.faults.arm(Fault(Kind.RESET, "HeadObject", times=None))
     world.append(10)
@@ -103,7 +103,7 @@ async def test_p8_nothing_is_deleted_while_s3_does_not_answer_for_it(world: Worl
 
 
 async def test_p8_a_recording_whose_object_is_gone_is_left_alone(world: World, said: list[EventDict]) -> None:
-    """A lifecycle rule, or a person, between the completion and now."""
+    """A lifecycle rule or an operator deleted it after the completion."""
     world.append(10)
     async with world.daemon() as daemon:
         daemon.closed()
@@ -148,7 +148,7 @@ async def test_p8_a_recording_under_whose_key_lies_something_else_is_left_alone(
 
 
 async def test_p8_a_recording_that_is_written_again_is_left_alone_and_uploaded_anew(world: World) -> None:
-    """It changes between the question to S3 and the deletion, the last moment there is."""
+    """It changes between the request to S3 and the deletion."""
     world.after_upload = DELETE
     world.endpoint.faults.arm(Fault(Kind.SLOW, "HeadObject", Moment.REPLY, seconds=5))
     world.append(PART + 5)
@@ -168,7 +168,7 @@ async def test_p8_a_recording_that_is_written_again_is_left_alone_and_uploaded_a
 async def test_p8_a_record_that_leads_out_of_the_folder_deletes_nothing_there(
     world: World, said: list[EventDict], tmp_path: Path
 ) -> None:
-    """A hand in Redis, or another daemon's name for the same path."""
+    """Redis was edited, or another daemon has another name for the same path."""
     world.append(10)
     async with world.daemon() as daemon:
         daemon.closed()
@@ -186,7 +186,7 @@ async def test_p8_a_record_that_leads_out_of_the_folder_deletes_nothing_there(
     assert "not in the watch folder" in events(said, "after_upload_refused")[0]["reason"]
 
 
-async def test_a_claim_is_kept_as_long_as_a_copy_takes(
+async def test_a_lease_is_renewed_for_as_long_as_a_copy_takes(
     world: World, done: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     two_file_systems(monkeypatch)
@@ -206,7 +206,7 @@ async def test_a_claim_is_kept_as_long_as_a_copy_takes(
     assert all(held)
 
 
-async def test_what_a_crash_left_undone_the_next_start_does(world: World) -> None:
+async def test_an_action_that_a_crash_interrupted_is_repeated_by_the_next_start(world: World) -> None:
     world.after_upload = DELETE
     world.append(10)
     async with world.killed_daemon() as daemon:
@@ -218,7 +218,7 @@ async def test_what_a_crash_left_undone_the_next_start_does(world: World) -> Non
     assert world.removed_unsaved == []
 
 
-async def test_p8_a_redis_that_lost_the_completion_of_a_deleted_recording_learns_it_from_s3(world: World) -> None:
+async def test_p8_the_lost_completion_of_a_deleted_recording_is_restored_from_s3(world: World) -> None:
     world.after_upload = DELETE
     world.endpoint.faults.arm(Fault(Kind.SLOW, "CompleteMultipartUpload", Moment.REPLY, seconds=2))
     world.append(PART + 5)
@@ -235,7 +235,7 @@ async def test_p8_a_redis_that_lost_the_completion_of_a_deleted_recording_learns
     assert world.recordings() == [content]
 
 
-async def test_recordings_that_were_completed_before_it_was_asked_for_are_taken_too(world: World) -> None:
+async def test_recordings_that_were_completed_before_the_setting_was_set_are_included(world: World) -> None:
     for name in ("a.mp4", "b.mp4"):
         world.append(10, name)
     async with world.daemon() as daemon:
@@ -287,7 +287,7 @@ async def test_a_failed_action_is_logged_and_repeated_and_fails_no_stream(
     assert checkpoint.meta.status is Status.COMPLETED
 
 
-async def test_work_that_another_daemon_has_claimed_is_left_to_it_until_its_claim_runs_out(world: World) -> None:
+async def test_work_under_another_daemons_lease_is_left_to_it_until_the_lease_expires(world: World) -> None:
     world.append(10)
     async with world.daemon() as daemon:
         daemon.closed()
@@ -322,7 +322,7 @@ def file_systems(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 
 
 def two_file_systems(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between two folders nothing can be renamed any more, as between two file systems."""
+    """Make renames between two folders fail, as between two file systems."""
     renameat2 = rename_file._renameat2
 
     def of_one_folder(from_folder: int, name: str, to_folder: int, new_name: str) -> int:
@@ -387,7 +387,7 @@ async def test_a_move_that_was_ended_between_the_copys_name_and_the_deletion_is_
 async def test_p8_a_copy_that_is_not_what_was_verified_is_never_named(
     world: World, done: Path, monkeypatch: pytest.MonkeyPatch, said: list[EventDict]
 ) -> None:
-    """A disk that takes the bytes and keeps others."""
+    """A disk that stores other bytes than were written."""
     two_file_systems(monkeypatch)
     write = Copy.write
     monkeypatch.setattr(Copy, "write", lambda self, block, offset: write(self, block[::-1], offset))
@@ -404,7 +404,7 @@ async def test_p8_a_copy_that_is_not_what_was_verified_is_never_named(
 async def test_p8_bytes_that_changed_without_a_trace_are_noticed_by_the_copy(
     world: World, done: Path, monkeypatch: pytest.MonkeyPatch, said: list[EventDict]
 ) -> None:
-    """A writer that puts the modification time back; whoever reads the file again sees it all the same."""
+    """A writer sets the modification time back; the copy's checksum shows the change."""
     two_file_systems(monkeypatch)
     world.endpoint.faults.arm(Fault(Kind.SLOW, "HeadObject", Moment.REPLY, seconds=5))
     world.append(PART)
@@ -421,10 +421,10 @@ async def test_p8_bytes_that_changed_without_a_trace_are_noticed_by_the_copy(
 
 
 @pytest.mark.parametrize("fault", [FaultKind.CANCEL, FaultKind.KILL])
-def test_p8_a_move_to_another_file_system_may_be_struck_at_every_step(
+def test_p8_a_move_to_another_file_system_may_be_interrupted_at_every_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: FaultKind
 ) -> None:
-    """Cancelled, nothing half is left; killed, at most a hidden copy. In the end there is one whole file, only one."""
+    """A cancellation leaves no partial copy, a kill at most a hidden one. In the end there is one whole file."""
     two_file_systems(monkeypatch)
     steps = 0
     for at in range(1, 400):
@@ -439,14 +439,14 @@ def test_p8_a_move_to_another_file_system_may_be_struck_at_every_step(
 def test_a_copy_that_is_cancelled_would_stay_without_its_shield(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So the test above would notice."""
+    """The test above fails without the shield."""
     monkeypatch.setattr(shield_room, "removed", frozenset({"copy's removal"}))
     with pytest.raises(AssertionError, match="half a copy was left"):
-        test_p8_a_move_to_another_file_system_may_be_struck_at_every_step(tmp_path, monkeypatch, FaultKind.CANCEL)
+        test_p8_a_move_to_another_file_system_may_be_interrupted_at_every_step(tmp_path, monkeypatch, FaultKind.CANCEL)
 
 
 async def _struck_move(folder: Path, fault: FaultKind, at: int) -> bool:
-    """Strike a daemon at its ``at``-th step after a recording was completed; false: the move was over before that."""
+    """Inject the fault at the ``at``-th step after a recording was completed; return false if the move ended before."""
     (folder / "watch").mkdir()
     world = World(folder / "watch")
     world.append(PART + 3)
@@ -457,11 +457,11 @@ async def _struck_move(folder: Path, fault: FaultKind, at: int) -> bool:
         await trio.sleep(3)
     world.after_upload = AfterUploadRule(AfterUploadAction.MOVE, str(done))
     async with world.services() as services, trio.open_nursery() as nursery:
-        struck = WorldDaemon(world, services)
+        faulty = WorldDaemon(world, services)
         steps = _Steps(at, fault, nursery.cancel_scope, world)
         trio.lowlevel.add_instrument(steps)
         try:
-            nursery.start_soon(struck.run)
+            nursery.start_soon(faulty.run)
             await trio.sleep(20)
         finally:
             trio.lowlevel.remove_instrument(steps)
@@ -475,21 +475,21 @@ async def _struck_move(folder: Path, fault: FaultKind, at: int) -> bool:
         await until(lambda: not source.exists())
     assert contents(done) == {"a.mp4": content}
     assert world.removed_unsaved == []
-    return steps.struck
+    return steps.injected
 
 
 class _Steps(trio.abc.Instrument):
     def __init__(self, at: int, fault: FaultKind, scope: trio.CancelScope, world: World) -> None:
         self.injection = Injection(fault, at)
         self.count = 0
-        self.struck = False
+        self.injected = False
         self._scope = scope
         self._world = world
 
     def before_task_step(self, task: trio.lowlevel.Task) -> None:
         self.count += 1
         if self.count == self.injection.at:
-            self.struck = True
+            self.injected = True
             if self.injection.fault is FaultKind.KILL:
                 self._world.life.end()
             self._scope.cancel()
@@ -497,7 +497,7 @@ class _Steps(trio.abc.Instrument):
 
 @pytest.mark.usefixtures("file_systems")
 async def test_p8_a_folder_to_move_to_may_be_reached_by_a_link(world: World, done: Path) -> None:
-    """``/srv/archive`` leads to where the large disk is mounted."""
+    """``/srv/archive`` is a link to the mount point of a large disk."""
     real = world.folder.parent / "large disk"
     real.mkdir()
     done.symlink_to(real)

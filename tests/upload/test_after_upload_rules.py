@@ -1,4 +1,4 @@
-"""P8: when an uploaded recording may be touched, decided without touching anything."""
+"""P8: when an uploaded recording may be deleted or moved: the pure rules."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_p8_an_incomplete_record_has_no_verified_file(missing: str) -> None:
 
 
 @pytest.mark.parametrize("sizes", [(), (10, 10), (10, 10, 4), (10, 9, 5)])
-def test_p8_parts_that_do_not_add_up_to_the_file_say_nothing(sizes: tuple[int, ...]) -> None:
+def test_p8_parts_that_do_not_add_up_to_the_file_prove_nothing(sizes: tuple[int, ...]) -> None:
     assert verified_file(checkpoint(sizes)) is None
 
 
@@ -92,7 +92,7 @@ def test_p8_the_file_is_the_verified_one_only_if_everything_agrees() -> None:
             dev, ino, generation=generation, birth_ns=birth, fs_type="ext4", fs_id=f"uuid:{fs}", mount="/w /"
         )
         refused = file_mismatch(file, FileStat(dev, ino, size, mtime), observed)
-        assert (refused is None) == all(same[:5] + same[6:])  # the device number is today's, and nobody's name
+        assert (refused is None) == all(same[:5] + same[6:])  # device numbers change with each mount
 
 
 @pytest.mark.parametrize("fs_type", ["ext4", "fuse", None])

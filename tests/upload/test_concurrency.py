@@ -1,4 +1,4 @@
-"""P6, P7: limits hold to the number, counted at the server; one outage is one back-off; a slot is always given back."""
+"""P6, P7: limits are exact, counted at the server; an outage causes one back-off; a slot is always released."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cef_trio.s3_endpoint import CallInfo, Fault, Kind
 
 
 class AtWork:
-    """How many streams hold a slot at most, looked at whenever a call reaches the server."""
+    """The maximum number of streams that hold a slot, sampled at each call that reaches the server."""
 
     def __init__(self, world: World) -> None:
         self.most = 0
@@ -37,7 +37,7 @@ def names(count: int) -> list[str]:
 async def test_p7_the_limits_hold_while_a_restart_resumes_and_verifies_everything_at_once(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    """All that two dozen streams have to do at once: look at S3, send, verify, send patched parts again, complete."""
+    """All work of two dozen streams at once: list parts, send, verify, send patched parts again, complete."""
     world = World(tmp_path, max_concurrent_streams=3, max_concurrent_parts=2)
     for name in names(24):
         world.append(4 * PART + 1, name)
@@ -55,7 +55,7 @@ async def test_p7_the_limits_hold_while_a_restart_resumes_and_verifies_everythin
     most = world.endpoint.log.max_concurrent
     assert at_work.most == 3, "reached, and never exceeded"
     assert most["UploadPart"] == 2
-    assert most["ListParts"] == 3, "whoever resumes holds a slot"
+    assert most["ListParts"] == 3, "a stream that resumes holds a slot"
     assert max(most[call] for call in ("CompleteMultipartUpload", "PutObject", "ListMultipartUploads")) <= 3
     assert sorted(world.recordings()) == sorted(world.content(name) for name in names(24))
 
@@ -87,7 +87,7 @@ async def test_p6_the_end_of_an_outage_is_noticed_by_one_probe_and_not_by_two_hu
 
 
 async def test_p6_a_retrying_stream_records_its_next_attempt_within_five_minutes_and_never_fails(world: World) -> None:
-    """Parts are refused for hours while the bucket answers: no outage that a probe sees, and no end of the stream."""
+    """Parts are refused for hours while the bucket responds: a probe finds no outage, and the stream does not end."""
     world.append(2 * PART)
     waits = set()
     async with world.daemon() as daemon:
@@ -112,7 +112,7 @@ async def test_p6_a_retrying_stream_records_its_next_attempt_within_five_minutes
 async def test_a_stream_that_is_cancelled_while_it_holds_the_only_slots_gives_them_back(
     world: World, tmp_path: Path
 ) -> None:
-    """One slot of each kind. Its holder hangs in UploadPart, loses its lease, and is cancelled: the others go on."""
+    """One slot of each kind. Its holder hangs in UploadPart, loses its lease and is cancelled; the others continue."""
     world._max_concurrent_streams = world._max_concurrent_parts = 1
     world.append(2 * PART, "hangs.mp4")
     frozen = world.endpoint.faults.arm(
@@ -138,7 +138,7 @@ async def test_a_stream_that_is_cancelled_while_it_holds_the_only_slots_gives_th
 
 @pytest.mark.parametrize("operation", ["CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload", "PutObject"])
 async def test_p4_an_exit_does_not_wait_for_slots(world: World, operation: str) -> None:
-    """The grace is over while one stream holds the only slot in a call that never ends, and nineteen wait for it."""
+    """The grace period ends while one stream holds the only slot in an endless call and nineteen wait for it."""
     world._max_concurrent_streams = world._max_concurrent_parts = 1
     for name in names(20):
         world.append(2 * PART, name)

@@ -40,7 +40,7 @@ async def test_p2_a_tail_that_is_cut_off_costs_one_part(world: World, by: int) -
     assert world.open_uploads() == []
 
 
-async def test_p2_a_tail_that_is_cut_off_while_no_daemon_looks_costs_one_part(world: World) -> None:
+async def test_p2_a_tail_that_is_cut_off_while_no_daemon_runs_costs_one_part(world: World) -> None:
     world.append(12 * PART)
     async with world.killed_daemon():
         await trio.sleep(1)
@@ -69,7 +69,7 @@ async def test_p1_a_file_that_is_cut_and_grows_again_is_the_file_in_the_end(worl
 
 
 async def upload(world: World, size_bytes: int) -> None:
-    """A completed recording; what it cost is forgotten."""
+    """A completed recording; the counters of calls and bytes are reset."""
     world.append(size_bytes)
     async with world.daemon() as daemon:
         daemon.closed()
@@ -87,7 +87,7 @@ def set_back(world: World) -> None:
 
 
 def copy_to_a_new_disk(world: World) -> None:
-    """What ``cp -a`` leaves: other inodes, the same bytes."""
+    """As after ``cp -a``: other inodes, the same bytes."""
     shutil.copy2(world.path(), world.path("new"))
     Path(world.path("new")).rename(world.path())
 
@@ -116,7 +116,7 @@ async def test_p2_metadata_is_not_content(world: World, change: object, watched:
 
 
 async def test_p2_append_and_close_again_and_again_costs_what_was_appended_and_one_part_each_time(world: World) -> None:
-    """Each time the parts that are whole are copied within S3; the last object names the one before it."""
+    """Complete parts are copied within S3 each time; the last object's metadata names the previous one."""
     async with world.daemon() as daemon:
         for _ in range(8):
             world.append(2 * PART + 300)
@@ -168,7 +168,7 @@ async def test_p1_what_cannot_be_copied_is_sent(world: World, fault: Fault) -> N
 
 
 async def test_p1_a_copy_that_is_not_the_files_bytes_is_sent_instead(world: World) -> None:
-    """Somebody has put another object under the key since: its ETag is another, and so are its bytes."""
+    """Another object was put under the key: its ETag and its bytes differ."""
     await upload(world, 5 * PART)
     (key,) = [key for key in world.objects() if key.endswith(".mp4")]
     await world.put_foreign(key)
@@ -230,7 +230,7 @@ PAGES = 4096
 
 @pytest.mark.parametrize("how", ["truncate", "fallocate"])
 async def test_p2_a_file_whose_size_is_set_first_and_that_is_then_filled_is_sent_once(world: World, how: str) -> None:
-    """No part is sent before it is written; the tail that is cut off at the close never is."""
+    """No part is sent before it is written; the tail that is cut off at the close is never sent."""
     with Path(world.path()).open("wb") as file:
         file.truncate(60 * PAGES)
         if how == "fallocate":

@@ -1,4 +1,4 @@
-"""P8: one file is deleted or moved, on a real file system, only while it is what was verified, and replaces nothing."""
+"""P8: on a real file system, a file is deleted or moved only if it is the verified one, and replaces no other."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_p8_the_verified_file_is_deleted_and_a_file_that_is_gone_is_no_error(pat
 def test_p8_after_a_boot_that_gave_its_disk_another_number_the_file_is_still_the_verified_one(
     path: Path, tmp_path: Path, move: bool, fs_id: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Only a file system that has a name of its own proves that; another one's, or none, leaves the file alone."""
+    """Only the file system's own id proves that; with another id or none, the file is kept."""
     told = Origin(system=file_system_named("ext4"), fs_id=fs_id)
     monkeypatch.setattr(disposal, "origin_of", lambda _descriptor: told)
     file = verified(path)
@@ -128,9 +128,9 @@ def test_p8_whatever_is_not_the_verified_file_is_left_alone(path: Path, change: 
     file = verified(path)
     change(path)
     before = path.lstat()
-    for deed in (lambda: delete_now(file), lambda: move_now(file, [str(path.parent.parent / "to.mp4")])):
+    for action in (lambda: delete_now(file), lambda: move_now(file, [str(path.parent.parent / "to.mp4")])):
         with pytest.raises(NotAsVerifiedError, match="left alone"):
-            deed()
+            action()
     assert path.lstat().st_ino == before.st_ino
     assert listing(path.parent.parent) == ["watch"]
 
@@ -164,10 +164,10 @@ def test_p8_a_file_that_has_a_writer_is_left_alone_until_it_has_none(path: Path)
 
 
 @leases
-def test_p8_a_writer_that_comes_in_the_last_moment_is_not_written_into_the_void(
+def test_p8_a_writer_that_opens_the_file_at_the_last_moment_loses_nothing(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It opens the file while the daemon looks at it: the kernel keeps it waiting, and the daemon gives way."""
+    """A writer opens the file during the check: the kernel delays it, and the daemon keeps the file."""
     file = verified(path)
     check, opened = disposal._check, threading.Event()
 
@@ -220,9 +220,9 @@ def test_p8_a_name_that_is_taken_is_never_replaced(
         monkeypatch.setattr(rename_file, "_renameat2", lambda *_: errno.EINVAL)
     first, second = tmp_path / "done" / "a.mp4", tmp_path / "done" / "a.ID.mp4"
     first.parent.mkdir()
-    first.write_bytes(b"somebody else's")
+    first.write_bytes(b"another file's")
     assert move_now(verified(path), [str(first), str(second)]) == str(second)
-    assert (first.read_bytes(), second.read_bytes()) == (b"somebody else's", CONTENT)
+    assert (first.read_bytes(), second.read_bytes()) == (b"another file's", CONTENT)
     path.write_bytes(CONTENT)
     with pytest.raises(AfterUploadError, match="are taken"):
         move_now(verified(path), [str(first), str(second)])
@@ -245,7 +245,7 @@ def test_p8_a_target_that_is_the_file_itself_by_another_path_does_not_lose_it(pa
     assert path.read_bytes() == CONTENT
 
 
-def test_p8_another_file_that_takes_the_name_in_the_last_moment_gets_it_back(
+def test_p8_another_file_that_takes_the_name_at_the_last_moment_is_renamed_back(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file, rename = verified(path), rename_file.rename
@@ -304,7 +304,7 @@ def test_a_copy_is_private_until_it_is_whole_and_then_like_the_file(path: Path, 
     assert listing(hidden.parent) == ["a.mp4"]
 
 
-def test_a_new_copy_is_nobodys_to_read_and_is_gone_when_it_is_discarded(tmp_path: Path) -> None:
+def test_a_new_copy_is_unreadable_for_others_and_is_deleted_when_discarded(tmp_path: Path) -> None:
     hidden = tmp_path / ".copy"
     copy = Copy(str(hidden))
     assert hidden.stat().st_mode & 0o777 == 0o600
@@ -327,13 +327,13 @@ def test_p8_two_daemons_never_write_one_copy(path: Path, tmp_path: Path) -> None
 
 def test_p8_a_whole_copy_never_replaces_anything(path: Path) -> None:
     hidden, taken, free = (path.with_name(name) for name in (".copy", "taken.mp4", "free.mp4"))
-    taken.write_bytes(b"somebody else's")
+    taken.write_bytes(b"another file's")
     assert Copy(str(hidden)).name([str(taken), str(free)]) == str(free)
     copy = Copy(str(hidden))
     with pytest.raises(AfterUploadError, match="are taken"):
         copy.name([str(taken), str(free)])
     copy.discard()
-    assert taken.read_bytes() == b"somebody else's"
+    assert taken.read_bytes() == b"another file's"
 
 
 def test_a_copy_is_written_through_no_link(path: Path) -> None:

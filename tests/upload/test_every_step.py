@@ -1,4 +1,4 @@
-"""P2, P3: one short recording, cancelled at every step of its daemon: the quick look before a change lands.
+"""P2, P3: one short recording, cancelled at every step of its daemon: the quick check before a change lands.
 
 The same is done for every scenario in ``tests/lab``, and at full length by ``cef-trio lab cancel``.
 """

@@ -1,6 +1,6 @@
-"""P6: every reason for which a stream may fail, provoked; said once and in full, and no other stream is harmed by it.
+"""P6: each failure reason of a stream, provoked: logged once with its cause, and no other stream is affected.
 
-``PROVOKED`` is the table: reason → what is done to ``bad.mp4``. ``aborted`` is not in it: only a person gives that
+``PROVOKED`` is the table: reason → what is done to ``bad.mp4``. ``aborted`` is not in it: only the command gives that
 reason (``tests/commands/test_operate_abort.py``).
 """
 
@@ -29,7 +29,7 @@ BAD, GOOD = "bad.mp4", "good.mp4"
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What a provocation may use."""
+    """The arguments of a provocation."""
 
     world: World
     daemon: WorldDaemon
@@ -40,7 +40,7 @@ Provoke = Callable[[Scene], Awaitable[None]]
 
 
 def refuse(operation: str, code: str) -> Provoke:
-    """S3 refuses a call for the bad recording for good."""
+    """S3 refuses a call for the bad recording permanently."""
 
     async def provoke(scene: Scene) -> None:
         of_the_bad = lambda call: bool(call.key) and call.key.endswith(f"/{BAD}")  # noqa: E731
@@ -66,7 +66,7 @@ def fail_to_record_a_part(error: Exception) -> Provoke:
 
 
 async def delete_while_nobody_looks(scene: Scene) -> None:
-    """The daemon of the scene is the second one; the first had left the stream parked."""
+    """The daemon of the test is the second one; the first parked the stream."""
     del scene
 
 
@@ -148,7 +148,7 @@ async def test_p6_a_permanent_failure_is_recorded_and_logged_once_and_harms_no_o
 
 
 async def ended(world: World, status: Status, name: str) -> Checkpoint:
-    """The stream of that recording that has that status by now."""
+    """Return the recording's stream that has that status."""
     with trio.move_on_after(600):
         while True:
             for checkpoint in world.known():
@@ -203,7 +203,7 @@ async def test_a_deleted_recording_does_not_count_as_replaced_by_a_file_that_reu
 async def test_p6_a_bug_in_saving_a_streams_end_is_logged_and_ends_no_other_task(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The exit code says that its state was not saved; the other's is."""
+    """The exit code reports that its state was not saved; the other stream's state is saved."""
     world.append(PART, BAD)
     world.append(PART, GOOD)
     with capture_logs() as logs:

@@ -10,7 +10,7 @@ import pytest
 from cef_trio.checkpoint.model import FileIdentity
 from cef_trio.files.file_stat import FileStat
 from cef_trio.files.identity import IdentityMatch, compare
-from cef_trio.upload import file_state as news
+from cef_trio.upload import file_state as file_events
 from cef_trio.upload.file_state import Ending, FileState
 from cef_trio.upload.file_triage import IdleCheckResult, check_idle
 from cef_trio.upload.next_action import Action, FileCheck, Known, check_file, next_action
@@ -26,73 +26,73 @@ def grown(size_bytes: int, mtime_ns: int = 2_000) -> FileStat:
 
 
 class TestNews:
-    def test_growth_is_taken_in_and_means_that_it_has_not_ended(self) -> None:
-        closed = news.closed(NOW, STAT)
-        assert news.seen(closed, grown(300)) == FileState("/w/a.mp4", grown(300), Ending.NOT)
+    def test_growth_updates_the_stat_and_means_that_the_recording_has_not_ended(self) -> None:
+        closed = file_events.closed(NOW, STAT)
+        assert file_events.seen(closed, grown(300)) == FileState("/w/a.mp4", grown(300), Ending.NOT)
 
-    def test_the_same_news_again_changes_nothing(self) -> None:
-        closed = news.closed(NOW, STAT)
-        assert news.seen(closed, STAT) == closed
-        assert news.closed(closed, STAT) == closed
+    def test_a_repeated_event_changes_nothing(self) -> None:
+        closed = file_events.closed(NOW, STAT)
+        assert file_events.seen(closed, STAT) == closed
+        assert file_events.closed(closed, STAT) == closed
 
-    def test_a_look_that_is_older_than_what_is_known_is_passed_over(self) -> None:
-        """A scan that took its stat before an event's must not look like a truncation."""
+    def test_an_observation_older_than_the_known_one_is_ignored(self) -> None:
+        """A scan whose stat is older than an event's must not count as a truncation."""
         known = replace(NOW, stat=replace(STAT, ctime_ns=1_000), ending=Ending.CLOSED)
-        assert news.seen(known, replace(grown(100, mtime_ns=500), ctime_ns=500)) == known
+        assert file_events.seen(known, replace(grown(100, mtime_ns=500), ctime_ns=500)) == known
 
     @pytest.mark.parametrize("size_bytes", [249, 250, 251])
     @pytest.mark.parametrize("mtime_ns", [999, 1_000, 1_001])
     @pytest.mark.parametrize("ctime_ns", [0, 999, 1_000, 1_001])
     @pytest.mark.parametrize("known_ctime_ns", [0, 1_000])
-    def test_p1_a_look_is_older_by_the_kernels_time_and_never_by_the_writers(
+    def test_p1_an_observation_is_older_by_the_change_time_and_never_by_the_modification_time(
         self, size_bytes: int, mtime_ns: int, ctime_ns: int, known_ctime_ns: int
     ) -> None:
-        """``utime`` sets the modification time back, and so does a clock that is set right."""
+        """``utime`` sets the modification time back, and so does a clock correction."""
         known = replace(NOW, stat=replace(STAT, ctime_ns=known_ctime_ns), ending=Ending.CLOSED)
         look = replace(STAT, size_bytes=size_bytes, mtime_ns=mtime_ns, ctime_ns=ctime_ns)
         ending = Ending.CLOSED if size_bytes == STAT.size_bytes else Ending.NOT
         taken = FileState(NOW.path, look, ending, suspect=size_bytes < STAT.size_bytes)
         passed_over = 0 < ctime_ns < known_ctime_ns and size_bytes <= STAT.size_bytes
-        assert news.seen(known, look) == (known if passed_over else taken)
-        assert news.seen_now(known, look) == taken
-        assert news.closed(known, look).stat == look
-        assert news.confirmed(known, NOW.path, look).stat == look
+        assert file_events.seen(known, look) == (known if passed_over else taken)
+        assert file_events.seen_now(known, look) == taken
+        assert file_events.closed(known, look).stat == look
+        assert file_events.confirmed(known, NOW.path, look).stat == look
 
     @pytest.mark.parametrize("ending", Ending)
     @pytest.mark.parametrize("size_bytes", [249, 250, 251])
-    def test_another_time_takes_no_close_back_and_everything_else_does(self, ending: Ending, size_bytes: int) -> None:
-        """``rsync --inplace`` and ``shutil.copy2`` set the time after the close: no later event tells of an end."""
+    def test_a_new_time_keeps_the_close_and_every_other_change_resets_it(self, ending: Ending, size_bytes: int) -> None:
+        """``rsync --inplace`` and ``shutil.copy2`` set the time after the close, and no later event follows."""
         known, look = replace(NOW, ending=ending), grown(size_bytes, mtime_ns=7)
         left = Ending.CLOSED if ending is Ending.CLOSED and size_bytes == STAT.size_bytes else Ending.NOT
-        assert news.seen(known, look).ending is left
-        assert news.confirmed(known, NOW.path, look).ending is left
+        assert file_events.seen(known, look).ending is left
+        assert file_events.confirmed(known, NOW.path, look).ending is left
 
-    def test_a_smaller_file_raises_doubt(self) -> None:
-        assert news.seen(NOW, grown(100)).suspect
-        assert news.closed(NOW, grown(100)).suspect
+    def test_a_smaller_file_is_suspect(self) -> None:
+        assert file_events.seen(NOW, grown(100)).suspect
+        assert file_events.closed(NOW, grown(100)).suspect
 
-    def test_another_inode_raises_doubt_and_is_not_taken_for_ours(self) -> None:
-        stranger = replace(STAT, file_ino=99, size_bytes=5)
-        assert news.seen(NOW, stranger) == replace(NOW, suspect=True)
-        assert news.closed(NOW, stranger) == replace(NOW, suspect=True)
+    def test_another_inode_is_suspect_and_does_not_replace_the_stat(self) -> None:
+        other = replace(STAT, file_ino=99, size_bytes=5)
+        assert file_events.seen(NOW, other) == replace(NOW, suspect=True)
+        assert file_events.closed(NOW, other) == replace(NOW, suspect=True)
 
     def test_a_close_that_sets_the_time_back_counts(self) -> None:
         """``cp -p`` sets an old mtime just before it closes."""
-        assert news.closed(NOW, grown(250, mtime_ns=1)).ending is Ending.CLOSED
+        assert file_events.closed(NOW, grown(250, mtime_ns=1)).ending is Ending.CLOSED
 
-    def test_a_look_settles_doubt(self) -> None:
-        suspect = news.gone(NOW)
-        assert news.confirmed(suspect, "/w/a.mp4", STAT) == NOW
-        assert news.confirmed(suspect, "/w/a.mp4", grown(300)) == FileState("/w/a.mp4", grown(300))
+    def test_a_check_clears_the_suspicion(self) -> None:
+        suspect = file_events.gone(NOW)
+        assert file_events.confirmed(suspect, "/w/a.mp4", STAT) == NOW
+        assert file_events.confirmed(suspect, "/w/a.mp4", grown(300)) == FileState("/w/a.mp4", grown(300))
 
     def test_a_check_of_the_old_name_does_not_confirm_the_new_one(self) -> None:
-        moved = news.gone(news.moved(NOW, "/w/b.mp4", STAT))
-        assert news.confirmed(moved, "/w/a.mp4", grown(10)) == moved
+        moved = file_events.gone(file_events.moved(NOW, "/w/b.mp4", STAT))
+        assert file_events.confirmed(moved, "/w/a.mp4", grown(10)) == moved
 
     def test_silence_ends_a_recording_only_if_nothing_else_did(self) -> None:
-        assert news.idle(NOW).ending is Ending.IDLE
-        closed = news.closed(NOW, STAT)
-        assert news.idle(closed) is closed
+        assert file_events.idle(NOW).ending is Ending.IDLE
+        closed = file_events.closed(NOW, STAT)
+        assert file_events.idle(closed) is closed
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_a_part_is_ready_at_its_last_byte_and_not_before() -> None:
         (grown(500), True, FileCheck.SAME),
     ],
 )
-def test_a_look_at_the_file_is_judged_by_who_it_is_and_by_what_was_sent(
+def test_a_file_check_is_decided_by_identity_and_by_the_bytes_that_were_sent(
     found: FileStat | None, is_ours: bool, look: FileCheck
 ) -> None:
     assert check_file(found, is_ours=is_ours, covered_bytes=200) is look
@@ -156,7 +156,7 @@ def test_a_look_at_the_file_is_judged_by_who_it_is_and_by_what_was_sent(
         (31.0, replace(STAT, file_ino=9), IdleCheckResult.MISSING),
     ],
 )
-def test_the_stale_checkers_cases(idle_seconds: float, found: FileStat | None, finding: IdleCheckResult) -> None:
+def test_the_cases_of_the_idle_checker(idle_seconds: float, found: FileStat | None, finding: IdleCheckResult) -> None:
     assert check_idle(idle_seconds=idle_seconds, timeout_seconds=30, known=STAT, found=found) is finding
 
 

@@ -31,12 +31,12 @@ def record_of(store: MemoryCheckpointStore, stream: str) -> Any:
     return held.meta, held.stream_set, dict(held.parts)
 
 
-@pytest.mark.parametrize("held", [True, False], ids=["its daemon lives", "its daemon is down"])
+@pytest.mark.parametrize("held", [True, False], ids=["its daemon runs", "its daemon is down"])
 @pytest.mark.parametrize("status", [Status.ACTIVE, Status.PENDING_COMPLETION, Status.RETRYING, Status.COMPLETED])
 async def test_p9_a_stream_of_another_folder_is_left_alone_although_its_device_and_inode_are_those_of_a_file_here(
     world: World, status: Status, held: bool
 ) -> None:
-    """Two hosts have equal device numbers, and inodes repeat: such a number says nothing of another folder's file."""
+    """Hosts have equal device numbers, and inode numbers repeat: they prove nothing about a file of another folder."""
     world.append(2 * PART, "ours.mp4")
     stat = Path(world.path("ours.mp4")).stat()
     theirs = a_stream(
@@ -95,7 +95,7 @@ def valkey() -> Iterator[ValkeyServer]:
 
 @pytest.mark.real
 async def test_p9_no_key_of_another_program_or_prefix_is_touched_in_redis(valkey: ValkeyServer) -> None:
-    """Every write, then every way to forget, beside keys of the same names behind another prefix."""
+    """Make every write and every deletion, beside keys of the same names under another prefix."""
     with redis_py.Redis.from_url(valkey.url) as raw:
         async with RedisCheckpointStore(valkey.url, key_prefix="theirs:") as theirs:
             await theirs.create(a_stream(1), OTHER_HOST, [a_part(1)])

@@ -1,8 +1,8 @@
 """P2: a recording that gets its last name around its completion is uploaded once, whenever that is.
 
-Recorders write under one name and rename when they are done. While the task of a stream lives, that is news for it.
-Around its end nobody listens for a moment: the record says completed and the task is still leaving, or has left, and
-Redis is not asked again yet.
+Recorders write under one name and rename when they are done. While a stream has a task, the rename is an event for it.
+Around its end there is a gap: the record is completed and the task is ending or has ended, but the file has not been
+looked up in Redis again.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def statuses(world: World) -> list[Status]:
 @pytest.mark.parametrize(
     ("operation", "moment"),
     [
-        pytest.param("transition", Moment.AFTER, id="completed, and the task not told yet"),
+        pytest.param("transition", Moment.AFTER, id="completed, before the task has the reply"),
         pytest.param("release", Moment.SENT, id="the task is leaving"),
         pytest.param("release", Moment.AFTER, id="the lease is given back"),
         pytest.param("find_by_path", Moment.BEFORE, id="Redis is to be asked again"),
@@ -91,7 +91,7 @@ async def test_another_file_under_the_old_name_of_a_completed_recording_does_not
     async with world.daemon() as daemon:
         daemon.closed()
         await completed(world)
-        Path(world.path("a.mp4")).rename(world.path("kept"))  # not heard of
+        Path(world.path("a.mp4")).rename(world.path("kept"))  # without an event
         world.append(PART + 20)
         rename(world, daemon)
         daemon.closed("b.mp4")
@@ -102,10 +102,10 @@ async def test_another_file_under_the_old_name_of_a_completed_recording_does_not
     ]
 
 
-async def test_a_stream_that_is_taken_up_while_its_new_name_is_recorded_keeps_its_lease(
+async def test_a_stream_that_is_resumed_while_its_rename_is_recorded_keeps_its_lease(
     world: World, said: list[EventDict]
 ) -> None:
-    """The idle checker finds it unattended in the very moment in which the supervisor tells Redis of its new name."""
+    """The idle checker finds it unattended at the moment at which the supervisor records its new name."""
     world.append(PART + 10)
     async with world.daemon() as daemon:
         daemon.saw()
@@ -135,10 +135,10 @@ async def test_a_stream_that_is_taken_up_while_its_new_name_is_recorded_keeps_it
     assert world.recordings() == [world.content("b.mp4")]
 
 
-async def test_a_stream_that_is_begun_while_leases_are_renewed_is_not_taken_for_lost(
+async def test_a_stream_that_begins_while_leases_are_renewed_does_not_count_as_lost(
     world: World, said: list[EventDict]
 ) -> None:
-    """It has a name before it has a lease; the answer to a question that was asked before says nothing of it."""
+    """It has an id before it has a lease; the result of an earlier renewal does not apply to it."""
     world.append(PART + 10)
     async with world.daemon() as daemon, trio.open_nursery() as nursery:
         asked: list[str] = []
@@ -164,7 +164,7 @@ async def test_a_stream_that_is_begun_while_leases_are_renewed_is_not_taken_for_
 async def test_p1_p2_a_recording_is_followed_to_its_new_name_by_a_scan_alone_though_another_file_has_the_old_one(
     world: World, said: list[EventDict]
 ) -> None:
-    """A recorder that rotates, and no event of it: ``cam.mp4`` becomes ``cam-1.mp4``, the next is ``cam.mp4``."""
+    """A rotation without events: ``cam.mp4`` becomes ``cam-1.mp4``, and the next file is ``cam.mp4``."""
     world.append(3 * PART + 10)
     async with world.daemon() as daemon:
         daemon.saw()
@@ -247,7 +247,7 @@ async def test_p2_p6_a_recording_of_a_dead_daemon_that_is_renamed_before_its_lea
 async def test_p3_a_draining_daemon_decides_nothing_about_a_recording_whose_rename_event_is_missing(
     world: World,
 ) -> None:
-    """The next start finds it: to call it deleted now would abort the upload of a file that is there."""
+    """The next start finds it; treating it as deleted now would abort the upload of an existing file."""
     world.append(2 * PART + 10)
     async with world.daemon() as daemon:
         daemon.saw()

@@ -1,4 +1,4 @@
-"""P7: what is done is forgotten in the end; one record that cannot be read hides no other."""
+"""P7: completed streams are forgotten in the end; one unreadable record hides no other."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ async def test_one_corrupt_record_is_named_and_hides_no_other(world: World) -> N
 
 
 async def test_p7_a_completed_stream_of_another_watch_folder_is_not_forgotten_here(world: World) -> None:
-    """Of another host whose root has the same device number, say: what is not here may well be there."""
+    """For example of another host whose root has the same device number: its file may exist there."""
     world.append(PART, "a.mp4")
     elsewhere = str(world.folder.parent / "elsewhere" / "a.mp4")
     async with world.daemon() as daemon:
@@ -72,8 +72,8 @@ async def test_p7_a_completed_stream_of_another_watch_folder_is_not_forgotten_he
 
 
 @pytest.mark.real
-async def test_p7_nothing_that_a_hand_left_in_redis_keeps_a_stream_from_being_forgotten(world: World) -> None:
-    """A record that cannot be read, one that names another stream, a path with a NUL, a name that is no text."""
+async def test_p7_no_manual_edit_of_redis_keeps_a_stream_from_being_forgotten(world: World) -> None:
+    """An unreadable record, one that names another stream, a path with a NUL, a name that is not UTF-8."""
     world.webhook = True
     with valkey_server() as server:
         async with RedisCheckpointStore(server.url) as store:
@@ -81,7 +81,7 @@ async def test_p7_nothing_that_a_hand_left_in_redis_keeps_a_stream_from_being_fo
             async with world.services() as services:
                 place = await services.disk.place_around(world.path("a.mp4"))
                 assert place is not None
-                for stream_id in ("old", "corrupt", "stranger", "nul"):
+                for stream_id in ("old", "corrupt", "foreign", "nul"):
                     gone = StreamMeta(
                         stream_id=stream_id,
                         original_path=world.path(f"{stream_id}.mp4"),
@@ -97,8 +97,8 @@ async def test_p7_nothing_that_a_hand_left_in_redis_keeps_a_stream_from_being_fo
                     )
                     await store.create(gone, services.lease)
                 server.command("HSET", "stream:corrupt:meta", "part_size", "many")
-                server.command("HSET", "stream:stranger:meta", "stream_id", "old")
+                server.command("HSET", "stream:foreign:meta", "stream_id", "old")
                 server.command("HSET", "stream:nul:meta", "current_path", world.path("a\0b.mp4"))
                 server.command("SADD", "webhooks:owed", b"\xff")
                 assert await forget_now(services, timedelta(days=1)) == 1
-            assert await store.members(StreamSet.COMPLETED) == {"corrupt", "stranger", "nul"}
+            assert await store.members(StreamSet.COMPLETED) == {"corrupt", "foreign", "nul"}

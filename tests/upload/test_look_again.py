@@ -1,7 +1,7 @@
-"""What was true before an await is asked again after it, or was reserved before it (correctness.md, kind 12).
+"""What was true before an await is checked again after it, or was reserved before it (correctness.md, kind 12).
 
-Each test lets something happen in the very moments in which the daemon waits for an answer: all of them are enumerated,
-or the scheduler's dice are thrown with many seeds.
+Each test lets something happen while the daemon waits for a response: all such moments are enumerated, or the
+scheduler's random order is varied by many seeds.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from cef_trio.watch.events import Scanned
 SEEDS = range(8)
 ANOTHER = Lease("another", "token", 30.0)
 
-ON_THE_WAY_IN = [
+MOMENTS_OF_RESUMING = [
     pytest.param((seen, operation, moment), id=f"{'watcher' if seen else 'idle checker'}: {operation} {moment.value}")
     for seen, operations in (
         (True, ("find_by_path", "acquire", "load")),
@@ -36,12 +36,12 @@ ON_THE_WAY_IN = [
     for operation in operations
     for moment in (Moment.BEFORE, Moment.AFTER)
 ]
-"""Every moment of every call that a daemon makes before it goes on with a stream, whoever proposes it. (Once the lease
-is its own, nobody else may change the stream: the blow then does nothing.)"""
+"""Every moment of every call that a daemon makes before it resumes a stream. Once it has the lease, no other daemon can
+change the stream, and the injected change has no effect."""
 
 
 def _with_many_dice(folder: Path, story: Callable[[World], Awaitable[None]]) -> None:
-    """Tell the story in worlds of many seeds, each with another order of things."""
+    """Run the scenario in worlds of many seeds, each with another order of tasks."""
 
     async def tell(seed: int) -> None:
         watched = folder / f"watch-{seed}"
@@ -80,7 +80,7 @@ def test_two_daemons_that_see_files_at_once_upload_each_of_them_once(tmp_path: P
 
 
 def test_p1_an_upload_that_redis_forgot_is_adopted_by_one_of_two_files_that_fit_it(tmp_path: Path) -> None:
-    """A copy of a recording, under the same name in another folder, has its very bytes; then both are written on."""
+    """A copy of a recording, with the same name in another folder, has its bytes; then both grow."""
 
     async def story(world: World) -> None:
         for folder in ("one", "two"):
@@ -111,22 +111,22 @@ def test_p1_an_upload_that_redis_forgot_is_adopted_by_one_of_two_files_that_fit_
     _with_many_dice(tmp_path, story)
 
 
-def _once(world: World, operation: str, moment: Moment, blow: Callable[[], Awaitable[None]]) -> list[str]:
-    """Let the blow fall in that moment of the first such call; returns what has struck so far."""
-    struck: list[str] = []
+def _once(world: World, operation: str, moment: Moment, change: Callable[[], Awaitable[None]]) -> list[str]:
+    """Inject the change at that moment of the first such call; return what was injected so far."""
+    injected: list[str] = []
 
     async def fault(called: str, at: Moment) -> None:
         await trio.lowlevel.checkpoint()
-        if not struck and (called, at) == (operation, moment):
-            struck.append(called)
-            await blow()
+        if not injected and (called, at) == (operation, moment):
+            injected.append(called)
+            await change()
 
     world.store.fault = fault
-    return struck
+    return injected
 
 
 async def _interrupted(world: World) -> str:
-    """A stream with two parts that nobody works on; returns its id."""
+    """Create a stream with two parts and no task; return its id."""
     world.append(2 * PART + 10)
     async with world.daemon():
         await trio.sleep(1)
@@ -136,17 +136,17 @@ async def _interrupted(world: World) -> str:
     return checkpoint.meta.stream_id
 
 
-async def _struck_on_the_way_in(
+async def _change_while_resuming(
     world: World,
     monkeypatch: pytest.MonkeyPatch,
-    strikes: tuple[bool, str, Moment],
-    blow: Callable[[str], Awaitable[None]],
+    moment_of_call: tuple[bool, str, Moment],
+    change: Callable[[str], Awaitable[None]],
 ) -> tuple[str, list[str], list[str]]:
-    """Have another daemon do something to an interrupted stream in that moment, if it gets the stream's lease.
+    """Have another daemon change an interrupted stream at that moment, if it gets the stream's lease.
 
-    Returns the stream's id, which calls were struck, and whether it was done: the id again, or nothing.
+    Returns the stream's id, the calls at which the change was injected, and the id again for each change that was made.
     """
-    seen, operation, moment = strikes
+    seen, operation, moment = moment_of_call
     stream_id = await _interrupted(world)
     if not seen:
         monkeypatch.setattr(world, "scan", lambda: Scanned({}, began_at=trio.current_time()))
@@ -155,16 +155,16 @@ async def _struck_on_the_way_in(
     async def with_a_lease() -> None:
         if not await world.store.acquire(stream_id, ANOTHER):
             return  # as `cef-trio abort` is refused
-        await blow(stream_id)
+        await change(stream_id)
         await world.store.release([stream_id], ANOTHER)
         done.append(stream_id)
 
     return stream_id, _once(world, operation, moment, with_a_lease), done
 
 
-@pytest.mark.parametrize("strikes", ON_THE_WAY_IN)
-async def test_an_abort_between_a_daemons_look_and_its_lease_is_an_end(
-    world: World, monkeypatch: pytest.MonkeyPatch, strikes: tuple[bool, str, Moment]
+@pytest.mark.parametrize("moment_of_call", MOMENTS_OF_RESUMING)
+async def test_an_abort_between_lookup_and_lease_ends_the_stream(
+    world: World, monkeypatch: pytest.MonkeyPatch, moment_of_call: tuple[bool, str, Moment]
 ) -> None:
     async def abort(stream_id: str) -> None:
         change = Change({"failure_reason": "aborted by a person"})
@@ -172,12 +172,12 @@ async def test_an_abort_between_a_daemons_look_and_its_lease_is_an_end(
         await world.abort_open_uploads()
         await world.store.update(stream_id, ANOTHER, Change({"s3_upload_id": None, "checksum_algorithm": None}))
 
-    _, struck, aborted = await _struck_on_the_way_in(world, monkeypatch, strikes, abort)
+    _, injected, aborted = await _change_while_resuming(world, monkeypatch, moment_of_call, abort)
     async with world.daemon() as daemon:
         await trio.sleep(60)
         daemon.closed()
         await trio.sleep(60)
-    assert struck == [strikes[1]]
+    assert injected == [moment_of_call[1]]
     (checkpoint,) = world.known()
     if aborted:
         assert checkpoint.meta.status is Status.FAILED_ABORTED
@@ -186,33 +186,31 @@ async def test_an_abort_between_a_daemons_look_and_its_lease_is_an_end(
     else:
         assert checkpoint.meta.status is Status.COMPLETED
     assert world.open_uploads() == []
-    assert world.store.snapshot().leases == {}, "a lease that is nobody's keeps `retry` and `abort` out"
+    assert world.store.snapshot().leases == {}, "an unused lease blocks `retry` and `abort`"
 
 
-@pytest.mark.parametrize("strikes", ON_THE_WAY_IN)
-async def test_p2_a_name_that_another_daemon_records_between_a_look_and_a_lease_costs_nothing(
-    world: World, monkeypatch: pytest.MonkeyPatch, strikes: tuple[bool, str, Moment]
+@pytest.mark.parametrize("moment_of_call", MOMENTS_OF_RESUMING)
+async def test_p2_a_rename_by_another_daemon_between_lookup_and_lease_causes_no_upload(
+    world: World, monkeypatch: pytest.MonkeyPatch, moment_of_call: tuple[bool, str, Moment]
 ) -> None:
     async def rename(stream_id: str) -> None:
         Path(world.path("a.mp4")).rename(world.path("b.mp4"))
         await world.store.rename(stream_id, ANOTHER, world.path("b.mp4"))
 
-    stream_id, struck, renamed = await _struck_on_the_way_in(world, monkeypatch, strikes, rename)
+    stream_id, injected, renamed = await _change_while_resuming(world, monkeypatch, moment_of_call, rename)
     async with world.daemon() as daemon:
         await trio.sleep(60)
         name = "b.mp4" if renamed else "a.mp4"
         daemon.closed(name)
         await completed(world)
-    assert struck == [strikes[1]]
+    assert injected == [moment_of_call[1]]
     (checkpoint,) = world.known()
     assert (checkpoint.meta.stream_id, checkpoint.meta.current_path) == (stream_id, world.path(name))
     assert world.received_bytes() == 2 * PART + 10
 
 
 @pytest.mark.parametrize("moment", [Moment.BEFORE, Moment.AFTER])
-async def test_a_newer_name_that_another_daemon_recorded_before_a_names_lease_was_ours_stays(
-    world: World, moment: Moment
-) -> None:
+async def test_a_newer_path_that_another_daemon_recorded_before_our_lease_stays(world: World, moment: Moment) -> None:
     """``a.mp4`` is completed and renamed to ``b.mp4``; while that is to be recorded, it becomes ``c.mp4``."""
     world.append(PART)
 
@@ -226,20 +224,18 @@ async def test_a_newer_name_that_another_daemon_recorded_before_a_names_lease_wa
         daemon.closed()
         (checkpoint,) = await completed(world)
         stream_id = checkpoint.meta.stream_id
-        struck = _once(world, "find_by_path", moment, rename_again)
+        injected = _once(world, "find_by_path", moment, rename_again)
         Path(world.path("a.mp4")).rename(world.path("b.mp4"))
         daemon.moved("a.mp4", "b.mp4")
         await trio.sleep(30)
-    assert struck == ["find_by_path"]
+    assert injected == ["find_by_path"]
     (checkpoint,) = world.known()
     assert checkpoint.meta.current_path == world.path("c.mp4")
 
 
 @pytest.mark.parametrize("moment", [Moment.BEFORE, Moment.AFTER])
-async def test_p2_a_file_that_gets_another_ones_name_while_redis_is_asked_is_asked_about_anew(
-    world: World, moment: Moment
-) -> None:
-    """``b.mp4`` is new; while Redis is asked about it, a recording that Redis knows is renamed over it."""
+async def test_p2_a_file_that_takes_a_path_during_its_lookup_is_looked_up_again(world: World, moment: Moment) -> None:
+    """``b.mp4`` is new; while it is looked up in Redis, a recorded file is renamed over it."""
     stream_id = await _interrupted(world)
     world.append(100, "b.mp4")
 
@@ -250,19 +246,19 @@ async def test_p2_a_file_that_gets_another_ones_name_while_redis_is_asked_is_ask
 
     async with world.services() as services, trio.open_nursery() as nursery:
         daemon = WorldDaemon(world, services)
-        struck = _once(world, "find_by_path", moment, rename)
+        injected = _once(world, "find_by_path", moment, rename)
         nursery.start_soon(daemon.run)
         await trio.sleep(60)
         daemon.closed("b.mp4")
         found = await completed(world)
         daemon.shutdown.request()
-    assert struck == ["find_by_path"]
+    assert injected == ["find_by_path"]
     assert [checkpoint.meta.stream_id for checkpoint in found] == [stream_id]
     assert world.recordings() == [world.content("b.mp4")]
     assert world.received_bytes() == 2 * PART + 10
 
 
-async def test_a_webhook_that_another_daemon_delivered_between_look_and_claim_is_not_delivered_again(
+async def test_a_webhook_that_another_daemon_delivered_between_lookup_and_lease_is_not_delivered_again(
     world: World,
 ) -> None:
     world.webhook = True
@@ -285,7 +281,7 @@ async def test_a_webhook_that_another_daemon_delivered_between_look_and_claim_is
 
 
 async def test_one_of_two_tasks_that_begin_the_same_stream_is_refused(world: World) -> None:
-    """Should two tasks ever have one stream's id, the record's own path tells them apart."""
+    """If two tasks ever have one stream id, the path of the record distinguishes them."""
     stream_id = await _interrupted(world)
     (checkpoint,) = world.known()
     await world.store.acquire(stream_id, ANOTHER)

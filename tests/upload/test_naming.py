@@ -1,4 +1,4 @@
-"""Object keys: whatever a file is called, its key is fit for S3 and proposes that file again."""
+"""Object keys: for any file name, the key is valid in S3 and leads back to that file name."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_no_name_leads_a_key_out_of_its_prefix_or_beyond_what_s3_takes(
 def test_no_key_is_another_streams_or_its_metadatas(  # noqa: PLR0917 - hypothesis gives them
     template: KeyTemplate, first: UUID, name: str, second: UUID, other: str, cut: int
 ) -> None:
-    """Even if the second name was chosen by somebody who has seen the first key."""
+    """Even if the second name was chosen with knowledge of the first key."""
     assume(first != second)
     key = template.key(str(first), f"/watch/{name}")
     for chosen in (other, metadata_key(key)[cut:].replace("/", "_")[:100] or "x"):
@@ -116,7 +116,7 @@ def test_another_file_is_not_proposed() -> None:
     "key",
     ["streams/not-a-uuid/x.mp4", "other/key", "streams//x.mp4", f"streams/{uuid4()}/x/y.mp4", f"streams/{uuid4()}"],
 )
-def test_a_key_of_somebody_else_is_none_of_ours(key: str) -> None:
+def test_a_key_of_another_program_has_no_stream_id(key: str) -> None:
     assert DEFAULT.parse(key) is None
 
 

@@ -1,4 +1,4 @@
-"""Whether an object is a file's: every kind of witness that agrees, disagrees or says nothing."""
+"""Whether an object has a file's bytes: every kind of evidence that agrees, disagrees or is missing."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_what_is_no_json_is_none(body: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stored", "told", "same"),
+    ("stored", "metadata", "same"),
     [
         pytest.param(OBJECT, read(), True, id="all agree"),
         pytest.param(replace(OBJECT, etag=OTHER), read(OTHER), True, id="KMS, and S3's own checksum"),
@@ -132,9 +132,9 @@ def test_what_is_no_json_is_none(body: bytes) -> None:
     ],
 )
 def test_p1_an_object_is_a_files_if_something_proves_it_and_nothing_disagrees(
-    stored: StoredObject, told: ObjectMetadata | None, same: bool
+    stored: StoredObject, metadata: ObjectMetadata | None, same: bool
 ) -> None:
-    assert is_same(DIGEST, stored, told) is same
+    assert is_same(DIGEST, stored, metadata) is same
 
 
 def test_an_empty_file_has_the_etag_of_nothing() -> None:
@@ -146,8 +146,8 @@ def test_an_empty_file_has_the_etag_of_nothing() -> None:
 
 def test_parts_have_the_etags_that_are_known_of_them() -> None:
     assert [part.etag for part in part_records(DIGEST, None, at=AT)] == [part.md5 for part in DIGEST.parts]
-    told = read(chunks=[{**CHUNK, "size_bytes": 10}, {**CHUNK, "part_number": 2, "size_bytes": 5, "etag": "f"}])
-    records = part_records(DIGEST, told, at=AT)
+    metadata = read(chunks=[{**CHUNK, "size_bytes": 10}, {**CHUNK, "part_number": 2, "size_bytes": 5, "etag": "f"}])
+    records = part_records(DIGEST, metadata, at=AT)
     assert [(part.part_number, part.etag, part.size_bytes) for part in records] == [(1, "e", 10), (2, "f", 5)]
     assert algorithm_of(DIGEST, OBJECT, records) == "crc64nvme"
     assert algorithm_of(DIGEST, replace(OBJECT, crc64nvme=None), records) is None

@@ -1,4 +1,4 @@
-"""What recordings are put with: it arrives, it outlives restarts, and ETags that are no MD5s fool nobody (P1, P2)."""
+"""Options of objects: they reach S3, survive restarts, and ETags that are no MD5s are handled (P1, P2)."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ async def test_an_upload_keeps_the_options_it_was_created_with(world: World) -> 
 async def test_p6_options_that_the_store_refuses_are_an_outage_with_its_words_and_fail_no_recording(
     world: World, options: ObjectOptions, code: str
 ) -> None:
-    """They strike every recording alike: once they are right nobody has to retry a thousand failed ones."""
+    """They affect every recording: after a correction, no failed recordings have to be retried."""
     world.options = options
     world.append(2 * PART)
     async with world.daemon() as daemon:

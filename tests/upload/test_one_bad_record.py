@@ -1,4 +1,4 @@
-"""P6: what Redis refuses of one stream, or the disk of a stranger's path, keeps no other recording waiting."""
+"""P6: a refusal of Redis for one stream, or of the disk for a forged path, delays no other recording."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cef_trio.lab.world import PART, World
 
 
 def refuse_its_lease(world: World, stream_id: str) -> None:
-    """Its lease is a list: a hand that slipped. Redis answers WRONGTYPE to whoever asks for it."""
+    """Its lease is a list, by an operator's mistake. Redis answers each read with WRONGTYPE."""
     acquire = world.store.acquire
 
     async def refusing(asked: str, lease: object) -> bool:
@@ -45,7 +45,7 @@ async def test_p6_a_rename_that_redis_refuses_to_record_keeps_no_other_recording
 
 
 async def test_p6_an_unattended_stream_that_redis_refuses_keeps_no_other_from_being_taken_up(world: World) -> None:
-    """Whichever of them is asked about first."""
+    """Whichever of them is looked up first."""
     names = [f"{number}.mp4" for number in range(4)]
     for name in names:
         world.append(PART + 10, name)
@@ -96,7 +96,7 @@ async def test_p6_a_record_of_another_folder_on_a_dead_disk_keeps_no_new_recordi
 
 
 async def test_p7_a_stream_whose_end_redis_refuses_is_not_begun_more_and_more_often(world: World) -> None:
-    """Each task that ends looks again after a second, and the scans find the file too: that must not add up."""
+    """Each ended task checks its file after a second, and scans find it too: the checks must not add up."""
     world.append(PART + 10)
     async with world.daemon() as daemon:
         daemon.saw()

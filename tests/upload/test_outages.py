@@ -1,4 +1,4 @@
-"""Kinds 8 and 10: a policy that denies the probe's key alone is no outage; a call that works again is known to work."""
+"""Kinds 8 and 10: a policy that denies only the probe's key is no outage; a recovered call is noticed."""
 
 from __future__ import annotations
 
@@ -86,4 +86,4 @@ async def test_p10_an_optional_call_that_works_again_is_known_to_without_a_need_
             world.endpoint.faults.clear()
             await trio.sleep(2 * PAUSE_SECONDS)
             assert failing() == 0
-    assert [entry["event"] for entry in logs].count("optional_call_failing") == 1, "the same error is said once"
+    assert [entry["event"] for entry in logs].count("optional_call_failing") == 1, "the same error is logged once"

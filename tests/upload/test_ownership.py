@@ -1,4 +1,4 @@
-"""P9: whose a stream is, by all that is told of its host and folder; and that what is another's is left alone."""
+"""P9: the owner of a stream, by its machine and folder; streams of other owners are left alone."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ SOMEBODY = Lease("another-host", "1", 30.0)
         (Owner("a", DISK, HERE), OURS, Claim.OURS),
         (Owner("a", None, HERE), OURS, Claim.OURS),
         (Owner("a", "dev:/dev/sda1", HERE), Owner("a", "dev:/dev/sda1", HERE), Claim.OURS),
-        (Owner(None, DISK, HERE), OURS, Claim.OURS),  # a container that was not told of its machine
+        (Owner(None, DISK, HERE), OURS, Claim.OURS),  # a container without a machine-id
         (Owner("a", DISK, "/rec /old"), Owner("a", DISK, "/ /old"), Claim.PERHAPS),
         (Owner("a", DISK, "/rec /srv"), Owner("a", DISK, "/ /srv/../"), Claim.PERHAPS),
         (Owner("a", DISK, "/ /"), Owner("a", DISK, "/rec /rec"), Claim.OURS),  # the same folder, as a container has it
@@ -60,7 +60,7 @@ SOMEBODY = Lease("another-host", "1", 30.0)
         (Owner("b", NAMELESS_SHARE, HERE), Owner("a", NAMELESS_SHARE, HERE), Claim.PERHAPS),
         (Owner("a", NAMELESS_SHARE, HERE), Owner("a", NAMELESS_SHARE, HERE), Claim.OURS),
         (Owner("b", SHARE, HERE), OURS, Claim.ANOTHERS),
-        (Owner(), Owner(), Claim.OURS),  # nothing is told of either
+        (Owner(), Owner(), Claim.OURS),  # nothing is known of either
     ],
 )
 def test_p9_machine_file_system_and_folder_together_identify_the_owner_of_a_stream(
@@ -71,7 +71,7 @@ def test_p9_machine_file_system_and_folder_together_identify_the_owner_of_a_stre
 
 
 def test_p9_an_owner_that_is_not_proved_to_be_us_never_has_our_name() -> None:
-    """The name keeps streams of one path apart in Redis; hosts that one name mixes up would fight for it."""
+    """The owner's name separates streams of one path in Redis; hosts with one name would take each other's streams."""
     machines, systems, mounts = ("a", "b", None), (DISK, OTHER_DISK, SHARE, "dev:x", None), (HERE, THERE, None)
     owners = [Owner(*evidence) for evidence in itertools.product(machines, systems, mounts)]
     for one, other in itertools.combinations(owners, 2):
@@ -87,7 +87,7 @@ def test_p9_a_record_of_an_earlier_version_is_ours_unless_its_file_was_on_anothe
     assert claim(replace(old, identity=FileIdentity(1, 2, fs_id=DISK)), OURS) is Claim.OURS
     assert (
         claim(replace(old, identity=FileIdentity(1, 2, fs_id="fsid:aa")), OURS) is Claim.OURS
-    )  # told by another kernel
+    )  # reported by another kernel
     assert claim(replace(old, identity=FileIdentity(1, 2, fs_id=OTHER_DISK)), OURS) is Claim.PERHAPS
 
 
@@ -103,7 +103,7 @@ def test_p9_an_owner_is_the_machine_and_where_the_watch_folder_is() -> None:
 
 @pytest.fixture
 def place(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """Where the next daemon finds that it is."""
+    """The owner that the next daemon determines."""
     found = SimpleNamespace(owner=OURS)
     monkeypatch.setattr(ownership, "owner_at", lambda *_: found.owner)
     return found
@@ -114,7 +114,7 @@ def record(world: World, number: int = 1) -> Any:
 
 
 async def has_theirs(world: World, status: Status, name: str = "a.mp4") -> Any:
-    """A record of another host, of a file that has the name, the size and the numbers of the one here."""
+    """A record of another host, for a file with the name, size and inode number of a file here."""
     stat = Path(world.path(name)).stat()
     theirs = a_stream(
         1,
@@ -147,7 +147,7 @@ async def has_theirs(world: World, status: Status, name: str = "a.mp4") -> Any:
 async def test_p9_a_stream_of_another_host_is_left_alone_whatever_its_status_and_a_file_of_its_path_is_uploaded_once(
     world: World, place: SimpleNamespace, status: Status
 ) -> None:
-    """All that looks at other streams has its turn: the idle checker, relocation, strays, retention."""
+    """Run everything that reads other streams: idle checker, renamed files, orphan cleanup, retention."""
     world.append(2 * PART + 10)
     before = await has_theirs(world, status)
     for _ in range(2):
@@ -205,10 +205,10 @@ async def test_p9_a_disk_that_moved_or_was_copied_goes_on_with_its_streams_since
     assert {one.meta.owner for one in world.known()} == {place.owner}
 
 
-async def test_p9_that_a_file_is_another_one_ends_no_stream_that_is_only_perhaps_ours(
+async def test_p9_a_replaced_file_ends_no_stream_that_is_not_certainly_ours(
     world: World, place: SimpleNamespace
 ) -> None:
-    """A cloned disk, whose original is on another machine, and whose daemon is down."""
+    """A cloned disk whose original is on another machine, with its daemon stopped."""
     world.append(2 * PART + 10)
     async with world.daemon() as daemon:
         daemon.saw()
@@ -298,7 +298,7 @@ def test_p9_reports_of_one_name_stand_beside_each_other_and_those_of_earlier_liv
     looked = others()
     assert looked.reported_as == f"cam@{OURS.name}"
     assert looked.update(a_report(100.0), 110.0) == frozenset()
-    assert looked.update(a_report(100.0), 500.0) == frozenset()  # another system's that is silent is told of
+    assert looked.update(a_report(100.0), 500.0) == frozenset()  # another system's that is silent is reported
     older = {"instance": "cam", "name": "", "process": ""}
     assert looked.update(a_report(100.0, **older), 110.0) == {"cam"}
     before = {"instance": "cam@before", "system": "0123456789ab"}

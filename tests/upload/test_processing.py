@@ -1,4 +1,4 @@
-"""A stream from its first byte to its metadata, on a virtual clock: the ordinary life, and writers that rewrite."""
+"""A stream from its first byte to its metadata, on a virtual clock: ordinary writers, and writers that rewrite."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ async def test_the_metadata_lies_beside_the_object_and_its_chunks_add_up(world: 
 
 
 async def test_p1_bytes_that_are_patched_after_they_were_sent_are_sent_again_and_only_those_parts(world: World) -> None:
-    """A plain MP4's writer puts the size of ``mdat`` at its place when it closes."""
+    """The writer of a plain MP4 fills in the size of ``mdat`` when it closes."""
     world.append(5 * PART + 10)
     async with world.daemon() as daemon:
         await trio.sleep(1)
@@ -75,7 +75,7 @@ async def test_p1_bytes_that_are_patched_after_they_were_sent_are_sent_again_and
 
 
 async def test_p1_a_body_that_is_shifted_as_a_whole_is_sent_again_as_a_whole(world: World) -> None:
-    """``+faststart`` moves everything by the length of the index."""
+    """``+faststart`` shifts everything by the length of the index."""
     world.append(5 * PART + 10)
     async with world.daemon() as daemon:
         await trio.sleep(1)
@@ -124,10 +124,10 @@ async def test_a_file_without_a_close_ends_after_silence(world: World) -> None:
         assert world.stream_timeout_seconds <= trio.current_time() - began <= world.stream_timeout_seconds + 10
 
 
-async def test_a_file_that_cannot_be_looked_at_keeps_no_other_from_its_end(
+async def test_an_inaccessible_file_does_not_stop_others_from_being_finalized(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who writes to the folder may take our rights from a part of it."""
+    """A user of the folder may remove our permissions for a part of it."""
     world.append(100, "a.mp4")
     world.append(100, "b.mp4")
     stat = InlineDisk.stat
@@ -219,7 +219,7 @@ async def test_a_deleted_recording_is_aborted(world: World) -> None:
 async def test_p2_a_recording_that_moved_within_a_big_tree_does_not_count_as_deleted_before_a_complete_scan(
     world: World,
 ) -> None:
-    """A scan that was under way when it moved had read the folder of its new name before; the next takes its time."""
+    """A scan in progress had read the target folder before the move; the next scan takes long."""
     world.append(2 * PART)
     async with world.daemon() as daemon:
         await trio.sleep(1)
@@ -260,7 +260,7 @@ async def test_p3_a_stream_whose_file_is_missing_at_a_start_waits_for_a_scan_of_
     assert world.endpoint.log.calls["UploadPart"] == 2
 
 
-async def test_a_scan_that_could_not_read_the_folder_of_a_missing_file_does_not_say_that_it_is_deleted(
+async def test_a_file_in_an_unreadable_folder_does_not_count_as_deleted(
     world: World,
 ) -> None:
     world.append(2 * PART)
@@ -278,10 +278,8 @@ async def test_a_scan_that_could_not_read_the_folder_of_a_missing_file_does_not_
         await until_idle(world, Status.DELETED_LOCALLY)
 
 
-async def test_p7_a_file_system_that_answers_two_ways_is_not_asked_in_a_loop(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The look finds the stream's file, and the work on it another one, each time."""
+async def test_p7_contradicting_stat_and_open_cause_no_busy_loop(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check finds the stream's file, and the work then opens another one, each time."""
     asked: list[float] = []
 
     def never(*_args: object) -> bool:
@@ -302,7 +300,7 @@ async def test_p7_a_file_system_that_answers_two_ways_is_not_asked_in_a_loop(
 
 @pytest.mark.parametrize("told", [True, False])
 async def test_recordings_that_are_gone_with_the_whole_watched_folder_are_not_deleted(world: World, told: bool) -> None:
-    """Somebody moved the folder away on the same disk, or a mount point that is no mount any more was removed."""
+    """The folder was moved on the same disk, or the mount point was removed after unmounting."""
     world.append(3 * PART)
     elsewhere = world.folder.with_name("elsewhere")
     async with world.daemon() as daemon:
@@ -323,7 +321,7 @@ async def test_recordings_that_are_gone_with_the_whole_watched_folder_are_not_de
     assert world.endpoint.log.calls["UploadPart"] == 4
 
 
-async def test_a_deletion_that_was_only_a_rumour_changes_nothing(world: World) -> None:
+async def test_a_false_deletion_event_changes_nothing(world: World) -> None:
     world.append(2 * PART)
     async with world.daemon() as daemon:
         await trio.sleep(1)
@@ -334,7 +332,7 @@ async def test_a_deletion_that_was_only_a_rumour_changes_nothing(world: World) -
     assert world.endpoint.log.calls["AbortMultipartUpload"] == 0
 
 
-async def test_a_file_that_vanishes_without_news_is_noticed_by_the_stale_checker(world: World) -> None:
+async def test_a_file_that_vanishes_without_an_event_is_noticed_by_the_idle_checker(world: World) -> None:
     world.append(PART - 1)
     async with world.daemon():
         await trio.sleep(1)

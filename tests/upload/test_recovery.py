@@ -1,4 +1,4 @@
-"""P2 to P6: whatever is lost, cut off or forgotten, the stream goes on, and nothing acknowledged is sent again."""
+"""P2 to P6: after any loss of a reply, record or process, the stream continues, and no acknowledged part is resent."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from cef_trio.s3_endpoint import CallInfo, Fault, Kind, Moment
 
 
 async def finish(world: World) -> None:
-    """A healthy daemon brings everything to its end, and what S3 holds is the file."""
+    """A daemon without faults completes everything, and the object equals the file."""
     async with world.daemon() as daemon:
         daemon.closed()
         await completed(world)
@@ -42,7 +42,7 @@ async def test_p2_after_a_kill_no_recorded_part_is_sent_again(world: World) -> N
 async def test_p1_parts_that_were_sent_after_the_verification_are_not_taken_for_what_was_verified(
     world: World, grows_by: int
 ) -> None:
-    """Killed before Complete; then the file is patched, grows, is uploaded on, and is deleted while nobody watches."""
+    """Killed before Complete; then the file is patched, grows, is uploaded, and is deleted while no daemon runs."""
     world.append(2 * PART + 555)
     async with world.killed_daemon() as daemon:
         world.life.dies_at = None
@@ -103,7 +103,7 @@ async def test_p5_a_creation_whose_reply_was_lost_leaves_no_orphan(world: World)
 
 
 @pytest.mark.parametrize("kind", [Kind.RESET, Kind.TRUNCATE, Kind.ERROR_IN_200, Kind.EMPTY_ETAG])
-async def test_p1_complete_whose_answer_is_lost_or_lies_is_settled_by_looking(world: World, kind: Kind) -> None:
+async def test_p1_a_lost_or_false_response_of_complete_is_resolved_by_head_object(world: World, kind: Kind) -> None:
     world.append(3 * PART + 1)
     moment = Moment.BEFORE if kind in {Kind.EMPTY_ETAG, Kind.ERROR_IN_200} else Moment.REPLY
     armed = world.endpoint.faults.arm(Fault(kind, "CompleteMultipartUpload", moment))
@@ -164,7 +164,7 @@ async def test_p5_an_upload_whose_bytes_are_no_files_is_left_alone(world: World)
     assert world.open_uploads() == [left]
 
 
-async def test_a_running_daemon_notices_that_the_store_forgot_and_adopts_its_own_upload(world: World) -> None:
+async def test_a_running_daemon_notices_that_redis_lost_its_data_and_adopts_its_own_upload(world: World) -> None:
     world.append(3 * PART)
     async with world.daemon() as daemon:
         await trio.sleep(1)
@@ -252,7 +252,7 @@ async def test_p4_a_second_request_skips_the_grace(world: World) -> None:
     assert checkpoint.meta.status is Status.INTERRUPTED_CANCELLED
 
 
-async def test_p4_two_hundred_streams_do_not_queue_behind_a_dead_store(world: World) -> None:
+async def test_p4_two_hundred_streams_do_not_queue_behind_an_unreachable_redis(world: World) -> None:
     for number in range(200):
         world.append(PART // 2, f"{number:03}.mp4")
     async with world.daemon() as daemon:
@@ -400,8 +400,8 @@ async def test_a_clock_that_is_off_by_an_hour_is_corrected(world: World) -> None
     await finish(world)
 
 
-async def test_a_daemon_that_was_paused_past_its_lease_spoils_nothing(world: World) -> None:
-    """Another daemon has the stream now: no write of ours is made, and our task ends without a word in the record."""
+async def test_a_daemon_that_was_paused_past_its_lease_changes_nothing(world: World) -> None:
+    """Another daemon has the stream now: our task ends without a write to the record."""
     world.append(2 * PART)
     async with world.daemon() as daemon:
         await trio.sleep(1)
@@ -436,7 +436,7 @@ async def test_streams_of_another_daemons_folder_are_left_alone(world: World, tm
 
 
 async def test_p1_a_store_that_cannot_replace_a_part_gets_a_new_upload(world: World) -> None:
-    """rclone streams parts on as they come, and answers 501 to one that comes again."""
+    """rclone forwards parts as they arrive, and answers 501 to a repeated one."""
     seen: set[tuple[str | None, int | None]] = set()
 
     def again(call: CallInfo) -> bool:
@@ -459,13 +459,13 @@ async def test_p1_a_store_that_cannot_replace_a_part_gets_a_new_upload(world: Wo
 
 
 async def test_a_file_whose_only_part_was_patched_while_no_daemon_ran_is_the_same_file(world: World) -> None:
-    """Found by cancelling at every step: head and part changed, and only the inode's generation tells that it is it."""
+    """Found by cancelling at every step: head and part changed, and only the inode's generation identifies the file."""
     world.append(PART + 100)
     async with world.killed_daemon():
         await trio.sleep(1)
     world.patch(5, b"patched")
     if await generation_of(world.path()) is None:
-        pytest.skip("this file system does not tell an inode's generation")
+        pytest.skip("this file system does not report inode generations")
     await finish(world)
     (checkpoint,) = await world.checkpoints()
     assert checkpoint.meta.parts_rewritten == 1
@@ -479,7 +479,7 @@ async def test_a_file_that_got_a_deleted_files_inode_is_another_file(world: Worl
         Path(world.path()).unlink()
         world.append(4 * PART)
         if world.stat().inode != before.inode or await generation_of(world.path()) is None:
-            pytest.skip("this file system does not give inodes out anew, or does not tell their generation")
+            pytest.skip("this file system does not reuse inodes, or does not report their generation")
         daemon.saw()
         daemon.closed()
         await trio.sleep(60)

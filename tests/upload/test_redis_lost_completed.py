@@ -1,6 +1,6 @@
 """Kind 3: a completed recording whose record is lost, or that has another name, is not uploaded a second time.
 
-What each test counts are the calls of S3: its bytes, and how often it was asked.
+Each test counts the bytes and calls that S3 received.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SENDS = ("CreateMultipartUpload", "UploadPart", "UploadPartCopy", "CompleteMulti
 
 
 async def upload(world: World, size_bytes: int = 3 * PART + 10, name: str = "a.mp4") -> Checkpoint:
-    """A completed recording; what it cost is forgotten."""
+    """A completed recording; the counters of calls and bytes are reset."""
     world.append(size_bytes, name)
     async with world.daemon() as daemon:
         daemon.closed(name)
@@ -41,7 +41,7 @@ def calls(world: World, *operations: str) -> int:
 
 
 def is_as_it_was(before: Checkpoint, after: Checkpoint) -> None:
-    """The record that was given back says what the lost one said, as far as anybody goes by it."""
+    """The restored record equals the lost one in every field that is used."""
     kept = (
         "stream_id status current_path identity s3_bucket s3_key_prefix part_size equal_parts checksum_algorithm "
         "object_etag object_crc64nvme verified_size_bytes verified_mtime_ns started_at_utc completed_at_utc "
@@ -117,7 +117,7 @@ async def test_p2_one_listing_serves_all_that_redis_has_lost(world: World) -> No
     assert calls(world, "HeadObject") == 12
 
 
-async def test_p7_a_life_in_which_nothing_was_lost_lists_no_objects(world: World) -> None:
+async def test_p7_a_daemon_without_a_sign_of_loss_lists_no_objects(world: World) -> None:
     await upload(world)
     async with world.daemon() as daemon:
         for number in range(5):
@@ -197,7 +197,7 @@ async def test_p1_a_file_with_other_bytes_is_uploaded_and_the_object_left_alone(
 
 
 async def test_p9_an_object_that_somebody_else_put_under_our_key_is_not_taken(world: World) -> None:
-    """The very bytes, under the very key, without our stream's id: nobody verified them."""
+    """The same bytes under the same key, without our stream's id: they were not verified."""
     before = await upload(world)
     async with world.foreign_client() as s3:
         await s3.put_object(before.meta.s3_key_prefix, world.content(), content_type="video/mp4", metadata={})
@@ -221,7 +221,7 @@ async def test_p9_an_object_whose_metadata_is_not_ours_is_not_taken(world: World
 
 
 async def test_p9_two_files_of_one_name_and_the_same_bytes_do_not_share_an_object(world: World) -> None:
-    """Of one object one file is, the other is uploaded: each has its own record."""
+    """One of two equal files gets the object, the other is uploaded; each has its own record."""
     world.key_template = "streams/{stream_id}"
     before = await upload(world)
     for name in ("b.mp4", "c.mp4"):
@@ -236,7 +236,7 @@ async def test_p9_two_files_of_one_name_and_the_same_bytes_do_not_share_an_objec
     assert before.meta.s3_key_prefix in keys
 
 
-async def test_p3_the_webhook_that_may_have_been_lost_is_owed(world: World) -> None:
+async def test_p3_a_webhook_that_may_have_been_lost_is_pending(world: World) -> None:
     world.webhook = True
     before = await upload(world)
     told = len(world.receiver.received)
@@ -289,7 +289,7 @@ async def test_p4_a_daemon_that_leaves_while_objects_are_listed_begins_nothing_a
 
 
 async def test_p10_a_recording_that_is_written_waits_for_no_listing(world: World) -> None:
-    """While the objects are listed for one that may be lost, others go on; so does an old one that is still open."""
+    """While objects are listed for a possibly lost recording, others continue, and so does an old one with a writer."""
     await upload(world)
     world.lose_redis()
     world.append(2 * PART + 5, "open.mp4")
@@ -308,7 +308,7 @@ async def test_p10_a_recording_that_is_written_waits_for_no_listing(world: World
 
 
 async def test_p2_a_file_that_is_touched_after_redis_lost_it_in_a_daemons_life_is_found(world: World) -> None:
-    """That it was known before is the sign that something was lost."""
+    """A file that was settled before and has no record now shows that records were lost."""
     world.append(3 * PART + 1)
     async with world.daemon() as daemon:
         daemon.closed()
@@ -329,14 +329,14 @@ def rename(world: World) -> None:
 
 
 def move_to_another_disk(world: World) -> None:
-    """What ``mv`` and ``cp -a`` leave: another inode, the same time stamp."""
+    """As after ``mv`` or ``cp -a``: another inode, the same time stamp."""
     shutil.copy2(world.path(), world.path("b.mp4"))
     Path(world.path()).unlink()
 
 
 @pytest.mark.parametrize("change", [rename, move_to_another_disk])
 @pytest.mark.parametrize("successor", [False, True], ids=["alone", "its old name is another's"])
-async def test_p2_a_completed_recording_that_is_renamed_while_no_daemon_looks_is_known_by_its_bytes(
+async def test_p2_a_completed_recording_that_is_renamed_while_no_daemon_runs_is_recognized_by_its_bytes(
     world: World, change: object, successor: bool
 ) -> None:
     before = await upload(world)

@@ -1,4 +1,4 @@
-"""Kinds 6 and 9: Redis lets a stream be written and refuses a step (NOPERM): it is said, and waited for, in no loop."""
+"""Kinds 6 and 9: Redis accepts a stream and denies one command (NOPERM): that is reported and waited for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A retry must change something (kind 7; P2, P6): an answer's word is used, and not asked for again for ever."""
+"""A retry must change something (kind 7; P2, P6): an error code is acted upon, not repeated for ever."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def calls(world: World, operation: str) -> int:
         (answer("RequestTimeTooSkewed", transient=True), MAX_TRANSIENT),
     ],
 )
-def test_the_same_answer_to_the_same_question_has_a_limit_and_a_hint(error: S3OperationError, limit: int) -> None:
+def test_the_same_error_of_the_same_call_has_a_limit_and_a_hint(error: S3OperationError, limit: int) -> None:
     answers = RepeatedErrors()
     said = [answers.count(error, ("u",)) for _ in range(limit)]
     assert said[:-1] == [None] * (limit - 1)
@@ -58,13 +58,13 @@ def test_outages_and_others_have_their_own_ends(error: Exception) -> None:
     assert {answers.count(error, ()) for _ in range(1000)} == {None}  # type: ignore[arg-type]
 
 
-def test_another_part_another_upload_another_file_is_another_question() -> None:
+def test_another_part_upload_or_file_is_counted_separately() -> None:
     answers = RepeatedErrors()
     assert all(answers.count(answer("InvalidPart"), (upload,)) is None for upload in range(1000))
     assert all(answers.count(answer("BadDigest", transient=True, part=part), ()) is None for part in range(1000))
 
 
-def test_what_may_pass_is_forgotten_when_it_passed_and_a_plain_no_is_not() -> None:
+def test_transient_errors_are_reset_by_progress_and_definite_refusals_are_not() -> None:
     answers = RepeatedErrors()
     for _ in range(MAX_DEFINITE - 1):
         answers.count(answer("InvalidPart"), ())
@@ -75,7 +75,7 @@ def test_what_may_pass_is_forgotten_when_it_passed_and_a_plain_no_is_not() -> No
 
 
 async def test_p2_an_acknowledged_part_that_the_store_lost_is_sent_again_and_no_other(world: World) -> None:
-    """Complete said InvalidPart, and was repeated for ever."""
+    """Complete returned InvalidPart and was repeated for ever."""
     world.append(5 * PART, NAME)
     async with world.daemon() as daemon:
         daemon.saw(NAME)
@@ -131,7 +131,7 @@ async def test_p6_a_store_that_repeats_an_error_for_ever_ends_in_a_failure_with_
 
 @pytest.mark.parametrize("date", ["Fri, 31 Dec 9999 23:59:59 GMT", "yesterday"])
 async def test_p6_a_wrong_clock_that_the_store_finds_in_parts_alone_passes(world: World, date: str) -> None:
-    """The probe is accepted, so it is no outage; no date says how to correct the clock."""
+    """The probe is accepted, so it is no outage; no Date header allows a clock correction."""
     body = "<Error><Code>RequestTimeTooSkewed</Code></Error>"
     rule = world.proxy.add(Rule(Interference.ANSWER, "UploadPart", status=403, headers={"date": date}, body=body))
     world.append(3 * PART, NAME)

@@ -1,4 +1,4 @@
-"""P10, honest health, in a world on a virtual clock: what a daemon tells of bytes that do not get to S3."""
+"""P10, honest health, in a world on a virtual clock: what a daemon reports about bytes that do not get to S3."""
 
 from __future__ import annotations
 
@@ -36,31 +36,31 @@ async def test_p10_a_slow_recording_and_an_idle_one_are_no_risk(world: World) ->
     world.append(PART // 2, "slow.mp4")
     world.append(PART, "idle.mp4")
     async with world.daemon() as daemon:
-        told = observer(daemon)
+        risks = observer(daemon)
         daemon.saw("idle.mp4")
         for _ in range(40):
             world.append(10, "slow.mp4")
             daemon.saw("slow.mp4")
             await trio.sleep(30)
-            assert told() == ()
+            assert risks() == ()
         daemon.closed("slow.mp4")
         daemon.closed("idle.mp4")
         await trio.sleep(30)
-        assert told() == ()
+        assert risks() == ()
     assert len(world.recordings()) == 2
 
 
-async def test_p10_an_upload_that_moves_slowly_is_no_risk_and_who_waits_for_a_slot_neither(world: World) -> None:
+async def test_p10_neither_a_slow_upload_nor_one_that_waits_for_a_slot_is_a_risk(world: World) -> None:
     for number in range(12):
         world.append(2 * PART, f"{number}.mp4")
     async with world.daemon() as daemon:
-        told = observer(daemon)
+        risks = observer(daemon)
         daemon.services.rate_limiter.change(PART // 5)  # eight parts in flight take most of a minute
         for number in range(12):
             daemon.closed(f"{number}.mp4")
         for _ in range(60):
             await trio.sleep(10)
-            assert told() == ()
+            assert risks() == ()
         daemon.services.rate_limiter.change(0)
         await trio.sleep(60)
     assert len(world.recordings()) == 12
@@ -72,27 +72,27 @@ async def test_p10_a_store_that_does_not_list_uploads_shows_the_files_that_wait_
     )
     world.append(PART)
     async with world.daemon() as daemon:
-        told = observer(daemon)
+        risks = observer(daemon)
         daemon.closed()
         for _ in range(300):
             await trio.sleep(1)
-            if told() or world.recordings():
+            if risks() or world.recordings():
                 break
         if not world.recordings():  # else it did not wait: better still
-            assert reasons(told()) <= {Reason.NOT_LOOKED_UP, Reason.S3_DOWN, Reason.NOT_MOVING}
-            [risk] = told()
+            assert reasons(risks()) <= {Reason.NOT_LOOKED_UP, Reason.S3_DOWN, Reason.NOT_MOVING}
+            [risk] = risks()
             assert "InternalError" in risk.why
         world.endpoint.faults.disarm(refuses)
         await completed(world)
         await trio.sleep(5)
-        assert told() == ()
+        assert risks() == ()
 
 
 @pytest.mark.parametrize("code", ["SlowDown", "InternalError"])
 async def test_p10_one_stream_whose_parts_fail_is_reported_although_others_progress(world: World, code: str) -> None:
     world.append(2 * PART, "a.mp4")
     async with world.daemon() as daemon:
-        told = observer(daemon)
+        risks = observer(daemon)
         fault = Fault(Kind.ERROR, "UploadPart", status=503, code=code, part_number=2, times=None)
         fails = world.endpoint.faults.arm(fault)
         daemon.closed("a.mp4")
@@ -100,16 +100,16 @@ async def test_p10_one_stream_whose_parts_fail_is_reported_although_others_progr
             await trio.sleep(1)
             world.append(PART, f"{second}.mp4")
             daemon.closed(f"{second}.mp4")
-            if told():
+            if risks():
                 break
         assert 60 <= second < 150
-        assert any(code in risk.why for risk in told())
+        assert any(code in risk.why for risk in risks())
         world.endpoint.faults.disarm(fails)
         for _ in range(400):
             await trio.sleep(1)
-            if not told():
+            if not risks():
                 break
-        assert told() == ()
+        assert risks() == ()
 
 
 async def test_p10_a_redis_that_refuses_writes_is_reported_within_about_a_minute(world: World) -> None:
@@ -119,35 +119,35 @@ async def test_p10_a_redis_that_refuses_writes_is_reported_within_about_a_minute
 
     world.append(PART)
     async with world.daemon() as daemon:
-        told = observer(daemon)
+        risks = observer(daemon)
         world.store.fault = refuse
         daemon.closed()
         began = trio.current_time()
         for _ in range(300):
             await trio.sleep(1)
-            if told():
+            if risks():
                 break
         assert trio.current_time() - began < 90
-        assert reasons(told()) <= {Reason.REDIS_DOWN, Reason.NOT_MOVING}
+        assert reasons(risks()) <= {Reason.REDIS_DOWN, Reason.NOT_MOVING}
         world.store.fault = None
         await completed(world)
         await trio.sleep(5)
-        assert told() == ()
+        assert risks() == ()
 
 
 async def test_p10_a_failed_stream_is_reported_as_long_as_its_file_exists(world: World) -> None:
     world.endpoint.faults.arm(Fault(Kind.ERROR, "CompleteMultipartUpload", status=400, code="EntityTooLarge", times=1))
     world.append(PART)
     async with world.daemon() as daemon:
-        told = observer(daemon)
+        risks = observer(daemon)
         daemon.closed()
         await trio.sleep(70)
-        [risk] = told()
+        [risk] = risks()
         assert (risk.reason, risk.size_bytes, risk.recordings) == (Reason.FAILED, PART, 1)
         assert "EntityTooLarge" in risk.why
         Path(world.path()).unlink()
         daemon.supervisor.handle_event(world.scan())
-        assert told() == ()
+        assert risks() == ()
 
 
 @pytest.mark.parametrize("kind", ["meta", "parts", "lease"])
@@ -165,12 +165,12 @@ async def test_kind9_p10_a_file_whose_record_cannot_be_read_is_reported_and_resu
     world.store.spoil(key)
     with capture_logs() as logs:
         async with world.daemon() as daemon:
-            told = observer(daemon)
+            risks = observer(daemon)
             for _ in range(150):
                 world.append(1)
                 daemon.saw()  # it grows all the while, which makes no loop
                 await trio.sleep(1)
-            [risk] = told()
+            [risk] = risks()
             assert (risk.reason, risk.recordings) == (Reason.RECORD_UNREADABLE, 1)
             assert world.path() in risk.why
             ended = daemon.services.metrics.registry.get_sample_value(
@@ -180,7 +180,7 @@ async def test_kind9_p10_a_file_whose_record_cannot_be_read_is_reported_and_resu
             assert len(logs) < 10
             world.store.mend(key)
             await trio.sleep(60)
-            assert told() == ()
+            assert risks() == ()
             daemon.closed()
             await completed(world)
     assert [entry["event"] for entry in logs].count("checkpoint_unreadable") == 1
@@ -189,17 +189,17 @@ async def test_kind9_p10_a_file_whose_record_cannot_be_read_is_reported_and_resu
 
 async def test_p10_an_unreadable_folder_is_reported_except_lost_and_found(world: World) -> None:
     async with world.daemon() as daemon:
-        told = observer(daemon)
+        risks = observer(daemon)
         for _ in range(10):
             daemon.supervisor.handle_event(
                 Scanned({}, frozenset({world.path("closed"), world.path("lost+found")}), began_at=trio.current_time())
             )
             await trio.sleep(10)
-        [risk] = told()
+        [risk] = risks()
         assert (risk.reason, risk.size_bytes) == (Reason.FOLDER_UNREADABLE, 0)
         assert "closed" in risk.why
         daemon.supervisor.handle_event(Scanned({}, frozenset(), began_at=trio.current_time()))
-        assert told() == ()
+        assert risks() == ()
 
 
 async def test_p10_a_missing_watch_folder_is_reported(world: World) -> None:
@@ -209,17 +209,17 @@ async def test_p10_a_missing_watch_folder_is_reported(world: World) -> None:
         trouble: tuple[float, str] | None = None
 
     async with world.daemon() as daemon:
-        told, watcher = observer(daemon), Lost()
-        told.watcher = watcher
+        risks, watcher = observer(daemon), Lost()
+        risks.watcher = watcher
         watcher.last_run = trio.current_time()
-        assert told() == ()
+        assert risks() == ()
         watcher.trouble = (trio.current_time(), "stale file handle")
         await trio.sleep(61)
-        assert reasons(told()) == {Reason.FOLDER_LOST}
+        assert reasons(risks()) == {Reason.FOLDER_LOST}
         watcher.trouble = None
-        assert told() == ()
+        assert risks() == ()
         await trio.sleep(200)  # a scan that does not end
-        assert reasons(told()) == {Reason.FOLDER_LOST}
+        assert reasons(risks()) == {Reason.FOLDER_LOST}
 
 
 async def test_p10_holes_of_a_preallocated_file_are_no_lag_and_bytes_that_do_not_move_are_reported(
@@ -230,8 +230,8 @@ async def test_p10_holes_of_a_preallocated_file_are_no_lag_and_bytes_that_do_not
     os.truncate(world.path(), 60 * PAGE)
     world.stat()
     async with world.daemon() as daemon:
-        told = observer(daemon)
-        gauges = Observer(daemon.services, daemon.supervisor, told)
+        risks = observer(daemon)
+        gauges = Observer(daemon.services, daemon.supervisor, risks)
         daemon.saw()
         await trio.sleep(5)
 
@@ -242,7 +242,7 @@ async def test_p10_holes_of_a_preallocated_file_are_no_lag_and_bytes_that_do_not
 
         for number in range(30):
             await fill(number, 100 if number % 10 == 9 else 5)
-            assert told() == ()
+            assert risks() == ()
             now = gauges()
             assert now.lag.size_bytes <= 2 * PAGE
             assert now.lag.seconds(now.at) <= 10
@@ -255,9 +255,9 @@ async def test_p10_holes_of_a_preallocated_file_are_no_lag_and_bytes_that_do_not
         assert gauges().lag.size_bytes > 0
         for _ in range(30):
             await trio.sleep(5)
-            if told():
+            if risks():
                 break
-        [risk] = told()
+        [risk] = risks()
         assert risk.reason in {Reason.NOT_MOVING, Reason.S3_DOWN}
         assert (risk.size_bytes >= PART, risk.recordings) == (True, 1)
         now = gauges()
@@ -265,7 +265,7 @@ async def test_p10_holes_of_a_preallocated_file_are_no_lag_and_bytes_that_do_not
         world.endpoint.faults.disarm(stops)
         for _ in range(60):
             await trio.sleep(1)
-        assert told() == ()
+        assert risks() == ()
         assert gauges().lag.size_bytes <= 2 * PAGE
         daemon.closed()
         await completed(world)

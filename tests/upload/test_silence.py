@@ -1,4 +1,4 @@
-"""Only ``STREAM_TIMEOUT_SECONDS`` of real silence end a recording of which no close is told (kind 1, P8)."""
+"""Only ``STREAM_TIMEOUT_SECONDS`` without a write end a recording without a close event (kind 1, P8)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cef_trio.lab.world import PART, World
 
 @pytest.fixture
 def cached_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A mount that remembers how a file was when it was last opened, and says so until it is opened again (sshfs)."""
+    """A mount that caches a file's attributes until the file is opened again (sshfs)."""
     stat, opened = InlineDisk.stat, InlineDisk.open
     remembered: dict[str, FileStat | None] = {}
 
@@ -39,7 +39,7 @@ def cached_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(InlineDisk, "open", remembering)
 
 
-async def test_p8_a_silence_that_is_only_a_caches_ends_no_recording(world: World, cached_looks: None) -> None:
+async def test_p8_cached_attributes_without_changes_end_no_recording(world: World, cached_looks: None) -> None:
     world.append(PART // 2)
     async with world.daemon():
         for _ in range(40):
@@ -55,7 +55,7 @@ async def test_p8_a_silence_that_is_only_a_caches_ends_no_recording(world: World
 async def test_p8_a_recording_that_was_written_during_its_verification_must_be_silent_anew(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No event tells of it: the stream alone has seen it."""
+    """No event reports it: only the stream's own check has seen it."""
     read = InlineRecording.read
     written_at: list[float] = []
 

@@ -1,4 +1,4 @@
-"""P4: what each signal does, and by when the last resort ends what is left."""
+"""P4: the effect of each signal, and when the exit watchdog ends the process."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def leaving(grace_seconds: float = 6.0, save_seconds: float = 2.0) -> tuple[Shut
 
 async def test_p4_the_watchdog_ends_the_process_within_a_second_of_grace_and_save() -> None:
     shutdown, watchdog = leaving()
-    assert watchdog.deadline == math.inf, "a daemon that nobody stops runs for ever"
+    assert watchdog.deadline == math.inf, "a daemon without a signal runs for ever"
     shutdown.request()
     assert 8 < watchdog.deadline - time.monotonic() < 9
 
 
 @pytest.mark.parametrize("grace_seconds", [0.1, 6.0])
-async def test_p4_a_second_signal_brings_it_nearer_and_never_puts_it_off(grace_seconds: float) -> None:
+async def test_p4_a_second_signal_shortens_the_deadline_and_never_extends_it(grace_seconds: float) -> None:
     shutdown, watchdog = leaving(grace_seconds)
     shutdown.request()
     first = watchdog.deadline

@@ -1,4 +1,4 @@
-"""A time stamp is what a writer says, or a clock: bytes are asked where it proves nothing (correctness.md, kind 3)."""
+"""Time stamps are set by writers or clocks: where one proves nothing, bytes are compared (correctness.md, kind 3)."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ OVER = TICK + 20_000_000
 """A tick, and what the kernel's own clock lags."""
 
 
-@pytest.mark.parametrize("heard", [True, False], ids=["heard", "seen by the idle checker"])
-async def test_p1_a_time_that_goes_back_at_equal_size_ends_in_the_right_object(world: World, heard: bool) -> None:
-    """``utime`` while it is open, and a patch: nobody hears of its close, so silence is its end."""
+@pytest.mark.parametrize("reported", [True, False], ids=["reported", "seen by the idle checker"])
+async def test_p1_a_time_that_goes_back_at_equal_size_ends_in_the_right_object(world: World, reported: bool) -> None:
+    """``utime`` while it is open, then a patch; without a close event, the timeout ends it."""
     world.has_writer = None
     async with world.daemon() as daemon:
         world.append(2 * PART + 10)
@@ -37,7 +37,7 @@ async def test_p1_a_time_that_goes_back_at_equal_size_ends_in_the_right_object(w
         world.patch(5, b"patched")
         before = Path(world.path()).stat()
         os.utime(world.path(), ns=(before.st_atime_ns, before.st_mtime_ns - 3600 * 10**9))
-        if heard:
+        if reported:
             daemon.saw()
         await completed(world, seconds=120)
     assert world.recordings() == [world.content()]
@@ -70,7 +70,7 @@ def test_p1_a_change_of_the_same_size_within_the_tick_of_the_verified_stamp_is_s
 async def test_p1_a_touched_recording_that_is_patched_within_the_tick_is_no_unchanged_one(
     tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is compared, patched behind the comparison, and its stamp is the same as before."""
+    """It is patched behind the position of the comparison, with an unchanged time stamp."""
     world = World(tmp_path / "watch", base=tmp_path)
     system = world.kernel.file_system(world.folder)
     system.name, system.granularity_ns = "vfat", TICK
@@ -103,7 +103,7 @@ async def test_p1_a_touched_recording_that_is_patched_within_the_tick_is_no_unch
 async def test_a_time_that_is_set_after_the_close_leaves_the_recording_ended(
     world: World, seconds_later: float
 ) -> None:
-    """It waited for ``STREAM_TIMEOUT_SECONDS``: what was seen was another time, and the close was told already."""
+    """It waited for ``STREAM_TIMEOUT_SECONDS``: the time had changed after the close was reported."""
     world.append(2 * PART + 7)
     async with world.daemon() as daemon:
         await trio.sleep(1)

@@ -1,4 +1,4 @@
-"""``MAX_UPLOAD_RATE`` on a whole daemon, on a virtual clock: it binds all streams together, and no exit (P4)."""
+"""``MAX_UPLOAD_RATE`` on a whole daemon, on a virtual clock: it limits all streams together, not the exit (P4)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who has a file open for writing is told by the kernel, and asking kills nobody."""
+"""Whether a file has a writer, by a read lease of the kernel; the check ends no process."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ async def test_where_there_are_no_leases_nothing_is_claimed(path: Path, monkeypa
 
 @pytest.mark.real
 def test_a_writer_that_opens_during_the_check_is_not_delayed_and_ends_no_process(path: Path) -> None:
-    """Breaking a lease sends a signal whose default would end the process; a thousand races show that it does not."""
+    """Breaking a lease sends a signal whose default action ends the process; a thousand races must not."""
     asker = (
         "from cef_trio.files.writers import writer_state_now\n"
         "import sys\n"

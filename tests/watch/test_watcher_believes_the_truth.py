@@ -1,7 +1,7 @@
-"""Whatever is done to the files of a folder, in whatever order and however fast: in the end the truth has been told.
+"""For any sequence of changes to the files of a folder, the events in the end describe what is there.
 
-A listener that believes what the real watcher tells it, event by event, comes to know exactly the files that are there.
-No rescan is due meanwhile but those that the watcher itself asks for.
+A listener that applies the events of the real watcher, one by one, ends with exactly the files that exist.
+No rescan is due meanwhile except those that the watcher itself requests.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Files = dict[str, tuple[int, int]]
 
 
 class Believer:
-    """Knows of the folder what it was told."""
+    """A listener that keeps the files of the folder as reported."""
 
     def __init__(self) -> None:
         self.files = AsyncValue[Files]({})

@@ -1,4 +1,4 @@
-"""The watcher on a real folder with real inotify: what happens is told, and a scan tells the truth."""
+"""The watcher on a real folder with real inotify: changes are reported, and a scan reports what is there."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MATCHES = matcher(["*.mp4"])
 
 
 class Listener:
-    """Keeps what it is told, and lets a test wait for it."""
+    """A listener that records events and lets a test wait for them."""
 
     def __init__(self) -> None:
         self.events = AsyncValue[tuple[FileEvent, ...]](())
@@ -34,8 +34,8 @@ class Listener:
     def handle_event(self, event: FileEvent) -> None:
         self.events.value = (*self.events.value, event)
 
-    async def heard(self, wanted: Callable[[FileEvent], bool]) -> FileEvent:
-        """Wait until such an event was told; returns the first."""
+    async def wait_for(self, wanted: Callable[[FileEvent], bool]) -> FileEvent:
+        """Wait for such an event; return the first."""
         with trio.fail_after(WAIT_SECONDS):
             await self.events.wait_value(lambda events: any(map(wanted, events)))
         found: FileEvent = next(filter(wanted, self.events.value))
@@ -94,14 +94,14 @@ async def test_a_file_of_any_name_is_seen_growing_and_closed(folder: Path, name:
         with path.open("wb") as file:
             file.write(b"123")
             file.flush()
-            seen = await listener.heard(lambda event: isinstance(event, Seen) and event.stat.size_bytes == 3)
+            seen = await listener.wait_for(lambda event: isinstance(event, Seen) and event.stat.size_bytes == 3)
             assert of(path, Seen)(seen)
             file.write(b"45")
-        closed = await listener.heard(of(path, Closed))
+        closed = await listener.wait_for(of(path, Closed))
         assert isinstance(closed, Closed)
         assert closed.stat.size_bytes == 5
         path.unlink()
-        await listener.heard(of(path, Gone))
+        await listener.wait_for(of(path, Gone))
 
 
 async def test_a_thousand_writes_are_a_few_events(folder: Path) -> None:
@@ -109,7 +109,7 @@ async def test_a_thousand_writes_are_a_few_events(folder: Path) -> None:
         with (folder / "a.mp4").open("wb", buffering=0) as file:
             for _ in range(1000):
                 file.write(b"x")
-        await listener.heard(of(folder / "a.mp4", Closed))
+        await listener.wait_for(of(folder / "a.mp4", Closed))
         assert len(listener.events.value) < 20
 
 
@@ -119,13 +119,13 @@ async def test_renames_moves_in_and_moves_out_are_reported_as_such(folder: Path,
     outside.write_bytes(b"22")
     async with watching(folder) as listener:
         a.rename(b)
-        moved = await listener.heard(lambda event: isinstance(event, Moved))
+        moved = await listener.wait_for(lambda event: isinstance(event, Moved))
         assert isinstance(moved, Moved)
         assert (moved.old_path, moved.new_path) == (str(a), str(b))
         outside.rename(folder / "c.mp4")
-        await listener.heard(of(folder / "c.mp4", Seen))
+        await listener.wait_for(of(folder / "c.mp4", Seen))
         b.rename(tmp_path / "b.mp4")
-        await listener.heard(of(b, Gone))
+        await listener.wait_for(of(b, Gone))
 
 
 async def test_files_in_new_folders_that_race_their_watch_are_found(folder: Path) -> None:
@@ -135,10 +135,10 @@ async def test_files_in_new_folders_that_race_their_watch_are_found(folder: Path
             deep.mkdir(parents=True)
             (deep / "a.mp4").write_bytes(b"1")
         last = str(folder / "29" / "x" / "y" / "a.mp4")
-        await listener.heard(lambda event: isinstance(event, Scanned) and len(event.files) == 30)
+        await listener.wait_for(lambda event: isinstance(event, Scanned) and len(event.files) == 30)
         listener.forget()
         Path(last).write_bytes(b"22")
-        await listener.heard(of(Path(last), Closed))
+        await listener.wait_for(of(Path(last), Closed))
 
 
 async def test_a_renamed_folder_takes_its_files_along(folder: Path) -> None:
@@ -146,15 +146,15 @@ async def test_a_renamed_folder_takes_its_files_along(folder: Path) -> None:
     (folder / "old" / "a.mp4").write_bytes(b"1")
     async with watching(folder) as listener:
         (folder / "old").rename(folder / "new")
-        moved = await listener.heard(lambda event: isinstance(event, Moved))
+        moved = await listener.wait_for(lambda event: isinstance(event, Moved))
         assert isinstance(moved, Moved)
         assert (moved.old_path, moved.new_path) == (str(folder / "old" / "a.mp4"), str(folder / "new" / "a.mp4"))
         (folder / "new" / "a.mp4").write_bytes(b"22")
-        await listener.heard(of(folder / "new" / "a.mp4", Closed))
+        await listener.wait_for(of(folder / "new" / "a.mp4", Closed))
 
 
 async def test_the_rescan_reports_every_change_without_any_event(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a network mount: nothing is notified."""
+    """As on a network mount: there are no events."""
 
     def no_inotify(**_kwargs: object) -> None:
         raise OSError(errno.EMFILE, "Too many open files")
@@ -163,10 +163,10 @@ async def test_the_rescan_reports_every_change_without_any_event(folder: Path, m
     with capture_logs() as logs:
         async with watching(folder, rescan_seconds=0.05) as listener:
             (folder / "a.mp4").write_bytes(b"1")
-            await listener.heard(lambda event: isinstance(event, Scanned) and len(event.files) == 1)
+            await listener.wait_for(lambda event: isinstance(event, Scanned) and len(event.files) == 1)
             (folder / "a.mp4").unlink()
             listener.forget()
-            await listener.heard(lambda event: isinstance(event, Scanned) and not event.files)
+            await listener.wait_for(lambda event: isinstance(event, Scanned) and not event.files)
     (limited,) = [entry for entry in logs if entry["event"] == "watch_limited"]
     assert "max_user_instances" in limited["hint"]
 
@@ -185,14 +185,14 @@ async def test_when_watches_run_out_the_folder_is_polled(folder: Path, monkeypat
     with capture_logs() as logs:
         async with watching(folder, rescan_seconds=0.05) as listener:
             (folder / "sub" / "a.mp4").write_bytes(b"1")
-            await listener.heard(lambda event: isinstance(event, Scanned) and len(event.files) == 1)
+            await listener.wait_for(lambda event: isinstance(event, Scanned) and len(event.files) == 1)
     assert any("max_user_watches" in str(entry.get("hint")) for entry in logs)
 
 
 async def test_when_watches_run_out_while_it_runs_the_folder_is_polled_from_then_on(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The watches were taken away while events were waited for: the next event found nothing to be told by (exit 1)."""
+    """The watches were removed while events were awaited: the next event then raised (exit 1)."""
 
     def limited(_self: INotify, _path: str, _mask: int) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -202,11 +202,11 @@ async def test_when_watches_run_out_while_it_runs_the_folder_is_polled_from_then
             monkeypatch.setattr(INotify, "add_watch", limited)
             listener.forget()
             (folder / "sub").mkdir()
-            await listener.heard(lambda event: isinstance(event, Scanned))
+            await listener.wait_for(lambda event: isinstance(event, Scanned))
             assert any(entry["event"] == "watch_limited" for entry in logs)
             (folder / "a.mp4").write_bytes(b"1")  # its folder is watched still, as far as the kernel knows
             (folder / "sub" / "b.mp4").write_bytes(b"1")
-            await listener.heard(lambda event: isinstance(event, Scanned) and len(event.files) == 2)
+            await listener.wait_for(lambda event: isinstance(event, Scanned) and len(event.files) == 2)
     assert any("max_user_watches" in str(entry.get("hint")) for entry in logs)
 
 
@@ -227,7 +227,7 @@ async def test_an_overflow_of_the_kernels_queue_is_repaired_by_a_scan(
     async with watching(folder) as listener:
         listener.forget()
         (folder / "a.mp4").write_bytes(b"1")
-        await listener.heard(lambda event: isinstance(event, Scanned) and len(event.files) == 1)
+        await listener.wait_for(lambda event: isinstance(event, Scanned) and len(event.files) == 1)
     assert lost
 
 
@@ -239,16 +239,16 @@ async def test_a_folder_that_goes_away_is_an_error_and_never_an_empty_folder(fol
             await logged(logs, "watch_folder_lost")
             listener.forget()
             (tmp_path / "away").rename(folder)
-            scanned = await listener.heard(lambda event: isinstance(event, Scanned))
+            scanned = await listener.wait_for(lambda event: isinstance(event, Scanned))
             assert isinstance(scanned, Scanned)
             assert list(scanned.files) == [str(folder / "a.mp4")]
             (folder / "b.mp4").write_bytes(b"1")
-            await listener.heard(of(folder / "b.mp4", Closed))
+            await listener.wait_for(of(folder / "b.mp4", Closed))
             assert all(scan.files for scan in listener.scans)
 
 
 class FailingReader(ThreadedReader):
-    """Reads like the real one until it is told to fail."""
+    """Reads like the real one until it is made to fail."""
 
     failing = False
 
@@ -271,11 +271,11 @@ async def test_an_unreadable_folder_is_logged_once_and_reported_again_when_reada
             await logged(logs, "watch_folder_unreadable")
             listener.forget()
             reader.failing = False
-            await listener.heard(lambda event: isinstance(event, Scanned) and len(event.files) == 1)
+            await listener.wait_for(lambda event: isinstance(event, Scanned) and len(event.files) == 1)
 
 
 class SlowReader(ThreadedReader):
-    """Reads like the real one, but only when it is let."""
+    """Reads like the real one, but only when allowed."""
 
     def __init__(self) -> None:
         super().__init__(MATCHES)
@@ -290,7 +290,7 @@ class SlowReader(ThreadedReader):
 
 
 async def test_a_scan_has_its_start_time_and_a_requested_one_begins_later(folder: Path) -> None:
-    """What happened while it ran it may not know: that is the next one's."""
+    """Changes during a scan may be missing from it: the next one has them."""
     reader, listener = SlowReader(), Listener()
     watcher = Watcher(str(folder), MATCHES, listener, rescan_seconds=3600, reader=reader)
     async with trio.open_nursery() as nursery:
@@ -318,7 +318,7 @@ async def test_a_cancelled_watcher_leaves_no_descriptor_open(folder: Path) -> No
 
 
 async def test_a_real_overflow_of_the_kernels_queue_is_logged_and_repaired(folder: Path) -> None:
-    """The loop stands still while more happens than the kernel keeps; what came last, it never tells."""
+    """The loop is blocked while more happens than the kernel's queue holds; the last events are dropped."""
     most = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
     if most > 100_000:
         pytest.skip(f"this machine's kernel keeps {most} events; to fill that would take too long")
@@ -328,9 +328,9 @@ async def test_a_real_overflow_of_the_kernels_queue_is_logged_and_repaired(folde
             for number in range(most + 1):  # alternating, since the kernel makes one event of two that are the same
                 os.close(os.open(folder / f"{number % 2}.tmp", os.O_WRONLY | os.O_CREAT))
             (folder / "late.mp4").write_bytes(b"1")
-            scanned = await listener.heard(lambda event: isinstance(event, Scanned))
+            scanned = await listener.wait_for(lambda event: isinstance(event, Scanned))
             assert isinstance(scanned, Scanned)
             assert list(scanned.files) == [str(folder / "late.mp4")]
             (folder / "later.mp4").write_bytes(b"1")
-            await listener.heard(of(folder / "later.mp4", Closed))
+            await listener.wait_for(of(folder / "later.mp4", Closed))
     assert [entry["event"] for entry in logs].count("watch_overflow") == 1

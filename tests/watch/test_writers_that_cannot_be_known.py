@@ -1,4 +1,4 @@
-"""P8: where a writer cannot be known, a lease is no evidence. On a real FUSE mount."""
+"""P8: where writers cannot be detected, a lease is no evidence. On a real FUSE mount."""
 
 from __future__ import annotations
 

@@ -110,7 +110,7 @@ class Slow(httpx.AsyncBaseTransport):
 
 async def test_a_receiver_that_hangs_is_left_when_its_time_is_over(autojump_clock: MockClock) -> None:
     async with client(Slow()) as webhooks:
-        with pytest.raises(WebhookOperationError, match="no answer within 5 seconds") as caught:
+        with pytest.raises(WebhookOperationError, match="no response within 5 seconds") as caught:
             async with webhooks.post(DELIVERY):
                 pass
     assert caught.value.transient
@@ -269,7 +269,7 @@ async def test_headers_that_never_end_hold_a_delivery_no_longer_than_its_time(
 
     transport = HttpTransport(None, max_connections=8, keepalive_seconds=5, backend=Backend())
     async with client(transport, "http://me.example/") as webhooks:
-        with pytest.raises(WebhookOperationError, match="no answer within 5 seconds"):
+        with pytest.raises(WebhookOperationError, match="no response within 5 seconds"):
             async with webhooks.post(DELIVERY):
                 pass
     assert trio.current_time() == 5.0

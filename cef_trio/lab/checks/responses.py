@@ -17,6 +17,7 @@ import trio
 
 from cef_trio.exceptions import S3OperationError
 from cef_trio.lab.checks.model import Check
+from cef_trio.lab.proxy import UnreadBody
 from cef_trio.s3.client import S3Client
 from cef_trio.s3.config import S3Config
 from cef_trio.s3.credentials import StaticCredentials
@@ -150,18 +151,7 @@ async def _too_many_xml_elements() -> list[str]:
 
 def _document(text: str) -> httpx.Response:
     headers = {"content-type": "application/xml", "x-amz-request-id": "1"}
-    return httpx.Response(200, headers=headers, stream=_Body(text.encode()))
-
-
-class _Body(httpx.AsyncByteStream):
-    """A body that is not read yet; httpx reads one that it is given as bytes at once."""
-
-    def __init__(self, body: bytes) -> None:
-        self._body = body
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        await trio.lowlevel.checkpoint()
-        yield self._body
+    return httpx.Response(200, headers=headers, stream=UnreadBody(text.encode()))
 
 
 CHECKS: Final = (

@@ -11,6 +11,7 @@ import trio
 from cef_trio.checkpoint.memory import Moment as RedisMoment
 from cef_trio.checkpoint.states import Status
 from cef_trio.lab.crash_simulation import CrashMoment, Life
+from cef_trio.lab.redis_faults import lose_responses
 from cef_trio.lab.scenario_context import ScenarioContext
 from cef_trio.lab.scenarios.model import GONE, Scenario
 from cef_trio.lab.world import PART, WorldDaemon
@@ -230,18 +231,7 @@ async def _s3_outage(context: ScenarioContext) -> None:
 
 async def _redis_responses_lost(context: ScenarioContext) -> None:
     """Three calls to Redis take effect, and their responses are lost."""
-    lost = {5, 9, 14}
-    calls = 0
-
-    async def lose_response(operation: str, moment: RedisMoment) -> None:
-        nonlocal calls
-        # A final state is saved without a retry; a Redis that is down then is the scenario `redis-frozen`.
-        if moment is RedisMoment.AFTER and operation != "save_interrupted":
-            calls += 1
-            if calls in lost:
-                await trio.sleep(5)
-
-    context.world.store.fault = lose_response
+    context.world.store.fault = lose_responses({5, 9, 14}, context.hits)
     context.append(3 * PART)
     await trio.sleep(4)
     context.close()
