@@ -12,6 +12,8 @@ from servers.embedded_s3 import embedded_s3_server
 from servers.endpoints import Endpoint
 from servers.store import Store, look_into
 from servers.valkey import ValkeyServer, valkey_server
+from structlog.testing import capture_logs
+from structlog.typing import EventDict
 from trio.testing import MockClock
 
 from cef_trio.lab.world import World
@@ -34,6 +36,13 @@ def pytest_runtest_call(item: pytest.Function) -> Generator[None]:
 async def world(watch_dir: Path, autojump_clock: MockClock) -> World:
     """A world of one daemon (``cef_trio.lab.world``), on a virtual clock."""
     return World(watch_dir)
+
+
+@pytest.fixture
+def logged() -> Iterator[list[EventDict]]:
+    """What is logged during the test."""
+    with capture_logs() as events:
+        yield events
 
 
 @pytest.fixture

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog.testing
 import trio
 from structlog.typing import EventDict
 from trio.testing import MockClock
@@ -35,12 +34,6 @@ DELETE = AfterUploadRule(AfterUploadAction.DELETE)
 
 
 @pytest.fixture
-def said() -> Iterator[list[EventDict]]:
-    with structlog.testing.capture_logs() as events:
-        yield events
-
-
-@pytest.fixture
 def done(world: World) -> Path:
     """The folder that recordings are moved to."""
     folder = world.folder.parent / "done"
@@ -48,8 +41,8 @@ def done(world: World) -> Path:
     return folder
 
 
-def events(said: list[EventDict], event: str) -> list[EventDict]:
-    return [entry for entry in said if entry["event"] == event]
+def events(logged: list[EventDict], event: str) -> list[EventDict]:
+    return [entry for entry in logged if entry["event"] == event]
 
 
 async def quiet(world: World, seconds: float = 30) -> None:
@@ -70,7 +63,7 @@ async def test_a_recording_is_kept_unless_asked_otherwise(world: World) -> None:
 
 @pytest.mark.parametrize("size_bytes", [0, 1, PART, 3 * PART + 7])
 async def test_p8_a_recording_of_any_size_is_deleted_once_it_is_completed(
-    world: World, said: list[EventDict], size_bytes: int
+    world: World, logged: list[EventDict], size_bytes: int
 ) -> None:
     world.after_upload = DELETE
     world.append(size_bytes)
@@ -84,9 +77,9 @@ async def test_p8_a_recording_of_any_size_is_deleted_once_it_is_completed(
         (checkpoint,) = await completed(world)
     assert world.recordings() == [content]
     assert checkpoint.stream_set is StreamSet.COMPLETED
-    (event,) = events(said, "recording_deleted_after_upload")
+    (event,) = events(logged, "recording_deleted_after_upload")
     assert (event["path"], event["stream_id"]) == (world.path(), checkpoint.meta.stream_id)
-    assert not events(said, "recording_deleted")
+    assert not events(logged, "recording_deleted")
 
 
 async def test_p8_nothing_is_deleted_while_s3_does_not_confirm_the_object(world: World) -> None:
@@ -102,7 +95,7 @@ async def test_p8_nothing_is_deleted_while_s3_does_not_confirm_the_object(world:
         await until(lambda: not Path(world.path()).exists(), 4000)
 
 
-async def test_p8_a_recording_whose_object_is_gone_is_left_alone(world: World, said: list[EventDict]) -> None:
+async def test_p8_a_recording_whose_object_is_gone_is_left_alone(world: World, logged: list[EventDict]) -> None:
     """A lifecycle rule or an operator deleted it after the completion."""
     world.append(10)
     async with world.daemon() as daemon:
@@ -113,8 +106,8 @@ async def test_p8_a_recording_whose_object_is_gone_is_left_alone(world: World, s
     async with world.daemon():
         await quiet(world)
     assert Path(world.path()).exists()
-    assert events(said, "after_upload_failed")
-    assert all("not in S3 any more" in event["error"] for event in events(said, "after_upload_failed"))
+    assert events(logged, "after_upload_failed")
+    assert all("not in S3 any more" in event["error"] for event in events(logged, "after_upload_failed"))
 
 
 async def test_p8_an_object_that_s3_denies_for_a_while_is_asked_for_again(world: World) -> None:
@@ -133,7 +126,7 @@ async def test_p8_an_object_that_s3_denies_for_a_while_is_asked_for_again(world:
 
 
 async def test_p8_a_recording_under_whose_key_lies_something_else_is_left_alone(
-    world: World, said: list[EventDict]
+    world: World, logged: list[EventDict]
 ) -> None:
     world.append(8)
     async with world.daemon() as daemon:
@@ -144,7 +137,7 @@ async def test_p8_a_recording_under_whose_key_lies_something_else_is_left_alone(
     async with world.daemon():
         await quiet(world)
     assert Path(world.path()).exists()
-    assert events(said, "after_upload_refused")
+    assert events(logged, "after_upload_refused")
 
 
 async def test_p8_a_recording_that_is_written_again_is_left_alone_and_uploaded_anew(world: World) -> None:
@@ -166,7 +159,7 @@ async def test_p8_a_recording_that_is_written_again_is_left_alone_and_uploaded_a
 
 
 async def test_p8_a_record_that_leads_out_of_the_folder_deletes_nothing_there(
-    world: World, said: list[EventDict], tmp_path: Path
+    world: World, logged: list[EventDict], tmp_path: Path
 ) -> None:
     """Redis was edited, or another daemon has another name for the same path."""
     world.append(10)
@@ -183,7 +176,7 @@ async def test_p8_a_record_that_leads_out_of_the_folder_deletes_nothing_there(
     async with world.daemon():
         await quiet(world)
     assert outside.exists()
-    assert "not in the watch folder" in events(said, "after_upload_refused")[0]["reason"]
+    assert "not in the watch folder" in events(logged, "after_upload_refused")[0]["reason"]
 
 
 async def test_a_lease_is_renewed_for_as_long_as_a_copy_takes(
@@ -263,7 +256,7 @@ async def test_a_completed_recording_that_is_renamed_is_deleted_under_its_new_na
 
 
 async def test_a_failed_action_is_logged_and_repeated_and_fails_no_stream(
-    world: World, said: list[EventDict], monkeypatch: pytest.MonkeyPatch
+    world: World, logged: list[EventDict], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.after_upload = DELETE
     unlink, refusals = os.unlink, 3
@@ -281,7 +274,7 @@ async def test_a_failed_action_is_logged_and_repeated_and_fails_no_stream(
         daemon.closed()
         await until(lambda: not Path(world.path()).exists(), 1000)
         (checkpoint,) = await completed(world)
-    failed = events(said, "after_upload_failed")
+    failed = events(logged, "after_upload_failed")
     assert [event["wait_seconds"] for event in failed] == [30.0, 60.0, 120.0]
     assert failed[0]["error"] == f"cannot delete {world.path()!r}: Read-only file system"
     assert checkpoint.meta.status is Status.COMPLETED
@@ -339,7 +332,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.mark.usefixtures("file_systems")
 @pytest.mark.parametrize("size_bytes", [0, 3 * PART + 7, 1_200_000])
 async def test_p8_a_recording_is_moved_with_its_path_below_the_folder(
-    world: World, done: Path, said: list[EventDict], size_bytes: int
+    world: World, done: Path, logged: list[EventDict], size_bytes: int
 ) -> None:
     (world.folder / "cam").mkdir()
     world.append(size_bytes, "cam/a.mp4")
@@ -353,7 +346,7 @@ async def test_p8_a_recording_is_moved_with_its_path_below_the_folder(
     assert contents(done) == {"cam/a.mp4": content}
     assert world.recordings() == [content]
     assert (done / "cam/a.mp4").stat().st_mtime_ns == checkpoint.meta.verified_mtime_ns
-    (event,) = events(said, "recording_moved_after_upload")
+    (event,) = events(logged, "recording_moved_after_upload")
     assert event["moved_to"] == str(done / "cam/a.mp4")
 
 
@@ -385,7 +378,7 @@ async def test_a_move_that_was_ended_between_the_copys_name_and_the_deletion_is_
 
 
 async def test_p8_a_copy_that_is_not_what_was_verified_is_never_named(
-    world: World, done: Path, monkeypatch: pytest.MonkeyPatch, said: list[EventDict]
+    world: World, done: Path, monkeypatch: pytest.MonkeyPatch, logged: list[EventDict]
 ) -> None:
     """A disk that stores other bytes than were written."""
     two_file_systems(monkeypatch)
@@ -398,11 +391,11 @@ async def test_p8_a_copy_that_is_not_what_was_verified_is_never_named(
         await quiet(world)
     assert Path(world.path()).exists()
     assert contents(done) == {}
-    assert "not what was written" in events(said, "after_upload_failed")[0]["error"]
+    assert "not what was written" in events(logged, "after_upload_failed")[0]["error"]
 
 
 async def test_p8_bytes_that_changed_without_a_trace_are_noticed_by_the_copy(
-    world: World, done: Path, monkeypatch: pytest.MonkeyPatch, said: list[EventDict]
+    world: World, done: Path, monkeypatch: pytest.MonkeyPatch, logged: list[EventDict]
 ) -> None:
     """A writer sets the modification time back; the copy's checksum shows the change."""
     two_file_systems(monkeypatch)
@@ -417,7 +410,7 @@ async def test_p8_bytes_that_changed_without_a_trace_are_noticed_by_the_copy(
         await quiet(world)
     assert Path(world.path()).exists()
     assert contents(done) == {}
-    assert "bytes differ" in events(said, "after_upload_refused")[0]["reason"]
+    assert "bytes differ" in events(logged, "after_upload_refused")[0]["reason"]
 
 
 @pytest.mark.parametrize("fault", [FaultKind.CANCEL, FaultKind.KILL])
@@ -510,7 +503,7 @@ async def test_p8_a_folder_to_move_to_may_be_reached_by_a_link(world: World, don
 
 
 async def test_p6_a_record_that_no_daemon_wrote_ends_neither_the_streams_nor_what_follows_an_upload(
-    world: World, said: list[EventDict]
+    world: World, logged: list[EventDict]
 ) -> None:
     world.append(PART, "forged.mp4")
     async with world.daemon() as daemon:
@@ -527,7 +520,7 @@ async def test_p6_a_record_that_no_daemon_wrote_ends_neither_the_streams_nor_wha
         await until(lambda: not Path(world.path()).exists())
         await quiet(world)
     assert Path(world.path("forged.mp4")).exists()
-    (event,) = events(said, "after_upload_error")
+    (event,) = events(logged, "after_upload_error")
     assert event["stream_id"] == checkpoint.meta.stream_id
 
 

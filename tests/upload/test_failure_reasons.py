@@ -1,7 +1,7 @@
 """P6: each failure reason of a stream, provoked: logged once with its cause, and no other stream is affected.
 
 ``PROVOKED`` is the table: reason → what is done to ``bad.mp4``. ``aborted`` is not in it: only the command gives that
-reason (``tests/commands/test_operate_abort.py``).
+reason (``tests/commands/test_abort.py``).
 """
 
 from __future__ import annotations

@@ -7,11 +7,9 @@ looked up in Redis again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import structlog.testing
 import trio
 from structlog.typing import EventDict
 from waiting import completed
@@ -20,12 +18,6 @@ from cef_trio.checkpoint.memory import Moment
 from cef_trio.checkpoint.protocols import KnownPath
 from cef_trio.checkpoint.states import Status
 from cef_trio.lab.world import PART, World, WorldDaemon
-
-
-@pytest.fixture
-def said() -> Iterator[list[EventDict]]:
-    with structlog.testing.capture_logs() as events:
-        yield events
 
 
 def rename(world: World, daemon: WorldDaemon) -> None:
@@ -103,7 +95,7 @@ async def test_another_file_under_the_old_name_of_a_completed_recording_does_not
 
 
 async def test_a_stream_that_is_resumed_while_its_rename_is_recorded_keeps_its_lease(
-    world: World, said: list[EventDict]
+    world: World, logged: list[EventDict]
 ) -> None:
     """The idle checker finds it unattended at the moment at which the supervisor records its new name."""
     world.append(PART + 10)
@@ -131,12 +123,12 @@ async def test_a_stream_that_is_resumed_while_its_rename_is_recorded_keeps_its_l
         daemon.closed("b.mp4")
         await completed(world)
     assert tried == ["rename"]
-    assert [entry for entry in said if entry["event"] == "lease_lost"] == []
+    assert [entry for entry in logged if entry["event"] == "lease_lost"] == []
     assert world.recordings() == [world.content("b.mp4")]
 
 
 async def test_a_stream_that_begins_while_leases_are_renewed_does_not_count_as_lost(
-    world: World, said: list[EventDict]
+    world: World, logged: list[EventDict]
 ) -> None:
     """It has an id before it has a lease; the result of an earlier renewal does not apply to it."""
     world.append(PART + 10)
@@ -158,11 +150,11 @@ async def test_a_stream_that_begins_while_leases_are_renewed_does_not_count_as_l
         assert asked == ["create"]
         (live,) = daemon.supervisor.live
         assert not live.processor.lease_lost
-    assert [entry for entry in said if entry["event"] == "lease_lost"] == []
+    assert [entry for entry in logged if entry["event"] == "lease_lost"] == []
 
 
 async def test_p1_p2_a_recording_is_followed_to_its_new_name_by_a_scan_alone_though_another_file_has_the_old_one(
-    world: World, said: list[EventDict]
+    world: World, logged: list[EventDict]
 ) -> None:
     """A rotation without events: ``cam.mp4`` becomes ``cam-1.mp4``, and the next file is ``cam.mp4``."""
     world.append(3 * PART + 10)
@@ -181,7 +173,7 @@ async def test_p1_p2_a_recording_is_followed_to_its_new_name_by_a_scan_alone_tho
     assert statuses(world) == [Status.COMPLETED] * 2
     assert sorted(world.recordings()) == sorted([first, second])
     assert world.received_bytes() == len(first) + len(second)
-    assert [entry["event"] for entry in said].count("stream_failed") == 0
+    assert [entry["event"] for entry in logged].count("stream_failed") == 0
 
 
 async def test_p1_a_recording_that_took_the_name_of_another_one_is_followed_by_a_scan_alone(world: World) -> None:

@@ -6,13 +6,11 @@ import base64
 import hashlib
 import hmac
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
-import structlog.testing
 import trio
 from structlog.typing import EventDict
 from waiting import completed
@@ -27,12 +25,6 @@ from cef_trio.s3_endpoint import Fault, Kind, Moment
 from cef_trio.upload.object_key import metadata_key
 
 HOUR = 3600.0
-
-
-@pytest.fixture
-def said() -> Iterator[list[EventDict]]:
-    with structlog.testing.capture_logs() as events:
-        yield events
 
 
 @pytest.fixture
@@ -51,8 +43,8 @@ async def settled(world: World, seconds: float = 2 * HOUR) -> None:
             await trio.sleep(0.1)
 
 
-def events(said: list[EventDict], event: str) -> list[EventDict]:
-    return [entry for entry in said if entry["event"] == event]
+def events(logged: list[EventDict], event: str) -> list[EventDict]:
+    return [entry for entry in logged if entry["event"] == event]
 
 
 def statuses(world: World) -> list[int]:
@@ -77,7 +69,7 @@ async def record_one(world: World, size_bytes: int = PART + 5, name: str = "a.mp
     assert len(world.pending_webhooks) == 1
 
 
-async def test_the_metadata_is_delivered_byte_for_byte_and_signed(world: World, said: list[EventDict]) -> None:
+async def test_the_metadata_is_delivered_byte_for_byte_and_signed(world: World, logged: list[EventDict]) -> None:
     world.append(PART + 5)
     async with world.daemon() as daemon:
         daemon.closed()
@@ -90,7 +82,7 @@ async def test_the_metadata_is_delivered_byte_for_byte_and_signed(world: World, 
         assert_signed(received)
         await trio.sleep(HOUR)
     assert len(world.receiver.received) == 1
-    assert [event["status"] for event in events(said, "webhook_delivered")] == [204]
+    assert [event["status"] for event in events(logged, "webhook_delivered")] == [204]
 
 
 async def test_without_a_url_no_webhook_is_pending(world: World) -> None:
@@ -103,7 +95,7 @@ async def test_without_a_url_no_webhook_is_pending(world: World) -> None:
 
 
 async def test_a_failed_delivery_is_repeated_with_growing_pauses_and_the_same_id(
-    world: World, said: list[EventDict]
+    world: World, logged: list[EventDict]
 ) -> None:
     world.receiver.statuses.extend([500, 503, 408, 302, 429, 425])
     world.append(10)
@@ -116,7 +108,7 @@ async def test_a_failed_delivery_is_repeated_with_growing_pauses_and_the_same_id
     assert times == sorted(set(times)), "each attempt has a time of its own"
     for received in world.receiver.received:
         assert_signed(received)
-    waits = [event["wait_seconds"] for event in events(said, "webhook_retrying")]
+    waits = [event["wait_seconds"] for event in events(logged, "webhook_retrying")]
     assert [5 * 2**n / 2 <= wait <= 5 * 2**n for n, wait in enumerate(waits)] == [True] * 6
 
 
@@ -132,7 +124,7 @@ async def test_retry_after_is_honoured(world: World) -> None:
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 410, 422])
-async def test_a_refusal_is_final_and_logged_once(world: World, said: list[EventDict], status: int) -> None:
+async def test_a_refusal_is_final_and_logged_once(world: World, logged: list[EventDict], status: int) -> None:
     world.receiver.statuses.append(status)
     world.append(10)
     async with world.daemon() as daemon:
@@ -140,11 +132,11 @@ async def test_a_refusal_is_final_and_logged_once(world: World, said: list[Event
         await settled(world)
         await trio.sleep(HOUR)
     assert statuses(world) == [status]
-    (event,) = events(said, "webhook_refused")
+    (event,) = events(logged, "webhook_refused")
     assert event["status"] == status
 
 
-async def test_a_delivery_is_abandoned_after_the_configured_hours(world: World, said: list[EventDict]) -> None:
+async def test_a_delivery_is_abandoned_after_the_configured_hours(world: World, logged: list[EventDict]) -> None:
     world.webhook_retry_seconds = HOUR
     world.receiver.statuses.extend([500] * 1000)
     world.append(10)
@@ -152,7 +144,7 @@ async def test_a_delivery_is_abandoned_after_the_configured_hours(world: World, 
         daemon.closed()
         await settled(world)
     assert 60 * 60 <= trio.current_time() <= 60 * 60 + 900 + 60
-    assert len(events(said, "webhook_given_up")) == 1
+    assert len(events(logged, "webhook_given_up")) == 1
     assert 8 <= len(world.receiver.received) <= 20
 
 
@@ -249,18 +241,18 @@ async def test_two_daemons_on_one_folder_deliver_once(world: World) -> None:
     assert statuses(world) == [0, 204]
 
 
-async def test_a_webhook_whose_metadata_is_gone_from_s3_is_given_up(world: World, said: list[EventDict]) -> None:
+async def test_a_webhook_whose_metadata_is_gone_from_s3_is_given_up(world: World, logged: list[EventDict]) -> None:
     await record_one(world)
     (checkpoint,) = world.known()
     world.endpoint.model.delete_object(BUCKET, metadata_key(checkpoint.meta.s3_key_prefix))
     async with world.daemon():
         await settled(world)
     assert statuses(world) == [0]
-    assert "NoSuchKey" in events(said, "webhook_given_up")[0]["error"]
+    assert "NoSuchKey" in events(logged, "webhook_given_up")[0]["error"]
 
 
 async def test_a_webhook_whose_metadata_is_in_another_bucket_is_tried_for_its_hours(
-    world: World, said: list[EventDict]
+    world: World, logged: list[EventDict]
 ) -> None:
     """A changed bucket setting may be changed back."""
     world.webhook_retry_seconds = HOUR
@@ -273,7 +265,7 @@ async def test_a_webhook_whose_metadata_is_in_another_bucket_is_tried_for_its_ho
         assert world.pending_webhooks
         await settled(world)
     assert statuses(world) == [0]
-    assert "another bucket" in events(said, "webhook_given_up")[0]["error"]
+    assert "another bucket" in events(logged, "webhook_given_up")[0]["error"]
 
 
 async def test_an_outage_of_s3_is_waited_for_however_long_it_is(world: World) -> None:
@@ -326,7 +318,7 @@ async def test_attempts_are_counted_and_pending_webhooks_are_a_gauge(world: Worl
 
 @pytest.mark.parametrize("stream_id", ["with.a.stop", "of-a-stränger", "two\nlines"])
 async def test_an_id_that_no_header_can_carry_is_given_up_and_ends_nothing(
-    world: World, said: list[EventDict], stream_id: str
+    world: World, logged: list[EventDict], stream_id: str
 ) -> None:
     """No daemon creates such an id; a user with write access to Redis can."""
     await record_one(world)
@@ -339,12 +331,12 @@ async def test_an_id_that_no_header_can_carry_is_given_up_and_ends_nothing(
     assert [received.stream_id for received in world.receiver.received if received.status == 204] == [
         checkpoint.meta.stream_id
     ]
-    (event,) = events(said, "webhook_given_up")
+    (event,) = events(logged, "webhook_given_up")
     assert event["stream_id"] == stream_id
 
 
 async def test_p6_an_unexpected_error_of_one_delivery_ends_neither_the_others_nor_the_streams(
-    world: World, said: list[EventDict], monkeypatch: pytest.MonkeyPatch
+    world: World, logged: list[EventDict], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await record_one(world)
     body, failed_ids = WebhookDeliverer._body, list[str]()
@@ -362,5 +354,5 @@ async def test_p6_an_unexpected_error_of_one_delivery_ends_neither_the_others_no
         await settled(world)
     assert failed_ids
     assert [one.status for one in world.receiver.received][-2:] == [204, 204]
-    (event,) = events(said, "webhook_error")
+    (event,) = events(logged, "webhook_error")
     assert event["stream_id"] == failed_ids[0]
