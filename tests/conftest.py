@@ -1,4 +1,4 @@
-"""What tests of several rooms stand on: a world on a virtual clock, and real servers."""
+"""Fixtures of all tests: a world on a virtual clock, real servers, captured logs."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ def watch_dir(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def endpoint(tmp_path: Path) -> Iterator[Endpoint]:
-    """An endpoint of this test's own, whose faults can be switched on (``servers/s3_control.py``)."""
+    """An embedded S3 endpoint for one test; ``servers/s3_control.py`` arms its faults."""
     with embedded_s3_server(tmp_path, bucket="recordings", arguments=["--control"]) as running:
         yield running
 
 
 @pytest.fixture
 def embedded(endpoint: Endpoint) -> Iterator[Store]:
-    """A look into its bucket."""
+    """The bucket of ``endpoint``, as boto3 sees it."""
     looking = look_into(endpoint)
     yield looking
     looking.client.close()
@@ -69,6 +69,6 @@ def embedded(endpoint: Endpoint) -> Iterator[Store]:
 
 @pytest.fixture
 def valkey() -> Iterator[ValkeyServer]:
-    """A Valkey of this test's own, at an address that commands can be given too."""
+    """A Valkey server for one test, on TCP."""
     with valkey_server(append_only=True, tcp=True) as server:
         yield server

@@ -1,4 +1,4 @@
-"""A source that a test sets, and the real server before it."""
+"""The real admin server with a snapshot source that a test sets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The two stores, each under the same name, so that one test is a promise of both."""
+"""Both checkpoint stores behind one fixture, so that each test runs against both."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A context in a world: the memory store, the in-process S3 endpoint, a virtual clock; a daemon beside it on demand."""
+"""A command's context in a world: the memory store, the in-process S3 endpoint, a virtual clock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The daemon as a process, a real Valkey, OpenStack Swift as the store, and boto3 to look at what arrived."""
+"""OpenStack Swift as the S3 store, and programs that run in the daemon's Python before it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def swift(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
 
 @pytest.fixture
 def store(swift: Endpoint) -> Iterator[Store]:
-    """A bucket of this test's own in Swift."""
+    """A new bucket in Swift."""
     looking = look_into(replace(swift, bucket=f"test-{uuid4().hex[:12]}"))
     looking.client.create_bucket(Bucket=looking.endpoint.bucket)
     yield looking
@@ -33,7 +33,7 @@ def store(swift: Endpoint) -> Iterator[Store]:
 
 @pytest.fixture
 def meddle(tmp_path: Path) -> Callable[[str], dict[str, str]]:
-    """Environment of a process in which this Python runs first."""
+    """Return the environment of a process that first runs this Python code."""
 
     def prepare(source: str) -> dict[str, str]:
         folder = tmp_path / "meddling"

@@ -74,7 +74,7 @@ class ScriptedStore(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         if not self.script:
-            raise AssertionError(f"nobody expected {request.method} {request.extensions['target']!r}")
+            raise AssertionError(f"unexpected request: {request.method} {request.extensions['target']!r}")
         script = self.script.popleft()
         reads_body = not (isinstance(script, Reply) and not script.reads_body)
         assert isinstance(request.stream, httpx.AsyncByteStream)

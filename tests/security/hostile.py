@@ -1,4 +1,4 @@
-"""Names that a writer of the watch folder may give to a recording, each an attempt on somebody."""
+"""Names that a writer of the watch folder may give to a recording; each attacks a log, a page, a command or S3."""
 
 from __future__ import annotations
 

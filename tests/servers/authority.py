@@ -1,4 +1,4 @@
-"""An authority of our own, and the certificates that it signs: for servers and for clients, good ones and bad ones."""
+"""A certificate authority for tests, and certificates that it signs: for servers and clients, valid and invalid."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the files of ``deploy/`` say, read as far as tests need it."""
+"""Parsers for the files of ``deploy/``, as far as tests need them."""
 
 from __future__ import annotations
 

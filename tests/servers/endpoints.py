@@ -1,4 +1,4 @@
-"""What every S3 server of the tests is known by, and the process handling they share.
+"""The address and keys of an S3 server of the tests, and how its process is started and ended.
 
 ``running`` starts a process in a session of its own, waits until its port answers, and ends it whatever happens:
 SIGTERM, then SIGKILL. What it wrote to stderr is shown when it fails.
@@ -49,7 +49,7 @@ class Endpoint:
 
 
 def free_port() -> int:
-    """A port of the loopback that nobody listens on now."""
+    """Return a free port of the loopback."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

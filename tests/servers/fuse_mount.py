@@ -1,4 +1,4 @@
-"""A FUSE mount of a folder, on whose other side the writers are: the kernel knows nothing of them at the mount."""
+"""A FUSE mount of a folder that is written to behind the mount: the kernel cannot see the writers at the mount."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _mounted(found: FuseMount, *command: str | Path) -> Iterator[None]:
     found.behind.mkdir()
     found.mount.mkdir(parents=True)
     if subprocess.run(command, check=False, capture_output=True).returncode != 0:
-        pytest.skip("this machine lets nobody mount")
+        pytest.skip("this machine refuses mounts")
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Recordings that claim what they do not hold."""
+"""Recordings whose headers claim more data than the file has."""
 
 from __future__ import annotations
 

@@ -30,13 +30,13 @@ _ATTRIBUTES = struct.Struct("<6Q10I")
 _ROOT = 1
 _BUFFER_BYTES = 1024 * 1024 + 4096
 _VALID_SECONDS = 0
-"""The kernel may believe what it was told for so long: it asks each time."""
+"""How long the kernel may cache an answer: not at all, so each call reaches the server."""
 _MNT_DETACH = 2
 _FOPEN_DIRECT_IO = 1
 
 
 class NoFuseError(Exception):
-    """This machine lets nobody mount a FUSE file system, or not us."""
+    """This machine refuses FUSE mounts, or refuses them to this user."""
 
 
 class Operation(IntEnum):
@@ -62,7 +62,7 @@ _UNANSWERED = {Operation.FORGET, Operation.BATCH_FORGET}
 
 
 class HungDisk:
-    """A mounted folder of files that nobody may write."""
+    """A mounted folder of read-only files."""
 
     def __init__(self, device: int, files: Mapping[str, bytes]) -> None:
         self._device = device
@@ -163,7 +163,7 @@ class HungDisk:
 
 @contextlib.contextmanager
 def hung_disk(folder: Path, files: Mapping[str, bytes]) -> Iterator[HungDisk]:
-    """A folder with these files; it answers until it is told not to, and is unmounted afterwards.
+    """A folder with these files; it answers until a test makes it hang, and is unmounted afterwards.
 
     Raises:
         NoFuseError: it cannot be mounted here.
@@ -188,4 +188,4 @@ def hung_disk(folder: Path, files: Mapping[str, bytes]) -> Iterator[HungDisk]:
             disk.stop()
             server.join()
     finally:
-        os.close(device)  # whoever still waits is let go with an error
+        os.close(device)  # calls that still wait fail

@@ -1,4 +1,4 @@
-"""An ingress in front of a store, which passes bytes on, or answers in its own words: what stands there in the world.
+"""An ingress in front of an S3 store: it passes bytes on, or answers itself, as real ones do.
 
     with ingress(endpoint.url) as door:
         door.answer(404, "text/html", b"<html>…")    # every request, until

@@ -50,15 +50,15 @@ class Disk:
         try:
             _run_or_skip("mount.exfat-fuse", device, self.folder)
         finally:
-            subprocess.run(["losetup", "--detach", device], check=True)  # as soon as nobody uses it
+            subprocess.run(["losetup", "--detach", device], check=True)  # takes effect when it is no longer in use
 
     def unmount(self, *, busy: bool = False) -> None:
-        """Unmount it; ``busy``: though somebody has files of it open (``umount -l``)."""
+        """Unmount it; ``busy``: even if files of it are open (``umount -l``)."""
         deadline = time.monotonic() + _UNMOUNT_SECONDS
         command: list[str | Path] = ["umount", *(["-l"] if busy else []), self.folder]
         while (done := subprocess.run(command, check=False, capture_output=True)).returncode != 0:
             assert time.monotonic() < deadline, done.stderr
-            time.sleep(0.05)  # somebody looks into it just now
+            time.sleep(0.05)  # in use at this moment, by a scan
         self._mounts -= 1
 
     def leave(self) -> None:
@@ -94,7 +94,7 @@ def mounted(*arguments: str | Path) -> Iterator[None]:
 
 
 def _run_or_skip(*command: str | Path) -> str:
-    """What the command says; the test is skipped if there is no such command here, or it fails."""
+    """Return the output of a command; skip the test if there is no such command here, or it fails."""
     if shutil.which(command[0]) is None:
         pytest.skip(f"{command[0]} is not here")
     done = subprocess.run(command, check=False, capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""Real recordings in real time: ffmpeg as a camera would run it, and a writer that goes back over what it wrote."""
+"""Real recordings in real time: by ffmpeg, and by a writer that patches bytes it wrote before."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MOVFLAGS: Final = {
     "faststart": "+faststart",
     "fragmented": "+frag_keyframe+empty_moov",
 }
-"""How ffmpeg is told to write; ``plain`` patches the size of ``mdat`` at its end, ``faststart`` shifts everything."""
+"""ffmpeg's options for each kind; ``plain`` patches the size of ``mdat`` at its end, ``faststart`` shifts everything."""
 
 
 class Recording:

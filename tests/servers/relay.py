@@ -1,4 +1,4 @@
-"""What stands between a client and a server: takes connections, a thread for each, and passes bytes on or does worse.
+"""A relay between a client and a server: takes connections, a thread for each, and passes bytes on, or damages them.
 
 class Half(Relay):
     def serve_one(self, client): ...

@@ -1,7 +1,7 @@
 """The conformance cases: what S3 does, as functions of a boto3 client that tell an outcome.
 
-A case does something and says in a few words how it ended: ``"ok"``, an error as ``"404 NoSuchUpload"``, or what it
-saw. ``expected`` is what AWS S3 says, by its API reference. ``deviations.py`` knows which servers say something else.
+A case makes some calls and returns their outcome in a few words: ``"ok"``, an error as ``"404 NoSuchUpload"``, or what
+it saw. ``expected`` is what AWS S3 returns, by its API reference. ``s3_deviations.py`` lists where other servers differ.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SMALL = b"the last part may be small"
 
 @dataclass(frozen=True)
 class Bench:
-    """A server, a client of it, and a key that nobody else uses."""
+    """A server, a client of it, and a key of its own."""
 
     endpoint: Endpoint
     client: Any
@@ -96,8 +96,8 @@ def new_key() -> str:
     return f"streams/{uuid.uuid4()}/recording.mp4"
 
 
-def told(call: Callable[[], Any]) -> str:
-    """``"ok"``, or the error as S3 tells it."""
+def outcome_of(call: Callable[[], Any]) -> str:
+    """Return ``"ok"``, or the status and code of the error."""
     try:
         call()
     except botocore.exceptions.ClientError as error:
@@ -121,48 +121,48 @@ def parts_become_the_object(bench: Bench) -> str:
 @case("ok")
 def numbers_may_have_gaps(bench: Bench) -> str:
     upload = bench.create()
-    return told(lambda: bench.complete(upload, bench.part(upload, 7, BIG), bench.part(upload, 10_000)))
+    return outcome_of(lambda: bench.complete(upload, bench.part(upload, 7, BIG), bench.part(upload, 10_000)))
 
 
 @case("400 EntityTooSmall")
 def a_small_part_that_is_not_the_last(bench: Bench) -> str:
     upload = bench.create()
     parts = [bench.part(upload, 1), bench.part(upload, 2)]
-    return told(lambda: bench.complete(upload, *parts))
+    return outcome_of(lambda: bench.complete(upload, *parts))
 
 
 @case("400 InvalidPartOrder")
 def parts_out_of_order(bench: Bench) -> str:
     upload = bench.create()
     parts = [bench.part(upload, 1, BIG), bench.part(upload, 2, BIG)]
-    return told(lambda: bench.complete(upload, parts[1], parts[0]))
+    return outcome_of(lambda: bench.complete(upload, parts[1], parts[0]))
 
 
 @case("400 InvalidPart")
 def a_part_with_another_etag(bench: Bench) -> str:
     upload = bench.create()
     bench.part(upload, 1)
-    return told(lambda: bench.complete(upload, {"PartNumber": 1, "ETag": '"' + "0" * 32 + '"'}))
+    return outcome_of(lambda: bench.complete(upload, {"PartNumber": 1, "ETag": '"' + "0" * 32 + '"'}))
 
 
 @case("400 InvalidPart")
 def a_part_that_was_never_sent(bench: Bench) -> str:
     upload = bench.create()
     part = bench.part(upload, 1, BIG)
-    return told(lambda: bench.complete(upload, part, {**part, "PartNumber": 2}))
+    return outcome_of(lambda: bench.complete(upload, part, {**part, "PartNumber": 2}))
 
 
 @case("400 MalformedXML")
 def complete_without_parts(bench: Bench) -> str:
     upload = bench.create()
     bench.part(upload, 1)
-    return told(lambda: bench.complete(upload))
+    return outcome_of(lambda: bench.complete(upload))
 
 
 @case("400 InvalidArgument, 400 InvalidArgument")
 def part_numbers_out_of_range(bench: Bench) -> str:
     upload = bench.create()
-    return ", ".join(told(partial(bench.part, upload, number)) for number in (0, 10_001))
+    return ", ".join(outcome_of(partial(bench.part, upload, number)) for number in (0, 10_001))
 
 
 @case("second")
@@ -181,10 +181,10 @@ def nothing_works_after_abort(bench: Bench) -> str:
     return ", ".join(
         [
             str(status),
-            told(lambda: bench.part(upload, 2)),
-            told(lambda: bench.client.list_parts(**upload)),
-            told(lambda: bench.complete(upload, part)),
-            told(lambda: bench.client.abort_multipart_upload(**upload)),
+            outcome_of(lambda: bench.part(upload, 2)),
+            outcome_of(lambda: bench.client.list_parts(**upload)),
+            outcome_of(lambda: bench.complete(upload, part)),
+            outcome_of(lambda: bench.client.abort_multipart_upload(**upload)),
         ]
     )
 
@@ -194,9 +194,9 @@ def an_upload_id_that_never_was(bench: Bench) -> str:
     upload = {**bench.place, "UploadId": "bm9uZXhpc3RlbnQ"}
     return ", ".join(
         [
-            told(lambda: bench.part(upload, 1)),
-            told(lambda: bench.client.list_parts(**upload)),
-            told(lambda: bench.complete(upload, {"PartNumber": 1, "ETag": '"x"'})),
+            outcome_of(lambda: bench.part(upload, 1)),
+            outcome_of(lambda: bench.client.list_parts(**upload)),
+            outcome_of(lambda: bench.complete(upload, {"PartNumber": 1, "ETag": '"x"'})),
         ]
     )
 
@@ -206,7 +206,7 @@ def complete_again_answers_the_same(bench: Bench) -> str:
     upload = bench.create()
     part = bench.part(upload, 1)
     first = bench.complete(upload, part)
-    second = told(lambda: bench.complete(upload, part))
+    second = outcome_of(lambda: bench.complete(upload, part))
     if second != "ok":
         return second
     return "same" if bench.complete(upload, part)["ETag"] == first["ETag"] else "different"
@@ -216,8 +216,8 @@ def complete_again_answers_the_same(bench: Bench) -> str:
 def a_part_that_comes_after_complete(bench: Bench) -> str:
     upload = bench.create()
     bench.complete(upload, bench.part(upload, 1))
-    late = told(lambda: bench.part(upload, 1, b"late"))
-    reading = told(bench.body)
+    late = outcome_of(lambda: bench.part(upload, 1, b"late"))
+    reading = outcome_of(bench.body)
     return f"{late}, {'whole' if reading == 'ok' and bench.body() == SMALL else reading}"
 
 
@@ -267,7 +267,7 @@ def what_was_said_at_the_creation_arrives_at_the_object(bench: Bench) -> str:
 def a_part_with_another_content_md5(bench: Bench) -> str:
     upload = bench.create()
     wrong = base64.b64encode(hashlib.md5(b"other").digest()).decode()
-    return ", ".join(told(partial(bench.part, upload, 1, ContentMD5=md5)) for md5 in (wrong, "bm8="))
+    return ", ".join(outcome_of(partial(bench.part, upload, 1, ContentMD5=md5)) for md5 in (wrong, "bm8="))
 
 
 @case("BadDigest BadDigest BadDigest BadDigest BadDigest", "checksum")
@@ -276,7 +276,7 @@ def a_part_with_another_checksum(bench: Bench) -> str:
     for name, size in {"CRC32": 4, "CRC32C": 4, "CRC64NVME": 8, "SHA1": 20, "SHA256": 32}.items():
         upload = bench.create(ChecksumAlgorithm=name)
         wrong = {f"Checksum{name}": base64.b64encode(bytes(size)).decode()}
-        outcomes.append(told(partial(bench.part, upload, 1, SMALL, **wrong)).split(" ")[-1])
+        outcomes.append(outcome_of(partial(bench.part, upload, 1, SMALL, **wrong)).split(" ")[-1])
     return " ".join(outcomes)
 
 
@@ -307,7 +307,7 @@ def what_is_said_of_the_whole_object_is_checked(bench: Bench) -> str:
         {"MpuObjectSize": len(SMALL) + 1},
         {"ChecksumCRC64NVME": _crc64(SMALL), "ChecksumType": "FULL_OBJECT", "MpuObjectSize": len(SMALL)},
     ]
-    return ", ".join(told(partial(bench.complete, upload, part, **more)) for more in kinds)
+    return ", ".join(outcome_of(partial(bench.complete, upload, part, **more)) for more in kinds)
 
 
 @case("400 InvalidRequest, COMPOSITE -2", "checksum")
@@ -318,7 +318,7 @@ def composite_checksums_need_those_of_the_parts(bench: Bench) -> str:
         sha = base64.b64encode(hashlib.sha256(body).digest()).decode()
         parts.append({**bench.part(upload, number, body, ChecksumSHA256=sha), "ChecksumSHA256": sha})
     bare = [{"PartNumber": part["PartNumber"], "ETag": part["ETag"]} for part in parts]
-    refused = told(lambda: bench.complete(upload, *bare))
+    refused = outcome_of(lambda: bench.complete(upload, *bare))
     if refused == "ok":
         return "ok"
     done = bench.complete(upload, *parts)
@@ -367,7 +367,7 @@ def parts_that_cannot_be_copied(bench: Bench) -> str:
     other = {"Bucket": bench.bucket, "Key": f"{bench.key} that never was"}
     copy = partial(bench.client.upload_part_copy, PartNumber=1, CopySource=source)
     return ", ".join(
-        told(call)
+        outcome_of(call)
         for call in (
             partial(copy, **upload, CopySourceIfMatch='"00000000000000000000000000000000"'),
             partial(copy, **upload, CopySourceRange=f"bytes=0-{len(SMALL)}"),
@@ -387,9 +387,9 @@ def objects_are_copied(bench: Bench) -> str:
         head = bench.client.head_object(**bench.place)
         whole = "whole" if bench.body() == SMALL else "otherwise"
         seen.append(f"{whole} {head['ContentType']} {head['Metadata'].get('a')}")
-    itself = told(lambda: bench.client.copy_object(**bench.place, CopySource=bench.place))
+    itself = outcome_of(lambda: bench.client.copy_object(**bench.place, CopySource=bench.place))
     missing = {"Bucket": bench.bucket, "Key": f"{bench.key} that never was"}
-    return ", ".join([*seen, itself, told(lambda: bench.client.copy_object(**bench.place, CopySource=missing))])
+    return ", ".join([*seen, itself, outcome_of(lambda: bench.client.copy_object(**bench.place, CopySource=missing))])
 
 
 # Objects and buckets
@@ -415,17 +415,17 @@ def ranges_are_read(bench: Bench) -> str:
         body: bytes = bench.client.get_object(**bench.place, Range=f"bytes={text}")["Body"].read()
         return body.decode()
 
-    return "|".join([read("0-3"), read("7-"), read("-2"), told(lambda: read("10-"))])
+    return "|".join([read("0-3"), read("7-"), read("-2"), outcome_of(lambda: read("10-"))])
 
 
 @case("404 NoSuchKey, 404 404, 404 NoSuchBucket, ok", "object")
 def what_is_not_there(bench: Bench) -> str:
     return ", ".join(
         [
-            told(lambda: bench.client.get_object(**bench.place)),
-            told(lambda: bench.client.head_object(**bench.place)),
-            told(lambda: bench.client.list_objects_v2(Bucket="no-such-bucket-here")),
-            told(lambda: bench.client.delete_object(**bench.place)),
+            outcome_of(lambda: bench.client.get_object(**bench.place)),
+            outcome_of(lambda: bench.client.head_object(**bench.place)),
+            outcome_of(lambda: bench.client.list_objects_v2(Bucket="no-such-bucket-here")),
+            outcome_of(lambda: bench.client.delete_object(**bench.place)),
         ]
     )
 
@@ -450,30 +450,30 @@ def objects_are_listed_in_pages(bench: Bench) -> str:
 
 @case("409 BucketAlreadyOwnedByYou", "object")
 def a_bucket_made_again(bench: Bench) -> str:
-    return told(lambda: bench.client.create_bucket(Bucket=bench.bucket))
+    return outcome_of(lambda: bench.client.create_bucket(Bucket=bench.bucket))
 
 
 @case("404 NoSuchLifecycleConfiguration", "object")
 def a_bucket_without_lifecycle(bench: Bench) -> str:
-    return told(lambda: bench.client.get_bucket_lifecycle_configuration(Bucket=bench.bucket))
+    return outcome_of(lambda: bench.client.get_bucket_lifecycle_configuration(Bucket=bench.bucket))
 
 
 @case("400 BadDigest", "object")
 def an_object_with_another_content_md5(bench: Bench) -> str:
     wrong = base64.b64encode(hashlib.md5(b"other").digest()).decode()
-    return told(lambda: bench.client.put_object(**bench.place, Body=SMALL, ContentMD5=wrong))
+    return outcome_of(lambda: bench.client.put_object(**bench.place, Body=SMALL, ContentMD5=wrong))
 
 
 # Options of objects
 
 
 def _or_refusal(run: Callable[[Bench], str]) -> Callable[[Bench], str]:
-    """A case that ends with the first refusal of a server that knows nothing of all this."""
+    """Wrap a case so that it ends with the first refusal of a server without the feature."""
 
     @wraps(run)
     def attempt(bench: Bench) -> str:
         said: list[str] = []
-        refusal = told(lambda: said.append(run(bench)))
+        refusal = outcome_of(lambda: said.append(run(bench)))
         return said[0] if said else refusal
 
     return attempt
@@ -499,7 +499,9 @@ def storage_class_and_tags_arrive_at_the_object(bench: Bench) -> str:
 
 @case("400 InvalidStorageClass, 400 InvalidStorageClass", "options")
 def a_storage_class_that_is_none(bench: Bench) -> str:
-    return ", ".join(told(partial(do, StorageClass="GLACIER-IR")) for do in (bench.create, partial(_empty, bench)))
+    return ", ".join(
+        outcome_of(partial(do, StorageClass="GLACIER-IR")) for do in (bench.create, partial(_empty, bench))
+    )
 
 
 @case(
@@ -515,7 +517,7 @@ def tags_that_are_none(bench: Bench) -> str:
         "&".join(f"k{n}=v" for n in range(11)),
         f"{'k' * 128}={'v' * 256}&only-a-key",
     ]
-    return ", ".join(told(partial(bench.create, Tagging=header)) for header in headers)
+    return ", ".join(outcome_of(partial(bench.create, Tagging=header)) for header in headers)
 
 
 @case("400 InvalidArgument, 400 InvalidArgument, 400 InvalidArgument", "options")
@@ -525,7 +527,7 @@ def encryption_that_is_none(bench: Bench) -> str:
         {"ServerSideEncryption": "AES256", "SSEKMSKeyId": "alias/x"},
         {"ServerSideEncryption": "aws:kms:dsse", "BucketKeyEnabled": True},
     ]
-    return ", ".join(told(partial(bench.create, **options)) for options in wrong)
+    return ", ".join(outcome_of(partial(bench.create, **options)) for options in wrong)
 
 
 @case("AES256 part AES256 done AES256 object AES256", "options")
@@ -546,7 +548,7 @@ def with_kms_etags_are_no_md5s(bench: Bench) -> str:
 
 
 def _encrypted(bench: Bench, **options: Any) -> tuple[str, list[str]]:
-    """Make an object of one part; what is said of its encryption on the way, and the ETags of part and object."""
+    """Make an object of one part; return the encryption headers on the way, and the ETags of part and object."""
     created = bench.client.create_multipart_upload(**bench.place, **options)
     upload = {**bench.place, "UploadId": created["UploadId"]}
     sent = bench.client.upload_part(**upload, PartNumber=1, Body=SMALL)
@@ -564,7 +566,7 @@ def _encrypted(bench: Bench, **options: Any) -> tuple[str, list[str]]:
 @case("400 InvalidArgument, 400 AccessControlListNotSupported, ok", "options")
 def an_acl_where_the_bucket_has_none(bench: Bench) -> str:
     acls = ["everybody", "public-read", "bucket-owner-full-control"]
-    return ", ".join(told(partial(bench.create, ACL=acl)) for acl in acls)
+    return ", ".join(outcome_of(partial(bench.create, ACL=acl)) for acl in acls)
 
 
 @case("FULL_CONTROL, AllUsers READ", "options")
@@ -582,7 +584,7 @@ def an_acl_arrives_where_the_bucket_has_some(bench: Bench) -> str:
 def what_is_archived_is_not_read(bench: Bench) -> str:
     _empty(bench, StorageClass="GLACIER")
     head = bench.client.head_object(**bench.place)["ResponseMetadata"]["HTTPStatusCode"]
-    return f"{told(lambda: bench.client.get_object(**bench.place))}, {head}"
+    return f"{outcome_of(lambda: bench.client.get_object(**bench.place))}, {head}"
 
 
 # Signatures
@@ -592,7 +594,7 @@ def what_is_archived_is_not_read(bench: Bench) -> str:
 def another_secret(bench: Bench) -> str:
     client = bench.endpoint.client(aws_secret_access_key="wrong")
     try:
-        return told(lambda: client.get_object(**bench.place))
+        return outcome_of(lambda: client.get_object(**bench.place))
     finally:
         client.close()
 
@@ -601,7 +603,7 @@ def another_secret(bench: Bench) -> str:
 def a_key_id_that_nobody_has(bench: Bench) -> str:
     client = bench.endpoint.client(aws_access_key_id="nobody")
     try:
-        return told(lambda: client.get_object(**bench.place))
+        return outcome_of(lambda: client.get_object(**bench.place))
     finally:
         client.close()
 
@@ -639,7 +641,7 @@ def nothing_signed(bench: Bench) -> str:
 @case("200, 403 SignatureDoesNotMatch, 403 AccessDenied", "signature")
 def presigned_urls(bench: Bench) -> str:
     bench.client.put_object(**bench.place, Body=SMALL)
-    # boto3 presigns by version 2 for us-east-1 unless told otherwise.
+    # By default boto3 presigns by version 2 for us-east-1.
     version_4 = bench.endpoint.client(config=botocore.config.Config(signature_version="s3v4"))
     url = version_4.generate_presigned_url("get_object", Params=bench.place, ExpiresIn=60)
     past = datetime.now(UTC) - timedelta(seconds=90)

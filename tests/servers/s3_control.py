@@ -1,4 +1,4 @@
-"""Switching on the faults of an embedded S3 endpoint that runs as a process (``--control``)."""
+"""Arm faults of an embedded S3 endpoint that runs as a process (``--control``), and read its calls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where other servers answer otherwise than S3, and why: asserted, so that a change is noticed.
+"""Where other servers differ from S3, and why: asserted, so that a change is noticed.
 
 ``DEVIATIONS`` holds, by server and case, what that server answers instead of what S3 does, and the reason.
 """
@@ -78,4 +78,4 @@ AREAS: dict[str, frozenset[str]] = {
     "swift": frozenset({"multipart", "checksum", "object", "copy", "options", "signature"}),
     "moto": frozenset({"multipart", "copy", "options"}),
 }
-"""What each server is asked: moto takes any signature and ignores checksums, so these would say nothing of it."""
+"""The cases of each server: moto takes any signature and ignores checksums, so cases of those prove nothing."""

@@ -1,4 +1,4 @@
-"""What stands round the daemon in many tests: one Valkey and one embedded endpoint, which counts the bytes it is sent.
+"""One Valkey and one embedded S3 endpoint for many tests; the endpoint counts the bytes it receives.
 
 with surroundings(folder) as around:
     scene = around.scene("cut")  # a bucket and a key prefix of its own
@@ -49,7 +49,7 @@ class Scene:
             yield store
 
     def sent_bytes(self, file_name: str = "") -> int:
-        """How many bytes of recordings of that name, or of all, S3 was sent as parts, repetitions counted."""
+        """Return the bytes that S3 received as parts of recordings of that name, or of all, repetitions counted."""
         log = call_log(self.endpoint)
         return sum(
             entry["size_bytes"]

@@ -1,4 +1,4 @@
-"""A TCP server that answers what a test tells it to, when it tells it to."""
+"""A TCP server whose responses, and their times, a test sets."""
 
 from __future__ import annotations
 

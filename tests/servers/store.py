@@ -1,4 +1,4 @@
-"""A bucket, looked at by boto3: what really arrived, whatever the daemon says of itself."""
+"""A bucket as boto3 sees it: what arrived, independent of the daemon's own reports."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from waiting import wait_until
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """A bucket, looked at by boto3."""
+    """A bucket, and a boto3 client of it."""
 
     endpoint: Endpoint
     client: Any
