@@ -55,19 +55,22 @@ def _parser() -> argparse.ArgumentParser:
         prog="cef-trio lab",
         description="Run the daemon in simulated worlds on a virtual clock, and inject faults at chosen moments. Each "
         "run is reproducible. Its results are checked against the promises P1 to P10; see docs/correctness.md.",
-        epilog="Exit codes: 0 no violations, 2 invalid arguments, 5 violations.",
+        epilog="Exit codes: 0 no violations, 2 invalid arguments, 5 violations. "
+        "How to add a scenario, a fault or a mutation: cef_trio/lab/__init__.py.",
     )
     kinds = lab.add_subparsers(title="explorers", required=True, metavar="EXPLORER")
-    cancel = _add(kinds, "cancel", _cancel, "cancel and drain it at every step of each scenario")
+    cancel = _add(kinds, "cancel", _cancel, "cancel and drain the daemon at every step of each scenario")
     _add_explorer(cancel, every="--drain-every", injections="drain at every N-th step")
-    crash = _add(kinds, "crash", _crash, "crash it in every call and at every step of each scenario")
+    crash = _add(kinds, "crash", _crash, "crash the daemon in every call and at every step of each scenario")
     _add_explorer(crash, every="--kill-every", injections="kill at every N-th step")
-    simulate = _add(kinds, "simulate", _simulate, "random worlds: writers, faults, crashes")
+    simulate = _add(kinds, "simulate", _simulate, "run random worlds: writers, faults, crashes")
     _add_report(simulate)
     _add_processes(simulate)
-    simulate.add_argument("--worlds", type=_positive, default=1000, metavar="N", help="how many worlds (1000)")
+    simulate.add_argument("--worlds", type=_positive, default=1000, metavar="N", help="number of worlds (1000)")
     simulate.add_argument("--seed", type=_number, default=0, metavar="SEED", help="the first world's seed (0)")
-    mutations = _add(kinds, "mutations", _mutations, "remove one shield, write or check, and see that it is detected")
+    mutations = _add(
+        kinds, "mutations", _mutations, "remove one shield, write or check at a time, and test that it is detected"
+    )
     _add_check_mutations(mutations, list(MUTATIONS))
     variants = _add(kinds, "variants", _variants, "count the violations of naive implementations")
     _add_check_mutations(variants, list(VARIANTS))
@@ -78,9 +81,9 @@ def _parser() -> argparse.ArgumentParser:
         "a real Valkey, an S3 endpoint over a socket, the real clock. "
         "The seed determines the random choices, not the interleaving.",
     )
-    kill.add_argument("--cycles", type=_positive, default=100, metavar="N", help="how many kills (100)")
+    kill.add_argument("--cycles", type=_positive, default=100, metavar="N", help="number of kills (100)")
     kill.add_argument("--seed", type=_number, default=0, metavar="SEED", help="of the random choices (0)")
-    kill.add_argument("--keep", action="store_true", help="keep the files, the objects and Redis, and print where")
+    kill.add_argument("--keep", action="store_true", help="keep all files, and print their folder")
     kill.set_defaults(command=_kill)
     replay = _add(kinds, "replay", _replay, "repeat one run, and print its journal")
     _add_report(replay)

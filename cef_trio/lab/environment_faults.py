@@ -28,7 +28,9 @@ _MOUNT: Final = "mnt"
 FOLDERS: Final = ("", "", "x/", "y/", f"{_MOUNT}/")
 """Folders of the recordings; several recordings may have the same base name."""
 _SHARE_WITHOUT: Final = 0.5
+"""Share of the worlds without such faults."""
 _SHARE_OF_DELETE: Final = 0.3
+"""Share of the other, not gentle worlds with ``AFTER_UPLOAD=delete``."""
 _SYSTEMS: Final = ("ext4", "ext4", "reused", "nfs", "other-user")
 
 

@@ -98,7 +98,7 @@ class ScenarioContext:
             if daemon is None or self.daemon is not daemon or not daemon.accepts_events:
                 return
             await trio.sleep(1)
-        self.violations.append(f"P6: {name} is not in S3 after {within:g} seconds in which nothing was in its way")
+        self.violations.append(f"P6: {name} is not in S3 after {within:g} seconds without faults")
 
     def in_s3_twice(self) -> list[str]:
         """Return a violation if S3 has two recordings of the same bytes (promise P2)."""

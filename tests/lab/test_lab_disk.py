@@ -35,7 +35,7 @@ OPENED: dict[str, Callable[[OpenRecording], Awaitable[object]]] = {
 }
 
 
-def test_every_call_of_an_open_recording_is_asked() -> None:
+def test_every_method_of_an_open_recording_is_tested() -> None:
     assert OPENED.keys() == {name for name in vars(OpenRecording) if not name.startswith("_") and name != "generation"}
 
 
