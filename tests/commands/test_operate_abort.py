@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 from servers.stream_records import DAEMON, a_stream, stream_id
+from store_faults import CancelledAt
 from waiting import completed
 
 from cef_trio.checkpoint.memory import Moment
@@ -143,20 +144,11 @@ async def test_cancelled_at_any_call_no_lease_is_left_and_no_upload_is_unknown(
 ) -> None:
     checkpoint = await left_open(world)
     stream = checkpoint.meta.stream_id
-    hits = 0
     with trio.CancelScope() as scope:
-
-        async def cancel(called: str, at: Moment) -> None:
-            nonlocal hits
-            if called == operation and at is moment and not hits:
-                hits += 1
-                scope.cancel()
-            await trio.lowlevel.checkpoint()
-
-        world.store.fault = cancel
+        world.store.fault = fault = CancelledAt(scope, operation, moment)
         await abort_stream(context, stream, as_json=True)
     world.store.fault = None
-    assert hits == 1
+    assert fault.hit
     assert await world.store.holders([stream]) == {}
     await sound_after(world, context, lambda: retry_stream(context, stream))
 

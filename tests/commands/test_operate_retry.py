@@ -11,6 +11,7 @@ import pytest
 import trio
 from servers.command import command
 from servers.stream_records import DAEMON, PART, a_stream, stream_id
+from store_faults import CancelledAt
 from waiting import completed, until_idle
 
 from cef_trio.checkpoint.memory import Moment
@@ -221,20 +222,11 @@ async def test_cancelled_at_any_call_it_has_come_back_or_not_and_no_lease_is_lef
 ) -> None:
     await world.store.create(a_stream(status=Status.FAILED_UNEXPECTED), DAEMON)
     await world.store.release([stream_id(1)], DAEMON)
-    hits = 0
     with trio.CancelScope() as scope:
-
-        async def cancel(called: str, at: Moment) -> None:
-            nonlocal hits
-            if called == operation and at is moment and not hits:
-                hits += 1
-                scope.cancel()
-            await trio.lowlevel.checkpoint()
-
-        world.store.fault = cancel
+        world.store.fault = fault = CancelledAt(scope, operation, moment)
         await retry_stream(context, stream_id(1))
     world.store.fault = None
-    assert hits == 1
+    assert fault.hit
     assert await world.store.holders([stream_id(1)]) == {}
     (checkpoint,) = await world.checkpoints()
     assert checkpoint.meta.status in {Status.ACTIVE, Status.FAILED_UNEXPECTED}

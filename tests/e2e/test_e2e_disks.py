@@ -149,7 +149,7 @@ def a_bind_mount_that_is_gone(given: Given) -> None:
             assert not path.exists()
             write(watch_dir / "other.mp4", 5)
             process.wait_for("stream_completed")
-            time.sleep(2.0)  # several scans and looks, after which it must still not count as deleted
+            process.wait_for_rounds(4)
         assert process.count("recording_deleted") == process.count("stream_failed") == 0, process.tail()
         with mounted("--bind", real, camera):
             process.wait_for("stream_completed", file=str(path))

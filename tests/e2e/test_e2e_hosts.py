@@ -11,7 +11,6 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -118,7 +117,7 @@ def test_p9_hosts_whose_recordings_are_called_alike_have_each_of_theirs_in_s3_on
             first.signal(signal.SIGTERM)
             lives.close()
             with one.daemon() as first:
-                time.sleep(2.5)  # some rounds of the scan and of the idle checker, in which nothing may happen
+                first.wait_for_rounds(3)
                 assert first.count("stream_started") == first.count("lease_lost") == 0, first.tail()
             assert second.count("stream_failed") == second.count("lease_lost") == 0, second.tail()
     expected = Counter(content for host in contents.values() for content in host)

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
 import pytest
 from servers.daemon import DaemonProcess, daemon, settings_for
 from servers.fuse_mount import FuseMount, fuse_mount
@@ -37,12 +36,6 @@ def stopped(mounted: FuseMount) -> Iterator[None]:
         yield
     finally:
         os.kill(server, signal.SIGCONT)
-
-
-def metric(process: DaemonProcess, name: str) -> float:
-    port = process.wait_for("admin_server_started")["port"]
-    text = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=60, trust_env=False).text
-    return float(next(line.split()[-1] for line in text.splitlines() if line.startswith(f"{name} ")))
 
 
 def threads(process: DaemonProcess) -> int:
@@ -79,12 +72,12 @@ def test_p8_p10_a_mount_that_hangs_is_set_aside_others_go_on_and_it_comes_back(
                     process.wait_for("part_uploaded", file=str(deleted))
                     deleted.unlink()
                     process.wait_for("recording_deleted", file=str(deleted))
-                assert metric(process, "cef_trio_hung_mounts") == 1
+                assert process.metric("hung_mounts") == 1
                 assert threads(process) <= before + 2, "whoever comes to the mount now is refused, not left there"
             process.wait_for("mount_recovered", mount=str(mounted.mount))
             writer.write(b"and its end")
         process.wait_for("stream_completed", file=str(hidden))
-        assert metric(process, "cef_trio_hung_mounts") == 0
+        assert process.metric("hung_mounts") == 0
         assert process.count("recording_deleted") == 1, "nothing on the mount was called deleted"
         assert process.count("stream_failed") == 0, process.tail()
         assert process.count("idle_check_failed") <= 3, "it is said, and not in a loop"

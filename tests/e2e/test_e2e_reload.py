@@ -7,11 +7,10 @@ import os
 import pty
 import signal
 import time
-import urllib.request
 from pathlib import Path
 
 import pytest
-from servers.daemon import DaemonProcess, daemon, settings_for
+from servers.daemon import daemon, settings_for
 from servers.endpoints import Endpoint
 from servers.s3_control import arm, disarm_all, wait_for_call
 from servers.store import Store
@@ -35,13 +34,6 @@ def env_file(tmp_path: Path) -> Path:
     return file
 
 
-def metric(process: DaemonProcess, name: str) -> float:
-    port = process.wait_for("admin_server_started")["port"]
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
-        lines = answer.read().decode().splitlines()
-    return float(next(line.split()[1] for line in lines if line.startswith(f"cef_trio_{name} ")))
-
-
 def test_rate_and_level_change_while_a_recording_is_uploaded(
     watch_dir: Path, embedded: Store, settings: dict[str, str], env_file: Path
 ) -> None:
@@ -49,8 +41,8 @@ def test_rate_and_level_change_while_a_recording_is_uploaded(
     recording.write_bytes(os.urandom(11 * MIB))  # three minutes at 64 KiB/s
     with daemon(settings, arguments=["--env-file", str(env_file)]) as process:
         process.wait_for("upload_created")
-        assert metric(process, "upload_limit_bytes_per_second") == 64 * KIB
-        wait_until(lambda: metric(process, "rate_limit_wait_seconds_total"))
+        assert process.metric("upload_limit_bytes_per_second") == 64 * KIB
+        wait_until(lambda: process.metric("rate_limit_wait_seconds_total"))
         assert process.count("part_uploaded") == 0
         env_file.write_text("LOG_LEVEL=DEBUG\nS3_ADDRESSING=path\n")
         process.signal(signal.SIGHUP)
@@ -60,7 +52,7 @@ def test_rate_and_level_change_while_a_recording_is_uploaded(
         assert event["overridden_by_environment"] == []
         process.wait_for("stream_completed", seconds=30)
         assert process.count("part_uploaded") == 3  # debug
-        assert metric(process, "upload_limit_bytes_per_second") == 0
+        assert process.metric("upload_limit_bytes_per_second") == 0
         assert process.stop() == 0
     embedded.assert_identical(recording)
 
@@ -72,7 +64,7 @@ def test_a_bad_file_changes_nothing_and_the_environment_wins(
         env_file.write_text("MAX_UPLOAD_RATE=fast\n")
         process.signal(signal.SIGHUP)
         assert "MAX_UPLOAD_RATE: takes a size" in process.wait_for("settings_not_reloaded")["error"]
-        assert metric(process, "upload_limit_bytes_per_second") == 64 * KIB
+        assert process.metric("upload_limit_bytes_per_second") == 64 * KIB
         env_file.write_text("MAX_UPLOAD_RATE=1MiB\nLOG_LEVEL=DEBUG\n")
         process.signal(signal.SIGHUP)
         event = process.wait_for("settings_reloaded")

@@ -68,7 +68,7 @@ async def test_a_slice_is_read_byte_for_byte_again_and_again(
             assert all(0 < len(block) <= BLOCK_BYTES for block in blocks)
 
 
-async def test_hot_blocks_need_no_thread(recording: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_cached_blocks_need_no_thread(recording: str, monkeypatch: pytest.MonkeyPatch) -> None:
     disk = KernelDisk()
     async with disk.open(recording) as opened:
         if not await can_say(opened):
@@ -99,7 +99,7 @@ async def test_a_file_that_became_shorter_raises(recording: str, page_cache: str
                 pass
 
 
-async def test_a_hung_disk_holds_no_cancellation_back(recording: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_hung_disk_delays_no_cancellation(recording: str, monkeypatch: pytest.MonkeyPatch) -> None:
     released = threading.Event()
     monkeypatch.setattr(disk_module, "_RWF_NOWAIT", None)
     monkeypatch.setattr(os, "pread", lambda *_: released.wait() and b"")

@@ -42,7 +42,7 @@ async def cancelled_when_hung(disk: HungDisk, scope: trio.CancelScope) -> None:
     scope.cancel()
 
 
-async def test_a_disk_that_answers_is_read_like_any_other(folder: Path, disk: HungDisk) -> None:
+async def test_a_fuse_disk_that_responds_is_read_like_any_other(folder: Path, disk: HungDisk) -> None:
     path = str(folder / "a.mp4")
     async with KernelDisk().open(path) as opened:
         assert b"".join([block async for block in FileSlice(opened, 0, len(CONTENT)).blocks()]) == CONTENT
@@ -84,7 +84,7 @@ async def test_p4_a_close_that_hangs_stalls_neither_the_loop_nor_the_exit(folder
     assert turns > 0, "the loop went on while the file was being closed"
 
 
-async def test_p4_the_watcher_and_the_question_for_a_writer_are_let_go_too(folder: Path, disk: HungDisk) -> None:
+async def test_p4_the_watcher_and_the_writer_check_are_abandoned_too(folder: Path, disk: HungDisk) -> None:
     disk.hang(Operation.GETATTR, Operation.READDIR, Operation.LOOKUP)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(ThreadedReader(matcher(["*.mp4"])).scan, str(folder))

@@ -107,7 +107,7 @@ async def test_p10_other_mounts_go_on_while_one_has_used_all_its_threads(table: 
         assert server.waiting == 2, "its share of threads, and those that waited for one were let go"
 
 
-async def test_p6_it_comes_back_when_the_call_that_was_left_behind_returns(table: Table) -> None:
+async def test_p6_a_mount_is_used_again_when_the_abandoned_call_returns(table: Table) -> None:
     table.mounts.answer_seconds = 0.4
     back = []
     table.mounts.on_answer = lambda: back.append("back")
@@ -121,7 +121,7 @@ async def test_p6_it_comes_back_when_the_call_that_was_left_behind_returns(table
     assert back == ["back"]
 
 
-async def test_p6_it_comes_back_when_another_call_is_answered_though_the_first_one_never_is(table: Table) -> None:
+async def test_p6_a_mount_is_used_again_when_a_probe_returns_though_the_first_call_never_does(table: Table) -> None:
     table.mounts.answer_seconds = 0.4
     with stopped() as server:
         await refused(table.mounts, server)
@@ -137,7 +137,7 @@ async def test_p6_it_comes_back_when_another_call_is_answered_though_the_first_o
         assert await table.mounts.run(HUNG, lambda: "answer") == "answer"
 
 
-async def test_p6_what_is_mounted_anew_is_asked_though_a_thread_still_waits_for_the_old_one(
+async def test_p6_a_new_mount_is_used_though_a_thread_still_waits_for_the_old_one(
     table: Table, mock_clock: MockClock
 ) -> None:
     with stopped() as server:
@@ -148,7 +148,7 @@ async def test_p6_what_is_mounted_anew_is_asked_though_a_thread_still_waits_for_
         assert not table.mounts.hung.value
 
 
-async def test_p4_a_cancelled_call_is_let_go_at_once_and_its_silence_is_still_noticed(
+async def test_p4_a_cancelled_call_is_abandoned_at_once_and_its_hang_is_still_noticed(
     table: Table, mock_clock: MockClock
 ) -> None:
     with stopped() as server:
@@ -162,7 +162,7 @@ async def test_p4_a_cancelled_call_is_let_go_at_once_and_its_silence_is_still_no
         assert table.mounts.hung.value == {"/watch/hung": 0.0}
 
 
-async def test_a_call_that_gets_on_may_take_as_long_as_it_likes(table: Table) -> None:
+async def test_a_call_that_makes_progress_has_no_time_limit(table: Table) -> None:
     table.mounts.answer_seconds = 0.4
 
     def long(beat: object) -> str:
@@ -174,7 +174,7 @@ async def test_a_call_that_gets_on_may_take_as_long_as_it_likes(table: Table) ->
     assert await table.mounts.run_long(HUNG, long) == "all of it"
 
 
-async def test_p8_a_change_is_never_left_behind_and_none_begins_on_a_hung_mount(
+async def test_p8_a_change_is_never_abandoned_and_none_begins_on_a_hung_mount(
     table: Table, mock_clock: MockClock
 ) -> None:
     done: list[str] = []

@@ -206,7 +206,7 @@ async def test_a_program_that_hangs_is_an_error_and_is_killed_with_all_its_child
         await until_gone(int(pid))
 
 
-async def test_p4_cancelled_it_kills_the_program_and_leaves_at_once(script: Script, tmp_path: Path) -> None:
+async def test_p4_a_cancellation_kills_the_program_and_goes_through_at_once(script: Script, tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     with trio.fail_after(LONG):
         async with trio.open_nursery() as nursery:

@@ -68,7 +68,7 @@ def service() -> Service:
 
 
 @pytest.mark.parametrize("error", [silent(), server_error(), refused(), refused("QuotaOfSomeStore")])
-async def test_p6_what_strikes_all_is_held_whatever_it_is_called_and_comes_back(
+async def test_p6_a_refusal_of_all_calls_is_an_outage_whatever_its_code(
     service: Service, error: S3OperationError, nursery: trio.Nursery
 ) -> None:
     nursery.start_soon(service.breaker.run)
@@ -86,7 +86,7 @@ async def test_p6_what_strikes_all_is_held_whatever_it_is_called_and_comes_back(
     nursery.cancel_scope.cancel()
 
 
-async def test_p6_a_refusal_that_the_probe_does_not_get_is_this_calls_own_once_it_repeats(service: Service) -> None:
+async def test_p6_a_repeated_refusal_that_the_probe_does_not_get_concerns_this_call_alone(service: Service) -> None:
     calls = 0
 
     async def one_recordings() -> None:

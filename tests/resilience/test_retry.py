@@ -127,7 +127,7 @@ async def test_retry_after_is_honoured_up_to_five_minutes() -> None:
     assert third - second == pytest.approx(MAX_RETRY_AFTER_SECONDS)
 
 
-async def test_every_retry_is_logged_with_what_a_person_needs() -> None:
+async def test_every_retry_is_logged_with_its_cause_and_pause() -> None:
     with capture_logs() as logs:
         await Service().retrier.call("upload_part", Script(slow_down()))
     (entry,) = [entry for entry in logs if entry["event"] == "retry"]
@@ -136,7 +136,7 @@ async def test_every_retry_is_logged_with_what_a_person_needs() -> None:
     assert entry["wait_seconds"] >= 0
 
 
-async def test_the_observer_hears_of_every_retry_and_of_the_last_failure() -> None:
+async def test_the_observer_is_called_for_every_retry_and_the_last_failure() -> None:
     service, errors = Service(), [slow_down() for _ in range(5)]
     with pytest.raises(S3OperationError):
         await service.retrier.call("upload_part", Script(*errors))
@@ -147,7 +147,7 @@ async def test_the_observer_hears_of_every_retry_and_of_the_last_failure() -> No
     assert {(told.service, told.operation) for told in service.told} == {("s3", "upload_part")}
 
 
-async def test_the_observer_hears_once_of_a_permanent_error_and_of_a_single_try() -> None:
+async def test_the_observer_is_called_once_for_a_permanent_error_and_a_single_try() -> None:
     service = Service(once=frozenset({"ping"}))
     with pytest.raises(S3OperationError):
         await service.retrier.call("upload_part", Script(denied()))

@@ -23,7 +23,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import httpx
 from servers.endpoints import Endpoint
+from waiting import wait_until
 
 EVENT_SECONDS = 60.0
 _POLL_SECONDS = 0.01
@@ -115,6 +117,22 @@ class DaemonProcess:
 
     def count(self, event: str, **fields: object) -> int:
         return sum(_matches(entry, event, fields) for entry in self.events)
+
+    def metric(self, name: str) -> float:
+        """The value of ``cef_trio_<name>``, a metric without labels, as a scrape shows it."""
+        port = self.wait_for("admin_server_started")["port"]
+        text = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=60, trust_env=False).text
+        return float(next(line.split()[1] for line in text.splitlines() if line.startswith(f"cef_trio_{name} ")))
+
+    def wait_for_rounds(self, count: int) -> None:
+        """Wait until the idle checker has begun so many more rounds: before a test asserts that nothing happened."""
+        begun: set[float] = set()
+
+        def enough() -> bool:
+            begun.add(self.metric("idle_checker_last_run_timestamp_seconds"))
+            return len(begun) > count
+
+        wait_until(enough)
 
     def tail(self, lines: int = 60) -> str:
         return "\n".join(self.log_path.read_text(errors="replace").splitlines()[-lines:])

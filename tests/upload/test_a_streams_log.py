@@ -13,7 +13,7 @@ LIFE = ["stream_started", "upload_created", "recording_ended", "object_completed
 
 
 @pytest.mark.parametrize("parts", [1, 3, 40])
-async def test_a_streams_life_is_five_info_lines_however_long_it_is(world: World, parts: int) -> None:
+async def test_a_stream_logs_five_info_lines_however_long_it_is(world: World, parts: int) -> None:
     with capture_logs() as logs:
         async with world.daemon() as daemon:
             for _ in range(parts):

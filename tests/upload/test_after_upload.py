@@ -89,7 +89,7 @@ async def test_p8_a_recording_of_any_size_is_deleted_once_it_is_completed(
     assert not events(said, "recording_deleted")
 
 
-async def test_p8_nothing_is_deleted_while_s3_does_not_answer_for_it(world: World) -> None:
+async def test_p8_nothing_is_deleted_while_s3_does_not_confirm_the_object(world: World) -> None:
     world.after_upload = DELETE
     armed = world.endpoint.faults.arm(Fault(Kind.RESET, "HeadObject", times=None))
     world.append(10)
@@ -186,7 +186,7 @@ async def test_p8_a_record_that_leads_out_of_the_folder_deletes_nothing_there(
     assert "not in the watch folder" in events(said, "after_upload_refused")[0]["reason"]
 
 
-async def test_a_claim_is_kept_as_long_as_a_copy_takes(
+async def test_a_lease_is_renewed_for_as_long_as_a_copy_takes(
     world: World, done: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     two_file_systems(monkeypatch)
@@ -206,7 +206,7 @@ async def test_a_claim_is_kept_as_long_as_a_copy_takes(
     assert all(held)
 
 
-async def test_what_a_crash_left_undone_the_next_start_does(world: World) -> None:
+async def test_an_action_that_a_crash_interrupted_is_repeated_by_the_next_start(world: World) -> None:
     world.after_upload = DELETE
     world.append(10)
     async with world.killed_daemon() as daemon:
@@ -218,7 +218,7 @@ async def test_what_a_crash_left_undone_the_next_start_does(world: World) -> Non
     assert world.removed_unsaved == []
 
 
-async def test_p8_a_redis_that_lost_the_completion_of_a_deleted_recording_learns_it_from_s3(world: World) -> None:
+async def test_p8_the_lost_completion_of_a_deleted_recording_is_restored_from_s3(world: World) -> None:
     world.after_upload = DELETE
     world.endpoint.faults.arm(Fault(Kind.SLOW, "CompleteMultipartUpload", Moment.REPLY, seconds=2))
     world.append(PART + 5)
@@ -235,7 +235,7 @@ async def test_p8_a_redis_that_lost_the_completion_of_a_deleted_recording_learns
     assert world.recordings() == [content]
 
 
-async def test_recordings_that_were_completed_before_it_was_asked_for_are_taken_too(world: World) -> None:
+async def test_recordings_that_were_completed_before_the_setting_was_set_are_included(world: World) -> None:
     for name in ("a.mp4", "b.mp4"):
         world.append(10, name)
     async with world.daemon() as daemon:
@@ -287,7 +287,7 @@ async def test_a_failed_action_is_logged_and_repeated_and_fails_no_stream(
     assert checkpoint.meta.status is Status.COMPLETED
 
 
-async def test_work_that_another_daemon_has_claimed_is_left_to_it_until_its_claim_runs_out(world: World) -> None:
+async def test_work_under_another_daemons_lease_is_left_to_it_until_the_lease_expires(world: World) -> None:
     world.append(10)
     async with world.daemon() as daemon:
         daemon.closed()
@@ -421,7 +421,7 @@ async def test_p8_bytes_that_changed_without_a_trace_are_noticed_by_the_copy(
 
 
 @pytest.mark.parametrize("fault", [FaultKind.CANCEL, FaultKind.KILL])
-def test_p8_a_move_to_another_file_system_may_be_struck_at_every_step(
+def test_p8_a_move_to_another_file_system_may_be_interrupted_at_every_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: FaultKind
 ) -> None:
     """A cancellation leaves no partial copy, a kill at most a hidden one. In the end there is one whole file."""
@@ -442,7 +442,7 @@ def test_a_copy_that_is_cancelled_would_stay_without_its_shield(
     """The test above fails without the shield."""
     monkeypatch.setattr(shield_room, "removed", frozenset({"copy's removal"}))
     with pytest.raises(AssertionError, match="half a copy was left"):
-        test_p8_a_move_to_another_file_system_may_be_struck_at_every_step(tmp_path, monkeypatch, FaultKind.CANCEL)
+        test_p8_a_move_to_another_file_system_may_be_interrupted_at_every_step(tmp_path, monkeypatch, FaultKind.CANCEL)
 
 
 async def _struck_move(folder: Path, fault: FaultKind, at: int) -> bool:

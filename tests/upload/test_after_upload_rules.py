@@ -76,7 +76,7 @@ def test_p8_an_incomplete_record_has_no_verified_file(missing: str) -> None:
 
 
 @pytest.mark.parametrize("sizes", [(), (10, 10), (10, 10, 4), (10, 9, 5)])
-def test_p8_parts_that_do_not_add_up_to_the_file_say_nothing(sizes: tuple[int, ...]) -> None:
+def test_p8_parts_that_do_not_add_up_to_the_file_prove_nothing(sizes: tuple[int, ...]) -> None:
     assert verified_file(checkpoint(sizes)) is None
 
 

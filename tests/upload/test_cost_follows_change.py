@@ -40,7 +40,7 @@ async def test_p2_a_tail_that_is_cut_off_costs_one_part(world: World, by: int) -
     assert world.open_uploads() == []
 
 
-async def test_p2_a_tail_that_is_cut_off_while_no_daemon_looks_costs_one_part(world: World) -> None:
+async def test_p2_a_tail_that_is_cut_off_while_no_daemon_runs_costs_one_part(world: World) -> None:
     world.append(12 * PART)
     async with world.killed_daemon():
         await trio.sleep(1)

@@ -164,7 +164,7 @@ def test_p8_a_file_that_has_a_writer_is_left_alone_until_it_has_none(path: Path)
 
 
 @leases
-def test_p8_a_writer_that_comes_in_the_last_moment_is_not_written_into_the_void(
+def test_p8_a_writer_that_opens_the_file_at_the_last_moment_loses_nothing(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A writer opens the file during the check: the kernel delays it, and the daemon keeps the file."""
@@ -245,7 +245,7 @@ def test_p8_a_target_that_is_the_file_itself_by_another_path_does_not_lose_it(pa
     assert path.read_bytes() == CONTENT
 
 
-def test_p8_another_file_that_takes_the_name_in_the_last_moment_gets_it_back(
+def test_p8_another_file_that_takes_the_name_at_the_last_moment_is_renamed_back(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file, rename = verified(path), rename_file.rename
@@ -304,7 +304,7 @@ def test_a_copy_is_private_until_it_is_whole_and_then_like_the_file(path: Path, 
     assert listing(hidden.parent) == ["a.mp4"]
 
 
-def test_a_new_copy_is_nobodys_to_read_and_is_gone_when_it_is_discarded(tmp_path: Path) -> None:
+def test_a_new_copy_is_unreadable_for_others_and_is_deleted_when_discarded(tmp_path: Path) -> None:
     hidden = tmp_path / ".copy"
     copy = Copy(str(hidden))
     assert hidden.stat().st_mode & 0o777 == 0o600

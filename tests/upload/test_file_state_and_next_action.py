@@ -26,16 +26,16 @@ def grown(size_bytes: int, mtime_ns: int = 2_000) -> FileStat:
 
 
 class TestNews:
-    def test_growth_is_taken_in_and_means_that_it_has_not_ended(self) -> None:
+    def test_growth_updates_the_stat_and_means_that_the_recording_has_not_ended(self) -> None:
         closed = file_events.closed(NOW, STAT)
         assert file_events.seen(closed, grown(300)) == FileState("/w/a.mp4", grown(300), Ending.NOT)
 
-    def test_the_same_news_again_changes_nothing(self) -> None:
+    def test_a_repeated_event_changes_nothing(self) -> None:
         closed = file_events.closed(NOW, STAT)
         assert file_events.seen(closed, STAT) == closed
         assert file_events.closed(closed, STAT) == closed
 
-    def test_a_look_that_is_older_than_what_is_known_is_passed_over(self) -> None:
+    def test_an_observation_older_than_the_known_one_is_ignored(self) -> None:
         """A scan whose stat is older than an event's must not count as a truncation."""
         known = replace(NOW, stat=replace(STAT, ctime_ns=1_000), ending=Ending.CLOSED)
         assert file_events.seen(known, replace(grown(100, mtime_ns=500), ctime_ns=500)) == known
@@ -44,7 +44,7 @@ class TestNews:
     @pytest.mark.parametrize("mtime_ns", [999, 1_000, 1_001])
     @pytest.mark.parametrize("ctime_ns", [0, 999, 1_000, 1_001])
     @pytest.mark.parametrize("known_ctime_ns", [0, 1_000])
-    def test_p1_a_look_is_older_by_the_kernels_time_and_never_by_the_writers(
+    def test_p1_an_observation_is_older_by_the_change_time_and_never_by_the_modification_time(
         self, size_bytes: int, mtime_ns: int, ctime_ns: int, known_ctime_ns: int
     ) -> None:
         """``utime`` sets the modification time back, and so does a clock correction."""
@@ -60,18 +60,18 @@ class TestNews:
 
     @pytest.mark.parametrize("ending", Ending)
     @pytest.mark.parametrize("size_bytes", [249, 250, 251])
-    def test_another_time_takes_no_close_back_and_everything_else_does(self, ending: Ending, size_bytes: int) -> None:
+    def test_a_new_time_keeps_the_close_and_every_other_change_resets_it(self, ending: Ending, size_bytes: int) -> None:
         """``rsync --inplace`` and ``shutil.copy2`` set the time after the close, and no later event follows."""
         known, look = replace(NOW, ending=ending), grown(size_bytes, mtime_ns=7)
         left = Ending.CLOSED if ending is Ending.CLOSED and size_bytes == STAT.size_bytes else Ending.NOT
         assert file_events.seen(known, look).ending is left
         assert file_events.confirmed(known, NOW.path, look).ending is left
 
-    def test_a_smaller_file_raises_doubt(self) -> None:
+    def test_a_smaller_file_is_suspect(self) -> None:
         assert file_events.seen(NOW, grown(100)).suspect
         assert file_events.closed(NOW, grown(100)).suspect
 
-    def test_another_inode_raises_doubt_and_is_not_taken_for_ours(self) -> None:
+    def test_another_inode_is_suspect_and_does_not_replace_the_stat(self) -> None:
         other = replace(STAT, file_ino=99, size_bytes=5)
         assert file_events.seen(NOW, other) == replace(NOW, suspect=True)
         assert file_events.closed(NOW, other) == replace(NOW, suspect=True)
@@ -80,7 +80,7 @@ class TestNews:
         """``cp -p`` sets an old mtime just before it closes."""
         assert file_events.closed(NOW, grown(250, mtime_ns=1)).ending is Ending.CLOSED
 
-    def test_a_look_settles_doubt(self) -> None:
+    def test_a_check_clears_the_suspicion(self) -> None:
         suspect = file_events.gone(NOW)
         assert file_events.confirmed(suspect, "/w/a.mp4", STAT) == NOW
         assert file_events.confirmed(suspect, "/w/a.mp4", grown(300)) == FileState("/w/a.mp4", grown(300))
@@ -136,7 +136,7 @@ def test_a_part_is_ready_at_its_last_byte_and_not_before() -> None:
         (grown(500), True, FileCheck.SAME),
     ],
 )
-def test_a_look_at_the_file_is_judged_by_who_it_is_and_by_what_was_sent(
+def test_a_file_check_is_decided_by_identity_and_by_the_bytes_that_were_sent(
     found: FileStat | None, is_ours: bool, look: FileCheck
 ) -> None:
     assert check_file(found, is_ours=is_ours, covered_bytes=200) is look
@@ -156,7 +156,7 @@ def test_a_look_at_the_file_is_judged_by_who_it_is_and_by_what_was_sent(
         (31.0, replace(STAT, file_ino=9), IdleCheckResult.MISSING),
     ],
 )
-def test_the_stale_checkers_cases(idle_seconds: float, found: FileStat | None, finding: IdleCheckResult) -> None:
+def test_the_cases_of_the_idle_checker(idle_seconds: float, found: FileStat | None, finding: IdleCheckResult) -> None:
     assert check_idle(idle_seconds=idle_seconds, timeout_seconds=30, known=STAT, found=found) is finding
 
 

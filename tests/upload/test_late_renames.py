@@ -102,7 +102,7 @@ async def test_another_file_under_the_old_name_of_a_completed_recording_does_not
     ]
 
 
-async def test_a_stream_that_is_taken_up_while_its_new_name_is_recorded_keeps_its_lease(
+async def test_a_stream_that_is_resumed_while_its_rename_is_recorded_keeps_its_lease(
     world: World, said: list[EventDict]
 ) -> None:
     """The idle checker finds it unattended at the moment at which the supervisor records its new name."""
@@ -135,7 +135,7 @@ async def test_a_stream_that_is_taken_up_while_its_new_name_is_recorded_keeps_it
     assert world.recordings() == [world.content("b.mp4")]
 
 
-async def test_a_stream_that_is_begun_while_leases_are_renewed_is_not_taken_for_lost(
+async def test_a_stream_that_begins_while_leases_are_renewed_does_not_count_as_lost(
     world: World, said: list[EventDict]
 ) -> None:
     """It has an id before it has a lease; the result of an earlier renewal does not apply to it."""

@@ -72,7 +72,7 @@ async def test_p7_a_completed_stream_of_another_watch_folder_is_not_forgotten_he
 
 
 @pytest.mark.real
-async def test_p7_nothing_that_a_hand_left_in_redis_keeps_a_stream_from_being_forgotten(world: World) -> None:
+async def test_p7_no_manual_edit_of_redis_keeps_a_stream_from_being_forgotten(world: World) -> None:
     """An unreadable record, one that names another stream, a path with a NUL, a name that is not UTF-8."""
     world.webhook = True
     with valkey_server() as server:

@@ -163,7 +163,7 @@ async def _change_while_resuming(
 
 
 @pytest.mark.parametrize("moment_of_call", MOMENTS_OF_RESUMING)
-async def test_an_abort_between_a_daemons_look_and_its_lease_is_an_end(
+async def test_an_abort_between_lookup_and_lease_ends_the_stream(
     world: World, monkeypatch: pytest.MonkeyPatch, moment_of_call: tuple[bool, str, Moment]
 ) -> None:
     async def abort(stream_id: str) -> None:
@@ -190,7 +190,7 @@ async def test_an_abort_between_a_daemons_look_and_its_lease_is_an_end(
 
 
 @pytest.mark.parametrize("moment_of_call", MOMENTS_OF_RESUMING)
-async def test_p2_a_name_that_another_daemon_records_between_a_look_and_a_lease_costs_nothing(
+async def test_p2_a_rename_by_another_daemon_between_lookup_and_lease_causes_no_upload(
     world: World, monkeypatch: pytest.MonkeyPatch, moment_of_call: tuple[bool, str, Moment]
 ) -> None:
     async def rename(stream_id: str) -> None:
@@ -210,9 +210,7 @@ async def test_p2_a_name_that_another_daemon_records_between_a_look_and_a_lease_
 
 
 @pytest.mark.parametrize("moment", [Moment.BEFORE, Moment.AFTER])
-async def test_a_newer_name_that_another_daemon_recorded_before_a_names_lease_was_ours_stays(
-    world: World, moment: Moment
-) -> None:
+async def test_a_newer_path_that_another_daemon_recorded_before_our_lease_stays(world: World, moment: Moment) -> None:
     """``a.mp4`` is completed and renamed to ``b.mp4``; while that is to be recorded, it becomes ``c.mp4``."""
     world.append(PART)
 
@@ -236,9 +234,7 @@ async def test_a_newer_name_that_another_daemon_recorded_before_a_names_lease_wa
 
 
 @pytest.mark.parametrize("moment", [Moment.BEFORE, Moment.AFTER])
-async def test_p2_a_file_that_gets_another_ones_name_while_redis_is_asked_is_asked_about_anew(
-    world: World, moment: Moment
-) -> None:
+async def test_p2_a_file_that_takes_a_path_during_its_lookup_is_looked_up_again(world: World, moment: Moment) -> None:
     """``b.mp4`` is new; while it is looked up in Redis, a recorded file is renamed over it."""
     stream_id = await _interrupted(world)
     world.append(100, "b.mp4")
@@ -262,7 +258,7 @@ async def test_p2_a_file_that_gets_another_ones_name_while_redis_is_asked_is_ask
     assert world.received_bytes() == 2 * PART + 10
 
 
-async def test_a_webhook_that_another_daemon_delivered_between_look_and_claim_is_not_delivered_again(
+async def test_a_webhook_that_another_daemon_delivered_between_lookup_and_lease_is_not_delivered_again(
     world: World,
 ) -> None:
     world.webhook = True

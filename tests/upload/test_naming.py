@@ -116,7 +116,7 @@ def test_another_file_is_not_proposed() -> None:
     "key",
     ["streams/not-a-uuid/x.mp4", "other/key", "streams//x.mp4", f"streams/{uuid4()}/x/y.mp4", f"streams/{uuid4()}"],
 )
-def test_a_key_of_somebody_else_is_none_of_ours(key: str) -> None:
+def test_a_key_of_another_program_has_no_stream_id(key: str) -> None:
     assert DEFAULT.parse(key) is None
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import trio
+from store_faults import KilledAt
 from waiting import completed, until_idle
 
-from cef_trio.checkpoint.memory import Moment as StoreMoment
 from cef_trio.checkpoint.model import Checkpoint
 from cef_trio.checkpoint.states import Status
 from cef_trio.lab.world import BUCKET, PART, World
@@ -147,13 +147,7 @@ async def test_with_kms_a_part_whose_record_was_lost_is_adopted_by_its_checksum_
     world.options, world.checksum = ObjectOptions(encryption="aws:kms"), checksum
     world.append(4 * PART)
     async with world.killed_daemon():
-
-        async def die_before_the_record(operation: str, moment: StoreMoment) -> None:
-            if operation == "record_part" and moment is StoreMoment.BEFORE:
-                world.life.end()
-                await trio.sleep_forever()
-
-        world.store.fault = die_before_the_record
+        world.store.fault = KilledAt(world, "record_part")
         await trio.sleep(1)
     world.store.fault = None
     assert world.received_bytes() == 4 * PART

@@ -37,7 +37,7 @@ async def test_p5_an_upload_that_is_created_after_its_streams_end_is_aborted(wor
     assert world.recordings() == [world.content()]
 
 
-async def test_p5_what_a_daemon_left_that_is_gone_is_aborted_by_the_next(world: World) -> None:
+async def test_p5_orphans_of_an_ended_daemon_are_aborted_by_the_next(world: World) -> None:
     world.append(PART + 10)
     async with world.daemon() as daemon:
         daemon.closed()
@@ -65,7 +65,7 @@ async def test_p9_the_uploads_of_live_streams_and_of_those_that_redis_does_not_k
         await completed(world)
 
 
-async def test_an_upload_of_a_stream_that_is_retried_while_it_is_looked_at_stays(world: World) -> None:
+async def test_an_upload_of_a_stream_that_is_retried_during_the_cleanup_stays(world: World) -> None:
     """A failed stream is retried and opens another upload after the listing and before its lease was acquired."""
     armed = world.endpoint.faults.arm(Fault(Kind.ERROR, "UploadPart", times=None, code="EntityTooLarge"))
     world.append(PART + 10)

@@ -205,7 +205,7 @@ async def test_p9_a_disk_that_moved_or_was_copied_goes_on_with_its_streams_since
     assert {one.meta.owner for one in world.known()} == {place.owner}
 
 
-async def test_p9_that_a_file_is_another_one_ends_no_stream_that_is_only_perhaps_ours(
+async def test_p9_a_replaced_file_ends_no_stream_that_is_not_certainly_ours(
     world: World, place: SimpleNamespace
 ) -> None:
     """A cloned disk whose original is on another machine, with its daemon stopped."""

@@ -124,7 +124,7 @@ async def test_a_file_without_a_close_ends_after_silence(world: World) -> None:
         assert world.stream_timeout_seconds <= trio.current_time() - began <= world.stream_timeout_seconds + 10
 
 
-async def test_a_file_that_cannot_be_looked_at_keeps_no_other_from_its_end(
+async def test_an_inaccessible_file_does_not_stop_others_from_being_finalized(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A user of the folder may remove our permissions for a part of it."""
@@ -260,7 +260,7 @@ async def test_p3_a_stream_whose_file_is_missing_at_a_start_waits_for_a_scan_of_
     assert world.endpoint.log.calls["UploadPart"] == 2
 
 
-async def test_a_scan_that_could_not_read_the_folder_of_a_missing_file_does_not_say_that_it_is_deleted(
+async def test_a_file_in_an_unreadable_folder_does_not_count_as_deleted(
     world: World,
 ) -> None:
     world.append(2 * PART)
@@ -278,9 +278,7 @@ async def test_a_scan_that_could_not_read_the_folder_of_a_missing_file_does_not_
         await until_idle(world, Status.DELETED_LOCALLY)
 
 
-async def test_p7_a_file_system_that_answers_two_ways_is_not_asked_in_a_loop(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_p7_contradicting_stat_and_open_cause_no_busy_loop(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """The check finds the stream's file, and the work then opens another one, each time."""
     asked: list[float] = []
 
@@ -323,7 +321,7 @@ async def test_recordings_that_are_gone_with_the_whole_watched_folder_are_not_de
     assert world.endpoint.log.calls["UploadPart"] == 4
 
 
-async def test_a_deletion_that_was_only_a_rumour_changes_nothing(world: World) -> None:
+async def test_a_false_deletion_event_changes_nothing(world: World) -> None:
     world.append(2 * PART)
     async with world.daemon() as daemon:
         await trio.sleep(1)
@@ -334,7 +332,7 @@ async def test_a_deletion_that_was_only_a_rumour_changes_nothing(world: World) -
     assert world.endpoint.log.calls["AbortMultipartUpload"] == 0
 
 
-async def test_a_file_that_vanishes_without_news_is_noticed_by_the_stale_checker(world: World) -> None:
+async def test_a_file_that_vanishes_without_an_event_is_noticed_by_the_idle_checker(world: World) -> None:
     world.append(PART - 1)
     async with world.daemon():
         await trio.sleep(1)

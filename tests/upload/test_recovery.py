@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from store_faults import KilledAt
 from waiting import completed, until_idle
 
 from cef_trio.checkpoint.memory import Moment as StoreMoment
@@ -70,13 +71,7 @@ async def test_p1_parts_that_were_sent_after_the_verification_are_not_taken_for_
 async def test_p2_a_part_whose_record_was_lost_is_adopted_and_not_sent_again(world: World) -> None:
     world.append(4 * PART)
     async with world.killed_daemon():
-
-        async def die_before_the_record(operation: str, moment: StoreMoment) -> None:
-            if operation == "record_part" and moment is StoreMoment.BEFORE:
-                world.life.end()
-                await trio.sleep_forever()
-
-        world.store.fault = die_before_the_record
+        world.store.fault = KilledAt(world, "record_part")
         await trio.sleep(1)
     world.store.fault = None
     (checkpoint,) = await world.checkpoints()
@@ -92,14 +87,8 @@ async def test_p5_a_kill_between_the_uploads_creation_and_its_record_leaves_no_o
     world: World, moment: StoreMoment
 ) -> None:
     world.append(2 * PART)
-
-    async def die(operation: str, at: StoreMoment) -> None:
-        if operation == "update" and at is moment:
-            world.life.end()
-            await trio.sleep_forever()
-
     async with world.killed_daemon():
-        world.store.fault = die
+        world.store.fault = KilledAt(world, "update", moment)
         await trio.sleep(1)
     world.store.fault = None
     assert len(world.open_uploads()) == 1
@@ -114,7 +103,7 @@ async def test_p5_a_creation_whose_reply_was_lost_leaves_no_orphan(world: World)
 
 
 @pytest.mark.parametrize("kind", [Kind.RESET, Kind.TRUNCATE, Kind.ERROR_IN_200, Kind.EMPTY_ETAG])
-async def test_p1_complete_whose_answer_is_lost_or_lies_is_settled_by_looking(world: World, kind: Kind) -> None:
+async def test_p1_a_lost_or_false_response_of_complete_is_resolved_by_head_object(world: World, kind: Kind) -> None:
     world.append(3 * PART + 1)
     moment = Moment.BEFORE if kind in {Kind.EMPTY_ETAG, Kind.ERROR_IN_200} else Moment.REPLY
     armed = world.endpoint.faults.arm(Fault(kind, "CompleteMultipartUpload", moment))
@@ -175,7 +164,7 @@ async def test_p5_an_upload_whose_bytes_are_no_files_is_left_alone(world: World)
     assert world.open_uploads() == [left]
 
 
-async def test_a_running_daemon_notices_that_the_store_forgot_and_adopts_its_own_upload(world: World) -> None:
+async def test_a_running_daemon_notices_that_redis_lost_its_data_and_adopts_its_own_upload(world: World) -> None:
     world.append(3 * PART)
     async with world.daemon() as daemon:
         await trio.sleep(1)
@@ -263,7 +252,7 @@ async def test_p4_a_second_request_skips_the_grace(world: World) -> None:
     assert checkpoint.meta.status is Status.INTERRUPTED_CANCELLED
 
 
-async def test_p4_two_hundred_streams_do_not_queue_behind_a_dead_store(world: World) -> None:
+async def test_p4_two_hundred_streams_do_not_queue_behind_an_unreachable_redis(world: World) -> None:
     for number in range(200):
         world.append(PART // 2, f"{number:03}.mp4")
     async with world.daemon() as daemon:
@@ -411,7 +400,7 @@ async def test_a_clock_that_is_off_by_an_hour_is_corrected(world: World) -> None
     await finish(world)
 
 
-async def test_a_daemon_that_was_paused_past_its_lease_spoils_nothing(world: World) -> None:
+async def test_a_daemon_that_was_paused_past_its_lease_changes_nothing(world: World) -> None:
     """Another daemon has the stream now: our task ends without a write to the record."""
     world.append(2 * PART)
     async with world.daemon() as daemon:

@@ -117,7 +117,7 @@ async def test_p2_one_listing_serves_all_that_redis_has_lost(world: World) -> No
     assert calls(world, "HeadObject") == 12
 
 
-async def test_p7_a_life_in_which_nothing_was_lost_lists_no_objects(world: World) -> None:
+async def test_p7_a_daemon_without_a_sign_of_loss_lists_no_objects(world: World) -> None:
     await upload(world)
     async with world.daemon() as daemon:
         for number in range(5):
@@ -236,7 +236,7 @@ async def test_p9_two_files_of_one_name_and_the_same_bytes_do_not_share_an_objec
     assert before.meta.s3_key_prefix in keys
 
 
-async def test_p3_the_webhook_that_may_have_been_lost_is_owed(world: World) -> None:
+async def test_p3_a_webhook_that_may_have_been_lost_is_pending(world: World) -> None:
     world.webhook = True
     before = await upload(world)
     told = len(world.receiver.received)
@@ -336,7 +336,7 @@ def move_to_another_disk(world: World) -> None:
 
 @pytest.mark.parametrize("change", [rename, move_to_another_disk])
 @pytest.mark.parametrize("successor", [False, True], ids=["alone", "its old name is another's"])
-async def test_p2_a_completed_recording_that_is_renamed_while_no_daemon_looks_is_known_by_its_bytes(
+async def test_p2_a_completed_recording_that_is_renamed_while_no_daemon_runs_is_recognized_by_its_bytes(
     world: World, change: object, successor: bool
 ) -> None:
     before = await upload(world)

@@ -36,7 +36,7 @@ def calls(world: World, operation: str) -> int:
         (answer("RequestTimeTooSkewed", transient=True), MAX_TRANSIENT),
     ],
 )
-def test_the_same_answer_to_the_same_question_has_a_limit_and_a_hint(error: S3OperationError, limit: int) -> None:
+def test_the_same_error_of_the_same_call_has_a_limit_and_a_hint(error: S3OperationError, limit: int) -> None:
     answers = RepeatedErrors()
     said = [answers.count(error, ("u",)) for _ in range(limit)]
     assert said[:-1] == [None] * (limit - 1)
@@ -58,13 +58,13 @@ def test_outages_and_others_have_their_own_ends(error: Exception) -> None:
     assert {answers.count(error, ()) for _ in range(1000)} == {None}  # type: ignore[arg-type]
 
 
-def test_another_part_another_upload_another_file_is_another_question() -> None:
+def test_another_part_upload_or_file_is_counted_separately() -> None:
     answers = RepeatedErrors()
     assert all(answers.count(answer("InvalidPart"), (upload,)) is None for upload in range(1000))
     assert all(answers.count(answer("BadDigest", transient=True, part=part), ()) is None for part in range(1000))
 
 
-def test_what_may_pass_is_forgotten_when_it_passed_and_a_plain_no_is_not() -> None:
+def test_transient_errors_are_reset_by_progress_and_definite_refusals_are_not() -> None:
     answers = RepeatedErrors()
     for _ in range(MAX_DEFINITE - 1):
         answers.count(answer("InvalidPart"), ())

@@ -50,7 +50,7 @@ async def test_p10_a_slow_recording_and_an_idle_one_are_no_risk(world: World) ->
     assert len(world.recordings()) == 2
 
 
-async def test_p10_an_upload_that_moves_slowly_is_no_risk_and_who_waits_for_a_slot_neither(world: World) -> None:
+async def test_p10_neither_a_slow_upload_nor_one_that_waits_for_a_slot_is_a_risk(world: World) -> None:
     for number in range(12):
         world.append(2 * PART, f"{number}.mp4")
     async with world.daemon() as daemon:

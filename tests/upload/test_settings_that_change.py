@@ -134,7 +134,7 @@ async def without_its_metadata(world: World) -> StreamMeta:
 
 
 @pytest.mark.parametrize("which", ["bucket", "store"])
-async def test_p6_an_object_that_is_not_where_the_settings_lead_waits_for_a_person_and_loses_nothing(
+async def test_p6_an_object_that_the_settings_do_not_lead_to_fails_with_advice_and_loses_nothing(
     world: World, monkeypatch: pytest.MonkeyPatch, which: str
 ) -> None:
     world.s3_name = "https://s3.example"
@@ -214,7 +214,7 @@ async def test_p2_a_record_that_names_no_endpoint_goes_on(world: World) -> None:
     assert world.received_bytes() == SIZE
 
 
-async def test_a_key_is_made_when_its_upload_begins_and_bears_the_name_of_then(world: World) -> None:
+async def test_a_key_is_made_when_its_upload_begins_from_the_file_name_of_that_time(world: World) -> None:
     """A temporary name and a template, both changed before the first part is complete."""
     world.append(PART // 2, "rec.tmp.mp4")
     async with world.daemon():

@@ -41,7 +41,7 @@ async def test_work_that_is_not_cancelled_has_no_time_limit(autojump_clock: Mock
     assert await shielded_at_first(work, 2, saving="a test") == "id"
 
 
-async def test_what_the_work_raises_is_no_group() -> None:
+async def test_an_exception_of_the_work_is_not_in_a_group() -> None:
     async def work() -> None:
         await trio.lowlevel.checkpoint()
         raise ValueError("no")

@@ -39,7 +39,7 @@ def cached_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(InlineDisk, "open", remembering)
 
 
-async def test_p8_a_silence_that_is_only_a_caches_ends_no_recording(world: World, cached_looks: None) -> None:
+async def test_p8_cached_attributes_without_changes_end_no_recording(world: World, cached_looks: None) -> None:
     world.append(PART // 2)
     async with world.daemon():
         for _ in range(40):

@@ -92,7 +92,7 @@ async def test_an_upload_that_s3_lost_is_begun_again_where_parts_are_not_listed(
     assert checkpoint.meta.uploads_restarted == 1
 
 
-async def test_p5_what_redis_forgot_is_left_to_gc_where_uploads_are_not_listed(world: World) -> None:
+async def test_p5_uploads_without_a_record_are_left_to_gc_where_uploads_are_not_listed(world: World) -> None:
     await interrupted(world)
     world.lose_redis()
     fail(world, "ListMultipartUploads", {"kind": Kind.ERROR, "code": "InternalError"})
@@ -124,7 +124,7 @@ async def test_p5_a_listing_that_works_again_is_used(world: World) -> None:
     assert world.open_uploads() == []
 
 
-async def test_p5_strays_that_could_not_be_listed_are_aborted_later(world: World) -> None:
+async def test_p5_orphans_that_could_not_be_listed_are_aborted_later(world: World) -> None:
     world.endpoint.faults.arm(Fault(Kind.RESET, "CreateMultipartUpload", Moment.REPLY))
     fail(world, "ListMultipartUploads", {"kind": Kind.ERROR, "code": "InternalError"})
     async with world.daemon() as daemon:
@@ -140,7 +140,7 @@ async def test_p5_strays_that_could_not_be_listed_are_aborted_later(world: World
 
 
 @pytest.mark.parametrize("dead", ["refuses", "hangs"])
-async def test_a_dead_mount_with_a_known_stream_keeps_no_other_recording_waiting(
+async def test_a_hung_mount_with_a_recorded_stream_delays_no_other_recording(
     world: World, monkeypatch: pytest.MonkeyPatch, dead: str
 ) -> None:
     (world.folder / "mount").mkdir()
@@ -170,7 +170,7 @@ async def test_a_dead_mount_with_a_known_stream_keeps_no_other_recording_waiting
     assert streams[path] not in {Status.FAILED_FILE_MISSING_ON_RESUME, Status.DELETED_LOCALLY}
 
 
-async def test_an_s3_that_is_away_is_waited_for_and_not_done_without(world: World) -> None:
+async def test_an_outage_of_s3_is_waited_for_and_its_listing_is_not_skipped(world: World) -> None:
     """Redis lost the record and S3 is down: a new upload would send again what can be adopted later."""
     await interrupted(world)
     world.lose_redis()
@@ -185,7 +185,7 @@ async def test_an_s3_that_is_away_is_waited_for_and_not_done_without(world: Worl
     assert world.open_uploads() == []
 
 
-async def test_a_start_does_not_wait_for_a_listing_that_could_say_why_head_is_forbidden(world: World) -> None:
+async def test_a_start_does_not_wait_for_a_listing_that_would_explain_a_forbidden_head(world: World) -> None:
     fail(world, "HeadBucket", {"kind": Kind.ERROR, "code": "AccessDenied"})
     fail(world, "ListMultipartUploads", {"kind": Kind.ERROR, "code": "InternalError"})
     async with world.services() as services, trio.open_nursery() as nursery:
@@ -195,7 +195,7 @@ async def test_a_start_does_not_wait_for_a_listing_that_could_say_why_head_is_fo
         nursery.cancel_scope.cancel()
 
 
-async def test_while_a_call_fails_one_task_asks_again_and_all_others_go_on(autojump_clock: MockClock) -> None:
+async def test_while_an_optional_call_fails_one_task_retries_it_and_all_others_go_on(autojump_clock: MockClock) -> None:
     asked = 0
 
     async def call() -> None:

@@ -29,7 +29,7 @@ async def test_p4_the_watchdog_ends_the_process_within_a_second_of_grace_and_sav
 
 
 @pytest.mark.parametrize("grace_seconds", [0.1, 6.0])
-async def test_p4_a_second_signal_brings_it_nearer_and_never_puts_it_off(grace_seconds: float) -> None:
+async def test_p4_a_second_signal_shortens_the_deadline_and_never_extends_it(grace_seconds: float) -> None:
     shutdown, watchdog = leaving(grace_seconds)
     shutdown.request()
     first = watchdog.deadline

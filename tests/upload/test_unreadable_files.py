@@ -48,7 +48,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Refusing:
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ELOOP])
-async def test_p6_a_file_that_is_refused_waits_visibly_and_is_taken_up_at_news_of_it(
+async def test_p6_an_unreadable_file_is_reported_and_resumed_at_its_next_event(
     world: World, disk: Refusing, number: int
 ) -> None:
     world.append(2 * PART, NAME)
@@ -72,9 +72,7 @@ async def test_p6_a_file_that_is_refused_waits_visibly_and_is_taken_up_at_news_o
         await completed(world)
 
 
-async def test_p7_news_of_a_file_that_grows_and_cannot_be_read_is_answered_once_a_second(
-    world: World, disk: Refusing
-) -> None:
+async def test_p7_events_of_a_growing_unreadable_file_cause_one_attempt_a_second(world: World, disk: Refusing) -> None:
     disk.number = errno.EACCES
     async with world.daemon() as daemon:
         for _ in range(1000):

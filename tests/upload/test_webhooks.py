@@ -93,7 +93,7 @@ async def test_the_metadata_is_delivered_byte_for_byte_and_signed(world: World, 
     assert [event["status"] for event in events(said, "webhook_delivered")] == [204]
 
 
-async def test_without_a_url_nothing_is_owed(world: World) -> None:
+async def test_without_a_url_no_webhook_is_pending(world: World) -> None:
     world.webhook = False
     world.append(10)
     async with world.daemon() as daemon:
@@ -102,7 +102,7 @@ async def test_without_a_url_nothing_is_owed(world: World) -> None:
     assert world.pending_webhooks == frozenset()
 
 
-async def test_a_receiver_that_fails_is_asked_again_later_and_later_with_the_same_id(
+async def test_a_failed_delivery_is_repeated_with_growing_pauses_and_the_same_id(
     world: World, said: list[EventDict]
 ) -> None:
     world.receiver.statuses.extend([500, 503, 408, 302, 429, 425])
@@ -144,7 +144,7 @@ async def test_a_refusal_is_final_and_logged_once(world: World, said: list[Event
     assert event["status"] == status
 
 
-async def test_what_is_not_taken_for_so_many_hours_is_given_up(world: World, said: list[EventDict]) -> None:
+async def test_a_delivery_is_abandoned_after_the_configured_hours(world: World, said: list[EventDict]) -> None:
     world.webhook_retry_seconds = HOUR
     world.receiver.statuses.extend([500] * 1000)
     world.append(10)
@@ -156,7 +156,7 @@ async def test_what_is_not_taken_for_so_many_hours_is_given_up(world: World, sai
     assert 8 <= len(world.receiver.received) <= 20
 
 
-async def test_what_came_due_while_no_daemon_lived_is_tried_once_more_before_it_is_given_up(world: World) -> None:
+async def test_a_delivery_that_expired_while_no_daemon_ran_is_tried_once_more(world: World) -> None:
     world.webhook_retry_seconds = HOUR
     await record_one(world)
     await trio.sleep(50 * HOUR)
@@ -165,7 +165,7 @@ async def test_what_came_due_while_no_daemon_lived_is_tried_once_more_before_it_
     assert statuses(world)[-1] == 204
 
 
-async def test_p3_what_is_owed_is_delivered_by_the_next_daemon(world: World) -> None:
+async def test_p3_a_pending_webhook_is_delivered_by_the_next_daemon(world: World) -> None:
     await record_one(world)
     async with world.daemon():
         await settled(world)
@@ -185,7 +185,7 @@ async def test_a_stream_never_waits_for_its_webhook(world: World) -> None:
     assert len(world.pending_webhooks) == 5
 
 
-async def test_a_silent_receiver_is_not_stormed_by_all_that_is_owed(world: World) -> None:
+async def test_a_silent_receiver_is_not_flooded_with_all_pending_webhooks(world: World) -> None:
     """One pause for all: with 40 pending webhooks the receiver gets as many attempts as with one."""
     for number in range(40):
         world.append(1, f"{number}.mp4")
@@ -203,7 +203,7 @@ async def test_a_silent_receiver_is_not_stormed_by_all_that_is_owed(world: World
     assert sorted(delivered) == sorted(checkpoint.meta.stream_id for checkpoint in world.known())
 
 
-async def test_a_delivery_that_the_receiver_chokes_on_holds_up_no_other(
+async def test_a_delivery_that_the_receiver_rejects_delays_no_other(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     respond = world.receiver.respond
@@ -227,7 +227,7 @@ async def test_a_delivery_that_the_receiver_chokes_on_holds_up_no_other(
     assert len(world.receiver.received) == 7
 
 
-async def test_another_daemons_streams_are_not_ours_to_deliver(world: World, tmp_path: Path) -> None:
+async def test_webhooks_of_another_daemons_streams_are_not_delivered(world: World, tmp_path: Path) -> None:
     await record_one(world)
     world.folder = tmp_path / "another"
     world.folder.mkdir()
@@ -287,7 +287,7 @@ async def test_an_outage_of_s3_is_waited_for_however_long_it_is(world: World) ->
     assert statuses(world)[-1] == 204
 
 
-async def test_a_stream_that_owes_is_not_forgotten(world: World) -> None:
+async def test_a_stream_with_a_pending_webhook_is_not_forgotten(world: World) -> None:
     await record_one(world)
     Path(world.path()).unlink()
     await trio.sleep(10 * HOUR)
@@ -298,7 +298,7 @@ async def test_a_stream_that_owes_is_not_forgotten(world: World) -> None:
         assert await forget_now(daemon.services, timedelta(hours=1)) == 1
 
 
-async def test_attempts_are_counted_and_what_is_owed_is_a_gauge(world: World) -> None:
+async def test_attempts_are_counted_and_pending_webhooks_are_a_gauge(world: World) -> None:
     world.receiver.statuses.extend([500, 0])
     world.append(10, "a.mp4")
     async with world.daemon() as daemon:
