@@ -15,7 +15,7 @@ MOVFLAGS: Final = {
     "faststart": "+faststart",
     "fragmented": "+frag_keyframe+empty_moov",
 }
-"""ffmpeg's options for each kind; ``plain`` patches the size of ``mdat`` at its end, ``faststart`` shifts everything."""
+"""ffmpeg's flags for each kind; ``plain`` patches the size of ``mdat`` at its end, ``faststart`` shifts everything."""
 
 
 class Recording:

@@ -1,7 +1,7 @@
 """The conformance cases: what S3 does, as functions of a boto3 client that tell an outcome.
 
 A case makes some calls and returns their outcome in a few words: ``"ok"``, an error as ``"404 NoSuchUpload"``, or what
-it saw. ``expected`` is what AWS S3 returns, by its API reference. ``s3_deviations.py`` lists where other servers differ.
+it saw. ``expected`` is what AWS S3 returns, by its API reference. ``s3_deviations.py`` lists the deviations of others.
 """
 
 from __future__ import annotations
