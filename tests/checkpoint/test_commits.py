@@ -93,6 +93,20 @@ async def test_redis_holds_what_the_rule_computes(valkey: ValkeyServer, raw: Any
             raw.delete(Keys().by_path)
 
 
+@pytest.mark.parametrize(
+    "doubtful",
+    [
+        {"add": {"total_bytes_sent": 1}},
+        {"add": {"total_bytes_sent": 1}, "fields": {"total_bytes_sent": 2}, "once": True},
+        {"add": {"next_part_to_upload": 1}, "raise_next_part_to": 2, "once": True},
+        {"fields": {"next_part_to_upload": 1}, "raise_next_part_to": 2},
+    ],
+)
+def test_a_write_whose_effect_depends_on_an_order_or_on_a_repetition_is_refused(doubtful: Any) -> None:
+    with pytest.raises(ValueError, match="idempotent"):
+        Commit(operation="update", **doubtful)
+
+
 def test_both_interruptions_may_follow_the_same_statuses() -> None:
     assert {rules.before(status) for status in INTERRUPTED} == {rules.INTERRUPTIBLE}
 
