@@ -70,7 +70,11 @@ class Commit:
     def __post_init__(self) -> None:
         # Each value has one source, so that the stores need not agree on an order.
         raised = {"next_part_to_upload"} if self.raise_next_part_to > 1 else set()
-        if (self.add and not self.once) or (self.fields.keys() | raised) & self.add.keys() or self.fields.keys() & raised:
+        if (
+            (self.add and not self.once)
+            or (self.fields.keys() | raised) & self.add.keys()
+            or self.fields.keys() & raised
+        ):
             raise ValueError(f"not one idempotent write: {self!r}")
 
     def checkpoint_after(self, before: Checkpoint) -> Checkpoint:
