@@ -71,6 +71,7 @@ PURE = sorted(
         "upload.file_state",
         "upload.file_triage",
         "upload.holes",
+        "upload.idle_rules",
         "upload.next_action",
         "upload.object_key",
         "upload.part_plan",
