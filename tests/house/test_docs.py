@@ -36,10 +36,8 @@ def test_every_file_that_a_page_names_exists(page: Path) -> None:
 
 
 def test_every_file_that_a_module_names_exists() -> None:
-    modules = {file: ast.get_docstring(ast.parse(file.read_text())) or "" for file in PACKAGE.rglob("*.py")}
-    assert [
-        (file.name, name) for file, text in modules.items() for name in NAMED.findall(text) if not exists(name)
-    ] == []
+    texts = {file: ast.get_docstring(ast.parse(file.read_text())) or "" for file in PACKAGE.rglob("*.py")}
+    assert [(at.name, name) for at, text in texts.items() for name in NAMED.findall(text) if not exists(name)] == []
 
 
 def anchors(page: Path) -> set[str]:
