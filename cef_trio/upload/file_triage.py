@@ -47,7 +47,7 @@ def must_be_recognized(known: KnownPath | None, stat: FileStat) -> bool:
     if meta.status not in ENDED or meta.status in COMES_BACK:
         return not same_number
     if meta.status is Status.COMPLETED:
-        return _as_verified(meta, stat) and not same_number
+        return _as_verified(meta, stat) and not (same_number and _untouched(meta, stat))
     return True
 
 
@@ -76,6 +76,16 @@ def triage(known: KnownPath | None, stat: FileStat, identity_match: IdentityMatc
     if meta.status is not Status.COMPLETED and meta.object_etag is None:
         return FileTriage.SETTLED
     return FileTriage.SETTLED if _as_verified(meta, stat) else FileTriage.NEW
+
+
+def _untouched(meta: StreamMeta, stat: FileStat) -> bool:
+    """Return whether the file's ctime is from before the stream's completion, in whole seconds as on coarse clocks.
+
+    ``cp -p`` and ``rsync -t`` give another file the verified modification time, and it may get the inode number too.
+    Its ctime cannot be set.
+    """
+    completed = meta.completed_at_utc
+    return completed is None or stat.ctime_ns < int(completed.timestamp()) * 10**9
 
 
 def _as_verified(meta: StreamMeta, stat: FileStat) -> bool:
