@@ -65,7 +65,7 @@ def reason_of(error: BaseException) -> FailureReason:  # noqa: PLR0911 - it is a
 
 def is_missing_right(error: BaseException) -> bool:
     """Return whether Redis denied a command (NOPERM). The operator can grant it, so streams wait instead of failing."""
-    return isinstance(error, RedisOperationError) and not error.transient and error.refusal
+    return isinstance(error, RedisOperationError) and not error.transient and error.rejected
 
 
 KEEPS_ITS_UPLOAD: Final = frozenset(FailureReason) - {
