@@ -221,7 +221,7 @@ def _known_payload(payload: str) -> str:
 
 def _moment_of_date(date: str | None) -> str:
     try:
-        parsed = datetime.strptime(date or "", "%a, %d %b %Y %H:%M:%S GMT")  # noqa: DTZ007 - the format says GMT
+        parsed = datetime.strptime(date or "", "%a, %d %b %Y %H:%M:%S GMT")  # noqa: DTZ007 - the format is in GMT
     except ValueError as error:
         raise S3Error("AccessDenied", "AWS authentication requires a valid Date or x-amz-date header") from error
     return parsed.strftime("%Y%m%dT%H%M%SZ")

@@ -73,7 +73,7 @@ class ChunkedDecoder:
                     return
                 self._take_line(line)
         if self._expect is _Expect.NOTHING and self._buffer:
-            raise S3Error("IncompleteBody", "There is data behind the last chunk")
+            raise S3Error("IncompleteBody", "There is data after the last chunk")
 
     def finish(self) -> dict[str, str]:
         """End the body; return the trailing headers, names in lower case.
@@ -102,7 +102,7 @@ class ChunkedDecoder:
             self._begin_chunk(line)
         elif self._expect is _Expect.DATA_END:
             if line:
-                raise S3Error("IncompleteBody", "A chunk is longer than it says")
+                raise S3Error("IncompleteBody", "A chunk is longer than its size")
             self._expect = _Expect.SIZE
         elif line:
             self._take_trailer(line)
@@ -116,7 +116,7 @@ class ChunkedDecoder:
         self._left = int(size, 16)
         name, _, self._signature = extension.decode("ascii").partition("=")
         if (name == "chunk-signature") != (self._signatures is not None):
-            raise S3Error("SignatureDoesNotMatch", "Chunks must be signed if and only if the request says so")
+            raise S3Error("SignatureDoesNotMatch", "Chunks must be signed if and only if the request declares it")
         if self._left and self._small_chunk_seen:
             raise S3Error("InvalidChunkSizeError")
         self._small_chunk_seen = self._left < MIN_CHUNK_BYTES
@@ -148,5 +148,5 @@ class ChunkedDecoder:
             self._trailer_signed = True
         else:
             if self._signatures is not None and self._trailer_signed:
-                raise S3Error("MalformedTrailerError", "A trailing header stands behind the trailers' signature")
+                raise S3Error("MalformedTrailerError", "A trailing header follows the trailers' signature")
             self._trailers[name] = value

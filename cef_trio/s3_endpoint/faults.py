@@ -4,7 +4,7 @@ A ``Fault`` selects calls (operation, key, part number, a predicate; the nth of 
 happens, and a ``Moment``, which is when. ``KINDS`` has the moments of each kind; others are refused, so that a test
 cannot arm a fault that never happens. ``ArmedFault.hits`` counts how often it was applied.
 
-The faults are those of real stores and networks: a reply lost after the effect, a Complete that answers 200 with an
+The faults are those of real stores and networks: a reply lost after the effect, a Complete with status 200 and an
 error, Ceph's empty ETag, stores that ignore or reject checksum headers, stale part lists, a clock that is wrong.
 """
 

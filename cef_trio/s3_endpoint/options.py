@@ -156,8 +156,10 @@ def _encryption(header: Callable[[str], str | None]) -> dict[str, str]:
         raise _invalid("Invalid value of the bucket key header", _BUCKET_KEY, bucket_key)
     if kind in (None, "AES256"):
         if key is not None:
-            says = "Server Side Encryption with AWS KMS managed key requires HTTP header x-amz-server-side-encryption"
-            raise _invalid(f"{says} : aws:kms", ENCRYPTION, kind or "null")
+            message = (
+                "Server Side Encryption with AWS KMS managed key requires HTTP header x-amz-server-side-encryption"
+            )
+            raise _invalid(f"{message} : aws:kms", ENCRYPTION, kind or "null")
         return {ENCRYPTION: "AES256"}
     kept = {ENCRYPTION: kind or "", _KEY_ID: key or _AWS_KEY}
     if bucket_key is not None and bucket_key.lower() == "true":
@@ -189,5 +191,5 @@ def _bad_tagging(header: str) -> S3Error:
     )
 
 
-def _invalid(says: str, name: str, value: str) -> S3Error:
-    return S3Error("InvalidArgument", says, details={"ArgumentName": name, "ArgumentValue": value})
+def _invalid(message: str, name: str, value: str) -> S3Error:
+    return S3Error("InvalidArgument", message, details={"ArgumentName": name, "ArgumentValue": value})

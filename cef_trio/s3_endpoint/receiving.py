@@ -144,7 +144,7 @@ async def receive(
         declared: what the body must match.
         sink: where the data goes.
         algorithms: checksums to compute beside the declared ones and CRC64NVME.
-        on_bytes: told the size of every block of data.
+        on_bytes: called with the size of every block of data.
 
     Raises:
         S3Error: ``IncompleteBody``, ``XAmzContentSHA256Mismatch``, ``BadDigest``, or what is wrong with the framing.
@@ -159,7 +159,7 @@ async def receive(
             for data in _data(block, declared.decoder):
                 size_bytes += len(data)
                 if size_bytes > declared.size_bytes:
-                    raise S3Error("IncompleteBody", "The request body is longer than it was said to be")
+                    raise S3Error("IncompleteBody", "The request body is longer than declared")
                 for each in hashes:
                     each.update(data)
                 sink.write(data)

@@ -426,9 +426,11 @@ class StreamSupervisor:
 
     def _begin(self, path: str, unknown: _Unknown, stream_id: str | None, history: FileHistory) -> None:
         """Start the task of a file without a record at its path: of a new stream, or of a renamed file's stream."""
-        live = next((live for live in self.live if stream_id and live.processor.stream_id == stream_id), None)
-        if live is not None:  # resumed by the idle checker meanwhile; this is its file
-            self._moved(live.path, path, unknown.stat)
+        key = next(
+            (key for key, live in self._live.items() if stream_id and live.processor.stream_id == stream_id), None
+        )
+        if key is not None:  # this is the file of a live stream; by its key, as another stream may have its path
+            self._moved(key, path, unknown.stat)
         else:
             self._start(path, unknown, stream_id, history)
 

@@ -293,6 +293,25 @@ async def test_a_corrupt_record_is_a_permanent_error_that_names_key_and_field(va
 
 
 @pytest.mark.real
+async def test_a_corrupt_next_part_keeps_no_stream_from_its_end_and_no_part_is_counted(
+    valkey: ValkeyServer, raw: Any
+) -> None:
+    async with RedisCheckpointStore(valkey.url) as store:
+        await store.create(meta(), OURS, [part(1)])
+        raw.hset("stream:s1:meta", "next_part_to_upload", "many")
+        before = raw.hgetall("stream:s1:meta")
+        with pytest.raises(RedisOperationError) as caught:
+            await store.record_part("s1", OURS, part(2))
+        assert not caught.value.transient
+        assert (raw.hgetall("stream:s1:meta"), raw.hlen("stream:s1:parts")) == (before, 1)
+        await store.rename("s1", OURS, "/rec/new.mp4")
+        await store.transition("s1", OURS, Status.FAILED_REDIS_UPDATE, NOTHING)
+        after = {b"status": b"failed_redis_update", b"current_path": b"/rec/new.mp4"}
+        assert raw.hgetall("stream:s1:meta") == before | after
+        assert raw.sismember("streams:failed", "s1")
+
+
+@pytest.mark.real
 async def test_a_status_of_a_newer_version_is_neither_written_over_nor_forgotten(
     valkey: ValkeyServer, raw: Any
 ) -> None:

@@ -1,4 +1,4 @@
-"""An S3 that answers by a script, inside this process: for traps that no well-behaved server will play."""
+"""An S3 store in this process with scripted responses, for behaviour that no real server shows."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Reply:
     broken_after: bool = False
     """The connection breaks after the body's bytes."""
     reads_body: bool = True
-    """Whether the request's body is read before answering."""
+    """Whether the request's body is read before the response."""
 
 
 Script = Reply | Exception | Callable[[Recorded], Reply] | Callable[[Recorded], Awaitable[Reply]]
@@ -66,7 +66,7 @@ class _ReplyBody(httpx.AsyncByteStream):
 
 
 class ScriptedStore(httpx.AsyncBaseTransport):
-    """Plays its replies in order and remembers the requests. One request too many, or too few, is an error."""
+    """Sends its replies in order and records the requests. One request too many, or too few, is an error."""
 
     def __init__(self, *script: Script) -> None:
         self.script: deque[Script] = deque(script)
@@ -183,7 +183,7 @@ class Passes:
 
 
 class Repeats:
-    """A retrier that repeats transient failures at once, a few times, and remembers them."""
+    """A retrier that repeats transient failures at once, a few times, and records them."""
 
     def __init__(self, attempts: int = 3) -> None:
         self.attempts = attempts

@@ -149,7 +149,7 @@ async def test_every_passing_fault_is_survived_and_was_really_met(fault: Fault, 
 
 
 @pytest.mark.parametrize("kind", [Kind.IGNORE_CHECKSUMS, Kind.REJECT_CHECKSUMS])
-async def test_a_store_without_checksums_gets_md5_and_the_log_says_so_once(endpoint: S3Endpoint, kind: Kind) -> None:
+async def test_a_store_without_checksums_gets_md5_which_is_logged_once(endpoint: S3Endpoint, kind: Kind) -> None:
     endpoint.faults.arm(Fault(kind, times=None))
     with capture_logs() as logs:
         async with client_of(endpoint) as client:
@@ -161,7 +161,7 @@ async def test_a_store_without_checksums_gets_md5_and_the_log_says_so_once(endpo
     assert [entry["event"] for entry in logs] == ["s3_checksum_unsupported"]
 
 
-async def test_an_object_of_a_stranger_under_the_key_is_not_taken_for_ours() -> None:
+async def test_another_streams_object_at_the_key_is_not_accepted() -> None:
     endpoint = S3Endpoint(buckets=["recordings"], complete_again=False)
     async with client_of(endpoint) as client:
         created, parts = await upload(client)
@@ -176,7 +176,7 @@ async def test_an_object_of_a_stranger_under_the_key_is_not_taken_for_ours() -> 
         await client.abort_multipart_upload(KEY, created.upload_id)
 
 
-async def test_s3_itself_refuses_parts_that_are_not_what_we_say(endpoint: S3Endpoint) -> None:
+async def test_s3_refuses_parts_that_do_not_match_the_request(endpoint: S3Endpoint) -> None:
     async with client_of(endpoint) as client:
         created, parts = await upload(client)
         lie = [
@@ -202,7 +202,7 @@ async def test_a_wrong_clock_is_put_right_by_the_first_refusal(endpoint: S3Endpo
         assert [getattr(failure, "code", None) for failure in retrier.failures] == ["RequestTimeTooSkewed"]
 
 
-async def test_wrong_secrets_regions_and_buckets_are_said_so(endpoint: S3Endpoint) -> None:
+async def test_wrong_secrets_regions_and_buckets_are_named_in_the_error(endpoint: S3Endpoint) -> None:
     async with client_of(endpoint, secret="wrong") as client:
         with pytest.raises(S3OperationError, match="S3_SECRET_ACCESS_KEY") as caught:
             await client.list_multipart_uploads()
@@ -258,7 +258,7 @@ class CancelAtStep(trio.abc.Instrument):
 
 
 @pytest.mark.parametrize("again_is_fine", [True, False])
-async def test_completing_can_be_cancelled_at_any_step_and_asked_for_again(again_is_fine: bool) -> None:
+async def test_completing_can_be_cancelled_at_any_step_and_repeated(again_is_fine: bool) -> None:
     done_before_again = 0
     for step in range(1, 200):
         endpoint = S3Endpoint(buckets=["recordings"], complete_again=again_is_fine)
@@ -284,7 +284,7 @@ async def test_completing_can_be_cancelled_at_any_step_and_asked_for_again(again
     assert done_before_again > 0
 
 
-async def test_p6_a_refusal_whose_reason_is_cut_off_is_asked_again(endpoint: S3Endpoint) -> None:
+async def test_p6_a_refusal_whose_reason_is_cut_off_is_retried(endpoint: S3Endpoint) -> None:
     refused = endpoint.faults.arm(Fault(Kind.ERROR, "UploadPart", code="AccessDenied"))
     cut = endpoint.faults.arm(Fault(Kind.TRUNCATE, "UploadPart", Moment.REPLY))
     async with client_of(endpoint) as client:

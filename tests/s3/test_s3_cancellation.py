@@ -1,4 +1,4 @@
-"""Promise P2 in the S3 client: an answer that arrived is never lost to a cancellation, whenever it comes.
+"""Promise P2 in the S3 client: a response that arrived is never lost by a cancellation, at any step.
 
 The real httpx and httpcore run over a scripted network whose reads and writes checkpoint exactly as trio's sockets do:
 ``checkpoint_if_cancelled``, then the effect, then a ``cancel_shielded_checkpoint``; or, where they must wait, a park
@@ -40,7 +40,7 @@ CREATED_HEAD = (
 
 
 class ScriptedNetwork(httpcore.AsyncNetworkBackend):
-    """Connections that answer with the same pieces. ``arrived``: the last byte of an answer's headers was read."""
+    """Connections with the same response. ``arrived``: the last byte of its headers was read."""
 
     def __init__(self, *pieces: bytes, waits: bool) -> None:
         self.pieces = pieces
@@ -101,7 +101,7 @@ def client_over(network: ScriptedNetwork, *, retries: bool) -> S3Client:
 
 
 class CancelAtStep(trio.abc.Instrument):
-    """Cancels a scope just before, or just after, the n-th step of a task: awake, or parked."""
+    """Cancels a scope just before or just after the n-th step of a task, while it is runnable or waits."""
 
     def __init__(self, task: trio.lowlevel.Task, scope: trio.CancelScope, step: int, *, parked: bool) -> None:
         self.task, self.scope, self.step, self.parked = task, scope, step, parked
@@ -126,7 +126,7 @@ class CancelAtStep(trio.abc.Instrument):
 async def cancelled_at(
     step: int, call: Callable[[S3Client], Awaitable[object]], network: ScriptedNetwork, *, parked: bool, retries: bool
 ) -> tuple[bool, object, bool]:
-    """Whether the step came, what the call returned (``None``: Cancelled), whether the answer had arrived."""
+    """Return whether the step occurred, the result (``None``: Cancelled), and whether the response had arrived."""
     returned: object = None
     async with client_over(network, retries=retries) as client:
         with trio.CancelScope() as scope:
@@ -192,7 +192,7 @@ async def test_cancelled_at_any_step_an_answer_that_arrived_is_returned(
 
 
 async def test_an_answer_whose_body_never_ends_holds_a_cancellation_back_for_a_bounded_time() -> None:
-    """The headers of a part's answer say everything; a store that promises a body and goes silent changes nothing."""
+    """The headers of a part's response suffice; a body that never arrives changes nothing."""
     silent = ACK.replace(b"content-length: 0", b"content-length: 10")
 
     class Silent(ScriptedStream):
@@ -227,8 +227,8 @@ async def test_an_answer_whose_body_never_ends_holds_a_cancellation_back_for_a_b
     assert caught.value.transient
 
 
-async def test_an_upload_id_that_nobody_waits_to_cancel_may_be_late() -> None:
-    """Its body 1.6 s behind its headers was 17 uploads, of which none was known."""
+async def test_an_upload_id_may_be_late_without_a_cancellation() -> None:
+    """Bodies that arrived 1.6 s after the headers once left 17 unknown uploads."""
 
     class Late(ScriptedStream):
         async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
@@ -256,9 +256,9 @@ async def test_an_upload_id_that_nobody_waits_to_cancel_may_be_late() -> None:
 async def test_without_the_shield_an_answer_would_be_lost(
     call: Callable[[S3Client], Awaitable[str]], pieces: list[bytes], shield_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """That the walk above can fail: with the shield removed it finds a step that loses an acknowledged part.
+    """The walk above can fail: without the shield it finds a step that loses an acknowledged part.
 
-    (With an empty body httpcore's own shield, around giving the connection back, is enough; but stores differ.)
+    (With an empty body httpcore's own shield, around the return of the connection, suffices; but stores differ.)
     """
     for removed, expected_lost in ((frozenset[str](), False), (frozenset({shield_name}), True)):
         monkeypatch.setattr(shield_room, "removed", removed)
@@ -292,7 +292,7 @@ class HangingAnswer(httpx.AsyncByteStream):
 
 
 class RefusesEarly(httpx.AsyncBaseTransport):
-    """Takes the first block of a body, answers 503, and never says why."""
+    """Reads the first block of a body, responds with 503, and never sends the body."""
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         assert isinstance(request.stream, httpx.AsyncByteStream)
@@ -300,7 +300,7 @@ class RefusesEarly(httpx.AsyncBaseTransport):
         return httpx.Response(503, stream=HangingAnswer())
 
 
-async def test_cancelled_while_a_refusals_words_are_awaited_the_recording_is_let_go() -> None:
+async def test_cancelled_while_the_body_of_a_refusal_is_read_the_recording_is_closed() -> None:
     reading, ended = 0, 0
 
     class Recording:

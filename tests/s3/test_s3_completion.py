@@ -1,4 +1,4 @@
-"""CompleteMultipartUpload's traps, one by one."""
+"""The pitfalls of CompleteMultipartUpload."""
 
 from __future__ import annotations
 
@@ -127,13 +127,13 @@ UNCLEAR = [
 
 
 @pytest.mark.parametrize("unclear", UNCLEAR)
-async def test_an_answer_that_says_nothing_is_cleared_up_by_the_object(unclear: Reply) -> None:
+async def test_a_response_without_an_outcome_is_resolved_by_the_object(unclear: Reply) -> None:
     stored = await completed_by(unclear, Reply(200, OURS_CRC))
     assert stored == StoredObject("k", len(WHOLE), ETAG or "", crc64nvme(WHOLE), {"cef-stream-id": "stream-1"})
 
 
 @pytest.mark.parametrize("unclear", UNCLEAR)
-async def test_an_answer_that_says_nothing_without_an_object_is_asked_for_again(unclear: Reply) -> None:
+async def test_a_response_without_an_outcome_and_without_an_object_is_retried(unclear: Reply) -> None:
     error = await failed_by(unclear, Reply(404))
     assert error.transient
     assert "there is no object" in str(error)
@@ -163,7 +163,7 @@ async def test_completing_again_after_a_success_is_a_success(gone: Reply) -> Non
         {CRC_HEADER: crc64(b"other bytes")},
     ],
 )
-async def test_an_object_under_the_key_proves_nothing_by_being_there(change: dict[str, str]) -> None:
+async def test_the_existence_of_an_object_at_the_key_proves_nothing(change: dict[str, str]) -> None:
     error = await failed_by(GONE, Reply(200, {**OURS_CRC, **change}))
     assert (error.code, error.status, error.transient) == ("NoSuchUpload", 404, False)
     assert "the object was checked" in str(error)
@@ -174,7 +174,7 @@ async def test_an_object_that_is_not_there_means_that_the_upload_is_lost() -> No
 
 
 @pytest.mark.parametrize("etag", ["opaque", f"{'0' * 32}-3", f"{'0' * 32}-7"])
-async def test_where_nothing_can_be_compared_the_bytes_are_read_back_and_decide(etag: str) -> None:
+async def test_an_object_that_cannot_be_compared_is_verified_by_reading_it(etag: str) -> None:
     headers = {**OURS, "etag": f'"{etag}"'}
     assert (await completed_by(GONE, Reply(200, headers), Reply(200, headers, WHOLE))).etag == etag
     error = await failed_by(GONE, Reply(200, headers), Reply(200, headers, WHOLE[:-1] + b"?"))
@@ -182,7 +182,7 @@ async def test_where_nothing_can_be_compared_the_bytes_are_read_back_and_decide(
     assert crc64(WHOLE) in str(error)
 
 
-async def test_reading_back_that_breaks_off_says_nothing_yet() -> None:
+async def test_an_interrupted_verifying_read_is_transient() -> None:
     headers = {**OURS, "etag": '"opaque"'}
     error = await failed_by(GONE, Reply(200, headers), Reply(200, headers, WHOLE[:3], broken_after=True))
     assert error.transient
@@ -217,7 +217,7 @@ async def test_an_object_of_another_size_is_refused() -> None:
 
 
 async def test_a_crc_that_decides_leaves_the_etag_in_peace() -> None:
-    """With KMS encryption the ETag is no MD5, and the CRC64NVME says more anyway."""
+    """With KMS encryption the ETag is not an MD5; the CRC64NVME decides."""
     assert (await completed_by(result(etag="kms-own", crc=crc64(WHOLE)))).etag == "kms-own"
 
 
@@ -233,7 +233,7 @@ async def test_with_kms_an_etag_that_cannot_be_foreseen_is_accepted_with_the_rig
     assert (await completed_by(done, Reply(200, {**OURS_KMS, **headers}), checksum=MD5)).etag == OPAQUE
 
 
-async def test_with_kms_asked_for_a_store_need_not_repeat_it() -> None:
+async def test_with_kms_requested_a_store_need_not_repeat_it() -> None:
     store = ScriptedStore(result(etag=OPAQUE), Reply(200, {**OURS, "etag": f'"{OPAQUE}"'}))
     async with client_of(store, options=ObjectOptions(encryption="aws:kms")) as client:
         assert (await complete(client, MD5)).etag == OPAQUE
@@ -252,7 +252,7 @@ async def test_with_kms_an_object_of_another_size_is_refused() -> None:
     assert (error.code, error.transient) == ("ChecksumMismatch", False)
 
 
-async def test_with_kms_another_object_than_s3_told_of_is_read_back() -> None:
+async def test_with_kms_an_object_with_another_etag_than_the_response_is_read() -> None:
     later = {**OURS_KMS, "etag": '"later"'}
     assert (await completed_by(KMS, Reply(200, later), Reply(200, later, WHOLE), checksum=MD5)).etag == "later"
     error = await failed_by(KMS, Reply(200, later), Reply(200, later, b"x" * len(WHOLE)), checksum=MD5)
@@ -265,7 +265,7 @@ async def test_with_kms_a_lost_answer_is_made_up_for_by_the_bytes() -> None:
     assert (await failed_by(GONE, ours, Reply(200, OURS_KMS, b"x" * len(WHOLE)), checksum=MD5)).code == "NoSuchUpload"
 
 
-async def test_an_archived_object_that_only_its_bytes_could_prove_is_not_proved() -> None:
+async def test_an_archived_object_without_a_comparable_etag_is_unverified() -> None:
     archived = error_reply(403, "InvalidObjectState")
     error = await failed_by(GONE, Reply(200, OURS_KMS), archived, checksum=MD5)
     assert error.code == "NoSuchUpload"
@@ -275,7 +275,7 @@ async def test_an_archived_object_that_only_its_bytes_could_prove_is_not_proved(
     ).code == "ChecksumMismatch"
 
 
-async def test_a_refused_completion_is_an_error_and_nobody_looks_at_the_object() -> None:
+async def test_a_refused_completion_is_an_error_without_a_check_of_the_object() -> None:
     error = await failed_by(error_reply(400, "EntityTooSmall"))
     assert (error.code, error.transient) == ("EntityTooSmall", False)
     assert (await failed_by(error_reply(400, "InvalidPart"))).code == "InvalidPart"

@@ -1,4 +1,4 @@
-"""Where access keys come from."""
+"""Access keys from the settings and from AWS's chain."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from cef_trio.s3.signing import Credentials
 
 
 class Session:
-    """A botocore session of which only the chain is real enough."""
+    """A botocore session with a scripted chain."""
 
     def __init__(self, load: Any) -> None:
         self.load = load
@@ -57,7 +57,7 @@ async def test_a_profile_of_the_shared_file_is_found_by_botocores_chain(tmp_path
     assert await ChainCredentials(profile="cameras").get() == Credentials("AK", "SK", "T")
 
 
-async def test_an_empty_chain_says_what_to_set() -> None:
+async def test_the_error_of_an_empty_chain_names_the_settings() -> None:
     with pytest.raises(S3OperationError, match="S3_ACCESS_KEY_ID") as caught:
         await ChainCredentials().get()
     assert (caught.value.code, caught.value.transient) == ("NoCredentials", False)
@@ -182,7 +182,7 @@ async def test_p6_keys_that_cannot_be_read_again_now_stay_as_they_are() -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError("half of its JSON"), KeyError("Version"), RuntimeError("still expired")])
-async def test_p6_a_hiccup_of_the_chain_is_transient_whatever_it_raises(error: Exception) -> None:
+async def test_p6_any_exception_of_the_chain_is_transient(error: Exception) -> None:
     def fail() -> Any:
         raise error
 

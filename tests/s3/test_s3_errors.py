@@ -1,4 +1,4 @@
-"""What S3 means when it says no, and what a person reads about it."""
+"""Classification of S3's errors, and the messages for operators."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_no_code_is_both_transient_and_permanent() -> None:
         (None, None, True),
     ],
 )
-def test_codes_and_then_statuses_say_whether_a_repetition_helps(
+def test_codes_and_then_statuses_decide_whether_an_error_is_transient(
     code: str | None, status: int | None, transient: bool
 ) -> None:
     assert is_transient(code, status) is transient
@@ -86,7 +86,7 @@ def test_codes_and_then_statuses_say_whether_a_repetition_helps(
         b"<a>" * 100_000,
     ],
 )
-def test_a_body_that_is_no_error_of_s3_is_judged_by_its_status(body: bytes) -> None:
+def test_a_body_that_is_not_an_s3_error_is_classified_by_its_status(body: bytes) -> None:
     assert parse_error_body(body) == ErrorBody()
     assert refused(502, body).transient
     assert not refused(403, body).transient
@@ -97,7 +97,7 @@ def test_any_body_at_all_is_tolerated(body: bytes) -> None:
     parse_error_body(body)
 
 
-def test_the_error_carries_what_a_person_needs() -> None:
+def test_the_error_has_code_status_ids_and_hint() -> None:
     body = b"""<?xml version="1.0"?><Error xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Code>AccessDenied</Code>
     <Message>Access\n Denied\x1b</Message><RequestId>4442587FB7D0A2F9</RequestId></Error>""".replace(b"\x1b", b"")
     error = refused(403, body)
@@ -110,7 +110,7 @@ def test_the_error_carries_what_a_person_needs() -> None:
     assert "part 3" in text
 
 
-def test_a_strangers_text_is_one_short_printable_line() -> None:
+def test_untrusted_text_becomes_one_short_printable_line() -> None:
     body = b"<Error><Code>X</Code><Message>" + "a\n\u202e".encode() * 1000 + b"</Message></Error>"
     text = str(refused(400, body))
     assert text.isprintable()
@@ -130,7 +130,7 @@ def test_a_strangers_text_is_one_short_printable_line() -> None:
         (400, b"", "eu-west-1"),
     ],
 )
-def test_a_bucket_in_another_region_is_said_with_the_region_to_set(
+def test_the_error_for_a_bucket_in_another_region_names_the_region_to_set(
     status: int, body: bytes, headers: str | None
 ) -> None:
     error = refused(status, body, **({"x_amz_bucket_region": headers} if headers else {}))
@@ -225,7 +225,7 @@ def test_there_are_as_many_exceptions_of_httpx_as_this_table_was_written_for() -
     assert set(all_httpx_exceptions()) >= PERMANENT_HTTPX
 
 
-async def test_an_untrusted_certificate_is_said_in_words() -> None:
+async def test_the_error_for_an_untrusted_certificate_names_the_setting() -> None:
     cause = httpx.ConnectError("")
     inner = ssl.SSLCertVerificationError(1, "certificate verify failed")
     inner.verify_message = "self-signed certificate"
@@ -235,7 +235,7 @@ async def test_an_untrusted_certificate_is_said_in_words() -> None:
             await client.head_bucket()
 
 
-async def test_a_refused_connection_is_said_in_the_kernels_words() -> None:
+async def test_the_error_for_a_refused_connection_has_the_kernels_message() -> None:
     cause = httpx.ConnectError("all attempts to connect failed")
     cause.__context__ = ExceptionGroup("two addresses", [ConnectionRefusedError(111, "Connection refused"), OSError()])
     async with client_of(ScriptedStore(cause)) as client:
@@ -251,7 +251,7 @@ async def test_a_refusal_without_a_reason_does_not_pretend_to_know_it() -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"<Error><Code>AccessDen"])
-def test_p6_a_refusal_that_was_cut_off_before_its_reason_ends_nothing_for_good(body: bytes) -> None:
+def test_p6_a_refusal_that_was_cut_off_before_its_reason_is_transient(body: bytes) -> None:
     error = error_from_response("upload_part", status=403, headers={}, body=body, now=NOW, cut_off=True)
     assert (error.code, error.transient) == ("UnreadableAnswer", True)
     assert "HTTP 403" in str(error)
@@ -263,7 +263,7 @@ def test_a_reason_that_arrived_counts_though_the_connection_broke_behind_it() ->
     assert (error.code, error.transient) == ("AccessDenied", False)
 
 
-async def test_a_skewed_clock_is_noticed_in_an_answer_to_head_which_cannot_say_so() -> None:
+async def test_a_skewed_clock_is_detected_in_a_response_to_head_which_has_no_code() -> None:
     store = ScriptedStore(Reply(403, {"date": "Mon, 23 Nov 2026 13:00:00 GMT"}), Reply(200))
     async with client_of(store) as client:
         with pytest.raises(S3OperationError) as caught:
@@ -278,7 +278,7 @@ async def test_a_skewed_clock_is_noticed_in_an_answer_to_head_which_cannot_say_s
 
 
 async def test_no_secret_is_in_any_error() -> None:
-    """SignatureDoesNotMatch quotes the signed request back; none of that is repeated."""
+    """SignatureDoesNotMatch quotes the signed request; the error does not."""
     body = (
         f"<Error><Code>SignatureDoesNotMatch</Code><Message>m</Message><StringToSign>{TOKEN}</StringToSign>"
         f"<CanonicalRequest>x-amz-security-token:{TOKEN}</CanonicalRequest></Error>"

@@ -47,7 +47,7 @@ ABSURD = [
 
 
 class Script(httpcore.AsyncNetworkBackend):
-    """Connections whose bytes come from a function, which may be asked for more for ever."""
+    """Connections whose bytes come from a function, possibly without end."""
 
     def __init__(self, read: Callable[[int], Awaitable[bytes]]) -> None:
         self.read = read
@@ -128,7 +128,7 @@ async def body_that_drips(read: int) -> bytes:
 
 
 @pytest.mark.parametrize("call", ["create_multipart_upload", "list_parts", "list_multipart_uploads", "get_object"])
-async def test_a_body_that_drips_for_ever_ends(call: str, autojump_clock: trio.testing.MockClock) -> None:
+async def test_an_endlessly_slow_body_is_aborted(call: str, autojump_clock: trio.testing.MockClock) -> None:
     async with client_over(Script(body_that_drips)) as client:
         began = trio.current_time()
         with pytest.raises(S3OperationError) as caught:
@@ -137,7 +137,7 @@ async def test_a_body_that_drips_for_ever_ends(call: str, autojump_clock: trio.t
     assert trio.current_time() - began <= 125
 
 
-async def test_a_body_without_end_is_given_up_at_its_limit(autojump_clock: trio.testing.MockClock) -> None:
+async def test_an_endless_body_is_aborted_at_its_limit(autojump_clock: trio.testing.MockClock) -> None:
     sent = 0
 
     async def read(number: int) -> bytes:
@@ -153,8 +153,8 @@ async def test_a_body_without_end_is_given_up_at_its_limit(autojump_clock: trio.
     assert sent <= MAX_RESPONSE_BYTES + (2 << 20)
 
 
-def test_bytes_behind_an_answer_are_nobodys_answer() -> None:
-    """P2: what stands behind an answer on a connection is not the next call's ``NoSuchUpload``."""
+def test_bytes_after_a_response_are_not_the_next_response() -> None:
+    """P2: bytes after a response are not the ``NoSuchUpload`` of the next call."""
     behind = b"HTTP/1.1 404 Not Found\r\nx-amz-request-id: x\r\ncontent-length: 0\r\n\r\n"
     good = b"HTTP/1.1 200 OK\r\nx-amz-request-id: y\r\ncontent-length: 0\r\n\r\n"
 
@@ -172,7 +172,7 @@ def test_bytes_behind_an_answer_are_nobodys_answer() -> None:
         assert server.connections == 2, "the clean connection is used again, the other is not"
 
 
-def test_a_body_of_an_answer_to_head_is_nobodys_answer() -> None:
+def test_a_body_after_a_response_to_head_is_not_the_next_response() -> None:
     page = b"HTTP/1.1 404 Not Found\r\nx-amz-request-id: x\r\ncontent-length: 40\r\n\r\n"
     behind = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
 
@@ -213,7 +213,7 @@ async def test_the_way_to_h11_is_there() -> None:
         b"<a>" * (1 << 20),
     ],
 )
-def test_a_document_of_nothing_but_elements_is_refused_before_they_are_made(body: bytes) -> None:
+def test_a_document_with_too_many_elements_is_refused_while_parsing(body: bytes) -> None:
     made = 0
     real = xml.Element.__init__
 
@@ -321,7 +321,7 @@ async def test_a_page_of_parts_that_names_no_marker_is_not_the_last() -> None:
 
 
 @pytest.mark.parametrize("endless", [lambda n: ("a", "b")[n % 2], str])
-async def test_a_listing_of_uploads_that_goes_round_or_on_for_ever_is_given_up(
+async def test_an_endless_or_repeating_listing_of_uploads_is_aborted(
     endless: Callable[[int], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(s3_client_module, "_MAX_LISTED_UPLOADS", 3000)
@@ -373,7 +373,7 @@ HOSTILE = [
 
 @st.composite
 def answers(draw: st.DrawFn, call: str) -> bytes:
-    """An answer as S3 would give it, with some of its words replaced, cut off, or followed by something."""
+    """Return a response of S3 with parts replaced, cut off, or followed by other bytes."""
     status = draw(st.sampled_from([200, 200, 204, 206, 301, 400, 403, 404, 409, 412, 500, 503, 999]))
     body = BODIES.get(call, b"") if status < 300 else ERROR
     body = draw(st.sampled_from([body, body, ERROR, b"", b"<html><title>x</title>"]))
@@ -410,7 +410,7 @@ def answers(draw: st.DrawFn, call: str) -> bytes:
     max_examples=1000 if os.environ.get("CEF_TRIO_LONG") else 40, deadline=None, suppress_health_check=list(HealthCheck)
 )
 @given(data=st.data())
-def test_whatever_is_answered_nothing_but_our_own_exceptions_leaves_the_edge(call: str, data: Any) -> None:
+def test_any_response_raises_only_our_own_exceptions(call: str, data: Any) -> None:
     raw = (
         data.draw(answers(call))
         if data is not None

@@ -54,7 +54,7 @@ async def test_bytes_are_put_with_their_type_and_metadata() -> None:
     assert request.headers["x-amz-meta-a-b"] == "c"
 
 
-async def test_nothing_at_all_can_be_put() -> None:
+async def test_an_empty_object_can_be_put() -> None:
     store = ScriptedStore(part_ack(b""))
     async with client_of(store) as client:
         stored = await client.put_object("empty.mp4", b"", content_type="video/mp4")
@@ -72,7 +72,7 @@ async def test_a_store_that_refuses_the_checksum_of_an_object_gets_md5() -> None
     assert [entry["event"] for entry in logs] == ["s3_checksum_unsupported"]
 
 
-async def test_an_object_is_told_with_its_checksum_and_metadata_or_as_missing() -> None:
+async def test_head_returns_checksum_and_metadata_or_none() -> None:
     headers = {
         "content-length": "9",
         "etag": '"e-1"',
@@ -157,7 +157,7 @@ async def test_a_redirect_is_never_followed() -> None:
 
 
 class SocketStore:
-    """A server on a loopback socket, in this process: what h11 makes of what httpcore sends."""
+    """A server on a loopback socket in this process: parses with h11 what httpcore sends."""
 
     def __init__(self) -> None:
         self.connections = 0
@@ -267,7 +267,7 @@ async def test_a_recording_that_changes_while_it_is_sent_never_arrives_whole(nur
     nursery.cancel_scope.cancel()
 
 
-async def test_leaving_an_object_half_read_leaves_nothing_behind(nursery: trio.Nursery) -> None:
+async def test_a_half_read_object_is_closed(nursery: trio.Nursery) -> None:
     store, client = await serve(nursery)
     store.body_bytes = bytes(8 * 1024 * 1024)
     async with client:
@@ -298,7 +298,7 @@ async def test_no_secret_reaches_a_log_at_any_level(nursery: trio.Nursery, caplo
 
 
 class Zeros:
-    """Many bytes that are nowhere in memory."""
+    """A large source whose bytes are generated."""
 
     def __init__(self, size_bytes: int) -> None:
         self.size_bytes = size_bytes
@@ -308,7 +308,7 @@ class Zeros:
             yield bytes(BLOCK_BYTES)
 
 
-async def test_memory_is_some_blocks_whatever_the_size_of_the_part() -> None:
+async def test_memory_is_a_few_blocks_for_any_size_of_part() -> None:
     class Sink(httpx.AsyncBaseTransport):
         async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
             assert isinstance(request.stream, httpx.AsyncByteStream)
@@ -383,7 +383,7 @@ async def test_a_stores_own_certificate_is_trusted_once_its_ca_file_is_set(
     nursery.cancel_scope.cancel()
 
 
-async def test_nobody_listening_is_a_transient_error(nursery: trio.Nursery) -> None:
+async def test_a_closed_port_is_a_transient_error(nursery: trio.Nursery) -> None:
     config = S3Config(bucket="b", credentials=StaticCredentials(CREDENTIALS), endpoint_url="http://127.0.0.1:1")
     async with S3Client(config) as client:
         with pytest.raises(S3OperationError, match="ConnectError") as caught:

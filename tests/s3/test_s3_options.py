@@ -1,4 +1,4 @@
-"""Options of objects: what the settings take, which headers they make, that these are signed; what an ETag proves."""
+"""Options of objects: valid settings, the headers, their signature; what an ETag proves."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ TAGS = st.lists(
 # ---- headers ---------------------------------------------------------------------------------------------------------
 
 
-def test_every_option_is_a_header_of_a_recording_and_the_class_is_none_of_the_metadatas() -> None:
+def test_every_option_is_a_header_of_a_recording_and_the_metadata_has_no_storage_class() -> None:
     shared = {
         SSE: "aws:kms",
         f"{SSE}-aws-kms-key-id": "alias/x",
@@ -66,7 +66,7 @@ def test_every_option_is_a_header_of_a_recording_and_the_class_is_none_of_the_me
     assert ObjectOptions().for_recording() == ObjectOptions().for_metadata() == {}
 
 
-async def test_what_is_asked_for_is_sent_and_signed_with_the_creation_and_with_an_object() -> None:
+async def test_options_are_sent_and_signed_with_the_creation_and_with_an_object() -> None:
     store = ScriptedStore(created(), part_ack(b"data"))
     async with client_of(store, options=ALL) as client:
         given = client.options.for_recording()
@@ -159,7 +159,7 @@ def test_only_other_stores_than_aws_have_classes_of_their_own() -> None:
     assert why_unfit(ObjectOptions(storage_class="GLACIER_IR"), at_aws=True) is None
 
 
-def test_the_words_are_those_that_aws_itself_names() -> None:
+def test_the_values_are_those_of_aws() -> None:
     shapes = botocore.session.get_session().get_service_model("s3").shape_for
     asked_for_by_us = {name for name in shapes("StorageClass").enum if not name.startswith("AWS_BACKUP_")}
     assert set(AWS_STORAGE_CLASSES) == asked_for_by_us
@@ -167,7 +167,7 @@ def test_the_words_are_those_that_aws_itself_names() -> None:
     assert set(ENCRYPTIONS) == set(shapes("ServerSideEncryption").enum) - {"aws:fsx", "aws:backup"}  # of other services
 
 
-def test_the_settings_words_are_those_that_are_sent() -> None:
+def test_the_values_of_settings_are_sent() -> None:
     assert literal_values(Settings.model_fields["s3_acl"].annotation) == CANNED_ACLS
     assert literal_values(Settings.model_fields["s3_sse"].annotation) == ENCRYPTIONS
 
@@ -179,7 +179,7 @@ def test_the_settings_words_are_those_that_are_sent() -> None:
 @pytest.mark.parametrize("encryption", [None, "AES256", "aws:kms", "aws:kms:dsse", "aws:fsx"])
 @pytest.mark.parametrize("customer", [False, True])
 @pytest.mark.parametrize("asked", [False, True])
-def test_an_etag_is_an_md5_only_if_it_looks_so_and_nothing_says_otherwise(
+def test_an_etag_is_an_md5_only_by_its_form_and_without_kms(
     etag: str, encryption: str | None, customer: bool, asked: bool
 ) -> None:
     answer = {SSE: encryption} if encryption else {}
@@ -190,7 +190,7 @@ def test_an_etag_is_an_md5_only_if_it_looks_so_and_nothing_says_otherwise(
     assert is_md5(etag, answer, kms_requested=asked) == (plain and etag.lower() == MD5)
 
 
-def test_the_etag_of_parts_is_that_of_their_md5s_and_unknown_if_one_is_none() -> None:
+def test_the_etag_of_parts_is_that_of_their_md5s_and_unknown_without_one() -> None:
     both = hashlib.md5(bytes.fromhex(MD5) * 2).hexdigest()
     assert multipart_etag([MD5, MD5.upper()]) == f"{both}-2"
     assert multipart_etag([MD5, f"{MD5}-1"]) is None

@@ -1,4 +1,4 @@
-"""``MAX_UPLOAD_RATE``: its arithmetic, its queue on a virtual clock, and bodies that go by it."""
+"""``MAX_UPLOAD_RATE``: its arithmetic, its queue on a virtual clock, and limited bodies."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_at_the_least_rate_that_settings_allow_no_part_is_silent_until_s3_gives_
 
 
 @given(rates, rates, st.integers(1, BLOCK_BYTES), st.floats(0, 10))
-def test_another_rate_makes_nobody_wait_for_longer_than_a_turn(before: int, after: int, size: int, gap: float) -> None:
+def test_a_changed_rate_delays_no_body_by_more_than_a_turn(before: int, after: int, size: int, gap: float) -> None:
     bucket = TokenBucket(before)
     bucket.take(size, 0.0)
     bucket.change(after, gap)
@@ -192,7 +192,7 @@ async def test_a_cancelled_wait_ends_at_once_takes_nothing_and_lets_the_next_one
     assert sorted(waits) == pytest.approx([0, 0.25, 0.25, 1 - SLACK_SECONDS])
 
 
-async def test_without_a_limit_there_is_no_checkpoint_and_nobody_waits() -> None:
+async def test_without_a_limit_there_is_no_checkpoint_and_no_wait() -> None:
     with trio.CancelScope() as scope:
         scope.cancel()
         assert await RateLimiter().take(7) == 7

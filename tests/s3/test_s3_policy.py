@@ -1,4 +1,4 @@
-"""Every call of the S3 client is under the one retry policy: nothing reaches the network but as an attempt of it."""
+"""Every call of the S3 client goes through the retrier: nothing is sent outside an attempt."""
 
 from __future__ import annotations
 

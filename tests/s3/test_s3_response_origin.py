@@ -1,4 +1,4 @@
-"""Who answered? What stands between us and the store says nothing of an upload (kind 5; P2, P6)."""
+"""Responses of proxies and ingresses show nothing about an upload (kind 5; P2, P6)."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ async def failed(call: str, *script: Any) -> S3OperationError:
 
 @pytest.mark.parametrize("status", [301, 400, 401, 403, 404, 405, 407, 410, 413, 502, 503, 504])
 @pytest.mark.parametrize("call", CALLS)
-async def test_a_page_in_the_stores_place_is_passing_and_says_whose_it_is(call: str, status: int) -> None:
+async def test_a_page_instead_of_a_response_is_transient_and_its_likely_sender_named(call: str, status: int) -> None:
     body = b"" if call in BY_HEAD else page(status)
     error = await failed(call, Reply(status, PAGE, body))
     assert (error.code, error.transient, error.status) == (NOT_S3_ANSWER, True, status)
@@ -82,7 +82,7 @@ async def test_a_page_with_a_status_of_success_is_no_success(call: str, status: 
     assert (error.code, error.transient) == (NOT_S3_ANSWER, True)
 
 
-async def test_a_page_instead_of_a_completion_makes_us_look_at_the_object_and_nothing_is_concluded() -> None:
+async def test_a_page_instead_of_a_completion_is_resolved_by_the_object() -> None:
     error = await failed("complete_multipart_upload", Reply(200, PAGE, page(200, "Log in")), Reply(404, IDS))
     assert (error.code, error.transient) == (NOT_S3_ANSWER, True)
 
@@ -120,7 +120,7 @@ async def test_the_stores_own_refusal_stands(reply: Reply, code: str) -> None:
     assert (error.code, error.transient) == (code, False)
 
 
-async def test_a_bare_404_of_a_store_that_says_why_is_not_the_stores() -> None:
+async def test_a_bare_404_is_foreign_once_the_store_has_sent_error_documents() -> None:
     store = ScriptedStore(error_reply(404, "NoSuchUpload"), Reply(404))
     async with client_of(store) as client:
         for code in ("NoSuchUpload", NOT_S3_ANSWER):
@@ -129,8 +129,8 @@ async def test_a_bare_404_of_a_store_that_says_why_is_not_the_stores() -> None:
             assert caught.value.code == code
 
 
-async def test_stores_that_answer_head_bare_are_believed() -> None:
-    """moto says text/html of nothing, Swift and S3 application/xml, all of them without a body."""
+async def test_bare_responses_to_head_are_accepted_from_stores_that_send_no_ids() -> None:
+    """Without a body moto sends text/html, Swift and S3 application/xml."""
     moto = {"content-type": "text/html; charset=utf-8", "content-length": "0"}
     for headers in ({}, moto, {"content-type": "application/xml"}, IDS):
         async with client_of(ScriptedStore(Reply(404, headers), Reply(403, headers))) as client:
@@ -151,8 +151,8 @@ async def test_an_s3_document_without_an_id_takes_back_what_was_concluded_from_i
         assert await client.head_object("k") is None
 
 
-async def test_a_marked_acknowledgement_is_believed_whatever_type_it_names() -> None:
-    """Swift acknowledges with text/html and no body."""
+async def test_an_acknowledgement_with_an_amz_header_is_accepted_with_any_content_type() -> None:
+    """Swift's acknowledgement has the type text/html and no body."""
     headers = {**part_ack(DATA).headers, "content-type": "text/html"}
     async with client_of(ScriptedStore(Reply(200, headers)), checksum=ChecksumMode.CRC64NVME) as client:
         assert (await CALLS["upload_part"](client)).part_number == 1
@@ -170,7 +170,7 @@ async def test_a_marked_acknowledgement_is_believed_whatever_type_it_names() -> 
         (418, "check S3_ENDPOINT_URL"),
     ],
 )
-def test_the_likely_cause_is_said(status: int, words: str) -> None:
+def test_the_error_names_the_likely_cause(status: int, words: str) -> None:
     assert words in describe_foreign(status, {"location": "https://login.example/"}, b"")
 
 

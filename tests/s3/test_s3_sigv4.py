@@ -1,4 +1,4 @@
-"""Signatures: AWS's published examples, and botocore as oracle for everything odd."""
+"""Signatures: AWS's published examples, and botocore as oracle for unusual input."""
 
 from __future__ import annotations
 
@@ -204,7 +204,7 @@ ODD_KEYS = [
 
 @pytest.mark.parametrize("key", ODD_KEYS)
 async def test_the_bytes_on_the_wire_are_the_bytes_that_were_signed(key: str) -> None:
-    """As httpcore writes the request line, for every odd character: nothing encoded twice, resolved or normalised."""
+    """The request line that httpcore writes: nothing is encoded twice, resolved or normalised."""
     store = ScriptedStore(Reply(204))
     async with client_of(store) as client:
         await client.delete_object(key)
@@ -218,7 +218,7 @@ async def test_the_bytes_on_the_wire_are_the_bytes_that_were_signed(key: str) ->
 
 
 def test_httpx_alone_would_change_some_of_these_paths() -> None:
-    """Why the request target goes to httpcore by its own extension."""
+    """The reason to pass the request target through httpcore's extension."""
     changed = [
         key
         for key in ODD_KEYS

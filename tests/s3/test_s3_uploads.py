@@ -1,4 +1,4 @@
-"""Creating, sending, listing and aborting: what goes over the wire, and what is made of every answer."""
+"""Creating, sending, listing and aborting: the requests, and the results of every response."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ CRC = ChecksumAlgorithm.CRC64NVME
 MD5 = ChecksumAlgorithm.MD5
 
 
-async def test_create_asks_for_the_checksum_of_the_full_object_and_carries_the_metadata() -> None:
+async def test_create_requests_the_checksum_of_the_full_object_and_has_the_metadata() -> None:
     store = ScriptedStore(created())
     async with client_of(store) as client:
         upload = await client.create_multipart_upload(
@@ -62,7 +62,7 @@ async def test_create_asks_for_the_checksum_of_the_full_object_and_carries_the_m
 
 
 @pytest.mark.parametrize("metadata", [{"a": "x\ny"}, {"a": "é"}, {"a": " x"}, {"a b": "x"}, {"ä": "x"}, {"a": "x  y"}])
-async def test_metadata_that_would_not_come_back_as_it_went_is_refused_before_anything_is_sent(
+async def test_metadata_that_s3_would_change_is_refused_before_anything_is_sent(
     metadata: dict[str, str],
 ) -> None:
     async with client_of(ScriptedStore()) as client:
@@ -80,7 +80,7 @@ async def test_metadata_that_would_not_come_back_as_it_went_is_refused_before_an
         Reply(400),
     ],
 )
-async def test_a_store_that_refuses_the_checksum_gets_md5_from_then_on_and_the_log_says_so_once(
+async def test_a_store_that_refuses_the_checksum_gets_md5_from_then_on_which_is_logged_once(
     refusal: Reply,
 ) -> None:
     store = ScriptedStore(refusal, created("u1", crc=False), created("u2", crc=False))
@@ -129,7 +129,7 @@ async def test_a_refusal_that_md5_does_not_cure_is_no_reason_to_fall_back() -> N
         (ChecksumMode.MD5, None, None),
     ],
 )
-async def test_a_checksum_that_a_person_chose_is_asked_for_and_never_replaced(
+async def test_a_configured_checksum_is_never_replaced(
     mode: ChecksumMode, algorithm: str | None, kind: str | None
 ) -> None:
     store = ScriptedStore(created(crc=False), error_reply(400, "InvalidRequest"))
@@ -199,7 +199,7 @@ async def test_a_signed_body_carries_its_sha256() -> None:
         error_reply(501, "NotImplemented", "UNSIGNED-PAYLOAD is not supported"),
     ],
 )
-async def test_a_store_that_insists_gets_signed_bodies_from_then_on_and_the_log_says_so_once(refusal: Reply) -> None:
+async def test_a_store_that_requires_it_gets_signed_bodies_from_then_on_which_is_logged_once(refusal: Reply) -> None:
     store = ScriptedStore(refusal, part_ack(DATA), part_ack(DATA))
     with capture_logs() as logs:
         async with client_of(store) as client:
@@ -222,7 +222,7 @@ async def test_a_wrong_secret_is_a_wrong_secret_signed_or_not() -> None:
     assert logs == []
 
 
-async def test_once_unsigned_bodies_were_taken_a_bad_signature_is_nothing_else() -> None:
+async def test_after_an_accepted_unsigned_body_a_bad_signature_changes_no_mode() -> None:
     store = ScriptedStore(part_ack(DATA), error_reply(403, "SignatureDoesNotMatch"))
     async with client_of(store) as client:
         await client.upload_part("k", "u", 1, Passes(DATA), CRC)
@@ -231,7 +231,7 @@ async def test_once_unsigned_bodies_were_taken_a_bad_signature_is_nothing_else()
     assert store.played_out
 
 
-async def test_an_outage_while_the_other_way_is_tried_settles_nothing() -> None:
+async def test_an_outage_while_the_other_mode_is_tried_settles_nothing() -> None:
     store = ScriptedStore(error_reply(400, "XAmzContentSHA256Mismatch"), error_reply(503, "SlowDown"), part_ack(DATA))
     async with client_of(store) as client:
         with pytest.raises(S3OperationError, match="SlowDown"):
@@ -250,7 +250,7 @@ async def test_a_part_whose_crc_came_back_different_is_sent_again() -> None:
     assert crc64(DATA) in str(caught.value)
 
 
-async def test_a_part_whose_crc_was_ignored_is_proved_by_its_etag_without_reading_it_again() -> None:
+async def test_a_part_whose_crc_was_ignored_is_verified_by_its_etag_without_another_read() -> None:
     source = Passes(DATA)
     store = ScriptedStore(part_ack(DATA, crc=False), part_ack(DATA, crc=False))
     with capture_logs() as logs:
@@ -279,7 +279,7 @@ async def test_a_part_whose_crc_was_ignored_and_whose_etag_is_wrong_is_not_taken
         {"etag": f'"{"0" * 32}"', "x-amz-server-side-encryption-customer-algorithm": "AES256"},
     ],
 )
-async def test_a_part_that_nothing_proves_is_sent_again_with_an_md5_that_s3_must_check(
+async def test_an_unverified_part_is_sent_again_with_an_md5_that_s3_must_check(
     headers: dict[str, str],
 ) -> None:
     retrier = Repeats()
@@ -291,7 +291,7 @@ async def test_a_part_that_nothing_proves_is_sent_again_with_an_md5_that_s3_must
     assert "content-md5" in store.requests[1].headers
 
 
-async def test_a_store_that_once_confirmed_and_then_does_not_is_not_believed() -> None:
+async def test_a_store_that_stops_confirming_the_checksum_is_not_trusted() -> None:
     retrier = Repeats()
     store = ScriptedStore(part_ack(DATA), part_ack(DATA, crc=False), part_ack(DATA, crc=False))
     async with client_of(store, retrier=retrier) as client:
@@ -302,14 +302,14 @@ async def test_a_store_that_once_confirmed_and_then_does_not_is_not_believed() -
 
 
 async def test_md5_is_no_longer_computed_once_the_store_confirmed_a_crc() -> None:
-    """Observable: an ETag that is not the MD5 is accepted only when nobody computed one."""
+    """An ETag that is not the MD5 is accepted only if no MD5 was computed."""
     other_etag = Reply(200, {"etag": f'"{"0" * 32}"', CRC_HEADER: crc64(DATA)})
     async with client_of(ScriptedStore(part_ack(DATA), other_etag)) as client:
         await client.upload_part("k", "u", 1, Passes(DATA), CRC)
         assert (await client.upload_part("k", "u", 2, Passes(DATA), CRC)).etag == "0" * 32
 
 
-async def test_a_person_who_chose_crc64nvme_may_use_a_store_that_never_confirms_it() -> None:
+async def test_a_configured_crc64nvme_may_be_used_with_a_store_that_never_confirms_it() -> None:
     store = ScriptedStore(*[part_ack(DATA, crc=False)] * 2)
     with capture_logs() as logs:
         async with client_of(store, checksum=ChecksumMode.CRC64NVME) as client:
@@ -327,7 +327,7 @@ async def test_in_md5_mode_the_etag_must_be_ours_where_it_is_an_md5() -> None:
         assert (await client.upload_part("k", "u", 1, Passes(DATA), MD5)).etag == "opaque"
 
 
-async def test_a_part_acknowledged_without_an_etag_is_an_error_that_is_heard_of() -> None:
+async def test_a_part_acknowledged_without_an_etag_is_an_error() -> None:
     async with client_of(ScriptedStore(Reply(200, {CRC_HEADER: crc64(DATA)}))) as client:
         with pytest.raises(S3OperationError, match="MissingETag") as caught:
             await client.upload_part("k", "u", 1, Passes(DATA), CRC)
@@ -351,14 +351,14 @@ async def test_bytes_that_changed_between_the_passes_are_never_sent_whole(second
     assert source.open_count == 0
 
 
-async def test_a_source_that_is_shorter_or_longer_than_it_says_is_noticed_before_anything_is_sent() -> None:
+async def test_a_source_of_another_size_than_declared_is_detected_before_anything_is_sent() -> None:
     async with client_of(ScriptedStore()) as client:
         for size in (len(DATA) + 1, len(DATA) - 1):
             with pytest.raises(RecordingChangedError):
                 await client.upload_part("k", "u", 1, Passes(DATA, size_bytes=size), CRC)
 
 
-async def test_an_answer_before_the_body_was_read_is_heard_and_the_source_is_closed() -> None:
+async def test_a_response_before_the_end_of_the_body_is_read_and_the_source_closed() -> None:
     source = Passes(DATA)
     early = error_reply(403, "AccessDenied")
     store = ScriptedStore(Reply(early.status, early.headers, early.body, reads_body=False))
@@ -369,7 +369,7 @@ async def test_an_answer_before_the_body_was_read_is_heard_and_the_source_is_clo
 
 
 async def test_an_upload_that_is_gone_has_one_name() -> None:
-    """Ceph says NoSuchKey where AWS says NoSuchUpload."""
+    """Ceph sends NoSuchKey instead of NoSuchUpload."""
     store = ScriptedStore(*[error_reply(404, "NoSuchKey")] * 2, *[error_reply(404, "NoSuchUpload")] * 2)
     async with client_of(store) as client:
         for _ in range(2):
@@ -414,7 +414,7 @@ async def test_all_pages_of_parts_are_read() -> None:
     ]
 
 
-async def test_a_listing_that_goes_round_in_circles_ends() -> None:
+async def test_a_repeating_listing_of_parts_is_aborted() -> None:
     store = ScriptedStore(parts_page(range(1, 3), 2), parts_page(range(1, 3), 2))
     async with client_of(store) as client:
         with pytest.raises(S3OperationError, match="itself"):
@@ -466,7 +466,7 @@ async def test_objects_are_listed_page_by_page_with_keys_of_any_characters() -> 
     )
 
 
-async def test_a_listing_of_objects_that_goes_round_in_circles_ends() -> None:
+async def test_a_repeating_listing_of_objects_is_aborted() -> None:
     async with client_of(ScriptedStore(objects_page("a", MORE))) as client:
         with pytest.raises(S3OperationError, match="itself"):
             await client.list_objects("streams/", "t/+")
@@ -481,7 +481,7 @@ async def test_a_listing_of_objects_that_goes_round_in_circles_ends() -> None:
         pytest.param(Reply(200, {}, b"<ListBucketResult><Contents/></ListBucketResult>"), id="no key"),
     ],
 )
-async def test_a_page_of_objects_that_is_none_is_not_half_believed(reply: Reply) -> None:
+async def test_a_malformed_page_of_objects_is_refused(reply: Reply) -> None:
     async with client_of(ScriptedStore(reply)) as client:
         with pytest.raises(S3OperationError) as caught:
             await client.list_objects("streams/")

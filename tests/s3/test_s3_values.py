@@ -1,4 +1,4 @@
-"""The pure pieces: checksums, XML, addresses, settings."""
+"""The pure modules: checksums, XML, addresses, settings."""
 
 from __future__ import annotations
 
@@ -66,12 +66,12 @@ def test_a_whole_objects_crc_follows_from_its_parts(parts: list[bytes]) -> None:
 
 
 @given(st.integers(0, 2**64 - 1))
-def test_a_crc_survives_its_wire_form(value: int) -> None:
+def test_a_crc_is_unchanged_by_encoding_and_decoding(value: int) -> None:
     assert crc64nvme_from_base64(crc64nvme_to_base64(value)) == value
 
 
 @pytest.mark.parametrize("text", [None, "", "AAAAAA==", "not base64!", "rosUhgp5mIg=-2", "rosUhgp5mIg"])
-def test_what_is_no_crc64_is_none(text: str | None) -> None:
+def test_an_invalid_crc64_is_none(text: str | None) -> None:
     assert crc64nvme_from_base64(text) is None
 
 
@@ -130,7 +130,7 @@ def test_answers_are_read_with_and_without_a_namespace(namespace: str) -> None:
 
 
 @given(st.text(st.characters(blacklist_categories=["Cs"]), min_size=1, max_size=30))
-def test_any_key_comes_back_from_a_listing_that_is_encoded(key: str) -> None:
+def test_any_key_is_decoded_from_an_encoded_listing(key: str) -> None:
     from urllib.parse import quote, quote_plus
 
     for encode in (quote, quote_plus):
@@ -166,7 +166,7 @@ def test_a_listing_that_is_not_encoded_is_taken_as_it_stands() -> None:
         ),
     ],
 )
-def test_completes_answer_is_read_with_all_its_gaps(inner: str, expected: CompleteResult) -> None:
+def test_a_response_of_complete_may_lack_any_field(inner: str, expected: CompleteResult) -> None:
     body = f"   \n\n  <?xml version='1.0'?>  <CompleteMultipartUploadResult>{inner}</CompleteMultipartUploadResult>\n"
     assert parse_complete_result(body.encode()) == expected
 
@@ -186,7 +186,7 @@ def test_completes_answer_is_read_with_all_its_gaps(inner: str, expected: Comple
         b"\xff\xfe<",
     ],
 )
-def test_what_is_no_answer_of_s3_is_told_from_one_that_is(body: bytes) -> None:
+def test_documents_that_are_not_s3s_are_refused(body: bytes) -> None:
     with pytest.raises(XmlError):
         parse_complete_result(body)
 
@@ -218,7 +218,7 @@ def test_a_part_that_makes_no_sense_is_an_xml_error(body: bytes) -> None:
 @pytest.mark.parametrize(
     ("text", "etag"), [('"a"', "a"), ("a", "a"), ('W/"a"', "a"), ("", None), ('""', None), (None, None)]
 )
-def test_an_etag_is_taken_without_its_quotes(text: str | None, etag: str | None) -> None:
+def test_an_etag_is_returned_without_quotes(text: str | None, etag: str | None) -> None:
     assert unquoted(text) == etag
 
 
@@ -253,7 +253,7 @@ def test_a_bucket_itself_has_a_path() -> None:
     "endpoint",
     ["s3.test", "ftp://s3.test", "http://", "http://s3.test/?q", "http://user:hunter2@s3.test", "http://h:x"],
 )
-def test_an_endpoint_that_is_none_is_refused_and_not_quoted_with_its_password(endpoint: str) -> None:
+def test_an_invalid_endpoint_is_refused_without_quoting_its_password(endpoint: str) -> None:
     with pytest.raises(ValueError, match=r".+") as caught:
         bucket_address("rec", region="r", endpoint_url=endpoint)
     assert "hunter2" not in str(caught.value)

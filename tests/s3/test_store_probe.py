@@ -1,4 +1,4 @@
-"""P5: the trial upload of a probe leaves nothing open, also where it is cancelled or refused half-way."""
+"""P5: the trial upload of a probe leaves no open upload, even if it is cancelled or refused."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cef_trio.s3.store_probe import StoreProbe
 
 
 class Store:
-    """A store that denies the probe's key alone, and takes a trial's part as late as a test likes."""
+    """A store that denies the probe's key alone, and accepts a part when the test allows it."""
 
     def __init__(self, *, part_error: S3OperationError | None = None) -> None:
         self.open: set[str] = set()

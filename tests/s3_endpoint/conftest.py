@@ -1,4 +1,4 @@
-"""The servers the conformance cases run against; each starts once, when it is first needed."""
+"""The servers of the conformance cases; each starts once, when it is first needed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What foreign servers cannot be asked: virtual hosts, session tokens, full pages, a Complete that answers once."""
+"""Cases that other servers do not support: virtual hosts, session tokens, full pages, a Complete without repetition."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The embedded endpoint takes nothing for something simpler than it is: it does as S3 does, or says NotImplemented."""
+"""The embedded endpoint ignores no option: it does as S3 does, or responds with NotImplemented."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OTHER = '"00000000000000000000000000000000"'
 
 @asynccontextmanager
 async def client() -> AsyncIterator[httpx.AsyncClient]:
-    """Of an endpoint with the object ``k``, whose bytes are ``x``."""
+    """A client of an endpoint with the object ``k``, whose bytes are ``x``."""
     endpoint = S3Endpoint(buckets=[BUCKET], clock=lambda: NOW)
     async with httpx.AsyncClient(transport=InProcessTransport(endpoint), base_url="http://s3.test") as http:
         await send(http, "PUT", f"/{BUCKET}/k", b"x", now=NOW)
@@ -57,9 +57,7 @@ async def asked(
         ("POST", "k?uploads=", {"if_none_match": "*"}),
     ],
 )
-async def test_what_it_does_not_know_is_refused_and_nothing_is_done(
-    method: str, path: str, headers: dict[str, str]
-) -> None:
+async def test_unsupported_options_are_refused_without_effect(method: str, path: str, headers: dict[str, str]) -> None:
     async with client() as http:
         assert await asked(http, method, f"/{BUCKET}/{path}", b"yy" if method == "PUT" else b"", headers) == (
             "501 NotImplemented"

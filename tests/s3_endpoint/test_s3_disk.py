@@ -1,4 +1,4 @@
-"""On disk, objects and open uploads survive a restart and ``kill -9``; half-written things do not."""
+"""On disk, objects and open uploads survive a restart and ``kill -9``; incomplete files do not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every fault strikes where the table says, over the socket and in-process alike, and is counted."""
+"""Every fault is applied at its moments, on a socket and in-process alike, and counted."""
 
 from __future__ import annotations
 
@@ -193,7 +193,7 @@ async def test_a_stale_listing_leaves_out_the_newest_parts(way: str) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_a_skewed_clock_refuses_and_tells_its_time(way: str) -> None:
+async def test_a_skewed_clock_refuses_and_sends_its_time(way: str) -> None:
     endpoint = S3Endpoint(buckets=[BUCKET], clock=lambda: START)
     async with client_of(endpoint, way) as client:
         endpoint.faults.arm(Fault(Kind.SKEW, seconds=3600))
@@ -216,7 +216,7 @@ async def test_in_process_time_is_virtual(autojump_clock: trio.testing.MockClock
         assert trio.current_time() - before == pytest.approx(50)
 
 
-async def test_a_connection_dropped_after_the_reply_fails_only_whoever_uses_it_again() -> None:
+async def test_a_connection_dropped_after_the_reply_fails_only_its_next_use() -> None:
     endpoint = endpoint_in_memory()
     async with client_of(endpoint, "socket") as client:
         armed = endpoint.faults.arm(Fault(Kind.RESET, "HeadBucket", Moment.AFTER))

@@ -1,4 +1,4 @@
-"""Over https boto3 sends bodies aws-chunked with trailing checksums: they are taken apart and verified."""
+"""Over https boto3 sends bodies aws-chunked with trailing checksums: they are decoded and verified."""
 
 from __future__ import annotations
 

@@ -263,3 +263,27 @@ async def test_p3_a_draining_daemon_decides_nothing_about_a_recording_whose_rena
         await completed(world)
     assert world.recordings() == [world.content("b.mp4")]
     assert world.received_bytes() == 2 * PART + 10
+
+
+async def test_p2_a_stream_whose_name_another_one_has_is_found_under_its_new_name(world: World) -> None:
+    """``a.mp4`` is renamed, ``x.mp4`` takes its name, and the first event of the new name is a write."""
+    world.append(2 * PART)
+    world.append(PART, "x.mp4")
+    async with world.daemon() as daemon:
+        await trio.sleep(5)
+        Path(world.path("a.mp4")).rename(world.path("c.mp4"))
+        Path(world.path("x.mp4")).rename(world.path("a.mp4"))
+        daemon.moved("x.mp4", "a.mp4")
+        daemon.supervisor._lost_records.moved_files.request()
+        daemon.saw("c.mp4")
+        await trio.sleep(5)
+        for name in ("a.mp4", "c.mp4"):
+            world.append(10, name)
+            daemon.closed(name)
+        await completed(world)
+    assert sorted(checkpoint.meta.current_path for checkpoint in world.known()) == [
+        world.path("a.mp4"),
+        world.path("c.mp4"),
+    ]
+    assert sorted(world.recordings()) == sorted([world.content("a.mp4"), world.content("c.mp4")])
+    assert world.received_bytes() == 3 * PART + 20

@@ -1,4 +1,4 @@
-"""One POST of a webhook: what is sent, what is read of the answer, and how long it may take."""
+"""One POST of a webhook: the request, what is read of the response, and the time-out."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def client(
 
 
 class Endless(httpx.AsyncByteStream):
-    """A body that never ends, of a receiver that means it badly."""
+    """An endless body."""
 
     closed = False
 
@@ -108,7 +108,7 @@ class Slow(httpx.AsyncBaseTransport):
         raise AssertionError
 
 
-async def test_a_receiver_that_hangs_is_left_when_its_time_is_over(autojump_clock: MockClock) -> None:
+async def test_a_hung_receiver_is_abandoned_at_the_time_out(autojump_clock: MockClock) -> None:
     async with client(Slow()) as webhooks:
         with pytest.raises(WebhookOperationError, match="no response within 5 seconds") as caught:
             async with webhooks.post(DELIVERY):
@@ -141,7 +141,7 @@ async def test_no_answer_is_transient_and_no_text_holds_the_urls_token(kind: typ
 
 
 @pytest.mark.real
-async def test_an_address_where_nobody_listens_is_no_answer() -> None:
+async def test_a_closed_port_is_an_error_without_a_response() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     async with client(None, f"http://127.0.0.1:{port}/") as webhooks:
@@ -201,8 +201,8 @@ def test_a_file_that_holds_no_certificates_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 407, 413])
-def test_p6_a_refusal_that_is_a_page_is_not_the_receivers_word(status: int) -> None:
-    """An ingress without a backend answered 404, and the delivery was given up for good."""
+def test_p6_a_refusal_that_is_a_page_is_retried(status: int) -> None:
+    """An ingress without a backend responded with 404, and the delivery was abandoned."""
     assert outcome_of_status(status, "text/html; charset=utf-8") is DeliveryOutcome.RETRY
     assert outcome_of_status(status, "application/json") is DeliveryOutcome.REFUSED
     assert outcome_of_status(410, "text/html") is DeliveryOutcome.REFUSED
@@ -210,7 +210,7 @@ def test_p6_a_refusal_that_is_a_page_is_not_the_receivers_word(status: int) -> N
 
 
 class Bytes(httpcore.AsyncNetworkBackend):
-    """Every connection answers with the same bytes, and then ends."""
+    """Every connection sends the same bytes and ends."""
 
     def __init__(self, raw: bytes) -> None:
         self.raw = raw
@@ -231,7 +231,7 @@ VALUES = st.sampled_from(
 
 @settings(max_examples=1000 if os.environ.get("CEF_TRIO_LONG") else 100, deadline=None)
 @given(HEADS, st.lists(st.tuples(FIELDS, VALUES), max_size=4), st.binary(max_size=30), st.integers(0, 200))
-def test_whatever_a_receiver_answers_nothing_but_our_own_exception_leaves_the_edge(
+def test_any_response_of_a_receiver_raises_only_our_own_exception(
     head: str, fields: list[tuple[str, str]], rest: bytes, cut: int
 ) -> None:
     raw = f"HTTP/1.1 {head}\r\n" + "".join(f"{name}: {value}\r\n" for name, value in fields) + "\r\n"
@@ -251,7 +251,7 @@ def test_whatever_a_receiver_answers_nothing_but_our_own_exception_leaves_the_ed
 
 
 @pytest.mark.parametrize("piece", [b"HTTP/1.1 100 Continue\r\n\r\n", b"x"])
-async def test_headers_that_never_end_hold_a_delivery_no_longer_than_its_time(
+async def test_endless_headers_hold_a_delivery_no_longer_than_the_time_out(
     piece: bytes, autojump_clock: MockClock
 ) -> None:
     class Dripping(httpcore.AsyncMockStream):

@@ -1,4 +1,4 @@
-"""The signature is that of Standard Webhooks: by the published example, and by HMAC as its RFC writes it down."""
+"""The signature is that of Standard Webhooks: the published example, and HMAC by its RFC."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def test_what_could_be_read_in_two_ways_is_not_signed() -> None:
 
 
 @pytest.mark.parametrize("secret", ["", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_*", "whsk_MfKQ9r8GKYqr"])
-def test_a_secret_that_is_none_is_refused(secret: str) -> None:
+def test_an_invalid_secret_is_refused(secret: str) -> None:
     with pytest.raises(ValueError, match=r"whsec_|base64|padding|character"):
         decode_secret(secret)
 
 
 def test_every_status_is_judged() -> None:
-    """2xx is taken; a 4xx is a refusal for good, but for too slow, too early and too many; the rest is asked again."""
+    """2xx is delivered; 4xx is refused, except 408, 425 and 429; the rest is retried."""
     for status in range(100, 600):
         judged = outcome_of_status(status)
         if 200 <= status < 300:

@@ -4,9 +4,14 @@ A mutation removes a shield (``shields.py``), a write (``records.py``), a valida
 to an external fault (``environment.py``, ``responses.py``, ``limits.py``, ``ownership.py``; ``kind`` names its section
 in ``docs/correctness.md``). The naive variants are for the table there.
 
-To add a mutation, write a function that replaces attributes with :func:`~cef_trio.lab.mutations.model.replace_in`, and
-add a :class:`~cef_trio.lab.mutations.model.Mutation` to ``MUTATIONS`` of the file it belongs to, with the scenario or
-check that detects it. ``cef-trio lab mutations --only NAME`` shows whether it does.
+To add a mutation, write a function that replaces attributes with :func:`~cef_trio.lab.mutations.model.replace_in`, in
+the file it belongs to, and decorate it with :func:`~cef_trio.lab.mutations.model.mutation`: its name, the scenario or
+check that detects it, and the promises that it violates. A name that begins with ``naive:`` makes it a variant.
+``cef-trio lab mutations --only NAME`` shows whether it is detected::
+
+    @mutation("late: part record", "first-part", "P2")
+    def _part_recorded_late(stack: ExitStack) -> None:
+        ...
 """
 
 from __future__ import annotations
@@ -18,12 +23,13 @@ from typing import Final
 from cef_trio.lab.mutations import environment, limits, ownership, records, responses, shields, validation
 from cef_trio.lab.mutations.model import Mutation
 
-MUTATIONS: Final = {
-    mutation.name: mutation
-    for theme in (shields, records, validation, environment, responses, limits, ownership)
-    for mutation in theme.MUTATIONS
-}
-VARIANTS: Final = {mutation.name: mutation for theme in (shields, records, validation) for mutation in theme.VARIANTS}
+_THEMES: Final = (shields, records, validation, environment, responses, limits, ownership)
+_ALL: Final = (
+    *shields.SHIELDS,
+    *(found for theme in _THEMES for found in vars(theme).values() if isinstance(found, Mutation)),
+)
+MUTATIONS: Final = {found.name: found for found in _ALL if not found.name.startswith("naive: ")}
+VARIANTS: Final = {found.name: found for found in _ALL if found.name not in MUTATIONS}
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 import trio
 
@@ -14,7 +14,7 @@ from cef_trio.checkpoint.model import Lease, PartRecord, StreamMeta
 from cef_trio.exceptions import FileAccessError
 from cef_trio.files import file_system, writers
 from cef_trio.files.writers import WriterState
-from cef_trio.lab.mutations.model import Mutation, replace_in
+from cef_trio.lab.mutations.model import mutation, replace_in
 from cef_trio.resilience import outage, retry
 from cef_trio.resilience.best_effort import BestEffort
 from cef_trio.s3.response_origin import ResponseOrigin
@@ -24,11 +24,15 @@ from cef_trio.upload.predecessor import ContentMatch
 from cef_trio.upload.session import StreamUpload
 
 
+@mutation("unchecked: file system of a read lease", "fuse-remote-writer", "P1", "P2", "P8", fault=None, kind="1")
 def _read_leases_trusted_everywhere(stack: ExitStack) -> None:
+    """A read lease on a FUSE mount is taken as proof that the file has no writer."""
     replace_in(stack, file_system, "UNKNOWN", replace(file_system.UNKNOWN, local=True))
 
 
+@mutation("unchecked: unknown writer state", "touched-while-written", "P1", "P2", "P8", fault=None, kind="1")
 def _unknown_writer_is_no_writer(stack: ExitStack) -> None:
+    """A file whose writer state is unknown is treated as one without a writer."""
     take_lease = writers.take_lease
 
     def state_of(descriptor: int) -> WriterState:
@@ -38,14 +42,20 @@ def _unknown_writer_is_no_writer(stack: ExitStack) -> None:
     replace_in(stack, writers, "take_lease", state_of)
 
 
+@mutation("unchecked: reused inode number", "inode-reused", "P1", "P6", fault=None, kind="2")
 def _inode_number_is_identity(stack: ExitStack) -> None:
+    """A file with the inode number of a failed stream is taken for its file."""
+
     def never(_known: object, _stat: object) -> bool:
         return False
 
     replace_in(stack, supervisor, "must_be_recognized", never)
 
 
+@mutation("unchecked: content of a touched recording", "touched-after-upload", "P2", fault=None, kind="3")
 def _touched_is_uploaded_again(stack: ExitStack) -> None:
+    """A completed recording with another time stamp is uploaded again."""
+
     async def uncompared(_services: object, _stream_id: str, _path: str) -> ContentMatch:
         await trio.lowlevel.checkpoint()
         return ContentMatch.NONE
@@ -53,14 +63,20 @@ def _touched_is_uploaded_again(stack: ExitStack) -> None:
     replace_in(stack, start, "correct_if_unchanged", uncompared)
 
 
+@mutation("left out: search for the object of a lost record", "completed-record-lost", "P2", fault=None)
 def _lost_record_is_uploaded_again(stack: ExitStack) -> None:
+    """A completed recording whose record is lost is uploaded again."""
+
     async def left_out(_self: OrphanObjects, _path: str, **_options: object) -> None:
         await trio.lowlevel.checkpoint()
 
     replace_in(stack, OrphanObjects, "adopt", left_out)
 
 
+@mutation("left out: parts before a truncation", "tail-truncated", "P2", fault=None, kind="4")
 def _truncated_starts_over(stack: ExitStack) -> None:
+    """A truncated recording is uploaded from its first byte."""
+
     async def over(self: StreamUpload, _size_bytes: int) -> int:
         await self.start_over()
         return 0
@@ -68,14 +84,20 @@ def _truncated_starts_over(stack: ExitStack) -> None:
     replace_in(stack, StreamUpload, "cut", over)
 
 
+@mutation("left out: copies of existing parts", "append-after-close", "P2", fault=None, kind="4")
 def _nothing_is_copied(stack: ExitStack) -> None:
+    """A completed recording that grew is uploaded from its first byte."""
+
     async def left_out(_self: object) -> None:
         await trio.lowlevel.checkpoint()
 
     replace_in(stack, StreamUpload, "_find_base", left_out)
 
 
+@mutation("unchecked: origin of a response", "page-413", "P1", "P2", "P6", fault=None, kind="5")
 def _every_response_is_from_s3(stack: ExitStack) -> None:
+    """The page of a proxy is taken for a response of S3."""
+
     def never(_self: object, *_: object, **__: object) -> bool:
         return False
 
@@ -83,7 +105,10 @@ def _every_response_is_from_s3(stack: ExitStack) -> None:
     replace_in(stack, ResponseOrigin, "foreign_success", never)
 
 
+@mutation("unbounded: optional calls", "list-uploads-fails", "P6", fault=None, kind="8")
 def _optional_calls_retried_forever(stack: ExitStack) -> None:
+    """An optional listing is retried without a limit."""
+
     async def retry_forever(
         _self: BestEffort, _operation: str, call: Callable[[], Awaitable[Any]], *, reach: object
     ) -> Any:
@@ -93,7 +118,9 @@ def _optional_calls_retried_forever(stack: ExitStack) -> None:
     replace_in(stack, BestEffort, "attempt", retry_forever)
 
 
+@mutation("unchecked: path taken since the lookup", "two-daemons-one-folder", "P2", fault=None, kind="12")
 def _created_despite_other_stream(stack: ExitStack) -> None:
+    """A stream is created although its path got another stream since the lookup."""
     create = MemoryCheckpointStore.create
 
     async def create_always(
@@ -112,7 +139,10 @@ def _created_despite_other_stream(stack: ExitStack) -> None:
     replace_in(stack, MemoryCheckpointStore, "create", create_always)
 
 
+@mutation("unchecked: refusals that affect every stream", "access-denied-for-a-while", "P6", fault=None, kind="6")
 def _refusals_are_permanent(stack: ExitStack) -> None:
+    """A refusal of every call fails each stream permanently."""
+
     def never(_error: BaseException) -> bool:
         return False
 
@@ -120,7 +150,9 @@ def _refusals_are_permanent(stack: ExitStack) -> None:
     replace_in(stack, outage, "is_rejected", never)
 
 
+@mutation("unchecked: permission granted later", "permission-granted-late", "P6", fault=None, kind="6")
 def _denied_is_permanent(stack: ExitStack) -> None:
+    """A file without read permission fails its stream permanently."""
     init = FileAccessError.__init__
 
     def final(self: FileAccessError, message: str, *, denied: bool = False) -> None:
@@ -131,173 +163,37 @@ def _denied_is_permanent(stack: ExitStack) -> None:
     replace_in(stack, file_triage, "COMES_BACK", frozenset())
 
 
+@mutation("unchecked: Redis accepts writes", "redis-failover", "P10", fault=None, kind="10")
 def _probed_by_ping(stack: ExitStack) -> None:
+    """An outage of Redis ends when PING succeeds, although writes are refused."""
     replace_in(stack, MemoryCheckpointStore, "check_writable", MemoryCheckpointStore.ping)
 
 
+@mutation("unchecked: parts missing in S3", "part-lost", "P1", "P6", fault=None, kind="7")
 def _missing_parts_not_sent(stack: ExitStack) -> None:
+    """After InvalidPart, CompleteMultipartUpload is repeated with the same parts."""
+
     def never(_upload: object, _listed: object) -> None:
         return None
 
     replace_in(stack, recovery, "_forget_unlisted", never)
 
 
+@mutation("unchecked: bucket of a stream", "bucket-changes", "P1", "P5", "P6", fault=None, kind="13")
 def _bucket_from_settings(stack: ExitStack) -> None:
+    """An open stream continues in the bucket of the current settings."""
+
     def never(_services: object, _meta: object) -> bool:
         return False
 
     replace_in(stack, target, "bucket_changed", never)
 
 
+@mutation("left out: key from the current file name", "temporary-name", "P1", fault=None, kind="13")
 def _key_keeps_first_name(stack: ExitStack) -> None:
+    """An object's key has the first, temporary name of its file."""
+
     async def left_out(_self: object) -> None:
         await trio.lowlevel.checkpoint()
 
     replace_in(stack, StreamUpload, "_name_object", left_out)
-
-
-MUTATIONS: Final = (
-    Mutation(
-        "unchecked: file system of a read lease",
-        "a read lease on a FUSE mount is taken as proof that the file has no writer",
-        _read_leases_trusted_everywhere,
-        "fuse-remote-writer",
-        ("P1", "P2", "P8"),
-        None,
-        kind="1",
-    ),
-    Mutation(
-        "unchecked: unknown writer state",
-        "a file whose writer state is unknown is treated as one without a writer",
-        _unknown_writer_is_no_writer,
-        "touched-while-written",
-        ("P1", "P2", "P8"),
-        None,
-        kind="1",
-    ),
-    Mutation(
-        "unchecked: reused inode number",
-        "a file with the inode number of a failed stream is taken for its file",
-        _inode_number_is_identity,
-        "inode-reused",
-        ("P1", "P6"),
-        None,
-        kind="2",
-    ),
-    Mutation(
-        "unchecked: content of a touched recording",
-        "a completed recording with another time stamp is uploaded again",
-        _touched_is_uploaded_again,
-        "touched-after-upload",
-        ("P2",),
-        None,
-        kind="3",
-    ),
-    Mutation(
-        "left out: search for the object of a lost record",
-        "a completed recording whose record is lost is uploaded again",
-        _lost_record_is_uploaded_again,
-        "completed-record-lost",
-        ("P2",),
-        None,
-    ),
-    Mutation(
-        "left out: parts before a truncation",
-        "a truncated recording is uploaded from its first byte",
-        _truncated_starts_over,
-        "tail-truncated",
-        ("P2",),
-        None,
-        kind="4",
-    ),
-    Mutation(
-        "left out: copies of existing parts",
-        "a completed recording that grew is uploaded from its first byte",
-        _nothing_is_copied,
-        "append-after-close",
-        ("P2",),
-        None,
-        kind="4",
-    ),
-    Mutation(
-        "unchecked: parts missing in S3",
-        "after InvalidPart, CompleteMultipartUpload is repeated with the same parts",
-        _missing_parts_not_sent,
-        "part-lost",
-        ("P1", "P6"),
-        None,
-        kind="7",
-    ),
-    Mutation(
-        "unchecked: bucket of a stream",
-        "an open stream continues in the bucket of the current settings",
-        _bucket_from_settings,
-        "bucket-changes",
-        ("P1", "P5", "P6"),
-        None,
-        kind="13",
-    ),
-    Mutation(
-        "left out: key from the current file name",
-        "an object's key has the first, temporary name of its file",
-        _key_keeps_first_name,
-        "temporary-name",
-        ("P1",),
-        None,
-        kind="13",
-    ),
-    Mutation(
-        "unchecked: refusals that affect every stream",
-        "a refusal of every call fails each stream permanently",
-        _refusals_are_permanent,
-        "access-denied-for-a-while",
-        ("P6",),
-        None,
-        kind="6",
-    ),
-    Mutation(
-        "unchecked: permission granted later",
-        "a file without read permission fails its stream permanently",
-        _denied_is_permanent,
-        "permission-granted-late",
-        ("P6",),
-        None,
-        kind="6",
-    ),
-    Mutation(
-        "unchecked: Redis accepts writes",
-        "an outage of Redis ends when PING succeeds, although writes are refused",
-        _probed_by_ping,
-        "redis-failover",
-        ("P10",),
-        None,
-        kind="10",
-    ),
-    Mutation(
-        "unchecked: origin of a response",
-        "the page of a proxy is taken for a response of S3",
-        _every_response_is_from_s3,
-        "page-413",
-        ("P1", "P2", "P6"),
-        None,
-        kind="5",
-    ),
-    Mutation(
-        "unbounded: optional calls",
-        "an optional listing is retried without a limit",
-        _optional_calls_retried_forever,
-        "list-uploads-fails",
-        ("P6",),
-        None,
-        kind="8",
-    ),
-    Mutation(
-        "unchecked: path taken since the lookup",
-        "a stream is created although its path got another stream since the lookup",
-        _created_despite_other_stream,
-        "two-daemons-one-folder",
-        ("P2",),
-        None,
-        kind="12",
-    ),
-)

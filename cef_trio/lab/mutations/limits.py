@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
-from typing import Any, Final
+from typing import Any
 
 import trio
 from inotify_simple import INotify
@@ -15,7 +15,7 @@ from cef_trio.admin.connection_limits import ConnectionLimiter, ConnectionSlot
 from cef_trio.daemon.exit_watchdog import ExitWatchdog
 from cef_trio.exceptions import FileAccessError
 from cef_trio.files import reader
-from cef_trio.lab.mutations.model import Mutation, replace_in
+from cef_trio.lab.mutations.model import mutation, replace_in
 from cef_trio.media import ffprobe
 from cef_trio.observability.log_writer import LineWriter
 from cef_trio.resilience import threads
@@ -24,7 +24,10 @@ from cef_trio.watch.inotify import translate
 from cef_trio.watch.watcher import Watcher
 
 
+@mutation("in the event loop: log writes", "log-pipe-not-read", "P4", fault=None, kind="11")
 def _log_written_in_event_loop(stack: ExitStack) -> None:
+    """A log line is written in the event loop, which waits for the reader of the log."""
+
     def write(self: LineWriter, line: bytes) -> None:
         try:
             os.write(self._descriptor, line)
@@ -34,7 +37,10 @@ def _log_written_in_event_loop(stack: ExitStack) -> None:
     replace_in(stack, LineWriter, "write", write)
 
 
+@mutation("in the event loop: exit watchdog", "event-loop-hangs", "P4", fault=None, kind="11")
 def _exit_watchdog_in_event_loop(stack: ExitStack) -> None:
+    """The exit watchdog is a task of the event loop."""
+
     async def later(watchdog: ExitWatchdog, seconds: float) -> None:
         await trio.sleep(seconds)
         watchdog.exit_now()
@@ -45,14 +51,20 @@ def _exit_watchdog_in_event_loop(stack: ExitStack) -> None:
     replace_in(stack, ExitWatchdog, "_exit_within", by_the_loop)
 
 
+@mutation("unchecked: temporary lack of threads", "no-thread-available", "P6", fault=None, kind="15")
 def _missing_thread_is_error(stack: ExitStack) -> None:
+    """A call fails if no thread can be started."""
+
     async def once(start: Callable[[], Awaitable[Any]], _has_begun: object = None) -> Any:
         return await start()
 
     replace_in(stack, threads, "until_thread", once)
 
 
+@mutation("unchecked: temporary lack of descriptors", "no-descriptors", "P6", fault=None, kind="15")
 def _missing_descriptor_is_permanent(stack: ExitStack) -> None:
+    """A file that cannot be opened fails its stream permanently."""
+
     def final(what: str, error: OSError) -> FileAccessError:
         refused = original(what, error)
         refused.transient = False
@@ -63,7 +75,10 @@ def _missing_descriptor_is_permanent(stack: ExitStack) -> None:
     replace_in(stack, file_triage, "COMES_BACK", frozenset())
 
 
+@mutation("unchecked: lost inotify watches", "inotify-watches-exhausted", "P1", "P6", fault=None, kind="15")
 def _lost_watches_ignored(stack: ExitStack) -> None:
+    """Events are read although the watches were removed."""
+
     async def unasked(self: Watcher, inotify: INotify, scope: trio.CancelScope) -> None:
         while True:
             await trio.lowlevel.wait_readable(inotify.fileno())
@@ -75,25 +90,35 @@ def _lost_watches_ignored(stack: ExitStack) -> None:
     replace_in(stack, Watcher, "_read_events", unasked)
 
 
+@mutation("unbounded: resources of ffprobe", "ffprobe-limits", "P7", fault=None, kind="16")
 def _ffprobe_without_limits(stack: ExitStack) -> None:
+    """Ffprobe has no limits of memory and time."""
+
     def left_out(_pid: int, _seconds: float) -> None:
         return None
 
     replace_in(stack, ffprobe, "_set_limits", left_out)
 
 
+@mutation("unbounded: number of ffprobe processes", "ffprobe-concurrency", "P7", fault=None, kind="16")
 def _ffprobe_without_concurrency_limit(stack: ExitStack) -> None:
+    """Any number of ffprobe processes run at once."""
     replace_in(stack, ffprobe, "_at_once", trio.CapacityLimiter(1000))
 
 
+@mutation("unbounded: idle admin connections", "idle-clients", "P10", fault=None, kind="16")
 def _idle_connection_kept(stack: ExitStack) -> None:
+    """An idle connection is not closed for a new one."""
+
     def never(_self: ConnectionLimiter, _places: object) -> bool:
         return False
 
     replace_in(stack, ConnectionLimiter, "_evict_idle", never)
 
 
+@mutation("unbounded: admin connections of one client", "busy-client", "P10", fault=None, kind="16")
 def _no_limit_per_client(stack: ExitStack) -> None:
+    """One client may use every connection."""
     acquire = ConnectionLimiter.acquire
 
     def acquire_as_new_client(
@@ -104,103 +129,12 @@ def _no_limit_per_client(stack: ExitStack) -> None:
     replace_in(stack, ConnectionLimiter, "acquire", acquire_as_new_client)
 
 
+@mutation("unchecked: cross-site requests", "cross-site-request", "P10", fault=None, kind="16")
 def _cross_site_requests_served(stack: ExitStack) -> None:
+    """A request from another website is served."""
+
     def never(_header: object, *, may_be_opened: bool) -> bool:
         del may_be_opened
         return False
 
     replace_in(stack, app, "is_foreign", never)
-
-
-MUTATIONS: Final = (
-    Mutation(
-        "in the event loop: log writes",
-        "a log line is written in the event loop, which waits for the reader of the log",
-        _log_written_in_event_loop,
-        "log-pipe-not-read",
-        ("P4",),
-        None,
-        kind="11",
-    ),
-    Mutation(
-        "in the event loop: exit watchdog",
-        "the exit watchdog is a task of the event loop",
-        _exit_watchdog_in_event_loop,
-        "event-loop-hangs",
-        ("P4",),
-        None,
-        kind="11",
-    ),
-    Mutation(
-        "unchecked: temporary lack of threads",
-        "a call fails if no thread can be started",
-        _missing_thread_is_error,
-        "no-thread-available",
-        ("P6",),
-        None,
-        kind="15",
-    ),
-    Mutation(
-        "unchecked: temporary lack of descriptors",
-        "a file that cannot be opened fails its stream permanently",
-        _missing_descriptor_is_permanent,
-        "no-descriptors",
-        ("P6",),
-        None,
-        kind="15",
-    ),
-    Mutation(
-        "unchecked: lost inotify watches",
-        "events are read although the watches were removed",
-        _lost_watches_ignored,
-        "inotify-watches-exhausted",
-        ("P1", "P6"),
-        None,
-        kind="15",
-    ),
-    Mutation(
-        "unbounded: resources of ffprobe",
-        "ffprobe has no limits of memory and time",
-        _ffprobe_without_limits,
-        "ffprobe-limits",
-        ("P7",),
-        None,
-        kind="16",
-    ),
-    Mutation(
-        "unbounded: number of ffprobe processes",
-        "any number of ffprobe processes run at once",
-        _ffprobe_without_concurrency_limit,
-        "ffprobe-concurrency",
-        ("P7",),
-        None,
-        kind="16",
-    ),
-    Mutation(
-        "unbounded: idle admin connections",
-        "an idle connection is not closed for a new one",
-        _idle_connection_kept,
-        "idle-clients",
-        ("P10",),
-        None,
-        kind="16",
-    ),
-    Mutation(
-        "unbounded: admin connections of one client",
-        "one client may use every connection",
-        _no_limit_per_client,
-        "busy-client",
-        ("P10",),
-        None,
-        kind="16",
-    ),
-    Mutation(
-        "unchecked: cross-site requests",
-        "a request from another website is served",
-        _cross_site_requests_served,
-        "cross-site-request",
-        ("P10",),
-        None,
-        kind="16",
-    ),
-)

@@ -30,6 +30,17 @@ class Mutation:
     """The number of the section of ``docs/correctness.md`` on external faults; empty: none of them."""
 
 
+def mutation(
+    name: str, shows_in: str, *breaks: str, fault: FaultKind | None = FaultKind.CANCEL, kind: str = ""
+) -> Callable[[Apply], Mutation]:
+    """Make a :class:`Mutation` of the decorated function, whose docstring is its summary."""
+
+    def make(apply: Apply) -> Mutation:
+        return Mutation(name, apply.__doc__ or "", apply, shows_in, breaks, fault, kind)
+
+    return make
+
+
 def replace_in(stack: ExitStack, owner: object, name: str, value: object) -> None:
     """Replace an attribute of a module or class until the stack is closed."""
     before = vars(owner).get(name)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import Any, Final
+from typing import Any
 
 from cef_trio.checkpoint import rules
 from cef_trio.checkpoint.memory import MemoryCheckpointStore
 from cef_trio.checkpoint.model import StreamMeta
 from cef_trio.checkpoint.protocols import Records
 from cef_trio.exceptions import RedisOperationError
-from cef_trio.lab.mutations.model import Mutation, replace_in
+from cef_trio.lab.mutations.model import mutation, replace_in
 from cef_trio.s3.client import S3Client
 from cef_trio.upload import services, session
 from cef_trio.upload.ownership import Ownership
@@ -18,7 +18,9 @@ from cef_trio.upload.ownership_rules import Claim
 from cef_trio.upload.supervisor import StreamSupervisor
 
 
+@mutation("unchecked: unreadable record in a batch", "record-unreadable", "P6", fault=None, kind="9")
 def _unreadable_record_fails_batch(stack: ExitStack) -> None:
+    """One unreadable record fails the whole batch."""
     known = MemoryCheckpointStore._read_metas  # noqa: SLF001 - a mutation replaces private functions
 
     def all_or_none(self: MemoryCheckpointStore, stream_ids: Any) -> Records:
@@ -30,25 +32,36 @@ def _unreadable_record_fails_batch(stack: ExitStack) -> None:
     replace_in(stack, MemoryCheckpointStore, "_read_metas", all_or_none)
 
 
+@mutation("unreported: unreadable record", "record-unreadable", "P10", fault=None, kind="P10")
 def _unreadable_not_reported(stack: ExitStack) -> None:
+    """A file with an unreadable record is not reported as at risk."""
     replace_in(stack, StreamSupervisor, "set_aside", ())
 
 
+@mutation("unchecked: folder of a stream", "foreign-stream", "P9", fault=None, kind="P9")
 def _every_folder_is_own(stack: ExitStack) -> None:
+    """A stream of another folder is assigned to a file with its inode number."""
+
     def always(_path: str, _watch_folder: str) -> bool:
         return True
 
     replace_in(stack, services, "is_below", always)
 
 
+@mutation("unchecked: host of a stream", "two-hosts", "P9", fault=None, kind="P9")
 def _every_host_is_own(stack: ExitStack) -> None:
+    """A stream of another host is assigned to a file with its path."""
+
     def always(_self: Ownership, _meta: StreamMeta) -> Claim:
         return Claim.OURS
 
     replace_in(stack, Ownership, "claim", always)
 
 
+@mutation("unchecked: owner of an upload", "foreign-uploads", "P9", fault=None, kind="P9")
 def _every_upload_is_orphan(stack: ExitStack) -> None:
+    """An upload of another program is aborted as an orphan."""
+
     async def all_of_them(s3: S3Client, _key: str, _listed: object) -> bool:
         for stray in await s3.list_multipart_uploads():
             await s3.abort_multipart_upload(stray.key, stray.upload_id)
@@ -57,66 +70,11 @@ def _every_upload_is_orphan(stack: ExitStack) -> None:
     replace_in(stack, session, "_abort_rounds", all_of_them)
 
 
+@mutation("unchecked: lease of another daemon", "partition", "P2", "P3", fault=None, kind="P9")
 def _every_lease_may_be_taken(stack: ExitStack) -> None:
+    """The lease of a stream is taken from the daemon that works on it."""
+
     def always(*_: object) -> bool:
         return True
 
     replace_in(stack, rules, "may_take", always)
-
-
-MUTATIONS: Final = (
-    Mutation(
-        "unchecked: unreadable record in a batch",
-        "one unreadable record fails the whole batch",
-        _unreadable_record_fails_batch,
-        "record-unreadable",
-        ("P6",),
-        None,
-        kind="9",
-    ),
-    Mutation(
-        "unreported: unreadable record",
-        "a file with an unreadable record is not reported as at risk",
-        _unreadable_not_reported,
-        "record-unreadable",
-        ("P10",),
-        None,
-        kind="P10",
-    ),
-    Mutation(
-        "unchecked: folder of a stream",
-        "a stream of another folder is assigned to a file with its inode number",
-        _every_folder_is_own,
-        "foreign-stream",
-        ("P9",),
-        None,
-        kind="P9",
-    ),
-    Mutation(
-        "unchecked: host of a stream",
-        "a stream of another host is assigned to a file with its path",
-        _every_host_is_own,
-        "two-hosts",
-        ("P9",),
-        None,
-        kind="P9",
-    ),
-    Mutation(
-        "unchecked: owner of an upload",
-        "an upload of another program is aborted as an orphan",
-        _every_upload_is_orphan,
-        "foreign-uploads",
-        ("P9",),
-        None,
-        kind="P9",
-    ),
-    Mutation(
-        "unchecked: lease of another daemon",
-        "the lease of a stream is taken from the daemon that works on it",
-        _every_lease_may_be_taken,
-        "partition",
-        ("P2", "P3"),
-        None,
-        kind="P9",
-    ),
-)

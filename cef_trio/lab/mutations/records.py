@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 import trio
 
@@ -16,14 +16,16 @@ from cef_trio.checkpoint.model import Lease, PartRecord, StreamMeta
 from cef_trio.checkpoint.states import Status
 from cef_trio.exceptions import OutdatedError, StreamEndedError
 from cef_trio.lab.faults import FaultKind
-from cef_trio.lab.mutations.model import Mutation, replace_in
+from cef_trio.lab.mutations.model import mutation, replace_in
 from cef_trio.upload import orphan_cleanup
 from cef_trio.upload.orphan_uploads import OrphanUploads
 from cef_trio.upload.processor import Outcome, StreamProcessor
 from cef_trio.upload.session import StreamUpload
 
 
+@mutation("left out: verified size", "finalizing", "P2", "P1", "P6")
 def _verified_size_not_recorded(stack: ExitStack) -> None:
+    """The verified size is not recorded before CompleteMultipartUpload."""
     update = StreamUpload.update
 
     async def left_out(self: StreamUpload, **fields: Any) -> None:
@@ -36,8 +38,9 @@ def _verified_size_not_recorded(stack: ExitStack) -> None:
     replace_in(stack, StreamUpload, "update", left_out)
 
 
+@mutation("late: stream record", "first-part", "P5", "P2", "P3")
 def _stream_recorded_late(stack: ExitStack) -> None:
-    """Write the stream's record after its upload was created."""
+    """An upload is created before its stream is recorded."""
     create, update = MemoryCheckpointStore.create, MemoryCheckpointStore.update
     waiting: dict[str, Callable[[], Awaitable[None]]] = {}
 
@@ -57,8 +60,9 @@ def _stream_recorded_late(stack: ExitStack) -> None:
     replace_in(stack, MemoryCheckpointStore, "update", now)
 
 
+@mutation("late: part record", "first-part", "P2")
 def _part_recorded_late(stack: ExitStack) -> None:
-    """Write a part's record when the next part is recorded."""
+    """A part is recorded after the next one was sent."""
     record_part = MemoryCheckpointStore.record_part
     waiting: dict[str, Callable[[], Awaitable[None]]] = {}
 
@@ -75,7 +79,10 @@ def _part_recorded_late(stack: ExitStack) -> None:
     replace_in(stack, MemoryCheckpointStore, "record_part", later)
 
 
+@mutation("left out: s3_completed", "finalizing", "P2")
 def _completion_not_recorded(stack: ExitStack) -> None:
+    """A completed object is not recorded before its metadata."""
+
     async def left_out(self: StreamUpload, stored: Any) -> None:
         await trio.lowlevel.checkpoint()
         self.meta = replace(self.meta, object_etag=stored.etag, object_crc64nvme=stored.crc64nvme)
@@ -83,15 +90,19 @@ def _completion_not_recorded(stack: ExitStack) -> None:
     replace_in(stack, StreamUpload, "record_object", left_out)
 
 
+@mutation("left out: state saved at the end", "first-part", "P3")
 def _final_state_not_saved(stack: ExitStack) -> None:
+    """No state is saved at exit."""
+
     async def left_out(_self: StreamProcessor, _status: object) -> None:
         await trio.lowlevel.checkpoint()
 
     replace_in(stack, StreamProcessor, "_save_exit", left_out)
 
 
+@mutation("left out: state saved after OutdatedError", "renamed-then-deleted", "P3", fault=FaultKind.DRAIN)
 def _lease_released_without_state(stack: ExitStack) -> None:
-    """Release the lease after an OutdatedError without saving a status."""
+    """A lease is released without a saved status."""
 
     async def silently(self: StreamProcessor, error: OutdatedError) -> Outcome:
         if self.stream_id is not None and not isinstance(error, StreamEndedError):
@@ -101,8 +112,9 @@ def _lease_released_without_state(stack: ExitStack) -> None:
     replace_in(stack, StreamProcessor, "_outdated", silently)
 
 
+@mutation("left out: verification reset by a new part", "verified-then-grown", "P1", fault=FaultKind.KILL)
 def _verification_not_reset(stack: ExitStack) -> None:
-    """Keep a verification when parts are recorded after it."""
+    """Parts that are sent after a verification count as verified."""
 
     def numbers_only(self: StreamUpload, size_bytes: int) -> bool:
         return all(part.number in self.parts for part in self.plan.cut(size_bytes))
@@ -111,7 +123,10 @@ def _verification_not_reset(stack: ExitStack) -> None:
     replace_in(stack, StreamUpload, "has_exactly", numbers_only)
 
 
+@mutation("left out: adoption of orphan uploads", "adoption", "P5", "P2")
 def _orphan_uploads_not_adopted(stack: ExitStack) -> None:
+    """Uploads that are open in S3 and not in Redis are not looked for."""
+
     async def left_out(_self: object, _live_ids: object = None) -> bool:
         await trio.lowlevel.checkpoint()
         return True
@@ -119,16 +134,20 @@ def _orphan_uploads_not_adopted(stack: ExitStack) -> None:
     replace_in(stack, OrphanUploads, "list_unknown", left_out)
 
 
+@mutation("left out: abort of orphan uploads", "transient-errors", "P5")
 def _orphan_uploads_not_aborted(stack: ExitStack) -> None:
+    """Uploads whose creation had a lost response stay open."""
+
     async def left(_self: StreamUpload) -> None:
         await trio.lowlevel.checkpoint()
 
     replace_in(stack, StreamUpload, "abort_orphans", left)
-    _late_orphan_uploads_not_aborted(stack)
+    _late_orphan_uploads_not_aborted.apply(stack)
 
 
+@mutation("left out: later abort of orphan uploads", "late-creation", "P5")
 def _late_orphan_uploads_not_aborted(stack: ExitStack) -> None:
-    """Look for orphan uploads only at the end of a stream."""
+    """Uploads that are created after the end of their stream stay open."""
 
     async def left(_services: object) -> bool:
         await trio.lowlevel.checkpoint()
@@ -137,7 +156,9 @@ def _late_orphan_uploads_not_aborted(stack: ExitStack) -> None:
     replace_in(stack, orphan_cleanup, "_abort_all", left)
 
 
+@mutation("left out: release of a part slot", "first-part", "P7")
 def _slot_not_released(stack: ExitStack) -> None:
+    """The slot of one part is not released."""
     release = trio.CapacityLimiter.release_on_behalf_of
     kept: list[object] = []
 
@@ -150,8 +171,9 @@ def _slot_not_released(stack: ExitStack) -> None:
     replace_in(stack, trio.CapacityLimiter, "release_on_behalf_of", keep_first)
 
 
+@mutation("late: pending webhook", "webhook", "P3")
 def _pending_webhook_recorded_late(stack: ExitStack) -> None:
-    """Record the pending webhook in a step after the completion."""
+    """A pending webhook is recorded in a step after the completion."""
     transition = MemoryCheckpointStore.transition
 
     async def two_steps(
@@ -171,102 +193,7 @@ def _pending_webhook_recorded_late(stack: ExitStack) -> None:
     replace_in(stack, MemoryCheckpointStore, "transition", two_steps)
 
 
-MUTATIONS: Final = (
-    Mutation(
-        "late: stream record",
-        "an upload is created before its stream is recorded",
-        _stream_recorded_late,
-        "first-part",
-        ("P5", "P2", "P3"),
-    ),
-    Mutation(
-        "late: part record",
-        "a part is recorded after the next one was sent",
-        _part_recorded_late,
-        "first-part",
-        ("P2",),
-    ),
-    Mutation(
-        "left out: verified size",
-        "the verified size is not recorded before CompleteMultipartUpload",
-        _verified_size_not_recorded,
-        "finalizing",
-        ("P2", "P1", "P6"),
-    ),
-    Mutation(
-        "left out: s3_completed",
-        "a completed object is not recorded before its metadata",
-        _completion_not_recorded,
-        "finalizing",
-        ("P2",),
-    ),
-    Mutation(
-        "left out: state saved at the end",
-        "no state is saved at exit",
-        _final_state_not_saved,
-        "first-part",
-        ("P3",),
-    ),
-    Mutation(
-        "left out: state saved after OutdatedError",
-        "a lease is released without a saved status",
-        _lease_released_without_state,
-        "renamed-then-deleted",
-        ("P3",),
-        FaultKind.DRAIN,
-    ),
-    Mutation(
-        "left out: verification reset by a new part",
-        "parts that are sent after a verification count as verified",
-        _verification_not_reset,
-        "verified-then-grown",
-        ("P1",),
-        FaultKind.KILL,
-    ),
-    Mutation(
-        "left out: adoption of orphan uploads",
-        "uploads that are open in S3 and not in Redis are not looked for",
-        _orphan_uploads_not_adopted,
-        "adoption",
-        ("P5", "P2"),
-    ),
-    Mutation(
-        "late: pending webhook",
-        "a pending webhook is recorded in a step after the completion",
-        _pending_webhook_recorded_late,
-        "webhook",
-        ("P3",),
-    ),
-    Mutation(
-        "left out: abort of orphan uploads",
-        "uploads whose creation had a lost response stay open",
-        _orphan_uploads_not_aborted,
-        "transient-errors",
-        ("P5",),
-    ),
-    Mutation(
-        "left out: later abort of orphan uploads",
-        "uploads that are created after the end of their stream stay open",
-        _late_orphan_uploads_not_aborted,
-        "late-creation",
-        ("P5",),
-    ),
-    Mutation(
-        "left out: release of a part slot",
-        "the slot of one part is not released",
-        _slot_not_released,
-        "first-part",
-        ("P7",),
-    ),
+_NAIVE_LATE_PART = replace(
+    _part_recorded_late, name="naive: checkpoint after the next step", shows_in="many-parts", breaks=("P2",)
 )
-
-VARIANTS: Final = (
-    Mutation(
-        "naive: checkpoint after the next step",
-        "a part is recorded after the next one was sent",
-        _part_recorded_late,
-        "many-parts",
-        ("P2",),
-    ),
-    Mutation("naive: no state saved", "no state is saved at exit", _final_state_not_saved, "many-parts", ("P3",)),
-)
+_NAIVE_NO_STATE = replace(_final_state_not_saved, name="naive: no state saved", shows_in="many-parts", breaks=("P3",))

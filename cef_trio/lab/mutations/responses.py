@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from contextlib import ExitStack
 from datetime import UTC, datetime
-from typing import Final
 
-from cef_trio.lab.mutations.model import Mutation, replace_in
+from cef_trio.lab.mutations.model import mutation, replace_in
 from cef_trio.resilience import backoff
 from cef_trio.s3 import clock, xml
 from cef_trio.s3.client import S3Client
@@ -18,8 +17,9 @@ from cef_trio.s3.transport import Request
 from cef_trio.s3.xml import parse_uploads
 
 
+@mutation("unbounded: response headers", "endless-headers", "P7", fault=None, kind="11")
 def _idle_timeout_only(stack: ExitStack) -> None:
-    """Limit only the time between two bytes of a response."""
+    """A response is only limited by the time between two bytes."""
     trace = ResponseGuard.trace
 
     async def without_deadline(self: ResponseGuard, event: str, info: object) -> None:
@@ -29,18 +29,26 @@ def _idle_timeout_only(stack: ExitStack) -> None:
     replace_in(stack, ResponseGuard, "trace", without_deadline)
 
 
+@mutation("unbounded: XML elements", "too-many-xml-elements", "P7", fault=None, kind="11")
 def _unlimited_elements(stack: ExitStack) -> None:
+    """An XML document of any number of elements is parsed in the event loop."""
     replace_in(stack, xml, "MAX_ELEMENTS", 1 << 60)
 
 
+@mutation("unchecked: bytes after a response", "bytes-after-response", "P2", fault=None, kind="14")
 def _leftover_bytes_kept(stack: ExitStack) -> None:
+    """A connection with bytes after its response is used again."""
+
     def kept(_self: ResponseGuard) -> None:
         return None
 
     replace_in(stack, ResponseGuard, "_refuse_leftover", kept)
 
 
+@mutation("unbounded: pages of a listing", "endless-listing", "P7", fault=None, kind="14")
 def _every_marker_followed(stack: ExitStack) -> None:
+    """Markers of a listing are followed without a limit."""
+
     async def for_ever(self: S3Client, prefix: str = "") -> list[ListedUpload]:
         uploads: list[ListedUpload] = []
         markers: tuple[str, str] | None = ("", "")
@@ -55,83 +63,23 @@ def _every_marker_followed(stack: ExitStack) -> None:
     replace_in(stack, S3Client, "list_multipart_uploads", for_ever)
 
 
+@mutation("unchecked: plausibility of the Date header", "date-in-year-9999", "P6", fault=None, kind="14")
 def _every_date_trusted(stack: ExitStack) -> None:
+    """An absurd Date of S3 corrects the clock."""
     replace_in(stack, clock, "PLAUSIBLE_YEARS", range(1, 10_000))
 
 
+@mutation("unchecked: plausibility of Initiated", "initiated-in-year-9999", "P6", fault=None, kind="14")
 def _every_date_converted(stack: ExitStack) -> None:
+    """A listing with an absurd Initiated fails."""
+
     def moment(text: str) -> datetime:
         return datetime.fromisoformat(text).astimezone(UTC)
 
     replace_in(stack, xml, "_moment", moment)
 
 
+@mutation("unbounded: Retry-After", "retry-after-in-year-9999", "P6", fault=None, kind="14")
 def _unlimited_retry_after(stack: ExitStack) -> None:
+    """A call waits for any Retry-After."""
     replace_in(stack, backoff, "MAX_RETRY_AFTER_SECONDS", math.inf)
-
-
-MUTATIONS: Final = (
-    Mutation(
-        "unbounded: response headers",
-        "a response is only limited by the time between two bytes",
-        _idle_timeout_only,
-        "endless-headers",
-        ("P7",),
-        None,
-        kind="11",
-    ),
-    Mutation(
-        "unbounded: XML elements",
-        "an XML document of any number of elements is parsed in the event loop",
-        _unlimited_elements,
-        "too-many-xml-elements",
-        ("P7",),
-        None,
-        kind="11",
-    ),
-    Mutation(
-        "unchecked: bytes after a response",
-        "a connection with bytes after its response is used again",
-        _leftover_bytes_kept,
-        "bytes-after-response",
-        ("P2",),
-        None,
-        kind="14",
-    ),
-    Mutation(
-        "unbounded: pages of a listing",
-        "markers of a listing are followed without a limit",
-        _every_marker_followed,
-        "endless-listing",
-        ("P7",),
-        None,
-        kind="14",
-    ),
-    Mutation(
-        "unchecked: plausibility of the Date header",
-        "an absurd Date of S3 corrects the clock",
-        _every_date_trusted,
-        "date-in-year-9999",
-        ("P6",),
-        None,
-        kind="14",
-    ),
-    Mutation(
-        "unchecked: plausibility of Initiated",
-        "a listing with an absurd Initiated fails",
-        _every_date_converted,
-        "initiated-in-year-9999",
-        ("P6",),
-        None,
-        kind="14",
-    ),
-    Mutation(
-        "unbounded: Retry-After",
-        "a call waits for any Retry-After",
-        _unlimited_retry_after,
-        "retry-after-in-year-9999",
-        ("P6",),
-        None,
-        kind="14",
-    ),
-)

@@ -8,7 +8,7 @@ from typing import Final
 
 import trio
 
-from cef_trio.lab.mutations.model import Apply, Mutation, replace_in
+from cef_trio.lab.mutations.model import Apply, Mutation, mutation, replace_in
 from cef_trio.resilience import shield as shield_module
 
 
@@ -19,8 +19,9 @@ def _without_shields(*names: str) -> Apply:
     return apply
 
 
+@mutation("naive: shields without a time limit", "redis-frozen", "P4")
 def _unbounded_shields(stack: ExitStack) -> None:
-    """Remove the time limit of every shield."""
+    """The exit waits for Redis without a limit."""
     opened = trio.move_on_after
 
     def unbounded(_seconds: float, **options: bool) -> trio.CancelScope:
@@ -54,24 +55,13 @@ _SHIELDS: Final = (
     ("webhook delivery", "the record of an acknowledged webhook is cancelled", "webhook", ("P3",)),
 )
 
-MUTATIONS: Final = tuple(
+SHIELDS: Final = tuple(
     Mutation(f"no shield: {name}", summary, _without_shields(name), scenario, breaks)
     for name, summary, scenario, breaks in _SHIELDS
 )
 
-VARIANTS: Final = (
-    Mutation(
-        "naive: no shields",
-        "every await may be cancelled",
-        _without_shields(*(name for name, _, _, _ in _SHIELDS)),
-        "many-parts",
-        ("P2", "P3"),
-    ),
-    Mutation(
-        "naive: shields without a time limit",
-        "the exit waits for Redis without a limit",
-        _unbounded_shields,
-        "redis-frozen",
-        ("P4",),
-    ),
-)
+
+@mutation("naive: no shields", "many-parts", "P2", "P3")
+def _no_shields(stack: ExitStack) -> None:
+    """Every await may be cancelled."""
+    _without_shields(*(name for name, _, _, _ in _SHIELDS))(stack)

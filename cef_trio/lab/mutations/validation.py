@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 import trio
 
@@ -15,7 +15,7 @@ from cef_trio.files.file_stat import FileStat
 from cef_trio.files.reader import OpenRecording
 from cef_trio.lab.disk import InlineRecording
 from cef_trio.lab.faults import FaultKind
-from cef_trio.lab.mutations.model import Mutation, replace_in
+from cef_trio.lab.mutations.model import mutation, replace_in
 from cef_trio.postprocess import disposal
 from cef_trio.s3 import complete
 from cef_trio.s3.model import StoredObject
@@ -28,7 +28,9 @@ from cef_trio.upload.services import Services
 from cef_trio.upload.session import StreamUpload
 
 
+@mutation("unchecked: error in a 200 response", "error-in-200", "P1", "P6")
 def _error_in_200_ignored(stack: ExitStack) -> None:
+    """The status of CompleteMultipartUpload is trusted, and its body ignored."""
     parse = parse_complete_result
 
     def parse_any(body: bytes) -> CompleteResult:
@@ -45,35 +47,50 @@ def _error_in_200_ignored(stack: ExitStack) -> None:
     replace_in(stack, complete.Completion, "_verified", taken)
 
 
+@mutation("unchecked: checksum of a stored part", "damaged-part", "P6")
 def _part_checksum_ignored(stack: ExitStack) -> None:
+    """The checksum in S3's response is not compared with that of the sent part."""
+
     def believed(_self: object, *_: object) -> None:
         return None
 
     replace_in(stack, BodyUploader, "_mismatch", believed)
 
 
+@mutation("unchecked: owner of an object", "foreign-object", "P1")
 def _every_object_is_own(stack: ExitStack) -> None:
+    """Any object under the key is taken for the stream's."""
+
     async def no_difference(_self: object, _stored: object) -> None:
         await trio.lowlevel.checkpoint()
 
     replace_in(stack, complete.Completion, "_difference", no_difference)
 
 
+@mutation("unchecked: parts listed by S3", "patch-reverted", "P6", fault=FaultKind.DIE_UNANSWERED)
 def _recorded_parts_not_compared(stack: ExitStack) -> None:
+    """The parts that S3 lists are not compared with the records."""
+
     def never(upload: StreamUpload, part: Any) -> bool:
         return part.part_number not in upload.parts
 
     replace_in(stack, recovery, "_contradicts", never)
 
 
+@mutation("naive: no ListParts on resume", "patch-reverted", "P6", fault=FaultKind.DIE_UNANSWERED)
 def _list_parts_ignored(stack: ExitStack) -> None:
+    """The parts in S3 are not listed on resume."""
+
     def never(_upload: StreamUpload, _part: object) -> bool:
         return False
 
     replace_in(stack, recovery, "_contradicts", never)
 
 
+@mutation("unchecked: completion with a lost response", "transient-errors", "P2", "P6")
 def _lost_response_is_failure(stack: ExitStack) -> None:
+    """NoSuchUpload after a lost response is taken for a lost upload."""
+
     async def gone(_self: object, error: Exception) -> None:
         await trio.lowlevel.checkpoint()
         raise error
@@ -87,7 +104,10 @@ def _lost_response_is_failure(stack: ExitStack) -> None:
     replace_in(stack, recovery, "_was_completed", never)
 
 
+@mutation("unchecked: bytes of sent parts", "rewrites", "P1")
 def _not_verified(stack: ExitStack) -> None:
+    """Sent parts are not read again before the completion."""
+
     async def only_missing(
         services: Services, upload: StreamUpload, recording: OpenRecording, size_bytes: int, leaving: Callable[[], bool]
     ) -> bool:
@@ -104,15 +124,19 @@ def _not_verified(stack: ExitStack) -> None:
     replace_in(stack, finalize, "_send_changed_parts", only_missing)
 
 
+@mutation("unchecked: identity of the file", "replaced-without-event", "P1")
 def _every_file_is_same(stack: ExitStack) -> None:
+    """Any file under the recording's name is taken for the recording."""
+
     def same(*_: object) -> bool:
         return True
 
     replace_in(stack, processor, "is_same_file", same)
 
 
+@mutation("unchecked: changes during verification", "patched-during-verification", "P1", "P2")
 def _changes_during_verification_ignored(stack: ExitStack) -> None:
-    """Ignore the file's modification time during a verification pass and after it."""
+    """Changes of the file during its verification are not detected."""
     stat, complete = InlineRecording.stat, StreamUpload.complete
     newest = 0
 
@@ -129,8 +153,9 @@ def _changes_during_verification_ignored(stack: ExitStack) -> None:
     replace_in(stack, StreamUpload, "complete", as_of_now)
 
 
+@mutation("unchecked: age of a time stamp", "same-mtime", "P1", "P6", kind="3")
 def _time_stamp_trusted_at_once(stack: ExitStack) -> None:
-    """Trust an unchanged time stamp at once, within its granularity."""
+    """A time stamp is trusted within the granularity of its file system."""
 
     def at_once(*_: object) -> float:
         return 0.0
@@ -138,8 +163,9 @@ def _time_stamp_trusted_at_once(stack: ExitStack) -> None:
     replace_in(stack, services, "granularity_wait_seconds", at_once)
 
 
+@mutation("unchecked: lease of a write", "partition", "P3")
 def _lease_not_checked(stack: ExitStack) -> None:
-    """Accept writes without the stream's lease."""
+    """Writes are accepted without the stream's lease."""
     fenced = MemoryCheckpointStore._fenced  # noqa: SLF001 - a mutation replaces private functions
 
     def unfenced(self: MemoryCheckpointStore, stream_id: str, lease: Lease) -> Any:
@@ -148,103 +174,11 @@ def _lease_not_checked(stack: ExitStack) -> None:
     replace_in(stack, MemoryCheckpointStore, "_fenced", unfenced)
 
 
+@mutation("unchecked: file before deletion", "deleted-after-upload", "P8", fault=None)
 def _deleted_without_check(stack: ExitStack) -> None:
+    """A completed recording is deleted without a check of its file."""
+
     def never(*_: object) -> None:
         return None
 
     replace_in(stack, disposal, "file_mismatch", never)
-
-
-MUTATIONS: Final = (
-    Mutation(
-        "unchecked: error in a 200 response",
-        "the status of CompleteMultipartUpload is trusted, and its body ignored",
-        _error_in_200_ignored,
-        "error-in-200",
-        ("P1", "P6"),
-    ),
-    Mutation(
-        "unchecked: checksum of a stored part",
-        "the checksum in S3's response is not compared with that of the sent part",
-        _part_checksum_ignored,
-        "damaged-part",
-        ("P6",),
-    ),
-    Mutation(
-        "unchecked: owner of an object",
-        "any object under the key is taken for the stream's",
-        _every_object_is_own,
-        "foreign-object",
-        ("P1",),
-    ),
-    Mutation(
-        "unchecked: parts listed by S3",
-        "the parts that S3 lists are not compared with the records",
-        _recorded_parts_not_compared,
-        "patch-reverted",
-        ("P6",),
-        FaultKind.DIE_UNANSWERED,
-    ),
-    Mutation(
-        "unchecked: completion with a lost response",
-        "NoSuchUpload after a lost response is taken for a lost upload",
-        _lost_response_is_failure,
-        "transient-errors",
-        ("P2", "P6"),
-    ),
-    Mutation(
-        "unchecked: bytes of sent parts",
-        "sent parts are not read again before the completion",
-        _not_verified,
-        "rewrites",
-        ("P1",),
-    ),
-    Mutation(
-        "unchecked: identity of the file",
-        "any file under the recording's name is taken for the recording",
-        _every_file_is_same,
-        "replaced-without-event",
-        ("P1",),
-    ),
-    Mutation(
-        "unchecked: changes during verification",
-        "changes of the file during its verification are not detected",
-        _changes_during_verification_ignored,
-        "patched-during-verification",
-        ("P1", "P2"),
-    ),
-    Mutation(
-        "unchecked: age of a time stamp",
-        "a time stamp is trusted within the granularity of its file system",
-        _time_stamp_trusted_at_once,
-        "same-mtime",
-        ("P1", "P6"),
-        kind="3",
-    ),
-    Mutation(
-        "unchecked: lease of a write",
-        "writes are accepted without the stream's lease",
-        _lease_not_checked,
-        "partition",
-        ("P3",),
-    ),
-    Mutation(
-        "unchecked: file before deletion",
-        "a completed recording is deleted without a check of its file",
-        _deleted_without_check,
-        "deleted-after-upload",
-        ("P8",),
-        None,
-    ),
-)
-
-VARIANTS: Final = (
-    Mutation(
-        "naive: no ListParts on resume",
-        "the parts in S3 are not listed on resume",
-        _list_parts_ignored,
-        "patch-reverted",
-        ("P6",),
-        FaultKind.DIE_UNANSWERED,
-    ),
-)

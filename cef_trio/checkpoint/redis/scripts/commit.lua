@@ -39,7 +39,7 @@ if ARGV[9] ~= '' and ARGV[9] ~= '0' then
     end
   end
 end
-local raised = tonumber(ARGV[7]) > tonumber(following or '1')
+local raised = ARGV[7] ~= '1' and tonumber(ARGV[7]) > tonumber(following or '1') -- '1' raises nothing: do not parse
 local owner, entry = owner_of(KEYS[2]), path
 if path ~= '' and owner then
   local there = redis.call('HGET', KEYS[4], path)
