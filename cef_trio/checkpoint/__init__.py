@@ -3,9 +3,11 @@
 Promise: a part that S3 acknowledged is recorded before anything else happens to its stream (P2), and only the holder of
 a stream's lease changes its record.
 
-Open `states.py` for a stream's states; `model.py` for the record; `rules.py` for what each write changes;
-`protocols.py` for the interface of a store; `redis/` for Redis; `memory.py` for the in-process store of the tests and
-the laboratory; `shutdown_flush.py` for saving states at shutdown; `pruning.py` for old streams.
+Open `states.py` for a stream's states; `model.py` for the record; `rules.py` and `commit.py` for what each write
+changes; `protocols.py` for the interface of a store; `redis/` for Redis; `memory.py` for the in-process store of the
+tests and the laboratory; `shutdown_flush.py` for saving states at shutdown; `pruning.py` for finding old streams;
+`unreadable.py` for records that cannot be decoded. The room `upload/` has what a stream does when Redis refuses a write
+(`upload/failures.py`) or has lost data (`upload/recovery.py`).
 """
 
 from cef_trio.checkpoint import rules

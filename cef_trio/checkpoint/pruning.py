@@ -1,7 +1,7 @@
 """Finding completed streams that are old enough to be removed, so that the store does not grow without bound (P7).
 
-The caller must check that the stream's file is gone before it removes the stream by :meth:`StreamStore.forget`;
-otherwise the file would be uploaded again.
+The caller (``postprocess/retention.py``) must check that the stream's file is gone before it removes the stream by
+:meth:`StreamStore.forget`; otherwise the file would be uploaded again.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
 """The daemon: the nursery tree, its start, its end, and its wiring.
 
-Promise P4: from the first signal to the exit takes at most `SHUTDOWN_GRACE_SECONDS + SHUTDOWN_SAVE_SECONDS + 1`.
+Promise P4: from the first signal to the exit takes at most `SHUTDOWN_GRACE_SECONDS + SHUTDOWN_SAVE_SECONDS + 1` (9 s by
+default: 6 + 2 + 1).
 
 Open `main.py` for the nursery tree and the order of start and end; `start_checks.py` for a start that is refused or
 waits; `wiring.py` for which class implements which interface; `intake_tasks.py` for the objects and tasks that the
-laboratory shares; `exit_watchdog.py` for an exit that hangs; `reload.py` for SIGHUP; `systemd.py` for the service
-manager.
+laboratory shares; `exit_watchdog.py` for an exit that hangs; `reload.py` for SIGHUP; `machine.py` for the identity of
+the machine; `systemd.py` for the service manager.
 """
 
 from cef_trio.daemon.exit_watchdog import ExitWatchdog

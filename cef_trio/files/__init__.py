@@ -3,10 +3,10 @@
 Promise: no symbolic link is followed, no read blocks the event loop, and a file is identified by several properties,
 never by its inode number alone.
 
-Open `nofollow.py` for paths and links; `reader.py` for reads, checksums of a file and file errors; `identity.py` for
-"is this the same file?"; `file_system.py` for the guarantees of each file system (inode numbers, leases, time stamps);
-`time_stamps.py` for when a time stamp proves something; `mounts.py` for hung mounts; `writers.py` for "does a process
-have it open for writing?".
+Open `nofollow.py` for paths and links; `file_stat.py` for what `stat` returned; `reader.py` for reads, checksums of a
+file and file errors; `identity.py` for "is this the same file?"; `file_system.py` for the guarantees of each file
+system (inode numbers, leases, time stamps); `time_stamps.py` for when a time stamp proves something; `mounts.py` for
+hung mounts; `writers.py` for "does a process have it open for writing?".
 """
 
 from cef_trio.files import file_system

@@ -2,10 +2,12 @@
 
 Promise P10: while bytes that should be in S3 are not getting there, every signal says so, and why.
 
-Open `logs.py` and `log_writer.py` for log lines; `metrics.py` and `metric_families.py` for metrics; `lag.py` for what
-lag and upload rate mean; `snapshot.py` for the state of a daemon, from which metrics, status page and report are made;
-`at_risk.py` for the one judgement of health; `daemon_report.py` for what a daemon reports into Redis; the room `admin/`
-for the status page, health and readiness.
+Open `logs.py` and `log_writer.py` for log lines; `metrics.py` and `metric_families.py` for metrics; `redis_survey.py`
+for sizes that only Redis knows; `metric_labels.py` for label values; `lag.py` for what lag and upload rate mean (the
+lag of a stream is computed in `upload/live_stream.py`); `snapshot.py` for the state of a daemon, from which metrics,
+status page and report are made (`upload/observer.py` takes it); `at_risk.py` for the one judgement of health
+(`upload/risks.py` gathers its input); `daemon_report.py` for what a daemon reports into Redis; the room `admin/` for
+the status page, health and readiness.
 """
 
 from cef_trio.observability import daemon_report, logs

@@ -2,7 +2,7 @@
 
 Promise P10: if bytes that should be in S3 make no progress for more than a minute, ``/readyz``, the metrics,
 ``status``, the status page and ``doctor`` show it with a reason; otherwise none of them does. All of them show the
-result of :func:`find_risks`.
+result of :func:`find_risks`. ``upload/risks.py`` gathers its input.
 
 No risk are: a part that is not full yet while its recording is written; an upload that progresses, however slowly; a
 stream that waits for its turn (``MAX_UPLOAD_RATE``, slots) while others progress; an upload that the operator aborted;

@@ -2,7 +2,8 @@
 
 The age counts from when the daemon first saw the byte: after ten silent minutes and one new write it is one second. The
 status page, the metrics and the daemon's report use :func:`lag_of`; commands read the report, since nothing else
-records when a byte was written. The rate is of the last minute, for all of them.
+records when a byte was written. ``upload/live_stream.py`` computes the lag of a stream. The rate is of the last minute,
+for all of them.
 """
 
 from __future__ import annotations

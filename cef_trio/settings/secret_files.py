@@ -4,6 +4,9 @@ The value of an environment variable is visible in ``/proc/<pid>/environ``, in a
 dumps; a file is visible only to users who may read it. podman, compose and Kubernetes mount secrets as files, and
 systemd passes credentials as files.
 
+Read at the start, at SIGHUP (``daemon/reload.py``), and when S3 or Redis refused the credentials
+(``s3/credentials.py``; ``checkpoint/redis/store.py``: ``read_url``). ``WEBHOOK_SECRET`` is read at the start only.
+
 No message contains the content of a file. :class:`SecretFiles` is a pydantic-settings source. A file that cannot be
 read becomes an :class:`UnreadableSecret`, which no secret field accepts, so that all errors are reported together.
 :func:`find_world_readable` checks a file's permissions.

@@ -1,4 +1,8 @@
-"""Decide what to do about a file, from its stat, its stream in Redis, and how long it has been idle. Pure."""
+"""Decide what to do about a file that has no task: from its stat and its stream in Redis. Pure.
+
+Used by ``supervisor.py`` for each file that it looks up. Not here: which files are looked up at all, and which wait
+(``supervisor.py``: ``_unknown``, ``_settled``, ``_set_aside``), and whether a recording is idle (``idle_rules.py``).
+"""
 
 from __future__ import annotations
 
@@ -76,26 +80,3 @@ def triage(known: StreamSummary | None, stat: FileStat, identity_match: Identity
 
 def _as_verified(meta: StreamMeta, stat: FileStat) -> bool:
     return (meta.verified_size_bytes, meta.verified_mtime_ns) == (stat.size_bytes, stat.mtime_ns)
-
-
-class IdleCheckResult(Enum):
-    """The result of the idle check of one stream."""
-
-    FRESH = "fresh"
-    IDLE_ALL_SENT = "idle_all_sent"
-    IDLE_MORE_ON_DISK = "idle_more_on_disk"
-    SHRUNK = "shrunk"
-    MISSING = "missing"
-
-
-def check_idle(
-    *, idle_seconds: float, timeout_seconds: float, known: FileStat, found: FileStat | None
-) -> IdleCheckResult:
-    """Classify a stream by the time since its last event, its last known stat and its stat on disk now."""
-    if found is None:
-        return IdleCheckResult.MISSING
-    if found.inode != known.inode or found.size_bytes < known.size_bytes:
-        return IdleCheckResult.SHRUNK if found.inode == known.inode else IdleCheckResult.MISSING
-    if found.size_bytes > known.size_bytes or found.mtime_ns != known.mtime_ns:
-        return IdleCheckResult.IDLE_MORE_ON_DISK
-    return IdleCheckResult.IDLE_ALL_SENT if idle_seconds >= timeout_seconds else IdleCheckResult.FRESH

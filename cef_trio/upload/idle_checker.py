@@ -1,9 +1,12 @@
 """Check streams for what the watcher cannot see.
 
 Close events do not arrive from network mounts or other hosts, a writer may hang, and a daemon may have died with open
-streams. So every few seconds each stream is checked (``file_triage.check_idle``):
+streams. So every few seconds each stream is checked (``idle_rules.check_idle``):
 
-- idle and all sent → finalize · idle and more on disk → upload · shrunk → start over · missing → abort and fail
+- no write for ``STREAM_TIMEOUT_SECONDS``, all seen → finalize
+- more on disk than the events reported → upload
+- shrunk or missing → mark the file as suspect: ``processor.py`` checks it, keeps the parts that the file still covers,
+  or ends the stream of a deleted file as ``deleted_locally``
 - a stream in Redis without a task → resume it (this includes a retry that is due)
 - a record that cannot be read → read it again, in case it was repaired
 
@@ -23,7 +26,7 @@ from cef_trio.checkpoint import StreamSet, rules
 from cef_trio.exceptions import CefMp4ProcessorError, ChunkProcessingError, RecordUnreadableError
 from cef_trio.resilience import Periodic
 from cef_trio.upload import file_state
-from cef_trio.upload.file_triage import IdleCheckResult, check_idle
+from cef_trio.upload.idle_rules import IdleCheckResult, check_idle
 from cef_trio.upload.live_stream import LiveStream
 from cef_trio.upload.services import Services
 from cef_trio.upload.supervisor import StreamSupervisor

@@ -1,4 +1,8 @@
-"""A stream with a running task: its file as events report it, its lag, and its silence."""
+"""A stream with a running task: its file as events report it, its lag, and its silence.
+
+The lag that the status page, the metrics and the daemon's report show is computed here (:meth:`LiveStream.lag`), by
+``observability/lag.py``.
+"""
 
 from __future__ import annotations
 

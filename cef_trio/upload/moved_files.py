@@ -1,8 +1,9 @@
 """Find recordings that were renamed while no daemon watched.
 
-A running daemon follows renames by events. A rename that it missed appears as a stream whose file is missing and a file
-that Redis does not know. An equal inode number proposes that they belong together, and the evidence of
-``files/identity.py`` decides. Else every part of an unchanged recording would be sent again (promise P2).
+A running daemon follows renames by events (``supervisor.py``: ``_moved``). A rename that it missed appears as a stream
+whose file is missing and a file that Redis does not know. An equal inode number proposes that they belong together, and
+the evidence of ``files/identity.py`` decides. Else every part of an unchanged recording would be sent again (promise
+P2).
 
 A completed recording is also proposed by size and modification time, which a move to another file system keeps; the
 comparison of all its bytes decides (``correction.py``).

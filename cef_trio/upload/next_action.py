@@ -2,7 +2,8 @@
 
 ``processor.py`` calls ``next_action`` after every step and every event, and performs the action. The rules are in order
 of priority: a completed object needs only its metadata; a suspect file is checked before it is used; ready bytes are
-sent before the end of the recording is considered.
+sent before the end of the recording is considered. Not here: the grace after a close, and writers that still have the
+file open (``processor.py``: ``_has_ended``).
 """
 
 from __future__ import annotations

@@ -32,13 +32,19 @@ from cef_trio.exceptions import (
     OutdatedError,
     RecordingChangedError,
     RecordUnreadableError,
-    S3OperationError,
     StreamEndedError,
 )
 from cef_trio.files import HEAD_BYTES, FileStat, IdentityMatch, OpenRecording, is_same_file
 from cef_trio.resilience import Progress, shielded
 from cef_trio.upload import recovery
-from cef_trio.upload.failures import KEEPS_ITS_UPLOAD, StreamFailedError, is_missing_right, reason_of
+from cef_trio.upload.failures import (
+    KEEPS_ITS_UPLOAD,
+    StreamFailedError,
+    ends_stream,
+    is_lost_in_s3,
+    is_permission_denied,
+    reason_of,
+)
 from cef_trio.upload.file_state import Ending, FileState, closed, confirmed, gone, still_written
 from cef_trio.upload.finalize import finish, verify_and_complete
 from cef_trio.upload.holes import Holes
@@ -148,10 +154,10 @@ class StreamProcessor:
             except CefMp4ProcessorError as error:
                 if self._is_undecided(error):
                     return await self._park()
-                final = error if not _may_recover(error) else self._repeated_too_often(error)
+                final = error if ends_stream(error) else self._repeated_too_often(error)
                 if final is not None:
                     return await self._retry_until_recorded(lambda final=final: self._fail(final))  # type: ignore[misc]
-                self._s3_contradicts |= _is_lost_in_s3(error)
+                self._s3_contradicts |= is_lost_in_s3(error)
                 await self._wait_to_retry(error)
             except Exception as error:  # noqa: BLE001 - a bug ends its own stream only (P6); _fail logs it
                 return await self._retry_until_recorded(lambda error=error: self._fail(error))  # type: ignore[misc]
@@ -518,7 +524,7 @@ class StreamProcessor:
             except (LeaseLostError, RecordUnreadableError) as error:
                 return await self._end_without_record(error)
             except CefMp4ProcessorError as error:
-                if not error.transient and not is_missing_right(error):
+                if not error.transient and not is_permission_denied(error):
                     log.error("failure_not_recorded", error=str(error))  # noqa: TRY400 - the message of Redis is enough
                     return Outcome.FAILED
                 await self._wait_to_retry(error)
@@ -551,13 +557,3 @@ class StreamProcessor:
         await self._services.store.release([upload.stream_id], self._services.lease)
         self._services.metrics.stream_failed(reason.value)  # last, as everything above may be repeated
         return Outcome.FAILED
-
-
-def _may_recover(error: CefMp4ProcessorError) -> bool:
-    """Return whether ``recovery.resume`` may recover from the error; lost uploads can be started over."""
-    return error.transient or _is_lost_in_s3(error) or is_missing_right(error)
-
-
-def _is_lost_in_s3(error: CefMp4ProcessorError) -> bool:
-    """Return whether S3 denied a recorded upload or part."""
-    return isinstance(error, S3OperationError) and error.code in {"NoSuchUpload", "InvalidPart"}

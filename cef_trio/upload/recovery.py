@@ -1,11 +1,12 @@
-"""Begin a stream, and resume it after a restart, crash, outage or lost reply.
+"""Begin a stream, and resume it after a restart, crash, outage, lost reply or Redis failover.
 
 Every resume takes the same steps: load the checkpoint, check the file, ask S3, and reconcile the three.
 
 - Redis holds the acknowledged parts. They are trusted unless S3 contradicts them, so no recorded part is sent again
   (promise P2).
-- S3 may have a part, an upload or an object whose record was lost. A part is adopted if its bytes are the file's, an
-  upload if its key matches, an object if its metadata, size and checksum match.
+- S3 may have a part, an upload or an object whose record was lost, by a crash or by a Redis failover that lost the last
+  writes. A part is adopted if its bytes are the file's, an upload if its key matches, an object if its metadata, size
+  and checksum match.
 - The file is recognized by its identity (``files/identity.py``), or by its recorded parts where that is ambiguous.
 """
 

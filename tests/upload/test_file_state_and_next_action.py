@@ -12,7 +12,7 @@ from cef_trio.files.file_stat import FileStat
 from cef_trio.files.identity import IdentityMatch, compare_identity
 from cef_trio.upload import file_state as file_events
 from cef_trio.upload.file_state import Ending, FileState
-from cef_trio.upload.file_triage import IdleCheckResult, check_idle
+from cef_trio.upload.idle_rules import IdleCheckResult, check_idle
 from cef_trio.upload.next_action import Action, FileCheck, Known, check_file, next_action
 from cef_trio.upload.part_plan import PartPlan
 

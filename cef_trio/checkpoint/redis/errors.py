@@ -4,6 +4,9 @@ An exception is classified by its class, and an error reply by its code
 (https://redis.io/docs/latest/develop/reference/protocol-spec/#simple-errors), since redis-py has classes for some codes
 only. Transient errors pass by themselves or when the *server* is repaired (restart, failover, memory, disk). Permanent
 errors stay until the settings or the data change.
+
+Not here: what follows from an error. ``resilience/outage.py`` decides whether a refusal (NOPERM, a wrong password)
+concerns one call or all; ``upload/failures.py`` decides whether it ends a stream (NOPERM: the stream waits).
 """
 
 from __future__ import annotations
