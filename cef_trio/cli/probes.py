@@ -177,7 +177,7 @@ async def stream_facts(store: RedisCheckpointStore) -> StreamFacts:
     unread = {why: why for why in odd}
     return StreamFacts(
         daemons=daemons,
-        unattended=len(opened) - daemons.total(),
+        without_task=len(opened) - daemons.total(),
         failed=failed,
         without_record=len(ids) - len(opened) - len(opened.unreadable),
         unreadable={**store.unreadable.known, **unread},

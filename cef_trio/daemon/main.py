@@ -11,7 +11,7 @@
         └─ intake scope          (cancelled first)
             ├─ watcher           inotify events are hints; a periodic rescan is the truth
             ├─ resolver          looks up unknown files in Redis and starts their streams
-            ├─ idle checker      idle → finalize · grew → upload · shrank or vanished → check · unattended → resume
+            ├─ idle checker      idle → finalize · grew → upload · shrank or vanished → check · no task → resume
             ├─ after upload      deletes or moves completed recordings (AFTER_UPLOAD)
             ├─ webhooks          delivers pending webhooks (ON_COMPLETE_WEBHOOK)
             ├─ retention         forgets completed streams after COMPLETED_RETENTION_DAYS

@@ -45,7 +45,7 @@ class CompletionError(StreamFailedError, StreamFinalizationError):
     """A recording cannot be verified or completed."""
 
 
-def reason_of(error: BaseException) -> FailureReason:  # noqa: PLR0911 - it is a table
+def reason_of_error(error: BaseException) -> FailureReason:  # noqa: PLR0911 - it is a table
     """Return the failure reason of a permanent error; ``UNEXPECTED`` if the table has none."""
     match error:
         case StreamFailedError():

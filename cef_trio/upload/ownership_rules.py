@@ -39,10 +39,10 @@ def claim(meta: StreamMeta, ours: Owner) -> Claim:
     if meta.owner is None:
         another = not ours.is_shared and _same_system(meta.identity.fs_id, ours.file_system) is False
         return Claim.PERHAPS if another else Claim.OURS
-    return compare(meta.owner, ours, meta.current_path)
+    return compare_owners(meta.owner, ours, meta.current_path)
 
 
-def compare(recorded: Owner, ours: Owner, path: str) -> Claim:
+def compare_owners(recorded: Owner, ours: Owner, path: str) -> Claim:
     """Return whose a stream is, by its recorded owner and the path of its file."""
     same_machine = _agree(recorded.machine, ours.machine)
     same_system = _same_system(recorded.file_system, ours.file_system)

@@ -43,11 +43,10 @@ from cef_trio.upload.failures import (
     ends_stream,
     is_lost_in_s3,
     is_permission_denied,
-    reason_of,
+    reason_of_error,
 )
 from cef_trio.upload.file_state import Ending, FileState, closed, confirmed, gone, still_written
 from cef_trio.upload.finalize import finish, verify_and_complete
-from cef_trio.upload.holes import Holes
 from cef_trio.upload.lost_records import LostRecords
 from cef_trio.upload.next_action import Action, FileCheck, check_file, next_action
 from cef_trio.upload.part_plan import Part
@@ -57,7 +56,8 @@ from cef_trio.upload.repeated_errors import RepeatedErrors
 from cef_trio.upload.send_parts import send_all
 from cef_trio.upload.services import Services
 from cef_trio.upload.session import StreamUpload
-from cef_trio.upload.start import NotStarted, start
+from cef_trio.upload.sparse_file_lag import Holes
+from cef_trio.upload.start_stream import NotStarted, start
 
 log = structlog.get_logger(__name__)
 
@@ -171,7 +171,7 @@ class StreamProcessor:
         why = self._repeated_errors.count(error, subject)
         if why is None:
             return None
-        final = StreamFailedError(reason_of(error), f"{error}; {why}")
+        final = StreamFailedError(reason_of_error(error), f"{error}; {why}")
         final.__cause__ = error
         return final
 
@@ -536,7 +536,7 @@ class StreamProcessor:
 
     async def _fail(self, error: BaseException) -> Outcome:
         """Record that the stream failed. Safe to repeat; the error is logged once, before anything can fail."""
-        reason = reason_of(error)
+        reason = reason_of_error(error)
         if self._logged_error is not error:
             self._logged_error = error
             log.error("stream_failed", reason=reason.value, error=str(error), exc_info=error)

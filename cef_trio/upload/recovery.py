@@ -46,11 +46,11 @@ from cef_trio.files import (
     on_another_file_system,
 )
 from cef_trio.s3 import ListedPart
-from cef_trio.upload import target
+from cef_trio.upload import bucket_change
 from cef_trio.upload.failures import ResumeError
 from cef_trio.upload.file_state import FileState
 from cef_trio.upload.orphan_uploads import OrphanUploads
-from cef_trio.upload.part_matching import algorithm_of, matching_parts
+from cef_trio.upload.part_matching import matching_parts, upload_checksum_algorithm
 from cef_trio.upload.recognition import identify, recognize
 from cef_trio.upload.services import Services
 from cef_trio.upload.session import StreamUpload
@@ -221,7 +221,7 @@ async def resume(services: Services, stream_id: str, path: str | None, *, contra
             completed=checkpoint.meta.status is Status.COMPLETED,
         )
     upload = StreamUpload(services, checkpoint)
-    await target.reconcile_target(services, upload)
+    await bucket_change.reconcile_target(services, upload)
     if upload.meta.object_etag is not None:
         return upload
     path = path or upload.meta.current_path
@@ -317,7 +317,7 @@ async def _agree_with_s3(
             raise
         lost = True
     if listed is not None:
-        await target.confirm_endpoint(services, upload)
+        await bucket_change.confirm_endpoint(services, upload)
         await _adopt_parts(services, upload, recording, listed)
         if contradicted:
             _forget_unlisted(upload, listed)
@@ -367,7 +367,7 @@ async def _find_upload(services: Services, upload: StreamUpload, recording: Open
         # The checksum algorithm of an empty upload is unknown; a new upload costs one call.
         await services.s3.abort_multipart_upload(key, newest.upload_id)
         return
-    await upload.update(s3_upload_id=newest.upload_id, checksum_algorithm=algorithm_of(listed).value)
+    await upload.update(s3_upload_id=newest.upload_id, checksum_algorithm=upload_checksum_algorithm(listed).value)
     await _adopt_parts(services, upload, recording, listed)
 
 
@@ -436,8 +436,8 @@ async def upload_lost(services: Services, upload: StreamUpload) -> None:
     Raises:
         ResumeError: S3 lost it more than ``max_uploads_lost`` times.
     """
-    if target.endpoint_changed(services, upload.meta):
-        await target.start_over_at_target(services, upload)
+    if bucket_change.endpoint_changed(services, upload.meta):
+        await bucket_change.start_over_at_target(services, upload)
         return
     lost = upload.meta.uploads_restarted + 1
     if lost > services.rules.max_uploads_lost:

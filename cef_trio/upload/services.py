@@ -17,11 +17,11 @@ from cef_trio.observability import Metrics
 from cef_trio.resilience import BestEffort, CircuitBreaker, RetryPolicy, shielded
 from cef_trio.s3 import RateLimiter, S3Client
 from cef_trio.settings import Settings
-from cef_trio.upload.advice import Advice
 from cef_trio.upload.object_key import KeyTemplate
 from cef_trio.upload.orphan_cleanup import OrphanCleanup
 from cef_trio.upload.ownership import Ownership
 from cef_trio.upload.scan_history import ScanHistory
+from cef_trio.upload.setting_hints import Advice
 from cef_trio.webhook import WebhookClient
 
 T = TypeVar("T")

@@ -25,7 +25,7 @@ from cef_trio.resilience import Periodic
 from cef_trio.upload import file_state as file_events
 from cef_trio.upload.file_state import Ending, FileState
 from cef_trio.upload.file_triage import FileTriage, must_be_recognized, triage
-from cef_trio.upload.held_lease import hold_lease
+from cef_trio.upload.lease_context import hold_lease
 from cef_trio.upload.live_stream import LiveStream
 from cef_trio.upload.lost_records import LostRecords
 from cef_trio.upload.processor import Outcome, StreamProcessor
@@ -316,7 +316,7 @@ class StreamSupervisor:
             elif triaged is FileTriage.RESUME:
                 self._start(path, self._unknown.pop(path), known[path].meta.stream_id)
             elif triaged is FileTriage.REPLACED:
-                self.resume_unattended(known[path], detached=True)
+                self.resume_without_task(known[path], detached=True)
         if fresh:
             replaced_stream_id = {path: known[path].meta.stream_id if path in known else None for path in fresh}
             await self._begin_all(
@@ -473,7 +473,9 @@ class StreamSupervisor:
 
     # -- tasks --------------------------------------------------------------------------------------------------------
 
-    def resume_unattended(self, known: StreamSummary, *, stat: FileStat | None = None, detached: bool = False) -> None:
+    def resume_without_task(
+        self, known: StreamSummary, *, stat: FileStat | None = None, detached: bool = False
+    ) -> None:
         """Start a task for a recorded stream without one. ``stat`` is the stat of its file, if it exists.
 
         ``detached``: another file took its path, so events of the path are not for it.

@@ -23,7 +23,7 @@ from cef_trio.observability import daemon_report
 from cef_trio.observability.daemon_report import DaemonReport
 from cef_trio.upload import ownership
 from cef_trio.upload.ownership import Ownership
-from cef_trio.upload.ownership_rules import Claim, claim, compare, owner_at
+from cef_trio.upload.ownership_rules import Claim, claim, compare_owners, owner_at
 from cef_trio.upload.reporter import OtherDaemons
 from cef_trio.upload.services import Services
 
@@ -66,8 +66,8 @@ SOMEBODY = Lease("another-host", "1", 30.0)
 def test_p9_machine_file_system_and_folder_together_identify_the_owner_of_a_stream(
     recorded: Owner, ours: Owner, expected: Claim
 ) -> None:
-    assert compare(recorded, ours, PATH) is expected
-    assert compare(ours, recorded, PATH) is expected
+    assert compare_owners(recorded, ours, PATH) is expected
+    assert compare_owners(ours, recorded, PATH) is expected
 
 
 def test_p9_an_owner_that_is_not_proved_to_be_us_never_has_our_name() -> None:
@@ -76,7 +76,7 @@ def test_p9_an_owner_that_is_not_proved_to_be_us_never_has_our_name() -> None:
     owners = [Owner(*evidence) for evidence in itertools.product(machines, systems, mounts)]
     for one, other in itertools.combinations(owners, 2):
         if one.name == other.name:
-            assert compare(one, other, PATH) is Claim.OURS
+            assert compare_owners(one, other, PATH) is Claim.OURS
     assert Owner().name == ""
     assert Owner("a", SHARE, HERE).name == Owner("b", SHARE, HERE).name
 
@@ -270,7 +270,7 @@ def a_report(at: float, **more: Any) -> dict[str, str]:
 def test_p9_a_second_running_daemon_of_one_name_is_reported_by_doctor_and_a_single_one_is_not() -> None:
     ours = DaemonReport(instance="cam@y", name="cam", at=100.0, folder="/rec", host="h1", process="m-token")
     found = [ours, *daemon_report.decode_all(a_report(100.0))[0]]
-    facts = StreamFacts(daemons={}, unattended=0, failed=0, reports=tuple(found), now=110.0)
+    facts = StreamFacts(daemons={}, without_task=0, failed=0, reports=tuple(found), now=110.0)
     [problem] = [one for one in judge_streams(facts) if one.severity is Severity.PROBLEM]
     assert "2 daemons have the INSTANCE_ID 'cam': /rec on h1 and /rec on h2" in problem.says
     for gone in (replace(found[1], stopped=True), replace(found[1], name="other")):

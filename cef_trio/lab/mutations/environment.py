@@ -18,7 +18,7 @@ from cef_trio.lab.mutations.model import mutation, replace_in
 from cef_trio.resilience import outage, retry
 from cef_trio.resilience.best_effort import BestEffort
 from cef_trio.s3.response_origin import ResponseOrigin
-from cef_trio.upload import file_triage, recovery, start, supervisor, target
+from cef_trio.upload import bucket_change, file_triage, recovery, start_stream, supervisor
 from cef_trio.upload.orphan_objects import OrphanObjects
 from cef_trio.upload.predecessor import ContentMatch
 from cef_trio.upload.session import StreamUpload
@@ -60,7 +60,7 @@ def _touched_is_uploaded_again(stack: ExitStack) -> None:
         await trio.lowlevel.checkpoint()
         return ContentMatch.NONE
 
-    replace_in(stack, start, "correct_if_unchanged", uncompared)
+    replace_in(stack, start_stream, "correct_if_unchanged", uncompared)
 
 
 @mutation("left out: search for the object of a lost record", "completed-record-lost", "P2", fault=None)
@@ -186,7 +186,7 @@ def _bucket_from_settings(stack: ExitStack) -> None:
     def never(_services: object, _meta: object) -> bool:
         return False
 
-    replace_in(stack, target, "bucket_changed", never)
+    replace_in(stack, bucket_change, "bucket_changed", never)
 
 
 @mutation("left out: key from the current file name", "temporary-name", "P1", fault=None, kind="13")

@@ -6,7 +6,7 @@ the evidence of ``files/identity.py`` decides. Else every part of an unchanged r
 P2).
 
 A completed recording is also proposed by size and modification time, which a move to another file system keeps; the
-comparison of all its bytes decides (``correction.py``).
+comparison of all its bytes decides (``unchanged_content.py``).
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ import trio
 from cef_trio.checkpoint import ENDED, Change, Checkpoint, StreamMeta
 from cef_trio.exceptions import LeaseLostError
 from cef_trio.files import HEAD_BYTES, FileStat, OpenRecording
-from cef_trio.upload.held_lease import hold_lease
+from cef_trio.upload.lease_context import hold_lease
 from cef_trio.upload.predecessor import ContentMatch, compare_content
 from cef_trio.upload.recognition import identify
 from cef_trio.upload.services import Services
