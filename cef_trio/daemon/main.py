@@ -49,7 +49,7 @@ from cef_trio import __version__
 from cef_trio.admin import AdminPortError, DaemonSource, IntakeTask, serve_admin
 from cef_trio.daemon.exit_watchdog import EXIT_SIGNALS, ExitWatchdog
 from cef_trio.daemon.intake_tasks import IntakeRules, IntakeTasks
-from cef_trio.daemon.reload import SettingsReloader, SettingsSource, Terminal, take_hangups
+from cef_trio.daemon.reload import SettingsReloader, SettingsSource, Terminal, unblock_sighup
 from cef_trio.daemon.start_checks import (
     RefusedAtStartError,
     check_reachable,
@@ -228,7 +228,7 @@ async def _listen_for_signals(
         trio.open_signal_receiver(*EXIT_SIGNALS, signal.SIGHUP) as signals,
         watchdog.counting_signals(),
     ):
-        take_hangups()
+        unblock_sighup()
         task_status.started()
         async for number in signals:
             log.info("signal_received", signal=signal.Signals(number).name)

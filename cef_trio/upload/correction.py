@@ -44,7 +44,7 @@ async def correct_if_unchanged(services: Services, stream_id: str, path: str) ->
         for _ in range(_MAX_COMPARISONS):
             before = await recording.stat()
             fs_type = (await recording.origin()).system.name
-            await trio.sleep(services.unproved_seconds(fs_type, before))
+            await trio.sleep(services.granularity_wait_seconds(fs_type, before))
             found = await compare_content(recording, before.size_bytes, completed)
             if found is not ContentMatch.SAME:
                 if found is ContentMatch.SOME:

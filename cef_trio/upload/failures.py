@@ -80,7 +80,7 @@ def is_lost_in_s3(error: CefMp4ProcessorError) -> bool:
 
 def is_permission_denied(error: BaseException) -> bool:
     """Return whether Redis denied a command (NOPERM). The operator can grant it, so streams wait instead of failing."""
-    return isinstance(error, RedisOperationError) and not error.transient and error.refusal
+    return isinstance(error, RedisOperationError) and not error.transient and error.rejected
 
 
 KEEPS_ITS_UPLOAD: Final = frozenset(FailureReason) - {

@@ -179,7 +179,7 @@ class OrphanObjects:
             before = await recording.stat()
             if not any(orphan.fits(path, before.size_bytes) for orphan in self._orphans):
                 return None
-            await trio.sleep(services.unproved_seconds((await recording.origin()).system.name, before))
+            await trio.sleep(services.granularity_wait_seconds((await recording.origin()).system.name, before))
             match = await self._find(path, recording, before.size_bytes)
             if match is None or not self._claim(match.orphan):
                 return None
@@ -271,7 +271,13 @@ class OrphanObjects:
         if metadata is not None and services.webhook is None:
             meta = replace(meta, status=Status.COMPLETED)
         on_stream_id(meta.stream_id)
-        await services.store.create(meta, services.lease, parts, instead_of=history.instead_of, beside=history.beside)
+        await services.store.create(
+            meta,
+            services.lease,
+            parts,
+            replaced_stream_id=history.replaced_stream_id,
+            other_owner_stream_id=history.other_owner_stream_id,
+        )
         log.info("object_adopted", key=meta.s3_key_prefix, size_bytes=stat.size_bytes, parts=len(parts))
         records = {part.part_number: part for part in parts}
         return StreamUpload(services, Checkpoint(meta, StreamSet.PENDING_COMPLETION, records))

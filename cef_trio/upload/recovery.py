@@ -42,7 +42,7 @@ from cef_trio.files import (
     IdentityMatch,
     OpenRecording,
     identity_by_stat,
-    is_same_place,
+    is_same_mount,
     on_another_file_system,
 )
 from cef_trio.s3 import ListedPart
@@ -64,9 +64,9 @@ _GONE = frozenset({"NoSuchUpload", "NoSuchKey"})
 class FileHistory:
     """The streams, and the lost records, that a file without an open stream may belong to."""
 
-    instead_of: str | None = None
+    replaced_stream_id: str | None = None
     """The ID of the stream that the path is recorded for: an ended one, or of another file. It is replaced."""
-    beside: str | None = None
+    other_owner_stream_id: str | None = None
     """The ID of another host's stream that the path is recorded for. It stays."""
     renamed: str | None = None
     """The ID of a completed stream whose file is missing at its path, and may be this one."""
@@ -127,7 +127,13 @@ async def begin(
             next_part_to_upload=max(part.part_number for part in parts) + 1,
         )
     try:
-        await services.store.create(meta, services.lease, parts, instead_of=history.instead_of, beside=history.beside)
+        await services.store.create(
+            meta,
+            services.lease,
+            parts,
+            replaced_stream_id=history.replaced_stream_id,
+            other_owner_stream_id=history.other_owner_stream_id,
+        )
     finally:
         if adopted:
             unknown.release(adopted)
@@ -173,7 +179,12 @@ async def record_refused(
     identity = identity_by_stat(stat or file_state.stat)
     meta = new_record(services, services.new_stream_id(), file_state.path, identity)
     on_stream_id(meta.stream_id)
-    await services.store.create(meta, services.lease, instead_of=history.instead_of, beside=history.beside)
+    await services.store.create(
+        meta,
+        services.lease,
+        replaced_stream_id=history.replaced_stream_id,
+        other_owner_stream_id=history.other_owner_stream_id,
+    )
     return StreamUpload(services, Checkpoint(meta, StreamSet.ACTIVE))
 
 
@@ -240,10 +251,10 @@ async def check_mounted(services: Services, meta: StreamMeta, path: str) -> None
         ChunkProcessingError: transient; the watch folder is missing, or the file's folder is on another mount than
             before, so a file system is probably not mounted.
     """
-    place = await services.disk.place_around(path, within=services.rules.watch_folder)
+    place = await services.disk.mount_around(path, within=services.rules.watch_folder)
     if place is None:
         raise ChunkProcessingError(f"{path!r} and the watch folder do not exist", transient=True)
-    if not is_same_place(meta.identity, place):
+    if not is_same_mount(meta.identity, place):
         raise ChunkProcessingError(
             f"{path!r} does not exist, and its folder is on another file system, or another mount, than it was: is "
             "something not mounted?",

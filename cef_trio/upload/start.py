@@ -77,7 +77,7 @@ async def start(
 async def _compare_with_completed(services: Services, path: str, history: FileHistory) -> Checkpoint | ContentMatch:
     """Compare the file with the completed streams it may belong to; return the best match."""
     best: Checkpoint | ContentMatch = ContentMatch.NONE
-    for stream_id in (history.instead_of, history.renamed):
+    for stream_id in (history.replaced_stream_id, history.renamed):
         has = await correct_if_unchanged(services, stream_id, path) if stream_id is not None else ContentMatch.NONE
         if has is ContentMatch.SAME:
             return has

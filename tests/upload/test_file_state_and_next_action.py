@@ -9,7 +9,7 @@ import pytest
 
 from cef_trio.checkpoint.model import FileIdentity
 from cef_trio.files.file_stat import FileStat
-from cef_trio.files.identity import IdentityMatch, compare
+from cef_trio.files.identity import IdentityMatch, compare_identity
 from cef_trio.upload import file_state as file_events
 from cef_trio.upload.file_state import Ending, FileState
 from cef_trio.upload.idle_rules import IdleCheckResult, check_idle
@@ -185,4 +185,4 @@ IDENTITY = FileIdentity(1, 2, 4096, 77)
 def test_who_a_file_is_is_judged_by_inode_and_first_bytes(
     recorded: FileIdentity, observed: FileIdentity, sameness: IdentityMatch
 ) -> None:
-    assert compare(recorded, observed) is sameness
+    assert compare_identity(recorded, observed) is sameness

@@ -17,7 +17,7 @@ from waiting import completed
 from cef_trio.checkpoint.model import FileIdentity, Lease, Owner
 from cef_trio.checkpoint.states import Status
 from cef_trio.cli.checks import Severity, StreamFacts, judge_streams
-from cef_trio.files.file_system import FolderPlace
+from cef_trio.files.file_system import FolderMount
 from cef_trio.lab.world import PART, World
 from cef_trio.observability import daemon_report
 from cef_trio.observability.daemon_report import DaemonReport
@@ -51,15 +51,15 @@ SOMEBODY = Lease("another-host", "1", 30.0)
         (Owner("a", "dev:/dev/sdb1", HERE), Owner("a", "dev:/dev/sda1", HERE), Claim.PERHAPS),
         (Owner("b", DISK, HERE), OURS, Claim.PERHAPS),  # a disk that moved, or was cloned
         (Owner(None, DISK, THERE), Owner(None, DISK, HERE), Claim.PERHAPS),
-        (THEIRS, OURS, Claim.ANOTHERS),
-        (Owner("b", None, HERE), OURS, Claim.ANOTHERS),
-        (Owner("b", "dev:/dev/sda1", HERE), Owner("a", "dev:/dev/sda1", HERE), Claim.ANOTHERS),
-        (Owner(None, OTHER_DISK, HERE), Owner(None, DISK, HERE), Claim.ANOTHERS),
+        (THEIRS, OURS, Claim.OTHER_OWNER),
+        (Owner("b", None, HERE), OURS, Claim.OTHER_OWNER),
+        (Owner("b", "dev:/dev/sda1", HERE), Owner("a", "dev:/dev/sda1", HERE), Claim.OTHER_OWNER),
+        (Owner(None, OTHER_DISK, HERE), Owner(None, DISK, HERE), Claim.OTHER_OWNER),
         (Owner("b", SHARE, HERE), Owner("a", SHARE, HERE), Claim.OURS),  # they share the work by leases
         (Owner("b", OTHER_NAME, HERE), Owner("a", SHARE, HERE), Claim.PERHAPS),  # a server has several names
         (Owner("b", NAMELESS_SHARE, HERE), Owner("a", NAMELESS_SHARE, HERE), Claim.PERHAPS),
         (Owner("a", NAMELESS_SHARE, HERE), Owner("a", NAMELESS_SHARE, HERE), Claim.OURS),
-        (Owner("b", SHARE, HERE), OURS, Claim.ANOTHERS),
+        (Owner("b", SHARE, HERE), OURS, Claim.OTHER_OWNER),
         (Owner(), Owner(), Claim.OURS),  # nothing is known of either
     ],
 )
@@ -92,9 +92,9 @@ def test_p9_a_record_of_an_earlier_version_is_ours_unless_its_file_was_on_anothe
 
 
 def test_p9_an_owner_is_the_machine_and_where_the_watch_folder_is() -> None:
-    assert owner_at(FolderPlace(1, DISK, HERE, "ext4", True, "/dev/sda1"), "a") == OURS
-    assert owner_at(FolderPlace(1, None, HERE, "xfs", True, "/dev/sda1"), None) == Owner(None, "dev:/dev/sda1", HERE)
-    assert owner_at(FolderPlace(1, None, HERE, "nfs", False, "nas:/rec"), "a") == Owner("a", SHARE, HERE)
+    assert owner_at(FolderMount(1, DISK, HERE, "ext4", True, "/dev/sda1"), "a") == OURS
+    assert owner_at(FolderMount(1, None, HERE, "xfs", True, "/dev/sda1"), None) == Owner(None, "dev:/dev/sda1", HERE)
+    assert owner_at(FolderMount(1, None, HERE, "nfs", False, "nas:/rec"), "a") == Owner("a", SHARE, HERE)
     assert owner_at(None, "a") == Owner("a")
 
 
@@ -154,7 +154,7 @@ async def test_p9_a_stream_of_another_host_is_left_alone_whatever_its_status_and
         async with world.daemon() as daemon:
             daemon.closed()
             await trio.sleep(700)
-            await daemon.services.store.prove()
+            await daemon.services.store.check_writable()
         assert record(world) == before
         assert world.recordings() == [world.content()]
         assert len(world.known()) == 2

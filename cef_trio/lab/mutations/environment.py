@@ -129,12 +129,12 @@ def _created_despite_other_stream(stack: ExitStack) -> None:
         lease: Lease,
         parts: tuple[PartRecord, ...] = (),
         *,
-        instead_of: str | None = None,
-        beside: str | None = None,
+        replaced_stream_id: str | None = None,
+        other_owner_stream_id: str | None = None,
     ) -> None:
-        del instead_of
+        del replaced_stream_id
         known = self.snapshot().by_path.get(meta.current_path)
-        await create(self, meta, lease, parts, instead_of=known, beside=beside)
+        await create(self, meta, lease, parts, replaced_stream_id=known, other_owner_stream_id=other_owner_stream_id)
 
     replace_in(stack, MemoryCheckpointStore, "create", create_always)
 
@@ -146,8 +146,8 @@ def _refusals_are_permanent(stack: ExitStack) -> None:
     def never(_error: BaseException) -> bool:
         return False
 
-    replace_in(stack, retry, "is_refusal", never)
-    replace_in(stack, outage, "is_refusal", never)
+    replace_in(stack, retry, "is_rejected", never)
+    replace_in(stack, outage, "is_rejected", never)
 
 
 @mutation("unchecked: permission granted later", "permission-granted-late", "P6", fault=None, kind="6")
@@ -166,7 +166,7 @@ def _denied_is_permanent(stack: ExitStack) -> None:
 @mutation("unchecked: Redis accepts writes", "redis-failover", "P10", fault=None, kind="10")
 def _probed_by_ping(stack: ExitStack) -> None:
     """An outage of Redis ends when PING succeeds, although writes are refused."""
-    replace_in(stack, MemoryCheckpointStore, "prove", MemoryCheckpointStore.ping)
+    replace_in(stack, MemoryCheckpointStore, "check_writable", MemoryCheckpointStore.ping)
 
 
 @mutation("unchecked: parts missing in S3", "part-lost", "P1", "P6", fault=None, kind="7")
