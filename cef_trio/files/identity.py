@@ -1,5 +1,7 @@
 """Deciding whether a file is the one that a stream was created for. Pure; the only place for this decision.
 
+``upload/recognition.py`` gathers the evidence.
+
 A name is no proof: recorders rotate names, and editors replace files. An inode number is none either: the next file may
 get it, device numbers change at each boot and repeat on every host, and some file systems renumber files at each mount.
 So properties are compared in this order, leaving out those that the file system does not keep (``file_system.py``):

@@ -1,5 +1,7 @@
 """Detecting whether a process has a file open for writing, by a read lease (``fcntl(2)``, ``F_SETLEASE``).
 
+``upload/processor.py`` (``_has_ended``) decides what follows for a stream.
+
 The kernel grants a read lease only on a file that no process has open for writing. The lease is released at once. It
 requires ownership of the file or CAP_LEASE, and a file system whose writers are all processes of this kernel
 (``file_system.py``): FUSE grants a lease although the writer is on the other side of the mount. Otherwise the result is

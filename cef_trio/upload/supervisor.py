@@ -2,7 +2,8 @@
 
 File events arrive through :meth:`StreamSupervisor.handle_event`, which is synchronous. Redis is queried in batches by
 :meth:`StreamSupervisor.run`: is the file known, complete, or another daemon's? At any time a file is either *live* (a
-task works on it), *unknown* (its lookup in Redis is pending) or *settled* (nothing to do until it changes).
+task works on it), *unknown* (its lookup in Redis is pending), *settled* (nothing to do until it changes) or *set aside*
+(its record cannot be read; it is looked up again periodically).
 
 Stream tasks run in the daemon's processor nursery. No exception of one task reaches the others.
 """
