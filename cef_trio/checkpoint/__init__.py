@@ -11,15 +11,15 @@ tests and the laboratory; `shutdown_flush.py` for saving states at shutdown; `pr
 """
 
 from cef_trio.checkpoint import rules
-from cef_trio.checkpoint.commit import Change, Saving
+from cef_trio.checkpoint.commit import Change, ExitState
 from cef_trio.checkpoint.model import NAMELESS, SHARED, Checkpoint, FileIdentity, Lease, Owner, PartRecord, StreamMeta
 from cef_trio.checkpoint.protocols import (
     CheckpointStore,
     DaemonReports,
-    KnownPath,
     LeaseStore,
     Records,
     StreamStore,
+    StreamSummary,
     WebhookOutbox,
 )
 from cef_trio.checkpoint.pruning import completed_before
@@ -37,20 +37,20 @@ __all__ = [
     "Checkpoint",
     "CheckpointStore",
     "DaemonReports",
+    "ExitState",
     "FailureReason",
     "FileIdentity",
-    "KnownPath",
     "Lease",
     "LeaseStore",
     "Owner",
     "PartRecord",
     "Records",
-    "Saving",
     "ShutdownFlush",
     "Status",
     "StreamMeta",
     "StreamSet",
     "StreamStore",
+    "StreamSummary",
     "WebhookOutbox",
     "completed_before",
     "rules",

@@ -30,8 +30,8 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
-class Saving:
-    """The final state of one stream at shutdown, as :meth:`StreamStore.save_interrupted` writes it."""
+class ExitState:
+    """The state of one stream at shutdown, as :meth:`StreamStore.save_interrupted` writes it."""
 
     stream_id: str
     status: Status

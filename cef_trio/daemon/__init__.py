@@ -13,7 +13,7 @@ from cef_trio.daemon.exit_watchdog import ExitWatchdog
 from cef_trio.daemon.machine import machine_id
 from cef_trio.daemon.main import RunningDaemon, main_daemon, run_daemon
 from cef_trio.daemon.reload import SettingsSource
-from cef_trio.daemon.start_checks import warn_of_exposed_secrets
+from cef_trio.daemon.start_checks import warn_of_world_readable_secrets
 from cef_trio.daemon.wiring import checkpoint_store, s3_client, s3_config
 
 __all__ = [
@@ -26,5 +26,5 @@ __all__ = [
     "run_daemon",
     "s3_client",
     "s3_config",
-    "warn_of_exposed_secrets",
+    "warn_of_world_readable_secrets",
 ]

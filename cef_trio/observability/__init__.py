@@ -11,7 +11,16 @@ the status page, health and readiness.
 """
 
 from cef_trio.observability import daemon_report, logs
-from cef_trio.observability.at_risk import SENTENCES, Facts, Reason, Risk, Upload, Waiting, describe_amount, find_risks
+from cef_trio.observability.at_risk import (
+    SENTENCES,
+    Facts,
+    Reason,
+    Risk,
+    UploadProgress,
+    Waiting,
+    describe_amount,
+    find_risks,
+)
 from cef_trio.observability.daemon_report import (
     DaemonReport,
     decode_all,
@@ -20,7 +29,7 @@ from cef_trio.observability.daemon_report import (
     lags_of,
     needs_attention,
 )
-from cef_trio.observability.lag import RATE_WINDOW, Growth, Lag, lag_of, upload_rate
+from cef_trio.observability.lag import RATE_WINDOW, FirstSeenTimes, Lag, lag_of, upload_rate
 from cef_trio.observability.logs import Redactor, configure, configure_for, flush, lost_lines, set_level
 from cef_trio.observability.metric_labels import StreamState, WebhookOutcome
 from cef_trio.observability.metrics import Metrics
@@ -39,7 +48,7 @@ __all__ = [
     "SENTENCES",
     "DaemonReport",
     "Facts",
-    "Growth",
+    "FirstSeenTimes",
     "Lag",
     "LimiterUse",
     "Metrics",
@@ -51,7 +60,7 @@ __all__ = [
     "StreamActivity",
     "StreamSnapshot",
     "StreamState",
-    "Upload",
+    "UploadProgress",
     "Waiting",
     "WebhookOutcome",
     "activity_of",

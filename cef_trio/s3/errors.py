@@ -305,7 +305,7 @@ def error_from_response(
         part_number=part_number,
         retry_after_seconds=parse_retry_after(headers.get("retry-after"), now),
     )
-    error.refusal = not transient and code not in REQUEST_SPECIFIC
+    error.rejected = not transient and code not in REQUEST_SPECIFIC
     return error
 
 

@@ -16,11 +16,11 @@ from cef_trio.settings.model import (
     AppEnvironment,
     Settings,
     SettingsError,
-    exposed_secrets,
     load_settings,
     secret_values,
     unfit_rate,
     without_secrets,
+    world_readable_secrets,
 )
 from cef_trio.settings.object_options import ObjectOptions
 
@@ -33,9 +33,9 @@ __all__ = [
     "ObjectOptions",
     "Settings",
     "SettingsError",
-    "exposed_secrets",
     "load_settings",
     "secret_values",
     "unfit_rate",
     "without_secrets",
+    "world_readable_secrets",
 ]

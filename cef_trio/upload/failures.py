@@ -45,7 +45,7 @@ class CompletionError(StreamFailedError, StreamFinalizationError):
     """A recording cannot be verified or completed."""
 
 
-def reason_of(error: BaseException) -> FailureReason:  # noqa: PLR0911 - it is a table
+def reason_of_error(error: BaseException) -> FailureReason:  # noqa: PLR0911 - it is a table
     """Return the failure reason of a permanent error; ``UNEXPECTED`` if the table has none."""
     match error:
         case StreamFailedError():
@@ -80,7 +80,7 @@ def is_lost_in_s3(error: CefMp4ProcessorError) -> bool:
 
 def is_permission_denied(error: BaseException) -> bool:
     """Return whether Redis denied a command (NOPERM). The operator can grant it, so streams wait instead of failing."""
-    return isinstance(error, RedisOperationError) and not error.transient and error.refusal
+    return isinstance(error, RedisOperationError) and not error.transient and error.rejected
 
 
 KEEPS_ITS_UPLOAD: Final = frozenset(FailureReason) - {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from cef_trio.checkpoint import COMES_BACK, ENDED, KnownPath, Status, StreamMeta
+from cef_trio.checkpoint import COMES_BACK, ENDED, Status, StreamMeta, StreamSummary
 from cef_trio.files import FileStat, IdentityMatch
 
 _FILE_WAS_GONE = frozenset(
@@ -28,14 +28,14 @@ class FileTriage(Enum):
     RESUME = "resume"
     REPLACED = "replaced"
     """The path's open stream belongs to another file: that stream ends, and a new one starts."""
-    ANOTHERS = "anothers"
+    OTHER_OWNER = "other_owner"
     """The path's stream belongs to another host: it is left alone, and a new one starts beside it."""
     SETTLED = "settled"
     """Nothing: the file is uploaded and unchanged, or its stream failed and waits for the operator. If such a stream's
     object is complete (only its metadata failed), a changed file is not settled: it gets a new stream."""
 
 
-def must_be_recognized(known: KnownPath | None, stat: FileStat) -> bool:
+def must_be_recognized(known: StreamSummary | None, stat: FileStat) -> bool:
     """Return whether the file must be opened first, as its inode number alone would decide.
 
     A file with the inode number of its open stream need not be: resuming the stream checks the file anyway.
@@ -51,7 +51,7 @@ def must_be_recognized(known: KnownPath | None, stat: FileStat) -> bool:
     return True
 
 
-def triage(known: KnownPath | None, stat: FileStat, identity_match: IdentityMatch | None = None) -> FileTriage:
+def triage(known: StreamSummary | None, stat: FileStat, identity_match: IdentityMatch | None = None) -> FileTriage:
     """Decide what to do about a file.
 
     Args:

@@ -66,7 +66,7 @@ class IdleChecker:
                 for live in self._supervisor.live:
                     with self._isolate_errors():
                         await self._check(live)
-                await self._resume_unattended()
+                await self._resume_without_task()
             except CefMp4ProcessorError as error:
                 log.warning("idle_check_failed", error=str(error))
             if self._errors and self._errors != self._logged_errors:
@@ -118,24 +118,24 @@ class IdleChecker:
                 with suppress(RecordUnreadableError):  # of its parts; noted by the store
                     await store.load(stream_id)
 
-    async def _resume_unattended(self) -> None:
+    async def _resume_without_task(self) -> None:
         """Resume the open streams of this folder that no daemon works on."""
         store = self._services.store
         await self._services.determine_owner()
         await self._retry_unreadable()
         self._supervisor.retry_set_aside()
         ids = await store.members(StreamSet.ACTIVE) | await store.members(StreamSet.PENDING_COMPLETION)
-        unattended = ids - self._supervisor.live_ids
-        if not unattended:
+        without_task = ids - self._supervisor.live_ids
+        if not without_task:
             return
         # Only a hint: the stream's task acquires the lease and checks again. A lease acquired here would block
         # `cef-trio abort` if no task began.
-        holders = await store.holders(unattended)
-        for known in (await store.load_metas(sorted(unattended))).values():
+        holders = await store.holders(without_task)
+        for known in (await store.load_metas(sorted(without_task))).values():
             if not self._services.is_ours(known.meta):
                 continue  # of another watch folder or host (P9)
             if not rules.may_take(holders.get(known.meta.stream_id), self._services.lease):
                 continue  # another daemon works on it
             with self._isolate_errors():
                 stat = await self._services.disk.stat(known.meta.current_path)
-                self._supervisor.resume_unattended(known, stat=stat)
+                self._supervisor.resume_without_task(known, stat=stat)

@@ -32,7 +32,7 @@ class Action(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class RecordedProgress:
     """The part of a stream's own state that decides its next action."""
 
     plan: PartPlan
@@ -45,7 +45,7 @@ class Known:
     """The stat at which no part was ready to send: the missing parts are holes that are not written yet."""
 
 
-def next_action(known: Known, state: FileState) -> Action:  # noqa: PLR0911 - one return a rule, in their order
+def next_action(known: RecordedProgress, state: FileState) -> Action:  # noqa: PLR0911 - one return a rule, in their order
     """Return the next action. The caller waits for the grace period before it acts on ``FINALIZE``."""
     if state.draining:
         return Action.PARK

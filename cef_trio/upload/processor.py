@@ -24,7 +24,7 @@ import structlog
 import trio
 from trio_util import AsyncBool, AsyncValue, wait_any
 
-from cef_trio.checkpoint import SENTENCES, FailureReason, Saving, Status
+from cef_trio.checkpoint import SENTENCES, ExitState, FailureReason, Status
 from cef_trio.exceptions import (
     CefMp4ProcessorError,
     FileAccessError,
@@ -35,7 +35,7 @@ from cef_trio.exceptions import (
     StreamEndedError,
 )
 from cef_trio.files import HEAD_BYTES, FileStat, IdentityMatch, OpenRecording, is_same_file
-from cef_trio.resilience import Movement, shielded
+from cef_trio.resilience import Progress, shielded
 from cef_trio.upload import recovery
 from cef_trio.upload.failures import (
     KEEPS_ITS_UPLOAD,
@@ -43,11 +43,10 @@ from cef_trio.upload.failures import (
     ends_stream,
     is_lost_in_s3,
     is_permission_denied,
-    reason_of,
+    reason_of_error,
 )
 from cef_trio.upload.file_state import Ending, FileState, closed, confirmed, gone, still_written
 from cef_trio.upload.finalize import finish, verify_and_complete
-from cef_trio.upload.holes import Holes
 from cef_trio.upload.lost_records import LostRecords
 from cef_trio.upload.next_action import Action, FileCheck, check_file, next_action
 from cef_trio.upload.part_plan import Part
@@ -57,7 +56,8 @@ from cef_trio.upload.repeated_errors import RepeatedErrors
 from cef_trio.upload.send_parts import send_all
 from cef_trio.upload.services import Services
 from cef_trio.upload.session import StreamUpload
-from cef_trio.upload.start import NotStarted, start
+from cef_trio.upload.sparse_file_lag import Holes
+from cef_trio.upload.start_stream import NotStarted, start
 
 log = structlog.get_logger(__name__)
 
@@ -103,7 +103,7 @@ class StreamProcessor:
         self._services = services
         self._lost_records = lost_records
         self._history = history
-        self.movement = Movement()
+        self.progress = Progress()
         """Tracks whether the upload makes progress."""
         self.lease_lost = False
         """Whether the stream's lease is lost; then nothing may be saved."""
@@ -137,7 +137,7 @@ class StreamProcessor:
         Raises:
             trio.Cancelled: after the status ``interrupted_cancelled`` was saved, or ``save_seconds`` were over.
         """
-        self.movement.enter()
+        self.progress.enter()
         try:
             return await self._run()
         except BaseException:  # Cancelled, or a group of them from the nursery of the parts in flight
@@ -171,7 +171,7 @@ class StreamProcessor:
         why = self._repeated_errors.count(error, subject)
         if why is None:
             return None
-        final = StreamFailedError(reason_of(error), f"{error}; {why}")
+        final = StreamFailedError(reason_of_error(error), f"{error}; {why}")
         final.__cause__ = error
         return final
 
@@ -212,9 +212,9 @@ class StreamProcessor:
                     return await self._park()
                 case Action.WAIT:
                     known = upload.known
-                    self.movement.rest()
+                    self.progress.mark_waiting()
                     await self.file_state.wait_value(lambda now: next_action(known, now) is not Action.WAIT)  # noqa: B023
-                    self.movement.work()
+                    self.progress.mark_working()
                 case Action.RENAME:
                     await upload.rename(file_state.path)
                     log.info("recording_renamed", path=file_state.path)
@@ -235,7 +235,7 @@ class StreamProcessor:
                     self._services.metrics.finalized(trio.current_time() - began)
                     return Outcome.COMPLETED
             self._attempts, self.unreadable = 0, None
-            self.movement.progressed()
+            self.progress.progressed()
             self._repeated_errors.progressed()
 
     async def _start_or_resume(self) -> StreamUpload | Outcome:
@@ -470,14 +470,14 @@ class StreamProcessor:
 
     async def _save_exit(self, status: Status) -> None:
         if self.stream_id is not None and not self.lease_lost:
-            await self._services.shutdown_flush.save(Saving(self.stream_id, status, self._services.utc_now()))
+            await self._services.shutdown_flush.save(ExitState(self.stream_id, status, self._services.utc_now()))
 
     async def _wait_to_retry(self, error: CefMp4ProcessorError) -> None:
         """Wait without a slot until a retry makes sense; return at once when the daemon drains."""
         self.unreadable = error if isinstance(error, FileAccessError) else None
         self._file_changed.value = False
         self._attempts += 1
-        self.movement.failed(error)
+        self.progress.failed(error)
         seconds = self._services.rules.retry.ceiling_seconds(self._attempts)
         log.warning("stream_retrying", error=str(error), wait_seconds=seconds, attempt=self._attempts)
         upload = self.upload
@@ -536,7 +536,7 @@ class StreamProcessor:
 
     async def _fail(self, error: BaseException) -> Outcome:
         """Record that the stream failed. Safe to repeat; the error is logged once, before anything can fail."""
-        reason = reason_of(error)
+        reason = reason_of_error(error)
         if self._logged_error is not error:
             self._logged_error = error
             log.error("stream_failed", reason=reason.value, error=str(error), exc_info=error)

@@ -108,14 +108,14 @@ def test_a_write_whose_effect_depends_on_an_order_or_on_a_repetition_is_refused(
 
 
 def test_both_interruptions_may_follow_the_same_statuses() -> None:
-    assert {rules.before(status) for status in INTERRUPTED} == {rules.INTERRUPTIBLE}
+    assert {rules.predecessors_of(status) for status in INTERRUPTED} == {rules.INTERRUPTIBLE}
 
 
 async def test_parts_in_flight_may_be_recorded_in_any_order() -> None:
     commits = [rules.record_part(part(1)), rules.record_part(part(4, 7)), rules.record_part(part(2), rewritten=True)]
     results = []
     for order in permutations(commits):
-        checkpoint = Checkpoint(meta(), rules.first_home(Status.ACTIVE))
+        checkpoint = Checkpoint(meta(), rules.default_set(Status.ACTIVE))
         for commit in order:
             checkpoint = commit.checkpoint_after(checkpoint)
         last = replace(checkpoint.meta, last_activity_at_utc=later(0))

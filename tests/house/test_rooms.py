@@ -70,7 +70,7 @@ PURE = sorted(
         "upload.failures",
         "upload.file_state",
         "upload.file_triage",
-        "upload.holes",
+        "upload.sparse_file_lag",
         "upload.idle_rules",
         "upload.next_action",
         "upload.object_key",

@@ -26,7 +26,7 @@ from cef_trio.upload.failures import KEEPS_ITS_UPLOAD, ends_stream
 
 BAD, GOOD = "bad.mp4", "good.mp4"
 PERMISSION_DENIED = RedisOperationError("commit", "NOPERM")
-PERMISSION_DENIED.refusal = True
+PERMISSION_DENIED.rejected = True
 
 
 @dataclass(frozen=True, slots=True)
