@@ -8,14 +8,14 @@ from typing import Final
 import pytest
 from checkpoint.examples import START, meta
 
-from cef_trio.checkpoint import KnownPath, Status, StreamSet
+from cef_trio.checkpoint import Status, StreamSet, StreamSummary
 from cef_trio.checkpoint.model import FileIdentity
 from cef_trio.files import FileStat, IdentityMatch
 from cef_trio.upload.file_triage import FileTriage, must_be_recognized, triage
 
 COMPLETED_NS: Final = int(START.timestamp()) * 10**9
 STAT: Final = FileStat(7, 11, 1000, COMPLETED_NS - 5 * 10**9, COMPLETED_NS - 4 * 10**9)
-UPLOADED: Final = KnownPath(
+UPLOADED: Final = StreamSummary(
     meta(
         "s1",
         status=Status.COMPLETED,
