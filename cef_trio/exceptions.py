@@ -112,9 +112,9 @@ class OperationError(CefMp4ProcessorError):
     service = "Outside"
     certificate_refused: bool = False
     """Whether a TLS certificate was refused by either side; the start does not wait for that to change."""
-    refusal: bool = False
-    """Whether the refusal may affect all calls (credentials, permission, quota, bucket); the circuit breaker finds
-    out. Stays set if the breaker made the error transient."""
+    rejected: bool = False
+    """Whether the service rejected the call for a reason that may affect all calls (credentials, permission, quota,
+    bucket); the circuit breaker finds out. Stays set if the breaker made the error transient."""
 
     def __init__(self, operation: str, message: str, *, transient: bool = False) -> None:
         if len(message) > _MAX_MESSAGE:  # may quote a server, and goes to the log and to Redis

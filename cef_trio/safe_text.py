@@ -1,5 +1,8 @@
 """Untrusted text (file names, responses of servers) made safe for logs and terminals: no control characters. Pure.
 
+Applied by ``observability/logs.py`` (every log line), ``cli/output.py`` (every command), ``s3/errors.py`` (S3's
+messages).
+
 A line break would forge a line of a log, an escape sequence would command the terminal.
 """
 

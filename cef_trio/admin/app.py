@@ -31,7 +31,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from cef_trio.admin.origins import is_foreign, is_ours
 from cef_trio.admin.page_source import PageSource
 from cef_trio.admin.status_page import Fact, judge_health, judge_ready, to_json
-from cef_trio.http import Request
+from cef_trio.http import HTTPRequest
 
 MAX_LISTENERS: Final = 32
 MAX_LISTENERS_OF_A_CLIENT: Final = 8
@@ -113,7 +113,7 @@ class AdminApp:
         self._listening: Counter[str] = Counter()
         self._made: tuple[float, str] = (-float("inf"), "")
 
-    def answer(self, request: Request, client: str) -> Response:
+    def answer(self, request: HTTPRequest, client: str) -> Response:
         """Return the response to a request; ``client`` is the address of the client."""
         if refusal := self._refusal(request):
             return refusal
@@ -123,7 +123,7 @@ class AdminApp:
             return Response(b"too many listeners\n", status=503, more_headers=(("retry-after", "10"),))
         return Response(b"", _EVENTS, more_headers=(("x-accel-buffering", "no"),), lasts=True)
 
-    def _refusal(self, request: Request) -> Response | None:
+    def _refusal(self, request: HTTPRequest) -> Response | None:
         path = request.path
         if path not in self._answers and path != "/events":
             return Response(b"not found\n", status=404)

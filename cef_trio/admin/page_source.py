@@ -4,6 +4,9 @@ A snapshot is made from memory, so that the page works while Redis and S3 are do
 streams come from Redis: :meth:`DaemonSource.run` reads them in an intake task, which a shutdown cancels first. While
 Redis is down, the last answer remains.
 
+Not here: the lag of a stream (`upload/live_stream.py`, by the rules of `observability/lag.py`), the snapshot
+(`upload/observer.py`), and the judgement of health and readiness (`status_page.py`).
+
 Sizes are limited (promise P7): ``MAX_STREAMS`` streams, ``MAX_FAILED`` failures, ``MAX_TEXT`` characters in a text.
 """
 

@@ -21,7 +21,7 @@ from cef_trio.admin.app import HEALTH, AdminApp, Response
 from cef_trio.admin.connection_limits import ConnectionLimiter, ConnectionSlot, client_of
 from cef_trio.admin.page_source import PageSource
 from cef_trio.exceptions import CefMp4ProcessorError
-from cef_trio.http import NotHttpError, Request, ServerConnection
+from cef_trio.http import HTTPRequest, NotHttpError, ServerConnection
 
 log = structlog.get_logger(__name__)
 
@@ -141,14 +141,14 @@ async def _serve_client(app: AdminApp, slot: ConnectionSlot, stream: trio.Socket
         await connection.discard(_DISCARD_BYTES, _DISCARD_SECONDS)
 
 
-def _reserved(request: Request) -> Response | None:
+def _reserved(request: HTTPRequest) -> Response | None:
     if request.path in HEALTH:
         return None
     return Response(b"too many connections\n", status=503, more_headers=(("retry-after", "10"),))
 
 
 async def _answer(
-    connection: ServerConnection, app: AdminApp, slot: ConnectionSlot, request: Request, answer: Response
+    connection: ServerConnection, app: AdminApp, slot: ConnectionSlot, request: HTTPRequest, answer: Response
 ) -> None:
     headers = answer.headers()
     unread = connection.has_unread_body

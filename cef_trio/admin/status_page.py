@@ -2,7 +2,8 @@
 
 *Healthy*: the trio loop responds, the watcher scans and the idle checker runs. An outage of S3 or Redis is not
 unhealthy, since a restart would not repair it. *Ready*: S3 and Redis are up, nothing is at risk
-(``observability/at_risk.py``), and the daemon is neither starting nor shutting down.
+(``observability/at_risk.py``, from the facts of ``upload/risks.py``), and the daemon is neither starting nor shutting
+down.
 
 Times are Unix time, not ages, so that two pages are equal if nothing happened between them.
 """

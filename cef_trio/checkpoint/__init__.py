@@ -3,21 +3,23 @@
 Promise: a part that S3 acknowledged is recorded before anything else happens to its stream (P2), and only the holder of
 a stream's lease changes its record.
 
-Open `states.py` for a stream's states; `model.py` for the record; `rules.py` for what each write changes;
-`protocols.py` for the interface of a store; `redis/` for Redis; `memory.py` for the in-process store of the tests and
-the laboratory; `shutdown_flush.py` for saving states at shutdown; `pruning.py` for old streams.
+Open `states.py` for a stream's states; `model.py` for the record; `rules.py` and `commit.py` for what each write
+changes; `protocols.py` for the interface of a store; `redis/` for Redis; `memory.py` for the in-process store of the
+tests and the laboratory; `shutdown_flush.py` for saving states at shutdown; `pruning.py` for finding old streams;
+`unreadable.py` for records that cannot be decoded. The room `upload/` has what a stream does when Redis refuses a write
+(`upload/failures.py`) or has lost data (`upload/recovery.py`).
 """
 
 from cef_trio.checkpoint import rules
-from cef_trio.checkpoint.commit import Change, Saving
+from cef_trio.checkpoint.commit import Change, ExitState
 from cef_trio.checkpoint.model import NAMELESS, SHARED, Checkpoint, FileIdentity, Lease, Owner, PartRecord, StreamMeta
 from cef_trio.checkpoint.protocols import (
     CheckpointStore,
     DaemonReports,
-    KnownPath,
     LeaseStore,
     Records,
     StreamStore,
+    StreamSummary,
     WebhookOutbox,
 )
 from cef_trio.checkpoint.pruning import completed_before
@@ -35,20 +37,20 @@ __all__ = [
     "Checkpoint",
     "CheckpointStore",
     "DaemonReports",
+    "ExitState",
     "FailureReason",
     "FileIdentity",
-    "KnownPath",
     "Lease",
     "LeaseStore",
     "Owner",
     "PartRecord",
     "Records",
-    "Saving",
     "ShutdownFlush",
     "Status",
     "StreamMeta",
     "StreamSet",
     "StreamStore",
+    "StreamSummary",
     "WebhookOutbox",
     "completed_before",
     "rules",

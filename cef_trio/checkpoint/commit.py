@@ -30,8 +30,8 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
-class Saving:
-    """The final state of one stream at shutdown, as :meth:`StreamStore.save_interrupted` writes it."""
+class ExitState:
+    """The state of one stream at shutdown, as :meth:`StreamStore.save_interrupted` writes it."""
 
     stream_id: str
     status: Status
@@ -66,6 +66,16 @@ class Commit:
     """The path to set, also in ``streams:by_path``. Not with ``status``."""
     enqueue_webhook: bool = False
     """Add the stream to the webhook outbox. Only with ``status``."""
+
+    def __post_init__(self) -> None:
+        # Each value has one source, so that the stores need not agree on an order.
+        raised = {"next_part_to_upload"} if self.raise_next_part_to > 1 else set()
+        if (
+            (self.add and not self.once)
+            or (self.fields.keys() | raised) & self.add.keys()
+            or self.fields.keys() & raised
+        ):
+            raise ValueError(f"not one idempotent write: {self!r}")
 
     def checkpoint_after(self, before: Checkpoint) -> Checkpoint:
         """Return the checkpoint after this commit.

@@ -23,9 +23,9 @@ from typing import TypeVar
 import trio
 
 from cef_trio.checkpoint import rules
-from cef_trio.checkpoint.commit import Commit, Saving
+from cef_trio.checkpoint.commit import Commit, ExitState
 from cef_trio.checkpoint.model import Checkpoint, Lease, Owner, PartRecord, StreamMeta
-from cef_trio.checkpoint.protocols import KnownPath, Records, StreamWrites
+from cef_trio.checkpoint.protocols import Records, StreamSummary, StreamWrites
 from cef_trio.checkpoint.redis import Keys, codec
 from cef_trio.checkpoint.states import ENDED, StreamSet
 from cef_trio.checkpoint.unreadable import UnreadableKeys
@@ -54,7 +54,7 @@ class _Held:
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class StoreSnapshot:
     """The whole content of the store. Opaque; for :meth:`MemoryCheckpointStore.restore`."""
 
     streams: Mapping[str, Checkpoint]
@@ -100,9 +100,9 @@ class MemoryCheckpointStore(StreamWrites):
 
     # ---- for tests: snapshots and faults -----------------------------------------------------------------
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self) -> StoreSnapshot:
         """Return a copy of the whole content."""
-        return Snapshot(
+        return StoreSnapshot(
             dict(self._streams),
             dict(self._by_path),
             {stream_id: replace(held) for stream_id, held in self._leases.items()},
@@ -110,7 +110,7 @@ class MemoryCheckpointStore(StreamWrites):
             dict(self._reports),
         )
 
-    def restore(self, snapshot: Snapshot) -> None:
+    def restore(self, snapshot: StoreSnapshot) -> None:
         """Replace the content by a snapshot, as a server does that lost its latest writes."""
         self._streams = dict(snapshot.streams)
         self._by_path = dict(snapshot.by_path)
@@ -120,17 +120,17 @@ class MemoryCheckpointStore(StreamWrites):
 
     def clear(self) -> None:
         """Remove all content, as a server does that lost its data."""
-        self.restore(Snapshot({}, {}, {}))
+        self.restore(StoreSnapshot({}, {}, {}))
 
-    def spoil(self, key: str, why: str = "is of a wrong type") -> None:
+    def corrupt(self, key: str, why: str = "is of a wrong type") -> None:
         """Make a key (see ``Keys``) unreadable, as an operator's mistake in ``redis-cli`` does."""
         self._unreadable_keys[key] = f"{key} {why}"
 
-    def mend(self, key: str) -> None:
-        """Undo :meth:`spoil`."""
+    def repair(self, key: str) -> None:
+        """Undo :meth:`corrupt`."""
         self._unreadable_keys.pop(key, None)
 
-    def is_anothers(self, stream_id: str, lease: Lease) -> bool:
+    def is_other_owners(self, stream_id: str, lease: Lease) -> bool:
         """Return whether the stream is under another lease."""
         return self._holder(stream_id) not in {None, lease.value}
 
@@ -144,9 +144,9 @@ class MemoryCheckpointStore(StreamWrites):
         """See :meth:`StreamStore.ping`."""
         await self._call("ping", lambda: None)
 
-    async def prove(self) -> None:
-        """See :meth:`StreamStore.prove`."""
-        await self._call("prove", lambda: None)
+    async def check_writable(self) -> None:
+        """See :meth:`StreamStore.check_writable`."""
+        await self._call("check_writable", lambda: None)
 
     async def create(
         self,
@@ -154,12 +154,12 @@ class MemoryCheckpointStore(StreamWrites):
         lease: Lease,
         parts: Sequence[PartRecord] = (),
         *,
-        instead_of: str | None = None,
-        beside: str | None = None,
+        replaced_stream_id: str | None = None,
+        other_owner_stream_id: str | None = None,
     ) -> None:
         """See :meth:`StreamStore.create`."""
         meta = codec.decode_meta({name.encode(): value for name, value in codec.encode_meta(meta).items()})
-        meta = replace(meta, next_part_to_upload=max(meta.next_part_to_upload, rules.past(parts)))
+        meta = replace(meta, next_part_to_upload=max(meta.next_part_to_upload, rules.next_part_number(parts)))
         checked = _encodable_parts(parts)
 
         def effect() -> None:
@@ -174,13 +174,15 @@ class MemoryCheckpointStore(StreamWrites):
                 raise rules.lease_lost(meta.stream_id, holder)
             leads = meta.current_path
             own = _owner_field(leads, meta.owner)
-            if own in self._by_path or (beside is not None and self._by_path.get(leads) == beside):
+            if own in self._by_path or (
+                other_owner_stream_id is not None and self._by_path.get(leads) == other_owner_stream_id
+            ):
                 leads = own
             there = self._by_path.get(leads)
-            if there not in {None, meta.stream_id, instead_of} and there in self._streams:
+            if there not in {None, meta.stream_id, replaced_stream_id} and there in self._streams:
                 raise rules.path_taken(meta.stream_id, str(there))
             self._hold(meta.stream_id, lease)
-            self._streams[meta.stream_id] = Checkpoint(meta, rules.first_home(meta.status), checked)
+            self._streams[meta.stream_id] = Checkpoint(meta, rules.default_set(meta.status), checked)
             self._by_path[leads] = meta.stream_id
 
         await self._call("create", effect)
@@ -300,12 +302,14 @@ class MemoryCheckpointStore(StreamWrites):
 
         await self._call(commit.operation, effect)
 
-    async def save_interrupted(self, savings: Sequence[Saving], lease: Lease) -> frozenset[str]:
+    async def save_interrupted(self, exit_states: Sequence[ExitState], lease: Lease) -> frozenset[str]:
         """See :meth:`StreamStore.save_interrupted`."""
-        rules.check_savings(savings)
+        rules.check_exit_states(exit_states)
 
         def effect() -> frozenset[str]:
-            return frozenset(saving.stream_id for saving in savings if not self._save_one(saving, lease))
+            return frozenset(
+                exit_state.stream_id for exit_state in exit_states if not self._save_one(exit_state, lease)
+            )
 
         return await self._call("save_interrupted", effect)
 
@@ -420,30 +424,30 @@ class MemoryCheckpointStore(StreamWrites):
             raise rules.record_gone(stream_id)
         return self._streams[stream_id]
 
-    def _save_one(self, saving: Saving, lease: Lease) -> bool:
-        stream = self._streams.get(saving.stream_id)
-        holder = self._holder(saving.stream_id)
-        if stream is None or self._keys.meta(saving.stream_id) in self._unreadable_keys:
+    def _save_one(self, exit_state: ExitState, lease: Lease) -> bool:
+        stream = self._streams.get(exit_state.stream_id)
+        holder = self._holder(exit_state.stream_id)
+        if stream is None or self._keys.meta(exit_state.stream_id) in self._unreadable_keys:
             return False
-        after = rules.saved(stream.meta, saving)
+        after = rules.after_exit(stream.meta, exit_state)
         if holder is None:
             # Saving releases the lease, so a repetition after a lost reply finds the state saved and no lease.
             return after == stream.meta
         if holder != lease.value:
             return False
-        del self._leases[saving.stream_id]
-        self._streams[saving.stream_id] = replace(stream, meta=after)
+        del self._leases[exit_state.stream_id]
+        self._streams[exit_state.stream_id] = replace(stream, meta=after)
         return True
 
     def _read_metas(self, stream_ids: Collection[str]) -> Records:
-        readable: dict[str, KnownPath] = {}
+        readable: dict[str, StreamSummary] = {}
         unreadable: dict[str, str] = {}
         for stream_id in stream_ids:
             stream, key = self._streams.get(stream_id), self._keys.meta(stream_id)
             if not self._is_readable(key, stream_id):
                 unreadable[stream_id] = self._unreadable_keys[key]
             elif stream is not None:
-                readable[stream_id] = KnownPath(stream.meta, stream.stream_set)
+                readable[stream_id] = StreamSummary(stream.meta, stream.stream_set)
         return Records(readable, unreadable)
 
     def _entry_for(self, stream: Checkpoint, path: str) -> str:

@@ -24,14 +24,14 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from cef_trio.checkpoint import rules
-from cef_trio.checkpoint.commit import Change, Commit, Saving
+from cef_trio.checkpoint.commit import Change, Commit, ExitState
 from cef_trio.checkpoint.model import Checkpoint, Lease, PartRecord, StreamMeta
 from cef_trio.checkpoint.states import Status, StreamSet
 from cef_trio.checkpoint.unreadable import UnreadableKeys
 
 
 @dataclass(frozen=True, slots=True)
-class KnownPath:
+class StreamSummary:
     """A stream without its parts: enough to tell whether a file is completed, open or failed."""
 
     meta: StreamMeta
@@ -39,13 +39,13 @@ class KnownPath:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Records(Mapping[str, KnownPath]):
+class Records(Mapping[str, StreamSummary]):
     """The result of a bulk read: a mapping of the readable records; ``unreadable`` has the reason for each other."""
 
-    readable: Mapping[str, KnownPath] = field(default_factory=dict)
+    readable: Mapping[str, StreamSummary] = field(default_factory=dict)
     unreadable: Mapping[str, str] = field(default_factory=dict)
 
-    def __getitem__(self, name: str) -> KnownPath:
+    def __getitem__(self, name: str) -> StreamSummary:
         return self.readable[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -131,7 +131,7 @@ class StreamStore(StreamWrites, Protocol):
         """Check that the store can be reached; raise if not."""
         ...
 
-    async def prove(self) -> None:
+    async def check_writable(self) -> None:
         """Write a probe key the way all other writes are made; raise if that fails. A read does not prove writes."""
         ...
 
@@ -145,8 +145,8 @@ class StreamStore(StreamWrites, Protocol):
         lease: Lease,
         parts: Sequence[PartRecord] = (),
         *,
-        instead_of: str | None = None,
-        beside: str | None = None,
+        replaced_stream_id: str | None = None,
+        other_owner_stream_id: str | None = None,
     ) -> None:
         """Create a stream in one step: record, ``streams:by_path`` entry, set, lease, and the parts already adopted.
 
@@ -156,14 +156,14 @@ class StreamStore(StreamWrites, Protocol):
             meta: the record.
             lease: taken for the stream in the same step.
             parts: parts that S3 already has.
-            instead_of: the stream that the caller found at the path; its ``streams:by_path`` entry is replaced. An
-                entry whose record is lost is replaced too.
-            beside: a stream of another owner at the same path; its entry stays, and this stream gets a field beside it.
+            replaced_stream_id: the stream that the caller found at the path; its ``streams:by_path`` entry is replaced.
+                An entry whose record is lost is replaced too.
+            other_owner_stream_id: a stream of another owner at the same path. Both have an entry then.
 
         Raises:
             LeaseLostError: a stream of this id exists under another daemon's lease.
-            PathTakenError: the path belongs to another stream than ``instead_of``, or a stream of this id exists for
-                another path.
+            PathTakenError: the path belongs to another stream than ``replaced_stream_id``, or a stream of this id
+                exists for another path.
         """
         ...
 
@@ -194,7 +194,7 @@ class StreamStore(StreamWrites, Protocol):
         """
         ...
 
-    async def save_interrupted(self, savings: Sequence[Saving], lease: Lease) -> frozenset[str]:
+    async def save_interrupted(self, exit_states: Sequence[ExitState], lease: Lease) -> frozenset[str]:
         """Save the final states of many streams and release their leases, in one round trip.
 
         A stream in ``s3_completed`` keeps that status, which already names the next step.

@@ -11,7 +11,7 @@ from dataclasses import fields, replace
 from types import MappingProxyType
 from typing import Any, Final
 
-from cef_trio.checkpoint.commit import DEFAULTS, Change, Commit, Saving
+from cef_trio.checkpoint.commit import DEFAULTS, Change, Commit, ExitState
 from cef_trio.checkpoint.model import Lease, PartRecord, StreamMeta
 from cef_trio.checkpoint.states import HOME, INTERRUPTED, TRANSITIONS, Status, StreamSet
 from cef_trio.exceptions import LeaseLostError, PathTakenError
@@ -55,14 +55,14 @@ def record_part(part: PartRecord, *, rewritten: bool = False) -> Commit:
         once=True,
         add={"total_bytes_sent": part.size_bytes, **counts},
         fields={"last_activity_at_utc": part.uploaded_at_utc, **_UNVERIFIED},
-        raise_next_part_to=past((part,)),
+        raise_next_part_to=next_part_number((part,)),
     )
 
 
 def adopt_parts(parts: Sequence[PartRecord]) -> Commit:
     """Record parts that were found in S3; they do not count as sent."""
     changes = _UNVERIFIED if parts else {}
-    return Commit(operation="adopt_parts", parts=parts, fields=changes, raise_next_part_to=past(parts))
+    return Commit(operation="adopt_parts", parts=parts, fields=changes, raise_next_part_to=next_part_number(parts))
 
 
 def cut_parts(keep_to: int) -> Commit:
@@ -101,27 +101,27 @@ def _checked(change: Change) -> Mapping[str, Any]:
     return change.fields
 
 
-def check_savings(savings: Sequence[Saving]) -> None:
-    """Check that all savings are interruptions.
+def check_exit_states(exit_states: Sequence[ExitState]) -> None:
+    """Check that all states are interruptions.
 
     Raises:
         ValueError: one has another status; use ``transition`` for it.
     """
-    for saving in savings:
-        if saving.status not in INTERRUPTED:
-            raise ValueError(f"{saving.status.value!r} is not the status of an interrupted stream")
+    for exit_state in exit_states:
+        if exit_state.status not in INTERRUPTED:
+            raise ValueError(f"{exit_state.status.value!r} is not the status of an interrupted stream")
 
 
-def saved(meta: StreamMeta, saving: Saving) -> StreamMeta:
-    """Return the record after a saving at shutdown: as it is, if the stream has ended.
+def after_exit(meta: StreamMeta, exit_state: ExitState) -> StreamMeta:
+    """Return the record with its state at shutdown: unchanged, if the stream has ended.
 
     ``s3_completed`` is kept, as it names the next step.
     """
     if meta.status is Status.S3_COMPLETED:
-        return replace(meta, last_activity_at_utc=saving.at_utc)
+        return replace(meta, last_activity_at_utc=exit_state.at_utc)
     if meta.status not in INTERRUPTIBLE:
         return meta
-    return replace(meta, status=saving.status, last_activity_at_utc=saving.at_utc)
+    return replace(meta, status=exit_state.status, last_activity_at_utc=exit_state.at_utc)
 
 
 # ---- conditions --------------------------------------------------------------------------------------------------
@@ -132,22 +132,22 @@ def may_take(holder: str | None, lease: Lease) -> bool:
     return holder is None or holder.rpartition("/")[0] == lease.holder
 
 
-def before(status: Status) -> frozenset[Status]:
+def predecessors_of(status: Status) -> frozenset[Status]:
     """Return the statuses that ``status`` may follow."""
     return frozenset(current for current, following in TRANSITIONS.items() if status in following)
 
 
-INTERRUPTIBLE: Final = before(Status.INTERRUPTED_SHUTDOWN)
+INTERRUPTIBLE: Final = predecessors_of(Status.INTERRUPTED_SHUTDOWN)
 """The statuses that an interruption may follow; the same for both interruptions."""
 
 
-def first_home(status: Status) -> StreamSet:
+def default_set(status: Status) -> StreamSet:
     """Return the set of a stream of that status whose previous set is unknown."""
     return HOME[status] or StreamSet.ACTIVE
 
 
-def past(parts: Iterable[PartRecord]) -> int:
-    """Return one past the highest part number; 1 for no parts."""
+def next_part_number(parts: Iterable[PartRecord]) -> int:
+    """Return the highest part number plus 1; 1 for no parts."""
     return max((part.part_number for part in parts), default=0) + 1
 
 

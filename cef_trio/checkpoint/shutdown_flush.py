@@ -15,7 +15,7 @@ import structlog
 import trio
 from trio_util import AsyncBool
 
-from cef_trio.checkpoint.commit import Saving
+from cef_trio.checkpoint.commit import ExitState
 from cef_trio.checkpoint.model import Lease
 from cef_trio.checkpoint.protocols import CheckpointStore
 from cef_trio.exceptions import RedisOperationError
@@ -26,7 +26,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(slots=True)
 class _Batch:
-    savings: list[Saving] = field(default_factory=list)
+    exit_states: list[ExitState] = field(default_factory=list)
     done: AsyncBool = field(default_factory=lambda: AsyncBool(False))
 
 
@@ -47,19 +47,19 @@ class ShutdownFlush:
         """Mark the beginning of the shutdown: after the first failure of Redis from now on, stop calling it."""
         self._leaving_since = min(self._leaving_since, trio.current_time())
 
-    async def save(self, saving: Saving) -> None:
+    async def save(self, exit_state: ExitState) -> None:
         """Save one stream's state, in a batch with concurrent calls. Call it in a shield with a time limit.
 
         A failure of Redis is not raised: the stream stays in ``unsaved``, as it does when the call is cancelled before
         its state is known to be saved.
         """
         batch = self._open_batch
-        self.unsaved.add(saving.stream_id)
+        self.unsaved.add(exit_state.stream_id)
         if batch is not None:
-            batch.savings.append(saving)
+            batch.exit_states.append(exit_state)
             await batch.done.wait_value(True)
             return
-        batch = self._open_batch = _Batch([saving])
+        batch = self._open_batch = _Batch([exit_state])
         try:
             await trio.lowlevel.checkpoint()  # concurrent calls join this batch
             async with self._write_lock:
@@ -74,11 +74,11 @@ class ShutdownFlush:
         if self._breaker.last_failure_time >= self._leaving_since:
             return
         try:
-            owned_elsewhere = await self._store.save_interrupted(batch.savings, self._lease)
+            owned_elsewhere = await self._store.save_interrupted(batch.exit_states, self._lease)
         except RedisOperationError as error:
-            log.exception("states_not_saved", streams=len(batch.savings), error=str(error))
+            log.exception("states_not_saved", streams=len(batch.exit_states), error=str(error))
             return
         # A stream under another daemon's lease is not saved here: that daemon writes its state.
-        self.unsaved -= {saving.stream_id for saving in batch.savings}
+        self.unsaved -= {exit_state.stream_id for exit_state in batch.exit_states}
         if owned_elsewhere:
             log.warning("states_owned_elsewhere", streams=sorted(owned_elsewhere))

@@ -189,7 +189,7 @@ class StreamFacts:
 
     daemons: Mapping[str, int]
     """Open streams by the daemon that works on them."""
-    unattended: int
+    without_task: int
     """The number of open streams without a lease."""
     failed: int
     """The number of failed streams, without those that ``cef-trio abort`` aborted."""
@@ -205,10 +205,10 @@ class StreamFacts:
 
 def judge_streams(facts: StreamFacts) -> list[Finding]:
     """Check that a daemon works on the open streams, and that none has failed."""
-    unattended, failed = facts.unattended, facts.failed
+    without_task, failed = facts.without_task, facts.failed
     names = ", ".join(f"{name} works on {count(number, 'stream')}" for name, number in sorted(facts.daemons.items()))
-    if unattended:
-        says = f"no daemon works on {count(unattended, 'open stream')}{f'; {names}' if names else ''}"
+    if without_task:
+        says = f"no daemon works on {count(without_task, 'open stream')}{f'; {names}' if names else ''}"
         todo = "start the daemon that watches their folder; one that was killed resumes within its LEASE_SECONDS"
         found = [warning("daemon", says, todo)]
     else:

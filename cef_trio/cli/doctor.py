@@ -55,7 +55,7 @@ from cef_trio.observability import configure
 from cef_trio.resilience import SingleAttempt
 from cef_trio.s3 import S3Client, network_transport
 from cef_trio.safe_text import printable
-from cef_trio.settings import STAND_INS, Settings, SettingsError, exposed_secrets, load_settings, secret_values
+from cef_trio.settings import STAND_INS, Settings, SettingsError, load_settings, secret_values, world_readable_secrets
 from cef_trio.upload import KeyTemplate
 
 CHECK_SECONDS: Final = 30.0
@@ -107,7 +107,9 @@ def read_settings(env_file: Path) -> tuple[Settings | None, list[Finding]]:
         settings = load_settings(env_file, unneeded=STAND_INS)
     except SettingsError as error:
         return None, [problem("settings", line, "docs/settings.md lists all settings") for line in error.lines]
-    exposed = [warning("secrets", found.description, f"chmod o= {found.file}") for found in exposed_secrets(env_file)]
+    exposed = [
+        warning("secrets", found.description, f"chmod o= {found.file}") for found in world_readable_secrets(env_file)
+    ]
     return settings, [ok("settings", "all are valid"), *exposed]
 
 

@@ -8,7 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
 
-from cef_trio.checkpoint import FAILED, KnownPath, Status
+from cef_trio.checkpoint import FAILED, Status, StreamSummary
 from cef_trio.cli import output
 from cef_trio.cli.arguments import REDIS_ONLY, add_common
 from cef_trio.cli.output import Column, Lines, Row
@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     return run_command(settings, lambda context: list_streams(context, state, as_json=arguments.json))
 
 
-def in_state(known: KnownPath, state: State | None) -> bool:
+def in_state(known: StreamSummary, state: State | None) -> bool:
     """Return whether a stream is listed under ``state``; with ``None`` every stream is. Pure.
 
     ``failed`` excludes streams whose recording was deleted: ``cef-trio retry --all`` does not retry them.
@@ -91,7 +91,7 @@ async def list_streams(context: CommandContext, state: State | None, *, as_json:
     return ExitCode.DONE
 
 
-def summary(known: KnownPath) -> dict[str, Any]:
+def summary(known: StreamSummary) -> dict[str, Any]:
     """Return one stream for ``--json``: the fields of its record, and its set."""
     meta = known.meta
     return {
@@ -119,12 +119,12 @@ _COLUMNS: Final = (
 )
 
 
-def _table(streams: Iterable[KnownPath], now: datetime) -> Lines:
+def _table(streams: Iterable[StreamSummary], now: datetime) -> Lines:
     rows = [_row(one, now) for one in streams]
     return output.table(_COLUMNS, rows)
 
 
-def _row(one: KnownPath, now: datetime) -> Row:
+def _row(one: StreamSummary, now: datetime) -> Row:
     return Row(
         (
             output.short_id(one.meta.stream_id),

@@ -37,7 +37,7 @@ class Comparison:
     says: str
 
 
-def compare(name: str, read: Content, recorded: Content) -> Comparison:
+def compare_checksums(name: str, read: Content, recorded: Content) -> Comparison:
     """Compare what was read with a record."""
     pairs = [(read.size_bytes, recorded.size_bytes), (read.crc64nvme, recorded.crc64nvme)]
     known = [(found, expected) for found, expected in pairs if expected is not None]

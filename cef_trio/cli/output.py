@@ -210,14 +210,14 @@ def _line(cells: Sequence[Text], shown: Sequence[_Shown]) -> Text:
     for cell, one in zip(cells, shown, strict=True):
         if one is not shown[0]:
             line.append(" " * _GAP)
-        text = cut(cell, one.width, keep_end=one.column.flexible)
+        text = truncate(cell, one.width, keep_end=one.column.flexible)
         blanks = " " * (one.width - text.cell_len)
         line.append(blanks if one.column.right else "").append_text(text).append("" if one.column.right else blanks)
     line.rstrip()
     return line
 
 
-def cut(text: Text, width: int, *, keep_end: bool) -> Text:
+def truncate(text: Text, width: int, *, keep_end: bool) -> Text:
     """Return the text in ``width`` cells at most, with an ellipsis where it was cut."""
     if text.cell_len <= width:
         return text
@@ -236,7 +236,7 @@ def _indented(text: Text, indent: int, console: Console, width: int, most: int |
     lines = list(text.wrap(console, room, overflow="fold"))
     if most is not None and len(lines) > most:
         rest = Text(" ".join(line.plain.strip() for line in lines[most - 1 :]), style=text.style)
-        lines = [*lines[: most - 1], cut(rest, room, keep_end=False)]
+        lines = [*lines[: most - 1], truncate(rest, room, keep_end=False)]
     for line in lines:
         line.rstrip()
         yield Text(" " * indent, no_wrap=True, overflow="crop").append_text(line)

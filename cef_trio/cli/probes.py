@@ -24,7 +24,7 @@ from cef_trio.checkpoint.redis import RedisCheckpointStore
 from cef_trio.cli.checks import FolderFacts, RedisFacts, StreamFacts
 from cef_trio.cli.status_model import instance_of
 from cef_trio.exceptions import RedisOperationError, S3OperationError
-from cef_trio.files import file_system, open_straight
+from cef_trio.files import file_system, open_nofollow
 from cef_trio.http import parse_http_date
 from cef_trio.observability import decode_all
 from cef_trio.resilience import run_in_thread, shielded
@@ -78,7 +78,7 @@ def _folder_facts_now(folder: Path) -> FolderFacts:
 
 def _is_local(path: str) -> bool:
     try:
-        descriptor = open_straight(path, os.O_RDONLY | os.O_DIRECTORY)
+        descriptor = open_nofollow(path, os.O_RDONLY | os.O_DIRECTORY)
     except OSError:
         return False
     try:
@@ -177,7 +177,7 @@ async def stream_facts(store: RedisCheckpointStore) -> StreamFacts:
     unread = {why: why for why in odd}
     return StreamFacts(
         daemons=daemons,
-        unattended=len(opened) - daemons.total(),
+        without_task=len(opened) - daemons.total(),
         failed=failed,
         without_record=len(ids) - len(opened) - len(opened.unreadable),
         unreadable={**store.unreadable.known, **unread},

@@ -11,7 +11,7 @@ import argparse
 from cef_trio.checkpoint import FAILED, Change, Checkpoint, Status, StreamSet
 from cef_trio.cli.arguments import REDIS_ONLY, STREAM_ID_HELP, add_common
 from cef_trio.cli.result_lines import Report
-from cef_trio.cli.retry_plan import Presence, RetryPath, RetryPlan, plan_retry, presence_of, reason_of
+from cef_trio.cli.retry_plan import Presence, RetryPath, RetryPlan, plan_retry, presence_of, reason_of_status
 from cef_trio.cli.session import CommandContext, run_command
 from cef_trio.cli.stream_selection import select_all
 from cef_trio.exceptions import (
@@ -23,7 +23,7 @@ from cef_trio.exceptions import (
     S3OperationError,
 )
 from cef_trio.exit_codes import ExitCode
-from cef_trio.files import is_same_place
+from cef_trio.files import is_same_mount
 from cef_trio.settings import load_settings
 from cef_trio.upload import KEEPS_ITS_UPLOAD, Claim, abort_uploads, identify, recognize
 
@@ -87,7 +87,7 @@ async def retry_stream(context: CommandContext, stream_id: str) -> RetryPlan:
         meta = checkpoint.meta
         claim = context.ownership.claim(meta)
         presence, size_bytes = await _find_file(context, checkpoint)
-        if claim is Claim.ANOTHERS or (claim is Claim.PERHAPS and presence is not Presence.SAME):
+        if claim is Claim.OTHER_OWNER or (claim is Claim.PERHAPS and presence is not Presence.SAME):
             return RetryPlan(
                 None, "not retried: it belongs to another host, or to another folder of that name: retry it there"
             )
@@ -98,7 +98,7 @@ async def retry_stream(context: CommandContext, stream_id: str) -> RetryPlan:
                 case RetryPath.GO_ON:
                     await context.store.transition(stream_id, context.lease, Status.ACTIVE, change)
                 case RetryPath.START_OVER:
-                    if reason_of(meta.status) in KEEPS_ITS_UPLOAD:
+                    if reason_of_status(meta.status) in KEEPS_ITS_UPLOAD:
                         await abort_uploads(
                             context.s3, meta
                         )  # otherwise the daemon would find it by its key and continue it
@@ -117,7 +117,7 @@ async def _find_file(context: CommandContext, checkpoint: Checkpoint) -> tuple[P
     meta = checkpoint.meta
     path = meta.current_path
     named = (await context.store.find_by_path([path], owner=context.ownership.name)).get(path)
-    led = named is not None and context.ownership.claim(named.meta) is not Claim.ANOTHERS
+    led = named is not None and context.ownership.claim(named.meta) is not Claim.OTHER_OWNER
     if led and named is not None and named.meta.stream_id != meta.stream_id:
         return Presence.TAKEN, None
     try:
@@ -126,8 +126,8 @@ async def _find_file(context: CommandContext, checkpoint: Checkpoint) -> tuple[P
             observed = await identify(recording, stat, meta.identity.head_size_bytes)
             identity_match = await recognize(meta, checkpoint.parts, recording)
     except RecordingChangedError:
-        place = await context.disk.place_around(path)
-        gone = place is not None and is_same_place(meta.identity, place)
+        place = await context.disk.mount_around(path)
+        gone = place is not None and is_same_mount(meta.identity, place)
         return (Presence.GONE if gone else Presence.NOT_SEEN), None
     except ChunkProcessingError:
         return Presence.NOT_SEEN, None

@@ -16,7 +16,7 @@ from enum import Enum
 from typing import Any, Final
 
 from cef_trio.checkpoint import FAILED, FailureReason, FileIdentity, Status, StreamMeta
-from cef_trio.files import FolderPlace, IdentityMatch, compare, is_same_place, on_another_file_system
+from cef_trio.files import FolderMount, IdentityMatch, compare_identity, is_same_mount, on_another_file_system
 from cef_trio.upload import KEEPS_ITS_UPLOAD, PartPlan
 
 
@@ -62,7 +62,7 @@ _NOT_FAILED: Final[Mapping[Status, str]] = {
 }
 
 
-def reason_of(status: Status) -> FailureReason | None:
+def reason_of_status(status: Status) -> FailureReason | None:
     """Return the reason in a ``failed_<reason>`` status, or ``None`` if the stream has not failed."""
     return FailureReason(status.value.removeprefix("failed_")) if status in FAILED else None
 
@@ -76,10 +76,10 @@ def presence_of(
     """
     if on_another_file_system(recorded, observed) and identity_match is not IdentityMatch.SAME:
         return Presence.NOT_SEEN
-    if (identity_match or compare(recorded, observed)) is not IdentityMatch.REPLACED:
+    if (identity_match or compare_identity(recorded, observed)) is not IdentityMatch.REPLACED:
         return Presence.SAME
-    place = FolderPlace(observed.file_dev, observed.fs_id, observed.mount)
-    return Presence.OTHER if is_same_place(recorded, place) else Presence.NOT_SEEN
+    place = FolderMount(observed.file_dev, observed.fs_id, observed.mount)
+    return Presence.OTHER if is_same_mount(recorded, place) else Presence.NOT_SEEN
 
 
 def plan_retry(  # noqa: PLR0911 - it is a table
@@ -94,7 +94,7 @@ def plan_retry(  # noqa: PLR0911 - it is a table
         part_size: the part size of the settings, in bytes, for a recording that did not fit into its parts.
         equal_parts: whether the settings require equal parts.
     """
-    reason = reason_of(meta.status)
+    reason = reason_of_status(meta.status)
     if reason is None:
         return RetryPlan(
             None, _NOT_FAILED.get(meta.status, f"not retried: it has not failed, it is {meta.status.value}")

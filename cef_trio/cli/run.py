@@ -41,13 +41,13 @@ def _run_daemon(arguments: argparse.Namespace) -> ExitCode:
 
         return run_local(arguments.local, arguments.data_dir, arguments.env_file)
 
-    from cef_trio.daemon import SettingsSource, main_daemon, warn_of_exposed_secrets
+    from cef_trio.daemon import SettingsSource, main_daemon, warn_of_world_readable_secrets
     from cef_trio.observability import configure_for
     from cef_trio.settings import load_settings
 
     settings = load_settings(arguments.env_file)
     configure_for(settings)
-    warn_of_exposed_secrets(arguments.env_file)
+    warn_of_world_readable_secrets(arguments.env_file)
     return main_daemon(settings, SettingsSource.of_file(arguments.env_file))
 
 

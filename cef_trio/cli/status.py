@@ -17,7 +17,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from cef_trio.checkpoint import ENDED, Checkpoint, KnownPath, Status, StreamSet
+from cef_trio.checkpoint import ENDED, Checkpoint, Status, StreamSet, StreamSummary
 from cef_trio.cli import output
 from cef_trio.cli.arguments import REDIS_ONLY, add_common
 from cef_trio.cli.output import Column, Lines
@@ -66,7 +66,7 @@ class StatusReader:
 
     def __init__(self, context: CommandContext) -> None:
         self._context = context
-        self._ended: dict[str, KnownPath] = {}
+        self._ended: dict[str, StreamSummary] = {}
 
     async def read(self) -> Overview:
         """Return the current state.

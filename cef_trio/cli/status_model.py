@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
-from cef_trio.checkpoint import ENDED, FAILED, Checkpoint, KnownPath, Status, StreamMeta, StreamSet
+from cef_trio.checkpoint import ENDED, FAILED, Checkpoint, Status, StreamMeta, StreamSet, StreamSummary
 from cef_trio.files import FileStat, may_be
 from cef_trio.observability import RATE_WINDOW, DaemonReport, Lag, lag_of, lags_of, upload_rate
 
@@ -86,7 +86,7 @@ class Overview:
 
 
 def observe(
-    known: Iterable[KnownPath],
+    known: Iterable[StreamSummary],
     checkpoints: Mapping[str, Checkpoint],
     holders: Mapping[str, str],
     files: Mapping[str, FileStat | None],
@@ -126,7 +126,7 @@ def observe(
     )
 
 
-def is_recent(known: KnownPath, now: datetime) -> bool:
+def is_recent(known: StreamSummary, now: datetime) -> bool:
     """Return whether a stream's parts are needed: it is open, or may have parts within ``RATE_WINDOW``."""
     return known.meta.status not in ENDED or now - known.meta.last_activity_at_utc <= RATE_WINDOW
 
@@ -136,7 +136,7 @@ def instance_of(holder: str) -> str:
     return _HOST.sub("", holder.rpartition("/")[0] or holder)
 
 
-def _counts(known: Iterable[KnownPath]) -> dict[str, int]:
+def _counts(known: Iterable[StreamSummary]) -> dict[str, int]:
     counts = {**dict.fromkeys((stream_set.value for stream_set in StreamSet), 0), "deleted": 0, "retrying": 0}
     for one in known:
         deleted = one.stream_set is StreamSet.FAILED and one.meta.status not in FAILED

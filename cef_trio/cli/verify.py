@@ -17,7 +17,14 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColu
 
 from cef_trio.checkpoint import Checkpoint, Status
 from cef_trio.cli.arguments import NO_FOLDER, STREAM_ID_HELP, add_common
-from cef_trio.cli.object_check import Comparison, Content, compare, is_proven, metadata_content, recorded_content
+from cef_trio.cli.object_check import (
+    Comparison,
+    Content,
+    compare_checksums,
+    is_proven,
+    metadata_content,
+    recorded_content,
+)
 from cef_trio.cli.result_lines import Report
 from cef_trio.cli.retry_plan import Presence, presence_of
 from cef_trio.cli.session import CommandContext, run_command
@@ -108,8 +115,8 @@ async def _compare_all(context: CommandContext, checkpoint: Checkpoint, *, quiet
         return [Comparison("object", False, f"does not exist: {where}")]
     return [
         Comparison("object", None, f"read whole: {read}"),
-        compare("checkpoint", read, recorded_content(checkpoint)),
-        compare("S3's own checksum", read, Content(None, stored)),
+        compare_checksums("checkpoint", read, recorded_content(checkpoint)),
+        compare_checksums("S3's own checksum", read, Content(None, stored)),
         await _compare_metadata(context, checkpoint, read),
         await _compare_file(context, checkpoint, read, quiet=quiet),
     ]
@@ -139,7 +146,7 @@ async def _compare_metadata(context: CommandContext, checkpoint: Checkpoint, rea
     if document is None:
         return Comparison(name, False, f"is larger than {MAX_METADATA_BYTES} bytes")
     content = metadata_content(document, checkpoint.meta.stream_id)
-    return Comparison(name, False, content) if isinstance(content, str) else compare(name, read, content)
+    return Comparison(name, False, content) if isinstance(content, str) else compare_checksums(name, read, content)
 
 
 async def _compare_file(context: CommandContext, checkpoint: Checkpoint, read: Content, *, quiet: bool) -> Comparison:
@@ -158,7 +165,7 @@ async def _compare_file(context: CommandContext, checkpoint: Checkpoint, read: C
         return Comparison("file", None, "not compared: it does not exist, or it was truncated while it was read")
     except ChunkProcessingError as error:
         return Comparison("file", None, f"not compared: {error}")
-    comparison = compare("file", read, Content(stat.size_bytes, crc.value))
+    comparison = compare_checksums("file", read, Content(stat.size_bytes, crc.value))
     unchanged = (stat.size_bytes, stat.mtime_ns) == (meta.verified_size_bytes, meta.verified_mtime_ns)
     if comparison.agrees or unchanged:
         return comparison

@@ -1,18 +1,19 @@
 """The daemon: the nursery tree, its start, its end, and its wiring.
 
-Promise P4: from the first signal to the exit takes at most `SHUTDOWN_GRACE_SECONDS + SHUTDOWN_SAVE_SECONDS + 1`.
+Promise P4: from the first signal to the exit takes at most `SHUTDOWN_GRACE_SECONDS + SHUTDOWN_SAVE_SECONDS + 1` (9 s by
+default: 6 + 2 + 1).
 
 Open `main.py` for the nursery tree and the order of start and end; `start_checks.py` for a start that is refused or
 waits; `wiring.py` for which class implements which interface; `intake_tasks.py` for the objects and tasks that the
-laboratory shares; `exit_watchdog.py` for an exit that hangs; `reload.py` for SIGHUP; `systemd.py` for the service
-manager.
+laboratory shares; `exit_watchdog.py` for an exit that hangs; `reload.py` for SIGHUP; `machine.py` for the identity of
+the machine; `systemd.py` for the service manager.
 """
 
 from cef_trio.daemon.exit_watchdog import ExitWatchdog
 from cef_trio.daemon.machine import machine_id
 from cef_trio.daemon.main import RunningDaemon, main_daemon, run_daemon
 from cef_trio.daemon.reload import SettingsSource
-from cef_trio.daemon.start_checks import warn_of_exposed_secrets
+from cef_trio.daemon.start_checks import warn_of_world_readable_secrets
 from cef_trio.daemon.wiring import checkpoint_store, s3_client, s3_config
 
 __all__ = [
@@ -25,5 +26,5 @@ __all__ = [
     "run_daemon",
     "s3_client",
     "s3_config",
-    "warn_of_exposed_secrets",
+    "warn_of_world_readable_secrets",
 ]

@@ -11,7 +11,7 @@
         └─ intake scope          (cancelled first)
             ├─ watcher           inotify events are hints; a periodic rescan is the truth
             ├─ resolver          looks up unknown files in Redis and starts their streams
-            ├─ idle checker      idle → finalize · grew → upload · shrank or vanished → check · unattended → resume
+            ├─ idle checker      idle → finalize · grew → upload · shrank or vanished → check · no task → resume
             ├─ after upload      deletes or moves completed recordings (AFTER_UPLOAD)
             ├─ webhooks          delivers pending webhooks (ON_COMPLETE_WEBHOOK)
             ├─ retention         forgets completed streams after COMPLETED_RETENTION_DAYS
@@ -49,7 +49,7 @@ from cef_trio import __version__
 from cef_trio.admin import AdminPortError, DaemonSource, IntakeTask, serve_admin
 from cef_trio.daemon.exit_watchdog import EXIT_SIGNALS, ExitWatchdog
 from cef_trio.daemon.intake_tasks import IntakeRules, IntakeTasks
-from cef_trio.daemon.reload import SettingsReloader, SettingsSource, Terminal, take_hangups
+from cef_trio.daemon.reload import SettingsReloader, SettingsSource, Terminal, unblock_sighup
 from cef_trio.daemon.start_checks import (
     RefusedAtStartError,
     check_reachable,
@@ -228,7 +228,7 @@ async def _listen_for_signals(
         trio.open_signal_receiver(*EXIT_SIGNALS, signal.SIGHUP) as signals,
         watchdog.counting_signals(),
     ):
-        take_hangups()
+        unblock_sighup()
         task_status.started()
         async for number in signals:
             log.info("signal_received", signal=signal.Signals(number).name)

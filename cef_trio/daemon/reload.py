@@ -56,7 +56,7 @@ class SettingsChange:
     """Changed variables that take effect at the next start."""
 
 
-def compare(held: Settings, read: Settings) -> SettingsChange:
+def compare_settings(held: Settings, read: Settings) -> SettingsChange:
     """Compare two settings. Names are in the order of ``docs/settings.md``."""
     changed = [name for name in Settings.model_fields if getattr(held, name) != getattr(read, name)]
     renewed = _renewed(held, read)
@@ -151,7 +151,7 @@ class SettingsReloader:
         if why := unfit_rate(read.max_upload_rate, self._held.max_concurrent_parts):
             log.warning("settings_not_reloaded", error=why)
             return
-        reading = compare(self._held, read)
+        reading = compare_settings(self._held, read)
         # Log at the more verbose of both levels, so that a change to WARNING and one from it are logged.
         set_level(min(self._held.log_level, read.log_level, key=logging.getLevelName))
         log.info(
@@ -183,6 +183,6 @@ class Terminal:
         return self._was_one and not os.isatty(self._descriptor)
 
 
-def take_hangups() -> None:
+def unblock_sighup() -> None:
     """Unblock SIGHUP; a pending one is delivered at once. Call it with a signal receiver open."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})

@@ -17,7 +17,7 @@ import trio
 from cef_trio.exceptions import CefMp4ProcessorError, OperationError, S3OperationError
 from cef_trio.resilience import CircuitBreaker, run_in_thread, shielded
 from cef_trio.s3 import S3Client
-from cef_trio.settings import exposed_secrets
+from cef_trio.settings import world_readable_secrets
 from cef_trio.upload import Services
 
 log = structlog.get_logger(__name__)
@@ -39,9 +39,9 @@ class WatchFolderBusyError(CefMp4ProcessorError):
     """Another daemon watches this folder."""
 
 
-def warn_of_exposed_secrets(env_file: Path | None) -> None:
+def warn_of_world_readable_secrets(env_file: Path | None) -> None:
     """Log a warning for each file with secrets that every user of this machine may read."""
-    for found in exposed_secrets(env_file):
+    for found in world_readable_secrets(env_file):
         log.warning("secret_exposed", file=found.file, mode=found.mode)
 
 
@@ -112,7 +112,7 @@ async def _retry_until_reachable(operation: str, reach: Callable[[], Awaitable[N
             with _starting(breaker):
                 await reach()
         except CefMp4ProcessorError as error:
-            refused = isinstance(error, OperationError) and (error.refusal or error.certificate_refused)
+            refused = isinstance(error, OperationError) and (error.rejected or error.certificate_refused)
             if refused or not error.transient:
                 raise RefusedAtStartError(str(error)) from error
             attempt += 1

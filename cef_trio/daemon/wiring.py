@@ -52,9 +52,9 @@ StoreT = TypeVar("StoreT", bound=CheckpointStore)
 S3T = TypeVar("S3T", bound=S3Client)
 
 
-REDIS_ONCE: Final = frozenset({"count", "is_persistent", "save_interrupted"})
+REDIS_NOT_RETRIED: Final = frozenset({"count", "is_persistent", "save_interrupted"})
 """Redis operations that are not retried: surveys (repeated by their caller) and the save at shutdown (no time left)."""
-S3_ONCE: Final = frozenset({"upload_part_copy"})
+S3_NOT_RETRIED: Final = frozenset({"upload_part_copy"})
 """S3 operations that are not retried: a copy falls back to sending the bytes."""
 
 
@@ -88,11 +88,13 @@ def make_clients(
     metrics = Metrics()
     rate_limiter = RateLimiter(upload_rate, waited=metrics.upload_waited)
     retrier = partial(ServiceRetrier, policy=policy, random=random, observer=metrics.attempt_failed)
-    redis_breaker = CircuitBreaker("redis", lambda _need: store.prove(), policy, random, idle_seconds=idle_seconds)
-    store = make_store(retrier(redis_breaker, once=REDIS_ONCE))
+    redis_breaker = CircuitBreaker(
+        "redis", lambda _kind: store.check_writable(), policy, random, idle_seconds=idle_seconds
+    )
+    store = make_store(retrier(redis_breaker, not_retried=REDIS_NOT_RETRIED))
     s3_probe: StoreProbe
     s3_breaker = CircuitBreaker("s3", lambda need: s3_probe(need), policy, random, idle_seconds=idle_seconds)  # noqa: PLW0108 - made below
-    s3 = make_s3(retrier(s3_breaker, once=S3_ONCE), rate_limiter)
+    s3 = make_s3(retrier(s3_breaker, not_retried=S3_NOT_RETRIED), rate_limiter)
     s3_probe = StoreProbe(s3, template.probe_key, template.probe_recording_key)
     return Clients(store, s3, redis_breaker, s3_breaker, rate_limiter, metrics)
 

@@ -3,33 +3,33 @@
 Promise: no symbolic link is followed, no read blocks the event loop, and a file is identified by several properties,
 never by its inode number alone.
 
-Open `nofollow.py` for paths and links; `reader.py` for reads, checksums of a file and file errors; `identity.py` for
-"is this the same file?"; `file_system.py` for the guarantees of each file system (inode numbers, leases, time stamps);
-`time_stamps.py` for when a time stamp proves something; `mounts.py` for hung mounts; `writers.py` for "does a process
-have it open for writing?".
+Open `nofollow.py` for paths and links; `file_stat.py` for what `stat` returned; `reader.py` for reads, checksums of a
+file and file errors; `identity.py` for "is this the same file?"; `file_system.py` for the guarantees of each file
+system (inode numbers, leases, time stamps); `time_stamps.py` for when a time stamp proves something; `mounts.py` for
+hung mounts; `writers.py` for "does a process have it open for writing?".
 """
 
 from cef_trio.files import file_system
 from cef_trio.files.file_stat import FileStat
-from cef_trio.files.file_system import FolderPlace, file_system_named, origin_of
+from cef_trio.files.file_system import FolderMount, file_system_named, origin_of
 from cef_trio.files.identity import (
     HEAD_BYTES,
     IdentityMatch,
-    compare,
+    compare_identity,
     identity_by_stat,
     identity_of,
     inodes_last,
     is_same_file,
-    is_same_place,
+    is_same_mount,
     is_verified_file,
     may_be,
     on_another_file_system,
     same_fs_id,
 )
 from cef_trio.files.mounts import MountHungError, Mounts, is_on
-from cef_trio.files.nofollow import is_below, open_straight, stat_straight
+from cef_trio.files.nofollow import is_below, open_nofollow, stat_nofollow
 from cef_trio.files.reader import Disk, FileSlice, KernelDisk, OpenRecording, head_of, regular_file_stat
-from cef_trio.files.time_stamps import unproved_seconds
+from cef_trio.files.time_stamps import granularity_wait_seconds
 from cef_trio.files.writers import WriterState, take_lease, writer_state, writer_waits
 
 __all__ = [
@@ -37,16 +37,17 @@ __all__ = [
     "Disk",
     "FileSlice",
     "FileStat",
-    "FolderPlace",
+    "FolderMount",
     "IdentityMatch",
     "KernelDisk",
     "MountHungError",
     "Mounts",
     "OpenRecording",
     "WriterState",
-    "compare",
+    "compare_identity",
     "file_system",
     "file_system_named",
+    "granularity_wait_seconds",
     "head_of",
     "identity_by_stat",
     "identity_of",
@@ -54,17 +55,16 @@ __all__ = [
     "is_below",
     "is_on",
     "is_same_file",
-    "is_same_place",
+    "is_same_mount",
     "is_verified_file",
     "may_be",
     "on_another_file_system",
-    "open_straight",
+    "open_nofollow",
     "origin_of",
     "regular_file_stat",
     "same_fs_id",
-    "stat_straight",
+    "stat_nofollow",
     "take_lease",
-    "unproved_seconds",
     "writer_state",
     "writer_waits",
 ]

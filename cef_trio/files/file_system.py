@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any, Final
 
 _SECOND_NS: Final = 1_000_000_000
-_FINE_TICK_NS: Final = 20_000_000
+_FINE_GRANULARITY_NS: Final = 20_000_000
 """The kernel stamps files with its coarse clock, which ticks 100 to 1000 times a second."""
-_COARSE_TICK_NS: Final = 2 * _SECOND_NS + _FINE_TICK_NS
+_COARSE_GRANULARITY_NS: Final = 2 * _SECOND_NS + _FINE_GRANULARITY_NS
 """FAT has the coarsest stamps, two seconds; they are rounded from the coarse clock, which lags by its own tick."""
 
 _FS_IOC_GETVERSION: Final = 0x80087601
@@ -48,19 +48,21 @@ class FileSystem:
     """Whether a file keeps its inode number over unmounts and restarts."""
     own_fsid: bool = False
     """Whether ``f_fsid`` is derived from the file system's UUID, not from its current device number."""
-    tick_ns: int = _COARSE_TICK_NS
+    granularity_ns: int = _COARSE_GRANULARITY_NS
     """Granularity of time stamps: two changes further apart than this have different stamps."""
 
 
 UNKNOWN: Final = FileSystem("unknown")
 
 
-def _local(name: str, *, own_fsid: bool = False, tick_ns: int = _FINE_TICK_NS, lasting: bool = True) -> FileSystem:
-    return FileSystem(name, local=True, lasting_inodes=lasting, own_fsid=own_fsid, tick_ns=tick_ns)
+def _local(
+    name: str, *, own_fsid: bool = False, granularity_ns: int = _FINE_GRANULARITY_NS, lasting: bool = True
+) -> FileSystem:
+    return FileSystem(name, local=True, lasting_inodes=lasting, own_fsid=own_fsid, granularity_ns=granularity_ns)
 
 
 FILE_SYSTEMS: Final = {
-    0xEF53: _local("ext4", own_fsid=True),  # ext2 and ext3 too: their stamps are whole seconds, which tick_ns() sees
+    0xEF53: _local("ext4", own_fsid=True),  # ext2 and ext3 too: their stamps are whole seconds, see granularity_ns()
     0x58465342: _local("xfs"),
     0x9123683E: _local("btrfs", own_fsid=True),
     0x01021994: _local("tmpfs", own_fsid=True),
@@ -72,8 +74,8 @@ FILE_SYSTEMS: Final = {
     # kernel's overlayfs.rst forbids writes to the layers below. Inode numbers depend on the mount options.
     0x794C7630: _local("overlay", lasting=False),
     # Local disks whose inode numbers are assigned at each mount. FAT stamps by two seconds, exFAT by hundredths.
-    0x4D44: _local("vfat", lasting=False, tick_ns=_COARSE_TICK_NS),
-    0x2011BAB0: _local("exfat", lasting=False, tick_ns=_COARSE_TICK_NS),
+    0x4D44: _local("vfat", lasting=False, granularity_ns=_COARSE_GRANULARITY_NS),
+    0x2011BAB0: _local("exfat", lasting=False, granularity_ns=_COARSE_GRANULARITY_NS),
     # The writer may be on another host, or on the other side of the mount.
     0x6969: FileSystem("nfs", lasting_inodes=True),
     0x00C36400: FileSystem("ceph", lasting_inodes=True),
@@ -96,12 +98,12 @@ def file_system_named(name: str | None) -> FileSystem:
     return _BY_NAME.get(name or "", UNKNOWN)
 
 
-def tick_ns(system: FileSystem, mtime_ns: int) -> int:
+def granularity_ns(system: FileSystem, mtime_ns: int) -> int:
     """Return how old a time stamp must be to prove that nothing was written since, in nanoseconds.
 
     A stamp of a whole second may come from a file system or a file server without finer stamps.
     """
-    return _COARSE_TICK_NS if mtime_ns % _SECOND_NS == 0 else system.tick_ns
+    return _COARSE_GRANULARITY_NS if mtime_ns % _SECOND_NS == 0 else system.granularity_ns
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,7 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True)
-class FolderPlace:
+class FolderMount:
     """The file system and the mount of a folder."""
 
     file_dev: int
@@ -144,10 +146,10 @@ def origin_of(descriptor: int) -> Origin:
     )
 
 
-def place_of(folder: int) -> FolderPlace:
+def folder_mount_of(folder: int) -> FolderMount:
     """Return the place of an open folder. The UUID is not available from an ``O_PATH`` descriptor."""
     system, fsid = statfs(folder)
-    return FolderPlace(
+    return FolderMount(
         os.fstat(folder).st_dev,
         _fs_id(folder, system, fsid),
         mount_of(folder),

@@ -1,5 +1,7 @@
 """Deciding whether a file is the one that a stream was created for. Pure; the only place for this decision.
 
+``upload/recognition.py`` gathers the evidence.
+
 A name is no proof: recorders rotate names, and editors replace files. An inode number is none either: the next file may
 get it, device numbers change at each boot and repeat on every host, and some file systems renumber files at each mount.
 So properties are compared in this order, leaving out those that the file system does not keep (``file_system.py``):
@@ -22,7 +24,7 @@ from typing import Final
 
 from cef_trio.checkpoint import FileIdentity
 from cef_trio.files.file_stat import FileStat
-from cef_trio.files.file_system import FolderPlace, Origin, file_system_named
+from cef_trio.files.file_system import FolderMount, Origin, file_system_named
 
 HEAD_BYTES: Final = 4096
 """The most leading bytes that an identity covers."""
@@ -57,7 +59,7 @@ def identity_by_stat(stat: FileStat) -> FileIdentity:
     return FileIdentity(stat.file_dev, stat.file_ino, birth_ns=stat.birth_ns)
 
 
-def compare(recorded: FileIdentity, observed: FileIdentity) -> IdentityMatch:  # noqa: PLR0911 - one return a rank
+def compare_identity(recorded: FileIdentity, observed: FileIdentity) -> IdentityMatch:  # noqa: PLR0911 - a return a rank
     """Compare a file on disk with the one that a stream was created for.
 
     The head of ``observed`` must cover ``recorded.head_size_bytes`` bytes (fewer if the file is shorter).
@@ -93,7 +95,7 @@ def on_another_file_system(recorded: FileIdentity, observed: FileIdentity) -> bo
 
 
 def may_be(recorded: FileIdentity, stat: FileStat) -> bool:
-    """Return whether ``stat`` allows it to be the recorded file. Confirm by :func:`compare` on the open file."""
+    """Return whether ``stat`` allows it to be the recorded file. Confirm by :func:`compare_identity`."""
     if _agree(recorded.birth_ns, stat.birth_ns) is False and inodes_last(recorded.fs_type):
         return False
     return recorded.file_ino == stat.file_ino or not inodes_last(recorded.fs_type)
@@ -102,7 +104,7 @@ def may_be(recorded: FileIdentity, stat: FileStat) -> bool:
 def is_same_file(identity: FileIdentity, stat: FileStat, generation: int | None) -> bool:
     """Return whether no number of an open file has changed since this daemon identified it.
 
-    If false, the file may still be the stream's; use :func:`compare`.
+    If false, the file may still be the stream's; use :func:`compare_identity`.
     """
     if identity.inode != stat.inode:
         return False
@@ -132,7 +134,7 @@ def same_fs_id(recorded: FileIdentity, observed: FileIdentity) -> bool:
     return _same_fs_id(recorded.fs_id, observed.fs_id) is True
 
 
-def is_same_place(recorded: FileIdentity, place: FolderPlace) -> bool:
+def is_same_mount(recorded: FileIdentity, place: FolderMount) -> bool:
     """Return whether a folder is on the file system and mount on which the recorded file was.
 
     Only then does a missing file mean that it was deleted. Another bind mount of the same disk is another place.

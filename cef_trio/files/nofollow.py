@@ -24,7 +24,7 @@ _FOLDER: Final = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFO
 """``O_PATH`` (Linux) needs no permission on the folder but search."""
 
 
-def open_straight(path: str, flags: int) -> int:
+def open_nofollow(path: str, flags: int) -> int:
     """Open a file or folder; return its descriptor. ``O_NOFOLLOW`` and ``O_CLOEXEC`` are added.
 
     Raises:
@@ -34,7 +34,7 @@ def open_straight(path: str, flags: int) -> int:
         return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
 
 
-def stat_straight(path: str) -> os.stat_result:
+def stat_nofollow(path: str) -> os.stat_result:
     """Return the status of a path as ``os.lstat`` does, without following links in its folders either.
 
     Raises:

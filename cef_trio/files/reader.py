@@ -33,9 +33,9 @@ import trio
 
 from cef_trio.exceptions import FileAccessError, RecordingChangedError
 from cef_trio.files.file_stat import FileStat
-from cef_trio.files.file_system import FolderPlace, Origin, birth_ns, inode_generation, origin_of, place_of
+from cef_trio.files.file_system import FolderMount, Origin, birth_ns, folder_mount_of, inode_generation, origin_of
 from cef_trio.files.mounts import Mount, MountHungError, Mounts
-from cef_trio.files.nofollow import folder_of, open_straight
+from cef_trio.files.nofollow import folder_of, open_nofollow
 from cef_trio.resilience import run_in_thread, shielded, stall
 
 T = TypeVar("T")
@@ -97,7 +97,7 @@ class Disk(Protocol):
         """
         ...
 
-    async def place_around(self, path: str, *, within: str = "") -> FolderPlace | None:
+    async def mount_around(self, path: str, *, within: str = "") -> FolderMount | None:
         """Return the place of the nearest existing folder above ``path``; ``None`` if it is the root or not ``within``.
 
         This distinguishes a deleted file from one that is not mounted: if the folder is on another mount than before,
@@ -167,18 +167,18 @@ class FileSlice:
                     await then(block)
 
 
-def refusal(what: str, error: OSError) -> FileAccessError:
+def file_access_error(what: str, error: OSError) -> FileAccessError:
     """Return the error for a failed file system call. Always transient: permissions and mounts can be restored."""
     return FileAccessError(f"{what}: {error.strerror}", denied=error.errno in _DENIED)
 
 
 @contextmanager
 def access_errors(what: str) -> Iterator[None]:
-    """Raise the :func:`refusal` of a failed file system call in the block; ``what`` names the operation."""
+    """Raise the :func:`file_access_error` of a failed file system call in the block; ``what`` names the operation."""
     try:
         yield
     except OSError as error:
-        raise refusal(what, error) from error
+        raise file_access_error(what, error) from error
 
 
 @contextmanager
@@ -191,7 +191,7 @@ def open_errors(path: str) -> Iterator[None]:
     except OSError as error:
         if error.errno in _NOT_REGULAR:
             raise RecordingChangedError(f"{path!r} is not a regular file") from error
-        raise refusal(f"cannot open {path!r}", error) from error
+        raise file_access_error(f"cannot open {path!r}", error) from error
 
 
 def regular_file_stat(result: os.stat_result) -> FileStat | None:
@@ -231,8 +231,8 @@ def piece_is_written(descriptor: int, offset: int, size_bytes: int) -> bool:
     return hole >= file_bytes and any(os.pread(descriptor, _EDGE_BYTES, max(0, file_bytes - _EDGE_BYTES)))
 
 
-def place_of_nearest_folder(path: str, within: str = "") -> FolderPlace | None:
-    """See :meth:`Disk.place_around`. Blocks."""
+def mount_of_nearest_folder(path: str, within: str = "") -> FolderMount | None:
+    """See :meth:`Disk.mount_around`. Blocks."""
     for folder in PurePath(path).parents:
         if within and not folder.is_relative_to(within) and PurePath(path).is_relative_to(within):
             return None
@@ -241,7 +241,7 @@ def place_of_nearest_folder(path: str, within: str = "") -> FolderPlace | None:
         except (FileNotFoundError, NotADirectoryError):
             continue
         try:
-            return None if folder == folder.parent else place_of(descriptor)
+            return None if folder == folder.parent else folder_mount_of(descriptor)
         finally:
             os.close(descriptor)
     return None
@@ -282,17 +282,17 @@ class KernelDisk:
             except (FileNotFoundError, NotADirectoryError):
                 return None
 
-    async def place_around(self, path: str, *, within: str = "") -> FolderPlace | None:
-        """See :meth:`Disk.place_around`."""
+    async def mount_around(self, path: str, *, within: str = "") -> FolderMount | None:
+        """See :meth:`Disk.mount_around`."""
         with access_errors(f"cannot look at the folder of {path!r}"):
-            return await self._mounts.run(path, lambda: place_of_nearest_folder(path, within))
+            return await self._mounts.run(path, lambda: mount_of_nearest_folder(path, within))
 
     async def change(self, call: Callable[[], T], *, path: str = "/") -> T:
         """See :meth:`Disk.change`. Never abandoned, because an abandoned thread could delete a file at a later time."""
         try:
             return await self._mounts.change(path, call)
         except MountHungError as error:
-            raise refusal(f"cannot change {path!r}", error) from error
+            raise file_access_error(f"cannot change {path!r}", error) from error
 
     @asynccontextmanager
     async def open(self, path: str) -> AsyncIterator[OpenRecording]:
@@ -350,7 +350,7 @@ class _Descriptor:
         return self._number is not None
 
     def open(self) -> None:
-        number = open_straight(self._path, os.O_RDONLY | os.O_NONBLOCK)
+        number = open_nofollow(self._path, os.O_RDONLY | os.O_NONBLOCK)
         self.generation = inode_generation(number)
         with self._lock:
             if not self._discarded:
@@ -421,7 +421,7 @@ class _KernelRecording:
             raise self._read_error(offset, error) from error
 
     def _read_error(self, offset: int, error: OSError) -> FileAccessError:
-        return refusal(f"cannot read {self._path!r} at byte {offset}", error)
+        return file_access_error(f"cannot read {self._path!r} at byte {offset}", error)
 
 
 async def head_of(recording: OpenRecording, size_bytes: int) -> bytes:

@@ -2,23 +2,25 @@
 
 A file with the same size and mtime as before is taken to have the same bytes. That holds only if a write in between
 would have changed the stamp, whose granularity may be two seconds (FAT) or one (ext3, some file servers). So take the
-stamp first, wait until its tick is over, then read: writes within the tick are read, and later ones change the stamp.
+stamp first, wait until its tick is over (``upload/finalize.py``), then read: writes within the tick are read, and later
+ones change the stamp.
 """
 
 from __future__ import annotations
 
 from cef_trio.files.file_stat import FileStat
-from cef_trio.files.file_system import FileSystem, tick_ns
+from cef_trio.files.file_system import FileSystem, granularity_ns
 
 _SECOND_NS = 1_000_000_000
 
 
-def unproved_seconds(system: FileSystem, stat: FileStat, now_ns: int) -> float:
-    """Return how many seconds after ``now_ns``, the time of ``stat``, the stamp still proves nothing; one tick at most.
+def granularity_wait_seconds(system: FileSystem, stat: FileStat, now_ns: int) -> float:
+    """Return how many seconds after ``now_ns``, the time of ``stat``, a write can still leave the stamp unchanged:
+    the granularity of the stamps at most.
 
     The stamp's age counts only on a local file system, where the clocks are the same. For a file server's clock, or a
-    stamp in the future, it is a whole tick.
+    stamp in the future, it is the whole granularity.
     """
-    tick = tick_ns(system, stat.mtime_ns)
+    granularity = granularity_ns(system, stat.mtime_ns)
     age = now_ns - stat.mtime_ns if system.local else 0
-    return (tick - max(0, min(age, tick))) / _SECOND_NS
+    return (granularity - max(0, min(age, granularity))) / _SECOND_NS

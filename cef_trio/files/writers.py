@@ -1,5 +1,7 @@
 """Detecting whether a process has a file open for writing, by a read lease (``fcntl(2)``, ``F_SETLEASE``).
 
+``upload/processor.py`` (``_has_ended``) decides what follows for a stream.
+
 The kernel grants a read lease only on a file that no process has open for writing. The lease is released at once. It
 requires ownership of the file or CAP_LEASE, and a file system whose writers are all processes of this kernel
 (``file_system.py``): FUSE grants a lease although the writer is on the other side of the mount. Otherwise the result is
@@ -22,8 +24,8 @@ from typing import Final
 
 from cef_trio.files import file_system
 from cef_trio.files.mounts import MountHungError, Mounts
-from cef_trio.files.nofollow import open_straight
-from cef_trio.files.reader import refusal
+from cef_trio.files.nofollow import open_nofollow
+from cef_trio.files.reader import file_access_error
 
 _F_SETSIG: Final = getattr(fcntl, "F_SETSIG", 10)
 _F_SETLEASE: Final = getattr(fcntl, "F_SETLEASE", 1024)
@@ -47,13 +49,13 @@ async def writer_state(path: str, mounts: Mounts) -> WriterState:
     try:
         return await mounts.run(path, partial(writer_state_now, path))
     except MountHungError as error:
-        raise refusal(f"cannot check for writers of {path!r}", error) from error
+        raise file_access_error(f"cannot check for writers of {path!r}", error) from error
 
 
 def writer_state_now(path: str) -> WriterState:
     """Return whether a file has a writer. Blocks."""
     try:
-        descriptor = open_straight(path, os.O_RDONLY | os.O_NONBLOCK)
+        descriptor = open_nofollow(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
         return WriterState.UNKNOWN
     try:

@@ -7,12 +7,12 @@ Open `tls.py` for certificates and which of them are trusted; `client_transport.
 from cef_trio.http import tls
 from cef_trio.http.client_transport import HttpTransport
 from cef_trio.http.headers import parse_http_date, parse_retry_after
-from cef_trio.http.server_connection import NotHttpError, Request, ServerConnection
+from cef_trio.http.server_connection import HTTPRequest, NotHttpError, ServerConnection
 
 __all__ = [
+    "HTTPRequest",
     "HttpTransport",
     "NotHttpError",
-    "Request",
     "ServerConnection",
     "parse_http_date",
     "parse_retry_after",

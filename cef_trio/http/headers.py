@@ -1,4 +1,4 @@
-"""Parse HTTP headers: dates and ``Retry-After``. Pure."""
+"""Parse HTTP headers: dates and ``Retry-After``. Pure; ``resilience/backoff.py`` applies ``Retry-After``."""
 
 from __future__ import annotations
 

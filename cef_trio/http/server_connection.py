@@ -30,7 +30,7 @@ class NotHttpError(CefMp4ProcessorError):
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class HTTPRequest:
     """The head of a request, as received; header names are in lower case."""
 
     method: str
@@ -50,7 +50,7 @@ class ServerConnection:
         self._stream = stream
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=max_header_bytes)
 
-    async def next_request(self) -> Request | None:
+    async def next_request(self) -> HTTPRequest | None:
         """Return the next request; ``None`` when the client has closed the connection.
 
         Raises:
@@ -64,7 +64,7 @@ class ServerConnection:
             return None
         path, _, query = event.target.decode("ascii").partition("?")
         headers = tuple((name.decode("ascii"), value.decode("utf-8", "replace")) for name, value in event.headers)
-        return Request(event.method.decode("ascii"), path, query, headers)
+        return HTTPRequest(event.method.decode("ascii"), path, query, headers)
 
     async def body(self) -> AsyncGenerator[bytes, None]:
         """Yield the request's body. Sends ``100 Continue`` first if the client waits for it.

@@ -188,7 +188,7 @@ class CrashableStore:
                     stream_id, _, keep_to = args
                     meta = self._store.snapshot().streams[stream_id].meta
                     self._acknowledgements.forget_parts_after(meta.s3_upload_id or "", keep_to)
-                if operation in _FENCED and self._store.is_anothers(*args[:2]):
+                if operation in _FENCED and self._store.is_other_owners(*args[:2]):
                     life.writes_without_lease.append(operation)
                 await life.wait_connected()
             if life.reaches(number, CrashMoment.UNANSWERED):

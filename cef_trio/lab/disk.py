@@ -16,15 +16,15 @@ import trio
 
 from cef_trio.exceptions import AfterUploadError, RecordingChangedError
 from cef_trio.files.file_stat import FileStat
-from cef_trio.files.file_system import FolderPlace, Origin, inode_generation, origin_of
-from cef_trio.files.nofollow import open_straight
+from cef_trio.files.file_system import FolderMount, Origin, inode_generation, origin_of
+from cef_trio.files.nofollow import open_nofollow
 from cef_trio.files.reader import (
     OpenRecording,
     access_errors,
+    mount_of_nearest_folder,
     open_errors,
     open_file_stat,
     piece_is_written,
-    place_of_nearest_folder,
     stat_with_birth,
 )
 from cef_trio.lab.crash_simulation import CrashMoment, Life
@@ -55,11 +55,11 @@ class InlineDisk:
             except (FileNotFoundError, NotADirectoryError):
                 return None
 
-    async def place_around(self, path: str, *, within: str = "") -> FolderPlace | None:
-        """See :meth:`cef_trio.files.reader.Disk.place_around`."""
+    async def mount_around(self, path: str, *, within: str = "") -> FolderMount | None:
+        """See :meth:`cef_trio.files.reader.Disk.mount_around`."""
         await trio.lowlevel.checkpoint()
         with access_errors(f"cannot look at the folder of {path!r}"), self._intercepting():
-            return place_of_nearest_folder(path, within)
+            return mount_of_nearest_folder(path, within)
 
     async def change(self, call: Callable[[], T], *, path: str = "/") -> T:
         """See :meth:`cef_trio.files.reader.Disk.change`. Nothing hangs here."""
@@ -73,7 +73,7 @@ class InlineDisk:
         """See :meth:`cef_trio.files.reader.Disk.open`."""
         await trio.lowlevel.checkpoint()
         with open_errors(path), self._intercepting():
-            descriptor = open_straight(path, os.O_RDONLY | os.O_NONBLOCK)
+            descriptor = open_nofollow(path, os.O_RDONLY | os.O_NONBLOCK)
         try:
             recording = InlineRecording(descriptor, path, self._intercepting, self._read_seconds)
             recording.stat_now()

@@ -29,7 +29,7 @@ class Measured:
     calls: int
 
 
-def measure(scenario: str, *, seed: int = 0, mutation: str | None = None) -> Measured:
+def measure_scenario(scenario: str, *, seed: int = 0, mutation: str | None = None) -> Measured:
     """Run a scenario without faults, and count its steps and calls."""
     report = run_plan(Plan(scenario, seed=seed, mutation=mutation))
     return Measured(report.steps[0], len(report.calls[0]))
@@ -43,7 +43,7 @@ def cancellations(
     ``pairs``: number of plans with two injections. In a third of them the second one hits the clean-up after the first,
     in the others the resume.
     """
-    steps = measure(scenario, seed=seed, mutation=mutation).steps
+    steps = measure_scenario(scenario, seed=seed, mutation=mutation).steps
     for at in range(1, steps + 1, every):
         yield Plan(scenario, (Injection(FaultKind.CANCEL, at),), seed, mutation)
     for at in range(1, steps + 1, drain_every):
@@ -68,7 +68,7 @@ def crashes(
     ``kill_every``: kill at every n-th step. ``pairs``: number of plans that crash twice, in the first life and in the
     recovery.
     """
-    measured = measure(scenario, seed=seed, mutation=mutation)
+    measured = measure_scenario(scenario, seed=seed, mutation=mutation)
     for call in range(1, measured.calls + 1, every):
         for fault in CRASH_MOMENTS:
             yield Plan(scenario, (Injection(fault, call),), seed, mutation)

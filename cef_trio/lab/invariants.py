@@ -56,7 +56,7 @@ def after_exit(
             continue
         if world.rolled_back.get(checkpoint.meta.stream_id) == checkpoint:
             continue  # its status was saved, and Redis lost it; no task has worked on it since
-        if world.store.is_anothers(checkpoint.meta.stream_id, services.lease):
+        if world.store.is_other_owners(checkpoint.meta.stream_id, services.lease):
             continue  # another daemon works on it
         if may_fail and not world.store.is_held(checkpoint.meta.stream_id):
             continue  # its lease expired while Redis was down, so the daemon may not write

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from cef_trio.lab.campaign import Tally, run_plans
-from cef_trio.lab.explorers import measure
+from cef_trio.lab.explorers import measure_scenario
 from cef_trio.lab.faults import FaultKind, Injection
 from cef_trio.lab.mutations import MUTATIONS, VARIANTS
 from cef_trio.lab.run import Plan
@@ -66,7 +66,7 @@ def _plans(name: str, scenario: str, fault: FaultKind | None) -> Iterator[Plan]:
     yield Plan(scenario, mutation=name)
     if fault is None:
         return
-    unharmed = measure(scenario, mutation=name)
+    unharmed = measure_scenario(scenario, mutation=name)
     moments = unharmed.steps if fault in {FaultKind.CANCEL, FaultKind.DRAIN, FaultKind.KILL} else unharmed.calls
     for first in _ORDER:
         for at in range(first, moments + 1, len(_ORDER)):

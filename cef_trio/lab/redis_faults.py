@@ -9,7 +9,7 @@ from typing import Final
 import trio
 from trio_util import AsyncBool
 
-from cef_trio.checkpoint.memory import FaultHook, Moment, Snapshot
+from cef_trio.checkpoint.memory import FaultHook, Moment, StoreSnapshot
 from cef_trio.exceptions import RedisOperationError
 from cef_trio.lab.journal import Lane
 from cef_trio.lab.world import World
@@ -64,11 +64,11 @@ class RedisFaults:
         """Number of refused writes."""
         world.store.fault = self._apply
 
-    def keep(self) -> Snapshot:
+    def keep(self) -> StoreSnapshot:
         """Return what a replica has now."""
         return self._world.store.snapshot()
 
-    def fail_over(self, replica: Snapshot) -> None:
+    def fail_over(self, replica: StoreSnapshot) -> None:
         """Fail over to a replica; later acknowledged writes are lost."""
         self.refusal = ""
         self._world.lose_redis(down_to=replica)

@@ -13,7 +13,7 @@ from typing import Final
 
 import trio
 
-from cef_trio.checkpoint.memory import Snapshot
+from cef_trio.checkpoint.memory import StoreSnapshot
 from cef_trio.checkpoint.states import Status
 from cef_trio.lab.changing_settings import ChangingSettings
 from cef_trio.lab.environment_faults import EnvironmentFaults
@@ -300,7 +300,7 @@ def _possible(action: str, context: ScenarioContext, name: str) -> str:
 async def _lose_redis(context: ScenarioContext, random: Random) -> None:
     """Make Redis lose its last second or all its data."""
     store = context.world.store
-    kept: list[Snapshot] = [store.snapshot()]
+    kept: list[StoreSnapshot] = [store.snapshot()]
     for _ in range(random.randint(1, 12)):
         await trio.sleep(1)
         kept = [*kept[-1:], store.snapshot()]

@@ -26,7 +26,7 @@ from uuid import UUID
 import trio
 from inotify_simple import INotify
 
-from cef_trio.checkpoint.memory import MemoryCheckpointStore, Snapshot
+from cef_trio.checkpoint.memory import MemoryCheckpointStore, StoreSnapshot
 from cef_trio.checkpoint.model import Checkpoint, Lease
 from cef_trio.checkpoint.protocols import CheckpointStore
 from cef_trio.checkpoint.shutdown_flush import ShutdownFlush
@@ -312,7 +312,7 @@ class World:
         """Whether Redis ever lost acknowledged writes."""
         return self.redis_losses > 0
 
-    def lose_redis(self, *, down_to: Snapshot | None = None) -> None:
+    def lose_redis(self, *, down_to: StoreSnapshot | None = None) -> None:
         """Make Redis lose everything, or what is not in a snapshot."""
         self.journal.note(Lane.LAB, "Redis loses everything" if down_to is None else "Redis loses its last second")
         self.redis_losses += 1

@@ -21,7 +21,7 @@ import trio
 from rich.console import Console
 from rich.live import Live
 
-from cef_trio.checkpoint import KnownPath, StreamSet
+from cef_trio.checkpoint import StreamSet, StreamSummary
 from cef_trio.daemon import RunningDaemon, run_daemon
 from cef_trio.exceptions import CefMp4ProcessorError
 from cef_trio.exit_codes import ExitCode
@@ -126,7 +126,7 @@ class _Demo:
 
     async def _record_and_compare(self, daemon: RunningDaemon, path: Path) -> Comparison | None:
         self._console.print(f"Recording {self._duration_seconds:.0f} s into [bold]{path}[/], uploading while it grows.")
-        done: KnownPath | None = None
+        done: StreamSummary | None = None
         async with trio.open_nursery() as nursery:
             began = trio.current_time()
             nursery.start_soon(self._draw, daemon, path, began)
@@ -203,7 +203,7 @@ def _without_chunks(metadata: bytes) -> str:
     return json.dumps(document)
 
 
-async def _until_completed(daemon: RunningDaemon, path: Path) -> KnownPath:
+async def _until_completed(daemon: RunningDaemon, path: Path) -> StreamSummary:
     """Wait until the file's stream has ended in Redis."""
     while True:
         known = (await daemon.services.store.find_by_path([str(path)])).get(str(path))
@@ -212,7 +212,7 @@ async def _until_completed(daemon: RunningDaemon, path: Path) -> KnownPath:
         await trio.sleep(_FRAME_SECONDS)
 
 
-async def _compare(daemon: RunningDaemon, known: KnownPath, path: Path) -> Comparison:
+async def _compare(daemon: RunningDaemon, known: StreamSummary, path: Path) -> Comparison:
     key = known.meta.s3_key_prefix
     metadata = b""
     async with daemon.services.s3.get_object(metadata_key(key)) as (_, blocks):

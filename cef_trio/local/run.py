@@ -12,7 +12,7 @@ from typing import Any
 
 import trio
 
-from cef_trio.daemon import ExitWatchdog, SettingsSource, run_daemon, warn_of_exposed_secrets
+from cef_trio.daemon import ExitWatchdog, SettingsSource, run_daemon, warn_of_world_readable_secrets
 from cef_trio.exceptions import CefMp4ProcessorError, leaves
 from cef_trio.exit_codes import ExitCode
 from cef_trio.local.servers import BUCKET, LocalServers, local_servers
@@ -47,7 +47,7 @@ async def _run(folder: Path, data_dir: Path, env_file: Path | None) -> ExitCode:
     async with local_servers(data_dir) as servers:
         settings = settings_for(servers, folder, env_file)
         configure_for(settings)
-        warn_of_exposed_secrets(env_file)
+        warn_of_world_readable_secrets(env_file)
         with settings_for_commands(data_dir, folder, servers.settings) as for_commands:
             sys.stderr.write(
                 f"Watching {folder}. Objects: bucket {BUCKET!r} at {servers.s3_url}, kept in {data_dir}.\n"

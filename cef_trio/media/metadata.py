@@ -1,4 +1,7 @@
-"""The metadata JSON beside each object . Pure.
+"""The metadata JSON beside each object. Pure.
+
+``upload/finalize.py`` runs ffprobe and writes the document. What ffprobe does not report is ``null``; if it fails
+(``ffprobe.py``), ``duration_seconds`` and ``media`` are ``null``.
 
 ============================  ==========================================================================================
 ``stream_id``                 the stream's UUID

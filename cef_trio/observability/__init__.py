@@ -2,14 +2,25 @@
 
 Promise P10: while bytes that should be in S3 are not getting there, every signal says so, and why.
 
-Open `logs.py` and `log_writer.py` for log lines; `metrics.py` and `metric_families.py` for metrics; `lag.py` for what
-lag and upload rate mean; `snapshot.py` for the state of a daemon, from which metrics, status page and report are made;
-`at_risk.py` for the one judgement of health; `daemon_report.py` for what a daemon reports into Redis; the room `admin/`
-for the status page, health and readiness.
+Open `logs.py` and `log_writer.py` for log lines; `metrics.py` and `metric_families.py` for metrics; `redis_survey.py`
+for sizes that only Redis knows; `metric_labels.py` for label values; `lag.py` for what lag and upload rate mean (the
+lag of a stream is computed in `upload/live_stream.py`); `snapshot.py` for the state of a daemon, from which metrics,
+status page and report are made (`upload/observer.py` takes it); `at_risk.py` for the one judgement of health
+(`upload/risks.py` gathers its input); `daemon_report.py` for what a daemon reports into Redis; the room `admin/` for
+the status page, health and readiness.
 """
 
 from cef_trio.observability import daemon_report, logs
-from cef_trio.observability.at_risk import SENTENCES, Facts, Reason, Risk, Upload, Waiting, describe_amount, find_risks
+from cef_trio.observability.at_risk import (
+    SENTENCES,
+    Facts,
+    Reason,
+    Risk,
+    UploadProgress,
+    Waiting,
+    describe_amount,
+    find_risks,
+)
 from cef_trio.observability.daemon_report import (
     DaemonReport,
     decode_all,
@@ -18,7 +29,7 @@ from cef_trio.observability.daemon_report import (
     lags_of,
     needs_attention,
 )
-from cef_trio.observability.lag import RATE_WINDOW, Growth, Lag, lag_of, upload_rate
+from cef_trio.observability.lag import RATE_WINDOW, FirstSeenTimes, Lag, lag_of, upload_rate
 from cef_trio.observability.logs import Redactor, configure, configure_for, flush, lost_lines, set_level
 from cef_trio.observability.metric_labels import StreamState, WebhookOutcome
 from cef_trio.observability.metrics import Metrics
@@ -37,7 +48,7 @@ __all__ = [
     "SENTENCES",
     "DaemonReport",
     "Facts",
-    "Growth",
+    "FirstSeenTimes",
     "Lag",
     "LimiterUse",
     "Metrics",
@@ -49,7 +60,7 @@ __all__ = [
     "StreamActivity",
     "StreamSnapshot",
     "StreamState",
-    "Upload",
+    "UploadProgress",
     "Waiting",
     "WebhookOutcome",
     "activity_of",

@@ -2,7 +2,7 @@
 
 Promise P10: if bytes that should be in S3 make no progress for more than a minute, ``/readyz``, the metrics,
 ``status``, the status page and ``doctor`` show it with a reason; otherwise none of them does. All of them show the
-result of :func:`find_risks`.
+result of :func:`find_risks`. ``upload/risks.py`` gathers its input.
 
 No risk are: a part that is not full yet while its recording is written; an upload that progresses, however slowly; a
 stream that waits for its turn (``MAX_UPLOAD_RATE``, slots) while others progress; an upload that the operator aborted;
@@ -65,10 +65,10 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Upload:
+class UploadProgress:
     """A stream whose task has work to do."""
 
-    moved_at: float
+    last_progress_at: float
     size_bytes: int
     """Bytes not in S3; for a recording that has ended, its whole size, since there is no object yet."""
     lags: bool
@@ -84,8 +84,8 @@ class Facts:
     """Input of :func:`find_risks`. Times are seconds of one clock."""
 
     outages: Mapping[Reason, Waiting]
-    uploads: tuple[Upload, ...] = ()
-    last_moved_at: float = -float("inf")
+    uploads: tuple[UploadProgress, ...] = ()
+    last_progress_at: float = -float("inf")
     """Last progress of any stream."""
     not_looked_up: tuple[Waiting, ...] = ()
     failed: tuple[Waiting, ...] = ()
@@ -128,7 +128,7 @@ def find_risks(facts: Facts, now: float, *, patience_seconds: float | None = Non
     for reason in down:
         found[reason].append(Waiting(facts.outages[reason].since, 0, facts.outages[reason].why))
     upload_reason = down[0] if down else Reason.NOT_MOVING
-    found[upload_reason] += [Waiting(one.moved_at, one.size_bytes, one.trouble or "") for one in stalled]
+    found[upload_reason] += [Waiting(one.last_progress_at, one.size_bytes, one.trouble or "") for one in stalled]
     found[down[0] if down else Reason.NOT_LOOKED_UP] += _overdue(facts.not_looked_up, now, patience)
     found[Reason.FAILED] += _overdue(facts.failed, now, patience)
     found[Reason.FILE_UNREADABLE] += _overdue(facts.unreadable_files, now, patience)
@@ -140,11 +140,11 @@ def find_risks(facts: Facts, now: float, *, patience_seconds: float | None = Non
     return tuple(_risk(reason, waiting) for reason, waiting in found.items() if waiting)
 
 
-def _is_stalled(one: Upload, facts: Facts, now: float, patience: float) -> bool:
+def _is_stalled(one: UploadProgress, facts: Facts, now: float, patience: float) -> bool:
     allowed = patience if one.lags or one.trouble is not None else patience * _COMPLETE_FACTOR
-    if now - one.moved_at <= allowed:
+    if now - one.last_progress_at <= allowed:
         return False
-    others_move = now - facts.last_moved_at <= patience
+    others_move = now - facts.last_progress_at <= patience
     return not (one.queues and one.trouble is None and others_move)
 
 

@@ -2,7 +2,8 @@
 
 The age counts from when the daemon first saw the byte: after ten silent minutes and one new write it is one second. The
 status page, the metrics and the daemon's report use :func:`lag_of`; commands read the report, since nothing else
-records when a byte was written. The rate is of the last minute, for all of them.
+records when a byte was written. ``upload/live_stream.py`` computes the lag of a stream. The rate is of the last minute,
+for all of them.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def upload_rate(parts: Iterable[PartRecord], now: datetime) -> float:
     return sum(part.size_bytes for part in parts if part.uploaded_at_utc > since) / RATE_WINDOW.total_seconds()
 
 
-class Growth:
+class FirstSeenTimes:
     """Sizes of one file and when each was first seen. Times are seconds of one clock.
 
     Keeps at most 128 marks; beyond that, two neighbours are merged with the earlier time. A byte may therefore appear
@@ -65,7 +66,7 @@ class Growth:
     def __init__(self, at: float, size_bytes: int) -> None:
         self._marks = [(at, size_bytes)] if size_bytes > 0 else []
 
-    def saw(self, at: float, size_bytes: int) -> None:
+    def record(self, at: float, size_bytes: int) -> None:
         """Record the current size; marks beyond a truncation are dropped."""
         known = self._marks[-1][1] if self._marks else 0
         if size_bytes < known:

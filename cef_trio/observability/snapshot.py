@@ -1,6 +1,6 @@
 """State of a daemon at one moment. Metrics, status page and the daemon's report in Redis are made from it. Pure.
 
-Sizes in bytes, durations in seconds, times in Unix time.
+``upload/observer.py`` takes it. Sizes in bytes, durations in seconds, times in Unix time.
 """
 
 from __future__ import annotations

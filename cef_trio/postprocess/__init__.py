@@ -3,7 +3,8 @@
 Promise P8: a file is changed only if ``AFTER_UPLOAD`` asks for it, and only after its object was verified again.
 
 Open `after_upload.py` and `after_upload_rules.py` for `AFTER_UPLOAD`; `delete.py` and `move.py` for one action;
-`disposal.py` for the system calls; `webhooks.py` for deliveries, `retention.py` for forgetting.
+`disposal.py`, `rename_file.py` and `copy_file.py` for the system calls; `webhooks.py` for which deliveries are due and
+their retries (the room `webhook/` for one POST); `retention.py` for forgetting.
 """
 
 from cef_trio.postprocess.after_upload import AfterUpload

@@ -14,9 +14,9 @@ from typing import Final
 
 import structlog
 
-from cef_trio.checkpoint import KnownPath, completed_before
+from cef_trio.checkpoint import StreamSummary, completed_before
 from cef_trio.exceptions import CefMp4ProcessorError, ChunkProcessingError
-from cef_trio.files import is_same_place
+from cef_trio.files import is_same_mount
 from cef_trio.resilience import Periodic
 from cef_trio.upload import Services
 
@@ -57,11 +57,11 @@ async def forget_now(services: Services, retention: timedelta) -> int:
     return forgotten
 
 
-async def _is_gone(services: Services, known: KnownPath) -> bool:
+async def _is_gone(services: Services, known: StreamSummary) -> bool:
     path = known.meta.current_path
     if not services.is_ours(known.meta):
         return False
     if await services.disk.stat(path) is not None:
         return False
-    place = await services.disk.place_around(path)
-    return place is not None and is_same_place(known.meta.identity, place)
+    place = await services.disk.mount_around(path)
+    return place is not None and is_same_mount(known.meta.identity, place)

@@ -3,18 +3,18 @@
 All calls to a service share its :class:`CircuitBreaker`. While it is open, calls wait, and one probe with its own
 back-off detects the recovery. Rules:
 
-- **Probe what failed.** A successful PING does not prove that writes work, nor a HEAD that a PUT works. :class:`Need`
-  states whether the probe must write.
-- **No answer means outage.** A call that got no answer in any attempt opens the breaker at once.
-- **Confirm an error answer.** A refusal or a server error may concern a single call. The probe, a small write to a key
-  of its own, decides (:meth:`CircuitBreaker.affects_all_calls`). If the probe fails too, it is an outage, whatever the
-  error code (unknown key, quota, missing bucket); the breaker stays open until the probe succeeds. If the probe
+- **Probe what failed.** A successful PING does not prove that writes work, nor a HEAD that a PUT works.
+  :class:`ProbeKind` states whether the probe must write.
+- **No response means outage.** A call that got no response in any attempt opens the breaker at once.
+- **Confirm an error response.** A rejection or a server error may concern a single call. The probe, a small write to a
+  key of its own, decides (:meth:`CircuitBreaker.affects_all_calls`). If the probe fails too, it is an outage, whatever
+  the error code (unknown key, quota, missing bucket); the breaker stays open until the probe succeeds. If the probe
   succeeds, the error belongs to the call.
 - **Check an idle service.** If nothing was acknowledged for ``idle_seconds``, one read is sent.
 
 The probe needs the permissions that every upload needs (``SECURITY.md``). If only the probe's key is denied, the probe
-can never succeed. A refusal seen by the probe alone therefore blocks other calls for ``UNPROVEN_REFUSAL_SECONDS`` at
-most.
+can never succeed. A rejection seen by the probe alone therefore blocks other calls for ``UNPROVEN_REJECTION_SECONDS``
+at most.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from cef_trio.resilience.backoff import RetryPolicy
 
 log = structlog.get_logger(__name__)
 
-UNPROVEN_REFUSAL_SECONDS: Final = 60.0
+UNPROVEN_REJECTION_SECONDS: Final = 60.0
 """How long calls wait for a probe that is refused and has never succeeded."""
 IDLE_SECONDS: Final = 60.0
 """Default idle time before a service is probed."""
@@ -51,15 +51,15 @@ def is_probing() -> bool:
     return _probing.get()
 
 
-class Need(Enum):
+class ProbeKind(Enum):
     """Kind of call that failed; a probe must make the same kind to prove recovery."""
 
     READ = "read"
     WRITE = "write"
 
 
-Probe = Callable[[Need], Awaitable[None]]
-"""Makes the cheapest call that proves the need; raises what a normal call would raise."""
+Probe = Callable[[ProbeKind], Awaitable[None]]
+"""Makes the cheapest call of that kind; raises what a normal call would raise."""
 
 READS: Final = frozenset(
     {
@@ -99,19 +99,19 @@ def is_single_call_code(error: BaseException) -> bool:
     return getattr(error, "code", None) in _SINGLE_CALL_CODES
 
 
-def is_refusal(error: BaseException) -> bool:
+def is_rejected(error: BaseException) -> bool:
     """Return whether a permanent error may affect all calls (credentials, permission, quota, bucket)."""
-    return isinstance(error, OperationError) and not error.transient and error.refusal
+    return isinstance(error, OperationError) and not error.transient and error.rejected
 
 
-def got_no_answer(error: BaseException) -> bool:
-    """Return whether there was no answer, or an answer about the whole server; neither needs a probe to confirm."""
+def got_no_response(error: BaseException) -> bool:
+    """Return whether there was no response, or one about the whole server; neither needs a probe to confirm."""
     return isinstance(error, OperationError) and error.transient and getattr(error, "status", None) is None
 
 
-def need_of(operation: str) -> Need:
+def probe_kind_of(operation: str) -> ProbeKind:
     """Return the kind of probe that proves recovery after ``operation`` failed."""
-    return Need.READ if operation in READS else Need.WRITE
+    return ProbeKind.READ if operation in READS else ProbeKind.WRITE
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ class Outage:
     error: str
     """Error of the last attempt."""
     probes: int = 0
-    need: Need = Need.WRITE
+    kind: ProbeKind = ProbeKind.WRITE
     refused: bool = False
     """Whether the service answers but refuses all calls."""
 
@@ -161,7 +161,7 @@ class CircuitBreaker:
         self.up_since = -float("inf")
         """``trio.current_time()`` when the last outage ended."""
         self.starting = False
-        """Set during the start-up check: a refusal is raised at once, neither retried nor treated as an outage."""
+        """Set during the start-up check: a rejection is raised at once, neither retried nor treated as an outage."""
         self._probe = probe
         self._policy = policy
         self._random = random or Random()  # noqa: S311 - jitter, not a secret
@@ -178,37 +178,37 @@ class CircuitBreaker:
         """Record a success."""
         self.last_success_time = trio.current_time()
 
-    def trip(self, error: BaseException, need: Need = Need.WRITE) -> None:
+    def trip(self, error: BaseException, kind: ProbeKind = ProbeKind.WRITE) -> None:
         """Open the breaker: all calls wait until a probe succeeds."""
         if self.outage is None:
             log.warning("outage_started", service=self.service, error=str(error))
-            self.outage = Outage(trio.current_time(), str(error), need=need, refused=is_refusal(error))
+            self.outage = Outage(trio.current_time(), str(error), kind=kind, refused=is_rejected(error))
             self.up.value = False
-        elif need is Need.WRITE and self.outage.need is Need.READ:
-            self.outage = replace(self.outage, need=need)
+        elif kind is ProbeKind.WRITE and self.outage.kind is ProbeKind.READ:
+            self.outage = replace(self.outage, kind=kind)
 
     async def wait_up(self) -> None:
         """Wait until the breaker is closed; no checkpoint if it already is."""
         if not self.up.value:
             await self.up.wait_value(True)
 
-    async def affects_all_calls(self, error: CefMp4ProcessorError, need: Need) -> bool:
+    async def affects_all_calls(self, error: CefMp4ProcessorError, kind: ProbeKind) -> bool:
         """Return whether an error affects all calls; if so, the breaker is open on return. Safe to cancel.
 
         One caller probes; concurrent callers share its result.
         """
-        if got_no_answer(error):
-            self.trip(error, need)
+        if got_no_response(error):
+            self.trip(error, kind)
             return True
         called_at = trio.current_time()
         async with self._probe_lock:
             if not self.up.value or self._write_proved_at >= called_at:
                 return not self.up.value
             try:
-                await self._run_probe(Need.WRITE)
+                await self._run_probe(ProbeKind.WRITE)
             except CefMp4ProcessorError as found:
-                if found.transient or is_refusal(found):
-                    self.trip(found, Need.WRITE)
+                if found.transient or is_rejected(found):
+                    self.trip(found, ProbeKind.WRITE)
             return not self.up.value
 
     async def run(self) -> None:
@@ -235,30 +235,30 @@ class CircuitBreaker:
             await trio.sleep(self._policy.equal_jitter_seconds(attempt, self._random))
             outage = self.outage or outage
             try:
-                await self._run_probe(outage.need)
+                await self._run_probe(outage.kind)
             except CefMp4ProcessorError as error:
                 log.info("outage_probe_failed", service=self.service, probes=attempt, error=str(error))
-                refused = is_refusal(error)
+                refused = is_rejected(error)
                 # A write shows what a refused read means.
-                need = Need.WRITE if refused else (self.outage or outage).need
+                kind = ProbeKind.WRITE if refused else (self.outage or outage).kind
                 self.outage = replace(
-                    self.outage or outage, error=str(error), probes=attempt, refused=refused, need=need
+                    self.outage or outage, error=str(error), probes=attempt, refused=refused, kind=kind
                 )
                 # Only the probe may be refused. Let calls through to find out.
-                unproved = (
-                    self._write_proved_at == -float("inf") and trio.current_time() >= began + UNPROVEN_REFUSAL_SECONDS
+                untested = (
+                    self._write_proved_at == -float("inf") and trio.current_time() >= began + UNPROVEN_REJECTION_SECONDS
                 )
-                self.up.value = not error.transient and (not refused or unproved)
+                self.up.value = not error.transient and (not refused or untested)
             else:
                 # A call that failed during the probe may need a stronger one.
-                self.up.value = self.outage is None or self.outage.need is outage.need
+                self.up.value = self.outage is None or self.outage.kind is outage.kind
         self.outage, self.up_since = None, trio.current_time()
         log.warning("outage_ended", service=self.service, seconds=round(trio.current_time() - began, 3), probes=attempt)
 
     async def _probe_if_idle(self) -> None:
         """Probe a service that has had no traffic for a while."""
         try:
-            await self._run_probe(Need.READ)
+            await self._run_probe(ProbeKind.READ)
         except CefMp4ProcessorError:
             await trio.sleep(_IDLE_RETRY_SECONDS)
         else:
@@ -266,18 +266,18 @@ class CircuitBreaker:
         if not self.up.value:
             return
         try:
-            await self._run_probe(Need.READ)
+            await self._run_probe(ProbeKind.READ)
         except CefMp4ProcessorError as error:
-            if error.transient or (is_refusal(error) and await self.affects_all_calls(error, Need.WRITE)):
-                self.trip(error, Need.READ)
+            if error.transient or (is_rejected(error) and await self.affects_all_calls(error, ProbeKind.WRITE)):
+                self.trip(error, ProbeKind.READ)
 
-    async def _run_probe(self, need: Need) -> None:
+    async def _run_probe(self, kind: ProbeKind) -> None:
         token = _probing.set(True)
         began = trio.current_time()
         try:
-            await self._probe(need)
+            await self._probe(kind)
         finally:
             _probing.reset(token)
         self.note_success()
-        if need is Need.WRITE:
+        if kind is ProbeKind.WRITE:
             self._write_proved_at = began

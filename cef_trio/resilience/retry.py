@@ -2,9 +2,9 @@
 
 - :class:`ServiceRetrier` runs one operation with back-off, full jitter and ``Retry-After`` (``backoff.py``).
   ``CefMp4ProcessorError.transient``, set where the library is called, decides what is retried.
-- After the last attempt or a refusal, :class:`~cef_trio.resilience.outage.CircuitBreaker` decides whether the error
+- After the last attempt or a rejection, :class:`~cef_trio.resilience.outage.CircuitBreaker` decides whether the error
   affects all calls. If so, the error becomes transient, and the caller waits for the end of the outage.
-- A refusal that affects this call alone is retried like a transient error: new keys and permissions reach the servers
+- A rejection that affects this call alone is retried like a transient error: new keys and permissions reach the servers
   of a store with a delay. If its code is about the call's clock (``RequestTimeTooSkewed``), it becomes transient, since
   the probe was signed with the same clock and accepted.
 
@@ -31,9 +31,9 @@ from cef_trio.resilience.outage import (
     CircuitBreaker,
     is_outage,
     is_probing,
-    is_refusal,
+    is_rejected,
     is_single_call_code,
-    need_of,
+    probe_kind_of,
 )
 
 T = TypeVar("T")
@@ -80,7 +80,7 @@ def _no_observer(_failed: FailedAttempt) -> None:
 
 
 class _OutageError(Exception):
-    """Carries a refusal that affects all calls past tenacity; never leaves this module."""
+    """Carries a rejection that affects all calls past tenacity; never leaves this module."""
 
     def __init__(self, error: CefMp4ProcessorError) -> None:
         self.error = error
@@ -104,13 +104,13 @@ class ServiceRetrier:
         breaker: CircuitBreaker,
         policy: RetryPolicy,
         *,
-        once: frozenset[str] = frozenset(),
+        not_retried: frozenset[str] = frozenset(),
         random: Random | None = None,
         observer: RetryObserver = _no_observer,
     ) -> None:
         self._breaker = breaker
         self._policy = policy
-        self._once = once
+        self._not_retried = not_retried
         self._observer = observer
         self._random = random or Random()  # noqa: S311 - jitter, not a secret
 
@@ -119,7 +119,7 @@ class ServiceRetrier:
 
         Raises:
             CefMp4ProcessorError: the last attempt's error; if it affects all calls, the breaker is open and the error,
-                even a refusal, is transient.
+                even a rejection, is transient.
             trio.Cancelled: at once, during an attempt or a delay.
         """
         try:
@@ -129,30 +129,30 @@ class ServiceRetrier:
             raise
 
     async def _call(self, operation: str, attempt: Callable[[], Awaitable[T]]) -> T:
-        if operation in self._once or is_probing():
+        if operation in self._not_retried or is_probing():
             return await self._attempt(attempt)
         retrying = tenacity.AsyncRetrying(
             sleep=trio.sleep,
             stop=tenacity.stop_after_attempt(self._policy.attempts),
             wait=self._wait_seconds,
-            retry=tenacity.retry_if_exception(lambda error: is_transient(error) or error in own_refusal),
+            retry=tenacity.retry_if_exception(lambda error: is_transient(error) or error in rejected_alone),
             before_sleep=lambda state: self._log_retry(operation, state),
             reraise=True,
         )
-        own_refusal: list[BaseException] = []
-        """The last refusal, if it affects this call alone."""
+        rejected_alone: list[BaseException] = []
+        """The last rejection, if it affects this call alone."""
 
         async def one_attempt() -> T:
-            own_refusal.clear()
+            rejected_alone.clear()
             await self._breaker.wait_up()
             try:
                 return await self._attempt(attempt)
             except CefMp4ProcessorError as error:
-                if is_refusal(error) and not self._breaker.starting:
-                    if await self._breaker.affects_all_calls(error, need_of(operation)):
+                if is_rejected(error) and not self._breaker.starting:
+                    if await self._breaker.affects_all_calls(error, probe_kind_of(operation)):
                         raise _OutageError(error) from error
                     error.transient = is_single_call_code(error)
-                    own_refusal.append(error)
+                    rejected_alone.append(error)
                 raise
 
         try:
@@ -162,7 +162,7 @@ class ServiceRetrier:
             raise outage.error from outage.error.__cause__
         except CefMp4ProcessorError as error:
             if is_outage(error):
-                await self._breaker.affects_all_calls(error, need_of(operation))
+                await self._breaker.affects_all_calls(error, probe_kind_of(operation))
             raise
 
     async def _attempt(self, attempt: Callable[[], Awaitable[T]]) -> T:

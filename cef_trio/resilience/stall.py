@@ -2,11 +2,11 @@
 
 ``observability/at_risk.py`` uses it to find stalled streams. Progress is:
 
-- a part that S3 acknowledged, or a completed step of the stream (:meth:`Movement.progressed`);
+- a part that S3 acknowledged, or a completed step of the stream (:meth:`Progress.progressed`);
 - a block that was read or sent (:func:`moved`), unless an attempt has failed since the last progress, because
   reading the same block for a fifth attempt is no progress. After ``_GOES_ON_SECONDS`` of blocks it counts again.
 
-A stream that waits for its file to grow rests (:meth:`Movement.rest`) and is never stalled.
+A stream that waits for its file to grow is marked (:meth:`Progress.mark_waiting`) and is never stalled.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _GOES_ON_SECONDS: Final = 30.0
 
 
 @dataclass(slots=True)
-class Movement:
+class Progress:
     """Progress of one stream. Times are ``trio.current_time()``."""
 
-    moved_at: float = field(default_factory=trio.current_time)
-    resting: bool = False
+    last_progress_at: float = field(default_factory=trio.current_time)
+    waiting: bool = False
     trouble: str | None = None
     """Error of the last failed attempt; cleared by progress."""
     _again_since: float | None = None
@@ -34,25 +34,25 @@ class Movement:
         """Record progress of this task and its future child tasks here."""
         _current.set(self)
 
-    def rest(self) -> None:
+    def mark_waiting(self) -> None:
         """Mark the stream as waiting for its file."""
-        self.resting = True
+        self.waiting = True
 
-    def work(self) -> None:
+    def mark_working(self) -> None:
         """Mark the stream as working."""
-        if self.resting:
-            self.resting = False
+        if self.waiting:
+            self.waiting = False
             self.progressed()
 
     def progressed(self) -> None:
         """Record progress."""
-        self.moved_at, self.trouble, self._again_since = trio.current_time(), None, None
+        self.last_progress_at, self.trouble, self._again_since = trio.current_time(), None, None
 
     def moved(self) -> None:
         """Record a block that was read or sent."""
         now = trio.current_time()
         if self.trouble is None:
-            self.moved_at = now
+            self.last_progress_at = now
         elif self._again_since is None:
             self._again_since = now
         elif now - self._again_since >= _GOES_ON_SECONDS:
@@ -63,25 +63,25 @@ class Movement:
         self.trouble, self._again_since = str(error), None
 
 
-_current: ContextVar[Movement | None] = ContextVar("movement", default=None)
+_current: ContextVar[Progress | None] = ContextVar("progress", default=None)
 
 
 def moved() -> None:
     """Record a block that was read or sent for this task's stream."""
-    movement = _current.get()
-    if movement is not None:
-        movement.moved()
+    progress = _current.get()
+    if progress is not None:
+        progress.moved()
 
 
 def progressed() -> None:
     """Record an acknowledgement of S3 for this task's stream."""
-    movement = _current.get()
-    if movement is not None:
-        movement.progressed()
+    progress = _current.get()
+    if progress is not None:
+        progress.progressed()
 
 
 def failed(error: BaseException) -> None:
     """Record a failed attempt of this task's stream."""
-    movement = _current.get()
-    if movement is not None:
-        movement.failed(error)
+    progress = _current.get()
+    if progress is not None:
+        progress.failed(error)

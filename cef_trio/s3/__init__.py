@@ -3,10 +3,20 @@
 Promise: every byte sent is verified by a checksum; a response of a proxy or an ingress never changes an upload's state;
 every response is limited in bytes, elements and seconds.
 
-Open `client.py` for the operations; `complete.py` for CompleteMultipartUpload; `transport.py` for one request and its
-response; `capabilities.py` for features that a store lacks; `errors.py` for error codes, transient or permanent;
-`httpx_errors.py` for network errors; `clock.py` for wrong clocks; `response_origin.py` for responses of proxies;
-`checksums.py` for checksum algorithms; `signing.py` for SigV4; `rate_limiter.py` for `MAX_UPLOAD_RATE`.
+Open
+
+- `client.py` for the operations, one attempt each; `complete.py` for CompleteMultipartUpload; `download.py` for
+  HeadObject and GetObject; `body.py` and `upload_body.py` for the bodies of parts and objects
+- `transport.py` for one request and its response; `response_guard.py` for its limits; `response_origin.py` for
+  responses of proxies; `clock.py` for wrong clocks
+- `errors.py` for error codes, transient or permanent; `httpx_errors.py` for network errors. What follows from an error
+  is in the rooms `resilience/` (repeat, outage) and `upload/` (`upload/failures.py`: end of the stream)
+- `capabilities.py` for checksum and signing headers that a store refuses; the room `settings/` for option headers
+  (`settings/object_options.py`), which are always sent
+- `checksums.py` and `etags.py` for checksum algorithms and what an ETag proves; `signing.py` for SigV4;
+  `credentials.py` for access keys, also refused ones
+- `address.py`, `config.py`, `model.py`, `xml.py` for URLs, the client's configuration, its values and documents
+- `rate_limiter.py` and `token_bucket.py` for `MAX_UPLOAD_RATE`; `store_probe.py` for the probe in an outage
 """
 
 from cef_trio.s3.body import BytesSource

@@ -1,5 +1,8 @@
 """Which checksum and payload signing a store supports, and when to fall back. No I/O.
 
+Not here: other headers have no fall-back. Those of tags, ACL, storage class and encryption are made by
+``settings/object_options.py`` and always sent; ``x-amz-mp-object-size`` by ``complete.py``.
+
 ``S3_CHECKSUM`` and ``S3_PAYLOAD_SIGNING`` may be ``auto``. Each starts with the preferred mode and falls back at most
 once for the whole client, with one log line. The alternative is *tried* if the store's error may mean that it lacks the
 feature, and *settled* if the same request then succeeds. An error with another cause changes nothing.

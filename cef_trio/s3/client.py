@@ -189,8 +189,9 @@ class S3Client:
         )
 
     async def upload_part_copy(self, key: str, upload_id: str, part_number: int, source: ObjectRange) -> CopiedPart:
-        """Copy a range of an object as a part, if the object still has that ETag. Not retried (``wiring.S3_ONCE``),
-        since what cannot be copied can be sent. The caller compares the result with the expected content.
+        """Copy a range of an object as a part, if the object still has that ETag. Not retried
+        (``wiring.S3_NOT_RETRIED``), since what cannot be copied can be sent. The caller compares the result with the
+        expected content.
 
         Cancellation: the part may have been copied; :meth:`list_parts` shows it.
 

@@ -5,6 +5,9 @@ An error has a code in an XML body and an HTTP status
 codes; other codes, and responses without a readable body (HEAD, proxies, load balancers), are classified by status. An
 unknown 4xx is permanent, so that a request that cannot succeed is reported instead of repeated without end.
 
+Not here: what follows from an error. ``resilience/retry.py`` repeats the call, ``resilience/outage.py`` decides whether
+a refusal concerns one call or all, ``upload/failures.py`` whether it ends a stream.
+
 ``HINTS`` has what to do about a code. Messages contain no secrets: S3 may quote the signed request
 (``SignatureDoesNotMatch``), so only the code, the message, the region and the ids of the body are read.
 """
@@ -302,7 +305,7 @@ def error_from_response(
         part_number=part_number,
         retry_after_seconds=parse_retry_after(headers.get("retry-after"), now),
     )
-    error.refusal = not transient and code not in REQUEST_SPECIFIC
+    error.rejected = not transient and code not in REQUEST_SPECIFIC
     return error
 
 

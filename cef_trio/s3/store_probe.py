@@ -15,7 +15,7 @@ from typing import Final
 import structlog
 
 from cef_trio.exceptions import S3OperationError
-from cef_trio.resilience import Need, shielded
+from cef_trio.resilience import ProbeKind, shielded
 from cef_trio.s3.body import BytesSource
 from cef_trio.s3.client import S3Client
 
@@ -36,14 +36,14 @@ class StoreProbe:
         self._may_delete = True
         self._warned = False
 
-    async def __call__(self, need: Need) -> None:
+    async def __call__(self, kind: ProbeKind) -> None:
         """Probe the store.
 
         Raises:
             S3OperationError: S3 refused, or did not respond.
         """
         self._s3.renew_connections()
-        if need is Need.READ:
+        if kind is ProbeKind.READ:
             await self._s3.head_bucket()
             return
         try:

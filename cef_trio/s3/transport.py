@@ -352,7 +352,7 @@ class Transport:
             error.transient = self._config.credentials.rejected()
         elif error.status in _UNAUTHORIZED:
             self._config.credentials.rejected()  # replaced keys are refused with various codes, or without one
-        error.refusal = not error.transient and error.code not in REQUEST_SPECIFIC
+        error.rejected = not error.transient and error.code not in REQUEST_SPECIFIC
         return error
 
     def _error_from(

@@ -5,10 +5,12 @@ ETags as S3 does, and responds as S3 does. Faults simulate failing networks and 
 never accept what S3 refuses. boto3 is its reference client, and the same conformance cases run against other servers
 (``tests/s3_endpoint``).
 
-Open ``endpoint`` (one request from end to end), ``routing`` (the table of operations), ``*_operations`` (HTTP
-to model), ``model`` and ``multipart`` (the rules), ``auth`` (signatures), ``receiving`` and ``chunked`` (bodies),
-``storage`` and ``disk`` (blobs and records), ``faults``, ``calls``, ``control`` (for tests), ``server`` and
-``transport`` (two ways in).
+Open `endpoint.py` for one request from end to end and for a full disk; `call.py` and `request.py` for its values;
+`routing.py` for the table of operations; `bucket_operations.py`, `object_operations.py`, `multipart_operations.py` and
+`copy_operations.py` for HTTP to model; `model.py`, `multipart.py`, `conditions.py`, `checksums.py` and `options.py` for
+the rules; `errors.py` and `documents.py` for codes and XML; `auth.py` for signatures; `receiving.py` and `chunked.py`
+for bodies; `storage.py`, `disk.py` and `records.py` for blobs and records; `faults.py`, `calls.py` and `control.py` for
+tests; `server.py` and `transport.py` for the two ways in.
 
 ::
 

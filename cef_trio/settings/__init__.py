@@ -1,11 +1,13 @@
 """Settings: their model, their values, secret files, and the options of objects.
 
-Everything here is pure or reads files once; nothing connects anywhere. Promise: a wrong setting is refused at the start
-with one line that names the variable, what is wrong and what would be right.
+Everything here is pure or reads local files; nothing connects anywhere. Promise: a wrong setting is refused at the
+start with one line that names the variable, what is wrong and what would be right.
 
-Open `model.py` for a setting's name, default, check or text; `values.py` for how sizes, durations and URLs are
-written; `after_upload.py` for `AFTER_UPLOAD`; `secret_files.py` for `<NAME>_FILE`; `object_options.py` for tags,
-storage class, ACL and encryption.
+Open `model.py` for a setting's name, default, check or text; `values.py` for how sizes, durations and URLs are written;
+`after_upload.py` for `AFTER_UPLOAD`; `secret_files.py` for `<NAME>_FILE`; `reference.py` for the generated pages;
+`object_options.py` for tags, storage class, ACL and encryption. Settings and secrets are read at the start; which of
+them are read again, and when, is in `daemon/reload.py` (SIGHUP), `s3/credentials.py` and `checkpoint/redis/store.py`
+(refused credentials).
 """
 
 from cef_trio.settings.after_upload import KEEP_RECORDING, AfterUploadAction, AfterUploadRule
@@ -14,11 +16,11 @@ from cef_trio.settings.model import (
     AppEnvironment,
     Settings,
     SettingsError,
-    exposed_secrets,
     load_settings,
     secret_values,
     unfit_rate,
     without_secrets,
+    world_readable_secrets,
 )
 from cef_trio.settings.object_options import ObjectOptions
 
@@ -31,9 +33,9 @@ __all__ = [
     "ObjectOptions",
     "Settings",
     "SettingsError",
-    "exposed_secrets",
     "load_settings",
     "secret_values",
     "unfit_rate",
     "without_secrets",
+    "world_readable_secrets",
 ]

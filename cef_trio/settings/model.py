@@ -54,7 +54,14 @@ from cef_trio.settings.object_options import (
     check_storage_class,
     why_unfit,
 )
-from cef_trio.settings.secret_files import Exposure, SecretFiles, UnreadableSecret, exposure, file_variables, is_secret
+from cef_trio.settings.secret_files import (
+    SecretFiles,
+    UnreadableSecret,
+    WorldReadableFile,
+    file_variables,
+    find_world_readable,
+    is_secret,
+)
 
 LEAST_RATE_OF_A_PART: Final = 4096
 """Bytes per second. Slower parts would take hours and risk S3's timeout (``s3/token_bucket.py``)."""
@@ -431,7 +438,7 @@ def _line(detail: Any) -> str:
     return f"{variable}: {message}{got}"
 
 
-def exposed_secrets(env_file: Path | None) -> list[Exposure]:
+def world_readable_secrets(env_file: Path | None) -> list[WorldReadableFile]:
     """Return the files with secrets that every user of this machine can read: those of ``<NAME>_FILE``, and the
     settings file if it holds a secret. Reads the environment and ``env_file`` like ``load_settings``.
     """
@@ -440,7 +447,7 @@ def exposed_secrets(env_file: Path | None) -> list[Exposure]:
     files = [Path(given[variable]) for variable in file_variables(Settings).values() if variable in given]
     if env_file and any(_holds_secret(name, in_file.get(name.upper(), "")) for name in file_variables(Settings)):
         files.append(env_file)
-    return [found for file in dict.fromkeys(files) if (found := exposure(file)) is not None]
+    return [found for file in dict.fromkeys(files) if (found := find_world_readable(file)) is not None]
 
 
 def _holds_secret(name: str, value: str) -> bool:

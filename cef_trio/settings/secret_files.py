@@ -4,9 +4,12 @@ The value of an environment variable is visible in ``/proc/<pid>/environ``, in a
 dumps; a file is visible only to users who may read it. podman, compose and Kubernetes mount secrets as files, and
 systemd passes credentials as files.
 
+Read at the start, at SIGHUP (``daemon/reload.py``), and when S3 or Redis refused the credentials
+(``s3/credentials.py``; ``checkpoint/redis/store.py``: ``read_url``). ``WEBHOOK_SECRET`` is read at the start only.
+
 No message contains the content of a file. :class:`SecretFiles` is a pydantic-settings source. A file that cannot be
 read becomes an :class:`UnreadableSecret`, which no secret field accepts, so that all errors are reported together.
-:func:`exposure` checks a file's permissions.
+:func:`find_world_readable` checks a file's permissions.
 """
 
 from __future__ import annotations
@@ -101,7 +104,7 @@ def read_secret(variable: str, path: Path) -> str | UnreadableSecret:
 
 
 @dataclass(frozen=True, slots=True)
-class Exposure:
+class WorldReadableFile:
     """A secret file that every user of the machine can read or change."""
 
     file: str
@@ -114,11 +117,11 @@ class Exposure:
         return f"{self.file!r} contains a secret, and every user of this machine can access it (mode {self.mode})"
 
 
-def exposure(path: Path) -> Exposure | None:
-    """Return the exposure of a file that other users can read or change; ``None`` if they cannot.
+def find_world_readable(path: Path) -> WorldReadableFile | None:
+    """Return a file if other users can read or change it, else ``None``.
 
     Only permissions of *others* count, since the group may be the daemon's. A file with mode 0644 in a folder that
-    others may not enter (systemd's credentials, ``/root``) is not exposed, nor is a file below ``/run/secrets``.
+    others may not enter (systemd's credentials, ``/root``) does not count, nor does one below ``/run/secrets``.
     """
     try:
         resolved = path.resolve()
@@ -130,4 +133,4 @@ def exposure(path: Path) -> Exposure | None:
         return None
     if not found.st_mode & (stat.S_IROTH | stat.S_IWOTH) or not reachable:
         return None
-    return Exposure(os.fspath(path), f"{stat.S_IMODE(found.st_mode):04o}")
+    return WorldReadableFile(os.fspath(path), f"{stat.S_IMODE(found.st_mode):04o}")

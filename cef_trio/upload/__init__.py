@@ -1,16 +1,31 @@
 """The heart: one task for each stream, from a recording's first byte to its completed object.
 
-Decisions are pure functions that tests enumerate: `part_plan.py`, `object_key.py`, `file_state.py`, `next_action.py`,
-`file_triage.py`, `failures.py`. The shell carries them out: `supervisor.py` (which file belongs to which stream),
-`processor.py` (a stream's loop), `session.py` (one multipart upload and its checkpoint), `send_parts.py`, `finalize.py`
-(verify, complete, write metadata), `recovery.py` (start and resume), `orphan_uploads.py` (uploads that Redis does not
-know), `moved_files.py` (renames), `idle_checker.py` (what the watcher cannot see).
+Decisions are pure functions that tests enumerate; the other files carry them out. Open
+
+- `supervisor.py` for which file belongs to which stream, files that wait for one, renames while the daemon runs and
+  lease renewal; `file_triage.py` for what a file's record decides; `lost_records.py` for what is searched before a file
+  counts as new; `scan_history.py` for waiting until a file is known to be gone
+- `start_stream.py`, `recovery.py` for how a stream begins and resumes; `recognition.py` for whether a file is the
+  stream's; `bucket_change.py` for a changed bucket or endpoint
+- `processor.py` for a stream's loop and the grace after a close; `next_action.py` and `file_state.py` for its
+  decisions; `services.py` for what all streams share
+- `session.py` for one multipart upload and its checkpoint; `part_plan.py` for offsets and sizes; `send_parts.py` for
+  parts in flight; `sparse_file_lag.py` for the lag of preallocated files; `object_key.py` for keys
+- `idle_checker.py`, `idle_rules.py` for what the watcher cannot see: recordings without a close, streams without a task
+- `finalize.py` for verifying, completing and the metadata JSON
+- `failures.py`, `repeated_errors.py` for which error ends a stream
+- `missed_renames.py` for renames while no daemon ran; `predecessor.py`, `unchanged_content.py` for a completed
+  recording that changed
+- `orphan_uploads.py`, `part_matching.py`, `orphan_objects.py`, `object_match.py` for uploads and objects that Redis
+  does not know; `orphan_cleanup.py` for uploads that ended streams left open
+- `ownership_rules.py`, `ownership.py`, `lease_context.py` for other hosts and daemons
+- `live_stream.py` for the lag and the silence of a stream; `observer.py`, `risks.py`, `reporter.py` for the daemon's
+  snapshot, its risks and its report; `setting_hints.py` for hints in the log
 """
 
-from cef_trio.upload.correction import correct_if_unchanged
 from cef_trio.upload.failures import KEEPS_ITS_UPLOAD
-from cef_trio.upload.held_lease import HeldLease, hold_lease
 from cef_trio.upload.idle_checker import IdleChecker
+from cef_trio.upload.lease_context import HeldLease, hold_lease
 from cef_trio.upload.object_key import MAX_METADATA_BYTES, KeyTemplate, metadata_key
 from cef_trio.upload.observer import Observer
 from cef_trio.upload.orphan_cleanup import abort_orphan_uploads, is_orphan
@@ -24,6 +39,7 @@ from cef_trio.upload.risks import RiskObserver
 from cef_trio.upload.services import Services, StreamRules
 from cef_trio.upload.session import STREAM_ID_METADATA, abort_uploads
 from cef_trio.upload.supervisor import StreamSupervisor
+from cef_trio.upload.unchanged_content import correct_if_unchanged
 
 __all__ = [
     "KEEPS_ITS_UPLOAD",

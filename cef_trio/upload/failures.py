@@ -1,7 +1,12 @@
-"""Map permanent errors to the failure reasons of streams. Pure.
+"""Decide which errors end a stream, and with which reason. Pure; used by ``processor.py``.
 
-Transient errors never fail a stream (promise P6). The open upload of a failed stream is kept if ``cef-trio retry`` can
-resume it, which is while the file exists.
+Transient errors never fail a stream (promise P6). Whether an error is transient is decided before it gets here:
+
+- ``s3/errors.py`` and ``checkpoint/redis/errors.py`` classify the codes of S3 and Redis; a 403 is permanent there.
+- ``resilience/retry.py`` makes a refusal transient if ``resilience/outage.py`` finds that all calls are refused.
+- ``repeated_errors.py`` makes an error final that was repeated too often.
+
+The open upload of a failed stream is kept if ``cef-trio retry`` can resume it, which is while the file exists.
 """
 
 from __future__ import annotations
@@ -40,7 +45,7 @@ class CompletionError(StreamFailedError, StreamFinalizationError):
     """A recording cannot be verified or completed."""
 
 
-def reason_of(error: BaseException) -> FailureReason:  # noqa: PLR0911 - it is a table
+def reason_of_error(error: BaseException) -> FailureReason:  # noqa: PLR0911 - it is a table
     """Return the failure reason of a permanent error; ``UNEXPECTED`` if the table has none."""
     match error:
         case StreamFailedError():
@@ -63,9 +68,19 @@ def reason_of(error: BaseException) -> FailureReason:  # noqa: PLR0911 - it is a
             return FailureReason.UNEXPECTED
 
 
-def is_missing_right(error: BaseException) -> bool:
+def ends_stream(error: CefMp4ProcessorError) -> bool:
+    """Return whether the error ends its stream at once. After the others the stream waits, then resumes."""
+    return not (error.transient or is_lost_in_s3(error) or is_permission_denied(error))
+
+
+def is_lost_in_s3(error: CefMp4ProcessorError) -> bool:
+    """Return whether S3 denied a recorded upload or part; ``recovery.resume`` reconciles that."""
+    return isinstance(error, S3OperationError) and error.code in {"NoSuchUpload", "InvalidPart"}
+
+
+def is_permission_denied(error: BaseException) -> bool:
     """Return whether Redis denied a command (NOPERM). The operator can grant it, so streams wait instead of failing."""
-    return isinstance(error, RedisOperationError) and not error.transient and error.refusal
+    return isinstance(error, RedisOperationError) and not error.transient and error.rejected
 
 
 KEEPS_ITS_UPLOAD: Final = frozenset(FailureReason) - {

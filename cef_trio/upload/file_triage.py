@@ -1,10 +1,14 @@
-"""Decide what to do about a file, from its stat, its stream in Redis, and how long it has been idle. Pure."""
+"""Decide what to do about a file that has no task: from its stat and its stream in Redis. Pure.
+
+Used by ``supervisor.py`` for each file that it looks up. Not here: which files are looked up at all, and which wait
+(``supervisor.py``: ``_unknown``, ``_settled``, ``_set_aside``), and whether a recording is idle (``idle_rules.py``).
+"""
 
 from __future__ import annotations
 
 from enum import Enum
 
-from cef_trio.checkpoint import COMES_BACK, ENDED, KnownPath, Status, StreamMeta
+from cef_trio.checkpoint import COMES_BACK, ENDED, Status, StreamMeta, StreamSummary
 from cef_trio.files import FileStat, IdentityMatch
 
 _FILE_WAS_GONE = frozenset(
@@ -24,14 +28,14 @@ class FileTriage(Enum):
     RESUME = "resume"
     REPLACED = "replaced"
     """The path's open stream belongs to another file: that stream ends, and a new one starts."""
-    ANOTHERS = "anothers"
+    OTHER_OWNER = "other_owner"
     """The path's stream belongs to another host: it is left alone, and a new one starts beside it."""
     SETTLED = "settled"
     """Nothing: the file is uploaded and unchanged, or its stream failed and waits for the operator. If such a stream's
     object is complete (only its metadata failed), a changed file is not settled: it gets a new stream."""
 
 
-def must_be_recognized(known: KnownPath | None, stat: FileStat) -> bool:
+def must_be_recognized(known: StreamSummary | None, stat: FileStat) -> bool:
     """Return whether the file must be opened first, as its inode number alone would decide.
 
     A file with the inode number of its open stream need not be: resuming the stream checks the file anyway.
@@ -43,11 +47,11 @@ def must_be_recognized(known: KnownPath | None, stat: FileStat) -> bool:
     if meta.status not in ENDED or meta.status in COMES_BACK:
         return not same_number
     if meta.status is Status.COMPLETED:
-        return _as_verified(meta, stat) and not same_number
+        return _as_verified(meta, stat) and not (same_number and _untouched(meta, stat))
     return True
 
 
-def triage(known: KnownPath | None, stat: FileStat, identity_match: IdentityMatch | None = None) -> FileTriage:
+def triage(known: StreamSummary | None, stat: FileStat, identity_match: IdentityMatch | None = None) -> FileTriage:
     """Decide what to do about a file.
 
     Args:
@@ -74,28 +78,15 @@ def triage(known: KnownPath | None, stat: FileStat, identity_match: IdentityMatc
     return FileTriage.SETTLED if _as_verified(meta, stat) else FileTriage.NEW
 
 
+def _untouched(meta: StreamMeta, stat: FileStat) -> bool:
+    """Return whether the file's ctime is from before the stream's completion, in whole seconds as on coarse clocks.
+
+    ``cp -p`` and ``rsync -t`` give another file the verified modification time, and it may get the inode number too.
+    Its ctime cannot be set.
+    """
+    completed = meta.completed_at_utc
+    return completed is None or stat.ctime_ns < int(completed.timestamp()) * 10**9
+
+
 def _as_verified(meta: StreamMeta, stat: FileStat) -> bool:
     return (meta.verified_size_bytes, meta.verified_mtime_ns) == (stat.size_bytes, stat.mtime_ns)
-
-
-class IdleCheckResult(Enum):
-    """The result of the idle check of one stream."""
-
-    FRESH = "fresh"
-    IDLE_ALL_SENT = "idle_all_sent"
-    IDLE_MORE_ON_DISK = "idle_more_on_disk"
-    SHRUNK = "shrunk"
-    MISSING = "missing"
-
-
-def check_idle(
-    *, idle_seconds: float, timeout_seconds: float, known: FileStat, found: FileStat | None
-) -> IdleCheckResult:
-    """Classify a stream by the time since its last event, its last known stat and its stat on disk now."""
-    if found is None:
-        return IdleCheckResult.MISSING
-    if found.inode != known.inode or found.size_bytes < known.size_bytes:
-        return IdleCheckResult.SHRUNK if found.inode == known.inode else IdleCheckResult.MISSING
-    if found.size_bytes > known.size_bytes or found.mtime_ns != known.mtime_ns:
-        return IdleCheckResult.IDLE_MORE_ON_DISK
-    return IdleCheckResult.IDLE_ALL_SENT if idle_seconds >= timeout_seconds else IdleCheckResult.FRESH

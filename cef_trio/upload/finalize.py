@@ -63,7 +63,9 @@ async def verify_and_complete(
                 f"{before.size_bytes} bytes do not fit into 10,000 parts of {upload.plan.part_size} bytes; "
                 "set CHUNK_SIZE_BYTES higher",
             )
-        if before != waited_for and (wait_seconds := services.unproved_seconds(upload.meta.identity.fs_type, before)):
+        if before != waited_for and (
+            wait_seconds := services.granularity_wait_seconds(upload.meta.identity.fs_type, before)
+        ):
             await pause(wait_seconds)
         waited_for = before  # any later write gets a later time stamp, so this wait is not repeated
         changed = await _send_changed_parts(services, upload, recording, before.size_bytes, draining)

@@ -1,9 +1,12 @@
 """Check streams for what the watcher cannot see.
 
 Close events do not arrive from network mounts or other hosts, a writer may hang, and a daemon may have died with open
-streams. So every few seconds each stream is checked (``file_triage.check_idle``):
+streams. So every few seconds each stream is checked (``idle_rules.check_idle``):
 
-- idle and all sent → finalize · idle and more on disk → upload · shrunk → start over · missing → abort and fail
+- no write for ``STREAM_TIMEOUT_SECONDS``, all seen → finalize
+- more on disk than the events reported → upload
+- shrunk or missing → mark the file as suspect: ``processor.py`` checks it, keeps the parts that the file still covers,
+  or ends the stream of a deleted file as ``deleted_locally``
 - a stream in Redis without a task → resume it (this includes a retry that is due)
 - a record that cannot be read → read it again, in case it was repaired
 
@@ -23,7 +26,7 @@ from cef_trio.checkpoint import StreamSet, rules
 from cef_trio.exceptions import CefMp4ProcessorError, ChunkProcessingError, RecordUnreadableError
 from cef_trio.resilience import Periodic
 from cef_trio.upload import file_state
-from cef_trio.upload.file_triage import IdleCheckResult, check_idle
+from cef_trio.upload.idle_rules import IdleCheckResult, check_idle
 from cef_trio.upload.live_stream import LiveStream
 from cef_trio.upload.services import Services
 from cef_trio.upload.supervisor import StreamSupervisor
@@ -63,7 +66,7 @@ class IdleChecker:
                 for live in self._supervisor.live:
                     with self._isolate_errors():
                         await self._check(live)
-                await self._resume_unattended()
+                await self._resume_without_task()
             except CefMp4ProcessorError as error:
                 log.warning("idle_check_failed", error=str(error))
             if self._errors and self._errors != self._logged_errors:
@@ -115,24 +118,24 @@ class IdleChecker:
                 with suppress(RecordUnreadableError):  # of its parts; noted by the store
                     await store.load(stream_id)
 
-    async def _resume_unattended(self) -> None:
+    async def _resume_without_task(self) -> None:
         """Resume the open streams of this folder that no daemon works on."""
         store = self._services.store
         await self._services.determine_owner()
         await self._retry_unreadable()
         self._supervisor.retry_set_aside()
         ids = await store.members(StreamSet.ACTIVE) | await store.members(StreamSet.PENDING_COMPLETION)
-        unattended = ids - self._supervisor.live_ids
-        if not unattended:
+        without_task = ids - self._supervisor.live_ids
+        if not without_task:
             return
         # Only a hint: the stream's task acquires the lease and checks again. A lease acquired here would block
         # `cef-trio abort` if no task began.
-        holders = await store.holders(unattended)
-        for known in (await store.load_metas(sorted(unattended))).values():
+        holders = await store.holders(without_task)
+        for known in (await store.load_metas(sorted(without_task))).values():
             if not self._services.is_ours(known.meta):
                 continue  # of another watch folder or host (P9)
             if not rules.may_take(holders.get(known.meta.stream_id), self._services.lease):
                 continue  # another daemon works on it
             with self._isolate_errors():
                 stat = await self._services.disk.stat(known.meta.current_path)
-                self._supervisor.resume_unattended(known, stat=stat)
+                self._supervisor.resume_without_task(known, stat=stat)

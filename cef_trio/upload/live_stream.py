@@ -1,4 +1,8 @@
-"""A stream with a running task: its file as events report it, its lag, and its silence."""
+"""A stream with a running task: its file as events report it, its lag, and its silence.
+
+The lag that the status page, the metrics and the daemon's report show is computed here (:meth:`LiveStream.lag`), by
+``observability/lag.py``.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ import trio
 from trio_util import AsyncValue
 
 from cef_trio.files import FileStat, inodes_last
-from cef_trio.observability import Growth, Lag, lag_of
+from cef_trio.observability import FirstSeenTimes, Lag, lag_of
 from cef_trio.upload.file_state import FileState
 from cef_trio.upload.processor import StreamProcessor
 
@@ -22,13 +26,13 @@ class LiveStream:
     changed_at: float
     """``trio.current_time()`` of the last observed change of the file."""
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
-    growth: Growth = field(init=False)
+    first_seen: FirstSeenTimes = field(init=False)
     _silent: FileStat = field(init=False)
     """The file as it was at ``changed_at``."""
 
     def __post_init__(self) -> None:
         self._silent = self.file_state.value.stat
-        self.growth = Growth(self.changed_at, self._silent.size_bytes)
+        self.first_seen = FirstSeenTimes(self.changed_at, self._silent.size_bytes)
 
     @property
     def path(self) -> str:
@@ -41,17 +45,17 @@ class LiveStream:
         file_state: FileState = self.file_state.value
         size_bytes, upload = file_state.stat.size_bytes, self.processor.upload
         if upload is None:
-            self.growth.saw(now, size_bytes)  # the stream may have checked the file itself
-            return lag_of(size_bytes, 0, self.growth.oldest())
+            self.first_seen.record(now, size_bytes)  # the stream may have checked the file itself
+            return lag_of(size_bytes, 0, self.first_seen.oldest())
         acknowledged, holes = upload.acknowledged_bytes, upload.holes
         if holes is None or not holes.are_known(file_state, now):
-            self.growth.saw(now, size_bytes)
-            self.growth.acknowledged(upload.acknowledged_to)
-            return lag_of(size_bytes, acknowledged, self.growth.oldest())
+            self.first_seen.record(now, size_bytes)
+            self.first_seen.acknowledged(upload.acknowledged_to)
+            return lag_of(size_bytes, acknowledged, self.first_seen.oldest())
         waiting, end = upload.waiting_before_hole(holes.first_part)
-        self.growth.saw(now, end)
-        self.growth.acknowledged(upload.acknowledged_to)
-        return Lag(waiting, self.growth.oldest(), max(0, size_bytes - acknowledged - waiting))
+        self.first_seen.record(now, end)
+        self.first_seen.acknowledged(upload.acknowledged_to)
+        return Lag(waiting, self.first_seen.oldest(), max(0, size_bytes - acknowledged - waiting))
 
     def may_be_at(self, stat: FileStat) -> bool:
         """Return whether a renamed file may be this stream's; where inode numbers are unstable, trust the event."""

@@ -9,7 +9,7 @@ from typing import Final
 import trio
 
 from cef_trio.files import FileStat
-from cef_trio.upload.moved_files import MovedFiles
+from cef_trio.upload.missed_renames import MovedFiles
 from cef_trio.upload.orphan_objects import OrphanObjects
 from cef_trio.upload.orphan_uploads import OrphanUploads
 from cef_trio.upload.services import Services

@@ -2,7 +2,8 @@
 
 ``processor.py`` calls ``next_action`` after every step and every event, and performs the action. The rules are in order
 of priority: a completed object needs only its metadata; a suspect file is checked before it is used; ready bytes are
-sent before the end of the recording is considered.
+sent before the end of the recording is considered. Not here: the grace after a close, and writers that still have the
+file open (``processor.py``: ``_has_ended``).
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Action(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class RecordedProgress:
     """The part of a stream's own state that decides its next action."""
 
     plan: PartPlan
@@ -44,7 +45,7 @@ class Known:
     """The stat at which no part was ready to send: the missing parts are holes that are not written yet."""
 
 
-def next_action(known: Known, state: FileState) -> Action:  # noqa: PLR0911 - one return a rule, in their order
+def next_action(known: RecordedProgress, state: FileState) -> Action:  # noqa: PLR0911 - one return a rule, in their order
     """Return the next action. The caller waits for the grace period before it acts on ``FINALIZE``."""
     if state.draining:
         return Action.PARK

@@ -1,5 +1,8 @@
 """Build object keys from the key template, and parse the keys of uploads found in S3. Pure.
 
+The fields of ``S3_KEY_TEMPLATE`` are ``{stream_id}``, ``{file_name}`` and ``{file_stem}``; there is no date. The key is
+fixed when the upload is created (``session.py``: ``_name_object``), from the file's name at that moment.
+
 A key holds the stream ID and the file's name. The name is encoded one way: bytes that are not UTF-8 and control
 characters, which XML listings cannot carry, are percent-encoded; so are the names ``.`` and ``..`` (the stem of
 ``...mp4``), which proxies and stores resolve. A name is cut so that the key, and the key of its metadata, has at most

@@ -143,7 +143,7 @@ def part_records(digest: FileDigest, metadata: ObjectMetadata | None, *, at: dat
     ]
 
 
-def algorithm_of(digest: FileDigest, stored: StoredObject, parts: Sequence[PartRecord]) -> str | None:
+def object_checksum_algorithm(digest: FileDigest, stored: StoredObject, parts: Sequence[PartRecord]) -> str | None:
     """Return the algorithm that proves parts which S3 copies for a later version; ``None`` if none does."""
     if stored.crc64nvme is not None:
         return "crc64nvme"

@@ -21,7 +21,7 @@ from cef_trio.exceptions import CefMp4ProcessorError, RecordUnreadableError, S3O
 from cef_trio.resilience import PAUSE_SECONDS
 from cef_trio.s3 import ListedUpload
 from cef_trio.upload.failures import KEEPS_ITS_UPLOAD
-from cef_trio.upload.held_lease import hold_lease
+from cef_trio.upload.lease_context import hold_lease
 
 if TYPE_CHECKING:
     from cef_trio.upload.services import Services

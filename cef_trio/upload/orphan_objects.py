@@ -34,8 +34,8 @@ from cef_trio.upload.object_match import (
     FileDigest,
     ObjectMetadata,
     PartDigest,
-    algorithm_of,
     is_same,
+    object_checksum_algorithm,
     part_records,
     read_metadata,
 )
@@ -179,7 +179,7 @@ class OrphanObjects:
             before = await recording.stat()
             if not any(orphan.fits(path, before.size_bytes) for orphan in self._orphans):
                 return None
-            await trio.sleep(services.unproved_seconds((await recording.origin()).system.name, before))
+            await trio.sleep(services.granularity_wait_seconds((await recording.origin()).system.name, before))
             match = await self._find(path, recording, before.size_bytes)
             if match is None or not self._claim(match.orphan):
                 return None
@@ -208,7 +208,7 @@ class OrphanObjects:
         plan = PartPlan.of(rules)
         if size_bytes > plan.max_size_bytes:
             return None
-        digest = await measure(recording, size_bytes, plan)
+        digest = await digest_of_file(recording, size_bytes, plan)
         fitting = [orphan for orphan in self._orphans if orphan.fits(path, size_bytes)]
         fitting.sort(key=lambda orphan: orphan.stored.etag != digest.etag)  # the listing's ETag usually identifies it
         for orphan in fitting[:_MAX_COMPARED]:
@@ -240,7 +240,7 @@ class OrphanObjects:
         if metadata is None or plan is None:
             return None
         if plan != digest.plan:
-            digest = await measure(recording, digest.size_bytes, plan)
+            digest = await digest_of_file(recording, digest.size_bytes, plan)
         return _Match(orphan, stored, digest, metadata) if is_same(digest, stored, metadata) else None
 
     async def _read_metadata_json(self, key: str) -> bytes | None:
@@ -271,7 +271,13 @@ class OrphanObjects:
         if metadata is not None and services.webhook is None:
             meta = replace(meta, status=Status.COMPLETED)
         on_stream_id(meta.stream_id)
-        await services.store.create(meta, services.lease, parts, instead_of=history.instead_of, beside=history.beside)
+        await services.store.create(
+            meta,
+            services.lease,
+            parts,
+            replaced_stream_id=history.replaced_stream_id,
+            other_owner_stream_id=history.other_owner_stream_id,
+        )
         log.info("object_adopted", key=meta.s3_key_prefix, size_bytes=stat.size_bytes, parts=len(parts))
         records = {part.part_number: part for part in parts}
         return StreamUpload(services, Checkpoint(meta, StreamSet.PENDING_COMPLETION, records))
@@ -286,7 +292,7 @@ class OrphanObjects:
         return upload
 
 
-async def measure(recording: OpenRecording, size_bytes: int, plan: PartPlan) -> FileDigest:
+async def digest_of_file(recording: OpenRecording, size_bytes: int, plan: PartPlan) -> FileDigest:
     """Read the file once and return the checksums of its parts.
 
     Raises:
@@ -312,7 +318,7 @@ def _completed(
         s3_key_prefix=stored.key,
         part_size=digest.plan.part_size,
         equal_parts=digest.plan.equal_parts,
-        checksum_algorithm=algorithm_of(digest, stored, parts),
+        checksum_algorithm=object_checksum_algorithm(digest, stored, parts),
         next_part_to_upload=len(parts) + 1,
         object_etag=stored.etag,
         object_crc64nvme=stored.crc64nvme,

@@ -21,7 +21,7 @@ from cef_trio.exceptions import S3OperationError
 from cef_trio.files import OpenRecording
 from cef_trio.s3 import ListedUpload
 from cef_trio.upload.object_key import ProposedStream
-from cef_trio.upload.part_matching import algorithm_of, matching_parts, plan_of
+from cef_trio.upload.part_matching import matching_parts, plan_of, upload_checksum_algorithm
 from cef_trio.upload.part_plan import PartPlan
 from cef_trio.upload.services import Services
 
@@ -136,7 +136,7 @@ class OrphanUploads:
         if not matching:
             return None
         return AdoptedUpload(
-            proposal.proposed.stream_id, upload, plan, algorithm_of(listed).value, tuple(matching.values())
+            proposal.proposed.stream_id, upload, plan, upload_checksum_algorithm(listed).value, tuple(matching.values())
         )
 
 

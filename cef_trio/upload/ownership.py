@@ -9,7 +9,7 @@ from typing import Final
 import structlog
 import trio
 
-from cef_trio.checkpoint import KnownPath, Owner, StreamMeta
+from cef_trio.checkpoint import Owner, StreamMeta, StreamSummary
 from cef_trio.exceptions import CefMp4ProcessorError
 from cef_trio.files import Disk
 from cef_trio.upload.ownership_rules import Claim, claim, owner_at
@@ -48,9 +48,9 @@ class Ownership:
         """Return whether a stream is certainly ours."""
         return self.claim(meta) is Claim.OURS
 
-    def divide(self, known: Mapping[str, KnownPath]) -> tuple[dict[str, KnownPath], dict[str, str]]:
+    def divide(self, known: Mapping[str, StreamSummary]) -> tuple[dict[str, StreamSummary], dict[str, str]]:
         """Split streams by path into those that are or may be ours, and the ids of others' streams."""
-        others = {path: one.meta.stream_id for path, one in known.items() if self.claim(one.meta) is Claim.ANOTHERS}
+        others = {path: one.meta.stream_id for path, one in known.items() if self.claim(one.meta) is Claim.OTHER_OWNER}
         return {path: one for path, one in known.items() if path not in others}, others
 
     async def determine(self, disk: Disk, watch_folder: str) -> None:
@@ -60,7 +60,7 @@ class Ownership:
         place = None
         try:
             with trio.move_on_after(_TIMEOUT_SECONDS) as scope:
-                place = await disk.place_around(f"{watch_folder.rstrip('/')}/-", within=watch_folder)
+                place = await disk.mount_around(f"{watch_folder.rstrip('/')}/-", within=watch_folder)
         except CefMp4ProcessorError as error:
             log.debug("watch_folder_check_failed", error=str(error))
             return

@@ -8,7 +8,7 @@ one name for two folders.
 
 - **OURS**: the same location or, where the location is unknown, the same machine. For a folder that several hosts see
   (NFS, CIFS, …) only the location counts: their daemons share the work by leases.
-- **ANOTHERS**: another machine and another location. Such a stream is not changed, and a file at its path is a new one.
+- **OTHER_OWNER**: another machine and another location. Such a stream is not changed; a file at its path is a new one.
 - **PERHAPS**: the evidence differs (a moved or cloned disk, a new disk, another folder of the same disk). Only a file
   that is proved to be the stream's, by its bytes or by its file system's own numbers, makes the stream ours. Without
   that proof it is not changed; a different file at its path does not end it, as it would end one of ours.
@@ -22,7 +22,7 @@ from __future__ import annotations
 from enum import Enum
 
 from cef_trio.checkpoint import NAMELESS, SHARED, Owner, StreamMeta
-from cef_trio.files import FolderPlace
+from cef_trio.files import FolderMount
 
 
 class Claim(Enum):
@@ -31,7 +31,7 @@ class Claim(Enum):
     OURS = "ours"
     PERHAPS = "perhaps"
     """Ours only if a file is proved to be the stream's."""
-    ANOTHERS = "anothers"
+    OTHER_OWNER = "other_owner"
 
 
 def claim(meta: StreamMeta, ours: Owner) -> Claim:
@@ -39,10 +39,10 @@ def claim(meta: StreamMeta, ours: Owner) -> Claim:
     if meta.owner is None:
         another = not ours.is_shared and _same_system(meta.identity.fs_id, ours.file_system) is False
         return Claim.PERHAPS if another else Claim.OURS
-    return compare(meta.owner, ours, meta.current_path)
+    return compare_owners(meta.owner, ours, meta.current_path)
 
 
-def compare(recorded: Owner, ours: Owner, path: str) -> Claim:
+def compare_owners(recorded: Owner, ours: Owner, path: str) -> Claim:
     """Return whose a stream is, by its recorded owner and the path of its file."""
     same_machine = _agree(recorded.machine, ours.machine)
     same_system = _same_system(recorded.file_system, ours.file_system)
@@ -55,8 +55,8 @@ def compare(recorded: Owner, ours: Owner, path: str) -> Claim:
     if same_place is None:
         if same_machine is not False:
             return Claim.OURS
-        return Claim.PERHAPS if shared else Claim.ANOTHERS
-    return Claim.PERHAPS if same_machine is True or same_system is True or shared else Claim.ANOTHERS
+        return Claim.PERHAPS if shared else Claim.OTHER_OWNER
+    return Claim.PERHAPS if same_machine is True or same_system is True or shared else Claim.OTHER_OWNER
 
 
 def _same_system(recorded: str | None, ours: str | None) -> bool | None:
@@ -94,7 +94,7 @@ def _agree(recorded: str | None, ours: str | None) -> bool | None:
     return None if recorded is None or ours is None else recorded == ours
 
 
-def owner_at(place: FolderPlace | None, machine: str | None) -> Owner:
+def owner_at(place: FolderMount | None, machine: str | None) -> Owner:
     """Return the owner to record for new streams of a watch folder at that location."""
     if place is None:
         return Owner(machine)

@@ -95,7 +95,7 @@ def plan_of(listed: Sequence[ListedPart], expected: PartPlan) -> PartPlan | None
     return None
 
 
-def algorithm_of(listed: Sequence[ListedPart]) -> ChecksumAlgorithm:
+def upload_checksum_algorithm(listed: Sequence[ListedPart]) -> ChecksumAlgorithm:
     """Return the checksum algorithm with which a listed upload's parts were sent."""
     if any(part.crc64nvme is not None for part in listed):
         return ChecksumAlgorithm.CRC64NVME

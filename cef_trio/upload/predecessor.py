@@ -3,11 +3,11 @@
 Before anything is sent, the file is compared with the recorded checksums:
 
 - All bytes are equal (``touch``, ``rsync -t``, ``cp -a`` to another disk, ``chmod``): the record is corrected, and
-  nothing is sent (``correction.py``).
+  nothing is sent (``unchanged_content.py``).
 - Some are (it grew, was truncated, or its head was patched): a new stream begins, which *supersedes* the completed one.
   Every part that equals a recorded one is copied within S3 from the completed object (UploadPartCopy), and only the
-  rest is sent (:class:`Base`). The new object's metadata names the superseded one, which is kept: a webhook may have
-  announced it, and the daemon needs no permission to delete objects.
+  rest is sent (:class:`CopySource`). The new object's metadata names the superseded one, which is kept: a webhook may
+  have announced it, and the daemon needs no permission to delete objects.
 - None are: another recording took the path, and an unrelated stream begins.
 
 A copied part is proved like a sent one: S3's answer must contain the CRC64NVME (or the other checksum, or the MD5) of
@@ -47,7 +47,7 @@ class ContentMatch(Enum):
 
 
 @dataclass(slots=True)
-class Base:
+class CopySource:
     """A completed object from which a stream's parts may be copied."""
 
     key: str
@@ -95,7 +95,7 @@ def _is_proved(copied: CopiedPart, kept: PartRecord) -> bool:
     return looks_like_md5(copied.etag) and copied.etag == kept.etag
 
 
-async def base_of(services: Services, meta: StreamMeta) -> Base | None:
+async def copy_source_of(services: Services, meta: StreamMeta) -> CopySource | None:
     """Return the object that a stream may copy from; ``None`` without one of the same part size and checksum.
 
     Raises:
@@ -114,7 +114,7 @@ async def base_of(services: Services, meta: StreamMeta) -> Base | None:
     size = old.verified_size_bytes or 0
     pairs = PartPlan.of(old).pair(size, before.parts)
     parts = {part.number: record for part, record in pairs if record is not None}
-    return Base(old.s3_key_prefix, before.meta.object_etag, parts)
+    return CopySource(old.s3_key_prefix, before.meta.object_etag, parts)
 
 
 async def compare_content(recording: OpenRecording, size_bytes: int, completed: Checkpoint) -> ContentMatch:

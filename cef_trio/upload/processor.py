@@ -24,7 +24,7 @@ import structlog
 import trio
 from trio_util import AsyncBool, AsyncValue, wait_any
 
-from cef_trio.checkpoint import SENTENCES, FailureReason, Saving, Status
+from cef_trio.checkpoint import SENTENCES, ExitState, FailureReason, Status
 from cef_trio.exceptions import (
     CefMp4ProcessorError,
     FileAccessError,
@@ -32,16 +32,21 @@ from cef_trio.exceptions import (
     OutdatedError,
     RecordingChangedError,
     RecordUnreadableError,
-    S3OperationError,
     StreamEndedError,
 )
 from cef_trio.files import HEAD_BYTES, FileStat, IdentityMatch, OpenRecording, is_same_file
-from cef_trio.resilience import Movement, shielded
+from cef_trio.resilience import Progress, shielded
 from cef_trio.upload import recovery
-from cef_trio.upload.failures import KEEPS_ITS_UPLOAD, StreamFailedError, is_missing_right, reason_of
+from cef_trio.upload.failures import (
+    KEEPS_ITS_UPLOAD,
+    StreamFailedError,
+    ends_stream,
+    is_lost_in_s3,
+    is_permission_denied,
+    reason_of_error,
+)
 from cef_trio.upload.file_state import Ending, FileState, closed, confirmed, gone, still_written
 from cef_trio.upload.finalize import finish, verify_and_complete
-from cef_trio.upload.holes import Holes
 from cef_trio.upload.lost_records import LostRecords
 from cef_trio.upload.next_action import Action, FileCheck, check_file, next_action
 from cef_trio.upload.part_plan import Part
@@ -51,7 +56,8 @@ from cef_trio.upload.repeated_errors import RepeatedErrors
 from cef_trio.upload.send_parts import send_all
 from cef_trio.upload.services import Services
 from cef_trio.upload.session import StreamUpload
-from cef_trio.upload.start import NotStarted, start
+from cef_trio.upload.sparse_file_lag import Holes
+from cef_trio.upload.start_stream import NotStarted, start
 
 log = structlog.get_logger(__name__)
 
@@ -97,7 +103,7 @@ class StreamProcessor:
         self._services = services
         self._lost_records = lost_records
         self._history = history
-        self.movement = Movement()
+        self.progress = Progress()
         """Tracks whether the upload makes progress."""
         self.lease_lost = False
         """Whether the stream's lease is lost; then nothing may be saved."""
@@ -131,7 +137,7 @@ class StreamProcessor:
         Raises:
             trio.Cancelled: after the status ``interrupted_cancelled`` was saved, or ``save_seconds`` were over.
         """
-        self.movement.enter()
+        self.progress.enter()
         try:
             return await self._run()
         except BaseException:  # Cancelled, or a group of them from the nursery of the parts in flight
@@ -148,10 +154,10 @@ class StreamProcessor:
             except CefMp4ProcessorError as error:
                 if self._is_undecided(error):
                     return await self._park()
-                final = error if not _may_recover(error) else self._repeated_too_often(error)
+                final = error if ends_stream(error) else self._repeated_too_often(error)
                 if final is not None:
                     return await self._retry_until_recorded(lambda final=final: self._fail(final))  # type: ignore[misc]
-                self._s3_contradicts |= _is_lost_in_s3(error)
+                self._s3_contradicts |= is_lost_in_s3(error)
                 await self._wait_to_retry(error)
             except Exception as error:  # noqa: BLE001 - a bug ends its own stream only (P6); _fail logs it
                 return await self._retry_until_recorded(lambda error=error: self._fail(error))  # type: ignore[misc]
@@ -165,7 +171,7 @@ class StreamProcessor:
         why = self._repeated_errors.count(error, subject)
         if why is None:
             return None
-        final = StreamFailedError(reason_of(error), f"{error}; {why}")
+        final = StreamFailedError(reason_of_error(error), f"{error}; {why}")
         final.__cause__ = error
         return final
 
@@ -206,9 +212,9 @@ class StreamProcessor:
                     return await self._park()
                 case Action.WAIT:
                     known = upload.known
-                    self.movement.rest()
+                    self.progress.mark_waiting()
                     await self.file_state.wait_value(lambda now: next_action(known, now) is not Action.WAIT)  # noqa: B023
-                    self.movement.work()
+                    self.progress.mark_working()
                 case Action.RENAME:
                     await upload.rename(file_state.path)
                     log.info("recording_renamed", path=file_state.path)
@@ -229,7 +235,7 @@ class StreamProcessor:
                     self._services.metrics.finalized(trio.current_time() - began)
                     return Outcome.COMPLETED
             self._attempts, self.unreadable = 0, None
-            self.movement.progressed()
+            self.progress.progressed()
             self._repeated_errors.progressed()
 
     async def _start_or_resume(self) -> StreamUpload | Outcome:
@@ -464,14 +470,14 @@ class StreamProcessor:
 
     async def _save_exit(self, status: Status) -> None:
         if self.stream_id is not None and not self.lease_lost:
-            await self._services.shutdown_flush.save(Saving(self.stream_id, status, self._services.utc_now()))
+            await self._services.shutdown_flush.save(ExitState(self.stream_id, status, self._services.utc_now()))
 
     async def _wait_to_retry(self, error: CefMp4ProcessorError) -> None:
         """Wait without a slot until a retry makes sense; return at once when the daemon drains."""
         self.unreadable = error if isinstance(error, FileAccessError) else None
         self._file_changed.value = False
         self._attempts += 1
-        self.movement.failed(error)
+        self.progress.failed(error)
         seconds = self._services.rules.retry.ceiling_seconds(self._attempts)
         log.warning("stream_retrying", error=str(error), wait_seconds=seconds, attempt=self._attempts)
         upload = self.upload
@@ -518,7 +524,7 @@ class StreamProcessor:
             except (LeaseLostError, RecordUnreadableError) as error:
                 return await self._end_without_record(error)
             except CefMp4ProcessorError as error:
-                if not error.transient and not is_missing_right(error):
+                if not error.transient and not is_permission_denied(error):
                     log.error("failure_not_recorded", error=str(error))  # noqa: TRY400 - the message of Redis is enough
                     return Outcome.FAILED
                 await self._wait_to_retry(error)
@@ -530,7 +536,7 @@ class StreamProcessor:
 
     async def _fail(self, error: BaseException) -> Outcome:
         """Record that the stream failed. Safe to repeat; the error is logged once, before anything can fail."""
-        reason = reason_of(error)
+        reason = reason_of_error(error)
         if self._logged_error is not error:
             self._logged_error = error
             log.error("stream_failed", reason=reason.value, error=str(error), exc_info=error)
@@ -551,13 +557,3 @@ class StreamProcessor:
         await self._services.store.release([upload.stream_id], self._services.lease)
         self._services.metrics.stream_failed(reason.value)  # last, as everything above may be repeated
         return Outcome.FAILED
-
-
-def _may_recover(error: CefMp4ProcessorError) -> bool:
-    """Return whether ``recovery.resume`` may recover from the error; lost uploads can be started over."""
-    return error.transient or _is_lost_in_s3(error) or is_missing_right(error)
-
-
-def _is_lost_in_s3(error: CefMp4ProcessorError) -> bool:
-    """Return whether S3 denied a recorded upload or part."""
-    return isinstance(error, S3OperationError) and error.code in {"NoSuchUpload", "InvalidPart"}

@@ -11,7 +11,16 @@ from typing import Final
 
 from cef_trio.checkpoint import ENDED, CheckpointStore, FileIdentity, PartRecord, StreamMeta
 from cef_trio.exceptions import RecordingChangedError
-from cef_trio.files import Disk, FileStat, IdentityMatch, OpenRecording, compare, head_of, identity_of, same_fs_id
+from cef_trio.files import (
+    Disk,
+    FileStat,
+    IdentityMatch,
+    OpenRecording,
+    compare_identity,
+    head_of,
+    identity_of,
+    same_fs_id,
+)
 from cef_trio.s3 import crc64nvme
 from cef_trio.upload.part_matching import crc_of
 from cef_trio.upload.part_plan import PartPlan
@@ -30,7 +39,7 @@ async def recognize(meta: StreamMeta, parts: Mapping[int, PartRecord], recording
     """Return whether an open file is the stream's; ``ASK_BYTES`` if that is ambiguous and no part was recorded."""
     recorded = meta.identity
     observed = await identify(recording, await recording.stat(), recorded.head_size_bytes)
-    identity_match = compare(recorded, observed)
+    identity_match = compare_identity(recorded, observed)
     if identity_match is not IdentityMatch.ASK_BYTES or not parts:
         return identity_match
     return IdentityMatch.SAME if await _has_their_bytes(meta, parts, recording) else IdentityMatch.REPLACED
@@ -59,7 +68,7 @@ async def is_proved(store: CheckpointStore, disk: Disk, meta: StreamMeta, path: 
     """
     async with disk.open(path) as recording:
         observed = await identify(recording, await recording.stat(), meta.identity.head_size_bytes)
-        identity_match = compare(meta.identity, observed)
+        identity_match = compare_identity(meta.identity, observed)
         if identity_match is not IdentityMatch.ASK_BYTES and same_fs_id(meta.identity, observed):
             return identity_match is IdentityMatch.SAME
         checkpoint = await store.load(meta.stream_id)

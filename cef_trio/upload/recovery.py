@@ -1,11 +1,12 @@
-"""Begin a stream, and resume it after a restart, crash, outage or lost reply.
+"""Begin a stream, and resume it after a restart, crash, outage, lost reply or Redis failover.
 
 Every resume takes the same steps: load the checkpoint, check the file, ask S3, and reconcile the three.
 
 - Redis holds the acknowledged parts. They are trusted unless S3 contradicts them, so no recorded part is sent again
   (promise P2).
-- S3 may have a part, an upload or an object whose record was lost. A part is adopted if its bytes are the file's, an
-  upload if its key matches, an object if its metadata, size and checksum match.
+- S3 may have a part, an upload or an object whose record was lost, by a crash or by a Redis failover that lost the last
+  writes. A part is adopted if its bytes are the file's, an upload if its key matches, an object if its metadata, size
+  and checksum match.
 - The file is recognized by its identity (``files/identity.py``), or by its recorded parts where that is ambiguous.
 """
 
@@ -41,15 +42,15 @@ from cef_trio.files import (
     IdentityMatch,
     OpenRecording,
     identity_by_stat,
-    is_same_place,
+    is_same_mount,
     on_another_file_system,
 )
 from cef_trio.s3 import ListedPart
-from cef_trio.upload import target
+from cef_trio.upload import bucket_change
 from cef_trio.upload.failures import ResumeError
 from cef_trio.upload.file_state import FileState
 from cef_trio.upload.orphan_uploads import OrphanUploads
-from cef_trio.upload.part_matching import algorithm_of, matching_parts
+from cef_trio.upload.part_matching import matching_parts, upload_checksum_algorithm
 from cef_trio.upload.recognition import identify, recognize
 from cef_trio.upload.services import Services
 from cef_trio.upload.session import StreamUpload
@@ -63,9 +64,9 @@ _GONE = frozenset({"NoSuchUpload", "NoSuchKey"})
 class FileHistory:
     """The streams, and the lost records, that a file without an open stream may belong to."""
 
-    instead_of: str | None = None
+    replaced_stream_id: str | None = None
     """The ID of the stream that the path is recorded for: an ended one, or of another file. It is replaced."""
-    beside: str | None = None
+    other_owner_stream_id: str | None = None
     """The ID of another host's stream that the path is recorded for. It stays."""
     renamed: str | None = None
     """The ID of a completed stream whose file is missing at its path, and may be this one."""
@@ -126,7 +127,13 @@ async def begin(
             next_part_to_upload=max(part.part_number for part in parts) + 1,
         )
     try:
-        await services.store.create(meta, services.lease, parts, instead_of=history.instead_of, beside=history.beside)
+        await services.store.create(
+            meta,
+            services.lease,
+            parts,
+            replaced_stream_id=history.replaced_stream_id,
+            other_owner_stream_id=history.other_owner_stream_id,
+        )
     finally:
         if adopted:
             unknown.release(adopted)
@@ -172,7 +179,12 @@ async def record_refused(
     identity = identity_by_stat(stat or file_state.stat)
     meta = new_record(services, services.new_stream_id(), file_state.path, identity)
     on_stream_id(meta.stream_id)
-    await services.store.create(meta, services.lease, instead_of=history.instead_of, beside=history.beside)
+    await services.store.create(
+        meta,
+        services.lease,
+        replaced_stream_id=history.replaced_stream_id,
+        other_owner_stream_id=history.other_owner_stream_id,
+    )
     return StreamUpload(services, Checkpoint(meta, StreamSet.ACTIVE))
 
 
@@ -209,7 +221,7 @@ async def resume(services: Services, stream_id: str, path: str | None, *, contra
             completed=checkpoint.meta.status is Status.COMPLETED,
         )
     upload = StreamUpload(services, checkpoint)
-    await target.reconcile_target(services, upload)
+    await bucket_change.reconcile_target(services, upload)
     if upload.meta.object_etag is not None:
         return upload
     path = path or upload.meta.current_path
@@ -239,10 +251,10 @@ async def check_mounted(services: Services, meta: StreamMeta, path: str) -> None
         ChunkProcessingError: transient; the watch folder is missing, or the file's folder is on another mount than
             before, so a file system is probably not mounted.
     """
-    place = await services.disk.place_around(path, within=services.rules.watch_folder)
+    place = await services.disk.mount_around(path, within=services.rules.watch_folder)
     if place is None:
         raise ChunkProcessingError(f"{path!r} and the watch folder do not exist", transient=True)
-    if not is_same_place(meta.identity, place):
+    if not is_same_mount(meta.identity, place):
         raise ChunkProcessingError(
             f"{path!r} does not exist, and its folder is on another file system, or another mount, than it was: is "
             "something not mounted?",
@@ -305,7 +317,7 @@ async def _agree_with_s3(
             raise
         lost = True
     if listed is not None:
-        await target.confirm_endpoint(services, upload)
+        await bucket_change.confirm_endpoint(services, upload)
         await _adopt_parts(services, upload, recording, listed)
         if contradicted:
             _forget_unlisted(upload, listed)
@@ -355,7 +367,7 @@ async def _find_upload(services: Services, upload: StreamUpload, recording: Open
         # The checksum algorithm of an empty upload is unknown; a new upload costs one call.
         await services.s3.abort_multipart_upload(key, newest.upload_id)
         return
-    await upload.update(s3_upload_id=newest.upload_id, checksum_algorithm=algorithm_of(listed).value)
+    await upload.update(s3_upload_id=newest.upload_id, checksum_algorithm=upload_checksum_algorithm(listed).value)
     await _adopt_parts(services, upload, recording, listed)
 
 
@@ -424,8 +436,8 @@ async def upload_lost(services: Services, upload: StreamUpload) -> None:
     Raises:
         ResumeError: S3 lost it more than ``max_uploads_lost`` times.
     """
-    if target.endpoint_changed(services, upload.meta):
-        await target.start_over_at_target(services, upload)
+    if bucket_change.endpoint_changed(services, upload.meta):
+        await bucket_change.start_over_at_target(services, upload)
         return
     lost = upload.meta.uploads_restarted + 1
     if lost > services.rules.max_uploads_lost:

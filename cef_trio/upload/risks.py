@@ -14,7 +14,7 @@ from typing import Final, Protocol
 import trio
 
 from cef_trio.files import is_on
-from cef_trio.observability import Facts, Reason, Risk, Upload, Waiting, find_risks
+from cef_trio.observability import Facts, Reason, Risk, UploadProgress, Waiting, find_risks
 from cef_trio.upload.file_state import Ending, FileState
 from cef_trio.upload.live_stream import LiveStream
 from cef_trio.upload.services import Services
@@ -66,18 +66,18 @@ class RiskObserver:
         live, now = tuple(self.supervisor.live), trio.current_time()
         queues = self.services.part_slots.available_tokens < 1 or self.services.rate_limiter.rate > 0
         offset = self.services.unix_time(0.0)
-        busy = [one for one in live if not one.processor.movement.resting]
+        busy = [one for one in live if not one.processor.progress.waiting]
         hung = self._hung_mounts()
         refused = [one for one in busy if one.unreadable is not None]
         waiting = {
-            one: Waiting(one.processor.movement.moved_at, _missing_bytes(one, now), one.unreadable or "")
+            one: Waiting(one.processor.progress.last_progress_at, _missing_bytes(one, now), one.unreadable or "")
             for one in refused
         }
         on_hung = [one for one in refused if any(is_on(one.path, point) for point in hung)]
         return Facts(
             outages=self._outages(),
             uploads=tuple(_upload(one, now, queues=queues) for one in busy if one.unreadable is None),
-            last_moved_at=max((one.processor.movement.moved_at for one in live), default=-float("inf")),
+            last_progress_at=max((one.processor.progress.last_progress_at for one in live), default=-float("inf")),
             not_looked_up=self.supervisor.pending_lookups,
             failed=tuple(replace(one, since=one.since - offset) for one in self.supervisor.failed_files),
             unreadable_files=tuple(waiting[one] for one in refused if one not in on_hung),
@@ -126,15 +126,15 @@ def _describe_mount(point: str, live: Iterable[LiveStream]) -> str:
     return f"{point} ({', '.join(paths[:_MAX_LISTED])}{more})" if paths else point
 
 
-def _upload(live: LiveStream, now: float, *, queues: bool) -> Upload:
+def _upload(live: LiveStream, now: float, *, queues: bool) -> UploadProgress:
     processor = live.processor
     lag = live.lag(now)
-    return Upload(
-        moved_at=processor.movement.moved_at,
+    return UploadProgress(
+        last_progress_at=processor.progress.last_progress_at,
         size_bytes=_missing_bytes(live, now),
         lags=lag.size_bytes + lag.unwritten_bytes > 0,
         queues=queues or not processor.working,
-        trouble=processor.movement.trouble,
+        trouble=processor.progress.trouble,
     )
 
 

@@ -10,18 +10,18 @@ from typing import Protocol, TypeVar
 import trio
 from trio_util import AsyncBool
 
-from cef_trio.checkpoint import CheckpointStore, Lease, Saving, ShutdownFlush, Status, StreamMeta
-from cef_trio.files import Disk, FileStat, Mounts, file_system_named, is_below, unproved_seconds
+from cef_trio.checkpoint import CheckpointStore, ExitState, Lease, ShutdownFlush, Status, StreamMeta
+from cef_trio.files import Disk, FileStat, Mounts, file_system_named, granularity_wait_seconds, is_below
 from cef_trio.media import MediaInfo
 from cef_trio.observability import Metrics
 from cef_trio.resilience import BestEffort, CircuitBreaker, RetryPolicy, shielded
 from cef_trio.s3 import RateLimiter, S3Client
 from cef_trio.settings import Settings
-from cef_trio.upload.advice import Advice
 from cef_trio.upload.object_key import KeyTemplate
 from cef_trio.upload.orphan_cleanup import OrphanCleanup
 from cef_trio.upload.ownership import Ownership
 from cef_trio.upload.scan_history import ScanHistory
+from cef_trio.upload.setting_hints import Advice
 from cef_trio.webhook import WebhookClient
 
 T = TypeVar("T")
@@ -130,14 +130,14 @@ class Services:
         """Convert a time of ``trio.current_time()`` to Unix time, in seconds."""
         return self.utc_now().timestamp() - trio.current_time() + moment
 
-    def unproved_seconds(self, fs_type: str | None, stat: FileStat) -> float:
+    def granularity_wait_seconds(self, fs_type: str | None, stat: FileStat) -> float:
         """Return how long to wait until a later write is certain to change the file's time stamp, in seconds."""
-        return unproved_seconds(file_system_named(fs_type), stat, int(self.utc_now().timestamp() * 1e9))
+        return granularity_wait_seconds(file_system_named(fs_type), stat, int(self.utc_now().timestamp() * 1e9))
 
     async def park_stream(self, stream_id: str) -> None:
         """Release a stream's lease and save that no task works on it, as after an interrupted task (promise P3)."""
         with shielded(self.rules.save_seconds, saving="parked state"):
-            await self.shutdown_flush.save(Saving(stream_id, Status.INTERRUPTED_SHUTDOWN, self.utc_now()))
+            await self.shutdown_flush.save(ExitState(stream_id, Status.INTERRUPTED_SHUTDOWN, self.utc_now()))
 
     async def record_effect(self, saving: str, write: Callable[[], Awaitable[None]]) -> None:
         """Record an effect of S3 in Redis before anything else happens to the stream (promise P2).

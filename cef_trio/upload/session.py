@@ -24,11 +24,11 @@ from cef_trio.checkpoint import (
 from cef_trio.exceptions import S3OperationError
 from cef_trio.files import FileSlice, FileStat, OpenRecording
 from cef_trio.s3 import ChecksumAlgorithm, ListedUpload, PartToComplete, S3Client, StoredObject
-from cef_trio.upload.holes import Holes
-from cef_trio.upload.next_action import Known
+from cef_trio.upload.next_action import RecordedProgress
 from cef_trio.upload.part_plan import Part, PartPlan
-from cef_trio.upload.predecessor import Base, base_of
+from cef_trio.upload.predecessor import CopySource, copy_source_of
 from cef_trio.upload.services import Services
+from cef_trio.upload.sparse_file_lag import Holes
 
 log = structlog.get_logger(__name__)
 
@@ -55,7 +55,7 @@ class StreamUpload:
         """The first hole, for lag."""
         self.nothing_ready_at: FileStat | None = None
         """The file's stat when every part was in S3, in flight or unwritten."""
-        self._base: Base | None = None
+        self._base: CopySource | None = None
         """The completed object of an earlier version of the file, if any; its parts can be copied within S3."""
         self._base_checked = False
 
@@ -65,11 +65,11 @@ class StreamUpload:
         return self.meta.stream_id
 
     @property
-    def known(self) -> Known:
+    def known(self) -> RecordedProgress:
         """The state that ``next_action`` needs."""
         exists = self.meta.object_etag is not None
         path, waits = self.meta.current_path, self.nothing_ready_at
-        return Known(self.plan, self.first_missing, path, object_exists=exists, nothing_ready_at=waits)
+        return RecordedProgress(self.plan, self.first_missing, path, object_exists=exists, nothing_ready_at=waits)
 
     @property
     def first_missing(self) -> int:
@@ -168,7 +168,7 @@ class StreamUpload:
     async def _find_base(self) -> None:
         """Find the object to copy parts from, once. Needs the upload's checksum algorithm."""
         if not self._base_checked:
-            self._base = await base_of(self._services, self.meta)
+            self._base = await copy_source_of(self._services, self.meta)
             self._base_checked = True
 
     async def _name_object(self) -> None:

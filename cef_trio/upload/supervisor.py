@@ -2,7 +2,8 @@
 
 File events arrive through :meth:`StreamSupervisor.handle_event`, which is synchronous. Redis is queried in batches by
 :meth:`StreamSupervisor.run`: is the file known, complete, or another daemon's? At any time a file is either *live* (a
-task works on it), *unknown* (its lookup in Redis is pending) or *settled* (nothing to do until it changes).
+task works on it), *unknown* (its lookup in Redis is pending), *settled* (nothing to do until it changes) or *set aside*
+(its record cannot be read; it is looked up again periodically).
 
 Stream tasks run in the daemon's processor nursery. No exception of one task reaches the others.
 """
@@ -17,15 +18,15 @@ import structlog
 import trio
 from trio_util import AsyncBool, AsyncValue
 
-from cef_trio.checkpoint import FAILED, Change, KnownPath, Status, StreamMeta
+from cef_trio.checkpoint import FAILED, Change, Status, StreamMeta, StreamSummary
 from cef_trio.exceptions import CefMp4ProcessorError, ChunkProcessingError, FileAccessError, RecordingChangedError
 from cef_trio.files import FileStat, IdentityMatch, may_be
-from cef_trio.observability import Growth, Waiting, decode_all
+from cef_trio.observability import FirstSeenTimes, Waiting, decode_all
 from cef_trio.resilience import Periodic
 from cef_trio.upload import file_state as file_events
 from cef_trio.upload.file_state import Ending, FileState
 from cef_trio.upload.file_triage import FileTriage, must_be_recognized, triage
-from cef_trio.upload.held_lease import hold_lease
+from cef_trio.upload.lease_context import hold_lease
 from cef_trio.upload.live_stream import LiveStream
 from cef_trio.upload.lost_records import LostRecords
 from cef_trio.upload.processor import Outcome, StreamProcessor
@@ -304,9 +305,9 @@ class StreamSupervisor:
             judged, unknown = unknown, self._still_unknown(path, asked)
             if triaged is None or unknown is None or unknown.stat != judged.stat:
                 continue  # it could not be checked, or it changed meanwhile and is looked up again
-            if triaged is FileTriage.ANOTHERS:
+            if triaged is FileTriage.OTHER_OWNER:
                 others[path] = known.pop(path).meta.stream_id
-            if triaged in {FileTriage.NEW, FileTriage.REPLACED, FileTriage.ANOTHERS}:
+            if triaged in {FileTriage.NEW, FileTriage.REPLACED, FileTriage.OTHER_OWNER}:
                 fresh.append(path)
             if triaged is FileTriage.SETTLED:
                 self._settle(path, known[path])
@@ -316,17 +317,23 @@ class StreamSupervisor:
             elif triaged is FileTriage.RESUME:
                 self._start(path, self._unknown.pop(path), known[path].meta.stream_id)
             elif triaged is FileTriage.REPLACED:
-                self.resume_unattended(known[path], detached=True)
+                self.resume_without_task(known[path], detached=True)
         if fresh:
-            instead_of = {path: known[path].meta.stream_id if path in known else None for path in fresh}
+            replaced_stream_id = {path: known[path].meta.stream_id if path in known else None for path in fresh}
             await self._begin_all(
-                {path: FileHistory(instead_of=instead_of[path], beside=others.get(path)) for path in fresh}, asked
+                {
+                    path: FileHistory(
+                        replaced_stream_id=replaced_stream_id[path], other_owner_stream_id=others.get(path)
+                    )
+                    for path in fresh
+                },
+                asked,
             )
 
     async def _begin_all(self, fresh: Mapping[str, FileHistory], asked: Mapping[str, _Unknown]) -> None:
         """Start streams for files that Redis has no usable record of at these paths."""
         lost = self._lost_records
-        if any(path in self._settled and history.instead_of is None for path, history in fresh.items()):
+        if any(path in self._settled and history.replaced_stream_id is None for path, history in fresh.items()):
             lost.suspect()  # a settled file had a record
         await lost.search(lambda: {path: unknown.stat for path, unknown in self._unknown.items()})
         for path, history in fresh.items():
@@ -340,7 +347,7 @@ class StreamSupervisor:
                     history = replace(history, renamed=renamed, may_be_stored=True)  # noqa: PLW2901
                 self._begin(path, unknown, stream_id, history)
 
-    async def _triage(self, path: str, stat: FileStat, known: KnownPath | None) -> FileTriage | None:
+    async def _triage(self, path: str, stat: FileStat, known: StreamSummary | None) -> FileTriage | None:
         """Decide what to do about a file; ``None`` if it could not be checked in time and is left to the next scan."""
         is_ours = known is None or self._services.ownership.is_ours(known.meta)
         if known is None or (is_ours and not must_be_recognized(known, stat)):
@@ -352,7 +359,7 @@ class StreamSupervisor:
             self._unknown.pop(path, None)
             return None
         if not is_ours and identity_match is not IdentityMatch.SAME:
-            return FileTriage.ANOTHERS
+            return FileTriage.OTHER_OWNER
         return triage(known, stat, identity_match)
 
     async def _recognize(self, path: str, stat: FileStat, meta: StreamMeta, *, is_ours: bool) -> IdentityMatch | None:
@@ -398,7 +405,7 @@ class StreamSupervisor:
             if held is not None:
                 await store.update(meta.stream_id, lease, Change({"owner": ownership.owner}))
 
-    def _settle(self, path: str, known: KnownPath) -> None:
+    def _settle(self, path: str, known: StreamSummary) -> None:
         """Settle a file until it changes, and note a failed stream."""
         self._settled[path] = self._unknown.pop(path).stat
         self._failed_files.pop(path, None)
@@ -467,7 +474,9 @@ class StreamSupervisor:
 
     # -- tasks --------------------------------------------------------------------------------------------------------
 
-    def resume_unattended(self, known: KnownPath, *, stat: FileStat | None = None, detached: bool = False) -> None:
+    def resume_without_task(
+        self, known: StreamSummary, *, stat: FileStat | None = None, detached: bool = False
+    ) -> None:
         """Start a task for a recorded stream without one. ``stat`` is the stat of its file, if it exists.
 
         ``detached``: another file took its path, so events of the path are not for it.
@@ -511,7 +520,7 @@ class StreamSupervisor:
         processor = StreamProcessor(self._services, self._lost_records, value, stream_id, history)
         live = LiveStream(processor, value, trio.current_time())
         if seen_at is not None:
-            live.growth = Growth(seen_at, file_state.stat.size_bytes)
+            live.first_seen = FirstSeenTimes(seen_at, file_state.stat.size_bytes)
         self._live[key] = live
         self._processors.start_soon(self._run_stream, live)
 
@@ -547,7 +556,7 @@ class StreamSupervisor:
             file_state = live.file_state.value
             if not file_state.suspect:  # a suspect file may not be at that path
                 closed = file_state.ending is not Ending.NOT
-                oldest = live.growth.oldest()
+                oldest = live.first_seen.oldest()
                 since = live.changed_at if oldest is None else oldest
                 self._set_aside[live.path] = _Unknown(file_state.stat, closed, since)
             return

@@ -1,9 +1,11 @@
 """The watch folder: inotify events are hints, a periodic scan is the truth.
 
-It reports files and has no notion of streams. Events are passed to one callback (`events.py`).
+It reports files and has no notion of streams. Events are passed to one callback (`events.py`); `upload/supervisor.py`
+decides what follows from them.
 
-Open `watcher.py` for the order of events and scans; `inotify.py` for the kernel's queue and its limits; `scan.py` for
-reading a folder tree; `patterns.py` for which names are recordings.
+Open `watcher.py` for the order of events and scans, overflows of the kernel's queue, its limits, and folders without
+events (NFS, CIFS, sshfs); `inotify.py` for the translation of events to paths; `scan.py` for reading a folder tree;
+`patterns.py` for which names are recordings.
 """
 
 from cef_trio.watch.events import Closed, FileEvent, Gone, Moved, Scanned, Seen

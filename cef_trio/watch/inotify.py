@@ -2,6 +2,8 @@
 
 A raw event names a watch and a name in its folder; a watch outlives a rename of its folder. :class:`FolderWatches` maps
 watches to folders, and :func:`translate` converts a batch of raw events to :class:`Change` objects, in order.
+
+``watcher.py`` handles an overflow of the kernel's queue, its limits, and file systems that report no events.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from typing import Protocol, TypeVar
 
 import trio
 
-from cef_trio.files import FileStat, MountHungError, Mounts, open_straight, regular_file_stat, stat_straight
+from cef_trio.files import FileStat, MountHungError, Mounts, open_nofollow, regular_file_stat, stat_nofollow
 from cef_trio.watch.patterns import PathMatcher
 
 T = TypeVar("T")
@@ -71,7 +71,7 @@ class ThreadedReader:
 
     async def scan(self, folder: str) -> Scan:
         """See :meth:`FolderReader.scan`."""
-        own = await self._mounts.run(folder, lambda: stat_straight(folder))
+        own = await self._mounts.run(folder, lambda: stat_nofollow(folder))
         found = _Found(folder)
         async with trio.open_nursery() as mounts:
             mounts.start_soon(self._read_mount, folder, found, mounts)
@@ -152,7 +152,7 @@ def scan_now(folder: str, matches: PathMatcher) -> Scan:
     Raises:
         OSError: the folder itself cannot be read.
     """
-    own = stat_straight(folder)
+    own = stat_nofollow(folder)
     found = _Found(folder)
     waiting = [folder]
     while waiting:
@@ -182,7 +182,7 @@ def _read_one(
 ) -> tuple[dict[str, FileStat], list[str]]:
     files: dict[str, FileStat] = {}
     folders: list[str] = []
-    descriptor = open_straight(folder, os.O_RDONLY | os.O_DIRECTORY)
+    descriptor = open_nofollow(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         with os.scandir(descriptor) as entries:
             for entry in entries:
@@ -209,7 +209,7 @@ def stats_now(paths: Iterable[str], beat: Callable[[], None] = _nothing) -> dict
     for path in paths:
         beat()
         try:
-            stat = regular_file_stat(stat_straight(path))
+            stat = regular_file_stat(stat_nofollow(path))
         except OSError:
             continue  # gone or unreadable: the next scan tells which
         if stat is not None:

@@ -1,9 +1,9 @@
 """Watches a folder by inotify, where available, and by periodic scans.
 
 Events are hints. A complete scan every ``rescan_seconds`` repairs what they missed: an overflow of the kernel's queue,
-files created before their folder was watched, a host that writes over the network. If the kernel gives no more watches,
-the folder is polled and the limit to raise is logged. If the folder itself disappears, that is an error, not an empty
-folder: no event is sent until it is back.
+files created before their folder was watched, a host that writes over the network (NFS, CIFS, sshfs). If the kernel
+gives no more watches, the folder is polled and the limit to raise is logged. If the folder itself disappears, that is
+an error, not an empty folder: no event is sent until it is back.
 
 No thread waits for events and nothing is polled: ``trio.lowlevel.wait_readable`` wakes the one task that reads them.
 """

@@ -1,4 +1,4 @@
-"""The meaning of a webhook receiver's response. Pure."""
+"""The meaning of a webhook receiver's response. Pure; ``postprocess/webhooks.py`` acts on it."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import redis
 from checkpoint.examples import Subject
 from servers.valkey import ValkeyServer, valkey_server
 
-from cef_trio.checkpoint.memory import MemoryCheckpointStore, Snapshot
+from cef_trio.checkpoint.memory import MemoryCheckpointStore, StoreSnapshot
 from cef_trio.checkpoint.redis.keys import Keys
 from cef_trio.checkpoint.redis.store import RedisCheckpointStore
 
@@ -53,15 +53,15 @@ def memory_subject() -> Subject:
     def wipe_record(stream_id: str) -> None:
         held = store.snapshot()
         streams = {key: stream for key, stream in held.streams.items() if key != stream_id}
-        store.restore(Snapshot(streams, held.by_path, held.leases, held.pending_webhooks))
+        store.restore(StoreSnapshot(streams, held.by_path, held.leases, held.pending_webhooks))
 
-    return Subject(store, expire, store.snapshot, wipe_record, store.spoil, store.mend)
+    return Subject(store, expire, store.snapshot, wipe_record, store.corrupt, store.repair)
 
 
 def redis_subject(store: RedisCheckpointStore, client: Any) -> Subject:
     keys = Keys()
 
-    def spoil(key: str) -> None:
+    def corrupt(key: str) -> None:
         client.delete(key)
         client.rpush(key, "x")
 
@@ -70,8 +70,8 @@ def redis_subject(store: RedisCheckpointStore, client: Any) -> Subject:
         expire=lambda stream_id: client.execute_command("PEXPIRE", keys.lease(stream_id), "0") and None,
         dump=lambda: dump(client),
         wipe_record=lambda stream_id: client.execute_command("DEL", keys.meta(stream_id)) and None,
-        spoil=spoil,
-        mend=lambda key: client.delete(key) and None,
+        corrupt=corrupt,
+        repair=lambda key: client.delete(key) and None,
     )
 
 

@@ -52,7 +52,7 @@ class Subject:
     """Everything that is kept, comparable."""
     wipe_record: Callable[[str], None]
     """Lose the stream's record but not its lease."""
-    spoil: Callable[[str], None]
+    corrupt: Callable[[str], None]
     """Make that key one of a wrong type."""
-    mend: Callable[[str], None]
-    """Take a key away that was spoiled (in Redis: for good)."""
+    repair: Callable[[str], None]
+    """Take a key away that was corrupted (in Redis: for good)."""

@@ -12,17 +12,17 @@ import trio.testing
 from checkpoint.examples import OURS, START, meta, part
 from servers.valkey import ValkeyServer
 
-from cef_trio.checkpoint.commit import Change, Saving
+from cef_trio.checkpoint.commit import Change, ExitState
 from cef_trio.checkpoint.memory import MemoryCheckpointStore, Moment
 from cef_trio.checkpoint.protocols import CheckpointStore
 from cef_trio.checkpoint.redis.store import RedisCheckpointStore
 from cef_trio.checkpoint.states import Status, StreamSet
-from cef_trio.daemon.wiring import REDIS_ONCE
+from cef_trio.daemon.wiring import REDIS_NOT_RETRIED
 from cef_trio.exceptions import RedisOperationError
 
 CALLS: dict[str, Callable[[CheckpointStore], Awaitable[object]]] = {
     "ping": lambda store: store.ping(),
-    "prove": lambda store: store.prove(),
+    "check_writable": lambda store: store.check_writable(),
     "create": lambda store: store.create(meta("s2"), OURS),
     "acquire": lambda store: store.acquire("s3", OURS),
     "renew": lambda store: store.renew(["s1"], OURS),
@@ -41,7 +41,9 @@ CALLS: dict[str, Callable[[CheckpointStore], Awaitable[object]]] = {
     "start_over": lambda store: store.start_over("s1", OURS, Change({"part_size": 1})),
     "transition": lambda store: store.transition("s1", OURS, Status.PENDING_COMPLETION, Change({})),
     "rename": lambda store: store.rename("s1", OURS, "/rec/new.mp4"),
-    "save_interrupted": lambda store: store.save_interrupted([Saving("s1", Status.INTERRUPTED_SHUTDOWN, START)], OURS),
+    "save_interrupted": lambda store: store.save_interrupted(
+        [ExitState("s1", Status.INTERRUPTED_SHUTDOWN, START)], OURS
+    ),
     "pending_webhooks": lambda store: store.pending_webhooks(),
     "is_webhook_pending": lambda store: store.is_webhook_pending("ended"),
     "ack_webhook": lambda store: store.ack_webhook("ended"),
@@ -52,7 +54,7 @@ CALLS: dict[str, Callable[[CheckpointStore], Awaitable[object]]] = {
 }
 WRITING = frozenset(CALLS) - {
     "ping",
-    "prove",  # it writes nothing of a stream
+    "check_writable",  # it writes nothing of a stream
     "holders",
     "load",
     "load_metas",
@@ -67,8 +69,8 @@ WRITING = frozenset(CALLS) - {
 
 
 def test_every_write_but_the_last_words_and_every_connect_is_under_the_retry_policy() -> None:
-    assert set(CALLS) >= REDIS_ONCE
-    assert {"save_interrupted"} == WRITING & REDIS_ONCE
+    assert set(CALLS) >= REDIS_NOT_RETRIED
+    assert {"save_interrupted"} == WRITING & REDIS_NOT_RETRIED
 
 
 def test_every_operation_of_the_interface_is_cancelled_here() -> None:
@@ -176,7 +178,7 @@ def _without_times(store: MemoryCheckpointStore) -> object:
 
 @pytest.mark.real
 @pytest.mark.parametrize(
-    "name", [name for name in CALLS if name != "prove"]
+    "name", [name for name in CALLS if name != "check_writable"]
 )  # it opens a connection, and sends nothing
 async def test_a_call_to_redis_that_is_cancelled_while_sent_still_returns(name: str, valkey: ValkeyServer) -> None:
     async with AsyncExitStack() as stack:

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from checkpoint.examples import OUR_NEXT_PROCESS, OURS, START, THEIRS, Subject, later, meta, part
 
-from cef_trio.checkpoint.commit import Change, Saving
+from cef_trio.checkpoint.commit import Change, ExitState
 from cef_trio.checkpoint.model import Checkpoint, FileIdentity, Lease, Owner
-from cef_trio.checkpoint.protocols import CheckpointStore, KnownPath
+from cef_trio.checkpoint.protocols import CheckpointStore, StreamSummary
 from cef_trio.checkpoint.pruning import completed_before
 from cef_trio.checkpoint.redis.keys import job_lock_name
 from cef_trio.checkpoint.rules import FORGOTTEN_BY_START_OVER
@@ -50,7 +50,7 @@ async def test_a_created_stream_is_loaded_as_it_was_given(subject: Subject) -> N
 async def test_any_path_finds_its_stream(subject: Subject, path: str) -> None:
     given = meta(path=path)
     await subject.store.create(given, OURS)
-    known = {path: KnownPath(given, StreamSet.ACTIVE)}
+    known = {path: StreamSummary(given, StreamSet.ACTIVE)}
     assert await subject.store.find_by_path([path, "/rec/other.mp4"]) == known
     assert await subject.store.load_metas(["s1", "s2"]) == {"s1": known[path]}
     assert await subject.store.find_by_path([]) == {}
@@ -100,7 +100,7 @@ async def test_a_stream_is_created_in_the_set_of_its_status(subject: Subject, st
 
 async def test_a_path_leads_to_the_stream_that_took_it_last(subject: Subject) -> None:
     await subject.store.create(meta("s1", path="/rec/x.mp4"), OURS)
-    await subject.store.create(meta("s2", path="/rec/x.mp4"), OURS, instead_of="s1")
+    await subject.store.create(meta("s2", path="/rec/x.mp4"), OURS, replaced_stream_id="s1")
     found = await subject.store.find_by_path(["/rec/x.mp4"])
     assert found["/rec/x.mp4"].meta.stream_id == "s2"
 
@@ -115,7 +115,7 @@ async def test_a_path_that_leads_to_another_stream_than_was_seen_there_is_refuse
     await subject.store.create(meta("s1", path="/rec/x.mp4", status=status), OURS)
     before = subject.dump()
     with pytest.raises(PathTakenError, match="s1"):
-        await subject.store.create(meta("s2", path="/rec/x.mp4"), lease, [part()], instead_of=seen)
+        await subject.store.create(meta("s2", path="/rec/x.mp4"), lease, [part()], replaced_stream_id=seen)
     assert subject.dump() == before
 
 
@@ -238,7 +238,7 @@ WRITES: dict[str, Callable[[CheckpointStore, Lease], Awaitable[object]]] = {
     "transition": lambda store, lease: store.transition("s1", lease, Status.PENDING_COMPLETION, NOTHING),
     "rename": lambda store, lease: store.rename("s1", lease, "/rec/new.mp4"),
     "save_interrupted": lambda store, lease: store.save_interrupted(
-        [Saving("s1", Status.INTERRUPTED_SHUTDOWN, START)], lease
+        [ExitState("s1", Status.INTERRUPTED_SHUTDOWN, START)], lease
     ),
     "release": lambda store, lease: store.release(["s1"], lease),
     "renew": lambda store, lease: store.renew(["s1"], lease),
@@ -548,12 +548,12 @@ async def test_a_renamed_stream_is_found_by_its_new_path_only(subject: Subject, 
     for _ in range(2):
         await subject.store.rename("s1", OURS, path)
         found = await subject.store.find_by_path([path, "/rec/s1.mp4"])
-        assert found == {path: KnownPath(meta(current_path=path), StreamSet.ACTIVE)}
+        assert found == {path: StreamSummary(meta(current_path=path), StreamSet.ACTIVE)}
 
 
 async def test_a_rename_leaves_the_old_path_to_whoever_has_taken_it(subject: Subject) -> None:
     await subject.store.create(meta("s1", path="/rec/x.mp4"), OURS)
-    await subject.store.create(meta("s2", path="/rec/x.mp4"), OURS, instead_of="s1")
+    await subject.store.create(meta("s2", path="/rec/x.mp4"), OURS, replaced_stream_id="s1")
     await subject.store.rename("s1", OURS, "/rec/y.mp4")
     found = await subject.store.find_by_path(["/rec/x.mp4", "/rec/y.mp4"])
     assert {path: known.meta.stream_id for path, known in found.items()} == {"/rec/x.mp4": "s2", "/rec/y.mp4": "s1"}
@@ -571,7 +571,7 @@ async def test_an_interruption_is_saved_where_it_says_more_than_the_status_does(
     home = HOME[current] or StreamSet.ACTIVE
     await subject.store.create(given, OURS)
     for _ in range(2):  # the second time as after a lost reply: its lease is already given up
-        assert await subject.store.save_interrupted([Saving("s1", way, later(9))], OURS) == frozenset()
+        assert await subject.store.save_interrupted([ExitState("s1", way, later(9))], OURS) == frozenset()
         expected = given
         if current not in ENDED:
             status = current if current is Status.S3_COMPLETED else way
@@ -584,14 +584,16 @@ async def test_two_hundred_streams_are_saved_at_once_but_for_those_that_are_not_
     for number in range(200):
         await subject.store.create(meta(f"s{number}"), THEIRS if number == 13 else OURS)
     subject.expire("s50")
-    savings = [
-        Saving(f"s{n}", Status.INTERRUPTED_CANCELLED if n % 2 else Status.INTERRUPTED_SHUTDOWN, later(n))
+    exit_states = [
+        ExitState(f"s{n}", Status.INTERRUPTED_CANCELLED if n % 2 else Status.INTERRUPTED_SHUTDOWN, later(n))
         for n in range(200)
     ]
-    unsaved = await subject.store.save_interrupted([*savings, Saving("none", savings[0].status, START)], OURS)
+    unsaved = await subject.store.save_interrupted(
+        [*exit_states, ExitState("none", exit_states[0].status, START)], OURS
+    )
     assert unsaved == {"s13", "s50", "none"}
-    metas = await subject.store.load_metas([saving.stream_id for saving in savings])
-    for saving in savings:
+    metas = await subject.store.load_metas([saving.stream_id for saving in exit_states])
+    for saving in exit_states:
         saved = metas[saving.stream_id].meta
         if saving.stream_id in unsaved:
             assert saved == meta(saving.stream_id)
@@ -601,7 +603,7 @@ async def test_two_hundred_streams_are_saved_at_once_but_for_those_that_are_not_
 
 
 async def test_a_stream_that_another_daemon_went_on_with_is_not_taken_for_saved(subject: Subject) -> None:
-    saving = Saving("s1", Status.INTERRUPTED_SHUTDOWN, later(1))
+    saving = ExitState("s1", Status.INTERRUPTED_SHUTDOWN, later(1))
     await subject.store.create(meta(), OURS)
     assert not await subject.store.save_interrupted([saving], OURS)
     assert await subject.store.acquire("s1", THEIRS)
@@ -613,7 +615,7 @@ async def test_only_interruptions_are_saved_on_the_way_out(subject: Subject) -> 
     before = subject.dump()
     for status in set(Status) - {Status.INTERRUPTED_SHUTDOWN, Status.INTERRUPTED_CANCELLED}:
         with pytest.raises(ValueError, match="not the status of an interrupted"):
-            await subject.store.save_interrupted([Saving("s1", status, START)], OURS)
+            await subject.store.save_interrupted([ExitState("s1", status, START)], OURS)
     assert subject.dump() == before
 
 
@@ -635,7 +637,7 @@ async def test_an_ended_stream_is_forgotten_without_a_trace_and_an_open_one_left
 
 async def test_forgetting_leaves_a_path_that_leads_to_another_stream(subject: Subject) -> None:
     await subject.store.create(meta("s1", path="/rec/x.mp4", status=Status.COMPLETED), OURS)
-    await subject.store.create(meta("s2", path="/rec/x.mp4"), OURS, instead_of="s1")
+    await subject.store.create(meta("s2", path="/rec/x.mp4"), OURS, replaced_stream_id="s1")
     await subject.store.forget("s1")
     assert list(await subject.store.find_by_path(["/rec/x.mp4"])) == ["/rec/x.mp4"]
 
@@ -670,17 +672,19 @@ async def ids_at(store: CheckpointStore, path: str) -> list[str | None]:
 
 async def two_hosts(store: CheckpointStore) -> None:
     await store.create(meta("s1", path=SHARED_PATH, owner=HOST_A), OURS)
-    await store.create(meta("s2", path=SHARED_PATH, owner=HOST_B), THEIRS, beside="s1")
+    await store.create(meta("s2", path=SHARED_PATH, owner=HOST_B), THEIRS, other_owner_stream_id="s1")
 
 
 async def test_p9_streams_of_two_owners_have_one_path_beside_each_other(subject: Subject) -> None:
     store = subject.store
     await two_hosts(store)
     with pytest.raises(PathTakenError):
-        await store.create(meta("s3", path=SHARED_PATH, owner=HOST_B), THEIRS, beside="s1")  # it has one already
+        await store.create(
+            meta("s3", path=SHARED_PATH, owner=HOST_B), THEIRS, other_owner_stream_id="s1"
+        )  # it has one already
     assert await ids_at(store, SHARED_PATH) == ["s1", "s1", "s2"]
-    await store.create(meta("s2", path=SHARED_PATH, owner=HOST_B), THEIRS, beside="s1")  # repeated
-    await store.create(meta("s4", path=SHARED_PATH, owner=HOST_B), THEIRS, instead_of="s2")
+    await store.create(meta("s2", path=SHARED_PATH, owner=HOST_B), THEIRS, other_owner_stream_id="s1")  # repeated
+    await store.create(meta("s4", path=SHARED_PATH, owner=HOST_B), THEIRS, replaced_stream_id="s2")
     assert await ids_at(store, SHARED_PATH) == ["s1", "s1", "s4"]
     assert (await loaded(store, "s2")).meta.owner == HOST_B
 
@@ -689,9 +693,11 @@ async def test_p9_only_the_stream_of_another_owner_that_was_seen_there_lets_a_st
     subject: Subject,
 ) -> None:
     await subject.store.create(meta("s1", path=SHARED_PATH, owner=HOST_A), OURS)
-    for beside in (None, "s9"):
+    for other_owner_stream_id in (None, "s9"):
         with pytest.raises(PathTakenError):
-            await subject.store.create(meta("s2", path=SHARED_PATH, owner=HOST_B), THEIRS, beside=beside)
+            await subject.store.create(
+                meta("s2", path=SHARED_PATH, owner=HOST_B), THEIRS, other_owner_stream_id=other_owner_stream_id
+            )
     assert await ids_at(subject.store, SHARED_PATH) == ["s1", "s1", "s1"]
 
 

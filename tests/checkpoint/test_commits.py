@@ -93,15 +93,29 @@ async def test_redis_holds_what_the_rule_computes(valkey: ValkeyServer, raw: Any
             raw.delete(Keys().by_path)
 
 
+@pytest.mark.parametrize(
+    "doubtful",
+    [
+        {"add": {"total_bytes_sent": 1}},
+        {"add": {"total_bytes_sent": 1}, "fields": {"total_bytes_sent": 2}, "once": True},
+        {"add": {"next_part_to_upload": 1}, "raise_next_part_to": 2, "once": True},
+        {"fields": {"next_part_to_upload": 1}, "raise_next_part_to": 2},
+    ],
+)
+def test_a_write_whose_effect_depends_on_an_order_or_on_a_repetition_is_refused(doubtful: Any) -> None:
+    with pytest.raises(ValueError, match="idempotent"):
+        Commit(operation="update", **doubtful)
+
+
 def test_both_interruptions_may_follow_the_same_statuses() -> None:
-    assert {rules.before(status) for status in INTERRUPTED} == {rules.INTERRUPTIBLE}
+    assert {rules.predecessors_of(status) for status in INTERRUPTED} == {rules.INTERRUPTIBLE}
 
 
 async def test_parts_in_flight_may_be_recorded_in_any_order() -> None:
     commits = [rules.record_part(part(1)), rules.record_part(part(4, 7)), rules.record_part(part(2), rewritten=True)]
     results = []
     for order in permutations(commits):
-        checkpoint = Checkpoint(meta(), rules.first_home(Status.ACTIVE))
+        checkpoint = Checkpoint(meta(), rules.default_set(Status.ACTIVE))
         for commit in order:
             checkpoint = commit.checkpoint_after(checkpoint)
         last = replace(checkpoint.meta, last_activity_at_utc=later(0))

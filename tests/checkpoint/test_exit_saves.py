@@ -10,13 +10,13 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from cef_trio.checkpoint.commit import Saving
+from cef_trio.checkpoint.commit import ExitState
 from cef_trio.checkpoint.model import Lease
 from cef_trio.checkpoint.protocols import CheckpointStore
 from cef_trio.checkpoint.shutdown_flush import ShutdownFlush
 from cef_trio.checkpoint.states import Status
 from cef_trio.exceptions import RedisOperationError
-from cef_trio.resilience import CircuitBreaker, Need, RetryPolicy
+from cef_trio.resilience import CircuitBreaker, ProbeKind, RetryPolicy
 
 pytestmark = pytest.mark.usefixtures("autojump_clock")
 
@@ -31,15 +31,15 @@ class Store:
         self.error: RedisOperationError | None = None
         self.calls: list[list[str]] = []
 
-    async def save_interrupted(self, savings: Sequence[Saving], _lease: Lease) -> frozenset[str]:
-        self.calls.append(sorted(saving.stream_id for saving in savings))
+    async def save_interrupted(self, exit_states: Sequence[ExitState], _lease: Lease) -> frozenset[str]:
+        self.calls.append(sorted(saving.stream_id for saving in exit_states))
         await trio.sleep(self.seconds)
         if self.error is not None:
             raise self.error
         return frozenset()
 
 
-async def succeed(_need: Need) -> None:
+async def succeed(_need: ProbeKind) -> None:
     await trio.lowlevel.checkpoint()
 
 
@@ -58,8 +58,8 @@ def saves(store: Store, breaker: CircuitBreaker) -> ShutdownFlush:
     return ShutdownFlush(cast("CheckpointStore", store), LEASE, breaker)
 
 
-def saving(stream_id: str) -> Saving:
-    return Saving(stream_id, Status.INTERRUPTED_SHUTDOWN, datetime(2026, 1, 1, tzinfo=UTC))
+def saving(stream_id: str) -> ExitState:
+    return ExitState(stream_id, Status.INTERRUPTED_SHUTDOWN, datetime(2026, 1, 1, tzinfo=UTC))
 
 
 async def test_p4_streams_that_end_at_one_moment_are_saved_in_one_call_and_later_ones_in_another(

@@ -10,7 +10,7 @@ import pytest
 from redis import exceptions as redis_exceptions
 from redis import sentinel as redis_sentinel
 
-from cef_trio.checkpoint.redis.errors import MAPPED, is_transient, is_unreachable, mapped
+from cef_trio.checkpoint.redis.errors import MAPPED, is_unreachable, mapped, redis_error_is_transient
 from cef_trio.exceptions import RedisOperationError
 
 TRANSIENT = {
@@ -100,7 +100,7 @@ def test_every_exception_of_redis_becomes_ours(kind: type[Exception]) -> None:
 )
 def test_replies_without_a_class_are_told_apart_by_their_code(reply: str, transient: bool) -> None:
     error = redis_exceptions.ResponseError(reply)
-    assert is_transient(error) is transient
+    assert redis_error_is_transient(error) is transient
     assert not is_unreachable(error)
     with pytest.raises(RedisOperationError, match=reply.split(maxsplit=1)[0]), mapped("load"):
         raise error
@@ -113,13 +113,13 @@ def test_a_reply_keeps_the_code_that_redis_py_takes_off() -> None:
 
 @pytest.mark.parametrize("error", [OSError(24, "Too many open files"), socket.gaierror(-3, "Temporary failure")])
 def test_errors_of_the_operating_system_pass_by_themselves(error: OSError) -> None:
-    assert is_transient(error)
+    assert redis_error_is_transient(error)
     assert is_unreachable(error)
 
 
 def test_an_unreachable_cluster_is_waited_for() -> None:
     text = "Redis Cluster cannot be connected. Please provide at least one reachable node: Timeout"
-    assert is_transient(redis_exceptions.RedisClusterException(text))
+    assert redis_error_is_transient(redis_exceptions.RedisClusterException(text))
     assert is_unreachable(redis_exceptions.RedisClusterException(text))
 
 
@@ -127,7 +127,7 @@ def test_a_certificate_that_is_refused_is_an_outage_and_says_so_of_itself() -> N
     """No start waits for it (``assembly``), but a running daemon gives no recording up for it."""
     error = redis_exceptions.ConnectionError("Error 1 connecting to h:1")
     error.__context__ = ssl.SSLCertVerificationError(1, "self-signed certificate")
-    assert is_transient(error)
+    assert redis_error_is_transient(error)
     says = r"not trusted \(.*self-signed.*\); set REDIS_CA_FILE"
     with pytest.raises(RedisOperationError, match=says) as caught, mapped("ping"):
         raise error

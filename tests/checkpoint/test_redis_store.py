@@ -16,7 +16,7 @@ from servers.scripted import scripted_server
 from servers.valkey import ValkeyServer, valkey_server
 from waiting import until
 
-from cef_trio.checkpoint.commit import Change, Saving
+from cef_trio.checkpoint.commit import Change, ExitState
 from cef_trio.checkpoint.redis import scripts
 from cef_trio.checkpoint.redis.store import RedisCheckpointStore
 from cef_trio.checkpoint.states import Status, StreamSet
@@ -73,9 +73,9 @@ async def test_two_hundred_streams_do_not_queue_behind_a_frozen_server(own_valke
         assert sum("Timeout" in text for text in outcomes) == 2
         assert sum("another call" in text for text in outcomes) == 198
 
-        savings = [Saving(f"s{number}", Status.INTERRUPTED_SHUTDOWN, START) for number in range(200)]
+        exit_states = [ExitState(f"s{number}", Status.INTERRUPTED_SHUTDOWN, START) for number in range(200)]
         with pytest.raises(RedisOperationError, match=r"save_interrupted.*Timeout"):
-            await store.save_interrupted(savings, OURS)
+            await store.save_interrupted(exit_states, OURS)
         own_valkey.thaw()
         await store.ping()
 
@@ -266,7 +266,7 @@ async def test_fields_of_a_newer_version_survive_every_write(valkey: ValkeyServe
         await store.start_over("s1", OURS, Change({"part_size": 1}))
         await store.rename("s1", OURS, "/rec/new.mp4")
         await store.transition("s1", OURS, Status.PENDING_COMPLETION, Change({"failure_reason": None}))
-        await store.save_interrupted([Saving("s1", Status.INTERRUPTED_SHUTDOWN, START)], OURS)
+        await store.save_interrupted([ExitState("s1", Status.INTERRUPTED_SHUTDOWN, START)], OURS)
         assert raw.hget("stream:s1:meta", "from_the_future") == b"\xff"
         assert await store.load("s1") is not None
 

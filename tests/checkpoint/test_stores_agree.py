@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from servers.valkey import ValkeyServer
 
 from cef_trio.checkpoint import rules
-from cef_trio.checkpoint.commit import Change, Saving
+from cef_trio.checkpoint.commit import Change, ExitState
 from cef_trio.checkpoint.model import FileIdentity, Owner, PartRecord
 from cef_trio.checkpoint.protocols import CheckpointStore
 from cef_trio.checkpoint.redis.store import RedisCheckpointStore
@@ -88,7 +88,14 @@ def call(name: str, *arguments: st.SearchStrategy[Any], **named: st.SearchStrate
 
 
 steps = st.one_of(
-    call("create", metas, leases, st.lists(parts, max_size=3), instead_of=st.none() | ids, beside=st.none() | ids),
+    call(
+        "create",
+        metas,
+        leases,
+        st.lists(parts, max_size=3),
+        replaced_stream_id=st.none() | ids,
+        other_owner_stream_id=st.none() | ids,
+    ),
     call("acquire", ids, leases),
     call("renew", st.lists(ids), leases),
     call("release", st.lists(ids), leases),
@@ -102,7 +109,7 @@ steps = st.one_of(
     call("rename", ids, leases, paths),
     call(
         "save_interrupted",
-        st.lists(st.builds(Saving, ids, st.sampled_from(sorted(INTERRUPTED)), moments), max_size=4),
+        st.lists(st.builds(ExitState, ids, st.sampled_from(sorted(INTERRUPTED)), moments), max_size=4),
         leases,
     ),
     call("forget", ids),

@@ -9,7 +9,7 @@ from checkpoint.examples import OURS, THEIRS, Subject, later, meta, part
 from servers.valkey import ValkeyServer
 from structlog.testing import capture_logs
 
-from cef_trio.checkpoint.commit import Change, Saving
+from cef_trio.checkpoint.commit import Change, ExitState
 from cef_trio.checkpoint.redis.keys import Keys
 from cef_trio.checkpoint.redis.store import RedisCheckpointStore
 from cef_trio.checkpoint.states import Status, StreamSet
@@ -26,7 +26,7 @@ async def three(subject: Subject) -> None:
 
 async def test_kind9_a_record_of_a_wrong_type_is_set_aside_by_name_and_hides_no_other(subject: Subject) -> None:
     await three(subject)
-    subject.spoil(KEYS.meta("s2"))
+    subject.corrupt(KEYS.meta("s2"))
     metas = await subject.store.load_metas(["s1", "s2", "s3", "s4"])
     by_path = await subject.store.find_by_path([f"/rec/s{number}.mp4" for number in (1, 2, 3, 4)])
     assert (set(metas), set(metas.unreadable)) == ({"s1", "s3"}, {"s2"})
@@ -39,7 +39,7 @@ async def test_kind9_a_record_of_a_wrong_type_is_set_aside_by_name_and_hides_no_
 @pytest.mark.parametrize("write", ["update", "transition", "record_part", "rename", "start_over", "adopt_parts"])
 async def test_kind9_nothing_is_written_to_a_record_of_a_wrong_type(subject: Subject, write: str) -> None:
     await three(subject)
-    subject.spoil(KEYS.meta("s2"))
+    subject.corrupt(KEYS.meta("s2"))
     before = subject.dump()
     given: dict[str, tuple[Any, ...]] = {
         "update": (Change({"failure_reason": "why"}),),
@@ -57,9 +57,9 @@ async def test_kind9_nothing_is_written_to_a_record_of_a_wrong_type(subject: Sub
 
 async def test_kind9_one_record_of_a_wrong_type_does_not_keep_the_others_from_being_saved(subject: Subject) -> None:
     await three(subject)
-    subject.spoil(KEYS.meta("s2"))
-    savings = [Saving(f"s{number}", Status.INTERRUPTED_SHUTDOWN, later(9)) for number in (1, 2, 3)]
-    assert await subject.store.save_interrupted(savings, OURS) == {"s2"}
+    subject.corrupt(KEYS.meta("s2"))
+    exit_states = [ExitState(f"s{number}", Status.INTERRUPTED_SHUTDOWN, later(9)) for number in (1, 2, 3)]
+    assert await subject.store.save_interrupted(exit_states, OURS) == {"s2"}
     saved = await subject.store.load_metas(["s1", "s3"])
     assert {known.meta.status for known in saved.values()} == {Status.INTERRUPTED_SHUTDOWN}
 
@@ -68,29 +68,29 @@ async def test_kind9_one_lease_of_a_wrong_type_is_lost_and_all_others_are_renewe
     subject: Subject,
 ) -> None:
     await three(subject)
-    subject.spoil(KEYS.lease("s2"))
+    subject.corrupt(KEYS.lease("s2"))
     assert await subject.store.renew(["s1", "s2", "s3"], OURS) == {"s2"}
     assert not await subject.store.acquire("s2", OURS)
     assert subject.store.unreadable.why_of("s2") == f"{KEYS.lease('s2')} is of a wrong type"
     with pytest.raises(LeaseLostError):
         await subject.store.update("s2", OURS, Change({"failure_reason": "why"}))
-    savings = [Saving(f"s{number}", Status.INTERRUPTED_SHUTDOWN, later(9)) for number in (1, 2)]
-    assert await subject.store.save_interrupted(savings, OURS) == {"s2"}
+    exit_states = [ExitState(f"s{number}", Status.INTERRUPTED_SHUTDOWN, later(9)) for number in (1, 2)]
+    assert await subject.store.save_interrupted(exit_states, OURS) == {"s2"}
     await subject.store.release(["s2", "s3"], OURS)
     assert await subject.store.acquire("s3", THEIRS)
-    subject.mend(KEYS.lease("s2"))
+    subject.repair(KEYS.lease("s2"))
     assert await subject.store.acquire("s2", OURS)
     assert subject.store.unreadable.why_of("s2") is None
 
 
 async def test_kind9_parts_of_a_wrong_type_keep_the_record_readable_and_are_named(subject: Subject) -> None:
     await three(subject)
-    subject.spoil(KEYS.parts("s2"))
+    subject.corrupt(KEYS.parts("s2"))
     with pytest.raises(RecordUnreadableError, match=r"stream:s2:parts is"):
         await subject.store.load("s2")
     assert set(await subject.store.load_metas(["s1", "s2"])) == {"s1", "s2"}
     assert set(subject.store.unreadable.known) == {KEYS.parts("s2")}
-    subject.mend(KEYS.parts("s2"))
+    subject.repair(KEYS.parts("s2"))
     assert await subject.store.load("s2") is not None
     assert not subject.store.unreadable.known
 
@@ -98,7 +98,7 @@ async def test_kind9_parts_of_a_wrong_type_keep_the_record_readable_and_are_name
 @pytest.mark.parametrize("stream_set", StreamSet)
 async def test_kind9_a_set_of_a_wrong_type_stops_no_stream(subject: Subject, stream_set: StreamSet) -> None:
     await three(subject)
-    subject.spoil(KEYS.set(stream_set))
+    subject.corrupt(KEYS.set(stream_set))
     assert await subject.store.members(stream_set) == frozenset()
     assert set(await subject.store.count()) == set(StreamSet) - {stream_set}
     await subject.store.create(meta("s4"), OURS)
@@ -126,7 +126,7 @@ async def test_kind9_a_set_of_a_wrong_type_stops_no_stream(subject: Subject, str
 
 async def test_kind9_owed_webhooks_of_a_wrong_type_keep_no_stream_from_its_end(subject: Subject) -> None:
     await subject.store.create(meta("s1", status=Status.S3_COMPLETED), OURS)
-    subject.spoil(KEYS.pending_webhooks)
+    subject.corrupt(KEYS.pending_webhooks)
     await subject.store.transition("s1", OURS, Status.COMPLETED, NOTHING, enqueue_webhook=True)
     assert await subject.store.pending_webhooks() == frozenset()
     assert set(subject.store.unreadable.known) == {KEYS.pending_webhooks}
@@ -134,13 +134,13 @@ async def test_kind9_owed_webhooks_of_a_wrong_type_keep_no_stream_from_its_end(s
 
 async def test_kind9_what_cannot_be_read_is_logged_once_and_forgotten_when_it_is_gone(subject: Subject) -> None:
     await three(subject)
-    subject.spoil(KEYS.meta("s2"))
+    subject.corrupt(KEYS.meta("s2"))
     with capture_logs() as logs:
         for _ in range(5):
             await subject.store.load_metas(["s1", "s2"])
             await subject.store.find_by_path(["/rec/s2.mp4"])
     assert [(entry["event"], entry["key"]) for entry in logs] == [("checkpoint_unreadable", KEYS.meta("s2"))]
-    subject.mend(KEYS.meta("s2"))
+    subject.repair(KEYS.meta("s2"))
     await subject.store.load_metas(["s2"])
     assert not subject.store.unreadable.known
 
@@ -223,7 +223,7 @@ async def test_kind12_of_two_records_with_one_path_the_open_one_is_found_and_wha
     async with RedisCheckpointStore(valkey.url) as store:
         await store.create(meta("old", current_path="/rec/a.mp4"), OURS)
         await store.transition("old", OURS, Status.FAILED_UNEXPECTED, NOTHING)
-        await store.create(meta("new", current_path="/rec/a.mp4"), OURS, instead_of="old")
+        await store.create(meta("new", current_path="/rec/a.mp4"), OURS, replaced_stream_id="old")
         raw.delete(KEYS.by_path)
     async with RedisCheckpointStore(valkey.url) as store:
         found = await store.find_by_path(["/rec/a.mp4"])

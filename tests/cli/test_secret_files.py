@@ -16,12 +16,12 @@ from cef_trio.settings import secret_files
 from cef_trio.settings.model import (
     Settings,
     SettingsError,
-    exposed_secrets,
     load_settings,
     secret_values,
     without_secrets,
+    world_readable_secrets,
 )
-from cef_trio.settings.secret_files import MAX_SECRET_BYTES, exposure, file_variables
+from cef_trio.settings.secret_files import MAX_SECRET_BYTES, file_variables, find_world_readable
 
 HIDDEN = "hunter2hunter2"
 VARIABLES = file_variables(Settings)
@@ -192,7 +192,7 @@ def test_a_misspelt_file_variable_is_told(tmp_path: Path) -> None:
     ("mode", "exposed"), [(0o600, False), (0o640, False), (0o660, False), (0o644, True), (0o444, True), (0o602, True)]
 )
 def test_a_file_is_exposed_if_every_user_may_read_or_change_it(open_folder: Path, mode: int, exposed: bool) -> None:
-    found = exposure(in_a_file(open_folder, b"x", mode))
+    found = find_world_readable(in_a_file(open_folder, b"x", mode))
     assert (found is not None) == exposed
     if found is not None:
         assert f"(mode {mode:04o})" in found.description
@@ -200,42 +200,42 @@ def test_a_file_is_exposed_if_every_user_may_read_or_change_it(open_folder: Path
 
 def test_a_file_in_a_folder_that_others_may_not_enter_is_not_exposed(open_folder: Path) -> None:
     path = in_a_file(open_folder, b"x", 0o644)
-    assert exposure(path) is not None
+    assert find_world_readable(path) is not None
     open_folder.chmod(0o700)
-    assert exposure(path) is None
+    assert find_world_readable(path) is None
 
 
 def test_the_rights_that_count_are_those_of_what_a_link_leads_to(open_folder: Path) -> None:
     link = open_folder / "link"
     link.symlink_to(in_a_file(open_folder, b"x", 0o644))
-    assert exposure(link) is not None
+    assert find_world_readable(link) is not None
     in_a_file(open_folder, b"x", 0o600)
-    assert exposure(link) is None
+    assert find_world_readable(link) is None
 
 
 def test_what_a_container_is_handed_is_not_exposed(open_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = in_a_file(open_folder, b"x", 0o444)
     monkeypatch.setattr(secret_files, "_CONTAINER_SECRETS", open_folder)
-    assert exposure(path) is None
+    assert find_world_readable(path) is None
 
 
 def test_what_is_no_file_is_not_judged(open_folder: Path) -> None:
-    assert exposure(open_folder / "missing") is None
-    assert exposure(Path("/dev/null")) is None
+    assert find_world_readable(open_folder / "missing") is None
+    assert find_world_readable(Path("/dev/null")) is None
 
 
 def test_a_file_of_settings_is_exposed_only_if_a_secret_stands_in_it(
     open_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     env_file = in_a_file(open_folder, b"S3_BUCKET_NAME=b\nREDIS_URL=redis://localhost\nS3_ACCESS_KEY_ID=x\n", 0o644)
-    assert exposed_secrets(env_file) == []
+    assert world_readable_secrets(env_file) == []
     for line in ("S3_SECRET_ACCESS_KEY=x", "redis_url=redis://:x@localhost", "S3_SESSION_TOKEN=x"):
         env_file.write_text(line + "\n")
-        assert [found.file for found in exposed_secrets(env_file)] == [str(env_file)]
+        assert [found.file for found in world_readable_secrets(env_file)] == [str(env_file)]
     env_file.chmod(0o600)
-    assert exposed_secrets(env_file) == []
+    assert world_readable_secrets(env_file) == []
     monkeypatch.setenv("REDIS_URL_FILE", str(in_a_file(open_folder, b"x", 0o644)))
-    assert [found.file for found in exposed_secrets(None)] == [str(open_folder / "secret")]
+    assert [found.file for found in world_readable_secrets(None)] == [str(open_folder / "secret")]
 
 
 @pytest.mark.real

@@ -151,7 +151,7 @@ def test_a_redis_server(changed: dict[str, Any], severity: Severity) -> None:
 
 
 @pytest.mark.parametrize(
-    ("daemons", "unattended", "failed", "severities", "says"),
+    ("daemons", "without_task", "failed", "severities", "says"),
     [
         ({}, 0, 0, [OK], "no stream is open"),
         ({"b": 2, "a": 1}, 0, 0, [OK], "a works on 1 stream, b works on 2 streams"),
@@ -161,9 +161,9 @@ def test_a_redis_server(changed: dict[str, Any], severity: Severity) -> None:
     ],
 )
 def test_whether_a_daemon_works(
-    daemons: dict[str, int], unattended: int, failed: int, severities: list[Severity], says: str
+    daemons: dict[str, int], without_task: int, failed: int, severities: list[Severity], says: str
 ) -> None:
-    found = judge_streams(StreamFacts(daemons=daemons, unattended=unattended, failed=failed))
+    found = judge_streams(StreamFacts(daemons=daemons, without_task=without_task, failed=failed))
     worst(found)
     assert [finding.severity for finding in found] == severities
     assert found[0].says.startswith(says)
@@ -173,7 +173,7 @@ def test_whether_a_daemon_works(
 def test_kind9_records_that_cannot_be_read_are_problems_and_names_without_a_record_a_warning() -> None:
     unreadable = {f"stream:{number}:meta": f"stream:{number}:meta is no hash" for number in range(7)}
     found = judge_streams(
-        StreamFacts(daemons={}, unattended=0, failed=0, without_record=2, unreadable=unreadable),
+        StreamFacts(daemons={}, without_task=0, failed=0, without_record=2, unreadable=unreadable),
     )
     worst(found)
     assert [finding.severity for finding in found] == [OK, *[PROBLEM] * 6, WARNING]

@@ -18,7 +18,7 @@ from cef_trio.checkpoint.memory import Moment
 from cef_trio.checkpoint.model import Owner
 from cef_trio.checkpoint.states import ENDED, Status
 from cef_trio.cli.gc import collect, judge_upload
-from cef_trio.cli.retry_plan import reason_of
+from cef_trio.cli.retry_plan import reason_of_status
 from cef_trio.cli.session import CommandContext
 from cef_trio.exceptions import S3OperationError
 from cef_trio.exit_codes import ExitCode
@@ -38,7 +38,7 @@ def test_what_a_live_stream_or_a_retry_needs_is_kept_and_all_else_of_ended_strea
     status: Status, upload_id: str | None
 ) -> None:
     fate = judge_upload(OLD, "x", a_stream(status=status, s3_upload_id=upload_id), born_before=DAY_AGO)
-    needed = status not in ENDED or (reason_of(status) in KEEPS_ITS_UPLOAD and upload_id != "another")
+    needed = status not in ENDED or (reason_of_status(status) in KEEPS_ITS_UPLOAD and upload_id != "another")
     assert fate.abort is not needed
 
 

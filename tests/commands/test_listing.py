@@ -14,7 +14,7 @@ from servers.stream_records import DAEMON, a_part, a_stream, stream_id
 from servers.valkey import ValkeyServer, valkey_server
 
 from cef_trio.checkpoint.commit import Change
-from cef_trio.checkpoint.protocols import KnownPath
+from cef_trio.checkpoint.protocols import StreamSummary
 from cef_trio.checkpoint.redis.store import RedisCheckpointStore
 from cef_trio.checkpoint.states import HOME, Status, StreamSet
 from cef_trio.cli.list import State, in_state
@@ -117,7 +117,7 @@ def test_a_prefix_selects_the_one_stream_that_it_begins() -> None:
 
 @pytest.mark.parametrize("status", list(Status))
 def test_every_stream_is_listed_under_its_set_or_says_why_it_is_not(status: Status) -> None:
-    known = KnownPath(a_stream(status=status), HOME[status] or StreamSet.ACTIVE)
+    known = StreamSummary(a_stream(status=status), HOME[status] or StreamSet.ACTIVE)
     states = {state for state in State if in_state(known, state)}
     assert in_state(known, None)
     assert len(states & {"active", "pending_completion", "completed", "failed", "deleted"}) == 1

@@ -187,7 +187,7 @@ async def test_a_recording_that_is_gone_or_replaced_is_told_so_and_nothing_is_ch
     assert "another file" in (await retry_stream(context, stream)).says
     assert world.store.snapshot() == before
     path = world.path()
-    await world.store.create(a_stream(7, path), DAEMON, instead_of=stream)
+    await world.store.create(a_stream(7, path), DAEMON, replaced_stream_id=stream)
     assert "belongs to a newer stream" in (await retry_stream(context, stream)).says
 
 

@@ -22,7 +22,7 @@ from cef_trio.admin.page_source import DaemonSource
 from cef_trio.admin.status_page import to_json
 from cef_trio.checkpoint.commit import Change
 from cef_trio.checkpoint.model import Checkpoint, StreamMeta
-from cef_trio.checkpoint.protocols import KnownPath
+from cef_trio.checkpoint.protocols import StreamSummary
 from cef_trio.checkpoint.redis.store import RedisCheckpointStore
 from cef_trio.checkpoint.states import HOME, Status, StreamSet
 from cef_trio.cli.session import CommandContext
@@ -47,7 +47,7 @@ def observed(
     for meta, sizes in streams:
         parts = {n: a_part(n, size, ago) for n, (size, ago) in enumerate(sizes, 1)}
         checkpoints[meta.stream_id] = Checkpoint(meta, HOME[meta.status] or StreamSet.ACTIVE, parts)
-    known = [KnownPath(one.meta, one.stream_set) for one in checkpoints.values()]
+    known = [StreamSummary(one.meta, one.stream_set) for one in checkpoints.values()]
     return observe(known, checkpoints, holders or {}, files or {}, NOW, reports=reports or [])
 
 

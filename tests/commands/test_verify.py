@@ -13,7 +13,7 @@ from waiting import completed
 
 from cef_trio.checkpoint.model import Checkpoint
 from cef_trio.checkpoint.states import Status, StreamSet
-from cef_trio.cli.object_check import Content, compare, is_proven, metadata_content, recorded_content
+from cef_trio.cli.object_check import Content, compare_checksums, is_proven, metadata_content, recorded_content
 from cef_trio.cli.session import CommandContext
 from cef_trio.cli.stream_selection import NoSuchStreamError
 from cef_trio.cli.verify import verify_stream
@@ -132,8 +132,8 @@ def test_the_checkpoints_checksum_is_that_of_its_parts_or_what_s3_said() -> None
 
 def test_witnesses_that_have_nothing_on_record_prove_nothing() -> None:
     read = Content(3, crc64nvme(b"abc"))
-    silent = compare("a", read, Content(None, None))
-    agreeing, disagreeing = compare("b", read, read), compare("c", read, Content(4, None))
+    silent = compare_checksums("a", read, Content(None, None))
+    agreeing, disagreeing = compare_checksums("b", read, read), compare_checksums("c", read, Content(4, None))
     assert (silent.agrees, agreeing.agrees, disagreeing.agrees) == (None, True, False)
     assert is_proven([silent, agreeing])
     assert not is_proven([silent])

@@ -78,7 +78,7 @@ def test_kind9_garbage_in_redis_stops_neither_a_daemon_nor_a_command(
             collected = answer("gc", "--older-than", "0s", settings=settings)["results"]
             kept = {one["subject"].split("/")[-2] for one in collected if not one["aborted"]}
             assert kept >= {ids["typed"], ids["odd"], ids["field"], ids["parts"]}
-            # A person mends two of them: they go on by themselves, and send nothing again.
+            # Two are repaired of them: they go on by themselves, and send nothing again.
             raw.hset(f"stream:{ids['odd']}:meta", "status", "interrupted_shutdown")
             raw.delete(f"stream:{ids['lease']}:lease")
             for name in ("odd", "lease"):

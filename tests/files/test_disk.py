@@ -15,7 +15,7 @@ from waiting import until
 
 from cef_trio.exceptions import ChunkProcessingError, FileAccessError, RecordingChangedError
 from cef_trio.files import reader as disk_module
-from cef_trio.files.reader import BLOCK_BYTES, Disk, FileSlice, KernelDisk, head_of, refusal
+from cef_trio.files.reader import BLOCK_BYTES, Disk, FileSlice, KernelDisk, file_access_error, head_of
 from cef_trio.lab.disk import InlineDisk
 from cef_trio.resilience import shield as shield_room
 
@@ -223,31 +223,31 @@ async def test_the_head_of_a_short_file_is_the_file(disk: Disk, tmp_path: Path) 
 
 
 async def test_the_folder_around_a_file_is_the_nearest_that_exists(disk: Disk, tmp_path: Path) -> None:
-    place = await disk.place_around(str(tmp_path / "gone" / "too" / "a.mp4"))
+    place = await disk.mount_around(str(tmp_path / "gone" / "too" / "a.mp4"))
     assert place is not None
     assert place.file_dev == tmp_path.stat().st_dev
-    assert await disk.place_around("/nowhere/at/all.mp4") is None
+    assert await disk.mount_around("/nowhere/at/all.mp4") is None
 
 
 async def test_a_folder_that_is_gone_is_not_looked_for_beyond_the_one_that_is_watched(
     disk: Disk, tmp_path: Path
 ) -> None:
     watched = tmp_path / "watched"
-    here = await disk.place_around(str(tmp_path / "a.mp4"))
+    here = await disk.mount_around(str(tmp_path / "a.mp4"))
     path = str(watched / "cam" / "a.mp4")
-    assert await disk.place_around(path, within=str(watched)) is None
-    assert await disk.place_around(path) == here
+    assert await disk.mount_around(path, within=str(watched)) is None
+    assert await disk.mount_around(path) == here
     watched.mkdir()
-    assert await disk.place_around(path, within=str(watched)) == here
+    assert await disk.mount_around(path, within=str(watched)) == here
     # A recording of another folder, which was watched once: that folder alone tells nothing.
-    assert await disk.place_around(str(tmp_path / "other" / "a.mp4"), within=str(watched)) == here
+    assert await disk.mount_around(str(tmp_path / "other" / "a.mp4"), within=str(watched)) == here
 
 
 @pytest.mark.parametrize(
     ("number", "denied"), [(errno.EIO, False), (errno.ESTALE, False), (errno.EMFILE, False), (errno.EACCES, True)]
 )
 def test_a_refusal_is_transient_and_states_whether_rights_are_missing(number: int, denied: bool) -> None:
-    error = refusal("cannot read 'x'", OSError(number, "why"))
+    error = file_access_error("cannot read 'x'", OSError(number, "why"))
     assert error.transient
     assert error.denied is denied
 

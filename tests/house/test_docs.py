@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -32,6 +33,11 @@ def exists(name: str) -> bool:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_file_that_a_page_names_exists(page: Path) -> None:
     assert [name for name in NAMED.findall(page.read_text()) if not exists(name)] == []
+
+
+def test_every_file_that_a_module_names_exists() -> None:
+    texts = {file: ast.get_docstring(ast.parse(file.read_text())) or "" for file in PACKAGE.rglob("*.py")}
+    assert [(at.name, name) for at, text in texts.items() for name in NAMED.findall(text) if not exists(name)] == []
 
 
 def anchors(page: Path) -> set[str]:

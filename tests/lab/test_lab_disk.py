@@ -51,7 +51,7 @@ async def test_p6_an_open_recording_on_a_dead_mount_is_an_access_error(call: str
             await OPENED[call](recording)
 
 
-@pytest.mark.parametrize("call", ["stat", "place_around"])
+@pytest.mark.parametrize("call", ["stat", "mount_around"])
 async def test_p6_a_path_on_a_dead_mount_is_an_access_error(call: str, tmp_path: Path) -> None:
     intercepting = Intercepting()
     intercepting.dead = True

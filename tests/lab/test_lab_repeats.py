@@ -73,3 +73,7 @@ def test_a_recording_that_is_completed_is_not_given_to_a_stream_that_misses_its_
 @pytest.mark.parametrize("seed", [28296, 29220, 29469])
 def test_a_completed_recording_is_deleted_although_s3_denied_it_or_its_inode_number_changed(seed: int) -> None:
     assert run_plan(Plan(SIMULATED, injections_of(seed), seed)).violations == []
+
+
+def test_a_copy_of_a_completed_recording_that_has_its_time_stamp_and_its_inode_number_is_recognized() -> None:
+    assert run_plan(Plan(SIMULATED, injections_of(16428), 16428)).violations == []

@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 
 from cef_trio.observability import daemon_report
-from cef_trio.observability.at_risk import SENTENCES, Facts, Reason, Risk, Upload, Waiting, find_risks
+from cef_trio.observability.at_risk import SENTENCES, Facts, Reason, Risk, UploadProgress, Waiting, find_risks
 from cef_trio.observability.daemon_report import DaemonReport
 from cef_trio.observability.lag import Lag
 
 NOW = 1000.0
 WELL = Facts(outages={})
-SENDING = Upload(moved_at=NOW - 1, size_bytes=10, lags=True, queues=False, trouble=None)
+SENDING = UploadProgress(last_progress_at=NOW - 1, size_bytes=10, lags=True, queues=False, trouble=None)
 
 
 def reasons(facts: Facts) -> list[Reason]:
@@ -30,7 +30,7 @@ def test_p10_a_minute_is_given_to_everything(seconds: float) -> None:
     waiting = Waiting(NOW - seconds, 10, "why")
     facts = Facts(
         outages={Reason.S3_DOWN: waiting, Reason.REDIS_DOWN: waiting},
-        uploads=(replace(SENDING, moved_at=NOW - seconds, trouble="no"),),
+        uploads=(replace(SENDING, last_progress_at=NOW - seconds, trouble="no"),),
         not_looked_up=(waiting,),
         failed=(waiting,),
         unreadable_files=(waiting,),
@@ -66,14 +66,14 @@ def test_p10_an_outage_is_a_risk_although_nothing_grows_and_takes_what_it_holds_
     outage = {reason: Waiting(NOW - 100, why="refused")}
     [risk] = find_risks(Facts(outages=outage), NOW)
     assert (risk.reason, risk.size_bytes, risk.recordings) == (reason, 0, 0)
-    held = (replace(SENDING, moved_at=NOW - 80), SENDING)
+    held = (replace(SENDING, last_progress_at=NOW - 80), SENDING)
     [risk] = find_risks(Facts(outages=outage, uploads=held, not_looked_up=(Waiting(NOW - 90, 4),)), NOW)
     assert (risk.reason, risk.since, risk.size_bytes, risk.recordings) == (reason, NOW - 100, 14, 2)
     assert risk.why.endswith(": refused")
 
 
 def test_p10_an_upload_that_stands_still_is_a_risk_with_its_last_error() -> None:
-    [risk] = find_risks(replace(WELL, uploads=(replace(SENDING, moved_at=NOW - 61, trouble="no answer"),)), NOW)
+    [risk] = find_risks(replace(WELL, uploads=(replace(SENDING, last_progress_at=NOW - 61, trouble="no answer"),)), NOW)
     assert (risk.reason, risk.size_bytes, risk.recordings) == (Reason.NOT_MOVING, 10, 1)
     assert risk.why == "uploads stand still: no answer"
 
@@ -90,14 +90,14 @@ def test_p10_an_upload_that_stands_still_is_a_risk_with_its_last_error() -> None
 def test_p10_who_waits_for_his_turn_is_no_risk(
     queues: bool, trouble: str | None, last_moved: float, told: bool
 ) -> None:
-    one = replace(SENDING, moved_at=NOW - 300, queues=queues, trouble=trouble)
-    assert bool(reasons(Facts(outages={}, uploads=(one,), last_moved_at=NOW - last_moved))) is told
+    one = replace(SENDING, last_progress_at=NOW - 300, queues=queues, trouble=trouble)
+    assert bool(reasons(Facts(outages={}, uploads=(one,), last_progress_at=NOW - last_moved))) is told
 
 
 def test_p10_s3_may_take_its_time_to_put_a_large_object_together() -> None:
-    complete = replace(SENDING, lags=False, moved_at=NOW - 200)
+    complete = replace(SENDING, lags=False, last_progress_at=NOW - 200)
     assert reasons(replace(WELL, uploads=(complete,))) == []
-    assert reasons(replace(WELL, uploads=(replace(complete, moved_at=NOW - 301),))) == [Reason.NOT_MOVING]
+    assert reasons(replace(WELL, uploads=(replace(complete, last_progress_at=NOW - 301),))) == [Reason.NOT_MOVING]
     assert reasons(replace(WELL, uploads=(replace(complete, trouble="500"),))) == [Reason.NOT_MOVING]
 
 

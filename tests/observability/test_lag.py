@@ -5,65 +5,65 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cef_trio.observability.lag import Growth, Lag, lag_of, total
+from cef_trio.observability.lag import FirstSeenTimes, Lag, lag_of, total
 
 
 def test_the_oldest_byte_is_as_old_as_its_first_sight() -> None:
-    growth = Growth(10.0, 100)
-    growth.saw(20.0, 200)
-    growth.saw(30.0, 300)
-    assert growth.oldest() == 10.0
-    growth.acknowledged(99)
-    assert growth.oldest() == 10.0
-    growth.acknowledged(100)
-    assert growth.oldest() == 20.0
-    growth.acknowledged(250)
-    assert growth.oldest() == 30.0
-    growth.acknowledged(300)
-    assert growth.oldest() is None
+    first_seen = FirstSeenTimes(10.0, 100)
+    first_seen.record(20.0, 200)
+    first_seen.record(30.0, 300)
+    assert first_seen.oldest() == 10.0
+    first_seen.acknowledged(99)
+    assert first_seen.oldest() == 10.0
+    first_seen.acknowledged(100)
+    assert first_seen.oldest() == 20.0
+    first_seen.acknowledged(250)
+    assert first_seen.oldest() == 30.0
+    first_seen.acknowledged(300)
+    assert first_seen.oldest() is None
 
 
 def test_an_empty_file_has_no_byte_that_could_be_old() -> None:
-    assert Growth(1.0, 0).oldest() is None
+    assert FirstSeenTimes(1.0, 0).oldest() is None
 
 
 def test_a_look_that_shows_nothing_new_changes_nothing() -> None:
-    growth = Growth(1.0, 100)
-    growth.saw(50.0, 100)
-    assert growth.oldest() == 1.0
+    first_seen = FirstSeenTimes(1.0, 100)
+    first_seen.record(50.0, 100)
+    assert first_seen.oldest() == 1.0
 
 
 def test_bytes_that_a_truncation_took_are_forgotten_and_come_back_young() -> None:
-    growth = Growth(1.0, 100)
-    growth.saw(2.0, 200)
-    growth.saw(3.0, 150)
-    growth.acknowledged(150)
-    assert growth.oldest() is None
-    growth.saw(9.0, 200)
-    growth.acknowledged(150)
-    assert growth.oldest() == 9.0
+    first_seen = FirstSeenTimes(1.0, 100)
+    first_seen.record(2.0, 200)
+    first_seen.record(3.0, 150)
+    first_seen.acknowledged(150)
+    assert first_seen.oldest() is None
+    first_seen.record(9.0, 200)
+    first_seen.acknowledged(150)
+    assert first_seen.oldest() == 9.0
 
 
 def test_a_file_that_was_emptied_begins_anew() -> None:
-    growth = Growth(1.0, 100)
-    growth.saw(2.0, 0)
-    assert growth.oldest() is None
-    growth.saw(3.0, 10)
-    assert growth.oldest() == 3.0
+    first_seen = FirstSeenTimes(1.0, 100)
+    first_seen.record(2.0, 0)
+    assert first_seen.oldest() is None
+    first_seen.record(3.0, 10)
+    assert first_seen.oldest() == 3.0
 
 
 @given(st.lists(st.integers(min_value=1, max_value=1000), min_size=1, max_size=600), st.data())
 def test_a_byte_is_never_told_younger_than_it_is_and_memory_is_bounded(steps: list[int], data: st.DataObject) -> None:
-    growth, seen, size = Growth(0.0, 0), [], 0
+    first_seen, seen, size = FirstSeenTimes(0.0, 0), [], 0
     for at, step in enumerate(steps, start=1):
         size += step
-        growth.saw(float(at), size)
+        first_seen.record(float(at), size)
         seen.append((float(at), size))
-    assert len(growth._marks) <= 128
+    assert len(first_seen._marks) <= 128
     acknowledged = data.draw(st.integers(min_value=0, max_value=size - 1))
-    growth.acknowledged(acknowledged)
+    first_seen.acknowledged(acknowledged)
     true = next(at for at, upto in seen if upto > acknowledged)
-    told = growth.oldest()
+    told = first_seen.oldest()
     assert told is not None
     assert told <= true
     if len(steps) <= 128:
@@ -71,10 +71,10 @@ def test_a_byte_is_never_told_younger_than_it_is_and_memory_is_bounded(steps: li
 
 
 def test_lag_has_one_meaning_after_silence_and_a_new_write_its_age_is_that_of_the_new_byte() -> None:
-    growth = Growth(0.0, 100)
-    growth.acknowledged(100)
-    growth.saw(600.0, 101)
-    lag = lag_of(101, 100, growth.oldest())
+    first_seen = FirstSeenTimes(0.0, 100)
+    first_seen.acknowledged(100)
+    first_seen.record(600.0, 101)
+    lag = lag_of(101, 100, first_seen.oldest())
     assert (lag.size_bytes, lag.seconds(601.0)) == (1, 1.0)
 
 

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from cef_trio.daemon.reload import KEYS, LIVE, SettingsReloader, SettingsSource, Terminal, compare, overridden
+from cef_trio.daemon.reload import KEYS, LIVE, SettingsReloader, SettingsSource, Terminal, compare_settings, overridden
 from cef_trio.observability import logs
 from cef_trio.s3.rate_limiter import RateLimiter
 from cef_trio.settings.model import AppEnvironment, Settings, load_settings
@@ -75,7 +75,7 @@ def test_every_setting_but_the_live_ones_needs_a_restart(env_file: Path) -> None
     held = load_settings(env_file)
     for name in Settings.model_fields:
         other = SecretStr("redis://elsewhere") if name == "redis_url" else object()
-        reading = compare(held, held.model_copy(update={name: other}))
+        reading = compare_settings(held, held.model_copy(update={name: other}))
         if name in LIVE:
             assert (list(reading.applied), reading.needs_restart) == ([name.upper()], ())
         elif name in KEYS and name != "s3_access_key_id":
@@ -83,14 +83,14 @@ def test_every_setting_but_the_live_ones_needs_a_restart(env_file: Path) -> None
         else:
             assert (reading.applied, reading.needs_restart) == ({}, (name.upper(),))
     login = held.model_copy(update={"redis_url": SecretStr("redis://:other@localhost:6379/0")})
-    assert compare(held, login).renewed == ("REDIS_URL",)
-    assert compare(held, held) == compare(held, load_settings(env_file))
+    assert compare_settings(held, login).renewed == ("REDIS_URL",)
+    assert compare_settings(held, held) == compare_settings(held, load_settings(env_file))
 
 
 def test_no_value_of_a_setting_that_needs_a_restart_is_told(env_file: Path) -> None:
     held = load_settings(env_file)
     change(env_file, S3_ACCESS_KEY_ID="hunter2", S3_SECRET_ACCESS_KEY="hunter2", REDIS_URL="redis://:hunter2@x")
-    assert "hunter2" not in repr(compare(held, load_settings(env_file)))
+    assert "hunter2" not in repr(compare_settings(held, load_settings(env_file)))
 
 
 VALUES = st.dictionaries(st.sampled_from(["LOG_LEVEL", "log_level", "MAX_UPLOAD_RATE", "OTHER"]), st.text(max_size=2))

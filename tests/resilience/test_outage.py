@@ -11,8 +11,8 @@ import trio.testing
 from structlog.testing import capture_logs
 
 from cef_trio.exceptions import CefMp4ProcessorError, RedisOperationError, S3OperationError
-from cef_trio.resilience import CircuitBreaker, Need, RetryPolicy, ServiceRetrier
-from cef_trio.resilience.outage import UNPROVEN_REFUSAL_SECONDS
+from cef_trio.resilience import CircuitBreaker, ProbeKind, RetryPolicy, ServiceRetrier
+from cef_trio.resilience.outage import UNPROVEN_REJECTION_SECONDS
 
 pytestmark = pytest.mark.usefixtures("autojump_clock")
 
@@ -30,7 +30,7 @@ def server_error() -> S3OperationError:
 
 def refused(code: str = "AccessDenied") -> S3OperationError:
     error = S3OperationError("upload_part", "no", code=code, status=403)
-    error.refusal = True
+    error.rejected = True
     return error
 
 
@@ -38,26 +38,26 @@ class Service:
     """A service whose reads and writes can be made to fail, with its breaker."""
 
     def __init__(self, *, idle_seconds: float | None = None) -> None:
-        self.fails: dict[Need, CefMp4ProcessorError | None] = {Need.READ: None, Need.WRITE: None}
-        self.probes: list[Need] = []
+        self.fails: dict[ProbeKind, CefMp4ProcessorError | None] = {ProbeKind.READ: None, ProbeKind.WRITE: None}
+        self.probes: list[ProbeKind] = []
         self.on_probe: Callable[[], None] = lambda: None
         self.calls = 0
         self.breaker = CircuitBreaker("s3", self.probe, POLICY, Random(1), idle_seconds=idle_seconds)
         self.retrier = ServiceRetrier(self.breaker, POLICY, random=Random(2))
 
-    async def probe(self, need: Need) -> None:
-        self.probes.append(need)
+    async def probe(self, kind: ProbeKind) -> None:
+        self.probes.append(kind)
         self.on_probe()
-        await self._do(need)
+        await self._do(kind)
 
     async def write(self) -> str:
         self.calls += 1
-        await self._do(Need.WRITE)
+        await self._do(ProbeKind.WRITE)
         return "etag"
 
-    async def _do(self, need: Need) -> None:
+    async def _do(self, kind: ProbeKind) -> None:
         await trio.sleep(0.01)
-        error = self.fails[need]
+        error = self.fails[kind]
         if error is not None:
             raise error
 
@@ -72,7 +72,7 @@ async def test_p6_a_refusal_of_all_calls_is_an_outage_whatever_its_code(
     service: Service, error: S3OperationError, nursery: trio.Nursery
 ) -> None:
     nursery.start_soon(service.breaker.run)
-    service.fails[Need.WRITE] = error
+    service.fails[ProbeKind.WRITE] = error
     with pytest.raises(S3OperationError) as caught:
         await service.retrier.call("upload_part", service.write)
     assert caught.value.transient, "it comes back by itself"
@@ -80,7 +80,7 @@ async def test_p6_a_refusal_of_all_calls_is_an_outage_whatever_its_code(
     with trio.move_on_after(3600):
         await service.retrier.call("upload_part", service.write)
         pytest.fail("it was let through to a service that fails")
-    service.fails[Need.WRITE] = None
+    service.fails[ProbeKind.WRITE] = None
     with trio.fail_after(10):
         assert await service.retrier.call("upload_part", service.write) == "etag"
     nursery.cancel_scope.cancel()
@@ -143,7 +143,7 @@ async def test_p10_an_outage_of_writes_is_one_outage_for_as_long_as_only_reads_w
     service: Service, nursery: trio.Nursery
 ) -> None:
     nursery.start_soon(service.breaker.run)
-    service.fails[Need.WRITE] = silent()
+    service.fails[ProbeKind.WRITE] = silent()
     with capture_logs() as logs:
         for _ in range(20):
             nursery.start_soon(_for_ever, service)
@@ -151,7 +151,7 @@ async def test_p10_an_outage_of_writes_is_one_outage_for_as_long_as_only_reads_w
         began = [entry for entry in logs if entry["event"] == "outage_started"]
         assert len(began) == 1
         assert not [entry for entry in logs if entry["event"] == "outage_ended"]
-    assert set(service.probes) == {Need.WRITE}
+    assert set(service.probes) == {ProbeKind.WRITE}
     nursery.cancel_scope.cancel()
 
 
@@ -166,27 +166,27 @@ async def _for_ever(service: Service) -> None:
 async def test_an_outage_of_reads_is_ended_by_a_read_and_becomes_one_of_writes_if_they_fail_too(
     service: Service, nursery: trio.Nursery
 ) -> None:
-    service.breaker.trip(silent("head_object"), Need.READ)
-    service.breaker.trip(silent(), Need.WRITE)
+    service.breaker.trip(silent("head_object"), ProbeKind.READ)
+    service.breaker.trip(silent(), ProbeKind.WRITE)
     assert service.breaker.outage is not None
-    assert service.breaker.outage.need is Need.WRITE
+    assert service.breaker.outage.kind is ProbeKind.WRITE
     nursery.start_soon(service.breaker.run)
     with trio.fail_after(10):
         await service.breaker.wait_up()
     service.probes.clear()
-    service.breaker.trip(silent("head_object"), Need.READ)
+    service.breaker.trip(silent("head_object"), ProbeKind.READ)
     with trio.fail_after(10):
         await service.breaker.wait_up()
-    assert service.probes == [Need.READ]
+    assert service.probes == [ProbeKind.READ]
     nursery.cancel_scope.cancel()
 
 
 async def test_a_thousand_refused_calls_are_judged_by_one_probe(service: Service) -> None:
-    service.fails[Need.WRITE] = refused()
+    service.fails[ProbeKind.WRITE] = refused()
     async with trio.open_nursery() as callers:
         for _ in range(1000):
             callers.start_soon(_refused_once, service)
-    assert service.probes == [Need.WRITE]
+    assert service.probes == [ProbeKind.WRITE]
 
 
 async def _refused_once(service: Service) -> None:
@@ -198,9 +198,9 @@ async def test_a_probe_that_is_not_permitted_holds_up_the_others_for_a_minute_at
     service: Service, nursery: trio.Nursery
 ) -> None:
     nursery.start_soon(service.breaker.run)
-    service.fails[Need.WRITE] = refused()
+    service.fails[ProbeKind.WRITE] = refused()
     service.breaker.trip(silent())
-    with trio.fail_after(UNPROVEN_REFUSAL_SECONDS + POLICY.max_seconds):
+    with trio.fail_after(UNPROVEN_REJECTION_SECONDS + POLICY.max_seconds):
         await service.breaker.wait_up()
     nursery.cancel_scope.cancel()
 
@@ -208,12 +208,12 @@ async def test_a_probe_that_is_not_permitted_holds_up_the_others_for_a_minute_at
 async def test_a_refusal_by_redis_is_held_like_one_by_s3(service: Service, nursery: trio.Nursery) -> None:
     nursery.start_soon(service.breaker.run)
     wrong = RedisOperationError("record_part", "WRONGPASS invalid username-password pair")
-    wrong.refusal = True
-    service.fails[Need.WRITE] = wrong
+    wrong.rejected = True
+    service.fails[ProbeKind.WRITE] = wrong
     with pytest.raises(RedisOperationError) as caught:
         await service.retrier.call("record_part", service.write)
     assert caught.value.transient
-    service.fails[Need.WRITE] = None
+    service.fails[ProbeKind.WRITE] = None
     with trio.fail_after(10):
         await service.breaker.wait_up()
     nursery.cancel_scope.cancel()
@@ -225,11 +225,11 @@ async def test_p10_an_idle_service_is_probed_once_a_minute_and_its_failure_is_an
     service = Service(idle_seconds=IDLE_SECONDS)
     nursery.start_soon(service.breaker.run)
     await trio.sleep(10 * IDLE_SECONDS + 30)
-    assert service.probes == [Need.READ] * 10
-    service.fails = dict.fromkeys(Need, silent())
+    assert service.probes == [ProbeKind.READ] * 10
+    service.fails = dict.fromkeys(ProbeKind, silent())
     await trio.sleep(2 * IDLE_SECONDS)
     assert not service.breaker.up.value
-    service.fails = dict.fromkeys(Need, None)
+    service.fails = dict.fromkeys(ProbeKind, None)
     with trio.fail_after(10):
         await service.breaker.wait_up()
     nursery.cancel_scope.cancel()
@@ -253,24 +253,24 @@ async def test_p10_a_service_is_asked_a_minute_after_its_last_answer_and_not_two
     await trio.sleep(IDLE_SECONDS - 1)
     assert service.probes == []
     await trio.sleep(2)
-    assert service.probes == [Need.READ]
+    assert service.probes == [ProbeKind.READ]
     nursery.cancel_scope.cancel()
 
 
 async def test_one_lost_answer_while_idle_is_no_outage(nursery: trio.Nursery) -> None:
     service = Service(idle_seconds=IDLE_SECONDS)
     nursery.start_soon(service.breaker.run)
-    service.fails[Need.READ] = silent()
+    service.fails[ProbeKind.READ] = silent()
     await trio.sleep(IDLE_SECONDS + 0.5)
-    service.fails[Need.READ] = None
+    service.fails[ProbeKind.READ] = None
     await trio.sleep(30)
     assert service.breaker.up.value
     assert service.breaker.up_since == -float("inf")
     nursery.cancel_scope.cancel()
 
 
-@pytest.mark.parametrize("needed", list(Need))
-async def test_a_cancelled_probe_leaves_the_breaker_as_it_was(service: Service, needed: Need) -> None:
+@pytest.mark.parametrize("needed", list(ProbeKind))
+async def test_a_cancelled_probe_leaves_the_breaker_as_it_was(service: Service, needed: ProbeKind) -> None:
     with trio.move_on_after(0.005) as scope:
         await service.breaker.affects_all_calls(refused(), needed)
     assert scope.cancelled_caught
@@ -282,7 +282,7 @@ async def test_one_probe_serves_all_calls_from_before_it_began_and_none_from_lat
     answers: list[bool] = []
 
     async def ask() -> None:
-        answers.append(await service.breaker.affects_all_calls(server_error(), Need.WRITE))
+        answers.append(await service.breaker.affects_all_calls(server_error(), ProbeKind.WRITE))
 
     async with trio.open_nursery() as nursery:
         for _ in range(3):
@@ -297,13 +297,13 @@ async def test_p10_a_read_that_works_does_not_end_an_outage_in_which_a_write_has
     service: Service, nursery: trio.Nursery
 ) -> None:
     nursery.start_soon(service.breaker.run)
-    service.fails[Need.WRITE] = silent()
-    service.on_probe = lambda: service.breaker.trip(silent(), Need.WRITE)  # while the read is on its way
-    service.breaker.trip(silent("list_parts"), Need.READ)
+    service.fails[ProbeKind.WRITE] = silent()
+    service.on_probe = lambda: service.breaker.trip(silent(), ProbeKind.WRITE)  # while the read is on its way
+    service.breaker.trip(silent("list_parts"), ProbeKind.READ)
     await trio.sleep(60)
     assert service.breaker.outage is not None
-    assert service.probes[0] is Need.READ
-    assert set(service.probes[1:]) == {Need.WRITE}
-    service.fails[Need.WRITE] = None
+    assert service.probes[0] is ProbeKind.READ
+    assert set(service.probes[1:]) == {ProbeKind.WRITE}
+    service.fails[ProbeKind.WRITE] = None
     with trio.fail_after(20):
         await service.breaker.wait_up()

@@ -13,7 +13,7 @@ from cef_trio.exceptions import CefMp4ProcessorError, RecordingChangedError, Red
 from cef_trio.resilience import (
     CircuitBreaker,
     FailedAttempt,
-    Need,
+    ProbeKind,
     RetryPolicy,
     ServiceRetrier,
     is_transient,
@@ -52,14 +52,16 @@ class Script:
 class Service:
     """A breaker with a probe that can be made to fail, and a retrier that uses it."""
 
-    def __init__(self, *, once: frozenset[str] = frozenset()) -> None:
+    def __init__(self, *, not_retried: frozenset[str] = frozenset()) -> None:
         self.down = False
         self.probes = 0
         self.breaker = CircuitBreaker("s3", self.probe, POLICY, Random(1))
         self.told: list[FailedAttempt] = []
-        self.retrier = ServiceRetrier(self.breaker, POLICY, once=once, random=Random(2), observer=self.told.append)
+        self.retrier = ServiceRetrier(
+            self.breaker, POLICY, not_retried=not_retried, random=Random(2), observer=self.told.append
+        )
 
-    async def probe(self, _need: Need) -> None:
+    async def probe(self, _need: ProbeKind) -> None:
         self.probes += 1
         if self.down:
             raise slow_down()
@@ -148,7 +150,7 @@ async def test_the_observer_is_called_for_every_retry_and_the_last_failure() -> 
 
 
 async def test_the_observer_is_called_once_for_a_permanent_error_and_a_single_try() -> None:
-    service = Service(once=frozenset({"ping"}))
+    service = Service(not_retried=frozenset({"ping"}))
     with pytest.raises(S3OperationError):
         await service.retrier.call("upload_part", Script(denied()))
     with pytest.raises(S3OperationError):
@@ -290,7 +292,7 @@ async def test_a_cancelled_group_goes_through_as_it_is() -> None:
 
 
 async def test_p4_final_saves_are_tried_once_and_wait_for_no_breaker() -> None:
-    service = Service(once=frozenset({"save_interrupted"}))
+    service = Service(not_retried=frozenset({"save_interrupted"}))
     service.breaker.trip(slow_down())
     script = Script(RedisOperationError("save_interrupted", "timed out", transient=True))
     with pytest.raises(RedisOperationError):

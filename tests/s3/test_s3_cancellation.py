@@ -19,7 +19,7 @@ from s3.scripted_store import Passes, client_of, crc64, md5
 
 from cef_trio.exceptions import S3OperationError
 from cef_trio.http.client_transport import HttpTransport
-from cef_trio.resilience import CircuitBreaker, Need, RetryPolicy, ServiceRetrier
+from cef_trio.resilience import CircuitBreaker, ProbeKind, RetryPolicy, ServiceRetrier
 from cef_trio.resilience import shield as shield_room
 from cef_trio.s3 import transport
 from cef_trio.s3.client import S3Client
@@ -323,5 +323,5 @@ async def test_cancelled_while_the_body_of_a_refusal_is_read_the_recording_is_cl
         assert (reading, ended) == (2, 2), "one pass measured it, the other was broken off, and neither is left open"
 
 
-async def _proved(_need: Need) -> None:
+async def _proved(_need: ProbeKind) -> None:
     await trio.lowlevel.checkpoint()

@@ -167,7 +167,7 @@ async def test_p6_keys_that_are_refused_are_read_again_from_their_files(code: st
     async with client_of(store, credentials=provider) as s3:
         with pytest.raises(S3OperationError) as caught:
             await s3.delete_object("k")
-        assert caught.value.refusal, "the breaker asks again, by a probe, before it is believed"
+        assert caught.value.rejected, "the breaker asks again, by a probe, before it is believed"
         await s3.delete_object("k")
     assert await provider.get() == RENEWED
 

@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from cef_trio.exceptions import S3OperationError
-from cef_trio.resilience import Need
+from cef_trio.resilience import ProbeKind
 from cef_trio.s3.store_probe import StoreProbe
 
 
@@ -51,7 +51,7 @@ def probe(store: Any) -> StoreProbe:
 async def test_p5_a_cancelled_trial_is_aborted() -> None:
     store = Store()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(probe(store), Need.WRITE)
+        nursery.start_soon(probe(store), ProbeKind.WRITE)
         await store.part_asked.wait()
         assert store.open
         nursery.cancel_scope.cancel()
@@ -64,5 +64,5 @@ async def test_p5_a_refused_trial_is_aborted_and_the_refusal_is_everybodys() -> 
     )
     store.take_part.set()
     with pytest.raises(S3OperationError):
-        await probe(store)(Need.WRITE)
+        await probe(store)(ProbeKind.WRITE)
     assert not store.open

@@ -21,7 +21,7 @@ from cef_trio.checkpoint.model import FileIdentity
 from cef_trio.checkpoint.redis.store import RedisCheckpointStore
 from cef_trio.exceptions import RecordingChangedError
 from cef_trio.files.mounts import Mounts
-from cef_trio.files.nofollow import open_straight, stat_straight
+from cef_trio.files.nofollow import open_nofollow, stat_nofollow
 from cef_trio.files.reader import KernelDisk
 from cef_trio.files.writers import WriterState, writer_state
 from cef_trio.watch.scan import ThreadedReader, scan_now
@@ -52,10 +52,10 @@ def test_a_path_without_links_is_opened_and_looked_at(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "a.mp4").write_bytes(b"x")
     path = str(folder / "a.mp4")
-    assert os.path.samestat(stat_straight(path), os.lstat(path))
-    assert os.path.samestat(stat_straight(str(folder)), os.lstat(folder))
-    assert os.path.samestat(stat_straight("/"), os.lstat("/"))
-    descriptor = open_straight(path, os.O_RDONLY)
+    assert os.path.samestat(stat_nofollow(path), os.lstat(path))
+    assert os.path.samestat(stat_nofollow(str(folder)), os.lstat(folder))
+    assert os.path.samestat(stat_nofollow("/"), os.lstat("/"))
+    descriptor = open_nofollow(path, os.O_RDONLY)
     try:
         assert os.read(descriptor, 2) == b"x"
         assert not os.get_inheritable(descriptor)
@@ -67,7 +67,7 @@ def test_a_path_of_names_that_are_no_text_is_walked_too(tmp_path: Path) -> None:
     folder = os.fsdecode(os.fsencode(tmp_path) + b"/\xff\n")
     os.mkdir(folder)  # noqa: PTH102 - as bytes say it
     Path(folder, "a.mp4").write_bytes(b"x")
-    assert stat_straight(f"{folder}/a.mp4").st_size == 1
+    assert stat_nofollow(f"{folder}/a.mp4").st_size == 1
 
 
 @pytest.mark.parametrize("flags", [os.O_RDONLY, os.O_RDONLY | os.O_DIRECTORY])
@@ -77,17 +77,17 @@ def test_a_link_anywhere_in_the_path_is_refused(tmp_path: Path, private: Path, f
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     for path, number in (("folder/a.mp4", errno.ENOTDIR), ("file", errno.ELOOP), ("loop/a.mp4", errno.ENOTDIR)):
         with pytest.raises(OSError, match=path) as caught:
-            open_straight(str(tmp_path / path), flags)
+            open_nofollow(str(tmp_path / path), flags)
         # To O_DIRECTORY, a link is something that is no folder.
         assert caught.value.errno == (errno.ENOTDIR if flags & os.O_DIRECTORY else number)
     with pytest.raises(NotADirectoryError):
-        stat_straight(str(tmp_path / "folder" / "a.mp4"))
-    assert stat.S_ISLNK(stat_straight(str(tmp_path / "file")).st_mode)
+        stat_nofollow(str(tmp_path / "folder" / "a.mp4"))
+    assert stat.S_ISLNK(stat_nofollow(str(tmp_path / "file")).st_mode)
 
 
 def test_a_path_that_goes_up_is_refused(tmp_path: Path, private: Path) -> None:
     for path in (tmp_path / "private" / ".." / "private" / "a.mp4", tmp_path / ".."):
-        for look in (stat_straight, lambda path: open_straight(path, os.O_RDONLY)):
+        for look in (stat_nofollow, lambda path: open_nofollow(path, os.O_RDONLY)):
             with pytest.raises(OSError, match=r"must not contain"):
                 look(str(path))
 
@@ -97,7 +97,7 @@ def test_no_descriptor_stays_open_whatever_happens(tmp_path: Path, private: Path
     before = {path.name for path in Path("/proc/self/fd").iterdir()}
     for name in ("private/a.mp4", "private/missing", "missing/a.mp4", "folder/a.mp4", "x" * 300, "private/a.mp4/b"):
         path = str(tmp_path / name)
-        for look in (stat_straight, lambda path: os.close(open_straight(path, os.O_RDONLY))):
+        for look in (stat_nofollow, lambda path: os.close(open_nofollow(path, os.O_RDONLY))):
             try:
                 look(path)
             except OSError as error:

@@ -18,13 +18,15 @@ from structlog.testing import capture_logs
 from cef_trio.checkpoint.memory import MemoryCheckpointStore
 from cef_trio.checkpoint.model import Checkpoint, Lease
 from cef_trio.checkpoint.states import SENTENCES, FailureReason, Status, StreamSet
-from cef_trio.exceptions import RedisOperationError
+from cef_trio.exceptions import CefMp4ProcessorError, ChunkProcessingError, RedisOperationError, S3OperationError
 from cef_trio.lab.world import PART, World, WorldDaemon
 from cef_trio.s3_endpoint import Fault, Kind
 from cef_trio.upload import part_plan
-from cef_trio.upload.failures import KEEPS_ITS_UPLOAD
+from cef_trio.upload.failures import KEEPS_ITS_UPLOAD, ends_stream
 
 BAD, GOOD = "bad.mp4", "good.mp4"
+PERMISSION_DENIED = RedisOperationError("commit", "NOPERM")
+PERMISSION_DENIED.rejected = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,3 +227,21 @@ async def test_p6_a_bug_in_saving_a_streams_end_is_logged_and_ends_no_other_task
     assert [entry["event"] for entry in logs].count("stream_task_failed") == 1
     statuses = {one.meta.stream_id: one.meta.status for one in world.known()}
     assert statuses == {ids[BAD]: Status.ACTIVE, ids[GOOD]: Status.INTERRUPTED_CANCELLED}
+
+
+@pytest.mark.parametrize(
+    ("error", "ends"),
+    [
+        (S3OperationError("upload_part", "timeout", transient=True), False),
+        (S3OperationError("upload_part", "AccessDenied", transient=False, code="AccessDenied"), True),
+        (S3OperationError("upload_part", "NoSuchUpload", transient=False, code="NoSuchUpload"), False),
+        (S3OperationError("complete_multipart_upload", "InvalidPart", transient=False, code="InvalidPart"), False),
+        (PERMISSION_DENIED, False),
+        (RedisOperationError("commit", "WRONGTYPE", transient=False), True),
+        (ChunkProcessingError("a disk error", transient=False), True),
+    ],
+)
+def test_an_error_ends_a_stream_unless_it_may_pass_or_resuming_repairs_it(
+    error: CefMp4ProcessorError, ends: bool
+) -> None:
+    assert ends_stream(error) is ends

@@ -9,11 +9,11 @@ import pytest
 
 from cef_trio.checkpoint.model import FileIdentity
 from cef_trio.files.file_stat import FileStat
-from cef_trio.files.identity import IdentityMatch, compare
+from cef_trio.files.identity import IdentityMatch, compare_identity
 from cef_trio.upload import file_state as file_events
 from cef_trio.upload.file_state import Ending, FileState
-from cef_trio.upload.file_triage import IdleCheckResult, check_idle
-from cef_trio.upload.next_action import Action, FileCheck, Known, check_file, next_action
+from cef_trio.upload.idle_rules import IdleCheckResult, check_idle
+from cef_trio.upload.next_action import Action, FileCheck, RecordedProgress, check_file, next_action
 from cef_trio.upload.part_plan import PartPlan
 
 PLAN = PartPlan(100)
@@ -102,7 +102,7 @@ class TestNews:
 def test_the_rules_of_the_next_action_stand_in_their_order(  # noqa: PLR0917 - one parameter a rule
     draining: bool, moved: bool, exists: bool, suspect: bool, missing: int, ending: Ending
 ) -> None:
-    known = Known(PLAN, missing, "/w/old.mp4" if moved else "/w/a.mp4", object_exists=exists)
+    known = RecordedProgress(PLAN, missing, "/w/old.mp4" if moved else "/w/a.mp4", object_exists=exists)
     action = next_action(known, FileState("/w/a.mp4", STAT, ending, suspect, draining))
     if draining:
         assert action is Action.PARK
@@ -121,7 +121,7 @@ def test_the_rules_of_the_next_action_stand_in_their_order(  # noqa: PLR0917 - o
 
 
 def test_a_part_is_ready_at_its_last_byte_and_not_before() -> None:
-    known = Known(PLAN, 3, "/w/a.mp4")
+    known = RecordedProgress(PLAN, 3, "/w/a.mp4")
     assert next_action(known, replace(NOW, stat=grown(299))) is Action.WAIT
     assert next_action(known, replace(NOW, stat=grown(300))) is Action.UPLOAD
 
@@ -185,4 +185,4 @@ IDENTITY = FileIdentity(1, 2, 4096, 77)
 def test_who_a_file_is_is_judged_by_inode_and_first_bytes(
     recorded: FileIdentity, observed: FileIdentity, sameness: IdentityMatch
 ) -> None:
-    assert compare(recorded, observed) is sameness
+    assert compare_identity(recorded, observed) is sameness

@@ -15,7 +15,7 @@ from servers.stream_records import a_part, a_stream, stream_id
 from servers.valkey import ValkeyServer, valkey_server
 from waiting import completed
 
-from cef_trio.checkpoint.commit import Change, Saving
+from cef_trio.checkpoint.commit import Change, ExitState
 from cef_trio.checkpoint.memory import MemoryCheckpointStore
 from cef_trio.checkpoint.model import FileIdentity, Lease
 from cef_trio.checkpoint.redis.store import RedisCheckpointStore
@@ -114,7 +114,7 @@ async def test_p9_no_key_of_another_program_or_prefix_is_touched_in_redis(valkey
             await ours.transition(stream_id(1), lease, Status.COMPLETED, Change(), enqueue_webhook=True)
             await ours.create(a_stream(3, "/rec/c.mp4"), lease)
             await ours.save_interrupted(
-                [Saving(stream_id(3), Status.INTERRUPTED_SHUTDOWN, a_stream().started_at_utc)], lease
+                [ExitState(stream_id(3), Status.INTERRUPTED_SHUTDOWN, a_stream().started_at_utc)], lease
             )
             await ours.report("us", "well")
             await ours.forget_reports(["us", "another-host"])

@@ -15,7 +15,7 @@ from structlog.typing import EventDict
 from waiting import completed
 
 from cef_trio.checkpoint.memory import Moment
-from cef_trio.checkpoint.protocols import KnownPath
+from cef_trio.checkpoint.protocols import StreamSummary
 from cef_trio.checkpoint.states import Status
 from cef_trio.lab.world import PART, World, WorldDaemon
 
@@ -112,7 +112,7 @@ async def test_a_stream_that_is_resumed_while_its_rename_is_recorded_keeps_its_l
             await trio.lowlevel.checkpoint()
             if not tried and (called, at) == ("rename", Moment.AFTER):
                 tried.append(called)
-                daemon.supervisor.resume_unattended(KnownPath(parked.meta, parked.stream_set))
+                daemon.supervisor.resume_without_task(StreamSummary(parked.meta, parked.stream_set))
                 await trio.sleep(0.5)  # long enough for its task to take the lease
 
         world.store.fault = strike

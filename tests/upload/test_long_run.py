@@ -79,7 +79,7 @@ async def test_p7_no_manual_edit_of_redis_keeps_a_stream_from_being_forgotten(wo
         async with RedisCheckpointStore(server.url) as store:
             world.store = store  # type: ignore[assignment]
             async with world.services() as services:
-                place = await services.disk.place_around(world.path("a.mp4"))
+                place = await services.disk.mount_around(world.path("a.mp4"))
                 assert place is not None
                 for stream_id in ("old", "corrupt", "foreign", "nul"):
                     gone = StreamMeta(

@@ -18,8 +18,8 @@ from cef_trio.upload.object_match import (
     FileDigest,
     ObjectMetadata,
     PartDigest,
-    algorithm_of,
     is_same,
+    object_checksum_algorithm,
     part_records,
     read_metadata,
 )
@@ -149,6 +149,8 @@ def test_parts_have_the_etags_that_are_known_of_them() -> None:
     metadata = read(chunks=[{**CHUNK, "size_bytes": 10}, {**CHUNK, "part_number": 2, "size_bytes": 5, "etag": "f"}])
     records = part_records(DIGEST, metadata, at=AT)
     assert [(part.part_number, part.etag, part.size_bytes) for part in records] == [(1, "e", 10), (2, "f", 5)]
-    assert algorithm_of(DIGEST, OBJECT, records) == "crc64nvme"
-    assert algorithm_of(DIGEST, replace(OBJECT, crc64nvme=None), records) is None
-    assert algorithm_of(DIGEST, replace(OBJECT, crc64nvme=None), part_records(DIGEST, None, at=AT)) == "md5"
+    assert object_checksum_algorithm(DIGEST, OBJECT, records) == "crc64nvme"
+    assert object_checksum_algorithm(DIGEST, replace(OBJECT, crc64nvme=None), records) is None
+    assert (
+        object_checksum_algorithm(DIGEST, replace(OBJECT, crc64nvme=None), part_records(DIGEST, None, at=AT)) == "md5"
+    )

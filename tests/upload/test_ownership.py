@@ -17,13 +17,13 @@ from waiting import completed
 from cef_trio.checkpoint.model import FileIdentity, Lease, Owner
 from cef_trio.checkpoint.states import Status
 from cef_trio.cli.checks import Severity, StreamFacts, judge_streams
-from cef_trio.files.file_system import FolderPlace
+from cef_trio.files.file_system import FolderMount
 from cef_trio.lab.world import PART, World
 from cef_trio.observability import daemon_report
 from cef_trio.observability.daemon_report import DaemonReport
 from cef_trio.upload import ownership
 from cef_trio.upload.ownership import Ownership
-from cef_trio.upload.ownership_rules import Claim, claim, compare, owner_at
+from cef_trio.upload.ownership_rules import Claim, claim, compare_owners, owner_at
 from cef_trio.upload.reporter import OtherDaemons
 from cef_trio.upload.services import Services
 
@@ -51,23 +51,23 @@ SOMEBODY = Lease("another-host", "1", 30.0)
         (Owner("a", "dev:/dev/sdb1", HERE), Owner("a", "dev:/dev/sda1", HERE), Claim.PERHAPS),
         (Owner("b", DISK, HERE), OURS, Claim.PERHAPS),  # a disk that moved, or was cloned
         (Owner(None, DISK, THERE), Owner(None, DISK, HERE), Claim.PERHAPS),
-        (THEIRS, OURS, Claim.ANOTHERS),
-        (Owner("b", None, HERE), OURS, Claim.ANOTHERS),
-        (Owner("b", "dev:/dev/sda1", HERE), Owner("a", "dev:/dev/sda1", HERE), Claim.ANOTHERS),
-        (Owner(None, OTHER_DISK, HERE), Owner(None, DISK, HERE), Claim.ANOTHERS),
+        (THEIRS, OURS, Claim.OTHER_OWNER),
+        (Owner("b", None, HERE), OURS, Claim.OTHER_OWNER),
+        (Owner("b", "dev:/dev/sda1", HERE), Owner("a", "dev:/dev/sda1", HERE), Claim.OTHER_OWNER),
+        (Owner(None, OTHER_DISK, HERE), Owner(None, DISK, HERE), Claim.OTHER_OWNER),
         (Owner("b", SHARE, HERE), Owner("a", SHARE, HERE), Claim.OURS),  # they share the work by leases
         (Owner("b", OTHER_NAME, HERE), Owner("a", SHARE, HERE), Claim.PERHAPS),  # a server has several names
         (Owner("b", NAMELESS_SHARE, HERE), Owner("a", NAMELESS_SHARE, HERE), Claim.PERHAPS),
         (Owner("a", NAMELESS_SHARE, HERE), Owner("a", NAMELESS_SHARE, HERE), Claim.OURS),
-        (Owner("b", SHARE, HERE), OURS, Claim.ANOTHERS),
+        (Owner("b", SHARE, HERE), OURS, Claim.OTHER_OWNER),
         (Owner(), Owner(), Claim.OURS),  # nothing is known of either
     ],
 )
 def test_p9_machine_file_system_and_folder_together_identify_the_owner_of_a_stream(
     recorded: Owner, ours: Owner, expected: Claim
 ) -> None:
-    assert compare(recorded, ours, PATH) is expected
-    assert compare(ours, recorded, PATH) is expected
+    assert compare_owners(recorded, ours, PATH) is expected
+    assert compare_owners(ours, recorded, PATH) is expected
 
 
 def test_p9_an_owner_that_is_not_proved_to_be_us_never_has_our_name() -> None:
@@ -76,7 +76,7 @@ def test_p9_an_owner_that_is_not_proved_to_be_us_never_has_our_name() -> None:
     owners = [Owner(*evidence) for evidence in itertools.product(machines, systems, mounts)]
     for one, other in itertools.combinations(owners, 2):
         if one.name == other.name:
-            assert compare(one, other, PATH) is Claim.OURS
+            assert compare_owners(one, other, PATH) is Claim.OURS
     assert Owner().name == ""
     assert Owner("a", SHARE, HERE).name == Owner("b", SHARE, HERE).name
 
@@ -92,9 +92,9 @@ def test_p9_a_record_of_an_earlier_version_is_ours_unless_its_file_was_on_anothe
 
 
 def test_p9_an_owner_is_the_machine_and_where_the_watch_folder_is() -> None:
-    assert owner_at(FolderPlace(1, DISK, HERE, "ext4", True, "/dev/sda1"), "a") == OURS
-    assert owner_at(FolderPlace(1, None, HERE, "xfs", True, "/dev/sda1"), None) == Owner(None, "dev:/dev/sda1", HERE)
-    assert owner_at(FolderPlace(1, None, HERE, "nfs", False, "nas:/rec"), "a") == Owner("a", SHARE, HERE)
+    assert owner_at(FolderMount(1, DISK, HERE, "ext4", True, "/dev/sda1"), "a") == OURS
+    assert owner_at(FolderMount(1, None, HERE, "xfs", True, "/dev/sda1"), None) == Owner(None, "dev:/dev/sda1", HERE)
+    assert owner_at(FolderMount(1, None, HERE, "nfs", False, "nas:/rec"), "a") == Owner("a", SHARE, HERE)
     assert owner_at(None, "a") == Owner("a")
 
 
@@ -154,7 +154,7 @@ async def test_p9_a_stream_of_another_host_is_left_alone_whatever_its_status_and
         async with world.daemon() as daemon:
             daemon.closed()
             await trio.sleep(700)
-            await daemon.services.store.prove()
+            await daemon.services.store.check_writable()
         assert record(world) == before
         assert world.recordings() == [world.content()]
         assert len(world.known()) == 2
@@ -270,7 +270,7 @@ def a_report(at: float, **more: Any) -> dict[str, str]:
 def test_p9_a_second_running_daemon_of_one_name_is_reported_by_doctor_and_a_single_one_is_not() -> None:
     ours = DaemonReport(instance="cam@y", name="cam", at=100.0, folder="/rec", host="h1", process="m-token")
     found = [ours, *daemon_report.decode_all(a_report(100.0))[0]]
-    facts = StreamFacts(daemons={}, unattended=0, failed=0, reports=tuple(found), now=110.0)
+    facts = StreamFacts(daemons={}, without_task=0, failed=0, reports=tuple(found), now=110.0)
     [problem] = [one for one in judge_streams(facts) if one.severity is Severity.PROBLEM]
     assert "2 daemons have the INSTANCE_ID 'cam': /rec on h1 and /rec on h2" in problem.says
     for gone in (replace(found[1], stopped=True), replace(found[1], name="other")):

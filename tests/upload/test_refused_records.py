@@ -22,7 +22,7 @@ def refuse(world: World, *operations: str) -> None:
     async def fault(operation: str, moment: Moment) -> None:
         if operation in operations and moment is Moment.BEFORE:
             error = RedisOperationError(operation, NOPERM)
-            error.refusal = True
+            error.rejected = True
             raise error
 
     world.store.fault = fault

@@ -162,7 +162,7 @@ async def test_kind9_p10_a_file_whose_record_cannot_be_read_is_reported_and_resu
     (parked,) = world.known()
     keys = Keys()
     key = {"meta": keys.meta, "parts": keys.parts, "lease": keys.lease}[kind](parked.meta.stream_id)
-    world.store.spoil(key)
+    world.store.corrupt(key)
     with capture_logs() as logs:
         async with world.daemon() as daemon:
             risks = observer(daemon)
@@ -178,7 +178,7 @@ async def test_kind9_p10_a_file_whose_record_cannot_be_read_is_reported_and_resu
             )
             assert (ended or 0) < 80
             assert len(logs) < 10
-            world.store.mend(key)
+            world.store.repair(key)
             await trio.sleep(60)
             assert risks() == ()
             daemon.closed()

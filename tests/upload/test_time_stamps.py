@@ -13,7 +13,7 @@ from waiting import completed
 from cef_trio.checkpoint.states import Status
 from cef_trio.files.file_stat import FileStat
 from cef_trio.files.file_system import FileSystem, file_system_named
-from cef_trio.files.time_stamps import unproved_seconds
+from cef_trio.files.time_stamps import granularity_wait_seconds
 from cef_trio.lab.disk import InlineRecording
 from cef_trio.lab.run import Plan, run_plan
 from cef_trio.lab.world import PART, World
@@ -60,7 +60,7 @@ async def test_p1_a_time_that_goes_back_at_equal_size_ends_in_the_right_object(w
     ],
 )
 def test_p1_a_stamp_proves_nothing_while_its_tick_lasts(system: FileSystem, mtime_ns: int, seconds: float) -> None:
-    assert unproved_seconds(system, FileStat(1, 2, 3, mtime_ns), NOW) == pytest.approx(seconds, abs=1e-6)
+    assert granularity_wait_seconds(system, FileStat(1, 2, 3, mtime_ns), NOW) == pytest.approx(seconds, abs=1e-6)
 
 
 def test_p1_a_change_of_the_same_size_within_the_tick_of_the_verified_stamp_is_seen() -> None:

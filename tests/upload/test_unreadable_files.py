@@ -13,7 +13,7 @@ from waiting import completed
 
 from cef_trio.checkpoint.commit import Change
 from cef_trio.checkpoint.states import Status
-from cef_trio.files.reader import OpenRecording, refusal
+from cef_trio.files.reader import OpenRecording, file_access_error
 from cef_trio.lab.disk import InlineDisk
 from cef_trio.lab.world import PART, World
 from cef_trio.observability.at_risk import Reason
@@ -39,7 +39,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Refusing:
     async def refusing(disk: InlineDisk, path: str) -> AsyncIterator[OpenRecording]:
         if state.number is not None and path.endswith(NAME):
             state.asked += 1
-            raise refusal(f"cannot open {path!r}", OSError(state.number, os.strerror(state.number)))
+            raise file_access_error(f"cannot open {path!r}", OSError(state.number, os.strerror(state.number)))
         async with opened(disk, path) as recording:
             yield recording
 

@@ -1,7 +1,8 @@
 """Checkpoints in Redis: keys, encoding, scripts, and the connection.
 
 Open `store.py` for the calls; `scripts/` for the atomic steps; `keys.py` for key names; `codec.py` for how records are
-encoded; `client.py` and `connection.py` for time-outs and reconnecting; `errors.py` for what an error means.
+encoded; `address.py` for `REDIS_URL`; `client.py` and `connection.py` for time-outs and reconnecting; `errors.py` for
+which errors are transient.
 """
 
 from cef_trio.checkpoint.redis import codec

@@ -53,7 +53,7 @@ from cef_trio.checkpoint.redis.connection import (
     BoundedSentinelTlsConnection,
     BoundedTlsConnection,
 )
-from cef_trio.checkpoint.redis.errors import MAPPED, is_refusal, is_transient, is_unreachable, mapped
+from cef_trio.checkpoint.redis.errors import MAPPED, is_rejected, is_unreachable, mapped, redis_error_is_transient
 from cef_trio.checkpoint.redis.scripts import Script
 from cef_trio.checkpoint.redis.scripts.arguments import Argument
 from cef_trio.exceptions import RedisOperationError
@@ -170,9 +170,9 @@ class RedisClient:
         except MAPPED as error:
             if is_unreachable(error):
                 self._unreachable_at = time.monotonic()
-            if is_transient(error):
+            if redis_error_is_transient(error):
                 self.renew_connections()
-            elif is_refusal(error):
+            elif is_rejected(error):
                 self.refused = True
             raise
         self._unreachable_at = -math.inf

@@ -4,6 +4,9 @@ An exception is classified by its class, and an error reply by its code
 (https://redis.io/docs/latest/develop/reference/protocol-spec/#simple-errors), since redis-py has classes for some codes
 only. Transient errors pass by themselves or when the *server* is repaired (restart, failover, memory, disk). Permanent
 errors stay until the settings or the data change.
+
+Not here: what follows from an error. ``resilience/outage.py`` decides whether a refusal (NOPERM, a wrong password)
+concerns one call or all; ``upload/failures.py`` decides whether it ends a stream (NOPERM: the stream waits).
 """
 
 from __future__ import annotations
@@ -74,7 +77,7 @@ _CLUSTER_UNREACHABLE: Final = "Redis Cluster cannot be connected"
 _CLUSTER_UNCOVERED: Final = "All slots are not covered"
 
 
-def is_transient(error: BaseException) -> bool:
+def redis_error_is_transient(error: BaseException) -> bool:
     """Return whether the same call may succeed later with the same settings and data."""
     for kind, transient in _TRANSIENT_BY_CLASS:
         if isinstance(error, kind):
@@ -88,20 +91,20 @@ def is_transient(error: BaseException) -> bool:
 
 def is_unreachable(error: BaseException) -> bool:
     """Return whether the server did not respond at all, so that a concurrent call would fail too."""
-    return is_transient(error) and (
+    return redis_error_is_transient(error) and (
         isinstance(error, redis_exceptions.ConnectionError | redis_exceptions.TimeoutError | OSError)
         or _CLUSTER_UNREACHABLE in str(error)
     )
 
 
-def is_refusal(error: BaseException) -> bool:
+def is_rejected(error: BaseException) -> bool:
     """Return whether the server rejected a call permanently for a reason that affects all calls: login, permission,
     command. Errors in the data of one key (a wrong type) do not count.
     """
-    return isinstance(error, _REFUSALS) and not is_transient(error) and not _OF_ONE_KEY.search(str(error))
+    return isinstance(error, _REFUSALS) and not redis_error_is_transient(error) and not _OF_ONE_KEY.search(str(error))
 
 
-def as_ours(operation: str, error: BaseException, secrets: Sequence[str] = ()) -> RedisOperationError:
+def to_redis_error(operation: str, error: BaseException, secrets: Sequence[str] = ()) -> RedisOperationError:
     """Return the error to raise for one of redis-py's; ``secrets`` are masked in its text."""
     text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, MasterNotFoundError):
@@ -113,9 +116,9 @@ def as_ours(operation: str, error: BaseException, secrets: Sequence[str] = ()) -
     text = refused or text
     for secret in secrets:
         text = text.replace(secret, "***")
-    ours = RedisOperationError(operation, text, transient=is_transient(error))
+    ours = RedisOperationError(operation, text, transient=redis_error_is_transient(error))
     ours.certificate_refused = refused is not None
-    ours.refusal = is_refusal(error)
+    ours.rejected = is_rejected(error)
     return ours
 
 
@@ -125,4 +128,4 @@ def mapped(operation: str, secrets: Sequence[str] = ()) -> Iterator[None]:
     try:
         yield
     except MAPPED as error:
-        raise as_ours(operation, error, secrets) from error
+        raise to_redis_error(operation, error, secrets) from error

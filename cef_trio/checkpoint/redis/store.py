@@ -19,9 +19,9 @@ import structlog
 from redis.exceptions import ResponseError
 
 from cef_trio.checkpoint import rules
-from cef_trio.checkpoint.commit import Commit, Saving, not_allowed
+from cef_trio.checkpoint.commit import Commit, ExitState, not_allowed
 from cef_trio.checkpoint.model import Checkpoint, Lease, PartRecord, StreamMeta
-from cef_trio.checkpoint.protocols import KnownPath, Records, StreamWrites
+from cef_trio.checkpoint.protocols import Records, StreamSummary, StreamWrites
 from cef_trio.checkpoint.redis import codec, scripts
 from cef_trio.checkpoint.redis.address import RedisAddress, Topology, parse_address
 from cef_trio.checkpoint.redis.client import Client, RedisClient, run_script
@@ -147,7 +147,7 @@ class RedisCheckpointStore(StreamWrites):
         """Send PING to the server that has our keys. A server that cannot save to its disk replies MISCONF."""
         await self._redis.call("ping", lambda client: self._redis.command(client, "PING"))
 
-    async def prove(self) -> None:
+    async def check_writable(self) -> None:
         """Write the probe key by a script on a new connection, as all writes are made; renew a rejected login first."""
         if self._redis.refused and self._read_url is not None:
             url = await self._read_url()
@@ -156,7 +156,9 @@ class RedisCheckpointStore(StreamWrites):
                 self.renew_login(url)
         self._redis.renew_connections()
         given: list[Argument] = [_PROBE_MILLISECONDS]
-        await self._redis.call("prove", lambda client: run_script(client, scripts.PROBE, [self.keys.probe], given))
+        await self._redis.call(
+            "check_writable", lambda client: run_script(client, scripts.PROBE, [self.keys.probe], given)
+        )
 
     async def info(self) -> ServerInfo:
         """Return the properties of the server."""
@@ -228,7 +230,7 @@ class RedisCheckpointStore(StreamWrites):
         """See :meth:`StreamStore.find_by_path`. Two round trips for each 500."""
 
         def work(client: Client) -> Records:
-            found: dict[str, KnownPath] = {}
+            found: dict[str, StreamSummary] = {}
             unreadable: dict[str, str] = {}
             for batch in _batches(paths):
                 fields = [codec.path_field(path) for path in batch]
@@ -307,12 +309,12 @@ class RedisCheckpointStore(StreamWrites):
         lease: Lease,
         parts: Sequence[PartRecord] = (),
         *,
-        instead_of: str | None = None,
-        beside: str | None = None,
+        replaced_stream_id: str | None = None,
+        other_owner_stream_id: str | None = None,
     ) -> None:
         """See :meth:`StreamStore.create`."""
         fields = codec.encode_meta(meta)
-        fields["next_part_to_upload"] = b"%d" % max(meta.next_part_to_upload, rules.past(parts))
+        fields["next_part_to_upload"] = b"%d" % max(meta.next_part_to_upload, rules.next_part_number(parts))
         keys = [*self._keys_of(meta.stream_id), self.keys.by_path, *self.keys.sets.values()]
         before: list[Argument] = [
             lease.value,
@@ -320,12 +322,12 @@ class RedisCheckpointStore(StreamWrites):
             arguments.milliseconds(lease),
             meta.stream_id,
             codec.encode_path(meta.current_path),
-            arguments.set_number(rules.first_home(meta.status)),
-            instead_of or "",
+            arguments.set_number(rules.default_set(meta.status)),
+            replaced_stream_id or "",
         ]
         following: list[Argument] = [
             meta.owner.name if meta.owner is not None else "",
-            beside or "",
+            other_owner_stream_id or "",
             *arguments.of_fields(fields),
             *arguments.of_parts(parts),
         ]
@@ -363,17 +365,17 @@ class RedisCheckpointStore(StreamWrites):
         answer = await self._redis.call(commit.operation, work)
         self._raise_unless_ok(commit.operation, stream_id, scripts.COMMIT, answer, commit.status)
 
-    async def save_interrupted(self, savings: Sequence[Saving], lease: Lease) -> frozenset[str]:
+    async def save_interrupted(self, exit_states: Sequence[ExitState], lease: Lease) -> frozenset[str]:
         """See :meth:`StreamStore.save_interrupted`."""
-        rules.check_savings(savings)
-        keys = [key for saving in savings for key in self._keys_of(saving.stream_id)[:2]]
+        rules.check_exit_states(exit_states)
+        keys = [key for exit_state in exit_states for key in self._keys_of(exit_state.stream_id)[:2]]
         given: list[Argument] = [lease.value, Status.S3_COMPLETED.value, arguments.words(rules.INTERRUPTIBLE)]
-        for saving in savings:
-            given += [saving.status.value, codec.encode_time(saving.at_utc)]
+        for exit_state in exit_states:
+            given += [exit_state.status.value, codec.encode_time(exit_state.at_utc)]
 
         def work(client: Client) -> frozenset[str]:
             _, positions = run_script(client, scripts.SAVE_INTERRUPTED, keys, given)
-            return frozenset(savings[position - 1].stream_id for position in positions)
+            return frozenset(exit_states[position - 1].stream_id for position in positions)
 
         return await self._redis.call("save_interrupted", work)
 
@@ -518,8 +520,8 @@ class RedisCheckpointStore(StreamWrites):
             first: dict[str, str] = {}
             for meta in metas:
                 owner = meta.owner.name if meta.owner is not None else ""
-                is_anothers = owner != first.setdefault(meta.current_path, owner)  # then it has a field beside that
-                pairs += [codec.path_field(meta.current_path, owner if is_anothers else ""), meta.stream_id]
+                is_other_owners = owner != first.setdefault(meta.current_path, owner)  # then it has a field beside that
+                pairs += [codec.path_field(meta.current_path, owner if is_other_owners else ""), meta.stream_id]
             for start in range(0, len(pairs), 2 * _BATCH):
                 run_script(client, scripts.INDEX_PATHS, [self.keys.by_path], pairs[start : start + 2 * _BATCH])
             if metas:
@@ -537,7 +539,7 @@ class RedisCheckpointStore(StreamWrites):
         self.unreadable.note(key, f"{key} is of a wrong type" if isinstance(answer, Exception) else None)
 
     def _known(self, client: Client, stream_ids: Collection[str]) -> Records:
-        known: dict[str, KnownPath] = {}
+        known: dict[str, StreamSummary] = {}
         unreadable: dict[str, str] = {}
         for batch in _batches(stream_ids):
             keys = [*self.keys.sets.values(), *(self.keys.meta(stream_id) for stream_id in batch)]
@@ -550,7 +552,7 @@ class RedisCheckpointStore(StreamWrites):
                     known[stream_id] = one
         return Records(known, unreadable)
 
-    def _decode(self, stream_id: str, home: int, raw: bytes | Sequence[bytes]) -> KnownPath | str | None:
+    def _decode(self, stream_id: str, home: int, raw: bytes | Sequence[bytes]) -> StreamSummary | str | None:
         """Return the record, or why it cannot be read, or ``None`` if there is none. Note the outcome."""
         key, known, why = self.keys.meta(stream_id), None, None
         if isinstance(raw, bytes):
@@ -561,7 +563,7 @@ class RedisCheckpointStore(StreamWrites):
             except codec.CorruptFieldError as error:
                 why = f"{key} {error}"
             else:
-                known = KnownPath(meta, arguments.SETS[home - 1] if home else rules.first_home(meta.status))
+                known = StreamSummary(meta, arguments.SETS[home - 1] if home else rules.default_set(meta.status))
         self.unreadable.note(key, why, stream_id=stream_id)
         return known or why
 

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 from cef_trio.admin import server
 from cef_trio.admin.app import AdminApp
 from cef_trio.admin.connection_limits import ConnectionLimiter, ConnectionSlot
-from cef_trio.http.server_connection import Request
+from cef_trio.http.server_connection import HTTPRequest
 from cef_trio.lab.checks.model import Check
 
 _FORBIDDEN: Final = 403
@@ -52,7 +52,7 @@ async def _cross_site_request() -> list[str]:
     await trio.lowlevel.checkpoint()
     source: Any = None  # not used for a refused request
     app = AdminApp(source, CollectorRegistry())
-    asked = Request("GET", "/events", "", (("host", "127.0.0.1:9090"), ("sec-fetch-site", "cross-site")))
+    asked = HTTPRequest("GET", "/events", "", (("host", "127.0.0.1:9090"), ("sec-fetch-site", "cross-site")))
     status = app.answer(asked, "127.0.0.1").status
     return [] if status == _FORBIDDEN else [f"P10: a request from another website got status {status}"]
 

@@ -18,7 +18,7 @@ from cef_trio.lab.mutations.model import mutation, replace_in
 from cef_trio.resilience import outage, retry
 from cef_trio.resilience.best_effort import BestEffort
 from cef_trio.s3.response_origin import ResponseOrigin
-from cef_trio.upload import file_triage, recovery, start, supervisor, target
+from cef_trio.upload import bucket_change, file_triage, recovery, start_stream, supervisor
 from cef_trio.upload.orphan_objects import OrphanObjects
 from cef_trio.upload.predecessor import ContentMatch
 from cef_trio.upload.session import StreamUpload
@@ -60,7 +60,7 @@ def _touched_is_uploaded_again(stack: ExitStack) -> None:
         await trio.lowlevel.checkpoint()
         return ContentMatch.NONE
 
-    replace_in(stack, start, "correct_if_unchanged", uncompared)
+    replace_in(stack, start_stream, "correct_if_unchanged", uncompared)
 
 
 @mutation("left out: search for the object of a lost record", "completed-record-lost", "P2", fault=None)
@@ -129,12 +129,12 @@ def _created_despite_other_stream(stack: ExitStack) -> None:
         lease: Lease,
         parts: tuple[PartRecord, ...] = (),
         *,
-        instead_of: str | None = None,
-        beside: str | None = None,
+        replaced_stream_id: str | None = None,
+        other_owner_stream_id: str | None = None,
     ) -> None:
-        del instead_of
+        del replaced_stream_id
         known = self.snapshot().by_path.get(meta.current_path)
-        await create(self, meta, lease, parts, instead_of=known, beside=beside)
+        await create(self, meta, lease, parts, replaced_stream_id=known, other_owner_stream_id=other_owner_stream_id)
 
     replace_in(stack, MemoryCheckpointStore, "create", create_always)
 
@@ -146,8 +146,8 @@ def _refusals_are_permanent(stack: ExitStack) -> None:
     def never(_error: BaseException) -> bool:
         return False
 
-    replace_in(stack, retry, "is_refusal", never)
-    replace_in(stack, outage, "is_refusal", never)
+    replace_in(stack, retry, "is_rejected", never)
+    replace_in(stack, outage, "is_rejected", never)
 
 
 @mutation("unchecked: permission granted later", "permission-granted-late", "P6", fault=None, kind="6")
@@ -166,7 +166,7 @@ def _denied_is_permanent(stack: ExitStack) -> None:
 @mutation("unchecked: Redis accepts writes", "redis-failover", "P10", fault=None, kind="10")
 def _probed_by_ping(stack: ExitStack) -> None:
     """An outage of Redis ends when PING succeeds, although writes are refused."""
-    replace_in(stack, MemoryCheckpointStore, "prove", MemoryCheckpointStore.ping)
+    replace_in(stack, MemoryCheckpointStore, "check_writable", MemoryCheckpointStore.ping)
 
 
 @mutation("unchecked: parts missing in S3", "part-lost", "P1", "P6", fault=None, kind="7")
@@ -186,7 +186,7 @@ def _bucket_from_settings(stack: ExitStack) -> None:
     def never(_services: object, _meta: object) -> bool:
         return False
 
-    replace_in(stack, target, "bucket_changed", never)
+    replace_in(stack, bucket_change, "bucket_changed", never)
 
 
 @mutation("left out: key from the current file name", "temporary-name", "P1", fault=None, kind="13")

@@ -66,12 +66,12 @@ def _missing_descriptor_is_permanent(stack: ExitStack) -> None:
     """A file that cannot be opened fails its stream permanently."""
 
     def final(what: str, error: OSError) -> FileAccessError:
-        refused = refusal(what, error)
+        refused = original(what, error)
         refused.transient = False
         return refused
 
-    refusal = reader.refusal
-    replace_in(stack, reader, "refusal", final)
+    original = reader.file_access_error
+    replace_in(stack, reader, "file_access_error", final)
     replace_in(stack, file_triage, "COMES_BACK", frozenset())
 
 

@@ -160,7 +160,7 @@ def _time_stamp_trusted_at_once(stack: ExitStack) -> None:
     def at_once(*_: object) -> float:
         return 0.0
 
-    replace_in(stack, services, "unproved_seconds", at_once)
+    replace_in(stack, services, "granularity_wait_seconds", at_once)
 
 
 @mutation("unchecked: lease of a write", "partition", "P3")

@@ -244,7 +244,7 @@ async def _make_record_unreadable(context: ScenarioContext) -> None:
     """Make the record of an open stream unreadable."""
     await interrupted_recording(context)
     for known in context.world.known():
-        context.world.store.spoil(Keys().meta(known.meta.stream_id))
+        context.world.store.corrupt(Keys().meta(known.meta.stream_id))
 
 
 async def _record_unreadable(context: ScenarioContext) -> None:
@@ -260,7 +260,7 @@ async def _record_unreadable(context: ScenarioContext) -> None:
         if Reason.RECORD_UNREADABLE not in {risk.reason for risk in risks}:
             context.violations.append("P10: a recording with an unreadable record is not reported as at risk")
     for known in context.world.known():
-        context.world.store.mend(Keys().meta(known.meta.stream_id))
+        context.world.store.repair(Keys().meta(known.meta.stream_id))
     context.close()
     await context.completes(within=200)
 

@@ -1,4 +1,7 @@
-"""The Lua scripts of the Redis store: one atomic step each. ``prelude.lua`` is put before each."""
+"""The Lua scripts of the Redis store: one atomic step each.
+
+``prelude.lua`` is put before each; `arguments.py` builds their arguments.
+"""
 
 from __future__ import annotations
 

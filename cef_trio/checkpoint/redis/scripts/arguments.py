@@ -56,8 +56,8 @@ def of_commit(stream_id: str, lease: Lease, commit: Commit, there: str = "") -> 
     yield stream_id
     yield status or ""
     yield 0 if home is None else set_number(home)
-    yield 0 if status is None else set_number(rules.first_home(status))
-    yield "" if status is None else words(rules.before(status))
+    yield 0 if status is None else set_number(rules.default_set(status))
+    yield "" if status is None else words(rules.predecessors_of(status))
     yield commit.raise_next_part_to
     yield int(commit.once)
     yield "" if commit.keep_to is None else commit.keep_to

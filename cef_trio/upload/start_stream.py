@@ -1,7 +1,7 @@
 """Start the stream of a file without an open stream, unless the file is stored already.
 
-A file that seems new may be a completed recording whose time stamp, inode or name changed (``correction.py``), or whose
-record Redis has lost (``orphan_objects.py``). Nothing is sent before that is checked.
+A file that seems new may be a completed recording whose time stamp, inode or name changed (``unchanged_content.py``),
+or whose record Redis has lost (``orphan_objects.py``). Nothing is sent before that is checked.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from enum import Enum
 
 from cef_trio.checkpoint import Checkpoint, Status
 from cef_trio.upload import recovery
-from cef_trio.upload.correction import correct_if_unchanged
 from cef_trio.upload.lost_records import LostRecords
 from cef_trio.upload.predecessor import ContentMatch
 from cef_trio.upload.recovery import FileHistory
 from cef_trio.upload.services import Services
 from cef_trio.upload.session import StreamUpload
+from cef_trio.upload.unchanged_content import correct_if_unchanged
 
 
 class NotStarted(Enum):
@@ -77,7 +77,7 @@ async def start(
 async def _compare_with_completed(services: Services, path: str, history: FileHistory) -> Checkpoint | ContentMatch:
     """Compare the file with the completed streams it may belong to; return the best match."""
     best: Checkpoint | ContentMatch = ContentMatch.NONE
-    for stream_id in (history.instead_of, history.renamed):
+    for stream_id in (history.replaced_stream_id, history.renamed):
         has = await correct_if_unchanged(services, stream_id, path) if stream_id is not None else ContentMatch.NONE
         if has is ContentMatch.SAME:
             return has

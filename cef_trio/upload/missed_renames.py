@@ -1,11 +1,12 @@
 """Find recordings that were renamed while no daemon watched.
 
-A running daemon follows renames by events. A rename that it missed appears as a stream whose file is missing and a file
-that Redis does not know. An equal inode number proposes that they belong together, and the evidence of
-``files/identity.py`` decides. Else every part of an unchanged recording would be sent again (promise P2).
+A running daemon follows renames by events (``supervisor.py``: ``_moved``). A rename that it missed appears as a stream
+whose file is missing and a file that Redis does not know. An equal inode number proposes that they belong together, and
+the evidence of ``files/identity.py`` decides. Else every part of an unchanged recording would be sent again (promise
+P2).
 
 A completed recording is also proposed by size and modification time, which a move to another file system keeps; the
-comparison of all its bytes decides (``correction.py``).
+comparison of all its bytes decides (``unchanged_content.py``).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Final
 import structlog
 import trio
 
-from cef_trio.checkpoint import KnownPath, StreamMeta, StreamSet
+from cef_trio.checkpoint import StreamMeta, StreamSet, StreamSummary
 from cef_trio.exceptions import ChunkProcessingError, FileAccessError, RecordingChangedError
 from cef_trio.files import FileStat, IdentityMatch, inodes_last, may_be
 from cef_trio.upload.recognition import match_at
@@ -39,7 +40,7 @@ class MovedFiles:
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._lost: list[KnownPath] = []
+        self._lost: list[StreamSummary] = []
         self._completed: list[StreamMeta] = []
         """Completed streams whose missing file may be one of the new files."""
         self._due_at = -inf
@@ -92,7 +93,7 @@ class MovedFiles:
         store = self._services.store
         numbers = {stat.file_ino for stat in files.values()}
         stamps = {(stat.size_bytes, stat.mtime_ns) for stat in files.values()}
-        proposed: list[KnownPath] = []
+        proposed: list[StreamSummary] = []
         ids = sorted(await store.members(StreamSet.COMPLETED))
         for start in range(0, len(ids), _BATCH):  # a history may be long: keep only what may match
             for known in (await store.load_metas(ids[start : start + _BATCH])).values():
@@ -114,10 +115,10 @@ class MovedFiles:
         return best.stream_id
 
     async def _without_file(
-        self, streams: Iterable[KnownPath], is_its_file: Callable[[StreamMeta, FileStat], bool]
-    ) -> tuple[list[KnownPath], set[str]]:
+        self, streams: Iterable[StreamSummary], is_its_file: Callable[[StreamMeta, FileStat], bool]
+    ) -> tuple[list[StreamSummary], set[str]]:
         """Return this daemon's streams whose file is not at its path, and the folders that could not be read."""
-        found, unavailable = list[KnownPath](), set[str]()
+        found, unavailable = list[StreamSummary](), set[str]()
         ends_at = trio.current_time() + _FOLDERS_SECONDS
         for known in streams:
             path = known.meta.current_path

@@ -12,8 +12,8 @@ from structlog.testing import capture_logs
 from waiting import completed
 
 from cef_trio.lab.world import PART, World
-from cef_trio.upload.advice import pause_setting, was_sent_twice
 from cef_trio.upload.file_state import Ending
+from cef_trio.upload.setting_hints import pause_setting, was_sent_twice
 
 PAUSE_SECONDS = 6.0
 

@@ -15,7 +15,7 @@ import trio
 from cef_trio.checkpoint import ENDED, Change, Checkpoint, StreamMeta
 from cef_trio.exceptions import LeaseLostError
 from cef_trio.files import HEAD_BYTES, FileStat, OpenRecording
-from cef_trio.upload.held_lease import hold_lease
+from cef_trio.upload.lease_context import hold_lease
 from cef_trio.upload.predecessor import ContentMatch, compare_content
 from cef_trio.upload.recognition import identify
 from cef_trio.upload.services import Services
@@ -44,7 +44,7 @@ async def correct_if_unchanged(services: Services, stream_id: str, path: str) ->
         for _ in range(_MAX_COMPARISONS):
             before = await recording.stat()
             fs_type = (await recording.origin()).system.name
-            await trio.sleep(services.unproved_seconds(fs_type, before))
+            await trio.sleep(services.granularity_wait_seconds(fs_type, before))
             found = await compare_content(recording, before.size_bytes, completed)
             if found is not ContentMatch.SAME:
                 if found is ContentMatch.SOME:

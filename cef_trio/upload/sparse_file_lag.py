@@ -1,5 +1,8 @@
 """Holes in a preallocated file: parts within its size that are not written yet.
 
+Not here: holes are found, and their parts not sent, by ``processor.py`` (``_ready``), which asks ``files/reader.py``
+(``is_written``).
+
 Holes do not count as lag or as data at risk, as their bytes do not exist yet. A partly written part counts as a hole,
 since only full parts are sent. The information expires: if the file changed and was not checked again for
 ``MAX_AGE_SECONDS``, all its bytes count. Lag may be overestimated, never underestimated.
