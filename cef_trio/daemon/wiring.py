@@ -257,7 +257,7 @@ def _rules(settings: Settings) -> StreamRules:
         endpoint=settings.s3_endpoint_url or f"AWS in {settings.s3_region_name}",
         watch_folder=str(settings.watch_dir),
         close_grace_seconds=settings.close_grace_seconds,
-        silence_seconds=settings.stream_timeout_seconds,
+        stream_timeout_seconds=settings.stream_timeout_seconds,
         save_seconds=settings.shutdown_save_seconds,
         # A Redis call in flight when the task is cancelled may add one Redis timeout; both must fit into the save.
         record_seconds=max(settings.shutdown_save_seconds - settings.redis_timeout_seconds, 0.1),

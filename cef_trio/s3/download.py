@@ -81,7 +81,7 @@ class _Chunks:
         self._transport = transport
         self._request = request
         self._raw = response.aiter_raw()
-        self._left_seconds = transport.silence_seconds
+        self._left_seconds = transport.read_timeout_seconds
         self._read_bytes = 0
 
     def __aiter__(self) -> AsyncIterator[bytes]:
@@ -93,7 +93,7 @@ class _Chunks:
         with self._transport.map_errors(self._request), trio.move_on_after(self._left_seconds):
             chunk = await anext(self._raw)
         if chunk is None:
-            seconds = self._transport.silence_seconds
+            seconds = self._transport.read_timeout_seconds
             raise self._transport.error(
                 self._request,
                 "ReadTimeout",
@@ -102,7 +102,7 @@ class _Chunks:
         self._left_seconds -= trio.current_time() - began
         self._read_bytes += len(chunk)
         if self._read_bytes >= _PROGRESS_BYTES:
-            self._left_seconds, self._read_bytes = self._transport.silence_seconds, 0
+            self._left_seconds, self._read_bytes = self._transport.read_timeout_seconds, 0
         return chunk
 
     async def unwind(self) -> None:

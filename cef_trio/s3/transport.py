@@ -122,7 +122,7 @@ class Transport:
         await self._http.aclose()
 
     @property
-    def silence_seconds(self) -> float:
+    def read_timeout_seconds(self) -> float:
         """The read time-out in seconds."""
         return self._config.read_timeout_seconds
 
@@ -190,7 +190,7 @@ class Transport:
                 request.size_bytes if isinstance(request.body, CheckedBody) else len(request.body)
             )
         target = f"{path}?{query}" if query else path
-        guard = ResponseGuard(self._silence_seconds(request))
+        guard = ResponseGuard(self._read_timeout_seconds(request))
         response = None
         try:
             with self.map_errors(request), guard.scope:
@@ -216,7 +216,7 @@ class Transport:
             if isinstance(request.body, CheckedBody):
                 await request.body.aclose()
             self.renew_connections()
-            seconds = self._silence_seconds(request)
+            seconds = self._read_timeout_seconds(request)
             raise self.error(
                 request, "ReadTimeout", f"ReadTimeout: the response headers did not end within {seconds:g} seconds"
             )
@@ -295,7 +295,7 @@ class Transport:
     async def _read(self, response: httpx.Response, request: Request) -> bytes:
         chunks: list[bytes] = []
         size_bytes = 0
-        limit = _BODY_TIMEOUTS * self._silence_seconds(request)
+        limit = _BODY_TIMEOUTS * self._read_timeout_seconds(request)
         with trio.move_on_after(limit) as scope:
             try:
                 with self.map_errors(request, response.status_code):
@@ -317,7 +317,7 @@ class Transport:
         text = f"the response (HTTP {status}) cannot be read: {why}"
         raise self.error(request, UNREADABLE_ANSWER, text, status=status)
 
-    def _silence_seconds(self, request: Request) -> float:
+    def _read_timeout_seconds(self, request: Request) -> float:
         return request.read_timeout_seconds or self._config.read_timeout_seconds
 
     async def _read_error(
@@ -379,7 +379,7 @@ class Transport:
     def _timeout(self, request: Request) -> httpx.Timeout:
         return httpx.Timeout(
             connect=self._config.connect_timeout_seconds,
-            read=self._silence_seconds(request),
+            read=self._read_timeout_seconds(request),
             write=self._config.write_timeout_seconds,
             pool=None,  # the request that holds a connection has time-outs of its own
         )
