@@ -21,14 +21,14 @@ from typing import Any, Final
 from cef_trio.s3_endpoint.auth import Account
 from cef_trio.s3_endpoint.calls import CallLog
 from cef_trio.s3_endpoint.faults import ArmedFault, Fault, FaultTable, Kind, Moment
-from cef_trio.s3_endpoint.request import Reply, Request
+from cef_trio.s3_endpoint.request import EndpointRequest, Reply
 
 PREFIX: Final = "/_control/"
 _MAX_BODY_BYTES: Final = 64 * 1024
 _FIELDS: Final = frozenset(field.name for field in fields(Fault)) - {"predicate"}
 
 
-async def respond(request: Request, faults: FaultTable, log: CallLog, accounts: dict[str, Account]) -> Reply:
+async def respond(request: EndpointRequest, faults: FaultTable, log: CallLog, accounts: dict[str, Account]) -> Reply:
     """Serve a request under ``/_control/``."""
     body = bytearray()
     async with aclosing(request.body) as blocks:

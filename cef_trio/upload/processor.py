@@ -378,7 +378,7 @@ class StreamProcessor:
                 return False
             case FileCheck.SHRUNK:
                 covered, size = upload.covered_bytes, self.file_state.value.stat.size_bytes
-                kept = await upload.cut(size)
+                kept = await upload.truncate(size)
                 log.warning("recording_truncated", covered_bytes=covered, size_bytes=size, parts_kept=kept)
                 return False
             case FileCheck.REPLACED:

@@ -127,7 +127,7 @@ async def test_it_disturbs_no_running_daemon(
     async with world.daemon() as daemon:
         for _ in range(20):
             world.append(PART)
-            daemon.saw()
+            daemon.seen()
             await trio.sleep(600)
             assert await gc(context, capsys) == (ExitCode.DONE, dict.fromkeys(world.open_uploads(), False))
         daemon.closed()

@@ -115,7 +115,7 @@ async def failed_stream(world: World, daemon: WorldDaemon, code: str) -> str:
     """A stream of six parts that fails for good with its third; returns its id."""
     world.append(6 * WORLD_PART)
     third = world.endpoint.faults.arm(Fault(Kind.ERROR, "UploadPart", code=code, times=None, part_number=3))
-    daemon.saw()
+    daemon.seen()
     (checkpoint,) = await until_idle(world, *FAILED)
     world.endpoint.faults.disarm(third)
     return checkpoint.meta.stream_id

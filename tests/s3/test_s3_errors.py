@@ -20,8 +20,8 @@ from cef_trio.s3.errors import (
     TRANSIENT,
     ErrorBody,
     error_from_response,
-    is_transient,
     parse_error_body,
+    s3_error_is_transient,
 )
 
 DATE = "Mon, 23 Nov 2026 12:00:00 GMT"
@@ -70,7 +70,7 @@ def test_no_code_is_both_transient_and_permanent() -> None:
 def test_codes_and_then_statuses_decide_whether_an_error_is_transient(
     code: str | None, status: int | None, transient: bool
 ) -> None:
-    assert is_transient(code, status) is transient
+    assert s3_error_is_transient(code, status) is transient
 
 
 @pytest.mark.parametrize(

@@ -297,7 +297,7 @@ async def test_p10_a_recording_that_is_written_waits_for_no_listing(world: World
     world.endpoint.faults.arm(Fault(Kind.FREEZE, "ListObjectsV2", times=None))
     async with world.daemon() as daemon:
         world.append(PART, "new.mp4")
-        daemon.saw("new.mp4")
+        daemon.seen("new.mp4")
         await trio.sleep(3)
         assert world.received_bytes() == 3 * PART
         world.endpoint.faults.clear()

@@ -78,7 +78,7 @@ async def test_p2_an_acknowledged_part_that_the_store_lost_is_sent_again_and_no_
     """Complete returned InvalidPart and was repeated for ever."""
     world.append(5 * PART, NAME)
     async with world.daemon() as daemon:
-        daemon.saw(NAME)
+        daemon.seen(NAME)
         await trio.sleep(5)
         (upload,) = world.endpoint.model._uploads.values()
         sent = calls(world, "UploadPart")
