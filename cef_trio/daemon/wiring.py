@@ -125,7 +125,7 @@ async def open_services(
     store, s3 = clients.store, clients.s3
     lease = Lease(settings.instance_id, uuid4().hex, settings.lease_seconds, boot_id())
     webhook = webhook_client(settings)
-    mounts = Mounts(answer_seconds=settings.file_system_timeout_seconds)
+    mounts = Mounts(timeout_seconds=settings.file_system_timeout_seconds)
     async with store, s3, webhook or nullcontext():
         yield Services(
             store=store,

@@ -37,26 +37,26 @@ async def respond(request: EndpointRequest, faults: FaultTable, log: CallLog, ac
             if len(body) > _MAX_BODY_BYTES:
                 return _json(413, {"error": "the body is too long"})
     resource, _, number = request.path.removeprefix(PREFIX).partition("/")
-    answer: object = {}
+    content: object = {}
     match (request.method, resource):
         case ("POST", "faults" | "tokens"):
             try:
-                answer = _posted(resource, json.loads(body), faults, accounts)
+                content = _posted(resource, json.loads(body), faults, accounts)
             except ValueError as error:
                 return _json(400, {"error": str(error)})
         case ("GET", "faults"):
-            answer = [_armed_to_json(armed) for armed in faults.armed()]
+            content = [_armed_to_json(armed) for armed in faults.armed()]
         case ("DELETE", "faults"):
             for armed in faults.armed():
                 if number in ("", str(armed.number)):
                     faults.disarm(armed)
         case ("GET", "calls"):
-            answer = log.to_json()
+            content = log.to_json()
         case ("DELETE", "calls"):
             log.reset()
         case _:
             return _json(404, {"error": f"no {request.method} {request.path}"})
-    return _json(200, answer)
+    return _json(200, content)
 
 
 def _posted(resource: str, data: object, faults: FaultTable, accounts: dict[str, Account]) -> object:

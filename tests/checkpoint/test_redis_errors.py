@@ -98,7 +98,7 @@ def test_every_exception_of_redis_becomes_ours(kind: type[Exception]) -> None:
         ("BUSYKEY Target key name already exists.", False),
     ],
 )
-def test_replies_without_a_class_are_told_apart_by_their_code(reply: str, transient: bool) -> None:
+def test_replies_without_a_class_are_distinguished_by_their_code(reply: str, transient: bool) -> None:
     error = redis_exceptions.ResponseError(reply)
     assert redis_error_is_transient(error) is transient
     assert not is_unreachable(error)
@@ -123,7 +123,7 @@ def test_an_unreachable_cluster_is_waited_for() -> None:
     assert is_unreachable(redis_exceptions.RedisClusterException(text))
 
 
-def test_a_certificate_that_is_refused_is_an_outage_and_says_so_of_itself() -> None:
+def test_a_rejected_certificate_is_an_outage_and_has_its_own_message() -> None:
     """No start waits for it (``assembly``), but a running daemon gives no recording up for it."""
     error = redis_exceptions.ConnectionError("Error 1 connecting to h:1")
     error.__context__ = ssl.SSLCertVerificationError(1, "self-signed certificate")

@@ -100,7 +100,7 @@ def wait_uploaded(bucket: Endpoint, count: int) -> None:
         wait_until(uploaded)
 
 
-def test_p4_a_log_that_nobody_reads_stops_no_upload_and_no_exit(
+def test_p4_a_log_without_a_reader_stops_no_upload_and_no_exit(
     watch_dir: Path, bucket: Endpoint, unread: tuple[subprocess.Popen[bytes], int]
 ) -> None:
     process, _ = unread
@@ -113,7 +113,7 @@ def test_p4_a_log_that_nobody_reads_stops_no_upload_and_no_exit(
     assert time.monotonic() - began <= EXIT_SECONDS
 
 
-def test_lines_that_waited_are_whole_when_somebody_reads_again(
+def test_lines_that_waited_are_whole_when_reading_resumes(
     watch_dir: Path, bucket: Endpoint, unread: tuple[subprocess.Popen[bytes], int]
 ) -> None:
     process, reading = unread

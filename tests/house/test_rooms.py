@@ -167,7 +167,7 @@ def all_of(room: str) -> ast.expr:
 
 
 @pytest.mark.parametrize("room", [room for room in ROOMS if "." not in room])
-def test_a_door_says_what_lives_behind_it(room: str) -> None:
+def test_a_door_lists_what_is_behind_it(room: str) -> None:
     text = door_of(room)
     assert len(text) > 60
 

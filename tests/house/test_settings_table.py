@@ -19,7 +19,7 @@ def rows() -> list[list[str]]:
     return cells[2:]
 
 
-def test_every_setting_says_what_its_change_does() -> None:
+def test_the_effect_of_a_change_is_documented_for_every_setting() -> None:
     named = Counter(name for row in rows() for name in re.findall(r"`([A-Z0-9_]+)`", row[0]))
     wanted = {name.upper() for name in Settings.model_fields}
     assert named.keys() - wanted == set(), "these are no settings (any more)"

@@ -215,7 +215,7 @@ async def test_a_stream_that_does_not_end_within_the_grace_counts_as_cancelled(w
     assert value(daemon, "streams_ended_total", outcome="cancelled") == 1
 
 
-async def test_the_time_since_the_signal_is_told(world: World) -> None:
+async def test_the_time_since_the_signal_is_exported(world: World) -> None:
     world.append(PART)
     world.endpoint.faults.arm(Fault(Kind.SLOW, "UploadPart", seconds=4, times=None))
     async with world.daemon() as daemon:
@@ -328,7 +328,7 @@ async def test_an_outage_shows_as_a_stream_that_retries(world: World) -> None:
         assert value(daemon, "service_up", service="s3") == 1
 
 
-async def test_the_stale_checkers_last_turn_is_told_in_unix_time(world: World) -> None:
+async def test_the_stale_checkers_last_turn_is_exported_in_unix_time(world: World) -> None:
     async with world.daemon() as daemon:
         await trio.sleep(12)
         last = value(daemon, "idle_checker_last_run_timestamp_seconds")

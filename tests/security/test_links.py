@@ -225,7 +225,7 @@ def test_the_daemon_does_not_follow_a_link_that_takes_a_folders_place_while_it_r
 
 
 @pytest.mark.real
-async def test_a_record_that_a_stranger_wrote_leads_to_no_file_outside(
+async def test_a_record_that_no_daemon_wrote_leads_to_no_file_outside(
     settings: Mapping[str, str], watch_dir: Path, embedded: Store, valkey: ValkeyServer, private: Path
 ) -> None:
     (watch_dir / "folder").symlink_to(private)

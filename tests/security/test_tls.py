@@ -133,7 +133,7 @@ def test_a_url_can_name_a_clients_certificate_and_turn_nothing_off(url: str, say
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no certificate"])
-def test_a_clients_certificate_that_cannot_be_read_is_told_at_once(tmp_path: Path, content: bytes | None) -> None:
+def test_a_clients_certificate_that_cannot_be_read_is_reported_at_once(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "client.pem"
     if content is not None:
         path.write_bytes(content)
@@ -220,7 +220,9 @@ def test_a_recording_arrives_over_tls(over_tls: Mapping[str, str], watch_dir: Pa
 
 @pytest.mark.real
 @pytest.mark.parametrize("variable", ["S3_CA_FILE", "REDIS_CA_FILE"])
-def test_a_start_does_not_wait_for_an_authority_that_nobody_named(over_tls: Mapping[str, str], variable: str) -> None:
+def test_a_start_does_not_wait_for_an_authority_that_is_not_configured(
+    over_tls: Mapping[str, str], variable: str
+) -> None:
     settings = {name: value for name, value in over_tls.items() if name != variable}
     with daemon(settings, wait_started=False) as process:
         assert process.wait() == 4

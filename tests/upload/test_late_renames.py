@@ -97,7 +97,7 @@ async def test_another_file_under_the_old_name_of_a_completed_recording_does_not
 async def test_a_stream_that_is_resumed_while_its_rename_is_recorded_keeps_its_lease(
     world: World, logged: list[EventDict]
 ) -> None:
-    """The idle checker finds it unattended at the moment at which the supervisor records its new name."""
+    """The idle checker finds it without a task at the moment at which the supervisor records its new name."""
     world.append(PART + 10)
     async with world.daemon() as daemon:
         daemon.seen()

@@ -44,7 +44,7 @@ async def test_p6_a_rename_that_redis_refuses_to_record_keeps_no_other_recording
     assert world.content("c.mp4") in world.recordings()
 
 
-async def test_p6_an_unattended_stream_that_redis_refuses_keeps_no_other_from_being_taken_up(world: World) -> None:
+async def test_p6_a_stream_without_a_task_that_redis_denies_keeps_no_other_from_being_resumed(world: World) -> None:
     """Whichever of them is looked up first."""
     names = [f"{number}.mp4" for number in range(4)]
     for name in names:

@@ -196,7 +196,7 @@ async def test_p1_a_file_with_other_bytes_is_uploaded_and_the_object_left_alone(
     assert calls(world, "CompleteMultipartUpload") == 1
 
 
-async def test_p9_an_object_that_somebody_else_put_under_our_key_is_not_taken(world: World) -> None:
+async def test_p9_an_object_that_another_client_put_under_our_key_is_not_taken(world: World) -> None:
     """The same bytes under the same key, without our stream's id: they were not verified."""
     before = await upload(world)
     async with world.foreign_client() as s3:
