@@ -1,4 +1,4 @@
-"""What the admin server says of a daemon, in a world on a virtual clock."""
+"""What the admin server reports of a daemon, in a world on a virtual clock."""
 
 from __future__ import annotations
 

@@ -268,7 +268,7 @@ async def test_a_write_under_a_lost_lease_leaves_everything_untouched(
 
 
 def without_expired_leases(dumped: Any) -> Any:
-    """The in-process store drops a lease that has run out when somebody looks at it; Redis when it likes."""
+    """The in-process store drops a lease that has run out at the next access; Redis at any time."""
     if isinstance(dumped, dict):
         return dumped
     return (dumped.streams, dumped.by_path, {k: v for k, v in dumped.leases.items() if v.expires_at > 1000.0})
@@ -398,7 +398,7 @@ async def test_p1_a_part_that_is_recorded_after_a_verification_takes_it_back(sub
     await subject.store.create(meta(), OURS)
     await subject.store.record_part("s1", OURS, part(1))
     await subject.store.update("s1", OURS, Change({"verified_size_bytes": 100, "verified_mtime_ns": 7}))
-    await subject.store.record_part("s1", OURS, part(1))  # told again, since its answer was lost: nothing is new
+    await subject.store.record_part("s1", OURS, part(1))  # recorded again, since the reply was lost: nothing is new
     assert (await loaded(subject.store)).meta.verified_size_bytes == 100
     if how == "sent":
         await subject.store.record_part("s1", OURS, part(1, etag="another"), rewritten=True)
@@ -492,7 +492,7 @@ async def test_an_interruption_keeps_the_phase_that_it_interrupts(subject: Subje
     assert await sets_of(subject.store) == [HOME[phase]]
 
 
-# ---- owed webhooks ---------------------------------------------------------------------------------------------------
+# ---- pending webhooks -----------------------------------------------------------------------------------------------
 
 
 async def test_a_webhook_is_pending_from_the_very_transition_until_it_is_settled(subject: Subject) -> None:

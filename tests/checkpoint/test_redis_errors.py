@@ -1,4 +1,4 @@
-"""Every exception of redis-py is one of ours at the edge, and says rightly whether trying again can help."""
+"""Every exception of redis-py is mapped to one of ours, and marked as transient or not."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ CLASSES = sorted(
 
 
 def test_every_class_is_decided_on() -> None:
-    """A new redis-py may bring classes that nobody here has thought about; one that is gone is no failure."""
+    """A new redis-py may bring unknown classes; one that is gone is no failure."""
     assert {value.__name__ for value in CLASSES} <= TRANSIENT | PERMANENT
     assert len(CLASSES) > 20
 

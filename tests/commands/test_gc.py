@@ -1,4 +1,4 @@
-"""``gc``: nobody's uploads go, everybody's stay, whatever happens at the same time."""
+"""``gc`` aborts uploads without an owner and keeps the others, also if they change at the same time."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ async def test_only_uploads_without_an_owner_are_aborted_and_a_dry_run_aborts_no
 ) -> None:
     await an_upload(context, 1)
     await an_upload(context, 2)
-    await context.s3.create_multipart_upload("streams/of-somebody-else", metadata={})
+    await context.s3.create_multipart_upload("streams/of-another-user", metadata={})
     await context.s3.create_multipart_upload("other/prefix", metadata={})
     await trio.sleep(7200)
     await an_upload(context, 3)
@@ -175,7 +175,7 @@ async def test_why_uploads_are_kept_is_counted_for_a_person(
     world: World, context: CommandContext, capsys: pytest.CaptureFixture[str]
 ) -> None:
     await an_upload(context, 1)
-    await context.s3.create_multipart_upload("streams/of-somebody-else", metadata={})
+    await context.s3.create_multipart_upload("streams/of-another-user", metadata={})
     await trio.sleep(7200)
     await an_upload(context, 3)
     await an_upload(context, 4)

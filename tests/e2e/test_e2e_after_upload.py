@@ -39,7 +39,7 @@ class Post:
 
 
 class Receiver:
-    """A receiver that takes what is signed, once it has failed as often as it is told to."""
+    """A receiver that takes what is signed, once it has failed a given number of times."""
 
     def __init__(self, url: str, failures: int) -> None:
         self.url = url

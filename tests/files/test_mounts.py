@@ -189,7 +189,7 @@ async def test_p8_a_change_is_never_abandoned_and_none_begins_on_a_hung_mount(
             await trio.testing.wait_all_tasks_blocked(0.02)
             mock_clock.jump(SECONDS)
             await refused_in_time(table.mounts, server, mock_clock, "/watch/hung/b.mp4")
-            assert table.mounts.hung.value, "a change that does not return is noticed by whoever comes next"
+            assert table.mounts.hung.value, "a change that does not return is noticed by the next call"
             with pytest.raises(MountHungError):
                 await table.mounts.change("/watch/hung/c.mp4", lambda: done.append("too late"))
             assert await table.mounts.change(ELSEWHERE, lambda: "here") == "here"

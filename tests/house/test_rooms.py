@@ -1,4 +1,4 @@
-"""The rooms: nobody reaches past a door, and what is said to be pure reaches no I/O, however it is imported."""
+"""The rooms: imports go through doors, and what is declared pure reaches no I/O, however it is imported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every setting says what a change of it does to open streams: the table in ``docs/operations.md``."""
+"""The effect of a change on open streams is documented for every setting: the table in ``docs/operations.md``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""P4 and P7: a log's reader that is slow or gone holds nobody back, takes no memory, and what was lost is said."""
+"""P4 and P7: a log's reader that is slow or gone delays nothing and takes no memory, and lost lines are counted."""
 
 from __future__ import annotations
 

@@ -350,7 +350,7 @@ async def test_redis_is_asked_for_its_sets_and_its_persistence(world: World) -> 
         assert sets == {**dict.fromkeys(StreamSet, 0), StreamSet.COMPLETED: 1, StreamSet.ACTIVE: 1}
         assert value(daemon, "redis_persistent") == 1
         nursery.cancel_scope.cancel()
-    assert value(daemon, "known_streams", set="active") is None, "nobody asks any more"
+    assert value(daemon, "known_streams", set="active") is None, "no task asks any more"
 
 
 @pytest.mark.parametrize("hangs", [True, False], ids=["hangs", "refuses"])

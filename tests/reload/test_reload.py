@@ -1,4 +1,4 @@
-"""SIGHUP reads the settings once more: what takes effect, what does not, and that it holds nothing and nobody back."""
+"""SIGHUP reads the settings once more: what takes effect, what does not, and that it delays nothing."""
 
 from __future__ import annotations
 

@@ -250,7 +250,7 @@ async def test_a_record_that_no_daemon_wrote_leads_to_no_file_outside(
 
 @pytest.mark.real
 def test_a_hard_link_is_a_file_like_any_other(settings: Mapping[str, str], watch_dir: Path, embedded: Store) -> None:
-    """The kernel decides who may make one (fs.protected_hardlinks); whoever may could as well copy the file."""
+    """The kernel decides who may make one (fs.protected_hardlinks); a user who may could as well copy the file."""
     outside = watch_dir.parent / "outside.mp4"
     outside.write_bytes(b"x" * 1000)
     with daemon(settings) as process:

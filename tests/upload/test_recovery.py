@@ -312,7 +312,7 @@ async def test_p6_an_outage_of_the_store_ends_no_stream_and_loses_no_part(world:
         ("EntityTooLarge", Status.FAILED_S3_UPLOAD),
     ],
 )
-async def test_p6_a_permanent_refusal_fails_the_stream_with_its_reason_and_no_other(
+async def test_p6_a_permanent_rejection_fails_the_stream_with_its_reason_and_no_other(
     world: World, code: str, status: Status
 ) -> None:
     world.append(2 * PART, "bad.mp4")

@@ -64,7 +64,7 @@ def test_another_part_upload_or_file_is_counted_separately() -> None:
     assert all(answers.count(answer("BadDigest", transient=True, part=part), ()) is None for part in range(1000))
 
 
-def test_transient_errors_are_reset_by_progress_and_definite_refusals_are_not() -> None:
+def test_transient_errors_are_reset_by_progress_and_definite_rejections_are_not() -> None:
     answers = RepeatedErrors()
     for _ in range(MAX_DEFINITE - 1):
         answers.count(answer("InvalidPart"), ())
