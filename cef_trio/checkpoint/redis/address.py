@@ -104,12 +104,7 @@ def parse_address(url: str) -> RedisAddress:
     if options:
         raise ValueError(f"REDIS_URL: unknown option {min(options)!r}")
     return replace(
-        found,
-        username=username,
-        password=password,
-        tls=tls,
-        client_certificate_file=certificate,
-        client_key_file=key,
+        found, username=username, password=password, tls=tls, client_certificate_file=certificate, client_key_file=key
     )
 
 
