@@ -7,8 +7,7 @@ the throughput.
 
 Reads change nothing, so a worker blocked by a hung disk is abandoned on cancellation and cannot delay an exit (promise
 P4). ``mounts.py`` bounds the time and the threads (P7) of each mount. Files are closed in a worker thread too: sshfs
-flushes at each close, and a hung one would block the loop. A call that changes something (``AFTER_UPLOAD``) is never
-abandoned.
+flushes at each close, and a hung one would block the loop.
 
 :class:`Disk` is the interface, :class:`KernelDisk` the implementation for the real file system. The laboratory has one
 without threads, for its virtual clock.
