@@ -49,7 +49,7 @@ FaultHook = Callable[[str, Moment], Awaitable[None]]
 """Awaited with the operation (the method's name) and the moment; may raise or wait."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Held:
     holder: str
     expires_at: float
@@ -92,7 +92,7 @@ class MemoryCheckpointStore(StreamWrites):
         return StoreSnapshot(
             dict(self._streams),
             dict(self._by_path),
-            dict(self._leases),
+            {stream_id: replace(held) for stream_id, held in self._leases.items()},
             frozenset(self._pending_webhooks),
             dict(self._reports),
         )
@@ -101,7 +101,7 @@ class MemoryCheckpointStore(StreamWrites):
         """Replace the content by a snapshot, as a server does that lost its latest writes."""
         self._streams = dict(snapshot.streams)
         self._by_path = dict(snapshot.by_path)
-        self._leases = dict(snapshot.leases)
+        self._leases = {stream_id: replace(held) for stream_id, held in snapshot.leases.items()}
         self._pending_webhooks = set(snapshot.pending_webhooks)
         self._reports = dict(snapshot.reports)
 
