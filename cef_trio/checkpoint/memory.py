@@ -9,8 +9,8 @@ or a fault here holds for the Redis store too:
 4. ``AFTER``: the reply is on its way. Then the call returns, even into a cancelled scope.
 
 A fault hook is awaited at each phase and may raise or wait. A wait at ``SENT`` or ``AFTER`` of more than
-``_ANSWER_TIMEOUT_SECONDS`` raises the transient error of a frozen server. Values pass through the codec, so this store
-accepts only what Redis can store.
+``_RESPONSE_TIMEOUT_SECONDS`` raises the transient error of a frozen server. Values pass through the codec, so this
+store accepts only what Redis can store.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from cef_trio.resilience import Retrier, SingleAttempt, shielded
 
 T = TypeVar("T")
 
-_ANSWER_TIMEOUT_SECONDS: Final = 1.0
+_RESPONSE_TIMEOUT_SECONDS: Final = 1.0
 
 
 class Moment(StrEnum):
@@ -360,12 +360,12 @@ class MemoryCheckpointStore(StreamWrites):
                 await trio.lowlevel.cancel_shielded_checkpoint()
                 return result
             await fault(operation, Moment.BEFORE)
-            with shielded(_ANSWER_TIMEOUT_SECONDS, saving="checkpoint call in flight"):
+            with shielded(_RESPONSE_TIMEOUT_SECONDS, saving="checkpoint call in flight"):
                 await fault(operation, Moment.SENT)
                 result = effect()
                 await fault(operation, Moment.AFTER)
                 return result
-            raise RedisOperationError(operation, f"no answer in {_ANSWER_TIMEOUT_SECONDS:g} seconds", transient=True)
+            raise RedisOperationError(operation, f"no answer in {_RESPONSE_TIMEOUT_SECONDS:g} seconds", transient=True)
 
         return await self.retrier.call(operation, attempt)
 
