@@ -4,13 +4,13 @@ The step that completes a stream also records its pending webhook in Redis; the 
 accepted or refused it, or after ``WEBHOOK_RETRY_HOURS``. So neither a crash nor a shutdown loses a delivery, and no
 stream waits for one: a task of the intake delivers, a few at once, what is pending.
 
-- *At least once*: a daemon that ends between the receiver's answer and its record delivers again, with the same
+- *At least once*: a daemon that ends between the receiver's response and its record delivers again, with the same
   ``webhook-id``. A receiver that must act once only remembers these ids.
 - *One daemon delivers*: only streams of this watch folder, each under a lease, so that two daemons that share a folder
   do not both deliver, unless one is silent for longer than its lease.
 - The body is the metadata object, byte for byte, read from S3 for each attempt, so nothing is kept in memory meanwhile.
 - Each failed delivery has its own growing pause, so one that the receiver rejects delays no other. A receiver that does
-  not answer at all stops the round, and the next one starts after a growing pause.
+  not respond at all stops the round, and the next one starts after a growing pause.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from cef_trio.exceptions import CefMp4ProcessorError, S3OperationError, WebhookO
 from cef_trio.observability import WebhookOutcome
 from cef_trio.resilience import RetryPolicy, at_least_retry_after
 from cef_trio.upload import MAX_METADATA_BYTES, Services, hold_lease, metadata_key
-from cef_trio.webhook import Delivery, DeliveryOutcome, WebhookClient, WebhookResponse, outcome_of_status
+from cef_trio.webhook import Delivery, DeliveryOutcome, WebhookClient, outcome_of_status
 
 log = structlog.get_logger(__name__)
 
@@ -60,20 +60,15 @@ class WebhookDeliverer:
     """Delivers the pending webhooks of this watch folder's streams."""
 
     def __init__(
-        self,
-        services: Services,
-        client: WebhookClient,
-        *,
-        retry_seconds: float,
-        random: Random | None = None,
+        self, services: Services, client: WebhookClient, *, retry_seconds: float, random: Random | None = None
     ) -> None:
         self._services = services
         self._client = client
         self._retry = timedelta(seconds=retry_seconds)
         self._random = random or Random()  # noqa: S311 - jitter, not a secret
         self._pending: dict[str, _PendingDelivery] = {}
-        self._unreachable = self._answered = False
-        """Whether an attempt of this round got no answer; and whether one got an answer."""
+        self._unreachable = self._responded = False
+        """Whether an attempt of this round got no response; and whether one got a response."""
         self._failed_rounds = 0
 
     @property
@@ -85,13 +80,13 @@ class WebhookDeliverer:
         """Deliver until cancelled."""
         enqueued = self._services.webhook_enqueued
         while True:
-            enqueued.value = self._unreachable = self._answered = False
+            enqueued.value = self._unreachable = self._responded = False
             try:
                 await self._round()
             except CefMp4ProcessorError as error:
                 log.warning("webhook_queue_unavailable", error=str(error))
             if self._unreachable:
-                self._failed_rounds = 1 if self._answered else self._failed_rounds + 1
+                self._failed_rounds = 1 if self._responded else self._failed_rounds + 1
                 await trio.sleep(_POLICY.equal_jitter_seconds(self._failed_rounds, self._random))
                 continue
             self._failed_rounds = 0
@@ -153,7 +148,7 @@ class WebhookDeliverer:
         """Make one attempt and record its outcome.
 
         Raises:
-            WebhookOperationError: the receiver did not answer, or asks for another attempt.
+            WebhookOperationError: the receiver did not response, or asks for another attempt.
             S3OperationError, RedisOperationError: the metadata could not be read, or the outcome not be recorded.
         """
         if not _SENDABLE_ID.fullmatch(meta.stream_id):
@@ -169,34 +164,31 @@ class WebhookDeliverer:
             await self._acknowledge(meta, WebhookOutcome.GIVEN_UP)
             return
         delivery = Delivery(f"completed_{meta.stream_id}", meta.stream_id, body)
-        async with self._client.post(delivery) as answer:
-            # The receiver has answered: no checkpoint until that is recorded.
-            self._answered = True
-            match outcome_of_status(answer.status, answer.content_type):
+        async with self._client.post(delivery) as response:
+            # The receiver has responded: no checkpoint until that is recorded.
+            self._responded = True
+            match outcome_of_status(response.status, response.content_type):
                 case DeliveryOutcome.DELIVERED:
                     await self._services.record_effect(
                         "webhook delivery", lambda: self._acknowledge(meta, WebhookOutcome.DELIVERED)
                     )
-                    log.info("webhook_delivered", stream_id=meta.stream_id, status=answer.status)
+                    log.info("webhook_delivered", stream_id=meta.stream_id, status=response.status)
                 case DeliveryOutcome.REFUSED:
                     log.warning(
                         "webhook_refused",
                         stream_id=meta.stream_id,
-                        status=answer.status,
+                        status=response.status,
                         receiver=self._client.receiver,
                     )
                     await self._acknowledge(meta, WebhookOutcome.REFUSED)
                 case DeliveryOutcome.RETRY:
-                    raise self._retryable_error(answer)
-
-    def _retryable_error(self, answer: WebhookResponse) -> WebhookOperationError:
-        return WebhookOperationError(
-            "deliver",
-            f"the receiver answered HTTP {answer.status} [{self._client.receiver}]",
-            transient=True,
-            status=answer.status,
-            retry_after_seconds=answer.retry_after_seconds,
-        )
+                    raise WebhookOperationError(
+                        "deliver",
+                        f"the receiver responded with HTTP {response.status} [{self._client.receiver}]",
+                        transient=True,
+                        status=response.status,
+                        retry_after_seconds=response.retry_after_seconds,
+                    )
 
     async def _body(self, meta: StreamMeta) -> bytes:
         """Return the metadata object as it is in S3.

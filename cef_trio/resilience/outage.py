@@ -125,20 +125,14 @@ class Outage:
     probes: int = 0
     kind: ProbeKind = ProbeKind.WRITE
     refused: bool = False
-    """Whether the service answers but refuses all calls."""
+    """Whether the service responds but rejects all calls."""
 
 
 class CircuitBreaker:
     """Circuit breaker of one service. Open means that the service is down.
 
-    Exactly one task runs :meth:`run`, which probes while the breaker is open or the service is idle.
-
-    Args:
-        service: name in the log.
-        probe: proves that the service works.
-        policy: delays between probes.
-        random: source of jitter.
-        idle_seconds: idle time before the service is probed; ``None`` disables idle probes.
+    Exactly one task runs :meth:`run`, which probes while the breaker is open, with the delays of ``policy``, or the
+    service is idle for ``idle_seconds``; ``None`` disables idle probes. ``service`` is its name in the log.
     """
 
     def __init__(
@@ -213,17 +207,17 @@ class CircuitBreaker:
 
     async def run(self) -> None:
         """Probe while the breaker is open, until it closes; probe occasionally while the service is idle."""
-        last_heard = trio.current_time()
+        last_success_at = trio.current_time()
         while True:
-            last_heard = max(last_heard, self.last_success_time)
-            probe_at = float("inf") if self._idle_seconds is None else last_heard + self._idle_seconds
+            last_success_at = max(last_success_at, self.last_success_time)
+            probe_at = float("inf") if self._idle_seconds is None else last_success_at + self._idle_seconds
             with trio.move_on_at(probe_at):
                 await self.up.wait_value(False)
             if not self.up.value:
                 await self._probe_until_up()
-            elif self.last_success_time <= last_heard:
+            elif self.last_success_time <= last_success_at:
                 await self._probe_if_idle()
-                last_heard = trio.current_time()
+                last_success_at = trio.current_time()
 
     async def _probe_until_up(self) -> None:
         outage = self.outage
@@ -256,7 +250,6 @@ class CircuitBreaker:
         log.warning("outage_ended", service=self.service, seconds=round(trio.current_time() - began, 3), probes=attempt)
 
     async def _probe_if_idle(self) -> None:
-        """Probe a service that has had no traffic for a while."""
         try:
             await self._run_probe(ProbeKind.READ)
         except CefMp4ProcessorError:

@@ -226,7 +226,7 @@ def parse_error_body(body: bytes) -> ErrorBody:
     )
 
 
-def is_transient(code: str | None, status: int | None) -> bool:
+def s3_error_is_transient(code: str | None, status: int | None) -> bool:
     """Whether the same request may succeed later without a change of settings or permissions."""
     if code in TRANSIENT:
         return True
@@ -284,7 +284,7 @@ def error_from_response(
     region = parsed.region or one_line(headers.get("x-amz-bucket-region"))
     incomplete = cut_off and parsed.code is None
     code = UNREADABLE_ANSWER if incomplete else parsed.code or _code_without_body(status, region, key)
-    transient = is_transient(code, _SERVER_ERROR if part_of_200 else status)
+    transient = s3_error_is_transient(code, _SERVER_ERROR if part_of_200 else status)
     text = [f"{code} (HTTP {status})"]
     if incomplete:
         text.append(": the response was cut off before its reason")

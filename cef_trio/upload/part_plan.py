@@ -12,6 +12,7 @@ checkpoint cuts the file at the same offsets.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol, Self, TypeVar
@@ -42,7 +43,7 @@ class Part:
 
 
 class PartSettings(Protocol):
-    """The numbers that determine how a file is cut: of a stream's record, or of the settings for new streams."""
+    """The numbers that determine how a file is split: of a stream's record, or of the settings for new streams."""
 
     @property
     def part_size(self) -> int:
@@ -57,7 +58,7 @@ class PartSettings(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PartPlan:
-    """How a file is cut into parts: the size of the first part in bytes, and whether all parts have that size."""
+    """How a file is split into parts: the size of the first part in bytes, and whether all parts have that size."""
 
     part_size: int
     equal_parts: bool = False
@@ -81,11 +82,8 @@ class PartPlan:
             raise ValueError(f"part numbers must be 1 to {MAX_PARTS}, not {number}")
         if self.equal_parts:
             return Part(number, (number - 1) * self.part_size, self.part_size)
-        offset = 0
-        before = number - 1
-        doublings, within = divmod(before, PARTS_PER_SIZE)
-        for doubling in range(doublings):
-            offset += PARTS_PER_SIZE * self._size_after(doubling)
+        doublings, within = divmod(number - 1, PARTS_PER_SIZE)
+        offset = PARTS_PER_SIZE * sum(self._size_after(earlier) for earlier in range(doublings))
         size = self._size_after(doublings)
         return Part(number, offset + within * size, size)
 
@@ -99,18 +97,9 @@ class PartPlan:
 
     def count_full(self, size_bytes: int) -> int:
         """Return the number of full parts in a file of this size (at most 10,000)."""
-        if size_bytes >= self.max_size_bytes:
-            return MAX_PARTS
-        low, high = 0, MAX_PARTS
-        while low < high:  # the last number whose part ends within the file
-            middle = (low + high + 1) // 2
-            if self.part(middle).end <= size_bytes:
-                low = middle
-            else:
-                high = middle - 1
-        return low
+        return bisect_right(range(1, MAX_PARTS + 1), size_bytes, key=lambda number: self.part(number).end)
 
-    def cut(self, size_bytes: int) -> Iterator[Part]:
+    def split(self, size_bytes: int) -> Iterator[Part]:
         """Yield all parts of a complete file of this size; the last may be short. An empty file has no parts.
 
         Raises:
@@ -121,16 +110,16 @@ class PartPlan:
                 f"{size_bytes} bytes do not fit into {MAX_PARTS} parts that begin with {self.part_size} bytes"
             )
         for number in range(1, MAX_PARTS + 1):
-            part = self.cut_part(number, size_bytes)
+            part = self.split_part(number, size_bytes)
             if part is None:
                 return
             yield part
 
     def pair(self, size_bytes: int, records: Mapping[int, RecordT]) -> Iterator[tuple[Part, RecordT | None]]:
         """Yield each part of a complete file of this size with its record, or ``None`` where there is none."""
-        return ((part, records.get(part.number)) for part in self.cut(size_bytes))
+        return ((part, records.get(part.number)) for part in self.split(size_bytes))
 
-    def cut_part(self, number: int, size_bytes: int) -> Part | None:
+    def split_part(self, number: int, size_bytes: int) -> Part | None:
         """Return part ``number`` of a complete file of this size, or ``None`` if the file ends before it."""
         part = self.part(number)
         if part.offset >= size_bytes:

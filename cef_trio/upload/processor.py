@@ -61,10 +61,11 @@ from cef_trio.upload.start_stream import NotStarted, start
 
 log = structlog.get_logger(__name__)
 
-
 _MAX_UNWRITTEN: Final = 16
 """After this many holes the rest of a file is not searched until it changes."""
 _UNWRITTEN_PAUSE_SECONDS: Final = 1.0
+_GONE_GRACE_SECONDS: Final = 0.5
+"""How long to wait for the rename event of a missing file before a scan decides."""
 _MISPLACED: Final = frozenset({FailureReason.FILE_MISSING_ON_RESUME, FailureReason.FILE_REPLACED})
 
 
@@ -104,7 +105,6 @@ class StreamProcessor:
         self._lost_records = lost_records
         self._history = history
         self.progress = Progress()
-        """Tracks whether the upload makes progress."""
         self.lease_lost = False
         """Whether the stream's lease is lost; then nothing may be saved."""
         self._logged_error: BaseException | None = None
@@ -289,7 +289,7 @@ class StreamProcessor:
         Returns after a rename event, after a scan that began after ``missed_at``, or when the daemon drains.
         """
         moved_on = partial(self.file_state.wait_value, lambda now: now.path != path or now.draining)
-        with trio.move_on_after(self._services.rules.gone_grace_seconds):  # a rename event is cheaper than a scan
+        with trio.move_on_after(_GONE_GRACE_SECONDS):  # a rename event is cheaper than a scan
             await moved_on()
             return
         await wait_any(moved_on, partial(self._services.scans.wait_for_scan, path, missed_at))
@@ -301,23 +301,23 @@ class StreamProcessor:
     async def _with_recording(
         self, upload: StreamUpload, work: Callable[[StreamUpload, OpenRecording], Awaitable[None]]
     ) -> None:
-        """Do some work on the open file, with a slot. If the file is not the stream's, mark it as suspect instead."""
+        """Do some work on the open file, with a slot. If the file is not the stream's, mark it for a check instead."""
         async with self._services.stream_slots:
             self.working = True
             try:
                 async with self._services.disk.open(self.file_state.value.path) as recording:
                     if not is_same_file(upload.meta.identity, await recording.stat(), recording.generation):
-                        self._mark_suspect()
+                        self._mark_for_check()
                         return
                     await work(upload, recording)
                     self._mismatches = 0
             except RecordingChangedError as error:
                 log.info("recording_changed_during_read", reason=str(error))
-                self._mark_suspect()
+                self._mark_for_check()
             finally:
                 self.working = False
 
-    def _mark_suspect(self) -> None:
+    def _mark_for_check(self) -> None:
         self._mismatches += 1
         self.file_state.value = gone(self.file_state.value)
 
@@ -354,7 +354,7 @@ class StreamProcessor:
         if upload.unwritten and self.file_state.value.ending is Ending.NOT:
             with trio.move_on_after(_UNWRITTEN_PAUSE_SECONDS):
                 await self.file_state.wait_value(
-                    lambda now: now.ending is not Ending.NOT or now.draining or now.suspect
+                    lambda now: now.ending is not Ending.NOT or now.draining or now.needs_check
                 )
 
     def _is_draining(self) -> bool:
@@ -362,7 +362,7 @@ class StreamProcessor:
         return draining
 
     async def _check_file(self, upload: StreamUpload) -> bool:
-        """Check the suspect file; return whether that ended the stream."""
+        """Check the file; return whether that ended the stream."""
         if self._mismatches > 1:  # stat and open disagree; do not loop without a pause
             await self._pause(self._services.rules.retry.ceiling_seconds(self._mismatches - 1))
         file_state = self.file_state.value
@@ -378,7 +378,7 @@ class StreamProcessor:
                 return False
             case FileCheck.SHRUNK:
                 covered, size = upload.covered_bytes, self.file_state.value.stat.size_bytes
-                kept = await upload.cut(size)
+                kept = await upload.truncate(size)
                 log.warning("recording_truncated", covered_bytes=covered, size_bytes=size, parts_kept=kept)
                 return False
             case FileCheck.REPLACED:
@@ -485,10 +485,7 @@ class StreamProcessor:
             retry_at = self._services.utc_now() + timedelta(seconds=seconds)
             try:
                 await upload.transition(
-                    Status.RETRYING,
-                    retry_at_utc=retry_at,
-                    retry_attempts=self._attempts,
-                    failure_reason=str(error),
+                    Status.RETRYING, retry_at_utc=retry_at, retry_attempts=self._attempts, failure_reason=str(error)
                 )
             except CefMp4ProcessorError as unsaved:
                 # Informational only. A lost lease or another problem recurs on resume.
@@ -546,10 +543,7 @@ class StreamProcessor:
             upload = StreamUpload(self._services, checkpoint) if checkpoint else None
         if upload is None:
             upload = self.upload = await recovery.record_refused(
-                self._services,
-                self.file_state.value,
-                on_stream_id=self._set_stream_id,
-                history=self._history,
+                self._services, self.file_state.value, on_stream_id=self._set_stream_id, history=self._history
             )
         if reason not in KEEPS_ITS_UPLOAD:
             await upload.abort()

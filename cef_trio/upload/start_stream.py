@@ -11,8 +11,8 @@ from enum import Enum
 
 from cef_trio.checkpoint import Checkpoint, Status
 from cef_trio.upload import recovery
+from cef_trio.upload.copy_from_previous import ContentMatch
 from cef_trio.upload.lost_records import LostRecords
-from cef_trio.upload.predecessor import ContentMatch
 from cef_trio.upload.recovery import FileHistory
 from cef_trio.upload.services import Services
 from cef_trio.upload.session import StreamUpload
@@ -50,12 +50,7 @@ async def start(
     async def begin() -> StreamUpload:
         supersedes = has.meta if isinstance(has, Checkpoint) else None
         return await recovery.begin(
-            services,
-            lost.uploads,
-            path,
-            on_stream_id=on_stream_id,
-            history=history,
-            supersedes=supersedes,
+            services, lost.uploads, path, on_stream_id=on_stream_id, history=history, supersedes=supersedes
         )
 
     async with services.stream_slots:

@@ -1,4 +1,4 @@
-"""What the admin server says of a daemon, in a world on a virtual clock."""
+"""What the admin server reports of a daemon, in a world on a virtual clock."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ async def test_a_growing_stream_shows_what_is_uploaded_and_what_lags(world: Worl
         assert source.page().streams[0].bytes_per_second == 0
 
         world.append(PART)
-        daemon.saw()
+        daemon.seen()
         await trio.sleep(1)
         assert source.page().streams[0].acknowledged_bytes == 3 * PART
 
@@ -71,7 +71,7 @@ async def test_what_has_ended_is_asked_of_redis_and_kept_while_redis_is_down(wor
         daemon.closed()
         (checkpoint,) = await completed(world)
         world.append(PART, "b.mp4")
-        daemon.saw("b.mp4")
+        daemon.seen("b.mp4")
         await trio.sleep(5)  # virtual: its stream has begun, and waits for more
         lease = daemon.services.lease
         (failed_id,) = daemon.supervisor.live_ids - {checkpoint.meta.stream_id}
@@ -118,7 +118,7 @@ async def test_an_outage_is_shown_with_its_beginning_and_is_not_ready_but_health
         assert "the idle checker has been silent for 181 s" in source.page().unhealthy
 
 
-async def test_a_daemon_that_starts_and_one_that_leaves_say_so(world: World) -> None:
+async def test_a_daemons_start_and_its_shutdown_are_shown(world: World) -> None:
     async with world.daemon() as daemon:
         source = DaemonSource(daemon.services, str(world.folder), lambda: daemon.shutdown.signals > 0)
         assert source.page().phase is Phase.STARTING

@@ -396,7 +396,7 @@ async def test_a_replica_refuses_writes_for_the_time_being(own_valkey: ValkeySer
 
 
 @pytest.mark.real
-async def test_wrong_credentials_and_missing_rights_are_permanent_and_not_told(own_valkey: ValkeyServer) -> None:
+async def test_wrong_credentials_and_missing_rights_are_permanent_and_not_shown(own_valkey: ValkeyServer) -> None:
     rules = ("resetkeys", "~streams:*", "+@all")
     assert own_valkey.command("ACL", "SETUSER", "guest", "on", ">hunter2", *rules) == b"+OK\r\n"
     for login in ("guest:hunter3", "nobody:hunter3"):
@@ -413,7 +413,7 @@ async def test_wrong_credentials_and_missing_rights_are_permanent_and_not_told(o
 
 
 @pytest.mark.real
-async def test_the_server_tells_what_a_doctor_wants_to_know() -> None:
+async def test_the_server_info_has_what_doctor_checks() -> None:
     with valkey_server(append_only=True, arguments=["--maxmemory-policy", "allkeys-lru"]) as server:
         async with RedisCheckpointStore(server.url) as store:
             info = await store.info()
@@ -427,7 +427,7 @@ async def test_the_server_tells_what_a_doctor_wants_to_know() -> None:
 
 
 @pytest.mark.real
-async def test_a_server_that_lets_nobody_read_its_settings_tells_the_rest(own_valkey: ValkeyServer) -> None:
+async def test_a_server_that_denies_its_settings_reports_the_rest(own_valkey: ValkeyServer) -> None:
     rules = ("~*", "+@all", "-config")
     assert own_valkey.command("ACL", "SETUSER", "guest", "on", ">hunter2", *rules) == b"+OK\r\n"
     async with RedisCheckpointStore(f"unix://guest:hunter2@{own_valkey.socket_path}") as store:
@@ -461,7 +461,7 @@ async def test_a_cluster_keeps_all_our_keys_in_one_slot() -> None:
 
 
 @pytest.mark.real
-async def test_a_sentinel_tells_where_the_master_is() -> None:
+async def test_the_address_of_the_master_comes_from_a_sentinel() -> None:
     with (
         valkey_server(tcp=True) as master,
         valkey_server(tcp=True, sentinel_of=f"main 127.0.0.1 {master.port}") as sentinel,

@@ -15,6 +15,7 @@ from waiting import until
 
 from cef_trio.exceptions import ChunkProcessingError, FileAccessError, RecordingChangedError
 from cef_trio.files import reader as disk_module
+from cef_trio.files.mounts import Mounts
 from cef_trio.files.reader import BLOCK_BYTES, Disk, FileSlice, KernelDisk, file_access_error, head_of
 from cef_trio.lab.disk import InlineDisk
 from cef_trio.resilience import shield as shield_room
@@ -246,7 +247,7 @@ async def test_a_folder_that_is_gone_is_not_looked_for_beyond_the_one_that_is_wa
 @pytest.mark.parametrize(
     ("number", "denied"), [(errno.EIO, False), (errno.ESTALE, False), (errno.EMFILE, False), (errno.EACCES, True)]
 )
-def test_a_refusal_is_transient_and_states_whether_rights_are_missing(number: int, denied: bool) -> None:
+def test_a_rejection_is_transient_and_states_whether_rights_are_missing(number: int, denied: bool) -> None:
     error = file_access_error("cannot read 'x'", OSError(number, "why"))
     assert error.transient
     assert error.denied is denied
@@ -334,7 +335,7 @@ async def test_p7_a_file_that_waited_in_vain_for_a_thread_to_close_it_is_closed_
         return number
 
     monkeypatch.setattr(disk_module, "_CLOSE_SECONDS", 0.05)
-    disk = KernelDisk(max_threads=1)
+    disk = KernelDisk(Mounts(max_threads=1))
     async with disk.open(recording), disk.open(recording), disk.open(recording):
         assert open_here() == 3
         monkeypatch.setattr(os, "close", slow_close)

@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator,
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from types import TracebackType
 from typing import Final, Self
 
 import structlog
@@ -135,9 +134,7 @@ class RedisCheckpointStore(StreamWrites):
         """Return self; the first call connects, under its own retries."""
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_error: object) -> None:
         """Close the sockets without a checkpoint. A call in progress ends within its time-out."""
         self._redis.close()
 
@@ -155,24 +152,24 @@ class RedisCheckpointStore(StreamWrites):
             if url is not None:
                 self.renew_login(url)
         self._redis.renew_connections()
-        given: list[Argument] = [_PROBE_MILLISECONDS]
         await self._redis.call(
-            "check_writable", lambda client: run_script(client, scripts.PROBE, [self.keys.probe], given)
+            "check_writable",
+            lambda client: run_script(client, scripts.PROBE, [self.keys.probe], [_PROBE_MILLISECONDS]),
         )
 
     async def info(self) -> ServerInfo:
         """Return the properties of the server."""
 
         def work(client: Client) -> ServerInfo:
-            told = self._redis.command(client, "INFO")
+            values = self._redis.command(client, "INFO")
             return ServerInfo(
-                product="valkey" if "valkey_version" in told else "redis",
-                version=str(told.get("valkey_version", told.get("redis_version", "unknown"))),
-                append_only=bool(told.get("aof_enabled")),
-                last_save_ok="err" not in (told.get("rdb_last_bgsave_status"), told.get("aof_last_write_status")),
-                eviction_policy=str(told.get("maxmemory_policy", "unknown")),
-                max_memory_bytes=int(told.get("maxmemory", 0)),
-                is_replica=told.get("role") == "slave",
+                product="valkey" if "valkey_version" in values else "redis",
+                version=str(values.get("valkey_version", values.get("redis_version", "unknown"))),
+                append_only=bool(values.get("aof_enabled")),
+                last_save_ok="err" not in (values.get("rdb_last_bgsave_status"), values.get("aof_last_write_status")),
+                eviction_policy=str(values.get("maxmemory_policy", "unknown")),
+                max_memory_bytes=int(values.get("maxmemory", 0)),
+                is_replica=values.get("role") == "slave",
                 append_fsync=self._setting(client, "appendfsync"),
                 save=self._setting(client, "save"),
             )
@@ -200,11 +197,7 @@ class RedisCheckpointStore(StreamWrites):
 
     async def members(self, stream_set: StreamSet) -> frozenset[str]:
         """See :meth:`StreamStore.members`."""
-
-        def work(client: Client) -> frozenset[str]:
-            return self._members(client, self.keys.set(stream_set))
-
-        return await self._redis.call("members", work)
+        return await self._redis.call("members", lambda client: self._members(client, self.keys.set(stream_set)))
 
     async def count(self) -> Mapping[StreamSet, int]:
         """See :meth:`StreamStore.count`."""
@@ -259,10 +252,10 @@ class RedisCheckpointStore(StreamWrites):
 
         def work(client: Client) -> bool:
             key = self.keys.lease(stream_id)
-            answer, *holder = run_script(client, scripts.ACQUIRE, [key], given)
+            reply, *holder = run_script(client, scripts.ACQUIRE, [key], given)
             odd = holder == [_LEASE_OF_WRONG_TYPE]
             self.unreadable.note(key, f"{key} is of a wrong type" if odd else None, stream_id=stream_id)
-            return bool(answer == b"ok")
+            return bool(reply == b"ok")
 
         return await self._redis.call("acquire", work)
 
@@ -333,11 +326,11 @@ class RedisCheckpointStore(StreamWrites):
         ]
 
         def work(client: Client) -> Sequence[bytes]:
-            answer: Sequence[bytes] = run_script(client, scripts.CREATE, keys, [*before, "", *following])
-            if answer[0] != b"taken":
-                return answer
+            reply: Sequence[bytes] = run_script(client, scripts.CREATE, keys, [*before, "", *following])
+            if reply[0] != b"taken":
+                return reply
             # The script needs the record's key of the stream that has the path: that record may be lost.
-            there = answer[1].decode(errors="replace")
+            there = reply[1].decode(errors="replace")
             again: Sequence[bytes] = run_script(
                 client, scripts.CREATE, [*keys, self.keys.meta(there)], [*before, there, *following]
             )
@@ -352,18 +345,18 @@ class RedisCheckpointStore(StreamWrites):
         given = list(arguments.of_commit(stream_id, lease, commit))
 
         def work(client: Client) -> Sequence[bytes]:
-            answer: Sequence[bytes] = run_script(client, scripts.COMMIT, keys, given)
+            reply: Sequence[bytes] = run_script(client, scripts.COMMIT, keys, given)
             for _ in range(_RENAMES):
-                if answer[0] != b"taken":
+                if reply[0] != b"taken":
                     break
                 # The script needs the record's key of the stream that has the path: that record names its owner.
-                there = answer[1].decode(errors="replace")
+                there = reply[1].decode(errors="replace")
                 again = list(arguments.of_commit(stream_id, lease, commit, there))
-                answer = run_script(client, scripts.COMMIT, [*keys, self.keys.meta(there)], again)
-            return answer
+                reply = run_script(client, scripts.COMMIT, [*keys, self.keys.meta(there)], again)
+            return reply
 
-        answer = await self._redis.call(commit.operation, work)
-        self._raise_unless_ok(commit.operation, stream_id, scripts.COMMIT, answer, commit.status)
+        reply = await self._redis.call(commit.operation, work)
+        self._raise_unless_ok(commit.operation, stream_id, scripts.COMMIT, reply, commit.status)
 
     async def save_interrupted(self, exit_states: Sequence[ExitState], lease: Lease) -> frozenset[str]:
         """See :meth:`StreamStore.save_interrupted`."""
@@ -381,7 +374,6 @@ class RedisCheckpointStore(StreamWrites):
 
     async def pending_webhooks(self) -> frozenset[str]:
         """See :meth:`WebhookOutbox.pending_webhooks`."""
-
         return await self._redis.call(
             "pending_webhooks", lambda client: self._members(client, self.keys.pending_webhooks)
         )
@@ -394,20 +386,12 @@ class RedisCheckpointStore(StreamWrites):
 
     async def ack_webhook(self, stream_id: str) -> None:
         """See :meth:`WebhookOutbox.ack_webhook`."""
-
-        def work(client: Client) -> None:
-            client.srem(self.keys.pending_webhooks, stream_id)
-
-        await self._redis.call("ack_webhook", work)
+        await self._redis.call("ack_webhook", lambda client: client.srem(self.keys.pending_webhooks, stream_id))
 
     async def report(self, instance: str, text: str) -> None:
         """See :meth:`DaemonReports.report`."""
         name, value = codec.encode_path(instance), text.encode("utf-8", "surrogateescape")
-
-        def work(client: Client) -> None:
-            client.hset(self.keys.reports, name, value)
-
-        await self._redis.call("report", work)
+        await self._redis.call("report", lambda client: client.hset(self.keys.reports, name, value))
 
     async def reports(self) -> Mapping[str, str]:
         """See :meth:`DaemonReports.reports`."""
@@ -446,10 +430,10 @@ class RedisCheckpointStore(StreamWrites):
         operation: str,
         stream_id: str,
         script: scripts.Script,
-        answer: Sequence[bytes],
+        reply: Sequence[bytes],
         following: Status | None = None,
     ) -> None:
-        match answer:
+        match reply:
             case [b"ok"]:
                 return
             case [b"lost", holder]:
@@ -465,15 +449,15 @@ class RedisCheckpointStore(StreamWrites):
                     key = self.keys.meta(stream_id)
                     raise RedisOperationError(operation, f"{key} field 'status' cannot be read: {raw!r}") from error
                 raise not_allowed(stream_id, current, following)
-        raise RedisOperationError(operation, f"the script {script.name} answered {answer!r}")
+        raise RedisOperationError(operation, f"the script {script.name} answered {reply!r}")
 
     def _setting(self, client: Client, name: str) -> str | None:
         """Return a setting of the server; ``None`` if CONFIG is not allowed, as on many hosted servers."""
         try:
-            told = self._redis.command(client, "CONFIG GET", name)
+            reply = self._redis.command(client, "CONFIG GET", name)
         except ResponseError:
             return None
-        values = {_text(key): _text(value) for key, value in dict(told).items()}
+        values = {_text(key): _text(value) for key, value in dict(reply).items()}
         return values.get(name)
 
     def _keys_of(self, stream_id: str) -> list[str]:
@@ -500,8 +484,8 @@ class RedisCheckpointStore(StreamWrites):
             self._index_exists = False
             why = f"{key} is of a wrong type, and is to be a hash"
             self.unreadable.note(key, why)
-            hint = f"no file can be looked up; {renaming(key)}, and it is made anew from the records"
-            raise RedisOperationError("find_by_path", f"{why}: {hint}") from error
+            hint = f"`redis-cli RENAME {key} {key}.broken`, and it is made anew from the records"
+            raise RedisOperationError("find_by_path", f"{why}: no file can be looked up; {hint}") from error
         self.unreadable.note(key, None)
         return found
 
@@ -528,15 +512,15 @@ class RedisCheckpointStore(StreamWrites):
                 log.warning("path_index_rebuilt", key=self.keys.by_path, streams=len(metas))
         self._index_exists = True
 
-    def _check_type(self, key: str, answer: object) -> None:
+    def _check_type(self, key: str, reply: object) -> None:
         """Note whether that key can be read.
 
         Raises:
-            ResponseError: the answer is an error of another kind.
+            ResponseError: the reply is an error of another kind.
         """
-        if isinstance(answer, Exception) and not str(answer).startswith("WRONGTYPE"):
-            raise answer
-        self.unreadable.note(key, f"{key} is of a wrong type" if isinstance(answer, Exception) else None)
+        if isinstance(reply, Exception) and not str(reply).startswith("WRONGTYPE"):
+            raise reply
+        self.unreadable.note(key, f"{key} is of a wrong type" if isinstance(reply, Exception) else None)
 
     def _known(self, client: Client, stream_ids: Collection[str]) -> Records:
         known: dict[str, StreamSummary] = {}
@@ -581,11 +565,6 @@ class RedisCheckpointStore(StreamWrites):
         if why is not None:
             raise RecordUnreadableError("load", why)
         return {part.part_number: part for part in sorted(parts, key=lambda part: part.part_number)}
-
-
-def renaming(key: str) -> str:
-    """Return the command that moves a key of a wrong type out of the way without losing it."""
-    return f"`redis-cli RENAME {key} {key}.broken`"
 
 
 def _text(value: object) -> str:

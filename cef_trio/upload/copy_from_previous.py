@@ -10,7 +10,7 @@ Before anything is sent, the file is compared with the recorded checksums:
   have announced it, and the daemon needs no permission to delete objects.
 - None are: another recording took the path, and an unrelated stream begins.
 
-A copied part is proved like a sent one: S3's answer must contain the CRC64NVME (or the other checksum, or the MD5) of
+A copied part is proved like a sent one: S3's response must contain the CRC64NVME (or the other checksum, or the MD5) of
 the file's bytes at that offset, and Complete compares the whole object. A part that cannot be copied is sent.
 """
 
@@ -24,10 +24,10 @@ from typing import Final
 import structlog
 
 from cef_trio.checkpoint import Checkpoint, PartRecord, StreamMeta
-from cef_trio.exceptions import RecordingChangedError, S3OperationError
+from cef_trio.exceptions import S3OperationError
 from cef_trio.files import OpenRecording
 from cef_trio.s3 import CopiedPart, ObjectRange, looks_like_md5
-from cef_trio.upload.part_matching import crc_of
+from cef_trio.upload.part_matching import crc_of, has_bytes_of
 from cef_trio.upload.part_plan import Part, PartPlan
 from cef_trio.upload.services import Services
 
@@ -128,7 +128,7 @@ async def compare_content(recording: OpenRecording, size_bytes: int, completed: 
         return ContentMatch.NONE
     if verified == 0:
         return ContentMatch.SAME if size_bytes == 0 else ContentMatch.SOME
-    parts = [part for part in PartPlan.of(meta).cut(verified) if part.number in completed.parts]
+    parts = [part for part in PartPlan.of(meta).split(verified) if part.number in completed.parts]
     if size_bytes == verified:
         agreeing = 0
         for part in parts:
@@ -147,8 +147,4 @@ async def compare_content(recording: OpenRecording, size_bytes: int, completed: 
 
 
 async def _agrees(recording: OpenRecording, part: Part, record: PartRecord) -> bool:
-    try:
-        crc = await crc_of(recording, part.offset, record.size_bytes)
-    except RecordingChangedError:
-        return False
-    return record.size_bytes == part.size_bytes and crc == record.crc64nvme
+    return record.size_bytes == part.size_bytes and await has_bytes_of(record, recording, part.offset)
