@@ -9,6 +9,16 @@ from cef_trio.checkpoint.redis import codec
 from cef_trio.checkpoint.redis.address import parse_address
 from cef_trio.checkpoint.redis.codec import decode_time, encode_time
 from cef_trio.checkpoint.redis.keys import Keys, job_lock_name
-from cef_trio.checkpoint.redis.store import RedisCheckpointStore
+from cef_trio.checkpoint.redis.store import UNKNOWN_POLICY, RedisCheckpointStore, ServerInfo
 
-__all__ = ["Keys", "RedisCheckpointStore", "codec", "decode_time", "encode_time", "job_lock_name", "parse_address"]
+__all__ = [
+    "UNKNOWN_POLICY",
+    "Keys",
+    "RedisCheckpointStore",
+    "ServerInfo",
+    "codec",
+    "decode_time",
+    "encode_time",
+    "job_lock_name",
+    "parse_address",
+]

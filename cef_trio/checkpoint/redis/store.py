@@ -40,6 +40,7 @@ _RENAMES: Final = 5
 """The most attempts of a rename whose new path keeps changing its stream."""
 _LEASE_OF_WRONG_TYPE: Final = b"wrong type"
 """The holder that the scripts return for a lease key of a wrong type."""
+UNKNOWN_POLICY: Final = "unknown"
 _BATCH: Final = 500
 """Streams per script call, which blocks the server for some milliseconds."""
 
@@ -55,7 +56,7 @@ class ServerInfo:
     """Whether every write reaches an append-only file: without it a crash loses more than the last second."""
     last_save_ok: bool
     eviction_policy: str
-    """Any other than ``noeviction`` may evict checkpoints when memory runs short."""
+    """Any other than ``noeviction`` may evict checkpoints when memory runs short; or ``UNKNOWN_POLICY``."""
     max_memory_bytes: int
     """0: no limit."""
     is_replica: bool
@@ -170,7 +171,7 @@ class RedisCheckpointStore(StreamWrites):
                 version=str(told.get("valkey_version", told.get("redis_version", "unknown"))),
                 append_only=bool(told.get("aof_enabled")),
                 last_save_ok="err" not in (told.get("rdb_last_bgsave_status"), told.get("aof_last_write_status")),
-                eviction_policy=str(told.get("maxmemory_policy", "unknown")),
+                eviction_policy=str(told.get("maxmemory_policy", UNKNOWN_POLICY)),
                 max_memory_bytes=int(told.get("maxmemory", 0)),
                 is_replica=told.get("role") == "slave",
                 append_fsync=self._setting(client, "appendfsync"),
