@@ -117,7 +117,7 @@ async def test_a_stream_that_is_not_complete_is_not_proved(
     await world.store.create(a_stream(), context.lease)
     code, agrees = await verified(context, "00000001", capsys)
     assert (code, agrees) == (ExitCode.ANSWER_IS_NO, {"object": False})
-    with pytest.raises(NoSuchStreamError, match="knows no recording"):
+    with pytest.raises(NoSuchStreamError, match="has no recording"):
         await verify_stream(context, "nothing.mp4", as_json=False)
 
 
