@@ -57,7 +57,7 @@ def ours(url: str, path: str, part_bytes: int, at_once: int, **how: str) -> None
                     )
 
             async with trio.open_nursery() as nursery:
-                for part in PartPlan(part_bytes, equal_parts=True).cut(Path(path).stat().st_size):
+                for part in PartPlan(part_bytes, equal_parts=True).split(Path(path).stat().st_size):
                     nursery.start_soon(send, part)
             parts = [
                 PartToComplete(part.part_number, part.etag, part.size_bytes, part.crc64nvme, part.checksum)

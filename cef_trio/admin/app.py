@@ -41,7 +41,7 @@ _NAMES_FILES: Final = frozenset({"/", "/events"})
 """Paths that show the names of recordings."""
 _MISDIRECTED: Final = b"this host name is not allowed: use an address, or add the name to PROM_ALLOWED_HOSTS\n"
 HEALTH: Final = frozenset({"/healthz", "/readyz"})
-"""Paths with reserved connections: without an answer a container is restarted."""
+"""Paths with reserved connections: without a response a container is restarted."""
 _FOREIGN: Final = b"requests from other websites are refused; open the page by its own address\n"
 _TEXT: Final = "text/plain; charset=utf-8"
 _EVENTS: Final = "text/event-stream; charset=utf-8"
@@ -97,7 +97,7 @@ class AdminApp:
     def __init__(self, source: PageSource, registry: CollectorRegistry, allowed_hosts: Collection[str] = ()) -> None:
         self._source = source
         self._allowed_hosts = frozenset(allowed_hosts)
-        self._answers: dict[str, Callable[[], Response]] = {
+        self._routes: dict[str, Callable[[], Response]] = {
             "/": page,
             "/metrics": lambda: Response(generate_latest(registry), CONTENT_TYPE_LATEST),
             "/healthz": lambda: _facts(judge_health(source.health())),
@@ -106,19 +106,19 @@ class AdminApp:
         self._listening: Counter[str] = Counter()
         self._made: tuple[float, str] = (-float("inf"), "")
 
-    def answer(self, request: HTTPRequest, client: str) -> Response:
+    def respond(self, request: HTTPRequest, client: str) -> Response:
         """Return the response to a request; ``client`` is the address of the client."""
-        if refusal := self._refusal(request):
-            return refusal
+        if rejection := self._rejection(request):
+            return rejection
         if request.path != "/events":
-            return self._answers[request.path]()
+            return self._routes[request.path]()
         if self._listening.total() >= MAX_LISTENERS or self._listening[client] >= MAX_LISTENERS_OF_A_CLIENT:
             return Response(b"too many listeners\n", status=503, more_headers=(("retry-after", "10"),))
         return Response(b"", _EVENTS, more_headers=(("x-accel-buffering", "no"),), lasts=True)
 
-    def _refusal(self, request: HTTPRequest) -> Response | None:
+    def _rejection(self, request: HTTPRequest) -> Response | None:
         path = request.path
-        if path not in self._answers and path != "/events":
+        if path not in self._routes and path != "/events":
             return Response(b"not found\n", status=404)
         if request.method not in {"GET", "HEAD"}:
             return Response(b"read-only: use GET or HEAD\n", status=405, more_headers=(("allow", "GET, HEAD"),))

@@ -1,7 +1,7 @@
 """Admin server: HTTP/1.1 in the daemon's nursery; it cannot delay the daemon (promise P4).
 
 Each connection has time limits: to send a request, to read a response, to be idle. The number of connections is limited
-(``connection_limits.py``), so that no client keeps others out, least of all health checks: without an answer to
+(``connection_limits.py``), so that no client keeps others out, least of all health checks: without a response to
 ``/healthz`` a container is restarted. When cancelled, the server closes every connection at once.
 """
 
@@ -131,8 +131,8 @@ async def _serve_client(app: AdminApp, slot: ConnectionSlot, stream: trio.Socket
             if request is None:
                 return
             slot.idle = False
-            answer = _reserved(request) if slot.reserved else None
-            await _answer(connection, app, slot, request, answer or app.answer(request, slot.client))
+            response = _reserved(request) if slot.reserved else None
+            await _send(connection, app, slot, request, response or app.respond(request, slot.client))
             if slot.reserved or not connection.reusable:
                 return
             seconds = _IDLE_SECONDS
@@ -147,21 +147,21 @@ def _reserved(request: HTTPRequest) -> Response | None:
     return Response(b"too many connections\n", status=503, more_headers=(("retry-after", "10"),))
 
 
-async def _answer(
-    connection: ServerConnection, app: AdminApp, slot: ConnectionSlot, request: HTTPRequest, answer: Response
+async def _send(
+    connection: ServerConnection, app: AdminApp, slot: ConnectionSlot, request: HTTPRequest, response: Response
 ) -> None:
-    headers = answer.headers()
+    headers = response.headers()
     unread = connection.has_unread_body
-    if unread or slot.reserved or answer.lasts:
+    if unread or slot.reserved or response.lasts:
         headers.append(("connection", "close"))
-    if answer.lasts and request.method == "GET":
+    if response.lasts and request.method == "GET":
         with app.listening(slot.client):
-            await connection.begin(answer.status, headers)
+            await connection.begin(response.status, headers)
             await _send_events(connection, app)
         return
-    await connection.begin(answer.status, headers)
+    await connection.begin(response.status, headers)
     if request.method != "HEAD":
-        await connection.data(answer.body)
+        await connection.data(response.body)
     await connection.end()
     if unread:
         await connection.discard(_DISCARD_BYTES, _DISCARD_SECONDS)

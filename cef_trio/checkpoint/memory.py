@@ -9,7 +9,7 @@ or a fault here holds for the Redis store too:
 4. ``AFTER``: the reply is on its way. Then the call returns, even into a cancelled scope.
 
 A fault hook is awaited at each phase and may raise or wait. A wait at ``SENT`` or ``AFTER`` of more than
-``answer_timeout_seconds`` raises the transient error of a frozen server. Values pass through the codec, so this store
+``response_timeout_seconds`` raises the transient error of a frozen server. Values pass through the codec, so this store
 accepts only what Redis can store.
 """
 
@@ -71,7 +71,7 @@ class MemoryCheckpointStore(StreamWrites):
         clock: seconds, for the leases' TTLs; trio's clock by default.
         fault: awaited at each :class:`Moment` of each operation.
         retrier: as for the Redis store; a single attempt by default.
-        answer_timeout_seconds: how long a hook may wait at ``SENT`` or ``AFTER``.
+        response_timeout_seconds: how long a hook may wait at ``SENT`` or ``AFTER``.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class MemoryCheckpointStore(StreamWrites):
         clock: Callable[[], float] = trio.current_time,
         fault: FaultHook | None = None,
         retrier: Retrier | None = None,
-        answer_timeout_seconds: float = 1.0,
+        response_timeout_seconds: float = 1.0,
     ) -> None:
         self.fault = fault
         """The current fault hook; assign to replace it."""
@@ -88,7 +88,7 @@ class MemoryCheckpointStore(StreamWrites):
         """What :meth:`is_persistent` returns."""
         self._clock = clock
         self._retrier: Retrier = SingleAttempt() if retrier is None else retrier
-        self._answer_timeout_seconds = answer_timeout_seconds
+        self._response_timeout_seconds = response_timeout_seconds
         self._streams: dict[str, Checkpoint] = {}
         self._by_path: dict[str, str] = {}
         self._leases: dict[str, _Held] = {}
@@ -378,17 +378,17 @@ class MemoryCheckpointStore(StreamWrites):
         return await self._retrier.call(operation, attempt)
 
     async def _in_flight(self, operation: str, effect: Callable[[], T], fault: FaultHook) -> T:
-        answer: list[T] = []
-        with shielded(self._answer_timeout_seconds, saving="checkpoint call in flight"):
+        results: list[T] = []
+        with shielded(self._response_timeout_seconds, saving="checkpoint call in flight"):
             await fault(operation, Moment.SENT)
             result = effect()
             await fault(operation, Moment.AFTER)
-            answer.append(result)
-        if not answer:
+            results.append(result)
+        if not results:
             raise RedisOperationError(
-                operation, f"no answer within {self._answer_timeout_seconds:g} seconds", transient=True
+                operation, f"no answer within {self._response_timeout_seconds:g} seconds", transient=True
             )
-        return answer[0]
+        return results[0]
 
     def _is_readable(self, key: str, stream_id: str | None = None) -> bool:
         """Return whether a key can be read, and note it."""

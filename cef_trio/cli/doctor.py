@@ -170,8 +170,8 @@ async def _check_s3(settings: Settings, add_finding: AddFinding) -> None:
             )
         except S3OperationError as error:
             add_finding(judge_s3_failure(error, settings.s3_endpoint_url or f"AWS, {settings.s3_region_name}"))
-        if not clock.answered:
-            return  # no answer: further requests would fail too
+        if not clock.has_response:
+            return  # no response: further requests would fail too
         add_finding(judge_clock(clock.skew_seconds))
         try:
             add_finding(judge_lifecycle(await s3.abort_rules(), template.prefix))

@@ -54,14 +54,14 @@ def recorded_content(checkpoint: Checkpoint) -> Content:
     size = meta.verified_size_bytes
     if size is None:
         return Content(None, meta.object_crc64nvme)
-    cut = [(part.number, part.size_bytes) for part in PartPlan.of(meta).cut(size)]
-    records = [checkpoint.parts.get(number) for number, _ in cut]
+    parts = [(part.number, part.size_bytes) for part in PartPlan.of(meta).split(size)]
+    records = [checkpoint.parts.get(number) for number, _ in parts]
     whole = [
         (record.crc64nvme, record.size_bytes)
-        for record, (_, part_size) in zip(records, cut, strict=True)
+        for record, (_, part_size) in zip(records, parts, strict=True)
         if record is not None and record.size_bytes == part_size
     ]
-    crc = combine_crc64nvme(whole) if len(whole) == len(cut) else meta.object_crc64nvme
+    crc = combine_crc64nvme(whole) if len(whole) == len(parts) else meta.object_crc64nvme
     return Content(size, crc)
 
 

@@ -173,7 +173,7 @@ class ClockSkewTransport(httpx.AsyncBaseTransport):
     """A transport that records the clock difference from the ``Date`` of S3's first response, in seconds."""
 
     def __init__(self, transport: httpx.AsyncBaseTransport, now: Callable[[], datetime]) -> None:
-        self.answered = False
+        self.has_response = False
         self.skew_seconds: float | None = None
         self._transport = transport
         self._now = now
@@ -181,7 +181,7 @@ class ClockSkewTransport(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Pass a request on."""
         response = await self._transport.handle_async_request(request)
-        self.answered = True
+        self.has_response = True
         theirs = parse_http_date(response.headers.get("date"))
         if self.skew_seconds is None and theirs is not None:
             self.skew_seconds = (theirs - self._now()).total_seconds()

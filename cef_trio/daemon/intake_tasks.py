@@ -77,7 +77,7 @@ class IntakeTasks:
 
     async def watch(self, nursery: trio.Nursery, watcher: Watcher) -> None:
         """Start the watcher as the source of file events, and of the scans that other objects request."""
-        self.services.scans.request_scan = self.services.mounts.on_answer = watcher.rescan
+        self.services.scans.request_scan = self.services.mounts.on_recovery = watcher.rescan
         self.risks.watcher = watcher
         await nursery.start(watcher.run)
         self.services.metrics.last_run_by("watcher", lambda: self.services.unix_time(watcher.last_run))

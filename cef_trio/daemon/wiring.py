@@ -117,7 +117,7 @@ async def open_services(
     store, s3 = clients.store, clients.s3
     lease = Lease(settings.instance_id, uuid4().hex, settings.lease_seconds, boot_id())
     webhook = webhook_client(settings)
-    mounts = Mounts(answer_seconds=settings.file_system_timeout_seconds)
+    mounts = Mounts(timeout_seconds=settings.file_system_timeout_seconds)
     async with store, s3, webhook or nullcontext():
         yield Services(
             store=store,
@@ -249,7 +249,7 @@ def _rules(settings: Settings) -> StreamRules:
         endpoint=settings.s3_endpoint_url or f"AWS in {settings.s3_region_name}",
         watch_folder=str(settings.watch_dir),
         close_grace_seconds=settings.close_grace_seconds,
-        silence_seconds=settings.stream_timeout_seconds,
+        stream_timeout_seconds=settings.stream_timeout_seconds,
         save_seconds=settings.shutdown_save_seconds,
         # A Redis call in flight when the task is cancelled may add one Redis timeout; both must fit into the save.
         record_seconds=max(settings.shutdown_save_seconds - settings.redis_timeout_seconds, 0.1),

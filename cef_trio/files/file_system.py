@@ -24,7 +24,7 @@ _SECOND_NS: Final = 1_000_000_000
 _FINE_GRANULARITY_NS: Final = 20_000_000
 """The kernel stamps files with its coarse clock, which ticks 100 to 1000 times a second."""
 _COARSE_GRANULARITY_NS: Final = 2 * _SECOND_NS + _FINE_GRANULARITY_NS
-"""FAT has the coarsest stamps, two seconds; they are rounded from the coarse clock, which lags by its own tick."""
+"""FAT has the coarsest stamps, two seconds; they are rounded from the coarse clock, which lags by its own."""
 
 _FS_IOC_GETVERSION: Final = 0x80087601
 _FS_IOC_GETFSUUID: Final = 0x80111500
@@ -161,12 +161,12 @@ def folder_mount_of(folder: int) -> FolderMount:
 
 def inode_generation(descriptor: int) -> int | None:
     """Return an open file's inode generation (``FS_IOC_GETVERSION``, ioctl_iflags(2)): ext4, xfs and btrfs have it."""
-    answer = bytearray(8)
+    buffer = bytearray(8)
     try:
-        fcntl.ioctl(descriptor, _FS_IOC_GETVERSION, answer)
+        fcntl.ioctl(descriptor, _FS_IOC_GETVERSION, buffer)
     except OSError:
         return None
-    return int.from_bytes(answer[:4], sys.byteorder)
+    return int.from_bytes(buffer[:4], sys.byteorder)
 
 
 class _StatFs(ctypes.Structure):
@@ -201,21 +201,21 @@ _STATX: Final = _function("statx")
 
 def statfs(descriptor: int) -> tuple[FileSystem, bytes]:
     """Return the file system of an open file, and its ``f_fsid``."""
-    answer = _StatFs()
-    if _FSTATFS is None or _FSTATFS(descriptor, ctypes.byref(answer)) != 0:
+    buffer = _StatFs()
+    if _FSTATFS is None or _FSTATFS(descriptor, ctypes.byref(buffer)) != 0:
         return UNKNOWN, b""
-    return FILE_SYSTEMS.get(answer.f_type & 0xFFFFFFFF, UNKNOWN), bytes(answer.f_fsid)
+    return FILE_SYSTEMS.get(buffer.f_type & 0xFFFFFFFF, UNKNOWN), bytes(buffer.f_fsid)
 
 
 def birth_ns(descriptor: int, name: str = "") -> int | None:
     """Return the birth time of an open file, or of ``name`` in an open folder; ``None``: not reported."""
     if _STATX is None:
         return None
-    answer = ctypes.create_string_buffer(_STATX_BYTES)
+    buffer = ctypes.create_string_buffer(_STATX_BYTES)
     flags = _AT_SYMLINK_NOFOLLOW if name else _AT_EMPTY_PATH
-    if _STATX(descriptor, os.fsencode(name), flags, _STATX_BTIME, answer) != 0:
+    if _STATX(descriptor, os.fsencode(name), flags, _STATX_BTIME, buffer) != 0:
         return None
-    raw = answer.raw
+    raw = buffer.raw
     if not int.from_bytes(raw[:4], sys.byteorder) & _STATX_BTIME:
         return None
     at = _STATX_BTIME_OFFSET
@@ -224,13 +224,13 @@ def birth_ns(descriptor: int, name: str = "") -> int | None:
 
 
 def _fs_id(descriptor: int, system: FileSystem, fsid: bytes) -> str | None:
-    answer = bytearray(17)  # its length, and up to 16 bytes
+    buffer = bytearray(17)  # its length, and up to 16 bytes
     try:
-        fcntl.ioctl(descriptor, _FS_IOC_GETFSUUID, answer)
+        fcntl.ioctl(descriptor, _FS_IOC_GETFSUUID, buffer)
     except OSError:
         pass
     else:
-        uuid = bytes(answer[1 : 1 + answer[0]])
+        uuid = bytes(buffer[1 : 1 + buffer[0]])
         if any(uuid):
             return f"uuid:{uuid.hex()}"
     return f"fsid:{fsid.hex()}" if system.own_fsid and any(fsid) else None

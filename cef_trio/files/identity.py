@@ -72,10 +72,10 @@ def compare_identity(recorded: FileIdentity, observed: FileIdentity) -> Identity
     if recorded.file_ino != observed.file_ino:
         return IdentityMatch.REPLACED
     same_generation = _agree(recorded.generation, observed.generation)
-    same_birth_told = _agree(recorded.birth_ns, observed.birth_ns)
-    if same_generation is False or same_birth_told is False:
+    birth_agrees = _agree(recorded.birth_ns, observed.birth_ns)
+    if same_generation is False or birth_agrees is False:
         return IdentityMatch.REPLACED
-    if same_generation or same_birth_told:
+    if same_generation or birth_agrees:
         return IdentityMatch.SAME
     if _same_head(recorded, observed) and (recorded.head_size_bytes > 0 or recorded.file_dev == observed.file_dev):
         return IdentityMatch.SAME

@@ -1,7 +1,7 @@
 """File system calls that may hang: each mount has its own threads, and a hung mount fails calls at once.
 
 A stopped FUSE server or an unreachable hard NFS mount blocks its callers in the kernel without limit. So a call waits
-at most ``answer_seconds``. Then:
+at most ``timeout_seconds``. Then:
 
 - Its thread is abandoned and its mount is marked as hung. Further calls on that mount raise :class:`MountHungError` at
   once; other mounts have their own threads and continue.
@@ -39,7 +39,7 @@ from cef_trio.resilience import run_in_thread
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
-ANSWER_SECONDS: Final = 10.0
+TIMEOUT_SECONDS: Final = 10.0
 """The default of ``FILE_SYSTEM_TIMEOUT_SECONDS``."""
 _MAX_CHANGES: Final = 2
 _TABLE_SECONDS: Final = 1.0
@@ -128,11 +128,11 @@ class Mounts:
     def __init__(
         self,
         *,
-        answer_seconds: float = ANSWER_SECONDS,
+        timeout_seconds: float = TIMEOUT_SECONDS,
         max_threads: int = 8,
         read_mountinfo: Callable[[], str] = _read_mountinfo,
     ) -> None:
-        self.answer_seconds = answer_seconds
+        self.timeout_seconds = timeout_seconds
         self._max_threads = max_threads
         self._read_mountinfo = read_mountinfo
         self._points: Mapping[str, int] = {}
@@ -140,7 +140,7 @@ class Mounts:
         self._mounts: dict[tuple[str, int], Mount] = {}
         self.hung: AsyncValue[Mapping[str, float]] = AsyncValue({})
         """The hung mount points, and since when (``trio.current_time()``)."""
-        self.on_answer: Callable[[], object] = lambda: None
+        self.on_recovery: Callable[[], object] = lambda: None
         """Called when a mount responds again."""
 
     async def run(self, path: str, call: Callable[[], T]) -> T:
@@ -163,11 +163,11 @@ class Mounts:
         finally:
             self._stop_waiting(one)
         self._mark_hung(one)
-        raise self._refusal(one.path, mount)
+        raise self._hung_error(one.path, mount)
 
     async def change(self, path: str, call: Callable[[], T]) -> T:
         """Run a call that changes something. Cancelled before it has begun, it changes nothing; once begun, it is never
-        abandoned. After ``answer_seconds`` its mount counts as hung until it returns.
+        abandoned. After ``timeout_seconds`` its mount counts as hung until it returns.
 
         Raises:
             MountHungError: the path's mount is hung; the call was not begun.
@@ -207,12 +207,12 @@ class Mounts:
         now = trio.current_time()
         unlimited = [one for one in mount.calls if one.begun and not one.silent and (one.abandoned or not one.bounded)]
         for other in unlimited:
-            if now - other.last_progress_at >= self.answer_seconds:
+            if now - other.last_progress_at >= self.timeout_seconds:
                 self._mark_hung(other)
         if mount.hung_since is not None:
             asked = any(one.probing for one in mount.calls)
             if asked or not bounded or limiter.available_tokens < 1:
-                raise self._refusal(path, mount)
+                raise self._hung_error(path, mount)
         elif any(one.silent and one.path == path for one in mount.calls):
             raise MountHungError(f"the file system of {path!r}", path)
         one = _Call(path, mount, now, bounded, probing=mount.hung_since is not None)
@@ -226,7 +226,7 @@ class Mounts:
 
         def beat() -> None:
             nonlocal reported_at
-            if time.monotonic() - reported_at > self.answer_seconds / 8:
+            if time.monotonic() - reported_at > self.timeout_seconds / 8:
                 reported_at = time.monotonic()
                 _run_in_loop(token, self._on_progress, one)
 
@@ -242,7 +242,7 @@ class Mounts:
     def _on_progress(self, one: _Call) -> None:
         one.last_progress_at = trio.current_time()
         if one.bounded:
-            one.scope.deadline = one.last_progress_at + self.answer_seconds
+            one.scope.deadline = one.last_progress_at + self.timeout_seconds
 
     def _stop_waiting(self, one: _Call) -> None:
         one.abandoned = True  # set first: the thread sets `returned` and then reads this
@@ -271,9 +271,9 @@ class Mounts:
             mount.hung_since = None
             log.warning("mount_recovered", mount=mount.point, seconds=seconds)
             self._publish_hung()
-            self.on_answer()
+            self.on_recovery()
 
-    def _refusal(self, path: str, mount: Mount) -> MountHungError:
+    def _hung_error(self, path: str, mount: Mount) -> MountHungError:
         return MountHungError(f"the mount {mount.point!r}", path)
 
     # -- the table of mounts -------------------------------------------------------------------------------------------
@@ -292,7 +292,7 @@ class Mounts:
                     mount.hung_since = None
                     log.warning("mount_gone", mount=mount.point)
                     self._publish_hung()
-                    self.on_answer()
+                    self.on_recovery()
 
     def _publish_hung(self) -> None:
         self.hung.value = {

@@ -2,8 +2,8 @@
 
 A file with the same size and mtime as before is taken to have the same bytes. That holds only if a write in between
 would have changed the stamp, whose granularity may be two seconds (FAT) or one (ext3, some file servers). So take the
-stamp first, wait until its tick is over (``upload/finalize.py``), then read: writes within the tick are read, and later
-ones change the stamp.
+stamp first, wait until its granularity has passed (``upload/finalize.py``), then read: writes until then are read, and
+later ones change the stamp.
 """
 
 from __future__ import annotations

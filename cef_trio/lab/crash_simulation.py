@@ -183,7 +183,7 @@ class CrashableStore:
                 raise RedisOperationError(operation, "the process has crashed")
             with self._journal.call(Lane.REDIS, operation):
                 await life.wait_connected()
-                answer = await method(*args, **kwargs)
+                result = await method(*args, **kwargs)
                 if operation == "cut_parts" and self._acknowledgements is not None:
                     stream_id, _, keep_to = args
                     meta = self._store.snapshot().streams[stream_id].meta
@@ -194,7 +194,7 @@ class CrashableStore:
             if life.reaches(number, CrashMoment.UNANSWERED):
                 raise RedisOperationError(operation, "the process has crashed")
             life.reaches(number, CrashMoment.ANSWERED)
-            return answer
+            return result
 
         return call
 

@@ -111,11 +111,11 @@ class CrashableDisk(InlineDisk):
         if self._life.reaches(number, CrashMoment.BEFORE):
             raise AfterUploadError("the process has crashed")
         with self._watching(), self._intercepting():
-            answer = call()
+            result = call()
         if self._life.reaches(number, CrashMoment.UNANSWERED):
             raise AfterUploadError("the process has crashed")
         self._life.reaches(number, CrashMoment.ANSWERED)
-        return answer
+        return result
 
 
 class InlineRecording:

@@ -68,7 +68,7 @@ def parts_sent_again(
         if entry.operation != "UploadPart" or stream is None or number is None or number not in stream.parts:
             continue
         record = stream.parts[number]
-        now = stream.plan.cut_part(number, sizes[stream.path])
+        now = stream.plan.split_part(number, sizes[stream.path])
         if now is None or now.size_bytes != record.size_bytes:
             continue
         anchor = _began(journal[:since], stream.key, record) - _READ_AHEAD_SECONDS

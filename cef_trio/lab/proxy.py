@@ -110,7 +110,7 @@ class ProxyTransport(httpx.AsyncBaseTransport):
                 return _page(request, rule.status, rule.title)
             case Interference.ANSWER:
                 await trio.lowlevel.checkpoint()
-                return _answer(request, rule)
+                return _page_response(request, rule)
             case Interference.LATE:
                 if self._proxy.background is not None:
                     self._proxy.background.start_soon(self._later, request, body, rule.seconds)
@@ -152,7 +152,7 @@ def _page(request: httpx.Request, status: int, title: str) -> httpx.Response:
     )
 
 
-def _answer(request: httpx.Request, rule: Rule) -> httpx.Response:
+def _page_response(request: httpx.Request, rule: Rule) -> httpx.Response:
     headers = {"content-type": "application/xml", "x-amz-request-id": "0", **rule.headers}
     return httpx.Response(rule.status, headers=headers, stream=UnreadBody(rule.body.encode()), request=request)
 

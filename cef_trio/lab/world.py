@@ -3,7 +3,7 @@
 All that a daemon depends on is here. Faults are switched on at the endpoint (``endpoint.faults``), the store
 (``store.fault``), the proxy (``proxy``) and the kernel (``kernel``); their contents can be inspected. The daemon's
 nursery tree is the real one (``daemon.serve``). A world with a simulated kernel (``kernel.py``) has the real watcher;
-in one with real files the test calls ``WorldDaemon.saw`` and the like instead.
+in one with real files the test calls ``WorldDaemon.seen`` and the like instead.
 
 Ids, jitter and the order of tasks come from ``seed``, so a run is reproducible.
 """
@@ -586,7 +586,7 @@ class WorldDaemon:
                 supervisor.handle_event(self.world.scan())
                 return
 
-    def saw(self, name: str = "a.mp4") -> None:
+    def seen(self, name: str = "a.mp4") -> None:
         """Report a created or written file."""
         self.supervisor.handle_event(Seen(self.world.path(name), _stat_of(self.world.path(name))))
 

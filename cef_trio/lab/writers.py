@@ -99,13 +99,13 @@ class Writers:
         if inode is not None and inode.writers:
             self._note(f"close {name}")
             inode.writers = 0
-            self._heard(name, flags.CLOSE_WRITE)
+            self._notify(name, flags.CLOSE_WRITE)
 
     def open_and_close(self, name: str) -> None:
         """Open the file for writing and close it, as ``touch`` does; its writer keeps it open."""
         self._note(f"touch {name}")
         self._stamped(self.inode(name))
-        self._heard(name, flags.CLOSE_WRITE)
+        self._notify(name, flags.CLOSE_WRITE)
 
     def set_mtime(self, name: str, mtime_ns: int) -> None:
         """Set the modification time, as ``rsync -t`` does."""
@@ -113,7 +113,7 @@ class Writers:
         inode = self.inode(name)
         inode.mtime_ns = mtime_ns // inode.file_system.granularity_ns * inode.file_system.granularity_ns
         inode.ctime_ns = inode.file_system.stamp(self._kernel.now_ns())
-        self._heard(name, flags.ATTRIB)
+        self._notify(name, flags.ATTRIB)
 
     def permit(self, name: str, *, permitted: bool) -> None:
         """Permit or deny the daemon to read the file."""
@@ -121,7 +121,7 @@ class Writers:
         inode = self.inode(name)
         inode.denied = not permitted
         inode.ctime_ns = inode.file_system.stamp(self._kernel.now_ns())
-        self._heard(name, flags.ATTRIB)
+        self._notify(name, flags.ATTRIB)
 
     # -- names --------------------------------------------------------------------------------------------------------
 
@@ -183,14 +183,14 @@ class Writers:
             self._kernel.make_folder(path.parent)
         if not path.exists():
             self._kernel.make_file(path)
-            self._heard(name, flags.CREATE)
+            self._notify(name, flags.CREATE)
         self.inode(name).writers = 1
 
     def _changed(self, name: str, offset: int = 0, size_bytes: int = 0) -> None:
         inode = self.inode(name)
         self._stamped(inode)
         inode.written_at = trio.current_time()
-        self._heard(name, flags.MODIFY)
+        self._notify(name, flags.MODIFY)
         self._version(name, offset, size_bytes)
 
     def _stamped(self, inode: Inode) -> None:
@@ -202,7 +202,7 @@ class Writers:
         end = offset + max(size_bytes, 1)
         self.changed_blocks[serial] += (end - 1) // _GRAIN - offset // _GRAIN + 1
 
-    def _heard(self, name: str, mask: int) -> None:
+    def _notify(self, name: str, mask: int) -> None:
         if self.inode(name).file_system.reports_events:
             self._kernel.queues.happened(self.path(name), mask)
 

@@ -149,7 +149,7 @@ def _is_utf8(path: Path) -> bool:
 
 async def _ensure_running(binary: str, place: _Place) -> trio.Process | None:
     """Ensure that a server responds; return its process if it was started now."""
-    if (process := await _join_or_start(binary, place)) or await _answers(place.socket_path):
+    if (process := await _join_or_start(binary, place)) or await _responds(place.socket_path):
         return process
     await _end(place, None, signal.SIGKILL, _KILL_SECONDS)
     with _server_lock(place) as lock:
@@ -164,7 +164,7 @@ async def _ensure_running(binary: str, place: _Place) -> trio.Process | None:
 async def _join_or_start(binary: str, place: _Place) -> trio.Process | None:
     with trio.move_on_after(_READY_SECONDS):
         async for _ in Periodic(_POLL_SECONDS):
-            if await _answers(place.socket_path):
+            if await _responds(place.socket_path):
                 return None
             with _server_lock(place) as lock:
                 if lock is not None:
@@ -203,7 +203,7 @@ async def _start(binary: str, place: _Place, lock: int) -> trio.Process:
 async def _until_ready(place: _Place, process: trio.Process) -> bool:
     with trio.move_on_after(_READY_SECONDS):
         async for _ in Periodic(_POLL_SECONDS):
-            if await _answers(place.socket_path):
+            if await _responds(place.socket_path):
                 return True
             if process.poll() is not None:
                 break
@@ -255,7 +255,7 @@ def _lock(path: Path, flags: int) -> Iterator[int | None]:
         os.close(descriptor)  # a server that inherited it keeps the lock
 
 
-async def _answers(socket_path: Path) -> bool:
+async def _responds(socket_path: Path) -> bool:
     """Return whether a server runs and has loaded its file."""
     with trio.move_on_after(_ANSWER_SECONDS), suppress(OSError, trio.BrokenResourceError):
         async with await trio.open_unix_socket(socket_path) as stream:

@@ -181,7 +181,7 @@ class AfterUpload:
         found = await self._services.disk.stat(path)
         if found is None or pending.seen == (found, found.ctime_ns):
             return None
-        due_at = trio.current_time() + self._services.rules.silence_seconds
+        due_at = trio.current_time() + self._services.rules.stream_timeout_seconds
         return _Pending(pending.stream_id, due_at, pending.failures, (found, found.ctime_ns))
 
     async def _verified(self, stream_id: str) -> VerifiedFile:

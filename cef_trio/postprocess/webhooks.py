@@ -72,8 +72,8 @@ class WebhookDeliverer:
         self._retry = timedelta(seconds=retry_seconds)
         self._random = random or Random()  # noqa: S311 - jitter, not a secret
         self._pending: dict[str, _PendingDelivery] = {}
-        self._unreachable = self._answered = False
-        """Whether an attempt of this round got no answer; and whether one got an answer."""
+        self._unreachable = self._responded = False
+        """Whether an attempt of this round got no response; and whether one got a response."""
         self._failed_rounds = 0
 
     @property
@@ -85,13 +85,13 @@ class WebhookDeliverer:
         """Deliver until cancelled."""
         enqueued = self._services.webhook_enqueued
         while True:
-            enqueued.value = self._unreachable = self._answered = False
+            enqueued.value = self._unreachable = self._responded = False
             try:
                 await self._round()
             except CefMp4ProcessorError as error:
                 log.warning("webhook_queue_unavailable", error=str(error))
             if self._unreachable:
-                self._failed_rounds = 1 if self._answered else self._failed_rounds + 1
+                self._failed_rounds = 1 if self._responded else self._failed_rounds + 1
                 await trio.sleep(_POLICY.equal_jitter_seconds(self._failed_rounds, self._random))
                 continue
             self._failed_rounds = 0
@@ -153,7 +153,7 @@ class WebhookDeliverer:
         """Make one attempt and record its outcome.
 
         Raises:
-            WebhookOperationError: the receiver did not answer, or asks for another attempt.
+            WebhookOperationError: the receiver did not response, or asks for another attempt.
             S3OperationError, RedisOperationError: the metadata could not be read, or the outcome not be recorded.
         """
         if not _SENDABLE_ID.fullmatch(meta.stream_id):
@@ -169,33 +169,33 @@ class WebhookDeliverer:
             await self._acknowledge(meta, WebhookOutcome.GIVEN_UP)
             return
         delivery = Delivery(f"completed_{meta.stream_id}", meta.stream_id, body)
-        async with self._client.post(delivery) as answer:
-            # The receiver has answered: no checkpoint until that is recorded.
-            self._answered = True
-            match outcome_of_status(answer.status, answer.content_type):
+        async with self._client.post(delivery) as response:
+            # The receiver has responded: no checkpoint until that is recorded.
+            self._responded = True
+            match outcome_of_status(response.status, response.content_type):
                 case DeliveryOutcome.DELIVERED:
                     await self._services.record_effect(
                         "webhook delivery", lambda: self._acknowledge(meta, WebhookOutcome.DELIVERED)
                     )
-                    log.info("webhook_delivered", stream_id=meta.stream_id, status=answer.status)
+                    log.info("webhook_delivered", stream_id=meta.stream_id, status=response.status)
                 case DeliveryOutcome.REFUSED:
                     log.warning(
                         "webhook_refused",
                         stream_id=meta.stream_id,
-                        status=answer.status,
+                        status=response.status,
                         receiver=self._client.receiver,
                     )
                     await self._acknowledge(meta, WebhookOutcome.REFUSED)
                 case DeliveryOutcome.RETRY:
-                    raise self._retryable_error(answer)
+                    raise self._retryable_error(response)
 
-    def _retryable_error(self, answer: WebhookResponse) -> WebhookOperationError:
+    def _retryable_error(self, response: WebhookResponse) -> WebhookOperationError:
         return WebhookOperationError(
             "deliver",
-            f"the receiver answered HTTP {answer.status} [{self._client.receiver}]",
+            f"the receiver responded with HTTP {response.status} [{self._client.receiver}]",
             transient=True,
-            status=answer.status,
-            retry_after_seconds=answer.retry_after_seconds,
+            status=response.status,
+            retry_after_seconds=response.retry_after_seconds,
         )
 
     async def _body(self, meta: StreamMeta) -> bytes:

@@ -213,17 +213,17 @@ class CircuitBreaker:
 
     async def run(self) -> None:
         """Probe while the breaker is open, until it closes; probe occasionally while the service is idle."""
-        last_heard = trio.current_time()
+        last_success_at = trio.current_time()
         while True:
-            last_heard = max(last_heard, self.last_success_time)
-            probe_at = float("inf") if self._idle_seconds is None else last_heard + self._idle_seconds
+            last_success_at = max(last_success_at, self.last_success_time)
+            probe_at = float("inf") if self._idle_seconds is None else last_success_at + self._idle_seconds
             with trio.move_on_at(probe_at):
                 await self.up.wait_value(False)
             if not self.up.value:
                 await self._probe_until_up()
-            elif self.last_success_time <= last_heard:
+            elif self.last_success_time <= last_success_at:
                 await self._probe_if_idle()
-                last_heard = trio.current_time()
+                last_success_at = trio.current_time()
 
     async def _probe_until_up(self) -> None:
         outage = self.outage

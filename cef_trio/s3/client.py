@@ -52,7 +52,7 @@ from cef_trio.s3.model import (
 )
 from cef_trio.s3.rate_limiter import RateLimiter
 from cef_trio.s3.signing import EMPTY_SHA256, UNSIGNED_PAYLOAD
-from cef_trio.s3.transport import Request, Response, ResponseMode, Transport, sha256_hex
+from cef_trio.s3.transport import Response, ResponseMode, S3Request, Transport, sha256_hex
 from cef_trio.s3.upload_body import BodyUploader, SentBody
 from cef_trio.s3.xml import (
     XmlError,
@@ -160,7 +160,7 @@ class S3Client:
             S3OperationError: S3 refused (``NoSuchUpload``, …), did not respond, or what it stored is not what was sent.
         """
         query = (("partNumber", str(part_number)), ("uploadId", upload_id))
-        request = Request("upload_part", "PUT", UNSIGNED_PAYLOAD, key=key, query=query, part_number=part_number)
+        request = S3Request("upload_part", "PUT", UNSIGNED_PAYLOAD, key=key, query=query, part_number=part_number)
 
         async def attempt() -> SentBody:
             with _missing_upload():
@@ -189,7 +189,7 @@ class S3Client:
         """
         named = quote(f"/{self._config.bucket}/{source.key}", safe="/-_.~")
         last = source.offset + source.size_bytes - 1
-        request = Request(
+        request = S3Request(
             "upload_part_copy",
             "PUT",
             EMPTY_SHA256,
@@ -217,7 +217,7 @@ class S3Client:
         marker: str | None = "0"
         while marker is not None:
             query = [("uploadId", upload_id)] + ([("part-number-marker", marker)] if marker != "0" else [])
-            request = Request("list_parts", "GET", EMPTY_SHA256, key=key, query=tuple(query))
+            request = S3Request("list_parts", "GET", EMPTY_SHA256, key=key, query=tuple(query))
             page = await self._page(request, parse_parts)
             # Keyed by number (at most 10,000), so that a repeated page adds nothing.
             parts.update((part.part_number, part) for part in page.parts)
@@ -240,7 +240,7 @@ class S3Client:
             query += [("prefix", prefix)] if prefix else []
             query += [("key-marker", markers[0])] if markers[0] else []
             query += [("upload-id-marker", markers[1])] if markers[1] else []
-            request = Request("list_multipart_uploads", "GET", EMPTY_SHA256, query=tuple(query))
+            request = S3Request("list_multipart_uploads", "GET", EMPTY_SHA256, query=tuple(query))
             try:
                 page = await self._page(request, parse_uploads)
             except S3OperationError as error:
@@ -300,7 +300,7 @@ class S3Client:
         Raises:
             S3OperationError: S3 refused, or did not respond.
         """
-        request = Request(
+        request = S3Request(
             "abort_multipart_upload",
             "DELETE",
             EMPTY_SHA256,
@@ -330,7 +330,7 @@ class S3Client:
         """
         source = BytesSource(content) if isinstance(content, bytes) else content
         given = {"content-type": content_type, **_metadata_headers(metadata or {}), **(headers or {})}
-        request = Request("put_object", "PUT", UNSIGNED_PAYLOAD, key=key, headers=given)
+        request = S3Request("put_object", "PUT", UNSIGNED_PAYLOAD, key=key, headers=given)
         sent = await self._retrier.call("put_object", lambda: self._sender.send(request, source))
         return StoredObject(
             key=key,
@@ -358,7 +358,7 @@ class S3Client:
         query = [("list-type", "2"), ("encoding-type", "url")]
         query += [("prefix", prefix)] if prefix else []
         query += [("continuation-token", token)] if token is not None else []
-        request = Request("list_objects", "GET", EMPTY_SHA256, query=tuple(query))
+        request = S3Request("list_objects", "GET", EMPTY_SHA256, query=tuple(query))
         page = await self._page(request, parse_objects)
         if token is not None and page.next_token == token:
             raise self._endless(request, token)
@@ -394,7 +394,7 @@ class S3Client:
         Raises:
             S3OperationError: S3 refused, or did not respond.
         """
-        request = Request("delete_object", "DELETE", EMPTY_SHA256, key=key, response_mode=ResponseMode.HEADERS)
+        request = S3Request("delete_object", "DELETE", EMPTY_SHA256, key=key, response_mode=ResponseMode.HEADERS)
         await self._retrier.call("delete_object", lambda: self._transport.perform(request))
 
     # The bucket
@@ -405,7 +405,7 @@ class S3Client:
         Raises:
             S3OperationError: ``NoSuchBucket``, ``AccessDenied``, wrong region, or no response.
         """
-        request = Request("head_bucket", "HEAD", EMPTY_SHA256, response_mode=ResponseMode.HEADERS)
+        request = S3Request("head_bucket", "HEAD", EMPTY_SHA256, response_mode=ResponseMode.HEADERS)
         await self._retrier.call("head_bucket", lambda: self._transport.perform(request))
 
     def renew_connections(self) -> None:
@@ -418,7 +418,7 @@ class S3Client:
         Raises:
             S3OperationError: S3 refused (``NotImplemented``: the store does not support them), or did not respond.
         """
-        request = Request("get_bucket_lifecycle", "GET", EMPTY_SHA256, query=(("lifecycle", ""),))
+        request = S3Request("get_bucket_lifecycle", "GET", EMPTY_SHA256, query=(("lifecycle", ""),))
         try:
             return await self._page(request, parse_abort_rules)
         except S3OperationError as error:
@@ -434,10 +434,10 @@ class S3Client:
         """
         # Only AWS requires a location; other stores refuse unknown regions.
         body = create_bucket_configuration(self._config.region) if self._config.endpoint_url is None else b""
-        request = Request("create_bucket", "PUT", sha256_hex(body), body=body, response_mode=ResponseMode.HEADERS)
+        request = S3Request("create_bucket", "PUT", sha256_hex(body), body=body, response_mode=ResponseMode.HEADERS)
         await self._perform_unless(request, {"BucketAlreadyOwnedByYou"})
 
-    async def _perform_unless(self, request: Request, done: AbstractSet[str]) -> None:
+    async def _perform_unless(self, request: S3Request, done: AbstractSet[str]) -> None:
         """Perform a request; an error with a code in ``done`` shows that it was performed before."""
 
         async def attempt() -> None:
@@ -455,7 +455,7 @@ class S3Client:
         negotiation = self._capabilities.negotiate(signed=True)
         while True:
             asked = negotiation.mode.checksum
-            request = Request(
+            request = S3Request(
                 "create_multipart_upload",
                 "POST",
                 EMPTY_SHA256,
@@ -478,7 +478,7 @@ class S3Client:
             negotiation.accepted()
             return CreatedUpload(upload_id, asked)
 
-    async def _page(self, request: Request, parse: Callable[[bytes], T]) -> T:
+    async def _page(self, request: S3Request, parse: Callable[[bytes], T]) -> T:
         async def attempt() -> T:
             with _missing_upload(of_upload=request.key is not None):
                 response = await self._transport.perform(request)
@@ -486,14 +486,14 @@ class S3Client:
 
         return await self._retrier.call(request.operation, attempt)
 
-    def _parsed(self, request: Request, response: Response, parse: Callable[[bytes], T]) -> T:
+    def _parsed(self, request: S3Request, response: Response, parse: Callable[[bytes], T]) -> T:
         try:
             return parse(response.body)
         except XmlError as error:
             text = f"the response (HTTP {response.status}) is not S3's: {error}"
             raise self._transport.error(request, UNREADABLE_ANSWER, text, status=response.status) from error
 
-    def _endless(self, request: Request, at: object) -> S3OperationError:
+    def _endless(self, request: S3Request, at: object) -> S3OperationError:
         text = f"EndlessListing: the listing has no end or repeats itself, at {one_line(str(at))}"
         return self._transport.error(request, "EndlessListing", text, transient=False)
 

@@ -28,7 +28,7 @@ from cef_trio.s3.download import Downloader
 from cef_trio.s3.errors import ARCHIVED, parse_error_body
 from cef_trio.s3.etags import is_opaque, multipart_etag
 from cef_trio.s3.model import ChecksumAlgorithm, PartToComplete, StoredObject
-from cef_trio.s3.transport import Request, Response, Transport, sha256_hex
+from cef_trio.s3.transport import Response, S3Request, Transport, sha256_hex
 from cef_trio.s3.xml import CompleteResult, XmlError, complete_multipart_upload, parse_complete_result
 
 STREAM_ID_METADATA: Final = "cef-stream-id"
@@ -82,7 +82,7 @@ class Completion:
         if object_type == FULL_OBJECT:
             headers[CHECKSUMS[checksum].header] = crc64nvme_to_base64(self._crc64nvme)
             headers["x-amz-mp-object-size"] = str(self._size_bytes)
-        self._request = Request(
+        self._request = S3Request(
             _OPERATION,
             "POST",
             sha256_hex(body),

@@ -15,7 +15,7 @@ from cef_trio.s3.checksums import CHECKSUMS, crc64nvme_from_base64
 from cef_trio.s3.model import ChecksumAlgorithm, StoredObject
 from cef_trio.s3.response_origin import NOT_S3_ANSWER
 from cef_trio.s3.signing import EMPTY_SHA256
-from cef_trio.s3.transport import Request, ResponseMode, Transport, lower_names
+from cef_trio.s3.transport import ResponseMode, S3Request, Transport, lower_names
 from cef_trio.s3.xml import unquoted
 
 METADATA: Final = "x-amz-meta-"
@@ -38,7 +38,7 @@ class Downloader:
         Raises:
             S3OperationError: S3 refused, or did not respond.
         """
-        request = Request(
+        request = S3Request(
             "head_object",
             "HEAD",
             EMPTY_SHA256,
@@ -62,7 +62,7 @@ class Downloader:
         Raises:
             S3OperationError: ``NoSuchKey``, S3 refused, or did not respond; while iterating: the transfer stopped.
         """
-        request = Request("get_object", "GET", EMPTY_SHA256, key=key, headers=_WITH_CHECKSUM, of_object=True)
+        request = S3Request("get_object", "GET", EMPTY_SHA256, key=key, headers=_WITH_CHECKSUM, of_object=True)
         response = await retrier.call("get_object", lambda: self._transport.open_checked(request))
         chunks = _Chunks(self._transport, request, response)
         try:
@@ -77,11 +77,11 @@ class Downloader:
 class _Chunks:
     """A response's content with errors mapped to ``S3OperationError``. Not a generator, so it need not be closed."""
 
-    def __init__(self, transport: Transport, request: Request, response: httpx.Response) -> None:
+    def __init__(self, transport: Transport, request: S3Request, response: httpx.Response) -> None:
         self._transport = transport
         self._request = request
         self._raw = response.aiter_raw()
-        self._left_seconds = transport.silence_seconds
+        self._left_seconds = transport.read_timeout_seconds
         self._read_bytes = 0
 
     def __aiter__(self) -> AsyncIterator[bytes]:
@@ -93,7 +93,7 @@ class _Chunks:
         with self._transport.map_errors(self._request), trio.move_on_after(self._left_seconds):
             chunk = await anext(self._raw)
         if chunk is None:
-            seconds = self._transport.silence_seconds
+            seconds = self._transport.read_timeout_seconds
             raise self._transport.error(
                 self._request,
                 "ReadTimeout",
@@ -102,7 +102,7 @@ class _Chunks:
         self._left_seconds -= trio.current_time() - began
         self._read_bytes += len(chunk)
         if self._read_bytes >= _PROGRESS_BYTES:
-            self._left_seconds, self._read_bytes = self._transport.silence_seconds, 0
+            self._left_seconds, self._read_bytes = self._transport.read_timeout_seconds, 0
         return chunk
 
     async def unwind(self) -> None:

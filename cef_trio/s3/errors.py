@@ -226,7 +226,7 @@ def parse_error_body(body: bytes) -> ErrorBody:
     )
 
 
-def is_transient(code: str | None, status: int | None) -> bool:
+def s3_error_is_transient(code: str | None, status: int | None) -> bool:
     """Whether the same request may succeed later without a change of settings or permissions."""
     if code in TRANSIENT:
         return True
@@ -276,7 +276,7 @@ def error_from_response(
         text += f": {parsed.message.rstrip('.')}" if parsed.message else ""  # a hint may follow
         hint = _NO_REASON if parsed.code is None and code == "AccessDenied" else _hint(code, region, parsed.endpoint)
         text += f"; {hint}" if hint else ""
-    transient = is_transient(code, _SERVER_ERROR if part_of_200 else status)
+    transient = s3_error_is_transient(code, _SERVER_ERROR if part_of_200 else status)
     error = S3OperationError(
         operation,
         text + describe(bucket, key, part_number),

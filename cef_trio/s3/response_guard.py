@@ -5,7 +5,7 @@ end, never exceeds it. Bytes after a response stay in h11's buffer, where the ne
 them as its own response. Both are detected through httpcore's ``trace`` extension, which reports every step.
 
 Neither httpx nor httpcore exposes h11's state, so it is reached through their private attributes;
-``tests/s3/test_s3_hostile_answers.py`` fails if one of them is renamed.
+``tests/s3/test_s3_hostile_responses.py`` fails if one of them is renamed.
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ class ResponseMode(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class S3Request:
     """A request to send. ``key`` is ``None`` for the bucket itself; ``payload_hash`` is the hash of ``body``."""
 
     operation: str
@@ -118,7 +118,7 @@ class Transport:
         await self._http.aclose()
 
     @property
-    def silence_seconds(self) -> float:
+    def read_timeout_seconds(self) -> float:
         """The read time-out in seconds."""
         return self._config.read_timeout_seconds
 
@@ -127,7 +127,7 @@ class Transport:
         if isinstance(self._transport, HttpTransport):
             self._transport.renew_connections()
 
-    async def perform(self, request: Request) -> Response:
+    async def perform(self, request: S3Request) -> Response:
         """Send a request and read its response according to ``request.response_mode``.
 
         Raises:
@@ -150,7 +150,7 @@ class Transport:
         self._check_origin(request, response.status_code, headers, body)
         return Response(response.status_code, headers, body)
 
-    async def open(self, request: Request) -> httpx.Response:
+    async def open(self, request: S3Request) -> httpx.Response:
         """Send a request; return a 2xx response with its body unread, to be closed by the caller.
 
         No checkpoint between the arrival of the headers of a 2xx response and the return.
@@ -180,7 +180,7 @@ class Transport:
                 request.size_bytes if isinstance(request.body, CheckedBody) else len(request.body)
             )
         target = f"{path}?{query}" if query else path
-        guard = ResponseGuard(self._silence_seconds(request))
+        guard = ResponseGuard(self._read_timeout_seconds(request))
         response = None
         try:
             with self.map_errors(request), guard.scope:
@@ -206,7 +206,7 @@ class Transport:
             if isinstance(request.body, CheckedBody):
                 await request.body.aclose()
             self.renew_connections()
-            seconds = self._silence_seconds(request)
+            seconds = self._read_timeout_seconds(request)
             raise self.error(
                 request, "ReadTimeout", f"ReadTimeout: the response headers did not end within {seconds:g} seconds"
             )
@@ -215,7 +215,7 @@ class Transport:
             return response
         raise await self._read_error(request, response, offset, credentials)
 
-    async def open_checked(self, request: Request) -> httpx.Response:
+    async def open_checked(self, request: S3Request) -> httpx.Response:
         """Like :meth:`open`, for a response with an object's content; checks that it is from the store.
 
         Raises:
@@ -231,7 +231,7 @@ class Transport:
 
     def error(
         self,
-        request: Request,
+        request: S3Request,
         code: str,
         message: str,
         *,
@@ -252,13 +252,13 @@ class Transport:
             part_number=request.part_number,
         )
 
-    def map_errors(self, request: Request, status: int | None = None) -> AbstractContextManager[None]:
+    def map_errors(self, request: S3Request, status: int | None = None) -> AbstractContextManager[None]:
         """Return a context that maps httpx's exceptions; also for reading the body of :meth:`open`."""
         return map_httpx_errors(
             lambda code, text, transient: self.error(request, code, text, transient=transient, status=status)
         )
 
-    def _check_origin(self, request: Request, status: int, headers: Mapping[str, str], body: bytes) -> None:
+    def _check_origin(self, request: S3Request, status: int, headers: Mapping[str, str], body: bytes) -> None:
         """Raise ``NotS3Answer`` for a successful response that is not from the store."""
         expected = request.response_mode is not ResponseMode.HEADERS and not request.of_object
         document = expected and is_document(headers, body)
@@ -268,10 +268,10 @@ class Transport:
         ):
             raise self.error_in(request, status, headers, body, foreign=True)
 
-    async def _read(self, response: httpx.Response, request: Request) -> bytes:
+    async def _read(self, response: httpx.Response, request: S3Request) -> bytes:
         chunks: list[bytes] = []
         size_bytes = 0
-        limit = _BODY_TIMEOUTS * self._silence_seconds(request)
+        limit = _BODY_TIMEOUTS * self._read_timeout_seconds(request)
         with trio.move_on_after(limit) as scope:
             try:
                 with self.map_errors(request, response.status_code):
@@ -293,11 +293,11 @@ class Transport:
         text = f"the response (HTTP {status}) cannot be read: {why}"
         raise self.error(request, UNREADABLE_ANSWER, text, status=status)
 
-    def _silence_seconds(self, request: Request) -> float:
+    def _read_timeout_seconds(self, request: S3Request) -> float:
         return request.read_timeout_seconds or self._config.read_timeout_seconds
 
     async def _read_error(
-        self, request: Request, response: httpx.Response, offset: timedelta, credentials: Credentials
+        self, request: S3Request, response: httpx.Response, offset: timedelta, credentials: Credentials
     ) -> S3OperationError:
         chunks: list[bytes] = []
         kept = 0
@@ -332,7 +332,7 @@ class Transport:
         return error
 
     def _error_from(
-        self, request: Request, status: int, headers: Mapping[str, str], body: bytes, *, cut_off: bool
+        self, request: S3Request, status: int, headers: Mapping[str, str], body: bytes, *, cut_off: bool
     ) -> S3OperationError:
         named = parse_error_body(body).code is not None
         self._origin.observe(request.method, headers, is_document=named)
@@ -344,7 +344,7 @@ class Transport:
 
     def error_in(
         self,
-        request: Request,
+        request: S3Request,
         status: int,
         headers: Mapping[str, str],
         body: bytes,
@@ -368,10 +368,10 @@ class Transport:
             part_of_200=part_of_200,
         )
 
-    def _timeout(self, request: Request) -> httpx.Timeout:
+    def _timeout(self, request: S3Request) -> httpx.Timeout:
         return httpx.Timeout(
             connect=self._config.connect_timeout_seconds,
-            read=self._silence_seconds(request),
+            read=self._read_timeout_seconds(request),
             write=self._config.write_timeout_seconds,
             pool=None,  # the request that holds a connection has time-outs of its own
         )

@@ -17,7 +17,7 @@ from cef_trio.s3.etags import is_md5
 from cef_trio.s3.model import ByteSource, ChecksumAlgorithm
 from cef_trio.s3.rate_limiter import RateLimiter
 from cef_trio.s3.signing import UNSIGNED_PAYLOAD
-from cef_trio.s3.transport import Request, Response, ResponseMode, Transport
+from cef_trio.s3.transport import Response, ResponseMode, S3Request, Transport
 from cef_trio.s3.xml import unquoted
 
 
@@ -42,7 +42,7 @@ class BodyUploader:
         self._kms_requested = kms_requested
         self._capabilities = capabilities
 
-    async def send(self, request: Request, source: ByteSource, upload: ChecksumAlgorithm | None = None) -> SentBody:
+    async def send(self, request: S3Request, source: ByteSource, upload: ChecksumAlgorithm | None = None) -> SentBody:
         """PUT the source's bytes; once more in another mode if the store seems to lack the first one.
 
         ``upload`` is the algorithm of the upload that a part belongs to. No checkpoint between the arrival of the
@@ -63,7 +63,7 @@ class BodyUploader:
                 negotiation.accepted()
                 return sent
 
-    async def _send(self, request: Request, source: ByteSource, mode: UploadMode) -> SentBody:
+    async def _send(self, request: S3Request, source: ByteSource, mode: UploadMode) -> SentBody:
         algorithms = {mode.checksum}
         if mode.signed:
             algorithms.add(ChecksumAlgorithm.SHA256)

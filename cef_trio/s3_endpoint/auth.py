@@ -21,7 +21,7 @@ from typing import Final
 from urllib.parse import quote, unquote_to_bytes
 
 from cef_trio.s3_endpoint.errors import S3Error
-from cef_trio.s3_endpoint.request import Headers, Request, parse_query
+from cef_trio.s3_endpoint.request import EndpointRequest, Headers, parse_query
 
 ALGORITHM: Final = "AWS4-HMAC-SHA256"
 MAX_SKEW_SECONDS: Final = 15 * 60
@@ -81,7 +81,7 @@ class _SignatureFields:
     expires_seconds: int | None
 
 
-def verify(request: Request, accounts: Mapping[str, Account], region: str, now: float) -> Authorization:
+def verify(request: EndpointRequest, accounts: Mapping[str, Account], region: str, now: float) -> Authorization:
     """Check a request's signature and return its authorization.
 
     Args:
@@ -140,7 +140,7 @@ class ChunkSignatures:
 
 
 def canonical_request(
-    request: Request, query: list[tuple[str, str]], signed_headers: tuple[str, ...], payload: str
+    request: EndpointRequest, query: list[tuple[str, str]], signed_headers: tuple[str, ...], payload: str
 ) -> str:
     """Return the text whose hash is signed. Path and query are decoded and encoded again in canonical form."""
     path = quote(unquote_to_bytes(request.path), safe="/-_.~") or "/"
@@ -291,7 +291,7 @@ def _check_signed_headers(given: _SignatureFields, headers: Headers) -> None:
 
 
 def _check_signature(
-    given: _SignatureFields, account: Account, request: Request, query: list[tuple[str, str]]
+    given: _SignatureFields, account: Account, request: EndpointRequest, query: list[tuple[str, str]]
 ) -> Authorization:
     signed_query = [pair for pair in query if pair[0] != "X-Amz-Signature"]
     canonical = canonical_request(request, signed_query, given.signed_headers, given.payload)

@@ -13,7 +13,7 @@ from cef_trio.s3_endpoint.errors import S3Error
 from cef_trio.s3_endpoint.faults import CallFaults, Kind
 from cef_trio.s3_endpoint.model import PAGE, S3Model
 from cef_trio.s3_endpoint.receiving import DeclaredBody, Received, declared_body, receive, receive_document
-from cef_trio.s3_endpoint.request import Request, Target
+from cef_trio.s3_endpoint.request import EndpointRequest, Target
 from cef_trio.s3_endpoint.storage import BlobWriter
 
 
@@ -22,7 +22,7 @@ class S3Request:
     """A call with a valid signature."""
 
     operation: str
-    request: Request
+    request: EndpointRequest
     target: Target
     authorization: Authorization
     model: S3Model

@@ -14,7 +14,7 @@ from typing import Final
 from cef_trio.http import parse_http_date
 from cef_trio.s3_endpoint.errors import S3Error
 from cef_trio.s3_endpoint.records import StoredObject
-from cef_trio.s3_endpoint.request import Request, Target
+from cef_trio.s3_endpoint.request import EndpointRequest, Target
 
 _READ: Final = frozenset({"if-match", "if-none-match", "if-modified-since", "if-unmodified-since"})
 _WRITE: Final = frozenset({"if-match", "if-none-match"})
@@ -39,7 +39,7 @@ _ETAG: Final = re.compile(r'\s*(?:W/)?(?:"([^"]*)"|([^",\s]+))\s*(?:,|$)')
 _ANY: Final = "*"
 
 
-def refuse_unsupported(operation: str, request: Request, target: Target) -> None:
+def refuse_unsupported(operation: str, request: EndpointRequest, target: Target) -> None:
     """Refuse options that the endpoint does not support.
 
     Raises:

@@ -21,14 +21,14 @@ from typing import Any, Final
 from cef_trio.s3_endpoint.auth import Account
 from cef_trio.s3_endpoint.calls import CallLog
 from cef_trio.s3_endpoint.faults import ArmedFault, Fault, FaultTable, Kind, Moment
-from cef_trio.s3_endpoint.request import Reply, Request
+from cef_trio.s3_endpoint.request import EndpointRequest, Reply
 
 PREFIX: Final = "/_control/"
 _MAX_BODY_BYTES: Final = 64 * 1024
 _FIELDS: Final = frozenset(field.name for field in fields(Fault)) - {"predicate"}
 
 
-async def respond(request: Request, faults: FaultTable, log: CallLog, accounts: dict[str, Account]) -> Reply:
+async def respond(request: EndpointRequest, faults: FaultTable, log: CallLog, accounts: dict[str, Account]) -> Reply:
     """Serve a request under ``/_control/``."""
     body = bytearray()
     async with aclosing(request.body) as blocks:
@@ -37,26 +37,26 @@ async def respond(request: Request, faults: FaultTable, log: CallLog, accounts: 
             if len(body) > _MAX_BODY_BYTES:
                 return _json(413, {"error": "the body is too long"})
     resource, _, number = request.path.removeprefix(PREFIX).partition("/")
-    answer: object = {}
+    content: object = {}
     match (request.method, resource):
         case ("POST", "faults" | "tokens"):
             try:
-                answer = _posted(resource, json.loads(body), faults, accounts)
+                content = _posted(resource, json.loads(body), faults, accounts)
             except ValueError as error:
                 return _json(400, {"error": str(error)})
         case ("GET", "faults"):
-            answer = [_armed_to_json(armed) for armed in faults.armed()]
+            content = [_armed_to_json(armed) for armed in faults.armed()]
         case ("DELETE", "faults"):
             for armed in faults.armed():
                 if number in ("", str(armed.number)):
                     faults.disarm(armed)
         case ("GET", "calls"):
-            answer = log.to_json()
+            content = log.to_json()
         case ("DELETE", "calls"):
             log.reset()
         case _:
             return _json(404, {"error": f"no {request.method} {request.path}"})
-    return _json(200, answer)
+    return _json(200, content)
 
 
 def _posted(resource: str, data: object, faults: FaultTable, accounts: dict[str, Account]) -> object:

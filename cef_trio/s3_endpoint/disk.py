@@ -39,11 +39,11 @@ import trio
 
 from cef_trio.s3_endpoint.records import (
     Bucket,
+    MultipartUpload,
     Record,
-    Snapshot,
+    StorageSnapshot,
     StoredObject,
     StoredPart,
-    Upload,
     bucket_from_json,
     object_from_json,
     part_from_json,
@@ -77,7 +77,7 @@ class DiskStorage:
         for each in (self._blobs, self._buckets, self._uploads):
             each.mkdir(parents=True, exist_ok=True)
 
-    def load(self) -> Snapshot:
+    def load(self) -> StorageSnapshot:
         """Read all records, and remove what crashes left behind.
 
         Raises:
@@ -86,7 +86,7 @@ class DiskStorage:
         """
         for leftover in self._folder.rglob("*.tmp"):
             leftover.unlink()
-        snapshot = Snapshot(
+        snapshot = StorageSnapshot(
             buckets=[bucket_from_json(_read(path)) for path in sorted(self._buckets.glob("*/bucket.json"))],
             objects=[object_from_json(_read(path)) for path in sorted(self._buckets.glob("*/records/*.json"))],
             uploads=[self._load_upload(path) for path in sorted(self._uploads.glob("*/upload.json"))],
@@ -149,22 +149,22 @@ class DiskStorage:
             for parent in readable.relative_to(self._buckets / bucket / "objects").parents[:-1]:
                 (self._buckets / bucket / "objects" / parent).rmdir()
 
-    def put_upload(self, upload: Upload) -> None:
+    def put_upload(self, upload: MultipartUpload) -> None:
         """Store the record of an open upload."""
         folder = self._uploads / upload.upload_id
         folder.mkdir(exist_ok=True)
         self._write(folder / "upload.json", upload)
 
-    def put_part(self, upload: Upload, part: StoredPart) -> None:
+    def put_part(self, upload: MultipartUpload, part: StoredPart) -> None:
         """Store a part's record."""
         self._write(self._uploads / upload.upload_id / f"{part.number}.json", part)
 
-    def remove_upload(self, upload: Upload) -> None:
+    def remove_upload(self, upload: MultipartUpload) -> None:
         """Delete an upload; its record first, so that a crash in between leaves no upload."""
         (self._uploads / upload.upload_id / "upload.json").unlink(missing_ok=True)
         shutil.rmtree(self._uploads / upload.upload_id, ignore_errors=True)
 
-    def _load_upload(self, path: Path) -> tuple[Upload, list[StoredPart]]:
+    def _load_upload(self, path: Path) -> tuple[MultipartUpload, list[StoredPart]]:
         parts = [part_from_json(_read(each)) for each in path.parent.glob("*.json") if each.stem.isdigit()]
         return upload_from_json(_read(path)), parts
 

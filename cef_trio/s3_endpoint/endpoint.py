@@ -24,7 +24,7 @@ from cef_trio.s3_endpoint.errors import S3Error
 from cef_trio.s3_endpoint.faults import CallFaults, CallInfo, FaultTable, Kind, Moment
 from cef_trio.s3_endpoint.model import S3Model
 from cef_trio.s3_endpoint.multipart import MIN_PART_BYTES
-from cef_trio.s3_endpoint.request import Reply, Request, Target, parse_target
+from cef_trio.s3_endpoint.request import EndpointRequest, Reply, Target, parse_target
 from cef_trio.s3_endpoint.routing import Operation, route
 from cef_trio.s3_endpoint.storage import MemoryStorage, Storage
 
@@ -91,7 +91,7 @@ class S3Endpoint:
             if name not in known:
                 self.model.create_bucket(name)
 
-    async def respond(self, request: Request) -> Reply:
+    async def respond(self, request: EndpointRequest) -> Reply:
         """Serve a request. Use the reply as a context manager.
 
         If cancelled, the call has taken effect completely or not at all.
@@ -134,7 +134,7 @@ class S3Endpoint:
     async def _perform(
         self,
         operation: Operation,
-        request: Request,
+        request: EndpointRequest,
         target: Target,
         *,
         faults: CallFaults,
@@ -191,13 +191,13 @@ def _call_info(name: str, target: Target) -> CallInfo:
     )
 
 
-def _reject_checksums(request: Request) -> None:
+def _reject_checksums(request: EndpointRequest) -> None:
     for name, _ in request.headers:
         if name.startswith(("x-amz-checksum-", "x-amz-sdk-checksum-")) and name != "x-amz-checksum-mode":
             raise S3Error("InvalidArgument", f"Unsupported header '{name}' received for this API call.")
 
 
-def _refused(error: S3Error, request: Request, request_id: str) -> Reply:
+def _refused(error: S3Error, request: EndpointRequest, request_id: str) -> Reply:
     bodiless = request.method == "HEAD" or error.status == 304  # noqa: PLR2004 - HTTP's Not Modified
     body = b"" if bodiless else error_document(error, request.path, request_id, _host_id(request_id))
     return Reply(error.status, list(error.headers.items()), body)

@@ -30,7 +30,7 @@ from cef_trio.s3_endpoint.multipart import (
 )
 from cef_trio.s3_endpoint.options import OWNERSHIPS, etag_of
 from cef_trio.s3_endpoint.receiving import Received
-from cef_trio.s3_endpoint.records import Bucket, StoredObject, StoredPart, Upload
+from cef_trio.s3_endpoint.records import Bucket, MultipartUpload, StoredObject, StoredPart
 from cef_trio.s3_endpoint.storage import Storage
 
 PAGE: Final = 1000
@@ -42,7 +42,7 @@ _BUCKET_NAME: Final = re.compile(r"(?!\d+\.\d+\.\d+\.\d+$)(?!xn--)[a-z0-9](?:[a-
 
 @dataclass(slots=True)
 class _OpenUpload:
-    upload: Upload
+    upload: MultipartUpload
     parts: dict[int, StoredPart]
     """By number, in the order in which they arrived."""
     lock: trio.Lock
@@ -52,7 +52,7 @@ class _OpenUpload:
 class PartsPage:
     """A page of ListParts."""
 
-    upload: Upload
+    upload: MultipartUpload
     parts: Sequence[StoredPart]
     is_truncated: bool
 
@@ -61,7 +61,7 @@ class PartsPage:
 class UploadsPage:
     """A page of ListMultipartUploads, with the common prefixes."""
 
-    uploads: Sequence[Upload]
+    uploads: Sequence[MultipartUpload]
     prefixes: Sequence[str]
     is_truncated: bool
 
@@ -271,7 +271,7 @@ class S3Model:
         headers: Mapping[str, str],
         algorithm: Algorithm | None,
         checksum_type: ChecksumType | None,
-    ) -> Upload:
+    ) -> MultipartUpload:
         """Create an upload.
 
         Raises:
@@ -290,12 +290,14 @@ class S3Model:
                     "InvalidRequest",
                     f"The {checksum_type} checksum type cannot be used with the {algorithm} checksum algorithm.",
                 )
-        upload = Upload(self._new_upload_id(), bucket, key, self._clock(), dict(headers), algorithm, checksum_type)
+        upload = MultipartUpload(
+            self._new_upload_id(), bucket, key, self._clock(), dict(headers), algorithm, checksum_type
+        )
         self.storage.put_upload(upload)
         self._uploads[upload.upload_id] = _OpenUpload(upload, {}, trio.Lock())
         return upload
 
-    def upload(self, bucket: str, key: str, upload_id: str) -> Upload:
+    def upload(self, bucket: str, key: str, upload_id: str) -> MultipartUpload:
         """Return an open upload.
 
         Raises:
@@ -354,7 +356,7 @@ class S3Model:
             ),
             key=lambda upload: (upload.key.encode(), upload.upload_id),
         )
-        uploads: list[Upload] = []
+        uploads: list[MultipartUpload] = []
         prefixes: list[str] = []
         for upload in found:
             if not _is_after_markers(upload, key_marker, upload_id_marker):
@@ -451,7 +453,7 @@ class S3Model:
         if replaced is not None:
             self.storage.remove_blob(replaced.blob)
 
-    def _forget(self, upload: Upload, parts: Iterable[StoredPart]) -> None:
+    def _forget(self, upload: MultipartUpload, parts: Iterable[StoredPart]) -> None:
         self.storage.remove_upload(upload)
         for part in parts:
             self.storage.remove_blob(part.blob)
@@ -464,7 +466,7 @@ def _common_prefix(key: str, prefix: str, delimiter: str) -> str | None:
     return f"{prefix}{head}{found}" if found else None
 
 
-def _is_after_markers(upload: Upload, key_marker: str, upload_id_marker: str) -> bool:
+def _is_after_markers(upload: MultipartUpload, key_marker: str, upload_id_marker: str) -> bool:
     if not key_marker:
         return True
     if upload.key == key_marker and upload_id_marker:

@@ -14,7 +14,7 @@ from typing import Final
 from cef_trio.s3_endpoint import checksums
 from cef_trio.s3_endpoint.checksums import Algorithm, ChecksumType
 from cef_trio.s3_endpoint.errors import S3Error
-from cef_trio.s3_endpoint.records import StoredPart, Upload
+from cef_trio.s3_endpoint.records import MultipartUpload, StoredPart
 
 MIN_PART_BYTES: Final = 5 * 1024 * 1024
 MAX_PART_BYTES: Final = 5 * 1024**3
@@ -57,7 +57,7 @@ def parse_part_number(text: str | None) -> int:
 
 
 def choose_parts(
-    upload: Upload, stored: Mapping[int, StoredPart], request: CompleteRequest, minimum_part_size_bytes: int
+    upload: MultipartUpload, stored: Mapping[int, StoredPart], request: CompleteRequest, minimum_part_size_bytes: int
 ) -> list[StoredPart]:
     """Return the stored parts of the object; the request must match each of them.
 
@@ -86,7 +86,7 @@ def choose_parts(
     return chosen
 
 
-def object_checksum(upload: Upload, parts: Sequence[StoredPart]) -> tuple[Algorithm, ChecksumType, str]:
+def object_checksum(upload: MultipartUpload, parts: Sequence[StoredPart]) -> tuple[Algorithm, ChecksumType, str]:
     """Return the object's checksum: by the upload's algorithm, or else CRC64NVME of the full object."""
     algorithm = upload.algorithm or Algorithm.CRC64NVME
     kind = upload.checksum_type or ChecksumType.FULL_OBJECT
@@ -97,7 +97,7 @@ def object_checksum(upload: Upload, parts: Sequence[StoredPart]) -> tuple[Algori
     return algorithm, kind, text
 
 
-def check_object(upload: Upload, request: CompleteRequest, parts: Sequence[StoredPart]) -> None:
+def check_object(upload: MultipartUpload, request: CompleteRequest, parts: Sequence[StoredPart]) -> None:
     """Compare the requested checksum, type and size with the stored parts.
 
     Raises:
@@ -125,7 +125,7 @@ def check_object(upload: Upload, request: CompleteRequest, parts: Sequence[Store
         )
 
 
-def check_part_algorithm(upload: Upload, given: Sequence[Algorithm]) -> None:
+def check_part_algorithm(upload: MultipartUpload, given: Sequence[Algorithm]) -> None:
     """Check that a part has the checksum that its upload was created with.
 
     With full-object checksums a part needs none, since S3 computes it. If the upload names no algorithm, a part may
@@ -141,7 +141,7 @@ def check_part_algorithm(upload: Upload, given: Sequence[Algorithm]) -> None:
         raise _type_mismatch(upload.algorithm, None)
 
 
-def _match(upload: Upload, stored: StoredPart | None, asked: RequestedPart) -> StoredPart:
+def _match(upload: MultipartUpload, stored: StoredPart | None, asked: RequestedPart) -> StoredPart:
     invalid = S3Error(
         "InvalidPart",
         details={"UploadId": upload.upload_id, "PartNumber": str(asked.number), "ETag": asked.etag},

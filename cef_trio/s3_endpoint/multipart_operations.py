@@ -14,7 +14,7 @@ from cef_trio.s3_endpoint.faults import Kind
 from cef_trio.s3_endpoint.multipart import MAX_PART_BYTES, CompleteRequest, check_part_algorithm, parse_part_number
 from cef_trio.s3_endpoint.object_operations import check_preconditions, encryption_headers, kept_headers
 from cef_trio.s3_endpoint.receiving import header_checksums
-from cef_trio.s3_endpoint.records import StoredPart, Upload
+from cef_trio.s3_endpoint.records import MultipartUpload, StoredPart
 from cef_trio.s3_endpoint.request import Reply
 
 
@@ -183,7 +183,7 @@ def _part(part: StoredPart, algorithm: Algorithm | None) -> list[Node]:
     return children
 
 
-def _upload(upload: Upload, key: str) -> list[Node]:
+def _upload(upload: MultipartUpload, key: str) -> list[Node]:
     children: list[Node] = [
         ("Key", key),
         ("UploadId", upload.upload_id),

@@ -25,7 +25,7 @@ class StoredPart:
 
 
 @dataclass(frozen=True, slots=True)
-class Upload:
+class MultipartUpload:
     """An open multipart upload. ``algorithm`` is ``None`` if the request had none."""
 
     upload_id: str
@@ -65,15 +65,15 @@ class Bucket:
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class StorageSnapshot:
     """All records of a storage."""
 
     buckets: list[Bucket] = field(default_factory=list)
     objects: list[StoredObject] = field(default_factory=list)
-    uploads: list[tuple[Upload, list[StoredPart]]] = field(default_factory=list)
+    uploads: list[tuple[MultipartUpload, list[StoredPart]]] = field(default_factory=list)
 
 
-Record = Bucket | StoredObject | Upload | StoredPart
+Record = Bucket | StoredObject | MultipartUpload | StoredPart
 
 
 def to_json(record: Record) -> dict[str, Any]:
@@ -91,10 +91,10 @@ def part_from_json(data: dict[str, Any]) -> StoredPart:
     return StoredPart(**data)
 
 
-def upload_from_json(data: dict[str, Any]) -> Upload:
+def upload_from_json(data: dict[str, Any]) -> MultipartUpload:
     """Return a record from the result of ``to_json``."""
     algorithm, kind = data.pop("algorithm"), data.pop("checksum_type")
-    return Upload(
+    return MultipartUpload(
         **data,
         algorithm=None if algorithm is None else Algorithm(algorithm),
         checksum_type=None if kind is None else ChecksumType(kind),

@@ -43,7 +43,7 @@ class Headers:
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class EndpointRequest:
     """An HTTP request whose body has not been read yet."""
 
     method: str
@@ -127,7 +127,7 @@ def parse_query(query: str) -> list[tuple[str, str]]:
     return pairs
 
 
-def parse_target(request: Request, domains: Sequence[str]) -> Target:
+def parse_target(request: EndpointRequest, domains: Sequence[str]) -> Target:
     """Return the target of a request. The bucket is in the host if that is below ``domains``, else in the path.
 
     Raises:

@@ -15,7 +15,7 @@ from cef_trio.s3_endpoint import multipart_operations as on_upload
 from cef_trio.s3_endpoint import object_operations as on_object
 from cef_trio.s3_endpoint.call import S3Request
 from cef_trio.s3_endpoint.errors import S3Error
-from cef_trio.s3_endpoint.request import Reply, Request, Target
+from cef_trio.s3_endpoint.request import EndpointRequest, Reply, Target
 
 Operation = Callable[[S3Request], Awaitable[Reply]]
 
@@ -70,7 +70,7 @@ _SUB_RESOURCES: Final = frozenset(
 )
 
 
-def route(request: Request, target: Target) -> tuple[str, Operation]:
+def route(request: EndpointRequest, target: Target) -> tuple[str, Operation]:
     """Return S3's name of the operation, and the function that performs it.
 
     Raises:

@@ -21,7 +21,7 @@ import trio
 from cef_trio.http import NotHttpError, ServerConnection
 from cef_trio.s3_endpoint.endpoint import S3Endpoint
 from cef_trio.s3_endpoint.faults import ConnectionDropped
-from cef_trio.s3_endpoint.request import Headers, Reply, Request
+from cef_trio.s3_endpoint.request import EndpointRequest, Headers, Reply
 
 _DISCARD_BYTES: Final = 64 * 1024 * 1024
 _DISCARD_SECONDS: Final = 10.0
@@ -107,7 +107,7 @@ async def _serve_request(endpoint: S3Endpoint, connection: ServerConnection) -> 
     asked = await connection.next_request()
     if asked is None:
         return False
-    request = Request(asked.method, asked.path, asked.query, Headers(asked.headers), connection.body())
+    request = EndpointRequest(asked.method, asked.path, asked.query, Headers(asked.headers), connection.body())
     with await endpoint.respond(request) as reply:
         # Dropped after the reply without ``Connection: close``: the client takes it for reusable.
         return await _send(connection, reply) and not reply.drop

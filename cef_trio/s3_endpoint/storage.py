@@ -15,7 +15,7 @@ from typing import Protocol, Self
 
 import trio
 
-from cef_trio.s3_endpoint.records import Bucket, Snapshot, StoredObject, StoredPart, Upload
+from cef_trio.s3_endpoint.records import Bucket, MultipartUpload, StorageSnapshot, StoredObject, StoredPart
 
 
 class BlobWriter(Protocol):
@@ -55,7 +55,7 @@ class BlobReader(Protocol):
 class Storage(Protocol):
     """Keeps blobs and records."""
 
-    def load(self) -> Snapshot:
+    def load(self) -> StorageSnapshot:
         """Return all records; called once, at the start."""
         ...
 
@@ -91,15 +91,15 @@ class Storage(Protocol):
         """Delete an object's record; its blob is deleted by ``remove_blob``."""
         ...
 
-    def put_upload(self, upload: Upload) -> None:
+    def put_upload(self, upload: MultipartUpload) -> None:
         """Store the record of an open upload."""
         ...
 
-    def put_part(self, upload: Upload, part: StoredPart) -> None:
+    def put_part(self, upload: MultipartUpload, part: StoredPart) -> None:
         """Store a part's record in place of any other of that number."""
         ...
 
-    def remove_upload(self, upload: Upload) -> None:
+    def remove_upload(self, upload: MultipartUpload) -> None:
         """Delete the records of an upload and its parts; their blobs are deleted by ``remove_blob``."""
         ...
 
@@ -111,9 +111,9 @@ class MemoryStorage:
         self._blobs: dict[str, tuple[bytes, ...]] = {}
         self._ids = itertools.count(1)
 
-    def load(self) -> Snapshot:
+    def load(self) -> StorageSnapshot:
         """Return nothing."""
-        return Snapshot()
+        return StorageSnapshot()
 
     def new_blob(self) -> BlobWriter:
         """Start a new blob."""
@@ -150,13 +150,13 @@ class MemoryStorage:
     def remove_object(self, bucket: str, key: str) -> None:
         """Do nothing: the model removes the record."""
 
-    def put_upload(self, upload: Upload) -> None:
+    def put_upload(self, upload: MultipartUpload) -> None:
         """Do nothing: the model keeps the record."""
 
-    def put_part(self, upload: Upload, part: StoredPart) -> None:
+    def put_part(self, upload: MultipartUpload, part: StoredPart) -> None:
         """Do nothing: the model keeps the record."""
 
-    def remove_upload(self, upload: Upload) -> None:
+    def remove_upload(self, upload: MultipartUpload) -> None:
         """Do nothing: the model removes the record."""
 
 

@@ -19,7 +19,7 @@ import trio
 
 from cef_trio.s3_endpoint.endpoint import S3Endpoint
 from cef_trio.s3_endpoint.faults import ConnectionDropped
-from cef_trio.s3_endpoint.request import Headers, Reply, Request
+from cef_trio.s3_endpoint.request import EndpointRequest, Headers, Reply
 
 
 class InProcessTransport(httpx.AsyncBaseTransport):
@@ -78,7 +78,7 @@ class _ReplyStream(httpx.AsyncByteStream):
 
 def _request_of(
     request: httpx.Request, stream: httpx.AsyncByteStream, waiting: trio.CancelScope, limit: float
-) -> Request:
+) -> EndpointRequest:
     async def body() -> AsyncGenerator[bytes, None]:
         blocks = stream.__aiter__()
         try:
@@ -94,4 +94,4 @@ def _request_of(
 
     path, _, query = request.url.raw_path.decode("ascii").partition("?")
     headers = [(name.decode("ascii"), value.decode("utf-8")) for name, value in request.headers.raw]
-    return Request(request.method, path, query, Headers(headers), body())
+    return EndpointRequest(request.method, path, query, Headers(headers), body())

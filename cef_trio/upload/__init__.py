@@ -14,7 +14,7 @@ Decisions are pure functions that tests enumerate; the other files carry them ou
 - `idle_checker.py`, `idle_rules.py` for what the watcher cannot see: recordings without a close, streams without a task
 - `finalize.py` for verifying, completing and the metadata JSON
 - `failures.py`, `repeated_errors.py` for which error ends a stream
-- `missed_renames.py` for renames while no daemon ran; `predecessor.py`, `unchanged_content.py` for a completed
+- `missed_renames.py` for renames while no daemon ran; `copy_from_previous.py`, `unchanged_content.py` for a completed
   recording that changed
 - `orphan_uploads.py`, `part_matching.py`, `orphan_objects.py`, `object_match.py` for uploads and objects that Redis
   does not know; `orphan_cleanup.py` for uploads that ended streams left open
@@ -23,6 +23,7 @@ Decisions are pure functions that tests enumerate; the other files carry them ou
   snapshot, its risks and its report; `setting_hints.py` for hints in the log
 """
 
+from cef_trio.upload.copy_from_previous import ContentMatch
 from cef_trio.upload.failures import KEEPS_ITS_UPLOAD
 from cef_trio.upload.idle_checker import IdleChecker
 from cef_trio.upload.lease_context import HeldLease, hold_lease
@@ -32,7 +33,6 @@ from cef_trio.upload.orphan_cleanup import abort_orphan_uploads, is_orphan
 from cef_trio.upload.ownership import Ownership
 from cef_trio.upload.ownership_rules import Claim
 from cef_trio.upload.part_plan import MIN_PART_BYTES, PartPlan
-from cef_trio.upload.predecessor import ContentMatch
 from cef_trio.upload.recognition import identify, recognize
 from cef_trio.upload.reporter import report_for_ever
 from cef_trio.upload.risks import RiskObserver

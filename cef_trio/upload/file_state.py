@@ -30,7 +30,7 @@ class FileState:
     path: str
     stat: FileStat
     ending: Ending = Ending.NOT
-    suspect: bool = False
+    needs_check: bool = False
     """The file may be gone, replaced or truncated: the stream must check it."""
     draining: bool = False
 
@@ -46,11 +46,11 @@ def seen_now(state: FileState, stat: FileStat) -> FileState:
     """The file was observed with this stat, and no event arrived meanwhile: time stamps are not compared."""
     known = state.stat
     if stat.inode != known.inode:
-        return replace(state, suspect=True)
+        return replace(state, needs_check=True)
     if stat == known:
         return state
-    suspect = state.suspect or stat.size_bytes < known.size_bytes
-    return replace(state, stat=stat, ending=_ending_after(state, stat), suspect=suspect)
+    needs_check = state.needs_check or stat.size_bytes < known.size_bytes
+    return replace(state, stat=stat, ending=_ending_after(state, stat), needs_check=needs_check)
 
 
 def _ending_after(state: FileState, stat: FileStat) -> Ending:
@@ -77,9 +77,9 @@ def _is_older(stat: FileStat, known: FileStat) -> bool:
 def closed(state: FileState, stat: FileStat) -> FileState:
     """A writer closed the file."""
     if stat.inode != state.stat.inode:
-        return replace(state, suspect=True)
+        return replace(state, needs_check=True)
     shrunk = stat.size_bytes < state.stat.size_bytes
-    return replace(state, stat=stat, ending=Ending.CLOSED, suspect=state.suspect or shrunk)
+    return replace(state, stat=stat, ending=Ending.CLOSED, needs_check=state.needs_check or shrunk)
 
 
 def moved(state: FileState, path: str, stat: FileStat) -> FileState:
@@ -89,7 +89,7 @@ def moved(state: FileState, path: str, stat: FileStat) -> FileState:
 
 def gone(state: FileState) -> FileState:
     """The file seems to be missing."""
-    return replace(state, suspect=True)
+    return replace(state, needs_check=True)
 
 
 def idle(state: FileState) -> FileState:
@@ -100,10 +100,10 @@ def idle(state: FileState) -> FileState:
 def confirmed(state: FileState, path: str, stat: FileStat) -> FileState:
     """The stream checked the file at ``path``. A rename that arrived meanwhile is kept."""
     if stat == state.stat:
-        return replace(state, suspect=False)
+        return replace(state, needs_check=False)
     if path != state.path:
         return state
-    return replace(state, stat=stat, ending=_ending_after(state, stat), suspect=False)
+    return replace(state, stat=stat, ending=_ending_after(state, stat), needs_check=False)
 
 
 def still_written(state: FileState) -> FileState:

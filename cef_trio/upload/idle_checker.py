@@ -5,7 +5,7 @@ streams. So every few seconds each stream is checked (``idle_rules.check_idle``)
 
 - no write for ``STREAM_TIMEOUT_SECONDS``, all seen → finalize
 - more on disk than the events reported → upload
-- shrunk or missing → mark the file as suspect: ``processor.py`` checks it, keeps the parts that the file still covers,
+- shrunk or missing → mark the file for a check by ``processor.py``, which keeps the parts that the file still covers,
   or ends the stream of a deleted file as ``deleted_locally``
 - a stream in Redis without a task → resume it (this includes a retry that is due)
 - a record that cannot be read → read it again, in case it was repaired
@@ -89,7 +89,7 @@ class IdleChecker:
         if live.file_state.value != state:
             return  # an event came meanwhile, and is newer than this stat
         result = check_idle(
-            idle_seconds=live.silent_seconds(trio.current_time()),
+            idle_seconds=live.idle_seconds(trio.current_time()),
             timeout_seconds=self._timeout_seconds,
             known=state.stat,
             found=found,

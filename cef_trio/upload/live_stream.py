@@ -1,4 +1,4 @@
-"""A stream with a running task: its file as events report it, its lag, and its silence.
+"""A stream with a running task: its file as events report it, its lag, and its idle time.
 
 The lag that the status page, the metrics and the daemon's report show is computed here (:meth:`LiveStream.lag`), by
 ``observability/lag.py``.
@@ -27,12 +27,12 @@ class LiveStream:
     """``trio.current_time()`` of the last observed change of the file."""
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     first_seen: FirstSeenTimes = field(init=False)
-    _silent: FileStat = field(init=False)
+    _last_stat: FileStat = field(init=False)
     """The file as it was at ``changed_at``."""
 
     def __post_init__(self) -> None:
-        self._silent = self.file_state.value.stat
-        self.first_seen = FirstSeenTimes(self.changed_at, self._silent.size_bytes)
+        self._last_stat = self.file_state.value.stat
+        self.first_seen = FirstSeenTimes(self.changed_at, self._last_stat.size_bytes)
 
     @property
     def path(self) -> str:
@@ -81,12 +81,12 @@ class LiveStream:
         """Update the state of the file."""
         self.processor.retry_read()
         self.file_state.value = file_state
-        self.silent_seconds(trio.current_time())
+        self.idle_seconds(trio.current_time())
         self.lag(trio.current_time())  # records when the bytes were first seen
 
-    def silent_seconds(self, now: float) -> float:
+    def idle_seconds(self, now: float) -> float:
         """Return the time since the file last changed, in seconds; the stream's own checks count too."""
         stat: FileStat = self.file_state.value.stat
-        if stat != self._silent:
-            self._silent, self.changed_at = stat, now
+        if stat != self._last_stat:
+            self._last_stat, self.changed_at = stat, now
         return now - self.changed_at

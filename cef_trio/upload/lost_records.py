@@ -49,7 +49,7 @@ class LostRecords:
         """Return whether Redis may have lost the record of a file with this stat."""
         return stat.mtime_ns < self._lost_before_ns
 
-    def suspect(self) -> None:
+    def request_search(self) -> None:
         """Search again before any file modified until now is treated as new: there is a sign of a loss."""
         self._must_list_uploads = True
         self.moved_files.request()

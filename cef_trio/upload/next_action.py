@@ -1,9 +1,9 @@
 """Decide the next action of a stream. Pure; tests enumerate all cases.
 
 ``processor.py`` calls ``next_action`` after every step and every event, and performs the action. The rules are in order
-of priority: a completed object needs only its metadata; a suspect file is checked before it is used; ready bytes are
-sent before the end of the recording is considered. Not here: the grace after a close, and writers that still have the
-file open (``processor.py``: ``_has_ended``).
+of priority: a completed object needs only its metadata; a needed check of the file comes before its use; ready bytes
+are sent before the end of the recording is considered. Not here: the grace after a close, and writers that still have
+the file open (``processor.py``: ``_has_ended``).
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def next_action(known: RecordedProgress, state: FileState) -> Action:  # noqa: P
         return Action.RENAME
     if known.object_exists:
         return Action.WRITE_METADATA
-    if state.suspect:
+    if state.needs_check:
         return Action.CHECK_FILE
     missing = known.first_missing <= known.plan.count_full(state.stat.size_bytes)
     if missing and known.nothing_ready_at != state.stat:

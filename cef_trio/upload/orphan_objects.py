@@ -300,7 +300,7 @@ async def digest_of_file(recording: OpenRecording, size_bytes: int, plan: PartPl
         ChunkProcessingError: the file cannot be read.
     """
     parts = []
-    for part in plan.cut(size_bytes):
+    for part in plan.split(size_bytes):
         crc, md5 = Crc64Nvme(), hashlib.md5(usedforsecurity=False)
         await FileSlice(recording, part.offset, part.size_bytes).feed(crc.update, md5.update)
         parts.append(PartDigest(part.size_bytes, crc.value, md5.hexdigest()))

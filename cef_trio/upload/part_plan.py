@@ -42,7 +42,7 @@ class Part:
 
 
 class PartSettings(Protocol):
-    """The numbers that determine how a file is cut: of a stream's record, or of the settings for new streams."""
+    """The numbers that determine how a file is split: of a stream's record, or of the settings for new streams."""
 
     @property
     def part_size(self) -> int:
@@ -57,7 +57,7 @@ class PartSettings(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PartPlan:
-    """How a file is cut into parts: the size of the first part in bytes, and whether all parts have that size."""
+    """How a file is split into parts: the size of the first part in bytes, and whether all parts have that size."""
 
     part_size: int
     equal_parts: bool = False
@@ -110,7 +110,7 @@ class PartPlan:
                 high = middle - 1
         return low
 
-    def cut(self, size_bytes: int) -> Iterator[Part]:
+    def split(self, size_bytes: int) -> Iterator[Part]:
         """Yield all parts of a complete file of this size; the last may be short. An empty file has no parts.
 
         Raises:
@@ -121,16 +121,16 @@ class PartPlan:
                 f"{size_bytes} bytes do not fit into {MAX_PARTS} parts that begin with {self.part_size} bytes"
             )
         for number in range(1, MAX_PARTS + 1):
-            part = self.cut_part(number, size_bytes)
+            part = self.split_part(number, size_bytes)
             if part is None:
                 return
             yield part
 
     def pair(self, size_bytes: int, records: Mapping[int, RecordT]) -> Iterator[tuple[Part, RecordT | None]]:
         """Yield each part of a complete file of this size with its record, or ``None`` where there is none."""
-        return ((part, records.get(part.number)) for part in self.cut(size_bytes))
+        return ((part, records.get(part.number)) for part in self.split(size_bytes))
 
-    def cut_part(self, number: int, size_bytes: int) -> Part | None:
+    def split_part(self, number: int, size_bytes: int) -> Part | None:
         """Return part ``number`` of a complete file of this size, or ``None`` if the file ends before it."""
         part = self.part(number)
         if part.offset >= size_bytes:

@@ -301,23 +301,23 @@ class StreamProcessor:
     async def _with_recording(
         self, upload: StreamUpload, work: Callable[[StreamUpload, OpenRecording], Awaitable[None]]
     ) -> None:
-        """Do some work on the open file, with a slot. If the file is not the stream's, mark it as suspect instead."""
+        """Do some work on the open file, with a slot. If the file is not the stream's, mark it for a check instead."""
         async with self._services.stream_slots:
             self.working = True
             try:
                 async with self._services.disk.open(self.file_state.value.path) as recording:
                     if not is_same_file(upload.meta.identity, await recording.stat(), recording.generation):
-                        self._mark_suspect()
+                        self._mark_for_check()
                         return
                     await work(upload, recording)
                     self._mismatches = 0
             except RecordingChangedError as error:
                 log.info("recording_changed_during_read", reason=str(error))
-                self._mark_suspect()
+                self._mark_for_check()
             finally:
                 self.working = False
 
-    def _mark_suspect(self) -> None:
+    def _mark_for_check(self) -> None:
         self._mismatches += 1
         self.file_state.value = gone(self.file_state.value)
 
@@ -354,7 +354,7 @@ class StreamProcessor:
         if upload.unwritten and self.file_state.value.ending is Ending.NOT:
             with trio.move_on_after(_UNWRITTEN_PAUSE_SECONDS):
                 await self.file_state.wait_value(
-                    lambda now: now.ending is not Ending.NOT or now.draining or now.suspect
+                    lambda now: now.ending is not Ending.NOT or now.draining or now.needs_check
                 )
 
     def _is_draining(self) -> bool:
@@ -362,7 +362,7 @@ class StreamProcessor:
         return draining
 
     async def _check_file(self, upload: StreamUpload) -> bool:
-        """Check the suspect file; return whether that ended the stream."""
+        """Check the file; return whether that ended the stream."""
         if self._mismatches > 1:  # stat and open disagree; do not loop without a pause
             await self._pause(self._services.rules.retry.ceiling_seconds(self._mismatches - 1))
         file_state = self.file_state.value
@@ -378,7 +378,7 @@ class StreamProcessor:
                 return False
             case FileCheck.SHRUNK:
                 covered, size = upload.covered_bytes, self.file_state.value.stat.size_bytes
-                kept = await upload.cut(size)
+                kept = await upload.truncate(size)
                 log.warning("recording_truncated", covered_bytes=covered, size_bytes=size, parts_kept=kept)
                 return False
             case FileCheck.REPLACED:

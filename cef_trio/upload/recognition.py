@@ -1,7 +1,7 @@
 """Recognize the file of a stream: by its identity (``files/identity.py``), and by its bytes where that is ambiguous.
 
-Used to resume a stream, to check a suspect file, to triage a file with a recorded path, to find renamed recordings, and
-by ``cef-trio retry``.
+Used to resume a stream, to check a stream's file, to triage a file with a recorded path, to find renamed recordings,
+and by ``cef-trio retry``.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ class StreamRules:
     watch_folder: str = ""
     """The root of all recordings. If it is missing, missing recordings do not count as deleted; empty: not checked."""
     close_grace_seconds: float = 1.0
-    silence_seconds: float = 30.0
+    stream_timeout_seconds: float = 30.0
     """``STREAM_TIMEOUT_SECONDS``: where writers are unknown, a recording ends after this time without a write."""
     gone_grace_seconds: float = 0.5
     """How long to wait for the rename event of a missing file before a scan decides."""

@@ -24,9 +24,9 @@ from cef_trio.checkpoint import (
 from cef_trio.exceptions import S3OperationError
 from cef_trio.files import FileSlice, FileStat, OpenRecording
 from cef_trio.s3 import ChecksumAlgorithm, ListedUpload, PartToComplete, S3Client, StoredObject
+from cef_trio.upload.copy_from_previous import CopySource, copy_source_of
 from cef_trio.upload.next_action import RecordedProgress
 from cef_trio.upload.part_plan import Part, PartPlan
-from cef_trio.upload.predecessor import CopySource, copy_source_of
 from cef_trio.upload.services import Services
 from cef_trio.upload.sparse_file_lag import Holes
 
@@ -261,7 +261,7 @@ class StreamUpload:
         del self.parts[part_number]
         self._first_missing = min(self._first_missing, part_number)
 
-    async def cut(self, size_bytes: int) -> int:
+    async def truncate(self, size_bytes: int) -> int:
         """Forget the parts beyond the new end of a truncated file; return the number of parts left.
 
         The final verification checks the parts that are left. S3 keeps the forgotten ones until they are replaced, or
@@ -344,7 +344,7 @@ class StreamUpload:
 
     def parts_to_complete(self, size_bytes: int) -> list[PartToComplete]:
         """Return the acknowledged parts of a file of this size."""
-        records = [self.parts[part.number] for part in self.plan.cut(size_bytes)]
+        records = [self.parts[part.number] for part in self.plan.split(size_bytes)]
         return [
             PartToComplete(part.part_number, part.etag, part.size_bytes, part.crc64nvme, part.checksum)
             for part in records

@@ -11,8 +11,8 @@ from enum import Enum
 
 from cef_trio.checkpoint import Checkpoint, Status
 from cef_trio.upload import recovery
+from cef_trio.upload.copy_from_previous import ContentMatch
 from cef_trio.upload.lost_records import LostRecords
-from cef_trio.upload.predecessor import ContentMatch
 from cef_trio.upload.recovery import FileHistory
 from cef_trio.upload.services import Services
 from cef_trio.upload.session import StreamUpload

@@ -93,7 +93,7 @@ class StreamSupervisor:
 
     def _ids_at_their_paths(self) -> frozenset[str]:
         """Return the IDs of the live streams whose file is at its path, as far as is known."""
-        live = (live for live in self._live.values() if not live.file_state.value.suspect)
+        live = (live for live in self._live.values() if not live.file_state.value.needs_check)
         return frozenset(one.processor.stream_id for one in live if one.processor.stream_id)
 
     @property
@@ -334,7 +334,7 @@ class StreamSupervisor:
         """Start streams for files that Redis has no usable record of at these paths."""
         lost = self._lost_records
         if any(path in self._settled and history.replaced_stream_id is None for path, history in fresh.items()):
-            lost.suspect()  # a settled file had a record
+            lost.request_search()  # a settled file had a record
         await lost.search(lambda: {path: unknown.stat for path, unknown in self._unknown.items()})
         for path, history in fresh.items():
             if (unknown := self._still_unknown(path, asked)) is None:
@@ -497,7 +497,7 @@ class StreamSupervisor:
         if path in self._live or detached:
             path = f"{path}\0{meta.stream_id}"
         there = stat or FileStat(meta.identity.file_dev, meta.identity.file_ino, 0, 0)
-        self._launch(path, FileState(meta.current_path, there, suspect=stat is None), meta.stream_id)
+        self._launch(path, FileState(meta.current_path, there, needs_check=stat is None), meta.stream_id)
 
     def _start(self, path: str, unknown: _Unknown, stream_id: str | None, history: FileHistory = NO_HISTORY) -> None:
         if self._draining.value or path in self._live or (stream_id is not None and stream_id in self.live_ids):
@@ -541,7 +541,7 @@ class StreamSupervisor:
             lease_lost = outcome in {None, Outcome.LEASE_LOST}
             # Redis may have lost its data: search before the file is treated as new.
             if lease_lost:
-                self._lost_records.suspect()
+                self._lost_records.request_search()
             for key in [key for key, other in self._live.items() if other is live]:
                 del self._live[key]
             cancelled = "lease_lost" if live.processor.lease_lost else "cancelled"
@@ -554,7 +554,7 @@ class StreamSupervisor:
             self._queue_rename(upload.meta.current_path, live.path, live.file_state.value.stat)
         if outcome is Outcome.SET_ASIDE:
             file_state = live.file_state.value
-            if not file_state.suspect:  # a suspect file may not be at that path
+            if not file_state.needs_check:  # else the file may not be at that path
                 closed = file_state.ending is not Ending.NOT
                 oldest = live.first_seen.oldest()
                 since = live.changed_at if oldest is None else oldest

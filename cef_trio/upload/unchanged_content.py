@@ -15,8 +15,8 @@ import trio
 from cef_trio.checkpoint import ENDED, Change, Checkpoint, StreamMeta
 from cef_trio.exceptions import LeaseLostError
 from cef_trio.files import HEAD_BYTES, FileStat, OpenRecording
+from cef_trio.upload.copy_from_previous import ContentMatch, compare_content
 from cef_trio.upload.lease_context import hold_lease
-from cef_trio.upload.predecessor import ContentMatch, compare_content
 from cef_trio.upload.recognition import identify
 from cef_trio.upload.services import Services
 

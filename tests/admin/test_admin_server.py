@@ -70,7 +70,7 @@ async def test_nothing_but_reading_is_allowed(path: str, method: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/metrics", "/healthz", "/readyz", "/events", "/nothing"])
-async def test_every_answer_is_kept_by_nobody_sniffed_by_nobody_and_may_load_nothing(path: str) -> None:
+async def test_no_response_is_cached_or_sniffed_or_may_load_anything(path: str) -> None:
     async with serving(SetSource()) as port:
         answer = await get(port, path, "HEAD")
     assert answer.content == b""
@@ -91,7 +91,7 @@ async def test_every_answer_is_kept_by_nobody_sniffed_by_nobody_and_may_load_not
         *((host, False) for host in ("127.0.0.1@evil.example", "evil.example/127.0.0.1", "status.example.com.evil")),
     ],
 )
-def test_a_browser_that_was_sent_here_by_a_strangers_name_is_told_no(host: str, ours: bool) -> None:
+def test_a_request_for_an_unknown_host_name_is_rejected(host: str, ours: bool) -> None:
     assert is_ours(host, {"status.example.com"}) is ours
     assert is_ours(None, ())
 
@@ -175,7 +175,7 @@ async def test_when_all_places_are_taken_health_is_answered_and_nothing_else(mon
             await get(port, "/healthz")
 
 
-async def test_a_hundred_connections_that_say_nothing_keep_nobody_out() -> None:
+async def test_a_hundred_silent_connections_keep_no_client_out() -> None:
     async with serving(SetSource()) as port, AsyncExitStack() as silent:
         for _ in range(server.MAX_CONNECTIONS + server.RESERVED_CONNECTIONS + 10):
             client = await silent.enter_async_context(await trio.open_tcp_stream("127.0.0.1", port))
@@ -196,7 +196,7 @@ def leaving(left: list[str], name: str) -> Callable[[], None]:
     return lambda: left.append(name)
 
 
-def test_places_are_given_to_whoever_asks_as_long_as_somebody_waits() -> None:
+def test_a_new_connection_displaces_the_oldest_one_that_waits() -> None:
     left: list[str] = []
     limiter = ConnectionLimiter(total=3, for_a_client=2, reserve=1)
     taken: dict[str, ConnectionSlot | None] = {}
@@ -260,7 +260,7 @@ _LINK = {"sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
         ({"origin": ""}, True, True),
     ],
 )
-def test_what_another_website_has_a_browser_ask_is_told_from_the_operators_own(
+def test_a_request_from_another_website_is_distinguished_from_the_operators_own(
     headers: dict[str, str], of_the_page: bool, of_others: bool
 ) -> None:
     header = {"host": "recorder:8000", **headers}.get

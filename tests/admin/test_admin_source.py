@@ -1,4 +1,4 @@
-"""What the admin server says of a daemon, in a world on a virtual clock."""
+"""What the admin server reports of a daemon, in a world on a virtual clock."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ async def test_a_growing_stream_shows_what_is_uploaded_and_what_lags(world: Worl
         assert source.page().streams[0].bytes_per_second == 0
 
         world.append(PART)
-        daemon.saw()
+        daemon.seen()
         await trio.sleep(1)
         assert source.page().streams[0].acknowledged_bytes == 3 * PART
 
@@ -71,7 +71,7 @@ async def test_what_has_ended_is_asked_of_redis_and_kept_while_redis_is_down(wor
         daemon.closed()
         (checkpoint,) = await completed(world)
         world.append(PART, "b.mp4")
-        daemon.saw("b.mp4")
+        daemon.seen("b.mp4")
         await trio.sleep(5)  # virtual: its stream has begun, and waits for more
         lease = daemon.services.lease
         (failed_id,) = daemon.supervisor.live_ids - {checkpoint.meta.stream_id}

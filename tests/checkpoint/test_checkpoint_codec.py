@@ -96,7 +96,7 @@ def test_times_sort_as_text_as_they_sort_in_time(one: object, other: object) -> 
     assert (codec.encode_time(one) < codec.encode_time(other)) == (one < other)  # type: ignore[arg-type, operator]
 
 
-def test_a_record_reads_as_the_design_says() -> None:
+def test_a_record_is_encoded_as_documented() -> None:
     value = meta(status=Status.S3_COMPLETED, object_crc64nvme=0xAB, original_path="/rec/\udcff.mp4")
     assert codec.encode_meta(value) == {
         "stream_id": b"s1",
@@ -127,7 +127,7 @@ def test_a_record_reads_as_the_design_says() -> None:
     }
 
 
-def test_a_part_reads_as_the_design_says() -> None:
+def test_a_part_is_encoded_as_documented() -> None:
     assert json.loads(codec.encode_part(part(3, 100))) == {
         "etag": "etag-3",
         "size": 100,

@@ -158,7 +158,7 @@ async def test_a_failed_stream_may_be_tried_again_or_given_up_by_a_person(subjec
 # ---- leases ----------------------------------------------------------------------------------------------------------
 
 
-async def test_the_holders_of_leases_are_told_and_free_leases_are_not(subject: Subject) -> None:
+async def test_the_holders_of_leases_are_returned_and_free_leases_are_not(subject: Subject) -> None:
     await subject.store.create(meta("s1"), OURS)
     await subject.store.create(meta("s2", path="/rec/2.mp4"), THEIRS)
     assert await subject.store.holders(["s1", "s2", "s3"]) == {"s1": OURS.value, "s2": THEIRS.value}
@@ -206,7 +206,7 @@ async def test_renewing_tells_which_leases_are_no_longer_ours(subject: Subject) 
     assert await subject.store.acquire("expired", THEIRS)
 
 
-async def test_releasing_gives_up_our_leases_and_nobody_elses(subject: Subject) -> None:
+async def test_releasing_ends_our_leases_and_no_others(subject: Subject) -> None:
     await subject.store.create(meta("s1"), OURS)
     await subject.store.create(meta("s2"), THEIRS)
     await subject.store.release(["s1", "s2", "unknown"], OURS)
@@ -268,7 +268,7 @@ async def test_a_write_under_a_lost_lease_leaves_everything_untouched(
 
 
 def without_expired_leases(dumped: Any) -> Any:
-    """The in-process store drops a lease that has run out when somebody looks at it; Redis when it likes."""
+    """The in-process store drops a lease that has run out at the next access; Redis at any time."""
     if isinstance(dumped, dict):
         return dumped
     return (dumped.streams, dumped.by_path, {k: v for k, v in dumped.leases.items() if v.expires_at > 1000.0})
@@ -331,7 +331,7 @@ async def test_a_change_that_would_break_the_record_is_refused_before_anything_i
 # ---- parts -----------------------------------------------------------------------------------------------------------
 
 
-async def test_a_recorded_part_counts_once_however_often_it_is_told(subject: Subject) -> None:
+async def test_a_recorded_part_counts_once_however_often_it_is_recorded(subject: Subject) -> None:
     await subject.store.create(meta(), OURS)
     for _ in range(3):
         await subject.store.record_part("s1", OURS, part(2, 100, seconds=7), rewritten=False)
@@ -398,7 +398,7 @@ async def test_p1_a_part_that_is_recorded_after_a_verification_takes_it_back(sub
     await subject.store.create(meta(), OURS)
     await subject.store.record_part("s1", OURS, part(1))
     await subject.store.update("s1", OURS, Change({"verified_size_bytes": 100, "verified_mtime_ns": 7}))
-    await subject.store.record_part("s1", OURS, part(1))  # told again, since its answer was lost: nothing is new
+    await subject.store.record_part("s1", OURS, part(1))  # recorded again, since the reply was lost: nothing is new
     assert (await loaded(subject.store)).meta.verified_size_bytes == 100
     if how == "sent":
         await subject.store.record_part("s1", OURS, part(1, etag="another"), rewritten=True)
@@ -492,10 +492,10 @@ async def test_an_interruption_keeps_the_phase_that_it_interrupts(subject: Subje
     assert await sets_of(subject.store) == [HOME[phase]]
 
 
-# ---- owed webhooks ---------------------------------------------------------------------------------------------------
+# ---- pending webhooks -----------------------------------------------------------------------------------------------
 
 
-async def test_a_webhook_is_owed_from_the_very_transition_until_it_is_settled(subject: Subject) -> None:
+async def test_a_webhook_is_pending_from_the_very_transition_until_it_is_settled(subject: Subject) -> None:
     store = subject.store
     await store.create(meta(status=Status.S3_COMPLETED), OURS)
     await store.create(meta("s2", status=Status.S3_COMPLETED), OURS)
@@ -551,7 +551,7 @@ async def test_a_renamed_stream_is_found_by_its_new_path_only(subject: Subject, 
         assert found == {path: StreamSummary(meta(current_path=path), StreamSet.ACTIVE)}
 
 
-async def test_a_rename_leaves_the_old_path_to_whoever_has_taken_it(subject: Subject) -> None:
+async def test_a_rename_leaves_the_old_path_to_the_stream_that_has_taken_it(subject: Subject) -> None:
     await subject.store.create(meta("s1", path="/rec/x.mp4"), OURS)
     await subject.store.create(meta("s2", path="/rec/x.mp4"), OURS, replaced_stream_id="s1")
     await subject.store.rename("s1", OURS, "/rec/y.mp4")
@@ -564,7 +564,7 @@ async def test_a_rename_leaves_the_old_path_to_whoever_has_taken_it(subject: Sub
 
 @pytest.mark.parametrize("way", [Status.INTERRUPTED_SHUTDOWN, Status.INTERRUPTED_CANCELLED])
 @pytest.mark.parametrize("current", list(Status))
-async def test_an_interruption_is_saved_where_it_says_more_than_the_status_does(
+async def test_an_interruption_is_saved_where_it_adds_to_the_status(
     subject: Subject, current: Status, way: Status
 ) -> None:
     given = meta(status=current)

@@ -9,7 +9,7 @@ from cef_trio.checkpoint.states import StreamSet
 
 
 @pytest.mark.parametrize("prefix", ["", "{node-a}:"])
-def test_the_keys_are_those_of_the_design(prefix: str) -> None:
+def test_the_key_names_are_as_documented(prefix: str) -> None:
     keys = Keys(prefix)
     assert list(keys.sets.values()) == [
         f"{prefix}streams:active",

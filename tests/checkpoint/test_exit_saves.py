@@ -76,7 +76,7 @@ async def test_p4_streams_that_end_at_one_moment_are_saved_in_one_call_and_later
 
 
 @pytest.mark.parametrize("moment", ["before the call", "while it waits for another one's call"])
-async def test_p3_one_whose_time_is_over_takes_nobodys_state_along(
+async def test_p3_a_call_whose_time_is_over_leaves_the_others_states_to_be_saved(
     saves: ShutdownFlush, store: Store, moment: str
 ) -> None:
     store.seconds = 1.0
@@ -97,7 +97,7 @@ async def test_p3_one_whose_time_is_over_takes_nobodys_state_along(
     assert saves.unsaved == {"first"}
 
 
-async def test_p4_those_who_joined_one_whose_time_is_over_are_told_and_do_not_wait(
+async def test_p4_callers_that_joined_a_call_whose_time_is_over_fail_without_waiting(
     saves: ShutdownFlush, store: Store
 ) -> None:
     store.seconds = 5.0
@@ -111,7 +111,7 @@ async def test_p4_those_who_joined_one_whose_time_is_over_are_told_and_do_not_wa
     assert saves.unsaved == {"first", "joins"}
 
 
-async def test_p4_once_redis_has_failed_on_the_way_out_nobody_asks_it_again(
+async def test_p4_once_redis_has_failed_at_shutdown_no_further_call_is_made(
     saves: ShutdownFlush, store: Store, breaker: CircuitBreaker
 ) -> None:
     breaker.note_failure()

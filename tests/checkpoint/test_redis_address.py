@@ -92,7 +92,7 @@ def test_any_other_url_is_refused_in_a_sentence_without_its_password(url: str) -
         ("rediss+cluster://:hunter2@a", "rediss+cluster://a:6379"),
     ],
 )
-def test_an_address_is_told_without_its_credentials(url: str, text: str) -> None:
+def test_an_address_is_shown_without_its_credentials(url: str, text: str) -> None:
     address = parse_address(url)
     assert str(address) == text
     assert "hunter2" not in repr(address)

@@ -25,7 +25,7 @@ NOBODY = "redis.test"
 
 @pytest.fixture
 def dead_name_service(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """``getaddrinfo`` as it is when no resolver answers; the event is set while somebody waits in it."""
+    """``getaddrinfo`` as it is when no resolver answers; the event is set while a thread waits in it."""
     real = socket.getaddrinfo
     asked, given_up = threading.Event(), threading.Event()
 

@@ -1,4 +1,4 @@
-"""Every exception of redis-py is one of ours at the edge, and says rightly whether trying again can help."""
+"""Every exception of redis-py is mapped to one of ours, and marked as transient or not."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ CLASSES = sorted(
 
 
 def test_every_class_is_decided_on() -> None:
-    """A new redis-py may bring classes that nobody here has thought about; one that is gone is no failure."""
+    """A new redis-py may bring unknown classes; one that is gone is no failure."""
     assert {value.__name__ for value in CLASSES} <= TRANSIENT | PERMANENT
     assert len(CLASSES) > 20
 
@@ -98,7 +98,7 @@ def test_every_exception_of_redis_becomes_ours(kind: type[Exception]) -> None:
         ("BUSYKEY Target key name already exists.", False),
     ],
 )
-def test_replies_without_a_class_are_told_apart_by_their_code(reply: str, transient: bool) -> None:
+def test_replies_without_a_class_are_distinguished_by_their_code(reply: str, transient: bool) -> None:
     error = redis_exceptions.ResponseError(reply)
     assert redis_error_is_transient(error) is transient
     assert not is_unreachable(error)
@@ -123,7 +123,7 @@ def test_an_unreachable_cluster_is_waited_for() -> None:
     assert is_unreachable(redis_exceptions.RedisClusterException(text))
 
 
-def test_a_certificate_that_is_refused_is_an_outage_and_says_so_of_itself() -> None:
+def test_a_rejected_certificate_is_an_outage_and_has_its_own_message() -> None:
     """No start waits for it (``assembly``), but a running daemon gives no recording up for it."""
     error = redis_exceptions.ConnectionError("Error 1 connecting to h:1")
     error.__context__ = ssl.SSLCertVerificationError(1, "self-signed certificate")

@@ -396,7 +396,7 @@ async def test_a_replica_refuses_writes_for_the_time_being(own_valkey: ValkeySer
 
 
 @pytest.mark.real
-async def test_wrong_credentials_and_missing_rights_are_permanent_and_not_told(own_valkey: ValkeyServer) -> None:
+async def test_wrong_credentials_and_missing_rights_are_permanent_and_not_shown(own_valkey: ValkeyServer) -> None:
     rules = ("resetkeys", "~streams:*", "+@all")
     assert own_valkey.command("ACL", "SETUSER", "guest", "on", ">hunter2", *rules) == b"+OK\r\n"
     for login in ("guest:hunter3", "nobody:hunter3"):
@@ -427,7 +427,7 @@ async def test_the_server_tells_what_a_doctor_wants_to_know() -> None:
 
 
 @pytest.mark.real
-async def test_a_server_that_lets_nobody_read_its_settings_tells_the_rest(own_valkey: ValkeyServer) -> None:
+async def test_a_server_that_denies_its_settings_reports_the_rest(own_valkey: ValkeyServer) -> None:
     rules = ("~*", "+@all", "-config")
     assert own_valkey.command("ACL", "SETUSER", "guest", "on", ">hunter2", *rules) == b"+OK\r\n"
     async with RedisCheckpointStore(f"unix://guest:hunter2@{own_valkey.socket_path}") as store:

@@ -124,7 +124,7 @@ async def test_kind9_a_set_of_a_wrong_type_stops_no_stream(subject: Subject, str
     assert set(subject.store.unreadable.known) == {KEYS.set(stream_set)}
 
 
-async def test_kind9_owed_webhooks_of_a_wrong_type_keep_no_stream_from_its_end(subject: Subject) -> None:
+async def test_kind9_pending_webhooks_of_a_wrong_type_keep_no_stream_from_its_end(subject: Subject) -> None:
     await subject.store.create(meta("s1", status=Status.S3_COMPLETED), OURS)
     subject.corrupt(KEYS.pending_webhooks)
     await subject.store.transition("s1", OURS, Status.COMPLETED, NOTHING, enqueue_webhook=True)

@@ -163,7 +163,7 @@ def test_both_the_secret_and_its_file_are_one_line(tmp_path: Path, monkeypatch: 
     assert line == "S3_SECRET_ACCESS_KEY and S3_SECRET_ACCESS_KEY_FILE are both set: set one of them"
 
 
-def test_all_that_is_wrong_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_errors_are_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOG_LEVEL", "loud")
     monkeypatch.setenv("REDIS_URL_FILE", "/no/such/file")
     monkeypatch.setenv("S3_SESSION_TOKEN_FILE", "/no/such/file")
@@ -178,7 +178,7 @@ def test_what_the_file_holds_is_validated_like_any_other_value(tmp_path: Path, m
     assert line.startswith("REDIS_URL: must begin with one of redis://")
 
 
-def test_a_misspelt_file_variable_is_told(tmp_path: Path) -> None:
+def test_a_misspelt_file_variable_is_reported(tmp_path: Path) -> None:
     env_file = tmp_path / ".env"
     env_file.write_text("S3_SECRET_ACESS_KEY_FILE=/x\n")
     (line,) = refused(env_file)

@@ -51,7 +51,7 @@ def test_what_is_written_about_the_settings_is_true() -> None:
     assert (ROOT / "docs" / "settings.md").read_text() == settings_md()
 
 
-def test_every_setting_says_what_it_means() -> None:
+def test_every_setting_has_a_description() -> None:
     assert [name for name, field in Settings.model_fields.items() if not field.description] == []
 
 
@@ -216,7 +216,7 @@ def test_a_webhook_that_is_no_url_is_one_line_and_its_token_not_shown(
 
 
 @pytest.mark.parametrize("secret", ["hunter2", "whsec_", "whsec_aHVudGVyMg==", "whsec_*" * 9, "x" * 40])
-def test_a_webhooks_secret_that_is_none_is_one_line_that_says_how_to_make_one(
+def test_an_invalid_webhook_secret_is_one_line_with_how_to_make_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, secret: str
 ) -> None:
     given = {"ON_COMPLETE_WEBHOOK": "https://example.com/", "WEBHOOK_SECRET": secret}
@@ -337,7 +337,7 @@ def test_a_file_of_settings_that_is_no_text_is_one_line(tmp_path: Path) -> None:
         load_settings(file)
 
 
-def test_settings_that_do_not_fit_together_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_that_do_not_fit_together_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (line,) = lines_of(tmp_path, monkeypatch, REDIS_TIMEOUT_SECONDS="5")
     assert "REDIS_TIMEOUT_SECONDS (5)" in line
     assert "SHUTDOWN_SAVE_SECONDS (2)" in line
@@ -357,7 +357,7 @@ def test_an_empty_variable_is_none_and_the_environment_wins_over_the_file(
     assert settings.chunk_size_bytes == 16 << 20
 
 
-def test_a_misspelt_variable_in_the_file_is_told(tmp_path: Path) -> None:
+def test_a_misspelt_variable_in_the_file_is_reported(tmp_path: Path) -> None:
     file = tmp_path / ".env"
     file.write_text(f"WATCH_DIR={tmp_path}\nS3_BUCKET_NAME=recordings\nMAX_CONCURENT_PARTS=7\nOTHER=1\n")
     with pytest.raises(SettingsError, match="did you mean MAX_CONCURRENT_PARTS"):
@@ -365,7 +365,7 @@ def test_a_misspelt_variable_in_the_file_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.real
-def test_the_version_is_told() -> None:
+def test_the_version_is_printed() -> None:
     assert command("--version").stdout == f"cef-trio {__version__}\n"
 
 

@@ -27,7 +27,7 @@ async def left_open(world: World) -> Checkpoint:
     """A stream of three parts whose daemon has gone."""
     world.append(3 * PART)
     async with world.daemon() as daemon:
-        daemon.saw()
+        daemon.seen()
         await trio.sleep(1)
     (checkpoint,) = await world.checkpoints()
     assert (len(checkpoint.parts), len(world.open_uploads())) == (3, 1)
@@ -61,7 +61,7 @@ async def test_a_stream_that_a_daemon_works_on_is_refused_with_its_name(
 ) -> None:
     world.append(3 * PART)
     async with world.daemon() as daemon:
-        daemon.saw()
+        daemon.seen()
         await trio.sleep(1)
         (checkpoint,) = await world.checkpoints()
         assert await abort_stream(context, checkpoint.meta.stream_id, as_json=False) is ExitCode.ANSWER_IS_NO

@@ -189,7 +189,7 @@ def test_a_server_that_answers_is_said_with_its_address() -> None:
     ("transient", "todo"),
     [(True, "start it; or is redis://here:1/0 not"), (False, "correct REDIS_URL (user, password")],
 )
-def test_a_redis_that_fails_is_a_problem_that_says_where_to_look(transient: bool, todo: str) -> None:
+def test_a_failing_redis_is_a_problem_with_a_hint_where_to_look(transient: bool, todo: str) -> None:
     finding = judge_redis_failure(RedisOperationError("ping", "no.", transient=transient), "redis://here:1/0")
     assert worst([finding]) is PROBLEM
     assert finding.todo.startswith(todo)
@@ -206,7 +206,7 @@ def test_a_redis_that_fails_is_a_problem_that_says_where_to_look(transient: bool
         ("OfItsOwn", 400, False, "look that code up"),
     ],
 )
-def test_an_s3_that_fails_is_a_problem_that_says_where_to_look(
+def test_a_failing_s3_is_a_problem_with_a_hint_where_to_look(
     code: str, status: int | None, transient: bool, todo: str
 ) -> None:
     error = S3OperationError("upload_part", "no.", code=code, status=status, transient=transient)

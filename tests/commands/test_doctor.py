@@ -55,7 +55,9 @@ def by_subject(document: Any) -> dict[str, tuple[str, str]]:
 
 
 @pytest.mark.real
-def test_where_all_is_well_it_says_so_and_leaves_nothing_behind(settings: dict[str, str], endpoint: Endpoint) -> None:
+def test_without_problems_all_findings_are_ok_and_nothing_is_left_behind(
+    settings: dict[str, str], endpoint: Endpoint
+) -> None:
     document = answer("doctor", settings=settings)
     found = by_subject(document)
     assert document["ok"]
@@ -139,7 +141,7 @@ def test_from_another_machine_the_folder_is_a_warning_only(settings: dict[str, s
 
 
 @pytest.mark.real
-def test_an_s3_that_says_nothing_is_a_problem_and_holds_nothing_back(settings: dict[str, str]) -> None:
+def test_an_s3_that_does_not_respond_is_a_problem_and_delays_nothing_else(settings: dict[str, str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         given = {**settings, "S3_ENDPOINT_URL": url, "S3_READ_TIMEOUT_SECONDS": "1"}

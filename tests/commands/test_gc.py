@@ -1,4 +1,4 @@
-"""``gc``: nobody's uploads go, everybody's stay, whatever happens at the same time."""
+"""``gc`` aborts uploads without an owner and keeps the others, also if they change at the same time."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ async def test_p9_no_upload_of_another_hosts_stream_is_aborted(
     assert aborted == {f"streams/{stream_id(1)}/a.mp4": True, f"streams/{stream_id(2)}/a.mp4": False}
 
 
-def test_nobodys_upload_goes_if_it_is_old_enough_and_of_our_template() -> None:
+def test_an_upload_without_an_owner_is_aborted_if_it_is_old_enough_and_of_our_template() -> None:
     assert judge_upload(OLD, "x", None, born_before=DAY_AGO).abort
     assert not judge_upload(OLD, None, None, born_before=DAY_AGO).abort
     assert not judge_upload(replace(OLD, initiated_at_utc=NOW), "x", None, born_before=DAY_AGO).abort
@@ -85,12 +85,12 @@ async def gc(
     return code, {one["subject"]: one.get("aborted", False) for one in json.loads(capsys.readouterr().out)["results"]}
 
 
-async def test_only_nobodys_uploads_are_aborted_and_a_dry_run_aborts_none(
+async def test_only_uploads_without_an_owner_are_aborted_and_a_dry_run_aborts_none(
     world: World, context: CommandContext, capsys: pytest.CaptureFixture[str]
 ) -> None:
     await an_upload(context, 1)
     await an_upload(context, 2)
-    await context.s3.create_multipart_upload("streams/of-somebody-else", metadata={})
+    await context.s3.create_multipart_upload("streams/of-another-user", metadata={})
     await context.s3.create_multipart_upload("other/prefix", metadata={})
     await trio.sleep(7200)
     await an_upload(context, 3)
@@ -127,7 +127,7 @@ async def test_it_disturbs_no_running_daemon(
     async with world.daemon() as daemon:
         for _ in range(20):
             world.append(PART)
-            daemon.saw()
+            daemon.seen()
             await trio.sleep(600)
             assert await gc(context, capsys) == (ExitCode.DONE, dict.fromkeys(world.open_uploads(), False))
         daemon.closed()
@@ -159,7 +159,7 @@ async def test_a_stream_that_comes_back_between_the_listing_and_the_abort_keeps_
     assert len(world.open_uploads()) == 2
 
 
-async def test_an_upload_that_s3_does_not_let_go_is_told_and_the_others_go(
+async def test_an_upload_that_s3_does_not_abort_is_reported_and_the_others_are_aborted(
     world: World, context: CommandContext, capsys: pytest.CaptureFixture[str]
 ) -> None:
     await an_upload(context, 1)
@@ -175,7 +175,7 @@ async def test_why_uploads_are_kept_is_counted_for_a_person(
     world: World, context: CommandContext, capsys: pytest.CaptureFixture[str]
 ) -> None:
     await an_upload(context, 1)
-    await context.s3.create_multipart_upload("streams/of-somebody-else", metadata={})
+    await context.s3.create_multipart_upload("streams/of-another-user", metadata={})
     await trio.sleep(7200)
     await an_upload(context, 3)
     await an_upload(context, 4)

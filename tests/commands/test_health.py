@@ -66,14 +66,14 @@ def test_whatever_listens_there_is_an_answer_of_one_line(answer: bytes) -> None:
     assert health.says.isprintable()
 
 
-def test_what_an_answer_says_forges_no_line_and_is_not_endless() -> None:
+def test_the_text_of_a_response_forges_no_line_and_is_not_endless() -> None:
     with answering(http_answer("200 OK", "a\n\x1b[31mb" + "c" * 5000)) as port:
         says = ask("127.0.0.1", port).says
     assert says.startswith("HTTP 200: a; [31mbccc")
     assert len(says) < 300
 
 
-def test_nobody_there_is_not_healthy() -> None:
+def test_no_server_at_the_address_is_not_healthy() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         silent = ask("127.0.0.1", port, timeout_seconds=0.1)

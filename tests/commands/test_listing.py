@@ -94,7 +94,7 @@ def test_an_id_that_means_no_stream_or_several_is_one_line_and_exit_code_2(valke
 
 
 @pytest.mark.real
-def test_a_webhook_that_is_owed_is_shown(valkey: ValkeyServer) -> None:
+def test_a_pending_webhook_is_shown(valkey: ValkeyServer) -> None:
     settings = {"REDIS_URL": valkey.url}
     assert [answer("show", one, settings=settings)["webhook_owed"] for one in ("000000d3", "0000abc1")] == [True, False]
     assert "not delivered yet" in command("show", "000000d3", settings=settings).stdout
@@ -116,7 +116,7 @@ def test_a_prefix_selects_the_one_stream_that_it_begins() -> None:
 
 
 @pytest.mark.parametrize("status", list(Status))
-def test_every_stream_is_listed_under_its_set_or_says_why_it_is_not(status: Status) -> None:
+def test_every_stream_is_listed_under_its_set_or_with_the_reason_why_not(status: Status) -> None:
     known = StreamSummary(a_stream(status=status), HOME[status] or StreamSet.ACTIVE)
     states = {state for state in State if in_state(known, state)}
     assert in_state(known, None)

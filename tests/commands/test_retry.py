@@ -103,7 +103,7 @@ def test_a_recording_that_did_not_fit_needs_larger_parts(
     assert way is None or plan.fields["part_size"] == part_size
 
 
-def test_another_machines_file_of_that_name_says_nothing() -> None:
+def test_another_machines_file_of_that_name_proves_nothing() -> None:
     ours = FileIdentity(1, 2, 4, 99)
     assert presence_of(ours, ours) is Presence.SAME
     assert presence_of(ours, replace(ours, head_crc64nvme=98)) is Presence.SAME  # the daemon asks the bytes
@@ -115,7 +115,7 @@ async def failed_stream(world: World, daemon: WorldDaemon, code: str) -> str:
     """A stream of six parts that fails for good with its third; returns its id."""
     world.append(6 * WORLD_PART)
     third = world.endpoint.faults.arm(Fault(Kind.ERROR, "UploadPart", code=code, times=None, part_number=3))
-    daemon.saw()
+    daemon.seen()
     (checkpoint,) = await until_idle(world, *FAILED)
     world.endpoint.faults.disarm(third)
     return checkpoint.meta.stream_id
@@ -174,7 +174,7 @@ async def test_only_the_metadata_is_written_again_where_the_object_exists(
     assert len(world.objects()) == 2
 
 
-async def test_a_recording_that_is_gone_or_replaced_is_told_so_and_nothing_is_changed(
+async def test_a_recording_that_is_gone_or_replaced_is_reported_and_nothing_is_changed(
     world: World, context: CommandContext
 ) -> None:
     async with world.daemon() as daemon:
@@ -191,7 +191,7 @@ async def test_a_recording_that_is_gone_or_replaced_is_told_so_and_nothing_is_ch
     assert "belongs to a newer stream" in (await retry_stream(context, stream)).says
 
 
-async def test_a_stream_that_somebody_works_on_is_left_alone(world: World, context: CommandContext) -> None:
+async def test_a_stream_with_a_held_lease_is_left_alone(world: World, context: CommandContext) -> None:
     await world.store.create(a_stream(status=Status.FAILED_UNEXPECTED), DAEMON)
     before = world.store.snapshot()
     assert (await retry_stream(context, stream_id(1))).way is None
@@ -233,7 +233,7 @@ async def test_cancelled_at_any_call_it_has_come_back_or_not_and_no_lease_is_lef
     assert (checkpoint.stream_set is StreamSet.ACTIVE) == (checkpoint.meta.status is Status.ACTIVE)
 
 
-async def test_what_s3_says_is_not_asked(world: World, context: CommandContext) -> None:
+async def test_retry_calls_no_s3(world: World, context: CommandContext) -> None:
     """From another machine, without S3 credentials: Redis is enough."""
     world.endpoint.faults.arm(Fault(Kind.ERROR, code="AccessDenied", times=None))
     with pytest.raises(S3OperationError):

@@ -201,7 +201,7 @@ async def test_page_metrics_and_command_show_the_same_numbers_of_one_daemon(
     async with world.daemon() as daemon:
         await trio.sleep(10)
         world.append(40, "b.mp4")
-        daemon.saw("b.mp4")
+        daemon.seen("b.mp4")
         await trio.sleep(PERIOD_SECONDS)  # the report has the new size
         source = DaemonSource(daemon.services, str(world.folder), lambda: False, observer=daemon.observer)
         page = json.loads(to_json(source.page()))

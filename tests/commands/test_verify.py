@@ -179,7 +179,7 @@ async def test_with_kms_an_object_is_identical_though_its_etag_is_no_md5(
 
 
 @pytest.mark.parametrize("storage_class", ["GLACIER", "DEEP_ARCHIVE"])
-async def test_an_archived_object_is_not_proved_and_one_clear_line_says_what_to_do(
+async def test_an_archived_object_is_not_verified_and_one_clear_line_has_the_remedy(
     world: World, context: CommandContext, capsys: pytest.CaptureFixture[str], storage_class: str
 ) -> None:
     world.options = ObjectOptions(storage_class=storage_class)

@@ -194,7 +194,7 @@ def test_the_health_is_asked_in_one_way() -> None:
         ("kubernetes", POD["terminationGracePeriodSeconds"]),
     ],
 )
-def test_p4_nobody_is_killed_before_the_daemon_has_had_its_time(where: str, given: str | int) -> None:
+def test_p4_no_process_is_killed_before_the_daemon_has_had_its_time(where: str, given: str | int) -> None:
     assert p4_seconds() < seconds(given) <= p4_seconds() + 5, where
 
 
@@ -288,7 +288,7 @@ def test_the_recordings_are_read_only_everywhere() -> None:
     assert (mount["mountPath"], mount["readOnly"]) == ("/recordings", True)
 
 
-def test_p9_no_deployment_gives_every_host_one_name_and_containers_are_told_of_their_machine() -> None:
+def test_p9_no_deployment_gives_every_host_one_name_and_containers_get_the_machine_id() -> None:
     compose = COMPOSE["services"]["cef-trio"]
     assert environment(QUADLET, "Container")["INSTANCE_ID"] == "%H"
     assert compose["environment"]["INSTANCE_ID"].startswith("${INSTANCE_ID:?")

@@ -124,7 +124,7 @@ def test_sigterm_ends_process_1_while_it_waits_for_redis(
         assert seconds <= P4_SECONDS
 
 
-def test_the_image_says_what_it_is_and_how_it_is_run() -> None:
+def test_the_image_has_labels_and_runs_as_documented() -> None:
     (image,) = json.loads(podman("image", "inspect", IMAGE))
     config = image["Config"]
     assert config["User"] == "1001:1001"

@@ -141,13 +141,13 @@ def test_queries_compare_with_reasons_and_services_that_there_are() -> None:
     assert values["service"] <= {"s3", "redis"}
 
 
-def test_the_page_says_what_to_do_about_every_reason() -> None:
+def test_the_page_has_a_remedy_for_every_reason() -> None:
     page = (ROOT / "docs" / "operations.md").read_text()
     told = {name for row in re.findall(r"^\| (`.*?) \|", page, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)}
     assert set(FailureReason) - told == set()
 
 
-def test_the_operations_page_says_what_to_do_for_every_exit_code_of_a_daemon() -> None:
+def test_the_operations_page_has_a_remedy_for_every_exit_code_of_a_daemon() -> None:
     page = (ROOT / "docs" / "operations.md").read_text()
     told = {int(code) for row in re.findall(r"^\| ([\d, ]+) \|", page, re.MULTILINE) for code in row.split(", ")}
     assert {code.value for code in ExitCode} - {ExitCode.ANSWER_IS_NO.value} <= told
@@ -169,7 +169,7 @@ def test_counters_are_asked_for_their_rate_and_gauges_are_not() -> None:
             assert rated == counts, query
 
 
-def test_every_alert_says_how_bad_it_is_and_where_to_read_on() -> None:
+def test_every_alert_has_a_severity_and_a_link_to_the_docs() -> None:
     page = (ROOT / "docs" / "operations.md").read_text()
     anchors = {heading.strip().lower() for heading in re.findall(r"^#+ (.*)$", page, re.MULTILINE)}
     for alert in alerts():

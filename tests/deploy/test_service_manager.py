@@ -52,7 +52,7 @@ def until_notified(manager: socket.socket, wanted: str) -> list[str]:
     return lines
 
 
-def test_systemd_is_told_of_the_start_the_life_and_the_end(
+def test_systemd_is_notified_of_the_start_the_life_and_the_end(
     settings: dict[str, str], manager: socket.socket, valkey: ValkeyServer
 ) -> None:
     valkey.freeze()

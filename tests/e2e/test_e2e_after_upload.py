@@ -39,7 +39,7 @@ class Post:
 
 
 class Receiver:
-    """A receiver that takes what is signed, once it has failed as often as it is told to."""
+    """A receiver that takes what is signed, once it has failed a given number of times."""
 
     def __init__(self, url: str, failures: int) -> None:
         self.url = url
@@ -89,7 +89,7 @@ def write(path: Path, size_bytes: int) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def test_p8_recordings_are_deleted_once_they_are_in_s3_and_told_to_a_receiver_that_failed_at_first(
+def test_p8_recordings_are_deleted_once_in_s3_and_delivered_to_a_receiver_that_failed_at_first(
     watch_dir: Path, embedded: Store, valkey: ValkeyServer
 ) -> None:
     with receiver(failures=1) as receiving:

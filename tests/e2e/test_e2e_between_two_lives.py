@@ -91,7 +91,7 @@ def test_a_store_that_lists_neither_uploads_nor_parts_gets_every_recording(
     assert stored(endpoint, endpoint.bucket) == [path.read_bytes()]
 
 
-def test_p9_a_bucket_that_changes_between_two_lives_gets_what_its_record_says(
+def test_p9_a_bucket_that_changes_between_two_lives_gets_what_was_recorded_for_it(
     watch_dir: Path, endpoint: Endpoint, valkey: ValkeyServer
 ) -> None:
     """It was uploaded to one bucket, and recorded as in the other."""

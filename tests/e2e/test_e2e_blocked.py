@@ -1,4 +1,4 @@
-"""P4 and P7 where the loop cannot help: a log that nobody reads, a loop that hangs, a machine without threads or files.
+"""P4 and P7 where the loop cannot help: a log without a reader, a loop that hangs, a machine without threads or files.
 
 Each is one outage of its own: said, waited for, and over when it is over.
 """
@@ -66,7 +66,7 @@ def given(watch_dir: Path, bucket: Endpoint, valkey: ValkeyServer) -> dict[str, 
 
 @pytest.fixture
 def unread(given: dict[str, str], tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """A daemon whose standard error is a pipe that is full and that nobody reads, and the pipe's reading end."""
+    """A daemon whose standard error is a pipe that is full and has no reader, and the pipe's reading end."""
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     with contextlib.suppress(BlockingIOError):
@@ -100,7 +100,7 @@ def wait_uploaded(bucket: Endpoint, count: int) -> None:
         wait_until(uploaded)
 
 
-def test_p4_a_log_that_nobody_reads_stops_no_upload_and_no_exit(
+def test_p4_a_log_without_a_reader_stops_no_upload_and_no_exit(
     watch_dir: Path, bucket: Endpoint, unread: tuple[subprocess.Popen[bytes], int]
 ) -> None:
     process, _ = unread
@@ -113,7 +113,7 @@ def test_p4_a_log_that_nobody_reads_stops_no_upload_and_no_exit(
     assert time.monotonic() - began <= EXIT_SECONDS
 
 
-def test_lines_that_waited_are_whole_when_somebody_reads_again(
+def test_lines_that_waited_are_whole_when_reading_resumes(
     watch_dir: Path, bucket: Endpoint, unread: tuple[subprocess.Popen[bytes], int]
 ) -> None:
     process, reading = unread
@@ -241,7 +241,7 @@ def test_p7_a_user_without_watches_is_polled_for_and_ends_nothing(watch_dir: Pat
     """The kernel's real limit, lowered in a user namespace of the daemon's own; it is reached while it runs."""
     limited = ["unshare", "--user", "--map-root-user", "sh", "-c", 'echo 3 >"$LIMIT" && exec "$@"', "sh"]
     if subprocess.run([*limited, "true"], env={**os.environ, "LIMIT": _MAX_WATCHES}, check=False).returncode != 0:
-        pytest.skip("this machine lets nobody make a user namespace, or has no such limit in it")
+        pytest.skip("this machine permits no user namespace, or has no such limit in it")
     with daemon({**given, "LIMIT": _MAX_WATCHES}, under=limited) as process:
         (watch_dir / "before.mp4").write_bytes(os.urandom(MIB))
         process.wait_for("stream_completed")

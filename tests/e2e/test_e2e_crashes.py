@@ -153,7 +153,7 @@ def test_p5_a_redis_that_loses_everything_under_a_running_daemon_is_rebuilt(
     assert store.open_uploads() == []
 
 
-def test_a_file_replaced_while_the_daemon_was_away_is_not_appended_to_a_strangers_upload(
+def test_a_file_replaced_while_the_daemon_was_away_is_not_appended_to_an_unrelated_upload(
     settings: Mapping[str, str], watch_dir: Path, store: Store
 ) -> None:
     path = watch_dir / "replaced.mp4"

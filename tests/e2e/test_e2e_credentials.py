@@ -70,7 +70,7 @@ class Source(ABC):
 
 
 class Files(Source):
-    """``S3_SESSION_TOKEN_FILE`` and the others, which somebody renews."""
+    """``S3_SESSION_TOKEN_FILE`` and the others, which are renewed meanwhile."""
 
     def settings(self) -> Mapping[str, str]:
         self.replace("key", self.endpoint.access_key)
@@ -82,7 +82,7 @@ class Files(Source):
         self.replace("token", session_token)
 
     def hiccup(self) -> None:
-        (self.folder / "token").unlink()  # as while somebody replaces it
+        (self.folder / "token").unlink()  # as during a replacement
 
 
 class CredentialProcess(Source):

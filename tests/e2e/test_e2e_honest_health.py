@@ -135,7 +135,7 @@ def record(path: Path, size_bytes: int = 6 * MIB) -> None:
     path.write_bytes(b"\1" * size_bytes)
 
 
-def test_p10_an_outage_of_s3_is_said_by_everybody_with_the_reason_and_nobody_cries_when_it_is_over(
+def test_p10_an_outage_of_s3_is_reported_everywhere_with_the_reason_until_it_is_over(
     scene: Scene,
 ) -> None:
     record(scene.watch / "well.mp4")
@@ -154,7 +154,7 @@ def test_p10_an_outage_of_s3_is_said_by_everybody_with_the_reason_and_nobody_cri
 
 
 @only_long
-def test_p10_a_redis_that_takes_no_writes_is_said_by_everybody(scene: Scene) -> None:
+def test_p10_a_redis_that_takes_no_writes_is_reported_everywhere(scene: Scene) -> None:
     record(scene.watch / "well.mp4")
     scene.process.wait_for("stream_completed")
     scene.redis.command("CONFIG", "SET", "maxmemory", "1")
@@ -171,7 +171,7 @@ def test_p10_a_redis_that_takes_no_writes_is_said_by_everybody(scene: Scene) -> 
 
 
 @only_long
-def test_p10_a_folder_and_a_file_that_may_not_be_read_are_said_by_everybody(scene: Scene) -> None:
+def test_p10_a_folder_and_a_file_that_may_not_be_read_are_reported_everywhere(scene: Scene) -> None:
     folder, file = scene.watch / "closed", scene.watch / "closed.mp4"
     folder.mkdir()
     folder.chmod(0)
@@ -187,7 +187,7 @@ def test_p10_a_folder_and_a_file_that_may_not_be_read_are_said_by_everybody(scen
 
 
 @only_long
-def test_p10_one_upload_that_s3_refuses_is_said_by_everybody_until_its_file_is_gone_or_it_is_retried(
+def test_p10_one_upload_that_s3_denies_is_reported_everywhere_until_its_file_is_gone_or_it_is_retried(
     scene: Scene,
 ) -> None:
     refusal = {"kind": "error", "operation": "CompleteMultipartUpload", "code": "EntityTooLarge", "status": 400}

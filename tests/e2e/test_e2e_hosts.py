@@ -36,7 +36,7 @@ def _mount_namespaces() -> None:
     if os.geteuid() != 0 or unshare is None:
         pytest.skip("mount namespaces need root and unshare(1)")
     if subprocess.run([unshare, "-m", "mount", "-t", "tmpfs", "none", "/mnt"], check=False, stderr=-3).returncode:
-        pytest.skip("this machine lets nobody mount in a namespace of his own")
+        pytest.skip("this machine permits no mount in an own namespace")
 
 
 class Host:

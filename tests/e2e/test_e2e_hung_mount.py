@@ -28,7 +28,7 @@ def mounted(tmp_path: Path) -> Iterator[FuseMount]:
 
 @contextmanager
 def stopped(mounted: FuseMount) -> Iterator[None]:
-    """The mount's server answers nobody; whoever asks waits in the kernel."""
+    """The mount's server does not respond; callers wait in the kernel."""
     said = subprocess.run(["pgrep", "-f", f"bindfs {mounted.behind} "], capture_output=True, text=True, check=True)
     server = int(said.stdout.split()[0])
     os.kill(server, signal.SIGSTOP)
@@ -73,7 +73,7 @@ def test_p8_p10_a_mount_that_hangs_is_set_aside_others_go_on_and_it_comes_back(
                     deleted.unlink()
                     process.wait_for("recording_deleted", file=str(deleted))
                 assert process.metric("hung_mounts") == 1
-                assert threads(process) <= before + 2, "whoever comes to the mount now is refused, not left there"
+                assert threads(process) <= before + 2, "calls to the mount fail now at once and leave no thread"
             process.wait_for("mount_recovered", mount=str(mounted.mount))
             writer.write(b"and its end")
         process.wait_for("stream_completed", file=str(hidden))

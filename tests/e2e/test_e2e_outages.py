@@ -59,7 +59,7 @@ def uploads_all(process: DaemonProcess, *paths: Path) -> None:
 
 
 @pytest.mark.parametrize("code", REFUSED)
-def test_p6_a_refusal_of_everything_that_passes_costs_no_recording(
+def test_p6_a_rejection_of_everything_that_passes_costs_no_recording(
     watch_dir: Path, endpoint: Endpoint, valkey: ValkeyServer, code: str
 ) -> None:
     paths = [watch_dir / f"{number}.mp4" for number in range(3)]

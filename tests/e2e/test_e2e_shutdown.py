@@ -273,7 +273,7 @@ def test_p4_a_dead_name_service_holds_no_exit(
 def test_p4_a_call_that_no_time_out_ends_is_left_behind_when_the_time_is_over(
     watch_dir: Path, bucket: Endpoint, valkey: ValkeyServer, tmp_path: Path, meddle: Callable[[str], dict[str, str]]
 ) -> None:
-    """The last resort: whatever nobody thought of. Checkpoints are true, so the stream goes on at the next start."""
+    """The last resort: an unforeseen bug. Checkpoints are true, so the stream goes on at the next start."""
     hang = tmp_path / "hang"
     environment = meddle(f"""
         import pathlib, time

@@ -1,4 +1,4 @@
-"""P1, P8: recordings of whose writers the kernel says nothing: behind a FUSE mount, on another host, another user's.
+"""P1, P8: recordings whose writers the kernel does not report: behind a FUSE mount, on another host, another user's.
 
 A close is a hint there, and only ``STREAM_TIMEOUT_SECONDS`` of silence is an end.
 """
@@ -69,7 +69,7 @@ PLACES: dict[str, Callable[[Path], AbstractContextManager[Place]]] = {
 
 
 def tell(scene: Scene, place: Place) -> None:
-    """A slow writer, a ``touch`` by somebody else, and ``AFTER_UPLOAD=delete``."""
+    """A slow writer, a ``touch`` by another user, and ``AFTER_UPLOAD=delete``."""
     path, seen = place.written / "a.mp4", place.seen / "a.mp4"
     digest = hashlib.sha256()
     writes: list[float] = []

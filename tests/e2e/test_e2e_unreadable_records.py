@@ -52,7 +52,7 @@ def test_kind9_garbage_in_redis_stops_neither_a_daemon_nor_a_command(
             (watch / "new.mp4").write_bytes(b"\2" * (6 * MIB))
             process.wait_for("stream_completed", file=str(watch / "new.mp4"))
             process.wait_for("checkpoint_unreadable", count=6)
-            # Some rounds of the idle checker and of whoever asks for the page: each key is said once.
+            # Some rounds of the idle checker and of requests for the page: each key is logged once.
             for name in ("again", "and_again"):
                 (watch / f"{name}.mp4").write_bytes(b"\3" * MIB)
                 process.wait_for("stream_completed", file=str(watch / f"{name}.mp4"))

@@ -246,7 +246,7 @@ async def test_a_folder_that_is_gone_is_not_looked_for_beyond_the_one_that_is_wa
 @pytest.mark.parametrize(
     ("number", "denied"), [(errno.EIO, False), (errno.ESTALE, False), (errno.EMFILE, False), (errno.EACCES, True)]
 )
-def test_a_refusal_is_transient_and_states_whether_rights_are_missing(number: int, denied: bool) -> None:
+def test_a_rejection_is_transient_and_states_whether_rights_are_missing(number: int, denied: bool) -> None:
     error = file_access_error("cannot read 'x'", OSError(number, "why"))
     assert error.transient
     assert error.denied is denied

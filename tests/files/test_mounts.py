@@ -28,7 +28,7 @@ class Table:
 
     def __init__(self) -> None:
         self.text = MOUNTINFO
-        self.mounts = Mounts(answer_seconds=SECONDS, max_threads=2, read_mountinfo=lambda: self.text)
+        self.mounts = Mounts(timeout_seconds=SECONDS, max_threads=2, read_mountinfo=lambda: self.text)
 
 
 @pytest.fixture
@@ -108,9 +108,9 @@ async def test_p10_other_mounts_go_on_while_one_has_used_all_its_threads(table: 
 
 
 async def test_p6_a_mount_is_used_again_when_the_abandoned_call_returns(table: Table) -> None:
-    table.mounts.answer_seconds = 0.4
+    table.mounts.timeout_seconds = 0.4
     back = []
-    table.mounts.on_answer = lambda: back.append("back")
+    table.mounts.on_recovery = lambda: back.append("back")
     with stopped() as server:
         await refused(table.mounts, server)
         assert table.mounts.hung.value
@@ -122,7 +122,7 @@ async def test_p6_a_mount_is_used_again_when_the_abandoned_call_returns(table: T
 
 
 async def test_p6_a_mount_is_used_again_when_a_probe_returns_though_the_first_call_never_does(table: Table) -> None:
-    table.mounts.answer_seconds = 0.4
+    table.mounts.timeout_seconds = 0.4
     with stopped() as server:
         await refused(table.mounts, server)
         assert await table.mounts.run("/watch/hung/other.mp4", lambda: "answer") == "answer"
@@ -163,7 +163,7 @@ async def test_p4_a_cancelled_call_is_abandoned_at_once_and_its_hang_is_still_no
 
 
 async def test_a_call_that_makes_progress_has_no_time_limit(table: Table) -> None:
-    table.mounts.answer_seconds = 0.4
+    table.mounts.timeout_seconds = 0.4
 
     def long(beat: object) -> str:
         for _ in range(30):
@@ -189,7 +189,7 @@ async def test_p8_a_change_is_never_abandoned_and_none_begins_on_a_hung_mount(
             await trio.testing.wait_all_tasks_blocked(0.02)
             mock_clock.jump(SECONDS)
             await refused_in_time(table.mounts, server, mock_clock, "/watch/hung/b.mp4")
-            assert table.mounts.hung.value, "a change that does not return is noticed by whoever comes next"
+            assert table.mounts.hung.value, "a change that does not return is noticed by the next call"
             with pytest.raises(MountHungError):
                 await table.mounts.change("/watch/hung/c.mp4", lambda: done.append("too late"))
             assert await table.mounts.change(ELSEWHERE, lambda: "here") == "here"

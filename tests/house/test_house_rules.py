@@ -66,7 +66,7 @@ THREADS = {"daemon/exit_watchdog.py", "observability/log_writer.py"}
 """What is to work while the loop does not."""
 
 
-def test_nobody_uses_asyncio_events_or_threads_of_his_own() -> None:
+def test_no_module_uses_asyncio_events_or_its_own_threads() -> None:
     """Cancel scopes, nurseries and trio_util's values instead; the threads are trio's workers, and two by name."""
     forbidden = {"Event", "Thread", "Timer", "ThreadPoolExecutor"}
     found = {}
@@ -102,7 +102,7 @@ def raises_on(handler: ast.ExceptHandler) -> bool:
     return isinstance(handler.body[-1], ast.Raise)
 
 
-def test_whoever_catches_everything_raises_it_on_or_says_why_not() -> None:
+def test_a_caught_base_exception_is_raised_again_or_has_a_comment() -> None:
     unsaid = [
         f"{name}:{handler.lineno}"
         for name, source in SOURCES.items()
@@ -112,7 +112,7 @@ def test_whoever_catches_everything_raises_it_on_or_says_why_not() -> None:
     assert unsaid == []
 
 
-def test_whoever_catches_a_cancellation_raises_it_on() -> None:
+def test_a_caught_cancellation_is_raised_again() -> None:
     """``BaseException`` and ``Cancelled`` catch one: what swallows it makes a task that cannot be stopped."""
     swallowed = []
     for name, source in SOURCES.items():
@@ -158,7 +158,7 @@ def test_every_exception_is_below_the_common_base_class() -> None:
     assert all(issubclass(value, cef_trio.CefMp4ProcessorError) for value in OURS.values())
 
 
-def test_an_operations_text_says_which_and_why_and_what_is_transient_is_said_by_the_error_itself() -> None:
+def test_an_operation_errors_text_has_operation_and_reason_and_only_the_error_is_marked_transient() -> None:
     refused = cef_trio.S3OperationError("upload_part", "AccessDenied (HTTP 403)", code="AccessDenied", status=403)
     assert str(refused) == "S3 operation 'upload_part' failed: AccessDenied (HTTP 403)"
     assert (refused.operation, refused.code, refused.status, refused.transient) == (

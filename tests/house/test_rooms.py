@@ -1,4 +1,4 @@
-"""The rooms: nobody reaches past a door, and what is said to be pure reaches no I/O, however it is imported."""
+"""The rooms: imports go through doors, and what is declared pure reaches no I/O, however it is imported."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def all_of(room: str) -> ast.expr:
 
 
 @pytest.mark.parametrize("room", [room for room in ROOMS if "." not in room])
-def test_a_door_says_what_lives_behind_it(room: str) -> None:
+def test_a_door_lists_what_is_behind_it(room: str) -> None:
     text = door_of(room)
     assert len(text) > 60
 

@@ -1,4 +1,4 @@
-"""Every setting says what a change of it does to open streams: the table in ``docs/operations.md``."""
+"""The effect of a change on open streams is documented for every setting: the table in ``docs/operations.md``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def rows() -> list[list[str]]:
     return cells[2:]
 
 
-def test_every_setting_says_what_its_change_does() -> None:
+def test_the_effect_of_a_change_is_documented_for_every_setting() -> None:
     named = Counter(name for row in rows() for name in re.findall(r"`([A-Z0-9_]+)`", row[0]))
     wanted = {name.upper() for name in Settings.model_fields}
     assert named.keys() - wanted == set(), "these are no settings (any more)"

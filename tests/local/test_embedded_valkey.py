@@ -191,7 +191,7 @@ async def test_a_server_that_is_still_starting_is_waited_for(data_dir: Path, mon
     os.kill(left, signal.SIGSTOP)
     async with trio.open_nursery() as nursery:
         refused = trio.Event()
-        answers = valkey._answers
+        answers = valkey._responds
 
         async def watched(socket_path: Path) -> bool:
             answered = await answers(socket_path)
@@ -199,7 +199,7 @@ async def test_a_server_that_is_still_starting_is_waited_for(data_dir: Path, mon
                 refused.set()
             return answered
 
-        monkeypatch.setattr(valkey, "_answers", watched)
+        monkeypatch.setattr(valkey, "_responds", watched)
 
         async def thaw() -> None:
             await refused.wait()
@@ -278,7 +278,7 @@ async def test_cancellation_during_the_start_leaves_no_server(data_dir: Path, mo
             await trio.lowlevel.checkpoint()
             return False
 
-        monkeypatch.setattr(valkey, "_answers", not_yet)
+        monkeypatch.setattr(valkey, "_responds", not_yet)
         async with embedded_valkey(data_dir):
             pytest.fail("it cannot be ready")
     assert scope.cancelled_caught

@@ -1,4 +1,4 @@
-"""P4 and P7: a log's reader that is slow or gone holds nobody back, takes no memory, and what was lost is said."""
+"""P4 and P7: a log's reader that is slow or gone delays nothing and takes no memory, and lost lines are counted."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_p7_what_waits_has_a_limit_and_what_was_lost_is_said_once_lines_flow_aga
     assert seen.count(b"123456789\n") == 1000 - writer.lost
 
 
-def test_a_disk_that_is_full_loses_lines_and_says_so_when_there_is_room(tmp_path: Path) -> None:
+def test_a_full_disk_loses_lines_and_their_number_is_logged_when_there_is_room(tmp_path: Path) -> None:
     told: list[int] = []
     full = os.open("/dev/full", os.O_WRONLY)
     writer = LineWriter(full, on_recovered=told.append)
@@ -79,7 +79,7 @@ def test_a_disk_that_is_full_loses_lines_and_says_so_when_there_is_room(tmp_path
     os.close(full)
 
 
-def test_a_descriptor_that_somebody_made_non_blocking_is_waited_for(full_pipe: tuple[int, int]) -> None:
+def test_a_descriptor_that_another_process_made_non_blocking_is_waited_for(full_pipe: tuple[int, int]) -> None:
     reading, writing = full_pipe
     os.set_blocking(writing, False)
     writer = LineWriter(writing)

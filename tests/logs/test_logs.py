@@ -215,7 +215,7 @@ def test_a_log_that_cannot_be_written_stops_nothing() -> None:
 
 
 @pytest.mark.parametrize("environment", list(AppEnvironment))
-def test_an_event_that_cannot_be_rendered_says_so_and_where_it_came_from(environment: AppEnvironment) -> None:
+def test_an_event_that_cannot_be_rendered_is_logged_as_such_with_its_origin(environment: AppEnvironment) -> None:
     class Unspeakable:
         def __repr__(self) -> str:
             raise RuntimeError

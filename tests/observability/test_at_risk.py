@@ -53,7 +53,7 @@ def test_p10_a_minute_is_given_to_everything(seconds: float) -> None:
         ("unreadable_folders", Reason.FOLDER_UNREADABLE),
     ],
 )
-def test_p10_what_waits_for_more_than_a_minute_is_told_with_its_bytes_and_the_first_reason(
+def test_p10_what_waits_for_more_than_a_minute_is_reported_with_its_bytes_and_the_first_reason(
     field: str, reason: Reason
 ) -> None:
     late = (Waiting(NOW - 70, 5, "second"), Waiting(NOW - 90, 7, "first"), Waiting(NOW - 3, 100, "not yet"))
@@ -130,7 +130,7 @@ def test_kind9_a_report_that_no_daemon_wrote_is_set_aside_and_hides_no_other(tex
     assert len(odd) == 1
 
 
-def test_p10_a_daemon_that_reports_no_more_is_told_unless_it_was_stopped() -> None:
+def test_p10_a_daemon_that_reports_no_more_needs_attention_unless_it_was_stopped() -> None:
     well = replace(REPORT, risks=())
     assert daemon_report.needs_attention([well], NOW + 60) == []
     assert daemon_report.needs_attention([well], NOW + 61) == [well]

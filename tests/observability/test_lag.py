@@ -53,7 +53,9 @@ def test_a_file_that_was_emptied_begins_anew() -> None:
 
 
 @given(st.lists(st.integers(min_value=1, max_value=1000), min_size=1, max_size=600), st.data())
-def test_a_byte_is_never_told_younger_than_it_is_and_memory_is_bounded(steps: list[int], data: st.DataObject) -> None:
+def test_a_byte_is_never_reported_younger_than_it_is_and_memory_is_bounded(
+    steps: list[int], data: st.DataObject
+) -> None:
     first_seen, seen, size = FirstSeenTimes(0.0, 0), [], 0
     for at, step in enumerate(steps, start=1):
         size += step

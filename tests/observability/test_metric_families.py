@@ -69,7 +69,7 @@ def test_no_label_is_unbounded() -> None:
     assert used.isdisjoint({"stream_id", "stream", "file", "path", "key", "message", "le", "quantile"})
 
 
-def test_what_is_exposed_is_what_the_table_says() -> None:
+def test_what_is_exposed_is_what_the_table_lists() -> None:
     text = generate_latest(filled().registry).decode()
     exposed = {metric.name: metric for metric in text_string_to_metric_families(text)}
     assert {(metric.name + "_total" * (metric.type == "counter"), metric.type) for metric in exposed.values()} == {
@@ -120,7 +120,7 @@ def test_the_label_error_is_of_a_closed_set(error: Exception, label: str) -> Non
     assert label in ERRORS
 
 
-def test_a_redis_error_is_told_by_its_cause() -> None:
+def test_a_redis_error_is_labelled_by_its_cause() -> None:
     error = RedisOperationError("load", "too slow")
     error.__cause__ = TimeoutError()
     assert error_label(error) == "TimeoutError"

@@ -48,7 +48,7 @@ async def test_a_daemon_that_uploads_a_recording_shows_it(tmp_path: Path) -> Non
 
 @pytest.mark.real
 @pytest.mark.parametrize("append_only", [True, False])
-async def test_a_server_says_whether_it_keeps_what_it_acknowledges(append_only: bool) -> None:
+async def test_a_server_reports_whether_it_keeps_what_it_acknowledges(append_only: bool) -> None:
     with valkey_server(append_only=append_only) as server:
         async with RedisCheckpointStore(server.url) as store:
             assert await store.is_persistent() is append_only

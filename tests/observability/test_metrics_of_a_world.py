@@ -174,7 +174,7 @@ async def test_finalizing_is_timed_from_the_verification_that_the_recording_did_
         daemon.closed()
         await trio.sleep(3)
         world.append(PART)
-        daemon.saw()
+        daemon.seen()
         await trio.sleep(20)
         (checkpoint,) = await world.checkpoints()
         assert checkpoint.meta.status is Status.ACTIVE, "the verification found it still being written"
@@ -215,7 +215,7 @@ async def test_a_stream_that_does_not_end_within_the_grace_counts_as_cancelled(w
     assert value(daemon, "streams_ended_total", outcome="cancelled") == 1
 
 
-async def test_the_time_since_the_signal_is_told(world: World) -> None:
+async def test_the_time_since_the_signal_is_exported(world: World) -> None:
     world.append(PART)
     world.endpoint.faults.arm(Fault(Kind.SLOW, "UploadPart", seconds=4, times=None))
     async with world.daemon() as daemon:
@@ -233,15 +233,15 @@ async def test_lag_is_what_is_on_disk_and_not_in_s3(world: World) -> None:
         assert value(daemon, "lag_bytes") == 300
         assert value(daemon, "lag_seconds") == pytest.approx(10, abs=0.1), "300 bytes wait for a full part"
         world.append(PART - 300)
-        daemon.saw()
+        daemon.seen()
         await trio.sleep(1)
         assert (value(daemon, "lag_bytes"), value(daemon, "lag_seconds")) == (0, 0)
         frozen = world.endpoint.faults.arm(Fault(Kind.FREEZE, "UploadPart", times=None))
         world.append(PART)
-        daemon.saw()
+        daemon.seen()
         await trio.sleep(5)
         world.append(PART)
-        daemon.saw()
+        daemon.seen()
         await trio.sleep(5)
         assert value(daemon, "lag_bytes") == 2 * PART
         assert value(daemon, "lag_seconds") == pytest.approx(10, abs=0.1)
@@ -270,7 +270,7 @@ async def test_a_file_that_redis_cannot_be_asked_about_lags_too(world: World) ->
 
         world.store.fault = fault
         world.append(PART)
-        daemon.saw()
+        daemon.seen()
         await trio.sleep(20)
         assert value(daemon, "lag_bytes") == PART
         assert value(daemon, "lag_seconds") == pytest.approx(20)
@@ -317,7 +317,7 @@ async def test_an_outage_shows_as_a_stream_that_retries(world: World) -> None:
         await trio.sleep(1)
         down = world.endpoint.faults.arm(Fault(Kind.ERROR, status=503, code="ServiceUnavailable", times=None))
         world.append(PART)
-        daemon.saw()
+        daemon.seen()
         await trio.sleep(30)
         assert value(daemon, "active_streams", state="retrying") == 1
         assert value(daemon, "service_up", service="s3") == 0
@@ -328,7 +328,7 @@ async def test_an_outage_shows_as_a_stream_that_retries(world: World) -> None:
         assert value(daemon, "service_up", service="s3") == 1
 
 
-async def test_the_stale_checkers_last_turn_is_told_in_unix_time(world: World) -> None:
+async def test_the_stale_checkers_last_turn_is_exported_in_unix_time(world: World) -> None:
     async with world.daemon() as daemon:
         await trio.sleep(12)
         last = value(daemon, "idle_checker_last_run_timestamp_seconds")
@@ -343,14 +343,14 @@ async def test_redis_is_asked_for_its_sets_and_its_persistence(world: World) -> 
         daemon.closed()
         await completed(world)
         world.append(PART // 2, "b.mp4")
-        daemon.saw("b.mp4")
+        daemon.seen("b.mp4")
         world.store.persistent = True
         await trio.sleep(16)
         sets = {stream_set: value(daemon, "known_streams", set=stream_set) for stream_set in StreamSet}
         assert sets == {**dict.fromkeys(StreamSet, 0), StreamSet.COMPLETED: 1, StreamSet.ACTIVE: 1}
         assert value(daemon, "redis_persistent") == 1
         nursery.cancel_scope.cancel()
-    assert value(daemon, "known_streams", set="active") is None, "nobody asks any more"
+    assert value(daemon, "known_streams", set="active") is None, "no task asks any more"
 
 
 @pytest.mark.parametrize("hangs", [True, False], ids=["hangs", "refuses"])

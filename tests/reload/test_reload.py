@@ -1,4 +1,4 @@
-"""SIGHUP reads the settings once more: what takes effect, what does not, and that it holds nothing and nobody back."""
+"""SIGHUP reads the settings once more: what takes effect, what does not, and that it delays nothing."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_every_setting_but_the_live_ones_needs_a_restart(env_file: Path) -> None
     assert compare_settings(held, held) == compare_settings(held, load_settings(env_file))
 
 
-def test_no_value_of_a_setting_that_needs_a_restart_is_told(env_file: Path) -> None:
+def test_no_value_of_a_setting_that_needs_a_restart_is_logged(env_file: Path) -> None:
     held = load_settings(env_file)
     change(env_file, S3_ACCESS_KEY_ID="hunter2", S3_SECRET_ACCESS_KEY="hunter2", REDIS_URL="redis://:hunter2@x")
     assert "hunter2" not in repr(compare_settings(held, load_settings(env_file)))
@@ -124,7 +124,7 @@ async def test_the_live_settings_take_effect_and_the_others_are_named(env_file: 
 
 
 @pytest.mark.parametrize(("before", "after"), [("INFO", "WARNING"), ("WARNING", "INFO"), ("INFO", "INFO")])
-async def test_a_change_of_the_level_is_told_whichever_way_it_goes(
+async def test_a_change_of_the_level_is_logged_in_both_directions(
     env_file: Path, output: io.StringIO, before: str, after: str
 ) -> None:
     change(env_file, LOG_LEVEL=before)

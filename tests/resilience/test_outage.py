@@ -68,7 +68,7 @@ def service() -> Service:
 
 
 @pytest.mark.parametrize("error", [silent(), server_error(), refused(), refused("QuotaOfSomeStore")])
-async def test_p6_a_refusal_of_all_calls_is_an_outage_whatever_its_code(
+async def test_p6_a_rejection_of_all_calls_is_an_outage_whatever_its_code(
     service: Service, error: S3OperationError, nursery: trio.Nursery
 ) -> None:
     nursery.start_soon(service.breaker.run)
@@ -86,7 +86,7 @@ async def test_p6_a_refusal_of_all_calls_is_an_outage_whatever_its_code(
     nursery.cancel_scope.cancel()
 
 
-async def test_p6_a_repeated_refusal_that_the_probe_does_not_get_concerns_this_call_alone(service: Service) -> None:
+async def test_p6_a_repeated_rejection_that_the_probe_does_not_get_concerns_this_call_alone(service: Service) -> None:
     calls = 0
 
     async def one_recordings() -> None:
@@ -118,7 +118,7 @@ async def test_p6_a_wrong_clock_that_the_probe_does_not_have_is_retried_and_stay
     assert service.breaker.up.value
 
 
-async def test_p6_a_refusal_that_passes_between_a_call_and_its_probe_ends_nothing(service: Service) -> None:
+async def test_p6_a_rejection_that_passes_between_a_call_and_its_probe_ends_nothing(service: Service) -> None:
     answers = [refused(), refused()]
 
     async def settling() -> str:
@@ -205,7 +205,7 @@ async def test_a_probe_that_is_not_permitted_holds_up_the_others_for_a_minute_at
     nursery.cancel_scope.cancel()
 
 
-async def test_a_refusal_by_redis_is_held_like_one_by_s3(service: Service, nursery: trio.Nursery) -> None:
+async def test_a_rejection_by_redis_is_held_like_one_by_s3(service: Service, nursery: trio.Nursery) -> None:
     nursery.start_soon(service.breaker.run)
     wrong = RedisOperationError("record_part", "WRONGPASS invalid username-password pair")
     wrong.rejected = True

@@ -191,7 +191,7 @@ async def test_s3_refuses_parts_that_do_not_match_the_request(endpoint: S3Endpoi
 
 
 @pytest.mark.parametrize("hours", [-1, 1])
-async def test_a_wrong_clock_is_put_right_by_the_first_refusal(endpoint: S3Endpoint, hours: int) -> None:
+async def test_a_wrong_clock_is_put_right_by_the_first_rejection(endpoint: S3Endpoint, hours: int) -> None:
     for repeated in ("head_bucket", "put_object"):
         retrier = Repeats()
         async with client_of(endpoint, retrier=retrier, clock_error=timedelta(hours=hours)) as client:
@@ -284,7 +284,7 @@ async def test_completing_can_be_cancelled_at_any_step_and_repeated(again_is_fin
     assert done_before_again > 0
 
 
-async def test_p6_a_refusal_whose_reason_is_cut_off_is_retried(endpoint: S3Endpoint) -> None:
+async def test_p6_a_rejection_whose_reason_is_cut_off_is_retried(endpoint: S3Endpoint) -> None:
     refused = endpoint.faults.arm(Fault(Kind.ERROR, "UploadPart", code="AccessDenied"))
     cut = endpoint.faults.arm(Fault(Kind.TRUNCATE, "UploadPart", Moment.REPLY))
     async with client_of(endpoint) as client:

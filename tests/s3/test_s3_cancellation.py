@@ -300,7 +300,7 @@ class RefusesEarly(httpx.AsyncBaseTransport):
         return httpx.Response(503, stream=HangingAnswer())
 
 
-async def test_cancelled_while_the_body_of_a_refusal_is_read_the_recording_is_closed() -> None:
+async def test_cancelled_while_the_body_of_a_rejection_is_read_the_recording_is_closed() -> None:
     reading, ended = 0, 0
 
     class Recording:

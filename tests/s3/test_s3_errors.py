@@ -20,8 +20,8 @@ from cef_trio.s3.errors import (
     TRANSIENT,
     ErrorBody,
     error_from_response,
-    is_transient,
     parse_error_body,
+    s3_error_is_transient,
 )
 
 DATE = "Mon, 23 Nov 2026 12:00:00 GMT"
@@ -70,7 +70,7 @@ def test_no_code_is_both_transient_and_permanent() -> None:
 def test_codes_and_then_statuses_decide_whether_an_error_is_transient(
     code: str | None, status: int | None, transient: bool
 ) -> None:
-    assert is_transient(code, status) is transient
+    assert s3_error_is_transient(code, status) is transient
 
 
 @pytest.mark.parametrize(
@@ -245,7 +245,7 @@ async def test_the_error_for_a_refused_connection_has_the_kernels_message() -> N
             await client.head_bucket()
 
 
-async def test_a_refusal_without_a_reason_does_not_pretend_to_know_it() -> None:
+async def test_a_rejection_without_a_reason_has_no_invented_one() -> None:
     async with client_of(ScriptedStore(Reply(403))) as client:
         with pytest.raises(S3OperationError, match="the response has no reason") as caught:
             await client.head_object("k")
@@ -253,7 +253,7 @@ async def test_a_refusal_without_a_reason_does_not_pretend_to_know_it() -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"<Error><Code>AccessDen"])
-def test_p6_a_refusal_that_was_cut_off_before_its_reason_is_transient(body: bytes) -> None:
+def test_p6_a_rejection_that_was_cut_off_before_its_reason_is_transient(body: bytes) -> None:
     error = error_from_response("upload_part", status=403, headers={}, body=body, now=NOW, cut_off=True)
     assert (error.code, error.transient) == ("UnreadableAnswer", True)
     assert "HTTP 403" in str(error)
@@ -294,7 +294,7 @@ async def test_no_secret_is_in_any_error() -> None:
 
 
 @pytest.mark.parametrize("fast_seconds", [3600, -3600])
-async def test_a_skewed_clock_is_corrected_by_the_date_of_the_refusal(fast_seconds: int) -> None:
+async def test_a_skewed_clock_is_corrected_by_the_date_of_the_rejection(fast_seconds: int) -> None:
     skewed = NOW + timedelta(seconds=fast_seconds)
     refusal = error_reply(403, "RequestTimeTooSkewed", headers={"date": "Mon, 23 Nov 2026 12:00:00 GMT"})
     store = ScriptedStore(refusal, Reply(200))

@@ -233,7 +233,7 @@ async def test_parts_in_a_row_share_one_connection_and_are_never_chunked(nursery
     nursery.cancel_scope.cancel()
 
 
-async def test_a_refusal_in_the_middle_of_a_large_body_is_the_refusal_not_a_broken_connection(
+async def test_a_rejection_in_the_middle_of_a_large_body_is_reported_not_a_broken_connection(
     nursery: trio.Nursery,
 ) -> None:
     store, client = await serve(nursery)

@@ -115,7 +115,7 @@ async def test_what_lacks_the_request_id_of_a_store_that_sends_one_is_not_the_st
         (Reply(405, {}, b"method not allowed"), "Http405"),
     ],
 )
-async def test_the_stores_own_refusal_stands(reply: Reply, code: str) -> None:
+async def test_the_stores_own_rejection_stands(reply: Reply, code: str) -> None:
     error = await failed("list_parts", reply)
     assert (error.code, error.transient) == (code, False)
 

@@ -108,7 +108,7 @@ async def test_a_store_that_does_not_confirm_the_checksum_gets_md5_without_a_sec
     assert [entry["event"] for entry in logs] == ["s3_checksum_unsupported"]
 
 
-async def test_a_refusal_that_md5_does_not_cure_is_no_reason_to_fall_back() -> None:
+async def test_a_rejection_that_md5_does_not_cure_is_no_reason_to_fall_back() -> None:
     store = ScriptedStore(
         error_reply(400, "InvalidArgument", "first"), error_reply(400, "InvalidArgument", "second"), created()
     )
@@ -384,7 +384,7 @@ async def test_an_upload_that_is_gone_has_one_name() -> None:
         assert (caught.value.code, caught.value.transient) == ("NoSuchUpload", False)
 
 
-async def test_aborting_is_idempotent_but_a_refusal_is_a_refusal() -> None:
+async def test_aborting_is_idempotent_but_a_rejection_is_an_error() -> None:
     store = ScriptedStore(
         Reply(204), error_reply(404, "NoSuchUpload"), error_reply(404, "NoSuchKey"), error_reply(403, "AccessDenied")
     )

@@ -58,7 +58,7 @@ async def test_p5_a_cancelled_trial_is_aborted() -> None:
     assert not store.open
 
 
-async def test_p5_a_refused_trial_is_aborted_and_the_refusal_is_everybodys() -> None:
+async def test_p5_a_denied_trial_is_aborted_and_its_error_raised() -> None:
     store = Store(
         part_error=S3OperationError("upload_part", "denied", code="AccessDenied", status=403, transient=False)
     )

@@ -19,7 +19,7 @@ from cef_trio.s3_endpoint.checksums import Algorithm
 from cef_trio.s3_endpoint.chunked import ChunkedDecoder
 from cef_trio.s3_endpoint.errors import S3Error
 from cef_trio.s3_endpoint.object_operations import byte_range
-from cef_trio.s3_endpoint.request import Headers, Request
+from cef_trio.s3_endpoint.request import EndpointRequest, Headers
 
 # The worked example of https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-streaming.html
 EXAMPLE_AT = 1369353600.0
@@ -37,7 +37,7 @@ async def _nothing() -> AsyncGenerator[bytes, None]:
         yield block
 
 
-def example_request() -> Request:
+def example_request() -> EndpointRequest:
     headers = {
         "Host": "s3.amazonaws.com",
         "x-amz-date": "20130524T000000Z",
@@ -51,7 +51,7 @@ def example_request() -> Request:
         "x-amz-decoded-content-length;x-amz-storage-class,"
         "Signature=4f232c4386841ef735655705268965c44a0e4690baa4adea153f7db9fa80a0a9",
     }
-    return Request("PUT", "/examplebucket/chunkObject.txt", "", Headers(list(headers.items())), _nothing())
+    return EndpointRequest("PUT", "/examplebucket/chunkObject.txt", "", Headers(list(headers.items())), _nothing())
 
 
 def example_body() -> bytes:

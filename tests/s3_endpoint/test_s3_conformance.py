@@ -16,7 +16,7 @@ RUNS = [(server, case) for server, areas in AREAS.items() for case in CASES if c
 
 @pytest.mark.real
 @pytest.mark.parametrize(("server", "case"), RUNS, ids=[f"{server}-{case.name}" for server, case in RUNS])
-def test_servers_answer_as_s3_does_or_as_the_table_of_deviations_says(
+def test_servers_respond_as_s3_does_or_as_listed_in_the_table_of_deviations(
     server: str, case: Case, request: pytest.FixtureRequest
 ) -> None:
     endpoint = request.getfixturevalue(f"{server}_endpoint")

@@ -151,7 +151,7 @@ def received(told: socket.socket) -> list[str]:
         return []
 
 
-def test_no_name_adds_a_line_to_what_systemd_is_told(
+def test_no_name_adds_a_line_to_a_notification_of_systemd(
     settings: Mapping[str, str], watch_dir: Path, tmp_path: Path
 ) -> None:
     folder = watch_dir.parent / "rec\nREADY=1\nX_PWNED=1"

@@ -225,7 +225,7 @@ def test_the_daemon_does_not_follow_a_link_that_takes_a_folders_place_while_it_r
 
 
 @pytest.mark.real
-async def test_a_record_that_a_stranger_wrote_leads_to_no_file_outside(
+async def test_a_record_that_no_daemon_wrote_leads_to_no_file_outside(
     settings: Mapping[str, str], watch_dir: Path, embedded: Store, valkey: ValkeyServer, private: Path
 ) -> None:
     (watch_dir / "folder").symlink_to(private)
@@ -250,7 +250,7 @@ async def test_a_record_that_a_stranger_wrote_leads_to_no_file_outside(
 
 @pytest.mark.real
 def test_a_hard_link_is_a_file_like_any_other(settings: Mapping[str, str], watch_dir: Path, embedded: Store) -> None:
-    """The kernel decides who may make one (fs.protected_hardlinks); whoever may could as well copy the file."""
+    """The kernel decides who may make one (fs.protected_hardlinks); a user who may could as well copy the file."""
     outside = watch_dir.parent / "outside.mp4"
     outside.write_bytes(b"x" * 1000)
     with daemon(settings) as process:

@@ -66,10 +66,10 @@ async def refused_ping(url: str, ca_file: Path | None) -> RedisOperationError:
 async def test_redis_is_trusted_by_its_authority_its_name_and_its_dates(
     tmp_path: Path, authority: Authority, valkey: ValkeyServer
 ) -> None:
-    stranger = Authority(tmp_path, "a stranger")
+    other = Authority(tmp_path, "another authority")
     with tls_front(tmp_path, authority.certificate("127.0.0.1"), to_port=valkey.port) as port:
         await ping(f"rediss://127.0.0.1:{port}/0", authority.file)
-        for ca_file in (None, stranger.file):
+        for ca_file in (None, other.file):
             error = await refused_ping(f"rediss://127.0.0.1:{port}/0", ca_file)
             assert error.certificate_refused
             assert "the server's certificate is not trusted (unable to get local issuer certificate)" in str(error)
@@ -96,7 +96,7 @@ async def test_redis_over_an_old_protocol_is_not_spoken_to(
             socket.create_connection(("127.0.0.1", port)) as plain,
             context.wrap_socket(plain, server_hostname="127.0.0.1") as spoken,
         ):
-            assert spoken.version() == "TLSv1.1", "whoever is willing is answered"
+            assert spoken.version() == "TLSv1.1", "the server accepts it"
         error = await refused_ping(f"rediss://127.0.0.1:{port}/0", authority.file)
         assert "PROTOCOL" in str(error).upper()
 
@@ -114,8 +114,8 @@ async def test_a_redis_that_asks_for_a_clients_certificate_gets_the_urls(
         error = await refused_ping(url, authority.file)
         assert error.certificate_refused
         assert "the server requires a client certificate that it trusts" in str(error)
-        strangers = Authority(tmp_path, "a stranger").certificate("a-daemon")
-        assert (await refused_ping(f"{url}?ssl_certfile={strangers}", authority.file)).certificate_refused
+        other = Authority(tmp_path, "another authority").certificate("a-daemon")
+        assert (await refused_ping(f"{url}?ssl_certfile={other}", authority.file)).certificate_refused
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_a_url_can_name_a_clients_certificate_and_turn_nothing_off(url: str, say
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no certificate"])
-def test_a_clients_certificate_that_cannot_be_read_is_told_at_once(tmp_path: Path, content: bytes | None) -> None:
+def test_a_clients_certificate_that_cannot_be_read_is_reported_at_once(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "client.pem"
     if content is not None:
         path.write_bytes(content)
@@ -220,7 +220,9 @@ def test_a_recording_arrives_over_tls(over_tls: Mapping[str, str], watch_dir: Pa
 
 @pytest.mark.real
 @pytest.mark.parametrize("variable", ["S3_CA_FILE", "REDIS_CA_FILE"])
-def test_a_start_does_not_wait_for_an_authority_that_nobody_named(over_tls: Mapping[str, str], variable: str) -> None:
+def test_a_start_does_not_wait_for_an_authority_that_is_not_configured(
+    over_tls: Mapping[str, str], variable: str
+) -> None:
     settings = {name: value for name, value in over_tls.items() if name != variable}
     with daemon(settings, wait_started=False) as process:
         assert process.wait() == 4
@@ -325,10 +327,10 @@ async def test_a_new_connection_takes_the_certificates_as_they_are_and_a_renewal
     with tls_front(tmp_path, authority.certificate("127.0.0.1"), to_port=s3_port(embedded)) as port:
         async with S3Client(s3_config(embedded, f"https://127.0.0.1:{port}", ca_file)) as client:
             await client.head_bucket()
-            ca_file.write_bytes(b"half of a certif")  # somebody is replacing it
+            ca_file.write_bytes(b"half of a certif")  # during a replacement
             client.renew_connections()
             await client.head_bucket()
-            ca_file.write_bytes(Authority(tmp_path, "a stranger").file.read_bytes())
+            ca_file.write_bytes(Authority(tmp_path, "another authority").file.read_bytes())
             await client.head_bucket()  # on the connection that there is
             client.renew_connections()  # what SIGHUP does
             with pytest.raises(S3OperationError, match="set S3_CA_FILE"):

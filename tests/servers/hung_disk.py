@@ -85,7 +85,7 @@ class HungDisk:
     def wait_until_hung(self, count: int = 1, seconds: float = 30.0) -> None:
         """Wait until so many have asked and got no answer."""
         with self._asked:
-            assert self._asked.wait_for(lambda: self._unanswered >= count, seconds), "nobody waits for the disk"
+            assert self._asked.wait_for(lambda: self._unanswered >= count, seconds), "no call waits for the disk"
 
     def serve(self) -> None:
         """Answer until :meth:`stop`, or the file system is unmounted."""

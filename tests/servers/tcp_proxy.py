@@ -29,7 +29,7 @@ class TcpProxy(Relay):
         self._to = port
 
     def swallow(self) -> None:
-        """Pass nothing on any more over the connections that are open now: their backend is dead without a word."""
+        """Pass nothing on any more over the connections that are open now: their backend died without closing them."""
         self._swallowing.set()
         self._swallowing = threading.Event()
 

@@ -82,7 +82,7 @@ class ValkeyServer:
                 self._arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
         deadline = time.monotonic() + READY_SECONDS
-        while not self._answers():
+        while not self._responds():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.kill()
                 raise RuntimeError(f"the Valkey server does not answer; its log:\n{self.log}")
@@ -138,7 +138,7 @@ class ValkeyServer:
         assert self.command("FLUSHALL", "SYNC") == b"+OK\r\n"
         assert self.command("SCRIPT", "FLUSH", "SYNC") == b"+OK\r\n"
 
-    def _answers(self) -> bool:
+    def _responds(self) -> bool:
         try:
             return self.command("PING") == b"+PONG\r\n"
         except OSError:

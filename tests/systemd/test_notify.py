@@ -65,13 +65,13 @@ def test_a_status_cannot_forge_a_message(manager: Manager) -> None:
 
 
 @pytest.mark.parametrize("address", ["", "@", "/", "relative", "vsock:2:1234", "/nobody/listens/here", "/" + "x" * 200])
-def test_a_socket_that_is_none_harms_nobody(address: str) -> None:
+def test_an_invalid_socket_address_does_no_harm(address: str) -> None:
     notifier = ServiceNotifier.from_environment({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "1000000"})
     assert notifier.ready("well") is False
     assert notifier.stopping() is False
 
 
-def test_a_manager_that_does_not_listen_makes_nobody_wait(tmp_path: Path) -> None:
+def test_a_manager_that_does_not_listen_delays_nothing(tmp_path: Path) -> None:
     manager = Manager(str(tmp_path / "notify"))
     notifier = ServiceNotifier(manager.address)
     told = 0
@@ -189,7 +189,7 @@ async def test_an_outage_of_hours_does_not_stop_the_beat_nor_does_its_end(
         nursery.cancel_scope.cancel()
 
 
-async def test_without_a_watchdog_nobody_beats(manager: Manager) -> None:
+async def test_without_a_watchdog_no_heartbeat_is_sent(manager: Manager) -> None:
     await ServiceNotifier(manager.address).watch(list, str)
     await ServiceNotifier("", 30.0).watch(list, str)
     assert manager.messages() == []

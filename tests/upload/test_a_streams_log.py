@@ -18,7 +18,7 @@ async def test_a_stream_logs_five_info_lines_however_long_it_is(world: World, pa
         async with world.daemon() as daemon:
             for _ in range(parts):
                 world.append(PART)
-                daemon.saw()
+                daemon.seen()
                 await trio.sleep(1)
             daemon.closed()
             await completed(world)

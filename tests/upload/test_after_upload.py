@@ -151,7 +151,7 @@ async def test_p8_a_recording_that_is_written_again_is_left_alone_and_uploaded_a
         await until(lambda: world.endpoint.log.calls["HeadObject"] == 1)
         world.append(3)
         second = world.content()
-        daemon.saw()
+        daemon.seen()
         daemon.closed()
         await until(lambda: not Path(world.path()).exists())
     assert sorted(world.recordings()) == sorted([first, second])

@@ -68,7 +68,7 @@ async def test_p6_the_end_of_an_outage_is_noticed_by_one_probe_and_not_by_two_hu
         down = world.endpoint.faults.arm(Fault(Kind.ERROR, "*", code="ServiceUnavailable", times=None))
         for name in names(200):
             world.append(PART, name)
-            daemon.saw(name)
+            daemon.seen(name)
         await trio.sleep(60)
         world.endpoint.log.reset()
         await trio.sleep(600)

@@ -59,10 +59,10 @@ async def test_p1_a_file_that_is_cut_and_grows_again_is_the_file_in_the_end(worl
         for _ in range(3):
             await trio.sleep(1)
             cut(world, 4 * PART - 5)
-            daemon.saw()
+            daemon.seen()
             await trio.sleep(1)
             world.append(2 * PART)
-            daemon.saw()
+            daemon.seen()
         daemon.closed()
         await completed(world)
     assert world.recordings() == [world.content()]
@@ -198,7 +198,7 @@ async def test_p2_a_daemon_that_dies_while_it_copies_goes_on_copying(world: Worl
     async with world.killed_daemon() as daemon:
         frozen = world.endpoint.faults.arm(Fault(Kind.FREEZE, "UploadPartCopy", nth=4, times=None))
         world.append(PART)
-        daemon.saw()
+        daemon.seen()
         await trio.sleep(5)
     world.endpoint.faults.clear()
     assert frozen.hits
@@ -239,7 +239,7 @@ async def test_p2_a_file_whose_size_is_set_first_and_that_is_then_filled_is_sent
     async with world.daemon() as daemon:
         for number in range(30):
             world.patch(number * PAGES, world.random.randbytes(PAGES))
-            daemon.saw()
+            daemon.seen()
             await trio.sleep(3)
         assert world.received_bytes() >= 29 * PAGES - PART
         cut(world, 30 * PAGES - 10)

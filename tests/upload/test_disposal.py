@@ -263,7 +263,7 @@ def test_p8_another_file_that_takes_the_name_at_the_last_moment_is_renamed_back(
     assert not (tmp_path / "to.mp4").exists()
 
 
-def test_another_file_system_is_distinguished_from_a_refusal(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_file_system_is_distinguished_from_a_rejection(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = verified(path)
     monkeypatch.setattr(rename_file, "_renameat2", lambda *_: errno.EXDEV)
     with pytest.raises(OtherFileSystemError):
@@ -275,7 +275,7 @@ def test_another_file_system_is_distinguished_from_a_refusal(path: Path, monkeyp
     assert path.read_bytes() == CONTENT
 
 
-def test_a_refusal_of_the_file_system_has_a_readable_message(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rejection_of_the_file_system_has_a_readable_message(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 

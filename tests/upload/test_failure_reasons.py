@@ -87,7 +87,7 @@ async def outgrow_the_plan(scene: Scene) -> None:
 async def lose_the_upload_again_and_again(scene: Scene) -> None:
     for _ in range(6):
         scene.world.append(PART, BAD)
-        scene.daemon.saw(BAD)
+        scene.daemon.seen(BAD)
         await trio.sleep(5)
         model = scene.world.endpoint.model
         for upload in [one.upload for one in model._uploads.values() if one.upload.key.endswith(f"/{BAD}")]:

@@ -51,7 +51,7 @@ class TestNews:
         known = replace(NOW, stat=replace(STAT, ctime_ns=known_ctime_ns), ending=Ending.CLOSED)
         look = replace(STAT, size_bytes=size_bytes, mtime_ns=mtime_ns, ctime_ns=ctime_ns)
         ending = Ending.CLOSED if size_bytes == STAT.size_bytes else Ending.NOT
-        taken = FileState(NOW.path, look, ending, suspect=size_bytes < STAT.size_bytes)
+        taken = FileState(NOW.path, look, ending, needs_check=size_bytes < STAT.size_bytes)
         passed_over = 0 < ctime_ns < known_ctime_ns and size_bytes <= STAT.size_bytes
         assert file_events.seen(known, look) == (known if passed_over else taken)
         assert file_events.seen_now(known, look) == taken
@@ -67,23 +67,23 @@ class TestNews:
         assert file_events.seen(known, look).ending is left
         assert file_events.confirmed(known, NOW.path, look).ending is left
 
-    def test_a_smaller_file_is_suspect(self) -> None:
-        assert file_events.seen(NOW, grown(100)).suspect
-        assert file_events.closed(NOW, grown(100)).suspect
+    def test_a_smaller_file_needs_a_check(self) -> None:
+        assert file_events.seen(NOW, grown(100)).needs_check
+        assert file_events.closed(NOW, grown(100)).needs_check
 
-    def test_another_inode_is_suspect_and_does_not_replace_the_stat(self) -> None:
+    def test_another_inode_needs_a_check_and_does_not_replace_the_stat(self) -> None:
         other = replace(STAT, file_ino=99, size_bytes=5)
-        assert file_events.seen(NOW, other) == replace(NOW, suspect=True)
-        assert file_events.closed(NOW, other) == replace(NOW, suspect=True)
+        assert file_events.seen(NOW, other) == replace(NOW, needs_check=True)
+        assert file_events.closed(NOW, other) == replace(NOW, needs_check=True)
 
     def test_a_close_that_sets_the_time_back_counts(self) -> None:
         """``cp -p`` sets an old mtime just before it closes."""
         assert file_events.closed(NOW, grown(250, mtime_ns=1)).ending is Ending.CLOSED
 
     def test_a_check_clears_the_suspicion(self) -> None:
-        suspect = file_events.gone(NOW)
-        assert file_events.confirmed(suspect, "/w/a.mp4", STAT) == NOW
-        assert file_events.confirmed(suspect, "/w/a.mp4", grown(300)) == FileState("/w/a.mp4", grown(300))
+        needs_check = file_events.gone(NOW)
+        assert file_events.confirmed(needs_check, "/w/a.mp4", STAT) == NOW
+        assert file_events.confirmed(needs_check, "/w/a.mp4", grown(300)) == FileState("/w/a.mp4", grown(300))
 
     def test_a_check_of_the_old_name_does_not_confirm_the_new_one(self) -> None:
         moved = file_events.gone(file_events.moved(NOW, "/w/b.mp4", STAT))
@@ -96,21 +96,21 @@ class TestNews:
 
 
 @pytest.mark.parametrize(
-    ("draining", "moved", "exists", "suspect", "missing", "ending"),
+    ("draining", "moved", "exists", "needs_check", "missing", "ending"),
     list(product([False, True], [False, True], [False, True], [False, True], [1, 3], list(Ending))),
 )
 def test_the_rules_of_the_next_action_stand_in_their_order(  # noqa: PLR0917 - one parameter a rule
-    draining: bool, moved: bool, exists: bool, suspect: bool, missing: int, ending: Ending
+    draining: bool, moved: bool, exists: bool, needs_check: bool, missing: int, ending: Ending
 ) -> None:
     known = RecordedProgress(PLAN, missing, "/w/old.mp4" if moved else "/w/a.mp4", object_exists=exists)
-    action = next_action(known, FileState("/w/a.mp4", STAT, ending, suspect, draining))
+    action = next_action(known, FileState("/w/a.mp4", STAT, ending, needs_check, draining))
     if draining:
         assert action is Action.PARK
     elif moved:
         assert action is Action.RENAME
     elif exists:
         assert action is Action.WRITE_METADATA
-    elif suspect:
+    elif needs_check:
         assert action is Action.CHECK_FILE
     elif missing == 1:
         assert action is Action.UPLOAD

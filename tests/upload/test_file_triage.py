@@ -34,7 +34,7 @@ def test_an_uploaded_file_that_was_not_touched_is_settled_without_being_opened()
 
 
 @pytest.mark.parametrize("ctime_ns", [COMPLETED_NS, COMPLETED_NS + 10**9])
-def test_p1_another_file_with_the_size_the_mtime_and_the_inode_number_is_told_by_its_ctime(ctime_ns: int) -> None:
+def test_p1_another_file_with_the_size_the_mtime_and_the_inode_number_is_recognized_by_its_ctime(ctime_ns: int) -> None:
     """``cp -p`` gives a new file the old time stamp, and the file system may give it the free inode number."""
     stat = replace(STAT, ctime_ns=ctime_ns)
     assert must_be_recognized(UPLOADED, stat)

@@ -61,7 +61,7 @@ async def test_p9_a_stream_of_another_folder_is_left_alone_although_its_device_a
 async def test_p9_a_lease_that_another_instance_holds_is_never_taken_renewed_or_released(world: World) -> None:
     world.append(2 * PART)
     async with world.daemon() as daemon:
-        daemon.saw()
+        daemon.seen()
         await trio.sleep(3)
     (parked,) = world.known()
     assert await world.store.acquire(parked.meta.stream_id, replace(OTHER_HOST, ttl_seconds=1e6))

@@ -97,10 +97,10 @@ async def test_another_file_under_the_old_name_of_a_completed_recording_does_not
 async def test_a_stream_that_is_resumed_while_its_rename_is_recorded_keeps_its_lease(
     world: World, logged: list[EventDict]
 ) -> None:
-    """The idle checker finds it unattended at the moment at which the supervisor records its new name."""
+    """The idle checker finds it without a task at the moment at which the supervisor records its new name."""
     world.append(PART + 10)
     async with world.daemon() as daemon:
-        daemon.saw()
+        daemon.seen()
         await trio.sleep(3)
     (parked,) = world.known()
     assert parked.meta.status is Status.INTERRUPTED_SHUTDOWN
@@ -145,7 +145,7 @@ async def test_a_stream_that_begins_while_leases_are_renewed_does_not_count_as_l
                 await trio.sleep(0.5)
 
         world.store.fault = strike
-        daemon.saw()
+        daemon.seen()
         await trio.sleep(3)
         assert asked == ["create"]
         (live,) = daemon.supervisor.live
@@ -159,7 +159,7 @@ async def test_p1_p2_a_recording_is_followed_to_its_new_name_by_a_scan_alone_tho
     """A rotation without events: ``cam.mp4`` becomes ``cam-1.mp4``, and the next file is ``cam.mp4``."""
     world.append(3 * PART + 10)
     async with world.daemon() as daemon:
-        daemon.saw()
+        daemon.seen()
         await trio.sleep(2)
         first = world.content()
         Path(world.path("a.mp4")).rename(world.path("b.mp4"))
@@ -180,8 +180,8 @@ async def test_p1_a_recording_that_took_the_name_of_another_one_is_followed_by_a
     world.append(3 * PART + 10, "a.mp4")
     world.append(2 * PART, "b.mp4")
     async with world.daemon() as daemon:
-        daemon.saw("a.mp4")
-        daemon.saw("b.mp4")
+        daemon.seen("a.mp4")
+        daemon.seen("b.mp4")
         await trio.sleep(2)
         content = world.content("a.mp4")
         Path(world.path("a.mp4")).rename(world.path("b.mp4"))
@@ -199,7 +199,7 @@ async def test_p2_a_completed_recording_with_the_inode_number_of_a_missing_one_i
     """Seed 6429: a scan gave the stream of the missing file to the path of a settled one."""
     world.append(PART // 2, "a.mp4")
     async with world.daemon() as daemon:
-        daemon.saw("a.mp4")
+        daemon.seen("a.mp4")
         await trio.sleep(1)
         Path(world.path("b.mp4")).hardlink_to(world.path("a.mp4"))
         daemon.closed("b.mp4")
@@ -242,7 +242,7 @@ async def test_p3_a_draining_daemon_decides_nothing_about_a_recording_whose_rena
     """The next start finds it; treating it as deleted now would abort the upload of an existing file."""
     world.append(2 * PART + 10)
     async with world.daemon() as daemon:
-        daemon.saw()
+        daemon.seen()
         await trio.sleep(1)
         Path(world.path("a.mp4")).rename(world.path("b.mp4"))
         daemon.gone("a.mp4")
@@ -267,7 +267,7 @@ async def test_p2_a_stream_whose_name_another_one_has_is_found_under_its_new_nam
         Path(world.path("x.mp4")).rename(world.path("a.mp4"))
         daemon.moved("x.mp4", "a.mp4")
         daemon.supervisor._lost_records.moved_files.request()
-        daemon.saw("c.mp4")
+        daemon.seen("c.mp4")
         await trio.sleep(5)
         for name in ("a.mp4", "c.mp4"):
             world.append(10, name)

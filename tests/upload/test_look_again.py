@@ -88,7 +88,7 @@ def test_p1_an_upload_that_redis_forgot_is_adopted_by_one_of_two_files_that_fit_
         names = ("one/a.mp4", "two/a.mp4")
         world.append(3 * PART, names[0])
         async with world.killed_daemon() as daemon:
-            daemon.saw(names[0])
+            daemon.seen(names[0])
             await trio.sleep(1)
         assert len(world.open_uploads()) == 1
         world.lose_redis()

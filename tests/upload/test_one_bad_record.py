@@ -44,14 +44,14 @@ async def test_p6_a_rename_that_redis_refuses_to_record_keeps_no_other_recording
     assert world.content("c.mp4") in world.recordings()
 
 
-async def test_p6_an_unattended_stream_that_redis_refuses_keeps_no_other_from_being_taken_up(world: World) -> None:
+async def test_p6_a_stream_without_a_task_that_redis_denies_keeps_no_other_from_being_resumed(world: World) -> None:
     """Whichever of them is looked up first."""
     names = [f"{number}.mp4" for number in range(4)]
     for name in names:
         world.append(PART + 10, name)
     async with world.daemon() as daemon:
         for name in names:
-            daemon.saw(name)
+            daemon.seen(name)
         await trio.sleep(3)
     parked = world.known()
     assert {checkpoint.meta.status for checkpoint in parked} == {Status.INTERRUPTED_SHUTDOWN}
@@ -71,7 +71,7 @@ async def test_p6_a_record_of_another_folder_on_a_dead_disk_keeps_no_new_recordi
 ) -> None:
     world.append(PART + 10)
     async with world.daemon() as daemon:
-        daemon.saw()
+        daemon.seen()
         await trio.sleep(3)
     (parked,) = world.known()
     stored = world.store._streams[parked.meta.stream_id]
@@ -99,7 +99,7 @@ async def test_p7_a_stream_whose_end_redis_refuses_is_not_begun_more_and_more_of
     """Each ended task checks its file after a second, and scans find it too: the checks must not add up."""
     world.append(PART + 10)
     async with world.daemon() as daemon:
-        daemon.saw()
+        daemon.seen()
         await trio.sleep(3)
     begun: list[float] = []
     acquire, stream_id = world.store.acquire, world.known()[0].meta.stream_id

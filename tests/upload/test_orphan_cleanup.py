@@ -49,17 +49,17 @@ async def test_p5_orphans_of_an_ended_daemon_are_aborted_by_the_next(world: Worl
 
 
 async def test_p9_the_uploads_of_live_streams_and_of_those_that_redis_does_not_know_stay(world: World) -> None:
-    stranger = f"streams/{'0' * 8}-0000-4000-8000-{'0' * 12}/a.mp4"
+    unrelated = f"streams/{'0' * 8}-0000-4000-8000-{'0' * 12}/a.mp4"
     world.stream_timeout_seconds = 10 * ROUND
     world.append(PART + 10)
     async with world.daemon() as daemon:
         await trio.sleep(1)
         (checkpoint,) = world.known()
-        for key in (stranger, "streams/notes.txt", "elsewhere/a.mp4"):
+        for key in (unrelated, "streams/notes.txt", "elsewhere/a.mp4"):
             await _created(world, key)
         await trio.sleep(2 * ROUND)
         assert sorted(world.open_uploads()) == sorted(
-            [checkpoint.meta.s3_key_prefix, stranger, "streams/notes.txt", "elsewhere/a.mp4"]
+            [checkpoint.meta.s3_key_prefix, unrelated, "streams/notes.txt", "elsewhere/a.mp4"]
         )
         daemon.closed()
         await completed(world)

@@ -23,7 +23,7 @@ def deny(world: World, operation: str, denied: Callable[[str], bool]) -> None:
     )
 
 
-async def test_p6_a_policy_that_denies_the_probes_key_alone_makes_no_outage_of_one_recordings_refusal(
+async def test_p6_a_policy_that_denies_the_probes_key_alone_makes_no_outage_of_one_recordings_rejection(
     world: World,
 ) -> None:
     deny(world, "PutObject", lambda key: key.endswith(PROBE))

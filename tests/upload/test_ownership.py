@@ -191,12 +191,12 @@ async def test_p9_a_disk_that_moved_or_was_copied_goes_on_with_its_streams_since
     async with world.daemon() as daemon:
         daemon.closed("done.mp4")
         world.append(2 * PART + 10)
-        daemon.saw()
+        daemon.seen()
         await trio.sleep(5)
     place.owner = replace(place.owner, **moved)
     world.append(PART)
     async with world.daemon() as daemon:
-        daemon.saw("done.mp4")
+        daemon.seen("done.mp4")
         daemon.closed()
         await completed(world)
         await trio.sleep(30)
@@ -211,7 +211,7 @@ async def test_p9_a_replaced_file_ends_no_stream_that_is_not_certainly_ours(
     """A cloned disk whose original is on another machine, with its daemon stopped."""
     world.append(2 * PART + 10)
     async with world.daemon() as daemon:
-        daemon.saw()
+        daemon.seen()
         await trio.sleep(5)
     (before,) = world.known()
     place.owner = replace(OURS, machine="b")
@@ -228,7 +228,7 @@ async def test_p9_daemons_of_one_share_still_take_over_from_each_other(world: Wo
     place.owner = Owner("a", SHARE, HERE)
     world.append(2 * PART + 10)
     async with world.daemon() as daemon:
-        daemon.saw()
+        daemon.seen()
         await trio.sleep(5)
     place.owner = Owner("b", SHARE, HERE)
     async with world.daemon() as daemon:

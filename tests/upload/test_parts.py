@@ -39,14 +39,14 @@ def test_a_part_begins_where_the_one_before_it_ends_and_keeps_s3s_limits(plan: P
 def test_a_cut_file_is_covered_without_gap_or_overlap(plan: PartPlan, size_bytes: int) -> None:
     if size_bytes > plan.max_size_bytes:
         with pytest.raises(ValueError, match="do not fit"):
-            list(plan.cut(size_bytes))
+            list(plan.split(size_bytes))
         return
     end = 0
-    for number, part in enumerate(plan.cut(size_bytes), start=1):
+    for number, part in enumerate(plan.split(size_bytes), start=1):
         assert part.number == number
         assert part.offset == end
         assert part.size_bytes > 0
-        assert part == plan.cut_part(number, size_bytes)
+        assert part == plan.split_part(number, size_bytes)
         end = part.end
     assert end == size_bytes
 
@@ -59,11 +59,11 @@ def test_the_number_of_full_parts_changes_exactly_at_a_parts_end(plan: PartPlan,
 
 def test_an_empty_file_has_no_parts_and_a_short_one_has_one() -> None:
     plan = PartPlan(5 * MIB)
-    assert list(plan.cut(0)) == []
-    assert list(plan.cut(1)) == [Part(1, 0, 1)]
-    assert list(plan.cut(5 * MIB)) == [Part(1, 0, 5 * MIB)]
-    assert list(plan.cut(5 * MIB + 1)) == [Part(1, 0, 5 * MIB), Part(2, 5 * MIB, 1)]
-    assert plan.cut_part(2, 5 * MIB) is None
+    assert list(plan.split(0)) == []
+    assert list(plan.split(1)) == [Part(1, 0, 1)]
+    assert list(plan.split(5 * MIB)) == [Part(1, 0, 5 * MIB)]
+    assert list(plan.split(5 * MIB + 1)) == [Part(1, 0, 5 * MIB), Part(2, 5 * MIB, 1)]
+    assert plan.split_part(2, 5 * MIB) is None
 
 
 @pytest.mark.parametrize("number", [0, -1, MAX_PARTS + 1])

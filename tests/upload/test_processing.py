@@ -37,7 +37,7 @@ async def test_parts_go_up_while_the_recording_grows(world: World) -> None:
     async with world.daemon() as daemon:
         for expected in range(6):
             world.append(PART)
-            daemon.saw()
+            daemon.seen()
             await trio.sleep(1)
             assert world.endpoint.log.calls["UploadPart"] == expected + 1
         assert world.recordings() == []
@@ -95,7 +95,7 @@ async def test_p1_a_writer_that_goes_on_during_the_verification_is_waited_for(wo
         await trio.sleep(3)
         world.append(PART)
         world.patch(0, b"again")
-        daemon.saw()
+        daemon.seen()
         await trio.sleep(3)
         world.endpoint.faults.disarm(slow)
         daemon.closed()
@@ -119,7 +119,7 @@ async def test_a_file_without_a_close_ends_after_silence(world: World) -> None:
     world.append(2 * PART + 1)
     async with world.daemon() as daemon:
         began = trio.current_time()
-        daemon.saw()
+        daemon.seen()
         await completed(world)
         assert world.stream_timeout_seconds <= trio.current_time() - began <= world.stream_timeout_seconds + 10
 
@@ -346,7 +346,7 @@ async def test_a_truncated_recording_starts_over_in_the_same_stream(world: World
         await trio.sleep(1)
         os.truncate(world.path(), 10)
         world.append(PART)
-        daemon.saw()
+        daemon.seen()
         await trio.sleep(2)
         daemon.closed()
         (checkpoint,) = await completed(world)

@@ -57,7 +57,7 @@ async def test_p1_parts_that_were_sent_after_the_verification_are_not_taken_for_
     async with world.daemon() as daemon:
         world.patch(10, b"patched")
         world.append(grows_by)
-        daemon.saw()
+        daemon.seen()
         await trio.sleep(5)
         versions.append(world.content())
     Path(world.path()).unlink()
@@ -170,7 +170,7 @@ async def test_a_running_daemon_notices_that_redis_lost_its_data_and_adopts_its_
         await trio.sleep(1)
         world.store.clear()
         world.append(2 * PART)
-        daemon.saw()
+        daemon.seen()
         await trio.sleep(30)
         daemon.supervisor.handle_event(world.scan())
         daemon.closed()
@@ -186,7 +186,7 @@ async def test_a_store_that_lost_its_last_second_is_reconciled_with_s3(world: Wo
         await trio.sleep(1)
         lost = world.store.snapshot()
         world.append(3 * PART)
-        daemon.saw()
+        daemon.seen()
         await trio.sleep(1)
     world.store.restore(lost)
     await finish(world)
@@ -295,7 +295,7 @@ async def test_p6_an_outage_of_the_store_ends_no_stream_and_loses_no_part(world:
 
         world.store.fault = down
         world.append(3 * PART)
-        daemon.saw()
+        daemon.seen()
         await trio.sleep(300)
         world.store.fault = None
         daemon.closed()
@@ -312,7 +312,7 @@ async def test_p6_an_outage_of_the_store_ends_no_stream_and_loses_no_part(world:
         ("EntityTooLarge", Status.FAILED_S3_UPLOAD),
     ],
 )
-async def test_p6_a_permanent_refusal_fails_the_stream_with_its_reason_and_no_other(
+async def test_p6_a_permanent_rejection_fails_the_stream_with_its_reason_and_no_other(
     world: World, code: str, status: Status
 ) -> None:
     world.append(2 * PART, "bad.mp4")
@@ -362,7 +362,7 @@ async def test_an_upload_that_s3_lost_is_begun_again_and_given_up_after_five_tim
             for upload in list(world.endpoint.model._uploads.values()):
                 await world.endpoint.model.abort("recordings", upload.upload.key, upload.upload.upload_id)
             world.append(PART)
-            daemon.saw()
+            daemon.seen()
             await trio.sleep(world.stream_timeout_seconds / 2)
         (checkpoint,) = await world.checkpoints()
     assert checkpoint.meta.status is Status.FAILED_UPLOAD_LOST
@@ -480,7 +480,7 @@ async def test_a_file_that_got_a_deleted_files_inode_is_another_file(world: Worl
         world.append(4 * PART)
         if world.stat().inode != before.inode or await generation_of(world.path()) is None:
             pytest.skip("this file system does not reuse inodes, or does not report their generation")
-        daemon.saw()
+        daemon.seen()
         daemon.closed()
         await trio.sleep(60)
         found = await until_idle(world, Status.COMPLETED, Status.FAILED_FILE_REPLACED)

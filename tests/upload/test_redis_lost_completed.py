@@ -196,7 +196,7 @@ async def test_p1_a_file_with_other_bytes_is_uploaded_and_the_object_left_alone(
     assert calls(world, "CompleteMultipartUpload") == 1
 
 
-async def test_p9_an_object_that_somebody_else_put_under_our_key_is_not_taken(world: World) -> None:
+async def test_p9_an_object_that_another_client_put_under_our_key_is_not_taken(world: World) -> None:
     """The same bytes under the same key, without our stream's id: they were not verified."""
     before = await upload(world)
     async with world.foreign_client() as s3:
@@ -297,7 +297,7 @@ async def test_p10_a_recording_that_is_written_waits_for_no_listing(world: World
     world.endpoint.faults.arm(Fault(Kind.FREEZE, "ListObjectsV2", times=None))
     async with world.daemon() as daemon:
         world.append(PART, "new.mp4")
-        daemon.saw("new.mp4")
+        daemon.seen("new.mp4")
         await trio.sleep(3)
         assert world.received_bytes() == 3 * PART
         world.endpoint.faults.clear()

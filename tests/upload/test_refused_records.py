@@ -37,7 +37,7 @@ async def test_p6_p10_a_command_that_redis_denies_is_waited_for_and_reported_wit
         world.endpoint.faults.arm(refused)
     world.append(2 * PART)
     async with world.daemon() as daemon:
-        daemon.saw()
+        daemon.seen()
         await trio.sleep(2)
         refuse(world, "transition")
         with capture_logs() as logs:

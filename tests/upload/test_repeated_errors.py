@@ -64,7 +64,7 @@ def test_another_part_upload_or_file_is_counted_separately() -> None:
     assert all(answers.count(answer("BadDigest", transient=True, part=part), ()) is None for part in range(1000))
 
 
-def test_transient_errors_are_reset_by_progress_and_definite_refusals_are_not() -> None:
+def test_transient_errors_are_reset_by_progress_and_definite_rejections_are_not() -> None:
     answers = RepeatedErrors()
     for _ in range(MAX_DEFINITE - 1):
         answers.count(answer("InvalidPart"), ())
@@ -78,7 +78,7 @@ async def test_p2_an_acknowledged_part_that_the_store_lost_is_sent_again_and_no_
     """Complete returned InvalidPart and was repeated for ever."""
     world.append(5 * PART, NAME)
     async with world.daemon() as daemon:
-        daemon.saw(NAME)
+        daemon.seen(NAME)
         await trio.sleep(5)
         (upload,) = world.endpoint.model._uploads.values()
         sent = calls(world, "UploadPart")

@@ -37,10 +37,10 @@ async def test_p10_a_slow_recording_and_an_idle_one_are_no_risk(world: World) ->
     world.append(PART, "idle.mp4")
     async with world.daemon() as daemon:
         risks = observer(daemon)
-        daemon.saw("idle.mp4")
+        daemon.seen("idle.mp4")
         for _ in range(40):
             world.append(10, "slow.mp4")
-            daemon.saw("slow.mp4")
+            daemon.seen("slow.mp4")
             await trio.sleep(30)
             assert risks() == ()
         daemon.closed("slow.mp4")
@@ -157,7 +157,7 @@ async def test_kind9_p10_a_file_whose_record_cannot_be_read_is_reported_and_resu
     world.stream_timeout_seconds = 1e6
     world.append(2 * PART)
     async with world.daemon() as daemon:
-        daemon.saw()
+        daemon.seen()
         await trio.sleep(3)
     (parked,) = world.known()
     keys = Keys()
@@ -168,7 +168,7 @@ async def test_kind9_p10_a_file_whose_record_cannot_be_read_is_reported_and_resu
             risks = observer(daemon)
             for _ in range(150):
                 world.append(1)
-                daemon.saw()  # it grows all the while, which makes no loop
+                daemon.seen()  # it grows all the while, which makes no loop
                 await trio.sleep(1)
             [risk] = risks()
             assert (risk.reason, risk.recordings) == (Reason.RECORD_UNREADABLE, 1)
@@ -232,12 +232,12 @@ async def test_p10_holes_of_a_preallocated_file_are_no_lag_and_bytes_that_do_not
     async with world.daemon() as daemon:
         risks = observer(daemon)
         gauges = Observer(daemon.services, daemon.supervisor, risks)
-        daemon.saw()
+        daemon.seen()
         await trio.sleep(5)
 
         async def fill(number: int, seconds: float) -> None:
             world.patch(number * PAGE, world.random.randbytes(PAGE))
-            daemon.saw()
+            daemon.seen()
             await trio.sleep(seconds)
 
         for number in range(30):

@@ -56,7 +56,7 @@ async def test_p2_a_writer_that_paused_for_longer_than_the_timeout_is_logged_onc
         async with world.daemon() as daemon:
             for _ in range(3):
                 world.append(PART + 300)
-                daemon.saw()
+                daemon.seen()
                 await trio.sleep(50)
             await completed(world)
     [(setting, value)] = advised(logs)
@@ -69,7 +69,7 @@ async def test_p2_a_recording_that_was_rewritten_at_its_end_is_logged_once(world
         async with world.daemon() as daemon:
             for name in ("a.mp4", "b.mp4"):
                 world.append(6 * PART, name)
-                daemon.saw(name)
+                daemon.seen(name)
                 await trio.sleep(5)
                 world.patch(0, world.random.randbytes(5 * PART), name)
                 daemon.closed(name)

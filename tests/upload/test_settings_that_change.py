@@ -187,7 +187,7 @@ async def test_p2_a_touch_sends_nothing_of_a_recording_whose_metadata_failed(wor
             daemon.closed()
             await until_idle(world, Status.FAILED_FINALIZATION)
             touched = world.stat()
-            daemon.saw()
+            daemon.seen()
             await trio.sleep(10)
         assert record(world).verified_mtime_ns == touched.mtime_ns
     assert world.received_bytes() == SIZE

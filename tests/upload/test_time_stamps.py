@@ -32,13 +32,13 @@ async def test_p1_a_time_that_goes_back_at_equal_size_ends_in_the_right_object(w
     world.has_writer = None
     async with world.daemon() as daemon:
         world.append(2 * PART + 10)
-        daemon.saw()
+        daemon.seen()
         await trio.sleep(3)
         world.patch(5, b"patched")
         before = Path(world.path()).stat()
         os.utime(world.path(), ns=(before.st_atime_ns, before.st_mtime_ns - 3600 * 10**9))
         if reported:
-            daemon.saw()
+            daemon.seen()
         await completed(world, seconds=120)
     assert world.recordings() == [world.content()]
 
@@ -110,7 +110,7 @@ async def test_a_time_that_is_set_after_the_close_leaves_the_recording_ended(
         daemon.closed()
         await trio.sleep(seconds_later)
         os.utime(world.path(), ns=(1, 1))
-        daemon.saw()
+        daemon.seen()
         with trio.fail_after(5):
             await completed(world)
     assert world.recordings() == [world.content()]

@@ -54,7 +54,7 @@ async def test_p6_an_unreadable_file_is_reported_and_resumed_at_its_next_event(
     world.append(2 * PART, NAME)
     disk.number = number
     async with world.daemon() as daemon:
-        daemon.saw(NAME)
+        daemon.seen(NAME)
         await trio.sleep(3600)
         assert dict(daemon.supervisor.unreadable).keys() == {world.path(NAME)}
         assert os.strerror(number) in daemon.supervisor.unreadable[world.path(NAME)]
@@ -64,7 +64,7 @@ async def test_p6_an_unreadable_file_is_reported_and_resumed_at_its_next_event(
         assert (risk.reason, risk.size_bytes, risk.recordings) == (Reason.FILE_UNREADABLE, 2 * PART, 1)
         assert os.strerror(number) in risk.why
         disk.number = None
-        daemon.saw(NAME)  # its mode has changed, or a scan has passed
+        daemon.seen(NAME)  # its mode has changed, or a scan has passed
         await trio.sleep(5)
         assert daemon.supervisor.unreadable == {}
         assert at_risk() == ()
@@ -77,7 +77,7 @@ async def test_p7_events_of_a_growing_unreadable_file_cause_one_attempt_a_second
     async with world.daemon() as daemon:
         for _ in range(1000):
             world.append(1, NAME)
-            daemon.saw(NAME)
+            daemon.seen(NAME)
             await trio.sleep(0.01)
         assert disk.asked <= 12
 
@@ -87,11 +87,11 @@ async def test_p6_a_recording_that_becomes_unreadable_while_it_is_uploaded_goes_
 ) -> None:
     world.append(2 * PART, NAME)
     async with world.daemon() as daemon:
-        daemon.saw(NAME)
+        daemon.seen(NAME)
         await trio.sleep(5)
         disk.number = errno.EACCES
         world.append(2 * PART, NAME)
-        daemon.saw(NAME)
+        daemon.seen(NAME)
         await trio.sleep(600)
         (checkpoint,) = world.known()
         assert checkpoint.meta.status is Status.RETRYING
@@ -105,14 +105,14 @@ async def test_p6_a_stream_that_failed_as_unreadable_before_comes_back_by_itself
     """Such records were written by earlier versions. As long as the file is refused they stay as they are."""
     world.append(2 * PART, NAME)
     async with world.daemon() as daemon:
-        daemon.saw(NAME)
+        daemon.seen(NAME)
         await trio.sleep(5)
         (checkpoint,) = world.known()
         stream_id, lease = checkpoint.meta.stream_id, daemon.services.lease
         await daemon.services.store.transition(stream_id, lease, Status.FAILED_FILE_UNREADABLE, Change())
     disk.number = errno.EACCES
     async with world.daemon() as daemon:
-        daemon.saw(NAME)
+        daemon.seen(NAME)
         await trio.sleep(60)
         assert world.path(NAME) in daemon.supervisor.unreadable
     (checkpoint,) = world.known()
@@ -131,7 +131,7 @@ async def test_p10_a_hung_mount_is_reported_once_with_its_streams(world: World, 
     async with world.daemon() as daemon:
         folder, hung = str(world.folder), daemon.services.mounts.hung
         hung.value = {folder: trio.current_time(), "/elsewhere": trio.current_time()}
-        daemon.saw(NAME)
+        daemon.seen(NAME)
         for _ in range(10):
             daemon.supervisor.handle_event(Scanned({}, frozenset({folder}), began_at=trio.current_time()))
             await trio.sleep(10)

@@ -124,7 +124,7 @@ async def test_retry_after_is_honoured(world: World) -> None:
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 410, 422])
-async def test_a_refusal_is_final_and_logged_once(world: World, logged: list[EventDict], status: int) -> None:
+async def test_a_rejection_is_final_and_logged_once(world: World, logged: list[EventDict], status: int) -> None:
     world.receiver.statuses.append(status)
     world.append(10)
     async with world.daemon() as daemon:

@@ -227,7 +227,7 @@ def open_client(address: RedisAddress, bounds: Mapping[str, Any], ca_file: Path 
         sentinel = Sentinel(  # type: ignore[no-untyped-call]
             list(address.hosts), sentinel_kwargs={**common, **sentinel_login, "ssl": address.tls, **certificates}
         )
-        for server in sentinel.sentinels:  # redis-py lets nobody choose their connections' class beforehand
+        for server in sentinel.sentinels:  # redis-py has no option for their connections' class
             server.connection_pool.connection_class = one_by_one
         return sentinel.master_for(  # type: ignore[no-untyped-call]
             address.master or "",

@@ -5,7 +5,7 @@ An exception is classified by its class, and an error reply by its code
 only. Transient errors pass by themselves or when the *server* is repaired (restart, failover, memory, disk). Permanent
 errors stay until the settings or the data change.
 
-Not here: what follows from an error. ``resilience/outage.py`` decides whether a refusal (NOPERM, a wrong password)
+Not here: what follows from an error. ``resilience/outage.py`` decides whether a rejection (NOPERM, a wrong password)
 concerns one call or all; ``upload/failures.py`` decides whether it ends a stream (NOPERM: the stream waits).
 """
 

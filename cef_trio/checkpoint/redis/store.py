@@ -165,15 +165,15 @@ class RedisCheckpointStore(StreamWrites):
         """Return the properties of the server."""
 
         def work(client: Client) -> ServerInfo:
-            told = self._redis.command(client, "INFO")
+            values = self._redis.command(client, "INFO")
             return ServerInfo(
-                product="valkey" if "valkey_version" in told else "redis",
-                version=str(told.get("valkey_version", told.get("redis_version", "unknown"))),
-                append_only=bool(told.get("aof_enabled")),
-                last_save_ok="err" not in (told.get("rdb_last_bgsave_status"), told.get("aof_last_write_status")),
-                eviction_policy=str(told.get("maxmemory_policy", UNKNOWN_POLICY)),
-                max_memory_bytes=int(told.get("maxmemory", 0)),
-                is_replica=told.get("role") == "slave",
+                product="valkey" if "valkey_version" in values else "redis",
+                version=str(values.get("valkey_version", values.get("redis_version", "unknown"))),
+                append_only=bool(values.get("aof_enabled")),
+                last_save_ok="err" not in (values.get("rdb_last_bgsave_status"), values.get("aof_last_write_status")),
+                eviction_policy=str(values.get("maxmemory_policy", UNKNOWN_POLICY)),
+                max_memory_bytes=int(values.get("maxmemory", 0)),
+                is_replica=values.get("role") == "slave",
                 append_fsync=self._setting(client, "appendfsync"),
                 save=self._setting(client, "save"),
             )
@@ -260,10 +260,10 @@ class RedisCheckpointStore(StreamWrites):
 
         def work(client: Client) -> bool:
             key = self.keys.lease(stream_id)
-            answer, *holder = run_script(client, scripts.ACQUIRE, [key], given)
+            reply, *holder = run_script(client, scripts.ACQUIRE, [key], given)
             odd = holder == [_LEASE_OF_WRONG_TYPE]
             self.unreadable.note(key, f"{key} is of a wrong type" if odd else None, stream_id=stream_id)
-            return bool(answer == b"ok")
+            return bool(reply == b"ok")
 
         return await self._redis.call("acquire", work)
 
@@ -334,11 +334,11 @@ class RedisCheckpointStore(StreamWrites):
         ]
 
         def work(client: Client) -> Sequence[bytes]:
-            answer: Sequence[bytes] = run_script(client, scripts.CREATE, keys, [*before, "", *following])
-            if answer[0] != b"taken":
-                return answer
+            reply: Sequence[bytes] = run_script(client, scripts.CREATE, keys, [*before, "", *following])
+            if reply[0] != b"taken":
+                return reply
             # The script needs the record's key of the stream that has the path: that record may be lost.
-            there = answer[1].decode(errors="replace")
+            there = reply[1].decode(errors="replace")
             again: Sequence[bytes] = run_script(
                 client, scripts.CREATE, [*keys, self.keys.meta(there)], [*before, there, *following]
             )
@@ -353,18 +353,18 @@ class RedisCheckpointStore(StreamWrites):
         given = list(arguments.of_commit(stream_id, lease, commit))
 
         def work(client: Client) -> Sequence[bytes]:
-            answer: Sequence[bytes] = run_script(client, scripts.COMMIT, keys, given)
+            reply: Sequence[bytes] = run_script(client, scripts.COMMIT, keys, given)
             for _ in range(_RENAMES):
-                if answer[0] != b"taken":
+                if reply[0] != b"taken":
                     break
                 # The script needs the record's key of the stream that has the path: that record names its owner.
-                there = answer[1].decode(errors="replace")
+                there = reply[1].decode(errors="replace")
                 again = list(arguments.of_commit(stream_id, lease, commit, there))
-                answer = run_script(client, scripts.COMMIT, [*keys, self.keys.meta(there)], again)
-            return answer
+                reply = run_script(client, scripts.COMMIT, [*keys, self.keys.meta(there)], again)
+            return reply
 
-        answer = await self._redis.call(commit.operation, work)
-        self._raise_unless_ok(commit.operation, stream_id, scripts.COMMIT, answer, commit.status)
+        reply = await self._redis.call(commit.operation, work)
+        self._raise_unless_ok(commit.operation, stream_id, scripts.COMMIT, reply, commit.status)
 
     async def save_interrupted(self, exit_states: Sequence[ExitState], lease: Lease) -> frozenset[str]:
         """See :meth:`StreamStore.save_interrupted`."""
@@ -447,10 +447,10 @@ class RedisCheckpointStore(StreamWrites):
         operation: str,
         stream_id: str,
         script: scripts.Script,
-        answer: Sequence[bytes],
+        reply: Sequence[bytes],
         following: Status | None = None,
     ) -> None:
-        match answer:
+        match reply:
             case [b"ok"]:
                 return
             case [b"lost", holder]:
@@ -466,15 +466,15 @@ class RedisCheckpointStore(StreamWrites):
                     key = self.keys.meta(stream_id)
                     raise RedisOperationError(operation, f"{key} field 'status' cannot be read: {raw!r}") from error
                 raise not_allowed(stream_id, current, following)
-        raise RedisOperationError(operation, f"the script {script.name} answered {answer!r}")
+        raise RedisOperationError(operation, f"the script {script.name} answered {reply!r}")
 
     def _setting(self, client: Client, name: str) -> str | None:
         """Return a setting of the server; ``None`` if CONFIG is not allowed, as on many hosted servers."""
         try:
-            told = self._redis.command(client, "CONFIG GET", name)
+            reply = self._redis.command(client, "CONFIG GET", name)
         except ResponseError:
             return None
-        values = {_text(key): _text(value) for key, value in dict(told).items()}
+        values = {_text(key): _text(value) for key, value in dict(reply).items()}
         return values.get(name)
 
     def _keys_of(self, stream_id: str) -> list[str]:
@@ -529,15 +529,15 @@ class RedisCheckpointStore(StreamWrites):
                 log.warning("path_index_rebuilt", key=self.keys.by_path, streams=len(metas))
         self._index_exists = True
 
-    def _check_type(self, key: str, answer: object) -> None:
+    def _check_type(self, key: str, reply: object) -> None:
         """Note whether that key can be read.
 
         Raises:
-            ResponseError: the answer is an error of another kind.
+            ResponseError: the reply is an error of another kind.
         """
-        if isinstance(answer, Exception) and not str(answer).startswith("WRONGTYPE"):
-            raise answer
-        self.unreadable.note(key, f"{key} is of a wrong type" if isinstance(answer, Exception) else None)
+        if isinstance(reply, Exception) and not str(reply).startswith("WRONGTYPE"):
+            raise reply
+        self.unreadable.note(key, f"{key} is of a wrong type" if isinstance(reply, Exception) else None)
 
     def _known(self, client: Client, stream_ids: Collection[str]) -> Records:
         known: dict[str, StreamSummary] = {}

@@ -53,7 +53,7 @@ async def _cross_site_request() -> list[str]:
     source: Any = None  # not used for a refused request
     app = AdminApp(source, CollectorRegistry())
     asked = HTTPRequest("GET", "/events", "", (("host", "127.0.0.1:9090"), ("sec-fetch-site", "cross-site")))
-    status = app.answer(asked, "127.0.0.1").status
+    status = app.respond(asked, "127.0.0.1").status
     return [] if status == _FORBIDDEN else [f"P10: a request from another website got status {status}"]
 
 

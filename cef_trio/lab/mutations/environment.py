@@ -19,8 +19,8 @@ from cef_trio.resilience import outage, retry
 from cef_trio.resilience.best_effort import BestEffort
 from cef_trio.s3.response_origin import ResponseOrigin
 from cef_trio.upload import bucket_change, file_triage, recovery, start_stream, supervisor
+from cef_trio.upload.copy_from_previous import ContentMatch
 from cef_trio.upload.orphan_objects import OrphanObjects
-from cef_trio.upload.predecessor import ContentMatch
 from cef_trio.upload.session import StreamUpload
 
 
@@ -81,7 +81,7 @@ def _truncated_starts_over(stack: ExitStack) -> None:
         await self.start_over()
         return 0
 
-    replace_in(stack, StreamUpload, "cut", over)
+    replace_in(stack, StreamUpload, "truncate", over)
 
 
 @mutation("left out: copies of existing parts", "append-after-close", "P2", fault=None, kind="4")

@@ -117,7 +117,7 @@ def _verification_not_reset(stack: ExitStack) -> None:
     """Parts that are sent after a verification count as verified."""
 
     def numbers_only(self: StreamUpload, size_bytes: int) -> bool:
-        return all(part.number in self.parts for part in self.plan.cut(size_bytes))
+        return all(part.number in self.parts for part in self.plan.split(size_bytes))
 
     replace_in(stack, rules, "_UNVERIFIED", {})
     replace_in(stack, StreamUpload, "has_exactly", numbers_only)

@@ -13,7 +13,7 @@ from cef_trio.s3.client import S3Client
 from cef_trio.s3.model import ListedUpload
 from cef_trio.s3.response_guard import ResponseGuard
 from cef_trio.s3.signing import EMPTY_SHA256
-from cef_trio.s3.transport import Request
+from cef_trio.s3.transport import S3Request
 from cef_trio.s3.xml import parse_uploads
 
 
@@ -54,7 +54,7 @@ def _every_marker_followed(stack: ExitStack) -> None:
         markers: tuple[str, str] | None = ("", "")
         while markers is not None:
             query = [("uploads", ""), ("prefix", prefix), ("key-marker", markers[0]), ("upload-id-marker", markers[1])]
-            call = Request("list_multipart_uploads", "GET", EMPTY_SHA256, query=tuple(query))
+            call = S3Request("list_multipart_uploads", "GET", EMPTY_SHA256, query=tuple(query))
             page = await self._page(call, parse_uploads)
             uploads += page.uploads
             markers = page.next_markers

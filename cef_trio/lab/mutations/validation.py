@@ -114,7 +114,7 @@ def _not_verified(stack: ExitStack) -> None:
         await upload.ensure_open()
 
         async def missing() -> AsyncGenerator[Part, None]:
-            for part in upload.plan.cut(size_bytes):
+            for part in upload.plan.split(size_bytes):
                 record = upload.parts.get(part.number)
                 if record is None or record.size_bytes != part.size_bytes:
                     yield part

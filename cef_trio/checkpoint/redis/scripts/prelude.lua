@@ -5,11 +5,11 @@
 
 -- Call a command; return nil if its key has a wrong type, so that one bad key does not fail a script that works on many.
 local function try(...)
-  local answer = redis.pcall(...)
-  if type(answer) ~= 'table' or not answer.err then
-    return answer
+  local reply = redis.pcall(...)
+  if type(reply) ~= 'table' or not reply.err then
+    return reply
   end
-  if string.find(answer.err, 'WRONGTYPE', 1, true) then
+  if string.find(reply.err, 'WRONGTYPE', 1, true) then
     return nil
   end
   return redis.call(...) -- raises the error of Redis

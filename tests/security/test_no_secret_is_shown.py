@@ -88,7 +88,7 @@ def assert_no_secret(text: str) -> None:
     assert MARK not in text
 
 
-def test_no_secret_is_told_while_everything_fails(s3: Endpoint, watch_dir: Path, tmp_path: Path) -> None:
+def test_no_secret_is_shown_while_everything_fails(s3: Endpoint, watch_dir: Path, tmp_path: Path) -> None:
     with locked_valkey(PASSWORD) as server:
         settings = settings_of(watch_dir, s3.url, server.port, tmp_path, close_grace_seconds=0.1)
         with daemon(settings) as process:
@@ -173,7 +173,7 @@ def test_a_store_that_quotes_what_it_was_sent_has_it_struck_out(watch_dir: Path,
     ("scheme", "environment"),
     [("redis", "development"), ("redis+cluster", "production"), ("nonsense", "development")],
 )
-def test_no_secret_is_told_of_a_redis_that_refuses_or_is_none(
+def test_no_secret_is_shown_if_redis_rejects_it_or_is_no_redis(
     watch_dir: Path, tmp_path: Path, scheme: str, environment: str
 ) -> None:
     with locked_valkey("another") as server:
@@ -185,7 +185,7 @@ def test_no_secret_is_told_of_a_redis_that_refuses_or_is_none(
         assert_no_secret(said(settings, "doctor"))
 
 
-def test_no_secret_is_told_of_a_url_that_cannot_be_understood(watch_dir: Path, tmp_path: Path) -> None:
+def test_no_secret_of_an_invalid_url_is_shown(watch_dir: Path, tmp_path: Path) -> None:
     secret = quote(PASSWORD, safe="")
     urls = [
         f"redis://:{secret}@127.0.0.1:port/0",

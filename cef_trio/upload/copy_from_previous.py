@@ -128,7 +128,7 @@ async def compare_content(recording: OpenRecording, size_bytes: int, completed: 
         return ContentMatch.NONE
     if verified == 0:
         return ContentMatch.SAME if size_bytes == 0 else ContentMatch.SOME
-    parts = [part for part in PartPlan.of(meta).cut(verified) if part.number in completed.parts]
+    parts = [part for part in PartPlan.of(meta).split(verified) if part.number in completed.parts]
     if size_bytes == verified:
         agreeing = 0
         for part in parts:

@@ -1,4 +1,4 @@
-"""P2, P6: whoever answers in the store's place, for a while, costs time and nothing else (real processes)."""
+"""P2, P6: a proxy that responds in the store's place for a while costs only time (real processes)."""
 
 from __future__ import annotations
 
