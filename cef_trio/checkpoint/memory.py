@@ -9,8 +9,8 @@ or a fault here holds for the Redis store too:
 4. ``AFTER``: the reply is on its way. Then the call returns, even into a cancelled scope.
 
 A fault hook is awaited at each phase and may raise or wait. A wait at ``SENT`` or ``AFTER`` of more than
-``response_timeout_seconds`` raises the transient error of a frozen server. Values pass through the codec, so this store
-accepts only what Redis can store.
+``_RESPONSE_TIMEOUT_SECONDS`` raises the transient error of a frozen server. Values pass through the codec, so this
+store accepts only what Redis can store.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import trio
 
@@ -33,6 +33,8 @@ from cef_trio.exceptions import RecordUnreadableError, RedisOperationError
 from cef_trio.resilience import Retrier, SingleAttempt, shielded
 
 T = TypeVar("T")
+
+_RESPONSE_TIMEOUT_SECONDS: Final = 1.0
 
 
 class Moment(StrEnum):
@@ -65,30 +67,15 @@ class StoreSnapshot:
 
 
 class MemoryCheckpointStore(StreamWrites):
-    """A ``CheckpointStore`` in this process.
+    """A ``CheckpointStore`` in this process. ``clock`` returns seconds, for the leases' TTLs."""
 
-    Args:
-        clock: seconds, for the leases' TTLs; trio's clock by default.
-        fault: awaited at each :class:`Moment` of each operation.
-        retrier: as for the Redis store; a single attempt by default.
-        response_timeout_seconds: how long a hook may wait at ``SENT`` or ``AFTER``.
-    """
-
-    def __init__(
-        self,
-        *,
-        clock: Callable[[], float] = trio.current_time,
-        fault: FaultHook | None = None,
-        retrier: Retrier | None = None,
-        response_timeout_seconds: float = 1.0,
-    ) -> None:
-        self.fault = fault
-        """The current fault hook; assign to replace it."""
+    def __init__(self, *, clock: Callable[[], float] = trio.current_time) -> None:
+        self.fault: FaultHook | None = None
+        """Awaited at each :class:`Moment` of each operation."""
+        self.retrier: Retrier = SingleAttempt()
         self.persistent = False
         """What :meth:`is_persistent` returns."""
         self._clock = clock
-        self._retrier: Retrier = SingleAttempt() if retrier is None else retrier
-        self._response_timeout_seconds = response_timeout_seconds
         self._streams: dict[str, Checkpoint] = {}
         self._by_path: dict[str, str] = {}
         self._leases: dict[str, _Held] = {}
@@ -122,9 +109,9 @@ class MemoryCheckpointStore(StreamWrites):
         """Remove all content, as a server does that lost its data."""
         self.restore(StoreSnapshot({}, {}, {}))
 
-    def corrupt(self, key: str, why: str = "is of a wrong type") -> None:
+    def corrupt(self, key: str) -> None:
         """Make a key (see ``Keys``) unreadable, as an operator's mistake in ``redis-cli`` does."""
-        self._unreadable_keys[key] = f"{key} {why}"
+        self._unreadable_keys[key] = f"{key} is of a wrong type"
 
     def repair(self, key: str) -> None:
         """Undo :meth:`corrupt`."""
@@ -373,22 +360,14 @@ class MemoryCheckpointStore(StreamWrites):
                 await trio.lowlevel.cancel_shielded_checkpoint()
                 return result
             await fault(operation, Moment.BEFORE)
-            return await self._in_flight(operation, effect, fault)
+            with shielded(_RESPONSE_TIMEOUT_SECONDS, saving="checkpoint call in flight"):
+                await fault(operation, Moment.SENT)
+                result = effect()
+                await fault(operation, Moment.AFTER)
+                return result
+            raise RedisOperationError(operation, f"no answer in {_RESPONSE_TIMEOUT_SECONDS:g} seconds", transient=True)
 
-        return await self._retrier.call(operation, attempt)
-
-    async def _in_flight(self, operation: str, effect: Callable[[], T], fault: FaultHook) -> T:
-        results: list[T] = []
-        with shielded(self._response_timeout_seconds, saving="checkpoint call in flight"):
-            await fault(operation, Moment.SENT)
-            result = effect()
-            await fault(operation, Moment.AFTER)
-            results.append(result)
-        if not results:
-            raise RedisOperationError(
-                operation, f"no answer within {self._response_timeout_seconds:g} seconds", transient=True
-            )
-        return results[0]
+        return await self.retrier.call(operation, attempt)
 
     def _is_readable(self, key: str, stream_id: str | None = None) -> bool:
         """Return whether a key can be read, and note it."""

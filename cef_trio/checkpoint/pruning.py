@@ -22,10 +22,6 @@ async def completed_before(store: CheckpointStore, at_utc: datetime) -> AsyncGen
     Reads 500 records at a time, so that memory does not grow with their number. A stream without ``completed_at_utc``
     is dated by its last activity. Use ``contextlib.aclosing`` if the loop may end early.
 
-    Args:
-        store: the checkpoint store.
-        at_utc: aware, in UTC.
-
     Raises:
         RedisOperationError: the store failed.
     """

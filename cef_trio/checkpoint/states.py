@@ -101,8 +101,6 @@ COMES_BACK: Final = frozenset({Status.FAILED_FILE_UNREADABLE})
 """Ended statuses that the daemon resumes by itself. Only earlier versions set them; this version waits for a file that
 cannot be read."""
 
-_OPEN: Final = frozenset(Status) - ENDED
-
 HOME: Final[Mapping[Status, StreamSet | None]] = MappingProxyType(
     {
         Status.ACTIVE: StreamSet.ACTIVE,
@@ -123,20 +121,14 @@ TRANSITIONS: Final[Mapping[Status, frozenset[Status]]] = MappingProxyType(
     {
         # An open stream may fail, be interrupted or wait for a retry at any time. It goes back to ACTIVE when its
         # recording grows, is rewritten or is truncated during finalization.
-        Status.ACTIVE: _OPEN | FAILED | {Status.DELETED_LOCALLY, Status.ABORTED_NO_PARTS},
-        Status.PENDING_COMPLETION: _OPEN | FAILED | {Status.DELETED_LOCALLY, Status.ABORTED_NO_PARTS},
+        Status.ACTIVE: frozenset(Status) - {Status.COMPLETED},
+        Status.PENDING_COMPLETION: frozenset(Status) - {Status.COMPLETED},
         # The object exists; only its metadata JSON is still to be written. It is never uploaded again, so the stream
         # cannot go back. An interruption keeps this status, because it names the next step.
         Status.S3_COMPLETED: frozenset({Status.S3_COMPLETED, Status.RETRYING, Status.COMPLETED}) | FAILED,
-        Status.RETRYING: _OPEN | {Status.COMPLETED} | FAILED | {Status.DELETED_LOCALLY, Status.ABORTED_NO_PARTS},
-        Status.INTERRUPTED_SHUTDOWN: _OPEN
-        | {Status.COMPLETED}
-        | FAILED
-        | {Status.DELETED_LOCALLY, Status.ABORTED_NO_PARTS},
-        Status.INTERRUPTED_CANCELLED: _OPEN
-        | {Status.COMPLETED}
-        | FAILED
-        | {Status.DELETED_LOCALLY, Status.ABORTED_NO_PARTS},
+        Status.RETRYING: frozenset(Status),
+        Status.INTERRUPTED_SHUTDOWN: frozenset(Status),
+        Status.INTERRUPTED_CANCELLED: frozenset(Status),
         # Ended. The same transition may be repeated after a lost reply. `retry` makes a failed stream active again;
         # `abort` aborts the upload that a failed stream kept.
         Status.COMPLETED: frozenset({Status.COMPLETED}),

@@ -56,15 +56,12 @@ class UnreadableKeys:
     @property
     def known(self) -> Mapping[str, str]:
         """The reasons by key, sorted by key."""
-        self._remove_expired()
+        before = time.monotonic() - _EXPIRY_SECONDS
+        for key in [key for key, entry in self._entries.items() if entry.seen_at < before]:
+            del self._entries[key]
         return {key: entry.why for key, entry in sorted(self._entries.items())}
 
     @property
     def stream_ids(self) -> Collection[str]:
         """The ids of the streams with an unreadable key."""
         return {entry.stream_id for entry in self._entries.values() if entry.stream_id is not None}
-
-    def _remove_expired(self) -> None:
-        before = time.monotonic() - _EXPIRY_SECONDS
-        for key in [key for key, entry in self._entries.items() if entry.seen_at < before]:
-            del self._entries[key]

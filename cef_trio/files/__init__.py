@@ -26,7 +26,7 @@ from cef_trio.files.identity import (
     on_another_file_system,
     same_fs_id,
 )
-from cef_trio.files.mounts import MountHungError, Mounts, is_on
+from cef_trio.files.mounts import MountHungError, Mounts, is_on, unescape_mount_point
 from cef_trio.files.nofollow import is_below, open_nofollow, stat_nofollow
 from cef_trio.files.reader import Disk, FileSlice, KernelDisk, OpenRecording, head_of, regular_file_stat
 from cef_trio.files.time_stamps import granularity_wait_seconds
@@ -65,6 +65,7 @@ __all__ = [
     "same_fs_id",
     "stat_nofollow",
     "take_lease",
+    "unescape_mount_point",
     "writer_state",
     "writer_waits",
 ]

@@ -126,7 +126,7 @@ def is_verified_file(identity: FileIdentity, observed: FileIdentity) -> bool:
         return False
     if identity.file_dev == observed.file_dev:
         return True
-    return inodes_last(observed.fs_type) and _same_fs_id(identity.fs_id, observed.fs_id) is True
+    return inodes_last(observed.fs_type) and same_fs_id(identity, observed)
 
 
 def same_fs_id(recorded: FileIdentity, observed: FileIdentity) -> bool:

@@ -95,11 +95,12 @@ def mount_points(mountinfo: str) -> Mapping[str, int]:
     for line in mountinfo.splitlines():
         fields = line.split(" ")
         if len(fields) > 4 and fields[0].isdigit():  # noqa: PLR2004 - proc(5)
-            found[_unescaped(fields[4])] = int(fields[0])
+            found[unescape_mount_point(fields[4])] = int(fields[0])
     return found
 
 
-def _unescaped(name: str) -> str:
+def unescape_mount_point(name: str) -> str:
+    """Return a path of mountinfo without its escapes. Pure."""
     if "\\" in name:
         for escape, character in _ESCAPES.items():  # the backslash last: it begins the others
             name = name.replace(escape, character)

@@ -7,8 +7,7 @@ the throughput.
 
 Reads change nothing, so a worker blocked by a hung disk is abandoned on cancellation and cannot delay an exit (promise
 P4). ``mounts.py`` bounds the time and the threads (P7) of each mount. Files are closed in a worker thread too: sshfs
-flushes at each close, and a hung one would block the loop. A call that changes something (``AFTER_UPLOAD``) is never
-abandoned.
+flushes at each close, and a hung one would block the loop.
 
 :class:`Disk` is the interface, :class:`KernelDisk` the implementation for the real file system. The laboratory has one
 without threads, for its virtual clock.
@@ -21,7 +20,7 @@ import os
 import stat as stat_module
 import threading
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -268,9 +267,8 @@ def stat_with_birth(path: str) -> FileStat | None:
 class KernelDisk:
     """The real file system."""
 
-    def __init__(self, mounts: Mounts | None = None, *, max_threads: int = 8) -> None:
-        """``max_threads``: worker threads per mount, if ``mounts`` is not given."""
-        self._mounts = mounts or Mounts(max_threads=max_threads)
+    def __init__(self, mounts: Mounts | None = None) -> None:
+        self._mounts = mounts or Mounts()
         self._left_open: WeakKeyDictionary[Mount, deque[_Descriptor]] = WeakKeyDictionary()
         """Unused files that could not be closed yet for lack of a free thread; the mount's next closing thread does."""
 
@@ -346,7 +344,6 @@ class _Descriptor:
 
     @property
     def is_open(self) -> bool:
-        """Whether it is open and not being closed."""
         return self._number is not None
 
     def open(self) -> None:
@@ -400,7 +397,7 @@ class _KernelRecording:
                 pass  # not cached: read it in a worker
             except OSError as error:
                 if error.errno not in _NOWAIT_UNSUPPORTED:
-                    raise self._read_error(offset, error) from error
+                    raise file_access_error(self._reading_at(offset), error) from error
                 self._nowait = None  # this file system does not support RWF_NOWAIT
             else:
                 block = bytes(view[:count])
@@ -408,20 +405,16 @@ class _KernelRecording:
                 await trio.lowlevel.checkpoint()
                 return block
         descriptor = self._descriptor
-        try:
+        with access_errors(self._reading_at(offset)):
             return await self._mounts.run(self._path, lambda: os.pread(descriptor, size_bytes, offset))
-        except OSError as error:
-            raise self._read_error(offset, error) from error
 
     async def is_written(self, offset: int, size_bytes: int) -> bool:
         descriptor = self._descriptor
-        try:
+        with access_errors(self._reading_at(offset)):
             return await self._mounts.run(self._path, lambda: piece_is_written(descriptor, offset, size_bytes))
-        except OSError as error:
-            raise self._read_error(offset, error) from error
 
-    def _read_error(self, offset: int, error: OSError) -> FileAccessError:
-        return file_access_error(f"cannot read {self._path!r} at byte {offset}", error)
+    def _reading_at(self, offset: int) -> str:
+        return f"cannot read {self._path!r} at byte {offset}"
 
 
 async def head_of(recording: OpenRecording, size_bytes: int) -> bytes:
@@ -433,14 +426,3 @@ async def head_of(recording: OpenRecording, size_bytes: int) -> bytes:
             break
         head += block
     return head
-
-
-__all__: Sequence[str] = (
-    "BLOCK_BYTES",
-    "Disk",
-    "FileSlice",
-    "KernelDisk",
-    "OpenRecording",
-    "head_of",
-    "regular_file_stat",
-)

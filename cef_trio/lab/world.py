@@ -382,7 +382,7 @@ class World:
         )
 
         def make_store(retrier: Retrier) -> CheckpointStore:
-            self.store._retrier = retrier  # noqa: SLF001
+            self.store.retrier = retrier
             return cast("CheckpointStore", CrashableStore(self.store, life, self.journal, acknowledgements))
 
         def make_s3(retrier: Retrier, rate_limiter: RateLimiter) -> _RecordingS3Client:

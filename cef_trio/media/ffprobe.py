@@ -54,12 +54,9 @@ _ENTRIES: Final = "format=format_name,duration,bit_rate:stream=codec_type,codec_
 
 
 async def probe(path: str, *, ffprobe_path: str, timeout_seconds: float) -> MediaInfo:
-    """Return the media properties of a recording.
+    """Return the media properties of the recording at ``path``.
 
-    Args:
-        path: the recording.
-        ffprobe_path: the program; looked up in ``PATH`` if it is a bare name.
-        timeout_seconds: time limit; positive and finite.
+    ``ffprobe_path`` is looked up in ``PATH`` if it is a bare name; ``timeout_seconds`` is positive and finite.
 
     Raises:
         FFprobeError: ffprobe is missing, failed, took too long, or printed invalid output.
@@ -92,16 +89,15 @@ async def version(ffprobe_path: str, timeout_seconds: float) -> str:
     Raises:
         FFprobeError: ffprobe is missing, failed, or took longer than ``timeout_seconds``.
     """
-    output = b""
-    with trio.move_on_after(timeout_seconds) as scope:
-        try:
+    try:
+        with trio.fail_after(timeout_seconds):
             exit_code, output, _ = await _run([ffprobe_path, "-version"], timeout_seconds)
-        except (OSError, ValueError) as error:
-            raise FFprobeError(f"{ffprobe_path!r} cannot be run: {error}") from error
-        if exit_code != 0:
-            raise FFprobeError(f"{ffprobe_path!r} -version failed with exit code {exit_code}")
-    if scope.cancelled_caught:
-        raise FFprobeError(f"{ffprobe_path!r} -version did not end within {timeout_seconds:g} seconds")
+    except trio.TooSlowError as error:
+        raise FFprobeError(f"{ffprobe_path!r} -version did not end within {timeout_seconds:g} seconds") from error
+    except (OSError, ValueError) as error:
+        raise FFprobeError(f"{ffprobe_path!r} cannot be run: {error}") from error
+    if exit_code != 0:
+        raise FFprobeError(f"{ffprobe_path!r} -version failed with exit code {exit_code}")
     return (output.decode(errors="replace").splitlines() or ["no output"])[0]
 
 

@@ -11,8 +11,4 @@ from cef_trio.postprocess.after_upload import AfterUpload
 from cef_trio.postprocess.retention import forget_old_streams
 from cef_trio.postprocess.webhooks import WebhookDeliverer
 
-__all__ = [
-    "AfterUpload",
-    "WebhookDeliverer",
-    "forget_old_streams",
-]
+__all__ = ["AfterUpload", "WebhookDeliverer", "forget_old_streams"]

@@ -5,11 +5,9 @@ The file must not be written between the last check and its deletion. So it is o
 open file is compared with what was verified, and only then unlinked, after a last check for a waiting writer. Names are
 looked up in the open folder (``dir_fd``), so a folder that is replaced by a symlink meanwhile is not followed.
 
-Without leases (network file systems; files of other users without CAP_LEASE) only the comparison protects the file: a
-writer that opens it in the microseconds between comparison and deletion, or that keeps it open and is silent for longer
-than the daemon waits, is not noticed. Linux also has no call that unlinks a name only if it still refers to a given
-file, so a file that another process renames to that name in these microseconds is deleted instead. These limits are
-documented in ``docs/operations.md``.
+Without leases (network file systems; files of other users without CAP_LEASE) only the comparison protects the file.
+``docs/operations.md`` has the writers that are not noticed then. Linux has no call that unlinks a name only if it still
+refers to a given file, so a file that takes the name in the microseconds after the comparison is deleted instead.
 
 ``rename_file.py`` renames without replacing; ``copy_file.py`` copies to another file system.
 """

@@ -62,7 +62,6 @@ class Move:
         copy = await change(partial(Copy, path))
         try:
             await self._write(copy, file, lease)
-            await self._compare(path, file, lease)
             return await change(partial(copy.name, names))
         except BaseException:
             with shielded(_REMOVE_SECONDS, saving="copy's removal"):
@@ -72,11 +71,8 @@ class Move:
             if not self._mounts.hangs(path):  # close() flushes, and would block; the exit closes it too
                 copy.close()
 
-    async def _compare(self, path: str, file: VerifiedFile, lease: HeldLease) -> None:
-        if not await self._has_verified_bytes(path, file, lease):
-            raise AfterUploadError(f"{path!r} is not what was written to it")
-
     async def _write(self, copy: Copy, file: VerifiedFile, lease: HeldLease) -> None:
+        """Write the copy, and read it back."""
         change, crc, offset = partial(self._disk.change, path=copy.path), Crc64Nvme(), 0
 
         async def write(block: bytes) -> None:
@@ -92,6 +88,8 @@ class Move:
             raise disposal.NotAsVerifiedError(
                 f"{file.path!r} was left alone: its bytes differ from those that were verified"
             )
+        if not await self._has_verified_bytes(copy.path, file, lease):
+            raise AfterUploadError(f"{copy.path!r} is not what was written to it")
 
     async def _has_verified_bytes(self, path: str, file: VerifiedFile, lease: HeldLease) -> bool:
         """Return whether the file at ``path`` has exactly the verified bytes."""

@@ -59,9 +59,7 @@ async def forget_now(services: Services, retention: timedelta) -> int:
 
 async def _is_gone(services: Services, known: StreamSummary) -> bool:
     path = known.meta.current_path
-    if not services.is_ours(known.meta):
-        return False
-    if await services.disk.stat(path) is not None:
+    if not services.is_ours(known.meta) or await services.disk.stat(path) is not None:
         return False
     place = await services.disk.mount_around(path)
     return place is not None and is_same_mount(known.meta.identity, place)

@@ -31,7 +31,7 @@ from cef_trio.exceptions import CefMp4ProcessorError, S3OperationError, WebhookO
 from cef_trio.observability import WebhookOutcome
 from cef_trio.resilience import RetryPolicy, at_least_retry_after
 from cef_trio.upload import MAX_METADATA_BYTES, Services, hold_lease, metadata_key
-from cef_trio.webhook import Delivery, DeliveryOutcome, WebhookClient, WebhookResponse, outcome_of_status
+from cef_trio.webhook import Delivery, DeliveryOutcome, WebhookClient, outcome_of_status
 
 log = structlog.get_logger(__name__)
 
@@ -60,12 +60,7 @@ class WebhookDeliverer:
     """Delivers the pending webhooks of this watch folder's streams."""
 
     def __init__(
-        self,
-        services: Services,
-        client: WebhookClient,
-        *,
-        retry_seconds: float,
-        random: Random | None = None,
+        self, services: Services, client: WebhookClient, *, retry_seconds: float, random: Random | None = None
     ) -> None:
         self._services = services
         self._client = client
@@ -187,16 +182,13 @@ class WebhookDeliverer:
                     )
                     await self._acknowledge(meta, WebhookOutcome.REFUSED)
                 case DeliveryOutcome.RETRY:
-                    raise self._retryable_error(response)
-
-    def _retryable_error(self, response: WebhookResponse) -> WebhookOperationError:
-        return WebhookOperationError(
-            "deliver",
-            f"the receiver responded with HTTP {response.status} [{self._client.receiver}]",
-            transient=True,
-            status=response.status,
-            retry_after_seconds=response.retry_after_seconds,
-        )
+                    raise WebhookOperationError(
+                        "deliver",
+                        f"the receiver responded with HTTP {response.status} [{self._client.receiver}]",
+                        transient=True,
+                        status=response.status,
+                        retry_after_seconds=response.retry_after_seconds,
+                    )
 
     async def _body(self, meta: StreamMeta) -> bytes:
         """Return the metadata object as it is in S3.

@@ -14,13 +14,7 @@ from cef_trio.resilience.backoff import RetryPolicy, at_least_retry_after
 from cef_trio.resilience.best_effort import PAUSE_SECONDS, BestEffort
 from cef_trio.resilience.outage import IDLE_SECONDS, CircuitBreaker, ProbeKind, is_outage
 from cef_trio.resilience.periodic import Periodic
-from cef_trio.resilience.retry import (
-    FailedAttempt,
-    Retrier,
-    ServiceRetrier,
-    SingleAttempt,
-    is_transient,
-)
+from cef_trio.resilience.retry import FailedAttempt, Retrier, ServiceRetrier, SingleAttempt, is_transient
 from cef_trio.resilience.shield import shielded, shielded_at_first
 from cef_trio.resilience.stall import Progress
 from cef_trio.resilience.threads import ThreadedResolver, run_in_thread, until_thread

@@ -95,7 +95,11 @@ class BestEffort:
                     self._works(operation)  # an answer, which the caller handles
                     raise
                 error = str(refused)
-            await _reached(reach)
+            try:
+                await reach()
+            except S3OperationError as unreached:
+                if unreached.transient:
+                    raise  # S3 itself is down
         since = before.since if before is not None else now
         self._failing[operation] = FailingCall(since, error, trio.current_time() + PAUSE_SECONDS)
         self._calls[operation], self._fails.value = call, True
@@ -116,16 +120,3 @@ class BestEffort:
         if failed is not None:
             seconds = round(trio.current_time() - failed.since, 3)
             log.info("optional_call_recovered", operation=operation, seconds=seconds)
-
-
-async def _reached(reach: Callable[[], Awaitable[None]]) -> None:
-    """Check that S3 itself answers.
-
-    Raises:
-        S3OperationError: S3 is down.
-    """
-    try:
-        await reach()
-    except S3OperationError as error:
-        if error.transient:
-            raise

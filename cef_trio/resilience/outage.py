@@ -131,14 +131,8 @@ class Outage:
 class CircuitBreaker:
     """Circuit breaker of one service. Open means that the service is down.
 
-    Exactly one task runs :meth:`run`, which probes while the breaker is open or the service is idle.
-
-    Args:
-        service: name in the log.
-        probe: proves that the service works.
-        policy: delays between probes.
-        random: source of jitter.
-        idle_seconds: idle time before the service is probed; ``None`` disables idle probes.
+    Exactly one task runs :meth:`run`, which probes while the breaker is open, with the delays of ``policy``, or the
+    service is idle for ``idle_seconds``; ``None`` disables idle probes. ``service`` is its name in the log.
     """
 
     def __init__(
@@ -256,7 +250,6 @@ class CircuitBreaker:
         log.warning("outage_ended", service=self.service, seconds=round(trio.current_time() - began, 3), probes=attempt)
 
     async def _probe_if_idle(self) -> None:
-        """Probe a service that has had no traffic for a while."""
         try:
             await self._run_probe(ProbeKind.READ)
         except CefMp4ProcessorError:

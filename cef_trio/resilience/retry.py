@@ -9,9 +9,7 @@
   the probe was signed with the same clock and accepted.
 
 Delays are ``trio.sleep`` and end at once when cancelled. tenacity catches ``BaseException``, so the predicate checks
-the type, which Cancelled does not match; the original exception is raised, not a ``RetryError``. There is no checkpoint
-between the success of an attempt and the return of :meth:`ServiceRetrier.call`, so an acknowledged part cannot be lost
-there (P2).
+the type, which Cancelled does not match; the original exception is raised, not a ``RetryError``.
 """
 
 from __future__ import annotations
@@ -75,10 +73,6 @@ RetryObserver = Callable[[FailedAttempt], None]
 """Called for every retry and for every failed operation; must not raise."""
 
 
-def _no_observer(_failed: FailedAttempt) -> None:
-    """Observer that does nothing."""
-
-
 class _OutageError(Exception):
     """Carries a rejection that affects all calls past tenacity; never leaves this module."""
 
@@ -90,13 +84,8 @@ class _OutageError(Exception):
 class ServiceRetrier:
     """Retries the calls to one service.
 
-    Args:
-        breaker: the service's circuit breaker.
-        policy: number of attempts and delays.
-        once: operations that are tried a single time and do not wait for the breaker, such as the save during shutdown
-            (promise P4). Probes are tried once too.
-        random: source of jitter.
-        observer: called for every failed attempt.
+    Operations in ``not_retried``, such as the save during shutdown (promise P4), are tried once and do not wait for the
+    breaker; so are probes.
     """
 
     def __init__(
@@ -106,7 +95,7 @@ class ServiceRetrier:
         *,
         not_retried: frozenset[str] = frozenset(),
         random: Random | None = None,
-        observer: RetryObserver = _no_observer,
+        observer: RetryObserver = lambda _failed: None,
     ) -> None:
         self._breaker = breaker
         self._policy = policy

@@ -26,12 +26,9 @@ removed: frozenset[str] = frozenset()
 def shielded(seconds: float, *, saving: str) -> Iterator[trio.CancelScope]:
     """Shield the body from outer cancellation for at most ``seconds``.
 
-    Args:
-        seconds: time limit of the body; positive and finite.
-        saving: short name of what would be lost without the shield (``"part record"``).
-
-    After ``seconds`` the body is cancelled, and ``cancelled_caught`` of the yielded scope is true. An outer
-    cancellation that arrived meanwhile is delivered at the first checkpoint after the block.
+    ``saving`` names what would be lost without the shield (``"part record"``). After ``seconds`` the body is cancelled,
+    and ``cancelled_caught`` of the yielded scope is true. An outer cancellation that arrived meanwhile is delivered at
+    the first checkpoint after the block.
 
     Raises:
         ValueError: ``seconds`` is not positive and finite.
@@ -45,13 +42,8 @@ def shielded(seconds: float, *, saving: str) -> Iterator[trio.CancelScope]:
 async def shielded_at_first(work: Callable[[], Awaitable[T]], seconds: float, *, saving: str) -> T:
     """Run ``work``, shielded from cancellation for the first ``seconds`` only.
 
-    Unlike :func:`shielded` it has no time limit: work that is not cancelled runs to its end.
-
-    Args:
-        work: its result is returned without another checkpoint at which a cancellation within ``seconds`` could
-            take effect.
-        seconds: positive and finite.
-        saving: as for :func:`shielded`.
+    Unlike :func:`shielded` it has no time limit: work that is not cancelled runs to its end. Its result is returned
+    without another checkpoint at which a cancellation within ``seconds`` could take effect.
 
     Raises:
         ValueError: ``seconds`` is not positive and finite.

@@ -68,20 +68,17 @@ _current: ContextVar[Progress | None] = ContextVar("progress", default=None)
 
 def moved() -> None:
     """Record a block that was read or sent for this task's stream."""
-    progress = _current.get()
-    if progress is not None:
+    if progress := _current.get():
         progress.moved()
 
 
 def progressed() -> None:
     """Record an acknowledgement of S3 for this task's stream."""
-    progress = _current.get()
-    if progress is not None:
+    if progress := _current.get():
         progress.progressed()
 
 
 def failed(error: BaseException) -> None:
     """Record a failed attempt of this task's stream."""
-    progress = _current.get()
-    if progress is not None:
+    if progress := _current.get():
         progress.failed(error)

@@ -40,13 +40,13 @@ async def reconcile_target(services: Services, upload: StreamUpload) -> None:
         ResumeError: the object is complete, and not in the configured bucket.
         S3OperationError: S3 could not be asked for the object.
     """
-    meta = upload.meta
+    meta, rules = upload.meta, services.rules
     if meta.object_etag is not None:
         if not await _object_exists(services, meta):
             raise ResumeError(
                 FailureReason.FINALIZATION,
-                f"its object is complete in {_recorded_target(meta)}, and the settings lead to "
-                f"{_configured_target(services)}: set them back, and `cef-trio retry` writes its metadata",
+                f"its object is complete in {_target(meta.s3_bucket, meta.s3_endpoint)}, and the settings lead to "
+                f"{_target(rules.bucket, rules.endpoint)}: set them back, and `cef-trio retry` writes its metadata",
             )
         await confirm_endpoint(services, upload)
     elif bucket_changed(services, meta):
@@ -87,10 +87,5 @@ async def _object_exists(services: Services, meta: StreamMeta) -> bool:
     return stored is not None and stored.metadata.get(STREAM_ID_METADATA) == meta.stream_id
 
 
-def _recorded_target(meta: StreamMeta) -> str:
-    return f"bucket {meta.s3_bucket!r}" + (f" at {meta.s3_endpoint}" if meta.s3_endpoint else "")
-
-
-def _configured_target(services: Services) -> str:
-    rules = services.rules
-    return f"bucket {rules.bucket!r}" + (f" at {rules.endpoint}" if rules.endpoint else "")
+def _target(bucket: str, endpoint: str | None) -> str:
+    return f"bucket {bucket!r}" + (f" at {endpoint}" if endpoint else "")

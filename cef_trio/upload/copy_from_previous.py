@@ -24,10 +24,10 @@ from typing import Final
 import structlog
 
 from cef_trio.checkpoint import Checkpoint, PartRecord, StreamMeta
-from cef_trio.exceptions import RecordingChangedError, S3OperationError
+from cef_trio.exceptions import S3OperationError
 from cef_trio.files import OpenRecording
 from cef_trio.s3 import CopiedPart, ObjectRange, looks_like_md5
-from cef_trio.upload.part_matching import crc_of
+from cef_trio.upload.part_matching import crc_of, has_bytes_of
 from cef_trio.upload.part_plan import Part, PartPlan
 from cef_trio.upload.services import Services
 
@@ -147,8 +147,4 @@ async def compare_content(recording: OpenRecording, size_bytes: int, completed: 
 
 
 async def _agrees(recording: OpenRecording, part: Part, record: PartRecord) -> bool:
-    try:
-        crc = await crc_of(recording, part.offset, record.size_bytes)
-    except RecordingChangedError:
-        return False
-    return record.size_bytes == part.size_bytes and crc == record.crc64nvme
+    return record.size_bytes == part.size_bytes and await has_bytes_of(record, recording, part.offset)

@@ -12,12 +12,7 @@ from cef_trio.checkpoint import COMES_BACK, ENDED, Status, StreamMeta, StreamSum
 from cef_trio.files import FileStat, IdentityMatch
 
 _FILE_WAS_GONE = frozenset(
-    {
-        Status.DELETED_LOCALLY,
-        Status.ABORTED_NO_PARTS,
-        Status.FAILED_FILE_MISSING_ON_RESUME,
-        Status.FAILED_FILE_REPLACED,
-    }
+    {Status.DELETED_LOCALLY, Status.ABORTED_NO_PARTS, Status.FAILED_FILE_MISSING_ON_RESUME, Status.FAILED_FILE_REPLACED}
 )
 
 
@@ -52,12 +47,9 @@ def must_be_recognized(known: StreamSummary | None, stat: FileStat) -> bool:
 
 
 def triage(known: StreamSummary | None, stat: FileStat, identity_match: IdentityMatch | None = None) -> FileTriage:
-    """Decide what to do about a file.
+    """Decide what to do about a file, by the stream recorded for its path, if any.
 
-    Args:
-        known: the stream recorded for the file's path, if any.
-        stat: the file's stat.
-        identity_match: the result of recognizing the file, if that was needed (:func:`must_be_recognized`).
+    ``identity_match`` is the result of recognizing the file, if that was needed (:func:`must_be_recognized`).
     """
     if known is None or known.meta.status in _FILE_WAS_GONE:
         return FileTriage.NEW

@@ -38,18 +38,12 @@ class IdleChecker:
     """Checks all streams every ``period_seconds``."""
 
     def __init__(
-        self,
-        services: Services,
-        supervisor: StreamSupervisor,
-        *,
-        timeout_seconds: float,
-        period_seconds: float,
+        self, services: Services, supervisor: StreamSupervisor, *, timeout_seconds: float, period_seconds: float
     ) -> None:
         self._services = services
         self._supervisor = supervisor
         self._timeout_seconds = timeout_seconds
         self.period_seconds = period_seconds
-        """The period of the rounds."""
         self.last_run = trio.current_time()
         """``trio.current_time()`` at the start of the last round, for the health check."""
         self._errors: list[str] = []
@@ -89,7 +83,7 @@ class IdleChecker:
         if live.file_state.value != state:
             return  # an event came meanwhile, and is newer than this stat
         result = check_idle(
-            idle_seconds=live.idle_seconds(trio.current_time()),
+            idle_seconds=live.idle_seconds(),
             timeout_seconds=self._timeout_seconds,
             known=state.stat,
             found=found,

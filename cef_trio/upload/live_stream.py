@@ -81,12 +81,12 @@ class LiveStream:
         """Update the state of the file."""
         self.processor.retry_read()
         self.file_state.value = file_state
-        self.idle_seconds(trio.current_time())
+        self.idle_seconds()
         self.lag(trio.current_time())  # records when the bytes were first seen
 
-    def idle_seconds(self, now: float) -> float:
+    def idle_seconds(self) -> float:
         """Return the time since the file last changed, in seconds; the stream's own checks count too."""
-        stat: FileStat = self.file_state.value.stat
+        stat, now = self.file_state.value.stat, trio.current_time()
         if stat != self._last_stat:
             self._last_stat, self.changed_at = stat, now
         return now - self.changed_at

@@ -129,8 +129,7 @@ class MovedFiles:
                 with trio.move_on_at(min(ends_at, trio.current_time() + _FOLDER_SECONDS)) as scope:
                     found_stat = await self._services.disk.stat(path)
             except ChunkProcessingError as error:
-                denied = isinstance(error, FileAccessError) and error.denied
-                if not denied:
+                if not (isinstance(error, FileAccessError) and error.denied):
                     unavailable.add(folder)
                 continue
             if scope.cancelled_caught:

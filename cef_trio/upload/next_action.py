@@ -74,12 +74,9 @@ class FileCheck(Enum):
 
 
 def check_file(found: FileStat | None, *, is_ours: bool, covered_bytes: int) -> FileCheck:
-    """Classify the file at the stream's path.
+    """Classify the file at the stream's path; ``found`` is its stat, ``None`` if there is no file.
 
-    Args:
-        found: its stat; ``None`` if there is no file.
-        is_ours: whether it is the stream's file (``recognition.py``).
-        covered_bytes: the end of the furthest part that S3 acknowledged.
+    ``covered_bytes`` is the end of the furthest part that S3 acknowledged.
     """
     if found is None:
         return FileCheck.GONE

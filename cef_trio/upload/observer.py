@@ -37,13 +37,15 @@ class Observer:
     def __call__(self) -> Snapshot:
         """Return the current snapshot."""
         services, supervisor, now = self.services, self.supervisor, trio.current_time()
+        pending = supervisor.pending_lookups
+        first_seen = min((one.since for one in pending), default=None)  # the age counts from then, also in a stream
         leaving_since = self.leaving_since()
         outages = {one.service: self._outage(one) for one in (services.s3_breaker, services.redis_breaker)}
         held = any(outages.values())
         return Snapshot(
             at=services.unix_time(now),
             streams=tuple(self._stream(one, now, held=held) for one in supervisor.live),
-            not_looked_up=self._unix(Lag(supervisor.pending_lookup_bytes, supervisor.pending_lookup_since)),
+            not_looked_up=self._unix(Lag(sum(one.size_bytes for one in pending), first_seen)),
             outages=outages,
             risks=self.risks(),
             limiters={"streams": _use(services.stream_slots), "parts": _use(services.part_slots)},

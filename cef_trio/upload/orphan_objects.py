@@ -25,7 +25,7 @@ from typing import Final
 import structlog
 import trio
 
-from cef_trio.checkpoint import Checkpoint, FileIdentity, PartRecord, Status, StreamMeta, StreamSet
+from cef_trio.checkpoint import FileIdentity, PartRecord, Status, StreamMeta
 from cef_trio.exceptions import S3OperationError
 from cef_trio.files import HEAD_BYTES, FileSlice, FileStat, OpenRecording
 from cef_trio.s3 import Crc64Nvme, ListedObject, StoredObject
@@ -42,7 +42,7 @@ from cef_trio.upload.object_match import (
 from cef_trio.upload.part_matching import plan_of
 from cef_trio.upload.part_plan import PartPlan
 from cef_trio.upload.recognition import identify
-from cef_trio.upload.recovery import FileHistory, new_record
+from cef_trio.upload.recovery import FileHistory, create_stream, new_record
 from cef_trio.upload.services import Services
 from cef_trio.upload.session import STREAM_ID_METADATA, StreamUpload
 
@@ -167,7 +167,7 @@ class OrphanObjects:
         """Create a record for the object that has the file's bytes; return ``None`` if there is none: upload it.
 
         The stream's status is ``completed``, or ``s3_completed`` if its metadata JSON is still to be written.
-        ``on_stream_id`` and ``history`` are as for :func:`cef_trio.upload.recovery.begin`.
+        ``on_stream_id`` and ``history`` are as for :func:`cef_trio.upload.recovery.create_stream`.
 
         Raises:
             RecordingChangedError: the file does not exist.
@@ -270,17 +270,9 @@ class OrphanObjects:
         meta = _completed(record, match, parts, stat, at=now)
         if metadata is not None and services.webhook is None:
             meta = replace(meta, status=Status.COMPLETED)
-        on_stream_id(meta.stream_id)
-        await services.store.create(
-            meta,
-            services.lease,
-            parts,
-            replaced_stream_id=history.replaced_stream_id,
-            other_owner_stream_id=history.other_owner_stream_id,
-        )
+        upload = await create_stream(services, meta, parts, on_stream_id=on_stream_id, history=history)
         log.info("object_adopted", key=meta.s3_key_prefix, size_bytes=stat.size_bytes, parts=len(parts))
-        records = {part.part_number: part for part in parts}
-        return StreamUpload(services, Checkpoint(meta, StreamSet.PENDING_COMPLETION, records))
+        return upload
 
     async def _complete(self, upload: StreamUpload) -> StreamUpload:
         """Complete the stream: its metadata exists. Whether its webhook was delivered is unknown, so enqueue it."""

@@ -22,7 +22,7 @@ from __future__ import annotations
 from enum import Enum
 
 from cef_trio.checkpoint import NAMELESS, SHARED, Owner, StreamMeta
-from cef_trio.files import FolderMount
+from cef_trio.files import FolderMount, unescape_mount_point
 
 
 class Claim(Enum):
@@ -86,7 +86,7 @@ def _place_of(path: str, mount: str | None) -> str | None:
     if mount is None:
         return None
     point, _, root = mount.partition(" ")
-    point = point.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\").rstrip("/")
+    point = unescape_mount_point(point).rstrip("/")
     return root.rstrip("/") + path[len(point) :] if path.startswith(f"{point}/") else None
 
 

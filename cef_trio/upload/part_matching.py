@@ -36,6 +36,14 @@ async def crc_of(recording: OpenRecording, offset: int, size_bytes: int) -> int:
     return crc.value
 
 
+async def has_bytes_of(record: PartRecord, recording: OpenRecording, offset: int) -> bool:
+    """Return whether the file has the bytes of a recorded part at that offset; false if it is shorter."""
+    try:
+        return await crc_of(recording, offset, record.size_bytes) == record.crc64nvme
+    except RecordingChangedError:
+        return False
+
+
 async def matching_parts(
     recording: OpenRecording, listed: Iterable[ListedPart], plan: PartPlan, *, at: datetime
 ) -> dict[int, PartRecord]:

@@ -12,6 +12,7 @@ checkpoint cuts the file at the same offsets.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol, Self, TypeVar
@@ -81,11 +82,8 @@ class PartPlan:
             raise ValueError(f"part numbers must be 1 to {MAX_PARTS}, not {number}")
         if self.equal_parts:
             return Part(number, (number - 1) * self.part_size, self.part_size)
-        offset = 0
-        before = number - 1
-        doublings, within = divmod(before, PARTS_PER_SIZE)
-        for doubling in range(doublings):
-            offset += PARTS_PER_SIZE * self._size_after(doubling)
+        doublings, within = divmod(number - 1, PARTS_PER_SIZE)
+        offset = PARTS_PER_SIZE * sum(self._size_after(earlier) for earlier in range(doublings))
         size = self._size_after(doublings)
         return Part(number, offset + within * size, size)
 
@@ -99,16 +97,7 @@ class PartPlan:
 
     def count_full(self, size_bytes: int) -> int:
         """Return the number of full parts in a file of this size (at most 10,000)."""
-        if size_bytes >= self.max_size_bytes:
-            return MAX_PARTS
-        low, high = 0, MAX_PARTS
-        while low < high:  # the last number whose part ends within the file
-            middle = (low + high + 1) // 2
-            if self.part(middle).end <= size_bytes:
-                low = middle
-            else:
-                high = middle - 1
-        return low
+        return bisect_right(range(1, MAX_PARTS + 1), size_bytes, key=lambda number: self.part(number).end)
 
     def split(self, size_bytes: int) -> Iterator[Part]:
         """Yield all parts of a complete file of this size; the last may be short. An empty file has no parts.

@@ -61,10 +61,11 @@ from cef_trio.upload.start_stream import NotStarted, start
 
 log = structlog.get_logger(__name__)
 
-
 _MAX_UNWRITTEN: Final = 16
 """After this many holes the rest of a file is not searched until it changes."""
 _UNWRITTEN_PAUSE_SECONDS: Final = 1.0
+_GONE_GRACE_SECONDS: Final = 0.5
+"""How long to wait for the rename event of a missing file before a scan decides."""
 _MISPLACED: Final = frozenset({FailureReason.FILE_MISSING_ON_RESUME, FailureReason.FILE_REPLACED})
 
 
@@ -104,7 +105,6 @@ class StreamProcessor:
         self._lost_records = lost_records
         self._history = history
         self.progress = Progress()
-        """Tracks whether the upload makes progress."""
         self.lease_lost = False
         """Whether the stream's lease is lost; then nothing may be saved."""
         self._logged_error: BaseException | None = None
@@ -289,7 +289,7 @@ class StreamProcessor:
         Returns after a rename event, after a scan that began after ``missed_at``, or when the daemon drains.
         """
         moved_on = partial(self.file_state.wait_value, lambda now: now.path != path or now.draining)
-        with trio.move_on_after(self._services.rules.gone_grace_seconds):  # a rename event is cheaper than a scan
+        with trio.move_on_after(_GONE_GRACE_SECONDS):  # a rename event is cheaper than a scan
             await moved_on()
             return
         await wait_any(moved_on, partial(self._services.scans.wait_for_scan, path, missed_at))
@@ -485,10 +485,7 @@ class StreamProcessor:
             retry_at = self._services.utc_now() + timedelta(seconds=seconds)
             try:
                 await upload.transition(
-                    Status.RETRYING,
-                    retry_at_utc=retry_at,
-                    retry_attempts=self._attempts,
-                    failure_reason=str(error),
+                    Status.RETRYING, retry_at_utc=retry_at, retry_attempts=self._attempts, failure_reason=str(error)
                 )
             except CefMp4ProcessorError as unsaved:
                 # Informational only. A lost lease or another problem recurs on resume.
@@ -546,10 +543,7 @@ class StreamProcessor:
             upload = StreamUpload(self._services, checkpoint) if checkpoint else None
         if upload is None:
             upload = self.upload = await recovery.record_refused(
-                self._services,
-                self.file_state.value,
-                on_stream_id=self._set_stream_id,
-                history=self._history,
+                self._services, self.file_state.value, on_stream_id=self._set_stream_id, history=self._history
             )
         if reason not in KEEPS_ITS_UPLOAD:
             await upload.abort()

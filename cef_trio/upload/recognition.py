@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Final
 
 from cef_trio.checkpoint import ENDED, CheckpointStore, FileIdentity, PartRecord, StreamMeta
-from cef_trio.exceptions import RecordingChangedError
 from cef_trio.files import (
     Disk,
     FileStat,
@@ -22,7 +21,7 @@ from cef_trio.files import (
     same_fs_id,
 )
 from cef_trio.s3 import crc64nvme
-from cef_trio.upload.part_matching import crc_of
+from cef_trio.upload.part_matching import has_bytes_of
 from cef_trio.upload.part_plan import PartPlan
 
 _SAME_FILE_PARTS: Final = 3
@@ -48,12 +47,7 @@ async def recognize(meta: StreamMeta, parts: Mapping[int, PartRecord], recording
 async def _has_their_bytes(meta: StreamMeta, parts: Mapping[int, PartRecord], recording: OpenRecording) -> bool:
     plan = PartPlan.of(meta)
     for number in sorted(parts, reverse=True)[:_SAME_FILE_PARTS]:
-        record = parts[number]
-        try:
-            crc = await crc_of(recording, plan.part(number).offset, record.size_bytes)
-        except RecordingChangedError:
-            continue
-        if crc == record.crc64nvme:
+        if await has_bytes_of(parts[number], recording, plan.part(number).offset):
             return True
     return False
 

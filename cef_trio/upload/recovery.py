@@ -12,7 +12,7 @@ Every resume takes the same steps: load the checkpoint, check the file, ask S3, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -24,9 +24,10 @@ from cef_trio.checkpoint import (
     Checkpoint,
     FailureReason,
     FileIdentity,
+    PartRecord,
     Status,
     StreamMeta,
-    StreamSet,
+    rules,
 )
 from cef_trio.exceptions import (
     ChunkProcessingError,
@@ -58,6 +59,7 @@ from cef_trio.upload.session import StreamUpload
 log = structlog.get_logger(__name__)
 
 _GONE = frozenset({"NoSuchUpload", "NoSuchKey"})
+_MAX_UPLOADS_LOST: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,24 +90,18 @@ async def begin(
 ) -> StreamUpload:
     """Begin a stream for a file without a record: adopt its upload if S3 has one, else create a new record.
 
-    Args:
-        services: the shared services.
-        unknown: the uploads in S3 that Redis has no record of.
-        path: the file.
-        on_stream_id: called with the stream ID before the record exists, so that the supervisor knows its task.
-        history: the streams that are recorded for the path.
-        supersedes: a completed stream with some of the file's bytes, whose parts can be copied within S3.
+    ``unknown`` are the uploads in S3 that Redis has no record of; ``supersedes`` is a completed stream with some of the
+    file's bytes, whose parts can be copied within S3; :func:`create_stream` has the rest.
 
     Raises:
-        PathTakenError: another stream was recorded for the path meanwhile.
         RecordingChangedError: the file does not exist.
+        PathTakenError, LeaseLostError: as :func:`create_stream`.
     """
     async with services.disk.open(path) as recording:
         stat = await recording.stat()
         identity = await identify(recording, stat, HEAD_BYTES)
         adopted = await unknown.claim(path, recording) if unknown.may_fit(path) else None
     meta = new_record(services, adopted.stream_id if adopted else services.new_stream_id(), path, identity)
-    on_stream_id(meta.stream_id)
     parts = adopted.parts if adopted else ()
     if supersedes:
         meta = replace(
@@ -127,13 +123,7 @@ async def begin(
             next_part_to_upload=max(part.part_number for part in parts) + 1,
         )
     try:
-        await services.store.create(
-            meta,
-            services.lease,
-            parts,
-            replaced_stream_id=history.replaced_stream_id,
-            other_owner_stream_id=history.other_owner_stream_id,
-        )
+        upload = await create_stream(services, meta, parts, on_stream_id=on_stream_id, history=history)
     finally:
         if adopted:
             unknown.release(adopted)
@@ -141,23 +131,50 @@ async def begin(
         log.info("upload_adopted", key=meta.s3_key_prefix, parts=len(parts))
     else:
         log.info("stream_started", key=meta.s3_key_prefix, part_size=meta.part_size, supersedes=meta.supersedes_key)
+    return upload
+
+
+async def create_stream(
+    services: Services,
+    meta: StreamMeta,
+    parts: Sequence[PartRecord] = (),
+    *,
+    on_stream_id: Callable[[str], None],
+    history: FileHistory,
+) -> StreamUpload:
+    """Create the record of a stream that has these parts in S3.
+
+    ``on_stream_id`` is called with the stream ID before the record exists, so that the supervisor knows its task.
+
+    Raises:
+        PathTakenError: another stream was recorded for the path meanwhile.
+        LeaseLostError: another daemon created a stream of this ID.
+    """
+    on_stream_id(meta.stream_id)
+    await services.store.create(
+        meta,
+        services.lease,
+        parts,
+        replaced_stream_id=history.replaced_stream_id,
+        other_owner_stream_id=history.other_owner_stream_id,
+    )
     records = {part.part_number: part for part in parts}
-    return StreamUpload(services, Checkpoint(meta, StreamSet.ACTIVE, records))
+    return StreamUpload(services, Checkpoint(meta, rules.default_set(meta.status), records))
 
 
 def new_record(services: Services, stream_id: str, path: str, identity: FileIdentity) -> StreamMeta:
     """Return the record of a new stream."""
-    rules, now = services.rules, services.utc_now()
+    settings, now = services.rules, services.utc_now()
     return StreamMeta(
         stream_id=stream_id,
         original_path=path,
         current_path=path,
         identity=identity,
-        s3_bucket=rules.bucket,
-        s3_key_prefix=rules.key_template.key(stream_id, path),
-        part_size=rules.part_size,
-        equal_parts=rules.equal_parts,
-        s3_endpoint=rules.endpoint or None,
+        s3_bucket=settings.bucket,
+        s3_key_prefix=settings.key_template.key(stream_id, path),
+        part_size=settings.part_size,
+        equal_parts=settings.equal_parts,
+        s3_endpoint=settings.endpoint or None,
         owner=services.ownership.owner,
         started_at_utc=now,
         last_activity_at_utc=now,
@@ -165,11 +182,7 @@ def new_record(services: Services, stream_id: str, path: str, identity: FileIden
 
 
 async def record_refused(
-    services: Services,
-    file_state: FileState,
-    *,
-    on_stream_id: Callable[[str], None],
-    history: FileHistory,
+    services: Services, file_state: FileState, *, on_stream_id: Callable[[str], None], history: FileHistory
 ) -> StreamUpload:
     """Create a record for a file whose stream could not be started, to hold the failure (promise P6)."""
     try:
@@ -178,25 +191,14 @@ async def record_refused(
         stat = None
     identity = identity_by_stat(stat or file_state.stat)
     meta = new_record(services, services.new_stream_id(), file_state.path, identity)
-    on_stream_id(meta.stream_id)
-    await services.store.create(
-        meta,
-        services.lease,
-        replaced_stream_id=history.replaced_stream_id,
-        other_owner_stream_id=history.other_owner_stream_id,
-    )
-    return StreamUpload(services, Checkpoint(meta, StreamSet.ACTIVE))
+    return await create_stream(services, meta, on_stream_id=on_stream_id, history=history)
 
 
 async def resume(services: Services, stream_id: str, path: str | None, *, contradicted: bool = False) -> StreamUpload:
-    """Resume a recorded stream.
+    """Resume a recorded stream. ``path``: where its file was last seen; ``None``: the recorded path.
 
-    Args:
-        services: the shared services.
-        stream_id: the stream.
-        path: where its file was last seen; ``None``: the recorded path.
-        contradicted: S3 has just denied the recorded upload or parts. Unlisted parts are forgotten; if S3 does not list
-            parts, the upload counts as lost.
+    ``contradicted``: S3 has just denied the recorded upload or parts. Unlisted parts are forgotten; if S3 does not list
+    parts, the upload counts as lost.
 
     Raises:
         LeaseLostError: another daemon owns the stream, or its record is gone.
@@ -434,13 +436,13 @@ async def upload_lost(services: Services, upload: StreamUpload) -> None:
     """Start the stream over after S3 lost its upload.
 
     Raises:
-        ResumeError: S3 lost it more than ``max_uploads_lost`` times.
+        ResumeError: S3 lost it more than ``_MAX_UPLOADS_LOST`` times.
     """
     if bucket_change.endpoint_changed(services, upload.meta):
         await bucket_change.start_over_at_target(services, upload)
         return
     lost = upload.meta.uploads_restarted + 1
-    if lost > services.rules.max_uploads_lost:
+    if lost > _MAX_UPLOADS_LOST:
         raise ResumeError(FailureReason.UPLOAD_LOST, f"S3 lost the upload {lost} times")
     log.warning("upload_lost", key=upload.meta.s3_key_prefix, times=lost)
     await upload.start_over(uploads_restarted=lost)

@@ -40,25 +40,21 @@ CallKey = tuple[object, ...]
 class RepeatedErrors:
     """Counts one stream's errors."""
 
-    def __init__(self, max_definite: int = MAX_DEFINITE, max_transient: int = MAX_TRANSIENT) -> None:
-        self._max_definite = max_definite
-        self._max_transient = max_transient
+    def __init__(self) -> None:
         self._definite: Counter[CallKey] = Counter()
         self._transient: Counter[CallKey] = Counter()
 
     def count(self, error: CefMp4ProcessorError, subject: CallKey) -> str | None:
         """Count an error; return why the call is not to be retried, or ``None`` if it is.
 
-        Args:
-            error: the error of the call.
-            subject: the stream's state at the call: its upload ID, and its verified size and mtime.
+        ``subject`` is the stream's state at the call: its upload ID, and its verified size and mtime.
         """
         if not isinstance(error, S3OperationError) or is_outage(error):
             return None
         definite = error.code in DEFINITE
         if not definite and not error.transient:
             return None
-        counted, limit = (self._definite, self._max_definite) if definite else (self._transient, self._max_transient)
+        counted, limit = (self._definite, MAX_DEFINITE) if definite else (self._transient, MAX_TRANSIENT)
         key = (error.operation, error.part_number, error.code, *subject)
         counted[key] += 1
         if counted[key] < limit:

@@ -7,7 +7,7 @@ never awaits, so it answers while Redis and S3 do not.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Final, Protocol
 
@@ -46,7 +46,7 @@ class RiskObserver:
     is_leaving: Callable[[], bool] = lambda: False
     redact: Callable[[str], str] = str
     """Removes secrets from texts of S3, Redis and the file system."""
-    watcher: WatchedFolder | None = field(default=None)
+    watcher: WatchedFolder | None = None
 
     def __call__(self) -> tuple[Risk, ...]:
         """Return the current risks; none during a shutdown."""

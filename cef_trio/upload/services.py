@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import trio
 from trio_util import AsyncBool
@@ -27,24 +27,10 @@ from cef_trio.webhook import WebhookClient
 T = TypeVar("T")
 
 
-class Prober(Protocol):
-    """Probes a recording with ffprobe."""
-
-    async def __call__(self, path: str) -> MediaInfo:
-        """Probe the file.
-
-        Raises:
-            FFprobeError: the probe failed.
-        """
-        ...
-
-
-class WriterCheck(Protocol):
-    """Checks whether a process has a file open for writing."""
-
-    async def __call__(self, path: str) -> bool | None:
-        """Return whether the file has a writer; ``None`` if the file system or missing permissions hide that."""
-        ...
+Prober = Callable[[str], Awaitable[MediaInfo]]
+"""Probes the recording at a path with ffprobe; raises ``FFprobeError``."""
+WriterCheck = Callable[[str], Awaitable[bool | None]]
+"""Returns whether the file at a path has a writer; ``None`` if the file system or missing permissions hide that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,15 +48,12 @@ class StreamRules:
     close_grace_seconds: float = 1.0
     stream_timeout_seconds: float = 30.0
     """``STREAM_TIMEOUT_SECONDS``: where writers are unknown, a recording ends after this time without a write."""
-    gone_grace_seconds: float = 0.5
-    """How long to wait for the rename event of a missing file before a scan decides."""
     save_seconds: float = 2.0
     """The time limit for saving a stream's state at the end of its task."""
     record_seconds: float = 1.0
     """How long a cancellation waits for a part's record; less than ``save_seconds``."""
     retry: RetryPolicy = field(default_factory=lambda: RetryPolicy(initial_seconds=1.0, max_seconds=300.0))
     """The waits of a stream after its 1st, 2nd, … failure; ``attempts`` does not count."""
-    max_uploads_lost: int = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

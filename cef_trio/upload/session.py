@@ -13,14 +13,7 @@ from typing import Any
 import structlog
 import trio
 
-from cef_trio.checkpoint import (
-    Change,
-    Checkpoint,
-    PartRecord,
-    Status,
-    StreamMeta,
-    rules,
-)
+from cef_trio.checkpoint import Change, Checkpoint, PartRecord, Status, StreamMeta, rules
 from cef_trio.exceptions import S3OperationError
 from cef_trio.files import FileSlice, FileStat, OpenRecording
 from cef_trio.s3 import ChecksumAlgorithm, ListedUpload, PartToComplete, S3Client, StoredObject
@@ -159,8 +152,7 @@ class StreamUpload:
             headers=options.for_recording(),
         )
         await self._services.record_effect(
-            "upload id",
-            lambda: self.update(s3_upload_id=created.upload_id, checksum_algorithm=created.checksum.value),
+            "upload id", lambda: self.update(s3_upload_id=created.upload_id, checksum_algorithm=created.checksum.value)
         )
         log.info("upload_created", key=self.meta.s3_key_prefix, checksum=created.checksum.value)
         await self._find_base()
@@ -391,12 +383,18 @@ async def abort_uploads(s3: S3Client, meta: StreamMeta) -> None:
     Raises:
         S3OperationError: an abort failed.
     """
+    key = meta.s3_key_prefix
+
+    async def listed() -> list[ListedUpload]:
+        try:
+            return await s3.list_multipart_uploads(key)
+        except S3OperationError as error:
+            log.warning("orphan_listing_failed", error=str(error))
+            return []
+
     if meta.s3_upload_id is not None:
-        await s3.abort_multipart_upload(meta.s3_key_prefix, meta.s3_upload_id)
-    try:
-        await _abort_rounds(s3, meta.s3_key_prefix, lambda: s3.list_multipart_uploads(meta.s3_key_prefix))
-    except _NotListedError as error:
-        log.warning("orphan_listing_failed", error=str(error.__cause__))
+        await s3.abort_multipart_upload(key, meta.s3_upload_id)
+    await _abort_rounds(s3, key, listed)
 
 
 async def abort_listed(services: Services, key: str) -> bool:
@@ -408,28 +406,20 @@ async def abort_listed(services: Services, key: str) -> bool:
     s3 = services.s3
 
     async def listed() -> list[ListedUpload] | None:
-        return await services.attempt("list_multipart_uploads", lambda: s3.list_multipart_uploads(key))
+        try:
+            return await services.attempt("list_multipart_uploads", lambda: s3.list_multipart_uploads(key))
+        except S3OperationError as error:
+            if error.transient:
+                raise
+            log.warning("orphan_listing_failed", error=str(error))  # `cef-trio gc` reports it too
+            return []
 
-    try:
-        return await _abort_rounds(s3, key, listed)
-    except _NotListedError as error:
-        cause = error.__cause__
-        if isinstance(cause, S3OperationError) and cause.transient:
-            raise cause from None
-        log.warning("orphan_listing_failed", error=str(cause))  # permanent: `cef-trio gc` reports it too
-        return True
-
-
-class _NotListedError(Exception):
-    """The listing failed, not an abort."""
+    return await _abort_rounds(s3, key, listed)
 
 
 async def _abort_rounds(s3: S3Client, key: str, listed: Callable[[], Awaitable[list[ListedUpload] | None]]) -> bool:
     for _ in range(_ABORT_ROUNDS):
-        try:
-            uploads = await listed()
-        except S3OperationError as error:
-            raise _NotListedError from error
+        uploads = await listed()
         if uploads is None:
             return False
         orphans = [upload for upload in uploads if upload.key == key]

@@ -50,12 +50,7 @@ async def start(
     async def begin() -> StreamUpload:
         supersedes = has.meta if isinstance(has, Checkpoint) else None
         return await recovery.begin(
-            services,
-            lost.uploads,
-            path,
-            on_stream_id=on_stream_id,
-            history=history,
-            supersedes=supersedes,
+            services, lost.uploads, path, on_stream_id=on_stream_id, history=history, supersedes=supersedes
         )
 
     async with services.stream_slots:

@@ -96,25 +96,12 @@ class StreamSupervisor:
         live = (live for live in self._live.values() if not live.file_state.value.needs_check)
         return frozenset(one.processor.stream_id for one in live if one.processor.stream_id)
 
-    @property
-    def pending_lookup_bytes(self) -> int:
-        """The total size of the files whose lookup is pending."""
-        return sum(unknown.stat.size_bytes for unknown in self._pending_lookups())
-
-    @property
-    def pending_lookup_since(self) -> float | None:
-        """When the first nonempty file with a pending lookup was seen, by ``trio.current_time()``; ``None`` if none is.
-
-        The age of its bytes counts from then also after its stream has started.
-        """
-        return min((unknown.since for unknown in self._pending_lookups() if unknown.stat.size_bytes), default=None)
-
     def _pending_lookups(self) -> Iterator[_Unknown]:
         return (unknown for path, unknown in self._unknown.items() if path not in self._set_aside)
 
     @property
     def pending_lookups(self) -> tuple[Waiting, ...]:
-        """The nonempty files whose lookup is pending, by ``trio.current_time()``."""
+        """The nonempty files whose lookup is pending, by ``trio.current_time()`` when each was first seen."""
         why = self.lookup_error or ""
         return tuple(
             Waiting(one.since, one.stat.size_bytes, why) for one in self._pending_lookups() if one.stat.size_bytes
@@ -151,7 +138,7 @@ class StreamSupervisor:
             case Seen(path, stat):
                 self._seen(path, stat)
             case Closed(path, stat):
-                self._closed(path, stat)
+                self._seen(path, stat, closed=True)
             case Moved(old_path, new_path, stat):
                 self._moved(old_path, new_path, stat)
             case Gone(path):
@@ -160,19 +147,13 @@ class StreamSupervisor:
                 self._scanned(files, unreadable)
                 self._services.scans.completed(event)  # last, so that tasks that wait for the scan see the renames
 
-    def _seen(self, path: str, stat: FileStat) -> None:
+    def _seen(self, path: str, stat: FileStat, *, closed: bool = False) -> None:
         live = self._live.get(path)
         if live is not None:
-            live.update(file_events.seen(live.file_state.value, stat))
+            event = file_events.closed if closed else file_events.seen
+            live.update(event(live.file_state.value, stat))
         elif self._settled.get(path) != stat and self._matches(path):
-            self._queue_lookup_unless_set_aside(path, stat, closed=False)
-
-    def _closed(self, path: str, stat: FileStat) -> None:
-        live = self._live.get(path)
-        if live is not None:
-            live.update(file_events.closed(live.file_state.value, stat))
-        elif self._settled.get(path) != stat and self._matches(path):
-            self._queue_lookup_unless_set_aside(path, stat, closed=True)
+            self._queue_lookup(path, stat, closed=closed)
 
     def _moved(self, old_path: str, new_path: str, stat: FileStat) -> None:
         live = self._live.get(old_path)
@@ -188,10 +169,7 @@ class StreamSupervisor:
         self._set_aside.pop(old_path, None)
         unknown = self._unknown.pop(old_path, None)
         self._queue_rename(old_path, new_path, stat)
-        if unknown is not None and unknown.closed:
-            self._closed(new_path, stat)
-        else:
-            self._seen(new_path, stat)
+        self._seen(new_path, stat, closed=unknown is not None and unknown.closed)
 
     def _gone(self, path: str) -> None:
         self._settled.pop(path, None)
@@ -247,25 +225,20 @@ class StreamSupervisor:
             self._renamed.append((old_path, new_path, stat))
             self._work.value = True
 
-    def _queue_lookup_unless_set_aside(self, path: str, stat: FileStat, *, closed: bool) -> None:
+    def _queue_lookup(self, path: str, stat: FileStat, *, closed: bool) -> None:
         """Queue the lookup of a file; for a file with an unreadable record, only remember its stat."""
-        aside = self._set_aside.get(path)
-        if aside is None:
-            self._queue_lookup(path, stat, closed=closed)
+        queue = self._set_aside if path in self._set_aside else self._unknown
+        before = queue.get(path)
+        if before is None:
+            queue[path] = _Unknown(stat, closed)
         else:
-            self._set_aside[path] = _Unknown(stat, closed or (aside.closed and aside.stat == stat), aside.since)
+            queue[path] = _Unknown(stat, closed or (before.closed and before.stat == stat), before.since)
+        self._work.value |= queue is self._unknown
 
     def retry_set_aside(self) -> None:
         """Queue the lookup of the files whose records could not be read."""
         self._unknown = {**self._set_aside, **self._unknown}
         self._work.value |= bool(self._set_aside)
-
-    def _queue_lookup(self, path: str, stat: FileStat, *, closed: bool) -> None:
-        before = self._unknown.get(path)
-        same = before is not None and before.stat == stat
-        since = before.since if before is not None else trio.current_time()
-        self._unknown[path] = _Unknown(stat, closed or (same and before is not None and before.closed), since)
-        self._work.value = True
 
     # -- lookups ------------------------------------------------------------------------------------------------------
 
@@ -319,16 +292,8 @@ class StreamSupervisor:
             elif triaged is FileTriage.REPLACED:
                 self.resume_without_task(known[path], detached=True)
         if fresh:
-            replaced_stream_id = {path: known[path].meta.stream_id if path in known else None for path in fresh}
-            await self._begin_all(
-                {
-                    path: FileHistory(
-                        replaced_stream_id=replaced_stream_id[path], other_owner_stream_id=others.get(path)
-                    )
-                    for path in fresh
-                },
-                asked,
-            )
+            replaced = {path: known[path].meta.stream_id if path in known else None for path in fresh}
+            await self._begin_all({path: FileHistory(replaced[path], others.get(path)) for path in fresh}, asked)
 
     async def _begin_all(self, fresh: Mapping[str, FileHistory], asked: Mapping[str, _Unknown]) -> None:
         """Start streams for files that Redis has no usable record of at these paths."""

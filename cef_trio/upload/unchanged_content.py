@@ -46,10 +46,11 @@ async def correct_if_unchanged(services: Services, stream_id: str, path: str) ->
             fs_type = (await recording.origin()).system.name
             await trio.sleep(services.granularity_wait_seconds(fs_type, before))
             found = await compare_content(recording, before.size_bytes, completed)
-            if found is not ContentMatch.SAME:
-                if found is ContentMatch.SOME:
-                    services.advice.resumed(completed.meta, before)
-                return completed if found is ContentMatch.SOME else ContentMatch.NONE
+            if found is ContentMatch.NONE:
+                return found
+            if found is ContentMatch.SOME:
+                services.advice.resumed(completed.meta, before)
+                return completed
             after = await recording.stat()
             if (after, after.ctime_ns) == (before, before.ctime_ns):
                 await _correct(services, completed.meta, recording, after, path)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -116,10 +117,8 @@ class FolderWatches:
             for wd in dropped:
                 del self._folders[wd]
         for wd in dropped:
-            try:
+            with suppress(OSError):  # deleted meanwhile: the kernel dropped the watch
                 self._kernel.rm_watch(wd)
-            except OSError:  # deleted meanwhile: the kernel dropped the watch
-                continue
 
 
 def unpaired_moves(events: Iterable[Event]) -> bool:

@@ -130,7 +130,6 @@ class _Found:
         """Why the folder itself cannot be read."""
 
     def read(self, folder: str, files: Mapping[str, FileStat]) -> None:
-        """Add a folder and its files."""
         self._folders.add(folder)
         self._files.update(files)
 
@@ -169,16 +168,8 @@ def scan_now(folder: str, matches: PathMatcher) -> Scan:
     return found.scan(own)
 
 
-def _nothing() -> None:
-    """Default for ``beat``: do nothing."""
-
-
 def _read_one(
-    folder: str,
-    matches: PathMatcher,
-    beat: Callable[[], None] = _nothing,
-    *,
-    points: Collection[str] = (),
+    folder: str, matches: PathMatcher, beat: Callable[[], None] = lambda: None, *, points: Collection[str] = ()
 ) -> tuple[dict[str, FileStat], list[str]]:
     files: dict[str, FileStat] = {}
     folders: list[str] = []
@@ -203,7 +194,7 @@ def _read_one(
     return files, folders
 
 
-def stats_now(paths: Iterable[str], beat: Callable[[], None] = _nothing) -> dict[str, FileStat]:
+def stats_now(paths: Iterable[str], beat: Callable[[], None] = lambda: None) -> dict[str, FileStat]:
     """Return the stat of each regular file; others are left out. Blocks."""
     found: dict[str, FileStat] = {}
     for path in paths:

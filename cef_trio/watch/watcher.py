@@ -215,12 +215,10 @@ class Watcher:
     async def _report(self, changes: Iterable[Change]) -> bool:
         """Pass changes to the listener; return whether the watch folder still exists."""
         changes = list(changes)
-        paths = {
-            change.path for change in changes if change.kind in {ChangeKind.SEEN, ChangeKind.CLOSED, ChangeKind.MOVED}
-        }
-        stats = await self._reader.stats(path for path in paths if self._matches(path)) if paths else {}
         moved = {change.path for change in changes if change.kind is ChangeKind.MOVED}
-        stats = {**stats, **await self._reader.stats(moved - stats.keys())} if moved - stats.keys() else stats
+        seen = {change.path for change in changes if change.kind in {ChangeKind.SEEN, ChangeKind.CLOSED}}
+        paths = moved.union(filter(self._matches, seen))
+        stats = await self._reader.stats(paths) if paths else {}
         for change in changes:
             stat = stats.get(change.path)
             match change.kind:

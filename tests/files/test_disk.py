@@ -15,6 +15,7 @@ from waiting import until
 
 from cef_trio.exceptions import ChunkProcessingError, FileAccessError, RecordingChangedError
 from cef_trio.files import reader as disk_module
+from cef_trio.files.mounts import Mounts
 from cef_trio.files.reader import BLOCK_BYTES, Disk, FileSlice, KernelDisk, file_access_error, head_of
 from cef_trio.lab.disk import InlineDisk
 from cef_trio.resilience import shield as shield_room
@@ -334,7 +335,7 @@ async def test_p7_a_file_that_waited_in_vain_for_a_thread_to_close_it_is_closed_
         return number
 
     monkeypatch.setattr(disk_module, "_CLOSE_SECONDS", 0.05)
-    disk = KernelDisk(max_threads=1)
+    disk = KernelDisk(Mounts(max_threads=1))
     async with disk.open(recording), disk.open(recording), disk.open(recording):
         assert open_here() == 3
         monkeypatch.setattr(os, "close", slow_close)

@@ -94,9 +94,15 @@ def parse_address(url: str) -> RedisAddress:
         parts = urlsplit(url)
     except ValueError:
         raise ValueError("REDIS_URL is not a URL") from None
-    options = _options(parts)
+    if parts.fragment:
+        raise ValueError("REDIS_URL: '#' must be written as %23")
+    if parts.scheme not in _FORMS:
+        raise ValueError(
+            f"REDIS_URL: unknown scheme {parts.scheme!r} (redis, rediss, unix, redis+sentinel, redis+cluster)"
+        )
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
     username, password, location = _credentials(parts.netloc)
-    found = _FORMS.get(parts.scheme, _no_such_form)(parts, location, options)
+    found = _FORMS[parts.scheme](parts, location, options)
     tls = parts.scheme.startswith("rediss")
     certificate, key = (options.pop(name, None) for name in ("ssl_certfile", "ssl_keyfile")) if tls else (None, None)
     if key and not certificate:
@@ -104,12 +110,7 @@ def parse_address(url: str) -> RedisAddress:
     if options:
         raise ValueError(f"REDIS_URL: unknown option {min(options)!r}")
     return replace(
-        found,
-        username=username,
-        password=password,
-        tls=tls,
-        client_certificate_file=certificate,
-        client_key_file=key,
+        found, username=username, password=password, tls=tls, client_certificate_file=certificate, client_key_file=key
     )
 
 
@@ -150,10 +151,6 @@ def _cluster(parts: SplitResult, location: str, _options: dict[str, str]) -> Red
     return RedisAddress(Topology.CLUSTER, _hosts(location, _REDIS_PORT))
 
 
-def _no_such_form(parts: SplitResult, _location: str, _options: dict[str, str]) -> RedisAddress:
-    raise ValueError(f"REDIS_URL: unknown scheme {parts.scheme!r} (redis, rediss, unix, redis+sentinel, redis+cluster)")
-
-
 _FORMS: Final = {
     "unix": _unix,
     "redis": _single,
@@ -163,12 +160,6 @@ _FORMS: Final = {
     "redis+cluster": _cluster,
     "rediss+cluster": _cluster,
 }
-
-
-def _options(parts: SplitResult) -> dict[str, str]:
-    if parts.fragment:
-        raise ValueError("REDIS_URL: '#' must be written as %23")
-    return dict(parse_qsl(parts.query, keep_blank_values=True))
 
 
 def _path(parts: SplitResult) -> list[str]:

@@ -8,9 +8,9 @@ error, so 200 streams do not queue behind a dead server (P4). Later calls try ag
 
 Defaults of redis-py 8 that are overridden here, and why:
 
-- ``socket_timeout`` and ``socket_connect_timeout`` are always set: a frozen server must not hold an exit back (P4).
-- It never tries again by itself (``Retry(NoBackoff(), 0)``; its default is ten times with back-off): one policy for
-  all, ``cef_trio/resilience/retry.py``, decides that, and a hidden retry would multiply the time-out.
+- ``socket_timeout`` and ``socket_connect_timeout`` are always set: a frozen server must not delay an exit (P4).
+- No retries (``Retry(NoBackoff(), 0)``; the default is ten with back-off): ``resilience/retry.py`` retries, and a
+  hidden retry would multiply the time-out.
 - RESP2: no ``HELLO``, hence no maintenance notifications (on by default in RESP3), which relax the time-outs.
 - No ``CLIENT SETINFO`` (two round trips and an ACL right for each connection), no health check (every connection is
   tested for stray data and for its end when it is taken from the pool; a ``PING`` proves nothing about the next call).
@@ -70,15 +70,9 @@ once, so their results fit neither."""
 
 
 class RedisClient:
-    """The calls to one Redis, at most ``connections`` at a time.
+    """The calls to one Redis, at most ``connections`` at a time. :class:`RedisCheckpointStore` documents the arguments.
 
-    Args:
-        address: where it is.
-        home_key: a key of ours; in a cluster, commands that have no key go to the node that holds it.
-        ca_file: what a TLS server's certificate is checked against; the system's certificates by default.
-        socket_timeout_seconds: how long a connect, and how long an answer, may take; positive and finite.
-        connections: threads, and connections to each server.
-        retrier: the policy for transient errors; a single attempt by default.
+    ``home_key`` is a key of ours: in a cluster, commands that have no key go to the node that holds it.
 
     Raises:
         ValueError: the time-out is not positive and finite, or the client's certificate cannot be read.
@@ -216,8 +210,7 @@ def open_client(address: RedisAddress, bounds: Mapping[str, Any], ca_file: Path 
     if address.topology is Topology.CLUSTER:
         return RedisCluster(
             startup_nodes=[ClusterNode(host, port) for host, port in address.hosts],  # type: ignore[no-untyped-call]
-            **_without_retry(common),
-            retry=Retry(NoBackoff(), 0),
+            **common,
             ssl=address.tls,
             **login,
             **certificates,
@@ -244,13 +237,7 @@ def open_client(address: RedisAddress, bounds: Mapping[str, Any], ca_file: Path 
     else:
         [(host, port)] = address.hosts
         pool = ConnectionPool(
-            connection_class=one_by_one,
-            host=host,
-            port=port,
-            db=address.db,
-            **common,
-            **login,
-            **certificates,
+            connection_class=one_by_one, host=host, port=port, db=address.db, **common, **login, **certificates
         )
     return Redis.from_pool(pool)
 
@@ -275,11 +262,6 @@ _FIXED: Final[Mapping[str, Any]] = MappingProxyType(
         "health_check_interval": 0,
     }
 )
-
-
-def _without_retry(common: dict[str, Any]) -> dict[str, Any]:
-    # RedisCluster takes `retry` for itself and gives its nodes' connections none.
-    return {name: value for name, value in common.items() if name != "retry"}
 
 
 def _certificates(address: RedisAddress, ca_file: Path | None) -> dict[str, Any]:

@@ -106,10 +106,6 @@ def _encode_text(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
-def _decode_text(raw: bytes) -> str:
-    return raw.decode("utf-8", "surrogateescape")
-
-
 @dataclass(frozen=True, slots=True)
 class _Form:
     """Encoder and decoder of one kind of value."""
@@ -249,7 +245,7 @@ def decode_meta(raw: Mapping[bytes, bytes], *, of: str | None = None) -> StreamM
 
 def _decode(name: str, form: _Form, raw: bytes) -> Any:
     try:
-        return form.decode(_decode_text(raw))
+        return form.decode(raw.decode("utf-8", "surrogateescape"))
     except (ValueError, OverflowError) as error:
         raise CorruptFieldError(name, f"cannot be read from {raw[:80]!r}: {error}") from error
 

@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator,
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from types import TracebackType
 from typing import Final, Self
 
 import structlog
@@ -136,9 +135,7 @@ class RedisCheckpointStore(StreamWrites):
         """Return self; the first call connects, under its own retries."""
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_error: object) -> None:
         """Close the sockets without a checkpoint. A call in progress ends within its time-out."""
         self._redis.close()
 
@@ -156,9 +153,9 @@ class RedisCheckpointStore(StreamWrites):
             if url is not None:
                 self.renew_login(url)
         self._redis.renew_connections()
-        given: list[Argument] = [_PROBE_MILLISECONDS]
         await self._redis.call(
-            "check_writable", lambda client: run_script(client, scripts.PROBE, [self.keys.probe], given)
+            "check_writable",
+            lambda client: run_script(client, scripts.PROBE, [self.keys.probe], [_PROBE_MILLISECONDS]),
         )
 
     async def info(self) -> ServerInfo:
@@ -201,11 +198,7 @@ class RedisCheckpointStore(StreamWrites):
 
     async def members(self, stream_set: StreamSet) -> frozenset[str]:
         """See :meth:`StreamStore.members`."""
-
-        def work(client: Client) -> frozenset[str]:
-            return self._members(client, self.keys.set(stream_set))
-
-        return await self._redis.call("members", work)
+        return await self._redis.call("members", lambda client: self._members(client, self.keys.set(stream_set)))
 
     async def count(self) -> Mapping[StreamSet, int]:
         """See :meth:`StreamStore.count`."""
@@ -382,7 +375,6 @@ class RedisCheckpointStore(StreamWrites):
 
     async def pending_webhooks(self) -> frozenset[str]:
         """See :meth:`WebhookOutbox.pending_webhooks`."""
-
         return await self._redis.call(
             "pending_webhooks", lambda client: self._members(client, self.keys.pending_webhooks)
         )
@@ -395,20 +387,12 @@ class RedisCheckpointStore(StreamWrites):
 
     async def ack_webhook(self, stream_id: str) -> None:
         """See :meth:`WebhookOutbox.ack_webhook`."""
-
-        def work(client: Client) -> None:
-            client.srem(self.keys.pending_webhooks, stream_id)
-
-        await self._redis.call("ack_webhook", work)
+        await self._redis.call("ack_webhook", lambda client: client.srem(self.keys.pending_webhooks, stream_id))
 
     async def report(self, instance: str, text: str) -> None:
         """See :meth:`DaemonReports.report`."""
         name, value = codec.encode_path(instance), text.encode("utf-8", "surrogateescape")
-
-        def work(client: Client) -> None:
-            client.hset(self.keys.reports, name, value)
-
-        await self._redis.call("report", work)
+        await self._redis.call("report", lambda client: client.hset(self.keys.reports, name, value))
 
     async def reports(self) -> Mapping[str, str]:
         """See :meth:`DaemonReports.reports`."""
@@ -501,8 +485,8 @@ class RedisCheckpointStore(StreamWrites):
             self._index_exists = False
             why = f"{key} is of a wrong type, and is to be a hash"
             self.unreadable.note(key, why)
-            hint = f"no file can be looked up; {renaming(key)}, and it is made anew from the records"
-            raise RedisOperationError("find_by_path", f"{why}: {hint}") from error
+            hint = f"`redis-cli RENAME {key} {key}.broken`, and it is made anew from the records"
+            raise RedisOperationError("find_by_path", f"{why}: no file can be looked up; {hint}") from error
         self.unreadable.note(key, None)
         return found
 
@@ -582,11 +566,6 @@ class RedisCheckpointStore(StreamWrites):
         if why is not None:
             raise RecordUnreadableError("load", why)
         return {part.part_number: part for part in sorted(parts, key=lambda part: part.part_number)}
-
-
-def renaming(key: str) -> str:
-    """Return the command that moves a key of a wrong type out of the way without losing it."""
-    return f"`redis-cli RENAME {key} {key}.broken`"
 
 
 def _text(value: object) -> str:
