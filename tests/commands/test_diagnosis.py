@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cef_trio.checkpoint.redis.store import ServerInfo
+from cef_trio.checkpoint.redis.server_info import ServerInfo
 from cef_trio.cli.checks import (
     NETWORK_FILE_SYSTEMS,
     Finding,
