@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Ask the daemon, print the answer, and return the exit code.
+    """Ask the daemon, print the response, and return the exit code.
 
     Raises:
         HealthSettingsError: a setting is invalid.
@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """The daemon's answer; ``status`` is the HTTP status, or ``None`` without an answer."""
+    """The daemon's response; ``status`` is the HTTP status, or ``None`` without a response."""
 
     healthy: bool
     says: str

@@ -144,7 +144,7 @@ async def run_daemon(
 ) -> ExitCode:
     """Run the daemon until a signal or :meth:`Shutdown.request` ends it.
 
-    Reports started (``nursery.start``) once Redis and S3 have answered and the watch folder was scanned.
+    Reports started (``nursery.start``) once Redis and S3 have responded and the watch folder was scanned.
 
     ``source`` is where SIGHUP reads the settings from; by default SIGHUP changes nothing. The laboratory passes its own
     ``open_services``. ``watchdog`` is a running one; by default there is one as long as the daemon runs.
