@@ -73,17 +73,9 @@ class Response:
         return list({**headers, **dict(self.more_headers)}.items())
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
-    """The status page and its content security policy."""
-
-    html: bytes
-    policy: str
-
-
 @cache
-def page() -> Page:
-    """Return the packaged page, with the hashes of its style and script."""
+def page() -> Response:
+    """Return the packaged page; its content security policy has the hashes of its style and script."""
     html = files("cef_trio.admin").joinpath("page.html").read_bytes()
     style, script = (
         " ".join(f"'sha256-{_hash(text)}'" for text in re.findall(rb"<%b>(.*?)</%b>" % (tag, tag), html, re.DOTALL))
@@ -91,7 +83,8 @@ def page() -> Page:
     )
     icon = "img-src data:"  # the inline icon
     rest = "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    return Page(html, f"default-src 'none'; connect-src 'self'; style-src {style}; script-src {script}; {icon}; {rest}")
+    policy = f"default-src 'none'; connect-src 'self'; style-src {style}; script-src {script}; {icon}; {rest}"
+    return Response(html, "text/html; charset=utf-8", more_headers=(("content-security-policy", policy),))
 
 
 def _hash(text: bytes) -> str:
@@ -105,7 +98,7 @@ class AdminApp:
         self._source = source
         self._allowed_hosts = frozenset(allowed_hosts)
         self._routes: dict[str, Callable[[], Response]] = {
-            "/": lambda: Response(page().html, "text/html; charset=utf-8", 200, _policy(page().policy)),
+            "/": page,
             "/metrics": lambda: Response(generate_latest(registry), CONTENT_TYPE_LATEST),
             "/healthz": lambda: _facts(judge_health(source.health())),
             "/readyz": lambda: _facts(judge_ready(source.ready())),
@@ -165,10 +158,6 @@ class AdminApp:
         if now - self._made[0] >= TICK_SECONDS / 2:
             self._made = now, to_json(self._source.page())
         return self._made[1]
-
-
-def _policy(policy: str) -> tuple[tuple[str, str], ...]:
-    return (("content-security-policy", policy),)
 
 
 def _facts(facts: tuple[Fact, ...]) -> Response:

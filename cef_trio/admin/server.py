@@ -203,13 +203,10 @@ class _BoundedStream(trio.abc.Stream):
             raise trio.BrokenResourceError(f"the client read nothing for {SEND_SECONDS} s")
 
     async def wait_send_all_might_not_block(self) -> None:
-        """See trio."""
         await self._stream.wait_send_all_might_not_block()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """See trio."""
         return bytes(await self._stream.receive_some(max_bytes))
 
     async def aclose(self) -> None:
-        """See trio."""
         await self._stream.aclose()

@@ -122,7 +122,6 @@ class ReadyFacts:
     redis_up: bool
     s3_up: bool
     at_risk: tuple[Risk, ...] = ()
-    """Current risks."""
     now: float = 0.0
 
 

@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Final
 
 from cef_trio.checkpoint import StreamSet
+from cef_trio.checkpoint.redis import UNKNOWN_POLICY, ServerInfo
 from cef_trio.cli.output import count
 from cef_trio.exceptions import RedisOperationError, S3OperationError
 from cef_trio.observability import DaemonReport, describe_problems, duplicate_daemons, needs_attention
@@ -150,21 +151,6 @@ def judge_redis_failure(error: RedisOperationError, address: str) -> Finding:
     return problem("redis", str(error), todo)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RedisFacts:
-    """Facts about the Redis server; ``None`` for what this user may not read."""
-
-    product: str
-    version: str
-    is_replica: bool
-    append_only: bool
-    append_fsync: str | None
-    save: str | None
-    last_save_ok: bool
-    eviction_policy: str | None
-    max_memory_bytes: int
-
-
 _PERSIST: Final = "set appendonly yes and appendfsync everysec in its configuration (CONFIG SET, then CONFIG REWRITE)"
 _LOST: Final = (
     "Open uploads are found again in S3 by comparing bytes; completed recordings that are still in the folder are "
@@ -172,7 +158,7 @@ _LOST: Final = (
 )
 
 
-def judge_redis(facts: RedisFacts, address: str) -> list[Finding]:
+def judge_redis(facts: ServerInfo, address: str) -> list[Finding]:
     """Check the server, what a crash of it would lose, and whether it may evict checkpoints."""
     found = [_judge_version(facts, address)]
     if facts.is_replica:
@@ -198,7 +184,6 @@ class StreamFacts:
     unreadable: Mapping[str, str] = field(default_factory=dict)
     """The unreadable keys, and why."""
     reports: tuple[DaemonReport, ...] = ()
-    """The daemons' reports."""
     now: float = 0.0
     """Unix time."""
 
@@ -267,7 +252,7 @@ _OLD: Final = 6
 """Older versions have no users (ACL) and no TLS."""
 
 
-def _judge_version(facts: RedisFacts, address: str) -> Finding:
+def _judge_version(facts: ServerInfo, address: str) -> Finding:
     text = f"{facts.product} {facts.version} answers at {address}"
     major = re.match(r"\d+", facts.version)
     if facts.product != "redis" or major is None or int(major[0]) >= _OLD:
@@ -295,7 +280,7 @@ _FSYNC: Final[Mapping[str | None, Finding]] = {
 """With an append-only file: by ``appendfsync``."""
 
 
-def judge_persistence(facts: RedisFacts) -> Finding:
+def judge_persistence(facts: ServerInfo) -> Finding:
     """Report what a crash of the server, or of its machine, would lose."""
     subject = _PERSISTENCE
     if facts.append_only:
@@ -316,12 +301,12 @@ def snapshot_seconds(save: str) -> int | None:
     return max(numbers[::2], default=None)
 
 
-def _judge_memory(facts: RedisFacts) -> list[Finding]:
+def _judge_memory(facts: ServerInfo) -> list[Finding]:
     subject = "redis memory"
     policy = facts.eviction_policy
     if policy == "noeviction":
         return [ok(subject, "noeviction: no checkpoint is evicted")]
-    if policy is None:
+    if policy == UNKNOWN_POLICY:
         return [warning(subject, "its eviction policy cannot be read", "make sure that it is noeviction")]
     todo = "set maxmemory-policy noeviction"
     if facts.max_memory_bytes:

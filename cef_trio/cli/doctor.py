@@ -37,15 +37,7 @@ from cef_trio.cli.checks import (
     warning,
 )
 from cef_trio.cli.output import HangingIndent
-from cef_trio.cli.probes import (
-    ClockSkewTransport,
-    abort_rules,
-    folder_facts,
-    redis_facts,
-    stream_facts,
-    try_upload,
-    utc_now,
-)
+from cef_trio.cli.probes import ClockSkewTransport, folder_facts, stream_facts, try_upload, utc_now
 from cef_trio.cli.session import run_cancellable
 from cef_trio.daemon import checkpoint_store, s3_config
 from cef_trio.exceptions import CefMp4ProcessorError, FFprobeError, RedisOperationError, S3OperationError
@@ -80,15 +72,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run ``doctor`` and return its exit code."""
-    return examine(arguments.env_file, as_json=arguments.json)
-
-
-def examine(env_file: Path, *, as_json: bool) -> int:
     """Check everything, print the findings, and return the exit code: ``ANSWER_IS_NO`` if there is a problem."""
-    settings, findings = read_settings(env_file)
+    settings, findings = read_settings(arguments.env_file)
     if settings is None:
-        return show(findings, as_json=as_json)
+        return show(findings, as_json=arguments.json)
     configure(settings.app_env, "ERROR", secrets=secret_values(settings))
 
     async def work() -> ExitCode:
@@ -96,7 +83,7 @@ def examine(env_file: Path, *, as_json: bool) -> int:
             f"asking the folder, Redis, S3 and ffprobe, for {CHECK_SECONDS:.0f} seconds at most …"
         ):
             found = await run_checks(checks_for(settings))
-        return show([*findings, *found], as_json=as_json)
+        return show([*findings, *found], as_json=arguments.json)
 
     return run_cancellable(work)
 
@@ -161,7 +148,7 @@ async def _check_redis(settings: Settings, add_finding: AddFinding) -> None:
         address = str(parse_address(settings.redis_url.get_secret_value()))
         try:
             await store.ping()
-            for finding in judge_redis(await redis_facts(store), address):
+            for finding in judge_redis(await store.info(), address):
                 add_finding(finding)
             for finding in judge_streams(await stream_facts(store)):
                 add_finding(finding)
@@ -186,16 +173,15 @@ async def _check_s3(settings: Settings, add_finding: AddFinding) -> None:
         if not clock.has_response:
             return  # no response: further requests would fail too
         add_finding(judge_clock(clock.skew_seconds))
-        rules = await abort_rules(s3)
-        if isinstance(rules, S3OperationError):
+        try:
+            add_finding(judge_lifecycle(await s3.abort_rules(), template.prefix))
+        except S3OperationError as error:
             todo = "make sure that no AbortIncompleteMultipartUpload rule is shorter than your longest recording"
-            known_none = rules.code in {"NotImplemented", "MethodNotAllowed"}
-            says = f"rules cannot be read ({rules.code})"
+            known_none = error.code in {"NotImplemented", "MethodNotAllowed"}
+            says = f"rules cannot be read ({error.code})"
             add_finding(
                 ok("lifecycle", "the store has no such rules") if known_none else warning("lifecycle", says, todo)
             )
-        else:
-            add_finding(judge_lifecycle(rules, template.prefix))
 
 
 @asynccontextmanager

@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import re
 from collections import Counter
-from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -106,12 +105,7 @@ def judge_upload(  # noqa: PLR0911 - it is a table
 ) -> Judgement:
     """Judge one upload. Pure.
 
-    Args:
-        upload: as S3 lists it.
-        stream_id: the stream's id in its key; ``None`` if the key does not match the template.
-        meta: that stream's record; ``None`` if Redis has none.
-        born_before: younger uploads are kept.
-        of_another_host: whether the stream belongs to another host.
+    ``stream_id`` is ``None`` if the key does not match the template, ``meta`` if Redis has no such stream.
     """
     if stream_id is None:
         return Judgement(abort=False, why="its key does not match S3_KEY_TEMPLATE")
@@ -149,7 +143,7 @@ async def collect(
             output.print_error(_EMPTY)
             report.add("redis", _EMPTY, ok=False, shown=False)
             return report.code
-        records = await _records(context, uploads)
+        records = await context.store.load_metas({key for upload in uploads if (key := _id_in(context, upload))})
         for upload in uploads:
             judgement = _first_judgement(context, upload, records, born_before)
             refusal = None
@@ -185,11 +179,6 @@ def _verb(judgement: Judgement, *, dry_run: bool) -> str:
 def _id_in(context: CommandContext, upload: ListedUpload) -> str | None:
     proposed = context.key_template.parse(upload.key)
     return proposed.stream_id if proposed else None
-
-
-async def _records(context: CommandContext, uploads: Collection[ListedUpload]) -> Records:
-    ids = {stream_id for upload in uploads if (stream_id := _id_in(context, upload))}
-    return await context.store.load_metas(ids)
 
 
 def _first_judgement(

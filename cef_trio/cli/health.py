@@ -36,16 +36,24 @@ class HealthSettingsError(CefMp4ProcessorError):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``health``."""
-    add_common(
-        parser,
-        more="Asks http://PROM_HOST:PROM_PORT/healthz and prints the answer in one line.",
-    )
+    add_common(parser, more="Asks http://PROM_HOST:PROM_PORT/healthz and prints the answer in one line.")
     parser.epilog = "Exit codes: 0 healthy, 1 not, or no answer within 5 seconds, 2 wrong settings or arguments."
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run ``health`` and return its exit code."""
-    return ask_health(arguments.env_file, as_json=arguments.json)
+    """Ask the daemon, print the response, and return the exit code.
+
+    Raises:
+        HealthSettingsError: a setting is invalid.
+    """
+    host, port = address(os.environ, _of_file(arguments.env_file))
+    health = ask(host, port)
+    if arguments.json:
+        document = {"healthy": health.healthy, "status": health.status, "says": health.says}
+        sys.stdout.write(json.dumps(document) + "\n")
+    else:
+        sys.stdout.write(f"{'healthy' if health.healthy else 'unhealthy'}: {health.says}\n")
+    return 0 if health.healthy else 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,22 +63,6 @@ class Health:
     healthy: bool
     says: str
     status: int | None = None
-
-
-def ask_health(env_file: Path, *, as_json: bool) -> int:
-    """Ask the daemon, print the response, and return the exit code.
-
-    Raises:
-        HealthSettingsError: a setting is invalid.
-    """
-    host, port = address(os.environ, _of_file(env_file))
-    health = ask(host, port)
-    if as_json:
-        document = {"healthy": health.healthy, "status": health.status, "says": health.says}
-        sys.stdout.write(json.dumps(document) + "\n")
-    else:
-        sys.stdout.write(f"{'healthy' if health.healthy else 'unhealthy'}: {health.says}\n")
-    return 0 if health.healthy else 1
 
 
 def address(environment: Mapping[str, str], file: Mapping[str, str | None]) -> tuple[str, int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
@@ -11,7 +10,7 @@ from typing import Any, Final
 from cef_trio.checkpoint import FAILED, Status, StreamSummary
 from cef_trio.cli import output
 from cef_trio.cli.arguments import REDIS_ONLY, add_common
-from cef_trio.cli.output import Column, Lines, Row
+from cef_trio.cli.output import Column, Row
 from cef_trio.cli.session import CommandContext, run_command
 from cef_trio.cli.stream_selection import all_ids
 from cef_trio.exit_codes import ExitCode
@@ -83,7 +82,7 @@ async def list_streams(context: CommandContext, state: State | None, *, as_json:
         )
         return ExitCode.DONE
     if chosen:
-        output.console().print(_table(chosen, context.utc_now()))
+        output.console().print(output.table(_COLUMNS, [_row(one, context.utc_now()) for one in chosen]))
     else:
         output.console().print(f"No {state.value} streams." if state else "No streams.")
     for why in context.store.unreadable.known.values():
@@ -117,11 +116,6 @@ _COLUMNS: Final = (
     Column("idle", right=True),
     Column("file", flexible=True),
 )
-
-
-def _table(streams: Iterable[StreamSummary], now: datetime) -> Lines:
-    rows = [_row(one, now) for one in streams]
-    return output.table(_COLUMNS, rows)
 
 
 def _row(one: StreamSummary, now: datetime) -> Row:

@@ -63,7 +63,6 @@ class _Output(Console):
     """Standard output. On a closed pipe rich would exit the process; ``main`` handles that instead."""
 
     def on_broken_pipe(self) -> None:
-        """Raise ``BrokenPipeError``."""
         raise BrokenPipeError
 
 
@@ -155,7 +154,6 @@ class Lines:
         self._columns, self._rows = columns, rows
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """For rich: the lines."""
         shown = self._fit(options.max_width)
         yield _line([Text(one.column.name, style="bold") for one in shown], shown)
         for row in self._rows:
@@ -249,7 +247,6 @@ class HangingIndent:
         self._word, self._text, self._indent = word, text, indent
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """For rich: the lines."""
         indent = min(self._indent, max(_LEAST_INDENT, options.max_width - _LEAST_WRAPPED))
         first, *others = _indented(self._text, indent, console, options.max_width)
         beginning = Text(no_wrap=True, overflow="crop").append_text(self._word)

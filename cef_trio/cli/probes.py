@@ -21,14 +21,14 @@ from inotify_simple import INotify, flags
 
 from cef_trio.checkpoint import FAILED, Status, StreamSet
 from cef_trio.checkpoint.redis import RedisCheckpointStore
-from cef_trio.cli.checks import FolderFacts, RedisFacts, StreamFacts
+from cef_trio.cli.checks import FolderFacts, StreamFacts
 from cef_trio.cli.status_model import instance_of
 from cef_trio.exceptions import RedisOperationError, S3OperationError
 from cef_trio.files import file_system, open_nofollow
 from cef_trio.http import parse_http_date
 from cef_trio.observability import decode_all
 from cef_trio.resilience import run_in_thread, shielded
-from cef_trio.s3 import AbortRule, BytesSource, ChecksumAlgorithm, S3Client
+from cef_trio.s3 import BytesSource, ChecksumAlgorithm, S3Client
 from cef_trio.upload import KeyTemplate
 from cef_trio.watch import scan_now
 
@@ -137,26 +137,6 @@ def file_system_in(mountinfo: str, device: int) -> str | None:
 # ---- Redis -----------------------------------------------------------------------------------------------------------
 
 
-async def redis_facts(store: RedisCheckpointStore) -> RedisFacts:
-    """Return the facts about the Redis server.
-
-    Raises:
-        RedisOperationError: Redis cannot be read.
-    """
-    info = await store.info()
-    return RedisFacts(
-        product=info.product,
-        version=info.version,
-        is_replica=info.is_replica,
-        append_only=info.append_only,
-        append_fsync=info.append_fsync,
-        save=info.save,
-        last_save_ok=info.last_save_ok,
-        eviction_policy=None if info.eviction_policy == "unknown" else info.eviction_policy,
-        max_memory_bytes=info.max_memory_bytes,
-    )
-
-
 async def stream_facts(store: RedisCheckpointStore) -> StreamFacts:
     """Return the facts about the streams in Redis.
 
@@ -253,11 +233,3 @@ async def try_upload(s3: S3Client, template: KeyTemplate) -> UploadTried:
     if scope.cancelled_caught:
         raise S3OperationError("abort_multipart_upload", f"no answer within {_ABORT_SECONDS:g} seconds", transient=True)
     return UploadTried(created.checksum, any(part.crc64nvme is not None for part in listed))
-
-
-async def abort_rules(s3: S3Client) -> list[AbortRule] | S3OperationError:
-    """Return the bucket's rules that abort uploads, or the error."""
-    try:
-        return await s3.abort_rules()
-    except S3OperationError as error:
-        return error

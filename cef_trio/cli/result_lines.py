@@ -39,12 +39,8 @@ class Report:
     def add(self, subject: str, says: str, *, ok: bool = True, shown: bool = True, **more: Any) -> None:
         """Add the result of one subject (a stream's id, a key).
 
-        Args:
-            subject: the stream's id or the key.
-            says: what was done, or why not.
-            ok: false if the request was not carried out.
-            shown: whether to print it as a line; the JSON document has it always.
-            more: further fields of the document.
+        ``says`` is what was done, or why not; ``ok`` is false if the request was not carried out. The JSON document has
+        it always, with the fields ``more``, also if it is not ``shown``.
         """
         self._refused += not ok
         self._results.append({"subject": subject, "ok": ok, "says": says, **more})

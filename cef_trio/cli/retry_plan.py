@@ -87,12 +87,8 @@ def plan_retry(  # noqa: PLR0911 - it is a table
 ) -> RetryPlan:
     """Return whether and how the stream is retried.
 
-    Args:
-        meta: its record.
-        presence: what is at the path of its file.
-        size_bytes: the file's size, if this machine can see it.
-        part_size: the part size of the settings, in bytes, for a recording that did not fit into its parts.
-        equal_parts: whether the settings require equal parts.
+    ``size_bytes`` is the file's size, if this machine can see it; ``part_size`` (in bytes, for a recording that did not
+    fit into its parts) and ``equal_parts`` are those of the settings.
     """
     reason = reason_of_status(meta.status)
     if reason is None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
 from rich.text import Text
 
-from cef_trio.checkpoint import Checkpoint, PartRecord, StreamMeta
+from cef_trio.checkpoint import Checkpoint, StreamMeta
 from cef_trio.cli import output
 from cef_trio.cli.arguments import REDIS_ONLY, STREAM_ID_HELP, add_common
 from cef_trio.cli.session import CommandContext, run_command
@@ -62,14 +61,9 @@ def details(checkpoint: Checkpoint, holder: str | None) -> dict[str, Any]:
     document["object_crc64nvme"] = _checksum(checkpoint.meta.object_crc64nvme)
     document["lease"] = holder
     document["parts"] = [
-        {**asdict(part), "crc64nvme": _checksum(part.crc64nvme)} for part in in_order(checkpoint.parts.values())
+        {**asdict(part), "crc64nvme": _checksum(part.crc64nvme)} for _, part in sorted(checkpoint.parts.items())
     ]
     return document
-
-
-def in_order(parts: Iterable[PartRecord]) -> Sequence[PartRecord]:
-    """Return the parts by number."""
-    return sorted(parts, key=lambda part: part.part_number)
 
 
 def _checksum(value: int | None) -> str | None:
@@ -80,6 +74,7 @@ def _facts(checkpoint: Checkpoint, holder: str | None, now: datetime) -> list[tu
     meta = checkpoint.meta
     acknowledged = output.size(sum(part.size_bytes for part in checkpoint.parts.values()))
     parts = output.count(len(checkpoint.parts), "part")
+    part_size = output.size(meta.part_size) + ("" if meta.equal_parts else " at first")
     rows: list[tuple[str, Text | str | None]] = [
         ("stream", meta.stream_id),
         ("status", output.status(meta.status, checkpoint.stream_set)),
@@ -93,10 +88,7 @@ def _facts(checkpoint: Checkpoint, holder: str | None, now: datetime) -> list[tu
         ("last activity", _moment(meta.last_activity_at_utc, now)),
         ("completed", _moment(meta.completed_at_utc, now)),
         ("tried again", _retry(meta, now)),
-        (
-            "acknowledged",
-            f"{acknowledged} in {parts} of {_part_size(meta)}",
-        ),
+        ("acknowledged", f"{acknowledged} in {parts} of {part_size}"),
         ("sent in all", output.size(meta.total_bytes_sent)),
         ("rewritten", f"{output.count(meta.parts_rewritten, 'part')}, {output.size(meta.bytes_rewritten)}"),
         ("verified", f"{meta.verified_size_bytes:,} bytes" if meta.verified_size_bytes is not None else None),
@@ -105,10 +97,6 @@ def _facts(checkpoint: Checkpoint, holder: str | None, now: datetime) -> list[tu
         ("duration", f"{meta.duration_seconds:.3f} s" if meta.duration_seconds is not None else None),
     ]
     return [(name, value) for name, value in rows if value is not None]
-
-
-def _part_size(meta: StreamMeta) -> str:
-    return output.size(meta.part_size) + ("" if meta.equal_parts else " at first")
 
 
 def _moment(at: datetime | None, now: datetime) -> str | None:

@@ -82,7 +82,6 @@ class Overview:
     unreadable: Mapping[str, str] = field(default_factory=dict)
     """The keys of Redis that cannot be read, and why."""
     reports: tuple[DaemonReport, ...] = ()
-    """The daemons' reports."""
 
 
 def observe(
@@ -101,8 +100,6 @@ def observe(
         checkpoints: of these, with parts, those that are open or were active within ``RATE_WINDOW``.
         holders: lease values by stream id.
         files: by stream id, the file at an open stream's path here; ``None`` or absent if there is none.
-        now: the current time.
-        reports: the daemons' reports.
     """
     known, reports = tuple(known), tuple(reports)
     reported = lags_of(reports, now.timestamp())

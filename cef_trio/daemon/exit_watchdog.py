@@ -156,7 +156,7 @@ class ExitWatchdog:
         while not self._stopped:
             left = self.deadline - time.monotonic()
             if left <= 0:
-                self._exit(self._log_timeout)
+                self._exit(lambda: log.error("shutdown_timeout", streams=sorted(self.unsaved())))
                 return
             if poll.poll(None if left == math.inf else left * 1000 + 1):
                 self._read_signals(woken)
@@ -169,9 +169,6 @@ class ExitWatchdog:
         if self._token is not None:
             with suppress(trio.RunFinishedError):
                 self._token.run_sync_soon(_wake_loop, idempotent=True)
-
-    def _log_timeout(self) -> None:
-        log.error("shutdown_timeout", streams=sorted(self.unsaved()))
 
     def _exit(self, log_reason: Callable[[], None]) -> None:
         """End the process. Later calls return at once."""

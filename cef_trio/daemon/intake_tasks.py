@@ -14,11 +14,7 @@ from random import Random
 import trio
 
 from cef_trio.observability import survey_redis
-from cef_trio.postprocess import (
-    AfterUpload,
-    WebhookDeliverer,
-    forget_old_streams,
-)
+from cef_trio.postprocess import AfterUpload, WebhookDeliverer, forget_old_streams
 from cef_trio.settings import KEEP_RECORDING, AfterUploadRule
 from cef_trio.upload import IdleChecker, Observer, RiskObserver, Services, StreamSupervisor, report_for_ever
 from cef_trio.watch import PathMatcher, Watcher
@@ -56,10 +52,7 @@ class IntakeTasks:
         self.risks = RiskObserver(services, self.supervisor, lambda: leaving_since() is not None, redact)
         self.observer = Observer(services, self.supervisor, self.risks, leaving_since)
         self.idle_checker = IdleChecker(
-            services,
-            self.supervisor,
-            timeout_seconds=rules.timeout_seconds,
-            period_seconds=rules.check_seconds,
+            services, self.supervisor, timeout_seconds=rules.timeout_seconds, period_seconds=rules.check_seconds
         )
         self._after_upload = AfterUpload(services, rules.after_upload)
         self._rules = rules
@@ -72,10 +65,7 @@ class IntakeTasks:
         nursery.start_soon(self._after_upload.run)
         if services.webhook is not None:
             deliverer = WebhookDeliverer(
-                services,
-                services.webhook,
-                retry_seconds=rules.webhook_retry_seconds,
-                random=rules.random,
+                services, services.webhook, retry_seconds=rules.webhook_retry_seconds, random=rules.random
             )
             services.metrics.pending_webhooks_by(lambda: deliverer.pending)
             nursery.start_soon(deliverer.run)

@@ -50,12 +50,7 @@ from cef_trio.admin import AdminPortError, DaemonSource, IntakeTask, serve_admin
 from cef_trio.daemon.exit_watchdog import EXIT_SIGNALS, ExitWatchdog
 from cef_trio.daemon.intake_tasks import IntakeRules, IntakeTasks
 from cef_trio.daemon.reload import SettingsReloader, SettingsSource, Terminal, unblock_sighup
-from cef_trio.daemon.start_checks import (
-    RefusedAtStartError,
-    check_reachable,
-    lock_watch_folder,
-    warn_of_unused_proxy,
-)
+from cef_trio.daemon.start_checks import RefusedAtStartError, check_reachable, lock_watch_folder, warn_of_unused_proxy
 from cef_trio.daemon.systemd import Heartbeat, ServiceNotifier
 from cef_trio.daemon.wiring import open_services
 from cef_trio.exit_codes import ExitCode
@@ -151,11 +146,8 @@ async def run_daemon(
 
     Reports started (``nursery.start``) once Redis and S3 have responded and the watch folder was scanned.
 
-    Args:
-        settings: the validated settings.
-        source: where SIGHUP reads the settings from; by default SIGHUP changes nothing.
-        open_services: opens the services; the laboratory passes its own.
-        watchdog: a running watchdog; by default one that runs as long as the daemon.
+    ``source`` is where SIGHUP reads the settings from; by default SIGHUP changes nothing. The laboratory passes its own
+    ``open_services``. ``watchdog`` is a running one; by default there is one as long as the daemon runs.
 
     Returns:
         ``DONE``; ``REFUSED`` if S3 or Redis refused the connection at the start; ``BAD_SETTINGS`` if the admin server
@@ -224,10 +216,7 @@ async def _listen_for_signals(
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     terminal = Terminal()
-    with (
-        trio.open_signal_receiver(*EXIT_SIGNALS, signal.SIGHUP) as signals,
-        watchdog.counting_signals(),
-    ):
+    with trio.open_signal_receiver(*EXIT_SIGNALS, signal.SIGHUP) as signals, watchdog.counting_signals():
         unblock_sighup()
         task_status.started()
         async for number in signals:

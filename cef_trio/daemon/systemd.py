@@ -38,19 +38,14 @@ _MAX_STATUS: Final = 200
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """Last progress of a task.
-
-    Attributes:
-        task: name in the log.
-        at: ``trio.current_time()`` of its last progress.
-        period_seconds: expected interval.
-        excused: whether it waits for something that a restart would not repair.
-    """
+    """Last progress of a task."""
 
     task: str
     at: float
+    """``trio.current_time()``."""
     period_seconds: float
     excused: bool = False
+    """Whether it waits for something that a restart would not repair."""
 
 
 def silent_tasks(heartbeats: Iterable[Heartbeat], *, now: float, excused_at: Mapping[str, float]) -> list[str]:

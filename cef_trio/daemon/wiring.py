@@ -21,14 +21,7 @@ from cef_trio.daemon.machine import boot_id, machine_id
 from cef_trio.files import KernelDisk, Mounts, WriterState, writer_state
 from cef_trio.media import probe
 from cef_trio.observability import Metrics
-from cef_trio.resilience import (
-    IDLE_SECONDS,
-    CircuitBreaker,
-    Retrier,
-    RetryPolicy,
-    ServiceRetrier,
-    run_in_thread,
-)
+from cef_trio.resilience import IDLE_SECONDS, CircuitBreaker, Retrier, RetryPolicy, ServiceRetrier, run_in_thread
 from cef_trio.s3 import (
     Addressing,
     ChainCredentials,
@@ -50,7 +43,6 @@ log = structlog.get_logger(__name__)
 
 StoreT = TypeVar("StoreT", bound=CheckpointStore)
 S3T = TypeVar("S3T", bound=S3Client)
-
 
 REDIS_NOT_RETRIED: Final = frozenset({"count", "is_persistent", "save_interrupted"})
 """Redis operations that are not retried: surveys (repeated by their caller) and the save at shutdown (no time left)."""
@@ -305,17 +297,14 @@ def _credentials(
 
 def _keys(settings: Settings) -> Credentials | None:
     """Return the access key of the settings; ``None`` if AWS's credential chain is used."""
-    if settings.s3_access_key_id is None or settings.s3_secret_access_key is None:
+    key_id, secret = settings.s3_access_key_id, settings.s3_secret_access_key
+    if key_id is None or secret is None:
         return None
-    return Credentials(
-        _text(settings.s3_access_key_id) or "",
-        _text(settings.s3_secret_access_key) or "",
-        _text(settings.s3_session_token),
-    )
+    return Credentials(key_id.get_secret_value(), secret.get_secret_value(), _text(settings.s3_session_token))
 
 
-def _text(value: SecretStr | str | None) -> str | None:
-    return value.get_secret_value() if isinstance(value, SecretStr) else value
+def _text(value: SecretStr | None) -> str | None:
+    return None if value is None else value.get_secret_value()
 
 
 async def _has_writer(mounts: Mounts, path: str) -> bool | None:

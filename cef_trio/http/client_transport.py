@@ -43,19 +43,14 @@ _EXCEPTIONS: Final[Mapping[type[Exception], type[httpx.TransportError]]] = Mappi
         httpcore.RemoteProtocolError: httpx.RemoteProtocolError,
     }
 )
-
-
 _NO_CERTIFICATES: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 class HttpTransport(httpx.AsyncBaseTransport):
     """A connection pool for httpx.
 
-    Args:
-        trusted: the certificates that TLS servers are verified with; ``None`` if no connection uses TLS.
-        max_connections: how many connections may be open at once.
-        keepalive_seconds: how long a connection may be idle.
-        backend: opens connections; tests replace the real network with it.
+    ``trusted`` verifies TLS servers; ``None`` if no connection uses TLS. ``keepalive_seconds`` is how long a connection
+    may be idle. ``backend`` replaces the real network in tests.
     """
 
     def __init__(

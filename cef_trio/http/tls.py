@@ -41,9 +41,7 @@ _CLIENT_CERTIFICATE_ALERTS: Final = (
 class TrustedCertificates:
     """The certificates that a client trusts: those of ``ca_file`` only, or the system's; reloaded when they change.
 
-    Args:
-        setting: the environment variable that names the file, for messages.
-        ca_file: a PEM file; ``None`` uses the system's certificates.
+    ``ca_file`` is a PEM file; ``setting`` is the variable that names it, for messages.
 
     Raises:
         ValueError: the file contains no certificates.

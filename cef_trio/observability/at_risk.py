@@ -119,37 +119,36 @@ def describe_amount(risk: Risk) -> str:
     return f"{risk.size_bytes} bytes of {recordings} not get to S3"
 
 
-def find_risks(facts: Facts, now: float, *, patience_seconds: float | None = None) -> tuple[Risk, ...]:
+def find_risks(facts: Facts, now: float) -> tuple[Risk, ...]:
     """Return the current risks, one per reason, in the order of :class:`Reason`."""
-    patience = PATIENCE_SECONDS if patience_seconds is None else patience_seconds
-    stalled = [one for one in facts.uploads if _is_stalled(one, facts, now, patience)]
+    stalled = [one for one in facts.uploads if _is_stalled(one, facts, now)]
     found: dict[Reason, list[Waiting]] = {reason: [] for reason in Reason}
-    down = [reason for reason, outage in facts.outages.items() if now - outage.since > patience]
+    down = [reason for reason, outage in facts.outages.items() if now - outage.since > PATIENCE_SECONDS]
     for reason in down:
         found[reason].append(Waiting(facts.outages[reason].since, 0, facts.outages[reason].why))
     upload_reason = down[0] if down else Reason.NOT_MOVING
     found[upload_reason] += [Waiting(one.last_progress_at, one.size_bytes, one.trouble or "") for one in stalled]
-    found[down[0] if down else Reason.NOT_LOOKED_UP] += _overdue(facts.not_looked_up, now, patience)
-    found[Reason.FAILED] += _overdue(facts.failed, now, patience)
-    found[Reason.FILE_UNREADABLE] += _overdue(facts.unreadable_files, now, patience)
-    found[Reason.MOUNT_HUNG] += _overdue(facts.hung_mounts, now, patience)
-    found[Reason.RECORD_UNREADABLE] += _overdue(facts.unreadable_records, now, patience)
-    found[Reason.FOLDER_UNREADABLE] += _overdue(facts.unreadable_folders, now, patience)
+    found[down[0] if down else Reason.NOT_LOOKED_UP] += _overdue(facts.not_looked_up, now)
+    found[Reason.FAILED] += _overdue(facts.failed, now)
+    found[Reason.FILE_UNREADABLE] += _overdue(facts.unreadable_files, now)
+    found[Reason.MOUNT_HUNG] += _overdue(facts.hung_mounts, now)
+    found[Reason.RECORD_UNREADABLE] += _overdue(facts.unreadable_records, now)
+    found[Reason.FOLDER_UNREADABLE] += _overdue(facts.unreadable_folders, now)
     if facts.folder_lost is not None:
-        found[Reason.FOLDER_LOST] += _overdue([facts.folder_lost], now, patience)
+        found[Reason.FOLDER_LOST] += _overdue([facts.folder_lost], now)
     return tuple(_risk(reason, waiting) for reason, waiting in found.items() if waiting)
 
 
-def _is_stalled(one: UploadProgress, facts: Facts, now: float, patience: float) -> bool:
-    allowed = patience if one.lags or one.trouble is not None else patience * _COMPLETE_FACTOR
+def _is_stalled(one: UploadProgress, facts: Facts, now: float) -> bool:
+    allowed = PATIENCE_SECONDS * (1 if one.lags or one.trouble is not None else _COMPLETE_FACTOR)
     if now - one.last_progress_at <= allowed:
         return False
-    others_move = now - facts.last_progress_at <= patience
+    others_move = now - facts.last_progress_at <= PATIENCE_SECONDS
     return not (one.queues and one.trouble is None and others_move)
 
 
-def _overdue(waiting: Iterable[Waiting], now: float, patience: float) -> list[Waiting]:
-    return [one for one in waiting if now - one.since > patience]
+def _overdue(waiting: Iterable[Waiting], now: float) -> list[Waiting]:
+    return [one for one in waiting if now - one.since > PATIENCE_SECONDS]
 
 
 def _risk(reason: Reason, waiting: list[Waiting]) -> Risk:

@@ -37,7 +37,6 @@ class DaemonReport:
     name: str = ""
     """Its INSTANCE_ID; ``instance`` is the key of the report, which is unique even among hosts of the same name."""
     host: str = ""
-    """Host name."""
     system: str = ""
     """Boot id of its host (``daemon.machine.boot_id``)."""
     process: str = ""
@@ -115,8 +114,7 @@ def duplicate_daemons(reports: Iterable[DaemonReport], now: float) -> list[str]:
     living = [one for one in reports if not one.stopped and not one.is_silent(now) and one.process]
     found = []
     for called, same in _grouped(living, lambda one: one.instance_id):
-        where = _locations(same)
-        found.append(f"{len(same)} daemons have the INSTANCE_ID {called!r}: {where}")
+        found.append(f"{len(same)} daemons have the INSTANCE_ID {called!r}: {_locations(same)}")
     for _, same in _grouped([one for one in living if one.owner], lambda one: one.owner):
         if len({one.system for one in same}) > 1:
             found.append(
@@ -146,7 +144,7 @@ def needs_attention(reports: Iterable[DaemonReport], now: float) -> list[DaemonR
 
 def describe_problems(report: DaemonReport, now: float) -> list[str]:
     """Return a sentence for each problem of a daemon."""
-    found = [_describe_risk(one, now) for one in report.risks]
+    found = [f"{describe_amount(one)}, for {max(0.0, now - one.since):.0f} s: {one.why}" for one in report.risks]
     if report.is_silent(now):
         found.insert(
             0,
@@ -154,10 +152,6 @@ def describe_problems(report: DaemonReport, now: float) -> list[str]:
             f"{'; its last report:' if found else ''}",
         )
     return found
-
-
-def _describe_risk(risk: Risk, now: float) -> str:
-    return f"{describe_amount(risk)}, for {max(0.0, now - risk.since):.0f} s: {risk.why}"
 
 
 def _decode_risk(reason: Any, since: Any, size_bytes: Any, recordings: Any, why: Any) -> Risk:

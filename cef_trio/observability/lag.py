@@ -36,8 +36,7 @@ class Lag:
 
 def lag_of(size_bytes: int, acknowledged_bytes: int, oldest: float | None) -> Lag:
     """Return the lag of a file; ``oldest`` is when its first unacknowledged byte was first seen."""
-    waiting = max(0, size_bytes - acknowledged_bytes)
-    return Lag(waiting, oldest)
+    return Lag(max(0, size_bytes - acknowledged_bytes), oldest)
 
 
 def total(lags: Iterable[Lag]) -> Lag:

@@ -26,13 +26,7 @@ _POLL_SECONDS: Final = 1.0
 
 
 class LineWriter:
-    """Writes to a descriptor, which it does not close. Thread-safe.
-
-    Args:
-        descriptor: where to write.
-        on_recovered: called in the writing thread with the number of lost lines, once writing works again.
-        max_queued_bytes: size of the queue.
-    """
+    """Writes to a descriptor without closing it. Thread-safe. ``on_recovered`` is called in the writing thread."""
 
     def __init__(
         self,

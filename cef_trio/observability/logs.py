@@ -52,12 +52,8 @@ def configure(
 ) -> None:
     """Set up logging for this process; may be called repeatedly.
 
-    Args:
-        environment: development logs console lines, production JSON lines.
-        level: lowest level that is written (``DEBUG`` … ``ERROR``).
-        secrets: values to remove, also as quoted in a URL or by ``repr``.
-        stream: standard error by default.
-        writer: writes in the background; by default lines are written synchronously.
+    Development writes console lines, production JSON lines, to ``stream`` (standard error) or in the background by
+    ``writer``. ``secrets`` are removed, also as quoted in a URL or by ``repr``.
     """
     stream = stream or sys.stderr
     shared: list[Callable[[Any, str, Event], Any]] = [
@@ -141,11 +137,8 @@ def _last_steps(
 ) -> list[Callable[[Any, str, Event], Any]]:
     if environment is AppEnvironment.PRODUCTION:
         return [
-            structlog.processors.ExceptionRenderer(
-                structlog.tracebacks.ExceptionDictTransformer(
-                    show_locals=False
-                )  # locals may hold what must not be seen
-            ),
+            # Locals may hold secrets.
+            structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False)),
             redact,
             structlog.processors.JSONRenderer(ensure_ascii=True),
         ]
@@ -222,7 +215,6 @@ class _Handler(logging.StreamHandler[TextIO]):
             reconfigure(errors="backslashreplace")
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write the record's line, or queue it."""
         if self._writer is None:
             super().emit(record)
             return

@@ -50,12 +50,7 @@ FAMILIES: Final = (
         "Parts that were uploaded again because their bytes changed in the recording.",
     ),
     Family("rewritten_bytes_total", Kind.COUNTER, "Bytes of parts that were uploaded again because they changed."),
-    Family(
-        "retries_total",
-        Kind.COUNTER,
-        "Failed attempts of calls to S3 and Redis that were repeated.",
-        _CALL,
-    ),
+    Family("retries_total", Kind.COUNTER, "Failed attempts of calls to S3 and Redis that were repeated.", _CALL),
     Family(
         "operation_failures_total",
         Kind.COUNTER,
@@ -121,15 +116,9 @@ FAMILIES: Final = (
         Kind.GAUGE,
         "Kinds of optional S3 calls that currently fail, such as listing open uploads or parts.",
     ),
+    Family("hung_mounts", Kind.GAUGE, "Mounts that do not respond: set aside, and tried again in the background."),
     Family(
-        "hung_mounts",
-        Kind.GAUGE,
-        "Mounts that do not respond: set aside, and tried again in the background.",
-    ),
-    Family(
-        "log_lines_lost_total",
-        Kind.COUNTER,
-        "Log lines that were dropped because they could not be written in time.",
+        "log_lines_lost_total", Kind.COUNTER, "Log lines that were dropped because they could not be written in time."
     ),
     Family(
         "unreadable_records",
@@ -145,15 +134,11 @@ FAMILIES: Final = (
     Family("limiter_borrowed", Kind.GAUGE, "Slots in use, of the limit on streams or parts.", ("limiter",)),
     Family("limiter_slots", Kind.GAUGE, "The limit on streams or parts at once.", ("limiter",)),
     Family(
-        "upload_limit_bytes_per_second",
-        Kind.GAUGE,
-        "MAX_UPLOAD_RATE in force, for the whole daemon; 0 is unlimited.",
+        "upload_limit_bytes_per_second", Kind.GAUGE, "MAX_UPLOAD_RATE in force, for the whole daemon; 0 is unlimited."
     ),
     Family("watcher_last_run_timestamp_seconds", Kind.GAUGE, "Unix time of the watcher's last complete scan."),
     Family(
-        "idle_checker_last_run_timestamp_seconds",
-        Kind.GAUGE,
-        "Unix time at which the idle checker last began a round.",
+        "idle_checker_last_run_timestamp_seconds", Kind.GAUGE, "Unix time at which the idle checker last began a round."
     ),
     Family("shutdown_seconds", Kind.GAUGE, "Time since the first shutdown signal; 0 before it."),
     Family("build_info", Kind.GAUGE, "Always 1; the labels are the versions.", ("version", "python", "trio")),

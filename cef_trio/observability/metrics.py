@@ -29,11 +29,6 @@ TakeSnapshot = Callable[[], Snapshot]
 PeriodicTask = Literal["watcher", "idle_checker"]
 
 
-def families() -> list[tuple[str, str, str]]:
-    """Return ``(name, type, help)`` of every metric, in the order of ``docs/metrics.md``."""
-    return [(family.name, family.kind.value, family.help) for family in FAMILIES]
-
-
 class Metrics:
     """The daemon's metrics; ``registry`` is exposed. Use it, scrapes included, from the trio thread only."""
 
@@ -66,7 +61,6 @@ class Metrics:
         for outcome in WebhookOutcome:
             self._webhook_attempts.labels(outcome)
         self.registry.register(_Gauges(self))
-        self.registry.register(_LostLogLines(self))
 
     # -- what happens --------------------------------------------------------------------------------------------------
 
@@ -90,16 +84,8 @@ class Metrics:
         """Count a failed attempt; a :data:`~cef_trio.resilience.retry.RetryObserver`."""
         if failed.retried or is_transient(failed.error):
             stall.failed(failed.error)
-        count = self.retried if failed.retried else self.operation_failed
-        count(failed.service, failed.operation, failed.error)
-
-    def retried(self, service: str, operation: str, error: BaseException) -> None:
-        """Count a failed attempt that is retried."""
-        self._retries.labels(service, operation, error_label(error)).inc()
-
-    def operation_failed(self, service: str, operation: str, error: BaseException) -> None:
-        """Count a failed operation."""
-        self._operation_failures.labels(service, operation, error_label(error)).inc()
+        counter = self._retries if failed.retried else self._operation_failures
+        counter.labels(failed.service, failed.operation, error_label(failed.error)).inc()
 
     def stream_ended(self, outcome: str) -> None:
         """Count a stream's task that ended; ``outcome`` is one of ``metric_labels.OUTCOMES``."""
@@ -139,10 +125,10 @@ class Metrics:
         """Set the source of the number of lost log lines of this process."""
         self._lost_log_lines = lost
 
-    @property
-    def lost_log_lines(self) -> int:
-        """Number of lost log lines."""
-        return self._lost_log_lines()
+    def lost_log_lines(self) -> CounterMetricFamily:
+        """Return the counter of lost log lines."""
+        family = BY_NAME["log_lines_lost_total"]
+        return CounterMetricFamily(family.name, family.help, value=self._lost_log_lines())
 
     def gauges(self) -> Iterator[tuple[str, tuple[str, ...], float]]:
         """Yield ``(name without prefix, label values, value)`` of every known gauge."""
@@ -187,38 +173,26 @@ class Metrics:
 
 
 class _Gauges(Collector):
-    """Reads its values at each scrape."""
+    """The known gauges, in the order of the table, and lost log lines. Reads its values at each scrape."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
 
     def collect(self) -> Iterable[Metric]:
-        """Return the known gauges, in the order of the table."""
         found = [(family, self._empty(family)) for family in FAMILIES if family.kind is Kind.GAUGE]
         by_name = {family.short_name: metric for family, metric in found}
         for name, labels, value in self._metrics.gauges():
             by_name[name].add_metric(labels, value)
-        return [metric for _, metric in found if metric.samples]
+        return [*(metric for _, metric in found if metric.samples), self._metrics.lost_log_lines()]
 
     def describe(self) -> Iterable[Metric]:
-        """Return names only, so that registering reads no values."""
-        return [self._empty(family) for family in FAMILIES if family.kind is Kind.GAUGE]
+        """Return names only, so that registering reads no gauges."""
+        gauges = (self._empty(family) for family in FAMILIES if family.kind is Kind.GAUGE)
+        return [*gauges, self._metrics.lost_log_lines()]
 
     @staticmethod
     def _empty(family: Family) -> GaugeMetricFamily:
         return GaugeMetricFamily(family.name, family.help, labels=family.labels)
-
-
-class _LostLogLines(Collector):
-    """Reads its values at each scrape."""
-
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
-
-    def collect(self) -> Iterable[Metric]:
-        """Yield the counter."""
-        family = BY_NAME["log_lines_lost_total"]
-        yield CounterMetricFamily(family.name, family.help, value=self._metrics.lost_log_lines)
 
 
 class _WithoutCreationTimes(CollectorRegistry):
@@ -228,7 +202,6 @@ class _WithoutCreationTimes(CollectorRegistry):
     """
 
     def collect(self) -> Iterator[Metric]:
-        """Yield every family, without creation times."""
         for metric in super().collect():
             metric.samples = [sample for sample in metric.samples if not sample.name.endswith("_created")]
             yield metric

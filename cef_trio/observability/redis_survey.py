@@ -25,10 +25,10 @@ PERIOD_SECONDS: Final = 15.0
 _ANSWER_SECONDS: Final = 5.0
 
 
-async def survey_redis(store: CheckpointStore, metrics: Metrics, *, period_seconds: float = PERIOD_SECONDS) -> None:
-    """Ask every ``period_seconds`` until cancelled; the values are then absent."""
+async def survey_redis(store: CheckpointStore, metrics: Metrics) -> None:
+    """Ask every ``PERIOD_SECONDS`` until cancelled; the values are then absent."""
     try:
-        async for _ in Periodic(period_seconds):
+        async for _ in Periodic(PERIOD_SECONDS):
             known_streams, persistent = await _ask(store.count), await _ask(store.is_persistent)
             metrics.survey = RedisSurvey(known_streams=known_streams or {}, persistent=persistent)
     finally:

@@ -31,8 +31,8 @@ from cef_trio.s3.checksums import (
     from_base64,
 )
 from cef_trio.s3.client import S3Client
-from cef_trio.s3.config import Addressing, ChecksumMode, PayloadSigning, S3Config
-from cef_trio.s3.credentials import ChainCredentials, CredentialsProvider, StaticCredentials
+from cef_trio.s3.config import Addressing, ChecksumMode, CredentialsProvider, PayloadSigning, S3Config
+from cef_trio.s3.credentials import ChainCredentials, StaticCredentials
 from cef_trio.s3.errors import ARCHIVED, HINTS, PERMANENT, TRANSIENT
 from cef_trio.s3.etags import looks_like_md5, multipart_etag
 from cef_trio.s3.model import (

@@ -19,9 +19,9 @@ s3:PutObjectTagging, an ACL s3:PutObjectAcl, KMS kms:GenerateDataKey and kms:Dec
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
-from types import TracebackType
 from typing import Final, Self, TypeVar
 from urllib.parse import quote
 
@@ -74,10 +74,6 @@ _MAX_PAGES: Final = 10_000
 """Limits of a listing: one that exceeds them is endless, and is aborted before it fills the memory (P7)."""
 
 
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
-
-
 class S3Client:
     """A client of one bucket. Use it inside ``async with``; any number of tasks may share it."""
 
@@ -87,18 +83,14 @@ class S3Client:
         *,
         retrier: Retrier | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
-        now: Callable[[], datetime] = _utc_now,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
         rate_limiter: RateLimiter | None = None,
     ) -> None:
         """Prepare the client; sends nothing.
 
-        Args:
-            config: the bucket and how to reach it.
-            retrier: repeats failed attempts; the default makes one attempt.
-            transport: replaces the network in tests. Only ``request.extensions["target"]`` is right for keys with ``.``
-                or ``..`` as a whole segment.
-            now: returns the local time, with a time zone.
-            rate_limiter: limits the rate at which bodies are sent; unlimited by default.
+        By default each call is one attempt, and bodies have no rate limit. ``transport`` replaces the network in tests;
+        only ``request.extensions["target"]`` is right for keys with ``.`` or ``..`` as a whole segment. ``now`` returns
+        the local time, with a time zone.
 
         Raises:
             ValueError: the endpoint or the bucket's name is invalid, or ``ca_file`` contains no certificates.
@@ -123,9 +115,7 @@ class S3Client:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, _type: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._transport.close()
 
     # Multipart uploads
@@ -152,7 +142,6 @@ class S3Client:
             ValueError: metadata that is not valid in a header.
         """
         given = {"content-type": content_type, **_metadata_headers(metadata), **(headers or {})}
-
         return await self._retrier.call("create_multipart_upload", lambda: self._create(key, given))
 
     async def upload_part(
@@ -319,15 +308,7 @@ class S3Client:
             query=(("uploadId", upload_id),),
             response_mode=ResponseMode.HEADERS,
         )
-
-        async def abort() -> None:
-            try:
-                await self._transport.perform(request)
-            except S3OperationError as error:
-                if error.code not in NO_SUCH_UPLOAD:
-                    raise
-
-        await self._retrier.call("abort_multipart_upload", abort)
+        await self._perform_unless(request, NO_SUCH_UPLOAD)
 
     # Objects
 
@@ -349,7 +330,6 @@ class S3Client:
         """
         source = BytesSource(content) if isinstance(content, bytes) else content
         given = {"content-type": content_type, **_metadata_headers(metadata or {}), **(headers or {})}
-
         request = S3Request("put_object", "PUT", UNSIGNED_PAYLOAD, key=key, headers=given)
         sent = await self._retrier.call("put_object", lambda: self._sender.send(request, source))
         return StoredObject(
@@ -455,15 +435,19 @@ class S3Client:
         # Only AWS requires a location; other stores refuse unknown regions.
         body = create_bucket_configuration(self._config.region) if self._config.endpoint_url is None else b""
         request = S3Request("create_bucket", "PUT", sha256_hex(body), body=body, response_mode=ResponseMode.HEADERS)
+        await self._perform_unless(request, {"BucketAlreadyOwnedByYou"})
 
-        async def create() -> None:
+    async def _perform_unless(self, request: S3Request, done: AbstractSet[str]) -> None:
+        """Perform a request; an error with a code in ``done`` shows that it was performed before."""
+
+        async def attempt() -> None:
             try:
                 await self._transport.perform(request)
             except S3OperationError as error:
-                if error.code != "BucketAlreadyOwnedByYou":
+                if error.code not in done:
                     raise
 
-        await self._retrier.call("create_bucket", create)
+        await self._retrier.call(request.operation, attempt)
 
     # One attempt of each
 

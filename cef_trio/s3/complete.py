@@ -25,7 +25,7 @@ from cef_trio.exceptions import S3OperationError
 from cef_trio.resilience import SingleAttempt
 from cef_trio.s3.checksums import CHECKSUMS, FULL_OBJECT, Crc64Nvme, combine_crc64nvme, crc64nvme_to_base64
 from cef_trio.s3.download import Downloader
-from cef_trio.s3.errors import ARCHIVED, error_from_response, parse_error_body
+from cef_trio.s3.errors import ARCHIVED, parse_error_body
 from cef_trio.s3.etags import is_opaque, multipart_etag
 from cef_trio.s3.model import ChecksumAlgorithm, PartToComplete, StoredObject
 from cef_trio.s3.transport import Response, S3Request, Transport, sha256_hex
@@ -114,15 +114,8 @@ class Completion:
     def _error_in(self, response: Response, reason: XmlError) -> S3OperationError:
         """Return the error in a response with status 200; ``UnknownOutcome`` if it is unreadable."""
         if parse_error_body(response.body).code is not None:
-            return error_from_response(
-                _OPERATION,
-                status=response.status,
-                headers=response.headers,
-                body=response.body,
-                now=self._transport.now(),
-                bucket=self._bucket,
-                key=self._key,
-                part_of_200=True,
+            return self._transport.error_in(
+                self._request, response.status, response.headers, response.body, part_of_200=True
             )
         return self._error("UnknownOutcome", f"the response does not state the outcome: {reason}", transient=True)
 

@@ -14,12 +14,9 @@ import trio
 
 from cef_trio.exceptions import S3OperationError
 from cef_trio.resilience import run_in_thread
-from cef_trio.s3.config import CredentialsProvider
 from cef_trio.s3.signing import Credentials
 
 log = structlog.get_logger(__name__)
-
-__all__ = ["ChainCredentials", "CredentialsProvider", "StaticCredentials"]
 
 _OPERATION: Final = "get_credentials"
 _REUSE_SECONDS: Final = 60.0
@@ -71,9 +68,7 @@ class ChainCredentials:
     def __init__(self, *, profile: str | None = None, session: Any = None) -> None:
         """Prepare the chain; nothing is fetched yet.
 
-        Args:
-            profile: a profile of the shared configuration; ``None`` uses ``AWS_PROFILE`` or the default profile.
-            session: a botocore session to use instead of a new one.
+        ``profile`` is one of the shared configuration, by default ``AWS_PROFILE``; ``session`` replaces botocore's own.
         """
         self._profile = profile
         self._session = session

@@ -254,52 +254,36 @@ def error_from_response(
     """Return the error of a response, with a hint for the operator.
 
     Args:
-        operation: as the caller names it (``upload_part``).
-        status: HTTP status of the response.
-        headers: of the response, names in lower case.
+        operation, bucket, key, part_number: of the request.
+        status, headers: of the response; names in lower case.
         body: what was read of it; may be empty or not XML.
         now: to turn a ``Retry-After`` date into seconds.
-        bucket: of the request.
-        key: of the request.
-        part_number: of the request.
         part_of_200: the status was 200 and the error is in the body (CompleteMultipartUpload); only the code counts.
         cut_off: the body is incomplete. Without a code the cause is unknown (a wrong clock or a missing permission
             have the same status), so the error is transient.
         foreign: the response is not from the store (``response_origin.py``).
     """
-    if foreign:
-        return S3OperationError(
-            operation,
-            f"{NOT_S3_ANSWER} (HTTP {status}): {describe_foreign(status, headers, body)}"
-            + describe(bucket, key, part_number),
-            transient=True,
-            code=NOT_S3_ANSWER,
-            status=status,
-            bucket=bucket,
-            key=key,
-            part_number=part_number,
-            retry_after_seconds=parse_retry_after(headers.get("retry-after"), now),
-        )
-    parsed = parse_error_body(body)
+    parsed = ErrorBody() if foreign else parse_error_body(body)
     region = parsed.region or one_line(headers.get("x-amz-bucket-region"))
     incomplete = cut_off and parsed.code is None
-    code = UNREADABLE_ANSWER if incomplete else parsed.code or _code_without_body(status, region, key)
+    if foreign:
+        code = NOT_S3_ANSWER
+        text = f"{code} (HTTP {status}): {describe_foreign(status, headers, body)}"
+    else:
+        code = UNREADABLE_ANSWER if incomplete else parsed.code or _code_without_body(status, region, key)
+        text = f"{code} (HTTP {status})"
+        text += ": the response was cut off before its reason" if incomplete else ""
+        text += f": {parsed.message.rstrip('.')}" if parsed.message else ""  # a hint may follow
+        hint = _NO_REASON if parsed.code is None and code == "AccessDenied" else _hint(code, region, parsed.endpoint)
+        text += f"; {hint}" if hint else ""
     transient = s3_error_is_transient(code, _SERVER_ERROR if part_of_200 else status)
-    text = [f"{code} (HTTP {status})"]
-    if incomplete:
-        text.append(": the response was cut off before its reason")
-    if parsed.message:
-        text.append(f": {parsed.message.rstrip('.')}")  # a hint may follow
-    hint = _NO_REASON if parsed.code is None and code == "AccessDenied" else _hint(code, region, parsed.endpoint)
-    if hint:
-        text.append(f"; {hint}")
     error = S3OperationError(
         operation,
-        "".join(text) + describe(bucket, key, part_number),
+        text + describe(bucket, key, part_number),
         transient=transient,
         code=code,
         status=status,
-        request_id=parsed.request_id or one_line(headers.get("x-amz-request-id")),
+        request_id=None if foreign else parsed.request_id or one_line(headers.get("x-amz-request-id")),
         bucket=bucket,
         key=key,
         part_number=part_number,

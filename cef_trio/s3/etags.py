@@ -35,9 +35,7 @@ def looks_like_md5(etag: str) -> bool:
 def is_opaque(headers: Mapping[str, str], *, kms_requested: bool = False) -> bool:
     """Whether an ETag is independent of the content, because of encryption with KMS or a customer's key.
 
-    Args:
-        headers: of the response, names in lower case. A bucket may encrypt by default.
-        kms_asked: whether KMS was requested: some stores do not repeat that in every response.
+    A bucket may encrypt by default, and some stores do not repeat in every response that KMS was requested.
     """
     return kms_requested or headers.get(ENCRYPTION, "AES256") != "AES256" or _CUSTOMER_KEY in headers
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import takewhile
 from types import MappingProxyType
@@ -12,7 +12,6 @@ import httpx
 
 from cef_trio.exceptions import CefMp4ProcessorError, S3OperationError, causes
 from cef_trio.http import tls
-from cef_trio.s3.errors import describe
 
 HTTPX_TRANSIENT: Final[Mapping[type[Exception], bool]] = MappingProxyType(
     {
@@ -32,10 +31,8 @@ _MAPPED: Final[Mapping[type[Exception], bool]] = MappingProxyType({**HTTPX_TRANS
 
 
 @contextmanager
-def map_httpx_errors(
-    operation: str, *, bucket: str, key: str | None, part_number: int | None = None, status: int | None = None
-) -> Iterator[None]:
-    """Raise :class:`S3OperationError` for an exception of httpx in the block; ``status``: of the response, if any."""
+def map_httpx_errors(make_error: Callable[[str, str, bool], S3OperationError]) -> Iterator[None]:
+    """Raise what ``make_error`` returns for the code, message and transience of httpx's exception in the block."""
     try:
         yield
     except CefMp4ProcessorError:
@@ -44,16 +41,7 @@ def map_httpx_errors(
         transient = next((_MAPPED[known] for known in type(error).__mro__ if known in _MAPPED), True)
         refused = tls.explain_refused_certificate(error, ca_setting="S3_CA_FILE", address_setting="S3_ENDPOINT_URL")
         name, text = type(error).__name__, refused or _message_of(error)
-        ours = S3OperationError(
-            operation,
-            (f"{name}: {text}" if text else name) + describe(bucket, key, part_number),
-            transient=transient,
-            code=name,
-            status=status,
-            bucket=bucket,
-            key=key,
-            part_number=part_number,
-        )
+        ours = make_error(name, f"{name}: {text}" if text else name, transient)
         ours.certificate_refused = refused is not None
         raise ours from error
 

@@ -18,11 +18,9 @@ from cef_trio.s3.token_bucket import TokenBucket
 
 
 class RateLimiter:
-    """A rate limit shared by any number of trio tasks.
+    """A rate limit shared by any number of trio tasks, in bytes a second; 0 is no limit.
 
-    Args:
-        rate: bytes a second; 0 is no limit.
-        waited: called with the seconds that each piece waited, cancelled waits included.
+    ``waited`` is called with the seconds that each piece waited, cancelled waits included.
     """
 
     def __init__(self, rate: int = 0, *, waited: Callable[[float], None] = lambda _: None) -> None:

@@ -31,8 +31,7 @@ class Connection(Protocol):
 class ResponseGuard:
     """Guards one request. Enter :attr:`scope` around the send and pass :meth:`trace` as httpcore's extension.
 
-    Args:
-        seconds: the time allowed from the end of the request to the end of the response's headers.
+    ``seconds`` is the time allowed from the end of the request to the end of the response's headers.
     """
 
     def __init__(self, seconds: float) -> None:

@@ -36,11 +36,7 @@ NOT_S3_ANSWER: Final = "NotS3Answer"
 """Our error code for a response that is not from the S3 store."""
 
 _REQUEST_IDS: Final = ("x-amz-request-id", "x-amz-id-2")
-_GATEWAY_PREFIXES: Final = (
-    "x-amz-cf-",
-    "x-amz-apigw-",
-    "x-amzn-",
-)  # CloudFront and API Gateway
+_GATEWAY_PREFIXES: Final = ("x-amz-cf-", "x-amz-apigw-", "x-amzn-")  # CloudFront and API Gateway
 _NEVER_TO_HEAD: Final = frozenset({407, 413})
 _UNSUPPORTED: Final = frozenset({405, 501})
 _NO_CONTENT: Final = 204
@@ -137,13 +133,8 @@ class ResponseOrigin:
     ) -> bool:
         """Whether a successful response is not from the store.
 
-        Args:
-            method: of the request.
-            status: of the response.
-            headers: of the response, names in lower case.
-            body: the response's body or its beginning; empty for the content of an object.
-            of_object: whether it is about an object's or part's content, so that S3 sends an ETag.
-            document_expected: whether S3 sends an XML document.
+        ``body`` may be its beginning only, and is empty for an object's content. With ``of_object`` S3 sends an ETag,
+        with ``document_expected`` an XML document.
         """
         if document_expected and body.strip():
             return is_html(headers, body) or not (is_document(headers, body) or is_marked(headers))

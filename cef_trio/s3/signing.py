@@ -114,27 +114,18 @@ def sign(
     credentials: Credentials,
     region: str,
     now: datetime,
-    service: str = "s3",
 ) -> dict[str, str]:
     """Return the headers to add to a request, ``authorization`` among them.
 
-    Args:
-        method: in upper case.
-        path: encoded (:func:`encode_path`), exactly as it is sent.
-        query: encoded (:func:`encode_query`), without ``?``.
-        headers: the headers to sign, ``host`` among them; they must be sent with these values.
-        payload_hash: ``UNSIGNED_PAYLOAD`` or the body's SHA-256 in lower-case hex.
-        credentials: the key to sign with.
-        region: of the bucket.
-        now: with a time zone; S3 accepts a difference of 15 minutes to its clock.
-        service: ``s3``, except in AWS's test vectors.
+    ``query`` has no ``?``; ``headers`` include ``host``; ``now`` has a time zone, and S3 accepts a difference of 15
+    minutes to its clock.
     """
     moment = timestamp(now)
     added = {"x-amz-content-sha256": payload_hash, "x-amz-date": moment}
     if credentials.session_token is not None:
         added["x-amz-security-token"] = credentials.session_token
     canonical, names = canonical_request(method, path, query, {**headers, **added}, payload_hash)
-    scope = credential_scope(moment, region, service)
+    scope = credential_scope(moment, region)
     key, to_sign = signing_key(credentials.secret_access_key, scope), string_to_sign(canonical, moment, scope)
     signature = hmac.new(key, to_sign.encode(), hashlib.sha256).hexdigest()
     added["authorization"] = (

@@ -111,11 +111,7 @@ class Transport:
         self._clock = ServerClock(now)
         self._transport = transport if transport is not None else network_transport(config)
         self._origin = ResponseOrigin()
-        self._http = httpx.AsyncClient(
-            transport=self._transport,
-            trust_env=False,
-            follow_redirects=False,
-        )
+        self._http = httpx.AsyncClient(transport=self._transport, trust_env=False, follow_redirects=False)
 
     async def close(self) -> None:
         """Close all connections without waiting for the peers."""
@@ -131,17 +127,12 @@ class Transport:
         if isinstance(self._transport, HttpTransport):
             self._transport.renew_connections()
 
-    def now(self) -> datetime:
-        """Return the local time, corrected by the offset of S3's clock."""
-        return self._clock.now()
-
     async def perform(self, request: S3Request) -> Response:
         """Send a request and read its response according to ``request.response_mode``.
 
         Raises:
             S3OperationError: no response, or one that is not 2xx.
-            RecordingChangedError: from the body.
-            ChunkProcessingError: from the body.
+            RecordingChangedError, ChunkProcessingError: from the body.
         """
         response = await self.open(request)
         # No checkpoint from the arrival of the headers to the shield.
@@ -166,8 +157,7 @@ class Transport:
 
         Raises:
             S3OperationError: no response, or one that is not 2xx.
-            RecordingChangedError: from the body.
-            ChunkProcessingError: from the body.
+            RecordingChangedError, ChunkProcessingError: from the body.
         """
         credentials = await self._config.credentials.get()
         offset = self._clock.offset
@@ -265,11 +255,7 @@ class Transport:
     def map_errors(self, request: S3Request, status: int | None = None) -> AbstractContextManager[None]:
         """Return a context that maps httpx's exceptions; also for reading the body of :meth:`open`."""
         return map_httpx_errors(
-            request.operation,
-            bucket=self._config.bucket,
-            key=request.key,
-            part_number=request.part_number,
-            status=status,
+            lambda code, text, transient: self.error(request, code, text, transient=transient, status=status)
         )
 
     def _check_origin(self, request: S3Request, status: int, headers: Mapping[str, str], body: bytes) -> None:
@@ -280,17 +266,7 @@ class Transport:
         if self._origin.foreign_success(
             request.method, status, headers, body, of_object=request.of_object, document_expected=expected
         ):
-            raise error_from_response(
-                request.operation,
-                foreign=True,
-                status=status,
-                headers=headers,
-                body=body,
-                now=self.now(),
-                bucket=self._config.bucket,
-                key=request.key,
-                part_number=request.part_number,
-            )
+            raise self.error_in(request, status, headers, body, foreign=True)
 
     async def _read(self, response: httpx.Response, request: S3Request) -> bytes:
         chunks: list[bytes] = []
@@ -363,17 +339,33 @@ class Transport:
         if named:
             self._origin.observe_error_document()
         unknown = not named and (not cut_off or is_html(headers, body))
+        foreign = unknown and self._origin.foreign_error(request.method, status, headers, body)
+        return self.error_in(request, status, headers, body, foreign=foreign, cut_off=cut_off)
+
+    def error_in(
+        self,
+        request: S3Request,
+        status: int,
+        headers: Mapping[str, str],
+        body: bytes,
+        *,
+        foreign: bool = False,
+        cut_off: bool = False,
+        part_of_200: bool = False,
+    ) -> S3OperationError:
+        """Return the error in a response (:func:`error_from_response`)."""
         return error_from_response(
             request.operation,
-            foreign=unknown and self._origin.foreign_error(request.method, status, headers, body),
             status=status,
             headers=headers,
             body=body,
-            now=self.now(),
+            now=self._clock.now(),
             bucket=self._config.bucket,
             key=request.key,
             part_number=request.part_number,
+            foreign=foreign,
             cut_off=cut_off,
+            part_of_200=part_of_200,
         )
 
     def _timeout(self, request: S3Request) -> httpx.Timeout:

@@ -35,12 +35,7 @@ class BodyUploader:
     """Sends bodies to one bucket, in the mode that the store supports."""
 
     def __init__(
-        self,
-        transport: Transport,
-        capabilities: Capabilities,
-        *,
-        rate_limiter: RateLimiter,
-        kms_requested: bool,
+        self, transport: Transport, capabilities: Capabilities, *, rate_limiter: RateLimiter, kms_requested: bool
     ) -> None:
         self._transport = transport
         self._rate_limiter = rate_limiter

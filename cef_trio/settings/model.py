@@ -29,13 +29,7 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
-from pydantic_settings import (
-    BaseSettings,
-    EnvSettingsSource,
-    NoDecode,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-)
+from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from cef_trio.exceptions import CefMp4ProcessorError
 from cef_trio.settings import values
@@ -97,8 +91,6 @@ _Checksum = Literal["auto", "crc64nvme", "crc32c", "sha256", "md5"]
 _PayloadSigning = Literal["auto", "signed", "unsigned"]
 _LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-
-
 NamedPath = Annotated[Path, AfterValidator(values.named_path)]
 
 
@@ -318,11 +310,8 @@ def load_settings(
 ) -> Settings:
     """Load the settings; ``overrides`` win over the environment, the environment over the file. Empty means unset.
 
-    Args:
-        env_file: settings file; may be missing.
-        unneeded: required settings (of ``STAND_INS``) that the caller does not use and that may be missing; the watch
-            folder then need not exist.
-        overrides: fields of :class:`Settings`.
+    ``env_file`` may be missing, and so may ``unneeded``, required settings (of ``STAND_INS``) that the caller does not
+    use; the watch folder then need not exist.
 
     Raises:
         SettingsError: a setting is missing or wrong.

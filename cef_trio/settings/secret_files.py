@@ -49,12 +49,7 @@ class UnreadableSecret:
 
 
 class SecretFiles(PydanticBaseSettingsSource):
-    """Reads the files that ``<NAME>_FILE`` names, in the environment or the settings file.
-
-    Args:
-        settings: the settings class.
-        variables: all variables by lower-case name, after precedence.
-    """
+    """Reads the files that ``<NAME>_FILE`` names in ``variables``: all by lower-case name, after precedence."""
 
     def __init__(self, settings: type[BaseSettings], variables: Mapping[str, str | None]) -> None:
         super().__init__(settings)

@@ -12,7 +12,6 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Final, Self
 
 import httpx
@@ -49,13 +48,8 @@ class WebhookResponse:
 class WebhookClient:
     """Sends webhooks to one URL. An async context manager; use it inside, from any number of tasks.
 
-    Args:
-        url: ``ON_COMPLETE_WEBHOOK``.
-        secret: ``WEBHOOK_SECRET``; without it requests are not signed.
-        timeout_seconds: from the connection to the response headers; positive and finite.
-        now: returns the current time, aware.
-        ca_file: certificates to trust instead of the system's.
-        transport: replaces the network, for tests and the laboratory.
+    Without a ``secret`` requests are not signed. ``timeout_seconds`` is positive and finite; ``now`` returns a time
+    with a time zone; ``ca_file`` replaces the system's certificates, ``transport`` the network.
 
     Raises:
         ValueError: the secret cannot be read, or ``ca_file`` holds no certificates.
@@ -81,10 +75,7 @@ class WebhookClient:
             keepalive_seconds=_KEEPALIVE_SECONDS,
         )
         self._http = httpx.AsyncClient(
-            transport=self._transport,
-            trust_env=False,
-            follow_redirects=False,
-            timeout=timeout_seconds,
+            transport=self._transport, trust_env=False, follow_redirects=False, timeout=timeout_seconds
         )
 
     @property
@@ -98,12 +89,9 @@ class WebhookClient:
             self._transport.renew_connections()
 
     async def __aenter__(self) -> Self:
-        """Return self; connections are opened on demand."""
         return self
 
-    async def __aexit__(
-        self, _type: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._http.aclose()
 
     @asynccontextmanager

@@ -8,7 +8,7 @@ import pytest
 
 from cef_trio.admin.app import page
 
-CSS = page().html.decode()
+CSS = page().body.decode()
 THEMES = [
     dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{3,6})\b", block))
     for block in re.findall(r":root \{(.*?)\}", CSS, re.DOTALL)

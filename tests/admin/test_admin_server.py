@@ -113,7 +113,7 @@ async def test_the_page_is_one_file_that_names_nothing_outside() -> None:
     assert "https://" not in answer.text
     for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "style="):
         assert word not in answer.text
-    assert app.page().policy.count("'sha256-") == 2
+    assert dict(app.page().more_headers)["content-security-policy"].count("'sha256-") == 2
 
 
 async def test_events_begin_with_a_snapshot_and_go_on_with_changes_and_heartbeats() -> None:

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from cef_trio.checkpoint.redis.server_info import ServerInfo
 from cef_trio.cli.checks import (
     NETWORK_FILE_SYSTEMS,
     Finding,
     FolderFacts,
-    RedisFacts,
     Severity,
     StreamFacts,
     judge_checksum,
@@ -34,7 +34,7 @@ from cef_trio.s3.xml import XmlError, parse_abort_rules
 OK, WARNING, PROBLEM = Severity.OK, Severity.WARNING, Severity.PROBLEM
 
 FOLDER = FolderFacts(path="/rec", is_folder=True, file_system="ext4", folders=10, max_user_watches=100)
-REDIS = RedisFacts(
+REDIS = ServerInfo(
     product="valkey",
     version="9.0.1",
     is_replica=False,
@@ -143,7 +143,7 @@ def test_what_a_crash_of_redis_would_lose(changed: dict[str, Any], severity: Sev
         ({"eviction_policy": "allkeys-lru"}, WARNING),
         ({"eviction_policy": "volatile-lru", "max_memory_bytes": 1 << 20}, PROBLEM),
         ({"eviction_policy": "noeviction", "max_memory_bytes": 1 << 20}, OK),
-        ({"eviction_policy": None}, WARNING),
+        ({"eviction_policy": "unknown"}, WARNING),
     ],
 )
 def test_a_redis_server(changed: dict[str, Any], severity: Severity) -> None:

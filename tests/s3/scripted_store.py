@@ -16,8 +16,8 @@ from cef_trio.exceptions import CefMp4ProcessorError
 from cef_trio.resilience import Retrier
 from cef_trio.s3.checksums import crc64nvme, crc64nvme_to_base64
 from cef_trio.s3.client import S3Client
-from cef_trio.s3.config import Addressing, ChecksumMode, PayloadSigning, S3Config
-from cef_trio.s3.credentials import CredentialsProvider, StaticCredentials
+from cef_trio.s3.config import Addressing, ChecksumMode, CredentialsProvider, PayloadSigning, S3Config
+from cef_trio.s3.credentials import StaticCredentials
 from cef_trio.s3.rate_limiter import RateLimiter
 from cef_trio.s3.signing import Credentials
 from cef_trio.settings.object_options import ObjectOptions

@@ -263,7 +263,7 @@ async def test_the_clock_is_not_set_by_a_date_that_cannot_be(date: str) -> None:
     async with client_of(ScriptedStore(error_reply(403, "RequestTimeTooSkewed", headers={"date": date}))) as client:
         with pytest.raises(S3OperationError) as caught:
             await client.list_parts("k", "u")
-        assert client._transport.now() == NOW
+        assert client._transport._clock.now() == NOW
     assert not caught.value.transient
 
 
@@ -273,7 +273,7 @@ async def test_a_clock_without_a_battery_is_still_corrected() -> None:
     async with client_of(ScriptedStore(skewed), now=lambda: born) as client:
         with pytest.raises(S3OperationError) as caught:
             await client.list_parts("k", "u")
-        assert client._transport.now() == NOW
+        assert client._transport._clock.now() == NOW
     assert caught.value.transient
 
 
@@ -427,6 +427,6 @@ def test_any_response_raises_only_our_own_exceptions(call: str, data: Any) -> No
             except S3OperationError as error:
                 assert len(str(error)) < 2000
                 assert error.retry_after_seconds is None or error.retry_after_seconds >= 0
-            assert 1970 <= client._transport.now().year < 2100
+            assert 1970 <= client._transport._clock.now().year < 2100
 
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))

@@ -2,13 +2,24 @@
 
 Open `store.py` for the calls; `scripts/` for the atomic steps; `keys.py` for key names; `codec.py` for how records are
 encoded; `address.py` for `REDIS_URL`; `client.py` and `connection.py` for time-outs and reconnecting; `errors.py` for
-which errors are transient.
+which errors are transient; `server_info.py` for the properties of the server.
 """
 
 from cef_trio.checkpoint.redis import codec
 from cef_trio.checkpoint.redis.address import parse_address
 from cef_trio.checkpoint.redis.codec import decode_time, encode_time
 from cef_trio.checkpoint.redis.keys import Keys, job_lock_name
+from cef_trio.checkpoint.redis.server_info import UNKNOWN_POLICY, ServerInfo
 from cef_trio.checkpoint.redis.store import RedisCheckpointStore
 
-__all__ = ["Keys", "RedisCheckpointStore", "codec", "decode_time", "encode_time", "job_lock_name", "parse_address"]
+__all__ = [
+    "UNKNOWN_POLICY",
+    "Keys",
+    "RedisCheckpointStore",
+    "ServerInfo",
+    "codec",
+    "decode_time",
+    "encode_time",
+    "job_lock_name",
+    "parse_address",
+]

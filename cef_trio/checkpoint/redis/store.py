@@ -9,7 +9,6 @@ script at a time, so a daemon whose lease has expired cannot write, and a stream
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Final, Self
@@ -27,6 +26,7 @@ from cef_trio.checkpoint.redis.client import Client, RedisClient, run_script
 from cef_trio.checkpoint.redis.keys import Keys
 from cef_trio.checkpoint.redis.scripts import arguments
 from cef_trio.checkpoint.redis.scripts.arguments import Argument
+from cef_trio.checkpoint.redis.server_info import UNKNOWN_POLICY, ServerInfo
 from cef_trio.checkpoint.states import ENDED, Status, StreamSet
 from cef_trio.checkpoint.unreadable import UnreadableKeys
 from cef_trio.exceptions import RecordUnreadableError, RedisOperationError
@@ -41,27 +41,6 @@ _LEASE_OF_WRONG_TYPE: Final = b"wrong type"
 """The holder that the scripts return for a lease key of a wrong type."""
 _BATCH: Final = 500
 """Streams per script call, which blocks the server for some milliseconds."""
-
-
-@dataclass(frozen=True, slots=True)
-class ServerInfo:
-    """Properties of the server for ``cef-trio doctor``."""
-
-    product: str
-    """``redis`` or ``valkey``."""
-    version: str
-    append_only: bool
-    """Whether every write reaches an append-only file: without it a crash loses more than the last second."""
-    last_save_ok: bool
-    eviction_policy: str
-    """Any other than ``noeviction`` may evict checkpoints when memory runs short."""
-    max_memory_bytes: int
-    """0: no limit."""
-    is_replica: bool
-    append_fsync: str | None
-    """``always``, ``everysec`` or ``no``; ``None`` where CONFIG is not allowed."""
-    save: str | None
-    """When it saves snapshots (``3600 1 300 100``, empty for never); ``None`` where CONFIG is not allowed."""
 
 
 class RedisCheckpointStore(StreamWrites):
@@ -167,7 +146,7 @@ class RedisCheckpointStore(StreamWrites):
                 version=str(values.get("valkey_version", values.get("redis_version", "unknown"))),
                 append_only=bool(values.get("aof_enabled")),
                 last_save_ok="err" not in (values.get("rdb_last_bgsave_status"), values.get("aof_last_write_status")),
-                eviction_policy=str(values.get("maxmemory_policy", "unknown")),
+                eviction_policy=str(values.get("maxmemory_policy", UNKNOWN_POLICY)),
                 max_memory_bytes=int(values.get("maxmemory", 0)),
                 is_replica=values.get("role") == "slave",
                 append_fsync=self._setting(client, "appendfsync"),
