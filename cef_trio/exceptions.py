@@ -159,7 +159,7 @@ class S3OperationError(OperationError):
 
 
 class WebhookOperationError(OperationError):
-    """A webhook was not delivered; ``status`` is the HTTP status of the receiver's answer, ``None`` without one.
+    """A webhook was not delivered; ``status`` is the HTTP status of the receiver's response, ``None`` without one.
 
     The message holds only the receiver's host, since the URL may be a secret.
     """

@@ -99,7 +99,7 @@ def _hash(text: bytes) -> str:
 
 
 class AdminApp:
-    """Answers requests; ``/metrics`` shows ``registry``, and ``allowed_hosts`` are the accepted host names."""
+    """Responds to requests; ``/metrics`` shows ``registry``, and ``allowed_hosts`` are the accepted host names."""
 
     def __init__(self, source: PageSource, registry: CollectorRegistry, allowed_hosts: Collection[str] = ()) -> None:
         self._source = source

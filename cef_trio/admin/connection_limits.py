@@ -2,7 +2,7 @@
 
 A new connection closes an idle one: of its own client if the client is at its limit, of any client if the total is
 reached. So idle connections never keep others out. If none is idle, the new connection gets a slot of the reserve, on
-which only health is answered; if the reserve is used up, it is refused.
+which only health checks get a response; if the reserve is used up, it is refused.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class ConnectionSlot:
     close: Callable[[], None]
     """Closes the connection."""
     reserved: bool = False
-    """From the reserve: only health is answered."""
+    """From the reserve: only health checks get a response."""
     idle: bool = True
     """Whether it waits for a request and may be closed."""
 

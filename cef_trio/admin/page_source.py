@@ -2,7 +2,7 @@
 
 A snapshot is made from memory, so that the page works while Redis and S3 are down. Counts of completed and failed
 streams come from Redis: :meth:`DaemonSource.run` reads them in an intake task, which a shutdown cancels first. While
-Redis is down, the last answer remains.
+Redis is down, the last response remains.
 
 Not here: the lag of a stream (`upload/live_stream.py`, by the rules of `observability/lag.py`), the snapshot
 (`upload/observer.py`), and the judgement of health and readiness (`status_page.py`).
@@ -81,7 +81,7 @@ class IntakeTask:
 
 @dataclass(frozen=True, slots=True)
 class _Ended:
-    """Last answer of Redis about ended streams."""
+    """Last response of Redis about ended streams."""
 
     completed: int
     failed: int

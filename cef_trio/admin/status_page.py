@@ -21,7 +21,7 @@ class Phase(StrEnum):
     """Phase of the daemon."""
 
     STARTING = "starting"
-    """Redis or S3 has not answered yet, or the folder was not scanned yet."""
+    """Redis or S3 has not responded yet, or the folder was not scanned yet."""
     RUNNING = "running"
     DRAINING = "draining"
     """Shutting down: parts in flight are finished, no new ones are started."""
@@ -71,7 +71,7 @@ class Totals:
     lag_bytes: int
     bytes_per_second: float
     completed: int | None
-    """All completed streams in Redis; ``None`` until Redis has answered."""
+    """All completed streams in Redis; ``None`` until Redis has responded."""
     failed: int | None
     lag_since: float | None = None
     upload_limit_bytes_per_second: int = 0

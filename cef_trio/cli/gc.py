@@ -8,7 +8,7 @@ An upload that a daemon works on is never aborted:
 - Each upload is judged again under its stream's lease, just before it is aborted, so no daemon and no
   ``cef-trio retry`` can take the stream up in between. If the lease is held elsewhere, the upload is kept.
 - An unreadable record keeps its upload. A Redis without any stream (perhaps the wrong one) keeps them all.
-- An abort ends before the lease under which it was judged. If S3 takes longer to answer, the command fails.
+- An abort ends before the lease under which it was judged. If S3 takes longer to respond, the command fails.
 
 Ctrl-C stops between two uploads. The results so far are always printed.
 """

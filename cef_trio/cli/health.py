@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """The daemon's answer; ``status`` is the HTTP status, or ``None`` without an answer."""
+    """The daemon's response; ``status`` is the HTTP status, or ``None`` without a response."""
 
     healthy: bool
     says: str
@@ -58,7 +58,7 @@ class Health:
 
 
 def ask_health(env_file: Path, *, as_json: bool) -> int:
-    """Ask the daemon, print the answer, and return the exit code.
+    """Ask the daemon, print the response, and return the exit code.
 
     Raises:
         HealthSettingsError: a setting is invalid.

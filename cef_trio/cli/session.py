@@ -80,7 +80,7 @@ def aborting_until(deadline: float) -> Iterator[None]:
     """Cancel an abort at the deadline: once the lease has expired, a `retry` may open an upload under the same key.
 
     Raises:
-        S3OperationError: S3 has not answered by then.
+        S3OperationError: S3 has not responded by then.
     """
     with trio.move_on_at(deadline) as scope:
         yield

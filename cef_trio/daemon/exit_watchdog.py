@@ -11,7 +11,8 @@ the kernel could not handle them. Python's own handlers still run in the main th
 this thread, which wakes trio. Child processes inherit the blocked signals; the daemon ends them with SIGKILL.
 
 If a C call keeps the interpreter's lock, this thread cannot run. The timer of ``faulthandler`` does not need the lock
-and ends the process a moment later, with exit code 1.
+and ends the process a moment later, with exit code 1. It is set with the deadline, before the loop hears of the signal:
+what the loop then does may keep the lock.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Final, Self
+from typing import Final
 
 import structlog
 import trio
@@ -61,6 +62,7 @@ class ExitWatchdog:
         self._sockets: tuple[socket.socket, socket.socket] | None = None
         """The thread waits on the first and is woken through the second."""
         self._thread: threading.Thread | None = None
+        self._timer: _FaulthandlerTimer | None = None
         self._token: trio.lowlevel.TrioToken | None = None
 
     def start(self, *, block_signals: bool = False) -> None:
@@ -72,6 +74,7 @@ class ExitWatchdog:
         self._sockets = socket.socketpair()
         for end in self._sockets:
             end.setblocking(False)  # required by set_wakeup_fd
+        self._timer = _FaulthandlerTimer()
         self._thread = threading.Thread(target=self._run, args=self._sockets[:1], name="exit watchdog", daemon=True)
         while True:
             try:
@@ -91,6 +94,8 @@ class ExitWatchdog:
             self._thread.join(_AGAIN_SECONDS)
         for end in self._sockets or ():
             end.close()
+        if self._timer is not None:
+            self._timer.close()
 
     @contextmanager
     def running(self, *, block_signals: bool = False) -> Iterator[None]:
@@ -133,6 +138,8 @@ class ExitWatchdog:
         deadline = time.monotonic() + seconds + OVERDUE_SECONDS
         if deadline < self.deadline:
             self.deadline = deadline
+            if self._timer is not None:
+                self._timer.exit_after(seconds + OVERDUE_SECONDS + 2 * _LOG_SECONDS)
             self._notify()
 
     def _notify(self) -> None:
@@ -146,18 +153,13 @@ class ExitWatchdog:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, EXIT_SIGNALS)
         poll = select.poll()
         poll.register(woken, select.POLLIN)
-        armed = math.inf
-        with _FaulthandlerTimer() as timer:
-            while not self._stopped:
-                left = self.deadline - time.monotonic()
-                if left <= 0:
-                    self._exit(self._log_timeout)
-                    return
-                if self.deadline < armed:
-                    armed = self.deadline
-                    timer.exit_after(left + 2 * _LOG_SECONDS)
-                if poll.poll(None if left == math.inf else left * 1000 + 1):
-                    self._read_signals(woken)
+        while not self._stopped:
+            left = self.deadline - time.monotonic()
+            if left <= 0:
+                self._exit(self._log_timeout)
+                return
+            if poll.poll(None if left == math.inf else left * 1000 + 1):
+                self._read_signals(woken)
 
     def _read_signals(self, woken: socket.socket) -> None:
         for number in woken.recv(4096):
@@ -192,16 +194,17 @@ class ExitWatchdog:
 class _FaulthandlerTimer:
     """Timer that needs no interpreter lock (``faulthandler``); one per process."""
 
-    def __enter__(self) -> Self:
+    def __init__(self) -> None:
         # faulthandler writes a traceback first. On standard error that could block, if the log's reader is what hangs.
         self._devnull = os.open(os.devnull, os.O_WRONLY)
-        return self
 
     def exit_after(self, seconds: float) -> None:
         """End the process after ``seconds``; replaces an earlier timer."""
-        faulthandler.dump_traceback_later(seconds, exit=True, file=self._devnull)
+        with suppress(RuntimeError):  # no thread available for it: the watchdog's own thread remains
+            faulthandler.dump_traceback_later(seconds, exit=True, file=self._devnull)
 
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Cancel the timer."""
         faulthandler.cancel_dump_traceback_later()
         os.close(self._devnull)
 

@@ -149,7 +149,7 @@ async def run_daemon(
 ) -> ExitCode:
     """Run the daemon until a signal or :meth:`Shutdown.request` ends it.
 
-    Reports started (``nursery.start``) once Redis and S3 have answered and the watch folder was scanned.
+    Reports started (``nursery.start``) once Redis and S3 have responded and the watch folder was scanned.
 
     Args:
         settings: the validated settings.

@@ -1,4 +1,4 @@
-"""Checks and warnings at the start: the watch folder is not in use, and S3 and Redis answer."""
+"""Checks and warnings at the start: the watch folder is not in use, and S3 and Redis respond."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _FORBIDDEN = 403
 
 
 class RefusedAtStartError(CefMp4ProcessorError):
-    """S3 or Redis answered and refused access; waiting does not help."""
+    """S3 or Redis responded and denied access; waiting does not help."""
 
 
 class WatchFolderBusyError(CefMp4ProcessorError):
@@ -85,10 +85,10 @@ def _open_locked(folder: Path) -> int:
 
 
 async def check_reachable(services: Services, *, create_bucket: bool) -> None:
-    """Wait without a limit until Redis and S3 answer. The tasks of both breakers must run.
+    """Wait without a limit until Redis and S3 respond. The tasks of both breakers must run.
 
     Raises:
-        RefusedAtStartError: one of them answers and refuses access.
+        RefusedAtStartError: one of them responds and denies access.
     """
     reach_bucket = partial(_reach_bucket, services.s3, create_bucket=create_bucket)
     await _retry_until_reachable("connect_redis", services.store.ping, services.redis_breaker)
@@ -139,7 +139,7 @@ async def _reach_bucket(s3: S3Client, *, create_bucket: bool) -> None:
 
 
 async def _raise_why_forbidden(s3: S3Client) -> None:
-    """Find out why HEAD was forbidden: its answer has no body, so a wrong key looks like a missing permission.
+    """Find out why HEAD was forbidden: its response has no body, so a wrong key looks like a missing permission.
 
     Raises:
         S3OperationError: the listing was refused as well; the error names the reason. Other failures are logged only.

@@ -1,4 +1,4 @@
-"""A proxy between the daemon and S3 that answers in place of S3, delays requests, or returns stale responses.
+"""A proxy between the daemon and S3 that responds in place of S3, delays requests, or returns stale responses.
 
 Faults of S3 itself are in ``s3_endpoint/faults.py``.
 """

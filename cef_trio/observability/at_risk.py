@@ -92,7 +92,7 @@ class Facts:
     unreadable_files: tuple[Waiting, ...] = ()
     """Not in ``uploads``: reported even during an outage."""
     hung_mounts: tuple[Waiting, ...] = ()
-    """Mounts that do not answer, and streams that wait for them (not in ``unreadable_files``)."""
+    """Mounts that do not respond, and streams that wait for them (not in ``unreadable_files``)."""
     unreadable_records: tuple[Waiting, ...] = ()
     unreadable_folders: tuple[Waiting, ...] = ()
     folder_lost: Waiting | None = None

@@ -42,7 +42,7 @@ _NETWORK: Final = frozenset(
         "WriteTimeout",
     }
 )
-"""httpx's exceptions (https://www.python-httpx.org/exceptions/), for calls without an answer."""
+"""httpx's exceptions (https://www.python-httpx.org/exceptions/), for calls without a response."""
 _REDIS: Final = frozenset(
     {
         "AuthenticationError",
@@ -65,7 +65,7 @@ _OURS: Final = frozenset(
 )
 
 _STATUS: Final = re.compile(r"Http([1-5])\d\d")
-"""Code of an answer without an S3 error (a proxy's 502); only the class of the status is used."""
+"""Code of a response without an S3 error (a proxy's 502); only the class of the status is used."""
 
 ERRORS: Final = (
     TRANSIENT

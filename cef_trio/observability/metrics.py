@@ -40,7 +40,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry: CollectorRegistry = _WithoutCreationTimes()
         self.survey = RedisSurvey()
-        """Last answers of Redis (``redis_survey.py``)."""
+        """Last responses of Redis (``redis_survey.py``)."""
         self._take_snapshot: TakeSnapshot | None = None
         self._last_runs: dict[str, Callable[[], float]] = {}
         self._pending_webhooks: Callable[[], int] | None = None

@@ -134,7 +134,7 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RedisSurvey:
-    """Last answers of Redis; a question that failed is empty."""
+    """Last responses of Redis; empty where a query failed."""
 
     known_streams: Mapping[StreamSet, int] = field(default_factory=dict)
     persistent: bool | None = None

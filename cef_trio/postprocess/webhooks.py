@@ -4,13 +4,13 @@ The step that completes a stream also records its pending webhook in Redis; the 
 accepted or refused it, or after ``WEBHOOK_RETRY_HOURS``. So neither a crash nor a shutdown loses a delivery, and no
 stream waits for one: a task of the intake delivers, a few at once, what is pending.
 
-- *At least once*: a daemon that ends between the receiver's answer and its record delivers again, with the same
+- *At least once*: a daemon that ends between the receiver's response and its record delivers again, with the same
   ``webhook-id``. A receiver that must act once only remembers these ids.
 - *One daemon delivers*: only streams of this watch folder, each under a lease, so that two daemons that share a folder
   do not both deliver, unless one is silent for longer than its lease.
 - The body is the metadata object, byte for byte, read from S3 for each attempt, so nothing is kept in memory meanwhile.
 - Each failed delivery has its own growing pause, so one that the receiver rejects delays no other. A receiver that does
-  not answer at all stops the round, and the next one starts after a growing pause.
+  not respond at all stops the round, and the next one starts after a growing pause.
 """
 
 from __future__ import annotations

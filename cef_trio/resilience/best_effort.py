@@ -1,7 +1,7 @@
 """Optional S3 calls: tried for a bounded time, then skipped.
 
 Listing open uploads or parts saves bytes or finds leftovers, but an upload works without it. A store, or a proxy before
-it, may refuse listings permanently and accept parts. So a listing is tried a few times while S3 itself answers; then
+it, may refuse listings permanently and accept parts. So a listing is tried a few times while S3 itself responds; then
 all callers go on without it, and one task tries it again a minute later. Each caller documents what it does without.
 
 If S3 itself is down, callers wait for the end of the outage as with any other call.
@@ -64,13 +64,13 @@ class BestEffort:
             for operation, failing in list(self._failing.items()):
                 call = self._calls.get(operation)  # None if it has succeeded since
                 if call is not None and failing.retry_at <= trio.current_time():
-                    with suppress(S3OperationError):  # an answer, or an outage, which the breaker reports
+                    with suppress(S3OperationError):  # a response, or an outage, which the breaker reports
                         await self.attempt(operation, call, reach=reach)
 
     async def attempt(
         self, operation: str, call: Callable[[], Awaitable[T]], *, reach: Callable[[], Awaitable[None]]
     ) -> T | None:
-        """Return the result of ``call``; ``None`` if it is skipped. ``reach`` checks whether S3 itself answers.
+        """Return the result of ``call``; ``None`` if it is skipped. ``reach`` checks whether S3 itself responds.
 
         Raises:
             S3OperationError: S3 refuses the call permanently, or S3 itself is down (transient).
@@ -92,7 +92,7 @@ class BestEffort:
                     return result
             except S3OperationError as refused:
                 if not refused.transient:
-                    self._works(operation)  # an answer, which the caller handles
+                    self._works(operation)  # a response, which the caller handles
                     raise
                 error = str(refused)
             try:

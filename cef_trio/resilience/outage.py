@@ -125,7 +125,7 @@ class Outage:
     probes: int = 0
     kind: ProbeKind = ProbeKind.WRITE
     refused: bool = False
-    """Whether the service answers but refuses all calls."""
+    """Whether the service responds but rejects all calls."""
 
 
 class CircuitBreaker:

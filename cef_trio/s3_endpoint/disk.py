@@ -1,6 +1,6 @@
 """The storage on disk: objects and open uploads survive a restart, and ``kill -9`` at any moment.
 
-A full or broken disk raises ``OSError``; ``endpoint.py`` answers 500 ``InternalError``.
+A full or broken disk raises ``OSError``; ``endpoint.py`` returns 500 ``InternalError``.
 
 Layout under the data folder::
 

@@ -10,7 +10,7 @@ Before anything is sent, the file is compared with the recorded checksums:
   have announced it, and the daemon needs no permission to delete objects.
 - None are: another recording took the path, and an unrelated stream begins.
 
-A copied part is proved like a sent one: S3's answer must contain the CRC64NVME (or the other checksum, or the MD5) of
+A copied part is proved like a sent one: S3's response must contain the CRC64NVME (or the other checksum, or the MD5) of
 the file's bytes at that offset, and Complete compares the whole object. A part that cannot be copied is sent.
 """
 

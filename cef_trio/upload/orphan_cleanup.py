@@ -1,6 +1,6 @@
 """Abort orphaned uploads: open under an ended stream's key, though nothing will continue them (promise P5).
 
-If the answer to a CreateMultipartUpload is lost, an upload without a record stays open under its stream's key. The end
+If the response to CreateMultipartUpload is lost, an upload without a record stays open under its stream's key. The end
 of the stream looks for it, but does not wait if S3 cannot list (``best_effort.py``); the request may also take effect
 later, or after its daemon ended. So the open uploads are listed periodically, and those of ended streams are aborted.
 An upload whose stream Redis does not know is kept: it may belong to another program or host (P9), or be adopted

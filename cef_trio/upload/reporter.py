@@ -31,7 +31,7 @@ _LAST_REPORT_SECONDS: Final = 0.5
 
 
 async def report_for_ever(observer: Observer) -> None:
-    """Report every ``PERIOD_SECONDS``; when cancelled, report that the daemon stops, if Redis answers at once.
+    """Report every ``PERIOD_SECONDS``; when cancelled, report that the daemon stops, if Redis responds at once.
 
     While Redis is unavailable, a report is late, and readers see an old one.
     """

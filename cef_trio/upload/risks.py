@@ -1,7 +1,7 @@
 """Collect the state of bytes that do not get to S3; ``observability/at_risk.py`` judges it.
 
 Metrics, readiness, the status page and the report that ``status`` and ``doctor`` read all use it (promise P10). It
-never awaits, so it answers while Redis and S3 do not.
+never awaits, so it returns while Redis and S3 do not respond.
 """
 
 from __future__ import annotations

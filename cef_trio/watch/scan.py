@@ -6,7 +6,7 @@ scan (``files/nofollow.py``). All calls only read, in worker threads that a canc
 not delay a shutdown (promise P4).
 
 Each folder is read by its own call, and mounts are read concurrently (``files/mounts.py``): a mount that does not
-answer is unreadable, and all others are read.
+respond is unreadable, and all others are read.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ class FolderReader(Protocol):
         ...
 
     async def stats(self, paths: Iterable[str]) -> Mapping[str, FileStat]:
-        """Return the stat of each regular file; others, and those that do not answer, are left out."""
+        """Return the stat of each regular file; others, and those that do not respond, are left out."""
         ...
 
     async def ask(self, folder: str, call: Callable[[], T]) -> T:
         """Make a call that may hang on a folder.
 
         Raises:
-            OSError: raised by the call, or the folder does not answer.
+            OSError: raised by the call, or the folder does not respond.
         """
         ...
 

@@ -79,7 +79,7 @@ async def test_a_script_that_got_into_the_page_would_not_run() -> None:
         assert any("Content Security Policy" in line for line in tab.console)
 
 
-async def test_outages_failures_draining_a_limit_and_a_lost_connection_are_said() -> None:
+async def test_outages_failures_draining_a_limit_and_a_lost_connection_are_shown() -> None:
     source = SetSource()
     outage = ServiceOutage(service="s3", since=1.7e9, error="connection refused", probes=4)
     async with chromium() as tab:
@@ -110,7 +110,7 @@ async def test_outages_failures_draining_a_limit_and_a_lost_connection_are_said(
             assert await tab.evaluate("document.querySelectorAll('.notice').length") == 0
 
 
-async def test_p10_what_is_at_risk_is_said_with_its_size_its_reason_and_since_when() -> None:
+async def test_p10_what_is_at_risk_is_shown_with_its_size_its_reason_and_since_when() -> None:
     since = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC).timestamp()
     still = Risk(Reason.NOT_MOVING, since, 3 << 20, 1, f"uploads stand still: {HOSTILE[0]}")
     folder = Risk(Reason.FOLDER_LOST, since, 0, 0, "the watch folder cannot be read")

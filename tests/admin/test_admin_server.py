@@ -159,7 +159,7 @@ async def test_a_connection_that_waits_gives_way_to_a_new_one(monkeypatch: pytes
         assert (await client.get(f"http://127.0.0.1:{port}/metrics")).status_code == 200
 
 
-async def test_when_all_places_are_taken_health_is_answered_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_when_all_places_are_taken_only_health_gets_a_response(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "MAX_CONNECTIONS", 1)
     async with serving(SetSource()) as port, listening(port) as events:
         await events.snapshot()
@@ -350,7 +350,7 @@ async def test_a_cancelled_server_ends_at_once_with_a_client_that_does_not_read(
         await client.aclose()
 
 
-async def test_a_client_that_does_not_read_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_client_that_does_not_read_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "SEND_SECONDS", 0.2)
     monkeypatch.setattr(server, "MAX_CONNECTIONS", 1)
     source = SetSource()

@@ -118,7 +118,7 @@ async def test_an_outage_is_shown_with_its_beginning_and_is_not_ready_but_health
         assert "the idle checker has been silent for 181 s" in source.page().unhealthy
 
 
-async def test_a_daemon_that_starts_and_one_that_leaves_say_so(world: World) -> None:
+async def test_a_daemons_start_and_its_shutdown_are_shown(world: World) -> None:
     async with world.daemon() as daemon:
         source = DaemonSource(daemon.services, str(world.folder), lambda: daemon.shutdown.signals > 0)
         assert source.page().phase is Phase.STARTING

@@ -144,7 +144,7 @@ async def test_a_stream_created_again_after_its_record_was_lost_inherits_no_part
     assert list((await loaded(subject.store)).parts) == [1]
 
 
-async def test_a_failed_stream_may_be_tried_again_or_given_up_by_a_person(subject: Subject) -> None:
+async def test_a_failed_stream_may_be_retried_or_aborted_by_a_command(subject: Subject) -> None:
     for status in (Status.ACTIVE, Status.S3_COMPLETED, Status.FAILED_ABORTED):
         assert may_follow(Status.FAILED_ACCESS_DENIED, status)
         await subject.store.create(meta(status, path=f"/rec/{status}", status=Status.FAILED_ACCESS_DENIED), OURS)
@@ -195,7 +195,7 @@ async def test_an_expired_lease_is_anybodys_and_writes_under_it_are_refused(subj
         await subject.store.update("s1", OURS, NOTHING)
 
 
-async def test_renewing_tells_which_leases_are_no_longer_ours(subject: Subject) -> None:
+async def test_renewing_returns_which_leases_are_no_longer_ours(subject: Subject) -> None:
     for stream_id in ("kept", "expired", "taken"):
         await subject.store.create(meta(stream_id), OURS)
     subject.expire("expired")

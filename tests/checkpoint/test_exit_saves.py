@@ -135,7 +135,7 @@ async def test_p4_a_failure_at_the_very_moment_of_leaving_counts(
     assert saves.unsaved == {"a"}
 
 
-async def test_p3_what_redis_refuses_is_said_to_be_unsaved(saves: ShutdownFlush, store: Store) -> None:
+async def test_p3_what_redis_rejects_is_reported_as_unsaved(saves: ShutdownFlush, store: Store) -> None:
     store.error = RedisOperationError("save_interrupted", "no", transient=True)
     await saves.save(saving("a"))
     assert saves.unsaved == {"a"}

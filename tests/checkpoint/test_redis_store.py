@@ -413,7 +413,7 @@ async def test_wrong_credentials_and_missing_rights_are_permanent_and_not_shown(
 
 
 @pytest.mark.real
-async def test_the_server_tells_what_a_doctor_wants_to_know() -> None:
+async def test_the_server_info_has_what_doctor_checks() -> None:
     with valkey_server(append_only=True, arguments=["--maxmemory-policy", "allkeys-lru"]) as server:
         async with RedisCheckpointStore(server.url) as store:
             info = await store.info()
@@ -461,7 +461,7 @@ async def test_a_cluster_keeps_all_our_keys_in_one_slot() -> None:
 
 
 @pytest.mark.real
-async def test_a_sentinel_tells_where_the_master_is() -> None:
+async def test_the_address_of_the_master_comes_from_a_sentinel() -> None:
     with (
         valkey_server(tcp=True) as master,
         valkey_server(tcp=True, sentinel_of=f"main 127.0.0.1 {master.port}") as sentinel,

@@ -34,7 +34,7 @@ async def left_open(world: World) -> Checkpoint:
     return checkpoint
 
 
-async def test_an_aborted_stream_is_gone_from_s3_and_stays_so_until_a_person_retries_it(
+async def test_an_aborted_stream_is_gone_from_s3_and_stays_so_until_it_is_retried(
     world: World, context: CommandContext, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint = await left_open(world)
@@ -79,7 +79,7 @@ def test_what_can_be_aborted(status: Status) -> None:
     assert why_not(a_stream(status=status), "another-bucket") is not None
 
 
-async def test_a_failed_streams_kept_upload_is_given_up_and_why_it_had_failed_is_still_said(
+async def test_a_failed_streams_kept_upload_is_aborted_and_its_failure_is_still_recorded(
     world: World, context: CommandContext
 ) -> None:
     key = f"streams/{stream_id(1)}/a.mp4"

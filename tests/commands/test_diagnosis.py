@@ -85,7 +85,7 @@ def test_a_watch_folder(changed: dict[str, Any], severity: Severity) -> None:
         (False, False, "cannot be known on this file system: only STREAM_TIMEOUT_SECONDS of silence"),
     ],
 )
-def test_which_of_the_two_ends_a_recording_in_the_watch_folder_is_said(
+def test_which_of_the_two_ends_a_recording_in_the_watch_folder_is_shown(
     local: bool, may_lease_all: bool, says: str
 ) -> None:
     facts = replace(FOLDER, local=local, may_lease_all=may_lease_all)
@@ -181,7 +181,7 @@ def test_kind9_records_that_cannot_be_read_are_problems_and_names_without_a_reco
     assert found[6].says == "2 more cannot be read"
 
 
-def test_a_server_that_answers_is_said_with_its_address() -> None:
+def test_a_server_that_responds_is_shown_with_its_address() -> None:
     assert judge_redis(REDIS, "redis://here:1/0")[0].says == "valkey 9.0.1 answers at redis://here:1/0"
 
 

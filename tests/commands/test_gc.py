@@ -105,7 +105,7 @@ async def test_only_uploads_without_an_owner_are_aborted_and_a_dry_run_aborts_no
     assert await world.store.holders([stream_id(1), stream_id(2)]) == {}
 
 
-async def test_a_redis_that_knows_nothing_keeps_every_upload_unless_it_is_said_to_be_the_right_one(
+async def test_an_empty_redis_keeps_every_upload_unless_it_is_confirmed_to_be_the_right_one(
     world: World, context: CommandContext, capsys: pytest.CaptureFixture[str]
 ) -> None:
     await an_upload(context, 1)
@@ -171,7 +171,7 @@ async def test_an_upload_that_s3_does_not_abort_is_reported_and_the_others_are_a
     assert len(world.open_uploads()) == 1
 
 
-async def test_why_uploads_are_kept_is_counted_for_a_person(
+async def test_the_reasons_why_uploads_are_kept_are_counted(
     world: World, context: CommandContext, capsys: pytest.CaptureFixture[str]
 ) -> None:
     await an_upload(context, 1)
@@ -202,7 +202,7 @@ async def test_an_abort_takes_no_longer_than_the_lease_under_which_it_was_judged
     assert await world.store.holders([stream_id(1)]) == {}
 
 
-async def test_ctrl_c_stops_between_two_uploads_and_what_was_done_is_said(
+async def test_ctrl_c_stops_between_two_uploads_and_what_was_done_is_printed(
     world: World, context: CommandContext, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for number in range(4):

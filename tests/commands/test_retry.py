@@ -198,7 +198,7 @@ async def test_a_stream_with_a_held_lease_is_left_alone(world: World, context: C
     assert world.store.snapshot() == before
 
 
-async def test_all_leaves_alone_what_a_person_aborted_and_what_was_deleted(
+async def test_all_leaves_alone_what_was_aborted_by_a_command_and_what_was_deleted(
     world: World, context: CommandContext, capsys: pytest.CaptureFixture[str]
 ) -> None:
     statuses = [Status.FAILED_ABORTED, Status.DELETED_LOCALLY, Status.FAILED_S3_REFUSED, Status.FAILED_UNEXPECTED]
@@ -245,7 +245,7 @@ async def test_retry_calls_no_s3(world: World, context: CommandContext) -> None:
 
 @pytest.mark.real
 @pytest.mark.parametrize("arguments", [["retry"], ["retry", "--all", "x"]])
-def test_which_streams_are_meant_must_be_said(arguments: list[str]) -> None:
+def test_a_selection_of_streams_is_required(arguments: list[str]) -> None:
     assert command(*arguments, code=2).stdout == ""
 
 

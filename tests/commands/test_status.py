@@ -112,7 +112,7 @@ def test_every_stream_is_counted_once_and_a_deleted_recording_is_no_failure() ->
     assert counts["deleted"] == 2
 
 
-def test_it_is_said_whether_any_daemon_works() -> None:
+def test_it_is_shown_whether_any_daemon_works() -> None:
     meta = a_stream()
     assert "no daemon works on the open streams" in text_of(observed((meta, [])))
     overview = observed((meta, []), holders={meta.stream_id: "rec/of/room-1/token"})
@@ -135,7 +135,7 @@ def test_what_is_not_all_there_is_not_a_hundred_percent() -> None:
     assert " ━━━━━━━━━━━━ 100% " in shown
 
 
-def test_why_streams_wait_is_said_once() -> None:
+def test_why_streams_wait_is_shown_once() -> None:
     waiting = [a_stream(n, status=Status.RETRYING, failure_reason="S3 operation 'x' failed: no.") for n in (1, 2)]
     shown = text_of(observed(*((meta, []) for meta in waiting)))
     assert "retrying    2 of the open ones: S3 operation 'x' failed: no.\n" in shown
@@ -157,7 +157,7 @@ def test_in_a_narrow_terminal_the_end_of_a_name_is_seen_and_no_line_is_too_long(
 
 
 @pytest.mark.parametrize("height", [5, 12, 13, 30, 60])
-def test_on_a_low_screen_the_streams_that_lag_least_are_left_out_and_that_is_said(height: int) -> None:
+def test_on_a_low_screen_the_streams_that_lag_least_are_left_out_with_a_note(height: int) -> None:
     metas = [a_stream(n, f"/rec/{n}.mp4") for n in range(40)]
     files: dict[str, FileStat | None] = {meta.stream_id: on_disk(meta, 100 + n) for n, meta in enumerate(metas)}
     holders = {meta.stream_id: "d/t" for meta in metas[1:]}

@@ -83,7 +83,7 @@ async def test_an_object_of_which_one_byte_differs_is_found(
     assert agrees == {**ALL_AGREE, "checkpoint": False, "metadata JSON": False, "file": False}
 
 
-async def test_a_file_that_was_changed_since_differs_and_it_is_said_why(
+async def test_a_file_that_was_changed_since_differs_and_the_reason_is_shown(
     world: World, context: CommandContext, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint = await uploaded(world)
@@ -117,11 +117,11 @@ async def test_a_stream_that_is_not_complete_is_not_proved(
     await world.store.create(a_stream(), context.lease)
     code, agrees = await verified(context, "00000001", capsys)
     assert (code, agrees) == (ExitCode.ANSWER_IS_NO, {"object": False})
-    with pytest.raises(NoSuchStreamError, match="knows no recording"):
+    with pytest.raises(NoSuchStreamError, match="has no recording"):
         await verify_stream(context, "nothing.mp4", as_json=False)
 
 
-def test_the_checkpoints_checksum_is_that_of_its_parts_or_what_s3_said() -> None:
+def test_the_checkpoints_checksum_is_that_of_its_parts_or_of_the_response_of_s3() -> None:
     meta = a_stream(status=Status.COMPLETED, part_size=10, verified_size_bytes=15, object_crc64nvme=77)
     parts = {1: a_part(1, 10), 2: a_part(2, 5), 3: a_part(3, 10)}
     whole = combine_crc64nvme([(1, 10), (2, 5)])
@@ -156,7 +156,7 @@ def documents() -> Iterator[tuple[bytes, str]]:
 
 
 @pytest.mark.parametrize(("document", "says"), list(documents()))
-def test_a_metadata_json_that_is_not_ours_is_not_believed(document: bytes, says: str) -> None:
+def test_a_metadata_json_that_is_not_ours_is_not_used(document: bytes, says: str) -> None:
     content = metadata_content(document, "s")
     assert isinstance(content, str)
     assert content.startswith(says)

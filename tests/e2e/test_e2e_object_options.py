@@ -66,7 +66,7 @@ def test_all_options_arrive_at_the_embedded_endpoint(watch_dir: Path, embedded: 
 
 
 @pytest.mark.parametrize("checksum", ["auto", "md5"])
-def test_what_moto_knows_of_them_arrives(watch_dir: Path, moto: Store, valkey: ValkeyServer, checksum: str) -> None:
+def test_options_that_moto_supports_arrive(watch_dir: Path, moto: Store, valkey: ValkeyServer, checksum: str) -> None:
     recording, metadata, key = uploaded(
         watch_dir,
         moto,
@@ -85,7 +85,7 @@ def test_what_moto_knows_of_them_arrives(watch_dir: Path, moto: Store, valkey: V
     assert "READ" in {grant["Permission"] for grant in granted}
 
 
-def test_what_swift_knows_of_them_arrives(watch_dir: Path, store: Store, valkey: ValkeyServer) -> None:
+def test_options_that_swift_supports_arrive(watch_dir: Path, store: Store, valkey: ValkeyServer) -> None:
     recording, metadata, _ = uploaded(
         watch_dir, store, valkey, s3_content_type="video/quicktime", s3_acl="private", s3_storage_class="STANDARD"
     )

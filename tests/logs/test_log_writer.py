@@ -46,7 +46,7 @@ def test_p4_a_line_is_taken_at_once_whatever_its_reader_does(full_pipe: tuple[in
     assert writer.lost == 0
 
 
-def test_p7_what_waits_has_a_limit_and_what_was_lost_is_said_once_lines_flow_again(full_pipe: tuple[int, int]) -> None:
+def test_p7_what_waits_has_a_limit_and_lost_lines_are_logged_once_lines_flow_again(full_pipe: tuple[int, int]) -> None:
     reading, writing = full_pipe
     told: list[int] = []
 

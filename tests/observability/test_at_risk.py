@@ -115,7 +115,7 @@ REPORT = DaemonReport(
 )
 
 
-def test_a_report_is_read_as_it_was_written_and_tells_at_most_so_many_streams() -> None:
+def test_a_report_is_read_as_it_was_written_and_lists_a_limited_number_of_streams() -> None:
     assert daemon_report.decode(REPORT.instance, daemon_report.encode(REPORT)) == REPORT
     many = replace(REPORT, lags={str(number): Lag(number, 1.0) for number in range(999)})
     assert set(daemon_report.decode("i", daemon_report.encode(many)).lags) == {str(n) for n in range(799, 999)}

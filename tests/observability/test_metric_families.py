@@ -136,7 +136,7 @@ def test_the_documentation_is_made_from_the_table() -> None:
 
 
 @pytest.mark.real
-def test_promtool_finds_nothing_to_say() -> None:
+def test_promtool_reports_no_problem() -> None:
     promtool = shutil.which("promtool")
     if promtool is None:
         pytest.skip("promtool is not installed (Debian's package prometheus)")

@@ -170,7 +170,7 @@ async def test_settings_that_cannot_be_read_change_nothing_and_are_one_clear_war
     assert (rate_limiter.rate, logging.getLogger().level) == (1 << 20, logging.INFO)
 
 
-async def test_the_environment_wins_and_that_is_said(
+async def test_the_environment_has_precedence_and_that_is_logged(
     env_file: Path, output: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LOG_LEVEL", "WARNING")

@@ -204,7 +204,7 @@ def test_no_secret_of_an_invalid_url_is_shown(watch_dir: Path, tmp_path: Path) -
     assert_no_secret(said(both, "run"))
 
 
-def test_a_bug_that_ends_the_daemon_tells_no_secret(watch_dir: Path, tmp_path: Path) -> None:
+def test_a_bug_that_ends_the_daemon_shows_no_secret(watch_dir: Path, tmp_path: Path) -> None:
     """An exception that quotes a secret, from within the running daemon, through all its nurseries."""
     settings = settings_of(watch_dir, "http://127.0.0.1:9", 9, tmp_path)
     program = (

@@ -195,7 +195,7 @@ async def test_without_a_watchdog_no_heartbeat_is_sent(manager: Manager) -> None
     assert manager.messages() == []
 
 
-async def test_ready_that_was_not_taken_is_said_again_until_it_is(
+async def test_ready_that_was_not_taken_is_sent_again_until_it_is(
     manager: Manager, autojump_clock: trio.testing.MockClock
 ) -> None:
     notifier = ServiceNotifier(manager.address)
@@ -210,7 +210,7 @@ async def test_ready_that_was_not_taken_is_said_again_until_it_is(
     assert manager.messages() == [["READY=1", "STATUS=well"]]
 
 
-async def test_ready_that_was_taken_is_not_said_twice(manager: Manager) -> None:
+async def test_ready_that_was_taken_is_not_sent_twice(manager: Manager) -> None:
     notifier = ServiceNotifier(manager.address)
     assert notifier.ready("well")
     await notifier.watch(list, str)

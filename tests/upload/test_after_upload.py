@@ -125,9 +125,7 @@ async def test_p8_an_object_that_s3_denies_for_a_while_is_asked_for_again(world:
         await until(lambda: not Path(world.path()).exists(), 4000)
 
 
-async def test_p8_a_recording_under_whose_key_lies_something_else_is_left_alone(
-    world: World, logged: list[EventDict]
-) -> None:
+async def test_p8_a_recording_whose_key_has_another_object_is_left_alone(world: World, logged: list[EventDict]) -> None:
     world.append(8)
     async with world.daemon() as daemon:
         daemon.closed()

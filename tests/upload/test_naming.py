@@ -131,5 +131,5 @@ def test_a_file_name_that_looks_like_a_template_is_not_expanded() -> None:
     assert key == "p/{stream_id}{file_name}/ID"
 
 
-def test_metadata_lies_beside_its_object() -> None:
+def test_metadata_is_stored_beside_its_object() -> None:
     assert metadata_key("streams/x/y.mp4") == "streams/x/y.mp4.metadata.json"

@@ -46,7 +46,7 @@ async def test_parts_go_up_while_the_recording_grows(world: World) -> None:
     assert world.recordings() == [world.content()]
 
 
-async def test_the_metadata_lies_beside_the_object_and_its_chunks_add_up(world: World) -> None:
+async def test_the_metadata_is_stored_beside_the_object_and_its_chunks_add_up(world: World) -> None:
     world.append(3 * PART + 5)
     async with world.daemon() as daemon:
         daemon.closed()

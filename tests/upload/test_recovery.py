@@ -354,7 +354,7 @@ async def test_p6_a_bug_ends_its_own_stream_only_and_is_logged(world: World, mon
     assert {checkpoint.meta.status for checkpoint in found} == {Status.FAILED_UNEXPECTED, Status.COMPLETED}
 
 
-async def test_an_upload_that_s3_lost_is_begun_again_and_given_up_after_five_times(world: World) -> None:
+async def test_an_upload_that_s3_lost_is_begun_again_and_fails_after_five_times(world: World) -> None:
     world.append(2 * PART)
     async with world.daemon() as daemon:
         await trio.sleep(1)
@@ -386,7 +386,7 @@ async def test_a_stale_list_of_parts_does_not_make_a_recorded_part_go_again(worl
 
 
 @pytest.mark.parametrize("kind", [Kind.IGNORE_CHECKSUMS, Kind.REJECT_CHECKSUMS])
-async def test_a_store_that_knows_no_checksums_gets_md5(world: World, kind: Kind) -> None:
+async def test_a_store_without_checksums_gets_md5(world: World, kind: Kind) -> None:
     world.endpoint.faults.arm(Fault(kind, "*", times=None))
     world.append(3 * PART + 1)
     await finish(world)

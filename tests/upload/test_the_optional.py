@@ -63,7 +63,7 @@ async def test_a_new_recording_is_uploaded_where_uploads_are_not_listed(world: W
 
 
 @pytest.mark.parametrize("how", [*LISTING_FAILS, {"kind": Kind.ERROR, "code": "MethodNotAllowed"}])
-async def test_p2_a_stream_goes_on_from_what_redis_knows_where_parts_are_not_listed(
+async def test_p2_a_stream_goes_on_from_its_records_in_redis_where_parts_are_not_listed(
     world: World, how: dict[str, object]
 ) -> None:
     await interrupted(world)

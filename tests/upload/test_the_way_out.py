@@ -9,6 +9,7 @@ import time
 import pytest
 import trio
 
+from cef_trio.daemon import exit_watchdog
 from cef_trio.daemon.exit_watchdog import ExitWatchdog
 from cef_trio.daemon.main import Shutdown
 from cef_trio.exit_codes import ExitCode
@@ -37,6 +38,34 @@ async def test_p4_a_second_signal_shortens_the_deadline_and_never_extends_it(gra
     assert watchdog.deadline < first
     assert 2 < watchdog.deadline - time.monotonic() < 3
     assert watchdog.deadline <= first
+
+
+class RecordingTimer:
+    """A timer that only records its delays: faulthandler's would end the tests."""
+
+    def __init__(self) -> None:
+        self.delays: list[float] = []
+
+    def exit_after(self, seconds: float) -> None:
+        self.delays.append(seconds)
+
+    def close(self) -> None:
+        pass
+
+
+async def test_p4_the_timer_that_needs_no_interpreter_lock_is_set_before_anything_is_drained(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is drained may keep the lock, and then no thread could set the timer any more."""
+    timer = RecordingTimer()
+    monkeypatch.setattr(exit_watchdog, "_FaulthandlerTimer", lambda: timer)
+    shutdown, watchdog = leaving()
+    set_when_drained: list[int] = []
+    shutdown.on_drain.append(lambda: set_when_drained.append(len(timer.delays)))
+    with watchdog.running():
+        shutdown.request()
+    assert set_when_drained == [1]
+    assert 8 < timer.delays[0] < 8 + 1.2
 
 
 async def test_signals_drain_then_cancel_then_exit_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

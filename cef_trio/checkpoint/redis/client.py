@@ -3,8 +3,8 @@
 A call is never abandoned, so no connection carries the reply of an earlier call. Cancellation is delivered before a
 call is sent; once sent, the call returns or raises within the time-out.
 
-If the server does not answer a call, the calls waiting for a thread at that moment fail at once with the same transient
-error, so 200 streams do not queue behind a dead server (P4). Later calls try again.
+If the server does not reply to a call, the calls waiting for a thread at that moment fail at once with the same
+transient error, so 200 streams do not queue behind a dead server (P4). Later calls try again.
 
 Defaults of redis-py 8 that are overridden here, and why:
 
@@ -14,15 +14,15 @@ Defaults of redis-py 8 that are overridden here, and why:
 - RESP2: no ``HELLO``, hence no maintenance notifications (on by default in RESP3), which relax the time-outs.
 - No ``CLIENT SETINFO`` (two round trips and an ACL right for each connection), no health check (every connection is
   tested for stray data and for its end when it is taken from the pool; a ``PING`` proves nothing about the next call).
-- A connection that failed or timed out is closed before it goes back to the pool: its late answer cannot become the
-  answer of the next call (redis-py issues 2624, 2665).
+- A connection that failed or timed out is closed before it goes back to the pool: its late reply cannot become the
+  reply to the next call (redis-py issues 2624, 2665).
 
 After a failover behind one address an open connection stays with the old node, which may be a replica now. So every
 transient error (``READONLY``, ``LOADING``, ``OOM``, a time-out) and ``MAX_AGE_SECONDS`` close the idle connections; the
 next call resolves the name and connects again.
 
 So a call lasts at most one connect (its name's resolution and all its addresses included: ``connection.py``) and
-one answer, each bounded by the time-out; for sentinels and clusters one such pair for every node that has to be asked.
+one reply, each bounded by the time-out; for sentinels and clusters one such pair for every node that has to be asked.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from contextlib import ExitStack
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import trio
 
@@ -62,13 +62,10 @@ class _RecordingWatchdog(ExitWatchdog):
 class _NoTimer:
     """Replaces the kernel's timer, which would end this process."""
 
-    def __enter__(self) -> Self:
-        return self
-
     def exit_after(self, seconds: float) -> None:
         del seconds
 
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         pass
 
 

@@ -6,7 +6,7 @@
 --       '1' if its webhook is pending from now on, new path ('': as it is), the stream at the new path ('': not known
 --       yet); then number and pairs of the fields to set, of the numbers to add and of the parts to record; then the
 --       fields to remove
--- Answers {'taken', id} if the new path has an entry, to be called again with that stream's meta.
+-- Returns {'taken', id} if the new path has an entry, to be called again with that stream's meta.
 local holder = holder_of(KEYS[1])
 if holder ~= ARGV[1] then
   return {'lost', holder or ''}

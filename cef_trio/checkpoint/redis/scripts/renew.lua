@@ -1,6 +1,6 @@
 -- KEYS: leases
 -- ARGV: ours, TTL in ms
--- Answers the positions (from 1) of those that are not ours.
+-- Returns the positions (from 1) of those that are not ours.
 local lost = {}
 for i = 1, #KEYS do
   if holder_of(KEYS[i]) == ARGV[1] then

@@ -1,6 +1,6 @@
 -- KEYS: lease and meta of each stream
 -- ARGV: ours, the status that is kept, the statuses that may be interrupted, then status and time of each stream
--- Answers the positions (from 1) of the streams that could not be saved.
+-- Returns the positions (from 1) of the streams that could not be saved.
 local ours, kept, interruptible = ARGV[1], ARGV[2], ARGV[3]
 
 local function save(lease_key, meta_key, asked, at)
