@@ -155,8 +155,7 @@ class FileSlice:
         Example: ``await FileSlice(recording, 0, size_bytes).feed(crc.update)``.
 
         Raises:
-            RecordingChangedError: the file ends before the slice does.
-            ChunkProcessingError: a read failed.
+            RecordingChangedError, ChunkProcessingError: as :meth:`blocks`.
         """
         async with aclosing(self.blocks()) as blocks:
             async for block in blocks:

@@ -122,13 +122,10 @@ class Watcher:
         if sys.platform != "linux":
             return nullcontext(None)
         try:
-            inotify: AbstractContextManager[INotify | None] = (
-                self._open_inotify() if self._open_inotify is not None else INotify(nonblocking=True)
-            )
+            return self._open_inotify() if self._open_inotify is not None else INotify(nonblocking=True)
         except OSError as error:
             self._log_limited(error)
             return nullcontext(None)
-        return inotify
 
     def _log_limited(self, error: OSError) -> None:
         limit = _LIMITS.get(error.errno or 0)

@@ -46,14 +46,9 @@ _BATCH: Final = 500
 class RedisCheckpointStore(StreamWrites):
     """A ``CheckpointStore`` in Redis. An async context manager; use it inside.
 
-    Args:
-        url: ``REDIS_URL`` (see ``address.py``).
-        key_prefix: ``REDIS_KEY_PREFIX``; with a cluster it must hold a hash tag (``{node-a}:``).
-        ca_file: ``REDIS_CA_FILE``, the CA certificates for a ``rediss`` server; the system's by default.
-        socket_timeout_seconds: the limit of a connect, and of a reply; positive and finite.
-        connections: the most concurrent calls.
-        retrier: the policy for transient errors; a single attempt by default.
-        read_url: reads ``REDIS_URL`` again after the server has rejected the login; may return ``None``.
+    ``url``, ``key_prefix`` and ``ca_file`` are as the settings. ``socket_timeout_seconds``, positive and finite, limits
+    a connect and a reply, ``connections`` the concurrent calls. ``retrier`` is a single attempt by default.
+    ``read_url`` reads ``REDIS_URL`` again after the server has rejected the login; it may return ``None``.
 
     Raises:
         ValueError: the URL is invalid, or a cluster's prefix has no hash tag. No message contains the password.
@@ -315,7 +310,7 @@ class RedisCheckpointStore(StreamWrites):
             )
             return again
 
-        self._raise_unless_ok("create", meta.stream_id, scripts.CREATE, await self._redis.call("create", work))
+        self._raise_unless_ok("create", meta.stream_id, await self._redis.call("create", work))
 
     async def _commit(self, stream_id: str, lease: Lease, commit: Commit) -> None:
         keys = [*self._keys_of(stream_id), self.keys.by_path]
@@ -335,7 +330,7 @@ class RedisCheckpointStore(StreamWrites):
             return reply
 
         reply = await self._redis.call(commit.operation, work)
-        self._raise_unless_ok(commit.operation, stream_id, scripts.COMMIT, reply, commit.status)
+        self._raise_unless_ok(commit.operation, stream_id, reply, commit.status)
 
     async def save_interrupted(self, exit_states: Sequence[ExitState], lease: Lease) -> frozenset[str]:
         """See :meth:`StreamStore.save_interrupted`."""
@@ -405,12 +400,7 @@ class RedisCheckpointStore(StreamWrites):
     # ---- steps of the calls ------------------------------------------------------------------
 
     def _raise_unless_ok(
-        self,
-        operation: str,
-        stream_id: str,
-        script: scripts.Script,
-        reply: Sequence[bytes],
-        following: Status | None = None,
+        self, operation: str, stream_id: str, reply: Sequence[bytes], following: Status | None = None
     ) -> None:
         match reply:
             case [b"ok"]:
@@ -428,7 +418,7 @@ class RedisCheckpointStore(StreamWrites):
                     key = self.keys.meta(stream_id)
                     raise RedisOperationError(operation, f"{key} field 'status' cannot be read: {raw!r}") from error
                 raise not_allowed(stream_id, current, following)
-        raise RedisOperationError(operation, f"the script {script.name} answered {reply!r}")
+        raise RedisOperationError(operation, f"the script replied {reply!r}")
 
     def _setting(self, client: Client, name: str) -> str | None:
         """Return a setting of the server; ``None`` if CONFIG is not allowed, as on many hosted servers."""
