@@ -11,8 +11,8 @@ the kernel could not handle them. Python's own handlers still run in the main th
 this thread, which wakes trio. Child processes inherit the blocked signals; the daemon ends them with SIGKILL.
 
 If a C call keeps the interpreter's lock, this thread cannot run. The timer of ``faulthandler`` does not need the lock
-and ends the process a moment later, with exit code 1. It is set with the deadline, before the loop hears of the signal:
-what the loop then does may keep the lock.
+and ends the process a moment later, with exit code 1. It is set with the deadline, before the loop is woken: what it
+then does may keep the lock.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ hung mounts; `writers.py` for "does a process have it open for writing?".
 """
 
 from cef_trio.files import file_system
-from cef_trio.files.file_stat import FileStat
+from cef_trio.files.file_stat import SECOND_NS, FileStat
 from cef_trio.files.file_system import FolderMount, file_system_named, origin_of
 from cef_trio.files.identity import (
     HEAD_BYTES,
@@ -34,6 +34,7 @@ from cef_trio.files.writers import WriterState, take_lease, writer_state, writer
 
 __all__ = [
     "HEAD_BYTES",
+    "SECOND_NS",
     "Disk",
     "FileSlice",
     "FileStat",

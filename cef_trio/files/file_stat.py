@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
+
+SECOND_NS: Final = 1_000_000_000
+"""One second in the unit of time stamps."""
 
 
 @dataclass(frozen=True, slots=True)

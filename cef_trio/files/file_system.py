@@ -20,10 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-_SECOND_NS: Final = 1_000_000_000
+from cef_trio.files.file_stat import SECOND_NS
+
 _FINE_GRANULARITY_NS: Final = 20_000_000
 """The kernel stamps files with its coarse clock, which ticks 100 to 1000 times a second."""
-_COARSE_GRANULARITY_NS: Final = 2 * _SECOND_NS + _FINE_GRANULARITY_NS
+_COARSE_GRANULARITY_NS: Final = 2 * SECOND_NS + _FINE_GRANULARITY_NS
 """FAT has the coarsest stamps, two seconds; they are rounded from the coarse clock, which lags by its own."""
 
 _FS_IOC_GETVERSION: Final = 0x80087601
@@ -103,7 +104,7 @@ def granularity_ns(system: FileSystem, mtime_ns: int) -> int:
 
     A stamp of a whole second may come from a file system or a file server without finer stamps.
     """
-    return _COARSE_GRANULARITY_NS if mtime_ns % _SECOND_NS == 0 else system.granularity_ns
+    return _COARSE_GRANULARITY_NS if mtime_ns % SECOND_NS == 0 else system.granularity_ns
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +221,7 @@ def birth_ns(descriptor: int, name: str = "") -> int | None:
         return None
     at = _STATX_BTIME_OFFSET
     seconds = int.from_bytes(raw[at : at + 8], sys.byteorder, signed=True)
-    return (seconds * _SECOND_NS + int.from_bytes(raw[at + 8 : at + 12], sys.byteorder)) or None
+    return (seconds * SECOND_NS + int.from_bytes(raw[at + 8 : at + 12], sys.byteorder)) or None
 
 
 def _fs_id(descriptor: int, system: FileSystem, fsid: bytes) -> str | None:

@@ -8,10 +8,8 @@ later ones change the stamp.
 
 from __future__ import annotations
 
-from cef_trio.files.file_stat import FileStat
+from cef_trio.files.file_stat import SECOND_NS, FileStat
 from cef_trio.files.file_system import FileSystem, granularity_ns
-
-_SECOND_NS = 1_000_000_000
 
 
 def granularity_wait_seconds(system: FileSystem, stat: FileStat, now_ns: int) -> float:
@@ -23,4 +21,4 @@ def granularity_wait_seconds(system: FileSystem, stat: FileStat, now_ns: int) ->
     """
     granularity = granularity_ns(system, stat.mtime_ns)
     age = now_ns - stat.mtime_ns if system.local else 0
-    return (granularity - max(0, min(age, granularity))) / _SECOND_NS
+    return (granularity - max(0, min(age, granularity))) / SECOND_NS

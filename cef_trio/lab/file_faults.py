@@ -15,6 +15,7 @@ from typing import Final
 import trio
 
 from cef_trio.checkpoint.states import Status
+from cef_trio.files.file_stat import SECOND_NS
 from cef_trio.files.file_system import file_system_named
 from cef_trio.lab.filesystem import FileSystem, Leases, Numbers
 from cef_trio.lab.scenario_context import ScenarioContext
@@ -22,8 +23,7 @@ from cef_trio.lab.scheduler import derived
 
 _SHARE: Final = 0.3
 """Share of the worlds with such faults."""
-_SECOND_NS: Final = 10**9
-_HOUR_NS: Final = 3600 * _SECOND_NS
+_HOUR_NS: Final = 3600 * SECOND_NS
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +92,12 @@ def _fuse(system: FileSystem) -> None:
 
 
 def _fat(system: FileSystem) -> None:
-    system.name, system.granularity_ns, system.generations = "vfat", 2 * _SECOND_NS, False
+    system.name, system.granularity_ns, system.generations = "vfat", 2 * SECOND_NS, False
 
 
 def _whole_seconds(system: FileSystem) -> None:
     """Time stamps of ext3, or of a file server below a mount."""
-    system.granularity_ns = _SECOND_NS
+    system.granularity_ns = SECOND_NS
 
 
 def _reused_without_generation(system: FileSystem) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import Enum
 
 from cef_trio.checkpoint import COMES_BACK, ENDED, Status, StreamMeta, StreamSummary
-from cef_trio.files import FileStat, IdentityMatch
+from cef_trio.files import SECOND_NS, FileStat, IdentityMatch
 
 _FILE_WAS_GONE = frozenset(
     {Status.DELETED_LOCALLY, Status.ABORTED_NO_PARTS, Status.FAILED_FILE_MISSING_ON_RESUME, Status.FAILED_FILE_REPLACED}
@@ -77,7 +77,7 @@ def _untouched(meta: StreamMeta, stat: FileStat) -> bool:
     Its ctime cannot be set.
     """
     completed = meta.completed_at_utc
-    return completed is None or stat.ctime_ns < int(completed.timestamp()) * 10**9
+    return completed is None or stat.ctime_ns < int(completed.timestamp()) * SECOND_NS
 
 
 def _as_verified(meta: StreamMeta, stat: FileStat) -> bool:
