@@ -23,6 +23,7 @@ from cef_trio.settings.model import (
     world_readable_secrets,
 )
 from cef_trio.settings.object_options import ObjectOptions
+from cef_trio.settings.values import is_owner_name
 
 __all__ = [
     "KEEP_RECORDING",
@@ -33,6 +34,7 @@ __all__ = [
     "ObjectOptions",
     "Settings",
     "SettingsError",
+    "is_owner_name",
     "load_settings",
     "secret_values",
     "unfit_rate",

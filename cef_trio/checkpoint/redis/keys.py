@@ -1,7 +1,8 @@
-"""The names of all keys in Redis, with the prefix ``REDIS_KEY_PREFIX``. Pure.
+"""The names of all keys in Redis. Pure.
 
-In a cluster all keys of one script must be in one hash slot, so the prefix must contain a hash tag there
-(``{node-a}:``), which puts all keys into the slot of ``node-a``.
+The keys of an owner are in a namespace of their own, behind ``REDIS_KEY_PREFIX`` and ``{<owner>}:``. The braces are a
+hash tag: in a cluster all keys of one script must be in one hash slot, and owners spread over the slots. A hash tag in
+``REDIS_KEY_PREFIX`` comes first and counts.
 """
 
 from __future__ import annotations
@@ -23,9 +24,16 @@ def job_lock_name(stream_id: str, work: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """Every key name, behind one prefix (empty by default)."""
+    """Every key name of one owner. Without an owner, as in earlier versions: behind ``base`` alone."""
 
-    prefix: str = ""
+    base: str = ""
+    """``REDIS_KEY_PREFIX``."""
+    owner: str = ""
+
+    @property
+    def prefix(self) -> str:
+        """What all keys of the owner begin with."""
+        return f"{self.base}{{{self.owner}}}:" if self.owner else self.base
 
     @property
     def by_path(self) -> str:
