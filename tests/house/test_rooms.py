@@ -23,6 +23,7 @@ PURE = sorted(
         "checkpoint.model",
         "checkpoint.commit",
         "checkpoint.rules",
+        "checkpoint.schema",
         "checkpoint.states",
         "checkpoint.redis.address",
         "checkpoint.redis.codec",
