@@ -75,6 +75,7 @@ PURE = sorted(
         "upload.next_action",
         "upload.object_key",
         "upload.part_plan",
+        "upload.part_size",
         "watch.events",
         "watch.patterns",
         "webhook.outcome",
