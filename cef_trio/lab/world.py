@@ -114,11 +114,14 @@ class World:
         self.auto_part_size: AutoPartSize | None = None
         self.equal_parts = False
         self.random = Random(seed)  # noqa: S311 - to be repeated, not secret
+        # Not drawn from self.random, so that the worlds of a seed stay what they were.
+        upload_tokens = Random(f"upload tokens {seed}")  # noqa: S311 - to be repeated, not secret
         self.endpoint = S3Endpoint(
             buckets=[BUCKET, OTHER_BUCKET],
             clock=lambda: self.utc_now().timestamp(),
             minimum_part_size_bytes=1,
             new_request_id=lambda: f"{self.random.getrandbits(64):016X}",
+            new_upload_token=lambda: f"{upload_tokens.getrandbits(64):016x}",
         )
         self.store = MemoryCheckpointStore()
         self.policy = policy or RetryPolicy(attempts=3, initial_seconds=0.2, max_seconds=2.0)

@@ -27,6 +27,7 @@ PURE = sorted(
         "checkpoint.redis.address",
         "checkpoint.redis.codec",
         "checkpoint.redis.keys",
+        "checkpoint.redis.server_info",
         "cli.checks",
         "cli.object_check",
         "cli.retry_plan",
