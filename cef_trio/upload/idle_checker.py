@@ -35,7 +35,7 @@ log = structlog.get_logger(__name__)
 
 
 class IdleChecker:
-    """Checks all streams every ``period_seconds``."""
+    """Checks all streams every ``period_seconds`` (``STALE_CHECK_SECONDS``, `daemon/main.py`)."""
 
     def __init__(
         self, services: Services, supervisor: StreamSupervisor, *, timeout_seconds: float, period_seconds: float
