@@ -159,7 +159,7 @@ def test_the_rights_that_security_md_lists_are_enough_and_none_is_too_many(serve
 
 async def test_the_rights_that_security_md_lists_are_enough_for_every_call_of_the_store(servers: Servers) -> None:
     url = f"redis://cef-trio:{PASSWORD}@127.0.0.1:{servers.redis.port}/0"
-    async with RedisCheckpointStore(url, socket_timeout_seconds=10) as store:
+    async with RedisCheckpointStore(url, owner=OWNER, socket_timeout_seconds=10) as store:
         await store.create(examples.meta("s1"), examples.OURS, [examples.part(1), examples.part(2)])
         await store.create(examples.meta("ended", status=Status.COMPLETED), examples.OURS)
         for call in CALLS.values():
