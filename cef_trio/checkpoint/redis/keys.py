@@ -69,6 +69,11 @@ class Keys:
         """A string with a TTL, written to test whether writes succeed."""
         return f"{self.prefix}stream:cef-trio-probe"
 
+    @property
+    def absent(self) -> str:
+        """A key that never exists; the probe names it (``scripts/probe.lua``)."""
+        return f"{self.prefix}stream:cef-trio-absent"
+
     def meta(self, stream_id: str) -> str:
         """The hash of the stream's record."""
         return f"{self.prefix}stream:{stream_id}:meta"

@@ -133,7 +133,9 @@ class RedisCheckpointStore(StreamWrites):
         self._redis.renew_connections()
         await self._redis.call(
             "check_writable",
-            lambda client: run_script(client, scripts.PROBE, [self.keys.probe], [_PROBE_MILLISECONDS]),
+            lambda client: run_script(
+                client, scripts.PROBE, [self.keys.probe, self.keys.absent], [_PROBE_MILLISECONDS]
+            ),
         )
 
     async def info(self) -> ServerInfo:
