@@ -6,7 +6,7 @@
     ├─ signal listener           1st signal: drain · 2nd: cancel · 3rd: exit at once · SIGHUP: reload
     ├─ settings reloader         reads the settings again after SIGHUP
     ├─ admin server              status page, metrics, health, readiness; starts before S3 and Redis are reached
-    ├─ background nursery        lease renewal, probes of S3 and Redis, abort of orphan uploads
+    ├─ background nursery        lease renewal, probes of S3 and Redis, abort of orphan uploads, the owner's claim
     └─ processor nursery         (drained, then cancelled) one task per stream
         └─ intake scope          (cancelled first)
             ├─ watcher           inotify events are hints; a periodic rescan is the truth
@@ -272,10 +272,12 @@ async def serve(
             background.start_soon(tasks.supervisor.renew_leases)
             background.start_soon(services.best_effort.retry_failing, services.s3.head_bucket)
             background.start_soon(abort_orphan_uploads, services)
+            claim = ClaimKeeper(services, services.owner_claim)
+            background.start_soon(claim.keep, shutdown.request)
             with shutdown.intake:
-                exit_code = await run_intake(tasks)
+                exit_code = await run_intake(tasks, claim)
         log.debug("processors_ended")
-    return exit_code
+    return ExitCode.REFUSED if claim.lost else exit_code
 
 
 def _intake_rules(settings: Settings) -> IntakeRules:

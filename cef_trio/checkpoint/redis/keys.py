@@ -50,6 +50,11 @@ class Keys:
         return f"{self.prefix}streams:{stream_set.value}"
 
     @property
+    def homes(self) -> list[str]:
+        """The sets, in the order that ``settle`` in the scripts' prelude expects."""
+        return [*self.sets.values()]
+
+    @property
     def reports(self) -> str:
         """The hash instance → last report of that daemon (``observability/daemon_report.py``)."""
         return f"{self.prefix}streams:reports"
@@ -63,6 +68,11 @@ class Keys:
     def schema(self) -> str:
         """The string with the namespace's schema (``checkpoint/schema.py``)."""
         return f"{self.prefix}schema"
+
+    @property
+    def claim(self) -> str:
+        """The hash with a TTL that names the running system that has the owner's name (``owner_claim.py``)."""
+        return f"{self.prefix}owner"
 
     @property
     def probe(self) -> str:

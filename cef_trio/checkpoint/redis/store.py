@@ -26,6 +26,8 @@ from cef_trio.checkpoint.redis import codec, scripts
 from cef_trio.checkpoint.redis.address import RedisAddress, Topology, parse_address
 from cef_trio.checkpoint.redis.client import Client, RedisClient, run_script
 from cef_trio.checkpoint.redis.keys import Keys
+from cef_trio.checkpoint.redis.legacy import LegacyStreams
+from cef_trio.checkpoint.redis.owner_claim import OwnerClaim
 from cef_trio.checkpoint.redis.scripts import arguments
 from cef_trio.checkpoint.redis.scripts.arguments import Argument
 from cef_trio.checkpoint.redis.server_info import UNKNOWN_POLICY, ServerInfo
@@ -93,6 +95,16 @@ class RedisCheckpointStore(StreamWrites):
     def address(self) -> RedisAddress:
         """The server's address; its ``str`` has no password."""
         return self._redis.address
+
+    @property
+    def legacy(self) -> LegacyStreams:
+        """The streams at the keys of earlier versions."""
+        in_cluster = self.address.topology is Topology.CLUSTER
+        return LegacyStreams(self._redis, Keys(self.keys.base), self.keys, in_cluster=in_cluster)
+
+    def owner_claim(self, lease: Lease, host: str) -> OwnerClaim:
+        """Return the claim of the owner's name by the running system of a lease."""
+        return OwnerClaim(self._redis, self.keys, lease, host)
 
     def renew_login(self, url: str) -> None:
         """Use the credentials of a URL from now on; ignore a URL of another server.

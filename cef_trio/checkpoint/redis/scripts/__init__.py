@@ -29,15 +29,18 @@ def _read(name: str) -> Script:
 
 
 ACQUIRE = _read("acquire")
+CLAIM = _read("claim")
 COMMIT = _read("commit")
 CREATE = _read("create")
 FORGET = _read("forget")
 INDEX_PATHS = _read("index_paths")
 LOAD = _read("load")
+MOVE = _read("move")
 PROBE = _read("probe")
 RAISE_SCHEMA = _read("raise_schema")
 RELEASE = _read("release")
 RENEW = _read("renew")
 SAVE_INTERRUPTED = _read("save_interrupted")
+UNCLAIM = _read("unclaim")
 
-ALL = (ACQUIRE, COMMIT, CREATE, FORGET, INDEX_PATHS, LOAD, PROBE, RAISE_SCHEMA, RELEASE, RENEW, SAVE_INTERRUPTED)
+ALL = (ACQUIRE, CLAIM, COMMIT, CREATE, FORGET, INDEX_PATHS, LOAD, MOVE, PROBE, RAISE_SCHEMA, RELEASE, RENEW, SAVE_INTERRUPTED, UNCLAIM)
