@@ -23,6 +23,7 @@ def test_the_key_names_are_as_documented(prefix: str) -> None:
     assert keys.parts("ID") == f"{prefix}stream:ID:parts"
     assert keys.lease("ID") == f"{prefix}stream:ID:lease"
     assert keys.lease(job_lock_name("ID", "webhook")) == f"{prefix}stream:ID:webhook:lease"
+    assert (keys.daemons, keys.daemons_seen) == (f"{prefix}{{fleet}}:daemons", f"{prefix}{{fleet}}:seen")
     assert keys.pending_webhooks == f"{prefix}webhooks:owed"
 
 

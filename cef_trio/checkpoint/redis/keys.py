@@ -8,8 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from cef_trio.checkpoint.states import StreamSet
+
+FLEET: Final = "{fleet}"
+"""The hash tag of the registry of daemons, which all owners share."""
 
 
 def job_lock_name(stream_id: str, work: str) -> str:
@@ -42,9 +46,14 @@ class Keys:
         return f"{self.prefix}streams:{stream_set.value}"
 
     @property
-    def reports(self) -> str:
-        """The hash instance → last report of that daemon (``observability/daemon_report.py``)."""
-        return f"{self.prefix}streams:reports"
+    def daemons(self) -> str:
+        """The hash name of a daemon → time and last report (``observability/daemon_report.py``), of all owners."""
+        return f"{self.prefix}{FLEET}:daemons"
+
+    @property
+    def daemons_seen(self) -> str:
+        """The sorted set of these names by the time of their reports."""
+        return f"{self.prefix}{FLEET}:seen"
 
     @property
     def pending_webhooks(self) -> str:
