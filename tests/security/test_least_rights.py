@@ -151,9 +151,9 @@ def test_the_rights_that_security_md_lists_are_enough_and_none_is_too_many(serve
 
     allowed = {word.removeprefix("+") for word in ACL.split() if word.startswith("+")}
     assert servers.commands_used() <= allowed
-    # A lease is renewed after a third of its thirty seconds: no test waits for that.
-    assert "PEXPIRE" in (ROOT / "cef_trio" / "checkpoint" / "redis" / "scripts" / "renew.lua").read_text()
-    assert allowed - servers.commands_used() <= {"pexpire"}, "granted, and never used"
+    # A daemon's report is removed after seven days: no test waits for that.
+    assert "ZREM" in (ROOT / "cef_trio" / "checkpoint" / "redis" / "scripts" / "report.lua").read_text()
+    assert allowed - servers.commands_used() <= {"zrem"}, "granted, and never used"
     assert {ACTION_OF[operation] for operation in servers.operations_used()} == granted()
 
 
