@@ -160,6 +160,7 @@ async def stream_facts(store: RedisCheckpointStore) -> StreamFacts:
         failed=failed,
         without_record=len(ids) - len(opened) - len(opened.unreadable),
         unreadable={**store.unreadable.known, **{why: why for why in fleet.unreadable}},
+        newer=store.unreadable.newer,
         fleet=fleet,
     )
 

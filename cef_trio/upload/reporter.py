@@ -18,7 +18,7 @@ from typing import Final
 import structlog
 
 from cef_trio import __version__
-from cef_trio.checkpoint import StreamSet
+from cef_trio.checkpoint import StreamSet, schema
 from cef_trio.exceptions import CefMp4ProcessorError
 from cef_trio.observability import DaemonReport, Fleet, daemon_report, read_fleet
 from cef_trio.resilience import Periodic, shielded
@@ -92,6 +92,7 @@ def make_report(
         place=others.place,
         share=share_of(owner, folder) if owner is not None else "",
         version=__version__,
+        schema=schema.CURRENT,
         streams={state.value: count for state, count in now.active_streams.items() if count},
         completed=ended.get(StreamSet.COMPLETED),
         failed=ended.get(StreamSet.FAILED),
