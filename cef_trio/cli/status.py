@@ -19,7 +19,7 @@ from rich.text import Text
 
 from cef_trio.checkpoint import ENDED, Checkpoint, Status, StreamSet, StreamSummary
 from cef_trio.cli import output
-from cef_trio.cli.arguments import REDIS_ONLY, add_common
+from cef_trio.cli.arguments import REDIS_ONLY, add_common, add_owner, owner_override
 from cef_trio.cli.output import Column, Lines
 from cef_trio.cli.session import CommandContext, run_command
 from cef_trio.cli.status_model import OpenStream, Overview, is_recent, observe
@@ -50,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         more="Throughput is what S3 acknowledged in the last minute. Lag is what is on disk and not yet acknowledged; "
         "it and the progress are known only where the recordings can be seen. No daemon works on a stream in red.",
     )
+    add_owner(parser)
     parser.add_argument("--watch", action="store_true", help="keep it on the screen until Ctrl-C (not with --json)")
 
 
@@ -57,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Run ``status`` and return its exit code."""
     if arguments.watch and arguments.json:
         raise SettingsError(["--watch is for a terminal: it cannot be combined with --json"])
-    settings = load_settings(arguments.env_file, unneeded=REDIS_ONLY)
+    settings = load_settings(arguments.env_file, unneeded=REDIS_ONLY, **owner_override(arguments))
     return run_command(settings, lambda context: show_status(context, watch=arguments.watch, as_json=arguments.json))
 
 

@@ -55,7 +55,7 @@ class DaemonReport:
     process: str = ""
     """Token of its lease, which identifies the process."""
     owner: str = ""
-    """The owner of its streams; empty: of an earlier version."""
+    """The owner of its streams (``OWNER_NAME``)."""
     place: str = ""
     """``Owner.name``: its machine and the location of its folder; empty if other hosts may share it."""
     share: str = ""

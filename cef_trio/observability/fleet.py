@@ -124,7 +124,7 @@ def _judge_silence(fleet: Fleet) -> Iterable[FleetFinding]:
 
 def _judge_owners(living: Iterable[DaemonReport]) -> Iterable[FleetFinding]:
     """Find owners of several machines whose folders are not shared: copied settings, or a cloned machine."""
-    for owner, same in _grouped(living, lambda one: one.owner or one.place):
+    for owner, same in _grouped(living, lambda one: one.owner):
         if len({one.system for one in same}) > 1 and not all(one.share for one in same):
             machines = len({one.system for one in same})
             yield FleetFinding(

@@ -89,6 +89,7 @@ def make_report(
         host=socket.gethostname(),
         system=lease.host,
         process=lease.token,
+        owner=services.owner_name,
         place=others.place,
         share=share_of(owner, folder) if owner is not None else "",
         version=__version__,
@@ -125,9 +126,9 @@ class OtherDaemons:
 
     @property
     def reported_as(self) -> str:
-        """The name of our report: the instance, and the place, which distinguishes hosts."""
-        name = f"{self._lease.instance}@{self.place}" if self.place else self._lease.instance
-        return name + self._suffix
+        """The name of our report: the owner, the instance, and the place, which distinguishes hosts."""
+        name = f"{self._services.owner_name}/{self._lease.instance}"
+        return (f"{name}@{self.place}" if self.place else name) + self._suffix
 
     def update(self, fleet: Fleet) -> frozenset[str]:
         """Evaluate the current reports; return the names that no process uses any more.

@@ -258,7 +258,7 @@ def others(owner: Owner = OURS) -> OtherDaemons:
     mine = Ownership(owner.machine)
     mine.owner = owner
     lease = Lease("cam", "m-token", 30.0, "0123456789ab")
-    return OtherDaemons(cast("Services", SimpleNamespace(ownership=mine, lease=lease)), "/rec")
+    return OtherDaemons(cast("Services", SimpleNamespace(ownership=mine, lease=lease, owner_name="o")), "/rec")
 
 
 def a_report(at: float, **more: Any) -> DaemonReport:
@@ -283,13 +283,13 @@ def test_p9_a_second_running_daemon_of_one_name_is_reported_by_doctor_and_a_sing
 def test_p9_cloned_machines_are_reported_and_no_stream_is_certainly_theirs_any_more() -> None:
     looked = others()
     mine = looked._services.ownership
-    cloned = {"place": OURS.name, "name": "other", "instance": f"other@{OURS.name}"}
+    cloned = {"place": OURS.name, "name": "other", "instance": f"o/other@{OURS.name}"}
     looked.update(a_fleet(a_report(100.0, **cloned)))
     assert mine.is_ours(a_stream(owner=OURS))  # it may be the last word of our own last boot
     looked.update(a_fleet(a_report(115.0, **cloned), now=125.0))
     assert mine.claim(a_stream(owner=OURS)) is Claim.PERHAPS
     both = [
-        DaemonReport(instance=name, at=1.0, folder="/rec", host=name, system=name, process=name, place=OURS.name)
+        DaemonReport(instance=name, at=1.0, folder="/rec", host=name, system=name, process=name, owner="o")
         for name in ("h1", "h2")
     ]
     [finding] = judge_fleet(a_fleet(*both, now=2.0))
@@ -300,7 +300,7 @@ def test_p9_cloned_machines_are_reported_and_no_stream_is_certainly_theirs_any_m
 
 def test_p9_reports_of_one_name_stand_beside_each_other_and_those_of_earlier_lives_are_forgotten() -> None:
     looked = others()
-    assert looked.reported_as == f"cam@{OURS.name}"
+    assert looked.reported_as == f"o/cam@{OURS.name}"
     assert looked.update(a_fleet(a_report(100.0))) == frozenset()
     assert (
         looked.update(a_fleet(a_report(100.0), now=500.0)) == frozenset()

@@ -49,9 +49,10 @@ _BATCH: Final = 500
 class RedisCheckpointStore(StreamWrites):
     """A ``CheckpointStore`` in Redis. An async context manager; use it inside.
 
-    ``url``, ``key_prefix`` and ``ca_file`` are as the settings. ``socket_timeout_seconds``, positive and finite, limits
-    a connect and a reply, ``connections`` the concurrent calls. ``retrier`` is a single attempt by default.
-    ``read_url`` reads ``REDIS_URL`` again after the server has rejected the login; it may return ``None``.
+    ``url``, ``key_prefix`` and ``ca_file`` are as the settings; ``owner`` names the namespace (``keys.py``).
+    ``socket_timeout_seconds``, positive and finite, limits a connect and a reply, ``connections`` the concurrent calls.
+    ``retrier`` is a single attempt by default. ``read_url`` reads ``REDIS_URL`` again after the server has rejected the
+    login; it may return ``None``.
 
     Raises:
         ValueError: the URL is invalid, or a cluster's prefix has no hash tag. No message contains the password.
@@ -62,6 +63,7 @@ class RedisCheckpointStore(StreamWrites):
         url: str,
         *,
         key_prefix: str = "",
+        owner: str = "",
         ca_file: Path | None = None,
         socket_timeout_seconds: float = 1.0,
         connections: int = 8,
@@ -69,7 +71,7 @@ class RedisCheckpointStore(StreamWrites):
         read_url: Callable[[], Awaitable[str | None]] | None = None,
     ) -> None:
         self._read_url = read_url
-        self.keys = Keys(key_prefix)
+        self.keys = Keys(key_prefix, owner)
         self.unreadable = UnreadableKeys()
         self._index_exists = False
         """Whether ``streams:by_path`` is known to exist, or not to be needed."""
@@ -83,8 +85,8 @@ class RedisCheckpointStore(StreamWrites):
         )
         if self.address.topology is Topology.CLUSTER and not self.keys.hash_tag:
             raise ValueError(
-                "REDIS_KEY_PREFIX must hold a hash tag with a Redis cluster, for example '{cef-trio}:', "
-                f"so that all keys are in one slot; it is {key_prefix!r}"
+                "with a Redis cluster all keys of an owner must be in one slot, by a hash tag: REDIS_KEY_PREFIX must "
+                f"not hold an empty one, '{{}}'; it is {key_prefix!r}"
             )
 
     @property
@@ -131,7 +133,9 @@ class RedisCheckpointStore(StreamWrites):
         self._redis.renew_connections()
         await self._redis.call(
             "check_writable",
-            lambda client: run_script(client, scripts.PROBE, [self.keys.probe], [_PROBE_MILLISECONDS]),
+            lambda client: run_script(
+                client, scripts.PROBE, [self.keys.probe, self.keys.absent], [_PROBE_MILLISECONDS]
+            ),
         )
 
     async def info(self) -> ServerInfo:
