@@ -13,6 +13,8 @@ from random import Random
 
 import trio
 
+from cef_trio.daemon.owner_claim import ClaimKeeper
+from cef_trio.daemon.upgrade import Upgrade
 from cef_trio.observability import survey_redis
 from cef_trio.postprocess import AfterUpload, WebhookDeliverer, forget_old_streams
 from cef_trio.settings import KEEP_RECORDING, AfterUploadRule
@@ -48,6 +50,8 @@ class IntakeTasks:
     ) -> None:
         """``leaving_since``: see :class:`Observer`; ``redact`` removes secrets from the texts of risks."""
         self.services = services
+        self.claim = ClaimKeeper(services)
+        self.upgrade = Upgrade(services)
         self.supervisor = StreamSupervisor(services, processors, matches)
         self.risks = RiskObserver(services, self.supervisor, lambda: leaving_since() is not None, redact)
         self.observer = Observer(services, self.supervisor, self.risks, leaving_since)
@@ -61,7 +65,7 @@ class IntakeTasks:
         """Start all tasks. ``watch`` starts the source of file events and returns after the first scan."""
         services, rules = self.services, self._rules
         nursery.start_soon(self.supervisor.run, self._after_upload.offer)
-        nursery.start_soon(report_for_ever, self.observer)
+        nursery.start_soon(report_for_ever, self.observer, self._last_turns)
         nursery.start_soon(self._after_upload.run)
         if services.webhook is not None:
             deliverer = WebhookDeliverer(
@@ -74,6 +78,10 @@ class IntakeTasks:
         services.metrics.last_run_by("idle_checker", lambda: services.unix_time(self.idle_checker.last_run))
         nursery.start_soon(survey_redis, services.store, services.metrics)
         nursery.start_soon(forget_old_streams, services, rules.retention)
+
+    def _last_turns(self) -> dict[str, float]:
+        turns = {"idle_checker_at": self.idle_checker.last_run}
+        return turns if self.risks.watcher is None else {**turns, "watcher_at": self.risks.watcher.last_run}
 
     async def watch(self, nursery: trio.Nursery, watcher: Watcher) -> None:
         """Start the watcher as the source of file events, and of the scans that other objects request."""

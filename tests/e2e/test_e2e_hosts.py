@@ -128,5 +128,5 @@ def test_p9_hosts_whose_recordings_are_called_alike_have_each_of_theirs_in_s3_on
         assert sorted(owners.values()) == [FILES, FILES]
         completed = {key for key, record in records.items() if record[b"status"] == b"completed"}
         assert {key: raw.hgetall(key) for key in completed} == {key: records[key] for key in completed}
-        reports = [json.loads(text) for text in raw.hgetall(f"{NAMESPACE}streams:reports").values()]
+        reports = [json.loads(entry.partition(b" ")[2]) for entry in raw.hgetall("{fleet}:daemons").values()]
         assert {report["name"] for report in reports} == {"under-test"}

@@ -2,8 +2,9 @@
 
 Open `store.py` for the calls; `scripts/` for the atomic steps; `keys.py` for key names; `codec.py` for how records are
 encoded; `address.py` for `REDIS_URL`; `client.py` for time-outs, certificates and reconnecting; `connection.py` for
-name resolution; `legacy.py` for the keys of earlier versions; `owner_claim.py` for clones; `cluster.py` for how a cluster's nodes are found; `errors.py` for which errors are transient;
-`server_info.py` for the properties of the server.
+name resolution; `cluster.py` for how a cluster's nodes are found; `errors.py` for which errors are transient;
+`server_info.py` for the properties of the server; `legacy.py` for the keys of earlier versions; `owner_claim.py` for
+clones.
 """
 
 from cef_trio.checkpoint.redis import codec

@@ -9,8 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from cef_trio.checkpoint.states import StreamSet
+
+FLEET: Final = "{fleet}"
+"""The namespace of the registry of daemons, which all owners share."""
 
 
 def job_lock_name(stream_id: str, work: str) -> str:
@@ -55,9 +59,14 @@ class Keys:
         return [*self.sets.values()]
 
     @property
-    def reports(self) -> str:
-        """The hash instance → last report of that daemon (``observability/daemon_report.py``)."""
-        return f"{self.prefix}streams:reports"
+    def daemons(self) -> str:
+        """The hash name of a daemon → time and last report (``observability/daemon_report.py``), of all owners."""
+        return f"{self.base}{FLEET}:daemons"
+
+    @property
+    def daemons_seen(self) -> str:
+        """The sorted set of these names by the time of their reports."""
+        return f"{self.base}{FLEET}:seen"
 
     @property
     def pending_webhooks(self) -> str:

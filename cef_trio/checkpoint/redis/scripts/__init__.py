@@ -33,6 +33,7 @@ CLAIM = _read("claim")
 COMMIT = _read("commit")
 CREATE = _read("create")
 FORGET = _read("forget")
+FORGET_REPORTS = _read("forget_reports")
 INDEX_PATHS = _read("index_paths")
 LOAD = _read("load")
 MOVE = _read("move")
@@ -40,7 +41,12 @@ PROBE = _read("probe")
 RAISE_SCHEMA = _read("raise_schema")
 RELEASE = _read("release")
 RENEW = _read("renew")
+REPORT = _read("report")
+REPORTS = _read("reports")
 SAVE_INTERRUPTED = _read("save_interrupted")
 UNCLAIM = _read("unclaim")
 
-ALL = (ACQUIRE, CLAIM, COMMIT, CREATE, FORGET, INDEX_PATHS, LOAD, MOVE, PROBE, RAISE_SCHEMA, RELEASE, RENEW, SAVE_INTERRUPTED, UNCLAIM)
+ALL = (
+    *(ACQUIRE, CLAIM, COMMIT, CREATE, FORGET, FORGET_REPORTS, INDEX_PATHS, LOAD, MOVE, PROBE, RAISE_SCHEMA, RELEASE),
+    *(RENEW, REPORT, REPORTS, SAVE_INTERRUPTED, UNCLAIM),
+)
