@@ -18,6 +18,7 @@ from cef_trio.lab.faults import FaultKind
 from cef_trio.lab.mutations.model import mutation, replace_in
 from cef_trio.postprocess import disposal
 from cef_trio.s3 import complete
+from cef_trio.s3.expected_object import ExpectedObject
 from cef_trio.s3.model import StoredObject
 from cef_trio.s3.upload_body import BodyUploader
 from cef_trio.s3.xml import CompleteResult, XmlError, parse_complete_result
@@ -41,7 +42,7 @@ def _error_in_200_ignored(stack: ExitStack) -> None:
 
     async def taken(self: complete.Completion, result: CompleteResult, _answer: object) -> StoredObject:
         await trio.lowlevel.checkpoint()
-        return StoredObject(self._key, self._size_bytes, result.etag or "", result.crc64nvme, {})
+        return StoredObject(self._key, self._expected.size_bytes, result.etag or "", result.crc64nvme, {})
 
     replace_in(stack, complete, "parse_complete_result", parse_any)
     replace_in(stack, complete.Completion, "_verified", taken)
@@ -61,10 +62,10 @@ def _part_checksum_ignored(stack: ExitStack) -> None:
 def _every_object_is_own(stack: ExitStack) -> None:
     """Any object under the key is taken for the stream's."""
 
-    async def no_difference(_self: object, _stored: object) -> None:
+    async def no_difference(_self: object, _stored: object, _downloader: object) -> None:
         await trio.lowlevel.checkpoint()
 
-    replace_in(stack, complete.Completion, "_difference", no_difference)
+    replace_in(stack, ExpectedObject, "difference", no_difference)
 
 
 @mutation("unchecked: parts listed by S3", "patch-reverted", "P6", fault=FaultKind.DIE_UNANSWERED)
