@@ -72,6 +72,10 @@ BUCKET: Final = "recordings"
 OTHER_BUCKET: Final = "elsewhere"
 PART: Final = 1000
 """Size of a part in a world, bytes."""
+NOT_OURS: Final = b"not ours"
+"""The content of another program's object."""
+PROBE: Final = "cef-trio-probe"
+"""What the keys of the daemon's probes contain."""
 WEBHOOK_SECRET: Final = "whsec_" + base64.b64encode(b"a world's secret, 24 bytes").decode()
 INACTIVE: Final = INTERRUPTED | ENDED
 """Statuses of streams without a task."""
@@ -289,9 +293,13 @@ class World:
 
     def received_bytes(self) -> int:
         """Return the number of bytes of recordings that S3 received, repetitions included."""
-        not_recordings = (metadata_key(""), "cef-trio-probe")
+        return sum(self.received_parts().values())
+
+    def received_parts(self) -> dict[tuple[str, int], int]:
+        """Return the bytes of recordings that S3 received, by key and part number (1 for PutObject)."""
+        not_recordings = (metadata_key(""), PROBE)
         received = self.endpoint.log.received_bytes.items()
-        return sum(size_bytes for (key, _), size_bytes in received if not key.endswith(not_recordings))
+        return {part: size_bytes for part, size_bytes in received if not part[0].endswith(not_recordings)}
 
     def known(self) -> list[Checkpoint]:
         """Return all checkpoints of the store, past its faults."""
@@ -340,7 +348,7 @@ class World:
         """Put an object of another program under a stream's key."""
         self.journal.note(Lane.LAB, "another program puts an object under our key")
         async with self.foreign_client() as s3:
-            await s3.put_object(key, b"not ours", content_type="text/plain", metadata={})
+            await s3.put_object(key, NOT_OURS, content_type="text/plain", metadata={})
 
     def foreign_client(self) -> S3Client:
         """Return a client of another program for the same bucket."""

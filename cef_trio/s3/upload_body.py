@@ -79,7 +79,9 @@ class BodyUploader:
             algorithms.add(ChecksumAlgorithm.MD5)
         measured = await measure(source, algorithms)
         if crc64nvme is not None and measured.crc64nvme != crc64nvme:
-            raise RecordingChangedError("the recording's bytes changed after they were verified")
+            changed = RecordingChangedError("the recording's bytes changed after they were verified")
+            changed.transient = False  # a repetition would read the same bytes
+            raise changed
         checksum = {CHECKSUMS[mode.checksum].header: to_base64(measured.digests[mode.checksum])}
         response = await self._transport.perform(
             replace(

@@ -13,6 +13,7 @@ import pytest
 from cef_trio.checkpoint.model import FileIdentity, PartRecord, StreamMeta
 from cef_trio.media.metadata import metadata_json
 from cef_trio.s3.checksums import crc64nvme
+from cef_trio.s3.etags import multipart_etag
 from cef_trio.s3.model import StoredObject
 from cef_trio.upload.object_match import (
     FileDigest,

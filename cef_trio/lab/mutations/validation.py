@@ -20,7 +20,7 @@ from cef_trio.postprocess import disposal
 from cef_trio.s3 import complete
 from cef_trio.s3.expected_object import ExpectedObject
 from cef_trio.s3.model import StoredObject
-from cef_trio.s3.upload_body import BodyUploader
+from cef_trio.s3.upload_body import BodyUploader, SentBody
 from cef_trio.s3.xml import CompleteResult, XmlError, parse_complete_result
 from cef_trio.upload import finalize, processor, recovery, services
 from cef_trio.upload.part_plan import Part
@@ -56,6 +56,33 @@ def _part_checksum_ignored(stack: ExitStack) -> None:
         return None
 
     replace_in(stack, BodyUploader, "_mismatch", believed)
+
+
+@mutation("unchecked: checksum of a stored recording", "small-damaged", "P1")
+def _recording_checksum_ignored(stack: ExitStack) -> None:
+    """The checksum in S3's response to PutObject is not compared with that of the sent recording."""
+    _part_checksum_ignored.apply(stack)
+
+
+@mutation("unchecked: bytes of a put recording", "small-changed", "P1", fault=None)
+def _put_bytes_not_compared(stack: ExitStack) -> None:
+    """A recording is sent by PutObject although its bytes are not the verified ones."""
+    send = BodyUploader.send
+
+    async def any_bytes(self: BodyUploader, *args: Any, crc64nvme: int | None = None, **kwargs: Any) -> SentBody:
+        return await send(self, *args, **kwargs)
+
+    replace_in(stack, BodyUploader, "send", any_bytes)
+
+
+@mutation("unchecked: PutObject with a lost response", "small-grown", "P5", fault=None)
+def _put_not_found(stack: ExitStack) -> None:
+    """After a crash the object of an unrecorded PutObject is not looked for."""
+
+    async def never(_self: StreamUpload) -> None:
+        await trio.lowlevel.checkpoint()
+
+    replace_in(stack, StreamUpload, "find_put", never)
 
 
 @mutation("unchecked: owner of an object", "foreign-object", "P1")
