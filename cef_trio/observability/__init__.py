@@ -22,7 +22,7 @@ from cef_trio.observability.at_risk import (
     find_risks,
 )
 from cef_trio.observability.daemon_report import DaemonReport, describe_problems
-from cef_trio.observability.fleet import Fleet, FleetFinding, judge_fleet, read_fleet
+from cef_trio.observability.fleet import Fleet, FleetFinding, judge_fleet, read_fleet, streams_by_state
 from cef_trio.observability.lag import RATE_WINDOW, FirstSeenTimes, Lag, lag_of, upload_rate
 from cef_trio.observability.logs import Redactor, configure, configure_for, flush, lost_lines, set_level
 from cef_trio.observability.metric_labels import StreamState, WebhookOutcome
@@ -73,6 +73,7 @@ __all__ = [
     "lost_lines",
     "read_fleet",
     "set_level",
+    "streams_by_state",
     "survey_redis",
     "upload_rate",
 ]

@@ -59,6 +59,12 @@ class Fleet:
             for key, lag in report.lags.items()
         }
 
+    def lag(self, now: float) -> Lag:
+        """Return the lag of all running daemons, by the clock whose time is ``now``."""
+        lags = [(report, report.behind) for report in self.living]
+        since = [report.by_redis_clock(lag.since) + now - self.now for report, lag in lags if lag.since is not None]
+        return Lag(sum(lag.size_bytes for _, lag in lags), min(since, default=None))
+
     def needing_attention(self) -> list[DaemonReport]:
         """Return the reports of daemons that have a risk or are silent."""
         silent = {one.instance for one in self.silent}
